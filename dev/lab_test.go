@@ -1,0 +1,254 @@
+//go:build linux
+
+package dev_test
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"swarm/dev"
+	"swarm/overlay/vswitch"
+)
+
+// TestMain lets the test binary stand in for the programs that run inside hosts.
+func TestMain(m *testing.M) {
+	if role := os.Getenv("DEV_TEST_ROLE"); role == "echo" {
+		os.Exit(echo(os.Args[1]))
+	}
+	if len(os.Args) > 1 && standIn(os.Args[1:]) {
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// echo answers every line of every TCP connection with its own hostname.
+func echo(addr string) int {
+	l, err := net.Listen("tcp4", addr)
+	if err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	name, _ := os.Hostname()
+	fmt.Println("ready")
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return 1
+		}
+		go func() {
+			defer c.Close()
+			for s := bufio.NewScanner(c); s.Scan(); {
+				fmt.Fprintln(c, name)
+			}
+		}()
+	}
+}
+
+func needRoot(t *testing.T) {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("needs root: hosts are network namespaces")
+	}
+}
+
+func eventually(t *testing.T, d time.Duration, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(d)
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for !ok() {
+		if time.Now().After(deadline) {
+			t.Fatalf("not within %s: %s", d, what)
+		}
+		<-tick.C
+	}
+}
+
+// newLab has hosts a, b and c, with an echo server on port 7 of each.
+func newLab(t *testing.T) *dev.Lab {
+	t.Helper()
+	needRoot(t)
+	lab, err := dev.NewLab(dev.LabConfig{
+		Dir: filepath.Join(t.TempDir(), "lab"), Name: t.Name(), Subnet: netip.MustParsePrefix("10.212.7.0/24"), MTU: 1400,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := lab.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	for i, name := range []string{"a", "b", "c"} {
+		if err := lab.AddHost(name, netip.AddrFrom4([4]byte{10, 212, 7, byte(11 + i)})); err != nil {
+			t.Fatal(err)
+		}
+		startEcho(t, lab, name)
+	}
+	return lab
+}
+
+func startEcho(t *testing.T, lab *dev.Lab, host string) {
+	t.Helper()
+	for _, port := range []string{"7", "8"} {
+		cmd := exec.Command("/proc/self/exe", ":"+port)
+		cmd.Env = append(os.Environ(), "DEV_TEST_ROLE=echo")
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := lab.Start(host, cmd); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+		if line, err := bufio.NewReader(out).ReadString('\n'); line != "ready\n" {
+			t.Fatalf("echo server on %s: %q, %v", host, line, err)
+		}
+	}
+}
+
+// ask connects from a host ("" is the machine) and returns the name that answers.
+func ask(lab *dev.Lab, from, addr string) (string, error) {
+	var got string
+	dial := func() error {
+		c, err := net.DialTimeout("tcp4", addr, 300*time.Millisecond)
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		_ = c.SetDeadline(time.Now().Add(300 * time.Millisecond))
+		if _, err := io.WriteString(c, "who\n"); err != nil {
+			return err
+		}
+		got, err = bufio.NewReader(c).ReadString('\n')
+		return err
+	}
+	var err error
+	if from == "" {
+		err = dial()
+	} else {
+		err = lab.Do(from, dial)
+	}
+	return strings.TrimSpace(got), err
+}
+
+func TestLab_HostsReachEachOtherAndTheMachineReachesThem(t *testing.T) {
+	lab := newLab(t)
+	for _, tt := range []struct{ from, to, want string }{
+		{"a", "10.212.7.12:7", "b"},
+		{"c", "10.212.7.11:7", "a"},
+		{"b", "127.0.0.1:7", "b"},
+		{"", "10.212.7.13:7", "c"},
+	} {
+		if got, err := ask(lab, tt.from, tt.to); err != nil || got != tt.want {
+			t.Errorf("%q asks %s: got %q, %v, want %q", tt.from, tt.to, got, err, tt.want)
+		}
+	}
+	var mtu int
+	if err := lab.Do("a", func() error {
+		i, err := net.InterfaceByName("eth0")
+		if err == nil {
+			mtu = i.MTU
+		}
+		return err
+	}); err != nil || mtu != 1400 {
+		t.Errorf("mtu of a: got %d, %v, want 1400", mtu, err)
+	}
+}
+
+func TestLab_Faults(t *testing.T) {
+	lab := newLab(t)
+	reach := func(from, to string, want bool) {
+		t.Helper()
+		if _, err := ask(lab, from, to); (err == nil) != want {
+			t.Errorf("%q reaches %s: %v, want %v", from, to, err, want)
+		}
+	}
+	pair := []vswitch.Fault{{From: "a", To: "b"}, {From: "b", To: "a"}}
+	if err := lab.SetFaults(pair...); err != nil {
+		t.Fatal(err)
+	}
+	reach("a", "10.212.7.12:7", false)
+	reach("a", "10.212.7.13:7", true)
+	reach("", "10.212.7.12:7", true)
+
+	if err := lab.SetFaults(vswitch.Fault{To: "c", Protocol: "tcp", Port: 8}); err != nil {
+		t.Fatal(err)
+	}
+	reach("a", "10.212.7.12:7", true)
+	reach("a", "10.212.7.13:7", true)
+	reach("a", "10.212.7.13:8", false)
+	reach("", "10.212.7.13:8", false)
+
+	if err := lab.SetFaults(vswitch.Fault{From: "a", To: dev.Machine}); err != nil {
+		t.Fatal(err)
+	}
+	reach("", "10.212.7.11:7", false)
+	reach("b", "10.212.7.11:7", true)
+
+	if err := lab.SetFaults(); err != nil {
+		t.Fatal(err)
+	}
+	if err := lab.SetCable("b", false); err != nil {
+		t.Fatal(err)
+	}
+	reach("a", "10.212.7.12:7", false)
+	reach("b", "127.0.0.1:7", true)
+	if err := lab.SetCable("b", true); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, 5*time.Second, "b is reached again", func() bool {
+		_, err := ask(lab, "a", "10.212.7.12:7")
+		return err == nil
+	})
+	if err := lab.SetFaults(vswitch.Fault{From: "nobody"}); err == nil {
+		t.Error("a fault of an unknown host was accepted")
+	}
+}
+
+func TestLab_CloseLeavesNothing(t *testing.T) {
+	needRoot(t)
+	before := interfaces(t)
+	dir := filepath.Join(t.TempDir(), "lab")
+	cfg := dev.LabConfig{Dir: dir, Name: t.Name(), Subnet: netip.MustParsePrefix("10.212.8.0/24")}
+	lab, err := dev.NewLab(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := lab.AddHost("a", netip.MustParseAddr("10.212.8.11")); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := lab.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := os.Lstat(dir); !os.IsNotExist(err) {
+		t.Errorf("the folder is still there: %v", err)
+	}
+	if after := interfaces(t); after != before {
+		t.Errorf("interfaces: got %s, want %s", after, before)
+	}
+}
+
+func interfaces(t *testing.T) string {
+	t.Helper()
+	list, err := net.Interfaces()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, i := range list {
+		names = append(names, i.Name)
+	}
+	return strings.Join(names, " ")
+}

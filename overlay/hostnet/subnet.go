@@ -1,0 +1,94 @@
+//go:build linux
+
+// Package hostnet answers questions about the network of the host it runs on:
+// which address ranges are routed already, and which range is free to take.
+//
+// It only reads. Callers: overlay/bridge, overlay/vswitch, dev. No goroutines.
+package hostnet
+
+import (
+	"fmt"
+	"iter"
+	"net"
+	"net/netip"
+
+	"github.com/containerd/errdefs"
+	"github.com/vishvananda/netlink"
+)
+
+// Used lists the ranges that the host behind h has an address in or a route to;
+// the default routes are left out.
+func Used(h *netlink.Handle) ([]netip.Prefix, error) {
+	var used []netip.Prefix
+	add := func(n *net.IPNet) {
+		if n == nil {
+			return
+		}
+		ip, ok := netip.AddrFromSlice(n.IP)
+		ones, _ := n.Mask.Size()
+		if ok && ones > 0 {
+			used = append(used, netip.PrefixFrom(ip.Unmap(), ones).Masked())
+		}
+	}
+	addrs, err := h.AddrList(nil, netlink.FAMILY_ALL)
+	if err != nil {
+		return nil, fmt.Errorf("list the host's addresses: %w", err)
+	}
+	for _, a := range addrs {
+		add(a.IPNet)
+	}
+	routes, err := h.RouteList(nil, netlink.FAMILY_ALL)
+	if err != nil {
+		return nil, fmt.Errorf("list the host's routes: %w", err)
+	}
+	for _, r := range routes {
+		add(r.Dst)
+	}
+	return used, nil
+}
+
+// Choose returns the first candidate that overlaps none of the used ranges.
+func Choose(used []netip.Prefix, candidates iter.Seq[netip.Prefix]) (netip.Prefix, error) {
+	var first, last netip.Prefix
+	for c := range candidates {
+		if !first.IsValid() {
+			first = c
+		}
+		last = c
+		if _, taken := Conflict(used, c); !taken {
+			return c, nil
+		}
+	}
+	return netip.Prefix{}, fmt.Errorf("every range from %s to %s overlaps a route of this host, name a free one: %w",
+		first, last, errdefs.ErrResourceExhausted)
+}
+
+// Conflict returns the first used range that overlaps p.
+func Conflict(used []netip.Prefix, p netip.Prefix) (netip.Prefix, bool) {
+	for _, u := range used {
+		if u.Overlaps(p) {
+			return u, true
+		}
+	}
+	return netip.Prefix{}, false
+}
+
+// IPNet converts for netlink.
+func IPNet(p netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}
+
+// Nth returns the n-th address of an IPv4 range; the zeroth is the range itself.
+func Nth(p netip.Prefix, n uint32) netip.Addr {
+	b := p.Masked().Addr().As4()
+	v := uint32(b[0])<<24 | uint32(b[1])<<16 | uint32(b[2])<<8 | uint32(b[3])
+	v += n
+	return netip.AddrFrom4([4]byte{byte(v >> 24), byte(v >> 16), byte(v >> 8), byte(v)})
+}
+
+// MAC derives a locally administered hardware address from an IPv4 address.
+// prefix is its second byte: it tells the makers of addresses apart.
+func MAC(prefix byte, a netip.Addr) net.HardwareAddr {
+	b := a.As4()
+	return net.HardwareAddr{0x02, prefix, b[0], b[1], b[2], b[3]}
+}
