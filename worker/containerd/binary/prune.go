@@ -1,0 +1,91 @@
+//go:build linux
+
+package binary
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// Prune removes the builds below dir that nothing uses, and names them. A build
+// is used if it is one to keep, if a process runs from it, or if a container's
+// bundle below bundles (layout.Bundles) names its shim: containerd needs that
+// one to clean up should the shim be dead.
+func Prune(dir, bundles string, keep ...string) (removed []string, err error) {
+	unlock, err := lockDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("prune builds: %w", err)
+	}
+	defer unlock()
+	used, err := buildsInUse(dir, bundles)
+	if err != nil {
+		return nil, fmt.Errorf("prune builds: %w", err)
+	}
+	for _, build := range keep {
+		used[build] = true
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("prune builds: %w", err)
+	}
+	for _, e := range entries {
+		if !e.IsDir() || used[e.Name()] {
+			continue
+		}
+		if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
+			return removed, fmt.Errorf("prune build %s: %w", e.Name(), err)
+		}
+		removed = append(removed, e.Name())
+	}
+	return removed, nil
+}
+
+func buildsInUse(dir, bundles string) (map[string]bool, error) {
+	// The kernel gives the names of programs without symbolic links.
+	real, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return nil, err
+	}
+	used := make(map[string]bool)
+	mark := func(program string) {
+		for _, parent := range []string{real, dir} {
+			if rest, ok := strings.CutPrefix(program, parent+"/"); ok {
+				build, _, _ := strings.Cut(rest, "/")
+				used[build] = true
+			}
+		}
+	}
+	procs, err := filepath.Glob("/proc/[0-9]*/exe")
+	if err != nil {
+		return nil, err
+	}
+	for _, link := range procs {
+		program, err := os.Readlink(link)
+		if err != nil {
+			continue // it ended, or is a kernel thread
+		}
+		mark(program)
+	}
+	shims, err := filepath.Glob(filepath.Join(bundles, "*", "*", "shim-binary-path"))
+	if err != nil {
+		return nil, err
+	}
+	for _, file := range shims {
+		path, err := os.ReadFile(file)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // its container was deleted
+		}
+		if err != nil {
+			return nil, err
+		}
+		mark(string(path))
+	}
+	return used, nil
+}

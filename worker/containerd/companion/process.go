@@ -1,0 +1,171 @@
+//go:build linux
+
+package companion
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// process is a running process that need not be a child: the kernel's handle on
+// it, which cannot come to mean another one as its number can.
+type process struct {
+	pid int
+	// handle is nil on kernels before 5.3, which have none; the process is then
+	// looked for in intervals.
+	handle *os.File
+}
+
+// lookInterval is how often a process is looked for without a handle.
+const lookInterval = 250 * time.Millisecond
+
+func openProcess(pid int) (*process, error) {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if errors.Is(err, unix.ENOSYS) {
+		return &process{pid: pid}, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("process %d: %w", pid, err)
+	}
+	// Non-blocking, so that the Go poller watches it.
+	if err := unix.SetNonblock(fd, true); err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("process %d: %w", pid, err)
+	}
+	return &process{pid: pid, handle: os.NewFile(uintptr(fd), "pidfd")}, nil
+}
+
+func (p *process) close() {
+	if p.handle != nil {
+		p.handle.Close()
+	}
+}
+
+// wait returns nil when the process has ended, and reaps it if it is a child.
+func (p *process) wait(ctx context.Context) error {
+	if p.handle == nil {
+		return p.look(ctx)
+	}
+	stop := context.AfterFunc(ctx, func() { _ = p.handle.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	raw, err := p.handle.SyscallConn()
+	if err != nil {
+		return err
+	}
+	err = raw.Read(func(fd uintptr) bool { return readable(int(fd)) })
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if err != nil {
+		return err
+	}
+	p.reap()
+	return nil
+}
+
+// readable is what a handle becomes when its process ends.
+func readable(fd int) bool {
+	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+	n, err := unix.Poll(fds, 0)
+	return n > 0 && err == nil
+}
+
+func (p *process) look(ctx context.Context) error {
+	tick := time.NewTicker(lookInterval)
+	defer tick.Stop()
+	for {
+		p.reap()
+		if err := unix.Kill(p.pid, 0); errors.Is(err, unix.ESRCH) {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+	}
+}
+
+func (p *process) reap() {
+	for {
+		if _, err := unix.Wait4(p.pid, nil, unix.WNOHANG, nil); !errors.Is(err, unix.EINTR) {
+			return // reaped, or somebody else's child
+		}
+	}
+}
+
+// stop ends the process, by force when it takes longer than stopGrace.
+func (p *process) stop(ctx context.Context) error {
+	for _, sig := range []unix.Signal{unix.SIGTERM, unix.SIGKILL} {
+		if err := p.signal(sig); err != nil && !errors.Is(err, unix.ESRCH) {
+			return fmt.Errorf("stop runtime process %d: %w", p.pid, err)
+		}
+		grace, cancel := context.WithTimeout(ctx, stopGrace)
+		err := p.wait(grace)
+		cancel()
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) {
+			return fmt.Errorf("stop runtime process %d: %w", p.pid, err)
+		}
+		if p.handle != nil {
+			if err := p.handle.SetReadDeadline(time.Time{}); err != nil {
+				return fmt.Errorf("stop runtime process %d: %w", p.pid, err)
+			}
+		}
+	}
+	return fmt.Errorf("stop runtime process %d: it does not end even by force: %w", p.pid, context.DeadlineExceeded)
+}
+
+func (p *process) signal(sig unix.Signal) error {
+	if p.handle == nil {
+		return unix.Kill(p.pid, sig)
+	}
+	raw, err := p.handle.SyscallConn()
+	if err != nil {
+		return err
+	}
+	cerr := raw.Control(func(fd uintptr) { err = unix.PidfdSendSignal(int(fd), sig, nil, 0) })
+	return errors.Join(cerr, err)
+}
+
+// runs reports whether the process was started by this command line.
+func (p *process) runs(args []string) bool {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", p.pid))
+	if err != nil {
+		return false
+	}
+	return slices.Equal(args, strings.Split(strings.TrimSuffix(string(data), "\x00"), "\x00"))
+}
+
+// openLog opens the runtime's log, after setting a large one aside.
+func openLog(path string) (*os.File, error) {
+	info, err := os.Stat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return nil, err
+	case info.Size() > logLimit:
+		if err := os.Rename(path, path+".1"); err != nil {
+			return nil, err
+		}
+	}
+	return os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+}
+
+// withoutSystemd drops what systemd told the daemon and nobody else.
+func withoutSystemd(env []string) []string {
+	return slices.DeleteFunc(slices.Clone(env), func(kv string) bool {
+		name, _, _ := strings.Cut(kv, "=")
+		return name == "NOTIFY_SOCKET" || name == "WATCHDOG_PID" || name == "WATCHDOG_USEC" || strings.HasPrefix(name, "LISTEN_")
+	})
+}

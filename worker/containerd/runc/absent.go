@@ -1,0 +1,8 @@
+//go:build !embedrunc
+
+package runc
+
+var (
+	program []byte
+	tags    string
+)

@@ -1,0 +1,13 @@
+//go:build embedrunc
+
+package runc
+
+import _ "embed"
+
+// Both files are made by `make build`.
+var (
+	//go:embed embed/runc
+	program []byte
+	//go:embed embed/tags
+	tags string
+)
