@@ -1,0 +1,167 @@
+package worker
+
+import (
+	"context"
+	"io"
+	"syscall"
+	"time"
+
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+// Runtime runs the containers of tasks, one for each task, named by the task's id. Implementations are safe for
+// concurrent use by many tasks; calls for one task do not overlap, except that Wait runs beside Stop and Remove.
+// worker/runtimetest is the contract in executable form.
+type Runtime interface {
+	// Prepare creates the container, whose image is held already (Images.Pull), without starting it. Doing it again for the
+	// same task is no error and changes nothing. ErrNotFound: the image is not held; ErrInvalidArgument: the spec cannot run.
+	Prepare(ctx context.Context, c Container) error
+	// Start starts a prepared container. ErrNotFound: it was not prepared. ErrFailedPrecondition: it has run before.
+	// An error of what the spec asks for (no such program, no such mount) is ErrInvalidArgument.
+	Start(ctx context.Context, taskID string) (Started, error)
+	// Wait blocks until the container that was started has ended. It answers at once when that was before the call, or
+	// before this process began; CodeUnknown when nobody recorded the code. ErrNotFound: no container of that task.
+	Wait(ctx context.Context, taskID string) (Exit, error)
+	// Stop sends the signal ("SIGTERM", "TERM", "15"; empty: SIGTERM), and after grace SIGKILL, and returns when the
+	// container has ended. What does not run, or does not exist, is stopped: nil. Grace 0 kills at once.
+	Stop(ctx context.Context, taskID, signal string, grace time.Duration) error
+	// Remove deletes the container, killing it if it runs, its snapshot and all that Prepare made. Idempotent.
+	Remove(ctx context.Context, taskID string) error
+	// List names every container this node has, running or not.
+	List(ctx context.Context) ([]Found, error)
+}
+
+// Names of the files in Container.LogDir. The worker creates them, empty; whoever holds the container's output appends.
+const (
+	StdoutFile = "stdout"
+	StderrFile = "stderr"
+)
+
+// Container is what Prepare needs to know.
+type Container struct {
+	Task *swarmv1.Task
+	// Revision has the templates in env, hostname and mounts expanded. Read-only.
+	Revision *swarmv1.Revision
+	// Netns is the path of the network namespace; empty: the host's.
+	Netns string
+	// Hostname inside the container.
+	Hostname string
+	// Host paths, bind mounted over /etc/resolv.conf, /etc/hosts and /etc/hostname. Empty: the image's own.
+	ResolvConf, HostsFile, HostnameFile string
+	// Files are the secrets and configs.
+	Files []File
+	// LogDir holds StdoutFile and StderrFile, opened for append by the shim. With a terminal all goes to StdoutFile.
+	LogDir string
+	// CgroupParent is the cgroup that containers of this node live under.
+	CgroupParent string
+	Node         NodeInfo
+}
+
+// Spec is the container's part of the revision; never nil.
+func (c Container) Spec() *swarmv1.ContainerSpec {
+	if s := c.Revision.GetSpec().GetTaskTemplate().GetContainerSpec(); s != nil {
+		return s
+	}
+	return &swarmv1.ContainerSpec{}
+}
+
+// File is a secret or config as it appears in the container.
+type File struct {
+	// Path in the container, absolute.
+	Path string
+	Data []byte
+	// UID and GID are numbers, or names of the image.
+	UID, GID string
+	// Mode has permission bits only.
+	Mode uint32
+	// Secret: must never reach a disk.
+	Secret bool
+}
+
+// NodeInfo names the node to what runs on it.
+type NodeInfo struct {
+	ID, Hostname, OS, Arch string
+}
+
+// Started is what is known of a container that runs.
+type Started struct {
+	Pid uint32
+}
+
+// Exit is how a container ended.
+type Exit struct {
+	// Code is the exit code, or 128 plus the signal.
+	Code int
+	At   time.Time
+	// OOM: the kernel killed a process of the container for lack of memory.
+	OOM bool
+	// CodeUnknown: it has ended, and nobody recorded how. Code is -1 then.
+	CodeUnknown bool
+}
+
+// Found is a container that the runtime has.
+type Found struct {
+	TaskID, ServiceID string
+	Running           bool
+	Pid               uint32
+}
+
+// Executor runs a second process in a task's container.
+type Executor interface {
+	// Exec runs until the process ends, and gives its exit code. The end of ctx kills the process. ErrNotFound: no such
+	// container, ErrFailedPrecondition: it does not run, ErrInvalidArgument: the command cannot be started.
+	Exec(ctx context.Context, start *swarmv1.ExecStart, streams ExecStreams) (exitCode int, err error)
+}
+
+// ExecStreams connects an exec. Nil readers and writers mean nothing to read and discard.
+type ExecStreams struct {
+	Stdin          io.Reader
+	Stdout, Stderr io.Writer
+	// Resize and Signals are optional; the executor reads them until the process ends. A late resize is not an error.
+	Resize  <-chan *swarmv1.Resize
+	Signals <-chan syscall.Signal
+	// Started, when set, is called once the process runs.
+	Started func()
+}
+
+// PullRequest names an image to fetch.
+type PullRequest struct {
+	// Ref with or without digest; with one, any source of that digest serves, peers first.
+	Ref string
+	// Auth is Docker's X-Registry-Auth, or empty.
+	Auth string
+	// Platform is "os/arch[/variant]"; empty: the node's own.
+	Platform string
+}
+
+// Images is what the worker needs of the node's image store.
+type Images interface {
+	// Pull fetches what is missing and makes the image ready for Prepare; it costs next to nothing when the node has it.
+	// progress may be nil. Errors: ErrNotFound (no registry or peer has it: trying again is of little use), ErrUnavailable
+	// (worth trying again), ErrUnauthenticated and ErrPermissionDenied (credentials), ErrInvalidArgument (reference or platform).
+	Pull(ctx context.Context, req PullRequest, progress func(*swarmv1.ImageProgress)) (*swarmv1.Image, error)
+	// Remove deletes an image by digest. ErrNotFound, or ErrFailedPrecondition while a container uses it.
+	Remove(ctx context.Context, digest string) error
+	// List gives the images whose blobs are all here.
+	List(ctx context.Context) ([]*swarmv1.Image, error)
+	// Changed is closed when what List gives next changes. Ask for the channel before calling List.
+	Changed() <-chan struct{}
+}
+
+// ImageStore is Images and what the rest of the daemon needs: loading, and serving peers.
+type ImageStore interface {
+	Images
+	// Load reads an OCI or Docker archive, possibly compressed. name replaces the archive's own when it has none or one image.
+	Load(ctx context.Context, archive io.Reader, name string, progress func(*swarmv1.ImageProgress)) ([]*swarmv1.Image, error)
+	// Holds says whether all blobs of an image's digest are here.
+	Holds(digest string) bool
+	// Blob opens a blob that belongs to an image of the cluster; ErrNotFound for anything else.
+	Blob(ctx context.Context, digest string) (Blob, error)
+}
+
+// Blob is immutable content.
+type Blob interface {
+	io.ReaderAt
+	io.Closer
+	Size() int64
+}
