@@ -1,0 +1,184 @@
+package transport
+
+import (
+	"context"
+	"errors"
+	"io"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+)
+
+// conflictDetail marks a conflict in a status, since gRPC has one code for it and for an abort.
+const conflictDetail = "conflict"
+
+// codeOf is the table of error classes and gRPC codes, in both directions.
+func codeOf(class error) codes.Code {
+	switch class {
+	case errdefs.ErrInvalidArgument:
+		return codes.InvalidArgument
+	case errdefs.ErrNotFound:
+		return codes.NotFound
+	case errdefs.ErrAlreadyExists:
+		return codes.AlreadyExists
+	case errdefs.ErrPermissionDenied:
+		return codes.PermissionDenied
+	case errdefs.ErrResourceExhausted:
+		return codes.ResourceExhausted
+	case errdefs.ErrFailedPrecondition:
+		return codes.FailedPrecondition
+	case errdefs.ErrAborted, errdefs.ErrConflict:
+		return codes.Aborted
+	case errdefs.ErrOutOfRange:
+		return codes.OutOfRange
+	case errdefs.ErrNotImplemented:
+		return codes.Unimplemented
+	case errdefs.ErrInternal:
+		return codes.Internal
+	case errdefs.ErrUnavailable:
+		return codes.Unavailable
+	case errdefs.ErrDataLoss:
+		return codes.DataLoss
+	case errdefs.ErrUnauthenticated:
+		return codes.Unauthenticated
+	case context.Canceled:
+		return codes.Canceled
+	case context.DeadlineExceeded:
+		return codes.DeadlineExceeded
+	}
+	return codes.Unknown
+}
+
+// classes that have a code of their own.
+func classOf(code codes.Code) error {
+	for _, class := range []error{
+		errdefs.ErrInvalidArgument, errdefs.ErrNotFound, errdefs.ErrAlreadyExists, errdefs.ErrPermissionDenied,
+		errdefs.ErrResourceExhausted, errdefs.ErrFailedPrecondition, errdefs.ErrAborted, errdefs.ErrOutOfRange,
+		errdefs.ErrNotImplemented, errdefs.ErrInternal, errdefs.ErrUnavailable, errdefs.ErrDataLoss,
+		errdefs.ErrUnauthenticated, context.Canceled, context.DeadlineExceeded,
+	} {
+		if codeOf(class) == code {
+			return class
+		}
+	}
+	return errdefs.ErrUnknown
+}
+
+// ToStatus turns an error into one with a gRPC status whose message is the error's text, in one line.
+func ToStatus(err error) error {
+	if err == nil {
+		return nil
+	}
+	class := errdefs.Resolve(err)
+	code := codeOf(class)
+	if s, ok := status.FromError(err); ok && code == codes.Unknown {
+		return s.Err()
+	}
+	s := status.New(code, oneLine(err.Error()))
+	if class == errdefs.ErrConflict {
+		if marked, err := s.WithDetails(wrapperspb.String(conflictDetail)); err == nil {
+			s = marked
+		}
+	}
+	return s.Err()
+}
+
+// remoteError is an error that a peer returned: its text, its class, and the status for whom it may concern.
+type remoteError struct {
+	text   string
+	class  error
+	status *status.Status
+}
+
+func (e *remoteError) Error() string              { return e.text }
+func (e *remoteError) Unwrap() error              { return e.class }
+func (e *remoteError) GRPCStatus() *status.Status { return e.status }
+
+// FromStatus turns an error of a gRPC call into one of errdefs' classes (or context's), with the plain text.
+func FromStatus(err error) error {
+	var known *remoteError
+	if err == nil || errors.Is(err, io.EOF) || errors.As(err, &known) {
+		return err
+	}
+	s, ok := status.FromError(err)
+	if !ok {
+		return err
+	}
+	e := &remoteError{text: oneLine(plainText(s.Message())), class: classOf(s.Code()), status: s}
+	for _, d := range s.Details() {
+		if v, ok := d.(*wrapperspb.StringValue); ok && s.Code() == codes.Aborted && v.Value == conflictDetail {
+			e.class = errdefs.ErrConflict
+		}
+	}
+	return e
+}
+
+// grpcWrapping is how gRPC wraps the error of a connection that could not be made.
+var grpcWrapping = regexp.MustCompile(`connection error: desc = ("(?:[^"\\]|\\.)*")`)
+
+// plainText frees the words of a dialer or a handshake from what gRPC puts around them.
+func plainText(s string) string {
+	if m := grpcWrapping.FindStringSubmatch(s); m != nil {
+		if inner, err := strconv.Unquote(m[1]); err == nil {
+			s = inner
+		}
+	}
+	for _, prefix := range []string{
+		"transport: Error while dialing: ",
+		"transport: authentication handshake failed: ",
+		"error reading server preface: ",
+	} {
+		s = strings.TrimPrefix(s, prefix)
+	}
+	return s
+}
+
+func oneLine(s string) string {
+	if !strings.ContainsAny(s, "\r\n") {
+		return s
+	}
+	lines := strings.FieldsFunc(s, func(r rune) bool { return r == '\n' || r == '\r' })
+	for i := range lines {
+		lines[i] = strings.TrimSpace(lines[i])
+	}
+	return strings.Join(lines, "; ")
+}
+
+func unaryServerErrors(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+	resp, err := next(ctx, req)
+	return resp, ToStatus(err)
+}
+
+func streamServerErrors(srv any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, next grpc.StreamHandler) error {
+	return ToStatus(next(srv, stream))
+}
+
+func unaryClientErrors(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, next grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	return FromStatus(next(ctx, method, req, reply, cc, opts...))
+}
+
+func streamClientErrors(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, next grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+	s, err := next(ctx, desc, cc, method, opts...)
+	if err != nil {
+		return nil, FromStatus(err)
+	}
+	return clientStream{s}, nil
+}
+
+// clientStream turns the errors of a stream.
+type clientStream struct{ grpc.ClientStream }
+
+func (s clientStream) Header() (metadata.MD, error) {
+	md, err := s.ClientStream.Header()
+	return md, FromStatus(err)
+}
+func (s clientStream) CloseSend() error    { return FromStatus(s.ClientStream.CloseSend()) }
+func (s clientStream) SendMsg(m any) error { return FromStatus(s.ClientStream.SendMsg(m)) }
+func (s clientStream) RecvMsg(m any) error { return FromStatus(s.ClientStream.RecvMsg(m)) }

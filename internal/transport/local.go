@@ -1,0 +1,31 @@
+package transport
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"net"
+	"syscall"
+
+	"github.com/containerd/errdefs"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+)
+
+// DialUnix returns a connection for RPCs to the daemon of this host. The caller closes it.
+func DialUnix(path string) (*grpc.ClientConn, error) {
+	dial := func(ctx context.Context, _ string) (net.Conn, error) {
+		var d net.Dialer
+		conn, err := d.DialContext(ctx, "unix", path)
+		switch {
+		case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
+			return nil, errdefs.ErrUnavailable.WithMessage("swarm is not running on this host (nothing listens on " + path + "): start it with `swarm init` or `swarm join`, or name another host with -H")
+		case errors.Is(err, fs.ErrPermission):
+			return nil, errdefs.ErrPermissionDenied.WithMessage("no permission to use " + path + ": run as root, or as a member of the socket's group")
+		}
+		return conn, err
+	}
+	// The kernel is what protects this connection.
+	options := append(clientOptions(), grpc.WithContextDialer(dial), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	return grpc.NewClient("passthrough:///localhost", options...)
+}
