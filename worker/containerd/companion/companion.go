@@ -14,6 +14,7 @@
 package companion
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -35,6 +36,7 @@ import (
 	"swarm/worker/containerd/binary"
 	"swarm/worker/containerd/layout"
 	"swarm/worker/containerd/lock"
+	"swarm/worker/containerd/server"
 )
 
 const (
@@ -69,8 +71,10 @@ type Companion struct {
 	cfg Config
 	log *slog.Logger
 
-	mu   sync.Mutex // guards last
-	last error      // why the runtime process is not running, if it is not
+	mu      sync.Mutex    // guards what follows
+	up      bool          // the right process serves
+	last    error         // why it does not, as far as known
+	changed chan struct{} // closed and replaced when up or last changes
 }
 
 // New returns a companion that has done nothing yet, or ErrInvalidArgument.
@@ -81,10 +85,7 @@ func New(cfg Config, deps Deps) (*Companion, error) {
 	if !filepath.IsAbs(cfg.Programs.Program) {
 		return nil, fmt.Errorf("runtime program %q is not an absolute path: %w", cfg.Programs.Program, errdefs.ErrInvalidArgument)
 	}
-	if cfg.LogLevel == "" {
-		cfg.LogLevel = "warn"
-	}
-	return &Companion{cfg: cfg, log: deps.Log}, nil
+	return &Companion{cfg: cfg, log: deps.Log, changed: make(chan struct{})}, nil
 }
 
 // Run keeps the runtime process running until ctx is done, and leaves it running.
@@ -96,7 +97,7 @@ func (c *Companion) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		c.setLast(err)
+		c.set(false, err)
 		if time.Since(began) > steady {
 			pause = restartMin
 		}
@@ -111,17 +112,23 @@ func (c *Companion) Run(ctx context.Context) error {
 	}
 }
 
-// Ready returns when containerd answers. When ctx ends first, the error
-// (ErrUnavailable) says why the runtime process is not up, as far as known.
+// Ready returns when the right process serves; Run must be running. When ctx ends
+// first, the error (ErrUnavailable) says why it does not, as far as known.
 func (c *Companion) Ready(ctx context.Context) error {
-	err := c.ping(ctx)
-	if err == nil {
-		return nil
+	for {
+		c.mu.Lock()
+		up, last, changed := c.up, c.last, c.changed
+		c.mu.Unlock()
+		if up {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return fmt.Errorf("containerd on %s does not answer, see %s: %w: %w",
+				c.cfg.Layout.Socket(), c.cfg.Layout.Log(), cmp.Or(last, ctx.Err()), errdefs.ErrUnavailable)
+		}
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return fmt.Errorf("containerd on %s does not answer; see %s: %w: %w",
-		c.cfg.Layout.Socket(), c.cfg.Layout.Log(), errors.Join(c.last, err), errdefs.ErrUnavailable)
 }
 
 // Stop ends the runtime process that serves a containerd root (layout.Root) and
@@ -157,7 +164,7 @@ func (c *Companion) serve(ctx context.Context) error {
 		died()
 	}()
 	if c.ping(alive) == nil {
-		c.setLast(nil)
+		c.set(true, nil)
 		c.log.InfoContext(ctx, "runtime process serves", "pid", p.pid, "build", c.cfg.Programs.Build)
 	}
 	if err := <-exited; err != nil {
@@ -209,11 +216,13 @@ func serving(root string) (*process, error) {
 
 func (c *Companion) command() []string {
 	l := c.cfg.Layout
-	return []string{
-		c.cfg.Programs.Program, "runtime",
-		"--root", l.Root(), "--state", l.State(), "--address", l.Socket(),
-		"--bin-dir", c.cfg.Programs.Dir, "--log-level", c.cfg.LogLevel,
-	}
+	return append([]string{c.cfg.Programs.Program, "runtime"}, server.Config{
+		Root:     l.Root(),
+		State:    l.State(),
+		Address:  l.Socket(),
+		BinDir:   c.cfg.Programs.Dir,
+		LogLevel: c.cfg.LogLevel,
+	}.Args()...)
 }
 
 // start starts the process in a session of its own, so that no signal to the
@@ -264,8 +273,10 @@ func (c *Companion) ping(ctx context.Context) error {
 	return nil
 }
 
-func (c *Companion) setLast(err error) {
+func (c *Companion) set(up bool, last error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.last = err
+	c.up, c.last = up, last
+	close(c.changed)
+	c.changed = make(chan struct{})
 }

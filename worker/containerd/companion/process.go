@@ -54,21 +54,30 @@ func (p *process) wait(ctx context.Context) error {
 	if p.handle == nil {
 		return p.look(ctx)
 	}
-	stop := context.AfterFunc(ctx, func() { _ = p.handle.SetReadDeadline(time.Unix(1, 0)) })
-	defer stop()
 	raw, err := p.handle.SyscallConn()
 	if err != nil {
 		return err
 	}
+	if err := p.handle.SetReadDeadline(time.Time{}); err != nil {
+		return err
+	}
+	cancelled := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(cancelled)
+		_ = p.handle.SetReadDeadline(time.Unix(1, 0))
+	})
 	err = raw.Read(func(fd uintptr) bool { return readable(int(fd)) })
+	if !stop() {
+		<-cancelled // a later wait sets another deadline
+	}
+	if err == nil {
+		p.reap()
+		return nil
+	}
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	if err != nil {
-		return err
-	}
-	p.reap()
-	return nil
+	return err
 }
 
 // readable is what a handle becomes when its process ends.
@@ -116,11 +125,6 @@ func (p *process) stop(ctx context.Context) error {
 		}
 		if ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) {
 			return fmt.Errorf("stop runtime process %d: %w", p.pid, err)
-		}
-		if p.handle != nil {
-			if err := p.handle.SetReadDeadline(time.Time{}); err != nil {
-				return fmt.Errorf("stop runtime process %d: %w", p.pid, err)
-			}
 		}
 	}
 	return fmt.Errorf("stop runtime process %d: it does not end even by force: %w", p.pid, context.DeadlineExceeded)

@@ -42,9 +42,9 @@ type Layout struct {
 // Validate refuses relative paths, a shared folder, and a Run too long for the
 // shims' sockets (ErrInvalidArgument).
 func (l Layout) Validate() error {
-	for name, dir := range map[string]string{"data": l.Data, "run": l.Run} {
+	for _, dir := range []string{l.Data, l.Run} {
 		if !filepath.IsAbs(dir) {
-			return fmt.Errorf("%s folder %q is not an absolute path: %w", name, dir, errdefs.ErrInvalidArgument)
+			return fmt.Errorf("folder %q is not an absolute path: %w", dir, errdefs.ErrInvalidArgument)
 		}
 	}
 	if filepath.Clean(l.Data) == filepath.Clean(l.Run) {

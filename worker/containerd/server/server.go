@@ -14,6 +14,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -36,31 +37,6 @@ import (
 // everything at once.
 const shimLoadTimeout = "60s"
 
-// Config says where a server keeps its things. Package layout has the names
-// that the rest of swarm expects.
-type Config struct {
-	Root    string // persistent: content, snapshots, metadata
-	State   string // transient: bundles, shim sockets, exit records; at most 40 characters
-	Address string // the gRPC socket; ttrpc listens beside it on Address + ".ttrpc"
-	BinDir  string // the folder of the shim to use
-	// LogLevel is logrus's word for the least that goes to stderr; "" is warn.
-	LogLevel string
-}
-
-func (c Config) validate() error {
-	for name, path := range map[string]string{
-		"root": c.Root, "state": c.State, "address": c.Address, "bin-dir": c.BinDir,
-	} {
-		if !filepath.IsAbs(path) {
-			return fmt.Errorf("runtime %s %q is not an absolute path: %w", name, path, errdefs.ErrInvalidArgument)
-		}
-	}
-	if filepath.Clean(c.Root) == filepath.Clean(c.State) {
-		return fmt.Errorf("runtime root and state are both %s: choose two folders: %w", c.Root, errdefs.ErrInvalidArgument)
-	}
-	return layout.ValidateState(c.State)
-}
-
 // Run serves until ctx is done, then stops without touching any container. It
 // returns ErrInvalidArgument for paths it cannot use and ErrAlreadyExists when
 // another process serves the same root.
@@ -68,12 +44,8 @@ func Run(ctx context.Context, cfg Config) error {
 	if err := cfg.validate(); err != nil {
 		return err
 	}
-	level := cfg.LogLevel
-	if level == "" {
-		level = "warn"
-	}
-	if err := log.SetLevel(level); err != nil {
-		return fmt.Errorf("log level %q: %w: %w", level, err, errdefs.ErrInvalidArgument)
+	if err := log.SetLevel(cmp.Or(cfg.LogLevel, defaultLogLevel)); err != nil {
+		return fmt.Errorf("log level %q: %w: %w", cfg.LogLevel, err, errdefs.ErrInvalidArgument)
 	}
 	if err := prepareFolders(cfg); err != nil {
 		return err
