@@ -1209,18 +1209,110 @@ func (x *AssignmentRef) GetId() string {
 	return ""
 }
 
+// HoldersRequest asks which nodes hold all blobs of an image, so that the asker can fetch from them.
+type HoldersRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Digest        string                 `protobuf:"bytes,1,opt,name=digest,proto3" json:"digest,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HoldersRequest) Reset() {
+	*x = HoldersRequest{}
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HoldersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HoldersRequest) ProtoMessage() {}
+
+func (x *HoldersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HoldersRequest.ProtoReflect.Descriptor instead.
+func (*HoldersRequest) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *HoldersRequest) GetDigest() string {
+	if x != nil {
+		return x.Digest
+	}
+	return ""
+}
+
+type HoldersResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Ready nodes, the asker not among them.
+	Holders       []*Peer `protobuf:"bytes,1,rep,name=holders,proto3" json:"holders,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HoldersResponse) Reset() {
+	*x = HoldersResponse{}
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HoldersResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HoldersResponse) ProtoMessage() {}
+
+func (x *HoldersResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HoldersResponse.ProtoReflect.Descriptor instead.
+func (*HoldersResponse) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *HoldersResponse) GetHolders() []*Peer {
+	if x != nil {
+		return x.Holders
+	}
+	return nil
+}
+
 // SessionReport: a follower tells the leader which sessions it serves, every second.
 type SessionReport struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	ManagerId     string                 `protobuf:"bytes,1,opt,name=manager_id,json=managerId,proto3" json:"manager_id,omitempty"`
-	Sessions      []*SessionEntry        `protobuf:"bytes,2,rep,name=sessions,proto3" json:"sessions,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	ManagerId string                 `protobuf:"bytes,1,opt,name=manager_id,json=managerId,proto3" json:"manager_id,omitempty"`
+	Sessions  []*SessionEntry        `protobuf:"bytes,2,rep,name=sessions,proto3" json:"sessions,omitempty"`
+	// A session that is about to start here: the leader refuses it when the node is live elsewhere.
+	Opening       *SessionEntry `protobuf:"bytes,3,opt,name=opening,proto3" json:"opening,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SessionReport) Reset() {
 	*x = SessionReport{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[14]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1232,7 +1324,7 @@ func (x *SessionReport) String() string {
 func (*SessionReport) ProtoMessage() {}
 
 func (x *SessionReport) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[14]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1245,7 +1337,7 @@ func (x *SessionReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionReport.ProtoReflect.Descriptor instead.
 func (*SessionReport) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{14}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *SessionReport) GetManagerId() string {
@@ -1262,21 +1354,32 @@ func (x *SessionReport) GetSessions() []*SessionEntry {
 	return nil
 }
 
+func (x *SessionReport) GetOpening() *SessionEntry {
+	if x != nil {
+		return x.Opening
+	}
+	return nil
+}
+
 type SessionEntry struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	NodeId        string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
 	SessionEpoch  uint64                 `protobuf:"varint,2,opt,name=session_epoch,json=sessionEpoch,proto3" json:"session_epoch,omitempty"`
 	LastHeartbeat *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=last_heartbeat,json=lastHeartbeat,proto3" json:"last_heartbeat,omitempty"`
 	// Milliseconds since the last heartbeat, by the reporter's clock.
-	AgeMs         uint64 `protobuf:"varint,4,opt,name=age_ms,json=ageMs,proto3" json:"age_ms,omitempty"`
-	Addr          string `protobuf:"bytes,5,opt,name=addr,proto3" json:"addr,omitempty"`
+	AgeMs uint64 `protobuf:"varint,4,opt,name=age_ms,json=ageMs,proto3" json:"age_ms,omitempty"`
+	Addr  string `protobuf:"bytes,5,opt,name=addr,proto3" json:"addr,omitempty"`
+	// The session is over; age_ms counts from its end.
+	Ended bool `protobuf:"varint,6,opt,name=ended,proto3" json:"ended,omitempty"`
+	// It ended without a goodbye: the connection broke.
+	Broken        bool `protobuf:"varint,7,opt,name=broken,proto3" json:"broken,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SessionEntry) Reset() {
 	*x = SessionEntry{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[15]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1288,7 +1391,7 @@ func (x *SessionEntry) String() string {
 func (*SessionEntry) ProtoMessage() {}
 
 func (x *SessionEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[15]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1301,7 +1404,7 @@ func (x *SessionEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionEntry.ProtoReflect.Descriptor instead.
 func (*SessionEntry) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{15}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *SessionEntry) GetNodeId() string {
@@ -1339,18 +1442,34 @@ func (x *SessionEntry) GetAddr() string {
 	return ""
 }
 
+func (x *SessionEntry) GetEnded() bool {
+	if x != nil {
+		return x.Ended
+	}
+	return false
+}
+
+func (x *SessionEntry) GetBroken() bool {
+	if x != nil {
+		return x.Broken
+	}
+	return false
+}
+
 type SessionReportAck struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	LeaderId string                 `protobuf:"bytes,1,opt,name=leader_id,json=leaderId,proto3" json:"leader_id,omitempty"`
 	// Nodes whose session here is superseded by a newer one elsewhere.
-	Superseded    []string `protobuf:"bytes,2,rep,name=superseded,proto3" json:"superseded,omitempty"`
+	Superseded []string `protobuf:"bytes,2,rep,name=superseded,proto3" json:"superseded,omitempty"`
+	// Why the opening session must not start. Empty: it may.
+	Refused       string `protobuf:"bytes,3,opt,name=refused,proto3" json:"refused,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SessionReportAck) Reset() {
 	*x = SessionReportAck{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[16]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1362,7 +1481,7 @@ func (x *SessionReportAck) String() string {
 func (*SessionReportAck) ProtoMessage() {}
 
 func (x *SessionReportAck) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[16]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1375,7 +1494,7 @@ func (x *SessionReportAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionReportAck.ProtoReflect.Descriptor instead.
 func (*SessionReportAck) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{16}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *SessionReportAck) GetLeaderId() string {
@@ -1392,6 +1511,13 @@ func (x *SessionReportAck) GetSuperseded() []string {
 	return nil
 }
 
+func (x *SessionReportAck) GetRefused() string {
+	if x != nil {
+		return x.Refused
+	}
+	return ""
+}
+
 // Served by every node, for managers: what runs on it.
 type TaskLogsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1403,7 +1529,7 @@ type TaskLogsRequest struct {
 
 func (x *TaskLogsRequest) Reset() {
 	*x = TaskLogsRequest{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[17]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1415,7 +1541,7 @@ func (x *TaskLogsRequest) String() string {
 func (*TaskLogsRequest) ProtoMessage() {}
 
 func (x *TaskLogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[17]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1428,7 +1554,7 @@ func (x *TaskLogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskLogsRequest.ProtoReflect.Descriptor instead.
 func (*TaskLogsRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{17}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *TaskLogsRequest) GetTaskIds() []string {
@@ -1454,7 +1580,7 @@ type TaskLogsResponse struct {
 
 func (x *TaskLogsResponse) Reset() {
 	*x = TaskLogsResponse{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[18]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1466,7 +1592,7 @@ func (x *TaskLogsResponse) String() string {
 func (*TaskLogsResponse) ProtoMessage() {}
 
 func (x *TaskLogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[18]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1479,7 +1605,7 @@ func (x *TaskLogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskLogsResponse.ProtoReflect.Descriptor instead.
 func (*TaskLogsResponse) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{18}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *TaskLogsResponse) GetRecords() []*LogRecord {
@@ -1507,7 +1633,7 @@ type ExecStart struct {
 
 func (x *ExecStart) Reset() {
 	*x = ExecStart{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[19]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1519,7 +1645,7 @@ func (x *ExecStart) String() string {
 func (*ExecStart) ProtoMessage() {}
 
 func (x *ExecStart) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[19]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1532,7 +1658,7 @@ func (x *ExecStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecStart.ProtoReflect.Descriptor instead.
 func (*ExecStart) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{19}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ExecStart) GetTaskId() string {
@@ -1621,7 +1747,7 @@ type ExecInput struct {
 
 func (x *ExecInput) Reset() {
 	*x = ExecInput{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[20]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1633,7 +1759,7 @@ func (x *ExecInput) String() string {
 func (*ExecInput) ProtoMessage() {}
 
 func (x *ExecInput) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[20]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1646,7 +1772,7 @@ func (x *ExecInput) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecInput.ProtoReflect.Descriptor instead.
 func (*ExecInput) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{20}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ExecInput) GetMessage() isExecInput_Message {
@@ -1747,7 +1873,7 @@ type Resize struct {
 
 func (x *Resize) Reset() {
 	*x = Resize{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[21]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1759,7 +1885,7 @@ func (x *Resize) String() string {
 func (*Resize) ProtoMessage() {}
 
 func (x *Resize) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[21]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1772,7 +1898,7 @@ func (x *Resize) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resize.ProtoReflect.Descriptor instead.
 func (*Resize) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{21}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Resize) GetWidth() uint32 {
@@ -1804,7 +1930,7 @@ type ExecOutput struct {
 
 func (x *ExecOutput) Reset() {
 	*x = ExecOutput{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[22]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1816,7 +1942,7 @@ func (x *ExecOutput) String() string {
 func (*ExecOutput) ProtoMessage() {}
 
 func (x *ExecOutput) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[22]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1829,7 +1955,7 @@ func (x *ExecOutput) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecOutput.ProtoReflect.Descriptor instead.
 func (*ExecOutput) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{22}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ExecOutput) GetMessage() isExecOutput_Message {
@@ -1913,7 +2039,7 @@ type PullImageRequest struct {
 
 func (x *PullImageRequest) Reset() {
 	*x = PullImageRequest{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[23]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1925,7 +2051,7 @@ func (x *PullImageRequest) String() string {
 func (*PullImageRequest) ProtoMessage() {}
 
 func (x *PullImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[23]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1938,7 +2064,7 @@ func (x *PullImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullImageRequest.ProtoReflect.Descriptor instead.
 func (*PullImageRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{23}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *PullImageRequest) GetReference() string {
@@ -1964,7 +2090,7 @@ type RemoveImageRequest struct {
 
 func (x *RemoveImageRequest) Reset() {
 	*x = RemoveImageRequest{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[24]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1976,7 +2102,7 @@ func (x *RemoveImageRequest) String() string {
 func (*RemoveImageRequest) ProtoMessage() {}
 
 func (x *RemoveImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[24]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1989,7 +2115,7 @@ func (x *RemoveImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveImageRequest.ProtoReflect.Descriptor instead.
 func (*RemoveImageRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{24}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *RemoveImageRequest) GetDigest() string {
@@ -2007,7 +2133,7 @@ type RemoveImageResponse struct {
 
 func (x *RemoveImageResponse) Reset() {
 	*x = RemoveImageResponse{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[25]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2019,7 +2145,7 @@ func (x *RemoveImageResponse) String() string {
 func (*RemoveImageResponse) ProtoMessage() {}
 
 func (x *RemoveImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[25]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2032,7 +2158,7 @@ func (x *RemoveImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveImageResponse.ProtoReflect.Descriptor instead.
 func (*RemoveImageResponse) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{25}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{27}
 }
 
 type ImageProgress struct {
@@ -2049,7 +2175,7 @@ type ImageProgress struct {
 
 func (x *ImageProgress) Reset() {
 	*x = ImageProgress{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[26]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2061,7 +2187,7 @@ func (x *ImageProgress) String() string {
 func (*ImageProgress) ProtoMessage() {}
 
 func (x *ImageProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[26]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2074,7 +2200,7 @@ func (x *ImageProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageProgress.ProtoReflect.Descriptor instead.
 func (*ImageProgress) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{26}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ImageProgress) GetStep() string {
@@ -2194,22 +2320,30 @@ const file_swarm_v1_dispatch_proto_rawDesc = "" +
 	"\bENDPOINT\x10\x05\x12\a\n" +
 	"\x03KEY\x10\x06\x12\v\n" +
 	"\aNETWORK\x10\a\x12\t\n" +
-	"\x05IMAGE\x10\b\"b\n" +
+	"\x05IMAGE\x10\b\"(\n" +
+	"\x0eHoldersRequest\x12\x16\n" +
+	"\x06digest\x18\x01 \x01(\tR\x06digest\";\n" +
+	"\x0fHoldersResponse\x12(\n" +
+	"\aholders\x18\x01 \x03(\v2\x0e.swarm.v1.PeerR\aholders\"\x94\x01\n" +
 	"\rSessionReport\x12\x1d\n" +
 	"\n" +
 	"manager_id\x18\x01 \x01(\tR\tmanagerId\x122\n" +
-	"\bsessions\x18\x02 \x03(\v2\x16.swarm.v1.SessionEntryR\bsessions\"\xba\x01\n" +
+	"\bsessions\x18\x02 \x03(\v2\x16.swarm.v1.SessionEntryR\bsessions\x120\n" +
+	"\aopening\x18\x03 \x01(\v2\x16.swarm.v1.SessionEntryR\aopening\"\xe8\x01\n" +
 	"\fSessionEntry\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12#\n" +
 	"\rsession_epoch\x18\x02 \x01(\x04R\fsessionEpoch\x12A\n" +
 	"\x0elast_heartbeat\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\rlastHeartbeat\x12\x15\n" +
 	"\x06age_ms\x18\x04 \x01(\x04R\x05ageMs\x12\x12\n" +
-	"\x04addr\x18\x05 \x01(\tR\x04addr\"O\n" +
+	"\x04addr\x18\x05 \x01(\tR\x04addr\x12\x14\n" +
+	"\x05ended\x18\x06 \x01(\bR\x05ended\x12\x16\n" +
+	"\x06broken\x18\a \x01(\bR\x06broken\"i\n" +
 	"\x10SessionReportAck\x12\x1b\n" +
 	"\tleader_id\x18\x01 \x01(\tR\bleaderId\x12\x1e\n" +
 	"\n" +
 	"superseded\x18\x02 \x03(\tR\n" +
-	"superseded\"\\\n" +
+	"superseded\x12\x18\n" +
+	"\arefused\x18\x03 \x01(\tR\arefused\"\\\n" +
 	"\x0fTaskLogsRequest\x12\x19\n" +
 	"\btask_ids\x18\x01 \x03(\tR\ataskIds\x12.\n" +
 	"\aoptions\x18\x02 \x01(\v2\x14.swarm.v1.LogOptionsR\aoptions\"A\n" +
@@ -2257,10 +2391,11 @@ const file_swarm_v1_dispatch_proto_rawDesc = "" +
 	"\x04step\x18\x01 \x01(\tR\x04step\x12\x18\n" +
 	"\acurrent\x18\x02 \x01(\x03R\acurrent\x12\x14\n" +
 	"\x05total\x18\x03 \x01(\x03R\x05total\x12%\n" +
-	"\x05image\x18\x04 \x01(\v2\x0f.swarm.v1.ImageR\x05image2E\n" +
+	"\x05image\x18\x04 \x01(\v2\x0f.swarm.v1.ImageR\x05image2\x85\x01\n" +
 	"\n" +
 	"Dispatcher\x127\n" +
-	"\aSession\x12\x14.swarm.v1.FromWorker\x1a\x12.swarm.v1.ToWorker(\x010\x012I\n" +
+	"\aSession\x12\x14.swarm.v1.FromWorker\x1a\x12.swarm.v1.ToWorker(\x010\x01\x12>\n" +
+	"\aHolders\x12\x18.swarm.v1.HoldersRequest\x1a\x19.swarm.v1.HoldersResponse2I\n" +
 	"\bLiveness\x12=\n" +
 	"\x06Report\x12\x17.swarm.v1.SessionReport\x1a\x1a.swarm.v1.SessionReportAck2\x90\x02\n" +
 	"\x06Worker\x12?\n" +
@@ -2282,7 +2417,7 @@ func file_swarm_v1_dispatch_proto_rawDescGZIP() []byte {
 }
 
 var file_swarm_v1_dispatch_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_swarm_v1_dispatch_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_swarm_v1_dispatch_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_swarm_v1_dispatch_proto_goTypes = []any{
 	(AssignmentRef_Kind)(0),       // 0: swarm.v1.AssignmentRef.Kind
 	(*FromWorker)(nil),            // 1: swarm.v1.FromWorker
@@ -2299,88 +2434,94 @@ var file_swarm_v1_dispatch_proto_goTypes = []any{
 	(*AssignmentChange)(nil),      // 12: swarm.v1.AssignmentChange
 	(*Assignment)(nil),            // 13: swarm.v1.Assignment
 	(*AssignmentRef)(nil),         // 14: swarm.v1.AssignmentRef
-	(*SessionReport)(nil),         // 15: swarm.v1.SessionReport
-	(*SessionEntry)(nil),          // 16: swarm.v1.SessionEntry
-	(*SessionReportAck)(nil),      // 17: swarm.v1.SessionReportAck
-	(*TaskLogsRequest)(nil),       // 18: swarm.v1.TaskLogsRequest
-	(*TaskLogsResponse)(nil),      // 19: swarm.v1.TaskLogsResponse
-	(*ExecStart)(nil),             // 20: swarm.v1.ExecStart
-	(*ExecInput)(nil),             // 21: swarm.v1.ExecInput
-	(*Resize)(nil),                // 22: swarm.v1.Resize
-	(*ExecOutput)(nil),            // 23: swarm.v1.ExecOutput
-	(*PullImageRequest)(nil),      // 24: swarm.v1.PullImageRequest
-	(*RemoveImageRequest)(nil),    // 25: swarm.v1.RemoveImageRequest
-	(*RemoveImageResponse)(nil),   // 26: swarm.v1.RemoveImageResponse
-	(*ImageProgress)(nil),         // 27: swarm.v1.ImageProgress
-	(*NodeDescription)(nil),       // 28: swarm.v1.NodeDescription
-	(*TaskStatus)(nil),            // 29: swarm.v1.TaskStatus
-	(*durationpb.Duration)(nil),   // 30: google.protobuf.Duration
-	(*Node)(nil),                  // 31: swarm.v1.Node
-	(*Peer)(nil),                  // 32: swarm.v1.Peer
-	(*Task)(nil),                  // 33: swarm.v1.Task
-	(*Revision)(nil),              // 34: swarm.v1.Revision
-	(*Secret)(nil),                // 35: swarm.v1.Secret
-	(*Config)(nil),                // 36: swarm.v1.Config
-	(*Endpoint)(nil),              // 37: swarm.v1.Endpoint
-	(*EncryptionKey)(nil),         // 38: swarm.v1.EncryptionKey
-	(*Network)(nil),               // 39: swarm.v1.Network
-	(*Image)(nil),                 // 40: swarm.v1.Image
-	(*timestamppb.Timestamp)(nil), // 41: google.protobuf.Timestamp
-	(*LogOptions)(nil),            // 42: swarm.v1.LogOptions
-	(*LogRecord)(nil),             // 43: swarm.v1.LogRecord
+	(*HoldersRequest)(nil),        // 15: swarm.v1.HoldersRequest
+	(*HoldersResponse)(nil),       // 16: swarm.v1.HoldersResponse
+	(*SessionReport)(nil),         // 17: swarm.v1.SessionReport
+	(*SessionEntry)(nil),          // 18: swarm.v1.SessionEntry
+	(*SessionReportAck)(nil),      // 19: swarm.v1.SessionReportAck
+	(*TaskLogsRequest)(nil),       // 20: swarm.v1.TaskLogsRequest
+	(*TaskLogsResponse)(nil),      // 21: swarm.v1.TaskLogsResponse
+	(*ExecStart)(nil),             // 22: swarm.v1.ExecStart
+	(*ExecInput)(nil),             // 23: swarm.v1.ExecInput
+	(*Resize)(nil),                // 24: swarm.v1.Resize
+	(*ExecOutput)(nil),            // 25: swarm.v1.ExecOutput
+	(*PullImageRequest)(nil),      // 26: swarm.v1.PullImageRequest
+	(*RemoveImageRequest)(nil),    // 27: swarm.v1.RemoveImageRequest
+	(*RemoveImageResponse)(nil),   // 28: swarm.v1.RemoveImageResponse
+	(*ImageProgress)(nil),         // 29: swarm.v1.ImageProgress
+	(*NodeDescription)(nil),       // 30: swarm.v1.NodeDescription
+	(*TaskStatus)(nil),            // 31: swarm.v1.TaskStatus
+	(*durationpb.Duration)(nil),   // 32: google.protobuf.Duration
+	(*Node)(nil),                  // 33: swarm.v1.Node
+	(*Peer)(nil),                  // 34: swarm.v1.Peer
+	(*Task)(nil),                  // 35: swarm.v1.Task
+	(*Revision)(nil),              // 36: swarm.v1.Revision
+	(*Secret)(nil),                // 37: swarm.v1.Secret
+	(*Config)(nil),                // 38: swarm.v1.Config
+	(*Endpoint)(nil),              // 39: swarm.v1.Endpoint
+	(*EncryptionKey)(nil),         // 40: swarm.v1.EncryptionKey
+	(*Network)(nil),               // 41: swarm.v1.Network
+	(*Image)(nil),                 // 42: swarm.v1.Image
+	(*timestamppb.Timestamp)(nil), // 43: google.protobuf.Timestamp
+	(*LogOptions)(nil),            // 44: swarm.v1.LogOptions
+	(*LogRecord)(nil),             // 45: swarm.v1.LogRecord
 }
 var file_swarm_v1_dispatch_proto_depIdxs = []int32{
 	2,  // 0: swarm.v1.FromWorker.hello:type_name -> swarm.v1.Hello
 	3,  // 1: swarm.v1.FromWorker.heartbeat:type_name -> swarm.v1.Heartbeat
 	4,  // 2: swarm.v1.FromWorker.status:type_name -> swarm.v1.StatusReport
-	28, // 3: swarm.v1.FromWorker.description:type_name -> swarm.v1.NodeDescription
+	30, // 3: swarm.v1.FromWorker.description:type_name -> swarm.v1.NodeDescription
 	5,  // 4: swarm.v1.FromWorker.images:type_name -> swarm.v1.ImageReport
-	28, // 5: swarm.v1.Hello.description:type_name -> swarm.v1.NodeDescription
-	29, // 6: swarm.v1.StatusReport.updates:type_name -> swarm.v1.TaskStatus
+	30, // 5: swarm.v1.Hello.description:type_name -> swarm.v1.NodeDescription
+	31, // 6: swarm.v1.StatusReport.updates:type_name -> swarm.v1.TaskStatus
 	7,  // 7: swarm.v1.ToWorker.welcome:type_name -> swarm.v1.Welcome
 	8,  // 8: swarm.v1.ToWorker.heartbeat_ack:type_name -> swarm.v1.HeartbeatAck
 	11, // 9: swarm.v1.ToWorker.assignments:type_name -> swarm.v1.Assignments
 	9,  // 10: swarm.v1.ToWorker.status_ack:type_name -> swarm.v1.StatusAck
 	10, // 11: swarm.v1.ToWorker.node:type_name -> swarm.v1.NodeUpdate
-	30, // 12: swarm.v1.Welcome.heartbeat_period:type_name -> google.protobuf.Duration
-	31, // 13: swarm.v1.NodeUpdate.node:type_name -> swarm.v1.Node
-	32, // 14: swarm.v1.NodeUpdate.managers:type_name -> swarm.v1.Peer
+	32, // 12: swarm.v1.Welcome.heartbeat_period:type_name -> google.protobuf.Duration
+	33, // 13: swarm.v1.NodeUpdate.node:type_name -> swarm.v1.Node
+	34, // 14: swarm.v1.NodeUpdate.managers:type_name -> swarm.v1.Peer
 	12, // 15: swarm.v1.Assignments.changes:type_name -> swarm.v1.AssignmentChange
 	13, // 16: swarm.v1.AssignmentChange.put:type_name -> swarm.v1.Assignment
 	14, // 17: swarm.v1.AssignmentChange.remove:type_name -> swarm.v1.AssignmentRef
-	33, // 18: swarm.v1.Assignment.task:type_name -> swarm.v1.Task
-	34, // 19: swarm.v1.Assignment.revision:type_name -> swarm.v1.Revision
-	35, // 20: swarm.v1.Assignment.secret:type_name -> swarm.v1.Secret
-	36, // 21: swarm.v1.Assignment.config:type_name -> swarm.v1.Config
-	37, // 22: swarm.v1.Assignment.endpoint:type_name -> swarm.v1.Endpoint
-	38, // 23: swarm.v1.Assignment.key:type_name -> swarm.v1.EncryptionKey
-	39, // 24: swarm.v1.Assignment.network:type_name -> swarm.v1.Network
-	40, // 25: swarm.v1.Assignment.image:type_name -> swarm.v1.Image
+	35, // 18: swarm.v1.Assignment.task:type_name -> swarm.v1.Task
+	36, // 19: swarm.v1.Assignment.revision:type_name -> swarm.v1.Revision
+	37, // 20: swarm.v1.Assignment.secret:type_name -> swarm.v1.Secret
+	38, // 21: swarm.v1.Assignment.config:type_name -> swarm.v1.Config
+	39, // 22: swarm.v1.Assignment.endpoint:type_name -> swarm.v1.Endpoint
+	40, // 23: swarm.v1.Assignment.key:type_name -> swarm.v1.EncryptionKey
+	41, // 24: swarm.v1.Assignment.network:type_name -> swarm.v1.Network
+	42, // 25: swarm.v1.Assignment.image:type_name -> swarm.v1.Image
 	0,  // 26: swarm.v1.AssignmentRef.kind:type_name -> swarm.v1.AssignmentRef.Kind
-	16, // 27: swarm.v1.SessionReport.sessions:type_name -> swarm.v1.SessionEntry
-	41, // 28: swarm.v1.SessionEntry.last_heartbeat:type_name -> google.protobuf.Timestamp
-	42, // 29: swarm.v1.TaskLogsRequest.options:type_name -> swarm.v1.LogOptions
-	43, // 30: swarm.v1.TaskLogsResponse.records:type_name -> swarm.v1.LogRecord
-	20, // 31: swarm.v1.ExecInput.start:type_name -> swarm.v1.ExecStart
-	22, // 32: swarm.v1.ExecInput.resize:type_name -> swarm.v1.Resize
-	40, // 33: swarm.v1.ImageProgress.image:type_name -> swarm.v1.Image
-	1,  // 34: swarm.v1.Dispatcher.Session:input_type -> swarm.v1.FromWorker
-	15, // 35: swarm.v1.Liveness.Report:input_type -> swarm.v1.SessionReport
-	18, // 36: swarm.v1.Worker.Logs:input_type -> swarm.v1.TaskLogsRequest
-	21, // 37: swarm.v1.Worker.Exec:input_type -> swarm.v1.ExecInput
-	24, // 38: swarm.v1.Worker.PullImage:input_type -> swarm.v1.PullImageRequest
-	25, // 39: swarm.v1.Worker.RemoveImage:input_type -> swarm.v1.RemoveImageRequest
-	6,  // 40: swarm.v1.Dispatcher.Session:output_type -> swarm.v1.ToWorker
-	17, // 41: swarm.v1.Liveness.Report:output_type -> swarm.v1.SessionReportAck
-	19, // 42: swarm.v1.Worker.Logs:output_type -> swarm.v1.TaskLogsResponse
-	23, // 43: swarm.v1.Worker.Exec:output_type -> swarm.v1.ExecOutput
-	27, // 44: swarm.v1.Worker.PullImage:output_type -> swarm.v1.ImageProgress
-	26, // 45: swarm.v1.Worker.RemoveImage:output_type -> swarm.v1.RemoveImageResponse
-	40, // [40:46] is the sub-list for method output_type
-	34, // [34:40] is the sub-list for method input_type
-	34, // [34:34] is the sub-list for extension type_name
-	34, // [34:34] is the sub-list for extension extendee
-	0,  // [0:34] is the sub-list for field type_name
+	34, // 27: swarm.v1.HoldersResponse.holders:type_name -> swarm.v1.Peer
+	18, // 28: swarm.v1.SessionReport.sessions:type_name -> swarm.v1.SessionEntry
+	18, // 29: swarm.v1.SessionReport.opening:type_name -> swarm.v1.SessionEntry
+	43, // 30: swarm.v1.SessionEntry.last_heartbeat:type_name -> google.protobuf.Timestamp
+	44, // 31: swarm.v1.TaskLogsRequest.options:type_name -> swarm.v1.LogOptions
+	45, // 32: swarm.v1.TaskLogsResponse.records:type_name -> swarm.v1.LogRecord
+	22, // 33: swarm.v1.ExecInput.start:type_name -> swarm.v1.ExecStart
+	24, // 34: swarm.v1.ExecInput.resize:type_name -> swarm.v1.Resize
+	42, // 35: swarm.v1.ImageProgress.image:type_name -> swarm.v1.Image
+	1,  // 36: swarm.v1.Dispatcher.Session:input_type -> swarm.v1.FromWorker
+	15, // 37: swarm.v1.Dispatcher.Holders:input_type -> swarm.v1.HoldersRequest
+	17, // 38: swarm.v1.Liveness.Report:input_type -> swarm.v1.SessionReport
+	20, // 39: swarm.v1.Worker.Logs:input_type -> swarm.v1.TaskLogsRequest
+	23, // 40: swarm.v1.Worker.Exec:input_type -> swarm.v1.ExecInput
+	26, // 41: swarm.v1.Worker.PullImage:input_type -> swarm.v1.PullImageRequest
+	27, // 42: swarm.v1.Worker.RemoveImage:input_type -> swarm.v1.RemoveImageRequest
+	6,  // 43: swarm.v1.Dispatcher.Session:output_type -> swarm.v1.ToWorker
+	16, // 44: swarm.v1.Dispatcher.Holders:output_type -> swarm.v1.HoldersResponse
+	19, // 45: swarm.v1.Liveness.Report:output_type -> swarm.v1.SessionReportAck
+	21, // 46: swarm.v1.Worker.Logs:output_type -> swarm.v1.TaskLogsResponse
+	25, // 47: swarm.v1.Worker.Exec:output_type -> swarm.v1.ExecOutput
+	29, // 48: swarm.v1.Worker.PullImage:output_type -> swarm.v1.ImageProgress
+	28, // 49: swarm.v1.Worker.RemoveImage:output_type -> swarm.v1.RemoveImageResponse
+	43, // [43:50] is the sub-list for method output_type
+	36, // [36:43] is the sub-list for method input_type
+	36, // [36:36] is the sub-list for extension type_name
+	36, // [36:36] is the sub-list for extension extendee
+	0,  // [0:36] is the sub-list for field type_name
 }
 
 func init() { file_swarm_v1_dispatch_proto_init() }
@@ -2418,14 +2559,14 @@ func file_swarm_v1_dispatch_proto_init() {
 		(*Assignment_Network)(nil),
 		(*Assignment_Image)(nil),
 	}
-	file_swarm_v1_dispatch_proto_msgTypes[20].OneofWrappers = []any{
+	file_swarm_v1_dispatch_proto_msgTypes[22].OneofWrappers = []any{
 		(*ExecInput_Start)(nil),
 		(*ExecInput_Stdin)(nil),
 		(*ExecInput_CloseStdin)(nil),
 		(*ExecInput_Resize)(nil),
 		(*ExecInput_Signal)(nil),
 	}
-	file_swarm_v1_dispatch_proto_msgTypes[22].OneofWrappers = []any{
+	file_swarm_v1_dispatch_proto_msgTypes[24].OneofWrappers = []any{
 		(*ExecOutput_Stdout)(nil),
 		(*ExecOutput_Stderr)(nil),
 		(*ExecOutput_ExitCode)(nil),
@@ -2437,7 +2578,7 @@ func file_swarm_v1_dispatch_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swarm_v1_dispatch_proto_rawDesc), len(file_swarm_v1_dispatch_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   27,
+			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

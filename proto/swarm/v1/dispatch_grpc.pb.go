@@ -22,6 +22,7 @@ const _ = grpc.SupportPackageIsVersion9
 
 const (
 	Dispatcher_Session_FullMethodName = "/swarm.v1.Dispatcher/Session"
+	Dispatcher_Holders_FullMethodName = "/swarm.v1.Dispatcher/Holders"
 )
 
 // DispatcherClient is the client API for Dispatcher service.
@@ -29,6 +30,7 @@ const (
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 type DispatcherClient interface {
 	Session(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[FromWorker, ToWorker], error)
+	Holders(ctx context.Context, in *HoldersRequest, opts ...grpc.CallOption) (*HoldersResponse, error)
 }
 
 type dispatcherClient struct {
@@ -52,11 +54,22 @@ func (c *dispatcherClient) Session(ctx context.Context, opts ...grpc.CallOption)
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Dispatcher_SessionClient = grpc.BidiStreamingClient[FromWorker, ToWorker]
 
+func (c *dispatcherClient) Holders(ctx context.Context, in *HoldersRequest, opts ...grpc.CallOption) (*HoldersResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(HoldersResponse)
+	err := c.cc.Invoke(ctx, Dispatcher_Holders_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // DispatcherServer is the server API for Dispatcher service.
 // All implementations must embed UnimplementedDispatcherServer
 // for forward compatibility.
 type DispatcherServer interface {
 	Session(grpc.BidiStreamingServer[FromWorker, ToWorker]) error
+	Holders(context.Context, *HoldersRequest) (*HoldersResponse, error)
 	mustEmbedUnimplementedDispatcherServer()
 }
 
@@ -69,6 +82,9 @@ type UnimplementedDispatcherServer struct{}
 
 func (UnimplementedDispatcherServer) Session(grpc.BidiStreamingServer[FromWorker, ToWorker]) error {
 	return status.Error(codes.Unimplemented, "method Session not implemented")
+}
+func (UnimplementedDispatcherServer) Holders(context.Context, *HoldersRequest) (*HoldersResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Holders not implemented")
 }
 func (UnimplementedDispatcherServer) mustEmbedUnimplementedDispatcherServer() {}
 func (UnimplementedDispatcherServer) testEmbeddedByValue()                    {}
@@ -98,13 +114,36 @@ func _Dispatcher_Session_Handler(srv interface{}, stream grpc.ServerStream) erro
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Dispatcher_SessionServer = grpc.BidiStreamingServer[FromWorker, ToWorker]
 
+func _Dispatcher_Holders_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(HoldersRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(DispatcherServer).Holders(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Dispatcher_Holders_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(DispatcherServer).Holders(ctx, req.(*HoldersRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Dispatcher_ServiceDesc is the grpc.ServiceDesc for Dispatcher service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
 var Dispatcher_ServiceDesc = grpc.ServiceDesc{
 	ServiceName: "swarm.v1.Dispatcher",
 	HandlerType: (*DispatcherServer)(nil),
-	Methods:     []grpc.MethodDesc{},
+	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "Holders",
+			Handler:    _Dispatcher_Holders_Handler,
+		},
+	},
 	Streams: []grpc.StreamDesc{
 		{
 			StreamName:    "Session",
