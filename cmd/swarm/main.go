@@ -5,6 +5,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"strings"
 )
 
 // version is stamped by the build.
@@ -25,7 +26,7 @@ func run(args []string) error {
 		return runRuntime(args[1:])
 	}
 	if len(args) == 1 && args[0] == "version" {
-		_, err := fmt.Println(version)
+		_, err := fmt.Println(strings.Join(append([]string{"swarm " + version}, components()...), "\n"))
 		return err
 	}
 	return fmt.Errorf("usage: swarm runtime|version")

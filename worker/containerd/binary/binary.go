@@ -22,6 +22,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"swarm/worker/containerd/runc"
 	"swarm/worker/containerd/shim"
 )
 
@@ -82,6 +83,26 @@ func Install(dir, build string, src Source) (Set, error) {
 	return set, nil
 }
 
+// InstallSelf installs the running program, of the given version, and the runc it
+// carries, or the host's when it carries none.
+func InstallSelf(dir, version string) (Set, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return Set{}, fmt.Errorf("install the running program: %w", err)
+	}
+	build, err := BuildID(self, version)
+	if err != nil {
+		return Set{}, err
+	}
+	src := Source{Program: self, Runc: runc.Embedded()}
+	if src.Runc == nil {
+		if src.RuncPath, err = runc.Host(); err != nil {
+			return Set{}, err
+		}
+	}
+	return Install(dir, build, src)
+}
+
 func setIn(dir, build string) Set {
 	d := filepath.Join(dir, build)
 	return Set{
@@ -135,12 +156,12 @@ func fill(dir string, src Source) error {
 	} else if err := m.addLink(dir, shim.Name, programName); err != nil {
 		return err
 	}
-	runc, err := openRunc(src)
+	oci, err := openRunc(src)
 	if err != nil {
 		return err
 	}
-	defer runc.Close()
-	if err := m.add(dir, runcName, runc); err != nil {
+	defer oci.Close()
+	if err := m.add(dir, runcName, oci); err != nil {
 		return err
 	}
 	return m.write(dir)

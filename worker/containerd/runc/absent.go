@@ -4,5 +4,5 @@ package runc
 
 var (
 	program []byte
-	tags    string
+	about   string
 )

@@ -8,6 +8,6 @@ import _ "embed"
 var (
 	//go:embed embed/runc
 	program []byte
-	//go:embed embed/tags
-	tags string
+	//go:embed embed/about
+	about string
 )

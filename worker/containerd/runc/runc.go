@@ -1,6 +1,6 @@
 // Package runc owns the runc that swarm carries: the pinned module, built
 // static with seccomp by `make build` and embedded. It refuses nothing and runs
-// no goroutine; package binary unpacks the program, `swarm version` prints Tags.
+// no goroutine; package binary unpacks the program, `swarm version` prints Version.
 //
 // runc is a main package and cannot be linked in, hence a program within a
 // program. A build without the tag embedrunc carries none, and uses the host's.
@@ -9,6 +9,7 @@ package runc
 import (
 	"fmt"
 	"os/exec"
+	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -17,18 +18,17 @@ import (
 // Embedded returns the program, nil when this build carries none.
 func Embedded() []byte { return program }
 
-// Tags are the build tags of the embedded runc: "seccomp netgo osusergo", or
-// without "seccomp" where libseccomp was absent at build time; "" without runc.
-func Tags() string { return strings.TrimSpace(tags) }
+// Version is the embedded runc's, "" without one.
+func Version() string {
+	version, _, _ := strings.Cut(strings.TrimSpace(about), " ")
+	return strings.TrimPrefix(version, "v")
+}
 
-// Seccomp reports whether the embedded runc can apply seccomp profiles.
+// Seccomp reports whether the embedded runc can apply seccomp profiles. It
+// cannot when libseccomp was absent where it was built.
 func Seccomp() bool {
-	for tag := range strings.FieldsSeq(tags) {
-		if tag == "seccomp" {
-			return true
-		}
-	}
-	return false
+	_, tags, _ := strings.Cut(strings.TrimSpace(about), " ")
+	return slices.Contains(strings.Fields(tags), "seccomp")
 }
 
 // Host finds the host's runc, for builds that carry none (ErrNotFound).
