@@ -1,0 +1,161 @@
+package transport
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"google.golang.org/grpc"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+
+	"swarm/internal/pki"
+)
+
+func TestPinnedBootstrap_ThenAnAnonymousCall(t *testing.T) {
+	old, next := newRoot(t, "c1"), newRoot(t, "c1")
+	cross := must[*x509.Certificate](t)(old.CrossSign(next.Cert, time.Now()))
+	for name, tt := range map[string]struct {
+		signer *pki.Root
+		bundle []*x509.Certificate
+	}{
+		"one root":                  {old, []*x509.Certificate{old.Cert}},
+		"rotation, before renewal":  {old, []*x509.Certificate{old.Cert, next.Cert, cross}},
+		"rotation, after a renewal": {next, []*x509.Certificate{old.Cert, next.Cert, cross}},
+	} {
+		server := startNode(t, identity(t, fresh(t, tt.signer, newID()), tt.bundle...), ListenerConfig{})
+		got, err := PinnedBootstrap(t.Context(), server.addr, pki.NewToken(old.Cert), time.Now())
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if got.Peer.ID != server.id || got.Bundle.Digest() != server.ident.Bundle().Digest() {
+			t.Errorf("%s: got %v", name, got)
+		}
+		c := NewDialer(must[*Identity](t)(NewIdentity(pki.Credential{}, got.Bundle, time.Now)), nil).DialAddr(server.addr)
+		if err := check(t, c); err != nil {
+			t.Errorf("%s: %v", name, err)
+		} else if info := <-server.seen; !info.Anonymous() {
+			t.Errorf("%s: the server sees %v", name, info)
+		}
+		_ = c.Close()
+	}
+}
+
+func TestPinnedBootstrap_SaysWhatIsThere(t *testing.T) {
+	root, other := newRoot(t, "c1"), newRoot(t, "c1")
+	token := pki.NewToken(root.Cert)
+	foreign := startNode(t, identity(t, fresh(t, other, newID()), other.Cert), ListenerConfig{})
+	late := startNode(t, identity(t, expired(t, root, newID()), root.Cert), ListenerConfig{})
+	hello := http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})
+	plain, https := httptest.NewServer(hello), httptest.NewTLSServer(hello)
+	defer plain.Close()
+	defer https.Close()
+	// An impostor has the real root's certificate to show, which is public, but no certificate that ends in it.
+	impostor := tlsServer(t, fresh(t, other, newID()).TLS(root.Cert))
+	// A thief has another node's certificate, which is public too, without its key: TLS itself stops that one.
+	closed := must[net.Listener](t)(net.Listen("tcp", "127.0.0.1:0"))
+	_ = closed.Close()
+	for _, tt := range []struct{ name, addr, text string }{
+		{"nothing", closed.Addr().String(), "connection refused"},
+		{"plain HTTP", plain.Listener.Addr().String(), "answers but is no swarm manager"},
+		{"HTTPS", https.Listener.Addr().String(), "answers but is no swarm manager"},
+		{"another cluster", foreign.addr, "join token does not belong to the cluster at " + foreign.addr},
+		{"an expired manager", late.addr, "expired at"},
+		{"an impostor", impostor, "a root that this host does not know"},
+	} {
+		_, err := PinnedBootstrap(t.Context(), tt.addr, token, time.Now())
+		if err == nil || !strings.Contains(err.Error(), tt.text) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%s: got %v, want %q", tt.name, err, tt.text)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := PinnedBootstrap(ctx, foreign.addr, token, time.Now()); err == nil {
+		t.Error("a cancelled bootstrap passes")
+	}
+}
+
+// tlsServer presents a certificate to whoever offers our ALPN.
+func tlsServer(t testing.TB, cert tls.Certificate) string {
+	ln := must[net.Listener](t)(tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{protoRoots}}))
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			conn, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			_ = conn.(*tls.Conn).Handshake()
+			_ = conn.Close()
+		}
+	}()
+	t.Cleanup(func() { _ = ln.Close(); <-done })
+	return ln.Addr().String()
+}
+
+func TestUnix_LocalCallersAreKnown(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "run", "swarm.sock")
+	seen := make(chan AuthInfo, 1)
+	none := must[*grpc.ClientConn](t)(DialUnix(path))
+	if err := check(t, none); !errdefs.IsUnavailable(err) || !strings.Contains(err.Error(), "swarm is not running on this host") {
+		t.Errorf("no socket: got %v", err)
+	}
+	_ = none.Close()
+
+	ln := must[net.Listener](t)(ListenUnix(path, "no-such-group"))
+	if info := must[os.FileInfo](t)(os.Stat(path)); info.Mode().Perm() != 0o600 {
+		t.Errorf("without a group the socket has mode %v", info.Mode())
+	}
+	server := grpc.NewServer(ServerOptions()...)
+	healthpb.RegisterHealthServer(server, probe{seen: seen})
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(ln) }()
+	defer func() { server.Stop(); <-served }()
+
+	cc := must[*grpc.ClientConn](t)(DialUnix(path))
+	defer cc.Close()
+	if err := check(t, cc); err != nil {
+		t.Fatal(err)
+	}
+	if info := <-seen; info.Local == nil || int(info.Local.UID) != os.Getuid() || int(info.Local.PID) != os.Getpid() || info.Anonymous() {
+		t.Errorf("the server sees %v, %+v", info, info.Local)
+	}
+	if _, err := ListenUnix(path, ""); !errdefs.IsAlreadyExists(err) {
+		t.Errorf("a second daemon: got %v", err)
+	}
+}
+
+func TestListenUnix_Paths(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "s")
+	stale := must[net.Listener](t)(net.Listen("unix", path))
+	stale.(*net.UnixListener).SetUnlinkOnClose(false)
+	_ = stale.Close()
+	ln, err := ListenUnix(path, "root")
+	if err != nil {
+		t.Fatalf("over a stale socket: %v", err)
+	}
+	if info := must[os.FileInfo](t)(os.Stat(path)); info.Mode().Perm() != 0o660 {
+		t.Errorf("with a group the socket has mode %v", info.Mode())
+	}
+	_ = ln.Close()
+	if err := os.WriteFile(path, []byte("data"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ListenUnix(path, ""); !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("over a file: got %v", err)
+	}
+	if _, err := ListenUnix(filepath.Join(dir, strings.Repeat("x", 200)), ""); !errdefs.IsInvalidArgument(err) {
+		t.Errorf("a long path: got %v", err)
+	}
+}

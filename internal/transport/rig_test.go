@@ -1,0 +1,169 @@
+package transport
+
+import (
+	"context"
+	"crypto/x509"
+	"log/slog"
+	"net"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+
+	"swarm/internal/ident"
+	"swarm/internal/pki"
+)
+
+func must[T any](t testing.TB) func(T, error) T {
+	return func(v T, err error) T {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+}
+
+func newRoot(t testing.TB, cluster string) *pki.Root {
+	return must[*pki.Root](t)(pki.CreateRoot(cluster, time.Now().Add(-1000*time.Hour)))
+}
+
+func bundleOf(t testing.TB, certs ...*x509.Certificate) *pki.Bundle {
+	return must[*pki.Bundle](t)(pki.NewBundle(certs...))
+}
+
+type signer func(csr []byte, name string, validity time.Duration, now time.Time) (*x509.Certificate, error)
+
+func credential(t testing.TB, sign signer, name string, validity time.Duration, now time.Time) pki.Credential {
+	key, err := pki.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert := must[*x509.Certificate](t)(sign(must[[]byte](t)(pki.CreateCSR(key)), name, validity, now))
+	return must[pki.Credential](t)(pki.NewCredential(cert, key))
+}
+
+func fresh(t testing.TB, root *pki.Root, id string) pki.Credential {
+	return credential(t, root.SignNode, id, time.Hour, time.Now())
+}
+
+// expired is a certificate that ran out half an hour ago.
+func expired(t testing.TB, root *pki.Root, id string) pki.Credential {
+	return credential(t, root.SignNode, id, time.Hour, time.Now().Add(-90*time.Minute))
+}
+
+func identity(t testing.TB, cred pki.Credential, roots ...*x509.Certificate) *Identity {
+	return must[*Identity](t)(NewIdentity(cred, bundleOf(t, roots...), time.Now))
+}
+
+// node is a listener on loopback with a gRPC server behind it.
+type node struct {
+	id    string
+	ident *Identity
+	addr  string
+	ln    *Listener
+	seen  chan AuthInfo // who called
+}
+
+// probe answers health checks and says who asks.
+type probe struct {
+	healthpb.UnimplementedHealthServer
+	seen chan AuthInfo
+	err  func() error
+}
+
+func (p probe) Check(ctx context.Context, _ *healthpb.HealthCheckRequest) (*healthpb.HealthCheckResponse, error) {
+	info, err := FromContext(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if p.err != nil {
+		return nil, p.err()
+	}
+	p.seen <- info
+	return &healthpb.HealthCheckResponse{Status: healthpb.HealthCheckResponse_SERVING}, nil
+}
+
+// Watch answers once and stays until the caller leaves.
+func (p probe) Watch(_ *healthpb.HealthCheckRequest, stream grpc.ServerStreamingServer[healthpb.HealthCheckResponse]) error {
+	if p.err != nil {
+		return p.err()
+	}
+	if err := stream.Send(&healthpb.HealthCheckResponse{}); err != nil {
+		return err
+	}
+	<-stream.Context().Done()
+	return stream.Context().Err()
+}
+
+func startNode(t testing.TB, id *Identity, cfg ListenerConfig) *node {
+	raw := must[net.Listener](t)(net.Listen("tcp", "127.0.0.1:0"))
+	n := &node{
+		id: id.NodeID(), ident: id, addr: raw.Addr().String(), seen: make(chan AuthInfo, 100),
+		ln: NewListener(cfg, ListenerDeps{Identity: id, Log: slog.New(slog.DiscardHandler)}, raw.Addr()),
+	}
+	server := grpc.NewServer(ServerOptions()...)
+	healthpb.RegisterHealthServer(server, probe{seen: n.seen})
+	part := n.ln.GRPC()
+	ctx, cancel := context.WithCancel(context.Background())
+	ran, served := make(chan error, 1), make(chan error, 1)
+	go func() { ran <- n.ln.Run(ctx, raw) }()
+	go func() { served <- server.Serve(part) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-ran; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+		server.Stop()
+		<-served
+	})
+	return n
+}
+
+// resolver finds nodes by id.
+func resolver(nodes ...*node) func(string) (string, bool) {
+	return func(id string) (string, bool) {
+		for _, n := range nodes {
+			if n.id == id {
+				return n.addr, true
+			}
+		}
+		return "", false
+	}
+}
+
+func dialer(t testing.TB, id *Identity, nodes ...*node) *Dialer {
+	d := NewDialer(id, resolver(nodes...))
+	t.Cleanup(func() { _ = d.Close() })
+	return d
+}
+
+func check(t testing.TB, cc grpc.ClientConnInterface) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	_, err := healthpb.NewHealthClient(cc).Check(ctx, &healthpb.HealthCheckRequest{})
+	return err
+}
+
+// clock is a time that tests set.
+type clock struct{ offset atomic.Int64 }
+
+func (c *clock) now() time.Time { return time.Now().Add(time.Duration(c.offset.Load())) }
+
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	deadline := time.After(10 * time.Second)
+	for !ok() {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatalf("not within 10 s: %s", what)
+		}
+	}
+}
+
+func newID() string { return ident.NewID() }
