@@ -1,0 +1,143 @@
+//go:build linux
+
+package dev
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/containerd/errdefs"
+
+	"swarm/overlay/vswitch"
+)
+
+// Cut describes what to cut. One host alone: its cable. Two hosts: what passes
+// between them, in both directions; the second may be Machine. With a port: only
+// tcp and udp to that port, to and from the hosts, or between the two.
+type Cut struct {
+	Hosts []string
+	// Port is the destination port to block; 0 is all traffic.
+	Port uint16
+	// Protocol limits a blocked port to "tcp" or "udp".
+	Protocol string
+	// OneWay blocks only from the first host (to the second).
+	OneWay bool
+}
+
+func (c Cut) validate() error {
+	switch {
+	case len(c.Hosts) < 1 || len(c.Hosts) > 2:
+		return fmt.Errorf("name one host to cut off, or two to part: %w", errdefs.ErrInvalidArgument)
+	case c.Port == 0 && c.Protocol != "":
+		return fmt.Errorf("protocol %s without a port: %w", c.Protocol, errdefs.ErrInvalidArgument)
+	case len(c.Hosts) == 2 && c.Hosts[0] == c.Hosts[1]:
+		return fmt.Errorf("host %s cannot be parted from itself: %w", c.Hosts[0], errdefs.ErrInvalidArgument)
+	}
+	return nil
+}
+
+// cable reports whether this cut is the cable pulled.
+func (c Cut) cable() bool { return len(c.Hosts) == 1 && c.Port == 0 && !c.OneWay }
+
+// faults spells the cut out for the switch.
+func (c Cut) faults() []vswitch.Fault {
+	to := ""
+	if len(c.Hosts) == 2 {
+		to = c.Hosts[1]
+	}
+	protocols := []string{c.Protocol}
+	if c.Port != 0 && c.Protocol == "" {
+		protocols = []string{"tcp", "udp"}
+	}
+	var out []vswitch.Fault
+	for _, proto := range protocols {
+		out = append(out, vswitch.Fault{From: c.Hosts[0], To: to, Protocol: proto, Port: c.Port})
+		if !c.OneWay {
+			out = append(out, vswitch.Fault{From: to, To: c.Hosts[0], Protocol: proto, Port: c.Port})
+		}
+	}
+	return out
+}
+
+// Cut makes faults; those made before stay.
+func (p *Playground) Cut(c Cut) error {
+	if err := c.validate(); err != nil {
+		return err
+	}
+	return p.change(c.Hosts[0], func(r *record, lab *Lab, h *hostRecord) error {
+		if len(c.Hosts) == 2 && c.Hosts[1] != Machine {
+			if _, err := r.host(c.Hosts[1]); err != nil {
+				return err
+			}
+		}
+		if c.cable() {
+			h.Unplugged = true
+			if h.Off {
+				return nil
+			}
+			return lab.SetCable(h.Name, false)
+		}
+		for _, f := range c.faults() {
+			if !slices.Contains(r.Faults, f) {
+				r.Faults = append(r.Faults, f)
+			}
+		}
+		return r.applyFaults(lab)
+	})
+}
+
+// Heal undoes every cut that touches one of the hosts, or all of them when none is named.
+func (p *Playground) Heal(hosts ...string) error {
+	unlock, err := lock(runDir(p.name))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	r, err := load(p.name)
+	if err != nil {
+		return err
+	}
+	lab, err := r.lab()
+	if err != nil {
+		return err
+	}
+	for _, name := range hosts {
+		if _, err := r.host(name); err != nil {
+			return err
+		}
+	}
+	named := func(name string) bool { return len(hosts) == 0 || slices.Contains(hosts, name) }
+	r.Faults = slices.DeleteFunc(r.Faults, func(f vswitch.Fault) bool { return named(f.From) || named(f.To) })
+	if err := r.applyFaults(lab); err != nil {
+		return err
+	}
+	for i := range r.Hosts {
+		h := &r.Hosts[i]
+		if !h.Unplugged || !named(h.Name) {
+			continue
+		}
+		if !h.Off {
+			if err := lab.SetCable(h.Name, true); err != nil {
+				return err
+			}
+		}
+		h.Unplugged = false
+	}
+	return r.save()
+}
+
+// applyFaults programs the faults between hosts that are on the switch; the others
+// are kept for when they come back.
+func (r *record) applyFaults(lab *Lab) error {
+	off := func(name string) bool {
+		h, err := r.host(name)
+		return err == nil && h.Off
+	}
+	var now []vswitch.Fault
+	for _, f := range r.Faults {
+		if !off(f.From) && !off(f.To) {
+			now = append(now, f)
+		}
+	}
+	return lab.SetFaults(now...)
+}

@@ -1,0 +1,265 @@
+//go:build linux
+
+package dev
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+)
+
+// State of a host's daemon.
+type State string
+
+// The states.
+const (
+	Running State = "running"
+	// Stopped: the host is there, its daemon is not. Its containers may be.
+	Stopped State = "stopped"
+	// Off: nothing of the host runs, and it is not on the switch.
+	Off State = "off"
+)
+
+// Host is what is known of one host.
+type Host struct {
+	Name    string
+	Role    Role
+	Address netip.Addr
+	// PID of the daemon, 0 unless it runs.
+	PID   int
+	State State
+	// Unplugged hosts are cut off from every other.
+	Unplugged bool
+	// Socket is the daemon's, for `swarm -H unix://…`.
+	Socket string
+	// StateDir, RunDir and Log are the daemon's files on this machine.
+	StateDir, RunDir, Log string
+	// Namespace is the pin of the host's network namespace.
+	Namespace string
+}
+
+// Hosts lists the playground's hosts in the order they were made.
+func (p *Playground) Hosts() ([]Host, error) {
+	r, err := load(p.name)
+	if err != nil {
+		return nil, err
+	}
+	hosts := make([]Host, 0, len(r.Hosts))
+	for _, h := range r.Hosts {
+		hosts = append(hosts, r.describe(h))
+	}
+	return hosts, nil
+}
+
+// Host finds one host by name.
+func (p *Playground) Host(name string) (Host, error) {
+	r, err := load(p.name)
+	if err != nil {
+		return Host{}, err
+	}
+	h, err := r.host(name)
+	if err != nil {
+		return Host{}, err
+	}
+	return r.describe(*h), nil
+}
+
+func (r *record) describe(h hostRecord) Host {
+	out := Host{
+		Name: h.Name, Role: h.Role, Address: h.Address, State: Stopped, Unplugged: h.Unplugged,
+		Socket: r.socket(h.Name), StateDir: r.stateDir(h.Name), RunDir: r.hostRunDir(h.Name),
+		Log: r.daemonLog(h.Name), Namespace: r.pinDir() + "/" + h.Name + ".ns",
+	}
+	switch {
+	case h.Off:
+		out.State = Off
+	case h.Daemon.alive():
+		out.State, out.PID = Running, h.Daemon.PID
+	}
+	return out
+}
+
+// Start brings a stopped host's daemon, or a host that is off, back.
+func (p *Playground) Start(ctx context.Context, host string) error {
+	return p.change(host, func(r *record, lab *Lab, h *hostRecord) error {
+		if h.Daemon.alive() {
+			return nil
+		}
+		if err := r.powerOn(lab, h); err != nil {
+			return err
+		}
+		if err := r.save(); err != nil {
+			return err
+		}
+		return r.waitReady(ctx, h, 30*time.Second)
+	})
+}
+
+// Stop asks the host's daemon to end, as a restart of its service would, and
+// waits. Its runtime companion and containers go on.
+func (p *Playground) Stop(ctx context.Context, host string) error {
+	return p.change(host, func(_ *record, _ *Lab, h *hostRecord) error {
+		return h.Daemon.kill(ctx, unix.SIGTERM)
+	})
+}
+
+// Kill ends the host's daemon at once; its containers go on.
+func (p *Playground) Kill(ctx context.Context, host string) error {
+	return p.change(host, func(_ *record, _ *Lab, h *hostRecord) error {
+		return h.Daemon.kill(ctx, unix.SIGKILL)
+	})
+}
+
+// PowerOff is the plug pulled: the host's every process dies at once, its memory
+// (mounts, sockets, network) is lost, its disk stays. Start is the power back.
+func (p *Playground) PowerOff(ctx context.Context, host string) error {
+	return p.change(host, func(r *record, lab *Lab, h *hostRecord) error {
+		if h.Off {
+			return nil
+		}
+		// Off the network first: its peers must not see anybody close a connection.
+		if err := lab.SetCable(h.Name, false); err != nil {
+			return err
+		}
+		if err := r.hostScope(h.Name).sweep(ctx); err != nil {
+			return err
+		}
+		if err := os.RemoveAll(r.hostRunDir(h.Name)); err != nil {
+			return err
+		}
+		if err := lab.RemoveHost(h.Name); err != nil {
+			return err
+		}
+		h.Off, h.Daemon = true, process{}
+		return nil
+	})
+}
+
+// change runs fn on a host under the playground's lock and saves the record.
+func (p *Playground) change(host string, fn func(*record, *Lab, *hostRecord) error) error {
+	unlock, err := lock(runDir(p.name))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	r, err := load(p.name)
+	if err != nil {
+		return err
+	}
+	h, err := r.host(host)
+	if err != nil {
+		return err
+	}
+	lab, err := r.lab()
+	if err != nil {
+		return err
+	}
+	if err := fn(r, lab, h); err != nil {
+		return fmt.Errorf("host %s: %w", host, err)
+	}
+	return r.save()
+}
+
+// powerOn plugs the host in when it is off and starts its daemon.
+func (r *record) powerOn(lab *Lab, h *hostRecord) error {
+	if h.Off {
+		if err := lab.AddHost(h.Name, h.Address); err != nil {
+			return err
+		}
+		h.Off = false
+		if err := r.applyFaults(lab); err != nil {
+			return err
+		}
+		if h.Unplugged {
+			if err := lab.SetCable(h.Name, false); err != nil {
+				return err
+			}
+		}
+	}
+	for _, dir := range []string{r.stateDir(h.Name), r.hostRunDir(h.Name)} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return err
+		}
+	}
+	log, err := os.OpenFile(r.daemonLog(h.Name), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	args := []string{
+		"daemon", "--state-dir", r.stateDir(h.Name), "--run-dir", r.hostRunDir(h.Name),
+		"--hostname", h.Name, "--cgroup-parent", r.cgroupParent(h.Name),
+	}
+	cmd := exec.Command(r.Binary, append(args, r.DaemonArgs...)...)
+	cmd.Env = append(os.Environ(), envPlayground+"="+r.Name, envHost+"="+r.key(h.Name))
+	cmd.Env = append(cmd.Env, r.Env...)
+	cmd.Dir = "/"
+	cmd.Stdout, cmd.Stderr = log, log
+	// Its own session: the terminal's Ctrl-C is not for the daemon.
+	cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true}
+	if err := lab.Start(h.Name, cmd); err != nil {
+		return fmt.Errorf("start daemon of %s: %w", h.Name, err)
+	}
+	if h.Daemon, err = identifyProcess(cmd.Process.Pid); err != nil {
+		return fmt.Errorf("start daemon of %s: %w", h.Name, err)
+	}
+	return cmd.Process.Release()
+}
+
+// waitReady waits until the daemon answers on its socket.
+func (r *record) waitReady(ctx context.Context, h *hostRecord, limit time.Duration) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("no answer on %s after %s", r.socket(h.Name), limit))
+	defer cancel()
+	err := poll(ctx, func() (bool, error) {
+		c, err := (&net.Dialer{}).DialContext(ctx, "unix", r.socket(h.Name))
+		if err == nil {
+			return true, c.Close()
+		}
+		if !h.Daemon.alive() {
+			h.Daemon.reap()
+			return false, errors.New("it ended")
+		}
+		return false, nil
+	})
+	if err != nil {
+		return fmt.Errorf("daemon of %s: %w; its log (%s) ends:\n%s", h.Name, err, r.daemonLog(h.Name), lastLines(r.daemonLog(h.Name), 10))
+	}
+	return nil
+}
+
+// client runs a swarm command against the host's daemon and returns its output.
+func (r *record) client(ctx context.Context, o Options, h *hostRecord, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, o.StartTimeout)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, r.Binary, append([]string{"-H", "unix://" + r.socket(h.Name)}, args...)...)
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		if ctx.Err() != nil {
+			err = fmt.Errorf("no end after %s: %w", o.StartTimeout, errdefs.ErrUnavailable)
+		}
+		said := strings.TrimSpace(stderr.String() + stdout.String())
+		return "", fmt.Errorf("swarm %s on %s: %w: %s; its log is %s", args[0], h.Name, err, said, r.daemonLog(h.Name))
+	}
+	return strings.TrimSpace(stdout.String()), nil
+}
+
+// lastLines is for error messages: what cannot be read is left out.
+func lastLines(path string, n int) string {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return ""
+	}
+	lines := strings.Split(strings.TrimRight(string(b), "\n"), "\n")
+	return strings.Join(lines[max(0, len(lines)-n):], "\n")
+}

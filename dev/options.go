@@ -1,0 +1,154 @@
+//go:build linux
+
+package dev
+
+import (
+	"fmt"
+	"iter"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"swarm/overlay/hostnet"
+	"swarm/overlay/netns"
+)
+
+const (
+	// runRoot holds a folder for each playground: pins, state, and the hosts' sockets.
+	runRoot = "/run/swarm-dev"
+	// stateRoot is the default parent of the playgrounds' root folders.
+	stateRoot = "/var/lib/swarm-dev"
+	// hostOffset: the first host's address is this far into the subnet, so that
+	// node1 ends in .11 and the machine, at .1, is not taken for one of them.
+	hostOffset = 10
+	// controlPort is where managers answer joins.
+	controlPort = 2377
+)
+
+// Options of a playground. The zero value is five hosts, three of them managers.
+type Options struct {
+	// Name tells playgrounds of one machine apart; default "dev". At most 12
+	// small letters, digits and dashes.
+	Name string
+	// Nodes is the number of hosts, Managers how many of them are managers.
+	Nodes, Managers int
+	// Root folder of the hosts' state, one folder a host; it must be absent or
+	// empty. Default /var/lib/swarm-dev/<name>.
+	Root string
+	// Subnet of the hosts; default the first 10.213.n.0/24 that the machine does not route.
+	Subnet netip.Prefix
+	// MTU of the hosts' interfaces; default 1500.
+	MTU int
+	// Binary is the swarm to run; default the running program.
+	Binary string
+	// DaemonArgs, InitArgs and JoinArgs are added to the commands of that name.
+	DaemonArgs, InitArgs, JoinArgs []string
+	// Env is added to the daemons' environment.
+	Env []string
+	// NoCluster leaves the daemons running without init and join.
+	NoCluster bool
+	// KeepFailed leaves a playground that could not be brought up as it is, to be looked at.
+	KeepFailed bool
+	// StartTimeout bounds each daemon's start and each init and join; default 30 s.
+	StartTimeout time.Duration
+	// Progress is told what happens, one line at a time.
+	Progress func(string)
+}
+
+func (o Options) withDefaults() (Options, error) {
+	if o.Name == "" {
+		o.Name = "dev"
+	}
+	if o.Nodes == 0 {
+		o.Nodes = 5
+	}
+	if o.Managers == 0 {
+		o.Managers = min(3, o.Nodes)
+	}
+	if o.Root == "" {
+		o.Root = filepath.Join(stateRoot, o.Name)
+	}
+	if o.StartTimeout == 0 {
+		o.StartTimeout = 30 * time.Second
+	}
+	if o.Progress == nil {
+		o.Progress = func(string) {}
+	}
+	if o.Binary == "" {
+		exe, err := os.Executable()
+		if err != nil {
+			return o, fmt.Errorf("find the swarm binary: %w", err)
+		}
+		o.Binary = exe
+	}
+	return o, o.validate()
+}
+
+func (o Options) validate() error {
+	invalid := func(format string, args ...any) error {
+		return fmt.Errorf("%s: %w", fmt.Sprintf(format, args...), errdefs.ErrInvalidArgument)
+	}
+	if err := validName(o.Name); err != nil {
+		return err
+	}
+	switch {
+	case o.Nodes < 1 || o.Nodes > 200:
+		return invalid("%d nodes: give 1 to 200", o.Nodes)
+	case o.Managers < 1 || o.Managers > o.Nodes:
+		return invalid("%d managers: give 1 to %d, the number of nodes", o.Managers, o.Nodes)
+	case !filepath.IsAbs(o.Root) || filepath.Clean(o.Root) == "/":
+		return invalid("root folder %q: give an absolute path", o.Root)
+	case o.Subnet.IsValid() && (!o.Subnet.Addr().Is4() || 1<<(32-o.Subnet.Bits()) < hostOffset+o.Nodes+2):
+		return invalid("subnet %s: give an IPv4 range with room for %d hosts", o.Subnet, o.Nodes)
+	}
+	return nil
+}
+
+// validName keeps the name fit for a folder, a cgroup and, with a host's name, for
+// a unix socket's path of at most 107 bytes.
+func validName(name string) error {
+	if name == "" || len(name) > 12 || strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" {
+		return fmt.Errorf("playground name %q: give 1 to 12 small letters, digits and dashes: %w", name, errdefs.ErrInvalidArgument)
+	}
+	return nil
+}
+
+// chooseSubnet takes the wish when the machine does not route it, or finds a free range.
+func chooseSubnet(wish netip.Prefix) (netip.Prefix, error) {
+	here, err := netns.Current()
+	if err != nil {
+		return netip.Prefix{}, err
+	}
+	defer here.Close()
+	h, err := here.Netlink()
+	if err != nil {
+		return netip.Prefix{}, err
+	}
+	defer h.Close()
+	used, err := hostnet.Used(h)
+	if err != nil {
+		return netip.Prefix{}, err
+	}
+	if !wish.IsValid() {
+		return hostnet.Choose(used, candidates())
+	}
+	if taken, conflict := hostnet.Conflict(used, wish); conflict {
+		return netip.Prefix{}, fmt.Errorf("subnet %s overlaps %s, which this machine routes; name another: %w",
+			wish, taken, errdefs.ErrFailedPrecondition)
+	}
+	return wish.Masked(), nil
+}
+
+func candidates() iter.Seq[netip.Prefix] {
+	return func(yield func(netip.Prefix) bool) {
+		for n := range 256 {
+			if !yield(netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 213, byte(n), 0}), 24)) {
+				return
+			}
+		}
+	}
+}

@@ -1,0 +1,50 @@
+//go:build linux
+
+package dev
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// poll asks again every few milliseconds until ok, an error, or the end of ctx:
+// for what the kernel and other processes announce to nobody.
+func poll(ctx context.Context, ok func() (bool, error)) error {
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if done, err := ok(); done || err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-tick.C:
+		}
+	}
+}
+
+// removeBusy removes an empty folder that the kernel may hold on to for a moment.
+func removeBusy(ctx context.Context, dir string) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	err := poll(ctx, func() (bool, error) {
+		err := unix.Rmdir(dir)
+		if errors.Is(err, unix.EBUSY) {
+			return false, nil
+		}
+		if errors.Is(err, os.ErrNotExist) {
+			return true, nil
+		}
+		return true, err
+	})
+	if err != nil {
+		return fmt.Errorf("%s: %w", dir, err)
+	}
+	return nil
+}

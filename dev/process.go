@@ -1,0 +1,168 @@
+//go:build linux
+
+package dev
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// process names one process for good: a pid alone is reused.
+type process struct {
+	PID int
+	// Start is the kernel's start time, in ticks since boot.
+	Start uint64
+}
+
+// stat is what /proc/<pid>/stat says.
+type stat struct {
+	process
+	parent int
+	state  byte
+}
+
+func readStat(pid int) (stat, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return stat{}, err
+	}
+	return parseStat(string(b))
+}
+
+// parseStat: the second field, the name in parentheses, may hold anything.
+func parseStat(line string) (stat, error) {
+	malformed := fmt.Errorf("malformed process status %q", line)
+	open, end := strings.IndexByte(line, '('), strings.LastIndexByte(line, ')')
+	if open < 0 || end < open {
+		return stat{}, malformed
+	}
+	rest := strings.Fields(line[end+1:])
+	if len(rest) < 20 {
+		return stat{}, malformed
+	}
+	pid, err1 := strconv.Atoi(strings.TrimSpace(line[:open]))
+	parent, err2 := strconv.Atoi(rest[1])
+	start, err3 := strconv.ParseUint(rest[19], 10, 64)
+	if err := errors.Join(err1, err2, err3); err != nil {
+		return stat{}, malformed
+	}
+	return stat{process: process{pid, start}, parent: parent, state: rest[0][0]}, nil
+}
+
+// identifyProcess records a process that is alive now.
+func identifyProcess(pid int) (process, error) {
+	s, err := readStat(pid)
+	return s.process, err
+}
+
+// alive is false for a zombie: whoever started it has yet to look, but it is gone.
+func (p process) alive() bool {
+	if p.PID == 0 {
+		return false
+	}
+	s, err := readStat(p.PID)
+	return err == nil && s.Start == p.Start && s.state != 'Z' && s.state != 'X'
+}
+
+// signal sends through a pidfd: never to another process that got the number.
+func (p process) signal(sig unix.Signal) error {
+	fd, err := unix.PidfdOpen(p.PID, 0)
+	if errors.Is(err, unix.ESRCH) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("open process %d: %w", p.PID, err)
+	}
+	defer unix.Close(fd)
+	if !p.alive() {
+		return nil
+	}
+	if err := unix.PidfdSendSignal(fd, sig, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("signal process %d: %w", p.PID, err)
+	}
+	return nil
+}
+
+// wait blocks until the process has ended, and collects it when it was ours.
+func (p process) wait(ctx context.Context) error {
+	fd, err := unix.PidfdOpen(p.PID, 0)
+	if err == nil {
+		defer unix.Close(fd)
+		for p.alive() {
+			if err := ctx.Err(); err != nil {
+				return fmt.Errorf("process %d has not ended: %w", p.PID, err)
+			}
+			// The wait is cut into pieces only so that ctx is looked at.
+			_, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 100)
+			if err != nil && !errors.Is(err, unix.EINTR) {
+				return fmt.Errorf("wait for process %d: %w", p.PID, err)
+			}
+		}
+	} else if !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("open process %d: %w", p.PID, err)
+	}
+	p.reap()
+	return nil
+}
+
+// reap collects a child of this very process; of another's it does nothing.
+func (p process) reap() {
+	if s, err := readStat(p.PID); err == nil && s.Start == p.Start && s.parent == os.Getpid() {
+		_, _ = unix.Wait4(p.PID, nil, unix.WNOHANG, nil)
+	}
+}
+
+// kill ends the process and waits for it.
+func (p process) kill(ctx context.Context, sig unix.Signal) error {
+	if err := p.signal(sig); err != nil {
+		return err
+	}
+	return p.wait(ctx)
+}
+
+// killAll ends every process that find returns, again and again until it finds
+// none: they fork while they are being killed.
+func killAll(ctx context.Context, find func() ([]process, error)) error {
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	for {
+		found, err := find()
+		if err != nil || len(found) == 0 {
+			return err
+		}
+		var errs []error
+		for _, p := range found {
+			errs = append(errs, p.signal(unix.SIGKILL))
+		}
+		if err := errors.Join(errs...); err != nil {
+			return err
+		}
+		for _, p := range found {
+			if err := p.wait(ctx); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// environHas looks for a whole NAME=value in a process's environment.
+func environHas(pid int, entry string) bool {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
+	if err != nil {
+		return false
+	}
+	for v := range bytes.SplitSeq(b, []byte{0}) {
+		if string(v) == entry {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,317 @@
+//go:build linux
+
+package dev
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"swarm/overlay/netns"
+)
+
+// These are in the environment of every daemon, and of what it starts apart from
+// containers: runtime companions and shims. The host's is <playground>/<host>.
+const (
+	envPlayground = "SWARM_DEV"
+	envHost       = "SWARM_DEV_HOST"
+)
+
+// scope is the part of a playground that a sweep is about: all of it, or one host.
+type scope struct {
+	// markers are whole entries of an environment.
+	markers []string
+	// dirs hold state, sockets and mounts; nothing else is kept there.
+	dirs []string
+	// cgroups are parents, from the root of each hierarchy.
+	cgroups []string
+	// pins are network namespaces.
+	pins []string
+}
+
+// hostScope is one host.
+func (r *record) hostScope(host string) scope {
+	return scope{
+		markers: []string{envHost + "=" + r.key(host)},
+		dirs:    []string{r.stateDir(host), r.hostRunDir(host)},
+		cgroups: []string{r.cgroupParent(host)},
+		pins:    []string{filepath.Join(r.pinDir(), host+".ns")},
+	}
+}
+
+// wholeScope is all of the playground, also hosts that the record does not know.
+func (r *record) wholeScope() scope {
+	s := scope{
+		markers: []string{envPlayground + "=" + r.Name},
+		dirs:    []string{runDir(r.Name)},
+		cgroups: []string{r.cgroupRoot()},
+	}
+	// The pattern has no metacharacters of its own: names are letters, digits and dashes.
+	s.pins, _ = filepath.Glob(filepath.Join(r.pinDir(), "*.ns"))
+	if name, err := os.ReadFile(filepath.Join(r.Root, marker)); err == nil && strings.TrimSpace(string(name)) == r.Name {
+		s.dirs = append(s.dirs, r.Root)
+	}
+	return s
+}
+
+// sweep ends the scope's processes, unmounts, and removes cgroups. Files stay.
+func (s scope) sweep(ctx context.Context) error {
+	// A frozen container cannot die (cgroup v1).
+	s.thaw()
+	if err := killAll(ctx, s.processes); err != nil {
+		return err
+	}
+	if err := s.unmount(); err != nil {
+		return err
+	}
+	return s.removeCgroups(ctx)
+}
+
+// processes lists what runs in the scope: by its network namespace, its program's
+// folder, its environment or its cgroup; and the children of all these. This
+// process and its ancestors are never among them.
+func (s scope) processes() ([]process, error) {
+	spaces := s.namespaces()
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil, err
+	}
+	all := make(map[int]stat)
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		if st, err := readStat(pid); err == nil && st.state != 'Z' {
+			all[pid] = st
+		}
+	}
+	spared := ancestors(all)
+	inside := make(map[int]bool)
+	for pid := range all {
+		inside[pid] = !spared[pid] && s.matches(pid, spaces)
+	}
+	var found []process
+	for pid, st := range all {
+		if !spared[pid] && descends(all, inside, pid) {
+			found = append(found, st.process)
+		}
+	}
+	return found, nil
+}
+
+func ancestors(all map[int]stat) map[int]bool {
+	spared := map[int]bool{1: true}
+	for pid := os.Getpid(); pid > 0 && !spared[pid]; pid = all[pid].parent {
+		spared[pid] = true
+	}
+	return spared
+}
+
+func descends(all map[int]stat, inside map[int]bool, pid int) bool {
+	for ; pid > 1; pid = all[pid].parent {
+		if inside[pid] {
+			return true
+		}
+	}
+	return false
+}
+
+// namespaces identifies the scope's pins. The machine's own namespace is never
+// among them, whatever has been mounted there.
+func (s scope) namespaces() map[netns.ID]bool {
+	ids := make(map[netns.ID]bool)
+	for _, pin := range s.pins {
+		if ns, err := netns.Open(pin); err == nil {
+			ids[ns.ID()] = true
+			ns.Close()
+		}
+	}
+	for _, pid := range []int{1, os.Getpid()} {
+		if id, err := netns.OfProcess(pid); err == nil {
+			delete(ids, id)
+		}
+	}
+	return ids
+}
+
+func (s scope) matches(pid int, spaces map[netns.ID]bool) bool {
+	if id, err := netns.OfProcess(pid); err == nil && spaces[id] {
+		return true
+	}
+	if exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid)); err == nil && s.holds(exe) {
+		return true
+	}
+	if slices.ContainsFunc(s.markers, func(m string) bool { return environHas(pid, m) }) {
+		return true
+	}
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	if err != nil {
+		return false
+	}
+	for line := range strings.Lines(string(b)) {
+		// hierarchy:controllers:path
+		parts := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		if len(parts) == 3 && slices.ContainsFunc(s.cgroups, func(c string) bool { return within(parts[2], c) }) {
+			return true
+		}
+	}
+	return false
+}
+
+// holds reports whether the path is in one of the scope's folders.
+func (s scope) holds(path string) bool {
+	return slices.ContainsFunc(s.dirs, func(d string) bool { return within(path, d) })
+}
+
+func within(path, dir string) bool {
+	return path == dir || strings.HasPrefix(path, dir+"/")
+}
+
+// unmount takes off everything under the scope's folders, the deepest first.
+func (s scope) unmount() error {
+	for range 5 {
+		mounts, err := readMounts()
+		if err != nil {
+			return err
+		}
+		mounts = slices.DeleteFunc(mounts, func(m mount) bool { return !s.holds(m.target) })
+		if len(mounts) == 0 {
+			return nil
+		}
+		// The table is in order of mounting: backwards, what lies on top goes first.
+		slices.Reverse(mounts)
+		slices.SortStableFunc(mounts, func(a, b mount) int { return len(b.target) - len(a.target) })
+		for _, m := range mounts {
+			err := unix.Unmount(m.target, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+			if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+				return fmt.Errorf("unmount %s: %w", m.target, err)
+			}
+		}
+	}
+	return fmt.Errorf("mounts under %v keep coming back", s.dirs)
+}
+
+// removeFiles deletes the scope's folders, and refuses while anything is mounted
+// there: it would delete what is mounted.
+func (s scope) removeFiles() error {
+	mounts, err := readMounts()
+	if err != nil {
+		return err
+	}
+	for _, m := range mounts {
+		if s.holds(m.target) {
+			return fmt.Errorf("%s is still mounted: nothing removed", m.target)
+		}
+	}
+	var errs []error
+	for _, d := range s.dirs {
+		errs = append(errs, os.RemoveAll(d))
+	}
+	return errors.Join(errs...)
+}
+
+type mount struct{ target, fstype string }
+
+func readMounts() ([]mount, error) {
+	f, err := os.Open("/proc/self/mountinfo")
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	var mounts []mount
+	lines := bufio.NewScanner(f)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		if m, ok := parseMount(lines.Text()); ok {
+			mounts = append(mounts, m)
+		}
+	}
+	return mounts, lines.Err()
+}
+
+// parseMount reads a line of mountinfo(5): the fifth field is the target, and the
+// first after a lone dash the file system's type.
+func parseMount(line string) (mount, bool) {
+	before, after, ok := strings.Cut(line, " - ")
+	left, right := strings.Fields(before), strings.Fields(after)
+	if !ok || len(left) < 5 || len(right) < 1 {
+		return mount{}, false
+	}
+	return mount{target: unescape(left[4]), fstype: right[0]}, true
+}
+
+// unescape undoes the octal escapes of blanks and backslashes.
+func unescape(s string) string {
+	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
+}
+
+// cgroupDirs lists the scope's cgroups in every hierarchy, as folders.
+func (s scope) cgroupDirs() []string {
+	mounts, err := readMounts()
+	if err != nil {
+		return nil
+	}
+	var dirs []string
+	for _, m := range mounts {
+		if m.fstype != "cgroup" && m.fstype != "cgroup2" {
+			continue
+		}
+		for _, c := range s.cgroups {
+			if dir := filepath.Join(m.target, c); isDir(dir) {
+				dirs = append(dirs, dir)
+			}
+		}
+	}
+	return dirs
+}
+
+func isDir(path string) bool {
+	st, err := os.Stat(path)
+	return err == nil && st.IsDir()
+}
+
+func (s scope) thaw() {
+	for _, root := range s.cgroupDirs() {
+		_ = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+			if err == nil && d.Name() == "freezer.state" {
+				// Whoever does not thaw is reported by the kill that then hangs.
+				_ = os.WriteFile(path, []byte("THAWED"), 0o644)
+			}
+			return nil
+		})
+	}
+}
+
+// removeCgroups removes the scope's cgroups with all below. A cgroup is busy for a
+// moment after its last process has gone.
+func (s scope) removeCgroups(ctx context.Context) error {
+	for _, root := range s.cgroupDirs() {
+		var dirs []string
+		err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+			if err == nil && d.IsDir() {
+				dirs = append(dirs, path)
+			}
+			return nil
+		})
+		if err != nil {
+			return fmt.Errorf("list cgroup %s: %w", root, err)
+		}
+		slices.Reverse(dirs)
+		for _, dir := range dirs {
+			if err := removeBusy(ctx, dir); err != nil {
+				return fmt.Errorf("remove cgroup: %w", err)
+			}
+		}
+	}
+	return nil
+}
