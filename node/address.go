@@ -1,0 +1,129 @@
+package node
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/containerd/errdefs"
+)
+
+// hostAddrs lists the usable addresses of this host's interfaces that are up, by interface. A function, so that tests
+// can say what a host has.
+type hostAddrs func() (map[string][]netip.Addr, error)
+
+// interfaceAddrs asks the kernel.
+func interfaceAddrs() (map[string][]netip.Addr, error) {
+	interfaces, err := net.Interfaces()
+	if err != nil {
+		return nil, err
+	}
+	found := map[string][]netip.Addr{}
+	for _, i := range interfaces {
+		// Bridges of containers are no way to reach a host.
+		if i.Flags&net.FlagUp == 0 || i.Flags&net.FlagLoopback != 0 || strings.HasPrefix(i.Name, "docker") ||
+			strings.HasPrefix(i.Name, "br-") || strings.HasPrefix(i.Name, "swarm") || strings.HasPrefix(i.Name, "veth") {
+			continue
+		}
+		addrs, err := i.Addrs()
+		if err != nil {
+			return nil, err
+		}
+		for _, a := range addrs {
+			prefix, err := netip.ParsePrefix(a.String())
+			if err == nil && prefix.Addr().IsGlobalUnicast() {
+				found[i.Name] = append(found[i.Name], prefix.Addr())
+			}
+		}
+	}
+	return found, nil
+}
+
+// advertise decides which address others use to reach this host. given is an IP or an interface, with or without port,
+// or empty: then the host must have one candidate.
+func advertise(given string, defaultPort uint16, addrs hostAddrs) (addr string, port uint16, err error) {
+	host, port, err := splitPort(given, defaultPort)
+	if err != nil {
+		return "", 0, invalid("advertise address %q: %v", given, err)
+	}
+	if ip, err := netip.ParseAddr(host); err == nil {
+		if ip.IsUnspecified() {
+			return "", 0, invalid("advertise address %s: others cannot reach an unspecified address: give one of this host's", given)
+		}
+		return ip.String(), port, nil
+	}
+	all, err := addrs()
+	if err != nil {
+		return "", 0, fmt.Errorf("list addresses: %w", err)
+	}
+	if host != "" {
+		of, ok := all[host]
+		if !ok {
+			return "", 0, invalid("advertise address %q is neither an IP address nor an interface of this host that is up", given)
+		}
+		return choose(map[string][]netip.Addr{host: of}, port)
+	}
+	return choose(all, port)
+}
+
+// choose refuses to guess.
+func choose(candidates map[string][]netip.Addr, port uint16) (string, uint16, error) {
+	var v4, v6 []string
+	for name, addrs := range candidates {
+		for _, a := range addrs {
+			if a.Is4() {
+				v4 = append(v4, fmt.Sprintf("%s (%s)", a, name))
+			} else {
+				v6 = append(v6, fmt.Sprintf("%s (%s)", a, name))
+			}
+		}
+	}
+	// A host with one IPv4 address and some IPv6 ones means the IPv4 one, as in Docker.
+	list := v4
+	if len(v4) == 0 {
+		list = v6
+	}
+	switch len(list) {
+	case 0:
+		return "", 0, invalid("this host has no address that others could reach: connect it, or give one with --advertise-addr")
+	case 1:
+		addr, _, _ := strings.Cut(list[0], " ")
+		return addr, port, nil
+	default:
+		slices.Sort(list)
+		return "", 0, invalid("could not choose an IP address to advertise since this host has several: %s: choose one with --advertise-addr", strings.Join(list, ", "))
+	}
+}
+
+// splitPort takes "", "host", "host:port", "[v6]:port" and a bare v6 address.
+func splitPort(s string, defaultPort uint16) (host string, port uint16, err error) {
+	if s == "" {
+		return "", defaultPort, nil
+	}
+	if ip, err := netip.ParseAddr(strings.Trim(s, "[]")); err == nil {
+		return ip.String(), defaultPort, nil
+	}
+	host, text, err := net.SplitHostPort(s)
+	if err != nil {
+		if strings.Contains(s, ":") {
+			return "", 0, fmt.Errorf("want HOST or HOST:PORT")
+		}
+		return s, defaultPort, nil
+	}
+	n, err := strconv.ParseUint(text, 10, 16)
+	if err != nil || n == 0 {
+		return "", 0, fmt.Errorf("port %q is not in 1-65535", text)
+	}
+	return host, uint16(n), nil
+}
+
+func invalid(format string, args ...any) error {
+	return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf(format, args...))
+}
+
+func refused(format string, args ...any) error {
+	return errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf(format, args...))
+}

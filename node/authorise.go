@@ -1,0 +1,39 @@
+package node
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"swarm/internal/transport"
+)
+
+// authorise judges every call that reaches this node. A manager judges by the replicated state; a worker by the little
+// that it knows: its managers may ask for logs and the like, and this host's users may ask about this host.
+func (n *Node) authorise(ctx context.Context, fullMethod string) error {
+	peer, err := transport.FromContext(ctx)
+	if err != nil {
+		return err
+	}
+	if strings.HasPrefix(fullMethod, "/swarm.v1.Daemon/") {
+		if peer.Local == nil {
+			return errdefs.ErrPermissionDenied.WithMessage("init, join, leave and info concern one host: run them there")
+		}
+		return nil
+	}
+	m := n.current()
+	if m == nil {
+		return notHere(fullMethod)
+	}
+	if manager, _ := m.managing(); manager != nil {
+		return manager.Authorise(ctx, fullMethod)
+	}
+	fromManager := slices.ContainsFunc(m.managers(), func(p Peer) bool { return p.NodeID == peer.NodeID() })
+	if strings.HasPrefix(fullMethod, "/swarm.v1.Worker/") && fromManager && !peer.Expired(time.Now()) {
+		return nil
+	}
+	return errdefs.ErrPermissionDenied.WithMessage(peer.String() + " may not call " + fullMethod + " on a worker")
+}

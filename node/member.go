@@ -1,0 +1,324 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strconv"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
+
+	"swarm/internal/pki"
+	"swarm/internal/transport"
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+var (
+	errLeft    = errors.New("left the cluster")
+	errRemoved = errors.New("removed from the cluster")
+)
+
+// member is one membership, from joining to leaving.
+type member struct {
+	node     *Node
+	base     Base
+	ln       net.Listener
+	listener *transport.Listener
+	gossip   Gossip
+	worker   Worker
+	// rows found a cluster; for its first manager only, once.
+	rows []proto.Message
+
+	// end ends the membership; the cause says why.
+	end context.CancelCauseFunc
+	// running is closed when the parts run; gone, when the membership has ended and is forgotten.
+	running, gone chan struct{}
+	// roles wakes govern.
+	roles chan struct{}
+
+	mu      sync.Mutex // guards what follows
+	state   Membership
+	manager Manager       // nil while not a manager
+	changed chan struct{} // closed and replaced when manager changes
+}
+
+// listen binds the cluster port, first of all: a port that is taken must be known before anything is written.
+func listen(m Membership) (net.Listener, error) {
+	ln, err := net.Listen("tcp", net.JoinHostPort(m.ListenAddr, strconv.Itoa(int(m.Port))))
+	if err != nil {
+		return nil, fmt.Errorf("the cluster port: %w: stop what uses it, or give another with --listen-addr", err)
+	}
+	return ln, nil
+}
+
+// newMember makes the parts. It takes over ln.
+func (n *Node) newMember(state Membership, cred pki.Credential, bundle *pki.Bundle, ln net.Listener, rows []proto.Message) (m *member, err error) {
+	defer func() {
+		if err != nil {
+			_ = ln.Close()
+		}
+	}()
+	identity, err := transport.NewIdentity(cred, bundle, time.Now)
+	if err != nil {
+		return nil, err
+	}
+	log := n.deps.Log.With("node", state.NodeID)
+	m = &member{
+		node: n, ln: ln, rows: rows, state: state, running: make(chan struct{}), gone: make(chan struct{}),
+		roles: make(chan struct{}, 1), changed: make(chan struct{}), end: func(error) {},
+		listener: transport.NewListener(transport.ListenerConfig{}, transport.ListenerDeps{Identity: identity, Log: log}, ln.Addr()),
+	}
+	m.base = Base{
+		Membership: state, Identity: identity, Dialer: transport.NewDialer(identity, m.resolve), Listener: m.listener,
+		Log: log,
+	}
+	m.base.Dir = n.disk.workerDir()
+	if err := os.MkdirAll(m.base.Dir, 0o700); err != nil {
+		return nil, err
+	}
+	if m.gossip, err = n.deps.NewGossip(m.base); err != nil {
+		return nil, fmt.Errorf("gossip: %w", err)
+	}
+	if m.worker, err = n.deps.NewWorker(m.base, WorkerHooks{Managers: m.managers, OnNode: m.onNode}); err != nil {
+		return nil, fmt.Errorf("worker: %w", err)
+	}
+	return m, nil
+}
+
+// run lives the membership. The transport outlives the parts, so that a leader can hand over.
+func (m *member) run(ctx context.Context, server *grpc.Server) error {
+	ctx, m.end = context.WithCancelCause(ctx)
+	defer m.end(nil)
+	defer m.base.Dialer.Close()
+	m.worker.Register(m.node.services.For("worker"))
+	defer m.node.services.Withdraw("worker")
+
+	below, stopBelow := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopBelow()
+	transports, below := errgroup.WithContext(below)
+	transports.Go(func() error { return m.listener.Run(below, m.ln) })
+	transports.Go(func() error { return serve(below, server, m.listener.GRPC()) })
+
+	parts, ctx := errgroup.WithContext(ctx)
+	stop := context.AfterFunc(below, func() { m.end(errors.New("the listener failed")) })
+	defer stop()
+	parts.Go(func() error { return m.gossip.Run(ctx) })
+	parts.Go(func() error { return m.worker.Run(ctx) })
+	parts.Go(func() error { return m.govern(ctx) })
+	parts.Go(func() error { return m.renew(ctx) })
+	m.gossip.Join(m.gossipAddrs())
+	close(m.running)
+
+	err := parts.Wait()
+	if cause := context.Cause(ctx); errors.Is(cause, errLeft) || errors.Is(cause, errRemoved) {
+		m.goodbye()
+		err = cause
+	}
+	stop()
+	stopBelow()
+	if failure := transports.Wait(); err == nil {
+		err = failure
+	}
+	return err
+}
+
+// goodbye tells the others by gossip that this node went on purpose. One that does not hear it finds out as of a dead one.
+func (m *member) goodbye() {
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+	defer cancel()
+	if err := m.gossip.Leave(ctx); err != nil {
+		m.base.Log.Warn("say goodbye", "err", err)
+	}
+}
+
+// govern runs the manager for as long as this node has the role.
+func (m *member) govern(ctx context.Context) error {
+	for {
+		if m.remembered().Manager {
+			if err := m.govern1(ctx); err != nil {
+				return err
+			}
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		if !m.remembered().Manager {
+			// What a demoted manager knows of the cluster's secrets must not stay.
+			if err := os.RemoveAll(m.node.disk.managerDir()); err != nil {
+				return err
+			}
+		}
+		select {
+		case <-m.roles:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// govern1 is one term as manager.
+func (m *member) govern1(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	base := m.base
+	base.Membership = m.remembered()
+	base.Dir = m.node.disk.managerDir()
+	if err := os.MkdirAll(base.Dir, 0o700); err != nil {
+		return err
+	}
+	manager, err := m.node.deps.NewManager(base, m.gossip, m.rows)
+	if err != nil {
+		return fmt.Errorf("manager: %w", err)
+	}
+	m.rows = nil
+	m.setManager(manager)
+	manager.Register(m.node.services.For("manager"))
+	defer func() {
+		m.node.services.Withdraw("manager")
+		m.setManager(nil)
+	}()
+	done := make(chan error, 1)
+	go func() { done <- manager.Run(ctx) }()
+	for {
+		select {
+		case err := <-done:
+			return err
+		case <-m.roles:
+			if !m.remembered().Manager {
+				cancel()
+			}
+		}
+	}
+}
+
+func (m *member) setManager(manager Manager) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.manager = manager
+	close(m.changed)
+	m.changed = make(chan struct{})
+}
+
+// managing gives the manager, if this node is one, and a channel that closes when that changes.
+func (m *member) managing() (Manager, <-chan struct{}) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.manager, m.changed
+}
+
+func (m *member) remembered() Membership {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.state
+}
+
+// onNode takes in what a manager says of this node.
+func (m *member) onNode(u *swarmv1.NodeUpdate) {
+	if u.Removed {
+		m.end(errRemoved)
+		return
+	}
+	m.mu.Lock()
+	before := m.state
+	if u.Node.GetSpec() != nil {
+		m.state.Manager = u.Node.Spec.Role == swarmv1.NodeSpec_MANAGER
+	}
+	if len(u.Managers) > 0 {
+		m.state.Managers = peersOf(u.Managers)
+	}
+	after := m.state
+	m.mu.Unlock()
+	if before.Manager != after.Manager || !equalPeers(before.Managers, after.Managers) {
+		if err := m.node.disk.save(&after); err != nil {
+			m.base.Log.Error("remember the cluster's managers", "err", err)
+		}
+	}
+	if before.Manager != after.Manager {
+		m.base.Log.Info("role changed", "manager", after.Manager)
+		select {
+		case m.roles <- struct{}{}:
+		default:
+		}
+	}
+	if err := m.trust(u.Bundle); err != nil {
+		m.base.Log.Error("take over new roots", "err", err)
+	}
+}
+
+// trust takes over a new set of roots.
+func (m *member) trust(pem []byte) error {
+	if len(pem) == 0 {
+		return nil
+	}
+	bundle, err := pki.ParseBundle(pem)
+	if err != nil {
+		return err
+	}
+	if bundle.Digest() == m.base.Identity.Bundle().Digest() {
+		return nil
+	}
+	if err := m.base.Identity.SetBundle(bundle); err != nil {
+		return err
+	}
+	return m.node.disk.credential().SaveRoots(bundle)
+}
+
+// managers lists whom a session may be opened to.
+func (m *member) managers() []Peer {
+	state := m.remembered()
+	if len(state.Managers) == 0 && state.Manager {
+		return []Peer{{NodeID: state.NodeID, Addr: state.Addr, Port: state.Port}}
+	}
+	return state.Managers
+}
+
+// resolve finds a node's address: itself, as replicated, as remembered.
+func (m *member) resolve(nodeID string) (string, bool) {
+	state := m.remembered()
+	if nodeID == state.NodeID {
+		return Peer{Addr: state.Addr, Port: state.Port}.HostPort(), true
+	}
+	if manager, _ := m.managing(); manager != nil {
+		if p, ok := manager.Resolve(nodeID); ok {
+			return p.HostPort(), true
+		}
+	}
+	for _, p := range state.Managers {
+		if p.NodeID == nodeID {
+			return p.HostPort(), true
+		}
+	}
+	return "", false
+}
+
+func (m *member) gossipAddrs() []string {
+	state := m.remembered()
+	var addrs []string
+	for _, p := range state.Managers {
+		if p.NodeID != state.NodeID {
+			addrs = append(addrs, net.JoinHostPort(p.Addr, strconv.Itoa(int(state.GossipPort))))
+		}
+	}
+	return addrs
+}
+
+func (m *member) info(info *swarmv1.InfoResponse) {
+	state := m.remembered()
+	info.LocalNodeState, info.NodeId, info.NodeAddr, info.ClusterId = "active", state.NodeID, state.Addr, state.ClusterID
+	info.Members = m.gossip.Members()
+	info.Tasks = uint64(m.worker.Tasks())
+	if state.Manager {
+		info.Role = swarmv1.NodeSpec_MANAGER
+	}
+	if manager, _ := m.managing(); manager != nil {
+		standing := manager.Standing()
+		info.ControlAvailable, info.LeaderId = standing.Voter, standing.Leader
+		info.Managers, info.Nodes = uint32(standing.Managers), uint32(standing.Nodes)
+	}
+}

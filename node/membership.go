@@ -1,0 +1,106 @@
+package node
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+
+	"swarm/internal/pki"
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+// Membership is what a node remembers of its cluster between two runs of the daemon.
+type Membership struct {
+	NodeID    string `json:"node_id"`
+	ClusterID string `json:"cluster_id"`
+	// Manager is the role that this node last knew to be its own.
+	Manager bool `json:"manager"`
+	// Addr is how others reach this node, without port.
+	Addr         string `json:"addr"`
+	DataPathAddr string `json:"data_path_addr"`
+	// ListenAddr is bound by the cluster port.
+	ListenAddr string   `json:"listen_addr"`
+	Port       uint16   `json:"port"`
+	GossipPort uint16   `json:"gossip_port"`
+	GossipKeys [][]byte `json:"gossip_keys"`
+	Managers   []Peer   `json:"managers"`
+}
+
+// Peer is how to reach a node.
+type Peer struct {
+	NodeID string `json:"node_id"`
+	Addr   string `json:"addr"`
+	Port   uint16 `json:"port"`
+}
+
+// HostPort is the peer's address to dial.
+func (p Peer) HostPort() string { return net.JoinHostPort(p.Addr, strconv.Itoa(int(p.Port))) }
+
+func peersOf(list []*swarmv1.Peer) []Peer {
+	peers := make([]Peer, 0, len(list))
+	for _, p := range list {
+		peers = append(peers, Peer{NodeID: p.NodeId, Addr: p.Addr, Port: uint16(p.Port)})
+	}
+	return peers
+}
+
+// disk keeps a membership: the credential, and beside it node.json.
+type disk struct{ dir string }
+
+func (d disk) credential() pki.Disk { return pki.Disk{Dir: filepath.Join(d.dir, "certificates")} }
+func (d disk) file() string         { return filepath.Join(d.dir, "node.json") }
+func (d disk) managerDir() string   { return filepath.Join(d.dir, "manager") }
+func (d disk) workerDir() string    { return filepath.Join(d.dir, "worker") }
+
+// load gives nil when the host is no member.
+func (d disk) load() (*Membership, error) {
+	text, err := os.ReadFile(d.file())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	} else if err != nil {
+		return nil, err
+	}
+	var m Membership
+	if err := json.Unmarshal(text, &m); err != nil {
+		return nil, fmt.Errorf("%s is damaged (%w): restore it, or run `swarm leave --force` and join again", d.file(), err)
+	}
+	return &m, nil
+}
+
+// save replaces node.json at once.
+func (d disk) save(m *Membership) error {
+	text, err := json.MarshalIndent(m, "", "  ")
+	if err != nil {
+		return err
+	}
+	tmp, err := os.CreateTemp(d.dir, "node-*.tmp")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(tmp.Name())
+	if _, err := tmp.Write(text); err == nil {
+		err = tmp.Sync()
+	}
+	if err := errors.Join(err, tmp.Close()); err != nil {
+		return err
+	}
+	return os.Rename(tmp.Name(), d.file())
+}
+
+// forget removes all that belongs to the cluster; images and the runtime's files stay.
+func (d disk) forget() error {
+	// The membership goes first: without it the rest is never read again, should the power fail here.
+	if err := os.Remove(d.file()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return errors.Join(d.credential().Remove(), os.RemoveAll(d.managerDir()), os.RemoveAll(d.workerDir()))
+}
+
+// equalPeers says whether two lists name the same peers.
+func equalPeers(a, b []Peer) bool { return slices.Equal(a, b) }

@@ -1,0 +1,337 @@
+package node
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"fmt"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"swarm/internal/ident"
+	"swarm/internal/pki"
+	"swarm/internal/transport"
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+// Ports, by default those of Docker Swarm.
+const (
+	DefaultPort       = 2377
+	DefaultGossipPort = 7946
+)
+
+// enter begins an operation that makes this host a member.
+func (n *Node) enter() error {
+	if !n.operation.TryLock() {
+		return errdefs.ErrUnavailable.WithMessage("another init, join or leave is under way on this host: wait for it")
+	}
+	if m := n.current(); m != nil {
+		n.operation.Unlock()
+		return refused("this node is already part of a swarm: use `swarm leave` to leave it and join another one")
+	}
+	return nil
+}
+
+// place decides where the node listens and is reached, and binds the port.
+func (n *Node) place(advertiseAddr, listenAddr, dataPathAddr string, gossipPort uint32) (Membership, error) {
+	listenHost, port, err := splitPort(listenAddr, DefaultPort)
+	if err != nil {
+		return Membership{}, invalid("listen address %q: %v", listenAddr, err)
+	}
+	addr, advertised, err := advertise(advertiseAddr, port, n.addrs)
+	if err != nil {
+		return Membership{}, err
+	}
+	dataPath := addr
+	if dataPathAddr != "" {
+		if dataPath, _, err = advertise(dataPathAddr, port, n.addrs); err != nil {
+			return Membership{}, err
+		}
+	}
+	if gossipPort == 0 {
+		gossipPort = DefaultGossipPort
+	}
+	return Membership{Addr: addr, DataPathAddr: dataPath, ListenAddr: listenHost, Port: advertised, GossipPort: uint16(gossipPort)}, nil
+}
+
+// Init makes a cluster with this node as its first manager.
+func (n *Node) Init(ctx context.Context, req *swarmv1.InitRequest) (*swarmv1.InitResponse, error) {
+	if err := n.enter(); err != nil {
+		return nil, err
+	}
+	defer n.operation.Unlock()
+	state, err := n.place(req.AdvertiseAddr, req.ListenAddr, req.DataPathAddr, req.GossipPort)
+	if err != nil {
+		return nil, err
+	}
+	ln, err := listen(state)
+	if err != nil {
+		return nil, err
+	}
+	state.NodeID, state.ClusterID, state.Manager = ident.NewID(), ident.NewID(), true
+	state.Managers = []Peer{{NodeID: state.NodeID, Addr: state.Addr, Port: state.Port}}
+	key, csr, err := newKey()
+	if err != nil {
+		return nil, err
+	}
+	founded, err := n.deps.Found(FoundRequest{
+		NodeID: state.NodeID, ClusterID: state.ClusterID, CSR: csr, Membership: state, Init: req,
+		Hostname: n.cfg.Hostname, MachineID: n.cfg.MachineID,
+	})
+	if err != nil {
+		_ = ln.Close()
+		return nil, fmt.Errorf("found the cluster: %w", err)
+	}
+	state.GossipKeys = founded.GossipKeys
+	cred, bundle, err := n.remember(&state, founded.Certificate, founded.Bundle, key)
+	if err != nil {
+		_ = ln.Close()
+		return nil, err
+	}
+	m, err := n.newMember(state, cred, bundle, ln, founded.Rows)
+	if err != nil {
+		return nil, n.undo(err)
+	}
+	if err := n.start(ctx, m); err != nil {
+		return nil, err
+	}
+	return &swarmv1.InitResponse{
+		NodeId: state.NodeID, ClusterId: state.ClusterID, WorkerToken: founded.WorkerToken,
+		Addr: Peer{Addr: state.Addr, Port: state.Port}.HostPort(),
+	}, nil
+}
+
+// Join makes this node a member of the cluster that the token belongs to.
+func (n *Node) Join(ctx context.Context, req *swarmv1.JoinClusterRequest) (*swarmv1.JoinClusterResponse, error) {
+	if err := n.enter(); err != nil {
+		return nil, err
+	}
+	defer n.operation.Unlock()
+	token, err := pki.ParseToken(req.Token)
+	if err != nil {
+		return nil, err
+	}
+	if len(req.RemoteAddrs) == 0 {
+		return nil, invalid("name the address of a manager: swarm join --token TOKEN HOST:PORT")
+	}
+	state, err := n.place(req.AdvertiseAddr, req.ListenAddr, req.DataPathAddr, 0)
+	if err != nil {
+		return nil, err
+	}
+	ln, err := listen(state)
+	if err != nil {
+		return nil, err
+	}
+	m, err := n.admitted(ctx, req, token, state, func(s Membership, cred pki.Credential, bundle *pki.Bundle) (*member, error) {
+		return n.newMember(s, cred, bundle, ln, nil)
+	})
+	if err != nil {
+		_ = ln.Close()
+		return nil, err
+	}
+	if err := n.start(ctx, m); err != nil {
+		return nil, err
+	}
+	response := &swarmv1.JoinClusterResponse{NodeId: m.remembered().NodeID}
+	if m.remembered().Manager {
+		response.Role = swarmv1.NodeSpec_MANAGER
+	}
+	return response, nil
+}
+
+// admitted asks the managers for admission, one after the other, and remembers the membership.
+func (n *Node) admitted(ctx context.Context, req *swarmv1.JoinClusterRequest, token pki.Token, state Membership, build func(Membership, pki.Credential, *pki.Bundle) (*member, error)) (*member, error) {
+	key, csr, err := newKey()
+	if err != nil {
+		return nil, err
+	}
+	answer, err := n.ask(ctx, req.RemoteAddrs, token, &swarmv1.JoinRequest{
+		Token: req.Token, Csr: csr, MachineId: n.cfg.MachineID, Hostname: n.cfg.Hostname, Addr: state.Addr,
+		Port: uint32(state.Port), DataPathAddr: state.DataPathAddr, Availability: req.Availability, Build: n.cfg.Version.GetBuild(),
+	})
+	if err != nil {
+		return nil, err
+	}
+	state.NodeID, state.ClusterID = answer.NodeId, answer.ClusterId
+	state.Manager = answer.Role == swarmv1.NodeSpec_MANAGER
+	state.Managers = peersOf(answer.Managers)
+	for _, k := range answer.GossipKeys {
+		state.GossipKeys = append(state.GossipKeys, k.Key)
+	}
+	if p := answer.Network.GetGossipPort(); p != 0 {
+		state.GossipPort = uint16(p)
+	}
+	cred, bundle, err := n.remember(&state, answer.Certificate, answer.Bundle, key)
+	if err != nil {
+		return nil, err
+	}
+	m, err := build(state, cred, bundle)
+	if err != nil {
+		return nil, n.undo(err)
+	}
+	return m, nil
+}
+
+// ask sends the request to the first manager that proves to be of the token's cluster. A refusal is final; a manager
+// that cannot be reached is not.
+func (n *Node) ask(ctx context.Context, addrs []string, token pki.Token, req *swarmv1.JoinRequest) (*swarmv1.JoinResponse, error) {
+	var lastErr error
+	for _, given := range addrs {
+		host, port, err := splitPort(given, DefaultPort)
+		if err != nil || host == "" {
+			return nil, invalid("manager address %q: want HOST or HOST:PORT", given)
+		}
+		addr := Peer{Addr: host, Port: port}.HostPort()
+		found, err := transport.PinnedBootstrap(ctx, addr, token, time.Now())
+		if err != nil {
+			lastErr = fmt.Errorf("join through %s: %w", addr, err)
+			if errdefs.IsUnavailable(err) {
+				continue
+			}
+			return nil, lastErr
+		}
+		identity, err := transport.NewIdentity(pki.Credential{}, found.Bundle, time.Now)
+		if err != nil {
+			return nil, err
+		}
+		dialer := transport.NewDialer(identity, nil)
+		conn := dialer.DialAddr(addr)
+		answer, err := swarmv1.NewCAClient(conn).Join(ctx, req)
+		_ = conn.Close()
+		_ = dialer.Close()
+		if err == nil {
+			return answer, nil
+		}
+		lastErr = fmt.Errorf("join through %s: %w", addr, err)
+		if !errdefs.IsUnavailable(err) {
+			return nil, lastErr
+		}
+	}
+	return nil, lastErr
+}
+
+// start hands a member to Run, and waits until it takes part.
+func (n *Node) start(ctx context.Context, m *member) error {
+	select {
+	case n.begin <- m:
+	case <-ctx.Done():
+		_ = m.ln.Close()
+		return n.undo(ctx.Err())
+	}
+	select {
+	case <-m.running:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if m.remembered().Manager {
+		if err := m.readyToManage(ctx); err != nil {
+			return err
+		}
+	}
+	if err := m.worker.Connected(ctx); err != nil {
+		return fmt.Errorf("this node is a member, but no manager has welcomed it yet: %w", err)
+	}
+	return nil
+}
+
+func (m *member) readyToManage(ctx context.Context) error {
+	for {
+		manager, changed := m.managing()
+		if manager != nil {
+			if err := manager.Ready(ctx); err != nil {
+				return fmt.Errorf("this node is a member, but not yet a voting manager: %w", err)
+			}
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// Leave ends the membership and forgets the cluster.
+func (n *Node) Leave(ctx context.Context, req *swarmv1.LeaveRequest) (*swarmv1.LeaveResponse, error) {
+	if !n.operation.TryLock() {
+		return nil, errdefs.ErrUnavailable.WithMessage("another init, join or leave is under way on this host: wait for it")
+	}
+	defer n.operation.Unlock()
+	m := n.current()
+	if m == nil {
+		return nil, refused("this node is not part of a swarm")
+	}
+	if manager, _ := m.managing(); manager != nil && !req.Force {
+		standing := manager.Standing()
+		if standing.Managers <= 1 {
+			return nil, refused("you are attempting to leave the swarm on its last manager: this erases all its state; use `--force` to ignore this message")
+		}
+		return nil, refused("you are attempting to leave the swarm on a node that is a manager (%d in all): demote it first with `swarm node demote %s`, or use `--force` to suppress this message", standing.Managers, m.remembered().NodeID)
+	}
+	m.end(errLeft)
+	select {
+	case <-m.gone:
+		return &swarmv1.LeaveResponse{}, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// undo forgets what a failed operation has remembered.
+func (n *Node) undo(cause error) error {
+	if err := n.disk.forget(); err != nil {
+		n.deps.Log.Error("forget after a failed join", "err", err)
+	}
+	return cause
+}
+
+func newKey() (*ecdsa.PrivateKey, []byte, error) {
+	key, err := pki.NewKey()
+	if err != nil {
+		return nil, nil, err
+	}
+	csr, err := pki.CreateCSR(key)
+	return key, csr, err
+}
+
+// credentialOf reads an issued certificate.
+func credentialOf(certificate, bundlePEM []byte, key *ecdsa.PrivateKey) (pki.Credential, *pki.Bundle, error) {
+	cert, err := pki.ParseCert(certificate)
+	if err != nil {
+		return pki.Credential{}, nil, err
+	}
+	cred, err := pki.NewCredential(cert, key)
+	if err != nil {
+		return pki.Credential{}, nil, err
+	}
+	bundle, err := pki.ParseBundle(bundlePEM)
+	return cred, bundle, err
+}
+
+// remember writes the credential, then the membership that makes it count.
+func (n *Node) remember(state *Membership, certificate, bundlePEM []byte, key *ecdsa.PrivateKey) (pki.Credential, *pki.Bundle, error) {
+	cred, bundle, err := credentialOf(certificate, bundlePEM, key)
+	if err != nil {
+		return cred, nil, fmt.Errorf("the certificate that was issued: %w", err)
+	}
+	if err := n.disk.credential().Save(cred, bundle); err != nil {
+		return cred, nil, err
+	}
+	return cred, bundle, n.disk.save(state)
+}
+
+// adopt takes over a renewed certificate.
+func (m *member) adopt(certificate, bundlePEM []byte, key *ecdsa.PrivateKey) error {
+	cred, bundle, err := credentialOf(certificate, bundlePEM, key)
+	if err != nil {
+		return err
+	}
+	if err := m.node.disk.credential().Save(cred, bundle); err != nil {
+		return err
+	}
+	if err := m.base.Identity.Set(cred, bundle); err != nil {
+		return err
+	}
+	m.base.Log.Info("certificate renewed", "until", cred.Cert.NotAfter)
+	return nil
+}

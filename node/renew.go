@@ -1,0 +1,70 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"swarm/internal/pki"
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+const (
+	renewCallTimeout = 10 * time.Second
+	renewBackoffMin  = time.Second
+	renewBackoffMax  = time.Minute
+)
+
+// renew replaces the certificate at half of its life, and at once when it has expired while the host was off.
+func (m *member) renew(ctx context.Context) error {
+	backoff := renewBackoffMin
+	due := pki.RenewAt(m.base.Identity.Credential().Cert, 2*rand.Float64()-1)
+	for {
+		timer := time.NewTimer(time.Until(due))
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return nil
+		case <-timer.C:
+		}
+		if err := m.renewOnce(ctx); err != nil {
+			m.base.Log.Warn("renew certificate", "err", err, "again_in", backoff)
+			due = time.Now().Add(backoff/2 + rand.N(backoff))
+			backoff = min(2*backoff, renewBackoffMax)
+			continue
+		}
+		backoff = renewBackoffMin
+		due = pki.RenewAt(m.base.Identity.Credential().Cert, 2*rand.Float64()-1)
+	}
+}
+
+// renewOnce asks one manager after the other.
+func (m *member) renewOnce(ctx context.Context) error {
+	key, err := pki.NewKey()
+	if err != nil {
+		return err
+	}
+	csr, err := pki.CreateCSR(key)
+	if err != nil {
+		return err
+	}
+	request := &swarmv1.RenewRequest{Csr: csr, MachineId: m.node.cfg.MachineID}
+	lastErr := fmt.Errorf("no manager is known")
+	for _, i := range rand.Perm(len(m.managers())) {
+		peer := m.managers()[i]
+		conn, err := m.base.Dialer.DialGRPC(peer.NodeID)
+		if err != nil {
+			return err
+		}
+		callCtx, cancel := context.WithTimeout(ctx, renewCallTimeout)
+		answer, err := swarmv1.NewCAClient(conn).Renew(callCtx, request)
+		cancel()
+		if err != nil {
+			lastErr = fmt.Errorf("manager %s: %w", peer.NodeID, err)
+			continue
+		}
+		return m.adopt(answer.Certificate, answer.Bundle, key)
+	}
+	return lastErr
+}
