@@ -187,7 +187,7 @@ func (clientCreds) ServerHandshake(net.Conn) (net.Conn, credentials.AuthInfo, er
 }
 
 func (clientCreds) Info() credentials.ProtocolInfo {
-	return credentials.ProtocolInfo{SecurityProtocol: "tls", SecurityVersion: "1.3"}
+	return credentials.ProtocolInfo{SecurityProtocol: "tls"}
 }
 
 func (c clientCreds) Clone() credentials.TransportCredentials { return c }

@@ -209,8 +209,10 @@ func (l *Listener) shake(ctx context.Context, raw net.Conn) {
 	l.mu.Unlock()
 	<-l.slots
 
-	if err == nil {
-		err = l.handOn(ctx, conn)
+	if err == nil { // a server that does not accept for that long is as good as absent
+		hctx, cancel := context.WithTimeout(ctx, l.cfg.HandshakeTimeout)
+		err = l.handOn(hctx, conn)
+		cancel()
 	}
 	if err != nil {
 		_ = conn.Close()

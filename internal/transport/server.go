@@ -40,7 +40,7 @@ func (serverCreds) ClientHandshake(context.Context, string, net.Conn) (net.Conn,
 }
 
 func (serverCreds) Info() credentials.ProtocolInfo {
-	return credentials.ProtocolInfo{SecurityProtocol: "tls", SecurityVersion: "1.3"}
+	return credentials.ProtocolInfo{SecurityProtocol: "tls"}
 }
 
 func (c serverCreds) Clone() credentials.TransportCredentials { return c }
