@@ -117,7 +117,6 @@ func (m *member) run(ctx context.Context, server *grpc.Server) error {
 
 	err := parts.Wait()
 	if cause := context.Cause(ctx); errors.Is(cause, errLeft) || errors.Is(cause, errRemoved) {
-		m.goodbye()
 		err = cause
 	}
 	stop()
@@ -126,15 +125,6 @@ func (m *member) run(ctx context.Context, server *grpc.Server) error {
 		err = failure
 	}
 	return err
-}
-
-// goodbye tells the others by gossip that this node went on purpose. One that does not hear it finds out as of a dead one.
-func (m *member) goodbye() {
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
-	defer cancel()
-	if err := m.gossip.Leave(ctx); err != nil {
-		m.base.Log.Warn("say goodbye", "err", err)
-	}
 }
 
 // govern runs the manager for as long as this node has the role.

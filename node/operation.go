@@ -268,12 +268,22 @@ func (n *Node) Leave(ctx context.Context, req *swarmv1.LeaveRequest) (*swarmv1.L
 		}
 		return nil, refused("you are attempting to leave the swarm on a node that is a manager (%d in all): demote it first with `swarm node demote %s`, or use `--force` to suppress this message", standing.Managers, m.remembered().NodeID)
 	}
+	m.goodbye(ctx)
 	m.end(errLeft)
 	select {
 	case <-m.gone:
 		return &swarmv1.LeaveResponse{}, nil
 	case <-ctx.Done():
 		return nil, ctx.Err()
+	}
+}
+
+// goodbye tells the others by gossip that this node goes on purpose. One that does not hear it finds out as of a dead one.
+func (m *member) goodbye(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	if err := m.gossip.Leave(ctx); err != nil {
+		m.base.Log.Warn("say goodbye", "err", err)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"swarm/internal/pki"
@@ -51,8 +52,9 @@ func (m *member) renewOnce(ctx context.Context) error {
 	}
 	request := &swarmv1.RenewRequest{Csr: csr, MachineId: m.node.cfg.MachineID}
 	lastErr := fmt.Errorf("no manager is known")
-	for _, i := range rand.Perm(len(m.managers())) {
-		peer := m.managers()[i]
+	managers := slices.Clone(m.managers())
+	rand.Shuffle(len(managers), func(i, j int) { managers[i], managers[j] = managers[j], managers[i] })
+	for _, peer := range managers {
 		conn, err := m.base.Dialer.DialGRPC(peer.NodeID)
 		if err != nil {
 			return err
