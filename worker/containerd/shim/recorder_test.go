@@ -1,0 +1,217 @@
+//go:build linux
+
+package shim
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	cgroup1 "github.com/containerd/cgroups/v3/cgroup1/stats"
+	cgroup2 "github.com/containerd/cgroups/v3/cgroup2/stats"
+	eventstypes "github.com/containerd/containerd/api/events"
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	tasktypes "github.com/containerd/containerd/api/types/task"
+	"github.com/containerd/containerd/v2/core/events"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/typeurl/v2"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"swarm/worker/containerd/exit"
+	"swarm/worker/containerd/layout"
+)
+
+// fakeTasks is a task service of one container.
+type fakeTasks struct {
+	taskapi.TTRPCTaskService
+	createErr error
+	stats     any
+
+	mu     sync.Mutex // guards status
+	status uint32
+	exited chan struct{}
+}
+
+func (f *fakeTasks) end(status uint32) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.status = status
+	close(f.exited)
+}
+
+func (f *fakeTasks) Create(context.Context, *taskapi.CreateTaskRequest) (*taskapi.CreateTaskResponse, error) {
+	return &taskapi.CreateTaskResponse{}, f.createErr
+}
+
+func (f *fakeTasks) Wait(ctx context.Context, _ *taskapi.WaitRequest) (*taskapi.WaitResponse, error) {
+	select {
+	case <-f.exited:
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		return &taskapi.WaitResponse{ExitStatus: f.status, ExitedAt: timestamppb.Now()}, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func (f *fakeTasks) State(context.Context, *taskapi.StateRequest) (*taskapi.StateResponse, error) {
+	select {
+	case <-f.exited:
+		return &taskapi.StateResponse{Status: tasktypes.Status_STOPPED}, nil
+	default:
+		return &taskapi.StateResponse{Status: tasktypes.Status_RUNNING}, nil
+	}
+}
+
+func (f *fakeTasks) Delete(context.Context, *taskapi.DeleteRequest) (*taskapi.DeleteResponse, error) {
+	return &taskapi.DeleteResponse{}, nil
+}
+
+func (f *fakeTasks) Stats(context.Context, *taskapi.StatsRequest) (*taskapi.StatsResponse, error) {
+	if f.stats == nil {
+		return nil, errdefs.ErrNotFound
+	}
+	a, err := typeurl.MarshalAnyToProto(f.stats)
+	return &taskapi.StatsResponse{Stats: a}, err
+}
+
+// deafPublisher is a containerd that never answers.
+type deafPublisher struct{}
+
+func (deafPublisher) Publish(ctx context.Context, _ string, _ events.Event) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+func (deafPublisher) Close() error { return nil }
+
+func setUp(t *testing.T, f *fakeTasks) (*recorder, context.Context, exit.Dir, *taskapi.CreateTaskRequest) {
+	t.Helper()
+	f.exited = make(chan struct{})
+	state := t.TempDir()
+	r := newRecorder(t.Context())
+	r.TTRPCTaskService = f
+	return r, namespaces.WithNamespace(t.Context(), layout.Namespace), exit.Dir(layout.Exits(state)),
+		&taskapi.CreateTaskRequest{ID: "c1", Bundle: filepath.Join(layout.Bundles(state), layout.Namespace, "c1")}
+}
+
+func TestRecorder_WhoeverLearnsOfAnExitFindsItsRecord(t *testing.T) {
+	for name, learn := range map[string]func(context.Context, *recorder) error{
+		"wait": func(ctx context.Context, r *recorder) error {
+			_, err := r.Wait(ctx, &taskapi.WaitRequest{ID: "c1"})
+			return err
+		},
+		"state": func(ctx context.Context, r *recorder) error {
+			_, err := r.State(ctx, &taskapi.StateRequest{ID: "c1"})
+			return err
+		},
+		"delete": func(ctx context.Context, r *recorder) error {
+			_, err := r.Delete(ctx, &taskapi.DeleteRequest{ID: "c1"})
+			return err
+		},
+		"event": func(ctx context.Context, r *recorder) error {
+			ctx, cancel := context.WithTimeout(ctx, time.Second)
+			defer cancel()
+			err := publisher{deafPublisher{}, r}.Publish(ctx, "/tasks/exit", &eventstypes.TaskExit{ContainerID: "c1", ID: "c1"})
+			if errors.Is(err, context.DeadlineExceeded) {
+				return nil // as deaf as it should be
+			}
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := &fakeTasks{}
+				r, ctx, dir, req := setUp(t, f)
+				if _, err := r.Create(ctx, req); err != nil {
+					t.Fatal(err)
+				}
+				f.end(5)
+				if err := learn(ctx, r); err != nil {
+					t.Fatal(err)
+				}
+				if got, err := dir.Read(layout.Namespace, "c1"); err != nil || got.Status != 5 {
+					t.Errorf("record: got %+v, %v, want status 5", got, err)
+				}
+			})
+		})
+	}
+}
+
+func TestRecorder_NoRecordComesAfterADeletion(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeTasks{}
+		r, ctx, dir, req := setUp(t, f)
+		if _, err := r.Create(ctx, req); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := r.Delete(ctx, &taskapi.DeleteRequest{ID: "c1"}); err != nil { // never started
+			t.Fatal(err)
+		}
+		f.end(0)
+		synctest.Wait()
+		if got, err := dir.Read(layout.Namespace, "c1"); !errdefs.IsNotFound(err) {
+			t.Errorf("record: got %+v, %v, want none", got, err)
+		}
+		if len(r.watches) != 0 {
+			t.Errorf("watches: got %d, want none", len(r.watches))
+		}
+	})
+}
+
+func TestRecorder_CreationForgetsANamesake(t *testing.T) {
+	f := &fakeTasks{createErr: errdefs.ErrUnavailable}
+	r, ctx, dir, req := setUp(t, f)
+	if err := dir.Write(layout.Namespace, "c1", exit.Record{Status: 9}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.Create(ctx, req); !errdefs.IsUnavailable(err) {
+		t.Fatalf("create: got %v, want unavailable", err)
+	}
+	if got, err := dir.Read(layout.Namespace, "c1"); !errdefs.IsNotFound(err) {
+		t.Errorf("record: got %+v, %v, want none", got, err)
+	}
+	if len(r.watches) != 0 {
+		t.Errorf("watches after a failed creation: got %d, want none", len(r.watches))
+	}
+}
+
+func TestRecorder_FindsOutWhetherMemoryRanOut(t *testing.T) {
+	for name, c := range map[string]struct {
+		stats any
+		event bool
+		want  bool
+	}{
+		"cgroup v1, killed":       {stats: &cgroup1.Metrics{MemoryOomControl: &cgroup1.MemoryOomControl{OomKill: 1}}, want: true},
+		"cgroup v1, not killed":   {stats: &cgroup1.Metrics{MemoryOomControl: &cgroup1.MemoryOomControl{}}},
+		"cgroup v1, no memory":    {stats: &cgroup1.Metrics{}},
+		"cgroup v2, killed":       {stats: &cgroup2.Metrics{MemoryEvents: &cgroup2.MemoryEvents{OomKill: 2}}, want: true},
+		"cgroup v2, not killed":   {stats: &cgroup2.Metrics{MemoryEvents: &cgroup2.MemoryEvents{Oom: 1}}},
+		"cgroup gone, event came": {event: true, want: true},
+		"cgroup gone, no event":   {},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := &fakeTasks{stats: c.stats}
+				r, ctx, dir, req := setUp(t, f)
+				if _, err := r.Create(ctx, req); err != nil {
+					t.Fatal(err)
+				}
+				if c.event {
+					ended, cancel := context.WithCancel(ctx)
+					cancel()
+					_ = publisher{deafPublisher{}, r}.Publish(ended, "/tasks/oom", &eventstypes.TaskOOM{ContainerID: "c1"})
+				}
+				f.end(137)
+				synctest.Wait()
+				if got, err := dir.Read(layout.Namespace, "c1"); err != nil || got.OOM != c.want {
+					t.Errorf("record: got %+v, %v, want OOM %v", got, err, c.want)
+				}
+			})
+		})
+	}
+}
