@@ -1,0 +1,91 @@
+// Command hello is the project's own test image: an HTTP server that says who answers, and misbehaves when asked to.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"log"
+	"net/http"
+	"os"
+	"os/signal"
+	"strconv"
+	"syscall"
+	"time"
+)
+
+func main() {
+	listen := flag.String("listen", ":8080", "address to serve HTTP on; empty: serve nothing")
+	exitAfter := flag.Duration("exit-after", 0, "end by itself after this time; 0: never")
+	exitCode := flag.Int("exit-code", 0, "code of that end")
+	logEvery := flag.Duration("log-every", 0, "write a numbered line this often; 0: never")
+	ignoreTerm := flag.Bool("ignore-term", false, "do not end on SIGTERM")
+	flag.Parse()
+	log.SetFlags(0)
+
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
+	exits := make(chan int, 1)
+	if *exitAfter > 0 {
+		time.AfterFunc(*exitAfter, func() { exits <- *exitCode })
+	}
+	if *logEvery > 0 {
+		go count(*logEvery)
+	}
+	server := &http.Server{Addr: *listen, Handler: handler(exits)}
+	if *listen != "" {
+		go func() {
+			if err := server.ListenAndServe(); !errors.Is(err, http.ErrServerClosed) {
+				log.Fatal(err)
+			}
+		}()
+	}
+	log.Printf("hello: up as pid %d", os.Getpid())
+	for {
+		select {
+		case code := <-exits:
+			log.Printf("hello: ends with code %d", code)
+			os.Exit(code)
+		case s := <-signals:
+			log.Printf("hello: got %v", s)
+			if *ignoreTerm {
+				continue
+			}
+			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+			_ = server.Shutdown(ctx)
+			cancel()
+			return
+		}
+	}
+}
+
+// handler answers / with the name of the container, /env with its environment, /client with who asks, and ends the
+// process on /exit/CODE.
+func handler(exits chan<- int) http.Handler {
+	mux := http.NewServeMux()
+	host, _ := os.Hostname()
+	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintf(w, "hello from %s\n", host) })
+	mux.HandleFunc("GET /client", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintln(w, r.RemoteAddr) })
+	mux.HandleFunc("GET /env", func(w http.ResponseWriter, _ *http.Request) {
+		for _, v := range os.Environ() {
+			fmt.Fprintln(w, v)
+		}
+	})
+	mux.HandleFunc("GET /exit/{code}", func(w http.ResponseWriter, r *http.Request) {
+		code, err := strconv.Atoi(r.PathValue("code"))
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		exits <- code
+	})
+	return mux
+}
+
+func count(every time.Duration) {
+	for n := 1; ; n++ {
+		log.Printf("line %d", n)
+		time.Sleep(every)
+	}
+}

@@ -1,0 +1,119 @@
+package scenarios
+
+import (
+	"crypto/rand"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// Scenarios share two cores with five daemons each; more than two at a time measure the machine.
+const deadlineOfOne = 3 * time.Minute
+
+// TestScenario runs every *.txtar, or those of -run 'TestScenario/NAME'.
+func TestScenario(t *testing.T) {
+	binary := binaryUnderTest(t)
+	images := buildImages(t)
+	testscript.Run(t, testscript.Params{
+		Dir:                 ".",
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+		Condition:           condition,
+		Cmds:                verbs(),
+		Setup: func(env *testscript.Env) error {
+			// Short: the name stands in the paths of unix sockets.
+			name := fmt.Sprintf("s%x", randomBytes(4))
+			env.Setenv("PLAYGROUND", name)
+			env.Setenv("PATH", filepath.Dir(binary)+":"+os.Getenv("PATH"))
+			env.Setenv("HELLO", filepath.Join(images, "hello.tar"))
+			env.Setenv("HELLO2", filepath.Join(images, "hello2.tar"))
+			env.Setenv("SWARM_BINARY", binary)
+			env.Setenv("HOME", env.WorkDir)
+			s := &scene{name: name, binary: binary, deadline: time.Now().Add(deadlineOfOne)}
+			env.Values[sceneKey{}] = s
+			env.Defer(func() { s.close(env.T()) })
+			return nil
+		},
+	})
+}
+
+// binaryUnderTest is bin/swarm, or what SWARM_BINARY says.
+func binaryUnderTest(t *testing.T) string {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		skip(t, "scenarios need root: they make network namespaces and run containers")
+	}
+	binary := os.Getenv("SWARM_BINARY")
+	if binary == "" {
+		binary = "../bin/swarm"
+	}
+	abs, err := filepath.Abs(binary)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(abs); err != nil {
+		t.Fatalf("no swarm to test: %v: run `make build` first", err)
+	}
+	return abs
+}
+
+// buildImages makes the test images: two versions of hello.
+func buildImages(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	hello := filepath.Join(dir, "hello")
+	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", hello, "./hello")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build hello: %v\n%s", err, out)
+	}
+	for tag, file := range map[string]string{"swarm/hello:1": "hello.tar", "swarm/hello:2": "hello2.tar"} {
+		padding := "0"
+		if file == "hello2.tar" {
+			padding = "4096" // Another digest.
+		}
+		out, err := exec.Command("go", "run", "./mkimage", "-o", filepath.Join(dir, file), "-t", tag, "-padding", padding, hello).CombinedOutput()
+		if err != nil {
+			t.Fatalf("make image %s: %v\n%s", tag, err, out)
+		}
+	}
+	return dir
+}
+
+// condition answers [root] and the like. Where SCENARIOS_STRICT is set an unmet one is a failure: it would hide tests.
+func condition(name string) (bool, error) {
+	met := false
+	switch name {
+	case "root":
+		met = os.Geteuid() == 0
+	case "cgroupv2":
+		_, err := os.Stat("/sys/fs/cgroup/cgroup.controllers")
+		return err == nil, nil // Both kinds are fine.
+	default:
+		return false, fmt.Errorf("unknown condition %q", name)
+	}
+	if !met && os.Getenv("SCENARIOS_STRICT") != "" {
+		return false, fmt.Errorf("condition %q is not met here, and SCENARIOS_STRICT is set", name)
+	}
+	return met, nil
+}
+
+// skip skips with a reason, unless skipping is a failure here.
+func skip(t *testing.T, reason string) {
+	t.Helper()
+	if os.Getenv("SCENARIOS_STRICT") != "" {
+		t.Fatal(reason)
+	}
+	t.Skip(reason)
+}
+
+func randomBytes(n int) []byte {
+	b := make([]byte, n)
+	_, _ = rand.Read(b) // Never fails.
+	return b
+}
