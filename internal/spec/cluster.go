@@ -1,0 +1,174 @@
+package spec
+
+import (
+	"net/netip"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+	"swarm/internal/ident"
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+const (
+	maxHistory    = 100
+	minCertExpiry = time.Hour
+	// minTimeout of Raft and of sessions: shorter ones were never measured under a starved CPU.
+	minTimeout = 50 * time.Millisecond
+	// MaxFile is the largest secret or config, in bytes: 500 KB as in Docker; it travels through Raft.
+	MaxFile = 500 * 1024
+)
+
+// Cluster returns a complete copy of a cluster's spec.
+func Cluster(in *swarmv1.ClusterSpec) (*swarmv1.ClusterSpec, error) {
+	c := in.CloneVT()
+	if c == nil {
+		c = &swarmv1.ClusterSpec{}
+	}
+	defaultCluster(c)
+	if h := c.Orchestration.TaskHistoryRetentionLimit; h < 0 || h > maxHistory {
+		return nil, invalid("task history limit %d is out of range: use 0 to %d", h, maxHistory)
+	}
+	if err := first(
+		checkLabels("cluster", c.GetLabels()),
+		checkAtLeast("node certificate expiry", c.CaConfig.NodeCertExpiry, minCertExpiry),
+		checkAtLeast("raft heartbeat timeout", c.Raft.HeartbeatTimeout, minTimeout),
+		checkAtLeast("raft election timeout", c.Raft.ElectionTimeout, minTimeout),
+		checkAtLeast("heartbeat period", c.Dispatcher.HeartbeatPeriod, minTimeout),
+		checkAtLeast("session timeout", c.Dispatcher.SessionTimeout, minTimeout),
+		checkPools(c.Network)); err != nil {
+		return nil, err
+	}
+	if c.Raft.ElectionTimeout.AsDuration() < c.Raft.HeartbeatTimeout.AsDuration() {
+		return nil, invalid("raft election timeout %s is below the heartbeat timeout %s: raise it", c.Raft.ElectionTimeout.AsDuration(), c.Raft.HeartbeatTimeout.AsDuration())
+	}
+	if c.Dispatcher.SessionTimeout.AsDuration() <= c.Dispatcher.HeartbeatPeriod.AsDuration() {
+		return nil, invalid("session timeout %s is not above the heartbeat period %s: every node would be down; raise it", c.Dispatcher.SessionTimeout.AsDuration(), c.Dispatcher.HeartbeatPeriod.AsDuration())
+	}
+	return c, nil
+}
+
+func checkAtLeast(what string, d *durationpb.Duration, least time.Duration) error {
+	if err := checkDuration(what, d); err != nil {
+		return err
+	}
+	if d.AsDuration() < least {
+		return invalid("%s %s is too short: use %s or more", what, d.AsDuration(), least)
+	}
+	return nil
+}
+
+func checkPools(n *swarmv1.NetworkDefaults) error {
+	for _, p := range []struct {
+		what string
+		port uint32
+	}{{"cluster port", n.ClusterPort}, {"gossip port", n.GossipPort}, {"data path port", n.DataPathPort}} {
+		if p.port > maxPort {
+			return invalid("%s %d is out of range: use 1 to %d", p.what, p.port, maxPort)
+		}
+	}
+	if n.SubnetSize > 29 {
+		return invalid("subnet size %d leaves no addresses: use 29 or less", n.SubnetSize)
+	}
+	for _, s := range n.DefaultAddrPool {
+		p, err := netip.ParsePrefix(s)
+		if err != nil {
+			return invalid("address pool %s is not a subnet: write it like 10.0.0.0/8", quote(s))
+		}
+		if p.Masked() != p {
+			return invalid("address pool %s has host bits set: write %s", quote(s), p.Masked())
+		}
+		if uint32(p.Bits()) > n.SubnetSize {
+			return invalid("address pool %s is smaller than one subnet of size %d: use a larger pool", quote(s), n.SubnetSize)
+		}
+	}
+	return nil
+}
+
+// Node returns a complete copy of a node's spec. The name may be empty: the hostname stands for it.
+func Node(in *swarmv1.NodeSpec) (*swarmv1.NodeSpec, error) {
+	n := in.CloneVT()
+	if n == nil {
+		n = &swarmv1.NodeSpec{}
+	}
+	if _, ok := swarmv1.NodeSpec_Role_name[int32(n.Role)]; !ok {
+		return nil, invalid("role %d is not known: use worker or manager", n.Role)
+	}
+	if _, ok := swarmv1.NodeSpec_Availability_name[int32(n.Availability)]; !ok {
+		return nil, invalid("availability %d is not known: use active, pause or drain", n.Availability)
+	}
+	return n, checkLabels("node", n.Labels)
+}
+
+// Secret returns a copy of a secret's spec, valid.
+func Secret(in *swarmv1.SecretSpec) (*swarmv1.SecretSpec, error) {
+	if err := first(
+		ident.CheckSecretName(in.GetName()),
+		checkLabels("secret", in.GetLabels()),
+		checkData("secret", in.GetName(), in.GetData())); err != nil {
+		return nil, err
+	}
+	return in.CloneVT(), nil
+}
+
+// Config returns a copy of a config's spec, valid.
+func Config(in *swarmv1.ConfigSpec) (*swarmv1.ConfigSpec, error) {
+	if err := first(
+		ident.CheckConfigName(in.GetName()),
+		checkLabels("config", in.GetLabels()),
+		checkData("config", in.GetName(), in.GetData())); err != nil {
+		return nil, err
+	}
+	return in.CloneVT(), nil
+}
+
+func checkData(kind, name string, data []byte) error {
+	if len(data) == 0 {
+		return invalid("%s %s is empty: give it data", kind, quote(name))
+	}
+	if len(data) > MaxFile {
+		return invalid("%s %s takes %d bytes: at most %d are allowed; put large data in an image or a volume", kind, quote(name), len(data), MaxFile)
+	}
+	return nil
+}
+
+// Network returns a complete copy of a network's spec.
+func Network(in *swarmv1.NetworkSpec) (*swarmv1.NetworkSpec, error) {
+	if err := first(ident.CheckNetworkName(in.GetName()), checkLabels("network", in.GetLabels())); err != nil {
+		return nil, err
+	}
+	n := in.CloneVT()
+	if n.DriverConfig.GetName() == "" {
+		n.DriverConfig = &swarmv1.Driver{Name: "overlay", Options: n.DriverConfig.GetOptions()}
+	}
+	switch d := n.DriverConfig.GetName(); d {
+	case "overlay", "bridge", "host", "none":
+	default:
+		return nil, invalid("network driver %s is not known: use overlay, bridge, host or none", quote(d))
+	}
+	for _, c := range n.GetIpam().GetConfigs() {
+		if err := checkIPAM(c); err != nil {
+			return nil, err
+		}
+	}
+	return n, nil
+}
+
+func checkIPAM(c *swarmv1.IPAMConfig) error {
+	subnet, err := netip.ParsePrefix(c.GetSubnet())
+	if err != nil || subnet.Masked() != subnet {
+		return invalid("subnet %s is not one: write it like 10.1.0.0/24", quote(c.GetSubnet()))
+	}
+	if r := c.GetRange(); r != "" {
+		p, err := netip.ParsePrefix(r)
+		if err != nil || !subnet.Contains(p.Addr()) || p.Bits() < subnet.Bits() {
+			return invalid("IP range %s is not inside subnet %s: choose a part of it", quote(r), subnet)
+		}
+	}
+	if g := c.GetGateway(); g != "" {
+		a, err := netip.ParseAddr(g)
+		if err != nil || !subnet.Contains(a) {
+			return invalid("gateway %s is not inside subnet %s: choose an address of it", quote(g), subnet)
+		}
+	}
+	return nil
+}

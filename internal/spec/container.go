@@ -1,0 +1,285 @@
+package spec
+
+import (
+	"path"
+	"strconv"
+	"strings"
+
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+const (
+	maxHostname    = 63
+	minOOMScoreAdj = -1000
+	maxOOMScoreAdj = 1000
+	maxMode        = 0o7777
+)
+
+func checkContainer(c *swarmv1.ContainerSpec) error {
+	if c == nil {
+		return invalid("container spec is missing: name an image")
+	}
+	if _, err := ParseImage(c.GetImage()); err != nil {
+		return err
+	}
+	return first(
+		checkLabels("container", c.GetLabels()),
+		checkEnv(c.GetEnv()),
+		checkHostname(c.GetHostname()),
+		checkAbsolute("working directory", c.GetDir()),
+		checkMounts(c.GetMounts()),
+		checkFiles(c),
+		checkHealth(c.GetHealthcheck()),
+		checkSignal(c.GetStopSignal()),
+		checkDuration("stop grace period", c.GetStopGracePeriod()),
+		checkCapabilities(c),
+		checkDevices(c.GetDevices()),
+		checkUlimits(c.GetUlimits()),
+		checkNumbers(c),
+		checkPlatform(c.GetPlatform()))
+}
+
+func checkEnv(env []string) error {
+	for _, e := range env {
+		key, _, _ := strings.Cut(e, "=")
+		if key == "" || strings.ContainsRune(e, 0) {
+			return invalid("environment %s is not valid: write KEY=VALUE", quote(e))
+		}
+	}
+	return nil
+}
+
+// checkHostname lets templates through: they are filled in for each task.
+func checkHostname(h string) error {
+	if h == "" || strings.Contains(h, "{{") {
+		return nil
+	}
+	if len(h) > maxHostname {
+		return invalid("hostname %s is too long: %d characters, at most %d are allowed", quote(h), len(h), maxHostname)
+	}
+	for i := range len(h) {
+		c := h[i]
+		alnum := 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
+		if !alnum && (c != '-' && c != '.' && c != '_' || i == 0 || i == len(h)-1) {
+			return invalid("hostname %s is not valid: use letters, digits, - and . , with a letter or digit at both ends", quote(h))
+		}
+	}
+	return nil
+}
+
+func checkAbsolute(what, p string) error {
+	if p != "" && !path.IsAbs(p) {
+		return invalid("%s %s is not absolute: begin it with /", what, quote(p))
+	}
+	return nil
+}
+
+func checkMounts(mounts []*swarmv1.Mount) error {
+	seen := make(map[string]bool, len(mounts))
+	for _, m := range mounts {
+		if err := checkMount(m); err != nil {
+			return err
+		}
+		target := path.Clean(m.GetTarget())
+		if seen[target] {
+			return invalid("mount target %s is used twice: mount one thing there", quote(target))
+		}
+		seen[target] = true
+	}
+	return nil
+}
+
+func checkMount(m *swarmv1.Mount) error {
+	if m.GetTarget() == "" {
+		return invalid("mount of %s has no target: say where in the container, target=/PATH", quote(m.GetSource()))
+	}
+	if err := checkAbsolute("mount target", m.GetTarget()); err != nil {
+		return err
+	}
+	if path.Clean(m.GetTarget()) == "/" {
+		return invalid("mount target / would hide the image: mount below it")
+	}
+	switch m.GetType() {
+	case swarmv1.Mount_BIND:
+		if m.GetSource() == "" {
+			return invalid("bind mount at %s has no source: say which path of the node, source=/PATH", quote(m.GetTarget()))
+		}
+		if err := checkAbsolute("bind mount source", m.GetSource()); err != nil {
+			return err
+		}
+		return checkPropagation(m.GetBindOptions().GetPropagation())
+	case swarmv1.Mount_VOLUME:
+		if strings.ContainsRune(m.GetSource(), '/') {
+			return invalid("volume name %s holds a slash: use type=bind for a path of the node", quote(m.GetSource()))
+		}
+	case swarmv1.Mount_TMPFS:
+		if m.GetSource() != "" {
+			return invalid("tmpfs mount at %s has a source, %s, but it starts empty: leave the source out", quote(m.GetTarget()), quote(m.GetSource()))
+		}
+		if m.GetTmpfsOptions().GetSizeBytes() < 0 {
+			return invalid("tmpfs size %d at %s is negative: use 0 for no limit", m.GetTmpfsOptions().GetSizeBytes(), quote(m.GetTarget()))
+		}
+	case swarmv1.Mount_IMAGE:
+		if _, err := ParseImage(m.GetSource()); err != nil {
+			return err
+		}
+	default:
+		return invalid("mount type %d at %s is not known: use bind, volume, tmpfs or image", m.GetType(), quote(m.GetTarget()))
+	}
+	return nil
+}
+
+func checkPropagation(p string) error {
+	switch p {
+	case "", "private", "rprivate", "shared", "rshared", "slave", "rslave":
+		return nil
+	}
+	return invalid("bind propagation %s is not known: use private, rprivate, shared, rshared, slave or rslave", quote(p))
+}
+
+// checkFiles keeps two secrets or configs from landing on one path.
+func checkFiles(c *swarmv1.ContainerSpec) error {
+	seen := map[string]bool{}
+	check := func(kind, folder, name, id string, f *swarmv1.FileTarget) error {
+		if name == "" && id == "" {
+			return invalid("%s reference names nothing: name the %s", kind, kind)
+		}
+		file := f.GetName()
+		if file == "" {
+			file = name
+		}
+		if f.GetMode() > maxMode {
+			return invalid("mode %o of %s %s is out of range: use 0 to %o", f.GetMode(), kind, quote(name), maxMode)
+		}
+		if !path.IsAbs(file) {
+			file = path.Join(folder, file)
+		}
+		if seen[file] {
+			return invalid("%s %s would be written to %s, which is already taken: give it another target", kind, quote(name), quote(file))
+		}
+		seen[file] = true
+		return nil
+	}
+	for _, s := range c.GetSecrets() {
+		if err := check("secret", "/run/secrets", s.GetSecretName(), s.GetSecretId(), s.GetFile()); err != nil {
+			return err
+		}
+	}
+	for _, s := range c.GetConfigs() {
+		if err := check("config", "/", s.GetConfigName(), s.GetConfigId(), s.GetFile()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func checkHealth(h *swarmv1.HealthConfig) error {
+	if h == nil {
+		return nil
+	}
+	if t := h.GetTest(); len(t) > 0 {
+		least := map[string]int{"NONE": 1, "CMD": 2, "CMD-SHELL": 2, "HTTP": 2, "TCP": 2, "GRPC": 2}[t[0]]
+		if least == 0 {
+			return invalid("health check %s is not known: begin it with NONE, CMD, CMD-SHELL, HTTP, TCP or GRPC", quote(t[0]))
+		}
+		if len(t) < least {
+			return invalid("health check %s has nothing to run: name what to check after it", t[0])
+		}
+	}
+	return first(
+		checkDuration("health interval", h.GetInterval()),
+		checkDuration("health timeout", h.GetTimeout()),
+		checkDuration("health start period", h.GetStartPeriod()),
+		checkDuration("health start interval", h.GetStartInterval()))
+}
+
+// checkSignal takes names with and without SIG, and numbers; whether the kernel of the node has it is for the node.
+func checkSignal(s string) error {
+	if s == "" {
+		return nil
+	}
+	if n, err := strconv.Atoi(s); err == nil {
+		if n < 1 || n > 64 {
+			return invalid("stop signal %d is out of range: use 1 to 64 or a name like SIGTERM", n)
+		}
+		return nil
+	}
+	name := strings.TrimPrefix(strings.ToUpper(s), "SIG")
+	name, _, _ = strings.Cut(name, "+")
+	name, _, _ = strings.Cut(name, "-")
+	if !signals[name] {
+		return invalid("stop signal %s is not known: use a name like SIGTERM or a number from 1 to 64", quote(s))
+	}
+	return nil
+}
+
+// signals of Linux, without SIG.
+var signals = set("ABRT ALRM BUS CHLD CLD CONT FPE HUP ILL INT IO IOT KILL PIPE POLL PROF PWR QUIT RTMAX RTMIN SEGV STKFLT STOP SYS TERM TRAP TSTP TTIN TTOU URG USR1 USR2 VTALRM WINCH XCPU XFSZ")
+
+func set(words string) map[string]bool {
+	out := map[string]bool{}
+	for w := range strings.FieldsSeq(words) {
+		out[w] = true
+	}
+	return out
+}
+
+func checkCapabilities(c *swarmv1.ContainerSpec) error {
+	for _, list := range [][]string{c.GetCapabilityAdd(), c.GetCapabilityDrop()} {
+		for _, k := range list {
+			if name := strings.TrimPrefix(strings.ToUpper(k), "CAP_"); name == "" || strings.Trim(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZ_0123456789") != "" {
+				return invalid("capability %s is not a name: write it like CAP_NET_ADMIN, or ALL", quote(k))
+			}
+		}
+	}
+	return nil
+}
+
+func checkDevices(list []*swarmv1.DeviceMapping) error {
+	for _, d := range list {
+		if d.GetPathOnHost() == "" {
+			return invalid("device has no path: write it like /dev/fuse")
+		}
+		if err := first(checkAbsolute("device", d.GetPathOnHost()), checkAbsolute("device", d.GetPathInContainer())); err != nil {
+			return err
+		}
+		if p := d.GetCgroupPermissions(); strings.Trim(p, "rwm") != "" {
+			return invalid("device permissions %s of %s are not valid: use letters of rwm", quote(p), quote(d.GetPathOnHost()))
+		}
+	}
+	return nil
+}
+
+func checkUlimits(list []*swarmv1.Ulimit) error {
+	for _, u := range list {
+		if u.GetName() == "" {
+			return invalid("ulimit has no name: write it like nofile=1024:2048")
+		}
+		if u.GetHard() != -1 && (u.GetSoft() > u.GetHard() || u.GetSoft() == -1) {
+			return invalid("ulimit %s has a soft limit, %d, above its hard limit, %d: raise the hard one", quote(u.GetName()), u.GetSoft(), u.GetHard())
+		}
+	}
+	return nil
+}
+
+func checkNumbers(c *swarmv1.ContainerSpec) error {
+	if c.GetShmSize() < 0 {
+		return invalid("shm size %d is negative: use 0 for 64 MiB", c.GetShmSize())
+	}
+	if o := c.GetOomScoreAdj(); o < minOOMScoreAdj || o > maxOOMScoreAdj {
+		return invalid("oom score adjustment %d is out of range: use %d to %d", o, minOOMScoreAdj, maxOOMScoreAdj)
+	}
+	return nil
+}
+
+// checkPlatform reads "os/arch[/variant]".
+func checkPlatform(p string) error {
+	if p == "" {
+		return nil
+	}
+	parts := strings.Split(p, "/")
+	if len(parts) < 2 || len(parts) > 3 || parts[0] == "" || parts[1] == "" {
+		return invalid("platform %s is not valid: write it like linux/amd64", quote(p))
+	}
+	return nil
+}

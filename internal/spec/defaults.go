@@ -1,0 +1,152 @@
+package spec
+
+import (
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+// What a spec that says nothing means. The values are Docker's unless a comment says otherwise.
+const (
+	DefaultRestartDelay     = 5 * time.Second
+	DefaultMonitor          = 5 * time.Second
+	DefaultStopGracePeriod  = 10 * time.Second
+	DefaultParallelism      = 1
+	DefaultTaskHistory      = 5
+	DefaultSnapshotInterval = 10_000
+	DefaultCertExpiry       = 90 * 24 * time.Hour
+	// DefaultHeartbeat and DefaultSessionTimeout bound how long a lost node goes unnoticed (Docker: 5 s and 15 s).
+	DefaultHeartbeat      = time.Second
+	DefaultSessionTimeout = 10 * time.Second
+	// Timeouts of Raft: a lost leader is replaced in about 0.9 s.
+	DefaultHeartbeatTimeout = 500 * time.Millisecond
+	DefaultElectionTimeout  = 500 * time.Millisecond
+	DefaultClusterPort      = 2377
+	DefaultGossipPort       = 7946
+	DefaultDataPathPort     = 4789
+	DefaultAddrPool         = "10.0.0.0/8"
+	DefaultSubnetSize       = 24
+)
+
+func defaultService(s *swarmv1.ServiceSpec) {
+	if s.Mode == nil || s.Mode.Mode == nil {
+		s.Mode = &swarmv1.ServiceMode{Mode: &swarmv1.ServiceMode_Replicated{Replicated: &swarmv1.ReplicatedService{Replicas: 1}}}
+	}
+	defaultMode(s.Mode)
+	if s.TaskTemplate == nil {
+		s.TaskTemplate = &swarmv1.TaskSpec{}
+	}
+	defaultTask(s.TaskTemplate, isJob(s.Mode))
+	if s.UpdateConfig == nil {
+		s.UpdateConfig = &swarmv1.UpdateConfig{Parallelism: DefaultParallelism}
+	}
+	if s.RollbackConfig == nil {
+		s.RollbackConfig = &swarmv1.UpdateConfig{Parallelism: DefaultParallelism}
+	}
+	for _, u := range []*swarmv1.UpdateConfig{s.UpdateConfig, s.RollbackConfig} {
+		if u.Monitor == nil {
+			u.Monitor = durationpb.New(DefaultMonitor)
+		}
+	}
+	if s.EndpointSpec == nil {
+		s.EndpointSpec = &swarmv1.EndpointSpec{}
+	}
+}
+
+func defaultMode(m *swarmv1.ServiceMode) {
+	switch mode := m.Mode.(type) {
+	case *swarmv1.ServiceMode_Replicated:
+		if mode.Replicated == nil {
+			mode.Replicated = &swarmv1.ReplicatedService{}
+		}
+	case *swarmv1.ServiceMode_Global:
+		if mode.Global == nil {
+			mode.Global = &swarmv1.GlobalService{}
+		}
+	case *swarmv1.ServiceMode_GlobalJob:
+		if mode.GlobalJob == nil {
+			mode.GlobalJob = &swarmv1.GlobalJob{}
+		}
+	case *swarmv1.ServiceMode_ReplicatedJob:
+		if mode.ReplicatedJob == nil {
+			mode.ReplicatedJob = &swarmv1.ReplicatedJob{}
+		}
+		j := mode.ReplicatedJob
+		if j.MaxConcurrent == 0 {
+			j.MaxConcurrent = max(1, j.TotalCompletions)
+		}
+		if j.TotalCompletions == 0 {
+			j.TotalCompletions = j.MaxConcurrent
+		}
+	}
+}
+
+func defaultTask(t *swarmv1.TaskSpec, job bool) {
+	if t.ContainerSpec == nil {
+		t.ContainerSpec = &swarmv1.ContainerSpec{}
+	}
+	if t.ContainerSpec.StopGracePeriod == nil {
+		t.ContainerSpec.StopGracePeriod = durationpb.New(DefaultStopGracePeriod)
+	}
+	if t.RestartPolicy == nil {
+		t.RestartPolicy = &swarmv1.RestartPolicy{}
+	}
+	if t.RestartPolicy.Delay == nil {
+		t.RestartPolicy.Delay = durationpb.New(DefaultRestartDelay)
+	}
+	if job && t.RestartPolicy.Condition == swarmv1.RestartPolicy_ANY {
+		// A job that ended well is done; what is left of "any" is "on failure".
+		t.RestartPolicy.Condition = swarmv1.RestartPolicy_ON_FAILURE
+	}
+}
+
+func isJob(m *swarmv1.ServiceMode) bool {
+	return m.GetReplicatedJob() != nil || m.GetGlobalJob() != nil
+}
+
+func defaultCluster(c *swarmv1.ClusterSpec) {
+	if c.Orchestration == nil {
+		c.Orchestration = &swarmv1.OrchestrationConfig{TaskHistoryRetentionLimit: DefaultTaskHistory}
+	}
+	if c.Raft == nil {
+		c.Raft = &swarmv1.RaftConfig{}
+	}
+	if c.Dispatcher == nil {
+		c.Dispatcher = &swarmv1.DispatcherConfig{}
+	}
+	if c.CaConfig == nil {
+		c.CaConfig = &swarmv1.CAConfig{}
+	}
+	if c.Network == nil {
+		c.Network = &swarmv1.NetworkDefaults{}
+	}
+	setDuration(&c.Raft.HeartbeatTimeout, DefaultHeartbeatTimeout)
+	setDuration(&c.Raft.ElectionTimeout, DefaultElectionTimeout)
+	setDuration(&c.Dispatcher.HeartbeatPeriod, DefaultHeartbeat)
+	setDuration(&c.Dispatcher.SessionTimeout, DefaultSessionTimeout)
+	setDuration(&c.CaConfig.NodeCertExpiry, DefaultCertExpiry)
+	if c.Raft.SnapshotInterval == 0 {
+		c.Raft.SnapshotInterval = DefaultSnapshotInterval
+	}
+	n := c.Network
+	if len(n.DefaultAddrPool) == 0 {
+		n.DefaultAddrPool = []string{DefaultAddrPool}
+	}
+	setPort(&n.SubnetSize, DefaultSubnetSize)
+	setPort(&n.DataPathPort, DefaultDataPathPort)
+	setPort(&n.GossipPort, DefaultGossipPort)
+	setPort(&n.ClusterPort, DefaultClusterPort)
+}
+
+func setDuration(d **durationpb.Duration, v time.Duration) {
+	if *d == nil {
+		*d = durationpb.New(v)
+	}
+}
+
+func setPort(p *uint32, v uint32) {
+	if *p == 0 {
+		*p = v
+	}
+}
