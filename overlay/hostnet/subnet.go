@@ -92,3 +92,37 @@ func MAC(prefix byte, a netip.Addr) net.HardwareAddr {
 	b := a.As4()
 	return net.HardwareAddr{0x02, prefix, b[0], b[1], b[2], b[3]}
 }
+
+// WayOutMTU is the MTU of the interface with the default route; without one, the
+// smallest of those that carry an address, or 1500.
+func WayOutMTU(h *netlink.Handle) (int, error) {
+	routes, err := h.RouteList(nil, netlink.FAMILY_V4)
+	if err != nil {
+		return 0, fmt.Errorf("list the host's routes: %w", err)
+	}
+	for _, r := range routes {
+		if r.Dst != nil {
+			if ones, _ := r.Dst.Mask.Size(); ones != 0 {
+				continue
+			}
+		}
+		if link, err := h.LinkByIndex(r.LinkIndex); err == nil {
+			return link.Attrs().MTU, nil
+		}
+	}
+	links, err := h.LinkList()
+	if err != nil {
+		return 0, fmt.Errorf("list the host's interfaces: %w", err)
+	}
+	mtu := 1500
+	for _, l := range links {
+		a := l.Attrs()
+		if a.Flags&net.FlagLoopback != 0 || a.Flags&net.FlagUp == 0 || a.MasterIndex != 0 {
+			continue
+		}
+		if addrs, err := h.AddrList(l, netlink.FAMILY_V4); err == nil && len(addrs) > 0 {
+			mtu = min(mtu, a.MTU)
+		}
+	}
+	return mtu, nil
+}

@@ -169,9 +169,8 @@ func (n *Namespace) Netlink() (*netlink.Handle, error) {
 	return h, nil
 }
 
-// Sysctl reads a network sysctl, named as in sysctl(8) without the leading
-// "net." or with it: dots separate, so an interface whose name has a dot is
-// written with a slash there.
+// Sysctl reads a network sysctl, named below net: "ipv4.ip_forward", or with
+// slashes throughout where an interface's name may have a dot in it.
 func (n *Namespace) Sysctl(key string) (string, error) {
 	var out string
 	err := n.Do(func() error {
@@ -197,8 +196,10 @@ func (n *Namespace) SetSysctls(values map[string]string) error {
 
 // sysctlPath relies on /proc/sys/net showing the namespace of the thread that opens it.
 func sysctlPath(key string) string {
-	key = strings.TrimPrefix(key, "net.")
-	return "/proc/sys/net/" + strings.ReplaceAll(key, ".", "/")
+	if !strings.Contains(key, "/") {
+		key = strings.ReplaceAll(key, ".", "/")
+	}
+	return "/proc/sys/net/" + key
 }
 
 // Thread runs fn on an OS thread of its own, which ends with it: fn may change

@@ -73,7 +73,7 @@ func TestSysctl_IsTheNamespacesOwn(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, want := range []string{"0", "1"} {
-		if err := ns.SetSysctls(map[string]string{"net.ipv4.ip_forward": want}); err != nil {
+		if err := ns.SetSysctls(map[string]string{"ipv4/ip_forward": want}); err != nil {
 			t.Fatal(err)
 		}
 		if got, err := ns.Sysctl("ipv4.ip_forward"); err != nil || got != want {

@@ -1,0 +1,386 @@
+//go:build linux
+
+package bridge
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"iter"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"swarm/overlay/hostnet"
+	"swarm/overlay/netns"
+)
+
+const (
+	// containerInterface is what a task calls its end of the cable.
+	containerInterface = "eth0"
+	// cablePrefix begins the names of the host's ends.
+	cablePrefix = "swb-"
+	// forwardWasOff is the alias of a bridge with which forwarding was switched on:
+	// the device itself remembers what to undo.
+	forwardWasOff = "swarm bridge; ip_forward was 0"
+	forwardWasOn  = "swarm bridge"
+)
+
+// containerSysctls let a process that is not root bind any port and ping: the
+// namespace has no ports but the task's own.
+var containerSysctls = map[string]string{
+	"ipv4.ip_unprivileged_port_start": "0",
+	"ipv4.ping_group_range":           "0 2147483647",
+}
+
+// plumbing is the bridge device with its cables, and the rules.
+type plumbing struct {
+	rules
+	name   string
+	mtu    int
+	subnet netip.Prefix
+	index  int
+	here   *netns.Namespace
+	h      *netlink.Handle
+}
+
+func openPlumbing(cfg Config, log *slog.Logger) (*plumbing, error) {
+	here, err := netns.Current()
+	if err != nil {
+		return nil, err
+	}
+	h, err := here.Netlink()
+	if err != nil {
+		here.Close()
+		return nil, err
+	}
+	return &plumbing{rules: rules{bridge: cfg.BridgeName, log: log}, name: cfg.BridgeName, mtu: cfg.MTU, subnet: cfg.Subnet, here: here, h: h}, nil
+}
+
+func (p *plumbing) close() {
+	p.h.Close()
+	p.here.Close()
+}
+
+// openKernel gets the handles, and leaves the kernel as it is.
+func (b *Bridge) openKernel() error {
+	if b.net != nil {
+		return nil
+	}
+	net, err := openPlumbing(b.cfg, b.log)
+	if err != nil {
+		return fmt.Errorf("bridge network: %w", err)
+	}
+	b.net = net
+	return nil
+}
+
+// ensureUp makes the network, or takes over the one that is there, with rules for
+// these ports.
+func (b *Bridge) ensureUp(published map[netip.Addr][]Port) error {
+	if b.up {
+		return nil
+	}
+	if err := b.openKernel(); err != nil {
+		return err
+	}
+	if err := b.net.ensureBridge(); err != nil {
+		return fmt.Errorf("bridge %s: %w", b.cfg.BridgeName, err)
+	}
+	if b.addresses == nil || b.addresses.subnet != b.net.subnet {
+		b.addresses = newPool(b.net.subnet)
+	}
+	b.net.rules.subnet = b.net.subnet
+	if err := b.net.sync(published); err != nil {
+		return err
+	}
+	b.net.acceptForwarding()
+	b.up = true
+	return nil
+}
+
+// takeDown removes the network and gives the handles back.
+func (b *Bridge) takeDown() error {
+	if b.net == nil {
+		return nil
+	}
+	err := errors.Join(b.net.remove(), b.net.removeBridge())
+	if err != nil {
+		return fmt.Errorf("take down bridge %s: %w", b.cfg.BridgeName, err)
+	}
+	b.net.close()
+	b.net, b.up = nil, false
+	return nil
+}
+
+// ensureBridge makes the device with its address and sysctls. One that is there
+// already keeps its range: tasks live in it.
+func (p *plumbing) ensureBridge() error {
+	link, err := p.h.LinkByName(p.name)
+	if err != nil && !errors.As(err, &netlink.LinkNotFoundError{}) {
+		return err
+	}
+	if err == nil {
+		if found, ok := p.subnetOf(link); ok && (!p.subnet.IsValid() || p.subnet.Masked() == found) {
+			p.subnet, p.mtu, p.index = found, link.Attrs().MTU, link.Attrs().Index
+			return errors.Join(p.h.LinkSetUp(link), p.setSysctls())
+		}
+		if err := p.h.LinkDel(link); err != nil {
+			return fmt.Errorf("remove the one of another range: %w", err)
+		}
+	}
+	if err := p.chooseRange(); err != nil {
+		return err
+	}
+	return p.makeBridge()
+}
+
+func (p *plumbing) makeBridge() error {
+	forward, err := p.here.Sysctl("ipv4.ip_forward")
+	if err != nil {
+		return err
+	}
+	gateway := netip.PrefixFrom(hostnet.Nth(p.subnet, 1), p.subnet.Bits())
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.MTU, attrs.HardwareAddr = p.name, p.mtu, macOf(gateway.Addr())
+	br := &netlink.Bridge{LinkAttrs: attrs}
+	if err := p.h.LinkAdd(br); err != nil {
+		return err
+	}
+	alias := forwardWasOn
+	if forward == "0" {
+		alias = forwardWasOff
+	}
+	link, err := p.h.LinkByName(p.name)
+	if err != nil {
+		return err
+	}
+	p.index = link.Attrs().Index
+	return errors.Join(
+		p.h.LinkSetAlias(link, alias),
+		p.h.AddrAdd(link, &netlink.Addr{IPNet: hostnet.IPNet(gateway)}),
+		p.h.LinkSetUp(link),
+		p.setSysctls(),
+	)
+}
+
+// setSysctls: route_localnet is for clients on the host's 127.0.0.1; the rules
+// keep tasks away from it.
+func (p *plumbing) setSysctls() error {
+	// The interface's name stands between slashes: it may have a dot in it.
+	conf := "ipv4/conf/" + p.name + "/"
+	return p.here.SetSysctls(map[string]string{
+		"ipv4/ip_forward":       "1",
+		conf + "route_localnet": "1",
+		conf + "rp_filter":      "0",
+	})
+}
+
+func (p *plumbing) removeBridge() error {
+	link, err := p.h.LinkByName(p.name)
+	if errors.As(err, &netlink.LinkNotFoundError{}) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := p.removeStrayCables(nil); err != nil {
+		return err
+	}
+	if err := p.h.LinkDel(link); err != nil {
+		return err
+	}
+	if link.Attrs().Alias != forwardWasOff {
+		return nil
+	}
+	// Somebody else's bridge may rely on forwarding by now.
+	links, err := p.h.LinkList()
+	if err != nil {
+		return err
+	}
+	if slices.ContainsFunc(links, func(l netlink.Link) bool { return l.Type() == "bridge" }) {
+		return nil
+	}
+	return p.here.SetSysctls(map[string]string{"ipv4/ip_forward": "0"})
+}
+
+func (p *plumbing) subnetOf(link netlink.Link) (netip.Prefix, bool) {
+	addrs, err := p.h.AddrList(link, netlink.FAMILY_V4)
+	if err != nil || len(addrs) == 0 {
+		return netip.Prefix{}, false
+	}
+	ip, ok := netip.AddrFromSlice(addrs[0].IP.To4())
+	ones, _ := addrs[0].Mask.Size()
+	return netip.PrefixFrom(ip, ones).Masked(), ok
+}
+
+// chooseRange settles subnet and MTU by what the host has.
+func (p *plumbing) chooseRange() error {
+	used, err := hostnet.Used(p.h)
+	if err != nil {
+		return err
+	}
+	if p.mtu == 0 {
+		if p.mtu, err = hostnet.WayOutMTU(p.h); err != nil {
+			return err
+		}
+	}
+	if !p.subnet.IsValid() {
+		p.subnet, err = hostnet.Choose(used, privateRanges())
+		return err
+	}
+	p.subnet = p.subnet.Masked()
+	if taken, ok := hostnet.Conflict(used, p.subnet); ok {
+		return fmt.Errorf("subnet %s overlaps %s, which this host routes: name another", p.subnet, taken)
+	}
+	return nil
+}
+
+// privateRanges begins with the default and goes through what Docker and clouds
+// use less often.
+func privateRanges() iter.Seq[netip.Prefix] {
+	return func(yield func(netip.Prefix) bool) {
+		for _, first := range []byte{30, 31, 29, 28, 27, 26, 25, 24, 23, 22, 21, 20, 19, 18, 17, 16} {
+			if !yield(netip.PrefixFrom(netip.AddrFrom4([4]byte{172, first, 0, 0}), 16)) {
+				return
+			}
+		}
+		for n := 240; n >= 0; n -= 16 {
+			if !yield(netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 168, byte(n), 0}), 20)) {
+				return
+			}
+		}
+	}
+}
+
+// cable names the host's end of a task's cable.
+func cable(taskID string) string {
+	sum := sha256.Sum256([]byte(taskID))
+	return cablePrefix + hex.EncodeToString(sum[:5])
+}
+
+// plug connects the task's namespace to the bridge.
+func (p *plumbing) plug(taskID string, r Result) error {
+	ns, err := netns.Open(r.Netns)
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	if err := ns.SetSysctls(containerSysctls); err != nil {
+		return err
+	}
+	inside, err := ns.Netlink()
+	if err != nil {
+		return err
+	}
+	defer inside.Close()
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.MTU, attrs.MasterIndex = cable(taskID), p.mtu, p.index
+	attrs.Flags = 1 // IFF_UP, from the start
+	veth := netlink.NewVeth(attrs)
+	veth.PeerName, veth.PeerNamespace = containerInterface, netlink.NsFd(ns.FD())
+	veth.PeerMTU, veth.PeerHardwareAddr = uint32(p.mtu), macOf(r.Address.Addr())
+	if err := p.h.LinkAdd(veth); err != nil {
+		return fmt.Errorf("cable: %w", err)
+	}
+	return configure(inside, r)
+}
+
+// configure sets address and default route at the task's end.
+func configure(inside *netlink.Handle, r Result) error {
+	eth, err := inside.LinkByName(containerInterface)
+	if err != nil {
+		return fmt.Errorf("interface %s: %w", containerInterface, err)
+	}
+	if err := inside.AddrAdd(eth, &netlink.Addr{IPNet: hostnet.IPNet(r.Address)}); err != nil {
+		return fmt.Errorf("address %s: %w", r.Address, err)
+	}
+	if err := inside.LinkSetUp(eth); err != nil {
+		return fmt.Errorf("interface %s: %w", containerInterface, err)
+	}
+	route := &netlink.Route{LinkIndex: eth.Attrs().Index, Gw: r.Gateway.AsSlice()}
+	if err := inside.RouteAdd(route); err != nil {
+		return fmt.Errorf("route by %s: %w", r.Gateway, err)
+	}
+	return nil
+}
+
+// plugged reports whether the task's cable is whole.
+func (p *plumbing) plugged(taskID string, r Result) bool {
+	link, err := p.h.LinkByName(cable(taskID))
+	if err != nil || link.Attrs().MasterIndex != p.index || link.Attrs().OperState != netlink.OperUp {
+		return false
+	}
+	ns, err := netns.Open(r.Netns)
+	if err != nil {
+		return false
+	}
+	defer ns.Close()
+	inside, err := ns.Netlink()
+	if err != nil {
+		return false
+	}
+	defer inside.Close()
+	eth, err := inside.LinkByName(containerInterface)
+	if err != nil {
+		return false
+	}
+	addrs, err := inside.AddrList(eth, netlink.FAMILY_V4)
+	return err == nil && slices.ContainsFunc(addrs, func(a netlink.Addr) bool {
+		return a.IP.Equal(r.Address.Addr().AsSlice())
+	})
+}
+
+// unplug removes the task's cable, both ends of it.
+func (p *plumbing) unplug(taskID string) error {
+	return p.deleteLink(cable(taskID))
+}
+
+func (p *plumbing) deleteLink(name string) error {
+	link, err := p.h.LinkByName(name)
+	if errors.As(err, &netlink.LinkNotFoundError{}) {
+		return nil
+	}
+	if err == nil {
+		err = p.h.LinkDel(link)
+	}
+	// It may have gone with the namespace at its other end meanwhile.
+	if err != nil && !errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("cable %s: %w", name, err)
+	}
+	return nil
+}
+
+// removeStrayCables deletes the cables of tasks that are not in live.
+func (p *plumbing) removeStrayCables(live map[string]*attached) error {
+	keep := make(map[string]bool, len(live))
+	for id := range live {
+		keep[cable(id)] = true
+	}
+	links, err := p.h.LinkList()
+	if err != nil {
+		return fmt.Errorf("list cables: %w", err)
+	}
+	var errs []error
+	for _, l := range links {
+		name := l.Attrs().Name
+		if l.Attrs().MasterIndex == p.bridgeIndex() && strings.HasPrefix(name, cablePrefix) && !keep[name] {
+			errs = append(errs, p.deleteLink(name))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (p *plumbing) bridgeIndex() int {
+	if p.index == 0 {
+		if link, err := p.h.LinkByName(p.name); err == nil {
+			p.index = link.Attrs().Index
+		}
+	}
+	return p.index
+}
