@@ -266,7 +266,7 @@ func (x Event_Action) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Event_Action.Descriptor instead.
 func (Event_Action) EnumDescriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{32, 0}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{33, 0}
 }
 
 type LogRecord_Stream int32
@@ -315,7 +315,7 @@ func (x LogRecord_Stream) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use LogRecord_Stream.Descriptor instead.
 func (LogRecord_Stream) EnumDescriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{34, 0}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{35, 0}
 }
 
 // Meta stands in every stored object. The store sets it in Apply; what a caller puts there is ignored.
@@ -2801,6 +2801,76 @@ func (x *EncryptionKey) GetLamportTime() uint64 {
 	return 0
 }
 
+// RaftMember: a manager as a member of Raft. Written by the manager itself at its start. Key: node id.
+type RaftMember struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	NodeId string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	Meta   *Meta                  `protobuf:"bytes,2,opt,name=meta,proto3" json:"meta,omitempty"`
+	// Newest command format that its build knows. The lowest of all members' is the cluster's.
+	Format        uint32 `protobuf:"varint,3,opt,name=format,proto3" json:"format,omitempty"`
+	Build         string `protobuf:"bytes,4,opt,name=build,proto3" json:"build,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RaftMember) Reset() {
+	*x = RaftMember{}
+	mi := &file_swarm_v1_object_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RaftMember) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RaftMember) ProtoMessage() {}
+
+func (x *RaftMember) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_object_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RaftMember.ProtoReflect.Descriptor instead.
+func (*RaftMember) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *RaftMember) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *RaftMember) GetMeta() *Meta {
+	if x != nil {
+		return x.Meta
+	}
+	return nil
+}
+
+func (x *RaftMember) GetFormat() uint32 {
+	if x != nil {
+		return x.Format
+	}
+	return 0
+}
+
+func (x *RaftMember) GetBuild() string {
+	if x != nil {
+		return x.Build
+	}
+	return ""
+}
+
 // Event is told, never stored: the broker makes it from changes.
 type Event struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2819,7 +2889,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_swarm_v1_object_proto_msgTypes[32]
+	mi := &file_swarm_v1_object_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2831,7 +2901,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[32]
+	mi := &file_swarm_v1_object_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2844,7 +2914,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{32}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Event) GetIndex() uint64 {
@@ -2916,6 +2986,7 @@ type Object struct {
 	//	*Object_Image
 	//	*Object_ImageCopy
 	//	*Object_Cluster
+	//	*Object_RaftMember
 	Object        isObject_Object `protobuf_oneof:"object"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2923,7 +2994,7 @@ type Object struct {
 
 func (x *Object) Reset() {
 	*x = Object{}
-	mi := &file_swarm_v1_object_proto_msgTypes[33]
+	mi := &file_swarm_v1_object_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2935,7 +3006,7 @@ func (x *Object) String() string {
 func (*Object) ProtoMessage() {}
 
 func (x *Object) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[33]
+	mi := &file_swarm_v1_object_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2948,7 +3019,7 @@ func (x *Object) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Object.ProtoReflect.Descriptor instead.
 func (*Object) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{33}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Object) GetObject() isObject_Object {
@@ -3093,6 +3164,15 @@ func (x *Object) GetCluster() *Cluster {
 	return nil
 }
 
+func (x *Object) GetRaftMember() *RaftMember {
+	if x != nil {
+		if x, ok := x.Object.(*Object_RaftMember); ok {
+			return x.RaftMember
+		}
+	}
+	return nil
+}
+
 type isObject_Object interface {
 	isObject_Object()
 }
@@ -3157,6 +3237,10 @@ type Object_Cluster struct {
 	Cluster *Cluster `protobuf:"bytes,15,opt,name=cluster,proto3,oneof"`
 }
 
+type Object_RaftMember struct {
+	RaftMember *RaftMember `protobuf:"bytes,16,opt,name=raft_member,json=raftMember,proto3,oneof"`
+}
+
 func (*Object_Node) isObject_Object() {}
 
 func (*Object_NodeState) isObject_Object() {}
@@ -3187,6 +3271,8 @@ func (*Object_ImageCopy) isObject_Object() {}
 
 func (*Object_Cluster) isObject_Object() {}
 
+func (*Object_RaftMember) isObject_Object() {}
+
 type LogRecord struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Timestamp *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=timestamp,proto3" json:"timestamp,omitempty"`
@@ -3206,7 +3292,7 @@ type LogRecord struct {
 
 func (x *LogRecord) Reset() {
 	*x = LogRecord{}
-	mi := &file_swarm_v1_object_proto_msgTypes[34]
+	mi := &file_swarm_v1_object_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3218,7 +3304,7 @@ func (x *LogRecord) String() string {
 func (*LogRecord) ProtoMessage() {}
 
 func (x *LogRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[34]
+	mi := &file_swarm_v1_object_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3231,7 +3317,7 @@ func (x *LogRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogRecord.ProtoReflect.Descriptor instead.
 func (*LogRecord) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{34}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *LogRecord) GetTimestamp() *timestamppb.Timestamp {
@@ -3311,7 +3397,7 @@ type LogOptions struct {
 
 func (x *LogOptions) Reset() {
 	*x = LogOptions{}
-	mi := &file_swarm_v1_object_proto_msgTypes[35]
+	mi := &file_swarm_v1_object_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3323,7 +3409,7 @@ func (x *LogOptions) String() string {
 func (*LogOptions) ProtoMessage() {}
 
 func (x *LogOptions) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[35]
+	mi := &file_swarm_v1_object_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3336,7 +3422,7 @@ func (x *LogOptions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogOptions.ProtoReflect.Descriptor instead.
 func (*LogOptions) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{35}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *LogOptions) GetStreams() []LogRecord_Stream {
@@ -3615,7 +3701,13 @@ const file_swarm_v1_object_proto_rawDesc = "" +
 	"\rEncryptionKey\x12\x1c\n" +
 	"\tsubsystem\x18\x01 \x01(\tR\tsubsystem\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\fR\x03key\x12!\n" +
-	"\flamport_time\x18\x03 \x01(\x04R\vlamportTime\"\xf9\x02\n" +
+	"\flamport_time\x18\x03 \x01(\x04R\vlamportTime\"w\n" +
+	"\n" +
+	"RaftMember\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\"\n" +
+	"\x04meta\x18\x02 \x01(\v2\x0e.swarm.v1.MetaR\x04meta\x12\x16\n" +
+	"\x06format\x18\x03 \x01(\rR\x06format\x12\x14\n" +
+	"\x05build\x18\x04 \x01(\tR\x05build\"\xf9\x02\n" +
 	"\x05Event\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\x12.\n" +
 	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x12\n" +
@@ -3635,7 +3727,7 @@ const file_swarm_v1_object_proto_rawDesc = "" +
 	"\n" +
 	"\x06UPDATE\x10\x01\x12\n" +
 	"\n" +
-	"\x06REMOVE\x10\x02\"\xca\x05\n" +
+	"\x06REMOVE\x10\x02\"\x83\x06\n" +
 	"\x06Object\x12$\n" +
 	"\x04node\x18\x01 \x01(\v2\x0e.swarm.v1.NodeH\x00R\x04node\x124\n" +
 	"\n" +
@@ -3655,7 +3747,9 @@ const file_swarm_v1_object_proto_rawDesc = "" +
 	"\x05image\x18\r \x01(\v2\x0f.swarm.v1.ImageH\x00R\x05image\x124\n" +
 	"\n" +
 	"image_copy\x18\x0e \x01(\v2\x13.swarm.v1.ImageCopyH\x00R\timageCopy\x12-\n" +
-	"\acluster\x18\x0f \x01(\v2\x11.swarm.v1.ClusterH\x00R\aclusterB\b\n" +
+	"\acluster\x18\x0f \x01(\v2\x11.swarm.v1.ClusterH\x00R\acluster\x127\n" +
+	"\vraft_member\x18\x10 \x01(\v2\x14.swarm.v1.RaftMemberH\x00R\n" +
+	"raftMemberB\b\n" +
 	"\x06object\"\xd3\x02\n" +
 	"\tLogRecord\x128\n" +
 	"\ttimestamp\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\ttimestamp\x122\n" +
@@ -3711,7 +3805,7 @@ func file_swarm_v1_object_proto_rawDescGZIP() []byte {
 }
 
 var file_swarm_v1_object_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_swarm_v1_object_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
+var file_swarm_v1_object_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
 var file_swarm_v1_object_proto_goTypes = []any{
 	(TaskState)(0),                // 0: swarm.v1.TaskState
 	(NodeState_State)(0),          // 1: swarm.v1.NodeState.State
@@ -3750,124 +3844,127 @@ var file_swarm_v1_object_proto_goTypes = []any{
 	(*RootCA)(nil),                // 34: swarm.v1.RootCA
 	(*JoinTokens)(nil),            // 35: swarm.v1.JoinTokens
 	(*EncryptionKey)(nil),         // 36: swarm.v1.EncryptionKey
-	(*Event)(nil),                 // 37: swarm.v1.Event
-	(*Object)(nil),                // 38: swarm.v1.Object
-	(*LogRecord)(nil),             // 39: swarm.v1.LogRecord
-	(*LogOptions)(nil),            // 40: swarm.v1.LogOptions
-	nil,                           // 41: swarm.v1.EngineDescription.LabelsEntry
-	nil,                           // 42: swarm.v1.NetworkAttachment.DriverOptsEntry
-	nil,                           // 43: swarm.v1.Event.AttributesEntry
-	(*timestamppb.Timestamp)(nil), // 44: google.protobuf.Timestamp
-	(*NodeSpec)(nil),              // 45: swarm.v1.NodeSpec
-	(*Platform)(nil),              // 46: swarm.v1.Platform
-	(*Resources)(nil),             // 47: swarm.v1.Resources
-	(*ServiceSpec)(nil),           // 48: swarm.v1.ServiceSpec
-	(*GenericResource)(nil),       // 49: swarm.v1.GenericResource
-	(*PortConfig)(nil),            // 50: swarm.v1.PortConfig
-	(*NetworkSpec)(nil),           // 51: swarm.v1.NetworkSpec
-	(*IPAMOptions)(nil),           // 52: swarm.v1.IPAMOptions
-	(*EndpointSpec)(nil),          // 53: swarm.v1.EndpointSpec
-	(*SecretSpec)(nil),            // 54: swarm.v1.SecretSpec
-	(*ConfigSpec)(nil),            // 55: swarm.v1.ConfigSpec
-	(*VolumeSpec)(nil),            // 56: swarm.v1.VolumeSpec
-	(*ClusterSpec)(nil),           // 57: swarm.v1.ClusterSpec
+	(*RaftMember)(nil),            // 37: swarm.v1.RaftMember
+	(*Event)(nil),                 // 38: swarm.v1.Event
+	(*Object)(nil),                // 39: swarm.v1.Object
+	(*LogRecord)(nil),             // 40: swarm.v1.LogRecord
+	(*LogOptions)(nil),            // 41: swarm.v1.LogOptions
+	nil,                           // 42: swarm.v1.EngineDescription.LabelsEntry
+	nil,                           // 43: swarm.v1.NetworkAttachment.DriverOptsEntry
+	nil,                           // 44: swarm.v1.Event.AttributesEntry
+	(*timestamppb.Timestamp)(nil), // 45: google.protobuf.Timestamp
+	(*NodeSpec)(nil),              // 46: swarm.v1.NodeSpec
+	(*Platform)(nil),              // 47: swarm.v1.Platform
+	(*Resources)(nil),             // 48: swarm.v1.Resources
+	(*ServiceSpec)(nil),           // 49: swarm.v1.ServiceSpec
+	(*GenericResource)(nil),       // 50: swarm.v1.GenericResource
+	(*PortConfig)(nil),            // 51: swarm.v1.PortConfig
+	(*NetworkSpec)(nil),           // 52: swarm.v1.NetworkSpec
+	(*IPAMOptions)(nil),           // 53: swarm.v1.IPAMOptions
+	(*EndpointSpec)(nil),          // 54: swarm.v1.EndpointSpec
+	(*SecretSpec)(nil),            // 55: swarm.v1.SecretSpec
+	(*ConfigSpec)(nil),            // 56: swarm.v1.ConfigSpec
+	(*VolumeSpec)(nil),            // 57: swarm.v1.VolumeSpec
+	(*ClusterSpec)(nil),           // 58: swarm.v1.ClusterSpec
 }
 var file_swarm_v1_object_proto_depIdxs = []int32{
-	44, // 0: swarm.v1.Meta.created_at:type_name -> google.protobuf.Timestamp
-	44, // 1: swarm.v1.Meta.updated_at:type_name -> google.protobuf.Timestamp
+	45, // 0: swarm.v1.Meta.created_at:type_name -> google.protobuf.Timestamp
+	45, // 1: swarm.v1.Meta.updated_at:type_name -> google.protobuf.Timestamp
 	5,  // 2: swarm.v1.Node.meta:type_name -> swarm.v1.Meta
-	45, // 3: swarm.v1.Node.spec:type_name -> swarm.v1.NodeSpec
+	46, // 3: swarm.v1.Node.spec:type_name -> swarm.v1.NodeSpec
 	5,  // 4: swarm.v1.NodeState.meta:type_name -> swarm.v1.Meta
 	8,  // 5: swarm.v1.NodeState.description:type_name -> swarm.v1.NodeDescription
 	1,  // 6: swarm.v1.NodeState.state:type_name -> swarm.v1.NodeState.State
-	44, // 7: swarm.v1.NodeState.since:type_name -> google.protobuf.Timestamp
-	46, // 8: swarm.v1.NodeDescription.platform:type_name -> swarm.v1.Platform
-	47, // 9: swarm.v1.NodeDescription.resources:type_name -> swarm.v1.Resources
+	45, // 7: swarm.v1.NodeState.since:type_name -> google.protobuf.Timestamp
+	47, // 8: swarm.v1.NodeDescription.platform:type_name -> swarm.v1.Platform
+	48, // 9: swarm.v1.NodeDescription.resources:type_name -> swarm.v1.Resources
 	9,  // 10: swarm.v1.NodeDescription.engine:type_name -> swarm.v1.EngineDescription
 	11, // 11: swarm.v1.NodeDescription.tls_info:type_name -> swarm.v1.TLSInfo
-	41, // 12: swarm.v1.EngineDescription.labels:type_name -> swarm.v1.EngineDescription.LabelsEntry
+	42, // 12: swarm.v1.EngineDescription.labels:type_name -> swarm.v1.EngineDescription.LabelsEntry
 	10, // 13: swarm.v1.EngineDescription.plugins:type_name -> swarm.v1.PluginDescription
 	5,  // 14: swarm.v1.Service.meta:type_name -> swarm.v1.Meta
 	13, // 15: swarm.v1.Service.update_status:type_name -> swarm.v1.UpdateStatus
 	14, // 16: swarm.v1.Service.job_status:type_name -> swarm.v1.JobStatus
 	2,  // 17: swarm.v1.UpdateStatus.state:type_name -> swarm.v1.UpdateStatus.State
-	44, // 18: swarm.v1.UpdateStatus.started_at:type_name -> google.protobuf.Timestamp
-	44, // 19: swarm.v1.UpdateStatus.completed_at:type_name -> google.protobuf.Timestamp
-	44, // 20: swarm.v1.JobStatus.last_execution:type_name -> google.protobuf.Timestamp
+	45, // 18: swarm.v1.UpdateStatus.started_at:type_name -> google.protobuf.Timestamp
+	45, // 19: swarm.v1.UpdateStatus.completed_at:type_name -> google.protobuf.Timestamp
+	45, // 20: swarm.v1.JobStatus.last_execution:type_name -> google.protobuf.Timestamp
 	5,  // 21: swarm.v1.Revision.meta:type_name -> swarm.v1.Meta
-	48, // 22: swarm.v1.Revision.spec:type_name -> swarm.v1.ServiceSpec
+	49, // 22: swarm.v1.Revision.spec:type_name -> swarm.v1.ServiceSpec
 	5,  // 23: swarm.v1.Task.meta:type_name -> swarm.v1.Meta
 	0,  // 24: swarm.v1.Task.desired_state:type_name -> swarm.v1.TaskState
-	44, // 25: swarm.v1.Task.start_after:type_name -> google.protobuf.Timestamp
-	44, // 26: swarm.v1.Task.deadline:type_name -> google.protobuf.Timestamp
+	45, // 25: swarm.v1.Task.start_after:type_name -> google.protobuf.Timestamp
+	45, // 26: swarm.v1.Task.deadline:type_name -> google.protobuf.Timestamp
 	17, // 27: swarm.v1.Task.restarts:type_name -> swarm.v1.RestartHistory
 	18, // 28: swarm.v1.Task.networks:type_name -> swarm.v1.NetworkAttachment
-	49, // 29: swarm.v1.Task.assigned_generic_resources:type_name -> swarm.v1.GenericResource
-	44, // 30: swarm.v1.RestartHistory.recent:type_name -> google.protobuf.Timestamp
-	42, // 31: swarm.v1.NetworkAttachment.driver_opts:type_name -> swarm.v1.NetworkAttachment.DriverOptsEntry
+	50, // 29: swarm.v1.Task.assigned_generic_resources:type_name -> swarm.v1.GenericResource
+	45, // 30: swarm.v1.RestartHistory.recent:type_name -> google.protobuf.Timestamp
+	43, // 31: swarm.v1.NetworkAttachment.driver_opts:type_name -> swarm.v1.NetworkAttachment.DriverOptsEntry
 	5,  // 32: swarm.v1.TaskStatus.meta:type_name -> swarm.v1.Meta
 	0,  // 33: swarm.v1.TaskStatus.state:type_name -> swarm.v1.TaskState
-	44, // 34: swarm.v1.TaskStatus.timestamp:type_name -> google.protobuf.Timestamp
+	45, // 34: swarm.v1.TaskStatus.timestamp:type_name -> google.protobuf.Timestamp
 	20, // 35: swarm.v1.TaskStatus.container_status:type_name -> swarm.v1.ContainerStatus
-	50, // 36: swarm.v1.TaskStatus.port_status:type_name -> swarm.v1.PortConfig
+	51, // 36: swarm.v1.TaskStatus.port_status:type_name -> swarm.v1.PortConfig
 	21, // 37: swarm.v1.TaskStatus.unplaced:type_name -> swarm.v1.Unplaced
-	44, // 38: swarm.v1.TaskStatus.running_since:type_name -> google.protobuf.Timestamp
+	45, // 38: swarm.v1.TaskStatus.running_since:type_name -> google.protobuf.Timestamp
 	22, // 39: swarm.v1.Unplaced.refusals:type_name -> swarm.v1.Refusal
 	5,  // 40: swarm.v1.Network.meta:type_name -> swarm.v1.Meta
-	51, // 41: swarm.v1.Network.spec:type_name -> swarm.v1.NetworkSpec
-	52, // 42: swarm.v1.Network.ipam:type_name -> swarm.v1.IPAMOptions
+	52, // 41: swarm.v1.Network.spec:type_name -> swarm.v1.NetworkSpec
+	53, // 42: swarm.v1.Network.ipam:type_name -> swarm.v1.IPAMOptions
 	5,  // 43: swarm.v1.Endpoint.meta:type_name -> swarm.v1.Meta
-	53, // 44: swarm.v1.Endpoint.spec:type_name -> swarm.v1.EndpointSpec
-	50, // 45: swarm.v1.Endpoint.ports:type_name -> swarm.v1.PortConfig
+	54, // 44: swarm.v1.Endpoint.spec:type_name -> swarm.v1.EndpointSpec
+	51, // 45: swarm.v1.Endpoint.ports:type_name -> swarm.v1.PortConfig
 	25, // 46: swarm.v1.Endpoint.virtual_ips:type_name -> swarm.v1.VirtualIP
 	5,  // 47: swarm.v1.Claim.meta:type_name -> swarm.v1.Meta
 	5,  // 48: swarm.v1.Secret.meta:type_name -> swarm.v1.Meta
-	54, // 49: swarm.v1.Secret.spec:type_name -> swarm.v1.SecretSpec
+	55, // 49: swarm.v1.Secret.spec:type_name -> swarm.v1.SecretSpec
 	29, // 50: swarm.v1.Secret.versions:type_name -> swarm.v1.DataVersion
 	5,  // 51: swarm.v1.Config.meta:type_name -> swarm.v1.Meta
-	55, // 52: swarm.v1.Config.spec:type_name -> swarm.v1.ConfigSpec
+	56, // 52: swarm.v1.Config.spec:type_name -> swarm.v1.ConfigSpec
 	29, // 53: swarm.v1.Config.versions:type_name -> swarm.v1.DataVersion
-	44, // 54: swarm.v1.DataVersion.created_at:type_name -> google.protobuf.Timestamp
+	45, // 54: swarm.v1.DataVersion.created_at:type_name -> google.protobuf.Timestamp
 	5,  // 55: swarm.v1.Volume.meta:type_name -> swarm.v1.Meta
-	56, // 56: swarm.v1.Volume.spec:type_name -> swarm.v1.VolumeSpec
+	57, // 56: swarm.v1.Volume.spec:type_name -> swarm.v1.VolumeSpec
 	5,  // 57: swarm.v1.Image.meta:type_name -> swarm.v1.Meta
-	46, // 58: swarm.v1.Image.platforms:type_name -> swarm.v1.Platform
+	47, // 58: swarm.v1.Image.platforms:type_name -> swarm.v1.Platform
 	5,  // 59: swarm.v1.ImageCopy.meta:type_name -> swarm.v1.Meta
 	5,  // 60: swarm.v1.Cluster.meta:type_name -> swarm.v1.Meta
-	57, // 61: swarm.v1.Cluster.spec:type_name -> swarm.v1.ClusterSpec
+	58, // 61: swarm.v1.Cluster.spec:type_name -> swarm.v1.ClusterSpec
 	34, // 62: swarm.v1.Cluster.root_ca:type_name -> swarm.v1.RootCA
 	36, // 63: swarm.v1.Cluster.gossip_keys:type_name -> swarm.v1.EncryptionKey
 	36, // 64: swarm.v1.Cluster.unlock_key:type_name -> swarm.v1.EncryptionKey
 	35, // 65: swarm.v1.RootCA.join_tokens:type_name -> swarm.v1.JoinTokens
-	44, // 66: swarm.v1.Event.time:type_name -> google.protobuf.Timestamp
-	3,  // 67: swarm.v1.Event.action:type_name -> swarm.v1.Event.Action
-	43, // 68: swarm.v1.Event.attributes:type_name -> swarm.v1.Event.AttributesEntry
-	38, // 69: swarm.v1.Event.object:type_name -> swarm.v1.Object
-	6,  // 70: swarm.v1.Object.node:type_name -> swarm.v1.Node
-	7,  // 71: swarm.v1.Object.node_state:type_name -> swarm.v1.NodeState
-	12, // 72: swarm.v1.Object.service:type_name -> swarm.v1.Service
-	15, // 73: swarm.v1.Object.revision:type_name -> swarm.v1.Revision
-	16, // 74: swarm.v1.Object.task:type_name -> swarm.v1.Task
-	19, // 75: swarm.v1.Object.task_status:type_name -> swarm.v1.TaskStatus
-	23, // 76: swarm.v1.Object.network:type_name -> swarm.v1.Network
-	24, // 77: swarm.v1.Object.endpoint:type_name -> swarm.v1.Endpoint
-	26, // 78: swarm.v1.Object.claim:type_name -> swarm.v1.Claim
-	27, // 79: swarm.v1.Object.secret:type_name -> swarm.v1.Secret
-	28, // 80: swarm.v1.Object.config:type_name -> swarm.v1.Config
-	30, // 81: swarm.v1.Object.volume:type_name -> swarm.v1.Volume
-	31, // 82: swarm.v1.Object.image:type_name -> swarm.v1.Image
-	32, // 83: swarm.v1.Object.image_copy:type_name -> swarm.v1.ImageCopy
-	33, // 84: swarm.v1.Object.cluster:type_name -> swarm.v1.Cluster
-	44, // 85: swarm.v1.LogRecord.timestamp:type_name -> google.protobuf.Timestamp
-	4,  // 86: swarm.v1.LogRecord.stream:type_name -> swarm.v1.LogRecord.Stream
-	4,  // 87: swarm.v1.LogOptions.streams:type_name -> swarm.v1.LogRecord.Stream
-	44, // 88: swarm.v1.LogOptions.since:type_name -> google.protobuf.Timestamp
-	44, // 89: swarm.v1.LogOptions.until:type_name -> google.protobuf.Timestamp
-	90, // [90:90] is the sub-list for method output_type
-	90, // [90:90] is the sub-list for method input_type
-	90, // [90:90] is the sub-list for extension type_name
-	90, // [90:90] is the sub-list for extension extendee
-	0,  // [0:90] is the sub-list for field type_name
+	5,  // 66: swarm.v1.RaftMember.meta:type_name -> swarm.v1.Meta
+	45, // 67: swarm.v1.Event.time:type_name -> google.protobuf.Timestamp
+	3,  // 68: swarm.v1.Event.action:type_name -> swarm.v1.Event.Action
+	44, // 69: swarm.v1.Event.attributes:type_name -> swarm.v1.Event.AttributesEntry
+	39, // 70: swarm.v1.Event.object:type_name -> swarm.v1.Object
+	6,  // 71: swarm.v1.Object.node:type_name -> swarm.v1.Node
+	7,  // 72: swarm.v1.Object.node_state:type_name -> swarm.v1.NodeState
+	12, // 73: swarm.v1.Object.service:type_name -> swarm.v1.Service
+	15, // 74: swarm.v1.Object.revision:type_name -> swarm.v1.Revision
+	16, // 75: swarm.v1.Object.task:type_name -> swarm.v1.Task
+	19, // 76: swarm.v1.Object.task_status:type_name -> swarm.v1.TaskStatus
+	23, // 77: swarm.v1.Object.network:type_name -> swarm.v1.Network
+	24, // 78: swarm.v1.Object.endpoint:type_name -> swarm.v1.Endpoint
+	26, // 79: swarm.v1.Object.claim:type_name -> swarm.v1.Claim
+	27, // 80: swarm.v1.Object.secret:type_name -> swarm.v1.Secret
+	28, // 81: swarm.v1.Object.config:type_name -> swarm.v1.Config
+	30, // 82: swarm.v1.Object.volume:type_name -> swarm.v1.Volume
+	31, // 83: swarm.v1.Object.image:type_name -> swarm.v1.Image
+	32, // 84: swarm.v1.Object.image_copy:type_name -> swarm.v1.ImageCopy
+	33, // 85: swarm.v1.Object.cluster:type_name -> swarm.v1.Cluster
+	37, // 86: swarm.v1.Object.raft_member:type_name -> swarm.v1.RaftMember
+	45, // 87: swarm.v1.LogRecord.timestamp:type_name -> google.protobuf.Timestamp
+	4,  // 88: swarm.v1.LogRecord.stream:type_name -> swarm.v1.LogRecord.Stream
+	4,  // 89: swarm.v1.LogOptions.streams:type_name -> swarm.v1.LogRecord.Stream
+	45, // 90: swarm.v1.LogOptions.since:type_name -> google.protobuf.Timestamp
+	45, // 91: swarm.v1.LogOptions.until:type_name -> google.protobuf.Timestamp
+	92, // [92:92] is the sub-list for method output_type
+	92, // [92:92] is the sub-list for method input_type
+	92, // [92:92] is the sub-list for extension type_name
+	92, // [92:92] is the sub-list for extension extendee
+	0,  // [0:92] is the sub-list for field type_name
 }
 
 func init() { file_swarm_v1_object_proto_init() }
@@ -3876,7 +3973,7 @@ func file_swarm_v1_object_proto_init() {
 		return
 	}
 	file_swarm_v1_spec_proto_init()
-	file_swarm_v1_object_proto_msgTypes[33].OneofWrappers = []any{
+	file_swarm_v1_object_proto_msgTypes[34].OneofWrappers = []any{
 		(*Object_Node)(nil),
 		(*Object_NodeState)(nil),
 		(*Object_Service)(nil),
@@ -3892,6 +3989,7 @@ func file_swarm_v1_object_proto_init() {
 		(*Object_Image)(nil),
 		(*Object_ImageCopy)(nil),
 		(*Object_Cluster)(nil),
+		(*Object_RaftMember)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -3899,7 +3997,7 @@ func file_swarm_v1_object_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swarm_v1_object_proto_rawDesc), len(file_swarm_v1_object_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   39,
+			NumMessages:   40,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

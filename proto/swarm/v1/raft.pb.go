@@ -24,18 +24,72 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// Envelope is one log entry. Apply is a pure function of (state, envelope).
+type ConfigureRequest_Action int32
+
+const (
+	ConfigureRequest_UNKNOWN ConfigureRequest_Action = 0
+	// Add a voter; answers when it has caught up and votes.
+	ConfigureRequest_ADD    ConfigureRequest_Action = 1
+	ConfigureRequest_REMOVE ConfigureRequest_Action = 2
+	// Give up leadership.
+	ConfigureRequest_TRANSFER ConfigureRequest_Action = 3
+)
+
+// Enum value maps for ConfigureRequest_Action.
+var (
+	ConfigureRequest_Action_name = map[int32]string{
+		0: "UNKNOWN",
+		1: "ADD",
+		2: "REMOVE",
+		3: "TRANSFER",
+	}
+	ConfigureRequest_Action_value = map[string]int32{
+		"UNKNOWN":  0,
+		"ADD":      1,
+		"REMOVE":   2,
+		"TRANSFER": 3,
+	}
+)
+
+func (x ConfigureRequest_Action) Enum() *ConfigureRequest_Action {
+	p := new(ConfigureRequest_Action)
+	*p = x
+	return p
+}
+
+func (x ConfigureRequest_Action) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ConfigureRequest_Action) Descriptor() protoreflect.EnumDescriptor {
+	return file_swarm_v1_raft_proto_enumTypes[0].Descriptor()
+}
+
+func (ConfigureRequest_Action) Type() protoreflect.EnumType {
+	return &file_swarm_v1_raft_proto_enumTypes[0]
+}
+
+func (x ConfigureRequest_Action) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ConfigureRequest_Action.Descriptor instead.
+func (ConfigureRequest_Action) EnumDescriptor() ([]byte, []int) {
+	return file_swarm_v1_raft_proto_rawDescGZIP(), []int{12, 0}
+}
+
+// Envelope is one log entry. Apply is a pure function of (state, envelope). At rest the entry is sealed; the id of the
+// key stands before it, outside of what is sealed.
 type Envelope struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Format of the commands inside; a member that does not know it stops.
-	Format    uint32 `protobuf:"varint,1,opt,name=format,proto3" json:"format,omitempty"`
-	KeyId     uint32 `protobuf:"varint,2,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
-	Epoch     uint64 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
-	RequestId string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	Actor     string `protobuf:"bytes,5,opt,name=actor,proto3" json:"actor,omitempty"`
-	// Stamped by the proposer: created_at and updated_at of what is written.
-	Time          *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=time,proto3" json:"time,omitempty"`
-	Groups        []*Group               `protobuf:"bytes,7,rep,name=groups,proto3" json:"groups,omitempty"`
+	Format uint32 `protobuf:"varint,1,opt,name=format,proto3" json:"format,omitempty"`
+	// Epoch of the cluster whose leader proposed it; 0 before there is a Cluster row.
+	Epoch uint64 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// Stamped by the leader: created_at and updated_at of what is written.
+	Time *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=time,proto3" json:"time,omitempty"`
+	// Requests that were gathered into this entry, in order.
+	Requests      []*Request `protobuf:"bytes,4,rep,name=requests,proto3" json:"requests,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -77,32 +131,11 @@ func (x *Envelope) GetFormat() uint32 {
 	return 0
 }
 
-func (x *Envelope) GetKeyId() uint32 {
-	if x != nil {
-		return x.KeyId
-	}
-	return 0
-}
-
 func (x *Envelope) GetEpoch() uint64 {
 	if x != nil {
 		return x.Epoch
 	}
 	return 0
-}
-
-func (x *Envelope) GetRequestId() string {
-	if x != nil {
-		return x.RequestId
-	}
-	return ""
-}
-
-func (x *Envelope) GetActor() string {
-	if x != nil {
-		return x.Actor
-	}
-	return ""
 }
 
 func (x *Envelope) GetTime() *timestamppb.Timestamp {
@@ -112,7 +145,89 @@ func (x *Envelope) GetTime() *timestamppb.Timestamp {
 	return nil
 }
 
-func (x *Envelope) GetGroups() []*Group {
+func (x *Envelope) GetRequests() []*Request {
+	if x != nil {
+		return x.Requests
+	}
+	return nil
+}
+
+// Request is what one caller wants changed. (session, sequence) names it: Apply carries out a name once, however often
+// it is proposed, and answers a repetition with what it answered the first time.
+type Request struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Drawn anew by every start of a manager.
+	Session []byte `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
+	// Numbers the session's requests from 1.
+	Sequence uint64 `protobuf:"varint,2,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	// The session waits for no answer below this number; what was remembered of them is forgotten.
+	Answered uint64 `protobuf:"varint,3,opt,name=answered,proto3" json:"answered,omitempty"`
+	// Who asks: a user, a node, or a part of the manager.
+	Actor         string   `protobuf:"bytes,4,opt,name=actor,proto3" json:"actor,omitempty"`
+	Groups        []*Group `protobuf:"bytes,5,rep,name=groups,proto3" json:"groups,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Request) Reset() {
+	*x = Request{}
+	mi := &file_swarm_v1_raft_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Request) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Request) ProtoMessage() {}
+
+func (x *Request) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_raft_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Request.ProtoReflect.Descriptor instead.
+func (*Request) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_raft_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Request) GetSession() []byte {
+	if x != nil {
+		return x.Session
+	}
+	return nil
+}
+
+func (x *Request) GetSequence() uint64 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
+func (x *Request) GetAnswered() uint64 {
+	if x != nil {
+		return x.Answered
+	}
+	return 0
+}
+
+func (x *Request) GetActor() string {
+	if x != nil {
+		return x.Actor
+	}
+	return ""
+}
+
+func (x *Request) GetGroups() []*Group {
 	if x != nil {
 		return x.Groups
 	}
@@ -129,7 +244,7 @@ type Group struct {
 
 func (x *Group) Reset() {
 	*x = Group{}
-	mi := &file_swarm_v1_raft_proto_msgTypes[1]
+	mi := &file_swarm_v1_raft_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -141,7 +256,7 @@ func (x *Group) String() string {
 func (*Group) ProtoMessage() {}
 
 func (x *Group) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_raft_proto_msgTypes[1]
+	mi := &file_swarm_v1_raft_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -154,7 +269,7 @@ func (x *Group) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Group.ProtoReflect.Descriptor instead.
 func (*Group) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_raft_proto_rawDescGZIP(), []int{1}
+	return file_swarm_v1_raft_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Group) GetChanges() []*Change {
@@ -183,7 +298,7 @@ type Change struct {
 
 func (x *Change) Reset() {
 	*x = Change{}
-	mi := &file_swarm_v1_raft_proto_msgTypes[2]
+	mi := &file_swarm_v1_raft_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -195,7 +310,7 @@ func (x *Change) String() string {
 func (*Change) ProtoMessage() {}
 
 func (x *Change) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_raft_proto_msgTypes[2]
+	mi := &file_swarm_v1_raft_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -208,7 +323,7 @@ func (x *Change) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Change.ProtoReflect.Descriptor instead.
 func (*Change) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_raft_proto_rawDescGZIP(), []int{2}
+	return file_swarm_v1_raft_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Change) GetPrecondition() isChange_Precondition {
@@ -322,7 +437,7 @@ type ObjectRef struct {
 
 func (x *ObjectRef) Reset() {
 	*x = ObjectRef{}
-	mi := &file_swarm_v1_raft_proto_msgTypes[3]
+	mi := &file_swarm_v1_raft_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -334,7 +449,7 @@ func (x *ObjectRef) String() string {
 func (*ObjectRef) ProtoMessage() {}
 
 func (x *ObjectRef) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_raft_proto_msgTypes[3]
+	mi := &file_swarm_v1_raft_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -347,7 +462,7 @@ func (x *ObjectRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ObjectRef.ProtoReflect.Descriptor instead.
 func (*ObjectRef) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_raft_proto_rawDescGZIP(), []int{3}
+	return file_swarm_v1_raft_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ObjectRef) GetTable() uint32 {
@@ -366,16 +481,14 @@ func (x *ObjectRef) GetKey() string {
 
 type ProposeRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Groups        []*Group               `protobuf:"bytes,1,rep,name=groups,proto3" json:"groups,omitempty"`
-	Actor         string                 `protobuf:"bytes,2,opt,name=actor,proto3" json:"actor,omitempty"`
-	RequestId     string                 `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	Request       *Request               `protobuf:"bytes,1,opt,name=request,proto3" json:"request,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ProposeRequest) Reset() {
 	*x = ProposeRequest{}
-	mi := &file_swarm_v1_raft_proto_msgTypes[4]
+	mi := &file_swarm_v1_raft_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -387,7 +500,7 @@ func (x *ProposeRequest) String() string {
 func (*ProposeRequest) ProtoMessage() {}
 
 func (x *ProposeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_raft_proto_msgTypes[4]
+	mi := &file_swarm_v1_raft_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -400,34 +513,21 @@ func (x *ProposeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProposeRequest.ProtoReflect.Descriptor instead.
 func (*ProposeRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_raft_proto_rawDescGZIP(), []int{4}
+	return file_swarm_v1_raft_proto_rawDescGZIP(), []int{5}
 }
 
-func (x *ProposeRequest) GetGroups() []*Group {
+func (x *ProposeRequest) GetRequest() *Request {
 	if x != nil {
-		return x.Groups
+		return x.Request
 	}
 	return nil
 }
 
-func (x *ProposeRequest) GetActor() string {
-	if x != nil {
-		return x.Actor
-	}
-	return ""
-}
-
-func (x *ProposeRequest) GetRequestId() string {
-	if x != nil {
-		return x.RequestId
-	}
-	return ""
-}
-
 type ProposeResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Index of the entry that holds the last group.
-	Index         uint64         `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
+	// Index of the entry that holds the request.
+	Index uint64 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
+	// One for each group, or none when every group was applied.
 	Results       []*GroupResult `protobuf:"bytes,2,rep,name=results,proto3" json:"results,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -435,7 +535,7 @@ type ProposeResponse struct {
 
 func (x *ProposeResponse) Reset() {
 	*x = ProposeResponse{}
-	mi := &file_swarm_v1_raft_proto_msgTypes[5]
+	mi := &file_swarm_v1_raft_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -447,7 +547,7 @@ func (x *ProposeResponse) String() string {
 func (*ProposeResponse) ProtoMessage() {}
 
 func (x *ProposeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_raft_proto_msgTypes[5]
+	mi := &file_swarm_v1_raft_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -460,7 +560,7 @@ func (x *ProposeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProposeResponse.ProtoReflect.Descriptor instead.
 func (*ProposeResponse) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_raft_proto_rawDescGZIP(), []int{5}
+	return file_swarm_v1_raft_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ProposeResponse) GetIndex() uint64 {
@@ -483,14 +583,13 @@ type GroupResult struct {
 	Error string `protobuf:"bytes,1,opt,name=error,proto3" json:"error,omitempty"`
 	// gRPC code of the error.
 	Code          uint32 `protobuf:"varint,2,opt,name=code,proto3" json:"code,omitempty"`
-	Index         uint64 `protobuf:"varint,3,opt,name=index,proto3" json:"index,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GroupResult) Reset() {
 	*x = GroupResult{}
-	mi := &file_swarm_v1_raft_proto_msgTypes[6]
+	mi := &file_swarm_v1_raft_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -502,7 +601,7 @@ func (x *GroupResult) String() string {
 func (*GroupResult) ProtoMessage() {}
 
 func (x *GroupResult) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_raft_proto_msgTypes[6]
+	mi := &file_swarm_v1_raft_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -515,7 +614,7 @@ func (x *GroupResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupResult.ProtoReflect.Descriptor instead.
 func (*GroupResult) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_raft_proto_rawDescGZIP(), []int{6}
+	return file_swarm_v1_raft_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *GroupResult) GetError() string {
@@ -532,13 +631,6 @@ func (x *GroupResult) GetCode() uint32 {
 	return 0
 }
 
-func (x *GroupResult) GetIndex() uint64 {
-	if x != nil {
-		return x.Index
-	}
-	return 0
-}
-
 type ReadIndexRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -547,7 +639,7 @@ type ReadIndexRequest struct {
 
 func (x *ReadIndexRequest) Reset() {
 	*x = ReadIndexRequest{}
-	mi := &file_swarm_v1_raft_proto_msgTypes[7]
+	mi := &file_swarm_v1_raft_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -559,7 +651,7 @@ func (x *ReadIndexRequest) String() string {
 func (*ReadIndexRequest) ProtoMessage() {}
 
 func (x *ReadIndexRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_raft_proto_msgTypes[7]
+	mi := &file_swarm_v1_raft_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -572,7 +664,7 @@ func (x *ReadIndexRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadIndexRequest.ProtoReflect.Descriptor instead.
 func (*ReadIndexRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_raft_proto_rawDescGZIP(), []int{7}
+	return file_swarm_v1_raft_proto_rawDescGZIP(), []int{8}
 }
 
 type ReadIndexResponse struct {
@@ -585,7 +677,7 @@ type ReadIndexResponse struct {
 
 func (x *ReadIndexResponse) Reset() {
 	*x = ReadIndexResponse{}
-	mi := &file_swarm_v1_raft_proto_msgTypes[8]
+	mi := &file_swarm_v1_raft_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -597,7 +689,7 @@ func (x *ReadIndexResponse) String() string {
 func (*ReadIndexResponse) ProtoMessage() {}
 
 func (x *ReadIndexResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_raft_proto_msgTypes[8]
+	mi := &file_swarm_v1_raft_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -610,7 +702,7 @@ func (x *ReadIndexResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadIndexResponse.ProtoReflect.Descriptor instead.
 func (*ReadIndexResponse) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_raft_proto_rawDescGZIP(), []int{8}
+	return file_swarm_v1_raft_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ReadIndexResponse) GetIndex() uint64 {
@@ -627,21 +719,196 @@ func (x *ReadIndexResponse) GetLeaderId() string {
 	return ""
 }
 
-// SnapshotHeader starts a snapshot file; length-prefixed SnapshotChunks follow.
-type SnapshotHeader struct {
+type AppliedRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Format        uint32                 `protobuf:"varint,1,opt,name=format,proto3" json:"format,omitempty"`
-	KeyId         uint32                 `protobuf:"varint,2,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
-	Epoch         uint64                 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
-	Index         uint64                 `protobuf:"varint,4,opt,name=index,proto3" json:"index,omitempty"`
-	Time          *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=time,proto3" json:"time,omitempty"`
+	Index         uint64                 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AppliedRequest) Reset() {
+	*x = AppliedRequest{}
+	mi := &file_swarm_v1_raft_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AppliedRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AppliedRequest) ProtoMessage() {}
+
+func (x *AppliedRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_raft_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AppliedRequest.ProtoReflect.Descriptor instead.
+func (*AppliedRequest) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_raft_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *AppliedRequest) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+type AppliedResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Index         uint64                 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AppliedResponse) Reset() {
+	*x = AppliedResponse{}
+	mi := &file_swarm_v1_raft_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AppliedResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AppliedResponse) ProtoMessage() {}
+
+func (x *AppliedResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_raft_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AppliedResponse.ProtoReflect.Descriptor instead.
+func (*AppliedResponse) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_raft_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *AppliedResponse) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+type ConfigureRequest struct {
+	state         protoimpl.MessageState  `protogen:"open.v1"`
+	Action        ConfigureRequest_Action `protobuf:"varint,1,opt,name=action,proto3,enum=swarm.v1.ConfigureRequest_Action" json:"action,omitempty"`
+	NodeId        string                  `protobuf:"bytes,2,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConfigureRequest) Reset() {
+	*x = ConfigureRequest{}
+	mi := &file_swarm_v1_raft_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConfigureRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConfigureRequest) ProtoMessage() {}
+
+func (x *ConfigureRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_raft_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConfigureRequest.ProtoReflect.Descriptor instead.
+func (*ConfigureRequest) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_raft_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ConfigureRequest) GetAction() ConfigureRequest_Action {
+	if x != nil {
+		return x.Action
+	}
+	return ConfigureRequest_UNKNOWN
+}
+
+func (x *ConfigureRequest) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+type ConfigureResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConfigureResponse) Reset() {
+	*x = ConfigureResponse{}
+	mi := &file_swarm_v1_raft_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConfigureResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConfigureResponse) ProtoMessage() {}
+
+func (x *ConfigureResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_raft_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConfigureResponse.ProtoReflect.Descriptor instead.
+func (*ConfigureResponse) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_raft_proto_rawDescGZIP(), []int{13}
+}
+
+// SnapshotHeader starts a snapshot; SnapshotChunks follow, each with its length in front. The last one has end set.
+type SnapshotHeader struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Format uint32                 `protobuf:"varint,1,opt,name=format,proto3" json:"format,omitempty"`
+	Epoch  uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// Of the newest entry whose effects are inside.
+	Index         uint64 `protobuf:"varint,3,opt,name=index,proto3" json:"index,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SnapshotHeader) Reset() {
 	*x = SnapshotHeader{}
-	mi := &file_swarm_v1_raft_proto_msgTypes[9]
+	mi := &file_swarm_v1_raft_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -653,7 +920,7 @@ func (x *SnapshotHeader) String() string {
 func (*SnapshotHeader) ProtoMessage() {}
 
 func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_raft_proto_msgTypes[9]
+	mi := &file_swarm_v1_raft_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -666,19 +933,12 @@ func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotHeader.ProtoReflect.Descriptor instead.
 func (*SnapshotHeader) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_raft_proto_rawDescGZIP(), []int{9}
+	return file_swarm_v1_raft_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *SnapshotHeader) GetFormat() uint32 {
 	if x != nil {
 		return x.Format
-	}
-	return 0
-}
-
-func (x *SnapshotHeader) GetKeyId() uint32 {
-	if x != nil {
-		return x.KeyId
 	}
 	return 0
 }
@@ -697,23 +957,18 @@ func (x *SnapshotHeader) GetIndex() uint64 {
 	return 0
 }
 
-func (x *SnapshotHeader) GetTime() *timestamppb.Timestamp {
-	if x != nil {
-		return x.Time
-	}
-	return nil
-}
-
 type SnapshotChunk struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Objects       []*Object              `protobuf:"bytes,1,rep,name=objects,proto3" json:"objects,omitempty"`
+	Sessions      []*Session             `protobuf:"bytes,2,rep,name=sessions,proto3" json:"sessions,omitempty"`
+	End           *SnapshotEnd           `protobuf:"bytes,3,opt,name=end,proto3" json:"end,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SnapshotChunk) Reset() {
 	*x = SnapshotChunk{}
-	mi := &file_swarm_v1_raft_proto_msgTypes[10]
+	mi := &file_swarm_v1_raft_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -725,7 +980,7 @@ func (x *SnapshotChunk) String() string {
 func (*SnapshotChunk) ProtoMessage() {}
 
 func (x *SnapshotChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_raft_proto_msgTypes[10]
+	mi := &file_swarm_v1_raft_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -738,7 +993,7 @@ func (x *SnapshotChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotChunk.ProtoReflect.Descriptor instead.
 func (*SnapshotChunk) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_raft_proto_rawDescGZIP(), []int{10}
+	return file_swarm_v1_raft_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *SnapshotChunk) GetObjects() []*Object {
@@ -748,20 +1003,272 @@ func (x *SnapshotChunk) GetObjects() []*Object {
 	return nil
 }
 
+func (x *SnapshotChunk) GetSessions() []*Session {
+	if x != nil {
+		return x.Sessions
+	}
+	return nil
+}
+
+func (x *SnapshotChunk) GetEnd() *SnapshotEnd {
+	if x != nil {
+		return x.End
+	}
+	return nil
+}
+
+type SnapshotEnd struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Rows before it, so that a cut file is noticed.
+	Objects       uint64 `protobuf:"varint,1,opt,name=objects,proto3" json:"objects,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SnapshotEnd) Reset() {
+	*x = SnapshotEnd{}
+	mi := &file_swarm_v1_raft_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SnapshotEnd) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SnapshotEnd) ProtoMessage() {}
+
+func (x *SnapshotEnd) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_raft_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SnapshotEnd.ProtoReflect.Descriptor instead.
+func (*SnapshotEnd) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_raft_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *SnapshotEnd) GetObjects() uint64 {
+	if x != nil {
+		return x.Objects
+	}
+	return 0
+}
+
+// Session is what Apply remembers of the requests of one start of a manager.
+type Session struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Id       []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Answered uint64                 `protobuf:"varint,2,opt,name=answered,proto3" json:"answered,omitempty"`
+	// Newest entry that held a request of it: the session unused for longest is dropped first.
+	Index         uint64    `protobuf:"varint,3,opt,name=index,proto3" json:"index,omitempty"`
+	Answers       []*Answer `protobuf:"bytes,4,rep,name=answers,proto3" json:"answers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Session) Reset() {
+	*x = Session{}
+	mi := &file_swarm_v1_raft_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Session) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Session) ProtoMessage() {}
+
+func (x *Session) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_raft_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Session.ProtoReflect.Descriptor instead.
+func (*Session) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_raft_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *Session) GetId() []byte {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+func (x *Session) GetAnswered() uint64 {
+	if x != nil {
+		return x.Answered
+	}
+	return 0
+}
+
+func (x *Session) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *Session) GetAnswers() []*Answer {
+	if x != nil {
+		return x.Answers
+	}
+	return nil
+}
+
+type Answer struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Sequence uint64                 `protobuf:"varint,1,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	Index    uint64                 `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"`
+	Groups   uint32                 `protobuf:"varint,3,opt,name=groups,proto3" json:"groups,omitempty"`
+	// Of the groups that were refused.
+	Refused       []*Refused `protobuf:"bytes,4,rep,name=refused,proto3" json:"refused,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Answer) Reset() {
+	*x = Answer{}
+	mi := &file_swarm_v1_raft_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Answer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Answer) ProtoMessage() {}
+
+func (x *Answer) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_raft_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Answer.ProtoReflect.Descriptor instead.
+func (*Answer) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_raft_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *Answer) GetSequence() uint64 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
+func (x *Answer) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *Answer) GetGroups() uint32 {
+	if x != nil {
+		return x.Groups
+	}
+	return 0
+}
+
+func (x *Answer) GetRefused() []*Refused {
+	if x != nil {
+		return x.Refused
+	}
+	return nil
+}
+
+type Refused struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         uint32                 `protobuf:"varint,1,opt,name=group,proto3" json:"group,omitempty"`
+	Result        *GroupResult           `protobuf:"bytes,2,opt,name=result,proto3" json:"result,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Refused) Reset() {
+	*x = Refused{}
+	mi := &file_swarm_v1_raft_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Refused) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Refused) ProtoMessage() {}
+
+func (x *Refused) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_raft_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Refused.ProtoReflect.Descriptor instead.
+func (*Refused) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_raft_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *Refused) GetGroup() uint32 {
+	if x != nil {
+		return x.Group
+	}
+	return 0
+}
+
+func (x *Refused) GetResult() *GroupResult {
+	if x != nil {
+		return x.Result
+	}
+	return nil
+}
+
 var File_swarm_v1_raft_proto protoreflect.FileDescriptor
 
 const file_swarm_v1_raft_proto_rawDesc = "" +
 	"\n" +
-	"\x13swarm/v1/raft.proto\x12\bswarm.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15swarm/v1/object.proto\"\xdd\x01\n" +
+	"\x13swarm/v1/raft.proto\x12\bswarm.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15swarm/v1/object.proto\"\x97\x01\n" +
 	"\bEnvelope\x12\x16\n" +
-	"\x06format\x18\x01 \x01(\rR\x06format\x12\x15\n" +
-	"\x06key_id\x18\x02 \x01(\rR\x05keyId\x12\x14\n" +
-	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\x12\x1d\n" +
-	"\n" +
-	"request_id\x18\x04 \x01(\tR\trequestId\x12\x14\n" +
-	"\x05actor\x18\x05 \x01(\tR\x05actor\x12.\n" +
-	"\x04time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12'\n" +
-	"\x06groups\x18\a \x03(\v2\x0f.swarm.v1.GroupR\x06groups\"3\n" +
+	"\x06format\x18\x01 \x01(\rR\x06format\x12\x14\n" +
+	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12.\n" +
+	"\x04time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12-\n" +
+	"\brequests\x18\x04 \x03(\v2\x11.swarm.v1.RequestR\brequests\"\x9a\x01\n" +
+	"\aRequest\x12\x18\n" +
+	"\asession\x18\x01 \x01(\fR\asession\x12\x1a\n" +
+	"\bsequence\x18\x02 \x01(\x04R\bsequence\x12\x1a\n" +
+	"\banswered\x18\x03 \x01(\x04R\banswered\x12\x14\n" +
+	"\x05actor\x18\x04 \x01(\tR\x05actor\x12'\n" +
+	"\x06groups\x18\x05 \x03(\v2\x0f.swarm.v1.GroupR\x06groups\"3\n" +
 	"\x05Group\x12*\n" +
 	"\achanges\x18\x01 \x03(\v2\x10.swarm.v1.ChangeR\achanges\"\xd0\x01\n" +
 	"\x06Change\x12\x1f\n" +
@@ -775,34 +1282,61 @@ const file_swarm_v1_raft_proto_rawDesc = "" +
 	"\x02op\"3\n" +
 	"\tObjectRef\x12\x14\n" +
 	"\x05table\x18\x01 \x01(\rR\x05table\x12\x10\n" +
-	"\x03key\x18\x02 \x01(\tR\x03key\"n\n" +
-	"\x0eProposeRequest\x12'\n" +
-	"\x06groups\x18\x01 \x03(\v2\x0f.swarm.v1.GroupR\x06groups\x12\x14\n" +
-	"\x05actor\x18\x02 \x01(\tR\x05actor\x12\x1d\n" +
-	"\n" +
-	"request_id\x18\x03 \x01(\tR\trequestId\"X\n" +
+	"\x03key\x18\x02 \x01(\tR\x03key\"=\n" +
+	"\x0eProposeRequest\x12+\n" +
+	"\arequest\x18\x01 \x01(\v2\x11.swarm.v1.RequestR\arequest\"X\n" +
 	"\x0fProposeResponse\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\x12/\n" +
-	"\aresults\x18\x02 \x03(\v2\x15.swarm.v1.GroupResultR\aresults\"M\n" +
+	"\aresults\x18\x02 \x03(\v2\x15.swarm.v1.GroupResultR\aresults\"7\n" +
 	"\vGroupResult\x12\x14\n" +
 	"\x05error\x18\x01 \x01(\tR\x05error\x12\x12\n" +
-	"\x04code\x18\x02 \x01(\rR\x04code\x12\x14\n" +
-	"\x05index\x18\x03 \x01(\x04R\x05index\"\x12\n" +
+	"\x04code\x18\x02 \x01(\rR\x04code\"\x12\n" +
 	"\x10ReadIndexRequest\"F\n" +
 	"\x11ReadIndexResponse\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x1b\n" +
-	"\tleader_id\x18\x02 \x01(\tR\bleaderId\"\x9b\x01\n" +
+	"\tleader_id\x18\x02 \x01(\tR\bleaderId\"&\n" +
+	"\x0eAppliedRequest\x12\x14\n" +
+	"\x05index\x18\x01 \x01(\x04R\x05index\"'\n" +
+	"\x0fAppliedResponse\x12\x14\n" +
+	"\x05index\x18\x01 \x01(\x04R\x05index\"\xa0\x01\n" +
+	"\x10ConfigureRequest\x129\n" +
+	"\x06action\x18\x01 \x01(\x0e2!.swarm.v1.ConfigureRequest.ActionR\x06action\x12\x17\n" +
+	"\anode_id\x18\x02 \x01(\tR\x06nodeId\"8\n" +
+	"\x06Action\x12\v\n" +
+	"\aUNKNOWN\x10\x00\x12\a\n" +
+	"\x03ADD\x10\x01\x12\n" +
+	"\n" +
+	"\x06REMOVE\x10\x02\x12\f\n" +
+	"\bTRANSFER\x10\x03\"\x13\n" +
+	"\x11ConfigureResponse\"T\n" +
 	"\x0eSnapshotHeader\x12\x16\n" +
-	"\x06format\x18\x01 \x01(\rR\x06format\x12\x15\n" +
-	"\x06key_id\x18\x02 \x01(\rR\x05keyId\x12\x14\n" +
-	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\x12\x14\n" +
-	"\x05index\x18\x04 \x01(\x04R\x05index\x12.\n" +
-	"\x04time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\";\n" +
+	"\x06format\x18\x01 \x01(\rR\x06format\x12\x14\n" +
+	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x14\n" +
+	"\x05index\x18\x03 \x01(\x04R\x05index\"\x93\x01\n" +
 	"\rSnapshotChunk\x12*\n" +
-	"\aobjects\x18\x01 \x03(\v2\x10.swarm.v1.ObjectR\aobjects2\x8c\x01\n" +
+	"\aobjects\x18\x01 \x03(\v2\x10.swarm.v1.ObjectR\aobjects\x12-\n" +
+	"\bsessions\x18\x02 \x03(\v2\x11.swarm.v1.SessionR\bsessions\x12'\n" +
+	"\x03end\x18\x03 \x01(\v2\x15.swarm.v1.SnapshotEndR\x03end\"'\n" +
+	"\vSnapshotEnd\x12\x18\n" +
+	"\aobjects\x18\x01 \x01(\x04R\aobjects\"w\n" +
+	"\aSession\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\fR\x02id\x12\x1a\n" +
+	"\banswered\x18\x02 \x01(\x04R\banswered\x12\x14\n" +
+	"\x05index\x18\x03 \x01(\x04R\x05index\x12*\n" +
+	"\aanswers\x18\x04 \x03(\v2\x10.swarm.v1.AnswerR\aanswers\"\x7f\n" +
+	"\x06Answer\x12\x1a\n" +
+	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12\x14\n" +
+	"\x05index\x18\x02 \x01(\x04R\x05index\x12\x16\n" +
+	"\x06groups\x18\x03 \x01(\rR\x06groups\x12+\n" +
+	"\arefused\x18\x04 \x03(\v2\x11.swarm.v1.RefusedR\arefused\"N\n" +
+	"\aRefused\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\rR\x05group\x12-\n" +
+	"\x06result\x18\x02 \x01(\v2\x15.swarm.v1.GroupResultR\x06result2\x92\x02\n" +
 	"\x04Raft\x12>\n" +
 	"\aPropose\x12\x18.swarm.v1.ProposeRequest\x1a\x19.swarm.v1.ProposeResponse\x12D\n" +
-	"\tReadIndex\x12\x1a.swarm.v1.ReadIndexRequest\x1a\x1b.swarm.v1.ReadIndexResponseB\x1eZ\x1cswarm/proto/swarm/v1;swarmv1b\x06proto3"
+	"\tReadIndex\x12\x1a.swarm.v1.ReadIndexRequest\x1a\x1b.swarm.v1.ReadIndexResponse\x12>\n" +
+	"\aApplied\x12\x18.swarm.v1.AppliedRequest\x1a\x19.swarm.v1.AppliedResponse\x12D\n" +
+	"\tConfigure\x12\x1a.swarm.v1.ConfigureRequest\x1a\x1b.swarm.v1.ConfigureResponseB\x1eZ\x1cswarm/proto/swarm/v1;swarmv1b\x06proto3"
 
 var (
 	file_swarm_v1_raft_proto_rawDescOnce sync.Once
@@ -816,41 +1350,62 @@ func file_swarm_v1_raft_proto_rawDescGZIP() []byte {
 	return file_swarm_v1_raft_proto_rawDescData
 }
 
-var file_swarm_v1_raft_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_swarm_v1_raft_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_swarm_v1_raft_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_swarm_v1_raft_proto_goTypes = []any{
-	(*Envelope)(nil),              // 0: swarm.v1.Envelope
-	(*Group)(nil),                 // 1: swarm.v1.Group
-	(*Change)(nil),                // 2: swarm.v1.Change
-	(*ObjectRef)(nil),             // 3: swarm.v1.ObjectRef
-	(*ProposeRequest)(nil),        // 4: swarm.v1.ProposeRequest
-	(*ProposeResponse)(nil),       // 5: swarm.v1.ProposeResponse
-	(*GroupResult)(nil),           // 6: swarm.v1.GroupResult
-	(*ReadIndexRequest)(nil),      // 7: swarm.v1.ReadIndexRequest
-	(*ReadIndexResponse)(nil),     // 8: swarm.v1.ReadIndexResponse
-	(*SnapshotHeader)(nil),        // 9: swarm.v1.SnapshotHeader
-	(*SnapshotChunk)(nil),         // 10: swarm.v1.SnapshotChunk
-	(*timestamppb.Timestamp)(nil), // 11: google.protobuf.Timestamp
-	(*Object)(nil),                // 12: swarm.v1.Object
+	(ConfigureRequest_Action)(0),  // 0: swarm.v1.ConfigureRequest.Action
+	(*Envelope)(nil),              // 1: swarm.v1.Envelope
+	(*Request)(nil),               // 2: swarm.v1.Request
+	(*Group)(nil),                 // 3: swarm.v1.Group
+	(*Change)(nil),                // 4: swarm.v1.Change
+	(*ObjectRef)(nil),             // 5: swarm.v1.ObjectRef
+	(*ProposeRequest)(nil),        // 6: swarm.v1.ProposeRequest
+	(*ProposeResponse)(nil),       // 7: swarm.v1.ProposeResponse
+	(*GroupResult)(nil),           // 8: swarm.v1.GroupResult
+	(*ReadIndexRequest)(nil),      // 9: swarm.v1.ReadIndexRequest
+	(*ReadIndexResponse)(nil),     // 10: swarm.v1.ReadIndexResponse
+	(*AppliedRequest)(nil),        // 11: swarm.v1.AppliedRequest
+	(*AppliedResponse)(nil),       // 12: swarm.v1.AppliedResponse
+	(*ConfigureRequest)(nil),      // 13: swarm.v1.ConfigureRequest
+	(*ConfigureResponse)(nil),     // 14: swarm.v1.ConfigureResponse
+	(*SnapshotHeader)(nil),        // 15: swarm.v1.SnapshotHeader
+	(*SnapshotChunk)(nil),         // 16: swarm.v1.SnapshotChunk
+	(*SnapshotEnd)(nil),           // 17: swarm.v1.SnapshotEnd
+	(*Session)(nil),               // 18: swarm.v1.Session
+	(*Answer)(nil),                // 19: swarm.v1.Answer
+	(*Refused)(nil),               // 20: swarm.v1.Refused
+	(*timestamppb.Timestamp)(nil), // 21: google.protobuf.Timestamp
+	(*Object)(nil),                // 22: swarm.v1.Object
 }
 var file_swarm_v1_raft_proto_depIdxs = []int32{
-	11, // 0: swarm.v1.Envelope.time:type_name -> google.protobuf.Timestamp
-	1,  // 1: swarm.v1.Envelope.groups:type_name -> swarm.v1.Group
-	2,  // 2: swarm.v1.Group.changes:type_name -> swarm.v1.Change
-	12, // 3: swarm.v1.Change.put:type_name -> swarm.v1.Object
-	3,  // 4: swarm.v1.Change.delete:type_name -> swarm.v1.ObjectRef
-	1,  // 5: swarm.v1.ProposeRequest.groups:type_name -> swarm.v1.Group
-	6,  // 6: swarm.v1.ProposeResponse.results:type_name -> swarm.v1.GroupResult
-	11, // 7: swarm.v1.SnapshotHeader.time:type_name -> google.protobuf.Timestamp
-	12, // 8: swarm.v1.SnapshotChunk.objects:type_name -> swarm.v1.Object
-	4,  // 9: swarm.v1.Raft.Propose:input_type -> swarm.v1.ProposeRequest
-	7,  // 10: swarm.v1.Raft.ReadIndex:input_type -> swarm.v1.ReadIndexRequest
-	5,  // 11: swarm.v1.Raft.Propose:output_type -> swarm.v1.ProposeResponse
-	8,  // 12: swarm.v1.Raft.ReadIndex:output_type -> swarm.v1.ReadIndexResponse
-	11, // [11:13] is the sub-list for method output_type
-	9,  // [9:11] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	21, // 0: swarm.v1.Envelope.time:type_name -> google.protobuf.Timestamp
+	2,  // 1: swarm.v1.Envelope.requests:type_name -> swarm.v1.Request
+	3,  // 2: swarm.v1.Request.groups:type_name -> swarm.v1.Group
+	4,  // 3: swarm.v1.Group.changes:type_name -> swarm.v1.Change
+	22, // 4: swarm.v1.Change.put:type_name -> swarm.v1.Object
+	5,  // 5: swarm.v1.Change.delete:type_name -> swarm.v1.ObjectRef
+	2,  // 6: swarm.v1.ProposeRequest.request:type_name -> swarm.v1.Request
+	8,  // 7: swarm.v1.ProposeResponse.results:type_name -> swarm.v1.GroupResult
+	0,  // 8: swarm.v1.ConfigureRequest.action:type_name -> swarm.v1.ConfigureRequest.Action
+	22, // 9: swarm.v1.SnapshotChunk.objects:type_name -> swarm.v1.Object
+	18, // 10: swarm.v1.SnapshotChunk.sessions:type_name -> swarm.v1.Session
+	17, // 11: swarm.v1.SnapshotChunk.end:type_name -> swarm.v1.SnapshotEnd
+	19, // 12: swarm.v1.Session.answers:type_name -> swarm.v1.Answer
+	20, // 13: swarm.v1.Answer.refused:type_name -> swarm.v1.Refused
+	8,  // 14: swarm.v1.Refused.result:type_name -> swarm.v1.GroupResult
+	6,  // 15: swarm.v1.Raft.Propose:input_type -> swarm.v1.ProposeRequest
+	9,  // 16: swarm.v1.Raft.ReadIndex:input_type -> swarm.v1.ReadIndexRequest
+	11, // 17: swarm.v1.Raft.Applied:input_type -> swarm.v1.AppliedRequest
+	13, // 18: swarm.v1.Raft.Configure:input_type -> swarm.v1.ConfigureRequest
+	7,  // 19: swarm.v1.Raft.Propose:output_type -> swarm.v1.ProposeResponse
+	10, // 20: swarm.v1.Raft.ReadIndex:output_type -> swarm.v1.ReadIndexResponse
+	12, // 21: swarm.v1.Raft.Applied:output_type -> swarm.v1.AppliedResponse
+	14, // 22: swarm.v1.Raft.Configure:output_type -> swarm.v1.ConfigureResponse
+	19, // [19:23] is the sub-list for method output_type
+	15, // [15:19] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_swarm_v1_raft_proto_init() }
@@ -859,7 +1414,7 @@ func file_swarm_v1_raft_proto_init() {
 		return
 	}
 	file_swarm_v1_object_proto_init()
-	file_swarm_v1_raft_proto_msgTypes[2].OneofWrappers = []any{
+	file_swarm_v1_raft_proto_msgTypes[3].OneofWrappers = []any{
 		(*Change_IfVersion)(nil),
 		(*Change_IfAbsent)(nil),
 		(*Change_IfNewer)(nil),
@@ -871,13 +1426,14 @@ func file_swarm_v1_raft_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swarm_v1_raft_proto_rawDesc), len(file_swarm_v1_raft_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   11,
+			NumEnums:      1,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_swarm_v1_raft_proto_goTypes,
 		DependencyIndexes: file_swarm_v1_raft_proto_depIdxs,
+		EnumInfos:         file_swarm_v1_raft_proto_enumTypes,
 		MessageInfos:      file_swarm_v1_raft_proto_msgTypes,
 	}.Build()
 	File_swarm_v1_raft_proto = out.File

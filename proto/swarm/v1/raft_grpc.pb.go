@@ -23,6 +23,8 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	Raft_Propose_FullMethodName   = "/swarm.v1.Raft/Propose"
 	Raft_ReadIndex_FullMethodName = "/swarm.v1.Raft/ReadIndex"
+	Raft_Applied_FullMethodName   = "/swarm.v1.Raft/Applied"
+	Raft_Configure_FullMethodName = "/swarm.v1.Raft/Configure"
 )
 
 // RaftClient is the client API for Raft service.
@@ -32,8 +34,12 @@ const (
 // Raft is served by managers, for managers.
 type RaftClient interface {
 	Propose(ctx context.Context, in *ProposeRequest, opts ...grpc.CallOption) (*ProposeResponse, error)
-	// Index that the leader, sure of its leadership, has committed.
+	// Index that the leader, sure of its leadership, has applied.
 	ReadIndex(ctx context.Context, in *ReadIndexRequest, opts ...grpc.CallOption) (*ReadIndexResponse, error)
+	// Answers when this member has applied the index.
+	Applied(ctx context.Context, in *AppliedRequest, opts ...grpc.CallOption) (*AppliedResponse, error)
+	// Changes who the members are; leader only.
+	Configure(ctx context.Context, in *ConfigureRequest, opts ...grpc.CallOption) (*ConfigureResponse, error)
 }
 
 type raftClient struct {
@@ -64,6 +70,26 @@ func (c *raftClient) ReadIndex(ctx context.Context, in *ReadIndexRequest, opts .
 	return out, nil
 }
 
+func (c *raftClient) Applied(ctx context.Context, in *AppliedRequest, opts ...grpc.CallOption) (*AppliedResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AppliedResponse)
+	err := c.cc.Invoke(ctx, Raft_Applied_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *raftClient) Configure(ctx context.Context, in *ConfigureRequest, opts ...grpc.CallOption) (*ConfigureResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ConfigureResponse)
+	err := c.cc.Invoke(ctx, Raft_Configure_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // RaftServer is the server API for Raft service.
 // All implementations must embed UnimplementedRaftServer
 // for forward compatibility.
@@ -71,8 +97,12 @@ func (c *raftClient) ReadIndex(ctx context.Context, in *ReadIndexRequest, opts .
 // Raft is served by managers, for managers.
 type RaftServer interface {
 	Propose(context.Context, *ProposeRequest) (*ProposeResponse, error)
-	// Index that the leader, sure of its leadership, has committed.
+	// Index that the leader, sure of its leadership, has applied.
 	ReadIndex(context.Context, *ReadIndexRequest) (*ReadIndexResponse, error)
+	// Answers when this member has applied the index.
+	Applied(context.Context, *AppliedRequest) (*AppliedResponse, error)
+	// Changes who the members are; leader only.
+	Configure(context.Context, *ConfigureRequest) (*ConfigureResponse, error)
 	mustEmbedUnimplementedRaftServer()
 }
 
@@ -88,6 +118,12 @@ func (UnimplementedRaftServer) Propose(context.Context, *ProposeRequest) (*Propo
 }
 func (UnimplementedRaftServer) ReadIndex(context.Context, *ReadIndexRequest) (*ReadIndexResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ReadIndex not implemented")
+}
+func (UnimplementedRaftServer) Applied(context.Context, *AppliedRequest) (*AppliedResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Applied not implemented")
+}
+func (UnimplementedRaftServer) Configure(context.Context, *ConfigureRequest) (*ConfigureResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Configure not implemented")
 }
 func (UnimplementedRaftServer) mustEmbedUnimplementedRaftServer() {}
 func (UnimplementedRaftServer) testEmbeddedByValue()              {}
@@ -146,6 +182,42 @@ func _Raft_ReadIndex_Handler(srv interface{}, ctx context.Context, dec func(inte
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Raft_Applied_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AppliedRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RaftServer).Applied(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Raft_Applied_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RaftServer).Applied(ctx, req.(*AppliedRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Raft_Configure_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ConfigureRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RaftServer).Configure(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Raft_Configure_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RaftServer).Configure(ctx, req.(*ConfigureRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Raft_ServiceDesc is the grpc.ServiceDesc for Raft service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -160,6 +232,14 @@ var Raft_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ReadIndex",
 			Handler:    _Raft_ReadIndex_Handler,
+		},
+		{
+			MethodName: "Applied",
+			Handler:    _Raft_Applied_Handler,
+		},
+		{
+			MethodName: "Configure",
+			Handler:    _Raft_Configure_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},
