@@ -390,7 +390,7 @@ func (b *Bridge) Close() error {
 	}
 	clear(b.live)
 	if b.net != nil {
-		b.net.close()
+		errs = append(errs, b.net.close())
 		b.net, b.up = nil, false
 	}
 	return errors.Join(errs...)

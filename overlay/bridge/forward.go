@@ -28,11 +28,7 @@ const dockerUser = "DOCKER-USER"
 // asked, and one drop is final. What cannot be done is logged: a host's firewall
 // is its owner's, and containers that publish nothing work all the same.
 func (r *rules) acceptForwarding() {
-	c, err := conn()
-	if err == nil {
-		err = r.addAccepts(c)
-	}
-	if err != nil {
+	if err := r.with(r.addAccepts); err != nil {
 		r.log.Warn("the host's firewall may drop what is forwarded to and from containers", "err", err)
 	}
 	if b, err := os.ReadFile("/proc/thread-self/net/ip_tables_names"); err == nil && len(b) > 0 {
@@ -130,22 +126,24 @@ func (r *rules) countOurs(rules []*nftables.Rule) int {
 
 // remove takes away our table and our rules in others' chains.
 func (r *rules) remove() error {
-	c, err := conn()
-	if err != nil {
-		return fmt.Errorf("nftables: %w", err)
-	}
-	t := r.table()
-	c.AddTable(t)
-	c.DelTable(t)
-	if err := c.Flush(); err != nil {
-		return fmt.Errorf("remove nftables table %s: %w", t.Name, err)
-	}
+	return r.with(func(c *nftables.Conn) error {
+		t := r.table()
+		c.AddTable(t)
+		c.DelTable(t)
+		if err := c.Flush(); err != nil {
+			return fmt.Errorf("remove nftables table %s: %w", t.Name, err)
+		}
+		return r.removeAccepts(c)
+	})
+}
+
+func (r *rules) removeAccepts(c *nftables.Conn) error {
 	chains, err := c.ListChains()
 	if err != nil {
 		return fmt.Errorf("list nftables chains: %w", err)
 	}
 	for _, ch := range chains {
-		// Any chain may have had a drop policy when the rule was made.
+		// Any of these may have had a drop policy when the rule was made.
 		if ch.Table.Family != nftables.TableFamilyIPv4 && ch.Table.Family != nftables.TableFamilyINet {
 			continue
 		}
@@ -172,26 +170,28 @@ func (r *rules) remove() error {
 
 // check mends what others have removed.
 func (r *rules) check(published map[netip.Addr][]Port) error {
-	c, err := conn()
-	if err != nil {
-		return fmt.Errorf("nftables: %w", err)
-	}
-	if !r.intact(c, published) {
+	var intact bool
+	// What cannot be read is not intact; an error here only ends the connection.
+	_ = r.with(func(c *nftables.Conn) (err error) {
+		intact, err = r.intact(c, published)
+		return err
+	})
+	if !intact {
 		r.log.Warn("nftables table was changed by another program, writing it again", "table", r.tableName())
 		if err := r.sync(published); err != nil {
 			return err
 		}
 	}
-	return r.addAccepts(c)
+	return r.with(r.addAccepts)
 }
 
 // intact compares what is cheap to compare: the chains' lengths and the maps' sizes.
-func (r *rules) intact(c *nftables.Conn, published map[netip.Addr][]Port) bool {
+func (r *rules) intact(c *nftables.Conn, published map[netip.Addr][]Port) (bool, error) {
 	t := r.table()
 	for name, want := range map[string]int{"guard": 2, "in": 2, "out": 2, "back": 3} {
 		rules, err := c.GetRules(t, &nftables.Chain{Name: name, Table: t})
 		if err != nil || len(rules) != want {
-			return false
+			return false, err
 		}
 	}
 	var wantAny, wantOne int
@@ -199,9 +199,12 @@ func (r *rules) intact(c *nftables.Conn, published map[netip.Addr][]Port) bool {
 		a, o := elements(addr, ports)
 		wantAny, wantOne = wantAny+len(a), wantOne+len(o)
 	}
-	gotAny, err1 := c.GetSetElements(r.anyMap(t))
-	gotOne, err2 := c.GetSetElements(r.oneMap(t))
-	return err1 == nil && err2 == nil && len(gotAny) == wantAny && len(gotOne) == wantOne
+	gotAny, err := c.GetSetElements(r.anyMap(t))
+	if err != nil || len(gotAny) != wantAny {
+		return false, err
+	}
+	gotOne, err := c.GetSetElements(r.oneMap(t))
+	return err == nil && len(gotOne) == wantOne, err
 }
 
 // forgetUDP drops the tracked flows to published UDP ports: without a handshake,

@@ -4,16 +4,19 @@ package bridge
 
 import (
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"iter"
 	"log/slog"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"swarm/overlay/hostnet"
@@ -62,9 +65,9 @@ func openPlumbing(cfg Config, log *slog.Logger) (*plumbing, error) {
 	return &plumbing{rules: rules{bridge: cfg.BridgeName, log: log}, name: cfg.BridgeName, mtu: cfg.MTU, subnet: cfg.Subnet, here: here, h: h}, nil
 }
 
-func (p *plumbing) close() {
+func (p *plumbing) close() error {
 	p.h.Close()
-	p.here.Close()
+	return errors.Join(p.here.Close(), p.hangUp())
 }
 
 // openKernel gets the handles, and leaves the kernel as it is.
@@ -72,11 +75,11 @@ func (b *Bridge) openKernel() error {
 	if b.net != nil {
 		return nil
 	}
-	net, err := openPlumbing(b.cfg, b.log)
+	p, err := openPlumbing(b.cfg, b.log)
 	if err != nil {
 		return fmt.Errorf("bridge network: %w", err)
 	}
-	b.net = net
+	b.net = p
 	return nil
 }
 
@@ -113,9 +116,9 @@ func (b *Bridge) takeDown() error {
 	if err != nil {
 		return fmt.Errorf("take down bridge %s: %w", b.cfg.BridgeName, err)
 	}
-	b.net.close()
+	err = b.net.close()
 	b.net, b.up = nil, false
-	return nil
+	return err
 }
 
 // ensureBridge makes the device with its address and sysctls. One that is there
@@ -189,7 +192,7 @@ func (p *plumbing) removeBridge() error {
 	if err != nil {
 		return err
 	}
-	if err := p.removeStrayCables(nil); err != nil {
+	if err := p.removeAllCables(); err != nil {
 		return err
 	}
 	if err := p.h.LinkDel(link); err != nil {
@@ -258,6 +261,12 @@ func privateRanges() iter.Seq[netip.Prefix] {
 	}
 }
 
+// cableGroup marks the cables of this bridge, so that they can be found and deleted together.
+func (p *plumbing) cableGroup() uint32 {
+	sum := sha256.Sum256([]byte(p.name))
+	return binary.BigEndian.Uint32(sum[:]) | 1
+}
+
 // cable names the host's end of a task's cable.
 func cable(taskID string) string {
 	sum := sha256.Sum256([]byte(taskID))
@@ -281,11 +290,19 @@ func (p *plumbing) plug(taskID string, r Result) error {
 	defer inside.Close()
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.MTU, attrs.MasterIndex = cable(taskID), p.mtu, p.index
-	attrs.Flags = 1 // IFF_UP, from the start
+	attrs.Group, attrs.Flags = p.cableGroup(), net.FlagUp
 	veth := netlink.NewVeth(attrs)
 	veth.PeerName, veth.PeerNamespace = containerInterface, netlink.NsFd(ns.FD())
 	veth.PeerMTU, veth.PeerHardwareAddr = uint32(p.mtu), macOf(r.Address.Addr())
-	if err := p.h.LinkAdd(veth); err != nil {
+	err = p.h.LinkAdd(veth)
+	if errors.Is(err, unix.EEXIST) {
+		// One that its namespace has not yet taken with it.
+		if err := p.deleteLink(cable(taskID)); err != nil {
+			return err
+		}
+		err = p.h.LinkAdd(veth)
+	}
+	if err != nil {
 		return fmt.Errorf("cable: %w", err)
 	}
 	return configure(inside, r)
@@ -336,9 +353,20 @@ func (p *plumbing) plugged(taskID string, r Result) bool {
 	})
 }
 
-// unplug removes the task's cable, both ends of it.
+// unplug takes the task's cable off the bridge. The cable goes with the namespace at
+// its other end: deleting it here would wait for a grace period of the kernel (30 ms).
 func (p *plumbing) unplug(taskID string) error {
-	return p.deleteLink(cable(taskID))
+	link, err := p.h.LinkByName(cable(taskID))
+	if errors.As(err, &netlink.LinkNotFoundError{}) {
+		return nil
+	}
+	if err == nil {
+		err = errors.Join(p.h.LinkSetDown(link), p.h.LinkSetNoMaster(link))
+	}
+	if err != nil && !errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("cable of task %s: %w", taskID, err)
+	}
+	return nil
 }
 
 func (p *plumbing) deleteLink(name string) error {
@@ -368,19 +396,25 @@ func (p *plumbing) removeStrayCables(live map[string]*attached) error {
 	}
 	var errs []error
 	for _, l := range links {
-		name := l.Attrs().Name
-		if l.Attrs().MasterIndex == p.bridgeIndex() && strings.HasPrefix(name, cablePrefix) && !keep[name] {
-			errs = append(errs, p.deleteLink(name))
+		a := l.Attrs()
+		if a.Group == p.cableGroup() && strings.HasPrefix(a.Name, cablePrefix) && !keep[a.Name] {
+			errs = append(errs, p.deleteLink(a.Name))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-func (p *plumbing) bridgeIndex() int {
-	if p.index == 0 {
-		if link, err := p.h.LinkByName(p.name); err == nil {
-			p.index = link.Attrs().Index
-		}
+// removeAllCables deletes them in one request, which waits for the kernel only once.
+func (p *plumbing) removeAllCables() error {
+	req := nl.NewNetlinkRequest(unix.RTM_DELLINK, unix.NLM_F_ACK)
+	req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
+	req.AddData(nl.NewRtAttr(unix.IFLA_GROUP, nl.Uint32Attr(p.cableGroup())))
+	var err error
+	if enter := p.here.Do(func() error { _, err = req.Execute(unix.NETLINK_ROUTE, 0); return nil }); enter != nil {
+		return enter
 	}
-	return p.index
+	if err != nil && !errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("delete cables: %w", err)
+	}
+	return nil
 }

@@ -4,6 +4,7 @@ package bridge
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -48,6 +49,9 @@ type rules struct {
 	bridge string
 	subnet netip.Prefix
 	log    *slog.Logger
+	// lasting is kept open: closing a socket waits until the kernel has destroyed
+	// what was deleted through any (10 ms), and a dial costs as much as a change.
+	lasting *nftables.Conn
 }
 
 func (r *rules) tableName() string {
@@ -77,19 +81,40 @@ func (r *rules) oneMap(t *nftables.Table) *nftables.Set {
 	}
 }
 
-// conn dials with a send buffer that holds a batch of thousands of elements.
-func conn() (*nftables.Conn, error) {
-	return nftables.New(nftables.WithSockOptions(func(c *netlink.Conn) error {
-		return c.SetWriteBuffer(8 << 20)
-	}))
+// with runs fn on the connection. After an error nobody knows which answers are
+// still to come on it: the next call gets another.
+func (r *rules) with(fn func(*nftables.Conn) error) error {
+	if r.lasting == nil {
+		// The send buffer holds a batch of thousands of elements.
+		c, err := nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(c *netlink.Conn) error {
+			return c.SetWriteBuffer(8 << 20)
+		}))
+		if err != nil {
+			return fmt.Errorf("nftables: %w", err)
+		}
+		r.lasting = c
+	}
+	if err := fn(r.lasting); err != nil {
+		return errors.Join(err, r.hangUp())
+	}
+	return nil
+}
+
+func (r *rules) hangUp() error {
+	if r.lasting == nil {
+		return nil
+	}
+	err := r.lasting.CloseLasting()
+	r.lasting = nil
+	return err
 }
 
 // sync replaces the whole table in one transaction.
 func (r *rules) sync(published map[netip.Addr][]Port) error {
-	c, err := conn()
-	if err != nil {
-		return fmt.Errorf("nftables: %w", err)
-	}
+	return r.with(func(c *nftables.Conn) error { return r.replace(c, published) })
+}
+
+func (r *rules) replace(c *nftables.Conn, published map[netip.Addr][]Port) error {
 	t := r.table()
 	// Adding first makes the deletion valid when there was no table.
 	c.AddTable(t)
@@ -123,22 +148,24 @@ func (r *rules) unpublish(addr netip.Addr, ports []Port) error {
 }
 
 func (r *rules) change(addr netip.Addr, ports []Port, apply func(*nftables.Conn, *nftables.Set, []nftables.SetElement) error) error {
-	c, err := conn()
-	if err != nil {
-		return fmt.Errorf("nftables: %w", err)
-	}
 	t := r.table()
 	anyElems, oneElems := elements(addr, ports)
-	for set, elems := range map[*nftables.Set][]nftables.SetElement{r.anyMap(t): anyElems, r.oneMap(t): oneElems} {
-		if len(elems) == 0 {
-			continue
+	err := r.with(func(c *nftables.Conn) error {
+		for set, elems := range map[*nftables.Set][]nftables.SetElement{r.anyMap(t): anyElems, r.oneMap(t): oneElems} {
+			if len(elems) == 0 {
+				continue
+			}
+			if err := apply(c, set, elems); err != nil {
+				return fmt.Errorf("nftables: %w", err)
+			}
 		}
-		if err := apply(c, set, elems); err != nil {
-			return fmt.Errorf("nftables: %w", err)
+		if err := c.Flush(); err != nil {
+			return fmt.Errorf("change published ports %v: %w", ports, err)
 		}
-	}
-	if err := c.Flush(); err != nil {
-		return fmt.Errorf("change published ports %v: %w", ports, err)
+		return nil
+	})
+	if err != nil {
+		return err
 	}
 	return forgetUDP(ports)
 }
