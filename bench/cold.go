@@ -1,0 +1,195 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"swarm/dev"
+)
+
+// cold: from nothing to the first service RUNNING, ours and dockerd's in turn. Loading the image is timed apart and
+// taken off both: it measures the archive's size.
+func cold(ctx context.Context, e env) error {
+	if _, err := exec.LookPath("dockerd"); err != nil {
+		return errors.New("no dockerd to compare with: `make deps-bench` installs Debian's docker.io")
+	}
+	var ours, dockers times
+	for i := range e.rounds {
+		took, err := coldRound(ctx, e, i, "ours", coldSwarm)
+		if err != nil {
+			return fmt.Errorf("ours: %w", err)
+		}
+		ours = append(ours, took)
+		if took, err = coldRound(ctx, e, i, "docker", coldDocker); err != nil {
+			return fmt.Errorf("dockerd: %w", err)
+		}
+		dockers = append(dockers, took)
+	}
+	figure("cold_start_s", ours.median().Seconds(), "s", fmt.Sprintf("daemon, init, first service RUNNING; median of %s", ours.seconds()))
+	figure("cold_start_vs_docker", ratios(ours, dockers), "x", "to dockerd, swarm init, first service RUNNING in the same run: "+dockers.seconds())
+	return nil
+}
+
+// host is one namespace and the daemon in it.
+type host struct {
+	lab     *dev.Lab
+	dir     string
+	daemon  *exec.Cmd
+	log     bytes.Buffer
+	loading time.Duration
+}
+
+// coldRound makes a host, times what is done in it, and removes it.
+func coldRound(ctx context.Context, e env, i int, who string, do func(context.Context, env, *host) error) (time.Duration, error) {
+	dir := filepath.Join(e.dir, fmt.Sprintf("%s%d", who[:1], i))
+	lab, err := dev.NewLab(dev.LabConfig{Dir: filepath.Join(dir, "ns"), Name: "cold", Subnet: netip.MustParsePrefix("10.217.0.0/24")})
+	if err != nil {
+		return 0, err
+	}
+	h := &host{lab: lab, dir: dir}
+	defer func() { h.close() }()
+	if err := lab.AddHost("h", netip.MustParseAddr("10.217.0.2")); err != nil {
+		return 0, err
+	}
+	began := time.Now()
+	if err := do(ctx, e, h); err != nil {
+		return 0, fmt.Errorf("%w\n%s", err, tail(h.log.String(), 20))
+	}
+	return time.Since(began) - h.loading, nil
+}
+
+func tail(s string, n int) string {
+	lines := strings.Split(strings.TrimSpace(s), "\n")
+	return strings.Join(lines[max(0, len(lines)-n):], "\n")
+}
+
+func (h *host) start(cmd *exec.Cmd) error {
+	cmd.Stdout, cmd.Stderr = &h.log, &h.log
+	h.daemon = cmd
+	return h.lab.Start("h", cmd)
+}
+
+// command runs a client.
+func (h *host) command(ctx context.Context, name string, args ...string) error {
+	var out bytes.Buffer
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := h.lab.Start("h", cmd); err != nil {
+		return err
+	}
+	if err := cmd.Wait(); err != nil {
+		return fmt.Errorf("%s %s: %w: %s", filepath.Base(name), strings.Join(args, " "), err, out.String())
+	}
+	return nil
+}
+
+// load times the loading of the image apart.
+func (h *host) load(ctx context.Context, name string, args ...string) error {
+	began := time.Now()
+	err := h.command(ctx, name, args...)
+	h.loading = time.Since(began)
+	return err
+}
+
+// poll tries until it works: every 5 ms, for both sides.
+func poll(ctx context.Context, what string, try func() bool) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for !try() {
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait for %s: %w", what, ctx.Err())
+		case <-tick.C:
+		}
+	}
+	return nil
+}
+
+func answers(socket string) bool {
+	conn, err := net.Dial("unix", socket)
+	if err == nil {
+		_ = conn.Close()
+	}
+	return err == nil
+}
+
+func coldSwarm(ctx context.Context, e env, h *host) error {
+	state, run := filepath.Join(h.dir, "state"), filepath.Join(h.dir, "run")
+	socket := filepath.Join(run, "swarm.sock")
+	if err := h.start(exec.Command(e.binary, "daemon", "--state-dir", state, "--run-dir", run, "--cgroup-parent", "/swarm-cold")); err != nil {
+		return err
+	}
+	if err := poll(ctx, "the daemon", func() bool { return answers(socket) }); err != nil {
+		return err
+	}
+	at := func(args ...string) []string { return append([]string{"-H", "unix://" + socket}, args...) }
+	if err := h.command(ctx, e.binary, at("init", "--advertise-addr", "10.217.0.2")...); err != nil {
+		return err
+	}
+	if err := h.load(ctx, e.binary, at("image", "load", "-i", e.archive)...); err != nil {
+		return err
+	}
+	if err := h.command(ctx, e.binary, at("service", "create", "--detach", "--name", "first", "swarm/hello:1")...); err != nil {
+		return err
+	}
+	return poll(ctx, "the first task", func() bool {
+		out, err := exec.Command(e.binary, at("service", "ls", "--format", "{{.Replicas}}")...).Output()
+		return err == nil && strings.TrimSpace(string(out)) == "1/1"
+	})
+}
+
+func coldDocker(ctx context.Context, e env, h *host) error {
+	socket := filepath.Join(h.dir, "d.sock")
+	if err := os.MkdirAll(h.dir, 0o755); err != nil {
+		return err
+	}
+	if err := h.start(exec.Command("dockerd", "--data-root", filepath.Join(h.dir, "data"), "--exec-root", filepath.Join(h.dir, "exec"),
+		"--pidfile", filepath.Join(h.dir, "pid"), "-H", "unix://"+socket)); err != nil {
+		return err
+	}
+	client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
+	}}}
+	defer client.CloseIdleConnections()
+	if err := poll(ctx, "dockerd", func() bool {
+		answer, err := client.Get("http://docker/_ping")
+		if err == nil {
+			_ = answer.Body.Close()
+		}
+		return err == nil && answer.StatusCode == http.StatusOK
+	}); err != nil {
+		return err
+	}
+	at := func(args ...string) []string { return append([]string{"-H", "unix://" + socket}, args...) }
+	if err := h.command(ctx, "docker", at("swarm", "init", "--advertise-addr", "10.217.0.2")...); err != nil {
+		return err
+	}
+	if err := h.load(ctx, "docker", at("load", "-i", e.archive)...); err != nil {
+		return err
+	}
+	if err := h.command(ctx, "docker", at("service", "create", "--detach", "--no-resolve-image", "--name", "first", "swarm/hello:1")...); err != nil {
+		return err
+	}
+	return poll(ctx, "the first task", func() bool {
+		answer, err := client.Get("http://docker/tasks")
+		if err != nil {
+			return false
+		}
+		defer answer.Body.Close()
+		var tasks []struct{ Status struct{ State string } }
+		return json.NewDecoder(answer.Body).Decode(&tasks) == nil && len(tasks) == 1 && tasks[0].Status.State == "running"
+	})
+}
