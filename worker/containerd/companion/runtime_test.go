@@ -160,6 +160,7 @@ func TestRuntime_TwoSideBySideShareNothing(t *testing.T) {
 	if err := a.remove("same"); err != nil {
 		t.Fatal(err)
 	}
+	a.stop()
 	if err := companion.Stop(a.ctx, a.layout.Root()); err != nil {
 		t.Fatal(err)
 	}
