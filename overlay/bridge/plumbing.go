@@ -92,6 +92,7 @@ func (b *Bridge) ensureUp(published map[netip.Addr][]Port) error {
 	if err := b.openKernel(); err != nil {
 		return err
 	}
+	b.net.subnet, b.net.mtu = b.cfg.Subnet, b.cfg.MTU
 	if err := b.net.ensureBridge(); err != nil {
 		return fmt.Errorf("bridge %s: %w", b.cfg.BridgeName, err)
 	}
@@ -107,18 +108,16 @@ func (b *Bridge) ensureUp(published map[netip.Addr][]Port) error {
 	return nil
 }
 
-// takeDown removes the network and gives the handles back.
+// takeDown removes the network.
 func (b *Bridge) takeDown() error {
 	if b.net == nil {
 		return nil
 	}
-	err := errors.Join(b.net.remove(), b.net.removeBridge())
-	if err != nil {
+	if err := errors.Join(b.net.remove(), b.net.removeBridge()); err != nil {
 		return fmt.Errorf("take down bridge %s: %w", b.cfg.BridgeName, err)
 	}
-	err = b.net.close()
-	b.net, b.up = nil, false
-	return err
+	b.up = false
+	return nil
 }
 
 // ensureBridge makes the device with its address and sysctls. One that is there
@@ -150,7 +149,7 @@ func (p *plumbing) makeBridge() error {
 	}
 	gateway := netip.PrefixFrom(hostnet.Nth(p.subnet, 1), p.subnet.Bits())
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.MTU, attrs.HardwareAddr = p.name, p.mtu, macOf(gateway.Addr())
+	attrs.Name, attrs.MTU, attrs.HardwareAddr, attrs.Group = p.name, p.mtu, macOf(gateway.Addr()), p.group()
 	br := &netlink.Bridge{LinkAttrs: attrs}
 	if err := p.h.LinkAdd(br); err != nil {
 		return err
@@ -192,10 +191,7 @@ func (p *plumbing) removeBridge() error {
 	if err != nil {
 		return err
 	}
-	if err := p.removeAllCables(); err != nil {
-		return err
-	}
-	if err := p.h.LinkDel(link); err != nil {
+	if err := p.deleteGroup(); err != nil {
 		return err
 	}
 	if link.Attrs().Alias != forwardWasOff {
@@ -261,8 +257,8 @@ func privateRanges() iter.Seq[netip.Prefix] {
 	}
 }
 
-// cableGroup marks the cables of this bridge, so that they can be found and deleted together.
-func (p *plumbing) cableGroup() uint32 {
+// group marks the bridge and its cables, so that they can be found and deleted together.
+func (p *plumbing) group() uint32 {
 	sum := sha256.Sum256([]byte(p.name))
 	return binary.BigEndian.Uint32(sum[:]) | 1
 }
@@ -290,7 +286,7 @@ func (p *plumbing) plug(taskID string, r Result) error {
 	defer inside.Close()
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.MTU, attrs.MasterIndex = cable(taskID), p.mtu, p.index
-	attrs.Group, attrs.Flags = p.cableGroup(), net.FlagUp
+	attrs.Group, attrs.Flags = p.group(), net.FlagUp
 	veth := netlink.NewVeth(attrs)
 	veth.PeerName, veth.PeerNamespace = containerInterface, netlink.NsFd(ns.FD())
 	veth.PeerMTU, veth.PeerHardwareAddr = uint32(p.mtu), macOf(r.Address.Addr())
@@ -397,24 +393,25 @@ func (p *plumbing) removeStrayCables(live map[string]*attached) error {
 	var errs []error
 	for _, l := range links {
 		a := l.Attrs()
-		if a.Group == p.cableGroup() && strings.HasPrefix(a.Name, cablePrefix) && !keep[a.Name] {
+		if a.Group == p.group() && strings.HasPrefix(a.Name, cablePrefix) && !keep[a.Name] {
 			errs = append(errs, p.deleteLink(a.Name))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// removeAllCables deletes them in one request, which waits for the kernel only once.
-func (p *plumbing) removeAllCables() error {
+// deleteGroup deletes the bridge and all cables in one request, which waits for the
+// kernel only once.
+func (p *plumbing) deleteGroup() error {
 	req := nl.NewNetlinkRequest(unix.RTM_DELLINK, unix.NLM_F_ACK)
 	req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
-	req.AddData(nl.NewRtAttr(unix.IFLA_GROUP, nl.Uint32Attr(p.cableGroup())))
+	req.AddData(nl.NewRtAttr(unix.IFLA_GROUP, nl.Uint32Attr(p.group())))
 	var err error
 	if enter := p.here.Do(func() error { _, err = req.Execute(unix.NETLINK_ROUTE, 0); return nil }); enter != nil {
 		return enter
 	}
 	if err != nil && !errors.Is(err, unix.ENODEV) {
-		return fmt.Errorf("delete cables: %w", err)
+		return fmt.Errorf("delete bridge and cables: %w", err)
 	}
 	return nil
 }
