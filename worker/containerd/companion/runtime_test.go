@@ -168,6 +168,7 @@ func TestRuntime_TwoSideBySideShareNothing(t *testing.T) {
 	if r, err := b.record("same"); !errdefs.IsNotFound(err) {
 		t.Errorf("record of the other node's namesake: got %+v, %v, want not found", r, err)
 	}
+	a.start("") // for the clean-up
 }
 
 func TestCompanion_RestartsWhatDies(t *testing.T) {
