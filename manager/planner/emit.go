@@ -1,0 +1,181 @@
+package planner
+
+import (
+	"cmp"
+	"slices"
+
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+// Numbers of the tables that the planner deletes from: the field numbers of swarmv1.Object.
+const (
+	tableService  = 3
+	tableRevision = 4
+	tableTask     = 5
+	tableStatus   = 6
+	tableEndpoint = 8
+	tableClaim    = 9
+)
+
+// absent is the precondition of every new row. It is never written to.
+var absent = &swarmv1.Change_IfAbsent{IfAbsent: true}
+
+// emitter gathers the changes of one service. A row is written at most once a plan: edits of one row meet in one change.
+type emitter struct {
+	changes []*swarmv1.Change
+	// atoms says for each change which must come with it: all changes of one atom go into one group. Atom 0 is the
+	// service's own row, then every slot is one.
+	atoms  []int
+	atom   int
+	tasks  map[string]*swarmv1.Change
+	states map[string]*swarmv1.Change
+	slab   []creation
+}
+
+// creation is all that a new task needs of memory, so that it costs one allocation, or a part of one.
+type creation struct {
+	task       swarmv1.Task
+	status     swarmv1.TaskStatus
+	changes    [2]swarmv1.Change
+	objects    [2]swarmv1.Object
+	puts       [2]swarmv1.Change_Put
+	taskCase   swarmv1.Object_Task
+	statusCase swarmv1.Object_TaskStatus
+}
+
+// slabSize bounds how many creations share memory: a row that stays alive keeps its whole slab alive.
+const slabSize = 32
+
+func (e *emitter) reset() {
+	*e = emitter{slab: e.slab}
+}
+
+func (e *emitter) add(c *swarmv1.Change) {
+	e.changes = append(e.changes, c)
+	e.atoms = append(e.atoms, e.atom)
+}
+
+// create makes the rows of a new task, which the caller fills in. left is how many more are likely to follow.
+func (e *emitter) create(left int) (*swarmv1.Task, *swarmv1.TaskStatus) {
+	if len(e.slab) == 0 {
+		e.slab = make([]creation, min(max(left, 1), slabSize))
+	}
+	c := &e.slab[0]
+	e.slab = e.slab[1:]
+	c.taskCase.Task, c.statusCase.TaskStatus = &c.task, &c.status
+	c.objects[0].Object, c.objects[1].Object = &c.taskCase, &c.statusCase
+	for i := range c.changes {
+		c.puts[i].Put = &c.objects[i]
+		c.changes[i].Precondition, c.changes[i].Op = absent, &c.puts[i]
+		e.add(&c.changes[i])
+	}
+	return &c.task, &c.status
+}
+
+// edit returns the copy of the task's row that will be written.
+func (e *emitter) edit(t *task) *swarmv1.Task {
+	if c := e.tasks[t.id]; c != nil {
+		return c.GetPut().GetTask()
+	}
+	row := t.row.CloneVT()
+	c := put(row.GetMeta(), &swarmv1.Object{Object: &swarmv1.Object_Task{Task: row}})
+	if e.tasks == nil {
+		e.tasks = map[string]*swarmv1.Change{}
+	}
+	e.tasks[t.id] = c
+	e.add(c)
+	return row
+}
+
+// editStatus returns the copy of the task's status that will be written. The task has a status.
+func (e *emitter) editStatus(t *task) *swarmv1.TaskStatus {
+	if c := e.states[t.id]; c != nil {
+		return c.GetPut().GetTaskStatus()
+	}
+	row := t.status.CloneVT()
+	c := put(row.GetMeta(), &swarmv1.Object{Object: &swarmv1.Object_TaskStatus{TaskStatus: row}})
+	if e.states == nil {
+		e.states = map[string]*swarmv1.Change{}
+	}
+	e.states[t.id] = c
+	e.add(c)
+	return row
+}
+
+func (e *emitter) service(row *swarmv1.Service) {
+	e.atom = 0
+	e.add(put(row.GetMeta(), &swarmv1.Object{Object: &swarmv1.Object_Service{Service: row}}))
+}
+
+func (e *emitter) claim(key, owner string) {
+	c := &swarmv1.Claim{Key: key, Owner: owner}
+	e.add(&swarmv1.Change{
+		Precondition: absent,
+		Op:           &swarmv1.Change_Put{Put: &swarmv1.Object{Object: &swarmv1.Object_Claim{Claim: c}}},
+	})
+}
+
+func put(m *swarmv1.Meta, o *swarmv1.Object) *swarmv1.Change {
+	return &swarmv1.Change{Precondition: &swarmv1.Change_IfVersion{IfVersion: m.GetVersion()}, Op: &swarmv1.Change_Put{Put: o}}
+}
+
+func (e *emitter) deleteTask(t *task) {
+	if c := e.tasks[t.id]; c != nil {
+		c.Op = remove(tableTask, t.id)
+	} else {
+		e.delete(tableTask, t.id, t.row.GetMeta())
+	}
+	switch c := e.states[t.id]; {
+	case c != nil:
+		c.Op = remove(tableStatus, t.id)
+	case t.status != nil && t.ended():
+		e.delete(tableStatus, t.id, t.status.GetMeta())
+	case t.status != nil:
+		// The worker may be reporting: whatever it says, the row goes.
+		e.add(&swarmv1.Change{Op: remove(tableStatus, t.id)})
+	}
+}
+
+func remove(table uint32, key string) *swarmv1.Change_Delete {
+	return &swarmv1.Change_Delete{Delete: &swarmv1.ObjectRef{Table: table, Key: key}}
+}
+
+func (e *emitter) delete(table uint32, key string, m *swarmv1.Meta) {
+	e.add(&swarmv1.Change{Precondition: &swarmv1.Change_IfVersion{IfVersion: m.GetVersion()}, Op: remove(table, key)})
+}
+
+// groups cuts the changes between atoms.
+func (e *emitter) groups(serviceID string) []Group {
+	if len(e.changes) == 0 {
+		return nil
+	}
+	e.order()
+	var out []Group
+	from := 0
+	for i := range e.changes {
+		if i-from >= groupSize && e.atoms[i] != e.atoms[i-1] {
+			out = append(out, Group{serviceID, e.changes[from:i:i]})
+			from = i
+		}
+	}
+	return append(out, Group{serviceID, e.changes[from:]})
+}
+
+// order brings the changes of every atom together. Most plans emit them so.
+func (e *emitter) order() {
+	if slices.IsSorted(e.atoms) {
+		return
+	}
+	type placed struct {
+		atom   int
+		change *swarmv1.Change
+	}
+	list := make([]placed, len(e.changes))
+	for i, c := range e.changes {
+		list[i] = placed{e.atoms[i], c}
+	}
+	slices.SortStableFunc(list, func(a, b placed) int { return cmp.Compare(a.atom, b.atom) })
+	for i, l := range list {
+		e.changes[i], e.atoms[i] = l.change, l.atom
+	}
+}

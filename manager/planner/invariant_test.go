@@ -1,0 +1,161 @@
+package planner
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+func protoOf(m proto.Message) protoreflect.Value {
+	return protoreflect.ValueOfMessage(m.ProtoReflect())
+}
+
+// check holds after every commit, whatever has happened: no slot has two tasks that should run (but for a start-first
+// replacement), no node is promised out, every task has a status, host ports are claimed once.
+func (m *model) check() {
+	m.t.Helper()
+	m.checkSlots()
+	m.checkReservations()
+	for k := range m.rows {
+		if id, ok := strings.CutPrefix(k, "5/"); ok && m.rows["6/"+id] == nil {
+			m.t.Fatalf("task %s has no status", id)
+		}
+		if id, ok := strings.CutPrefix(k, "6/"); ok && m.rows["5/"+id] == nil {
+			m.t.Fatalf("status %s has no task", id)
+		}
+	}
+}
+
+func (m *model) checkSlots() {
+	m.t.Helper()
+	live := map[string]*swarmv1.Task{}
+	for _, t := range m.tasks() {
+		if t.DesiredState > swarmv1.TaskState_RUNNING {
+			continue
+		}
+		slot := fmt.Sprintf("%s.%d", t.ServiceId, t.Slot)
+		if t.Slot == 0 {
+			slot = t.ServiceId + "." + t.NodeId
+		}
+		if o := live[slot]; o != nil && t.Replaces != o.Id && o.Replaces != t.Id {
+			m.t.Fatalf("slot %s has two tasks:\n%s", slot, m.String())
+		}
+		live[slot] = t
+	}
+}
+
+func (m *model) checkReservations() {
+	m.t.Helper()
+	type sum struct{ cpu, memory int64 }
+	used := map[string]sum{}
+	ports := map[string]string{}
+	for _, t := range m.tasks() {
+		st := m.status(t.Id)
+		if t.NodeId == "" || st.State > swarmv1.TaskState_RUNNING || st.State < swarmv1.TaskState_ASSIGNED {
+			continue
+		}
+		rev := m.rows[fmt.Sprintf("4/%s/%010d", t.ServiceId, t.Revision)].(*swarmv1.Revision)
+		res := rev.Spec.GetTaskTemplate().GetResources().GetReservations()
+		u := used[t.NodeId]
+		used[t.NodeId] = sum{u.cpu + res.GetNanoCpus(), u.memory + res.GetMemoryBytes()}
+		for _, p := range rev.Spec.GetEndpointSpec().GetPorts() {
+			k := fmt.Sprintf("%s %v/%d", t.NodeId, p.Protocol, p.PublishedPort)
+			if p.PublishMode == swarmv1.PortConfig_HOST && p.PublishedPort != 0 {
+				if ports[k] != "" {
+					m.t.Fatalf("port %s has two tasks:\n%s", k, m.String())
+				}
+				ports[k] = t.Id
+			}
+		}
+	}
+	for id, u := range used {
+		s, _ := m.rows["2/"+id].(*swarmv1.NodeState)
+		has := s.GetDescription().GetResources()
+		if s != nil && (u.cpu > has.GetNanoCpus() || u.memory > has.GetMemoryBytes()) {
+			m.t.Fatalf("node %s is promised out: %v of %v", id, u, has)
+		}
+	}
+}
+
+// figures writes down all that the picture has counted, to compare pictures.
+func (p *Picture) figures() string {
+	var b strings.Builder
+	for _, id := range slices.Sorted(maps.Keys(p.nodes)) {
+		n := p.nodes[id]
+		fmt.Fprintf(&b, "node %s cpu %d memory %d total %d ports %v", id, n.used.cpu, n.used.memory, n.total, slices.Sorted(maps.Keys(n.ports)))
+		for _, k := range slices.Sorted(maps.Keys(n.used.generic)) {
+			fmt.Fprintf(&b, " %s %v", k, *n.used.generic[k])
+		}
+		rows := map[string]int32{}
+		for s, c := range n.services {
+			rows[s.id] = c
+		}
+		fmt.Fprintf(&b, " rows %v\n", rows)
+	}
+	for _, id := range slices.Sorted(maps.Keys(p.services)) {
+		s := p.services[id]
+		on := map[string]int32{}
+		for n, c := range s.nodes {
+			on[n.id] = c
+		}
+		fmt.Fprintf(&b, "service %s waiting %d failed %d on %v:", id, s.waiting, s.failed, on)
+		for _, sl := range s.ordered() {
+			fmt.Fprintf(&b, " %v[", sl.key)
+			for _, t := range sl.tasks {
+				fmt.Fprintf(&b, " %s", t.id)
+			}
+			b.WriteString(" ]")
+		}
+		for _, k := range sortedKeys(s.revs) {
+			fmt.Fprintf(&b, " r%d:%d", k, s.revs[k].tasks)
+		}
+		b.WriteByte('\n')
+	}
+	fmt.Fprintf(&b, "tasks %d early %d claims %d endpoints %d waiting %d\n", len(p.tasks), len(p.early), len(p.claims), len(p.endpoints), len(p.waiting))
+	return b.String()
+}
+
+// String lists the tasks, in short ids.
+func (m *model) String() string {
+	var b strings.Builder
+	names := map[string]string{}
+	short := func(id string) string {
+		if names[id] == "" {
+			names[id] = fmt.Sprintf("t%d", len(names)+1)
+		}
+		return names[id]
+	}
+	for _, t := range m.tasks() {
+		st := m.status(t.Id)
+		fmt.Fprintf(&b, "%s %s.%d r%d on %s: %s, wants %s", short(t.Id), t.ServiceId, t.Slot, t.Revision, orDash(t.NodeId), st.State, t.DesiredState)
+		if t.Replaces != "" {
+			fmt.Fprintf(&b, ", replaces %s", short(t.Replaces))
+		}
+		if s := t.StartAfter; s != nil {
+			fmt.Fprintf(&b, ", from %s", s.AsTime().Sub(epoch))
+		}
+		if a := t.GetRestarts().GetAttempts(); a > 0 {
+			fmt.Fprintf(&b, ", attempt %d", a)
+		}
+		if st.Err != "" {
+			fmt.Fprintf(&b, ", %s", st.Err)
+		}
+		if n := st.GetUnplaced().GetNearest(); n != "" {
+			fmt.Fprintf(&b, "; nearest %s", n)
+		}
+		b.WriteByte('\n')
+	}
+	return b.String()
+}
+
+func orDash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}

@@ -1,0 +1,152 @@
+package planner
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+
+	"google.golang.org/protobuf/proto"
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+// node is one node, what it offers and what is taken of it.
+type node struct {
+	id    string
+	row   *swarmv1.Node // nil: removed, or not seen yet
+	state *swarmv1.NodeState
+	class *class // nil without a row
+	ord   int    // place in Picture.order: ties go to the lower
+
+	capacity amounts
+	used     amounts
+	// total is how many tasks should run here.
+	total int
+	// services counts the task rows here, of any state.
+	services map[*service]int32
+	// ports of the host that are claimed, as "tcp/8080"; nil when none is.
+	ports map[string]struct{}
+}
+
+func (p *Picture) node(id string) *node {
+	n := p.nodes[id]
+	if n == nil {
+		n = &node{id: id, services: map[*service]int32{}}
+		p.nodes[id] = n
+	}
+	return n
+}
+
+func (p *Picture) foldNode(id string, gone bool, set func(*node)) {
+	n := p.node(id)
+	had := n.row != nil
+	if gone {
+		n.row = nil
+	} else {
+		set(n)
+	}
+	if had != (n.row != nil) {
+		p.reordered = true
+	}
+	p.nodeChanged(n)
+	if gone && n.state == nil && len(n.services) == 0 {
+		delete(p.nodes, id)
+	}
+}
+
+func (p *Picture) foldState(s *swarmv1.NodeState, gone bool) {
+	n := p.node(s.GetNodeId())
+	old := n.state
+	if gone {
+		n.state = nil
+	} else {
+		n.state = s
+	}
+	if gone && n.row == nil && len(n.services) == 0 {
+		delete(p.nodes, n.id)
+		return
+	}
+	if old != nil && !gone && old.GetState() == s.GetState() && proto.Equal(old.GetDescription(), s.GetDescription()) {
+		return // a new session of a node that is as it was
+	}
+	p.nodeChanged(n)
+}
+
+// nodeChanged files the node under its class again and has everything planned that may look at it: what runs there, what
+// waits for room, and what runs on every node.
+func (p *Picture) nodeChanged(n *node) {
+	n.capacity = capacityOf(n.state.GetDescription().GetResources())
+	p.classify(n)
+	p.roomier = true
+	for s := range n.services {
+		p.touch(s)
+	}
+	for _, s := range p.services {
+		if s.global() {
+			p.touch(s)
+		}
+	}
+}
+
+// sortNodes brings order up to date.
+func (p *Picture) sortNodes() {
+	if !p.reordered {
+		return
+	}
+	p.order = p.order[:0]
+	for _, n := range p.nodes {
+		if n.row != nil {
+			p.order = append(p.order, n)
+		}
+	}
+	slices.SortFunc(p.order, func(a, b *node) int { return cmp.Compare(a.id, b.id) })
+	for i, n := range p.order {
+		n.ord = i
+	}
+	p.reordered = false
+}
+
+func (n *node) name() string {
+	switch {
+	case n.row.GetSpec().GetName() != "":
+		return n.row.GetSpec().GetName()
+	case n.hostname() != "":
+		return n.hostname()
+	}
+	return n.id
+}
+
+func (n *node) hostname() string {
+	if h := n.state.GetDescription().GetHostname(); h != "" {
+		return h
+	}
+	return n.row.GetHostname()
+}
+
+// gone: nothing will ever report from there again.
+func (n *node) gone() bool { return n.row == nil }
+
+func (n *node) down() bool { return n.state.GetState() == swarmv1.NodeState_DOWN }
+
+// lost: what ran there counts as not running.
+func (n *node) lost() bool { return n.gone() || n.down() }
+
+func (n *node) draining() bool {
+	return n.row.GetSpec().GetAvailability() == swarmv1.NodeSpec_DRAIN
+}
+
+func (n *node) take(port string) {
+	if n.ports == nil {
+		n.ports = map[string]struct{}{}
+	}
+	n.ports[port] = struct{}{}
+}
+
+// hostPort reads the claim of a host port, "port/<node>/tcp/8080".
+func hostPort(key string) (nodeID, port string, ok bool) {
+	rest, ok := strings.CutPrefix(key, "port/")
+	if !ok {
+		return "", "", false
+	}
+	nodeID, port, ok = strings.Cut(rest, "/")
+	return nodeID, port, ok && nodeID != "ingress"
+}

@@ -1,0 +1,166 @@
+package planner
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"swarm/internal/spec"
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+// Picture is the cluster as planning sees it. It is made by New, kept by Apply, and used by one goroutine.
+//
+// Rows may arrive in any order, also a task before its node, service or revision: what a row names and nobody has seen
+// yet gets an entry without a row. The picture depends on the set of rows alone, never on their order.
+type Picture struct {
+	nodes    map[string]*node
+	order    []*node // every node with a row, by id
+	classes  map[string]*class
+	services map[string]*service
+	tasks    map[string]*task
+	// early holds statuses whose task has not been seen.
+	early map[string]*swarmv1.TaskStatus
+	// claims by owner, in key order.
+	claims    map[string][]*swarmv1.Claim
+	endpoints map[string]*swarmv1.Endpoint
+	history   int
+	// lease is how long a node out of contact may keep running single-writer tasks.
+	lease time.Duration
+
+	dirty map[*service]struct{}
+	// waiting are the services with tasks that no node has taken: they are planned again when a node may take more.
+	waiting map[*service]struct{}
+	// timed are the services with a deadline of their own.
+	timed map[*service]time.Time
+	// roomier says that since the last Due some node may take more.
+	roomier bool
+	// reordered says that order is out of date.
+	reordered bool
+}
+
+func newPicture() *Picture {
+	return &Picture{
+		nodes:     map[string]*node{},
+		classes:   map[string]*class{},
+		services:  map[string]*service{},
+		tasks:     map[string]*task{},
+		early:     map[string]*swarmv1.TaskStatus{},
+		claims:    map[string][]*swarmv1.Claim{},
+		endpoints: map[string]*swarmv1.Endpoint{},
+		history:   spec.DefaultTaskHistory,
+		lease:     spec.DefaultSessionTimeout,
+		dirty:     map[*service]struct{}{},
+		waiting:   map[*service]struct{}{},
+		timed:     map[*service]time.Time{},
+	}
+}
+
+// fold takes over one row's change: old is nil for a new row, new is nil for a deleted one.
+func (p *Picture) fold(old, row proto.Message) {
+	gone := row == nil
+	if gone {
+		row = old
+	}
+	switch o := row.(type) {
+	case *swarmv1.Node:
+		p.foldNode(o.GetId(), gone, func(n *node) { n.row = o })
+	case *swarmv1.NodeState:
+		p.foldState(o, gone)
+	case *swarmv1.Service:
+		p.foldService(o, gone)
+	case *swarmv1.Revision:
+		p.foldRevision(o, gone)
+	case *swarmv1.Task:
+		p.foldTask(o, gone)
+	case *swarmv1.TaskStatus:
+		p.foldStatus(o, gone)
+	case *swarmv1.Claim:
+		p.foldClaim(o, gone)
+	case *swarmv1.Endpoint:
+		if gone {
+			delete(p.endpoints, o.GetServiceId())
+		} else {
+			p.endpoints[o.GetServiceId()] = o
+		}
+	case *swarmv1.Cluster:
+		p.foldCluster(o)
+	}
+}
+
+func (p *Picture) foldCluster(c *swarmv1.Cluster) {
+	history, lease := spec.DefaultTaskHistory, spec.DefaultSessionTimeout
+	if o := c.GetSpec().GetOrchestration(); o != nil {
+		history = int(o.GetTaskHistoryRetentionLimit())
+	}
+	if d := c.GetSpec().GetDispatcher().GetSessionTimeout(); d != nil {
+		lease = d.AsDuration()
+	}
+	if history < p.history {
+		for _, s := range p.services {
+			p.touch(s)
+		}
+	}
+	p.history, p.lease = history, lease
+}
+
+func (p *Picture) foldClaim(c *swarmv1.Claim, gone bool) {
+	list := p.claims[c.GetOwner()]
+	i, found := slices.BinarySearchFunc(list, c.GetKey(), func(a *swarmv1.Claim, key string) int { return cmp.Compare(a.GetKey(), key) })
+	switch {
+	case gone && found:
+		list = slices.Delete(list, i, i+1)
+	case !gone && found:
+		list[i] = c
+	case !gone:
+		list = slices.Insert(list, i, c)
+	}
+	if len(list) == 0 {
+		delete(p.claims, c.GetOwner())
+	} else {
+		p.claims[c.GetOwner()] = list
+	}
+	if nodeID, port, ok := hostPort(c.GetKey()); ok {
+		n := p.node(nodeID)
+		if gone {
+			delete(n.ports, port)
+			p.roomier = true
+		} else {
+			n.take(port)
+		}
+	}
+}
+
+// touch asks for the service to be planned.
+func (p *Picture) touch(s *service) { p.dirty[s] = struct{}{} }
+
+// Due returns the services that want planning at time now, and forgets that they do: those that changes touched, those
+// whose deadline has come, and those with waiting tasks when there may be room.
+func (p *Picture) Due(now time.Time) []string {
+	for s, at := range p.timed {
+		if !at.After(now) {
+			p.touch(s)
+		}
+	}
+	if p.roomier {
+		for s := range p.waiting {
+			p.touch(s)
+		}
+		p.roomier = false
+	}
+	ids := make([]string, 0, len(p.dirty))
+	for s := range p.dirty {
+		ids = append(ids, s.id)
+	}
+	clear(p.dirty)
+	slices.Sort(ids)
+	return ids
+}
+
+// Retry asks for a service to be planned again, because its group was rejected or could not be committed.
+func (p *Picture) Retry(serviceID string) {
+	if s := p.services[serviceID]; s != nil {
+		p.touch(s)
+	}
+}

@@ -1,0 +1,198 @@
+package planner
+
+import (
+	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+// want is a task to be made.
+type want struct {
+	key        slotKey
+	id         string
+	replaces   string
+	rev        *revision
+	node       *node // the only node that will do (global services); nil: any
+	desired    swarmv1.TaskState
+	startAfter time.Time
+	restarts   *swarmv1.RestartHistory
+	reason     string
+	atom       int // of the slot's other changes; 0: it has none
+}
+
+// taken is one placement of this plan.
+type taken struct {
+	svc     *service
+	node    *node
+	rev     *revision
+	generic []*swarmv1.GenericResource
+}
+
+// place finds nodes: first for the tasks that have waited, then for the new ones.
+func (r *run) place() {
+	if r.svc.waiting > 0 {
+		for i := range r.views {
+			v := &r.views[i]
+			if t := v.head; t != nil && t.unplaced() && !r.freed[t.id] && v.act == keep {
+				r.out.atom = i + 1
+				r.retry(t)
+			}
+		}
+	}
+	for i := range r.wants {
+		w := &r.wants[i]
+		if r.out.atom = w.atom; w.atom == 0 {
+			r.out.atom = len(r.views) + 1 + i
+		}
+		r.make(w, len(r.wants)-i)
+	}
+	r.placers = r.placers[:0]
+}
+
+// retry looks for a node for a task that has none. What it says of why there is none is written only when it is new.
+func (r *run) retry(t *task) {
+	n, why := r.find(t.rev, t.node)
+	if n == nil {
+		if t.status == nil || t.status.GetErr() == why.err && t.status.GetUnplaced().EqualVT(why.unplaced) {
+			return
+		}
+		st := r.out.editStatus(t)
+		st.State, st.Timestamp, st.Err, st.Unplaced = swarmv1.TaskState_PENDING, r.nowpb, why.err, why.unplaced
+		return
+	}
+	if t.status == nil {
+		return // its status comes with the next batch
+	}
+	row := r.out.edit(t)
+	row.NodeId, row.AssignedGenericResources = n.id, r.take(t.rev, n)
+	r.claim(t.rev, n, t.id)
+	st := r.out.editStatus(t)
+	st.State, st.Timestamp, st.Message, st.Err, st.Unplaced = swarmv1.TaskState_ASSIGNED, r.nowpb, assigned, "", nil
+}
+
+const (
+	assigned = "assigned to a node"
+	pending  = "pending task scheduling"
+)
+
+// make creates the task, on a node if one takes it.
+func (r *run) make(w *want, left int) {
+	n, why := r.find(w.rev, w.node)
+	row, st := r.out.create(left)
+	row.Id, row.ServiceId, row.Revision, row.Slot = w.id, r.svc.id, w.rev.row.GetNumber(), w.key.number
+	row.DesiredState, row.StartAfter, row.Restarts, row.Replaces = w.desired, stamp(w.startAfter), w.restarts, w.replaces
+	row.Networks, row.JobIteration = w.rev.networks, r.svc.row.GetJobStatus().GetJobIteration()
+	if w.node != nil {
+		row.NodeId = w.node.id
+	}
+	st.TaskId, st.Timestamp = w.id, r.nowpb
+	if n == nil {
+		st.State, st.Message, st.Err, st.Unplaced = swarmv1.TaskState_PENDING, w.message(pending), why.err, why.unplaced
+		return
+	}
+	row.NodeId, row.AssignedGenericResources = n.id, r.take(w.rev, n)
+	st.State, st.Message = swarmv1.TaskState_ASSIGNED, w.message(assigned)
+	r.claim(w.rev, n, w.id)
+}
+
+// message says what happened and, when the task follows another, why.
+func (w *want) message(what string) string {
+	if w.reason == "" {
+		return what
+	}
+	return what + "; replaces " + w.replaces + ": " + w.reason
+}
+
+// claim makes the host ports of the task exclusive.
+func (r *run) claim(rev *revision, n *node, id string) {
+	for _, port := range rev.ports {
+		r.out.claim("port/"+n.id+"/"+port, id)
+	}
+}
+
+// find returns the node for one more task of the revision, or why there is none. only is the single node that will do,
+// or nil.
+func (r *run) find(rev *revision, only *node) (*node, verdict) {
+	if only != nil {
+		if rev.refuses(only, r.count(rev, only)) == fits {
+			return only, verdict{}
+		}
+		return nil, r.explain(rev, []*node{only})
+	}
+	p := r.placer(rev)
+	if n := p.pick(); n != nil {
+		return n, verdict{}
+	}
+	if p.verdict == nil {
+		v := r.explain(rev, r.p.order)
+		p.verdict = &v
+	}
+	return nil, *p.verdict
+}
+
+func (r *run) explain(rev *revision, nodes []*node) verdict {
+	return rev.explain(nodes, func(n *node) uint64 { return r.count(rev, n) })
+}
+
+// count is how many tasks of the service should run on the node, this plan's included. Only the limit of replicas on a
+// node asks for it.
+func (r *run) count(rev *revision, n *node) uint64 {
+	if rev.maxReplicas == 0 {
+		return 0
+	}
+	count := r.svc.nodes[n]
+	for i := r.from; i < len(r.taken); i++ {
+		if r.taken[i].node == n {
+			count++
+		}
+	}
+	return uint64(count)
+}
+
+// placer returns the service's placer for a revision. There are two only when tasks of a paused update are replaced.
+func (r *run) placer(rev *revision) *placer {
+	for _, p := range r.placers {
+		if p.rev == rev {
+			return p
+		}
+	}
+	p := r.newPlacer(rev)
+	r.placers = append(r.placers, p)
+	return p
+}
+
+// take notes that a task of the revision is placed on the node, and returns the generic resources that it gets.
+func (r *run) take(rev *revision, n *node) []*swarmv1.GenericResource {
+	generic := n.allot(rev.generic)
+	n.used.cpu += rev.need.cpu
+	n.used.memory += rev.need.memory
+	n.used.addGeneric(generic)
+	n.total++
+	for _, port := range rev.ports {
+		n.take(port)
+	}
+	r.taken = append(r.taken, taken{r.svc, n, rev, generic})
+	return generic
+}
+
+// undo takes back what take did, so that the picture is what the store says.
+func (r *run) undo() {
+	for i := range r.taken {
+		t := &r.taken[i]
+		t.node.used.cpu -= t.rev.need.cpu
+		t.node.used.memory -= t.rev.need.memory
+		t.node.used.dropGeneric(t.generic)
+		t.node.total--
+		for _, port := range t.rev.ports {
+			delete(t.node.ports, port)
+		}
+	}
+}
+
+func stamp(t time.Time) *timestamppb.Timestamp {
+	if t.IsZero() {
+		return nil
+	}
+	return timestamppb.New(t)
+}

@@ -1,0 +1,317 @@
+package planner
+
+import (
+	"maps"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+func cluster(t testing.TB, nodes ...string) *model {
+	m := newModel(t)
+	for _, id := range nodes {
+		m.addNode(id)
+	}
+	return m
+}
+
+func wantOn(t *testing.T, m *model, service string, want map[string]int) {
+	t.Helper()
+	if diff := cmp.Diff(want, m.on(service)); diff != "" {
+		t.Fatalf("tasks of %s by node (-want +got):\n%s%s", service, diff, m)
+	}
+}
+
+func TestPlan_ReplicatedSpreads(t *testing.T) {
+	m := cluster(t, "a", "b", "c")
+	m.addService("web", replicas(7))
+	m.settle()
+	wantOn(t, m, "web", map[string]int{"a": 3, "b": 2, "c": 2})
+	m.addService("api", replicas(2))
+	m.settle()
+	wantOn(t, m, "api", map[string]int{"b": 1, "c": 1})
+}
+
+func TestPlan_ScaleDownLevelsNodes(t *testing.T) {
+	m := cluster(t, "a", "b")
+	m.addService("web", replicas(6))
+	m.settle()
+	m.addNode("c")
+	m.edit("web", replicas(8))
+	m.settle()
+	wantOn(t, m, "web", map[string]int{"a": 3, "b": 3, "c": 2})
+	m.edit("web", replicas(3))
+	m.settle()
+	wantOn(t, m, "web", map[string]int{"a": 1, "b": 1, "c": 1})
+	if got := len(m.tasks()); got != 3 {
+		t.Errorf("tasks that were removed are still there: got %d, want 3\n%s", got, m)
+	}
+	m.edit("web", replicas(5))
+	m.settle()
+	if got := m.running("web"); got != 5 {
+		t.Errorf("running: got %d, want 5\n%s", got, m)
+	}
+	m.edit("web", replicas(0))
+	m.settle()
+	if got := len(m.tasks()); got != 0 {
+		t.Errorf("tasks after scaling to 0: got %d\n%s", got, m)
+	}
+}
+
+func TestPlan_GlobalFollowsNodes(t *testing.T) {
+	m := cluster(t, "a", "b", "c")
+	m.setNode("b", pause)
+	m.addService("agent", global, constraint("node.hostname!=c"))
+	m.settle()
+	wantOn(t, m, "agent", map[string]int{"a": 1})
+	m.setNode("b", activate)
+	m.addNode("d")
+	m.settle()
+	wantOn(t, m, "agent", map[string]int{"a": 1, "b": 1, "d": 1})
+	m.setNode("a", drain)
+	m.setState("b", swarmv1.NodeState_DOWN)
+	m.settle()
+	wantOn(t, m, "agent", map[string]int{"d": 1})
+	m.setNode("a", activate)
+	m.setState("b", swarmv1.NodeState_READY)
+	m.settle()
+	wantOn(t, m, "agent", map[string]int{"a": 1, "b": 1, "d": 1})
+	if got := m.running("agent"); got != 3 {
+		t.Errorf("running: got %d, want 3\n%s", got, m)
+	}
+	m.drop("1/d")
+	m.drop("2/d")
+	m.settle()
+	wantOn(t, m, "agent", map[string]int{"a": 1, "b": 1})
+}
+
+func TestPlan_DrainedNodeLosesItsTasks(t *testing.T) {
+	m := cluster(t, "a", "b")
+	m.addService("web", replicas(4))
+	m.settle()
+	m.setNode("a", drain)
+	m.plan()
+	// The new tasks prepare themselves and wait for the old ones.
+	ready := 0
+	for _, x := range m.tasks() {
+		if x.DesiredState == swarmv1.TaskState_READY {
+			ready++
+		}
+	}
+	if ready != 2 {
+		t.Fatalf("waiting replacements: got %d, want 2\n%s", ready, m)
+	}
+	m.settle()
+	wantOn(t, m, "web", map[string]int{"b": 4})
+	m.setNode("a", activate)
+	m.settle()
+	wantOn(t, m, "web", map[string]int{"b": 4})
+}
+
+func TestPlan_PausedNodeKeepsItsTasks(t *testing.T) {
+	m := cluster(t, "a", "b")
+	m.addService("web", replicas(2))
+	m.settle()
+	m.setNode("a", pause)
+	m.edit("web", replicas(4))
+	m.settle()
+	wantOn(t, m, "web", map[string]int{"a": 1, "b": 3})
+}
+
+func TestPlan_LostNodeIsReplacedAtOnce(t *testing.T) {
+	m := cluster(t, "a", "b")
+	m.addService("web", replicas(4))
+	m.settle()
+	m.setState("a", swarmv1.NodeState_DOWN)
+	m.settle()
+	wantOn(t, m, "web", map[string]int{"b": 4})
+	if got := m.running("web"); got != 4 {
+		t.Fatalf("running without a pause: got %d, want 4\n%s", got, m)
+	}
+	m.setState("a", swarmv1.NodeState_READY)
+	m.settle()
+	for _, x := range m.tasks() {
+		if st := m.status(x.Id); x.NodeId == "a" && st.State != swarmv1.TaskState_SHUTDOWN {
+			t.Errorf("task of the returned node: got %s, want SHUTDOWN\n%s", st.State, m)
+		}
+	}
+	wantOn(t, m, "web", map[string]int{"b": 4})
+}
+
+func TestPlan_TasksOfLongLostNodeAreOrphaned(t *testing.T) {
+	m := cluster(t, "a", "b")
+	m.addService("web", replicas(2))
+	m.settle()
+	m.setState("a", swarmv1.NodeState_DOWN)
+	m.pass(23 * time.Hour)
+	states := map[swarmv1.TaskState]int{}
+	for _, x := range m.tasks() {
+		states[m.status(x.Id).State]++
+	}
+	if diff := cmp.Diff(map[swarmv1.TaskState]int{swarmv1.TaskState_RUNNING: 3}, states); diff != "" {
+		t.Fatalf("after 23 h (-want +got):\n%s", diff)
+	}
+	m.pass(2 * time.Hour)
+	clear(states)
+	for _, x := range m.tasks() {
+		states[m.status(x.Id).State]++
+	}
+	want := map[swarmv1.TaskState]int{swarmv1.TaskState_RUNNING: 2, swarmv1.TaskState_ORPHANED: 1}
+	if diff := cmp.Diff(want, states); diff != "" {
+		t.Fatalf("after 25 h (-want +got):\n%s", diff)
+	}
+}
+
+func TestPlan_RemovedNodeLeavesNothing(t *testing.T) {
+	m := cluster(t, "a", "b")
+	m.addService("web", replicas(4))
+	m.addService("agent", global)
+	m.settle()
+	m.setState("a", swarmv1.NodeState_DOWN)
+	m.settle()
+	m.drop("1/a")
+	m.drop("2/a")
+	m.settle()
+	wantOn(t, m, "web", map[string]int{"b": 4})
+	wantOn(t, m, "agent", map[string]int{"b": 1})
+	for _, x := range m.tasks() {
+		if x.NodeId == "a" && x.ServiceId == "agent" {
+			t.Errorf("a global task of a removed node is left:\n%s", m)
+		}
+	}
+}
+
+func TestPlan_RemovedServiceLeavesNothing(t *testing.T) {
+	m := cluster(t, "a", "b")
+	m.addService("web", replicas(3), hostPortOf(8080))
+	m.settle()
+	wantOn(t, m, "web", map[string]int{"a": 1, "b": 1})
+	m.put(&swarmv1.Endpoint{ServiceId: "web"})
+	m.put(&swarmv1.Claim{Key: "port/ingress/tcp/80", Owner: "web"})
+	m.setState("b", swarmv1.NodeState_DOWN)
+	m.settle()
+	s := m.service("web").CloneVT()
+	s.PendingDelete = true
+	m.put(s)
+	m.settle()
+	for k := range m.rows {
+		if k[0] != '1' && k[0] != '2' {
+			t.Errorf("left: %s", k)
+		}
+	}
+	if len(m.pic.services)+len(m.pic.tasks)+len(m.pic.early)+len(m.pic.claims)+len(m.pic.waiting) != 0 {
+		t.Errorf("the picture keeps something:\n%s", m.pic.figures())
+	}
+}
+
+func TestPlan_UnplacedTasksAreExplained(t *testing.T) {
+	m := cluster(t, "a", "b", "c")
+	m.setNode("c", drain)
+	m.setNode("a", func(n *swarmv1.Node) { n.Spec.Labels["zone"] = "east" })
+	m.addService("web", replicas(3), reserve(3e9, 1<<30), constraint("node.labels.zone==east"))
+	m.settle()
+	wantOn(t, m, "web", map[string]int{"a": 1})
+	var st *swarmv1.TaskStatus
+	for _, x := range m.tasks() {
+		if s := m.status(x.Id); s.State == swarmv1.TaskState_PENDING {
+			st = s
+		}
+	}
+	want := "no suitable node (1 node not available for new tasks; scheduling constraints not satisfied on 1 node; insufficient resources on 1 node)"
+	if st.GetErr() != want {
+		t.Errorf("err: got %q, want %q", st.GetErr(), want)
+	}
+	if got, want := st.GetUnplaced().GetNearest(), "a: needs 3 CPUs, 1 free"; got != want {
+		t.Errorf("nearest: got %q, want %q", got, want)
+	}
+	plans, index := m.plans, m.index
+	m.put(m.rows["2/b"]) // nothing new
+	m.settle()
+	if m.index != index+1 {
+		t.Errorf("an explanation was written again, in %d plans", m.plans-plans)
+	}
+	m.setNode("b", func(n *swarmv1.Node) { n.Spec.Labels["zone"] = "east" })
+	m.settle()
+	wantOn(t, m, "web", map[string]int{"a": 1, "b": 1})
+	m.edit("web", replicas(1))
+	m.settle()
+	if got := len(m.tasks()); got != 1 {
+		t.Errorf("tasks: got %d, want 1\n%s", got, m)
+	}
+}
+
+func TestPlan_HostPortsAreClaimed(t *testing.T) {
+	m := cluster(t, "a", "b")
+	m.addService("web", replicas(3), hostPortOf(80))
+	m.settle()
+	wantOn(t, m, "web", map[string]int{"a": 1, "b": 1})
+	m.addService("api", hostPortOf(80))
+	m.settle()
+	wantOn(t, m, "api", map[string]int{})
+	m.edit("web", replicas(1))
+	m.settle()
+	if got := m.running("web") + m.running("api"); got != 2 {
+		t.Errorf("running: got %d, want 2\n%s", got, m)
+	}
+	claims := 0
+	for k := range m.rows {
+		if k[0] == '9' {
+			claims++
+		}
+	}
+	if claims != 2 {
+		t.Errorf("claims: got %d, want 2", claims)
+	}
+}
+
+func TestPlan_SpreadOverLabels(t *testing.T) {
+	m := newModel(t)
+	for id, zone := range map[string]string{"a": "x", "b": "x", "c": "x", "d": "y", "e": "z"} {
+		m.addNode(id, func(n *swarmv1.Node, _ *swarmv1.NodeState) { n.Spec.Labels["zone"] = zone })
+	}
+	m.addService("web", replicas(9), func(s *swarmv1.ServiceSpec) {
+		placement(s).Preferences = []*swarmv1.PlacementPreference{{Preference: &swarmv1.PlacementPreference_Spread{Spread: &swarmv1.SpreadOver{SpreadDescriptor: "node.labels.zone"}}}}
+	})
+	m.settle()
+	wantOn(t, m, "web", map[string]int{"a": 1, "b": 1, "c": 1, "d": 3, "e": 3})
+}
+
+func TestPlan_MaxReplicasPerNode(t *testing.T) {
+	m := cluster(t, "a", "b")
+	m.addService("web", replicas(5), func(s *swarmv1.ServiceSpec) { placement(s).MaxReplicas = 2 })
+	m.settle()
+	wantOn(t, m, "web", map[string]int{"a": 2, "b": 2})
+}
+
+func TestPlan_GenericResources(t *testing.T) {
+	m := newModel(t)
+	m.addNode("a", func(_ *swarmv1.Node, s *swarmv1.NodeState) {
+		s.Description.Resources.Generic = []*swarmv1.GenericResource{{Kind: "gpu", Named: "g0"}, {Kind: "gpu", Named: "g1"}, {Kind: "ssd", Value: 3}}
+	})
+	m.addService("ml", replicas(3), func(s *swarmv1.ServiceSpec) {
+		reserve(0, 0)(s)
+		s.TaskTemplate.Resources.Reservations.Generic = []*swarmv1.GenericResource{{Kind: "gpu", Value: 1}, {Kind: "ssd", Value: 1}}
+	})
+	m.settle()
+	wantOn(t, m, "ml", map[string]int{"a": 2})
+	got := map[string]int{}
+	for _, x := range m.tasks() {
+		for _, g := range x.AssignedGenericResources {
+			got[g.Kind+g.Named] += int(g.Value)
+		}
+	}
+	if want := map[string]int{"gpug0": 0, "gpug1": 0, "ssd": 2}; !maps.Equal(got, want) {
+		t.Errorf("assigned: got %v, want %v", got, want)
+	}
+}
+
+func TestPlan_PriorityTakesTheRoomThatIsLeft(t *testing.T) {
+	m := cluster(t, "a")
+	m.addService("aaa", replicas(2), reserve(2e9, 0))
+	m.addService("zzz", replicas(2), reserve(2e9, 0), func(s *swarmv1.ServiceSpec) { s.Priority = 5 })
+	m.settle()
+	wantOn(t, m, "zzz", map[string]int{"a": 2})
+	wantOn(t, m, "aaa", map[string]int{})
+}

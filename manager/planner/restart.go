@@ -1,0 +1,73 @@
+package planner
+
+import (
+	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+	"swarm/internal/spec"
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+// restartPolicy says whether and when a task that ended by itself is followed by another.
+type restartPolicy struct {
+	condition swarmv1.RestartPolicy_Condition
+	delay     time.Duration
+	attempts  uint64 // 0: no limit
+	window    time.Duration
+}
+
+func restartPolicyOf(p *swarmv1.RestartPolicy) restartPolicy {
+	r := restartPolicy{
+		condition: p.GetCondition(),
+		delay:     spec.DefaultRestartDelay,
+		attempts:  p.GetMaxAttempts(),
+		window:    p.GetWindow().AsDuration(),
+	}
+	if p.GetDelay() != nil {
+		r.delay = p.GetDelay().AsDuration()
+	}
+	return r
+}
+
+// allows says whether the ended task may be followed by another. It looks at when the task ended, not at the clock: an
+// attempt refused once stays refused.
+func (p restartPolicy) allows(t *task) bool {
+	switch p.condition {
+	case swarmv1.RestartPolicy_NONE:
+		return false
+	case swarmv1.RestartPolicy_ON_FAILURE:
+		if t.state() == swarmv1.TaskState_COMPLETE {
+			return false
+		}
+	}
+	if p.attempts == 0 {
+		return true
+	}
+	h := t.row.GetRestarts()
+	if p.window == 0 {
+		return h.GetAttempts() < p.attempts
+	}
+	return uint64(len(p.within(h, instant(t.status.GetTimestamp())))) < p.attempts
+}
+
+// within returns the restarts of the window that ends at the given time.
+func (p restartPolicy) within(h *swarmv1.RestartHistory, end time.Time) []*timestamppb.Timestamp {
+	recent := h.GetRecent()
+	for len(recent) > 0 && end.Sub(recent[0].AsTime()) > p.window {
+		recent = recent[1:]
+	}
+	return recent
+}
+
+// next is the history of the task that follows t, and when it may start.
+func (p restartPolicy) next(t *task, now time.Time) (*swarmv1.RestartHistory, time.Time) {
+	h := &swarmv1.RestartHistory{Attempts: t.row.GetRestarts().GetAttempts() + 1}
+	if p.attempts > 0 && p.window > 0 {
+		recent := p.within(t.row.GetRestarts(), now)
+		h.Recent = append(append(h.Recent, recent...), timestamppb.New(now))
+		if over := len(h.Recent) - int(min(p.attempts, 1<<16)); over > 0 {
+			h.Recent = h.Recent[over:]
+		}
+	}
+	return h, now.Add(p.delay)
+}

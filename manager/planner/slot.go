@@ -1,0 +1,324 @@
+package planner
+
+import (
+	"slices"
+	"time"
+
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+// action is what a plan does with a slot.
+type action uint8
+
+const (
+	// keep: the slot is as it should be.
+	keep action = iota
+	// fill: the slot holds no task and should.
+	fill
+	// finished: its last task ended and its restart policy wants no other.
+	finished
+	// restart: its task ended by itself; another follows after the policy's delay.
+	restart
+	// replace: its task must leave its node; the next one starts once this one has stopped.
+	replace
+	// rescue: its node is lost; the next one starts at once.
+	rescue
+	// renew: its task is outdated and its turn has come.
+	renew
+	// stop: its task must stop and none follows, but the slot stays known (global services).
+	stop
+	// drop: the slot is not wanted.
+	drop
+)
+
+// view is a slot as one plan sees it.
+type view struct {
+	slot *slot
+	// head is the task that the slot lives by; nil when no task of it is live.
+	head *task
+	// older is what head is about to replace while both run (start-first).
+	older *task
+	act   action
+	// reason stands in the status of what follows.
+	reason string
+}
+
+// look judges every slot of the service on its own.
+func (r *run) look() {
+	for _, s := range r.svc.ordered() {
+		r.views = append(r.views, r.judge(s))
+	}
+}
+
+func (r *run) judge(s *slot) view {
+	v := view{slot: s}
+	for _, t := range s.tasks {
+		if t.live() {
+			if v.head != nil {
+				v.older = v.head
+			}
+			v.head = t
+		}
+	}
+	if v.head == nil {
+		return r.judgeDead(v)
+	}
+	if v.older != nil {
+		v = r.judgePair(v)
+	}
+	v.act, v.reason = r.judgeHead(v.head)
+	return v
+}
+
+// judgePair settles which of two live tasks stays. The older one runs on while a start-first replacement comes up.
+func (r *run) judgePair(v view) view {
+	head, older := v.head, v.older
+	startFirst := head.row.GetReplaces() == older.id && head.desired() == swarmv1.TaskState_RUNNING && !older.over()
+	if startFirst && !head.running() {
+		return v
+	}
+	for _, t := range v.slot.tasks {
+		if t.live() && t != head {
+			r.shutdown(t)
+		}
+	}
+	v.older = nil
+	return v
+}
+
+func (r *run) judgeHead(t *task) (action, string) {
+	switch {
+	case t.ended():
+		return r.judgeEnd(t)
+	case t.unplaced() && t.node == nil:
+		return keep, ""
+	case t.node.gone():
+		return rescue, "its node was removed"
+	case t.node.down():
+		return rescue, "node " + t.node.name() + " is down"
+	case t.node.draining():
+		return replace, "node " + t.node.name() + " is being drained"
+	}
+	if !t.rev.suits(t.node) {
+		return replace, "node " + t.node.name() + " no longer satisfies the constraints"
+	}
+	return keep, ""
+}
+
+func (r *run) judgeEnd(t *task) (action, string) {
+	if r.svc.job() && t.state() == swarmv1.TaskState_COMPLETE {
+		return finished, ""
+	}
+	if !t.rev.restart.allows(t) {
+		return finished, ""
+	}
+	return restart, ""
+}
+
+// judgeDead: a slot whose tasks all should be stopped. Its history says whether one should follow.
+func (r *run) judgeDead(v view) view {
+	t := v.slot.newest()
+	v.act = fill
+	byItself := t.state() == swarmv1.TaskState_COMPLETE || t.failure()
+	if t.desired() == swarmv1.TaskState_SHUTDOWN && byItself {
+		if act, _ := r.judgeEnd(t); act == finished {
+			v.act = finished
+		}
+	}
+	if t.desired() == swarmv1.TaskState_REMOVE {
+		v.act = drop
+	}
+	return v
+}
+
+// act carries out what was decided for every slot.
+func (r *run) act() {
+	for i := range r.views {
+		v := &r.views[i]
+		r.out.atom = i + 1
+		switch v.act {
+		case keep:
+			r.promote(v)
+		case finished:
+			if v.head != nil {
+				r.shutdown(v.head)
+			}
+		case drop:
+			r.removeSlot(v.slot)
+		case stop:
+			r.shutdown(v.head)
+		case fill:
+			r.follow(v, v.slot.newest())
+		case restart, replace, rescue, renew:
+			r.succeed(v)
+		}
+	}
+}
+
+// promote lets a task that waited for its predecessor run.
+func (r *run) promote(v *view) {
+	t := v.head
+	if t == nil || t.desired() != swarmv1.TaskState_READY {
+		return
+	}
+	if before := v.slot.find(t.row.GetReplaces()); before != nil && !before.over() {
+		return
+	}
+	r.out.edit(t).DesiredState = swarmv1.TaskState_RUNNING
+}
+
+// succeed replaces the slot's task by another.
+func (r *run) succeed(v *view) {
+	t := v.head
+	w := r.want(v.slot.key, t)
+	w.reason, w.atom = v.reason, r.out.atom
+	switch {
+	case v.act == restart:
+		w.restarts, w.startAfter = t.rev.restart.next(t, r.now)
+	case v.act == rescue && r.svc.row != nil && w.rev.spec().GetSingleWriter() && t.node.down():
+		w.startAfter = instant(t.node.state.GetSince()).Add(r.p.lease)
+	case v.act == renew && r.startFirst() && !t.over():
+		// Both run until the new one is RUNNING; then judgePair stops the old one.
+		r.wants = append(r.wants, w)
+		return
+	case !t.over():
+		w.desired = swarmv1.TaskState_READY
+	}
+	if v.older != nil && v.act == restart {
+		w.replaces = v.older.id
+	}
+	r.shutdown(t)
+	r.wants = append(r.wants, w)
+}
+
+// follow fills a slot whose tasks have all been told to stop.
+func (r *run) follow(v *view, t *task) {
+	w := r.want(v.slot.key, t)
+	w.atom = r.out.atom
+	if !t.over() {
+		w.desired = swarmv1.TaskState_READY
+	}
+	r.wants = append(r.wants, w)
+}
+
+// want is a new task of the current revision; t is the task it follows, nil for none.
+func (r *run) want(k slotKey, t *task) want {
+	w := want{key: k, rev: r.successor(t), desired: swarmv1.TaskState_RUNNING}
+	if t != nil {
+		w.id, w.replaces = idAfter(t.id), t.id
+		if w.rev.template() == t.rev.template() {
+			w.restarts = t.row.GetRestarts()
+		}
+	} else {
+		w.id = idFirst(r.svc, k)
+	}
+	if k.node != "" {
+		w.node = r.p.nodes[k.node]
+	}
+	return w
+}
+
+// successor is the revision of the task that follows t: the current one, except that a paused update does not go on by
+// way of tasks that had to be replaced anyway.
+func (r *run) successor(t *task) *revision {
+	if t != nil && t.rev.row != nil && r.paused() {
+		return t.rev
+	}
+	return r.cur
+}
+
+// shutdown stops a task and keeps its row as history. A task that no node has is forgotten instead.
+func (r *run) shutdown(t *task) {
+	switch {
+	case t.unplaced(), t.node != nil && t.node.gone() && !t.ended():
+		r.erase(t)
+	case t.desired() < swarmv1.TaskState_SHUTDOWN:
+		r.out.edit(t).DesiredState = swarmv1.TaskState_SHUTDOWN
+	}
+}
+
+// orphanAfter is how long a lost node may take to come back and say what became of its tasks (Docker: 24 h).
+const orphanAfter = 24 * time.Hour
+
+// reap trims the slots' histories to what the cluster keeps, frees what ended tasks had claimed, and gives up on tasks
+// whose node has been lost for too long.
+func (r *run) reap() {
+	for i := range r.views {
+		v := &r.views[i]
+		if v.act == drop || len(v.slot.tasks) == 1 && !v.slot.tasks[0].ended() {
+			continue
+		}
+		r.out.atom = i + 1
+		r.reapSlot(v)
+	}
+}
+
+func (r *run) reapSlot(v *view) {
+	newest := v.slot.newest()
+	dead := 0
+	for _, t := range slices.Backward(v.slot.tasks) {
+		if t.ended() {
+			r.release(t)
+		}
+		if t.live() || r.freed[t.id] {
+			continue
+		}
+		switch {
+		case t.node != nil && t.node.gone() && !t.ended() && t != newest:
+			r.erase(t)
+			continue
+		case t.node != nil && t.node.down() && !t.ended():
+			r.orphan(t)
+			continue
+		case !t.over():
+			continue
+		case t.desired() == swarmv1.TaskState_REMOVE && t != newest:
+			r.erase(t)
+			continue
+		}
+		if dead++; dead > r.p.history && t != newest {
+			r.erase(t)
+		}
+	}
+}
+
+// orphan ends a task of a node that is down, once that has lasted too long; until then the node may report.
+func (r *run) orphan(t *task) {
+	at := instant(t.node.state.GetSince()).Add(orphanAfter)
+	if at.After(r.now) {
+		r.wake(at)
+		return
+	}
+	if t.status == nil {
+		return
+	}
+	st := r.out.editStatus(t)
+	st.State, st.Timestamp, st.Ready, st.Message = swarmv1.TaskState_ORPHANED, r.nowpb, false, "node has been down for too long"
+}
+
+// release gives back what an ended task had claimed.
+func (r *run) release(t *task) {
+	for _, c := range r.p.claims[t.id] {
+		if !r.freed[c.GetKey()] {
+			r.free(c.GetKey())
+			r.out.delete(tableClaim, c.GetKey(), c.GetMeta())
+		}
+	}
+}
+
+// erase deletes the rows of a task.
+func (r *run) erase(t *task) {
+	if r.freed[t.id] {
+		return
+	}
+	r.free(t.id)
+	r.out.deleteTask(t)
+	r.release(t)
+}
+
+func (r *run) free(key string) {
+	if r.freed == nil {
+		r.freed = map[string]bool{}
+	}
+	r.freed[key] = true
+}

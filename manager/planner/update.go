@@ -1,0 +1,271 @@
+package planner
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+// An update replaces outdated tasks, a few at a time. Its progress is read from the tasks, so that a new leader goes on
+// where the old one was; only its state and its start are stored, in the service's row.
+//
+// The control API clears update_status with every new revision, and writes ROLLBACK_STARTED with a roll back that the
+// user asked for. A status that is older than the current revision is of an earlier update and does not count.
+
+const (
+	stateNone     = swarmv1.UpdateStatus_UNKNOWN
+	stateUpdating = swarmv1.UpdateStatus_UPDATING
+	statePaused   = swarmv1.UpdateStatus_PAUSED
+	stateDone     = swarmv1.UpdateStatus_COMPLETED
+	backStarted   = swarmv1.UpdateStatus_ROLLBACK_STARTED
+	backPaused    = swarmv1.UpdateStatus_ROLLBACK_PAUSED
+	backDone      = swarmv1.UpdateStatus_ROLLBACK_COMPLETED
+)
+
+func (r *run) updateState() swarmv1.UpdateStatus_State {
+	st := r.svc.row.GetUpdateStatus()
+	if st.GetState() == backStarted {
+		return backStarted
+	}
+	created, started := r.cur.row.GetMeta().GetCreatedAt(), st.GetStartedAt()
+	if created != nil && started != nil && started.AsTime().Before(created.AsTime()) {
+		return stateNone
+	}
+	return st.GetState()
+}
+
+// paused: tasks that must be replaced anyway keep their revision.
+func (r *run) paused() bool {
+	s := r.updateState()
+	return s == statePaused || s == backPaused
+}
+
+func (r *run) rollingBack() bool {
+	s := r.updateState()
+	return s == backStarted || s == backPaused || s == backDone
+}
+
+func (r *run) updateConfig() *swarmv1.UpdateConfig {
+	if r.rollingBack() {
+		return r.cur.spec().GetRollbackConfig()
+	}
+	return r.cur.spec().GetUpdateConfig()
+}
+
+func (r *run) startFirst() bool {
+	return r.updateConfig().GetOrder() == swarmv1.UpdateConfig_START_FIRST
+}
+
+// progress of an update.
+type progress struct {
+	dirty []*view // outdated, and not being replaced yet
+	// busy counts the slots being renewed: until the new task has been RUNNING for the delay.
+	busy int
+	// unsettled counts the slots whose new task is not RUNNING, or has not been for the monitor time.
+	unsettled int
+	failed    int
+	total     int
+	culprit   string // a task that failed
+}
+
+// update chooses the outdated tasks that are replaced now. It returns false when it has changed its mind about the
+// current revision: then nothing else of this plan holds.
+func (r *run) update() bool {
+	if r.svc.job() {
+		return true
+	}
+	state := r.updateState()
+	if state == statePaused || state == backPaused {
+		return true
+	}
+	p := r.progress(state)
+	active := state == stateUpdating || state == backStarted
+	if !active && len(p.dirty) == 0 {
+		return true
+	}
+	if !active {
+		r.setUpdate(stateUpdating, "update in progress")
+	} else if p.total > 0 && float32(p.failed)/float32(p.total) > r.updateConfig().GetMaxFailureRatio() {
+		return r.fail(state, p)
+	}
+	r.advance(p)
+	if active && len(p.dirty) == 0 && p.unsettled == 0 {
+		if state == backStarted {
+			r.setUpdate(backDone, "rollback completed")
+		} else {
+			r.setUpdate(stateDone, "update completed")
+		}
+	}
+	return true
+}
+
+// advance starts to renew as many outdated slots as there are free hands: first those that do not run anyway.
+func (r *run) advance(p progress) {
+	hands := len(p.dirty)
+	if n := r.updateConfig().GetParallelism(); n > 0 {
+		hands = max(0, int(min(n, 1<<30))-p.busy)
+	}
+	runs := func(v *view) int {
+		if v.head != nil && v.head.running() {
+			return 1
+		}
+		return 0
+	}
+	slices.SortStableFunc(p.dirty, func(a, b *view) int { return runs(a) - runs(b) })
+	for _, v := range p.dirty {
+		switch {
+		case v.head == nil:
+			v.act = fill
+		case v.head.unplaced():
+			v.act = renew // nothing stops, nothing to wait for
+			continue
+		default:
+			v.act = renew
+		}
+		if hands--; hands < 0 {
+			v.act = keep
+			if v.head == nil {
+				v.act = finished
+			}
+		}
+	}
+}
+
+// fail does what the user wants done when too many new tasks fail.
+func (r *run) fail(state swarmv1.UpdateStatus_State, p progress) bool {
+	action := r.updateConfig().GetFailureAction()
+	why := "due to failure or early termination of task " + p.culprit
+	switch {
+	case action == swarmv1.UpdateConfig_CONTINUE:
+		r.advance(p)
+		if len(p.dirty) == 0 && p.unsettled == 0 {
+			done, text := stateDone, "update completed"
+			if state == backStarted {
+				done, text = backDone, "rollback completed"
+			}
+			r.setUpdate(done, fmt.Sprintf("%s, %d of %d tasks failed", text, p.failed, p.total))
+		}
+	case state == backStarted:
+		r.setUpdate(backPaused, "rollback paused "+why)
+	case action == swarmv1.UpdateConfig_ROLLBACK && r.svc.revs[r.svc.row.GetPreviousRevision()] != nil:
+		r.out.reset()
+		row := r.serviceRow()
+		row.Revision, row.PreviousRevision = row.GetPreviousRevision(), 0
+		row.UpdateStatus = &swarmv1.UpdateStatus{State: backStarted, StartedAt: r.nowpb, Message: "update rolled back " + why}
+		return false
+	default:
+		r.setUpdate(statePaused, "update paused "+why)
+	}
+	return true
+}
+
+// serviceRow is the copy of the service's row that will be written.
+func (r *run) serviceRow() *swarmv1.Service {
+	if r.row == nil {
+		r.row = r.svc.row.CloneVT()
+		r.out.service(r.row)
+	}
+	return r.row
+}
+
+func (r *run) setUpdate(state swarmv1.UpdateStatus_State, message string) {
+	st := r.svc.row.GetUpdateStatus().CloneVT()
+	if st == nil || state == stateUpdating {
+		st = &swarmv1.UpdateStatus{StartedAt: r.nowpb}
+		if created := r.cur.row.GetMeta().GetCreatedAt(); created != nil && created.AsTime().After(r.now) {
+			st.StartedAt = created // written under a clock that was ahead
+		}
+	}
+	st.State, st.Message = state, message
+	if state == stateDone || state == backDone {
+		st.CompletedAt = r.nowpb
+	}
+	r.serviceRow().UpdateStatus = st
+}
+
+func (r *run) progress(state swarmv1.UpdateStatus_State) progress {
+	var p progress
+	started := instant(r.svc.row.GetUpdateStatus().GetStartedAt())
+	active := state == stateUpdating || state == backStarted
+	for i := range r.views {
+		v := &r.views[i]
+		if v.act == drop || v.act == stop {
+			continue
+		}
+		p.total++
+		if v.head == nil && v.act != finished {
+			continue // to be filled with a task of the current revision
+		}
+		t := v.head
+		if t == nil {
+			t = v.slot.newest()
+		}
+		if t.rev.template() != r.cur.template() {
+			if v.act == keep || v.act == finished {
+				p.dirty = append(p.dirty, v)
+			}
+			continue
+		}
+		if active {
+			r.gauge(&p, v, t, started)
+		}
+	}
+	return p
+}
+
+// gauge adds a slot that has a task of the new template.
+func (r *run) gauge(p *progress, v *view, t *task, started time.Time) {
+	config := r.updateConfig()
+	delay, monitor := config.GetDelay().AsDuration(), config.GetMonitor().AsDuration()
+	if bad := r.failedSince(v.slot, started, monitor); bad != nil {
+		p.failed++
+		if p.culprit == "" {
+			p.culprit = bad.id
+		}
+		if r.within(instant(bad.status.GetTimestamp()), delay) {
+			p.busy++
+		}
+		return
+	}
+	switch {
+	case v.act == finished:
+	case !t.running() || v.older != nil:
+		p.busy++
+		p.unsettled++
+	default:
+		since := instant(t.status.GetRunningSince())
+		if r.within(since, delay) {
+			p.busy++
+		}
+		if r.within(since, max(monitor, delay)) {
+			p.unsettled++
+		}
+	}
+}
+
+// within says whether less than d has passed since the time, and if so asks to be woken when it has.
+func (r *run) within(since time.Time, d time.Duration) bool {
+	end := since.Add(d)
+	if since.IsZero() || !end.After(r.now) {
+		return false
+	}
+	r.wake(end)
+	return true
+}
+
+// failedSince returns the task of the slot that failed in this update: it is new, and it ended before it had run for the
+// monitor time.
+func (r *run) failedSince(s *slot, started time.Time, monitor time.Duration) *task {
+	for _, t := range s.tasks {
+		if t.rev.template() != r.cur.template() || !t.failure() || instant(t.row.GetMeta().GetCreatedAt()).Before(started) {
+			continue
+		}
+		since := t.status.GetRunningSince()
+		if since == nil || instant(t.status.GetTimestamp()).Sub(since.AsTime()) < monitor {
+			return t
+		}
+	}
+	return nil
+}
