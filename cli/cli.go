@@ -1,0 +1,167 @@
+// Package cli is the command line: it turns words into one request to a daemon, and the answer into words again.
+//
+// It owns the verbs, their flags and help, what they print, and the judgement whether a service has settled. It holds no
+// state and decides nothing about the cluster: what a flag means for a service is decided here, whether the cluster can do
+// it is the manager's. It reaches daemons only through Deps.Dial and the machine only through Deps, so it compiles for
+// every system that a user may sit at. Callers: cmd/swarm, and tests. Goroutines: those of a verb that reads two things at
+// once (exec, image load, waiting for a service); each ends with its verb.
+//
+// Standard output is data, standard error is talk. One file a noun.
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/grpc"
+
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+// Deps is what the command line works with.
+type Deps struct {
+	// In, Out and Err are the process's own. A terminal is recognised when they are files.
+	In       io.Reader
+	Out, Err io.Writer
+	// Env reads the environment; os.Getenv outside tests.
+	Env func(string) string
+	// Now is the clock of everything that is printed.
+	Now func() time.Time
+	// Dial connects to a daemon. It may connect lazily; the error then comes with the first call.
+	Dial func(ctx context.Context, target Target) (Conn, error)
+	// Version is this program's own.
+	Version *swarmv1.VersionInfo
+	// RunDaemon and RunRuntime run until their context ends.
+	RunDaemon  func(context.Context, DaemonOptions) error
+	RunRuntime func(context.Context, RuntimeOptions) error
+	// Dev makes playgrounds; nil where there are none.
+	Dev Dev
+}
+
+// Conn is a connection to a daemon.
+type Conn interface {
+	grpc.ClientConnInterface
+	io.Closer
+}
+
+// Main runs one command line, without the program's name, and returns the exit code of the process.
+func Main(ctx context.Context, deps Deps, args []string) int {
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	root := New(deps)
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	var exit ExitError
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &exit):
+		return exit.Code
+	case ctx.Err() != nil && isCanceled(err):
+		return 130
+	}
+	fmt.Fprintln(deps.Err, "Error: "+errorLine(err))
+	return 1
+}
+
+// ExitError ends the process with a code and says nothing: what there was to say has been said by the command that ran.
+type ExitError struct{ Code int }
+
+func (e ExitError) Error() string { return fmt.Sprintf("exit status %d", e.Code) }
+
+// app is what verbs share.
+type app struct {
+	Deps
+	host       string // flag --host
+	credential string // flag --credential
+}
+
+// New returns the command tree.
+func New(deps Deps) *cobra.Command {
+	a := &app{Deps: deps}
+	root := &cobra.Command{
+		Use:              "swarm [OPTIONS] COMMAND",
+		Short:            "Run containers on a cluster of hosts",
+		SilenceErrors:    true,
+		SilenceUsage:     true,
+		TraverseChildren: true, // so that -H before the verb and a verb's own --host are different flags
+		CompletionOptions: cobra.CompletionOptions{
+			DisableDefaultCmd: true,
+		},
+	}
+	group(root)
+	flags := root.PersistentFlags()
+	flags.StringVarP(&a.host, "host", "H", "", "Daemon to connect to (unix:///PATH or tcp://HOST[:PORT]; default $SWARM_HOST, else "+DefaultHost+")")
+	flags.StringVar(&a.credential, "credential", "", "File with a client certificate, for tcp hosts (default $SWARM_CREDENTIAL, else the one in your configuration folder)")
+	root.SetIn(deps.In)
+	root.SetOut(deps.Out)
+	root.SetErr(deps.Err)
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return usageError(c, "%s", strings.TrimSuffix(err.Error(), "\n"))
+	})
+	a.setHelp(root)
+	root.AddCommand(a.newInit(), a.newJoin(), a.newLeave(), a.newJoinToken(), a.newInfo(), a.newVersion())
+	root.AddCommand(a.newNode(), a.newService(), a.newTask(), a.newImage(), a.newCredential())
+	root.AddCommand(a.newExec(), a.newEvents(), a.newCompletion(), a.newDaemon(), a.newRuntime())
+	if deps.Dev != nil {
+		root.AddCommand(a.newDev())
+	}
+	root.InitDefaultHelpFlag()
+	silenceHelpCommand(root)
+	return root
+}
+
+// group makes c a command that only has subcommands: alone it prints its help, and a word that is none of them is refused
+// with the nearest one.
+func group(c *cobra.Command, sub ...*cobra.Command) *cobra.Command {
+	c.Args = cobra.ArbitraryArgs
+	c.DisableFlagsInUseLine = true
+	c.FParseErrWhitelist.UnknownFlags = true // the unknown word is the news, not the flags after it
+	c.SuggestionsMinimumDistance = 2
+	c.RunE = func(c *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return c.Help()
+		}
+		name := strings.TrimSpace(strings.TrimPrefix(c.CommandPath(), c.Root().Name()))
+		if name != "" {
+			name += " "
+		}
+		msg := fmt.Sprintf("unknown command %q", name+args[0])
+		if near := c.SuggestionsFor(args[0]); len(near) > 0 {
+			msg += fmt.Sprintf(": did you mean %q?", name+near[0])
+		}
+		return usageError(c, "%s", msg)
+	}
+	c.AddCommand(sub...)
+	return c
+}
+
+// verb finishes a command that does something.
+func verb(c *cobra.Command) *cobra.Command {
+	c.DisableFlagsInUseLine = true
+	return c
+}
+
+func silenceHelpCommand(root *cobra.Command) {
+	root.SetHelpCommand(&cobra.Command{
+		Use:    "help [COMMAND]",
+		Short:  "Help about a command",
+		Hidden: true,
+		RunE: func(c *cobra.Command, args []string) error {
+			target, rest, err := root.Find(args)
+			if err != nil || len(rest) > 0 {
+				return usageError(root, "unknown command %q", strings.Join(args, " "))
+			}
+			target.InitDefaultHelpFlag()
+			return target.Help()
+		},
+	})
+}

@@ -1,0 +1,333 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"swarm/internal/pki"
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+var availabilities = []string{"active", "pause", "drain"}
+
+type initOptions struct {
+	advertise, listen, dataPath string
+	availability                choice
+	force, autolock             bool
+	pools                       []string
+	poolMask                    uint32
+	dataPort, gossipPort        uint32
+	certExpiry, heartbeat       time.Duration
+	snapshotInterval            uint64
+	historyLimit                int64
+	historySet                  bool
+}
+
+func (a *app) newInit() *cobra.Command {
+	o := initOptions{availability: choice{value: "active", choices: availabilities}}
+	c := verb(&cobra.Command{
+		Use: "init [OPTIONS]", Short: "Initialize a swarm", Args: noArgs, ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: func(c *cobra.Command, _ []string) error {
+			o.historySet = c.Flags().Changed("task-history-limit")
+			return a.runInit(c.Context(), o)
+		},
+	})
+	f := c.Flags()
+	addressFlags(c, &o.advertise, &o.listen, &o.dataPath)
+	f.BoolVar(&o.autolock, "autolock", false, "Enable manager autolocking (requiring an unlock key to start a stopped manager)")
+	f.Var(&o.availability, "availability", `Availability of the node ("active", "pause", "drain")`)
+	f.DurationVar(&o.certExpiry, "cert-expiry", 0, "Validity period for node certificates (ns|us|ms|s|m|h) (default 2160h0m0s)")
+	f.Uint32Var(&o.dataPort, "data-path-port", 0, "Port number to use for data path traffic (1024 - 49151). If no value is set or is set to 0, the default port (4789) is used.")
+	f.StringSliceVar(&o.pools, "default-addr-pool", nil, "Default address pool in CIDR format")
+	f.Uint32Var(&o.poolMask, "default-addr-pool-mask-length", 0, "Default address pool subnet mask length (default 24)")
+	f.DurationVar(&o.heartbeat, "dispatcher-heartbeat", 0, "Dispatcher heartbeat period (ns|us|ms|s|m|h) (default 1s)")
+	f.BoolVar(&o.force, "force-new-cluster", false, "Force create a new cluster from current state")
+	f.Uint32Var(&o.gossipPort, "gossip-port", 0, "Port number to use for membership gossip (default 7946)")
+	f.Uint64Var(&o.snapshotInterval, "snapshot-interval", 0, "Number of log entries between Raft snapshots (default 10000)")
+	f.Int64Var(&o.historyLimit, "task-history-limit", 0, "Task history retention limit (default 5)")
+	completeChoices(c, "availability", availabilities)
+	return c
+}
+
+func addressFlags(c *cobra.Command, advertise, listen, dataPath *string) {
+	f := c.Flags()
+	f.StringVar(advertise, "advertise-addr", "", `Advertised address (format: "<ip|interface>[:port]")`)
+	f.StringVar(listen, "listen-addr", "", `Listen address (format: "<ip|interface>[:port]") (default 0.0.0.0:2377)`)
+	f.StringVar(dataPath, "data-path-addr", "", `Address or interface to use for data path traffic (format: "<ip|interface>")`)
+}
+
+// request checks the options and words them for the daemon.
+func (o initOptions) request() (*swarmv1.InitRequest, error) {
+	if err := checkAddresses(o.advertise, o.listen, o.dataPath); err != nil {
+		return nil, err
+	}
+	for _, pool := range o.pools {
+		prefix, err := netip.ParsePrefix(pool)
+		if err != nil {
+			return nil, invalid("default address pool %q is not a network: use CIDR format, such as 10.0.0.0/8", pool)
+		}
+		if o.poolMask != 0 && int(o.poolMask) < prefix.Bits() {
+			return nil, invalid("default address pool %s is smaller than one subnet of mask length %d: use a larger pool or mask length", pool, o.poolMask)
+		}
+	}
+	switch {
+	case o.dataPort != 0 && (o.dataPort < 1024 || o.dataPort > 49151):
+		return nil, invalid("data path port %d is out of range: use 1024 to 49151", o.dataPort)
+	case o.gossipPort > 65535:
+		return nil, invalid("gossip port %d is out of range: use 1 to 65535", o.gossipPort)
+	case o.poolMask > 29:
+		return nil, invalid("mask length %d leaves no room for containers: use at most 29", o.poolMask)
+	case o.certExpiry != 0 && o.certExpiry < time.Hour:
+		return nil, invalid("certificate expiry %s is too short: use at least 1h", o.certExpiry)
+	case o.heartbeat < 0:
+		return nil, invalid("heartbeat period %s is negative: use a positive duration", o.heartbeat)
+	case o.historyLimit < 0 || o.historyLimit > 100:
+		return nil, invalid("task history limit %d is out of range: use 0 to 100", o.historyLimit)
+	}
+	spec := &swarmv1.ClusterSpec{}
+	if o.historySet {
+		spec.Orchestration = &swarmv1.OrchestrationConfig{TaskHistoryRetentionLimit: o.historyLimit}
+	}
+	if o.snapshotInterval != 0 {
+		spec.Raft = &swarmv1.RaftConfig{SnapshotInterval: o.snapshotInterval}
+	}
+	if o.heartbeat != 0 {
+		spec.Dispatcher = &swarmv1.DispatcherConfig{HeartbeatPeriod: durationpb.New(o.heartbeat)}
+	}
+	if o.certExpiry != 0 {
+		spec.CaConfig = &swarmv1.CAConfig{NodeCertExpiry: durationpb.New(o.certExpiry)}
+	}
+	if o.autolock {
+		spec.EncryptionConfig = &swarmv1.EncryptionConfig{AutoLockManagers: true}
+	}
+	if len(o.pools) > 0 || o.poolMask != 0 || o.dataPort != 0 || o.gossipPort != 0 {
+		spec.Network = &swarmv1.NetworkDefaults{
+			DefaultAddrPool: o.pools, SubnetSize: o.poolMask, DataPathPort: o.dataPort, GossipPort: o.gossipPort,
+		}
+	}
+	return &swarmv1.InitRequest{
+		AdvertiseAddr: o.advertise, ListenAddr: o.listen, DataPathAddr: o.dataPath,
+		Availability: availability(o.availability.value), Spec: spec,
+		ForceNewCluster: o.force, GossipPort: o.gossipPort,
+	}, nil
+}
+
+func (a *app) runInit(ctx context.Context, o initOptions) error {
+	req, err := o.request()
+	if err != nil {
+		return err
+	}
+	return a.with(ctx, func(c client) error {
+		r, err := c.daemon.Init(ctx, req)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(a.Out, "Swarm initialized: current node (%s) is now a manager.\n\n", r.NodeId)
+		fmt.Fprintf(a.Out, "To add a worker to this swarm, run the following command:\n\n    swarm join --token %s %s\n\n", r.WorkerToken, r.Addr)
+		fmt.Fprintln(a.Out, "To add a manager to this swarm, run 'swarm join-token manager' and follow the instructions.")
+		return nil
+	})
+}
+
+type joinOptions struct {
+	token                       string
+	remotes                     []string
+	advertise, listen, dataPath string
+	availability                choice
+}
+
+func (a *app) newJoin() *cobra.Command {
+	o := joinOptions{availability: choice{value: "active", choices: availabilities}}
+	c := verb(&cobra.Command{
+		Use: "join [OPTIONS] HOST[:PORT] [HOST[:PORT]...]", Short: "Join a swarm as a node and/or manager", Args: minArgs(1),
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: func(c *cobra.Command, args []string) error {
+			o.remotes = args
+			return a.runJoin(c.Context(), o)
+		},
+	})
+	addressFlags(c, &o.advertise, &o.listen, &o.dataPath)
+	c.Flags().Var(&o.availability, "availability", `Availability of the node ("active", "pause", "drain")`)
+	c.Flags().StringVar(&o.token, "token", "", "Token for entry into the swarm")
+	completeChoices(c, "availability", availabilities)
+	return c
+}
+
+func (o joinOptions) request() (*swarmv1.JoinClusterRequest, error) {
+	if o.token == "" {
+		return nil, invalid("a join token is missing: print one with `swarm join-token worker` or `swarm join-token manager` on a manager, and give it with --token")
+	}
+	if _, err := pki.ParseToken(o.token); err != nil {
+		return nil, err
+	}
+	if err := checkAddresses(o.advertise, o.listen, o.dataPath); err != nil {
+		return nil, err
+	}
+	remotes := make([]string, 0, len(o.remotes))
+	for _, r := range o.remotes {
+		addr, err := withPort(r)
+		if err != nil {
+			return nil, invalid("address %q of the manager is not valid: %s; use HOST[:PORT]", r, err)
+		}
+		remotes = append(remotes, addr)
+	}
+	return &swarmv1.JoinClusterRequest{
+		Token: strings.TrimSpace(o.token), RemoteAddrs: remotes, AdvertiseAddr: o.advertise, ListenAddr: o.listen,
+		DataPathAddr: o.dataPath, Availability: availability(o.availability.value),
+	}, nil
+}
+
+func (a *app) runJoin(ctx context.Context, o joinOptions) error {
+	req, err := o.request()
+	if err != nil {
+		return err
+	}
+	return a.with(ctx, func(c client) error {
+		r, err := c.daemon.Join(ctx, req)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(a.Out, "This node joined a swarm as a %s.\n", enumWord(r.Role))
+		return nil
+	})
+}
+
+// checkAddresses refuses what can be neither an address nor an interface's name.
+func checkAddresses(advertise, listen, dataPath string) error {
+	for _, f := range []struct {
+		flag, value string
+		port        bool
+	}{{"advertise-addr", advertise, true}, {"listen-addr", listen, true}, {"data-path-addr", dataPath, false}} {
+		if f.value == "" {
+			continue
+		}
+		if _, err := netip.ParseAddr(f.value); err == nil {
+			continue
+		}
+		host := f.value
+		if h, port, err := net.SplitHostPort(f.value); err == nil {
+			if !f.port {
+				return invalid("--%s %s has a port: give an address or an interface alone", f.flag, f.value)
+			}
+			if _, err := withPort(net.JoinHostPort("x", port)); err != nil {
+				return invalid("--%s %s is not valid: %s", f.flag, f.value, err)
+			}
+			host = h
+		}
+		if _, err := netip.ParseAddr(host); err == nil || interfaceName(host) {
+			continue
+		}
+		return invalid("--%s %s is neither an IP address nor an interface: use <ip|interface>[:port]", f.flag, f.value)
+	}
+	return nil
+}
+
+// interfaceName is Linux's rule: at most 15 bytes without blanks, slashes and colons. Four numbers with dots are a mistyped address.
+func interfaceName(s string) bool {
+	return s != "" && len(s) <= 15 && !strings.ContainsAny(s, " \t/:") && strings.Trim(s, "0123456789.") != ""
+}
+
+func availability(word string) swarmv1.NodeSpec_Availability {
+	return swarmv1.NodeSpec_Availability(swarmv1.NodeSpec_Availability_value[strings.ToUpper(word)])
+}
+
+func (a *app) newLeave() *cobra.Command {
+	var force bool
+	c := verb(&cobra.Command{
+		Use: "leave [OPTIONS]", Short: "Leave the swarm", Args: noArgs, ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: func(c *cobra.Command, _ []string) error { return a.runLeave(c.Context(), force) },
+	})
+	c.Flags().BoolVarP(&force, "force", "f", false, "Force this node to leave the swarm, ignoring warnings")
+	return c
+}
+
+func (a *app) runLeave(ctx context.Context, force bool) error {
+	return a.with(ctx, func(c client) error {
+		if _, err := c.daemon.Leave(ctx, &swarmv1.LeaveRequest{Force: force}); err != nil {
+			return err
+		}
+		fmt.Fprintln(a.Out, "Node left the swarm.")
+		return nil
+	})
+}
+
+type joinTokenOptions struct {
+	role          string
+	quiet, rotate bool
+}
+
+func (a *app) newJoinToken() *cobra.Command {
+	var o joinTokenOptions
+	c := verb(&cobra.Command{
+		Use: "join-token [OPTIONS] (worker|manager)", Short: "Manage join tokens", Args: exactArgs(1),
+		ValidArgsFunction: fixed("worker", "manager"),
+		RunE: func(c *cobra.Command, args []string) error {
+			o.role = args[0]
+			return a.runJoinToken(c.Context(), o)
+		},
+	})
+	c.Flags().BoolVarP(&o.quiet, "quiet", "q", false, "Only display token")
+	c.Flags().BoolVar(&o.rotate, "rotate", false, "Rotate join token")
+	return c
+}
+
+func (a *app) runJoinToken(ctx context.Context, o joinTokenOptions) error {
+	if o.role != "worker" && o.role != "manager" {
+		return invalid("unknown role %q: use worker or manager", o.role)
+	}
+	return a.with(ctx, func(c client) error {
+		cluster, err := c.GetCluster(ctx, &swarmv1.GetRequest{})
+		if err == nil && o.rotate {
+			cluster, err = c.UpdateCluster(ctx, &swarmv1.UpdateClusterRequest{
+				Version: cluster.GetMeta().GetVersion(), Spec: cluster.GetSpec(),
+				RotateWorkerToken: o.role == "worker", RotateManagerToken: o.role == "manager",
+			})
+		}
+		if err != nil {
+			return err
+		}
+		token := cluster.GetRootCa().GetJoinTokens().GetWorker()
+		if o.role == "manager" {
+			token = cluster.GetRootCa().GetJoinTokens().GetManager()
+		}
+		if o.quiet {
+			fmt.Fprintln(a.Out, token)
+			return nil
+		}
+		addr, err := managerAddr(ctx, c)
+		if err != nil {
+			return err
+		}
+		if o.rotate {
+			fmt.Fprintf(a.Out, "Successfully rotated %s join token.\n\n", o.role)
+		}
+		fmt.Fprintf(a.Out, "To add a %s to this swarm, run the following command:\n\n    swarm join --token %s %s\n\n", o.role, token, addr)
+		return nil
+	})
+}
+
+// managerAddr is where a joiner finds a manager: the leader, or any that can be reached.
+func managerAddr(ctx context.Context, c client) (string, error) {
+	nodes, err := c.ListNodes(ctx, &swarmv1.ListRequest{})
+	if err != nil {
+		return "", err
+	}
+	addr := ""
+	for _, n := range nodes.Nodes {
+		m := n.GetManagerStatus()
+		if m.GetLeader() && m.GetAddr() != "" {
+			return m.GetAddr(), nil
+		}
+		if m.GetAddr() != "" && (addr == "" || m.GetReachability() == swarmv1.ManagerStatus_REACHABLE) {
+			addr = m.GetAddr()
+		}
+	}
+	return addr, nil
+}

@@ -1,0 +1,165 @@
+package cli
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+func (a *app) newCompletion() *cobra.Command {
+	return verb(&cobra.Command{
+		Use: "completion (bash|zsh|fish)", Short: "Print the completion script of a shell", Args: exactArgs(1),
+		Long: `Print the completion script of a shell.
+
+  bash:  source <(swarm completion bash)
+  zsh:   swarm completion zsh > "${fpath[1]}/_swarm"
+  fish:  swarm completion fish > ~/.config/fish/completions/swarm.fish`,
+		ValidArgsFunction: fixed("bash", "zsh", "fish"),
+		RunE: func(c *cobra.Command, args []string) error {
+			switch args[0] {
+			case "bash":
+				return c.Root().GenBashCompletionV2(a.Out, true)
+			case "zsh":
+				return c.Root().GenZshCompletion(a.Out)
+			case "fish":
+				return c.Root().GenFishCompletion(a.Out, true)
+			}
+			return usageError(c, "unknown shell %q: use bash, zsh or fish", args[0])
+		},
+	})
+}
+
+// fixed completes the first argument from a fixed set.
+func fixed(values ...string) cobra.CompletionFunc {
+	return func(_ *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		if len(args) > 0 {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		return values, cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
+// completeChoices completes a flag from its values.
+func completeChoices(c *cobra.Command, flag string, values []string) {
+	if err := c.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)); err != nil {
+		panic("cli: " + err.Error()) // the flag is not there: a typing error of ours
+	}
+}
+
+// completionTimeout bounds how long a key press may take; a daemon that does not answer completes nothing.
+const completionTimeout = time.Second
+
+// names asks the daemon what there is.
+func (a *app) names(c *cobra.Command, ask func(context.Context, client) ([]string, error)) ([]cobra.Completion, cobra.ShellCompDirective) {
+	ctx := c.Context()
+	if ctx == nil {
+		ctx = context.Background()
+	}
+	ctx, cancel := context.WithTimeout(ctx, completionTimeout)
+	defer cancel()
+	var out []string
+	err := a.with(ctx, func(cl client) (err error) {
+		out, err = ask(ctx, cl)
+		return err
+	})
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	return out, cobra.ShellCompDirectiveNoFileComp
+}
+
+func serviceNames(ctx context.Context, c client) ([]string, error) {
+	r, err := c.ListServices(ctx, &swarmv1.ListRequest{})
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, s := range r.Services {
+		out = append(out, s.GetService().GetName())
+	}
+	return out, nil
+}
+
+func (a *app) completeServices(c *cobra.Command, _ []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	return a.names(c, serviceNames)
+}
+
+func (a *app) completeScale(c *cobra.Command, _ []string, word string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	if strings.Contains(word, "=") {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	names, directive := a.names(c, serviceNames)
+	for i := range names {
+		names[i] += "="
+	}
+	return names, directive | cobra.ShellCompDirectiveNoSpace
+}
+
+func (a *app) completeNodes(c *cobra.Command, _ []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	return a.names(c, func(ctx context.Context, c client) ([]string, error) {
+		r, err := c.ListNodes(ctx, &swarmv1.ListRequest{})
+		if err != nil {
+			return nil, err
+		}
+		out := []string{"self"}
+		for _, n := range r.Nodes {
+			out = append(out, nodeHostname(n), cobra.CompletionWithDesc(n.Node.Id, nodeHostname(n)))
+		}
+		return out, nil
+	})
+}
+
+func taskNames(ctx context.Context, c client) ([]string, error) {
+	r, err := c.ListTasks(ctx, &swarmv1.ListRequest{Filter: &swarmv1.Filter{DesiredStates: []swarmv1.TaskState{swarmv1.TaskState_RUNNING}}})
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, t := range r.Tasks {
+		out = append(out, cobra.CompletionWithDesc(t.Task.GetId(), taskName(t)))
+	}
+	return out, nil
+}
+
+func (a *app) completeTasks(c *cobra.Command, _ []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	return a.names(c, taskNames)
+}
+
+// completeExec offers slots by name, which people remember, before ids.
+func (a *app) completeExec(c *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveDefault
+	}
+	return a.names(c, func(ctx context.Context, c client) ([]string, error) {
+		r, err := c.ListTasks(ctx, &swarmv1.ListRequest{Filter: &swarmv1.Filter{DesiredStates: []swarmv1.TaskState{swarmv1.TaskState_RUNNING}}})
+		if err != nil {
+			return nil, err
+		}
+		var out []string
+		for _, t := range r.Tasks {
+			out = append(out, cobra.CompletionWithDesc(taskName(t), nodeName(t)))
+		}
+		return out, nil
+	})
+}
+
+func (a *app) completeImages(c *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	if len(args) > 0 && c.Name() == "create" {
+		return nil, cobra.ShellCompDirectiveDefault
+	}
+	return a.names(c, func(ctx context.Context, c client) ([]string, error) {
+		r, err := c.ListImages(ctx, &swarmv1.ListRequest{})
+		if err != nil {
+			return nil, err
+		}
+		var out []string
+		for _, i := range r.Images {
+			out = append(out, shortImage(i.GetImage().GetName()))
+		}
+		return out, nil
+	})
+}

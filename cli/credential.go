@@ -1,0 +1,168 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"swarm/internal/ident"
+	"swarm/internal/pki"
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+func (a *app) newCredential() *cobra.Command {
+	return group(&cobra.Command{Use: "credential", Short: "Manage client certificates"}, a.newCredentialCreate())
+}
+
+type credentialOptions struct {
+	name, output string
+	expiry       time.Duration
+}
+
+func (a *app) newCredentialCreate() *cobra.Command {
+	var o credentialOptions
+	c := verb(&cobra.Command{
+		Use: "create [OPTIONS] NAME", Short: "Create a client certificate, with which a remote machine may use this swarm", Args: exactArgs(1),
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: func(c *cobra.Command, args []string) error {
+			o.name = args[0]
+			return a.runCredentialCreate(c.Context(), o)
+		},
+	})
+	c.Flags().StringVarP(&o.output, "output", "o", "", "File to write, which must not exist (default NAME.pem)")
+	c.Flags().DurationVar(&o.expiry, "expiry", 0, "Validity period (ns|us|ms|s|m|h) (default: as long as a node's)")
+	return c
+}
+
+func (a *app) runCredentialCreate(ctx context.Context, o credentialOptions) error {
+	if err := ident.CheckUserName(o.name); err != nil {
+		return err
+	}
+	if o.expiry < 0 {
+		return invalid("--expiry %s is negative: use a positive duration", o.expiry)
+	}
+	if o.output == "" {
+		o.output = o.name + ".pem"
+	}
+	if _, err := os.Lstat(o.output); err == nil {
+		return invalid("%s exists: name another file with -o", o.output)
+	}
+	key, err := pki.NewKey()
+	if err != nil {
+		return err
+	}
+	csr, err := pki.CreateCSR(key)
+	if err != nil {
+		return err
+	}
+	req := &swarmv1.CreateCredentialRequest{Name: o.name, Csr: csr}
+	if o.expiry > 0 {
+		req.NotAfter = timestamppb.New(a.Now().Add(o.expiry))
+	}
+	return a.with(ctx, func(c client) error {
+		r, err := c.ca.CreateCredential(ctx, req)
+		if err != nil {
+			return err
+		}
+		cert, err := pki.ParseCert(r.Certificate)
+		if err != nil {
+			return err
+		}
+		cred, err := pki.NewCredential(cert, key)
+		if err != nil {
+			return err
+		}
+		bundle, err := pki.ParseBundle(r.Bundle)
+		if err != nil {
+			return err
+		}
+		if err := writeSecretFile(o.output, EncodeCredential(cred, bundle)); err != nil {
+			return err
+		}
+		fmt.Fprintln(a.Out, o.output)
+		fmt.Fprintf(a.Err, "Credential of %s is valid until %s. To use it on another machine, copy the file there and run:\n\n", o.name, cert.NotAfter.UTC().Format(time.RFC3339))
+		for _, m := range r.Managers {
+			fmt.Fprintf(a.Err, "    swarm -H tcp://%s --credential %s node ls\n", hostPort(m), filepath.Base(o.output))
+		}
+		return nil
+	})
+}
+
+func hostPort(p *swarmv1.Peer) string {
+	port := p.GetPort()
+	if port == 0 {
+		port = DefaultPort
+	}
+	addr, err := withPort(fmt.Sprintf("[%s]:%d", p.GetAddr(), port))
+	if err != nil {
+		return p.GetAddr()
+	}
+	return addr
+}
+
+// writeSecretFile writes a new file that only its owner reads.
+func writeSecretFile(path string, data []byte) (err error) {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return fmt.Errorf("write credential: %w", err)
+	}
+	defer func() {
+		if err = errors.Join(err, f.Close()); err != nil {
+			err = errors.Join(fmt.Errorf("write credential %s: %w", path, err), os.Remove(path))
+		}
+	}()
+	if _, err := f.Write(data); err != nil {
+		return err
+	}
+	return f.Sync()
+}
+
+// EncodeCredential is a credential file: the certificate, its key, then the cluster's roots, all in PEM. It is a secret.
+func EncodeCredential(c pki.Credential, roots *pki.Bundle) []byte {
+	return append(c.PEM(), roots.PEM()...)
+}
+
+// DecodeCredential reads what EncodeCredential wrote.
+func DecodeCredential(data []byte) (pki.Credential, *pki.Bundle, error) {
+	end := []byte("PRIVATE KEY-----\n")
+	at := bytes.LastIndex(data, end)
+	if at < 0 {
+		return pki.Credential{}, nil, errdefs.ErrInvalidArgument.WithMessage("credential holds no private key: create one with `swarm credential create`")
+	}
+	at += len(end)
+	c, err := pki.ParseCredential(data[:at])
+	if err != nil {
+		return pki.Credential{}, nil, err
+	}
+	roots, err := pki.ParseBundle(data[at:])
+	if err != nil {
+		return pki.Credential{}, nil, fmt.Errorf("credential's roots: %w", err)
+	}
+	return c, roots, nil
+}
+
+// ReadCredential reads a credential file.
+func ReadCredential(path string) (pki.Credential, *pki.Bundle, error) {
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return pki.Credential{}, nil, errdefs.ErrUnauthenticated.WithMessage(fmt.Sprintf(
+			"no client certificate at %s, which a remote daemon asks for: create one with `swarm credential create NAME` on a manager, and name it with --credential", path))
+	}
+	if err != nil {
+		return pki.Credential{}, nil, fmt.Errorf("read credential: %w", err)
+	}
+	c, roots, err := DecodeCredential(data)
+	if err != nil {
+		return pki.Credential{}, nil, fmt.Errorf("credential %s: %w", path, err)
+	}
+	return c, roots, nil
+}

@@ -1,0 +1,120 @@
+package cli
+
+import (
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+)
+
+// DaemonOptions are the flags of `swarm daemon`.
+type DaemonOptions struct {
+	StateDir, RunDir string
+	// Hostname of the node; empty: the machine's.
+	Hostname string
+	// MachineID tells machines apart; empty: /etc/machine-id, or one that is kept in the state folder.
+	MachineID string
+	// CgroupParent holds the containers' cgroups; empty: the default of the host's cgroup driver.
+	CgroupParent string
+	// ContainerdAddress of a containerd that is on the host already; empty: the embedded one.
+	ContainerdAddress string
+	// ListenAddr for the cluster, host:port; empty: what init or join said.
+	ListenAddr string
+	// SocketGroup may use the local socket besides root.
+	SocketGroup string
+	// LogLevel is debug, info, warn or error; LogFormat text or json.
+	LogLevel, LogFormat string
+	// Simulated runs tasks that only pretend to: for tests of scale.
+	Simulated bool
+}
+
+var (
+	logLevels  = []string{"debug", "info", "warn", "error"}
+	logFormats = []string{"text", "json"}
+)
+
+func (a *app) newDaemon() *cobra.Command {
+	o := DaemonOptions{}
+	level, format := choice{value: "info", choices: logLevels}, choice{value: "text", choices: logFormats}
+	c := verb(&cobra.Command{
+		Use: "daemon [OPTIONS]", Short: "Run this host's part of the swarm", Args: noArgs, ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: func(c *cobra.Command, _ []string) error {
+			o.LogLevel, o.LogFormat = level.value, format.value
+			if err := o.validate(); err != nil {
+				return err
+			}
+			return a.RunDaemon(c.Context(), o)
+		},
+	})
+	f := c.Flags()
+	f.StringVar(&o.StateDir, "state-dir", "/var/lib/swarm", "Folder of what must survive a reboot")
+	f.StringVar(&o.RunDir, "run-dir", "/run/swarm", "Folder of sockets and of what a reboot may take")
+	f.StringVar(&o.Hostname, "hostname", "", "Name of this node (default: the machine's)")
+	f.StringVar(&o.MachineID, "machine-id", "", "Identity of this machine (default: that of /etc/machine-id, else one kept in the state folder)")
+	f.StringVar(&o.CgroupParent, "cgroup-parent", "", "Parent of the containers' cgroups")
+	f.StringVar(&o.ContainerdAddress, "containerd-address", "", "Socket of a containerd to use instead of the embedded one")
+	f.StringVar(&o.ListenAddr, "listen-addr", "", `Listen address (format: "<ip|interface>[:port]") (default: as given at init or join)`)
+	f.StringVar(&o.SocketGroup, "group", "", "Group that may use the local socket besides root")
+	f.Var(&level, "log-level", `Least level to log ("debug", "info", "warn", "error")`)
+	f.Var(&format, "log-format", `Format of the log ("text", "json")`)
+	f.BoolVar(&o.Simulated, "simulated", false, "Only pretend to run containers: for tests of scale")
+	if err := f.MarkHidden("simulated"); err != nil {
+		panic("cli: " + err.Error())
+	}
+	completeChoices(c, "log-level", logLevels)
+	completeChoices(c, "log-format", logFormats)
+	return c
+}
+
+// maxSocketPath is what fits into a socket's address, less the longest name that is put into the run folder.
+const maxSocketPath = 107 - len("/containerd.sock.ttrpc")
+
+func (o *DaemonOptions) validate() error {
+	for _, dir := range []struct {
+		flag string
+		path *string
+	}{{"state-dir", &o.StateDir}, {"run-dir", &o.RunDir}} {
+		if !filepath.IsAbs(*dir.path) {
+			return invalid("--%s %q is not an absolute path", dir.flag, *dir.path)
+		}
+		*dir.path = filepath.Clean(*dir.path)
+	}
+	switch {
+	case len(o.RunDir) > maxSocketPath:
+		return invalid("--run-dir %s is too long for sockets in it: use at most %d characters", o.RunDir, maxSocketPath)
+	case strings.ContainsAny(o.MachineID, " \t\n/"):
+		return invalid("--machine-id %q has blanks or slashes: use letters and digits", o.MachineID)
+	}
+	return checkAddresses("", o.ListenAddr, "")
+}
+
+// RuntimeOptions are the flags of `swarm runtime`, which the daemon starts.
+type RuntimeOptions struct {
+	// Root is the persistent folder, State the transient one, Address the socket to serve on, BinDir that of the shim.
+	Root, State, Address, BinDir string
+	LogLevel                     string
+}
+
+func (a *app) newRuntime() *cobra.Command {
+	var o RuntimeOptions
+	level := choice{value: "warn", choices: []string{"trace", "debug", "info", "warn", "error", "fatal"}}
+	c := verb(&cobra.Command{
+		Use: "runtime [OPTIONS]", Short: "Run the companion that keeps containers while the daemon restarts", Args: noArgs, Hidden: true,
+		RunE: func(c *cobra.Command, _ []string) error {
+			o.LogLevel = level.value
+			required := []string{o.Root, o.State, o.Address, o.BinDir}
+			if slices.Contains(required, "") {
+				return usageError(c, "--root, --state, --address and --bin-dir are needed: the daemon gives them")
+			}
+			return a.RunRuntime(c.Context(), o)
+		},
+	})
+	f := c.Flags()
+	f.StringVar(&o.Root, "root", "", "Persistent folder")
+	f.StringVar(&o.State, "state", "", "Transient folder")
+	f.StringVar(&o.Address, "address", "", "Socket to serve on")
+	f.StringVar(&o.BinDir, "bin-dir", "", "Folder of the shim")
+	f.Var(&level, "log-level", "Least level to log: trace, debug, info, warn, error or fatal")
+	return c
+}

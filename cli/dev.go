@@ -1,0 +1,274 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+// Dev makes clusters of hosts on this machine; cmd plugs package dev in. An empty playground is the default one.
+type Dev interface {
+	// Up makes a playground and tells of its progress, a line at a time.
+	Up(ctx context.Context, o DevOptions, progress func(string)) error
+	Down(ctx context.Context, playground string) error
+	// Playgrounds names those that are up.
+	Playgrounds() ([]string, error)
+	Hosts(playground string) ([]DevHost, error)
+	// Shell replaces this process by a command inside of a host, by default the user's shell. It returns only an error.
+	Shell(playground, host string, argv []string) error
+	// Kill ends a host's daemon at once; Stop asks it to end; PowerOff ends everything of the host; Start brings it back.
+	Kill(ctx context.Context, playground, host string) error
+	Stop(ctx context.Context, playground, host string) error
+	PowerOff(ctx context.Context, playground, host string) error
+	Start(ctx context.Context, playground, host string) error
+	Cut(playground string, cut DevCut) error
+	// Heal undoes the cuts that touch the hosts; all when none is named.
+	Heal(playground string, hosts []string) error
+}
+
+// DevOptions are the flags of `swarm dev up`; zero values are defaults.
+type DevOptions struct {
+	Name            string
+	Nodes, Managers int
+	Root            string
+	Subnet          netip.Prefix
+	MTU             int
+	// DaemonArgs, InitArgs and JoinArgs are added to the commands of that name.
+	DaemonArgs, InitArgs, JoinArgs []string
+	NoCluster, KeepFailed          bool
+	StartTimeout                   time.Duration
+}
+
+// DevHost is one host of a playground.
+type DevHost struct {
+	Name, Role, Address, State       string
+	PID                              int
+	Unplugged                        bool
+	Socket, StateDir, Log, Namespace string
+}
+
+// DevCut describes what to cut: one host's cable, or the way between two, or one port.
+type DevCut struct {
+	Hosts    []string
+	Port     uint16
+	Protocol string
+	OneWay   bool
+}
+
+func (a *app) newDev() *cobra.Command {
+	c := group(&cobra.Command{Use: "dev", Short: "Try a cluster of several hosts on this machine"})
+	playground := c.PersistentFlags().String("name", "", `Name of the playground (default "dev")`)
+	c.AddCommand(a.newDevUp(playground), a.newDevDown(playground), a.newDevLs(playground), a.newDevShell(playground))
+	c.AddCommand(a.newDevKill(playground), a.newDevHostVerb(playground, "start", "Bring hosts back", a.devStart))
+	c.AddCommand(a.newDevHostVerb(playground, "stop", "Stop the daemons of hosts; their containers go on", a.devStop))
+	c.AddCommand(a.newDevCut(playground), a.newDevHeal(playground))
+	return c
+}
+
+func (a *app) newDevUp(playground *string) *cobra.Command {
+	var o DevOptions
+	var subnet string
+	var daemonArgs, initArgs, joinArgs words
+	c := verb(&cobra.Command{
+		Use: "up [OPTIONS]", Short: "Make hosts and a cluster of them", Args: noArgs, ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: func(c *cobra.Command, _ []string) error {
+			o.Name, o.DaemonArgs, o.InitArgs, o.JoinArgs = *playground, daemonArgs.values, initArgs.values, joinArgs.values
+			if subnet != "" {
+				prefix, err := netip.ParsePrefix(subnet)
+				if err != nil {
+					return invalid("--subnet %q is not a network: use CIDR format, such as 10.213.0.0/24", subnet)
+				}
+				o.Subnet = prefix
+			}
+			if o.Nodes < 0 || o.Managers < 0 {
+				return invalid("--nodes and --managers cannot be negative")
+			}
+			return a.Dev.Up(c.Context(), o, func(line string) { fmt.Fprintln(a.Err, line) })
+		},
+	})
+	f := c.Flags()
+	f.IntVar(&o.Nodes, "nodes", 0, "Number of hosts (default 5)")
+	f.IntVar(&o.Managers, "managers", 0, "How many of them are managers (default 3, or all when there are fewer)")
+	f.StringVar(&o.Root, "root", "", "Folder of the hosts' state, absent or empty (default /var/lib/swarm-dev/NAME)")
+	f.StringVar(&subnet, "subnet", "", "Network of the hosts in CIDR format (default: a free one of 10.213.0.0/16)")
+	f.IntVar(&o.MTU, "mtu", 0, "MTU of the hosts' interfaces (default 1500)")
+	f.Var(&daemonArgs, "daemon-args", "Flags to add to `swarm daemon`")
+	f.Var(&initArgs, "init-args", "Flags to add to `swarm init`")
+	f.Var(&joinArgs, "join-args", "Flags to add to `swarm join`")
+	f.BoolVar(&o.NoCluster, "no-cluster", false, "Leave the daemons running without init and join")
+	f.BoolVar(&o.KeepFailed, "keep-failed", false, "Leave what could not be brought up as it is, to be looked at")
+	f.DurationVar(&o.StartTimeout, "start-timeout", 0, "How long each daemon, init and join may take (default 30s)")
+	return c
+}
+
+func (a *app) newDevDown(playground *string) *cobra.Command {
+	return verb(&cobra.Command{
+		Use: "down", Short: "Remove the hosts and everything on them", Args: noArgs, ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: func(c *cobra.Command, _ []string) error { return a.Dev.Down(c.Context(), *playground) },
+	})
+}
+
+var devListing = listing{
+	columns: []column{
+		{"Name", "NAME"},
+		{"Role", "ROLE"},
+		{"Address", "ADDRESS"},
+		{"State", "STATE"},
+		{"PID", "PID"},
+		{"Host", "HOST"},
+	},
+	more: []column{
+		{"Playground", "PLAYGROUND"},
+		{"Socket", "SOCKET"},
+		{"StateDir", "STATE DIR"},
+		{"Log", "LOG"},
+		{"Namespace", "NAMESPACE"},
+		{"Unplugged", "UNPLUGGED"},
+	},
+	id: "Name",
+}
+
+func (a *app) newDevLs(playground *string) *cobra.Command {
+	var f format
+	c := verb(&cobra.Command{
+		Use: "ls [OPTIONS]", Aliases: []string{"list"}, Short: "List the hosts", Args: noArgs, ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: func(*cobra.Command, []string) error { return a.runDevLs(*playground, f) },
+	})
+	c.Flags().StringVar(&f.template, "format", "", formatHelp)
+	c.Flags().BoolVarP(&f.quiet, "quiet", "q", false, "Only display names")
+	return c
+}
+
+// runDevLs lists one playground, or all when none is named.
+func (a *app) runDevLs(playground string, f format) error {
+	names := []string{playground}
+	if playground == "" {
+		var err error
+		if names, err = a.Dev.Playgrounds(); err != nil {
+			return err
+		}
+	}
+	var rows []row
+	for _, name := range names {
+		hosts, err := a.Dev.Hosts(name)
+		if err != nil {
+			return err
+		}
+		for _, h := range hosts {
+			state := h.State
+			if h.Unplugged {
+				state += " (cut off)"
+			}
+			pid := ""
+			if h.PID != 0 {
+				pid = fmt.Sprint(h.PID)
+			}
+			rows = append(rows, row{
+				"Playground": name, "Name": h.Name, "Role": h.Role, "Address": h.Address, "State": state, "PID": pid,
+				"Host": "unix://" + h.Socket, "Socket": h.Socket, "StateDir": h.StateDir, "Log": h.Log, "Namespace": h.Namespace,
+				"Unplugged": h.Unplugged,
+			})
+		}
+	}
+	return devListing.print(a.Out, f, rows)
+}
+
+func (a *app) newDevShell(playground *string) *cobra.Command {
+	c := verb(&cobra.Command{
+		Use: "shell HOST [COMMAND] [ARG...]", Short: "Run a shell or a command inside of a host", Args: minArgs(1),
+		ValidArgsFunction: a.completeDevHosts(playground),
+		RunE:              func(_ *cobra.Command, args []string) error { return a.Dev.Shell(*playground, args[0], args[1:]) },
+	})
+	c.Flags().SetInterspersed(false)
+	return c
+}
+
+func (a *app) newDevKill(playground *string) *cobra.Command {
+	var daemonOnly bool
+	c := verb(&cobra.Command{
+		Use: "kill [OPTIONS] HOST [HOST...]", Short: "Pull the plug of hosts: everything on them ends at once", Args: minArgs(1),
+		ValidArgsFunction: a.completeDevHosts(playground),
+		RunE: func(c *cobra.Command, args []string) error {
+			return a.onEach(args, func(host string) error {
+				kill := a.Dev.PowerOff
+				if daemonOnly {
+					kill = a.Dev.Kill
+				}
+				return a.devDone(host, kill(c.Context(), *playground, host))
+			})
+		},
+	})
+	c.Flags().BoolVar(&daemonOnly, "daemon", false, "Kill the daemon only; its containers go on")
+	return c
+}
+
+func (a *app) newDevHostVerb(playground *string, name, short string, do func(ctx context.Context, playground, host string) error) *cobra.Command {
+	return verb(&cobra.Command{
+		Use: name + " HOST [HOST...]", Short: short, Args: minArgs(1), ValidArgsFunction: a.completeDevHosts(playground),
+		RunE: func(c *cobra.Command, args []string) error {
+			return a.onEach(args, func(host string) error { return a.devDone(host, do(c.Context(), *playground, host)) })
+		},
+	})
+}
+
+func (a *app) devStart(ctx context.Context, p, host string) error { return a.Dev.Start(ctx, p, host) }
+
+func (a *app) devStop(ctx context.Context, p, host string) error { return a.Dev.Stop(ctx, p, host) }
+
+// devDone prints the host that something was done to.
+func (a *app) devDone(host string, err error) error {
+	if err == nil {
+		fmt.Fprintln(a.Out, host)
+	}
+	return err
+}
+
+func (a *app) newDevCut(playground *string) *cobra.Command {
+	var cut DevCut
+	protocol := choice{choices: []string{"tcp", "udp"}}
+	c := verb(&cobra.Command{
+		Use: "cut [OPTIONS] HOST [HOST]", Short: "Pull a host's cable, or part two hosts, or block a port",
+		Args: func(c *cobra.Command, args []string) error {
+			if err := minArgs(1)(c, args); err != nil {
+				return err
+			}
+			return maxArgs(2)(c, args)
+		},
+		ValidArgsFunction: a.completeDevHosts(playground),
+		RunE: func(_ *cobra.Command, args []string) error {
+			cut.Hosts, cut.Protocol = args, protocol.value
+			if cut.Protocol != "" && cut.Port == 0 {
+				return invalid("--protocol needs a port: add --port")
+			}
+			return a.Dev.Cut(*playground, cut)
+		},
+	})
+	c.Flags().Uint16Var(&cut.Port, "port", 0, "Only block this destination port")
+	c.Flags().Var(&protocol, "protocol", `Only block the port for this protocol ("tcp", "udp")`)
+	c.Flags().BoolVar(&cut.OneWay, "one-way", false, "Only block what the first host sends")
+	return c
+}
+
+func (a *app) newDevHeal(playground *string) *cobra.Command {
+	return verb(&cobra.Command{
+		Use: "heal [HOST...]", Short: "Undo all cuts, or those of the hosts named", ValidArgsFunction: a.completeDevHosts(playground),
+		RunE: func(_ *cobra.Command, args []string) error { return a.Dev.Heal(*playground, args) },
+	})
+}
+
+func (a *app) completeDevHosts(playground *string) cobra.CompletionFunc {
+	return func(*cobra.Command, []string, string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		hosts, err := a.Dev.Hosts(*playground)
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		var names []string
+		for _, h := range hosts {
+			names = append(names, h.Name)
+		}
+		return names, cobra.ShellCompDirectiveNoFileComp
+	}
+}

@@ -1,0 +1,141 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/spf13/cobra"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// usageError is a command line that cannot be understood: one line that ends with where to read on.
+func usageError(c *cobra.Command, format string, args ...any) error {
+	return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf(format, args...) + fmt.Sprintf(" (see '%s --help')", c.CommandPath()))
+}
+
+// invalid is a value that can be nothing sensible, whatever the cluster.
+func invalid(format string, args ...any) error {
+	return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf(format, args...))
+}
+
+// exactArgs, minArgs and maxArgs word cobra's checks as one line.
+func exactArgs(n int) cobra.PositionalArgs {
+	return func(c *cobra.Command, args []string) error {
+		if len(args) == n {
+			return nil
+		}
+		return argsError(c, fmt.Sprintf("exactly %d argument%s", n, plural(n)), len(args))
+	}
+}
+
+func minArgs(n int) cobra.PositionalArgs {
+	return func(c *cobra.Command, args []string) error {
+		if len(args) >= n {
+			return nil
+		}
+		return argsError(c, fmt.Sprintf("at least %d argument%s", n, plural(n)), len(args))
+	}
+}
+
+func maxArgs(n int) cobra.PositionalArgs {
+	return func(c *cobra.Command, args []string) error {
+		if len(args) <= n {
+			return nil
+		}
+		return argsError(c, fmt.Sprintf("at most %d argument%s", n, plural(n)), len(args))
+	}
+}
+
+func noArgs(c *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	return argsError(c, "no arguments", len(args))
+}
+
+func argsError(c *cobra.Command, want string, got int) error {
+	return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("'%s' takes %s, got %d: usage is %s", c.CommandPath(), want, got, c.UseLine()))
+}
+
+func plural(n int) string {
+	if n == 1 {
+		return ""
+	}
+	return "s"
+}
+
+// The class of an error, whether the connection translates statuses or not.
+
+func isNotFound(err error) bool { return errdefs.IsNotFound(err) || code(err) == codes.NotFound }
+
+func isStale(err error) bool {
+	return errdefs.IsAborted(err) || errdefs.IsConflict(err) || code(err) == codes.Aborted
+}
+
+func isUnavailable(err error) bool {
+	return errdefs.IsUnavailable(err) || code(err) == codes.Unavailable
+}
+
+func isUnimplemented(err error) bool {
+	return errdefs.IsNotImplemented(err) || code(err) == codes.Unimplemented
+}
+
+func isCanceled(err error) bool {
+	return errors.Is(err, context.Canceled) || code(err) == codes.Canceled
+}
+
+func code(err error) codes.Code {
+	if s, ok := status.FromError(err); ok {
+		return s.Code()
+	}
+	return codes.Unknown
+}
+
+// errorLine is the one line that a user reads of an error.
+func errorLine(err error) string {
+	text := err.Error()
+	if s, ok := status.FromError(err); ok && strings.HasPrefix(text, "rpc error: ") {
+		text = s.Message()
+	}
+	lines := strings.FieldsFunc(text, func(r rune) bool { return r == '\n' || r == '\r' })
+	for i := range lines {
+		lines[i] = strings.TrimSpace(lines[i])
+	}
+	return strings.Join(lines, "; ")
+}
+
+// dialFailure matches how dialing and handshakes fail, in gRPC's words and in the kernel's.
+var dialFailure = regexp.MustCompile(`(?i)error while dialing|dial (unix|tcp)|connection refused|no such file or directory|no route to host|network is unreachable|i/o timeout|reading server preface`)
+
+// explain turns the error of a call into what the user can act on.
+func (a *app) explain(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case isUnavailable(err) && dialFailure.MatchString(err.Error()):
+		t, _ := a.target()
+		hint := "is it running? (start it with `swarm daemon`, or as a service with `systemctl start swarm`)"
+		switch {
+		case strings.Contains(err.Error(), "permission denied"):
+			hint = "permission denied: run as root, or as a member of the socket's group"
+		case t.Network != "unix":
+			hint = "is it running there, and does a firewall let port " + t.port() + " through? (" + lastClause(errorLine(err)) + ")"
+		}
+		return errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("cannot reach the swarm daemon at %s: %s", t, hint))
+	case isUnimplemented(err):
+		return errdefs.ErrNotImplemented.WithMessage("the daemon does not know this request: it is older than this program, or this node is not a swarm manager; use -H to name a manager (" + errorLine(err) + ")")
+	}
+	return err
+}
+
+func lastClause(s string) string {
+	if i := strings.LastIndex(s, ": "); i >= 0 {
+		return strings.Trim(s[i+2:], `"`)
+	}
+	return strings.Trim(s, `"`)
+}

@@ -1,0 +1,129 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"text/template"
+
+	"github.com/spf13/cobra"
+
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+type eventsOptions struct {
+	since   uint64
+	filters []string
+	format  string
+}
+
+func (a *app) newEvents() *cobra.Command {
+	var o eventsOptions
+	c := verb(&cobra.Command{
+		Use: "events [OPTIONS]", Short: "Get real time events from the swarm", Args: noArgs, ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: func(c *cobra.Command, _ []string) error { return a.runEvents(c.Context(), o) },
+	})
+	c.Flags().VarP(&filterFlag{&o.filters}, "filter", "f", "Filter output based on conditions provided")
+	c.Flags().StringVar(&o.format, "format", "", "Format output using a custom template: 'json': Print in JSON format, 'TEMPLATE': Print output using the given Go template")
+	c.Flags().Uint64Var(&o.since, "since", 0, "Show all events after this index, as an event names it (default: from now on)")
+	return c
+}
+
+var (
+	eventTypes   = []string{"node", "node_state", "service", "task", "task_status", "network", "secret", "config", "volume", "image", "cluster"}
+	eventActions = []string{"create", "update", "remove"}
+)
+
+// request words the options for managers; actions are filtered here.
+func (o eventsOptions) request(ctx context.Context, c client) (req *swarmv1.WatchRequest, actions []string, err error) {
+	filter, rest, err := parseFilters(o.filters, "type", "event", "action", "service", "node", "id", "name", "label")
+	if err != nil {
+		return nil, nil, err
+	}
+	req = &swarmv1.WatchRequest{Filter: filter, Since: o.since, Types: rest["type"]}
+	for _, t := range req.Types {
+		if !slices.Contains(eventTypes, t) {
+			return nil, nil, invalid("unknown type %q: use one of %s", t, strings.Join(eventTypes, ", "))
+		}
+	}
+	actions = append(rest["event"], rest["action"]...)
+	for _, action := range actions {
+		if !slices.Contains(eventActions, action) {
+			return nil, nil, invalid("unknown event %q: use one of %s", action, strings.Join(eventActions, ", "))
+		}
+	}
+	for _, ref := range rest["service"] {
+		s, err := c.GetService(ctx, &swarmv1.GetRequest{Id: ref})
+		if err != nil {
+			return nil, nil, err
+		}
+		filter.ServiceIds = append(filter.ServiceIds, s.Service.Id)
+	}
+	for _, ref := range rest["node"] {
+		n, err := findNode(ctx, c, ref)
+		if err != nil {
+			return nil, nil, err
+		}
+		filter.NodeIds = append(filter.NodeIds, n.Node.Id)
+	}
+	return req, actions, nil
+}
+
+func (a *app) runEvents(ctx context.Context, o eventsOptions) error {
+	var t *template.Template
+	if o.format != "" && o.format != "json" {
+		var err error
+		if t, err = parseTemplate(o.format); err != nil {
+			return err
+		}
+	}
+	return a.with(ctx, func(c client) error {
+		req, actions, err := o.request(ctx, c)
+		if err != nil {
+			return err
+		}
+		stream, err := c.Watch(ctx, req)
+		if err != nil {
+			return err
+		}
+		for {
+			e, err := stream.Recv()
+			if errors.Is(err, io.EOF) || err != nil && ctx.Err() != nil {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			if len(actions) > 0 && !slices.Contains(actions, enumWord(e.Action)) {
+				continue
+			}
+			if err := writeEvent(a.Out, e, o.format, t); err != nil {
+				return err
+			}
+		}
+	})
+}
+
+func writeEvent(w io.Writer, e *swarmv1.Event, format string, t *template.Template) error {
+	if format != "" {
+		r := row{
+			"Type": e.Type, "Action": enumWord(e.Action), "ID": e.Id, "Index": e.Index, "Time": stamp(e.Time),
+			"Actor": map[string]any{"ID": e.Id, "Attributes": e.Attributes}, "Attributes": e.Attributes, "Scope": "swarm",
+		}
+		if t == nil {
+			return printJSON(w, r)
+		}
+		return execTemplate(w, t, r)
+	}
+	attributes := make([]string, 0, len(e.Attributes)+1)
+	for _, k := range slices.Sorted(maps.Keys(e.Attributes)) {
+		attributes = append(attributes, k+"="+e.Attributes[k])
+	}
+	attributes = append(attributes, fmt.Sprintf("index=%d", e.Index))
+	_, err := fmt.Fprintf(w, "%s %s %s %s (%s)\n", stamp(e.Time), e.Type, enumWord(e.Action), e.Id, strings.Join(attributes, ", "))
+	return err
+}

@@ -1,0 +1,230 @@
+package cli
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/spf13/cobra"
+
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+type execOptions struct {
+	ref                          string
+	command                      []string
+	interactive, tty, privileged bool
+	env, envFiles                list
+	user, dir                    string
+}
+
+func (a *app) newExec() *cobra.Command {
+	o := execOptions{env: list{kind: "list", check: checkEnv}, envFiles: list{kind: "list"}}
+	c := verb(&cobra.Command{
+		Use: "exec [OPTIONS] TASK|SERVICE[.SLOT] COMMAND [ARG...]", Short: "Execute a command in a running task, on whatever node it is",
+		Args: minArgs(2), ValidArgsFunction: a.completeExec,
+		RunE: func(c *cobra.Command, args []string) error {
+			o.ref, o.command = args[0], args[1:]
+			return a.runExec(c.Context(), o)
+		},
+	})
+	f := c.Flags()
+	f.SetInterspersed(false) // what follows the task is the command's
+	f.BoolVarP(&o.interactive, "interactive", "i", false, "Keep STDIN open even if not attached")
+	f.BoolVarP(&o.tty, "tty", "t", false, "Allocate a pseudo-TTY")
+	f.BoolVar(&o.privileged, "privileged", false, "Give extended privileges to the command")
+	f.VarP(&o.env, "env", "e", "Set environment variables")
+	f.Var(&o.envFiles, "env-file", "Read in a file of environment variables")
+	f.StringVarP(&o.user, "user", "u", "", `Username or UID (format: "<name|uid>[:<group|gid>]")`)
+	f.StringVarP(&o.dir, "workdir", "w", "", "Working directory inside the container")
+	return c
+}
+
+func (a *app) runExec(ctx context.Context, o execOptions) error {
+	env, err := environment(o.env.values, o.envFiles.values, a.Env)
+	if err != nil {
+		return err
+	}
+	keyboard, screen := terminalOf(a.In), terminalOf(a.Out)
+	if o.tty && o.interactive && keyboard == nil {
+		return invalid("the input device is not a terminal: leave -t out")
+	}
+	start := &swarmv1.ExecStart{
+		Command: o.command, Env: env, User: o.user, Dir: o.dir, Tty: o.tty, Stdin: o.interactive, Privileged: o.privileged,
+	}
+	return a.with(ctx, func(c client) error {
+		if start.TaskId, err = findTask(ctx, c, o.ref); err != nil {
+			return err
+		}
+		if o.tty && screen != nil {
+			if w, h, err := screen.Size(); err == nil {
+				start.Width, start.Height = uint32(w), uint32(h)
+			}
+		}
+		code, err := a.exec(ctx, c, start, keyboard, screen)
+		if err != nil {
+			return err
+		}
+		if code != 0 {
+			return ExitError{Code: code}
+		}
+		return nil
+	})
+}
+
+// exec runs the session: what is typed goes up, what is said comes down, until the exit code comes.
+func (a *app) exec(ctx context.Context, c client, start *swarmv1.ExecStart, keyboard, screen terminal) (int, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stream, err := c.Exec(ctx)
+	if err != nil {
+		return 0, err
+	}
+	if err := stream.Send(&swarmv1.ExecInput{Message: &swarmv1.ExecInput_Start{Start: start}}); err != nil && !errors.Is(err, io.EOF) {
+		return 0, err
+	}
+	if start.Tty && start.Stdin && keyboard != nil {
+		restore, err := keyboard.Raw()
+		if err != nil {
+			return 0, err
+		}
+		defer restore()
+	}
+	up := make(chan *swarmv1.ExecInput)
+	if start.Stdin {
+		// A read of standard input cannot be interrupted: this goroutine may outlive the verb by that one read.
+		go readInput(ctx, a.In, up)
+	}
+	sent := make(chan struct{})
+	go func() {
+		defer close(sent)
+		sendInput(ctx, stream, start, up, screen)
+	}()
+	code, err := a.receive(stream)
+	cancel()
+	<-sent
+	return code, err
+}
+
+func readInput(ctx context.Context, in io.Reader, up chan<- *swarmv1.ExecInput) {
+	for {
+		buf := make([]byte, 32<<10)
+		n, err := in.Read(buf)
+		messages := []*swarmv1.ExecInput{}
+		if n > 0 {
+			messages = append(messages, &swarmv1.ExecInput{Message: &swarmv1.ExecInput_Stdin{Stdin: buf[:n]}})
+		}
+		if err != nil {
+			messages = append(messages, &swarmv1.ExecInput{Message: &swarmv1.ExecInput_CloseStdin{CloseStdin: true}})
+		}
+		for _, m := range messages {
+			select {
+			case up <- m:
+			case <-ctx.Done():
+				return
+			}
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// sendInput is the only one that sends, until ctx ends. Errors of sending show up where answers are received.
+func sendInput(ctx context.Context, stream swarmv1.Control_ExecClient, start *swarmv1.ExecStart, up <-chan *swarmv1.ExecInput, screen terminal) {
+	var resized <-chan struct{}
+	if start.Tty && screen != nil {
+		resized = screen.Resized(ctx)
+	}
+	for {
+		var m *swarmv1.ExecInput
+		select {
+		case <-ctx.Done():
+			return
+		case m = <-up:
+		case <-resized:
+			w, h, err := screen.Size()
+			if err != nil {
+				continue
+			}
+			m = &swarmv1.ExecInput{Message: &swarmv1.ExecInput_Resize{Resize: &swarmv1.Resize{Width: uint32(w), Height: uint32(h)}}}
+		}
+		if err := stream.Send(m); err != nil {
+			return
+		}
+	}
+}
+
+func (a *app) receive(stream swarmv1.Control_ExecClient) (int, error) {
+	for {
+		m, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return 0, errdefs.ErrUnavailable.WithMessage("the session ended without an exit code: the node may have gone; see `swarm node ls`")
+		}
+		if err != nil {
+			return 0, err
+		}
+		switch m := m.Message.(type) {
+		case *swarmv1.ExecOutput_Stdout:
+			_, err = a.Out.Write(m.Stdout)
+		case *swarmv1.ExecOutput_Stderr:
+			_, err = a.Err.Write(m.Stderr)
+		case *swarmv1.ExecOutput_ExitCode:
+			return int(m.ExitCode), nil
+		}
+		if err != nil {
+			return 0, err
+		}
+	}
+}
+
+// findTask takes a task's id or name, or SERVICE[.SLOT] for the running task of a service: the first slot when none is named.
+func findTask(ctx context.Context, c client, ref string) (string, error) {
+	t, err := c.GetTask(ctx, &swarmv1.GetRequest{Id: ref})
+	if err == nil {
+		return t.Task.GetId(), nil
+	}
+	if !isNotFound(err) {
+		return "", err
+	}
+	name, wanted := ref, uint64(0)
+	s, err := c.GetService(ctx, &swarmv1.GetRequest{Id: name})
+	if isNotFound(err) {
+		if i := strings.LastIndexByte(ref, '.'); i > 0 {
+			if n, numErr := strconv.ParseUint(ref[i+1:], 10, 64); numErr == nil {
+				name, wanted = ref[:i], n
+				s, err = c.GetService(ctx, &swarmv1.GetRequest{Id: name})
+			}
+		}
+	}
+	if isNotFound(err) {
+		return "", errdefs.ErrNotFound.WithMessage(fmt.Sprintf("%s is neither a task nor a service: see `swarm service ls` and `swarm task ls`", ref))
+	}
+	if err != nil {
+		return "", err
+	}
+	r, err := c.ListTasks(ctx, &swarmv1.ListRequest{Filter: &swarmv1.Filter{ServiceIds: []string{s.Service.Id}}})
+	if err != nil {
+		return "", err
+	}
+	return pickTask(r.Tasks, ref, wanted)
+}
+
+func pickTask(tasks []*swarmv1.TaskInfo, ref string, slot uint64) (string, error) {
+	running := slices.DeleteFunc(slices.Clone(tasks), func(t *swarmv1.TaskInfo) bool {
+		return t.GetStatus().GetState() != swarmv1.TaskState_RUNNING || slot != 0 && t.Task.GetSlot() != slot
+	})
+	if len(running) == 0 {
+		return "", errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf("%s has no running task: see `swarm service ps`", ref))
+	}
+	slices.SortFunc(running, func(a, b *swarmv1.TaskInfo) int {
+		return cmp.Or(cmp.Compare(a.Task.GetSlot(), b.Task.GetSlot()), cmp.Compare(a.Task.GetId(), b.Task.GetId()))
+	})
+	return running[0].Task.GetId(), nil
+}

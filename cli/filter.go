@@ -1,0 +1,70 @@
+package cli
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+// filterFlag collects --filter key=value.
+type filterFlag struct{ values *[]string }
+
+func (f *filterFlag) Type() string   { return "filter" }
+func (f *filterFlag) String() string { return "" }
+
+func (f *filterFlag) Set(s string) error {
+	if key, value, ok := strings.Cut(s, "="); !ok || key == "" || value == "" {
+		return fmt.Errorf("use KEY=VALUE")
+	}
+	*f.values = append(*f.values, s)
+	return nil
+}
+
+// parseFilters turns filters into what managers filter by, and returns the rest by key. Keys other than allowed are refused.
+func parseFilters(filters []string, allowed ...string) (*swarmv1.Filter, map[string][]string, error) {
+	out, rest := &swarmv1.Filter{}, map[string][]string{}
+	for _, f := range filters {
+		key, value, _ := strings.Cut(f, "=")
+		if !slices.Contains(allowed, key) {
+			return nil, nil, invalid("unknown filter %q: use one of %s", key, strings.Join(allowed, ", "))
+		}
+		switch key {
+		case "id":
+			out.Prefixes = append(out.Prefixes, value)
+		case "name":
+			out.Prefixes = append(out.Prefixes, value)
+		case "label", "node.label":
+			out.Labels = append(out.Labels, value)
+		case "mode":
+			if !slices.Contains(serviceModes, value) {
+				return nil, nil, invalid("unknown mode %q: use one of %s", value, strings.Join(serviceModes, ", "))
+			}
+			out.Modes = append(out.Modes, value)
+		case "role":
+			role, ok := swarmv1.NodeSpec_Role_value[strings.ToUpper(value)]
+			if !ok {
+				return nil, nil, invalid("unknown role %q: use worker or manager", value)
+			}
+			out.Roles = append(out.Roles, swarmv1.NodeSpec_Role(role))
+		case "desired-state":
+			state, ok := desiredStates[value]
+			if !ok {
+				return nil, nil, invalid("unknown desired state %q: use running, ready, shutdown or accepted", value)
+			}
+			out.DesiredStates = append(out.DesiredStates, state...)
+		default:
+			rest[key] = append(rest[key], value)
+		}
+	}
+	return out, rest, nil
+}
+
+// desiredStates are the words of --filter desired-state. What shall go counts as shut down, as it does for Docker.
+var desiredStates = map[string][]swarmv1.TaskState{
+	"running":  {swarmv1.TaskState_RUNNING},
+	"ready":    {swarmv1.TaskState_READY},
+	"accepted": {swarmv1.TaskState_ACCEPTED},
+	"shutdown": {swarmv1.TaskState_SHUTDOWN, swarmv1.TaskState_REMOVE},
+}

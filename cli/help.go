@@ -1,0 +1,102 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+)
+
+// helpWidth is where help wraps when it does not go to a terminal.
+const helpWidth = 80
+
+func (a *app) setHelp(root *cobra.Command) {
+	root.SetHelpFunc(func(c *cobra.Command, _ []string) { writeHelp(a.Out, c, a.width()) })
+	root.SetUsageFunc(func(c *cobra.Command) error {
+		writeHelp(a.Err, c, a.width())
+		return nil
+	})
+}
+
+func (a *app) width() int {
+	if t := terminalOf(a.Out); t != nil {
+		if w, _, err := t.Size(); err == nil && w > helpWidth {
+			return w
+		}
+	}
+	return helpWidth
+}
+
+// writeHelp prints a command's help in Docker's layout.
+func writeHelp(w io.Writer, c *cobra.Command, width int) {
+	if f := c.Flags().Lookup("help"); f != nil {
+		f.Hidden = true
+	}
+	usage := c.UseLine()
+	if c.HasAvailableSubCommands() && c.HasParent() {
+		usage = c.CommandPath() + " COMMAND"
+	}
+	fmt.Fprintf(w, "Usage:  %s\n", usage)
+	text := c.Long
+	if text == "" {
+		text = c.Short
+	}
+	fmt.Fprintf(w, "\n%s\n", strings.TrimSpace(text))
+	if len(c.Aliases) > 0 {
+		names := []string{c.CommandPath()}
+		for _, alias := range c.Aliases {
+			names = append(names, strings.TrimSuffix(c.CommandPath(), c.Name())+alias)
+		}
+		fmt.Fprintf(w, "\nAliases:\n  %s\n", strings.Join(names, ", "))
+	}
+	if c.Example != "" {
+		fmt.Fprintf(w, "\nExamples:\n%s\n", strings.TrimRight(c.Example, "\n"))
+	}
+	writeCommands(w, c)
+	if own := c.NonInheritedFlags(); hasVisible(own) {
+		fmt.Fprintf(w, "\nOptions:\n%s", flagUsages(own, width))
+	}
+	if global := c.InheritedFlags(); hasVisible(global) {
+		fmt.Fprintf(w, "\nGlobal options:\n%s", flagUsages(global, width))
+	}
+	if c.HasAvailableSubCommands() {
+		fmt.Fprintf(w, "\nRun '%s COMMAND --help' for more information on a command.\n", c.CommandPath())
+	}
+}
+
+// flagUsages wraps to width, without the spaces and the lines that pflag leaves at ends.
+func flagUsages(fs *pflag.FlagSet, width int) string {
+	var b strings.Builder
+	for line := range strings.Lines(fs.FlagUsagesWrapped(width)) {
+		if line = strings.TrimRight(line, " \n"); line != "" {
+			b.WriteString(line + "\n")
+		}
+	}
+	return b.String()
+}
+
+func writeCommands(w io.Writer, c *cobra.Command) {
+	pad := 0
+	for _, sub := range c.Commands() {
+		if sub.IsAvailableCommand() {
+			pad = max(pad, len(sub.Name()))
+		}
+	}
+	if pad == 0 {
+		return
+	}
+	fmt.Fprint(w, "\nCommands:\n")
+	for _, sub := range c.Commands() {
+		if sub.IsAvailableCommand() {
+			fmt.Fprintf(w, "  %-*s  %s\n", pad, sub.Name(), sub.Short)
+		}
+	}
+}
+
+func hasVisible(fs *pflag.FlagSet) bool {
+	found := false
+	fs.VisitAll(func(f *pflag.Flag) { found = found || !f.Hidden && f.Name != "help" })
+	return found
+}

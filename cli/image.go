@@ -1,0 +1,376 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/distribution/reference"
+	"github.com/docker/go-units"
+	"github.com/spf13/cobra"
+
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+func (a *app) newImage() *cobra.Command {
+	return group(&cobra.Command{Use: "image", Short: "Manage the swarm's images"},
+		a.newImageLs(), a.newImageLoad(), a.newImagePull(), a.newImageInspect(), a.newImageRm())
+}
+
+var imageListing = listing{
+	columns: []column{
+		{"Repository", "REPOSITORY"},
+		{"Tag", "TAG"},
+		{"ID", "IMAGE ID"},
+		{"CreatedSince", "CREATED"},
+		{"Size", "SIZE"},
+		{"Nodes", "NODES"},
+	},
+	more: []column{{"Digest", "DIGEST"}, {"CreatedAt", "CREATED AT"}, {"Loaded", "LOADED"}, {"Name", "NAME"}},
+}
+
+type imageListOptions struct {
+	listOptions
+	noTrunc, digests bool
+	match            string
+}
+
+func (a *app) newImageLs() *cobra.Command {
+	var o imageListOptions
+	c := verb(&cobra.Command{
+		Use: "ls [OPTIONS] [REPOSITORY[:TAG]]", Aliases: []string{"list"}, Short: "List images", Args: maxArgs(1),
+		ValidArgsFunction: a.completeImages,
+		RunE: func(c *cobra.Command, args []string) error {
+			o.match = strings.Join(args, "")
+			return a.runImageLs(c.Context(), o)
+		},
+	})
+	listFlags(c, &o.listOptions, "Only show image IDs")
+	c.Flags().BoolVar(&o.noTrunc, "no-trunc", false, "Don't truncate output")
+	c.Flags().BoolVar(&o.digests, "digests", false, "Show digests")
+	return c
+}
+
+func (a *app) runImageLs(ctx context.Context, o imageListOptions) error {
+	filter, _, err := parseFilters(o.filters, "id", "name")
+	if err != nil {
+		return err
+	}
+	return a.with(ctx, func(c client) error {
+		r, err := c.ListImages(ctx, &swarmv1.ListRequest{Filter: filter})
+		if err != nil {
+			return err
+		}
+		sortBy(r.Images, func(i *swarmv1.ImageInfo) string { return i.GetImage().GetName() })
+		var rows []row
+		for _, i := range r.Images {
+			if row := imageRow(i, o, a.Now()); o.match == "" || o.match == row["Repository"] || o.match == fmt.Sprint(row["Repository"], ":", row["Tag"]) {
+				rows = append(rows, row)
+			}
+		}
+		l := imageListing
+		if o.digests {
+			l.columns = append(append([]column{}, l.columns[:2]...), append([]column{{"Digest", "DIGEST"}}, l.columns[2:]...)...)
+		}
+		return l.print(a.Out, o.format, rows)
+	})
+}
+
+func imageRow(i *swarmv1.ImageInfo, o imageListOptions, now time.Time) row {
+	image := i.GetImage()
+	repository, tag := splitName(image.GetName())
+	// As in Docker an image is called by its digest; --no-trunc shows all of it.
+	id := image.GetDigest()
+	if !o.noTrunc {
+		id = shortID(strings.TrimPrefix(id, "sha256:"))
+	}
+	return row{
+		"Repository": repository, "Tag": tag, "ID": id, "Digest": image.GetDigest(),
+		"CreatedSince": ago(now, image.GetMeta().GetCreatedAt()), "CreatedAt": stamp(image.GetMeta().GetCreatedAt()),
+		"Size": units.HumanSizeWithPrecision(float64(image.GetSize()), 3), "Nodes": fmt.Sprint(len(i.GetNodeIds())),
+		"Loaded": fmt.Sprint(image.GetLoaded()), "Name": image.GetName(),
+	}
+}
+
+// splitName is the name as users write it, in repository and tag.
+func splitName(name string) (repository, tag string) {
+	ref, err := reference.ParseNormalizedNamed(name)
+	if err != nil {
+		return name, "<none>"
+	}
+	tag = "<none>"
+	if t, ok := ref.(reference.Tagged); ok {
+		tag = t.Tag()
+	}
+	return reference.FamiliarName(ref), tag
+}
+
+type imageLoadOptions struct {
+	input, name string
+	quiet       bool
+}
+
+func (a *app) newImageLoad() *cobra.Command {
+	var o imageLoadOptions
+	c := verb(&cobra.Command{
+		Use: "load [OPTIONS]", Short: "Load an image from a tar archive or STDIN", Args: noArgs, ValidArgsFunction: cobra.NoFileCompletions,
+		Example: "  docker save app:1 | swarm image load\n  swarm image load -i app.tar.gz",
+		RunE:    func(c *cobra.Command, _ []string) error { return a.runImageLoad(c.Context(), o) },
+	})
+	c.Flags().StringVarP(&o.input, "input", "i", "", "Read from tar archive file, instead of STDIN")
+	c.Flags().StringVar(&o.name, "name", "", "Name for an archive that names none")
+	c.Flags().BoolVarP(&o.quiet, "quiet", "q", false, "Suppress the load output")
+	return c
+}
+
+// loadChunk is how much of an archive one message carries.
+const loadChunk = 512 << 10
+
+func (a *app) runImageLoad(ctx context.Context, o imageLoadOptions) error {
+	if o.name != "" {
+		if err := checkImage(o.name); err != nil {
+			return err
+		}
+	}
+	in, size, err := a.openArchive(o.input)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	return a.with(ctx, func(c client) error {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		stream, err := c.LoadImage(ctx)
+		if err != nil {
+			return err
+		}
+		read := make(chan error, 1)
+		go func() {
+			err := sendArchive(stream, in, size, o.name)
+			if err != nil {
+				cancel() // the other side waits for the rest of an archive that will not come
+			}
+			read <- err
+		}()
+		images, err := a.progress(stream, o.quiet)
+		cancel()
+		if sendErr := <-read; sendErr != nil && !errors.Is(sendErr, io.EOF) && !isCanceled(sendErr) {
+			return sendErr
+		}
+		if err != nil {
+			return err
+		}
+		for _, image := range images {
+			fmt.Fprintln(a.Out, "Loaded image: "+shortImage(image.GetName()))
+		}
+		return nil
+	})
+}
+
+// openArchive refuses what can be no archive before anything is sent.
+func (a *app) openArchive(path string) (io.ReadCloser, int64, error) {
+	if path == "" {
+		if terminalOf(a.In) != nil {
+			return nil, 0, invalid("nothing to load: standard input is a terminal; name a file with -i, or pipe an archive in (docker save IMAGE | swarm image load)")
+		}
+		return io.NopCloser(a.In), 0, nil
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, 0, invalid("archive %s cannot be read: %s", path, lastClause(err.Error()))
+	}
+	info, err := f.Stat()
+	if err == nil && info.IsDir() {
+		f.Close()
+		return nil, 0, invalid("archive %s is a folder: pack it with tar, or name a file", path)
+	}
+	if err != nil || !info.Mode().IsRegular() {
+		return f, 0, nil
+	}
+	if info.Size() == 0 {
+		f.Close()
+		return nil, 0, invalid("archive %s is empty: write it with docker save", path)
+	}
+	return f, info.Size(), nil
+}
+
+// sendArchive sends the archive in pieces; io.EOF means that the other side wants no more, and says why itself.
+func sendArchive(stream swarmv1.Control_LoadImageClient, in io.Reader, size int64, name string) error {
+	first := true
+	for {
+		buf := make([]byte, loadChunk)
+		n, err := io.ReadFull(in, buf)
+		if n > 0 {
+			m := &swarmv1.LoadImageRequest{Data: buf[:n]}
+			if first {
+				m.Size, m.Name, first = size, name, false
+			}
+			if err := stream.Send(m); err != nil {
+				return err
+			}
+		}
+		switch {
+		case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF):
+			if first {
+				return invalid("the archive is empty: write one with docker save")
+			}
+			return stream.CloseSend()
+		case err != nil:
+			return fmt.Errorf("read archive: %w", err)
+		}
+	}
+}
+
+type progressStream interface {
+	Recv() (*swarmv1.ImageProgress, error)
+}
+
+// progress shows the steps until the stream ends, and returns the images that came of them.
+func (a *app) progress(stream progressStream, quiet bool) ([]*swarmv1.Image, error) {
+	var images []*swarmv1.Image
+	v := newView(a.Err, quiet)
+	steps, order := map[string]string{}, []string{}
+	for {
+		p, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return images, nil
+		}
+		if err != nil {
+			return images, err
+		}
+		if p.Image != nil {
+			images = append(images, p.Image)
+		}
+		if p.Step == "" || quiet {
+			continue
+		}
+		if _, ok := steps[p.Step]; !ok {
+			order = append(order, p.Step)
+		}
+		steps[p.Step] = stepLine(p, v.tty != nil)
+		lines := make([]string, 0, len(order))
+		for _, step := range order[max(0, len(order)-shownSlots):] {
+			lines = append(lines, steps[step])
+		}
+		v.draw(lines)
+	}
+}
+
+// stepLine shows amounts on terminals only: in a log they would be a line each.
+func stepLine(p *swarmv1.ImageProgress, amounts bool) string {
+	if !amounts || p.Current == 0 && p.Total == 0 {
+		return p.Step
+	}
+	if p.Total == 0 {
+		return p.Step + ": " + units.HumanSize(float64(p.Current))
+	}
+	const bar = 30
+	done := int(min(p.Current, p.Total) * bar / p.Total)
+	return fmt.Sprintf("%s: [%s%s] %s/%s", p.Step, strings.Repeat("=", done), strings.Repeat(" ", bar-done),
+		units.HumanSize(float64(p.Current)), units.HumanSize(float64(p.Total)))
+}
+
+func (a *app) newImagePull() *cobra.Command {
+	var nodes list
+	var quiet bool
+	c := verb(&cobra.Command{
+		Use: "pull [OPTIONS] NAME[:TAG|@DIGEST]", Short: "Download an image from a registry", Args: exactArgs(1),
+		ValidArgsFunction: a.completeImages,
+		RunE: func(c *cobra.Command, args []string) error {
+			return a.runImagePull(c.Context(), args[0], nodes.values, quiet)
+		},
+	})
+	nodes.kind = "list"
+	c.Flags().Var(&nodes, "node", "Nodes to download to, by id or name (default: the manager that is asked)")
+	c.Flags().BoolVarP(&quiet, "quiet", "q", false, "Suppress verbose output")
+	return c
+}
+
+func (a *app) runImagePull(ctx context.Context, image string, nodes []string, quiet bool) error {
+	if err := checkImage(image); err != nil {
+		return err
+	}
+	auth, err := a.registryAuth(ctx, image)
+	if err != nil {
+		return err
+	}
+	return a.with(ctx, func(c client) error {
+		stream, err := c.PullImage(ctx, &swarmv1.PullImageClusterRequest{Reference: image, RegistryAuth: auth, Nodes: nodes})
+		if err != nil {
+			return err
+		}
+		images, err := a.progress(stream, quiet)
+		if err != nil {
+			return err
+		}
+		for _, i := range images {
+			if !quiet && i.GetDigest() != "" {
+				fmt.Fprintln(a.Err, "Digest: "+i.GetDigest())
+			}
+			fmt.Fprintln(a.Out, i.GetName())
+		}
+		return nil
+	})
+}
+
+func (a *app) newImageInspect() *cobra.Command {
+	var tmpl string
+	c := verb(&cobra.Command{
+		Use: "inspect [OPTIONS] IMAGE [IMAGE...]", Short: "Display detailed information on one or more images", Args: minArgs(1),
+		ValidArgsFunction: a.completeImages,
+		RunE: func(c *cobra.Command, args []string) error {
+			return a.with(c.Context(), func(cl client) error {
+				var objects []object
+				for _, ref := range args {
+					i, err := cl.GetImage(c.Context(), &swarmv1.GetRequest{Id: ref})
+					if err != nil {
+						return err
+					}
+					objects = append(objects, imageObject(i))
+				}
+				return printObjects(a.Out, tmpl, objects)
+			})
+		},
+	})
+	inspectFormatFlag(c, &tmpl)
+	return c
+}
+
+func imageObject(i *swarmv1.ImageInfo) object {
+	o := stored(i.GetImage().GetId(), i.GetImage().GetMeta())
+	for _, m := range describe(i.GetImage()) {
+		if m.Name != "ID" && m.Name != "Meta" {
+			o = append(o, m)
+		}
+	}
+	nodes := i.GetNodeIds()
+	if nodes == nil {
+		nodes = []string{}
+	}
+	return append(o, member{"Nodes", nodes})
+}
+
+func (a *app) newImageRm() *cobra.Command {
+	var force bool
+	c := verb(&cobra.Command{
+		Use: "rm [OPTIONS] IMAGE [IMAGE...]", Aliases: []string{"remove"}, Short: "Remove one or more images", Args: minArgs(1),
+		ValidArgsFunction: a.completeImages,
+		RunE: func(c *cobra.Command, args []string) error {
+			return a.with(c.Context(), func(cl client) error {
+				return a.onEach(args, func(ref string) error {
+					if _, err := cl.RemoveImage(c.Context(), &swarmv1.RemoveClusterImageRequest{Id: ref, Force: force}); err != nil {
+						return err
+					}
+					fmt.Fprintln(a.Out, "Removed: "+ref)
+					return nil
+				})
+			})
+		},
+	})
+	c.Flags().BoolVarP(&force, "force", "f", false, "Force removal of the image")
+	return c
+}

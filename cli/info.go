@@ -1,0 +1,154 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"text/tabwriter"
+
+	"github.com/docker/go-units"
+	"github.com/spf13/cobra"
+
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+func (a *app) newInfo() *cobra.Command {
+	var tmpl string
+	c := verb(&cobra.Command{
+		Use: "info [OPTIONS]", Short: "Display information about this node and its swarm", Args: noArgs,
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE:              func(c *cobra.Command, _ []string) error { return a.runInfo(c.Context(), tmpl) },
+	})
+	inspectFormatFlag(c, &tmpl)
+	return c
+}
+
+func (a *app) runInfo(ctx context.Context, tmpl string) error {
+	return a.with(ctx, func(c client) error {
+		r, err := c.daemon.Info(ctx, &swarmv1.InfoRequest{})
+		if err != nil {
+			return err
+		}
+		if tmpl != "" {
+			return printObject(a.Out, tmpl, describe(r))
+		}
+		writeInfo(a.Out, r)
+		return nil
+	})
+}
+
+func writeInfo(w io.Writer, r *swarmv1.InfoResponse) {
+	line := func(key string, value any) { fmt.Fprintf(w, "%s: %v\n", key, value) }
+	line("Swarm", r.LocalNodeState)
+	if r.Error != "" {
+		line(" Error", r.Error)
+	}
+	if r.NodeId != "" {
+		line(" NodeID", r.NodeId)
+		line(" Node Address", r.NodeAddr)
+		line(" Role", enumWord(r.Role))
+		line(" Is Manager", r.ControlAvailable)
+		line(" ClusterID", r.ClusterId)
+	}
+	if r.ControlAvailable {
+		line(" Leader", r.LeaderId)
+		line(" Managers", r.Managers)
+		line(" Nodes", r.Nodes)
+	}
+	if len(r.Members) > 0 {
+		fmt.Fprintf(w, " Gossip: %d members, health score %d\n", len(r.Members), r.GossipHealth)
+		for _, m := range r.Members {
+			fmt.Fprintf(w, "  %s %s %s\n", m.NodeId, m.Addr, m.Status)
+		}
+	}
+	line("Tasks", r.Tasks)
+	if v := r.Version; v != nil {
+		line("Server Version", v.Version)
+		line("containerd", v.Containerd)
+		line("runc", v.Runc)
+		line("seccomp", v.Seccomp)
+	}
+	if d := r.Description; d != nil {
+		line("Name", d.Hostname)
+		line("Kernel Version", d.GetEngine().GetKernelVersion())
+		line("Architecture", d.GetPlatform().GetArchitecture())
+		line("CPUs", float64(d.GetResources().GetNanoCpus())/1e9)
+		line("Total Memory", units.BytesSize(float64(d.GetResources().GetMemoryBytes())))
+		if d.Unavailable != "" {
+			line("Unavailable", d.Unavailable)
+		}
+	}
+	line("State Folder", r.StateDir)
+	line("Run Folder", r.RunDir)
+	line("containerd Address", r.ContainerdAddress)
+	if r.Uptime != nil {
+		line("Up", units.HumanDuration(r.Uptime.AsDuration()))
+	}
+	if len(r.HostChanges) > 0 {
+		fmt.Fprintln(w, "Changes to this host:")
+		for _, c := range r.HostChanges {
+			fmt.Fprintf(w, " %s\n", c)
+		}
+	}
+}
+
+func (a *app) newVersion() *cobra.Command {
+	var tmpl string
+	c := verb(&cobra.Command{
+		Use: "version [OPTIONS]", Short: "Show the version of this program and of the daemon", Args: noArgs,
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE:              func(c *cobra.Command, _ []string) error { return a.runVersion(c.Context(), tmpl) },
+	})
+	inspectFormatFlag(c, &tmpl)
+	return c
+}
+
+// runVersion succeeds without a daemon: what this program is, it knows by itself.
+func (a *app) runVersion(ctx context.Context, tmpl string) error {
+	var server *swarmv1.VersionInfo
+	err := a.with(ctx, func(c client) error {
+		r, err := c.daemon.Info(ctx, &swarmv1.InfoRequest{})
+		server = r.GetVersion()
+		return err
+	})
+	if tmpl != "" {
+		both := object{{"Client", describe(a.Version)}}
+		if server != nil {
+			both = append(both, member{"Server", describe(server)})
+		}
+		return printObject(a.Out, tmpl, both)
+	}
+	tw := tabwriter.NewWriter(a.Out, 0, 1, 2, ' ', 0)
+	writeVersion(tw, "Client", a.Version)
+	if server != nil {
+		writeVersion(tw, "Server", server)
+	}
+	if flushErr := tw.Flush(); flushErr != nil {
+		return flushErr
+	}
+	if err != nil {
+		fmt.Fprintln(a.Err, errorLine(err))
+	}
+	return nil
+}
+
+func writeVersion(w io.Writer, name string, v *swarmv1.VersionInfo) {
+	fmt.Fprintf(w, "%s:\n", name)
+	line := func(key, value string) {
+		if value != "" {
+			fmt.Fprintf(w, " %s:\t%s\n", key, value)
+		}
+	}
+	line("Version", v.GetVersion())
+	line("Go version", v.GetGoVersion())
+	line("Git commit", v.GetRevision())
+	line("Build", v.GetBuild())
+	if v.GetOs() != "" {
+		line("OS/Arch", v.GetOs()+"/"+v.GetArch())
+	}
+	line("containerd", v.GetContainerd())
+	line("runc", v.GetRunc())
+	if v.GetRunc() != "" {
+		line("seccomp", fmt.Sprint(v.GetSeccomp()))
+	}
+}

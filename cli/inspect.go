@@ -1,0 +1,238 @@
+package cli
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+// object is a JSON object whose members keep their order.
+type object []member
+
+type member struct {
+	Name  string
+	Value any
+}
+
+// MarshalJSON keeps the order of the members.
+func (o object) MarshalJSON() ([]byte, error) {
+	var b bytes.Buffer
+	b.WriteByte('{')
+	for i, m := range o {
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		name, err := json.Marshal(m.Name)
+		if err != nil {
+			return nil, err
+		}
+		value, err := marshalJSON(m.Value, "")
+		if err != nil {
+			return nil, err
+		}
+		b.Write(name)
+		b.WriteByte(':')
+		b.Write(value)
+	}
+	b.WriteByte('}')
+	return b.Bytes(), nil
+}
+
+// plain is the value as templates walk it.
+func plain(v any) any {
+	switch v := v.(type) {
+	case object:
+		m := make(map[string]any, len(v))
+		for _, e := range v {
+			m[e.Name] = plain(e.Value)
+		}
+		return m
+	case []any:
+		l := make([]any, len(v))
+		for i, e := range v {
+			l[i] = plain(e)
+		}
+		return l
+	}
+	return v
+}
+
+func inspectFormatFlag(c *cobra.Command, dst *string) {
+	c.Flags().StringVarP(dst, "format", "f", "", `Format output using a custom template: 'json': Print in JSON format, 'TEMPLATE': Print output using the given Go template`)
+}
+
+// printObject prints one object by --format json or a template.
+func printObject(w io.Writer, tmpl string, o object) error {
+	if tmpl == "json" {
+		return printJSON(w, o)
+	}
+	t, err := parseTemplate(tmpl)
+	if err != nil {
+		return err
+	}
+	return execTemplate(w, t.Option("missingkey=default"), plain(o))
+}
+
+// printObjects is `inspect`: all in one indented array, or one line each.
+func printObjects(w io.Writer, tmpl string, objects []object) error {
+	if tmpl != "" && tmpl != "json" {
+		for _, o := range objects {
+			if err := printObject(w, tmpl, o); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	indent := "    "
+	if tmpl == "json" {
+		indent = ""
+	}
+	if objects == nil {
+		objects = []object{}
+	}
+	b, err := marshalJSON(objects, indent)
+	if err != nil {
+		return err
+	}
+	_, err = w.Write(append(b, '\n'))
+	return err
+}
+
+// describe turns a message into JSON of the shape that Docker gives its own: names in CamelCase, enums as lower-case words,
+// durations in nanoseconds. What is not set is left out, save for what Docker always shows.
+func describe(m proto.Message) object { return describeMessage(m.ProtoReflect()) }
+
+func describeMessage(m protoreflect.Message) object {
+	out := object{}
+	if !m.IsValid() {
+		return out
+	}
+	fields := m.Descriptor().Fields()
+	for i := range fields.Len() {
+		fd := fields.Get(i)
+		if !m.Has(fd) && !alwaysShown(fd) {
+			continue
+		}
+		out = append(out, member{fieldName(fd), describeField(fd, m.Get(fd))})
+	}
+	return out
+}
+
+// alwaysShown are the zero values that mean something to the reader.
+func alwaysShown(fd protoreflect.FieldDescriptor) bool {
+	if fd.HasPresence() || fd.IsList() || fd.IsMap() {
+		return false
+	}
+	if fd.Kind() == protoreflect.EnumKind {
+		return true
+	}
+	switch fd.Name() {
+	case "replicas", "parallelism", "max_failure_ratio", "max_attempts", "force_update":
+		return true
+	}
+	return false
+}
+
+func describeField(fd protoreflect.FieldDescriptor, v protoreflect.Value) any {
+	switch {
+	case fd.IsMap():
+		m := map[string]any{}
+		v.Map().Range(func(k protoreflect.MapKey, v protoreflect.Value) bool {
+			m[k.String()] = describeValue(fd.MapValue(), v)
+			return true
+		})
+		return m
+	case fd.IsList():
+		l := make([]any, v.List().Len())
+		for i := range l {
+			l[i] = describeValue(fd, v.List().Get(i))
+		}
+		return l
+	}
+	return describeValue(fd, v)
+}
+
+func describeValue(fd protoreflect.FieldDescriptor, v protoreflect.Value) any {
+	switch fd.Kind() {
+	case protoreflect.MessageKind:
+		switch m := v.Message().Interface().(type) {
+		case *timestamppb.Timestamp:
+			return m.AsTime().UTC().Format(time.RFC3339Nano)
+		case *durationpb.Duration:
+			return m.AsDuration().Nanoseconds()
+		case *swarmv1.GenericResource:
+			return describeGeneric(m)
+		}
+		return describeMessage(v.Message())
+	case protoreflect.EnumKind:
+		if name := fd.Enum().Values().ByNumber(v.Enum()); name != nil {
+			return strings.ReplaceAll(strings.ToLower(string(name.Name())), "_", "-")
+		}
+		return int32(v.Enum())
+	case protoreflect.BytesKind:
+		return base64.StdEncoding.EncodeToString(v.Bytes())
+	}
+	return v.Interface()
+}
+
+func describeGeneric(g *swarmv1.GenericResource) object {
+	if g.Named != "" {
+		return object{{"NamedResourceSpec", object{{"Kind", g.Kind}, {"Value", g.Named}}}}
+	}
+	return object{{"DiscreteResourceSpec", object{{"Kind", g.Kind}, {"Value", g.Value}}}}
+}
+
+// fieldName is "nano_cpus" as Docker spells it: "NanoCPUs".
+func fieldName(fd protoreflect.FieldDescriptor) string {
+	var b strings.Builder
+	for word := range strings.SplitSeq(string(fd.Name()), "_") {
+		switch word {
+		case "id", "ip", "dns", "tty", "os", "uid", "gid", "tls", "ca", "oom", "vni", "ipv6":
+			b.WriteString(strings.ToUpper(word))
+		case "ids", "ips":
+			b.WriteString(strings.ToUpper(word[:2]) + "s")
+		case "cpus":
+			b.WriteString("CPUs")
+		case "pid":
+			b.WriteString("PID")
+		case "apparmor":
+			b.WriteString("AppArmor")
+		case "selinux":
+			b.WriteString("SELinux")
+		case "ipam":
+			b.WriteString("IPAM")
+		default:
+			b.WriteString(capitalized(word))
+		}
+	}
+	return b.String()
+}
+
+// stored is the head of every stored object.
+func stored(id string, meta *swarmv1.Meta) object {
+	return object{
+		{"ID", id},
+		{"Version", object{{"Index", meta.GetVersion()}}},
+		{"CreatedAt", stamp(meta.GetCreatedAt())},
+		{"UpdatedAt", stamp(meta.GetUpdatedAt())},
+	}
+}
+
+// with adds a member unless the message is not set.
+func (o object) with(name string, m proto.Message) object {
+	if !m.ProtoReflect().IsValid() {
+		return o
+	}
+	return append(o, member{name, describe(m)})
+}

@@ -1,0 +1,234 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+type logsOptions struct {
+	ref                              string
+	task                             bool // ref is a task's
+	follow, timestamps, raw, details bool
+	noResolve, noTaskIDs, noTrunc    bool
+	since, until, tail               string
+}
+
+func (a *app) newServiceLogs() *cobra.Command {
+	return a.newLogs("SERVICE|TASK", "Fetch the logs of a service or task", false, a.completeServices)
+}
+
+func (a *app) newTaskLogs() *cobra.Command {
+	return a.newLogs("TASK", "Fetch the logs of a task", true, a.completeTasks)
+}
+
+func (a *app) newLogs(what, short string, task bool, complete cobra.CompletionFunc) *cobra.Command {
+	o := logsOptions{task: task}
+	c := verb(&cobra.Command{
+		Use: "logs [OPTIONS] " + what, Short: short, Args: exactArgs(1), ValidArgsFunction: complete,
+		RunE: func(c *cobra.Command, args []string) error {
+			o.ref = args[0]
+			return a.runLogs(c.Context(), o)
+		},
+	})
+	f := c.Flags()
+	f.BoolVar(&o.details, "details", false, "Show extra details provided to logs")
+	f.BoolVarP(&o.follow, "follow", "f", false, "Follow log output")
+	f.BoolVar(&o.noResolve, "no-resolve", false, "Do not map IDs to Names in output")
+	f.BoolVar(&o.noTaskIDs, "no-task-ids", false, "Do not include task IDs in output")
+	f.BoolVar(&o.noTrunc, "no-trunc", false, "Do not truncate output")
+	f.BoolVar(&o.raw, "raw", false, "Do not neatly format logs")
+	f.StringVar(&o.since, "since", "", `Show logs since timestamp (e.g. "2013-01-02T13:23:37Z") or relative (e.g. "42m" for 42 minutes)`)
+	f.StringVar(&o.until, "until", "", `Show logs before a timestamp (e.g. "2013-01-02T13:23:37Z") or relative (e.g. "42m" for 42 minutes)`)
+	f.StringVarP(&o.tail, "tail", "n", "all", "Number of lines to show from the end of the logs")
+	f.BoolVarP(&o.timestamps, "timestamps", "t", false, "Show timestamps")
+	return c
+}
+
+// options words the flags for managers.
+func (o logsOptions) options(now time.Time) (*swarmv1.LogOptions, error) {
+	out := &swarmv1.LogOptions{Follow: o.follow, Tail: -1}
+	if o.tail != "all" && o.tail != "" {
+		n, err := strconv.ParseInt(o.tail, 10, 64)
+		if err != nil || n < 0 {
+			return nil, invalid("--tail %q is not a number of lines: use 0 or more, or all", o.tail)
+		}
+		out.Tail = n
+	}
+	var err error
+	if out.Since, err = parseTime("since", o.since, now); err != nil {
+		return nil, err
+	}
+	out.Until, err = parseTime("until", o.until, now)
+	return out, err
+}
+
+// parseTime reads a moment: RFC 3339 with or without its later parts, seconds since 1970, or how long ago it was.
+func parseTime(flag, s string, now time.Time) (*timestamppb.Timestamp, error) {
+	if s == "" {
+		return nil, nil
+	}
+	if d, err := time.ParseDuration(s); err == nil {
+		return timestamppb.New(now.Add(-d)), nil
+	}
+	for _, layout := range []string{time.RFC3339Nano, "2006-01-02T15:04:05", "2006-01-02T15:04", "2006-01-02"} {
+		if t, err := time.ParseInLocation(layout, s, now.Location()); err == nil {
+			return timestamppb.New(t), nil
+		}
+	}
+	if sec, err := strconv.ParseFloat(s, 64); err == nil {
+		return timestamppb.New(time.Unix(0, int64(sec*1e9))), nil
+	}
+	return nil, invalid("--%s %q is not a time: use one such as 2013-01-02T13:23:37Z, or how long ago, such as 42m", flag, s)
+}
+
+func (a *app) runLogs(ctx context.Context, o logsOptions) error {
+	options, err := o.options(a.Now())
+	if err != nil {
+		return err
+	}
+	return a.with(ctx, func(c client) error {
+		req := &swarmv1.LogsRequest{Task: o.ref, Options: options}
+		filter := &swarmv1.Filter{}
+		if !o.task {
+			s, err := c.GetService(ctx, &swarmv1.GetRequest{Id: o.ref})
+			switch {
+			case err == nil:
+				req = &swarmv1.LogsRequest{Service: s.Service.Id, Options: options}
+				filter.ServiceIds = []string{s.Service.Id}
+			case !isNotFound(err):
+				return err
+			}
+		}
+		p := &logPrinter{out: a.Out, err: a.Err, logsOptions: o, raw: o.raw}
+		if !o.raw {
+			p.find = taskFinder(ctx, c, req, filter)
+		}
+		if err := copyLogs(ctx, c, req, p); err != nil && !(o.follow && ctx.Err() != nil) {
+			return err
+		}
+		return nil
+	})
+}
+
+// taskFinder looks tasks up for the prefixes of lines; those that come later are asked for when they are first seen.
+func taskFinder(ctx context.Context, c client, req *swarmv1.LogsRequest, filter *swarmv1.Filter) func(id string) *swarmv1.TaskInfo {
+	known := map[string]*swarmv1.TaskInfo{}
+	if req.Service != "" {
+		if r, err := c.ListTasks(ctx, &swarmv1.ListRequest{Filter: filter}); err == nil {
+			for _, t := range r.Tasks {
+				known[t.Task.GetId()] = t
+			}
+		}
+	}
+	return func(id string) *swarmv1.TaskInfo {
+		t, ok := known[id]
+		if !ok {
+			t, _ = c.GetTask(ctx, &swarmv1.GetRequest{Id: id}) // gone already: its id must do
+			known[id] = t
+		}
+		return t
+	}
+}
+
+func copyLogs(ctx context.Context, c client, req *swarmv1.LogsRequest, p *logPrinter) error {
+	stream, err := c.Logs(ctx, req)
+	if err != nil {
+		return err
+	}
+	for {
+		r, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			p.flush()
+			return nil
+		}
+		if err != nil {
+			p.flush()
+			return err
+		}
+		for _, rec := range r.Records {
+			p.print(rec)
+		}
+	}
+}
+
+// logPrinter writes records as lines, with where they come from in front.
+type logPrinter struct {
+	logsOptions
+	out, err io.Writer
+	raw      bool
+	find     func(taskID string) *swarmv1.TaskInfo
+	width    int // of the prefixes so far
+	// parts are the beginnings of lines that came in several records.
+	parts map[string][]byte
+}
+
+func (p *logPrinter) print(r *swarmv1.LogRecord) {
+	key := fmt.Sprint(r.TaskId, r.Stream)
+	data := r.Data
+	if part, ok := p.parts[key]; ok {
+		data = append(part, data...)
+		delete(p.parts, key)
+	}
+	if r.Partial {
+		if p.parts == nil {
+			p.parts = map[string][]byte{}
+		}
+		p.parts[key] = append([]byte(nil), data...)
+		return
+	}
+	w := p.out
+	if r.Stream == swarmv1.LogRecord_STDERR {
+		w = p.err
+	}
+	line := strings.TrimSuffix(string(data), "\n")
+	if p.timestamps {
+		line = r.Timestamp.AsTime().UTC().Format(timestampLayout) + " " + line
+	}
+	if !p.raw {
+		line = p.prefix(r) + " | " + line
+	}
+	_, _ = io.WriteString(w, line+"\n")
+}
+
+// timestampLayout has a fixed width, so that columns stay where they are.
+const timestampLayout = "2006-01-02T15:04:05.000000000Z07:00"
+
+// flush writes lines that never ended.
+func (p *logPrinter) flush() {
+	for key, part := range p.parts {
+		w := p.out
+		if strings.HasSuffix(key, swarmv1.LogRecord_STDERR.String()) {
+			w = p.err
+		}
+		_, _ = w.Write(append(part, '\n'))
+	}
+	p.parts = nil
+}
+
+// prefix is "web.1.k3x9q2m4z7aa@node2", padded so that the bars of all lines stand below each other.
+func (p *logPrinter) prefix(r *swarmv1.LogRecord) string {
+	name, node := fmt.Sprintf("%s.%d", r.ServiceId, r.Slot), r.NodeId
+	if t := p.find(r.TaskId); t != nil && !p.noResolve {
+		name, node = taskName(t), nodeName(t)
+	}
+	if !p.noTaskIDs {
+		id := r.TaskId
+		if !p.noTrunc {
+			id = shortID(id)
+		}
+		name += "." + id
+	}
+	s := name + "@" + node
+	p.width = max(p.width, len(s)+4)
+	return fmt.Sprintf("%-*s", p.width, s)
+}

@@ -1,0 +1,279 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/docker/go-units"
+	"github.com/spf13/cobra"
+
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+func (a *app) newNode() *cobra.Command {
+	return group(&cobra.Command{Use: "node", Short: "Manage swarm nodes"},
+		a.newNodeLs(), a.newNodePs(), a.newNodeInspect(), a.newNodeUpdate(),
+		a.newNodeRole("promote", "Promote one or more nodes to manager in the swarm", swarmv1.NodeSpec_MANAGER),
+		a.newNodeRole("demote", "Demote one or more nodes from manager in the swarm", swarmv1.NodeSpec_WORKER),
+		a.newNodeRm())
+}
+
+type listOptions struct {
+	format  format
+	filters []string
+}
+
+// listFlags are the flags of every list.
+func listFlags(c *cobra.Command, o *listOptions, quietHelp string) {
+	c.Flags().VarP(&filterFlag{&o.filters}, "filter", "f", "Filter output based on conditions provided")
+	c.Flags().StringVar(&o.format.template, "format", "", formatHelp)
+	c.Flags().BoolVarP(&o.format.quiet, "quiet", "q", false, quietHelp)
+}
+
+func (a *app) newNodeLs() *cobra.Command {
+	var o listOptions
+	c := verb(&cobra.Command{
+		Use: "ls [OPTIONS]", Aliases: []string{"list"}, Short: "List nodes in the swarm", Args: noArgs,
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE:              func(c *cobra.Command, _ []string) error { return a.runNodeLs(c.Context(), o) },
+	})
+	listFlags(c, &o, "Only display IDs")
+	return c
+}
+
+var nodeListing = listing{
+	columns: []column{
+		{"ID", "ID"},
+		{"Hostname", "HOSTNAME"},
+		{"Status", "STATUS"},
+		{"Availability", "AVAILABILITY"},
+		{"ManagerStatus", "MANAGER STATUS"},
+		{"EngineVersion", "ENGINE VERSION"},
+	},
+	more: []column{{"Self", "SELF"}, {"TLSStatus", "TLS STATUS"}, {"Addr", "ADDR"}, {"Role", "ROLE"}},
+}
+
+func (a *app) runNodeLs(ctx context.Context, o listOptions) error {
+	filter, rest, err := parseFilters(o.filters, "id", "name", "label", "node.label", "role", "membership")
+	if err != nil {
+		return err
+	}
+	return a.with(ctx, func(c client) error {
+		r, err := c.ListNodes(ctx, &swarmv1.ListRequest{Filter: filter})
+		if err != nil {
+			return err
+		}
+		self := selfID(ctx, c)
+		slices.SortFunc(r.Nodes, func(a, b *swarmv1.NodeInfo) int {
+			return strings.Compare(nodeHostname(a)+"\x00"+a.Node.Id, nodeHostname(b)+"\x00"+b.Node.Id)
+		})
+		var rows []row
+		for _, n := range r.Nodes {
+			if membership := rest["membership"]; len(membership) == 0 || slices.Contains(membership, "accepted") {
+				rows = append(rows, nodeRow(n, self, o.format.template == "" && !o.format.quiet))
+			}
+		}
+		return nodeListing.print(a.Out, o.format, rows)
+	})
+}
+
+// nodeRow is a node in a list; marked puts Docker's asterisk beside the id of the node that was asked.
+func nodeRow(n *swarmv1.NodeInfo, self string, marked bool) row {
+	node := n.GetNode()
+	id := node.GetId()
+	if marked {
+		mark := "  "
+		if id == self {
+			mark = " *"
+		}
+		id += mark
+	}
+	return row{
+		"ID": id, "Self": node.GetId() == self, "Hostname": nodeHostname(n),
+		"Status":        capitalized(enumWord(n.GetState().GetState())),
+		"Availability":  capitalized(enumWord(node.GetSpec().GetAvailability())),
+		"ManagerStatus": managerWord(n.GetManagerStatus()),
+		"EngineVersion": n.GetState().GetDescription().GetEngine().GetEngineVersion(),
+		"TLSStatus":     "Ready", "Addr": node.GetAddr(), "Role": enumWord(node.GetSpec().GetRole()),
+	}
+}
+
+func managerWord(m *swarmv1.ManagerStatus) string {
+	switch {
+	case m == nil:
+		return ""
+	case m.Leader:
+		return "Leader"
+	}
+	return capitalized(enumWord(m.Reachability))
+}
+
+func nodeHostname(n *swarmv1.NodeInfo) string {
+	if h := n.GetState().GetDescription().GetHostname(); h != "" {
+		return h
+	}
+	return n.GetNode().GetHostname()
+}
+
+// selfID is the node that answers; "" when it is asked from afar.
+func selfID(ctx context.Context, c client) string {
+	r, err := c.daemon.Info(ctx, &swarmv1.InfoRequest{})
+	if err != nil {
+		return ""
+	}
+	return r.NodeId
+}
+
+// findNode takes an id, a unique prefix of one, a name, or "self".
+func findNode(ctx context.Context, c client, ref string) (*swarmv1.NodeInfo, error) {
+	if ref == "self" {
+		if id := selfID(ctx, c); id != "" {
+			ref = id
+		}
+	}
+	return c.GetNode(ctx, &swarmv1.GetRequest{Id: ref})
+}
+
+func (a *app) newNodePs() *cobra.Command {
+	var o taskListOptions
+	c := verb(&cobra.Command{
+		Use: "ps [OPTIONS] [NODE...]", Short: "List tasks running on one or more nodes, defaults to current node",
+		ValidArgsFunction: a.completeNodes,
+		RunE:              func(c *cobra.Command, args []string) error { return a.runNodePs(c.Context(), o, args) },
+	})
+	taskListFlags(c, &o)
+	return c
+}
+
+func (a *app) runNodePs(ctx context.Context, o taskListOptions, refs []string) error {
+	if len(refs) == 0 {
+		refs = []string{"self"}
+	}
+	filter, _, err := parseFilters(o.filters, taskFilters...)
+	if err != nil {
+		return err
+	}
+	return a.with(ctx, func(c client) error {
+		for _, ref := range refs {
+			n, err := findNode(ctx, c, ref)
+			if err != nil {
+				return err
+			}
+			filter.NodeIds = append(filter.NodeIds, n.Node.Id)
+		}
+		return a.listTasks(ctx, c, o, filter)
+	})
+}
+
+type inspectOptions struct {
+	template string
+	pretty   bool
+	refs     []string
+}
+
+func (a *app) newNodeInspect() *cobra.Command {
+	var o inspectOptions
+	c := verb(&cobra.Command{
+		Use: "inspect [OPTIONS] self|NODE [NODE...]", Short: "Display detailed information on one or more nodes", Args: minArgs(1),
+		ValidArgsFunction: a.completeNodes,
+		RunE: func(c *cobra.Command, args []string) error {
+			o.refs = args
+			return a.runNodeInspect(c.Context(), o)
+		},
+	})
+	inspectFormatFlag(c, &o.template)
+	c.Flags().BoolVar(&o.pretty, "pretty", false, "Print the information in a human friendly format")
+	return c
+}
+
+func (a *app) runNodeInspect(ctx context.Context, o inspectOptions) error {
+	if o.pretty && o.template != "" {
+		return invalid("--pretty and --format exclude each other: give one of them")
+	}
+	return a.with(ctx, func(c client) error {
+		var objects []object
+		for i, ref := range o.refs {
+			n, err := findNode(ctx, c, ref)
+			if err != nil {
+				return err
+			}
+			if !o.pretty {
+				objects = append(objects, nodeObject(n))
+				continue
+			}
+			if i > 0 {
+				fmt.Fprintln(a.Out)
+			}
+			writeNode(a.Out, n)
+		}
+		if o.pretty {
+			return nil
+		}
+		return printObjects(a.Out, o.template, objects)
+	})
+}
+
+func nodeObject(n *swarmv1.NodeInfo) object {
+	node, state := n.GetNode(), n.GetState()
+	o := stored(node.GetId(), node.GetMeta()).with("Spec", node.GetSpec()).with("Description", state.GetDescription())
+	status := object{{"State", enumWord(state.GetState())}}
+	if state.GetMessage() != "" {
+		status = append(status, member{"Message", state.GetMessage()})
+	}
+	status = append(status, member{"Addr", node.GetAddr()})
+	return append(o, member{"Status", status}).with("ManagerStatus", n.GetManagerStatus())
+}
+
+func writeNode(w io.Writer, n *swarmv1.NodeInfo) {
+	node, state := n.GetNode(), n.GetState()
+	d := state.GetDescription()
+	line := func(name string, v any) { fmt.Fprintf(w, "%-24s%v\n", name+":", v) }
+	line("ID", node.GetId())
+	if node.GetSpec().GetName() != "" {
+		line("Name", node.GetSpec().GetName())
+	}
+	if labels := node.GetSpec().GetLabels(); len(labels) > 0 {
+		fmt.Fprintln(w, "Labels:")
+		for _, k := range slices.Sorted(maps.Keys(labels)) {
+			fmt.Fprintf(w, " - %s=%s\n", k, labels[k])
+		}
+	}
+	line("Hostname", nodeHostname(n))
+	line("Joined at", stamp(node.GetMeta().GetCreatedAt()))
+	fmt.Fprintln(w, "Status:")
+	line(" State", capitalized(enumWord(state.GetState())))
+	if state.GetMessage() != "" {
+		line(" Message", state.GetMessage())
+	}
+	line(" Availability", capitalized(enumWord(node.GetSpec().GetAvailability())))
+	line(" Address", node.GetAddr())
+	if m := n.GetManagerStatus(); m != nil {
+		fmt.Fprintln(w, "Manager Status:")
+		line(" Address", m.GetAddr())
+		line(" Raft Status", capitalized(enumWord(m.GetReachability())))
+		line(" Leader", map[bool]string{true: "Yes", false: "No"}[m.GetLeader()])
+	}
+	fmt.Fprintln(w, "Platform:")
+	line(" Operating System", d.GetPlatform().GetOs())
+	line(" Architecture", d.GetPlatform().GetArchitecture())
+	fmt.Fprintln(w, "Resources:")
+	line(" CPUs", float64(d.GetResources().GetNanoCpus())/1e9)
+	line(" Memory", units.BytesSize(float64(d.GetResources().GetMemoryBytes())))
+	line("Engine Version", d.GetEngine().GetEngineVersion())
+}
+
+// onEach runs fn on each reference, says what went wrong with which, and goes on.
+func (a *app) onEach(refs []string, fn func(ref string) error) error {
+	var errs []error
+	for _, ref := range refs {
+		if err := fn(ref); err != nil {
+			errs = append(errs, a.explain(err))
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,157 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+type nodeUpdateOptions struct {
+	ref                string
+	role, availability choice
+	labelAdd, labelRm  list
+}
+
+func (a *app) newNodeUpdate() *cobra.Command {
+	o := nodeUpdateOptions{
+		role: choice{choices: []string{"worker", "manager"}}, availability: choice{choices: availabilities},
+		labelAdd: list{kind: "list", check: checkLabelFlag}, labelRm: list{kind: "list"},
+	}
+	c := verb(&cobra.Command{
+		Use: "update [OPTIONS] NODE", Short: "Update a node", Args: exactArgs(1), ValidArgsFunction: a.completeNodes,
+		RunE: func(c *cobra.Command, args []string) error {
+			o.ref = args[0]
+			return a.runNodeUpdate(c.Context(), o)
+		},
+	})
+	f := c.Flags()
+	f.Var(&o.availability, "availability", `Availability of the node ("active", "pause", "drain")`)
+	f.Var(&o.labelAdd, "label-add", `Add or update a node label ("key=value")`)
+	f.Var(&o.labelRm, "label-rm", "Remove a node label if exists")
+	f.Var(&o.role, "role", `Role of the node ("worker", "manager")`)
+	completeChoices(c, "availability", availabilities)
+	completeChoices(c, "role", o.role.choices)
+	return c
+}
+
+// apply edits the spec as the flags say.
+func (o nodeUpdateOptions) apply(spec *swarmv1.NodeSpec) error {
+	if o.availability.value != "" {
+		spec.Availability = availability(o.availability.value)
+	}
+	if o.role.value != "" {
+		spec.Role = swarmv1.NodeSpec_Role(swarmv1.NodeSpec_Role_value[strings.ToUpper(o.role.value)])
+	}
+	for _, key := range o.labelRm.values {
+		if _, ok := spec.Labels[key]; !ok {
+			return invalid("key %s doesn't exist in the node's labels: see them with `swarm node inspect --pretty`", key)
+		}
+		delete(spec.Labels, key)
+	}
+	for _, label := range o.labelAdd.values {
+		if spec.Labels == nil {
+			spec.Labels = map[string]string{}
+		}
+		k, v := keyValue(label)
+		spec.Labels[k] = v
+	}
+	return nil
+}
+
+func (a *app) runNodeUpdate(ctx context.Context, o nodeUpdateOptions) error {
+	return a.with(ctx, func(c client) error {
+		if _, err := updateNode(ctx, c, o.ref, o.apply); err != nil {
+			return err
+		}
+		fmt.Fprintln(a.Out, o.ref)
+		return nil
+	})
+}
+
+// staleRetries bounds how often an edit is made anew because somebody else wrote in between.
+const staleRetries = 10
+
+// updateNode edits a node's spec, again when another write came first. It returns the node as it was.
+func updateNode(ctx context.Context, c client, ref string, edit func(*swarmv1.NodeSpec) error) (*swarmv1.NodeInfo, error) {
+	for try := 0; ; try++ {
+		n, err := findNode(ctx, c, ref)
+		if err != nil {
+			return nil, err
+		}
+		spec := n.GetNode().GetSpec().CloneVT()
+		if spec == nil {
+			spec = &swarmv1.NodeSpec{}
+		}
+		if err := edit(spec); err != nil {
+			return nil, err
+		}
+		if spec.EqualVT(n.GetNode().GetSpec()) {
+			return n, nil
+		}
+		_, err = c.UpdateNode(ctx, &swarmv1.UpdateNodeRequest{Id: n.Node.Id, Version: n.Node.GetMeta().GetVersion(), Spec: spec})
+		if isStale(err) && try < staleRetries {
+			continue
+		}
+		return n, err
+	}
+}
+
+func (a *app) newNodeRole(name, short string, role swarmv1.NodeSpec_Role) *cobra.Command {
+	return verb(&cobra.Command{
+		Use: name + " NODE [NODE...]", Short: short, Args: minArgs(1), ValidArgsFunction: a.completeNodes,
+		RunE: func(c *cobra.Command, args []string) error { return a.runNodeRole(c.Context(), role, args) },
+	})
+}
+
+func (a *app) runNodeRole(ctx context.Context, role swarmv1.NodeSpec_Role, refs []string) error {
+	return a.with(ctx, func(c client) error {
+		return a.onEach(refs, func(ref string) error {
+			before, err := updateNode(ctx, c, ref, func(spec *swarmv1.NodeSpec) error {
+				spec.Role = role
+				return nil
+			})
+			switch {
+			case err != nil:
+				return err
+			case before.GetNode().GetSpec().GetRole() == role:
+				fmt.Fprintf(a.Out, "Node %s is already a %s.\n", ref, enumWord(role))
+			case role == swarmv1.NodeSpec_MANAGER:
+				fmt.Fprintf(a.Out, "Node %s promoted to a manager in the swarm.\n", ref)
+			default:
+				fmt.Fprintf(a.Out, "Manager %s demoted in the swarm.\n", ref)
+			}
+			return nil
+		})
+	})
+}
+
+func (a *app) newNodeRm() *cobra.Command {
+	var force bool
+	c := verb(&cobra.Command{
+		Use: "rm [OPTIONS] NODE [NODE...]", Aliases: []string{"remove"}, Short: "Remove one or more nodes from the swarm",
+		Args: minArgs(1), ValidArgsFunction: a.completeNodes,
+		RunE: func(c *cobra.Command, args []string) error { return a.runNodeRm(c.Context(), force, args) },
+	})
+	c.Flags().BoolVarP(&force, "force", "f", false, "Force remove a node from the swarm")
+	return c
+}
+
+func (a *app) runNodeRm(ctx context.Context, force bool, refs []string) error {
+	return a.with(ctx, func(c client) error {
+		return a.onEach(refs, func(ref string) error {
+			n, err := findNode(ctx, c, ref)
+			if err != nil {
+				return err
+			}
+			if _, err := c.RemoveNode(ctx, &swarmv1.RemoveNodeRequest{Id: n.Node.Id, Force: force}); err != nil {
+				return err
+			}
+			fmt.Fprintln(a.Out, ref)
+			return nil
+		})
+	})
+}

@@ -1,0 +1,78 @@
+package cli
+
+import (
+	"fmt"
+	"strings"
+
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+// How it is said why no node takes a task.
+
+// unplacedLine is the explanation in one line: "no suitable node (2 nodes: ...; 1 node: ...)".
+func unplacedLine(u *swarmv1.Unplaced) string {
+	words := make([]string, 0, len(u.GetRefusals()))
+	for _, r := range u.GetRefusals() {
+		words = append(words, refusalLine(r))
+	}
+	line := "no suitable node"
+	if len(words) > 0 {
+		line += " (" + strings.Join(words, "; ") + ")"
+	}
+	return line
+}
+
+func refusalLine(r *swarmv1.Refusal) string {
+	reason := r.GetReason()
+	if reason == "" {
+		reason = r.GetFilter()
+	}
+	return fmt.Sprintf("%d node%s: %s", r.GetNodes(), plural(int(r.GetNodes())), reason)
+}
+
+// placementHint is what the user can do about the filter that refused the most nodes.
+func placementHint(u *swarmv1.Unplaced, image string) string {
+	var worst *swarmv1.Refusal
+	for _, r := range u.GetRefusals() {
+		if worst == nil || r.GetNodes() > worst.GetNodes() {
+			worst = r
+		}
+	}
+	switch worst.GetFilter() {
+	case "constraint":
+		return "label a node with `swarm node update --label-add KEY=VALUE NODE`, or change the constraint"
+	case "cpu", "memory", "generic":
+		return "lower the --reserve-* values, remove other services, or add a node"
+	case "port":
+		return "publish another port, or lower the replicas to the number of free nodes"
+	case "max-replicas":
+		return "raise --replicas-max-per-node, or add a node"
+	case "platform":
+		return "use an image for the platform of the nodes"
+	case "availability":
+		return "let a node take tasks again with `swarm node update --availability active NODE`"
+	case "down":
+		return "start the nodes that are down, or add one (see `swarm node ls`)"
+	case "image":
+		return loadHint(image)
+	}
+	return ""
+}
+
+func loadHint(image string) string {
+	return "bring the image with `docker save " + image + " | swarm image load`, or use one that a registry has"
+}
+
+// imageHint helps when a task failed because its image is nowhere to be had.
+func imageHint(err, image string) string {
+	low := strings.ToLower(err)
+	if strings.Contains(low, "swarm image load") {
+		return ""
+	}
+	for _, sign := range []string{"no such image", "pull", "manifest unknown", "image not found", "cannot fetch", "no node holds", "resolve image"} {
+		if strings.Contains(low, sign) {
+			return loadHint(shortImage(image))
+		}
+	}
+	return ""
+}

@@ -1,0 +1,164 @@
+package cli
+
+import (
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+// parsePorts reads --publish: [[ip:]published:]target[/protocol] with ranges, or published=,target=,protocol=,mode=,ip=.
+func parsePorts(s string) ([]*swarmv1.PortConfig, error) {
+	if strings.Contains(s, "=") {
+		p, err := parseLongPort(s)
+		if err != nil {
+			return nil, err
+		}
+		return []*swarmv1.PortConfig{p}, nil
+	}
+	return parseShortPorts(s)
+}
+
+func parseLongPort(s string) (*swarmv1.PortConfig, error) {
+	parts, err := fields(s)
+	if err != nil {
+		return nil, err
+	}
+	p := &swarmv1.PortConfig{}
+	for _, part := range parts {
+		key, value := keyValue(strings.TrimSpace(part))
+		var err error
+		switch strings.ToLower(key) {
+		case "target":
+			p.TargetPort, err = parsePort("target", value, 1)
+		case "published":
+			p.PublishedPort, err = parsePort("published", value, 0)
+		case "protocol":
+			p.Protocol, err = parseProtocol(value)
+		case "mode":
+			p.PublishMode, err = parsePublishMode(value)
+		case "ip":
+			err = checkIP(value)
+			p.HostIp = value
+		case "name":
+			p.Name = value
+		default:
+			err = fmt.Errorf("unknown key %q: use target, published, protocol, mode, ip or name", key)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	if p.TargetPort == 0 {
+		return nil, fmt.Errorf("the port in the container is missing: add target=PORT")
+	}
+	return p, nil
+}
+
+func parsePort(what, s string, lowest uint64) (uint32, error) {
+	n, err := strconv.ParseUint(s, 10, 16)
+	if err != nil || n < lowest {
+		return 0, fmt.Errorf("%s port %q is not a number from %d to 65535", what, s, lowest)
+	}
+	return uint32(n), nil
+}
+
+func parseProtocol(s string) (swarmv1.PortConfig_Protocol, error) {
+	n, ok := swarmv1.PortConfig_Protocol_value[strings.ToUpper(s)]
+	if !ok {
+		return 0, fmt.Errorf("unknown protocol %q: use tcp, udp or sctp", s)
+	}
+	return swarmv1.PortConfig_Protocol(n), nil
+}
+
+func parsePublishMode(s string) (swarmv1.PortConfig_PublishMode, error) {
+	n, ok := swarmv1.PortConfig_PublishMode_value[strings.ToUpper(s)]
+	if !ok {
+		return 0, fmt.Errorf("unknown mode %q: use ingress, host or local", s)
+	}
+	return swarmv1.PortConfig_PublishMode(n), nil
+}
+
+func parseShortPorts(s string) ([]*swarmv1.PortConfig, error) {
+	spec, proto, ok := strings.Cut(s, "/")
+	if !ok {
+		proto = "tcp"
+	}
+	protocol, err := parseProtocol(proto)
+	if err != nil {
+		return nil, err
+	}
+	published, target, ip := "", spec, ""
+	if i := strings.LastIndex(spec, ":"); i >= 0 {
+		published, target = spec[:i], spec[i+1:]
+	}
+	if i := strings.LastIndex(published, ":"); i >= 0 {
+		ip, published = strings.Trim(published[:i], "[]"), published[i+1:]
+		if _, err := netip.ParseAddr(ip); err != nil {
+			return nil, fmt.Errorf("%q is not an IP address: use [[IP:]PUBLISHED:]TARGET[/PROTOCOL]", ip)
+		}
+	}
+	from, to, err := portRange("target", target)
+	if err != nil {
+		return nil, err
+	}
+	var first uint32
+	if published != "" {
+		last := uint32(0)
+		if first, last, err = portRange("published", published); err != nil {
+			return nil, err
+		}
+		if last-first != to-from {
+			return nil, fmt.Errorf("the ranges %s and %s are not of the same length", published, target)
+		}
+	}
+	var out []*swarmv1.PortConfig
+	for n := from; n <= to; n++ {
+		p := &swarmv1.PortConfig{Protocol: protocol, TargetPort: n, HostIp: ip}
+		if first != 0 {
+			p.PublishedPort = first + n - from
+		}
+		out = append(out, p)
+	}
+	return out, nil
+}
+
+func portRange(what, s string) (from, to uint32, err error) {
+	low, high, ok := strings.Cut(s, "-")
+	if from, err = parsePort(what, low, 1); err != nil {
+		return 0, 0, err
+	}
+	if to = from; ok {
+		if to, err = parsePort(what, high, 1); err != nil {
+			return 0, 0, err
+		}
+	}
+	if to < from {
+		return 0, 0, fmt.Errorf("the range %s runs backwards", s)
+	}
+	return from, to, nil
+}
+
+// checkPorts refuses a published port that is taken twice in one spec.
+func checkPorts(ports []*swarmv1.PortConfig) error {
+	type key struct {
+		proto swarmv1.PortConfig_Protocol
+		port  uint32
+	}
+	taken := map[key]*swarmv1.PortConfig{}
+	for _, p := range ports {
+		if p.PublishedPort == 0 {
+			continue
+		}
+		k := key{p.Protocol, p.PublishedPort}
+		other, ok := taken[k]
+		if ok && (other.HostIp == p.HostIp || other.HostIp == "" || p.HostIp == "") {
+			return invalid("port %d/%s is published twice, for target ports %d and %d: publish each port once",
+				p.PublishedPort, enumWord(p.Protocol), other.TargetPort, p.TargetPort)
+		}
+		taken[k] = p
+	}
+	return nil
+}

@@ -1,0 +1,296 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"path"
+	"strconv"
+	"strings"
+
+	"github.com/distribution/reference"
+	"github.com/spf13/cobra"
+
+	"swarm/internal/ident"
+	"swarm/internal/spec"
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+func (a *app) newService() *cobra.Command {
+	return group(&cobra.Command{Use: "service", Short: "Manage swarm services"},
+		a.newServiceCreate(), a.newServiceLs(), a.newServicePs(), a.newServiceInspect(), a.newServiceUpdate(),
+		a.newServiceScale(), a.newServiceLogs(), a.newServiceRm(), a.newServiceRollback())
+}
+
+func (a *app) newServiceCreate() *cobra.Command {
+	o := createOptions{flags: newServiceFlags(), lists: newServiceLists(), mode: choice{value: "replicated", choices: serviceModes}}
+	c := verb(&cobra.Command{
+		Use: "create [OPTIONS] IMAGE [COMMAND] [ARG...]", Short: "Create a new service", Args: minArgs(1),
+		ValidArgsFunction: a.completeImages,
+		RunE: func(c *cobra.Command, args []string) error {
+			o.image, o.args = args[0], args[1:]
+			return a.runServiceCreate(c.Context(), o)
+		},
+	})
+	c.Flags().SetInterspersed(false) // what follows the image is the command's
+	o.flags.register(c, true)
+	o.lists.registerCreate(c.Flags())
+	c.Flags().StringVar(&o.name, "name", "", "Service name")
+	c.Flags().Var(&o.mode, "mode", `Service mode ("replicated", "global", "replicated-job", "global-job")`)
+	completeChoices(c, "mode", serviceModes)
+	return c
+}
+
+// runServiceCreate checks the spec, writes it, prints the id, and waits until the service has settled.
+func (a *app) runServiceCreate(ctx context.Context, o createOptions) error {
+	asked, err := o.spec(a.Env)
+	if err != nil {
+		return err
+	}
+	if asked.Name == "" {
+		asked.Name = generatedName(o.image)
+	}
+	if _, err := spec.Service(asked); err != nil {
+		return err
+	}
+	auth, err := a.imageAuth(ctx, asked, o.flags.withAuth)
+	if err != nil {
+		return err
+	}
+	return a.with(ctx, func(c client) error {
+		r, err := c.CreateService(ctx, &swarmv1.CreateServiceRequest{Spec: asked, RegistryAuth: auth, NoResolveImage: o.flags.noResolve})
+		if err != nil {
+			return err
+		}
+		a.warn(r.Warnings)
+		fmt.Fprintln(a.Out, r.Id)
+		if o.flags.detach {
+			return nil
+		}
+		return a.wait(ctx, c, waitOptions{serviceID: r.Id, quiet: o.flags.quiet})
+	})
+}
+
+// generatedName names a service after its image: "redis-k3x9q". Docker's random names say nothing of what runs.
+func generatedName(image string) string {
+	name := ""
+	if ref, err := reference.ParseNormalizedNamed(image); err == nil {
+		name = path.Base(reference.Path(ref))
+	}
+	name = strings.Map(func(r rune) rune {
+		if r >= 'a' && r <= 'z' || r >= '0' && r <= '9' {
+			return r
+		}
+		return '-'
+	}, name)
+	name = strings.Trim(name[:min(len(name), 40)], "-")
+	if name == "" {
+		name = "service"
+	}
+	return name + "-" + ident.NewID()[:5]
+}
+
+func (a *app) warn(warnings []string) {
+	for _, w := range warnings {
+		fmt.Fprintln(a.Err, "Warning: "+w)
+	}
+}
+
+func (a *app) newServiceLs() *cobra.Command {
+	var o listOptions
+	c := verb(&cobra.Command{
+		Use: "ls [OPTIONS]", Aliases: []string{"list"}, Short: "List services", Args: noArgs,
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE:              func(c *cobra.Command, _ []string) error { return a.runServiceLs(c.Context(), o) },
+	})
+	listFlags(c, &o, "Only display IDs")
+	return c
+}
+
+var serviceListing = listing{
+	columns: []column{
+		{"ID", "ID"},
+		{"Name", "NAME"},
+		{"Mode", "MODE"},
+		{"Replicas", "REPLICAS"},
+		{"Image", "IMAGE"},
+		{"Ports", "PORTS"},
+	},
+	more: []column{{"Revision", "REVISION"}, {"UpdateStatus", "UPDATE STATUS"}},
+}
+
+func (a *app) runServiceLs(ctx context.Context, o listOptions) error {
+	filter, _, err := parseFilters(o.filters, "id", "label", "mode", "name")
+	if err != nil {
+		return err
+	}
+	return a.with(ctx, func(c client) error {
+		r, err := c.ListServices(ctx, &swarmv1.ListRequest{Filter: filter})
+		if err != nil {
+			return err
+		}
+		sortBy(r.Services, func(s *swarmv1.ServiceInfo) string { return s.GetService().GetName() })
+		rows := make([]row, 0, len(r.Services))
+		for _, s := range r.Services {
+			rows = append(rows, serviceRow(s, o.format.template == ""))
+		}
+		return serviceListing.print(a.Out, o.format, rows)
+	})
+}
+
+func serviceRow(s *swarmv1.ServiceInfo, short bool) row {
+	id, asked := s.GetService().GetId(), s.GetRevision().GetSpec()
+	if short {
+		id = shortID(id)
+	}
+	ports := s.GetEndpoint().GetPorts()
+	if len(ports) == 0 {
+		ports = asked.GetEndpointSpec().GetPorts()
+	}
+	var published []*swarmv1.PortConfig
+	for _, p := range ports {
+		if p.PublishMode != swarmv1.PortConfig_HOST { // those differ from task to task: service ps shows them
+			published = append(published, p)
+		}
+	}
+	update := ""
+	if u := s.GetService().GetUpdateStatus(); u.GetState() != swarmv1.UpdateStatus_UNKNOWN {
+		update = enumWord(u.GetState())
+	}
+	return row{
+		"ID": id, "Name": s.GetService().GetName(), "Mode": modeWord(asked.GetMode()), "Replicas": replicasWord(s),
+		"Image": shortImage(asked.GetTaskTemplate().GetContainerSpec().GetImage()), "Ports": portList(published),
+		"Revision": fmt.Sprint(s.GetService().GetRevision()), "UpdateStatus": update,
+	}
+}
+
+// replicasWord is "2/3", with what Docker adds for jobs and for the limit a node.
+func replicasWord(s *swarmv1.ServiceInfo) string {
+	st, asked := s.GetStatus(), s.GetRevision().GetSpec()
+	word := fmt.Sprintf("%d/%d", st.GetRunningTasks(), st.GetDesiredTasks())
+	if job := asked.GetMode().GetReplicatedJob(); job != nil {
+		return fmt.Sprintf("%s (%d/%d completed)", word, st.GetCompletedTasks(), job.TotalCompletions)
+	}
+	if limit := asked.GetTaskTemplate().GetPlacement().GetMaxReplicas(); limit > 0 {
+		return fmt.Sprintf("%s (max %d per node)", word, limit)
+	}
+	return word
+}
+
+func (a *app) newServicePs() *cobra.Command {
+	var o taskListOptions
+	c := verb(&cobra.Command{
+		Use: "ps [OPTIONS] SERVICE [SERVICE...]", Short: "List the tasks of one or more services", Args: minArgs(1),
+		ValidArgsFunction: a.completeServices,
+		RunE:              func(c *cobra.Command, args []string) error { return a.runServicePs(c.Context(), o, args) },
+	})
+	taskListFlags(c, &o)
+	return c
+}
+
+func (a *app) runServicePs(ctx context.Context, o taskListOptions, refs []string) error {
+	filter, _, err := parseFilters(o.filters, taskFilters...)
+	if err != nil {
+		return err
+	}
+	return a.with(ctx, func(c client) error {
+		if err := a.onEach(refs, func(ref string) error {
+			s, err := c.GetService(ctx, &swarmv1.GetRequest{Id: ref})
+			if err == nil {
+				filter.ServiceIds = append(filter.ServiceIds, s.Service.Id)
+			}
+			return err
+		}); err != nil {
+			return err
+		}
+		return a.listTasks(ctx, c, o, filter)
+	})
+}
+
+func (a *app) newServiceScale() *cobra.Command {
+	var detach bool
+	c := verb(&cobra.Command{
+		Use: "scale [OPTIONS] SERVICE=REPLICAS [SERVICE=REPLICAS...]", Short: "Scale one or multiple replicated services", Args: minArgs(1),
+		ValidArgsFunction: a.completeScale,
+		RunE:              func(c *cobra.Command, args []string) error { return a.runServiceScale(c.Context(), detach, args) },
+	})
+	c.Flags().BoolVarP(&detach, "detach", "d", false, "Exit immediately instead of waiting for the service to converge")
+	return c
+}
+
+// parseScale reads SERVICE=REPLICAS words, all of them before any is acted on.
+func parseScale(args []string) (refs []string, replicas []uint64, err error) {
+	for _, arg := range args {
+		ref, count, ok := strings.Cut(arg, "=")
+		if !ok || ref == "" {
+			return nil, nil, invalid("invalid scale specifier %q: use SERVICE=REPLICAS", arg)
+		}
+		n, err := strconv.ParseUint(count, 10, 32)
+		if err != nil {
+			return nil, nil, invalid("invalid replicas value %q for %s: use a whole number, 0 or more", count, ref)
+		}
+		refs, replicas = append(refs, ref), append(replicas, n)
+	}
+	return refs, replicas, nil
+}
+
+func (a *app) runServiceScale(ctx context.Context, detach bool, args []string) error {
+	refs, replicas, err := parseScale(args)
+	if err != nil {
+		return err
+	}
+	return a.with(ctx, func(c client) error {
+		var waits []waitOptions
+		err := a.onEach(refs, func(ref string) error {
+			n := replicas[0]
+			replicas = replicas[1:]
+			w, err := a.editService(ctx, c, ref, serviceEdit{edit: func(s *swarmv1.ServiceSpec) error { return setReplicas(s, n) }})
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(a.Out, "%s scaled to %d\n", ref, n)
+			waits = append(waits, w)
+			return nil
+		})
+		if detach {
+			return err
+		}
+		for _, w := range waits {
+			if waitErr := a.wait(ctx, c, w); waitErr != nil {
+				return waitErr
+			}
+		}
+		return err
+	})
+}
+
+func setReplicas(s *swarmv1.ServiceSpec, n uint64) error {
+	switch m := s.GetMode().GetMode().(type) {
+	case *swarmv1.ServiceMode_Replicated:
+		m.Replicated.Replicas = n
+	case *swarmv1.ServiceMode_ReplicatedJob:
+		m.ReplicatedJob.TotalCompletions = n
+	default:
+		return invalid("service %s is %s: scale can only be used with replicated or replicated-job mode", s.GetName(), modeWord(s.GetMode()))
+	}
+	return nil
+}
+
+func (a *app) newServiceRm() *cobra.Command {
+	return verb(&cobra.Command{
+		Use: "rm SERVICE [SERVICE...]", Aliases: []string{"remove"}, Short: "Remove one or more services", Args: minArgs(1),
+		ValidArgsFunction: a.completeServices,
+		RunE:              func(c *cobra.Command, args []string) error { return a.runServiceRm(c.Context(), args) },
+	})
+}
+
+func (a *app) runServiceRm(ctx context.Context, refs []string) error {
+	return a.with(ctx, func(c client) error {
+		return a.onEach(refs, func(ref string) error {
+			if _, err := c.RemoveService(ctx, &swarmv1.GetRequest{Id: ref}); err != nil {
+				return err
+			}
+			fmt.Fprintln(a.Out, ref)
+			return nil
+		})
+	})
+}

@@ -1,0 +1,230 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/docker/go-units"
+	"github.com/spf13/cobra"
+
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+func (a *app) newServiceInspect() *cobra.Command {
+	var o inspectOptions
+	c := verb(&cobra.Command{
+		Use: "inspect [OPTIONS] SERVICE [SERVICE...]", Short: "Display detailed information on one or more services", Args: minArgs(1),
+		ValidArgsFunction: a.completeServices,
+		RunE: func(c *cobra.Command, args []string) error {
+			o.refs = args
+			return a.runServiceInspect(c.Context(), o)
+		},
+	})
+	inspectFormatFlag(c, &o.template)
+	c.Flags().BoolVar(&o.pretty, "pretty", false, "Print the information in a human friendly format")
+	return c
+}
+
+func (a *app) runServiceInspect(ctx context.Context, o inspectOptions) error {
+	if o.pretty && o.template != "" {
+		return invalid("--pretty and --format exclude each other: give one of them")
+	}
+	return a.with(ctx, func(c client) error {
+		var objects []object
+		for i, ref := range o.refs {
+			s, err := c.GetService(ctx, &swarmv1.GetRequest{Id: ref})
+			if err != nil {
+				return err
+			}
+			if o.pretty {
+				if i > 0 {
+					fmt.Fprintln(a.Out)
+				}
+				writeService(a.Out, s, ago(a.Now(), s.GetService().GetUpdateStatus().GetStartedAt()))
+				continue
+			}
+			previous, err := previousSpec(ctx, c, s)
+			if err != nil {
+				return err
+			}
+			objects = append(objects, serviceObject(s, previous))
+		}
+		if o.pretty {
+			return nil
+		}
+		return printObjects(a.Out, o.template, objects)
+	})
+}
+
+func previousSpec(ctx context.Context, c client, s *swarmv1.ServiceInfo) (*swarmv1.ServiceSpec, error) {
+	number := s.GetService().GetPreviousRevision()
+	if number == 0 {
+		return nil, nil
+	}
+	r, err := c.ListRevisions(ctx, &swarmv1.GetRequest{Id: s.Service.Id})
+	if err != nil {
+		return nil, err
+	}
+	for _, rev := range r.Revisions {
+		if rev.GetNumber() == number {
+			return rev.GetSpec(), nil
+		}
+	}
+	return nil, nil
+}
+
+func serviceObject(s *swarmv1.ServiceInfo, previous *swarmv1.ServiceSpec) object {
+	service := s.GetService()
+	o := stored(service.GetId(), service.GetMeta())
+	o = append(o, member{"Revision", service.GetRevision()})
+	o = o.with("Spec", s.GetRevision().GetSpec()).with("PreviousSpec", previous)
+	endpoint := describe(s.GetEndpoint())
+	endpoint = slices.DeleteFunc(endpoint, func(m member) bool { return m.Name == "ServiceID" || m.Name == "Meta" })
+	o = append(o, member{"Endpoint", endpoint})
+	return o.with("UpdateStatus", service.GetUpdateStatus()).with("JobStatus", service.GetJobStatus()).with("ServiceStatus", s.GetStatus())
+}
+
+// pretty writes "Name:   value" lines, leaving out what is not set.
+type pretty struct{ w io.Writer }
+
+func (p pretty) line(name, value string) {
+	if value != "" {
+		fmt.Fprintf(p.w, "%-16s%s\n", name+":", value)
+	}
+}
+
+func (p pretty) number(name string, n uint64) {
+	if n != 0 {
+		p.line(name, fmt.Sprint(n))
+	}
+}
+
+func (p pretty) pairs(name string, m map[string]string) {
+	if len(m) == 0 {
+		return
+	}
+	fmt.Fprintf(p.w, "%s:\n", name)
+	for _, k := range slices.Sorted(maps.Keys(m)) {
+		fmt.Fprintf(p.w, " %s=%s\n", k, m[k])
+	}
+}
+
+func writeService(w io.Writer, s *swarmv1.ServiceInfo, started string) {
+	p := pretty{w}
+	service, spec := s.GetService(), s.GetRevision().GetSpec()
+	p.line("ID", service.GetId())
+	p.line("Name", service.GetName())
+	p.pairs("Labels", spec.GetLabels())
+	p.line("Service Mode", capitalized(modeWord(spec.GetMode())))
+	p.number(" Replicas", spec.GetMode().GetReplicated().GetReplicas())
+	p.number(" Max Concurrent", spec.GetMode().GetReplicatedJob().GetMaxConcurrent())
+	p.number(" Total Completions", spec.GetMode().GetReplicatedJob().GetTotalCompletions())
+	p.line("Revision", fmt.Sprint(service.GetRevision()))
+	if u := service.GetUpdateStatus(); u.GetState() != swarmv1.UpdateStatus_UNKNOWN {
+		fmt.Fprintln(w, "UpdateStatus:")
+		p.line(" State", enumWord(u.GetState()))
+		p.line(" Started", started)
+		p.line(" Message", u.GetMessage())
+	}
+	t := spec.GetTaskTemplate()
+	if pl := t.GetPlacement(); pl != nil {
+		fmt.Fprintln(w, "Placement:")
+		p.line(" Constraints", strings.Join(pl.GetConstraints(), ", "))
+		for _, pref := range pl.GetPreferences() {
+			p.line(" Preference", "spread="+pref.GetSpread().GetSpreadDescriptor())
+		}
+		p.number(" Max Replicas Per Node", pl.GetMaxReplicas())
+	}
+	p.policy("UpdateConfig", spec.GetUpdateConfig())
+	p.policy("RollbackConfig", spec.GetRollbackConfig())
+	p.container(t.GetContainerSpec())
+	p.resources(t.GetResources())
+	for _, n := range t.GetNetworks() {
+		p.line("Network", n.GetTarget())
+	}
+	p.line("Endpoint Mode", enumWord(spec.GetEndpointSpec().GetMode()))
+	p.line("Ports", portList(append(slices.Clone(s.GetEndpoint().GetPorts()), hostModePorts(spec)...)))
+}
+
+func hostModePorts(s *swarmv1.ServiceSpec) (out []*swarmv1.PortConfig) {
+	for _, port := range s.GetEndpointSpec().GetPorts() {
+		if port.PublishMode == swarmv1.PortConfig_HOST {
+			out = append(out, port)
+		}
+	}
+	return out
+}
+
+func (p pretty) policy(name string, u *swarmv1.UpdateConfig) {
+	if u == nil {
+		return
+	}
+	fmt.Fprintf(p.w, "%s:\n", name)
+	p.line(" Parallelism", fmt.Sprint(u.GetParallelism()))
+	if u.Delay != nil {
+		p.line(" Delay", u.GetDelay().AsDuration().String())
+	}
+	p.line(" On failure", enumWord(u.GetFailureAction()))
+	if u.Monitor != nil {
+		p.line(" Monitoring Period", u.GetMonitor().AsDuration().String())
+	}
+	p.line(" Max failure ratio", fmt.Sprintf("%g", u.GetMaxFailureRatio()))
+	p.line(" Order", enumWord(u.GetOrder()))
+}
+
+func (p pretty) container(c *swarmv1.ContainerSpec) {
+	fmt.Fprintln(p.w, "ContainerSpec:")
+	p.line(" Image", c.GetImage())
+	p.line(" Command", strings.Join(c.GetCommand(), " "))
+	p.line(" Args", strings.Join(c.GetArgs(), " "))
+	p.line(" Env", strings.Join(c.GetEnv(), " "))
+	p.line(" Dir", c.GetDir())
+	p.line(" User", c.GetUser())
+	p.line(" Hostname", c.GetHostname())
+	if c.GetInit() {
+		p.line(" Init", "true")
+	}
+	if c.StopGracePeriod != nil {
+		p.line(" Stop grace", c.GetStopGracePeriod().AsDuration().String())
+	}
+	for _, m := range c.GetMounts() {
+		p.line(" Mount", fmt.Sprintf("%s %s -> %s (%s)", enumWord(m.Type), m.Source, m.Target, map[bool]string{true: "ro", false: "rw"}[m.ReadOnly]))
+	}
+	for _, s := range c.GetSecrets() {
+		p.line(" Secret", s.GetSecretName()+" -> "+s.GetFile().GetName())
+	}
+	for _, s := range c.GetConfigs() {
+		p.line(" Config", s.GetConfigName()+" -> "+s.GetFile().GetName())
+	}
+	if h := c.GetHealthcheck(); h != nil {
+		p.line(" Healthcheck", strings.Join(h.GetTest(), " "))
+	}
+}
+
+func (p pretty) resources(r *swarmv1.ResourceRequirements) {
+	one := func(name string, r *swarmv1.Resources) {
+		if r == nil {
+			return
+		}
+		fmt.Fprintf(p.w, " %s:\n", name)
+		if r.NanoCpus != 0 {
+			p.line("  CPU", fmt.Sprintf("%g", float64(r.NanoCpus)/1e9))
+		}
+		if r.MemoryBytes != 0 {
+			p.line("  Memory", units.BytesSize(float64(r.MemoryBytes)))
+		}
+		if r.Pids != 0 {
+			p.line("  PIDs", fmt.Sprint(r.Pids))
+		}
+	}
+	if r.GetLimits() == nil && r.GetReservations() == nil {
+		return
+	}
+	fmt.Fprintln(p.w, "Resources:")
+	one("Reservations", r.GetReservations())
+	one("Limits", r.GetLimits())
+}

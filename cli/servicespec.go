@@ -1,0 +1,370 @@
+package cli
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/distribution/reference"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"swarm/internal/ident"
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+// apply writes the single-valued flags that were given into the spec. Everything else stays as it is.
+func (o *serviceFlags) apply(s *swarmv1.ServiceSpec) error {
+	if s.TaskTemplate == nil {
+		s.TaskTemplate = &swarmv1.TaskSpec{}
+	}
+	if s.TaskTemplate.ContainerSpec == nil {
+		s.TaskTemplate.ContainerSpec = &swarmv1.ContainerSpec{}
+	}
+	if err := o.applyContainer(s.TaskTemplate.ContainerSpec); err != nil {
+		return err
+	}
+	if err := o.applyHealth(s.TaskTemplate.ContainerSpec); err != nil {
+		return err
+	}
+	if err := o.applyResources(s.TaskTemplate); err != nil {
+		return err
+	}
+	o.applyLogs(s.TaskTemplate)
+	if err := o.applyRestart(s.TaskTemplate); err != nil {
+		return err
+	}
+	if err := o.applyPolicy("update", o.update, &s.UpdateConfig); err != nil {
+		return err
+	}
+	if err := o.applyPolicy("rollback", o.rollback, &s.RollbackConfig); err != nil {
+		return err
+	}
+	if o.given("endpoint-mode") {
+		endpointOf(s).Mode = swarmv1.EndpointSpec_Mode(swarmv1.EndpointSpec_Mode_value[strings.ToUpper(o.endpointMode.value)])
+	}
+	if o.given("priority") {
+		if o.priority < -1000 || o.priority > 1000 {
+			return invalid("priority %d is out of range: use -1000 to 1000", o.priority)
+		}
+		s.Priority = o.priority
+	}
+	set(o, "single-writer", &s.SingleWriter, o.singleWriter)
+	return o.applyScale(s)
+}
+
+// set writes a value when its flag was given.
+func set[T any](o *serviceFlags, flag string, dst *T, v T) {
+	if o.given(flag) {
+		*dst = v
+	}
+}
+
+// setDuration is set for durations, which cannot be negative.
+func setDuration(o *serviceFlags, flag string, dst **durationpb.Duration, v time.Duration) error {
+	if !o.given(flag) {
+		return nil
+	}
+	if v < 0 {
+		return invalid("--%s %s is negative: use a positive duration", flag, v)
+	}
+	*dst = durationpb.New(v)
+	return nil
+}
+
+func (o *serviceFlags) applyContainer(c *swarmv1.ContainerSpec) (err error) {
+	set(o, "workdir", &c.Dir, o.workdir)
+	set(o, "user", &c.User, o.user)
+	set(o, "hostname", &c.Hostname, o.hostname)
+	set(o, "isolation", &c.Isolation, o.isolation)
+	set(o, "platform", &c.Platform, o.platform)
+	set(o, "stop-signal", &c.StopSignal, o.stopSignal)
+	set(o, "tty", &c.Tty, o.tty)
+	set(o, "open-stdin", &c.OpenStdin, o.stdin)
+	set(o, "read-only", &c.ReadOnly, o.readOnly)
+	set(o, "privileged", &c.Privileged, o.privileged)
+	set(o, "init", &c.Init, &o.init)
+	set(o, "shm-size", &c.ShmSize, o.shmSize.bytes)
+	set(o, "entrypoint", &c.Command, o.entrypoint.values)
+	if o.given("oom-score-adj") {
+		if o.oomScoreAdj < -1000 || o.oomScoreAdj > 1000 {
+			return invalid("--oom-score-adj %d is out of range: use -1000 to 1000", o.oomScoreAdj)
+		}
+		c.OomScoreAdj = o.oomScoreAdj
+	}
+	if o.given("security-opt") {
+		if c.Privileges, err = securityOpts(c.Privileges, o.securityOpts.values); err != nil {
+			return err
+		}
+	}
+	return setDuration(o, "stop-grace-period", &c.StopGracePeriod, o.stopGrace)
+}
+
+func (o *serviceFlags) applyHealth(c *swarmv1.ContainerSpec) error {
+	tests := map[string][]string{
+		"health-cmd":  {"CMD-SHELL", o.healthCmd},
+		"health-http": {"HTTP", o.healthHTTP},
+		"health-tcp":  {"TCP", o.healthTCP},
+		"health-grpc": append([]string{"GRPC"}, strings.Split(o.healthGRPC, ",")...),
+	}
+	var asked []string
+	for flag := range tests {
+		if o.given(flag) {
+			asked = append(asked, flag)
+		}
+	}
+	slices.Sort(asked)
+	timing := o.given("health-interval", "health-timeout", "health-retries", "health-start-period", "health-start-interval")
+	switch {
+	case o.noHealth && (len(asked) > 0 || timing):
+		return invalid("--no-healthcheck conflicts with --health-* options: give one or the other")
+	case o.noHealth:
+		c.Healthcheck = &swarmv1.HealthConfig{Test: []string{"NONE"}}
+		return nil
+	case len(asked) > 1:
+		return invalid("--%s and --%s exclude each other: give one check", asked[0], asked[1])
+	case len(asked) == 0 && !timing:
+		return nil
+	}
+	if c.Healthcheck == nil || slices.Equal(c.Healthcheck.Test, []string{"NONE"}) {
+		c.Healthcheck = &swarmv1.HealthConfig{}
+	}
+	h := c.Healthcheck
+	if len(asked) == 1 {
+		h.Test = tests[asked[0]]
+	}
+	set(o, "health-retries", &h.Retries, o.healthRetries)
+	for _, d := range []struct {
+		flag  string
+		dst   **durationpb.Duration
+		value time.Duration
+	}{
+		{"health-interval", &h.Interval, o.healthInterval},
+		{"health-timeout", &h.Timeout, o.healthTimeout},
+		{"health-start-period", &h.StartPeriod, o.healthStart},
+		{"health-start-interval", &h.StartInterval, o.healthStartInterval},
+	} {
+		if err := setDuration(o, d.flag, d.dst, d.value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// resourcesOf makes the parts of a task's resources as they are needed.
+func resourcesOf(t *swarmv1.TaskSpec) *swarmv1.ResourceRequirements {
+	if t.Resources == nil {
+		t.Resources = &swarmv1.ResourceRequirements{}
+	}
+	return t.Resources
+}
+
+func (o *serviceFlags) applyResources(t *swarmv1.TaskSpec) error {
+	if o.given("limit-cpu", "limit-memory", "limit-pids") {
+		r := resourcesOf(t)
+		if r.Limits == nil {
+			r.Limits = &swarmv1.Resources{}
+		}
+		if o.limitPids < 0 {
+			return invalid("--limit-pids %d is negative: use 0 for no limit", o.limitPids)
+		}
+		set(o, "limit-cpu", &r.Limits.NanoCpus, o.limitCPU.nano)
+		set(o, "limit-memory", &r.Limits.MemoryBytes, o.limitMemory.bytes)
+		set(o, "limit-pids", &r.Limits.Pids, o.limitPids)
+	}
+	if o.given("reserve-cpu", "reserve-memory") {
+		r := reservationsOf(t)
+		set(o, "reserve-cpu", &r.NanoCpus, o.reserveCPU.nano)
+		set(o, "reserve-memory", &r.MemoryBytes, o.reserveMemory.bytes)
+	}
+	if o.given("memory-swap") {
+		resourcesOf(t).SwapBytes = &o.memorySwap.bytes
+	}
+	if o.given("memory-swappiness") {
+		if o.memorySwappiness < 0 || o.memorySwappiness > 100 {
+			return invalid("--memory-swappiness %d is out of range: use 0 to 100", o.memorySwappiness)
+		}
+		resourcesOf(t).MemorySwappiness = &o.memorySwappiness
+	}
+	return checkReservations(t)
+}
+
+func reservationsOf(t *swarmv1.TaskSpec) *swarmv1.Resources {
+	r := resourcesOf(t)
+	if r.Reservations == nil {
+		r.Reservations = &swarmv1.Resources{}
+	}
+	return r.Reservations
+}
+
+// checkReservations refuses to reserve more than may be used.
+func checkReservations(t *swarmv1.TaskSpec) error {
+	limits, reserved := t.GetResources().GetLimits(), t.GetResources().GetReservations()
+	if l := limits.GetMemoryBytes(); l != 0 && reserved.GetMemoryBytes() > l {
+		return invalid("the memory reservation is larger than the memory limit: lower --reserve-memory or raise --limit-memory")
+	}
+	if l := limits.GetNanoCpus(); l != 0 && reserved.GetNanoCpus() > l {
+		return invalid("the CPU reservation is larger than the CPU limit: lower --reserve-cpu or raise --limit-cpu")
+	}
+	return nil
+}
+
+func (o *serviceFlags) applyLogs(t *swarmv1.TaskSpec) {
+	if !o.given("log-driver", "log-opt") {
+		return
+	}
+	if t.LogDriver == nil || o.given("log-driver") {
+		t.LogDriver = &swarmv1.Driver{}
+	}
+	set(o, "log-driver", &t.LogDriver.Name, o.logDriver)
+	set(o, "log-opt", &t.LogDriver.Options, toMap(o.logOpts.values))
+}
+
+func (o *serviceFlags) applyRestart(t *swarmv1.TaskSpec) error {
+	if !o.given("restart-condition", "restart-delay", "restart-max-attempts", "restart-window") {
+		return nil
+	}
+	if t.RestartPolicy == nil {
+		t.RestartPolicy = &swarmv1.RestartPolicy{}
+	}
+	p := t.RestartPolicy
+	set(o, "restart-condition", &p.Condition, restartCondition(o.restartCondition.value))
+	set(o, "restart-max-attempts", &p.MaxAttempts, o.restartAttempts)
+	if err := setDuration(o, "restart-delay", &p.Delay, o.restartDelay); err != nil {
+		return err
+	}
+	return setDuration(o, "restart-window", &p.Window, o.restartWindow)
+}
+
+func restartCondition(word string) swarmv1.RestartPolicy_Condition {
+	return swarmv1.RestartPolicy_Condition(swarmv1.RestartPolicy_Condition_value[enumName(word)])
+}
+
+// enumName is the proto's name for a word of the command line: "on-failure" is ON_FAILURE.
+func enumName(word string) string { return strings.ToUpper(strings.ReplaceAll(word, "-", "_")) }
+
+// applyPolicy edits one of the two policies. A new one takes one task at a time, since zero means all at once.
+func (o *serviceFlags) applyPolicy(kind string, p policyFlags, dst **swarmv1.UpdateConfig) error {
+	flag := func(name string) string { return kind + "-" + name }
+	if !o.given(flag("parallelism"), flag("delay"), flag("monitor"), flag("failure-action"), flag("max-failure-ratio"), flag("order")) {
+		return nil
+	}
+	if *dst == nil {
+		*dst = &swarmv1.UpdateConfig{Parallelism: 1}
+	}
+	u := *dst
+	if p.failureRatio < 0 || p.failureRatio > 1 {
+		return invalid("--%s %g is out of range: use 0 to 1", flag("max-failure-ratio"), p.failureRatio)
+	}
+	set(o, flag("parallelism"), &u.Parallelism, p.parallelism)
+	set(o, flag("max-failure-ratio"), &u.MaxFailureRatio, p.failureRatio)
+	set(o, flag("failure-action"), &u.FailureAction, swarmv1.UpdateConfig_FailureAction(swarmv1.UpdateConfig_FailureAction_value[enumName(p.action.value)]))
+	set(o, flag("order"), &u.Order, swarmv1.UpdateConfig_Order(swarmv1.UpdateConfig_Order_value[enumName(p.order.value)]))
+	if err := setDuration(o, flag("delay"), &u.Delay, p.delay); err != nil {
+		return err
+	}
+	return setDuration(o, flag("monitor"), &u.Monitor, p.monitor)
+}
+
+// applyScale writes the flags that say how many tasks there are.
+func (o *serviceFlags) applyScale(s *swarmv1.ServiceSpec) error {
+	if o.given("replicas-max-per-node") {
+		placementOf(s.TaskTemplate).MaxReplicas = o.maxPerNode
+	}
+	mode := modeWord(s.GetMode())
+	if o.given("replicas") {
+		switch m := s.GetMode().GetMode().(type) {
+		case *swarmv1.ServiceMode_Replicated:
+			m.Replicated.Replicas = o.replicas
+		case *swarmv1.ServiceMode_ReplicatedJob:
+			m.ReplicatedJob.TotalCompletions = o.replicas
+		default:
+			return invalid("--replicas does not go with a %s service: it has one task on every node; leave --replicas out", mode)
+		}
+	}
+	job := s.GetMode().GetReplicatedJob()
+	if o.given("max-concurrent") {
+		if job == nil {
+			return invalid("--max-concurrent does not go with a %s service: it is for replicated-job", mode)
+		}
+		job.MaxConcurrent = o.maxConcurrent
+	}
+	if job != nil && job.MaxConcurrent == 0 {
+		job.MaxConcurrent = job.TotalCompletions
+	}
+	return nil
+}
+
+func placementOf(t *swarmv1.TaskSpec) *swarmv1.Placement {
+	if t.Placement == nil {
+		t.Placement = &swarmv1.Placement{}
+	}
+	return t.Placement
+}
+
+func endpointOf(s *swarmv1.ServiceSpec) *swarmv1.EndpointSpec {
+	if s.EndpointSpec == nil {
+		s.EndpointSpec = &swarmv1.EndpointSpec{}
+	}
+	return s.EndpointSpec
+}
+
+// serviceMode is the mode of a word, with the replicas that Docker gives by default.
+func serviceMode(word string) *swarmv1.ServiceMode {
+	switch word {
+	case "global":
+		return &swarmv1.ServiceMode{Mode: &swarmv1.ServiceMode_Global{Global: &swarmv1.GlobalService{}}}
+	case "replicated-job":
+		return &swarmv1.ServiceMode{Mode: &swarmv1.ServiceMode_ReplicatedJob{ReplicatedJob: &swarmv1.ReplicatedJob{TotalCompletions: 1}}}
+	case "global-job":
+		return &swarmv1.ServiceMode{Mode: &swarmv1.ServiceMode_GlobalJob{GlobalJob: &swarmv1.GlobalJob{}}}
+	}
+	return &swarmv1.ServiceMode{Mode: &swarmv1.ServiceMode_Replicated{Replicated: &swarmv1.ReplicatedService{Replicas: 1}}}
+}
+
+// createOptions is what `service create` was told.
+type createOptions struct {
+	flags *serviceFlags
+	lists *serviceLists
+	name  string
+	mode  choice
+	image string
+	args  []string
+}
+
+// spec turns the options into a spec; what was not given stays unset and is resolved by the manager.
+func (o createOptions) spec(getenv func(string) string) (*swarmv1.ServiceSpec, error) {
+	if o.name != "" {
+		if err := ident.CheckServiceName(o.name); err != nil {
+			return nil, err
+		}
+	}
+	if err := checkImage(o.image); err != nil {
+		return nil, err
+	}
+	s := &swarmv1.ServiceSpec{
+		Name: o.name, Mode: serviceMode(o.mode.value),
+		TaskTemplate: &swarmv1.TaskSpec{ContainerSpec: &swarmv1.ContainerSpec{Image: o.image, Args: o.args}},
+	}
+	if err := o.flags.apply(s); err != nil {
+		return nil, err
+	}
+	env, err := environment(o.lists.env.values, o.lists.envFiles.values, getenv)
+	if err != nil {
+		return nil, err
+	}
+	s.TaskTemplate.ContainerSpec.Env = env
+	if err := o.lists.addTo(s); err != nil {
+		return nil, err
+	}
+	if strings.HasSuffix(o.mode.value, "-job") && o.flags.restartCondition.value == "any" {
+		return nil, invalid("a job cannot restart on \"any\" condition, it would never end: use --restart-condition on-failure or none")
+	}
+	return s, checkPorts(s.GetEndpointSpec().GetPorts())
+}
+
+func checkImage(image string) error {
+	if _, err := reference.ParseNormalizedNamed(image); err != nil {
+		return invalid("image %q is not a valid reference: %s; use NAME[:TAG|@DIGEST]", image, lastClause(err.Error()))
+	}
+	return nil
+}

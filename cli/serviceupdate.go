@@ -1,0 +1,173 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"swarm/internal/spec"
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+// updateOptions is what `service update` was told.
+type updateOptions struct {
+	ref      string
+	flags    *serviceFlags
+	lists    *serviceLists
+	removals removals
+	image    string
+	args     words
+	force    bool
+	rollback bool
+}
+
+func (a *app) newServiceUpdate() *cobra.Command {
+	o := updateOptions{flags: newServiceFlags(), lists: newServiceLists(), removals: removals{}}
+	c := verb(&cobra.Command{
+		Use: "update [OPTIONS] SERVICE", Short: "Update a service", Args: exactArgs(1), ValidArgsFunction: a.completeServices,
+		RunE: func(c *cobra.Command, args []string) error {
+			o.ref = args[0]
+			return a.runServiceUpdate(c.Context(), o)
+		},
+	})
+	f := c.Flags()
+	o.flags.register(c, false)
+	o.lists.registerUpdate(f)
+	o.removals.register(f)
+	f.StringVar(&o.image, "image", "", "Service image tag")
+	f.Var(&o.args, "args", "Service command args")
+	f.BoolVar(&o.force, "force", false, "Force update even if no changes require it")
+	f.BoolVar(&o.rollback, "rollback", false, "Rollback to previous specification")
+	return c
+}
+
+// edit changes the spec as the options say: first what is removed, then what is added.
+func (o updateOptions) edit(s *swarmv1.ServiceSpec, getenv func(string) string) error {
+	if err := o.flags.apply(s); err != nil {
+		return err
+	}
+	t := s.TaskTemplate
+	if o.image != "" {
+		if err := checkImage(o.image); err != nil {
+			return err
+		}
+		t.ContainerSpec.Image = o.image
+	}
+	if o.args.set {
+		t.ContainerSpec.Args = o.args.values
+	}
+	if o.force {
+		t.ForceUpdate++
+	}
+	if err := o.removals.takeFrom(s); err != nil {
+		return err
+	}
+	env, err := environment(o.lists.env.values, nil, getenv)
+	if err != nil {
+		return err
+	}
+	for _, e := range env {
+		t.ContainerSpec.Env = replaceEnv(t.ContainerSpec.Env, e)
+	}
+	if err := o.lists.addTo(s); err != nil {
+		return err
+	}
+	return checkPorts(s.GetEndpointSpec().GetPorts())
+}
+
+func (a *app) runServiceUpdate(ctx context.Context, o updateOptions) error {
+	if o.image != "" {
+		if err := checkImage(o.image); err != nil {
+			return err
+		}
+	}
+	e := serviceEdit{
+		edit:     func(s *swarmv1.ServiceSpec) error { return o.edit(s, a.Env) },
+		rollback: o.rollback, withAuth: o.flags.withAuth, noResolve: o.flags.noResolve, newImage: o.image != "" || o.flags.withAuth,
+	}
+	return a.updateAndWait(ctx, o.ref, e, o.flags.detach, o.flags.quiet)
+}
+
+// serviceEdit is a change of a service's spec.
+type serviceEdit struct {
+	edit func(*swarmv1.ServiceSpec) error
+	// rollback returns to the previous revision; edit is not called.
+	rollback            bool
+	newImage            bool // the registry will be asked
+	withAuth, noResolve bool
+}
+
+func (a *app) updateAndWait(ctx context.Context, ref string, e serviceEdit, detach, quiet bool) error {
+	return a.with(ctx, func(c client) error {
+		w, err := a.editService(ctx, c, ref, e)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintln(a.Out, ref)
+		if detach {
+			return nil
+		}
+		w.quiet = quiet
+		return a.wait(ctx, c, w)
+	})
+}
+
+// editService writes the edited spec, again when another write came first, and returns what to wait for.
+func (a *app) editService(ctx context.Context, c client, ref string, e serviceEdit) (waitOptions, error) {
+	for try := 0; ; try++ {
+		s, err := c.GetService(ctx, &swarmv1.GetRequest{Id: ref})
+		if err != nil {
+			return waitOptions{}, err
+		}
+		req := &swarmv1.UpdateServiceRequest{
+			Id: s.Service.Id, Version: s.Service.GetMeta().GetVersion(), NoResolveImage: e.noResolve, Rollback: e.rollback,
+		}
+		if e.rollback {
+			if s.Service.PreviousRevision == 0 {
+				return waitOptions{}, invalid("service %s has no previous specification: there is nothing to roll back to", ref)
+			}
+		} else {
+			req.Spec = s.GetRevision().GetSpec().CloneVT()
+			if err := e.edit(req.Spec); err != nil {
+				return waitOptions{}, err
+			}
+			if _, err := spec.Service(req.Spec); err != nil {
+				return waitOptions{}, err
+			}
+			if e.newImage {
+				if req.RegistryAuth, err = a.imageAuth(ctx, req.Spec, e.withAuth); err != nil {
+					return waitOptions{}, err
+				}
+			}
+		}
+		// What has failed before the change does not count against it.
+		tasks, err := c.ListTasks(ctx, &swarmv1.ListRequest{Filter: &swarmv1.Filter{ServiceIds: []string{s.Service.Id}}})
+		if err != nil {
+			return waitOptions{}, err
+		}
+		r, err := c.UpdateService(ctx, req)
+		if isStale(err) && try < staleRetries {
+			continue
+		}
+		if err != nil {
+			return waitOptions{}, err
+		}
+		a.warn(r.Warnings)
+		return waitOptions{serviceID: s.Service.Id, before: failedTasks(tasks.Tasks), oldUpdate: s.Service.UpdateStatus, rollback: e.rollback, revision: r.Revision}, nil
+	}
+}
+
+func (a *app) newServiceRollback() *cobra.Command {
+	var detach, quiet bool
+	c := verb(&cobra.Command{
+		Use: "rollback [OPTIONS] SERVICE", Short: "Revert changes to a service's configuration", Args: exactArgs(1),
+		ValidArgsFunction: a.completeServices,
+		RunE: func(c *cobra.Command, args []string) error {
+			return a.updateAndWait(c.Context(), args[0], serviceEdit{rollback: true}, detach, quiet)
+		},
+	})
+	c.Flags().BoolVarP(&detach, "detach", "d", false, "Exit immediately instead of waiting for the service to converge")
+	c.Flags().BoolVarP(&quiet, "quiet", "q", false, "Suppress progress output")
+	return c
+}

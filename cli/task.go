@@ -1,0 +1,240 @@
+package cli
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+func (a *app) newTask() *cobra.Command {
+	return group(&cobra.Command{Use: "task", Short: "Look at tasks"}, a.newTaskLs(), a.newTaskInspect(), a.newTaskLogs())
+}
+
+type taskListOptions struct {
+	listOptions
+	noTrunc, noResolve bool
+}
+
+var taskFilters = []string{"id", "name", "node", "desired-state", "label"}
+
+func taskListFlags(c *cobra.Command, o *taskListOptions) {
+	listFlags(c, &o.listOptions, "Only display task IDs")
+	c.Flags().BoolVar(&o.noTrunc, "no-trunc", false, "Do not truncate output")
+	c.Flags().BoolVar(&o.noResolve, "no-resolve", false, "Do not map IDs to Names")
+}
+
+var taskListing = listing{
+	columns: []column{
+		{"ID", "ID"},
+		{"Name", "NAME"},
+		{"Image", "IMAGE"},
+		{"Node", "NODE"},
+		{"DesiredState", "DESIRED STATE"},
+		{"CurrentState", "CURRENT STATE"},
+		{"Error", "ERROR"},
+		{"Ports", "PORTS"},
+	},
+	more: []column{{"ServiceID", "SERVICE ID"}, {"NodeID", "NODE ID"}, {"State", "STATE"}, {"Slot", "SLOT"}, {"Revision", "REVISION"}},
+}
+
+func (a *app) newTaskLs() *cobra.Command {
+	var o taskListOptions
+	c := verb(&cobra.Command{
+		Use: "ls [OPTIONS]", Aliases: []string{"list"}, Short: "List tasks", Args: noArgs, ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: func(c *cobra.Command, _ []string) error {
+			filter, rest, err := parseFilters(o.filters, append([]string{"service"}, taskFilters...)...)
+			if err != nil {
+				return err
+			}
+			return a.with(c.Context(), func(cl client) error {
+				for _, ref := range rest["service"] {
+					s, err := cl.GetService(c.Context(), &swarmv1.GetRequest{Id: ref})
+					if err != nil {
+						return err
+					}
+					filter.ServiceIds = append(filter.ServiceIds, s.Service.Id)
+				}
+				return a.listTasks(c.Context(), cl, o, filter)
+			})
+		},
+	})
+	taskListFlags(c, &o)
+	return c
+}
+
+// listTasks prints the tasks that fit the filter, with those that came before in their slots below them.
+func (a *app) listTasks(ctx context.Context, c client, o taskListOptions, filter *swarmv1.Filter) error {
+	_, rest, err := parseFilters(o.filters, append([]string{"service"}, taskFilters...)...)
+	if err != nil {
+		return err
+	}
+	for _, ref := range rest["node"] {
+		n, err := findNode(ctx, c, ref)
+		if err != nil {
+			return err
+		}
+		filter.NodeIds = append(filter.NodeIds, n.Node.Id)
+	}
+	r, err := c.ListTasks(ctx, &swarmv1.ListRequest{Filter: filter})
+	if err != nil {
+		return err
+	}
+	return taskListing.print(a.Out, o.format, taskRows(r.Tasks, o, a.Now()))
+}
+
+// taskRows sorts by service and slot, newest first, and marks history as Docker does.
+func taskRows(tasks []*swarmv1.TaskInfo, o taskListOptions, now time.Time) []row {
+	sortTasks(tasks)
+	rows := make([]row, 0, len(tasks))
+	for i, t := range tasks {
+		history := i > 0 && sameSlot(tasks[i-1], t)
+		rows = append(rows, taskRow(t, o, history, now))
+	}
+	return rows
+}
+
+func sameSlot(a, b *swarmv1.TaskInfo) bool {
+	return a.Task.GetServiceId() == b.Task.GetServiceId() && slotKey(a) == slotKey(b)
+}
+
+// slotKey names the slot of a task within its service: its number, or its node for global services.
+func slotKey(t *swarmv1.TaskInfo) string {
+	if t.GetTask().GetSlot() != 0 {
+		return fmt.Sprintf("%010d", t.GetTask().GetSlot())
+	}
+	return nodeName(t)
+}
+
+func sortTasks(tasks []*swarmv1.TaskInfo) {
+	slices.SortStableFunc(tasks, func(a, b *swarmv1.TaskInfo) int {
+		return cmp.Or(
+			strings.Compare(a.ServiceName, b.ServiceName),
+			strings.Compare(a.Task.GetServiceId(), b.Task.GetServiceId()),
+			strings.Compare(slotKey(a), slotKey(b)),
+			b.Task.GetMeta().GetCreatedAt().AsTime().Compare(a.Task.GetMeta().GetCreatedAt().AsTime()),
+			strings.Compare(b.Task.GetId(), a.Task.GetId()),
+		)
+	})
+}
+
+// errorWidth is where Docker cuts the error column.
+const errorWidth = 40
+
+func taskRow(t *swarmv1.TaskInfo, o taskListOptions, history bool, now time.Time) row {
+	task, st := t.GetTask(), t.GetStatus()
+	id, name, image, node := task.GetId(), taskName(t), t.GetImage(), nodeName(t)
+	if o.noResolve {
+		name = strings.Replace(name, t.GetServiceName(), task.GetServiceId(), 1)
+		node = task.GetNodeId()
+	}
+	failure := taskError(st)
+	if failure != "" {
+		failure = `"` + failure + `"`
+	}
+	if !o.noTrunc {
+		image = shortImage(image)
+		if o.format.template == "" && !o.format.quiet {
+			id = shortID(id)
+		}
+		if r := []rune(failure); len(r) > errorWidth && !o.noTrunc {
+			failure = string(r[:errorWidth-2]) + `…"`
+		}
+	}
+	if history && o.format.template != "json" {
+		name = ` \_ ` + name
+	}
+	state := capitalized(enumWord(st.GetState()))
+	return row{
+		"ID": id, "Name": name, "Image": image, "Node": node,
+		"DesiredState": capitalized(enumWord(task.GetDesiredState())),
+		"CurrentState": strings.TrimSpace(state + " " + ago(now, st.GetTimestamp())),
+		"Error":        failure, "Ports": hostPorts(st.GetPortStatus()),
+		"ServiceID": task.GetServiceId(), "NodeID": task.GetNodeId(), "State": enumWord(st.GetState()),
+		"Slot": fmt.Sprint(task.GetSlot()), "Revision": fmt.Sprint(task.GetRevision()),
+	}
+}
+
+// taskError is what went wrong, or why no node takes the task, in one line.
+func taskError(st *swarmv1.TaskStatus) string {
+	if st.GetErr() != "" {
+		return strings.Join(strings.Fields(st.GetErr()), " ")
+	}
+	if u := st.GetUnplaced(); u != nil {
+		return unplacedLine(u)
+	}
+	return ""
+}
+
+func hostPorts(ports []*swarmv1.PortConfig) string { return portList(ports) }
+
+func (a *app) newTaskInspect() *cobra.Command {
+	var tmpl string
+	c := verb(&cobra.Command{
+		Use: "inspect [OPTIONS] TASK [TASK...]", Short: "Display detailed information on one or more tasks", Args: minArgs(1),
+		ValidArgsFunction: a.completeTasks,
+		RunE:              func(c *cobra.Command, args []string) error { return a.runTaskInspect(c.Context(), tmpl, args) },
+	})
+	inspectFormatFlag(c, &tmpl)
+	return c
+}
+
+func (a *app) runTaskInspect(ctx context.Context, tmpl string, refs []string) error {
+	return a.with(ctx, func(c client) error {
+		var objects []object
+		for _, ref := range refs {
+			t, err := c.GetTask(ctx, &swarmv1.GetRequest{Id: ref})
+			if err != nil {
+				return err
+			}
+			objects = append(objects, taskObject(t, taskRevision(ctx, c, t)))
+		}
+		return printObjects(a.Out, tmpl, objects)
+	})
+}
+
+// taskRevision is the spec that the task was made from; nil when the service is gone already.
+func taskRevision(ctx context.Context, c client, t *swarmv1.TaskInfo) *swarmv1.Revision {
+	r, err := c.ListRevisions(ctx, &swarmv1.GetRequest{Id: t.GetTask().GetServiceId()})
+	if err != nil {
+		return nil
+	}
+	for _, rev := range r.Revisions {
+		if rev.GetNumber() == t.GetTask().GetRevision() {
+			return rev
+		}
+	}
+	return nil
+}
+
+func taskObject(t *swarmv1.TaskInfo, rev *swarmv1.Revision) object {
+	task, st := t.GetTask(), t.GetStatus()
+	o := stored(task.GetId(), task.GetMeta())
+	o = append(o, member{"Name", taskName(t)}, member{"Image", t.GetImage()})
+	if rev != nil {
+		o = o.with("Spec", rev.GetSpec().GetTaskTemplate())
+	}
+	o = append(
+		o,
+		member{"ServiceID", task.GetServiceId()},
+		member{"Revision", task.GetRevision()},
+		member{"Slot", task.GetSlot()},
+		member{"NodeID", task.GetNodeId()},
+	)
+	status := describe(st)
+	status = slices.DeleteFunc(status, func(m member) bool { return m.Name == "Meta" || m.Name == "TaskID" })
+	o = append(o, member{"Status", status}, member{"DesiredState", enumWord(task.GetDesiredState())})
+	for _, m := range describe(task) {
+		switch m.Name {
+		case "StartAfter", "Deadline", "Restarts", "Networks", "JobIteration", "AssignedGenericResources", "Replaces":
+			o = append(o, m)
+		}
+	}
+	return o
+}

@@ -1,0 +1,263 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+// waitOptions say what is waited for.
+type waitOptions struct {
+	serviceID string
+	quiet     bool
+	// before are the tasks that had failed when the change was made.
+	before map[string]bool
+	// oldUpdate is the status of the update before this one.
+	oldUpdate *swarmv1.UpdateStatus
+	rollback  bool
+	// revision that the change made; older states are not looked at.
+	revision uint64
+}
+
+const (
+	// lookEvery bounds how long an event that was missed goes unseen.
+	lookEvery = time.Second
+	// lookGap keeps a busy service from being listed at every event.
+	lookGap = 50 * time.Millisecond
+	// outage is how long no manager may answer before waiting is given up.
+	outage = 30 * time.Second
+	// lastLogLines are shown of a task that failed.
+	lastLogLines = 10
+)
+
+// wait shows how the service gets along until it has settled, and returns an error when it will not.
+func (a *app) wait(ctx context.Context, c client, o waitOptions) error {
+	view := newView(a.Err, o.quiet)
+	changes, stop := watchService(ctx, c, o.serviceID)
+	defer stop()
+	s := newSettler(o)
+	seen, name := false, o.serviceID
+	lastAnswer := a.Now()
+	for {
+		service, tasks, err := lookAt(ctx, c, o.serviceID)
+		v := verdict{}
+		switch {
+		case ctx.Err() != nil:
+			return a.background(name)
+		case isNotFound(err) && seen:
+			return fmt.Errorf("service %s was removed while waiting for it: %w", name, errdefs.ErrNotFound)
+		case err != nil && (isUnavailable(err) || isNotFound(err)) && a.Now().Sub(lastAnswer) < outage:
+		case err != nil:
+			return err
+		default:
+			seen, name, lastAnswer = true, service.GetService().GetName(), a.Now()
+			v = s.judge(a.Now(), service, tasks)
+			view.show(v.progress)
+		}
+		switch {
+		case v.settled:
+			view.done(v.progress)
+			return nil
+		case v.failure != nil:
+			view.end()
+			return a.report(ctx, c, name, v.failure)
+		}
+		pause := lookEvery
+		if v.again > 0 {
+			pause = min(pause, v.again)
+		}
+		if !sleep(ctx, lookGap, nil) || !sleep(ctx, pause-lookGap, changes) {
+			view.end()
+			return a.background(name)
+		}
+	}
+}
+
+// sleep waits for d or for a change; false when the user has had enough.
+func sleep(ctx context.Context, d time.Duration, changes <-chan struct{}) bool {
+	timer := time.NewTimer(max(d, 0))
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-changes:
+	case <-timer.C:
+	}
+	return true
+}
+
+func lookAt(ctx context.Context, c client, id string) (*swarmv1.ServiceInfo, []*swarmv1.TaskInfo, error) {
+	service, err := c.GetService(ctx, &swarmv1.GetRequest{Id: id})
+	if err != nil {
+		return nil, nil, err
+	}
+	r, err := c.ListTasks(ctx, &swarmv1.ListRequest{Filter: &swarmv1.Filter{ServiceIds: []string{id}}})
+	if err != nil {
+		return nil, nil, err
+	}
+	return service, r.Tasks, nil
+}
+
+// watchService tells of changes of the service and its tasks. It is a hint, never the truth: when the stream breaks, the
+// waiting goes on at its own pace. stop ends it and waits.
+func watchService(ctx context.Context, c client, id string) (<-chan struct{}, func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	changes, done := make(chan struct{}, 1), make(chan struct{})
+	go func() {
+		defer close(done)
+		stream, err := c.Watch(ctx, &swarmv1.WatchRequest{
+			Types: []string{"service", "task", "task_status"}, Filter: &swarmv1.Filter{ServiceIds: []string{id}},
+		})
+		for err == nil {
+			if _, err = stream.Recv(); err == nil {
+				select {
+				case changes <- struct{}{}:
+				default: // one that waits says as much as two
+				}
+			}
+		}
+	}()
+	return changes, func() { cancel(); <-done }
+}
+
+// background is what Ctrl-C leaves behind, in Docker's words.
+func (a *app) background(name string) error {
+	fmt.Fprintf(a.Err, "Operation continuing in background.\nUse `swarm service ps %s` to check progress.\n", name)
+	return nil
+}
+
+// report says what went wrong: details and the last log lines first, then the error in one line.
+func (a *app) report(ctx context.Context, c client, name string, f *failure) error {
+	if f.unplaced != nil {
+		fmt.Fprintf(a.Err, "no node takes a task of %s:\n", name)
+		for _, r := range f.unplaced.GetRefusals() {
+			fmt.Fprintln(a.Err, "  "+refusalLine(r))
+		}
+		if f.unplaced.GetNearest() != "" {
+			fmt.Fprintln(a.Err, "  nearest: "+f.unplaced.GetNearest())
+		}
+	}
+	if f.task != nil {
+		a.showLastLogs(ctx, c, f.task)
+	}
+	msg := f.reason + fmt.Sprintf("; service %s stays as asked for and starts as soon as it can: see `swarm service ps %s`", name, name)
+	if f.hint != "" {
+		msg += "; " + f.hint
+	}
+	return errdefs.ErrFailedPrecondition.WithMessage(msg)
+}
+
+func (a *app) showLastLogs(ctx context.Context, c client, t *swarmv1.TaskInfo) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	var lines strings.Builder
+	printer := &logPrinter{out: &lines, err: &lines, raw: true}
+	err := copyLogs(ctx, c, &swarmv1.LogsRequest{Task: t.Task.GetId(), Options: &swarmv1.LogOptions{Tail: lastLogLines}}, printer)
+	if err != nil || lines.Len() == 0 {
+		return // the reason has been told; the log is what more there is
+	}
+	fmt.Fprintf(a.Err, "last lines of %s (%s):\n", taskName(t), shortID(t.Task.GetId()))
+	for line := range strings.Lines(lines.String()) {
+		fmt.Fprintln(a.Err, "  "+strings.TrimRight(line, "\n"))
+	}
+}
+
+// shownSlots is up to how many tasks get a line of their own.
+const shownSlots = 20
+
+// view shows progress: redrawn in place on a terminal, else only what has changed, line by line.
+type view struct {
+	w     io.Writer
+	quiet bool
+	tty   terminal
+	drawn int
+	last  []string
+}
+
+func newView(w io.Writer, quiet bool) *view { return &view{w: w, quiet: quiet, tty: terminalOf(w)} }
+
+func (v *view) show(p progress) {
+	if !v.quiet && p.name != "" {
+		v.draw(progressLines(p, v.tty != nil))
+	}
+}
+
+func (v *view) done(p progress) {
+	p.verifying = false
+	v.show(p)
+	if !v.quiet && p.name != "" {
+		fmt.Fprintf(v.w, "verify: Service %s converged\n", p.name)
+	}
+}
+
+// end leaves the last picture where it is.
+func (v *view) end() { v.drawn = 0 }
+
+func (v *view) draw(lines []string) {
+	if v.tty == nil {
+		for _, line := range lines {
+			if !slices.Contains(v.last, line) {
+				fmt.Fprintln(v.w, line)
+			}
+		}
+		v.last = lines
+		return
+	}
+	width, _, err := v.tty.Size()
+	if err != nil || width <= 0 {
+		width = helpWidth
+	}
+	var b strings.Builder
+	if v.drawn > 0 {
+		fmt.Fprintf(&b, "\x1b[%dA", v.drawn)
+	}
+	for _, line := range lines {
+		if r := []rune(line); len(r) >= width {
+			line = string(r[:width-1])
+		}
+		b.WriteString("\x1b[2K" + line + "\r\n")
+	}
+	b.WriteString("\x1b[J")
+	v.drawn = len(lines)
+	_, _ = io.WriteString(v.w, b.String())
+}
+
+// progressLines is the picture, in Docker's words. A countdown is for terminals only.
+func progressLines(p progress, countdown bool) []string {
+	overall := fmt.Sprintf("overall progress: %d out of %d tasks", p.running, p.desired)
+	if p.job {
+		overall = fmt.Sprintf("job progress: %d out of %d complete", p.running, p.desired)
+	}
+	lines := []string{overall}
+	if len(p.slots) <= shownSlots {
+		for _, s := range p.slots {
+			if s.state == "" && s.detail == "" && !countdown {
+				continue
+			}
+			line := s.label + ": " + s.state
+			if s.detail != "" {
+				line = strings.TrimRight(line, " ") + " " + s.detail
+			}
+			lines = append(lines, strings.TrimRight(line, " "))
+		}
+	}
+	if p.note != "" {
+		lines = append(lines, p.note)
+	}
+	if p.verifying {
+		left := p.verify
+		if !countdown {
+			return append(lines, "verify: Waiting to verify that tasks are stable...")
+		}
+		seconds := int((left + time.Second - 1) / time.Second)
+		lines = append(lines, fmt.Sprintf("verify: Waiting %d second%s to verify that tasks are stable...", seconds, plural(seconds)))
+	}
+	return lines
+}
