@@ -22,7 +22,7 @@ type Runtime interface {
 	// Wait blocks until the container that was started has ended. It answers at once when that was before the call, or
 	// before this process began; CodeUnknown when nobody recorded the code. ErrNotFound: no container of that task.
 	Wait(ctx context.Context, taskID string) (Exit, error)
-	// Stop sends the signal ("SIGTERM", "TERM", "15"; empty: SIGTERM), and after grace SIGKILL, and returns when the
+	// Stop sends the signal ("SIGTERM", "TERM", "15"; empty: the image's own, else SIGTERM), and after grace SIGKILL, and returns when the
 	// container has ended. What does not run, or does not exist, is stopped: nil. Grace 0 kills at once.
 	Stop(ctx context.Context, taskID, signal string, grace time.Duration) error
 	// Remove deletes the container, killing it if it runs, its snapshot and all that Prepare made. Idempotent.

@@ -1,0 +1,371 @@
+package worker
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"swarm/internal/task"
+	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/worker/health"
+)
+
+const (
+	// tries of what may pass: a pull, an attachment, a create.
+	tries        = 4
+	retryFirst   = 500 * time.Millisecond
+	retryLimit   = 4 * time.Second
+	exitPatience = 5 * time.Second // for the runtime to tell how a stopped container ended
+)
+
+// perform does an action to its end. When ctx ended first, the outcome is a Look: the table decides anew.
+func (t *taskLoop) perform(ctx context.Context, action task.Action) outcome {
+	var out outcome
+	switch action {
+	case task.Accept:
+		return outcome{event: task.Accepted}
+	case task.Prepare:
+		out = t.prepare(ctx)
+	case task.Delay:
+		if d := t.startAfter(); d > 0 && !pause(ctx, d) {
+			return outcome{event: task.Look}
+		}
+		return outcome{event: task.Due}
+	case task.Start:
+		out = t.start(ctx)
+	case task.Probe:
+		out = t.probe(ctx)
+	case task.Watch:
+		out = t.watch(ctx)
+	case task.Stop:
+		out = t.stop(ctx)
+	case task.Clean:
+		out = t.clean(ctx)
+	}
+	if out.err != nil && ctx.Err() != nil {
+		return outcome{event: task.Look}
+	}
+	return out
+}
+
+// prepare pulls, attaches, writes the files and creates the container. Doing it again changes nothing.
+func (t *taskLoop) prepare(ctx context.Context) outcome {
+	err := t.prepared(ctx)
+	if err != nil {
+		return outcome{event: task.Refused, err: err}
+	}
+	return outcome{event: task.Prepared}
+}
+
+func (t *taskLoop) prepared(ctx context.Context) error {
+	in, err := t.w.inputsOf(ctx, t.now())
+	if err != nil {
+		return err
+	}
+	t.revision = in.revision
+	if err := t.pull(ctx, in.revision); err != nil {
+		return err
+	}
+	attached, err := t.attach(ctx, in)
+	if err != nil {
+		return err
+	}
+	c, err := t.w.container(in, attached)
+	if err != nil {
+		return err
+	}
+	return t.tryOften(ctx, "create container", func() error {
+		err := t.w.slot(ctx, func() error { return t.w.deps.Runtime.Prepare(ctx, c) })
+		if errdefs.IsNotFound(err) { // the image went between the pull and now
+			if perr := t.pull(ctx, in.revision); perr != nil {
+				return perr
+			}
+		}
+		return err
+	})
+}
+
+// pull makes the node hold the task's image.
+func (t *taskLoop) pull(ctx context.Context, rev *swarmv1.Revision) error {
+	spec := containerSpec(rev)
+	req := PullRequest{Ref: spec.GetImage(), Auth: spec.GetPullOptions().GetRegistryAuth(), Platform: spec.GetPlatform()}
+	err := t.tryOften(ctx, "pull image", func() error {
+		_, err := t.w.deps.Images.Pull(ctx, req, nil)
+		return err
+	})
+	if errdefs.IsNotFound(err) || errdefs.IsUnavailable(err) {
+		return fmt.Errorf("no registry and no node of the cluster could give image %s: load it with `docker save %s | swarm image load`: %w",
+			req.Ref, tagged(req.Ref), err)
+	}
+	if err != nil {
+		return fmt.Errorf("pull image %s: %w", req.Ref, err)
+	}
+	return nil
+}
+
+// attach connects the task to its networks, and remembers the place that it got.
+func (t *taskLoop) attach(ctx context.Context, in *inputs) (Attached, error) {
+	if onHost(in.attachment) {
+		a := Attached{Ports: in.attachment.Ports}
+		t.setAttached(a)
+		return a, nil
+	}
+	var a Attached
+	err := t.tryOften(ctx, "attach networks", func() error {
+		var err error
+		a, err = t.w.deps.Network.Attach(ctx, in.attachment)
+		return err
+	})
+	if err != nil {
+		return a, fmt.Errorf("attach networks: %w", err)
+	}
+	value, err := json.Marshal(a)
+	if err != nil {
+		return a, fmt.Errorf("attach networks: %w", err)
+	}
+	t.w.state.set(bucketAttached, t.id, value)
+	t.setAttached(a)
+	return a, nil
+}
+
+func (t *taskLoop) setAttached(a Attached) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.attached = a
+}
+
+// start starts the container. One that ran already, before this daemon, is taken as it is.
+func (t *taskLoop) start(ctx context.Context) outcome {
+	var started Started
+	err := t.w.slot(ctx, func() error {
+		var err error
+		started, err = t.w.deps.Runtime.Start(ctx, t.id)
+		return err
+	})
+	switch {
+	case errdefs.IsFailedPrecondition(err):
+		return outcome{event: task.Started}
+	case err != nil:
+		return outcome{event: task.Refused, err: err}
+	}
+	return outcome{event: task.Started, pid: started.Pid}
+}
+
+// healthProber makes the task's prober once; nil: it has no health check.
+func (t *taskLoop) healthProber() *health.Prober {
+	if t.prober != nil {
+		return t.prober
+	}
+	if t.revision == nil {
+		t.revision = t.w.revisionOf(t.now())
+	}
+	check := containerSpec(t.revision).GetHealthcheck()
+	if !health.Enabled(check) {
+		return nil
+	}
+	t.mu.Lock()
+	netns := t.attached.Netns
+	t.mu.Unlock()
+	t.prober = health.New(check, health.Target{
+		Exec: func(ctx context.Context, command []string, out *health.Output) (int, error) {
+			return t.w.deps.Executor.Exec(ctx, &swarmv1.ExecStart{TaskId: t.id, Command: command}, ExecStreams{Stdout: out, Stderr: out})
+		},
+		Netns: netns,
+	})
+	return t.prober
+}
+
+// probe waits until the container is healthy, or has ended.
+func (t *taskLoop) probe(ctx context.Context) outcome {
+	p := t.healthProber()
+	if p == nil {
+		return outcome{event: task.Healthy}
+	}
+	return t.attend(ctx, func(ctx context.Context) outcome {
+		if err := p.UntilHealthy(ctx); err != nil {
+			return outcome{event: task.Sick, err: err}
+		}
+		return outcome{event: task.Healthy}
+	})
+}
+
+// watch waits for the container's end, or until it is unhealthy. Out of contact with every manager it starts an ended
+// container again, as the managers would have it replaced.
+func (t *taskLoop) watch(ctx context.Context) outcome {
+	for {
+		var out outcome
+		if p := t.healthProber(); p != nil {
+			out = t.attend(ctx, func(ctx context.Context) outcome {
+				return outcome{event: task.Sick, err: p.UntilSick(ctx)}
+			})
+		} else {
+			out = t.wait(ctx)
+		}
+		if out.exit == nil || ctx.Err() != nil || !t.revive(ctx, *out.exit) {
+			return out
+		}
+	}
+}
+
+// attend runs check until it has an answer or the container ends, whichever is first.
+func (t *taskLoop) attend(ctx context.Context, check func(context.Context) outcome) outcome {
+	cctx, cancel := context.WithCancel(ctx)
+	checked := make(chan outcome, 1)
+	wctx, stopWait := context.WithCancel(ctx)
+	go func() {
+		defer stopWait()
+		checked <- check(cctx)
+	}()
+	exited := t.wait(wctx)
+	answered := wctx.Err() != nil && ctx.Err() == nil
+	cancel()
+	verdict := <-checked
+	stopWait()
+	if exited.exit != nil || !answered {
+		return exited
+	}
+	return verdict
+}
+
+// wait waits for the container's end.
+func (t *taskLoop) wait(ctx context.Context) outcome {
+	for try := 0; ; try++ {
+		exit, err := t.w.deps.Runtime.Wait(ctx, t.id)
+		if ctx.Err() != nil && err != nil {
+			return outcome{event: task.Look, err: ctx.Err()}
+		}
+		if errdefs.IsNotFound(err) { // a reboot, or someone's hand: it does not run
+			exit, err = Exit{Code: -1, At: time.Now(), CodeUnknown: true}, nil
+		}
+		if err != nil {
+			t.w.deps.Log.Warn("wait for container", "task", t.id, "err", err)
+			pause(ctx, backoff(try, 100*time.Millisecond, retryLimit))
+			continue
+		}
+		out := outcome{event: task.Ended, exit: &exit}
+		if exit.Code != 0 || exit.CodeUnknown {
+			out.event = task.Broke
+		}
+		return out
+	}
+}
+
+// stop stops the container, however often that takes, and says how it ended.
+func (t *taskLoop) stop(ctx context.Context) outcome {
+	if t.revision == nil {
+		t.revision = t.w.revisionOf(t.now())
+	}
+	spec := containerSpec(t.revision)
+	grace := defaultGrace
+	if g := spec.GetStopGracePeriod(); g != nil {
+		grace = g.AsDuration()
+	}
+	if !t.w.retry(ctx, "stop container", func() error { return t.w.deps.Runtime.Stop(ctx, t.id, spec.GetStopSignal(), grace) }) {
+		return outcome{event: task.Look, err: ctx.Err()}
+	}
+	wctx, cancel := context.WithTimeout(ctx, exitPatience)
+	defer cancel()
+	out := outcome{event: task.Stopped}
+	if exit, err := t.w.deps.Runtime.Wait(wctx, t.id); err == nil {
+		out.exit = &exit
+	}
+	return out
+}
+
+// clean removes all there is of the task but its logs, however often that takes.
+func (t *taskLoop) clean(ctx context.Context) outcome {
+	if !t.w.retry(ctx, "remove container", func() error { return t.w.scrub(ctx, t.id) }) {
+		return outcome{event: task.Look, err: ctx.Err()}
+	}
+	return outcome{event: task.Cleaned}
+}
+
+// scrub removes a task's container, attachment and files. Idempotent.
+func (w *Worker) scrub(ctx context.Context, id string) error {
+	if err := w.slot(ctx, func() error { return w.deps.Runtime.Remove(ctx, id) }); err != nil {
+		return fmt.Errorf("remove container of task %s: %w", id, err)
+	}
+	if err := w.deps.Network.Detach(ctx, id); err != nil {
+		return fmt.Errorf("detach task %s: %w", id, err)
+	}
+	w.state.set(bucketAttached, id, nil)
+	if w.deps.Logs != nil {
+		w.deps.Logs.Finish(id)
+	}
+	return os.RemoveAll(filepath.Join(w.filesRoot(), id))
+}
+
+// revive starts an ended container again while no manager can replace it. False: the end is to be reported, because the
+// policy says so or a manager is there.
+func (t *taskLoop) revive(ctx context.Context, exit Exit) bool {
+	policy := t.revision.GetSpec().GetTaskTemplate().GetRestartPolicy()
+	failed := exit.Code != 0 || exit.CodeUnknown
+	switch {
+	case t.revision == nil,
+		policy.GetCondition() == swarmv1.RestartPolicy_NONE,
+		policy.GetCondition() == swarmv1.RestartPolicy_ON_FAILURE && !failed,
+		policy.GetMaxAttempts() > 0 && uint64(t.restarts) >= policy.GetMaxAttempts():
+		return false
+	}
+	delay := defaultRestartDelay
+	if d := policy.GetDelay(); d != nil {
+		delay = d.AsDuration()
+	}
+	if !t.w.contact.alone(ctx, delay) {
+		return false
+	}
+	t.restarts++
+	t.w.deps.Log.Info("no manager is reachable: starting the task again", "task", t.id, "err", describeExit(exit))
+	if err := t.w.slot(ctx, func() error { return t.w.deps.Runtime.Remove(ctx, t.id) }); err != nil {
+		return false
+	}
+	t.prober = nil
+	return t.prepared(ctx) == nil && t.start(ctx).event == task.Started
+}
+
+// defaultRestartDelay is Docker's.
+const defaultRestartDelay = 5 * time.Second
+
+// tryOften does something a few times, unless the error says that this is of no use.
+func (t *taskLoop) tryOften(ctx context.Context, what string, do func() error) error {
+	for try := 0; ; try++ {
+		err := do()
+		if err == nil || ctx.Err() != nil || final(err) || try == tries-1 {
+			return err
+		}
+		t.w.deps.Log.Warn(what, "task", t.id, "err", err)
+		if !pause(ctx, backoff(try, retryFirst, retryLimit)) {
+			return err
+		}
+	}
+}
+
+// slot runs do when one of the node's slots for work with containers is free.
+func (w *Worker) slot(ctx context.Context, do func() error) error {
+	select {
+	case w.slots <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { <-w.slots }()
+	return do()
+}
+
+// describeExit is Docker's text of a failed container, with what more is known.
+func describeExit(e Exit) string {
+	switch {
+	case e.CodeUnknown:
+		return "task: the container ended, and its exit code is not known"
+	case e.OOM:
+		return fmt.Sprintf("task: non-zero exit (%d): out of memory", e.Code)
+	case e.Code != 0:
+		return fmt.Sprintf("task: non-zero exit (%d)", e.Code)
+	default:
+		return ""
+	}
+}

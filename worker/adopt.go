@@ -1,0 +1,154 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"swarm/internal/task"
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+// adopt continues what a former process began. A container that runs is watched on, its exit meanwhile is reported, and
+// nothing that ran is started again. A task that had not been started waits for the managers: while this daemon was away
+// they may have given its place to another node.
+func (w *Worker) adopt(ctx context.Context) error {
+	mem := w.mem
+	w.mem = nil
+	for _, a := range mem.objects {
+		w.objects.all[keyOf(a)] = a
+	}
+	if err := w.restoreNetwork(ctx, mem); err != nil {
+		return err
+	}
+	for _, a := range mem.objects {
+		if t := a.GetTask(); t != nil {
+			w.adoptTask(t, mem)
+		}
+	}
+	// What is not assigned any more, and was not cleaned up to the end.
+	for id, status := range mem.statuses {
+		if w.task(id) == nil {
+			w.adoptTask(&swarmv1.Task{Id: id, NodeId: w.cfg.NodeID, DesiredState: swarmv1.TaskState_REMOVE}, &remembered{
+				statuses: map[string]*swarmv1.TaskStatus{id: status}, attached: mem.attached,
+			})
+			w.task(id).want(nil)
+		}
+	}
+	return nil
+}
+
+func (w *Worker) adoptTask(t *swarmv1.Task, mem *remembered) {
+	status := mem.statuses[t.Id]
+	loop := newTaskLoop(w, t, status)
+	loop.attached = mem.attached[t.Id]
+	w.mu.Lock()
+	w.tasks[t.Id] = loop
+	w.mu.Unlock()
+	if mem.unsent[t.Id] {
+		w.reports.add(status, true)
+	}
+	loop.mu.Lock()
+	defer loop.mu.Unlock()
+	loop.waiting = loop.status.State < swarmv1.TaskState_STARTING && !task.Stops(t.DesiredState)
+	if !loop.waiting {
+		loop.beginLocked()
+	}
+}
+
+// restoreNetwork hands the attachments of all tasks back. Without it nothing can go on, so it is tried until it works.
+func (w *Worker) restoreNetwork(ctx context.Context, mem *remembered) error {
+	var keep []Attachment
+	for id, held := range mem.attached {
+		a := Attachment{TaskID: id}
+		if o := w.objects.get(swarmv1.AssignmentRef_TASK, id); o != nil {
+			if rev := w.revisionOf(o.GetTask()); rev != nil {
+				a = w.attachment(o.GetTask(), rev)
+			}
+		}
+		a.Held = held
+		keep = append(keep, a)
+	}
+	for try := 0; ; try++ {
+		err := w.deps.Network.Restore(ctx, keep)
+		if err == nil {
+			return nil
+		}
+		w.deps.Log.Error("restore networks", "err", err)
+		if !pause(ctx, backoff(try, 100*time.Millisecond, 5*time.Second)) {
+			return errors.Join(err, ctx.Err())
+		}
+	}
+}
+
+// isSynced says whether the managers have said which tasks this node has.
+func (w *Worker) isSynced() bool {
+	select {
+	case <-w.synced:
+		return true
+	default:
+		return false
+	}
+}
+
+// sweep runs once, after the first complete set: tasks that waited for it go on, and containers that belong to no task
+// are removed.
+func (w *Worker) sweep(ctx context.Context) error {
+	select {
+	case <-w.synced:
+	case <-ctx.Done():
+		return nil
+	}
+	w.mu.Lock()
+	var waiting []*taskLoop
+	for _, t := range w.tasks {
+		waiting = append(waiting, t)
+	}
+	w.mu.Unlock()
+	if w.deps.Logs != nil {
+		ids := make([]string, len(waiting))
+		for i, t := range waiting {
+			ids[i] = t.id
+		}
+		w.deps.Logs.Keep(ids)
+	}
+	for _, t := range waiting {
+		t.mu.Lock()
+		if t.waiting {
+			t.waiting = false
+			t.beginLocked()
+		}
+		t.mu.Unlock()
+	}
+	w.retry(ctx, "list containers", func() error {
+		found, err := w.deps.Runtime.List(ctx)
+		if err != nil {
+			return err
+		}
+		for _, f := range found {
+			if w.task(f.TaskID) == nil {
+				w.deps.Log.Info("removing a container that belongs to no task", "task", f.TaskID, "service", f.ServiceID)
+				w.retry(ctx, "remove container", func() error { return w.scrub(ctx, f.TaskID) })
+			}
+		}
+		return nil
+	})
+	return nil
+}
+
+// retry does something until it works or ctx ends; false: ctx ended.
+func (w *Worker) retry(ctx context.Context, what string, do func() error) bool {
+	for try := 0; ; try++ {
+		err := do()
+		if err == nil {
+			return true
+		}
+		if ctx.Err() != nil {
+			return false
+		}
+		w.deps.Log.Warn(what, "err", err)
+		if !pause(ctx, backoff(try, 100*time.Millisecond, 5*time.Second)) {
+			return false
+		}
+	}
+}

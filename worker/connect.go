@@ -1,0 +1,114 @@
+package worker
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+const (
+	firstBackoff = 20 * time.Millisecond
+	// settled is how long a session lasts that was not refused in disguise: after it the next one is opened without a pause.
+	settled = time.Second
+)
+
+// connect keeps one session open, with any manager that is reachable, until ctx ends.
+func (w *Worker) connect(ctx context.Context) error {
+	var queue []*swarmv1.Peer // still to be tried in this round
+	var last string
+	for round := 0; ctx.Err() == nil; {
+		if len(queue) == 0 {
+			queue = order(w.deps.Managers(), last)
+		}
+		if len(queue) > 0 {
+			peer := queue[0]
+			queue = queue[1:]
+			last = peer.NodeId
+			lasted, err := w.session(ctx, peer.NodeId)
+			if ctx.Err() != nil {
+				break
+			}
+			if lasted >= settled {
+				w.deps.Log.Warn("session ended", "node", peer.NodeId, "err", err)
+				round, queue = 0, order(w.deps.Managers(), last)
+				continue
+			}
+			w.logAttempt(round, peer.NodeId, err)
+			if len(queue) > 0 {
+				continue
+			}
+		}
+		if !pause(ctx, backoff(round, firstBackoff, w.cfg.MaxBackoff)) {
+			break
+		}
+		round++
+	}
+	return nil
+}
+
+// logAttempt tells the first failures of a row to the operator, and all of them to who debugs.
+func (w *Worker) logAttempt(round int, node string, err error) {
+	if round == 0 {
+		w.deps.Log.Warn("manager does not serve this node", "node", node, "err", err)
+		return
+	}
+	w.deps.Log.Debug("manager does not serve this node", "node", node, "attempt", round+1, "err", err)
+}
+
+// order shuffles the managers, so that the sessions of all workers spread, with the one that was just lost at the end.
+func order(managers []*swarmv1.Peer, lost string) []*swarmv1.Peer {
+	out := make([]*swarmv1.Peer, 0, len(managers))
+	var tail []*swarmv1.Peer
+	for _, i := range rand.Perm(len(managers)) {
+		if managers[i].NodeId == lost {
+			tail = append(tail, managers[i])
+		} else {
+			out = append(out, managers[i])
+		}
+	}
+	return append(out, tail...)
+}
+
+// welcome opens the stream and exchanges the first messages.
+func (w *Worker) welcome(ctx context.Context, nodeID string) (swarmv1.Dispatcher_SessionClient, *swarmv1.Welcome, error) {
+	conn, err := w.deps.Dial(nodeID)
+	if err != nil {
+		return nil, nil, fmt.Errorf("dial manager %s: %w", nodeID, err)
+	}
+	stream, err := swarmv1.NewDispatcherClient(conn).Session(ctx)
+	if err != nil {
+		return nil, nil, fmt.Errorf("open session with %s: %w", nodeID, err)
+	}
+	epoch, index := w.contact.seen()
+	hello := &swarmv1.Hello{
+		Description: w.deps.Describe(), MachineId: w.cfg.MachineID, Addr: w.cfg.Addr, Port: w.cfg.Port, SeenIndex: index, Epoch: epoch,
+	}
+	if err := stream.Send(&swarmv1.FromWorker{Message: &swarmv1.FromWorker_Hello{Hello: hello}}); err != nil {
+		if _, rerr := stream.Recv(); rerr != nil { // says why, where Send says EOF
+			err = rerr
+		}
+		return nil, nil, fmt.Errorf("greet manager %s: %w", nodeID, err)
+	}
+	first, err := stream.Recv()
+	if err != nil {
+		return nil, nil, fmt.Errorf("greet manager %s: %w", nodeID, err)
+	}
+	welcome := first.GetWelcome()
+	if welcome == nil {
+		return nil, nil, fmt.Errorf("manager %s began with %T and not with a welcome: %w", nodeID, first.Message, errdefs.ErrFailedPrecondition)
+	}
+	if welcome.Epoch < epoch {
+		return nil, nil, fmt.Errorf("manager %s is of epoch %d of the cluster, this node has seen %d: %w", nodeID, welcome.Epoch, epoch, errdefs.ErrFailedPrecondition)
+	}
+	if welcome.Epoch > epoch { // the cluster was made anew from a snapshot: its indexes began anew as well
+		w.contact.see(welcome.Epoch, 0)
+		w.state.setNumber("epoch", welcome.Epoch)
+		w.state.setNumber("index", 0)
+	}
+	return stream, welcome, nil
+}

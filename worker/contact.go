@@ -1,0 +1,75 @@
+package worker
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// contact is what the worker knows of its managers: whether it has a session, and the newest state that it has acted on.
+type contact struct {
+	mu      sync.Mutex    // guards what follows
+	manager string        // of the session; empty: none
+	since   time.Time     // of manager
+	changed chan struct{} // closed and replaced when manager changes
+	epoch   uint64        // of the cluster
+	index   uint64        // of the store
+}
+
+func newContact(epoch, index uint64) *contact {
+	return &contact{epoch: epoch, index: index, since: time.Now(), changed: make(chan struct{})}
+}
+
+func (c *contact) seen() (epoch, index uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.epoch, c.index
+}
+
+func (c *contact) see(epoch, index uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.epoch, c.index = epoch, index
+}
+
+// set notes a session's begin, or with "" its end.
+func (c *contact) set(manager string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.manager != manager {
+		c.manager, c.since = manager, time.Now()
+		close(c.changed)
+		c.changed = make(chan struct{})
+	}
+}
+
+// outOfContact is how long no manager must have been there before the worker acts alone: what the managers allow too
+// before they call a node down.
+const outOfContact = 10 * time.Second
+
+// alone waits for delay, and on until the worker is out of contact for good. It returns false as soon as there is a
+// session, and when ctx ends.
+func (c *contact) alone(ctx context.Context, delay time.Duration) bool {
+	until := time.Now().Add(delay)
+	for {
+		c.mu.Lock()
+		manager, since, changed := c.manager, c.since, c.changed
+		c.mu.Unlock()
+		if manager != "" {
+			return false
+		}
+		wait := max(time.Until(until), time.Until(since.Add(outOfContact)))
+		if wait <= 0 {
+			return true
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-timer.C:
+		case <-changed:
+		case <-ctx.Done():
+			timer.Stop()
+			return false
+		}
+		timer.Stop()
+	}
+}

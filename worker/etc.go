@@ -1,0 +1,138 @@
+package worker
+
+import (
+	"net/netip"
+	"os"
+	"strings"
+
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+// Files of the host that the container's are made from.
+const (
+	hostResolvConf = "/etc/resolv.conf"
+	// systemdResolvConf names the real servers where resolv.conf names systemd's stub, which no other namespace reaches.
+	systemdResolvConf = "/run/systemd/resolve/resolv.conf"
+	hostHosts         = "/etc/hosts"
+)
+
+// etc makes the texts of a container's /etc.
+type etc struct {
+	spec     *swarmv1.ContainerSpec
+	hostname string
+	attached Attached
+	host     bool // in the host's network namespace
+}
+
+// resolvConf is the service's DNS configuration over the network's over the host's.
+func (e etc) resolvConf() string {
+	r := readResolvConf(hostResolvConf)
+	if !e.host {
+		if r.dropLoopback(); len(r.servers) == 0 {
+			if real := readResolvConf(systemdResolvConf); len(real.servers) > 0 {
+				r.servers = real.servers
+				r.dropLoopback()
+			}
+		}
+	}
+	if len(e.attached.Nameservers) > 0 {
+		r.servers = e.attached.Nameservers
+	}
+	if dns := e.spec.GetDnsConfig(); dns != nil {
+		if len(dns.Nameservers) > 0 {
+			r.servers = dns.Nameservers
+		}
+		if len(dns.Search) > 0 {
+			r.search = dns.Search
+		}
+		if len(dns.Options) > 0 {
+			r.options = dns.Options
+		}
+	}
+	return r.String()
+}
+
+// hosts is the names a container knows without asking anyone.
+func (e etc) hosts() string {
+	var b strings.Builder
+	if e.host {
+		if own, err := os.ReadFile(hostHosts); err == nil {
+			b.Write(own)
+			if len(own) > 0 && own[len(own)-1] != '\n' {
+				b.WriteByte('\n')
+			}
+		}
+	} else {
+		b.WriteString("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n" +
+			"fe00::0\tip6-localnet\nff00::0\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n")
+		for _, a := range e.attached.Addresses {
+			addr, _, _ := strings.Cut(a, "/")
+			b.WriteString(addr + "\t" + e.hostname + "\n")
+		}
+	}
+	for _, line := range e.spec.GetHosts() {
+		if fields := strings.Fields(line); len(fields) > 1 {
+			b.WriteString(fields[0] + "\t" + strings.Join(fields[1:], " ") + "\n")
+		}
+	}
+	return b.String()
+}
+
+// resolv is a resolv.conf.
+type resolv struct {
+	servers, search, options []string
+}
+
+func readResolvConf(path string) *resolv {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return &resolv{} // a host without one resolves nothing, and so do its containers
+	}
+	return parseResolvConf(string(text))
+}
+
+func parseResolvConf(text string) *resolv {
+	r := &resolv{}
+	for line := range strings.Lines(text) {
+		fields := strings.Fields(line)
+		if len(fields) < 2 {
+			continue
+		}
+		switch fields[0] {
+		case "nameserver":
+			r.servers = append(r.servers, fields[1])
+		case "search", "domain":
+			r.search = fields[1:] // the last one counts
+		case "options":
+			r.options = append(r.options, fields[1:]...)
+		}
+	}
+	return r
+}
+
+// dropLoopback drops servers that only the host's own namespace reaches.
+func (r *resolv) dropLoopback() {
+	var kept []string
+	for _, s := range r.servers {
+		host, _, _ := strings.Cut(s, "%")
+		if addr, err := netip.ParseAddr(host); err == nil && addr.IsLoopback() {
+			continue
+		}
+		kept = append(kept, s)
+	}
+	r.servers = kept
+}
+
+func (r *resolv) String() string {
+	var b strings.Builder
+	for _, s := range r.servers {
+		b.WriteString("nameserver " + s + "\n")
+	}
+	if len(r.search) > 0 {
+		b.WriteString("search " + strings.Join(r.search, " ") + "\n")
+	}
+	if len(r.options) > 0 {
+		b.WriteString("options " + strings.Join(r.options, " ") + "\n")
+	}
+	return b.String()
+}

@@ -1,0 +1,166 @@
+// Package health decides whether a container is healthy, by the check that its service defines: a command in the
+// container, or an HTTP, TCP or gRPC request from inside its network namespace.
+//
+// A Prober belongs to one container and one goroutine at a time, its caller's: worker runs it beside the wait for the
+// container's end. It starts no goroutine that outlives a call. It refuses checks that it does not know, as an
+// unhealthy answer that says so.
+package health
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+// Docker's defaults.
+const (
+	defaultInterval      = 30 * time.Second
+	defaultTimeout       = 30 * time.Second
+	defaultStartInterval = 5 * time.Second
+	defaultRetries       = 3
+)
+
+// Target is how to reach the container.
+type Target struct {
+	// Exec runs a command in the container and returns its exit code.
+	Exec func(ctx context.Context, command []string, out *Output) (int, error)
+	// Netns is the path of the container's network namespace; empty: the host's.
+	Netns string
+}
+
+// Enabled says whether there is a check to be made.
+func Enabled(c *swarmv1.HealthConfig) bool {
+	return len(c.GetTest()) > 0 && !strings.EqualFold(c.Test[0], "NONE")
+}
+
+// Prober checks one container.
+type Prober struct {
+	check   func(context.Context) error
+	cfg     config
+	began   time.Time // of the start period
+	healthy bool      // was, at least once
+	failed  int       // in a row
+}
+
+type config struct {
+	interval, timeout, startPeriod, startInterval time.Duration
+	retries                                       int
+}
+
+// New makes a Prober; the start period begins with its first use.
+func New(c *swarmv1.HealthConfig, target Target) *Prober {
+	return &Prober{check: checkOf(c.GetTest(), target), cfg: config{
+		interval:      or(c.GetInterval(), defaultInterval),
+		timeout:       or(c.GetTimeout(), defaultTimeout),
+		startPeriod:   c.GetStartPeriod().AsDuration(),
+		startInterval: or(c.GetStartInterval(), defaultStartInterval),
+		retries:       orInt(int(c.GetRetries()), defaultRetries),
+	}}
+}
+
+func or(d *durationpb.Duration, def time.Duration) time.Duration {
+	if v := d.AsDuration(); v > 0 {
+		return v
+	}
+	return def
+}
+
+func orInt(n, def int) int {
+	if n > 0 {
+		return n
+	}
+	return def
+}
+
+// first pauses before a check that failed at once is made again while the container was never healthy: most programs
+// are ready within milliseconds of their start, and RUNNING should not wait a whole interval for them. The pause doubles
+// up to the interval; such early failures do not count until one interval has passed.
+const first = 50 * time.Millisecond
+
+// UntilHealthy checks until the container is healthy (nil) or is not, for good (why). It returns ctx's error when that
+// ends.
+func (p *Prober) UntilHealthy(ctx context.Context) error {
+	if p.began.IsZero() {
+		p.began = time.Now()
+	}
+	quick := first
+	for {
+		err := p.once(ctx)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err == nil {
+			p.healthy, p.failed = true, 0
+			return nil
+		}
+		interval := p.cfg.interval
+		if p.starting() {
+			interval = min(interval, p.cfg.startInterval)
+		}
+		wait := interval
+		if quick < interval && time.Since(p.began) < interval {
+			wait = quick
+			quick *= 2
+		} else if !p.starting() {
+			if p.failed++; p.failed >= p.cfg.retries {
+				return fmt.Errorf("unhealthy: %w", err)
+			}
+		}
+		if !pause(ctx, wait) {
+			return ctx.Err()
+		}
+	}
+}
+
+// UntilSick checks a healthy container until the check has failed as often in a row as it may, and says why.
+func (p *Prober) UntilSick(ctx context.Context) error {
+	if p.began.IsZero() { // adopted by a new daemon: it was healthy before
+		p.began, p.healthy = time.Now(), true
+	}
+	for {
+		if !pause(ctx, p.cfg.interval) {
+			return ctx.Err()
+		}
+		err := p.once(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case err == nil:
+			p.failed = 0
+			continue
+		}
+		if p.failed++; p.failed >= p.cfg.retries {
+			return fmt.Errorf("unhealthy: %w", err)
+		}
+	}
+}
+
+// starting says whether failures are forgiven: as in Docker, within the start period and before the first success.
+func (p *Prober) starting() bool { return !p.healthy && time.Since(p.began) < p.cfg.startPeriod }
+
+// once makes the check, within its timeout.
+func (p *Prober) once(ctx context.Context) error {
+	cctx, cancel := context.WithTimeout(ctx, p.cfg.timeout)
+	defer cancel()
+	err := p.check(cctx)
+	if err != nil && cctx.Err() != nil && ctx.Err() == nil {
+		return fmt.Errorf("health check took longer than %s", p.cfg.timeout)
+	}
+	return err
+}
+
+func pause(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

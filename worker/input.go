@@ -1,0 +1,216 @@
+package worker
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/containerd/errdefs"
+
+	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/worker/template"
+)
+
+// inputs are the assigned objects that a task is made of.
+type inputs struct {
+	task       *swarmv1.Task
+	revision   *swarmv1.Revision // templates expanded
+	attachment Attachment
+	files      []File
+}
+
+// inputsOf collects what a task names. Managers send it before the task; after a restart secrets come with the first
+// message of a session, and a task waits for them.
+func (w *Worker) inputsOf(ctx context.Context, t *swarmv1.Task) (*inputs, error) {
+	for {
+		changed := w.objects.watch()
+		in, err := w.gather(t)
+		if !errdefs.IsNotFound(err) {
+			return in, err
+		}
+		w.deps.Log.Debug("task waits for its objects", "task", t.Id, "err", err)
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil, err
+		}
+	}
+}
+
+// gather fails with ErrNotFound while something is not here yet, and ErrInvalidArgument when the task can never run.
+func (w *Worker) gather(t *swarmv1.Task) (*inputs, error) {
+	raw := w.revisionOf(t)
+	if raw == nil {
+		return nil, fmt.Errorf("revision %s: %w", revisionID(t.ServiceId, t.Revision), errdefs.ErrNotFound)
+	}
+	rev, err := template.Expand(raw, t, template.Node{ID: w.cfg.NodeID, Hostname: w.cfg.Hostname, OS: w.cfg.OS, Arch: w.cfg.Arch})
+	if err != nil {
+		return nil, err
+	}
+	for _, n := range t.Networks {
+		if w.network(n.NetworkId) == nil {
+			return nil, fmt.Errorf("network %s: %w", n.NetworkId, errdefs.ErrNotFound)
+		}
+	}
+	files, err := w.filesOf(containerSpec(rev))
+	if err != nil {
+		return nil, err
+	}
+	return &inputs{task: t, revision: rev, attachment: w.attachment(t, rev), files: files}, nil
+}
+
+func (w *Worker) revisionOf(t *swarmv1.Task) *swarmv1.Revision {
+	return w.objects.get(swarmv1.AssignmentRef_REVISION, revisionID(t.ServiceId, t.Revision)).GetRevision()
+}
+
+func containerSpec(r *swarmv1.Revision) *swarmv1.ContainerSpec {
+	return r.GetSpec().GetTaskTemplate().GetContainerSpec()
+}
+
+// network finds an assigned network, or makes one of those that every node has.
+func (w *Worker) network(id string) *swarmv1.Network {
+	if n := w.objects.get(swarmv1.AssignmentRef_NETWORK, id).GetNetwork(); n != nil {
+		return n
+	}
+	if id == DriverHost || id == DriverNone || id == DriverBridge {
+		return &swarmv1.Network{Id: id, Spec: &swarmv1.NetworkSpec{Name: id, DriverConfig: &swarmv1.Driver{Name: id}}}
+	}
+	return nil
+}
+
+// attachment is what the task needs of the network. As in Docker, a task that names no network is on the node's bridge.
+func (w *Worker) attachment(t *swarmv1.Task, rev *swarmv1.Revision) Attachment {
+	a := Attachment{TaskID: t.Id, ServiceID: t.ServiceId}
+	for _, use := range t.Networks {
+		if n := w.network(use.NetworkId); n != nil {
+			a.Networks = append(a.Networks, NetworkUse{Network: n, Use: use})
+		}
+	}
+	if len(t.Networks) == 0 {
+		a.Networks = []NetworkUse{{Network: w.network(DriverBridge), Use: &swarmv1.NetworkAttachment{NetworkId: DriverBridge}}}
+	}
+	for _, p := range rev.GetSpec().GetEndpointSpec().GetPorts() {
+		if p.PublishMode == swarmv1.PortConfig_HOST {
+			a.Ports = append(a.Ports, p)
+		}
+	}
+	return a
+}
+
+func onHost(a Attachment) bool {
+	return slices.ContainsFunc(a.Networks, func(u NetworkUse) bool { return u.Driver() == DriverHost })
+}
+
+// filesOf are the secrets and configs that the container sees.
+func (w *Worker) filesOf(spec *swarmv1.ContainerSpec) ([]File, error) {
+	var files []File
+	for _, ref := range spec.GetSecrets() {
+		s := w.objects.get(swarmv1.AssignmentRef_SECRET, ref.SecretId).GetSecret()
+		data, err := version(s.GetVersions(), ref.Number)
+		if err != nil {
+			return nil, fmt.Errorf("secret %s: %w", ref.SecretName, err)
+		}
+		f := file(ref.File, ref.SecretName, "/run/secrets", 0o444, data)
+		f.Secret = true
+		files = append(files, f)
+	}
+	for _, ref := range spec.GetConfigs() {
+		c := w.objects.get(swarmv1.AssignmentRef_CONFIG, ref.ConfigId).GetConfig()
+		data, err := version(c.GetVersions(), ref.Number)
+		if err != nil {
+			return nil, fmt.Errorf("config %s: %w", ref.ConfigName, err)
+		}
+		files = append(files, file(ref.File, ref.ConfigName, "/", 0o444, data))
+	}
+	return files, nil
+}
+
+// version picks a version's data; number 0 is the newest.
+func version(all []*swarmv1.DataVersion, number uint64) ([]byte, error) {
+	var found *swarmv1.DataVersion
+	for _, v := range all {
+		if number == 0 && v.Number > found.GetNumber() || number != 0 && v.Number == number {
+			found = v
+		}
+	}
+	if found == nil {
+		return nil, fmt.Errorf("version %d: %w", number, errdefs.ErrNotFound)
+	}
+	return found.Data, nil
+}
+
+func file(target *swarmv1.FileTarget, name, dir string, mode uint32, data []byte) File {
+	f := File{Path: target.GetName(), Data: data, UID: target.GetUid(), GID: target.GetGid(), Mode: target.GetMode() & 0o7777}
+	if f.Path == "" {
+		f.Path = name
+	}
+	if !path.IsAbs(f.Path) {
+		f.Path = path.Join(dir, f.Path)
+	}
+	if f.Mode == 0 {
+		f.Mode = mode
+	}
+	return f
+}
+
+// container makes what the runtime needs, and writes the task's files.
+func (w *Worker) container(in *inputs, attached Attached) (Container, error) {
+	c := Container{
+		Task: in.task, Revision: in.revision, Netns: attached.Netns, Files: in.files, CgroupParent: w.cfg.CgroupParent,
+		Node: NodeInfo{ID: w.cfg.NodeID, Hostname: w.cfg.Hostname, OS: w.cfg.OS, Arch: w.cfg.Arch},
+	}
+	spec := c.Spec()
+	host := onHost(in.attachment)
+	c.Hostname = spec.Hostname
+	switch {
+	case c.Hostname != "":
+	case host:
+		c.Hostname = w.cfg.Hostname
+	default:
+		c.Hostname = in.task.Id[:min(12, len(in.task.Id))]
+	}
+	if err := w.writeFiles(&c, attached, host); err != nil {
+		return c, fmt.Errorf("write files of task %s: %w", in.task.Id, err)
+	}
+	if w.deps.Logs != nil {
+		dir, err := w.deps.Logs.Create(in.task)
+		if err != nil {
+			return c, err
+		}
+		c.LogDir = dir
+	}
+	return c, nil
+}
+
+// tagged is a reference as docker save wants it: without the digest.
+func tagged(ref string) string {
+	name, _, _ := strings.Cut(ref, "@")
+	name = strings.TrimPrefix(name, "docker.io/")
+	return strings.TrimPrefix(name, "library/")
+}
+
+func (w *Worker) writeFiles(c *Container, attached Attached, host bool) error {
+	dir := path.Join(w.filesRoot(), c.Task.Id)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	f := etc{spec: c.Spec(), hostname: c.Hostname, attached: attached, host: host}
+	for _, e := range []struct {
+		path *string
+		name string
+		text func() string
+	}{
+		{&c.ResolvConf, "resolv.conf", f.resolvConf},
+		{&c.HostsFile, "hosts", f.hosts},
+		{&c.HostnameFile, "hostname", func() string { return f.hostname + "\n" }},
+	} {
+		*e.path = path.Join(dir, e.name)
+		if err := os.WriteFile(*e.path, []byte(e.text()), 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}

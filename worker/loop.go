@@ -1,0 +1,259 @@
+package worker
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"swarm/internal/task"
+	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/worker/health"
+)
+
+// taskLoop is the life of one task on this node: task.Step says what to do, and a goroutine does it, one action after
+// another. It exists only while there is something to do.
+type taskLoop struct {
+	w  *Worker
+	id string
+
+	mu        sync.Mutex // guards what follows; never held across I/O
+	task      *swarmv1.Task
+	gone      bool // no longer assigned
+	status    *swarmv1.TaskStatus
+	action    task.Action
+	busy      bool               // the goroutine exists
+	interrupt context.CancelFunc // ends the action that goes on
+	cleaned   bool
+	waiting   bool // begins with the managers' first complete set
+	attached  Attached
+
+	// Of the goroutine alone.
+	revision *swarmv1.Revision
+	prober   *health.Prober
+	reason   string // why it is stopped though it should run
+	restarts int    // made out of contact
+}
+
+// outcome is how an action ended.
+type outcome struct {
+	event task.Event
+	err   error
+	pid   uint32
+	exit  *Exit
+}
+
+// newTaskLoop makes the loop of a task, with its last known status or none.
+func newTaskLoop(w *Worker, t *swarmv1.Task, last *swarmv1.TaskStatus) *taskLoop {
+	if last == nil {
+		last = &swarmv1.TaskStatus{TaskId: t.Id, State: swarmv1.TaskState_ASSIGNED, Timestamp: timestamppb.Now()}
+	}
+	return &taskLoop{w: w, id: t.Id, task: t, status: last}
+}
+
+// desiredLocked is what the managers want; what they do not assign is to be removed.
+func (t *taskLoop) desiredLocked() swarmv1.TaskState {
+	if t.gone {
+		return swarmv1.TaskState_REMOVE
+	}
+	return t.task.DesiredState
+}
+
+// want tells the loop what is assigned now; nil: the task is not. A stop interrupts what goes on, everything else is
+// seen by the next step.
+func (t *taskLoop) want(now *swarmv1.Task) {
+	t.mu.Lock()
+	stopped := task.Stops(t.desiredLocked())
+	moved := now != nil && !proto.Equal(now.StartAfter, t.task.StartAfter)
+	t.gone = now == nil
+	if now != nil {
+		t.task = now
+	}
+	stops := task.Stops(t.desiredLocked())
+	if t.busy {
+		if stops && !stopped || moved && t.action == task.Delay {
+			t.interrupt()
+		}
+		t.mu.Unlock()
+		return
+	}
+	if task.Terminal(t.status.State) && t.cleaned {
+		gone := t.gone
+		t.mu.Unlock()
+		if gone {
+			t.w.forget(t)
+		}
+		return
+	}
+	if t.waiting && !stops && !t.w.isSynced() {
+		t.mu.Unlock()
+		return
+	}
+	t.waiting = false
+	t.beginLocked()
+	t.mu.Unlock()
+}
+
+// beginLocked starts the goroutine.
+func (t *taskLoop) beginLocked() {
+	if t.busy {
+		return
+	}
+	t.interrupt = func() {}
+	t.busy = t.w.begin(t)
+}
+
+// run performs what the table says until it says rest.
+func (t *taskLoop) run(ctx context.Context) {
+	out := outcome{event: task.Look}
+	for ctx.Err() == nil {
+		actx, cancel := context.WithCancel(ctx)
+		action := t.step(out, cancel)
+		if action == task.Rest {
+			cancel()
+			return
+		}
+		out = t.perform(actx, action)
+		cancel()
+	}
+	t.mu.Lock()
+	t.busy = false
+	t.mu.Unlock()
+}
+
+// step takes the outcome of the last action, moves the task on, and returns the next action, whose interruption is
+// cancel. On rest the goroutine must end.
+func (t *taskLoop) step(out outcome, cancel context.CancelFunc) task.Action {
+	t.mu.Lock()
+	was := t.status.State
+	state, action, err := task.Step(was, t.desiredLocked(), out.event)
+	if err != nil { // the table and the actions disagree: leave the task as it is, for the next change to look at
+		t.w.deps.Log.Error("task step", "task", t.id, "err", err)
+	}
+	t.action, t.interrupt = action, cancel
+	next := t.compose(state, out)
+	if next != nil {
+		t.status = next
+	}
+	if out.event == task.Cleaned {
+		t.cleaned = true
+	}
+	forget := false
+	if action == task.Rest {
+		t.busy = false
+		forget = t.cleaned && t.gone && task.Terminal(state)
+	}
+	rests := action == task.Rest
+	t.mu.Unlock()
+
+	if next != nil {
+		if state != was {
+			t.w.deps.Log.Debug("task", "task", t.id, "state", state.String(), "err", next.Err)
+		}
+		t.w.report(next, urgent(next, rests))
+	}
+	if forget {
+		t.w.forget(t)
+	}
+	return action
+}
+
+// urgent says whether managers act on a status, or a user should see it at once.
+func urgent(s *swarmv1.TaskStatus, rests bool) bool {
+	return s.State >= swarmv1.TaskState_RUNNING || s.Err != "" || rests
+}
+
+// message is Docker's word for what a task is doing, or was doing when it ended.
+func message(s swarmv1.TaskState) string {
+	switch s {
+	case swarmv1.TaskState_ACCEPTED:
+		return "accepted"
+	case swarmv1.TaskState_PREPARING, swarmv1.TaskState_REJECTED:
+		return "preparing"
+	case swarmv1.TaskState_READY:
+		return "prepared"
+	case swarmv1.TaskState_STARTING:
+		return "starting"
+	case swarmv1.TaskState_RUNNING, swarmv1.TaskState_FAILED:
+		return "started"
+	case swarmv1.TaskState_COMPLETE:
+		return "finished"
+	case swarmv1.TaskState_SHUTDOWN:
+		return "shutdown"
+	default:
+		return ""
+	}
+}
+
+// compose makes the status after an outcome; nil when it says nothing new. It is called with mu held.
+func (t *taskLoop) compose(state swarmv1.TaskState, out outcome) *swarmv1.TaskStatus {
+	sick := out.event == task.Sick
+	if state == t.status.State && out.pid == 0 && !sick {
+		return nil
+	}
+	now := timestamppb.Now()
+	s := t.status.CloneVT()
+	s.State, s.Timestamp, s.Message = state, now, message(state)
+	s.Ready = state == swarmv1.TaskState_RUNNING && !sick
+	s.PortStatus, s.Addresses = t.attached.Ports, t.attached.Addresses
+	if out.pid != 0 || out.exit != nil {
+		c := s.ContainerStatus.CloneVT()
+		if c == nil {
+			c = &swarmv1.ContainerStatus{ContainerId: t.id}
+		}
+		if out.pid != 0 {
+			c.Pid = out.pid
+		}
+		if e := out.exit; e != nil {
+			c.ExitCode, c.OomKilled, c.ExitCodeUnknown = int32(e.Code), e.OOM, e.CodeUnknown
+			if !e.At.IsZero() {
+				s.Timestamp = timestamppb.New(e.At)
+			}
+		}
+		s.ContainerStatus = c
+	}
+	if state == swarmv1.TaskState_RUNNING && t.status.State != state {
+		s.RunningSince = now
+	}
+	if sick {
+		t.reason = out.err.Error()
+	}
+	s.Err = failure(state, t.reason, out)
+	return s
+}
+
+// failure is the text for the user of what went wrong.
+func failure(state swarmv1.TaskState, reason string, out outcome) string {
+	switch {
+	case state == swarmv1.TaskState_SHUTDOWN || state == swarmv1.TaskState_COMPLETE:
+		return ""
+	case reason != "":
+		return reason
+	case out.err != nil:
+		return out.err.Error()
+	case state != swarmv1.TaskState_FAILED:
+		return ""
+	case out.exit != nil:
+		return describeExit(*out.exit)
+	default:
+		return "stopped"
+	}
+}
+
+// now returns the task as assigned, and its revision, once that is here.
+func (t *taskLoop) now() *swarmv1.Task {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.task
+}
+
+// startAfter is how long the start is still to be delayed.
+func (t *taskLoop) startAfter() time.Duration {
+	at := t.now().StartAfter
+	if at == nil {
+		return 0
+	}
+	return time.Until(at.AsTime())
+}

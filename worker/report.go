@@ -1,0 +1,131 @@
+package worker
+
+import (
+	"maps"
+	"slices"
+	"sync"
+
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+// maxUpdates bounds one report, far below gRPC's limit for a message.
+const maxUpdates = 2000
+
+// reports is the queue of statuses on their way to the managers: of each task only the last one counts. One report is on
+// its way at a time; what comes up meanwhile makes the next, so batches grow with the load and nothing waits for a timer.
+//
+// Passing states (ACCEPTED, PREPARING, STARTING) nobody acts on: they travel with the next report that matters, or with
+// the next heartbeat, so that a task that starts quickly costs the managers one write and waits for none.
+type reports struct {
+	mu       sync.Mutex                     // guards what follows
+	pending  map[string]*swarmv1.TaskStatus // by task, not sent
+	inflight map[string]*swarmv1.TaskStatus // by task, sent and not acknowledged
+	urgent   bool                           // something in pending must not wait for a heartbeat
+	sequence uint64
+	wake     chan struct{} // one token: look again
+}
+
+func newReports() *reports {
+	return &reports{pending: map[string]*swarmv1.TaskStatus{}, wake: make(chan struct{}, 1)}
+}
+
+func (r *reports) add(s *swarmv1.TaskStatus, urgent bool) {
+	r.mu.Lock()
+	r.pending[s.TaskId] = s
+	r.urgent = r.urgent || urgent
+	nudge := r.urgent && r.inflight == nil
+	r.mu.Unlock()
+	if nudge {
+		r.nudge()
+	}
+}
+
+func (r *reports) nudge() {
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// begin is called with each new session: what the last one did not acknowledge is sent again.
+func (r *reports) begin() {
+	r.mu.Lock()
+	for id, s := range r.inflight {
+		if _, newer := r.pending[id]; !newer {
+			r.pending[id] = s
+		}
+	}
+	r.inflight, r.sequence = nil, 0
+	r.urgent = len(r.pending) > 0
+	r.mu.Unlock()
+	r.nudge()
+}
+
+// next takes the next report, or nil: nothing to say, or the last one is not acknowledged. Unless flush, passing states
+// alone are nothing to say.
+func (r *reports) next(sessionEpoch uint64, flush bool) *swarmv1.StatusReport {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.inflight != nil || len(r.pending) == 0 || !r.urgent && !flush {
+		return nil
+	}
+	if len(r.pending) <= maxUpdates {
+		r.inflight, r.pending, r.urgent = r.pending, map[string]*swarmv1.TaskStatus{}, false
+	} else {
+		r.inflight = map[string]*swarmv1.TaskStatus{}
+		for id, s := range r.pending {
+			if len(r.inflight) == maxUpdates {
+				break
+			}
+			r.inflight[id] = s
+			delete(r.pending, id)
+		}
+	}
+	r.sequence++
+	report := &swarmv1.StatusReport{Sequence: r.sequence}
+	for _, id := range slices.Sorted(maps.Keys(r.inflight)) {
+		s := r.inflight[id].CloneVT()
+		s.SessionEpoch, s.Sequence = sessionEpoch, r.sequence
+		report.Updates = append(report.Updates, s)
+	}
+	return report
+}
+
+// ack returns the statuses that the managers have now, and that are still their tasks' last.
+func (r *reports) ack(sequence uint64) []*swarmv1.TaskStatus {
+	r.mu.Lock()
+	if r.inflight == nil || sequence < r.sequence {
+		r.mu.Unlock()
+		return nil
+	}
+	var settled []*swarmv1.TaskStatus
+	for id, s := range r.inflight {
+		if _, newer := r.pending[id]; !newer {
+			settled = append(settled, s)
+		}
+	}
+	r.inflight = nil
+	more := r.urgent
+	r.mu.Unlock()
+	if more {
+		r.nudge()
+	}
+	return settled
+}
+
+// drop forgets a task that the managers no longer know.
+func (r *reports) drop(taskID string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.pending, taskID)
+}
+
+// unackedSequence is the report that waits for its acknowledgement; 0: none does.
+func (r *reports) unackedSequence() uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.inflight == nil {
+		return 0
+	}
+	return r.sequence
+}

@@ -1,0 +1,37 @@
+package worker
+
+import (
+	"context"
+	"math/rand/v2"
+	"time"
+
+	"github.com/containerd/errdefs"
+)
+
+// backoff is the pause after the try-th failure (from 0): it doubles from first to limit, and half of it is random so
+// that nodes that failed together do not come back together.
+func backoff(try int, first, limit time.Duration) time.Duration {
+	d := limit
+	if try < 16 && first<<try < limit {
+		d = first << try
+	}
+	return d/2 + rand.N(d/2+1)
+}
+
+// pause waits for d; false when ctx ended first.
+func pause(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// final says that doing the same again will not help.
+func final(err error) bool {
+	return errdefs.IsInvalidArgument(err) || errdefs.IsUnauthorized(err) || errdefs.IsPermissionDenied(err) ||
+		errdefs.IsFailedPrecondition(err) || errdefs.IsNotImplemented(err)
+}

@@ -1,0 +1,161 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"syscall"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+// Logs implements swarmv1.WorkerServer: the records of several tasks, in order within each task.
+func (w *Worker) Logs(req *swarmv1.TaskLogsRequest, stream grpc.ServerStreamingServer[swarmv1.TaskLogsResponse]) error {
+	if w.deps.Logs == nil {
+		return fmt.Errorf("logs: this node keeps no output of its containers: %w", errdefs.ErrNotImplemented)
+	}
+	var mu sync.Mutex // makes the tasks take turns on the stream
+	g, ctx := errgroup.WithContext(stream.Context())
+	for _, id := range req.TaskIds {
+		g.Go(func() error {
+			err := w.deps.Logs.Read(ctx, id, req.Options, func(records []*swarmv1.LogRecord) error {
+				mu.Lock()
+				defer mu.Unlock()
+				return stream.Send(&swarmv1.TaskLogsResponse{Records: records})
+			})
+			if errdefs.IsNotFound(err) && len(req.TaskIds) > 1 { // one of many that never started here, or is forgotten
+				return nil
+			}
+			return err
+		})
+	}
+	return g.Wait()
+}
+
+// Exec implements swarmv1.WorkerServer: one process in a task's container.
+func (w *Worker) Exec(stream grpc.BidiStreamingServer[swarmv1.ExecInput, swarmv1.ExecOutput]) error {
+	first, err := stream.Recv()
+	if err != nil {
+		return err
+	}
+	start := first.GetStart()
+	if start == nil || len(start.Command) == 0 {
+		return fmt.Errorf("exec: the first message must name a task and a command: %w", errdefs.ErrInvalidArgument)
+	}
+	ctx, cancel := context.WithCancel(stream.Context())
+	defer cancel()
+	e := &execStream{stream: stream}
+	stdin, feed := io.Pipe()
+	resize, signals := make(chan *swarmv1.Resize), make(chan syscall.Signal)
+	streams := ExecStreams{
+		Stdout: execWriter{e, false}, Stderr: execWriter{e, true}, Resize: resize, Signals: signals,
+		Started: func() { e.send(&swarmv1.ExecOutput{Message: &swarmv1.ExecOutput_Started{Started: true}}) },
+	}
+	if start.Stdin {
+		streams.Stdin = stdin
+	}
+	// The reader of the input ends with the stream, which ends when this function returns: gRPC waits for no one, so it is
+	// not waited for; it touches nothing but its channels.
+	go func() {
+		err := e.receive(ctx, feed, resize, signals, cancel)
+		_ = feed.CloseWithError(err)
+	}()
+	code, err := w.deps.Executor.Exec(ctx, start, streams)
+	_ = stdin.Close() // a process that ended does not read what still comes
+	if err != nil {
+		return fmt.Errorf("exec in task %s: %w", start.TaskId, err)
+	}
+	return e.send(&swarmv1.ExecOutput{Message: &swarmv1.ExecOutput_ExitCode{ExitCode: int32(code)}})
+}
+
+// execStream serialises what a process says.
+type execStream struct {
+	stream grpc.BidiStreamingServer[swarmv1.ExecInput, swarmv1.ExecOutput]
+	mu     sync.Mutex // guards Send
+}
+
+func (e *execStream) send(m *swarmv1.ExecOutput) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.stream.Send(m)
+}
+
+// receive hands the caller's input on, until it ends. A caller that is gone ends the process.
+func (e *execStream) receive(ctx context.Context, stdin io.WriteCloser, resize chan<- *swarmv1.Resize, signals chan<- syscall.Signal, gone context.CancelFunc) error {
+	for {
+		m, err := e.stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return io.EOF // said all it has to say, and still listens
+		}
+		if err != nil {
+			gone()
+			return err
+		}
+		switch m := m.Message.(type) {
+		case *swarmv1.ExecInput_Stdin:
+			_, _ = stdin.Write(m.Stdin) // the process has closed its input: as a shell's pipe, that is its affair
+		case *swarmv1.ExecInput_CloseStdin:
+			_ = stdin.Close()
+		case *swarmv1.ExecInput_Resize:
+			select {
+			case resize <- m.Resize:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		case *swarmv1.ExecInput_Signal:
+			select {
+			case signals <- syscall.Signal(m.Signal):
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+	}
+}
+
+// execWriter sends what a process writes.
+type execWriter struct {
+	e      *execStream
+	stderr bool
+}
+
+func (x execWriter) Write(p []byte) (int, error) {
+	data := append([]byte(nil), p...) // the caller reuses p, gRPC may not be done with it
+	m := &swarmv1.ExecOutput{Message: &swarmv1.ExecOutput_Stdout{Stdout: data}}
+	if x.stderr {
+		m.Message = &swarmv1.ExecOutput_Stderr{Stderr: data}
+	}
+	if err := x.e.send(m); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
+
+// PullImage implements swarmv1.WorkerServer.
+func (w *Worker) PullImage(req *swarmv1.PullImageRequest, stream grpc.ServerStreamingServer[swarmv1.ImageProgress]) error {
+	var mu sync.Mutex // layers are fetched side by side
+	image, err := w.deps.Images.Pull(stream.Context(), PullRequest{Ref: req.Reference, Auth: req.RegistryAuth}, func(p *swarmv1.ImageProgress) {
+		mu.Lock()
+		defer mu.Unlock()
+		_ = stream.Send(p) // a caller that is gone ends the pull by its context
+	})
+	if err != nil {
+		return fmt.Errorf("pull image %s: %w", req.Reference, err)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	return stream.Send(&swarmv1.ImageProgress{Step: "done", Image: image})
+}
+
+// RemoveImage implements swarmv1.WorkerServer.
+func (w *Worker) RemoveImage(ctx context.Context, req *swarmv1.RemoveImageRequest) (*swarmv1.RemoveImageResponse, error) {
+	if err := w.deps.Images.Remove(ctx, req.Digest); err != nil {
+		return nil, fmt.Errorf("remove image %s: %w", req.Digest, err)
+	}
+	return &swarmv1.RemoveImageResponse{}, nil
+}

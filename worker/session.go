@@ -1,0 +1,196 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sync/errgroup"
+
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+// session is one stream to one manager. Its reader and its writer end together.
+type session struct {
+	w       *Worker
+	stream  swarmv1.Dispatcher_SessionClient
+	welcome *swarmv1.Welcome
+
+	assigned uint64        // sequence of the last assignments; the reader's
+	beat     uint64        // sequence of the last heartbeat; the writer's
+	answered atomic.Uint64 // sequence of the last heartbeat answered
+}
+
+// session serves one stream until it ends, and says how long it lasted after the manager's welcome.
+func (w *Worker) session(ctx context.Context, nodeID string) (lasted time.Duration, err error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	late := time.AfterFunc(w.cfg.ConnectTimeout, func() {
+		cancel(fmt.Errorf("no welcome within %s: %w", w.cfg.ConnectTimeout, errdefs.ErrUnavailable))
+	})
+	defer late.Stop()
+	stream, welcome, err := w.welcome(ctx, nodeID)
+	if err == nil && !late.Stop() {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		return 0, cause(ctx, err)
+	}
+	began := time.Now()
+	w.deps.Log.Info("session", "node", nodeID, "session", welcome.SessionEpoch)
+	w.reports.begin()
+	w.contact.set(nodeID)
+	if w.deps.OnContact != nil {
+		w.deps.OnContact(nodeID, true)
+		defer w.deps.OnContact(nodeID, false)
+	}
+	defer w.contact.set("")
+
+	s := &session{w: w, stream: stream, welcome: welcome}
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error { // ends the stream, and so the reader, when the writer has failed
+		<-gctx.Done()
+		cancel(context.Cause(gctx))
+		return nil
+	})
+	g.Go(s.read)
+	g.Go(func() error { return s.write(gctx) })
+	err = g.Wait()
+	return time.Since(began), cause(ctx, err)
+}
+
+// cause prefers why we ended the stream over what the stream says about it.
+func cause(ctx context.Context, err error) error {
+	if c := context.Cause(ctx); c != nil && !errors.Is(c, context.Canceled) {
+		return c
+	}
+	return err
+}
+
+// read acts on what the manager sends. It never returns nil.
+func (s *session) read() error {
+	for {
+		msg, err := s.stream.Recv()
+		if err != nil {
+			return fmt.Errorf("session ended: %w", err)
+		}
+		switch m := msg.Message.(type) {
+		case *swarmv1.ToWorker_Assignments:
+			if err := s.assignments(m.Assignments); err != nil {
+				return err
+			}
+		case *swarmv1.ToWorker_StatusAck:
+			s.w.acked(m.StatusAck.Sequence)
+		case *swarmv1.ToWorker_HeartbeatAck:
+			s.answered.Store(m.HeartbeatAck.Sequence)
+		case *swarmv1.ToWorker_Node:
+			if s.w.deps.OnNode != nil {
+				s.w.deps.OnNode(m.Node)
+			}
+		}
+	}
+}
+
+// assignments checks the order and age of a message before the worker acts on it.
+func (s *session) assignments(msg *swarmv1.Assignments) error {
+	epoch, index := s.w.contact.seen()
+	switch {
+	case s.assigned == 0 && !msg.Complete:
+		return fmt.Errorf("assignments begin with a change and not with a complete set: %w", errdefs.ErrAborted)
+	case s.assigned != 0 && msg.Sequence != s.assigned+1:
+		return fmt.Errorf("assignments %d came after %d: one is missing: %w", msg.Sequence, s.assigned, errdefs.ErrAborted)
+	case msg.Index < index:
+		return fmt.Errorf("manager is behind: its state is of index %d, this node has acted on %d: %w", msg.Index, index, errdefs.ErrUnavailable)
+	}
+	s.assigned = msg.Sequence
+	s.w.apply(msg)
+	if msg.Index > index {
+		s.w.contact.see(epoch, msg.Index)
+		s.w.state.setNumber("index", msg.Index)
+	}
+	return nil
+}
+
+// write sends heartbeats, and whatever there is to say as soon as it may be said. It never returns nil.
+func (s *session) write(ctx context.Context) error {
+	period := s.welcome.HeartbeatPeriod.AsDuration()
+	if period <= 0 {
+		period = defaultHeartbeat
+	}
+	ticker := time.NewTicker(period)
+	defer ticker.Stop()
+	var unacked int // heartbeats for which the same report waits
+	var waiting uint64
+	held := closedChan()
+	for {
+		var err error
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-ticker.C:
+			if err = s.heartbeat(); err == nil {
+				err = s.report(true)
+			}
+			if sequence := s.w.reports.unackedSequence(); sequence != waiting || sequence == 0 {
+				waiting, unacked = sequence, 0
+			} else if unacked++; err == nil && unacked > ackPatience {
+				err = fmt.Errorf("status report %d was not acknowledged for %d heartbeats: %w", sequence, unacked, errdefs.ErrUnavailable)
+			}
+		case <-s.w.reports.wake:
+			err = s.report(false)
+		case <-s.w.redescribe:
+			err = s.stream.Send(&swarmv1.FromWorker{Message: &swarmv1.FromWorker_Description{Description: s.w.deps.Describe()}})
+		case <-held:
+			held, err = s.holdings(ctx)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// ackPatience is how many heartbeats a report may wait: a manager that cannot commit for so long is cut off from the
+// leader, and should have ended the session itself.
+const ackPatience = 10
+
+// heartbeat fails when the last ones were not answered.
+func (s *session) heartbeat() error {
+	if s.beat-s.answered.Load() >= missedHeartbeats {
+		return fmt.Errorf("manager has not answered %d heartbeats: %w", missedHeartbeats, errdefs.ErrUnavailable)
+	}
+	s.beat++
+	return s.stream.Send(&swarmv1.FromWorker{Message: &swarmv1.FromWorker_Heartbeat{Heartbeat: &swarmv1.Heartbeat{Sequence: s.beat}}})
+}
+
+// report sends the next report if there is one; with flush also of passing states.
+func (s *session) report(flush bool) error {
+	r := s.w.reports.next(s.welcome.SessionEpoch, flush)
+	if r == nil {
+		return nil
+	}
+	return s.stream.Send(&swarmv1.FromWorker{Message: &swarmv1.FromWorker_Status{Status: r}})
+}
+
+// holdings tells which images the node has, and returns the channel of the next change.
+func (s *session) holdings(ctx context.Context) (<-chan struct{}, error) {
+	changed := s.w.deps.Images.Changed()
+	held, err := s.w.deps.Images.List(ctx)
+	if err != nil { // the runtime is not up yet, or starts again: it will report a change
+		s.w.deps.Log.Warn("list images", "err", err)
+		return changed, nil
+	}
+	report := &swarmv1.ImageReport{Complete: true}
+	for _, i := range held {
+		report.Held = append(report.Held, i.Digest)
+	}
+	return changed, s.stream.Send(&swarmv1.FromWorker{Message: &swarmv1.FromWorker_Images{Images: report}})
+}
+
+func closedChan() <-chan struct{} {
+	c := make(chan struct{})
+	close(c)
+	return c
+}

@@ -1,0 +1,165 @@
+package simulated
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+
+	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/worker"
+)
+
+// Images are names and digests. A pull of what Registry has takes Delay.
+type Images struct {
+	// Registry says which references can be pulled; nil: all. An error is what the pull answers.
+	Registry func(ref string) error
+	// Delay of a pull of what is not held.
+	Delay time.Duration
+
+	mu      sync.Mutex // guards what follows
+	held    map[string]*swarmv1.Image
+	blobs   map[string][]byte
+	changed chan struct{}
+	pulls   int
+}
+
+var _ worker.ImageStore = (*Images)(nil)
+
+// NewImages makes a store that holds nothing and can pull everything.
+func NewImages() *Images {
+	return &Images{held: map[string]*swarmv1.Image{}, blobs: map[string][]byte{}, changed: make(chan struct{})}
+}
+
+// digestOf is the digest that a reference is pinned to, or one made from its name.
+func digestOf(ref string) string {
+	if _, d, ok := strings.Cut(ref, "@"); ok {
+		return d
+	}
+	return digest.FromString(ref).String()
+}
+
+func (i *Images) holdsRef(ref string) bool { return i.Holds(digestOf(ref)) }
+
+// Pull implements worker.Images.
+func (i *Images) Pull(ctx context.Context, req worker.PullRequest, progress func(*swarmv1.ImageProgress)) (*swarmv1.Image, error) {
+	d := digestOf(req.Ref)
+	i.mu.Lock()
+	image := i.held[d]
+	i.mu.Unlock()
+	if image != nil {
+		return image, nil
+	}
+	if i.Registry != nil {
+		if err := i.Registry(req.Ref); err != nil {
+			return nil, err
+		}
+	}
+	if err := pause(ctx, i.Delay); err != nil {
+		return nil, err
+	}
+	name, _, _ := strings.Cut(req.Ref, "@")
+	image = &swarmv1.Image{Name: name, Digest: d}
+	if progress != nil {
+		progress(&swarmv1.ImageProgress{Step: "pull", Image: image})
+	}
+	i.mu.Lock()
+	i.pulls++
+	i.mu.Unlock()
+	i.put(image, nil)
+	return image, nil
+}
+
+func (i *Images) put(image *swarmv1.Image, blob []byte) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.held[image.Digest] = image
+	if blob != nil {
+		i.blobs[image.Digest] = blob
+	}
+	i.changedLocked()
+}
+
+func (i *Images) changedLocked() {
+	close(i.changed)
+	i.changed = make(chan struct{})
+}
+
+// Load implements worker.ImageStore: the whole archive is one blob.
+func (i *Images) Load(_ context.Context, archive io.Reader, name string, _ func(*swarmv1.ImageProgress)) ([]*swarmv1.Image, error) {
+	data, err := io.ReadAll(archive)
+	if err != nil {
+		return nil, fmt.Errorf("load image %s: %w", name, err)
+	}
+	image := &swarmv1.Image{Name: name, Digest: digest.FromBytes(data).String(), Size: int64(len(data)), Loaded: true}
+	i.put(image, data)
+	return []*swarmv1.Image{image}, nil
+}
+
+// Remove implements worker.Images.
+func (i *Images) Remove(_ context.Context, digest string) error {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.held[digest] == nil {
+		return fmt.Errorf("remove image %s: %w", digest, errdefs.ErrNotFound)
+	}
+	delete(i.held, digest)
+	delete(i.blobs, digest)
+	i.changedLocked()
+	return nil
+}
+
+// List implements worker.Images.
+func (i *Images) List(context.Context) ([]*swarmv1.Image, error) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	var out []*swarmv1.Image
+	for _, d := range slices.Sorted(maps.Keys(i.held)) {
+		out = append(out, i.held[d])
+	}
+	return out, nil
+}
+
+// Changed implements worker.Images.
+func (i *Images) Changed() <-chan struct{} {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.changed
+}
+
+// Holds implements worker.ImageStore.
+func (i *Images) Holds(digest string) bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.held[digest] != nil
+}
+
+// Pulls counts the pulls that were not answered from what is held.
+func (i *Images) Pulls() int {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.pulls
+}
+
+// Blob implements worker.ImageStore.
+func (i *Images) Blob(_ context.Context, digest string) (worker.Blob, error) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	data, ok := i.blobs[digest]
+	if !ok {
+		return nil, fmt.Errorf("blob %s: %w", digest, errdefs.ErrNotFound)
+	}
+	return blob{bytes.NewReader(data)}, nil
+}
+
+type blob struct{ *bytes.Reader }
+
+func (blob) Close() error { return nil }

@@ -1,0 +1,344 @@
+// Package simulated is a container runtime without containers: it keeps what a task would be in memory, for tests and
+// for benchmarks with thousands of tasks.
+//
+// Runtime implements the worker's Runtime and Executor, Images its ImageStore, Network its Network. Delays and failures
+// can be set. It does no I/O and runs no goroutine; a task that ends by itself is a timer. cmd plugs it in for the
+// benchmarks, tests of worker and manager use it directly.
+package simulated
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/worker"
+)
+
+// Delays are how long the operations take. Zero values take no time.
+type Delays struct {
+	Prepare, Start, Remove time.Duration
+	// Stop is how long a container takes to obey its stop signal; longer than its grace, it is killed.
+	Stop time.Duration
+}
+
+// Config is what can be set of a Runtime.
+type Config struct {
+	Delays Delays
+	// Fail, optional, is asked before each operation ("prepare", "start", "stop", "remove", "exec") on a task.
+	Fail func(op, taskID string) error
+	// Life, optional, says how a container that starts will end by itself; false: not before it is stopped.
+	Life func(c worker.Container) (after time.Duration, code int, ends bool)
+	// Exec, optional, plays a process in a container and returns its exit code.
+	Exec func(ctx context.Context, start *swarmv1.ExecStart, streams worker.ExecStreams) int
+}
+
+// Runtime holds containers that exist in memory only. It survives the Worker that uses it, as containerd does.
+type Runtime struct {
+	cfg    Config
+	images *Images
+
+	mu         sync.Mutex // guards what follows
+	containers map[string]*container
+	pid        uint32
+	starts     int
+}
+
+type container struct {
+	c       worker.Container
+	started bool
+	pid     uint32
+	end     *time.Timer
+	exited  chan struct{} // closed when exit is known
+	exit    worker.Exit   // read after exited
+}
+
+var (
+	_ worker.Runtime  = (*Runtime)(nil)
+	_ worker.Executor = (*Runtime)(nil)
+)
+
+// New makes a Runtime that runs what images holds; nil: any image.
+func New(cfg Config, images *Images) *Runtime {
+	return &Runtime{cfg: cfg, images: images, containers: map[string]*container{}, pid: 1000}
+}
+
+func (r *Runtime) fail(op, taskID string) error {
+	if r.cfg.Fail == nil {
+		return nil
+	}
+	return r.cfg.Fail(op, taskID)
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	if d <= 0 {
+		return ctx.Err()
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Prepare implements worker.Runtime.
+func (r *Runtime) Prepare(ctx context.Context, c worker.Container) error {
+	if err := r.fail("prepare", c.Task.Id); err != nil {
+		return err
+	}
+	if err := pause(ctx, r.cfg.Delays.Prepare); err != nil {
+		return err
+	}
+	if image := c.Spec().Image; r.images != nil && !r.images.holdsRef(image) {
+		return fmt.Errorf("prepare task %s: image %s: %w", c.Task.Id, image, errdefs.ErrNotFound)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.containers[c.Task.Id] == nil {
+		r.containers[c.Task.Id] = &container{c: c, exited: make(chan struct{})}
+	}
+	return nil
+}
+
+// Start implements worker.Runtime.
+func (r *Runtime) Start(ctx context.Context, taskID string) (worker.Started, error) {
+	if err := r.fail("start", taskID); err != nil {
+		return worker.Started{}, err
+	}
+	if err := pause(ctx, r.cfg.Delays.Start); err != nil {
+		return worker.Started{}, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	c := r.containers[taskID]
+	switch {
+	case c == nil:
+		return worker.Started{}, fmt.Errorf("start task %s: no container: %w", taskID, errdefs.ErrNotFound)
+	case c.started:
+		return worker.Started{}, fmt.Errorf("start task %s: it has run: %w", taskID, errdefs.ErrFailedPrecondition)
+	}
+	r.pid++
+	r.starts++
+	c.started, c.pid = true, r.pid
+	if r.cfg.Life != nil {
+		if after, code, ends := r.cfg.Life(c.c); ends {
+			c.end = time.AfterFunc(after, func() { r.End(taskID, worker.Exit{Code: code}) })
+		}
+	}
+	return worker.Started{Pid: c.pid}, nil
+}
+
+// End lets a running container end by itself; false: there is none.
+func (r *Runtime) End(taskID string, exit worker.Exit) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	c := r.containers[taskID]
+	if c == nil || !c.running() {
+		return false
+	}
+	c.finish(exit)
+	return true
+}
+
+func (c *container) running() bool {
+	select {
+	case <-c.exited:
+		return false
+	default:
+		return c.started
+	}
+}
+
+func (c *container) finish(exit worker.Exit) {
+	if exit.At.IsZero() {
+		exit.At = time.Now()
+	}
+	if c.end != nil {
+		c.end.Stop()
+	}
+	c.exit = exit
+	close(c.exited)
+}
+
+func (r *Runtime) get(taskID string) *container {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.containers[taskID]
+}
+
+// Wait implements worker.Runtime.
+func (r *Runtime) Wait(ctx context.Context, taskID string) (worker.Exit, error) {
+	c := r.get(taskID)
+	if c == nil {
+		return worker.Exit{}, fmt.Errorf("wait for task %s: no container: %w", taskID, errdefs.ErrNotFound)
+	}
+	select {
+	case <-c.exited:
+		return c.exit, nil
+	default:
+	}
+	select {
+	case <-c.exited:
+		return c.exit, nil
+	case <-ctx.Done():
+		return worker.Exit{}, ctx.Err()
+	}
+}
+
+// Stop implements worker.Runtime.
+func (r *Runtime) Stop(ctx context.Context, taskID, signal string, grace time.Duration) error {
+	if err := r.fail("stop", taskID); err != nil {
+		return err
+	}
+	c := r.get(taskID)
+	if c == nil {
+		return nil
+	}
+	r.mu.Lock()
+	running := c.running()
+	r.mu.Unlock()
+	if !running {
+		return nil
+	}
+	code := 128 + number(signal)
+	wait := r.cfg.Delays.Stop
+	if wait > grace {
+		wait, code = grace, 128+9
+	}
+	if wait > 0 {
+		timer := time.NewTimer(wait)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+		case <-c.exited:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	r.End(taskID, worker.Exit{Code: code})
+	return nil
+}
+
+// number knows the signals that tests use.
+func number(signal string) int {
+	switch strings.TrimPrefix(signal, "SIG") {
+	case "KILL", "9":
+		return 9
+	case "INT", "2":
+		return 2
+	case "QUIT", "3":
+		return 3
+	default:
+		return 15
+	}
+}
+
+// Remove implements worker.Runtime.
+func (r *Runtime) Remove(ctx context.Context, taskID string) error {
+	if err := r.fail("remove", taskID); err != nil {
+		return err
+	}
+	if err := pause(ctx, r.cfg.Delays.Remove); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if c := r.containers[taskID]; c != nil {
+		if c.running() {
+			c.finish(worker.Exit{Code: 128 + 9})
+		}
+		delete(r.containers, taskID)
+	}
+	return nil
+}
+
+// List implements worker.Runtime.
+func (r *Runtime) List(context.Context) ([]worker.Found, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var out []worker.Found
+	for id, c := range r.containers {
+		f := worker.Found{TaskID: id, ServiceID: c.c.Task.ServiceId, Running: c.running()}
+		if f.Running {
+			f.Pid = c.pid
+		}
+		out = append(out, f)
+	}
+	return out, nil
+}
+
+// Starts counts the containers ever started.
+func (r *Runtime) Starts() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.starts
+}
+
+// Container gives what Prepare was given for a task.
+func (r *Runtime) Container(taskID string) (worker.Container, bool) {
+	c := r.get(taskID)
+	if c == nil {
+		return worker.Container{}, false
+	}
+	return c.c, true
+}
+
+// Exec implements worker.Executor.
+func (r *Runtime) Exec(ctx context.Context, start *swarmv1.ExecStart, streams worker.ExecStreams) (int, error) {
+	if err := r.fail("exec", start.TaskId); err != nil {
+		return 0, err
+	}
+	c := r.get(start.TaskId)
+	if c == nil {
+		return 0, fmt.Errorf("exec in task %s: no container: %w", start.TaskId, errdefs.ErrNotFound)
+	}
+	r.mu.Lock()
+	running := c.running()
+	r.mu.Unlock()
+	if !running {
+		return 0, fmt.Errorf("exec in task %s: it does not run: %w", start.TaskId, errdefs.ErrFailedPrecondition)
+	}
+	if streams.Started != nil {
+		streams.Started()
+	}
+	if r.cfg.Exec == nil {
+		return echo(start.Command, streams)
+	}
+	code := r.cfg.Exec(ctx, start, streams)
+	return code, ctx.Err()
+}
+
+// echo plays the few programs that the contract suite uses.
+func echo(command []string, s worker.ExecStreams) (int, error) {
+	if len(command) == 0 {
+		return 0, fmt.Errorf("exec: no command: %w", errdefs.ErrInvalidArgument)
+	}
+	switch command[0] {
+	case "true":
+		return 0, nil
+	case "false":
+		return 1, nil
+	case "echo":
+		if s.Stdout != nil {
+			_, err := io.WriteString(s.Stdout, strings.Join(command[1:], " ")+"\n")
+			return 0, err
+		}
+		return 0, nil
+	case "cat":
+		if s.Stdin == nil || s.Stdout == nil {
+			return 0, nil
+		}
+		_, err := io.Copy(s.Stdout, s.Stdin)
+		return 0, err
+	default:
+		return 0, fmt.Errorf("exec %s: no such program: %w", command[0], errdefs.ErrInvalidArgument)
+	}
+}

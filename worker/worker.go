@@ -1,0 +1,273 @@
+package worker
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+// Worker is one node's agent. It implements swarmv1.WorkerServer.
+type Worker struct {
+	swarmv1.UnimplementedWorkerServer
+	cfg  Config
+	deps Deps
+
+	state   *state
+	objects *objects
+	reports *reports
+	contact *contact
+	slots   chan struct{} // a token for each container being created, started or removed
+	images  *imageKeeper
+
+	redescribe chan struct{} // one token: the description changed
+	synced     chan struct{} // closed by the first complete set of assignments
+	syncOnce   sync.Once
+
+	mu    sync.Mutex // guards what follows
+	tasks map[string]*taskLoop
+	idle  chan struct{}   // closed and replaced when the last task is forgotten
+	runs  context.Context // of Run, for loops that begin meanwhile; nil when it does not run
+	loops sync.WaitGroup  // the tasks' loops
+	mem   *remembered     // until Run has adopted it
+}
+
+var _ swarmv1.WorkerServer = (*Worker)(nil)
+
+// New reads what a former process of this node has left. Nothing happens before Run.
+func New(cfg Config, deps Deps) (*Worker, error) {
+	cfg, err := cfg.validate()
+	if err != nil {
+		return nil, err
+	}
+	if err := deps.validate(); err != nil {
+		return nil, err
+	}
+	if cfg.OS == "" {
+		cfg.OS, cfg.Arch = runtime.GOOS, runtime.GOARCH
+	}
+	st, mem, err := openState(cfg.StateDir, cfg.ClusterID, deps.Log)
+	if err != nil {
+		return nil, err
+	}
+	w := &Worker{
+		cfg: cfg, deps: deps,
+		state: st, objects: newObjects(), reports: newReports(),
+		contact:    newContact(mem.epoch, mem.index),
+		slots:      make(chan struct{}, cfg.Starts),
+		redescribe: make(chan struct{}, 1),
+		synced:     make(chan struct{}),
+		tasks:      map[string]*taskLoop{},
+		idle:       make(chan struct{}),
+		mem:        mem,
+	}
+	w.images = &imageKeeper{w: w, wake: make(chan struct{}, 1)}
+	return w, nil
+}
+
+// Run works until ctx ends, and then leaves the containers running. It runs once.
+func (w *Worker) Run(ctx context.Context) error {
+	if err := os.MkdirAll(w.filesRoot(), 0o755); err != nil {
+		return fmt.Errorf("run worker: %w", err)
+	}
+	// The state is written to the end, also what the loops say while they end.
+	writing, stopWriting := context.WithCancel(context.WithoutCancel(ctx))
+	written := make(chan error, 1)
+	go func() { written <- w.state.run(writing) }()
+
+	g, gctx := errgroup.WithContext(ctx)
+	w.mu.Lock()
+	w.runs = gctx
+	w.mu.Unlock()
+	if w.deps.Logs != nil {
+		g.Go(func() error { return w.deps.Logs.Run(gctx) })
+	}
+	g.Go(func() error {
+		if err := w.adopt(gctx); err != nil {
+			return err
+		}
+		g.Go(func() error { return w.images.run(gctx) })
+		g.Go(func() error { return w.sweep(gctx) })
+		return w.connect(gctx)
+	})
+	err := g.Wait()
+	w.mu.Lock()
+	w.runs = nil
+	w.mu.Unlock()
+	w.loops.Wait()
+	stopWriting()
+	if werr := <-written; err == nil {
+		err = werr
+	}
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// Close frees the state file. Call it after Run.
+func (w *Worker) Close() error { return w.state.close() }
+
+// Redescribe makes the worker ask for the node's description again and tell the managers.
+func (w *Worker) Redescribe() {
+	select {
+	case w.redescribe <- struct{}{}:
+	default:
+	}
+}
+
+// Clear stops and removes every task, as when the node leaves its cluster, and returns when nothing is left. Run must be
+// running. Assignments that arrive meanwhile start tasks again: end the node's membership first.
+func (w *Worker) Clear(ctx context.Context) error {
+	w.applied(w.objects.apply(&swarmv1.Assignments{Complete: true}))
+	w.syncOnce.Do(func() { close(w.synced) })
+	for {
+		w.mu.Lock()
+		n, idle := len(w.tasks), w.idle
+		w.mu.Unlock()
+		if n == 0 {
+			return nil
+		}
+		select {
+		case <-idle:
+		case <-ctx.Done():
+			return fmt.Errorf("clear worker: %d tasks are still stopping: %w", n, ctx.Err())
+		}
+	}
+}
+
+// Tasks counts the tasks this node has.
+func (w *Worker) Tasks() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.tasks)
+}
+
+// apply acts on a message of the managers. The session has checked its order.
+func (w *Worker) apply(msg *swarmv1.Assignments) {
+	changes := w.objects.apply(msg)
+	for _, c := range changes {
+		if !c.key.onDisk() {
+			continue
+		}
+		var value []byte
+		if c.now != nil {
+			value = marshal(c.now)
+		}
+		w.state.set(bucketObject, c.key.String(), value)
+	}
+	w.applied(changes)
+	if msg.Complete {
+		w.syncOnce.Do(func() { close(w.synced) })
+	}
+}
+
+// applied gives the changes to whom they concern.
+func (w *Worker) applied(changes []objectChange) {
+	var keys, images bool
+	for _, c := range changes {
+		switch c.key.kind {
+		case swarmv1.AssignmentRef_TASK:
+			w.assign(c.key.id, c.now.GetTask())
+		case swarmv1.AssignmentRef_KEY:
+			keys = true
+		case swarmv1.AssignmentRef_IMAGE:
+			images = true
+		}
+	}
+	if keys && w.deps.OnKeys != nil {
+		var all []*swarmv1.EncryptionKey
+		for _, a := range w.objects.list(swarmv1.AssignmentRef_KEY) {
+			all = append(all, a.GetKey())
+		}
+		w.deps.OnKeys(all)
+	}
+	if images {
+		w.images.look()
+	}
+}
+
+// assign tells a task's loop what is wanted of it; nil: it is not assigned any more.
+func (w *Worker) assign(id string, t *swarmv1.Task) {
+	w.mu.Lock()
+	loop := w.tasks[id]
+	if loop == nil && t != nil {
+		loop = newTaskLoop(w, t, nil)
+		w.tasks[id] = loop
+	}
+	w.mu.Unlock()
+	if loop != nil {
+		loop.want(t)
+	}
+}
+
+// begin runs a task's loop, unless the worker ends.
+func (w *Worker) begin(t *taskLoop) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.runs == nil || w.runs.Err() != nil {
+		return false
+	}
+	ctx := w.runs
+	w.loops.Go(func() { t.run(ctx) })
+	return true
+}
+
+// forget drops a task that nobody assigns and of which nothing is left.
+func (w *Worker) forget(t *taskLoop) {
+	w.mu.Lock()
+	if w.tasks[t.id] != t {
+		w.mu.Unlock()
+		return
+	}
+	delete(w.tasks, t.id)
+	if len(w.tasks) == 0 {
+		close(w.idle)
+		w.idle = make(chan struct{})
+	}
+	w.mu.Unlock()
+	w.reports.drop(t.id)
+	w.state.set(bucketStatus, t.id, nil)
+	w.state.set(bucketUnsent, t.id, nil)
+	if w.deps.Logs != nil {
+		w.deps.Logs.Retire(t.id)
+	}
+}
+
+// task returns a task of this node.
+func (w *Worker) task(id string) *taskLoop {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.tasks[id]
+}
+
+// report queues a status for the managers, and remembers it.
+func (w *Worker) report(s *swarmv1.TaskStatus, urgent bool) {
+	w.state.set(bucketStatus, s.TaskId, marshal(s))
+	w.state.set(bucketUnsent, s.TaskId, []byte{1})
+	w.reports.add(s, urgent)
+}
+
+// acked notes that the managers have what a report said.
+func (w *Worker) acked(sequence uint64) {
+	for _, s := range w.reports.ack(sequence) {
+		w.state.set(bucketUnsent, s.TaskId, nil)
+	}
+}
+
+func (w *Worker) filesRoot() string { return filepath.Join(w.cfg.RunDir, "tasks") }
+
+// marshal encodes a message of ours, which cannot fail: only required fields and invalid UTF-8 do, and vtproto checks neither.
+func marshal(m interface{ MarshalVT() ([]byte, error) }) []byte {
+	b, err := m.MarshalVT()
+	if err != nil {
+		panic(fmt.Sprintf("marshal %T: %v", m, err))
+	}
+	return b
+}
