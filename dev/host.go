@@ -198,7 +198,7 @@ func (r *record) powerOn(lab *Lab, h *hostRecord) error {
 	defer log.Close()
 	args := []string{
 		"daemon", "--state-dir", r.stateDir(h.Name), "--run-dir", r.hostRunDir(h.Name),
-		"--hostname", h.Name, "--cgroup-parent", r.cgroupParent(h.Name),
+		"--hostname", h.Name, "--machine-id", r.machineID(h.Name), "--cgroup-parent", r.cgroupParent(h.Name),
 	}
 	cmd := exec.Command(r.Binary, append(args, r.DaemonArgs...)...)
 	cmd.Env = append(os.Environ(), envPlayground+"="+r.Name, envHost+"="+r.key(h.Name))

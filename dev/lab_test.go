@@ -19,8 +19,10 @@ import (
 	"swarm/overlay/vswitch"
 )
 
-// TestMain lets the test binary stand in for the programs that run inside hosts.
+// TestMain lets the test binary stand in for the programs that run inside hosts. Under
+// the race detector they would each wait a second before they end.
 func TestMain(m *testing.M) {
+	os.Setenv("GORACE", "atexit_sleep_ms=0")
 	if role := os.Getenv("DEV_TEST_ROLE"); role == "echo" {
 		os.Exit(echo(os.Args[1]))
 	}

@@ -47,6 +47,7 @@ func standInDaemon(args []string) error {
 	run := fs.String("run-dir", "", "")
 	hostname := fs.String("hostname", "", "")
 	cgroup := fs.String("cgroup-parent", "", "")
+	fs.String("machine-id", "", "")
 	refuse := fs.String("refuse", "", "")
 	if err := fs.Parse(args); err != nil {
 		return err

@@ -3,6 +3,8 @@
 package dev
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -163,3 +165,9 @@ func flock(f *os.File) error {
 }
 
 func (r *record) cgroupRoot() string { return "/swarm-dev-" + r.Name }
+
+// machineID is as /etc/machine-id, which all hosts share, would be on a machine of its own.
+func (r *record) machineID(h string) string {
+	sum := sha256.Sum256([]byte(r.key(h)))
+	return hex.EncodeToString(sum[:16])
+}

@@ -18,6 +18,7 @@ import (
 	"maps"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -75,8 +76,6 @@ type Deps struct {
 	Log *slog.Logger
 	// Transport replaces the sockets, in tests.
 	Transport memberlist.Transport
-	// Seeds, if set, gives addresses that a node which sees no other tries again and again.
-	Seeds func() []string
 	// Conflict, if set, is told by Run of a second machine with a node's id: once a
 	// minute for each.
 	Conflict func(Conflict)
@@ -136,9 +135,15 @@ type Gossip struct {
 	mu      sync.Mutex
 	members map[string]Member
 	changed chan struct{}
-	told    map[Conflict]time.Time
-	now     func() time.Time
+	seeds   []string
 
+	// reseed wakes Run after SetSeeds.
+	reseed chan struct{}
+	// told belongs to Run: when each conflict was last reported.
+	told map[Conflict]time.Time
+
+	// leaving counts calls of serf's Leave, which cannot be interrupted.
+	leaving   sync.WaitGroup
 	closeOnce sync.Once
 	closeErr  error
 }
@@ -160,10 +165,10 @@ func New(cfg Config, deps Deps) (*Gossip, error) {
 		conflicts: make(chan Conflict, 16),
 		members:   make(map[string]Member),
 		changed:   make(chan struct{}),
+		reseed:    make(chan struct{}, 1),
 		told:      make(map[Conflict]time.Time),
-		now:       time.Now,
 	}
-	g.self = Member{ID: cfg.NodeID, Addr: netip.AddrPortFrom(cfg.AdvertiseAddr, cfg.Port), Status: Alive, Tags: maps.Clone(cfg.Tags), Since: g.now()}
+	g.self = Member{ID: cfg.NodeID, Addr: netip.AddrPortFrom(cfg.AdvertiseAddr, cfg.Port), Status: Alive, Tags: maps.Clone(cfg.Tags), Since: time.Now()}
 	g.members[cfg.NodeID] = g.self
 	if g.serf, err = serf.Create(g.serfConfig(cfg)); err != nil {
 		return nil, fmt.Errorf("gossip on %s: %w", netip.AddrPortFrom(cfg.BindAddr, cfg.Port), err)
@@ -195,6 +200,7 @@ func (g *Gossip) serfConfig(cfg Config) *serf.Config {
 	sc.SnapshotPath, sc.RejoinAfterLeave = cfg.SnapshotPath, false
 	sc.ReconnectInterval, sc.ReconnectTimeout = cfg.ReconnectInterval, cfg.ForgetAfter
 	sc.TombstoneTimeout = cfg.ForgetAfter
+	sc.BroadcastTimeout, sc.LeavePropagateDelay = 2*time.Second, 500*time.Millisecond
 	sc.DisableCoordinates = true
 	// serf would let the members vote and stop the loser. Who is who is a matter of
 	// certificates; here the first keeps the name.
@@ -202,6 +208,9 @@ func (g *Gossip) serfConfig(cfg Config) *serf.Config {
 	sc.Logger, sc.LogOutput = ml.Logger, nil
 	return sc
 }
+
+// seedInterval is how often a node that sees no other tries its seeds.
+const seedInterval = 5 * time.Second
 
 // Run follows the membership until ctx ends. It stays in the cluster then; see Leave and Close.
 func (g *Gossip) Run(ctx context.Context) error {
@@ -219,6 +228,9 @@ func (g *Gossip) Run(ctx context.Context) error {
 			}
 		case c := <-g.conflicts:
 			g.report(c)
+		case <-g.reseed:
+			g.findOthers(ctx)
+			retry.Reset(seedInterval)
 		case <-retry.C:
 			g.findOthers(ctx)
 			retry.Reset(seedInterval)
@@ -226,14 +238,20 @@ func (g *Gossip) Run(ctx context.Context) error {
 	}
 }
 
-// seedInterval is how often a lone node tries its seeds.
-const seedInterval = 5 * time.Second
+// SetSeeds gives the addresses that Run tries, at once and then for as long as
+// this node sees no other.
+func (g *Gossip) SetSeeds(addrs []string) {
+	g.mu.Lock()
+	g.seeds = slices.Clone(addrs)
+	g.mu.Unlock()
+	select {
+	case g.reseed <- struct{}{}:
+	default: // Run has not yet looked at the former ones.
+	}
+}
 
 func (g *Gossip) findOthers(ctx context.Context) {
-	if g.deps.Seeds == nil || g.othersAlive() {
-		return
-	}
-	seeds := g.deps.Seeds()
+	seeds := g.seedsIfAlone()
 	if len(seeds) == 0 {
 		return
 	}
@@ -328,12 +346,19 @@ func validKeys(keys [][]byte) error {
 func (g *Gossip) Health() int { return g.serf.Memberlist().GetHealthScore() }
 
 // Leave tells the others that this node goes for good, and waits until it is
-// likely that they know: a second or more.
-func (g *Gossip) Leave() error {
-	if err := g.serf.Leave(); err != nil {
-		return fmt.Errorf("leave gossip: %w", err)
+// likely that they know: about a second, at most five, or until ctx ends.
+func (g *Gossip) Leave(ctx context.Context) error {
+	done := make(chan error, 1)
+	g.leaving.Go(func() { done <- g.serf.Leave() })
+	select {
+	case err := <-done:
+		if err != nil {
+			return fmt.Errorf("leave gossip: %w", err)
+		}
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("leave gossip: %w", context.Cause(ctx))
 	}
-	return nil
 }
 
 // Close stops listening. Without Leave the others will see this node fail.
@@ -342,6 +367,7 @@ func (g *Gossip) Close() error {
 		if err := g.serf.Shutdown(); err != nil {
 			g.closeErr = fmt.Errorf("close gossip: %w", err)
 		}
+		g.leaving.Wait()
 	})
 	return g.closeErr
 }

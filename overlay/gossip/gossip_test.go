@@ -86,7 +86,7 @@ func newCluster(t *testing.T) *cluster {
 }
 
 // five runs fn on a cluster of five, in a bubble of its own time.
-func five(t *testing.T, fn func(c *cluster, nodes []*node)) {
+func five(t *testing.T, fn func(t *testing.T, c *cluster, nodes []*node)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t)
@@ -103,7 +103,7 @@ func five(t *testing.T, fn func(c *cluster, nodes []*node)) {
 		for _, n := range nodes {
 			n.await(t, 5*time.Second, "n1 alive, n2 alive, n3 alive, n4 alive, n5 alive")
 		}
-		fn(c, nodes)
+		fn(t, c, nodes)
 	})
 }
 
@@ -136,7 +136,7 @@ func (n *node) await(t *testing.T, limit time.Duration, want string) time.Durati
 }
 
 func TestMembers_ADeadOneIsKnownWithinFourSeconds(t *testing.T) {
-	five(t, func(_ *cluster, nodes []*node) {
+	five(t, func(t *testing.T, _ *cluster, nodes []*node) {
 		nodes[4].stop()
 		killed := time.Now()
 		for _, n := range nodes[:4] {
@@ -151,7 +151,7 @@ func TestMembers_ADeadOneIsKnownWithinFourSeconds(t *testing.T) {
 }
 
 func TestMembers_ABlockedOneFailsAndComesBack(t *testing.T) {
-	five(t, func(c *cluster, nodes []*node) {
+	five(t, func(t *testing.T, c *cluster, nodes []*node) {
 		c.net.setDrops(func(from, to string) bool { return (from == ip(3)) != (to == ip(3)) })
 		nodes[0].await(t, 4*time.Second, "n1 alive, n2 alive, n3 failed, n4 alive, n5 alive")
 		// With nobody to confirm a suspicion, it takes its time.
@@ -168,7 +168,7 @@ func TestMembers_ABlockedOneFailsAndComesBack(t *testing.T) {
 }
 
 func TestMembers_LossIsNoDeath(t *testing.T) {
-	five(t, func(c *cluster, nodes []*node) {
+	five(t, func(t *testing.T, c *cluster, nodes []*node) {
 		// Every fifth packet is lost, by count: the test is the same each time.
 		sent := 0
 		c.net.setDrops(func(string, string) bool { sent++; return sent%5 == 0 })
@@ -182,8 +182,8 @@ func TestMembers_LossIsNoDeath(t *testing.T) {
 }
 
 func TestLeave_IsNotAFailure(t *testing.T) {
-	five(t, func(_ *cluster, nodes []*node) {
-		if err := nodes[4].Leave(); err != nil {
+	five(t, func(t *testing.T, _ *cluster, nodes []*node) {
+		if err := nodes[4].Leave(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		for _, n := range nodes[:4] {
@@ -193,7 +193,7 @@ func TestLeave_IsNotAFailure(t *testing.T) {
 }
 
 func TestUpdateTags_ReachesTheOthers(t *testing.T) {
-	five(t, func(_ *cluster, nodes []*node) {
+	five(t, func(t *testing.T, _ *cluster, nodes []*node) {
 		want := map[string]string{gossip.TagRole: "manager", gossip.TagBuild: "v2"}
 		if err := nodes[1].UpdateTags(want); err != nil {
 			t.Fatal(err)
@@ -207,7 +207,7 @@ func TestUpdateTags_ReachesTheOthers(t *testing.T) {
 }
 
 func TestUpdateKeys_RotatesWithoutAFailure(t *testing.T) {
-	five(t, func(_ *cluster, nodes []*node) {
+	five(t, func(t *testing.T, _ *cluster, nodes []*node) {
 		for _, keys := range [][][]byte{{key(1), key(2)}, {key(2), key(1)}, {key(2)}} {
 			for _, n := range nodes {
 				if err := n.UpdateKeys(keys); err != nil {
@@ -226,7 +226,7 @@ func TestUpdateKeys_RotatesWithoutAFailure(t *testing.T) {
 }
 
 func TestJoin_WrongKeyIsRefused(t *testing.T) {
-	five(t, func(c *cluster, nodes []*node) {
+	five(t, func(t *testing.T, c *cluster, nodes []*node) {
 		n := c.start(6, func(cfg *gossip.Config) { cfg.Keys = [][]byte{key(9)} })
 		if _, err := n.Join(t.Context(), []string{ip(1), ip(2)}); !errors.Is(err, errdefs.ErrUnavailable) {
 			t.Errorf("join with a wrong key: got %v, want unavailable", err)
@@ -239,7 +239,7 @@ func TestJoin_WrongKeyIsRefused(t *testing.T) {
 }
 
 func TestConflict_ASecondMachineIsReportedAndIgnored(t *testing.T) {
-	five(t, func(c *cluster, nodes []*node) {
+	five(t, func(t *testing.T, c *cluster, nodes []*node) {
 		clone := c.start(6, func(cfg *gossip.Config) { cfg.NodeID = "n2" })
 		// Whether the clone may hear the others is of no interest here.
 		_, _ = clone.Join(t.Context(), []string{ip(1)})
@@ -271,7 +271,7 @@ func TestConflict_ASecondMachineIsReportedAndIgnored(t *testing.T) {
 }
 
 func TestReturn_WithAnotherAddress(t *testing.T) {
-	five(t, func(c *cluster, nodes []*node) {
+	five(t, func(t *testing.T, c *cluster, nodes []*node) {
 		nodes[4].stop()
 		nodes[0].await(t, 4*time.Second, "n1 alive, n2 alive, n3 alive, n4 alive, n5 failed")
 		time.Sleep(10 * time.Second)
@@ -295,17 +295,18 @@ func TestReturn_WithAnotherAddress(t *testing.T) {
 func TestRun_ALoneNodeTriesItsSeeds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t)
-		first := c.start(1, nil)
 		g, err := gossip.New(gossip.Config{
 			NodeID: "n2", BindAddr: netip.MustParseAddr("0.0.0.0"), AdvertiseAddr: netip.MustParseAddr(ip(2)), Keys: [][]byte{key(1)},
 		}, gossip.Deps{
 			Log: slog.New(slog.DiscardHandler), Transport: c.net.attach(ip(2), gossip.DefaultPort),
-			Seeds: func() []string { return []string{ip(1)} },
 		})
 		if err != nil {
 			t.Fatal(err)
 		}
 		runUntilStopped(t, g)
+		g.SetSeeds([]string{ip(1)})
+		time.Sleep(time.Minute)
+		first := c.start(1, nil)
 		first.await(t, 10*time.Second, "n1 alive, n2 alive")
 	})
 }

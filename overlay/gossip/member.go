@@ -62,15 +62,16 @@ func (g *Gossip) Member(id string) (Member, bool) {
 	return m, ok
 }
 
-func (g *Gossip) othersAlive() bool {
+// seedsIfAlone is empty while another member is alive.
+func (g *Gossip) seedsIfAlone() []string {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for id, m := range g.members {
 		if id != g.self.ID && m.Status == Alive {
-			return true
+			return nil
 		}
 	}
-	return false
+	return slices.Clone(g.seeds)
 }
 
 // observe takes an event of serf over into the list.
@@ -82,7 +83,7 @@ func (g *Gossip) observe(ev serf.MemberEvent) {
 			delete(g.members, sm.Name)
 			continue
 		}
-		m := Member{ID: sm.Name, Addr: addrPort(sm.Addr, sm.Port), Tags: maps.Clone(sm.Tags), Status: statusOf(ev.Type, sm.Status), Since: g.now()}
+		m := Member{ID: sm.Name, Addr: addrPort(sm.Addr, sm.Port), Tags: maps.Clone(sm.Tags), Status: statusOf(ev.Type, sm.Status), Since: time.Now()}
 		if old, ok := g.members[m.ID]; ok && old.Status == m.Status {
 			m.Since = old.Since
 		}
@@ -132,7 +133,7 @@ func (d aliveDelegate) NotifyAlive(peer *memberlist.Node) error {
 
 // report passes a conflict on, unless it did so within the last minute.
 func (g *Gossip) report(c Conflict) {
-	now := g.now()
+	now := time.Now()
 	maps.DeleteFunc(g.told, func(_ Conflict, at time.Time) bool { return now.Sub(at) >= time.Minute })
 	if _, ok := g.told[c]; ok {
 		return

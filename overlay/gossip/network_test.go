@@ -77,7 +77,7 @@ func (p *port) WriteTo(b []byte, addr string) (time.Time, error) {
 func (p *port) DialTimeout(addr string, timeout time.Duration) (net.Conn, error) {
 	peer := p.to(addr)
 	if peer == nil {
-		time.Sleep(timeout)
+		<-time.After(timeout)
 		return nil, errors.New("dial " + addr + " from " + net.JoinHostPort(p.addr.IP.String(), strconv.Itoa(p.addr.Port)) + ": timeout")
 	}
 	here, there := net.Pipe()
