@@ -12,7 +12,6 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
-	"google.golang.org/protobuf/proto"
 
 	"swarm/internal/pki"
 	"swarm/internal/transport"
@@ -33,7 +32,7 @@ type member struct {
 	gossip   Gossip
 	worker   Worker
 	// rows found a cluster; for its first manager only, once.
-	rows []proto.Message
+	rows []*swarmv1.Change
 
 	// end ends the membership; the cause says why.
 	end context.CancelCauseFunc
@@ -58,7 +57,7 @@ func listen(m Membership) (net.Listener, error) {
 }
 
 // newMember makes the parts. It takes over ln.
-func (n *Node) newMember(state Membership, cred pki.Credential, bundle *pki.Bundle, ln net.Listener, rows []proto.Message) (m *member, err error) {
+func (n *Node) newMember(state Membership, cred pki.Credential, bundle *pki.Bundle, ln net.Listener, rows []*swarmv1.Change) (m *member, err error) {
 	defer func() {
 		if err != nil {
 			_ = ln.Close()
@@ -85,7 +84,7 @@ func (n *Node) newMember(state Membership, cred pki.Credential, bundle *pki.Bund
 	if m.gossip, err = n.deps.NewGossip(m.base); err != nil {
 		return nil, fmt.Errorf("gossip: %w", err)
 	}
-	if m.worker, err = n.deps.NewWorker(m.base, WorkerHooks{Managers: m.managers, OnNode: m.onNode}); err != nil {
+	if m.worker, err = n.deps.NewWorker(m.base, m.gossip, WorkerHooks{Managers: m.managers, OnNode: m.onNode}); err != nil {
 		return nil, fmt.Errorf("worker: %w", err)
 	}
 	return m, nil
@@ -112,7 +111,6 @@ func (m *member) run(ctx context.Context, server *grpc.Server) error {
 	parts.Go(func() error { return m.worker.Run(ctx) })
 	parts.Go(func() error { return m.govern(ctx) })
 	parts.Go(func() error { return m.renew(ctx) })
-	m.gossip.Join(m.gossipAddrs())
 	close(m.running)
 
 	err := parts.Wait()
@@ -284,18 +282,10 @@ func (m *member) resolve(nodeID string) (string, bool) {
 			return p.HostPort(), true
 		}
 	}
-	return "", false
-}
-
-func (m *member) gossipAddrs() []string {
-	state := m.remembered()
-	var addrs []string
-	for _, p := range state.Managers {
-		if p.NodeID != state.NodeID {
-			addrs = append(addrs, net.JoinHostPort(p.Addr, strconv.Itoa(int(state.GossipPort))))
-		}
+	if p, ok := m.gossip.Resolve(nodeID); ok {
+		return p.HostPort(), true
 	}
-	return addrs
+	return "", false
 }
 
 func (m *member) info(info *swarmv1.InfoResponse) {

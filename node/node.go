@@ -13,7 +13,6 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
-	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"swarm/internal/transport"
@@ -84,12 +83,12 @@ type WorkerHooks struct {
 	OnNode   func(*swarmv1.NodeUpdate)
 }
 
-// Gossip knows who is alive.
+// Gossip knows who is alive. It looks for the others by itself while the node is alone.
 type Gossip interface {
 	Run(ctx context.Context) error
-	// Join asks the peers in; it keeps trying while the node is alone.
-	Join(addrs []string)
 	Members() []*swarmv1.Member
+	// Resolve finds a node by what it gossips of itself.
+	Resolve(nodeID string) (Peer, bool)
 	// Leave says goodbye.
 	Leave(ctx context.Context) error
 }
@@ -106,7 +105,7 @@ type FoundRequest struct {
 
 // Founded is a new cluster: its first rows, and its first member's certificate.
 type Founded struct {
-	Rows                []proto.Message
+	Rows                []*swarmv1.Change
 	Certificate, Bundle []byte
 	GossipKeys          [][]byte
 	WorkerToken         string
@@ -117,8 +116,8 @@ type Deps struct {
 	Log        *slog.Logger
 	Found      func(FoundRequest) (Founded, error)
 	NewGossip  func(Base) (Gossip, error)
-	NewWorker  func(Base, WorkerHooks) (Worker, error)
-	NewManager func(b Base, g Gossip, rows []proto.Message) (Manager, error)
+	NewWorker  func(Base, Gossip, WorkerHooks) (Worker, error)
+	NewManager func(b Base, g Gossip, rows []*swarmv1.Change) (Manager, error)
 	// Clean removes every container and network of the former member from this host.
 	Clean    func(ctx context.Context) error
 	Describe func() *swarmv1.NodeDescription
