@@ -48,8 +48,13 @@ func (p *Picture) foldNode(id string, gone bool, set func(*node)) {
 		p.reordered = true
 	}
 	p.nodeChanged(n)
-	if gone && n.state == nil && len(n.services) == 0 {
-		delete(p.nodes, id)
+	p.forget(n)
+}
+
+// forget drops the entry of a node that no row names any more.
+func (p *Picture) forget(n *node) {
+	if n != nil && n.row == nil && n.state == nil && len(n.services) == 0 && len(n.ports) == 0 {
+		delete(p.nodes, n.id)
 	}
 }
 
@@ -61,14 +66,11 @@ func (p *Picture) foldState(s *swarmv1.NodeState, gone bool) {
 	} else {
 		n.state = s
 	}
-	if gone && n.row == nil && len(n.services) == 0 {
-		delete(p.nodes, n.id)
-		return
-	}
 	if old != nil && !gone && old.GetState() == s.GetState() && proto.Equal(old.GetDescription(), s.GetDescription()) {
 		return // a new session of a node that is as it was
 	}
 	p.nodeChanged(n)
+	p.forget(n)
 }
 
 // nodeChanged files the node under its class again and has everything planned that may look at it: what runs there, what

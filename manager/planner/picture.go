@@ -126,6 +126,7 @@ func (p *Picture) foldClaim(c *swarmv1.Claim, gone bool) {
 		if gone {
 			delete(n.ports, port)
 			p.roomier = true
+			p.forget(n)
 		} else {
 			n.take(port)
 		}

@@ -73,8 +73,13 @@ func (r *run) judge(s *slot) view {
 // judgePair settles which of two live tasks stays. The older one runs on while a start-first replacement comes up.
 func (r *run) judgePair(v view) view {
 	head, older := v.head, v.older
-	startFirst := head.row.GetReplaces() == older.id && head.desired() == swarmv1.TaskState_RUNNING && !older.over()
-	if startFirst && !head.running() {
+	linked := head.row.GetReplaces() == older.id && head.desired() == swarmv1.TaskState_RUNNING
+	if act, _ := r.judgeHead(older); linked && act == keep && !older.over() && !head.running() {
+		if older.rev.template() == r.cur.template() && head.rev.template() != r.cur.template() {
+			// Rolled back before the new task was up: the old one is what is wanted.
+			r.shutdown(head)
+			v.head, v.older = older, nil
+		}
 		return v
 	}
 	for _, t := range v.slot.tasks {
@@ -175,6 +180,8 @@ func (r *run) succeed(v *view) {
 	switch {
 	case v.act == restart:
 		w.restarts, w.startAfter = t.rev.restart.next(t, r.now)
+	case v.older != nil:
+		// The old task runs on: there is nothing to wait for.
 	case v.act == rescue && r.svc.row != nil && w.rev.spec().GetSingleWriter() && t.node.down():
 		w.startAfter = instant(t.node.state.GetSince()).Add(r.p.lease)
 	case v.act == renew && r.startFirst() && !t.over():
@@ -184,7 +191,7 @@ func (r *run) succeed(v *view) {
 	case !t.over():
 		w.desired = swarmv1.TaskState_READY
 	}
-	if v.older != nil && v.act == restart {
+	if v.older != nil {
 		w.replaces = v.older.id
 	}
 	r.shutdown(t)

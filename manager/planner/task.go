@@ -106,9 +106,7 @@ func (p *Picture) dropTask(t *task) {
 	if len(t.slot.tasks) == 0 {
 		t.svc.dropSlot(t.slot)
 	}
-	if t.node != nil && t.node.row == nil && t.node.state == nil && len(t.node.services) == 0 {
-		delete(p.nodes, t.node.id)
-	}
+	p.forget(t.node)
 	p.touch(t.svc)
 	p.release(t.svc)
 }

@@ -1,0 +1,120 @@
+package planner
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+const (
+	benchNodes    = 1_000
+	benchServices = 100
+)
+
+// benchCluster has nodes of 64 CPUs and 256 GiB in four zones, so that 100k tasks of half a CPU and 1 GiB fit.
+func benchCluster(b testing.TB, tasks int) *model {
+	m := newModel(b)
+	for i := range benchNodes {
+		m.addNode(fmt.Sprintf("node%020d", i), func(n *swarmv1.Node, s *swarmv1.NodeState) {
+			n.Spec.Labels["zone"] = fmt.Sprint(i % 4)
+			s.Description.Resources = &swarmv1.Resources{NanoCpus: 64e9, MemoryBytes: 256 << 30}
+		})
+	}
+	for i := range benchServices {
+		m.addService(fmt.Sprintf("service%018d", i), replicas(uint64(tasks/benchServices)), reserve(5e8, 1<<30))
+	}
+	return m
+}
+
+// place measures from rows of services to changes with tasks and statuses, ready to be committed.
+func benchPlace(b *testing.B, tasks int, edit ...func(*swarmv1.ServiceSpec)) {
+	m := benchCluster(b, tasks)
+	if len(edit) > 0 {
+		for i := range benchServices {
+			m.edit(fmt.Sprintf("service%018d", i), edit...)
+		}
+	}
+	due := m.pic.Due(m.now)
+	b.ReportAllocs()
+	for b.Loop() {
+		res := m.pic.Plan(due, m.now)
+		if got := countPlaced(res); got != tasks {
+			b.Fatalf("placed %d of %d", got, tasks)
+		}
+	}
+	b.ReportMetric(float64(tasks)*float64(b.N)/b.Elapsed().Seconds(), "tasks/s")
+}
+
+func countPlaced(res Result) int {
+	n := 0
+	for _, g := range res.Groups {
+		for _, c := range g.Changes {
+			if c.GetPut().GetTaskStatus().GetState() == swarmv1.TaskState_ASSIGNED {
+				n++
+			}
+		}
+	}
+	return n
+}
+
+func BenchmarkPlacement(b *testing.B) {
+	b.Run("10k_1k", func(b *testing.B) { benchPlace(b, 10_000) })
+	b.Run("100k_1k", func(b *testing.B) { benchPlace(b, 100_000) })
+	b.Run("100k_1k_spread", func(b *testing.B) {
+		benchPlace(b, 100_000, constraint("node.role==worker", "node.labels.zone!=9"), func(s *swarmv1.ServiceSpec) {
+			placement(s).Preferences = []*swarmv1.PlacementPreference{{Preference: &swarmv1.PlacementPreference_Spread{Spread: &swarmv1.SpreadOver{SpreadDescriptor: "node.labels.zone"}}}}
+		})
+	})
+}
+
+// BenchmarkOneTask scales one of 100 services by one on a cluster that runs 100k tasks, and plans only that.
+func BenchmarkOneTask(b *testing.B) {
+	m := benchCluster(b, 100_000)
+	for _, g := range m.pic.Plan(m.pic.Due(m.now), m.now).Groups {
+		if err := m.commit(g); err != nil {
+			b.Fatal(err)
+		}
+	}
+	for k, row := range m.rows {
+		if k[0] == '6' {
+			m.report(row.(*swarmv1.TaskStatus).TaskId, swarmv1.TaskState_RUNNING)
+		}
+	}
+	if res := m.pic.Plan(m.pic.Due(m.now), m.now); len(res.Groups) != 0 {
+		b.Fatal("the cluster is not at rest")
+	}
+	m.edit("service000000000000000007", replicas(100_000/benchServices+1))
+	b.ReportAllocs()
+	b.ResetTimer()
+	for b.Loop() {
+		m.pic.Retry("service000000000000000007")
+		if got := countPlaced(m.pic.Plan(m.pic.Due(m.now), m.now)); got != 1 {
+			b.Fatalf("placed %d, want 1", got)
+		}
+	}
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "plans/s")
+}
+
+// BenchmarkPicture measures how fast a picture of 100k tasks is made from rows: what a new leader does first.
+func BenchmarkPicture(b *testing.B) {
+	m := benchCluster(b, 100_000)
+	for _, g := range m.pic.Plan(m.pic.Due(m.now), m.now).Groups {
+		if err := m.commit(g); err != nil {
+			b.Fatal(err)
+		}
+	}
+	keys := make([]string, 0, len(m.rows))
+	for k := range m.rows {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	for b.Loop() {
+		p := newPicture()
+		for _, k := range keys {
+			p.fold(nil, m.rows[k])
+		}
+	}
+	b.ReportMetric(100_000*float64(b.N)/b.Elapsed().Seconds(), "tasks/s")
+}

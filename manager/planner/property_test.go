@@ -1,0 +1,217 @@
+package planner
+
+import (
+	"bytes"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+// chaos does one random thing to the cluster.
+func (m *model) chaos(r *rand.Rand) {
+	node := fmt.Sprintf("n%d", r.IntN(8))
+	service := fmt.Sprintf("s%d", r.IntN(6))
+	_, known := m.rows["1/"+node]
+	switch r.IntN(12) {
+	case 0, 1:
+		if !known {
+			m.addNode(node, func(n *swarmv1.Node, _ *swarmv1.NodeState) { n.Spec.Labels["zone"] = fmt.Sprint(r.IntN(3)) })
+		}
+	case 2:
+		if known {
+			m.setState(node, []swarmv1.NodeState_State{swarmv1.NodeState_DOWN, swarmv1.NodeState_READY, swarmv1.NodeState_READY, swarmv1.NodeState_DISCONNECTED}[r.IntN(4)])
+		}
+	case 3:
+		if known {
+			m.setNode(node, func(n *swarmv1.Node) { n.Spec.Availability = swarmv1.NodeSpec_Availability(r.IntN(3)) })
+		}
+	case 4:
+		if known && r.IntN(3) == 0 {
+			m.drop("1/" + node)
+			m.drop("2/" + node)
+		}
+	case 5, 6:
+		if m.service(service) == nil {
+			m.addService(service, m.randomSpec(r)...)
+		}
+	case 7:
+		if s := m.service(service); s != nil && !s.PendingDelete && m.rows[fmt.Sprintf("4/%s/%010d", service, s.Revision)].(*swarmv1.Revision).Spec.Mode.GetReplicated() != nil {
+			m.edit(service, replicas(uint64(r.IntN(9))))
+		}
+	case 8:
+		if s := m.service(service); s != nil && !s.PendingDelete {
+			m.edit(service, image(fmt.Sprintf("docker.io/library/web:%d", r.IntN(100))), reserve(int64(r.IntN(4))*5e8, int64(r.IntN(3))<<30))
+		}
+	case 9:
+		if s := m.service(service); s != nil && r.IntN(2) == 0 {
+			s = s.CloneVT()
+			s.PendingDelete = true
+			m.put(s)
+		}
+	case 10:
+		if list := m.tasks(); len(list) > 0 {
+			if t := list[r.IntN(len(list))]; m.status(t.Id).State == swarmv1.TaskState_RUNNING {
+				m.report(t.Id, []swarmv1.TaskState{swarmv1.TaskState_FAILED, swarmv1.TaskState_COMPLETE, swarmv1.TaskState_REJECTED}[r.IntN(3)])
+			}
+		}
+	case 11:
+		m.now = m.now.Add(time.Duration(r.IntN(10_000)) * time.Millisecond)
+	}
+}
+
+func (m *model) randomSpec(r *rand.Rand) []func(*swarmv1.ServiceSpec) {
+	edits := []func(*swarmv1.ServiceSpec){replicas(uint64(r.IntN(9))), reserve(int64(r.IntN(4))*5e8, int64(r.IntN(3))<<30)}
+	options := []func(*swarmv1.ServiceSpec){
+		global,
+		constraint("node.labels.zone!=1"),
+		hostPortOf(8080 + uint32(r.IntN(2))),
+		func(s *swarmv1.ServiceSpec) { s.UpdateConfig.Order = swarmv1.UpdateConfig_START_FIRST },
+		func(s *swarmv1.ServiceSpec) {
+			s.UpdateConfig.Parallelism = uint64(r.IntN(4))
+			s.UpdateConfig.FailureAction = swarmv1.UpdateConfig_FailureAction(r.IntN(3))
+		},
+		func(s *swarmv1.ServiceSpec) { placement(s).MaxReplicas = 1 + uint64(r.IntN(3)) },
+		func(s *swarmv1.ServiceSpec) {
+			s.TaskTemplate.RestartPolicy = &swarmv1.RestartPolicy{Condition: swarmv1.RestartPolicy_Condition(r.IntN(3)), MaxAttempts: uint64(r.IntN(3)), Window: durationpb.New(time.Duration(r.IntN(2)) * time.Minute)}
+		},
+		func(s *swarmv1.ServiceSpec) { s.Priority = int32(r.IntN(3)) },
+		func(s *swarmv1.ServiceSpec) { s.SingleWriter = true },
+		func(s *swarmv1.ServiceSpec) {
+			placement(s).Preferences = []*swarmv1.PlacementPreference{{Preference: &swarmv1.PlacementPreference_Spread{Spread: &swarmv1.SpreadOver{SpreadDescriptor: "node.labels.zone"}}}}
+		},
+	}
+	for _, o := range options {
+		if r.IntN(4) == 0 {
+			edits = append(edits, o)
+		}
+	}
+	return edits
+}
+
+// Whatever happens to a cluster, its invariants hold after every commit (model.check), and when it is left alone it
+// becomes what it was asked to be, and then stays so.
+func TestProperty_Converges(t *testing.T) {
+	rounds := 150
+	if testing.Short() {
+		rounds = 30
+	}
+	for seed := range uint64(rounds) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			r := rand.New(rand.NewPCG(seed, 1))
+			m := newModel(t)
+			m.addNode("n0")
+			for range 80 {
+				m.chaos(r)
+				switch r.IntN(4) {
+				case 0:
+					m.plan()
+				case 1:
+					m.plan()
+					m.work()
+				}
+			}
+			m.pass(10 * time.Minute)
+			if m.plan()+m.work() != 0 {
+				t.Fatalf("does not rest:\n%s", m)
+			}
+			m.checkRest()
+		})
+	}
+}
+
+// checkRest: nothing is half done, but for what cannot be.
+func (m *model) checkRest() {
+	m.t.Helper()
+	for k, row := range m.rows {
+		if s, ok := row.(*swarmv1.Service); ok && s.PendingDelete {
+			for _, t := range m.tasks() {
+				if st, _ := m.rows["2/"+t.NodeId].(*swarmv1.NodeState); t.ServiceId == s.Id && st.GetState() != swarmv1.NodeState_DISCONNECTED {
+					m.t.Fatalf("service %s is still being removed:\n%s", k, m)
+				}
+			}
+		}
+		c, ok := row.(*swarmv1.Claim)
+		if ok && m.rows["5/"+c.Owner] == nil {
+			m.t.Fatalf("claim %s has no owner:\n%s", c.Key, m)
+		}
+	}
+	perSlot := map[string]int{}
+	for _, t := range m.tasks() {
+		st := m.status(t.Id)
+		node, _ := m.rows["2/"+t.NodeId].(*swarmv1.NodeState)
+		if t.DesiredState == swarmv1.TaskState_RUNNING && node.GetState() == swarmv1.NodeState_READY && st.State != swarmv1.TaskState_RUNNING && st.State != swarmv1.TaskState_PENDING {
+			m.t.Fatalf("task %s should run and is %s:\n%s", t.Id, st.State, m)
+		}
+		if t.DesiredState > swarmv1.TaskState_RUNNING && node.GetState() == swarmv1.NodeState_READY && st.State <= swarmv1.TaskState_RUNNING {
+			m.t.Fatalf("task %s should stop and is %s:\n%s", t.Id, st.State, m)
+		}
+		if st.State > swarmv1.TaskState_RUNNING {
+			perSlot[fmt.Sprintf("%s.%d.%s", t.ServiceId, t.Slot, map[bool]string{true: t.NodeId}[t.Slot == 0])]++
+		}
+	}
+	for s, n := range perSlot {
+		if n > 6 {
+			m.t.Fatalf("slot %s has a history of %d:\n%s", s, n, m)
+		}
+	}
+}
+
+// The same rows give the same picture and the same plan, to the byte, in whatever order they came.
+func TestProperty_OrderOfEventsDoesNotMatter(t *testing.T) {
+	for seed := range uint64(40) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			r := rand.New(rand.NewPCG(seed, 2))
+			m := newModel(t)
+			for range 60 {
+				m.chaos(r)
+				if r.IntN(3) > 0 {
+					m.plan()
+					m.work()
+				}
+			}
+			var figures string
+			var plan []byte
+			for i := range 5 {
+				keys := slices.Sorted(maps.Keys(m.rows))
+				r.Shuffle(len(keys), func(a, b int) { keys[a], keys[b] = keys[b], keys[a] })
+				p := newPicture()
+				for _, k := range keys {
+					p.fold(nil, m.rows[k])
+				}
+				f, b := p.figures(), planBytes(t, p, m.now)
+				if i == 0 {
+					figures, plan = f, b
+					if kept := m.pic.figures(); kept != f {
+						t.Fatalf("the picture kept up to date differs from a new one:\n%s\nnew:\n%s", kept, f)
+					}
+					continue
+				}
+				if f != figures {
+					t.Fatalf("another order, another picture:\n%s\nwas\n%s", f, figures)
+				}
+				if !bytes.Equal(b, plan) {
+					t.Fatalf("another order, another plan")
+				}
+			}
+		})
+	}
+}
+
+func planBytes(t *testing.T, p *Picture, now time.Time) []byte {
+	var out []byte
+	for _, g := range p.Plan(slices.Sorted(maps.Keys(p.services)), now).Groups {
+		b, err := proto.MarshalOptions{Deterministic: true}.Marshal(g.Proto())
+		if err != nil {
+			t.Fatal(err)
+		}
+		out = append(out, b...)
+	}
+	return out
+}
