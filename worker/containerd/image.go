@@ -1,0 +1,182 @@
+//go:build linux
+
+package containerd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"sync"
+
+	"github.com/containerd/containerd/v2/client"
+	coreimages "github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	confs "github.com/containerd/continuity/fs"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/platforms"
+	"github.com/distribution/reference"
+	"github.com/opencontainers/image-spec/identity"
+	imagespec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"swarm/worker/containerd/ocispec"
+)
+
+// maxAccounts bounds the files that accounts are read from, in bytes.
+const maxAccounts = 4 << 20
+
+// image is what starting a container needs to know of an image. Immutable.
+type image struct {
+	name     string // containerd's
+	digest   string // of the index or manifest
+	chain    string // the snapshot of its layers
+	config   imagespec.ImageConfig
+	accounts ocispec.Accounts
+}
+
+// images remembers images, which a digest makes immutable, so that fifty containers cost one look.
+type images struct {
+	client      *client.Client
+	snapshotter string
+
+	mu    sync.Mutex // guards byRef; held while one image is read, which is rare
+	byRef map[string]*image
+}
+
+// get finds a held image, unpacked; ErrNotFound when it is not held.
+func (s *images) get(ctx context.Context, ref, platform string) (*image, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	key := ref + " " + platform
+	if i := s.byRef[key]; i != nil {
+		return i, nil
+	}
+	i, err := s.read(ctx, ref, platform)
+	if err != nil {
+		return nil, fmt.Errorf("image %s: %w", ref, err)
+	}
+	s.byRef[key] = i
+	return i, nil
+}
+
+// forget drops what was known of an image: it has been removed.
+func (s *images) forget(ref, platform string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.byRef, ref+" "+platform)
+}
+
+func (s *images) read(ctx context.Context, ref, platform string) (*image, error) {
+	held, err := s.find(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	match := platforms.Default()
+	if platform != "" {
+		p, err := platforms.Parse(platform)
+		if err != nil {
+			return nil, fmt.Errorf("platform %q: %w: %w", platform, err, errdefs.ErrInvalidArgument)
+		}
+		match = platforms.Only(p)
+	}
+	ci := client.NewImageWithPlatform(s.client, held, match)
+	spec, err := ci.Spec(ctx)
+	if err != nil {
+		return nil, err
+	}
+	i := &image{
+		name:   held.Name,
+		digest: held.Target.Digest.String(),
+		chain:  identity.ChainID(spec.RootFS.DiffIDs).String(),
+		config: spec.Config,
+	}
+	if _, err := s.client.SnapshotService(s.snapshotter).Stat(ctx, i.chain); errdefs.IsNotFound(err) {
+		if err := ci.Unpack(ctx, s.snapshotter); err != nil {
+			return nil, fmt.Errorf("unpack: %w", err)
+		}
+	} else if err != nil {
+		return nil, err
+	}
+	i.accounts, err = s.accounts(ctx, i.chain)
+	return i, err
+}
+
+// find looks by name, then by digest under any name.
+func (s *images) find(ctx context.Context, ref string) (coreimages.Image, error) {
+	store := s.client.ImageService()
+	held, err := store.Get(ctx, ref)
+	if !errdefs.IsNotFound(err) {
+		return held, err
+	}
+	named, perr := reference.ParseDockerRef(ref)
+	if perr != nil {
+		return held, err
+	}
+	filter := fmt.Sprintf("name==%q", named.String())
+	if d, ok := named.(reference.Digested); ok {
+		filter = fmt.Sprintf("target.digest==%q", d.Digest().String())
+	}
+	found, lerr := store.List(ctx, filter)
+	if lerr != nil {
+		return held, lerr
+	}
+	if len(found) == 0 {
+		return held, err
+	}
+	return found[0], nil
+}
+
+// accounts reads the image's own users and groups, from a view of it that lives as long as this call.
+func (s *images) accounts(ctx context.Context, chain string) (ocispec.Accounts, error) {
+	var a ocispec.Accounts
+	key := "accounts-" + chain
+	sn := s.client.SnapshotService(s.snapshotter)
+	// The root label keeps it from the garbage collector meanwhile.
+	mounts, err := sn.View(ctx, key, chain, snapshots.WithLabels(map[string]string{"containerd.io/gc.root": "now"}))
+	if errdefs.IsAlreadyExists(err) { // of a process that was killed
+		mounts, err = sn.Mounts(ctx, key)
+	}
+	if err != nil {
+		return a, fmt.Errorf("view of its files: %w", err)
+	}
+	err = mount.WithReadonlyTempMount(ctx, mounts, func(root string) (err error) {
+		a, err = readAccounts(root)
+		return err
+	})
+	if rerr := sn.Remove(context.WithoutCancel(ctx), key); rerr != nil && !errdefs.IsNotFound(rerr) {
+		err = errors.Join(err, rerr)
+	}
+	return a, err
+}
+
+// readAccounts reads the users and groups of a file tree. Absent files are empty.
+func readAccounts(root string) (a ocispec.Accounts, err error) {
+	if a.Passwd, err = readIn(root, "/etc/passwd"); err != nil {
+		return a, err
+	}
+	a.Group, err = readIn(root, "/etc/group")
+	return a, err
+}
+
+// readIn reads a file below root, without leaving it by symbolic links.
+func readIn(root, name string) ([]byte, error) {
+	path, err := confs.RootPath(root, name)
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
+		return nil, err
+	}
+	return io.ReadAll(io.LimitReader(f, maxAccounts))
+}

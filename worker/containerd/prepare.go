@@ -1,0 +1,205 @@
+//go:build linux
+
+package containerd
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path"
+
+	"github.com/containerd/containerd/v2/core/containers"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/typeurl/v2"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"swarm/worker"
+	"swarm/worker/containerd/layout"
+	"swarm/worker/containerd/ocispec"
+)
+
+// Prepare writes down the container and makes what it needs: two calls to containerd once the image is known. The
+// record comes first, because it keeps the snapshot from the garbage collector.
+func (r *Runtime) Prepare(ctx context.Context, c worker.Container) error {
+	id := c.Task.GetId()
+	if err := validID(id); err != nil {
+		return err
+	}
+	ctx = namespaced(ctx)
+	if r.started(id) {
+		return nil
+	}
+	if err := r.loadGroups(ctx); err != nil {
+		return fmt.Errorf("prepare container %s: %w", id, err)
+	}
+	err := r.prepare(ctx, c)
+	if errors.Is(err, errStaleImage) {
+		r.images.forget(c.Spec().GetImage(), c.Spec().GetPlatform())
+		err = r.prepare(ctx, c)
+	}
+	if err != nil {
+		return fmt.Errorf("prepare container %s: %w", id, err)
+	}
+	return nil
+}
+
+// errStaleImage: an image has been removed since it was looked at.
+var errStaleImage = errors.New("the image's snapshot is gone")
+
+func (r *Runtime) prepare(ctx context.Context, c worker.Container) error {
+	id := c.Task.GetId()
+	img, err := r.images.get(ctx, c.Spec().GetImage(), c.Spec().GetPlatform())
+	if err != nil {
+		return err
+	}
+	vols, err := r.planVolumes(c, img)
+	if err != nil {
+		return err
+	}
+	created, err := r.record(ctx, c, img, vols)
+	if err != nil {
+		return err
+	}
+	err = r.equip(ctx, c, img, vols)
+	if err != nil && created {
+		if rerr := r.Remove(context.WithoutCancel(ctx), id); rerr != nil {
+			r.log.WarnContext(ctx, "what was made of a container remains", "task", id, "err", rerr)
+		}
+	}
+	return err
+}
+
+// record creates the container's record; created is false when it was there already.
+func (r *Runtime) record(ctx context.Context, c worker.Container, img *image, vols volumes) (created bool, err error) {
+	id := c.Task.GetId()
+	cgroup := r.cgroup(c)
+	group := r.groups.assign(id, c.Task.GetServiceId())
+	spec, err := ocispec.Build(ocispec.Input{
+		Container:   c,
+		Image:       img.config,
+		Accounts:    img.accounts,
+		Host:        r.host(),
+		Volumes:     vols.mounts,
+		Anonymous:   vols.anonymous,
+		Files:       r.filePaths(c),
+		Cgroup:      cgroup,
+		Init:        r.cfg.Init,
+		Annotations: map[string]string{layout.GroupAnnotation: group},
+	})
+	if err != nil {
+		r.groups.leave(id)
+		return false, err
+	}
+	packed, err := typeurl.MarshalAny(spec)
+	if err != nil {
+		return false, fmt.Errorf("encode its spec: %w", err)
+	}
+	labels := map[string]string{
+		labelOwner:   r.cfg.StateDir,
+		labelTask:    id,
+		labelService: c.Task.GetServiceId(),
+		labelNode:    c.Node.ID,
+		labelGroup:   group,
+		labelCgroup:  cgroup,
+		labelLogs:    c.LogDir,
+	}
+	if c.Spec().GetOpenStdin() {
+		labels[labelStdin] = "open"
+	}
+	if s := orElse(c.Spec().GetStopSignal(), img.config.StopSignal); s != "" {
+		labels[labelSignal] = s
+	}
+	_, err = r.client.ContainerService().Create(ctx, containers.Container{
+		ID:          id,
+		Labels:      labels,
+		Image:       img.name,
+		Runtime:     containers.RuntimeInfo{Name: layout.RuntimeName, Options: r.options},
+		Spec:        packed,
+		SnapshotKey: id,
+		Snapshotter: r.cfg.Snapshotter,
+	})
+	if errdefs.IsAlreadyExists(err) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// equip makes the container's file system, files and volumes.
+func (r *Runtime) equip(ctx context.Context, c worker.Container, img *image, vols volumes) error {
+	if err := r.writeFiles(c, img.accounts); err != nil {
+		return err
+	}
+	sn := r.client.SnapshotService(r.cfg.Snapshotter)
+	rootfs, err := sn.Prepare(ctx, c.Task.GetId(), img.chain)
+	switch {
+	case errdefs.IsAlreadyExists(err):
+		rootfs, err = sn.Mounts(ctx, c.Task.GetId())
+	case errdefs.IsNotFound(err):
+		return errStaleImage
+	}
+	if err != nil {
+		return fmt.Errorf("file system: %w", err)
+	}
+	if err := r.makeVolumes(ctx, vols, rootfs); err != nil {
+		return err
+	}
+	r.remember(c.Task.GetId(), prepared{
+		service:  c.Task.GetServiceId(),
+		rootfs:   rootfs,
+		logs:     c.LogDir,
+		terminal: c.Spec().GetTty(),
+		stdin:    c.Spec().GetOpenStdin(),
+	})
+	return nil
+}
+
+// cgroup is where a container's processes are accounted.
+func (r *Runtime) cgroup(c worker.Container) string {
+	return path.Join("/", orElse(c.CgroupParent, r.cfg.CgroupParent), c.Task.GetId())
+}
+
+// loadGroups takes over the shims of an earlier process, once.
+func (r *Runtime) loadGroups(ctx context.Context) error {
+	return r.groups.load(func() ([]member, error) {
+		owned, err := r.owned(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("containers of before: %w", err)
+		}
+		members := make([]member, len(owned))
+		for i, c := range owned {
+			members[i] = member{task: c.ID, service: c.Labels[labelService], group: c.Labels[labelGroup]}
+		}
+		return members, nil
+	})
+}
+
+// regroup writes another shim group into a container's record.
+func (r *Runtime) regroup(ctx context.Context, id, group string) error {
+	store := r.client.ContainerService()
+	c, err := store.Get(ctx, id)
+	if err != nil {
+		return err
+	}
+	var spec specs.Spec
+	if err := json.Unmarshal(c.Spec.GetValue(), &spec); err != nil {
+		return fmt.Errorf("decode its spec: %w", err)
+	}
+	if spec.Annotations == nil {
+		spec.Annotations = make(map[string]string, 1)
+	}
+	spec.Annotations[layout.GroupAnnotation] = group
+	if c.Spec, err = typeurl.MarshalAny(&spec); err != nil {
+		return fmt.Errorf("encode its spec: %w", err)
+	}
+	c.Labels[labelGroup] = group
+	_, err = store.Update(ctx, c, "spec", "labels."+labelGroup)
+	return err
+}
+
+func orElse(s, other string) string {
+	if s != "" {
+		return s
+	}
+	return other
+}

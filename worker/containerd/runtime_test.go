@@ -1,0 +1,265 @@
+//go:build linux
+
+package containerd_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/google/go-cmp/cmp"
+
+	"swarm/worker"
+)
+
+func TestRuntime_LifeOfAContainer(t *testing.T) {
+	n := newNode(t)
+	c := n.container("echo out; echo err >&2; trap 'exit 3' USR1; while :; do sleep 0.02; done")
+	id := c.Task.GetId()
+	for range 2 { // the second changes nothing
+		if err := n.runtime.Prepare(n.ctx, c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	started, err := n.runtime.Start(n.ctx, id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.runtime.Start(n.ctx, id); !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("second start: got %v, want failed precondition", err)
+	}
+	want := []worker.Found{{TaskID: id, ServiceID: "service1", Running: true, Pid: started.Pid}}
+	if got, err := n.runtime.List(n.ctx); err != nil || !cmp.Equal(want, got) {
+		t.Errorf("list: got %+v, %v, want %+v", got, err, want)
+	}
+	eventually(t, "the container's output", func() error {
+		out, err := n.read(filepath.Join(c.LogDir, worker.StdoutFile)), n.read(filepath.Join(c.LogDir, worker.StderrFile))
+		if out != "out\n" || err != "err\n" {
+			return fmt.Errorf("got %q and %q", out, err)
+		}
+		return nil
+	})
+	if err := n.runtime.Stop(n.ctx, id, "", patience); err != nil { // the image's signal
+		t.Fatal(err)
+	}
+	if e := n.wait(id); e.Code != 3 || e.OOM || e.CodeUnknown {
+		t.Errorf("exit: got %+v, want code 3", e)
+	}
+	if got, err := n.runtime.List(n.ctx); err != nil || len(got) != 1 || got[0].Running {
+		t.Errorf("list: got %+v, %v, want one that does not run", got, err)
+	}
+	for range 2 {
+		if err := n.runtime.Remove(n.ctx, id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, err := n.runtime.List(n.ctx); err != nil || len(got) != 0 {
+		t.Errorf("list: got %+v, %v, want none", got, err)
+	}
+	if _, err := n.runtime.Wait(n.ctx, id); !errdefs.IsNotFound(err) {
+		t.Errorf("wait for what is removed: got %v, want not found", err)
+	}
+	if err := n.runtime.Stop(n.ctx, id, "", time.Second); err != nil {
+		t.Errorf("stop of what is removed: got %v, want nil", err)
+	}
+}
+
+func TestRuntime_StopKillsWhatDoesNotListen(t *testing.T) {
+	n := newNode(t)
+	c := n.container("trap '' TERM; echo ready; while :; do sleep 0.02; done")
+	n.run(c)
+	eventually(t, "the trap", func() error {
+		if n.read(filepath.Join(c.LogDir, worker.StdoutFile)) == "" {
+			return fmt.Errorf("no output")
+		}
+		return nil
+	})
+	if err := n.runtime.Stop(n.ctx, c.Task.GetId(), "TERM", 200*time.Millisecond); err != nil {
+		t.Fatal(err)
+	}
+	if e := n.wait(c.Task.GetId()); e.Code != 137 {
+		t.Errorf("exit: got %+v, want code 137", e)
+	}
+}
+
+func TestRuntime_RefusesWhatCannotRun(t *testing.T) {
+	n := newNode(t)
+	missing := n.container("true")
+	missing.Spec().Image = "example.com/absent:1"
+	if err := n.runtime.Prepare(n.ctx, missing); !errdefs.IsNotFound(err) {
+		t.Errorf("image that is not held: got %v, want not found", err)
+	}
+	if _, err := n.runtime.Start(n.ctx, "nobody"); !errdefs.IsNotFound(err) {
+		t.Errorf("start of what was not prepared: got %v, want not found", err)
+	}
+	c := n.container("true")
+	c.Spec().Command = []string{"/no/such/program"}
+	if err := n.runtime.Prepare(n.ctx, c); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.runtime.Start(n.ctx, c.Task.GetId()); !errdefs.IsInvalidArgument(err) || strings.Contains(err.Error(), "\n") {
+		t.Errorf("start of a program that is not there: got %v, want one line of invalid argument", err)
+	}
+	user := n.container("true")
+	user.Spec().User = "nobody-at-all"
+	if err := n.runtime.Prepare(n.ctx, user); !errdefs.IsInvalidArgument(err) {
+		t.Errorf("user that the image does not have: got %v, want invalid argument", err)
+	}
+	if err := n.runtime.Remove(n.ctx, c.Task.GetId()); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := n.runtime.List(n.ctx); err != nil || len(got) != 0 {
+		t.Errorf("list: got %+v, %v, want none", got, err)
+	}
+}
+
+func TestRuntime_NextProcessFindsContainersAndExits(t *testing.T) {
+	n := newNode(t)
+	stays := n.container("while :; do sleep 0.02; done")
+	leaves := n.container("trap 'exit 5' USR1; echo ready; while :; do sleep 0.02; done")
+	prepared := n.container("exit 6")
+	pid := n.run(stays).Pid
+	left := n.run(leaves).Pid
+	if err := n.runtime.Prepare(n.ctx, prepared); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the trap", func() error {
+		if n.read(filepath.Join(leaves.LogDir, worker.StdoutFile)) == "" {
+			return fmt.Errorf("no output")
+		}
+		return nil
+	})
+
+	n.killRuntime()
+	if err := syscall.Kill(int(left), syscall.SIGUSR1); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "end of the container", func() error {
+		if syscall.Kill(int(left), 0) == nil {
+			return fmt.Errorf("process %d is there", left)
+		}
+		return nil
+	})
+	n.start()
+	n.runtime = n.newRuntime()
+
+	if e := n.wait(leaves.Task.GetId()); e.Code != 5 || e.CodeUnknown {
+		t.Errorf("exit while containerd was down: got %+v, want code 5", e)
+	}
+	found, err := n.runtime.List(n.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range found {
+		if runs := f.TaskID == stays.Task.GetId(); f.Running != runs || runs && f.Pid != pid {
+			t.Errorf("list: got %+v, want pid %d running and nobody else", f, pid)
+		}
+	}
+	if _, err := n.runtime.Start(n.ctx, prepared.Task.GetId()); err != nil {
+		t.Fatal(err)
+	}
+	if e := n.wait(prepared.Task.GetId()); e.Code != 6 {
+		t.Errorf("exit of what another process prepared: got %+v, want code 6", e)
+	}
+}
+
+func TestRuntime_ExitThatNobodyRecorded(t *testing.T) {
+	n := newNode(t)
+	c := n.container("exit 9")
+	id := c.Task.GetId()
+	n.run(c)
+	n.wait(id)
+	// What a reboot does: neither shim nor record is left.
+	n.killRuntime()
+	for _, pid := range n.shims() {
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n.start()
+	if err := os.RemoveAll(filepath.Join(n.layout.State(), "exits")); err != nil {
+		t.Fatal(err)
+	}
+	n.runtime = n.newRuntime()
+	if e := n.wait(id); !e.CodeUnknown || e.Code != -1 {
+		t.Errorf("exit: got %+v, want an unknown code", e)
+	}
+	if _, err := n.runtime.Start(n.ctx, id); !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("start: got %v, want failed precondition", err)
+	}
+}
+
+func TestRuntime_WaitOutlivesAContainerdAndADeadShim(t *testing.T) {
+	n := newNode(t)
+	c := n.container("while :; do sleep 0.02; done")
+	n.run(c)
+	type result struct {
+		exit worker.Exit
+		err  error
+	}
+	done := make(chan result, 1)
+	ctx, cancel := context.WithTimeout(n.ctx, patience)
+	defer cancel()
+	go func() {
+		e, err := n.runtime.Wait(ctx, c.Task.GetId())
+		done <- result{e, err}
+	}()
+	n.killRuntime()
+	n.start()
+	for _, pid := range n.shims() {
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := <-done; got.err != nil || !got.exit.CodeUnknown {
+		t.Errorf("wait: got %+v, %v, want an unknown code", got.exit, got.err)
+	}
+	if err := n.runtime.Remove(n.ctx, c.Task.GetId()); err != nil {
+		t.Error(err)
+	}
+	left, err := filepath.Glob("/sys/fs/cgroup/*" + n.cgroup + "/*/tasks")
+	if err != nil || len(left) > 0 {
+		t.Errorf("cgroups: got %v, %v, want none", left, err)
+	}
+}
+
+func TestRuntime_ShimsAreShared(t *testing.T) {
+	n := newNode(t)
+	var all []worker.Container
+	for range 12 {
+		c := n.container("exec sleep 1000")
+		n.run(c)
+		all = append(all, c)
+	}
+	if got := len(n.shims()); got != 2 {
+		t.Errorf("shims of 12 containers: got %d, want 2", got)
+	}
+	for _, c := range all {
+		if err := n.runtime.Remove(n.ctx, c.Task.GetId()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "end of the shims", func() error {
+		if left := n.shims(); len(left) > 0 {
+			return fmt.Errorf("%v are left", left)
+		}
+		return nil
+	})
+}
+
+func TestRuntime_OutOfMemoryIsSaid(t *testing.T) {
+	n := newNode(t)
+	c := n.container("x=xxxxxxxxxxxxxxxx; while :; do x=$x$x; done")
+	c.Revision.GetSpec().GetTaskTemplate().Resources.Limits = limits(0, 16<<20, 0)
+	n.run(c)
+	if e := n.wait(c.Task.GetId()); !e.OOM || e.Code != 137 {
+		t.Errorf("exit: got %+v, want code 137 by OOM", e)
+	}
+}
+

@@ -1,0 +1,210 @@
+//go:build linux
+
+package containerd
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	tasks "github.com/containerd/containerd/api/services/tasks/v1"
+	tasktypes "github.com/containerd/containerd/api/types/task"
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"swarm/worker"
+)
+
+// prepared is what Start needs to know of a container.
+type prepared struct {
+	service  string
+	rootfs   []mount.Mount
+	logs     string // folder; empty: output is discarded
+	terminal bool
+	stdin    bool
+}
+
+// Start runs a prepared container: two calls to containerd when this process prepared it.
+func (r *Runtime) Start(ctx context.Context, taskID string) (worker.Started, error) {
+	if err := validID(taskID); err != nil {
+		return worker.Started{}, err
+	}
+	pid, err := r.start(namespaced(ctx), taskID)
+	if err != nil {
+		return worker.Started{}, fmt.Errorf("start container %s: %w", taskID, err)
+	}
+	return worker.Started{Pid: pid}, nil
+}
+
+func (r *Runtime) start(ctx context.Context, id string) (uint32, error) {
+	if r.started(id) {
+		// A process before us may have been killed between its mark and the start.
+		if err := r.wantCreated(ctx, id); err != nil {
+			return 0, err
+		}
+		return r.run(ctx, id)
+	}
+	p, err := r.recall(ctx, id)
+	if err != nil {
+		return 0, err
+	}
+	if err := r.loadGroups(ctx); err != nil {
+		return 0, err
+	}
+	if group, moved := r.groups.start(id, p.service); moved {
+		if err := r.regroup(ctx, id, group); err != nil {
+			return 0, err
+		}
+	}
+	req, err := r.createRequest(id, p)
+	if err != nil {
+		return 0, err
+	}
+	if _, err := r.client.TaskService().Create(ctx, req); err != nil {
+		err = errgrpc.ToNative(err)
+		if !errdefs.IsAlreadyExists(err) {
+			r.groups.stopped(id)
+			return 0, classify(err)
+		}
+		if err := r.wantCreated(ctx, id); err != nil {
+			return 0, err
+		}
+	}
+	// From here on the container counts as one that has run.
+	if err := r.markStarted(id); err != nil {
+		return 0, err
+	}
+	return r.run(ctx, id)
+}
+
+// run starts the process of a created task, or takes the task away again.
+func (r *Runtime) run(ctx context.Context, id string) (uint32, error) {
+	resp, err := r.client.TaskService().Start(ctx, &tasks.StartRequest{ContainerID: id})
+	if err == nil {
+		r.forget(id)
+		return resp.Pid, nil
+	}
+	err = classify(errgrpc.ToNative(err))
+	if ctx.Err() != nil || errdefs.IsUnavailable(err) {
+		return 0, err // it may run: Wait will tell
+	}
+	after := context.WithoutCancel(ctx)
+	if _, derr := r.client.TaskService().Delete(after, &tasks.DeleteTaskRequest{ContainerID: id}); derr != nil && !errdefs.IsNotFound(errgrpc.ToNative(derr)) {
+		r.log.WarnContext(ctx, "task that did not start remains", "task", id, "err", derr)
+	}
+	r.groups.stopped(id)
+	return 0, errors.Join(err, r.unmarkStarted(id))
+}
+
+// wantCreated is nil for a task that was created and has not been started.
+func (r *Runtime) wantCreated(ctx context.Context, id string) error {
+	resp, err := r.client.TaskService().Get(ctx, &tasks.GetRequest{ContainerID: id})
+	if err != nil {
+		err = errgrpc.ToNative(err)
+		if errdefs.IsNotFound(err) {
+			return fmt.Errorf("it has run before: %w", errdefs.ErrFailedPrecondition)
+		}
+		return err
+	}
+	if resp.Process.GetStatus() != tasktypes.Status_CREATED {
+		return fmt.Errorf("it has run before: %w", errdefs.ErrFailedPrecondition)
+	}
+	return nil
+}
+
+func (r *Runtime) createRequest(id string, p prepared) (*tasks.CreateTaskRequest, error) {
+	req := &tasks.CreateTaskRequest{ContainerID: id, Terminal: p.terminal, Rootfs: mount.ToProto(p.rootfs)}
+	if p.logs != "" {
+		// Paths of files that exist: the shim appends to them.
+		req.Stdout = filepath.Join(p.logs, worker.StdoutFile)
+		if !p.terminal {
+			req.Stderr = filepath.Join(p.logs, worker.StderrFile)
+		}
+	}
+	if p.stdin {
+		if err := os.MkdirAll(r.taskDir(id), 0o711); err != nil {
+			return nil, err
+		}
+		// A pipe that nobody writes to: the container's input stays open and empty.
+		req.Stdin = filepath.Join(r.taskDir(id), "stdin")
+		if err := unix.Mkfifo(req.Stdin, 0o600); err != nil && !errors.Is(err, fs.ErrExist) {
+			return nil, fmt.Errorf("standard input: %w", err)
+		}
+	}
+	return req, nil
+}
+
+func (r *Runtime) remember(id string, p prepared) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.prepared[id] = p
+}
+
+func (r *Runtime) forget(id string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.prepared, id)
+}
+
+// recall is what Prepare has remembered, or what the container's record says of a Prepare before this process.
+func (r *Runtime) recall(ctx context.Context, id string) (prepared, error) {
+	r.mu.Lock()
+	p, ok := r.prepared[id]
+	r.mu.Unlock()
+	if ok {
+		return p, nil
+	}
+	c, err := r.client.ContainerService().Get(ctx, id)
+	if err != nil {
+		return p, err
+	}
+	var spec specs.Spec
+	if err := json.Unmarshal(c.Spec.GetValue(), &spec); err != nil {
+		return p, fmt.Errorf("decode its spec: %w", err)
+	}
+	rootfs, err := r.client.SnapshotService(c.Snapshotter).Mounts(ctx, c.SnapshotKey)
+	if err != nil {
+		return p, err
+	}
+	return prepared{
+		service:  c.Labels[labelService],
+		rootfs:   rootfs,
+		logs:     c.Labels[labelLogs],
+		terminal: spec.Process != nil && spec.Process.Terminal,
+		stdin:    c.Labels[labelStdin] != "",
+	}, nil
+}
+
+// specFaults are what runc says when the fault lies in what was asked for and not in the host. It gives no classes.
+var specFaults = []string{
+	"exec:", "exec format error", "no such file or directory", "not a directory", "is a directory", "permission denied",
+	"operation not permitted", "invalid argument", "error mounting", "unknown capability", "sysctl", "error setting rlimit",
+	"unable to apply apparmor", "chdir to cwd", "not a device node",
+}
+
+// classify makes of runc's words an error class, and one line.
+func classify(err error) error {
+	text := err.Error()
+	i := strings.Index(text, "OCI runtime")
+	if i < 0 {
+		return err
+	}
+	text = strings.TrimSpace(strings.ReplaceAll(text[i:], "\n", " "))
+	for _, prefix := range []string{"OCI runtime create failed: ", "OCI runtime start failed: ", "runc create failed: ", "runc did not terminate successfully: "} {
+		text = strings.TrimPrefix(text, prefix)
+	}
+	for _, fault := range specFaults {
+		if strings.Contains(text, fault) {
+			return fmt.Errorf("%s: %w", text, errdefs.ErrInvalidArgument)
+		}
+	}
+	return fmt.Errorf("%s: %w", text, errdefs.ErrUnknown)
+}
