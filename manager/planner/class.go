@@ -13,7 +13,7 @@ import (
 // judged once for all of them. Constraints on a node's id or hostname are judged node by node.
 type class struct {
 	signature string
-	nodes     map[*node]struct{}
+	nodes     []*node // in no order
 	role      string
 	platform  *swarmv1.Platform
 	labels    map[string]string
@@ -25,15 +25,13 @@ func (p *Picture) classify(n *node) {
 	if n.row != nil {
 		signature = signatureOf(n)
 	}
-	if n.class != nil {
-		if n.row != nil && n.class.signature == signature {
+	if old := n.class; old != nil {
+		if n.row != nil && old.signature == signature {
 			return
 		}
-		delete(n.class.nodes, n)
-		if len(n.class.nodes) == 0 {
-			delete(p.classes, n.class.signature)
+		if old.leave(n); len(old.nodes) == 0 {
+			delete(p.classes, old.signature)
 		}
-		n.class = nil
 	}
 	if n.row == nil {
 		return
@@ -43,7 +41,6 @@ func (p *Picture) classify(n *node) {
 		d := n.state.GetDescription()
 		c = &class{
 			signature: signature,
-			nodes:     map[*node]struct{}{},
 			role:      strings.ToLower(n.row.GetSpec().GetRole().String()),
 			platform:  d.GetPlatform(),
 			labels:    n.row.GetSpec().GetLabels(),
@@ -51,8 +48,16 @@ func (p *Picture) classify(n *node) {
 		}
 		p.classes[signature] = c
 	}
-	c.nodes[n] = struct{}{}
-	n.class = c
+	n.class, n.member = c, len(c.nodes)
+	c.nodes = append(c.nodes, n)
+}
+
+func (c *class) leave(n *node) {
+	last := len(c.nodes) - 1
+	c.nodes[n.member] = c.nodes[last]
+	c.nodes[n.member].member = n.member
+	c.nodes = c.nodes[:last]
+	n.class = nil
 }
 
 // signatureOf is equal for two nodes exactly when they are of one class.

@@ -50,6 +50,12 @@ func (e *emitter) reset() {
 	*e = emitter{slab: e.slab}
 }
 
+// grow makes room for so many changes more.
+func (e *emitter) grow(n int) {
+	e.changes = slices.Grow(e.changes, n)
+	e.atoms = slices.Grow(e.atoms, n)
+}
+
 func (e *emitter) add(c *swarmv1.Change) {
 	e.changes = append(e.changes, c)
 	e.atoms = append(e.atoms, e.atom)

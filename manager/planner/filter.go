@@ -44,8 +44,8 @@ var filters = [refusals]struct{ name, phrase string }{
 	refusedMaxReplicas:  {"max-replicas", "max replicas per node limit reached on %s"},
 }
 
-// open says whether the node takes new tasks at all.
-func (n *node) open() refusal {
+// judge says whether the node takes new tasks at all; the answer stands in node.open.
+func (n *node) judge() refusal {
 	switch {
 	case n.row == nil || n.state.GetState() != swarmv1.NodeState_READY:
 		return refusedDown
@@ -113,8 +113,8 @@ func (r *revision) room(n *node, count uint64) refusal {
 
 // refuses runs the whole chain on one node.
 func (r *revision) refuses(n *node, count uint64) refusal {
-	if f := n.open(); f != fits {
-		return f
+	if n.open != fits {
+		return n.open
 	}
 	if f := r.suitsClass(n.class); f != fits {
 		return f

@@ -15,6 +15,10 @@ type node struct {
 	row   *swarmv1.Node // nil: removed, or not seen yet
 	state *swarmv1.NodeState
 	class *class // nil without a row
+	// member is the node's place among its class's nodes.
+	member int
+	// open says whether the node takes new tasks at all.
+	open refusal
 	ord   int    // place in Picture.order: ties go to the lower
 
 	capacity amounts
@@ -78,6 +82,7 @@ func (p *Picture) foldState(s *swarmv1.NodeState, gone bool) {
 func (p *Picture) nodeChanged(n *node) {
 	n.capacity = capacityOf(n.state.GetDescription().GetResources())
 	p.classify(n)
+	n.open = n.judge()
 	p.roomier = true
 	for s := range n.services {
 		p.touch(s)

@@ -36,8 +36,17 @@ type Picture struct {
 	timed map[*service]time.Time
 	// roomier says that since the last Due some node may take more.
 	roomier bool
+	// spare is memory that plans use one after the other.
+	spare spare
 	// reordered says that order is out of date.
 	reordered bool
+}
+
+type spare struct {
+	views []view
+	wants []want
+	taken []taken
+	heap  heap
 }
 
 func newPicture() *Picture {

@@ -23,9 +23,13 @@ type want struct {
 
 // taken is one placement of this plan.
 type taken struct {
-	svc     *service
+	node *node
+	rev  *revision
+}
+
+// given are the generic resources of a placement.
+type given struct {
 	node    *node
-	rev     *revision
 	generic []*swarmv1.GenericResource
 }
 
@@ -40,12 +44,16 @@ func (r *run) place() {
 			}
 		}
 	}
+	r.out.grow(2 * len(r.wants))
 	for i := range r.wants {
 		w := &r.wants[i]
 		if r.out.atom = w.atom; w.atom == 0 {
 			r.out.atom = len(r.views) + 1 + i
 		}
 		r.make(w, len(r.wants)-i)
+	}
+	for _, p := range r.placers {
+		r.p.spare.heap = p.root.heap[:0]
 	}
 	r.placers = r.placers[:0]
 }
@@ -172,7 +180,10 @@ func (r *run) take(rev *revision, n *node) []*swarmv1.GenericResource {
 	for _, port := range rev.ports {
 		n.take(port)
 	}
-	r.taken = append(r.taken, taken{r.svc, n, rev, generic})
+	r.taken = append(r.taken, taken{n, rev})
+	if generic != nil {
+		r.given = append(r.given, given{n, generic})
+	}
 	return generic
 }
 
@@ -182,11 +193,13 @@ func (r *run) undo() {
 		t := &r.taken[i]
 		t.node.used.cpu -= t.rev.need.cpu
 		t.node.used.memory -= t.rev.need.memory
-		t.node.used.dropGeneric(t.generic)
 		t.node.total--
 		for _, port := range t.rev.ports {
 			delete(t.node.ports, port)
 		}
+	}
+	for _, g := range r.given {
+		g.node.used.dropGeneric(g.generic)
 	}
 }
 

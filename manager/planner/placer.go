@@ -29,8 +29,9 @@ func (r *run) newPlacer(rev *revision) *placer {
 	p := &placer{rev: rev, root: &branch{}}
 	failing := r.failing(rev)
 	placed := r.placedHere()
+	busy := len(r.svc.nodes) > 0 || len(placed) > 0
 	if len(rev.spread) == 0 {
-		p.root.heap = make(heap, 0, len(r.p.order))
+		p.root.heap, r.p.spare.heap = slices.Grow(r.p.spare.heap[:0], len(r.p.order)), nil
 	}
 	for _, c := range r.p.classes {
 		if rev.suitsClass(c) != fits {
@@ -40,12 +41,15 @@ func (r *run) newPlacer(rev *revision) *placer {
 		for _, k := range rev.spread {
 			leaf = leaf.kid(c.attribute(k))
 		}
-		for n := range c.nodes {
-			if n.open() != fits || !rev.suitsNode(n) {
+		for _, n := range c.nodes {
+			if n.open != fits || !rev.suitsNode(n) {
 				continue
 			}
-			count := int(r.svc.nodes[n]) + placed[n]
-			leaf.heap = append(leaf.heap, candidate{n.key(count, failing[n] >= failingOften), n})
+			count := 0
+			if busy {
+				count = int(r.svc.nodes[n]) + placed[n]
+			}
+			leaf.heap = append(leaf.heap, candidate{n.key(count, failing != nil && failing[n] >= failingOften), n})
 			p.root.addTasks(rev, c, count)
 		}
 	}

@@ -34,11 +34,13 @@ const groupSize = 1024
 // change the picture in any way that later plans could see, except for the deadlines that Due watches.
 func (p *Picture) Plan(services []string, now time.Time) Result {
 	p.sortNodes()
-	r := &run{p: p, now: now, nowpb: timestamppb.New(now)}
+	r := &run{p: p, now: now, nowpb: timestamppb.New(now), views: p.spare.views, wants: p.spare.wants, taken: p.spare.taken[:0]}
 	for _, s := range p.byPriority(services) {
 		r.service(s)
 	}
 	r.undo()
+	clear(r.wants)
+	p.spare.views, p.spare.wants, p.spare.taken = r.views, r.wants, r.taken
 	return Result{Groups: r.groups, Next: p.next()}
 }
 
@@ -74,6 +76,7 @@ type run struct {
 	groups []Group
 	// taken is what this plan has placed, so that what follows sees it, and undo can take it back.
 	taken []taken
+	given []given
 
 	// Of the service being planned:
 	svc   *service

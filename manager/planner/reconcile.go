@@ -37,6 +37,7 @@ func (r *run) replicated() {
 // grow takes the lowest free numbers for n more slots. A slot that is being dropped is taken up again; its new task
 // waits for the old one to stop.
 func (r *run) grow(n int) {
+	r.wants = slices.Grow(r.wants, n)
 	number := uint64(1)
 	known := len(r.views)
 	for i := 0; n > 0; number++ {
@@ -166,7 +167,7 @@ func (r *run) global() {
 // takes says whether a global service should have a new task on the node. Room there is another question: a task for
 // which there is none waits.
 func (r *run) takes(n *node) bool {
-	return n.open() == fits && r.cur.suits(n)
+	return n.open == fits && r.cur.suits(n)
 }
 
 // remove ends a service: its tasks stop and go, then all its rows.
