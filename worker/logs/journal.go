@@ -1,0 +1,274 @@
+package logs
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/worker"
+)
+
+// Names in a task's folder, beside the sources.
+const (
+	taskFile      = "task" // the Task, for its service and slot
+	retiredFile   = "retired"
+	segmentPrefix = "segment."
+)
+
+// journal is the log of one task: its sources, while there are some, and its segments.
+type journal struct {
+	dir  string
+	task *swarmv1.Task
+	max  int64 // bytes of a segment
+	keep int   // segments
+
+	mu       sync.Mutex // guards what follows; held while copying, never while waiting
+	sources  [2]*source // nil once finished
+	segments []segment  // oldest first; the last one grows
+	out      *os.File   // of the last segment
+	closed   bool       // retired and gone
+	changed  chan struct{}
+	batch    []byte // scratch
+}
+
+// segment is a file of records.
+type segment struct {
+	number int
+	size   int64 // bytes of whole records
+}
+
+func (j *journal) path(number int) string {
+	return filepath.Join(j.dir, segmentPrefix+strconv.Itoa(number))
+}
+
+// openJournal opens a task's folder. It continues behind the last record, wherever its writer was killed.
+func openJournal(dir string, max int64, keep int) (*journal, error) {
+	j := &journal{dir: dir, task: &swarmv1.Task{}, max: max, keep: keep, changed: make(chan struct{})}
+	raw, err := os.ReadFile(filepath.Join(dir, taskFile))
+	if err != nil {
+		return nil, fmt.Errorf("open log: %w", err)
+	}
+	if err := j.task.UnmarshalVT(raw); err != nil {
+		return nil, fmt.Errorf("open log %s: %w", dir, err)
+	}
+	offsets, err := j.openSegments()
+	if err != nil {
+		return nil, fmt.Errorf("open log %s: %w", dir, err)
+	}
+	names := [2]string{worker.StdoutFile, worker.StderrFile}
+	for i, name := range names {
+		path := filepath.Join(dir, name)
+		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+			continue // finished
+		}
+		s, err := openSource(path, byte(i), offsets[i])
+		if err != nil {
+			j.close()
+			return nil, fmt.Errorf("open log %s: %w", dir, err)
+		}
+		j.sources[i] = s
+	}
+	return j, nil
+}
+
+// openSegments finds the segments, cuts a torn end, and says where the sources were.
+func (j *journal) openSegments() (offsets [2]uint64, err error) {
+	entries, err := os.ReadDir(j.dir)
+	if err != nil {
+		return offsets, err
+	}
+	for _, e := range entries {
+		if n, ok := strings.CutPrefix(e.Name(), segmentPrefix); ok {
+			number, err := strconv.Atoi(n)
+			if err != nil {
+				continue
+			}
+			info, err := e.Info()
+			if err != nil {
+				return offsets, err
+			}
+			j.segments = append(j.segments, segment{number, info.Size()})
+		}
+	}
+	slices.SortFunc(j.segments, func(a, b segment) int { return a.number - b.number })
+	for len(j.segments) > 0 {
+		last := &j.segments[len(j.segments)-1]
+		last.size, offsets, _, err = recoverSegment(j.path(last.number))
+		if err != nil {
+			return offsets, err
+		}
+		if last.size > 0 {
+			j.out, err = os.OpenFile(j.path(last.number), os.O_WRONLY|os.O_APPEND, 0)
+			return offsets, err
+		}
+		// Killed before the header was whole: the segment before it has the offsets.
+		if err := os.Remove(j.path(last.number)); err != nil {
+			return offsets, err
+		}
+		j.segments = j.segments[:len(j.segments)-1]
+	}
+	return offsets, nil
+}
+
+// copy moves what the sources have into records; end: nothing will follow. It returns early, with more, so that one
+// task that writes without pause does not keep the others waiting.
+func (j *journal) copy(buf []byte, end bool) (more bool, err error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.copyLocked(buf, end)
+}
+
+func (j *journal) copyLocked(buf []byte, end bool) (more bool, err error) {
+	for _, s := range j.sources {
+		if s == nil {
+			continue
+		}
+		before := s.offset
+		j.batch = j.batch[:0]
+		m, err := s.lines(buf, time.Now().UnixNano(), end, func(r record) { j.batch = appendRecord(j.batch, r) })
+		if err == nil && len(j.batch) > 0 {
+			err = j.writeLocked(s, before)
+		}
+		if err != nil {
+			s.offset = before
+			return false, fmt.Errorf("copy output of task %s: %w", j.task.Id, err)
+		}
+		more = more || m
+		if err := s.punch(); err != nil {
+			return more, err
+		}
+	}
+	return more, nil
+}
+
+// writeLocked appends the batch of records of a source that was at before.
+func (j *journal) writeLocked(s *source, before uint64) error {
+	if j.out == nil || j.segments[len(j.segments)-1].size >= j.max {
+		after := s.offset
+		s.offset = before
+		err := j.rotateLocked()
+		s.offset = after
+		if err != nil {
+			return err
+		}
+	}
+	last := &j.segments[len(j.segments)-1]
+	if n, err := j.out.Write(j.batch); err != nil {
+		if n > 0 { // a full disk: take back the part, or the rest would follow a torn record
+			err = errors.Join(err, j.out.Truncate(last.size))
+		}
+		return err
+	}
+	last.size += int64(len(j.batch))
+	close(j.changed)
+	j.changed = make(chan struct{})
+	return nil
+}
+
+// rotateLocked begins a segment, and drops the oldest.
+func (j *journal) rotateLocked() error {
+	number := 1
+	if len(j.segments) > 0 {
+		number = j.segments[len(j.segments)-1].number + 1
+	}
+	f, err := os.OpenFile(j.path(number), os.O_WRONLY|os.O_CREATE|os.O_TRUNC|os.O_APPEND, 0o600)
+	if err != nil {
+		return err
+	}
+	var offsets [2]uint64
+	for i, s := range j.sources {
+		if s != nil {
+			offsets[i] = s.offset
+		}
+	}
+	if _, err := f.Write(appendHeader(nil, offsets)); err != nil {
+		return errors.Join(err, f.Close(), os.Remove(j.path(number)))
+	}
+	if j.out != nil {
+		_ = j.out.Close() // every write to it was checked
+	}
+	j.out = f
+	j.segments = append(j.segments, segment{number, int64(headerLen)})
+	for len(j.segments) > j.keep {
+		if err := os.Remove(j.path(j.segments[0].number)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		j.segments = j.segments[1:]
+	}
+	return nil
+}
+
+// finish copies what is left, and removes the sources.
+func (j *journal) finish() error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.finishedLocked() {
+		return nil
+	}
+	buf := make([]byte, readSize)
+	for {
+		more, err := j.copyLocked(buf, true)
+		if err != nil {
+			return err
+		}
+		if !more {
+			break
+		}
+	}
+	var err error
+	for i, s := range j.sources {
+		if s != nil {
+			err = errors.Join(err, os.Remove(s.f.Name()), s.f.Close())
+			j.sources[i] = nil
+		}
+	}
+	if j.out != nil {
+		err = errors.Join(err, j.out.Close())
+		j.out = nil
+	}
+	close(j.changed) // followers see the end
+	j.changed = make(chan struct{})
+	return err
+}
+
+func (j *journal) finishedLocked() bool { return j.sources[0] == nil && j.sources[1] == nil }
+
+// close frees the files; what was written stays.
+func (j *journal) close() {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for i, s := range j.sources {
+		if s != nil {
+			_ = s.f.Close()
+			j.sources[i] = nil
+		}
+	}
+	if j.out != nil {
+		_ = j.out.Close()
+		j.out = nil
+	}
+	if !j.closed {
+		j.closed = true
+		close(j.changed)
+		j.changed = make(chan struct{})
+	}
+}
+
+// bytes is what the journal takes on the disk, its sources aside.
+func (j *journal) bytes() int64 {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	var n int64
+	for _, s := range j.segments {
+		n += s.size
+	}
+	return n
+}

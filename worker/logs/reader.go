@@ -1,0 +1,254 @@
+package logs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+const (
+	// batchBytes and batchRecords bound what is handed to send at once.
+	batchBytes   = 256 << 10
+	batchRecords = 1000
+)
+
+// Read implements worker.LogStore. A record's data has no end of line.
+func (s *Store) Read(ctx context.Context, taskID string, opts *swarmv1.LogOptions, send func([]*swarmv1.LogRecord) error) error {
+	j := s.get(taskID)
+	if j == nil {
+		return fmt.Errorf("logs of task %s: this node has none: %w", taskID, errdefs.ErrNotFound)
+	}
+	if opts == nil {
+		opts = &swarmv1.LogOptions{Tail: -1}
+	}
+	buf := make([]byte, readSize)
+	for range 64 { // what the container has written until now, but not what one without pause goes on to write
+		more, err := j.copy(buf, false)
+		if err != nil {
+			return err
+		}
+		if !more {
+			break
+		}
+	}
+	r := &reader{j: j, opts: opts, node: s.cfg.NodeID, send: send}
+	return r.run(ctx)
+}
+
+// reader is one reading of one journal.
+type reader struct {
+	j    *journal
+	opts *swarmv1.LogOptions
+	node string
+	send func([]*swarmv1.LogRecord) error
+
+	number int   // of the segment that is read
+	at     int64 // offset of the next record in it
+	skip   int64 // matching lines still to be left out
+	done   bool  // past opts.until
+
+	batch []*swarmv1.LogRecord
+	bytes int
+}
+
+// view is a consistent look at a growing journal.
+type view struct {
+	segments []segment
+	changed  <-chan struct{}
+	over     bool // nothing will follow
+}
+
+func (r *reader) look() view {
+	r.j.mu.Lock()
+	defer r.j.mu.Unlock()
+	return view{slices.Clone(r.j.segments), r.j.changed, r.j.finishedLocked() || r.j.closed}
+}
+
+func (r *reader) run(ctx context.Context) error {
+	var until <-chan time.Time
+	if r.opts.Follow && r.opts.Until != nil {
+		timer := time.NewTimer(time.Until(r.opts.Until.AsTime()))
+		defer timer.Stop()
+		until = timer.C
+	}
+	v := r.look()
+	if err := r.seek(v); err != nil {
+		return err
+	}
+	for {
+		if err := r.read(ctx, v); err != nil {
+			return err
+		}
+		if err := r.flush(); err != nil {
+			return err
+		}
+		if !r.opts.Follow || v.over || r.done {
+			return nil
+		}
+		select {
+		case <-v.changed:
+		case <-until:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		v = r.look()
+	}
+}
+
+// seek finds where the last opts.tail lines begin.
+func (r *reader) seek(v view) error {
+	if r.opts.Tail < 0 {
+		return nil
+	}
+	want := r.opts.Tail
+	for i, s := range slices.Backward(v.segments) {
+		if want == 0 {
+			if i == len(v.segments)-1 { // none at all: only what follows
+				r.number, r.at = s.number, s.size
+			}
+			return nil
+		}
+		lines, err := r.count(s)
+		if err != nil {
+			return err
+		}
+		r.number, r.at = s.number, 0
+		if lines >= want {
+			r.skip = lines - want
+			return nil
+		}
+		want -= lines
+	}
+	return nil
+}
+
+// count counts the lines of a segment that match.
+func (r *reader) count(s segment) (lines int64, err error) {
+	err = r.scan(s.number, 0, s.size, func(rec record, _ int64) (bool, error) {
+		if r.matches(rec) && rec.flags&flagPartial == 0 {
+			lines++
+		}
+		return true, nil
+	})
+	return lines, err
+}
+
+// read gives everything in the view behind the reader's place.
+func (r *reader) read(ctx context.Context, v view) error {
+	for _, s := range v.segments {
+		if s.number < r.number {
+			continue
+		}
+		if s.number > r.number {
+			r.number, r.at = s.number, 0
+		}
+		err := r.scan(s.number, r.at, s.size, func(rec record, next int64) (bool, error) {
+			r.at = next
+			if r.opts.Until != nil && stamp(rec.time).After(r.opts.Until.AsTime()) {
+				r.done = true
+				return false, nil
+			}
+			return true, r.give(ctx, rec)
+		})
+		if err != nil || r.done {
+			return err
+		}
+	}
+	return nil
+}
+
+// scan calls fn for the records of a segment from offset at to size, until it says false. A segment that was rotated
+// away meanwhile has none.
+func (r *reader) scan(number int, at, size int64, fn func(rec record, next int64) (bool, error)) error {
+	if at >= size {
+		return nil
+	}
+	f, err := os.Open(r.j.path(number))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("read log: %w", err)
+	}
+	defer f.Close()
+	d := newDecoder(&buffered{r: io.NewSectionReader(f, at, size-at)})
+	if at == 0 {
+		if _, err := d.header(); err != nil {
+			return fmt.Errorf("read log %s: %w", f.Name(), err)
+		}
+	}
+	for {
+		rec, err := d.next()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("read log %s: %w", f.Name(), err)
+		}
+		if on, err := fn(rec, at+d.size); err != nil || !on {
+			return err
+		}
+	}
+}
+
+func (r *reader) matches(rec record) bool {
+	if len(r.opts.Streams) > 0 && !slices.Contains(r.opts.Streams, streamOf(rec)) {
+		return false
+	}
+	at := stamp(rec.time)
+	return (r.opts.Since == nil || !at.Before(r.opts.Since.AsTime())) && (r.opts.Until == nil || !at.After(r.opts.Until.AsTime()))
+}
+
+func streamOf(rec record) swarmv1.LogRecord_Stream {
+	if rec.flags&flagStderr != 0 {
+		return swarmv1.LogRecord_STDERR
+	}
+	return swarmv1.LogRecord_STDOUT
+}
+
+// give adds a record to the batch, if it is wanted.
+func (r *reader) give(ctx context.Context, rec record) error {
+	if !r.matches(rec) {
+		return nil
+	}
+	partial := rec.flags&flagPartial != 0
+	if r.skip > 0 {
+		if !partial {
+			r.skip--
+		}
+		return nil
+	}
+	r.batch = append(r.batch, &swarmv1.LogRecord{
+		Timestamp: timestamppb.New(stamp(rec.time)), Stream: streamOf(rec), Data: slices.Clone(rec.data),
+		TaskId: r.j.task.Id, NodeId: r.node, ServiceId: r.j.task.ServiceId, Slot: r.j.task.Slot,
+		Offset: rec.offset, Partial: partial,
+	})
+	r.bytes += len(rec.data) + recordLen
+	if r.bytes < batchBytes && len(r.batch) < batchRecords {
+		return nil
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return r.flush()
+}
+
+func (r *reader) flush() error {
+	if len(r.batch) == 0 {
+		return nil
+	}
+	batch := r.batch
+	r.batch, r.bytes = nil, 0
+	return r.send(batch)
+}

@@ -1,0 +1,82 @@
+package logs
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// readSize is how much of a source is copied at a time.
+	readSize = 256 << 10
+	// punchSize is how much must have been copied before the space is given back.
+	punchSize = 1 << 20
+	blockSize = 4 << 10
+)
+
+// source is one of the two files that a container's output goes to.
+type source struct {
+	f       *os.File
+	stderr  byte   // flagStderr or 0
+	offset  uint64 // everything before is in records
+	punched uint64 // everything before was given back
+}
+
+func openSource(path string, stderr byte, offset uint64) (*source, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	// What another process has punched reads as zeros, and is before offset.
+	return &source{f: f, stderr: stderr, offset: offset, punched: offset / blockSize * blockSize}, nil
+}
+
+// lines cuts the next bytes of the source into records. It keeps the beginning of a line for later, unless the line is
+// too long or this is the end. more: there may be more to read at once.
+func (s *source) lines(buf []byte, now int64, end bool, emit func(record)) (more bool, err error) {
+	n, err := s.f.ReadAt(buf, int64(s.offset))
+	if err != nil && !errors.Is(err, io.EOF) {
+		return false, fmt.Errorf("read output: %w", err)
+	}
+	more = n == len(buf)
+	b := buf[:n]
+	for len(b) > 0 {
+		r := record{time: now, offset: s.offset, flags: s.stderr}
+		switch i := bytes.IndexByte(b[:min(len(b), maxLine+1)], '\n'); {
+		case i >= 0:
+			r.data, b = b[:i], b[i+1:]
+		case len(b) > maxLine:
+			r.data, b = b[:maxLine], b[maxLine:]
+			r.flags |= flagPartial
+		case end && !more:
+			r.data, b = b, nil
+			r.flags |= flagPartial
+		default:
+			return more, nil
+		}
+		emit(r)
+		s.offset = r.next()
+	}
+	return more, nil
+}
+
+// punch gives the space of what is in records back to the disk.
+func (s *source) punch() error {
+	to := s.offset / blockSize * blockSize
+	if to < s.punched+punchSize {
+		return nil
+	}
+	err := unix.Fallocate(int(s.f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, int64(s.punched), int64(to-s.punched))
+	if errors.Is(err, unix.EOPNOTSUPP) { // a file system without holes keeps the space until the task is finished
+		err = nil
+	}
+	if err != nil {
+		return fmt.Errorf("give back copied output: %w", err)
+	}
+	s.punched = to
+	return nil
+}

@@ -1,0 +1,337 @@
+package logs
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sync/errgroup"
+
+	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/worker"
+)
+
+// Config is what can be set of a Store.
+type Config struct {
+	// Dir holds a folder for each task. It survives a reboot.
+	Dir    string
+	NodeID string
+	// SegmentBytes and Segments bound a task's log; defaults 10 MB and 5.
+	SegmentBytes int64
+	Segments     int
+	// RetainBytes and RetainAge bound the logs of tasks that are history; defaults 512 MB and 24 h.
+	RetainBytes int64
+	RetainAge   time.Duration
+}
+
+// Defaults of Config.
+const (
+	DefaultSegmentBytes = 10_000_000
+	DefaultSegments     = 5
+	DefaultRetainBytes  = 512_000_000
+	DefaultRetainAge    = 24 * time.Hour
+)
+
+// Deps are what a Store needs.
+type Deps struct{ Log *slog.Logger }
+
+// Store keeps the logs of a node's tasks.
+type Store struct {
+	cfg   Config
+	log   *slog.Logger
+	watch *watcher
+
+	mu       sync.Mutex // guards what follows
+	journals map[string]*journal
+	retired  []retiree // oldest first
+	dirty    map[*journal]bool
+	wake     chan struct{} // one token: dirty is not empty
+}
+
+// retiree is the log of a task that is history.
+type retiree struct {
+	id    string
+	at    time.Time
+	bytes int64
+}
+
+var _ worker.LogStore = (*Store)(nil)
+
+// New opens the logs that are in the folder, and continues each where its writer stopped.
+func New(cfg Config, deps Deps) (*Store, error) {
+	if !filepath.IsAbs(cfg.Dir) {
+		return nil, fmt.Errorf("log folder %q must be an absolute path: %w", cfg.Dir, errdefs.ErrInvalidArgument)
+	}
+	cfg.SegmentBytes = cmp.Or(cfg.SegmentBytes, DefaultSegmentBytes)
+	cfg.Segments = cmp.Or(cfg.Segments, DefaultSegments)
+	cfg.RetainBytes = cmp.Or(cfg.RetainBytes, DefaultRetainBytes)
+	cfg.RetainAge = cmp.Or(cfg.RetainAge, DefaultRetainAge)
+	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("open logs: %w", err)
+	}
+	watch, err := newWatcher()
+	if err != nil {
+		return nil, fmt.Errorf("open logs: %w", err)
+	}
+	s := &Store{
+		cfg: cfg, log: deps.Log, watch: watch,
+		journals: map[string]*journal{}, dirty: map[*journal]bool{}, wake: make(chan struct{}, 1),
+	}
+	if err := s.open(); err != nil {
+		s.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// open opens every task's folder. One that cannot be read is told and left alone: it must not keep the node from working.
+func (s *Store) open() error {
+	entries, err := os.ReadDir(s.cfg.Dir)
+	if err != nil {
+		return fmt.Errorf("open logs: %w", err)
+	}
+	for _, e := range entries {
+		dir := filepath.Join(s.cfg.Dir, e.Name())
+		j, err := openJournal(dir, s.cfg.SegmentBytes, s.cfg.Segments)
+		if err != nil {
+			s.log.Warn("log is not readable", "task", e.Name(), "err", err)
+			continue
+		}
+		s.journals[e.Name()] = j
+		if info, err := os.Stat(filepath.Join(dir, retiredFile)); err == nil {
+			s.retired = append(s.retired, retiree{e.Name(), info.ModTime(), j.bytes()})
+		}
+		s.follow(j)
+	}
+	slices.SortFunc(s.retired, func(a, b retiree) int { return a.at.Compare(b.at) })
+	return nil
+}
+
+// Close frees the files of a Store that does not run.
+func (s *Store) Close() {
+	s.watch.close()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, j := range s.journals {
+		j.close()
+	}
+}
+
+// Run follows the sources until ctx ends, and closes the store.
+func (s *Store) Run(ctx context.Context) error {
+	defer s.Close()
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		<-ctx.Done()
+		s.watch.close()
+		return nil
+	})
+	g.Go(func() error {
+		err := s.watch.run(s.mark)
+		if ctx.Err() != nil {
+			return nil
+		}
+		return err
+	})
+	g.Go(func() error { return s.copy(ctx) })
+	return g.Wait()
+}
+
+// follow begins to watch a journal's sources, and has what they hold already copied.
+func (s *Store) follow(j *journal) {
+	for _, src := range j.sources {
+		if src == nil {
+			continue
+		}
+		if err := s.watch.add(src.f.Name(), j); err != nil { // the output is still copied when it is read, and at the end
+			s.log.Warn("follow output", "task", j.task.Id, "err", err)
+		}
+	}
+	s.mark(j)
+}
+
+// mark notes that a journal has something to copy.
+func (s *Store) mark(j *journal) {
+	s.mu.Lock()
+	s.dirty[j] = true
+	s.mu.Unlock()
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// copy copies what is marked, the journals taking turns.
+func (s *Store) copy(ctx context.Context) error {
+	buf := make([]byte, readSize)
+	for {
+		select {
+		case <-s.wake:
+		case <-ctx.Done():
+			return nil
+		}
+		s.mu.Lock()
+		dirty := s.dirty
+		s.dirty = map[*journal]bool{}
+		s.mu.Unlock()
+		for j := range dirty {
+			more, err := j.copy(buf, false)
+			if err != nil { // a full disk, mostly: the next write of the container, or its end, tries again
+				s.log.Error("copy output", "task", j.task.Id, "err", err)
+			}
+			if more {
+				s.mark(j)
+			}
+		}
+	}
+}
+
+func (s *Store) get(id string) *journal {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.journals[id]
+}
+
+// Create implements worker.LogStore.
+func (s *Store) Create(t *swarmv1.Task) (string, error) {
+	if t.Id == "" || t.Id != filepath.Base(t.Id) || t.Id[0] == '.' {
+		return "", fmt.Errorf("create log: %q is no task id: %w", t.Id, errdefs.ErrInvalidArgument)
+	}
+	dir := filepath.Join(s.cfg.Dir, t.Id)
+	if j := s.get(t.Id); j != nil {
+		j.mu.Lock()
+		finished := j.finishedLocked()
+		j.mu.Unlock()
+		if !finished {
+			return dir, nil
+		}
+		s.drop(t.Id) // of a container that is gone: offsets of its output mean nothing for the next one's
+	}
+	if err := writeTask(dir, t); err != nil {
+		return "", fmt.Errorf("create log of task %s: %w", t.Id, err)
+	}
+	j, err := openJournal(dir, s.cfg.SegmentBytes, s.cfg.Segments)
+	if err != nil {
+		return "", err
+	}
+	s.mu.Lock()
+	s.journals[t.Id] = j
+	s.mu.Unlock()
+	s.follow(j)
+	return dir, nil
+}
+
+func writeTask(dir string, t *swarmv1.Task) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	raw, err := (&swarmv1.Task{Id: t.Id, ServiceId: t.ServiceId, Slot: t.Slot, NodeId: t.NodeId}).MarshalVT()
+	if err != nil {
+		return err
+	}
+	for name, data := range map[string][]byte{taskFile: raw, worker.StdoutFile: nil, worker.StderrFile: nil} {
+		if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Finish implements worker.LogStore.
+func (s *Store) Finish(taskID string) {
+	j := s.get(taskID)
+	if j == nil {
+		return
+	}
+	s.watch.drop(j)
+	if err := j.finish(); err != nil {
+		s.log.Error("finish log", "task", taskID, "err", err)
+	}
+}
+
+// Retire implements worker.LogStore.
+func (s *Store) Retire(taskID string) {
+	j := s.get(taskID)
+	if j == nil {
+		return
+	}
+	s.Finish(taskID)
+	now := time.Now()
+	if err := os.WriteFile(filepath.Join(j.dir, retiredFile), nil, 0o600); err != nil {
+		s.log.Warn("retire log", "task", taskID, "err", err)
+	}
+	s.mu.Lock()
+	if !slices.ContainsFunc(s.retired, func(r retiree) bool { return r.id == taskID }) {
+		s.retired = append(s.retired, retiree{taskID, now, j.bytes()})
+	}
+	s.mu.Unlock()
+	s.prune(now)
+}
+
+// Keep implements worker.LogStore.
+func (s *Store) Keep(taskIDs []string) {
+	keep := map[string]bool{}
+	for _, id := range taskIDs {
+		keep[id] = true
+	}
+	var gone []string
+	s.mu.Lock()
+	for _, r := range s.retired {
+		keep[r.id] = true // as it is
+	}
+	for id := range s.journals {
+		if !keep[id] {
+			gone = append(gone, id)
+		}
+	}
+	s.mu.Unlock()
+	for _, id := range gone {
+		s.Retire(id)
+	}
+	s.prune(time.Now())
+}
+
+// prune removes retired logs that are too old, or too much, oldest first.
+func (s *Store) prune(now time.Time) {
+	s.mu.Lock()
+	var total int64
+	for _, r := range s.retired {
+		total += r.bytes
+	}
+	var gone []string
+	for len(s.retired) > 0 && (total > s.cfg.RetainBytes || now.Sub(s.retired[0].at) > s.cfg.RetainAge) {
+		total -= s.retired[0].bytes
+		gone = append(gone, s.retired[0].id)
+		s.retired = s.retired[1:]
+	}
+	s.mu.Unlock()
+	for _, id := range gone {
+		s.drop(id)
+	}
+}
+
+// drop removes a log.
+func (s *Store) drop(id string) {
+	s.mu.Lock()
+	j := s.journals[id]
+	delete(s.journals, id)
+	s.retired = slices.DeleteFunc(s.retired, func(r retiree) bool { return r.id == id })
+	s.mu.Unlock()
+	if j == nil {
+		return
+	}
+	s.watch.drop(j)
+	j.close()
+	if err := os.RemoveAll(j.dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		s.log.Warn("remove log", "task", id, "err", err)
+	}
+}
