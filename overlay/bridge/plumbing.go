@@ -14,6 +14,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -260,7 +261,7 @@ func privateRanges() iter.Seq[netip.Prefix] {
 // group marks the bridge and its cables, so that they can be found and deleted together.
 func (p *plumbing) group() uint32 {
 	sum := sha256.Sum256([]byte(p.name))
-	return binary.BigEndian.Uint32(sum[:]) | 1
+	return binary.BigEndian.Uint32(sum[:])>>1 | 1
 }
 
 // cable names the host's end of a task's cable.
@@ -301,7 +302,34 @@ func (p *plumbing) plug(taskID string, r Result) error {
 	if err != nil {
 		return fmt.Errorf("cable: %w", err)
 	}
-	return configure(inside, r)
+	if err := configure(inside, r); err != nil {
+		return err
+	}
+	return awaitCarrier(inside, containerInterface, p.h, cable(taskID))
+}
+
+// awaitCarrier returns when both ends of a cable pass frames. The kernel notices
+// the carrier in the background, and what is sent before that is lost: an ARP
+// request is repeated after a second only. Asking for the link makes newer kernels
+// look at once; older ones do it within milliseconds. A late one is no error.
+func awaitCarrier(inside *netlink.Handle, eth string, host *netlink.Handle, port string) error {
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for range 50 {
+		near, err := inside.LinkByName(eth)
+		if err != nil {
+			return fmt.Errorf("interface %s: %w", eth, err)
+		}
+		far, err := host.LinkByName(port)
+		if err != nil {
+			return fmt.Errorf("cable %s: %w", port, err)
+		}
+		if near.Attrs().OperState == netlink.OperUp && far.Attrs().OperState == netlink.OperUp {
+			return nil
+		}
+		<-tick.C
+	}
+	return nil
 }
 
 // configure sets address and default route at the task's end.
