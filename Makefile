@@ -2,7 +2,8 @@
 # go.mod names; only runc, a C program in part, needs gcc and libseccomp.
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
-LDFLAGS := -s -w -X main.version=$(VERSION)
+REVISION := $(shell git rev-parse --short=12 HEAD 2>/dev/null)
+LDFLAGS := -s -w -X main.version=$(VERSION) -X main.revision=$(REVISION)
 
 # runc is built once for each set of modules and embedded. Without libseccomp it
 # has no seccomp profiles: `make deps` installs it, `swarm version` says which.
@@ -11,7 +12,7 @@ RUNC_VERSION := $(shell awk '$$1 == "github.com/opencontainers/runc" && $$2 ~ /^
 RUNC_TAGS := $(if $(wildcard /usr/include/seccomp.h),seccomp )netgo osusergo
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build clean FORCE
+.PHONY: help deps deps-bench build demo test check scenarios bench soak fuzz generate install clean FORCE image cross
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +36,69 @@ $(RUNC)/runc: go.mod $(RUNC)/about
 	CGO_ENABLED=1 go build -trimpath -buildvcs=false -tags '$(RUNC_TAGS)' -ldflags '-s -w -extldflags -static' \
 		-o $@ github.com/opencontainers/runc
 	@touch $@
+
+image: build/hello.tar
+
+build/hello.tar: $(wildcard scenarios/hello/*.go scenarios/mkimage/*.go) go.mod
+	@mkdir -p build
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o build/hello ./scenarios/hello
+	go run ./scenarios/mkimage -o $@ -t swarm/hello:1 build/hello
+
+demo: deps build image ## five hosts on this machine, ten replicas, a host lost and what becomes of them
+	bin/swarm dev down --name demo
+	scenarios/demo.sh
+
+# Packages that run containers or make namespaces need root, and the embedded runc, so build comes first.
+test: deps build cross image ## everything: unit, synctest, property and contract tests with the race detector, then real clusters
+	go vet ./...
+	CGO_ENABLED=1 go test -race -shuffle=on -tags embedrunc -timeout 10m $$(go list ./... | grep -v /scenarios)
+	go test -count=1 -timeout 15m -parallel $(PARALLEL) ./scenarios
+
+# Scenarios share the machine's cores with five daemons each.
+PARALLEL ?= 2
+
+cross: ## the command line compiles where no container can run
+	GOOS=darwin GOARCH=arm64 go build -o /dev/null ./cmd/swarm
+	GOOS=linux GOARCH=arm64 go build -o /dev/null ./cmd/swarm
+
+check: deps build ## generated code is current, format, vet, staticcheck, house rules, race tests
+	@go generate ./proto/... && git diff --exit-code -- proto || { echo 'generated code differs: commit what make generate gives'; exit 1; }
+	@test -z "$$(go tool gofumpt -l . | grep -v pb.go)" || { go tool gofumpt -l .; echo 'run: go tool gofumpt -w .'; exit 1; }
+	go vet ./...
+	go tool staticcheck ./...
+	CGO_ENABLED=1 go test -race -shuffle=on -tags embedrunc ./internal/... ./manager/... ./raftstore/... ./cli/... ./worker ./node
+
+RUN   ?= .
+COUNT ?= 1
+scenarios: deps build ## real clusters; RUN=name for one, COUNT=20 for twenty rounds (resumed where they were stopped)
+	scenarios/rounds.sh '$(RUN)' '$(COUNT)' '$(PARALLEL)'
+
+deps-bench: deps ## what benchmarks compare with
+	@command -v dockerd >/dev/null || { apt-get update -q && apt-get install -y -q --no-install-recommends docker.io; }
+
+ONLY   ?=
+ROUNDS ?= 5
+bench: deps-bench build image ## figures against peers and limits, in the same run; ONLY=cold,containers,latency,placement
+	go run ./bench -only='$(ONLY)' -rounds=$(ROUNDS)
+
+MINUTES ?= 30
+soak: deps build ## scenarios, in random order, for MINUTES
+	scenarios/soak.sh '$(MINUTES)' '$(PARALLEL)'
+
+FUZZTIME ?= 20s
+fuzz: ## every fuzz test for FUZZTIME
+	@for pkg in $$(go list ./...); do \
+		for f in $$(go test -list '^Fuzz' $$pkg 2>/dev/null | grep '^Fuzz'); do \
+			echo "$$pkg $$f"; go test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; \
+		done; \
+	done
+
+generate: ## the code that is made from the .proto files
+	go generate ./proto/...
+
+PREFIX ?= /usr/local
+install: build ## bin/swarm to PREFIX/bin
+	install -D -m 0755 bin/swarm $(DESTDIR)$(PREFIX)/bin/swarm
 
 clean: ## remove what was built
 	rm -rf bin build $(RUNC)

@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Runs the scenarios in random order for MINUTES. The seed is printed; SEED=n replays its order.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+minutes=$1 parallel=$2
+seed=${SEED:-$RANDOM}
+echo "seed $seed"
+RANDOM=$seed
+mapfile -t names < <(cd scenarios && ls *.txtar | sed 's/\.txtar$//')
+end=$((SECONDS + minutes * 60))
+passed=0
+while [ "$SECONDS" -lt "$end" ]; do
+	name=${names[RANDOM % ${#names[@]}]}
+	if ! go test -count=1 -timeout 10m -parallel "$parallel" -run "TestScenario/^$name\$" ./scenarios >build/soak.log 2>&1; then
+		cat build/soak.log
+		echo "soak: $name failed after $passed scenarios (seed $seed)"
+		exit 1
+	fi
+	passed=$((passed + 1))
+	echo "$passed $name"
+done
+echo "soak: $passed passed, 0 failed"
