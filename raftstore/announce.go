@@ -1,0 +1,93 @@
+package raftstore
+
+import (
+	"context"
+	"sync"
+
+	"github.com/hashicorp/raft"
+	"golang.org/x/sync/errgroup"
+)
+
+// announcer tells the other members at once what is committed. Raft itself tells them with the next entries, or else
+// after CommitTimeout (50-100 ms): a follower's view would lag by that after every quiet moment. What is sent is what
+// Raft would send later: an AppendEntries without entries. It names an entry and its term, so a member whose log differs
+// there refuses it, and it is sent in the term of that entry, which this member itself proposed as its leader.
+type announcer struct {
+	mu    sync.Mutex // guards the rest
+	index uint64
+	term  uint64
+	moved chan struct{} // closed and renewed when index grows
+}
+
+func newAnnouncer() *announcer { return &announcer{moved: make(chan struct{})} }
+
+func (a *announcer) committed(index, term uint64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if index <= a.index {
+		return
+	}
+	a.index, a.term = index, term
+	close(a.moved)
+	a.moved = make(chan struct{})
+}
+
+func (a *announcer) current() (index, term uint64, moved <-chan struct{}) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.index, a.term, a.moved
+}
+
+// runAnnouncer has one goroutine for each other member while this one leads, so that a slow member delays no other.
+// Each sends the newest index only: what is committed while a message is under way goes with the next.
+func (s *Store) runAnnouncer(ctx context.Context) error {
+	return s.Lead(ctx, func(ctx context.Context) error {
+		for ctx.Err() == nil {
+			changed := s.peers.changedConfig()
+			round, stop := context.WithCancel(ctx)
+			g, round := errgroup.WithContext(round)
+			for _, server := range s.others() {
+				g.Go(func() error { return s.announceTo(round, server) })
+			}
+			select {
+			case <-changed:
+			case <-ctx.Done():
+			}
+			stop()
+			_ = g.Wait()
+		}
+		return nil
+	})
+}
+
+func (s *Store) announceTo(ctx context.Context, to raft.Server) error {
+	sent := s.fsm.applied.Load()
+	for {
+		index, term, moved := s.announce.current()
+		if index > sent {
+			sent = index
+			s.tell(to, index, term)
+			continue
+		}
+		select {
+		case <-moved:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// tell sends one announcement. A failure needs no remedy: Raft's own messages follow.
+func (s *Store) tell(to raft.Server, index, term uint64) {
+	me := raft.ServerID(s.cfg.NodeID)
+	req := &raft.AppendEntriesRequest{
+		RPCHeader: raft.RPCHeader{
+			ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(me), Addr: s.trans.EncodePeer(me, raft.ServerAddress(me)),
+		},
+		Term: term, PrevLogEntry: index, PrevLogTerm: term, LeaderCommitIndex: index,
+	}
+	var resp raft.AppendEntriesResponse
+	if err := s.trans.AppendEntries(to.ID, to.Address, req, &resp); err != nil {
+		s.log.Debug("announcement was not delivered", "node", string(to.ID), "index", index, "err", err)
+	}
+}

@@ -1,0 +1,192 @@
+package raftstore
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
+	"github.com/hashicorp/raft"
+
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+// Commit carries out changes as one group, all or none, on whichever member leads. The error is why the group was
+// refused: errdefs.ErrAborted (a version differs), ErrAlreadyExists (a row or a unique name), ErrNotFound (no row), or
+// that there is no leader (ErrUnavailable). When the context ends, the outcome is unknown.
+func (s *Store) Commit(ctx context.Context, actor string, changes ...*swarmv1.Change) (uint64, error) {
+	index, results, err := s.CommitGroups(ctx, actor, []*swarmv1.Group{{Changes: changes}})
+	if err != nil {
+		return 0, err
+	}
+	return index, results[0]
+}
+
+// CommitGroups carries out groups, each judged alone: results[i] is why group i was refused, or nil. They enter the log
+// in order, but a change of leader may reorder those that no entry holds together. err is for all: then what became of
+// the groups is unknown, and the results that are known are returned.
+func (s *Store) CommitGroups(ctx context.Context, actor string, groups []*swarmv1.Group) (index uint64, results []error, err error) {
+	reqs, err := split(actor, groups)
+	if err != nil {
+		return 0, nil, err
+	}
+	for _, r := range reqs {
+		s.client.begin(r)
+		defer s.client.end(r)
+	}
+	results = make([]error, len(groups))
+	var first []*proposal
+	if s.raft.State() == raft.Leader {
+		first = s.enqueue(ctx, reqs...)
+	}
+	at := 0
+	for i, r := range reqs {
+		var a *swarmv1.Answer
+		var err error
+		if first != nil {
+			a, err = s.await(ctx, first[i])
+		}
+		if first == nil || again(err) {
+			a, err = s.commit(ctx, r, err)
+		}
+		if err != nil {
+			return index, results, fmt.Errorf("commit: %w", err)
+		}
+		index = max(index, a.GetIndex())
+		errorsOf(a, results[at:at+len(r.GetGroups())])
+		at += len(r.GetGroups())
+	}
+	return index, results, nil
+}
+
+// split makes requests that each fit into an entry, and refuses what Apply could not judge.
+func split(actor string, groups []*swarmv1.Group) ([]*swarmv1.Request, error) {
+	if len(groups) == 0 {
+		return nil, nil
+	}
+	reqs := []*swarmv1.Request{{Actor: actor}}
+	size := 0
+	for _, g := range groups {
+		for _, c := range g.GetChanges() {
+			if err := valid(c); err != nil {
+				return nil, fmt.Errorf("commit: %w", err)
+			}
+		}
+		last := reqs[len(reqs)-1]
+		n := g.SizeVT()
+		if size += n; size > maxEntry*3/4 && len(last.Groups) > 0 {
+			last = &swarmv1.Request{Actor: actor}
+			reqs, size = append(reqs, last), n
+		}
+		last.Groups = append(last.Groups, g)
+	}
+	return reqs, nil
+}
+
+func (s *Store) enqueue(ctx context.Context, reqs ...*swarmv1.Request) []*proposal {
+	out := make([]*proposal, len(reqs))
+	for i, r := range reqs {
+		out[i] = &proposal{ctx: ctx, req: r, size: r.SizeVT(), done: make(chan outcome, 1)}
+	}
+	s.queue.add(out...)
+	return out
+}
+
+func (s *Store) await(ctx context.Context, p *proposal) (*swarmv1.Answer, error) {
+	select {
+	case o := <-p.done:
+		return o.answer, o.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-s.closed:
+		return nil, errClosed
+	}
+}
+
+// commit brings one request to the leader, again and again while leadership moves. cause is why it is not the first try.
+func (s *Store) commit(ctx context.Context, r *swarmv1.Request, cause error) (*swarmv1.Answer, error) {
+	giveUp, cancel := context.WithTimeout(ctx, s.cfg.Timeouts.Leader)
+	defer cancel()
+	for try := 0; ; try++ {
+		moved := s.reign.changed()
+		if try > 0 || cause != nil {
+			if err := s.pause(ctx, giveUp, moved, try, cause); err != nil {
+				return nil, err
+			}
+		}
+		var a *swarmv1.Answer
+		a, cause = s.attempt(ctx, r)
+		if cause == nil {
+			return a, nil
+		}
+		if f, ok := cause.(*final); ok {
+			return nil, f.error
+		}
+		if !again(cause) {
+			return nil, cause
+		}
+	}
+}
+
+// attempt proposes once, here or at the leader.
+func (s *Store) attempt(ctx context.Context, r *swarmv1.Request) (*swarmv1.Answer, error) {
+	if s.raft.State() == raft.Leader {
+		return s.await(ctx, s.enqueue(ctx, r)[0])
+	}
+	leader := s.Leader()
+	if leader == "" || leader == s.cfg.NodeID {
+		return nil, errNoLeader
+	}
+	rpc, err := s.peer(leader)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := rpc.Propose(ctx, &swarmv1.ProposeRequest{Request: r})
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		err = errgrpc.ToNative(err)
+		if errdefs.IsInvalidArgument(err) || errdefs.IsPermissionDenied(err) || errdefs.IsUnauthorized(err) {
+			return nil, &final{err}
+		}
+		return nil, err
+	}
+	a := &swarmv1.Answer{Sequence: r.GetSequence(), Index: resp.GetIndex(), Groups: uint32(len(r.GetGroups()))}
+	for i, res := range resp.GetResults() {
+		if res.GetError() != "" {
+			a.Refused = append(a.Refused, &swarmv1.Refused{Group: uint32(i), Result: res})
+		}
+	}
+	return a, nil
+}
+
+// pause waits until another try may fare better: leadership moved, or some time passed.
+func (s *Store) pause(ctx, giveUp context.Context, moved <-chan struct{}, try int, cause error) error {
+	wait := min(5*time.Millisecond<<min(try, 6), 200*time.Millisecond)
+	if s.Leader() == "" {
+		wait = time.Hour // only an election helps
+	}
+	timer := time.NewTimer(wait/2 + rand.N(wait))
+	defer timer.Stop()
+	select {
+	case <-moved:
+	case <-timer.C:
+	case <-giveUp.Done():
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if s.Leader() == "" {
+			return errNoLeader
+		}
+		return errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("the leader %s does not take the change: %v", s.Leader(), cause))
+	case <-s.closed:
+		return errClosed
+	}
+	return nil
+}
+
+// final marks an error that no other try would change.
+type final struct{ error }

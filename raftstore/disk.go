@@ -1,0 +1,109 @@
+package raftstore
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
+	"go.etcd.io/bbolt"
+	bberrors "go.etcd.io/bbolt/errors"
+)
+
+// Sealer encrypts records at rest; seal.Ring is one. aad is bound to the record. The sealed form of every record must be
+// longer than the plain one by the same number of bytes.
+type Sealer interface {
+	Seal(plain, aad []byte) []byte
+	Open(sealed, aad []byte) ([]byte, error)
+}
+
+// Disk is what the log lies on: entries, and a few values such as the vote.
+type Disk interface {
+	raft.LogStore
+	raft.StableStore
+	io.Closer
+}
+
+// keptSnapshots on disk: the newest, and one before it in case that the newest is damaged.
+const keptSnapshots = 2
+
+func openDisk(cfg Config, deps Deps, log hclog.Logger) (*logStore, raft.SnapshotStore, error) {
+	var disk Disk
+	var snaps raft.SnapshotStore
+	if cfg.Dir == "" {
+		disk, snaps = memory{raft.NewInmemStore()}, raft.NewInmemSnapshotStore()
+	} else {
+		if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
+			return nil, nil, err
+		}
+		bolt, err := openBolt(filepath.Join(cfg.Dir, "raft.db"))
+		if err != nil {
+			return nil, nil, err
+		}
+		disk = bolt
+		if snaps, err = raft.NewFileSnapshotStoreWithLogger(cfg.Dir, keptSnapshots, log); err != nil {
+			return nil, nil, errors.Join(err, bolt.Close())
+		}
+	}
+	if deps.WrapDisk != nil {
+		disk = deps.WrapDisk(disk)
+	}
+	if cfg.Sealer != nil {
+		snaps = &sealedSnapshots{SnapshotStore: snaps, sealer: cfg.Sealer}
+	}
+	store, err := newLogStore(disk, cfg.Sealer)
+	if err != nil {
+		return nil, nil, errors.Join(err, disk.Close())
+	}
+	return store, snaps, nil
+}
+
+// openBolt: without the freelist on disk an append after a truncation takes 0.19 ms instead of 2.2.
+func openBolt(path string) (Disk, error) {
+	bolt, err := raftboltdb.New(raftboltdb.Options{
+		Path: path, MsgpackUseNewTimeFormat: true,
+		BoltOptions: &bbolt.Options{
+			NoFreelistSync: true, FreelistType: bbolt.FreelistMapType, InitialMmapSize: 128 << 20, Timeout: time.Second,
+		},
+	})
+	if errors.Is(err, bberrors.ErrTimeout) {
+		return nil, errdefs.ErrFailedPrecondition.WithMessage(path + " is in use: another swarm daemon runs on this state folder; stop it first")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", path, err)
+	}
+	return bolt, nil
+}
+
+type memory struct{ *raft.InmemStore }
+
+func (memory) Close() error { return nil }
+
+// checksums is the Sealer of a log in the clear: it notices damage.
+type checksums struct{}
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+func (checksums) Seal(plain, aad []byte) []byte {
+	sum := crc32.Update(crc32.Checksum(aad, castagnoli), castagnoli, plain)
+	return append(binary.BigEndian.AppendUint32(make([]byte, 0, 4+len(plain)), sum), plain...)
+}
+
+func (checksums) Open(sealed, aad []byte) ([]byte, error) {
+	if len(sealed) < 4 {
+		return nil, errdefs.ErrDataLoss.WithMessage("the record is cut short")
+	}
+	sum := crc32.Update(crc32.Checksum(aad, castagnoli), castagnoli, sealed[4:])
+	if sum != binary.BigEndian.Uint32(sealed) {
+		return nil, errdefs.ErrDataLoss.WithMessage("the record is damaged: its checksum differs")
+	}
+	return sealed[4:], nil
+}

@@ -1,0 +1,34 @@
+package raftstore
+
+import (
+	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+const codeStale = codes.FailedPrecondition
+
+var (
+	errClosed   = errdefs.ErrUnavailable.WithMessage("the manager is stopping: ask another one")
+	errNoLeader = errdefs.ErrUnavailable.WithMessage("the managers have no leader: more than half of them must be up and reach each other (swarm node ls)")
+)
+
+// native turns what Apply refused into an error of its class.
+func native(r *swarmv1.GroupResult) error {
+	if r.GetError() == "" && r.GetCode() == 0 {
+		return nil
+	}
+	return errgrpc.ToNative(status.Error(codes.Code(r.GetCode()), r.GetError()))
+}
+
+// errorsOf spreads an answer over its groups.
+func errorsOf(a *swarmv1.Answer, into []error) {
+	for _, r := range a.GetRefused() {
+		if int(r.GetGroup()) < len(into) {
+			into[r.GetGroup()] = native(r.GetResult())
+		}
+	}
+}

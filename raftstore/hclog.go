@@ -1,0 +1,38 @@
+package raftstore
+
+import (
+	"context"
+	"io"
+	"log/slog"
+
+	"github.com/hashicorp/go-hclog"
+)
+
+// raftLogger brings Raft's messages to slog, one level lower than Raft gives them, except errors: an operator acts on
+// what the store says of leadership, not on every vote.
+func raftLogger(log *slog.Logger) hclog.Logger {
+	l := hclog.NewInterceptLogger(&hclog.LoggerOptions{Name: "raft", Output: io.Discard, Level: hclog.Off})
+	l.RegisterSink(sink{log})
+	return l
+}
+
+type sink struct{ log *slog.Logger }
+
+// expected are messages that Raft thinks odd and the store does not.
+var expected = map[string]bool{
+	"failed to get previous log": true, // an announcement overtook the entries it tells of
+}
+
+func (s sink) Accept(name string, level hclog.Level, msg string, args ...any) {
+	at := slog.LevelDebug
+	switch {
+	case expected[msg]:
+	case level == hclog.Warn:
+		at = slog.LevelInfo
+	case level >= hclog.Error:
+		at = slog.LevelError
+	}
+	if s.log.Enabled(context.Background(), at) {
+		s.log.Log(context.Background(), at, name+": "+msg, args...)
+	}
+}

@@ -1,0 +1,52 @@
+package raftstore
+
+import (
+	"context"
+	"errors"
+
+	"github.com/hashicorp/raft"
+)
+
+// janitor takes a snapshot when the entries since the last one have grown larger than that snapshot and SnapshotBytes:
+// so what a member writes stays below three times what is committed, however large the state is. It then cuts the log
+// to TrailingBytes.
+func (s *Store) janitor(ctx context.Context) error {
+	limit := s.cfg.SnapshotBytes
+	for {
+		select {
+		case <-s.disk.grown:
+		case <-ctx.Done():
+			return nil
+		}
+		if s.disk.size() < limit {
+			continue
+		}
+		size, err := s.snapshot()
+		switch {
+		case err == nil:
+			limit = max(s.cfg.SnapshotBytes, size)
+		case errors.Is(err, raft.ErrRaftShutdown):
+			return nil
+		default:
+			s.log.Error("no snapshot could be taken; the log grows", "node", s.cfg.NodeID, "err", err)
+		}
+	}
+}
+
+// snapshot takes one and gives its size.
+func (s *Store) snapshot() (int64, error) {
+	reloaded := s.raft.ReloadableConfig()
+	reloaded.TrailingLogs = max(s.disk.snapshotTaken(s.cfg.TrailingBytes), 1)
+	if err := s.raft.ReloadConfig(reloaded); err != nil {
+		return 0, err
+	}
+	f := s.raft.Snapshot()
+	if err := f.Error(); err != nil && !errors.Is(err, raft.ErrNothingNewToSnapshot) {
+		return 0, err
+	}
+	meta, r, err := f.Open()
+	if err != nil {
+		return 0, nil //nolint:nilerr // the size only spares work
+	}
+	return meta.Size, r.Close()
+}

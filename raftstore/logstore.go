@@ -1,0 +1,193 @@
+package raftstore
+
+import (
+	"encoding/binary"
+	"fmt"
+	"sync"
+
+	"github.com/hashicorp/raft"
+)
+
+const (
+	cacheBytes  = 16 << 20 // of the newest entries, in the clear, for replication
+	deleteBatch = 256      // entries in one transaction: a longer one would hold up appends
+)
+
+// logStore seals what goes to disk, keeps the newest entries at hand for replication, and counts bytes.
+type logStore struct {
+	Disk
+	sealer Sealer
+
+	mu     sync.Mutex // guards the rest; not held across I/O
+	first  uint64     // index of sizes[0]
+	sizes  []int64    // of every entry on disk
+	recent []*raft.Log
+	cached int64 // bytes of recent, which are the last entries
+	fresh  int64 // bytes stored since the last snapshot
+	grown  chan struct{}
+}
+
+// newLogStore reads the whole log once: to know its sizes, and to notice damage before anything is built upon it.
+func newLogStore(disk Disk, sealer Sealer) (*logStore, error) {
+	if sealer == nil {
+		sealer = checksums{}
+	}
+	s := &logStore{Disk: disk, sealer: sealer, grown: make(chan struct{}, 1)}
+	first, err := disk.FirstIndex()
+	if err != nil {
+		return nil, fmt.Errorf("read log: %w", err)
+	}
+	last, err := disk.LastIndex()
+	if err != nil {
+		return nil, fmt.Errorf("read log: %w", err)
+	}
+	for i := first; first > 0 && i <= last; i++ {
+		var l raft.Log
+		if err := s.read(i, &l); err != nil {
+			return nil, fmt.Errorf("read log entry %d: %w", i, err)
+		}
+		s.note(&l)
+	}
+	return s, nil
+}
+
+// bind is what a sealed entry cannot be moved away from.
+func (s *logStore) bind(l *raft.Log) []byte {
+	aad := binary.BigEndian.AppendUint64(make([]byte, 0, 17), l.Index)
+	return append(binary.BigEndian.AppendUint64(aad, l.Term), byte(l.Type))
+}
+
+func (s *logStore) read(index uint64, l *raft.Log) error {
+	if err := s.Disk.GetLog(index, l); err != nil {
+		return err
+	}
+	plain, err := s.sealer.Open(l.Data, s.bind(l))
+	if err != nil {
+		return err
+	}
+	l.Data = plain
+	return nil
+}
+
+// GetLog finds an entry in memory, else on disk.
+func (s *logStore) GetLog(index uint64, l *raft.Log) error {
+	if c := s.cache(index); c != nil {
+		*l = *c
+		return nil
+	}
+	return s.read(index, l)
+}
+
+func (s *logStore) cache(index uint64) *raft.Log {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.recent) == 0 || index < s.recent[0].Index || index > s.recent[len(s.recent)-1].Index {
+		return nil
+	}
+	return s.recent[index-s.recent[0].Index]
+}
+
+// StoreLog stores one entry.
+func (s *logStore) StoreLog(l *raft.Log) error { return s.StoreLogs([]*raft.Log{l}) }
+
+// StoreLogs seals and stores entries in one transaction.
+func (s *logStore) StoreLogs(logs []*raft.Log) error {
+	sealed := make([]*raft.Log, len(logs))
+	for i, l := range logs {
+		c := *l
+		c.Data = s.sealer.Seal(l.Data, s.bind(l))
+		sealed[i] = &c
+	}
+	if err := s.Disk.StoreLogs(sealed); err != nil {
+		return fmt.Errorf("append to the log: %w", err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, l := range logs {
+		s.noteLocked(l)
+	}
+	select {
+	case s.grown <- struct{}{}:
+	default:
+	}
+	return nil
+}
+
+func (s *logStore) note(l *raft.Log) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.noteLocked(l)
+}
+
+func (s *logStore) noteLocked(l *raft.Log) {
+	if len(s.sizes) == 0 || l.Index != s.first+uint64(len(s.sizes)) {
+		s.first, s.sizes = l.Index, s.sizes[:0]
+	}
+	if n := len(s.recent); n > 0 && l.Index != s.recent[n-1].Index+1 {
+		s.recent, s.cached = nil, 0
+	}
+	size := int64(len(l.Data))
+	s.sizes = append(s.sizes, size)
+	s.fresh += size
+	s.recent = append(s.recent, l)
+	s.cached += size
+	drop := 0
+	for s.cached > cacheBytes && drop < len(s.recent)-1 {
+		s.cached -= int64(len(s.recent[drop].Data))
+		s.recent[drop] = nil
+		drop++
+	}
+	s.recent = s.recent[drop:]
+}
+
+// DeleteRange removes entries, from the old end in steps, so that appends come in between.
+func (s *logStore) DeleteRange(from, to uint64) error {
+	s.mu.Lock()
+	end := s.first + uint64(len(s.sizes))
+	oldEnd := from <= s.first
+	if len(s.recent) > 0 && to >= s.recent[0].Index {
+		s.recent, s.cached = nil, 0
+	}
+	switch {
+	case oldEnd && to+1 < end:
+		s.sizes = append([]int64(nil), s.sizes[to+1-s.first:]...)
+		s.first = to + 1
+	case oldEnd:
+		s.sizes = nil
+	case from < end:
+		s.sizes = s.sizes[:from-s.first]
+	}
+	s.mu.Unlock()
+	if !oldEnd { // a conflicting tail goes at once: a crash must leave no hole
+		return s.Disk.DeleteRange(from, to)
+	}
+	for from <= to {
+		step := min(to, from+deleteBatch-1)
+		if err := s.Disk.DeleteRange(from, step); err != nil {
+			return fmt.Errorf("truncate the log: %w", err)
+		}
+		from = step + 1
+	}
+	return nil
+}
+
+// size is how many bytes of entries came since the last snapshot.
+func (s *logStore) size() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.fresh
+}
+
+// snapshotTaken starts counting anew, and says how many of the newest entries fit into the bytes that may trail.
+func (s *logStore) snapshotTaken(trailing int64) (entries uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.fresh = 0
+	for i := len(s.sizes) - 1; i >= 0; i-- {
+		if trailing -= s.sizes[i] + 64; trailing < 0 {
+			break
+		}
+		entries++
+	}
+	return entries
+}

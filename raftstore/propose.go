@@ -1,0 +1,161 @@
+package raftstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+const (
+	// maxEntry bounds what is gathered into one log entry. One request may be larger, as one group is never split.
+	maxEntry = 512 << 10
+	// proposers is how many entries are in flight at once: one is written while the one before is replicated, and
+	// whatever comes meanwhile gathers into the next.
+	proposers = 4
+)
+
+// proposal is one request on its way into the log of the leader, which is this member.
+type proposal struct {
+	ctx  context.Context
+	req  *swarmv1.Request
+	size int
+	done chan outcome // buffered: nobody waits for who gave up
+}
+
+type outcome struct {
+	answer *swarmv1.Answer
+	err    error
+}
+
+// queue holds the proposals that wait for a proposer.
+type queue struct {
+	mu      sync.Mutex // guards waiting
+	waiting []*proposal
+	wake    chan struct{}
+
+	submit sync.Mutex // held from taking a batch to handing it to Raft, so that the log keeps the queue's order
+}
+
+func newQueue() *queue { return &queue{wake: make(chan struct{}, 1)} }
+
+func (q *queue) add(ps ...*proposal) {
+	q.mu.Lock()
+	q.waiting = append(q.waiting, ps...)
+	q.mu.Unlock()
+	q.signal()
+}
+
+func (q *queue) signal() {
+	select {
+	case q.wake <- struct{}{}:
+	default:
+	}
+}
+
+// take removes what fits into one entry; whose caller has given up is dropped.
+func (q *queue) take() (out []*proposal) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	size, n := 0, 0
+	for _, p := range q.waiting {
+		if p.ctx.Err() != nil {
+			n++
+			continue
+		}
+		if size += p.size; size > maxEntry && len(out) > 0 {
+			break
+		}
+		out = append(out, p)
+		n++
+	}
+	rest := copy(q.waiting, q.waiting[n:])
+	clear(q.waiting[rest:])
+	q.waiting = q.waiting[:rest]
+	if rest > 0 {
+		q.signal()
+	}
+	return out
+}
+
+// fail answers everything that waits.
+func (q *queue) fail(err error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, p := range q.waiting {
+		p.done <- outcome{err: err}
+	}
+	q.waiting = nil
+}
+
+// propose is one proposer: it takes what waits, puts it into the log, and brings back the answers.
+func (s *Store) propose(ctx context.Context) error {
+	for {
+		select {
+		case <-s.queue.wake:
+		case <-ctx.Done():
+			s.queue.fail(errClosed)
+			return nil
+		}
+		for {
+			batch, future, err := s.submit()
+			if len(batch) == 0 {
+				break
+			}
+			if err == nil {
+				err = future.Error()
+			}
+			s.deliver(batch, future, err)
+		}
+	}
+}
+
+// submit gathers an entry and hands it to Raft. It does not wait for the disk or for other members.
+func (s *Store) submit() ([]*proposal, raft.ApplyFuture, error) {
+	s.queue.submit.Lock()
+	defer s.queue.submit.Unlock()
+	batch := s.queue.take()
+	if len(batch) == 0 {
+		return nil, nil, nil
+	}
+	view := s.View()
+	env := &swarmv1.Envelope{
+		Format: view.Format(), Epoch: view.cluster.GetEpoch(), Time: timestamppb.New(time.Now()),
+		Requests: make([]*swarmv1.Request, len(batch)),
+	}
+	for i, p := range batch {
+		env.Requests[i] = p.req
+	}
+	data, err := env.MarshalVT()
+	if err != nil {
+		return batch, nil, fmt.Errorf("encode log entry: %w", err)
+	}
+	return batch, s.raft.Apply(data, 0), nil
+}
+
+func (s *Store) deliver(batch []*proposal, future raft.ApplyFuture, err error) {
+	if err != nil {
+		for _, p := range batch {
+			p.done <- outcome{err: err}
+		}
+		return
+	}
+	res := future.Response().(*result)
+	for i, p := range batch {
+		p.done <- outcome{answer: res.answers[i]}
+	}
+	s.announce.committed(future.Index(), res.term)
+}
+
+// again reports whether a request may be proposed once more, here or elsewhere: its name keeps it from being carried out
+// twice. Nearly every error of Raft's means that leadership is moving, or that the disk refused.
+func again(err error) bool {
+	return err != nil && !errors.Is(err, errClosed) && !errors.Is(err, raft.ErrRaftShutdown) &&
+		!errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded)
+}

@@ -1,0 +1,57 @@
+// Package raftstoretest makes stores and views for other packages' tests: in memory, without a network, fit for
+// testing/synctest.
+package raftstoretest
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"swarm/raftstore"
+)
+
+// New opens a store of one member, in memory, and returns once it leads. It is closed with the test.
+func New(tb testing.TB) *raftstore.Store {
+	tb.Helper()
+	s, err := raftstore.Open(raftstore.Config{
+		NodeID: "m1", Bootstrap: true,
+		Timeouts: raftstore.Timeouts{Heartbeat: 20 * time.Millisecond, Election: 20 * time.Millisecond, Lease: 20 * time.Millisecond},
+	}, raftstore.Deps{})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	Run(tb, s)
+	led := make(chan struct{})
+	ctx, cancel := context.WithCancel(context.Background())
+	go func() {
+		_ = s.Lead(ctx, func(context.Context) error {
+			close(led)
+			cancel()
+			return nil
+		})
+	}()
+	<-led
+	return s
+}
+
+// Run runs a store until the test ends, and then closes it.
+func Run(tb testing.TB, s *raftstore.Store) {
+	tb.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	tb.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			tb.Errorf("run store: %v", err)
+		}
+		if err := s.Close(); err != nil {
+			tb.Errorf("close store: %v", err)
+		}
+	})
+}
+
+// View builds a view that holds the objects, without Raft. Objects without a version get version 1.
+func View(objs ...proto.Message) *raftstore.View { return raftstore.ViewOf(objs...) }

@@ -1,0 +1,149 @@
+package raftstore
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"sync"
+
+	"google.golang.org/grpc/codes"
+
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+// maxSessions bounds what is remembered. A session is one start of a manager, so the one that was unused for longest is
+// long dead when so many others came after it.
+const maxSessions = 64
+
+// sessions is the replicated memory of requests: a request whose answer was lost with its leader is proposed again by
+// the same name, and must be carried out once. See DESIGN.md, "Once".
+type sessions struct {
+	byID map[string]*session
+}
+
+type session struct {
+	answered uint64
+	index    uint64
+	answers  map[uint64]*swarmv1.Answer
+}
+
+func newSessions() sessions { return sessions{byID: make(map[string]*session)} }
+
+// lookup finds the answer that the request got before. nil: it is new.
+func (s *sessions) lookup(r *swarmv1.Request) *swarmv1.Answer {
+	x := s.byID[string(r.GetSession())]
+	if x == nil {
+		return nil
+	}
+	if a := x.answers[r.GetSequence()]; a != nil {
+		return a
+	}
+	if r.GetSequence() < x.answered {
+		return refuseAll(r, codes.Aborted, "the request was given up by its sender")
+	}
+	return nil
+}
+
+// remember keeps the answer, and forgets those that nobody waits for any more.
+func (s *sessions) remember(index uint64, r *swarmv1.Request, a *swarmv1.Answer) {
+	if len(r.GetSession()) == 0 {
+		return
+	}
+	id := string(r.GetSession())
+	x := s.byID[id]
+	if x == nil {
+		if len(s.byID) >= maxSessions {
+			s.evict()
+		}
+		x = &session{answers: make(map[uint64]*swarmv1.Answer)}
+		s.byID[id] = x
+	}
+	x.index = index
+	x.answers[r.GetSequence()] = a
+	if r.GetAnswered() > x.answered {
+		if r.GetAnswered()-x.answered > uint64(len(x.answers)) {
+			maps.DeleteFunc(x.answers, func(seq uint64, _ *swarmv1.Answer) bool { return seq < r.GetAnswered() })
+		} else {
+			for seq := x.answered; seq < r.GetAnswered(); seq++ {
+				delete(x.answers, seq)
+			}
+		}
+		x.answered = r.GetAnswered()
+	}
+}
+
+func (s *sessions) evict() {
+	var oldest string
+	for id, x := range s.byID {
+		o := s.byID[oldest]
+		if o == nil || x.index < o.index || x.index == o.index && id < oldest {
+			oldest = id
+		}
+	}
+	delete(s.byID, oldest)
+}
+
+// save lists them in an order that is the same on every member.
+func (s *sessions) save() []*swarmv1.Session {
+	out := make([]*swarmv1.Session, 0, len(s.byID))
+	for _, id := range slices.Sorted(maps.Keys(s.byID)) {
+		x := s.byID[id]
+		answers := slices.SortedFunc(maps.Values(x.answers), func(a, b *swarmv1.Answer) int {
+			return cmp.Compare(a.GetSequence(), b.GetSequence())
+		})
+		out = append(out, &swarmv1.Session{Id: []byte(id), Answered: x.answered, Index: x.index, Answers: answers})
+	}
+	return out
+}
+
+func (s *sessions) load(in *swarmv1.Session) {
+	x := &session{answered: in.GetAnswered(), index: in.GetIndex(), answers: make(map[uint64]*swarmv1.Answer)}
+	for _, a := range in.GetAnswers() {
+		x.answers[a.GetSequence()] = a
+	}
+	s.byID[string(in.GetId())] = x
+}
+
+func refuseAll(r *swarmv1.Request, code codes.Code, why string) *swarmv1.Answer {
+	a := &swarmv1.Answer{Sequence: r.GetSequence(), Groups: uint32(len(r.GetGroups()))}
+	for i := range r.GetGroups() {
+		a.Refused = append(a.Refused, &swarmv1.Refused{Group: uint32(i), Result: refuse(code, "%s", why)})
+	}
+	return a
+}
+
+// client names this member's requests: one session for each start.
+type client struct {
+	session []byte
+
+	mu   sync.Mutex // guards the rest
+	last uint64
+	low  uint64 // lowest number that is not answered
+	open map[uint64]struct{}
+}
+
+func newClient(session []byte) *client {
+	return &client{session: session, low: 1, open: make(map[uint64]struct{})}
+}
+
+// begin numbers a request.
+func (c *client) begin(r *swarmv1.Request) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.last++
+	c.open[c.last] = struct{}{}
+	r.Session, r.Sequence, r.Answered = c.session, c.last, c.low
+}
+
+// end says that nobody will propose the request again.
+func (c *client) end(r *swarmv1.Request) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.open, r.GetSequence())
+	for c.low <= c.last {
+		if _, waits := c.open[c.low]; waits {
+			return
+		}
+		c.low++
+	}
+}

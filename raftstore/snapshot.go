@@ -1,0 +1,205 @@
+package raftstore
+
+import (
+	"bufio"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/hashicorp/raft"
+
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+// A snapshot is snapshotMagic, a SnapshotHeader, and SnapshotChunks of about chunkBytes, each with its length as uvarint
+// in front. Rows come table by table in the order of keys, so that a restore appends. The last chunk is marked, and says
+// how many rows there were.
+const (
+	snapshotMagic = "swarm snapshot 1\n"
+	chunkBytes    = 256 << 10
+	maxChunk      = 64 << 20 // a row may be much larger than a chunk, but not this large
+)
+
+type snapshot struct {
+	view     *View
+	sessions []*swarmv1.Session
+}
+
+// Persist streams the snapshot.
+func (s *snapshot) Persist(sink raft.SnapshotSink) error {
+	if err := s.write(sink); err != nil {
+		_ = sink.Cancel()
+		return err
+	}
+	return sink.Close()
+}
+
+// Release lets the view go.
+func (s *snapshot) Release() { s.view = nil }
+
+func (s *snapshot) write(w io.Writer) error {
+	out := &chunkWriter{w: bufio.NewWriterSize(w, chunkBytes)}
+	_, out.err = out.w.WriteString(snapshotMagic)
+	out.message(&swarmv1.SnapshotHeader{Format: s.view.Format(), Epoch: s.view.cluster.GetEpoch(), Index: s.view.index})
+	s.view.rows(out.row)
+	out.chunk.Sessions = s.sessions
+	out.chunk.End = &swarmv1.SnapshotEnd{Objects: out.rows}
+	out.flush()
+	if out.err != nil {
+		return out.err
+	}
+	return out.w.Flush()
+}
+
+type chunkWriter struct {
+	w     *bufio.Writer
+	buf   []byte
+	chunk swarmv1.SnapshotChunk
+	size  int
+	rows  uint64
+	err   error
+}
+
+func (c *chunkWriter) row(r Row) bool {
+	_, o := wrap(r)
+	c.chunk.Objects = append(c.chunk.Objects, o)
+	c.rows++
+	if c.size += o.SizeVT(); c.size >= chunkBytes {
+		c.flush()
+	}
+	return c.err == nil
+}
+
+func (c *chunkWriter) flush() {
+	c.message(&c.chunk)
+	clear(c.chunk.Objects)
+	c.chunk.Objects, c.size = c.chunk.Objects[:0], 0
+}
+
+func (c *chunkWriter) message(m interface {
+	SizeVT() int
+	MarshalToSizedBufferVT([]byte) (int, error)
+},
+) {
+	if c.err != nil {
+		return
+	}
+	n := m.SizeVT()
+	if cap(c.buf) < n+binary.MaxVarintLen64 {
+		c.buf = make([]byte, n+n/4+binary.MaxVarintLen64)
+	}
+	head := binary.PutUvarint(c.buf[:binary.MaxVarintLen64], uint64(n))
+	if _, c.err = c.w.Write(c.buf[:head]); c.err != nil {
+		return
+	}
+	if _, c.err = m.MarshalToSizedBufferVT(c.buf[:n]); c.err != nil {
+		return
+	}
+	_, c.err = c.w.Write(c.buf[:n])
+}
+
+// rows yields every row of every table, in the order of tables and keys.
+func (v *View) rows(yield func(Row) bool) {
+	_ = each(v.Nodes, yield) && each(v.NodeStates, yield) && each(v.Services, yield) && each(v.Revisions, yield) &&
+		each(v.Tasks, yield) && each(v.Statuses, yield) && each(v.Networks, yield) && each(v.Endpoints, yield) &&
+		each(v.Claims, yield) && each(v.Secrets, yield) && each(v.Configs, yield) && each(v.Volumes, yield) &&
+		each(v.Images, yield) && each(v.ImageCopies, yield) && each(v.Clusters, yield) && each(v.RaftMembers, yield)
+}
+
+func each[T Row](t Table[T], yield func(Row) bool) bool {
+	for r := range t.All() {
+		if !yield(r) {
+			return false
+		}
+	}
+	return true
+}
+
+// readSnapshot builds the state that a snapshot holds. It believes nothing: a snapshot may come from a file.
+func readSnapshot(r io.Reader) (*state, error) {
+	in := &chunkReader{r: bufio.NewReaderSize(r, chunkBytes)}
+	magic := make([]byte, len(snapshotMagic))
+	if _, err := io.ReadFull(in.r, magic); err != nil || string(magic) != snapshotMagic {
+		return nil, errors.New("this is no snapshot")
+	}
+	header := &swarmv1.SnapshotHeader{}
+	if err := in.message(header); err != nil {
+		return nil, err
+	}
+	if header.GetFormat() > Format {
+		return nil, fmt.Errorf("format %d: %w", header.GetFormat(), ErrUnknownFormat)
+	}
+	st := newState()
+	st.index = header.GetIndex()
+	if err := in.load(st); err != nil {
+		return nil, err
+	}
+	for _, t := range st.all[1:] {
+		if err := t.index(); err != nil {
+			return nil, err
+		}
+	}
+	return st, nil
+}
+
+type chunkReader struct {
+	r   *bufio.Reader
+	buf []byte
+}
+
+func (c *chunkReader) message(m interface{ UnmarshalVT([]byte) error }) error {
+	n, err := binary.ReadUvarint(c.r)
+	if err != nil {
+		return fmt.Errorf("cut short: %w", err)
+	}
+	if n > maxChunk {
+		return fmt.Errorf("a chunk of %d bytes is too large", n)
+	}
+	if uint64(cap(c.buf)) < n {
+		// Grows with what really comes, so that a damaged length costs no memory.
+		c.buf = make([]byte, 0, min(n, 4*chunkBytes))
+	}
+	c.buf = c.buf[:0]
+	for uint64(len(c.buf)) < n {
+		step := min(n-uint64(len(c.buf)), 4*chunkBytes)
+		have := len(c.buf)
+		c.buf = append(c.buf, make([]byte, step)...)
+		if _, err := io.ReadFull(c.r, c.buf[have:]); err != nil {
+			return fmt.Errorf("cut short: %w", err)
+		}
+	}
+	if err := m.UnmarshalVT(c.buf); err != nil {
+		return fmt.Errorf("damaged: %w", err)
+	}
+	return nil
+}
+
+func (c *chunkReader) load(st *state) error {
+	rows := uint64(0)
+	for {
+		chunk := &swarmv1.SnapshotChunk{}
+		if err := c.message(chunk); err != nil {
+			return err
+		}
+		for _, o := range chunk.GetObjects() {
+			table, row := unwrap(o)
+			if row == nil {
+				return fmt.Errorf("an object of no known table: %w", ErrUnknownFormat)
+			}
+			if err := st.all[table].load(row); err != nil {
+				return err
+			}
+			rows++
+		}
+		for _, s := range chunk.GetSessions() {
+			st.sessions.load(s)
+		}
+		if end := chunk.GetEnd(); end != nil {
+			if end.GetObjects() != rows {
+				return fmt.Errorf("%d rows, and %d were written", rows, end.GetObjects())
+			}
+			return nil
+		}
+	}
+}

@@ -1,0 +1,250 @@
+package raftstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+
+	"swarm/internal/ident"
+)
+
+// Timeouts of Raft. Zero means the default.
+type Timeouts struct {
+	Heartbeat time.Duration // a follower that hears nothing for so long stands for election; 500 ms
+	Election  time.Duration // a candidate that has not won by then starts again; 500 ms
+	Lease     time.Duration // a leader that reaches no majority for so long steps down; 250 ms
+	Leader    time.Duration // how long Commit waits for a leader to appear; 5 s
+}
+
+// Config says what the member is and where its state lies.
+type Config struct {
+	NodeID    string
+	ClusterID string // "" before it is known: then no peer's is compared
+	// Dir holds raft.db and snapshots/. "" keeps everything in memory.
+	Dir      string
+	Timeouts Timeouts
+	// Bootstrap starts a cluster of this one member when Dir holds no state.
+	Bootstrap bool
+	// Build is what the member says of its version.
+	Build string
+	// Sealer encrypts what lies in Dir; nil leaves it in the clear, with checksums.
+	Sealer Sealer
+	// TrailingBytes of entries are kept after a snapshot for followers that are behind; 0: 32 MiB.
+	TrailingBytes int64
+	// SnapshotBytes of new entries trigger a snapshot, when the last snapshot is not larger than that; 0: 64 MiB.
+	SnapshotBytes int64
+}
+
+func (c *Config) complete() error {
+	if c.NodeID == "" {
+		return invalid("open store: no node id")
+	}
+	t := &c.Timeouts
+	t.Heartbeat = orElse(t.Heartbeat, 500*time.Millisecond)
+	t.Election = orElse(t.Election, 500*time.Millisecond)
+	t.Lease = orElse(t.Lease, 250*time.Millisecond)
+	t.Leader = orElse(t.Leader, 5*time.Second)
+	c.TrailingBytes = orElse(c.TrailingBytes, 32<<20)
+	c.SnapshotBytes = orElse(c.SnapshotBytes, 64<<20)
+	if t.Lease > t.Heartbeat || t.Heartbeat > t.Election {
+		return invalid("open store: timeouts must not shrink from lease (%s) to heartbeat (%s) to election (%s)", t.Lease, t.Heartbeat, t.Election)
+	}
+	return nil
+}
+
+func orElse[T comparable](v, def T) T {
+	var zero T
+	if v == zero {
+		return def
+	}
+	return v
+}
+
+// Deps are the live objects that a Store uses.
+type Deps struct {
+	Log *slog.Logger
+	// Listener yields connections of other members that want to speak Raft.
+	Listener net.Listener
+	// Dial connects to another member's Listener.
+	Dial func(ctx context.Context, nodeID string) (net.Conn, error)
+	// Conn is where another member serves Raft's RPCs (Store.Service).
+	Conn func(nodeID string) (grpc.ClientConnInterface, error)
+	// WrapDisk stands between the log and its file: for tests that break the disk. nil: nothing does.
+	WrapDisk func(Disk) Disk
+}
+
+// Store is one member's replica and its way to the leader. Safe for concurrent use.
+type Store struct {
+	cfg   Config
+	deps  Deps
+	log   *slog.Logger
+	fsm   *fsm
+	raft  *raft.Raft
+	trans raft.Transport
+	disk  *logStore
+	layer *streamLayer
+
+	client   *client
+	queue    *queue
+	reign    *reign
+	peers    *peers
+	announce *announcer
+
+	closed    chan struct{}
+	closeOnce sync.Once
+	closeErr  error
+}
+
+// Open reads the state from disk and joins in Raft. Run must be running for Commit and Lead to work.
+func Open(cfg Config, deps Deps) (*Store, error) {
+	if err := cfg.complete(); err != nil {
+		return nil, err
+	}
+	if deps.Log == nil {
+		deps.Log = slog.New(slog.DiscardHandler)
+	}
+	s := &Store{
+		cfg: cfg, deps: deps, log: deps.Log, fsm: newFSM(), client: newClient(ident.RandomBytes(16)),
+		queue: newQueue(), reign: newReign(), peers: newPeers(), announce: newAnnouncer(), closed: make(chan struct{}),
+	}
+	if err := s.open(); err != nil {
+		return nil, errors.Join(fmt.Errorf("open store of %s: %w", cfg.NodeID, err), s.release())
+	}
+	return s, nil
+}
+
+func (s *Store) open() (err error) {
+	var snaps raft.SnapshotStore
+	if s.disk, snaps, err = openDisk(s.cfg, s.deps, raftLogger(s.log)); err != nil {
+		return err
+	}
+	conf := raftConfig(s.cfg, s.log)
+	s.layer = newStreamLayer(s.cfg, s.deps, s.fsm, s.log)
+	s.trans = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+		Stream: s.layer, MaxPool: 4, Timeout: 5 * time.Second, Logger: conf.Logger, MsgpackUseNewTimeFormat: true,
+	})
+	if s.cfg.Bootstrap {
+		if err := bootstrap(conf, s.disk, snaps, s.trans); err != nil {
+			return err
+		}
+	}
+	s.raft, err = raft.NewRaft(conf, s.fsm, s.disk, s.disk, snaps, s.trans)
+	return err
+}
+
+func bootstrap(conf *raft.Config, disk *logStore, snaps raft.SnapshotStore, trans raft.Transport) error {
+	has, err := raft.HasExistingState(disk, disk, snaps)
+	if err != nil || has {
+		return err
+	}
+	return raft.BootstrapCluster(conf, disk, disk, snaps, trans, soleMember(string(conf.LocalID)))
+}
+
+func soleMember(id string) raft.Configuration {
+	return raft.Configuration{Servers: []raft.Server{{ID: raft.ServerID(id), Address: raft.ServerAddress(id)}}}
+}
+
+func raftConfig(cfg Config, log *slog.Logger) *raft.Config {
+	conf := raft.DefaultConfig()
+	conf.LocalID = raft.ServerID(cfg.NodeID)
+	conf.HeartbeatTimeout = cfg.Timeouts.Heartbeat
+	conf.ElectionTimeout = cfg.Timeouts.Election
+	conf.LeaderLeaseTimeout = cfg.Timeouts.Lease
+	conf.Logger = raftLogger(log)
+	// Snapshots are taken by bytes, by the janitor; Raft's own trigger counts entries.
+	conf.SnapshotThreshold = 1 << 62
+	conf.TrailingLogs = 1 << 10
+	conf.BatchApplyCh = true
+	return conf
+}
+
+// Run serves until ctx ends, or until the member cannot follow the log any more; then the process must stop.
+func (s *Store) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	for range proposers {
+		g.Go(func() error { return s.propose(ctx) })
+	}
+	g.Go(func() error { return s.watchLeadership(ctx) })
+	g.Go(func() error { return s.watchPeers(ctx) })
+	g.Go(func() error { return s.runAnnouncer(ctx) })
+	g.Go(func() error { return s.janitor(ctx) })
+	g.Go(func() error { return s.enlist(ctx) })
+	g.Go(func() error { return s.runGate(ctx) })
+	g.Go(func() error {
+		select {
+		case err := <-s.fsm.halted:
+			s.log.Error("this member stops: it cannot follow the log", "node", s.cfg.NodeID, "err", err)
+			s.raft.Shutdown()
+			return err
+		case <-s.closed:
+			return errClosed
+		case <-ctx.Done():
+			return nil
+		}
+	})
+	err := g.Wait()
+	if errors.Is(err, errClosed) || errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+// Close hands leadership over when it can, and ends Raft. Run must have returned, or be about to.
+func (s *Store) Close() error {
+	s.closeOnce.Do(func() {
+		if s.raft.State() == raft.Leader && s.voters() > 1 {
+			if err := s.raft.LeadershipTransfer().Error(); err != nil {
+				s.log.Info("leadership was not handed over", "node", s.cfg.NodeID, "err", err)
+			}
+		}
+		close(s.closed)
+		s.closeErr = s.release()
+	})
+	return s.closeErr
+}
+
+// release frees what Open got, as far as it came.
+func (s *Store) release() error {
+	var errs []error
+	if s.raft != nil {
+		errs = append(errs, s.raft.Shutdown().Error())
+	}
+	if c, ok := s.trans.(raft.WithClose); ok {
+		errs = append(errs, c.Close())
+	}
+	if s.disk != nil {
+		errs = append(errs, s.disk.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// NodeID is this member's.
+func (s *Store) NodeID() string { return s.cfg.NodeID }
+
+// View is the newest state of this replica. It never blocks for longer than a batch takes to apply.
+func (s *Store) View() *View { return s.fsm.view() }
+
+// WaitIndex waits until this replica has applied the index. The context bounds it: without a leader it may never come.
+func (s *Store) WaitIndex(ctx context.Context, index uint64) (*View, error) {
+	for {
+		tail := s.fsm.broker.tail.Load()
+		if s.fsm.applied.Load() >= index {
+			return s.View(), nil
+		}
+		select {
+		case <-tail.ready:
+		case <-ctx.Done():
+			return nil, fmt.Errorf("wait for index %d, this manager is at %d: %w", index, s.fsm.applied.Load(), ctx.Err())
+		case <-s.closed:
+			return nil, errClosed
+		}
+	}
+}

@@ -1,0 +1,192 @@
+package raftstore
+
+import (
+	"iter"
+	"strings"
+
+	"github.com/tidwall/btree"
+
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+// Table is the rows of one kind in one View: immutable, safe for concurrent use, in the order of their keys.
+type Table[T Row] struct {
+	tree *btree.Map[string, T]
+}
+
+// Get finds a row by key.
+func (t Table[T]) Get(key string) (T, bool) {
+	if t.tree == nil {
+		var none T
+		return none, false
+	}
+	return t.tree.Get(key)
+}
+
+// Len is the number of rows.
+func (t Table[T]) Len() int {
+	if t.tree == nil {
+		return 0
+	}
+	return t.tree.Len()
+}
+
+// All yields every row in the order of keys.
+func (t Table[T]) All() iter.Seq[T] {
+	return func(yield func(T) bool) {
+		if t.tree != nil {
+			t.tree.Scan(func(_ string, r T) bool { return yield(r) })
+		}
+	}
+}
+
+// Prefix yields the rows whose keys start with p, in the order of keys.
+func (t Table[T]) Prefix(p string) iter.Seq[T] {
+	return func(yield func(T) bool) {
+		if t.tree != nil {
+			t.tree.Ascend(p, func(k string, r T) bool { return strings.HasPrefix(k, p) && yield(r) })
+		}
+	}
+}
+
+// rows is the table that Apply writes, with its indexes. Nobody else touches it; what it hands to a View it copies
+// before it writes again (own).
+type rows[T Row] struct {
+	schema[T]
+	tree    *btree.Map[string, T]
+	names   *btree.Map[string, T] // nil when the kind has no unique name
+	indexes []*index[T]
+	shared  bool // a View that somebody holds has these trees
+}
+
+// index is a second order over the same rows. It holds pointers, no keys of its own.
+type index[T Row] struct {
+	less func(a, b T) bool // a total order: ties broken by key
+	has  func(T) bool      // whether the row is in the index at all
+	tree *btree.BTreeG[T]
+}
+
+func newIndex[T Row](less func(a, b T) bool, has func(T) bool) *index[T] {
+	return &index[T]{less: less, has: has, tree: btree.NewBTreeGOptions(less, btree.Options{NoLocks: true})}
+}
+
+func newRows[T Row](s schema[T], indexes ...*index[T]) *rows[T] {
+	r := &rows[T]{schema: s, tree: &btree.Map[string, T]{}, indexes: indexes}
+	if s.name != nil {
+		r.names = &btree.Map[string, T]{}
+	}
+	return r
+}
+
+// anyRows is a table without its type, for the path from the log.
+type anyRows interface {
+	get(key string) Row
+	put(key string, r Row) (old Row)
+	remove(key string) (old Row)
+	holder(r Row) string
+	stamp(r Row, m *swarmv1.Meta)
+	load(r Row) error
+	index() error
+	scan(yield func(Row) bool) bool
+	len() int
+	share()
+}
+
+// own makes the trees writable: it copies them when a View has them. A copy costs a few words now, and later the path
+// to each row that is written. It writes to its source too, which is why nobody but Apply may copy.
+func (t *rows[T]) own() {
+	if !t.shared {
+		return
+	}
+	t.shared = false
+	t.tree = t.tree.Copy()
+	if t.names != nil {
+		t.names = t.names.Copy()
+	}
+	for i, x := range t.indexes {
+		t.indexes[i] = &index[T]{less: x.less, has: x.has, tree: x.tree.Copy()}
+	}
+}
+
+func (t *rows[T]) share()   { t.shared = true }
+func (t *rows[T]) len() int { return t.tree.Len() }
+
+func (t *rows[T]) get(key string) Row {
+	if r, ok := t.tree.Get(key); ok {
+		return r
+	}
+	return nil // not a nil T in an interface
+}
+
+func (t *rows[T]) scan(yield func(Row) bool) bool {
+	done := true
+	t.tree.Scan(func(_ string, r T) bool {
+		done = yield(r)
+		return done
+	})
+	return done
+}
+
+// holder is the key of another row that has the unique name of r; "" when the name is free.
+func (t *rows[T]) holder(r Row) string {
+	if t.names == nil {
+		return ""
+	}
+	row := r.(T)
+	name := t.name(row)
+	if name == "" {
+		return ""
+	}
+	if other, ok := t.names.Get(name); ok && t.key(other) != t.key(row) {
+		return t.key(other)
+	}
+	return ""
+}
+
+func (t *rows[T]) put(key string, r Row) Row {
+	t.own()
+	row := r.(T)
+	old, existed := t.tree.Set(key, row)
+	if t.names != nil {
+		name := t.name(row)
+		if existed {
+			if was := t.name(old); was != name && was != "" {
+				t.names.Delete(was)
+			}
+		}
+		if name != "" {
+			t.names.Set(name, row)
+		}
+	}
+	for _, x := range t.indexes {
+		if existed && x.has(old) && (!x.has(row) || x.less(old, row) || x.less(row, old)) {
+			x.tree.Delete(old)
+		}
+		if x.has(row) {
+			x.tree.Set(row)
+		}
+	}
+	if !existed {
+		return nil
+	}
+	return old
+}
+
+func (t *rows[T]) remove(key string) Row {
+	t.own()
+	old, existed := t.tree.Delete(key)
+	if !existed {
+		return nil
+	}
+	if t.names != nil {
+		if name := t.name(old); name != "" {
+			t.names.Delete(name)
+		}
+	}
+	for _, x := range t.indexes {
+		if x.has(old) {
+			x.tree.Delete(old)
+		}
+	}
+	return old
+}

@@ -1,0 +1,221 @@
+package raftstore
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+)
+
+// ErrResync tells a watcher that changes were dropped before it read them, or that the whole state was replaced: take a
+// view and watch anew.
+var ErrResync = errors.New("watch fell behind: take a view and watch anew")
+
+// keepChanges is how many changes the broker keeps for watchers that are behind and for Since.
+const keepChanges = 1 << 16
+
+// RowChange is one row before and after: Old is nil when it was created, New when it was deleted.
+type RowChange struct {
+	Table    TableID
+	Key      string
+	Old, New proto.Message
+	Index    uint64
+	Time     *timestamppb.Timestamp // when the leader proposed it
+}
+
+// Batch is what happened since the watcher last asked, in order. View is the state after it, or later: a row of Changes
+// may be changed again in View, and then the next batch says so.
+type Batch struct {
+	View    *View
+	Changes []RowChange
+}
+
+// batch is one link of the list of what happened. Changes are set before it is linked. ready is closed when next is set.
+type batch struct {
+	index   uint64 // of the newest entry in it
+	changes []RowChange
+	lost    atomic.Bool // dropped: what it links to may be gone
+	next    atomic.Pointer[batch]
+	ready   chan struct{}
+}
+
+// broker keeps the newest batches in a linked list. Watchers walk it by themselves, so a batch costs the same however
+// many watch, and a slow watcher keeps no more in memory than the broker does.
+type broker struct {
+	tail atomic.Pointer[batch]
+
+	mu    sync.Mutex // guards the rest, and appending
+	head  *batch     // oldest; its own changes count as dropped
+	kept  int        // changes from head.next on
+	limit int
+}
+
+func newBroker() *broker {
+	b := &broker{limit: keepChanges}
+	b.head = &batch{ready: make(chan struct{})}
+	b.tail.Store(b.head)
+	return b
+}
+
+// append links a batch and wakes who waits for it.
+func (b *broker) append(index uint64, changes []RowChange) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.appendLocked(&batch{index: index, changes: changes, ready: make(chan struct{})})
+	b.kept += len(changes)
+	// Links count as a change too, so that empty batches are bounded as well.
+	for b.kept++; b.kept > b.limit && b.head.next.Load() != b.tail.Load(); {
+		b.dropLocked()
+	}
+}
+
+func (b *broker) appendLocked(n *batch) {
+	old := b.tail.Load()
+	old.next.Store(n)
+	b.tail.Store(n)
+	close(old.ready)
+}
+
+// dropLocked makes the second link the head. Watchers that still stand before it are behind.
+func (b *broker) dropLocked() {
+	old := b.head
+	b.head = old.next.Load()
+	b.kept -= len(b.head.changes) + 1
+	old.lost.Store(true)
+	old.next.Store(nil) // so that a watcher that never comes back holds one link, not all that follow
+}
+
+// reset drops everything: the state was replaced by a snapshot.
+func (b *broker) reset(index uint64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.appendLocked(&batch{index: index, ready: make(chan struct{})})
+	for b.head != b.tail.Load() {
+		b.dropLocked()
+	}
+	b.kept = 0
+}
+
+// Watcher yields what happens in some tables, in order and without a gap. It has no goroutine: who calls Next walks.
+// One goroutine at a time.
+type Watcher struct {
+	store  *Store
+	at     *batch
+	tables uint32 // bit set
+	after  uint64 // changes up to this index are in the view that the watcher started from
+	closed bool
+}
+
+// Watch gives a view and a watcher of every change after it. Without tables it watches all.
+func (s *Store) Watch(tables ...TableID) (*View, *Watcher) {
+	at := s.fsm.broker.tail.Load() // before the view: what comes between is skipped by index
+	view := s.View()
+	return view, &Watcher{store: s, at: at, tables: tableSet(tables), after: view.Index()}
+}
+
+// Since resumes a watch after an index that was seen before. ErrResync when that is too long ago, or yet to come.
+func (s *Store) Since(index uint64, tables ...TableID) (*Watcher, error) {
+	b := s.fsm.broker
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if index < b.head.index || index > b.tail.Load().index {
+		return nil, ErrResync
+	}
+	at := b.head
+	for n := at.next.Load(); n != nil && n.index <= index; n = n.next.Load() {
+		at = n
+	}
+	return &Watcher{store: s, at: at, tables: tableSet(tables), after: index}, nil
+}
+
+func tableSet(ids []TableID) uint32 {
+	if len(ids) == 0 {
+		return ^uint32(0)
+	}
+	set := uint32(0)
+	for _, t := range ids {
+		set |= 1 << t
+	}
+	return set
+}
+
+// maxTaken bounds what one Next returns, so that a watcher far behind works in steps.
+const maxTaken = 4096
+
+// Next waits for changes in the watched tables. Errors: ErrResync, the context's, or errdefs.ErrUnavailable when the
+// store closes.
+func (w *Watcher) Next(ctx context.Context) (Batch, error) {
+	changes, err := w.next(ctx, nil)
+	if err != nil {
+		return Batch{}, err
+	}
+	return Batch{View: w.store.View(), Changes: changes}, nil
+}
+
+// next waits for changes, or for other to be closed: then there are none.
+func (w *Watcher) next(ctx context.Context, other <-chan struct{}) ([]RowChange, error) {
+	for !w.closed {
+		changes, err := w.take()
+		if err != nil || len(changes) > 0 {
+			return changes, err
+		}
+		select {
+		case <-w.at.ready:
+		case <-other:
+			return nil, nil
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-w.store.closed:
+			return nil, errClosed
+		}
+	}
+	return nil, errClosed
+}
+
+// take walks over what is there. It stops at the tail.
+func (w *Watcher) take() (out []RowChange, err error) {
+	shared := false // out is the batch's own slice
+	for len(out) < maxTaken {
+		next := w.at.next.Load()
+		if w.at.lost.Load() {
+			return nil, ErrResync
+		}
+		if next == nil {
+			return out, nil
+		}
+		w.at = next
+		if next.index <= w.after {
+			continue
+		}
+		if out == nil && w.wantsAll(next.changes) {
+			out, shared = next.changes, true
+			continue
+		}
+		for i := range next.changes {
+			if c := &next.changes[i]; w.wants(c) {
+				if shared {
+					out, shared = append(make([]RowChange, 0, len(out)+len(next.changes)), out...), false
+				}
+				out = append(out, *c)
+			}
+		}
+	}
+	return out, nil
+}
+
+func (w *Watcher) wants(c *RowChange) bool { return w.tables&(1<<c.Table) != 0 && c.Index > w.after }
+
+func (w *Watcher) wantsAll(changes []RowChange) bool {
+	for i := range changes {
+		if !w.wants(&changes[i]) {
+			return false
+		}
+	}
+	return len(changes) > 0
+}
+
+// Close lets go of what the watcher holds.
+func (w *Watcher) Close() { w.closed, w.at = true, nil }
