@@ -141,6 +141,10 @@ func (w *world) serve(r bridge.Result, name string, port int) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
+	w.answer(l, name)
+}
+
+func (w *world) answer(l net.Listener, name string) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -217,6 +221,8 @@ func TestAttach_TasksReachEachOtherAndTheWorld(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantNoAnswer(t, "world to task's address", w.client, b.Address.Addr().String()+":80")
+	w.do(unguard)
+	wantAnswer(t, "without the guard", w.client, b.Address.Addr().String()+":80", "b "+clientAddr)
 }
 
 func TestAttach_PublishedPorts(t *testing.T) {
@@ -259,13 +265,16 @@ func TestAttach_TaskCannotReachTheHostsLoopback(t *testing.T) {
 	a := w.attach("task-a")
 	var l net.Listener
 	w.do(func() (err error) { l, err = net.Listen("tcp4", "127.0.0.1:99"); return err })
-	defer l.Close()
+	w.answer(l, "private")
 	if err := w.in(a).Do(func() error {
 		return errors.Join(os.WriteFile("/proc/sys/net/ipv4/conf/all/route_localnet", []byte("1"), 0o600), viaGateway("127.0.0.1", a.Gateway.String()))
 	}); err != nil {
 		t.Fatal(err)
 	}
 	wantNoAnswer(t, "task to the host's 127.0.0.1", w.in(a), "127.0.0.1:99")
+	// It is the guard that keeps it away.
+	w.do(unguard)
+	wantAnswer(t, "without the guard", w.in(a), "127.0.0.1:99", "private "+a.Address.Addr().String())
 }
 
 func TestAttach_PortConflicts(t *testing.T) {
