@@ -34,6 +34,8 @@ type Config struct {
 	Fail func(op, taskID string) error
 	// Life, optional, says how a container that starts will end by itself; false: not before it is stopped.
 	Life func(c worker.Container) (after time.Duration, code int, ends bool)
+	// Obey, optional, says how long a container takes to obey its stop signal, in place of Delays.Stop.
+	Obey func(c worker.Container) time.Duration
 	// Exec, optional, plays a process in a container and returns its exit code.
 	Exec func(ctx context.Context, start *swarmv1.ExecStart, streams worker.ExecStreams) int
 }
@@ -210,6 +212,9 @@ func (r *Runtime) Stop(ctx context.Context, taskID, signal string, grace time.Du
 	}
 	code := 128 + number(signal)
 	wait := r.cfg.Delays.Stop
+	if r.cfg.Obey != nil {
+		wait = r.cfg.Obey(c.c)
+	}
 	if wait > grace {
 		wait, code = grace, 128+9
 	}
@@ -309,7 +314,7 @@ func (r *Runtime) Exec(ctx context.Context, start *swarmv1.ExecStart, streams wo
 	if streams.Started != nil {
 		streams.Started()
 	}
-	if r.cfg.Exec == nil {
+	if r.cfg.Exec == nil { // after Started: what cannot be run is refused before
 		return echo(start.Command, streams)
 	}
 	code := r.cfg.Exec(ctx, start, streams)

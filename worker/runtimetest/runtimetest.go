@@ -1,0 +1,346 @@
+// Package runtimetest is the contract of worker.Runtime and worker.Executor as a test: worker/simulated and
+// worker/containerd both pass it. It is called by their tests only, and runs what the tests run.
+package runtimetest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"swarm/worker"
+
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+// Behaviour is what a container of the suite is to do once it has started.
+type Behaviour struct {
+	// Ends: it ends by itself soon, with ExitCode. Otherwise it runs until it is stopped.
+	Ends     bool
+	ExitCode int
+	// Stubborn: it does not obey SIGTERM.
+	Stubborn bool
+}
+
+// System is a runtime to be tested.
+type System struct {
+	Runtime worker.Runtime
+	// Executor is nil when there is none to be tested. Containers have the programs true, false, echo and cat.
+	Executor worker.Executor
+	// Container makes a new container's description, with an id of its own and an image that is held.
+	Container func(Behaviour) worker.Container
+}
+
+// limit bounds every wait of the suite; nothing waits so long unless it is broken.
+const limit = 30 * time.Second
+
+// Run tests the contract. factory makes an empty system for each test, and cleans up after it with t.Cleanup.
+func Run(t *testing.T, factory func(t *testing.T) System) {
+	for _, c := range []struct {
+		name string
+		test func(*testing.T, suite)
+	}{
+		{"PrepareIsIdempotent", prepareIsIdempotent},
+		{"StartNeedsPrepare", startNeedsPrepare},
+		{"StartRunsOnce", startRunsOnce},
+		{"UnknownImage", unknownImage},
+		{"ExitCode", exitCode},
+		{"WaitAfterExit", waitAfterExit},
+		{"WaitEndsWithContext", waitEndsWithContext},
+		{"StopObeyed", stopObeyed},
+		{"StopKillsAfterGrace", stopKillsAfterGrace},
+		{"StopOfWhatDoesNotRun", stopOfWhatDoesNotRun},
+		{"WaitAndStopAtOnce", waitAndStopAtOnce},
+		{"RemoveKillsAndIsIdempotent", removeKillsAndIsIdempotent},
+		{"List", list},
+		{"Exec", execRuns},
+		{"ExecRefused", execRefused},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), limit)
+			t.Cleanup(cancel)
+			c.test(t, suite{System: factory(t), t: t, ctx: ctx})
+		})
+	}
+}
+
+type suite struct {
+	System
+	t   *testing.T
+	ctx context.Context // of the one test; a suite lives no longer
+}
+
+func (s suite) must(err error) {
+	s.t.Helper()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// started prepares and starts a container.
+func (s suite) started(b Behaviour) (id string, pid uint32) {
+	s.t.Helper()
+	c := s.Container(b)
+	s.must(s.Runtime.Prepare(s.ctx, c))
+	st, err := s.Runtime.Start(s.ctx, c.Task.Id)
+	s.must(err)
+	return c.Task.Id, st.Pid
+}
+
+func (s suite) wait(id string) worker.Exit {
+	s.t.Helper()
+	e, err := s.Runtime.Wait(s.ctx, id)
+	s.must(err)
+	return e
+}
+
+func (s suite) find(id string) (worker.Found, bool) {
+	s.t.Helper()
+	all, err := s.Runtime.List(s.ctx)
+	s.must(err)
+	i := slices.IndexFunc(all, func(f worker.Found) bool { return f.TaskID == id })
+	if i < 0 {
+		return worker.Found{}, false
+	}
+	return all[i], true
+}
+
+func prepareIsIdempotent(t *testing.T, s suite) {
+	c := s.Container(Behaviour{})
+	s.must(s.Runtime.Prepare(s.ctx, c))
+	s.must(s.Runtime.Prepare(s.ctx, c))
+	st, err := s.Runtime.Start(s.ctx, c.Task.Id)
+	s.must(err)
+	s.must(s.Runtime.Prepare(s.ctx, c))
+	if f, ok := s.find(c.Task.Id); !ok || !f.Running || f.Pid != st.Pid {
+		t.Errorf("Prepare disturbed a running container: %+v, want pid %d", f, st.Pid)
+	}
+	s.must(s.Runtime.Remove(s.ctx, c.Task.Id))
+}
+
+func startNeedsPrepare(t *testing.T, s suite) {
+	if _, err := s.Runtime.Start(s.ctx, s.Container(Behaviour{}).Task.Id); !errdefs.IsNotFound(err) {
+		t.Errorf("Start of what was not prepared: %v, want not found", err)
+	}
+}
+
+func startRunsOnce(t *testing.T, s suite) {
+	id, _ := s.started(Behaviour{})
+	if _, err := s.Runtime.Start(s.ctx, id); !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("second Start of a running container: %v, want failed precondition", err)
+	}
+	s.must(s.Runtime.Stop(s.ctx, id, "", 0))
+	if _, err := s.Runtime.Start(s.ctx, id); !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("Start of a container that has run: %v, want failed precondition", err)
+	}
+	s.must(s.Runtime.Remove(s.ctx, id))
+}
+
+func unknownImage(t *testing.T, s suite) {
+	c := s.Container(Behaviour{})
+	c.Revision = c.Revision.CloneVT()
+	c.Spec().Image = "registry.invalid/nobody/has:this@sha256:" + strings.Repeat("0", 64)
+	if err := s.Runtime.Prepare(s.ctx, c); !errdefs.IsNotFound(err) {
+		t.Errorf("Prepare with an image that is not held: %v, want not found", err)
+	}
+	s.must(s.Runtime.Remove(s.ctx, c.Task.Id))
+}
+
+func exitCode(t *testing.T, s suite) {
+	for _, code := range []int{0, 3, 255} {
+		id, _ := s.started(Behaviour{Ends: true, ExitCode: code})
+		e := s.wait(id)
+		if e.Code != code || e.CodeUnknown || e.OOM {
+			t.Errorf("exit of a container that ends with %d: %+v", code, e)
+		}
+		if age := time.Since(e.At); age < 0 || age > limit {
+			t.Errorf("exit at %s, %s ago", e.At, age)
+		}
+		s.must(s.Runtime.Remove(s.ctx, id))
+	}
+}
+
+func waitAfterExit(t *testing.T, s suite) {
+	id, _ := s.started(Behaviour{Ends: true, ExitCode: 4})
+	first := s.wait(id)
+	if again := s.wait(id); again.Code != first.Code || !again.At.Equal(first.At) {
+		t.Errorf("second Wait: %+v, the first said %+v", again, first)
+	}
+	s.must(s.Runtime.Remove(s.ctx, id))
+	if _, err := s.Runtime.Wait(s.ctx, id); !errdefs.IsNotFound(err) {
+		t.Errorf("Wait for what is removed: %v, want not found", err)
+	}
+}
+
+func waitEndsWithContext(t *testing.T, s suite) {
+	id, _ := s.started(Behaviour{})
+	ctx, cancel := context.WithCancel(s.ctx)
+	go cancel()
+	if _, err := s.Runtime.Wait(ctx, id); !errors.Is(err, context.Canceled) && !errdefs.IsCanceled(err) {
+		t.Errorf("Wait after cancel: %v, want cancelled", err)
+	}
+	if f, _ := s.find(id); !f.Running {
+		t.Error("the end of a Wait ended the container")
+	}
+	s.must(s.Runtime.Remove(s.ctx, id))
+}
+
+func stopObeyed(t *testing.T, s suite) {
+	id, _ := s.started(Behaviour{})
+	began := time.Now()
+	s.must(s.Runtime.Stop(s.ctx, id, "SIGTERM", limit))
+	if took := time.Since(began); took > limit/2 {
+		t.Errorf("stop of a container that obeys took %s", took)
+	}
+	if f, ok := s.find(id); !ok || f.Running {
+		t.Errorf("after Stop: %+v, %v; want a container that does not run", f, ok)
+	}
+	if e := s.wait(id); e.CodeUnknown {
+		t.Errorf("exit after Stop: %+v", e)
+	}
+	s.must(s.Runtime.Remove(s.ctx, id))
+}
+
+func stopKillsAfterGrace(t *testing.T, s suite) {
+	const grace = 300 * time.Millisecond
+	id, _ := s.started(Behaviour{Stubborn: true})
+	began := time.Now()
+	s.must(s.Runtime.Stop(s.ctx, id, "TERM", grace))
+	if took := time.Since(began); took < grace {
+		t.Errorf("killed after %s, within its grace of %s", took, grace)
+	}
+	if e := s.wait(id); e.Code != 137 {
+		t.Errorf("exit of what was killed: %+v, want code 137", e)
+	}
+	s.must(s.Runtime.Remove(s.ctx, id))
+}
+
+func stopOfWhatDoesNotRun(t *testing.T, s suite) {
+	c := s.Container(Behaviour{})
+	s.must(s.Runtime.Stop(s.ctx, c.Task.Id, "", time.Second)) // is not there
+	s.must(s.Runtime.Prepare(s.ctx, c))
+	s.must(s.Runtime.Stop(s.ctx, c.Task.Id, "", time.Second)) // was not started
+	s.must(s.Runtime.Remove(s.ctx, c.Task.Id))
+	id, _ := s.started(Behaviour{Ends: true, ExitCode: 9})
+	s.wait(id)
+	s.must(s.Runtime.Stop(s.ctx, id, "", time.Second)) // has ended
+	if e := s.wait(id); e.Code != 9 {
+		t.Errorf("Stop changed how a container ended: %+v, want code 9", e)
+	}
+	s.must(s.Runtime.Remove(s.ctx, id))
+}
+
+func waitAndStopAtOnce(t *testing.T, s suite) {
+	id, _ := s.started(Behaviour{})
+	type answer struct {
+		exit worker.Exit
+		err  error
+	}
+	waited := make(chan answer, 1)
+	go func() {
+		e, err := s.Runtime.Wait(s.ctx, id)
+		waited <- answer{e, err}
+	}()
+	s.must(s.Runtime.Stop(s.ctx, id, "", limit))
+	a := <-waited
+	s.must(a.err)
+	if again := s.wait(id); again.Code != a.exit.Code {
+		t.Errorf("Wait during Stop says %+v, after it %+v", a.exit, again)
+	}
+	s.must(s.Runtime.Remove(s.ctx, id))
+}
+
+func removeKillsAndIsIdempotent(t *testing.T, s suite) {
+	id, _ := s.started(Behaviour{Stubborn: true})
+	s.must(s.Runtime.Remove(s.ctx, id))
+	s.must(s.Runtime.Remove(s.ctx, id))
+	if f, ok := s.find(id); ok {
+		t.Errorf("after Remove: %+v", f)
+	}
+	s.must(s.Runtime.Remove(s.ctx, s.Container(Behaviour{}).Task.Id)) // never was
+}
+
+func list(t *testing.T, s suite) {
+	if all, err := s.Runtime.List(s.ctx); err != nil || len(all) != 0 {
+		t.Fatalf("List of a new system: %v, %v", all, err)
+	}
+	running, pid := s.started(Behaviour{})
+	ended, _ := s.started(Behaviour{Ends: true})
+	s.wait(ended)
+	prepared := s.Container(Behaviour{})
+	s.must(s.Runtime.Prepare(s.ctx, prepared))
+	for id, want := range map[string]worker.Found{
+		running:          {TaskID: running, ServiceID: prepared.Task.ServiceId, Running: true, Pid: pid},
+		ended:            {TaskID: ended, ServiceID: prepared.Task.ServiceId},
+		prepared.Task.Id: {TaskID: prepared.Task.Id, ServiceID: prepared.Task.ServiceId},
+	} {
+		got, ok := s.find(id)
+		if !got.Running {
+			got.Pid = 0 // of what does not run it means nothing
+		}
+		if !ok || got != want {
+			t.Errorf("List has %+v (%v), want %+v", got, ok, want)
+		}
+		s.must(s.Runtime.Remove(s.ctx, id))
+	}
+}
+
+func execRuns(t *testing.T, s suite) {
+	if s.Executor == nil {
+		t.Skip("no executor")
+	}
+	id, _ := s.started(Behaviour{})
+	for _, c := range []struct {
+		command []string
+		stdin   string
+		out     string
+		code    int
+	}{
+		{[]string{"true"}, "", "", 0},
+		{[]string{"false"}, "", "", 1},
+		{[]string{"echo", "hello", "there"}, "", "hello there\n", 0},
+		{[]string{"cat"}, "through\n", "through\n", 0},
+	} {
+		var out bytes.Buffer
+		ran := false
+		streams := worker.ExecStreams{Stdout: &out, Started: func() { ran = true }}
+		if c.stdin != "" {
+			streams.Stdin = strings.NewReader(c.stdin)
+		}
+		code, err := s.Executor.Exec(s.ctx, &swarmv1.ExecStart{TaskId: id, Command: c.command, Stdin: c.stdin != ""}, streams)
+		s.must(err)
+		if code != c.code || out.String() != c.out || !ran {
+			t.Errorf("exec %v: code %d, output %q, started %v; want %d, %q", c.command, code, out.String(), ran, c.code, c.out)
+		}
+	}
+	s.must(s.Runtime.Remove(s.ctx, id))
+}
+
+func execRefused(t *testing.T, s suite) {
+	if s.Executor == nil {
+		t.Skip("no executor")
+	}
+	run := func(id, program string) error {
+		_, err := s.Executor.Exec(s.ctx, &swarmv1.ExecStart{TaskId: id, Command: []string{program}}, worker.ExecStreams{})
+		return err
+	}
+	if err := run(s.Container(Behaviour{}).Task.Id, "true"); !errdefs.IsNotFound(err) {
+		t.Errorf("exec in what is not there: %v, want not found", err)
+	}
+	ended, _ := s.started(Behaviour{Ends: true})
+	s.wait(ended)
+	if err := run(ended, "true"); !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("exec in what has ended: %v, want failed precondition", err)
+	}
+	id, _ := s.started(Behaviour{})
+	if err := run(id, "/no/such/program"); !errdefs.IsInvalidArgument(err) {
+		t.Errorf("exec of a program that is not there: %v, want invalid argument", err)
+	}
+	s.must(s.Runtime.Remove(s.ctx, ended))
+	s.must(s.Runtime.Remove(s.ctx, id))
+}

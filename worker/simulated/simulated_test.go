@@ -1,0 +1,44 @@
+package simulated_test
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/worker"
+	"swarm/worker/runtimetest"
+	"swarm/worker/simulated"
+)
+
+func TestRuntime_Contract(t *testing.T) {
+	runtimetest.Run(t, func(t *testing.T) runtimetest.System {
+		const ref = "docker.io/library/test:1@sha256:1"
+		behaviours := map[string]runtimetest.Behaviour{}
+		cfg := simulated.Config{
+			Life: func(c worker.Container) (time.Duration, int, bool) {
+				b := behaviours[c.Task.Id]
+				return time.Millisecond, b.ExitCode, b.Ends
+			},
+			Obey: func(c worker.Container) time.Duration {
+				if behaviours[c.Task.Id].Stubborn {
+					return time.Hour
+				}
+				return 0
+			},
+		}
+		images := simulated.NewImages()
+		if _, err := images.Pull(t.Context(), worker.PullRequest{Ref: ref}, nil); err != nil {
+			t.Fatal(err)
+		}
+		r := simulated.New(cfg, images)
+		return runtimetest.System{Runtime: r, Executor: r, Container: func(b runtimetest.Behaviour) worker.Container {
+			id := fmt.Sprintf("task%d", len(behaviours))
+			behaviours[id] = b
+			return worker.Container{
+				Task:     &swarmv1.Task{Id: id, ServiceId: "s1"},
+				Revision: &swarmv1.Revision{Spec: &swarmv1.ServiceSpec{TaskTemplate: &swarmv1.TaskSpec{ContainerSpec: &swarmv1.ContainerSpec{Image: ref}}}},
+			}
+		}}
+	})
+}
