@@ -1,0 +1,136 @@
+// Package ca is the certificate authority of a cluster: it lets hosts in by join token, signs and renews certificates of
+// nodes, and issues credentials of users. The root, its key and the tokens are the Cluster row; the package keeps no
+// state of its own, so every manager serves it. It creates Node rows and their NodeState, and nobody else does. It
+// refuses to decide who may call it, which is the authorisation table's, and it dials nobody. No goroutines.
+package ca
+
+import (
+	"crypto/x509"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"swarm/internal/pki"
+	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/raftstore"
+)
+
+// Deps are what a Server needs.
+type Deps struct {
+	Log   *slog.Logger
+	Store *raftstore.Store
+}
+
+// Server serves swarmv1.CA from the local replica; writes go through the leader.
+type Server struct {
+	swarmv1.UnimplementedCAServer
+	log   *slog.Logger
+	store *raftstore.Store
+}
+
+// New makes a Server.
+func New(deps Deps) *Server { return &Server{log: deps.Log, store: deps.Store} }
+
+// cluster is the Cluster row of the local replica.
+func (s *Server) cluster() (*raftstore.View, *swarmv1.Cluster, error) {
+	view := s.store.View()
+	c := view.Cluster()
+	if c == nil {
+		return nil, nil, errdefs.ErrUnavailable.WithMessage("this manager has not received the cluster's state yet: try again, or ask another manager")
+	}
+	return view, c, nil
+}
+
+// bundleOf are the roots that members trust.
+func bundleOf(c *swarmv1.Cluster) (*pki.Bundle, error) {
+	b, err := pki.ParseBundle(c.GetRootCa().GetBundle())
+	if err != nil {
+		return nil, fmt.Errorf("read root certificates of the cluster: %w", err)
+	}
+	return b, nil
+}
+
+// signingRoot is the root that signs now, with its key.
+func signingRoot(c *swarmv1.Cluster) (*pki.Root, *pki.Bundle, error) {
+	b, err := bundleOf(c)
+	if err != nil {
+		return nil, nil, err
+	}
+	cert, ok := b.Find(c.GetRootCa().GetDigest())
+	if !ok {
+		return nil, nil, errdefs.ErrInternal.WithMessage("the cluster's signing root is not among its roots")
+	}
+	root, err := pki.ParseRoot(pki.EncodeCert(cert), c.GetRootCa().GetSigningKey())
+	if err != nil {
+		return nil, nil, fmt.Errorf("read signing root of the cluster: %w", err)
+	}
+	return root, b, nil
+}
+
+// validity of node certificates in this cluster.
+func validity(c *swarmv1.Cluster) time.Duration {
+	if d := c.GetSpec().GetCaConfig().GetNodeCertExpiry(); d != nil && d.AsDuration() > 0 {
+		return d.AsDuration()
+	}
+	return pki.DefaultValidity
+}
+
+// Managers are the peers that have the role, in the order of their ids.
+func Managers(view *raftstore.View) []*swarmv1.Peer {
+	var out []*swarmv1.Peer
+	for n := range view.Nodes.All() {
+		if n.GetSpec().GetRole() == swarmv1.NodeSpec_MANAGER {
+			out = append(out, &swarmv1.Peer{NodeId: n.GetId(), Addr: n.GetAddr(), Port: n.GetPort()})
+		}
+	}
+	return out
+}
+
+// RotateTokens replaces the tokens that are asked for, in place: the caller hands in its own clone.
+func RotateTokens(r *swarmv1.RootCA, worker, manager bool) error {
+	b, err := pki.ParseBundle(r.GetBundle())
+	if err != nil {
+		return fmt.Errorf("rotate join token: %w", err)
+	}
+	root, ok := b.Find(r.GetDigest())
+	if !ok {
+		return errdefs.ErrInternal.WithMessage("rotate join token: the cluster's signing root is not among its roots")
+	}
+	if r.JoinTokens == nil {
+		r.JoinTokens = &swarmv1.JoinTokens{}
+	}
+	if worker {
+		r.JoinTokens.Worker = pki.NewToken(root).String()
+	}
+	if manager {
+		r.JoinTokens.Manager = pki.NewToken(root).String()
+	}
+	return nil
+}
+
+// fresh is the RootCA of a new cluster.
+func fresh(root *pki.Root) (*swarmv1.RootCA, *pki.Bundle, error) {
+	b, err := pki.NewBundle(root.Cert)
+	if err != nil {
+		return nil, nil, err
+	}
+	r := &swarmv1.RootCA{Bundle: b.PEM(), SigningKey: root.KeyPEM(), Digest: pki.RootDigest(root.Cert)}
+	return r, b, RotateTokens(r, true, true)
+}
+
+func certPEM(cert *x509.Certificate) []byte { return pki.EncodeCert(cert) }
+
+// gossipKeys are handed to joiners; the first is the one that encrypts.
+func gossipKeys(c *swarmv1.Cluster) []*swarmv1.EncryptionKey {
+	keys := make([]*swarmv1.EncryptionKey, 0, len(c.GetGossipKeys()))
+	for _, k := range c.GetGossipKeys() {
+		keys = append(keys, k.CloneVT())
+	}
+	slices.SortStableFunc(keys, func(a, b *swarmv1.EncryptionKey) int {
+		return int(int64(b.GetLamportTime()) - int64(a.GetLamportTime()))
+	})
+	return keys
+}

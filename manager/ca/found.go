@@ -1,0 +1,95 @@
+package ca
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"swarm/internal/ident"
+	"swarm/internal/pki"
+	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/raftstore"
+)
+
+// Founder is the first manager and what the cluster is to be. Empty ids are made.
+type Founder struct {
+	ClusterID string
+	NodeID    string
+	Spec      *swarmv1.ClusterSpec
+	// Format is the command format of this build.
+	Format uint32
+
+	CSR          []byte
+	MachineID    string
+	Hostname     string
+	Addr         string
+	Port         uint32
+	DataPathAddr string
+	Availability swarmv1.NodeSpec_Availability
+}
+
+// Founding is a new cluster: rows to commit as the first group after Bootstrap, and the first manager's identity, which
+// it needs before there is a store to ask.
+type Founding struct {
+	Cluster     *swarmv1.Cluster
+	Node        *swarmv1.Node
+	Certificate []byte
+	Bundle      []byte
+	Changes     []*swarmv1.Change
+}
+
+// NewCluster makes the rows of a new cluster: root, join tokens, gossip key, and the node that founds it as a manager.
+func NewCluster(f Founder, now time.Time) (*Founding, error) {
+	if f.ClusterID == "" {
+		f.ClusterID = ident.NewID()
+	}
+	if f.NodeID == "" {
+		f.NodeID = ident.NewID()
+	}
+	if f.Addr == "" || f.Port == 0 {
+		return nil, errdefs.ErrInvalidArgument.WithMessage("create cluster: the first node has no address: give one with --advertise-addr")
+	}
+	root, err := pki.CreateRoot(f.ClusterID, now)
+	if err != nil {
+		return nil, fmt.Errorf("create cluster: %w", err)
+	}
+	rootCA, bundle, err := fresh(root)
+	if err != nil {
+		return nil, fmt.Errorf("create cluster: %w", err)
+	}
+	spec := f.Spec.CloneVT()
+	if spec == nil {
+		spec = &swarmv1.ClusterSpec{}
+	}
+	if spec.Name == "" {
+		spec.Name = "default"
+	}
+	cluster := &swarmv1.Cluster{
+		Id: f.ClusterID, Spec: spec, RootCa: rootCA, Epoch: 1, Format: f.Format,
+		GossipKeys: []*swarmv1.EncryptionKey{{Subsystem: "gossip", Key: pki.NewGossipKey(), LamportTime: 1}},
+	}
+	cert, err := root.SignNode(f.CSR, f.NodeID, validity(cluster), now)
+	if err != nil {
+		return nil, fmt.Errorf("create cluster: %w", err)
+	}
+	node := &swarmv1.Node{
+		Id: f.NodeID, MachineId: f.MachineID, Addr: f.Addr, Port: f.Port, DataPathAddr: f.DataPathAddr, Hostname: f.Hostname,
+		Spec: &swarmv1.NodeSpec{Role: swarmv1.NodeSpec_MANAGER, Availability: f.Availability},
+	}
+	return &Founding{
+		Cluster: cluster, Node: node, Certificate: certPEM(cert), Bundle: bundle.PEM(),
+		Changes: []*swarmv1.Change{
+			raftstore.Create(cluster), raftstore.Create(node), raftstore.Create(newState(node, now)),
+		},
+	}, nil
+}
+
+// newState is the NodeState of a node that has just become a member.
+func newState(n *swarmv1.Node, now time.Time) *swarmv1.NodeState {
+	return &swarmv1.NodeState{
+		NodeId: n.GetId(), State: swarmv1.NodeState_UNKNOWN, Message: "joined, and has not reported yet",
+		Addr: n.GetAddr(), Since: timestamppb.New(now), Description: &swarmv1.NodeDescription{Hostname: n.GetHostname()},
+	}
+}

@@ -1,0 +1,242 @@
+package ca
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"swarm/internal/ident"
+	"swarm/internal/pki"
+	"swarm/internal/transport"
+	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/raftstore"
+)
+
+const tokenRotated = "join token was rotated or is mistyped: get the current one with `swarm join-token %s` on a manager"
+
+// Roots hands out the root certificates to whoever asks: the joiner pins their digest against its token.
+func (s *Server) Roots(context.Context, *swarmv1.RootsRequest) (*swarmv1.RootsResponse, error) {
+	_, c, err := s.cluster()
+	if err != nil {
+		return nil, err
+	}
+	return &swarmv1.RootsResponse{Bundle: c.GetRootCa().GetBundle(), ClusterId: c.GetId()}, nil
+}
+
+// Join makes a host a node: it checks the token, refuses a host that is a node already, writes the node's rows and signs
+// its certificate.
+func (s *Server) Join(ctx context.Context, req *swarmv1.JoinRequest) (*swarmv1.JoinResponse, error) {
+	// The newest state: a token rotated a moment ago, or a node removed on another manager, must count here.
+	view, c, err := s.current(ctx)
+	if err != nil {
+		return nil, err
+	}
+	role, err := roleOf(req.GetToken(), c)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkHost(req); err != nil {
+		return nil, err
+	}
+	if err := refuseTwice(view, req); err != nil {
+		return nil, err
+	}
+	root, bundle, err := signingRoot(c)
+	if err != nil {
+		return nil, fmt.Errorf("join: %w", err)
+	}
+	now := time.Now()
+	node := &swarmv1.Node{
+		Id: ident.NewID(), MachineId: req.GetMachineId(), Addr: req.GetAddr(), Port: req.GetPort(),
+		DataPathAddr: req.GetDataPathAddr(), Hostname: req.GetHostname(),
+		Spec: &swarmv1.NodeSpec{Role: role, Availability: req.GetAvailability()},
+	}
+	cert, err := root.SignNode(req.GetCsr(), node.GetId(), validity(c), now)
+	if err != nil {
+		return nil, fmt.Errorf("join: %w", err)
+	}
+	index, err := s.store.Commit(ctx, "join "+req.GetHostname(), raftstore.Create(node), raftstore.Create(newState(node, now)))
+	if err != nil {
+		return nil, fmt.Errorf("join host %s: %w", req.GetHostname(), err)
+	}
+	s.log.Info("node joined", "node", node.GetId(), "hostname", node.GetHostname(), "addr", node.GetAddr(), "role", role.String())
+	return &swarmv1.JoinResponse{
+		NodeId: node.GetId(), ClusterId: c.GetId(), Certificate: certPEM(cert), Bundle: bundle.PEM(), Role: role,
+		Managers: Managers(view), GossipKeys: gossipKeys(c), Network: c.GetSpec().GetNetwork(), Index: index,
+	}, nil
+}
+
+// current is a view no older than what the leader had committed when it was asked.
+func (s *Server) current(ctx context.Context) (*raftstore.View, *swarmv1.Cluster, error) {
+	view, err := s.store.Latest(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	if view.Cluster() == nil {
+		return nil, nil, errdefs.ErrUnavailable.WithMessage("the cluster is being created: try again")
+	}
+	return view, view.Cluster(), nil
+}
+
+// roleOf compares the token with both of the cluster's, always, and in constant time.
+func roleOf(text string, c *swarmv1.Cluster) (swarmv1.NodeSpec_Role, error) {
+	token, err := pki.ParseToken(text)
+	if err != nil {
+		return 0, err
+	}
+	tokens := c.GetRootCa().GetJoinTokens()
+	worker, err := pki.ParseToken(tokens.GetWorker())
+	if err != nil {
+		return 0, fmt.Errorf("read the cluster's worker token: %w", errdefs.ErrInternal)
+	}
+	manager, err := pki.ParseToken(tokens.GetManager())
+	if err != nil {
+		return 0, fmt.Errorf("read the cluster's manager token: %w", errdefs.ErrInternal)
+	}
+	isWorker, isManager := token.Equal(worker), token.Equal(manager)
+	switch {
+	case isManager:
+		return swarmv1.NodeSpec_MANAGER, nil
+	case isWorker:
+		return swarmv1.NodeSpec_WORKER, nil
+	}
+	bundle, err := bundleOf(c)
+	if err != nil {
+		return 0, err
+	}
+	if _, err := token.CheckRoots(bundle, "this manager"); err != nil {
+		return 0, err
+	}
+	return 0, errdefs.ErrUnauthenticated.WithMessage(fmt.Sprintf(tokenRotated, "worker"))
+}
+
+// checkHost refuses values that no node could work with.
+func checkHost(req *swarmv1.JoinRequest) error {
+	switch {
+	case req.GetMachineId() == "":
+		return errdefs.ErrInvalidArgument.WithMessage("join: the host gave no machine id")
+	case req.GetHostname() == "":
+		return errdefs.ErrInvalidArgument.WithMessage("join: the host gave no hostname")
+	case req.GetPort() == 0 || req.GetPort() > 65535:
+		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("join: port %d is out of range: it must be 1 to 65535", req.GetPort()))
+	}
+	for _, a := range []string{req.GetAddr(), req.GetDataPathAddr()} {
+		addr, err := netip.ParseAddr(a)
+		switch {
+		case a == "" && req.GetAddr() != "":
+		case err != nil:
+			return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("join: address %q is not an IP address: give one with --advertise-addr", a))
+		case addr.IsUnspecified() || addr.IsMulticast():
+			return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("join: other nodes cannot reach a host at %s: give an address with --advertise-addr", a))
+		}
+	}
+	return nil
+}
+
+// refuseTwice keeps one host from being two nodes. A node that is down may have lost its disk: its host joins anew.
+func refuseTwice(view *raftstore.View, req *swarmv1.JoinRequest) error {
+	for n := range view.Nodes.All() {
+		st, _ := view.NodeStates.Get(n.GetId())
+		if st.GetState() == swarmv1.NodeState_DOWN {
+			continue
+		}
+		switch {
+		case n.GetMachineId() == req.GetMachineId() && sameHost(n, req):
+			return errdefs.ErrAlreadyExists.WithMessage(fmt.Sprintf(
+				"this host is already node %s (%s, %s): run `swarm leave` on it first, or `swarm node rm --force %s` on a manager",
+				n.GetId(), n.GetHostname(), stateWord(st), n.GetId()))
+		case n.GetMachineId() == req.GetMachineId():
+			return errdefs.ErrAlreadyExists.WithMessage(fmt.Sprintf(
+				"machine id %s is already that of node %s (%s at %s, %s): give this host one of its own (a cloned disk?: remove /etc/machine-id and run `systemd-machine-id-setup`), or run `swarm node rm --force %s` on a manager",
+				req.GetMachineId(), n.GetId(), n.GetHostname(), n.GetAddr(), stateWord(st), n.GetId()))
+		case n.GetAddr() == req.GetAddr() && n.GetPort() == req.GetPort():
+			return errdefs.ErrAlreadyExists.WithMessage(fmt.Sprintf(
+				"address %s port %d is already that of node %s (%s, %s): give another with --advertise-addr, or run `swarm node rm --force %s` on a manager",
+				req.GetAddr(), req.GetPort(), n.GetId(), n.GetHostname(), stateWord(st), n.GetId()))
+		}
+	}
+	return nil
+}
+
+func sameHost(n *swarmv1.Node, req *swarmv1.JoinRequest) bool {
+	return n.GetAddr() == req.GetAddr() || n.GetHostname() == req.GetHostname()
+}
+
+func stateWord(st *swarmv1.NodeState) string {
+	if st.GetState() == swarmv1.NodeState_READY {
+		return "ready"
+	}
+	return "has just joined"
+}
+
+// Renew signs a fresh certificate for a node that still is one. Its old certificate may have expired; that it holds the
+// old key was proven by the handshake.
+func (s *Server) Renew(ctx context.Context, req *swarmv1.RenewRequest) (*swarmv1.RenewResponse, error) {
+	who, err := transport.FromContext(ctx)
+	if err != nil {
+		return nil, err
+	}
+	id := who.NodeID()
+	if id == "" {
+		return nil, errdefs.ErrPermissionDenied.WithMessage("renew certificate: only a node can renew its own")
+	}
+	view, c, err := s.current(ctx)
+	if errdefs.IsUnavailable(err) {
+		// Managers whose certificates have all expired elect nobody until they are renewed. The certificate proves an id
+		// alone, so that signing from an old view gives a removed node nothing.
+		view, c, err = s.cluster()
+	}
+	if err != nil {
+		return nil, err
+	}
+	node, ok := view.Nodes.Get(id)
+	if !ok {
+		return nil, errdefs.ErrPermissionDenied.WithMessage(fmt.Sprintf(
+			"renew certificate: node %s was removed from the cluster: run `swarm leave --force` on it and join again", id))
+	}
+	if node.GetMachineId() != req.GetMachineId() {
+		return nil, errdefs.ErrPermissionDenied.WithMessage(fmt.Sprintf(
+			"renew certificate: node id %s belongs to another machine, %s at %s (a cloned disk?): run `swarm leave --force` on one of the two", id, node.GetHostname(), node.GetAddr()))
+	}
+	root, bundle, err := signingRoot(c)
+	if err != nil {
+		return nil, fmt.Errorf("renew certificate: %w", err)
+	}
+	cert, err := root.SignNode(req.GetCsr(), id, validity(c), time.Now())
+	if err != nil {
+		return nil, fmt.Errorf("renew certificate: %w", err)
+	}
+	return &swarmv1.RenewResponse{Certificate: certPEM(cert), Bundle: bundle.PEM()}, nil
+}
+
+// CreateCredential signs a certificate for a user of the API.
+func (s *Server) CreateCredential(_ context.Context, req *swarmv1.CreateCredentialRequest) (*swarmv1.CreateCredentialResponse, error) {
+	if err := ident.CheckUserName(req.GetName()); err != nil {
+		return nil, err
+	}
+	view, c, err := s.cluster()
+	if err != nil {
+		return nil, err
+	}
+	root, bundle, err := signingRoot(c)
+	if err != nil {
+		return nil, fmt.Errorf("create credential %s: %w", req.GetName(), err)
+	}
+	now, life := time.Now(), validity(c)
+	if req.GetNotAfter() != nil {
+		life = req.GetNotAfter().AsTime().Sub(now)
+		if life <= 0 {
+			return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf(
+				"create credential %s: it would have expired at %s already: give a later time", req.GetName(), req.GetNotAfter().AsTime().Format(time.RFC3339)))
+		}
+	}
+	cert, err := root.SignUser(req.GetCsr(), req.GetName(), life, now)
+	if err != nil {
+		return nil, fmt.Errorf("create credential %s: %w", req.GetName(), err)
+	}
+	s.log.Info("credential created", "user", req.GetName(), "not_after", cert.NotAfter)
+	return &swarmv1.CreateCredentialResponse{Certificate: certPEM(cert), Bundle: bundle.PEM(), Managers: Managers(view)}, nil
+}

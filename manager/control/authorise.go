@@ -1,0 +1,184 @@
+package control
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"google.golang.org/grpc"
+
+	"swarm/internal/transport"
+	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/raftstore"
+)
+
+// Verb is what a call does to objects of its kind.
+type Verb string
+
+// The verbs of the table.
+const (
+	Get    Verb = "get"
+	List   Verb = "list"
+	Watch  Verb = "watch"
+	Create Verb = "create"
+	Update Verb = "update"
+	Delete Verb = "delete"
+	Run    Verb = "run"
+	Serve  Verb = "serve"
+)
+
+// caller is a set of those who may call.
+type caller uint8
+
+const (
+	anonymous caller = 1 << iota // no certificate
+	worker                       // a member node, whatever its role
+	manager                      // a member node with the role
+	user                         // a certificate of `swarm credential create`
+	local                        // this host's socket
+	expired                      // a member whose certificate has expired, beside the above
+	stranger                     // a certificate of a node that the replica does not know: the handler judges
+)
+
+// anyNode is every member.
+const anyNode = worker | manager
+
+// Rule says what an RPC is, and who may call it.
+type Rule struct {
+	Verb Verb
+	Kind string
+	who  caller
+}
+
+// Rules is the table of all RPCs of all services. A call that does not stand here is refused; a test walks the protocol.
+func Rules() map[string]Rule {
+	const people = user | local
+	return map[string]Rule{
+		"/swarm.v1.CA/Roots":            {Get, "root", anonymous | anyNode | people | expired | stranger},
+		"/swarm.v1.CA/Join":             {Create, "node", anonymous | local},
+		"/swarm.v1.CA/Renew":            {Update, "certificate", anyNode | expired | stranger},
+		"/swarm.v1.CA/CreateCredential": {Create, "credential", people},
+
+		// A node that was removed must be told so, and only the handler knows for sure: a replica may lag.
+		"/swarm.v1.Dispatcher/Session": {Serve, "session", anyNode | stranger},
+		"/swarm.v1.Dispatcher/Holders": {List, "image copy", anyNode},
+		"/swarm.v1.Liveness/Report":    {Serve, "session", manager},
+		"/swarm.v1.Raft/Propose":       {Serve, "log", manager},
+		"/swarm.v1.Raft/ReadIndex":     {Serve, "log", manager},
+		"/swarm.v1.Raft/Applied":       {Serve, "log", manager},
+		"/swarm.v1.Raft/Configure":     {Serve, "log", manager},
+
+		"/swarm.v1.Worker/Logs":        {Get, "log", manager},
+		"/swarm.v1.Worker/Exec":        {Run, "task", manager},
+		"/swarm.v1.Worker/PullImage":   {Create, "image copy", manager},
+		"/swarm.v1.Worker/RemoveImage": {Delete, "image copy", manager},
+
+		"/swarm.v1.Daemon/Init":  {Create, "cluster", local},
+		"/swarm.v1.Daemon/Join":  {Create, "node", local},
+		"/swarm.v1.Daemon/Leave": {Delete, "node", local},
+		"/swarm.v1.Daemon/Info":  {Get, "host", people},
+
+		"/swarm.v1.Control/GetCluster":    {Get, "cluster", people},
+		"/swarm.v1.Control/UpdateCluster": {Update, "cluster", people},
+		"/swarm.v1.Control/GetNode":       {Get, "node", people},
+		"/swarm.v1.Control/ListNodes":     {List, "node", people},
+		"/swarm.v1.Control/UpdateNode":    {Update, "node", people},
+		"/swarm.v1.Control/RemoveNode":    {Delete, "node", people},
+		"/swarm.v1.Control/GetService":    {Get, "service", people},
+		"/swarm.v1.Control/ListServices":  {List, "service", people},
+		"/swarm.v1.Control/CreateService": {Create, "service", people},
+		"/swarm.v1.Control/UpdateService": {Update, "service", people},
+		"/swarm.v1.Control/RemoveService": {Delete, "service", people},
+		"/swarm.v1.Control/ListRevisions": {List, "revision", people},
+		"/swarm.v1.Control/GetTask":       {Get, "task", people},
+		"/swarm.v1.Control/ListTasks":     {List, "task", people},
+		"/swarm.v1.Control/GetImage":      {Get, "image", people},
+		"/swarm.v1.Control/ListImages":    {List, "image", people},
+		"/swarm.v1.Control/LoadImage":     {Create, "image", people},
+		"/swarm.v1.Control/PullImage":     {Create, "image", people},
+		"/swarm.v1.Control/RemoveImage":   {Delete, "image", people},
+		"/swarm.v1.Control/Watch":         {Watch, "event", people},
+		"/swarm.v1.Control/Logs":          {Get, "log", people},
+		"/swarm.v1.Control/Exec":          {Run, "task", people},
+	}
+}
+
+// Members tells whether a node belongs to the cluster now, and with which role.
+type Members func(nodeID string) (role swarmv1.NodeSpec_Role, member bool)
+
+// MembersOf reads the replica at every call, so that a demotion or a removal counts at once.
+func MembersOf(store *raftstore.Store) Members {
+	return func(nodeID string) (swarmv1.NodeSpec_Role, bool) {
+		n, ok := store.View().Nodes.Get(nodeID)
+		return n.GetSpec().GetRole(), ok
+	}
+}
+
+// Authoriser judges calls by the table.
+type Authoriser struct {
+	rules   map[string]Rule
+	members Members
+}
+
+// NewAuthoriser makes an Authoriser.
+func NewAuthoriser(members Members) *Authoriser {
+	return &Authoriser{rules: Rules(), members: members}
+}
+
+// Authorise says whether the peer of the call may call the method.
+func (a *Authoriser) Authorise(ctx context.Context, fullMethod string) error {
+	who, err := transport.FromContext(ctx)
+	if err != nil {
+		return err
+	}
+	rule, ok := a.rules[fullMethod]
+	if !ok {
+		return errdefs.ErrPermissionDenied.WithMessage(fullMethod + " is not served here: it stands in no authorisation table")
+	}
+	return a.judge(who, rule, time.Now())
+}
+
+func (a *Authoriser) judge(who transport.AuthInfo, rule Rule, now time.Time) error {
+	may := func(c caller) bool { return rule.who&c != 0 }
+	switch {
+	case who.Expired(now) && !may(expired):
+		return errdefs.ErrUnauthenticated.WithMessage(fmt.Sprintf("certificate of %s expired at %s: renew it", who, who.Peer.NotAfter.UTC().Format(time.RFC3339)))
+	case who.Local != nil && may(local), who.User() != "" && may(user), who.Anonymous() && may(anonymous):
+		return nil
+	case who.Anonymous():
+		return errdefs.ErrUnauthenticated.WithMessage(fmt.Sprintf("to %s a %s, a certificate is needed: join the cluster, or use one of `swarm credential create`", rule.Verb, rule.Kind))
+	case who.NodeID() == "":
+		return denied(who, rule)
+	}
+	role, member := a.members(who.NodeID())
+	switch {
+	case !member && may(stranger):
+		return nil
+	case !member:
+		return errdefs.ErrPermissionDenied.WithMessage(fmt.Sprintf("%s is not a member of this cluster: it was removed, or has joined this moment", who))
+	case may(worker), role == swarmv1.NodeSpec_MANAGER && may(manager):
+		return nil
+	}
+	return denied(who, rule)
+}
+
+func denied(who transport.AuthInfo, rule Rule) error {
+	return errdefs.ErrPermissionDenied.WithMessage(fmt.Sprintf("%s may not %s a %s", who, rule.Verb, rule.Kind))
+}
+
+// Unary makes gRPC ask before every call.
+func (a *Authoriser) Unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+	if err := a.Authorise(ctx, info.FullMethod); err != nil {
+		return nil, err
+	}
+	return next(ctx, req)
+}
+
+// Stream makes gRPC ask before every stream.
+func (a *Authoriser) Stream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
+	if err := a.Authorise(stream.Context(), info.FullMethod); err != nil {
+		return err
+	}
+	return next(srv, stream)
+}

@@ -1,0 +1,124 @@
+package control
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
+
+	"swarm/internal/pki"
+	"swarm/internal/transport"
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+// protocol lists the full names of all RPCs of all services.
+func protocol(t *testing.T) []string {
+	t.Helper()
+	var out []string
+	protoregistry.GlobalFiles.RangeFilesByPackage("swarm.v1", func(f protoreflect.FileDescriptor) bool {
+		for i := range f.Services().Len() {
+			svc := f.Services().Get(i)
+			for j := range svc.Methods().Len() {
+				out = append(out, "/"+string(svc.FullName())+"/"+string(svc.Methods().Get(j).Name()))
+			}
+		}
+		return true
+	})
+	if len(out) < 30 {
+		t.Fatalf("the protocol has only %d RPCs", len(out))
+	}
+	return out
+}
+
+func TestRules_NameEveryRPCAndNoOther(t *testing.T) {
+	rules := Rules()
+	for _, m := range protocol(t) {
+		rule, ok := rules[m]
+		if !ok {
+			t.Errorf("%s stands in no authorisation table", m)
+			continue
+		}
+		if rule.Verb == "" || rule.Kind == "" || rule.who == 0 {
+			t.Errorf("%s: incomplete rule %+v", m, rule)
+		}
+		delete(rules, m)
+	}
+	for m := range rules {
+		t.Errorf("%s stands in the table and not in the protocol", m)
+	}
+}
+
+// callers of every kind, against the whole protocol.
+func TestAuthoriser_Walk(t *testing.T) {
+	now := time.Now()
+	members := func(id string) (swarmv1.NodeSpec_Role, bool) {
+		switch id {
+		case "m":
+			return swarmv1.NodeSpec_MANAGER, true
+		case "w":
+			return swarmv1.NodeSpec_WORKER, true
+		}
+		return 0, false
+	}
+	node := func(id string, until time.Time) transport.AuthInfo {
+		return transport.AuthInfo{Peer: pki.Peer{Kind: pki.KindNode, ID: id, NotAfter: until}}
+	}
+	later, before := now.Add(time.Hour), now.Add(-time.Hour)
+	callers := []struct {
+		name string
+		who  transport.AuthInfo
+		may  func(method string) bool
+	}{
+		{"anonymous", transport.AuthInfo{}, func(m string) bool { return m == "/swarm.v1.CA/Roots" || m == "/swarm.v1.CA/Join" }},
+		{"local", transport.AuthInfo{Local: &transport.LocalUser{}}, func(m string) bool {
+			return under(m, "Control", "Daemon") || under(m, "CA") && !strings.HasSuffix(m, "/Renew")
+		}},
+		{"user", transport.AuthInfo{Peer: pki.Peer{Kind: pki.KindUser, ID: "jane", NotAfter: later}}, func(m string) bool {
+			return under(m, "Control") || m == "/swarm.v1.Daemon/Info" || m == "/swarm.v1.CA/Roots" || m == "/swarm.v1.CA/CreateCredential"
+		}},
+		{"expired user", transport.AuthInfo{Peer: pki.Peer{Kind: pki.KindUser, ID: "jane", NotAfter: before}}, func(m string) bool { return m == "/swarm.v1.CA/Roots" }},
+		{"worker", node("w", later), func(m string) bool {
+			return under(m, "Dispatcher") || m == "/swarm.v1.CA/Roots" || m == "/swarm.v1.CA/Renew"
+		}},
+		{"expired worker", node("w", before), func(m string) bool { return m == "/swarm.v1.CA/Roots" || m == "/swarm.v1.CA/Renew" }},
+		{"manager", node("m", later), func(m string) bool {
+			return under(m, "Dispatcher", "Liveness", "Raft", "Worker") || m == "/swarm.v1.CA/Roots" || m == "/swarm.v1.CA/Renew"
+		}},
+		{"removed node", node("gone", later), func(m string) bool {
+			return m == "/swarm.v1.Dispatcher/Session" || m == "/swarm.v1.CA/Roots" || m == "/swarm.v1.CA/Renew"
+		}},
+	}
+	auth := NewAuthoriser(members)
+	for _, c := range callers {
+		t.Run(c.name, func(t *testing.T) {
+			ctx := transport.WithAuthInfo(t.Context(), c.who)
+			for _, m := range protocol(t) {
+				err := auth.Authorise(ctx, m)
+				switch {
+				case c.may(m) && err != nil:
+					t.Errorf("%s by %s: %v", m, c.name, err)
+				case !c.may(m) && !errdefs.IsPermissionDenied(err) && !errdefs.IsUnauthorized(err):
+					t.Errorf("%s by %s: got %v, want a refusal", m, c.name, err)
+				}
+			}
+		})
+	}
+	if err := auth.Authorise(transport.WithAuthInfo(t.Context(), callers[1].who), "/swarm.v1.Control/Unheard"); !errdefs.IsPermissionDenied(err) {
+		t.Errorf("an RPC outside of the table: got %v, want a refusal", err)
+	}
+	if err := auth.Authorise(t.Context(), "/swarm.v1.CA/Join"); !errdefs.IsUnauthorized(err) {
+		t.Errorf("a call through no listener of ours: got %v, want a refusal", err)
+	}
+}
+
+func under(method string, services ...string) bool {
+	for _, s := range services {
+		if strings.HasPrefix(method, "/swarm.v1."+s+"/") {
+			return true
+		}
+	}
+	return false
+}

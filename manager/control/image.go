@@ -1,0 +1,296 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/containerd/errdefs"
+
+	"swarm/internal/ident"
+	"swarm/internal/spec"
+	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/raftstore"
+)
+
+// GetImage looks an image up by name, id or digest.
+func (s *Server) GetImage(_ context.Context, req *swarmv1.GetRequest) (*swarmv1.ImageInfo, error) {
+	v := s.store.View()
+	img, err := findImage(v, req.GetId())
+	if err != nil {
+		return nil, err
+	}
+	return imageInfo(v, img), nil
+}
+
+// ListImages lists the cluster's images by name.
+func (s *Server) ListImages(_ context.Context, req *swarmv1.ListRequest) (*swarmv1.ListImagesResponse, error) {
+	v, out := s.store.View(), &swarmv1.ListImagesResponse{}
+	for img := range v.Images.All() {
+		info := imageInfo(v, img)
+		parsed, _ := spec.ParseImage(img.GetName())
+		if matches(req.GetFilter(), subject{id: img.GetId(), names: []string{img.GetName(), parsed.Familiar()}, nodes: info.GetNodeIds()}) {
+			out.Images = append(out.Images, info)
+		}
+	}
+	slices.SortStableFunc(out.Images, func(a, b *swarmv1.ImageInfo) int {
+		return compare(a.GetImage().GetName(), b.GetImage().GetName())
+	})
+	return out, nil
+}
+
+func imageInfo(v *raftstore.View, img *swarmv1.Image) *swarmv1.ImageInfo {
+	info := &swarmv1.ImageInfo{Image: img}
+	for c := range v.ImageCopies.Prefix(img.GetDigest() + "/") {
+		info.NodeIds = append(info.NodeIds, c.GetNodeId())
+	}
+	return info
+}
+
+// LoadImage takes an archive to this manager's node and makes its images known to the cluster.
+func (s *Server) LoadImage(stream swarmv1.Control_LoadImageServer) error {
+	if s.deps.Images == nil {
+		return errdefs.ErrNotImplemented.WithMessage("this manager's node holds no images: load on another manager with -H")
+	}
+	first, err := stream.Recv()
+	if err != nil {
+		return err
+	}
+	if name := first.GetName(); name != "" {
+		if _, err := spec.ParseImage(name); err != nil {
+			return err
+		}
+	}
+	ctx := stream.Context()
+	progress := &progressSender{send: stream.Send}
+	images, err := s.deps.Images.Load(ctx, &archive{stream: stream, rest: first.GetData()}, first.GetSize(), first.GetName(), progress.tell)
+	if err != nil {
+		return fmt.Errorf("load image: %w", err)
+	}
+	if len(images) == 0 {
+		return errdefs.ErrInvalidArgument.WithMessage("load image: the archive holds no image with a name: give it one with --name")
+	}
+	for _, img := range images {
+		stored, err := s.record(ctx, img, s.cfg.NodeID, true)
+		if err != nil {
+			return err
+		}
+		if err := stream.Send(&swarmv1.ImageProgress{Step: "loaded", Image: stored}); err != nil {
+			return err
+		}
+	}
+	return progress.err
+}
+
+// archive reads the data of a stream of requests.
+type archive struct {
+	stream swarmv1.Control_LoadImageServer
+	rest   []byte
+}
+
+func (a *archive) Read(p []byte) (int, error) {
+	for len(a.rest) == 0 {
+		msg, err := a.stream.Recv()
+		if err != nil {
+			return 0, err // io.EOF at its end
+		}
+		a.rest = msg.GetData()
+	}
+	n := copy(p, a.rest)
+	a.rest = a.rest[n:]
+	return n, nil
+}
+
+// progressSender keeps the first error of a stream that nobody reads any more.
+type progressSender struct {
+	send func(*swarmv1.ImageProgress) error
+	err  error
+}
+
+func (p *progressSender) tell(m *swarmv1.ImageProgress) {
+	if p.err == nil {
+		p.err = p.send(m)
+	}
+}
+
+// record makes an image known under its name, as a node holds it.
+func (s *Server) record(ctx context.Context, img *swarmv1.Image, node string, loaded bool) (*swarmv1.Image, error) {
+	parsed, err := spec.ParseImage(img.GetName())
+	if err != nil {
+		return nil, err
+	}
+	var stored *swarmv1.Image
+	write := func(v *raftstore.View) ([]*swarmv1.Change, error) {
+		stored = &swarmv1.Image{
+			Id: ident.NewID(), Name: parsed.Name, Digest: img.GetDigest(), Platforms: img.GetPlatforms(), Size: img.GetSize(), Loaded: loaded,
+		}
+		change := raftstore.Create(stored)
+		if old, ok := v.ImageByName(parsed.Name); ok {
+			stored.Id, stored.Meta = old.GetId(), old.GetMeta()
+			stored.Loaded = loaded || old.GetLoaded() && old.GetDigest() == img.GetDigest()
+			change = raftstore.Update(stored)
+		}
+		changes := []*swarmv1.Change{change}
+		c := &swarmv1.ImageCopy{Digest: img.GetDigest(), NodeId: node}
+		if _, ok := v.ImageCopies.Get(raftstore.Key(c)); !ok {
+			changes = append(changes, raftstore.Put(c))
+		}
+		return changes, nil
+	}
+	for range attempts {
+		// Two loads of one new name race: the second finds the row of the first.
+		if _, err = s.write(ctx, 0, write); !errdefs.IsAlreadyExists(err) {
+			break
+		}
+		if err := s.catchUp(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("record image %s: %w", parsed.Name, err)
+	}
+	s.log.Info("image recorded", "image", parsed.Name, "digest", img.GetDigest(), "node", node)
+	return stored, nil
+}
+
+// PullImage has nodes fetch an image; without names, this manager's.
+func (s *Server) PullImage(req *swarmv1.PullImageClusterRequest, stream swarmv1.Control_PullImageServer) error {
+	parsed, err := spec.ParseImage(req.GetReference())
+	if err != nil {
+		return err
+	}
+	v := s.store.View()
+	nodes := []string{s.cfg.NodeID}
+	if len(req.GetNodes()) > 0 {
+		nodes = nil
+	}
+	for _, ref := range req.GetNodes() {
+		n, err := s.node(v, ref)
+		if err != nil {
+			return err
+		}
+		nodes = append(nodes, n.GetId())
+	}
+	for _, node := range nodes {
+		if err := s.pullOn(stream, node, parsed, req.GetRegistryAuth()); err != nil {
+			return fmt.Errorf("pull %s on node %s: %w", parsed.Familiar(), nodeName(v, node), err)
+		}
+	}
+	return nil
+}
+
+func (s *Server) pullOn(stream swarmv1.Control_PullImageServer, node string, ref spec.Image, auth string) error {
+	ctx := stream.Context()
+	progress := &progressSender{send: stream.Send}
+	img, err := s.pull(ctx, node, ref.String(), auth, progress.tell)
+	if err != nil {
+		return err
+	}
+	if progress.err != nil {
+		return progress.err
+	}
+	if img.GetName() == "" {
+		img = img.CloneVT()
+		img.Name = ref.Name
+	}
+	stored, err := s.record(ctx, img, node, false)
+	if err != nil {
+		return err
+	}
+	return stream.Send(&swarmv1.ImageProgress{Step: "pulled", Image: stored})
+}
+
+func (s *Server) pull(ctx context.Context, node, ref, auth string, progress func(*swarmv1.ImageProgress)) (*swarmv1.Image, error) {
+	if node == s.cfg.NodeID && s.deps.Images != nil {
+		return s.deps.Images.Pull(ctx, ref, auth, progress)
+	}
+	conn, err := s.deps.Conn(node)
+	if err != nil {
+		return nil, err
+	}
+	from, err := swarmv1.NewWorkerClient(conn).PullImage(ctx, &swarmv1.PullImageRequest{Reference: ref, RegistryAuth: auth})
+	if err != nil {
+		return nil, err
+	}
+	var img *swarmv1.Image
+	for {
+		msg, err := from.Recv()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return nil, err
+		}
+		if msg.GetImage() != nil {
+			img = msg.GetImage()
+			continue
+		}
+		progress(msg)
+	}
+	if img == nil {
+		return nil, errdefs.ErrInternal.WithMessage("the node did not say what it pulled")
+	}
+	return img, nil
+}
+
+// RemoveImage makes the cluster forget an image, and has its nodes delete it unless another name or a service keeps it.
+func (s *Server) RemoveImage(ctx context.Context, req *swarmv1.RemoveClusterImageRequest) (*swarmv1.RemoveResponse, error) {
+	img, err := findImage(s.store.View(), req.GetId())
+	if err != nil {
+		return nil, err
+	}
+	if used := usedBy(s.store.View(), img.GetDigest()); len(used) > 0 && !req.GetForce() {
+		return nil, errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf("image %s is used by service %s: remove the service first, or remove the image with --force", img.GetName(), strings.Join(used, ", ")))
+	}
+	_, err = s.write(ctx, 0, func(v *raftstore.View) ([]*swarmv1.Change, error) {
+		row, ok := v.Images.Get(img.GetId())
+		if !ok {
+			return nil, nil
+		}
+		return []*swarmv1.Change{raftstore.Delete(row)}, nil
+	})
+	if err != nil && !errdefs.IsNotFound(err) {
+		return nil, fmt.Errorf("remove image %s: %w", img.GetName(), err)
+	}
+	s.dropCopies(ctx, img.GetDigest())
+	return &swarmv1.RemoveResponse{}, nil
+}
+
+// dropCopies has the holders delete a digest that no name refers to any more. A node that cannot be asked cleans up by
+// itself: nothing tells it to keep the copy.
+func (s *Server) dropCopies(ctx context.Context, digest string) {
+	v := s.store.View()
+	for img := range v.Images.All() {
+		if img.GetDigest() == digest {
+			return
+		}
+	}
+	if len(usedBy(v, digest)) > 0 {
+		return
+	}
+	for c := range v.ImageCopies.Prefix(digest + "/") {
+		conn, err := s.deps.Conn(c.GetNodeId())
+		if err == nil {
+			_, err = swarmv1.NewWorkerClient(conn).RemoveImage(ctx, &swarmv1.RemoveImageRequest{Digest: digest})
+		}
+		if err != nil {
+			s.log.Info("copy of a removed image stays for now", "node", c.GetNodeId(), "digest", digest, "err", err)
+		}
+	}
+}
+
+// usedBy names the services whose current revision runs the digest.
+func usedBy(v *raftstore.View, digest string) []string {
+	var out []string
+	for svc := range v.Services.All() {
+		rev, _ := v.Revision(svc.GetId(), svc.GetRevision())
+		if strings.HasSuffix(rev.GetSpec().GetTaskTemplate().GetContainerSpec().GetImage(), "@"+digest) {
+			out = append(out, svc.GetName())
+		}
+	}
+	slices.Sort(out)
+	return out
+}

@@ -1,0 +1,203 @@
+package control
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+
+	"github.com/containerd/errdefs"
+
+	"swarm/internal/spec"
+	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/raftstore"
+)
+
+// taskName is what users call a task: service.slot, of a global service service.node.
+func taskName(service string, t *swarmv1.Task) string {
+	if t.GetSlot() == 0 {
+		return service + "." + t.GetNodeId()
+	}
+	return service + "." + strconv.FormatUint(t.GetSlot(), 10)
+}
+
+// GetNode looks a node up; "self" is this manager's.
+func (s *Server) GetNode(_ context.Context, req *swarmv1.GetRequest) (*swarmv1.NodeInfo, error) {
+	v := s.store.View()
+	n, err := s.node(v, req.GetId())
+	if err != nil {
+		return nil, err
+	}
+	return s.nodeInfo(v, n), nil
+}
+
+func (s *Server) node(v *raftstore.View, ref string) (*swarmv1.Node, error) {
+	if ref == "self" {
+		ref = s.cfg.NodeID
+	}
+	return findNode(v, ref)
+}
+
+// ListNodes lists nodes by hostname.
+func (s *Server) ListNodes(_ context.Context, req *swarmv1.ListRequest) (*swarmv1.ListNodesResponse, error) {
+	v, out := s.store.View(), &swarmv1.ListNodesResponse{}
+	for n := range v.Nodes.All() {
+		if matches(req.GetFilter(), nodeSubject(v, n)) {
+			out.Nodes = append(out.Nodes, s.nodeInfo(v, n))
+		}
+	}
+	slices.SortStableFunc(out.Nodes, func(a, b *swarmv1.NodeInfo) int {
+		return compare(hostname(v, a.GetNode()), hostname(v, b.GetNode()))
+	})
+	return out, nil
+}
+
+func nodeSubject(v *raftstore.View, n *swarmv1.Node) subject {
+	st, _ := v.NodeStates.Get(n.GetId())
+	return subject{
+		id: n.GetId(), names: []string{n.GetSpec().GetName(), hostname(v, n)}, nodes: []string{n.GetId()},
+		labels: []map[string]string{n.GetSpec().GetLabels(), st.GetDescription().GetEngine().GetLabels()},
+		role:   n.GetSpec().GetRole(), hasRole: true,
+	}
+}
+
+func (s *Server) nodeInfo(v *raftstore.View, n *swarmv1.Node) *swarmv1.NodeInfo {
+	st, _ := v.NodeStates.Get(n.GetId())
+	info := &swarmv1.NodeInfo{Node: n, State: st}
+	if n.GetSpec().GetRole() == swarmv1.NodeSpec_MANAGER {
+		info.ManagerStatus = &swarmv1.ManagerStatus{
+			Leader: s.store.Leader() == n.GetId(), Addr: n.GetAddr() + ":" + strconv.Itoa(int(n.GetPort())),
+			Reachability: swarmv1.ManagerStatus_UNREACHABLE,
+		}
+		if s.reachable(v, n.GetId()) {
+			info.ManagerStatus.Reachability = swarmv1.ManagerStatus_REACHABLE
+		}
+	}
+	return info
+}
+
+// reachable: gossip knows first; where it knows nothing, what the leader concluded counts.
+func (s *Server) reachable(v *raftstore.View, id string) bool {
+	if id == s.cfg.NodeID || id == s.store.Leader() {
+		return true
+	}
+	if s.deps.Gossip != nil {
+		if alive, known := s.deps.Gossip.Alive(id); known {
+			return alive
+		}
+	}
+	st, _ := v.NodeStates.Get(id)
+	return st.GetState() == swarmv1.NodeState_READY
+}
+
+// UpdateNode writes a node's spec. Promotion and demotion are changes of its role: the managers follow.
+func (s *Server) UpdateNode(ctx context.Context, req *swarmv1.UpdateNodeRequest) (*swarmv1.NodeInfo, error) {
+	found, err := s.node(s.store.View(), req.GetId())
+	if err != nil {
+		return nil, err
+	}
+	wanted, err := spec.Node(req.GetSpec())
+	if err != nil {
+		return nil, err
+	}
+	_, err = s.write(ctx, req.GetVersion(), func(v *raftstore.View) ([]*swarmv1.Change, error) {
+		n, ok := v.Nodes.Get(found.GetId())
+		if !ok {
+			return nil, errdefs.ErrNotFound.WithMessage(fmt.Sprintf("node %s was removed meanwhile", found.GetId()))
+		}
+		if err := checkVersion("node", n.GetId(), req.GetVersion(), n.GetMeta().GetVersion()); err != nil {
+			return nil, err
+		}
+		if err := s.checkDemotion(v, n, wanted); err != nil {
+			return nil, err
+		}
+		row := n.CloneVT()
+		row.Spec = wanted
+		if row.EqualVT(n) {
+			return nil, nil
+		}
+		return []*swarmv1.Change{raftstore.Update(row)}, nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("update node %s: %w", found.GetId(), err)
+	}
+	return s.GetNode(ctx, &swarmv1.GetRequest{Id: found.GetId()})
+}
+
+// checkDemotion keeps the managers able to decide: one must stay, and of those that stay most must be up.
+func (s *Server) checkDemotion(v *raftstore.View, n *swarmv1.Node, wanted *swarmv1.NodeSpec) error {
+	if n.GetSpec().GetRole() != swarmv1.NodeSpec_MANAGER || wanted.GetRole() == swarmv1.NodeSpec_MANAGER {
+		return nil
+	}
+	stay, up := 0, 0
+	for m := range v.Nodes.All() {
+		if m.GetSpec().GetRole() != swarmv1.NodeSpec_MANAGER || m.GetId() == n.GetId() {
+			continue
+		}
+		stay++
+		if s.reachable(v, m.GetId()) {
+			up++
+		}
+	}
+	switch {
+	case stay == 0:
+		return errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf("node %s is the last manager: promote another node first with `swarm node promote`", nodeName(v, n.GetId())))
+	case up < stay/2+1:
+		return errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf(
+			"without node %s only %d of %d managers would answer, and the cluster could decide nothing: bring the others back, or demote one that is down", nodeName(v, n.GetId()), up, stay))
+	}
+	return nil
+}
+
+// RemoveNode takes a node out of the cluster. Its tasks are replaced elsewhere; a host that is still there is told, and
+// stops them.
+func (s *Server) RemoveNode(ctx context.Context, req *swarmv1.RemoveNodeRequest) (*swarmv1.RemoveResponse, error) {
+	found, err := s.node(s.store.View(), req.GetId())
+	if err != nil {
+		return nil, err
+	}
+	if err := s.catchUp(ctx); err != nil {
+		return nil, err
+	}
+	_, err = s.write(ctx, 0, func(v *raftstore.View) ([]*swarmv1.Change, error) {
+		n, ok := v.Nodes.Get(found.GetId())
+		if !ok {
+			return nil, nil
+		}
+		return removal(v, n, req.GetForce())
+	})
+	if err != nil {
+		return nil, fmt.Errorf("remove node %s: %w", nodeOr(found), err)
+	}
+	s.log.Info("node removed", "node", found.GetId(), "actor", actor(ctx))
+	return &swarmv1.RemoveResponse{}, nil
+}
+
+func nodeOr(n *swarmv1.Node) string {
+	if n.GetHostname() != "" {
+		return n.GetHostname()
+	}
+	return n.GetId()
+}
+
+// removal is the rows that go with a node.
+func removal(v *raftstore.View, n *swarmv1.Node, force bool) ([]*swarmv1.Change, error) {
+	if n.GetSpec().GetRole() == swarmv1.NodeSpec_MANAGER {
+		return nil, errdefs.ErrFailedPrecondition.WithMessage("it is a manager: demote it first with `swarm node demote " + n.GetId() + "`")
+	}
+	st, ok := v.NodeStates.Get(n.GetId())
+	if st.GetState() == swarmv1.NodeState_READY && !force {
+		return nil, errdefs.ErrFailedPrecondition.WithMessage("it is up: run `swarm leave` on it first, or remove it with --force")
+	}
+	changes := []*swarmv1.Change{raftstore.Delete(n)}
+	if ok {
+		// Without precondition: a heartbeat's conclusion in the same moment must not keep the row.
+		changes = append(changes, raftstore.DeleteKey(raftstore.TableNodeState, n.GetId()))
+	}
+	for c := range v.ImageCopies.All() {
+		if c.GetNodeId() == n.GetId() {
+			changes = append(changes, raftstore.DeleteKey(raftstore.TableImageCopy, raftstore.Key(c)))
+		}
+	}
+	return changes, nil
+}

@@ -1,0 +1,224 @@
+// Package dispatch owns the sessions of workers: it sends each node its assignments from this manager's replica, takes
+// the nodes' reports back into the store, and gathers the evidence from which the leader concludes whether a node is up.
+// It decides nothing about tasks, and nothing it does waits on a timer that an event could replace.
+//
+// The daemon registers Server for the gRPC services Dispatcher and Liveness. Goroutines: Run has one that follows the
+// store and marks sessions, one that commits reports, and one that reports the sessions to the leader; LeadLiveness, run
+// while this manager leads, has two; each session has the handler's own, which sends, and one that receives, which Run
+// waits for.
+package dispatch
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+
+	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/raftstore"
+)
+
+// Defaults of the cluster's dispatcher settings.
+const (
+	DefaultHeartbeat      = time.Second
+	DefaultSessionTimeout = 10 * time.Second
+	// missedBeats makes a session doubtful, and a manager that the leader has not answered for as long a lost one.
+	missedBeats = 3
+)
+
+// GossipStatus is what the membership gossip says of a node.
+type GossipStatus int
+
+// What gossip can say. Nothing follows from it alone.
+const (
+	GossipUnknown GossipStatus = iota // never heard of
+	GossipAlive
+	GossipFailed // does not answer its peers
+	GossipLeft   // said goodbye
+)
+
+// Gossip is the membership as this node's gossip sees it.
+type Gossip interface {
+	Status(nodeID string) GossipStatus
+	// Changed is closed by the next change of any status.
+	Changed() <-chan struct{}
+}
+
+// Config is who this manager is.
+type Config struct{ NodeID string }
+
+// Deps are what a Server needs.
+type Deps struct {
+	Log    *slog.Logger
+	Store  *raftstore.Store
+	Gossip Gossip
+	// Conn reaches another manager's gRPC services.
+	Conn func(nodeID string) (grpc.ClientConnInterface, error)
+}
+
+// Server serves swarmv1.Dispatcher and swarmv1.Liveness.
+type Server struct {
+	swarmv1.UnimplementedDispatcherServer
+	swarmv1.UnimplementedLivenessServer
+	cfg  Config
+	deps Deps
+	log  *slog.Logger
+
+	reports *committer
+	tracker *tracker
+	herald  chan struct{} // capacity 1: a session began or ended, tell the leader now
+	keep    atomic.Pointer[keepers]
+	receive sync.WaitGroup // one for each session's receiving goroutine
+
+	mu       sync.Mutex // guards the rest
+	stopped  bool
+	sessions map[string]*session // by node id
+	ended    map[string]ending   // sessions over within the session timeout, and not begun anew here
+}
+
+// ending is what is left of a session that is over.
+type ending struct {
+	epoch  uint64
+	at     time.Time
+	addr   string
+	broken bool
+}
+
+// New makes a Server; it serves once Run runs.
+func New(cfg Config, deps Deps) *Server {
+	s := &Server{
+		cfg: cfg, deps: deps, log: deps.Log,
+		tracker:  newTracker(),
+		herald:   make(chan struct{}, 1),
+		sessions: make(map[string]*session),
+		ended:    make(map[string]ending),
+	}
+	s.reports = newCommitter(deps.Log, deps.Store)
+	return s
+}
+
+// Register adds the services to a gRPC server.
+func (s *Server) Register(r grpc.ServiceRegistrar) {
+	swarmv1.RegisterDispatcherServer(r, s)
+	swarmv1.RegisterLivenessServer(r, s)
+}
+
+// Run serves until ctx ends. Sessions are over when it returns.
+func (s *Server) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return s.follow(ctx) })
+	g.Go(func() error { return s.reports.run(ctx) })
+	g.Go(func() error { return s.tellLeader(ctx) })
+	err := g.Wait()
+	s.mu.Lock()
+	s.stopped = true
+	s.mu.Unlock()
+	s.closeAll(errdefs.ErrUnavailable.WithMessage("this manager is stopping: another one takes over"))
+	s.receive.Wait()
+	return err
+}
+
+// Pace is the cluster's heartbeat period and session timeout.
+func Pace(c *swarmv1.Cluster) (beat, timeout time.Duration) {
+	beat, timeout = DefaultHeartbeat, DefaultSessionTimeout
+	d := c.GetSpec().GetDispatcher()
+	if d.GetHeartbeatPeriod().AsDuration() > 0 {
+		beat = d.GetHeartbeatPeriod().AsDuration()
+	}
+	if d.GetSessionTimeout().AsDuration() > 0 {
+		timeout = d.GetSessionTimeout().AsDuration()
+	}
+	return beat, max(timeout, missedBeats*beat)
+}
+
+// follow marks in each session what a change in the store may mean for it. A mark names what to look at again, never what
+// to send: the session reads its newest view.
+func (s *Server) follow(ctx context.Context) error {
+	for {
+		view, w := s.deps.Store.Watch(
+			raftstore.TableNode, raftstore.TableNodeState, raftstore.TableTask, raftstore.TableNetwork, raftstore.TableEndpoint,
+			raftstore.TableSecret, raftstore.TableConfig, raftstore.TableImage, raftstore.TableImageCopy, raftstore.TableCluster)
+		s.keep.Store(keepersOf(view))
+		for _, sess := range s.all() {
+			sess.markAll(view)
+		}
+		err := s.followFrom(ctx, w)
+		w.Close()
+		if ctx.Err() != nil {
+			return nil
+		}
+		s.log.Warn("assignments are sent whole again", "err", err)
+	}
+}
+
+func (s *Server) followFrom(ctx context.Context, w *raftstore.Watcher) error {
+	for {
+		batch, err := w.Next(ctx)
+		if err != nil {
+			return err
+		}
+		m := marksOf(batch)
+		if m.images {
+			s.keep.Store(keepersOf(batch.View))
+		}
+		s.mark(batch.View, m)
+	}
+}
+
+// mark tells the sessions that the marks concern.
+func (s *Server) mark(view *raftstore.View, m *marks) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for node, refs := range m.nodes {
+		if sess := s.sessions[node]; sess != nil {
+			sess.mark(view, refs...)
+		}
+	}
+	for node, epoch := range m.epochs {
+		if sess := s.sessions[node]; sess != nil && epoch > sess.epoch {
+			sess.close(errdefs.ErrAborted.WithMessage("a newer session of this node has begun on another manager"))
+		}
+	}
+	if !m.everyone() {
+		return
+	}
+	for _, sess := range s.sessions {
+		sess.mark(view, m.shared...)
+	}
+}
+
+func (s *Server) all() []*session {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := make([]*session, 0, len(s.sessions))
+	for _, sess := range s.sessions {
+		out = append(out, sess)
+	}
+	return out
+}
+
+func (s *Server) closeAll(err error) {
+	for _, sess := range s.all() {
+		sess.close(err)
+	}
+}
+
+// Holders are the ready nodes that hold all blobs of an image.
+func (s *Server) Holders(ctx context.Context, req *swarmv1.HoldersRequest) (*swarmv1.HoldersResponse, error) {
+	view := s.deps.Store.View()
+	self := callerID(ctx)
+	out := &swarmv1.HoldersResponse{}
+	for c := range view.ImageCopies.Prefix(req.GetDigest() + "/") {
+		node, ok := view.Nodes.Get(c.GetNodeId())
+		state, _ := view.NodeStates.Get(c.GetNodeId())
+		if ok && node.GetId() != self && state.GetState() == swarmv1.NodeState_READY {
+			out.Holders = append(out.Holders, &swarmv1.Peer{NodeId: node.GetId(), Addr: node.GetAddr(), Port: node.GetPort()})
+		}
+	}
+	return out, nil
+}

@@ -1,0 +1,78 @@
+package dispatch
+
+import (
+	"fmt"
+	"time"
+
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+// Evidence is what the leader knows of a node at one moment.
+type Evidence struct {
+	State swarmv1.NodeState_State
+	// Heard is how long ago the node's newest session was last heard, by the manager that serves it; for a session that is
+	// over, how long ago it ended. Never more than Leading, for what happened before nobody here knows.
+	Heard time.Duration
+	// Open: the newest session is not known to be over.
+	Open bool
+	// Broken: it ended without a goodbye, the connection broke.
+	Broken bool
+	Gossip GossipStatus
+	// Leading is how long this manager has led.
+	Leading time.Duration
+}
+
+// Limits are the cluster's.
+type Limits struct {
+	Beat    time.Duration
+	Timeout time.Duration
+}
+
+// Verdict is what follows from the evidence.
+type Verdict struct {
+	State swarmv1.NodeState_State
+	Why   string
+	// Next is when, from now, the same evidence would say something else; 0: never.
+	Next time.Duration
+}
+
+// Judge decides whether a node is up. It is the whole of the rule: gossip alone downs nobody, silence alone takes the
+// session timeout, both together three heartbeats, and a broken connection that gossip confirms counts at once. A leader
+// that has led for less than three heartbeats declares nobody down.
+func Judge(e Evidence, l Limits) Verdict {
+	grace := missedBeats * l.Beat
+	away := e.Gossip == GossipFailed || e.Gossip == GossipLeft
+	limit, why := l.Timeout, fmt.Sprintf("no session for %s", l.Timeout)
+	switch {
+	case e.Open && away:
+		limit, why = grace, fmt.Sprintf("%d heartbeats missed, and gossip says %s", missedBeats, e.Gossip)
+	case e.Open:
+		why = fmt.Sprintf("no heartbeat for %s", l.Timeout)
+	case away && e.Broken:
+		limit, why = 0, fmt.Sprintf("its connection broke, and gossip says %s", e.Gossip)
+	case away:
+		limit, why = grace, fmt.Sprintf("no session for %s, and gossip says %s", grace, e.Gossip)
+	}
+	wait := max(limit-e.Heard, grace-e.Leading)
+	switch {
+	case wait <= 0:
+		return Verdict{State: swarmv1.NodeState_DOWN, Why: why}
+	case e.Open && e.Heard < grace:
+		return Verdict{State: swarmv1.NodeState_READY, Next: wait}
+	}
+	return Verdict{State: e.State, Next: wait}
+}
+
+// String is the word in messages.
+func (s GossipStatus) String() string {
+	switch s {
+	case GossipAlive:
+		return "alive"
+	case GossipFailed:
+		return "failed"
+	case GossipLeft:
+		return "left"
+	default:
+		return "nothing"
+	}
+}

@@ -1,0 +1,84 @@
+package dispatch
+
+import (
+	"testing"
+	"time"
+
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+func TestJudge(t *testing.T) {
+	const (
+		ready = swarmv1.NodeState_READY
+		down  = swarmv1.NodeState_DOWN
+		never = swarmv1.NodeState_UNKNOWN
+	)
+	limits := Limits{Beat: time.Second, Timeout: 10 * time.Second}
+	long := time.Hour
+	tests := []struct {
+		name string
+		in   Evidence
+		want swarmv1.NodeState_State
+		next time.Duration
+	}{
+		{"heard just now", Evidence{State: ready, Open: true, Gossip: GossipAlive, Leading: long}, ready, 10 * time.Second},
+		{"gossip alone downs nobody", Evidence{State: ready, Open: true, Heard: time.Second, Gossip: GossipFailed, Leading: long}, ready, 2 * time.Second},
+		{"gossip that left downs nobody who is heard", Evidence{State: ready, Open: true, Heard: time.Second, Gossip: GossipLeft, Leading: long}, ready, 2 * time.Second},
+		{"silence and gossip", Evidence{State: ready, Open: true, Heard: 3 * time.Second, Gossip: GossipFailed, Leading: long}, down, 0},
+		{"silence alone waits", Evidence{State: ready, Open: true, Heard: 9 * time.Second, Gossip: GossipAlive, Leading: long}, ready, time.Second},
+		{"silence alone ends", Evidence{State: ready, Open: true, Heard: 10 * time.Second, Gossip: GossipAlive, Leading: long}, down, 0},
+		{"goodbye waits for the next session", Evidence{State: ready, Heard: 2 * time.Second, Gossip: GossipAlive, Leading: long}, ready, 8 * time.Second},
+		{"goodbye and gossip left", Evidence{State: ready, Heard: 3 * time.Second, Gossip: GossipLeft, Leading: long}, down, 0},
+		{"no session for too long", Evidence{State: ready, Heard: 10 * time.Second, Gossip: GossipAlive, Leading: long}, down, 0},
+		{"broken and gossip: at once", Evidence{State: ready, Broken: true, Gossip: GossipFailed, Leading: long}, down, 0},
+		{"broken alone waits", Evidence{State: ready, Broken: true, Gossip: GossipAlive, Leading: long}, ready, 10 * time.Second},
+		{"a new leader waits", Evidence{State: ready, Broken: true, Gossip: GossipFailed, Leading: time.Second}, ready, 2 * time.Second},
+		{"a new leader waits for the silent", Evidence{State: ready, Open: true, Heard: time.Second, Gossip: GossipFailed, Leading: time.Second}, ready, 2 * time.Second},
+		{"joined and never heard", Evidence{State: never, Heard: time.Second, Leading: long}, never, 9 * time.Second},
+		{"joined and never came", Evidence{State: never, Heard: 10 * time.Second, Leading: long}, down, 0},
+		{"down and heard again", Evidence{State: down, Open: true, Heard: time.Second, Gossip: GossipAlive, Leading: long}, ready, 9 * time.Second},
+		{"down and silent", Evidence{State: down, Heard: long, Gossip: GossipFailed, Leading: long}, down, 0},
+		{"gossip not known", Evidence{State: ready, Open: true, Heard: 5 * time.Second, Leading: long}, ready, 5 * time.Second},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			got := Judge(tt.in, limits)
+			if got.State != tt.want || got.Next != tt.next {
+				t.Errorf("Judge(%+v) = %s next %s, want %s next %s", tt.in, got.State, got.Next, tt.want, tt.next)
+			}
+			if got.State == down && got.Why == "" {
+				t.Error("a node is down and nobody says why")
+			}
+		})
+	}
+}
+
+// TestJudge_TimeOnlyMovesOneWay: the same evidence, grown older, never brings a node back, and Next is when it changes.
+func TestJudge_TimeOnlyMovesOneWay(t *testing.T) {
+	limits := Limits{Beat: time.Second, Timeout: 10 * time.Second}
+	for _, gossip := range []GossipStatus{GossipUnknown, GossipAlive, GossipFailed, GossipLeft} {
+		for bits := range 4 {
+			base := Evidence{State: swarmv1.NodeState_READY, Open: bits&1 != 0, Broken: bits&2 != 0, Gossip: gossip}
+			if base.Open && base.Broken {
+				continue
+			}
+			at := func(d time.Duration) Verdict {
+				e := base
+				e.Heard, e.Leading = d, d
+				return Judge(e, limits)
+			}
+			first := at(0)
+			if first.State != swarmv1.NodeState_READY || first.Next <= 0 {
+				t.Fatalf("%+v at once: %+v", base, first)
+			}
+			if v := at(first.Next - time.Millisecond); v.State != swarmv1.NodeState_READY {
+				t.Errorf("%+v is %s before its time", base, v.State)
+			}
+			for d := first.Next; d < 30*time.Second; d += 500 * time.Millisecond {
+				if v := at(d); v.State != swarmv1.NodeState_DOWN {
+					t.Errorf("%+v after %s is %s", base, d, v.State)
+				}
+			}
+		}
+	}
+}

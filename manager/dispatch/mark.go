@@ -1,0 +1,101 @@
+package dispatch
+
+import (
+	"google.golang.org/protobuf/proto"
+
+	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/raftstore"
+)
+
+// ref names something a session may have to send. Kinds of the wire's AssignmentRef, and two of our own.
+type ref struct {
+	kind swarmv1.AssignmentRef_Kind
+	id   string
+}
+
+const (
+	// kindNode: the node's own row, the managers, the roots.
+	kindNode swarmv1.AssignmentRef_Kind = -1
+	// kindImages: which images the node is to keep.
+	kindImages swarmv1.AssignmentRef_Kind = -2
+)
+
+// marks is what one batch of changes means for the sessions.
+type marks struct {
+	nodes  map[string][]ref  // for one node
+	epochs map[string]uint64 // session epochs of nodes
+	shared []ref             // for whoever holds it
+	images bool
+}
+
+func (m *marks) everyone() bool { return len(m.shared) > 0 }
+
+func (m *marks) node(id string, r ref) {
+	if id != "" {
+		m.nodes[id] = append(m.nodes[id], r)
+	}
+}
+
+func marksOf(batch raftstore.Batch) *marks {
+	m := &marks{nodes: make(map[string][]ref), epochs: make(map[string]uint64)}
+	for _, c := range batch.Changes {
+		m.add(c)
+	}
+	if m.images {
+		m.shared = append(m.shared, ref{kind: kindImages})
+	}
+	return m
+}
+
+func (m *marks) add(c raftstore.RowChange) {
+	switch c.Table {
+	case raftstore.TableTask:
+		before, _ := c.Old.(*swarmv1.Task)
+		after, _ := c.New.(*swarmv1.Task)
+		m.node(before.GetNodeId(), ref{swarmv1.AssignmentRef_TASK, c.Key})
+		if after.GetNodeId() != before.GetNodeId() {
+			m.node(after.GetNodeId(), ref{swarmv1.AssignmentRef_TASK, c.Key})
+		}
+	case raftstore.TableNode:
+		before, _ := c.Old.(*swarmv1.Node)
+		after, _ := c.New.(*swarmv1.Node)
+		m.node(c.Key, ref{kind: kindNode})
+		if managerChanged(before, after) {
+			m.shared = append(m.shared, ref{kind: kindNode})
+		}
+		m.images = true
+	case raftstore.TableNodeState:
+		before, _ := c.Old.(*swarmv1.NodeState)
+		after, _ := c.New.(*swarmv1.NodeState)
+		m.epochs[c.Key] = after.GetSessionEpoch()
+		m.images = m.images || before.GetState() != after.GetState()
+	case raftstore.TableImage, raftstore.TableImageCopy:
+		m.images = true
+	case raftstore.TableCluster:
+		m.shared = append(m.shared, ref{kind: kindNode}, ref{kind: swarmv1.AssignmentRef_KEY})
+	case raftstore.TableNetwork:
+		m.shared = append(m.shared, ref{swarmv1.AssignmentRef_NETWORK, c.Key})
+	case raftstore.TableEndpoint:
+		m.shared = append(m.shared, ref{swarmv1.AssignmentRef_ENDPOINT, c.Key})
+	case raftstore.TableSecret:
+		m.shared = append(m.shared, ref{swarmv1.AssignmentRef_SECRET, c.Key})
+	case raftstore.TableConfig:
+		m.shared = append(m.shared, ref{swarmv1.AssignmentRef_CONFIG, c.Key})
+	}
+}
+
+// managerChanged reports whether the list of managers that every node has is no longer right.
+func managerChanged(before, after *swarmv1.Node) bool {
+	was := before.GetSpec().GetRole() == swarmv1.NodeSpec_MANAGER
+	is := after.GetSpec().GetRole() == swarmv1.NodeSpec_MANAGER
+	return was != is || is && (before.GetAddr() != after.GetAddr() || before.GetPort() != after.GetPort())
+}
+
+// present tells a row from the typed nil that stands for none.
+func present[T any, P interface {
+	*T
+	proto.Message
+}](row P, ok bool,
+) (P, bool) {
+	return row, ok && row != nil
+}

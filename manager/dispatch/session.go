@@ -1,0 +1,246 @@
+package dispatch
+
+import (
+	"context"
+	"errors"
+	"io"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"swarm/manager/ca"
+	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/raftstore"
+)
+
+// session is one worker's stream. The handler's goroutine sends, another receives.
+type session struct {
+	node   string
+	epoch  uint64
+	addr   string // the worker's host, as seen from here
+	stream swarmv1.Dispatcher_SessionServer
+	server *Server
+	wake   chan struct{} // capacity 1: there is something to send
+	over   chan struct{} // closed by close
+
+	mu      sync.Mutex // guards the rest
+	err     error      // why it is over
+	isOver  bool
+	whole   bool // send a complete set
+	dirty   []ref
+	view    *raftstore.View // newest seen; nil until the first mark
+	acks    []uint64
+	beat    time.Time
+	beatSeq uint64 // to be answered; 0: none
+}
+
+func newSession(s *Server, node string, epoch uint64, addr string, stream swarmv1.Dispatcher_SessionServer) *session {
+	return &session{
+		node: node, epoch: epoch, addr: addr, stream: stream, server: s, beat: time.Now(), whole: true,
+		wake: make(chan struct{}, 1), over: make(chan struct{}),
+	}
+}
+
+// close ends the session with what the worker is told. The first reason stays.
+func (x *session) close(err error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if !x.isOver {
+		x.isOver, x.err = true, err
+		close(x.over)
+	}
+}
+
+func (x *session) reason() error {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.err
+}
+
+func (x *session) nudge() {
+	select {
+	case x.wake <- struct{}{}:
+	default:
+	}
+}
+
+// mark asks the sender to look again at what the refs name, in this view or a newer one.
+func (x *session) mark(view *raftstore.View, refs ...ref) {
+	x.mu.Lock()
+	x.dirty = append(x.dirty, refs...)
+	x.newer(view)
+	x.mu.Unlock()
+	x.nudge()
+}
+
+// markAll asks for a complete set.
+func (x *session) markAll(view *raftstore.View) {
+	x.mu.Lock()
+	x.whole = true
+	x.newer(view)
+	x.mu.Unlock()
+	x.nudge()
+}
+
+func (x *session) newer(view *raftstore.View) {
+	if x.view == nil || view.Index() > x.view.Index() {
+		x.view = view
+	}
+}
+
+// ack tells the worker that a report is committed.
+func (x *session) ack(sequence uint64) {
+	x.mu.Lock()
+	x.acks = append(x.acks, sequence)
+	x.mu.Unlock()
+	x.nudge()
+}
+
+// lastBeat is when the worker was last heard.
+func (x *session) lastBeat() time.Time {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.beat
+}
+
+// work is what the sender finds to do.
+type work struct {
+	whole bool
+	dirty []ref
+	view  *raftstore.View
+	acks  []uint64
+	beat  uint64
+}
+
+func (x *session) take() work {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	w := work{whole: x.whole, dirty: x.dirty, view: x.view, acks: x.acks, beat: x.beatSeq}
+	x.whole, x.dirty, x.acks, x.beatSeq = false, nil, nil, 0
+	return w
+}
+
+// receive takes the worker's messages until the stream ends.
+func (x *session) receive() {
+	for {
+		msg, err := x.stream.Recv()
+		if errors.Is(err, io.EOF) {
+			x.close(nil) // a goodbye
+			return
+		}
+		if err != nil {
+			x.close(errBroken)
+			return
+		}
+		x.heard()
+		switch m := msg.GetMessage().(type) {
+		case *swarmv1.FromWorker_Heartbeat:
+			x.mu.Lock()
+			x.beatSeq = m.Heartbeat.GetSequence()
+			x.mu.Unlock()
+			x.nudge()
+		case *swarmv1.FromWorker_Status:
+			x.server.reports.add(entry{session: x, status: m.Status})
+		case *swarmv1.FromWorker_Description:
+			x.server.reports.add(entry{session: x, description: m.Description})
+		case *swarmv1.FromWorker_Images:
+			x.server.reports.add(entry{session: x, images: m.Images})
+		}
+	}
+}
+
+// heard: whatever comes from a worker shows that it lives.
+func (x *session) heard() {
+	x.mu.Lock()
+	x.beat = time.Now()
+	x.mu.Unlock()
+}
+
+// errBroken is the end of a session whose connection broke: the worker will not read it.
+var errBroken = errdefs.ErrUnavailable.WithMessage("the connection to the worker broke")
+
+// send tells the worker all that concerns it until the session is over. What changes while a message is on its way makes
+// the next one, so that batches grow with the load.
+func (x *session) send(ctx context.Context, timeout time.Duration) error {
+	out, sequence := newOutbox(x.node), uint64(0)
+	silence := time.NewTimer(timeout)
+	defer silence.Stop()
+	for {
+		w := x.take()
+		if err := x.talk(out, &sequence, w); err != nil {
+			return errBroken
+		}
+		select {
+		case <-x.wake:
+		case <-x.over:
+			return x.farewell()
+		case <-ctx.Done():
+			return errBroken
+		case <-silence.C:
+			left := timeout - time.Since(x.lastBeat())
+			if left <= 0 {
+				return errdefs.ErrUnavailable.WithMessage("no heartbeat for " + timeout.String() + ": the session is over")
+			}
+			silence.Reset(left)
+		}
+	}
+}
+
+// talk sends what one look found.
+func (x *session) talk(out *outbox, sequence *uint64, w work) error {
+	if w.beat != 0 {
+		if err := x.stream.Send(&swarmv1.ToWorker{Message: &swarmv1.ToWorker_HeartbeatAck{HeartbeatAck: &swarmv1.HeartbeatAck{Sequence: w.beat}}}); err != nil {
+			return err
+		}
+	}
+	for _, seq := range w.acks {
+		if err := x.stream.Send(&swarmv1.ToWorker{Message: &swarmv1.ToWorker_StatusAck{StatusAck: &swarmv1.StatusAck{Sequence: seq}}}); err != nil {
+			return err
+		}
+	}
+	if w.whole || slices.Contains(w.dirty, ref{kind: kindNode}) {
+		if err := x.stream.Send(nodeUpdate(w.view, x.node)); err != nil {
+			return err
+		}
+	}
+	var changes []*swarmv1.AssignmentChange
+	if w.whole {
+		changes = out.complete(w.view, x.server.keep.Load().of(x.node))
+	} else if len(w.dirty) > 0 {
+		changes = out.update(w.view, w.dirty, x.server.keep.Load().of(x.node))
+	}
+	if len(changes) == 0 && !w.whole {
+		return nil
+	}
+	*sequence++
+	return x.stream.Send(&swarmv1.ToWorker{Message: &swarmv1.ToWorker_Assignments{Assignments: &swarmv1.Assignments{
+		Sequence: *sequence, Complete: w.whole, Index: w.view.Index(), Changes: changes,
+	}}})
+}
+
+// farewell is how a session ends that either side has closed. A node that was removed is told so.
+func (x *session) farewell() error {
+	err := x.reason()
+	if errors.Is(err, errRemoved) {
+		_ = x.stream.Send(&swarmv1.ToWorker{Message: &swarmv1.ToWorker_Node{Node: &swarmv1.NodeUpdate{Removed: true}}})
+	}
+	return err
+}
+
+// nodeUpdate is what a node must know that is not its tasks.
+func nodeUpdate(view *raftstore.View, node string) *swarmv1.ToWorker {
+	row, _ := view.Nodes.Get(node)
+	return &swarmv1.ToWorker{Message: &swarmv1.ToWorker_Node{Node: &swarmv1.NodeUpdate{
+		Node: row, Managers: ca.Managers(view), Bundle: view.Cluster().GetRootCa().GetBundle(),
+	}}}
+}
+
+func welcome(manager string, epoch uint64, c *swarmv1.Cluster) *swarmv1.ToWorker {
+	beat, _ := Pace(c)
+	return &swarmv1.ToWorker{Message: &swarmv1.ToWorker_Welcome{Welcome: &swarmv1.Welcome{
+		ManagerId: manager, SessionEpoch: epoch, HeartbeatPeriod: durationpb.New(beat), Epoch: c.GetEpoch(),
+	}}}
+}
