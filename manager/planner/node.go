@@ -19,7 +19,7 @@ type node struct {
 	member int
 	// open says whether the node takes new tasks at all.
 	open refusal
-	ord   int    // place in Picture.order: ties go to the lower
+	ord  int // place in Picture.order: ties go to the lower
 
 	capacity amounts
 	used     amounts

@@ -1,0 +1,230 @@
+package spec
+
+import (
+	"math"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/testing/protocmp"
+	"google.golang.org/protobuf/types/known/durationpb"
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+func valid() *swarmv1.ServiceSpec {
+	return &swarmv1.ServiceSpec{
+		Name:         "web",
+		TaskTemplate: &swarmv1.TaskSpec{ContainerSpec: &swarmv1.ContainerSpec{Image: "redis:7"}},
+		EndpointSpec: &swarmv1.EndpointSpec{},
+	}
+}
+
+func TestService_Defaults(t *testing.T) {
+	s, err := Service(valid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := s.TaskTemplate.ContainerSpec.Image; got != "docker.io/library/redis:7" {
+		t.Errorf("image: got %q", got)
+	}
+	if got := s.Mode.GetReplicated().GetReplicas(); got != 1 {
+		t.Errorf("replicas: got %d, want 1", got)
+	}
+	if got := s.TaskTemplate.RestartPolicy.Delay.AsDuration(); got != 5*time.Second {
+		t.Errorf("restart delay: got %s, want 5s", got)
+	}
+	if got := s.UpdateConfig.Parallelism; got != 1 {
+		t.Errorf("parallelism: got %d, want 1", got)
+	}
+	again, err := Service(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(s, again, protocmp.Transform()); diff != "" {
+		t.Errorf("a complete spec changes when it is completed again:\n%s", diff)
+	}
+}
+
+func TestService_LeavesItsArgumentAlone(t *testing.T) {
+	in := valid()
+	if _, err := Service(in); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(valid(), in, protocmp.Transform()); diff != "" {
+		t.Errorf("the argument was changed:\n%s", diff)
+	}
+}
+
+func container(edit func(*swarmv1.ContainerSpec)) func(*swarmv1.ServiceSpec) {
+	return func(s *swarmv1.ServiceSpec) { edit(s.TaskTemplate.ContainerSpec) }
+}
+
+func reservations(lim, res *swarmv1.Resources) func(*swarmv1.ServiceSpec) {
+	return func(s *swarmv1.ServiceSpec) {
+		s.TaskTemplate.Resources = &swarmv1.ResourceRequirements{Limits: lim, Reservations: res}
+	}
+}
+
+func ports(list ...*swarmv1.PortConfig) func(*swarmv1.ServiceSpec) {
+	return func(s *swarmv1.ServiceSpec) { s.EndpointSpec.Ports = list }
+}
+
+func mounts(list ...*swarmv1.Mount) func(*swarmv1.ServiceSpec) {
+	return container(func(c *swarmv1.ContainerSpec) { c.Mounts = list })
+}
+
+var refusals = []struct {
+	name string
+	edit func(*swarmv1.ServiceSpec)
+	want string
+}{
+	{"no name", func(s *swarmv1.ServiceSpec) { s.Name = "" }, "service name is empty"},
+	{"bad name", func(s *swarmv1.ServiceSpec) { s.Name = "a.b" }, "is not valid"},
+	{"long name", func(s *swarmv1.ServiceSpec) { s.Name = strings.Repeat("a", 64) }, "too long"},
+	{"no image", container(func(c *swarmv1.ContainerSpec) { c.Image = "" }), "image is empty"},
+	{"bad image", container(func(c *swarmv1.ContainerSpec) { c.Image = "Redis" }), "is not a reference"},
+	{"replicas", func(s *swarmv1.ServiceSpec) {
+		s.Mode = &swarmv1.ServiceMode{Mode: &swarmv1.ServiceMode_Replicated{Replicated: &swarmv1.ReplicatedService{Replicas: math.MaxUint64}}}
+	}, "replicas 18446744073709551615 is out of range"},
+	{"priority", func(s *swarmv1.ServiceSpec) { s.Priority = 1001 }, "priority 1001 is out of range: use -1000 to 1000"},
+	{"ratio", func(s *swarmv1.ServiceSpec) { s.UpdateConfig = &swarmv1.UpdateConfig{MaxFailureRatio: 1.5} }, "update max-failure-ratio 1.5 is out of range"},
+	{"NaN ratio", func(s *swarmv1.ServiceSpec) {
+		s.UpdateConfig = &swarmv1.UpdateConfig{MaxFailureRatio: float32(math.NaN())}
+	}, "is out of range"},
+	{"endless rollback", func(s *swarmv1.ServiceSpec) {
+		s.RollbackConfig = &swarmv1.UpdateConfig{FailureAction: swarmv1.UpdateConfig_ROLLBACK}
+	}, "would never end"},
+	{"negative delay", func(s *swarmv1.ServiceSpec) {
+		s.TaskTemplate.RestartPolicy = &swarmv1.RestartPolicy{Delay: durationpb.New(-time.Second)}
+	}, "restart delay -1s is negative"},
+	{"constraint", func(s *swarmv1.ServiceSpec) {
+		s.TaskTemplate.Placement = &swarmv1.Placement{Constraints: []string{"zone==x"}}
+	}, "which nodes do not have"},
+	{"preference", func(s *swarmv1.ServiceSpec) {
+		s.TaskTemplate.Placement = &swarmv1.Placement{Preferences: []*swarmv1.PlacementPreference{{}}}
+	}, "cannot be spread over"},
+	{"port taken twice", ports(&swarmv1.PortConfig{TargetPort: 80, PublishedPort: 8080}, &swarmv1.PortConfig{TargetPort: 81, PublishedPort: 8080}), "port 8080/tcp is published twice"},
+	{"port in two modes", ports(&swarmv1.PortConfig{TargetPort: 80, PublishedPort: 8080}, &swarmv1.PortConfig{TargetPort: 81, PublishedPort: 8080, PublishMode: swarmv1.PortConfig_HOST}), "through the mesh and on the host"},
+	{"no target port", ports(&swarmv1.PortConfig{PublishedPort: 8080}), "target port 0 is out of range"},
+	{"published port", ports(&swarmv1.PortConfig{TargetPort: 80, PublishedPort: 70000}), "published port 70000 is out of range"},
+	{"host ip", ports(&swarmv1.PortConfig{TargetPort: 80, HostIp: "localhost"}), "is not an IP address"},
+	{"mesh without address", func(s *swarmv1.ServiceSpec) {
+		s.EndpointSpec = &swarmv1.EndpointSpec{Mode: swarmv1.EndpointSpec_DNSRR, Ports: []*swarmv1.PortConfig{{TargetPort: 80}}}
+	}, "needs a virtual address"},
+	{"tiny memory", reservations(&swarmv1.Resources{MemoryBytes: 1}, nil), "at least 4 MiB"},
+	{"tiny cpu", reservations(nil, &swarmv1.Resources{NanoCpus: 1}), "CPU reservation 1e-09 is too small"},
+	{"negative cpu", reservations(&swarmv1.Resources{NanoCpus: -5e9}, nil), "CPU limit -5 is too small"},
+	{"reservation above limit", reservations(&swarmv1.Resources{MemoryBytes: 8 << 20}, &swarmv1.Resources{MemoryBytes: 9 << 20}), "is above the limit"},
+	{"generic", reservations(nil, &swarmv1.Resources{Generic: []*swarmv1.GenericResource{{Kind: "gpu"}}}), "asks for 0"},
+	{"relative mount", mounts(&swarmv1.Mount{Source: "/a", Target: "b"}), "is not absolute"},
+	{"mount over the image", mounts(&swarmv1.Mount{Source: "/a", Target: "/x/.."}), "would hide the image"},
+	{"mount twice", mounts(&swarmv1.Mount{Source: "/a", Target: "/x"}, &swarmv1.Mount{Source: "/b", Target: "/x/"}), "is used twice"},
+	{"bind without source", mounts(&swarmv1.Mount{Target: "/x"}), "has no source"},
+	{"volume with slash", mounts(&swarmv1.Mount{Type: swarmv1.Mount_VOLUME, Source: "a/b", Target: "/x"}), "holds a slash"},
+	{"env", container(func(c *swarmv1.ContainerSpec) { c.Env = []string{"=x"} }), "write KEY=VALUE"},
+	{"signal", container(func(c *swarmv1.ContainerSpec) { c.StopSignal = "SIGNOT" }), "stop signal \"SIGNOT\" is not known"},
+	{"signal number", container(func(c *swarmv1.ContainerSpec) { c.StopSignal = "65" }), "out of range"},
+	{"health", container(func(c *swarmv1.ContainerSpec) { c.Healthcheck = &swarmv1.HealthConfig{Test: []string{"RUN", "x"}} }), "is not known"},
+	{"ulimit", container(func(c *swarmv1.ContainerSpec) { c.Ulimits = []*swarmv1.Ulimit{{Name: "nofile", Soft: 2, Hard: 1}} }), "above its hard limit"},
+	{"capability", container(func(c *swarmv1.ContainerSpec) { c.CapabilityAdd = []string{"net admin"} }), "is not a name"},
+	{"two secrets at one path", container(func(c *swarmv1.ContainerSpec) {
+		c.Secrets = []*swarmv1.SecretReference{{SecretName: "a"}, {SecretName: "b", File: &swarmv1.FileTarget{Name: "a"}}}
+	}), "already taken"},
+	{"network twice", func(s *swarmv1.ServiceSpec) {
+		s.TaskTemplate.Networks = []*swarmv1.NetworkAttachmentConfig{{Target: "a"}, {Target: "a"}}
+	}, "is named twice"},
+	{"host and another", func(s *swarmv1.ServiceSpec) {
+		s.TaskTemplate.Networks = []*swarmv1.NetworkAttachmentConfig{{Target: "host"}, {Target: "a"}}
+	}, "cannot be combined"},
+	{"platform", container(func(c *swarmv1.ContainerSpec) { c.Platform = "amd64" }), "write it like linux/amd64"},
+}
+
+func TestService_Refuses(t *testing.T) {
+	if _, err := Service(nil); err == nil {
+		t.Error("nil spec accepted")
+	}
+	for _, c := range refusals {
+		s := valid()
+		c.edit(s)
+		_, err := Service(s)
+		wantRefusal(t, c.name, err, c.want)
+	}
+}
+
+func TestService_Accepts(t *testing.T) {
+	for name, edit := range map[string]func(*swarmv1.ServiceSpec){
+		"a constraint that matches nothing": func(s *swarmv1.ServiceSpec) {
+			s.TaskTemplate.Placement = &swarmv1.Placement{Constraints: []string{"node.labels.zone==nowhere"}}
+		},
+		"a reservation that no node can hold": reservations(nil, &swarmv1.Resources{NanoCpus: 1e15}),
+		"one port for two protocols":          ports(&swarmv1.PortConfig{TargetPort: 53, PublishedPort: 53}, &swarmv1.PortConfig{TargetPort: 53, PublishedPort: 53, Protocol: swarmv1.PortConfig_UDP}),
+		"signals of all kinds":                container(func(c *swarmv1.ContainerSpec) { c.StopSignal = "RTMIN+3" }),
+		"an unlimited ulimit":                 container(func(c *swarmv1.ContainerSpec) { c.Ulimits = []*swarmv1.Ulimit{{Name: "core", Soft: -1, Hard: -1}} }),
+		"a templated hostname":                container(func(c *swarmv1.ContainerSpec) { c.Hostname = "{{.Node.Hostname}}-{{.Task.Slot}}" }),
+	} {
+		s := valid()
+		edit(s)
+		if _, err := Service(s); err != nil {
+			t.Errorf("%s: refused: %v", name, err)
+		}
+	}
+}
+
+func TestNextRevision_Template(t *testing.T) {
+	one, err := Service(valid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := NextRevision("s", nil, 0, one, "me")
+	scaled := one.CloneVT()
+	scaled.Mode.GetReplicated().Replicas = 7
+	second := NextRevision("s", first, 1, scaled, "me")
+	other := scaled.CloneVT()
+	other.TaskTemplate.ForceUpdate = 1
+	third := NextRevision("s", second, 2, other, "me")
+	got := []uint64{first.Number, first.Template, second.Number, second.Template, third.Number, third.Template}
+	if diff := cmp.Diff([]uint64{1, 1, 2, 1, 3, 3}, got); diff != "" {
+		t.Errorf("numbers and templates (-want +got):\n%s", diff)
+	}
+	if r := NextRevision("s", first, 3, other, "me"); r.Number != 4 {
+		t.Errorf("number after a roll back to the first of three: got %d, want 4", r.Number)
+	}
+}
+
+func TestCluster(t *testing.T) {
+	c, err := Cluster(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Orchestration.TaskHistoryRetentionLimit != 5 || c.Dispatcher.HeartbeatPeriod.AsDuration() != time.Second || c.Network.ClusterPort != 2377 {
+		t.Errorf("defaults: got %v", c)
+	}
+	for want, in := range map[string]*swarmv1.ClusterSpec{
+		"task history limit 101 is out of range":    {Orchestration: &swarmv1.OrchestrationConfig{TaskHistoryRetentionLimit: 101}},
+		"node certificate expiry 1m0s is too short": {CaConfig: &swarmv1.CAConfig{NodeCertExpiry: durationpb.New(time.Minute)}},
+		"is not above the heartbeat period":         {Dispatcher: &swarmv1.DispatcherConfig{SessionTimeout: durationpb.New(time.Second)}},
+		"address pool \"10.0.0.1/8\" has host bits": {Network: &swarmv1.NetworkDefaults{DefaultAddrPool: []string{"10.0.0.1/8"}}},
+		"address pool \"10.0.0.0/30\" is smaller":   {Network: &swarmv1.NetworkDefaults{DefaultAddrPool: []string{"10.0.0.0/30"}}},
+		"gossip port 70000 is out of range":         {Network: &swarmv1.NetworkDefaults{GossipPort: 70000}},
+		"raft election timeout 100ms is below":      {Raft: &swarmv1.RaftConfig{ElectionTimeout: durationpb.New(100 * time.Millisecond)}},
+	} {
+		_, err := Cluster(in)
+		wantRefusal(t, want, err, want)
+	}
+}
+
+func TestSecretConfigNetworkNode(t *testing.T) {
+	_, err := Secret(&swarmv1.SecretSpec{Name: "a"})
+	wantRefusal(t, "empty secret", err, "is empty")
+	_, err = Config(&swarmv1.ConfigSpec{Name: "a", Data: make([]byte, MaxFile+1)})
+	wantRefusal(t, "large config", err, "at most 512000")
+	_, err = Network(&swarmv1.NetworkSpec{Name: "a", DriverConfig: &swarmv1.Driver{Name: "macvlan"}})
+	wantRefusal(t, "driver", err, "is not known")
+	_, err = Network(&swarmv1.NetworkSpec{Name: "a", Ipam: &swarmv1.IPAMOptions{Configs: []*swarmv1.IPAMConfig{{Subnet: "10.1.0.0/24", Gateway: "10.2.0.1"}}}})
+	wantRefusal(t, "gateway", err, "is not inside subnet")
+	_, err = Node(&swarmv1.NodeSpec{Role: 7})
+	wantRefusal(t, "role", err, "use worker or manager")
+	_, err = Node(&swarmv1.NodeSpec{Labels: map[string]string{"": "x"}})
+	wantRefusal(t, "label", err, "has no key")
+}

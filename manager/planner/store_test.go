@@ -1,0 +1,102 @@
+package planner
+
+import (
+	"context"
+	"testing"
+
+	"swarm/internal/spec"
+	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/raftstore"
+	"swarm/raftstore/raftstoretest"
+)
+
+// What the real store accepts and tells is what the model of the other tests pretends.
+func TestPicture_FollowsTheStore(t *testing.T) {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	s := raftstoretest.New(t)
+	view, w := s.Watch(Tables()...)
+	defer w.Close()
+	pic := New(view)
+
+	complete, err := spec.Service(&swarmv1.ServiceSpec{
+		Name:         "web",
+		Mode:         &swarmv1.ServiceMode{Mode: &swarmv1.ServiceMode_Replicated{Replicated: &swarmv1.ReplicatedService{Replicas: 700}}},
+		TaskTemplate: &swarmv1.TaskSpec{ContainerSpec: &swarmv1.ContainerSpec{Image: "web:1"}},
+		EndpointSpec: &swarmv1.EndpointSpec{},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Commit(ctx, "test",
+		raftstore.Create(&swarmv1.Node{Id: "n1", Spec: &swarmv1.NodeSpec{}}),
+		raftstore.Create(&swarmv1.NodeState{NodeId: "n1", State: swarmv1.NodeState_READY}),
+		raftstore.Create(spec.NextRevision("web", nil, 0, complete, "test")),
+		raftstore.Create(&swarmv1.Service{Id: "web", Name: "web", Revision: 1})); err != nil {
+		t.Fatal(err)
+	}
+	follow(t, ctx, s, w, pic)
+	if got := s.View().Tasks.Len(); got != 700 {
+		t.Fatalf("tasks: got %d, want 700", got)
+	}
+	row, _ := s.View().ServiceByName("web")
+	row = row.CloneVT()
+	row.PendingDelete = true
+	for task := range s.View().Tasks.All() {
+		if _, err := s.Commit(ctx, "test", raftstore.Report(&swarmv1.TaskStatus{TaskId: task.Id, State: swarmv1.TaskState_FAILED, SessionEpoch: 1})); err != nil {
+			t.Fatal(err)
+		}
+		break
+	}
+	if _, err := s.Commit(ctx, "test", raftstore.Update(row), raftstore.Put(&swarmv1.Claim{Key: "port/ingress/tcp/80", Owner: "web"})); err != nil {
+		t.Fatal(err)
+	}
+	node, _ := s.View().Nodes.Get("n1")
+	if _, err := s.Commit(ctx, "test", raftstore.Delete(node)); err != nil {
+		t.Fatal(err)
+	}
+	follow(t, ctx, s, w, pic)
+	v := s.View()
+	if n := v.Tasks.Len() + v.Statuses.Len() + v.Services.Len() + v.Revisions.Len() + v.Claims.Len(); n != 0 {
+		t.Fatalf("rows left of a removed service: %d", n)
+	}
+}
+
+// follow plans and commits until there is nothing to do, and then checks the picture against a new one.
+func follow(t *testing.T, ctx context.Context, s *raftstore.Store, w *raftstore.Watcher, pic *Picture) {
+	t.Helper()
+	for {
+		for {
+			next, cancel := context.WithCancel(ctx)
+			cancel()
+			batch, err := w.Next(next)
+			if err != nil {
+				break // nothing more
+			}
+			pic.Apply(batch.Changes)
+		}
+		res := pic.Plan(pic.Due(epoch), epoch)
+		if len(res.Groups) == 0 {
+			break
+		}
+		groups := make([]*swarmv1.Group, len(res.Groups))
+		for i, g := range res.Groups {
+			groups[i] = g.Proto()
+		}
+		index, results, err := s.CommitGroups(ctx, "planner", groups)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, err := range results {
+			if err != nil {
+				t.Fatalf("group %d of service %s: %v", i, res.Groups[i].Service, err)
+			}
+		}
+		if _, err := s.WaitIndex(ctx, index); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, want := pic.figures(), New(s.View()).figures(); got != want {
+		t.Fatalf("the picture kept up to date:\n%s\na new one:\n%s", got, want)
+	}
+}
