@@ -101,6 +101,10 @@ func (o *outbox) finish(d *delta) []*swarmv1.AssignmentChange {
 func (o *outbox) task(d *delta, view *raftstore.View, id string) {
 	before, had := o.tasks[id]
 	t, ok := present(view.Tasks.Get(id))
+	// A global service's task names its node while it waits for room there: its slot is the node.
+	if waits := view.Status(id); waits != nil && waits.GetState() < swarmv1.TaskState_ASSIGNED {
+		ok = false
+	}
 	if !ok || t.GetNodeId() != o.node {
 		if had {
 			delete(o.tasks, id)
