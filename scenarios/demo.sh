@@ -63,7 +63,7 @@ say "The leader's host, $leader, loses its power"
 other=$(swarm dev ls --name $name --format '{{.Name}} {{.Role}}' | awk -v l="$leader" '$1 != l && $2 == "manager" { print $1; exit }')
 export SWARM_HOST=unix://$(at "$other" Socket)
 began=$(date +%s%N)
-show swarm dev kill --name $name --host "$leader"
+show swarm dev kill --name $name "$leader"
 until [ "$(swarm service ps web --filter desired-state=running --format '{{.Node}} {{.CurrentState}}' 2>/dev/null | grep -v "^$leader " | grep -c ' Running')" = 10 ]; do
 	if [ $(($(date +%s%N) - began)) -gt 60000000000 ]; then
 		show swarm service ps web
