@@ -184,6 +184,7 @@ func execProcess(own *specs.Process, start *swarmv1.ExecStart, pid uint32) (*spe
 	p.Cwd = ocispec.WorkingDir(start.GetDir(), own.Cwd)
 	p.Env = ocispec.MergeEnv(append([]string(nil), own.Env...), start.GetEnv())
 	if start.GetTty() {
+		p.ConsoleSize = &specs.Box{Width: uint(start.GetWidth()), Height: uint(start.GetHeight())}
 		p.Env = ocispec.MergeEnv([]string{"TERM=xterm"}, p.Env)
 	}
 	if start.GetUser() != "" {
@@ -203,7 +204,9 @@ func execProcess(own *specs.Process, start *swarmv1.ExecStart, pid uint32) (*spe
 			return nil, fmt.Errorf("capabilities of the daemon: %w", err)
 		}
 		p.Capabilities = &specs.LinuxCapabilities{Bounding: all, Effective: all, Permitted: all}
-		p.ApparmorProfile = ""
+		if p.ApparmorProfile != "" {
+			p.ApparmorProfile = "unconfined"
+		}
 	}
 	return &p, nil
 }

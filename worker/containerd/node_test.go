@@ -84,7 +84,8 @@ type node struct {
 	cgroup   string
 	client   *client.Client
 	runtime  *containerd.Runtime
-	stop     func() // of the companion, not of containerd
+	stop     func()     // of the companion, not of containerd
+	mu       sync.Mutex // guards tasks, in benchmarks
 	tasks    int
 }
 

@@ -262,4 +262,3 @@ func TestRuntime_OutOfMemoryIsSaid(t *testing.T) {
 		t.Errorf("exit: got %+v, want code 137 by OOM", e)
 	}
 }
-

@@ -1,0 +1,165 @@
+//go:build linux
+
+package containerd_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/worker"
+)
+
+// output is a buffer that may be read while it is written.
+type output struct {
+	mu sync.Mutex // guards b
+	b  bytes.Buffer
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b.Write(p)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b.String()
+}
+
+func (o *output) await(t *testing.T, what string) {
+	t.Helper()
+	eventually(t, "output "+what, func() error {
+		if got := o.String(); !strings.Contains(got, what) {
+			return errors.New(got)
+		}
+		return nil
+	})
+}
+
+func TestRuntime_Exec(t *testing.T) {
+	n := newNode(t)
+	c := n.container("exec sleep 1000", func(c *worker.Container) { c.Spec().Env = []string{"OWN=1"} })
+	id := c.Task.GetId()
+	n.run(c)
+	for _, e := range []struct {
+		name     string
+		start    *swarmv1.ExecStart
+		stdin    string
+		out, err string
+		code     int
+		want     func(error) bool
+	}{
+		{name: "output", start: &swarmv1.ExecStart{Command: []string{"sh", "-c", "echo out; echo err >&2; exit 4"}}, out: "out\n", err: "err\n", code: 4},
+		{name: "input", start: &swarmv1.ExecStart{Command: []string{"cat"}}, stdin: "line\n", out: "line\n"},
+		{name: "environment, folder", start: &swarmv1.ExecStart{
+			Command: []string{"sh", "-c", "echo $OWN $MORE $HOME; pwd"}, Env: []string{"MORE=2"}, Dir: "/tmp",
+		}, out: "1 2 /root\n/tmp\n"},
+		{name: "user", start: &swarmv1.ExecStart{Command: []string{"sh", "-c", "id -u; echo $HOME"}, User: "alice"}, out: "1000\n/home/alice\n"},
+		{name: "terminal", start: &swarmv1.ExecStart{Command: []string{"sh", "-c", "stty size; echo $TERM"}, Tty: true, Width: 100, Height: 40}, out: "40 100\r\nxterm\r\n"},
+		{name: "privileged", start: &swarmv1.ExecStart{Command: []string{"sh", "-c", "grep CapEff /proc/self/status | grep -c a80425fb"}, Privileged: true}, out: "0\n", code: 1},
+		{name: "background child", start: &swarmv1.ExecStart{Command: []string{"sh", "-c", "sleep 0.5 & echo done"}}, out: "done\n"},
+		{name: "no such program", start: &swarmv1.ExecStart{Command: []string{"/absent"}}, want: errdefs.IsInvalidArgument},
+		{name: "no command", start: &swarmv1.ExecStart{}, want: errdefs.IsInvalidArgument},
+		{name: "no such user", start: &swarmv1.ExecStart{Command: []string{"true"}, User: "bob"}, want: errdefs.IsInvalidArgument},
+	} {
+		t.Run(e.name, func(t *testing.T) {
+			e.start.TaskId = id
+			var out, stderr output
+			streams := worker.ExecStreams{Stdout: &out, Stderr: &stderr}
+			if e.stdin != "" {
+				streams.Stdin = strings.NewReader(e.stdin)
+			}
+			code, err := n.runtime.Exec(n.ctx, e.start, streams)
+			if e.want != nil {
+				if !e.want(err) {
+					t.Errorf("got %d, %v, want another error", code, err)
+				}
+				return
+			}
+			if err != nil || code != e.code || out.String() != e.out || stderr.String() != e.err {
+				t.Errorf("got %d, %v, %q, %q; want %d, %q, %q", code, err, out.String(), stderr.String(), e.code, e.out, e.err)
+			}
+		})
+	}
+}
+
+func TestRuntime_ExecIsInteractive(t *testing.T) {
+	n := newNode(t)
+	c := n.container("exec sleep 1000")
+	n.run(c)
+	in, type_ := io.Pipe()
+	var out output
+	resize := make(chan *swarmv1.Resize)
+	signals := make(chan syscall.Signal)
+	type result struct {
+		code int
+		err  error
+	}
+	done := make(chan result, 1)
+	go func() {
+		code, err := n.runtime.Exec(n.ctx, &swarmv1.ExecStart{
+			TaskId: c.Task.GetId(), Command: []string{"sh", "-c", "trap 'exit 7' USR1; echo ready; while read l; do stty size; done"},
+			Tty: true, Width: 10, Height: 20,
+		}, worker.ExecStreams{Stdin: in, Stdout: &out, Resize: resize, Signals: signals})
+		done <- result{code, err}
+	}()
+	out.await(t, "ready")
+	resize <- &swarmv1.Resize{Width: 33, Height: 44}
+	eventually(t, "resize", func() error {
+		if _, err := io.WriteString(type_, "\n"); err != nil {
+			return err
+		}
+		if !strings.Contains(out.String(), "44 33") {
+			return errors.New(out.String())
+		}
+		return nil
+	})
+	signals <- syscall.SIGUSR1
+	if _, err := io.WriteString(type_, "\n"); err != nil { // the shell looks at its trap after the read
+		t.Fatal(err)
+	}
+	if got := <-done; got.err != nil || got.code != 7 {
+		t.Errorf("got %d, %v, want code 7", got.code, got.err)
+	}
+	_ = type_.Close()
+}
+
+func TestRuntime_ExecEndsWithItsContext(t *testing.T) {
+	n := newNode(t)
+	c := n.container("exec sleep 1000")
+	n.run(c)
+	ctx, cancel := context.WithTimeout(n.ctx, patience)
+	defer cancel()
+	began := time.Now()
+	_, err := n.runtime.Exec(ctx, &swarmv1.ExecStart{TaskId: c.Task.GetId(), Command: []string{"sleep", "1001"}},
+		worker.ExecStreams{Started: cancel})
+	if !errors.Is(err, context.Canceled) || time.Since(began) > patience/2 {
+		t.Errorf("got %v after %v, want canceled at once", err, time.Since(began))
+	}
+	var out output
+	if _, err := n.runtime.Exec(n.ctx, &swarmv1.ExecStart{TaskId: c.Task.GetId(), Command: []string{"sh", "-c", "cat /proc/[0-9]*/cmdline"}}, worker.ExecStreams{Stdout: &out}); err != nil || strings.Contains(out.String(), "1001") {
+		t.Errorf("processes left: %q, %v", out.String(), err)
+	}
+	if err := n.runtime.Stop(n.ctx, c.Task.GetId(), "", 0); err != nil {
+		t.Fatal(err)
+	}
+	_, err = n.runtime.Exec(n.ctx, &swarmv1.ExecStart{TaskId: c.Task.GetId(), Command: []string{"true"}}, worker.ExecStreams{})
+	if !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("exec in what has ended: got %v, want failed precondition", err)
+	}
+	_, err = n.runtime.Exec(n.ctx, &swarmv1.ExecStart{TaskId: "nobody", Command: []string{"true"}}, worker.ExecStreams{})
+	if !errdefs.IsNotFound(err) {
+		t.Errorf("exec in nobody: got %v, want not found", err)
+	}
+}
