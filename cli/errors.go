@@ -109,6 +109,12 @@ func errorLine(err error) string {
 	return strings.Join(lines, "; ")
 }
 
+// plainError is an error with the words that users read, for where several are told at once.
+type plainError struct{ error }
+
+func (e plainError) Error() string { return errorLine(e.error) }
+func (e plainError) Unwrap() error { return e.error }
+
 // dialFailure matches how dialing and handshakes fail, in gRPC's words and in the kernel's.
 var dialFailure = regexp.MustCompile(`(?i)error while dialing|dial (unix|tcp)|connection refused|no such file or directory|no route to host|network is unreachable|i/o timeout|reading server preface`)
 

@@ -55,15 +55,43 @@ func writeHelp(w io.Writer, c *cobra.Command, width int) {
 		fmt.Fprintf(w, "\nExamples:\n%s\n", strings.TrimRight(c.Example, "\n"))
 	}
 	writeCommands(w, c)
-	if own := c.NonInheritedFlags(); hasVisible(own) {
+	if own := own(c); hasVisible(own) {
 		fmt.Fprintf(w, "\nOptions:\n%s", flagUsages(own, width))
 	}
-	if global := c.InheritedFlags(); hasVisible(global) {
-		fmt.Fprintf(w, "\nGlobal options:\n%s", flagUsages(global, width))
+	if inherited := inherited(c); hasVisible(inherited) {
+		fmt.Fprintf(w, "\nOptions of the group:\n%s", flagUsages(inherited, width))
 	}
 	if c.HasAvailableSubCommands() {
 		fmt.Fprintf(w, "\nRun '%s COMMAND --help' for more information on a command.\n", c.CommandPath())
 	}
+}
+
+// own are the flags that c itself has, also when the program has one of the same name.
+func own(c *cobra.Command) *pflag.FlagSet {
+	out := pflag.NewFlagSet("", pflag.ContinueOnError)
+	shared := c.InheritedFlags()
+	c.Flags().VisitAll(func(f *pflag.Flag) {
+		if shared.Lookup(f.Name) != f {
+			out.AddFlag(f)
+		}
+	})
+	c.PersistentFlags().VisitAll(func(f *pflag.Flag) {
+		if out.Lookup(f.Name) == nil {
+			out.AddFlag(f)
+		}
+	})
+	return out
+}
+
+// inherited are the flags of a group that c is in; those of the program itself are told once, in its own help.
+func inherited(c *cobra.Command) *pflag.FlagSet {
+	out := pflag.NewFlagSet("", pflag.ContinueOnError)
+	c.InheritedFlags().VisitAll(func(f *pflag.Flag) {
+		if c.Root().PersistentFlags().Lookup(f.Name) == nil {
+			out.AddFlag(f)
+		}
+	})
+	return out
 }
 
 // flagUsages wraps to width, without the spaces and the lines that pflag leaves at ends.

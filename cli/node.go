@@ -272,7 +272,7 @@ func (a *app) onEach(refs []string, fn func(ref string) error) error {
 	var errs []error
 	for _, ref := range refs {
 		if err := fn(ref); err != nil {
-			errs = append(errs, a.explain(err))
+			errs = append(errs, plainError{a.explain(err)})
 		}
 	}
 	return errors.Join(errs...)

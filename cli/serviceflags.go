@@ -32,7 +32,7 @@ type serviceFlags struct {
 	oomScoreAdj                                                        int64
 	shmSize                                                            memory
 	securityOpts, logOpts                                              list
-	priority                                                           int32
+	priority                                                           int64
 
 	limitCPU, reserveCPU       cpus
 	limitMemory, reserveMemory memory
@@ -52,7 +52,7 @@ type serviceFlags struct {
 	healthCmd, healthHTTP, healthTCP, healthGRPC string
 	healthInterval, healthTimeout                time.Duration
 	healthStart, healthStartInterval             time.Duration
-	healthRetries                                uint32
+	healthRetries                                uint64
 	noHealth                                     bool
 
 	logDriver string
@@ -63,7 +63,7 @@ type policyFlags struct {
 	parallelism    uint64
 	delay, monitor time.Duration
 	action, order  choice
-	failureRatio   float32
+	failureRatio   float64
 }
 
 func newServiceFlags() *serviceFlags {
@@ -138,7 +138,7 @@ func (o *serviceFlags) registerContainer(defaults func(string) string) {
 	f.StringVar(&o.platform, "platform", "", `Platform of the image (format: "os/arch[/variant]")`)
 	f.StringVar(&o.logDriver, "log-driver", "", "Logging driver for service")
 	f.Var(&o.logOpts, "log-opt", "Logging driver options")
-	f.Int32Var(&o.priority, "priority", 0, "Placed before services of lower priority when resources are short (-1000 to 1000)")
+	f.Int64Var(&o.priority, "priority", 0, "Placed before services of lower priority when resources are short (-1000 to 1000)")
 	f.BoolVar(&o.singleWriter, "single-writer", false, "Never run two tasks of a slot at once, also when a node is out of contact")
 }
 
@@ -164,7 +164,7 @@ func (o *serviceFlags) registerHealth() {
 	f.StringVar(&o.healthTCP, "health-tcp", "", "Address (host:port) that must accept connections to be healthy")
 	f.StringVar(&o.healthGRPC, "health-grpc", "", "Address (host:port[,service]) whose gRPC health service must say SERVING")
 	f.DurationVar(&o.healthInterval, "health-interval", 0, "Time between running the check (ms|s|m|h)")
-	f.Uint32Var(&o.healthRetries, "health-retries", 0, "Consecutive failures needed to report unhealthy")
+	f.Uint64Var(&o.healthRetries, "health-retries", 0, "Consecutive failures needed to report unhealthy")
 	f.DurationVar(&o.healthStartInterval, "health-start-interval", 0, "Time between running the check during the start period (ms|s|m|h)")
 	f.DurationVar(&o.healthStart, "health-start-period", 0, "Start period for the container to initialize before counting retries towards unstable (ms|s|m|h)")
 	f.DurationVar(&o.healthTimeout, "health-timeout", 0, "Maximum time to allow one check to run (ms|s|m|h)")
@@ -181,7 +181,7 @@ func (o *serviceFlags) registerPolicies(defaults func(string) string) {
 	p := &o.update
 	f.DurationVar(&p.delay, "update-delay", 0, "Delay between updates (ns|us|ms|s|m|h)"+defaults("0s"))
 	f.Var(&p.action, "update-failure-action", `Action on update failure ("pause", "continue", "rollback")`+defaults(`"pause"`))
-	f.Float32Var(&p.failureRatio, "update-max-failure-ratio", 0, "Failure rate to tolerate during an update"+defaults("0"))
+	f.Float64Var(&p.failureRatio, "update-max-failure-ratio", 0, "Failure rate to tolerate during an update"+defaults("0"))
 	f.DurationVar(&p.monitor, "update-monitor", 0, "Duration after each task update to monitor for failure (ns|us|ms|s|m|h)"+defaults("5s"))
 	f.Var(&p.order, "update-order", `Update order ("start-first", "stop-first")`+defaults(`"stop-first"`))
 	f.Uint64Var(&p.parallelism, "update-parallelism", 0, "Maximum number of tasks updated simultaneously (0 to update all at once)"+defaults("1"))
@@ -189,7 +189,7 @@ func (o *serviceFlags) registerPolicies(defaults func(string) string) {
 	p = &o.rollback
 	f.DurationVar(&p.delay, "rollback-delay", 0, "Delay between task rollbacks (ns|us|ms|s|m|h)"+defaults("0s"))
 	f.Var(&p.action, "rollback-failure-action", `Action on rollback failure ("pause", "continue")`+defaults(`"pause"`))
-	f.Float32Var(&p.failureRatio, "rollback-max-failure-ratio", 0, "Failure rate to tolerate during a rollback"+defaults("0"))
+	f.Float64Var(&p.failureRatio, "rollback-max-failure-ratio", 0, "Failure rate to tolerate during a rollback"+defaults("0"))
 	f.DurationVar(&p.monitor, "rollback-monitor", 0, "Duration after each task rollback to monitor for failure (ns|us|ms|s|m|h)"+defaults("5s"))
 	f.Var(&p.order, "rollback-order", `Rollback order ("start-first", "stop-first")`+defaults(`"stop-first"`))
 	f.Uint64Var(&p.parallelism, "rollback-parallelism", 0, "Maximum number of tasks rolled back simultaneously (0 to roll back all at once)"+defaults("1"))

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -46,7 +47,7 @@ func (o *serviceFlags) apply(s *swarmv1.ServiceSpec) error {
 		if o.priority < -1000 || o.priority > 1000 {
 			return invalid("priority %d is out of range: use -1000 to 1000", o.priority)
 		}
-		s.Priority = o.priority
+		s.Priority = int32(o.priority)
 	}
 	set(o, "single-writer", &s.SingleWriter, o.singleWriter)
 	return o.applyScale(s)
@@ -132,7 +133,10 @@ func (o *serviceFlags) applyHealth(c *swarmv1.ContainerSpec) error {
 	if len(asked) == 1 {
 		h.Test = tests[asked[0]]
 	}
-	set(o, "health-retries", &h.Retries, o.healthRetries)
+	if o.healthRetries > math.MaxInt32 {
+		return invalid("--health-retries %d is out of range: use 0 to %d", o.healthRetries, math.MaxInt32)
+	}
+	set(o, "health-retries", &h.Retries, uint32(o.healthRetries))
 	for _, d := range []struct {
 		flag  string
 		dst   **durationpb.Duration
@@ -256,7 +260,7 @@ func (o *serviceFlags) applyPolicy(kind string, p policyFlags, dst **swarmv1.Upd
 		return invalid("--%s %g is out of range: use 0 to 1", flag("max-failure-ratio"), p.failureRatio)
 	}
 	set(o, flag("parallelism"), &u.Parallelism, p.parallelism)
-	set(o, flag("max-failure-ratio"), &u.MaxFailureRatio, p.failureRatio)
+	set(o, flag("max-failure-ratio"), &u.MaxFailureRatio, float32(p.failureRatio))
 	set(o, flag("failure-action"), &u.FailureAction, swarmv1.UpdateConfig_FailureAction(swarmv1.UpdateConfig_FailureAction_value[enumName(p.action.value)]))
 	set(o, flag("order"), &u.Order, swarmv1.UpdateConfig_Order(swarmv1.UpdateConfig_Order_value[enumName(p.order.value)]))
 	if err := setDuration(o, flag("delay"), &u.Delay, p.delay); err != nil {

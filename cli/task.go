@@ -124,7 +124,7 @@ func sortTasks(tasks []*swarmv1.TaskInfo) {
 	})
 }
 
-// errorWidth is where Docker cuts the error column.
+// errorWidth is where the error column is cut.
 const errorWidth = 40
 
 func taskRow(t *swarmv1.TaskInfo, o taskListOptions, history bool, now time.Time) row {
@@ -140,10 +140,11 @@ func taskRow(t *swarmv1.TaskInfo, o taskListOptions, history bool, now time.Time
 	}
 	if !o.noTrunc {
 		image = shortImage(image)
-		if o.format.template == "" && !o.format.quiet {
-			id = shortID(id)
-		}
-		if r := []rune(failure); len(r) > errorWidth && !o.noTrunc {
+	}
+	// Only the table for people is cut, and of that not why a task waits: that is what they came for.
+	if !o.noTrunc && o.format.template == "" && !o.format.quiet {
+		id = shortID(id)
+		if r := []rune(failure); len(r) > errorWidth && st.GetUnplaced() == nil {
 			failure = string(r[:errorWidth-2]) + `…"`
 		}
 	}
@@ -154,7 +155,7 @@ func taskRow(t *swarmv1.TaskInfo, o taskListOptions, history bool, now time.Time
 	return row{
 		"ID": id, "Name": name, "Image": image, "Node": node,
 		"DesiredState": capitalized(enumWord(task.GetDesiredState())),
-		"CurrentState": strings.TrimSpace(state + " " + ago(now, st.GetTimestamp())),
+		"CurrentState": strings.TrimSpace(state + " " + strings.ToLower(ago(now, st.GetTimestamp()))),
 		"Error":        failure, "Ports": hostPorts(st.GetPortStatus()),
 		"ServiceID": task.GetServiceId(), "NodeID": task.GetNodeId(), "State": enumWord(st.GetState()),
 		"Slot": fmt.Sprint(task.GetSlot()), "Revision": fmt.Sprint(task.GetRevision()),
@@ -163,13 +164,14 @@ func taskRow(t *swarmv1.TaskInfo, o taskListOptions, history bool, now time.Time
 
 // taskError is what went wrong, or why no node takes the task, in one line.
 func taskError(st *swarmv1.TaskStatus) string {
-	if st.GetErr() != "" {
-		return strings.Join(strings.Fields(st.GetErr()), " ")
+	if u := st.GetUnplaced(); u != nil && st.GetState() <= swarmv1.TaskState_PENDING {
+		line := unplacedLine(u)
+		if u.GetNearest() != "" {
+			line += "; nearest: " + u.GetNearest()
+		}
+		return line
 	}
-	if u := st.GetUnplaced(); u != nil {
-		return unplacedLine(u)
-	}
-	return ""
+	return strings.Join(strings.Fields(st.GetErr()), " ")
 }
 
 func hostPorts(ports []*swarmv1.PortConfig) string { return portList(ports) }

@@ -29,7 +29,7 @@ func capitalized(s string) string {
 	return strings.ToUpper(s[:1]) + s[1:]
 }
 
-// ago is "5 seconds ago"; "" for no time. A clock that is ahead is now.
+// ago is "5 seconds ago", "About a minute ago"; "" for no time. A clock that is ahead is now.
 func ago(now time.Time, t *timestamppb.Timestamp) string {
 	if !t.IsValid() || t.AsTime().IsZero() {
 		return ""

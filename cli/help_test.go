@@ -1,0 +1,60 @@
+package cli_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/spf13/cobra"
+
+	"swarm/cli"
+)
+
+// TestHelp pins every command's help: words that users read are part of the interface.
+func TestHelp(t *testing.T) {
+	root := cli.New(cli.Deps{Dev: fakeDev{}})
+	var walk func(c *cobra.Command)
+	walk = func(c *cobra.Command) {
+		path := strings.Fields(c.CommandPath())
+		t.Run(strings.Join(path, " "), func(t *testing.T) {
+			got := run{dev: fakeDev{}}.run(t, append(path[1:], "--help")...)
+			if got.code != 0 || got.errOut != "" {
+				t.Fatalf("got %+v", got)
+			}
+			golden(t, "help/"+strings.Join(path, "-")+".golden", got.out)
+		})
+		for _, sub := range c.Commands() {
+			if sub.Name() != "help" {
+				walk(sub)
+			}
+		}
+	}
+	walk(root)
+}
+
+func TestUnknownCommands(t *testing.T) {
+	for _, tc := range []struct{ line, want string }{
+		{"servce ls", `Error: unknown command "servce": did you mean "service"? (see 'swarm --help')`},
+		{"service lss --format x", `Error: unknown command "service lss": did you mean "service ls"? (see 'swarm service --help')`},
+		{"service frobnicate", `Error: unknown command "service frobnicate" (see 'swarm service --help')`},
+		{"service ls --frob", `Error: unknown flag: --frob (see 'swarm service ls --help')`},
+		{"service rm", `Error: 'swarm service rm' takes at least 1 argument, got 0: usage is swarm service rm SERVICE [SERVICE...]`},
+		{"node ls extra", `Error: 'swarm node ls' takes no arguments, got 1: usage is swarm node ls [OPTIONS]`},
+		{"help servce", `Error: unknown command "servce" (see 'swarm --help')`},
+		{"completion tcsh", `Error: unknown shell "tcsh": use bash, zsh or fish (see 'swarm completion --help')`},
+		{"--host", `Error: flag needs an argument: --host (see 'swarm --help')`},
+	} {
+		got := run{}.run(t, strings.Fields(tc.line)...)
+		if got.code != 1 || got.out != "" || strings.TrimSpace(got.errOut) != tc.want {
+			t.Errorf("%s: got %+v, want %q", tc.line, got, tc.want)
+		}
+	}
+}
+
+func TestCompletionScripts(t *testing.T) {
+	for _, shell := range []string{"bash", "zsh", "fish"} {
+		got := run{}.run(t, "completion", shell)
+		if got.code != 0 || !strings.Contains(got.out, "swarm") {
+			t.Errorf("%s: got code %d, %d bytes", shell, got.code, len(got.out))
+		}
+	}
+}

@@ -1,0 +1,275 @@
+package cli
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+var start = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+
+// scene is what a settler looks at.
+type scene struct {
+	service *swarmv1.ServiceInfo
+	tasks   []*swarmv1.TaskInfo
+}
+
+func replicated(n uint64) scene {
+	return scene{service: &swarmv1.ServiceInfo{
+		Service: &swarmv1.Service{Id: "s", Name: "web", Revision: 1},
+		Revision: &swarmv1.Revision{Number: 1, Template: 1, Spec: &swarmv1.ServiceSpec{
+			Mode: serviceMode("replicated"), TaskTemplate: &swarmv1.TaskSpec{ContainerSpec: &swarmv1.ContainerSpec{Image: "app:1"}},
+		}},
+		Status: &swarmv1.ServiceStatus{DesiredTasks: n},
+	}}.scale(n)
+}
+
+func (s scene) scale(n uint64) scene {
+	s.service = s.service.CloneVT()
+	s.service.Revision.Spec.Mode.GetReplicated().Replicas = n
+	return s
+}
+
+func (s scene) update(st swarmv1.UpdateStatus_State, msg string) scene {
+	s.service = s.service.CloneVT()
+	s.service.Service.UpdateStatus = &swarmv1.UpdateStatus{State: st, Message: msg}
+	return s
+}
+
+// revise makes a new revision with another template.
+func (s scene) revise() scene {
+	s.service = s.service.CloneVT()
+	s.service.Service.Revision++
+	s.service.Revision.Number++
+	s.service.Revision.Template = s.service.Revision.Number
+	return s
+}
+
+func (s scene) with(tasks ...*swarmv1.TaskInfo) scene {
+	s.tasks = append(append([]*swarmv1.TaskInfo{}, s.tasks...), tasks...)
+	return s
+}
+
+var born int
+
+func tsk(slot, revision uint64, state swarmv1.TaskState) *swarmv1.TaskInfo {
+	born++
+	desired := swarmv1.TaskState_RUNNING
+	if state > swarmv1.TaskState_RUNNING {
+		desired = swarmv1.TaskState_SHUTDOWN
+	}
+	id := "task" + strings.Repeat("x", born)
+	return &swarmv1.TaskInfo{
+		Task: &swarmv1.Task{
+			Id: id, ServiceId: "s", Slot: slot, Revision: revision, DesiredState: desired, NodeId: "n",
+			Meta: &swarmv1.Meta{CreatedAt: timestamppb.New(start.Add(time.Duration(born) * time.Second))},
+		},
+		Status:      &swarmv1.TaskStatus{State: state, ContainerStatus: &swarmv1.ContainerStatus{ExitCode: 3}},
+		ServiceName: "web", NodeName: "host1", Image: "docker.io/library/app:1",
+	}
+}
+
+func unplaced(slot uint64, filter string) *swarmv1.TaskInfo {
+	t := tsk(slot, 1, swarmv1.TaskState_PENDING)
+	t.Task.NodeId, t.NodeName = "", ""
+	t.Status.Unplaced = &swarmv1.Unplaced{Refusals: []*swarmv1.Refusal{{Filter: filter, Nodes: 3, Reason: "it does not fit"}}, Nearest: "host2 lacks 1 GiB"}
+	return t
+}
+
+func (s *settler) see(at time.Duration, sc scene) verdict {
+	return s.judge(start.Add(at), sc.service, sc.tasks)
+}
+
+func (v verdict) String() string {
+	switch {
+	case v.settled:
+		return "settled"
+	case v.failure != nil:
+		return "failure: " + v.failure.reason
+	case v.progress.verifying:
+		return "verifying"
+	}
+	return "waiting"
+}
+
+func TestSettle_VerifiesForTheMonitorTime(t *testing.T) {
+	sc := replicated(2).with(tsk(1, 1, swarmv1.TaskState_RUNNING), tsk(2, 1, swarmv1.TaskState_RUNNING))
+	s := newSettler(waitOptions{})
+	for _, step := range []struct {
+		at   time.Duration
+		want string
+	}{{0, "verifying"}, {4 * time.Second, "verifying"}, {5 * time.Second, "settled"}} {
+		if got := s.see(step.at, sc); got.String() != step.want {
+			t.Errorf("at %s: got %s, want %s", step.at, got, step.want)
+		}
+	}
+	// A restart in between starts the time anew.
+	s = newSettler(waitOptions{})
+	s.see(0, sc)
+	restarted := replicated(2).with(sc.tasks[0], tsk(2, 1, swarmv1.TaskState_FAILED), tsk(2, 1, swarmv1.TaskState_RUNNING))
+	if got := s.see(5*time.Second, restarted); got.String() != "verifying" {
+		t.Errorf("after a restart: got %s, want verifying", got)
+	}
+	// The monitor time is the update's.
+	sc.service.Revision.Spec.UpdateConfig = &swarmv1.UpdateConfig{Monitor: durationpb.New(time.Second)}
+	s = newSettler(waitOptions{})
+	s.see(0, sc)
+	if got := s.see(time.Second, sc); got.String() != "settled" {
+		t.Errorf("monitor of 1 s: got %s, want settled", got)
+	}
+}
+
+func TestSettle_ScaleToNothingSettlesAtOnce(t *testing.T) {
+	s := newSettler(waitOptions{})
+	gone := tsk(1, 1, swarmv1.TaskState_RUNNING)
+	if got := s.see(0, replicated(0).with(gone)); got.String() != "waiting" {
+		t.Errorf("still running: got %s", got)
+	}
+	gone.Task.DesiredState = swarmv1.TaskState_REMOVE
+	if got := s.see(time.Second, replicated(0).with(gone)); got.String() != "settled" {
+		t.Errorf("told to stop: got %s", got)
+	}
+}
+
+func TestSettle_FailsAfterThreeFailuresOfASlot(t *testing.T) {
+	s := newSettler(waitOptions{})
+	sc := replicated(1).with(tsk(1, 1, swarmv1.TaskState_FAILED), tsk(1, 1, swarmv1.TaskState_FAILED), tsk(1, 1, swarmv1.TaskState_READY))
+	if got := s.see(0, sc); got.String() != "waiting" {
+		t.Fatalf("two failures: got %s", got)
+	}
+	// Rows are reaped; what was seen counts.
+	got := s.see(time.Second, replicated(1).with(tsk(1, 1, swarmv1.TaskState_FAILED), tsk(1, 1, swarmv1.TaskState_READY)))
+	if !strings.Contains(got.String(), "on host1 failed 3 times: exit code 3") || got.failure.task == nil {
+		t.Errorf("got %s", got)
+	}
+}
+
+func TestSettle_OldFailuresDoNotCount(t *testing.T) {
+	old := []*swarmv1.TaskInfo{tsk(1, 1, swarmv1.TaskState_FAILED), tsk(1, 1, swarmv1.TaskState_FAILED), tsk(1, 1, swarmv1.TaskState_FAILED)}
+	s := newSettler(waitOptions{before: failedTasks(old)})
+	if got := s.see(0, replicated(1).with(old...).with(tsk(1, 1, swarmv1.TaskState_RUNNING))); got.String() != "verifying" {
+		t.Errorf("same template: got %s", got)
+	}
+	s = newSettler(waitOptions{})
+	if got := s.see(0, replicated(1).revise().with(old...).with(tsk(1, 2, swarmv1.TaskState_PREPARING))); got.String() != "waiting" {
+		t.Errorf("older template: got %s", got)
+	}
+}
+
+func TestSettle_NotRestarted(t *testing.T) {
+	s := newSettler(waitOptions{})
+	sc := replicated(2).with(tsk(1, 1, swarmv1.TaskState_RUNNING), tsk(2, 1, swarmv1.TaskState_REJECTED))
+	got := s.see(0, sc)
+	if got.String() != "waiting" || got.again != patience {
+		t.Errorf("at once: got %s, again in %s", got, got.again)
+	}
+	if got := s.see(patience, sc); !strings.Contains(got.String(), "failed and is not restarted") {
+		t.Errorf("after %s: got %s", patience, got)
+	}
+}
+
+func TestSettle_Unplaced(t *testing.T) {
+	s := newSettler(waitOptions{})
+	placed := replicated(3).with(unplaced(1, "memory"), tsk(2, 1, swarmv1.TaskState_RUNNING), tsk(3, 1, swarmv1.TaskState_PREPARING))
+	s.see(0, placed)
+	if got := s.see(patience, placed); got.String() != "waiting" {
+		t.Errorf("another is on its way: got %s", got)
+	}
+	stuck := replicated(3).with(placed.tasks[0], placed.tasks[1], unplaced(3, "memory"))
+	s.see(patience, stuck)
+	got := s.see(2*patience, stuck)
+	want := "failure: 2 of 3 tasks cannot be placed: no suitable node (3 nodes: it does not fit)"
+	if got.String() != want || !strings.Contains(got.failure.hint, "--reserve-") {
+		t.Errorf("got %s, hint %+v, want %s", got, got.failure, want)
+	}
+	// It is placed before patience ends.
+	s = newSettler(waitOptions{})
+	s.see(0, replicated(1).with(unplaced(1, "down")))
+	if got := s.see(patience, replicated(1).with(tsk(1, 1, swarmv1.TaskState_ASSIGNED))); got.String() != "waiting" {
+		t.Errorf("placed in time: got %s", got)
+	}
+}
+
+func TestSettle_RollingUpdate(t *testing.T) {
+	s := newSettler(waitOptions{revision: 2})
+	old := replicated(2).with(tsk(1, 1, swarmv1.TaskState_RUNNING), tsk(2, 1, swarmv1.TaskState_RUNNING))
+	if got := s.see(0, old); got.String() != "waiting" || len(got.progress.slots) != 0 {
+		t.Errorf("a replica that is behind: got %s, %+v", got, got.progress)
+	}
+	half := old.revise().update(swarmv1.UpdateStatus_UPDATING, "").with(tsk(1, 2, swarmv1.TaskState_RUNNING))
+	if got := s.see(0, half); got.String() != "waiting" || got.progress.running != 1 {
+		t.Errorf("half: got %s, %+v", got, got.progress)
+	}
+	if got := s.see(0, half.update(swarmv1.UpdateStatus_PAUSED, "update paused due to failure")); got.String() != "failure: update paused: update paused due to failure" {
+		t.Errorf("paused: got %s", got)
+	}
+	if got := s.see(0, half.update(swarmv1.UpdateStatus_ROLLBACK_STARTED, "too many failures")); got.String() != "waiting" || got.progress.note != "rollback: too many failures" {
+		t.Errorf("rolling back: got %s, %+v", got, got.progress)
+	}
+	if got := s.see(0, half.update(swarmv1.UpdateStatus_ROLLBACK_COMPLETED, "done")); got.String() != "failure: service rolled back: done" {
+		t.Errorf("rolled back: got %s", got)
+	}
+	asked := newSettler(waitOptions{revision: 2, rollback: true})
+	whole := half.with(tsk(2, 2, swarmv1.TaskState_RUNNING)).update(swarmv1.UpdateStatus_ROLLBACK_COMPLETED, "done")
+	if got := asked.see(0, whole); got.String() != "verifying" {
+		t.Errorf("a rollback that was asked for: got %s", got)
+	}
+	stale := newSettler(waitOptions{revision: 2, oldUpdate: &swarmv1.UpdateStatus{State: swarmv1.UpdateStatus_PAUSED}})
+	if got := stale.see(0, half.update(swarmv1.UpdateStatus_PAUSED, "")); got.String() != "waiting" {
+		t.Errorf("the status of an older update: got %s", got)
+	}
+}
+
+func TestSettle_Global(t *testing.T) {
+	sc := replicated(0)
+	sc.service.Revision.Spec.Mode = serviceMode("global")
+	sc.service.Status.DesiredTasks = 2
+	a, b := tsk(0, 1, swarmv1.TaskState_RUNNING), tsk(0, 1, swarmv1.TaskState_RUNNING)
+	b.Task.NodeId, b.NodeName = "m", "host2"
+	s := newSettler(waitOptions{})
+	if got := s.see(0, sc.with(a)); got.String() != "waiting" {
+		t.Errorf("one of two: got %s", got)
+	}
+	got := s.see(0, sc.with(a, b))
+	if got.String() != "verifying" || got.progress.slots[1].label != "host2" {
+		t.Errorf("both: got %s, %+v", got, got.progress)
+	}
+}
+
+func TestSettle_Job(t *testing.T) {
+	sc := replicated(0)
+	sc.service.Revision.Spec.Mode = serviceMode("replicated-job")
+	sc.service.Revision.Spec.Mode.GetReplicatedJob().TotalCompletions = 2
+	s := newSettler(waitOptions{})
+	done := tsk(1, 1, swarmv1.TaskState_COMPLETE)
+	if got := s.see(0, sc.with(done, tsk(2, 1, swarmv1.TaskState_RUNNING))); got.String() != "waiting" || got.progress.running != 1 {
+		t.Errorf("one of two: got %s, %+v", got, got.progress)
+	}
+	if got := s.see(0, sc.with(done, tsk(2, 1, swarmv1.TaskState_COMPLETE))); got.String() != "settled" {
+		t.Errorf("both: got %s", got)
+	}
+}
+
+func TestSettle_Removed(t *testing.T) {
+	sc := replicated(1)
+	sc.service.Service.PendingDelete = true
+	if got := newSettler(waitOptions{}).see(0, sc); got.String() != "failure: service web is being removed" {
+		t.Errorf("got %s", got)
+	}
+}
+
+func TestPlacementHints(t *testing.T) {
+	for filter, want := range map[string]string{
+		"constraint": "--label-add", "memory": "--reserve-", "image": "docker save app:1 | swarm image load", "down": "swarm node ls", "availability": "--availability active",
+		"port": "another port", "max-replicas": "--replicas-max-per-node", "platform": "platform", "new-filter": "",
+	} {
+		if got := placementHint(unplaced(1, filter).Status.Unplaced, "app:1"); !strings.Contains(got, want) || want == "" && got != "" {
+			t.Errorf("%s: got %q, want %q", filter, got, want)
+		}
+	}
+}

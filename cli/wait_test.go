@@ -1,0 +1,152 @@
+package cli_test
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+// bubble runs a test on a clock of its own. The runtime's signal goroutine is started before, as it never ends.
+func bubble(t *testing.T, fn func(t *testing.T)) {
+	t.Helper()
+	run{server: &fakeServer{}}.run(t, "node", "ls")
+	synctest.Test(t, fn)
+}
+
+// play changes the server's tasks at moments after the service was created.
+func play(steps ...step) func(*fakeServer, string) {
+	return func(s *fakeServer, id string) {
+		go func() {
+			for _, st := range steps {
+				time.Sleep(st.after)
+				s.change(func() { st.edit(s) })
+			}
+		}()
+	}
+}
+
+type step struct {
+	after time.Duration
+	edit  func(*fakeServer)
+}
+
+func set(tasks ...*swarmv1.TaskInfo) func(*fakeServer) {
+	return func(s *fakeServer) { s.tasks = tasks }
+}
+
+func TestWait_Converges(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		began := time.Now()
+		s := &fakeServer{onCreate: play(
+			step{10 * time.Millisecond, set(task("t1", 1, swarmv1.TaskState_PREPARING, 0, began), task("t2", 2, swarmv1.TaskState_ASSIGNED, 0, began))},
+			step{200 * time.Millisecond, set(task("t1", 1, swarmv1.TaskState_RUNNING, 0, began), task("t2", 2, swarmv1.TaskState_STARTING, 0, began))},
+			step{200 * time.Millisecond, set(task("t1", 1, swarmv1.TaskState_RUNNING, 0, began), task("t2", 2, swarmv1.TaskState_RUNNING, 0, began))},
+		)}
+		got := run{server: s}.run(t, "service", "create", "--name", "web", "--replicas", "2", "nginx")
+		if got.code != 0 || got.out != "svc0000000000000000000001\n" {
+			t.Errorf("got %+v", got)
+		}
+		want := `Warning: be careful
+overall progress: 0 out of 2 tasks
+1/2: preparing
+2/2: assigned
+overall progress: 1 out of 2 tasks
+1/2: running
+2/2: starting
+overall progress: 2 out of 2 tasks
+2/2: running
+verify: Waiting to verify that tasks are stable...
+verify: Service web converged
+`
+		if got.errOut != want {
+			t.Errorf("got\n%s\nwant\n%s", got.errOut, want)
+		}
+		if took := time.Since(began); took < 5400*time.Millisecond || took > 6*time.Second {
+			t.Errorf("took %s, want the tasks' 0.4 s and 5 s of verifying", took)
+		}
+	})
+}
+
+func TestWait_CrashLoop(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		now := time.Now()
+		fail := func(id string, age time.Duration) *swarmv1.TaskInfo {
+			f := task(id, 1, swarmv1.TaskState_FAILED, age, now)
+			f.Status.Err = "task: non-zero exit (3)"
+			return f
+		}
+		s := &fakeServer{
+			logs: []*swarmv1.LogRecord{{TaskId: "t3", Stream: swarmv1.LogRecord_STDERR, Data: []byte("no such database\n")}, {TaskId: "t3", Data: []byte("bye")}},
+			onCreate: play(
+				step{10 * time.Millisecond, set(fail("t1", 3*time.Second), task("t2", 1, swarmv1.TaskState_READY, 2*time.Second, now))},
+				step{5 * time.Second, set(fail("t1", 3*time.Second), fail("t2", 2*time.Second), task("t3", 1, swarmv1.TaskState_READY, time.Second, now))},
+				step{5 * time.Second, set(fail("t1", 3*time.Second), fail("t2", 2*time.Second), fail("t3", time.Second), task("t4", 1, swarmv1.TaskState_READY, 0, now))},
+			),
+		}
+		got := run{server: s}.run(t, "service", "create", "--name", "web", "nginx")
+		if got.code != 1 || got.out != "svc0000000000000000000001\n" {
+			t.Errorf("got %+v", got)
+		}
+		want := `last lines of web.1 (t3):
+  no such database
+  bye
+Error: task web.1 (t3) on host2 failed 3 times: task: non-zero exit (3); service web stays as asked for and starts as soon as it can: see ` + "`swarm service ps web`\n"
+		if !strings.HasSuffix(got.errOut, want) {
+			t.Errorf("got\n%s\nwant at the end\n%s", got.errOut, want)
+		}
+		if s.logsReq.Task != "t3" || s.logsReq.Options.Tail != 10 {
+			t.Errorf("logs asked for: %v", s.logsReq)
+		}
+	})
+}
+
+func TestWait_Unplaced(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		began := time.Now()
+		stuck := task("t1", 1, swarmv1.TaskState_PENDING, 0, began)
+		stuck.Task.NodeId, stuck.NodeName = "", ""
+		stuck.Status.Unplaced = &swarmv1.Unplaced{
+			Refusals: []*swarmv1.Refusal{{Filter: "constraint", Nodes: 4, Reason: "node.labels.zone==east does not hold"}, {Filter: "down", Nodes: 1, Reason: "it is down"}},
+			Nearest:  "host3 has zone west",
+		}
+		s := &fakeServer{onCreate: play(step{10 * time.Millisecond, set(stuck)})}
+		got := run{server: s}.run(t, "service", "create", "--name", "web", "--constraint", "node.labels.zone==east", "nginx")
+		want := `no node takes a task of web:
+  4 nodes: node.labels.zone==east does not hold
+  1 node: it is down
+  nearest: host3 has zone west
+Error: 1 of 1 tasks cannot be placed: no suitable node (4 nodes: node.labels.zone==east does not hold; 1 node: it is down); service web stays as asked for and starts as soon as it can: see ` +
+			"`swarm service ps web`; label a node with `swarm node update --label-add KEY=VALUE NODE`, or change the constraint\n"
+		if got.code != 1 || !strings.HasSuffix(got.errOut, want) {
+			t.Errorf("got %+v, want at the end\n%s", got, want)
+		}
+		if took := time.Since(began); took < 2*time.Second || took > 3*time.Second {
+			t.Errorf("took %s, want 2 s", took)
+		}
+	})
+}
+
+func TestWait_Interrupted(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		s := &fakeServer{onCreate: play(step{100 * time.Millisecond, func(*fakeServer) { cancel() }})}
+		got := run{server: s}.runContext(ctx, t, "service", "create", "--name", "web", "nginx")
+		if got.code != 0 || !strings.HasSuffix(got.errOut, "Operation continuing in background.\nUse `swarm service ps web` to check progress.\n") {
+			t.Errorf("got %+v", got)
+		}
+	})
+}
+
+func TestWait_RemovedMeanwhile(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := &fakeServer{onCreate: play(step{100 * time.Millisecond, func(s *fakeServer) { s.services = nil }})}
+		got := run{server: s}.run(t, "service", "create", "--name", "web", "nginx")
+		if got.code != 1 || !strings.Contains(got.errOut, "Error: service web was removed while waiting for it") {
+			t.Errorf("got %+v", got)
+		}
+	})
+}
