@@ -128,10 +128,18 @@ func newNode(t testing.TB) *node {
 	return n
 }
 
-// newRuntime is what a daemon does when it starts.
+// newRuntime is what a daemon makes when it starts.
 func (n *node) newRuntime() *containerd.Runtime {
 	n.t.Helper()
-	r, err := containerd.New(containerd.Config{
+	r, err := containerd.New(n.config(), containerd.Deps{Log: n.log(), Client: n.client})
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return r
+}
+
+func (n *node) config() containerd.Config {
+	return containerd.Config{
 		StateDir:     filepath.Join(n.layout.Data, "worker"),
 		RunDir:       filepath.Join(n.layout.Run, "worker"),
 		RuncRoot:     n.layout.RuncRoot(),
@@ -140,11 +148,7 @@ func (n *node) newRuntime() *containerd.Runtime {
 		Exits:        layout.Exits(n.layout.State()),
 		Init:         initProgram(n.t),
 		CgroupParent: n.cgroup,
-	}, containerd.Deps{Log: n.log(), Client: n.client})
-	if err != nil {
-		n.t.Fatal(err)
 	}
-	return r
 }
 
 func (n *node) log() *slog.Logger { return slog.New(slog.NewTextHandler(n.t.Output(), nil)) }
