@@ -1,0 +1,256 @@
+package ca_test
+
+import (
+	"context"
+	"log/slog"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"google.golang.org/protobuf/proto"
+
+	"swarm/internal/pki"
+	"swarm/internal/transport"
+	"swarm/manager/ca"
+	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/raftstore"
+	"swarm/raftstore/raftstoretest"
+)
+
+// rig is a cluster of one manager, founded.
+type rig struct {
+	t      *testing.T
+	store  *raftstore.Store
+	server *ca.Server
+	found  *ca.Founding
+}
+
+func newRig(t *testing.T) *rig {
+	t.Helper()
+	found, err := ca.NewCluster(ca.Founder{
+		CSR: csr(t), MachineID: "machine-0", Hostname: "host-0", Addr: "10.0.0.1", Port: 2377,
+		Spec: &swarmv1.ClusterSpec{Network: &swarmv1.NetworkDefaults{GossipPort: 7946}},
+	}, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	store := raftstoretest.New(t)
+	if _, err := store.Commit(t.Context(), "init", found.Changes...); err != nil {
+		t.Fatal(err)
+	}
+	return &rig{t: t, store: store, found: found, server: ca.New(ca.Deps{Log: slog.New(slog.DiscardHandler), Store: store})}
+}
+
+func csr(t *testing.T) []byte {
+	t.Helper()
+	key, err := pki.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := pki.CreateCSR(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+func (r *rig) tokens() *swarmv1.JoinTokens { return r.store.View().Cluster().GetRootCa().GetJoinTokens() }
+
+func (r *rig) request() *swarmv1.JoinRequest {
+	return &swarmv1.JoinRequest{
+		Token: r.tokens().GetWorker(), Csr: csr(r.t), MachineId: "machine-1", Hostname: "host-1", Addr: "10.0.0.2", Port: 2377,
+	}
+}
+
+func (r *rig) setState(id string, state swarmv1.NodeState_State) {
+	r.t.Helper()
+	row, _ := r.store.View().NodeStates.Get(id)
+	row = row.CloneVT()
+	row.State = state
+	if _, err := r.store.Commit(r.t.Context(), "test", raftstore.Update(row)); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+func TestJoin_MakesANode(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		for _, role := range []swarmv1.NodeSpec_Role{swarmv1.NodeSpec_WORKER, swarmv1.NodeSpec_MANAGER} {
+			req := r.request()
+			if role == swarmv1.NodeSpec_MANAGER {
+				req.Token, req.MachineId, req.Hostname, req.Addr = r.tokens().GetManager(), "machine-2", "host-2", "10.0.0.3"
+			}
+			resp, err := r.server.Join(t.Context(), req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			bundle, err := pki.ParseBundle(resp.GetBundle())
+			if err != nil {
+				t.Fatal(err)
+			}
+			cert, err := pki.ParseCert(resp.GetCertificate())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if cert.Subject.CommonName != resp.GetNodeId() || bundle.ClusterID() != r.found.Cluster.GetId() {
+				t.Errorf("certificate of %q in cluster %q", cert.Subject.CommonName, bundle.ClusterID())
+			}
+			view, err := r.store.WaitIndex(t.Context(), resp.GetIndex())
+			if err != nil {
+				t.Fatal(err)
+			}
+			node, _ := view.Nodes.Get(resp.GetNodeId())
+			state, ok := view.NodeStates.Get(resp.GetNodeId())
+			if node.GetSpec().GetRole() != role || resp.GetRole() != role || !ok || state.GetState() != swarmv1.NodeState_UNKNOWN {
+				t.Errorf("node %v, state %v, want role %s and state UNKNOWN", node, state, role)
+			}
+			if len(resp.GetManagers()) == 0 || len(resp.GetGossipKeys()) != 1 || len(resp.GetGossipKeys()[0].GetKey()) != 32 || resp.GetNetwork().GetGossipPort() != 7946 {
+				t.Errorf("the joiner got managers %v, %d gossip keys, network %v", resp.GetManagers(), len(resp.GetGossipKeys()), resp.GetNetwork())
+			}
+		}
+	})
+}
+
+func TestJoin_Refuses(t *testing.T) {
+	tests := []struct {
+		name  string
+		edit  func(r *rig, req *swarmv1.JoinRequest)
+		class func(error) bool
+		says  string
+	}{
+		{"no token", func(_ *rig, q *swarmv1.JoinRequest) { q.Token = "" }, errdefs.IsInvalidArgument, "swarm join-token worker"},
+		{"rotated token", func(r *rig, _ *swarmv1.JoinRequest) { r.rotate(true, false) }, errdefs.IsUnauthorized, "join token was rotated"},
+		{"token of another cluster", func(r *rig, q *swarmv1.JoinRequest) {
+			other, err := pki.CreateRoot("other", time.Now())
+			if err != nil {
+				r.t.Fatal(err)
+			}
+			q.Token = pki.NewToken(other.Cert).String()
+		}, errdefs.IsUnauthorized, "does not belong to the cluster"},
+		{"this host twice", func(r *rig, q *swarmv1.JoinRequest) {
+			r.setState(r.found.Node.GetId(), swarmv1.NodeState_READY)
+			q.MachineId, q.Hostname = "machine-0", "host-0"
+		}, errdefs.IsAlreadyExists, "this host is already node"},
+		{"a cloned machine id", func(_ *rig, q *swarmv1.JoinRequest) { q.MachineId = "machine-0" }, errdefs.IsAlreadyExists, "cloned disk"},
+		{"an address in use", func(_ *rig, q *swarmv1.JoinRequest) { q.Addr = "10.0.0.1" }, errdefs.IsAlreadyExists, "--advertise-addr"},
+		{"no address", func(_ *rig, q *swarmv1.JoinRequest) { q.Addr = "host-1" }, errdefs.IsInvalidArgument, "not an IP address"},
+		{"an address for nobody", func(_ *rig, q *swarmv1.JoinRequest) { q.Addr = "0.0.0.0" }, errdefs.IsInvalidArgument, "cannot reach"},
+		{"no port", func(_ *rig, q *swarmv1.JoinRequest) { q.Port = 0 }, errdefs.IsInvalidArgument, "port 0"},
+		{"no machine id", func(_ *rig, q *swarmv1.JoinRequest) { q.MachineId = "" }, errdefs.IsInvalidArgument, "machine id"},
+		{"a key of another kind", func(_ *rig, q *swarmv1.JoinRequest) { q.Csr = []byte("no") }, errdefs.IsInvalidArgument, "certificate request"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newRig(t)
+				req := r.request()
+				tt.edit(r, req)
+				nodes := r.store.View().Nodes.Len()
+				_, err := r.server.Join(t.Context(), req)
+				if err == nil || !tt.class(err) || !strings.Contains(err.Error(), tt.says) || strings.Contains(err.Error(), "\n") {
+					t.Errorf("got %v, want a line that says %q", err, tt.says)
+				}
+				if got := r.store.View().Nodes.Len(); got != nodes {
+					t.Errorf("%d nodes after a refusal, want %d", got, nodes)
+				}
+			})
+		})
+	}
+}
+
+func (r *rig) rotate(worker, manager bool) {
+	r.t.Helper()
+	c := r.store.View().Cluster().CloneVT()
+	if err := ca.RotateTokens(c.RootCa, worker, manager); err != nil {
+		r.t.Fatal(err)
+	}
+	if _, err := r.store.Commit(r.t.Context(), "test", raftstore.Update(c)); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+func TestRotateTokens_ReplacesOnlyWhatIsAskedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		before := proto.CloneOf(r.tokens())
+		r.rotate(true, false)
+		if r.tokens().GetWorker() == before.GetWorker() || r.tokens().GetManager() != before.GetManager() {
+			t.Error("rotating the worker token must change it, and no other")
+		}
+		if _, err := r.server.Join(t.Context(), r.request()); err != nil {
+			t.Errorf("join with the new token: %v", err)
+		}
+	})
+}
+
+func TestJoin_AHostWhoseNodeIsDownJoinsAnew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		first, err := r.server.Join(t.Context(), r.request())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := r.server.Join(t.Context(), r.request()); !errdefs.IsAlreadyExists(err) {
+			t.Errorf("second join of a node that is not down: got %v, want a refusal", err)
+		}
+		r.setState(first.GetNodeId(), swarmv1.NodeState_DOWN)
+		second, err := r.server.Join(t.Context(), r.request())
+		if err != nil || second.GetNodeId() == first.GetNodeId() {
+			t.Errorf("join of a host whose node is down: %v, %v; want a new id", second.GetNodeId(), err)
+		}
+	})
+}
+
+func TestRenew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		joined, err := r.server.Join(t.Context(), r.request())
+		if err != nil {
+			t.Fatal(err)
+		}
+		as := func(id string, until time.Time) context.Context {
+			return transport.WithAuthInfo(t.Context(), transport.AuthInfo{Peer: pki.Peer{Kind: pki.KindNode, ID: id, NotAfter: until}})
+		}
+		expired := as(joined.GetNodeId(), time.Now().Add(-time.Hour))
+		resp, err := r.server.Renew(expired, &swarmv1.RenewRequest{Csr: csr(t), MachineId: "machine-1"})
+		if err != nil {
+			t.Fatalf("renew an expired certificate: %v", err)
+		}
+		if cert, err := pki.ParseCert(resp.GetCertificate()); err != nil || cert.Subject.CommonName != joined.GetNodeId() || time.Until(cert.NotAfter) < time.Hour {
+			t.Errorf("renewed certificate %v, %v", cert, err)
+		}
+		if _, err := r.server.Renew(expired, &swarmv1.RenewRequest{Csr: csr(t), MachineId: "machine-9"}); !errdefs.IsPermissionDenied(err) {
+			t.Errorf("renew from another machine: got %v, want a refusal", err)
+		}
+		removed := as("zzzzzzzzzzzzzzzzzzzzzzzzz", time.Now().Add(time.Hour))
+		if _, err := r.server.Renew(removed, &swarmv1.RenewRequest{Csr: csr(t), MachineId: "machine-1"}); !errdefs.IsPermissionDenied(err) || !strings.Contains(err.Error(), "removed") {
+			t.Errorf("renew of a removed node: got %v, want a refusal", err)
+		}
+		if _, err := r.server.Renew(transport.WithAuthInfo(t.Context(), transport.AuthInfo{}), &swarmv1.RenewRequest{Csr: csr(t)}); !errdefs.IsPermissionDenied(err) {
+			t.Errorf("renew by nobody: got %v, want a refusal", err)
+		}
+	})
+}
+
+func TestCreateCredential(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		resp, err := r.server.CreateCredential(t.Context(), &swarmv1.CreateCredentialRequest{Name: "jane", Csr: csr(t)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		bundle, _ := pki.ParseBundle(resp.GetBundle())
+		cert, err := pki.ParseCert(resp.GetCertificate())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(resp.GetManagers()) != 1 || bundle == nil || cert.Subject.CommonName != "jane" {
+			t.Errorf("credential of %q, managers %v", cert.Subject.CommonName, resp.GetManagers())
+		}
+		if _, err := r.server.CreateCredential(t.Context(), &swarmv1.CreateCredentialRequest{Name: "a b", Csr: csr(t)}); !errdefs.IsInvalidArgument(err) {
+			t.Errorf("a name with a space: got %v, want a refusal", err)
+		}
+	})
+}

@@ -1,0 +1,170 @@
+// Package manager puts a manager's parts together: the users' API, the sessions of workers, the certificate authority,
+// and, while this member leads, the loops that turn desired state into tasks, judge which nodes are up, keep Raft's voters
+// in line with the nodes' roles, and sweep up. Leadership is one context: Run has no other notion of it.
+//
+// It refuses to know how the store replicates and how the planner decides. The daemon makes one Manager a term, registers
+// its services, asks Authorise about every call on the node, and runs Run beside the store's own. Goroutines: those of
+// dispatch, and one for each of the four loops of a leader; Run waits for all.
+package manager
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+
+	"swarm/manager/ca"
+	"swarm/manager/control"
+	"swarm/manager/dispatch"
+	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/raftstore"
+)
+
+// Gossip is what a manager asks the membership gossip.
+type Gossip = dispatch.Gossip
+
+// Config is who this manager is.
+type Config struct{ NodeID string }
+
+// Deps are what a Manager needs. Gossip, Images and Resolver may be nil.
+type Deps struct {
+	Log    *slog.Logger
+	Store  *raftstore.Store
+	Gossip Gossip
+	// Conn reaches another node's gRPC services.
+	Conn func(nodeID string) (grpc.ClientConnInterface, error)
+	// RaftAnswers tells whether a node's Raft listener takes connections: only then does it become a voter.
+	RaftAnswers func(ctx context.Context, nodeID string) error
+	Images      control.Images
+	Resolver    control.Resolver
+}
+
+// Manager is one node's part in managing the cluster.
+type Manager struct {
+	cfg      Config
+	deps     Deps
+	log      *slog.Logger
+	store    *raftstore.Store
+	control  *control.Server
+	dispatch *dispatch.Server
+	ca       *ca.Server
+	auth     *control.Authoriser
+}
+
+// New makes a Manager; nothing happens before Run.
+func New(cfg Config, deps Deps) *Manager {
+	m := &Manager{cfg: cfg, deps: deps, log: deps.Log, store: deps.Store}
+	m.control = control.New(control.Config{NodeID: cfg.NodeID}, control.Deps{
+		Log: deps.Log, Store: deps.Store, Conn: deps.Conn, Images: deps.Images, Resolver: deps.Resolver, Gossip: liveness{deps.Gossip},
+	})
+	m.dispatch = dispatch.New(dispatch.Config{NodeID: cfg.NodeID}, dispatch.Deps{
+		Log: deps.Log, Store: deps.Store, Gossip: deps.Gossip, Conn: deps.Conn,
+	})
+	m.ca = ca.New(ca.Deps{Log: deps.Log, Store: deps.Store})
+	m.auth = control.NewAuthoriser(control.MembersOf(deps.Store))
+	return m
+}
+
+// liveness tells the users' API what gossip knows.
+type liveness struct{ gossip Gossip }
+
+func (l liveness) Alive(id string) (alive, known bool) {
+	if l.gossip == nil {
+		return false, false
+	}
+	switch l.gossip.Status(id) {
+	case dispatch.GossipAlive:
+		return true, true
+	case dispatch.GossipUnknown:
+		return false, false
+	}
+	return false, true
+}
+
+// Register adds all services of a manager, the store's included.
+func (m *Manager) Register(r grpc.ServiceRegistrar) {
+	swarmv1.RegisterControlServer(r, m.control)
+	swarmv1.RegisterCAServer(r, m.ca)
+	swarmv1.RegisterRaftServer(r, m.store.Service())
+	m.dispatch.Register(r)
+}
+
+// Authorise judges any call on this node, by the replicated state.
+func (m *Manager) Authorise(ctx context.Context, fullMethod string) error {
+	return m.auth.Authorise(ctx, fullMethod)
+}
+
+// Authoriser offers the same as interceptors.
+func (m *Manager) Authoriser() *control.Authoriser { return m.auth }
+
+// Peer is how to reach a node, as replicated.
+func (m *Manager) Peer(nodeID string) (*swarmv1.Peer, bool) {
+	n, ok := m.store.View().Nodes.Get(nodeID)
+	return &swarmv1.Peer{NodeId: nodeID, Addr: n.GetAddr(), Port: n.GetPort()}, ok
+}
+
+// Ready waits until this member knows the cluster and a leader knows this member.
+func (m *Manager) Ready(ctx context.Context) error {
+	view, w := m.store.Watch(raftstore.TableCluster, raftstore.TableNode)
+	defer w.Close()
+	for {
+		if _, ok := view.Nodes.Get(m.cfg.NodeID); ok && view.Cluster() != nil {
+			break
+		}
+		batch, err := w.Next(ctx)
+		if err != nil {
+			return fmt.Errorf("wait for the cluster's state: %w", err)
+		}
+		view = batch.View
+	}
+	_, err := m.store.ReadIndex(ctx)
+	return err
+}
+
+// Run serves until ctx ends, or until a part of it cannot go on.
+func (m *Manager) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return m.dispatch.Run(ctx) })
+	g.Go(func() error { return m.store.Lead(ctx, m.lead) })
+	err := g.Wait()
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+// lead is everything that only the leader does, for one term.
+func (m *Manager) lead(ctx context.Context) error {
+	m.log.Info("this manager leads", "node", m.cfg.NodeID)
+	g, ctx := errgroup.WithContext(ctx)
+	for name, duty := range map[string]func(context.Context) error{
+		"plan": m.plan, "judge nodes": m.dispatch.LeadLiveness, "seat managers": m.seats, "reap": m.reap,
+	} {
+		g.Go(func() error {
+			m.persist(ctx, name, duty)
+			return nil
+		})
+	}
+	return g.Wait()
+}
+
+// dutyPause is between two attempts at a duty that failed. One that fell behind begins anew at once.
+const dutyPause = time.Second
+
+// persist keeps a duty up for the whole term: one that failed must not cost the leadership.
+func (m *Manager) persist(ctx context.Context, name string, duty func(context.Context) error) {
+	for ctx.Err() == nil {
+		err := duty(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		m.log.Warn("a duty of the leader begins anew", "duty", name, "err", err)
+		if !errors.Is(err, raftstore.ErrResync) {
+			sleep(ctx, dutyPause)
+		}
+	}
+}

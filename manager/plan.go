@@ -1,0 +1,172 @@
+package manager
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"swarm/manager/planner"
+	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/raftstore"
+)
+
+const (
+	// planPause is the first pause after a plan that met only refusals; it doubles up to planPauses times. A refusal that
+	// is due to a change on its way is over when that change has arrived, so the first ones wait for nothing.
+	planPause  = 5 * time.Millisecond
+	planPauses = 7
+	planFree   = 2
+)
+
+// plans is the loop over one picture.
+type plans struct {
+	m       *Manager
+	pic     *planner.Picture
+	watcher *raftstore.Watcher
+	refused int // plans in a row of which nothing was accepted
+}
+
+// plan keeps the planner at work: it looks when something has changed or is due, and writes what follows.
+func (m *Manager) plan(ctx context.Context) error {
+	view, w := m.store.Watch()
+	defer w.Close()
+	p := &plans{m: m, pic: planner.New(view), watcher: w}
+	for {
+		now := time.Now()
+		res := p.pic.Plan(p.pic.Due(now), now)
+		if len(res.Groups) > 0 {
+			if err := p.commit(ctx, res.Groups); err != nil {
+				return err
+			}
+			continue
+		}
+		if err := p.wait(ctx, res.Next); err != nil {
+			return err
+		}
+	}
+}
+
+// wait returns when something has changed or is due.
+func (p *plans) wait(ctx context.Context, next time.Time) error {
+	until := ctx
+	if !next.IsZero() {
+		var cancel context.CancelFunc
+		until, cancel = context.WithDeadline(ctx, next)
+		defer cancel()
+	}
+	batch, err := p.watcher.Next(until)
+	if err != nil {
+		if ctx.Err() == nil && until.Err() != nil {
+			return nil // due
+		}
+		return err
+	}
+	p.pic.Apply(batch.Changes)
+	return nil
+}
+
+// row names a row of the store.
+type row struct {
+	table raftstore.TableID
+	key   string
+}
+
+// commit writes a plan and takes in what came of it: the next plan must see it.
+func (p *plans) commit(ctx context.Context, groups []planner.Group) error {
+	list := make([]*swarmv1.Group, len(groups))
+	for i, g := range groups {
+		list[i] = g.Proto()
+	}
+	index, results, err := p.m.store.CommitGroups(ctx, "planner", list)
+	if err != nil {
+		return err
+	}
+	pending := make(map[row]bool)
+	var refusal error
+	for i, r := range results {
+		if r == nil {
+			pending[rowOf(groups[i].Changes[0])] = true
+			continue
+		}
+		refusal = r
+		p.pic.Retry(groups[i].Service)
+	}
+	if _, err := p.m.store.WaitIndex(ctx, index); err != nil {
+		return err
+	}
+	if err := p.takeIn(ctx, pending); err != nil {
+		return err
+	}
+	if refusal == nil || len(refusals(results)) < len(results) {
+		p.refused = 0
+		return nil
+	}
+	p.refused++
+	if p.refused > planFree {
+		p.m.log.Warn("plan was refused", "index", index, "err", refusal)
+		return p.pause(ctx, planPause<<min(p.refused-planFree, planPauses))
+	}
+	return nil
+}
+
+func refusals(results []error) (out []error) {
+	for _, r := range results {
+		if r != nil {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// takeIn applies batches until all that was committed has been told of, and whatever else is there already.
+func (p *plans) takeIn(ctx context.Context, pending map[row]bool) error {
+	done, cancel := context.WithCancel(ctx)
+	cancel()
+	for {
+		from := ctx
+		if len(pending) == 0 {
+			from = done // do not wait
+		}
+		batch, err := p.watcher.Next(from)
+		if err != nil {
+			if ctx.Err() == nil && from == done && errors.Is(err, context.Canceled) {
+				return nil
+			}
+			return err
+		}
+		for i := range batch.Changes {
+			delete(pending, row{batch.Changes[i].Table, batch.Changes[i].Key})
+		}
+		p.pic.Apply(batch.Changes)
+	}
+}
+
+// pause waits for changes, but not for long.
+func (p *plans) pause(ctx context.Context, d time.Duration) error {
+	return p.wait(ctx, time.Now().Add(d))
+}
+
+// rowOf is the row that a change writes or deletes.
+func rowOf(c *swarmv1.Change) row {
+	if d := c.GetDelete(); d != nil {
+		return row{raftstore.TableID(d.GetTable()), d.GetKey()}
+	}
+	o := c.GetPut().ProtoReflect()
+	var found row
+	o.Range(func(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+		found = row{raftstore.TableID(f.Number()), raftstore.Key(v.Message().Interface())}
+		return false
+	})
+	return found
+}
+
+func sleep(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}

@@ -1,0 +1,148 @@
+package manager
+
+import (
+	"context"
+	"errors"
+	"strings"
+
+	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/raftstore"
+)
+
+const (
+	// keptRevisions of a service stay besides those that are in use.
+	keptRevisions = 100
+	reapBatch     = 1000
+)
+
+// reap deletes rows whose owner is gone: what a leader that was lost in the middle, or two writers in one moment, left
+// behind. It looks when a term begins, when a node was removed and when a service has a new revision.
+func (m *Manager) reap(ctx context.Context) error {
+	view, w := m.store.Watch(raftstore.TableNode, raftstore.TableRevision)
+	defer w.Close()
+	if err := m.sweep(ctx, leftovers(view)); err != nil {
+		return err
+	}
+	for {
+		batch, err := w.Next(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if errors.Is(err, raftstore.ErrResync) {
+			return err // the leader's term begins anew
+		}
+		if err != nil {
+			return err
+		}
+		for _, c := range batch.Changes {
+			var changes []*swarmv1.Change
+			switch rev, _ := c.New.(*swarmv1.Revision); {
+			case rev != nil:
+				changes = oldRevisions(batch.View, rev.GetServiceId())
+			case c.Table == raftstore.TableNode && c.New == nil:
+				changes = leftovers(batch.View)
+			}
+			if err := m.sweep(ctx, changes); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// sweep deletes each row by itself: one that has changed meanwhile stays.
+func (m *Manager) sweep(ctx context.Context, changes []*swarmv1.Change) error {
+	for len(changes) > 0 {
+		n := min(len(changes), reapBatch)
+		groups := make([]*swarmv1.Group, n)
+		for i, c := range changes[:n] {
+			groups[i] = raftstore.Group(c)
+		}
+		changes = changes[n:]
+		if _, _, err := m.store.CommitGroups(ctx, "reaper", groups); err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			m.log.Warn("leftovers stay until the next sweep", "err", err)
+			return nil
+		}
+	}
+	return nil
+}
+
+// leftovers are the rows of owners that do not exist, deleted with the version that was seen.
+func leftovers(v *raftstore.View) []*swarmv1.Change {
+	var out []*swarmv1.Change
+	for st := range v.NodeStates.All() {
+		if _, ok := v.Nodes.Get(st.GetNodeId()); !ok {
+			out = append(out, raftstore.Delete(st))
+		}
+	}
+	for c := range v.ImageCopies.All() {
+		if _, ok := v.Nodes.Get(c.GetNodeId()); !ok {
+			out = append(out, raftstore.Delete(c))
+		}
+	}
+	for st := range v.Statuses.All() {
+		if _, ok := v.Tasks.Get(st.GetTaskId()); !ok {
+			out = append(out, raftstore.Delete(st))
+		}
+	}
+	for e := range v.Endpoints.All() {
+		if _, ok := v.Services.Get(e.GetServiceId()); !ok {
+			out = append(out, raftstore.Delete(e))
+		}
+	}
+	for r := range v.Revisions.All() {
+		if _, ok := v.Services.Get(r.GetServiceId()); !ok {
+			out = append(out, raftstore.Delete(r))
+		}
+	}
+	for c := range v.Claims.All() {
+		if !owned(v, c) {
+			out = append(out, raftstore.Delete(c))
+		}
+	}
+	return out
+}
+
+// owned: ports of the mesh are claimed by services, ports of one node by tasks. Other kinds are not ours to judge.
+func owned(v *raftstore.View, c *swarmv1.Claim) bool {
+	if !strings.HasPrefix(c.GetKey(), "port/") {
+		return true
+	}
+	_, service := v.Services.Get(c.GetOwner())
+	_, task := v.Tasks.Get(c.GetOwner())
+	return service || task
+}
+
+// oldRevisions are those of a service beyond the ones that are kept, oldest first. What a task, the service or its way
+// back names stays, and so does the first of each template in use: the planner compares by it.
+func oldRevisions(v *raftstore.View, service string) []*swarmv1.Change {
+	svc, ok := v.Services.Get(service)
+	if !ok {
+		return nil
+	}
+	var all []*swarmv1.Revision
+	for r := range v.RevisionsOf(service) {
+		all = append(all, r)
+	}
+	if len(all) <= keptRevisions {
+		return nil
+	}
+	used := map[uint64]bool{svc.GetRevision(): true, svc.GetPreviousRevision(): true}
+	for t := range v.TasksOfService(service) {
+		used[t.GetRevision()] = true
+	}
+	for _, r := range all {
+		if used[r.GetNumber()] {
+			used[r.GetTemplate()] = true
+		}
+	}
+	var out []*swarmv1.Change
+	for _, r := range all[:len(all)-keptRevisions] {
+		if !used[r.GetNumber()] {
+			out = append(out, raftstore.Delete(r))
+		}
+	}
+	return out
+}
