@@ -181,7 +181,7 @@ func (s *Store) pause(ctx, giveUp context.Context, moved <-chan struct{}, try in
 		if s.Leader() == "" {
 			return errNoLeader
 		}
-		return errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("the leader %s does not take the change: %v", s.Leader(), cause))
+		return errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("the leader %s does not answer: %v", s.Leader(), cause))
 	case <-s.closed:
 		return errClosed
 	}

@@ -102,8 +102,24 @@ func (s *Store) Latest(ctx context.Context) (*View, error) {
 }
 
 // ReadIndex gives an index such that a view at it holds everything that anybody was told is committed. On the leader it
-// costs one round of heartbeats, elsewhere one call more. WaitIndex then makes a read linearizable.
+// costs one round of heartbeats, elsewhere one call more. WaitIndex then makes a read linearizable. Without an established
+// leader it waits for one, for as long as Commit does.
 func (s *Store) ReadIndex(ctx context.Context) (uint64, error) {
+	giveUp, cancel := context.WithTimeout(ctx, s.cfg.Timeouts.Leader)
+	defer cancel()
+	for try := 0; ; try++ {
+		moved := s.LeaderChanged()
+		index, err := s.askIndex(ctx)
+		if err == nil || ctx.Err() != nil || !errdefs.IsUnavailable(err) {
+			return index, err
+		}
+		if err := s.pause(ctx, giveUp, moved, try, err); err != nil {
+			return 0, err
+		}
+	}
+}
+
+func (s *Store) askIndex(ctx context.Context) (uint64, error) {
 	if s.raft.State() == raft.Leader {
 		return s.readIndex(ctx)
 	}
