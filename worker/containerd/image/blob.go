@@ -1,0 +1,99 @@
+//go:build linux
+
+package image
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/remotes"
+	"github.com/containerd/errdefs"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// errCorrupt: a source delivered something else than the digest names.
+var errCorrupt = errdefs.ErrDataLoss.WithMessage("the content does not have the digest that it was asked by")
+
+// localError is a failure of this node: another source would not help.
+type localError struct{ err error }
+
+func (e *localError) Error() string { return e.err.Error() }
+func (e *localError) Unwrap() error { return e.err }
+
+// blob fetches one blob, if the store does not have it.
+func (d *download) blob(ctx context.Context, desc ocispec.Descriptor) error {
+	if desc.Size < 0 || desc.Digest.Validate() != nil {
+		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("the manifest is damaged: blob %q of %d bytes", desc.Digest, desc.Size))
+	}
+	return d.each(ctx, func(src source) error {
+		resumed, err := d.from(ctx, src, desc)
+		if errors.Is(err, errCorrupt) && resumed {
+			// The part from an earlier attempt may be what was wrong.
+			_, err = d.from(ctx, src, desc)
+		}
+		return err
+	})
+}
+
+// from fetches a blob from one source, going on where an earlier attempt ended. What turned out wrong is thrown away.
+func (d *download) from(ctx context.Context, src source, desc ocispec.Descriptor) (resumed bool, err error) {
+	key := remotes.MakeRefKey(ctx, desc)
+	w, err := content.OpenWriter(ctx, d.store, content.WithRef(key), content.WithDescriptor(desc))
+	if errdefs.IsAlreadyExists(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, &localError{fmt.Errorf("store blob %s: %w", desc.Digest, err)}
+	}
+	status, err := w.Status()
+	if err != nil {
+		_ = w.Close()
+		return false, &localError{fmt.Errorf("store blob %s: %w", desc.Digest, err)}
+	}
+	err = d.copy(ctx, w, src, desc, status.Offset)
+	if cerr := w.Close(); err == nil && cerr != nil {
+		err = &localError{fmt.Errorf("store blob %s: %w", desc.Digest, cerr)}
+	}
+	if errors.Is(err, errCorrupt) {
+		if aerr := d.store.Abort(ctx, key); aerr != nil && !errdefs.IsNotFound(aerr) {
+			err = &localError{errors.Join(err, aerr)}
+		}
+	}
+	return status.Offset > 0, err
+}
+
+func (d *download) copy(ctx context.Context, w content.Writer, src source, desc ocispec.Descriptor, offset int64) error {
+	if offset < desc.Size {
+		body, err := src.open(ctx, desc, offset)
+		if err != nil {
+			return err
+		}
+		defer body.Close()
+		d.meter.add(offset)
+		read := &metered{from: io.LimitReader(body, desc.Size-offset), meter: d.meter}
+		n, err := io.Copy(w, read)
+		offset += n
+		switch {
+		case read.err != nil:
+			d.meter.add(-offset)
+			return fmt.Errorf("read blob %s: %w", desc.Digest, classed(read.err))
+		case err != nil:
+			return &localError{fmt.Errorf("store blob %s: %w", desc.Digest, err)}
+		case offset < desc.Size:
+			d.meter.add(-offset)
+			return fmt.Errorf("read blob %s: it ended after %d of %d bytes: %w", desc.Digest, offset, desc.Size, errdefs.ErrUnavailable)
+		}
+	}
+	err := w.Commit(ctx, desc.Size, desc.Digest)
+	switch {
+	case err == nil, errdefs.IsAlreadyExists(err):
+		return nil
+	case errdefs.IsFailedPrecondition(err): // containerd's word for a digest or size that differs
+		d.meter.add(-desc.Size)
+		return fmt.Errorf("blob %s: %w", desc.Digest, errCorrupt)
+	}
+	return &localError{fmt.Errorf("store blob %s: %w", desc.Digest, err)}
+}

@@ -1,0 +1,282 @@
+//go:build linux
+
+package image
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"slices"
+	"sync"
+
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/core/remotes"
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
+)
+
+const (
+	// parallel blobs of one pull: enough to fill a link, few enough for a disk.
+	parallel = 4
+	// maxManifest bounds what is read into memory on a stranger's word; registries refuse more than 4 MiB.
+	maxManifest = 4 << 20
+)
+
+// download fetches one image's blobs into the content store, each from the first source that delivers what its digest
+// says. Whose blobs it gets does not matter: nothing enters the store that its digest does not vouch for.
+type download struct {
+	order   order
+	store   content.Store
+	sources []source
+	log     *slog.Logger
+	meter   *meter
+
+	mu      sync.Mutex // guards what follows
+	dropped map[source]bool
+	peerHas bool // a peer had the image, so that it exists
+}
+
+// run fetches what the platform needs of the image, and gives its root.
+func (d *download) run(ctx context.Context) (ocispec.Descriptor, error) {
+	root, err := d.root(ctx)
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	manifest, err := d.choose(ctx, root)
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	children, err := images.Children(ctx, d.store, manifest)
+	if err != nil {
+		return ocispec.Descriptor{}, fmt.Errorf("manifest %s: %w: %w", manifest.Digest, err, errdefs.ErrInvalidArgument)
+	}
+	if err := d.fits(ctx, manifest, children); err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	children = d.missing(ctx, children)
+	for _, c := range children {
+		d.meter.expect(c.Size)
+	}
+	d.meter.flush()
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(parallel)
+	for _, c := range children {
+		group.Go(func() error { return d.blob(ctx, c) })
+	}
+	if err := group.Wait(); err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	d.meter.flush()
+	return root, nil
+}
+
+// root fetches the index or manifest that the digest names; how long it is and what type it has is not known before.
+func (d *download) root(ctx context.Context) (ocispec.Descriptor, error) {
+	want := digest.Digest(d.order.ref.Digest)
+	if data, err := content.ReadBlob(ctx, d.store, ocispec.Descriptor{Digest: want}); err == nil {
+		return d.keepRoot(ctx, data)
+	}
+	var data []byte
+	err := d.each(ctx, func(src source) (err error) {
+		if data, err = readRoot(ctx, src, want); err == nil && src.peer() {
+			d.mu.Lock()
+			d.peerHas = true
+			d.mu.Unlock()
+		}
+		return err
+	})
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	return d.keepRoot(ctx, data)
+}
+
+func readRoot(ctx context.Context, src source, want digest.Digest) ([]byte, error) {
+	body, err := src.root(ctx, want)
+	if err != nil {
+		return nil, err
+	}
+	defer body.Close()
+	data, err := io.ReadAll(io.LimitReader(body, maxManifest+1))
+	if err != nil {
+		return nil, fmt.Errorf("read manifest: %w", classed(err))
+	}
+	if got := want.Algorithm().FromBytes(data); got != want {
+		return nil, fmt.Errorf("manifest %s: %w", want, errCorrupt)
+	}
+	return data, nil
+}
+
+func (d *download) keepRoot(ctx context.Context, data []byte) (ocispec.Descriptor, error) {
+	mediaType, err := mediaTypeOf(data)
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	desc := ocispec.Descriptor{MediaType: mediaType, Digest: digest.Digest(d.order.ref.Digest), Size: int64(len(data))}
+	if err := content.WriteBlob(ctx, d.store, remotes.MakeRefKey(ctx, desc), bytes.NewReader(data), desc); err != nil {
+		return ocispec.Descriptor{}, fmt.Errorf("store manifest: %w", err)
+	}
+	return desc, nil
+}
+
+// mediaTypeOf is what a manifest says of itself; OCI lets it say nothing.
+func mediaTypeOf(data []byte) (string, error) {
+	var doc struct {
+		MediaType string          `json:"mediaType"`
+		Manifests json.RawMessage `json:"manifests"`
+		Config    json.RawMessage `json:"config"`
+	}
+	err := json.Unmarshal(data, &doc)
+	switch {
+	case err == nil && doc.MediaType == "" && len(doc.Manifests) > 0:
+		doc.MediaType = ocispec.MediaTypeImageIndex
+	case err == nil && doc.MediaType == "" && len(doc.Config) > 0:
+		doc.MediaType = ocispec.MediaTypeImageManifest
+	}
+	if images.IsIndexType(doc.MediaType) || images.IsManifestType(doc.MediaType) {
+		return doc.MediaType, nil
+	}
+	return "", errdefs.ErrInvalidArgument.WithMessage("the digest names something that is not an image: give the digest of a manifest or index")
+}
+
+// choose finds the platform's manifest, through the index if there is one.
+func (d *download) choose(ctx context.Context, desc ocispec.Descriptor) (ocispec.Descriptor, error) {
+	if !images.IsIndexType(desc.MediaType) {
+		return desc, nil
+	}
+	all, err := images.Children(ctx, d.store, desc)
+	if err != nil {
+		return ocispec.Descriptor{}, fmt.Errorf("index %s: %w: %w", desc.Digest, err, errdefs.ErrInvalidArgument)
+	}
+	var fit []ocispec.Descriptor
+	var has []ocispec.Platform
+	for _, m := range all {
+		switch {
+		case m.Platform == nil:
+			fit = append(fit, m)
+		case d.order.platform.Match(*m.Platform):
+			fit = append(fit, m)
+		case m.Platform.OS != "unknown":
+			has = append(has, *m.Platform)
+		}
+	}
+	if len(fit) == 0 {
+		return ocispec.Descriptor{}, d.unfit(has)
+	}
+	slices.SortStableFunc(fit, func(a, b ocispec.Descriptor) int {
+		switch {
+		case a.Platform == nil || b.Platform == nil:
+			return boolOrder(a.Platform == nil, b.Platform == nil)
+		case d.order.platform.Less(*a.Platform, *b.Platform):
+			return -1
+		case d.order.platform.Less(*b.Platform, *a.Platform):
+			return 1
+		}
+		return 0
+	})
+	if err := d.blob(ctx, fit[0]); err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	return d.choose(ctx, fit[0])
+}
+
+// boolOrder puts false before true.
+func boolOrder(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case b:
+		return -1
+	}
+	return 1
+}
+
+// fits refuses a manifest whose configuration is for another platform.
+func (d *download) fits(ctx context.Context, manifest ocispec.Descriptor, children []ocispec.Descriptor) error {
+	for _, c := range children {
+		if images.IsConfigType(c.MediaType) {
+			if err := d.blob(ctx, c); err != nil {
+				return err
+			}
+		}
+	}
+	p, err := platformOf(ctx, d.store, manifest, children)
+	if err != nil {
+		return fmt.Errorf("configuration of %s: %w: %w", manifest.Digest, err, errdefs.ErrInvalidArgument)
+	}
+	if !(extent{platforms: []ocispec.Platform{p}}).serves(d.order.platform) {
+		return d.unfit([]ocispec.Platform{p})
+	}
+	return nil
+}
+
+func (d *download) unfit(has []ocispec.Platform) error {
+	return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("image %s is not for %s: it is for %s",
+		d.order.ref.Familiar(), d.order.wanted, describe(has)))
+}
+
+// missing leaves out what the store has, and what is named twice.
+func (d *download) missing(ctx context.Context, all []ocispec.Descriptor) []ocispec.Descriptor {
+	var out []ocispec.Descriptor
+	seen := map[digest.Digest]bool{}
+	for _, c := range all {
+		if seen[c.Digest] {
+			continue
+		}
+		seen[c.Digest] = true
+		if _, err := d.store.Info(ctx, c.Digest); err != nil || !d.leased(ctx, c) {
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+// leased puts a blob that is here under the pull's lease, by asking to write it. False: it has just gone.
+func (d *download) leased(ctx context.Context, desc ocispec.Descriptor) bool {
+	w, err := content.OpenWriter(ctx, d.store, content.WithRef(remotes.MakeRefKey(ctx, desc)), content.WithDescriptor(desc))
+	if err == nil {
+		_ = w.Close()
+	}
+	return errdefs.IsAlreadyExists(err)
+}
+
+// each tries sources, peers first, until one succeeds. A source that is out of order or lies is not asked again. The
+// error is the last source's, which is the registry's when there is one, unless an earlier one's can be mended.
+func (d *download) each(ctx context.Context, try func(source) error) error {
+	var verdict error
+	for _, src := range d.sources {
+		d.mu.Lock()
+		skip := d.dropped[src]
+		d.mu.Unlock()
+		if skip {
+			continue
+		}
+		err := try(src)
+		var local *localError
+		if err == nil || ctx.Err() != nil || errors.As(err, &local) {
+			return err
+		}
+		verdict = err
+		if errdefs.IsNotFound(err) {
+			continue
+		}
+		d.log.Info("image source failed", "source", src, "image", d.order.ref.Name, "err", err)
+		d.mu.Lock()
+		if d.dropped == nil {
+			d.dropped = map[source]bool{}
+		}
+		d.dropped[src] = src.peer()
+		d.mu.Unlock()
+	}
+	if verdict == nil {
+		verdict = fmt.Errorf("all sources have failed: %w", errdefs.ErrUnavailable)
+	}
+	return verdict
+}

@@ -1,0 +1,191 @@
+//go:build linux
+
+package image
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/leases"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/platforms"
+
+	"swarm/internal/spec"
+	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/worker"
+)
+
+const (
+	// labelPull marks the leases of a digest's pulls.
+	labelPull = "io.swarm.pull"
+	// keepPartial is how long a failed pull's blobs wait for the next attempt.
+	keepPartial = 6 * time.Hour
+	// resolvePatience bounds the question which digest a tag has now.
+	resolvePatience = 15 * time.Second
+)
+
+// order is a pull that has been understood.
+type order struct {
+	ref      spec.Image
+	auth     credentials
+	platform platforms.MatchComparer
+	wanted   string // the platform, for people
+}
+
+func (o order) fetchKey() string { return o.ref.Digest + " " + o.wanted + " " + o.ref.Name }
+
+// Pull makes an image ready for containers: by its digest from this node, from other nodes or from its registry,
+// whichever has it first. A tag without digest is looked up in the registry, unless it was loaded here; when the
+// registry cannot tell, what this node has under that name serves.
+func (s *Store) Pull(ctx context.Context, req worker.PullRequest, progress func(*swarmv1.ImageProgress)) (*swarmv1.Image, error) {
+	o, err := s.order(req)
+	if err != nil {
+		return nil, err
+	}
+	if o.ref.Digest == "" {
+		if o.ref.Digest, err = s.pin(ctx, o); err != nil {
+			return nil, err
+		}
+	}
+	if image, err := s.ready(ctx, o); image != nil || err != nil {
+		return image, err
+	}
+	err = s.flights.do(ctx, o.fetchKey(), progress, func(ctx context.Context, tell func(*swarmv1.ImageProgress)) error {
+		if image, err := s.ready(ctx, o); image != nil || err != nil {
+			return err // another flight has just landed
+		}
+		return s.fetch(namespaced(ctx), o, tell)
+	})
+	if err != nil {
+		return nil, err
+	}
+	image, err := s.ready(ctx, o)
+	if err == nil && image == nil {
+		err = errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("image %s was removed while it was pulled", o.ref.Familiar()))
+	}
+	return image, err
+}
+
+func (s *Store) order(req worker.PullRequest) (order, error) {
+	ref, err := spec.ParseImage(req.Ref)
+	if err != nil {
+		return order{}, err
+	}
+	if ref.Digest != "" {
+		if _, err := validDigest(ref.Digest); err != nil {
+			return order{}, err
+		}
+	}
+	o := order{ref: ref, platform: s.platform, wanted: cmp.Or(req.Platform, platforms.DefaultString())}
+	if req.Platform != "" {
+		p, err := platforms.Parse(req.Platform)
+		if err != nil {
+			return order{}, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("platform %q is not one: write OS/ARCH[/VARIANT], for example linux/amd64", req.Platform))
+		}
+		o.platform = platforms.Only(p)
+	}
+	o.auth, err = parseCredentials(req.Auth)
+	return o, err
+}
+
+// pin finds the digest of a tag.
+func (s *Store) pin(ctx context.Context, o order) (string, error) {
+	held, err := s.find(ctx, o.ref.Name)
+	if err != nil && !errdefs.IsNotFound(err) {
+		return "", err
+	}
+	if held != nil && held.loaded {
+		return held.digest, nil
+	}
+	ask, cancel := context.WithTimeout(ctx, resolvePatience)
+	defer cancel()
+	digest, err := s.resolve(ask, o.ref, o.auth)
+	if err == nil {
+		return digest, nil
+	}
+	if held != nil && ctx.Err() == nil {
+		s.log.Info("image used as this node has it: its registry does not tell of it", "image", o.ref.Name, "digest", held.digest, "err", err)
+		return held.digest, nil
+	}
+	return "", explain(o.ref, err, false)
+}
+
+// ready gives an image that needs no fetching; nil when it does.
+func (s *Store) ready(ctx context.Context, o order) (*swarmv1.Image, error) {
+	c, err := s.catalog(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("pull image %s: %w", o.ref.Familiar(), err)
+	}
+	e := c.images[o.ref.Digest]
+	if e == nil || !e.serves(o.platform) {
+		return nil, nil
+	}
+	// The name may be new: the same digest by another tag or from another repository.
+	names, err := recordsOf(o.ref, e.target.Digest)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range names {
+		if c.records[name] != e.digest {
+			if err := s.keep(namespaced(ctx), o.ref, e.target, false); err != nil {
+				return nil, fmt.Errorf("pull image %s: %w", o.ref.Familiar(), err)
+			}
+			break
+		}
+	}
+	// Somebody else may have removed it from containerd.
+	if _, err := s.client.ImageService().Get(namespaced(ctx), names[0]); errdefs.IsNotFound(err) {
+		s.note()
+		return nil, nil
+	} else if err != nil {
+		return nil, fmt.Errorf("pull image %s: %w", o.ref.Familiar(), err)
+	}
+	return e.proto(o.ref.Name), nil
+}
+
+// fetch gets what is missing of an image and keeps it. What a failed attempt got is kept for the next.
+func (s *Store) fetch(ctx context.Context, o order, tell func(*swarmv1.ImageProgress)) (err error) {
+	lease, err := s.client.LeasesService().Create(ctx, leases.WithRandomID(), leases.WithExpiration(keepPartial),
+		leases.WithLabel(labelPull, o.ref.Digest))
+	if err != nil {
+		return fmt.Errorf("pull image %s: %w", o.ref.Familiar(), err)
+	}
+	defer func() { s.dropLeases(context.WithoutCancel(ctx), o.ref.Digest, lease.ID, err != nil) }()
+	ctx = leases.WithLease(ctx, lease.ID)
+
+	d := &download{order: o, store: s.client.ContentStore(), sources: s.sources(ctx, o), log: s.log, meter: newMeter("pull", 0, tell)}
+	target, err := d.run(ctx)
+	if err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		return explain(o.ref, err, d.peerHas)
+	}
+	newMeter("unpack", 0, tell).flush()
+	if err := s.keep(ctx, o.ref, target, false); err != nil {
+		return fmt.Errorf("pull image %s: %w", o.ref.Familiar(), err)
+	}
+	s.log.Info("image pulled", "image", o.ref.Name, "digest", o.ref.Digest)
+	return nil
+}
+
+// dropLeases deletes the leases of earlier attempts, whose blobs the newest lease holds too, and the newest unless it is
+// to wait for another attempt.
+func (s *Store) dropLeases(ctx context.Context, digest, newest string, keepNewest bool) {
+	service := s.client.LeasesService()
+	all, err := service.List(ctx, fmt.Sprintf("labels.%q==%q", labelPull, digest))
+	for _, l := range all {
+		if keepNewest && l.ID == newest {
+			continue
+		}
+		if derr := service.Delete(ctx, l); !errdefs.IsNotFound(derr) {
+			err = errors.Join(err, derr)
+		}
+	}
+	if err != nil {
+		s.log.Warn("leases of a pull expire by themselves", "digest", digest, "err", err)
+	}
+}

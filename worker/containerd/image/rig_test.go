@@ -1,0 +1,231 @@
+//go:build linux
+
+package image_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/random"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
+
+	"swarm/worker/containerd/image"
+	"swarm/worker/containerd/layout"
+	"swarm/worker/containerd/server"
+)
+
+const patience = 30 * time.Second
+
+// TestMain makes the test binary a containerd under the verb runtime.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == "runtime" {
+		if err := serve(os.Args[2:]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	os.Setenv("GORACE", "atexit_sleep_ms=0")
+	os.Exit(m.Run())
+}
+
+func serve(args []string) error {
+	cfg, err := server.ParseArgs(args)
+	if err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	return server.Run(ctx, cfg)
+}
+
+// node is one node's store over a containerd of its own.
+type node struct {
+	*image.Store
+	client *client.Client
+}
+
+// newNode starts a containerd; deps may be zero.
+func newNode(t *testing.T, cfg image.Config, deps image.Deps) *node {
+	t.Helper()
+	cfg.Address = newContainerd(t)
+	if deps.Log == nil {
+		deps.Log = slog.New(slog.NewTextHandler(t.Output(), nil))
+	}
+	if deps.Keychain == nil {
+		deps.Keychain = authn.NewMultiKeychain()
+	}
+	c, err := client.New(cfg.Address, client.WithDefaultNamespace(layout.Namespace))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	eventually(t, "containerd", func() error {
+		serving, err := c.IsServing(t.Context())
+		if err == nil && !serving {
+			err = errors.New("not serving")
+		}
+		return err
+	})
+	s, err := image.New(cfg, deps)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return &node{Store: s, client: c}
+}
+
+// newContainerd gives the socket of one that may not listen yet.
+func newContainerd(t *testing.T) string {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: it runs containerd")
+	}
+	dir, err := os.MkdirTemp("/tmp", "swimg") // short, for the sockets' sake
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := layout.Layout{Data: filepath.Join(dir, "d"), Run: filepath.Join(dir, "r")}
+	cfg := server.Config{Root: l.Root(), State: l.State(), Address: l.Socket(), BinDir: l.Bin()}
+	cmd := exec.Command(self, append([]string{"runtime"}, cfg.Args()...)...)
+	cmd.Stdout, cmd.Stderr = t.Output(), t.Output()
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("containerd: %v", err)
+		}
+	})
+	return l.Socket()
+}
+
+// eventually asks again until cond returns nil.
+func eventually(t *testing.T, what string, cond func() error) {
+	t.Helper()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	deadline := time.After(patience)
+	for {
+		err := cond()
+		if err == nil {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatalf("%s: not within %s: %v", what, patience, err)
+		}
+	}
+}
+
+// newImage makes an image for this machine with some random layers.
+func newImage(t *testing.T, layers int) v1.Image {
+	t.Helper()
+	return newImageFor(t, layers, "linux", runtime.GOARCH)
+}
+
+func newImageFor(t *testing.T, layers int, system, arch string) v1.Image {
+	t.Helper()
+	img, err := random.Image(200<<10, int64(layers))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := img.ConfigFile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg = cfg.DeepCopy()
+	cfg.OS, cfg.Architecture = system, arch
+	if img, err = mutate.ConfigFile(img, cfg); err != nil {
+		t.Fatal(err)
+	}
+	return img
+}
+
+// dockerArchive is what `docker save` writes.
+func dockerArchive(t *testing.T, ref string, img v1.Image) []byte {
+	t.Helper()
+	tag, err := name.NewTag(ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b bytes.Buffer
+	if err := tarball.Write(tag, img, &b); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+// peers is the cluster's blob transport between test nodes: the host of a URL is a node's name.
+type peers map[string]http.Handler
+
+func (p peers) RoundTrip(req *http.Request) (*http.Response, error) {
+	h := p[req.URL.Host]
+	if h == nil {
+		return nil, fmt.Errorf("dial node %s: connection refused", req.URL.Host)
+	}
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, req)
+	return w.Result(), nil
+}
+
+// all says that every node has every image.
+func (p peers) all(context.Context, string) (ids []string) {
+	for id := range p {
+		ids = append(ids, id)
+	}
+	return ids
+}
+
+// wantUnpacked fails the test unless containers can start from the image.
+func (n *node) wantUnpacked(t *testing.T, ref string) {
+	t.Helper()
+	ctx := namespaces.WithNamespace(t.Context(), layout.Namespace)
+	img, err := n.Image(ctx, ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if unpacked, err := img.IsUnpacked(ctx, "overlayfs"); err != nil || !unpacked {
+		t.Errorf("image %s unpacked: got %v, %v, want true", ref, unpacked, err)
+	}
+}
+
+// slowReader hands out little at a time, as a network does.
+type slowReader struct{ io.Reader }
+
+func (r slowReader) Read(p []byte) (int, error) { return r.Reader.Read(p[:min(len(p), 4096)]) }

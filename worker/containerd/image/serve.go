@@ -1,0 +1,122 @@
+//go:build linux
+
+package image
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/errdefs"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"swarm/worker"
+)
+
+// Blob opens a blob that belongs to a held image; ErrNotFound for anything else.
+func (s *Store) Blob(ctx context.Context, digest string) (worker.Blob, error) {
+	opened, _, err := s.open(ctx, digest)
+	if err != nil {
+		return nil, err
+	}
+	return opened, nil
+}
+
+func (s *Store) open(ctx context.Context, digest string) (content.ReaderAt, blob, error) {
+	d, err := validDigest(digest)
+	if err != nil {
+		return nil, blob{}, err
+	}
+	c, err := s.catalog(ctx)
+	if err != nil {
+		return nil, blob{}, fmt.Errorf("blob %s: %w", digest, err)
+	}
+	b, ok := c.blobs[digest]
+	if !ok {
+		return nil, blob{}, errdefs.ErrNotFound.WithMessage("blob " + digest + " belongs to no image of this node")
+	}
+	r, err := s.client.ContentStore().ReaderAt(namespaced(ctx), ocispec.Descriptor{Digest: d, Size: b.size})
+	if err != nil {
+		return nil, blob{}, fmt.Errorf("blob %s: %w", digest, err)
+	}
+	return r, b, nil
+}
+
+// Handler serves the blobs of held images to other nodes: GET and HEAD of /v2/NAME/blobs/DIGEST and
+// /v2/NAME/manifests/DIGEST, whatever the name, with ranges. Whoever may connect may read: the transport decides.
+func (s *Store) Handler() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodGet && r.Method != http.MethodHead {
+			w.Header().Set("Allow", "GET, HEAD")
+			http.Error(w, "only GET and HEAD", http.StatusMethodNotAllowed)
+			return
+		}
+		digest, ok := blobPath(r.URL.Path)
+		if !ok {
+			http.NotFound(w, r)
+			return
+		}
+		s.serve(w, r, digest)
+	})
+}
+
+// blobPath takes the digest out of a path.
+func blobPath(path string) (digest string, ok bool) {
+	rest, ok := strings.CutPrefix(path, "/v2/")
+	if !ok {
+		return "", false
+	}
+	parts := strings.Split(rest, "/")
+	if len(parts) < 3 {
+		return "", false
+	}
+	kind := parts[len(parts)-2]
+	return parts[len(parts)-1], kind == "blobs" || kind == "manifests"
+}
+
+func (s *Store) serve(w http.ResponseWriter, r *http.Request, digest string) {
+	opened, b, err := s.open(r.Context(), digest)
+	switch {
+	case errdefs.IsNotFound(err), errdefs.IsInvalidArgument(err):
+		http.NotFound(w, r)
+		return
+	case err != nil:
+		s.log.Warn("blob not served", "digest", digest, "err", err)
+		http.Error(w, "the node's store does not answer", http.StatusServiceUnavailable)
+		return
+	}
+	defer opened.Close()
+	w.Header().Set("Content-Type", b.mediaType)
+	w.Header().Set("Docker-Content-Digest", digest)
+	w.Header().Set("Etag", `"`+digest+`"`)
+	http.ServeContent(w, r, "", time.Time{}, newBuffered(opened))
+}
+
+// chunk is how much of a blob is asked of containerd at once: each time costs a call, and HTTP asks for 32 KiB.
+const chunk = 1 << 20
+
+// buffered reads a blob in chunks.
+type buffered struct {
+	section *io.SectionReader
+	*bufio.Reader
+}
+
+func newBuffered(r content.ReaderAt) *buffered {
+	section := io.NewSectionReader(r, 0, r.Size())
+	return &buffered{section: section, Reader: bufio.NewReaderSize(section, int(min(chunk, max(r.Size(), 16))))}
+}
+
+// Seek throws away what was read ahead.
+func (b *buffered) Seek(offset int64, whence int) (int64, error) {
+	if whence == io.SeekCurrent {
+		offset -= int64(b.Buffered())
+	}
+	at, err := b.section.Seek(offset, whence)
+	b.Reset(b.section)
+	return at, err
+}

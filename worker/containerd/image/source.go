@@ -1,0 +1,185 @@
+//go:build linux
+
+package image
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/remotes"
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// patience is how long a source may deliver nothing.
+const patience = 30 * time.Second
+
+// source has blobs. ErrNotFound: not this one. Any other error: it cannot be relied on. Comparable.
+type source interface {
+	// root opens an index or manifest.
+	root(ctx context.Context, d digest.Digest) (io.ReadCloser, error)
+	// open opens a blob at an offset.
+	open(ctx context.Context, desc ocispec.Descriptor, offset int64) (io.ReadCloser, error)
+	peer() bool
+	String() string
+}
+
+// sources of a pull: nodes in random order, so that many pulls spread over them, then the registry.
+func (s *Store) sources(ctx context.Context, o order) []source {
+	var out []source
+	if s.deps.Peers != nil && s.deps.PeerTransport != nil {
+		client := &http.Client{Transport: s.deps.PeerTransport}
+		for _, id := range s.deps.Peers(ctx, o.ref.Digest) {
+			out = append(out, &node{id: id, client: client})
+		}
+		rand.Shuffle(len(out), func(i, j int) { out[i], out[j] = out[j], out[i] })
+	}
+	return append(out, &registry{name: o.ref.Name, resolver: s.resolver(o.ref, o.auth)})
+}
+
+// node is another node's Handler.
+type node struct {
+	id     string
+	client *http.Client
+}
+
+func (n *node) peer() bool     { return true }
+func (n *node) String() string { return "node " + n.id }
+
+func (n *node) root(ctx context.Context, d digest.Digest) (io.ReadCloser, error) {
+	return n.get(ctx, "manifests", d, 0)
+}
+
+func (n *node) open(ctx context.Context, desc ocispec.Descriptor, offset int64) (io.ReadCloser, error) {
+	return n.get(ctx, "blobs", desc.Digest, offset)
+}
+
+func (n *node) get(ctx context.Context, kind string, d digest.Digest, offset int64) (io.ReadCloser, error) {
+	ctx, watch := watched(ctx)
+	u := url.URL{Scheme: "http", Host: n.id, Path: "/v2/image/" + kind + "/" + d.String()}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+	if err != nil {
+		watch.stop()
+		return nil, err
+	}
+	want := http.StatusOK
+	if offset > 0 {
+		want = http.StatusPartialContent
+		req.Header.Set("Range", fmt.Sprintf("bytes=%d-", offset))
+	}
+	resp, err := n.client.Do(req)
+	if err != nil {
+		watch.stop()
+		return nil, fmt.Errorf("%w: %w", err, errdefs.ErrUnavailable)
+	}
+	watch.ReadCloser = resp.Body
+	if resp.StatusCode == want {
+		return watch, nil
+	}
+	_ = watch.Close()
+	if resp.StatusCode == http.StatusNotFound {
+		return nil, fmt.Errorf("%s %s: %w", kind, d, errdefs.ErrNotFound)
+	}
+	return nil, fmt.Errorf("it answered %s: %w", resp.Status, errdefs.ErrUnavailable)
+}
+
+// registry is the one that the image's name names.
+type registry struct {
+	name     string
+	resolver remotes.Resolver
+}
+
+func (r *registry) peer() bool     { return false }
+func (r *registry) String() string { return "registry " + domain(r.name) }
+
+func (r *registry) root(ctx context.Context, d digest.Digest) (io.ReadCloser, error) {
+	_, desc, err := r.resolver.Resolve(quiet(ctx), repository(r.name)+"@"+d.String())
+	if err != nil {
+		return nil, err
+	}
+	return r.open(ctx, desc, 0)
+}
+
+func (r *registry) open(ctx context.Context, desc ocispec.Descriptor, offset int64) (_ io.ReadCloser, err error) {
+	ctx, watch := watched(ctx)
+	defer func() {
+		if err != nil {
+			watch.stop()
+		}
+	}()
+	fetcher, err := r.resolver.Fetcher(quiet(ctx), repository(r.name)+"@"+desc.Digest.String())
+	if err != nil {
+		return nil, err
+	}
+	desc.URLs = nil // content comes from the registry that was named, not from where a manifest points to
+	body, err := fetcher.Fetch(quiet(ctx), desc)
+	if err != nil {
+		return nil, err
+	}
+	if offset > 0 {
+		seeker, ok := body.(io.Seeker)
+		if !ok {
+			return nil, errors.Join(errors.New("it cannot go on in the middle of a blob"), body.Close())
+		}
+		if _, err := seeker.Seek(offset, io.SeekStart); err != nil {
+			return nil, errors.Join(err, body.Close())
+		}
+	}
+	watch.ReadCloser = body
+	return watch, nil
+}
+
+// watchdog ends a transfer that delivers nothing for patience.
+type watchdog struct {
+	io.ReadCloser
+	timer  *time.Timer
+	cancel context.CancelCauseFunc
+}
+
+var errStalled = errdefs.ErrUnavailable.WithMessage("nothing came for " + patience.String())
+
+// watched is a context that ends when the watchdog is not fed, counted from now.
+func watched(ctx context.Context) (context.Context, *watchdog) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	return ctx, &watchdog{cancel: cancel, timer: time.AfterFunc(patience, func() { cancel(errStalled) })}
+}
+
+func (w *watchdog) Read(p []byte) (int, error) {
+	n, err := w.ReadCloser.Read(p)
+	if n > 0 {
+		w.timer.Reset(patience)
+	}
+	return n, err
+}
+
+func (w *watchdog) Close() error {
+	w.stop()
+	return w.ReadCloser.Close()
+}
+
+func (w *watchdog) stop() {
+	w.timer.Stop()
+	w.cancel(nil)
+}
+
+// repository is a name without its tag.
+func repository(name string) string {
+	if i := strings.LastIndexByte(name, ':'); i > strings.LastIndexByte(name, '/') {
+		return name[:i]
+	}
+	return name
+}
+
+// domain is the registry of a normalised name.
+func domain(name string) string {
+	host, _, _ := strings.Cut(name, "/")
+	return host
+}
