@@ -44,7 +44,6 @@ type fakeServer struct {
 	logsReq  *swarmv1.LogsRequest
 	watchReq *swarmv1.WatchRequest
 	stale    int // how many updates are refused as out of sequence
-	tokens   int
 
 	changed chan struct{}
 	// onCreate runs, unlocked, after a service was created; list before each list of tasks.

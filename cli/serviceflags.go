@@ -25,14 +25,14 @@ type serviceFlags struct {
 
 	detach, quiet, noResolve, withAuth bool
 
-	credSpec, workdir, user, hostname, isolation, stopSignal, platform string
-	entrypoint                                                         words
-	tty, stdin, init, readOnly, privileged, singleWriter               bool
-	stopGrace                                                          time.Duration
-	oomScoreAdj                                                        int64
-	shmSize                                                            memory
-	securityOpts, logOpts                                              list
-	priority                                                           int64
+	workdir, user, hostname, isolation, stopSignal, platform string
+	entrypoint                                               words
+	tty, stdin, init, readOnly, privileged, singleWriter     bool
+	stopGrace                                                time.Duration
+	oomScoreAdj                                              int64
+	shmSize                                                  memory
+	securityOpts, logOpts                                    list
+	priority                                                 int64
 
 	limitCPU, reserveCPU       cpus
 	limitMemory, reserveMemory memory

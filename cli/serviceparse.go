@@ -279,7 +279,7 @@ func applySELinux(p *swarmv1.Privileges, s string) error {
 	case "level":
 		p.SelinuxContext.Level = value
 	default:
-		return fmt.Errorf("unknown label option %q: use disable, user:, role:, type: or level:", s)
+		return fmt.Errorf("unknown label option %q: use disable, or one of user, role, type and level with a colon and a value", s)
 	}
 	return nil
 }
