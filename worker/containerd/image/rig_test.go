@@ -21,13 +21,16 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/typeurl/v2"
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/random"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"swarm/worker/containerd/image"
 	"swarm/worker/containerd/layout"
@@ -229,3 +232,20 @@ func (n *node) wantUnpacked(t *testing.T, ref string) {
 type slowReader struct{ io.Reader }
 
 func (r slowReader) Read(p []byte) (int, error) { return r.Reader.Read(p[:min(len(p), 4096)]) }
+
+// emptySpec is what a container record needs.
+func emptySpec(t *testing.T) typeurl.Any {
+	t.Helper()
+	spec, err := typeurl.MarshalAny(&specs.Spec{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return spec
+}
+
+func snapshotNames(to *[]string) snapshots.WalkFunc {
+	return func(_ context.Context, i snapshots.Info) error {
+		*to = append(*to, i.Name)
+		return nil
+	}
+}
