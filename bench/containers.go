@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"path/filepath"
 	"syscall"
 	"time"
 
@@ -14,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"swarm/dev"
+	"swarm/worker/containerd/layout"
 )
 
 // containers: 50 on one host through the whole product, against 50 bare ones through the same containerd, interleaved.
@@ -27,7 +27,7 @@ func containers(ctx context.Context, e env) error {
 	if err := load(ctx, c.control, e.archive); err != nil {
 		return err
 	}
-	bare, err := newBare(ctx, filepath.Join(c.first.RunDir, "runtime", "containerd.sock"))
+	bare, err := newBare(ctx, layout.Layout{Data: c.first.StateDir, Run: c.first.RunDir}.Socket())
 	if err != nil {
 		return err
 	}

@@ -10,7 +10,7 @@ import (
 
 // latency: three managers with fsync and TLS, and a runtime that does nothing, so that what is left is the control plane.
 func latency(ctx context.Context, e env) error {
-	c, err := bring(ctx, e, dev.Options{Nodes: 3, Managers: 3, DaemonArgs: []string{"--runtime", "simulated"}})
+	c, err := bring(ctx, e, dev.Options{Nodes: 3, Managers: 3, DaemonArgs: []string{"--simulated"}})
 	if err != nil {
 		return err
 	}

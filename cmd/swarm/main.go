@@ -1,33 +1,27 @@
-// Command swarm is the whole of swarm in one file: it dispatches to the shim,
-// the runtime process, the daemon or the command line, and does nothing else.
+// Command swarm is the whole of swarm in one file: it dispatches to the shim, the reaper of containers, the runtime
+// process, the daemon or the command line, and wires the concrete types together. It decides nothing.
 package main
 
 import (
-	"fmt"
+	"context"
 	"os"
-	"strings"
+	"time"
+
+	"swarm/cli"
 )
 
-// version is stamped by the build.
-var version = "devel"
+// version and revision are stamped by the build.
+var (
+	version  = "devel"
+	revision = ""
+)
 
 func main() {
-	if runAsShim(os.Args) {
+	if runAsAnother(os.Args) {
 		return
 	}
-	if err := run(os.Args[1:]); err != nil {
-		fmt.Fprintln(os.Stderr, "swarm:", err)
-		os.Exit(1)
-	}
-}
-
-func run(args []string) error {
-	if len(args) > 0 && args[0] == "runtime" {
-		return runRuntime(args[1:])
-	}
-	if len(args) == 1 && args[0] == "version" {
-		_, err := fmt.Println(strings.Join(append([]string{"swarm " + version}, components()...), "\n"))
-		return err
-	}
-	return fmt.Errorf("usage: swarm runtime|version")
+	os.Exit(cli.Main(context.Background(), cli.Deps{
+		In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Env: os.Getenv, Now: time.Now, Dial: dial, Version: versionInfo(),
+		RunDaemon: runDaemon, RunRuntime: runRuntime, Dev: playgrounds(),
+	}, os.Args[1:]))
 }

@@ -3,23 +3,28 @@ package main
 import (
 	"context"
 	"os"
-	"os/signal"
-	"syscall"
 
+	"swarm/cli"
+	"swarm/worker/containerd/reaper"
 	"swarm/worker/containerd/server"
+	"swarm/worker/containerd/shim"
 )
 
-// runRuntime is the verb behind which containerd runs. The daemon starts it; it
-// is not meant for people.
-func runRuntime(args []string) error {
-	cfg, err := server.ParseArgs(args)
-	if err != nil {
-		return err
+// runAsAnother runs what the program is when it was started under another name: a shim, or a container's reaper.
+func runAsAnother(args []string) bool {
+	if shim.Invoked(args) {
+		shim.Main()
+		return true
 	}
-	// Neither a reader of its log nor a terminal that goes away may end it. The
-	// signals are caught, not ignored: shims and containers would inherit that.
-	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE, syscall.SIGHUP)
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
-	defer stop()
-	return server.Run(ctx, cfg)
+	if reaper.Invoked(args) {
+		os.Exit(reaper.Main(args))
+	}
+	return false
+}
+
+// runRuntime is the verb behind which containerd runs. The daemon starts it; it is not meant for people.
+func runRuntime(ctx context.Context, o cli.RuntimeOptions) error {
+	// Neither a reader of its log nor a terminal that goes away may end it.
+	ignoreHangups()
+	return server.Run(ctx, server.Config{Root: o.Root, State: o.State, Address: o.Address, BinDir: o.BinDir, LogLevel: o.LogLevel})
 }

@@ -1,22 +1,37 @@
 package main
 
 import (
+	"os"
 	"strings"
+	"sync"
 
 	containerd "github.com/containerd/containerd/v2/version"
 
+	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/worker/containerd/binary"
 	"swarm/worker/containerd/runc"
 )
 
-// components names what this file carries besides swarm itself.
-func components() []string {
-	version, _, _ := strings.Cut(containerd.Version, "+")
-	oci := "runc " + runc.Version()
-	switch {
-	case runc.Embedded() == nil:
-		oci = "runc of the host (built without one)"
-	case !runc.Seccomp():
-		oci += " (built without seccomp: containers run without its profiles)"
+// build names this program's build; reading its own file once is enough.
+var build = sync.OnceValue(func() string {
+	program, err := os.Executable()
+	if err != nil {
+		return version
 	}
-	return []string{"containerd " + version, oci}
+	id, err := binary.BuildID(program, version)
+	if err != nil {
+		return version
+	}
+	return id
+})
+
+// carries adds the parts that only Linux has.
+func carries(v *swarmv1.VersionInfo) {
+	v.Containerd, _, _ = strings.Cut(containerd.Version, "+")
+	v.Build = build()
+	if runc.Embedded() == nil {
+		v.Runc = "of the host"
+		return
+	}
+	v.Runc, v.Seccomp = runc.Version(), runc.Seccomp()
 }

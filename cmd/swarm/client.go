@@ -1,0 +1,25 @@
+package main
+
+import (
+	"context"
+	"time"
+
+	"swarm/cli"
+	"swarm/internal/transport"
+)
+
+// dial connects the command line to a daemon: over the local socket, or as a user with a credential.
+func dial(_ context.Context, target cli.Target) (cli.Conn, error) {
+	if target.Network == "unix" {
+		return transport.DialUnix(target.Address)
+	}
+	credential, roots, err := cli.ReadCredential(target.Credential)
+	if err != nil {
+		return nil, err
+	}
+	identity, err := transport.NewIdentity(credential, roots, time.Now)
+	if err != nil {
+		return nil, err
+	}
+	return transport.NewDialer(identity, nil).DialAddr(target.Address), nil
+}

@@ -1,0 +1,30 @@
+//go:build !linux
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+
+	"github.com/containerd/errdefs"
+
+	"swarm/cli"
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+// Elsewhere than on Linux swarm is a command line only.
+
+func runAsAnother([]string) bool { return false }
+
+func runDaemon(context.Context, cli.DaemonOptions) error { return onlyLinux("the daemon") }
+
+func runRuntime(context.Context, cli.RuntimeOptions) error { return onlyLinux("the container runtime") }
+
+func playgrounds() cli.Dev { return nil }
+
+func carries(*swarmv1.VersionInfo) {}
+
+func onlyLinux(what string) error {
+	return fmt.Errorf("%s runs on Linux only, this is %s: name a daemon elsewhere with -H: %w", what, runtime.GOOS, errdefs.ErrNotImplemented)
+}

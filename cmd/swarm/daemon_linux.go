@@ -1,0 +1,129 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sync/errgroup"
+
+	"swarm/cli"
+	"swarm/node"
+)
+
+// runDaemon is the daemon of one host until ctx ends.
+func runDaemon(ctx context.Context, o cli.DaemonOptions) error {
+	// A daemon outlives its terminal. Caught, not ignored: containers would inherit that.
+	ignoreHangups()
+	o, err := complete(o)
+	if err != nil {
+		return err
+	}
+	log, err := newLog(o)
+	if err != nil {
+		return err
+	}
+	machine, err := machineID(o)
+	if err != nil {
+		return err
+	}
+	unlock, err := lockState(o.StateDir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	h, err := newHost(o, log)
+	if err != nil {
+		return err
+	}
+	defer h.close()
+	p := &parts{host: h, options: o, machine: machine, log: log}
+	n := node.New(node.Config{
+		StateDir: o.StateDir, RunDir: o.RunDir, Group: o.SocketGroup, Hostname: o.Hostname, MachineID: machine,
+		Version: versionInfo(), HostChanges: h.changes(), ContainerdAddress: h.containerdAddress(),
+	}, node.Deps{
+		Log: log, Found: p.found, NewGossip: p.newGossip, NewWorker: p.newWorker, NewManager: p.newManager,
+		Clean: h.clean, Describe: h.describe,
+	})
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return h.run(ctx) })
+	g.Go(func() error {
+		if err := h.ready(ctx); err != nil {
+			return err
+		}
+		return n.Run(ctx)
+	})
+	return g.Wait()
+}
+
+func newLog(o cli.DaemonOptions) (*slog.Logger, error) {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(o.LogLevel)); err != nil {
+		return nil, fmt.Errorf("log level %q: use debug, info, warn or error", o.LogLevel)
+	}
+	options := &slog.HandlerOptions{Level: level}
+	if o.LogFormat == "json" {
+		return slog.New(slog.NewJSONHandler(os.Stderr, options)), nil
+	}
+	return slog.New(slog.NewTextHandler(os.Stderr, options)), nil
+}
+
+// complete fills in what the command line left open.
+func complete(o cli.DaemonOptions) (cli.DaemonOptions, error) {
+	if o.Hostname == "" {
+		name, err := os.Hostname()
+		if err != nil {
+			return o, fmt.Errorf("the machine's name: %w: give one with --hostname", err)
+		}
+		o.Hostname = name
+	}
+	if o.CgroupParent == "" {
+		o.CgroupParent = "/swarm"
+	}
+	if o.SocketGroup == "" {
+		o.SocketGroup = "swarm"
+	}
+	return o, nil
+}
+
+// machineID tells this machine from every other, cloned disks included as far as machines tell themselves apart. The state
+// folder is part of it: two daemons on one machine are two hosts.
+func machineID(o cli.DaemonOptions) (string, error) {
+	own := o.MachineID
+	if own == "" {
+		for _, file := range []string{"/etc/machine-id", "/var/lib/dbus/machine-id", "/proc/sys/kernel/random/boot_id"} {
+			if text, err := os.ReadFile(file); err == nil && len(strings.TrimSpace(string(text))) > 0 {
+				own = strings.TrimSpace(string(text))
+				break
+			}
+		}
+	}
+	if own == "" {
+		return "", fmt.Errorf("this machine has no id: create /etc/machine-id, or give one with --machine-id")
+	}
+	// Hashed: the machine's own id is not to be shown to others (machine-id(5)).
+	sum := sha256.Sum256([]byte(own + "\x00" + o.StateDir + "\x00swarm"))
+	return hex.EncodeToString(sum[:16]), nil
+}
+
+// lockState makes sure that one daemon at a time uses a state folder.
+func lockState(dir string) (unlock func(), err error) {
+	if err := os.MkdirAll(dir, 0o711); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR|syscall.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		_ = f.Close()
+		return nil, fmt.Errorf("another swarm daemon uses %s: stop it, or give this one another --state-dir", dir)
+	}
+	return func() { _ = f.Close() }, nil
+}

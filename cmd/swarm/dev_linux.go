@@ -1,0 +1,82 @@
+package main
+
+import (
+	"context"
+
+	"swarm/cli"
+	"swarm/dev"
+)
+
+// playgrounds fits package dev to the command line.
+func playgrounds() cli.Dev { return devHosts{} }
+
+type devHosts struct{}
+
+func (devHosts) Up(ctx context.Context, o cli.DevOptions, progress func(string)) error {
+	_, err := dev.Up(ctx, dev.Options{
+		Name: o.Name, Nodes: o.Nodes, Managers: o.Managers, Root: o.Root, Subnet: o.Subnet, MTU: o.MTU,
+		DaemonArgs: o.DaemonArgs, InitArgs: o.InitArgs, JoinArgs: o.JoinArgs, NoCluster: o.NoCluster,
+		KeepFailed: o.KeepFailed, StartTimeout: o.StartTimeout, Progress: progress,
+	})
+	return err
+}
+
+func (devHosts) Down(ctx context.Context, name string) error { return dev.Down(ctx, name) }
+
+func (devHosts) Playgrounds() ([]string, error) { return dev.List() }
+
+func (devHosts) Hosts(name string) ([]cli.DevHost, error) {
+	p, err := dev.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	hosts, err := p.Hosts()
+	out := make([]cli.DevHost, 0, len(hosts))
+	for _, h := range hosts {
+		out = append(out, cli.DevHost{
+			Name: h.Name, Role: string(h.Role), Address: h.Address.String(), State: string(h.State), PID: h.PID,
+			Unplugged: h.Unplugged, Socket: h.Socket, StateDir: h.StateDir, Log: h.Log, Namespace: h.Namespace,
+		})
+	}
+	return out, err
+}
+
+func (devHosts) Shell(name, host string, argv []string) error {
+	p, err := dev.Open(name)
+	if err != nil {
+		return err
+	}
+	return p.Shell(host, argv...)
+}
+
+func (devHosts) Kill(ctx context.Context, name, host string) error {
+	return inPlayground(name, func(p *dev.Playground) error { return p.Kill(ctx, host) })
+}
+
+func (devHosts) Stop(ctx context.Context, name, host string) error {
+	return inPlayground(name, func(p *dev.Playground) error { return p.Stop(ctx, host) })
+}
+
+func (devHosts) PowerOff(ctx context.Context, name, host string) error {
+	return inPlayground(name, func(p *dev.Playground) error { return p.PowerOff(ctx, host) })
+}
+
+func (devHosts) Start(ctx context.Context, name, host string) error {
+	return inPlayground(name, func(p *dev.Playground) error { return p.Start(ctx, host) })
+}
+
+func (devHosts) Cut(name string, c cli.DevCut) error {
+	return inPlayground(name, func(p *dev.Playground) error { return p.Cut(dev.Cut(c)) })
+}
+
+func (devHosts) Heal(name string, hosts []string) error {
+	return inPlayground(name, func(p *dev.Playground) error { return p.Heal(hosts...) })
+}
+
+func inPlayground(name string, do func(*dev.Playground) error) error {
+	p, err := dev.Open(name)
+	if err != nil {
+		return err
+	}
+	return do(p)
+}

@@ -1,0 +1,233 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"runtime"
+	"time"
+
+	"github.com/containerd/containerd/v2/client"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"swarm/cli"
+	"swarm/overlay/bridge"
+	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/worker"
+	"swarm/worker/containerd"
+	"swarm/worker/containerd/binary"
+	"swarm/worker/containerd/companion"
+	"swarm/worker/containerd/image"
+	"swarm/worker/containerd/layout"
+	"swarm/worker/simulated"
+)
+
+// leaveGrace is how long containers may take to stop when their node leaves its cluster.
+const leaveGrace = 10 * time.Second
+
+// host is what a daemon has whether it is a member or not: containers, images, the node's own network.
+type host struct {
+	options   cli.DaemonOptions
+	log       *slog.Logger
+	companion *companion.Companion // nil with a containerd of the host's own, or a simulated runtime
+	client    *client.Client       // nil with a simulated runtime
+	bridge    *bridge.Bridge       // nil with a simulated runtime
+	store     *image.Store         // nil with a simulated runtime
+
+	runtime interface {
+		worker.Runtime
+		worker.Executor
+	}
+	images  worker.ImageStore
+	network worker.Network
+	// peers is set while this host is a member.
+	peers *peers
+}
+
+func newHost(o cli.DaemonOptions, log *slog.Logger) (*host, error) {
+	h := &host{options: o, log: log, peers: &peers{}}
+	if o.Simulated {
+		images := simulated.NewImages()
+		h.images, h.network = images, simulated.NewNetwork()
+		h.runtime = simulated.New(simulated.Config{}, images)
+		return h, nil
+	}
+	if err := h.newContainers(); err != nil {
+		return nil, err
+	}
+	b, err := bridge.New(bridge.Config{NetnsDir: filepath.Join(o.RunDir, "netns")}, bridge.Deps{Log: log})
+	if err != nil {
+		return nil, err
+	}
+	h.bridge, h.network = b, localNetwork{b}
+	return h, nil
+}
+
+// newContainers plugs the runtime together: the embedded containerd, or the one that --containerd-address names.
+func (h *host) newContainers() error {
+	l := layout.Layout{Data: h.options.StateDir, Run: h.options.RunDir}
+	cfg := containerd.Config{StateDir: h.options.StateDir, RunDir: h.options.RunDir, CgroupParent: h.options.CgroupParent}
+	address := h.options.ContainerdAddress
+	set, err := binary.InstallSelf(l.Bin(), version)
+	if err != nil {
+		return err
+	}
+	cfg.Init = set.Program
+	if address == "" {
+		address = l.Socket()
+		cfg.RuncRoot, cfg.Runc, cfg.Build, cfg.Exits = l.RuncRoot(), set.Runc, set.Build, layout.Exits(l.State())
+		if h.companion, err = companion.New(companion.Config{Layout: l, Programs: set}, companion.Deps{Log: h.log}); err != nil {
+			return err
+		}
+	}
+	if h.client, err = containerd.Connect(address); err != nil {
+		return err
+	}
+	rt, err := containerd.New(cfg, containerd.Deps{Log: h.log, Client: h.client})
+	if err != nil {
+		return err
+	}
+	h.runtime = rt
+	h.store, err = image.New(image.Config{}, image.Deps{
+		Log: h.log, Client: h.client, Peers: h.peers.holders, PeerTransport: h.peers,
+	})
+	h.images = h.store
+	return err
+}
+
+// run keeps the companion running and the firewall's rules in place.
+func (h *host) run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	if h.companion != nil {
+		g.Go(func() error { return h.companion.Run(ctx) })
+	}
+	if h.bridge != nil {
+		g.Go(func() error { return h.bridge.Run(ctx) })
+	}
+	return g.Wait()
+}
+
+// ready returns when containers can be run.
+func (h *host) ready(ctx context.Context) error {
+	if h.companion == nil {
+		return nil
+	}
+	return h.companion.Ready(ctx)
+}
+
+func (h *host) close() {
+	if h.bridge != nil {
+		_ = h.bridge.Close()
+	}
+	if h.client != nil {
+		_ = h.client.Close()
+	}
+}
+
+// clean removes every container and network of a former membership.
+func (h *host) clean(ctx context.Context) error {
+	found, err := h.runtime.List(ctx)
+	if err != nil {
+		return err
+	}
+	var g errgroup.Group
+	g.SetLimit(8)
+	for _, c := range found {
+		g.Go(func() error {
+			return errors.Join(h.runtime.Stop(ctx, c.TaskID, "", leaveGrace), h.runtime.Remove(ctx, c.TaskID))
+		})
+	}
+	err = g.Wait()
+	if h.bridge != nil {
+		err = errors.Join(err, h.bridge.Purge(ctx))
+	}
+	return err
+}
+
+func (h *host) containerdAddress() string {
+	switch {
+	case h.client == nil:
+		return ""
+	case h.options.ContainerdAddress != "":
+		return h.options.ContainerdAddress
+	default:
+		return layout.Layout{Data: h.options.StateDir, Run: h.options.RunDir}.Socket()
+	}
+}
+
+// changes lists what this daemon changes outside its folders.
+func (h *host) changes() []string {
+	if h.bridge == nil {
+		return nil
+	}
+	return []string{"nftables table swarm0, while tasks use the bridge network", "cgroup " + h.options.CgroupParent}
+}
+
+// describe says what this node is and has.
+func (h *host) describe() *swarmv1.NodeDescription {
+	var uname unix.Utsname
+	_ = unix.Uname(&uname) // Cannot fail with a valid pointer.
+	var memory unix.Sysinfo_t
+	_ = unix.Sysinfo(&memory) // As above.
+	return &swarmv1.NodeDescription{
+		Hostname: h.options.Hostname,
+		Platform: &swarmv1.Platform{Os: runtime.GOOS, Architecture: machineName()},
+		Resources: &swarmv1.Resources{
+			NanoCpus: int64(runtime.NumCPU()) * 1e9, MemoryBytes: int64(memory.Totalram) * int64(memory.Unit),
+		},
+		Engine: &swarmv1.EngineDescription{
+			EngineVersion: version, KernelVersion: unix.ByteSliceToString(uname.Release[:]), Build: versionInfo().Build,
+			RuntimeVersion: "containerd " + versionInfo().Containerd,
+		},
+	}
+}
+
+// machineName is the architecture in the words of Docker's API.
+func machineName() string {
+	switch runtime.GOARCH {
+	case "amd64":
+		return "x86_64"
+	case "arm64":
+		return "aarch64"
+	default:
+		return runtime.GOARCH
+	}
+}
+
+// localNetwork fits the bridge to the worker.
+type localNetwork struct{ bridge *bridge.Bridge }
+
+func (n localNetwork) Attach(ctx context.Context, a worker.Attachment) (worker.Attached, error) {
+	wanted, err := bridgeAttachment(a)
+	if err != nil {
+		return worker.Attached{}, err
+	}
+	got, err := n.bridge.Attach(ctx, wanted)
+	if err != nil {
+		return worker.Attached{}, err
+	}
+	return attached(a, got), nil
+}
+
+func (n localNetwork) Detach(ctx context.Context, taskID string) error {
+	return n.bridge.Detach(ctx, taskID)
+}
+
+func (n localNetwork) Restore(ctx context.Context, keep []worker.Attachment) error {
+	held := make([]bridge.Held, 0, len(keep))
+	for _, a := range keep {
+		wanted, err := bridgeAttachment(a)
+		if err != nil {
+			return fmt.Errorf("task %s: %w", a.TaskID, err)
+		}
+		h := bridge.Held{Attachment: wanted}
+		if h.Result, err = bridgeResult(a.Held); err != nil {
+			return fmt.Errorf("task %s: %w", a.TaskID, err)
+		}
+		held = append(held, h)
+	}
+	return n.bridge.Restore(ctx, held)
+}

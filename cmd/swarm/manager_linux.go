@@ -1,0 +1,196 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+
+	"swarm/internal/seal"
+	"swarm/internal/transport"
+	"swarm/manager"
+	"swarm/manager/dispatch"
+	"swarm/node"
+	"swarm/overlay/gossip"
+	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/raftstore"
+	"swarm/worker"
+	"swarm/worker/containerd/image"
+)
+
+// managerMember fits raftstore and package manager to package node.
+type managerMember struct {
+	*manager.Manager
+	base  node.Base
+	store *raftstore.Store
+}
+
+// newManager opens this member's replica. rows found a cluster: they are kept in a file until they are committed, so that
+// a crash between the two loses nothing.
+func (p *parts) newManager(b node.Base, g node.Gossip, rows []*swarmv1.Change) (node.Manager, error) {
+	m := &managerMember{base: b}
+	if len(rows) > 0 {
+		if err := m.keepFounding(rows); err != nil {
+			return nil, err
+		}
+	}
+	ring, err := loadRing(filepath.Join(b.Dir, "keys"))
+	if err != nil {
+		return nil, err
+	}
+	_, err = os.Stat(m.foundingFile())
+	conn := func(nodeID string) (grpc.ClientConnInterface, error) { return b.Dialer.DialGRPC(nodeID) }
+	dialRaft := func(ctx context.Context, nodeID string) (net.Conn, error) {
+		return b.Dialer.DialALPN(ctx, nodeID, transport.ProtoRaft)
+	}
+	m.store, err = raftstore.Open(raftstore.Config{
+		NodeID: b.Membership.NodeID, ClusterID: b.Membership.ClusterID, Dir: b.Dir, Bootstrap: err == nil, Build: version, Sealer: ring,
+	}, raftstore.Deps{Log: b.Log, Listener: b.Listener.Raft(), Dial: dialRaft, Conn: conn})
+	if err != nil {
+		return nil, err
+	}
+	deps := manager.Deps{
+		Log: b.Log, Store: m.store, Gossip: hearsay{g.(*gossipMember)}, Conn: conn, Images: imagesOf{p.host.images},
+		RaftAnswers: func(ctx context.Context, nodeID string) error {
+			c, err := dialRaft(ctx, nodeID)
+			if err != nil {
+				return err
+			}
+			return c.Close()
+		},
+	}
+	if p.host.store != nil {
+		deps.Resolver = registries{p.host.store}
+	}
+	m.Manager = manager.New(manager.Config{NodeID: b.Membership.NodeID}, deps)
+	return m, nil
+}
+
+// Run blocks until ctx ends. The store goes last, and hands leadership over before.
+func (m *managerMember) Run(ctx context.Context) error {
+	below, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	stores, below := errgroup.WithContext(below)
+	stores.Go(func() error { return m.store.Run(below) })
+	parts, ctx := errgroup.WithContext(ctx)
+	unwatch := context.AfterFunc(below, func() { parts.Go(func() error { return errors.New("the store has ended") }) })
+	parts.Go(func() error { return m.commitFounding(ctx) })
+	parts.Go(func() error { return m.Manager.Run(ctx) })
+	err := parts.Wait()
+	unwatch()
+	closeErr := m.store.Close()
+	stop()
+	if failure := stores.Wait(); failure != nil {
+		return failure
+	}
+	return errors.Join(err, closeErr)
+}
+
+// Resolve finds a node as replicated.
+func (m *managerMember) Resolve(nodeID string) (node.Peer, bool) {
+	p, ok := m.Peer(nodeID)
+	return node.Peer{NodeID: nodeID, Addr: p.GetAddr(), Port: uint16(p.GetPort())}, ok
+}
+
+// Standing is where this manager stands.
+func (m *managerMember) Standing() node.Standing {
+	s := node.Standing{Leader: m.store.Leader(), Nodes: m.store.View().Nodes.Len()}
+	for _, server := range m.store.Servers() {
+		s.Managers++
+		s.Voter = s.Voter || server.ID == m.base.Membership.NodeID && server.Voter
+	}
+	return s
+}
+
+func (m *managerMember) foundingFile() string { return filepath.Join(m.base.Dir, "founding") }
+
+func (m *managerMember) keepFounding(rows []*swarmv1.Change) error {
+	data, err := (&swarmv1.Group{Changes: rows}).MarshalVT()
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(m.foundingFile(), data, 0o600)
+}
+
+// commitFounding writes the first rows of a new cluster, if that is still to be done.
+func (m *managerMember) commitFounding(ctx context.Context) error {
+	data, err := os.ReadFile(m.foundingFile())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	var rows swarmv1.Group
+	if err := rows.UnmarshalVT(data); err != nil {
+		return fmt.Errorf("%s is damaged: %w", m.foundingFile(), err)
+	}
+	// Already there: the process died after the commit.
+	if _, err := m.store.Commit(ctx, "init", rows.Changes...); err != nil && !errdefs.IsAlreadyExists(err) {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return fmt.Errorf("write the new cluster: %w", err)
+	}
+	return os.Remove(m.foundingFile())
+}
+
+// loadRing reads the keys of what lies on disk, or makes them.
+func loadRing(file string) (*seal.Ring, error) {
+	data, err := os.ReadFile(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		ring := seal.NewRing(seal.NewKey())
+		return ring, os.WriteFile(file, ring.Encode(nil), 0o600)
+	} else if err != nil {
+		return nil, err
+	}
+	return seal.ParseRing(data, nil)
+}
+
+// hearsay fits package gossip to what managers ask.
+type hearsay struct{ g *gossipMember }
+
+func (h hearsay) Status(nodeID string) dispatch.GossipStatus {
+	m, ok := h.g.Member(nodeID)
+	switch {
+	case !ok:
+		return dispatch.GossipUnknown
+	case m.Status == gossip.Failed:
+		return dispatch.GossipFailed
+	case m.Status == gossip.Left:
+		return dispatch.GossipLeft
+	default:
+		return dispatch.GossipAlive
+	}
+}
+
+func (h hearsay) Changed() <-chan struct{} {
+	_, changed := h.g.Gossip.Members()
+	return changed
+}
+
+// imagesOf fits the node's image store to the control API.
+type imagesOf struct{ store worker.ImageStore }
+
+func (i imagesOf) Load(ctx context.Context, r io.Reader, _ int64, name string, progress func(*swarmv1.ImageProgress)) ([]*swarmv1.Image, error) {
+	return i.store.Load(ctx, r, name, progress)
+}
+
+func (i imagesOf) Pull(ctx context.Context, reference, auth string, progress func(*swarmv1.ImageProgress)) (*swarmv1.Image, error) {
+	return i.store.Pull(ctx, worker.PullRequest{Ref: reference, Auth: auth}, progress)
+}
+
+// registries asks registries through the node's image store.
+type registries struct{ store *image.Store }
+
+func (r registries) Resolve(ctx context.Context, reference, auth string) (string, error) {
+	digest, _, err := r.store.Resolve(ctx, reference, auth)
+	return digest, err
+}

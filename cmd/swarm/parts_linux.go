@@ -1,0 +1,211 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+
+	"swarm/cli"
+	"swarm/manager/ca"
+	"swarm/node"
+	"swarm/overlay/gossip"
+	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/raftstore"
+	"swarm/worker"
+	"swarm/worker/logs"
+)
+
+// parts makes the parts of a member for package node.
+type parts struct {
+	host    *host
+	options cli.DaemonOptions
+	machine string
+	log     *slog.Logger
+}
+
+// found makes the first rows of a new cluster.
+func (p *parts) found(r node.FoundRequest) (node.Founded, error) {
+	founding, err := ca.NewCluster(ca.Founder{
+		ClusterID: r.ClusterID, NodeID: r.NodeID, Spec: r.Init.GetSpec(), Format: raftstore.Format, CSR: r.CSR,
+		MachineID: r.MachineID, Hostname: r.Hostname, Addr: r.Membership.Addr, Port: uint32(r.Membership.Port),
+		DataPathAddr: r.Membership.DataPathAddr, Availability: r.Init.GetAvailability(),
+	}, time.Now())
+	if err != nil {
+		return node.Founded{}, err
+	}
+	out := node.Founded{
+		Rows: founding.Changes, Certificate: founding.Certificate, Bundle: founding.Bundle,
+		WorkerToken: founding.Cluster.GetRootCa().GetJoinTokens().GetWorker(),
+	}
+	for _, key := range founding.Cluster.GetGossipKeys() {
+		out.GossipKeys = append(out.GossipKeys, key.GetKey())
+	}
+	return out, nil
+}
+
+// tagPort is the gossip tag with a node's cluster port.
+const tagPort = "port"
+
+// gossipMember fits package gossip to package node.
+type gossipMember struct {
+	*gossip.Gossip
+	self string
+}
+
+func (p *parts) newGossip(b node.Base) (node.Gossip, error) {
+	advertise, err := netip.ParseAddr(b.Membership.Addr)
+	if err != nil {
+		return nil, err
+	}
+	bind := netip.IPv4Unspecified()
+	if advertise.Is6() {
+		bind = netip.IPv6Unspecified()
+	}
+	role := "worker"
+	if b.Membership.Manager {
+		role = "manager"
+	}
+	var seeds []string
+	for _, m := range b.Membership.Managers {
+		if m.NodeID != b.Membership.NodeID {
+			seeds = append(seeds, net.JoinHostPort(m.Addr, strconv.Itoa(int(b.Membership.GossipPort))))
+		}
+	}
+	g, err := gossip.New(gossip.Config{
+		NodeID: b.Membership.NodeID, BindAddr: bind, AdvertiseAddr: advertise, Port: b.Membership.GossipPort,
+		Keys: b.Membership.GossipKeys, SnapshotPath: filepath.Join(b.Dir, "gossip"),
+		Tags: map[string]string{gossip.TagRole: role, gossip.TagBuild: version, tagPort: strconv.Itoa(int(b.Membership.Port))},
+	}, gossip.Deps{
+		Log:      b.Log,
+		Conflict: func(c gossip.Conflict) { b.Log.Error("two machines have one node id", "conflict", c.String()) },
+	})
+	if err != nil {
+		return nil, err
+	}
+	g.SetSeeds(seeds)
+	return &gossipMember{Gossip: g, self: b.Membership.NodeID}, nil
+}
+
+func (g *gossipMember) Run(ctx context.Context) error {
+	defer g.Close()
+	return g.Gossip.Run(ctx)
+}
+
+func (g *gossipMember) Members() []*swarmv1.Member {
+	members, _ := g.Gossip.Members()
+	var out []*swarmv1.Member
+	for _, m := range members {
+		out = append(out, &swarmv1.Member{NodeId: m.ID, Addr: m.Addr.String(), Status: string(m.Status)})
+	}
+	return out
+}
+
+// Resolve finds a node's cluster port by what it gossips.
+func (g *gossipMember) Resolve(nodeID string) (node.Peer, bool) {
+	m, ok := g.Member(nodeID)
+	port, err := strconv.ParseUint(m.Tags[tagPort], 10, 16)
+	if !ok || err != nil {
+		return node.Peer{}, false
+	}
+	return node.Peer{NodeID: nodeID, Addr: m.Addr.Addr().String(), Port: uint16(port)}, true
+}
+
+// alive lists the other nodes that answer.
+func (g *gossipMember) alive() []string {
+	members, _ := g.Gossip.Members()
+	var ids []string
+	for _, m := range members {
+		if m.Status == gossip.Alive && m.ID != g.self {
+			ids = append(ids, m.ID)
+		}
+	}
+	return ids
+}
+
+// workerMember fits package worker to package node.
+type workerMember struct {
+	*worker.Worker
+	host    *host
+	source  *peerSource
+	blobs   net.Listener
+	contact chan struct{} // closed at the first contact
+}
+
+func (p *parts) newWorker(b node.Base, g node.Gossip, hooks node.WorkerHooks) (node.Worker, error) {
+	m := &workerMember{host: p.host, contact: make(chan struct{}), blobs: b.Listener.Blob()}
+	m.source = &peerSource{transport: b.Dialer.BlobTransport(), list: g.(*gossipMember).alive}
+	store, err := logs.New(logs.Config{Dir: filepath.Join(p.options.StateDir, "logs")}, logs.Deps{Log: b.Log})
+	if err != nil {
+		return nil, err
+	}
+	contacted := false // OnContact is called by one goroutine.
+	w, err := worker.New(worker.Config{
+		NodeID: b.Membership.NodeID, ClusterID: b.Membership.ClusterID, Hostname: p.options.Hostname, MachineID: p.machine,
+		Addr: b.Membership.Addr, Port: uint32(b.Membership.Port), StateDir: b.Dir, RunDir: p.options.RunDir,
+		CgroupParent: p.options.CgroupParent,
+	}, worker.Deps{
+		Log: b.Log, Runtime: p.host.runtime, Images: p.host.images, Network: p.host.network, Executor: p.host.runtime,
+		Logs: store, Describe: p.host.describe, OnNode: hooks.OnNode,
+		Managers: func() []*swarmv1.Peer { return peerMessages(hooks.Managers()) },
+		Dial:     func(nodeID string) (grpc.ClientConnInterface, error) { return b.Dialer.DialGRPC(nodeID) },
+		OnContact: func(_ string, up bool) {
+			if up && !contacted {
+				contacted = true
+				close(m.contact)
+			}
+		},
+	})
+	m.Worker = w
+	return m, err
+}
+
+func peerMessages(peers []node.Peer) []*swarmv1.Peer {
+	var out []*swarmv1.Peer
+	for _, p := range peers {
+		out = append(out, &swarmv1.Peer{NodeId: p.NodeID, Addr: p.Addr, Port: uint32(p.Port)})
+	}
+	return out
+}
+
+// Run runs the tasks, and serves images to peers meanwhile.
+func (m *workerMember) Run(ctx context.Context) error {
+	m.host.peers.current.Store(m.source)
+	defer m.host.peers.current.Store(nil)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		defer m.Close()
+		return m.Worker.Run(ctx)
+	})
+	if m.host.store != nil {
+		server := &http.Server{Handler: m.host.store.Handler(), ReadHeaderTimeout: 10 * time.Second}
+		g.Go(func() error {
+			stop := context.AfterFunc(ctx, func() { _ = server.Close() })
+			defer stop()
+			if err := server.Serve(m.blobs); ctx.Err() == nil {
+				return err
+			}
+			return nil
+		})
+	}
+	return g.Wait()
+}
+
+func (m *workerMember) Register(r grpc.ServiceRegistrar) { swarmv1.RegisterWorkerServer(r, m.Worker) }
+
+// Connected blocks until a manager has welcomed this node.
+func (m *workerMember) Connected(ctx context.Context) error {
+	select {
+	case <-m.contact:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

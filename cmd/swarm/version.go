@@ -1,0 +1,16 @@
+package main
+
+import (
+	"runtime"
+
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+// versionInfo says what this file is and carries.
+func versionInfo() *swarmv1.VersionInfo {
+	v := &swarmv1.VersionInfo{
+		Version: version, Revision: revision, GoVersion: runtime.Version(), Os: runtime.GOOS, Arch: runtime.GOARCH,
+	}
+	carries(v)
+	return v
+}
