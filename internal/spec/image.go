@@ -1,6 +1,8 @@
 package spec
 
 import (
+	"strings"
+
 	"github.com/distribution/reference"
 )
 
@@ -28,6 +30,21 @@ func (i Image) Familiar() string {
 	}
 	return reference.FamiliarString(named)
 }
+
+// loadCommand is what every message about an image that cannot be had tells the user to run.
+const loadCommand = "swarm image load"
+
+// LoadHint tells the user how to bring an image into the cluster without a registry.
+func LoadHint(image string) string {
+	if img, err := ParseImage(image); err == nil {
+		image, _, _ = strings.Cut(img.Familiar(), "@")
+	}
+	return "`docker save " + image + " | " + loadCommand + "`"
+}
+
+// LacksImage says whether a task was rejected because nobody could give its image: the worker's message says how to load
+// it.
+func LacksImage(err string) bool { return strings.Contains(err, loadCommand) }
 
 // ParseImage normalises a reference: docker.io and library/ are added when no registry and no folder are named, :latest
 // when there is neither tag nor digest. A tag beside a digest is kept: it says what was asked for.

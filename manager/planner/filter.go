@@ -27,6 +27,7 @@ const (
 	refusedGeneric
 	refusedPort
 	refusedMaxReplicas
+	refusedImage
 	refusals
 )
 
@@ -42,6 +43,7 @@ var filters = [refusals]struct{ name, phrase string }{
 	refusedGeneric:      {"generic", "insufficient resources on %s"},
 	refusedPort:         {"port", "host-mode port already in use on %s"},
 	refusedMaxReplicas:  {"max-replicas", "max replicas per node limit reached on %s"},
+	refusedImage:        {"image", "image not available on %s"},
 }
 
 // judge says whether the node takes new tasks at all; the answer stands in node.open.
@@ -111,8 +113,8 @@ func (r *revision) room(n *node, count uint64) refusal {
 	return fits
 }
 
-// refuses runs the whole chain on one node.
-func (r *revision) refuses(n *node, count uint64) refusal {
+// refuses runs the whole chain on one node; lacking are the nodes that could not get the image.
+func (r *revision) refuses(n *node, count uint64, lacking map[*node]*task) refusal {
 	if n.open != fits {
 		return n.open
 	}
@@ -122,7 +124,13 @@ func (r *revision) refuses(n *node, count uint64) refusal {
 	if !r.suitsNode(n) {
 		return refusedConstraint
 	}
-	return r.room(n, count)
+	if f := r.room(n, count); f != fits {
+		return f
+	}
+	if lacking[n] != nil {
+		return refusedImage
+	}
+	return fits
 }
 
 // why says in a sentence why the node refuses.
@@ -203,12 +211,12 @@ type verdict struct {
 }
 
 // explain asks every one of the nodes why it refuses. The nearest miss is the node that got furthest through the filters.
-func (r *revision) explain(nodes []*node, count func(*node) uint64) verdict {
+func (r *revision) explain(nodes []*node, count func(*node) uint64, lacking map[*node]*task) verdict {
 	var tally [refusals]uint32
 	var nearest *node
 	var missed refusal
 	for _, n := range nodes {
-		f := r.refuses(n, count(n))
+		f := r.refuses(n, count(n), lacking)
 		if f == fits {
 			continue // its room went to another task of this plan, in a branch of the spread that was tried first
 		}
@@ -226,6 +234,9 @@ func (r *revision) explain(nodes []*node, count func(*node) uint64) verdict {
 	slices.SortStableFunc(v.unplaced.Refusals, func(a, b *swarmv1.Refusal) int { return cmp.Compare(b.GetNodes(), a.GetNodes()) })
 	if nearest != nil {
 		v.unplaced.Nearest = nearest.name() + ": " + r.why(missed, nearest, count(nearest))
+		if missed == refusedImage {
+			v.unplaced.Nearest = nearest.name() + ": " + lacking[nearest].status.GetErr()
+		}
 	}
 	return v
 }

@@ -58,6 +58,8 @@ func rowKey(m proto.Message) string {
 		return "8/" + o.ServiceId
 	case *swarmv1.Claim:
 		return "9/" + o.Key
+	case *swarmv1.ImageCopy:
+		return "14/" + o.Digest + "/" + o.NodeId
 	case *swarmv1.Cluster:
 		return "15/" + o.Id
 	}

@@ -36,6 +36,8 @@ type Picture struct {
 	timed map[*service]time.Time
 	// roomier says that since the last Due some node may take more.
 	roomier bool
+	// imageNews is when the cluster last came to know of an image, or of a copy of one.
+	imageNews time.Time
 	// spare is memory that plans use one after the other.
 	spare spare
 	// reordered says that order is out of date.
@@ -93,6 +95,10 @@ func (p *Picture) fold(old, row proto.Message) {
 		} else {
 			p.endpoints[o.GetServiceId()] = o
 		}
+	case *swarmv1.Image:
+		p.news(o.GetMeta())
+	case *swarmv1.ImageCopy:
+		p.news(o.GetMeta())
 	case *swarmv1.Cluster:
 		p.foldCluster(o)
 	}

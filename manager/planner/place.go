@@ -123,7 +123,7 @@ func (r *run) claim(rev *revision, n *node, id string) {
 // or nil.
 func (r *run) find(rev *revision, only *node) (*node, verdict) {
 	if only != nil {
-		if rev.refuses(only, r.count(rev, only)) == fits {
+		if rev.refuses(only, r.count(rev, only), r.lacking(rev)) == fits {
 			return only, verdict{}
 		}
 		return nil, r.explain(rev, []*node{only})
@@ -140,7 +140,11 @@ func (r *run) find(rev *revision, only *node) (*node, verdict) {
 }
 
 func (r *run) explain(rev *revision, nodes []*node) verdict {
-	return rev.explain(nodes, func(n *node) uint64 { return r.count(rev, n) })
+	lacking := r.lacking(rev)
+	for _, t := range lacking {
+		r.wake(rejectedAt(t).Add(imageRetry))
+	}
+	return rev.explain(nodes, func(n *node) uint64 { return r.count(rev, n) }, lacking)
 }
 
 // count is how many tasks of the service should run on the node, this plan's included. Only the limit of replicas on a

@@ -29,6 +29,7 @@ func (r *run) newPlacer(rev *revision) *placer {
 	p := &placer{rev: rev, root: &branch{}}
 	failing := r.failing(rev)
 	placed := r.placedHere()
+	lacking := r.lacking(rev)
 	busy := len(r.svc.nodes) > 0 || len(placed) > 0
 	if len(rev.spread) == 0 {
 		p.root.heap, r.p.spare.heap = slices.Grow(r.p.spare.heap[:0], len(r.p.order)), nil
@@ -42,7 +43,7 @@ func (r *run) newPlacer(rev *revision) *placer {
 			leaf = leaf.kid(c.attribute(k))
 		}
 		for _, n := range c.nodes {
-			if n.open != fits || !rev.suitsNode(n) {
+			if n.open != fits || !rev.suitsNode(n) || lacking[n] != nil {
 				continue
 			}
 			count := 0

@@ -9,6 +9,7 @@ func Tables() []raftstore.TableID {
 	return []raftstore.TableID{
 		raftstore.TableNode, raftstore.TableNodeState, raftstore.TableService, raftstore.TableRevision, raftstore.TableTask,
 		raftstore.TableTaskStatus, raftstore.TableEndpoint, raftstore.TableClaim, raftstore.TableCluster,
+		raftstore.TableImage, raftstore.TableImageCopy,
 	}
 }
 
@@ -24,6 +25,8 @@ func New(v *raftstore.View) *Picture {
 	load(p, v.Statuses)
 	load(p, v.Endpoints)
 	load(p, v.Claims)
+	load(p, v.Images)
+	load(p, v.ImageCopies)
 	return p
 }
 

@@ -1,0 +1,60 @@
+package planner
+
+import (
+	"time"
+
+	"swarm/internal/spec"
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+// A node that could not get an image is not asked again for it at once: other nodes are tried, and when all have refused
+// the task waits, explained, instead of being rejected every few seconds. It is tried again after a while, and at once
+// when the cluster learns of any image or copy: somebody has loaded it.
+
+// imageRetry is how long a node is not asked again.
+const imageRetry = 2 * time.Minute
+
+// lacking returns the nodes that could not get the revision's image, each with the task that says so.
+func (r *run) lacking(rev *revision) map[*node]*task {
+	if r.svc.failed == 0 {
+		return nil
+	}
+	var lacking map[*node]*task
+	image := rev.image()
+	for _, s := range r.svc.list {
+		for _, t := range s.tasks {
+			if !t.failed || t.node == nil || t.state() != swarmv1.TaskState_REJECTED || t.rev.image() != image || !spec.LacksImage(t.status.GetErr()) {
+				continue
+			}
+			at := rejectedAt(t)
+			if !at.After(r.p.imageNews) || !r.now.Before(at.Add(imageRetry)) {
+				continue
+			}
+			if lacking == nil {
+				lacking = map[*node]*task{}
+			}
+			if o := lacking[t.node]; o == nil || rejectedAt(o).Before(at) || rejectedAt(o).Equal(at) && o.id < t.id {
+				lacking[t.node] = t
+			}
+		}
+	}
+	return lacking
+}
+
+func (r *revision) image() string { return r.spec().GetTaskTemplate().GetContainerSpec().GetImage() }
+
+// rejectedAt is by the store's clock, not the worker's: it is compared with when images came.
+func rejectedAt(t *task) time.Time {
+	if at := t.status.GetMeta().GetUpdatedAt(); at != nil {
+		return at.AsTime()
+	}
+	return instant(t.status.GetTimestamp())
+}
+
+// news: whoever waits for an image may have it now.
+func (p *Picture) news(m *swarmv1.Meta) {
+	if at := instant(m.GetUpdatedAt()); at.After(p.imageNews) {
+		p.imageNews = at
+		p.roomier = true
+	}
+}
