@@ -74,8 +74,9 @@ func run(ctx context.Context, only, binary, archive string, rounds int) error {
 		return err
 	}
 	wanted := strings.FieldsFunc(only, func(r rune) bool { return r == ',' })
+	all := len(wanted) == 0
 	for _, g := range groups() {
-		if len(wanted) > 0 && !slices.Contains(wanted, g.name) {
+		if !all && !slices.Contains(wanted, g.name) {
 			continue
 		}
 		dir, err := os.MkdirTemp("", "sb")

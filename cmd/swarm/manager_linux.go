@@ -23,7 +23,6 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
 	"swarm/worker"
-	"swarm/worker/containerd/image"
 )
 
 // managerMember fits raftstore and package manager to package node.
@@ -68,7 +67,7 @@ func (p *parts) newManager(b node.Base, g node.Gossip, rows []*swarmv1.Change) (
 		},
 	}
 	if p.host.store != nil {
-		deps.Resolver = registries{p.host.store}
+		deps.Resolver = p.host.store
 	}
 	m.Manager = manager.New(manager.Config{NodeID: b.Membership.NodeID}, deps)
 	return m, nil
@@ -185,12 +184,4 @@ func (i imagesOf) Load(ctx context.Context, r io.Reader, _ int64, name string, p
 
 func (i imagesOf) Pull(ctx context.Context, reference, auth string, progress func(*swarmv1.ImageProgress)) (*swarmv1.Image, error) {
 	return i.store.Pull(ctx, worker.PullRequest{Ref: reference, Auth: auth}, progress)
-}
-
-// registries asks registries through the node's image store.
-type registries struct{ store *image.Store }
-
-func (r registries) Resolve(ctx context.Context, reference, auth string) (string, error) {
-	digest, _, err := r.store.Resolve(ctx, reference, auth)
-	return digest, err
 }
