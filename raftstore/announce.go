@@ -3,6 +3,7 @@ package raftstore
 import (
 	"context"
 	"sync"
+	"time"
 
 	"github.com/hashicorp/raft"
 	"golang.org/x/sync/errgroup"
@@ -61,13 +62,19 @@ func (s *Store) runAnnouncer(ctx context.Context) error {
 }
 
 func (s *Store) announceTo(ctx context.Context, to raft.Server) error {
-	sent := s.fsm.applied.Load()
+	sent := uint64(0)
 	for {
 		index, term, moved := s.announce.current()
-		if index > sent {
-			sent = index
-			s.tell(to, index, term)
-			continue
+		for try := 0; index > sent && ctx.Err() == nil; try++ {
+			if s.tell(to, index, term) || try == overtakes {
+				sent = index
+				break
+			}
+			select {
+			case <-time.After(time.Millisecond << try):
+			case <-ctx.Done():
+			}
+			index, term, moved = s.announce.current()
 		}
 		select {
 		case <-moved:
@@ -77,8 +84,13 @@ func (s *Store) announceTo(ctx context.Context, to raft.Server) error {
 	}
 }
 
-// tell sends one announcement. A failure needs no remedy: Raft's own messages follow.
-func (s *Store) tell(to raft.Server, index, term uint64) {
+// overtakes is how often an announcement is repeated that came before the entry it tells of, which is under way on
+// another connection: for 1, 2, 4, ... ms, then Raft's own message is due.
+const overtakes = 5
+
+// tell sends one announcement. false: the member does not have the entry yet. Other failures need no remedy: Raft's own
+// messages follow.
+func (s *Store) tell(to raft.Server, index, term uint64) bool {
 	me := raft.ServerID(s.cfg.NodeID)
 	req := &raft.AppendEntriesRequest{
 		RPCHeader: raft.RPCHeader{
@@ -89,5 +101,7 @@ func (s *Store) tell(to raft.Server, index, term uint64) {
 	var resp raft.AppendEntriesResponse
 	if err := s.trans.AppendEntries(to.ID, to.Address, req, &resp); err != nil {
 		s.log.Debug("announcement was not delivered", "node", string(to.ID), "index", index, "err", err)
+		return true
 	}
+	return resp.Success || resp.Term > term || resp.LastLog >= index
 }

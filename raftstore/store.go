@@ -88,7 +88,7 @@ type Store struct {
 	log   *slog.Logger
 	fsm   *fsm
 	raft  *raft.Raft
-	trans raft.Transport
+	trans *raft.NetworkTransport
 	disk  *logStore
 	layer *streamLayer
 
@@ -217,8 +217,8 @@ func (s *Store) release() error {
 	if s.raft != nil {
 		errs = append(errs, s.raft.Shutdown().Error())
 	}
-	if c, ok := s.trans.(raft.WithClose); ok {
-		errs = append(errs, c.Close())
+	if s.trans != nil {
+		errs = append(errs, s.trans.Close())
 	}
 	if s.disk != nil {
 		errs = append(errs, s.disk.Close())

@@ -26,10 +26,13 @@ type streamLayer struct {
 	log  *slog.Logger
 	done context.Context // ends with Close, and with it every dial
 	stop context.CancelFunc
+
+	mu   sync.Mutex            // guards open
+	open map[net.Conn]struct{} // both ways; nil once closed. Raft itself forgets those that it accepted.
 }
 
 func newStreamLayer(cfg Config, deps Deps, f *fsm, log *slog.Logger) *streamLayer {
-	l := &streamLayer{cfg: cfg, deps: deps, fsm: f, log: log}
+	l := &streamLayer{cfg: cfg, deps: deps, fsm: f, log: log, open: make(map[net.Conn]struct{})}
 	l.done, l.stop = context.WithCancel(context.Background())
 	return l
 }
@@ -42,9 +45,16 @@ func (a nodeAddr) String() string { return string(a) }
 // Addr is the member's node id.
 func (l *streamLayer) Addr() net.Addr { return nodeAddr(l.cfg.NodeID) }
 
-// Close stops accepting and dialling.
+// Close stops accepting and dialling, and ends every connection.
 func (l *streamLayer) Close() error {
 	l.stop()
+	l.mu.Lock()
+	open := l.open
+	l.open = nil
+	l.mu.Unlock()
+	for c := range open {
+		_ = c.Close()
+	}
 	if l.deps.Listener == nil {
 		return nil
 	}
@@ -61,7 +71,31 @@ func (l *streamLayer) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &greeted{Conn: c, layer: l}, nil
+	return &greeted{Conn: l.track(c), layer: l}, nil
+}
+
+// tracked is a connection that Close will end.
+type tracked struct {
+	net.Conn
+	layer *streamLayer
+}
+
+func (l *streamLayer) track(c net.Conn) net.Conn {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.open == nil {
+		_ = c.Close()
+		return c
+	}
+	l.open[c] = struct{}{}
+	return &tracked{Conn: c, layer: l}
+}
+
+func (c *tracked) Close() error {
+	c.layer.mu.Lock()
+	delete(c.layer.open, c.Conn)
+	c.layer.mu.Unlock()
+	return c.Conn.Close()
 }
 
 // Dial connects to a member.
@@ -75,7 +109,7 @@ func (l *streamLayer) Dial(to raft.ServerAddress, timeout time.Duration) (net.Co
 	if err != nil {
 		return nil, fmt.Errorf("dial manager %s: %w", to, err)
 	}
-	return &greeting{Conn: c, layer: l}, nil
+	return &greeting{Conn: l.track(c), layer: l}, nil
 }
 
 func (l *streamLayer) epoch() uint64 { return l.fsm.view().cluster.GetEpoch() }
