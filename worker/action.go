@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"swarm/internal/task"
 	swarmv1 "swarm/proto/swarm/v1"
@@ -325,7 +326,27 @@ func (t *taskLoop) revive(ctx context.Context, exit Exit) bool {
 		return false
 	}
 	t.prober = nil
-	return t.prepared(ctx) == nil && t.start(ctx).event == task.Started
+	if err := t.prepared(ctx); err != nil {
+		return false
+	}
+	out := t.start(ctx)
+	if out.event != task.Started {
+		return false
+	}
+	t.revived(out.pid)
+	return true
+}
+
+// revived notes that the task runs anew.
+func (t *taskLoop) revived(pid uint32) {
+	t.mu.Lock()
+	s := t.status.CloneVT()
+	s.Timestamp = timestamppb.Now()
+	s.RunningSince = s.Timestamp
+	s.ContainerStatus = &swarmv1.ContainerStatus{ContainerId: t.id, Pid: pid}
+	t.status = s
+	t.mu.Unlock()
+	t.w.report(s, true)
 }
 
 // defaultRestartDelay is Docker's.

@@ -73,7 +73,8 @@ func (t *taskLoop) want(now *swarmv1.Task) {
 	}
 	stops := task.Stops(t.desiredLocked())
 	if t.busy {
-		if stops && !stopped || moved && t.action == task.Delay {
+		ending := t.action == task.Stop || t.action == task.Clean // doing already what a stop would have it do
+		if stops && !stopped && !ending || moved && t.action == task.Delay {
 			t.interrupt()
 		}
 		t.mu.Unlock()

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -39,7 +40,7 @@ type rig struct {
 func newRig(t testing.TB, cfg simulated.Config, managers ...string) *rig {
 	images := simulated.NewImages()
 	r := &rig{
-		t: t, dir: t.TempDir(), run: t.TempDir(), images: images,
+		t: t, dir: t.TempDir(), run: runDir(t), images: images,
 		runtime: simulated.New(cfg, images), network: simulated.NewNetwork(), managers: map[string]*manager{},
 	}
 	for _, id := range managers {
@@ -48,6 +49,16 @@ func newRig(t testing.TB, cfg simulated.Config, managers ...string) *rig {
 		r.peers = append(r.peers, &swarmv1.Peer{NodeId: id})
 	}
 	return r
+}
+
+// runDir is in memory, as /run is.
+func runDir(t testing.TB) string {
+	dir, err := os.MkdirTemp("/dev/shm", "swarm-worker-")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
 }
 
 // start runs a worker process over what the rig keeps: the state, the containers, the network.
@@ -270,7 +281,11 @@ func (m *manager) wait(what string, ok func() bool) {
 		case <-timer.C:
 			m.mu.Lock()
 			defer m.mu.Unlock()
-			m.t.Fatalf("waited in vain for %s; statuses: %v, sessions: %d", what, m.statuses, m.sessions)
+			states := map[swarmv1.TaskState]int{}
+			for _, s := range m.statuses {
+				states[s.State]++
+			}
+			m.t.Fatalf("waited in vain for %s; states: %v, sessions: %d", what, states, m.sessions)
 		}
 	}
 }

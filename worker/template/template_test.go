@@ -1,0 +1,56 @@
+package template
+
+import (
+	"testing"
+
+	"github.com/containerd/errdefs"
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/testing/protocmp"
+
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+func revision(spec *swarmv1.ContainerSpec) *swarmv1.Revision {
+	return &swarmv1.Revision{ServiceId: "s1", Spec: &swarmv1.ServiceSpec{
+		Name: "web", Labels: map[string]string{"tier": "front"}, TaskTemplate: &swarmv1.TaskSpec{ContainerSpec: spec},
+	}}
+}
+
+func TestExpand(t *testing.T) {
+	node := Node{ID: "n1", Hostname: "host1", OS: "linux", Arch: "amd64"}
+	task := &swarmv1.Task{Id: "t1", Slot: 2, NodeId: "n1"}
+	rev := revision(&swarmv1.ContainerSpec{
+		Hostname: "{{.Service.Name}}-{{.Task.Slot}}",
+		Env:      []string{"PLAIN=a", "WHO={{.Task.Name}} on {{.Node.Hostname}}/{{.Node.Platform.Architecture}}", `TIER={{index .Service.Labels "tier" | upper}}{{.Service.Labels.none}}`},
+		Mounts:   []*swarmv1.Mount{{Source: "data-{{.Task.ID}}", Target: "/d/{{.Node.ID}}"}},
+	})
+	before := rev.CloneVT()
+	got, err := Expand(rev, task, node)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := revision(&swarmv1.ContainerSpec{
+		Hostname: "web-2",
+		Env:      []string{"PLAIN=a", "WHO=web.2.t1 on host1/amd64", "TIER=FRONT"},
+		Mounts:   []*swarmv1.Mount{{Source: "data-t1", Target: "/d/n1"}},
+	})
+	if diff := cmp.Diff(want, got, protocmp.Transform()); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff(before, rev, protocmp.Transform()); diff != "" {
+		t.Errorf("the stored revision was changed: %s", diff)
+	}
+	global, err := Expand(revision(&swarmv1.ContainerSpec{Hostname: "{{.Task.Name}}"}), &swarmv1.Task{Id: "t1", NodeId: "n1"}, node)
+	if err != nil || global.Spec.TaskTemplate.ContainerSpec.Hostname != "web.n1.t1" {
+		t.Errorf("task of a global service: %v, %v", global, err)
+	}
+	for _, bad := range []string{"{{", "{{.Nope}}", "{{.Service.Nope}}", "{{env \"HOME\"}}"} {
+		if _, err := Expand(revision(&swarmv1.ContainerSpec{Env: []string{bad}}), task, node); !errdefs.IsInvalidArgument(err) {
+			t.Errorf("%s: %v, want invalid argument", bad, err)
+		}
+	}
+	plain := revision(&swarmv1.ContainerSpec{Env: []string{"A=b"}})
+	if got, _ := Expand(plain, task, node); got != plain {
+		t.Error("a revision without templates was copied")
+	}
+}
