@@ -116,7 +116,7 @@ func (e plainError) Error() string { return errorLine(e.error) }
 func (e plainError) Unwrap() error { return e.error }
 
 // dialFailure matches how dialing and handshakes fail, in gRPC's words and in the kernel's.
-var dialFailure = regexp.MustCompile(`(?i)error while dialing|dial (unix|tcp)|connection refused|no such file or directory|no route to host|network is unreachable|i/o timeout|reading server preface`)
+var dialFailure = regexp.MustCompile(`(?i)error while dialing|is not running on this host|dial (unix|tcp)|connection refused|no such file or directory|no route to host|network is unreachable|i/o timeout|reading server preface`)
 
 // explain turns the error of a call into what the user can act on.
 func (a *app) explain(err error) error {

@@ -34,7 +34,10 @@ func (a *app) newEvents() *cobra.Command {
 }
 
 var (
-	eventTypes   = []string{"node", "node_state", "service", "task", "task_status", "network", "secret", "config", "volume", "image", "cluster"}
+	eventTypes = []string{
+		"node", "node_state", "service", "revision", "task", "task_status", "network", "endpoint", "secret", "config", "volume",
+		"image", "image_copy", "cluster",
+	}
 	eventActions = []string{"create", "update", "remove"}
 )
 

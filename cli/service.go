@@ -66,7 +66,7 @@ func (a *app) runServiceCreate(ctx context.Context, o createOptions) error {
 		if o.flags.detach {
 			return nil
 		}
-		return a.wait(ctx, c, waitOptions{serviceID: r.Id, quiet: o.flags.quiet})
+		return a.wait(ctx, c, waitOptions{serviceID: r.Id, quiet: o.flags.quiet, index: r.Index})
 	})
 }
 

@@ -154,7 +154,10 @@ func (a *app) editService(ctx context.Context, c client, ref string, e serviceEd
 			return waitOptions{}, err
 		}
 		a.warn(r.Warnings)
-		return waitOptions{serviceID: s.Service.Id, before: failedTasks(tasks.Tasks), oldUpdate: s.Service.UpdateStatus, rollback: e.rollback, revision: r.Revision}, nil
+		return waitOptions{
+			serviceID: s.Service.Id, before: failedTasks(tasks.Tasks), oldUpdate: s.Service.UpdateStatus,
+			rollback: e.rollback, revision: r.Revision, index: r.Index,
+		}, nil
 	}
 }
 

@@ -23,8 +23,11 @@ const (
 // each look.
 type settler struct {
 	waitOptions
-	template uint64                                  // of the tasks that failures were counted for
-	failures map[string]map[string]*swarmv1.TaskInfo // by slot and task id
+	template uint64 // of the tasks that failures were counted for
+	// templates are those of the revisions that are known: tasks of one template need not be replaced by one another.
+	templates map[uint64]uint64
+	caughtUp  bool                                    // the change that is waited for has been seen
+	failures  map[string]map[string]*swarmv1.TaskInfo // by slot and task id
 
 	stable                   string // what the stable state consists of
 	stableSince              time.Time
@@ -85,11 +88,14 @@ func (s *settler) judge(now time.Time, service *swarmv1.ServiceInfo, tasks []*sw
 		v.failure = &failure{reason: fmt.Sprintf("service %s is being removed", v.progress.name)}
 		return v
 	}
-	if service.GetService().GetRevision() < s.revision {
+	// A rollback may have gone on to a lower revision, but by then the row is newer than the change.
+	s.caughtUp = s.caughtUp || service.GetService().GetRevision() == s.revision || service.GetService().GetMeta().GetVersion() >= s.index
+	if !s.caughtUp {
 		v.again = 100 * time.Millisecond // this manager has not heard of the change yet
 		return v
 	}
-	template := max(service.GetRevision().GetTemplate(), 1)
+	template := service.GetRevision().GetTemplate()
+	s.learn(service.GetRevision())
 	if template != s.template {
 		s.template, s.failures = template, map[string]map[string]*swarmv1.TaskInfo{}
 	}
@@ -105,13 +111,40 @@ func (s *settler) judge(now time.Time, service *swarmv1.ServiceInfo, tasks []*sw
 	if v.failure = s.updateFailure(state, service); v.failure != nil {
 		return v
 	}
-	if len(ids) >= v.progress.desired && extra == 0 && state != swarmv1.UpdateStatus_UPDATING && state != swarmv1.UpdateStatus_ROLLBACK_STARTED {
+	if len(ids) >= v.progress.desired && extra == 0 {
 		s.verify(now, &v, service, ids)
+		if v.settled && (state == swarmv1.UpdateStatus_UPDATING || state == swarmv1.UpdateStatus_ROLLBACK_STARTED) {
+			v.settled = false // the managers have the last word
+		}
 		return v
 	}
 	s.stable = ""
 	s.judgeFailures(now, &v, service, slots)
 	return v
+}
+
+// learn notes the template of a revision.
+func (s *settler) learn(r *swarmv1.Revision) {
+	if s.templates == nil {
+		s.templates = map[uint64]uint64{}
+	}
+	s.templates[r.GetNumber()] = r.GetTemplate()
+}
+
+// knows reports whether the templates of all tasks are known.
+func (s *settler) knows(tasks []*swarmv1.TaskInfo) bool {
+	for _, t := range tasks {
+		if _, ok := s.templates[t.Task.GetRevision()]; !ok {
+			return false
+		}
+	}
+	return true
+}
+
+// wanted reports whether the task is of the service's current template.
+func (s *settler) wanted(t *swarmv1.TaskInfo) bool {
+	template, ok := s.templates[t.Task.GetRevision()]
+	return ok && template == s.template
 }
 
 // slotsOf groups tasks; within a slot the newest comes first.
@@ -133,7 +166,7 @@ func slotsOf(tasks []*swarmv1.TaskInfo) []slot {
 func (s *settler) count(slots []slot) {
 	for _, sl := range slots {
 		for _, t := range sl.tasks {
-			if !hasFailed(t) || s.before[t.Task.GetId()] || t.Task.GetRevision() < s.template {
+			if !hasFailed(t) || s.before[t.Task.GetId()] || !s.wanted(t) {
 				continue
 			}
 			if s.failures[sl.key] == nil {
@@ -171,7 +204,7 @@ func (s *settler) current(sl slot) *swarmv1.TaskInfo {
 	for _, t := range sl.tasks {
 		switch {
 		case !isLive(t):
-		case t.Task.GetRevision() >= s.template:
+		case s.wanted(t):
 			return t
 		case old == nil:
 			old = t
@@ -203,7 +236,7 @@ func (s *settler) survey(p *progress, service *swarmv1.ServiceInfo, slots []slot
 		if place > p.desired && replicated != nil {
 			continue
 		}
-		if t != nil && t.Task.GetRevision() >= s.template && t.GetStatus().GetState() == swarmv1.TaskState_RUNNING {
+		if t != nil && s.wanted(t) && t.GetStatus().GetState() == swarmv1.TaskState_RUNNING {
 			ids = append(ids, t.Task.GetId())
 		}
 		label := fmt.Sprintf("%d/%d", place, p.desired)
@@ -218,7 +251,7 @@ func (s *settler) survey(p *progress, service *swarmv1.ServiceInfo, slots []slot
 
 func (s *settler) slotProgress(label string, sl slot, t *swarmv1.TaskInfo) slotProgress {
 	out := slotProgress{label: label}
-	if t != nil && t.Task.GetRevision() >= s.template {
+	if t != nil && s.wanted(t) {
 		out.state = enumWord(t.GetStatus().GetState())
 		if t.GetStatus().GetState() == swarmv1.TaskState_RUNNING {
 			return out
@@ -305,7 +338,10 @@ func (s *settler) judgeFailures(now time.Time, v *verdict, service *swarmv1.Serv
 	inFlight := false
 	for _, sl := range slots {
 		t, failed := s.current(sl), s.failures[sl.key]
-		if len(failed) >= failureLimit && !willRollBack(service) {
+		if willRollBack(service) {
+			failed = nil // the managers act on these
+		}
+		if len(failed) >= failureLimit {
 			v.failure = taskFailure(newestFailure(failed), fmt.Sprintf("failed %d times", len(failed)))
 			return
 		}

@@ -82,6 +82,11 @@ func unplaced(slot uint64, filter string) *swarmv1.TaskInfo {
 }
 
 func (s *settler) see(at time.Duration, sc scene) verdict {
+	for n := range max(sc.service.Revision.Number, 2) {
+		if _, ok := s.templates[n+1]; !ok {
+			s.learn(&swarmv1.Revision{Number: n + 1, Template: n + 1})
+		}
+	}
 	return s.judge(start.Add(at), sc.service, sc.tasks)
 }
 
@@ -196,7 +201,7 @@ func TestSettle_Unplaced(t *testing.T) {
 }
 
 func TestSettle_RollingUpdate(t *testing.T) {
-	s := newSettler(waitOptions{revision: 2})
+	s := newSettler(waitOptions{revision: 2, index: 20})
 	old := replicated(2).with(tsk(1, 1, swarmv1.TaskState_RUNNING), tsk(2, 1, swarmv1.TaskState_RUNNING))
 	if got := s.see(0, old); got.String() != "waiting" || len(got.progress.slots) != 0 {
 		t.Errorf("a replica that is behind: got %s, %+v", got, got.progress)
@@ -213,6 +218,16 @@ func TestSettle_RollingUpdate(t *testing.T) {
 	}
 	if got := s.see(0, half.update(swarmv1.UpdateStatus_ROLLBACK_COMPLETED, "done")); got.String() != "failure: service rolled back: done" {
 		t.Errorf("rolled back: got %s", got)
+	}
+	// The managers go back to revision 1 themselves: its tasks are wanted again, those of revision 2 are not.
+	back := newSettler(waitOptions{revision: 2, index: 20})
+	again := old.update(swarmv1.UpdateStatus_ROLLBACK_STARTED, "too many failures").with(tsk(3, 2, swarmv1.TaskState_FAILED))
+	again.service.Service.Meta = &swarmv1.Meta{Version: 21}
+	if got := back.see(0, again); got.String() != "verifying" {
+		t.Errorf("back at revision 1: got %s", got)
+	}
+	if got := back.see(time.Minute, again); got.settled {
+		t.Errorf("settled while the managers roll back")
 	}
 	asked := newSettler(waitOptions{revision: 2, rollback: true})
 	whole := half.with(tsk(2, 2, swarmv1.TaskState_RUNNING)).update(swarmv1.UpdateStatus_ROLLBACK_COMPLETED, "done")

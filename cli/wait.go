@@ -22,8 +22,8 @@ type waitOptions struct {
 	// oldUpdate is the status of the update before this one.
 	oldUpdate *swarmv1.UpdateStatus
 	rollback  bool
-	// revision that the change made; older states are not looked at.
-	revision uint64
+	// revision and index that the change made; older states are not looked at.
+	revision, index uint64
 }
 
 const (
@@ -58,6 +58,9 @@ func (a *app) wait(ctx context.Context, c client, o waitOptions) error {
 			return err
 		default:
 			seen, name, lastAnswer = true, service.GetService().GetName(), a.Now()
+			if !s.knows(tasks) {
+				learnRevisions(ctx, c, s, o.serviceID)
+			}
 			v = s.judge(a.Now(), service, tasks)
 			view.show(v.progress)
 		}
@@ -103,6 +106,17 @@ func lookAt(ctx context.Context, c client, id string) (*swarmv1.ServiceInfo, []*
 		return nil, nil, err
 	}
 	return service, r.Tasks, nil
+}
+
+// learnRevisions fetches the templates of all revisions; when it cannot, the next look tries again.
+func learnRevisions(ctx context.Context, c client, s *settler, id string) {
+	r, err := c.ListRevisions(ctx, &swarmv1.GetRequest{Id: id})
+	if err != nil {
+		return
+	}
+	for _, rev := range r.Revisions {
+		s.learn(rev)
+	}
 }
 
 // watchService tells of changes of the service and its tasks. It is a hint, never the truth: when the stream breaks, the
