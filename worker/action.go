@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -181,56 +182,80 @@ func (t *taskLoop) healthProber() *health.Prober {
 	return t.prober
 }
 
+// check is what a task is attended by besides its container: it blocks until it has something to say, or ctx ends.
+type check func(ctx context.Context) outcome
+
 // probe waits until the container is healthy, or has ended.
 func (t *taskLoop) probe(ctx context.Context) outcome {
 	p := t.healthProber()
 	if p == nil {
 		return outcome{event: task.Healthy}
 	}
-	return t.attend(ctx, func(ctx context.Context) outcome {
+	return t.attend(ctx, append(t.fence(), func(ctx context.Context) outcome {
 		if err := p.UntilHealthy(ctx); err != nil {
 			return outcome{event: task.Sick, err: err}
 		}
 		return outcome{event: task.Healthy}
-	})
+	}))
 }
 
 // watch waits for the container's end, or until it is unhealthy. Out of contact with every manager it starts an ended
 // container again, as the managers would have it replaced.
 func (t *taskLoop) watch(ctx context.Context) outcome {
 	for {
-		var out outcome
+		var checks []check
 		if p := t.healthProber(); p != nil {
-			out = t.attend(ctx, func(ctx context.Context) outcome {
+			checks = append(checks, func(ctx context.Context) outcome {
 				return outcome{event: task.Sick, err: p.UntilSick(ctx)}
 			})
-		} else {
-			out = t.wait(ctx)
 		}
+		out := t.attend(ctx, append(checks, t.fence()...))
 		if out.exit == nil || ctx.Err() != nil || !t.revive(ctx, *out.exit) {
 			return out
 		}
 	}
 }
 
-// attend runs check until it has an answer or the container ends, whichever is first.
-func (t *taskLoop) attend(ctx context.Context, check func(context.Context) outcome) outcome {
-	cctx, cancel := context.WithCancel(ctx)
-	checked := make(chan outcome, 1)
-	wctx, stopWait := context.WithCancel(ctx)
-	go func() {
-		defer stopWait()
-		checked <- check(cctx)
-	}()
-	exited := t.wait(wctx)
-	answered := wctx.Err() != nil && ctx.Err() == nil
-	cancel()
-	verdict := <-checked
-	stopWait()
-	if exited.exit != nil || !answered {
-		return exited
+// fence stops a single-writer task when its node has been out of contact for the lease: a replacement starts after it.
+func (t *taskLoop) fence() []check {
+	if !t.revision.GetSpec().GetSingleWriter() {
+		return nil
 	}
-	return verdict
+	return []check{func(ctx context.Context) outcome {
+		return outcome{event: task.Sick, err: t.w.contact.lost(ctx, t.w.cfg.Lease)}
+	}}
+}
+
+// attend waits for the container's end, or for the first check that has an answer.
+func (t *taskLoop) attend(ctx context.Context, checks []check) outcome {
+	if len(checks) == 0 {
+		return t.wait(ctx)
+	}
+	actx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	answers := make(chan outcome, len(checks))
+	var wg sync.WaitGroup
+	for _, c := range checks {
+		wg.Go(func() {
+			out := c(actx)
+			if actx.Err() == nil {
+				answers <- out
+				cancel()
+			}
+		})
+	}
+	out := t.wait(actx)
+	cancel()
+	wg.Wait()
+	if out.exit != nil {
+		return out
+	}
+	select {
+	case answer := <-answers:
+		return answer
+	default:
+		return out
+	}
 }
 
 // wait waits for the container's end.
@@ -308,6 +333,7 @@ func (t *taskLoop) revive(ctx context.Context, exit Exit) bool {
 	failed := exit.Code != 0 || exit.CodeUnknown
 	switch {
 	case t.revision == nil,
+		t.revision.GetSpec().GetSingleWriter(),
 		policy.GetCondition() == swarmv1.RestartPolicy_NONE,
 		policy.GetCondition() == swarmv1.RestartPolicy_ON_FAILURE && !failed,
 		policy.GetMaxAttempts() > 0 && uint64(t.restarts) >= policy.GetMaxAttempts():

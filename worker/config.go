@@ -33,6 +33,9 @@ type Config struct {
 	ConnectTimeout time.Duration
 	// MaxBackoff caps the pause after no manager was reachable. Default 2 s.
 	MaxBackoff time.Duration
+	// Lease is how long after the last word of a manager a single-writer task goes on. A replacement must not start
+	// earlier. Default 10 s.
+	Lease time.Duration
 	// OS and Arch are for templates. Empty: those of this program.
 	OS, Arch string
 }
@@ -41,6 +44,7 @@ const (
 	defaultStarts         = 4
 	defaultConnectTimeout = 2 * time.Second
 	defaultMaxBackoff     = 2 * time.Second
+	defaultLease          = 10 * time.Second
 	defaultHeartbeat      = time.Second
 	// missedHeartbeats unanswered in a row end a session: the managers count the same way.
 	missedHeartbeats = 3
@@ -60,6 +64,9 @@ func (c Config) validate() (Config, error) {
 	}
 	if c.ConnectTimeout <= 0 {
 		c.ConnectTimeout = defaultConnectTimeout
+	}
+	if c.Lease <= 0 {
+		c.Lease = defaultLease
 	}
 	if c.MaxBackoff <= 0 {
 		c.MaxBackoff = defaultMaxBackoff

@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"time"
 )
@@ -32,15 +33,13 @@ func (c *contact) see(epoch, index uint64) {
 	c.epoch, c.index = epoch, index
 }
 
-// set notes a session's begin, or with "" its end.
-func (c *contact) set(manager string) {
+// set notes a session's begin, or with "" its end; since is when the manager was heard last.
+func (c *contact) set(manager string, since time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.manager != manager {
-		c.manager, c.since = manager, time.Now()
-		close(c.changed)
-		c.changed = make(chan struct{})
-	}
+	c.manager, c.since = manager, since
+	close(c.changed)
+	c.changed = make(chan struct{})
 }
 
 // outOfContact is how long no manager must have been there before the worker acts alone: what the managers allow too
@@ -71,5 +70,30 @@ func (c *contact) alone(ctx context.Context, delay time.Duration) bool {
 			return false
 		}
 		timer.Stop()
+	}
+}
+
+// lost waits until no manager was heard for the lease, and says so; it returns ctx's error when that ends first.
+func (c *contact) lost(ctx context.Context, lease time.Duration) error {
+	for {
+		c.mu.Lock()
+		manager, since, changed := c.manager, c.since, c.changed
+		c.mu.Unlock()
+		wait := time.Until(since.Add(lease))
+		if manager == "" && wait <= 0 {
+			return fmt.Errorf("fenced: no manager was reachable for %s, and another node may take over", lease)
+		}
+		var expired <-chan time.Time
+		if manager == "" {
+			timer := time.NewTimer(wait)
+			defer timer.Stop()
+			expired = timer.C
+		}
+		select {
+		case <-expired:
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
 }

@@ -22,6 +22,7 @@ type session struct {
 	assigned uint64        // sequence of the last assignments; the reader's
 	beat     uint64        // sequence of the last heartbeat; the writer's
 	answered atomic.Uint64 // sequence of the last heartbeat answered
+	heard    atomic.Int64  // Unix ns of the manager's last message
 }
 
 // session serves one stream until it ends, and says how long it lasted after the manager's welcome.
@@ -42,14 +43,14 @@ func (w *Worker) session(ctx context.Context, nodeID string) (lasted time.Durati
 	began := time.Now()
 	w.deps.Log.Info("session", "node", nodeID, "session", welcome.SessionEpoch)
 	w.reports.begin()
-	w.contact.set(nodeID)
+	s := &session{w: w, stream: stream, welcome: welcome}
+	s.heard.Store(began.UnixNano())
+	w.contact.set(nodeID, began)
+	defer func() { w.contact.set("", time.Unix(0, s.heard.Load())) }()
 	if w.deps.OnContact != nil {
 		w.deps.OnContact(nodeID, true)
 		defer w.deps.OnContact(nodeID, false)
 	}
-	defer w.contact.set("")
-
-	s := &session{w: w, stream: stream, welcome: welcome}
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { // ends the stream, and so the reader, when the writer has failed
 		<-gctx.Done()
@@ -77,6 +78,7 @@ func (s *session) read() error {
 		if err != nil {
 			return fmt.Errorf("session ended: %w", err)
 		}
+		s.heard.Store(time.Now().UnixNano())
 		switch m := msg.Message.(type) {
 		case *swarmv1.ToWorker_Assignments:
 			if err := s.assignments(m.Assignments); err != nil {

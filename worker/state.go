@@ -13,6 +13,7 @@ import (
 	"time"
 
 	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 
 	swarmv1 "swarm/proto/swarm/v1"
 )
@@ -79,7 +80,7 @@ func openState(dir, cluster string, log *slog.Logger) (*state, *remembered, erro
 func prepareBuckets(tx *bolt.Tx, cluster string) error {
 	if meta := tx.Bucket(bucketMeta); meta != nil && string(meta.Get([]byte("cluster"))) != cluster {
 		for _, b := range [][]byte{bucketMeta, bucketObject, bucketStatus, bucketUnsent, bucketAttached} {
-			if err := tx.DeleteBucket(b); err != nil && !errors.Is(err, bolt.ErrBucketNotFound) {
+			if err := tx.DeleteBucket(b); err != nil && !errors.Is(err, bolterrors.ErrBucketNotFound) {
 				return err
 			}
 		}

@@ -427,6 +427,35 @@ func TestWorker_OutOfContactItRestartsByPolicy(t *testing.T) {
 	})
 }
 
+func TestWorker_SingleWriterIsFenced(t *testing.T) {
+	bubble(t, simulated.Config{}, []string{"m1"}, func(t *testing.T, r *rig) {
+		m := r.managers["m1"]
+		m.initial = []*swarmv1.Assignment{revisionObject(func(s *swarmv1.ServiceSpec) { s.SingleWriter = true }), taskObject("t1", running)}
+		r.start()
+		m.waitState("t1", running)
+		time.Sleep(time.Minute)
+		cut := func(d time.Duration) {
+			m.mu.Lock()
+			m.refuse = errdefs.ErrUnavailable
+			m.mu.Unlock()
+			m.drop(errdefs.ErrUnavailable)
+			time.Sleep(d)
+			m.mu.Lock()
+			m.refuse = nil
+			m.mu.Unlock()
+		}
+		cut(7 * time.Second)
+		time.Sleep(time.Minute)
+		if s := m.statuses["t1"]; s.State != running {
+			t.Fatalf("stopped within the lease: %v", s)
+		}
+		cut(10 * time.Second)
+		if s := m.waitState("t1", failed); !strings.Contains(s.Err, "fenced") {
+			t.Errorf("status = %v", s)
+		}
+	})
+}
+
 func TestWorker_ImagesToKeepAreFetchedAndReported(t *testing.T) {
 	bubble(t, simulated.Config{}, []string{"m1"}, func(t *testing.T, r *rig) {
 		m := r.managers["m1"]
