@@ -3,6 +3,7 @@
 package containerd
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"strings"
@@ -14,25 +15,30 @@ import (
 const groupSize = 10
 
 // groups decides which containers share a shim. A service with more than one container on the node has them in more
-// than one group, so that a shim's death does not take all of it. Group names are never used again: a shim whose last
-// container is gone is on its way out, and may still accept one connection.
+// than one group, so that a shim's death does not take all of it.
+//
+// A shim ends with its last container, and one that is on its way out may still accept a connection. So nobody joins a
+// group that has been left by its last container, its name is never used again, and the last container does not leave
+// while another is about to join.
 type groups struct {
 	build string
 	run   string // tells this process's groups from those of an earlier one
 
-	mu     sync.Mutex // guards what follows
-	loaded bool
-	next   int
-	byName map[string]*group
-	member map[string]*group // by task
+	mu      sync.Mutex // guards what follows
+	loaded  bool
+	next    int
+	byName  map[string]*group
+	member  map[string]*group // by task
+	changed chan struct{}     // closed and replaced when somebody has joined, or not
 }
 
 // group is the containers of one shim.
 type group struct {
 	name    string
 	service map[string]string // of each member, by task
-	started map[string]bool   // members whose task the shim has
-	retired bool              // had started members, and has none: nobody may join
+	joining map[string]bool   // members that the shim is being asked to set up
+	joined  map[string]bool   // members that the shim has
+	retired bool              // nobody may join
 }
 
 func newGroups(build string) *groups {
@@ -40,11 +46,18 @@ func newGroups(build string) *groups {
 		build = "host"
 	}
 	return &groups{
-		build:  build,
-		run:    fmt.Sprintf("%08x", rand.Uint32()),
-		byName: make(map[string]*group),
-		member: make(map[string]*group),
+		build:   build,
+		run:     fmt.Sprintf("%08x", rand.Uint32()),
+		byName:  make(map[string]*group),
+		member:  make(map[string]*group),
+		changed: make(chan struct{}),
 	}
+}
+
+// member is a container of an earlier process.
+type member struct {
+	task, service, group string
+	started              bool
 }
 
 // load takes over what an earlier process decided, once. Groups of other builds take nobody in.
@@ -68,15 +81,18 @@ func (g *groups) load(existing func() ([]member, error)) error {
 			grp.retired = !strings.HasPrefix(m.group, g.build+"-")
 		}
 		grp.service[m.task] = m.service
-		grp.started[m.task] = true
+		if m.started {
+			grp.joined[m.task] = true
+		}
 		g.member[m.task] = grp
+	}
+	// Where nobody was started there is no shim, or one that is ending.
+	for _, grp := range g.byName {
+		grp.retired = grp.retired || len(grp.joined) == 0
 	}
 	g.loaded = true
 	return nil
 }
-
-// member is a container of an earlier process.
-type member struct{ task, service, group string }
 
 // assign returns the group for a container that is to be created.
 func (g *groups) assign(task, service string) string {
@@ -114,41 +130,88 @@ func (g *groups) assignLocked(task, service string) *group {
 	return best
 }
 
-// start says that a container is about to be started. When its group has died in between it gets another one: moved.
-func (g *groups) start(task, service string) (name string, moved bool) {
+// join says that a container's shim is about to be asked to set it up; joined or left must follow. When the group has
+// died since it was assigned the container gets another one: moved.
+func (g *groups) join(task, service string) (name string, moved bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	grp := g.member[task]
-	if grp == nil || grp.retired && !grp.started[task] {
-		if grp != nil {
-			g.leaveLocked(task)
-		}
+	if grp == nil || grp.retired {
+		g.forgetLocked(task)
 		grp = g.assignLocked(task, service)
 		moved = true
 	}
-	grp.started[task] = true
+	grp.joining[task] = true
 	return grp.name, moved
 }
 
-// stopped says that a container's shim is done with it: it was deleted, or its start did not succeed.
-func (g *groups) stopped(task string) {
+// joined says that the shim has the container.
+func (g *groups) joined(task string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if grp := g.member[task]; grp != nil && grp.started[task] {
-		delete(grp.started, task)
-		grp.retired = grp.retired || len(grp.started) == 0
+	if grp := g.member[task]; grp != nil {
+		delete(grp.joining, task)
+		grp.joined[task] = true
+		g.tellLocked()
 	}
 }
 
-// leave forgets a container.
-func (g *groups) leave(task string) {
-	g.stopped(task)
+// left says that the shim does not have the container after all: its set-up or start did not succeed.
+func (g *groups) left(task string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.leaveLocked(task)
 }
 
+// leave says that the container is about to be deleted. The last one waits for those that are joining.
+func (g *groups) leave(ctx context.Context, task string) error {
+	for {
+		g.mu.Lock()
+		grp, changed := g.member[task], g.changed
+		last := grp != nil && grp.joined[task] && len(grp.joined) == 1
+		if !last || len(grp.joining) == 0 {
+			g.leaveLocked(task)
+			g.mu.Unlock()
+			return nil
+		}
+		g.mu.Unlock()
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
 func (g *groups) leaveLocked(task string) {
+	grp := g.member[task]
+	if grp == nil || !grp.joining[task] && !grp.joined[task] {
+		return
+	}
+	delete(grp.joining, task)
+	delete(grp.joined, task)
+	grp.retired = grp.retired || len(grp.joined) == 0 && len(grp.joining) == 0
+	g.tellLocked()
+}
+
+// retire closes a container's group: its shim does not answer.
+func (g *groups) retire(task string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if grp := g.member[task]; grp != nil {
+		grp.retired = true
+	}
+}
+
+// forget drops a container that is gone.
+func (g *groups) forget(task string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.leaveLocked(task)
+	g.forgetLocked(task)
+}
+
+func (g *groups) forgetLocked(task string) {
 	grp := g.member[task]
 	if grp == nil {
 		return
@@ -160,8 +223,14 @@ func (g *groups) leaveLocked(task string) {
 	}
 }
 
+// tellLocked wakes those who wait to leave.
+func (g *groups) tellLocked() {
+	close(g.changed)
+	g.changed = make(chan struct{})
+}
+
 func (g *groups) addLocked(name string) *group {
-	grp := &group{name: name, service: make(map[string]string), started: make(map[string]bool)}
+	grp := &group{name: name, service: make(map[string]string), joining: make(map[string]bool), joined: make(map[string]bool)}
 	g.byName[name] = grp
 	return grp
 }

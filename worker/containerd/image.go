@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"strings"
 	"sync"
 
 	"github.com/containerd/containerd/v2/client"
@@ -32,41 +33,70 @@ const maxAccounts = 4 << 20
 type image struct {
 	name     string // containerd's
 	digest   string // of the index or manifest
+	platform string // as asked for
 	chain    string // the snapshot of its layers
 	config   imagespec.ImageConfig
 	accounts ocispec.Accounts
 }
 
-// images remembers images, which a digest makes immutable, so that fifty containers cost one look.
+// images remembers images by digest, which makes them immutable, so that fifty containers cost one look.
 type images struct {
 	client      *client.Client
 	snapshotter string
 
-	mu    sync.Mutex // guards byRef; held while one image is read, which is rare
-	byRef map[string]*image
+	mu    sync.Mutex // guards known
+	known map[string]*slot
+}
+
+// slot is the place of one image; whoever comes first fills it, the others wait.
+type slot struct {
+	mu    sync.Mutex // guards image
+	image *image
 }
 
 // get finds a held image, unpacked; ErrNotFound when it is not held.
 func (s *images) get(ctx context.Context, ref, platform string) (*image, error) {
+	pin, pinned := pinnedDigest(ref)
+	if !pinned {
+		held, err := s.find(ctx, ref)
+		if err != nil {
+			return nil, fmt.Errorf("image %s: %w", ref, err)
+		}
+		pin = held.Target.Digest.String()
+	}
+	place := s.slot(pin, platform)
+	place.mu.Lock()
+	defer place.mu.Unlock()
+	if place.image == nil {
+		i, err := s.read(ctx, ref, platform)
+		if err != nil {
+			return nil, fmt.Errorf("image %s: %w", ref, err)
+		}
+		place.image = i
+	}
+	return place.image, nil
+}
+
+func (s *images) slot(digest, platform string) *slot {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	key := ref + " " + platform
-	if i := s.byRef[key]; i != nil {
-		return i, nil
+	key := digest + " " + platform
+	if s.known[key] == nil {
+		s.known[key] = new(slot)
 	}
-	i, err := s.read(ctx, ref, platform)
-	if err != nil {
-		return nil, fmt.Errorf("image %s: %w", ref, err)
-	}
-	s.byRef[key] = i
-	return i, nil
+	return s.known[key]
 }
 
 // forget drops what was known of an image: it has been removed.
-func (s *images) forget(ref, platform string) {
+func (s *images) forget(i *image) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.byRef, ref+" "+platform)
+	delete(s.known, i.digest+" "+i.platform)
+}
+
+func pinnedDigest(ref string) (string, bool) {
+	_, digest, pinned := strings.Cut(ref, "@")
+	return digest, pinned
 }
 
 func (s *images) read(ctx context.Context, ref, platform string) (*image, error) {
@@ -88,10 +118,11 @@ func (s *images) read(ctx context.Context, ref, platform string) (*image, error)
 		return nil, err
 	}
 	i := &image{
-		name:   held.Name,
-		digest: held.Target.Digest.String(),
-		chain:  identity.ChainID(spec.RootFS.DiffIDs).String(),
-		config: spec.Config,
+		name:     held.Name,
+		digest:   held.Target.Digest.String(),
+		platform: platform,
+		chain:    identity.ChainID(spec.RootFS.DiffIDs).String(),
+		config:   spec.Config,
 	}
 	if _, err := s.client.SnapshotService(s.snapshotter).Stat(ctx, i.chain); errdefs.IsNotFound(err) {
 		if err := ci.Unpack(ctx, s.snapshotter); err != nil {

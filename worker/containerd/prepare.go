@@ -34,8 +34,7 @@ func (r *Runtime) Prepare(ctx context.Context, c worker.Container) error {
 		return fmt.Errorf("prepare container %s: %w", id, err)
 	}
 	err := r.prepare(ctx, c)
-	if errors.Is(err, errStaleImage) {
-		r.images.forget(c.Spec().GetImage(), c.Spec().GetPlatform())
+	if errors.Is(err, errStaleImage) { // what was known of it is forgotten
 		err = r.prepare(ctx, c)
 	}
 	if err != nil {
@@ -88,7 +87,7 @@ func (r *Runtime) record(ctx context.Context, c worker.Container, img *image, vo
 		Annotations: map[string]string{layout.GroupAnnotation: group},
 	})
 	if err != nil {
-		r.groups.leave(id)
+		r.groups.forget(id)
 		return false, err
 	}
 	packed, err := typeurl.MarshalAny(spec)
@@ -136,6 +135,7 @@ func (r *Runtime) equip(ctx context.Context, c worker.Container, img *image, vol
 	case errdefs.IsAlreadyExists(err):
 		rootfs, err = sn.Mounts(ctx, c.Task.GetId())
 	case errdefs.IsNotFound(err):
+		r.images.forget(img)
 		return errStaleImage
 	}
 	if err != nil {
@@ -168,7 +168,7 @@ func (r *Runtime) loadGroups(ctx context.Context) error {
 		}
 		members := make([]member, len(owned))
 		for i, c := range owned {
-			members[i] = member{task: c.ID, service: c.Labels[labelService], group: c.Labels[labelGroup]}
+			members[i] = member{task: c.ID, service: c.Labels[labelService], group: c.Labels[labelGroup], started: r.started(c.ID)}
 		}
 		return members, nil
 	})

@@ -130,7 +130,7 @@ func New(cfg Config, deps Deps) (*Runtime, error) {
 		groups:   newGroups(cfg.Build),
 		prepared: make(map[string]prepared),
 	}
-	r.images = images{client: deps.Client, snapshotter: cfg.Snapshotter, byRef: make(map[string]*image)}
+	r.images = images{client: deps.Client, snapshotter: cfg.Snapshotter, known: make(map[string]*slot)}
 	return r, nil
 }
 

@@ -12,8 +12,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/errdefs"
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sync/errgroup"
 
 	"swarm/worker"
 )
@@ -260,5 +262,56 @@ func TestRuntime_OutOfMemoryIsSaid(t *testing.T) {
 	n.run(c)
 	if e := n.wait(c.Task.GetId()); !e.OOM || e.Code != 137 {
 		t.Errorf("exit: got %+v, want code 137 by OOM", e)
+	}
+}
+
+// Shims end as their last container goes, while others are about to join them.
+func TestRuntime_ChurnInSharedShims(t *testing.T) {
+	n := newNode(t)
+	var all []worker.Container
+	for range 40 {
+		all = append(all, n.container("exit 3"))
+	}
+	var g errgroup.Group
+	g.SetLimit(4)
+	for _, c := range all {
+		g.Go(func() error {
+			id := c.Task.GetId()
+			if err := n.runtime.Prepare(n.ctx, c); err != nil {
+				return err
+			}
+			if _, err := n.runtime.Start(n.ctx, id); err != nil {
+				return err
+			}
+			if e, err := n.runtime.Wait(n.ctx, id); err != nil || e.Code != 3 {
+				return fmt.Errorf("exit of %s: %+v, %w", id, e, err)
+			}
+			return n.runtime.Remove(n.ctx, id)
+		})
+	}
+	if err := g.Wait(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestRuntime_ImageRemovedMeanwhile(t *testing.T) {
+	n := newNode(t)
+	image, err := n.client.GetImage(n.ctx, imageRef)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pinned := func(c *worker.Container) { c.Spec().Image = imageRef + "@" + image.Target().Digest.String() }
+	n.output(n.container("true", pinned))
+	if err := n.client.ImageService().Delete(n.ctx, imageRef, images.SynchronousDelete()); err != nil {
+		t.Fatal(err)
+	}
+	again := n.container("exit 5", pinned)
+	if err := n.runtime.Prepare(n.ctx, again); !errdefs.IsNotFound(err) {
+		t.Errorf("prepare without the image: got %v, want not found", err)
+	}
+	n.importImage()
+	n.run(again)
+	if e := n.wait(again.Task.GetId()); e.Code != 5 {
+		t.Errorf("exit: got %+v, want code 5", e)
 	}
 }

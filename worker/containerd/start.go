@@ -59,30 +59,56 @@ func (r *Runtime) start(ctx context.Context, id string) (uint32, error) {
 	if err := r.loadGroups(ctx); err != nil {
 		return 0, err
 	}
-	if group, moved := r.groups.start(id, p.service); moved {
-		if err := r.regroup(ctx, id, group); err != nil {
-			return 0, err
-		}
-	}
 	req, err := r.createRequest(id, p)
 	if err != nil {
 		return 0, err
 	}
-	if _, err := r.client.TaskService().Create(ctx, req); err != nil {
-		err = errgrpc.ToNative(err)
-		if !errdefs.IsAlreadyExists(err) {
-			r.groups.stopped(id)
-			return 0, classify(err)
-		}
-		if err := r.wantCreated(ctx, id); err != nil {
-			return 0, err
-		}
+	err = r.create(ctx, req, p.service)
+	for attempt := 1; errors.Is(err, errShimLeft) && attempt < shimAttempts; attempt++ {
+		r.log.InfoContext(ctx, "another shim takes the container", "task", id, "err", err)
+		r.groups.retire(id)
+		err = r.create(ctx, req, p.service)
+	}
+	if errdefs.IsAlreadyExists(err) {
+		err = r.wantCreated(ctx, id)
+	}
+	if err != nil {
+		return 0, err
 	}
 	// From here on the container counts as one that has run.
 	if err := r.markStarted(id); err != nil {
 		return 0, err
 	}
 	return r.run(ctx, id)
+}
+
+// errShimLeft: the shim of the container's group ended while it was asked for one more: it was killed, or the one
+// container that it was started for could not be set up.
+var errShimLeft = errors.New("the shim did not answer")
+
+// shimAttempts is how many shims a container may see end.
+const shimAttempts = 3
+
+// create has a shim set the container up.
+func (r *Runtime) create(ctx context.Context, req *tasks.CreateTaskRequest, service string) error {
+	id := req.ContainerID
+	if group, moved := r.groups.join(id, service); moved {
+		if err := r.regroup(ctx, id, group); err != nil {
+			r.groups.left(id)
+			return err
+		}
+	}
+	_, err := r.client.TaskService().Create(ctx, req)
+	if err = errgrpc.ToNative(err); err == nil || errdefs.IsAlreadyExists(err) {
+		r.groups.joined(id)
+		return err
+	}
+	r.groups.left(id)
+	if ctx.Err() == nil && !strings.Contains(err.Error(), "OCI runtime") &&
+		(strings.Contains(err.Error(), "ttrpc") || strings.Contains(err.Error(), "shim")) {
+		return fmt.Errorf("%w: %w", errShimLeft, err)
+	}
+	return classify(err)
 }
 
 // run starts the process of a created task, or takes the task away again.
@@ -97,10 +123,12 @@ func (r *Runtime) run(ctx context.Context, id string) (uint32, error) {
 		return 0, err // it may run: Wait will tell
 	}
 	after := context.WithoutCancel(ctx)
+	if lerr := r.groups.leave(ctx, id); lerr != nil {
+		return 0, errors.Join(err, lerr)
+	}
 	if _, derr := r.client.TaskService().Delete(after, &tasks.DeleteTaskRequest{ContainerID: id}); derr != nil && !errdefs.IsNotFound(errgrpc.ToNative(derr)) {
 		r.log.WarnContext(ctx, "task that did not start remains", "task", id, "err", derr)
 	}
-	r.groups.stopped(id)
 	return 0, errors.Join(err, r.unmarkStarted(id))
 }
 

@@ -113,10 +113,12 @@ func (r *Runtime) Remove(ctx context.Context, taskID string) error {
 
 func (r *Runtime) remove(ctx context.Context, id string) error {
 	r.forget(id)
+	if err := r.groups.leave(ctx, id); err != nil {
+		return err
+	}
 	if err := r.deleteTask(ctx, id); err != nil {
 		return err
 	}
-	r.groups.stopped(id)
 	if err := r.removeCgroup(ctx, id); err != nil {
 		return err
 	}
@@ -128,7 +130,7 @@ func (r *Runtime) remove(ctx context.Context, id string) error {
 	if err := r.client.ContainerService().Delete(ctx, id); err != nil && !errdefs.IsNotFound(err) {
 		return err
 	}
-	r.groups.leave(id)
+	r.groups.forget(id)
 	if r.cfg.Exits != "" {
 		if err := r.exits.Remove(layout.Namespace, id); err != nil {
 			return err
