@@ -52,7 +52,7 @@ func memory(in Input) *specs.LinuxMemory {
 		m.Reservation = &soft
 	}
 	// The unified hierarchy has no such knob.
-	if req.MemorySwappiness != nil && *req.MemorySwappiness >= 0 && !in.Host.Cgroup2 {
+	if req != nil && req.MemorySwappiness != nil && *req.MemorySwappiness >= 0 && !in.Host.Cgroup2 {
 		v := uint64(*req.MemorySwappiness)
 		m.Swappiness = &v
 	}
