@@ -19,6 +19,9 @@ func (r *run) lacking(rev *revision) map[*node]*task {
 	if r.svc.failed == 0 {
 		return nil
 	}
+	if r.lackingFor == rev {
+		return r.lackingOf
+	}
 	var lacking map[*node]*task
 	image := rev.image()
 	for _, s := range r.svc.list {
@@ -38,6 +41,7 @@ func (r *run) lacking(rev *revision) map[*node]*task {
 			}
 		}
 	}
+	r.lackingFor, r.lackingOf = rev, lacking
 	return lacking
 }
 

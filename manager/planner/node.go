@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"slices"
 	"strings"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 	swarmv1 "swarm/proto/swarm/v1"
@@ -136,6 +137,14 @@ func (n *node) down() bool { return n.state.GetState() == swarmv1.NodeState_DOWN
 
 // lost: what ran there counts as not running.
 func (n *node) lost() bool { return n.gone() || n.down() }
+
+// downSince is when the node went down.
+func (n *node) downSince() time.Time {
+	if since := n.state.GetSince(); since != nil {
+		return since.AsTime()
+	}
+	return instant(n.state.GetMeta().GetUpdatedAt())
+}
 
 func (n *node) draining() bool {
 	return n.row.GetSpec().GetAvailability() == swarmv1.NodeSpec_DRAIN

@@ -90,6 +90,9 @@ type run struct {
 	// from is where the placements of the service begin in taken.
 	from    int
 	placers []*placer
+	// The last answer of lacking.
+	lackingFor *revision
+	lackingOf  map[*node]*task
 }
 
 // wake asks for the service to be planned at the latest at the given time.
@@ -103,7 +106,7 @@ func (r *run) wake(at time.Time) {
 func (r *run) service(s *service) {
 	r.svc, r.cur, r.due = s, s.current(), time.Time{}
 	r.views, r.wants, r.freed = r.views[:0], r.wants[:0], nil
-	r.row, r.from = nil, len(r.taken)
+	r.row, r.from, r.lackingFor = nil, len(r.taken), nil
 	r.out.reset()
 	switch {
 	case s.row == nil || s.row.GetPendingDelete():

@@ -178,12 +178,12 @@ func (r *run) succeed(v *view) {
 	w := r.want(v.slot.key, t)
 	w.reason, w.atom = v.reason, r.out.atom
 	switch {
-	case v.act == restart:
+	case v.act == restart && w.rev.template() == t.rev.template():
 		w.restarts, w.startAfter = t.rev.restart.next(t, r.now)
 	case v.older != nil:
 		// The old task runs on: there is nothing to wait for.
 	case v.act == rescue && r.svc.row != nil && w.rev.spec().GetSingleWriter() && t.node.down():
-		w.startAfter = instant(t.node.state.GetSince()).Add(r.p.lease)
+		w.startAfter = t.node.downSince().Add(r.p.lease)
 	case v.act == renew && r.startFirst() && !t.over():
 		// Both run until the new one is RUNNING; then judgePair stops the old one.
 		r.wants = append(r.wants, w)
@@ -291,7 +291,7 @@ func (r *run) reapSlot(v *view) {
 
 // orphan ends a task of a node that is down, once that has lasted too long; until then the node may report.
 func (r *run) orphan(t *task) {
-	at := instant(t.node.state.GetSince()).Add(orphanAfter)
+	at := t.node.downSince().Add(orphanAfter)
 	if at.After(r.now) {
 		r.wake(at)
 		return
