@@ -9,8 +9,17 @@ import (
 
 // How it is said why no node takes a task.
 
-// unplacedLine is the explanation in one line: "no suitable node (2 nodes: ...; 1 node: ...)".
+// unplacedLine is the explanation in one line: "no suitable node (2 nodes: ...; 1 node: ...); nearest: ...".
 func unplacedLine(u *swarmv1.Unplaced) string {
+	line := refusedLine(u)
+	if u.GetNearest() != "" {
+		line += "; nearest: " + u.GetNearest()
+	}
+	return line
+}
+
+// refusedLine is the same without the nearest miss.
+func refusedLine(u *swarmv1.Unplaced) string {
 	words := make([]string, 0, len(u.GetRefusals()))
 	for _, r := range u.GetRefusals() {
 		words = append(words, refusalLine(r))
@@ -27,16 +36,27 @@ func refusalLine(r *swarmv1.Refusal) string {
 	if reason == "" {
 		reason = r.GetFilter()
 	}
+	if strings.Contains(reason, fmt.Sprintf(" %d node", r.GetNodes())) {
+		return reason // it counts for itself
+	}
 	return fmt.Sprintf("%d node%s: %s", r.GetNodes(), plural(int(r.GetNodes())), reason)
 }
 
-// placementHint is what the user can do about the filter that refused the most nodes.
+// placementHint is what the user can do about the filter that refused the most nodes; a missing image comes before all, as
+// only it is nothing that a node could have by chance.
 func placementHint(u *swarmv1.Unplaced, image string) string {
 	var worst *swarmv1.Refusal
 	for _, r := range u.GetRefusals() {
+		if r.GetFilter() == "image" {
+			worst = r
+			break
+		}
 		if worst == nil || r.GetNodes() > worst.GetNodes() {
 			worst = r
 		}
+	}
+	if worst.GetFilter() == "image" && strings.Contains(u.GetNearest(), "swarm image load") {
+		return "" // it has been said
 	}
 	switch worst.GetFilter() {
 	case "constraint":

@@ -256,7 +256,9 @@ func (s *settler) slotProgress(label string, sl slot, t *swarmv1.TaskInfo) slotP
 		if t.GetStatus().GetState() == swarmv1.TaskState_RUNNING {
 			return out
 		}
-		out.detail = taskError(t.GetStatus())
+		if out.detail = taskError(t.GetStatus()); t.GetStatus().GetUnplaced() != nil {
+			out.detail = refusedLine(t.GetStatus().GetUnplaced())
+		}
 	}
 	if last := newestFailure(s.failures[sl.key]); last != nil && out.detail == "" {
 		out.detail = failureWord(last)

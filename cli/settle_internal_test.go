@@ -188,7 +188,7 @@ func TestSettle_Unplaced(t *testing.T) {
 	stuck := replicated(3).with(placed.tasks[0], placed.tasks[1], unplaced(3, "memory"))
 	s.see(patience, stuck)
 	got := s.see(2*patience, stuck)
-	want := "failure: 2 of 3 tasks cannot be placed: no suitable node (3 nodes: it does not fit)"
+	want := "failure: 2 of 3 tasks cannot be placed: no suitable node (3 nodes: it does not fit); nearest: host2 lacks 1 GiB"
 	if got.String() != want || !strings.Contains(got.failure.hint, "--reserve-") {
 		t.Errorf("got %s, hint %+v, want %s", got, got.failure, want)
 	}

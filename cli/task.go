@@ -165,11 +165,7 @@ func taskRow(t *swarmv1.TaskInfo, o taskListOptions, history bool, now time.Time
 // taskError is what went wrong, or why no node takes the task, in one line.
 func taskError(st *swarmv1.TaskStatus) string {
 	if u := st.GetUnplaced(); u != nil && st.GetState() <= swarmv1.TaskState_PENDING {
-		line := unplacedLine(u)
-		if u.GetNearest() != "" {
-			line += "; nearest: " + u.GetNearest()
-		}
-		return line
+		return unplacedLine(u)
 	}
 	return strings.Join(strings.Fields(st.GetErr()), " ")
 }
