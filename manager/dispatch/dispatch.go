@@ -184,6 +184,11 @@ func (s *Server) mark(view *raftstore.View, m *marks) {
 			sess.close(errdefs.ErrAborted.WithMessage("a newer session of this node has begun on another manager"))
 		}
 	}
+	for _, node := range m.gone {
+		if sess := s.sessions[node]; sess != nil {
+			sess.close(errRemoved)
+		}
+	}
 	if !m.everyone() {
 		return
 	}

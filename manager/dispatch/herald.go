@@ -16,7 +16,7 @@ func (s *Server) askLeader(ctx context.Context, r *swarmv1.SessionReport) (*swar
 	case leader == "":
 		return nil, errdefs.ErrUnavailable.WithMessage("the managers have no leader now: try again")
 	case leader == s.cfg.NodeID:
-		return s.Report(ctx, r)
+		return s.hear(ctx, r)
 	}
 	conn, err := s.deps.Conn(leader)
 	if err != nil {

@@ -25,6 +25,7 @@ type marks struct {
 	nodes  map[string][]ref  // for one node
 	epochs map[string]uint64 // session epochs of nodes
 	shared []ref             // for whoever holds it
+	gone   []string          // nodes that were removed
 	images bool
 }
 
@@ -59,7 +60,11 @@ func (m *marks) add(c raftstore.RowChange) {
 	case raftstore.TableNode:
 		before, _ := c.Old.(*swarmv1.Node)
 		after, _ := c.New.(*swarmv1.Node)
-		m.node(c.Key, ref{kind: kindNode})
+		if c.New == nil {
+			m.gone = append(m.gone, c.Key)
+		} else {
+			m.node(c.Key, ref{kind: kindNode})
+		}
 		if managerChanged(before, after) {
 			m.shared = append(m.shared, ref{kind: kindNode})
 		}

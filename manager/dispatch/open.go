@@ -211,8 +211,12 @@ func (s *Server) begin(x *session) error {
 	if old != nil {
 		old.close(errSuperseded)
 	}
-	// Registered first, viewed second: what changes in between marks the session.
-	x.markAll(s.deps.Store.View())
+	// Registered first, viewed second: what changes in between marks the session, or ends it.
+	view := s.deps.Store.View()
+	x.markAll(view)
+	if _, ok := view.Nodes.Get(x.node); !ok {
+		x.close(errRemoved)
+	}
 	go func() {
 		defer s.receive.Done()
 		x.receive()

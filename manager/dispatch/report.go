@@ -166,7 +166,7 @@ func (c *committer) groups(view *raftstore.View, entries []entry) (groups []*swa
 }
 
 // statuses are the updates that may be stored: of tasks that are this node's, stamped with the session's order, and not
-// from an end back to life.
+// from one end to another, or back to life.
 func statuses(view *raftstore.View, e entry) []*swarmv1.TaskStatus {
 	var out []*swarmv1.TaskStatus
 	for _, st := range e.status.GetUpdates() {
@@ -174,7 +174,7 @@ func statuses(view *raftstore.View, e entry) []*swarmv1.TaskStatus {
 		if !ok || t.GetNodeId() != e.session.node {
 			continue
 		}
-		if task.Terminal(view.Status(t.GetId()).GetState()) && !task.Terminal(st.GetState()) {
+		if was := view.Status(t.GetId()).GetState(); task.Terminal(was) && st.GetState() != was {
 			continue
 		}
 		st = st.CloneVT()

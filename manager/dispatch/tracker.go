@@ -259,6 +259,11 @@ func (s *Server) Report(ctx context.Context, r *swarmv1.SessionReport) (*swarmv1
 	if id := callerID(ctx); id != "" && id != r.GetManagerId() {
 		return nil, errdefs.ErrPermissionDenied.WithMessage(fmt.Sprintf("manager %s reports for manager %s", id, r.GetManagerId()))
 	}
+	return s.hear(ctx, r)
+}
+
+// hear takes in a report, of another manager or of this one.
+func (s *Server) hear(ctx context.Context, r *swarmv1.SessionReport) (*swarmv1.SessionReportAck, error) {
 	if s.deps.Store.IsLeader() {
 		s.tracker.leads(ctx)
 	}

@@ -1,0 +1,303 @@
+package manager_test
+
+import (
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"swarm/internal/transport"
+	"swarm/manager/dispatch"
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+// TestManager_FromCreateToRunning: nothing on the way waits for a timer, so that no time passes in the bubble but that of
+// the store's own batching, which is none.
+func TestManager_FromCreateToRunning(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		a, b := r.join("host-a"), r.join("host-b")
+		start := time.Now()
+		r.create(serviceSpec("web", 4))
+		info := r.service("web")
+		if got := info.GetStatus(); got.GetRunningTasks() != 4 || got.GetDesiredTasks() != 4 {
+			t.Fatalf("after create: %v, want 4 of 4 running", got)
+		}
+		if took := time.Since(start); took > 0 {
+			t.Errorf("create to RUNNING waited %s for timers", took)
+		}
+		if a.running() != 2 || b.running() != 2 {
+			t.Errorf("tasks on the nodes: %d and %d, want 2 and 2", a.running(), b.running())
+		}
+		if image := info.GetRevision().GetSpec().GetTaskTemplate().GetContainerSpec().GetImage(); image != "docker.io/library/demo:1@"+testDigest {
+			t.Errorf("image is %q, want it pinned", image)
+		}
+	})
+}
+
+func TestManager_ScaleAndRemove(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		a := r.join("host-a")
+		id := r.create(serviceSpec("web", 3))
+		info := r.service("web")
+		resp, err := r.admin.UpdateService(t.Context(), &swarmv1.UpdateServiceRequest{Id: "web", Version: info.GetService().GetMeta().GetVersion(), Spec: serviceSpec("web", 1)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		if got := r.service("web").GetStatus().GetRunningTasks(); got != 1 || resp.GetRevision() != 2 {
+			t.Errorf("scaled to 1: %d running, revision %d", got, resp.GetRevision())
+		}
+		if rev := r.service("web").GetRevision(); rev.GetTemplate() != 1 {
+			t.Errorf("scaling made template %d, want 1: its tasks would be replaced", rev.GetTemplate())
+		}
+		if _, err := r.admin.RemoveService(t.Context(), &swarmv1.GetRequest{Id: id[:8]}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		if v := r.store.View(); v.Services.Len()+v.Tasks.Len()+v.Statuses.Len()+v.Revisions.Len()+v.Endpoints.Len() != 0 {
+			t.Errorf("left of a removed service: %d services, %d tasks, %d statuses, %d revisions, %d endpoints", v.Services.Len(), v.Tasks.Len(), v.Statuses.Len(), v.Revisions.Len(), v.Endpoints.Len())
+		}
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		if len(a.tasks) != 0 {
+			t.Errorf("the worker still has %d tasks", len(a.tasks))
+		}
+	})
+}
+
+// TestManager_LostWorker: silence and gossip together move the tasks after three heartbeats; when it returns, its old
+// tasks are stopped.
+func TestManager_LostWorker(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		a, b := r.join("host-a"), r.join("host-b")
+		r.create(serviceSpec("web", 2))
+		time.Sleep(10 * time.Second) // the leader's own grace is over
+		a.silence()
+		start := time.Now()
+		time.Sleep(time.Second)
+		r.gossip.say(a.id, dispatch.GossipFailed)
+		for r.state(a.id) == swarmv1.NodeState_READY && time.Since(start) < time.Minute {
+			time.Sleep(10 * time.Millisecond)
+		}
+		if took := time.Since(start); r.state(a.id) != swarmv1.NodeState_DOWN || took > 3500*time.Millisecond || took < 2*time.Second {
+			t.Errorf("node is %s after %s, want down after 3 heartbeats", r.state(a.id), took)
+		}
+		for b.running() < 2 && time.Since(start) < time.Minute {
+			time.Sleep(10 * time.Millisecond)
+		}
+		if took := time.Since(start); took > 4*time.Second {
+			t.Errorf("the replacement came after %s", took)
+		}
+		r.gossip.say(a.id, dispatch.GossipAlive)
+		a.mu.Lock()
+		a.quiet = false
+		a.mu.Unlock()
+		time.Sleep(5 * time.Second)
+		if r.state(a.id) != swarmv1.NodeState_READY || a.running() != 0 || b.running() != 2 {
+			t.Errorf("after its return the node is %s and runs %d, the other %d; want ready, 0 and 2", r.state(a.id), a.running(), b.running())
+		}
+	})
+}
+
+func TestManager_GossipAloneEvictsNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		a := r.join("host-a")
+		r.create(serviceSpec("web", 1))
+		time.Sleep(20 * time.Second)
+		r.gossip.say(a.id, dispatch.GossipFailed)
+		time.Sleep(time.Minute)
+		if r.state(a.id) != swarmv1.NodeState_READY || a.running() != 1 {
+			t.Errorf("node is %s and runs %d, want ready and 1", r.state(a.id), a.running())
+		}
+	})
+}
+
+func TestManager_BrokenConnectionAndGossipCountAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		a := r.join("host-a")
+		time.Sleep(20 * time.Second)
+		r.gossip.say(a.id, dispatch.GossipFailed)
+		start := time.Now()
+		a.cancel()
+		synctest.Wait()
+		if took := time.Since(start); r.state(a.id) != swarmv1.NodeState_DOWN || took != 0 {
+			t.Errorf("node is %s after %s, want down at once", r.state(a.id), took)
+		}
+	})
+}
+
+func TestManager_GoneForTheSessionTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		a := r.join("host-a")
+		time.Sleep(20 * time.Second)
+		a.cancel()
+		time.Sleep(9 * time.Second)
+		if r.state(a.id) != swarmv1.NodeState_READY {
+			t.Errorf("node is %s after 9 s without a session, want ready", r.state(a.id))
+		}
+		time.Sleep(2 * time.Second)
+		if r.state(a.id) != swarmv1.NodeState_DOWN {
+			t.Errorf("node is %s after 11 s without a session, want down", r.state(a.id))
+		}
+	})
+}
+
+func TestManager_ClonedNodeIsRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		a := r.join("host-a")
+		otherMachine := r.open(a.id, "host-x")
+		if err := <-otherMachine.done; !errdefs.IsAlreadyExists(err) || !strings.Contains(err.Error(), "cloned disk") {
+			t.Errorf("a clone with another machine id: got %v, want a refusal", err)
+		}
+		r.gossip.say(a.id, dispatch.GossipAlive)
+		sameMachine := r.openAs(a.id, "host-a", "host-y")
+		if err := <-sameMachine.done; !errdefs.IsAlreadyExists(err) || !strings.Contains(err.Error(), "host-a") {
+			t.Errorf("a clone with the same machine id at another address: got %v, want a refusal", err)
+		}
+		if r.state(a.id) != swarmv1.NodeState_READY {
+			t.Errorf("the original is %s, want ready", r.state(a.id))
+		}
+		again := r.open(a.id, "host-a")
+		synctest.Wait()
+		if err := <-a.done; !errdefs.IsAborted(err) {
+			t.Errorf("the old session of the same host ends with %v, want superseded", err)
+		}
+		again.mu.Lock()
+		defer again.mu.Unlock()
+		if again.epoch != 2 {
+			t.Errorf("epoch of the second session is %d, want 2", again.epoch)
+		}
+	})
+}
+
+func TestManager_RemovedNodeIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		a := r.join("host-a")
+		if _, err := r.admin.RemoveNode(t.Context(), &swarmv1.RemoveNodeRequest{Id: "host-a"}); !errdefs.IsFailedPrecondition(err) {
+			t.Errorf("remove a node that is up: got %v, want a refusal", err)
+		}
+		if _, err := r.admin.RemoveNode(t.Context(), &swarmv1.RemoveNodeRequest{Id: "host-a", Force: true}); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-a.done; !errdefs.IsPermissionDenied(err) {
+			t.Errorf("session of a removed node ends with %v", err)
+		}
+		again := r.open(a.id, "host-a")
+		if err := <-again.done; !errdefs.IsPermissionDenied(err) {
+			t.Errorf("new session of a removed node: %v", err)
+		}
+		for _, w := range []*worker{a, again} {
+			w.mu.Lock()
+			if !w.removed {
+				t.Error("the node was not told that it is removed")
+			}
+			w.mu.Unlock()
+		}
+	})
+}
+
+func TestManager_LateReportsAreDropped(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		a := r.join("host-a")
+		r.create(serviceSpec("web", 1))
+		var id string
+		a.mu.Lock()
+		for k := range a.tasks {
+			id = k
+		}
+		a.mu.Unlock()
+		for _, st := range []*swarmv1.TaskStatus{
+			{TaskId: "nosuchtask", State: swarmv1.TaskState_RUNNING},
+			{TaskId: id, State: swarmv1.TaskState_FAILED, Err: "boom"},
+			{TaskId: id, State: swarmv1.TaskState_RUNNING},
+		} {
+			a.report(st)
+			synctest.Wait()
+		}
+		a.mu.Lock()
+		if a.acked != a.sequence {
+			t.Errorf("acknowledged %d of %d reports", a.acked, a.sequence)
+		}
+		a.mu.Unlock()
+		if st := r.store.View().Status(id); st.GetState() != swarmv1.TaskState_FAILED {
+			t.Errorf("a failed task came back to life: %v", st)
+		}
+		if r.store.View().Status("nosuchtask") != nil {
+			t.Error("a status without a task was stored")
+		}
+		time.Sleep(time.Minute)
+		if got := r.service("web").GetStatus().GetRunningTasks(); got != 1 {
+			t.Errorf("%d running after a failure, want a replacement", got)
+		}
+	})
+}
+
+func TestManager_Watch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		r.join("host-a")
+		watch := func(req *swarmv1.WatchRequest) swarmv1.Control_WatchClient {
+			t.Helper()
+			w, err := r.admin.Watch(t.Context(), req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := w.Header(); err != nil {
+				t.Fatal(err)
+			}
+			return w
+		}
+		next := func(w swarmv1.Control_WatchClient) *swarmv1.Event {
+			t.Helper()
+			e, err := w.Recv()
+			if err != nil {
+				t.Fatal(err)
+			}
+			return e
+		}
+		w := watch(&swarmv1.WatchRequest{Types: []string{"service"}, Objects: true})
+		r.create(serviceSpec("one", 0))
+		first := next(w)
+		if first.GetAction() != swarmv1.Event_CREATE || first.GetAttributes()["name"] != "one" || first.GetObject().GetService().GetName() != "one" {
+			t.Errorf("first event: %v", first)
+		}
+		r.create(serviceSpec("two", 0))
+		r.create(serviceSpec("three", 0))
+		resumed := watch(&swarmv1.WatchRequest{Types: []string{"service"}, Since: first.GetIndex(), Filter: &swarmv1.Filter{Names: []string{"three"}}})
+		if e := next(resumed); e.GetAttributes()["name"] != "three" {
+			t.Errorf("resumed with a filter: %v, want three", e)
+		}
+		if e := next(w); e.GetAttributes()["name"] != "two" {
+			t.Errorf("second event: %v, want two", e)
+		}
+		_, err := watch2(r, t, &swarmv1.WatchRequest{Since: 1 << 40})
+		if !errdefs.IsOutOfRange(err) {
+			t.Errorf("resume from the future: %v, want out of range", err)
+		}
+		_, err = watch2(r, t, &swarmv1.WatchRequest{Types: []string{"claim"}})
+		if !errdefs.IsInvalidArgument(err) {
+			t.Errorf("watch what users may not see: %v, want a refusal", err)
+		}
+	})
+}
+
+func watch2(r *rig, t *testing.T, req *swarmv1.WatchRequest) (*swarmv1.Event, error) {
+	t.Helper()
+	w, err := r.admin.Watch(t.Context(), req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, err := w.Recv()
+	return e, transport.FromStatus(err)
+}

@@ -1,0 +1,406 @@
+package manager_test
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/test/bufconn"
+
+	"swarm/internal/ident"
+	"swarm/internal/pki"
+	"swarm/internal/transport"
+	"swarm/manager"
+	"swarm/manager/ca"
+	"swarm/manager/control"
+	"swarm/manager/dispatch"
+	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/raftstore"
+	"swarm/raftstore/raftstoretest"
+)
+
+const self = "m1" // the store's member
+
+// rig is a manager that leads a cluster of which it is the only manager, and a gossip that says what the test says.
+type rig struct {
+	t      *testing.T
+	store  *raftstore.Store
+	mgr    *manager.Manager
+	gossip *gossip
+	admin  swarmv1.ControlClient
+}
+
+type gossip struct {
+	mu      sync.Mutex // guards the rest
+	says    map[string]dispatch.GossipStatus
+	changed chan struct{}
+}
+
+func (g *gossip) Status(id string) dispatch.GossipStatus {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.says[id]
+}
+
+func (g *gossip) Changed() <-chan struct{} {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.changed
+}
+
+func (g *gossip) say(id string, s dispatch.GossipStatus) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.says[id] = s
+	close(g.changed)
+	g.changed = make(chan struct{})
+}
+
+// resolver is a registry.
+type resolver map[string]error
+
+func (r resolver) Resolve(_ context.Context, ref, _ string) (string, error) {
+	if err, ok := r[ref]; ok && err != nil {
+		return "", err
+	}
+	return testDigest, nil
+}
+
+const testDigest = "sha256:1111111111111111111111111111111111111111111111111111111111111111"
+
+func newRig(t *testing.T, edit ...func(*manager.Deps)) *rig {
+	t.Helper()
+	r := &rig{t: t, store: raftstoretest.New(t), gossip: &gossip{says: map[string]dispatch.GossipStatus{}, changed: make(chan struct{})}}
+	r.found()
+	deps := manager.Deps{
+		Log: slog.New(slog.DiscardHandler), Store: r.store, Gossip: r.gossip, Resolver: resolver{},
+		Conn: func(string) (grpc.ClientConnInterface, error) { return nil, errors.New("no way there") },
+	}
+	for _, e := range edit {
+		e(&deps)
+	}
+	r.mgr = manager.New(manager.Config{NodeID: self}, deps)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- r.mgr.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("run manager: %v", err)
+		}
+	})
+	r.admin = swarmv1.NewControlClient(r.dial(transport.AuthInfo{Local: &transport.LocalUser{}}))
+	return r
+}
+
+func (r *rig) found() {
+	r.t.Helper()
+	key, err := pki.NewKey()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	csr, err := pki.CreateCSR(key)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	found, err := ca.NewCluster(ca.Founder{CSR: csr, Addr: "10.0.0.1", Port: 2377}, time.Now())
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	node := found.Node
+	node.Id, node.MachineId, node.Hostname = self, self, self
+	node.Spec.Availability = swarmv1.NodeSpec_DRAIN
+	_, err = r.store.Commit(r.t.Context(), "init", raftstore.Create(found.Cluster), raftstore.Create(node), raftstore.Create(&swarmv1.NodeState{NodeId: self, State: swarmv1.NodeState_READY}))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// proven makes gRPC believe who the peer is.
+type proven struct {
+	credentials.TransportCredentials
+	who transport.AuthInfo
+}
+
+func (p proven) ServerHandshake(c net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	return c, p.who, nil
+}
+func (p proven) Clone() credentials.TransportCredentials { return p }
+
+// serve runs a gRPC server whose callers are all the same, and connects to it.
+func serve(t *testing.T, who transport.AuthInfo, register func(grpc.ServiceRegistrar), judge func(context.Context, string) error) *grpc.ClientConn {
+	t.Helper()
+	ln := bufconn.Listen(1 << 20)
+	server := grpc.NewServer(
+		grpc.Creds(proven{insecure.NewCredentials(), who}),
+		grpc.UnaryInterceptor(func(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+			if err := judge(ctx, info.FullMethod); err != nil {
+				return nil, transport.ToStatus(err)
+			}
+			resp, err := next(ctx, req)
+			return resp, transport.ToStatus(err)
+		}),
+		grpc.StreamInterceptor(func(srv any, s grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
+			if err := judge(s.Context(), info.FullMethod); err != nil {
+				return transport.ToStatus(err)
+			}
+			return transport.ToStatus(next(srv, s))
+		}),
+	)
+	register(server)
+	var served sync.WaitGroup
+	served.Go(func() { _ = server.Serve(ln) })
+	conn, err := grpc.NewClient("passthrough:///test",
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return ln.DialContext(ctx) }),
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithUnaryInterceptor(func(ctx context.Context, m string, req, reply any, cc *grpc.ClientConn, next grpc.UnaryInvoker, o ...grpc.CallOption) error {
+			return transport.FromStatus(next(ctx, m, req, reply, cc, o...))
+		}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = conn.Close()
+		server.Stop()
+		served.Wait()
+	})
+	return conn
+}
+
+func (r *rig) dial(who transport.AuthInfo) *grpc.ClientConn {
+	return serve(r.t, who, func(s grpc.ServiceRegistrar) { r.mgr.Register(s) }, r.mgr.Authorise)
+}
+
+func nodeInfo(id string) transport.AuthInfo {
+	return transport.AuthInfo{Peer: pki.Peer{Kind: pki.KindNode, ID: id, NotAfter: time.Now().Add(time.Hour)}}
+}
+
+// addNode writes the rows of a node that has joined.
+func (r *rig) addNode(host string) string {
+	r.t.Helper()
+	id := ident.NewID()
+	r.commit(
+		raftstore.Create(&swarmv1.Node{Id: id, MachineId: host, Hostname: host, Addr: host, Port: 2377, Spec: &swarmv1.NodeSpec{}}),
+		raftstore.Create(&swarmv1.NodeState{NodeId: id}),
+	)
+	return id
+}
+
+func (r *rig) commit(changes ...*swarmv1.Change) {
+	r.t.Helper()
+	index, err := r.store.Commit(r.t.Context(), "test", changes...)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	if _, err := r.store.WaitIndex(r.t.Context(), index); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// worker is a node that runs whatever it is assigned, at once.
+type worker struct {
+	t      *testing.T
+	id     string
+	stream swarmv1.Dispatcher_SessionClient
+	cancel context.CancelFunc
+	done   chan error
+
+	mu       sync.Mutex // guards the rest, and sending
+	quiet    bool       // no heartbeats
+	tasks    map[string]*swarmv1.Task
+	revs     map[string]bool
+	sequence uint64
+	messages []*swarmv1.Assignments
+	removed  bool
+	epoch    uint64
+	acked    uint64
+	roles    []swarmv1.NodeSpec_Role
+}
+
+// join adds a node and opens its session.
+func (r *rig) join(host string) *worker {
+	r.t.Helper()
+	w := r.open(r.addNode(host), host)
+	synctest.Wait()
+	return w
+}
+
+func (r *rig) open(id, host string) *worker { return r.openAs(id, host, host) }
+
+// openAs opens a session from an address.
+func (r *rig) openAs(id, host, addr string) *worker {
+	r.t.Helper()
+	conn := r.dial(nodeInfo(id))
+	ctx, cancel := context.WithCancel(context.Background())
+	stream, err := swarmv1.NewDispatcherClient(conn).Session(ctx)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	w := &worker{t: r.t, id: id, stream: stream, cancel: cancel, done: make(chan error, 1), tasks: map[string]*swarmv1.Task{}, revs: map[string]bool{}}
+	w.send(&swarmv1.FromWorker{Message: &swarmv1.FromWorker_Hello{Hello: &swarmv1.Hello{
+		MachineId: host, Addr: addr, Port: 2377,
+		Description: &swarmv1.NodeDescription{
+			Hostname: host, Platform: &swarmv1.Platform{Os: "linux", Architecture: "amd64"},
+			Resources: &swarmv1.Resources{NanoCpus: 4e9, MemoryBytes: 8 << 30},
+		},
+	}}})
+	ended := make(chan struct{})
+	go func() {
+		err := w.receive()
+		close(ended)
+		w.done <- err
+	}()
+	beats := make(chan struct{})
+	go func() {
+		defer close(beats)
+		w.beat(ended)
+	}()
+	r.t.Cleanup(func() {
+		cancel()
+		<-ended
+		<-beats
+	})
+	return w
+}
+
+func (w *worker) send(m *swarmv1.FromWorker) {
+	_ = w.stream.Send(m)
+}
+
+func (w *worker) beat(ended <-chan struct{}) {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			w.mu.Lock()
+			if !w.quiet {
+				w.send(&swarmv1.FromWorker{Message: &swarmv1.FromWorker_Heartbeat{Heartbeat: &swarmv1.Heartbeat{Sequence: 1}}})
+			}
+			w.mu.Unlock()
+		case <-ended:
+			return
+		}
+	}
+}
+
+func (w *worker) receive() error {
+	for {
+		m, err := w.stream.Recv()
+		if err != nil {
+			return transport.FromStatus(err)
+		}
+		w.mu.Lock()
+		switch m := m.GetMessage().(type) {
+		case *swarmv1.ToWorker_Welcome:
+			w.epoch = m.Welcome.GetSessionEpoch()
+		case *swarmv1.ToWorker_Node:
+			w.removed = w.removed || m.Node.GetRemoved()
+			w.roles = append(w.roles, m.Node.GetNode().GetSpec().GetRole())
+		case *swarmv1.ToWorker_StatusAck:
+			w.acked = m.StatusAck.GetSequence()
+		case *swarmv1.ToWorker_Assignments:
+			w.messages = append(w.messages, m.Assignments)
+			w.obey(m.Assignments)
+		}
+		w.mu.Unlock()
+	}
+}
+
+// obey reports of every task what is desired of it.
+func (w *worker) obey(a *swarmv1.Assignments) {
+	var updates []*swarmv1.TaskStatus
+	for _, c := range a.GetChanges() {
+		if ref := c.GetRemove(); ref.GetKind() == swarmv1.AssignmentRef_TASK {
+			delete(w.tasks, ref.GetId())
+		}
+		if rev := c.GetPut().GetRevision(); rev != nil {
+			w.revs[raftstore.Key(rev)] = true
+		}
+		t := c.GetPut().GetTask()
+		if t == nil {
+			continue
+		}
+		if !w.revs[raftstore.RevisionKey(t.GetServiceId(), t.GetRevision())] {
+			w.t.Errorf("task %s came before its revision", t.GetId())
+		}
+		w.tasks[t.GetId()] = t
+		st := &swarmv1.TaskStatus{TaskId: t.GetId(), State: swarmv1.TaskState_RUNNING, Ready: true}
+		if t.GetDesiredState() >= swarmv1.TaskState_SHUTDOWN {
+			st.State, st.Ready = swarmv1.TaskState_SHUTDOWN, false
+		}
+		updates = append(updates, st)
+	}
+	if len(updates) > 0 {
+		w.sequence++
+		w.send(&swarmv1.FromWorker{Message: &swarmv1.FromWorker_Status{Status: &swarmv1.StatusReport{Sequence: w.sequence, Updates: updates}}})
+	}
+}
+
+// report says something of one task.
+func (w *worker) report(st *swarmv1.TaskStatus) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.sequence++
+	w.send(&swarmv1.FromWorker{Message: &swarmv1.FromWorker_Status{Status: &swarmv1.StatusReport{Sequence: w.sequence, Updates: []*swarmv1.TaskStatus{st}}}})
+}
+
+func (w *worker) silence() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.quiet = true
+}
+
+// running counts the tasks that the worker was told to run.
+func (w *worker) running() (n int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, t := range w.tasks {
+		if t.GetDesiredState() == swarmv1.TaskState_RUNNING {
+			n++
+		}
+	}
+	return n
+}
+
+func (r *rig) state(id string) swarmv1.NodeState_State {
+	st, _ := r.store.View().NodeStates.Get(id)
+	return st.GetState()
+}
+
+func serviceSpec(name string, replicas uint64) *swarmv1.ServiceSpec {
+	return &swarmv1.ServiceSpec{
+		Name:         name,
+		TaskTemplate: &swarmv1.TaskSpec{ContainerSpec: &swarmv1.ContainerSpec{Image: "demo:1"}},
+		Mode:         &swarmv1.ServiceMode{Mode: &swarmv1.ServiceMode_Replicated{Replicated: &swarmv1.ReplicatedService{Replicas: replicas}}},
+	}
+}
+
+func (r *rig) create(spec *swarmv1.ServiceSpec) string {
+	r.t.Helper()
+	resp, err := r.admin.CreateService(r.t.Context(), &swarmv1.CreateServiceRequest{Spec: spec})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	synctest.Wait()
+	return resp.GetId()
+}
+
+func (r *rig) service(ref string) *swarmv1.ServiceInfo {
+	r.t.Helper()
+	info, err := r.admin.GetService(r.t.Context(), &swarmv1.GetRequest{Id: ref})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return info
+}
+
+var _ control.Resolver = resolver(nil)
