@@ -50,6 +50,9 @@ func (w *Worker) adoptTask(t *swarmv1.Task, mem *remembered) {
 	}
 	loop.mu.Lock()
 	defer loop.mu.Unlock()
+	if loop.cleaned = mem.cleaned[t.Id] && task.Terminal(loop.status.State); loop.cleaned {
+		return
+	}
 	loop.waiting = loop.status.State < swarmv1.TaskState_STARTING && !task.Stops(t.DesiredState)
 	if !loop.waiting {
 		loop.beginLocked()

@@ -98,6 +98,15 @@ func (w *Worker) welcome(ctx context.Context, nodeID string) (swarmv1.Dispatcher
 	if err != nil {
 		return nil, nil, fmt.Errorf("greet manager %s: %w", nodeID, err)
 	}
+	if node := first.GetNode(); node != nil { // this node is none any more; the error behind it says so too
+		if w.deps.OnNode != nil {
+			w.deps.OnNode(node)
+		}
+		if _, err = stream.Recv(); err == nil {
+			err = errdefs.ErrFailedPrecondition.WithMessage("it began with news of the node and not with a welcome")
+		}
+		return nil, nil, fmt.Errorf("greet manager %s: %w", nodeID, err)
+	}
 	welcome := first.GetWelcome()
 	if welcome == nil {
 		return nil, nil, fmt.Errorf("manager %s began with %T and not with a welcome: %w", nodeID, first.Message, errdefs.ErrFailedPrecondition)

@@ -149,6 +149,9 @@ func (t *taskLoop) step(out outcome, cancel context.CancelFunc) task.Action {
 	rests := action == task.Rest
 	t.mu.Unlock()
 
+	if out.event == task.Cleaned {
+		t.w.state.set(bucketCleaned, t.id, []byte{1})
+	}
 	if next != nil {
 		if state != was {
 			t.w.deps.Log.Debug("task", "task", t.id, "state", state.String(), "err", next.Err)

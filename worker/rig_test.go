@@ -11,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/test/bufconn"
@@ -125,6 +126,7 @@ type manager struct {
 	deaf     bool // answers no heartbeat
 	noAck    bool
 	refuse   error
+	removed  bool
 	session  *managerSession
 	sessions int
 	hellos   []*swarmv1.Hello
@@ -171,6 +173,11 @@ func (m *manager) Session(stream swarmv1.Dispatcher_SessionServer) error {
 	}
 	s := &managerSession{stream: stream, end: make(chan error, 1)}
 	m.mu.Lock()
+	if m.removed {
+		defer m.mu.Unlock()
+		_ = stream.Send(&swarmv1.ToWorker{Message: &swarmv1.ToWorker_Node{Node: &swarmv1.NodeUpdate{Removed: true}}})
+		return errdefs.ErrPermissionDenied
+	}
 	if m.refuse != nil {
 		defer m.mu.Unlock()
 		return m.refuse

@@ -25,6 +25,7 @@ var (
 	bucketStatus   = []byte("status")   // task id -> TaskStatus
 	bucketUnsent   = []byte("unsent")   // task id -> nothing: its status is not acknowledged
 	bucketAttached = []byte("attached") // task id -> Attached as JSON
+	bucketCleaned  = []byte("cleaned")  // task id -> nothing: it has ended, and nothing of it is left
 )
 
 const stateFile = "state.db"
@@ -54,6 +55,7 @@ type remembered struct {
 	statuses     map[string]*swarmv1.TaskStatus
 	unsent       map[string]bool
 	attached     map[string]Attached
+	cleaned      map[string]bool
 }
 
 // openState opens the file and reads it. What belongs to another cluster is dropped.
@@ -79,13 +81,13 @@ func openState(dir, cluster string, log *slog.Logger) (*state, *remembered, erro
 
 func prepareBuckets(tx *bolt.Tx, cluster string) error {
 	if meta := tx.Bucket(bucketMeta); meta != nil && string(meta.Get([]byte("cluster"))) != cluster {
-		for _, b := range [][]byte{bucketMeta, bucketObject, bucketStatus, bucketUnsent, bucketAttached} {
+		for _, b := range [][]byte{bucketMeta, bucketObject, bucketStatus, bucketUnsent, bucketAttached, bucketCleaned} {
 			if err := tx.DeleteBucket(b); err != nil && !errors.Is(err, bolterrors.ErrBucketNotFound) {
 				return err
 			}
 		}
 	}
-	for _, b := range [][]byte{bucketMeta, bucketObject, bucketStatus, bucketUnsent, bucketAttached} {
+	for _, b := range [][]byte{bucketMeta, bucketObject, bucketStatus, bucketUnsent, bucketAttached, bucketCleaned} {
 		if _, err := tx.CreateBucketIfNotExists(b); err != nil {
 			return err
 		}
@@ -94,7 +96,7 @@ func prepareBuckets(tx *bolt.Tx, cluster string) error {
 }
 
 func (s *state) load() (*remembered, error) {
-	mem := &remembered{statuses: map[string]*swarmv1.TaskStatus{}, unsent: map[string]bool{}, attached: map[string]Attached{}}
+	mem := &remembered{statuses: map[string]*swarmv1.TaskStatus{}, unsent: map[string]bool{}, attached: map[string]Attached{}, cleaned: map[string]bool{}}
 	err := s.db.View(func(tx *bolt.Tx) error {
 		mem.epoch, mem.index = number(tx.Bucket(bucketMeta).Get([]byte("epoch"))), number(tx.Bucket(bucketMeta).Get([]byte("index")))
 		return errors.Join(
@@ -110,6 +112,10 @@ func (s *state) load() (*remembered, error) {
 			}),
 			tx.Bucket(bucketUnsent).ForEach(func(k, _ []byte) error {
 				mem.unsent[string(k)] = true
+				return nil
+			}),
+			tx.Bucket(bucketCleaned).ForEach(func(k, _ []byte) error {
+				mem.cleaned[string(k)] = true
 				return nil
 			}),
 			tx.Bucket(bucketAttached).ForEach(func(k, v []byte) error {

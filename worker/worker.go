@@ -235,6 +235,7 @@ func (w *Worker) forget(t *taskLoop) {
 	w.reports.drop(t.id)
 	w.state.set(bucketStatus, t.id, nil)
 	w.state.set(bucketUnsent, t.id, nil)
+	w.state.set(bucketCleaned, t.id, nil)
 	if w.deps.Logs != nil {
 		w.deps.Logs.Retire(t.id)
 	}

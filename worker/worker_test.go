@@ -456,6 +456,56 @@ func TestWorker_SingleWriterIsFenced(t *testing.T) {
 	})
 }
 
+func TestWorker_RemovedNodeIsTold(t *testing.T) {
+	bubble(t, simulated.Config{}, []string{"m1"}, func(t *testing.T, r *rig) {
+		r.managers["m1"].removed = true
+		told := make(chan *swarmv1.NodeUpdate, 1)
+		r.edit = func(_ *worker.Config, d *worker.Deps) {
+			d.OnNode = func(u *swarmv1.NodeUpdate) {
+				select {
+				case told <- u:
+				default:
+				}
+			}
+		}
+		r.start()
+		if u := <-told; !u.Removed {
+			t.Errorf("told %v", u)
+		}
+	})
+}
+
+func TestWorker_EndedTasksAreCleanedUpOnce(t *testing.T) {
+	var removes atomic.Int32
+	cfg := simulated.Config{Fail: func(op, _ string) error {
+		if op == "remove" {
+			removes.Add(1)
+		}
+		return nil
+	}}
+	bubble(t, cfg, []string{"m1"}, func(t *testing.T, r *rig) {
+		m := r.managers["m1"]
+		m.initial = []*swarmv1.Assignment{revisionObject(), taskObject("t1", running)}
+		r.start()
+		m.waitState("t1", running)
+		r.runtime.End("t1", worker.Exit{})
+		m.waitState("t1", complete)
+		synctest.Wait()
+		r.stop()
+		r.start()
+		m.waitSession(2)
+		synctest.Wait()
+		if removes.Load() != 1 || r.w.Tasks() != 1 {
+			t.Errorf("%d removals, %d tasks", removes.Load(), r.w.Tasks())
+		}
+		m.assign(removal(swarmv1.AssignmentRef_TASK, "t1"))
+		synctest.Wait()
+		if r.w.Tasks() != 0 {
+			t.Error("the task is not forgotten")
+		}
+	})
+}
+
 func TestWorker_ImagesToKeepAreFetchedAndReported(t *testing.T) {
 	bubble(t, simulated.Config{}, []string{"m1"}, func(t *testing.T, r *rig) {
 		m := r.managers["m1"]
