@@ -74,7 +74,7 @@ func (d *download) copy(ctx context.Context, w content.Writer, src source, desc 
 		defer body.Close()
 		d.meter.add(offset)
 		read := &metered{from: io.LimitReader(body, desc.Size-offset), meter: d.meter}
-		n, err := io.Copy(w, read)
+		n, err := pour(w, read)
 		offset += n
 		switch {
 		case read.err != nil:
@@ -96,4 +96,25 @@ func (d *download) copy(ctx context.Context, w content.Writer, src source, desc 
 		return fmt.Errorf("blob %s: %w", desc.Digest, errCorrupt)
 	}
 	return &localError{fmt.Errorf("store blob %s: %w", desc.Digest, err)}
+}
+
+// pour copies in large pieces: each is a call to containerd.
+func pour(w io.Writer, r io.Reader) (written int64, err error) {
+	buf := make([]byte, chunk)
+	for {
+		n, rerr := io.ReadFull(r, buf)
+		if n > 0 {
+			m, err := w.Write(buf[:n])
+			written += int64(m)
+			if err != nil {
+				return written, err
+			}
+		}
+		switch {
+		case errors.Is(rerr, io.EOF), errors.Is(rerr, io.ErrUnexpectedEOF):
+			return written, nil
+		case rerr != nil:
+			return written, rerr
+		}
+	}
 }

@@ -40,7 +40,7 @@ type download struct {
 
 	mu      sync.Mutex // guards what follows
 	dropped map[source]bool
-	peerHas bool // a peer had the image, so that it exists
+	peerHas bool // a peer has the image, or could not be asked: it may be had later
 }
 
 // run fetches what the platform needs of the image, and gives its root.
@@ -85,11 +85,7 @@ func (d *download) root(ctx context.Context) (ocispec.Descriptor, error) {
 	}
 	var data []byte
 	err := d.each(ctx, func(src source) (err error) {
-		if data, err = readRoot(ctx, src, want); err == nil && src.peer() {
-			d.mu.Lock()
-			d.peerHas = true
-			d.mu.Unlock()
-		}
+		data, err = readRoot(ctx, src, want)
 		return err
 	})
 	if err != nil {
@@ -247,8 +243,8 @@ func (d *download) leased(ctx context.Context, desc ocispec.Descriptor) bool {
 	return errdefs.IsAlreadyExists(err)
 }
 
-// each tries sources, peers first, until one succeeds. A source that is out of order or lies is not asked again. The
-// error is the last source's, which is the registry's when there is one, unless an earlier one's can be mended.
+// each tries sources, peers first, until one succeeds. A peer that is out of order or lies is not asked again. The error
+// is the registry's, which comes last.
 func (d *download) each(ctx context.Context, try func(source) error) error {
 	var verdict error
 	for _, src := range d.sources {
@@ -259,24 +255,32 @@ func (d *download) each(ctx context.Context, try func(source) error) error {
 			continue
 		}
 		err := try(src)
+		d.judge(src, err)
 		var local *localError
 		if err == nil || ctx.Err() != nil || errors.As(err, &local) {
 			return err
 		}
 		verdict = err
-		if errdefs.IsNotFound(err) {
-			continue
-		}
-		d.log.Info("image source failed", "source", src, "image", d.order.ref.Name, "err", err)
-		d.mu.Lock()
-		if d.dropped == nil {
-			d.dropped = map[source]bool{}
-		}
-		d.dropped[src] = src.peer()
-		d.mu.Unlock()
 	}
 	if verdict == nil {
 		verdict = fmt.Errorf("all sources have failed: %w", errdefs.ErrUnavailable)
 	}
 	return verdict
+}
+
+// judge remembers what a source did.
+func (d *download) judge(src source, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	missing := errdefs.IsNotFound(err)
+	if src.peer() && !missing {
+		d.peerHas = true
+	}
+	if err == nil || missing || errors.Is(err, context.Canceled) {
+		return
+	}
+	d.log.Info("image source failed", "source", src, "image", d.order.ref.Name, "err", err)
+	if src.peer() {
+		d.dropped[src] = true
+	}
 }

@@ -84,6 +84,7 @@ func zstded(t *testing.T, data []byte) []byte {
 }
 
 func TestLoad_DockerArchiveInEveryCompression(t *testing.T) {
+	t.Parallel()
 	n := newNode(t, image.Config{}, image.Deps{})
 	archive := dockerArchive(t, "hello:1", newImage(t, 2))
 	var digest string
@@ -119,6 +120,7 @@ func TestLoad_DockerArchiveInEveryCompression(t *testing.T) {
 
 // The layers of a Docker archive are plain tars. A node that has the same layers compressed must name the image alike.
 func TestLoad_DigestDoesNotDependOnTheNode(t *testing.T) {
+	t.Parallel()
 	img := newImage(t, 2)
 	plain := dockerArchive(t, "hello:1", img)
 	fresh := newNode(t, image.Config{}, image.Deps{})
@@ -137,6 +139,7 @@ func TestLoad_DigestDoesNotDependOnTheNode(t *testing.T) {
 }
 
 func TestLoad_OCIArchive(t *testing.T) {
+	t.Parallel()
 	n := newNode(t, image.Config{}, image.Deps{})
 	img, second := newImage(t, 1), newImage(t, 1)
 	digest, err := img.Digest()
@@ -167,6 +170,7 @@ func TestLoad_OCIArchive(t *testing.T) {
 }
 
 func TestLoad_SeveralPlatforms(t *testing.T) {
+	t.Parallel()
 	n := newNode(t, image.Config{}, image.Deps{})
 	own, foreign := newImage(t, 1), newImageFor(t, 1, "linux", "s390x")
 	on := func(img v1.Image, arch string) mutate.IndexAddendum {
@@ -205,6 +209,7 @@ type failing struct{ err error }
 func (f failing) Read([]byte) (int, error) { return 0, f.err }
 
 func TestLoad_RefusesInOneLine(t *testing.T) {
+	t.Parallel()
 	n := newNode(t, image.Config{}, image.Deps{})
 	archive := dockerArchive(t, "hello:1", newImage(t, 2))
 	var other bytes.Buffer
@@ -222,7 +227,7 @@ func TestLoad_RefusesInOneLine(t *testing.T) {
 		{"short text", []byte("hello"), "archive"},
 		{"another tar", other.Bytes(), "neither an OCI nor a Docker archive"},
 		{"cut short", archive[:len(archive)/2], "ends too early"},
-		{"cut gzip", gzipped(t, archive)[:100000], "ends too early"},
+		{"cut gzip", gzipped(t, archive)[:100000], "docker save"},
 	} {
 		_, err := n.Load(t.Context(), bytes.NewReader(c.data), "", nil)
 		wantInvalid(t, c.name, err, c.word)
@@ -246,6 +251,7 @@ func TestLoad_RefusesInOneLine(t *testing.T) {
 func second(_ int, err error) error { return err }
 
 func TestRemove(t *testing.T) {
+	t.Parallel()
 	n := newNode(t, image.Config{}, image.Deps{})
 	data := dockerArchive(t, "hello:1", newImage(t, 1))
 	images, err := n.Load(t.Context(), bytes.NewReader(data), "", nil)

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/leases"
@@ -33,6 +34,7 @@ type order struct {
 	auth     credentials
 	platform platforms.MatchComparer
 	wanted   string // the platform, for people
+	newest   bool   // the digest is what the tag names now, not what the caller gave
 }
 
 func (o order) fetchKey() string { return o.ref.Digest + " " + o.wanted + " " + o.ref.Name }
@@ -45,7 +47,7 @@ func (s *Store) Pull(ctx context.Context, req worker.PullRequest, progress func(
 	if err != nil {
 		return nil, err
 	}
-	if o.ref.Digest == "" {
+	if o.newest = o.ref.Digest == ""; o.newest {
 		if o.ref.Digest, err = s.pin(ctx, o); err != nil {
 			return nil, err
 		}
@@ -123,17 +125,13 @@ func (s *Store) ready(ctx context.Context, o order) (*swarmv1.Image, error) {
 	if e == nil || !e.serves(o.platform) {
 		return nil, nil
 	}
-	// The name may be new: the same digest by another tag or from another repository.
 	names, err := recordsOf(o.ref, e.target.Digest)
 	if err != nil {
 		return nil, err
 	}
-	for _, name := range names {
-		if c.records[name] != e.digest {
-			if err := s.keep(namespaced(ctx), o.ref, e.target, false); err != nil {
-				return nil, fmt.Errorf("pull image %s: %w", o.ref.Familiar(), err)
-			}
-			break
+	if c.lacks(names, o) {
+		if err := s.keep(namespaced(ctx), o.ref, e.target, false); err != nil {
+			return nil, fmt.Errorf("pull image %s: %w", o.ref.Familiar(), err)
 		}
 	}
 	// Somebody else may have removed it from containerd.
@@ -146,6 +144,15 @@ func (s *Store) ready(ctx context.Context, o order) (*swarmv1.Image, error) {
 	return e.proto(o.ref.Name), nil
 }
 
+// lacks says whether a name is new for an image: the same digest by another tag or from another repository. A tag that
+// is recorded for another digest moves only to the newest, or two services with two digests of one tag would take turns.
+func (c *catalog) lacks(names []string, o order) bool {
+	return slices.ContainsFunc(names, func(name string) bool {
+		digest, known := c.records[name]
+		return !known || o.newest && digest != o.ref.Digest
+	})
+}
+
 // fetch gets what is missing of an image and keeps it. What a failed attempt got is kept for the next.
 func (s *Store) fetch(ctx context.Context, o order, tell func(*swarmv1.ImageProgress)) (err error) {
 	lease, err := s.client.LeasesService().Create(ctx, leases.WithRandomID(), leases.WithExpiration(keepPartial),
@@ -156,7 +163,7 @@ func (s *Store) fetch(ctx context.Context, o order, tell func(*swarmv1.ImageProg
 	defer func() { s.dropLeases(context.WithoutCancel(ctx), o.ref.Digest, lease.ID, err != nil) }()
 	ctx = leases.WithLease(ctx, lease.ID)
 
-	d := &download{order: o, store: s.client.ContentStore(), sources: s.sources(ctx, o), log: s.log, meter: newMeter("pull", 0, tell)}
+	d := &download{order: o, store: s.client.ContentStore(), sources: s.sources(ctx, o), log: s.log, meter: newMeter("pull", 0, tell), dropped: map[source]bool{}}
 	target, err := d.run(ctx)
 	if err != nil {
 		if ctx.Err() != nil {

@@ -15,6 +15,7 @@ import (
 )
 
 func TestPull_FromANodeThatLoadedIt(t *testing.T) {
+	t.Parallel()
 	first := newNode(t, image.Config{}, image.Deps{})
 	net := peers{"n1": first.Handler()}
 	second := newNode(t, image.Config{}, image.Deps{Peers: net.all, PeerTransport: net})
@@ -70,6 +71,7 @@ func (f *flipping) Write(p []byte) (int, error) {
 }
 
 func TestPull_CorruptNodeIsRefusedAndAnotherAsked(t *testing.T) {
+	t.Parallel()
 	first := newNode(t, image.Config{}, image.Deps{})
 	loaded, err := first.Load(t.Context(), bytes.NewReader(dockerArchive(t, "hello:1", newImage(t, 3))), "", nil)
 	if err != nil {

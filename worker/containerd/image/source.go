@@ -77,6 +77,7 @@ func (n *node) get(ctx context.Context, kind string, d digest.Digest, offset int
 	}
 	resp, err := n.client.Do(req)
 	if err != nil {
+		err = watch.explain(err)
 		watch.stop()
 		return nil, fmt.Errorf("%w: %w", err, errdefs.ErrUnavailable)
 	}
@@ -142,6 +143,7 @@ type watchdog struct {
 	io.ReadCloser
 	timer  *time.Timer
 	cancel context.CancelCauseFunc
+	cause  func() error
 }
 
 var errStalled = errdefs.ErrUnavailable.WithMessage("nothing came for " + patience.String())
@@ -149,7 +151,7 @@ var errStalled = errdefs.ErrUnavailable.WithMessage("nothing came for " + patien
 // watched is a context that ends when the watchdog is not fed, counted from now.
 func watched(ctx context.Context) (context.Context, *watchdog) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	return ctx, &watchdog{cancel: cancel, timer: time.AfterFunc(patience, func() { cancel(errStalled) })}
+	return ctx, &watchdog{cancel: cancel, cause: func() error { return context.Cause(ctx) }, timer: time.AfterFunc(patience, func() { cancel(errStalled) })}
 }
 
 func (w *watchdog) Read(p []byte) (int, error) {
@@ -157,7 +159,15 @@ func (w *watchdog) Read(p []byte) (int, error) {
 	if n > 0 {
 		w.timer.Reset(patience)
 	}
-	return n, err
+	return n, w.explain(err)
+}
+
+// explain tells a transfer that stalled from one that was cancelled.
+func (w *watchdog) explain(err error) error {
+	if err != nil && !errors.Is(err, io.EOF) && errors.Is(w.cause(), errStalled) {
+		return errStalled
+	}
+	return err
 }
 
 func (w *watchdog) Close() error {

@@ -49,7 +49,7 @@ type Store struct {
 	cfg      Config
 	log      *slog.Logger
 	client   *client.Client
-	own      bool // client is ours to close
+	close    func() error
 	deps     Deps
 	registry *http.Transport
 	platform platforms.MatchComparer
@@ -85,20 +85,21 @@ func New(cfg Config, deps Deps) (*Store, error) {
 		if err != nil {
 			return nil, fmt.Errorf("image store: connect to containerd on %s: %w", cfg.Address, err)
 		}
-		s.client, s.own = c, true
+		s.client = c
 	}
+	s.close = sync.OnceValue(func() error {
+		s.flights.close()
+		s.registry.CloseIdleConnections()
+		if deps.Client != nil {
+			return nil
+		}
+		return s.client.Close()
+	})
 	return s, nil
 }
 
-// Close ends the pulls in progress and waits for them.
-func (s *Store) Close() error {
-	s.flights.close()
-	s.registry.CloseIdleConnections()
-	if s.own {
-		return s.client.Close()
-	}
-	return nil
-}
+// Close ends the pulls in progress and waits for them. A client from Deps stays open.
+func (s *Store) Close() error { return s.close() }
 
 // List gives the images that are wholly here, one for each digest.
 func (s *Store) List(ctx context.Context) ([]*swarmv1.Image, error) {
