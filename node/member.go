@@ -67,7 +67,7 @@ func (n *Node) newMember(state Membership, cred pki.Credential, bundle *pki.Bund
 	if err != nil {
 		return nil, err
 	}
-	log := n.deps.Log.With("node", state.NodeID)
+	log := n.deps.Log
 	m = &member{
 		node: n, ln: ln, rows: rows, state: state, running: make(chan struct{}), gone: make(chan struct{}),
 		roles: make(chan struct{}, 1), changed: make(chan struct{}), end: func(error) {},
