@@ -137,7 +137,7 @@ func (s *Store) attempt(ctx context.Context, r *swarmv1.Request) (*swarmv1.Answe
 	}
 	leader := s.Leader()
 	if leader == "" || leader == s.cfg.NodeID {
-		return nil, errNoLeader
+		return nil, s.noLeader()
 	}
 	rpc, err := s.peer(leader)
 	if err != nil {
@@ -179,7 +179,7 @@ func (s *Store) pause(ctx, giveUp context.Context, moved <-chan struct{}, try in
 			return ctx.Err()
 		}
 		if s.Leader() == "" {
-			return errNoLeader
+			return s.noLeader()
 		}
 		return errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("the leader %s does not answer: %v", s.Leader(), cause))
 	case <-s.closed:
@@ -190,3 +190,11 @@ func (s *Store) pause(ctx, giveUp context.Context, moved <-chan struct{}, try in
 
 // final marks an error that no other try would change.
 type final struct{ error }
+
+// noLeader says why nobody takes the change.
+func (s *Store) noLeader() error {
+	if err := s.stable.trouble.Load(); err != nil {
+		return errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("manager %s cannot write its disk (%v): free or repair it, or ask another manager", s.cfg.NodeID, *err))
+	}
+	return errNoLeader
+}

@@ -160,7 +160,7 @@ func (s *Store) configure(ctx context.Context, action swarmv1.ConfigureRequest_A
 	}
 	leader := s.Leader()
 	if leader == "" {
-		return errNoLeader
+		return s.noLeader()
 	}
 	rpc, err := s.peer(leader)
 	if err != nil {

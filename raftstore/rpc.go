@@ -125,7 +125,7 @@ func (s *Store) askIndex(ctx context.Context) (uint64, error) {
 	}
 	leader := s.Leader()
 	if leader == "" || leader == s.cfg.NodeID {
-		return 0, errNoLeader
+		return 0, s.noLeader()
 	}
 	rpc, err := s.peer(leader)
 	if err != nil {

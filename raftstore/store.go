@@ -60,6 +60,13 @@ func (c *Config) complete() error {
 	return nil
 }
 
+func orDiscard(log *slog.Logger) *slog.Logger {
+	if log == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return log
+}
+
 func orElse[T comparable](v, def T) T {
 	var zero T
 	if v == zero {
@@ -83,14 +90,15 @@ type Deps struct {
 
 // Store is one member's replica and its way to the leader. Safe for concurrent use.
 type Store struct {
-	cfg   Config
-	deps  Deps
-	log   *slog.Logger
-	fsm   *fsm
-	raft  *raft.Raft
-	trans *raft.NetworkTransport
-	disk  *logStore
-	layer *streamLayer
+	cfg    Config
+	deps   Deps
+	log    *slog.Logger
+	fsm    *fsm
+	raft   *raft.Raft
+	trans  *raft.NetworkTransport
+	disk   *logStore
+	stable *patientStable
+	layer  *streamLayer
 
 	client   *client
 	queue    *queue
@@ -108,9 +116,7 @@ func Open(cfg Config, deps Deps) (*Store, error) {
 	if err := cfg.complete(); err != nil {
 		return nil, err
 	}
-	if deps.Log == nil {
-		deps.Log = slog.New(slog.DiscardHandler)
-	}
+	deps.Log = orDiscard(deps.Log)
 	s := &Store{
 		cfg: cfg, deps: deps, log: deps.Log, fsm: newFSM(), client: newClient(ident.RandomBytes(16)),
 		queue: newQueue(), reign: newReign(), peers: newPeers(), announce: newAnnouncer(), closed: make(chan struct{}),
@@ -126,6 +132,7 @@ func (s *Store) open() (err error) {
 	if s.disk, snaps, err = openDisk(s.cfg, s.deps, raftLogger(s.log)); err != nil {
 		return err
 	}
+	s.stable = &patientStable{StableStore: s.disk, log: s.log, closed: s.closed}
 	conf := raftConfig(s.cfg, s.log)
 	s.layer = newStreamLayer(s.cfg, s.deps, s.fsm, s.log)
 	s.trans = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
@@ -136,7 +143,7 @@ func (s *Store) open() (err error) {
 			return err
 		}
 	}
-	s.raft, err = raft.NewRaft(conf, s.fsm, s.disk, s.disk, snaps, s.trans)
+	s.raft, err = raft.NewRaft(conf, s.fsm, s.disk, s.stable, snaps, s.trans)
 	return err
 }
 
