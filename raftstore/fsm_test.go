@@ -1,0 +1,459 @@
+package raftstore
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/hashicorp/raft"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+// random makes entries over few keys, so that preconditions and names collide.
+type random struct {
+	*rand.Rand
+	seen map[string]uint64 // versions that a caller may have read, by table and key
+}
+
+func newRandom(seed uint64) *random {
+	return &random{rand.New(rand.NewPCG(seed, 1)), make(map[string]uint64)}
+}
+
+func (r *random) change() *swarmv1.Change {
+	id := fmt.Sprintf("k%d", r.IntN(12))
+	version := r.seen["task/"+id]
+	if r.IntN(5) == 0 {
+		version = uint64(r.IntN(50))
+	}
+	tk := &swarmv1.Task{
+		Id: id, ServiceId: fmt.Sprintf("s%d", r.IntN(3)), Slot: uint64(r.IntN(3)), NodeId: []string{"", "n1", "n2"}[r.IntN(3)],
+		Meta: &swarmv1.Meta{Version: version},
+	}
+	svc := &swarmv1.Service{Id: fmt.Sprintf("s%d", r.IntN(6)), Name: fmt.Sprintf("name%d", r.IntN(4))}
+	st := &swarmv1.TaskStatus{TaskId: id, SessionEpoch: uint64(r.IntN(3)), Sequence: uint64(r.IntN(5))}
+	switch r.IntN(10) {
+	case 0, 1:
+		return Create(tk)
+	case 2, 3:
+		return Update(tk)
+	case 4:
+		return Delete(tk)
+	case 5:
+		return Put(svc)
+	case 6:
+		return DeleteKey(TableService, svc.Id)
+	case 7:
+		return Create(st)
+	case 8:
+		return Report(st)
+	default:
+		return Create(&swarmv1.Claim{Key: fmt.Sprintf("port/%d", r.IntN(4)), Owner: id})
+	}
+}
+
+func (r *random) envelope() *swarmv1.Envelope {
+	env := &swarmv1.Envelope{Format: Format, Time: timestamppb.Now()}
+	for range 1 + r.IntN(3) {
+		req := &swarmv1.Request{Session: []byte{byte(r.IntN(3))}, Sequence: uint64(r.IntN(60)), Answered: uint64(r.IntN(20)), Actor: "test"}
+		for range 1 + r.IntN(3) {
+			g := &swarmv1.Group{}
+			for range 1 + r.IntN(3) {
+				g.Changes = append(g.Changes, r.change())
+			}
+			req.Groups = append(req.Groups, g)
+		}
+		env.Requests = append(env.Requests, req)
+	}
+	return env
+}
+
+func logOf(tb testing.TB, index uint64, env *swarmv1.Envelope) *raft.Log {
+	tb.Helper()
+	data, err := env.MarshalVT()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return &raft.Log{Index: index, Term: 1, Type: raft.LogCommand, Data: data}
+}
+
+// dump is the whole state in one text: rows, indexes and sessions.
+func dump(f *fsm) string {
+	var b bytes.Buffer
+	v := f.view()
+	fmt.Fprintln(&b, "index", v.index)
+	v.rows(func(r Row) bool {
+		data, _ := proto.MarshalOptions{Deterministic: true}.Marshal(r)
+		fmt.Fprintf(&b, "%T %s %x\n", r, Key(r), data)
+		return true
+	})
+	v.bySlot.Scan(func(t *swarmv1.Task) bool { fmt.Fprintln(&b, "slot", t.ServiceId, t.Slot, t.Id); return true })
+	v.byNode.Scan(func(t *swarmv1.Task) bool { fmt.Fprintln(&b, "node", t.NodeId, t.Id); return true })
+	v.names.services.Scan(func(n string, s *swarmv1.Service) bool { fmt.Fprintln(&b, "name", n, s.Id); return true })
+	for _, s := range f.state.sessions.save() {
+		data, _ := proto.MarshalOptions{Deterministic: true}.Marshal(s)
+		fmt.Fprintf(&b, "session %x\n", data)
+	}
+	return b.String()
+}
+
+func TestApply_TwiceGivesTheSame(t *testing.T) {
+	for seed := range uint64(20) {
+		r := newRandom(seed)
+		a, b := newFSM(), newFSM()
+		var batch []*raft.Log
+		for i := range uint64(200) {
+			l := logOf(t, i+1, r.envelope())
+			a.Apply(l)
+			if batch = append(batch, l); r.IntN(5) == 0 || i == 199 { // b applies in batches, and is read meanwhile
+				b.ApplyBatch(batch)
+				batch = nil
+				if r.IntN(2) == 0 {
+					b.view()
+				}
+			}
+		}
+		if diff := cmp.Diff(dump(a), dump(b)); diff != "" {
+			t.Fatalf("seed %d: states differ:\n%s", seed, diff)
+		}
+	}
+}
+
+func TestApply_ViewsNeverChange(t *testing.T) {
+	r := newRandom(7)
+	f := newFSM()
+	type held struct {
+		view *View
+		was  string
+	}
+	text := func(v *View) string {
+		var keys []string
+		v.rows(func(r Row) bool { keys = append(keys, fmt.Sprint(Key(r), r.GetMeta().GetVersion())); return true })
+		for t := range v.TasksOfService("s1") {
+			keys = append(keys, t.Id)
+		}
+		for t := range v.TasksOnNode("n1") {
+			keys = append(keys, t.Id)
+		}
+		return fmt.Sprint(keys)
+	}
+	var views []held
+	for i := range uint64(300) {
+		f.Apply(logOf(t, i+1, r.envelope()))
+		if r.IntN(3) == 0 {
+			v := f.view()
+			views = append(views, held{v, text(v)})
+		}
+	}
+	for _, h := range views {
+		if got := text(h.view); got != h.was {
+			t.Fatalf("view %d has changed:\n got %s\nwant %s", h.view.index, got, h.was)
+		}
+	}
+}
+
+// model is the tables as plain maps, with the rules written a second time.
+type model map[string]Row
+
+func (m model) group(index uint64, g *swarmv1.Group) (codes.Code, model) {
+	next := maps.Clone(m)
+	for _, c := range g.GetChanges() {
+		var key string
+		var row Row
+		if d := c.GetDelete(); d != nil {
+			key = fmt.Sprint(d.Table, "/", d.Key)
+		} else {
+			table, r := unwrap(c.GetPut())
+			key, row = fmt.Sprint(uint32(table), "/", Key(r)), proto.Clone(r).(Row)
+		}
+		old := next[key]
+		switch p := c.GetPrecondition().(type) {
+		case *swarmv1.Change_IfAbsent:
+			if old != nil {
+				return codes.AlreadyExists, m
+			}
+		case *swarmv1.Change_IfVersion:
+			if old == nil {
+				return codes.NotFound, m
+			}
+			if old.GetMeta().GetVersion() != p.IfVersion {
+				return codes.Aborted, m
+			}
+		case *swarmv1.Change_IfNewer:
+			if old == nil {
+				return codes.NotFound, m
+			}
+			a, b := old.(*swarmv1.TaskStatus), row.(*swarmv1.TaskStatus)
+			if slices.Compare([]uint64{b.SessionEpoch, b.Sequence}, []uint64{a.SessionEpoch, a.Sequence}) <= 0 {
+				return codes.Aborted, m
+			}
+		}
+		if row == nil {
+			delete(next, key)
+			continue
+		}
+		if svc, ok := row.(*swarmv1.Service); ok {
+			for k, r := range next {
+				if other, ok := r.(*swarmv1.Service); ok && k != key && other.Name == svc.Name {
+					return codes.AlreadyExists, m
+				}
+			}
+		}
+		reflectMeta(row, index)
+		next[key] = row
+	}
+	return codes.OK, next
+}
+
+func reflectMeta(r Row, version uint64) {
+	m := &swarmv1.Meta{Version: version}
+	f := r.ProtoReflect().Descriptor().Fields().ByName("meta")
+	r.ProtoReflect().Set(f, protoreflect.ValueOfMessage(m.ProtoReflect()))
+}
+
+func TestApply_AgainstAModel(t *testing.T) {
+	for seed := range uint64(20) {
+		r := newRandom(seed + 100)
+		f, m := newFSM(), model{}
+		for i := range uint64(150) {
+			env := r.envelope()
+			for _, req := range env.Requests {
+				req.Session = nil // nothing is remembered
+			}
+			got := f.Apply(logOf(t, i+1, env)).(*result)
+			for j, req := range env.Requests {
+				refused := map[int]codes.Code{}
+				for _, x := range got.answers[j].GetRefused() {
+					refused[int(x.Group)] = codes.Code(x.Result.Code)
+				}
+				for k, g := range req.Groups {
+					want, next := m.group(i+1, g)
+					m = next
+					if refused[k] != want {
+						t.Fatalf("seed %d, entry %d, group %v: got %s, want %s", seed, i+1, g, refused[k], want)
+					}
+				}
+			}
+			count := 0
+			f.view().rows(func(row Row) bool {
+				count++
+				table, _ := wrap(row)
+				want := m[fmt.Sprint(uint32(table), "/", Key(row))]
+				if want == nil || want.GetMeta().GetVersion() != row.GetMeta().GetVersion() {
+					t.Fatalf("seed %d, entry %d: row %s is %v, want %v", seed, i+1, Key(row), row, want)
+				}
+				if tk, ok := row.(*swarmv1.Task); ok {
+					r.seen["task/"+tk.Id] = tk.Meta.Version
+				}
+				return true
+			})
+			if count != len(m) {
+				t.Fatalf("seed %d, entry %d: %d rows, want %d", seed, i+1, count, len(m))
+			}
+		}
+	}
+}
+
+func TestApply_ARequestIsCarriedOutOnce(t *testing.T) {
+	f := newFSM()
+	req := &swarmv1.Request{Session: []byte("x"), Sequence: 1, Answered: 1, Groups: []*swarmv1.Group{
+		Group(Create(&swarmv1.Claim{Key: "a"})), Group(Delete(&swarmv1.Task{Id: "gone"})),
+	}}
+	env := &swarmv1.Envelope{Format: Format, Requests: []*swarmv1.Request{req}}
+	first := f.Apply(logOf(t, 5, env)).(*result).answers[0]
+	// Across a snapshot, as when the new leader was restored from one.
+	f = restored(t, f)
+	second := f.Apply(logOf(t, 9, env)).(*result).answers[0]
+	if !first.EqualVT(second) || first.GetIndex() != 5 || len(first.GetRefused()) != 1 {
+		t.Errorf("first answer %v, second %v", first, second)
+	}
+	if c, _ := f.view().Claims.Get("a"); c.GetMeta().GetVersion() != 5 {
+		t.Errorf("carried out twice: %v", c)
+	}
+	// A later request says that nobody waits for the first any more; then the first, delayed, is refused.
+	later := &swarmv1.Request{Session: []byte("x"), Sequence: 2, Answered: 2}
+	f.Apply(logOf(t, 10, &swarmv1.Envelope{Format: Format, Requests: []*swarmv1.Request{later}}))
+	if a := f.Apply(logOf(t, 11, env)).(*result).answers[0]; len(a.GetRefused()) != 2 {
+		t.Errorf("a request that was given up is carried out: %v", a)
+	}
+	for i := range uint64(200) {
+		r := &swarmv1.Request{Session: fmt.Append(nil, i), Sequence: 1, Answered: 1}
+		f.Apply(logOf(t, 20+i, &swarmv1.Envelope{Format: Format, Requests: []*swarmv1.Request{r}}))
+	}
+	if n := len(f.state.sessions.byID); n != maxSessions {
+		t.Errorf("%d sessions are remembered, want %d", n, maxSessions)
+	}
+}
+
+func restored(tb testing.TB, f *fsm) *fsm {
+	tb.Helper()
+	var b bytes.Buffer
+	snap, _ := f.Snapshot()
+	if err := snap.(*snapshot).write(&b); err != nil {
+		tb.Fatal(err)
+	}
+	out := newFSM()
+	if err := out.Restore(io.NopCloser(&b)); err != nil {
+		tb.Fatal(err)
+	}
+	return out
+}
+
+func TestSnapshot_RestoreGivesTheSame(t *testing.T) {
+	for seed := range uint64(10) {
+		r := newRandom(seed)
+		f := newFSM()
+		for i := range uint64(100) {
+			f.Apply(logOf(t, i+1, r.envelope()))
+		}
+		g := restored(t, f)
+		if diff := cmp.Diff(dump(f), dump(g)); diff != "" {
+			t.Fatalf("seed %d: %s", seed, diff)
+		}
+		l := logOf(t, 101, r.envelope())
+		f.Apply(l)
+		g.Apply(l)
+		if diff := cmp.Diff(dump(f), dump(g)); diff != "" {
+			t.Fatalf("seed %d: after one entry more: %s", seed, diff)
+		}
+	}
+}
+
+// An entry that this build cannot judge as the others do must stop it.
+func TestApply_StopsAtWhatItDoesNotKnow(t *testing.T) {
+	newer, _ := (&swarmv1.Envelope{Format: Format + 1}).MarshalVT()
+	good, _ := (&swarmv1.Envelope{Format: Format}).MarshalVT()
+	empty, _ := (&swarmv1.Envelope{Format: Format, Requests: []*swarmv1.Request{{Groups: []*swarmv1.Group{{Changes: []*swarmv1.Change{{}}}}}}}).MarshalVT()
+	for name, data := range map[string][]byte{
+		"a newer format": newer, "an unknown field": append(bytes.Clone(good), 0xfa, 0x7f, 1, 'x'), "garbage": []byte("\xff\xff\xff"),
+		"a change without an operation": empty, "nothing": nil,
+	} {
+		f := newFSM()
+		f.Apply(logOf(t, 1, &swarmv1.Envelope{Format: Format, Requests: []*swarmv1.Request{{Groups: []*swarmv1.Group{Group(Create(&swarmv1.Claim{Key: "a"}))}}}}))
+		done := make(chan any, 1)
+		go func() {
+			defer close(done)
+			done <- f.Apply(&raft.Log{Index: 2, Type: raft.LogCommand, Data: data})
+		}()
+		if res, applied := <-done; applied {
+			t.Errorf("%s: it was applied: %v", name, res)
+		}
+		select {
+		case err := <-f.halted:
+			if (name == "a newer format" || name == "an unknown field") && !errors.Is(err, ErrUnknownFormat) {
+				t.Errorf("%s: got %v", name, err)
+			}
+		default:
+			t.Errorf("%s: nobody is told", name)
+		}
+		if v := f.view(); v.index != 1 || v.Claims.Len() != 1 {
+			t.Errorf("%s: the view is at %d", name, v.index)
+		}
+	}
+}
+
+func TestWatch_InOrderWithoutGapAndResync(t *testing.T) {
+	f := newFSM()
+	s := &Store{fsm: f, closed: make(chan struct{})}
+	ctx := context.Background()
+	claim := func(index uint64, key string) {
+		f.Apply(logOf(t, index, &swarmv1.Envelope{Format: Format, Requests: []*swarmv1.Request{{Groups: []*swarmv1.Group{Group(Put(&swarmv1.Claim{Key: key}))}}}}))
+	}
+	claim(1, "before")
+	view, w := s.Watch(TableClaim)
+	_, other := s.Watch(TableTask)
+	for i := range uint64(10) {
+		claim(2+i, fmt.Sprint(i))
+	}
+	var keys []string
+	for len(keys) < 10 {
+		b, err := w.Next(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range b.Changes {
+			keys = append(keys, c.Key)
+			if c.Index > b.View.Index() {
+				t.Errorf("change %d comes before its view %d", c.Index, b.View.Index())
+			}
+		}
+	}
+	if want := "[0 1 2 3 4 5 6 7 8 9]"; fmt.Sprint(keys) != want || view.Claims.Len() != 1 {
+		t.Errorf("got %v, want %s", keys, want)
+	}
+	since, err := s.Since(6, TableClaim)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b, err := since.Next(ctx); err != nil || len(b.Changes) != 5 || b.Changes[0].Index != 7 {
+		t.Errorf("since 6: %v, %v", b.Changes, err)
+	}
+	canceled, cancel := context.WithCancel(ctx)
+	cancel()
+	if _, err := other.Next(canceled); !errors.Is(err, context.Canceled) {
+		t.Errorf("a watcher of another table: %v", err)
+	}
+	_, slow := s.Watch()
+	f.broker.limit = 10
+	for i := range uint64(20) {
+		claim(20+i, "x")
+	}
+	if _, err := slow.Next(ctx); !errors.Is(err, ErrResync) {
+		t.Errorf("a watcher far behind: %v", err)
+	}
+	if _, err := s.Since(6); !errors.Is(err, ErrResync) {
+		t.Errorf("since an index long gone: %v", err)
+	}
+	if _, err := s.Since(1000); !errors.Is(err, ErrResync) {
+		t.Errorf("since an index yet to come: %v", err)
+	}
+}
+
+func FuzzDecode(f *testing.F) {
+	r := newRandom(1)
+	for range 5 {
+		data, _ := r.envelope().MarshalVT()
+		f.Add(data)
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		env, err := decode(data)
+		if err != nil {
+			return
+		}
+		x := newFSM() // what decodes must apply
+		_ = env
+		x.Apply(&raft.Log{Index: 1, Type: raft.LogCommand, Data: data})
+		restored(t, x)
+	})
+}
+
+func FuzzRestore(f *testing.F) {
+	r := newRandom(1)
+	x := newFSM()
+	for i := range uint64(30) {
+		x.Apply(logOf(f, i+1, r.envelope()))
+	}
+	var b bytes.Buffer
+	snap, _ := x.Snapshot()
+	_ = snap.(*snapshot).write(&b)
+	f.Add(b.Bytes())
+	f.Fuzz(func(t *testing.T, data []byte) {
+		y := newFSM()
+		if y.Restore(io.NopCloser(bytes.NewReader(data))) == nil {
+			if again := restored(t, y); dump(again) != dump(y) {
+				t.Error("a restored state does not survive a second round")
+			}
+		}
+	})
+}
