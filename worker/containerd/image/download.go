@@ -25,6 +25,8 @@ import (
 const (
 	// parallel blobs of one pull: enough to fill a link, few enough for a disk.
 	parallel = 4
+	// parallelPeers is how many nodes are asked at once whether they have an image.
+	parallelPeers = 8
 	// maxManifest bounds what is read into memory on a stranger's word; registries refuse more than 4 MiB.
 	maxManifest = 4 << 20
 )
@@ -40,7 +42,8 @@ type download struct {
 
 	mu      sync.Mutex // guards what follows
 	dropped map[source]bool
-	peerHas bool // a peer has the image, or could not be asked: it may be had later
+	peerHas bool // a peer has at least a part of the image
+	doubt   bool // a peer could not be asked, and may have it
 }
 
 // run fetches what the platform needs of the image, and gives its root.
@@ -83,15 +86,54 @@ func (d *download) root(ctx context.Context) (ocispec.Descriptor, error) {
 	if data, err := content.ReadBlob(ctx, d.store, ocispec.Descriptor{Digest: want}); err == nil {
 		return d.keepRoot(ctx, data)
 	}
-	var data []byte
-	err := d.each(ctx, func(src source) (err error) {
-		data, err = readRoot(ctx, src, want)
-		return err
-	})
-	if err != nil {
-		return ocispec.Descriptor{}, err
+	data := d.askPeers(ctx, want)
+	if data == nil {
+		// Those who might have had it have been asked, and only the registry is left.
+		err := d.each(ctx, func(src source) (err error) {
+			data, err = readRoot(ctx, src, want)
+			return err
+		})
+		if err != nil {
+			return ocispec.Descriptor{}, err
+		}
 	}
 	return d.keepRoot(ctx, data)
+}
+
+// askPeers asks nodes for the root, several at once, because one that is gone takes seconds to say nothing. The first
+// answer ends it. Nodes that do not have the image are not asked for its blobs. Nil: none has it.
+func (d *download) askPeers(ctx context.Context, want digest.Digest) (data []byte) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var having []source // guarded by d.mu
+	var group errgroup.Group
+	group.SetLimit(parallelPeers)
+	for _, src := range d.sources {
+		if !src.peer() || ctx.Err() != nil {
+			continue
+		}
+		group.Go(func() error {
+			got, err := readRoot(ctx, src, want)
+			if err != nil && ctx.Err() != nil {
+				return nil // not its fault
+			}
+			d.judge(src, err)
+			d.mu.Lock()
+			defer d.mu.Unlock()
+			if err != nil {
+				d.dropped[src] = true
+			} else {
+				data = got
+				having = append(having, src)
+				cancel()
+			}
+			return nil
+		})
+	}
+	_ = group.Wait() // nobody returns an error
+	// Those that answered come first when blobs are asked for.
+	d.sources = slices.Concat(having, slices.DeleteFunc(slices.Clone(d.sources), func(s source) bool { return slices.Contains(having, s) }))
+	return data
 }
 
 func readRoot(ctx context.Context, src source, want digest.Digest) ([]byte, error) {
@@ -214,8 +256,7 @@ func (d *download) fits(ctx context.Context, manifest ocispec.Descriptor, childr
 }
 
 func (d *download) unfit(has []ocispec.Platform) error {
-	return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("image %s is not for %s: it is for %s",
-		d.order.ref.Familiar(), d.order.wanted, describe(has)))
+	return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("it is not for %s: it is for %s", d.order.wanted, describe(has)))
 }
 
 // missing leaves out what the store has, and what is named twice.
@@ -273,8 +314,9 @@ func (d *download) judge(src source, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	missing := errdefs.IsNotFound(err)
-	if src.peer() && !missing {
-		d.peerHas = true
+	if src.peer() {
+		d.peerHas = d.peerHas || err == nil || errors.Is(err, errCorrupt)
+		d.doubt = d.doubt || err != nil && !missing
 	}
 	if err == nil || missing || errors.Is(err, context.Canceled) {
 		return
@@ -283,4 +325,16 @@ func (d *download) judge(src source, err error) {
 	if src.peer() {
 		d.dropped[src] = true
 	}
+}
+
+func (d *download) peers() peerState {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	switch {
+	case d.peerHas:
+		return peersHave
+	case d.doubt:
+		return peersUnknown
+	}
+	return peersHaveNot
 }

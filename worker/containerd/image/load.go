@@ -26,7 +26,7 @@ import (
 // each name. The digest depends on the archive alone, not on what the node holds. name replaces that of an archive with
 // one image, and is needed when the archive has none.
 //
-// ErrInvalidArgument: not an archive, a damaged one, or one without names. An error of reading archive comes back as it is.
+// Errors leave it to the caller to say that it was loading. ErrInvalidArgument: not an archive, a damaged one, or one without names. An error of reading archive comes back as it is.
 func (s *Store) Load(ctx context.Context, from io.Reader, name string, progress func(*swarmv1.ImageProgress)) ([]*swarmv1.Image, error) {
 	if name != "" {
 		parsed, err := spec.ParseImage(name)
@@ -38,7 +38,7 @@ func (s *Store) Load(ctx context.Context, from io.Reader, name string, progress 
 	ctx = namespaced(ctx)
 	ctx, done, err := s.client.WithLease(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("load image: %w", err)
+		return nil, fmt.Errorf("lease: %w", err)
 	}
 	defer func() {
 		if err := done(context.WithoutCancel(ctx)); err != nil {
@@ -57,7 +57,7 @@ func (s *Store) Load(ctx context.Context, from io.Reader, name string, progress 
 	for _, f := range found {
 		newMeter("unpack "+f.ref.Familiar(), 0, progress).flush()
 		if err := s.keep(ctx, f.ref, f.target, true); err != nil {
-			return nil, fmt.Errorf("load image %s: %w", f.ref.Familiar(), err)
+			return nil, fmt.Errorf("%s: %w", f.ref.Familiar(), err)
 		}
 		e := &entry{digest: f.target.Digest.String(), loaded: true, extent: f.extent}
 		out = append(out, e.proto(f.ref.Name))
@@ -111,17 +111,17 @@ func (r *metered) explain(err error) error {
 	invalid := errdefs.ErrInvalidArgument.WithMessage
 	switch {
 	case r.err != nil:
-		return fmt.Errorf("load image: read archive: %w", r.err)
+		return fmt.Errorf("read archive: %w", r.err)
 	case errdefs.IsCanceled(err), errdefs.IsDeadlineExceeded(err), errdefs.IsUnavailable(err), errdefs.IsUnknown(err), errdefs.IsResourceExhausted(err):
-		return fmt.Errorf("load image: %w", err) // containerd's
+		return fmt.Errorf("store blobs: %w", err) // containerd's
 	case r.meter.current == 0:
-		return invalid("load image: the archive is empty: make one with `docker save -o FILE IMAGE`")
+		return invalid("the archive is empty: make one with `docker save -o FILE IMAGE`")
 	case errors.Is(err, io.ErrUnexpectedEOF):
-		return invalid("load image: the archive ends too early: make it again with `docker save -o FILE IMAGE`")
+		return invalid("the archive ends too early: make it again with `docker save -o FILE IMAGE`")
 	case errors.Is(err, tar.ErrHeader), strings.Contains(err.Error(), "unrecognized image format"):
-		return invalid("load image: the input is neither an OCI nor a Docker archive: make one with `docker save -o FILE IMAGE`")
+		return invalid("the input is neither an OCI nor a Docker archive: make one with `docker save -o FILE IMAGE`")
 	}
-	return invalid("load image: the archive is damaged (" + oneLine(err) + "): make it again with `docker save -o FILE IMAGE`")
+	return invalid("the archive is damaged (" + oneLine(err) + "): make it again with `docker save -o FILE IMAGE`")
 }
 
 // found is an image of an archive.
@@ -145,7 +145,7 @@ func (s *Store) named(ctx context.Context, index ocispec.Descriptor, name string
 			n = ownName(m.Annotations)
 		}
 		if n == "" {
-			return nil, errdefs.ErrInvalidArgument.WithMessage("load image: the archive has an image without a name: give it one with --name")
+			return nil, errdefs.ErrInvalidArgument.WithMessage("the archive has an image without a name: give it one with --name")
 		}
 		old, twice := byName[n]
 		switch {
@@ -157,7 +157,7 @@ func (s *Store) named(ctx context.Context, index ocispec.Descriptor, name string
 			byName[n] = index // one image for several platforms
 		default:
 			return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf(
-				"load image: the archive holds several images and %s can name only one: load them without --name, or one by one", n))
+				"the archive holds several images and %s can name only one: load them without --name, or one by one", n))
 		}
 	}
 	var out []found
@@ -174,14 +174,14 @@ func (s *Store) named(ctx context.Context, index ocispec.Descriptor, name string
 func (s *Store) manifests(ctx context.Context, index ocispec.Descriptor) ([]ocispec.Descriptor, error) {
 	data, err := content.ReadBlob(ctx, s.client.ContentStore(), index)
 	if err != nil {
-		return nil, fmt.Errorf("load image: %w", err)
+		return nil, fmt.Errorf("index of the archive: %w", err)
 	}
 	var parsed ocispec.Index
 	if err := json.Unmarshal(data, &parsed); err != nil {
-		return nil, errdefs.ErrInvalidArgument.WithMessage("load image: the archive is damaged: its index.json is not JSON")
+		return nil, errdefs.ErrInvalidArgument.WithMessage("the archive is damaged: its index.json is not JSON")
 	}
 	if len(parsed.Manifests) == 0 {
-		return nil, errdefs.ErrInvalidArgument.WithMessage("load image: the archive holds no image")
+		return nil, errdefs.ErrInvalidArgument.WithMessage("the archive holds no image")
 	}
 	return parsed.Manifests, nil
 }
@@ -194,11 +194,11 @@ func (s *Store) judge(ctx context.Context, name string, target ocispec.Descripto
 	}
 	x, err := survey(ctx, s.client.ContentStore(), target)
 	if err != nil {
-		return found{}, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("load image %s: the archive is damaged: %s", ref.Familiar(), oneLine(err)))
+		return found{}, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("%s: the archive is damaged: %s", ref.Familiar(), oneLine(err)))
 	}
 	if len(x.platforms) == 0 {
 		return found{}, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf(
-			"load image %s: the archive is not whole, it lacks %s: make it again with `docker save -o FILE IMAGE`", ref.Familiar(), x.broken))
+			"%s: the archive is not whole, it lacks %s: make it again with `docker save -o FILE IMAGE`", ref.Familiar(), x.broken))
 	}
 	return found{ref: ref, target: target, extent: x}, nil
 }

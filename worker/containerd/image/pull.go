@@ -66,7 +66,7 @@ func (s *Store) Pull(ctx context.Context, req worker.PullRequest, progress func(
 	}
 	image, err := s.ready(ctx, o)
 	if err == nil && image == nil {
-		err = errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("image %s was removed while it was pulled", o.ref.Familiar()))
+		err = errdefs.ErrUnavailable.WithMessage("it was removed while it was pulled")
 	}
 	return image, err
 }
@@ -112,14 +112,14 @@ func (s *Store) pin(ctx context.Context, o order) (string, error) {
 		s.log.Info("image used as this node has it: its registry does not tell of it", "image", o.ref.Name, "digest", held.digest, "err", err)
 		return held.digest, nil
 	}
-	return "", explain(o.ref, err, false)
+	return "", explain(o.ref, err, peersHaveNot)
 }
 
 // ready gives an image that needs no fetching; nil when it does.
 func (s *Store) ready(ctx context.Context, o order) (*swarmv1.Image, error) {
 	c, err := s.catalog(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("pull image %s: %w", o.ref.Familiar(), err)
+		return nil, fmt.Errorf("look at what is held: %w", err)
 	}
 	e := c.images[o.ref.Digest]
 	if e == nil || !e.serves(o.platform) {
@@ -131,7 +131,7 @@ func (s *Store) ready(ctx context.Context, o order) (*swarmv1.Image, error) {
 	}
 	if c.lacks(names, o) {
 		if err := s.keep(namespaced(ctx), o.ref, e.target, false); err != nil {
-			return nil, fmt.Errorf("pull image %s: %w", o.ref.Familiar(), err)
+			return nil, fmt.Errorf("record it: %w", err)
 		}
 	}
 	// Somebody else may have removed it from containerd.
@@ -139,7 +139,7 @@ func (s *Store) ready(ctx context.Context, o order) (*swarmv1.Image, error) {
 		s.note()
 		return nil, nil
 	} else if err != nil {
-		return nil, fmt.Errorf("pull image %s: %w", o.ref.Familiar(), err)
+		return nil, fmt.Errorf("look at what is held: %w", err)
 	}
 	return e.proto(o.ref.Name), nil
 }
@@ -158,7 +158,7 @@ func (s *Store) fetch(ctx context.Context, o order, tell func(*swarmv1.ImageProg
 	lease, err := s.client.LeasesService().Create(ctx, leases.WithRandomID(), leases.WithExpiration(keepPartial),
 		leases.WithLabel(labelPull, o.ref.Digest))
 	if err != nil {
-		return fmt.Errorf("pull image %s: %w", o.ref.Familiar(), err)
+		return fmt.Errorf("lease: %w", err)
 	}
 	defer func() { s.dropLeases(context.WithoutCancel(ctx), o.ref.Digest, lease.ID, err != nil) }()
 	ctx = leases.WithLease(ctx, lease.ID)
@@ -169,11 +169,11 @@ func (s *Store) fetch(ctx context.Context, o order, tell func(*swarmv1.ImageProg
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		return explain(o.ref, err, d.peerHas)
+		return explain(o.ref, err, d.peers())
 	}
 	newMeter("unpack", 0, tell).flush()
 	if err := s.keep(ctx, o.ref, target, false); err != nil {
-		return fmt.Errorf("pull image %s: %w", o.ref.Familiar(), err)
+		return fmt.Errorf("keep it: %w", err)
 	}
 	s.log.Info("image pulled", "image", o.ref.Name, "digest", o.ref.Digest)
 	return nil

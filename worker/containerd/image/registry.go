@@ -113,7 +113,7 @@ func (s *Store) Resolve(ctx context.Context, ref, auth string) (string, error) {
 	}
 	digest, err := s.resolve(ctx, parsed, given)
 	if err != nil {
-		return "", explain(parsed, err, false)
+		return "", explain(parsed, err, peersHaveNot)
 	}
 	return digest, nil
 }
@@ -168,26 +168,37 @@ func classOf(status int) error {
 	return errdefs.ErrUnavailable
 }
 
-// explain says in one line why an image cannot be had, and what to do. peerHas: some node has at least a part of it.
-func explain(ref spec.Image, err error, peerHas bool) error {
-	name, registry := ref.Familiar(), domain(ref.Name)
-	load := fmt.Sprintf("`docker save %s | swarm image load`", name)
+// explain says in one line why an image cannot be had, and what to do. Callers have named the image. peers says what the
+// nodes that were asked mean for an image that no registry has.
+func explain(ref spec.Image, err error, peers peerState) error {
+	registry, load := domain(ref.Name), fmt.Sprintf("`docker save %s | swarm image load`", ref.Familiar())
 	var local *localError
 	if errors.As(err, &local) {
-		return fmt.Errorf("pull image %s: %w", name, err)
+		return err
 	}
 	err = classed(err)
 	switch {
 	case errdefs.IsInvalidArgument(err), errdefs.IsCanceled(err):
 		return err
-	case peerHas:
-		return errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("image %s: the nodes that hold it did not deliver it, and neither did its registry %s (%s)", name, registry, oneLine(err)))
+	case peers == peersHave:
+		return errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("the nodes that hold it did not deliver it, and neither did its registry %s (%s)", registry, oneLine(err)))
+	case errdefs.IsNotFound(err) && peers == peersUnknown:
+		return errdefs.ErrUnavailable.WithMessage("no registry has it, nor any node that answers; some nodes do not answer: " + load)
 	case errdefs.IsNotFound(err):
-		return errdefs.ErrNotFound.WithMessage(fmt.Sprintf("image %s: no node or registry has it: %s", name, load))
+		return errdefs.ErrNotFound.WithMessage("no node or registry has it: " + load)
 	case errdefs.IsUnauthorized(err):
-		return errdefs.ErrUnauthenticated.WithMessage(fmt.Sprintf("image %s: its registry %s wants a login, or does not have it: run `docker login` and pass --with-registry-auth, or %s", name, registry, load))
+		return errdefs.ErrUnauthenticated.WithMessage(fmt.Sprintf("its registry %s wants a login, or does not have it: run `docker login` and pass --with-registry-auth, or %s", registry, load))
 	case errdefs.IsPermissionDenied(err):
-		return errdefs.ErrPermissionDenied.WithMessage(fmt.Sprintf("image %s: its registry %s refuses it to this user: ask for access, or %s", name, registry, load))
+		return errdefs.ErrPermissionDenied.WithMessage(fmt.Sprintf("its registry %s refuses it to this user: ask for access, or %s", registry, load))
 	}
-	return errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("image %s: no node has it, and its registry %s cannot be asked (%s): %s", name, registry, oneLine(err), load))
+	return errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("no node has it, and its registry %s cannot be asked (%s): %s", registry, oneLine(err), load))
 }
+
+// peerState is what is known of an image on other nodes.
+type peerState int
+
+const (
+	peersHaveNot peerState = iota
+	peersUnknown           // some could not be asked
+	peersHave              // some have at least a part
+)

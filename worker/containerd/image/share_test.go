@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -215,5 +216,35 @@ func TestHandler(t *testing.T) {
 		if w.Code != c.status || c.status < 300 && !bytes.Equal(w.Body.Bytes(), c.body) {
 			t.Errorf("%s %s %q: got %d with %d bytes, want %d with %d", c.method, c.path, c.byteRange, w.Code, w.Body.Len(), c.status, len(c.body))
 		}
+	}
+}
+
+// Of many nodes, most do not have an image and some do not answer.
+func TestPull_FindsTheOneNodeThatHasIt(t *testing.T) {
+	t.Parallel()
+	first := newNode(t, image.Config{}, image.Deps{})
+	loaded, err := first.Load(t.Context(), bytes.NewReader(dockerArchive(t, "hello:1", newImage(t, 2))), "", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	silent := http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+	net := peers{"has": first.Handler(), "silent1": silent, "silent2": silent, "down": nil}
+	for i := range 20 {
+		net[fmt.Sprintf("n%d", i)] = http.NotFoundHandler()
+	}
+	second := newNode(t, image.Config{}, image.Deps{Peers: net.all, PeerTransport: net})
+	host := newRegistry(t, nil)
+	if _, err := second.Pull(t.Context(), worker.PullRequest{Ref: host + "/hello:1@" + loaded[0].GetDigest()}, nil); err != nil {
+		t.Fatal(err)
+	}
+	delete(net, "silent1")
+	delete(net, "silent2")
+	ref := host + "/hello@sha256:" + strings.Repeat("ab", 32)
+	if _, err := second.Pull(t.Context(), worker.PullRequest{Ref: ref}, nil); !errdefs.IsUnavailable(err) {
+		t.Errorf("nobody has it and one node is down: got %v, want unavailable", err)
+	}
+	delete(net, "down")
+	if _, err := second.Pull(t.Context(), worker.PullRequest{Ref: ref}, nil); !errdefs.IsNotFound(err) {
+		t.Errorf("nobody has it: got %v, want not found", err)
 	}
 }

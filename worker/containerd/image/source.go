@@ -19,8 +19,12 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// patience is how long a source may deliver nothing.
-const patience = 30 * time.Second
+const (
+	// patience is how long a source may deliver nothing in the middle of a blob.
+	patience = 30 * time.Second
+	// nodePatience is how long a node may take to begin: it has the blob on its disk or has it not.
+	nodePatience = 5 * time.Second
+)
 
 // source has blobs. ErrNotFound: not this one. Any other error: it cannot be relied on. Comparable.
 type source interface {
@@ -63,7 +67,7 @@ func (n *node) open(ctx context.Context, desc ocispec.Descriptor, offset int64) 
 }
 
 func (n *node) get(ctx context.Context, kind string, d digest.Digest, offset int64) (io.ReadCloser, error) {
-	ctx, watch := watched(ctx)
+	ctx, watch := watched(ctx, nodePatience)
 	u := url.URL{Scheme: "http", Host: n.id, Path: "/v2/image/" + kind + "/" + d.String()}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err != nil {
@@ -110,7 +114,7 @@ func (r *registry) root(ctx context.Context, d digest.Digest) (io.ReadCloser, er
 }
 
 func (r *registry) open(ctx context.Context, desc ocispec.Descriptor, offset int64) (_ io.ReadCloser, err error) {
-	ctx, watch := watched(ctx)
+	ctx, watch := watched(ctx, patience)
 	defer func() {
 		if err != nil {
 			watch.stop()
@@ -138,7 +142,7 @@ func (r *registry) open(ctx context.Context, desc ocispec.Descriptor, offset int
 	return watch, nil
 }
 
-// watchdog ends a transfer that delivers nothing for patience.
+// watchdog ends a transfer that delivers nothing.
 type watchdog struct {
 	io.ReadCloser
 	timer  *time.Timer
@@ -146,12 +150,12 @@ type watchdog struct {
 	cause  func() error
 }
 
-var errStalled = errdefs.ErrUnavailable.WithMessage("nothing came for " + patience.String())
+var errStalled = errdefs.ErrUnavailable.WithMessage("nothing comes from it")
 
-// watched is a context that ends when the watchdog is not fed, counted from now.
-func watched(ctx context.Context) (context.Context, *watchdog) {
+// watched is a context that ends when the watchdog is not fed: by the time first from now on, and then by patience.
+func watched(ctx context.Context, first time.Duration) (context.Context, *watchdog) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	return ctx, &watchdog{cancel: cancel, cause: func() error { return context.Cause(ctx) }, timer: time.AfterFunc(patience, func() { cancel(errStalled) })}
+	return ctx, &watchdog{cancel: cancel, cause: func() error { return context.Cause(ctx) }, timer: time.AfterFunc(first, func() { cancel(errStalled) })}
 }
 
 func (w *watchdog) Read(p []byte) (int, error) {

@@ -36,7 +36,7 @@ func (r *trickle) Read(p []byte) (int, error) {
 
 func TestWatchdog_EndsWhatStallsAndNotWhatIsSlow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ctx, watch := watched(t.Context())
+		ctx, watch := watched(t.Context(), patience)
 		watch.ReadCloser = io.NopCloser(&trickle{ctx: ctx, pause: patience - time.Second, bytes: 100})
 		data, err := io.ReadAll(watch)
 		if len(data) != 100 || !errors.Is(err, errStalled) || !errdefs.IsUnavailable(classed(err)) {
@@ -51,7 +51,7 @@ func TestWatchdog_EndsWhatStallsAndNotWhatIsSlow(t *testing.T) {
 func TestWatchdog_LeavesCancellationAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		parent, cancel := context.WithCancel(t.Context())
-		ctx, watch := watched(parent)
+		ctx, watch := watched(parent, patience)
 		watch.ReadCloser = io.NopCloser(&trickle{ctx: ctx})
 		cancel()
 		if _, err := io.ReadAll(watch); !errors.Is(err, context.Canceled) {
