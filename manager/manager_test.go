@@ -94,9 +94,7 @@ func TestManager_LostWorker(t *testing.T) {
 			t.Errorf("the replacement came after %s", took)
 		}
 		r.gossip.say(a.id, dispatch.GossipAlive)
-		a.mu.Lock()
-		a.quiet = false
-		a.mu.Unlock()
+		a.speak()
 		time.Sleep(5 * time.Second)
 		if r.state(a.id) != swarmv1.NodeState_READY || a.running() != 0 || b.running() != 2 {
 			t.Errorf("after its return the node is %s and runs %d, the other %d; want ready, 0 and 2", r.state(a.id), a.running(), b.running())

@@ -81,7 +81,7 @@ func newRig(t *testing.T, edit ...func(*manager.Deps)) *rig {
 	r := &rig{t: t, store: raftstoretest.New(t), gossip: &gossip{says: map[string]dispatch.GossipStatus{}, changed: make(chan struct{})}}
 	r.found()
 	deps := manager.Deps{
-		Log: slog.New(slog.DiscardHandler), Store: r.store, Gossip: r.gossip, Resolver: resolver{},
+		Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Store: r.store, Gossip: r.gossip, Resolver: resolver{},
 		Conn: func(string) (grpc.ClientConnInterface, error) { return nil, errors.New("no way there") },
 	}
 	for _, e := range edit {
@@ -214,7 +214,8 @@ type worker struct {
 	done   chan error
 
 	mu       sync.Mutex // guards the rest, and sending
-	quiet    bool       // no heartbeats
+	quiet    bool       // says nothing
+	missed   []*swarmv1.Assignments
 	tasks    map[string]*swarmv1.Task
 	revs     map[string]bool
 	sequence uint64
@@ -309,7 +310,11 @@ func (w *worker) receive() error {
 			w.acked = m.StatusAck.GetSequence()
 		case *swarmv1.ToWorker_Assignments:
 			w.messages = append(w.messages, m.Assignments)
-			w.obey(m.Assignments)
+			if w.quiet {
+				w.missed = append(w.missed, m.Assignments)
+			} else {
+				w.obey(m.Assignments)
+			}
 		}
 		w.mu.Unlock()
 	}
@@ -357,6 +362,17 @@ func (w *worker) silence() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.quiet = true
+}
+
+// speak ends the silence.
+func (w *worker) speak() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.quiet = false
+	for _, a := range w.missed {
+		w.obey(a)
+	}
+	w.missed = nil
 }
 
 // running counts the tasks that the worker was told to run.

@@ -42,6 +42,7 @@ func (s *Server) tellLeader(ctx context.Context) error {
 		switch {
 		case s.deps.Store.IsLeader():
 			touched = time.Now()
+			s.tracker.nudge() // as a report would
 		case s.tell(ctx, beat):
 			touched = time.Now()
 		case time.Since(touched) >= missedBeats*beat:
