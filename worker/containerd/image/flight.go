@@ -17,7 +17,7 @@ type flights struct {
 	wg sync.WaitGroup
 
 	mu     sync.Mutex // guards what follows
-	byKey  map[string]*flight
+	byKey  map[fetchKey]*flight
 	closed bool
 }
 
@@ -34,7 +34,7 @@ type flight struct {
 }
 
 // do runs fetch, or joins one that runs under the same key. fetch's context carries no deadline of any caller.
-func (f *flights) do(ctx context.Context, key string, progress func(*swarmv1.ImageProgress), fetch func(context.Context, func(*swarmv1.ImageProgress)) error) error {
+func (f *flights) do(ctx context.Context, key fetchKey, progress func(*swarmv1.ImageProgress), fetch func(context.Context, func(*swarmv1.ImageProgress)) error) error {
 	fl, leave, err := f.board(ctx, key, progress, fetch)
 	if err != nil {
 		return err
@@ -48,7 +48,7 @@ func (f *flights) do(ctx context.Context, key string, progress func(*swarmv1.Ima
 	}
 }
 
-func (f *flights) board(ctx context.Context, key string, progress func(*swarmv1.ImageProgress), fetch func(context.Context, func(*swarmv1.ImageProgress)) error) (*flight, func(), error) {
+func (f *flights) board(ctx context.Context, key fetchKey, progress func(*swarmv1.ImageProgress), fetch func(context.Context, func(*swarmv1.ImageProgress)) error) (*flight, func(), error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.closed {
@@ -59,7 +59,7 @@ func (f *flights) board(ctx context.Context, key string, progress func(*swarmv1.
 		run, cancel := context.WithCancel(context.WithoutCancel(ctx))
 		fl = &flight{cancel: cancel, done: make(chan struct{}), listeners: map[int]func(*swarmv1.ImageProgress){}}
 		if f.byKey == nil {
-			f.byKey = map[string]*flight{}
+			f.byKey = map[fetchKey]*flight{}
 		}
 		f.byKey[key] = fl
 		f.wg.Go(func() {
@@ -83,7 +83,7 @@ func (f *flights) board(ctx context.Context, key string, progress func(*swarmv1.
 }
 
 // leave ends a flight without callers, so that nobody joins what is being given up.
-func (f *flights) leave(key string, fl *flight, id int) {
+func (f *flights) leave(key fetchKey, fl *flight, id int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	fl.mu.Lock()
@@ -95,7 +95,7 @@ func (f *flights) leave(key string, fl *flight, id int) {
 	}
 }
 
-func (f *flights) dropLocked(key string, fl *flight) {
+func (f *flights) dropLocked(key fetchKey, fl *flight) {
 	if f.byKey[key] == fl {
 		delete(f.byKey, key)
 	}

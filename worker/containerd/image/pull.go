@@ -37,7 +37,13 @@ type order struct {
 	newest   bool   // the digest is what the tag names now, not what the caller gave
 }
 
-func (o order) fetchKey() string { return o.ref.Digest + " " + o.wanted + " " + o.ref.Name }
+// fetchKey is what two pulls have in common that share one fetch. Credentials belong to it: what is refused to one
+// caller may be given to the next.
+type fetchKey struct {
+	ref    spec.Image
+	wanted string
+	auth   credentials
+}
 
 // Pull makes an image ready for containers: by its digest from this node, from other nodes or from its registry,
 // whichever has it first. A tag without digest is looked up in the registry, unless it was loaded here; when the
@@ -55,7 +61,7 @@ func (s *Store) Pull(ctx context.Context, req worker.PullRequest, progress func(
 	if image, err := s.ready(ctx, o); image != nil || err != nil {
 		return image, err
 	}
-	err = s.flights.do(ctx, o.fetchKey(), progress, func(ctx context.Context, tell func(*swarmv1.ImageProgress)) error {
+	err = s.flights.do(ctx, fetchKey{o.ref, o.wanted, o.auth}, progress, func(ctx context.Context, tell func(*swarmv1.ImageProgress)) error {
 		if image, err := s.ready(ctx, o); image != nil || err != nil {
 			return err // another flight has just landed
 		}
