@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -107,7 +108,10 @@ func (m *Manager) Peer(nodeID string) (*swarmv1.Peer, bool) {
 	return &swarmv1.Peer{NodeId: nodeID, Addr: n.GetAddr(), Port: n.GetPort()}, ok
 }
 
-// Ready waits until this member knows the cluster and a leader knows this member.
+// readyPause is between two looks at the own vote: Raft tells nobody that it has come.
+const readyPause = 10 * time.Millisecond
+
+// Ready waits until this member knows the cluster, votes, and knows a leader.
 func (m *Manager) Ready(ctx context.Context) error {
 	view, w := m.store.Watch(raftstore.TableCluster, raftstore.TableNode)
 	defer w.Close()
@@ -121,8 +125,18 @@ func (m *Manager) Ready(ctx context.Context) error {
 		}
 		view = batch.View
 	}
+	for !m.votes() {
+		if err := ctx.Err(); err != nil {
+			return fmt.Errorf("wait for this manager's vote: %w", err)
+		}
+		sleep(ctx, readyPause)
+	}
 	_, err := m.store.ReadIndex(ctx)
 	return err
+}
+
+func (m *Manager) votes() bool {
+	return slices.ContainsFunc(m.store.Servers(), func(s raftstore.Server) bool { return s.ID == m.cfg.NodeID && s.Voter })
 }
 
 // Run serves until ctx ends, or until a part of it cannot go on.

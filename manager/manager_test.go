@@ -18,6 +18,9 @@ import (
 func TestManager_FromCreateToRunning(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
+		if err := r.mgr.Ready(t.Context()); err != nil {
+			t.Fatal(err)
+		}
 		a, b := r.join("host-a"), r.join("host-b")
 		start := time.Now()
 		r.create(serviceSpec("web", 4))

@@ -56,7 +56,9 @@ func csr(t *testing.T) []byte {
 	return out
 }
 
-func (r *rig) tokens() *swarmv1.JoinTokens { return r.store.View().Cluster().GetRootCa().GetJoinTokens() }
+func (r *rig) tokens() *swarmv1.JoinTokens {
+	return r.store.View().Cluster().GetRootCa().GetJoinTokens()
+}
 
 func (r *rig) request() *swarmv1.JoinRequest {
 	return &swarmv1.JoinRequest{
