@@ -27,7 +27,7 @@ func TestScenario(t *testing.T) {
 		Cmds:                verbs(),
 		Setup: func(env *testscript.Env) error {
 			// Short: the name stands in the paths of unix sockets.
-			name := fmt.Sprintf("s%x", randomBytes(4))
+			name := fmt.Sprintf("s%x", randomBytes(3))
 			env.Setenv("PLAYGROUND", name)
 			env.Setenv("PATH", filepath.Dir(binary)+":"+os.Getenv("PATH"))
 			env.Setenv("HELLO", filepath.Join(images, "hello.tar"))

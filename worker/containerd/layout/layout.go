@@ -70,7 +70,7 @@ func (l Layout) Bin() string { return filepath.Join(l.Data, "bin") }
 func (l Layout) Root() string { return filepath.Join(l.Data, "containerd") }
 
 // State is containerd's transient folder: bundles, shim sockets, exit records.
-func (l Layout) State() string { return filepath.Join(l.Run, "containerd") }
+func (l Layout) State() string { return filepath.Join(l.Run, "ctd") } // short: it stands in the paths of sockets
 
 // Socket is containerd's gRPC address, a path.
 func (l Layout) Socket() string { return filepath.Join(l.Run, "containerd.sock") }

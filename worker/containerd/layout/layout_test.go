@@ -17,7 +17,7 @@ func TestLayout_Validate(t *testing.T) {
 		{Data: "/d"},
 		{Data: "d", Run: "/r"},
 		{Data: "/d", Run: "/./d"},
-		{Data: "/d", Run: "/" + strings.Repeat("r", 29)},
+		{Data: "/d", Run: "/" + strings.Repeat("r", 36)},
 	} {
 		if err := l.Validate(); !errdefs.IsInvalidArgument(err) {
 			t.Errorf("%+v: got %v, want invalid argument", l, err)
