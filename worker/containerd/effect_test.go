@@ -5,6 +5,7 @@ package containerd_test
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -22,6 +23,15 @@ func limits(nano, memory, pids int64) *swarmv1.Resources {
 // cgroupFile reads a limit of the container's own cgroup, by its name in either version.
 func cgroupFile(controller, v1, v2 string) string {
 	return fmt.Sprintf(`if [ -f /sys/fs/cgroup/cgroup.controllers ]; then cat /sys/fs/cgroup/%s; else cat /sys/fs/cgroup/%s/%s; fi`, v2, controller, v1)
+}
+
+// seccompMode is what the kernel calls filtering, when runc was built with it.
+func seccompMode(n *node) int {
+	out, err := exec.Command(n.programs.Runc, "features").Output()
+	if err == nil && !strings.Contains(string(out), "SCMP_ACT_ALLOW") {
+		return 0
+	}
+	return 2
 }
 
 // Every field of the spec is read back from inside a real container.
@@ -72,6 +82,7 @@ func TestRuntime_EffectsOfTheSpec(t *testing.T) {
 		{"new privileges", "grep NoNewPrivs /proc/self/status", spec(func(s *swarmv1.ContainerSpec) {
 			s.Privileges = &swarmv1.Privileges{NoNewPrivileges: true}
 		}), "NoNewPrivs:\t1"},
+		{"default seccomp profile", "grep Seccomp: /proc/self/status", nil, fmt.Sprintf("Seccomp:\t%d", seccompMode(n))},
 		{"unconfined", "grep Seccomp: /proc/self/status", spec(func(s *swarmv1.ContainerSpec) {
 			s.Privileges = &swarmv1.Privileges{Seccomp: &swarmv1.SeccompOpts{Mode: swarmv1.SeccompOpts_UNCONFINED}}
 		}), "Seccomp:\t0"},

@@ -17,7 +17,7 @@ const groupSize = 10
 // groups decides which containers share a shim. A service with more than one container on the node has them in more
 // than one group, so that a shim's death does not take all of it.
 //
-// A shim ends with its last container, and one that is on its way out may still accept a connection. So nobody joins a
+// A shim is started by its first container, which joins alone. It ends with its last container, and one that is on its way out may still accept a connection. So nobody joins a
 // group that has been left by its last container, its name is never used again, and the last container does not leave
 // while another is about to join.
 type groups struct {
@@ -130,19 +130,30 @@ func (g *groups) assignLocked(task, service string) *group {
 	return best
 }
 
-// join says that a container's shim is about to be asked to set it up; joined or left must follow. When the group has
-// died since it was assigned the container gets another one: moved.
-func (g *groups) join(task, service string) (name string, moved bool) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	grp := g.member[task]
-	if grp == nil || grp.retired {
-		g.forgetLocked(task)
-		grp = g.assignLocked(task, service)
-		moved = true
+// join says that a container's shim is about to be asked to set it up; joined or left must follow. The first of a group
+// joins alone: two that start its shim at once can start two, one of which nobody finds again. When the group has died
+// since it was assigned the container gets another one: moved.
+func (g *groups) join(ctx context.Context, task, service string) (name string, moved bool, err error) {
+	for {
+		g.mu.Lock()
+		grp, changed := g.member[task], g.changed
+		if grp == nil || grp.retired {
+			g.forgetLocked(task)
+			grp = g.assignLocked(task, service)
+			moved = true
+		}
+		if len(grp.joined) > 0 || len(grp.joining) == 0 {
+			grp.joining[task] = true
+			g.mu.Unlock()
+			return grp.name, moved, nil
+		}
+		g.mu.Unlock()
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return "", false, ctx.Err()
+		}
 	}
-	grp.joining[task] = true
-	return grp.name, moved
 }
 
 // joined says that the shim has the container.

@@ -92,13 +92,17 @@ const shimAttempts = 3
 // create has a shim set the container up.
 func (r *Runtime) create(ctx context.Context, req *tasks.CreateTaskRequest, service string) error {
 	id := req.ContainerID
-	if group, moved := r.groups.join(id, service); moved {
+	group, moved, err := r.groups.join(ctx, id, service)
+	if err != nil {
+		return err
+	}
+	if moved {
 		if err := r.regroup(ctx, id, group); err != nil {
 			r.groups.left(id)
 			return err
 		}
 	}
-	_, err := r.client.TaskService().Create(ctx, req)
+	_, err = r.client.TaskService().Create(ctx, req)
 	if err = errgrpc.ToNative(err); err == nil || errdefs.IsAlreadyExists(err) {
 		r.groups.joined(id)
 		return err
