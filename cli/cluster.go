@@ -84,8 +84,8 @@ func (o initOptions) request() (*swarmv1.InitRequest, error) {
 		return nil, invalid("gossip port %d is out of range: use 1 to 65535", o.gossipPort)
 	case o.poolMask > 29:
 		return nil, invalid("mask length %d leaves no room for containers: use at most 29", o.poolMask)
-	case o.certExpiry != 0 && o.certExpiry < time.Hour:
-		return nil, invalid("certificate expiry %s is too short: use at least 1h", o.certExpiry)
+	case o.certExpiry != 0 && o.certExpiry < 30*time.Second:
+		return nil, invalid("certificate expiry %s is too short: use at least 30s", o.certExpiry)
 	case o.heartbeat < 0:
 		return nil, invalid("heartbeat period %s is negative: use a positive duration", o.heartbeat)
 	case o.historyLimit < 0 || o.historyLimit > 100:

@@ -48,7 +48,7 @@ func TestInitRefuses(t *testing.T) {
 		{"--data-path-port 80", "data path port 80 is out of range: use 1024 to 49151"},
 		{"--default-addr-pool 10.0.0.0", `default address pool "10.0.0.0" is not a network`},
 		{"--default-addr-pool 10.0.0.0/24 --default-addr-pool-mask-length 20", "smaller than one subnet"},
-		{"--cert-expiry 10m", "certificate expiry 10m0s is too short: use at least 1h"},
+		{"--cert-expiry 10s", "certificate expiry 10s is too short: use at least 30s"},
 		{"--task-history-limit 101", "task history limit 101 is out of range"},
 		{"--availability gone", `invalid argument "gone" for "--availability" flag: use one of active, pause, drain`},
 	} {

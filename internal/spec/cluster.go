@@ -11,7 +11,7 @@ import (
 
 const (
 	maxHistory    = 100
-	minCertExpiry = time.Hour
+	minCertExpiry = 30 * time.Second
 	// minTimeout of Raft and of sessions: shorter ones were never measured under a starved CPU.
 	minTimeout = 50 * time.Millisecond
 	// MaxFile is the largest secret or config, in bytes: 500 KB as in Docker; it travels through Raft.

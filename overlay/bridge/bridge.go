@@ -302,14 +302,15 @@ func (b *Bridge) Restore(ctx context.Context, keep []Held) error {
 	return b.readopt(keep)
 }
 
-// readopt takes every task over and brings the kernel in line with all of them.
+// readopt takes every task over and brings the kernel in line with all of them. One task's failure is its own: it is told
+// in the log, the task is not attached, and its next Attach begins anew.
 func (b *Bridge) readopt(keep []Held) error {
 	var errs []error
 	for _, k := range keep {
 		t := &attached{Held: k}
 		t.Result.Netns = b.pin(k.TaskID)
 		if err := b.mend(t); err != nil {
-			errs = append(errs, fmt.Errorf("restore task %s: %w", k.TaskID, err))
+			b.log.Error("restore the network of a task", "task", k.TaskID, "err", errors.Join(err, b.disconnect(t)))
 			continue
 		}
 		b.live[k.TaskID] = t
@@ -331,8 +332,11 @@ func (b *Bridge) mend(t *attached) error {
 	}
 	addr := t.Result.Address.Addr()
 	if err := b.addresses.claim(addr); err != nil {
+		t.Result.Address = netip.Prefix{} // Not ours to give back.
 		return err
 	}
+	// These follow from the address; a caller that kept only the address is as good.
+	t.Result.Gateway, t.Result.Interface, t.Result.MAC = b.addresses.gateway(), containerInterface, macOf(addr).String()
 	t.published = len(t.Result.Ports) > 0
 	var err error
 	if t.holds, err = b.ports.reclaim(t.TaskID, t.Result.Ports); err != nil {

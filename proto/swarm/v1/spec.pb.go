@@ -4146,7 +4146,7 @@ func (x *DispatcherConfig) GetSessionTimeout() *durationpb.Duration {
 
 type CAConfig struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Default 90 days; at least 1 h.
+	// Default 90 days; at least 30 s.
 	NodeCertExpiry *durationpb.Duration `protobuf:"bytes,1,opt,name=node_cert_expiry,json=nodeCertExpiry,proto3" json:"node_cert_expiry,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
