@@ -62,7 +62,9 @@ func TestMain(m *testing.M) {
 	default:
 		// Else every program that the tests start sleeps for a second before it ends, under the race detector.
 		_ = os.Setenv("GORACE", "atexit_sleep_ms=0")
-		os.Exit(m.Run())
+		code := m.Run()
+		_ = os.Remove(initPath())
+		os.Exit(code)
 	}
 }
 
@@ -91,10 +93,14 @@ type node struct {
 	tasks    int
 }
 
+// newNode makes a test parallel: much of the time it waits for disks and processes.
 func newNode(t testing.TB) *node {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: it runs containers")
+	}
+	if t, ok := t.(*testing.T); ok {
+		t.Parallel()
 	}
 	dir, err := os.MkdirTemp("/tmp", "swct") // short, for the sockets' sake
 	if err != nil {
@@ -358,8 +364,12 @@ func findRunc(t testing.TB) string {
 	return path
 }
 
+func initPath() string {
+	return filepath.Join(os.TempDir(), fmt.Sprintf("swarm-ct-init-%d", os.Getpid()))
+}
+
 var buildInit = sync.OnceValues(func() (string, error) {
-	path := filepath.Join(os.TempDir(), fmt.Sprintf("swarm-ct-init-%d", os.Getpid()))
+	path := initPath()
 	build := exec.Command("go", "build", "-ldflags", "-s -w", "-o", path, "./testdata/init")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
