@@ -181,6 +181,7 @@ func (s *Store) Run(ctx context.Context) error {
 	}
 	g.Go(func() error { return s.watchLeadership(ctx) })
 	g.Go(func() error { return s.watchPeers(ctx) })
+	g.Go(func() error { return s.standAtOnce(ctx) })
 	g.Go(func() error { return s.runAnnouncer(ctx) })
 	g.Go(func() error { return s.janitor(ctx) })
 	g.Go(func() error { return s.enlist(ctx) })
@@ -222,7 +223,9 @@ func (s *Store) Close() error {
 func (s *Store) release() error {
 	var errs []error
 	if s.raft != nil {
-		errs = append(errs, s.raft.Shutdown().Error())
+		ended := s.raft.Shutdown()
+		_ = s.layer.Close() // so that nobody waits for a peer that does not answer
+		errs = append(errs, ended.Error())
 	}
 	if s.trans != nil {
 		errs = append(errs, s.trans.Close())
