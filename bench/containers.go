@@ -34,7 +34,7 @@ func containers(ctx context.Context, e env) error {
 	defer bare.client.Close()
 	var create, remove, bareCreate, bareRemove times
 	for i := range e.rounds {
-		made, gone, err := createAndRemove(ctx, c.control, service(fmt.Sprintf("fifty%d", i), n), n)
+		made, gone, err := createAndRemove(ctx, c.control, service(fmt.Sprintf("fifty%d", i), n), n, bare.gone)
 		if err != nil {
 			return err
 		}
@@ -75,6 +75,14 @@ func newBare(ctx context.Context, address string) (*bareRuntime, error) {
 		return &bareRuntime{ctx: ctx, client: client, image: image}, nil
 	}
 	return nil, fmt.Errorf("no image in the containerd at %s", address)
+}
+
+// gone waits until containerd has no container: a task's row may go before its container's files do.
+func (b *bareRuntime) gone(ctx context.Context) error {
+	return poll(ctx, "the containers to be removed", func() bool {
+		left, err := b.client.Containers(b.ctx)
+		return err == nil && len(left) == 0
+	})
 }
 
 func (b *bareRuntime) createAndRemove(n, atOnce int) (create, remove time.Duration, err error) {

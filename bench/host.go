@@ -161,8 +161,9 @@ func running(n int) func(map[string]swarmv1.TaskState) bool {
 // none says whether no task is left.
 func none(states map[string]swarmv1.TaskState) bool { return len(states) == 0 }
 
-// createAndRemove times a service of n replicas from the call to all RUNNING, and from the call to the last task gone.
-func createAndRemove(ctx context.Context, control swarmv1.ControlClient, spec *swarmv1.ServiceSpec, n int) (create, remove time.Duration, err error) {
+// createAndRemove times a service of n replicas from the call to all RUNNING, and from the call to the last task gone and
+// what gone says besides (nil: nothing).
+func createAndRemove(ctx context.Context, control swarmv1.ControlClient, spec *swarmv1.ServiceSpec, n int, gone func(context.Context) error) (create, remove time.Duration, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
 	w, err := watch(ctx, control)
@@ -183,6 +184,11 @@ func createAndRemove(ctx context.Context, control swarmv1.ControlClient, spec *s
 	}
 	if err := w.until(none); err != nil {
 		return 0, 0, fmt.Errorf("wait for none left: %w", err)
+	}
+	if gone != nil {
+		if err := gone(ctx); err != nil {
+			return 0, 0, err
+		}
 	}
 	return create, time.Since(began), nil
 }

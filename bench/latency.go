@@ -18,7 +18,7 @@ func latency(ctx context.Context, e env) error {
 	const samples = 50
 	var create, remove times
 	for i := range samples + 5 {
-		made, gone, err := createAndRemove(ctx, c.control, service(fmt.Sprintf("latency%d", i), 1), 1)
+		made, gone, err := createAndRemove(ctx, c.control, service(fmt.Sprintf("latency%d", i), 1), 1, nil)
 		if err != nil {
 			return err
 		}
