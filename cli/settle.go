@@ -259,6 +259,9 @@ func (s *settler) slotProgress(label string, sl slot, t *swarmv1.TaskInfo) slotP
 		if out.detail = taskError(t.GetStatus()); t.GetStatus().GetUnplaced() != nil {
 			out.detail = refusedLine(t.GetStatus().GetUnplaced())
 		}
+		if t.GetStatus().GetState() >= swarmv1.TaskState_ASSIGNED {
+			return out // It is on its way: what became of the one before it was said then.
+		}
 	}
 	if last := newestFailure(s.failures[sl.key]); last != nil && out.detail == "" {
 		out.detail = failureWord(last)
