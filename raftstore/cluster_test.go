@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 
@@ -378,6 +379,62 @@ func TestCluster_RemovesAndTransfers(t *testing.T) {
 		time.Sleep(200 * time.Millisecond)
 		if err := leader.RemoveServer(ctx, leader.id); err == nil {
 			t.Error("the last reachable member was removed")
+		}
+	})
+}
+
+// Create must never find its own row: a request whose answer was lost with a leader is proposed again, and carried out
+// once.
+func TestCluster_OnceAcrossLeaderChanges(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLAN()
+		ms := l.trio(t, raftstore.Config{})
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+		defer cancel()
+		var clients sync.WaitGroup
+		const each = 150
+		for c := range 6 {
+			clients.Go(func() {
+				for i := range each {
+					for {
+						_, err := ms[c%3].Commit(ctx, "test", raftstore.Create(task(fmt.Sprint(c, "-", i))))
+						if err == nil {
+							break
+						}
+						if !errdefs.IsUnavailable(err) || ctx.Err() != nil {
+							t.Errorf("client %d, task %d: %v", c, i, err)
+							return
+						}
+						// Commit gave up after its time: then the outcome is unknown, and only then.
+						if _, there := ms[c%3].View().Tasks.Get(fmt.Sprint(c, "-", i)); there {
+							break
+						}
+					}
+					time.Sleep(time.Duration(1+i%7) * 10 * time.Millisecond)
+				}
+			})
+		}
+		done := make(chan struct{})
+		go func() { clients.Wait(); close(done) }()
+		for round, over := 0, false; !over; round++ {
+			leader := leaderOf(t, ms...)
+			if round%2 == 0 {
+				_ = leader.TransferLeadership(ctx)
+			} else {
+				l.setCut(leader.id, true)
+				time.Sleep(1500 * time.Millisecond)
+				l.setCut(leader.id, false)
+			}
+			select {
+			case <-done:
+				over = true
+			case <-time.After(700 * time.Millisecond):
+			}
+		}
+		leaderOf(t, ms...)
+		v, err := ms[0].Latest(ctx)
+		if err != nil || v.Tasks.Len() != 6*each {
+			t.Errorf("got %d tasks, %v; want %d", v.Tasks.Len(), err, 6*each)
 		}
 	})
 }

@@ -105,27 +105,34 @@ func (s *Store) await(ctx context.Context, p *proposal) (*swarmv1.Answer, error)
 	}
 }
 
-// commit brings one request to the leader, again and again while leadership moves. cause is why it is not the first try.
-func (s *Store) commit(ctx context.Context, r *swarmv1.Request, cause error) (*swarmv1.Answer, error) {
+// commit brings one request to the leader. cause is why it is not the first try.
+func (s *Store) commit(ctx context.Context, r *swarmv1.Request, cause error) (a *swarmv1.Answer, err error) {
+	err = s.retry(ctx, cause, func() (err error) {
+		a, err = s.attempt(ctx, r)
+		return err
+	})
+	return a, err
+}
+
+// retry tries again and again while leadership moves.
+func (s *Store) retry(ctx context.Context, cause error, attempt func() error) error {
 	giveUp, cancel := context.WithTimeout(ctx, s.cfg.Timeouts.Leader)
 	defer cancel()
 	for try := 0; ; try++ {
 		moved := s.reign.changed()
 		if try > 0 || cause != nil {
 			if err := s.pause(ctx, giveUp, moved, try, cause); err != nil {
-				return nil, err
+				return err
 			}
 		}
-		var a *swarmv1.Answer
-		a, cause = s.attempt(ctx, r)
-		if cause == nil {
-			return a, nil
+		if cause = attempt(); cause == nil {
+			return nil
 		}
 		if f, ok := cause.(*final); ok {
-			return nil, f.error
+			return f.error
 		}
 		if !again(cause) {
-			return nil, cause
+			return cause
 		}
 	}
 }

@@ -22,9 +22,10 @@ type fsm struct {
 	state  *state
 	broker *broker
 
-	published atomic.Pointer[View] // nil while a state that nobody holds is being written in place
-	applied   atomic.Uint64        // index of the newest published view
-	writing   sync.Mutex           // held from unpublish to publish: who finds no view waits here
+	published atomic.Pointer[View]            // nil while a state that nobody holds is being written in place
+	applied   atomic.Uint64                   // index of the newest published view
+	cluster   atomic.Pointer[swarmv1.Cluster] // its Cluster row: to read it takes no view
+	writing   sync.Mutex                      // held from unpublish to publish: who finds no view waits here
 
 	halted chan error // takes the one reason why the member can no longer follow the log
 }
@@ -46,9 +47,9 @@ func (f *fsm) view() *View {
 	for {
 		v := f.published.Load()
 		if v == nil {
-			f.writing.Lock()
-			f.writing.Unlock() //nolint:staticcheck // waits for publish
-			continue
+			f.writing.Lock() // waits for publish
+			v = f.published.Load()
+			f.writing.Unlock()
 		}
 		if !v.taken.Load() {
 			v.taken.Store(true)
@@ -74,9 +75,15 @@ func (f *fsm) begin() {
 
 // publish shows the state, and then tells who waits for it.
 func (f *fsm) publish(changes []RowChange) {
-	f.published.Store(f.state.view())
-	f.applied.Store(f.state.index)
+	f.show()
 	f.broker.append(f.state.index, changes)
+}
+
+func (f *fsm) show() {
+	v := f.state.view()
+	f.cluster.Store(v.cluster)
+	f.published.Store(v)
+	f.applied.Store(v.index)
 }
 
 // ApplyBatch applies entries that were committed together, and publishes one view for all of them.
@@ -199,8 +206,7 @@ func (f *fsm) Restore(r io.ReadCloser) error {
 	}
 	f.begin()
 	f.state = st
-	f.published.Store(st.view())
-	f.applied.Store(st.index)
+	f.show()
 	f.broker.reset(st.index)
 	f.writing.Unlock()
 	return nil

@@ -28,6 +28,7 @@ func (s *Store) janitor(ctx context.Context) error {
 		case errors.Is(err, raft.ErrRaftShutdown):
 			return nil
 		default:
+			limit += s.cfg.SnapshotBytes / 4 // not again at every entry
 			s.log.Error("no snapshot could be taken; the log grows", "node", s.cfg.NodeID, "err", err)
 		}
 	}
@@ -36,14 +37,16 @@ func (s *Store) janitor(ctx context.Context) error {
 // snapshot takes one and gives its size.
 func (s *Store) snapshot() (int64, error) {
 	reloaded := s.raft.ReloadableConfig()
-	reloaded.TrailingLogs = max(s.disk.snapshotTaken(s.cfg.TrailingBytes), 1)
+	reloaded.TrailingLogs = max(s.disk.trailing(s.cfg.TrailingBytes), 1)
 	if err := s.raft.ReloadConfig(reloaded); err != nil {
 		return 0, err
 	}
+	before := s.disk.size()
 	f := s.raft.Snapshot()
 	if err := f.Error(); err != nil && !errors.Is(err, raft.ErrNothingNewToSnapshot) {
 		return 0, err
 	}
+	s.disk.snapshotTaken(before)
 	meta, r, err := f.Open()
 	if err != nil {
 		return 0, nil //nolint:nilerr // the size only spares work

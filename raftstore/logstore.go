@@ -178,11 +178,17 @@ func (s *logStore) size() int64 {
 	return s.fresh
 }
 
-// snapshotTaken starts counting anew, and says how many of the newest entries fit into the bytes that may trail.
-func (s *logStore) snapshotTaken(trailing int64) (entries uint64) {
+// snapshotTaken starts counting anew, but for what came while it was being taken.
+func (s *logStore) snapshotTaken(before int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.fresh = 0
+	s.fresh -= before
+}
+
+// trailing says how many of the newest entries fit into the bytes that may stay behind a snapshot.
+func (s *logStore) trailing(trailing int64) (entries uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	for i := len(s.sizes) - 1; i >= 0; i-- {
 		if trailing -= s.sizes[i] + 64; trailing < 0 {
 			break

@@ -43,10 +43,13 @@ func (p *peers) changedConfig() <-chan struct{} {
 	return p.changed
 }
 
-func (p *peers) set(id raft.ServerID, failed bool) {
+// set reports whether that is news.
+func (p *peers) set(id raft.ServerID, failed bool) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	was := p.failed[id]
 	p.failed[id] = failed
+	return was != failed
 }
 
 // reset forgets what an earlier term observed.
@@ -82,9 +85,13 @@ func (s *Store) watchPeers(ctx context.Context) error {
 			case raft.LeaderObservation:
 				s.reign.notify()
 			case raft.FailedHeartbeatObservation:
-				s.peers.set(d.PeerID, true)
+				if s.peers.set(d.PeerID, true) {
+					s.log.Warn("another manager cannot be reached", "node", string(d.PeerID), "since", d.LastContact)
+				}
 			case raft.ResumedHeartbeatObservation:
-				s.peers.set(d.PeerID, false)
+				if s.peers.set(d.PeerID, false) {
+					s.log.Info("another manager can be reached again", "node", string(d.PeerID))
+				}
 			case raft.PeerObservation:
 				s.peers.set(d.Peer.ID, false)
 				s.peers.reconfigured()
@@ -234,7 +241,30 @@ func (s *Store) remove(ctx context.Context, id string) error {
 		return errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf(
 			"remove manager %s: %d of the %d managers that remain can be reached, and %d are needed; bring one back first", id, up, voters, voters/2+1))
 	}
+	if id == s.cfg.NodeID && voters > 0 {
+		return s.removeSelf(ctx)
+	}
 	return s.wait(ctx, s.raft.RemoveServer(raft.ServerID(id), 0, 0), "remove manager "+id)
+}
+
+// removeSelf hands leadership over first, so that the cluster is never without a leader, and lets the next one do it.
+func (s *Store) removeSelf(ctx context.Context) error {
+	if err := s.wait(ctx, s.raft.LeadershipTransfer(), "hand over leadership"); err != nil {
+		return err
+	}
+	for {
+		moved := s.reign.changed()
+		if leader := s.Leader(); leader != "" && leader != s.cfg.NodeID {
+			return s.configure(ctx, swarmv1.ConfigureRequest_REMOVE, s.cfg.NodeID)
+		}
+		select {
+		case <-moved:
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-s.closed:
+			return errClosed
+		}
+	}
 }
 
 // wait waits for a future of Raft's no longer than ctx allows. Raft always answers in the end, so the goroutine ends.

@@ -17,8 +17,8 @@ const (
 	// maxEntry bounds what is gathered into one log entry. One request may be larger, as one group is never split.
 	maxEntry = 512 << 10
 	// proposers is how many entries are in flight at once: one is written while the one before is replicated, and
-	// whatever comes meanwhile gathers into the next.
-	proposers = 4
+	// whatever comes meanwhile gathers into the next. With 4 the entries are smaller, and throughput falls by half.
+	proposers = 2
 )
 
 // proposal is one request on its way into the log of the leader, which is this member.
@@ -124,9 +124,9 @@ func (s *Store) submit() ([]*proposal, raft.ApplyFuture, error) {
 	if len(batch) == 0 {
 		return nil, nil, nil
 	}
-	view := s.View()
+	cluster := s.fsm.cluster.Load()
 	env := &swarmv1.Envelope{
-		Format: view.Format(), Epoch: view.cluster.GetEpoch(), Time: timestamppb.New(time.Now()),
+		Format: formatOf(cluster), Epoch: cluster.GetEpoch(), Time: timestamppb.New(time.Now()),
 		Requests: make([]*swarmv1.Request, len(batch)),
 	}
 	for i, p := range batch {

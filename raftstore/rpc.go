@@ -104,19 +104,15 @@ func (s *Store) Latest(ctx context.Context) (*View, error) {
 // ReadIndex gives an index such that a view at it holds everything that anybody was told is committed. On the leader it
 // costs one round of heartbeats, elsewhere one call more. WaitIndex then makes a read linearizable. Without an established
 // leader it waits for one, for as long as Commit does.
-func (s *Store) ReadIndex(ctx context.Context) (uint64, error) {
-	giveUp, cancel := context.WithTimeout(ctx, s.cfg.Timeouts.Leader)
-	defer cancel()
-	for try := 0; ; try++ {
-		moved := s.LeaderChanged()
-		index, err := s.askIndex(ctx)
-		if err == nil || ctx.Err() != nil || !errdefs.IsUnavailable(err) {
-			return index, err
-		}
-		if err := s.pause(ctx, giveUp, moved, try, err); err != nil {
-			return 0, err
-		}
+func (s *Store) ReadIndex(ctx context.Context) (index uint64, err error) {
+	err = s.retry(ctx, nil, func() (err error) {
+		index, err = s.askIndex(ctx)
+		return err
+	})
+	if err != nil {
+		return 0, fmt.Errorf("read index: %w", err)
 	}
+	return index, nil
 }
 
 func (s *Store) askIndex(ctx context.Context) (uint64, error) {
@@ -132,10 +128,10 @@ func (s *Store) askIndex(ctx context.Context) (uint64, error) {
 		return 0, err
 	}
 	out, err := rpc.ReadIndex(ctx, &swarmv1.ReadIndexRequest{})
-	if err != nil {
-		return 0, errgrpc.ToNative(err)
+	if ctx.Err() != nil {
+		return 0, ctx.Err()
 	}
-	return out.GetIndex(), nil
+	return out.GetIndex(), errgrpc.ToNative(err)
 }
 
 // Applied answers when this replica has applied the index.

@@ -169,7 +169,8 @@ func raftConfig(cfg Config, log *slog.Logger) *raft.Config {
 	// Snapshots are taken by bytes, by the janitor; Raft's own trigger counts entries.
 	conf.SnapshotThreshold = 1 << 62
 	conf.TrailingLogs = 1 << 10
-	conf.BatchApplyCh = true
+	// Unbuffered: what lies in a buffer when Raft ends is never answered. The queue does the batching.
+	conf.BatchApplyCh = false
 	return conf
 }
 

@@ -27,12 +27,13 @@ type streamLayer struct {
 	done context.Context // ends with Close, and with it every dial
 	stop context.CancelFunc
 
-	mu   sync.Mutex            // guards open
+	mu   sync.Mutex            // guards the rest
 	open map[net.Conn]struct{} // both ways; nil once closed. Raft itself forgets those that it accepted.
+	said map[string]time.Time  // when a refusal was logged last, by its text
 }
 
 func newStreamLayer(cfg Config, deps Deps, f *fsm, log *slog.Logger) *streamLayer {
-	l := &streamLayer{cfg: cfg, deps: deps, fsm: f, log: log, open: make(map[net.Conn]struct{})}
+	l := &streamLayer{cfg: cfg, deps: deps, fsm: f, log: log, open: make(map[net.Conn]struct{}), said: make(map[string]time.Time)}
 	l.done, l.stop = context.WithCancel(context.Background())
 	return l
 }
@@ -52,6 +53,9 @@ func (l *streamLayer) Close() error {
 	open := l.open
 	l.open = nil
 	l.mu.Unlock()
+	if open == nil {
+		return nil
+	}
 	for c := range open {
 		_ = c.Close()
 	}
@@ -112,7 +116,7 @@ func (l *streamLayer) Dial(to raft.ServerAddress, timeout time.Duration) (net.Co
 	return &greeting{Conn: l.track(c), layer: l}, nil
 }
 
-func (l *streamLayer) epoch() uint64 { return l.fsm.view().cluster.GetEpoch() }
+func (l *streamLayer) epoch() uint64 { return l.fsm.cluster.Load().GetEpoch() }
 
 func (l *streamLayer) hello() []byte {
 	b := binary.BigEndian.AppendUint64([]byte(helloMagic), l.epoch())
@@ -150,13 +154,33 @@ type greeted struct {
 func (c *greeted) Read(p []byte) (int, error) {
 	c.once.Do(func() {
 		if c.err = c.judge(); c.err != nil {
-			c.layer.log.Warn("a Raft connection is refused", "addr", c.RemoteAddr(), "err", c.err)
+			c.layer.refused(c.RemoteAddr(), c.err)
 		}
 	})
 	if c.err != nil {
 		return 0, c.err
 	}
 	return c.Conn.Read(p)
+}
+
+// refused logs a refusal, once a minute for each reason: a peer that is refused tries again and again.
+func (l *streamLayer) refused(from net.Addr, err error) {
+	level := slog.LevelWarn
+	if errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) || errors.Is(err, io.ErrClosedPipe) {
+		level = slog.LevelDebug // hung up before it said anything
+	}
+	l.mu.Lock()
+	due := time.Since(l.said[err.Error()]) > time.Minute
+	if due {
+		if len(l.said) > 100 {
+			clear(l.said)
+		}
+		l.said[err.Error()] = time.Now()
+	}
+	l.mu.Unlock()
+	if due {
+		l.log.Log(context.Background(), level, "a Raft connection is refused", "addr", from, "err", err)
+	}
 }
 
 func (c *greeted) judge() error {

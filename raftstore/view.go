@@ -115,4 +115,6 @@ func ascend[T any](tree *btree.BTreeG[T], from T, in func(T) bool) iter.Seq[T] {
 }
 
 // Format is the newest command format that every member knows. What a newer format brought must not be written yet.
-func (v *View) Format() uint32 { return max(v.cluster.GetFormat(), 1) }
+func (v *View) Format() uint32 { return formatOf(v.cluster) }
+
+func formatOf(c *swarmv1.Cluster) uint32 { return max(c.GetFormat(), 1) }
