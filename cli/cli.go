@@ -42,6 +42,9 @@ type Deps struct {
 	// RunDaemon and RunRuntime run until their context ends.
 	RunDaemon  func(context.Context, DaemonOptions) error
 	RunRuntime func(context.Context, RuntimeOptions) error
+	// StartDaemon starts a daemon in the background, with the default options, unless one answers at socket: then it returns
+	// nil. It returns when the new one answers. Nil: daemons are not started.
+	StartDaemon func(ctx context.Context, socket string) (*StartedDaemon, error)
 	// Dev makes playgrounds; nil where there are none.
 	Dev Dev
 }

@@ -124,6 +124,9 @@ func (a *app) runInit(ctx context.Context, o initOptions) error {
 	if err != nil {
 		return err
 	}
+	if err := a.startLocal(ctx); err != nil {
+		return err
+	}
 	return a.with(ctx, func(c client) error {
 		r, err := c.daemon.Init(ctx, req)
 		if err != nil {
@@ -187,6 +190,9 @@ func (o joinOptions) request() (*swarmv1.JoinClusterRequest, error) {
 func (a *app) runJoin(ctx context.Context, o joinOptions) error {
 	req, err := o.request()
 	if err != nil {
+		return err
+	}
+	if err := a.startLocal(ctx); err != nil {
 		return err
 	}
 	return a.with(ctx, func(c client) error {

@@ -183,7 +183,7 @@ func TestHost(t *testing.T) {
 
 func TestUnreachable(t *testing.T) {
 	got := run{}.run(t, "node", "ls")
-	want := "Error: cannot reach the swarm daemon at unix:///run/swarm/swarm.sock: is it running? (start it with `swarm daemon`, or as a service with `systemctl start swarm`)\n"
+	want := "Error: cannot reach the swarm daemon at unix:///run/swarm/swarm.sock: is it running? (`swarm init` and `swarm join` start it, `swarm daemon` runs it in the foreground)\n"
 	if got.errOut != want || got.code != 1 {
 		t.Errorf("got %+v, want %q", got, want)
 	}

@@ -19,8 +19,6 @@ type DaemonOptions struct {
 	CgroupParent string
 	// ContainerdAddress of a containerd that is on the host already; empty: the embedded one.
 	ContainerdAddress string
-	// ListenAddr for the cluster, host:port; empty: what init or join said.
-	ListenAddr string
 	// SocketGroup may use the local socket besides root.
 	SocketGroup string
 	// LogLevel is debug, info, warn or error; LogFormat text or json.
@@ -48,13 +46,12 @@ func (a *app) newDaemon() *cobra.Command {
 		},
 	})
 	f := c.Flags()
-	f.StringVar(&o.StateDir, "state-dir", "/var/lib/swarm", "Folder of what must survive a reboot")
+	f.StringVar(&o.StateDir, "state-dir", DefaultStateDir, "Folder of what must survive a reboot")
 	f.StringVar(&o.RunDir, "run-dir", "/run/swarm", "Folder of sockets and of what a reboot may take")
 	f.StringVar(&o.Hostname, "hostname", "", "Name of this node (default: the machine's)")
 	f.StringVar(&o.MachineID, "machine-id", "", "Identity of this machine (default: that of /etc/machine-id, else one kept in the state folder)")
 	f.StringVar(&o.CgroupParent, "cgroup-parent", "", "Parent of the containers' cgroups")
 	f.StringVar(&o.ContainerdAddress, "containerd-address", "", "Socket of a containerd to use instead of the embedded one")
-	f.StringVar(&o.ListenAddr, "listen-addr", "", `Listen address (format: "<ip|interface>[:port]") (default: as given at init or join)`)
 	f.StringVar(&o.SocketGroup, "group", "", "Group that may use the local socket besides root")
 	f.Var(&level, "log-level", `Least level to log ("debug", "info", "warn", "error")`)
 	f.Var(&format, "log-format", `Format of the log ("text", "json")`)
@@ -66,6 +63,9 @@ func (a *app) newDaemon() *cobra.Command {
 	completeChoices(c, "log-format", logFormats)
 	return c
 }
+
+// DefaultStateDir is where a daemon keeps what must survive a reboot.
+const DefaultStateDir = "/var/lib/swarm"
 
 // maxSocketPath is what fits into a socket's address, less the longest name that is put into the run folder.
 const maxSocketPath = 107 - len("/containerd.sock.ttrpc")
@@ -86,7 +86,7 @@ func (o *DaemonOptions) validate() error {
 	case strings.ContainsAny(o.MachineID, " \t\n/"):
 		return invalid("--machine-id %q has blanks or slashes: use letters and digits", o.MachineID)
 	}
-	return checkAddresses("", o.ListenAddr, "")
+	return nil
 }
 
 // RuntimeOptions are the flags of `swarm runtime`, which the daemon starts.

@@ -125,7 +125,7 @@ func (a *app) explain(err error) error {
 		return nil
 	case isUnavailable(err) && dialFailure.MatchString(err.Error()):
 		t, _ := a.target()
-		hint := "is it running? (start it with `swarm daemon`, or as a service with `systemctl start swarm`)"
+		hint := "is it running? (`swarm init` and `swarm join` start it, `swarm daemon` runs it in the foreground)"
 		switch {
 		case strings.Contains(err.Error(), "permission denied"):
 			hint = "permission denied: run as root, or as a member of the socket's group"

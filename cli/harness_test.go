@@ -52,6 +52,7 @@ type run struct {
 	dev    cli.Dev
 	now    time.Time
 	daemon func(context.Context, cli.DaemonOptions) error
+	start  func(context.Context, string) (*cli.StartedDaemon, error)
 	target *cli.Target // set to what was dialed
 }
 
@@ -83,8 +84,9 @@ func (r run) runContext(ctx context.Context, t *testing.T, args ...string) resul
 			}
 			return r.server.dial(t, target)
 		},
-		RunDaemon: r.daemon,
-		Dev:       r.dev,
+		RunDaemon:   r.daemon,
+		StartDaemon: r.start,
+		Dev:         r.dev,
 	}
 	if !r.now.IsZero() {
 		deps.Now = func() time.Time { return r.now }

@@ -121,6 +121,8 @@ type Deps struct {
 	// Clean removes every container and network of the former member from this host.
 	Clean    func(ctx context.Context) error
 	Describe func() *swarmv1.NodeDescription
+	// Listening is called once when the local socket accepts calls. Optional.
+	Listening func()
 }
 
 // Node is one host's daemon. New builds it, Run runs it.
@@ -165,6 +167,9 @@ func (n *Node) Run(ctx context.Context) error {
 	local, err := transport.ListenUnix(n.cfg.Socket(), n.cfg.Group)
 	if err != nil {
 		return err
+	}
+	if n.deps.Listening != nil {
+		n.deps.Listening()
 	}
 	server := grpc.NewServer(append(transport.ServerOptions(), n.services.ServerOption())...)
 	g, ctx := errgroup.WithContext(ctx)

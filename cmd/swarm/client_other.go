@@ -21,6 +21,10 @@ func runDaemon(context.Context, cli.DaemonOptions) error { return onlyLinux("the
 
 func runRuntime(context.Context, cli.RuntimeOptions) error { return onlyLinux("the container runtime") }
 
+func startDaemon(context.Context, string) (*cli.StartedDaemon, error) {
+	return nil, onlyLinux("the daemon")
+}
+
 func playgrounds() cli.Dev { return nil }
 
 func carries(*swarmv1.VersionInfo) {}

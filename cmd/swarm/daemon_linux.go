@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -14,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"swarm/cli"
+	"swarm/internal/ident"
 	"swarm/node"
 )
 
@@ -21,15 +24,17 @@ import (
 func runDaemon(ctx context.Context, o cli.DaemonOptions) error {
 	// A daemon outlives its terminal. Caught, not ignored: containers would inherit that.
 	ignoreHangups()
-	o, err := complete(o)
+	// Nor has it to do with the umask of whoever starts it: users of containers read files that it writes.
+	syscall.Umask(0o022)
+	ready, err := readyNotifier()
+	if err != nil {
+		return err
+	}
+	o, err = complete(o)
 	if err != nil {
 		return err
 	}
 	log, err := newLog(o)
-	if err != nil {
-		return err
-	}
-	machine, err := machineID(o)
 	if err != nil {
 		return err
 	}
@@ -38,6 +43,10 @@ func runDaemon(ctx context.Context, o cli.DaemonOptions) error {
 		return err
 	}
 	defer unlock()
+	machine, err := machineID(o)
+	if err != nil {
+		return err
+	}
 	h, err := newHost(o, log)
 	if err != nil {
 		return err
@@ -50,6 +59,11 @@ func runDaemon(ctx context.Context, o cli.DaemonOptions) error {
 	}, node.Deps{
 		Log: log, Found: p.found, NewGossip: p.newGossip, NewWorker: p.newWorker, NewManager: p.newManager,
 		Clean: h.clean, Describe: h.describe,
+		Listening: func() {
+			if err := ready(); err != nil {
+				log.Warn("the daemon's starter is gone", "err", err)
+			}
+		},
 	})
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return h.run(ctx) })
@@ -92,24 +106,40 @@ func complete(o cli.DaemonOptions) (cli.DaemonOptions, error) {
 	return o, nil
 }
 
-// machineID tells this machine from every other, cloned disks included as far as machines tell themselves apart. The state
-// folder is part of it: two daemons on one machine are two hosts.
+// machineID tells this machine from every other, as far as machines tell themselves apart. The state folder is part of it:
+// two daemons on one machine are two hosts.
 func machineID(o cli.DaemonOptions) (string, error) {
 	own := o.MachineID
-	if own == "" {
-		for _, file := range []string{"/etc/machine-id", "/var/lib/dbus/machine-id", "/proc/sys/kernel/random/boot_id"} {
-			if text, err := os.ReadFile(file); err == nil && len(strings.TrimSpace(string(text))) > 0 {
-				own = strings.TrimSpace(string(text))
-				break
-			}
+	for _, file := range []string{"/etc/machine-id", "/var/lib/dbus/machine-id"} {
+		if own != "" {
+			break
+		}
+		if text, err := os.ReadFile(file); err == nil {
+			own = strings.TrimSpace(string(text))
 		}
 	}
-	if own == "" {
-		return "", fmt.Errorf("this machine has no id: create /etc/machine-id, or give one with --machine-id")
+	// systemd writes this word until the first boot is complete (machine-id(5)).
+	if own == "" || own == "uninitialized" {
+		kept, err := keptMachineID(filepath.Join(o.StateDir, "machine-id"))
+		if err != nil {
+			return "", err
+		}
+		own = kept
 	}
 	// Hashed: the machine's own id is not to be shown to others (machine-id(5)).
 	sum := sha256.Sum256([]byte(own + "\x00" + o.StateDir + "\x00swarm"))
 	return hex.EncodeToString(sum[:16]), nil
+}
+
+// keptMachineID is the id of a machine that has none of its own, as minimal systems have. It must outlive a reboot.
+func keptMachineID(file string) (string, error) {
+	if text, err := os.ReadFile(file); err == nil && len(text) > 0 {
+		return strings.TrimSpace(string(text)), nil
+	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", err
+	}
+	id := ident.NewID()
+	return id, os.WriteFile(file, []byte(id+"\n"), 0o600)
 }
 
 // lockState makes sure that one daemon at a time uses a state folder.
