@@ -27,6 +27,8 @@ type lan struct {
 	members map[string]*member
 	cut     map[[2]string]bool
 	conns   map[[2]string][]net.Conn
+	lose    int // every so many replies to Propose are lost; 0: none
+	replies int
 }
 
 type member struct {
@@ -114,10 +116,23 @@ func (c loopback) Invoke(ctx context.Context, method string, args, reply any, _ 
 	default:
 		err = fmt.Errorf("no such method: %s", method)
 	}
+	if err == nil && c.lan.losesReply(args) {
+		return errUnreachable
+	}
 	if err == nil {
 		proto.Merge(reply.(proto.Message), out)
 	}
 	return err
+}
+
+func (l *lan) losesReply(args any) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if _, ok := args.(*swarmv1.ProposeRequest); !ok || l.lose == 0 {
+		return false
+	}
+	l.replies++
+	return l.replies%l.lose == 0
 }
 
 func (c loopback) NewStream(context.Context, *grpc.StreamDesc, string, ...grpc.CallOption) (grpc.ClientStream, error) {
@@ -388,6 +403,7 @@ func TestCluster_RemovesAndTransfers(t *testing.T) {
 func TestCluster_OnceAcrossLeaderChanges(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLAN()
+		l.lose = 4
 		ms := l.trio(t, raftstore.Config{})
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 		defer cancel()
@@ -435,6 +451,32 @@ func TestCluster_OnceAcrossLeaderChanges(t *testing.T) {
 		v, err := ms[0].Latest(ctx)
 		if err != nil || v.Tasks.Len() != 6*each {
 			t.Errorf("got %d tasks, %v; want %d", v.Tasks.Len(), err, 6*each)
+		}
+	})
+}
+
+func TestCluster_MembersTellTheirFormat(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLAN()
+		ms := l.trio(t, raftstore.Config{Build: "v1"})
+		if _, err := ms[2].Commit(t.Context(), "test", raftstore.Create(&swarmv1.Cluster{Id: "c", Epoch: 1})); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * time.Second)
+		v := ms[1].View()
+		for _, m := range ms {
+			row, _ := v.RaftMembers.Get(m.id)
+			if row.GetFormat() != raftstore.Format || row.GetBuild() != "v1" {
+				t.Errorf("%s told %v", m.id, row)
+			}
+		}
+		if err := ms[1].RemoveServer(t.Context(), "m3"); err != nil {
+			t.Fatal(err)
+		}
+		_ = l.stop(ms[2])
+		time.Sleep(2 * time.Second)
+		if n := ms[1].View().RaftMembers.Len(); n != 2 {
+			t.Errorf("%d members are remembered, want 2", n)
 		}
 	})
 }
