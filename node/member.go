@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -16,6 +17,11 @@ import (
 	"swarm/internal/pki"
 	"swarm/internal/transport"
 	swarmv1 "swarm/proto/swarm/v1"
+)
+
+const (
+	unseatPatience = 15 * time.Second
+	unseatLook     = 100 * time.Millisecond
 )
 
 var (
@@ -47,9 +53,20 @@ type member struct {
 	changed chan struct{} // closed and replaced when manager changes
 }
 
+// abandon frees the parts of a member that never ran.
+func (m *member) abandon() {
+	if err := errors.Join(m.ln.Close(), m.gossip.Close(), m.worker.Close()); err != nil {
+		m.base.Log.Warn("abandon a membership", "err", err)
+	}
+}
+
 // listen binds the cluster port, first of all: a port that is taken must be known before anything is written.
 func listen(m Membership) (net.Listener, error) {
-	ln, err := net.Listen("tcp", net.JoinHostPort(m.ListenAddr, strconv.Itoa(int(m.Port))))
+	port := m.ListenPort
+	if port == 0 {
+		port = m.Port
+	}
+	ln, err := net.Listen("tcp", net.JoinHostPort(m.ListenAddr, strconv.Itoa(int(port))))
 	if err != nil {
 		return nil, fmt.Errorf("the cluster port: %w: stop what uses it, or give another with --listen-addr", err)
 	}
@@ -85,7 +102,7 @@ func (n *Node) newMember(state Membership, cred pki.Credential, bundle *pki.Bund
 		return nil, fmt.Errorf("gossip: %w", err)
 	}
 	if m.worker, err = n.deps.NewWorker(m.base, m.gossip, WorkerHooks{Managers: m.managers, OnNode: m.onNode}); err != nil {
-		return nil, fmt.Errorf("worker: %w", err)
+		return nil, fmt.Errorf("worker: %w", errors.Join(err, m.gossip.Close()))
 	}
 	return m, nil
 }
@@ -179,8 +196,30 @@ func (m *member) govern1(ctx context.Context) error {
 			return err
 		case <-m.roles:
 			if !m.remembered().Manager {
+				m.awaitUnseated(ctx, manager)
+			}
+			if !m.remembered().Manager {
 				cancel()
 			}
+		}
+	}
+}
+
+// awaitUnseated lets a demoted manager go on until the others have taken its vote: one that stops before may leave them
+// without a majority, unable to take it ever. Or until it is promoted again.
+func (m *member) awaitUnseated(ctx context.Context, manager Manager) {
+	patience := time.NewTimer(unseatPatience)
+	defer patience.Stop()
+	look := time.NewTicker(unseatLook)
+	defer look.Stop()
+	for manager.Standing().Voter && !m.remembered().Manager {
+		select {
+		case <-look.C:
+		case <-patience.C:
+			m.base.Log.Warn("the other managers have not taken this node's vote: it stops being a manager all the same", "after", unseatPatience)
+			return
+		case <-ctx.Done():
+			return
 		}
 	}
 }
@@ -222,7 +261,7 @@ func (m *member) onNode(u *swarmv1.NodeUpdate) {
 	}
 	after := m.state
 	m.mu.Unlock()
-	if before.Manager != after.Manager || !equalPeers(before.Managers, after.Managers) {
+	if before.Manager != after.Manager || !slices.Equal(before.Managers, after.Managers) {
 		if err := m.node.disk.save(&after); err != nil {
 			m.base.Log.Error("remember the cluster's managers", "err", err)
 		}

@@ -8,8 +8,9 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
+
+	"github.com/containerd/errdefs"
 
 	"swarm/internal/pki"
 	swarmv1 "swarm/proto/swarm/v1"
@@ -25,8 +26,10 @@ type Membership struct {
 	Addr         string `json:"addr"`
 	DataPathAddr string `json:"data_path_addr"`
 	// ListenAddr is bound by the cluster port.
-	ListenAddr string   `json:"listen_addr"`
+	ListenAddr string `json:"listen_addr"`
+	// Port is where others reach the cluster port; ListenPort is bound, and 0 when it is the same.
 	Port       uint16   `json:"port"`
+	ListenPort uint16   `json:"listen_port,omitempty"`
 	GossipPort uint16   `json:"gossip_port"`
 	GossipKeys [][]byte `json:"gossip_keys"`
 	Managers   []Peer   `json:"managers"`
@@ -68,12 +71,20 @@ func (d disk) load() (*Membership, error) {
 	}
 	var m Membership
 	if err := json.Unmarshal(text, &m); err != nil {
-		return nil, fmt.Errorf("%s is damaged (%w): restore it, or run `swarm leave --force` and join again", d.file(), err)
+		return nil, damaged("%s is damaged: %v", d.file(), err)
+	}
+	if m.NodeID == "" || m.ClusterID == "" || m.Port == 0 {
+		return nil, damaged("%s is damaged: it names no node, cluster or port", d.file())
 	}
 	return &m, nil
 }
 
-// save replaces node.json at once.
+// damaged is what is remembered of a cluster but cannot be used.
+func damaged(format string, args ...any) error {
+	return errdefs.ErrDataLoss.WithMessage(fmt.Sprintf(format, args...) + ": restore it, or run `swarm leave --force` and join again")
+}
+
+// save replaces node.json at once; it is on the disk when save returns.
 func (d disk) save(m *Membership) error {
 	text, err := json.MarshalIndent(m, "", "  ")
 	if err != nil {
@@ -84,13 +95,21 @@ func (d disk) save(m *Membership) error {
 		return err
 	}
 	defer os.Remove(tmp.Name())
-	if _, err := tmp.Write(text); err == nil {
+	_, err = tmp.Write(text)
+	if err == nil {
 		err = tmp.Sync()
 	}
 	if err := errors.Join(err, tmp.Close()); err != nil {
 		return err
 	}
-	return os.Rename(tmp.Name(), d.file())
+	if err := os.Rename(tmp.Name(), d.file()); err != nil {
+		return err
+	}
+	folder, err := os.Open(d.dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(folder.Sync(), folder.Close())
 }
 
 // forget removes all that belongs to the cluster; images and the runtime's files stay.
@@ -101,6 +120,3 @@ func (d disk) forget() error {
 	}
 	return errors.Join(d.credential().Remove(), os.RemoveAll(d.managerDir()), os.RemoveAll(d.workerDir()))
 }
-
-// equalPeers says whether two lists name the same peers.
-func equalPeers(a, b []Peer) bool { return slices.Equal(a, b) }

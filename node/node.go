@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -75,6 +76,8 @@ type Worker interface {
 	Connected(ctx context.Context) error
 	// Tasks on this node.
 	Tasks() int
+	// Close frees the worker's files; Run does it too. For a member that never ran.
+	Close() error
 }
 
 // WorkerHooks connect a worker with its node.
@@ -91,6 +94,8 @@ type Gossip interface {
 	Resolve(nodeID string) (Peer, bool)
 	// Leave says goodbye.
 	Leave(ctx context.Context) error
+	// Close frees the port; Run does it too. For a member that never ran.
+	Close() error
 }
 
 // FoundRequest is what a new cluster is made from.
@@ -142,7 +147,7 @@ type Node struct {
 
 	mu     sync.Mutex // guards member and err
 	member *member    // nil while inactive
-	err    error      // why the last membership ended by itself
+	err    error      // why this host cannot be the member that it remembers to be
 }
 
 // New makes a node; nothing runs and nothing is written until Run.
@@ -195,7 +200,11 @@ func serve(ctx context.Context, server *grpc.Server, ln net.Listener) error {
 // live runs one membership after the other: the one on disk, then those that Init and Join begin.
 func (n *Node) live(ctx context.Context, server *grpc.Server) error {
 	remembered, err := n.resume()
-	if err != nil {
+	if errdefs.IsDataLoss(err) {
+		// Not the end: the operator must be able to ask what is wrong, and to leave.
+		n.deps.Log.Error("this host cannot take part in its cluster", "err", err)
+		n.setMember(nil, err)
+	} else if err != nil {
 		return err
 	}
 	for {
@@ -247,7 +256,7 @@ func (n *Node) resume() (*member, error) {
 	}
 	cred, bundle, err := n.disk.credential().Load()
 	if err != nil {
-		return nil, fmt.Errorf("load this node's certificate: %w", err)
+		return nil, damaged("load this node's certificate: %v", err)
 	}
 	ln, err := listen(*remembered)
 	if err != nil {
@@ -260,6 +269,13 @@ func (n *Node) setMember(m *member, err error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.member, n.err = m, err
+}
+
+// broken is why this host cannot be the member that it remembers to be, nil when it is or remembers nothing.
+func (n *Node) broken() error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.err
 }
 
 func (n *Node) current() *member {

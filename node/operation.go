@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/ecdsa"
 	"fmt"
+	"math"
+	"net/netip"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -25,6 +27,10 @@ func (n *Node) enter() error {
 	if !n.operation.TryLock() {
 		return errdefs.ErrUnavailable.WithMessage("another init, join or leave is under way on this host: wait for it")
 	}
+	if err := n.broken(); err != nil {
+		n.operation.Unlock()
+		return err
+	}
 	if m := n.current(); m != nil {
 		n.operation.Unlock()
 		return refused("this node is already part of a swarm: use `swarm leave` to leave it and join another one")
@@ -32,11 +38,11 @@ func (n *Node) enter() error {
 	return nil
 }
 
-// place decides where the node listens and is reached, and binds the port.
+// place decides where the node listens and is reached.
 func (n *Node) place(advertiseAddr, listenAddr, dataPathAddr string, gossipPort uint32) (Membership, error) {
-	listenHost, port, err := splitPort(listenAddr, DefaultPort)
+	listenHost, port, err := n.listenOn(listenAddr)
 	if err != nil {
-		return Membership{}, invalid("listen address %q: %v", listenAddr, err)
+		return Membership{}, err
 	}
 	addr, advertised, err := advertise(advertiseAddr, port, n.addrs)
 	if err != nil {
@@ -48,10 +54,29 @@ func (n *Node) place(advertiseAddr, listenAddr, dataPathAddr string, gossipPort 
 			return Membership{}, err
 		}
 	}
-	if gossipPort == 0 {
+	switch {
+	case gossipPort == 0:
 		gossipPort = DefaultGossipPort
+	case gossipPort > math.MaxUint16:
+		return Membership{}, invalid("gossip port %d is not in 1-65535", gossipPort)
 	}
-	return Membership{Addr: addr, DataPathAddr: dataPath, ListenAddr: listenHost, Port: advertised, GossipPort: uint16(gossipPort)}, nil
+	m := Membership{Addr: addr, DataPathAddr: dataPath, ListenAddr: listenHost, Port: advertised, GossipPort: uint16(gossipPort)}
+	if listenAddr != "" && port != advertised {
+		m.ListenPort = port
+	}
+	return m, nil
+}
+
+// listenOn reads an IP or an interface, with or without port; empty: every address.
+func (n *Node) listenOn(given string) (host string, port uint16, err error) {
+	host, port, err = splitPort(given, DefaultPort)
+	if err != nil {
+		return "", 0, invalid("listen address %q: %v", given, err)
+	}
+	if _, err := netip.ParseAddr(host); host == "" || err == nil {
+		return host, port, nil
+	}
+	return advertise(given, DefaultPort, n.addrs)
 }
 
 // Init makes a cluster with this node as its first manager.
@@ -86,7 +111,7 @@ func (n *Node) Init(ctx context.Context, req *swarmv1.InitRequest) (*swarmv1.Ini
 	cred, bundle, err := n.remember(&state, founded.Certificate, founded.Bundle, key)
 	if err != nil {
 		_ = ln.Close()
-		return nil, err
+		return nil, n.undo(err)
 	}
 	m, err := n.newMember(state, cred, bundle, ln, founded.Rows)
 	if err != nil {
@@ -163,7 +188,7 @@ func (n *Node) admitted(ctx context.Context, req *swarmv1.JoinClusterRequest, to
 	}
 	cred, bundle, err := n.remember(&state, answer.Certificate, answer.Bundle, key)
 	if err != nil {
-		return nil, err
+		return nil, n.undo(err)
 	}
 	m, err := build(state, cred, bundle)
 	if err != nil {
@@ -215,7 +240,7 @@ func (n *Node) start(ctx context.Context, m *member) error {
 	select {
 	case n.begin <- m:
 	case <-ctx.Done():
-		_ = m.ln.Close()
+		m.abandon()
 		return n.undo(ctx.Err())
 	}
 	select {
@@ -257,9 +282,20 @@ func (n *Node) Leave(ctx context.Context, req *swarmv1.LeaveRequest) (*swarmv1.L
 		return nil, errdefs.ErrUnavailable.WithMessage("another init, join or leave is under way on this host: wait for it")
 	}
 	defer n.operation.Unlock()
+	if err := n.broken(); err != nil {
+		if !req.Force {
+			return nil, err
+		}
+		return &swarmv1.LeaveResponse{}, n.forgetBroken(ctx)
+	}
 	m := n.current()
 	if m == nil {
 		return nil, refused("this node is not part of a swarm")
+	}
+	select {
+	case <-m.running: // the one on disk may only just have begun
+	case <-ctx.Done():
+		return nil, ctx.Err()
 	}
 	if manager, _ := m.managing(); manager != nil && !req.Force {
 		standing := manager.Standing()
@@ -276,6 +312,18 @@ func (n *Node) Leave(ctx context.Context, req *swarmv1.LeaveRequest) (*swarmv1.L
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
+}
+
+// forgetBroken leaves a cluster of which too little is remembered to take part in it.
+func (n *Node) forgetBroken(ctx context.Context) error {
+	if err := n.deps.Clean(ctx); err != nil {
+		n.deps.Log.Error("remove containers after leaving", "err", err)
+	}
+	if err := n.disk.forget(); err != nil {
+		return fmt.Errorf("forget the cluster: %w", err)
+	}
+	n.setMember(nil, nil)
+	return nil
 }
 
 // goodbye tells the others by gossip that this node goes on purpose. One that does not hear it finds out as of a dead one.

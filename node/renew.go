@@ -37,6 +37,10 @@ func (m *member) renew(ctx context.Context) error {
 		}
 		backoff = renewBackoffMin
 		due = pki.RenewAt(m.base.Identity.Credential().Cert, 2*rand.Float64()-1)
+		// A new certificate may be due at once when this host's clock is ahead of the manager's.
+		if soonest := time.Now().Add(renewBackoffMin); due.Before(soonest) {
+			due = soonest
+		}
 	}
 }
 

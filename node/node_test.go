@@ -1,0 +1,329 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"net"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"swarm/internal/pki"
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+func wantError(t *testing.T, what string, err error, class func(error) bool, text string) {
+	t.Helper()
+	if !class(err) || !strings.Contains(err.Error(), text) {
+		t.Errorf("%s: %v; want one of another class or that says %q", what, err, text)
+	}
+}
+
+func role(r swarmv1.NodeSpec_Role) *swarmv1.NodeUpdate {
+	return &swarmv1.NodeUpdate{Node: &swarmv1.Node{Spec: &swarmv1.NodeSpec{Role: r}}}
+}
+
+func TestNode_InitInfoLeave(t *testing.T) {
+	r := newRig(t, newCluster(t)).up()
+	if got := r.info(); got.LocalNodeState != "inactive" || got.NodeId != "" {
+		t.Errorf("info at first: %v, want inactive", got)
+	}
+	_, err := r.client.Leave(t.Context(), &swarmv1.LeaveRequest{})
+	wantError(t, "leave at first", err, errdefs.IsFailedPrecondition, "not part of a swarm")
+
+	made := r.init()
+	got := r.info()
+	if got.LocalNodeState != "active" || got.NodeId != made.NodeId || got.ClusterId != made.ClusterId || got.NodeAddr != "127.0.0.1" ||
+		got.Role != swarmv1.NodeSpec_MANAGER || !got.ControlAvailable || got.Managers != 1 || got.Nodes != 2 || got.Tasks != 3 || len(got.Members) != 1 {
+		t.Errorf("info after init: %v", got)
+	}
+	if made.Addr != r.addr() || made.WorkerToken != r.cluster.token.String() {
+		t.Errorf("init: %v, want the address %s and the worker's token", made, r.addr())
+	}
+	if _, _, managers := r.parts(); len(managers) != 1 || managers[0].rows != 1 {
+		t.Errorf("managers made: %v, want one with the first rows", managers)
+	}
+	_, err = r.client.Init(t.Context(), &swarmv1.InitRequest{AdvertiseAddr: r.addr()})
+	wantError(t, "init twice", err, errdefs.IsFailedPrecondition, "already part of a swarm")
+	_, err = r.join(r.cluster.token.String(), r.addr())
+	wantError(t, "join after init", err, errdefs.IsFailedPrecondition, "already part of a swarm")
+
+	_, err = r.client.Leave(t.Context(), &swarmv1.LeaveRequest{})
+	wantError(t, "the last manager leaves", err, errdefs.IsFailedPrecondition, "--force")
+	if _, err := r.client.Leave(t.Context(), &swarmv1.LeaveRequest{Force: true}); err != nil {
+		t.Fatal(err)
+	}
+	if got := r.info(); got.LocalNodeState != "inactive" || r.cleaned.Load() != 1 {
+		t.Errorf("after leave: %v, cleaned %d times", got, r.cleaned.Load())
+	}
+	if _, gossip, _ := r.parts(); !gossip.said.Load() {
+		t.Error("left without a goodbye")
+	}
+	r.nothing()
+	if again := r.init(); again.ClusterId == made.ClusterId {
+		t.Error("a second cluster has the id of the first")
+	}
+}
+
+func TestNode_SeveralAddressesAreRefusedWithTheList(t *testing.T) {
+	r := newRig(t, newCluster(t)).up()
+	_, err := r.client.Init(t.Context(), &swarmv1.InitRequest{})
+	wantError(t, "init", err, errdefs.IsInvalidArgument, "10.0.0.1 (eth0), 10.0.1.1 (eth1)")
+	r.nothing()
+}
+
+// pair is a manager and a host that has not joined.
+func pair(t *testing.T) (manager, host *rig) {
+	c := newCluster(t)
+	manager, host = newRig(t, c).up(), newRig(t, c).up()
+	manager.init()
+	return manager, host
+}
+
+func TestNode_JoinAndLeave(t *testing.T) {
+	manager, host := pair(t)
+	joined, err := host.join(manager.cluster.token.String(), manager.addr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := host.info()
+	if got.LocalNodeState != "active" || got.NodeId != joined.NodeId || got.ClusterId != manager.info().ClusterId || got.Role != swarmv1.NodeSpec_WORKER {
+		t.Errorf("info after join: %v", got)
+	}
+	if _, err := host.client.Leave(t.Context(), &swarmv1.LeaveRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	host.nothing()
+}
+
+func TestNode_JoinThatFailsLeavesNothing(t *testing.T) {
+	manager, host := pair(t)
+	good := manager.cluster.token.String()
+	other := newCluster(t)
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	wrongSecret := pki.NewToken(manager.cluster.root.Cert).String()
+	for _, c := range []struct {
+		name, token, advertise string
+		prepare                func()
+		class                  func(error) bool
+		text                   string
+	}{
+		{"no token", "nonsense", host.addr(), nil, errdefs.IsInvalidArgument, "SWMTKN"},
+		{"another cluster's token", other.token.String(), host.addr(), nil, func(err error) bool { return err != nil }, "names the root"},
+		{"wrong secret", wrongSecret, host.addr(), nil, errdefs.IsPermissionDenied, "not valid"},
+		{"port taken", good, taken.Addr().String(), nil, func(err error) bool { return err != nil }, "--listen-addr"},
+		{"refused", good, host.addr(), func() { manager.cluster.refuse = errdefs.ErrFailedPrecondition.WithMessage("cloned") }, errdefs.IsFailedPrecondition, "cloned"},
+		{"no worker", good, host.addr(), func() { manager.cluster.refuse, host.noWorker = nil, errors.New("no containerd") }, func(err error) bool { return err != nil }, "no containerd"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if c.prepare != nil {
+				c.prepare()
+			}
+			_, err := host.client.Join(t.Context(), &swarmv1.JoinClusterRequest{Token: c.token, RemoteAddrs: []string{manager.addr()}, AdvertiseAddr: c.advertise})
+			wantError(t, "join", err, c.class, c.text)
+			host.nothing()
+			if got := host.info(); got.LocalNodeState != "inactive" {
+				t.Errorf("info: %v, want inactive", got)
+			}
+		})
+	}
+	if _, gossip, _ := host.parts(); !gossip.closed.Load() {
+		t.Error("the gossip of a member without worker stays open: its port is taken")
+	}
+	host.noWorker = nil
+	if _, err := host.join(good, manager.addr()); err != nil {
+		t.Errorf("join after all: %v", err)
+	}
+}
+
+func TestNode_JoinTriesTheNextManager(t *testing.T) {
+	manager, host := pair(t)
+	gone := newRig(t, manager.cluster) // never up: its port refuses
+	_, err := host.join(manager.cluster.token.String(), gone.addr())
+	wantError(t, "join through nobody", err, errdefs.IsUnavailable, gone.addr())
+	if _, err := host.client.Join(t.Context(), &swarmv1.JoinClusterRequest{
+		Token: manager.cluster.token.String(), RemoteAddrs: []string{gone.addr(), manager.addr()}, AdvertiseAddr: host.addr(),
+	}); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestNode_RestartResumesFromDisk(t *testing.T) {
+	r := newRig(t, newCluster(t)).up()
+	made := r.init()
+	if err := r.stop(); err != nil {
+		t.Fatal(err)
+	}
+	r.up()
+	eventually(t, "the node is active again", func() bool { return r.info().ControlAvailable })
+	if got := r.info(); got.NodeId != made.NodeId || got.ClusterId != made.ClusterId {
+		t.Errorf("info after restart: %v, want node %s of %s", got, made.NodeId, made.ClusterId)
+	}
+	if _, _, managers := r.parts(); len(managers) != 2 || managers[1].rows != 0 {
+		t.Errorf("managers made: %d, the second with %d rows; want 2, none", len(managers), managers[1].rows)
+	}
+}
+
+func TestNode_DamagedMembershipIsToldAndCanBeLeft(t *testing.T) {
+	r := newRig(t, newCluster(t)).up()
+	r.init()
+	if err := r.stop(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile((disk{dir: r.cfg.StateDir}).file(), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r.up()
+	eventually(t, "info tells", func() bool { return r.info().LocalNodeState == "error" })
+	if got := r.info().Error; !strings.Contains(got, "node.json is damaged") {
+		t.Errorf("info: %q", got)
+	}
+	_, err := r.client.Init(t.Context(), &swarmv1.InitRequest{AdvertiseAddr: r.addr()})
+	wantError(t, "init over it", err, errdefs.IsDataLoss, "leave --force")
+	_, err = r.client.Leave(t.Context(), &swarmv1.LeaveRequest{})
+	wantError(t, "leave", err, errdefs.IsDataLoss, "leave --force")
+	if _, err := r.client.Leave(t.Context(), &swarmv1.LeaveRequest{Force: true}); err != nil {
+		t.Fatal(err)
+	}
+	r.nothing()
+	r.init()
+}
+
+func TestNode_RoleStartsAndStopsTheManager(t *testing.T) {
+	manager, host := pair(t)
+	if _, err := host.join(manager.cluster.token.String(), manager.addr()); err != nil {
+		t.Fatal(err)
+	}
+	host.tell(role(swarmv1.NodeSpec_MANAGER))
+	eventually(t, "the manager runs", func() bool { return host.info().ControlAvailable })
+	_, _, managers := host.parts()
+	if !managers[0].base.Membership.Manager || managers[0].rows != 0 {
+		t.Errorf("the manager was made with %+v and %d rows", managers[0].base.Membership, managers[0].rows)
+	}
+
+	// Nothing stops before its vote is taken.
+	host.tell(role(swarmv1.NodeSpec_WORKER))
+	if managers[0].ended.Load() {
+		t.Error("a manager that still votes has ended: the others may be without a majority")
+	}
+	managers[0].unseated.Store(true)
+	eventually(t, "its folder is wiped", func() bool {
+		_, err := os.Stat((disk{dir: host.cfg.StateDir}).managerDir())
+		return errors.Is(err, os.ErrNotExist)
+	})
+	if got := host.info(); !managers[0].ended.Load() || got.ControlAvailable || got.Role != swarmv1.NodeSpec_WORKER || got.LocalNodeState != "active" {
+		t.Errorf("after demotion: ended %v, info %v", managers[0].ended.Load(), got)
+	}
+	if m, err := (disk{dir: host.cfg.StateDir}).load(); err != nil || m.Manager {
+		t.Errorf("remembered: %+v, %v", m, err)
+	}
+	host.tell(role(swarmv1.NodeSpec_MANAGER))
+	eventually(t, "the manager runs again", func() bool { return host.info().ControlAvailable })
+}
+
+func TestNode_RemovedNodeForgets(t *testing.T) {
+	manager, host := pair(t)
+	if _, err := host.join(manager.cluster.token.String(), manager.addr()); err != nil {
+		t.Fatal(err)
+	}
+	host.tell(&swarmv1.NodeUpdate{Removed: true})
+	eventually(t, "the node is inactive", func() bool { return host.info().LocalNodeState == "inactive" })
+	host.nothing()
+	if host.cleaned.Load() != 1 {
+		t.Errorf("cleaned %d times, want once", host.cleaned.Load())
+	}
+	if _, err := host.join(manager.cluster.token.String(), manager.addr()); err != nil {
+		t.Errorf("join again: %v", err)
+	}
+}
+
+func TestNode_ManagersAndRootsAreRemembered(t *testing.T) {
+	manager, host := pair(t)
+	if _, err := host.join(manager.cluster.token.String(), manager.addr()); err != nil {
+		t.Fatal(err)
+	}
+	next, err := pki.CreateRoot(manager.cluster.root.ClusterID(), time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	bundle, err := pki.NewBundle(manager.cluster.root.Cert, next.Cert)
+	if err != nil {
+		t.Fatal(err)
+	}
+	host.tell(&swarmv1.NodeUpdate{Managers: []*swarmv1.Peer{{NodeId: "m9", Addr: "10.9.9.9", Port: 99}}, Bundle: bundle.PEM()})
+	d := disk{dir: host.cfg.StateDir}
+	if m, err := d.load(); err != nil || len(m.Managers) != 1 || m.Managers[0] != (Peer{NodeID: "m9", Addr: "10.9.9.9", Port: 99}) {
+		t.Errorf("remembered: %+v, %v", m, err)
+	}
+	if _, roots, err := d.credential().Load(); err != nil || roots.Digest() != bundle.Digest() {
+		t.Errorf("roots on disk: %v, want both", err)
+	}
+}
+
+func TestNode_RenewsAtHalfOfACertificatesLife(t *testing.T) {
+	manager, host := pair(t)
+	manager.cluster.validity = 2 * time.Second
+	if _, err := host.join(manager.cluster.token.String(), manager.addr()); err != nil {
+		t.Fatal(err)
+	}
+	first := host.certificate()
+	manager.cluster.validity = time.Hour
+	eventually(t, "a new certificate", func() bool { return host.certificate().SerialNumber.Cmp(first.SerialNumber) != 0 })
+	next := host.certificate()
+	if time.Until(first.NotAfter) < 0 {
+		t.Error("renewed only after it had expired")
+	}
+	if next.Subject.CommonName != first.Subject.CommonName || time.Until(next.NotAfter) < 50*time.Minute {
+		t.Errorf("renewed: %s until %v", next.Subject, next.NotAfter)
+	}
+}
+
+// A host that was off while its certificate expired still gets a new one.
+func TestNode_RenewsAnExpiredCertificate(t *testing.T) {
+	manager, host := pair(t)
+	if _, err := host.join(manager.cluster.token.String(), manager.addr()); err != nil {
+		t.Fatal(err)
+	}
+	id := host.info().NodeId
+	if err := host.stop(); err != nil {
+		t.Fatal(err)
+	}
+	d := disk{dir: host.cfg.StateDir}
+	cred, bundle, err := d.credential().Load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	csr, err := pki.CreateCSR(cred.Key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cred.Cert, err = manager.cluster.root.SignNode(csr, id, time.Minute, time.Now().Add(-time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.credential().Save(cred, bundle); err != nil {
+		t.Fatal(err)
+	}
+	host.up()
+	eventually(t, "a certificate that is valid", func() bool { return time.Until(host.certificate().NotAfter) > 0 })
+	if got := host.certificate().Subject.CommonName; got != id {
+		t.Errorf("the new certificate is for %s, want %s", got, id)
+	}
+}
+
+func TestNode_OneOperationAtATime(t *testing.T) {
+	n := New(Config{StateDir: t.TempDir()}, Deps{})
+	n.operation.Lock()
+	_, initErr := n.Init(context.Background(), &swarmv1.InitRequest{})
+	_, joinErr := n.Join(context.Background(), &swarmv1.JoinClusterRequest{})
+	_, leaveErr := n.Leave(context.Background(), &swarmv1.LeaveRequest{})
+	for _, err := range []error{initErr, joinErr, leaveErr} {
+		wantError(t, "a second operation", err, errdefs.IsUnavailable, "under way")
+	}
+}

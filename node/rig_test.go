@@ -1,0 +1,353 @@
+package node
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"google.golang.org/grpc"
+
+	"swarm/internal/ident"
+	"swarm/internal/pki"
+	"swarm/internal/transport"
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+func itoa(n uint16) string { return strconv.Itoa(int(n)) }
+
+// eventually polls until ok, and fails the test when that takes too long.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.After(5 * time.Second)
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for !ok() {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatalf("in vain: %s", what)
+		}
+	}
+}
+
+// cluster is what the parts of all nodes of a test share: the authority, and the rows that managers would replicate.
+type cluster struct {
+	t        *testing.T
+	root     *pki.Root
+	token    pki.Token
+	validity time.Duration
+	role     swarmv1.NodeSpec_Role // of those who join
+	refuse   error                 // what Join answers
+	renewals atomic.Int32
+
+	mu       sync.Mutex // guards managers
+	managers []*swarmv1.Peer
+}
+
+func newCluster(t *testing.T) *cluster {
+	root, err := pki.CreateRoot(ident.NewID(), time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &cluster{t: t, root: root, token: pki.NewToken(root.Cert), validity: time.Hour}
+}
+
+func (c *cluster) bundle() []byte {
+	b, err := pki.NewBundle(c.root.Cert)
+	if err != nil {
+		c.t.Error(err)
+		return nil
+	}
+	return b.PEM()
+}
+
+func (c *cluster) peers() []*swarmv1.Peer {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.managers
+}
+
+func (c *cluster) sign(csr []byte, id string) ([]byte, error) {
+	cert, err := c.root.SignNode(csr, id, c.validity, time.Now())
+	if err != nil {
+		return nil, err
+	}
+	return pki.EncodeCert(cert), nil
+}
+
+// authority is a manager's CA service.
+type authority struct {
+	swarmv1.UnimplementedCAServer
+	*cluster
+}
+
+func (a authority) Join(_ context.Context, r *swarmv1.JoinRequest) (*swarmv1.JoinResponse, error) {
+	if a.refuse != nil {
+		return nil, a.refuse
+	}
+	if given, err := pki.ParseToken(r.Token); err != nil || !given.Equal(a.token) {
+		return nil, errdefs.ErrPermissionDenied.WithMessage("the join token is not valid")
+	}
+	id := ident.NewID()
+	cert, err := a.sign(r.Csr, id)
+	if err != nil {
+		return nil, err
+	}
+	return &swarmv1.JoinResponse{
+		NodeId: id, ClusterId: a.root.ClusterID(), Role: a.role, Certificate: cert, Bundle: a.bundle(), Managers: a.peers(),
+		GossipKeys: []*swarmv1.EncryptionKey{{Key: []byte("key")}},
+	}, nil
+}
+
+func (a authority) Renew(ctx context.Context, r *swarmv1.RenewRequest) (*swarmv1.RenewResponse, error) {
+	who, err := transport.FromContext(ctx)
+	if err != nil {
+		return nil, err
+	}
+	cert, err := a.sign(r.Csr, who.NodeID())
+	if err != nil {
+		return nil, err
+	}
+	a.renewals.Add(1)
+	return &swarmv1.RenewResponse{Certificate: cert, Bundle: a.bundle()}, nil
+}
+
+// fakeManager votes from its start until its test unseats it.
+type fakeManager struct {
+	rig      *rig
+	base     Base
+	rows     int
+	unseated atomic.Bool
+	ended    atomic.Bool
+}
+
+func (m *fakeManager) Run(ctx context.Context) error {
+	<-ctx.Done()
+	m.ended.Store(true)
+	return nil
+}
+
+func (m *fakeManager) Register(r grpc.ServiceRegistrar) {
+	swarmv1.RegisterCAServer(r, authority{cluster: m.rig.cluster})
+}
+func (m *fakeManager) Authorise(context.Context, string) error { return nil }
+func (m *fakeManager) Resolve(string) (Peer, bool)             { return Peer{}, false }
+func (m *fakeManager) Ready(context.Context) error             { return nil }
+func (m *fakeManager) Standing() Standing {
+	return Standing{Voter: !m.unseated.Load(), Leader: m.base.Membership.NodeID, Managers: m.rig.standing, Nodes: 2}
+}
+
+type fakeWorker struct {
+	rig    *rig
+	hooks  WorkerHooks
+	closed atomic.Bool
+}
+
+func (w *fakeWorker) Run(ctx context.Context) error {
+	<-ctx.Done()
+	return nil
+}
+func (w *fakeWorker) Register(grpc.ServiceRegistrar)  {}
+func (w *fakeWorker) Connected(context.Context) error { return nil }
+func (w *fakeWorker) Tasks() int                      { return 3 }
+func (w *fakeWorker) Close() error                    { w.closed.Store(true); return nil }
+
+type fakeGossip struct{ said, closed atomic.Bool }
+
+func (g *fakeGossip) Run(ctx context.Context) error {
+	<-ctx.Done()
+	return nil
+}
+func (g *fakeGossip) Members() []*swarmv1.Member  { return []*swarmv1.Member{{NodeId: "x"}} }
+func (g *fakeGossip) Resolve(string) (Peer, bool) { return Peer{}, false }
+func (g *fakeGossip) Leave(context.Context) error { g.said.Store(true); return nil }
+func (g *fakeGossip) Close() error                { g.closed.Store(true); return nil }
+
+// rig is one host: a node with fake parts, real files, and real TLS on the loopback.
+type rig struct {
+	t        *testing.T
+	cluster  *cluster
+	cfg      Config
+	port     uint16
+	client   swarmv1.DaemonClient
+	standing int // managers, as this one knows
+	cleaned  atomic.Int32
+	noWorker error // what NewWorker answers
+	stop     func() error
+
+	mu       sync.Mutex // guards the newest of the parts
+	managers []*fakeManager
+	worker   *fakeWorker
+	gossip   *fakeGossip
+}
+
+// newRig makes a host that is down; up starts its daemon.
+func newRig(t *testing.T, c *cluster) *rig {
+	dir, err := os.MkdirTemp("", "node") // t.TempDir is too long for a socket
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := ln.Addr().(*net.TCPAddr).Port
+	_ = ln.Close()
+	return &rig{
+		t: t, cluster: c, port: uint16(port), standing: 1,
+		cfg: Config{StateDir: filepath.Join(dir, "state"), RunDir: filepath.Join(dir, "run"), Hostname: "host", MachineID: "machine"},
+	}
+}
+
+func (r *rig) addr() string { return Peer{Addr: "127.0.0.1", Port: r.port}.HostPort() }
+
+func (r *rig) deps() Deps {
+	return Deps{
+		Log: slog.New(slog.DiscardHandler), Found: r.found, Describe: func() *swarmv1.NodeDescription { return nil },
+		NewGossip: func(Base) (Gossip, error) {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			r.gossip = &fakeGossip{}
+			return r.gossip, nil
+		},
+		NewWorker: func(_ Base, _ Gossip, hooks WorkerHooks) (Worker, error) {
+			if r.noWorker != nil {
+				return nil, r.noWorker
+			}
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			r.worker = &fakeWorker{rig: r, hooks: hooks}
+			return r.worker, nil
+		},
+		NewManager: func(b Base, _ Gossip, rows []*swarmv1.Change) (Manager, error) {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			m := &fakeManager{rig: r, base: b, rows: len(rows)}
+			r.managers = append(r.managers, m)
+			return m, os.WriteFile(filepath.Join(b.Dir, "secrets"), nil, 0o600)
+		},
+		Clean: func(context.Context) error { r.cleaned.Add(1); return nil },
+	}
+}
+
+func (r *rig) found(q FoundRequest) (Founded, error) {
+	// The authority's cluster is the one that is founded.
+	root, err := pki.CreateRoot(q.ClusterID, time.Now())
+	if err != nil {
+		return Founded{}, err
+	}
+	c := r.cluster
+	c.root, c.token = root, pki.NewToken(root.Cert)
+	cert, err := c.sign(q.CSR, q.NodeID)
+	c.mu.Lock()
+	c.managers = []*swarmv1.Peer{{NodeId: q.NodeID, Addr: q.Membership.Addr, Port: uint32(q.Membership.Port)}}
+	c.mu.Unlock()
+	return Founded{
+		Rows: []*swarmv1.Change{{}}, Certificate: cert, Bundle: c.bundle(), GossipKeys: [][]byte{[]byte("key")},
+		WorkerToken: c.token.String(),
+	}, err
+}
+
+// up starts the daemon and returns when it answers. It goes down with the test, or by r.stop.
+func (r *rig) up() *rig {
+	r.t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	n := New(r.cfg, r.deps())
+	n.addrs = host(map[string][]string{"eth0": {"10.0.0.1"}, "eth1": {"10.0.1.1"}})
+	done := make(chan error, 1)
+	go func() { done <- n.Run(ctx) }()
+	var once sync.Once
+	r.stop = func() (err error) {
+		once.Do(func() {
+			cancel()
+			select {
+			case err = <-done:
+			case <-time.After(10 * time.Second):
+				err = errors.New("the daemon does not end")
+			}
+		})
+		return err
+	}
+	r.t.Cleanup(func() {
+		if err := r.stop(); err != nil {
+			r.t.Errorf("the daemon ended: %v", err)
+		}
+	})
+	eventually(r.t, "the local socket", func() bool {
+		_, err := os.Stat(r.cfg.Socket())
+		return err == nil
+	})
+	conn, err := transport.DialUnix(r.cfg.Socket())
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(func() { _ = conn.Close() })
+	r.client = swarmv1.NewDaemonClient(conn)
+	return r
+}
+
+func (r *rig) init() *swarmv1.InitResponse {
+	r.t.Helper()
+	response, err := r.client.Init(r.t.Context(), &swarmv1.InitRequest{AdvertiseAddr: r.addr()})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return response
+}
+
+func (r *rig) join(token, manager string) (*swarmv1.JoinClusterResponse, error) {
+	return r.client.Join(r.t.Context(), &swarmv1.JoinClusterRequest{Token: token, RemoteAddrs: []string{manager}, AdvertiseAddr: r.addr()})
+}
+
+func (r *rig) info() *swarmv1.InfoResponse {
+	r.t.Helper()
+	info, err := r.client.Info(r.t.Context(), &swarmv1.InfoRequest{})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return info
+}
+
+func (r *rig) parts() (*fakeWorker, *fakeGossip, []*fakeManager) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.worker, r.gossip, append([]*fakeManager(nil), r.managers...)
+}
+
+// tell is what a manager says of this node.
+func (r *rig) tell(u *swarmv1.NodeUpdate) {
+	w, _, _ := r.parts()
+	w.hooks.OnNode(u)
+}
+
+func (r *rig) certificate() *x509.Certificate {
+	r.t.Helper()
+	cred, _, err := (disk{dir: r.cfg.StateDir}).credential().Load()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return cred.Cert
+}
+
+// nothing fails the test when anything of a cluster is on the host's disk.
+func (r *rig) nothing() {
+	r.t.Helper()
+	_ = filepath.WalkDir(r.cfg.StateDir, func(path string, entry fs.DirEntry, err error) error {
+		if err == nil && !entry.IsDir() {
+			r.t.Errorf("%s is left on disk", path)
+		}
+		return nil
+	})
+}
