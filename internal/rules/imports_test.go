@@ -55,6 +55,8 @@ var directions = []struct {
 	// A worker must run where no manager code does; it never sees the store.
 	{"worker", []string{"worker", "internal", "proto"}},
 	{"overlay", []string{"overlay", "internal", "proto"}},
+	// A node's parts are given to it as functions: it knows none of them.
+	{"node", []string{"internal", "proto"}},
 	// The playground lays cables with the overlay's primitives.
 	{"dev", []string{"dev", "overlay", "internal", "proto"}},
 	// A front end is thin: flags, one call, print.
