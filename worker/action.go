@@ -100,11 +100,7 @@ func (t *taskLoop) pull(ctx context.Context, rev *swarmv1.Revision) error {
 		_, err := t.w.deps.Images.Pull(ctx, req, nil)
 		return err
 	})
-	if errdefs.IsNotFound(err) || errdefs.IsUnavailable(err) {
-		return fmt.Errorf("no registry and no node of the cluster could give image %s: load it with `docker save %s | swarm image load`: %w",
-			req.Ref, tagged(req.Ref), err)
-	}
-	if err != nil {
+	if err != nil { // which says what to do
 		return fmt.Errorf("pull image %s: %w", req.Ref, err)
 	}
 	return nil

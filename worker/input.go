@@ -6,7 +6,6 @@ import (
 	"os"
 	"path"
 	"slices"
-	"strings"
 
 	"github.com/containerd/errdefs"
 
@@ -183,13 +182,6 @@ func (w *Worker) container(in *inputs, attached Attached) (Container, error) {
 		c.LogDir = dir
 	}
 	return c, nil
-}
-
-// tagged is a reference as docker save wants it: without the digest.
-func tagged(ref string) string {
-	name, _, _ := strings.Cut(ref, "@")
-	name = strings.TrimPrefix(name, "docker.io/")
-	return strings.TrimPrefix(name, "library/")
 }
 
 func (w *Worker) writeFiles(c *Container, attached Attached, host bool) error {

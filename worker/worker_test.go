@@ -130,13 +130,13 @@ func TestWorker_ImageThatNobodyHasIsRejectedWithAHint(t *testing.T) {
 		tries := 0
 		r.images.Registry = func(ref string) error {
 			tries++
-			return fmt.Errorf("%s: %w", ref, errdefs.ErrNotFound)
+			return errdefs.ErrNotFound.WithMessage("no node or registry has " + ref + ": load it")
 		}
 		m.initial = []*swarmv1.Assignment{revisionObject(), taskObject("t1", running)}
 		r.start()
 		s := m.waitState("t1", rejected)
-		if want := "docker save web:1 | swarm image load"; !strings.Contains(s.Err, want) || tries != 4 {
-			t.Errorf("after %d tries: %q does not contain %q", tries, s.Err, want)
+		if want := "no node or registry has docker.io/library/web:1@sha256:1: load it"; !strings.HasSuffix(s.Err, ": "+want) || strings.Count(s.Err, "load") != 1 || tries != 4 {
+			t.Errorf("after %d tries: %q, want %q", tries, s.Err, want)
 		}
 	})
 }
