@@ -121,6 +121,38 @@ func TestControl_UpdateAndRollback(t *testing.T) {
 	})
 }
 
+// Credentials are shown to nobody, so an update that was made from what is shown brings none.
+func TestControl_UpdateKeepsTheCredentialsToPullWith(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		s := serviceSpec("web", 1)
+		s.TaskTemplate.ContainerSpec.PullOptions = &swarmv1.PullOptions{RegistryAuth: "first"}
+		r.create(s)
+		stored := func() string {
+			svc := r.service("web").GetService()
+			rev, _ := r.store.View().Revision(svc.GetId(), svc.GetRevision())
+			return rev.GetSpec().GetTaskTemplate().GetContainerSpec().GetPullOptions().GetRegistryAuth()
+		}
+		shown := r.service("web").GetRevision().GetSpec()
+		if shown.GetTaskTemplate().GetContainerSpec().GetPullOptions() != nil {
+			t.Fatalf("credentials are shown: %v", shown)
+		}
+		for _, c := range []struct{ given, want string }{{"", "first"}, {"second", "second"}} {
+			next := serviceSpec("web", 1)
+			next.TaskTemplate.ContainerSpec.Env = []string{"FOR=" + c.want}
+			if c.given != "" {
+				next.TaskTemplate.ContainerSpec.PullOptions = &swarmv1.PullOptions{RegistryAuth: c.given}
+			}
+			if _, err := r.admin.UpdateService(t.Context(), &swarmv1.UpdateServiceRequest{Id: "web", Spec: next}); err != nil {
+				t.Fatal(err)
+			}
+			if got := stored(); got != c.want {
+				t.Errorf("after an update with %q: %q, want %q", c.given, got, c.want)
+			}
+		}
+	})
+}
+
 func TestControl_Nodes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)

@@ -72,7 +72,7 @@ func (m *Manager) addVoter(ctx context.Context, id string) bool {
 		}
 	}
 	if err := m.store.AddVoter(ctx, id); err != nil {
-		m.log.Info("manager does not vote yet", "node", id, "err", err)
+		m.log.Debug("manager does not vote yet", "node", id, "err", err)
 		return false
 	}
 	m.log.Info("manager votes", "node", id)

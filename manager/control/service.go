@@ -121,8 +121,17 @@ func (s *Server) nextSpec(ctx context.Context, svc *swarmv1.Service, old *swarmv
 		parsed.Digest != "" && wanted.GetTaskTemplate().GetForceUpdate() == old.GetTaskTemplate().GetForceUpdate() && req.GetNoResolveImage() {
 		wanted.TaskTemplate.ContainerSpec.Image = had
 	}
+	keepPullOptions(old, wanted)
 	warnings, err := s.pin(ctx, wanted, req.GetRegistryAuth(), req.GetNoResolveImage())
 	return wanted, warnings, err
+}
+
+// keepPullOptions: nobody is shown the credentials that nodes pull with, so an update that brings none means the old ones.
+func keepPullOptions(old, next *swarmv1.ServiceSpec) {
+	to, from := next.GetTaskTemplate().GetContainerSpec(), old.GetTaskTemplate().GetContainerSpec()
+	if to != nil && to.PullOptions == nil && from.GetPullOptions() != nil {
+		to.PullOptions = from.PullOptions.CloneVT()
+	}
 }
 
 func updatable(v *raftstore.View, id string, version uint64) (*swarmv1.Service, error) {
