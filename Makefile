@@ -12,7 +12,7 @@ RUNC_VERSION := $(shell awk '$$1 == "github.com/opencontainers/runc" && $$2 ~ /^
 RUNC_TAGS := $(if $(wildcard /usr/include/seccomp.h),seccomp )netgo osusergo
 
 .DEFAULT_GOAL := help
-.PHONY: help deps deps-bench build demo test check scenarios bench soak fuzz generate install clean FORCE image cross
+.PHONY: help deps deps-bench build demo test check scenarios bare bench soak fuzz generate install clean FORCE image cross
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,10 @@ build/hello.tar: $(wildcard scenarios/hello/*.go scenarios/mkimage/*.go) go.mod
 demo: deps build image ## five hosts on this machine, ten replicas, a host lost and what becomes of them
 	bin/swarm dev down --name demo
 	scenarios/demo.sh
+
+bare: deps build image ## swarm on Debian's minimal base, with nothing else installed
+	@command -v debootstrap >/dev/null && command -v ip >/dev/null || { apt-get update -q && apt-get install -y -q --no-install-recommends debootstrap iproute2; }
+	scenarios/bare.sh
 
 # Packages that run containers or make namespaces need root, and the embedded runc, so build comes first.
 test: deps build cross image ## everything: unit, synctest, property and contract tests with the race detector, then real clusters
