@@ -101,7 +101,7 @@ func (n *Node) newMember(state Membership, cred pki.Credential, bundle *pki.Bund
 	if m.gossip, err = n.deps.NewGossip(m.base); err != nil {
 		return nil, fmt.Errorf("gossip: %w", err)
 	}
-	if m.worker, err = n.deps.NewWorker(m.base, m.gossip, WorkerHooks{Managers: m.managers, OnNode: m.onNode}); err != nil {
+	if m.worker, err = n.deps.NewWorker(m.base, m.gossip, WorkerHooks{Managers: m.managers, OnNode: m.onNode, OnKeys: m.onKeys}); err != nil {
 		return nil, fmt.Errorf("worker: %w", errors.Join(err, m.gossip.Close()))
 	}
 	return m, nil

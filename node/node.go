@@ -84,6 +84,8 @@ type Worker interface {
 type WorkerHooks struct {
 	Managers func() []Peer
 	OnNode   func(*swarmv1.NodeUpdate)
+	// OnKeys takes over the cluster's keys; it must not be called by two at once.
+	OnKeys func([]*swarmv1.EncryptionKey)
 }
 
 // Gossip knows who is alive. It looks for the others by itself while the node is alone.
@@ -92,6 +94,8 @@ type Gossip interface {
 	Members() []*swarmv1.Member
 	// Resolve finds a node by what it gossips of itself.
 	Resolve(nodeID string) (Peer, bool)
+	// UpdateKeys replaces the keys; the first encrypts, each decrypts.
+	UpdateKeys(keys [][]byte) error
 	// Leave says goodbye.
 	Leave(ctx context.Context) error
 	// Close frees the port; Run does it too. For a member that never ran.

@@ -163,7 +163,10 @@ func (w *fakeWorker) Connected(context.Context) error { return nil }
 func (w *fakeWorker) Tasks() int                      { return 3 }
 func (w *fakeWorker) Close() error                    { w.closed.Store(true); return nil }
 
-type fakeGossip struct{ said, closed atomic.Bool }
+type fakeGossip struct {
+	said, closed atomic.Bool
+	keys         atomic.Pointer[[][]byte] // as last updated
+}
 
 func (g *fakeGossip) Run(ctx context.Context) error {
 	<-ctx.Done()
@@ -171,6 +174,10 @@ func (g *fakeGossip) Run(ctx context.Context) error {
 }
 func (g *fakeGossip) Members() []*swarmv1.Member  { return []*swarmv1.Member{{NodeId: "x"}} }
 func (g *fakeGossip) Resolve(string) (Peer, bool) { return Peer{}, false }
+func (g *fakeGossip) UpdateKeys(keys [][]byte) error {
+	g.keys.Store(&keys)
+	return nil
+}
 func (g *fakeGossip) Leave(context.Context) error { g.said.Store(true); return nil }
 func (g *fakeGossip) Close() error                { g.closed.Store(true); return nil }
 

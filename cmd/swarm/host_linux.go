@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/mount"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
@@ -76,6 +77,10 @@ func (h *host) newContainers() error {
 		return err
 	}
 	cfg.Init = set.Program
+	h.prune(l, set)
+	if err := mount.SetTempMountLocation(filepath.Join(h.options.RunDir, "mounts")); err != nil {
+		return err
+	}
 	if address == "" {
 		address = l.Socket()
 		cfg.RuncRoot, cfg.Runc, cfg.Build, cfg.Exits = l.RuncRoot(), set.Runc, set.Build, layout.Exits(l.State())
@@ -96,6 +101,17 @@ func (h *host) newContainers() error {
 	})
 	h.images = h.store
 	return err
+}
+
+// prune removes the programs of earlier builds. That it cannot is no reason not to run.
+func (h *host) prune(l layout.Layout, own binary.Set) {
+	removed, err := binary.Prune(l.Bin(), layout.Bundles(l.State()), own.Build)
+	if err != nil {
+		h.log.Warn("remove programs of earlier builds", "err", err)
+	}
+	if len(removed) > 0 {
+		h.log.Info("programs of earlier builds removed", "builds", removed)
+	}
 }
 
 // run keeps the companion running and the firewall's rules in place.

@@ -141,8 +141,10 @@ type workerMember struct {
 
 func (p *parts) newWorker(b node.Base, g node.Gossip, hooks node.WorkerHooks) (node.Worker, error) {
 	m := &workerMember{host: p.host, contact: make(chan struct{}), blobs: b.Listener.Blob()}
-	m.source = &peerSource{transport: b.Dialer.BlobTransport(), list: g.(*gossipMember).alive}
-	store, err := logs.New(logs.Config{Dir: filepath.Join(p.options.StateDir, "logs")}, logs.Deps{Log: b.Log})
+	m.source = &peerSource{
+		transport: b.Dialer.BlobTransport(), alive: g.(*gossipMember).alive, managers: hooks.Managers, dial: b.Dialer, log: b.Log,
+	}
+	store, err := logs.New(logs.Config{Dir: filepath.Join(p.options.StateDir, "logs"), NodeID: b.Membership.NodeID}, logs.Deps{Log: b.Log})
 	if err != nil {
 		return nil, err
 	}
@@ -153,7 +155,7 @@ func (p *parts) newWorker(b node.Base, g node.Gossip, hooks node.WorkerHooks) (n
 		CgroupParent: p.options.CgroupParent,
 	}, worker.Deps{
 		Log: b.Log, Runtime: p.host.runtime, Images: p.host.images, Network: p.host.network, Executor: p.host.runtime,
-		Logs: store, Describe: p.host.describe, OnNode: hooks.OnNode,
+		Logs: store, Describe: p.host.describe, OnNode: hooks.OnNode, OnKeys: hooks.OnKeys,
 		Managers: func() []*swarmv1.Peer { return peerMessages(hooks.Managers()) },
 		Dial:     func(nodeID string) (grpc.ClientConnInterface, error) { return b.Dialer.DialGRPC(nodeID) },
 		OnContact: func(_ string, up bool) {

@@ -1,0 +1,37 @@
+package node
+
+import (
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+func TestNode_GossipKeysAreRememberedNewestFirst(t *testing.T) {
+	manager, host := pair(t)
+	if _, err := host.join(manager.cluster.token.String(), manager.addr()); err != nil {
+		t.Fatal(err)
+	}
+	w, g, _ := host.parts()
+	w.hooks.OnKeys([]*swarmv1.EncryptionKey{
+		{Subsystem: "gossip", Key: []byte("old"), LamportTime: 1},
+		{Subsystem: "ipsec", Key: []byte("other"), LamportTime: 9},
+		{Subsystem: "gossip", Key: []byte("new"), LamportTime: 2},
+	})
+	want := [][]byte{[]byte("new"), []byte("old")}
+	if got := g.keys.Load(); got == nil || cmp.Diff(want, *got) != "" {
+		t.Errorf("gossip got %q, want %q", got, want)
+	}
+	m, err := (disk{dir: host.cfg.StateDir}).load()
+	if err != nil || cmp.Diff(want, m.GossipKeys) != "" {
+		t.Errorf("remembered %q, %v, want %q", m.GossipKeys, err, want)
+	}
+
+	g.keys.Store(nil)
+	w.hooks.OnKeys(nil) // Before the managers have sent any.
+	w.hooks.OnKeys([]*swarmv1.EncryptionKey{{Subsystem: "gossip", Key: []byte("new"), LamportTime: 2}, {Subsystem: "gossip", Key: []byte("old"), LamportTime: 1}})
+	if g.keys.Load() != nil {
+		t.Error("gossip was told of keys that it has")
+	}
+}
