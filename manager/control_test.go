@@ -16,6 +16,7 @@ import (
 	"swarm/internal/transport"
 	"swarm/manager"
 	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/raftstore"
 )
 
 // refused checks that an error is of a class, says what it should, in one line.
@@ -148,6 +149,39 @@ func TestControl_UpdateKeepsTheCredentialsToPullWith(t *testing.T) {
 			}
 			if got := stored(); got != c.want {
 				t.Errorf("after an update with %q: %q, want %q", c.given, got, c.want)
+			}
+		}
+	})
+}
+
+// As the planner does when an update fails: it changes the service's row alone.
+func TestManager_RolledBackServicePublishesItsFormerPort(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		publishing := func(port uint32) *swarmv1.ServiceSpec {
+			s := serviceSpec("web", 1)
+			s.EndpointSpec = &swarmv1.EndpointSpec{Ports: []*swarmv1.PortConfig{{TargetPort: 80, PublishedPort: port}}}
+			return s
+		}
+		r.create(publishing(8080))
+		if _, err := r.admin.UpdateService(t.Context(), &swarmv1.UpdateServiceRequest{Id: "web", Spec: publishing(9090)}); err != nil {
+			t.Fatal(err)
+		}
+		svc := r.service("web").GetService()
+		row := svc.CloneVT()
+		row.Revision, row.PreviousRevision = 1, 0
+		if _, err := r.store.Commit(t.Context(), "planner", raftstore.Put(row)); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		v := r.store.View()
+		endpoint, _ := v.Endpoints.Get(svc.GetId())
+		if got := endpoint.GetPorts(); len(got) != 1 || got[0].GetPublishedPort() != 8080 {
+			t.Errorf("ports %v, want 8080", got)
+		}
+		for key, want := range map[string]bool{"port/ingress/tcp/8080": true, "port/ingress/tcp/9090": false} {
+			if _, ok := v.Claims.Get(key); ok != want {
+				t.Errorf("claim %s is there: %v, want %v", key, ok, want)
 			}
 		}
 	})
