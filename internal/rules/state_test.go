@@ -133,7 +133,6 @@ func writes(file *ast.File, written map[string]token.Pos) {
 				continue
 			case *ast.Ident:
 				// Objects are resolved within the file; a name of another file of the package has none.
-				//lint:ignore SA1019 types would mean loading every package for this
 				if x.Obj == nil || file.Scope.Lookup(x.Name) == x.Obj {
 					written[x.Name] = x.Pos()
 				}
