@@ -7,6 +7,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 
@@ -259,6 +260,9 @@ func (s *Server) RemoveImage(ctx context.Context, req *swarmv1.RemoveClusterImag
 	return &swarmv1.RemoveResponse{}, nil
 }
 
+// dropPatience is for one holder: one that hangs must not keep the user waiting.
+const dropPatience = 5 * time.Second
+
 // dropCopies has the holders delete a digest that no name refers to any more. A node that cannot be asked cleans up by
 // itself: nothing tells it to keep the copy.
 func (s *Server) dropCopies(ctx context.Context, digest string) {
@@ -274,7 +278,9 @@ func (s *Server) dropCopies(ctx context.Context, digest string) {
 	for c := range v.ImageCopies.Prefix(digest + "/") {
 		conn, err := s.deps.Conn(c.GetNodeId())
 		if err == nil {
-			_, err = swarmv1.NewWorkerClient(conn).RemoveImage(ctx, &swarmv1.RemoveImageRequest{Digest: digest})
+			ask, cancel := context.WithTimeout(ctx, dropPatience)
+			_, err = swarmv1.NewWorkerClient(conn).RemoveImage(ask, &swarmv1.RemoveImageRequest{Digest: digest})
+			cancel()
 		}
 		if err != nil {
 			s.log.Info("copy of a removed image stays for now", "node", c.GetNodeId(), "digest", digest, "err", err)
