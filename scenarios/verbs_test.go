@@ -86,18 +86,20 @@ func verbs() map[string]func(*testscript.TestScript, bool, []string) {
 // SWARM_HOST is n1's socket from then on.
 func cmdCluster(ts *testscript.TestScript, neg bool, args []string) { up(ts, args, false) }
 
-// hosts N: N hosts with a daemon each, part of no cluster.
+// hosts N [DAEMON-ARG...]: N hosts with a daemon each, part of no cluster.
 func cmdHosts(ts *testscript.TestScript, neg bool, args []string) { up(ts, args, true) }
 
 func up(ts *testscript.TestScript, args []string, noCluster bool) {
 	if len(args) < 1 {
-		ts.Fatalf("usage: cluster|hosts N [MANAGERS [INIT-ARG...]]")
+		ts.Fatalf("usage: cluster N [MANAGERS [INIT-ARG...]], or hosts N [DAEMON-ARG...]")
 	}
 	nodes, err := strconv.Atoi(args[0])
 	ts.Check(err)
 	managers := min(nodes, 3)
-	var initArgs []string
-	if len(args) > 1 {
+	var initArgs, daemonArgs []string
+	if noCluster {
+		daemonArgs = args[1:]
+	} else if len(args) > 1 {
 		managers, err = strconv.Atoi(args[1])
 		ts.Check(err)
 		initArgs = args[2:]
@@ -106,7 +108,8 @@ func up(ts *testscript.TestScript, args []string, noCluster bool) {
 	ctx, cancel := context.WithDeadline(context.Background(), s.deadline)
 	defer cancel()
 	p, err := dev.Up(ctx, dev.Options{
-		Name: s.name, Nodes: nodes, Managers: managers, Binary: s.binary, NoCluster: noCluster, InitArgs: initArgs,
+		Name: s.name, Nodes: nodes, Managers: managers, Binary: s.binary, NoCluster: noCluster,
+		InitArgs: initArgs, DaemonArgs: daemonArgs,
 		Root: filepath.Join("/tmp", "swarm-"+s.name), Progress: func(line string) { ts.Logf("%s", line) },
 	})
 	ts.Check(err)
