@@ -12,9 +12,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"slices"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 
@@ -96,7 +98,16 @@ func (m *Manager) Register(r grpc.ServiceRegistrar) {
 
 // Authorise judges any call on this node, by the replicated state.
 func (m *Manager) Authorise(ctx context.Context, fullMethod string) error {
-	return m.auth.Authorise(ctx, fullMethod)
+	if err := m.auth.Authorise(ctx, fullMethod); err != nil {
+		return err
+	}
+	// A manager of this moment has an empty replica, which must not be taken for an empty cluster.
+	if strings.HasPrefix(fullMethod, "/"+swarmv1.Control_ServiceDesc.ServiceName+"/") {
+		if view := m.store.View(); view.Cluster() == nil {
+			return errdefs.ErrUnavailable.WithMessage("this manager has not received the cluster's state yet: try again in a moment, or name another manager with -H")
+		}
+	}
+	return nil
 }
 
 // Authoriser offers the same as interceptors.
