@@ -162,14 +162,19 @@ func sendInput(ctx context.Context, stream swarmv1.Control_ExecClient, start *sw
 }
 
 func (a *app) receive(stream swarmv1.Control_ExecClient) (int, error) {
+	started := false
 	for {
 		m, err := stream.Recv()
+		if started && isUnavailable(err) {
+			return 0, errdefs.ErrUnavailable.WithMessage("the session has ended: a swarm daemon between here and the task stopped; the task goes on: run `swarm exec` again")
+		}
 		if errors.Is(err, io.EOF) {
 			return 0, errdefs.ErrUnavailable.WithMessage("the session ended without an exit code: the node may have gone; see `swarm node ls`")
 		}
 		if err != nil {
 			return 0, err
 		}
+		started = true
 		switch m := m.Message.(type) {
 		case *swarmv1.ExecOutput_Stdout:
 			_, err = a.Out.Write(m.Stdout)

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"strconv"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -30,10 +31,11 @@ func main() {
 	if *exitAfter > 0 {
 		time.AfterFunc(*exitAfter, func() { exits <- *exitCode })
 	}
+	var lines atomic.Int64
 	if *logEvery > 0 {
-		go count(*logEvery)
+		go count(*logEvery, &lines)
 	}
-	server := &http.Server{Addr: *listen, Handler: handler(exits)}
+	server := &http.Server{Addr: *listen, Handler: handler(exits, &lines)}
 	if *listen != "" {
 		go func() {
 			if err := server.ListenAndServe(); !errors.Is(err, http.ErrServerClosed) {
@@ -60,13 +62,14 @@ func main() {
 	}
 }
 
-// handler answers / with the name of the container, /env with its environment, /client with who asks, and ends the
-// process on /exit/CODE.
-func handler(exits chan<- int) http.Handler {
+// handler answers / with the name of the container, /env with its environment, /client with who asks, /lines with how many
+// numbered lines were written, and ends the process on /exit/CODE.
+func handler(exits chan<- int, lines *atomic.Int64) http.Handler {
 	mux := http.NewServeMux()
 	host, _ := os.Hostname()
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintf(w, "hello from %s\n", host) })
 	mux.HandleFunc("GET /client", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintln(w, r.RemoteAddr) })
+	mux.HandleFunc("GET /lines", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, lines.Load()) })
 	mux.HandleFunc("GET /env", func(w http.ResponseWriter, _ *http.Request) {
 		for _, v := range os.Environ() {
 			fmt.Fprintln(w, v)
@@ -83,9 +86,10 @@ func handler(exits chan<- int) http.Handler {
 	return mux
 }
 
-func count(every time.Duration) {
-	for n := 1; ; n++ {
+func count(every time.Duration, lines *atomic.Int64) {
+	for n := int64(1); ; n++ {
 		log.Printf("line %d", n)
+		lines.Store(n)
 		time.Sleep(every)
 	}
 }

@@ -1,0 +1,390 @@
+package scenarios
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"swarm/dev"
+)
+
+const (
+	killReplicas = 20
+	// killReturn is how soon after its return a daemon knows what became of its tasks.
+	killReturn = 3 * time.Second
+)
+
+// TestKill kills the daemon, the runtime beside it, and both, in turn, while containers write numbered lines and serve
+// HTTP. Nothing of that may be seen from outside but by who was in an exec session. KILLS is how often, default 6.
+func TestKill(t *testing.T) {
+	kills := 6
+	if text := os.Getenv("KILLS"); text != "" {
+		n, err := strconv.Atoi(text)
+		if err != nil {
+			t.Fatalf("KILLS: %v", err)
+		}
+		kills = n
+	}
+	if testing.Short() {
+		t.Skip("takes most of a minute")
+	}
+	t.Parallel()
+	c := newCrowd(t)
+	c.create()
+	p := startProbers(c.endpoints)
+	defer p.stop()
+	var slowest time.Duration
+	for i := range kills {
+		back := c.round(i)
+		slowest = max(slowest, back)
+	}
+	requests, failures := p.stop()
+	for _, f := range failures {
+		t.Error("request: ", f)
+	}
+	lines := c.checkLogs()
+	t.Logf("%d kills, %d tasks: %d requests, %d failed; %d lines read; service ps right after at most %v",
+		kills, len(c.tasks), requests, len(failures), lines, slowest.Round(10*time.Millisecond))
+}
+
+// crowd is a cluster of two hosts with a service of which nothing may be lost.
+type crowd struct {
+	t            *testing.T
+	name, binary string
+	images       string
+	playground   *dev.Playground
+	hosts        []dev.Host
+	ctx          context.Context
+	tasks        []string // of the service, sorted
+	endpoints    []string // base addresses of their HTTP servers
+}
+
+// newCrowd brings the hosts up, the first of them the manager.
+func newCrowd(t *testing.T) *crowd {
+	t.Helper()
+	c := &crowd{t: t, name: fmt.Sprintf("k%x", randomBytes(3)), binary: binaryUnderTest(t), images: buildImages(t)}
+	ctx, cancel := context.WithTimeout(context.Background(), 9*time.Minute)
+	t.Cleanup(cancel)
+	c.ctx = ctx
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		if t.Failed() {
+			c.printLogs()
+		}
+		if err := dev.Down(ctx, c.name); err != nil {
+			t.Error("take the playground down: ", err)
+		}
+	})
+	p, err := dev.Up(ctx, dev.Options{
+		Name: c.name, Nodes: 2, Managers: 1, Binary: c.binary, Root: filepath.Join("/tmp", "swarm-"+c.name),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.playground = p
+	if c.hosts, err = p.Hosts(); err != nil {
+		t.Fatal(err)
+	}
+	c.swarm("image", "load", "-i", filepath.Join(c.images, "hello.tar"))
+	return c
+}
+
+func (c *crowd) printLogs() {
+	for _, h := range c.hosts {
+		text, _ := os.ReadFile(h.Log)
+		lines := strings.Split(strings.TrimSpace(string(text)), "\n")
+		c.t.Logf("--- %s's daemon:\n%s", h.Name, strings.Join(lines[max(0, len(lines)-60):], "\n"))
+	}
+}
+
+// run is a swarm command at the manager.
+func (c *crowd) run(args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(c.ctx, time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, c.binary, append([]string{"-H", "unix://" + c.hosts[0].Socket}, args...)...)
+	var out, errOut bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errOut
+	if err := cmd.Run(); err != nil {
+		return out.String() + errOut.String(), fmt.Errorf("swarm %s: %w: %s", strings.Join(args, " "), err, errOut.String())
+	}
+	return out.String() + errOut.String(), nil
+}
+
+func (c *crowd) swarm(args ...string) string {
+	c.t.Helper()
+	out, err := c.run(args...)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return out
+}
+
+// psRow is a line of service ps.
+type psRow struct{ id, node, state, err, ports string }
+
+func (c *crowd) ps(service string) ([]psRow, error) {
+	out, err := c.run("service", "ps", "--no-trunc", "--format", "{{.ID}}|{{.Node}}|{{.CurrentState}}|{{.Error}}|{{.Ports}}", service)
+	if err != nil {
+		return nil, err
+	}
+	var rows []psRow
+	for line := range strings.Lines(out) {
+		f := strings.Split(strings.TrimRight(line, "\n"), "|")
+		if len(f) != 5 {
+			return nil, fmt.Errorf("service ps says %q", line)
+		}
+		rows = append(rows, psRow{f[0], f[1], f[2], f[3], f[4]})
+	}
+	return rows, nil
+}
+
+func (c *crowd) create() {
+	c.t.Helper()
+	c.swarm("service", "create", "--name", "web", "--replicas", strconv.Itoa(killReplicas),
+		"--publish", "mode=host,target=8080", "swarm/hello:1", "-log-every", "20ms")
+	rows, err := c.ps("web")
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	for _, r := range rows {
+		c.tasks = append(c.tasks, r.id)
+		c.endpoints = append(c.endpoints, c.endpoint(r))
+	}
+	slices.Sort(c.tasks)
+	if len(c.tasks) != killReplicas {
+		c.t.Fatalf("%d tasks, want %d: %v", len(c.tasks), killReplicas, rows)
+	}
+}
+
+// endpoint is where the task's HTTP server is published.
+func (c *crowd) endpoint(r psRow) string {
+	c.t.Helper()
+	port := regexp.MustCompile(`:(\d+)->8080/tcp`).FindStringSubmatch(r.ports)
+	if port == nil {
+		c.t.Fatalf("task %s has no published port: %v", r.id, r)
+	}
+	return fmt.Sprintf("http://%s:%s", c.host(r.node).Address, port[1])
+}
+
+func (c *crowd) host(name string) dev.Host {
+	c.t.Helper()
+	i := slices.IndexFunc(c.hosts, func(h dev.Host) bool { return h.Name == name })
+	if i < 0 {
+		c.t.Fatalf("no host %s", name)
+	}
+	return c.hosts[i]
+}
+
+// round kills something on one of the hosts, lets a task end meanwhile, and returns how long after the daemon's return
+// all was known.
+func (c *crowd) round(i int) time.Duration {
+	c.t.Helper()
+	host, what := c.hosts[i/3%2], []string{"daemon", "runtime", "both"}[i%3]
+	once, code := "once-"+strconv.Itoa(i), 3+i
+	c.swarm("service", "create", "--detach", "--name", once, "--restart-condition", "none", "--constraint", "node.hostname=="+host.Name,
+		"--publish", "mode=host,target=8080", "swarm/hello:1")
+	row := c.running(once)
+	session := c.openSession(i, what, once)
+
+	runtime := c.runtimeOf(host)
+	if what != "runtime" {
+		if err := c.playground.Kill(c.ctx, host.Name); err != nil {
+			c.t.Fatal(err)
+		}
+	}
+	if what != "daemon" {
+		if err := syscall.Kill(runtime, syscall.SIGKILL); err != nil {
+			c.t.Fatalf("kill the runtime of %s: %v", host.Name, err)
+		}
+	}
+	c.endTask(c.endpoint(row), code)
+	if session != nil {
+		session.ended(host.Name)
+	}
+	c.start(host)
+	if what == "both" { // and once more, in the middle of taking everything over
+		if err := c.playground.Kill(c.ctx, host.Name); err != nil {
+			c.t.Fatal(err)
+		}
+		c.start(host)
+	}
+	began := time.Now()
+	for {
+		wrong := c.wrong(once, code)
+		took := time.Since(began)
+		if wrong == nil {
+			c.t.Logf("round %d: %s on %s: all known after %v", i, what, host.Name, took.Round(10*time.Millisecond))
+			if took > killReturn {
+				c.t.Errorf("round %d: %s on %s: service ps was right only after %v", i, what, host.Name, took)
+			}
+			return took
+		}
+		if took > 30*time.Second {
+			c.t.Fatalf("round %d: %s on %s: after %v: %v", i, what, host.Name, took, wrong)
+		}
+		<-time.After(50 * time.Millisecond) // The interval of the poll.
+	}
+}
+
+func (c *crowd) start(h dev.Host) {
+	c.t.Helper()
+	if err := c.playground.Start(c.ctx, h.Name); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// running waits for the only task of a service.
+func (c *crowd) running(service string) psRow {
+	c.t.Helper()
+	deadline := time.Now().Add(30 * time.Second)
+	for {
+		rows, err := c.ps(service)
+		if err == nil && len(rows) == 1 && strings.HasPrefix(rows[0].state, "Running") {
+			return rows[0]
+		}
+		if time.Now().After(deadline) {
+			c.t.Fatalf("service ps %s: %v, %v", service, rows, err)
+		}
+		<-time.After(50 * time.Millisecond) // The interval of the poll.
+	}
+}
+
+// wrong says what service ps does not know yet.
+func (c *crowd) wrong(once string, code int) error {
+	rows, err := c.ps("web")
+	if err != nil {
+		return err
+	}
+	var ids []string
+	for _, r := range rows {
+		if !strings.HasPrefix(r.state, "Running") {
+			return fmt.Errorf("task %s is %s (%s)", r.id, r.state, r.err)
+		}
+		ids = append(ids, r.id)
+	}
+	slices.Sort(ids)
+	if !slices.Equal(ids, c.tasks) {
+		return fmt.Errorf("tasks were replaced: %v, were %v", ids, c.tasks)
+	}
+	rows, err = c.ps(once)
+	if err != nil {
+		return err
+	}
+	if len(rows) != 1 || !strings.HasPrefix(rows[0].state, "Failed") || !strings.Contains(rows[0].err, fmt.Sprintf("(%d)", code)) {
+		return fmt.Errorf("%s is %v, want Failed with code %d", once, rows, code)
+	}
+	return nil
+}
+
+// runtimeOf finds the host's `swarm runtime`.
+func (c *crowd) runtimeOf(h dev.Host) int {
+	c.t.Helper()
+	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			continue // it ended
+		}
+		args := strings.Split(string(text), "\x00")
+		if len(args) > 1 && args[1] == "runtime" && strings.Contains(string(text), h.StateDir) {
+			pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file)))
+			if err != nil {
+				c.t.Fatal(err)
+			}
+			return pid
+		}
+	}
+	c.t.Fatalf("host %s has no runtime process", h.Name)
+	return 0
+}
+
+// endTask has a task end with a code, and returns when its server is gone.
+func (c *crowd) endTask(endpoint string, code int) {
+	c.t.Helper()
+	client := newProbe(false)
+	defer client.close()
+	_, _ = client.get(endpoint + "/exit/" + strconv.Itoa(code)) // The process may end before it answers.
+	deadline := time.Now().Add(10 * time.Second)
+	for {
+		if _, err := client.get(endpoint + "/"); errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.EHOSTUNREACH) {
+			return
+		}
+		if time.Now().After(deadline) {
+			c.t.Fatalf("%s serves after its exit", endpoint)
+		}
+		<-time.After(10 * time.Millisecond) // The interval of the poll.
+	}
+}
+
+// checkLogs reads the logs: every task has begun once, and its numbered lines are there from the first to, at least, the
+// last one it had written when asked. It returns how many there are.
+func (c *crowd) checkLogs() int {
+	c.t.Helper()
+	want := map[string]int{}
+	rows, err := c.ps("web")
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	client := newProbe(false)
+	defer client.close()
+	for _, r := range rows {
+		text, err := client.get(c.endpoint(r) + "/lines")
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		if want[r.id], err = strconv.Atoi(strings.TrimSpace(text)); err != nil {
+			c.t.Fatal(err)
+		}
+	}
+	total := 0
+	for id, n := range want {
+		out := c.swarm("task", "logs", "--raw", id)
+		total += c.checkLines(id, out, n)
+	}
+	return total
+}
+
+func (c *crowd) checkLines(id, out string, n int) int {
+	c.t.Helper()
+	began, next, lost, doubled := 0, 1, 0, 0
+	for line := range strings.Lines(out) {
+		line = strings.TrimSuffix(line, "\n")
+		if strings.HasPrefix(line, "hello: up") {
+			began++
+		}
+		text, ok := strings.CutPrefix(line, "line ")
+		if !ok {
+			continue
+		}
+		got, err := strconv.Atoi(text)
+		switch {
+		case err != nil:
+			c.t.Errorf("task %s wrote %q", id, line)
+		case got < next:
+			doubled++
+		default:
+			lost += got - next
+			next = got + 1
+		}
+	}
+	lost += max(0, n-(next-1))
+	if began != 1 || lost+doubled > 0 {
+		c.t.Errorf("task %s: began %d times, %d lines lost, %d doubled, of %d", id, began, lost, doubled, n)
+	}
+	return next - 1
+}
