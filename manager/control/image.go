@@ -13,6 +13,7 @@ import (
 
 	"swarm/internal/ident"
 	"swarm/internal/spec"
+	"swarm/internal/task"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
 )
@@ -244,7 +245,7 @@ func (s *Server) RemoveImage(ctx context.Context, req *swarmv1.RemoveClusterImag
 		return nil, err
 	}
 	if used := usedBy(s.store.View(), img.GetDigest()); len(used) > 0 && !req.GetForce() {
-		return nil, errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf("image %s is used by service %s: remove the service first, or remove the image with --force", img.GetName(), strings.Join(used, ", ")))
+		return nil, errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf("image %s is used by service %s (by its tasks, or for a rollback): remove the service first, or remove the image with --force", img.GetName(), strings.Join(used, ", ")))
 	}
 	_, err = s.write(ctx, 0, func(v *raftstore.View) ([]*swarmv1.Change, error) {
 		row, ok := v.Images.Get(img.GetId())
@@ -288,15 +289,25 @@ func (s *Server) dropCopies(ctx context.Context, digest string) {
 	}
 }
 
-// usedBy names the services whose current revision runs the digest.
+// usedBy names the services that need the digest: their revision, the one that a rollback leads to, or a live task's.
 func usedBy(v *raftstore.View, digest string) []string {
 	var out []string
 	for svc := range v.Services.All() {
-		rev, _ := v.Revision(svc.GetId(), svc.GetRevision())
-		if strings.HasSuffix(rev.GetSpec().GetTaskTemplate().GetContainerSpec().GetImage(), "@"+digest) {
+		numbers := []uint64{svc.GetRevision(), svc.GetPreviousRevision()}
+		for t := range v.TasksOfService(svc.GetId()) {
+			if !task.Terminal(v.Status(t.GetId()).GetState()) {
+				numbers = append(numbers, t.GetRevision())
+			}
+		}
+		if slices.ContainsFunc(numbers, func(n uint64) bool { return runs(v, svc.GetId(), n, digest) }) {
 			out = append(out, svc.GetName())
 		}
 	}
 	slices.Sort(out)
 	return out
+}
+
+func runs(v *raftstore.View, service string, revision uint64, digest string) bool {
+	rev, _ := v.Revision(service, revision)
+	return strings.HasSuffix(rev.GetSpec().GetTaskTemplate().GetContainerSpec().GetImage(), "@"+digest)
 }
