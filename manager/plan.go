@@ -2,10 +2,7 @@ package manager
 
 import (
 	"context"
-	"errors"
 	"time"
-
-	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"swarm/manager/planner"
 	swarmv1 "swarm/proto/swarm/v1"
@@ -67,12 +64,6 @@ func (p *plans) wait(ctx context.Context, next time.Time) error {
 	return nil
 }
 
-// row names a row of the store.
-type row struct {
-	table raftstore.TableID
-	key   string
-}
-
 // commit writes a plan and takes in what came of it: the next plan must see it.
 func (p *plans) commit(ctx context.Context, groups []planner.Group) error {
 	list := make([]*swarmv1.Group, len(groups))
@@ -83,22 +74,18 @@ func (p *plans) commit(ctx context.Context, groups []planner.Group) error {
 	if err != nil {
 		return err
 	}
-	pending := make(map[row]bool)
 	var refusal error
 	for i, r := range results {
-		if r == nil {
-			pending[rowOf(groups[i].Changes[0])] = true
-			continue
+		if r != nil {
+			refusal = r
+			p.pic.Retry(groups[i].Service)
 		}
-		refusal = r
-		p.pic.Retry(groups[i].Service)
 	}
-	if _, err := p.m.store.WaitIndex(ctx, index); err != nil {
+	batch, err := p.watcher.CatchUp(ctx, index)
+	if err != nil {
 		return err
 	}
-	if err := p.takeIn(ctx, pending); err != nil {
-		return err
-	}
+	p.pic.Apply(batch.Changes)
 	if refusal == nil || len(refusals(results)) < len(results) {
 		p.refused = 0
 		return nil
@@ -120,46 +107,9 @@ func refusals(results []error) (out []error) {
 	return out
 }
 
-// takeIn applies batches until all that was committed has been told of, and whatever else is there already.
-func (p *plans) takeIn(ctx context.Context, pending map[row]bool) error {
-	done, cancel := context.WithCancel(ctx)
-	cancel()
-	for {
-		from := ctx
-		if len(pending) == 0 {
-			from = done // do not wait
-		}
-		batch, err := p.watcher.Next(from)
-		if err != nil {
-			if ctx.Err() == nil && from == done && errors.Is(err, context.Canceled) {
-				return nil
-			}
-			return err
-		}
-		for i := range batch.Changes {
-			delete(pending, row{batch.Changes[i].Table, batch.Changes[i].Key})
-		}
-		p.pic.Apply(batch.Changes)
-	}
-}
-
 // pause waits for changes, but not for long.
 func (p *plans) pause(ctx context.Context, d time.Duration) error {
 	return p.wait(ctx, time.Now().Add(d))
-}
-
-// rowOf is the row that a change writes or deletes.
-func rowOf(c *swarmv1.Change) row {
-	if d := c.GetDelete(); d != nil {
-		return row{raftstore.TableID(d.GetTable()), d.GetKey()}
-	}
-	o := c.GetPut().ProtoReflect()
-	var found row
-	o.Range(func(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
-		found = row{raftstore.TableID(f.Number()), raftstore.Key(v.Message().Interface())}
-		return false
-	})
-	return found
 }
 
 func sleep(ctx context.Context, d time.Duration) {

@@ -58,3 +58,23 @@ func TestStore_InABubble(t *testing.T) {
 		}
 	})
 }
+
+func TestWatcher_CatchUpNeedsNoChange(t *testing.T) {
+	s := raftstoretest.New(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	_, w := s.Watch(raftstore.TableNetwork)
+	for want, change := range []*swarmv1.Change{
+		raftstore.Create(&swarmv1.Service{Id: "s1", Name: "web"}), // of no interest to the watcher
+		raftstore.Create(&swarmv1.Network{Id: "n1", Spec: &swarmv1.NetworkSpec{Name: "net"}}),
+	} {
+		index, err := s.Commit(ctx, "test", change)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := w.CatchUp(ctx, index)
+		if err != nil || len(b.Changes) != want || b.View.Index() < index {
+			t.Errorf("catch up to %d: got %d changes, %v, want %d", index, len(b.Changes), err, want)
+		}
+	}
+}

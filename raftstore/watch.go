@@ -155,6 +155,33 @@ func (w *Watcher) Next(ctx context.Context) (Batch, error) {
 	return Batch{View: w.store.View(), Changes: changes}, nil
 }
 
+// CatchUp waits until this replica has applied index, and gives what happened up to there and whatever else is there
+// already: it may be nothing at all. Errors as of Next.
+func (w *Watcher) CatchUp(ctx context.Context, index uint64) (Batch, error) {
+	var out []RowChange
+	for !w.closed {
+		changes, err := w.take()
+		if err != nil {
+			return Batch{}, err
+		}
+		out = append(out, changes...)
+		switch {
+		case len(changes) > 0: // take works in steps
+			continue
+		case max(w.at.index, w.after) >= index:
+			return Batch{View: w.store.View(), Changes: out}, nil
+		}
+		select {
+		case <-w.at.ready:
+		case <-ctx.Done():
+			return Batch{}, ctx.Err()
+		case <-w.store.closed:
+			return Batch{}, errClosed
+		}
+	}
+	return Batch{}, errClosed
+}
+
 // next waits for changes, or for other to be closed: then there are none.
 func (w *Watcher) next(ctx context.Context, other <-chan struct{}) ([]RowChange, error) {
 	for !w.closed {
