@@ -102,7 +102,7 @@ func (c *committer) commit(ctx context.Context, entries []entry) {
 			break
 		}
 		if ctx.Err() == nil {
-			c.log.Warn("reports of workers wait for the leader", "index", attempt, "err", err)
+			c.log.Warn("reports of workers wait for the leader", "attempt", attempt, "err", err)
 			c.pause(ctx, commitPause<<min(attempt, commitPauses))
 		}
 	}
