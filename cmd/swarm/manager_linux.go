@@ -80,11 +80,17 @@ func (m *managerMember) Run(ctx context.Context) error {
 	stores, below := errgroup.WithContext(below)
 	stores.Go(func() error { return m.store.Run(below) })
 	parts, ctx := errgroup.WithContext(ctx)
-	unwatch := context.AfterFunc(below, func() { parts.Go(func() error { return errors.New("the store has ended") }) })
+	parts.Go(func() error {
+		select {
+		case <-below.Done():
+			return errors.New("the store has ended")
+		case <-ctx.Done():
+			return nil
+		}
+	})
 	parts.Go(func() error { return m.commitFounding(ctx) })
 	parts.Go(func() error { return m.Manager.Run(ctx) })
 	err := parts.Wait()
-	unwatch()
 	closeErr := m.store.Close()
 	stop()
 	if failure := stores.Wait(); failure != nil {
