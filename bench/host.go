@@ -145,6 +145,22 @@ func (w *watcher) until(done func(map[string]swarmv1.TaskState) bool) error {
 	}
 }
 
+// on is a placement on nodes of a role.
+func on(role string) *swarmv1.Placement {
+	return &swarmv1.Placement{Constraints: []string{"node.role==" + role}}
+}
+
+// create makes a service and waits until n tasks run.
+func create(ctx context.Context, c *cluster, w *watcher, spec *swarmv1.ServiceSpec, n int) error {
+	if _, err := c.control.CreateService(ctx, &swarmv1.CreateServiceRequest{Spec: spec}); err != nil {
+		return err
+	}
+	if err := w.until(running(n)); err != nil {
+		return fmt.Errorf("wait for %d running: %w", n, err)
+	}
+	return nil
+}
+
 // running says whether exactly n tasks run.
 func running(n int) func(map[string]swarmv1.TaskState) bool {
 	return func(states map[string]swarmv1.TaskState) bool {

@@ -44,6 +44,9 @@ func groups() []group {
 		{"latency", latency},
 		{"cold", cold},
 		{"containers", containers},
+		{"logs", logs},
+		{"image", images},
+		{"idle", idle},
 	}
 }
 

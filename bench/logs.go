@@ -1,0 +1,295 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"swarm/dev"
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+// logs: what writers in containers get into the node's log, against the same writers into bare files, interleaved.
+func logs(ctx context.Context, e env) error {
+	program, archive := filepath.Join(e.dir, "writer"), filepath.Join(e.dir, "writer.tar")
+	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", program, "swarm/bench/writer")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	for _, cmd := range []*exec.Cmd{
+		build, exec.CommandContext(ctx, "go", "run", "swarm/scenarios/mkimage", "-o", archive, "-t", "swarm/writer:1", program),
+	} {
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("make the writers' image: %w\n%s", err, out)
+		}
+	}
+	c, err := bring(ctx, e, dev.Options{Nodes: 1, Managers: 1})
+	if err != nil {
+		return err
+	}
+	defer c.down()
+	if err := load(ctx, c.control, archive); err != nil {
+		return err
+	}
+	var all []float64
+	for _, m := range []struct{ writers, lines int }{{1, 1_000_000}, {50, 20_000}} {
+		l := logRun{cluster: c, program: program, dir: e.dir, writers: m.writers, lines: m.lines}
+		got, err := l.rounds(ctx, e.rounds)
+		if err != nil {
+			return fmt.Errorf("%d writers: %w", m.writers, err)
+		}
+		all = append(all, got)
+	}
+	figure("logs_ratio", slices.Min(all), "x", "lines/s to those of bare files, the worse of 1 and 50 writers; goal 0.5")
+	return nil
+}
+
+// logRun is one number of writers.
+type logRun struct {
+	*cluster
+	program, dir   string
+	writers, lines int
+}
+
+// logged is what one round took.
+type logged struct {
+	took, writers, node time.Duration
+}
+
+// rounds measures ours and bare in turn, prints, and gives the ratio of their speeds.
+func (l logRun) rounds(ctx context.Context, n int) (float64, error) {
+	var ours, bare times
+	var node, writers, ratios []float64
+	total := float64(l.writers * l.lines)
+	for i := range n {
+		round := fmt.Sprintf("round-%d-of-%d", i, l.writers)
+		b, err := l.bare(ctx, "bare-"+round)
+		if err != nil {
+			return 0, fmt.Errorf("bare files: %w", err)
+		}
+		o, err := l.ours(ctx, round)
+		if err != nil {
+			return 0, err
+		}
+		ours, bare = append(ours, o.took), append(bare, b.took)
+		node = append(node, o.node.Seconds()*1e9/total)
+		writers = append(writers, b.writers.Seconds()*1e9/total)
+		ratios = append(ratios, b.took.Seconds()/o.took.Seconds())
+	}
+	slices.Sort(node)
+	slices.Sort(writers)
+	slices.Sort(ratios)
+	figure(fmt.Sprintf("logs_%d_lines_per_s", l.writers), total/ours.median().Seconds(), "lines/s",
+		fmt.Sprintf("of 100 bytes until all are in the log; bare files %.4g", total/bare.median().Seconds()))
+	figure(fmt.Sprintf("logs_%d_cpu_ns_per_line", l.writers), node[n/2], "ns",
+		fmt.Sprintf("daemon, runtime and shims; a bare writer's own: %.4g", writers[n/2]))
+	figure(fmt.Sprintf("logs_%d_ratio", l.writers), ratios[n/2], "x", fmt.Sprintf("to the same writers into bare files, of %.2f", ratios))
+	return ratios[n/2], nil
+}
+
+// gate is where writers wait to be told to begin.
+type gate struct {
+	listener net.Listener
+	conns    []net.Conn
+}
+
+// openGate waits for all writers, which start brings about.
+func (l logRun) openGate(ctx context.Context, dir string, start func() error) (*gate, error) {
+	listener, err := net.Listen("unix", filepath.Join(dir, "s"))
+	if err != nil {
+		return nil, err
+	}
+	g := &gate{listener: listener}
+	if err := start(); err != nil {
+		g.close()
+		return nil, err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = listener.Close() })
+	defer stop()
+	for range l.writers {
+		conn, err := listener.Accept()
+		if err != nil {
+			g.close()
+			return nil, fmt.Errorf("wait for the writers: %w", err)
+		}
+		g.conns = append(g.conns, conn)
+	}
+	return g, nil
+}
+
+// write has the writers write, and gives the processor time that it took them.
+func (g *gate) write(lines int, round string) (used time.Duration, err error) {
+	for _, c := range g.conns {
+		if _, err := fmt.Fprintln(c, lines, round); err != nil {
+			return 0, err
+		}
+	}
+	for _, c := range g.conns {
+		answer, err := bufio.NewReader(c).ReadString('\n')
+		if err != nil {
+			return 0, err
+		}
+		ns, err := strconv.ParseInt(strings.TrimSpace(answer), 10, 64)
+		if err != nil {
+			return 0, err
+		}
+		used += time.Duration(ns)
+	}
+	return used, nil
+}
+
+// close lets the writers end.
+func (g *gate) close() {
+	_ = g.listener.Close()
+	for _, c := range g.conns {
+		_ = c.Close()
+	}
+}
+
+// bare runs the writers as they are, each into a file.
+func (l logRun) bare(ctx context.Context, round string) (logged, error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	defer cancel()
+	dir := filepath.Join(l.dir, round)
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return logged{}, err
+	}
+	defer os.RemoveAll(dir)
+	var running []*exec.Cmd
+	g, err := l.openGate(ctx, dir, func() error {
+		for i := range l.writers {
+			f, err := os.OpenFile(filepath.Join(dir, fmt.Sprint(i)), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+			if err != nil {
+				return err
+			}
+			cmd := exec.CommandContext(ctx, l.program, filepath.Join(dir, "s"))
+			cmd.Stdout = f
+			err = cmd.Start()
+			_ = f.Close() // the writer has its own
+			if err != nil {
+				return err
+			}
+			running = append(running, cmd)
+		}
+		return nil
+	})
+	defer func() {
+		for _, cmd := range running {
+			_ = cmd.Wait()
+		}
+	}()
+	if err != nil {
+		cancel()
+		return logged{}, err
+	}
+	defer g.close()
+	began := time.Now()
+	used, err := g.write(l.lines, round)
+	return logged{took: time.Since(began), writers: used}, err
+}
+
+// ours runs them as a service, and waits until the last line of each is in the log.
+func (l logRun) ours(ctx context.Context, round string) (logged, error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	defer cancel()
+	dir := filepath.Join(l.dir, round)
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return logged{}, err
+	}
+	defer os.RemoveAll(dir)
+	w, err := watch(ctx, l.control)
+	if err != nil {
+		return logged{}, err
+	}
+	spec := service(round, uint64(l.writers))
+	spec.TaskTemplate.ContainerSpec.Image = "swarm/writer:1"
+	spec.TaskTemplate.ContainerSpec.Args = []string{"/gate/s"}
+	spec.TaskTemplate.ContainerSpec.Mounts = []*swarmv1.Mount{{Type: swarmv1.Mount_BIND, Source: dir, Target: "/gate"}}
+	spec.TaskTemplate.RestartPolicy = &swarmv1.RestartPolicy{Condition: swarmv1.RestartPolicy_NONE}
+	g, err := l.openGate(ctx, dir, func() error { return create(ctx, l.cluster, w, spec, l.writers) })
+	if err != nil {
+		return logged{}, err
+	}
+	out, err := l.measure(ctx, g, round)
+	g.close()
+	if err != nil {
+		return logged{}, err
+	}
+	if _, err := l.control.RemoveService(ctx, &swarmv1.GetRequest{Id: round}); err != nil {
+		return logged{}, err
+	}
+	return out, w.until(none)
+}
+
+func (l logRun) measure(ctx context.Context, g *gate, round string) (logged, error) {
+	host, err := l.Host(l.first.Name)
+	if err != nil {
+		return logged{}, err
+	}
+	all, err := processes(host)
+	if err != nil {
+		return logged{}, err
+	}
+	before, err := cpu(all)
+	if err != nil {
+		return logged{}, err
+	}
+	began := time.Now()
+	used, err := g.write(l.lines, round)
+	if err != nil {
+		return logged{}, err
+	}
+	if err := poll(ctx, "the last lines in the log", func() bool {
+		n, ferr := finished(filepath.Join(l.first.StateDir, "logs"), round)
+		err = ferr
+		return err != nil || n == l.writers
+	}); err != nil {
+		return logged{}, err
+	}
+	took := time.Since(began)
+	if err != nil {
+		return logged{}, err
+	}
+	after, err := cpu(all)
+	return logged{took: took, writers: used, node: after - before}, err
+}
+
+// finished counts the tasks whose log ends with a round's name. It looks at the files: asking the API would be measured.
+func finished(dir, round string) (n int, err error) {
+	tasks, err := os.ReadDir(dir)
+	if err != nil {
+		return 0, err
+	}
+	for _, t := range tasks {
+		segments, err := filepath.Glob(filepath.Join(dir, t.Name(), "segment.*"))
+		if err != nil {
+			return 0, err
+		}
+		if slices.ContainsFunc(segments, func(path string) bool { return endsWith(path, round) }) {
+			n++
+		}
+	}
+	return n, nil
+}
+
+func endsWith(path, text string) bool {
+	f, err := os.Open(path)
+	if err != nil {
+		return false // rotated away
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil || info.Size() < int64(len(text)) {
+		return false
+	}
+	end := make([]byte, len(text))
+	_, err = f.ReadAt(end, info.Size()-int64(len(end)))
+	return err == nil && bytes.Equal(end, []byte(text))
+}
