@@ -124,6 +124,7 @@ type manager struct {
 	epoch    uint64 // of sessions
 	cluster  uint64
 	deaf     bool // answers no heartbeat
+	jammed   bool // reads nothing any more
 	noAck    bool
 	refuse   error
 	removed  bool
@@ -208,6 +209,11 @@ func (m *manager) receive(s *managerSession) error {
 			return err
 		}
 		m.mu.Lock()
+		if m.jammed {
+			m.mu.Unlock()
+			<-s.stream.Context().Done()
+			return nil
+		}
 		var answer *swarmv1.ToWorker
 		switch x := msg.Message.(type) {
 		case *swarmv1.FromWorker_Heartbeat:

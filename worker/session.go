@@ -13,11 +13,12 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// session is one stream to one manager. Its reader and its writer end together.
+// session is one stream to one manager. Its reader, its writer and its watchdog end together.
 type session struct {
 	w       *Worker
 	stream  swarmv1.Dispatcher_SessionClient
 	welcome *swarmv1.Welcome
+	period  time.Duration // of heartbeats
 
 	assigned uint64        // sequence of the last assignments; the reader's
 	beat     uint64        // sequence of the last heartbeat; the writer's
@@ -43,7 +44,10 @@ func (w *Worker) session(ctx context.Context, nodeID string) (lasted time.Durati
 	began := time.Now()
 	w.deps.Log.Info("session", "node", nodeID, "session", welcome.SessionEpoch)
 	w.reports.begin()
-	s := &session{w: w, stream: stream, welcome: welcome}
+	s := &session{w: w, stream: stream, welcome: welcome, period: welcome.HeartbeatPeriod.AsDuration()}
+	if s.period <= 0 {
+		s.period = defaultHeartbeat
+	}
 	s.heard.Store(began.UnixNano())
 	w.contact.set(nodeID, began)
 	defer func() { w.contact.set("", time.Unix(0, s.heard.Load())) }()
@@ -52,13 +56,14 @@ func (w *Worker) session(ctx context.Context, nodeID string) (lasted time.Durati
 		defer w.deps.OnContact(nodeID, false)
 	}
 	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() error { // ends the stream, and so the reader, when the writer has failed
+	g.Go(func() error { // ends the stream, and so all that wait for it, when one has failed
 		<-gctx.Done()
 		cancel(context.Cause(gctx))
 		return nil
 	})
 	g.Go(s.read)
 	g.Go(func() error { return s.write(gctx) })
+	g.Go(func() error { return s.watch(gctx) })
 	err = g.Wait()
 	return time.Since(began), cause(ctx, err)
 }
@@ -118,11 +123,7 @@ func (s *session) assignments(msg *swarmv1.Assignments) error {
 
 // write sends heartbeats, and whatever there is to say as soon as it may be said. It never returns nil.
 func (s *session) write(ctx context.Context) error {
-	period := s.welcome.HeartbeatPeriod.AsDuration()
-	if period <= 0 {
-		period = defaultHeartbeat
-	}
-	ticker := time.NewTicker(period)
+	ticker := time.NewTicker(s.period)
 	defer ticker.Stop()
 	var unacked int // heartbeats for which the same report waits
 	var waiting uint64
@@ -158,11 +159,26 @@ func (s *session) write(ctx context.Context) error {
 // leader, and should have ended the session itself.
 const ackPatience = 10
 
-// heartbeat fails when the last ones were not answered.
-func (s *session) heartbeat() error {
-	if s.beat-s.answered.Load() >= missedHeartbeats {
-		return fmt.Errorf("manager has not answered %d heartbeats: %w", missedHeartbeats, errdefs.ErrUnavailable)
+// watch fails when the last heartbeats were not answered. It is no part of the writer, which a manager that reads nothing
+// any more keeps from looking. Periods are counted, not time: a node that was suspended must not blame the manager.
+func (s *session) watch(ctx context.Context) error {
+	ticker := time.NewTicker(s.period)
+	defer ticker.Stop()
+	var answered uint64
+	for missed := 0; missed <= missedHeartbeats; missed++ {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-ticker.C:
+		}
+		if now := s.answered.Load(); now != answered {
+			answered, missed = now, 0
+		}
 	}
+	return fmt.Errorf("manager has not answered %d heartbeats: %w", missedHeartbeats, errdefs.ErrUnavailable)
+}
+
+func (s *session) heartbeat() error {
 	s.beat++
 	return s.stream.Send(&swarmv1.FromWorker{Message: &swarmv1.FromWorker_Heartbeat{Heartbeat: &swarmv1.Heartbeat{Sequence: s.beat}}})
 }

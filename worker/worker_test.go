@@ -307,12 +307,18 @@ func TestWorker_LostManagerFailsOver(t *testing.T) {
 	}{
 		"ends":   {func(m *manager) { m.drop(errdefs.ErrUnavailable) }, 0},
 		"silent": {func(m *manager) { m.mu.Lock(); m.deaf = true; m.mu.Unlock() }, 5 * time.Second},
+		"jammed": {func(m *manager) { m.mu.Lock(); m.jammed = true; m.mu.Unlock() }, 5 * time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, simulated.Config{}, []string{"m1", "m2"}, func(t *testing.T, r *rig) {
 				objects := []*swarmv1.Assignment{revisionObject(), taskObject("t1", running)}
 				for _, m := range r.managers {
 					m.initial = objects
+				}
+				r.edit = func(_ *worker.Config, d *worker.Deps) {
+					d.Describe = func() *swarmv1.NodeDescription { // more than gRPC sends to who does not read
+						return &swarmv1.NodeDescription{Hostname: strings.Repeat("h", 128<<10)}
+					}
 				}
 				r.start()
 				synctest.Wait()
@@ -324,6 +330,10 @@ func TestWorker_LostManagerFailsOver(t *testing.T) {
 				time.Sleep(time.Minute + time.Second/2)
 				began := time.Now()
 				lose.how(first)
+				for range 2 { // the fake still takes the first
+					r.w.Redescribe()
+					synctest.Wait()
+				}
 				second.waitSession(1)
 				if took := time.Since(began); took > lose.limit {
 					t.Errorf("failed over after %s, want at most %s", took, lose.limit)
