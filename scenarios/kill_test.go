@@ -103,9 +103,11 @@ func newCrowd(t *testing.T) *crowd {
 
 func (c *crowd) printLogs() {
 	for _, h := range c.hosts {
-		text, _ := os.ReadFile(h.Log)
-		lines := strings.Split(strings.TrimSpace(string(text)), "\n")
-		c.t.Logf("--- %s's daemon:\n%s", h.Name, strings.Join(lines[max(0, len(lines)-60):], "\n"))
+		for what, file := range map[string]string{"daemon": h.Log, "runtime": filepath.Join(h.StateDir, "runtime.log")} {
+			text, _ := os.ReadFile(file)
+			lines := strings.Split(strings.TrimSpace(string(text)), "\n")
+			c.t.Logf("--- %s's %s:\n%s", h.Name, what, strings.Join(lines[max(0, len(lines)-60):], "\n"))
+		}
 	}
 }
 
@@ -191,7 +193,7 @@ func (c *crowd) host(name string) dev.Host {
 // all was known.
 func (c *crowd) round(i int) time.Duration {
 	c.t.Helper()
-	host, what := c.hosts[i/3%2], []string{"daemon", "runtime", "both"}[i%3]
+	host, what := c.hosts[i/3%2], killed(i)
 	once, code := "once-"+strconv.Itoa(i), 3+i
 	c.swarm("service", "create", "--detach", "--name", once, "--restart-condition", "none", "--constraint", "node.hostname=="+host.Name,
 		"--publish", "mode=host,target=8080", "swarm/hello:1")
@@ -268,11 +270,15 @@ func (c *crowd) wrong(once string, code int) error {
 		return err
 	}
 	var ids []string
+	var not []string
 	for _, r := range rows {
 		if !strings.HasPrefix(r.state, "Running") {
-			return fmt.Errorf("task %s is %s (%s)", r.id, r.state, r.err)
+			not = append(not, fmt.Sprintf("%s on %s is %s (%s)", r.id, r.node, r.state, r.err))
 		}
 		ids = append(ids, r.id)
+	}
+	if not != nil {
+		return fmt.Errorf("tasks that should run: %s", strings.Join(not, "; "))
 	}
 	slices.Sort(ids)
 	if !slices.Equal(ids, c.tasks) {
@@ -388,3 +394,6 @@ func (c *crowd) checkLines(id, out string, n int) int {
 	}
 	return next - 1
 }
+
+// killed is what a round kills.
+func killed(round int) string { return []string{"daemon", "runtime", "both"}[round%3] }

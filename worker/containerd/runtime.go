@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/containerd/containerd/api/types/runc/options"
 	"github.com/containerd/containerd/v2/client"
@@ -16,6 +17,8 @@ import (
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/typeurl/v2"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 
 	"swarm/worker"
 	"swarm/worker/containerd/exit"
@@ -101,7 +104,13 @@ var (
 
 // Connect makes a client of the containerd at a socket. It does not wait for it to answer.
 func Connect(address string) (*client.Client, error) {
-	c, err := client.New(address, client.WithDefaultNamespace(layout.Namespace))
+	// containerd comes back within a fraction of a second, and ends of containers wait to be known: gRPC's own pause
+	// would be a second and more.
+	c, err := client.New(address, client.WithDefaultNamespace(layout.Namespace),
+		client.WithExtraDialOpts([]grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff:           backoff.Config{BaseDelay: retryMin, Multiplier: 1.5, Jitter: 0.2, MaxDelay: time.Second},
+			MinConnectTimeout: time.Second,
+		})}))
 	if err != nil {
 		return nil, fmt.Errorf("connect to containerd on %s: %w", address, err)
 	}

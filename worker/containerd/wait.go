@@ -15,6 +15,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/typeurl/v2"
+	"google.golang.org/grpc"
 
 	"swarm/worker"
 	"swarm/worker/containerd/exit"
@@ -42,7 +43,7 @@ func (r *Runtime) Wait(ctx context.Context, taskID string) (worker.Exit, error) 
 func (r *Runtime) wait(ctx context.Context, id string) (worker.Exit, error) {
 	pause := retryMin
 	for {
-		resp, err := r.client.TaskService().Wait(ctx, &tasks.WaitRequest{ContainerID: id})
+		resp, err := r.client.TaskService().Wait(ctx, &tasks.WaitRequest{ContainerID: id}, grpc.WaitForReady(true))
 		if err == nil {
 			return worker.Exit{Code: int(resp.ExitStatus), At: resp.ExitedAt.AsTime(), OOM: r.oom(ctx, id)}, nil
 		}

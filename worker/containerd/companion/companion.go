@@ -41,10 +41,13 @@ import (
 
 const (
 	// restartMin and restartMax bound the pause before a dead runtime process
-	// is started again; steady is how long it must have run to begin anew.
-	restartMin = 100 * time.Millisecond
-	restartMax = 10 * time.Second
-	steady     = 30 * time.Second
+	// is started again; steady is how long it must have run to begin anew. One
+	// that has served is back within about a second, however often it died:
+	// until then no end of a container is seen.
+	restartMin    = 100 * time.Millisecond
+	restartMax    = 10 * time.Second
+	restartServed = 500 * time.Millisecond
+	steady        = 30 * time.Second
 
 	// stopGrace is how long a runtime process may take to stop. It has nothing
 	// to save that a kill would lose.
@@ -97,9 +100,11 @@ func (c *Companion) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		c.set(false, err)
-		if time.Since(began) > steady {
+		switch served := c.set(false, err); {
+		case time.Since(began) > steady:
 			pause = restartMin
+		case served:
+			pause = min(pause, restartServed)
 		}
 		wait := pause/2 + rand.N(pause)
 		c.log.WarnContext(ctx, "runtime process is not running", "err", err, "retry", wait.Round(time.Millisecond))
@@ -273,10 +278,13 @@ func (c *Companion) ping(ctx context.Context) error {
 	return nil
 }
 
-func (c *Companion) set(up bool, last error) {
+// set notes whether the right process serves, and returns whether it did before.
+func (c *Companion) set(up bool, last error) (before bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	before = c.up
 	c.up, c.last = up, last
 	close(c.changed)
 	c.changed = make(chan struct{})
+	return before
 }
