@@ -45,6 +45,8 @@ type Deps struct {
 	// StartDaemon starts a daemon in the background, with the default options, unless one answers at socket: then it returns
 	// nil. It returns when the new one answers. Nil: daemons are not started.
 	StartDaemon func(ctx context.Context, socket string) (*StartedDaemon, error)
+	// Diagnose looks at this host for `swarm doctor`; nil where it cannot.
+	Diagnose func(context.Context, DoctorRequest) ([]Finding, error)
 	// Dev makes playgrounds; nil where there are none.
 	Dev Dev
 }
@@ -111,7 +113,7 @@ func New(deps Deps) *cobra.Command {
 		return usageError(c, "%s", strings.TrimSuffix(err.Error(), "\n"))
 	})
 	a.setHelp(root)
-	root.AddCommand(a.newInit(), a.newJoin(), a.newLeave(), a.newJoinToken(), a.newInfo(), a.newVersion())
+	root.AddCommand(a.newInit(), a.newJoin(), a.newLeave(), a.newJoinToken(), a.newInfo(), a.newVersion(), a.newDoctor())
 	root.AddCommand(a.newNode(), a.newService(), a.newTask(), a.newImage(), a.newCredential())
 	root.AddCommand(a.newExec(), a.newEvents(), a.newCompletion(), a.newDaemon(), a.newRuntime())
 	if deps.Dev != nil {

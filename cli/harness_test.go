@@ -53,6 +53,7 @@ type run struct {
 	now    time.Time
 	daemon func(context.Context, cli.DaemonOptions) error
 	start  func(context.Context, string) (*cli.StartedDaemon, error)
+	doctor func(context.Context, cli.DoctorRequest) ([]cli.Finding, error)
 	target *cli.Target // set to what was dialed
 }
 
@@ -86,6 +87,7 @@ func (r run) runContext(ctx context.Context, t *testing.T, args ...string) resul
 		},
 		RunDaemon:   r.daemon,
 		StartDaemon: r.start,
+		Diagnose:    r.doctor,
 		Dev:         r.dev,
 	}
 	if !r.now.IsZero() {

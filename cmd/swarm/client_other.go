@@ -25,6 +25,10 @@ func startDaemon(context.Context, string) (*cli.StartedDaemon, error) {
 	return nil, onlyLinux("the daemon")
 }
 
+func diagnose(context.Context, cli.DoctorRequest) ([]cli.Finding, error) {
+	return nil, onlyLinux("the doctor")
+}
+
 func playgrounds() cli.Dev { return nil }
 
 func carries(*swarmv1.VersionInfo) {}

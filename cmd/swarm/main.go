@@ -22,6 +22,7 @@ func main() {
 	}
 	os.Exit(cli.Main(context.Background(), cli.Deps{
 		In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Env: os.Getenv, Now: time.Now, Dial: dial, Version: versionInfo(),
-		RunDaemon: runDaemon, RunRuntime: runRuntime, StartDaemon: startDaemon, Dev: playgrounds(),
+		RunDaemon: runDaemon, RunRuntime: runRuntime, StartDaemon: startDaemon, Diagnose: diagnose,
+		Dev: playgrounds(),
 	}, os.Args[1:]))
 }

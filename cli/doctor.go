@@ -1,0 +1,112 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+// DoctorRequest is what `swarm doctor` shall look at.
+type DoctorRequest struct {
+	StateDir string
+	// Info is what this host's daemon says of itself; nil when none answers.
+	Info *swarmv1.InfoResponse
+	// Conn leads to that daemon; nil when none answers.
+	Conn Conn
+}
+
+// Finding is one thing that the doctor found out.
+type Finding struct {
+	Level, Subject, Text string
+	// Remedy is empty when there is nothing to do.
+	Remedy string
+	// Broken tells that something does not work.
+	Broken bool
+}
+
+type doctorOptions struct {
+	stateDir string
+	format   format
+}
+
+func (a *app) newDoctor() *cobra.Command {
+	var o doctorOptions
+	c := verb(&cobra.Command{
+		Use: "doctor [OPTIONS]", Short: "Look for what keeps swarm from working on this host", Args: noArgs,
+		Long: "Look for what keeps swarm from working on this host, and say what to do about it.\n\n" +
+			"Nothing has to run for it. On a member of a swarm, the ports between it and the other nodes are tried too, in both " +
+			"directions. The exit code is 1 when something does not work.",
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE:              func(c *cobra.Command, _ []string) error { return a.runDoctor(c.Context(), o) },
+	})
+	f := c.Flags()
+	f.StringVar(&o.stateDir, "state-dir", "", "Folder of what must survive a reboot (default: the daemon's, else "+DefaultStateDir+")")
+	f.StringVar(&o.format.template, "format", "", formatHelp)
+	f.BoolVarP(&o.format.quiet, "quiet", "q", false, "Only display findings that have a remedy")
+	return c
+}
+
+var doctorListing = listing{
+	columns: []column{{"Level", "LEVEL"}, {"Subject", "SUBJECT"}, {"Finding", "FINDING"}, {"Remedy", "REMEDY"}},
+}
+
+func (a *app) runDoctor(ctx context.Context, o doctorOptions) error {
+	if o.stateDir != "" && !filepath.IsAbs(o.stateDir) {
+		return invalid("--state-dir %q is not an absolute path", o.stateDir)
+	}
+	t, err := a.target()
+	if err != nil {
+		return err
+	}
+	if t.Network != "unix" {
+		return invalid("the doctor looks at the host it runs on: run it on %s, without -H", t.Address)
+	}
+	if a.Diagnose == nil {
+		return invalid("this program cannot look at hosts")
+	}
+	conn, err := a.Dial(ctx, t)
+	if err != nil {
+		return a.explain(err)
+	}
+	defer conn.Close()
+	request := DoctorRequest{StateDir: o.stateDir}
+	info, err := swarmv1.NewDaemonClient(conn).Info(ctx, &swarmv1.InfoRequest{})
+	switch {
+	case err == nil:
+		request.Info, request.Conn = info, conn
+		if request.StateDir == "" {
+			request.StateDir = info.StateDir
+		}
+	case a.host != "" || a.Env("SWARM_HOST") != "" || !isUnavailable(err):
+		return a.explain(err) // Somebody named a daemon: that it does not answer is not for the doctor to pass over.
+	}
+	if request.StateDir == "" {
+		request.StateDir = DefaultStateDir
+	}
+	findings, err := a.Diagnose(ctx, request)
+	if err != nil {
+		return err
+	}
+	return a.printFindings(findings, o.format)
+}
+
+// printFindings ends with the exit code that scripts go by.
+func (a *app) printFindings(findings []Finding, f format) error {
+	rows, broken := []row{}, false
+	for _, found := range findings {
+		broken = broken || found.Broken
+		if f.quiet && found.Remedy == "" {
+			continue
+		}
+		rows = append(rows, row{"Level": found.Level, "Subject": found.Subject, "Finding": found.Text, "Remedy": found.Remedy})
+	}
+	err := doctorListing.print(a.Out, format{template: f.template}, rows)
+	if broken {
+		err = errors.Join(err, ExitError{Code: 1})
+	}
+	return err
+}

@@ -1,0 +1,271 @@
+package doctor
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Judge says what the observations mean. Its order is that of a host's layers, from the kernel up.
+func Judge(o Observations) []Finding {
+	return slices.Concat(
+		judgeKernel(o.Features), judgeCgroup(o.Cgroup), judgeDisk(o.Disk), judgeSysctls(o.Sysctls, o.Firewall),
+		judgeFirewall(o.Firewall), judgeMTU(o.MTU, o.MTUProblem), judgePorts(o.Ports), judgeDNS(o.DNS), judgeClock(o.Clock),
+		judgeCluster(o.Cluster),
+	)
+}
+
+func judgeKernel(features []Feature) []Finding {
+	v := verdict{subject: "kernel"}
+	names := make([]string, 0, len(features))
+	for _, f := range features {
+		names = append(names, f.Name)
+		if f.Reason == "" {
+			continue
+		}
+		remedy := "use a kernel that has " + f.Name
+		if f.Module != "" {
+			remedy = fmt.Sprintf("modprobe %s, and add a line `%s` to /etc/modules-load.d/swarm.conf; if there is no such module, use a kernel that has it", f.Module, f.Module)
+		}
+		v.add(Failure, fmt.Sprintf("%s does not work (%s): no %s", f.Name, f.Reason, f.For), remedy)
+	}
+	return v.orOK(strings.Join(names, ", ") + " work")
+}
+
+// controllers are needed of either cgroup version; v1Controllers only where they are controllers at all.
+var (
+	controllers   = []string{"cpu", "cpuset", "memory", "pids"}
+	v1Controllers = []string{"devices", "freezer"}
+)
+
+func judgeCgroup(c Cgroup) []Finding {
+	v := verdict{subject: "cgroup"}
+	if c.Version == 0 {
+		v.add(Failure, "no cgroups are mounted: containers cannot run",
+			"mount them (mount -t cgroup2 none /sys/fs/cgroup); in a network namespace use nsenter --net=, because ip netns exec hides them")
+		return v.findings
+	}
+	needed := controllers
+	if c.Version == 1 {
+		needed = slices.Concat(controllers, v1Controllers)
+	}
+	for _, name := range needed {
+		if _, ok := c.Controllers[name]; ok {
+			continue
+		}
+		remedy := fmt.Sprintf("use a kernel with the cgroup controller %s", name)
+		if name == "memory" {
+			remedy = "boot with cgroup_enable=memory"
+		}
+		v.add(Failure, fmt.Sprintf("the cgroup controller %s is missing: its limits cannot be kept", name), remedy)
+	}
+	// One reason is told once, however many controllers share it.
+	reasons := map[string][]string{}
+	for _, name := range slices.Sorted(maps.Keys(c.Controllers)) {
+		if reason := c.Controllers[name]; reason != "" && slices.Contains(needed, name) {
+			reasons[reason] = append(reasons[reason], name)
+		}
+	}
+	for _, reason := range slices.Sorted(maps.Keys(reasons)) {
+		v.add(Failure, fmt.Sprintf("no cgroup can be made for %s: %s", strings.Join(reasons[reason], ", "), reason),
+			"run swarm where /sys/fs/cgroup is writable: on the host itself, or in a container that is privileged")
+	}
+	return v.orOK(fmt.Sprintf("version %d, with %s, writable", c.Version, strings.Join(needed, ", ")))
+}
+
+// What a disk must do. A manager's log is flushed with every change, and a leader is given up after 500 ms of silence.
+const (
+	syncSlow = 20 * time.Millisecond
+	syncLost = 250 * time.Millisecond
+	// diskFull of the space, in percent, begins the cleaning; nearlyFull leaves no room for it.
+	diskFull   = 85
+	nearlyFull = 95
+	leastFree  = 512 << 20
+)
+
+func judgeDisk(d Disk) []Finding {
+	v := verdict{subject: "disk"}
+	if d.Problem != "" {
+		v.add(Failure, fmt.Sprintf("%s cannot be used: %s", d.Path, d.Problem), "make the folder writable, or give the daemon another with --state-dir")
+		return v.findings
+	}
+	if d.OverlayFSReason != "" {
+		v.add(Failure, fmt.Sprintf("overlayfs does not work on %s (%s): containers have no root file system", d.Looked, d.OverlayFSReason),
+			"put the state folder on ext4 or xfs (with ftype=1), and load the module: modprobe overlay")
+	}
+	if d.NoExec {
+		v.add(Failure, d.Looked+" is mounted noexec: containers' programs are started from there",
+			fmt.Sprintf("mount -o remount,exec the file system of %s, or give the daemon another --state-dir", d.Looked))
+	}
+	judgeSpace(&v, d)
+	switch {
+	case d.SyncSlowest >= syncLost:
+		v.add(Failure, fmt.Sprintf("a write reached the disk only after %s (half of them within %s): a manager here would lose leadership",
+			round(d.SyncSlowest), round(d.SyncMedian)), "put the state folder on a faster disk, or keep this node a worker")
+	case d.SyncMedian >= syncSlow:
+		v.add(Warning, fmt.Sprintf("a write takes %s to reach the disk: every change of the cluster waits that long", round(d.SyncMedian)),
+			"put the managers' state folders on solid-state disks")
+	}
+	return v.orOK(fmt.Sprintf("%s: %s of %s free, a write reaches the disk in %s", d.Path, bytesText(d.Free), bytesText(d.Total), round(d.SyncMedian)))
+}
+
+func judgeSpace(v *verdict, d Disk) {
+	remedy := fmt.Sprintf("free space on the file system of %s, or give the daemon another --state-dir", d.Looked)
+	switch used := percentUsed(d.Total, d.Free); {
+	case d.Free < leastFree || used >= nearlyFull:
+		v.add(Failure, fmt.Sprintf("%s is full to %d%%, %s free: images do not fit", d.Looked, used, bytesText(d.Free)), remedy)
+	case used >= diskFull:
+		v.add(Warning, fmt.Sprintf("%s is full to %d%%, %s free", d.Looked, used, bytesText(d.Free)), remedy)
+	}
+	if used := percentUsed(d.Inodes, d.InodesFree); used >= nearlyFull {
+		v.add(Failure, fmt.Sprintf("%d%% of the inodes of %s are used: images do not fit, whatever the space", used, d.Looked), remedy)
+	}
+}
+
+// percentUsed is 0 where the file system does not count.
+func percentUsed(total, free uint64) int {
+	if total == 0 {
+		return 0
+	}
+	return int((total - min(free, total)) * 100 / total)
+}
+
+func judgeSysctls(settings []Sysctl, fw Firewall) []Finding {
+	v := verdict{subject: "sysctl"}
+	values := map[string]Sysctl{}
+	for _, s := range settings {
+		values[s.Key] = s
+	}
+	if f := values[sysctlForward]; f.Value != "1" {
+		if f.Fixed {
+			v.add(Failure, sysctlForward+" is 0 and cannot be written from here: containers reach nothing outside", "sysctl -w net.ipv4.ip_forward=1 where it can be written, before the daemon starts")
+		} else {
+			v.add(Note, sysctlForward+" is 0: swarm turns it on with the first container that has a network", "")
+		}
+	}
+	if values[sysctlRPFilter].Value == "1" {
+		v.add(Warning, sysctlRPFilter+" is 1 (strict), which overrules what is set for swarm's interfaces: packets that come back another way are dropped",
+			"sysctl -w net.ipv4.conf.all.rp_filter=2, and the same line in /etc/sysctl.d/90-swarm.conf")
+	}
+	if values[sysctlBridge].Value == "1" && (len(fw.ForwardDrop) > 0 || fw.Legacy) {
+		v.add(Warning, sysctlBridge+" is 1: the firewall's FORWARD rules also judge packets between containers of this host",
+			"sysctl -w net.bridge.bridge-nf-call-iptables=0, unless another container engine on this host needs it")
+	}
+	return v.orOK("ip_forward, rp_filter and bridge-nf-call-iptables let containers talk")
+}
+
+func judgeFirewall(f Firewall) []Finding {
+	v := verdict{subject: "firewall"}
+	if f.Problem != "" {
+		v.add(Warning, "the firewall's rules cannot be read: "+f.Problem, "look at them with `nft list ruleset` and `iptables-save`")
+	}
+	for _, chain := range f.InputDrop {
+		v.add(Warning, fmt.Sprintf("chain %s drops what no rule accepts: other nodes may not reach this one", chain),
+			"accept 2377/tcp, 7946/tcp, 7946/udp and 4789/udp there from the other nodes (or the ports chosen at init), and the ports that services publish")
+	}
+	for _, chain := range f.ForwardDrop {
+		v.add(Note, fmt.Sprintf("chain %s drops forwarded packets: swarm adds accept rules for its own bridge there", chain),
+			"after a firewall rewrites its rules (ufw reload, firewall-cmd --reload), look whether `nft list chain "+chain+"` still has them")
+	}
+	if f.Legacy {
+		v.add(Warning, "rules of iptables-legacy are in force beside nftables: swarm cannot see them",
+			"if `iptables-legacy -S FORWARD` begins with -P FORWARD DROP: iptables-legacy -I FORWARD -i swarm0 -j ACCEPT, and the same with -o")
+	}
+	return v.orOK("no chain of others drops what swarm needs")
+}
+
+// vxlanOverhead is what VXLAN over IPv4 costs of every packet; leastMTU is what IPv6 demands of any link.
+const (
+	vxlanOverhead = 50
+	leastMTU      = 1280
+)
+
+func judgeMTU(mtu int, problem string) []Finding {
+	v := verdict{subject: "mtu"}
+	switch {
+	case problem != "":
+		v.add(Warning, "the MTU of the way out cannot be found out: "+problem, "see `ip route` and `ip link`")
+	case mtu < leastMTU+vxlanOverhead:
+		v.add(Failure, fmt.Sprintf("the way out carries %d bytes a packet, overlay networks only %d: less than the %d that IPv6 demands", mtu, mtu-vxlanOverhead, leastMTU),
+			fmt.Sprintf("raise the MTU of the interface with the default route to at least %d", leastMTU+vxlanOverhead))
+	}
+	return v.orOK(fmt.Sprintf("the way out carries %d bytes a packet, overlay networks %d", mtu, mtu-vxlanOverhead))
+}
+
+func judgePorts(ports []Port) []Finding {
+	v := verdict{subject: "ports"}
+	names := make([]string, 0, len(ports))
+	for _, p := range ports {
+		name := fmt.Sprintf("%d/%s", p.Number, p.Network)
+		names = append(names, name)
+		if p.Taken != "" {
+			v.add(Failure, fmt.Sprintf("port %s, for %s, is taken: %s", name, p.For, p.Taken),
+				fmt.Sprintf("stop what uses it (`ss -lntup 'sport = :%d'` names it), or choose another with swarm init %s", p.Number, p.Flag))
+		}
+	}
+	if len(ports) == 0 {
+		return nil // This host's daemon has them: the other nodes tell whether they are reached.
+	}
+	return v.orOK(strings.Join(names, ", ") + " are free")
+}
+
+// dnsSlow is when names become what users wait for.
+const dnsSlow = 500 * time.Millisecond
+
+func judgeDNS(d DNS) []Finding {
+	v := verdict{subject: "dns"}
+	names := make([]string, 0, len(d.Servers))
+	switch {
+	case d.Problem != "":
+		v.add(Warning, "the host's name servers are not known: "+d.Problem, "write a line `nameserver ADDRESS` into /etc/resolv.conf")
+	case len(d.Servers) == 0:
+		v.add(Warning, "/etc/resolv.conf names no name server: registries and everything else outside cannot be found by name",
+			"write a line `nameserver ADDRESS` into /etc/resolv.conf")
+	}
+	for _, s := range d.Servers {
+		names = append(names, s.Address)
+		remedy := "see that the server runs and that 53/udp and 53/tcp to it are open, or name another in /etc/resolv.conf"
+		switch {
+		case s.Problem != "":
+			v.add(Warning, fmt.Sprintf("name server %s does not answer: %s", s.Address, s.Problem), remedy)
+		case s.Invented:
+			v.add(Warning, fmt.Sprintf("name server %s gives addresses for names that do not exist: mistyped names lead elsewhere", s.Address), "name another in /etc/resolv.conf")
+		case s.Took >= dnsSlow:
+			v.add(Warning, fmt.Sprintf("name server %s takes %s to answer", s.Address, round(s.Took)), remedy)
+		}
+	}
+	return v.orOK("answered by " + strings.Join(names, ", "))
+}
+
+func judgeClock(c Clock) []Finding {
+	v := verdict{subject: "clock"}
+	switch {
+	case c.Problem != "":
+		v.add(Warning, "the clock cannot be asked: "+c.Problem, "see `timedatectl`")
+	case !c.Synchronised:
+		v.add(Warning, "nothing keeps this host's clock right: certificates and the order of logs depend on it",
+			"install and start one of chrony, systemd-timesyncd, ntpd")
+	}
+	return v.orOK(fmt.Sprintf("synchronised, within %s", round(c.Error)))
+}
+
+// round shortens a duration to what a reader takes in.
+func round(d time.Duration) time.Duration {
+	switch {
+	case d >= 10*time.Second:
+		return d.Round(time.Second)
+	case d >= 10*time.Millisecond:
+		return d.Round(time.Millisecond)
+	default:
+		return d.Round(10 * time.Microsecond)
+	}
+}
+
+func bytesText(n uint64) string {
+	if n >= 1<<30 {
+		return fmt.Sprintf("%.1f GiB", float64(n)/(1<<30))
+	}
+	return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20))
+}

@@ -1,0 +1,78 @@
+package doctor
+
+import (
+	"fmt"
+	"time"
+)
+
+const (
+	// clockApart is where log lines of two nodes come in the wrong order; clockBroken is half of what a new
+	// certificate is backdated by: beyond all of it, a node is not let in.
+	clockApart  = time.Second
+	clockBroken = 30 * time.Minute
+)
+
+func judgeCluster(c Cluster) []Finding {
+	v := verdict{subject: "nodes"}
+	switch {
+	case c.State == "":
+		v.add(Note, "no daemon answers on this host: only the host itself was looked at", "")
+	case !c.Active():
+		v.add(Note, "this host is part of no cluster ("+c.State+"): only the host itself was looked at", "")
+	case c.Problem != "":
+		v.add(Failure, "the other nodes cannot be asked: "+c.Problem, "see `swarm info` and the daemon's log")
+	}
+	for _, n := range c.Nodes {
+		v.findings = append(v.findings, judgeNode(n)...)
+	}
+	return v.orOK("this node is alone in its cluster")
+}
+
+func judgeNode(n Node) []Finding {
+	v := verdict{subject: "nodes"}
+	name := fmt.Sprintf("%s (%s)", n.Name, n.Address)
+	for _, w := range n.Ways {
+		if w.Reason != "" {
+			judgeWay(&v, name, n, w)
+		}
+	}
+	if n.Problem != "" {
+		v.add(Failure, fmt.Sprintf("%s cannot be asked: %s", name, n.Problem), "see that its daemon runs (`swarm info` there), and run `swarm doctor` there")
+		return v.findings
+	}
+	judgeOffset(&v, name, n)
+	return v.orOK(fmt.Sprintf("%s: every port answers in both directions, clock %s apart", name, round(n.Offset.Abs())))
+}
+
+func judgeWay(v *verdict, name string, n Node, w Way) {
+	port := fmt.Sprintf("%d/%s", w.Port, w.Network)
+	from, to := "this host", name
+	at := n.Name
+	if w.In {
+		from, to, at = name, "this host", "this host"
+	}
+	if w.Large {
+		v.add(Failure, fmt.Sprintf("packets of %d bytes do not come from %s to %s, smaller ones do: large transfers between containers hang", n.Largest, from, to),
+			"give both hosts the MTU of the narrowest link between them, or see that all of it carries that size")
+		return
+	}
+	v.add(Failure, fmt.Sprintf("port %s (%s) is not reached from %s to %s: %s", port, w.For, from, to, w.Reason),
+		fmt.Sprintf("accept %s in the firewall of %s, and in those of the network between (security groups)", port, at))
+}
+
+func judgeOffset(v *verdict, name string, n Node) {
+	// What the round trip hides is not held against anybody.
+	apart := n.Offset.Abs() - n.RoundTrip/2
+	word := "ahead of"
+	if n.Offset < 0 {
+		word = "behind"
+	}
+	text := fmt.Sprintf("the clock of %s is %s %s this host's", name, round(n.Offset.Abs()), word)
+	remedy := "keep both clocks right with chrony or systemd-timesyncd"
+	switch {
+	case apart >= clockBroken:
+		v.add(Failure, text+": certificates will be refused as not yet valid", remedy)
+	case apart >= clockApart:
+		v.add(Warning, text+": log lines come in the wrong order", remedy)
+	}
+}

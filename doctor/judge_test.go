@@ -1,0 +1,137 @@
+package doctor
+
+import (
+	"strings"
+	"testing"
+	"time"
+)
+
+// well is a host with nothing wrong, of a cluster of two.
+func well() Observations {
+	cgroup := map[string]string{}
+	for _, name := range append([]string{"devices", "freezer"}, controllers...) {
+		cgroup[name] = ""
+	}
+	return Observations{
+		Features: []Feature{{Name: "VXLAN", Module: "vxlan", For: "overlay networks"}, {Name: "seccomp", For: "profiles"}},
+		Cgroup:   Cgroup{Version: 1, Controllers: cgroup},
+		Ports:    []Port{{Network: "tcp", Number: 2377, For: "the cluster", Flag: "--listen-addr"}},
+		MTU:      1500,
+		Sysctls:  []Sysctl{{Key: sysctlForward, Value: "1"}, {Key: sysctlRPFilter, Value: "2"}, {Key: sysctlBridge, Value: "1"}},
+		Clock:    Clock{Synchronised: true, Error: time.Millisecond},
+		Disk: Disk{
+			Path: "/var/lib/swarm", Looked: "/var/lib", Total: 100 << 30, Free: 50 << 30, Inodes: 100, InodesFree: 50,
+			SyncMedian: time.Millisecond, SyncSlowest: 5 * time.Millisecond,
+		},
+		DNS:     DNS{Servers: []NameServer{{Address: "192.0.2.1", Took: time.Millisecond}}},
+		Cluster: Cluster{State: "active", Nodes: []Node{{Name: "b", Address: "192.0.2.2", RoundTrip: time.Millisecond}}},
+	}
+}
+
+func TestJudge_AWellHostHasNothingToRemedy(t *testing.T) {
+	findings := Judge(well())
+	if Broken(findings) {
+		t.Error("broken")
+	}
+	subjects := map[string]bool{}
+	for _, f := range findings {
+		subjects[f.Subject] = true
+		if f.Level != OK || f.Remedy != "" {
+			t.Errorf("%+v", f)
+		}
+	}
+	if len(subjects) != 10 {
+		t.Errorf("got %d subjects, want 10: each is told about: %v", len(subjects), subjects)
+	}
+}
+
+func TestJudge(t *testing.T) {
+	for _, tc := range []struct {
+		name    string
+		spoil   func(*Observations)
+		subject string
+		level   Level
+		text    string // part of the text
+		remedy  string // part of the remedy
+	}{
+		{"no vxlan", func(o *Observations) { o.Features[0].Reason = "operation not supported" }, "kernel", Failure, "VXLAN does not work (operation not supported)", "modprobe vxlan"},
+		{"no seccomp", func(o *Observations) { o.Features[1].Reason = "not built" }, "kernel", Failure, "seccomp", "use a kernel that has seccomp"},
+		{"no cgroups", func(o *Observations) { o.Cgroup = Cgroup{} }, "cgroup", Failure, "no cgroups are mounted", "nsenter"},
+		{"no memory controller", func(o *Observations) { delete(o.Cgroup.Controllers, "memory") }, "cgroup", Failure, "memory is missing", "cgroup_enable=memory"},
+		{"no freezer on v1", func(o *Observations) { delete(o.Cgroup.Controllers, "freezer") }, "cgroup", Failure, "freezer is missing", "kernel"},
+		{"no devices on v2", func(o *Observations) { o.Cgroup.Version = 2; delete(o.Cgroup.Controllers, "devices") }, "cgroup", OK, "version 2", ""},
+		{"read-only cgroups", func(o *Observations) {
+			o.Cgroup.Controllers["cpu"], o.Cgroup.Controllers["pids"] = "read-only file system", "read-only file system"
+		}, "cgroup", Failure, "for cpu, pids: read-only", "writable"},
+		{"a controller nobody needs is read-only", func(o *Observations) { o.Cgroup.Controllers["rdma"] = "no" }, "cgroup", OK, "", ""},
+		{"folder not writable", func(o *Observations) { o.Disk.Problem = "read-only file system" }, "disk", Failure, "/var/lib/swarm cannot be used", "--state-dir"},
+		{"no overlayfs", func(o *Observations) { o.Disk.OverlayFSReason = "no such device" }, "disk", Failure, "overlayfs does not work on /var/lib", "modprobe overlay"},
+		{"noexec", func(o *Observations) { o.Disk.NoExec = true }, "disk", Failure, "noexec", "remount,exec"},
+		{"watermark", func(o *Observations) { o.Disk.Free = 14 << 30 }, "disk", Warning, "full to 86%", "free space"},
+		{"full", func(o *Observations) { o.Disk.Free = 4 << 30 }, "disk", Failure, "full to 96%", "free space"},
+		{"little though not full", func(o *Observations) { o.Disk.Total, o.Disk.Free = 600<<20, 500<<20 }, "disk", Failure, "500.0 MiB free", "free space"},
+		{"no inodes", func(o *Observations) { o.Disk.InodesFree = 1 }, "disk", Failure, "99% of the inodes", "free space"},
+		{"inodes not counted", func(o *Observations) { o.Disk.Inodes, o.Disk.InodesFree = 0, 0 }, "disk", OK, "", ""},
+		{"slow disk", func(o *Observations) { o.Disk.SyncMedian = 25 * time.Millisecond }, "disk", Warning, "25ms", "solid-state"},
+		{"disk that stalls", func(o *Observations) { o.Disk.SyncSlowest = time.Second }, "disk", Failure, "only after 1s", "worker"},
+		{"no forwarding", func(o *Observations) { o.Sysctls[0].Value = "0" }, "sysctl", Note, "turns it on", ""},
+		{"no forwarding, fixed", func(o *Observations) { o.Sysctls[0].Value, o.Sysctls[0].Fixed = "0", true }, "sysctl", Failure, "cannot be written", "sysctl -w net.ipv4.ip_forward=1"},
+		{"strict rp_filter", func(o *Observations) { o.Sysctls[1].Value = "1" }, "sysctl", Warning, "strict", "rp_filter=2"},
+		{"bridged packets judged", func(o *Observations) { o.Firewall.ForwardDrop = []string{"ip filter FORWARD"} }, "sysctl", Warning, "between containers", "bridge-nf-call-iptables=0"},
+		{"forward drop", func(o *Observations) { o.Firewall.ForwardDrop = []string{"ip filter FORWARD"} }, "firewall", Note, "ip filter FORWARD", "nft list chain ip filter FORWARD"},
+		{"input drop", func(o *Observations) { o.Firewall.InputDrop = []string{"inet filter input"} }, "firewall", Warning, "inet filter input drops", "4789/udp"},
+		{"legacy", func(o *Observations) { o.Firewall.Legacy = true }, "firewall", Warning, "iptables-legacy", "-I FORWARD"},
+		{"firewall unreadable", func(o *Observations) { o.Firewall.Problem = "not permitted" }, "firewall", Warning, "not permitted", "nft list ruleset"},
+		{"cloud MTU", func(o *Observations) { o.MTU = 1400 }, "mtu", OK, "overlay networks 1350", ""},
+		{"tiny MTU", func(o *Observations) { o.MTU = 1329 }, "mtu", Failure, "only 1279", "1330"},
+		{"unknown MTU", func(o *Observations) { o.MTU, o.MTUProblem = 0, "no route" }, "mtu", Warning, "no route", "ip route"},
+		{"port taken", func(o *Observations) { o.Ports[0].Taken = "address already in use" }, "ports", Failure, "2377/tcp, for the cluster, is taken", "--listen-addr"},
+		{"no name server", func(o *Observations) { o.DNS.Servers = nil }, "dns", Warning, "names no name server", "nameserver ADDRESS"},
+		{"silent name server", func(o *Observations) { o.DNS.Servers[0].Problem = "nothing came" }, "dns", Warning, "192.0.2.1 does not answer", "53/udp"},
+		{"lying name server", func(o *Observations) { o.DNS.Servers[0].Invented = true }, "dns", Warning, "do not exist", "another"},
+		{"slow name server", func(o *Observations) { o.DNS.Servers[0].Took = time.Second }, "dns", Warning, "takes 1s", "53/udp"},
+		{"clock left alone", func(o *Observations) { o.Clock.Synchronised = false }, "clock", Warning, "nothing keeps", "chrony"},
+		{"no daemon", func(o *Observations) { o.Cluster = Cluster{} }, "nodes", Note, "no daemon answers", ""},
+		{"no member", func(o *Observations) { o.Cluster = Cluster{State: "inactive"} }, "nodes", Note, "part of no cluster", ""},
+		{"alone", func(o *Observations) { o.Cluster.Nodes = nil }, "nodes", OK, "alone", ""},
+		{"cannot ask", func(o *Observations) { o.Cluster.Problem = "deadline exceeded" }, "nodes", Failure, "cannot be asked", "swarm info"},
+		{"node does not answer", func(o *Observations) { o.Cluster.Nodes[0].Problem = "timeout" }, "nodes", Failure, "b (192.0.2.2) cannot be asked: timeout", "swarm doctor"},
+		{"way out blocked", func(o *Observations) {
+			o.Cluster.Nodes[0].Ways = []Way{{Network: "udp", Port: 4789, For: "overlay networks", Reason: "nothing came"}}
+		}, "nodes", Failure, "4789/udp (overlay networks) is not reached from this host to b", "firewall of b"},
+		{"way in blocked", func(o *Observations) {
+			o.Cluster.Nodes[0].Ways = []Way{{Network: "tcp", Port: 2377, For: "the cluster", In: true, Reason: "timeout"}}
+		}, "nodes", Failure, "is not reached from b (192.0.2.2) to this host", "firewall of this host"},
+		{"large packets lost", func(o *Observations) {
+			o.Cluster.Nodes[0].Largest = 1500
+			o.Cluster.Nodes[0].Ways = []Way{{Network: "udp", Port: 4789, Large: true, Reason: "nothing came"}}
+		}, "nodes", Failure, "packets of 1500 bytes", "MTU"},
+		{"clock ahead", func(o *Observations) { o.Cluster.Nodes[0].Offset = 2 * time.Second }, "nodes", Warning, "2s ahead of", "chrony"},
+		{"clock far behind", func(o *Observations) { o.Cluster.Nodes[0].Offset = -time.Hour }, "nodes", Failure, "behind", "chrony"},
+		{"clock within a slow round trip", func(o *Observations) {
+			o.Cluster.Nodes[0].Offset, o.Cluster.Nodes[0].RoundTrip = 2*time.Second, 4*time.Second
+		}, "nodes", OK, "both directions", ""},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			o := well()
+			tc.spoil(&o)
+			findings := Judge(o)
+			for _, f := range findings {
+				if f.Subject != tc.subject || f.Level != tc.level || !strings.Contains(f.Text, tc.text) {
+					continue
+				}
+				if !strings.Contains(f.Remedy, tc.remedy) || (tc.remedy == "") != (f.Remedy == "") {
+					t.Errorf("got remedy %q, want one with %q", f.Remedy, tc.remedy)
+				}
+				if strings.Contains(f.Text+f.Remedy, "\n") {
+					t.Errorf("more than one line: %+v", f)
+				}
+				if Broken(findings) != (tc.level == Failure) {
+					t.Errorf("broken is %t: %+v", Broken(findings), findings)
+				}
+				return
+			}
+			t.Errorf("got %+v, want a %s of %s with %q", findings, tc.level, tc.subject, tc.text)
+		})
+	}
+}
