@@ -63,13 +63,32 @@ func identifyProcess(pid int) (process, error) {
 	return s.process, err
 }
 
-// alive is false for a zombie: whoever started it has yet to look, but it is gone.
+// alive is false for a zombie: whoever started it has yet to look, but it is gone. One whose main thread is a zombie while
+// others still end, in a system call that does not return at once, holds its files and locks and is not gone.
 func (p process) alive() bool {
 	if p.PID == 0 {
 		return false
 	}
 	s, err := readStat(p.PID)
-	return err == nil && s.Start == p.Start && s.state != 'Z' && s.state != 'X'
+	if err != nil || s.Start != p.Start || s.state == 'X' {
+		return false
+	}
+	return s.state != 'Z' || threads(p.PID) > 1
+}
+
+// threads counts what is left of a process.
+func threads(pid int) int {
+	tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+	if err != nil {
+		return 0
+	}
+	return len(tasks)
+}
+
+// is says whether the number still means this process, dead or alive.
+func (p process) is() bool {
+	s, err := readStat(p.PID)
+	return err == nil && s.Start == p.Start
 }
 
 // signal sends through a pidfd: never to another process that got the number.
@@ -96,15 +115,17 @@ func (p process) wait(ctx context.Context) error {
 	fd, err := unix.PidfdOpen(p.PID, 0)
 	if err == nil {
 		defer unix.Close(fd)
-		for p.alive() {
+		// A first thread that has ended is not enough: the others hold the files open, and locks with them.
+		for ended := !p.is(); !ended; {
 			if err := ctx.Err(); err != nil {
 				return fmt.Errorf("process %d has not ended: %w", p.PID, err)
 			}
 			// The wait is cut into pieces only so that ctx is looked at.
-			_, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 100)
+			n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 100)
 			if err != nil && !errors.Is(err, unix.EINTR) {
 				return fmt.Errorf("wait for process %d: %w", p.PID, err)
 			}
+			ended = n > 0
 		}
 	} else if !errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("open process %d: %w", p.PID, err)
