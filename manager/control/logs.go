@@ -7,9 +7,9 @@ import (
 	"io"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/containerd/errdefs"
-	"golang.org/x/sync/errgroup"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"swarm/internal/task"
@@ -26,7 +26,7 @@ func (s *Server) Logs(req *swarmv1.LogsRequest, stream swarmv1.Control_LogsServe
 	if err != nil {
 		return err
 	}
-	l := &logs{server: s, want: want, options: req.GetOptions(), stream: stream, seen: make(map[source]uint64), following: make(map[string]bool)}
+	l := &logs{server: s, want: want, options: req.GetOptions(), stream: stream, seen: make(map[source]place), following: make(map[string]bool)}
 	if err := l.past(stream.Context(), v); err != nil || !l.options.GetFollow() {
 		return err
 	}
@@ -79,6 +79,12 @@ type source struct {
 	stream swarmv1.LogRecord_Stream
 }
 
+// place is that of the last record of a source that was passed on.
+type place struct {
+	offset uint64
+	time   time.Time
+}
+
 // logs is one call.
 type logs struct {
 	server  *Server
@@ -87,8 +93,8 @@ type logs struct {
 	stream  swarmv1.Control_LogsServer
 
 	mu        sync.Mutex // guards the rest, and sending
-	seen      map[source]uint64
-	following map[string]bool // task ids: attended, or wholly in the past
+	seen      map[source]place
+	following map[string]bool // task ids: attended, or wholly in the past; false: the past has looked at it
 }
 
 // pass sends records, each once: an overlap of past and present is cut by the offset.
@@ -98,10 +104,10 @@ func (l *logs) pass(records []*swarmv1.LogRecord) error {
 	fresh := records[:0:0]
 	for _, r := range records {
 		src := source{r.GetTaskId(), r.GetStream()}
-		if last, ok := l.seen[src]; ok && r.GetOffset() <= last {
+		if last, ok := l.seen[src]; ok && r.GetOffset() <= last.offset {
 			continue
 		}
-		l.seen[src] = r.GetOffset()
+		l.seen[src] = place{r.GetOffset(), r.GetTimestamp().AsTime()}
 		fresh = append(fresh, r)
 	}
 	if len(fresh) == 0 {
@@ -123,6 +129,7 @@ func (l *logs) past(ctx context.Context, v *raftstore.View) error {
 	for node, tasks := range l.want.tasks(v) {
 		// One stream for each task: only within one are records sure to be in order.
 		for _, id := range tasks {
+			l.following[id] = task.Terminal(v.Status(id).GetState())
 			from, err := l.open(ctx, node, []string{id}, options)
 			if err != nil {
 				if err := l.complain(v, node, id, err); err != nil {
@@ -131,7 +138,6 @@ func (l *logs) past(ctx context.Context, v *raftstore.View) error {
 				continue
 			}
 			heads = append(heads, &head{node: node, task: id, from: from})
-			l.following[id] = task.Terminal(v.Status(id).GetState())
 		}
 	}
 	return l.merge(v, heads)
@@ -212,80 +218,4 @@ func (l *logs) complain(v *raftstore.View, node, id string, err error) error {
 		Timestamp: timestamppb.Now(), Stream: swarmv1.LogRecord_STDERR, NodeId: node, TaskId: id,
 		Data: []byte(fmt.Sprintf("swarm: logs of task %s on node %s cannot be read: %v\n", id, nodeName(v, node), err)),
 	}}})
-}
-
-// follow passes on what comes, and opens a stream for every task that appears on a node.
-func (l *logs) follow(ctx context.Context) error {
-	view, w := l.server.store.Watch(raftstore.TableTask)
-	defer w.Close()
-	g, ctx := errgroup.WithContext(ctx)
-	l.attend(ctx, g, view)
-	g.Go(func() error {
-		for {
-			batch, err := w.Next(ctx)
-			if err != nil {
-				return err
-			}
-			l.attend(ctx, g, batch.View)
-			if _, ok := batch.View.Services.Get(l.want.service); l.want.service != "" && !ok {
-				return errServiceGone
-			}
-			if _, ok := batch.View.Tasks.Get(l.want.task); l.want.task != "" && !ok {
-				return errServiceGone
-			}
-		}
-	})
-	err := g.Wait()
-	if errors.Is(err, errServiceGone) {
-		return nil
-	}
-	return err
-}
-
-var errServiceGone = errors.New("what was followed is gone")
-
-func (l *logs) attend(ctx context.Context, g *errgroup.Group, v *raftstore.View) {
-	for node, tasks := range l.want.tasks(v) {
-		for _, id := range tasks {
-			if l.following[id] {
-				continue
-			}
-			l.following[id] = true
-			g.Go(func() error { return l.attendTask(ctx, v, node, id) })
-		}
-	}
-}
-
-// attendTask passes on one task's records until the node says that there will be no more.
-func (l *logs) attendTask(ctx context.Context, v *raftstore.View, node, id string) error {
-	o := l.options.CloneVT()
-	// What has ended may be read to its end, but nothing follows.
-	o.Tail, o.Follow = -1, !task.Terminal(v.Status(id).GetState())
-	if l.begun(id) {
-		o.Tail = l.options.GetTail() // the past cut it; the overlap is cut by the offset
-	}
-	from, err := l.open(ctx, node, []string{id}, o)
-	for err == nil {
-		var msg *swarmv1.TaskLogsResponse
-		if msg, err = from.Recv(); err == nil {
-			if err := l.pass(msg.GetRecords()); err != nil {
-				return err
-			}
-		}
-	}
-	if errors.Is(err, io.EOF) {
-		return nil
-	}
-	return l.complain(v, node, id, err)
-}
-
-func (l *logs) begun(id string) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for src := range l.seen {
-		if src.task == id {
-			return true
-		}
-	}
-	return false
 }

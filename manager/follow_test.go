@@ -1,0 +1,152 @@
+package manager_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"swarm/manager"
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+// writer is a node whose one task writes a letter now and then, and whose daemon restarts.
+type writer struct {
+	swarmv1.UnimplementedWorkerServer
+	mu      sync.Mutex // guards the rest
+	wrote   []*swarmv1.LogRecord
+	changed chan struct{}
+	restart chan struct{} // closed and replaced: the streams break
+	opened  []*swarmv1.LogOptions
+}
+
+func newWriter() *writer {
+	return &writer{changed: make(chan struct{}), restart: make(chan struct{})}
+}
+
+func (w *writer) write(task, letter string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.wrote = append(w.wrote, &swarmv1.LogRecord{
+		TaskId: task, Stream: swarmv1.LogRecord_STDOUT, Offset: uint64(len(w.wrote)), Data: []byte(letter), Timestamp: timestamppb.Now(),
+	})
+	close(w.changed)
+	w.changed = make(chan struct{})
+}
+
+func (w *writer) breakStreams() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	close(w.restart)
+	w.restart = make(chan struct{})
+}
+
+func (w *writer) Logs(req *swarmv1.TaskLogsRequest, s swarmv1.Worker_LogsServer) error {
+	w.mu.Lock()
+	restart, at := w.restart, 0
+	w.opened = append(w.opened, req.GetOptions())
+	w.mu.Unlock()
+	if o := req.GetOptions(); o.GetTail() == 0 {
+		w.mu.Lock()
+		at = len(w.wrote)
+		w.mu.Unlock()
+	}
+	for {
+		w.mu.Lock()
+		news, changed := w.wrote[at:], w.changed
+		at = len(w.wrote)
+		w.mu.Unlock()
+		for _, r := range news {
+			if since := req.GetOptions().GetSince(); since != nil && r.GetTimestamp().AsTime().Before(since.AsTime()) {
+				continue
+			}
+			if err := s.Send(&swarmv1.TaskLogsResponse{Records: []*swarmv1.LogRecord{r}}); err != nil {
+				return err
+			}
+		}
+		if !req.GetOptions().GetFollow() {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-restart:
+			return status.Error(codes.Unavailable, "the daemon restarts")
+		case <-s.Context().Done():
+			return s.Context().Err()
+		}
+	}
+}
+
+// A daemon that restarts costs those who follow no line, and gives them none twice.
+func TestControl_FollowedLogsSurviveARestart(t *testing.T) {
+	for name, test := range map[string]struct {
+		tail int64
+		want string
+	}{"all": {-1, "abcd"}, "only what comes": {0, "cd"}} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWriter()
+				r := newRig(t, func(d *manager.Deps) {
+					conn := serve(t, nodeInfo(self), func(s grpc.ServiceRegistrar) { swarmv1.RegisterWorkerServer(s, w) }, func(context.Context, string) error { return nil })
+					d.Conn = func(string) (grpc.ClientConnInterface, error) { return conn, nil }
+				})
+				r.join("host-a")
+				service := r.create(serviceSpec("web", 1))
+				var task string
+				for t := range r.store.View().TasksOfService(service) {
+					task = t.GetId()
+				}
+				w.write(task, "a")
+				w.write(task, "b")
+				time.Sleep(time.Second)
+				stream, err := r.admin.Logs(t.Context(), &swarmv1.LogsRequest{Service: "web", Options: &swarmv1.LogOptions{Tail: test.tail, Follow: true}})
+				if err != nil {
+					t.Fatal(err)
+				}
+				var got, said strings.Builder
+				ended := make(chan error, 1)
+				go func() {
+					for {
+						m, err := stream.Recv()
+						if err != nil {
+							ended <- err
+							return
+						}
+						for _, rec := range m.GetRecords() {
+							if rec.GetStream() == swarmv1.LogRecord_STDERR {
+								said.Write(rec.GetData())
+							} else {
+								got.Write(rec.GetData())
+							}
+						}
+					}
+				}()
+				synctest.Wait()
+				w.breakStreams()
+				synctest.Wait()
+				w.write(task, "c") // while nobody listens
+				time.Sleep(time.Minute)
+				w.write(task, "d")
+				synctest.Wait()
+				if _, err := r.admin.RemoveService(t.Context(), &swarmv1.GetRequest{Id: "web"}); err != nil {
+					t.Fatal(err)
+				}
+				if err := <-ended; !errors.Is(err, io.EOF) {
+					t.Errorf("after the service: %v, want the end", err)
+				}
+				if got.String() != test.want || strings.Count(said.String(), "trying again") != 1 {
+					t.Errorf("got %q and %q, want %q and one word about the break", got.String(), said.String(), test.want)
+				}
+			})
+		})
+	}
+}
