@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -151,9 +152,27 @@ func lockState(dir string) (unlock func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+	if !locked(f, lockPatience) {
 		_ = f.Close()
 		return nil, fmt.Errorf("another swarm daemon uses %s: stop it, or give this one another --state-dir", dir)
 	}
 	return func() { _ = f.Close() }, nil
+}
+
+// lockPatience is how long a daemon that was killed may take to be gone: the kernel ends its threads, and children that it
+// was just starting, one after another.
+const lockPatience = 3 * time.Second
+
+// locked takes the lock, unless somebody else still has it when patience ends.
+func locked(f *os.File, patience time.Duration) bool {
+	deadline := time.Now().Add(patience)
+	for {
+		if syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) == nil {
+			return true
+		}
+		if time.Now().After(deadline) {
+			return false
+		}
+		<-time.After(20 * time.Millisecond) // The interval of the poll.
+	}
 }
