@@ -14,12 +14,15 @@ import (
 	"google.golang.org/grpc"
 
 	"swarm/cli"
+	"swarm/internal/transport"
 	"swarm/manager/ca"
 	"swarm/node"
 	"swarm/overlay/gossip"
+	"swarm/overlay/probe"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
 	"swarm/worker"
+	"swarm/worker/containerd/image"
 	"swarm/worker/logs"
 )
 
@@ -136,6 +139,7 @@ type workerMember struct {
 	host    *host
 	source  *peerSource
 	blobs   net.Listener
+	prober  *probe.Prober
 	contact chan struct{} // closed at the first contact
 }
 
@@ -144,6 +148,7 @@ func (p *parts) newWorker(b node.Base, g node.Gossip, hooks node.WorkerHooks) (n
 	m.source = &peerSource{
 		transport: b.Dialer.BlobTransport(), alive: g.(*gossipMember).alive, managers: hooks.Managers, dial: b.Dialer, log: b.Log,
 	}
+	m.prober = newProber(p.options.Hostname, g.(*gossipMember), b)
 	store, err := logs.New(logs.Config{Dir: filepath.Join(p.options.StateDir, "logs"), NodeID: b.Membership.NodeID}, logs.Deps{Log: b.Log})
 	if err != nil {
 		return nil, err
@@ -187,7 +192,7 @@ func (m *workerMember) Run(ctx context.Context) error {
 		return m.Worker.Run(ctx)
 	})
 	if m.host.store != nil {
-		server := &http.Server{Handler: m.host.store.Handler(), ReadHeaderTimeout: 10 * time.Second}
+		server := &http.Server{Handler: m.host.store.Handler(), ReadHeaderTimeout: 10 * time.Second, ConnContext: withCaller}
 		g.Go(func() error {
 			stop := context.AfterFunc(ctx, func() { _ = server.Close() })
 			defer stop()
@@ -200,7 +205,16 @@ func (m *workerMember) Run(ctx context.Context) error {
 	return g.Wait()
 }
 
-func (m *workerMember) Register(r grpc.ServiceRegistrar) { swarmv1.RegisterWorkerServer(r, m.Worker) }
+// withCaller tells the image store which node asks.
+func withCaller(ctx context.Context, c net.Conn) context.Context {
+	info, _ := transport.PeerOf(c)
+	return image.WithCaller(ctx, info.NodeID())
+}
+
+func (m *workerMember) Register(r grpc.ServiceRegistrar) {
+	swarmv1.RegisterWorkerServer(r, m.Worker)
+	swarmv1.RegisterDoctorServer(r, m.prober)
+}
 
 // Connected blocks until a manager has welcomed this node.
 func (m *workerMember) Connected(ctx context.Context) error {

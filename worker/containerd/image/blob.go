@@ -29,12 +29,17 @@ func (d *download) blob(ctx context.Context, desc ocispec.Descriptor) error {
 		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("the manifest is damaged: blob %q of %d bytes", desc.Digest, desc.Size))
 	}
 	return d.each(ctx, func(src source) error {
-		resumed, err := d.from(ctx, src, desc)
-		if errors.Is(err, errCorrupt) && resumed {
-			// The part from an earlier attempt may be what was wrong.
-			_, err = d.from(ctx, src, desc)
+		for {
+			resumed, err := d.from(ctx, src, desc)
+			var local *localError
+			if err == nil || ctx.Err() != nil || errors.As(err, &local) {
+				return err
+			}
+			// The part from an earlier attempt may be what was wrong, or the node that the source has sent us on to.
+			if !(errors.Is(err, errCorrupt) && resumed) && !src.insist(desc.Digest) {
+				return err
+			}
 		}
-		return err
 	})
 }
 

@@ -39,6 +39,9 @@ type download struct {
 	sources []source
 	log     *slog.Logger
 	meter   *meter
+	// coming is told which blobs will be fetched, and sets landed, which is told of each that is here.
+	coming func([]ocispec.Descriptor)
+	landed func(digest string)
 
 	mu      sync.Mutex // guards what follows
 	dropped map[source]bool
@@ -67,11 +70,18 @@ func (d *download) run(ctx context.Context) (ocispec.Descriptor, error) {
 	for _, c := range children {
 		d.meter.expect(c.Size)
 	}
+	d.coming(children)
 	d.meter.flush()
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(parallel)
 	for _, c := range children {
-		group.Go(func() error { return d.blob(ctx, c) })
+		group.Go(func() error {
+			err := d.blob(ctx, c)
+			if err == nil {
+				d.landed(c.Digest.String())
+			}
+			return err
+		})
 	}
 	if err := group.Wait(); err != nil {
 		return ocispec.Descriptor{}, err

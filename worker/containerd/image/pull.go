@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"swarm/internal/spec"
 	swarmv1 "swarm/proto/swarm/v1"
@@ -170,6 +171,9 @@ func (s *Store) fetch(ctx context.Context, o order, tell func(*swarmv1.ImageProg
 	ctx = leases.WithLease(ctx, lease.ID)
 
 	d := &download{order: o, store: s.client.ContentStore(), sources: s.sources(ctx, o), log: s.log, meter: newMeter("pull", 0, tell), dropped: map[source]bool{}}
+	end := func() {}
+	defer func() { end() }()
+	d.coming = func(children []ocispec.Descriptor) { end, d.landed = s.arrivals.begin(children) }
 	target, err := d.run(ctx)
 	if err != nil {
 		if ctx.Err() != nil {

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/remotes"
@@ -171,7 +172,7 @@ func classOf(status int) error {
 // explain says in one line why an image cannot be had, and what to do. Callers have named the image. peers says what the
 // nodes that were asked mean for an image that no registry has.
 func explain(ref spec.Image, err error, peers peerState) error {
-	registry, load := domain(ref.Name), fmt.Sprintf("`docker save %s | swarm image load`", ref.Familiar())
+	registry, load := domain(ref.Name), "load it with "+spec.LoadHint(ref.Name)
 	var local *localError
 	if errors.As(err, &local) {
 		return err
@@ -181,17 +182,27 @@ func explain(ref spec.Image, err error, peers peerState) error {
 	case errdefs.IsInvalidArgument(err), errdefs.IsCanceled(err):
 		return err
 	case peers == peersHave:
-		return errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("the nodes that hold it did not deliver it, and neither did its registry %s (%s)", registry, oneLine(err)))
+		return errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("the nodes that hold it did not deliver it, and neither did registry %s (%s)", registry, lastCause(err)))
 	case errdefs.IsNotFound(err) && peers == peersUnknown:
 		return errdefs.ErrUnavailable.WithMessage("no registry has it, nor any node that answers; some nodes do not answer: " + load)
 	case errdefs.IsNotFound(err):
 		return errdefs.ErrNotFound.WithMessage("no node or registry has it: " + load)
 	case errdefs.IsUnauthorized(err):
-		return errdefs.ErrUnauthenticated.WithMessage(fmt.Sprintf("its registry %s wants a login, or does not have it: run `docker login` and pass --with-registry-auth, or %s", registry, load))
+		return errdefs.ErrUnauthenticated.WithMessage(fmt.Sprintf("registry %s wants a login, or does not have it: run `docker login` and pass --with-registry-auth, or %s", registry, load))
 	case errdefs.IsPermissionDenied(err):
-		return errdefs.ErrPermissionDenied.WithMessage(fmt.Sprintf("its registry %s refuses it to this user: ask for access, or %s", registry, load))
+		return errdefs.ErrPermissionDenied.WithMessage(fmt.Sprintf("registry %s refuses it to this user: ask for access, or %s", registry, load))
 	}
-	return errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("no node has it, and its registry %s cannot be asked (%s): %s", registry, oneLine(err), load))
+	return errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("no node has it, and registry %s cannot be asked (%s): %s", registry, lastCause(err), load))
+}
+
+// lastCause is the end of an error's chain, as in "dial tcp 192.0.2.1:443: connect: network is unreachable", which is all
+// that a user can act on. The class that classed may have added is none.
+func lastCause(err error) string {
+	text := strings.TrimSuffix(oneLine(err), ": "+errdefs.ErrUnavailable.Error())
+	if at := strings.LastIndex(text, ": "); at >= 0 {
+		text = text[at+len(": "):]
+	}
+	return text
 }
 
 // peerState is what is known of an image on other nodes.

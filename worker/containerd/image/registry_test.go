@@ -185,6 +185,10 @@ func TestPull_NotFoundIsNotUnreachable(t *testing.T) {
 	sick := newRegistry(t, func(http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusBadGateway) })
 	})
+	causes := map[string]string{
+		strings.TrimPrefix(gone.URL, "http://") + "/app:1": "(connection refused)",
+		sick + "/app:1": "(502 Bad Gateway)",
+	}
 	for ref, is := range map[string]func(error) bool{
 		host + "/app:1": errdefs.IsNotFound,
 		strings.TrimPrefix(gone.URL, "http://") + "/app:1": errdefs.IsUnavailable,
@@ -194,8 +198,11 @@ func TestPull_NotFoundIsNotUnreachable(t *testing.T) {
 		for _, ref := range []string{ref, ref + nothing} {
 			begin := time.Now()
 			_, err := n.Pull(t.Context(), worker.PullRequest{Ref: ref}, nil)
-			if !is(err) || strings.Contains(err.Error(), "\n") || !strings.Contains(err.Error(), "docker save") {
+			if !is(err) || strings.Contains(err.Error(), "\n") || !strings.Contains(err.Error(), "load it with `docker save") || strings.Contains(err.Error(), "sha256:") {
 				t.Errorf("pull %s: got %v", ref, err)
+			}
+			if cause := causes[strings.TrimSuffix(ref, nothing)]; !strings.Contains(err.Error(), cause) || strings.Contains(err.Error(), "dial") {
+				t.Errorf("pull %s: got %v, want no more of the cause than %q", ref, err, cause)
 			}
 			if took := time.Since(begin); took > 10*time.Second {
 				t.Errorf("pull %s: took %s", ref, took)

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 
@@ -18,7 +19,7 @@ import (
 	"swarm/worker"
 )
 
-// Blob opens a blob that belongs to a held image; ErrNotFound for anything else.
+// Blob opens a blob that belongs to a held image or to one that is being pulled; ErrNotFound for anything else.
 func (s *Store) Blob(ctx context.Context, digest string) (worker.Blob, error) {
 	opened, _, err := s.open(ctx, digest)
 	if err != nil {
@@ -38,6 +39,9 @@ func (s *Store) open(ctx context.Context, digest string) (content.ReaderAt, blob
 	}
 	b, ok := c.blobs[digest]
 	if !ok {
+		b, ok = s.arrivals.here(digest)
+	}
+	if !ok {
 		return nil, blob{}, errdefs.ErrNotFound.WithMessage("blob " + digest + " belongs to no image of this node")
 	}
 	r, err := s.client.ContentStore().ReaderAt(namespaced(ctx), ocispec.Descriptor{Digest: d, Size: b.size})
@@ -48,7 +52,8 @@ func (s *Store) open(ctx context.Context, digest string) (content.ReaderAt, blob
 }
 
 // Handler serves the blobs of held images to other nodes: GET and HEAD of /v2/NAME/blobs/DIGEST and
-// /v2/NAME/manifests/DIGEST, whatever the name, with ranges. Whoever may connect may read: the transport decides.
+// /v2/NAME/manifests/DIGEST, whatever the name, with ranges. It sends nodes on to others that got a large blob from this one, and those wait here for
+// a blob that is on its way. Whoever may connect may read: the transport decides.
 func (s *Store) Handler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodGet && r.Method != http.MethodHead {
@@ -81,6 +86,28 @@ func blobPath(path string) (digest string, ok bool) {
 
 func (s *Store) serve(w http.ResponseWriter, r *http.Request, digest string) {
 	opened, b, err := s.open(r.Context(), digest)
+	var coming <-chan struct{}
+	query := r.URL.Query()
+	if errdefs.IsNotFound(err) && query.Has(queryRelayed) {
+		coming = s.arrivals.coming(digest)
+	}
+	caller := callerOf(r.Context())
+	large := coming != nil || err == nil && b.size >= relaySize
+	if caller != "" && large && r.Method == http.MethodGet && !query.Has(queryDirect) {
+		elsewhere, done := s.relay.place(digest, caller, time.Now())
+		if elsewhere != "" {
+			if opened != nil {
+				_ = opened.Close()
+			}
+			sendOn(w, r, elsewhere)
+			return
+		}
+		defer func() { done(time.Now(), r.Context().Err() == nil) }()
+	}
+	if coming != nil {
+		await(w, r, coming)
+		opened, b, err = s.open(r.Context(), digest)
+	}
 	switch {
 	case errdefs.IsNotFound(err), errdefs.IsInvalidArgument(err):
 		http.NotFound(w, r)
@@ -95,6 +122,13 @@ func (s *Store) serve(w http.ResponseWriter, r *http.Request, digest string) {
 	w.Header().Set("Docker-Content-Digest", digest)
 	w.Header().Set("Etag", `"`+digest+`"`)
 	http.ServeContent(w, r, "", time.Time{}, newBuffered(opened))
+}
+
+// sendOn has the caller ask another node for the same.
+func sendOn(w http.ResponseWriter, r *http.Request, nodeID string) {
+	u := url.URL{Scheme: "http", Host: nodeID, Path: r.URL.Path, RawQuery: queryRelayed}
+	w.Header().Set("Location", u.String())
+	w.WriteHeader(http.StatusTemporaryRedirect)
 }
 
 // chunk is how much of a blob is asked of containerd at once: each time costs a call, and HTTP asks for 32 KiB.

@@ -9,8 +9,11 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"net/http/httptrace"
+	"net/textproto"
 	"net/url"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/remotes"
@@ -32,6 +35,8 @@ type source interface {
 	root(ctx context.Context, d digest.Digest) (io.ReadCloser, error)
 	// open opens a blob at an offset.
 	open(ctx context.Context, desc ocispec.Descriptor, offset int64) (io.ReadCloser, error)
+	// insist says whether the source has sent us on to another for a blob, and has it serve the blob itself from now on.
+	insist(d digest.Digest) bool
 	peer() bool
 	String() string
 }
@@ -53,6 +58,22 @@ func (s *Store) sources(ctx context.Context, o order) []source {
 type node struct {
 	id     string
 	client *http.Client
+
+	mu     sync.Mutex             // guards direct
+	direct map[digest.Digest]bool // blobs for which it has sent us on; true: no more
+}
+
+// maxHops is how deep a tree of nodes may be: twenty levels of two branches are more than any cluster has.
+const maxHops = 20
+
+func (n *node) insist(d digest.Digest) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	direct, sentOn := n.direct[d]
+	if sentOn {
+		n.direct[d] = true
+	}
+	return sentOn && !direct
 }
 
 func (n *node) peer() bool     { return true }
@@ -69,6 +90,16 @@ func (n *node) open(ctx context.Context, desc ocispec.Descriptor, offset int64) 
 func (n *node) get(ctx context.Context, kind string, d digest.Digest, offset int64) (io.ReadCloser, error) {
 	ctx, watch := watched(ctx, nodePatience)
 	u := url.URL{Scheme: "http", Host: n.id, Path: "/v2/image/" + kind + "/" + d.String()}
+	n.mu.Lock()
+	if n.direct[d] {
+		u.RawQuery = queryDirect
+	}
+	n.mu.Unlock()
+	// A node that has the blob on its way says so until it has it.
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{Got1xxResponse: func(int, textproto.MIMEHeader) error {
+		watch.timer.Reset(nodePatience)
+		return nil
+	}})
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err != nil {
 		watch.stop()
@@ -79,7 +110,7 @@ func (n *node) get(ctx context.Context, kind string, d digest.Digest, offset int
 		want = http.StatusPartialContent
 		req.Header.Set("Range", fmt.Sprintf("bytes=%d-", offset))
 	}
-	resp, err := n.client.Do(req)
+	resp, err := n.following(d, watch).Do(req)
 	if err != nil {
 		err = watch.explain(err)
 		watch.stop()
@@ -96,14 +127,34 @@ func (n *node) get(ctx context.Context, kind string, d digest.Digest, offset int
 	return nil, fmt.Errorf("it answered %s: %w", resp.Status, errdefs.ErrUnavailable)
 }
 
+// following is a client that notes when the node sends us on.
+func (n *node) following(d digest.Digest, watch *watchdog) *http.Client {
+	client := *n.client
+	client.CheckRedirect = func(_ *http.Request, via []*http.Request) error {
+		if len(via) > maxHops {
+			return errors.New("sent on from node to node without end")
+		}
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		if n.direct == nil {
+			n.direct = map[digest.Digest]bool{}
+		}
+		n.direct[d] = n.direct[d] // there, and true if it was
+		watch.timer.Reset(nodePatience)
+		return nil
+	}
+	return &client
+}
+
 // registry is the one that the image's name names.
 type registry struct {
 	name     string
 	resolver remotes.Resolver
 }
 
-func (r *registry) peer() bool     { return false }
-func (r *registry) String() string { return "registry " + domain(r.name) }
+func (r *registry) peer() bool                { return false }
+func (r *registry) insist(digest.Digest) bool { return false }
+func (r *registry) String() string            { return "registry " + domain(r.name) }
 
 func (r *registry) root(ctx context.Context, d digest.Digest) (io.ReadCloser, error) {
 	_, desc, err := r.resolver.Resolve(quiet(ctx), repository(r.name)+"@"+d.String())

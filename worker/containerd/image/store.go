@@ -54,6 +54,8 @@ type Store struct {
 	registry *http.Transport
 	platform platforms.MatchComparer
 	flights  flights
+	relay    relay
+	arrivals arrivals
 
 	mu      sync.Mutex // guards what follows; never held while containerd is asked
 	held    *catalog   // nil: to be read
