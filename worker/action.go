@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/errdefs"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"swarm/internal/spec"
 	"swarm/internal/task"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/worker/health"
@@ -101,9 +102,17 @@ func (t *taskLoop) pull(ctx context.Context, rev *swarmv1.Revision) error {
 		return err
 	})
 	if err != nil { // which says what to do
-		return fmt.Errorf("pull image %s: %w", req.Ref, err)
+		return fmt.Errorf("pull image %s: %w", familiar(req.Ref), err)
 	}
 	return nil
+}
+
+// familiar is a reference as users write it.
+func familiar(ref string) string {
+	if image, err := spec.ParseImage(ref); err == nil {
+		return image.Familiar()
+	}
+	return ref
 }
 
 // attach connects the task to its networks, and remembers the place that it got.
