@@ -47,6 +47,8 @@ type Deps struct {
 	StartDaemon func(ctx context.Context, socket string) (*StartedDaemon, error)
 	// Diagnose looks at this host for `swarm doctor`; nil where it cannot.
 	Diagnose func(context.Context, DoctorRequest) ([]Finding, error)
+	// Upgrade replaces the program of this host's daemon; nil where there is none.
+	Upgrade Upgrader
 	// Dev makes playgrounds; nil where there are none.
 	Dev Dev
 }
@@ -116,6 +118,9 @@ func New(deps Deps) *cobra.Command {
 	root.AddCommand(a.newInit(), a.newJoin(), a.newLeave(), a.newJoinToken(), a.newInfo(), a.newVersion(), a.newDoctor())
 	root.AddCommand(a.newNode(), a.newService(), a.newTask(), a.newImage(), a.newCredential())
 	root.AddCommand(a.newExec(), a.newEvents(), a.newCompletion(), a.newDaemon(), a.newRuntime())
+	if deps.Upgrade != nil {
+		root.AddCommand(a.newUpgrade())
+	}
 	if deps.Dev != nil {
 		root.AddCommand(a.newDev())
 	}

@@ -40,7 +40,7 @@ func TestKill(t *testing.T) {
 		t.Skip("takes most of a minute")
 	}
 	t.Parallel()
-	c := newCrowd(t)
+	c := newCrowd(t, binaryUnderTest(t))
 	c.create()
 	p := startProbers(c.endpoints)
 	defer p.stop()
@@ -71,9 +71,9 @@ type crowd struct {
 }
 
 // newCrowd brings the hosts up, the first of them the manager.
-func newCrowd(t *testing.T) *crowd {
+func newCrowd(t *testing.T, binary string) *crowd {
 	t.Helper()
-	c := &crowd{t: t, name: fmt.Sprintf("k%x", randomBytes(3)), binary: binaryUnderTest(t), images: buildImages(t)}
+	c := &crowd{t: t, name: fmt.Sprintf("k%x", randomBytes(3)), binary: binary, images: buildImages(t)}
 	ctx, cancel := context.WithTimeout(context.Background(), 9*time.Minute)
 	t.Cleanup(cancel)
 	c.ctx = ctx
@@ -265,6 +265,21 @@ func (c *crowd) running(service string) psRow {
 
 // wrong says what service ps does not know yet.
 func (c *crowd) wrong(once string, code int) error {
+	if err := c.disturbed(); err != nil {
+		return err
+	}
+	rows, err := c.ps(once)
+	if err != nil {
+		return err
+	}
+	if len(rows) != 1 || !strings.HasPrefix(rows[0].state, "Failed") || !strings.Contains(rows[0].err, fmt.Sprintf("(%d)", code)) {
+		return fmt.Errorf("%s is %v, want Failed with code %d", once, rows, code)
+	}
+	return nil
+}
+
+// disturbed says which tasks of the service do not run, or are not those that were made.
+func (c *crowd) disturbed() error {
 	rows, err := c.ps("web")
 	if err != nil {
 		return err
@@ -284,22 +299,23 @@ func (c *crowd) wrong(once string, code int) error {
 	if !slices.Equal(ids, c.tasks) {
 		return fmt.Errorf("tasks were replaced: %v, were %v", ids, c.tasks)
 	}
-	rows, err = c.ps(once)
-	if err != nil {
-		return err
-	}
-	if len(rows) != 1 || !strings.HasPrefix(rows[0].state, "Failed") || !strings.Contains(rows[0].err, fmt.Sprintf("(%d)", code)) {
-		return fmt.Errorf("%s is %v, want Failed with code %d", once, rows, code)
-	}
 	return nil
 }
 
-// runtimeOf finds the host's `swarm runtime`.
+// runtimeOf is the host's `swarm runtime`.
 func (c *crowd) runtimeOf(h dev.Host) int {
 	c.t.Helper()
-	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	pid, err := c.findRuntime(h)
 	if err != nil {
 		c.t.Fatal(err)
+	}
+	return pid
+}
+
+func (c *crowd) findRuntime(h dev.Host) (int, error) {
+	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		return 0, err
 	}
 	for _, file := range files {
 		text, err := os.ReadFile(file)
@@ -307,16 +323,11 @@ func (c *crowd) runtimeOf(h dev.Host) int {
 			continue // it ended
 		}
 		args := strings.Split(string(text), "\x00")
-		if len(args) > 1 && args[1] == "runtime" && strings.Contains(string(text), h.StateDir) {
-			pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file)))
-			if err != nil {
-				c.t.Fatal(err)
-			}
-			return pid
+		if len(args) > 1 && args[1] == "runtime" && strings.Contains(string(text), h.StateDir+"/") {
+			return strconv.Atoi(filepath.Base(filepath.Dir(file)))
 		}
 	}
-	c.t.Fatalf("host %s has no runtime process", h.Name)
-	return 0
+	return 0, fmt.Errorf("host %s has no runtime process", h.Name)
 }
 
 // endTask has a task end with a code, and returns when its server is gone.

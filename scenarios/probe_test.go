@@ -23,7 +23,7 @@ func newProbe(keep bool) *probe {
 	p := &probe{keep: keep}
 	dialer := &net.Dialer{Timeout: 5 * time.Second}
 	p.client = &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
-		DisableKeepAlives: !keep,
+		DisableKeepAlives: !keep, MaxConnsPerHost: 1,
 		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
 			p.dials.Add(1)
 			return dialer.DialContext(ctx, network, addr)

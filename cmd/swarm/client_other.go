@@ -29,6 +29,8 @@ func diagnose(context.Context, cli.DoctorRequest) ([]cli.Finding, error) {
 	return nil, onlyLinux("the doctor")
 }
 
+func upgrades() cli.Upgrader { return nil }
+
 func playgrounds() cli.Dev { return nil }
 
 func carries(*swarmv1.VersionInfo) {}

@@ -21,8 +21,18 @@ import (
 	"swarm/node"
 )
 
-// runDaemon is the daemon of one host until ctx ends.
+// runDaemon is the daemon of one host until ctx ends, through upgrades.
 func runDaemon(ctx context.Context, o cli.DaemonOptions) error {
+	ctx, stop := untilReplaced(ctx)
+	defer stop()
+	if err := serveDaemon(ctx, o); err != nil || !errors.Is(context.Cause(ctx), errReplaced) {
+		return err
+	}
+	return become()
+}
+
+// serveDaemon is the daemon of one host until ctx ends.
+func serveDaemon(ctx context.Context, o cli.DaemonOptions) error {
 	// A daemon outlives its terminal. Caught, not ignored: containers would inherit that.
 	ignoreHangups()
 	// Nor has it to do with the umask of whoever starts it: users of containers read files that it writes.

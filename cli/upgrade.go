@@ -1,0 +1,115 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/spf13/cobra"
+
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+// Program is another build of swarm, in a file.
+type Program struct {
+	Path    string
+	Version *swarmv1.VersionInfo
+}
+
+// Upgrader replaces the program that this host's daemon runs.
+type Upgrader interface {
+	// Inspect asks a file which build of swarm it is.
+	Inspect(ctx context.Context, path string) (Program, error)
+	// Replace puts the program in the place of the one that the daemon behind a socket was started from, and has the daemon
+	// run it. It returns before that answers. Undo puts the old file back.
+	Replace(ctx context.Context, socket string, p Program) (installed string, undo func() error, err error)
+}
+
+// upgradePatience is how long the new daemon may take to answer.
+const upgradePatience = 60 * time.Second
+
+func (a *app) newUpgrade() *cobra.Command {
+	c := verb(&cobra.Command{
+		Use: "upgrade FILE", Short: "Replace swarm on this host by another build; containers go on", Args: exactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error { return a.runUpgrade(c.Context(), args[0]) },
+	})
+	return c
+}
+
+func (a *app) runUpgrade(ctx context.Context, file string) error {
+	path, err := filepath.Abs(file)
+	if err != nil {
+		return err
+	}
+	t, err := a.target()
+	if err != nil {
+		return err
+	}
+	if t.Network != "unix" {
+		return invalid("%s is another host: run `swarm upgrade` on the host itself", t)
+	}
+	program, err := a.Upgrade.Inspect(ctx, path)
+	if err != nil {
+		return err
+	}
+	before, err := a.daemonBuild(ctx)
+	if err != nil {
+		return err
+	}
+	if before.GetBuild() == program.Version.GetBuild() {
+		fmt.Fprintf(a.Err, "This host runs %s already.\n", before.GetBuild())
+		return nil
+	}
+	installed, undo, err := a.Upgrade.Replace(ctx, t.Address, program)
+	if err != nil {
+		return err
+	}
+	if err := a.awaitBuild(ctx, program.Version.GetBuild()); err != nil {
+		if uerr := undo(); uerr != nil {
+			return fmt.Errorf("%w; the former program is not back in its place: %w", err, uerr)
+		}
+		return errdefs.ErrUnavailable.WithMessage(fmt.Sprintf(
+			"build %s does not serve (%v): %s is the former program again: restart the daemon with it; containers have not been touched",
+			program.Version.GetBuild(), err, installed))
+	}
+	fmt.Fprintf(a.Out, "%s -> %s\n", before.GetBuild(), program.Version.GetBuild())
+	return nil
+}
+
+// daemonBuild asks the daemon what it is.
+func (a *app) daemonBuild(ctx context.Context) (v *swarmv1.VersionInfo, err error) {
+	err = a.with(ctx, func(c client) error {
+		r, err := c.daemon.Info(ctx, &swarmv1.InfoRequest{})
+		v = r.GetVersion()
+		return err
+	})
+	return v, err
+}
+
+// awaitBuild returns when the daemon is of that build.
+func (a *app) awaitBuild(ctx context.Context, build string) error {
+	ctx, cancel := context.WithTimeout(ctx, upgradePatience)
+	defer cancel()
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	var last error
+	for {
+		v, err := a.daemonBuild(ctx)
+		if err == nil && v.GetBuild() == build {
+			return nil
+		}
+		if ctx.Err() == nil {
+			last = err
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			if last == nil {
+				last = fmt.Errorf("the daemon is still of build %s", v.GetBuild())
+			}
+			return last
+		}
+	}
+}
