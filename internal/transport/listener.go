@@ -6,7 +6,9 @@ import (
 	"crypto/tls"
 	"errors"
 	"log/slog"
+	"maps"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -50,6 +52,9 @@ type Listener struct {
 	pending *list.List        // of *handshake, oldest first
 	parts   map[string]*queue // by ALPN; absent while nobody serves it
 	closed  bool
+
+	connsMu sync.Mutex // guards conns; may be taken under mu
+	conns   map[*tracked]struct{}
 }
 
 var errNotServed = errdefs.ErrUnavailable.WithMessage("what the client asks for is not served here now")
@@ -73,6 +78,7 @@ func NewListener(cfg ListenerConfig, deps ListenerDeps, addr net.Addr) *Listener
 		slots:   make(chan struct{}, cfg.MaxHandshakes),
 		pending: list.New(),
 		parts:   map[string]*queue{},
+		conns:   map[*tracked]struct{}{},
 	}
 }
 
@@ -117,8 +123,8 @@ func (l *Listener) closeParts() {
 	}
 }
 
-// Run accepts from ln until ctx ends (it then returns nil) or ln fails. It closes ln and the parts, and waits for its
-// handshakes. It runs once.
+// Run accepts from ln until ctx ends (it then returns nil) or ln fails. It closes ln and the parts, waits for its
+// handshakes, and closes every connection that it handed on: those who serve them may outlive the membership. It runs once.
 func (l *Listener) Run(ctx context.Context, ln net.Listener) error {
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
@@ -129,6 +135,7 @@ func (l *Listener) Run(ctx context.Context, ln net.Listener) error {
 		_ = ln.Close()
 		wg.Wait()
 		l.closeParts()
+		l.closeConns()
 	}()
 	backoff := 5 * time.Millisecond
 	for {
@@ -155,7 +162,38 @@ func (l *Listener) Run(ctx context.Context, ln net.Listener) error {
 			_ = conn.Close()
 			return nil
 		}
+		conn = l.track(conn)
 		wg.Go(func() { l.shake(ctx, conn) })
+	}
+}
+
+// tracked is a connection that the listener knows of until it is closed.
+type tracked struct {
+	net.Conn
+	l *Listener
+}
+
+func (l *Listener) track(c net.Conn) *tracked {
+	t := &tracked{c, l}
+	l.connsMu.Lock()
+	defer l.connsMu.Unlock()
+	l.conns[t] = struct{}{}
+	return t
+}
+
+func (t *tracked) Close() error {
+	t.l.connsMu.Lock()
+	delete(t.l.conns, t)
+	t.l.connsMu.Unlock()
+	return t.Conn.Close()
+}
+
+func (l *Listener) closeConns() {
+	l.connsMu.Lock()
+	open := slices.Collect(maps.Keys(l.conns))
+	l.connsMu.Unlock()
+	for _, c := range open {
+		_ = c.Close()
 	}
 }
 

@@ -65,6 +65,7 @@ type node struct {
 	addr  string
 	ln    *Listener
 	seen  chan AuthInfo // who called
+	leave func()        // ends the listener; the server goes on
 }
 
 // probe answers health checks and says who asks.
@@ -108,6 +109,7 @@ func startNode(t testing.TB, id *Identity, cfg ListenerConfig) *node {
 	healthpb.RegisterHealthServer(server, probe{seen: n.seen})
 	part := n.ln.GRPC()
 	ctx, cancel := context.WithCancel(context.Background())
+	n.leave = cancel
 	ran, served := make(chan error, 1), make(chan error, 1)
 	go func() { ran <- n.ln.Run(ctx, raw) }()
 	go func() { served <- server.Serve(part) }()

@@ -169,6 +169,25 @@ func closeAll(conns []net.Conn) {
 	}
 }
 
+func TestListener_ClosesItsConnectionsAtItsEnd(t *testing.T) {
+	root := newRoot(t, "c1")
+	server := startNode(t, identity(t, fresh(t, root, newID()), root.Cert), ListenerConfig{})
+	d := dialer(t, identity(t, fresh(t, root, newID()), root.Cert), server)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	stream, err := healthpb.NewHealthClient(must[*Conn](t)(d.DialGRPC(server.id))).Watch(ctx, &healthpb.HealthCheckRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := stream.Recv(); err != nil {
+		t.Fatal(err)
+	}
+	server.leave()
+	if _, err := stream.Recv(); err == nil || ctx.Err() != nil {
+		t.Errorf("a stream to a node that has left: got %v after %v, want its end", err, ctx.Err())
+	}
+}
+
 func TestListener_HandshakeDeadline(t *testing.T) {
 	root := newRoot(t, "c1")
 	server := startNode(t, identity(t, fresh(t, root, newID()), root.Cert), ListenerConfig{HandshakeTimeout: 50 * time.Millisecond})
