@@ -78,7 +78,7 @@ func judgeCgroup(c Cgroup) []Finding {
 // What a disk must do. A manager's log is flushed with every change, and a leader is given up after 500 ms of silence.
 const (
 	syncSlow = 20 * time.Millisecond
-	syncLost = 250 * time.Millisecond
+	syncLost = 500 * time.Millisecond
 	// diskFull of the space, in percent, begins the cleaning; nearlyFull leaves no room for it.
 	diskFull   = 85
 	nearlyFull = 95

@@ -51,8 +51,8 @@ func judgeWay(v *verdict, name string, n Node, w Way) {
 	if w.In {
 		from, to, at = name, "this host", "this host"
 	}
-	if w.Large {
-		v.add(Failure, fmt.Sprintf("packets of %d bytes do not come from %s to %s, smaller ones do: large transfers between containers hang", n.Largest, from, to),
+	if w.Bytes > 0 {
+		v.add(Failure, fmt.Sprintf("packets of %d bytes do not come from %s to %s, smaller ones do: large transfers between containers hang", w.Bytes, from, to),
 			"give both hosts the MTU of the narrowest link between them, or see that all of it carries that size")
 		return
 	}

@@ -103,8 +103,7 @@ func TestJudge(t *testing.T) {
 			o.Cluster.Nodes[0].Ways = []Way{{Network: "tcp", Port: 2377, For: "the cluster", In: true, Reason: "timeout"}}
 		}, "nodes", Failure, "is not reached from b (192.0.2.2) to this host", "firewall of this host"},
 		{"large packets lost", func(o *Observations) {
-			o.Cluster.Nodes[0].Largest = 1500
-			o.Cluster.Nodes[0].Ways = []Way{{Network: "udp", Port: 4789, Large: true, Reason: "nothing came"}}
+			o.Cluster.Nodes[0].Ways = []Way{{Network: "udp", Port: 4789, Bytes: 1500, Reason: "nothing came"}}
 		}, "nodes", Failure, "packets of 1500 bytes", "MTU"},
 		{"clock ahead", func(o *Observations) { o.Cluster.Nodes[0].Offset = 2 * time.Second }, "nodes", Warning, "2s ahead of", "chrony"},
 		{"clock far behind", func(o *Observations) { o.Cluster.Nodes[0].Offset = -time.Hour }, "nodes", Failure, "behind", "chrony"},

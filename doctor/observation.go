@@ -126,8 +126,6 @@ type Node struct {
 	// Offset is its clock minus ours, known within half of RoundTrip.
 	Offset, RoundTrip time.Duration
 	Ways              []Way
-	// Bytes of the largest packet that was sent to the VXLAN port there; 0 when none was.
-	Largest int
 }
 
 // Way is one port in one direction.
@@ -137,7 +135,7 @@ type Way struct {
 	For     string
 	// In is from there to here.
 	In bool
-	// Large marks the packet of the size of the MTU.
-	Large  bool
+	// Bytes of the packet of the MTU's size, when that is what was tried; else 0.
+	Bytes  int
 	Reason string
 }

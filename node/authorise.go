@@ -12,7 +12,7 @@ import (
 )
 
 // authorise judges every call that reaches this node. A manager judges by the replicated state; a worker by the little
-// that it knows: its managers may ask for logs and the like, and this host's users may ask about this host.
+// that it knows: its managers may ask for logs and the like, this host's users about this host, and any node for a probe.
 func (n *Node) authorise(ctx context.Context, fullMethod string) error {
 	peer, err := transport.FromContext(ctx)
 	if err != nil {
@@ -30,6 +30,12 @@ func (n *Node) authorise(ctx context.Context, fullMethod string) error {
 	}
 	if manager, _ := m.managing(); manager != nil {
 		return manager.Authorise(ctx, fullMethod)
+	}
+	switch {
+	case fullMethod == "/swarm.v1.Doctor/Survey" && peer.Local != nil:
+		return nil
+	case fullMethod == "/swarm.v1.Doctor/Probe" && peer.NodeID() != "" && !peer.Expired(time.Now()):
+		return nil // Whether it is a member still, the handler knows by gossip.
 	}
 	fromManager := slices.ContainsFunc(m.managers(), func(p Peer) bool { return p.NodeID == peer.NodeID() })
 	if strings.HasPrefix(fullMethod, "/swarm.v1.Worker/") && fromManager && !peer.Expired(time.Now()) {

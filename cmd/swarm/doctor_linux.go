@@ -3,19 +3,23 @@ package main
 import (
 	"context"
 	"os"
+	"slices"
+	"strconv"
 
 	"github.com/containerd/errdefs"
+	"google.golang.org/grpc"
 
 	"swarm/cli"
 	"swarm/doctor"
+	"swarm/node"
+	"swarm/overlay/gossip"
+	"swarm/overlay/probe"
 	"swarm/overlay/survey"
+	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// The ports of a node unless `swarm init` chooses others.
-const (
-	defaultGossipPort = 7946
-	defaultVXLANPort  = 4789
-)
+// defaultGossipPort is a node's unless `swarm init` chooses another.
+const defaultGossipPort = 7946
 
 // diagnose has the host looked at, and the findings told.
 func diagnose(ctx context.Context, r cli.DoctorRequest) ([]cli.Finding, error) {
@@ -53,7 +57,10 @@ func observe(ctx context.Context, r cli.DoctorRequest) (doctor.Observations, err
 	if r.Info != nil {
 		o.Cluster.State = r.Info.LocalNodeState
 	}
-	if !o.Cluster.Active() {
+	if o.Cluster.Active() {
+		o.Cluster.Nodes, err = surveyNodes(ctx, r.Conn)
+		o.Cluster.Problem = errorText(err)
+	} else {
 		o.Ports = ports(ctx)
 	}
 	return o, ctx.Err()
@@ -65,12 +72,69 @@ func ports(ctx context.Context) []doctor.Port {
 		{Network: "tcp", Number: cli.DefaultPort, For: "the cluster", Flag: "--listen-addr ADDRESS:PORT"},
 		{Network: "tcp", Number: defaultGossipPort, For: "gossip", Flag: "--gossip-port PORT"},
 		{Network: "udp", Number: defaultGossipPort, For: "gossip", Flag: "--gossip-port PORT"},
-		{Network: "udp", Number: defaultVXLANPort, For: "overlay networks", Flag: "--data-path-port PORT"},
+		{Network: "udp", Number: probe.DefaultDataPort, For: "overlay networks", Flag: "--data-path-port PORT"},
 	}
 	for i, p := range wanted {
 		wanted[i] = doctor.ObservePort(ctx, p)
 	}
 	return wanted
+}
+
+// surveyNodes has the daemon try the ways to and from the other nodes.
+func surveyNodes(ctx context.Context, conn cli.Conn) ([]doctor.Node, error) {
+	request := &swarmv1.SurveyRequest{}
+	// Only managers know which port overlay networks use; on a worker it is taken to be the usual one.
+	if c, err := swarmv1.NewControlClient(conn).GetCluster(ctx, &swarmv1.GetRequest{}); err == nil {
+		request.DataPathPort = c.GetSpec().GetNetwork().GetDataPathPort()
+	}
+	answer, err := swarmv1.NewDoctorClient(conn).Survey(ctx, request)
+	if err != nil {
+		return nil, err
+	}
+	var nodes []doctor.Node
+	for _, n := range answer.Nodes {
+		name := n.Hostname
+		if name == "" {
+			name = "node " + n.NodeId
+		}
+		nodes = append(nodes, doctor.Node{
+			Name: name, Address: n.Addr, Problem: n.Error, Offset: n.ClockOffset.AsDuration(), RoundTrip: n.RoundTrip.AsDuration(),
+			Ways: slices.Concat(triedWays(n.Out, false), triedWays(n.In, true)),
+		})
+	}
+	return nodes, nil
+}
+
+func triedWays(tried []*swarmv1.TriedWay, in bool) []doctor.Way {
+	var ways []doctor.Way
+	for _, w := range tried {
+		ways = append(ways, doctor.Way{
+			Network: w.Network, Port: uint16(w.Port), For: w.Purpose, In: in, Bytes: int(w.Bytes), Reason: w.Error,
+		})
+	}
+	return ways
+}
+
+// newProber tries the ways between a member and those that it gossips with.
+func newProber(hostname string, g *gossipMember, b node.Base) *probe.Prober {
+	return probe.New(probe.Config{Hostname: hostname}, probe.Deps{
+		Others: g.others, Ping: g.Ping,
+		Dial: func(nodeID string) (grpc.ClientConnInterface, error) { return b.Dialer.DialGRPC(nodeID) },
+	})
+}
+
+// others lists the other nodes that belong here, those that do not answer among them.
+func (g *gossipMember) others() []probe.Node {
+	members, _ := g.Gossip.Members()
+	var out []probe.Node
+	for _, m := range members {
+		port, err := strconv.ParseUint(m.Tags[tagPort], 10, 16)
+		if m.ID == g.self || m.Status == gossip.Left || err != nil {
+			continue
+		}
+		out = append(out, probe.Node{ID: m.ID, Addr: m.Addr.Addr(), Port: uint16(port), GossipPort: m.Addr.Port()})
+	}
+	return out
 }
 
 // sysctls reads as many as there are.

@@ -4,12 +4,16 @@ package gossip
 
 import (
 	"cmp"
+	"context"
+	"errors"
+	"fmt"
 	"maps"
 	"net"
 	"net/netip"
 	"slices"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/hashicorp/memberlist"
 	"github.com/hashicorp/serf/serf"
 )
@@ -60,6 +64,28 @@ func (g *Gossip) Member(id string) (Member, bool) {
 	m, ok := g.members[id]
 	m.Tags = maps.Clone(m.Tags)
 	return m, ok
+}
+
+// Ping sends a packet to a member by UDP and returns when the answer has come. A packet that is lost is sent again, until
+// ctx ends: ErrUnavailable then.
+func (g *Gossip) Ping(ctx context.Context, id string) error {
+	m, ok := g.Member(id)
+	if !ok {
+		return fmt.Errorf("ping node %s: %w", id, errdefs.ErrNotFound)
+	}
+	for {
+		_, err := g.serf.Memberlist().Ping(id, net.UDPAddrFromAddrPort(m.Addr))
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("no answer: %w", errdefs.ErrUnavailable)
+		}
+		var silent memberlist.NoPingResponseError
+		if !errors.As(err, &silent) {
+			return fmt.Errorf("ping node %s: %w", id, err)
+		}
+	}
 }
 
 // seedsIfAlone is empty while another member is alive.
