@@ -136,7 +136,7 @@ func (s *Store) Run(ctx context.Context) error {
 		return nil
 	})
 	g.Go(func() error {
-		err := s.watch.run(s.mark)
+		err := s.watch.run(ctx, s.mark)
 		if ctx.Err() != nil {
 			return nil
 		}
