@@ -333,7 +333,7 @@ func (c *crowd) findRuntime(h dev.Host) (int, error) {
 // endTask has a task end with a code, and returns when its server is gone.
 func (c *crowd) endTask(endpoint string, code int) {
 	c.t.Helper()
-	client := newProbe(false)
+	client := newProbe()
 	defer client.close()
 	_, _ = client.get(endpoint + "/exit/" + strconv.Itoa(code)) // The process may end before it answers.
 	deadline := time.Now().Add(10 * time.Second)
@@ -357,7 +357,7 @@ func (c *crowd) checkLogs() int {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	client := newProbe(false)
+	client := newProbe()
 	defer client.close()
 	for _, r := range rows {
 		text, err := client.get(c.endpoint(r) + "/lines")
