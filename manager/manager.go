@@ -146,6 +146,18 @@ func (m *Manager) Ready(ctx context.Context) error {
 	return err
 }
 
+// Resign has the cluster make this node a worker. The leader takes its vote thereafter.
+func (m *Manager) Resign(ctx context.Context) error {
+	self, ok := m.store.View().Nodes.Get(m.cfg.NodeID)
+	if !ok {
+		return nil // removed already
+	}
+	spec := self.GetSpec().CloneVT()
+	spec.Role = swarmv1.NodeSpec_WORKER
+	_, err := m.control.UpdateNode(ctx, &swarmv1.UpdateNodeRequest{Id: m.cfg.NodeID, Spec: spec})
+	return err
+}
+
 func (m *Manager) votes() bool {
 	return slices.ContainsFunc(m.store.Servers(), func(s raftstore.Server) bool { return s.ID == m.cfg.NodeID && s.Voter })
 }

@@ -58,6 +58,8 @@ type Manager interface {
 	Resolve(nodeID string) (Peer, bool)
 	// Ready blocks until this member votes and knows a leader.
 	Ready(ctx context.Context) error
+	// Resign asks the cluster to make this node a worker; its vote goes soon after.
+	Resign(ctx context.Context) error
 	Standing() Standing
 }
 

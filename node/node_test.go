@@ -196,6 +196,20 @@ func TestNode_DamagedMembershipIsToldAndCanBeLeft(t *testing.T) {
 	r.init()
 }
 
+func TestNode_ManagerThatLeavesByForceGivesUpItsVote(t *testing.T) {
+	for managers, want := range map[int]bool{1: false, 3: true} {
+		r := newRig(t, newCluster(t))
+		r.standing = managers
+		r.up().init()
+		if _, err := r.client.Leave(t.Context(), &swarmv1.LeaveRequest{Force: true}); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, made := r.parts(); made[0].resigned.Load() != want {
+			t.Errorf("of %d managers, one that leaves resigns: got %t, want %t", managers, !want, want)
+		}
+	}
+}
+
 func TestNode_RoleStartsAndStopsTheManager(t *testing.T) {
 	manager, host := pair(t)
 	if _, err := host.join(manager.cluster.token.String(), manager.addr()); err != nil {

@@ -297,12 +297,16 @@ func (n *Node) Leave(ctx context.Context, req *swarmv1.LeaveRequest) (*swarmv1.L
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	if manager, _ := m.managing(); manager != nil && !req.Force {
+	manager, _ := m.managing()
+	if manager != nil && !req.Force {
 		standing := manager.Standing()
 		if standing.Managers <= 1 {
 			return nil, refused("you are attempting to leave the swarm on its last manager: this erases all its state; use `--force` to ignore this message")
 		}
 		return nil, refused("you are attempting to leave the swarm on a node that is a manager (%d in all): demote it first with `swarm node demote %s`, or use `--force` to suppress this message", standing.Managers, m.remembered().NodeID)
+	}
+	if manager != nil && manager.Standing().Managers > 1 {
+		m.vacate(ctx, manager)
 	}
 	m.goodbye(ctx)
 	m.end(errLeft)
@@ -326,9 +330,33 @@ func (n *Node) forgetBroken(ctx context.Context) error {
 	return nil
 }
 
+// leavePatience bounds each thing that a node which leaves still asks of the others.
+const leavePatience = 3 * time.Second
+
+// vacate has the others take this manager's vote, if they can be asked: a vote of one that is gone counts against them.
+func (m *member) vacate(ctx context.Context, manager Manager) {
+	ctx, cancel := context.WithTimeout(ctx, leavePatience)
+	defer cancel()
+	err := manager.Resign(ctx)
+	look := time.NewTicker(unseatLook)
+	defer look.Stop()
+	for err == nil && manager.Standing().Voter {
+		select {
+		case <-look.C:
+		case <-ctx.Done():
+			err = ctx.Err()
+		}
+	}
+	if err != nil {
+		m.base.Log.Warn("the others still count this manager's vote: run `swarm node rm --force` for it on one of them", "node", m.remembered().NodeID, "err", err)
+		return
+	}
+	m.base.Log.Info("this manager has given up its vote", "node", m.remembered().NodeID)
+}
+
 // goodbye tells the others by gossip that this node goes on purpose. One that does not hear it finds out as of a dead one.
 func (m *member) goodbye(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, leavePatience)
 	defer cancel()
 	if err := m.gossip.Leave(ctx); err != nil {
 		m.base.Log.Warn("say goodbye", "err", err)

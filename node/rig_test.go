@@ -129,6 +129,7 @@ type fakeManager struct {
 	base     Base
 	rows     int
 	unseated atomic.Bool
+	resigned atomic.Bool
 	ended    atomic.Bool
 }
 
@@ -144,6 +145,12 @@ func (m *fakeManager) Register(r grpc.ServiceRegistrar) {
 func (m *fakeManager) Authorise(context.Context, string) error { return nil }
 func (m *fakeManager) Resolve(string) (Peer, bool)             { return Peer{}, false }
 func (m *fakeManager) Ready(context.Context) error             { return nil }
+func (m *fakeManager) Resign(context.Context) error {
+	m.resigned.Store(true)
+	m.unseated.Store(true)
+	return nil
+}
+
 func (m *fakeManager) Standing() Standing {
 	return Standing{Voter: !m.unseated.Load(), Leader: m.base.Membership.NodeID, Managers: m.rig.standing, Nodes: 2}
 }
