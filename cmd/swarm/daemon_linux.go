@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"swarm/cli"
+	"swarm/internal/footprint"
 	"swarm/internal/ident"
 	"swarm/node"
 )
@@ -76,6 +77,12 @@ func serveDaemon(ctx context.Context, o cli.DaemonOptions) error {
 			}
 		},
 	})
+	trim := time.AfterFunc(footprint.Settled, func() {
+		if err := footprint.Trim(); err != nil {
+			log.Warn("memory is not given back", "err", err)
+		}
+	})
+	defer trim.Stop()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return h.run(ctx) })
 	g.Go(func() error {

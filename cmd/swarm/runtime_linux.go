@@ -2,9 +2,12 @@ package main
 
 import (
 	"context"
+	"log/slog"
 	"os"
+	"time"
 
 	"swarm/cli"
+	"swarm/internal/footprint"
 	"swarm/worker/containerd/reaper"
 	"swarm/worker/containerd/server"
 	"swarm/worker/containerd/shim"
@@ -26,5 +29,11 @@ func runAsAnother(args []string) bool {
 func runRuntime(ctx context.Context, o cli.RuntimeOptions) error {
 	// Neither a reader of its log nor a terminal that goes away may end it.
 	ignoreHangups()
+	trim := time.AfterFunc(footprint.Settled, func() {
+		if err := footprint.Trim(); err != nil {
+			slog.Warn("memory is not given back", "err", err)
+		}
+	})
+	defer trim.Stop()
 	return server.Run(ctx, server.Config{Root: o.Root, State: o.State, Address: o.Address, BinDir: o.BinDir, LogLevel: o.LogLevel})
 }

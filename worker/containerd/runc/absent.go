@@ -3,6 +3,6 @@
 package runc
 
 var (
-	program []byte
+	program string
 	about   string
 )

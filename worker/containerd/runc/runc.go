@@ -11,12 +11,18 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
+	"unsafe"
 
 	"github.com/containerd/errdefs"
 )
 
-// Embedded returns the program, nil when this build carries none.
-func Embedded() []byte { return program }
+// Embedded returns the program, nil when this build carries none. It must not be written to.
+func Embedded() []byte {
+	if program == "" {
+		return nil
+	}
+	return unsafe.Slice(unsafe.StringData(program), len(program))
+}
 
 // Version is the embedded runc's, "" without one.
 func Version() string {

@@ -19,6 +19,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/manager"
 	"github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/runc"
@@ -33,6 +34,7 @@ import (
 	"github.com/containerd/plugin/registry"
 	"golang.org/x/sys/unix"
 
+	"swarm/internal/footprint"
 	"swarm/worker/containerd/exit"
 	"swarm/worker/containerd/layout"
 )
@@ -74,6 +76,11 @@ func newTaskService(ic *plugin.InitContext) (any, error) {
 	}
 	sd := s.(shutdown.Service)
 	removeSocketAtShutdown(sd)
+	time.AfterFunc(footprint.Settled, func() {
+		if err := footprint.Trim(); err != nil {
+			log.L.WithError(err).Warn("memory is not given back")
+		}
+	})
 	rec := newRecorder(ic.Context)
 	inner, err := task.NewTaskService(ic.Context, publisher{p.(shim.Publisher), rec}, sd)
 	if err != nil {
