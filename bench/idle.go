@@ -54,7 +54,7 @@ func idle(ctx context.Context, e env) error {
 
 // rest waits until nothing has happened for a while, and gives the processor time that this took.
 func rest(ctx context.Context, h dev.Host) (time.Duration, error) {
-	if err := wait(ctx, 10*time.Second); err != nil { // what the load and the joins have begun comes to its end
+	if err := wait(ctx, 25*time.Second); err != nil { // what the start, the joins and the load have begun comes to its end
 		return 0, err
 	}
 	all, err := processes(h)
