@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -31,6 +32,11 @@ func judgeCluster(c Cluster) []Finding {
 func judgeNode(n Node) []Finding {
 	v := verdict{subject: "nodes"}
 	name := fmt.Sprintf("%s (%s)", n.Name, n.Address)
+	if n.Problem != "" && !slices.ContainsFunc(n.Ways, func(w Way) bool { return w.Reason == "" }) {
+		v.add(Failure, fmt.Sprintf("nothing of %s answers: %s", name, n.Problem),
+			"see that the host is up and its daemon runs; if it is gone for good: swarm node rm --force")
+		return v.findings
+	}
 	for _, w := range n.Ways {
 		if w.Reason != "" {
 			judgeWay(&v, name, n, w)

@@ -95,7 +95,12 @@ func TestJudge(t *testing.T) {
 		{"no member", func(o *Observations) { o.Cluster = Cluster{State: "inactive"} }, "nodes", Note, "part of no cluster", ""},
 		{"alone", func(o *Observations) { o.Cluster.Nodes = nil }, "nodes", OK, "alone", ""},
 		{"cannot ask", func(o *Observations) { o.Cluster.Problem = "deadline exceeded" }, "nodes", Failure, "cannot be asked", "swarm info"},
-		{"node does not answer", func(o *Observations) { o.Cluster.Nodes[0].Problem = "timeout" }, "nodes", Failure, "b (192.0.2.2) cannot be asked: timeout", "swarm doctor"},
+		{"node is gone", func(o *Observations) {
+			o.Cluster.Nodes[0].Problem, o.Cluster.Nodes[0].Ways = "timeout", []Way{{Network: "tcp", Port: 2377, Reason: "timeout"}}
+		}, "nodes", Failure, "nothing of b (192.0.2.2) answers: timeout", "node rm"},
+		{"node cannot be asked", func(o *Observations) {
+			o.Cluster.Nodes[0].Problem, o.Cluster.Nodes[0].Ways = "timeout", []Way{{Network: "tcp", Port: 2377}}
+		}, "nodes", Failure, "b (192.0.2.2) cannot be asked: timeout", "swarm doctor"},
 		{"way out blocked", func(o *Observations) {
 			o.Cluster.Nodes[0].Ways = []Way{{Network: "udp", Port: 4789, For: "overlay networks", Reason: "nothing came"}}
 		}, "nodes", Failure, "4789/udp (overlay networks) is not reached from this host to b", "firewall of b"},

@@ -79,7 +79,7 @@ func (g *Gossip) Ping(ctx context.Context, id string) error {
 			return nil
 		}
 		if ctx.Err() != nil {
-			return fmt.Errorf("no answer: %w", errdefs.ErrUnavailable)
+			return errdefs.ErrUnavailable.WithMessage("no answer to a gossip packet")
 		}
 		var silent memberlist.NoPingResponseError
 		if !errors.As(err, &silent) {
