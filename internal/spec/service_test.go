@@ -202,7 +202,7 @@ func TestCluster(t *testing.T) {
 	}
 	for want, in := range map[string]*swarmv1.ClusterSpec{
 		"task history limit 101 is out of range":    {Orchestration: &swarmv1.OrchestrationConfig{TaskHistoryRetentionLimit: 101}},
-		"node certificate expiry 1s is too short": {CaConfig: &swarmv1.CAConfig{NodeCertExpiry: durationpb.New(time.Second)}},
+		"node certificate expiry 1s is too short":   {CaConfig: &swarmv1.CAConfig{NodeCertExpiry: durationpb.New(time.Second)}},
 		"is not above the heartbeat period":         {Dispatcher: &swarmv1.DispatcherConfig{SessionTimeout: durationpb.New(time.Second)}},
 		"address pool \"10.0.0.1/8\" has host bits": {Network: &swarmv1.NetworkDefaults{DefaultAddrPool: []string{"10.0.0.1/8"}}},
 		"address pool \"10.0.0.0/30\" is smaller":   {Network: &swarmv1.NetworkDefaults{DefaultAddrPool: []string{"10.0.0.0/30"}}},
