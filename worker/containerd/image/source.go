@@ -139,7 +139,9 @@ func (n *node) following(d digest.Digest, watch *watchdog) *http.Client {
 		if n.direct == nil {
 			n.direct = map[digest.Digest]bool{}
 		}
-		n.direct[d] = n.direct[d] // there, and true if it was
+		if _, known := n.direct[d]; !known {
+			n.direct[d] = false
+		}
 		watch.timer.Reset(nodePatience)
 		return nil
 	}
