@@ -357,3 +357,20 @@ func TestSockets_RejoinFromTheSnapshot(t *testing.T) {
 	b = start(2)
 	b.await(t, 10*time.Second, "n1 alive, n2 alive")
 }
+
+func TestPing_AnswersWhileTheMemberIsThere(t *testing.T) {
+	five(t, func(t *testing.T, c *cluster, nodes []*node) {
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		defer cancel()
+		if err := nodes[0].Ping(ctx, "n2"); err != nil {
+			t.Errorf("ping a member: %v", err)
+		}
+		if err := nodes[0].Ping(ctx, "n9"); !errdefs.IsNotFound(err) {
+			t.Errorf("ping nobody: got %v, want not found", err)
+		}
+		nodes[1].stop()
+		if err := nodes[0].Ping(ctx, "n2"); !errdefs.IsUnavailable(err) {
+			t.Errorf("ping one that is gone: got %v, want unavailable", err)
+		}
+	})
+}
