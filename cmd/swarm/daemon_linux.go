@@ -77,13 +77,11 @@ func serveDaemon(ctx context.Context, o cli.DaemonOptions) error {
 			}
 		},
 	})
-	trim := time.AfterFunc(footprint.Settled, func() {
-		if err := footprint.Trim(); err != nil {
-			log.Warn("memory is not given back", "err", err)
-		}
-	})
-	defer trim.Stop()
 	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		footprint.Keep(ctx, func(err error) { log.Warn("memory is not given back", "err", err) })
+		return nil
+	})
 	g.Go(func() error { return h.run(ctx) })
 	g.Go(func() error {
 		if err := h.ready(ctx); err != nil {

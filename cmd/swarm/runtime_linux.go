@@ -4,7 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"os"
-	"time"
+	"sync"
 
 	"swarm/cli"
 	"swarm/internal/footprint"
@@ -29,11 +29,10 @@ func runAsAnother(args []string) bool {
 func runRuntime(ctx context.Context, o cli.RuntimeOptions) error {
 	// Neither a reader of its log nor a terminal that goes away may end it.
 	ignoreHangups()
-	trim := time.AfterFunc(footprint.Settled, func() {
-		if err := footprint.Trim(); err != nil {
-			slog.Warn("memory is not given back", "err", err)
-		}
-	})
-	defer trim.Stop()
+	ctx, stop := context.WithCancel(ctx)
+	var kept sync.WaitGroup
+	kept.Go(func() { footprint.Keep(ctx, func(err error) { slog.Warn("memory is not given back", "err", err) }) })
+	defer kept.Wait()
+	defer stop()
 	return server.Run(ctx, server.Config{Root: o.Root, State: o.State, Address: o.Address, BinDir: o.BinDir, LogLevel: o.LogLevel})
 }

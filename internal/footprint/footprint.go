@@ -4,12 +4,12 @@
 // the program's file once; kept mapped, these pages count for every process that runs it, a shim for every ten containers
 // among them, and the kernel reclaims them last.
 //
-// It refuses anything that could be written to. The daemon, the runtime and shims call it once, when they have settled.
-// It runs no goroutine.
+// It refuses anything that could be written to. The daemon, the runtime and shims call Keep. It runs no goroutine.
 package footprint
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -20,8 +20,46 @@ import (
 	"time"
 )
 
-// Settled is how long after its start a process has what it needs for good.
-const Settled = 20 * time.Second
+const (
+	// period is how often Keep looks whether the process works.
+	period = 10 * time.Second
+	// quiet is how much processor time a process at rest uses in a period, at most.
+	quiet = period / 100
+)
+
+// Keep trims whenever the process comes to rest after work, its start for one, until ctx ends. What goes wrong is told to
+// report.
+func Keep(ctx context.Context, report func(error)) {
+	tick := time.NewTicker(period)
+	defer tick.Stop()
+	worked, last := true, used()
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		switch now := used(); {
+		case now-last > quiet:
+			worked = true
+		case worked:
+			worked = false
+			if err := Trim(); err != nil {
+				report(err)
+			}
+		}
+		last = used()
+	}
+}
+
+// used is the processor time of this process.
+func used() time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		return 0 // cannot fail with these arguments
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
 
 // Trim returns unused heap to the kernel and unmaps the pages of the program's code and constants. Those that are needed
 // come back by themselves, from the page cache.

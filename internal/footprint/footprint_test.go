@@ -3,10 +3,12 @@
 package footprint
 
 import (
+	"context"
 	"os"
 	"strconv"
 	"strings"
 	"testing"
+	"testing/synctest"
 )
 
 func TestConstant(t *testing.T) {
@@ -35,6 +37,19 @@ func TestTrim(t *testing.T) {
 	if after := fileRSS(t); after >= before {
 		t.Errorf("file-backed RSS: got %d kB, want less than %d", after, before)
 	}
+}
+
+// Keep trims a process that has been quiet for a period, and ends with its context.
+func TestKeep(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), 3*period)
+		defer cancel()
+		before := fileRSS(t)
+		Keep(ctx, func(err error) { t.Error(err) })
+		if after := fileRSS(t); after >= before {
+			t.Errorf("file-backed RSS: got %d kB, want less than %d", after, before)
+		}
+	})
 }
 
 func fileRSS(t *testing.T) int {

@@ -10,7 +10,7 @@
 // daemon, save that creating a container removes a namesake's.
 //
 // cmd calls Main when the program was started under the shim's name. It runs one
-// goroutine for each container, besides those of containerd's shim.
+// goroutine for each container and one that keeps memory small, besides those of containerd's shim.
 package shim
 
 import (
@@ -19,7 +19,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"time"
 
 	"github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/manager"
 	"github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/runc"
@@ -76,11 +75,7 @@ func newTaskService(ic *plugin.InitContext) (any, error) {
 	}
 	sd := s.(shutdown.Service)
 	removeSocketAtShutdown(sd)
-	time.AfterFunc(footprint.Settled, func() {
-		if err := footprint.Trim(); err != nil {
-			log.L.WithError(err).Warn("memory is not given back")
-		}
-	})
+	go footprint.Keep(ic.Context, func(err error) { log.L.WithError(err).Warn("memory is not given back") })
 	rec := newRecorder(ic.Context)
 	inner, err := task.NewTaskService(ic.Context, publisher{p.(shim.Publisher), rec}, sd)
 	if err != nil {
