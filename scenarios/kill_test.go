@@ -89,6 +89,8 @@ func newCrowd(t *testing.T, binary string) *crowd {
 	})
 	p, err := dev.Up(ctx, dev.Options{
 		Name: c.name, Nodes: 2, Managers: 1, Binary: c.binary, Root: filepath.Join("/tmp", "swarm-"+c.name),
+		// On a machine that is busy with other tests a daemon may be away for longer than one that is lost by default.
+		InitArgs: []string{"--dispatcher-heartbeat", "5s"},
 	})
 	if err != nil {
 		t.Fatal(err)
