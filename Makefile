@@ -82,7 +82,7 @@ deps-bench: deps ## what benchmarks compare with
 
 ONLY   ?=
 ROUNDS ?= 5
-bench: deps-bench build image ## figures against peers and limits, in the same run; ONLY=cold,containers,latency,placement
+bench: deps-bench build image ## figures against peers and limits, in the same run; ONLY=cold,containers,latency,placement,logs,image,idle
 	go run ./bench -only='$(ONLY)' -rounds=$(ROUNDS)
 
 MINUTES ?= 30

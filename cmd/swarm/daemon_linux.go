@@ -79,7 +79,7 @@ func serveDaemon(ctx context.Context, o cli.DaemonOptions) error {
 	})
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
-		footprint.Keep(ctx, func(err error) { log.Warn("memory is not given back", "err", err) })
+		footprint.Keep(ctx, footprint.Free)
 		return nil
 	})
 	g.Go(func() error { return h.run(ctx) })

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"log/slog"
 	"os"
 	"sync"
 
@@ -31,7 +30,7 @@ func runRuntime(ctx context.Context, o cli.RuntimeOptions) error {
 	ignoreHangups()
 	ctx, stop := context.WithCancel(ctx)
 	var kept sync.WaitGroup
-	kept.Go(func() { footprint.Keep(ctx, func(err error) { slog.Warn("memory is not given back", "err", err) }) })
+	kept.Go(func() { footprint.Keep(ctx, footprint.Free) })
 	defer kept.Wait()
 	defer stop()
 	return server.Run(ctx, server.Config{Root: o.Root, State: o.State, Address: o.Address, BinDir: o.BinDir, LogLevel: o.LogLevel})

@@ -1,21 +1,15 @@
 //go:build linux
 
-// Package footprint gives back memory that only a process's start needed. Initialising some 700 packages touches most of
-// the program's file once; kept mapped, these pages count for every process that runs it, a shim for every ten containers
-// among them, and the kernel reclaims them last.
+// Package footprint gives heap that is no longer used back to the kernel once a process has come to rest: Go does so too,
+// but over minutes, and only what garbage collections have freed, which a process at rest has none of.
 //
-// It refuses anything that could be written to. The daemon, the runtime and shims call Keep. It runs no goroutine.
+// Clean pages of the program's file are left mapped: they are the page cache's, cost nothing that the kernel cannot take
+// back, and unmapping them would only make the figure smaller. The daemon and the runtime call Keep. It runs no goroutine.
 package footprint
 
 import (
-	"bytes"
 	"context"
-	"errors"
-	"fmt"
-	"os"
 	"runtime/debug"
-	"strconv"
-	"strings"
 	"syscall"
 	"time"
 )
@@ -27,9 +21,9 @@ const (
 	quiet = period / 100
 )
 
-// Keep trims whenever the process comes to rest after work, its start for one, until ctx ends. What goes wrong is told to
-// report.
-func Keep(ctx context.Context, report func(error)) {
+// Keep calls trim (Free outside tests) whenever the process comes to rest after work, its start for one,
+// until ctx ends.
+func Keep(ctx context.Context, trim func()) {
 	tick := time.NewTicker(period)
 	defer tick.Stop()
 	worked, last := true, used()
@@ -44,13 +38,14 @@ func Keep(ctx context.Context, report func(error)) {
 			worked = true
 		case worked:
 			worked = false
-			if err := Trim(); err != nil {
-				report(err)
-			}
+			trim()
 		}
 		last = used()
 	}
 }
+
+// Free is what Keep calls in a process.
+func Free() { debug.FreeOSMemory() }
 
 // used is the processor time of this process.
 func used() time.Duration {
@@ -59,43 +54,4 @@ func used() time.Duration {
 		return 0 // cannot fail with these arguments
 	}
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
-}
-
-// Trim returns unused heap to the kernel and unmaps the pages of the program's code and constants. Those that are needed
-// come back by themselves, from the page cache.
-func Trim() error {
-	debug.FreeOSMemory()
-	self, err := os.Readlink("/proc/self/exe")
-	if err != nil {
-		return fmt.Errorf("give memory back: %w", err)
-	}
-	self = strings.TrimSuffix(self, " (deleted)") // after an upgrade
-	maps, err := os.ReadFile("/proc/self/maps")
-	if err != nil {
-		return fmt.Errorf("give memory back: %w", err)
-	}
-	for line := range bytes.Lines(maps) {
-		if start, size, ok := constant(string(line), self); ok {
-			// The mapping is not Go's: its address is all that there is of it, so the call is made by number.
-			if _, _, errno := syscall.Syscall(syscall.SYS_MADVISE, start, size, syscall.MADV_DONTNEED); errno != 0 {
-				err = errors.Join(err, fmt.Errorf("give memory back: madvise: %w", errno))
-			}
-		}
-	}
-	return err
-}
-
-// constant reads a line of /proc/self/maps; ok: it is a private mapping of the program that nobody can have written to.
-func constant(line, program string) (start, size uintptr, ok bool) {
-	fields := strings.Fields(line)
-	if len(fields) < 6 || fields[5] != program || fields[1] != "r--p" && fields[1] != "r-xp" {
-		return 0, 0, false
-	}
-	from, to, _ := strings.Cut(fields[0], "-")
-	a, aerr := strconv.ParseUint(from, 16, 64)
-	b, berr := strconv.ParseUint(to, 16, 64)
-	if aerr != nil || berr != nil || b <= a {
-		return 0, 0, false
-	}
-	return uintptr(a), uintptr(b - a), true
 }

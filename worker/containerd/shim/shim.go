@@ -28,12 +28,10 @@ import (
 	"github.com/containerd/containerd/v2/pkg/shutdown"
 	"github.com/containerd/containerd/v2/plugins"
 	"github.com/containerd/errdefs"
-	"github.com/containerd/log"
 	"github.com/containerd/plugin"
 	"github.com/containerd/plugin/registry"
 	"golang.org/x/sys/unix"
 
-	"swarm/internal/footprint"
 	"swarm/worker/containerd/exit"
 	"swarm/worker/containerd/layout"
 )
@@ -75,7 +73,6 @@ func newTaskService(ic *plugin.InitContext) (any, error) {
 	}
 	sd := s.(shutdown.Service)
 	removeSocketAtShutdown(sd)
-	go footprint.Keep(ic.Context, func(err error) { log.L.WithError(err).Warn("memory is not given back") })
 	rec := newRecorder(ic.Context)
 	inner, err := task.NewTaskService(ic.Context, publisher{p.(shim.Publisher), rec}, sd)
 	if err != nil {
