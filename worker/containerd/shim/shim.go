@@ -10,7 +10,7 @@
 // daemon, save that creating a container removes a namesake's.
 //
 // cmd calls Main when the program was started under the shim's name. It runs one
-// goroutine for each container and one that keeps memory small, besides those of containerd's shim.
+// goroutine for each container, besides those of containerd's shim.
 package shim
 
 import (
