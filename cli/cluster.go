@@ -20,12 +20,10 @@ var availabilities = []string{"active", "pause", "drain"}
 type initOptions struct {
 	advertise, listen, dataPath string
 	availability                choice
-	force, autolock             bool
 	pools                       []string
 	poolMask                    uint32
 	dataPort, gossipPort        uint32
 	certExpiry, heartbeat       time.Duration
-	snapshotInterval            uint64
 	historyLimit                int64
 	historySet                  bool
 }
@@ -41,16 +39,13 @@ func (a *app) newInit() *cobra.Command {
 	})
 	f := c.Flags()
 	addressFlags(c, &o.advertise, &o.listen, &o.dataPath)
-	f.BoolVar(&o.autolock, "autolock", false, "Enable manager autolocking (requiring an unlock key to start a stopped manager)")
 	f.Var(&o.availability, "availability", `Availability of the node ("active", "pause", "drain")`)
 	f.DurationVar(&o.certExpiry, "cert-expiry", 0, "Validity period for node certificates (ns|us|ms|s|m|h) (default 2160h0m0s)")
 	f.Uint32Var(&o.dataPort, "data-path-port", 0, "Port number to use for data path traffic (1024 - 49151). If no value is set or is set to 0, the default port (4789) is used.")
 	f.StringSliceVar(&o.pools, "default-addr-pool", nil, "Default address pool in CIDR format")
 	f.Uint32Var(&o.poolMask, "default-addr-pool-mask-length", 0, "Default address pool subnet mask length (default 24)")
 	f.DurationVar(&o.heartbeat, "dispatcher-heartbeat", 0, "Dispatcher heartbeat period (ns|us|ms|s|m|h) (default 1s)")
-	f.BoolVar(&o.force, "force-new-cluster", false, "Force create a new cluster from current state")
 	f.Uint32Var(&o.gossipPort, "gossip-port", 0, "Port number to use for membership gossip (default 7946)")
-	f.Uint64Var(&o.snapshotInterval, "snapshot-interval", 0, "Number of log entries between Raft snapshots (default 10000)")
 	f.Int64Var(&o.historyLimit, "task-history-limit", 0, "Task history retention limit (default 5)")
 	completeChoices(c, "availability", availabilities)
 	return c
@@ -95,17 +90,11 @@ func (o initOptions) request() (*swarmv1.InitRequest, error) {
 	if o.historySet {
 		spec.Orchestration = &swarmv1.OrchestrationConfig{TaskHistoryRetentionLimit: o.historyLimit}
 	}
-	if o.snapshotInterval != 0 {
-		spec.Raft = &swarmv1.RaftConfig{SnapshotInterval: o.snapshotInterval}
-	}
 	if o.heartbeat != 0 {
 		spec.Dispatcher = &swarmv1.DispatcherConfig{HeartbeatPeriod: durationpb.New(o.heartbeat)}
 	}
 	if o.certExpiry != 0 {
 		spec.CaConfig = &swarmv1.CAConfig{NodeCertExpiry: durationpb.New(o.certExpiry)}
-	}
-	if o.autolock {
-		spec.EncryptionConfig = &swarmv1.EncryptionConfig{AutoLockManagers: true}
 	}
 	if len(o.pools) > 0 || o.poolMask != 0 || o.dataPort != 0 || o.gossipPort != 0 {
 		spec.Network = &swarmv1.NetworkDefaults{
@@ -115,7 +104,7 @@ func (o initOptions) request() (*swarmv1.InitRequest, error) {
 	return &swarmv1.InitRequest{
 		AdvertiseAddr: o.advertise, ListenAddr: o.listen, DataPathAddr: o.dataPath,
 		Availability: availability(o.availability.value), Spec: spec,
-		ForceNewCluster: o.force, GossipPort: o.gossipPort,
+		GossipPort: o.gossipPort,
 	}, nil
 }
 

@@ -21,14 +21,13 @@ import (
 func TestInit(t *testing.T) {
 	s := &fakeServer{}
 	got := run{server: s}.run(t, "init", "--advertise-addr", "10.0.0.1", "--cert-expiry", "2h", "--default-addr-pool", "10.20.0.0/16",
-		"--default-addr-pool-mask-length", "26", "--task-history-limit", "0", "--availability", "drain", "--autolock")
+		"--default-addr-pool-mask-length", "26", "--task-history-limit", "0", "--availability", "drain")
 	want := &swarmv1.InitRequest{
 		AdvertiseAddr: "10.0.0.1", Availability: swarmv1.NodeSpec_DRAIN,
 		Spec: &swarmv1.ClusterSpec{
-			Orchestration:    &swarmv1.OrchestrationConfig{},
-			CaConfig:         &swarmv1.CAConfig{NodeCertExpiry: durationpb.New(2 * time.Hour)},
-			EncryptionConfig: &swarmv1.EncryptionConfig{AutoLockManagers: true},
-			Network:          &swarmv1.NetworkDefaults{DefaultAddrPool: []string{"10.20.0.0/16"}, SubnetSize: 26},
+			Orchestration: &swarmv1.OrchestrationConfig{},
+			CaConfig:      &swarmv1.CAConfig{NodeCertExpiry: durationpb.New(2 * time.Hour)},
+			Network:       &swarmv1.NetworkDefaults{DefaultAddrPool: []string{"10.20.0.0/16"}, SubnetSize: 26},
 		},
 	}
 	if len(s.inits) != 1 {

@@ -81,6 +81,12 @@ func (n *Node) listenOn(given string) (host string, port uint16, err error) {
 
 // Init makes a cluster with this node as its first manager.
 func (n *Node) Init(ctx context.Context, req *swarmv1.InitRequest) (*swarmv1.InitResponse, error) {
+	switch {
+	case req.ForceNewCluster:
+		return nil, errdefs.ErrNotImplemented.WithMessage("this build cannot make a new cluster from the state of an old one")
+	case req.Spec.GetEncryptionConfig().GetAutoLockManagers():
+		return nil, errdefs.ErrNotImplemented.WithMessage("this build cannot lock managers: leave autolock off")
+	}
 	if err := n.enter(); err != nil {
 		return nil, err
 	}
