@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -32,6 +33,7 @@ func (h *host) close() {
 	}
 	killAll(h.dir)
 	unmountBelow(h.dir)
+	removeCgroups(coldCgroup)
 	if err := h.lab.Close(); err != nil {
 		fmt.Fprintln(os.Stderr, "bench: remove the host:", err)
 	}
@@ -93,5 +95,25 @@ func unmountBelow(dir string) {
 		if fields := strings.Fields(lines[i]); len(fields) > 1 && strings.HasPrefix(fields[1], dir+"/") {
 			_ = unix.Unmount(fields[1], unix.MNT_DETACH)
 		}
+	}
+}
+
+// removeCgroups removes the cgroups of a name, with what is below them, from every hierarchy. Only empty ones go: those
+// that processes of others are in stay.
+func removeCgroups(name string) {
+	var found []string
+	for _, pattern := range []string{"/sys/fs/cgroup/" + name, "/sys/fs/cgroup/*/" + name} {
+		tops, _ := filepath.Glob(pattern) // The patterns are valid.
+		for _, top := range tops {
+			_ = filepath.WalkDir(top, func(path string, entry fs.DirEntry, err error) error {
+				if err == nil && entry.IsDir() {
+					found = append(found, path)
+				}
+				return nil // What vanishes meanwhile is what is wanted.
+			})
+		}
+	}
+	for i := len(found) - 1; i >= 0; i-- {
+		_ = os.Remove(found[i])
 	}
 }

@@ -41,6 +41,9 @@ func cold(ctx context.Context, e env) error {
 	return nil
 }
 
+// coldCgroup holds the containers of a round, ours or dockerd's.
+const coldCgroup = "swarm-cold"
+
 // host is one namespace and the daemon in it.
 type host struct {
 	lab     *dev.Lab
@@ -129,7 +132,7 @@ func answers(socket string) bool {
 func coldSwarm(ctx context.Context, e env, h *host) error {
 	state, run := filepath.Join(h.dir, "state"), filepath.Join(h.dir, "run")
 	socket := filepath.Join(run, "swarm.sock")
-	if err := h.start(exec.Command(e.binary, "daemon", "--state-dir", state, "--run-dir", run, "--cgroup-parent", "/swarm-cold")); err != nil {
+	if err := h.start(exec.Command(e.binary, "daemon", "--state-dir", state, "--run-dir", run, "--cgroup-parent", "/"+coldCgroup)); err != nil {
 		return err
 	}
 	if err := poll(ctx, "the daemon", func() bool { return answers(socket) }); err != nil {
@@ -157,7 +160,7 @@ func coldDocker(ctx context.Context, e env, h *host) error {
 		return err
 	}
 	if err := h.start(exec.Command("dockerd", "--data-root", filepath.Join(h.dir, "data"), "--exec-root", filepath.Join(h.dir, "exec"),
-		"--pidfile", filepath.Join(h.dir, "pid"), "-H", "unix://"+socket)); err != nil {
+		"--pidfile", filepath.Join(h.dir, "pid"), "--cgroup-parent", "/"+coldCgroup, "-H", "unix://"+socket)); err != nil {
 		return err
 	}
 	client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {

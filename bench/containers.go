@@ -31,6 +31,7 @@ func containers(ctx context.Context, e env) error {
 	if err != nil {
 		return err
 	}
+	defer removeCgroups(bareCgroup)
 	defer bare.client.Close()
 	var create, remove, bareCreate, bareRemove times
 	for i := range e.rounds {
@@ -53,6 +54,9 @@ func containers(ctx context.Context, e env) error {
 	figure("remove50_ratio", ratios(remove, bareRemove), "x", "the same; ours: "+remove.seconds())
 	return nil
 }
+
+// bareCgroup holds the bare containers.
+const bareCgroup = "swarm-bench-bare"
 
 // bareRuntime starts containers with nothing around them: what containerd and runc take by themselves.
 type bareRuntime struct {
@@ -92,7 +96,7 @@ func (b *bareRuntime) createAndRemove(n, atOnce int) (create, remove time.Durati
 	err = b.each(n, atOnce, func(i int) error {
 		id := fmt.Sprintf("bare%d", i)
 		container, err := b.client.NewContainer(b.ctx, id, containerd.WithImage(b.image), containerd.WithNewSnapshot(id, b.image),
-			containerd.WithNewSpec(oci.WithImageConfig(b.image), oci.WithCgroup("/bench/"+id)))
+			containerd.WithNewSpec(oci.WithImageConfig(b.image), oci.WithCgroup("/"+bareCgroup+"/"+id)))
 		if err != nil {
 			return err
 		}
