@@ -110,9 +110,6 @@ func (m *Manager) Authorise(ctx context.Context, fullMethod string) error {
 	return nil
 }
 
-// Authoriser offers the same as interceptors.
-func (m *Manager) Authoriser() *control.Authoriser { return m.auth }
-
 // Peer is how to reach a node, as replicated.
 func (m *Manager) Peer(nodeID string) (*swarmv1.Peer, bool) {
 	n, ok := m.store.View().Nodes.Get(nodeID)

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
-	"google.golang.org/grpc"
 
 	"swarm/internal/transport"
 	swarmv1 "swarm/proto/swarm/v1"
@@ -168,20 +167,4 @@ func (a *Authoriser) judge(who transport.AuthInfo, rule Rule, now time.Time) err
 
 func denied(who transport.AuthInfo, rule Rule) error {
 	return errdefs.ErrPermissionDenied.WithMessage(fmt.Sprintf("%s may not %s a %s", who, rule.Verb, rule.Kind))
-}
-
-// Unary makes gRPC ask before every call.
-func (a *Authoriser) Unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
-	if err := a.Authorise(ctx, info.FullMethod); err != nil {
-		return nil, err
-	}
-	return next(ctx, req)
-}
-
-// Stream makes gRPC ask before every stream.
-func (a *Authoriser) Stream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
-	if err := a.Authorise(stream.Context(), info.FullMethod); err != nil {
-		return err
-	}
-	return next(srv, stream)
 }
