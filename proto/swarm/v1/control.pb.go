@@ -1614,6 +1614,322 @@ func (x *PullImageClusterRequest) GetNodes() []string {
 	return nil
 }
 
+type CreateNetworkRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Spec          *NetworkSpec           `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateNetworkRequest) Reset() {
+	*x = CreateNetworkRequest{}
+	mi := &file_swarm_v1_control_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateNetworkRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateNetworkRequest) ProtoMessage() {}
+
+func (x *CreateNetworkRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_control_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateNetworkRequest.ProtoReflect.Descriptor instead.
+func (*CreateNetworkRequest) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *CreateNetworkRequest) GetSpec() *NetworkSpec {
+	if x != nil {
+		return x.Spec
+	}
+	return nil
+}
+
+type ListNetworksResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Networks      []*NetworkInfo         `protobuf:"bytes,1,rep,name=networks,proto3" json:"networks,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListNetworksResponse) Reset() {
+	*x = ListNetworksResponse{}
+	mi := &file_swarm_v1_control_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListNetworksResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListNetworksResponse) ProtoMessage() {}
+
+func (x *ListNetworksResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_control_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListNetworksResponse.ProtoReflect.Descriptor instead.
+func (*ListNetworksResponse) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *ListNetworksResponse) GetNetworks() []*NetworkInfo {
+	if x != nil {
+		return x.Networks
+	}
+	return nil
+}
+
+type PruneNetworksRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Filter        *Filter                `protobuf:"bytes,1,opt,name=filter,proto3" json:"filter,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PruneNetworksRequest) Reset() {
+	*x = PruneNetworksRequest{}
+	mi := &file_swarm_v1_control_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PruneNetworksRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PruneNetworksRequest) ProtoMessage() {}
+
+func (x *PruneNetworksRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_control_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PruneNetworksRequest.ProtoReflect.Descriptor instead.
+func (*PruneNetworksRequest) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *PruneNetworksRequest) GetFilter() *Filter {
+	if x != nil {
+		return x.Filter
+	}
+	return nil
+}
+
+// PruneNetworksResponse: names of what was removed.
+type PruneNetworksResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Removed       []string               `protobuf:"bytes,1,rep,name=removed,proto3" json:"removed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PruneNetworksResponse) Reset() {
+	*x = PruneNetworksResponse{}
+	mi := &file_swarm_v1_control_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PruneNetworksResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PruneNetworksResponse) ProtoMessage() {}
+
+func (x *PruneNetworksResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_control_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PruneNetworksResponse.ProtoReflect.Descriptor instead.
+func (*PruneNetworksResponse) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *PruneNetworksResponse) GetRemoved() []string {
+	if x != nil {
+		return x.Removed
+	}
+	return nil
+}
+
+type NetworkInfo struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Network *Network               `protobuf:"bytes,1,opt,name=network,proto3" json:"network,omitempty"`
+	Use     []*AddressUse          `protobuf:"bytes,2,rep,name=use,proto3" json:"use,omitempty"`
+	// In the answer to GetNetwork: services and tasks on the network, and the nodes that carry it.
+	Services      []*Routing `protobuf:"bytes,3,rep,name=services,proto3" json:"services,omitempty"`
+	Backends      []*Backend `protobuf:"bytes,4,rep,name=backends,proto3" json:"backends,omitempty"`
+	Peers         []*Peering `protobuf:"bytes,5,rep,name=peers,proto3" json:"peers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NetworkInfo) Reset() {
+	*x = NetworkInfo{}
+	mi := &file_swarm_v1_control_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NetworkInfo) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NetworkInfo) ProtoMessage() {}
+
+func (x *NetworkInfo) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_control_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NetworkInfo.ProtoReflect.Descriptor instead.
+func (*NetworkInfo) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *NetworkInfo) GetNetwork() *Network {
+	if x != nil {
+		return x.Network
+	}
+	return nil
+}
+
+func (x *NetworkInfo) GetUse() []*AddressUse {
+	if x != nil {
+		return x.Use
+	}
+	return nil
+}
+
+func (x *NetworkInfo) GetServices() []*Routing {
+	if x != nil {
+		return x.Services
+	}
+	return nil
+}
+
+func (x *NetworkInfo) GetBackends() []*Backend {
+	if x != nil {
+		return x.Backends
+	}
+	return nil
+}
+
+func (x *NetworkInfo) GetPeers() []*Peering {
+	if x != nil {
+		return x.Peers
+	}
+	return nil
+}
+
+// AddressUse counts one subnet's addresses.
+type AddressUse struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Subnet string                 `protobuf:"bytes,1,opt,name=subnet,proto3" json:"subnet,omitempty"`
+	Used   uint64                 `protobuf:"varint,2,opt,name=used,proto3" json:"used,omitempty"`
+	// How many there are to give.
+	Total         uint64 `protobuf:"varint,3,opt,name=total,proto3" json:"total,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AddressUse) Reset() {
+	*x = AddressUse{}
+	mi := &file_swarm_v1_control_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AddressUse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AddressUse) ProtoMessage() {}
+
+func (x *AddressUse) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_control_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AddressUse.ProtoReflect.Descriptor instead.
+func (*AddressUse) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *AddressUse) GetSubnet() string {
+	if x != nil {
+		return x.Subnet
+	}
+	return ""
+}
+
+func (x *AddressUse) GetUsed() uint64 {
+	if x != nil {
+		return x.Used
+	}
+	return 0
+}
+
+func (x *AddressUse) GetTotal() uint64 {
+	if x != nil {
+		return x.Total
+	}
+	return 0
+}
+
 type RemoveClusterImageRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Name, id or digest.
@@ -1625,7 +1941,7 @@ type RemoveClusterImageRequest struct {
 
 func (x *RemoveClusterImageRequest) Reset() {
 	*x = RemoveClusterImageRequest{}
-	mi := &file_swarm_v1_control_proto_msgTypes[26]
+	mi := &file_swarm_v1_control_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1637,7 +1953,7 @@ func (x *RemoveClusterImageRequest) String() string {
 func (*RemoveClusterImageRequest) ProtoMessage() {}
 
 func (x *RemoveClusterImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[26]
+	mi := &file_swarm_v1_control_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1650,7 +1966,7 @@ func (x *RemoveClusterImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveClusterImageRequest.ProtoReflect.Descriptor instead.
 func (*RemoveClusterImageRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{26}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *RemoveClusterImageRequest) GetId() string {
@@ -1777,9 +2093,28 @@ const file_swarm_v1_control_proto_rawDesc = "" +
 	"\treference\x18\x01 \x01(\tR\treference\x12#\n" +
 	"\rregistry_auth\x18\x02 \x01(\tR\fregistryAuth\x12\x14\n" +
 	"\x05nodes\x18\x03 \x03(\tR\x05nodes\"A\n" +
+	"\x14CreateNetworkRequest\x12)\n" +
+	"\x04spec\x18\x01 \x01(\v2\x15.swarm.v1.NetworkSpecR\x04spec\"I\n" +
+	"\x14ListNetworksResponse\x121\n" +
+	"\bnetworks\x18\x01 \x03(\v2\x15.swarm.v1.NetworkInfoR\bnetworks\"@\n" +
+	"\x14PruneNetworksRequest\x12(\n" +
+	"\x06filter\x18\x01 \x01(\v2\x10.swarm.v1.FilterR\x06filter\"1\n" +
+	"\x15PruneNetworksResponse\x12\x18\n" +
+	"\aremoved\x18\x01 \x03(\tR\aremoved\"\xe9\x01\n" +
+	"\vNetworkInfo\x12+\n" +
+	"\anetwork\x18\x01 \x01(\v2\x11.swarm.v1.NetworkR\anetwork\x12&\n" +
+	"\x03use\x18\x02 \x03(\v2\x14.swarm.v1.AddressUseR\x03use\x12-\n" +
+	"\bservices\x18\x03 \x03(\v2\x11.swarm.v1.RoutingR\bservices\x12-\n" +
+	"\bbackends\x18\x04 \x03(\v2\x11.swarm.v1.BackendR\bbackends\x12'\n" +
+	"\x05peers\x18\x05 \x03(\v2\x11.swarm.v1.PeeringR\x05peers\"N\n" +
+	"\n" +
+	"AddressUse\x12\x16\n" +
+	"\x06subnet\x18\x01 \x01(\tR\x06subnet\x12\x12\n" +
+	"\x04used\x18\x02 \x01(\x04R\x04used\x12\x14\n" +
+	"\x05total\x18\x03 \x01(\x04R\x05total\"A\n" +
 	"\x19RemoveClusterImageRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
-	"\x05force\x18\x02 \x01(\bR\x05force2\xa4\v\n" +
+	"\x05force\x18\x02 \x01(\bR\x05force2\x81\x0e\n" +
 	"\aControl\x125\n" +
 	"\n" +
 	"GetCluster\x12\x14.swarm.v1.GetRequest\x1a\x11.swarm.v1.Cluster\x12B\n" +
@@ -1804,7 +2139,13 @@ const file_swarm_v1_control_proto_rawDesc = "" +
 	"ListImages\x12\x15.swarm.v1.ListRequest\x1a\x1c.swarm.v1.ListImagesResponse\x12D\n" +
 	"\tLoadImage\x12\x1a.swarm.v1.LoadImageRequest\x1a\x17.swarm.v1.ImageProgress(\x010\x01\x12I\n" +
 	"\tPullImage\x12!.swarm.v1.PullImageClusterRequest\x1a\x17.swarm.v1.ImageProgress0\x01\x12L\n" +
-	"\vRemoveImage\x12#.swarm.v1.RemoveClusterImageRequest\x1a\x18.swarm.v1.RemoveResponse\x122\n" +
+	"\vRemoveImage\x12#.swarm.v1.RemoveClusterImageRequest\x1a\x18.swarm.v1.RemoveResponse\x12F\n" +
+	"\rCreateNetwork\x12\x1e.swarm.v1.CreateNetworkRequest\x1a\x15.swarm.v1.NetworkInfo\x129\n" +
+	"\n" +
+	"GetNetwork\x12\x14.swarm.v1.GetRequest\x1a\x15.swarm.v1.NetworkInfo\x12E\n" +
+	"\fListNetworks\x12\x15.swarm.v1.ListRequest\x1a\x1e.swarm.v1.ListNetworksResponse\x12?\n" +
+	"\rRemoveNetwork\x12\x14.swarm.v1.GetRequest\x1a\x18.swarm.v1.RemoveResponse\x12P\n" +
+	"\rPruneNetworks\x12\x1e.swarm.v1.PruneNetworksRequest\x1a\x1f.swarm.v1.PruneNetworksResponse\x122\n" +
 	"\x05Watch\x12\x16.swarm.v1.WatchRequest\x1a\x0f.swarm.v1.Event0\x01\x12;\n" +
 	"\x04Logs\x12\x15.swarm.v1.LogsRequest\x1a\x1a.swarm.v1.TaskLogsResponse0\x01\x125\n" +
 	"\x04Exec\x12\x13.swarm.v1.ExecInput\x1a\x14.swarm.v1.ExecOutput(\x010\x01B\x1eZ\x1cswarm/proto/swarm/v1;swarmv1b\x06proto3"
@@ -1822,7 +2163,7 @@ func file_swarm_v1_control_proto_rawDescGZIP() []byte {
 }
 
 var file_swarm_v1_control_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_swarm_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_swarm_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
 var file_swarm_v1_control_proto_goTypes = []any{
 	(ManagerStatus_Reachability)(0),   // 0: swarm.v1.ManagerStatus.Reachability
 	(*Filter)(nil),                    // 1: swarm.v1.Filter
@@ -1851,103 +2192,132 @@ var file_swarm_v1_control_proto_goTypes = []any{
 	(*ImageInfo)(nil),                 // 24: swarm.v1.ImageInfo
 	(*LoadImageRequest)(nil),          // 25: swarm.v1.LoadImageRequest
 	(*PullImageClusterRequest)(nil),   // 26: swarm.v1.PullImageClusterRequest
-	(*RemoveClusterImageRequest)(nil), // 27: swarm.v1.RemoveClusterImageRequest
-	(NodeSpec_Role)(0),                // 28: swarm.v1.NodeSpec.Role
-	(TaskState)(0),                    // 29: swarm.v1.TaskState
-	(*Node)(nil),                      // 30: swarm.v1.Node
-	(*NodeState)(nil),                 // 31: swarm.v1.NodeState
-	(*Task)(nil),                      // 32: swarm.v1.Task
-	(*TaskStatus)(nil),                // 33: swarm.v1.TaskStatus
-	(*Service)(nil),                   // 34: swarm.v1.Service
-	(*Revision)(nil),                  // 35: swarm.v1.Revision
-	(*Endpoint)(nil),                  // 36: swarm.v1.Endpoint
-	(*NodeSpec)(nil),                  // 37: swarm.v1.NodeSpec
-	(*ServiceSpec)(nil),               // 38: swarm.v1.ServiceSpec
-	(*ClusterSpec)(nil),               // 39: swarm.v1.ClusterSpec
-	(*LogOptions)(nil),                // 40: swarm.v1.LogOptions
-	(*Image)(nil),                     // 41: swarm.v1.Image
-	(*ExecInput)(nil),                 // 42: swarm.v1.ExecInput
-	(*Cluster)(nil),                   // 43: swarm.v1.Cluster
-	(*ImageProgress)(nil),             // 44: swarm.v1.ImageProgress
-	(*Event)(nil),                     // 45: swarm.v1.Event
-	(*TaskLogsResponse)(nil),          // 46: swarm.v1.TaskLogsResponse
-	(*ExecOutput)(nil),                // 47: swarm.v1.ExecOutput
+	(*CreateNetworkRequest)(nil),      // 27: swarm.v1.CreateNetworkRequest
+	(*ListNetworksResponse)(nil),      // 28: swarm.v1.ListNetworksResponse
+	(*PruneNetworksRequest)(nil),      // 29: swarm.v1.PruneNetworksRequest
+	(*PruneNetworksResponse)(nil),     // 30: swarm.v1.PruneNetworksResponse
+	(*NetworkInfo)(nil),               // 31: swarm.v1.NetworkInfo
+	(*AddressUse)(nil),                // 32: swarm.v1.AddressUse
+	(*RemoveClusterImageRequest)(nil), // 33: swarm.v1.RemoveClusterImageRequest
+	(NodeSpec_Role)(0),                // 34: swarm.v1.NodeSpec.Role
+	(TaskState)(0),                    // 35: swarm.v1.TaskState
+	(*Node)(nil),                      // 36: swarm.v1.Node
+	(*NodeState)(nil),                 // 37: swarm.v1.NodeState
+	(*Task)(nil),                      // 38: swarm.v1.Task
+	(*TaskStatus)(nil),                // 39: swarm.v1.TaskStatus
+	(*Service)(nil),                   // 40: swarm.v1.Service
+	(*Revision)(nil),                  // 41: swarm.v1.Revision
+	(*Endpoint)(nil),                  // 42: swarm.v1.Endpoint
+	(*NodeSpec)(nil),                  // 43: swarm.v1.NodeSpec
+	(*ServiceSpec)(nil),               // 44: swarm.v1.ServiceSpec
+	(*ClusterSpec)(nil),               // 45: swarm.v1.ClusterSpec
+	(*LogOptions)(nil),                // 46: swarm.v1.LogOptions
+	(*Image)(nil),                     // 47: swarm.v1.Image
+	(*NetworkSpec)(nil),               // 48: swarm.v1.NetworkSpec
+	(*Network)(nil),                   // 49: swarm.v1.Network
+	(*Routing)(nil),                   // 50: swarm.v1.Routing
+	(*Backend)(nil),                   // 51: swarm.v1.Backend
+	(*Peering)(nil),                   // 52: swarm.v1.Peering
+	(*ExecInput)(nil),                 // 53: swarm.v1.ExecInput
+	(*Cluster)(nil),                   // 54: swarm.v1.Cluster
+	(*ImageProgress)(nil),             // 55: swarm.v1.ImageProgress
+	(*Event)(nil),                     // 56: swarm.v1.Event
+	(*TaskLogsResponse)(nil),          // 57: swarm.v1.TaskLogsResponse
+	(*ExecOutput)(nil),                // 58: swarm.v1.ExecOutput
 }
 var file_swarm_v1_control_proto_depIdxs = []int32{
-	28, // 0: swarm.v1.Filter.roles:type_name -> swarm.v1.NodeSpec.Role
-	29, // 1: swarm.v1.Filter.desired_states:type_name -> swarm.v1.TaskState
-	30, // 2: swarm.v1.NodeInfo.node:type_name -> swarm.v1.Node
-	31, // 3: swarm.v1.NodeInfo.state:type_name -> swarm.v1.NodeState
+	34, // 0: swarm.v1.Filter.roles:type_name -> swarm.v1.NodeSpec.Role
+	35, // 1: swarm.v1.Filter.desired_states:type_name -> swarm.v1.TaskState
+	36, // 2: swarm.v1.NodeInfo.node:type_name -> swarm.v1.Node
+	37, // 3: swarm.v1.NodeInfo.state:type_name -> swarm.v1.NodeState
 	3,  // 4: swarm.v1.NodeInfo.manager_status:type_name -> swarm.v1.ManagerStatus
 	0,  // 5: swarm.v1.ManagerStatus.reachability:type_name -> swarm.v1.ManagerStatus.Reachability
-	32, // 6: swarm.v1.TaskInfo.task:type_name -> swarm.v1.Task
-	33, // 7: swarm.v1.TaskInfo.status:type_name -> swarm.v1.TaskStatus
-	34, // 8: swarm.v1.ServiceInfo.service:type_name -> swarm.v1.Service
-	35, // 9: swarm.v1.ServiceInfo.revision:type_name -> swarm.v1.Revision
-	36, // 10: swarm.v1.ServiceInfo.endpoint:type_name -> swarm.v1.Endpoint
+	38, // 6: swarm.v1.TaskInfo.task:type_name -> swarm.v1.Task
+	39, // 7: swarm.v1.TaskInfo.status:type_name -> swarm.v1.TaskStatus
+	40, // 8: swarm.v1.ServiceInfo.service:type_name -> swarm.v1.Service
+	41, // 9: swarm.v1.ServiceInfo.revision:type_name -> swarm.v1.Revision
+	42, // 10: swarm.v1.ServiceInfo.endpoint:type_name -> swarm.v1.Endpoint
 	6,  // 11: swarm.v1.ServiceInfo.status:type_name -> swarm.v1.ServiceStatus
 	1,  // 12: swarm.v1.ListRequest.filter:type_name -> swarm.v1.Filter
 	2,  // 13: swarm.v1.ListNodesResponse.nodes:type_name -> swarm.v1.NodeInfo
 	5,  // 14: swarm.v1.ListServicesResponse.services:type_name -> swarm.v1.ServiceInfo
 	4,  // 15: swarm.v1.ListTasksResponse.tasks:type_name -> swarm.v1.TaskInfo
 	24, // 16: swarm.v1.ListImagesResponse.images:type_name -> swarm.v1.ImageInfo
-	35, // 17: swarm.v1.ListRevisionsResponse.revisions:type_name -> swarm.v1.Revision
-	37, // 18: swarm.v1.UpdateNodeRequest.spec:type_name -> swarm.v1.NodeSpec
-	38, // 19: swarm.v1.CreateServiceRequest.spec:type_name -> swarm.v1.ServiceSpec
-	38, // 20: swarm.v1.UpdateServiceRequest.spec:type_name -> swarm.v1.ServiceSpec
-	39, // 21: swarm.v1.UpdateClusterRequest.spec:type_name -> swarm.v1.ClusterSpec
+	41, // 17: swarm.v1.ListRevisionsResponse.revisions:type_name -> swarm.v1.Revision
+	43, // 18: swarm.v1.UpdateNodeRequest.spec:type_name -> swarm.v1.NodeSpec
+	44, // 19: swarm.v1.CreateServiceRequest.spec:type_name -> swarm.v1.ServiceSpec
+	44, // 20: swarm.v1.UpdateServiceRequest.spec:type_name -> swarm.v1.ServiceSpec
+	45, // 21: swarm.v1.UpdateClusterRequest.spec:type_name -> swarm.v1.ClusterSpec
 	1,  // 22: swarm.v1.WatchRequest.filter:type_name -> swarm.v1.Filter
-	40, // 23: swarm.v1.LogsRequest.options:type_name -> swarm.v1.LogOptions
-	41, // 24: swarm.v1.ImageInfo.image:type_name -> swarm.v1.Image
-	7,  // 25: swarm.v1.Control.GetCluster:input_type -> swarm.v1.GetRequest
-	21, // 26: swarm.v1.Control.UpdateCluster:input_type -> swarm.v1.UpdateClusterRequest
-	7,  // 27: swarm.v1.Control.GetNode:input_type -> swarm.v1.GetRequest
-	8,  // 28: swarm.v1.Control.ListNodes:input_type -> swarm.v1.ListRequest
-	14, // 29: swarm.v1.Control.UpdateNode:input_type -> swarm.v1.UpdateNodeRequest
-	15, // 30: swarm.v1.Control.RemoveNode:input_type -> swarm.v1.RemoveNodeRequest
-	7,  // 31: swarm.v1.Control.GetService:input_type -> swarm.v1.GetRequest
-	8,  // 32: swarm.v1.Control.ListServices:input_type -> swarm.v1.ListRequest
-	17, // 33: swarm.v1.Control.CreateService:input_type -> swarm.v1.CreateServiceRequest
-	19, // 34: swarm.v1.Control.UpdateService:input_type -> swarm.v1.UpdateServiceRequest
-	7,  // 35: swarm.v1.Control.RemoveService:input_type -> swarm.v1.GetRequest
-	7,  // 36: swarm.v1.Control.ListRevisions:input_type -> swarm.v1.GetRequest
-	7,  // 37: swarm.v1.Control.GetTask:input_type -> swarm.v1.GetRequest
-	8,  // 38: swarm.v1.Control.ListTasks:input_type -> swarm.v1.ListRequest
-	7,  // 39: swarm.v1.Control.GetImage:input_type -> swarm.v1.GetRequest
-	8,  // 40: swarm.v1.Control.ListImages:input_type -> swarm.v1.ListRequest
-	25, // 41: swarm.v1.Control.LoadImage:input_type -> swarm.v1.LoadImageRequest
-	26, // 42: swarm.v1.Control.PullImage:input_type -> swarm.v1.PullImageClusterRequest
-	27, // 43: swarm.v1.Control.RemoveImage:input_type -> swarm.v1.RemoveClusterImageRequest
-	22, // 44: swarm.v1.Control.Watch:input_type -> swarm.v1.WatchRequest
-	23, // 45: swarm.v1.Control.Logs:input_type -> swarm.v1.LogsRequest
-	42, // 46: swarm.v1.Control.Exec:input_type -> swarm.v1.ExecInput
-	43, // 47: swarm.v1.Control.GetCluster:output_type -> swarm.v1.Cluster
-	43, // 48: swarm.v1.Control.UpdateCluster:output_type -> swarm.v1.Cluster
-	2,  // 49: swarm.v1.Control.GetNode:output_type -> swarm.v1.NodeInfo
-	9,  // 50: swarm.v1.Control.ListNodes:output_type -> swarm.v1.ListNodesResponse
-	2,  // 51: swarm.v1.Control.UpdateNode:output_type -> swarm.v1.NodeInfo
-	16, // 52: swarm.v1.Control.RemoveNode:output_type -> swarm.v1.RemoveResponse
-	5,  // 53: swarm.v1.Control.GetService:output_type -> swarm.v1.ServiceInfo
-	10, // 54: swarm.v1.Control.ListServices:output_type -> swarm.v1.ListServicesResponse
-	18, // 55: swarm.v1.Control.CreateService:output_type -> swarm.v1.CreateServiceResponse
-	20, // 56: swarm.v1.Control.UpdateService:output_type -> swarm.v1.UpdateServiceResponse
-	16, // 57: swarm.v1.Control.RemoveService:output_type -> swarm.v1.RemoveResponse
-	13, // 58: swarm.v1.Control.ListRevisions:output_type -> swarm.v1.ListRevisionsResponse
-	4,  // 59: swarm.v1.Control.GetTask:output_type -> swarm.v1.TaskInfo
-	11, // 60: swarm.v1.Control.ListTasks:output_type -> swarm.v1.ListTasksResponse
-	24, // 61: swarm.v1.Control.GetImage:output_type -> swarm.v1.ImageInfo
-	12, // 62: swarm.v1.Control.ListImages:output_type -> swarm.v1.ListImagesResponse
-	44, // 63: swarm.v1.Control.LoadImage:output_type -> swarm.v1.ImageProgress
-	44, // 64: swarm.v1.Control.PullImage:output_type -> swarm.v1.ImageProgress
-	16, // 65: swarm.v1.Control.RemoveImage:output_type -> swarm.v1.RemoveResponse
-	45, // 66: swarm.v1.Control.Watch:output_type -> swarm.v1.Event
-	46, // 67: swarm.v1.Control.Logs:output_type -> swarm.v1.TaskLogsResponse
-	47, // 68: swarm.v1.Control.Exec:output_type -> swarm.v1.ExecOutput
-	47, // [47:69] is the sub-list for method output_type
-	25, // [25:47] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	46, // 23: swarm.v1.LogsRequest.options:type_name -> swarm.v1.LogOptions
+	47, // 24: swarm.v1.ImageInfo.image:type_name -> swarm.v1.Image
+	48, // 25: swarm.v1.CreateNetworkRequest.spec:type_name -> swarm.v1.NetworkSpec
+	31, // 26: swarm.v1.ListNetworksResponse.networks:type_name -> swarm.v1.NetworkInfo
+	1,  // 27: swarm.v1.PruneNetworksRequest.filter:type_name -> swarm.v1.Filter
+	49, // 28: swarm.v1.NetworkInfo.network:type_name -> swarm.v1.Network
+	32, // 29: swarm.v1.NetworkInfo.use:type_name -> swarm.v1.AddressUse
+	50, // 30: swarm.v1.NetworkInfo.services:type_name -> swarm.v1.Routing
+	51, // 31: swarm.v1.NetworkInfo.backends:type_name -> swarm.v1.Backend
+	52, // 32: swarm.v1.NetworkInfo.peers:type_name -> swarm.v1.Peering
+	7,  // 33: swarm.v1.Control.GetCluster:input_type -> swarm.v1.GetRequest
+	21, // 34: swarm.v1.Control.UpdateCluster:input_type -> swarm.v1.UpdateClusterRequest
+	7,  // 35: swarm.v1.Control.GetNode:input_type -> swarm.v1.GetRequest
+	8,  // 36: swarm.v1.Control.ListNodes:input_type -> swarm.v1.ListRequest
+	14, // 37: swarm.v1.Control.UpdateNode:input_type -> swarm.v1.UpdateNodeRequest
+	15, // 38: swarm.v1.Control.RemoveNode:input_type -> swarm.v1.RemoveNodeRequest
+	7,  // 39: swarm.v1.Control.GetService:input_type -> swarm.v1.GetRequest
+	8,  // 40: swarm.v1.Control.ListServices:input_type -> swarm.v1.ListRequest
+	17, // 41: swarm.v1.Control.CreateService:input_type -> swarm.v1.CreateServiceRequest
+	19, // 42: swarm.v1.Control.UpdateService:input_type -> swarm.v1.UpdateServiceRequest
+	7,  // 43: swarm.v1.Control.RemoveService:input_type -> swarm.v1.GetRequest
+	7,  // 44: swarm.v1.Control.ListRevisions:input_type -> swarm.v1.GetRequest
+	7,  // 45: swarm.v1.Control.GetTask:input_type -> swarm.v1.GetRequest
+	8,  // 46: swarm.v1.Control.ListTasks:input_type -> swarm.v1.ListRequest
+	7,  // 47: swarm.v1.Control.GetImage:input_type -> swarm.v1.GetRequest
+	8,  // 48: swarm.v1.Control.ListImages:input_type -> swarm.v1.ListRequest
+	25, // 49: swarm.v1.Control.LoadImage:input_type -> swarm.v1.LoadImageRequest
+	26, // 50: swarm.v1.Control.PullImage:input_type -> swarm.v1.PullImageClusterRequest
+	33, // 51: swarm.v1.Control.RemoveImage:input_type -> swarm.v1.RemoveClusterImageRequest
+	27, // 52: swarm.v1.Control.CreateNetwork:input_type -> swarm.v1.CreateNetworkRequest
+	7,  // 53: swarm.v1.Control.GetNetwork:input_type -> swarm.v1.GetRequest
+	8,  // 54: swarm.v1.Control.ListNetworks:input_type -> swarm.v1.ListRequest
+	7,  // 55: swarm.v1.Control.RemoveNetwork:input_type -> swarm.v1.GetRequest
+	29, // 56: swarm.v1.Control.PruneNetworks:input_type -> swarm.v1.PruneNetworksRequest
+	22, // 57: swarm.v1.Control.Watch:input_type -> swarm.v1.WatchRequest
+	23, // 58: swarm.v1.Control.Logs:input_type -> swarm.v1.LogsRequest
+	53, // 59: swarm.v1.Control.Exec:input_type -> swarm.v1.ExecInput
+	54, // 60: swarm.v1.Control.GetCluster:output_type -> swarm.v1.Cluster
+	54, // 61: swarm.v1.Control.UpdateCluster:output_type -> swarm.v1.Cluster
+	2,  // 62: swarm.v1.Control.GetNode:output_type -> swarm.v1.NodeInfo
+	9,  // 63: swarm.v1.Control.ListNodes:output_type -> swarm.v1.ListNodesResponse
+	2,  // 64: swarm.v1.Control.UpdateNode:output_type -> swarm.v1.NodeInfo
+	16, // 65: swarm.v1.Control.RemoveNode:output_type -> swarm.v1.RemoveResponse
+	5,  // 66: swarm.v1.Control.GetService:output_type -> swarm.v1.ServiceInfo
+	10, // 67: swarm.v1.Control.ListServices:output_type -> swarm.v1.ListServicesResponse
+	18, // 68: swarm.v1.Control.CreateService:output_type -> swarm.v1.CreateServiceResponse
+	20, // 69: swarm.v1.Control.UpdateService:output_type -> swarm.v1.UpdateServiceResponse
+	16, // 70: swarm.v1.Control.RemoveService:output_type -> swarm.v1.RemoveResponse
+	13, // 71: swarm.v1.Control.ListRevisions:output_type -> swarm.v1.ListRevisionsResponse
+	4,  // 72: swarm.v1.Control.GetTask:output_type -> swarm.v1.TaskInfo
+	11, // 73: swarm.v1.Control.ListTasks:output_type -> swarm.v1.ListTasksResponse
+	24, // 74: swarm.v1.Control.GetImage:output_type -> swarm.v1.ImageInfo
+	12, // 75: swarm.v1.Control.ListImages:output_type -> swarm.v1.ListImagesResponse
+	55, // 76: swarm.v1.Control.LoadImage:output_type -> swarm.v1.ImageProgress
+	55, // 77: swarm.v1.Control.PullImage:output_type -> swarm.v1.ImageProgress
+	16, // 78: swarm.v1.Control.RemoveImage:output_type -> swarm.v1.RemoveResponse
+	31, // 79: swarm.v1.Control.CreateNetwork:output_type -> swarm.v1.NetworkInfo
+	31, // 80: swarm.v1.Control.GetNetwork:output_type -> swarm.v1.NetworkInfo
+	28, // 81: swarm.v1.Control.ListNetworks:output_type -> swarm.v1.ListNetworksResponse
+	16, // 82: swarm.v1.Control.RemoveNetwork:output_type -> swarm.v1.RemoveResponse
+	30, // 83: swarm.v1.Control.PruneNetworks:output_type -> swarm.v1.PruneNetworksResponse
+	56, // 84: swarm.v1.Control.Watch:output_type -> swarm.v1.Event
+	57, // 85: swarm.v1.Control.Logs:output_type -> swarm.v1.TaskLogsResponse
+	58, // 86: swarm.v1.Control.Exec:output_type -> swarm.v1.ExecOutput
+	60, // [60:87] is the sub-list for method output_type
+	33, // [33:60] is the sub-list for method input_type
+	33, // [33:33] is the sub-list for extension type_name
+	33, // [33:33] is the sub-list for extension extendee
+	0,  // [0:33] is the sub-list for field type_name
 }
 
 func init() { file_swarm_v1_control_proto_init() }
@@ -1964,7 +2334,7 @@ func file_swarm_v1_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swarm_v1_control_proto_rawDesc), len(file_swarm_v1_control_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   27,
+			NumMessages:   33,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

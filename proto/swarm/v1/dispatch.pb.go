@@ -37,20 +37,26 @@ const (
 	AssignmentRef_KEY      AssignmentRef_Kind = 6
 	AssignmentRef_NETWORK  AssignmentRef_Kind = 7
 	AssignmentRef_IMAGE    AssignmentRef_Kind = 8
+	AssignmentRef_PEERING  AssignmentRef_Kind = 9
+	AssignmentRef_ROUTING  AssignmentRef_Kind = 10
+	AssignmentRef_BACKEND  AssignmentRef_Kind = 11
 )
 
 // Enum value maps for AssignmentRef_Kind.
 var (
 	AssignmentRef_Kind_name = map[int32]string{
-		0: "UNKNOWN",
-		1: "TASK",
-		2: "REVISION",
-		3: "SECRET",
-		4: "CONFIG",
-		5: "ENDPOINT",
-		6: "KEY",
-		7: "NETWORK",
-		8: "IMAGE",
+		0:  "UNKNOWN",
+		1:  "TASK",
+		2:  "REVISION",
+		3:  "SECRET",
+		4:  "CONFIG",
+		5:  "ENDPOINT",
+		6:  "KEY",
+		7:  "NETWORK",
+		8:  "IMAGE",
+		9:  "PEERING",
+		10: "ROUTING",
+		11: "BACKEND",
 	}
 	AssignmentRef_Kind_value = map[string]int32{
 		"UNKNOWN":  0,
@@ -62,6 +68,9 @@ var (
 		"KEY":      6,
 		"NETWORK":  7,
 		"IMAGE":    8,
+		"PEERING":  9,
+		"ROUTING":  10,
+		"BACKEND":  11,
 	}
 )
 
@@ -89,7 +98,7 @@ func (x AssignmentRef_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use AssignmentRef_Kind.Descriptor instead.
 func (AssignmentRef_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{13, 0}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{16, 0}
 }
 
 // FromWorker: the first message is a hello.
@@ -989,6 +998,9 @@ type Assignment struct {
 	//	*Assignment_Key
 	//	*Assignment_Network
 	//	*Assignment_Image
+	//	*Assignment_Peering
+	//	*Assignment_Routing
+	//	*Assignment_Backend
 	Object        isAssignment_Object `protobuf_oneof:"object"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1103,6 +1115,33 @@ func (x *Assignment) GetImage() *Image {
 	return nil
 }
 
+func (x *Assignment) GetPeering() *Peering {
+	if x != nil {
+		if x, ok := x.Object.(*Assignment_Peering); ok {
+			return x.Peering
+		}
+	}
+	return nil
+}
+
+func (x *Assignment) GetRouting() *Routing {
+	if x != nil {
+		if x, ok := x.Object.(*Assignment_Routing); ok {
+			return x.Routing
+		}
+	}
+	return nil
+}
+
+func (x *Assignment) GetBackend() *Backend {
+	if x != nil {
+		if x, ok := x.Object.(*Assignment_Backend); ok {
+			return x.Backend
+		}
+	}
+	return nil
+}
+
 type isAssignment_Object interface {
 	isAssignment_Object()
 }
@@ -1141,6 +1180,19 @@ type Assignment_Image struct {
 	Image *Image `protobuf:"bytes,8,opt,name=image,proto3,oneof"`
 }
 
+type Assignment_Peering struct {
+	// What the overlay of this node has to know; see each.
+	Peering *Peering `protobuf:"bytes,9,opt,name=peering,proto3,oneof"`
+}
+
+type Assignment_Routing struct {
+	Routing *Routing `protobuf:"bytes,10,opt,name=routing,proto3,oneof"`
+}
+
+type Assignment_Backend struct {
+	Backend *Backend `protobuf:"bytes,11,opt,name=backend,proto3,oneof"`
+}
+
 func (*Assignment_Task) isAssignment_Object() {}
 
 func (*Assignment_Revision) isAssignment_Object() {}
@@ -1157,6 +1209,232 @@ func (*Assignment_Network) isAssignment_Object() {}
 
 func (*Assignment_Image) isAssignment_Object() {}
 
+func (*Assignment_Peering) isAssignment_Object() {}
+
+func (*Assignment_Routing) isAssignment_Object() {}
+
+func (*Assignment_Backend) isAssignment_Object() {}
+
+// Peering says where the overlay reaches a node. Every node is told of every node. Key: node id.
+type Peering struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	NodeId   string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	Hostname string                 `protobuf:"bytes,2,opt,name=hostname,proto3" json:"hostname,omitempty"`
+	// Data path address: VXLAN packets go there.
+	Addr string `protobuf:"bytes,3,opt,name=addr,proto3" json:"addr,omitempty"`
+	// On the network `ingress`, in prefix notation, at most one of each family.
+	MeshAddresses []string `protobuf:"bytes,4,rep,name=mesh_addresses,json=meshAddresses,proto3" json:"mesh_addresses,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Peering) Reset() {
+	*x = Peering{}
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Peering) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Peering) ProtoMessage() {}
+
+func (x *Peering) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Peering.ProtoReflect.Descriptor instead.
+func (*Peering) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *Peering) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *Peering) GetHostname() string {
+	if x != nil {
+		return x.Hostname
+	}
+	return ""
+}
+
+func (x *Peering) GetAddr() string {
+	if x != nil {
+		return x.Addr
+	}
+	return ""
+}
+
+func (x *Peering) GetMeshAddresses() []string {
+	if x != nil {
+		return x.MeshAddresses
+	}
+	return nil
+}
+
+// Routing is a service's names, virtual addresses and published ports. Key: service id. A node is told of the services that
+// share a network with one of its tasks, and of all that publish a port on all nodes.
+type Routing struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ServiceId     string                 `protobuf:"bytes,1,opt,name=service_id,json=serviceId,proto3" json:"service_id,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Endpoint      *Endpoint              `protobuf:"bytes,3,opt,name=endpoint,proto3" json:"endpoint,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Routing) Reset() {
+	*x = Routing{}
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Routing) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Routing) ProtoMessage() {}
+
+func (x *Routing) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Routing.ProtoReflect.Descriptor instead.
+func (*Routing) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *Routing) GetServiceId() string {
+	if x != nil {
+		return x.ServiceId
+	}
+	return ""
+}
+
+func (x *Routing) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Routing) GetEndpoint() *Endpoint {
+	if x != nil {
+		return x.Endpoint
+	}
+	return nil
+}
+
+// Backend is a task of such a service. Key: task id. It is there from the task's placement until its container is gone.
+type Backend struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	TaskId    string                 `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
+	ServiceId string                 `protobuf:"bytes,2,opt,name=service_id,json=serviceId,proto3" json:"service_id,omitempty"`
+	NodeId    string                 `protobuf:"bytes,3,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	Slot      uint64                 `protobuf:"varint,4,opt,name=slot,proto3" json:"slot,omitempty"`
+	// Addresses, in prefix notation, and aliases.
+	Networks []*NetworkAttachment `protobuf:"bytes,5,rep,name=networks,proto3" json:"networks,omitempty"`
+	// May receive new connections: RUNNING, healthy, and meant to run.
+	Ready         bool `protobuf:"varint,6,opt,name=ready,proto3" json:"ready,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Backend) Reset() {
+	*x = Backend{}
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Backend) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Backend) ProtoMessage() {}
+
+func (x *Backend) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Backend.ProtoReflect.Descriptor instead.
+func (*Backend) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *Backend) GetTaskId() string {
+	if x != nil {
+		return x.TaskId
+	}
+	return ""
+}
+
+func (x *Backend) GetServiceId() string {
+	if x != nil {
+		return x.ServiceId
+	}
+	return ""
+}
+
+func (x *Backend) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *Backend) GetSlot() uint64 {
+	if x != nil {
+		return x.Slot
+	}
+	return 0
+}
+
+func (x *Backend) GetNetworks() []*NetworkAttachment {
+	if x != nil {
+		return x.Networks
+	}
+	return nil
+}
+
+func (x *Backend) GetReady() bool {
+	if x != nil {
+		return x.Ready
+	}
+	return false
+}
+
 type AssignmentRef struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Kind          AssignmentRef_Kind     `protobuf:"varint,1,opt,name=kind,proto3,enum=swarm.v1.AssignmentRef_Kind" json:"kind,omitempty"`
@@ -1167,7 +1445,7 @@ type AssignmentRef struct {
 
 func (x *AssignmentRef) Reset() {
 	*x = AssignmentRef{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[13]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1179,7 +1457,7 @@ func (x *AssignmentRef) String() string {
 func (*AssignmentRef) ProtoMessage() {}
 
 func (x *AssignmentRef) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[13]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1192,7 +1470,7 @@ func (x *AssignmentRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AssignmentRef.ProtoReflect.Descriptor instead.
 func (*AssignmentRef) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{13}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *AssignmentRef) GetKind() AssignmentRef_Kind {
@@ -1219,7 +1497,7 @@ type HoldersRequest struct {
 
 func (x *HoldersRequest) Reset() {
 	*x = HoldersRequest{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[14]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1231,7 +1509,7 @@ func (x *HoldersRequest) String() string {
 func (*HoldersRequest) ProtoMessage() {}
 
 func (x *HoldersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[14]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1244,7 +1522,7 @@ func (x *HoldersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldersRequest.ProtoReflect.Descriptor instead.
 func (*HoldersRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{14}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *HoldersRequest) GetDigest() string {
@@ -1264,7 +1542,7 @@ type HoldersResponse struct {
 
 func (x *HoldersResponse) Reset() {
 	*x = HoldersResponse{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[15]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1276,7 +1554,7 @@ func (x *HoldersResponse) String() string {
 func (*HoldersResponse) ProtoMessage() {}
 
 func (x *HoldersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[15]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1289,7 +1567,7 @@ func (x *HoldersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldersResponse.ProtoReflect.Descriptor instead.
 func (*HoldersResponse) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{15}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *HoldersResponse) GetHolders() []*Peer {
@@ -1312,7 +1590,7 @@ type SessionReport struct {
 
 func (x *SessionReport) Reset() {
 	*x = SessionReport{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[16]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1324,7 +1602,7 @@ func (x *SessionReport) String() string {
 func (*SessionReport) ProtoMessage() {}
 
 func (x *SessionReport) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[16]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1337,7 +1615,7 @@ func (x *SessionReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionReport.ProtoReflect.Descriptor instead.
 func (*SessionReport) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{16}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *SessionReport) GetManagerId() string {
@@ -1379,7 +1657,7 @@ type SessionEntry struct {
 
 func (x *SessionEntry) Reset() {
 	*x = SessionEntry{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[17]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1391,7 +1669,7 @@ func (x *SessionEntry) String() string {
 func (*SessionEntry) ProtoMessage() {}
 
 func (x *SessionEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[17]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1404,7 +1682,7 @@ func (x *SessionEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionEntry.ProtoReflect.Descriptor instead.
 func (*SessionEntry) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{17}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *SessionEntry) GetNodeId() string {
@@ -1469,7 +1747,7 @@ type SessionReportAck struct {
 
 func (x *SessionReportAck) Reset() {
 	*x = SessionReportAck{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[18]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1481,7 +1759,7 @@ func (x *SessionReportAck) String() string {
 func (*SessionReportAck) ProtoMessage() {}
 
 func (x *SessionReportAck) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[18]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1494,7 +1772,7 @@ func (x *SessionReportAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionReportAck.ProtoReflect.Descriptor instead.
 func (*SessionReportAck) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{18}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *SessionReportAck) GetLeaderId() string {
@@ -1529,7 +1807,7 @@ type TaskLogsRequest struct {
 
 func (x *TaskLogsRequest) Reset() {
 	*x = TaskLogsRequest{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[19]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1541,7 +1819,7 @@ func (x *TaskLogsRequest) String() string {
 func (*TaskLogsRequest) ProtoMessage() {}
 
 func (x *TaskLogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[19]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1554,7 +1832,7 @@ func (x *TaskLogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskLogsRequest.ProtoReflect.Descriptor instead.
 func (*TaskLogsRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{19}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *TaskLogsRequest) GetTaskIds() []string {
@@ -1580,7 +1858,7 @@ type TaskLogsResponse struct {
 
 func (x *TaskLogsResponse) Reset() {
 	*x = TaskLogsResponse{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[20]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1592,7 +1870,7 @@ func (x *TaskLogsResponse) String() string {
 func (*TaskLogsResponse) ProtoMessage() {}
 
 func (x *TaskLogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[20]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1605,7 +1883,7 @@ func (x *TaskLogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskLogsResponse.ProtoReflect.Descriptor instead.
 func (*TaskLogsResponse) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{20}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *TaskLogsResponse) GetRecords() []*LogRecord {
@@ -1633,7 +1911,7 @@ type ExecStart struct {
 
 func (x *ExecStart) Reset() {
 	*x = ExecStart{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[21]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1645,7 +1923,7 @@ func (x *ExecStart) String() string {
 func (*ExecStart) ProtoMessage() {}
 
 func (x *ExecStart) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[21]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1658,7 +1936,7 @@ func (x *ExecStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecStart.ProtoReflect.Descriptor instead.
 func (*ExecStart) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{21}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ExecStart) GetTaskId() string {
@@ -1747,7 +2025,7 @@ type ExecInput struct {
 
 func (x *ExecInput) Reset() {
 	*x = ExecInput{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[22]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1759,7 +2037,7 @@ func (x *ExecInput) String() string {
 func (*ExecInput) ProtoMessage() {}
 
 func (x *ExecInput) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[22]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1772,7 +2050,7 @@ func (x *ExecInput) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecInput.ProtoReflect.Descriptor instead.
 func (*ExecInput) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{22}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ExecInput) GetMessage() isExecInput_Message {
@@ -1873,7 +2151,7 @@ type Resize struct {
 
 func (x *Resize) Reset() {
 	*x = Resize{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[23]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1885,7 +2163,7 @@ func (x *Resize) String() string {
 func (*Resize) ProtoMessage() {}
 
 func (x *Resize) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[23]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1898,7 +2176,7 @@ func (x *Resize) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resize.ProtoReflect.Descriptor instead.
 func (*Resize) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{23}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Resize) GetWidth() uint32 {
@@ -1930,7 +2208,7 @@ type ExecOutput struct {
 
 func (x *ExecOutput) Reset() {
 	*x = ExecOutput{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[24]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1942,7 +2220,7 @@ func (x *ExecOutput) String() string {
 func (*ExecOutput) ProtoMessage() {}
 
 func (x *ExecOutput) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[24]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1955,7 +2233,7 @@ func (x *ExecOutput) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecOutput.ProtoReflect.Descriptor instead.
 func (*ExecOutput) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{24}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ExecOutput) GetMessage() isExecOutput_Message {
@@ -2039,7 +2317,7 @@ type PullImageRequest struct {
 
 func (x *PullImageRequest) Reset() {
 	*x = PullImageRequest{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[25]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2051,7 +2329,7 @@ func (x *PullImageRequest) String() string {
 func (*PullImageRequest) ProtoMessage() {}
 
 func (x *PullImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[25]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2064,7 +2342,7 @@ func (x *PullImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullImageRequest.ProtoReflect.Descriptor instead.
 func (*PullImageRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{25}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *PullImageRequest) GetReference() string {
@@ -2090,7 +2368,7 @@ type RemoveImageRequest struct {
 
 func (x *RemoveImageRequest) Reset() {
 	*x = RemoveImageRequest{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[26]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2102,7 +2380,7 @@ func (x *RemoveImageRequest) String() string {
 func (*RemoveImageRequest) ProtoMessage() {}
 
 func (x *RemoveImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[26]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2115,7 +2393,7 @@ func (x *RemoveImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveImageRequest.ProtoReflect.Descriptor instead.
 func (*RemoveImageRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{26}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *RemoveImageRequest) GetDigest() string {
@@ -2133,7 +2411,7 @@ type RemoveImageResponse struct {
 
 func (x *RemoveImageResponse) Reset() {
 	*x = RemoveImageResponse{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[27]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2145,7 +2423,7 @@ func (x *RemoveImageResponse) String() string {
 func (*RemoveImageResponse) ProtoMessage() {}
 
 func (x *RemoveImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[27]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2158,7 +2436,7 @@ func (x *RemoveImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveImageResponse.ProtoReflect.Descriptor instead.
 func (*RemoveImageResponse) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{27}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{30}
 }
 
 type ImageProgress struct {
@@ -2175,7 +2453,7 @@ type ImageProgress struct {
 
 func (x *ImageProgress) Reset() {
 	*x = ImageProgress{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[28]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2187,7 +2465,7 @@ func (x *ImageProgress) String() string {
 func (*ImageProgress) ProtoMessage() {}
 
 func (x *ImageProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[28]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2200,7 +2478,7 @@ func (x *ImageProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageProgress.ProtoReflect.Descriptor instead.
 func (*ImageProgress) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{28}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ImageProgress) GetStep() string {
@@ -2294,7 +2572,7 @@ const file_swarm_v1_dispatch_proto_rawDesc = "" +
 	"\x10AssignmentChange\x12(\n" +
 	"\x03put\x18\x01 \x01(\v2\x14.swarm.v1.AssignmentH\x00R\x03put\x121\n" +
 	"\x06remove\x18\x02 \x01(\v2\x17.swarm.v1.AssignmentRefH\x00R\x06removeB\b\n" +
-	"\x06change\"\xfd\x02\n" +
+	"\x06change\"\x8a\x04\n" +
 	"\n" +
 	"Assignment\x12$\n" +
 	"\x04task\x18\x01 \x01(\v2\x0e.swarm.v1.TaskH\x00R\x04task\x120\n" +
@@ -2304,11 +2582,33 @@ const file_swarm_v1_dispatch_proto_rawDesc = "" +
 	"\bendpoint\x18\x05 \x01(\v2\x12.swarm.v1.EndpointH\x00R\bendpoint\x12+\n" +
 	"\x03key\x18\x06 \x01(\v2\x17.swarm.v1.EncryptionKeyH\x00R\x03key\x12-\n" +
 	"\anetwork\x18\a \x01(\v2\x11.swarm.v1.NetworkH\x00R\anetwork\x12'\n" +
-	"\x05image\x18\b \x01(\v2\x0f.swarm.v1.ImageH\x00R\x05imageB\b\n" +
-	"\x06object\"\xc5\x01\n" +
+	"\x05image\x18\b \x01(\v2\x0f.swarm.v1.ImageH\x00R\x05image\x12-\n" +
+	"\apeering\x18\t \x01(\v2\x11.swarm.v1.PeeringH\x00R\apeering\x12-\n" +
+	"\arouting\x18\n" +
+	" \x01(\v2\x11.swarm.v1.RoutingH\x00R\arouting\x12-\n" +
+	"\abackend\x18\v \x01(\v2\x11.swarm.v1.BackendH\x00R\abackendB\b\n" +
+	"\x06object\"y\n" +
+	"\aPeering\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1a\n" +
+	"\bhostname\x18\x02 \x01(\tR\bhostname\x12\x12\n" +
+	"\x04addr\x18\x03 \x01(\tR\x04addr\x12%\n" +
+	"\x0emesh_addresses\x18\x04 \x03(\tR\rmeshAddresses\"l\n" +
+	"\aRouting\x12\x1d\n" +
+	"\n" +
+	"service_id\x18\x01 \x01(\tR\tserviceId\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12.\n" +
+	"\bendpoint\x18\x03 \x01(\v2\x12.swarm.v1.EndpointR\bendpoint\"\xbd\x01\n" +
+	"\aBackend\x12\x17\n" +
+	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x1d\n" +
+	"\n" +
+	"service_id\x18\x02 \x01(\tR\tserviceId\x12\x17\n" +
+	"\anode_id\x18\x03 \x01(\tR\x06nodeId\x12\x12\n" +
+	"\x04slot\x18\x04 \x01(\x04R\x04slot\x127\n" +
+	"\bnetworks\x18\x05 \x03(\v2\x1b.swarm.v1.NetworkAttachmentR\bnetworks\x12\x14\n" +
+	"\x05ready\x18\x06 \x01(\bR\x05ready\"\xed\x01\n" +
 	"\rAssignmentRef\x120\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x1c.swarm.v1.AssignmentRef.KindR\x04kind\x12\x0e\n" +
-	"\x02id\x18\x02 \x01(\tR\x02id\"r\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\"\x99\x01\n" +
 	"\x04Kind\x12\v\n" +
 	"\aUNKNOWN\x10\x00\x12\b\n" +
 	"\x04TASK\x10\x01\x12\f\n" +
@@ -2320,7 +2620,11 @@ const file_swarm_v1_dispatch_proto_rawDesc = "" +
 	"\bENDPOINT\x10\x05\x12\a\n" +
 	"\x03KEY\x10\x06\x12\v\n" +
 	"\aNETWORK\x10\a\x12\t\n" +
-	"\x05IMAGE\x10\b\"(\n" +
+	"\x05IMAGE\x10\b\x12\v\n" +
+	"\aPEERING\x10\t\x12\v\n" +
+	"\aROUTING\x10\n" +
+	"\x12\v\n" +
+	"\aBACKEND\x10\v\"(\n" +
 	"\x0eHoldersRequest\x12\x16\n" +
 	"\x06digest\x18\x01 \x01(\tR\x06digest\";\n" +
 	"\x0fHoldersResponse\x12(\n" +
@@ -2417,7 +2721,7 @@ func file_swarm_v1_dispatch_proto_rawDescGZIP() []byte {
 }
 
 var file_swarm_v1_dispatch_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_swarm_v1_dispatch_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
+var file_swarm_v1_dispatch_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_swarm_v1_dispatch_proto_goTypes = []any{
 	(AssignmentRef_Kind)(0),       // 0: swarm.v1.AssignmentRef.Kind
 	(*FromWorker)(nil),            // 1: swarm.v1.FromWorker
@@ -2433,95 +2737,104 @@ var file_swarm_v1_dispatch_proto_goTypes = []any{
 	(*Assignments)(nil),           // 11: swarm.v1.Assignments
 	(*AssignmentChange)(nil),      // 12: swarm.v1.AssignmentChange
 	(*Assignment)(nil),            // 13: swarm.v1.Assignment
-	(*AssignmentRef)(nil),         // 14: swarm.v1.AssignmentRef
-	(*HoldersRequest)(nil),        // 15: swarm.v1.HoldersRequest
-	(*HoldersResponse)(nil),       // 16: swarm.v1.HoldersResponse
-	(*SessionReport)(nil),         // 17: swarm.v1.SessionReport
-	(*SessionEntry)(nil),          // 18: swarm.v1.SessionEntry
-	(*SessionReportAck)(nil),      // 19: swarm.v1.SessionReportAck
-	(*TaskLogsRequest)(nil),       // 20: swarm.v1.TaskLogsRequest
-	(*TaskLogsResponse)(nil),      // 21: swarm.v1.TaskLogsResponse
-	(*ExecStart)(nil),             // 22: swarm.v1.ExecStart
-	(*ExecInput)(nil),             // 23: swarm.v1.ExecInput
-	(*Resize)(nil),                // 24: swarm.v1.Resize
-	(*ExecOutput)(nil),            // 25: swarm.v1.ExecOutput
-	(*PullImageRequest)(nil),      // 26: swarm.v1.PullImageRequest
-	(*RemoveImageRequest)(nil),    // 27: swarm.v1.RemoveImageRequest
-	(*RemoveImageResponse)(nil),   // 28: swarm.v1.RemoveImageResponse
-	(*ImageProgress)(nil),         // 29: swarm.v1.ImageProgress
-	(*NodeDescription)(nil),       // 30: swarm.v1.NodeDescription
-	(*TaskStatus)(nil),            // 31: swarm.v1.TaskStatus
-	(*durationpb.Duration)(nil),   // 32: google.protobuf.Duration
-	(*Node)(nil),                  // 33: swarm.v1.Node
-	(*Peer)(nil),                  // 34: swarm.v1.Peer
-	(*Task)(nil),                  // 35: swarm.v1.Task
-	(*Revision)(nil),              // 36: swarm.v1.Revision
-	(*Secret)(nil),                // 37: swarm.v1.Secret
-	(*Config)(nil),                // 38: swarm.v1.Config
-	(*Endpoint)(nil),              // 39: swarm.v1.Endpoint
-	(*EncryptionKey)(nil),         // 40: swarm.v1.EncryptionKey
-	(*Network)(nil),               // 41: swarm.v1.Network
-	(*Image)(nil),                 // 42: swarm.v1.Image
-	(*timestamppb.Timestamp)(nil), // 43: google.protobuf.Timestamp
-	(*LogOptions)(nil),            // 44: swarm.v1.LogOptions
-	(*LogRecord)(nil),             // 45: swarm.v1.LogRecord
+	(*Peering)(nil),               // 14: swarm.v1.Peering
+	(*Routing)(nil),               // 15: swarm.v1.Routing
+	(*Backend)(nil),               // 16: swarm.v1.Backend
+	(*AssignmentRef)(nil),         // 17: swarm.v1.AssignmentRef
+	(*HoldersRequest)(nil),        // 18: swarm.v1.HoldersRequest
+	(*HoldersResponse)(nil),       // 19: swarm.v1.HoldersResponse
+	(*SessionReport)(nil),         // 20: swarm.v1.SessionReport
+	(*SessionEntry)(nil),          // 21: swarm.v1.SessionEntry
+	(*SessionReportAck)(nil),      // 22: swarm.v1.SessionReportAck
+	(*TaskLogsRequest)(nil),       // 23: swarm.v1.TaskLogsRequest
+	(*TaskLogsResponse)(nil),      // 24: swarm.v1.TaskLogsResponse
+	(*ExecStart)(nil),             // 25: swarm.v1.ExecStart
+	(*ExecInput)(nil),             // 26: swarm.v1.ExecInput
+	(*Resize)(nil),                // 27: swarm.v1.Resize
+	(*ExecOutput)(nil),            // 28: swarm.v1.ExecOutput
+	(*PullImageRequest)(nil),      // 29: swarm.v1.PullImageRequest
+	(*RemoveImageRequest)(nil),    // 30: swarm.v1.RemoveImageRequest
+	(*RemoveImageResponse)(nil),   // 31: swarm.v1.RemoveImageResponse
+	(*ImageProgress)(nil),         // 32: swarm.v1.ImageProgress
+	(*NodeDescription)(nil),       // 33: swarm.v1.NodeDescription
+	(*TaskStatus)(nil),            // 34: swarm.v1.TaskStatus
+	(*durationpb.Duration)(nil),   // 35: google.protobuf.Duration
+	(*Node)(nil),                  // 36: swarm.v1.Node
+	(*Peer)(nil),                  // 37: swarm.v1.Peer
+	(*Task)(nil),                  // 38: swarm.v1.Task
+	(*Revision)(nil),              // 39: swarm.v1.Revision
+	(*Secret)(nil),                // 40: swarm.v1.Secret
+	(*Config)(nil),                // 41: swarm.v1.Config
+	(*Endpoint)(nil),              // 42: swarm.v1.Endpoint
+	(*EncryptionKey)(nil),         // 43: swarm.v1.EncryptionKey
+	(*Network)(nil),               // 44: swarm.v1.Network
+	(*Image)(nil),                 // 45: swarm.v1.Image
+	(*NetworkAttachment)(nil),     // 46: swarm.v1.NetworkAttachment
+	(*timestamppb.Timestamp)(nil), // 47: google.protobuf.Timestamp
+	(*LogOptions)(nil),            // 48: swarm.v1.LogOptions
+	(*LogRecord)(nil),             // 49: swarm.v1.LogRecord
 }
 var file_swarm_v1_dispatch_proto_depIdxs = []int32{
 	2,  // 0: swarm.v1.FromWorker.hello:type_name -> swarm.v1.Hello
 	3,  // 1: swarm.v1.FromWorker.heartbeat:type_name -> swarm.v1.Heartbeat
 	4,  // 2: swarm.v1.FromWorker.status:type_name -> swarm.v1.StatusReport
-	30, // 3: swarm.v1.FromWorker.description:type_name -> swarm.v1.NodeDescription
+	33, // 3: swarm.v1.FromWorker.description:type_name -> swarm.v1.NodeDescription
 	5,  // 4: swarm.v1.FromWorker.images:type_name -> swarm.v1.ImageReport
-	30, // 5: swarm.v1.Hello.description:type_name -> swarm.v1.NodeDescription
-	31, // 6: swarm.v1.StatusReport.updates:type_name -> swarm.v1.TaskStatus
+	33, // 5: swarm.v1.Hello.description:type_name -> swarm.v1.NodeDescription
+	34, // 6: swarm.v1.StatusReport.updates:type_name -> swarm.v1.TaskStatus
 	7,  // 7: swarm.v1.ToWorker.welcome:type_name -> swarm.v1.Welcome
 	8,  // 8: swarm.v1.ToWorker.heartbeat_ack:type_name -> swarm.v1.HeartbeatAck
 	11, // 9: swarm.v1.ToWorker.assignments:type_name -> swarm.v1.Assignments
 	9,  // 10: swarm.v1.ToWorker.status_ack:type_name -> swarm.v1.StatusAck
 	10, // 11: swarm.v1.ToWorker.node:type_name -> swarm.v1.NodeUpdate
-	32, // 12: swarm.v1.Welcome.heartbeat_period:type_name -> google.protobuf.Duration
-	33, // 13: swarm.v1.NodeUpdate.node:type_name -> swarm.v1.Node
-	34, // 14: swarm.v1.NodeUpdate.managers:type_name -> swarm.v1.Peer
+	35, // 12: swarm.v1.Welcome.heartbeat_period:type_name -> google.protobuf.Duration
+	36, // 13: swarm.v1.NodeUpdate.node:type_name -> swarm.v1.Node
+	37, // 14: swarm.v1.NodeUpdate.managers:type_name -> swarm.v1.Peer
 	12, // 15: swarm.v1.Assignments.changes:type_name -> swarm.v1.AssignmentChange
 	13, // 16: swarm.v1.AssignmentChange.put:type_name -> swarm.v1.Assignment
-	14, // 17: swarm.v1.AssignmentChange.remove:type_name -> swarm.v1.AssignmentRef
-	35, // 18: swarm.v1.Assignment.task:type_name -> swarm.v1.Task
-	36, // 19: swarm.v1.Assignment.revision:type_name -> swarm.v1.Revision
-	37, // 20: swarm.v1.Assignment.secret:type_name -> swarm.v1.Secret
-	38, // 21: swarm.v1.Assignment.config:type_name -> swarm.v1.Config
-	39, // 22: swarm.v1.Assignment.endpoint:type_name -> swarm.v1.Endpoint
-	40, // 23: swarm.v1.Assignment.key:type_name -> swarm.v1.EncryptionKey
-	41, // 24: swarm.v1.Assignment.network:type_name -> swarm.v1.Network
-	42, // 25: swarm.v1.Assignment.image:type_name -> swarm.v1.Image
-	0,  // 26: swarm.v1.AssignmentRef.kind:type_name -> swarm.v1.AssignmentRef.Kind
-	34, // 27: swarm.v1.HoldersResponse.holders:type_name -> swarm.v1.Peer
-	18, // 28: swarm.v1.SessionReport.sessions:type_name -> swarm.v1.SessionEntry
-	18, // 29: swarm.v1.SessionReport.opening:type_name -> swarm.v1.SessionEntry
-	43, // 30: swarm.v1.SessionEntry.last_heartbeat:type_name -> google.protobuf.Timestamp
-	44, // 31: swarm.v1.TaskLogsRequest.options:type_name -> swarm.v1.LogOptions
-	45, // 32: swarm.v1.TaskLogsResponse.records:type_name -> swarm.v1.LogRecord
-	22, // 33: swarm.v1.ExecInput.start:type_name -> swarm.v1.ExecStart
-	24, // 34: swarm.v1.ExecInput.resize:type_name -> swarm.v1.Resize
-	42, // 35: swarm.v1.ImageProgress.image:type_name -> swarm.v1.Image
-	1,  // 36: swarm.v1.Dispatcher.Session:input_type -> swarm.v1.FromWorker
-	15, // 37: swarm.v1.Dispatcher.Holders:input_type -> swarm.v1.HoldersRequest
-	17, // 38: swarm.v1.Liveness.Report:input_type -> swarm.v1.SessionReport
-	20, // 39: swarm.v1.Worker.Logs:input_type -> swarm.v1.TaskLogsRequest
-	23, // 40: swarm.v1.Worker.Exec:input_type -> swarm.v1.ExecInput
-	26, // 41: swarm.v1.Worker.PullImage:input_type -> swarm.v1.PullImageRequest
-	27, // 42: swarm.v1.Worker.RemoveImage:input_type -> swarm.v1.RemoveImageRequest
-	6,  // 43: swarm.v1.Dispatcher.Session:output_type -> swarm.v1.ToWorker
-	16, // 44: swarm.v1.Dispatcher.Holders:output_type -> swarm.v1.HoldersResponse
-	19, // 45: swarm.v1.Liveness.Report:output_type -> swarm.v1.SessionReportAck
-	21, // 46: swarm.v1.Worker.Logs:output_type -> swarm.v1.TaskLogsResponse
-	25, // 47: swarm.v1.Worker.Exec:output_type -> swarm.v1.ExecOutput
-	29, // 48: swarm.v1.Worker.PullImage:output_type -> swarm.v1.ImageProgress
-	28, // 49: swarm.v1.Worker.RemoveImage:output_type -> swarm.v1.RemoveImageResponse
-	43, // [43:50] is the sub-list for method output_type
-	36, // [36:43] is the sub-list for method input_type
-	36, // [36:36] is the sub-list for extension type_name
-	36, // [36:36] is the sub-list for extension extendee
-	0,  // [0:36] is the sub-list for field type_name
+	17, // 17: swarm.v1.AssignmentChange.remove:type_name -> swarm.v1.AssignmentRef
+	38, // 18: swarm.v1.Assignment.task:type_name -> swarm.v1.Task
+	39, // 19: swarm.v1.Assignment.revision:type_name -> swarm.v1.Revision
+	40, // 20: swarm.v1.Assignment.secret:type_name -> swarm.v1.Secret
+	41, // 21: swarm.v1.Assignment.config:type_name -> swarm.v1.Config
+	42, // 22: swarm.v1.Assignment.endpoint:type_name -> swarm.v1.Endpoint
+	43, // 23: swarm.v1.Assignment.key:type_name -> swarm.v1.EncryptionKey
+	44, // 24: swarm.v1.Assignment.network:type_name -> swarm.v1.Network
+	45, // 25: swarm.v1.Assignment.image:type_name -> swarm.v1.Image
+	14, // 26: swarm.v1.Assignment.peering:type_name -> swarm.v1.Peering
+	15, // 27: swarm.v1.Assignment.routing:type_name -> swarm.v1.Routing
+	16, // 28: swarm.v1.Assignment.backend:type_name -> swarm.v1.Backend
+	42, // 29: swarm.v1.Routing.endpoint:type_name -> swarm.v1.Endpoint
+	46, // 30: swarm.v1.Backend.networks:type_name -> swarm.v1.NetworkAttachment
+	0,  // 31: swarm.v1.AssignmentRef.kind:type_name -> swarm.v1.AssignmentRef.Kind
+	37, // 32: swarm.v1.HoldersResponse.holders:type_name -> swarm.v1.Peer
+	21, // 33: swarm.v1.SessionReport.sessions:type_name -> swarm.v1.SessionEntry
+	21, // 34: swarm.v1.SessionReport.opening:type_name -> swarm.v1.SessionEntry
+	47, // 35: swarm.v1.SessionEntry.last_heartbeat:type_name -> google.protobuf.Timestamp
+	48, // 36: swarm.v1.TaskLogsRequest.options:type_name -> swarm.v1.LogOptions
+	49, // 37: swarm.v1.TaskLogsResponse.records:type_name -> swarm.v1.LogRecord
+	25, // 38: swarm.v1.ExecInput.start:type_name -> swarm.v1.ExecStart
+	27, // 39: swarm.v1.ExecInput.resize:type_name -> swarm.v1.Resize
+	45, // 40: swarm.v1.ImageProgress.image:type_name -> swarm.v1.Image
+	1,  // 41: swarm.v1.Dispatcher.Session:input_type -> swarm.v1.FromWorker
+	18, // 42: swarm.v1.Dispatcher.Holders:input_type -> swarm.v1.HoldersRequest
+	20, // 43: swarm.v1.Liveness.Report:input_type -> swarm.v1.SessionReport
+	23, // 44: swarm.v1.Worker.Logs:input_type -> swarm.v1.TaskLogsRequest
+	26, // 45: swarm.v1.Worker.Exec:input_type -> swarm.v1.ExecInput
+	29, // 46: swarm.v1.Worker.PullImage:input_type -> swarm.v1.PullImageRequest
+	30, // 47: swarm.v1.Worker.RemoveImage:input_type -> swarm.v1.RemoveImageRequest
+	6,  // 48: swarm.v1.Dispatcher.Session:output_type -> swarm.v1.ToWorker
+	19, // 49: swarm.v1.Dispatcher.Holders:output_type -> swarm.v1.HoldersResponse
+	22, // 50: swarm.v1.Liveness.Report:output_type -> swarm.v1.SessionReportAck
+	24, // 51: swarm.v1.Worker.Logs:output_type -> swarm.v1.TaskLogsResponse
+	28, // 52: swarm.v1.Worker.Exec:output_type -> swarm.v1.ExecOutput
+	32, // 53: swarm.v1.Worker.PullImage:output_type -> swarm.v1.ImageProgress
+	31, // 54: swarm.v1.Worker.RemoveImage:output_type -> swarm.v1.RemoveImageResponse
+	48, // [48:55] is the sub-list for method output_type
+	41, // [41:48] is the sub-list for method input_type
+	41, // [41:41] is the sub-list for extension type_name
+	41, // [41:41] is the sub-list for extension extendee
+	0,  // [0:41] is the sub-list for field type_name
 }
 
 func init() { file_swarm_v1_dispatch_proto_init() }
@@ -2558,15 +2871,18 @@ func file_swarm_v1_dispatch_proto_init() {
 		(*Assignment_Key)(nil),
 		(*Assignment_Network)(nil),
 		(*Assignment_Image)(nil),
+		(*Assignment_Peering)(nil),
+		(*Assignment_Routing)(nil),
+		(*Assignment_Backend)(nil),
 	}
-	file_swarm_v1_dispatch_proto_msgTypes[22].OneofWrappers = []any{
+	file_swarm_v1_dispatch_proto_msgTypes[25].OneofWrappers = []any{
 		(*ExecInput_Start)(nil),
 		(*ExecInput_Stdin)(nil),
 		(*ExecInput_CloseStdin)(nil),
 		(*ExecInput_Resize)(nil),
 		(*ExecInput_Signal)(nil),
 	}
-	file_swarm_v1_dispatch_proto_msgTypes[24].OneofWrappers = []any{
+	file_swarm_v1_dispatch_proto_msgTypes[27].OneofWrappers = []any{
 		(*ExecOutput_Stdout)(nil),
 		(*ExecOutput_Stderr)(nil),
 		(*ExecOutput_ExitCode)(nil),
@@ -2578,7 +2894,7 @@ func file_swarm_v1_dispatch_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swarm_v1_dispatch_proto_rawDesc), len(file_swarm_v1_dispatch_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   29,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

@@ -594,7 +594,9 @@ type NodeDescription struct {
 	Engine    *EngineDescription     `protobuf:"bytes,4,opt,name=engine,proto3" json:"engine,omitempty"`
 	TlsInfo   *TLSInfo               `protobuf:"bytes,5,opt,name=tls_info,json=tlsInfo,proto3" json:"tls_info,omitempty"`
 	// Disk trouble and the like, in the node's own words; a node with one refuses new tasks with this reason.
-	Unavailable   string `protobuf:"bytes,6,opt,name=unavailable,proto3" json:"unavailable,omitempty"`
+	Unavailable string `protobuf:"bytes,6,opt,name=unavailable,proto3" json:"unavailable,omitempty"`
+	// Ranges that the host routes otherwise than by its default route, in prefix notation: networks of the cluster keep clear of them.
+	Routed        []string `protobuf:"bytes,7,rep,name=routed,proto3" json:"routed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -669,6 +671,13 @@ func (x *NodeDescription) GetUnavailable() string {
 		return x.Unavailable
 	}
 	return ""
+}
+
+func (x *NodeDescription) GetRouted() []string {
+	if x != nil {
+		return x.Routed
+	}
+	return nil
 }
 
 type EngineDescription struct {
@@ -1387,11 +1396,12 @@ func (x *RestartHistory) GetRecent() []*timestamppb.Timestamp {
 }
 
 type NetworkAttachment struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	NetworkId     string                 `protobuf:"bytes,1,opt,name=network_id,json=networkId,proto3" json:"network_id,omitempty"`
-	Addresses     []string               `protobuf:"bytes,2,rep,name=addresses,proto3" json:"addresses,omitempty"`
-	Aliases       []string               `protobuf:"bytes,3,rep,name=aliases,proto3" json:"aliases,omitempty"`
-	DriverOpts    map[string]string      `protobuf:"bytes,4,rep,name=driver_opts,json=driverOpts,proto3" json:"driver_opts,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	NetworkId string                 `protobuf:"bytes,1,opt,name=network_id,json=networkId,proto3" json:"network_id,omitempty"`
+	// In prefix notation, at most one of each family.
+	Addresses     []string          `protobuf:"bytes,2,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	Aliases       []string          `protobuf:"bytes,3,rep,name=aliases,proto3" json:"aliases,omitempty"`
+	DriverOpts    map[string]string `protobuf:"bytes,4,rep,name=driver_opts,json=driverOpts,proto3" json:"driver_opts,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1810,8 +1820,6 @@ type Network struct {
 	Vni           uint32       `protobuf:"varint,4,opt,name=vni,proto3" json:"vni,omitempty"`
 	Ipam          *IPAMOptions `protobuf:"bytes,5,opt,name=ipam,proto3" json:"ipam,omitempty"`
 	PendingDelete bool         `protobuf:"varint,6,opt,name=pending_delete,json=pendingDelete,proto3" json:"pending_delete,omitempty"`
-	// Next-fit cursor.
-	Cursor        uint64 `protobuf:"varint,7,opt,name=cursor,proto3" json:"cursor,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1886,13 +1894,6 @@ func (x *Network) GetPendingDelete() bool {
 		return x.PendingDelete
 	}
 	return false
-}
-
-func (x *Network) GetCursor() uint64 {
-	if x != nil {
-		return x.Cursor
-	}
-	return 0
 }
 
 // Endpoint: a service's place on the network. Key: service id.
@@ -1973,9 +1974,10 @@ func (x *Endpoint) GetVirtualIps() []*VirtualIP {
 }
 
 type VirtualIP struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	NetworkId     string                 `protobuf:"bytes,1,opt,name=network_id,json=networkId,proto3" json:"network_id,omitempty"`
-	Addr          string                 `protobuf:"bytes,2,opt,name=addr,proto3" json:"addr,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	NetworkId string                 `protobuf:"bytes,1,opt,name=network_id,json=networkId,proto3" json:"network_id,omitempty"`
+	// In prefix notation; one row for each family.
+	Addr          string `protobuf:"bytes,2,opt,name=addr,proto3" json:"addr,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2027,7 +2029,8 @@ func (x *VirtualIP) GetAddr() string {
 // Claim holds a unique key for an owner: a name, a port, an address. Absence as precondition makes it exclusive.
 type Claim struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// kind/scope/value: "port/ingress/tcp/8080", "port/<node>/tcp/8080", "addr/<network>/10.0.1.5".
+	// kind/scope/value: "port/ingress/tcp/8080", "port/<node>/tcp/8080", "addr/<network>/10.0.1.5", "vni/65537".
+	// "next/<network>/4" is no claim but a cursor: its owner is the address that was given last, written with it.
 	Key           string `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
 	Meta          *Meta  `protobuf:"bytes,2,opt,name=meta,proto3" json:"meta,omitempty"`
 	Owner         string `protobuf:"bytes,3,opt,name=owner,proto3" json:"owner,omitempty"`
@@ -3494,14 +3497,15 @@ const file_swarm_v1_object_proto_rawDesc = "" +
 	"\aUNKNOWN\x10\x00\x12\b\n" +
 	"\x04DOWN\x10\x01\x12\t\n" +
 	"\x05READY\x10\x02\x12\x10\n" +
-	"\fDISCONNECTED\x10\x03\"\x95\x02\n" +
+	"\fDISCONNECTED\x10\x03\"\xad\x02\n" +
 	"\x0fNodeDescription\x12\x1a\n" +
 	"\bhostname\x18\x01 \x01(\tR\bhostname\x12.\n" +
 	"\bplatform\x18\x02 \x01(\v2\x12.swarm.v1.PlatformR\bplatform\x121\n" +
 	"\tresources\x18\x03 \x01(\v2\x13.swarm.v1.ResourcesR\tresources\x123\n" +
 	"\x06engine\x18\x04 \x01(\v2\x1b.swarm.v1.EngineDescriptionR\x06engine\x12,\n" +
 	"\btls_info\x18\x05 \x01(\v2\x11.swarm.v1.TLSInfoR\atlsInfo\x12 \n" +
-	"\vunavailable\x18\x06 \x01(\tR\vunavailable\"\xd3\x02\n" +
+	"\vunavailable\x18\x06 \x01(\tR\vunavailable\x12\x16\n" +
+	"\x06routed\x18\a \x03(\tR\x06routed\"\xd3\x02\n" +
 	"\x11EngineDescription\x12%\n" +
 	"\x0eengine_version\x18\x01 \x01(\tR\rengineVersion\x12?\n" +
 	"\x06labels\x18\x02 \x03(\v2'.swarm.v1.EngineDescription.LabelsEntryR\x06labels\x125\n" +
@@ -3618,15 +3622,14 @@ const file_swarm_v1_object_proto_rawDesc = "" +
 	"\aRefusal\x12\x16\n" +
 	"\x06filter\x18\x01 \x01(\tR\x06filter\x12\x14\n" +
 	"\x05nodes\x18\x02 \x01(\rR\x05nodes\x12\x16\n" +
-	"\x06reason\x18\x03 \x01(\tR\x06reason\"\xe4\x01\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"\xd2\x01\n" +
 	"\aNetwork\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\"\n" +
 	"\x04meta\x18\x02 \x01(\v2\x0e.swarm.v1.MetaR\x04meta\x12)\n" +
 	"\x04spec\x18\x03 \x01(\v2\x15.swarm.v1.NetworkSpecR\x04spec\x12\x10\n" +
 	"\x03vni\x18\x04 \x01(\rR\x03vni\x12)\n" +
 	"\x04ipam\x18\x05 \x01(\v2\x15.swarm.v1.IPAMOptionsR\x04ipam\x12%\n" +
-	"\x0epending_delete\x18\x06 \x01(\bR\rpendingDelete\x12\x16\n" +
-	"\x06cursor\x18\a \x01(\x04R\x06cursor\"\xdb\x01\n" +
+	"\x0epending_delete\x18\x06 \x01(\bR\rpendingDeleteJ\x04\b\a\x10\b\"\xdb\x01\n" +
 	"\bEndpoint\x12\x1d\n" +
 	"\n" +
 	"service_id\x18\x01 \x01(\tR\tserviceId\x12\"\n" +

@@ -99,6 +99,11 @@ func (m *NodeDescription) CloneVT() *NodeDescription {
 	r.Engine = m.Engine.CloneVT()
 	r.TlsInfo = m.TlsInfo.CloneVT()
 	r.Unavailable = m.Unavailable
+	if rhs := m.Routed; rhs != nil {
+		tmpContainer := make([]string, len(rhs))
+		copy(tmpContainer, rhs)
+		r.Routed = tmpContainer
+	}
 	if len(m.unknownFields) > 0 {
 		r.unknownFields = make([]byte, len(m.unknownFields))
 		copy(r.unknownFields, m.unknownFields)
@@ -492,7 +497,6 @@ func (m *Network) CloneVT() *Network {
 	r.Vni = m.Vni
 	r.Ipam = m.Ipam.CloneVT()
 	r.PendingDelete = m.PendingDelete
-	r.Cursor = m.Cursor
 	if len(m.unknownFields) > 0 {
 		r.unknownFields = make([]byte, len(m.unknownFields))
 		copy(r.unknownFields, m.unknownFields)
@@ -1212,6 +1216,15 @@ func (this *NodeDescription) EqualVT(that *NodeDescription) bool {
 	if this.Unavailable != that.Unavailable {
 		return false
 	}
+	if len(this.Routed) != len(that.Routed) {
+		return false
+	}
+	for i, vx := range this.Routed {
+		vy := that.Routed[i]
+		if vx != vy {
+			return false
+		}
+	}
 	return string(this.unknownFields) == string(that.unknownFields)
 }
 
@@ -1813,9 +1826,6 @@ func (this *Network) EqualVT(that *Network) bool {
 		return false
 	}
 	if this.PendingDelete != that.PendingDelete {
-		return false
-	}
-	if this.Cursor != that.Cursor {
 		return false
 	}
 	return string(this.unknownFields) == string(that.unknownFields)
@@ -3134,6 +3144,15 @@ func (m *NodeDescription) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
 	}
+	if len(m.Routed) > 0 {
+		for iNdEx := len(m.Routed) - 1; iNdEx >= 0; iNdEx-- {
+			i -= len(m.Routed[iNdEx])
+			copy(dAtA[i:], m.Routed[iNdEx])
+			i = protohelpers.EncodeVarint(dAtA, i, uint64(len(m.Routed[iNdEx])))
+			i--
+			dAtA[i] = 0x3a
+		}
+	}
 	if len(m.Unavailable) > 0 {
 		i -= len(m.Unavailable)
 		copy(dAtA[i:], m.Unavailable)
@@ -4296,11 +4315,6 @@ func (m *Network) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 	if m.unknownFields != nil {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
-	}
-	if m.Cursor != 0 {
-		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.Cursor))
-		i--
-		dAtA[i] = 0x38
 	}
 	if m.PendingDelete {
 		i--
@@ -6123,6 +6137,12 @@ func (m *NodeDescription) SizeVT() (n int) {
 	if l > 0 {
 		n += 1 + l + protohelpers.SizeOfVarint(uint64(l))
 	}
+	if len(m.Routed) > 0 {
+		for _, s := range m.Routed {
+			l = len(s)
+			n += 1 + l + protohelpers.SizeOfVarint(uint64(l))
+		}
+	}
 	n += len(m.unknownFields)
 	return n
 }
@@ -6599,9 +6619,6 @@ func (m *Network) SizeVT() (n int) {
 	}
 	if m.PendingDelete {
 		n += 2
-	}
-	if m.Cursor != 0 {
-		n += 1 + protohelpers.SizeOfVarint(uint64(m.Cursor))
 	}
 	n += len(m.unknownFields)
 	return n
@@ -8302,6 +8319,38 @@ func (m *NodeDescription) UnmarshalVT(dAtA []byte) error {
 				return io.ErrUnexpectedEOF
 			}
 			m.Unavailable = string(dAtA[iNdEx:postIndex])
+			iNdEx = postIndex
+		case 7:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Routed", wireType)
+			}
+			var stringLen uint64
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				stringLen |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			intStringLen := int(stringLen)
+			if intStringLen < 0 {
+				return protohelpers.ErrInvalidLength
+			}
+			postIndex := iNdEx + intStringLen
+			if postIndex < 0 {
+				return protohelpers.ErrInvalidLength
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.Routed = append(m.Routed, string(dAtA[iNdEx:postIndex]))
 			iNdEx = postIndex
 		default:
 			iNdEx = preIndex
@@ -11654,25 +11703,6 @@ func (m *Network) UnmarshalVT(dAtA []byte) error {
 				}
 			}
 			m.PendingDelete = bool(v != 0)
-		case 7:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Cursor", wireType)
-			}
-			m.Cursor = 0
-			for shift := uint(0); ; shift += 7 {
-				if shift >= 64 {
-					return protohelpers.ErrIntOverflow
-				}
-				if iNdEx >= l {
-					return io.ErrUnexpectedEOF
-				}
-				b := dAtA[iNdEx]
-				iNdEx++
-				m.Cursor |= uint64(b&0x7F) << shift
-				if b < 0x80 {
-					break
-				}
-			}
 		default:
 			iNdEx = preIndex
 			skippy, err := protohelpers.Skip(dAtA[iNdEx:])
