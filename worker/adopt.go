@@ -15,9 +15,12 @@ import (
 func (w *Worker) adopt(ctx context.Context) error {
 	mem := w.mem
 	w.mem = nil
+	var known []objectChange
 	for _, a := range mem.objects {
 		w.objects.all[keyOf(a)] = a
+		known = append(known, objectChange{keyOf(a), a})
 	}
+	w.tellTopology(known)
 	if err := w.restoreNetwork(ctx, mem); err != nil {
 		return err
 	}

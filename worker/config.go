@@ -93,6 +93,9 @@ type Deps struct {
 	OnNode func(*swarmv1.NodeUpdate)
 	// OnKeys is told all encryption keys whenever one changes. It must not block. Optional.
 	OnKeys func([]*swarmv1.EncryptionKey)
+	// OnTopology is told how the cluster's networks change: networks, peerings, routings and backends, at first those that a
+	// former process was told of. It must not block, and may keep the changes but not write to them. Optional.
+	OnTopology func([]*swarmv1.AssignmentChange)
 	// OnContact, optional, is told when contact to the managers comes and goes. It must not block.
 	OnContact func(managerID string, up bool)
 }

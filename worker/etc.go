@@ -39,7 +39,7 @@ func (e etc) resolvConf() string {
 		r.servers = e.attached.Nameservers
 	}
 	if dns := e.spec.GetDnsConfig(); dns != nil {
-		if len(dns.Nameservers) > 0 {
+		if len(dns.Nameservers) > 0 && len(e.attached.Nameservers) == 0 { // which else ask them
 			r.servers = dns.Nameservers
 		}
 		if len(dns.Search) > 0 {

@@ -33,6 +33,8 @@ type Attachment struct {
 	Networks []NetworkUse
 	// Ports with mode=host; a published port of 0 is chosen by the node from 30000-32767.
 	Ports []*swarmv1.PortConfig
+	// Upstreams answer what the networks' own name service does not know; empty: the host's.
+	Upstreams []string
 	// Held is what Attach has answered before; in Restore only.
 	Held Attached
 }

@@ -43,6 +43,12 @@ func keyOf(a *swarmv1.Assignment) objectKey {
 		return objectKey{swarmv1.AssignmentRef_NETWORK, o.Network.GetId()}
 	case *swarmv1.Assignment_Image:
 		return objectKey{swarmv1.AssignmentRef_IMAGE, o.Image.GetId()}
+	case *swarmv1.Assignment_Peering:
+		return objectKey{swarmv1.AssignmentRef_PEERING, o.Peering.GetNodeId()}
+	case *swarmv1.Assignment_Routing:
+		return objectKey{swarmv1.AssignmentRef_ROUTING, o.Routing.GetServiceId()}
+	case *swarmv1.Assignment_Backend:
+		return objectKey{swarmv1.AssignmentRef_BACKEND, o.Backend.GetTaskId()}
 	default:
 		return objectKey{}
 	}
@@ -52,6 +58,16 @@ func keyOf(a *swarmv1.Assignment) objectKey {
 // managers send them again with the first message of a session.
 func (k objectKey) onDisk() bool {
 	return k.kind != swarmv1.AssignmentRef_SECRET && k.kind != swarmv1.AssignmentRef_KEY
+}
+
+// topology says whether an object tells of the cluster's networks.
+func (k objectKey) topology() bool {
+	switch k.kind {
+	case swarmv1.AssignmentRef_NETWORK, swarmv1.AssignmentRef_PEERING, swarmv1.AssignmentRef_ROUTING, swarmv1.AssignmentRef_BACKEND:
+		return true
+	default:
+		return false
+	}
 }
 
 // objects are all assigned objects. Values are read-only.
@@ -69,6 +85,16 @@ func newObjects() *objects {
 type objectChange struct {
 	key objectKey
 	now *swarmv1.Assignment
+}
+
+// wire words a change as the managers do.
+func (c objectChange) wire() *swarmv1.AssignmentChange {
+	if c.now != nil {
+		return &swarmv1.AssignmentChange{Change: &swarmv1.AssignmentChange_Put{Put: c.now}}
+	}
+	return &swarmv1.AssignmentChange{Change: &swarmv1.AssignmentChange_Remove{
+		Remove: &swarmv1.AssignmentRef{Kind: c.key.kind, Id: c.key.id},
+	}}
 }
 
 // apply takes a message and returns what it changed, in the message's order; what a complete set leaves out comes last.

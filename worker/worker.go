@@ -168,8 +168,9 @@ func (w *Worker) apply(msg *swarmv1.Assignments) {
 	}
 }
 
-// applied gives the changes to whom they concern.
+// applied gives the changes to whom they concern: the networks are known before the tasks on them begin.
 func (w *Worker) applied(changes []objectChange) {
+	w.tellTopology(changes)
 	var keys, images bool
 	for _, c := range changes {
 		switch c.key.kind {
@@ -190,6 +191,18 @@ func (w *Worker) applied(changes []objectChange) {
 	}
 	if images {
 		w.images.look()
+	}
+}
+
+func (w *Worker) tellTopology(changes []objectChange) {
+	var told []*swarmv1.AssignmentChange
+	for _, c := range changes {
+		if c.key.topology() {
+			told = append(told, c.wire())
+		}
+	}
+	if len(told) > 0 && w.deps.OnTopology != nil {
+		w.deps.OnTopology(told)
 	}
 }
 

@@ -1,0 +1,257 @@
+package directory
+
+import (
+	"maps"
+	"net/netip"
+	"slices"
+	"sync"
+
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+// Directory is safe for several goroutines. What it returns is the caller's.
+type Directory struct {
+	self string // this node's id
+
+	mu       sync.Mutex // guards what follows
+	networks map[string]*swarmv1.Network
+	peers    map[string]Peer
+	services map[string]*service
+	tasks    map[string]*task
+	members  map[string]map[string]*task // of a network, by id
+	dead     map[string]bool
+	dirty    Changes
+	changed  chan struct{} // closed and replaced when dirty is no longer empty
+}
+
+// service is what the managers said of one; routing is nil while only tasks of it are known.
+type service struct {
+	routing *swarmv1.Routing
+	vips    map[string][]netip.Prefix // by network
+	tasks   map[string]*task
+}
+
+type task struct {
+	*swarmv1.Backend
+	addresses map[string][]netip.Addr // by network
+}
+
+// New returns an empty directory of the node with that id.
+func New(self string) *Directory {
+	return &Directory{
+		self: self, networks: map[string]*swarmv1.Network{}, peers: map[string]Peer{}, services: map[string]*service{},
+		tasks: map[string]*task{}, members: map[string]map[string]*task{}, dead: map[string]bool{},
+		dirty: newChanges(), changed: make(chan struct{}),
+	}
+}
+
+// Changes names what is no longer as it was.
+type Changes struct {
+	// Networks of which the members, or the places of their nodes, changed.
+	Networks map[string]bool
+	// Services of which names, addresses, ports or backends changed; some may be gone.
+	Services map[string]bool
+	// Peers: a node came, went or moved.
+	Peers bool
+}
+
+func newChanges() Changes { return Changes{Networks: map[string]bool{}, Services: map[string]bool{}} }
+
+// Empty reports whether nothing changed.
+func (c Changes) Empty() bool { return !c.Peers && len(c.Networks) == 0 && len(c.Services) == 0 }
+
+// Take returns what changed since the last call, and a channel that is closed at the next change.
+func (d *Directory) Take() (Changes, <-chan struct{}) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	c := d.dirty
+	d.dirty = newChanges()
+	return c, d.changed
+}
+
+// Everything marks all as changed: what was programmed is no longer known.
+func (d *Directory) Everything() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.dirty.Peers = true
+	for id := range d.networks {
+		d.dirty.Networks[id] = true
+	}
+	for id := range d.services {
+		d.dirty.Services[id] = true
+	}
+	d.wake()
+}
+
+func (d *Directory) wake() {
+	if !d.dirty.Empty() {
+		close(d.changed)
+		d.changed = make(chan struct{})
+	}
+}
+
+// Apply takes the managers' changes over, in order. Kinds that do not concern networks are passed over.
+func (d *Directory) Apply(changes []*swarmv1.AssignmentChange) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, c := range changes {
+		switch c := c.Change.(type) {
+		case *swarmv1.AssignmentChange_Put:
+			d.put(c.Put)
+		case *swarmv1.AssignmentChange_Remove:
+			d.remove(c.Remove.Kind, c.Remove.Id)
+		}
+	}
+	d.wake()
+}
+
+func (d *Directory) put(a *swarmv1.Assignment) {
+	switch o := a.Object.(type) {
+	case *swarmv1.Assignment_Network:
+		d.networks[o.Network.GetId()] = o.Network
+		d.dirty.Networks[o.Network.GetId()] = true
+	case *swarmv1.Assignment_Peering:
+		d.putPeer(o.Peering.GetNodeId(), peerOf(o.Peering))
+	case *swarmv1.Assignment_Routing:
+		d.putRouting(o.Routing.GetServiceId(), o.Routing)
+	case *swarmv1.Assignment_Backend:
+		d.putTask(o.Backend.GetTaskId(), o.Backend)
+	}
+}
+
+func (d *Directory) remove(kind swarmv1.AssignmentRef_Kind, id string) {
+	switch kind {
+	case swarmv1.AssignmentRef_NETWORK:
+		delete(d.networks, id)
+		d.dirty.Networks[id] = true
+	case swarmv1.AssignmentRef_PEERING:
+		d.putPeer(id, Peer{})
+	case swarmv1.AssignmentRef_ROUTING:
+		d.putRouting(id, nil)
+	case swarmv1.AssignmentRef_BACKEND:
+		d.putTask(id, nil)
+	}
+}
+
+// putPeer stores where a node is; the zero peer forgets it. Networks with tasks of that node send to another place now.
+func (d *Directory) putPeer(id string, now Peer) {
+	if d.peers[id].equal(now) {
+		return
+	}
+	d.peers[id] = now
+	if now.ID == "" {
+		delete(d.peers, id)
+	}
+	d.dirty.Peers = true
+	for network, members := range d.members {
+		for _, t := range members {
+			if t.GetNodeId() == id {
+				d.dirty.Networks[network] = true
+				break
+			}
+		}
+	}
+}
+
+func (d *Directory) putRouting(id string, now *swarmv1.Routing) {
+	s := d.service(id)
+	s.routing, s.vips = now, map[string][]netip.Prefix{}
+	for _, v := range now.GetEndpoint().GetVirtualIps() {
+		if p, err := netip.ParsePrefix(v.GetAddr()); err == nil {
+			s.vips[v.GetNetworkId()] = append(s.vips[v.GetNetworkId()], p)
+		}
+	}
+	d.dirty.Services[id] = true
+	d.forgetEmpty(id)
+}
+
+func (d *Directory) putTask(id string, now *swarmv1.Backend) {
+	was := d.tasks[id]
+	if was != nil {
+		d.dirty.Services[was.GetServiceId()] = true
+		delete(d.tasks, id)
+		delete(d.services[was.GetServiceId()].tasks, id)
+		for network := range was.addresses {
+			delete(d.members[network], id)
+			if len(d.members[network]) == 0 {
+				delete(d.members, network)
+			}
+		}
+	}
+	t := newTask(now)
+	if t != nil {
+		d.dirty.Services[t.GetServiceId()] = true
+		d.tasks[id] = t
+		d.service(t.GetServiceId()).tasks[id] = t
+		for network := range t.addresses {
+			if d.members[network] == nil {
+				d.members[network] = map[string]*task{}
+			}
+			d.members[network][id] = t
+		}
+	}
+	d.movedMember(was, t)
+	if was != nil {
+		d.forgetEmpty(was.GetServiceId())
+	}
+}
+
+// movedMember marks the networks on which a task came, went, or is elsewhere. That it is ready or not is of no interest there.
+func (d *Directory) movedMember(was, now *task) {
+	for _, pair := range [][2]*task{{was, now}, {now, was}} {
+		a, b := pair[0], pair[1]
+		if a == nil {
+			continue
+		}
+		for network, addresses := range a.addresses {
+			if b == nil || a.GetNodeId() != b.GetNodeId() || !slices.Equal(addresses, b.addresses[network]) {
+				d.dirty.Networks[network] = true
+			}
+		}
+	}
+}
+
+func newTask(b *swarmv1.Backend) *task {
+	if b == nil {
+		return nil
+	}
+	t := &task{Backend: b, addresses: map[string][]netip.Addr{}}
+	for _, n := range b.GetNetworks() {
+		for _, a := range n.GetAddresses() {
+			if p, err := netip.ParsePrefix(a); err == nil {
+				t.addresses[n.GetNetworkId()] = append(t.addresses[n.GetNetworkId()], p.Addr())
+			}
+		}
+	}
+	return t
+}
+
+func (d *Directory) service(id string) *service {
+	s := d.services[id]
+	if s == nil {
+		s = &service{tasks: map[string]*task{}}
+		d.services[id] = s
+	}
+	return s
+}
+
+func (d *Directory) forgetEmpty(id string) {
+	if s := d.services[id]; s != nil && s.routing == nil && len(s.tasks) == 0 {
+		delete(d.services, id)
+	}
+}
+
+// Network is a network that a task of this node uses.
+func (d *Directory) Network(id string) (*swarmv1.Network, bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	n, ok := d.networks[id]
+	return n, ok
+}
+
+// Networks lists the ids of all networks that the managers told of, in order.
+func (d *Directory) Networks() []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Sorted(maps.Keys(d.networks))
+}

@@ -1,0 +1,185 @@
+package directory
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+func peering(id, addr string) *swarmv1.AssignmentChange {
+	return put(&swarmv1.Assignment{Object: &swarmv1.Assignment_Peering{Peering: &swarmv1.Peering{NodeId: id, Addr: addr}}})
+}
+
+func routing(id string, vips ...*swarmv1.VirtualIP) *swarmv1.AssignmentChange {
+	return put(&swarmv1.Assignment{Object: &swarmv1.Assignment_Routing{Routing: &swarmv1.Routing{
+		ServiceId: id, Name: id, Endpoint: &swarmv1.Endpoint{ServiceId: id, VirtualIps: vips},
+	}}})
+}
+
+func backend(id, service, node string, ready bool, network, addr string) *swarmv1.AssignmentChange {
+	return put(&swarmv1.Assignment{Object: &swarmv1.Assignment_Backend{Backend: &swarmv1.Backend{
+		TaskId: id, ServiceId: service, NodeId: node, Ready: ready,
+		Networks: []*swarmv1.NetworkAttachment{{NetworkId: network, Addresses: []string{addr}}},
+	}}})
+}
+
+func put(a *swarmv1.Assignment) *swarmv1.AssignmentChange {
+	return &swarmv1.AssignmentChange{Change: &swarmv1.AssignmentChange_Put{Put: a}}
+}
+
+func gone(kind swarmv1.AssignmentRef_Kind, id string) *swarmv1.AssignmentChange {
+	return &swarmv1.AssignmentChange{Change: &swarmv1.AssignmentChange_Remove{Remove: &swarmv1.AssignmentRef{Kind: kind, Id: id}}}
+}
+
+// five nodes n0 (self) to n4, and service web with a task on each.
+func five() *Directory {
+	d := New("n0")
+	changes := []*swarmv1.AssignmentChange{routing("web", &swarmv1.VirtualIP{NetworkId: "net", Addr: "10.0.1.2/24"})}
+	for i := range 5 {
+		node := fmt.Sprintf("n%d", i)
+		changes = append(changes, peering(node, fmt.Sprintf("192.0.2.%d", i+1)),
+			backend(fmt.Sprintf("t%d", i), "web", node, true, "net", fmt.Sprintf("10.0.1.%d/24", i+10)))
+	}
+	d.Apply(changes)
+	d.Take()
+	return d
+}
+
+func backends(d *Directory, service string) []string {
+	s, _ := d.Service(service)
+	var out []string
+	for _, b := range s.Backends {
+		out = append(out, b.GetTaskId())
+	}
+	return out
+}
+
+func TestChangesNameWhatIsDifferent(t *testing.T) {
+	for _, tt := range []struct {
+		name     string
+		change   *swarmv1.AssignmentChange
+		networks []string
+		services []string
+		peers    bool
+	}{
+		{"ready no more", backend("t1", "web", "n1", false, "net", "10.0.1.11/24"), nil, []string{"web"}, false},
+		{"moved", backend("t1", "web", "n2", true, "net", "10.0.1.11/24"), []string{"net"}, []string{"web"}, false},
+		{"gone", gone(swarmv1.AssignmentRef_BACKEND, "t1"), []string{"net"}, []string{"web"}, false},
+		{"other service", backend("t1", "db", "n1", true, "net", "10.0.1.11/24"), nil, []string{"db", "web"}, false},
+		{"node elsewhere", peering("n1", "192.0.2.99"), []string{"net"}, nil, true},
+		{"node as it was", peering("n1", "192.0.2.2"), nil, nil, false},
+		{"service gone", gone(swarmv1.AssignmentRef_ROUTING, "web"), nil, []string{"web"}, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			d := five()
+			_, changed := d.Take()
+			d.Apply([]*swarmv1.AssignmentChange{tt.change})
+			got, _ := d.Take()
+			if diff := cmp.Diff(tt.networks, slices.Sorted(maps.Keys(got.Networks))); diff != "" {
+				t.Errorf("networks: %s", diff)
+			}
+			if diff := cmp.Diff(tt.services, slices.Sorted(maps.Keys(got.Services))); diff != "" {
+				t.Errorf("services: %s", diff)
+			}
+			if got.Peers != tt.peers {
+				t.Errorf("peers: %v", got.Peers)
+			}
+			select {
+			case <-changed:
+				if got.Empty() {
+					t.Error("woken for nothing")
+				}
+			default:
+				if !got.Empty() {
+					t.Error("not woken")
+				}
+			}
+		})
+	}
+}
+
+func TestDeadNodes(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		report Report
+		want   []string
+	}{
+		{"none", Report{}, []string{"t0", "t1", "t2", "t3", "t4"}},
+		{"one", Report{Dead: []string{"n1"}}, []string{"t0", "t2", "t3", "t4"}},
+		{"half of the others", Report{Dead: []string{"n1", "n2"}}, []string{"t0", "t3", "t4"}},
+		{"more than half: we are cut off", Report{Dead: []string{"n1", "n2", "n3"}}, []string{"t0", "t1", "t2", "t3", "t4"}},
+		{"we are in trouble", Report{Dead: []string{"n1"}, Faulty: true}, []string{"t0", "t1", "t2", "t3", "t4"}},
+		{"never ourselves", Report{Dead: []string{"n0"}}, []string{"t0", "t1", "t2", "t3", "t4"}},
+		{"unknown node", Report{Dead: []string{"n9"}}, []string{"t0", "t1", "t2", "t3", "t4"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			d := five()
+			d.Hear(tt.report)
+			if diff := cmp.Diff(tt.want, backends(d, "web")); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+func TestDeadNodeReturns(t *testing.T) {
+	d := five()
+	d.Hear(Report{Dead: []string{"n1"}})
+	d.Take()
+	d.Hear(Report{Faulty: true})
+	if c, _ := d.Take(); !c.Services["web"] || len(c.Networks) > 0 {
+		t.Errorf("changes %+v, want service web", c)
+	}
+	if got := backends(d, "web"); len(got) != 5 {
+		t.Errorf("backends %v, want all five", got)
+	}
+}
+
+func TestLastBackendIsKept(t *testing.T) {
+	d := five()
+	d.Apply([]*swarmv1.AssignmentChange{routing("db"), backend("d1", "db", "n1", true, "net", "10.0.1.20/24")})
+	d.Hear(Report{Dead: []string{"n1"}})
+	if got := backends(d, "db"); !slices.Equal(got, []string{"d1"}) {
+		t.Errorf("backends %v: a report must not empty a service", got)
+	}
+}
+
+func TestRemoteMembers(t *testing.T) {
+	d := five()
+	d.Apply([]*swarmv1.AssignmentChange{gone(swarmv1.AssignmentRef_PEERING, "n4"), backend("t3", "web", "n3", false, "net", "10.0.1.13/24")})
+	var got []string
+	for _, m := range d.Remote("net") {
+		got = append(got, fmt.Sprint(m.TaskID, " ", m.Addresses, " at ", m.Underlay))
+	}
+	want := []string{"t1 [10.0.1.11] at 192.0.2.2", "t2 [10.0.1.12] at 192.0.2.3", "t3 [10.0.1.13] at 192.0.2.4"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("a member is reachable whether ready or not, and only where its node is known: %s", diff)
+	}
+}
+
+func TestServiceView(t *testing.T) {
+	d := five()
+	s, ok := d.Service("web")
+	if !ok || s.Name != "web" || !s.On("net") || s.On("other") {
+		t.Errorf("service %+v", s)
+	}
+	if got := s.VIPs["net"]; !slices.Equal(got, []netip.Prefix{netip.MustParsePrefix("10.0.1.2/24")}) {
+		t.Errorf("vips %v", got)
+	}
+	if got := d.ServicesOn("net"); !slices.Equal(got, []string{"web"}) {
+		t.Errorf("services %v", got)
+	}
+	d.Apply([]*swarmv1.AssignmentChange{gone(swarmv1.AssignmentRef_ROUTING, "web")})
+	for i := range 5 {
+		d.Apply([]*swarmv1.AssignmentChange{gone(swarmv1.AssignmentRef_BACKEND, fmt.Sprintf("t%d", i))})
+	}
+	if len(d.services)+len(d.tasks)+len(d.members) != 0 {
+		t.Errorf("something is left: %v %v %v", d.services, d.tasks, d.members)
+	}
+}

@@ -1,0 +1,170 @@
+package directory
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+// Peer is where a node is.
+type Peer struct {
+	ID, Hostname string
+	// Underlay is where VXLAN packets go.
+	Underlay netip.Addr
+	// Mesh addresses, at most one of each family.
+	Mesh []netip.Prefix
+}
+
+func peerOf(p *swarmv1.Peering) Peer {
+	out := Peer{ID: p.GetNodeId(), Hostname: p.GetHostname()}
+	out.Underlay, _ = netip.ParseAddr(p.GetAddr()) // The zero address: not yet reachable.
+	for _, a := range p.GetMeshAddresses() {
+		if prefix, err := netip.ParsePrefix(a); err == nil {
+			out.Mesh = append(out.Mesh, prefix)
+		}
+	}
+	return out
+}
+
+func (p Peer) equal(o Peer) bool {
+	return p.ID == o.ID && p.Hostname == o.Hostname && p.Underlay == o.Underlay && slices.Equal(p.Mesh, o.Mesh)
+}
+
+// Peers lists all nodes, this one among them, by id.
+func (d *Directory) Peers() []Peer {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	out := make([]Peer, 0, len(d.peers))
+	for _, p := range d.peers {
+		out = append(out, p)
+	}
+	slices.SortFunc(out, func(a, b Peer) int { return cmp.Compare(a.ID, b.ID) })
+	return out
+}
+
+// Member is a task's place on one network.
+type Member struct {
+	TaskID    string
+	NodeID    string
+	Addresses []netip.Addr
+	// Underlay of its node.
+	Underlay netip.Addr
+}
+
+// Remote lists the members of a network on other nodes, by task; those of a node whose place is not known are left out.
+func (d *Directory) Remote(network string) []Member {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var out []Member
+	for id, t := range d.members[network] {
+		peer := d.peers[t.GetNodeId()]
+		if t.GetNodeId() == d.self || !peer.Underlay.IsValid() {
+			continue
+		}
+		out = append(out, Member{TaskID: id, NodeID: peer.ID, Addresses: t.addresses[network], Underlay: peer.Underlay})
+	}
+	slices.SortFunc(out, func(a, b Member) int { return cmp.Compare(a.TaskID, b.TaskID) })
+	return out
+}
+
+// Backend is a task that new connections may go to.
+type Backend struct {
+	*swarmv1.Backend
+	// Addresses by network.
+	Addresses map[string][]netip.Addr
+	// Local: on this node.
+	Local bool
+}
+
+// Service is a service as this node may use it.
+type Service struct {
+	ID       string
+	Name     string
+	Endpoint *swarmv1.Endpoint
+	// VIPs by network.
+	VIPs map[string][]netip.Prefix
+	// Backends that are ready on nodes that live, by task id.
+	Backends []Backend
+	// Tasks are all, whether they are ready or not, by task id.
+	Tasks []Backend
+}
+
+// Service returns a service; false: it is gone.
+func (d *Directory) Service(id string) (Service, bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	s := d.services[id]
+	if s == nil || s.routing == nil {
+		return Service{ID: id}, false
+	}
+	all := make([]*task, 0, len(s.tasks))
+	for _, t := range s.tasks {
+		all = append(all, t)
+	}
+	return Service{
+		ID: id, Name: s.routing.GetName(), Endpoint: s.routing.GetEndpoint(), VIPs: s.vips,
+		Backends: d.backends(d.live(s)), Tasks: d.backends(all),
+	}, true
+}
+
+func (d *Directory) backends(tasks []*task) []Backend {
+	out := make([]Backend, 0, len(tasks))
+	for _, t := range tasks {
+		out = append(out, Backend{Backend: t.Backend, Addresses: t.addresses, Local: t.GetNodeId() == d.self})
+	}
+	slices.SortFunc(out, func(a, b Backend) int { return cmp.Compare(a.GetTaskId(), b.GetTaskId()) })
+	return out
+}
+
+// ServicesOn lists the services that have an address or a task on a network, by id.
+func (d *Directory) ServicesOn(network string) []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var out []string
+	for id, s := range d.services {
+		if s.routing != nil && s.on(network) {
+			out = append(out, id)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+func (s *service) on(network string) bool {
+	if len(s.vips[network]) > 0 {
+		return true
+	}
+	for _, t := range s.tasks {
+		if len(t.addresses[network]) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// On reports whether the service has an address or a task on a network.
+func (s Service) On(network string) bool {
+	if len(s.VIPs[network]) > 0 {
+		return true
+	}
+	return slices.ContainsFunc(s.Tasks, func(b Backend) bool { return len(b.Addresses[network]) > 0 })
+}
+
+// Published lists the services that publish a port on more than the task's own node, by id.
+func (d *Directory) Published() []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var out []string
+	for id, s := range d.services {
+		if slices.ContainsFunc(s.routing.GetEndpoint().GetPorts(), Meshed) {
+			out = append(out, id)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// Meshed reports whether a port is the routing mesh's.
+func Meshed(p *swarmv1.PortConfig) bool { return p.GetPublishMode() != swarmv1.PortConfig_HOST }

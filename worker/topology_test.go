@@ -1,0 +1,72 @@
+package worker_test
+
+import (
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+
+	"github.com/google/go-cmp/cmp"
+
+	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/worker"
+	"swarm/worker/simulated"
+)
+
+// heard gathers what a worker tells of the cluster's networks, a line a change.
+type heard struct {
+	mu    sync.Mutex // guards lines
+	lines []string
+}
+
+func (h *heard) listen(changes []*swarmv1.AssignmentChange) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, c := range changes {
+		switch c := c.Change.(type) {
+		case *swarmv1.AssignmentChange_Remove:
+			h.lines = append(h.lines, "- "+strings.ToLower(c.Remove.Kind.String())+" "+c.Remove.Id)
+		case *swarmv1.AssignmentChange_Put:
+			h.lines = append(h.lines, "+ "+c.Put.GetNetwork().GetId()+c.Put.GetPeering().GetNodeId()+c.Put.GetRouting().GetServiceId()+c.Put.GetBackend().GetTaskId())
+		}
+	}
+}
+
+func (h *heard) take() []string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	lines := h.lines
+	h.lines = nil
+	return lines
+}
+
+func TestWorker_TellsTopology(t *testing.T) {
+	bubble(t, simulated.Config{}, []string{"m1"}, func(t *testing.T, r *rig) {
+		h := &heard{}
+		r.edit = func(_ *worker.Config, d *worker.Deps) { d.OnTopology = h.listen }
+		m := r.managers["m1"]
+		topology := []*swarmv1.Assignment{
+			{Object: &swarmv1.Assignment_Network{Network: &swarmv1.Network{Id: "net"}}},
+			{Object: &swarmv1.Assignment_Peering{Peering: &swarmv1.Peering{NodeId: "n2"}}},
+			{Object: &swarmv1.Assignment_Routing{Routing: &swarmv1.Routing{ServiceId: "web"}}},
+			{Object: &swarmv1.Assignment_Backend{Backend: &swarmv1.Backend{TaskId: "t9"}}},
+		}
+		m.initial = append([]*swarmv1.Assignment{revisionObject()}, topology...)
+		r.start()
+		m.waitSession(1)
+		m.assign(append(puts(taskObject("t1", running)), removal(swarmv1.AssignmentRef_BACKEND, "t9"))...)
+		m.waitState("t1", running)
+		want := []string{"+ net", "+ n2", "+ web", "+ t9", "- backend t9"}
+		if diff := cmp.Diff(want, h.take()); diff != "" {
+			t.Errorf("-want +got: %s", diff)
+		}
+
+		r.stop()
+		r.peers = nil // No manager is there: what was known is known.
+		r.start()
+		synctest.Wait()
+		if got := h.take(); len(got) != 3 {
+			t.Errorf("after a restart without managers: %v, want net, n2 and web", got)
+		}
+	})
+}
