@@ -12,7 +12,7 @@ RUNC_VERSION := $(shell awk '$$1 == "github.com/opencontainers/runc" && $$2 ~ /^
 RUNC_TAGS := $(if $(wildcard /usr/include/seccomp.h),seccomp )netgo osusergo
 
 .DEFAULT_GOAL := help
-.PHONY: help deps deps-bench build demo test check scenarios bare bench soak fuzz generate install clean FORCE image cross
+.PHONY: help deps deps-bench deps-vm vm build demo test check scenarios bare bench soak fuzz generate install clean FORCE image cross
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -84,6 +84,19 @@ ONLY   ?=
 ROUNDS ?= 5
 bench: deps-bench build image ## figures against peers and limits, in the same run; ONLY=cold,containers,latency,placement,logs,image,idle
 	go run ./bench -only='$(ONLY)' -rounds=$(ROUNDS)
+
+deps-vm: deps ## what makes and runs virtual machines
+	@missing=; \
+	for need in qemu-system-x86_64:qemu-system-x86 qemu-img:qemu-utils mmdebstrap:mmdebstrap mkfs.ext4:e2fsprogs ip:iproute2; do \
+		command -v $${need%:*} >/dev/null || missing="$$missing $${need#*:}"; \
+	done; \
+	[ -z "$$missing" ] || { apt-get update -q && apt-get install -y -q --no-install-recommends $$missing; }
+
+vm: deps-vm build image ## three Debian machines in qemu: systemd, cgroup v2, restarts, upgrade, reboots; a green run goes into docs/verified.md
+	@mkdir -p build/vm
+	CGO_ENABLED=0 go build -trimpath -tags embedrunc -ldflags '$(LDFLAGS) -X main.version=$(VERSION)-next' -o build/vm/next ./cmd/swarm
+	CGO_ENABLED=0 go build -trimpath -o build/vm/vm ./scenarios/vm
+	build/vm/vm -record docs/verified.md -revision '$(VERSION)'
 
 MINUTES ?= 30
 soak: deps build ## scenarios, in random order, for MINUTES

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"swarm/dev"
+	"swarm/scenarios/probe"
 )
 
 const (
@@ -42,14 +43,14 @@ func TestKill(t *testing.T) {
 	t.Parallel()
 	c := newCrowd(t, binaryUnderTest(t))
 	c.create()
-	p := startProbers(c.endpoints)
-	defer p.stop()
+	p := probe.Start(c.endpoints)
+	defer p.Stop()
 	var slowest time.Duration
 	for i := range kills {
 		back := c.round(i)
 		slowest = max(slowest, back)
 	}
-	requests, failures := p.stop()
+	requests, failures := p.Stop()
 	for _, f := range failures {
 		t.Error("request: ", f)
 	}
@@ -335,12 +336,12 @@ func (c *crowd) findRuntime(h dev.Host) (int, error) {
 // endTask has a task end with a code, and returns when its server is gone.
 func (c *crowd) endTask(endpoint string, code int) {
 	c.t.Helper()
-	client := newProbe()
-	defer client.close()
-	_, _ = client.get(endpoint + "/exit/" + strconv.Itoa(code)) // The process may end before it answers.
+	client := probe.New()
+	defer client.Close()
+	_, _ = client.Get(endpoint + "/exit/" + strconv.Itoa(code)) // The process may end before it answers.
 	deadline := time.Now().Add(10 * time.Second)
 	for {
-		if _, err := client.get(endpoint + "/"); errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.EHOSTUNREACH) {
+		if _, err := client.Get(endpoint + "/"); errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.EHOSTUNREACH) {
 			return
 		}
 		if time.Now().After(deadline) {
@@ -359,10 +360,10 @@ func (c *crowd) checkLogs() int {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	client := newProbe()
-	defer client.close()
+	client := probe.New()
+	defer client.Close()
 	for _, r := range rows {
-		text, err := client.get(c.endpoint(r) + "/lines")
+		text, err := client.Get(c.endpoint(r) + "/lines")
 		if err != nil {
 			c.t.Fatal(err)
 		}

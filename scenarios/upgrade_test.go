@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"swarm/dev"
+	"swarm/scenarios/probe"
 )
 
 // TestUpgrade replaces the program of each host by another build and then by the first one again, under the load of
@@ -28,15 +29,15 @@ func TestUpgrade(t *testing.T) {
 	buildNext(t, next)
 	c := newCrowd(t, installed)
 	c.create()
-	p := startProbers(c.endpoints)
-	defer p.stop()
+	p := probe.Start(c.endpoints)
+	defer p.Stop()
 	for _, program := range []string{next, first} {
 		build := c.buildOf(program)
 		for _, h := range c.hosts {
 			c.upgrade(h, program, build)
 		}
 	}
-	requests, failures := p.stop()
+	requests, failures := p.Stop()
 	for _, f := range failures {
 		t.Error("request: ", f)
 	}

@@ -1,4 +1,6 @@
-package scenarios
+// Package probe asks HTTP servers without pause and counts what fails: how a scenario sees that nothing was interrupted.
+// One goroutine an address, until Stop has waited for it.
+package probe
 
 import (
 	"bufio"
@@ -11,14 +13,16 @@ import (
 	"time"
 )
 
-// probe asks HTTP servers, over a new connection each time.
-type probe struct{ client *http.Client }
+// Client asks HTTP servers, over a new connection each time.
+type Client struct{ client *http.Client }
 
-func newProbe() *probe {
-	return &probe{&http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}}
+// New makes one.
+func New() *Client {
+	return &Client{&http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}}
 }
 
-func (p *probe) get(url string) (string, error) {
+// Get returns the text of an answer that says that all is well.
+func (p *Client) Get(url string) (string, error) {
 	resp, err := p.client.Get(url)
 	if err != nil {
 		return "", err
@@ -31,15 +35,16 @@ func (p *probe) get(url string) (string, error) {
 	return string(text), err
 }
 
-func (p *probe) close() { p.client.CloseIdleConnections() }
+// Close lets go of what was kept.
+func (p *Client) Close() { p.client.CloseIdleConnections() }
 
-// keptProbe asks one HTTP server over one connection. A client of package http would open another one without a word.
-type keptProbe struct {
+// kept asks one HTTP server over one connection. A client of package http would open another one without a word.
+type kept struct {
 	conn   net.Conn
 	answer *bufio.Reader
 }
 
-func (p *keptProbe) get(url string) (string, error) {
+func (p *kept) Get(url string) (string, error) {
 	req, err := http.NewRequest(http.MethodGet, url, nil)
 	if err != nil {
 		return "", err
@@ -52,12 +57,12 @@ func (p *keptProbe) get(url string) (string, error) {
 	}
 	text, err := p.ask(req)
 	if err != nil {
-		p.close()
+		p.Close()
 	}
 	return text, err
 }
 
-func (p *keptProbe) ask(req *http.Request) (string, error) {
+func (p *kept) ask(req *http.Request) (string, error) {
 	if err := p.conn.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
 		return "", err
 	}
@@ -73,15 +78,15 @@ func (p *keptProbe) ask(req *http.Request) (string, error) {
 	return string(text), err
 }
 
-func (p *keptProbe) close() {
+func (p *kept) Close() {
 	if p.conn != nil {
 		_ = p.conn.Close()
 		p.conn = nil
 	}
 }
 
-// probers ask every endpoint without pause for breath, until stop.
-type probers struct {
+// Load asks every endpoint without pause for breath, until Stop.
+type Load struct {
 	cancel context.CancelFunc
 	done   sync.WaitGroup
 
@@ -90,19 +95,20 @@ type probers struct {
 	failures []error
 }
 
-// probeEvery leaves the machine to those that are probed.
-const probeEvery = 50 * time.Millisecond
+// every leaves the machine to those that are probed.
+const every = 50 * time.Millisecond
 
-func startProbers(endpoints []string) *probers {
+// Start begins to ask for the pages at base addresses.
+func Start(endpoints []string) *Load {
 	ctx, cancel := context.WithCancel(context.Background())
-	p := &probers{cancel: cancel}
+	p := &Load{cancel: cancel}
 	for i, e := range endpoints {
 		// Every other one keeps its connection: those that stand must not break either.
 		p.done.Go(func() {
 			if i%2 == 0 {
-				p.run(ctx, newProbe(), e)
+				p.run(ctx, New(), e)
 			} else {
-				p.run(ctx, &keptProbe{}, e)
+				p.run(ctx, &kept{}, e)
 			}
 		})
 	}
@@ -110,17 +116,17 @@ func startProbers(endpoints []string) *probers {
 }
 
 type getter interface {
-	get(url string) (string, error)
-	close()
+	Get(url string) (string, error)
+	Close()
 }
 
-func (p *probers) run(ctx context.Context, c getter, endpoint string) {
-	defer c.close()
-	tick := time.NewTicker(probeEvery)
+func (p *Load) run(ctx context.Context, c getter, endpoint string) {
+	defer c.Close()
+	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
 		began := time.Now()
-		_, err := c.get(endpoint + "/")
+		_, err := c.Get(endpoint + "/")
 		p.count(endpoint, began, err)
 		select {
 		case <-tick.C:
@@ -130,7 +136,7 @@ func (p *probers) run(ctx context.Context, c getter, endpoint string) {
 	}
 }
 
-func (p *probers) count(endpoint string, began time.Time, err error) {
+func (p *Load) count(endpoint string, began time.Time, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.requests++
@@ -139,8 +145,8 @@ func (p *probers) count(endpoint string, began time.Time, err error) {
 	}
 }
 
-// stop returns what was counted. Again, it returns the same.
-func (p *probers) stop() (requests int, failures []error) {
+// Stop returns what was counted. Again, it returns the same.
+func (p *Load) Stop() (requests int, failures []error) {
 	p.cancel()
 	p.done.Wait()
 	return p.requests, p.failures

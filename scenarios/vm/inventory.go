@@ -1,0 +1,57 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+)
+
+// inventory is what a host has, by kind, a line each: taken before and after, it shows what swarm has left.
+type inventory map[string][]string
+
+// inventories is how each kind is listed.
+var inventories = map[string]string{
+	"file": `find / -xdev \( -path /tmp -o -path /var/tmp -o -path /var/log -o -path /var/lib/systemd -o -path /root \) -prune -o -print; find /run -path '*swarm*'`,
+	// What the agent's own commands run in comes and goes.
+	"cgroup":    `find /sys/fs/cgroup -type d -name '*swarm*'`,
+	"mount":     `cut -d' ' -f5 /proc/self/mountinfo`,
+	"rule":      `nft list ruleset`,
+	"interface": `ls /sys/class/net`,
+	"route":     `ip -o route show table all; ip -o rule`,
+	"namespace": `ls /run/netns 2>/dev/null || true`,
+	"process":   `for p in /proc/[0-9]*; do readlink $p/exe || true; done 2>/dev/null | grep -i swarm || true`,
+	"unit":      `systemctl list-unit-files --no-legend --plain | grep -i swarm || true`,
+	"sysctl":    `grep -rs . /proc/sys/net /proc/sys/vm /proc/sys/kernel/pid_max /proc/sys/kernel/keys /proc/sys/fs/inotify | grep -v -e /random/ -e /route/flush -e /nf_conntrack_count -e nf_conntrack -e /neigh/`,
+}
+
+func takeInventory(ctx context.Context, g *guest) (inventory, error) {
+	inv := inventory{}
+	for kind, line := range inventories {
+		out, err := g.sh(ctx, line)
+		if err != nil {
+			return nil, err
+		}
+		inv[kind] = strings.Split(out, "\n")
+	}
+	return inv, nil
+}
+
+// changes are what is new, and what is gone, since.
+func (inv inventory) changes(now inventory) []string {
+	var all []string
+	for _, kind := range slices.Sorted(maps.Keys(inv)) {
+		for _, line := range now[kind] {
+			if line != "" && !slices.Contains(inv[kind], line) {
+				all = append(all, fmt.Sprintf("%s is left: %s", kind, line))
+			}
+		}
+		for _, line := range inv[kind] {
+			if line != "" && !slices.Contains(now[kind], line) {
+				all = append(all, fmt.Sprintf("%s is gone: %s", kind, line))
+			}
+		}
+	}
+	return all
+}

@@ -1,0 +1,117 @@
+// Command vm shows swarm on whole machines: Debian guests in qemu, without KVM, with systemd, cgroup v2 and Debian's own
+// kernel, which are installed, clustered, restarted, upgraded, rebooted and cleaned: what namespaces cannot show. `make vm`.
+//
+// It makes namespaces for itself, so that no interface of this machine changes and no guest outlives it; builds the guests'
+// root file system once (build/vm); hands the program under test over on a disk of its own, the cargo; and drives the guests
+// through a serial port, which works whatever happens to their network. The same program is the agent at the port's other end.
+//
+// A scenario is a function in a row of steps(); each has the cluster that the one before it left.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"log"
+	"os"
+	"os/exec"
+	"os/signal"
+	"runtime"
+	"syscall"
+	"time"
+)
+
+// options are what the command line says.
+type options struct {
+	binary, next, archive string
+	dir                   string
+	record, revision      string
+	memory, cpus          int
+	limit                 time.Duration
+}
+
+// guestNames are the machines of a run.
+var guestNames = []string{"n1", "n2", "n3"}
+
+func main() {
+	log.SetFlags(log.Ltime)
+	log.SetPrefix("vm: ")
+	var o options
+	agent := flag.Bool("agent", false, "serve the serial port; what a guest runs")
+	inside := flag.Bool("inside", false, "run in this namespace; what vm runs itself with")
+	flag.StringVar(&o.binary, "binary", "bin/swarm", "swarm to try")
+	flag.StringVar(&o.next, "next", "build/vm/next", "another build, to upgrade to")
+	flag.StringVar(&o.archive, "archive", "build/hello.tar", "image to run")
+	flag.StringVar(&o.dir, "dir", "build/vm", "where disks are kept")
+	flag.StringVar(&o.record, "record", "", "document that gets the log of a green run")
+	flag.StringVar(&o.revision, "revision", "", "what the log says was tried")
+	flag.IntVar(&o.memory, "memory", 1024, "MiB of each guest")
+	flag.IntVar(&o.cpus, "cpus", 2, "processors of each guest")
+	flag.DurationVar(&o.limit, "limit", 25*time.Minute, "bound of the whole run")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	var err error
+	switch {
+	case *agent:
+		err = serveAgent(ctx)
+	case *inside:
+		err = run(ctx, o)
+	default:
+		// What it downloads comes over this machine's network.
+		if _, err = debian(ctx, o.dir); err == nil {
+			err = enterNamespaces(ctx)
+		}
+	}
+	if err != nil {
+		stop()
+		log.Fatal(err)
+	}
+}
+
+// enterNamespaces runs this program once more, in a network of its own, and as the first process of its own process
+// namespace: whatever it starts ends with it.
+func enterNamespaces(ctx context.Context) error {
+	if os.Geteuid() != 0 {
+		return errors.New("needs root: it makes namespaces, disks and a bridge")
+	}
+	// The child is to end with this thread, so this thread must not end before the process does.
+	runtime.LockOSThread()
+	cmd := exec.CommandContext(ctx, "/proc/self/exe", append([]string{"-inside"}, os.Args[1:]...)...)
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWPID, Pdeathsig: syscall.SIGKILL}
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.WaitDelay = 30 * time.Second
+	if err := cmd.Run(); err != nil {
+		var exit *exec.ExitError
+		if errors.As(err, &exit) {
+			return errors.New("not green")
+		}
+		return err
+	}
+	return nil
+}
+
+func run(ctx context.Context, o options) error {
+	ctx, cancel := context.WithTimeout(ctx, o.limit)
+	defer cancel()
+	began := time.Now()
+	l, err := newLab(ctx, o)
+	if err != nil {
+		return err
+	}
+	defer l.close()
+	var r report
+	for _, s := range steps() {
+		if err := r.step(ctx, l, s); err != nil {
+			l.explain()
+			return fmt.Errorf("%s: %w", s.name, err)
+		}
+	}
+	log.Printf("green in %v", time.Since(began).Round(time.Second))
+	if o.record == "" {
+		return nil
+	}
+	return r.write(o.record, o.revision, began)
+}

@@ -1,0 +1,167 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"swarm/scenarios/probe"
+)
+
+// steps are what is shown, in order.
+func steps() []step {
+	return []step{
+		{"Debian boots", 6 * time.Minute, boot},
+		{"one file is installed", time.Minute, install},
+		{"init", 2 * time.Minute, initialize},
+		{"join", 3 * time.Minute, join},
+		{"service", 4 * time.Minute, createServices},
+		{"every guest answers", time.Minute, answers},
+	}
+}
+
+const (
+	// webPort is published by every host.
+	webPort = 8080
+	// spreadReplicas run anywhere.
+	spreadReplicas = 6
+)
+
+func boot(ctx context.Context, l *lab) (string, error) {
+	err := l.each(func(g *guest) error {
+		if err := g.settled(ctx); err != nil {
+			return err
+		}
+		inv, err := takeInventory(ctx, g)
+		if err != nil {
+			return err
+		}
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.before[g.name] = inv
+		return nil
+	})
+	if err != nil {
+		return "", err
+	}
+	kernel, err := l.guests[0].run(ctx, "uname", "-r")
+	if err != nil {
+		return "", err
+	}
+	if !strings.HasPrefix(kernel, "6.1.") {
+		return "", fmt.Errorf("kernel %s, want Debian's 6.1", kernel)
+	}
+	cgroup, err := l.guests[0].run(ctx, "stat", "-f", "-c", "%T", "/sys/fs/cgroup")
+	if err != nil {
+		return "", err
+	}
+	if cgroup != "cgroup2fs" {
+		return "", fmt.Errorf("/sys/fs/cgroup is %s, want cgroup2fs", cgroup)
+	}
+	systemd, err := l.guests[0].sh(ctx, "systemctl --version | head -1")
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%d guests, kernel %s, %s, cgroup v2", len(l.guests), kernel, systemd), nil
+}
+
+func install(ctx context.Context, l *lab) (string, error) {
+	err := l.each(func(g *guest) error {
+		_, err := g.run(ctx, "cp", "/cargo/swarm", "/usr/local/bin/swarm")
+		return err
+	})
+	if err != nil {
+		return "", err
+	}
+	return l.guests[0].build(ctx, "/usr/local/bin/swarm")
+}
+
+// build asks a program which build of swarm it is; the daemon that it does not find is no matter.
+func (g *guest) build(ctx context.Context, program string) (string, error) {
+	return g.sh(ctx, program+" -H unix:///nonexistent version --format '{{.Client.Version}} {{.Client.Build}}' 2>/dev/null || true")
+}
+
+func initialize(ctx context.Context, l *lab) (string, error) {
+	began := time.Now()
+	if _, err := l.guests[0].swarm(ctx, "init"); err != nil {
+		return "", err
+	}
+	took := time.Since(began)
+	if err := l.ready(ctx, l.guests[0], l.guests[:1]...); err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("answers after %.1f s", took.Seconds()), nil
+}
+
+func join(ctx context.Context, l *lab) (string, error) {
+	token, err := l.guests[0].swarm(ctx, "join-token", "-q", "manager")
+	if err != nil {
+		return "", err
+	}
+	for _, g := range l.guests[1:] {
+		if _, err := g.swarm(ctx, "join", "--token", token, l.guests[0].address); err != nil {
+			return "", err
+		}
+	}
+	if _, err := eventually(ctx, time.Minute, func(ctx context.Context) error { return l.ready(ctx, l.guests[1], l.guests...) }); err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%d managers ready", len(l.guests)), nil
+}
+
+// ready tells whether those nodes are, as one of them sees it, ready, and managers in touch.
+func (l *lab) ready(ctx context.Context, at *guest, nodes ...*guest) error {
+	out, err := at.swarm(ctx, "node", "ls", "--format", "{{.Hostname}} {{.Status}} {{.ManagerStatus}}")
+	if err != nil {
+		return err
+	}
+	for _, n := range nodes {
+		if !strings.Contains(out, n.name+" Ready Leader") && !strings.Contains(out, n.name+" Ready Reachable") {
+			return fmt.Errorf("%s is not a ready manager: %s", n.name, strings.ReplaceAll(out, "\n", ", "))
+		}
+	}
+	return nil
+}
+
+// limits of each task, as swarm takes them and as cgroup v2 shows them.
+var limits = []struct{ flag, value, file, want string }{
+	{"--limit-memory", "64M", "memory.max", "67108864"},
+	{"--limit-cpu", "0.5", "cpu.max", "50000 100000"},
+	{"--limit-pids", "50", "pids.max", "50"},
+}
+
+func createServices(ctx context.Context, l *lab) (string, error) {
+	g := l.guests[0]
+	if _, err := g.swarm(ctx, "image", "load", "-i", "/cargo/hello.tar"); err != nil {
+		return "", err
+	}
+	web := []string{"service", "create", "--name", "web", "--mode", "global", "--publish", fmt.Sprintf("mode=host,published=%d,target=8080", webPort)}
+	for _, limit := range limits {
+		web = append(web, limit.flag, limit.value)
+	}
+	began := time.Now()
+	if _, err := g.swarm(ctx, append(web, "swarm/hello:1")...); err != nil {
+		return "", err
+	}
+	spread := []string{"service", "create", "--name", "spread", "--replicas", fmt.Sprint(spreadReplicas), "--publish", "mode=host,target=8080", "swarm/hello:1"}
+	if _, err := g.swarm(ctx, spread...); err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%d tasks running after %.1f s", len(l.guests)+spreadReplicas, time.Since(began).Seconds()), nil
+}
+
+func answers(ctx context.Context, l *lab) (string, error) {
+	client := probe.New()
+	defer client.Close()
+	for _, g := range l.guests {
+		text, err := client.Get(fmt.Sprintf("http://%s:%d/", g.address, webPort))
+		if err != nil {
+			return "", err
+		}
+		if !strings.HasPrefix(text, "hello from ") {
+			return "", fmt.Errorf("%s answers %q", g.name, text)
+		}
+	}
+	return fmt.Sprintf("on port %d", webPort), nil
+}
