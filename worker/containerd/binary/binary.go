@@ -100,7 +100,8 @@ func InstallSelf(dir, version string) (Set, error) {
 			return Set{}, err
 		}
 	}
-	return Install(dir, build, src)
+	set, err := Install(dir, build, src)
+	return set, errors.Join(err, runc.Forget())
 }
 
 func setIn(dir, build string) Set {

@@ -8,12 +8,14 @@ package runc
 
 import (
 	"fmt"
+	"os"
 	"os/exec"
 	"slices"
 	"strings"
 	"unsafe"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 )
 
 // Embedded returns the program, nil when this build carries none. It must not be written to.
@@ -22,6 +24,18 @@ func Embedded() []byte {
 		return nil
 	}
 	return unsafe.Slice(unsafe.StringData(program), len(program))
+}
+
+// Forget gives the pages back that reading Embedded has mapped, 10 MB that a daemon needs once in its life. They can
+// be read again. It fails only where the kernel does not take the hint.
+func Forget() error {
+	data := Embedded()
+	page := os.Getpagesize()
+	first := -int(uintptr(unsafe.Pointer(unsafe.SliceData(data)))) & (page - 1) // The ends share their pages with others.
+	if len(data) < first+page {
+		return nil
+	}
+	return unix.Madvise(data[first:first+(len(data)-first)&^(page-1)], unix.MADV_DONTNEED)
 }
 
 // Version is the embedded runc's, "" without one.
