@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"net/netip"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -19,6 +20,10 @@ type DaemonOptions struct {
 	CgroupParent string
 	// ContainerdAddress of a containerd that is on the host already; empty: the embedded one.
 	ContainerdAddress string
+	// InsecureRegistries (HOST[:PORT] or ADDRESS/BITS) need no certificate that anybody vouches for, or no TLS.
+	InsecureRegistries []string
+	// RegistryCertsDirs have the registries' certificates and mirrors.
+	RegistryCertsDirs []string
 	// SocketGroup may use the local socket besides root.
 	SocketGroup string
 	// LogLevel is debug, info, warn or error; LogFormat text or json.
@@ -52,6 +57,8 @@ func (a *app) newDaemon() *cobra.Command {
 	f.StringVar(&o.MachineID, "machine-id", "", "Identity of this machine (default: that of /etc/machine-id, else one kept in the state folder)")
 	f.StringVar(&o.CgroupParent, "cgroup-parent", "", "Parent of the containers' cgroups")
 	f.StringVar(&o.ContainerdAddress, "containerd-address", "", "Socket of a containerd to use instead of the embedded one")
+	f.StringArrayVar(&o.InsecureRegistries, "insecure-registry", nil, "Registry (HOST[:PORT], or a network as ADDRESS/BITS) to use without a valid certificate, or without TLS")
+	f.StringArrayVar(&o.RegistryCertsDirs, "registry-certs-dir", DefaultRegistryCertsDirs(), "Folder of registries' certificates and mirrors, one folder each (HOST/hosts.toml as in containerd, HOST/ca.crt as in Docker); repeat for several")
 	f.StringVar(&o.SocketGroup, "group", "", "Group that may use the local socket besides root")
 	f.Var(&level, "log-level", `Least level to log ("debug", "info", "warn", "error")`)
 	f.Var(&format, "log-format", `Format of the log ("text", "json")`)
@@ -66,6 +73,12 @@ func (a *app) newDaemon() *cobra.Command {
 
 // DefaultStateDir is where a daemon keeps what must survive a reboot.
 const DefaultStateDir = "/var/lib/swarm"
+
+// DefaultRegistryCertsDirs are where registries' certificates and mirrors are looked for: our own folder, then those of
+// containerd and of Docker.
+func DefaultRegistryCertsDirs() []string {
+	return []string{"/etc/swarm/certs.d", "/etc/containerd/certs.d", "/etc/docker/certs.d"}
+}
 
 // maxSocketPath is what fits into a socket's address, less the longest name that is put into the run folder.
 const maxSocketPath = 107 - len("/containerd.sock.ttrpc")
@@ -85,6 +98,27 @@ func (o *DaemonOptions) validate() error {
 		return invalid("--run-dir %s is too long for sockets in it: use at most %d characters", o.RunDir, maxSocketPath)
 	case strings.ContainsAny(o.MachineID, " \t\n/"):
 		return invalid("--machine-id %q has blanks or slashes: use letters and digits", o.MachineID)
+	}
+	for _, r := range o.InsecureRegistries {
+		if err := checkInsecureRegistry(r); err != nil {
+			return err
+		}
+	}
+	for _, dir := range o.RegistryCertsDirs {
+		if !filepath.IsAbs(dir) {
+			return invalid("--registry-certs-dir %q is not an absolute path", dir)
+		}
+	}
+	return nil
+}
+
+// checkInsecureRegistry accepts HOST[:PORT] and networks.
+func checkInsecureRegistry(r string) error {
+	if strings.Contains(r, "://") {
+		return invalid("--insecure-registry %s: leave the scheme away, as in %s", r, registryHost(r))
+	}
+	if _, err := netip.ParsePrefix(r); err != nil && (r == "" || strings.ContainsAny(r, "/ \t")) {
+		return invalid("--insecure-registry %q is neither HOST[:PORT] nor a network as 10.0.0.0/8", r)
 	}
 	return nil
 }

@@ -32,12 +32,12 @@ func parseCredentials(header string) (credentials, error) {
 		err = json.Unmarshal(data, &c)
 	}
 	if err != nil {
-		return credentials{}, errdefs.ErrInvalidArgument.WithMessage("registry credentials are not Docker's X-Registry-Auth (base64 of JSON): log in again with `docker login`")
+		return credentials{}, errdefs.ErrInvalidArgument.WithMessage("registry credentials are not Docker's X-Registry-Auth (base64 of JSON): log in again with `swarm login`")
 	}
 	if c.Auth != "" && c.Username == "" {
 		pair, err := base64.StdEncoding.DecodeString(c.Auth)
 		if err != nil {
-			return credentials{}, errdefs.ErrInvalidArgument.WithMessage("registry credentials have a damaged auth field: log in again with `docker login`")
+			return credentials{}, errdefs.ErrInvalidArgument.WithMessage("registry credentials have a damaged auth field: log in again with `swarm login`")
 		}
 		c.Username, c.Password, _ = strings.Cut(string(pair), ":")
 	}

@@ -6,8 +6,6 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/json"
-	"io"
-	"log"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -17,20 +15,30 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
-	"github.com/google/go-containerregistry/pkg/registry"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 
+	"swarm/internal/registrytest"
 	"swarm/worker"
 	"swarm/worker/containerd/image"
 )
 
+// newRegistryHandler is a real registry; with users it wants a login.
+func newRegistryHandler(t *testing.T, users map[string]string) http.Handler {
+	t.Helper()
+	h, err := registrytest.New(t.Context(), t.TempDir(), users)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
 // newRegistry gives the host:port of a registry; wrap may be nil.
 func newRegistry(t *testing.T, wrap func(http.Handler) http.Handler) string {
 	t.Helper()
-	h := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
+	h := newRegistryHandler(t, nil)
 	if wrap != nil {
 		h = wrap(h)
 	}
@@ -140,15 +148,8 @@ func (f fixed) Resolve(authn.Resource) (authn.Authenticator, error) {
 
 func TestPull_FromARegistryThatWantsALogin(t *testing.T) {
 	t.Parallel()
-	host := newRegistry(t, func(next http.Handler) http.Handler {
-		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if user, password, _ := r.BasicAuth(); user != "ann" || password != "pässword" {
-				w.Header().Set("WWW-Authenticate", `Basic realm="test"`)
-				w.WriteHeader(http.StatusUnauthorized)
-				return
-			}
-			next.ServeHTTP(w, r)
-		})
+	host := newRegistry(t, func(http.Handler) http.Handler {
+		return newRegistryHandler(t, map[string]string{"ann": "pässword"})
 	})
 	ref := host + "/app:1"
 	digest := push(t, ref, newImage(t, 1), &authn.Basic{Username: "ann", Password: "pässword"})
@@ -187,7 +188,7 @@ func TestPull_NotFoundIsNotUnreachable(t *testing.T) {
 	})
 	causes := map[string]string{
 		strings.TrimPrefix(gone.URL, "http://") + "/app:1": "(connection refused)",
-		sick + "/app:1": "(502 Bad Gateway)",
+		sick + "/app:1": "answered 502 Bad Gateway:",
 	}
 	for ref, is := range map[string]func(error) bool{
 		host + "/app:1": errdefs.IsNotFound,
@@ -226,7 +227,7 @@ func TestPull_TagWithoutItsRegistry(t *testing.T) {
 		t.Errorf("loaded tag: got %v, %v, want %s", got, err, images[0].GetDigest())
 	}
 
-	s := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
+	s := httptest.NewServer(newRegistryHandler(t, nil))
 	ref := strings.TrimPrefix(s.URL, "http://") + "/app:1"
 	digest := push(t, ref, newImage(t, 1), authn.Anonymous)
 	if _, err := n.Pull(t.Context(), worker.PullRequest{Ref: ref}, nil); err != nil {

@@ -168,6 +168,16 @@ func newImageFor(t *testing.T, layers int, system, arch string) v1.Image {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return withPlatform(t, img, system, arch)
+}
+
+func forThisMachine(t *testing.T, img v1.Image) v1.Image {
+	t.Helper()
+	return withPlatform(t, img, "linux", runtime.GOARCH)
+}
+
+func withPlatform(t *testing.T, img v1.Image, system, arch string) v1.Image {
+	t.Helper()
 	cfg, err := img.ConfigFile()
 	if err != nil {
 		t.Fatal(err)

@@ -27,8 +27,12 @@ type Config struct {
 	Address string
 	// Snapshotter; empty: overlayfs.
 	Snapshotter string
-	// Insecure names registries (host or host:port) that are spoken to over plain HTTP. Those on localhost always are.
+	// Insecure names registries (HOST[:PORT], or networks of them as ADDRESS/BITS) that need no certificate that anybody
+	// vouches for, or no TLS at all. Those on localhost never do.
 	Insecure []string
+	// CertsDirs have folders of registries, laid out as containerd's (HOST/hosts.toml) or Docker's (HOST/ca.crt,
+	// client.cert, client.key). The first that has one of its own for a registry counts, then the first with _default.
+	CertsDirs []string
 }
 
 // Deps are live objects. All but Log may be nil.
@@ -51,7 +55,6 @@ type Store struct {
 	client   *client.Client
 	close    func() error
 	deps     Deps
-	registry *http.Transport
 	platform platforms.MatchComparer
 	flights  flights
 	relay    relay
@@ -78,7 +81,6 @@ func New(cfg Config, deps Deps) (*Store, error) {
 		log:      deps.Log,
 		client:   deps.Client,
 		deps:     deps,
-		registry: newRegistryTransport(),
 		platform: platforms.Default(),
 		changed:  make(chan struct{}),
 	}
@@ -91,7 +93,6 @@ func New(cfg Config, deps Deps) (*Store, error) {
 	}
 	s.close = sync.OnceValue(func() error {
 		s.flights.close()
-		s.registry.CloseIdleConnections()
 		if deps.Client != nil {
 			return nil
 		}
