@@ -1,0 +1,482 @@
+//go:build linux
+
+package vip_test
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/nftables"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"swarm/overlay/hostnet"
+	"swarm/overlay/netns"
+	"swarm/overlay/vip"
+)
+
+// world is a client's namespace, cabled to one that has the addresses of all backends.
+type world struct {
+	t              testing.TB
+	path           string
+	client, server *netns.Namespace
+	tables         *vip.Tables
+}
+
+func newWorld(t testing.TB) *world {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("needs root: containers are network namespaces")
+	}
+	w := &world{t: t, path: filepath.Join(t.TempDir(), "client.ns"), tables: vip.New()}
+	w.client = w.namespace(w.path)
+	w.server = w.namespace(filepath.Join(t.TempDir(), "server.ns"))
+	t.Cleanup(func() {
+		if err := w.tables.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	h, err := w.client.Netlink()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = "eth0"
+	veth := netlink.NewVeth(attrs)
+	veth.PeerName, veth.PeerNamespace = "eth0", netlink.NsFd(w.server.FD())
+	if err := h.LinkAdd(veth); err != nil {
+		t.Fatal(err)
+	}
+	w.address(w.client, 1)
+	w.address(w.server, 2, 3, 4, 5)
+	return w
+}
+
+func (w *world) namespace(path string) *netns.Namespace {
+	w.t.Helper()
+	if err := netns.Create(path); err != nil {
+		w.t.Fatal(err)
+	}
+	ns, err := netns.Open(path)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() {
+		ns.Close()
+		if err := netns.Delete(path); err != nil {
+			w.t.Error(err)
+		}
+	})
+	return ns
+}
+
+func (w *world) address(ns *netns.Namespace, numbers ...int) {
+	w.t.Helper()
+	h, err := ns.Netlink()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer h.Close()
+	link, err := h.LinkByName("eth0")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if err := h.LinkSetUp(link); err != nil {
+		w.t.Fatal(err)
+	}
+	for _, n := range numbers {
+		for _, p := range []netip.Prefix{netip.PrefixFrom(v4(n), 16), netip.PrefixFrom(v6(n), 64)} {
+			if err := h.AddrAdd(link, &netlink.Addr{IPNet: hostnet.IPNet(p), Flags: unix.IFA_F_NODAD}); err != nil {
+				w.t.Fatal(err)
+			}
+		}
+	}
+}
+
+func v4(n int) netip.Addr { return netip.AddrFrom4([4]byte{10, 77, byte(n >> 8), byte(n)}) }
+
+func v6(n int) netip.Addr {
+	return netip.AddrFrom16([16]byte{0: 0xfd, 1: 0x77, 14: byte(n >> 8), 15: byte(n)})
+}
+
+// service n answers at addresses that nobody has.
+func service(n int, backends ...int) vip.Service {
+	s := vip.Service{VIPs: []netip.Addr{v4(20000 + n), v6(20000 + n)}}
+	for _, b := range backends {
+		s.Backends = append(s.Backends, v4(b), v6(b))
+	}
+	return s
+}
+
+func (w *world) program(services ...vip.Service) {
+	w.t.Helper()
+	if err := w.tables.Program(w.t.Context(), w.path, vip.Table{Services: services}); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// serve answers each line that comes by TCP, and each datagram, with the local address and the client's.
+func (w *world) serve(ns *netns.Namespace, port int) {
+	w.t.Helper()
+	var l net.Listener
+	err := ns.Do(func() (err error) {
+		l, err = net.Listen("tcp", fmt.Sprintf(":%d", port))
+		return err
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				for lines := bufio.NewScanner(c); lines.Scan(); {
+					fmt.Fprintln(c, c.LocalAddr().(*net.TCPAddr).IP, c.RemoteAddr().(*net.TCPAddr).IP)
+				}
+			}()
+		}
+	}()
+	w.t.Cleanup(func() { l.Close(); <-done })
+}
+
+// serveUDP answers from each address of its own: a socket that is bound to none would not.
+func (w *world) serveUDP(ns *netns.Namespace, port int, addrs ...netip.Addr) {
+	w.t.Helper()
+	for _, a := range addrs {
+		var c net.PacketConn
+		err := ns.Do(func() (err error) {
+			c, err = net.ListenPacket("udp", netip.AddrPortFrom(a, uint16(port)).String())
+			return err
+		})
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			buf := make([]byte, 100)
+			for {
+				_, from, err := c.ReadFrom(buf)
+				if err != nil {
+					return
+				}
+				_, _ = c.WriteTo(fmt.Appendln(nil, a, from.(*net.UDPAddr).IP), from)
+			}
+		}()
+		w.t.Cleanup(func() { c.Close(); <-done })
+	}
+}
+
+// talk is a connection that asks again and again.
+type talk struct {
+	net.Conn
+	r *bufio.Reader
+}
+
+func (w *world) dial(network string, to netip.Addr, port int) (*talk, error) {
+	var c net.Conn
+	err := w.client.Do(func() (err error) {
+		c, err = net.DialTimeout(network, netip.AddrPortFrom(to, uint16(port)).String(), 2*time.Second)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	w.t.Cleanup(func() { c.Close() })
+	return &talk{c, bufio.NewReader(c)}, nil
+}
+
+func (c *talk) ask() (string, error) {
+	_ = c.SetDeadline(time.Now().Add(2 * time.Second))
+	if _, err := fmt.Fprintln(c, "?"); err != nil {
+		return "", err
+	}
+	line, err := c.r.ReadString('\n')
+	return strings.TrimSpace(line), err
+}
+
+func (w *world) ask(network string, to netip.Addr, port int) (string, error) {
+	c, err := w.dial(network, to, port)
+	if err != nil {
+		return "", err
+	}
+	defer c.Close()
+	return c.ask()
+}
+
+func (w *world) want(network string, to netip.Addr, port int, answer string) {
+	w.t.Helper()
+	if got, err := w.ask(network, to, port); err != nil || got != answer {
+		w.t.Errorf("%s to %s: got %q, %v, want %q", network, to, got, err, answer)
+	}
+}
+
+func TestProgram_BackendsShareAServiceAndSeeTheClient(t *testing.T) {
+	w := newWorld(t)
+	w.serve(w.server, 80)
+	w.program(service(1, 2, 3, 4), service(2, 5), service(3, 1))
+	w.serve(w.client, 81)
+	for _, addr := range []func(int) netip.Addr{v4, v6} {
+		var seen []string
+		for range 60 {
+			got, err := w.ask("tcp", addr(20001), 80)
+			if err != nil {
+				t.Fatal(err)
+			}
+			backend, client, _ := strings.Cut(got, " ")
+			if client != addr(1).String() {
+				t.Fatalf("%s is asked by %s, want %s", backend, client, addr(1))
+			}
+			seen = append(seen, backend)
+		}
+		slices.Sort(seen)
+		if diff := cmp.Diff([]string{addr(2).String(), addr(3).String(), addr(4).String()}, slices.Compact(seen)); diff != "" {
+			t.Errorf("who answered (-want +got):\n%s", diff)
+		}
+		w.want("tcp", addr(20002), 80, fmt.Sprint(addr(5), " ", addr(1)))
+		// A container that is the backend reaches itself.
+		w.want("tcp", addr(20003), 81, fmt.Sprint(addr(1), " ", addr(1)))
+	}
+}
+
+func TestProgram_ManyBackendsAllTakePart(t *testing.T) {
+	w := newWorld(t)
+	numbers := make([]int, 0, 40)
+	for n := 100; n < 140; n++ {
+		numbers = append(numbers, n)
+	}
+	w.address(w.server, numbers...)
+	w.serve(w.server, 80)
+	w.program(service(1, 100, 101))
+	w.program(service(1, numbers...))
+	seen := map[string]bool{}
+	for range 600 {
+		got, err := w.ask("tcp", v4(20001), 80)
+		if err != nil {
+			t.Fatal(err)
+		}
+		seen[got] = true
+	}
+	if len(seen) != len(numbers) {
+		t.Errorf("%d of %d backends answered 600 requests", len(seen), len(numbers))
+	}
+	w.program(service(1, 101))
+	w.want("tcp", v4(20001), 80, fmt.Sprint(v4(101), " ", v4(1)))
+}
+
+func TestProgram_WithoutBackendsConnectionsAreRefusedAtOnce(t *testing.T) {
+	w := newWorld(t)
+	w.serve(w.server, 80)
+	w.program(service(1), service(2, 2))
+	for _, addr := range []func(int) netip.Addr{v4, v6} {
+		start := time.Now()
+		if _, err := w.ask("tcp", addr(20001), 80); !errors.Is(err, unix.ECONNREFUSED) {
+			t.Errorf("tcp to a service without backends: %v, want refused", err)
+		}
+		// The kernel tells the sender of a datagram that its own host will not let it out, before it sees the refusal.
+		if _, err := w.ask("udp", addr(20001), 80); !errors.Is(err, unix.ECONNREFUSED) && !errors.Is(err, unix.EPERM) {
+			t.Errorf("udp to a service without backends: %v, want refused", err)
+		}
+		if d := time.Since(start); d > time.Second {
+			t.Errorf("refused after %s, want at once", d)
+		}
+	}
+	w.program(service(1, 3), service(2))
+	w.want("tcp", v4(20001), 80, fmt.Sprint(v4(3), " ", v4(1)))
+	w.want("tcp", v6(20001), 80, fmt.Sprint(v6(3), " ", v6(1)))
+	if _, err := w.ask("tcp", v4(20002), 80); !errors.Is(err, unix.ECONNREFUSED) {
+		t.Errorf("after the last backend has left: %v, want refused", err)
+	}
+}
+
+func TestProgram_AConnectionDrainsAndIsResetWhenItsBackendIsGone(t *testing.T) {
+	w := newWorld(t)
+	w.serve(w.server, 80)
+	w.program(service(1, 2))
+	for _, addr := range []func(int) netip.Addr{v4, v6} {
+		w.program(service(1, 2))
+		c, err := w.dial("tcp", addr(20001), 80)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, step := range []func(){
+			func() {},
+			func() { w.program(service(1, 2, 3)) },
+			func() { w.program(service(1, 3)) },
+			// A new process knows nothing, and finds the table as it is or flushed.
+			func() { w.restart(); w.program(service(1, 3)) },
+			func() { w.flush(); w.restart(); w.program(service(1, 3)) },
+			func() { w.program() },
+		} {
+			step()
+			if got, err := c.ask(); err != nil || got != fmt.Sprint(addr(2), " ", addr(1)) {
+				t.Fatalf("an established connection: %q, %v", got, err)
+			}
+		}
+		for _, next := range []vip.Service{service(1, 3), service(1)} {
+			w.program(service(1, 2))
+			if c, err = w.dial("tcp", addr(20001), 80); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := c.ask(); err != nil {
+				t.Fatal(err)
+			}
+			w.program(next)
+			if err := w.tables.Reset(t.Context(), w.path, []netip.Addr{v4(2), v6(2)}); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := c.ask(); !errors.Is(err, unix.ECONNRESET) && !errors.Is(err, unix.ECONNREFUSED) && !errors.Is(err, io.EOF) {
+				t.Errorf("connection to a backend that is gone, %d others: %v, want reset", len(next.Backends), err)
+			}
+		}
+	}
+}
+
+func (w *world) restart() {
+	w.t.Helper()
+	if err := w.tables.Close(); err != nil {
+		w.t.Fatal(err)
+	}
+	w.tables = vip.New()
+}
+
+func (w *world) flush() {
+	w.t.Helper()
+	err := w.client.Do(func() error {
+		c, err := nftables.New()
+		if err != nil {
+			return err
+		}
+		c.FlushRuleset()
+		return c.Flush()
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func TestProgram_DatagramsFollowAtOnce(t *testing.T) {
+	w := newWorld(t)
+	for _, addr := range []func(int) netip.Addr{v4, v6} {
+		w.serveUDP(w.server, 53, addr(2), addr(3))
+		for _, restart := range []bool{false, true} {
+			w.program(service(1, 2))
+			c, err := w.dial("udp", addr(20001), 53)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, b := range []int{2, 3, 2} {
+				if restart {
+					w.restart()
+				}
+				w.program(service(1, b), service(2, 4))
+				if restart {
+					w.program(service(1, b))
+				}
+				if got, err := c.ask(); !restart && (err != nil || got != fmt.Sprint(addr(b), " ", addr(1))) {
+					t.Errorf("a flow after its backend was replaced: %q, %v, want %s", got, err, addr(b))
+				}
+			}
+		}
+	}
+}
+
+func TestProgram_MendsATableThatWasFlushed(t *testing.T) {
+	w := newWorld(t)
+	w.serve(w.server, 80)
+	w.program(service(1, 2))
+	w.flush()
+	w.program(service(1, 3))
+	w.want("tcp", v4(20001), 80, fmt.Sprint(v4(3), " ", v4(1)))
+}
+
+func TestProgram_Refusals(t *testing.T) {
+	w := newWorld(t)
+	if err := w.tables.Program(t.Context(), w.path, vip.Table{Services: []vip.Service{service(1, 2), service(1, 3)}}); !errors.Is(err, errdefs.ErrInvalidArgument) {
+		t.Errorf("one address of two services: %v, want invalid argument", err)
+	}
+	if err := w.tables.Program(t.Context(), w.path+"x", vip.Table{}); !errors.Is(err, errdefs.ErrNotFound) {
+		t.Errorf("no such namespace: %v, want not found", err)
+	}
+}
+
+func TestForget_LetsTheNamespaceEnd(t *testing.T) {
+	w := newWorld(t)
+	path := filepath.Join(t.TempDir(), "short.ns")
+	ns := w.namespace(path)
+	if err := w.tables.Program(t.Context(), path, vip.Table{Services: []vip.Service{service(1, 2)}}); err != nil {
+		t.Fatal(err)
+	}
+	open := func() int {
+		entries, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(entries)
+	}
+	before := open()
+	if err := w.tables.Forget(path); err != nil {
+		t.Fatal(err)
+	}
+	if after := open(); after != before-1 {
+		t.Errorf("%d open files after Forget, %d before, want one less", after, before)
+	}
+	if err := w.tables.Forget(path); err != nil {
+		t.Errorf("again: %v", err)
+	}
+	_ = ns
+}
+
+func TestProgram_PingIsAnswered(t *testing.T) {
+	w := newWorld(t)
+	w.program(service(1, 2))
+	if err := w.client.SetSysctls(map[string]string{"ipv4.ping_group_range": "0 2147483647"}); err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range []struct {
+		domain, proto int
+		to            unix.Sockaddr
+		request       byte
+	}{
+		{unix.AF_INET, unix.IPPROTO_ICMP, &unix.SockaddrInet4{Addr: v4(20001).As4()}, 8},
+		{unix.AF_INET6, unix.IPPROTO_ICMPV6, &unix.SockaddrInet6{Addr: v6(20001).As16()}, 128},
+	} {
+		err := w.client.Do(func() error {
+			fd, err := unix.Socket(p.domain, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, p.proto)
+			if err != nil {
+				return err
+			}
+			defer unix.Close(fd)
+			if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 2}); err != nil {
+				return err
+			}
+			if err := unix.Sendto(fd, []byte{p.request, 0, 0, 0, 0, 0, 0, 1}, 0, p.to); err != nil {
+				return err
+			}
+			_, _, err = unix.Recvfrom(fd, make([]byte, 64), 0)
+			return err
+		})
+		if err != nil {
+			t.Errorf("ping (family %d): %v", p.domain, err)
+		}
+	}
+}
