@@ -28,11 +28,13 @@ type Membership struct {
 	// ListenAddr is bound by the cluster port.
 	ListenAddr string `json:"listen_addr"`
 	// Port is where others reach the cluster port; ListenPort is bound, and 0 when it is the same.
-	Port       uint16   `json:"port"`
-	ListenPort uint16   `json:"listen_port,omitempty"`
-	GossipPort uint16   `json:"gossip_port"`
-	GossipKeys [][]byte `json:"gossip_keys"`
-	Managers   []Peer   `json:"managers"`
+	Port       uint16 `json:"port"`
+	ListenPort uint16 `json:"listen_port,omitempty"`
+	GossipPort uint16 `json:"gossip_port"`
+	// DataPathPort is where every node takes VXLAN packets; 0 is the default.
+	DataPathPort uint16   `json:"data_path_port,omitempty"`
+	GossipKeys   [][]byte `json:"gossip_keys"`
+	Managers     []Peer   `json:"managers"`
 }
 
 // Peer is how to reach a node.

@@ -100,6 +100,7 @@ func (n *Node) Init(ctx context.Context, req *swarmv1.InitRequest) (*swarmv1.Ini
 		return nil, err
 	}
 	state.NodeID, state.ClusterID, state.Manager = ident.NewID(), ident.NewID(), true
+	state.DataPathPort = uint16(req.Spec.GetNetwork().GetDataPathPort()) // Found refuses what is no port.
 	state.Managers = []Peer{{NodeID: state.NodeID, Addr: state.Addr, Port: state.Port}}
 	key, csr, err := newKey()
 	if err != nil {
@@ -192,6 +193,7 @@ func (n *Node) admitted(ctx context.Context, req *swarmv1.JoinClusterRequest, to
 	if p := answer.Network.GetGossipPort(); p != 0 {
 		state.GossipPort = uint16(p)
 	}
+	state.DataPathPort = uint16(answer.Network.GetDataPathPort())
 	cred, bundle, err := n.remember(&state, answer.Certificate, answer.Bundle, key)
 	if err != nil {
 		return nil, n.undo(err)

@@ -23,6 +23,8 @@ const (
 	tries        = 4
 	retryFirst   = 500 * time.Millisecond
 	retryLimit   = 4 * time.Second
+	// drainFor is how long a change takes to reach every node of a healthy cluster, with room.
+	drainFor     = 100 * time.Millisecond
 	exitPatience = 5 * time.Second // for the runtime to tell how a stopped container ended
 )
 
@@ -296,6 +298,7 @@ func (t *taskLoop) stop(ctx context.Context) outcome {
 	if g := spec.GetStopGracePeriod(); g != nil {
 		grace = g.AsDuration()
 	}
+	t.drain(ctx)
 	if !t.w.retry(ctx, "stop container", func() error { return t.w.deps.Runtime.Stop(ctx, t.id, spec.GetStopSignal(), grace) }) {
 		return outcome{event: task.Look, err: ctx.Err()}
 	}
@@ -306,6 +309,20 @@ func (t *taskLoop) stop(ctx context.Context) outcome {
 		out.exit = &exit
 	}
 	return out
+}
+
+// drain gives the other nodes time to send new connections elsewhere before the task is told to stop: an update loses no
+// request of clients that use the service's address. A service that is removed has nowhere else to send them.
+func (t *taskLoop) drain(ctx context.Context) {
+	t.mu.Lock()
+	ready, served := t.status.GetReady(), len(t.attached.Nameservers) > 0
+	t.mu.Unlock()
+	for _, p := range t.revision.GetSpec().GetEndpointSpec().GetPorts() {
+		served = served || p.GetPublishMode() != swarmv1.PortConfig_HOST
+	}
+	if ready && served && t.now().GetDesiredState() == swarmv1.TaskState_SHUTDOWN {
+		pause(ctx, drainFor)
+	}
 }
 
 // clean removes all there is of the task but its logs, however often that takes.

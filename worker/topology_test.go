@@ -5,6 +5,7 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -69,4 +70,38 @@ func TestWorker_TellsTopology(t *testing.T) {
 			t.Errorf("after a restart without managers: %v, want net, n2 and web", got)
 		}
 	})
+}
+
+func TestWorker_DrainsWhatIsServed(t *testing.T) {
+	published := func(mode swarmv1.PortConfig_PublishMode) func(*swarmv1.ServiceSpec) {
+		return func(s *swarmv1.ServiceSpec) {
+			s.EndpointSpec = &swarmv1.EndpointSpec{Ports: []*swarmv1.PortConfig{{TargetPort: 80, PublishedPort: 8080, PublishMode: mode}}}
+		}
+	}
+	for _, tt := range []struct {
+		name    string
+		edit    func(*swarmv1.ServiceSpec)
+		desired swarmv1.TaskState
+		drains  bool
+	}{
+		{"published on every node, replaced", published(swarmv1.PortConfig_INGRESS), shutdown, true},
+		{"published on every node, service removed", published(swarmv1.PortConfig_INGRESS), remove, false},
+		{"published on its node alone", published(swarmv1.PortConfig_HOST), shutdown, false},
+		{"not reached by others", func(*swarmv1.ServiceSpec) {}, shutdown, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			bubble(t, simulated.Config{}, []string{"m1"}, func(t *testing.T, r *rig) {
+				m := r.managers["m1"]
+				m.initial = []*swarmv1.Assignment{revisionObject(tt.edit), taskObject("t1", running)}
+				r.start()
+				m.waitState("t1", running)
+				began := time.Now()
+				m.assign(puts(taskObject("t1", tt.desired))...)
+				m.waitState("t1", shutdown)
+				if drained := time.Since(began) > 0; drained != tt.drains {
+					t.Errorf("stopped after %s, want a pause: %v", time.Since(began), tt.drains)
+				}
+			})
+		})
+	}
 }

@@ -60,6 +60,14 @@ func newChanges() Changes { return Changes{Networks: map[string]bool{}, Services
 // Empty reports whether nothing changed.
 func (c Changes) Empty() bool { return !c.Peers && len(c.Networks) == 0 && len(c.Services) == 0 }
 
+// With adds what another set names.
+func (c Changes) With(o Changes) Changes {
+	c.Peers = c.Peers || o.Peers
+	maps.Copy(c.Networks, o.Networks)
+	maps.Copy(c.Services, o.Services)
+	return c
+}
+
 // Take returns what changed since the last call, and a channel that is closed at the next change.
 func (d *Directory) Take() (Changes, <-chan struct{}) {
 	d.mu.Lock()
