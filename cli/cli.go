@@ -42,9 +42,11 @@ type Deps struct {
 	// RunDaemon and RunRuntime run until their context ends.
 	RunDaemon  func(context.Context, DaemonOptions) error
 	RunRuntime func(context.Context, RuntimeOptions) error
-	// StartDaemon starts a daemon in the background, with the default options, unless one answers at socket: then it returns
-	// nil. It returns when the new one answers. Nil: daemons are not started.
-	StartDaemon func(ctx context.Context, socket string) (*StartedDaemon, error)
+	// StartDaemon starts a daemon in the background, as a service where systemd is, unless one answers already: then it
+	// returns nil. It returns when the new one answers. Nil: daemons are not started.
+	StartDaemon func(context.Context, StartRequest) (*StartedDaemon, error)
+	// Installer puts the program onto this host and takes it off; nil where it cannot.
+	Installer Installer
 	// Diagnose looks at this host for `swarm doctor`; nil where it cannot.
 	Diagnose func(context.Context, DoctorRequest) ([]Finding, error)
 	// Upgrade replaces the program of this host's daemon; nil where there is none.
@@ -118,6 +120,9 @@ func New(deps Deps) *cobra.Command {
 	root.AddCommand(a.newInit(), a.newJoin(), a.newLeave(), a.newJoinToken(), a.newInfo(), a.newVersion(), a.newDoctor())
 	root.AddCommand(a.newNode(), a.newService(), a.newTask(), a.newImage(), a.newCredential())
 	root.AddCommand(a.newExec(), a.newEvents(), a.newCompletion(), a.newDaemon(), a.newRuntime())
+	if deps.Installer != nil {
+		root.AddCommand(a.newInstall(), a.newUninstall())
+	}
 	if deps.Upgrade != nil {
 		root.AddCommand(a.newUpgrade())
 	}

@@ -26,6 +26,7 @@ type initOptions struct {
 	certExpiry, heartbeat       time.Duration
 	historyLimit                int64
 	historySet                  bool
+	noSystemd                   bool
 }
 
 func (a *app) newInit() *cobra.Command {
@@ -46,6 +47,7 @@ func (a *app) newInit() *cobra.Command {
 	f.Uint32Var(&o.poolMask, "default-addr-pool-mask-length", 0, "Default address pool subnet mask length (default 24)")
 	f.DurationVar(&o.heartbeat, "dispatcher-heartbeat", 0, "Dispatcher heartbeat period (ns|us|ms|s|m|h) (default 1s)")
 	f.Uint32Var(&o.gossipPort, "gossip-port", 0, "Port number to use for membership gossip (default 7946)")
+	noSystemdFlag(c, &o.noSystemd)
 	f.Int64Var(&o.historyLimit, "task-history-limit", 0, "Task history retention limit (default 5)")
 	completeChoices(c, "availability", availabilities)
 	return c
@@ -56,6 +58,10 @@ func addressFlags(c *cobra.Command, advertise, listen, dataPath *string) {
 	f.StringVar(advertise, "advertise-addr", "", `Advertised address (format: "<ip|interface>[:port]")`)
 	f.StringVar(listen, "listen-addr", "", `Listen address (format: "<ip|interface>[:port]") (default 0.0.0.0:2377)`)
 	f.StringVar(dataPath, "data-path-addr", "", `Address or interface to use for data path traffic (format: "<ip|interface>")`)
+}
+
+func noSystemdFlag(c *cobra.Command, off *bool) {
+	c.Flags().BoolVar(off, "no-systemd", false, "Do not make the daemon a service of systemd")
 }
 
 // request checks the options and words them for the daemon.
@@ -113,10 +119,7 @@ func (a *app) runInit(ctx context.Context, o initOptions) error {
 	if err != nil {
 		return err
 	}
-	if err := a.startLocal(ctx); err != nil {
-		return err
-	}
-	return a.with(ctx, func(c client) error {
+	return a.enter(ctx, o.noSystemd, func(c client) error {
 		r, err := c.daemon.Init(ctx, req)
 		if err != nil {
 			return err
@@ -133,6 +136,7 @@ type joinOptions struct {
 	remotes                     []string
 	advertise, listen, dataPath string
 	availability                choice
+	noSystemd                   bool
 }
 
 func (a *app) newJoin() *cobra.Command {
@@ -147,6 +151,7 @@ func (a *app) newJoin() *cobra.Command {
 	})
 	addressFlags(c, &o.advertise, &o.listen, &o.dataPath)
 	c.Flags().Var(&o.availability, "availability", `Availability of the node ("active", "pause", "drain")`)
+	noSystemdFlag(c, &o.noSystemd)
 	c.Flags().StringVar(&o.token, "token", "", "Token for entry into the swarm")
 	completeChoices(c, "availability", availabilities)
 	return c
@@ -181,10 +186,7 @@ func (a *app) runJoin(ctx context.Context, o joinOptions) error {
 	if err != nil {
 		return err
 	}
-	if err := a.startLocal(ctx); err != nil {
-		return err
-	}
-	return a.with(ctx, func(c client) error {
+	return a.enter(ctx, o.noSystemd, func(c client) error {
 		r, err := c.daemon.Join(ctx, req)
 		if err != nil {
 			return err

@@ -28,6 +28,8 @@ type DaemonOptions struct {
 	SocketGroup string
 	// LogLevel is debug, info, warn or error; LogFormat text or json.
 	LogLevel, LogFormat string
+	// LogFile is written to instead of standard error, and set aside when it has grown; empty: standard error.
+	LogFile string
 	// Simulated runs tasks that only pretend to: for tests of scale.
 	Simulated bool
 }
@@ -52,7 +54,7 @@ func (a *app) newDaemon() *cobra.Command {
 	})
 	f := c.Flags()
 	f.StringVar(&o.StateDir, "state-dir", DefaultStateDir, "Folder of what must survive a reboot")
-	f.StringVar(&o.RunDir, "run-dir", "/run/swarm", "Folder of sockets and of what a reboot may take")
+	f.StringVar(&o.RunDir, "run-dir", DefaultRunDir, "Folder of sockets and of what a reboot may take")
 	f.StringVar(&o.Hostname, "hostname", "", "Name of this node (default: the machine's)")
 	f.StringVar(&o.MachineID, "machine-id", "", "Identity of this machine (default: that of /etc/machine-id, else one kept in the state folder)")
 	f.StringVar(&o.CgroupParent, "cgroup-parent", "", "Parent of the containers' cgroups")
@@ -62,6 +64,7 @@ func (a *app) newDaemon() *cobra.Command {
 	f.StringVar(&o.SocketGroup, "group", "", "Group that may use the local socket besides root")
 	f.Var(&level, "log-level", `Least level to log ("debug", "info", "warn", "error")`)
 	f.Var(&format, "log-format", `Format of the log ("text", "json")`)
+	f.StringVar(&o.LogFile, "log-file", "", "File to log to instead of standard error, set aside as FILE.1 at 10 MB")
 	f.BoolVar(&o.Simulated, "simulated", false, "Only pretend to run containers: for tests of scale")
 	if err := f.MarkHidden("simulated"); err != nil {
 		panic("cli: " + err.Error())
@@ -71,8 +74,11 @@ func (a *app) newDaemon() *cobra.Command {
 	return c
 }
 
-// DefaultStateDir is where a daemon keeps what must survive a reboot.
-const DefaultStateDir = "/var/lib/swarm"
+// DefaultStateDir is where a daemon keeps what must survive a reboot, and DefaultRunDir what need not.
+const (
+	DefaultStateDir = "/var/lib/swarm"
+	DefaultRunDir   = "/run/swarm"
+)
 
 // DefaultRegistryCertsDirs are where registries' certificates and mirrors are looked for: our own folder, then those of
 // containerd and of Docker.
@@ -94,6 +100,8 @@ func (o *DaemonOptions) validate() error {
 		*dir.path = filepath.Clean(*dir.path)
 	}
 	switch {
+	case o.LogFile != "" && !filepath.IsAbs(o.LogFile):
+		return invalid("--log-file %q is not an absolute path", o.LogFile)
 	case len(o.RunDir) > maxSocketPath:
 		return invalid("--run-dir %s is too long for sockets in it: use at most %d characters", o.RunDir, maxSocketPath)
 	case strings.ContainsAny(o.MachineID, " \t\n/"):

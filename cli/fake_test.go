@@ -43,6 +43,7 @@ type fakeServer struct {
 	loadReq  *swarmv1.LoadImageRequest
 	logsReq  *swarmv1.LogsRequest
 	watchReq *swarmv1.WatchRequest
+	initErr  error
 	stale    int // how many updates are refused as out of sequence
 
 	changed chan struct{}
@@ -300,6 +301,9 @@ func (d daemonServer) Init(_ context.Context, r *swarmv1.InitRequest) (*swarmv1.
 	d.fake.mu.Lock()
 	defer d.fake.mu.Unlock()
 	d.fake.inits = append(d.fake.inits, r)
+	if d.fake.initErr != nil {
+		return nil, d.fake.initErr
+	}
 	return &swarmv1.InitResponse{NodeId: "node1", ClusterId: "cluster1", WorkerToken: "SWMTKN-w", Addr: "10.0.0.1:2377"}, nil
 }
 

@@ -46,15 +46,16 @@ func golden(t *testing.T, path, got string) {
 
 // run is one command line in a test.
 type run struct {
-	stdin  io.Reader
-	env    map[string]string
-	server *fakeServer // nil: nothing answers
-	dev    cli.Dev
-	now    time.Time
-	daemon func(context.Context, cli.DaemonOptions) error
-	start  func(context.Context, string) (*cli.StartedDaemon, error)
-	doctor func(context.Context, cli.DoctorRequest) ([]cli.Finding, error)
-	target *cli.Target // set to what was dialed
+	stdin     io.Reader
+	env       map[string]string
+	server    *fakeServer // nil: nothing answers
+	dev       cli.Dev
+	now       time.Time
+	daemon    func(context.Context, cli.DaemonOptions) error
+	start     func(context.Context, cli.StartRequest) (*cli.StartedDaemon, error)
+	installer cli.Installer
+	doctor    func(context.Context, cli.DoctorRequest) ([]cli.Finding, error)
+	target    *cli.Target // set to what was dialed
 }
 
 // result is what a command line left behind.
@@ -87,6 +88,7 @@ func (r run) runContext(ctx context.Context, t *testing.T, args ...string) resul
 		},
 		RunDaemon:   r.daemon,
 		StartDaemon: r.start,
+		Installer:   r.installer,
 		Diagnose:    r.doctor,
 		Dev:         r.dev,
 	}

@@ -11,7 +11,7 @@ import (
 
 // TestHelp pins every command's help: words that users read are part of the interface.
 func TestHelp(t *testing.T) {
-	root := cli.New(cli.Deps{Dev: fakeDev{}})
+	root := cli.New(cli.Deps{Dev: fakeDev{}, Installer: &fakeInstaller{}})
 	var walk func(c *cobra.Command)
 	walk = func(c *cobra.Command) {
 		path := strings.Fields(c.CommandPath())

@@ -21,13 +21,15 @@ func runDaemon(context.Context, cli.DaemonOptions) error { return onlyLinux("the
 
 func runRuntime(context.Context, cli.RuntimeOptions) error { return onlyLinux("the container runtime") }
 
-func startDaemon(context.Context, string) (*cli.StartedDaemon, error) {
+func startDaemon(context.Context, cli.StartRequest) (*cli.StartedDaemon, error) {
 	return nil, onlyLinux("the daemon")
 }
 
 func diagnose(context.Context, cli.DoctorRequest) ([]cli.Finding, error) {
 	return nil, onlyLinux("the doctor")
 }
+
+func installs() cli.Installer { return nil }
 
 func upgrades() cli.Upgrader { return nil }
 

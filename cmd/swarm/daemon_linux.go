@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -19,6 +20,7 @@ import (
 	"swarm/cli"
 	"swarm/internal/footprint"
 	"swarm/internal/ident"
+	"swarm/internal/logfile"
 	"swarm/node"
 )
 
@@ -46,15 +48,16 @@ func serveDaemon(ctx context.Context, o cli.DaemonOptions) error {
 	if err != nil {
 		return err
 	}
-	log, err := newLog(o)
-	if err != nil {
-		return err
-	}
 	unlock, err := lockState(o.StateDir)
 	if err != nil {
 		return err
 	}
 	defer unlock()
+	log, closeLog, err := newLog(o)
+	if err != nil {
+		return err
+	}
+	defer closeLog()
 	machine, err := machineID(o)
 	if err != nil {
 		return err
@@ -92,17 +95,29 @@ func serveDaemon(ctx context.Context, o cli.DaemonOptions) error {
 	return g.Wait()
 }
 
-func newLog(o cli.DaemonOptions) (*slog.Logger, error) {
+func newLog(o cli.DaemonOptions) (*slog.Logger, func(), error) {
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(o.LogLevel)); err != nil {
-		return nil, fmt.Errorf("log level %q: use debug, info, warn or error", o.LogLevel)
+		return nil, nil, fmt.Errorf("log level %q: use debug, info, warn or error", o.LogLevel)
+	}
+	var out io.Writer = os.Stderr
+	closeLog := func() {}
+	if o.LogFile != "" {
+		f, err := logfile.Open(o.LogFile, logfile.Limit, int(os.Stdout.Fd()), int(os.Stderr.Fd()))
+		if err != nil {
+			return nil, nil, err
+		}
+		out, closeLog = f, func() { _ = f.Close() }
 	}
 	options := &slog.HandlerOptions{Level: level}
 	if o.LogFormat == "json" {
-		return slog.New(slog.NewJSONHandler(os.Stderr, options)), nil
+		return slog.New(slog.NewJSONHandler(out, options)), closeLog, nil
 	}
-	return slog.New(slog.NewTextHandler(os.Stderr, options)), nil
+	return slog.New(slog.NewTextHandler(out, options)), closeLog, nil
 }
+
+// cgroupParent is where containers' cgroups are made.
+const cgroupParent = "/swarm"
 
 // complete fills in what the command line left open.
 func complete(o cli.DaemonOptions) (cli.DaemonOptions, error) {
@@ -114,7 +129,7 @@ func complete(o cli.DaemonOptions) (cli.DaemonOptions, error) {
 		o.Hostname = name
 	}
 	if o.CgroupParent == "" {
-		o.CgroupParent = "/swarm"
+		o.CgroupParent = cgroupParent
 	}
 	if o.SocketGroup == "" {
 		o.SocketGroup = "swarm"

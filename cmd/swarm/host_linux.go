@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"swarm/cli"
+	"swarm/install"
 	"swarm/overlay/bridge"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/worker"
@@ -179,7 +180,8 @@ func (h *host) changes() []string {
 	if h.bridge == nil {
 		return nil
 	}
-	return []string{"nftables table swarm0, while tasks use the bridge network", "cgroup " + h.options.CgroupParent}
+	changes := []string{"nftables table swarm0, while tasks use the bridge network", "cgroup " + h.options.CgroupParent}
+	return append(changes, install.New(install.Config{}).Units()...)
 }
 
 // describe says what this node is and has.

@@ -23,6 +23,6 @@ func main() {
 	os.Exit(cli.Main(context.Background(), cli.Deps{
 		In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Env: os.Getenv, Now: time.Now, Dial: dial, Version: versionInfo(),
 		RunDaemon: runDaemon, RunRuntime: runRuntime, StartDaemon: startDaemon, Diagnose: diagnose,
-		Upgrade: upgrades(), Dev: playgrounds(),
+		Installer: installs(), Upgrade: upgrades(), Dev: playgrounds(),
 	}, os.Args[1:]))
 }

@@ -26,10 +26,10 @@ const (
 	logTail = 2 << 10
 )
 
-// startDaemon has a daemon with the default options running, and returns when it answers. It starts the program itself,
-// detached; a host's service manager is to be asked here first, where there is one.
-func startDaemon(ctx context.Context, socket string) (*cli.StartedDaemon, error) {
-	switch conn, err := net.Dial("unix", socket); {
+// startDaemon has a daemon with the default options running, and returns when it answers: as a service where systemd is,
+// else by itself. Nil: one runs already.
+func startDaemon(ctx context.Context, r cli.StartRequest) (*cli.StartedDaemon, error) {
+	switch conn, err := net.Dial("unix", r.Socket); {
 	case err == nil:
 		return nil, conn.Close()
 	case errors.Is(err, os.ErrPermission):
@@ -39,7 +39,15 @@ func startDaemon(ctx context.Context, socket string) (*cli.StartedDaemon, error)
 	}
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	return detached(ctx, filepath.Join(cli.DefaultStateDir, "daemon.log"))
+	i := newInstaller()
+	if !r.NoSystemd && i.host.Systemd() {
+		return i.Install(ctx)
+	}
+	started, err := detached(ctx, filepath.Join(cli.DefaultStateDir, "daemon.log"))
+	if err == nil {
+		started.Undo = i.end
+	}
+	return started, err
 }
 
 // detached starts a daemon that outlives this process, its terminal and its session.
@@ -65,7 +73,7 @@ func detached(ctx context.Context, logFile string) (*cli.StartedDaemon, error) {
 		return nil, fmt.Errorf("start the swarm daemon: %w", err)
 	}
 	defer ready.Close()
-	cmd := exec.Command(program, "daemon")
+	cmd := exec.Command(program, "daemon", "--log-file", logFile)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = "/", log, log
 	cmd.Env = append(os.Environ(), ready.env())
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
@@ -75,7 +83,7 @@ func detached(ctx context.Context, logFile string) (*cli.StartedDaemon, error) {
 	if err := awaitReady(ctx, cmd, ready); err != nil {
 		return nil, errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("start the swarm daemon: %v: see %s, which ends with: %s", err, logFile, tail(log, began)))
 	}
-	return &cli.StartedDaemon{PID: cmd.Process.Pid, Log: logFile}, nil
+	return &cli.StartedDaemon{PID: cmd.Process.Pid, Log: logFile, Program: program}, nil
 }
 
 // awaitReady returns when the daemon has said that it is ready. One that did not in time is ended.

@@ -67,7 +67,7 @@ func (upgrader) Replace(_ context.Context, socket string, p cli.Program) (string
 		return "", nil, fmt.Errorf("find the program of daemon %d: %w", pid, err)
 	}
 	installed = strings.TrimSuffix(installed, " (deleted)")
-	undo, err := install(p.Path, installed)
+	undo, err := putInPlace(p.Path, installed)
 	if err != nil {
 		return "", nil, fmt.Errorf("install %s as %s: %w", p.Path, installed, err)
 	}
@@ -98,9 +98,9 @@ func daemonBehind(socket string) (int, error) {
 	return int(cred.Pid), nil
 }
 
-// install puts a file in the place of another at once, and returns what undoes it. The former one is kept beside it, as
+// putInPlace puts a file in the place of another at once, and returns what undoes it. The former one is kept beside it, as
 // NAME.old, to go back to.
-func install(file, target string) (undo func() error, err error) {
+func putInPlace(file, target string) (undo func() error, err error) {
 	from, err := os.Open(file)
 	if err != nil {
 		return nil, err

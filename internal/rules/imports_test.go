@@ -57,6 +57,8 @@ var directions = []struct {
 	{"overlay", []string{"overlay", "internal", "proto"}},
 	// A node's parts are given to it as functions: it knows none of them.
 	{"node", []string{"internal", "proto"}},
+	// It writes files and runs systemctl: what it installs is no concern of its.
+	{"install", []string{"internal", "proto"}},
 	// What the network's libraries see is handed to the doctor: it judges, whoever looked.
 	{"doctor", []string{"doctor", "internal", "proto"}},
 	// The playground lays cables with the overlay's primitives.

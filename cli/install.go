@@ -1,0 +1,98 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/containerd/errdefs"
+	"github.com/spf13/cobra"
+
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+// Installer puts the program onto this host and takes it off. Its folders are the default ones.
+type Installer interface {
+	// Install copies the program if need be and, where systemd is, makes the daemon a service, enabled and started.
+	Install(context.Context) (*StartedDaemon, error)
+	// Uninstall stops what runs, removes what was installed and all that the daemon made outside its folders, and with purge
+	// its state too. It returns what it has removed.
+	Uninstall(ctx context.Context, purge bool) (removed []string, err error)
+	// Member says whether this host remembers to be part of a cluster.
+	Member() bool
+}
+
+func (a *app) newInstall() *cobra.Command {
+	return verb(&cobra.Command{
+		Use: "install", Short: "Make swarm part of this host: the program, and the service where systemd is", Args: noArgs,
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE:              func(c *cobra.Command, _ []string) error { return a.runInstall(c.Context()) },
+	})
+}
+
+func (a *app) runInstall(ctx context.Context) error {
+	got, err := a.Installer.Install(ctx)
+	if err != nil {
+		return err
+	}
+	if got.Unit == "" {
+		fmt.Fprintf(a.Out, "Installed %s. This host has no systemd: have its init system run `%s daemon`.\n", got.Program, got.Program)
+		return nil
+	}
+	fmt.Fprintf(a.Out, "Installed %s and started %s.\n", got.Program, got.Unit)
+	return nil
+}
+
+type uninstallOptions struct{ purge, force bool }
+
+func (a *app) newUninstall() *cobra.Command {
+	var o uninstallOptions
+	c := verb(&cobra.Command{
+		Use: "uninstall [OPTIONS]", Short: "Remove swarm from this host", Args: noArgs, ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: func(c *cobra.Command, _ []string) error { return a.runUninstall(c.Context(), o) },
+	})
+	c.Flags().BoolVar(&o.purge, "purge", false, "Remove images, volumes, logs and all other state too")
+	c.Flags().BoolVarP(&o.force, "force", "f", false, "Leave the swarm first, ignoring warnings")
+	return c
+}
+
+func (a *app) runUninstall(ctx context.Context, o uninstallOptions) error {
+	if a.host != "" || a.Env("SWARM_HOST") != "" {
+		return invalid("`swarm uninstall` is for the host it runs on: leave -H and SWARM_HOST out")
+	}
+	if a.Installer.Member() {
+		if err := a.leaveFirst(ctx, o.force); err != nil {
+			return err
+		}
+	}
+	removed, err := a.Installer.Uninstall(ctx, o.purge)
+	for _, what := range removed {
+		fmt.Fprintln(a.Out, what)
+	}
+	if err != nil {
+		return err
+	}
+	if len(removed) == 0 {
+		fmt.Fprintln(a.Err, "Nothing of swarm was installed on this host.")
+	}
+	return nil
+}
+
+// leaveFirst ends a membership, by a daemon that is started for it if none runs: it alone knows what to clean.
+func (a *app) leaveFirst(ctx context.Context, force bool) error {
+	if !force {
+		return errdefs.ErrFailedPrecondition.WithMessage("this host is part of a swarm: run `swarm leave` first, or use --force to leave it and uninstall")
+	}
+	started, err := a.startLocal(ctx, true)
+	if err != nil {
+		return err
+	}
+	err = a.with(ctx, func(c client) error {
+		_, err := c.daemon.Leave(ctx, &swarmv1.LeaveRequest{Force: true})
+		return err
+	})
+	if err == nil || started == nil {
+		return err
+	}
+	return errors.Join(err, started.Undo(context.WithoutCancel(ctx)))
+}

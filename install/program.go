@@ -1,0 +1,101 @@
+//go:build linux
+
+package install
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// program is where a copy is put.
+const program = "/usr/local/bin/swarm"
+
+// programDirs are folders whose programs stay where they are: PATH has them, and systemd may run what is in them.
+var programDirs = []string{"/usr/local/bin", "/usr/local/sbin", "/usr/bin", "/usr/sbin", "/bin", "/sbin"}
+
+// recordFile names the program that was copied. It is beside the daemon's state, and does not outlive it.
+func (h *Host) recordFile() string { return filepath.Join(h.cfg.StateDir, "installed") }
+
+// record is the program that an Install has copied, empty when none has.
+func (h *Host) record() (string, error) {
+	text, err := os.ReadFile(h.path(h.recordFile()))
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	return strings.TrimSpace(string(text)), err
+}
+
+// copyProgram puts self into its place at once: a daemon that runs from there keeps the file it was started from.
+func (h *Host) copyProgram(self string) (copied bool, err error) {
+	target := h.path(program)
+	if same, err := equal(self, target); same || err != nil {
+		return false, err
+	}
+	if err := os.MkdirAll(filepath.Dir(target), 0o755); err != nil {
+		return false, err
+	}
+	if err := os.MkdirAll(h.path(h.cfg.StateDir), 0o711); err != nil {
+		return false, err
+	}
+	// The record first: a copy that nobody knows of would stay for ever.
+	if err := os.WriteFile(h.path(h.recordFile()), []byte(program+"\n"), 0o600); err != nil {
+		return false, err
+	}
+	from, err := os.Open(self)
+	if err != nil {
+		return false, err
+	}
+	defer from.Close()
+	return true, replace(target, from, 0o755)
+}
+
+// replace puts a file in its place whole.
+func replace(target string, from io.Reader, mode os.FileMode) error {
+	tmp, err := os.CreateTemp(filepath.Dir(target), ".swarm-")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(tmp.Name()) // It is gone already when all went well.
+	_, err = io.Copy(tmp, from)
+	if err := errors.Join(err, tmp.Chmod(mode), tmp.Sync(), tmp.Close()); err != nil {
+		return err
+	}
+	return os.Rename(tmp.Name(), target)
+}
+
+// equal compares two files; one that is not there equals nothing.
+func equal(a, b string) (bool, error) {
+	left, err := os.Open(a)
+	if err != nil {
+		return false, err
+	}
+	defer left.Close()
+	right, err := os.Open(b)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	} else if err != nil {
+		return false, err
+	}
+	defer right.Close()
+	x, y := make([]byte, 1<<20), make([]byte, 1<<20)
+	for {
+		n, errA := io.ReadFull(left, x)
+		m, errB := io.ReadFull(right, y)
+		if !bytes.Equal(x[:n], y[:m]) {
+			return false, nil
+		}
+		if ended(errA) && ended(errB) {
+			return true, nil
+		}
+		if errA != nil && !ended(errA) || errB != nil && !ended(errB) {
+			return false, errors.Join(errA, errB)
+		}
+	}
+}
+
+func ended(err error) bool { return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) }
