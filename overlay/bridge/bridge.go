@@ -13,6 +13,7 @@
 package bridge
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -73,7 +74,10 @@ type Attachment struct {
 	TaskID string
 	// Isolated tasks get a namespace with a loopback and nothing else.
 	Isolated bool
-	Ports    []Port
+	// Interface names the task's end; default eth0. A task that is on other networks
+	// too has this one last.
+	Interface string
+	Ports     []Port
 }
 
 // Result is what a task was given.
@@ -188,7 +192,7 @@ func (b *Bridge) connect(t *attached) error {
 	}
 	t.Result.Address = netip.PrefixFrom(addr, b.addresses.subnet.Bits())
 	t.Result.Gateway = b.addresses.gateway()
-	t.Result.Interface = containerInterface
+	t.Result.Interface = cmp.Or(t.Interface, containerInterface)
 	t.Result.MAC = macOf(addr).String()
 	if t.Result.Ports, t.holds, err = b.ports.hold(t.TaskID, t.Ports); err != nil {
 		return err
@@ -336,7 +340,8 @@ func (b *Bridge) mend(t *attached) error {
 		return err
 	}
 	// These follow from the address; a caller that kept only the address is as good.
-	t.Result.Gateway, t.Result.Interface, t.Result.MAC = b.addresses.gateway(), containerInterface, macOf(addr).String()
+	t.Result.Gateway, t.Result.MAC = b.addresses.gateway(), macOf(addr).String()
+	t.Result.Interface = cmp.Or(t.Result.Interface, t.Interface, containerInterface)
 	t.published = len(t.Result.Ports) > 0
 	var err error
 	if t.holds, err = b.ports.reclaim(t.TaskID, t.Result.Ports); err != nil {

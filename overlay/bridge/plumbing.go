@@ -5,27 +5,25 @@ package bridge
 import (
 	"crypto/sha256"
 	"encoding/binary"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"iter"
 	"log/slog"
-	"net"
 	"net/netip"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
+	"swarm/overlay/cable"
 	"swarm/overlay/hostnet"
 	"swarm/overlay/netns"
 )
 
 const (
-	// containerInterface is what a task calls its end of the cable.
+	// containerInterface is what a task calls its end of the cable, unless told otherwise.
 	containerInterface = "eth0"
 	// cablePrefix begins the names of the host's ends.
 	cablePrefix = "swb-"
@@ -34,13 +32,6 @@ const (
 	forwardWasOff = "swarm bridge; ip_forward was 0"
 	forwardWasOn  = "swarm bridge"
 )
-
-// containerSysctls let a process that is not root bind any port and ping: the
-// namespace has no ports but the task's own.
-var containerSysctls = map[string]string{
-	"ipv4.ip_unprivileged_port_start": "0",
-	"ipv4.ping_group_range":           "0 2147483647",
-}
 
 // plumbing is the bridge device with its cables, and the rules.
 type plumbing struct {
@@ -264,10 +255,12 @@ func (p *plumbing) group() uint32 {
 	return binary.BigEndian.Uint32(sum[:])>>1 | 1
 }
 
-// cable names the host's end of a task's cable.
-func cable(taskID string) string {
-	sum := sha256.Sum256([]byte(taskID))
-	return cablePrefix + hex.EncodeToString(sum[:5])
+// cable is a task's connection.
+func (p *plumbing) cable(taskID string, r Result) cable.Cable {
+	return cable.Cable{
+		Port: cable.PortName(cablePrefix, taskID), Bridge: p.index, Group: p.group(), MTU: p.mtu,
+		Interface: r.Interface, MAC: macOf(r.Address.Addr()), Addresses: []netip.Prefix{r.Address}, Gateway: r.Gateway,
+	}
 }
 
 // plug connects the task's namespace to the bridge.
@@ -277,142 +270,24 @@ func (p *plumbing) plug(taskID string, r Result) error {
 		return err
 	}
 	defer ns.Close()
-	if err := ns.SetSysctls(containerSysctls); err != nil {
-		return err
-	}
-	inside, err := ns.Netlink()
-	if err != nil {
-		return err
-	}
-	defer inside.Close()
-	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.MTU, attrs.MasterIndex = cable(taskID), p.mtu, p.index
-	attrs.Group, attrs.Flags = p.group(), net.FlagUp
-	veth := netlink.NewVeth(attrs)
-	veth.PeerName, veth.PeerNamespace = containerInterface, netlink.NsFd(ns.FD())
-	veth.PeerMTU, veth.PeerHardwareAddr = uint32(p.mtu), macOf(r.Address.Addr())
-	err = p.h.LinkAdd(veth)
-	if errors.Is(err, unix.EEXIST) {
-		// One that its namespace has not yet taken with it.
-		if err := p.deleteLink(cable(taskID)); err != nil {
-			return err
-		}
-		err = p.h.LinkAdd(veth)
-	}
-	if err != nil {
-		return fmt.Errorf("cable: %w", err)
-	}
-	if err := configure(inside, r); err != nil {
-		return err
-	}
-	return awaitCarrier(inside, containerInterface, p.h, cable(taskID))
-}
-
-// awaitCarrier returns when both ends of a cable pass frames. The kernel notices
-// the carrier in the background, and what is sent before that is lost: an ARP
-// request is repeated after a second only. Asking for the link makes newer kernels
-// look at once; older ones do it within milliseconds. A late one is no error.
-func awaitCarrier(inside *netlink.Handle, eth string, host *netlink.Handle, port string) error {
-	tick := time.NewTicker(time.Millisecond)
-	defer tick.Stop()
-	for range 50 {
-		near, err := inside.LinkByName(eth)
-		if err != nil {
-			return fmt.Errorf("interface %s: %w", eth, err)
-		}
-		far, err := host.LinkByName(port)
-		if err != nil {
-			return fmt.Errorf("cable %s: %w", port, err)
-		}
-		if near.Attrs().OperState == netlink.OperUp && far.Attrs().OperState == netlink.OperUp {
-			return nil
-		}
-		<-tick.C
-	}
-	return nil
-}
-
-// configure sets address and default route at the task's end.
-func configure(inside *netlink.Handle, r Result) error {
-	eth, err := inside.LinkByName(containerInterface)
-	if err != nil {
-		return fmt.Errorf("interface %s: %w", containerInterface, err)
-	}
-	if err := inside.AddrAdd(eth, &netlink.Addr{IPNet: hostnet.IPNet(r.Address)}); err != nil {
-		return fmt.Errorf("address %s: %w", r.Address, err)
-	}
-	if err := inside.LinkSetUp(eth); err != nil {
-		return fmt.Errorf("interface %s: %w", containerInterface, err)
-	}
-	route := &netlink.Route{LinkIndex: eth.Attrs().Index, Gw: r.Gateway.AsSlice()}
-	if err := inside.RouteAdd(route); err != nil {
-		return fmt.Errorf("route by %s: %w", r.Gateway, err)
-	}
-	return nil
+	return p.cable(taskID, r).Plug(p.h, ns)
 }
 
 // plugged reports whether the task's cable is whole.
 func (p *plumbing) plugged(taskID string, r Result) bool {
-	link, err := p.h.LinkByName(cable(taskID))
-	if err != nil || link.Attrs().MasterIndex != p.index || link.Attrs().OperState != netlink.OperUp {
-		return false
-	}
-	ns, err := netns.Open(r.Netns)
-	if err != nil {
-		return false
-	}
-	defer ns.Close()
-	inside, err := ns.Netlink()
-	if err != nil {
-		return false
-	}
-	defer inside.Close()
-	eth, err := inside.LinkByName(containerInterface)
-	if err != nil {
-		return false
-	}
-	addrs, err := inside.AddrList(eth, netlink.FAMILY_V4)
-	return err == nil && slices.ContainsFunc(addrs, func(a netlink.Addr) bool {
-		return a.IP.Equal(r.Address.Addr().AsSlice())
-	})
+	return p.cable(taskID, r).Whole(p.h, r.Netns)
 }
 
-// unplug takes the task's cable off the bridge. The cable goes with the namespace at
-// its other end: deleting it here would wait for a grace period of the kernel (30 ms).
+// unplug takes the task's cable off the bridge; it goes with the task's namespace.
 func (p *plumbing) unplug(taskID string) error {
-	link, err := p.h.LinkByName(cable(taskID))
-	if errors.As(err, &netlink.LinkNotFoundError{}) {
-		return nil
-	}
-	if err == nil {
-		err = errors.Join(p.h.LinkSetDown(link), p.h.LinkSetNoMaster(link))
-	}
-	if err != nil && !errors.Is(err, unix.ENODEV) {
-		return fmt.Errorf("cable of task %s: %w", taskID, err)
-	}
-	return nil
-}
-
-func (p *plumbing) deleteLink(name string) error {
-	link, err := p.h.LinkByName(name)
-	if errors.As(err, &netlink.LinkNotFoundError{}) {
-		return nil
-	}
-	if err == nil {
-		err = p.h.LinkDel(link)
-	}
-	// It may have gone with the namespace at its other end meanwhile.
-	if err != nil && !errors.Is(err, unix.ENODEV) {
-		return fmt.Errorf("cable %s: %w", name, err)
-	}
-	return nil
+	return cable.Unplug(p.h, cable.PortName(cablePrefix, taskID))
 }
 
 // removeStrayCables deletes the cables of tasks that are not in live.
 func (p *plumbing) removeStrayCables(live map[string]*attached) error {
 	keep := make(map[string]bool, len(live))
 	for id := range live {
-		keep[cable(id)] = true
+		keep[cable.PortName(cablePrefix, id)] = true
 	}
 	links, err := p.h.LinkList()
 	if err != nil {
@@ -422,7 +297,7 @@ func (p *plumbing) removeStrayCables(live map[string]*attached) error {
 	for _, l := range links {
 		a := l.Attrs()
 		if a.Group == p.group() && strings.HasPrefix(a.Name, cablePrefix) && !keep[a.Name] {
-			errs = append(errs, p.deleteLink(a.Name))
+			errs = append(errs, cable.Delete(p.h, a.Name))
 		}
 	}
 	return errors.Join(errs...)
