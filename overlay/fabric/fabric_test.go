@@ -1,0 +1,383 @@
+//go:build linux
+
+package fabric_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+
+	"swarm/overlay/fabric"
+	"swarm/overlay/netns"
+)
+
+var (
+	red  = fabric.Network{ID: "red", VNI: 65536}
+	blue = fabric.Network{ID: "blue", VNI: 65537}
+)
+
+func TestAttach_TasksOfAllHostsReachEachOther(t *testing.T) {
+	for name, s := range map[string]settings{
+		"underlay ipv4": {hosts: 3},
+		"underlay ipv6": {hosts: 3, ipv6: true},
+		"jumbo":         {hosts: 3, mtu: 9000},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, s)
+			var tasks []*task
+			for i, h := range w.hosts {
+				for j := range 2 {
+					n := i*2 + j + 2
+					k := h.start(fmt.Sprint("t", n), red, fmt.Sprintf("10.0.1.%d/24", n), fmt.Sprintf("fd00:1::%x/64", n))
+					k.serve(k.leg.TaskID)
+					tasks = append(tasks, k)
+				}
+			}
+			w.sync("red", tasks...)
+			for _, from := range tasks {
+				for _, to := range tasks {
+					from.reaches(to.leg.TaskID, to.leg.Addresses[0].Addr().String(), to.leg.Addresses[1].Addr().String())
+				}
+			}
+			// The largest packets that fit pass, in both families.
+			mtu := infoOf(t, w.hosts[0], "red").MTU
+			if want := max(s.mtu, 1400) - map[bool]int{false: 50, true: 70}[s.ipv6]; mtu != want {
+				t.Errorf("mtu: got %d, want %d", mtu, want)
+			}
+			for addr, headers := range map[string]int{"10.0.1.7": 28, "fd00:1::7": 48} {
+				if got := tasks[0].ask("udp", addr, mtu-headers, time.Second); got != "t7" {
+					t.Errorf("%d bytes to %s: got answer from %q", mtu-headers, addr, got)
+				}
+			}
+		})
+	}
+}
+
+func infoOf(t *testing.T, h *host, id string) fabric.Info {
+	t.Helper()
+	all, err := h.f.Networks(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, i := range all {
+		if i.ID == id {
+			return i
+		}
+	}
+	t.Fatalf("host %s has no network %s", h.name, id)
+	return fabric.Info{}
+}
+
+func TestAttach_SameSubnetsInTwoNetworksDoNotMeet(t *testing.T) {
+	w := newWorld(t, settings{hosts: 2})
+	var tasks []*task
+	for _, n := range []fabric.Network{red, blue} {
+		for i, h := range w.hosts {
+			k := h.start(fmt.Sprint(n.ID, i+2), n, fmt.Sprintf("10.0.1.%d/24", i+2))
+			k.serve(k.leg.TaskID)
+			tasks = append(tasks, k)
+		}
+	}
+	only := w.hosts[0].start("only", red, "10.0.1.9/24")
+	only.serve("only")
+	w.sync("red", append(tasks, only)...)
+	w.sync("blue", append(tasks, only)...)
+	for _, from := range tasks {
+		from.reaches(from.leg.Network.ID+"2", "10.0.1.2")
+		from.reaches(from.leg.Network.ID+"3", "10.0.1.3")
+		if from.leg.Network.ID == "blue" {
+			if got := from.ask("tcp", "10.0.1.9", 0, 300*time.Millisecond); got != "" {
+				t.Errorf("%s reaches %s of another network", from.leg.TaskID, got)
+			}
+		}
+	}
+}
+
+func TestSync_AddressMovesToAnotherHost(t *testing.T) {
+	w := newWorld(t, settings{hosts: 3})
+	a, b := w.hosts[0].start("a", red, "10.0.1.2/24", "fd00:1::2/64"), w.hosts[0].start("b", red, "10.0.1.3/24")
+	c := w.hosts[1].start("c", red, "10.0.1.4/24", "fd00:1::4/64")
+	stays := w.hosts[2].start("stays", red, "10.0.1.5/24")
+	c.serve("c")
+	stays.serve("stays")
+	w.sync("red", a, b, c, stays)
+	open := connect(t, a, stays)
+	a.reaches("c", "10.0.1.4", "fd00:1::4")
+	b.reaches("c", "10.0.1.4")
+	// To the third host, to the asker's own, and away again: memories of neighbours stay right.
+	for _, to := range []*host{w.hosts[2], w.hosts[0], w.hosts[1]} {
+		c.stop()
+		c = to.start("c", red, "10.0.1.4/24", "fd00:1::4/64")
+		name := "c on " + to.name
+		c.serve(name)
+		w.sync("red", a, b, c, stays)
+		a.reaches(name, "10.0.1.4", "fd00:1::4")
+		b.reaches(name, "10.0.1.4")
+		open.echo()
+	}
+}
+
+func TestSync_TaskAttachedHereIsNotSoughtElsewhere(t *testing.T) {
+	w := newWorld(t, settings{hosts: 2})
+	a, b := w.hosts[0].start("a", red, "10.0.1.2/24"), w.hosts[0].start("b", red, "10.0.1.3/24")
+	other := w.hosts[1].start("other", red, "10.0.1.3/24")
+	b.serve("b")
+	other.serve("other")
+	w.sync("red", a, other)
+	a.reaches("b", "10.0.1.3")
+	// What was said before holds as soon as the task is gone.
+	b.stop()
+	a.reaches("other", "10.0.1.3")
+}
+
+func TestSync_WhatIsSaidBeforeTheFirstTaskHolds(t *testing.T) {
+	w := newWorld(t, settings{hosts: 2})
+	a := w.hosts[0].start("a", red, "10.0.1.2/24")
+	a.serve("a")
+	b := &task{host: w.hosts[1], leg: fabric.Leg{Network: red, Addresses: a.leg.Addresses[:0]}}
+	w.sync("red", a)
+	b = w.hosts[1].start("b", red, "10.0.1.3/24")
+	w.hosts[0].do(func() error {
+		return w.hosts[0].f.Sync(context.Background(), "red", []fabric.Endpoint{endpoint(b)})
+	})
+	b.reaches("a", "10.0.1.2")
+}
+
+func endpoint(k *task) fabric.Endpoint {
+	e := fabric.Endpoint{Host: k.host.addr}
+	for _, a := range k.leg.Addresses {
+		e.Addresses = append(e.Addresses, a.Addr())
+	}
+	return e
+}
+
+// connection is an established one, with an echo at its far end.
+type connection struct {
+	t *testing.T
+	c net.Conn
+}
+
+func connect(t *testing.T, from, to *task) *connection {
+	t.Helper()
+	var l net.Listener
+	err := to.ns.Do(func() (err error) {
+		l, err = net.Listen("tcp", ":9")
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		defer c.Close()
+		_, _ = io.Copy(c, c)
+	}()
+	out := &connection{t: t}
+	err = from.ns.Do(func() (err error) {
+		out.c, err = net.DialTimeout("tcp", net.JoinHostPort(to.leg.Addresses[0].Addr().String(), "9"), 2*time.Second)
+		return err
+	})
+	t.Cleanup(func() {
+		if out.c != nil {
+			out.c.Close()
+		}
+		l.Close()
+		<-done
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// echo fails the test unless what is written comes back.
+func (c *connection) echo() {
+	c.t.Helper()
+	_ = c.c.SetDeadline(time.Now().Add(2 * time.Second))
+	buf := []byte("hello")
+	if _, err := c.c.Write(buf); err != nil {
+		c.t.Fatal(err)
+	}
+	if _, err := io.ReadFull(c.c, buf); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+func TestRestore_TransferGoesOn(t *testing.T) {
+	w := newWorld(t, settings{hosts: 2})
+	a, b := w.hosts[0].start("a", red, "10.0.1.2/24"), w.hosts[1].start("b", red, "10.0.1.3/24")
+	gone := w.hosts[0].start("gone", blue, "10.0.1.2/24")
+	b.serve("b")
+	w.sync("red", a, b)
+	open := connect(t, a, b)
+	open.echo()
+	stop, done := make(chan struct{}), make(chan struct{})
+	var moved int
+	go func() {
+		defer close(done)
+		for buf := make([]byte, 64<<10); ; moved++ {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			_ = open.c.SetDeadline(time.Now().Add(time.Second))
+			if _, err := open.c.Write(buf); err != nil {
+				t.Error(err)
+				return
+			}
+			if _, err := io.ReadFull(open.c, buf); err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	}()
+	for range 20 {
+		w.hosts[0].restart(a.leg)
+		w.hosts[1].restart(b.leg)
+		w.sync("red", a, b)
+	}
+	close(stop)
+	<-done
+	if moved == 0 {
+		t.Error("nothing was transferred")
+	}
+	if netns.Pinned(w.hosts[0].pins() + "/" + gone.leg.Network.ID) {
+		t.Error("a network without a task has survived the restore")
+	}
+}
+
+// A restored host mends what is broken and drops entries that nobody wants any more.
+func TestRestore_MendsAndSyncDropsStaleEntries(t *testing.T) {
+	w := newWorld(t, settings{hosts: 3})
+	a, b := w.hosts[0].start("a", red, "10.0.1.2/24"), w.hosts[1].start("b", red, "10.0.1.3/24")
+	c := w.hosts[2].start("c", red, "10.0.1.4/24")
+	b.serve("b")
+	c.serve("c")
+	w.sync("red", a, b, c)
+	a.reaches("b", "10.0.1.3")
+	for name, damage := range map[string]func() error{
+		"nothing":        func() error { return nil },
+		"the cable":      func() error { return deleteLink(a.leg.Netns, "eth0") },
+		"the device":     func() error { return deleteLink(w.hosts[0].pins()+"/red", "vxlan") },
+		"the bridge":     func() error { return deleteLink(w.hosts[0].pins()+"/red", "bridge") },
+		"the namespace":  func() error { return netns.Delete(w.hosts[0].pins() + "/red") },
+		"a bridge entry": func() error { return flushEntries(w.hosts[0].pins()+"/red", "vxlan") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			if err := damage(); err != nil {
+				t.Fatal(err)
+			}
+			w.hosts[0].restart(a.leg)
+			w.sync("red", a, b)
+			a.reaches("b", "10.0.1.3")
+			if got := a.ask("udp", "10.0.1.4", 32, 100*time.Millisecond); got != "" {
+				t.Errorf("the entry of a task that is not wanted is still there: %q answers", got)
+			}
+			w.sync("red", a, b, c)
+			a.reaches("c", "10.0.1.4")
+		})
+	}
+}
+
+func deleteLink(pin, name string) error {
+	ns, err := netns.Open(pin)
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	return ns.Do(func() error {
+		l, err := netlink.LinkByName(name)
+		if err != nil {
+			return err
+		}
+		return netlink.LinkDel(l)
+	})
+}
+
+// flushEntries removes the bridge's entries at a port.
+func flushEntries(pin, port string) error {
+	ns, err := netns.Open(pin)
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	return ns.Do(func() error {
+		l, err := netlink.LinkByName(port)
+		if err != nil {
+			return err
+		}
+		all, err := netlink.NeighList(l.Attrs().Index, 7)
+		if err != nil {
+			return err
+		}
+		for _, n := range all {
+			if n.Flags&netlink.NTF_MASTER != 0 && n.State&netlink.NUD_NOARP != 0 {
+				if err := netlink.NeighDel(&n); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+}
+
+// A network comes with its first task and goes with its last; in between tasks come and go.
+func TestDetach_LeavesNothing(t *testing.T) {
+	w := newWorld(t, settings{hosts: 2})
+	far := w.hosts[1].start("far", red, "10.0.1.200/24")
+	far.serve("far")
+	round := func(i int) {
+		k := w.hosts[0].start("k", red, fmt.Sprintf("10.0.1.%d/24", 2+i%150))
+		w.sync("red", k, far)
+		if i%20 == 0 {
+			k.reaches("far", "10.0.1.200")
+		}
+		k.stop()
+	}
+	for i := range 20 {
+		round(i)
+		if got := w.hosts[0].remains(); got != "" {
+			t.Fatalf("round %d: left on the host:\n%s", i, got)
+		}
+	}
+	near := w.hosts[0].start("near", red, "10.0.1.201/24")
+	for i := range 180 {
+		round(i)
+	}
+	// The cables go with the tasks' namespaces, a moment later.
+	eventually(t, "one cable is left on the bridge", func() bool {
+		return len(links(t, w.hosts[0].pins()+"/red")) == len([]string{"lo", "bridge", "vxlan", "near"})
+	})
+	near.stop()
+	far.stop()
+	for _, h := range w.hosts {
+		if got := h.remains(); got != "" {
+			t.Fatalf("left on host %s:\n%s", h.name, got)
+		}
+	}
+}
+
+func links(t *testing.T, pin string) []netlink.Link {
+	t.Helper()
+	ns, err := netns.Open(pin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ns.Close()
+	var list []netlink.Link
+	if err := ns.Do(func() (err error) { list, err = netlink.LinkList(); return err }); err != nil {
+		t.Fatal(err)
+	}
+	return list
+}
