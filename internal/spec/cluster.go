@@ -35,6 +35,7 @@ func Cluster(in *swarmv1.ClusterSpec) (*swarmv1.ClusterSpec, error) {
 		checkAtLeast("raft election timeout", c.Raft.ElectionTimeout, minTimeout),
 		checkAtLeast("heartbeat period", c.Dispatcher.HeartbeatPeriod, minTimeout),
 		checkAtLeast("session timeout", c.Dispatcher.SessionTimeout, minTimeout),
+		checkLog(c.GetTaskDefaults().GetLogDriver()),
 		checkPools(c.Network)); err != nil {
 		return nil, err
 	}

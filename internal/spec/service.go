@@ -44,6 +44,7 @@ func checkService(s *swarmv1.ServiceSpec) error {
 		checkRestart(s.GetTaskTemplate().GetRestartPolicy()),
 		checkPlacement(s.GetTaskTemplate().GetPlacement()),
 		checkAttachments(s.GetTaskTemplate().GetNetworks()),
+		checkLog(s.GetTaskTemplate().GetLogDriver()),
 		checkUpdate("update", s.GetUpdateConfig()),
 		checkUpdate("rollback", s.GetRollbackConfig()),
 		checkEndpoint(s.GetEndpointSpec()),

@@ -28,6 +28,8 @@ type Picture struct {
 	history   int
 	// lease is how long a node out of contact may keep running single-writer tasks.
 	lease time.Duration
+	// logDriver is of tasks whose revision names none.
+	logDriver *swarmv1.Driver
 
 	dirty map[*service]struct{}
 	// waiting are the services with tasks that no node has taken: they are planned again when a node may take more.
@@ -117,7 +119,7 @@ func (p *Picture) foldCluster(c *swarmv1.Cluster) {
 			p.touch(s)
 		}
 	}
-	p.history, p.lease = history, lease
+	p.history, p.lease, p.logDriver = history, lease, c.GetSpec().GetTaskDefaults().GetLogDriver()
 }
 
 func (p *Picture) foldClaim(c *swarmv1.Claim, gone bool) {

@@ -91,6 +91,9 @@ func (r *run) make(w *want, left int) {
 	row.Id, row.ServiceId, row.Revision, row.Slot = w.id, r.svc.id, w.rev.row.GetNumber(), w.key.number
 	row.DesiredState, row.StartAfter, row.Restarts, row.Replaces = w.desired, stamp(w.startAfter), w.restarts, w.replaces
 	row.Networks, row.JobIteration = w.rev.networks, r.svc.row.GetJobStatus().GetJobIteration()
+	if w.rev.row.GetSpec().GetTaskTemplate().GetLogDriver() == nil {
+		row.LogDriver = r.p.logDriver
+	}
 	if w.node != nil {
 		row.NodeId = w.node.id
 	}
