@@ -33,6 +33,7 @@ type fakeServer struct {
 	events   []*swarmv1.Event
 	root     *pki.Root
 
+<<<<<<< HEAD
 	created  *swarmv1.CreateServiceRequest
 	updates  []*swarmv1.UpdateServiceRequest
 	nodeReqs []*swarmv1.UpdateNodeRequest
@@ -45,6 +46,21 @@ type fakeServer struct {
 	watchReq *swarmv1.WatchRequest
 	initErr  error
 	stale    int // how many updates are refused as out of sequence
+=======
+	created    *swarmv1.CreateServiceRequest
+	updates    []*swarmv1.UpdateServiceRequest
+	nodeReqs   []*swarmv1.UpdateNodeRequest
+	inits      []*swarmv1.InitRequest
+	joins      []*swarmv1.JoinClusterRequest
+	removed    []string
+	loaded     []byte
+	loadReq    *swarmv1.LoadImageRequest
+	logsReq    *swarmv1.LogsRequest
+	logDetails []*swarmv1.LogDetails
+	logNotices []string
+	watchReq   *swarmv1.WatchRequest
+	stale      int // how many updates are refused as out of sequence
+>>>>>>> 39407f3 (logs: a node that is away is named once, followers go on at their place, details as Docker's)
 
 	changed chan struct{}
 	// onCreate runs, unlocked, after a service was created; list before each list of tasks.
@@ -287,7 +303,7 @@ func (s *fakeServer) Logs(r *swarmv1.LogsRequest, stream swarmv1.Control_LogsSer
 	s.logsReq = r
 	records := s.logs
 	s.mu.Unlock()
-	return stream.Send(&swarmv1.TaskLogsResponse{Records: records})
+	return stream.Send(&swarmv1.TaskLogsResponse{Records: records, Details: s.logDetails, Notices: s.logNotices})
 }
 
 func (s *fakeServer) Exec(stream swarmv1.Control_ExecServer) error { return s.exec(stream) }
