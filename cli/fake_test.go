@@ -102,6 +102,9 @@ func (s *fakeServer) UpdateCluster(_ context.Context, r *swarmv1.UpdateClusterRe
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.cluster = s.cluster.CloneVT()
+	if r.Spec != nil {
+		s.cluster.Spec = r.Spec
+	}
 	if r.RotateWorkerToken {
 		s.cluster.RootCa.JoinTokens.Worker = "SWMTKN-rotated"
 	}
