@@ -33,20 +33,6 @@ type fakeServer struct {
 	events   []*swarmv1.Event
 	root     *pki.Root
 
-<<<<<<< HEAD
-	created  *swarmv1.CreateServiceRequest
-	updates  []*swarmv1.UpdateServiceRequest
-	nodeReqs []*swarmv1.UpdateNodeRequest
-	inits    []*swarmv1.InitRequest
-	joins    []*swarmv1.JoinClusterRequest
-	removed  []string
-	loaded   []byte
-	loadReq  *swarmv1.LoadImageRequest
-	logsReq  *swarmv1.LogsRequest
-	watchReq *swarmv1.WatchRequest
-	initErr  error
-	stale    int // how many updates are refused as out of sequence
-=======
 	created    *swarmv1.CreateServiceRequest
 	updates    []*swarmv1.UpdateServiceRequest
 	nodeReqs   []*swarmv1.UpdateNodeRequest
@@ -56,11 +42,11 @@ type fakeServer struct {
 	loaded     []byte
 	loadReq    *swarmv1.LoadImageRequest
 	logsReq    *swarmv1.LogsRequest
+	watchReq   *swarmv1.WatchRequest
+	initErr    error
+	stale      int // how many updates are refused as out of sequence
 	logDetails []*swarmv1.LogDetails
 	logNotices []string
-	watchReq   *swarmv1.WatchRequest
-	stale      int // how many updates are refused as out of sequence
->>>>>>> 39407f3 (logs: a node that is away is named once, followers go on at their place, details as Docker's)
 
 	changed chan struct{}
 	// onCreate runs, unlocked, after a service was created; list before each list of tasks.
