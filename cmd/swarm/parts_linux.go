@@ -191,6 +191,9 @@ func (m *workerMember) Run(ctx context.Context) error {
 		defer m.Close()
 		return m.Worker.Run(ctx)
 	})
+	if m.host.disk != nil {
+		g.Go(func() error { return watchDisk(ctx, m.host.disk, m.Redescribe) })
+	}
 	if m.host.store != nil {
 		server := &http.Server{Handler: m.host.store.Handler(), ReadHeaderTimeout: 10 * time.Second, ConnContext: withCaller}
 		g.Go(func() error {

@@ -225,7 +225,7 @@ func (r *revision) explain(nodes []*node, count func(*node) uint64, lacking map[
 			nearest, missed = n, f
 		}
 	}
-	v := verdict{err: sentence(tally), unplaced: &swarmv1.Unplaced{}}
+	v := verdict{err: sentence(tally, trouble(nodes)), unplaced: &swarmv1.Unplaced{}}
 	for f, n := range tally {
 		if n > 0 {
 			v.unplaced.Refusals = append(v.unplaced.Refusals, &swarmv1.Refusal{Filter: filters[f].name, Nodes: n, Reason: phrase(filters[f].phrase, n)})
@@ -241,9 +241,20 @@ func (r *revision) explain(nodes []*node, count func(*node) uint64, lacking map[
 	return v
 }
 
+// trouble is what the first node that takes no tasks by its own word says of itself, in short.
+func trouble(nodes []*node) string {
+	for _, n := range nodes {
+		if n.open == refusedUnavailable {
+			short, _, _ := strings.Cut(n.state.GetDescription().GetUnavailable(), ":")
+			return short
+		}
+	}
+	return ""
+}
+
 // sentence is Docker's: "no suitable node (scheduling constraints not satisfied on 3 nodes; insufficient resources on 1
-// node)", the most frequent reason first.
-func sentence(tally [refusals]uint32) string {
+// node)", the most frequent reason first. trouble is why nodes take no tasks by their own word.
+func sentence(tally [refusals]uint32, trouble string) string {
 	type part struct {
 		text  string
 		nodes uint32
@@ -253,10 +264,14 @@ func sentence(tally [refusals]uint32) string {
 		if n == 0 {
 			continue
 		}
-		if i := slices.IndexFunc(parts, func(p part) bool { return p.text == filters[f].phrase }); i >= 0 {
+		text := filters[f].phrase
+		if refusal(f) == refusedUnavailable && trouble != "" {
+			text += ": " + strings.ReplaceAll(trouble, "%", "%%")
+		}
+		if i := slices.IndexFunc(parts, func(p part) bool { return p.text == text }); i >= 0 {
 			parts[i].nodes += n
 		} else {
-			parts = append(parts, part{filters[f].phrase, n})
+			parts = append(parts, part{text, n})
 		}
 	}
 	if len(parts) == 0 {
