@@ -50,6 +50,7 @@ type Store struct {
 	cfg   Config
 	log   *slog.Logger
 	watch *watcher
+	late  *late
 
 	mu       sync.Mutex // guards what follows
 	journals map[string]*journal
@@ -84,7 +85,7 @@ func New(cfg Config, deps Deps) (*Store, error) {
 		return nil, fmt.Errorf("open logs: %w", err)
 	}
 	s := &Store{
-		cfg: cfg, log: deps.Log, watch: watch,
+		cfg: cfg, log: deps.Log, watch: watch, late: newLate(),
 		journals: map[string]*journal{}, dirty: map[*journal]bool{}, wake: make(chan struct{}, 1),
 	}
 	if err := s.open(); err != nil {
@@ -144,6 +145,7 @@ func (s *Store) Run(ctx context.Context) error {
 		return err
 	})
 	g.Go(func() error { return s.copy(ctx) })
+	g.Go(func() error { return s.runLate(ctx) })
 	return g.Wait()
 }
 
@@ -186,7 +188,10 @@ func (s *Store) copy(ctx context.Context) error {
 		s.mu.Unlock()
 		for j := range dirty {
 			more, err := j.copy(buf, false)
-			if err != nil && !j.failing { // a full disk, mostly: the next write of the container, or its end, tries again
+			if err != nil { // a full disk, mostly
+				s.late.add(j, false)
+			}
+			if err != nil && !j.failing {
 				s.log.Error("copy output", "task", j.task.Id, "err", err)
 			}
 			j.failing = err != nil
@@ -270,8 +275,13 @@ func (s *Store) Finish(taskID string) {
 		return
 	}
 	s.watch.drop(j)
+	s.finish(j)
+}
+
+func (s *Store) finish(j *journal) {
 	if err := j.finish(); err != nil {
-		s.log.Error("finish log", "task", taskID, "err", err)
+		s.log.Error("finish log", "task", j.task.Id, "err", err)
+		s.late.add(j, true)
 	}
 }
 
