@@ -205,8 +205,8 @@ func (h *host) describe() *swarmv1.NodeDescription {
 	}
 	return &swarmv1.NodeDescription{
 		Unavailable: unavailable,
-		Hostname: h.options.Hostname,
-		Platform: &swarmv1.Platform{Os: runtime.GOOS, Architecture: machineName()},
+		Hostname:    h.options.Hostname,
+		Platform:    &swarmv1.Platform{Os: runtime.GOOS, Architecture: machineName()},
 		Resources: &swarmv1.Resources{
 			NanoCpus: int64(runtime.NumCPU()) * 1e9, MemoryBytes: int64(memory.Totalram) * int64(memory.Unit),
 		},
