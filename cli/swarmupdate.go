@@ -38,7 +38,7 @@ func (a *app) newSwarmUpdate() *cobra.Command {
 	f.Int64Var(&o.historyLimit, "task-history-limit", 0, "Task history retention limit")
 	f.StringVar(&o.logDriver, "log-driver", "", `Logging driver for new tasks of services that name none ("local", "none")`)
 	f.Var(&o.logOpts, "log-opt", "Logging driver options for the same")
-	completeChoices(c, "log-driver", []string{spec.LogLocal, spec.LogNone})
+	completeChoices(c, "log-driver", logDrivers)
 	return c
 }
 
