@@ -41,6 +41,15 @@ func (p Plan) Of(a netip.Addr) (Subnet, bool) {
 	return Subnet{}, false
 }
 
+// String lists the subnets.
+func (p Plan) String() string {
+	texts := make([]string, len(p))
+	for i, s := range p {
+		texts[i] = s.prefix.String()
+	}
+	return strings.Join(texts, ", ")
+}
+
 // Addr reads an address with or without its prefix length.
 func Addr(text string) (netip.Addr, error) {
 	if p, err := netip.ParsePrefix(text); err == nil {
@@ -69,6 +78,17 @@ func Key(network string, a netip.Addr) string { return addrKey + network + "/" +
 
 // Prefix begins the keys of all claims of a network's addresses.
 func Prefix(network string) string { return addrKey + network + "/" }
+
+// OwnerID is the id of a claim's owner, of whatever kind.
+func OwnerID(owner string) string {
+	if _, id, ok := strings.Cut(owner, "/"); ok {
+		return id
+	}
+	return owner
+}
+
+// NodeOwner is the id of a claim's owner when it is a node.
+func NodeOwner(owner string) (id string, ok bool) { return strings.CutPrefix(owner, OwnerNode) }
 
 // ParseKey reads what Key wrote.
 func ParseKey(key string) (network string, a netip.Addr, ok bool) {

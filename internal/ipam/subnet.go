@@ -92,6 +92,23 @@ func (s Subnet) Family() string {
 // Text is an address of the subnet as rows carry it: "10.0.1.5/24".
 func (s Subnet) Text(a netip.Addr) string { return netip.PrefixFrom(a, s.prefix.Bits()).String() }
 
+// Number is the host number of an address of the subnet, that At makes an address of.
+func (s Subnet) Number(a netip.Addr) uint64 { return low(a) - low(s.prefix.Addr()) }
+
+// At is the address with a host number. false: a task may not have it, or the subnet is too small for it.
+func (s Subnet) At(number uint64) (netip.Addr, bool) {
+	b := s.prefix.Addr().As16()
+	n := low(s.prefix.Addr()) + number
+	for i := range 8 {
+		b[8+i] = byte(n >> (56 - 8*i))
+	}
+	a := netip.AddrFrom16(b)
+	if s.v4() {
+		a = a.Unmap()
+	}
+	return a, s.Holds(a)
+}
+
 // Holds says whether the address is one of the subnet that a task may have, in or outside of the range.
 func (s Subnet) Holds(a netip.Addr) bool {
 	return s.prefix.Contains(a) && a != s.prefix.Addr() && a != s.gateway && (!s.v4() || a != end(s.prefix))
