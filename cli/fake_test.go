@@ -33,20 +33,18 @@ type fakeServer struct {
 	events   []*swarmv1.Event
 	root     *pki.Root
 
-	created    *swarmv1.CreateServiceRequest
-	updates    []*swarmv1.UpdateServiceRequest
-	nodeReqs   []*swarmv1.UpdateNodeRequest
-	inits      []*swarmv1.InitRequest
-	joins      []*swarmv1.JoinClusterRequest
-	removed    []string
-	loaded     []byte
-	loadReq    *swarmv1.LoadImageRequest
-	logsReq    *swarmv1.LogsRequest
-	watchReq   *swarmv1.WatchRequest
-	initErr    error
-	stale      int // how many updates are refused as out of sequence
-	logDetails []*swarmv1.LogDetails
-	logNotices []string
+	created  *swarmv1.CreateServiceRequest
+	updates  []*swarmv1.UpdateServiceRequest
+	nodeReqs []*swarmv1.UpdateNodeRequest
+	inits    []*swarmv1.InitRequest
+	joins    []*swarmv1.JoinClusterRequest
+	removed  []string
+	loaded   []byte
+	loadReq  *swarmv1.LoadImageRequest
+	logsReq  *swarmv1.LogsRequest
+	watchReq *swarmv1.WatchRequest
+	initErr  error
+	stale    int // how many updates are refused as out of sequence
 
 	changed chan struct{}
 	// onCreate runs, unlocked, after a service was created; list before each list of tasks.
@@ -88,9 +86,6 @@ func (s *fakeServer) UpdateCluster(_ context.Context, r *swarmv1.UpdateClusterRe
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.cluster = s.cluster.CloneVT()
-	if r.Spec != nil {
-		s.cluster.Spec = r.Spec
-	}
 	if r.RotateWorkerToken {
 		s.cluster.RootCa.JoinTokens.Worker = "SWMTKN-rotated"
 	}
@@ -292,7 +287,7 @@ func (s *fakeServer) Logs(r *swarmv1.LogsRequest, stream swarmv1.Control_LogsSer
 	s.logsReq = r
 	records := s.logs
 	s.mu.Unlock()
-	return stream.Send(&swarmv1.TaskLogsResponse{Records: records, Details: s.logDetails, Notices: s.logNotices})
+	return stream.Send(&swarmv1.TaskLogsResponse{Records: records})
 }
 
 func (s *fakeServer) Exec(stream swarmv1.Control_ExecServer) error { return s.exec(stream) }

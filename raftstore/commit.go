@@ -200,11 +200,7 @@ type final struct{ error }
 
 // noLeader says why nobody takes the change.
 func (s *Store) noLeader() error {
-	err := s.stable.trouble.Load()
-	if err == nil {
-		err = s.disk.trouble.Load()
-	}
-	if err != nil {
+	if err := s.stable.trouble.Load(); err != nil {
 		return errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("manager %s cannot write its disk (%v): free or repair it, or ask another manager", s.cfg.NodeID, *err))
 	}
 	return errNoLeader

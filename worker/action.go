@@ -20,9 +20,9 @@ import (
 
 const (
 	// tries of what may pass: a pull, an attachment, a create.
-	tries        = 4
-	retryFirst   = 500 * time.Millisecond
-	retryLimit   = 4 * time.Second
+	tries      = 4
+	retryFirst = 500 * time.Millisecond
+	retryLimit = 4 * time.Second
 	// drainFor is how long a change takes to reach every node of a healthy cluster, with room.
 	drainFor     = 100 * time.Millisecond
 	exitPatience = 5 * time.Second // for the runtime to tell how a stopped container ended

@@ -201,7 +201,7 @@ func (t *taskLoop) compose(state swarmv1.TaskState, out outcome) *swarmv1.TaskSt
 	s := t.status.CloneVT()
 	s.State, s.Timestamp, s.Message = state, now, message(state)
 	s.Ready = state == swarmv1.TaskState_RUNNING && !sick
-	s.PortStatus, s.Addresses = t.attached.Ports, t.attached.Addresses
+	s.PortStatus, s.Addresses = t.attached.Ports, t.attached.local()
 	if out.pid != 0 || out.exit != nil {
 		c := s.ContainerStatus.CloneVT()
 		if c == nil {

@@ -6,6 +6,9 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
+// DriverOverlay is the driver of networks between hosts.
+const DriverOverlay = "overlay"
+
 // Drivers of networks that exist on every node without a row in the store. The worker itself treats host: such a task
 // gets no namespace, and Attach is not called for it.
 const (
@@ -56,8 +59,17 @@ type Attached struct {
 	Netns string
 	// Addresses of the task in prefix notation, first the one that its own name resolves to.
 	Addresses []string
+	// Local are its addresses on the node's own network, which mean nothing to other nodes; nil: the same as Addresses.
+	Local []string `json:",omitempty"`
 	// Ports as published, the chosen ones filled in.
 	Ports []*swarmv1.PortConfig
 	// Nameservers for the task's resolv.conf; empty: the host's.
 	Nameservers []string
+}
+
+func (a Attached) local() []string {
+	if a.Local == nil {
+		return a.Addresses
+	}
+	return a.Local
 }

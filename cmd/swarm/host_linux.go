@@ -3,8 +3,8 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
+	"net/netip"
 	"path/filepath"
 	"runtime"
 	"time"
@@ -16,8 +16,8 @@ import (
 
 	"swarm/cli"
 	"swarm/install"
-	"swarm/internal/disk"
 	"swarm/overlay/bridge"
+	"swarm/overlay/fabric"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/worker"
 	"swarm/worker/containerd"
@@ -39,14 +39,12 @@ type host struct {
 	client    *client.Client       // nil with a simulated runtime
 	bridge    *bridge.Bridge       // nil with a simulated runtime
 	store     *image.Store         // nil with a simulated runtime
-	disk      *disk.Watch          // nil with a simulated runtime
 
 	runtime interface {
 		worker.Runtime
 		worker.Executor
 	}
-	images  worker.ImageStore
-	network worker.Network
+	images worker.ImageStore
 	// peers is set while this host is a member.
 	peers *peers
 }
@@ -55,13 +53,9 @@ func newHost(o cli.DaemonOptions, log *slog.Logger) (*host, error) {
 	h := &host{options: o, log: log, peers: &peers{}}
 	if o.Simulated {
 		images := simulated.NewImages()
-		h.images, h.network = images, simulated.NewNetwork()
+		h.images = images
 		h.runtime = simulated.New(simulated.Config{}, images)
 		return h, nil
-	}
-	var err error
-	if h.disk, err = disk.NewWatch(o.StateDir, log); err != nil {
-		return nil, err
 	}
 	if err := h.newContainers(); err != nil {
 		return nil, err
@@ -70,7 +64,7 @@ func newHost(o cli.DaemonOptions, log *slog.Logger) (*host, error) {
 	if err != nil {
 		return nil, err
 	}
-	h.bridge, h.network = b, localNetwork{b}
+	h.bridge = b
 	return h, nil
 }
 
@@ -130,9 +124,6 @@ func (h *host) run(ctx context.Context) error {
 	if h.bridge != nil {
 		g.Go(func() error { return h.bridge.Run(ctx) })
 	}
-	if h.disk != nil {
-		g.Go(func() error { return h.disk.Run(ctx) })
-	}
 	return g.Wait()
 }
 
@@ -167,10 +158,19 @@ func (h *host) clean(ctx context.Context) error {
 		})
 	}
 	err = g.Wait()
-	if h.bridge != nil {
-		err = errors.Join(err, h.bridge.Purge(ctx))
+	if h.bridge == nil {
+		return err
 	}
-	return err
+	networks, ferr := h.newFabric(netip.IPv6Loopback(), 0) // which sends nothing any more
+	if ferr == nil {
+		ferr = errors.Join(networks.Purge(ctx), networks.Close())
+	}
+	return errors.Join(err, ferr, h.bridge.Purge(ctx))
+}
+
+// newFabric makes this host's part of the overlay networks.
+func (h *host) newFabric(underlay netip.Addr, port uint16) (*fabric.Fabric, error) {
+	return fabric.New(fabric.Config{PinDir: filepath.Join(h.options.RunDir, "networks"), Underlay: underlay, Port: port}, fabric.Deps{Log: h.log})
 }
 
 func (h *host) containerdAddress() string {
@@ -199,14 +199,9 @@ func (h *host) describe() *swarmv1.NodeDescription {
 	_ = unix.Uname(&uname) // Cannot fail with a valid pointer.
 	var memory unix.Sysinfo_t
 	_ = unix.Sysinfo(&memory) // As above.
-	var unavailable string
-	if h.disk != nil {
-		unavailable = h.disk.Full()
-	}
 	return &swarmv1.NodeDescription{
-		Unavailable: unavailable,
-		Hostname:    h.options.Hostname,
-		Platform:    &swarmv1.Platform{Os: runtime.GOOS, Architecture: machineName()},
+		Hostname: h.options.Hostname,
+		Platform: &swarmv1.Platform{Os: runtime.GOOS, Architecture: machineName()},
 		Resources: &swarmv1.Resources{
 			NanoCpus: int64(runtime.NumCPU()) * 1e9, MemoryBytes: int64(memory.Totalram) * int64(memory.Unit),
 		},
@@ -227,39 +222,4 @@ func machineName() string {
 	default:
 		return runtime.GOARCH
 	}
-}
-
-// localNetwork fits the bridge to the worker.
-type localNetwork struct{ bridge *bridge.Bridge }
-
-func (n localNetwork) Attach(ctx context.Context, a worker.Attachment) (worker.Attached, error) {
-	wanted, err := bridgeAttachment(a)
-	if err != nil {
-		return worker.Attached{}, err
-	}
-	got, err := n.bridge.Attach(ctx, wanted)
-	if err != nil {
-		return worker.Attached{}, err
-	}
-	return attached(a, got), nil
-}
-
-func (n localNetwork) Detach(ctx context.Context, taskID string) error {
-	return n.bridge.Detach(ctx, taskID)
-}
-
-func (n localNetwork) Restore(ctx context.Context, keep []worker.Attachment) error {
-	held := make([]bridge.Held, 0, len(keep))
-	for _, a := range keep {
-		wanted, err := bridgeAttachment(a)
-		if err != nil {
-			return fmt.Errorf("task %s: %w", a.TaskID, err)
-		}
-		h := bridge.Held{Attachment: wanted}
-		if h.Result, err = bridgeResult(a.Held); err != nil {
-			return fmt.Errorf("task %s: %w", a.TaskID, err)
-		}
-		held = append(held, h)
-	}
-	return n.bridge.Restore(ctx, held)
 }

@@ -11,28 +11,19 @@ import (
 	"swarm/worker"
 )
 
-// bridgeAttachment words a task's needs for the bridge. Overlay networks are refused: this build has none.
-func bridgeAttachment(a worker.Attachment) (bridge.Attachment, error) {
-	out := bridge.Attachment{TaskID: a.TaskID, Isolated: true}
-	for _, use := range a.Networks {
-		switch use.Driver() {
-		case worker.DriverBridge:
-			out.Isolated = false
-		case worker.DriverNone:
-		default:
-			return out, fmt.Errorf("network %s: driver %q is not known here: %w", use.Network.GetSpec().GetName(), use.Driver(), errdefs.ErrInvalidArgument)
-		}
-	}
-	for _, p := range a.Ports {
+// bridgePorts words ports for the bridge.
+func bridgePorts(ports []*swarmv1.PortConfig) ([]bridge.Port, error) {
+	var out []bridge.Port
+	for _, p := range ports {
 		port := bridge.Port{Published: uint16(p.PublishedPort), Target: uint16(p.TargetPort), Protocol: protocolName(p.Protocol)}
 		if p.HostIp != "" {
 			ip, err := netip.ParseAddr(p.HostIp)
 			if err != nil {
-				return out, fmt.Errorf("published port %d: host address: %w: %w", p.PublishedPort, err, errdefs.ErrInvalidArgument)
+				return nil, fmt.Errorf("published port %d: host address: %w: %w", p.PublishedPort, err, errdefs.ErrInvalidArgument)
 			}
 			port.HostIP = ip
 		}
-		out.Ports = append(out.Ports, port)
+		out = append(out, port)
 	}
 	return out, nil
 }
@@ -63,16 +54,16 @@ func attached(a worker.Attachment, r bridge.Result) worker.Attached {
 }
 
 // bridgeResult is the inverse of attached, for what an earlier process was answered.
-func bridgeResult(held worker.Attached) (bridge.Result, error) {
-	r := bridge.Result{Netns: held.Netns}
-	if len(held.Addresses) > 0 {
-		address, err := netip.ParsePrefix(held.Addresses[0])
+func bridgeResult(netns string, addresses []string, ports []*swarmv1.PortConfig) (bridge.Result, error) {
+	r := bridge.Result{Netns: netns}
+	if len(addresses) > 0 {
+		address, err := netip.ParsePrefix(addresses[0])
 		if err != nil {
 			return r, err
 		}
 		r.Address = address
 	}
-	wanted, err := bridgeAttachment(worker.Attachment{Ports: held.Ports})
-	r.Ports = wanted.Ports
+	var err error
+	r.Ports, err = bridgePorts(ports)
 	return r, err
 }

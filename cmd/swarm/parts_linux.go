@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net"
 	"net/http"
@@ -24,6 +25,7 @@ import (
 	"swarm/worker"
 	"swarm/worker/containerd/image"
 	"swarm/worker/logs"
+	"swarm/worker/simulated"
 )
 
 // parts makes the parts of a member for package node.
@@ -140,6 +142,7 @@ type workerMember struct {
 	source  *peerSource
 	blobs   net.Listener
 	prober  *probe.Prober
+	overlay *overlay      // nil with a simulated runtime
 	contact chan struct{} // closed at the first contact
 }
 
@@ -153,14 +156,24 @@ func (p *parts) newWorker(b node.Base, g node.Gossip, hooks node.WorkerHooks) (n
 	if err != nil {
 		return nil, err
 	}
+	var (
+		network  worker.Network = simulated.NewNetwork()
+		topology func([]*swarmv1.AssignmentChange)
+	)
+	if p.host.bridge != nil {
+		if m.overlay, err = p.newOverlay(b, g.(*gossipMember)); err != nil {
+			return nil, err
+		}
+		network, topology = overlayNetwork{m.overlay.Plane}, m.overlay.directory.Apply
+	}
 	contacted := false // OnContact is called by one goroutine.
 	w, err := worker.New(worker.Config{
 		NodeID: b.Membership.NodeID, ClusterID: b.Membership.ClusterID, Hostname: p.options.Hostname, MachineID: p.machine,
 		Addr: b.Membership.Addr, Port: uint32(b.Membership.Port), StateDir: b.Dir, RunDir: p.options.RunDir,
 		CgroupParent: p.options.CgroupParent,
 	}, worker.Deps{
-		Log: b.Log, Runtime: p.host.runtime, Images: p.host.images, Network: p.host.network, Executor: p.host.runtime,
-		Logs: store, Describe: p.host.describe, OnNode: hooks.OnNode, OnKeys: hooks.OnKeys,
+		Log: b.Log, Runtime: p.host.runtime, Images: p.host.images, Network: network, Executor: p.host.runtime,
+		Logs: store, Describe: p.host.describe, OnNode: hooks.OnNode, OnKeys: hooks.OnKeys, OnTopology: topology,
 		Managers: func() []*swarmv1.Peer { return peerMessages(hooks.Managers()) },
 		Dial:     func(nodeID string) (grpc.ClientConnInterface, error) { return b.Dialer.DialGRPC(nodeID) },
 		OnContact: func(_ string, up bool) {
@@ -191,8 +204,8 @@ func (m *workerMember) Run(ctx context.Context) error {
 		defer m.Close()
 		return m.Worker.Run(ctx)
 	})
-	if m.host.disk != nil {
-		g.Go(func() error { return watchDisk(ctx, m.host.disk, m.Redescribe) })
+	if m.overlay != nil {
+		g.Go(func() error { return m.overlay.Run(ctx) })
 	}
 	if m.host.store != nil {
 		server := &http.Server{Handler: m.host.store.Handler(), ReadHeaderTimeout: 10 * time.Second, ConnContext: withCaller}
@@ -205,7 +218,11 @@ func (m *workerMember) Run(ctx context.Context) error {
 			return nil
 		})
 	}
-	return g.Wait()
+	err := g.Wait()
+	if m.overlay != nil {
+		err = errors.Join(err, m.overlay.close())
+	}
+	return err
 }
 
 // withCaller tells the image store which node asks.

@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"time"
@@ -25,19 +26,10 @@ const (
 	startTries = 2
 )
 
-var (
-	errFollowedGone   = errors.New("what was followed is gone")
-	errFollowedEnough = errors.New("what was followed has come")
-)
+var errFollowedGone = errors.New("what was followed is gone")
 
 // follow passes on what comes, and opens a stream for every task that appears on a node.
 func (l *logs) follow(ctx context.Context) error {
-	if u := l.options.GetUntil(); u != nil {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithDeadlineCause(ctx, u.AsTime(), errFollowedEnough)
-		defer cancel()
-	}
-	outer := ctx
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		for {
@@ -47,7 +39,7 @@ func (l *logs) follow(ctx context.Context) error {
 		}
 	})
 	err := g.Wait()
-	if errors.Is(err, errFollowedGone) || errors.Is(context.Cause(outer), errFollowedEnough) {
+	if errors.Is(err, errFollowedGone) {
 		return nil
 	}
 	return err
@@ -89,10 +81,10 @@ func (l *logs) attend(ctx context.Context, g *errgroup.Group, v *raftstore.View)
 // does not answer is asked again: its daemon restarts, or has yet to start the task. old: the past was passed on.
 func (l *logs) attendTask(ctx context.Context, node, id string, old bool) error {
 	o := l.options.CloneVT()
-	if !old {
-		o.Tail = -1
+	if o.Tail = -1; old {
+		o.Tail = l.options.GetTail() // the past cut it; the overlap is cut by the offset
 	}
-	began := time.Now()
+	began, complained := time.Now(), false
 	for try := 0; ; try++ {
 		v := l.server.store.View()
 		if _, ok := v.Tasks.Get(id); !ok {
@@ -100,24 +92,25 @@ func (l *logs) attendTask(ctx context.Context, node, id string, old bool) error 
 		}
 		// What has ended may be read to its end, but nothing follows.
 		ended := task.Terminal(v.Status(id).GetState())
-		o.Follow, o.After = !ended, l.places(id)
+		o.Follow = !ended
 		heard, err := l.read(ctx, node, id, o)
 		switch {
 		case err == nil || ctx.Err() != nil:
 			return ctx.Err()
 		case errdefs.IsNotFound(err) && ended:
 			return nil // it never ran, or is forgotten
-		}
-		then := ": trying again"
-		final := errdefs.IsPermissionDenied(err) || errdefs.IsNotImplemented(err)
-		if final {
-			then = ": its part is missing"
-		}
-		if cerr := l.complain(v, node, err, then); cerr != nil || final {
-			return cerr
+		case errdefs.IsPermissionDenied(err) || errdefs.IsNotImplemented(err):
+			return l.complain(v, node, id, err)
 		}
 		if heard {
-			try = 0
+			try, complained = 0, false
+		}
+		if !complained && !errdefs.IsNotFound(err) {
+			l.server.log.Info("logs of a task are interrupted", "node", node, "task", id, "err", err)
+			if err := l.complain(v, node, id, fmt.Errorf("%w; trying again", err)); err != nil {
+				return err
+			}
+			complained = true
 		}
 		if errdefs.IsNotFound(err) {
 			try = min(try, startTries) // it may start any moment
@@ -125,10 +118,13 @@ func (l *logs) attendTask(ctx context.Context, node, id string, old bool) error 
 		if err := reopenPause(ctx, try); err != nil {
 			return err
 		}
-		if old && o.Tail == 0 { // what was written meanwhile is news, though none came before it
+		if since, ok := l.last(id); ok || old {
+			if !ok {
+				since = began
+			}
 			o.Tail = -1
-			if u := l.options.GetSince(); u == nil || u.AsTime().Before(began) {
-				o.Since = timestamppb.New(began)
+			if u := l.options.GetSince(); u == nil || u.AsTime().Before(since) {
+				o.Since = timestamppb.New(since)
 			}
 		}
 	}
@@ -150,14 +146,23 @@ func (l *logs) read(ctx context.Context, node, id string, o *swarmv1.LogOptions)
 		if err != nil {
 			return heard, err
 		}
-		if !heard {
-			l.heard(node)
-		}
 		heard = true
-		if err := l.pass(msg); err != nil {
+		if err := l.pass(msg.GetRecords()); err != nil {
 			return heard, err
 		}
 	}
+}
+
+// last is the time of a task's last record that was passed on.
+func (l *logs) last(id string) (last time.Time, ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for src, at := range l.seen {
+		if src.task == id && (!ok || at.time.After(last)) {
+			last, ok = at.time, true
+		}
+	}
+	return last, ok
 }
 
 func reopenPause(ctx context.Context, try int) error {

@@ -18,7 +18,6 @@ type Result struct {
 }
 
 // Group is an atomic set of changes to one service and its tasks. A large service comes in several groups, in order.
-// Service is empty for what no service owns: the nodes' addresses on network ingress.
 type Group struct {
 	Service string
 	Changes []*swarmv1.Change
@@ -39,7 +38,6 @@ func (p *Picture) Plan(services []string, now time.Time) Result {
 	for _, s := range p.byPriority(services) {
 		r.service(s)
 	}
-	r.mesh()
 	r.undo()
 	clear(r.wants)
 	p.spare.views, p.spare.wants, p.spare.taken = r.views, r.wants, r.taken
@@ -79,12 +77,6 @@ type run struct {
 	// taken is what this plan has placed, so that what follows sees it, and undo can take it back.
 	taken []taken
 	given []given
-	// spots are the addresses that this plan has given; steps where the cursors were before it; filled the networks that
-	// ran out of addresses.
-	spots, steps []spot
-	filled       []*network
-	// picked are the addresses of the next task, moved the cursors that the service's group writes.
-	picked, moved []spot
 
 	// Of the service being planned:
 	svc   *service
@@ -132,7 +124,6 @@ func (r *run) service(s *service) {
 			r.act()
 			r.reap()
 			r.place()
-			r.cursors()
 		}
 	}
 	r.groups = append(r.groups, r.out.groups(s.id)...)

@@ -9,7 +9,7 @@ func Tables() []raftstore.TableID {
 	return []raftstore.TableID{
 		raftstore.TableNode, raftstore.TableNodeState, raftstore.TableService, raftstore.TableRevision, raftstore.TableTask,
 		raftstore.TableTaskStatus, raftstore.TableEndpoint, raftstore.TableClaim, raftstore.TableCluster,
-		raftstore.TableImage, raftstore.TableImageCopy, raftstore.TableNetwork,
+		raftstore.TableImage, raftstore.TableImageCopy,
 	}
 }
 
@@ -25,7 +25,6 @@ func New(v *raftstore.View) *Picture {
 	load(p, v.Statuses)
 	load(p, v.Endpoints)
 	load(p, v.Claims)
-	load(p, v.Networks)
 	load(p, v.Images)
 	load(p, v.ImageCopies)
 	return p

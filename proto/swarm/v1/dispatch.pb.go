@@ -1850,12 +1850,8 @@ func (x *TaskLogsRequest) GetOptions() *LogOptions {
 }
 
 type TaskLogsResponse struct {
-	state   protoimpl.MessageState `protogen:"open.v1"`
-	Records []*LogRecord           `protobuf:"bytes,1,rep,name=records,proto3" json:"records,omitempty"`
-	// Of tasks whose records follow, when asked for.
-	Details []*LogDetails `protobuf:"bytes,2,rep,name=details,proto3" json:"details,omitempty"`
-	// What keeps records from coming, in a line each, for the user.
-	Notices       []string `protobuf:"bytes,3,rep,name=notices,proto3" json:"notices,omitempty"`
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Records       []*LogRecord           `protobuf:"bytes,1,rep,name=records,proto3" json:"records,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1893,20 +1889,6 @@ func (*TaskLogsResponse) Descriptor() ([]byte, []int) {
 func (x *TaskLogsResponse) GetRecords() []*LogRecord {
 	if x != nil {
 		return x.Records
-	}
-	return nil
-}
-
-func (x *TaskLogsResponse) GetDetails() []*LogDetails {
-	if x != nil {
-		return x.Details
-	}
-	return nil
-}
-
-func (x *TaskLogsResponse) GetNotices() []string {
-	if x != nil {
-		return x.Notices
 	}
 	return nil
 }
@@ -2668,11 +2650,9 @@ const file_swarm_v1_dispatch_proto_rawDesc = "" +
 	"\arefused\x18\x03 \x01(\tR\arefused\"\\\n" +
 	"\x0fTaskLogsRequest\x12\x19\n" +
 	"\btask_ids\x18\x01 \x03(\tR\ataskIds\x12.\n" +
-	"\aoptions\x18\x02 \x01(\v2\x14.swarm.v1.LogOptionsR\aoptions\"\x8b\x01\n" +
+	"\aoptions\x18\x02 \x01(\v2\x14.swarm.v1.LogOptionsR\aoptions\"A\n" +
 	"\x10TaskLogsResponse\x12-\n" +
-	"\arecords\x18\x01 \x03(\v2\x13.swarm.v1.LogRecordR\arecords\x12.\n" +
-	"\adetails\x18\x02 \x03(\v2\x14.swarm.v1.LogDetailsR\adetails\x12\x18\n" +
-	"\anotices\x18\x03 \x03(\tR\anotices\"\xec\x01\n" +
+	"\arecords\x18\x01 \x03(\v2\x13.swarm.v1.LogRecordR\arecords\"\xec\x01\n" +
 	"\tExecStart\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x18\n" +
 	"\acommand\x18\x02 \x03(\tR\acommand\x12\x10\n" +
@@ -2793,7 +2773,6 @@ var file_swarm_v1_dispatch_proto_goTypes = []any{
 	(*timestamppb.Timestamp)(nil), // 47: google.protobuf.Timestamp
 	(*LogOptions)(nil),            // 48: swarm.v1.LogOptions
 	(*LogRecord)(nil),             // 49: swarm.v1.LogRecord
-	(*LogDetails)(nil),            // 50: swarm.v1.LogDetails
 }
 var file_swarm_v1_dispatch_proto_depIdxs = []int32{
 	2,  // 0: swarm.v1.FromWorker.hello:type_name -> swarm.v1.Hello
@@ -2834,29 +2813,28 @@ var file_swarm_v1_dispatch_proto_depIdxs = []int32{
 	47, // 35: swarm.v1.SessionEntry.last_heartbeat:type_name -> google.protobuf.Timestamp
 	48, // 36: swarm.v1.TaskLogsRequest.options:type_name -> swarm.v1.LogOptions
 	49, // 37: swarm.v1.TaskLogsResponse.records:type_name -> swarm.v1.LogRecord
-	50, // 38: swarm.v1.TaskLogsResponse.details:type_name -> swarm.v1.LogDetails
-	25, // 39: swarm.v1.ExecInput.start:type_name -> swarm.v1.ExecStart
-	27, // 40: swarm.v1.ExecInput.resize:type_name -> swarm.v1.Resize
-	45, // 41: swarm.v1.ImageProgress.image:type_name -> swarm.v1.Image
-	1,  // 42: swarm.v1.Dispatcher.Session:input_type -> swarm.v1.FromWorker
-	18, // 43: swarm.v1.Dispatcher.Holders:input_type -> swarm.v1.HoldersRequest
-	20, // 44: swarm.v1.Liveness.Report:input_type -> swarm.v1.SessionReport
-	23, // 45: swarm.v1.Worker.Logs:input_type -> swarm.v1.TaskLogsRequest
-	26, // 46: swarm.v1.Worker.Exec:input_type -> swarm.v1.ExecInput
-	29, // 47: swarm.v1.Worker.PullImage:input_type -> swarm.v1.PullImageRequest
-	30, // 48: swarm.v1.Worker.RemoveImage:input_type -> swarm.v1.RemoveImageRequest
-	6,  // 49: swarm.v1.Dispatcher.Session:output_type -> swarm.v1.ToWorker
-	19, // 50: swarm.v1.Dispatcher.Holders:output_type -> swarm.v1.HoldersResponse
-	22, // 51: swarm.v1.Liveness.Report:output_type -> swarm.v1.SessionReportAck
-	24, // 52: swarm.v1.Worker.Logs:output_type -> swarm.v1.TaskLogsResponse
-	28, // 53: swarm.v1.Worker.Exec:output_type -> swarm.v1.ExecOutput
-	32, // 54: swarm.v1.Worker.PullImage:output_type -> swarm.v1.ImageProgress
-	31, // 55: swarm.v1.Worker.RemoveImage:output_type -> swarm.v1.RemoveImageResponse
-	49, // [49:56] is the sub-list for method output_type
-	42, // [42:49] is the sub-list for method input_type
-	42, // [42:42] is the sub-list for extension type_name
-	42, // [42:42] is the sub-list for extension extendee
-	0,  // [0:42] is the sub-list for field type_name
+	25, // 38: swarm.v1.ExecInput.start:type_name -> swarm.v1.ExecStart
+	27, // 39: swarm.v1.ExecInput.resize:type_name -> swarm.v1.Resize
+	45, // 40: swarm.v1.ImageProgress.image:type_name -> swarm.v1.Image
+	1,  // 41: swarm.v1.Dispatcher.Session:input_type -> swarm.v1.FromWorker
+	18, // 42: swarm.v1.Dispatcher.Holders:input_type -> swarm.v1.HoldersRequest
+	20, // 43: swarm.v1.Liveness.Report:input_type -> swarm.v1.SessionReport
+	23, // 44: swarm.v1.Worker.Logs:input_type -> swarm.v1.TaskLogsRequest
+	26, // 45: swarm.v1.Worker.Exec:input_type -> swarm.v1.ExecInput
+	29, // 46: swarm.v1.Worker.PullImage:input_type -> swarm.v1.PullImageRequest
+	30, // 47: swarm.v1.Worker.RemoveImage:input_type -> swarm.v1.RemoveImageRequest
+	6,  // 48: swarm.v1.Dispatcher.Session:output_type -> swarm.v1.ToWorker
+	19, // 49: swarm.v1.Dispatcher.Holders:output_type -> swarm.v1.HoldersResponse
+	22, // 50: swarm.v1.Liveness.Report:output_type -> swarm.v1.SessionReportAck
+	24, // 51: swarm.v1.Worker.Logs:output_type -> swarm.v1.TaskLogsResponse
+	28, // 52: swarm.v1.Worker.Exec:output_type -> swarm.v1.ExecOutput
+	32, // 53: swarm.v1.Worker.PullImage:output_type -> swarm.v1.ImageProgress
+	31, // 54: swarm.v1.Worker.RemoveImage:output_type -> swarm.v1.RemoveImageResponse
+	48, // [48:55] is the sub-list for method output_type
+	41, // [41:48] is the sub-list for method input_type
+	41, // [41:41] is the sub-list for extension type_name
+	41, // [41:41] is the sub-list for extension extendee
+	0,  // [0:41] is the sub-list for field type_name
 }
 
 func init() { file_swarm_v1_dispatch_proto_init() }

@@ -38,7 +38,6 @@ type recorder struct {
 type watch struct {
 	cancel context.CancelFunc
 	done   chan struct{} // closed when the record stands, or never will
-	output []*output
 
 	mu  sync.Mutex // guards oom
 	oom bool
@@ -64,7 +63,7 @@ func (r *recorder) Create(ctx context.Context, req *taskapi.CreateTaskRequest) (
 		return nil, err
 	}
 	w := r.add(req.ID)
-	resp, err := r.create(ctx, req, w)
+	resp, err := r.TTRPCTaskService.Create(ctx, req)
 	if err != nil {
 		r.forget(req.ID, w)
 		close(w.done)
@@ -78,23 +77,6 @@ func (r *recorder) Create(ctx context.Context, req *taskapi.CreateTaskRequest) (
 		r.record(watchCtx, dir, namespace, req.ID, w)
 	}()
 	return resp, nil
-}
-
-// create has the container's output carried by this shim's own outputs.
-func (r *recorder) create(ctx context.Context, req *taskapi.CreateTaskRequest, w *watch) (_ *taskapi.CreateTaskResponse, err error) {
-	if w.output, err = divert(req); err != nil {
-		return nil, err
-	}
-	resp, err := r.TTRPCTaskService.Create(ctx, req)
-	for _, o := range w.output {
-		if err != nil {
-			o.close()
-			continue
-		}
-		o.begin()
-		go o.run()
-	}
-	return resp, err
 }
 
 // record waits for a container's first process to end and writes down how.
@@ -174,11 +156,6 @@ func (r *recorder) Delete(ctx context.Context, req *taskapi.DeleteRequest) (*tas
 		w.cancel()
 		<-w.done
 		r.forget(req.ID, w)
-		patience, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWords)
-		defer cancel()
-		for _, o := range w.output {
-			o.end(patience.Done())
-		}
 	}
 	return resp, nil
 }

@@ -1,0 +1,159 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/containerd/errdefs"
+
+	"swarm/node"
+	"swarm/overlay/directory"
+	"swarm/overlay/fabric"
+	"swarm/overlay/gossip"
+	"swarm/overlay/plane"
+	"swarm/overlay/vip"
+	"swarm/worker"
+)
+
+// nameserver is where containers on an overlay network ask for names, as in Docker: configurations name it.
+const nameserver = "127.0.0.11"
+
+// maxHealth is memberlist's own score from which this node is taken to be the one in trouble; it goes from 0, healthy, to 8.
+const maxHealth = 4
+
+// overlay is the data plane of a member.
+type overlay struct {
+	*plane.Plane
+	directory *directory.Directory
+	fabric    *fabric.Fabric
+	tables    *vip.Tables
+}
+
+func (p *parts) newOverlay(b node.Base, g *gossipMember) (*overlay, error) {
+	underlay, err := netip.ParseAddr(b.Membership.DataPathAddr)
+	if err != nil {
+		return nil, fmt.Errorf("data path address: %w", err)
+	}
+	o := &overlay{directory: directory.New(b.Membership.NodeID), tables: vip.New()}
+	if o.fabric, err = p.host.newFabric(underlay, b.Membership.DataPathPort); err != nil {
+		return nil, err
+	}
+	o.Plane = plane.New(plane.Deps{
+		Log: b.Log, Directory: o.directory, Bridge: p.host.bridge, Fabric: o.fabric, Tables: o.tables, Gossip: g.report,
+	})
+	return o, nil
+}
+
+// close lets go of the kernel, and leaves there what is there.
+func (o *overlay) close() error { return errors.Join(o.tables.Close(), o.fabric.Close()) }
+
+// report is what gossip says of dead nodes.
+func (g *gossipMember) report() (directory.Report, <-chan struct{}) {
+	members, changed := g.Gossip.Members()
+	r := directory.Report{Faulty: g.Health() >= maxHealth}
+	for _, m := range members {
+		if m.Status == gossip.Failed || m.Status == gossip.Left {
+			r.Dead = append(r.Dead, m.ID)
+		}
+	}
+	return r, changed
+}
+
+// overlayNetwork fits the plane to the worker.
+type overlayNetwork struct{ plane *plane.Plane }
+
+func (n overlayNetwork) Attach(ctx context.Context, a worker.Attachment) (worker.Attached, error) {
+	wanted, err := planeAttachment(a)
+	if err != nil {
+		return worker.Attached{}, err
+	}
+	got, err := n.plane.Attach(ctx, wanted)
+	if err != nil {
+		return worker.Attached{}, err
+	}
+	out := attached(a, got)
+	if len(wanted.Overlays) > 0 {
+		out.Local, out.Addresses, out.Nameservers = out.Addresses, nil, []string{nameserver}
+		for _, o := range wanted.Overlays {
+			for _, p := range o.Addresses {
+				out.Addresses = append(out.Addresses, p.String())
+			}
+		}
+	}
+	return out, nil
+}
+
+func (n overlayNetwork) Detach(ctx context.Context, taskID string) error {
+	return n.plane.Detach(ctx, taskID)
+}
+
+func (n overlayNetwork) Restore(ctx context.Context, keep []worker.Attachment) error {
+	held := make([]plane.Held, 0, len(keep))
+	for _, a := range keep {
+		h, err := planeHeld(a)
+		if err != nil {
+			return fmt.Errorf("task %s: %w", a.TaskID, err)
+		}
+		held = append(held, h)
+	}
+	return n.plane.Restore(ctx, held)
+}
+
+// planeAttachment words a task's needs for the plane. A task on overlay networks has a leg on the node's own too: its way
+// out, and where published ports come in. On internal networks alone, that leg answers and does not ask.
+func planeAttachment(a worker.Attachment) (plane.Attachment, error) {
+	out := plane.Attachment{TaskID: a.TaskID, Closed: true}
+	for _, use := range a.Networks {
+		switch use.Driver() {
+		case worker.DriverOverlay:
+			addresses, err := prefixes(use.Use.GetAddresses())
+			if err != nil {
+				return out, fmt.Errorf("network %s: %w", use.Network.GetSpec().GetName(), err)
+			}
+			out.Overlays = append(out.Overlays, plane.Overlay{Network: use.Network, Addresses: addresses})
+			out.Bridged = true
+			out.Closed = out.Closed && use.Network.GetSpec().GetInternal()
+		case worker.DriverBridge:
+			out.Bridged, out.Closed = true, false
+		case worker.DriverNone:
+		default:
+			return out, fmt.Errorf("network %s: driver %q is not known here: %w", use.Network.GetSpec().GetName(), use.Driver(), errdefs.ErrInvalidArgument)
+		}
+	}
+	for _, u := range a.Upstreams {
+		if addr, err := netip.ParseAddr(u); err == nil {
+			out.Upstreams = append(out.Upstreams, addr)
+		}
+	}
+	var err error
+	out.Ports, err = bridgePorts(a.Ports)
+	return out, err
+}
+
+// planeHeld is what an earlier process was answered.
+func planeHeld(a worker.Attachment) (plane.Held, error) {
+	wanted, err := planeAttachment(a)
+	if err != nil {
+		return plane.Held{}, err
+	}
+	local := a.Held.Local
+	if local == nil {
+		local = a.Held.Addresses
+	}
+	result, err := bridgeResult(a.Held.Netns, local, a.Held.Ports)
+	return plane.Held{Attachment: wanted, Result: result}, err
+}
+
+func prefixes(texts []string) ([]netip.Prefix, error) {
+	var out []netip.Prefix
+	for _, text := range texts {
+		p, err := netip.ParsePrefix(text)
+		if err != nil {
+			return nil, fmt.Errorf("address %q: %w: %w", text, err, errdefs.ErrInvalidArgument)
+		}
+		out = append(out, p)
+	}
+	return out, nil
+}

@@ -1,0 +1,230 @@
+//go:build linux
+
+// Package plane keeps a host's data plane as the directory says it should be.
+//
+// It owns the order of things: what a task is connected to and when, and which
+// piece is programmed after a change. The pieces own the kernel's state: bridge
+// (the namespace, the way out, ports of this host), fabric (overlay networks),
+// vip (service addresses in each container), mesh (ports published on all nodes)
+// and resolve (names). It refuses to decide anything about the cluster; the
+// directory does. Caller: the worker, through an adapter in cmd. Goroutines: none
+// but Run's caller's.
+package plane
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+
+	"swarm/overlay/bridge"
+	"swarm/overlay/directory"
+	"swarm/overlay/fabric"
+	"swarm/overlay/vip"
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+// Bridge is the part of package bridge that is used here.
+type Bridge interface {
+	Attach(ctx context.Context, a bridge.Attachment) (bridge.Result, error)
+	Detach(ctx context.Context, taskID string) error
+	Restore(ctx context.Context, keep []bridge.Held) error
+}
+
+// Fabric is the part of package fabric that is used here.
+type Fabric interface {
+	Attach(ctx context.Context, l fabric.Leg) error
+	Detach(ctx context.Context, taskID string) error
+	Sync(ctx context.Context, networkID string, endpoints []fabric.Endpoint) error
+	Restore(ctx context.Context, keep []fabric.Leg) error
+}
+
+// Tables is the part of package vip that is used here.
+type Tables interface {
+	Program(ctx context.Context, netns string, want vip.Table) error
+	Reset(ctx context.Context, netns string, gone []netip.Addr) error
+	Forget(netns string) error
+}
+
+// Deps of the plane.
+type Deps struct {
+	Log       *slog.Logger
+	Directory *directory.Directory
+	Bridge    Bridge
+	Fabric    Fabric
+	Tables    Tables
+	// Gossip reports dead nodes, with a channel that is closed at the next change. Optional.
+	Gossip func() (directory.Report, <-chan struct{})
+}
+
+// Attachment is what a task needs of the network.
+type Attachment struct {
+	TaskID string
+	// Overlays in the order of the task's interfaces.
+	Overlays []Overlay
+	// Bridged: the task has a leg on the node's own network: its way out, and where published ports come in.
+	Bridged bool
+	// Closed: the leg answers and does not ask.
+	Closed bool
+	// Ports published on this node alone.
+	Ports []bridge.Port
+	// Upstreams answer names that the cluster does not know; empty: the host's.
+	Upstreams []netip.Addr
+}
+
+// Overlay is a task's place on an overlay network.
+type Overlay struct {
+	Network   *swarmv1.Network
+	Addresses []netip.Prefix
+}
+
+// Held is a task that is attached already, with what Attach answered.
+type Held struct {
+	Attachment
+	Result bridge.Result
+}
+
+// Plane is a host's data plane. Its methods may be called by several goroutines.
+type Plane struct {
+	deps Deps
+
+	mu    sync.Mutex // guards what follows
+	tasks map[string]*attached
+	// seen are the services as they were programmed last: what has gone is known only from here.
+	seen map[string]directory.Service
+}
+
+// attached is a task of this host.
+type attached struct {
+	Held
+	// turn is held while the task's namespace is programmed, so that what was computed first is written first.
+	turn sync.Mutex
+}
+
+// New returns a plane with no task: it touches nothing.
+func New(deps Deps) *Plane {
+	return &Plane{deps: deps, tasks: map[string]*attached{}, seen: map[string]directory.Service{}}
+}
+
+// Attach makes the task's namespace and connects it to all its networks. Again for the same task, it gives the same
+// answer. ErrAlreadyExists: a port that is taken, with its holder.
+func (p *Plane) Attach(ctx context.Context, a Attachment) (bridge.Result, error) {
+	result, err := p.deps.Bridge.Attach(ctx, a.leg())
+	if err != nil {
+		return result, err
+	}
+	t := &attached{Held: Held{a, result}}
+	for _, l := range t.legs() {
+		if err := p.deps.Fabric.Attach(ctx, l); err != nil {
+			return result, errors.Join(err, p.Detach(context.WithoutCancel(ctx), a.TaskID))
+		}
+	}
+	// From here on changes reach the task.
+	p.mu.Lock()
+	p.tasks[a.TaskID] = t
+	p.mu.Unlock()
+	if err := p.program(ctx, t, func() vip.Table { return p.table(t) }); err != nil {
+		return result, errors.Join(err, p.Detach(context.WithoutCancel(ctx), a.TaskID))
+	}
+	return result, nil
+}
+
+// Detach undoes Attach. Idempotent.
+func (p *Plane) Detach(ctx context.Context, taskID string) error {
+	p.mu.Lock()
+	t := p.tasks[taskID]
+	delete(p.tasks, taskID)
+	p.mu.Unlock()
+	var errs []error
+	if t != nil && len(t.Overlays) > 0 {
+		t.turn.Lock()
+		errs = append(errs, p.deps.Tables.Forget(t.Result.Netns))
+		t.turn.Unlock()
+	}
+	errs = append(errs, p.deps.Fabric.Detach(ctx, taskID), p.deps.Bridge.Detach(ctx, taskID))
+	return errors.Join(errs...)
+}
+
+// Restore is called once, before any Attach, with what the host's tasks hold: what else an earlier process left is removed,
+// and what is missing is made again. Tasks whose network is whole notice nothing.
+func (p *Plane) Restore(ctx context.Context, keep []Held) error {
+	var (
+		held []bridge.Held
+		legs []fabric.Leg
+	)
+	tasks := make(map[string]*attached, len(keep))
+	for _, k := range keep {
+		t := &attached{Held: k}
+		tasks[k.TaskID] = t
+		held = append(held, bridge.Held{Attachment: k.leg(), Result: k.Result})
+		legs = append(legs, t.legs()...)
+	}
+	if err := p.deps.Bridge.Restore(ctx, held); err != nil {
+		return err
+	}
+	if err := p.deps.Fabric.Restore(ctx, legs); err != nil {
+		return err
+	}
+	p.mu.Lock()
+	maps.Copy(p.tasks, tasks)
+	p.mu.Unlock()
+	p.deps.Directory.Everything()
+	return nil
+}
+
+// leg is the task's leg on the node's own network, after those on overlay networks.
+func (a Attachment) leg() bridge.Attachment {
+	return bridge.Attachment{TaskID: a.TaskID, Isolated: !a.Bridged, Ports: a.Ports}
+}
+
+func (t *attached) legs() []fabric.Leg {
+	var out []fabric.Leg
+	for i, o := range t.Overlays {
+		out = append(out, fabric.Leg{
+			TaskID: t.TaskID, Network: fabric.Network{ID: o.Network.GetId(), VNI: o.Network.GetVni()}, Netns: t.Result.Netns,
+			Interface: Interface(i), Addresses: o.Addresses,
+		})
+	}
+	return out
+}
+
+// Interface is the name of a task's n-th interface.
+func Interface(n int) string { return "eth" + strconv.Itoa(n) }
+
+func (t *attached) on(networks map[string]bool) bool {
+	return slices.ContainsFunc(t.Overlays, func(o Overlay) bool { return networks[o.Network.GetId()] })
+}
+
+// networks names the set of overlay networks that the task is on.
+func (t *attached) networks() string {
+	var b strings.Builder
+	for _, o := range t.Overlays {
+		b.WriteString(o.Network.GetId() + " ")
+	}
+	return b.String()
+}
+
+// program writes the service addresses that the task may use.
+func (p *Plane) program(ctx context.Context, t *attached, table func() vip.Table) error {
+	if len(t.Overlays) == 0 {
+		return nil
+	}
+	t.turn.Lock()
+	defer t.turn.Unlock()
+	p.mu.Lock()
+	current := p.tasks[t.TaskID] == t
+	p.mu.Unlock()
+	if !current { // Detached meanwhile.
+		return nil
+	}
+	if err := p.deps.Tables.Program(ctx, t.Result.Netns, table()); err != nil {
+		return fmt.Errorf("task %s: %w", t.TaskID, err)
+	}
+	return nil
+}

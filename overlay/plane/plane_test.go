@@ -1,0 +1,267 @@
+//go:build linux
+
+package plane
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"swarm/overlay/bridge"
+	"swarm/overlay/directory"
+	"swarm/overlay/fabric"
+	"swarm/overlay/vip"
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+// kernel stands for all pieces, and notes what they are asked, a line a call.
+type kernel struct {
+	mu    sync.Mutex // guards what follows
+	lines []string
+	fail  map[string]error // by a line's first word
+}
+
+func (k *kernel) note(format string, args ...any) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	line := fmt.Sprintf(format, args...)
+	k.lines = append(k.lines, line)
+	return k.fail[strings.Fields(line)[0]]
+}
+
+func (k *kernel) take() []string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	lines := k.lines
+	k.lines = nil
+	return lines
+}
+
+type fakeBridge struct{ *kernel }
+
+func (b fakeBridge) Attach(_ context.Context, a bridge.Attachment) (bridge.Result, error) {
+	return bridge.Result{Netns: "/ns/" + a.TaskID}, b.note("bridge %s", a.TaskID)
+}
+func (b fakeBridge) Detach(_ context.Context, id string) error { return b.note("unbridge %s", id) }
+func (b fakeBridge) Restore(_ context.Context, keep []bridge.Held) error {
+	return b.note("rebridge %d", len(keep))
+}
+
+type fakeFabric struct{ *kernel }
+
+func (f fakeFabric) Attach(_ context.Context, l fabric.Leg) error {
+	return f.note("leg %s %s %s %v", l.TaskID, l.Network.ID, l.Interface, l.Addresses)
+}
+func (f fakeFabric) Detach(_ context.Context, id string) error { return f.note("unleg %s", id) }
+func (f fakeFabric) Sync(_ context.Context, network string, e []fabric.Endpoint) error {
+	return f.note("sync %s %v", network, e)
+}
+
+func (f fakeFabric) Restore(_ context.Context, keep []fabric.Leg) error {
+	return f.note("releg %d", len(keep))
+}
+
+type fakeTables struct{ *kernel }
+
+func (t fakeTables) Program(_ context.Context, netns string, want vip.Table) error {
+	return t.note("program %s %v", netns, want.Services)
+}
+
+func (t fakeTables) Reset(_ context.Context, netns string, gone []netip.Addr) error {
+	return t.note("reset %s %v", netns, gone)
+}
+func (t fakeTables) Forget(netns string) error { return t.note("forget %s", netns) }
+
+func newRig() (*Plane, *directory.Directory, *kernel) {
+	k := &kernel{fail: map[string]error{}}
+	d := directory.New("n1")
+	p := New(Deps{Log: slog.New(slog.DiscardHandler), Directory: d, Bridge: fakeBridge{k}, Fabric: fakeFabric{k}, Tables: fakeTables{k}})
+	return p, d, k
+}
+
+// task t1 of service web is here, t2 is on n2; both are on network net.
+func world() []*swarmv1.AssignmentChange {
+	return puts(
+		&swarmv1.Assignment{Object: &swarmv1.Assignment_Network{Network: network()}},
+		&swarmv1.Assignment{Object: &swarmv1.Assignment_Peering{Peering: &swarmv1.Peering{NodeId: "n2", Addr: "192.0.2.2"}}},
+		&swarmv1.Assignment{Object: &swarmv1.Assignment_Routing{Routing: &swarmv1.Routing{ServiceId: "web", Name: "web", Endpoint: &swarmv1.Endpoint{
+			VirtualIps: []*swarmv1.VirtualIP{{NetworkId: "net", Addr: "10.0.1.2/24"}},
+		}}}},
+		backend("t1", "n1", "10.0.1.3/24", true), backend("t2", "n2", "10.0.1.4/24", true),
+	)
+}
+
+func network() *swarmv1.Network { return &swarmv1.Network{Id: "net", Vni: 65537} }
+
+func backend(id, node, addr string, ready bool) *swarmv1.Assignment {
+	return &swarmv1.Assignment{Object: &swarmv1.Assignment_Backend{Backend: &swarmv1.Backend{
+		TaskId: id, ServiceId: "web", NodeId: node, Ready: ready,
+		Networks: []*swarmv1.NetworkAttachment{{NetworkId: "net", Addresses: []string{addr}}},
+	}}}
+}
+
+func puts(objects ...*swarmv1.Assignment) []*swarmv1.AssignmentChange {
+	var out []*swarmv1.AssignmentChange
+	for _, o := range objects {
+		out = append(out, &swarmv1.AssignmentChange{Change: &swarmv1.AssignmentChange_Put{Put: o}})
+	}
+	return out
+}
+
+func attachment() Attachment {
+	return Attachment{TaskID: "t1", Bridged: true, Overlays: []Overlay{{Network: network(), Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.1.3/24")}}}}
+}
+
+// run follows the directory in a bubble, and returns what each step asks of the pieces.
+func run(t *testing.T, test func(p *Plane, d *directory.Directory, k *kernel, settled func() []string)) {
+	synctest.Test(t, func(t *testing.T) {
+		p, d, k := newRig()
+		ctx, cancel := context.WithCancel(t.Context())
+		var ended sync.WaitGroup
+		ended.Go(func() {
+			if err := p.Run(ctx); err != nil {
+				t.Error(err)
+			}
+		})
+		test(p, d, k, func() []string { synctest.Wait(); return k.take() })
+		cancel()
+		ended.Wait()
+	})
+}
+
+func TestTaskIsWholeWhenAttachReturns(t *testing.T) {
+	run(t, func(p *Plane, d *directory.Directory, k *kernel, settled func() []string) {
+		d.Apply(world())
+		if got := settled(); !slices.Equal(got, []string{"sync net [{[10.0.1.4] 192.0.2.2}]"}) {
+			t.Errorf("before the first task: %q", got)
+		}
+		if _, err := p.Attach(t.Context(), attachment()); err != nil {
+			t.Fatal(err)
+		}
+		want := []string{
+			"bridge t1", "leg t1 net eth0 [10.0.1.3/24]",
+			"program /ns/t1 [{[10.0.1.2] [10.0.1.3 10.0.1.4]}]",
+		}
+		if diff := cmp.Diff(want, settled()); diff != "" {
+			t.Errorf("attach: %s", diff)
+		}
+		if err := p.Detach(t.Context(), "t1"); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff([]string{"forget /ns/t1", "unleg t1", "unbridge t1"}, settled()); diff != "" {
+			t.Errorf("detach: %s", diff)
+		}
+		d.Apply(puts(backend("t2", "n2", "10.0.1.4/24", false)))
+		if got := settled(); len(got) > 0 {
+			t.Errorf("a detached task is still programmed: %q", got)
+		}
+	})
+}
+
+func TestChangesReachAttachedTasks(t *testing.T) {
+	run(t, func(p *Plane, d *directory.Directory, k *kernel, settled func() []string) {
+		d.Apply(world())
+		if _, err := p.Attach(t.Context(), attachment()); err != nil {
+			t.Fatal(err)
+		}
+		settled()
+		for _, step := range []struct {
+			name   string
+			change func()
+			want   []string
+		}{
+			{
+				"not ready", func() { d.Apply(puts(backend("t2", "n2", "10.0.1.4/24", false))) },
+				[]string{"program /ns/t1 [{[10.0.1.2] [10.0.1.3]}]"},
+			},
+			{
+				"gone: its connections are cut", func() {
+					d.Apply([]*swarmv1.AssignmentChange{{Change: &swarmv1.AssignmentChange_Remove{Remove: &swarmv1.AssignmentRef{Kind: swarmv1.AssignmentRef_BACKEND, Id: "t2"}}}})
+				},
+				[]string{"sync net []", "program /ns/t1 [{[10.0.1.2] [10.0.1.3]}]", "reset /ns/t1 [10.0.1.4]"},
+			},
+			{
+				"another", func() { d.Apply(puts(backend("t3", "n2", "10.0.1.5/24", true))) },
+				[]string{"sync net [{[10.0.1.5] 192.0.2.2}]", "program /ns/t1 [{[10.0.1.2] [10.0.1.3 10.0.1.5]}]"},
+			},
+			{
+				"its node is dead", func() { d.Hear(directory.Report{Dead: []string{"n2"}}) },
+				[]string{"program /ns/t1 [{[10.0.1.2] [10.0.1.3]}]"},
+			},
+			{
+				"service removed", func() {
+					d.Apply([]*swarmv1.AssignmentChange{{Change: &swarmv1.AssignmentChange_Remove{Remove: &swarmv1.AssignmentRef{Kind: swarmv1.AssignmentRef_ROUTING, Id: "web"}}}})
+				},
+				[]string{"program /ns/t1 []", "reset /ns/t1 [10.0.1.3 10.0.1.5]"},
+			},
+		} {
+			step.change()
+			if diff := cmp.Diff(step.want, settled()); diff != "" {
+				t.Errorf("%s: %s", step.name, diff)
+			}
+		}
+	})
+}
+
+func TestWhatFailedIsTriedAgain(t *testing.T) {
+	run(t, func(p *Plane, d *directory.Directory, k *kernel, settled func() []string) {
+		d.Apply(world())
+		if _, err := p.Attach(t.Context(), attachment()); err != nil {
+			t.Fatal(err)
+		}
+		settled()
+		k.mu.Lock()
+		k.fail["program"] = errors.New("no buffer space")
+		k.mu.Unlock()
+		d.Apply(puts(backend("t2", "n2", "10.0.1.4/24", false)))
+		settled()
+		k.mu.Lock()
+		delete(k.fail, "program")
+		k.mu.Unlock()
+		time.Sleep(retryAfter) // in the bubble
+		if got := settled(); !slices.Contains(got, "program /ns/t1 [{[10.0.1.2] [10.0.1.3]}]") {
+			t.Errorf("after a failure: %q", got)
+		}
+	})
+}
+
+func TestFailedAttachLeavesNothing(t *testing.T) {
+	p, d, k := newRig()
+	d.Apply(world())
+	for _, piece := range []string{"leg", "program"} {
+		k.fail = map[string]error{piece: errors.New("no")}
+		if _, err := p.Attach(t.Context(), attachment()); err == nil {
+			t.Errorf("%s failed, and nobody heard", piece)
+		}
+		if got := k.take(); !slices.Equal(got[len(got)-2:], []string{"unleg t1", "unbridge t1"}) {
+			t.Errorf("%s: %q", piece, got)
+		}
+	}
+}
+
+func TestRestoreProgramsAll(t *testing.T) {
+	run(t, func(p *Plane, d *directory.Directory, k *kernel, settled func() []string) {
+		d.Apply(world())
+		settled()
+		if err := p.Restore(t.Context(), []Held{{attachment(), bridge.Result{Netns: "/ns/t1"}}}); err != nil {
+			t.Fatal(err)
+		}
+		want := []string{
+			"rebridge 1", "releg 1", "sync net [{[10.0.1.4] 192.0.2.2}]",
+			"program /ns/t1 [{[10.0.1.2] [10.0.1.3 10.0.1.4]}]",
+		}
+		if diff := cmp.Diff(want, settled()); diff != "" {
+			t.Error(diff)
+		}
+	})
+}
