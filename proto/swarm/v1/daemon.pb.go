@@ -462,9 +462,12 @@ type InfoResponse struct {
 	// What the daemon changed outside its folders: tables, sysctls, units, cgroups.
 	HostChanges []string `protobuf:"bytes,17,rep,name=host_changes,json=hostChanges,proto3" json:"host_changes,omitempty"`
 	// Gossip health score of this node, 0 best.
-	GossipHealth  int32                `protobuf:"varint,18,opt,name=gossip_health,json=gossipHealth,proto3" json:"gossip_health,omitempty"`
-	Uptime        *durationpb.Duration `protobuf:"bytes,19,opt,name=uptime,proto3" json:"uptime,omitempty"`
-	Tasks         uint64               `protobuf:"varint,20,opt,name=tasks,proto3" json:"tasks,omitempty"`
+	GossipHealth int32                `protobuf:"varint,18,opt,name=gossip_health,json=gossipHealth,proto3" json:"gossip_health,omitempty"`
+	Uptime       *durationpb.Duration `protobuf:"bytes,19,opt,name=uptime,proto3" json:"uptime,omitempty"`
+	Tasks        uint64               `protobuf:"varint,20,opt,name=tasks,proto3" json:"tasks,omitempty"`
+	// cgroupfs or systemd; and 1 or 2.
+	CgroupDriver  string `protobuf:"bytes,21,opt,name=cgroup_driver,json=cgroupDriver,proto3" json:"cgroup_driver,omitempty"`
+	CgroupVersion string `protobuf:"bytes,22,opt,name=cgroup_version,json=cgroupVersion,proto3" json:"cgroup_version,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -637,6 +640,20 @@ func (x *InfoResponse) GetTasks() uint64 {
 		return x.Tasks
 	}
 	return 0
+}
+
+func (x *InfoResponse) GetCgroupDriver() string {
+	if x != nil {
+		return x.CgroupDriver
+	}
+	return ""
+}
+
+func (x *InfoResponse) GetCgroupVersion() string {
+	if x != nil {
+		return x.CgroupVersion
+	}
+	return ""
 }
 
 // Member as gossip sees it.
@@ -844,7 +861,7 @@ const file_swarm_v1_daemon_proto_rawDesc = "" +
 	"\fLeaveRequest\x12\x14\n" +
 	"\x05force\x18\x01 \x01(\bR\x05force\"\x0f\n" +
 	"\rLeaveResponse\"\r\n" +
-	"\vInfoRequest\"\xdc\x05\n" +
+	"\vInfoRequest\"\xa8\x06\n" +
 	"\fInfoResponse\x12(\n" +
 	"\x10local_node_state\x18\x01 \x01(\tR\x0elocalNodeState\x12\x14\n" +
 	"\x05error\x18\x02 \x01(\tR\x05error\x12\x17\n" +
@@ -867,7 +884,9 @@ const file_swarm_v1_daemon_proto_rawDesc = "" +
 	"\fhost_changes\x18\x11 \x03(\tR\vhostChanges\x12#\n" +
 	"\rgossip_health\x18\x12 \x01(\x05R\fgossipHealth\x121\n" +
 	"\x06uptime\x18\x13 \x01(\v2\x19.google.protobuf.DurationR\x06uptime\x12\x14\n" +
-	"\x05tasks\x18\x14 \x01(\x04R\x05tasks\"M\n" +
+	"\x05tasks\x18\x14 \x01(\x04R\x05tasks\x12#\n" +
+	"\rcgroup_driver\x18\x15 \x01(\tR\fcgroupDriver\x12%\n" +
+	"\x0ecgroup_version\x18\x16 \x01(\tR\rcgroupVersion\"M\n" +
 	"\x06Member\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x12\n" +
 	"\x04addr\x18\x02 \x01(\tR\x04addr\x12\x16\n" +

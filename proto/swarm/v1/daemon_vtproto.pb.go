@@ -180,6 +180,8 @@ func (m *InfoResponse) CloneVT() *InfoResponse {
 	r.GossipHealth = m.GossipHealth
 	r.Uptime = (*durationpb.Duration)((*durationpb1.Duration)(m.Uptime).CloneVT())
 	r.Tasks = m.Tasks
+	r.CgroupDriver = m.CgroupDriver
+	r.CgroupVersion = m.CgroupVersion
 	if rhs := m.Members; rhs != nil {
 		tmpContainer := make([]*Member, len(rhs))
 		for k, v := range rhs {
@@ -509,6 +511,12 @@ func (this *InfoResponse) EqualVT(that *InfoResponse) bool {
 		return false
 	}
 	if this.Tasks != that.Tasks {
+		return false
+	}
+	if this.CgroupDriver != that.CgroupDriver {
+		return false
+	}
+	if this.CgroupVersion != that.CgroupVersion {
 		return false
 	}
 	return string(this.unknownFields) == string(that.unknownFields)
@@ -992,6 +1000,24 @@ func (m *InfoResponse) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 	if m.unknownFields != nil {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
+	}
+	if len(m.CgroupVersion) > 0 {
+		i -= len(m.CgroupVersion)
+		copy(dAtA[i:], m.CgroupVersion)
+		i = protohelpers.EncodeVarint(dAtA, i, uint64(len(m.CgroupVersion)))
+		i--
+		dAtA[i] = 0x1
+		i--
+		dAtA[i] = 0xb2
+	}
+	if len(m.CgroupDriver) > 0 {
+		i -= len(m.CgroupDriver)
+		copy(dAtA[i:], m.CgroupDriver)
+		i = protohelpers.EncodeVarint(dAtA, i, uint64(len(m.CgroupDriver)))
+		i--
+		dAtA[i] = 0x1
+		i--
+		dAtA[i] = 0xaa
 	}
 	if m.Tasks != 0 {
 		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.Tasks))
@@ -1537,6 +1563,14 @@ func (m *InfoResponse) SizeVT() (n int) {
 	}
 	if m.Tasks != 0 {
 		n += 2 + protohelpers.SizeOfVarint(uint64(m.Tasks))
+	}
+	l = len(m.CgroupDriver)
+	if l > 0 {
+		n += 2 + l + protohelpers.SizeOfVarint(uint64(l))
+	}
+	l = len(m.CgroupVersion)
+	if l > 0 {
+		n += 2 + l + protohelpers.SizeOfVarint(uint64(l))
 	}
 	n += len(m.unknownFields)
 	return n
@@ -3140,6 +3174,70 @@ func (m *InfoResponse) UnmarshalVT(dAtA []byte) error {
 					break
 				}
 			}
+		case 21:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field CgroupDriver", wireType)
+			}
+			var stringLen uint64
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				stringLen |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			intStringLen := int(stringLen)
+			if intStringLen < 0 {
+				return protohelpers.ErrInvalidLength
+			}
+			postIndex := iNdEx + intStringLen
+			if postIndex < 0 {
+				return protohelpers.ErrInvalidLength
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.CgroupDriver = string(dAtA[iNdEx:postIndex])
+			iNdEx = postIndex
+		case 22:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field CgroupVersion", wireType)
+			}
+			var stringLen uint64
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				stringLen |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			intStringLen := int(stringLen)
+			if intStringLen < 0 {
+				return protohelpers.ErrInvalidLength
+			}
+			postIndex := iNdEx + intStringLen
+			if postIndex < 0 {
+				return protohelpers.ErrInvalidLength
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.CgroupVersion = string(dAtA[iNdEx:postIndex])
+			iNdEx = postIndex
 		default:
 			iNdEx = preIndex
 			skippy, err := protohelpers.Skip(dAtA[iNdEx:])

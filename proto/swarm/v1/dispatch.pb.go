@@ -98,7 +98,7 @@ func (x AssignmentRef_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use AssignmentRef_Kind.Descriptor instead.
 func (AssignmentRef_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{16, 0}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{18, 0}
 }
 
 // FromWorker: the first message is a hello.
@@ -111,6 +111,7 @@ type FromWorker struct {
 	//	*FromWorker_Status
 	//	*FromWorker_Description
 	//	*FromWorker_Images
+	//	*FromWorker_Departure
 	Message       isFromWorker_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -198,6 +199,15 @@ func (x *FromWorker) GetImages() *ImageReport {
 	return nil
 }
 
+func (x *FromWorker) GetDeparture() *Departure {
+	if x != nil {
+		if x, ok := x.Message.(*FromWorker_Departure); ok {
+			return x.Departure
+		}
+	}
+	return nil
+}
+
 type isFromWorker_Message interface {
 	isFromWorker_Message()
 }
@@ -222,6 +232,10 @@ type FromWorker_Images struct {
 	Images *ImageReport `protobuf:"bytes,5,opt,name=images,proto3,oneof"`
 }
 
+type FromWorker_Departure struct {
+	Departure *Departure `protobuf:"bytes,6,opt,name=departure,proto3,oneof"`
+}
+
 func (*FromWorker_Hello) isFromWorker_Message() {}
 
 func (*FromWorker_Heartbeat) isFromWorker_Message() {}
@@ -231,6 +245,46 @@ func (*FromWorker_Status) isFromWorker_Message() {}
 func (*FromWorker_Description) isFromWorker_Message() {}
 
 func (*FromWorker_Images) isFromWorker_Message() {}
+
+func (*FromWorker_Departure) isFromWorker_Message() {}
+
+// Departure: the host is going down, and this node will stop its tasks. It counts as down from now on, whatever its session
+// says, until a session that begins after this one.
+type Departure struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Departure) Reset() {
+	*x = Departure{}
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Departure) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Departure) ProtoMessage() {}
+
+func (x *Departure) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Departure.ProtoReflect.Descriptor instead.
+func (*Departure) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{1}
+}
 
 type Hello struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
@@ -248,7 +302,7 @@ type Hello struct {
 
 func (x *Hello) Reset() {
 	*x = Hello{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[1]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -260,7 +314,7 @@ func (x *Hello) String() string {
 func (*Hello) ProtoMessage() {}
 
 func (x *Hello) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[1]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -273,7 +327,7 @@ func (x *Hello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hello.ProtoReflect.Descriptor instead.
 func (*Hello) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{1}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Hello) GetDescription() *NodeDescription {
@@ -327,7 +381,7 @@ type Heartbeat struct {
 
 func (x *Heartbeat) Reset() {
 	*x = Heartbeat{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[2]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -339,7 +393,7 @@ func (x *Heartbeat) String() string {
 func (*Heartbeat) ProtoMessage() {}
 
 func (x *Heartbeat) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[2]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -352,7 +406,7 @@ func (x *Heartbeat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Heartbeat.ProtoReflect.Descriptor instead.
 func (*Heartbeat) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{2}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Heartbeat) GetSequence() uint64 {
@@ -373,7 +427,7 @@ type StatusReport struct {
 
 func (x *StatusReport) Reset() {
 	*x = StatusReport{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[3]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -385,7 +439,7 @@ func (x *StatusReport) String() string {
 func (*StatusReport) ProtoMessage() {}
 
 func (x *StatusReport) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[3]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -398,7 +452,7 @@ func (x *StatusReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusReport.ProtoReflect.Descriptor instead.
 func (*StatusReport) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{3}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *StatusReport) GetSequence() uint64 {
@@ -427,7 +481,7 @@ type ImageReport struct {
 
 func (x *ImageReport) Reset() {
 	*x = ImageReport{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[4]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -439,7 +493,7 @@ func (x *ImageReport) String() string {
 func (*ImageReport) ProtoMessage() {}
 
 func (x *ImageReport) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[4]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -452,7 +506,7 @@ func (x *ImageReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageReport.ProtoReflect.Descriptor instead.
 func (*ImageReport) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{4}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ImageReport) GetComplete() bool {
@@ -485,6 +539,7 @@ type ToWorker struct {
 	//	*ToWorker_Assignments
 	//	*ToWorker_StatusAck
 	//	*ToWorker_Node
+	//	*ToWorker_DepartureAck
 	Message       isToWorker_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -492,7 +547,7 @@ type ToWorker struct {
 
 func (x *ToWorker) Reset() {
 	*x = ToWorker{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[5]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -504,7 +559,7 @@ func (x *ToWorker) String() string {
 func (*ToWorker) ProtoMessage() {}
 
 func (x *ToWorker) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[5]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -517,7 +572,7 @@ func (x *ToWorker) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ToWorker.ProtoReflect.Descriptor instead.
 func (*ToWorker) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{5}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ToWorker) GetMessage() isToWorker_Message {
@@ -572,6 +627,15 @@ func (x *ToWorker) GetNode() *NodeUpdate {
 	return nil
 }
 
+func (x *ToWorker) GetDepartureAck() *DepartureAck {
+	if x != nil {
+		if x, ok := x.Message.(*ToWorker_DepartureAck); ok {
+			return x.DepartureAck
+		}
+	}
+	return nil
+}
+
 type isToWorker_Message interface {
 	isToWorker_Message()
 }
@@ -596,6 +660,11 @@ type ToWorker_Node struct {
 	Node *NodeUpdate `protobuf:"bytes,5,opt,name=node,proto3,oneof"`
 }
 
+type ToWorker_DepartureAck struct {
+	// The node is down in the replicated state: its tasks are being replaced.
+	DepartureAck *DepartureAck `protobuf:"bytes,6,opt,name=departure_ack,json=departureAck,proto3,oneof"`
+}
+
 func (*ToWorker_Welcome) isToWorker_Message() {}
 
 func (*ToWorker_HeartbeatAck) isToWorker_Message() {}
@@ -605,6 +674,44 @@ func (*ToWorker_Assignments) isToWorker_Message() {}
 func (*ToWorker_StatusAck) isToWorker_Message() {}
 
 func (*ToWorker_Node) isToWorker_Message() {}
+
+func (*ToWorker_DepartureAck) isToWorker_Message() {}
+
+type DepartureAck struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DepartureAck) Reset() {
+	*x = DepartureAck{}
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DepartureAck) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DepartureAck) ProtoMessage() {}
+
+func (x *DepartureAck) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DepartureAck.ProtoReflect.Descriptor instead.
+func (*DepartureAck) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{7}
+}
 
 type Welcome struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
@@ -618,7 +725,7 @@ type Welcome struct {
 
 func (x *Welcome) Reset() {
 	*x = Welcome{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[6]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -630,7 +737,7 @@ func (x *Welcome) String() string {
 func (*Welcome) ProtoMessage() {}
 
 func (x *Welcome) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[6]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -643,7 +750,7 @@ func (x *Welcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Welcome.ProtoReflect.Descriptor instead.
 func (*Welcome) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{6}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Welcome) GetManagerId() string {
@@ -683,7 +790,7 @@ type HeartbeatAck struct {
 
 func (x *HeartbeatAck) Reset() {
 	*x = HeartbeatAck{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[7]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -695,7 +802,7 @@ func (x *HeartbeatAck) String() string {
 func (*HeartbeatAck) ProtoMessage() {}
 
 func (x *HeartbeatAck) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[7]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -708,7 +815,7 @@ func (x *HeartbeatAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeartbeatAck.ProtoReflect.Descriptor instead.
 func (*HeartbeatAck) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{7}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *HeartbeatAck) GetSequence() uint64 {
@@ -727,7 +834,7 @@ type StatusAck struct {
 
 func (x *StatusAck) Reset() {
 	*x = StatusAck{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[8]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -739,7 +846,7 @@ func (x *StatusAck) String() string {
 func (*StatusAck) ProtoMessage() {}
 
 func (x *StatusAck) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[8]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -752,7 +859,7 @@ func (x *StatusAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusAck.ProtoReflect.Descriptor instead.
 func (*StatusAck) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{8}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *StatusAck) GetSequence() uint64 {
@@ -776,7 +883,7 @@ type NodeUpdate struct {
 
 func (x *NodeUpdate) Reset() {
 	*x = NodeUpdate{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[9]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -788,7 +895,7 @@ func (x *NodeUpdate) String() string {
 func (*NodeUpdate) ProtoMessage() {}
 
 func (x *NodeUpdate) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[9]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -801,7 +908,7 @@ func (x *NodeUpdate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeUpdate.ProtoReflect.Descriptor instead.
 func (*NodeUpdate) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{9}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *NodeUpdate) GetNode() *Node {
@@ -847,7 +954,7 @@ type Assignments struct {
 
 func (x *Assignments) Reset() {
 	*x = Assignments{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[10]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -859,7 +966,7 @@ func (x *Assignments) String() string {
 func (*Assignments) ProtoMessage() {}
 
 func (x *Assignments) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[10]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -872,7 +979,7 @@ func (x *Assignments) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assignments.ProtoReflect.Descriptor instead.
 func (*Assignments) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{10}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Assignments) GetSequence() uint64 {
@@ -916,7 +1023,7 @@ type AssignmentChange struct {
 
 func (x *AssignmentChange) Reset() {
 	*x = AssignmentChange{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[11]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -928,7 +1035,7 @@ func (x *AssignmentChange) String() string {
 func (*AssignmentChange) ProtoMessage() {}
 
 func (x *AssignmentChange) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[11]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -941,7 +1048,7 @@ func (x *AssignmentChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AssignmentChange.ProtoReflect.Descriptor instead.
 func (*AssignmentChange) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{11}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *AssignmentChange) GetChange() isAssignmentChange_Change {
@@ -1008,7 +1115,7 @@ type Assignment struct {
 
 func (x *Assignment) Reset() {
 	*x = Assignment{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[12]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1020,7 +1127,7 @@ func (x *Assignment) String() string {
 func (*Assignment) ProtoMessage() {}
 
 func (x *Assignment) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[12]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1033,7 +1140,7 @@ func (x *Assignment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assignment.ProtoReflect.Descriptor instead.
 func (*Assignment) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{12}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Assignment) GetObject() isAssignment_Object {
@@ -1230,7 +1337,7 @@ type Peering struct {
 
 func (x *Peering) Reset() {
 	*x = Peering{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[13]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1242,7 +1349,7 @@ func (x *Peering) String() string {
 func (*Peering) ProtoMessage() {}
 
 func (x *Peering) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[13]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1255,7 +1362,7 @@ func (x *Peering) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Peering.ProtoReflect.Descriptor instead.
 func (*Peering) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{13}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Peering) GetNodeId() string {
@@ -1299,7 +1406,7 @@ type Routing struct {
 
 func (x *Routing) Reset() {
 	*x = Routing{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[14]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1311,7 +1418,7 @@ func (x *Routing) String() string {
 func (*Routing) ProtoMessage() {}
 
 func (x *Routing) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[14]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1324,7 +1431,7 @@ func (x *Routing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Routing.ProtoReflect.Descriptor instead.
 func (*Routing) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{14}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Routing) GetServiceId() string {
@@ -1365,7 +1472,7 @@ type Backend struct {
 
 func (x *Backend) Reset() {
 	*x = Backend{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[15]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1377,7 +1484,7 @@ func (x *Backend) String() string {
 func (*Backend) ProtoMessage() {}
 
 func (x *Backend) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[15]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1390,7 +1497,7 @@ func (x *Backend) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Backend.ProtoReflect.Descriptor instead.
 func (*Backend) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{15}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Backend) GetTaskId() string {
@@ -1445,7 +1552,7 @@ type AssignmentRef struct {
 
 func (x *AssignmentRef) Reset() {
 	*x = AssignmentRef{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[16]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1457,7 +1564,7 @@ func (x *AssignmentRef) String() string {
 func (*AssignmentRef) ProtoMessage() {}
 
 func (x *AssignmentRef) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[16]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1470,7 +1577,7 @@ func (x *AssignmentRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AssignmentRef.ProtoReflect.Descriptor instead.
 func (*AssignmentRef) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{16}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *AssignmentRef) GetKind() AssignmentRef_Kind {
@@ -1497,7 +1604,7 @@ type HoldersRequest struct {
 
 func (x *HoldersRequest) Reset() {
 	*x = HoldersRequest{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[17]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1509,7 +1616,7 @@ func (x *HoldersRequest) String() string {
 func (*HoldersRequest) ProtoMessage() {}
 
 func (x *HoldersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[17]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1522,7 +1629,7 @@ func (x *HoldersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldersRequest.ProtoReflect.Descriptor instead.
 func (*HoldersRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{17}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *HoldersRequest) GetDigest() string {
@@ -1542,7 +1649,7 @@ type HoldersResponse struct {
 
 func (x *HoldersResponse) Reset() {
 	*x = HoldersResponse{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[18]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1554,7 +1661,7 @@ func (x *HoldersResponse) String() string {
 func (*HoldersResponse) ProtoMessage() {}
 
 func (x *HoldersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[18]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1567,7 +1674,7 @@ func (x *HoldersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldersResponse.ProtoReflect.Descriptor instead.
 func (*HoldersResponse) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{18}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *HoldersResponse) GetHolders() []*Peer {
@@ -1590,7 +1697,7 @@ type SessionReport struct {
 
 func (x *SessionReport) Reset() {
 	*x = SessionReport{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[19]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1602,7 +1709,7 @@ func (x *SessionReport) String() string {
 func (*SessionReport) ProtoMessage() {}
 
 func (x *SessionReport) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[19]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1615,7 +1722,7 @@ func (x *SessionReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionReport.ProtoReflect.Descriptor instead.
 func (*SessionReport) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{19}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *SessionReport) GetManagerId() string {
@@ -1650,14 +1757,16 @@ type SessionEntry struct {
 	// The session is over; age_ms counts from its end.
 	Ended bool `protobuf:"varint,6,opt,name=ended,proto3" json:"ended,omitempty"`
 	// It ended without a goodbye: the connection broke.
-	Broken        bool `protobuf:"varint,7,opt,name=broken,proto3" json:"broken,omitempty"`
+	Broken bool `protobuf:"varint,7,opt,name=broken,proto3" json:"broken,omitempty"`
+	// The node has said that its host is going down.
+	Departing     bool `protobuf:"varint,8,opt,name=departing,proto3" json:"departing,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SessionEntry) Reset() {
 	*x = SessionEntry{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[20]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1669,7 +1778,7 @@ func (x *SessionEntry) String() string {
 func (*SessionEntry) ProtoMessage() {}
 
 func (x *SessionEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[20]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1682,7 +1791,7 @@ func (x *SessionEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionEntry.ProtoReflect.Descriptor instead.
 func (*SessionEntry) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{20}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *SessionEntry) GetNodeId() string {
@@ -1734,6 +1843,13 @@ func (x *SessionEntry) GetBroken() bool {
 	return false
 }
 
+func (x *SessionEntry) GetDeparting() bool {
+	if x != nil {
+		return x.Departing
+	}
+	return false
+}
+
 type SessionReportAck struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	LeaderId string                 `protobuf:"bytes,1,opt,name=leader_id,json=leaderId,proto3" json:"leader_id,omitempty"`
@@ -1747,7 +1863,7 @@ type SessionReportAck struct {
 
 func (x *SessionReportAck) Reset() {
 	*x = SessionReportAck{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[21]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1759,7 +1875,7 @@ func (x *SessionReportAck) String() string {
 func (*SessionReportAck) ProtoMessage() {}
 
 func (x *SessionReportAck) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[21]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1772,7 +1888,7 @@ func (x *SessionReportAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionReportAck.ProtoReflect.Descriptor instead.
 func (*SessionReportAck) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{21}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *SessionReportAck) GetLeaderId() string {
@@ -1807,7 +1923,7 @@ type TaskLogsRequest struct {
 
 func (x *TaskLogsRequest) Reset() {
 	*x = TaskLogsRequest{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[22]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1819,7 +1935,7 @@ func (x *TaskLogsRequest) String() string {
 func (*TaskLogsRequest) ProtoMessage() {}
 
 func (x *TaskLogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[22]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1832,7 +1948,7 @@ func (x *TaskLogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskLogsRequest.ProtoReflect.Descriptor instead.
 func (*TaskLogsRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{22}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *TaskLogsRequest) GetTaskIds() []string {
@@ -1858,7 +1974,7 @@ type TaskLogsResponse struct {
 
 func (x *TaskLogsResponse) Reset() {
 	*x = TaskLogsResponse{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[23]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1870,7 +1986,7 @@ func (x *TaskLogsResponse) String() string {
 func (*TaskLogsResponse) ProtoMessage() {}
 
 func (x *TaskLogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[23]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1883,7 +1999,7 @@ func (x *TaskLogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskLogsResponse.ProtoReflect.Descriptor instead.
 func (*TaskLogsResponse) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{23}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *TaskLogsResponse) GetRecords() []*LogRecord {
@@ -1911,7 +2027,7 @@ type ExecStart struct {
 
 func (x *ExecStart) Reset() {
 	*x = ExecStart{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[24]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1923,7 +2039,7 @@ func (x *ExecStart) String() string {
 func (*ExecStart) ProtoMessage() {}
 
 func (x *ExecStart) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[24]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1936,7 +2052,7 @@ func (x *ExecStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecStart.ProtoReflect.Descriptor instead.
 func (*ExecStart) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{24}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ExecStart) GetTaskId() string {
@@ -2025,7 +2141,7 @@ type ExecInput struct {
 
 func (x *ExecInput) Reset() {
 	*x = ExecInput{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[25]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2037,7 +2153,7 @@ func (x *ExecInput) String() string {
 func (*ExecInput) ProtoMessage() {}
 
 func (x *ExecInput) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[25]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2050,7 +2166,7 @@ func (x *ExecInput) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecInput.ProtoReflect.Descriptor instead.
 func (*ExecInput) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{25}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ExecInput) GetMessage() isExecInput_Message {
@@ -2151,7 +2267,7 @@ type Resize struct {
 
 func (x *Resize) Reset() {
 	*x = Resize{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[26]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2163,7 +2279,7 @@ func (x *Resize) String() string {
 func (*Resize) ProtoMessage() {}
 
 func (x *Resize) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[26]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2176,7 +2292,7 @@ func (x *Resize) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resize.ProtoReflect.Descriptor instead.
 func (*Resize) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{26}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Resize) GetWidth() uint32 {
@@ -2208,7 +2324,7 @@ type ExecOutput struct {
 
 func (x *ExecOutput) Reset() {
 	*x = ExecOutput{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[27]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2220,7 +2336,7 @@ func (x *ExecOutput) String() string {
 func (*ExecOutput) ProtoMessage() {}
 
 func (x *ExecOutput) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[27]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2233,7 +2349,7 @@ func (x *ExecOutput) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecOutput.ProtoReflect.Descriptor instead.
 func (*ExecOutput) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{27}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ExecOutput) GetMessage() isExecOutput_Message {
@@ -2317,7 +2433,7 @@ type PullImageRequest struct {
 
 func (x *PullImageRequest) Reset() {
 	*x = PullImageRequest{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[28]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2329,7 +2445,7 @@ func (x *PullImageRequest) String() string {
 func (*PullImageRequest) ProtoMessage() {}
 
 func (x *PullImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[28]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2342,7 +2458,7 @@ func (x *PullImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullImageRequest.ProtoReflect.Descriptor instead.
 func (*PullImageRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{28}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *PullImageRequest) GetReference() string {
@@ -2368,7 +2484,7 @@ type RemoveImageRequest struct {
 
 func (x *RemoveImageRequest) Reset() {
 	*x = RemoveImageRequest{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[29]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2380,7 +2496,7 @@ func (x *RemoveImageRequest) String() string {
 func (*RemoveImageRequest) ProtoMessage() {}
 
 func (x *RemoveImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[29]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2393,7 +2509,7 @@ func (x *RemoveImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveImageRequest.ProtoReflect.Descriptor instead.
 func (*RemoveImageRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{29}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *RemoveImageRequest) GetDigest() string {
@@ -2411,7 +2527,7 @@ type RemoveImageResponse struct {
 
 func (x *RemoveImageResponse) Reset() {
 	*x = RemoveImageResponse{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[30]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2423,7 +2539,7 @@ func (x *RemoveImageResponse) String() string {
 func (*RemoveImageResponse) ProtoMessage() {}
 
 func (x *RemoveImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[30]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2436,7 +2552,7 @@ func (x *RemoveImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveImageResponse.ProtoReflect.Descriptor instead.
 func (*RemoveImageResponse) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{30}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{32}
 }
 
 type ImageProgress struct {
@@ -2453,7 +2569,7 @@ type ImageProgress struct {
 
 func (x *ImageProgress) Reset() {
 	*x = ImageProgress{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[31]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2465,7 +2581,7 @@ func (x *ImageProgress) String() string {
 func (*ImageProgress) ProtoMessage() {}
 
 func (x *ImageProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[31]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2478,7 +2594,7 @@ func (x *ImageProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageProgress.ProtoReflect.Descriptor instead.
 func (*ImageProgress) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{31}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ImageProgress) GetStep() string {
@@ -2513,15 +2629,17 @@ var File_swarm_v1_dispatch_proto protoreflect.FileDescriptor
 
 const file_swarm_v1_dispatch_proto_rawDesc = "" +
 	"\n" +
-	"\x17swarm/v1/dispatch.proto\x12\bswarm.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x11swarm/v1/ca.proto\x1a\x15swarm/v1/object.proto\"\x97\x02\n" +
+	"\x17swarm/v1/dispatch.proto\x12\bswarm.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x11swarm/v1/ca.proto\x1a\x15swarm/v1/object.proto\"\xcc\x02\n" +
 	"\n" +
 	"FromWorker\x12'\n" +
 	"\x05hello\x18\x01 \x01(\v2\x0f.swarm.v1.HelloH\x00R\x05hello\x123\n" +
 	"\theartbeat\x18\x02 \x01(\v2\x13.swarm.v1.HeartbeatH\x00R\theartbeat\x120\n" +
 	"\x06status\x18\x03 \x01(\v2\x16.swarm.v1.StatusReportH\x00R\x06status\x12=\n" +
 	"\vdescription\x18\x04 \x01(\v2\x19.swarm.v1.NodeDescriptionH\x00R\vdescription\x12/\n" +
-	"\x06images\x18\x05 \x01(\v2\x15.swarm.v1.ImageReportH\x00R\x06imagesB\t\n" +
-	"\amessage\"\xc0\x01\n" +
+	"\x06images\x18\x05 \x01(\v2\x15.swarm.v1.ImageReportH\x00R\x06images\x123\n" +
+	"\tdeparture\x18\x06 \x01(\v2\x13.swarm.v1.DepartureH\x00R\tdepartureB\t\n" +
+	"\amessage\"\v\n" +
+	"\tDeparture\"\xc0\x01\n" +
 	"\x05Hello\x12;\n" +
 	"\vdescription\x18\x01 \x01(\v2\x19.swarm.v1.NodeDescriptionR\vdescription\x12\x1d\n" +
 	"\n" +
@@ -2539,15 +2657,17 @@ const file_swarm_v1_dispatch_proto_rawDesc = "" +
 	"\vImageReport\x12\x1a\n" +
 	"\bcomplete\x18\x01 \x01(\bR\bcomplete\x12\x12\n" +
 	"\x04held\x18\x02 \x03(\tR\x04held\x12\x12\n" +
-	"\x04gone\x18\x03 \x03(\tR\x04gone\"\xa0\x02\n" +
+	"\x04gone\x18\x03 \x03(\tR\x04gone\"\xdf\x02\n" +
 	"\bToWorker\x12-\n" +
 	"\awelcome\x18\x01 \x01(\v2\x11.swarm.v1.WelcomeH\x00R\awelcome\x12=\n" +
 	"\rheartbeat_ack\x18\x02 \x01(\v2\x16.swarm.v1.HeartbeatAckH\x00R\fheartbeatAck\x129\n" +
 	"\vassignments\x18\x03 \x01(\v2\x15.swarm.v1.AssignmentsH\x00R\vassignments\x124\n" +
 	"\n" +
 	"status_ack\x18\x04 \x01(\v2\x13.swarm.v1.StatusAckH\x00R\tstatusAck\x12*\n" +
-	"\x04node\x18\x05 \x01(\v2\x14.swarm.v1.NodeUpdateH\x00R\x04nodeB\t\n" +
-	"\amessage\"\xa9\x01\n" +
+	"\x04node\x18\x05 \x01(\v2\x14.swarm.v1.NodeUpdateH\x00R\x04node\x12=\n" +
+	"\rdeparture_ack\x18\x06 \x01(\v2\x16.swarm.v1.DepartureAckH\x00R\fdepartureAckB\t\n" +
+	"\amessage\"\x0e\n" +
+	"\fDepartureAck\"\xa9\x01\n" +
 	"\aWelcome\x12\x1d\n" +
 	"\n" +
 	"manager_id\x18\x01 \x01(\tR\tmanagerId\x12#\n" +
@@ -2633,7 +2753,7 @@ const file_swarm_v1_dispatch_proto_rawDesc = "" +
 	"\n" +
 	"manager_id\x18\x01 \x01(\tR\tmanagerId\x122\n" +
 	"\bsessions\x18\x02 \x03(\v2\x16.swarm.v1.SessionEntryR\bsessions\x120\n" +
-	"\aopening\x18\x03 \x01(\v2\x16.swarm.v1.SessionEntryR\aopening\"\xe8\x01\n" +
+	"\aopening\x18\x03 \x01(\v2\x16.swarm.v1.SessionEntryR\aopening\"\x86\x02\n" +
 	"\fSessionEntry\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12#\n" +
 	"\rsession_epoch\x18\x02 \x01(\x04R\fsessionEpoch\x12A\n" +
@@ -2641,7 +2761,8 @@ const file_swarm_v1_dispatch_proto_rawDesc = "" +
 	"\x06age_ms\x18\x04 \x01(\x04R\x05ageMs\x12\x12\n" +
 	"\x04addr\x18\x05 \x01(\tR\x04addr\x12\x14\n" +
 	"\x05ended\x18\x06 \x01(\bR\x05ended\x12\x16\n" +
-	"\x06broken\x18\a \x01(\bR\x06broken\"i\n" +
+	"\x06broken\x18\a \x01(\bR\x06broken\x12\x1c\n" +
+	"\tdeparting\x18\b \x01(\bR\tdeparting\"i\n" +
 	"\x10SessionReportAck\x12\x1b\n" +
 	"\tleader_id\x18\x01 \x01(\tR\bleaderId\x12\x1e\n" +
 	"\n" +
@@ -2721,120 +2842,124 @@ func file_swarm_v1_dispatch_proto_rawDescGZIP() []byte {
 }
 
 var file_swarm_v1_dispatch_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_swarm_v1_dispatch_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
+var file_swarm_v1_dispatch_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
 var file_swarm_v1_dispatch_proto_goTypes = []any{
 	(AssignmentRef_Kind)(0),       // 0: swarm.v1.AssignmentRef.Kind
 	(*FromWorker)(nil),            // 1: swarm.v1.FromWorker
-	(*Hello)(nil),                 // 2: swarm.v1.Hello
-	(*Heartbeat)(nil),             // 3: swarm.v1.Heartbeat
-	(*StatusReport)(nil),          // 4: swarm.v1.StatusReport
-	(*ImageReport)(nil),           // 5: swarm.v1.ImageReport
-	(*ToWorker)(nil),              // 6: swarm.v1.ToWorker
-	(*Welcome)(nil),               // 7: swarm.v1.Welcome
-	(*HeartbeatAck)(nil),          // 8: swarm.v1.HeartbeatAck
-	(*StatusAck)(nil),             // 9: swarm.v1.StatusAck
-	(*NodeUpdate)(nil),            // 10: swarm.v1.NodeUpdate
-	(*Assignments)(nil),           // 11: swarm.v1.Assignments
-	(*AssignmentChange)(nil),      // 12: swarm.v1.AssignmentChange
-	(*Assignment)(nil),            // 13: swarm.v1.Assignment
-	(*Peering)(nil),               // 14: swarm.v1.Peering
-	(*Routing)(nil),               // 15: swarm.v1.Routing
-	(*Backend)(nil),               // 16: swarm.v1.Backend
-	(*AssignmentRef)(nil),         // 17: swarm.v1.AssignmentRef
-	(*HoldersRequest)(nil),        // 18: swarm.v1.HoldersRequest
-	(*HoldersResponse)(nil),       // 19: swarm.v1.HoldersResponse
-	(*SessionReport)(nil),         // 20: swarm.v1.SessionReport
-	(*SessionEntry)(nil),          // 21: swarm.v1.SessionEntry
-	(*SessionReportAck)(nil),      // 22: swarm.v1.SessionReportAck
-	(*TaskLogsRequest)(nil),       // 23: swarm.v1.TaskLogsRequest
-	(*TaskLogsResponse)(nil),      // 24: swarm.v1.TaskLogsResponse
-	(*ExecStart)(nil),             // 25: swarm.v1.ExecStart
-	(*ExecInput)(nil),             // 26: swarm.v1.ExecInput
-	(*Resize)(nil),                // 27: swarm.v1.Resize
-	(*ExecOutput)(nil),            // 28: swarm.v1.ExecOutput
-	(*PullImageRequest)(nil),      // 29: swarm.v1.PullImageRequest
-	(*RemoveImageRequest)(nil),    // 30: swarm.v1.RemoveImageRequest
-	(*RemoveImageResponse)(nil),   // 31: swarm.v1.RemoveImageResponse
-	(*ImageProgress)(nil),         // 32: swarm.v1.ImageProgress
-	(*NodeDescription)(nil),       // 33: swarm.v1.NodeDescription
-	(*TaskStatus)(nil),            // 34: swarm.v1.TaskStatus
-	(*durationpb.Duration)(nil),   // 35: google.protobuf.Duration
-	(*Node)(nil),                  // 36: swarm.v1.Node
-	(*Peer)(nil),                  // 37: swarm.v1.Peer
-	(*Task)(nil),                  // 38: swarm.v1.Task
-	(*Revision)(nil),              // 39: swarm.v1.Revision
-	(*Secret)(nil),                // 40: swarm.v1.Secret
-	(*Config)(nil),                // 41: swarm.v1.Config
-	(*Endpoint)(nil),              // 42: swarm.v1.Endpoint
-	(*EncryptionKey)(nil),         // 43: swarm.v1.EncryptionKey
-	(*Network)(nil),               // 44: swarm.v1.Network
-	(*Image)(nil),                 // 45: swarm.v1.Image
-	(*NetworkAttachment)(nil),     // 46: swarm.v1.NetworkAttachment
-	(*timestamppb.Timestamp)(nil), // 47: google.protobuf.Timestamp
-	(*LogOptions)(nil),            // 48: swarm.v1.LogOptions
-	(*LogRecord)(nil),             // 49: swarm.v1.LogRecord
+	(*Departure)(nil),             // 2: swarm.v1.Departure
+	(*Hello)(nil),                 // 3: swarm.v1.Hello
+	(*Heartbeat)(nil),             // 4: swarm.v1.Heartbeat
+	(*StatusReport)(nil),          // 5: swarm.v1.StatusReport
+	(*ImageReport)(nil),           // 6: swarm.v1.ImageReport
+	(*ToWorker)(nil),              // 7: swarm.v1.ToWorker
+	(*DepartureAck)(nil),          // 8: swarm.v1.DepartureAck
+	(*Welcome)(nil),               // 9: swarm.v1.Welcome
+	(*HeartbeatAck)(nil),          // 10: swarm.v1.HeartbeatAck
+	(*StatusAck)(nil),             // 11: swarm.v1.StatusAck
+	(*NodeUpdate)(nil),            // 12: swarm.v1.NodeUpdate
+	(*Assignments)(nil),           // 13: swarm.v1.Assignments
+	(*AssignmentChange)(nil),      // 14: swarm.v1.AssignmentChange
+	(*Assignment)(nil),            // 15: swarm.v1.Assignment
+	(*Peering)(nil),               // 16: swarm.v1.Peering
+	(*Routing)(nil),               // 17: swarm.v1.Routing
+	(*Backend)(nil),               // 18: swarm.v1.Backend
+	(*AssignmentRef)(nil),         // 19: swarm.v1.AssignmentRef
+	(*HoldersRequest)(nil),        // 20: swarm.v1.HoldersRequest
+	(*HoldersResponse)(nil),       // 21: swarm.v1.HoldersResponse
+	(*SessionReport)(nil),         // 22: swarm.v1.SessionReport
+	(*SessionEntry)(nil),          // 23: swarm.v1.SessionEntry
+	(*SessionReportAck)(nil),      // 24: swarm.v1.SessionReportAck
+	(*TaskLogsRequest)(nil),       // 25: swarm.v1.TaskLogsRequest
+	(*TaskLogsResponse)(nil),      // 26: swarm.v1.TaskLogsResponse
+	(*ExecStart)(nil),             // 27: swarm.v1.ExecStart
+	(*ExecInput)(nil),             // 28: swarm.v1.ExecInput
+	(*Resize)(nil),                // 29: swarm.v1.Resize
+	(*ExecOutput)(nil),            // 30: swarm.v1.ExecOutput
+	(*PullImageRequest)(nil),      // 31: swarm.v1.PullImageRequest
+	(*RemoveImageRequest)(nil),    // 32: swarm.v1.RemoveImageRequest
+	(*RemoveImageResponse)(nil),   // 33: swarm.v1.RemoveImageResponse
+	(*ImageProgress)(nil),         // 34: swarm.v1.ImageProgress
+	(*NodeDescription)(nil),       // 35: swarm.v1.NodeDescription
+	(*TaskStatus)(nil),            // 36: swarm.v1.TaskStatus
+	(*durationpb.Duration)(nil),   // 37: google.protobuf.Duration
+	(*Node)(nil),                  // 38: swarm.v1.Node
+	(*Peer)(nil),                  // 39: swarm.v1.Peer
+	(*Task)(nil),                  // 40: swarm.v1.Task
+	(*Revision)(nil),              // 41: swarm.v1.Revision
+	(*Secret)(nil),                // 42: swarm.v1.Secret
+	(*Config)(nil),                // 43: swarm.v1.Config
+	(*Endpoint)(nil),              // 44: swarm.v1.Endpoint
+	(*EncryptionKey)(nil),         // 45: swarm.v1.EncryptionKey
+	(*Network)(nil),               // 46: swarm.v1.Network
+	(*Image)(nil),                 // 47: swarm.v1.Image
+	(*NetworkAttachment)(nil),     // 48: swarm.v1.NetworkAttachment
+	(*timestamppb.Timestamp)(nil), // 49: google.protobuf.Timestamp
+	(*LogOptions)(nil),            // 50: swarm.v1.LogOptions
+	(*LogRecord)(nil),             // 51: swarm.v1.LogRecord
 }
 var file_swarm_v1_dispatch_proto_depIdxs = []int32{
-	2,  // 0: swarm.v1.FromWorker.hello:type_name -> swarm.v1.Hello
-	3,  // 1: swarm.v1.FromWorker.heartbeat:type_name -> swarm.v1.Heartbeat
-	4,  // 2: swarm.v1.FromWorker.status:type_name -> swarm.v1.StatusReport
-	33, // 3: swarm.v1.FromWorker.description:type_name -> swarm.v1.NodeDescription
-	5,  // 4: swarm.v1.FromWorker.images:type_name -> swarm.v1.ImageReport
-	33, // 5: swarm.v1.Hello.description:type_name -> swarm.v1.NodeDescription
-	34, // 6: swarm.v1.StatusReport.updates:type_name -> swarm.v1.TaskStatus
-	7,  // 7: swarm.v1.ToWorker.welcome:type_name -> swarm.v1.Welcome
-	8,  // 8: swarm.v1.ToWorker.heartbeat_ack:type_name -> swarm.v1.HeartbeatAck
-	11, // 9: swarm.v1.ToWorker.assignments:type_name -> swarm.v1.Assignments
-	9,  // 10: swarm.v1.ToWorker.status_ack:type_name -> swarm.v1.StatusAck
-	10, // 11: swarm.v1.ToWorker.node:type_name -> swarm.v1.NodeUpdate
-	35, // 12: swarm.v1.Welcome.heartbeat_period:type_name -> google.protobuf.Duration
-	36, // 13: swarm.v1.NodeUpdate.node:type_name -> swarm.v1.Node
-	37, // 14: swarm.v1.NodeUpdate.managers:type_name -> swarm.v1.Peer
-	12, // 15: swarm.v1.Assignments.changes:type_name -> swarm.v1.AssignmentChange
-	13, // 16: swarm.v1.AssignmentChange.put:type_name -> swarm.v1.Assignment
-	17, // 17: swarm.v1.AssignmentChange.remove:type_name -> swarm.v1.AssignmentRef
-	38, // 18: swarm.v1.Assignment.task:type_name -> swarm.v1.Task
-	39, // 19: swarm.v1.Assignment.revision:type_name -> swarm.v1.Revision
-	40, // 20: swarm.v1.Assignment.secret:type_name -> swarm.v1.Secret
-	41, // 21: swarm.v1.Assignment.config:type_name -> swarm.v1.Config
-	42, // 22: swarm.v1.Assignment.endpoint:type_name -> swarm.v1.Endpoint
-	43, // 23: swarm.v1.Assignment.key:type_name -> swarm.v1.EncryptionKey
-	44, // 24: swarm.v1.Assignment.network:type_name -> swarm.v1.Network
-	45, // 25: swarm.v1.Assignment.image:type_name -> swarm.v1.Image
-	14, // 26: swarm.v1.Assignment.peering:type_name -> swarm.v1.Peering
-	15, // 27: swarm.v1.Assignment.routing:type_name -> swarm.v1.Routing
-	16, // 28: swarm.v1.Assignment.backend:type_name -> swarm.v1.Backend
-	42, // 29: swarm.v1.Routing.endpoint:type_name -> swarm.v1.Endpoint
-	46, // 30: swarm.v1.Backend.networks:type_name -> swarm.v1.NetworkAttachment
-	0,  // 31: swarm.v1.AssignmentRef.kind:type_name -> swarm.v1.AssignmentRef.Kind
-	37, // 32: swarm.v1.HoldersResponse.holders:type_name -> swarm.v1.Peer
-	21, // 33: swarm.v1.SessionReport.sessions:type_name -> swarm.v1.SessionEntry
-	21, // 34: swarm.v1.SessionReport.opening:type_name -> swarm.v1.SessionEntry
-	47, // 35: swarm.v1.SessionEntry.last_heartbeat:type_name -> google.protobuf.Timestamp
-	48, // 36: swarm.v1.TaskLogsRequest.options:type_name -> swarm.v1.LogOptions
-	49, // 37: swarm.v1.TaskLogsResponse.records:type_name -> swarm.v1.LogRecord
-	25, // 38: swarm.v1.ExecInput.start:type_name -> swarm.v1.ExecStart
-	27, // 39: swarm.v1.ExecInput.resize:type_name -> swarm.v1.Resize
-	45, // 40: swarm.v1.ImageProgress.image:type_name -> swarm.v1.Image
-	1,  // 41: swarm.v1.Dispatcher.Session:input_type -> swarm.v1.FromWorker
-	18, // 42: swarm.v1.Dispatcher.Holders:input_type -> swarm.v1.HoldersRequest
-	20, // 43: swarm.v1.Liveness.Report:input_type -> swarm.v1.SessionReport
-	23, // 44: swarm.v1.Worker.Logs:input_type -> swarm.v1.TaskLogsRequest
-	26, // 45: swarm.v1.Worker.Exec:input_type -> swarm.v1.ExecInput
-	29, // 46: swarm.v1.Worker.PullImage:input_type -> swarm.v1.PullImageRequest
-	30, // 47: swarm.v1.Worker.RemoveImage:input_type -> swarm.v1.RemoveImageRequest
-	6,  // 48: swarm.v1.Dispatcher.Session:output_type -> swarm.v1.ToWorker
-	19, // 49: swarm.v1.Dispatcher.Holders:output_type -> swarm.v1.HoldersResponse
-	22, // 50: swarm.v1.Liveness.Report:output_type -> swarm.v1.SessionReportAck
-	24, // 51: swarm.v1.Worker.Logs:output_type -> swarm.v1.TaskLogsResponse
-	28, // 52: swarm.v1.Worker.Exec:output_type -> swarm.v1.ExecOutput
-	32, // 53: swarm.v1.Worker.PullImage:output_type -> swarm.v1.ImageProgress
-	31, // 54: swarm.v1.Worker.RemoveImage:output_type -> swarm.v1.RemoveImageResponse
-	48, // [48:55] is the sub-list for method output_type
-	41, // [41:48] is the sub-list for method input_type
-	41, // [41:41] is the sub-list for extension type_name
-	41, // [41:41] is the sub-list for extension extendee
-	0,  // [0:41] is the sub-list for field type_name
+	3,  // 0: swarm.v1.FromWorker.hello:type_name -> swarm.v1.Hello
+	4,  // 1: swarm.v1.FromWorker.heartbeat:type_name -> swarm.v1.Heartbeat
+	5,  // 2: swarm.v1.FromWorker.status:type_name -> swarm.v1.StatusReport
+	35, // 3: swarm.v1.FromWorker.description:type_name -> swarm.v1.NodeDescription
+	6,  // 4: swarm.v1.FromWorker.images:type_name -> swarm.v1.ImageReport
+	2,  // 5: swarm.v1.FromWorker.departure:type_name -> swarm.v1.Departure
+	35, // 6: swarm.v1.Hello.description:type_name -> swarm.v1.NodeDescription
+	36, // 7: swarm.v1.StatusReport.updates:type_name -> swarm.v1.TaskStatus
+	9,  // 8: swarm.v1.ToWorker.welcome:type_name -> swarm.v1.Welcome
+	10, // 9: swarm.v1.ToWorker.heartbeat_ack:type_name -> swarm.v1.HeartbeatAck
+	13, // 10: swarm.v1.ToWorker.assignments:type_name -> swarm.v1.Assignments
+	11, // 11: swarm.v1.ToWorker.status_ack:type_name -> swarm.v1.StatusAck
+	12, // 12: swarm.v1.ToWorker.node:type_name -> swarm.v1.NodeUpdate
+	8,  // 13: swarm.v1.ToWorker.departure_ack:type_name -> swarm.v1.DepartureAck
+	37, // 14: swarm.v1.Welcome.heartbeat_period:type_name -> google.protobuf.Duration
+	38, // 15: swarm.v1.NodeUpdate.node:type_name -> swarm.v1.Node
+	39, // 16: swarm.v1.NodeUpdate.managers:type_name -> swarm.v1.Peer
+	14, // 17: swarm.v1.Assignments.changes:type_name -> swarm.v1.AssignmentChange
+	15, // 18: swarm.v1.AssignmentChange.put:type_name -> swarm.v1.Assignment
+	19, // 19: swarm.v1.AssignmentChange.remove:type_name -> swarm.v1.AssignmentRef
+	40, // 20: swarm.v1.Assignment.task:type_name -> swarm.v1.Task
+	41, // 21: swarm.v1.Assignment.revision:type_name -> swarm.v1.Revision
+	42, // 22: swarm.v1.Assignment.secret:type_name -> swarm.v1.Secret
+	43, // 23: swarm.v1.Assignment.config:type_name -> swarm.v1.Config
+	44, // 24: swarm.v1.Assignment.endpoint:type_name -> swarm.v1.Endpoint
+	45, // 25: swarm.v1.Assignment.key:type_name -> swarm.v1.EncryptionKey
+	46, // 26: swarm.v1.Assignment.network:type_name -> swarm.v1.Network
+	47, // 27: swarm.v1.Assignment.image:type_name -> swarm.v1.Image
+	16, // 28: swarm.v1.Assignment.peering:type_name -> swarm.v1.Peering
+	17, // 29: swarm.v1.Assignment.routing:type_name -> swarm.v1.Routing
+	18, // 30: swarm.v1.Assignment.backend:type_name -> swarm.v1.Backend
+	44, // 31: swarm.v1.Routing.endpoint:type_name -> swarm.v1.Endpoint
+	48, // 32: swarm.v1.Backend.networks:type_name -> swarm.v1.NetworkAttachment
+	0,  // 33: swarm.v1.AssignmentRef.kind:type_name -> swarm.v1.AssignmentRef.Kind
+	39, // 34: swarm.v1.HoldersResponse.holders:type_name -> swarm.v1.Peer
+	23, // 35: swarm.v1.SessionReport.sessions:type_name -> swarm.v1.SessionEntry
+	23, // 36: swarm.v1.SessionReport.opening:type_name -> swarm.v1.SessionEntry
+	49, // 37: swarm.v1.SessionEntry.last_heartbeat:type_name -> google.protobuf.Timestamp
+	50, // 38: swarm.v1.TaskLogsRequest.options:type_name -> swarm.v1.LogOptions
+	51, // 39: swarm.v1.TaskLogsResponse.records:type_name -> swarm.v1.LogRecord
+	27, // 40: swarm.v1.ExecInput.start:type_name -> swarm.v1.ExecStart
+	29, // 41: swarm.v1.ExecInput.resize:type_name -> swarm.v1.Resize
+	47, // 42: swarm.v1.ImageProgress.image:type_name -> swarm.v1.Image
+	1,  // 43: swarm.v1.Dispatcher.Session:input_type -> swarm.v1.FromWorker
+	20, // 44: swarm.v1.Dispatcher.Holders:input_type -> swarm.v1.HoldersRequest
+	22, // 45: swarm.v1.Liveness.Report:input_type -> swarm.v1.SessionReport
+	25, // 46: swarm.v1.Worker.Logs:input_type -> swarm.v1.TaskLogsRequest
+	28, // 47: swarm.v1.Worker.Exec:input_type -> swarm.v1.ExecInput
+	31, // 48: swarm.v1.Worker.PullImage:input_type -> swarm.v1.PullImageRequest
+	32, // 49: swarm.v1.Worker.RemoveImage:input_type -> swarm.v1.RemoveImageRequest
+	7,  // 50: swarm.v1.Dispatcher.Session:output_type -> swarm.v1.ToWorker
+	21, // 51: swarm.v1.Dispatcher.Holders:output_type -> swarm.v1.HoldersResponse
+	24, // 52: swarm.v1.Liveness.Report:output_type -> swarm.v1.SessionReportAck
+	26, // 53: swarm.v1.Worker.Logs:output_type -> swarm.v1.TaskLogsResponse
+	30, // 54: swarm.v1.Worker.Exec:output_type -> swarm.v1.ExecOutput
+	34, // 55: swarm.v1.Worker.PullImage:output_type -> swarm.v1.ImageProgress
+	33, // 56: swarm.v1.Worker.RemoveImage:output_type -> swarm.v1.RemoveImageResponse
+	50, // [50:57] is the sub-list for method output_type
+	43, // [43:50] is the sub-list for method input_type
+	43, // [43:43] is the sub-list for extension type_name
+	43, // [43:43] is the sub-list for extension extendee
+	0,  // [0:43] is the sub-list for field type_name
 }
 
 func init() { file_swarm_v1_dispatch_proto_init() }
@@ -2850,19 +2975,21 @@ func file_swarm_v1_dispatch_proto_init() {
 		(*FromWorker_Status)(nil),
 		(*FromWorker_Description)(nil),
 		(*FromWorker_Images)(nil),
+		(*FromWorker_Departure)(nil),
 	}
-	file_swarm_v1_dispatch_proto_msgTypes[5].OneofWrappers = []any{
+	file_swarm_v1_dispatch_proto_msgTypes[6].OneofWrappers = []any{
 		(*ToWorker_Welcome)(nil),
 		(*ToWorker_HeartbeatAck)(nil),
 		(*ToWorker_Assignments)(nil),
 		(*ToWorker_StatusAck)(nil),
 		(*ToWorker_Node)(nil),
+		(*ToWorker_DepartureAck)(nil),
 	}
-	file_swarm_v1_dispatch_proto_msgTypes[11].OneofWrappers = []any{
+	file_swarm_v1_dispatch_proto_msgTypes[13].OneofWrappers = []any{
 		(*AssignmentChange_Put)(nil),
 		(*AssignmentChange_Remove)(nil),
 	}
-	file_swarm_v1_dispatch_proto_msgTypes[12].OneofWrappers = []any{
+	file_swarm_v1_dispatch_proto_msgTypes[14].OneofWrappers = []any{
 		(*Assignment_Task)(nil),
 		(*Assignment_Revision)(nil),
 		(*Assignment_Secret)(nil),
@@ -2875,14 +3002,14 @@ func file_swarm_v1_dispatch_proto_init() {
 		(*Assignment_Routing)(nil),
 		(*Assignment_Backend)(nil),
 	}
-	file_swarm_v1_dispatch_proto_msgTypes[25].OneofWrappers = []any{
+	file_swarm_v1_dispatch_proto_msgTypes[27].OneofWrappers = []any{
 		(*ExecInput_Start)(nil),
 		(*ExecInput_Stdin)(nil),
 		(*ExecInput_CloseStdin)(nil),
 		(*ExecInput_Resize)(nil),
 		(*ExecInput_Signal)(nil),
 	}
-	file_swarm_v1_dispatch_proto_msgTypes[27].OneofWrappers = []any{
+	file_swarm_v1_dispatch_proto_msgTypes[29].OneofWrappers = []any{
 		(*ExecOutput_Stdout)(nil),
 		(*ExecOutput_Stderr)(nil),
 		(*ExecOutput_ExitCode)(nil),
@@ -2894,7 +3021,7 @@ func file_swarm_v1_dispatch_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swarm_v1_dispatch_proto_rawDesc), len(file_swarm_v1_dispatch_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   32,
+			NumMessages:   34,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

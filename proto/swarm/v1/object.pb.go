@@ -217,7 +217,7 @@ func (x UpdateStatus_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use UpdateStatus_State.Descriptor instead.
 func (UpdateStatus_State) EnumDescriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{8, 0}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{9, 0}
 }
 
 type Event_Action int32
@@ -266,7 +266,7 @@ func (x Event_Action) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Event_Action.Descriptor instead.
 func (Event_Action) EnumDescriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{33, 0}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{34, 0}
 }
 
 type LogRecord_Stream int32
@@ -315,7 +315,7 @@ func (x LogRecord_Stream) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use LogRecord_Stream.Descriptor instead.
 func (LogRecord_Stream) EnumDescriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{35, 0}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{36, 0}
 }
 
 // Meta stands in every stored object. The store sets it in Apply; what a caller puts there is ignored.
@@ -688,8 +688,10 @@ type EngineDescription struct {
 	KernelVersion  string                 `protobuf:"bytes,4,opt,name=kernel_version,json=kernelVersion,proto3" json:"kernel_version,omitempty"`
 	RuntimeVersion string                 `protobuf:"bytes,5,opt,name=runtime_version,json=runtimeVersion,proto3" json:"runtime_version,omitempty"`
 	Build          string                 `protobuf:"bytes,6,opt,name=build,proto3" json:"build,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// What of this node runs from which build of swarm. An upgrade replaces the daemon and the runtime; shims live on.
+	Builds        []*RunningBuild `protobuf:"bytes,7,rep,name=builds,proto3" json:"builds,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *EngineDescription) Reset() {
@@ -764,6 +766,74 @@ func (x *EngineDescription) GetBuild() string {
 	return ""
 }
 
+func (x *EngineDescription) GetBuilds() []*RunningBuild {
+	if x != nil {
+		return x.Builds
+	}
+	return nil
+}
+
+type RunningBuild struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// daemon, runtime, shim.
+	Part          string `protobuf:"bytes,1,opt,name=part,proto3" json:"part,omitempty"`
+	Build         string `protobuf:"bytes,2,opt,name=build,proto3" json:"build,omitempty"`
+	Processes     uint32 `protobuf:"varint,3,opt,name=processes,proto3" json:"processes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RunningBuild) Reset() {
+	*x = RunningBuild{}
+	mi := &file_swarm_v1_object_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RunningBuild) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RunningBuild) ProtoMessage() {}
+
+func (x *RunningBuild) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_object_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RunningBuild.ProtoReflect.Descriptor instead.
+func (*RunningBuild) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *RunningBuild) GetPart() string {
+	if x != nil {
+		return x.Part
+	}
+	return ""
+}
+
+func (x *RunningBuild) GetBuild() string {
+	if x != nil {
+		return x.Build
+	}
+	return ""
+}
+
+func (x *RunningBuild) GetProcesses() uint32 {
+	if x != nil {
+		return x.Processes
+	}
+	return 0
+}
+
 type PluginDescription struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Type          string                 `protobuf:"bytes,1,opt,name=type,proto3" json:"type,omitempty"`
@@ -774,7 +844,7 @@ type PluginDescription struct {
 
 func (x *PluginDescription) Reset() {
 	*x = PluginDescription{}
-	mi := &file_swarm_v1_object_proto_msgTypes[5]
+	mi := &file_swarm_v1_object_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -786,7 +856,7 @@ func (x *PluginDescription) String() string {
 func (*PluginDescription) ProtoMessage() {}
 
 func (x *PluginDescription) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[5]
+	mi := &file_swarm_v1_object_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -799,7 +869,7 @@ func (x *PluginDescription) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PluginDescription.ProtoReflect.Descriptor instead.
 func (*PluginDescription) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{5}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *PluginDescription) GetType() string {
@@ -827,7 +897,7 @@ type TLSInfo struct {
 
 func (x *TLSInfo) Reset() {
 	*x = TLSInfo{}
-	mi := &file_swarm_v1_object_proto_msgTypes[6]
+	mi := &file_swarm_v1_object_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -839,7 +909,7 @@ func (x *TLSInfo) String() string {
 func (*TLSInfo) ProtoMessage() {}
 
 func (x *TLSInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[6]
+	mi := &file_swarm_v1_object_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -852,7 +922,7 @@ func (x *TLSInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TLSInfo.ProtoReflect.Descriptor instead.
 func (*TLSInfo) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{6}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *TLSInfo) GetTrustRoot() []byte {
@@ -897,7 +967,7 @@ type Service struct {
 
 func (x *Service) Reset() {
 	*x = Service{}
-	mi := &file_swarm_v1_object_proto_msgTypes[7]
+	mi := &file_swarm_v1_object_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -909,7 +979,7 @@ func (x *Service) String() string {
 func (*Service) ProtoMessage() {}
 
 func (x *Service) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[7]
+	mi := &file_swarm_v1_object_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -922,7 +992,7 @@ func (x *Service) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Service.ProtoReflect.Descriptor instead.
 func (*Service) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{7}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Service) GetId() string {
@@ -993,7 +1063,7 @@ type UpdateStatus struct {
 
 func (x *UpdateStatus) Reset() {
 	*x = UpdateStatus{}
-	mi := &file_swarm_v1_object_proto_msgTypes[8]
+	mi := &file_swarm_v1_object_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1005,7 +1075,7 @@ func (x *UpdateStatus) String() string {
 func (*UpdateStatus) ProtoMessage() {}
 
 func (x *UpdateStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[8]
+	mi := &file_swarm_v1_object_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1018,7 +1088,7 @@ func (x *UpdateStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateStatus.ProtoReflect.Descriptor instead.
 func (*UpdateStatus) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{8}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *UpdateStatus) GetState() UpdateStatus_State {
@@ -1059,7 +1129,7 @@ type JobStatus struct {
 
 func (x *JobStatus) Reset() {
 	*x = JobStatus{}
-	mi := &file_swarm_v1_object_proto_msgTypes[9]
+	mi := &file_swarm_v1_object_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1071,7 +1141,7 @@ func (x *JobStatus) String() string {
 func (*JobStatus) ProtoMessage() {}
 
 func (x *JobStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[9]
+	mi := &file_swarm_v1_object_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1084,7 +1154,7 @@ func (x *JobStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobStatus.ProtoReflect.Descriptor instead.
 func (*JobStatus) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{9}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *JobStatus) GetJobIteration() uint64 {
@@ -1118,7 +1188,7 @@ type Revision struct {
 
 func (x *Revision) Reset() {
 	*x = Revision{}
-	mi := &file_swarm_v1_object_proto_msgTypes[10]
+	mi := &file_swarm_v1_object_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1130,7 +1200,7 @@ func (x *Revision) String() string {
 func (*Revision) ProtoMessage() {}
 
 func (x *Revision) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[10]
+	mi := &file_swarm_v1_object_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1143,7 +1213,7 @@ func (x *Revision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revision.ProtoReflect.Descriptor instead.
 func (*Revision) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{10}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Revision) GetServiceId() string {
@@ -1215,7 +1285,7 @@ type Task struct {
 
 func (x *Task) Reset() {
 	*x = Task{}
-	mi := &file_swarm_v1_object_proto_msgTypes[11]
+	mi := &file_swarm_v1_object_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1227,7 +1297,7 @@ func (x *Task) String() string {
 func (*Task) ProtoMessage() {}
 
 func (x *Task) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[11]
+	mi := &file_swarm_v1_object_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1240,7 +1310,7 @@ func (x *Task) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Task.ProtoReflect.Descriptor instead.
 func (*Task) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{11}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Task) GetId() string {
@@ -1353,7 +1423,7 @@ type RestartHistory struct {
 
 func (x *RestartHistory) Reset() {
 	*x = RestartHistory{}
-	mi := &file_swarm_v1_object_proto_msgTypes[12]
+	mi := &file_swarm_v1_object_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1365,7 +1435,7 @@ func (x *RestartHistory) String() string {
 func (*RestartHistory) ProtoMessage() {}
 
 func (x *RestartHistory) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[12]
+	mi := &file_swarm_v1_object_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1378,7 +1448,7 @@ func (x *RestartHistory) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartHistory.ProtoReflect.Descriptor instead.
 func (*RestartHistory) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{12}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *RestartHistory) GetAttempts() uint64 {
@@ -1408,7 +1478,7 @@ type NetworkAttachment struct {
 
 func (x *NetworkAttachment) Reset() {
 	*x = NetworkAttachment{}
-	mi := &file_swarm_v1_object_proto_msgTypes[13]
+	mi := &file_swarm_v1_object_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1420,7 +1490,7 @@ func (x *NetworkAttachment) String() string {
 func (*NetworkAttachment) ProtoMessage() {}
 
 func (x *NetworkAttachment) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[13]
+	mi := &file_swarm_v1_object_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1433,7 +1503,7 @@ func (x *NetworkAttachment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkAttachment.ProtoReflect.Descriptor instead.
 func (*NetworkAttachment) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{13}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *NetworkAttachment) GetNetworkId() string {
@@ -1493,7 +1563,7 @@ type TaskStatus struct {
 
 func (x *TaskStatus) Reset() {
 	*x = TaskStatus{}
-	mi := &file_swarm_v1_object_proto_msgTypes[14]
+	mi := &file_swarm_v1_object_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1505,7 +1575,7 @@ func (x *TaskStatus) String() string {
 func (*TaskStatus) ProtoMessage() {}
 
 func (x *TaskStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[14]
+	mi := &file_swarm_v1_object_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1518,7 +1588,7 @@ func (x *TaskStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskStatus.ProtoReflect.Descriptor instead.
 func (*TaskStatus) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{14}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *TaskStatus) GetTaskId() string {
@@ -1633,7 +1703,7 @@ type ContainerStatus struct {
 
 func (x *ContainerStatus) Reset() {
 	*x = ContainerStatus{}
-	mi := &file_swarm_v1_object_proto_msgTypes[15]
+	mi := &file_swarm_v1_object_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1645,7 +1715,7 @@ func (x *ContainerStatus) String() string {
 func (*ContainerStatus) ProtoMessage() {}
 
 func (x *ContainerStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[15]
+	mi := &file_swarm_v1_object_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1658,7 +1728,7 @@ func (x *ContainerStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerStatus.ProtoReflect.Descriptor instead.
 func (*ContainerStatus) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{15}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ContainerStatus) GetContainerId() string {
@@ -1708,7 +1778,7 @@ type Unplaced struct {
 
 func (x *Unplaced) Reset() {
 	*x = Unplaced{}
-	mi := &file_swarm_v1_object_proto_msgTypes[16]
+	mi := &file_swarm_v1_object_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1720,7 +1790,7 @@ func (x *Unplaced) String() string {
 func (*Unplaced) ProtoMessage() {}
 
 func (x *Unplaced) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[16]
+	mi := &file_swarm_v1_object_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1733,7 +1803,7 @@ func (x *Unplaced) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Unplaced.ProtoReflect.Descriptor instead.
 func (*Unplaced) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{16}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Unplaced) GetRefusals() []*Refusal {
@@ -1762,7 +1832,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_swarm_v1_object_proto_msgTypes[17]
+	mi := &file_swarm_v1_object_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1774,7 +1844,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[17]
+	mi := &file_swarm_v1_object_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1787,7 +1857,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{17}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Refusal) GetFilter() string {
@@ -1826,7 +1896,7 @@ type Network struct {
 
 func (x *Network) Reset() {
 	*x = Network{}
-	mi := &file_swarm_v1_object_proto_msgTypes[18]
+	mi := &file_swarm_v1_object_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1838,7 +1908,7 @@ func (x *Network) String() string {
 func (*Network) ProtoMessage() {}
 
 func (x *Network) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[18]
+	mi := &file_swarm_v1_object_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1851,7 +1921,7 @@ func (x *Network) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Network.ProtoReflect.Descriptor instead.
 func (*Network) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{18}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Network) GetId() string {
@@ -1910,7 +1980,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_swarm_v1_object_proto_msgTypes[19]
+	mi := &file_swarm_v1_object_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1922,7 +1992,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[19]
+	mi := &file_swarm_v1_object_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1935,7 +2005,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{19}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Endpoint) GetServiceId() string {
@@ -1984,7 +2054,7 @@ type VirtualIP struct {
 
 func (x *VirtualIP) Reset() {
 	*x = VirtualIP{}
-	mi := &file_swarm_v1_object_proto_msgTypes[20]
+	mi := &file_swarm_v1_object_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1996,7 +2066,7 @@ func (x *VirtualIP) String() string {
 func (*VirtualIP) ProtoMessage() {}
 
 func (x *VirtualIP) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[20]
+	mi := &file_swarm_v1_object_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2009,7 +2079,7 @@ func (x *VirtualIP) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VirtualIP.ProtoReflect.Descriptor instead.
 func (*VirtualIP) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{20}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *VirtualIP) GetNetworkId() string {
@@ -2040,7 +2110,7 @@ type Claim struct {
 
 func (x *Claim) Reset() {
 	*x = Claim{}
-	mi := &file_swarm_v1_object_proto_msgTypes[21]
+	mi := &file_swarm_v1_object_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2052,7 +2122,7 @@ func (x *Claim) String() string {
 func (*Claim) ProtoMessage() {}
 
 func (x *Claim) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[21]
+	mi := &file_swarm_v1_object_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2065,7 +2135,7 @@ func (x *Claim) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Claim.ProtoReflect.Descriptor instead.
 func (*Claim) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{21}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Claim) GetKey() string {
@@ -2101,7 +2171,7 @@ type Secret struct {
 
 func (x *Secret) Reset() {
 	*x = Secret{}
-	mi := &file_swarm_v1_object_proto_msgTypes[22]
+	mi := &file_swarm_v1_object_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2113,7 +2183,7 @@ func (x *Secret) String() string {
 func (*Secret) ProtoMessage() {}
 
 func (x *Secret) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[22]
+	mi := &file_swarm_v1_object_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2126,7 +2196,7 @@ func (x *Secret) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Secret.ProtoReflect.Descriptor instead.
 func (*Secret) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{22}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Secret) GetId() string {
@@ -2169,7 +2239,7 @@ type Config struct {
 
 func (x *Config) Reset() {
 	*x = Config{}
-	mi := &file_swarm_v1_object_proto_msgTypes[23]
+	mi := &file_swarm_v1_object_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2181,7 +2251,7 @@ func (x *Config) String() string {
 func (*Config) ProtoMessage() {}
 
 func (x *Config) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[23]
+	mi := &file_swarm_v1_object_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2194,7 +2264,7 @@ func (x *Config) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Config.ProtoReflect.Descriptor instead.
 func (*Config) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{23}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Config) GetId() string {
@@ -2236,7 +2306,7 @@ type DataVersion struct {
 
 func (x *DataVersion) Reset() {
 	*x = DataVersion{}
-	mi := &file_swarm_v1_object_proto_msgTypes[24]
+	mi := &file_swarm_v1_object_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2248,7 +2318,7 @@ func (x *DataVersion) String() string {
 func (*DataVersion) ProtoMessage() {}
 
 func (x *DataVersion) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[24]
+	mi := &file_swarm_v1_object_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2261,7 +2331,7 @@ func (x *DataVersion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DataVersion.ProtoReflect.Descriptor instead.
 func (*DataVersion) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{24}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *DataVersion) GetNumber() uint64 {
@@ -2298,7 +2368,7 @@ type Volume struct {
 
 func (x *Volume) Reset() {
 	*x = Volume{}
-	mi := &file_swarm_v1_object_proto_msgTypes[25]
+	mi := &file_swarm_v1_object_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2310,7 +2380,7 @@ func (x *Volume) String() string {
 func (*Volume) ProtoMessage() {}
 
 func (x *Volume) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[25]
+	mi := &file_swarm_v1_object_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2323,7 +2393,7 @@ func (x *Volume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Volume.ProtoReflect.Descriptor instead.
 func (*Volume) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{25}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Volume) GetId() string {
@@ -2381,7 +2451,7 @@ type Image struct {
 
 func (x *Image) Reset() {
 	*x = Image{}
-	mi := &file_swarm_v1_object_proto_msgTypes[26]
+	mi := &file_swarm_v1_object_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2393,7 +2463,7 @@ func (x *Image) String() string {
 func (*Image) ProtoMessage() {}
 
 func (x *Image) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[26]
+	mi := &file_swarm_v1_object_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2406,7 +2476,7 @@ func (x *Image) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Image.ProtoReflect.Descriptor instead.
 func (*Image) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{26}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Image) GetId() string {
@@ -2470,7 +2540,7 @@ type ImageCopy struct {
 
 func (x *ImageCopy) Reset() {
 	*x = ImageCopy{}
-	mi := &file_swarm_v1_object_proto_msgTypes[27]
+	mi := &file_swarm_v1_object_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2482,7 +2552,7 @@ func (x *ImageCopy) String() string {
 func (*ImageCopy) ProtoMessage() {}
 
 func (x *ImageCopy) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[27]
+	mi := &file_swarm_v1_object_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2495,7 +2565,7 @@ func (x *ImageCopy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageCopy.ProtoReflect.Descriptor instead.
 func (*ImageCopy) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{27}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ImageCopy) GetDigest() string {
@@ -2538,7 +2608,7 @@ type Cluster struct {
 
 func (x *Cluster) Reset() {
 	*x = Cluster{}
-	mi := &file_swarm_v1_object_proto_msgTypes[28]
+	mi := &file_swarm_v1_object_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2550,7 +2620,7 @@ func (x *Cluster) String() string {
 func (*Cluster) ProtoMessage() {}
 
 func (x *Cluster) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[28]
+	mi := &file_swarm_v1_object_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2563,7 +2633,7 @@ func (x *Cluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cluster.ProtoReflect.Descriptor instead.
 func (*Cluster) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{28}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Cluster) GetId() string {
@@ -2636,7 +2706,7 @@ type RootCA struct {
 
 func (x *RootCA) Reset() {
 	*x = RootCA{}
-	mi := &file_swarm_v1_object_proto_msgTypes[29]
+	mi := &file_swarm_v1_object_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2648,7 +2718,7 @@ func (x *RootCA) String() string {
 func (*RootCA) ProtoMessage() {}
 
 func (x *RootCA) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[29]
+	mi := &file_swarm_v1_object_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2661,7 +2731,7 @@ func (x *RootCA) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RootCA.ProtoReflect.Descriptor instead.
 func (*RootCA) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{29}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *RootCA) GetBundle() []byte {
@@ -2702,7 +2772,7 @@ type JoinTokens struct {
 
 func (x *JoinTokens) Reset() {
 	*x = JoinTokens{}
-	mi := &file_swarm_v1_object_proto_msgTypes[30]
+	mi := &file_swarm_v1_object_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2714,7 +2784,7 @@ func (x *JoinTokens) String() string {
 func (*JoinTokens) ProtoMessage() {}
 
 func (x *JoinTokens) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[30]
+	mi := &file_swarm_v1_object_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2727,7 +2797,7 @@ func (x *JoinTokens) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinTokens.ProtoReflect.Descriptor instead.
 func (*JoinTokens) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{30}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *JoinTokens) GetWorker() string {
@@ -2755,7 +2825,7 @@ type EncryptionKey struct {
 
 func (x *EncryptionKey) Reset() {
 	*x = EncryptionKey{}
-	mi := &file_swarm_v1_object_proto_msgTypes[31]
+	mi := &file_swarm_v1_object_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2767,7 +2837,7 @@ func (x *EncryptionKey) String() string {
 func (*EncryptionKey) ProtoMessage() {}
 
 func (x *EncryptionKey) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[31]
+	mi := &file_swarm_v1_object_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2780,7 +2850,7 @@ func (x *EncryptionKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EncryptionKey.ProtoReflect.Descriptor instead.
 func (*EncryptionKey) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{31}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *EncryptionKey) GetSubsystem() string {
@@ -2818,7 +2888,7 @@ type RaftMember struct {
 
 func (x *RaftMember) Reset() {
 	*x = RaftMember{}
-	mi := &file_swarm_v1_object_proto_msgTypes[32]
+	mi := &file_swarm_v1_object_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2830,7 +2900,7 @@ func (x *RaftMember) String() string {
 func (*RaftMember) ProtoMessage() {}
 
 func (x *RaftMember) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[32]
+	mi := &file_swarm_v1_object_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2843,7 +2913,7 @@ func (x *RaftMember) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaftMember.ProtoReflect.Descriptor instead.
 func (*RaftMember) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{32}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *RaftMember) GetNodeId() string {
@@ -2892,7 +2962,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_swarm_v1_object_proto_msgTypes[33]
+	mi := &file_swarm_v1_object_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2904,7 +2974,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[33]
+	mi := &file_swarm_v1_object_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2917,7 +2987,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{33}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Event) GetIndex() uint64 {
@@ -2997,7 +3067,7 @@ type Object struct {
 
 func (x *Object) Reset() {
 	*x = Object{}
-	mi := &file_swarm_v1_object_proto_msgTypes[34]
+	mi := &file_swarm_v1_object_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3009,7 +3079,7 @@ func (x *Object) String() string {
 func (*Object) ProtoMessage() {}
 
 func (x *Object) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[34]
+	mi := &file_swarm_v1_object_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3022,7 +3092,7 @@ func (x *Object) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Object.ProtoReflect.Descriptor instead.
 func (*Object) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{34}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Object) GetObject() isObject_Object {
@@ -3295,7 +3365,7 @@ type LogRecord struct {
 
 func (x *LogRecord) Reset() {
 	*x = LogRecord{}
-	mi := &file_swarm_v1_object_proto_msgTypes[35]
+	mi := &file_swarm_v1_object_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3307,7 +3377,7 @@ func (x *LogRecord) String() string {
 func (*LogRecord) ProtoMessage() {}
 
 func (x *LogRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[35]
+	mi := &file_swarm_v1_object_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3320,7 +3390,7 @@ func (x *LogRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogRecord.ProtoReflect.Descriptor instead.
 func (*LogRecord) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{35}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *LogRecord) GetTimestamp() *timestamppb.Timestamp {
@@ -3400,7 +3470,7 @@ type LogOptions struct {
 
 func (x *LogOptions) Reset() {
 	*x = LogOptions{}
-	mi := &file_swarm_v1_object_proto_msgTypes[36]
+	mi := &file_swarm_v1_object_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3412,7 +3482,7 @@ func (x *LogOptions) String() string {
 func (*LogOptions) ProtoMessage() {}
 
 func (x *LogOptions) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[36]
+	mi := &file_swarm_v1_object_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3425,7 +3495,7 @@ func (x *LogOptions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogOptions.ProtoReflect.Descriptor instead.
 func (*LogOptions) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{36}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *LogOptions) GetStreams() []LogRecord_Stream {
@@ -3505,17 +3575,22 @@ const file_swarm_v1_object_proto_rawDesc = "" +
 	"\x06engine\x18\x04 \x01(\v2\x1b.swarm.v1.EngineDescriptionR\x06engine\x12,\n" +
 	"\btls_info\x18\x05 \x01(\v2\x11.swarm.v1.TLSInfoR\atlsInfo\x12 \n" +
 	"\vunavailable\x18\x06 \x01(\tR\vunavailable\x12\x16\n" +
-	"\x06routed\x18\a \x03(\tR\x06routed\"\xd3\x02\n" +
+	"\x06routed\x18\a \x03(\tR\x06routed\"\x83\x03\n" +
 	"\x11EngineDescription\x12%\n" +
 	"\x0eengine_version\x18\x01 \x01(\tR\rengineVersion\x12?\n" +
 	"\x06labels\x18\x02 \x03(\v2'.swarm.v1.EngineDescription.LabelsEntryR\x06labels\x125\n" +
 	"\aplugins\x18\x03 \x03(\v2\x1b.swarm.v1.PluginDescriptionR\aplugins\x12%\n" +
 	"\x0ekernel_version\x18\x04 \x01(\tR\rkernelVersion\x12'\n" +
 	"\x0fruntime_version\x18\x05 \x01(\tR\x0eruntimeVersion\x12\x14\n" +
-	"\x05build\x18\x06 \x01(\tR\x05build\x1a9\n" +
+	"\x05build\x18\x06 \x01(\tR\x05build\x12.\n" +
+	"\x06builds\x18\a \x03(\v2\x16.swarm.v1.RunningBuildR\x06builds\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\";\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"V\n" +
+	"\fRunningBuild\x12\x12\n" +
+	"\x04part\x18\x01 \x01(\tR\x04part\x12\x14\n" +
+	"\x05build\x18\x02 \x01(\tR\x05build\x12\x1c\n" +
+	"\tprocesses\x18\x03 \x01(\rR\tprocesses\";\n" +
 	"\x11PluginDescription\x12\x12\n" +
 	"\x04type\x18\x01 \x01(\tR\x04type\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\"\x8d\x01\n" +
@@ -3808,7 +3883,7 @@ func file_swarm_v1_object_proto_rawDescGZIP() []byte {
 }
 
 var file_swarm_v1_object_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_swarm_v1_object_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
+var file_swarm_v1_object_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
 var file_swarm_v1_object_proto_goTypes = []any{
 	(TaskState)(0),                // 0: swarm.v1.TaskState
 	(NodeState_State)(0),          // 1: swarm.v1.NodeState.State
@@ -3820,154 +3895,156 @@ var file_swarm_v1_object_proto_goTypes = []any{
 	(*NodeState)(nil),             // 7: swarm.v1.NodeState
 	(*NodeDescription)(nil),       // 8: swarm.v1.NodeDescription
 	(*EngineDescription)(nil),     // 9: swarm.v1.EngineDescription
-	(*PluginDescription)(nil),     // 10: swarm.v1.PluginDescription
-	(*TLSInfo)(nil),               // 11: swarm.v1.TLSInfo
-	(*Service)(nil),               // 12: swarm.v1.Service
-	(*UpdateStatus)(nil),          // 13: swarm.v1.UpdateStatus
-	(*JobStatus)(nil),             // 14: swarm.v1.JobStatus
-	(*Revision)(nil),              // 15: swarm.v1.Revision
-	(*Task)(nil),                  // 16: swarm.v1.Task
-	(*RestartHistory)(nil),        // 17: swarm.v1.RestartHistory
-	(*NetworkAttachment)(nil),     // 18: swarm.v1.NetworkAttachment
-	(*TaskStatus)(nil),            // 19: swarm.v1.TaskStatus
-	(*ContainerStatus)(nil),       // 20: swarm.v1.ContainerStatus
-	(*Unplaced)(nil),              // 21: swarm.v1.Unplaced
-	(*Refusal)(nil),               // 22: swarm.v1.Refusal
-	(*Network)(nil),               // 23: swarm.v1.Network
-	(*Endpoint)(nil),              // 24: swarm.v1.Endpoint
-	(*VirtualIP)(nil),             // 25: swarm.v1.VirtualIP
-	(*Claim)(nil),                 // 26: swarm.v1.Claim
-	(*Secret)(nil),                // 27: swarm.v1.Secret
-	(*Config)(nil),                // 28: swarm.v1.Config
-	(*DataVersion)(nil),           // 29: swarm.v1.DataVersion
-	(*Volume)(nil),                // 30: swarm.v1.Volume
-	(*Image)(nil),                 // 31: swarm.v1.Image
-	(*ImageCopy)(nil),             // 32: swarm.v1.ImageCopy
-	(*Cluster)(nil),               // 33: swarm.v1.Cluster
-	(*RootCA)(nil),                // 34: swarm.v1.RootCA
-	(*JoinTokens)(nil),            // 35: swarm.v1.JoinTokens
-	(*EncryptionKey)(nil),         // 36: swarm.v1.EncryptionKey
-	(*RaftMember)(nil),            // 37: swarm.v1.RaftMember
-	(*Event)(nil),                 // 38: swarm.v1.Event
-	(*Object)(nil),                // 39: swarm.v1.Object
-	(*LogRecord)(nil),             // 40: swarm.v1.LogRecord
-	(*LogOptions)(nil),            // 41: swarm.v1.LogOptions
-	nil,                           // 42: swarm.v1.EngineDescription.LabelsEntry
-	nil,                           // 43: swarm.v1.NetworkAttachment.DriverOptsEntry
-	nil,                           // 44: swarm.v1.Event.AttributesEntry
-	(*timestamppb.Timestamp)(nil), // 45: google.protobuf.Timestamp
-	(*NodeSpec)(nil),              // 46: swarm.v1.NodeSpec
-	(*Platform)(nil),              // 47: swarm.v1.Platform
-	(*Resources)(nil),             // 48: swarm.v1.Resources
-	(*ServiceSpec)(nil),           // 49: swarm.v1.ServiceSpec
-	(*GenericResource)(nil),       // 50: swarm.v1.GenericResource
-	(*PortConfig)(nil),            // 51: swarm.v1.PortConfig
-	(*NetworkSpec)(nil),           // 52: swarm.v1.NetworkSpec
-	(*IPAMOptions)(nil),           // 53: swarm.v1.IPAMOptions
-	(*EndpointSpec)(nil),          // 54: swarm.v1.EndpointSpec
-	(*SecretSpec)(nil),            // 55: swarm.v1.SecretSpec
-	(*ConfigSpec)(nil),            // 56: swarm.v1.ConfigSpec
-	(*VolumeSpec)(nil),            // 57: swarm.v1.VolumeSpec
-	(*ClusterSpec)(nil),           // 58: swarm.v1.ClusterSpec
+	(*RunningBuild)(nil),          // 10: swarm.v1.RunningBuild
+	(*PluginDescription)(nil),     // 11: swarm.v1.PluginDescription
+	(*TLSInfo)(nil),               // 12: swarm.v1.TLSInfo
+	(*Service)(nil),               // 13: swarm.v1.Service
+	(*UpdateStatus)(nil),          // 14: swarm.v1.UpdateStatus
+	(*JobStatus)(nil),             // 15: swarm.v1.JobStatus
+	(*Revision)(nil),              // 16: swarm.v1.Revision
+	(*Task)(nil),                  // 17: swarm.v1.Task
+	(*RestartHistory)(nil),        // 18: swarm.v1.RestartHistory
+	(*NetworkAttachment)(nil),     // 19: swarm.v1.NetworkAttachment
+	(*TaskStatus)(nil),            // 20: swarm.v1.TaskStatus
+	(*ContainerStatus)(nil),       // 21: swarm.v1.ContainerStatus
+	(*Unplaced)(nil),              // 22: swarm.v1.Unplaced
+	(*Refusal)(nil),               // 23: swarm.v1.Refusal
+	(*Network)(nil),               // 24: swarm.v1.Network
+	(*Endpoint)(nil),              // 25: swarm.v1.Endpoint
+	(*VirtualIP)(nil),             // 26: swarm.v1.VirtualIP
+	(*Claim)(nil),                 // 27: swarm.v1.Claim
+	(*Secret)(nil),                // 28: swarm.v1.Secret
+	(*Config)(nil),                // 29: swarm.v1.Config
+	(*DataVersion)(nil),           // 30: swarm.v1.DataVersion
+	(*Volume)(nil),                // 31: swarm.v1.Volume
+	(*Image)(nil),                 // 32: swarm.v1.Image
+	(*ImageCopy)(nil),             // 33: swarm.v1.ImageCopy
+	(*Cluster)(nil),               // 34: swarm.v1.Cluster
+	(*RootCA)(nil),                // 35: swarm.v1.RootCA
+	(*JoinTokens)(nil),            // 36: swarm.v1.JoinTokens
+	(*EncryptionKey)(nil),         // 37: swarm.v1.EncryptionKey
+	(*RaftMember)(nil),            // 38: swarm.v1.RaftMember
+	(*Event)(nil),                 // 39: swarm.v1.Event
+	(*Object)(nil),                // 40: swarm.v1.Object
+	(*LogRecord)(nil),             // 41: swarm.v1.LogRecord
+	(*LogOptions)(nil),            // 42: swarm.v1.LogOptions
+	nil,                           // 43: swarm.v1.EngineDescription.LabelsEntry
+	nil,                           // 44: swarm.v1.NetworkAttachment.DriverOptsEntry
+	nil,                           // 45: swarm.v1.Event.AttributesEntry
+	(*timestamppb.Timestamp)(nil), // 46: google.protobuf.Timestamp
+	(*NodeSpec)(nil),              // 47: swarm.v1.NodeSpec
+	(*Platform)(nil),              // 48: swarm.v1.Platform
+	(*Resources)(nil),             // 49: swarm.v1.Resources
+	(*ServiceSpec)(nil),           // 50: swarm.v1.ServiceSpec
+	(*GenericResource)(nil),       // 51: swarm.v1.GenericResource
+	(*PortConfig)(nil),            // 52: swarm.v1.PortConfig
+	(*NetworkSpec)(nil),           // 53: swarm.v1.NetworkSpec
+	(*IPAMOptions)(nil),           // 54: swarm.v1.IPAMOptions
+	(*EndpointSpec)(nil),          // 55: swarm.v1.EndpointSpec
+	(*SecretSpec)(nil),            // 56: swarm.v1.SecretSpec
+	(*ConfigSpec)(nil),            // 57: swarm.v1.ConfigSpec
+	(*VolumeSpec)(nil),            // 58: swarm.v1.VolumeSpec
+	(*ClusterSpec)(nil),           // 59: swarm.v1.ClusterSpec
 }
 var file_swarm_v1_object_proto_depIdxs = []int32{
-	45, // 0: swarm.v1.Meta.created_at:type_name -> google.protobuf.Timestamp
-	45, // 1: swarm.v1.Meta.updated_at:type_name -> google.protobuf.Timestamp
+	46, // 0: swarm.v1.Meta.created_at:type_name -> google.protobuf.Timestamp
+	46, // 1: swarm.v1.Meta.updated_at:type_name -> google.protobuf.Timestamp
 	5,  // 2: swarm.v1.Node.meta:type_name -> swarm.v1.Meta
-	46, // 3: swarm.v1.Node.spec:type_name -> swarm.v1.NodeSpec
+	47, // 3: swarm.v1.Node.spec:type_name -> swarm.v1.NodeSpec
 	5,  // 4: swarm.v1.NodeState.meta:type_name -> swarm.v1.Meta
 	8,  // 5: swarm.v1.NodeState.description:type_name -> swarm.v1.NodeDescription
 	1,  // 6: swarm.v1.NodeState.state:type_name -> swarm.v1.NodeState.State
-	45, // 7: swarm.v1.NodeState.since:type_name -> google.protobuf.Timestamp
-	47, // 8: swarm.v1.NodeDescription.platform:type_name -> swarm.v1.Platform
-	48, // 9: swarm.v1.NodeDescription.resources:type_name -> swarm.v1.Resources
+	46, // 7: swarm.v1.NodeState.since:type_name -> google.protobuf.Timestamp
+	48, // 8: swarm.v1.NodeDescription.platform:type_name -> swarm.v1.Platform
+	49, // 9: swarm.v1.NodeDescription.resources:type_name -> swarm.v1.Resources
 	9,  // 10: swarm.v1.NodeDescription.engine:type_name -> swarm.v1.EngineDescription
-	11, // 11: swarm.v1.NodeDescription.tls_info:type_name -> swarm.v1.TLSInfo
-	42, // 12: swarm.v1.EngineDescription.labels:type_name -> swarm.v1.EngineDescription.LabelsEntry
-	10, // 13: swarm.v1.EngineDescription.plugins:type_name -> swarm.v1.PluginDescription
-	5,  // 14: swarm.v1.Service.meta:type_name -> swarm.v1.Meta
-	13, // 15: swarm.v1.Service.update_status:type_name -> swarm.v1.UpdateStatus
-	14, // 16: swarm.v1.Service.job_status:type_name -> swarm.v1.JobStatus
-	2,  // 17: swarm.v1.UpdateStatus.state:type_name -> swarm.v1.UpdateStatus.State
-	45, // 18: swarm.v1.UpdateStatus.started_at:type_name -> google.protobuf.Timestamp
-	45, // 19: swarm.v1.UpdateStatus.completed_at:type_name -> google.protobuf.Timestamp
-	45, // 20: swarm.v1.JobStatus.last_execution:type_name -> google.protobuf.Timestamp
-	5,  // 21: swarm.v1.Revision.meta:type_name -> swarm.v1.Meta
-	49, // 22: swarm.v1.Revision.spec:type_name -> swarm.v1.ServiceSpec
-	5,  // 23: swarm.v1.Task.meta:type_name -> swarm.v1.Meta
-	0,  // 24: swarm.v1.Task.desired_state:type_name -> swarm.v1.TaskState
-	45, // 25: swarm.v1.Task.start_after:type_name -> google.protobuf.Timestamp
-	45, // 26: swarm.v1.Task.deadline:type_name -> google.protobuf.Timestamp
-	17, // 27: swarm.v1.Task.restarts:type_name -> swarm.v1.RestartHistory
-	18, // 28: swarm.v1.Task.networks:type_name -> swarm.v1.NetworkAttachment
-	50, // 29: swarm.v1.Task.assigned_generic_resources:type_name -> swarm.v1.GenericResource
-	45, // 30: swarm.v1.RestartHistory.recent:type_name -> google.protobuf.Timestamp
-	43, // 31: swarm.v1.NetworkAttachment.driver_opts:type_name -> swarm.v1.NetworkAttachment.DriverOptsEntry
-	5,  // 32: swarm.v1.TaskStatus.meta:type_name -> swarm.v1.Meta
-	0,  // 33: swarm.v1.TaskStatus.state:type_name -> swarm.v1.TaskState
-	45, // 34: swarm.v1.TaskStatus.timestamp:type_name -> google.protobuf.Timestamp
-	20, // 35: swarm.v1.TaskStatus.container_status:type_name -> swarm.v1.ContainerStatus
-	51, // 36: swarm.v1.TaskStatus.port_status:type_name -> swarm.v1.PortConfig
-	21, // 37: swarm.v1.TaskStatus.unplaced:type_name -> swarm.v1.Unplaced
-	45, // 38: swarm.v1.TaskStatus.running_since:type_name -> google.protobuf.Timestamp
-	22, // 39: swarm.v1.Unplaced.refusals:type_name -> swarm.v1.Refusal
-	5,  // 40: swarm.v1.Network.meta:type_name -> swarm.v1.Meta
-	52, // 41: swarm.v1.Network.spec:type_name -> swarm.v1.NetworkSpec
-	53, // 42: swarm.v1.Network.ipam:type_name -> swarm.v1.IPAMOptions
-	5,  // 43: swarm.v1.Endpoint.meta:type_name -> swarm.v1.Meta
-	54, // 44: swarm.v1.Endpoint.spec:type_name -> swarm.v1.EndpointSpec
-	51, // 45: swarm.v1.Endpoint.ports:type_name -> swarm.v1.PortConfig
-	25, // 46: swarm.v1.Endpoint.virtual_ips:type_name -> swarm.v1.VirtualIP
-	5,  // 47: swarm.v1.Claim.meta:type_name -> swarm.v1.Meta
-	5,  // 48: swarm.v1.Secret.meta:type_name -> swarm.v1.Meta
-	55, // 49: swarm.v1.Secret.spec:type_name -> swarm.v1.SecretSpec
-	29, // 50: swarm.v1.Secret.versions:type_name -> swarm.v1.DataVersion
-	5,  // 51: swarm.v1.Config.meta:type_name -> swarm.v1.Meta
-	56, // 52: swarm.v1.Config.spec:type_name -> swarm.v1.ConfigSpec
-	29, // 53: swarm.v1.Config.versions:type_name -> swarm.v1.DataVersion
-	45, // 54: swarm.v1.DataVersion.created_at:type_name -> google.protobuf.Timestamp
-	5,  // 55: swarm.v1.Volume.meta:type_name -> swarm.v1.Meta
-	57, // 56: swarm.v1.Volume.spec:type_name -> swarm.v1.VolumeSpec
-	5,  // 57: swarm.v1.Image.meta:type_name -> swarm.v1.Meta
-	47, // 58: swarm.v1.Image.platforms:type_name -> swarm.v1.Platform
-	5,  // 59: swarm.v1.ImageCopy.meta:type_name -> swarm.v1.Meta
-	5,  // 60: swarm.v1.Cluster.meta:type_name -> swarm.v1.Meta
-	58, // 61: swarm.v1.Cluster.spec:type_name -> swarm.v1.ClusterSpec
-	34, // 62: swarm.v1.Cluster.root_ca:type_name -> swarm.v1.RootCA
-	36, // 63: swarm.v1.Cluster.gossip_keys:type_name -> swarm.v1.EncryptionKey
-	36, // 64: swarm.v1.Cluster.unlock_key:type_name -> swarm.v1.EncryptionKey
-	35, // 65: swarm.v1.RootCA.join_tokens:type_name -> swarm.v1.JoinTokens
-	5,  // 66: swarm.v1.RaftMember.meta:type_name -> swarm.v1.Meta
-	45, // 67: swarm.v1.Event.time:type_name -> google.protobuf.Timestamp
-	3,  // 68: swarm.v1.Event.action:type_name -> swarm.v1.Event.Action
-	44, // 69: swarm.v1.Event.attributes:type_name -> swarm.v1.Event.AttributesEntry
-	39, // 70: swarm.v1.Event.object:type_name -> swarm.v1.Object
-	6,  // 71: swarm.v1.Object.node:type_name -> swarm.v1.Node
-	7,  // 72: swarm.v1.Object.node_state:type_name -> swarm.v1.NodeState
-	12, // 73: swarm.v1.Object.service:type_name -> swarm.v1.Service
-	15, // 74: swarm.v1.Object.revision:type_name -> swarm.v1.Revision
-	16, // 75: swarm.v1.Object.task:type_name -> swarm.v1.Task
-	19, // 76: swarm.v1.Object.task_status:type_name -> swarm.v1.TaskStatus
-	23, // 77: swarm.v1.Object.network:type_name -> swarm.v1.Network
-	24, // 78: swarm.v1.Object.endpoint:type_name -> swarm.v1.Endpoint
-	26, // 79: swarm.v1.Object.claim:type_name -> swarm.v1.Claim
-	27, // 80: swarm.v1.Object.secret:type_name -> swarm.v1.Secret
-	28, // 81: swarm.v1.Object.config:type_name -> swarm.v1.Config
-	30, // 82: swarm.v1.Object.volume:type_name -> swarm.v1.Volume
-	31, // 83: swarm.v1.Object.image:type_name -> swarm.v1.Image
-	32, // 84: swarm.v1.Object.image_copy:type_name -> swarm.v1.ImageCopy
-	33, // 85: swarm.v1.Object.cluster:type_name -> swarm.v1.Cluster
-	37, // 86: swarm.v1.Object.raft_member:type_name -> swarm.v1.RaftMember
-	45, // 87: swarm.v1.LogRecord.timestamp:type_name -> google.protobuf.Timestamp
-	4,  // 88: swarm.v1.LogRecord.stream:type_name -> swarm.v1.LogRecord.Stream
-	4,  // 89: swarm.v1.LogOptions.streams:type_name -> swarm.v1.LogRecord.Stream
-	45, // 90: swarm.v1.LogOptions.since:type_name -> google.protobuf.Timestamp
-	45, // 91: swarm.v1.LogOptions.until:type_name -> google.protobuf.Timestamp
-	92, // [92:92] is the sub-list for method output_type
-	92, // [92:92] is the sub-list for method input_type
-	92, // [92:92] is the sub-list for extension type_name
-	92, // [92:92] is the sub-list for extension extendee
-	0,  // [0:92] is the sub-list for field type_name
+	12, // 11: swarm.v1.NodeDescription.tls_info:type_name -> swarm.v1.TLSInfo
+	43, // 12: swarm.v1.EngineDescription.labels:type_name -> swarm.v1.EngineDescription.LabelsEntry
+	11, // 13: swarm.v1.EngineDescription.plugins:type_name -> swarm.v1.PluginDescription
+	10, // 14: swarm.v1.EngineDescription.builds:type_name -> swarm.v1.RunningBuild
+	5,  // 15: swarm.v1.Service.meta:type_name -> swarm.v1.Meta
+	14, // 16: swarm.v1.Service.update_status:type_name -> swarm.v1.UpdateStatus
+	15, // 17: swarm.v1.Service.job_status:type_name -> swarm.v1.JobStatus
+	2,  // 18: swarm.v1.UpdateStatus.state:type_name -> swarm.v1.UpdateStatus.State
+	46, // 19: swarm.v1.UpdateStatus.started_at:type_name -> google.protobuf.Timestamp
+	46, // 20: swarm.v1.UpdateStatus.completed_at:type_name -> google.protobuf.Timestamp
+	46, // 21: swarm.v1.JobStatus.last_execution:type_name -> google.protobuf.Timestamp
+	5,  // 22: swarm.v1.Revision.meta:type_name -> swarm.v1.Meta
+	50, // 23: swarm.v1.Revision.spec:type_name -> swarm.v1.ServiceSpec
+	5,  // 24: swarm.v1.Task.meta:type_name -> swarm.v1.Meta
+	0,  // 25: swarm.v1.Task.desired_state:type_name -> swarm.v1.TaskState
+	46, // 26: swarm.v1.Task.start_after:type_name -> google.protobuf.Timestamp
+	46, // 27: swarm.v1.Task.deadline:type_name -> google.protobuf.Timestamp
+	18, // 28: swarm.v1.Task.restarts:type_name -> swarm.v1.RestartHistory
+	19, // 29: swarm.v1.Task.networks:type_name -> swarm.v1.NetworkAttachment
+	51, // 30: swarm.v1.Task.assigned_generic_resources:type_name -> swarm.v1.GenericResource
+	46, // 31: swarm.v1.RestartHistory.recent:type_name -> google.protobuf.Timestamp
+	44, // 32: swarm.v1.NetworkAttachment.driver_opts:type_name -> swarm.v1.NetworkAttachment.DriverOptsEntry
+	5,  // 33: swarm.v1.TaskStatus.meta:type_name -> swarm.v1.Meta
+	0,  // 34: swarm.v1.TaskStatus.state:type_name -> swarm.v1.TaskState
+	46, // 35: swarm.v1.TaskStatus.timestamp:type_name -> google.protobuf.Timestamp
+	21, // 36: swarm.v1.TaskStatus.container_status:type_name -> swarm.v1.ContainerStatus
+	52, // 37: swarm.v1.TaskStatus.port_status:type_name -> swarm.v1.PortConfig
+	22, // 38: swarm.v1.TaskStatus.unplaced:type_name -> swarm.v1.Unplaced
+	46, // 39: swarm.v1.TaskStatus.running_since:type_name -> google.protobuf.Timestamp
+	23, // 40: swarm.v1.Unplaced.refusals:type_name -> swarm.v1.Refusal
+	5,  // 41: swarm.v1.Network.meta:type_name -> swarm.v1.Meta
+	53, // 42: swarm.v1.Network.spec:type_name -> swarm.v1.NetworkSpec
+	54, // 43: swarm.v1.Network.ipam:type_name -> swarm.v1.IPAMOptions
+	5,  // 44: swarm.v1.Endpoint.meta:type_name -> swarm.v1.Meta
+	55, // 45: swarm.v1.Endpoint.spec:type_name -> swarm.v1.EndpointSpec
+	52, // 46: swarm.v1.Endpoint.ports:type_name -> swarm.v1.PortConfig
+	26, // 47: swarm.v1.Endpoint.virtual_ips:type_name -> swarm.v1.VirtualIP
+	5,  // 48: swarm.v1.Claim.meta:type_name -> swarm.v1.Meta
+	5,  // 49: swarm.v1.Secret.meta:type_name -> swarm.v1.Meta
+	56, // 50: swarm.v1.Secret.spec:type_name -> swarm.v1.SecretSpec
+	30, // 51: swarm.v1.Secret.versions:type_name -> swarm.v1.DataVersion
+	5,  // 52: swarm.v1.Config.meta:type_name -> swarm.v1.Meta
+	57, // 53: swarm.v1.Config.spec:type_name -> swarm.v1.ConfigSpec
+	30, // 54: swarm.v1.Config.versions:type_name -> swarm.v1.DataVersion
+	46, // 55: swarm.v1.DataVersion.created_at:type_name -> google.protobuf.Timestamp
+	5,  // 56: swarm.v1.Volume.meta:type_name -> swarm.v1.Meta
+	58, // 57: swarm.v1.Volume.spec:type_name -> swarm.v1.VolumeSpec
+	5,  // 58: swarm.v1.Image.meta:type_name -> swarm.v1.Meta
+	48, // 59: swarm.v1.Image.platforms:type_name -> swarm.v1.Platform
+	5,  // 60: swarm.v1.ImageCopy.meta:type_name -> swarm.v1.Meta
+	5,  // 61: swarm.v1.Cluster.meta:type_name -> swarm.v1.Meta
+	59, // 62: swarm.v1.Cluster.spec:type_name -> swarm.v1.ClusterSpec
+	35, // 63: swarm.v1.Cluster.root_ca:type_name -> swarm.v1.RootCA
+	37, // 64: swarm.v1.Cluster.gossip_keys:type_name -> swarm.v1.EncryptionKey
+	37, // 65: swarm.v1.Cluster.unlock_key:type_name -> swarm.v1.EncryptionKey
+	36, // 66: swarm.v1.RootCA.join_tokens:type_name -> swarm.v1.JoinTokens
+	5,  // 67: swarm.v1.RaftMember.meta:type_name -> swarm.v1.Meta
+	46, // 68: swarm.v1.Event.time:type_name -> google.protobuf.Timestamp
+	3,  // 69: swarm.v1.Event.action:type_name -> swarm.v1.Event.Action
+	45, // 70: swarm.v1.Event.attributes:type_name -> swarm.v1.Event.AttributesEntry
+	40, // 71: swarm.v1.Event.object:type_name -> swarm.v1.Object
+	6,  // 72: swarm.v1.Object.node:type_name -> swarm.v1.Node
+	7,  // 73: swarm.v1.Object.node_state:type_name -> swarm.v1.NodeState
+	13, // 74: swarm.v1.Object.service:type_name -> swarm.v1.Service
+	16, // 75: swarm.v1.Object.revision:type_name -> swarm.v1.Revision
+	17, // 76: swarm.v1.Object.task:type_name -> swarm.v1.Task
+	20, // 77: swarm.v1.Object.task_status:type_name -> swarm.v1.TaskStatus
+	24, // 78: swarm.v1.Object.network:type_name -> swarm.v1.Network
+	25, // 79: swarm.v1.Object.endpoint:type_name -> swarm.v1.Endpoint
+	27, // 80: swarm.v1.Object.claim:type_name -> swarm.v1.Claim
+	28, // 81: swarm.v1.Object.secret:type_name -> swarm.v1.Secret
+	29, // 82: swarm.v1.Object.config:type_name -> swarm.v1.Config
+	31, // 83: swarm.v1.Object.volume:type_name -> swarm.v1.Volume
+	32, // 84: swarm.v1.Object.image:type_name -> swarm.v1.Image
+	33, // 85: swarm.v1.Object.image_copy:type_name -> swarm.v1.ImageCopy
+	34, // 86: swarm.v1.Object.cluster:type_name -> swarm.v1.Cluster
+	38, // 87: swarm.v1.Object.raft_member:type_name -> swarm.v1.RaftMember
+	46, // 88: swarm.v1.LogRecord.timestamp:type_name -> google.protobuf.Timestamp
+	4,  // 89: swarm.v1.LogRecord.stream:type_name -> swarm.v1.LogRecord.Stream
+	4,  // 90: swarm.v1.LogOptions.streams:type_name -> swarm.v1.LogRecord.Stream
+	46, // 91: swarm.v1.LogOptions.since:type_name -> google.protobuf.Timestamp
+	46, // 92: swarm.v1.LogOptions.until:type_name -> google.protobuf.Timestamp
+	93, // [93:93] is the sub-list for method output_type
+	93, // [93:93] is the sub-list for method input_type
+	93, // [93:93] is the sub-list for extension type_name
+	93, // [93:93] is the sub-list for extension extendee
+	0,  // [0:93] is the sub-list for field type_name
 }
 
 func init() { file_swarm_v1_object_proto_init() }
@@ -3976,7 +4053,7 @@ func file_swarm_v1_object_proto_init() {
 		return
 	}
 	file_swarm_v1_spec_proto_init()
-	file_swarm_v1_object_proto_msgTypes[34].OneofWrappers = []any{
+	file_swarm_v1_object_proto_msgTypes[35].OneofWrappers = []any{
 		(*Object_Node)(nil),
 		(*Object_NodeState)(nil),
 		(*Object_Service)(nil),
@@ -4000,7 +4077,7 @@ func file_swarm_v1_object_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swarm_v1_object_proto_rawDesc), len(file_swarm_v1_object_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   40,
+			NumMessages:   41,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
