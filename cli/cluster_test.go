@@ -217,12 +217,12 @@ func TestCredential(t *testing.T) {
 func TestDaemonFlags(t *testing.T) {
 	var got cli.DaemonOptions
 	r := run{daemon: func(_ context.Context, o cli.DaemonOptions) error { got = o; return nil }}
-	if res := r.run(t, "daemon", "--state-dir", "/a/", "--run-dir", "/b", "--hostname", "h", "--log-level", "debug", "--cgroup-parent", "x",
+	if res := r.run(t, "daemon", "--state-dir", "/a/", "--run-dir", "/b", "--hostname", "h", "--log-level", "debug", "--cgroup-parent", "/x",
 		"--insecure-registry", "r:5000", "--insecure-registry", "10.0.0.0/8", "--registry-certs-dir", "/certs"); res.code != 0 {
 		t.Fatalf("got %+v", res)
 	}
 	want := cli.DaemonOptions{
-		StateDir: "/a", RunDir: "/b", Hostname: "h", LogLevel: "debug", LogFormat: "text", CgroupParent: "x",
+		StateDir: "/a", RunDir: "/b", Hostname: "h", LogLevel: "debug", LogFormat: "text", CgroupParent: "/x",
 		InsecureRegistries: []string{"r:5000", "10.0.0.0/8"}, RegistryCertsDirs: []string{"/certs"},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -231,6 +231,9 @@ func TestDaemonFlags(t *testing.T) {
 	refused(t, "scheme", r.run(t, "daemon", "--insecure-registry", "http://r:5000"), "leave the scheme away, as in r:5000")
 	refused(t, "path", r.run(t, "daemon", "--insecure-registry", "r/x"), "neither HOST[:PORT] nor a network")
 	refused(t, "relative", r.run(t, "daemon", "--state-dir", "x"), `--state-dir "x" is not an absolute path`)
+	refused(t, "parent", r.run(t, "daemon", "--cgroup-parent", "x"), "use /NAME or NAME.slice")
+	refused(t, "driver", r.run(t, "daemon", "--cgroup-driver", "systemd", "--cgroup-parent", "/x"), "use NAME.slice")
+	refused(t, "slice", r.run(t, "daemon", "--cgroup-driver", "cgroupfs", "--cgroup-parent", "x.slice"), "use /NAME")
 	refused(t, "long", r.run(t, "daemon", "--run-dir", "/"+strings.Repeat("x", 100)), "too long for sockets")
 	refused(t, "level", r.run(t, "daemon", "--log-level", "loud"), "use one of debug, info, warn, error")
 	r.daemon = func(context.Context, cli.DaemonOptions) error {

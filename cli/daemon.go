@@ -16,7 +16,9 @@ type DaemonOptions struct {
 	Hostname string
 	// MachineID tells machines apart; empty: /etc/machine-id, or one that is kept in the state folder.
 	MachineID string
-	// CgroupParent holds the containers' cgroups; empty: the default of the host's cgroup driver.
+	// CgroupDriver is CgroupFS or CgroupSystemd; empty: what fits the host.
+	CgroupDriver string
+	// CgroupParent holds the containers' cgroups: a path, or a slice of systemd; empty: the default of the driver.
 	CgroupParent string
 	// ContainerdAddress of a containerd that is on the host already; empty: the embedded one.
 	ContainerdAddress string
@@ -34,17 +36,27 @@ type DaemonOptions struct {
 	Simulated bool
 }
 
+// Cgroup drivers: who makes the containers' cgroups, runc itself or systemd.
+const (
+	CgroupFS      = "cgroupfs"
+	CgroupSystemd = "systemd"
+)
+
 var (
+	cgroupDrivers = []string{CgroupFS, CgroupSystemd}
+
 	logLevels  = []string{"debug", "info", "warn", "error"}
 	logFormats = []string{"text", "json"}
 )
 
 func (a *app) newDaemon() *cobra.Command {
 	o := DaemonOptions{}
+	driver := choice{choices: cgroupDrivers}
 	level, format := choice{value: "info", choices: logLevels}, choice{value: "text", choices: logFormats}
 	c := verb(&cobra.Command{
 		Use: "daemon [OPTIONS]", Short: "Run this host's part of the swarm", Args: noArgs, ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(c *cobra.Command, _ []string) error {
+			o.CgroupDriver = driver.value
 			o.LogLevel, o.LogFormat = level.value, format.value
 			if err := o.validate(); err != nil {
 				return err
@@ -57,7 +69,8 @@ func (a *app) newDaemon() *cobra.Command {
 	f.StringVar(&o.RunDir, "run-dir", DefaultRunDir, "Folder of sockets and of what a reboot may take")
 	f.StringVar(&o.Hostname, "hostname", "", "Name of this node (default: the machine's)")
 	f.StringVar(&o.MachineID, "machine-id", "", "Identity of this machine (default: that of /etc/machine-id, else one kept in the state folder)")
-	f.StringVar(&o.CgroupParent, "cgroup-parent", "", "Parent of the containers' cgroups")
+	f.StringVar(&o.CgroupParent, "cgroup-parent", "", "Parent of the containers' cgroups: a path, or a slice of systemd (default /swarm, or swarm.slice)")
+	f.Var(&driver, "cgroup-driver", `Who makes the containers' cgroups ("cgroupfs", "systemd"; default systemd where it is the init and has cgroup v2)`)
 	f.StringVar(&o.ContainerdAddress, "containerd-address", "", "Socket of a containerd to use instead of the embedded one")
 	f.StringArrayVar(&o.InsecureRegistries, "insecure-registry", nil, "Registry (HOST[:PORT], or a network as ADDRESS/BITS) to use without a valid certificate, or without TLS")
 	f.StringArrayVar(&o.RegistryCertsDirs, "registry-certs-dir", DefaultRegistryCertsDirs(), "Folder of registries' certificates and mirrors, one folder each (HOST/hosts.toml as in containerd, HOST/ca.crt as in Docker); repeat for several")
@@ -71,6 +84,7 @@ func (a *app) newDaemon() *cobra.Command {
 	}
 	completeChoices(c, "log-level", logLevels)
 	completeChoices(c, "log-format", logFormats)
+	completeChoices(c, "cgroup-driver", cgroupDrivers)
 	return c
 }
 
@@ -99,7 +113,14 @@ func (o *DaemonOptions) validate() error {
 		}
 		*dir.path = filepath.Clean(*dir.path)
 	}
+	slice := strings.HasSuffix(o.CgroupParent, ".slice") && !strings.Contains(o.CgroupParent, "/")
 	switch {
+	case o.CgroupParent != "" && !slice && !filepath.IsAbs(o.CgroupParent):
+		return invalid("--cgroup-parent %q is neither an absolute path nor a slice: use /NAME or NAME.slice", o.CgroupParent)
+	case o.CgroupDriver == CgroupSystemd && o.CgroupParent != "" && !slice:
+		return invalid("--cgroup-parent %q is no slice, and --cgroup-driver systemd needs one: use NAME.slice", o.CgroupParent)
+	case o.CgroupDriver == CgroupFS && slice:
+		return invalid("--cgroup-parent %q is a slice, and --cgroup-driver cgroupfs needs a path: use /NAME", o.CgroupParent)
 	case o.LogFile != "" && !filepath.IsAbs(o.LogFile):
 		return invalid("--log-file %q is not an absolute path", o.LogFile)
 	case len(o.RunDir) > maxSocketPath:

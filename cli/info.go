@@ -81,6 +81,10 @@ func writeInfo(w io.Writer, r *swarmv1.InfoResponse) {
 	line("State Folder", r.StateDir)
 	line("Run Folder", r.RunDir)
 	line("containerd Address", r.ContainerdAddress)
+	if r.CgroupDriver != "" {
+		line("Cgroup Driver", r.CgroupDriver)
+		line("Cgroup Version", r.CgroupVersion)
+	}
 	if r.Uptime != nil {
 		line("Up", units.HumanDuration(r.Uptime.AsDuration()))
 	}

@@ -32,6 +32,8 @@ type Config struct {
 	// HostChanges tells operators what the daemon changed outside its folders.
 	HostChanges       []string
 	ContainerdAddress string
+	// CgroupDriver and CgroupVersion of the containers.
+	CgroupDriver, CgroupVersion string
 }
 
 // Socket is where the daemon listens for this host's users.
@@ -298,7 +300,7 @@ func (n *Node) Info(context.Context, *swarmv1.InfoRequest) (*swarmv1.InfoRespons
 	info := &swarmv1.InfoResponse{
 		LocalNodeState: "inactive", StateDir: n.cfg.StateDir, RunDir: n.cfg.RunDir, Version: n.cfg.Version,
 		Description: n.deps.Describe(), ContainerdAddress: n.cfg.ContainerdAddress, HostChanges: n.cfg.HostChanges,
-		Uptime: durationpb.New(time.Since(n.started)),
+		Uptime: durationpb.New(time.Since(n.started)), CgroupDriver: n.cfg.CgroupDriver, CgroupVersion: n.cfg.CgroupVersion,
 	}
 	if failure != nil {
 		info.LocalNodeState, info.Error = "error", failure.Error()

@@ -15,9 +15,11 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/containerd/cgroups/v3"
 	"golang.org/x/sync/errgroup"
 
 	"swarm/cli"
+	"swarm/install"
 	"swarm/internal/footprint"
 	"swarm/internal/ident"
 	"swarm/internal/logfile"
@@ -71,6 +73,7 @@ func serveDaemon(ctx context.Context, o cli.DaemonOptions) error {
 	n := node.New(node.Config{
 		StateDir: o.StateDir, RunDir: o.RunDir, Group: o.SocketGroup, Hostname: o.Hostname, MachineID: machine,
 		Version: versionInfo(), HostChanges: h.changes(), ContainerdAddress: h.containerdAddress(),
+		CgroupDriver: o.CgroupDriver, CgroupVersion: cgroupVersion(),
 	}, node.Deps{
 		Log: log, Found: p.found, NewGossip: p.newGossip, NewWorker: p.newWorker, NewManager: p.newManager,
 		Clean: h.clean, Describe: h.describe,
@@ -116,9 +119,6 @@ func newLog(o cli.DaemonOptions) (*slog.Logger, func(), error) {
 	return slog.New(slog.NewTextHandler(out, options)), closeLog, nil
 }
 
-// cgroupParent is where containers' cgroups are made.
-const cgroupParent = "/swarm"
-
 // complete fills in what the command line left open.
 func complete(o cli.DaemonOptions) (cli.DaemonOptions, error) {
 	if o.Hostname == "" {
@@ -128,9 +128,7 @@ func complete(o cli.DaemonOptions) (cli.DaemonOptions, error) {
 		}
 		o.Hostname = name
 	}
-	if o.CgroupParent == "" {
-		o.CgroupParent = cgroupParent
-	}
+	o.CgroupDriver, o.CgroupParent = cgroupOf(o, install.New(install.Config{}).Systemd(), cgroups.Mode() == cgroups.Unified)
 	if o.SocketGroup == "" {
 		o.SocketGroup = "swarm"
 	}

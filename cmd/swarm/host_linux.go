@@ -71,7 +71,10 @@ func newHost(o cli.DaemonOptions, log *slog.Logger) (*host, error) {
 // newContainers plugs the runtime together: the embedded containerd, or the one that --containerd-address names.
 func (h *host) newContainers() error {
 	l := layout.Layout{Data: h.options.StateDir, Run: h.options.RunDir}
-	cfg := containerd.Config{StateDir: h.options.StateDir, RunDir: h.options.RunDir, CgroupParent: h.options.CgroupParent}
+	cfg := containerd.Config{
+		StateDir: h.options.StateDir, RunDir: h.options.RunDir,
+		CgroupParent: h.options.CgroupParent, SystemdCgroup: h.options.CgroupDriver == cli.CgroupSystemd,
+	}
 	address := h.options.ContainerdAddress
 	set, err := binary.InstallSelf(l.Bin(), version)
 	if err != nil {

@@ -154,9 +154,14 @@ func (r *Runtime) equip(ctx context.Context, c worker.Container, img *image, vol
 	return nil
 }
 
-// cgroup is where a container's processes are accounted.
+// cgroup is where a container's processes are accounted: for systemd "slice:prefix:name", from which runc makes the scope
+// prefix-name.scope.
 func (r *Runtime) cgroup(c worker.Container) string {
-	return path.Join("/", orElse(c.CgroupParent, r.cfg.CgroupParent), c.Task.GetId())
+	parent, id := orElse(c.CgroupParent, r.cfg.CgroupParent), c.Task.GetId()
+	if r.cfg.SystemdCgroup {
+		return parent + ":swarm:" + id
+	}
+	return path.Join("/", parent, id)
 }
 
 // loadGroups takes over the shims of an earlier process, once.

@@ -54,8 +54,10 @@ type Config struct {
 	Exits string
 	// Init is the path of a static program that behaves as reaper.Main when called swarm-init; empty: none.
 	Init string
-	// CgroupParent is for containers that name none. It starts with a slash.
+	// CgroupParent is for containers that name none: a path from the root, or with SystemdCgroup the name of a slice.
 	CgroupParent string
+	// SystemdCgroup: containers are scopes of systemd, not folders that runc makes.
+	SystemdCgroup bool
 	// Snapshotter; empty: overlayfs.
 	Snapshotter string
 }
@@ -66,7 +68,11 @@ func (c Config) validate() error {
 			return fmt.Errorf("container runtime: %s folder %q is not an absolute path: %w", p.name, p.path, errdefs.ErrInvalidArgument)
 		}
 	}
-	if !strings.HasPrefix(c.CgroupParent, "/") {
+	if c.SystemdCgroup {
+		if !strings.HasSuffix(c.CgroupParent, ".slice") || strings.Contains(c.CgroupParent, "/") {
+			return fmt.Errorf("container runtime: cgroup parent %q is not the name of a slice: %w", c.CgroupParent, errdefs.ErrInvalidArgument)
+		}
+	} else if !strings.HasPrefix(c.CgroupParent, "/") {
 		return fmt.Errorf("container runtime: cgroup parent %q does not start with a slash: %w", c.CgroupParent, errdefs.ErrInvalidArgument)
 	}
 	return nil
@@ -125,7 +131,7 @@ func New(cfg Config, deps Deps) (*Runtime, error) {
 	if cfg.Snapshotter == "" {
 		cfg.Snapshotter = "overlayfs"
 	}
-	opts, err := typeurl.MarshalAny(&options.Options{Root: cfg.RuncRoot, BinaryName: cfg.Runc})
+	opts, err := typeurl.MarshalAny(&options.Options{Root: cfg.RuncRoot, BinaryName: cfg.Runc, SystemdCgroup: cfg.SystemdCgroup})
 	if err != nil {
 		return nil, fmt.Errorf("container runtime: options: %w", err)
 	}

@@ -178,7 +178,7 @@ func (r *Runtime) removeCgroup(ctx context.Context, id string) error {
 	}
 	cgroup := c.Labels[labelCgroup]
 	if filepath.Base(cgroup) != id {
-		return nil
+		return nil // a scope: systemd removes an empty one itself
 	}
 	left, err := filepath.Glob("/sys/fs/cgroup/*" + cgroup)
 	if err != nil {
