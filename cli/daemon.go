@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"swarm/internal/keychain"
 )
 
 // DaemonOptions are the flags of `swarm daemon`.
@@ -144,7 +146,7 @@ func (o *DaemonOptions) validate() error {
 // checkInsecureRegistry accepts HOST[:PORT] and networks.
 func checkInsecureRegistry(r string) error {
 	if strings.Contains(r, "://") {
-		return invalid("--insecure-registry %s: leave the scheme away, as in %s", r, registryHost(r))
+		return invalid("--insecure-registry %s: leave the scheme away, as in %s", r, keychain.Host(r))
 	}
 	if _, err := netip.ParsePrefix(r); err != nil && (r == "" || strings.ContainsAny(r, "/ \t")) {
 		return invalid("--insecure-registry %q is neither HOST[:PORT] nor a network as 10.0.0.0/8", r)

@@ -81,6 +81,10 @@ func isUnavailable(err error) bool {
 	return errdefs.IsUnavailable(err) || code(err) == codes.Unavailable
 }
 
+func isUnauthorized(err error) bool {
+	return errdefs.IsUnauthorized(err) || code(err) == codes.Unauthenticated
+}
+
 func isUnimplemented(err error) bool {
 	return errdefs.IsNotImplemented(err) || code(err) == codes.Unimplemented
 }
@@ -123,7 +127,7 @@ func (a *app) explain(err error) error {
 	switch {
 	case err == nil:
 		return nil
-	case isUnavailable(err) && dialFailure.MatchString(err.Error()):
+	case isUnavailable(err) && dialFailure.MatchString(err.Error()) && !strings.Contains(err.Error(), "registry "): // which a daemon could not reach
 		t, _ := a.target()
 		hint := "is it running? (`swarm init` and `swarm join` start it, `swarm daemon` runs it in the foreground)"
 		switch {

@@ -2,6 +2,8 @@ package cli_test
 
 import (
 	"context"
+	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"io"
 	"slices"
@@ -14,6 +16,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"swarm/internal/keychain"
 	"swarm/internal/pki"
 	swarmv1 "swarm/proto/swarm/v1"
 )
@@ -39,6 +42,7 @@ type fakeServer struct {
 	inits    []*swarmv1.InitRequest
 	joins    []*swarmv1.JoinClusterRequest
 	removed  []string
+	logins   map[string]string // passwords by user
 	loaded   []byte
 	loadReq  *swarmv1.LoadImageRequest
 	logsReq  *swarmv1.LogsRequest
@@ -367,4 +371,19 @@ func testRoot(t *testing.T) *pki.Root {
 		t.Fatal(err)
 	}
 	return root
+}
+
+func (s *fakeServer) Login(_ context.Context, r *swarmv1.LoginRequest) (*swarmv1.LoginResponse, error) {
+	data, err := base64.URLEncoding.DecodeString(r.RegistryAuth)
+	var c keychain.Credentials
+	if err == nil {
+		err = json.Unmarshal(data, &c)
+	}
+	if err != nil {
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
+	if password, ok := s.logins[c.Username]; !ok || password != c.Password || strings.Contains(r.Server, "/") {
+		return nil, status.Errorf(codes.Unauthenticated, "registry %s does not take this user name and password", r.Server)
+	}
+	return &swarmv1.LoginResponse{}, nil
 }

@@ -18,7 +18,7 @@ import (
 
 func (a *app) newImage() *cobra.Command {
 	return group(&cobra.Command{Use: "image", Short: "Manage the swarm's images"},
-		a.newImageLs(), a.newImageLoad(), a.newImagePull(), a.newImageInspect(), a.newImageRm())
+		a.newImageLs(), a.newImageLoad(), a.newImagePull(), a.newImagePush(), a.newImageTag(), a.newImageInspect(), a.newImageRm())
 }
 
 var imageListing = listing{
@@ -223,98 +223,6 @@ func sendArchive(stream swarmv1.Control_LoadImageClient, in io.Reader, size int6
 			return fmt.Errorf("read archive: %w", err)
 		}
 	}
-}
-
-type progressStream interface {
-	Recv() (*swarmv1.ImageProgress, error)
-}
-
-// progress shows the steps until the stream ends, and returns the images that came of them.
-func (a *app) progress(stream progressStream, quiet bool) ([]*swarmv1.Image, error) {
-	var images []*swarmv1.Image
-	v := newView(a.Err, quiet)
-	steps, order := map[string]string{}, []string{}
-	for {
-		p, err := stream.Recv()
-		if errors.Is(err, io.EOF) {
-			return images, nil
-		}
-		if err != nil {
-			return images, err
-		}
-		if p.Image != nil {
-			images = append(images, p.Image)
-		}
-		if p.Step == "" || quiet {
-			continue
-		}
-		if _, ok := steps[p.Step]; !ok {
-			order = append(order, p.Step)
-		}
-		steps[p.Step] = stepLine(p, v.tty != nil)
-		lines := make([]string, 0, len(order))
-		for _, step := range order[max(0, len(order)-shownSlots):] {
-			lines = append(lines, steps[step])
-		}
-		v.draw(lines)
-	}
-}
-
-// stepLine shows amounts on terminals only: in a log they would be a line each.
-func stepLine(p *swarmv1.ImageProgress, amounts bool) string {
-	if !amounts || p.Current == 0 && p.Total == 0 {
-		return p.Step
-	}
-	if p.Total == 0 {
-		return p.Step + ": " + units.HumanSize(float64(p.Current))
-	}
-	const bar = 30
-	done := int(min(p.Current, p.Total) * bar / p.Total)
-	return fmt.Sprintf("%s: [%s%s] %s/%s", p.Step, strings.Repeat("=", done), strings.Repeat(" ", bar-done),
-		units.HumanSize(float64(p.Current)), units.HumanSize(float64(p.Total)))
-}
-
-func (a *app) newImagePull() *cobra.Command {
-	var nodes list
-	var quiet bool
-	c := verb(&cobra.Command{
-		Use: "pull [OPTIONS] NAME[:TAG|@DIGEST]", Short: "Download an image from a registry", Args: exactArgs(1),
-		ValidArgsFunction: a.completeImages,
-		RunE: func(c *cobra.Command, args []string) error {
-			return a.runImagePull(c.Context(), args[0], nodes.values, quiet)
-		},
-	})
-	nodes.kind = "list"
-	c.Flags().Var(&nodes, "node", "Nodes to download to, by id or name (default: the manager that is asked)")
-	c.Flags().BoolVarP(&quiet, "quiet", "q", false, "Suppress verbose output")
-	return c
-}
-
-func (a *app) runImagePull(ctx context.Context, image string, nodes []string, quiet bool) error {
-	if err := checkImage(image); err != nil {
-		return err
-	}
-	auth, err := a.registryAuth(ctx, image)
-	if err != nil {
-		return err
-	}
-	return a.with(ctx, func(c client) error {
-		stream, err := c.PullImage(ctx, &swarmv1.PullImageClusterRequest{Reference: image, RegistryAuth: auth, Nodes: nodes})
-		if err != nil {
-			return err
-		}
-		images, err := a.progress(stream, quiet)
-		if err != nil {
-			return err
-		}
-		for _, i := range images {
-			if !quiet && i.GetDigest() != "" {
-				fmt.Fprintln(a.Err, "Digest: "+i.GetDigest())
-			}
-			fmt.Fprintln(a.Out, i.GetName())
-		}
-		return nil
-	})
 }
 
 func (a *app) newImageInspect() *cobra.Command {

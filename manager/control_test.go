@@ -64,7 +64,7 @@ func TestControl_RefusesServices(t *testing.T) {
 		_, err = create(image("nosuch:1"))
 		refused(t, "an unknown image", err, errdefs.IsNotFound, "unknown image nosuch:1")
 		_, err = create(image("private:1"))
-		refused(t, "an image behind a login", err, errdefs.IsPermissionDenied, "docker login")
+		refused(t, "an image behind a login", err, errdefs.IsPermissionDenied, "swarm login docker.io")
 		if n := r.store.View().Services.Len(); n != 1 {
 			t.Fatalf("%d services after refusals, want 1", n)
 		}
@@ -389,6 +389,8 @@ func (archiver) Load(_ context.Context, r io.Reader, _ int64, name string, progr
 	progress(&swarmv1.ImageProgress{Step: "unpack", Current: int64(len(data))})
 	return []*swarmv1.Image{{Name: name, Digest: testDigest, Size: int64(len(data))}}, nil
 }
+
+func (archiver) Push(context.Context, string, string, func(*swarmv1.ImageProgress)) error { return nil }
 
 func (archiver) Pull(_ context.Context, ref, _ string, _ func(*swarmv1.ImageProgress)) (*swarmv1.Image, error) {
 	return &swarmv1.Image{Name: ref, Digest: testDigest}, nil

@@ -33,7 +33,7 @@ type Gossip = dispatch.Gossip
 // Config is who this manager is.
 type Config struct{ NodeID string }
 
-// Deps are what a Manager needs. Gossip, Images and Resolver may be nil.
+// Deps are what a Manager needs. Gossip, Images, Resolver and Login may be nil.
 type Deps struct {
 	Log    *slog.Logger
 	Store  *raftstore.Store
@@ -44,6 +44,7 @@ type Deps struct {
 	RaftAnswers func(ctx context.Context, nodeID string) error
 	Images      control.Images
 	Resolver    control.Resolver
+	Login       func(ctx context.Context, registry, registryAuth string) error
 }
 
 // Manager is one node's part in managing the cluster.
@@ -62,7 +63,7 @@ type Manager struct {
 func New(cfg Config, deps Deps) *Manager {
 	m := &Manager{cfg: cfg, deps: deps, log: deps.Log, store: deps.Store}
 	m.control = control.New(control.Config{NodeID: cfg.NodeID}, control.Deps{
-		Log: deps.Log, Store: deps.Store, Conn: deps.Conn, Images: deps.Images, Resolver: deps.Resolver, Gossip: liveness{deps.Gossip},
+		Log: deps.Log, Store: deps.Store, Conn: deps.Conn, Images: deps.Images, Resolver: deps.Resolver, Login: deps.Login, Gossip: liveness{deps.Gossip},
 	})
 	m.dispatch = dispatch.New(dispatch.Config{NodeID: cfg.NodeID}, dispatch.Deps{
 		Log: deps.Log, Store: deps.Store, Gossip: deps.Gossip, Conn: deps.Conn,

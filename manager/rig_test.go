@@ -135,6 +135,11 @@ func (p proven) ServerHandshake(c net.Conn) (net.Conn, credentials.AuthInfo, err
 }
 func (p proven) Clone() credentials.TransportCredentials { return p }
 
+// translated has errors of classes, as the transport's streams.
+type translated struct{ grpc.ClientStream }
+
+func (s translated) RecvMsg(m any) error { return transport.FromStatus(s.ClientStream.RecvMsg(m)) }
+
 // serve runs a gRPC server whose callers are all the same, and connects to it.
 func serve(t *testing.T, who transport.AuthInfo, register func(grpc.ServiceRegistrar), judge func(context.Context, string) error) *grpc.ClientConn {
 	t.Helper()
@@ -161,6 +166,10 @@ func serve(t *testing.T, who transport.AuthInfo, register func(grpc.ServiceRegis
 	conn, err := grpc.NewClient("passthrough:///test",
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return ln.DialContext(ctx) }),
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithStreamInterceptor(func(ctx context.Context, d *grpc.StreamDesc, cc *grpc.ClientConn, m string, next grpc.Streamer, o ...grpc.CallOption) (grpc.ClientStream, error) {
+			stream, err := next(ctx, d, cc, m, o...)
+			return translated{stream}, transport.FromStatus(err)
+		}),
 		grpc.WithUnaryInterceptor(func(ctx context.Context, m string, req, reply any, cc *grpc.ClientConn, next grpc.UnaryInvoker, o ...grpc.CallOption) error {
 			return transport.FromStatus(next(ctx, m, req, reply, cc, o...))
 		}))

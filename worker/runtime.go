@@ -134,12 +134,22 @@ type PullRequest struct {
 	Platform string
 }
 
+// PushRequest names an image that is held, and where it goes.
+type PushRequest struct {
+	// Ref with its digest; its registry and tag are the destination.
+	Ref string
+	// Auth is Docker's X-Registry-Auth, or empty.
+	Auth string
+}
+
 // Images is what the worker needs of the node's image store.
 type Images interface {
 	// Pull fetches what is missing and makes the image ready for Prepare; it costs next to nothing when the node has it.
 	// progress may be nil. Errors: ErrNotFound (no registry or peer has it: trying again is of little use), ErrUnavailable
 	// (worth trying again), ErrUnauthenticated and ErrPermissionDenied (credentials), ErrInvalidArgument (reference or platform).
 	Pull(ctx context.Context, req PullRequest, progress func(*swarmv1.ImageProgress)) (*swarmv1.Image, error)
+	// Push sends a held image with all its platforms to its registry. ErrNotFound: the node does not hold all of it; else as Pull.
+	Push(ctx context.Context, req PushRequest, progress func(*swarmv1.ImageProgress)) error
 	// Remove deletes an image by digest. ErrNotFound, or ErrFailedPrecondition while a container uses it.
 	Remove(ctx context.Context, digest string) error
 	// List gives the images whose blobs are all here.

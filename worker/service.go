@@ -138,18 +138,37 @@ func (x execWriter) Write(p []byte) (int, error) {
 
 // PullImage implements swarmv1.WorkerServer.
 func (w *Worker) PullImage(req *swarmv1.PullImageRequest, stream grpc.ServerStreamingServer[swarmv1.ImageProgress]) error {
-	var mu sync.Mutex // layers are fetched side by side
-	image, err := w.deps.Images.Pull(stream.Context(), PullRequest{Ref: req.Reference, Auth: req.RegistryAuth}, func(p *swarmv1.ImageProgress) {
-		mu.Lock()
-		defer mu.Unlock()
-		_ = stream.Send(p) // a caller that is gone ends the pull by its context
-	})
+	tell := &teller{stream: stream}
+	image, err := w.deps.Images.Pull(stream.Context(), PullRequest{Ref: req.Reference, Auth: req.RegistryAuth}, tell.progress)
 	if err != nil {
 		return fmt.Errorf("pull image %s: %w", req.Reference, err)
 	}
-	mu.Lock()
-	defer mu.Unlock()
-	return stream.Send(&swarmv1.ImageProgress{Step: "done", Image: image})
+	return tell.last(&swarmv1.ImageProgress{Step: "done", Image: image})
+}
+
+// PushImage implements swarmv1.WorkerServer.
+func (w *Worker) PushImage(req *swarmv1.PushImageRequest, stream grpc.ServerStreamingServer[swarmv1.ImageProgress]) error {
+	tell := &teller{stream: stream}
+	if err := w.deps.Images.Push(stream.Context(), PushRequest{Ref: req.Reference, Auth: req.RegistryAuth}, tell.progress); err != nil {
+		return fmt.Errorf("push image %s: %w", req.Reference, err)
+	}
+	return tell.last(&swarmv1.ImageProgress{Step: "done"})
+}
+
+// teller sends progress: layers move side by side.
+type teller struct {
+	mu     sync.Mutex // guards stream
+	stream grpc.ServerStreamingServer[swarmv1.ImageProgress]
+}
+
+func (t *teller) progress(p *swarmv1.ImageProgress) {
+	_ = t.last(p) // a caller that is gone ends the work by its context
+}
+
+func (t *teller) last(p *swarmv1.ImageProgress) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.stream.Send(p)
 }
 
 // RemoveImage implements swarmv1.WorkerServer.

@@ -67,7 +67,7 @@ func (p *parts) newManager(b node.Base, g node.Gossip, rows []*swarmv1.Change) (
 		},
 	}
 	if p.host.store != nil {
-		deps.Resolver = p.host.store
+		deps.Resolver, deps.Login = p.host.store, p.host.store.Login
 	}
 	m.Manager = manager.New(manager.Config{NodeID: b.Membership.NodeID}, deps)
 	return m, nil
@@ -216,4 +216,8 @@ func (i imagesOf) Load(ctx context.Context, r io.Reader, _ int64, name string, p
 
 func (i imagesOf) Pull(ctx context.Context, reference, auth string, progress func(*swarmv1.ImageProgress)) (*swarmv1.Image, error) {
 	return i.store.Pull(ctx, worker.PullRequest{Ref: reference, Auth: auth}, progress)
+}
+
+func (i imagesOf) Push(ctx context.Context, reference, auth string, progress func(*swarmv1.ImageProgress)) error {
+	return i.store.Push(ctx, worker.PushRequest{Ref: reference, Auth: auth}, progress)
 }

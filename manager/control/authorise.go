@@ -71,6 +71,7 @@ func Rules() map[string]Rule {
 		"/swarm.v1.Worker/Logs":        {Get, "log", manager},
 		"/swarm.v1.Worker/Exec":        {Run, "task", manager},
 		"/swarm.v1.Worker/PullImage":   {Create, "image copy", manager},
+		"/swarm.v1.Worker/PushImage":   {Get, "image copy", manager},
 		"/swarm.v1.Worker/RemoveImage": {Delete, "image copy", manager},
 
 		"/swarm.v1.Daemon/Init":  {Create, "cluster", local},
@@ -99,7 +100,10 @@ func Rules() map[string]Rule {
 		"/swarm.v1.Control/ListImages":    {List, "image", people},
 		"/swarm.v1.Control/LoadImage":     {Create, "image", people},
 		"/swarm.v1.Control/PullImage":     {Create, "image", people},
+		"/swarm.v1.Control/PushImage":     {Get, "image", people},
+		"/swarm.v1.Control/TagImage":      {Create, "image", people},
 		"/swarm.v1.Control/RemoveImage":   {Delete, "image", people},
+		"/swarm.v1.Control/Login":         {Get, "registry", people},
 		"/swarm.v1.Control/Watch":         {Watch, "event", people},
 		"/swarm.v1.Control/Logs":          {Get, "log", people},
 		"/swarm.v1.Control/Exec":          {Run, "task", people},

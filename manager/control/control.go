@@ -27,6 +27,8 @@ type Images interface {
 	// Load reads an OCI or Docker archive; name is for an archive without one.
 	Load(ctx context.Context, r io.Reader, size int64, name string, progress func(*swarmv1.ImageProgress)) ([]*swarmv1.Image, error)
 	Pull(ctx context.Context, reference, registryAuth string, progress func(*swarmv1.ImageProgress)) (*swarmv1.Image, error)
+	// Push sends a held image to its registry; reference has its digest. ErrNotFound: the node does not hold all of it.
+	Push(ctx context.Context, reference, registryAuth string, progress func(*swarmv1.ImageProgress)) error
 }
 
 // Resolver asks a registry for the digest of a reference: errdefs.ErrNotFound, ErrUnauthenticated or ErrPermissionDenied
@@ -43,14 +45,16 @@ type Gossip interface {
 // Config is who this manager is.
 type Config struct{ NodeID string }
 
-// Deps are what a Server needs. Images, Resolver and Gossip may be nil: then what needs them is refused or unknown.
+// Deps are what a Server needs. Images, Resolver, Login and Gossip may be nil: then what needs them is refused or unknown.
 type Deps struct {
 	Log      *slog.Logger
 	Store    *raftstore.Store
 	Conn     func(nodeID string) (grpc.ClientConnInterface, error)
 	Images   Images
 	Resolver Resolver
-	Gossip   Gossip
+	// Login asks a registry whether it takes the credentials: ErrUnauthenticated when it does not.
+	Login  func(ctx context.Context, registry, registryAuth string) error
+	Gossip Gossip
 }
 
 // Server serves swarmv1.Control.

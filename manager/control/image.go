@@ -2,9 +2,7 @@ package control
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"strings"
 	"time"
@@ -106,18 +104,6 @@ func (a *archive) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// progressSender keeps the first error of a stream that nobody reads any more.
-type progressSender struct {
-	send func(*swarmv1.ImageProgress) error
-	err  error
-}
-
-func (p *progressSender) tell(m *swarmv1.ImageProgress) {
-	if p.err == nil {
-		p.err = p.send(m)
-	}
-}
-
 // record makes an image known under its name, as a node holds it.
 func (s *Server) record(ctx context.Context, img *swarmv1.Image, node string, loaded bool) (*swarmv1.Image, error) {
 	parsed, err := spec.ParseImage(img.GetName())
@@ -156,86 +142,6 @@ func (s *Server) record(ctx context.Context, img *swarmv1.Image, node string, lo
 	}
 	s.log.Info("image recorded", "image", parsed.Name, "digest", img.GetDigest(), "node", node)
 	return stored, nil
-}
-
-// PullImage has nodes fetch an image; without names, this manager's.
-func (s *Server) PullImage(req *swarmv1.PullImageClusterRequest, stream swarmv1.Control_PullImageServer) error {
-	parsed, err := spec.ParseImage(req.GetReference())
-	if err != nil {
-		return err
-	}
-	v := s.store.View()
-	nodes := []string{s.cfg.NodeID}
-	if len(req.GetNodes()) > 0 {
-		nodes = nil
-	}
-	for _, ref := range req.GetNodes() {
-		n, err := s.node(v, ref)
-		if err != nil {
-			return err
-		}
-		nodes = append(nodes, n.GetId())
-	}
-	for _, node := range nodes {
-		if err := s.pullOn(stream, node, parsed, req.GetRegistryAuth()); err != nil {
-			return fmt.Errorf("pull %s on node %s: %w", parsed.Familiar(), nodeName(v, node), err)
-		}
-	}
-	return nil
-}
-
-func (s *Server) pullOn(stream swarmv1.Control_PullImageServer, node string, ref spec.Image, auth string) error {
-	ctx := stream.Context()
-	progress := &progressSender{send: stream.Send}
-	img, err := s.pull(ctx, node, ref.String(), auth, progress.tell)
-	if err != nil {
-		return err
-	}
-	if progress.err != nil {
-		return progress.err
-	}
-	if img.GetName() == "" {
-		img = img.CloneVT()
-		img.Name = ref.Name
-	}
-	stored, err := s.record(ctx, img, node, false)
-	if err != nil {
-		return err
-	}
-	return stream.Send(&swarmv1.ImageProgress{Step: "pulled", Image: stored})
-}
-
-func (s *Server) pull(ctx context.Context, node, ref, auth string, progress func(*swarmv1.ImageProgress)) (*swarmv1.Image, error) {
-	if node == s.cfg.NodeID && s.deps.Images != nil {
-		return s.deps.Images.Pull(ctx, ref, auth, progress)
-	}
-	conn, err := s.deps.Conn(node)
-	if err != nil {
-		return nil, err
-	}
-	from, err := swarmv1.NewWorkerClient(conn).PullImage(ctx, &swarmv1.PullImageRequest{Reference: ref, RegistryAuth: auth})
-	if err != nil {
-		return nil, err
-	}
-	var img *swarmv1.Image
-	for {
-		msg, err := from.Recv()
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			return nil, err
-		}
-		if msg.GetImage() != nil {
-			img = msg.GetImage()
-			continue
-		}
-		progress(msg)
-	}
-	if img == nil {
-		return nil, errdefs.ErrInternal.WithMessage("the node did not say what it pulled")
-	}
-	return img, nil
 }
 
 // RemoveImage makes the cluster forget an image, and has its nodes delete it unless another name or a service keeps it.

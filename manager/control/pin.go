@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -26,16 +27,23 @@ func (s *Server) pin(ctx context.Context, sp *swarmv1.ServiceSpec, auth string, 
 	if img.Digest != "" {
 		return nil, nil
 	}
-	if row, ok := s.store.View().ImageByName(img.Name); ok {
+	row, ok := s.store.View().ImageByName(img.Name)
+	held := func() ([]string, error) {
 		img.Digest = row.GetDigest()
 		c.Image = img.String()
 		return nil, nil
 	}
-	if noResolve {
+	switch {
+	case ok && (row.GetLoaded() || noResolve): // no registry knows better
+		return held()
+	case noResolve:
 		return nil, nil
 	}
 	digest, err := s.resolve(ctx, img, auth)
 	switch {
+	case err != nil && ok:
+		s.log.Info("image pinned as the cluster has it", "image", img.Name, "err", err)
+		return held()
 	case err == nil:
 		img.Digest = digest
 		c.Image = img.String()
@@ -45,11 +53,25 @@ func (s *Server) pin(ctx context.Context, sp *swarmv1.ServiceSpec, auth string, 
 			"unknown image %s: its registry does not have it: check the name, or load it with `docker save %s | swarm image load`", img.Familiar(), img.Familiar()))
 	case errdefs.IsUnauthorized(err), errdefs.IsPermissionDenied(err):
 		return nil, errdefs.ErrPermissionDenied.WithMessage(fmt.Sprintf(
-			"unknown image %s: its registry refuses to tell of it, so that it does not exist or needs a login: check the name, or run `docker login` and create the service with --with-registry-auth", img.Familiar()))
+			"unknown image %s: its registry refuses to tell of it, so that it does not exist or needs a login: check the name, or run `swarm login %s` and create the service with --with-registry-auth", img.Familiar(), registryOf(img.Name)))
 	}
 	s.log.Info("image not resolved", "image", img.Name, "err", err)
 	return []string{fmt.Sprintf(
-		"image %s could not be resolved to a digest: its registry could not be asked: nodes may run different versions of it; where no registry is reachable, run `docker save %s | swarm image load`", img.Familiar(), img.Familiar())}, nil
+		"image %s could not be resolved to a digest (%s): nodes may run different versions of it", img.Familiar(), reason(img, err))}, nil
+}
+
+// registryOf is the registry of a normalised name.
+func registryOf(name string) string {
+	registry, _, _ := strings.Cut(name, "/")
+	return registry
+}
+
+// reason is why a registry could not be asked; resolvers say what to do as well.
+func reason(img spec.Image, err error) string {
+	if errdefs.IsUnavailable(err) || errdefs.IsFailedPrecondition(err) {
+		return err.Error()
+	}
+	return "its registry could not be asked: where none is reachable, bring the image with " + spec.LoadHint(img.Name)
 }
 
 func (s *Server) resolve(ctx context.Context, img spec.Image, auth string) (string, error) {

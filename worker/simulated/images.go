@@ -78,6 +78,14 @@ func (i *Images) Pull(ctx context.Context, req worker.PullRequest, progress func
 	return image, nil
 }
 
+// Push implements worker.Images: the registry takes what is held.
+func (i *Images) Push(ctx context.Context, req worker.PushRequest, _ func(*swarmv1.ImageProgress)) error {
+	if !i.holdsRef(req.Ref) {
+		return fmt.Errorf("push image %s: %w", req.Ref, errdefs.ErrNotFound)
+	}
+	return pause(ctx, i.Delay)
+}
+
 func (i *Images) put(image *swarmv1.Image, blob []byte) {
 	i.mu.Lock()
 	defer i.mu.Unlock()

@@ -1558,7 +1558,9 @@ type PullImageClusterRequest struct {
 	Reference    string                 `protobuf:"bytes,1,opt,name=reference,proto3" json:"reference,omitempty"`
 	RegistryAuth string                 `protobuf:"bytes,2,opt,name=registry_auth,json=registryAuth,proto3" json:"registry_auth,omitempty"`
 	// Id or name; none: this manager's node.
-	Nodes         []string `protobuf:"bytes,3,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	Nodes []string `protobuf:"bytes,3,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	// Every ready node; nodes is empty.
+	All           bool `protobuf:"varint,4,opt,name=all,proto3" json:"all,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1614,6 +1616,210 @@ func (x *PullImageClusterRequest) GetNodes() []string {
 	return nil
 }
 
+func (x *PullImageClusterRequest) GetAll() bool {
+	if x != nil {
+		return x.All
+	}
+	return false
+}
+
+type PushImageClusterRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of an image that the cluster has.
+	Reference     string `protobuf:"bytes,1,opt,name=reference,proto3" json:"reference,omitempty"`
+	RegistryAuth  string `protobuf:"bytes,2,opt,name=registry_auth,json=registryAuth,proto3" json:"registry_auth,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PushImageClusterRequest) Reset() {
+	*x = PushImageClusterRequest{}
+	mi := &file_swarm_v1_control_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PushImageClusterRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PushImageClusterRequest) ProtoMessage() {}
+
+func (x *PushImageClusterRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_control_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PushImageClusterRequest.ProtoReflect.Descriptor instead.
+func (*PushImageClusterRequest) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *PushImageClusterRequest) GetReference() string {
+	if x != nil {
+		return x.Reference
+	}
+	return ""
+}
+
+func (x *PushImageClusterRequest) GetRegistryAuth() string {
+	if x != nil {
+		return x.RegistryAuth
+	}
+	return ""
+}
+
+type TagImageRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name, id or digest.
+	Source string `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
+	// Name to be given; one that another image has moves.
+	Target        string `protobuf:"bytes,2,opt,name=target,proto3" json:"target,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TagImageRequest) Reset() {
+	*x = TagImageRequest{}
+	mi := &file_swarm_v1_control_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TagImageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TagImageRequest) ProtoMessage() {}
+
+func (x *TagImageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_control_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TagImageRequest.ProtoReflect.Descriptor instead.
+func (*TagImageRequest) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *TagImageRequest) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *TagImageRequest) GetTarget() string {
+	if x != nil {
+		return x.Target
+	}
+	return ""
+}
+
+type LoginRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// HOST[:PORT]; docker.io for Docker Hub.
+	Server string `protobuf:"bytes,1,opt,name=server,proto3" json:"server,omitempty"`
+	// Docker's X-Registry-Auth.
+	RegistryAuth  string `protobuf:"bytes,2,opt,name=registry_auth,json=registryAuth,proto3" json:"registry_auth,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LoginRequest) Reset() {
+	*x = LoginRequest{}
+	mi := &file_swarm_v1_control_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LoginRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LoginRequest) ProtoMessage() {}
+
+func (x *LoginRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_control_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LoginRequest.ProtoReflect.Descriptor instead.
+func (*LoginRequest) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *LoginRequest) GetServer() string {
+	if x != nil {
+		return x.Server
+	}
+	return ""
+}
+
+func (x *LoginRequest) GetRegistryAuth() string {
+	if x != nil {
+		return x.RegistryAuth
+	}
+	return ""
+}
+
+type LoginResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LoginResponse) Reset() {
+	*x = LoginResponse{}
+	mi := &file_swarm_v1_control_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LoginResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LoginResponse) ProtoMessage() {}
+
+func (x *LoginResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_control_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LoginResponse.ProtoReflect.Descriptor instead.
+func (*LoginResponse) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{29}
+}
+
 type CreateNetworkRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Spec          *NetworkSpec           `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"`
@@ -1623,7 +1829,7 @@ type CreateNetworkRequest struct {
 
 func (x *CreateNetworkRequest) Reset() {
 	*x = CreateNetworkRequest{}
-	mi := &file_swarm_v1_control_proto_msgTypes[26]
+	mi := &file_swarm_v1_control_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1635,7 +1841,7 @@ func (x *CreateNetworkRequest) String() string {
 func (*CreateNetworkRequest) ProtoMessage() {}
 
 func (x *CreateNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[26]
+	mi := &file_swarm_v1_control_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1648,7 +1854,7 @@ func (x *CreateNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateNetworkRequest.ProtoReflect.Descriptor instead.
 func (*CreateNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{26}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *CreateNetworkRequest) GetSpec() *NetworkSpec {
@@ -1667,7 +1873,7 @@ type ListNetworksResponse struct {
 
 func (x *ListNetworksResponse) Reset() {
 	*x = ListNetworksResponse{}
-	mi := &file_swarm_v1_control_proto_msgTypes[27]
+	mi := &file_swarm_v1_control_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1679,7 +1885,7 @@ func (x *ListNetworksResponse) String() string {
 func (*ListNetworksResponse) ProtoMessage() {}
 
 func (x *ListNetworksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[27]
+	mi := &file_swarm_v1_control_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1692,7 +1898,7 @@ func (x *ListNetworksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNetworksResponse.ProtoReflect.Descriptor instead.
 func (*ListNetworksResponse) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{27}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ListNetworksResponse) GetNetworks() []*NetworkInfo {
@@ -1711,7 +1917,7 @@ type PruneNetworksRequest struct {
 
 func (x *PruneNetworksRequest) Reset() {
 	*x = PruneNetworksRequest{}
-	mi := &file_swarm_v1_control_proto_msgTypes[28]
+	mi := &file_swarm_v1_control_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1723,7 +1929,7 @@ func (x *PruneNetworksRequest) String() string {
 func (*PruneNetworksRequest) ProtoMessage() {}
 
 func (x *PruneNetworksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[28]
+	mi := &file_swarm_v1_control_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1736,7 +1942,7 @@ func (x *PruneNetworksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PruneNetworksRequest.ProtoReflect.Descriptor instead.
 func (*PruneNetworksRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{28}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *PruneNetworksRequest) GetFilter() *Filter {
@@ -1756,7 +1962,7 @@ type PruneNetworksResponse struct {
 
 func (x *PruneNetworksResponse) Reset() {
 	*x = PruneNetworksResponse{}
-	mi := &file_swarm_v1_control_proto_msgTypes[29]
+	mi := &file_swarm_v1_control_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1768,7 +1974,7 @@ func (x *PruneNetworksResponse) String() string {
 func (*PruneNetworksResponse) ProtoMessage() {}
 
 func (x *PruneNetworksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[29]
+	mi := &file_swarm_v1_control_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1781,7 +1987,7 @@ func (x *PruneNetworksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PruneNetworksResponse.ProtoReflect.Descriptor instead.
 func (*PruneNetworksResponse) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{29}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *PruneNetworksResponse) GetRemoved() []string {
@@ -1805,7 +2011,7 @@ type NetworkInfo struct {
 
 func (x *NetworkInfo) Reset() {
 	*x = NetworkInfo{}
-	mi := &file_swarm_v1_control_proto_msgTypes[30]
+	mi := &file_swarm_v1_control_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1817,7 +2023,7 @@ func (x *NetworkInfo) String() string {
 func (*NetworkInfo) ProtoMessage() {}
 
 func (x *NetworkInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[30]
+	mi := &file_swarm_v1_control_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1830,7 +2036,7 @@ func (x *NetworkInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkInfo.ProtoReflect.Descriptor instead.
 func (*NetworkInfo) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{30}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *NetworkInfo) GetNetwork() *Network {
@@ -1881,7 +2087,7 @@ type AddressUse struct {
 
 func (x *AddressUse) Reset() {
 	*x = AddressUse{}
-	mi := &file_swarm_v1_control_proto_msgTypes[31]
+	mi := &file_swarm_v1_control_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1893,7 +2099,7 @@ func (x *AddressUse) String() string {
 func (*AddressUse) ProtoMessage() {}
 
 func (x *AddressUse) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[31]
+	mi := &file_swarm_v1_control_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1906,7 +2112,7 @@ func (x *AddressUse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddressUse.ProtoReflect.Descriptor instead.
 func (*AddressUse) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{31}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *AddressUse) GetSubnet() string {
@@ -1941,7 +2147,7 @@ type RemoveClusterImageRequest struct {
 
 func (x *RemoveClusterImageRequest) Reset() {
 	*x = RemoveClusterImageRequest{}
-	mi := &file_swarm_v1_control_proto_msgTypes[32]
+	mi := &file_swarm_v1_control_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1953,7 +2159,7 @@ func (x *RemoveClusterImageRequest) String() string {
 func (*RemoveClusterImageRequest) ProtoMessage() {}
 
 func (x *RemoveClusterImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[32]
+	mi := &file_swarm_v1_control_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1966,7 +2172,7 @@ func (x *RemoveClusterImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveClusterImageRequest.ProtoReflect.Descriptor instead.
 func (*RemoveClusterImageRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{32}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *RemoveClusterImageRequest) GetId() string {
@@ -2088,11 +2294,22 @@ const file_swarm_v1_control_proto_rawDesc = "" +
 	"\x10LoadImageRequest\x12\x12\n" +
 	"\x04data\x18\x01 \x01(\fR\x04data\x12\x12\n" +
 	"\x04size\x18\x02 \x01(\x03R\x04size\x12\x12\n" +
-	"\x04name\x18\x03 \x01(\tR\x04name\"r\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\"\x84\x01\n" +
 	"\x17PullImageClusterRequest\x12\x1c\n" +
 	"\treference\x18\x01 \x01(\tR\treference\x12#\n" +
 	"\rregistry_auth\x18\x02 \x01(\tR\fregistryAuth\x12\x14\n" +
-	"\x05nodes\x18\x03 \x03(\tR\x05nodes\"A\n" +
+	"\x05nodes\x18\x03 \x03(\tR\x05nodes\x12\x10\n" +
+	"\x03all\x18\x04 \x01(\bR\x03all\"\\\n" +
+	"\x17PushImageClusterRequest\x12\x1c\n" +
+	"\treference\x18\x01 \x01(\tR\treference\x12#\n" +
+	"\rregistry_auth\x18\x02 \x01(\tR\fregistryAuth\"A\n" +
+	"\x0fTagImageRequest\x12\x16\n" +
+	"\x06source\x18\x01 \x01(\tR\x06source\x12\x16\n" +
+	"\x06target\x18\x02 \x01(\tR\x06target\"K\n" +
+	"\fLoginRequest\x12\x16\n" +
+	"\x06server\x18\x01 \x01(\tR\x06server\x12#\n" +
+	"\rregistry_auth\x18\x02 \x01(\tR\fregistryAuth\"\x0f\n" +
+	"\rLoginResponse\"A\n" +
 	"\x14CreateNetworkRequest\x12)\n" +
 	"\x04spec\x18\x01 \x01(\v2\x15.swarm.v1.NetworkSpecR\x04spec\"I\n" +
 	"\x14ListNetworksResponse\x121\n" +
@@ -2114,7 +2331,7 @@ const file_swarm_v1_control_proto_rawDesc = "" +
 	"\x05total\x18\x03 \x01(\x04R\x05total\"A\n" +
 	"\x19RemoveClusterImageRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
-	"\x05force\x18\x02 \x01(\bR\x05force2\x81\x0e\n" +
+	"\x05force\x18\x02 \x01(\bR\x05force2\xc2\x0f\n" +
 	"\aControl\x125\n" +
 	"\n" +
 	"GetCluster\x12\x14.swarm.v1.GetRequest\x1a\x11.swarm.v1.Cluster\x12B\n" +
@@ -2138,8 +2355,11 @@ const file_swarm_v1_control_proto_rawDesc = "" +
 	"\n" +
 	"ListImages\x12\x15.swarm.v1.ListRequest\x1a\x1c.swarm.v1.ListImagesResponse\x12D\n" +
 	"\tLoadImage\x12\x1a.swarm.v1.LoadImageRequest\x1a\x17.swarm.v1.ImageProgress(\x010\x01\x12I\n" +
-	"\tPullImage\x12!.swarm.v1.PullImageClusterRequest\x1a\x17.swarm.v1.ImageProgress0\x01\x12L\n" +
-	"\vRemoveImage\x12#.swarm.v1.RemoveClusterImageRequest\x1a\x18.swarm.v1.RemoveResponse\x12F\n" +
+	"\tPullImage\x12!.swarm.v1.PullImageClusterRequest\x1a\x17.swarm.v1.ImageProgress0\x01\x12I\n" +
+	"\tPushImage\x12!.swarm.v1.PushImageClusterRequest\x1a\x17.swarm.v1.ImageProgress0\x01\x12:\n" +
+	"\bTagImage\x12\x19.swarm.v1.TagImageRequest\x1a\x13.swarm.v1.ImageInfo\x12L\n" +
+	"\vRemoveImage\x12#.swarm.v1.RemoveClusterImageRequest\x1a\x18.swarm.v1.RemoveResponse\x128\n" +
+	"\x05Login\x12\x16.swarm.v1.LoginRequest\x1a\x17.swarm.v1.LoginResponse\x12F\n" +
 	"\rCreateNetwork\x12\x1e.swarm.v1.CreateNetworkRequest\x1a\x15.swarm.v1.NetworkInfo\x129\n" +
 	"\n" +
 	"GetNetwork\x12\x14.swarm.v1.GetRequest\x1a\x15.swarm.v1.NetworkInfo\x12E\n" +
@@ -2163,7 +2383,7 @@ func file_swarm_v1_control_proto_rawDescGZIP() []byte {
 }
 
 var file_swarm_v1_control_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_swarm_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
+var file_swarm_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
 var file_swarm_v1_control_proto_goTypes = []any{
 	(ManagerStatus_Reachability)(0),   // 0: swarm.v1.ManagerStatus.Reachability
 	(*Filter)(nil),                    // 1: swarm.v1.Filter
@@ -2192,73 +2412,77 @@ var file_swarm_v1_control_proto_goTypes = []any{
 	(*ImageInfo)(nil),                 // 24: swarm.v1.ImageInfo
 	(*LoadImageRequest)(nil),          // 25: swarm.v1.LoadImageRequest
 	(*PullImageClusterRequest)(nil),   // 26: swarm.v1.PullImageClusterRequest
-	(*CreateNetworkRequest)(nil),      // 27: swarm.v1.CreateNetworkRequest
-	(*ListNetworksResponse)(nil),      // 28: swarm.v1.ListNetworksResponse
-	(*PruneNetworksRequest)(nil),      // 29: swarm.v1.PruneNetworksRequest
-	(*PruneNetworksResponse)(nil),     // 30: swarm.v1.PruneNetworksResponse
-	(*NetworkInfo)(nil),               // 31: swarm.v1.NetworkInfo
-	(*AddressUse)(nil),                // 32: swarm.v1.AddressUse
-	(*RemoveClusterImageRequest)(nil), // 33: swarm.v1.RemoveClusterImageRequest
-	(NodeSpec_Role)(0),                // 34: swarm.v1.NodeSpec.Role
-	(TaskState)(0),                    // 35: swarm.v1.TaskState
-	(*Node)(nil),                      // 36: swarm.v1.Node
-	(*NodeState)(nil),                 // 37: swarm.v1.NodeState
-	(*Task)(nil),                      // 38: swarm.v1.Task
-	(*TaskStatus)(nil),                // 39: swarm.v1.TaskStatus
-	(*Service)(nil),                   // 40: swarm.v1.Service
-	(*Revision)(nil),                  // 41: swarm.v1.Revision
-	(*Endpoint)(nil),                  // 42: swarm.v1.Endpoint
-	(*NodeSpec)(nil),                  // 43: swarm.v1.NodeSpec
-	(*ServiceSpec)(nil),               // 44: swarm.v1.ServiceSpec
-	(*ClusterSpec)(nil),               // 45: swarm.v1.ClusterSpec
-	(*LogOptions)(nil),                // 46: swarm.v1.LogOptions
-	(*Image)(nil),                     // 47: swarm.v1.Image
-	(*NetworkSpec)(nil),               // 48: swarm.v1.NetworkSpec
-	(*Network)(nil),                   // 49: swarm.v1.Network
-	(*Routing)(nil),                   // 50: swarm.v1.Routing
-	(*Backend)(nil),                   // 51: swarm.v1.Backend
-	(*Peering)(nil),                   // 52: swarm.v1.Peering
-	(*ExecInput)(nil),                 // 53: swarm.v1.ExecInput
-	(*Cluster)(nil),                   // 54: swarm.v1.Cluster
-	(*ImageProgress)(nil),             // 55: swarm.v1.ImageProgress
-	(*Event)(nil),                     // 56: swarm.v1.Event
-	(*TaskLogsResponse)(nil),          // 57: swarm.v1.TaskLogsResponse
-	(*ExecOutput)(nil),                // 58: swarm.v1.ExecOutput
+	(*PushImageClusterRequest)(nil),   // 27: swarm.v1.PushImageClusterRequest
+	(*TagImageRequest)(nil),           // 28: swarm.v1.TagImageRequest
+	(*LoginRequest)(nil),              // 29: swarm.v1.LoginRequest
+	(*LoginResponse)(nil),             // 30: swarm.v1.LoginResponse
+	(*CreateNetworkRequest)(nil),      // 31: swarm.v1.CreateNetworkRequest
+	(*ListNetworksResponse)(nil),      // 32: swarm.v1.ListNetworksResponse
+	(*PruneNetworksRequest)(nil),      // 33: swarm.v1.PruneNetworksRequest
+	(*PruneNetworksResponse)(nil),     // 34: swarm.v1.PruneNetworksResponse
+	(*NetworkInfo)(nil),               // 35: swarm.v1.NetworkInfo
+	(*AddressUse)(nil),                // 36: swarm.v1.AddressUse
+	(*RemoveClusterImageRequest)(nil), // 37: swarm.v1.RemoveClusterImageRequest
+	(NodeSpec_Role)(0),                // 38: swarm.v1.NodeSpec.Role
+	(TaskState)(0),                    // 39: swarm.v1.TaskState
+	(*Node)(nil),                      // 40: swarm.v1.Node
+	(*NodeState)(nil),                 // 41: swarm.v1.NodeState
+	(*Task)(nil),                      // 42: swarm.v1.Task
+	(*TaskStatus)(nil),                // 43: swarm.v1.TaskStatus
+	(*Service)(nil),                   // 44: swarm.v1.Service
+	(*Revision)(nil),                  // 45: swarm.v1.Revision
+	(*Endpoint)(nil),                  // 46: swarm.v1.Endpoint
+	(*NodeSpec)(nil),                  // 47: swarm.v1.NodeSpec
+	(*ServiceSpec)(nil),               // 48: swarm.v1.ServiceSpec
+	(*ClusterSpec)(nil),               // 49: swarm.v1.ClusterSpec
+	(*LogOptions)(nil),                // 50: swarm.v1.LogOptions
+	(*Image)(nil),                     // 51: swarm.v1.Image
+	(*NetworkSpec)(nil),               // 52: swarm.v1.NetworkSpec
+	(*Network)(nil),                   // 53: swarm.v1.Network
+	(*Routing)(nil),                   // 54: swarm.v1.Routing
+	(*Backend)(nil),                   // 55: swarm.v1.Backend
+	(*Peering)(nil),                   // 56: swarm.v1.Peering
+	(*ExecInput)(nil),                 // 57: swarm.v1.ExecInput
+	(*Cluster)(nil),                   // 58: swarm.v1.Cluster
+	(*ImageProgress)(nil),             // 59: swarm.v1.ImageProgress
+	(*Event)(nil),                     // 60: swarm.v1.Event
+	(*TaskLogsResponse)(nil),          // 61: swarm.v1.TaskLogsResponse
+	(*ExecOutput)(nil),                // 62: swarm.v1.ExecOutput
 }
 var file_swarm_v1_control_proto_depIdxs = []int32{
-	34, // 0: swarm.v1.Filter.roles:type_name -> swarm.v1.NodeSpec.Role
-	35, // 1: swarm.v1.Filter.desired_states:type_name -> swarm.v1.TaskState
-	36, // 2: swarm.v1.NodeInfo.node:type_name -> swarm.v1.Node
-	37, // 3: swarm.v1.NodeInfo.state:type_name -> swarm.v1.NodeState
+	38, // 0: swarm.v1.Filter.roles:type_name -> swarm.v1.NodeSpec.Role
+	39, // 1: swarm.v1.Filter.desired_states:type_name -> swarm.v1.TaskState
+	40, // 2: swarm.v1.NodeInfo.node:type_name -> swarm.v1.Node
+	41, // 3: swarm.v1.NodeInfo.state:type_name -> swarm.v1.NodeState
 	3,  // 4: swarm.v1.NodeInfo.manager_status:type_name -> swarm.v1.ManagerStatus
 	0,  // 5: swarm.v1.ManagerStatus.reachability:type_name -> swarm.v1.ManagerStatus.Reachability
-	38, // 6: swarm.v1.TaskInfo.task:type_name -> swarm.v1.Task
-	39, // 7: swarm.v1.TaskInfo.status:type_name -> swarm.v1.TaskStatus
-	40, // 8: swarm.v1.ServiceInfo.service:type_name -> swarm.v1.Service
-	41, // 9: swarm.v1.ServiceInfo.revision:type_name -> swarm.v1.Revision
-	42, // 10: swarm.v1.ServiceInfo.endpoint:type_name -> swarm.v1.Endpoint
+	42, // 6: swarm.v1.TaskInfo.task:type_name -> swarm.v1.Task
+	43, // 7: swarm.v1.TaskInfo.status:type_name -> swarm.v1.TaskStatus
+	44, // 8: swarm.v1.ServiceInfo.service:type_name -> swarm.v1.Service
+	45, // 9: swarm.v1.ServiceInfo.revision:type_name -> swarm.v1.Revision
+	46, // 10: swarm.v1.ServiceInfo.endpoint:type_name -> swarm.v1.Endpoint
 	6,  // 11: swarm.v1.ServiceInfo.status:type_name -> swarm.v1.ServiceStatus
 	1,  // 12: swarm.v1.ListRequest.filter:type_name -> swarm.v1.Filter
 	2,  // 13: swarm.v1.ListNodesResponse.nodes:type_name -> swarm.v1.NodeInfo
 	5,  // 14: swarm.v1.ListServicesResponse.services:type_name -> swarm.v1.ServiceInfo
 	4,  // 15: swarm.v1.ListTasksResponse.tasks:type_name -> swarm.v1.TaskInfo
 	24, // 16: swarm.v1.ListImagesResponse.images:type_name -> swarm.v1.ImageInfo
-	41, // 17: swarm.v1.ListRevisionsResponse.revisions:type_name -> swarm.v1.Revision
-	43, // 18: swarm.v1.UpdateNodeRequest.spec:type_name -> swarm.v1.NodeSpec
-	44, // 19: swarm.v1.CreateServiceRequest.spec:type_name -> swarm.v1.ServiceSpec
-	44, // 20: swarm.v1.UpdateServiceRequest.spec:type_name -> swarm.v1.ServiceSpec
-	45, // 21: swarm.v1.UpdateClusterRequest.spec:type_name -> swarm.v1.ClusterSpec
+	45, // 17: swarm.v1.ListRevisionsResponse.revisions:type_name -> swarm.v1.Revision
+	47, // 18: swarm.v1.UpdateNodeRequest.spec:type_name -> swarm.v1.NodeSpec
+	48, // 19: swarm.v1.CreateServiceRequest.spec:type_name -> swarm.v1.ServiceSpec
+	48, // 20: swarm.v1.UpdateServiceRequest.spec:type_name -> swarm.v1.ServiceSpec
+	49, // 21: swarm.v1.UpdateClusterRequest.spec:type_name -> swarm.v1.ClusterSpec
 	1,  // 22: swarm.v1.WatchRequest.filter:type_name -> swarm.v1.Filter
-	46, // 23: swarm.v1.LogsRequest.options:type_name -> swarm.v1.LogOptions
-	47, // 24: swarm.v1.ImageInfo.image:type_name -> swarm.v1.Image
-	48, // 25: swarm.v1.CreateNetworkRequest.spec:type_name -> swarm.v1.NetworkSpec
-	31, // 26: swarm.v1.ListNetworksResponse.networks:type_name -> swarm.v1.NetworkInfo
+	50, // 23: swarm.v1.LogsRequest.options:type_name -> swarm.v1.LogOptions
+	51, // 24: swarm.v1.ImageInfo.image:type_name -> swarm.v1.Image
+	52, // 25: swarm.v1.CreateNetworkRequest.spec:type_name -> swarm.v1.NetworkSpec
+	35, // 26: swarm.v1.ListNetworksResponse.networks:type_name -> swarm.v1.NetworkInfo
 	1,  // 27: swarm.v1.PruneNetworksRequest.filter:type_name -> swarm.v1.Filter
-	49, // 28: swarm.v1.NetworkInfo.network:type_name -> swarm.v1.Network
-	32, // 29: swarm.v1.NetworkInfo.use:type_name -> swarm.v1.AddressUse
-	50, // 30: swarm.v1.NetworkInfo.services:type_name -> swarm.v1.Routing
-	51, // 31: swarm.v1.NetworkInfo.backends:type_name -> swarm.v1.Backend
-	52, // 32: swarm.v1.NetworkInfo.peers:type_name -> swarm.v1.Peering
+	53, // 28: swarm.v1.NetworkInfo.network:type_name -> swarm.v1.Network
+	36, // 29: swarm.v1.NetworkInfo.use:type_name -> swarm.v1.AddressUse
+	54, // 30: swarm.v1.NetworkInfo.services:type_name -> swarm.v1.Routing
+	55, // 31: swarm.v1.NetworkInfo.backends:type_name -> swarm.v1.Backend
+	56, // 32: swarm.v1.NetworkInfo.peers:type_name -> swarm.v1.Peering
 	7,  // 33: swarm.v1.Control.GetCluster:input_type -> swarm.v1.GetRequest
 	21, // 34: swarm.v1.Control.UpdateCluster:input_type -> swarm.v1.UpdateClusterRequest
 	7,  // 35: swarm.v1.Control.GetNode:input_type -> swarm.v1.GetRequest
@@ -2277,44 +2501,50 @@ var file_swarm_v1_control_proto_depIdxs = []int32{
 	8,  // 48: swarm.v1.Control.ListImages:input_type -> swarm.v1.ListRequest
 	25, // 49: swarm.v1.Control.LoadImage:input_type -> swarm.v1.LoadImageRequest
 	26, // 50: swarm.v1.Control.PullImage:input_type -> swarm.v1.PullImageClusterRequest
-	33, // 51: swarm.v1.Control.RemoveImage:input_type -> swarm.v1.RemoveClusterImageRequest
-	27, // 52: swarm.v1.Control.CreateNetwork:input_type -> swarm.v1.CreateNetworkRequest
-	7,  // 53: swarm.v1.Control.GetNetwork:input_type -> swarm.v1.GetRequest
-	8,  // 54: swarm.v1.Control.ListNetworks:input_type -> swarm.v1.ListRequest
-	7,  // 55: swarm.v1.Control.RemoveNetwork:input_type -> swarm.v1.GetRequest
-	29, // 56: swarm.v1.Control.PruneNetworks:input_type -> swarm.v1.PruneNetworksRequest
-	22, // 57: swarm.v1.Control.Watch:input_type -> swarm.v1.WatchRequest
-	23, // 58: swarm.v1.Control.Logs:input_type -> swarm.v1.LogsRequest
-	53, // 59: swarm.v1.Control.Exec:input_type -> swarm.v1.ExecInput
-	54, // 60: swarm.v1.Control.GetCluster:output_type -> swarm.v1.Cluster
-	54, // 61: swarm.v1.Control.UpdateCluster:output_type -> swarm.v1.Cluster
-	2,  // 62: swarm.v1.Control.GetNode:output_type -> swarm.v1.NodeInfo
-	9,  // 63: swarm.v1.Control.ListNodes:output_type -> swarm.v1.ListNodesResponse
-	2,  // 64: swarm.v1.Control.UpdateNode:output_type -> swarm.v1.NodeInfo
-	16, // 65: swarm.v1.Control.RemoveNode:output_type -> swarm.v1.RemoveResponse
-	5,  // 66: swarm.v1.Control.GetService:output_type -> swarm.v1.ServiceInfo
-	10, // 67: swarm.v1.Control.ListServices:output_type -> swarm.v1.ListServicesResponse
-	18, // 68: swarm.v1.Control.CreateService:output_type -> swarm.v1.CreateServiceResponse
-	20, // 69: swarm.v1.Control.UpdateService:output_type -> swarm.v1.UpdateServiceResponse
-	16, // 70: swarm.v1.Control.RemoveService:output_type -> swarm.v1.RemoveResponse
-	13, // 71: swarm.v1.Control.ListRevisions:output_type -> swarm.v1.ListRevisionsResponse
-	4,  // 72: swarm.v1.Control.GetTask:output_type -> swarm.v1.TaskInfo
-	11, // 73: swarm.v1.Control.ListTasks:output_type -> swarm.v1.ListTasksResponse
-	24, // 74: swarm.v1.Control.GetImage:output_type -> swarm.v1.ImageInfo
-	12, // 75: swarm.v1.Control.ListImages:output_type -> swarm.v1.ListImagesResponse
-	55, // 76: swarm.v1.Control.LoadImage:output_type -> swarm.v1.ImageProgress
-	55, // 77: swarm.v1.Control.PullImage:output_type -> swarm.v1.ImageProgress
-	16, // 78: swarm.v1.Control.RemoveImage:output_type -> swarm.v1.RemoveResponse
-	31, // 79: swarm.v1.Control.CreateNetwork:output_type -> swarm.v1.NetworkInfo
-	31, // 80: swarm.v1.Control.GetNetwork:output_type -> swarm.v1.NetworkInfo
-	28, // 81: swarm.v1.Control.ListNetworks:output_type -> swarm.v1.ListNetworksResponse
-	16, // 82: swarm.v1.Control.RemoveNetwork:output_type -> swarm.v1.RemoveResponse
-	30, // 83: swarm.v1.Control.PruneNetworks:output_type -> swarm.v1.PruneNetworksResponse
-	56, // 84: swarm.v1.Control.Watch:output_type -> swarm.v1.Event
-	57, // 85: swarm.v1.Control.Logs:output_type -> swarm.v1.TaskLogsResponse
-	58, // 86: swarm.v1.Control.Exec:output_type -> swarm.v1.ExecOutput
-	60, // [60:87] is the sub-list for method output_type
-	33, // [33:60] is the sub-list for method input_type
+	27, // 51: swarm.v1.Control.PushImage:input_type -> swarm.v1.PushImageClusterRequest
+	28, // 52: swarm.v1.Control.TagImage:input_type -> swarm.v1.TagImageRequest
+	37, // 53: swarm.v1.Control.RemoveImage:input_type -> swarm.v1.RemoveClusterImageRequest
+	29, // 54: swarm.v1.Control.Login:input_type -> swarm.v1.LoginRequest
+	31, // 55: swarm.v1.Control.CreateNetwork:input_type -> swarm.v1.CreateNetworkRequest
+	7,  // 56: swarm.v1.Control.GetNetwork:input_type -> swarm.v1.GetRequest
+	8,  // 57: swarm.v1.Control.ListNetworks:input_type -> swarm.v1.ListRequest
+	7,  // 58: swarm.v1.Control.RemoveNetwork:input_type -> swarm.v1.GetRequest
+	33, // 59: swarm.v1.Control.PruneNetworks:input_type -> swarm.v1.PruneNetworksRequest
+	22, // 60: swarm.v1.Control.Watch:input_type -> swarm.v1.WatchRequest
+	23, // 61: swarm.v1.Control.Logs:input_type -> swarm.v1.LogsRequest
+	57, // 62: swarm.v1.Control.Exec:input_type -> swarm.v1.ExecInput
+	58, // 63: swarm.v1.Control.GetCluster:output_type -> swarm.v1.Cluster
+	58, // 64: swarm.v1.Control.UpdateCluster:output_type -> swarm.v1.Cluster
+	2,  // 65: swarm.v1.Control.GetNode:output_type -> swarm.v1.NodeInfo
+	9,  // 66: swarm.v1.Control.ListNodes:output_type -> swarm.v1.ListNodesResponse
+	2,  // 67: swarm.v1.Control.UpdateNode:output_type -> swarm.v1.NodeInfo
+	16, // 68: swarm.v1.Control.RemoveNode:output_type -> swarm.v1.RemoveResponse
+	5,  // 69: swarm.v1.Control.GetService:output_type -> swarm.v1.ServiceInfo
+	10, // 70: swarm.v1.Control.ListServices:output_type -> swarm.v1.ListServicesResponse
+	18, // 71: swarm.v1.Control.CreateService:output_type -> swarm.v1.CreateServiceResponse
+	20, // 72: swarm.v1.Control.UpdateService:output_type -> swarm.v1.UpdateServiceResponse
+	16, // 73: swarm.v1.Control.RemoveService:output_type -> swarm.v1.RemoveResponse
+	13, // 74: swarm.v1.Control.ListRevisions:output_type -> swarm.v1.ListRevisionsResponse
+	4,  // 75: swarm.v1.Control.GetTask:output_type -> swarm.v1.TaskInfo
+	11, // 76: swarm.v1.Control.ListTasks:output_type -> swarm.v1.ListTasksResponse
+	24, // 77: swarm.v1.Control.GetImage:output_type -> swarm.v1.ImageInfo
+	12, // 78: swarm.v1.Control.ListImages:output_type -> swarm.v1.ListImagesResponse
+	59, // 79: swarm.v1.Control.LoadImage:output_type -> swarm.v1.ImageProgress
+	59, // 80: swarm.v1.Control.PullImage:output_type -> swarm.v1.ImageProgress
+	59, // 81: swarm.v1.Control.PushImage:output_type -> swarm.v1.ImageProgress
+	24, // 82: swarm.v1.Control.TagImage:output_type -> swarm.v1.ImageInfo
+	16, // 83: swarm.v1.Control.RemoveImage:output_type -> swarm.v1.RemoveResponse
+	30, // 84: swarm.v1.Control.Login:output_type -> swarm.v1.LoginResponse
+	35, // 85: swarm.v1.Control.CreateNetwork:output_type -> swarm.v1.NetworkInfo
+	35, // 86: swarm.v1.Control.GetNetwork:output_type -> swarm.v1.NetworkInfo
+	32, // 87: swarm.v1.Control.ListNetworks:output_type -> swarm.v1.ListNetworksResponse
+	16, // 88: swarm.v1.Control.RemoveNetwork:output_type -> swarm.v1.RemoveResponse
+	34, // 89: swarm.v1.Control.PruneNetworks:output_type -> swarm.v1.PruneNetworksResponse
+	60, // 90: swarm.v1.Control.Watch:output_type -> swarm.v1.Event
+	61, // 91: swarm.v1.Control.Logs:output_type -> swarm.v1.TaskLogsResponse
+	62, // 92: swarm.v1.Control.Exec:output_type -> swarm.v1.ExecOutput
+	63, // [63:93] is the sub-list for method output_type
+	33, // [33:63] is the sub-list for method input_type
 	33, // [33:33] is the sub-list for extension type_name
 	33, // [33:33] is the sub-list for extension extendee
 	0,  // [0:33] is the sub-list for field type_name
@@ -2334,7 +2564,7 @@ func file_swarm_v1_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swarm_v1_control_proto_rawDesc), len(file_swarm_v1_control_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   33,
+			NumMessages:   37,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -39,7 +39,10 @@ const (
 	Control_ListImages_FullMethodName    = "/swarm.v1.Control/ListImages"
 	Control_LoadImage_FullMethodName     = "/swarm.v1.Control/LoadImage"
 	Control_PullImage_FullMethodName     = "/swarm.v1.Control/PullImage"
+	Control_PushImage_FullMethodName     = "/swarm.v1.Control/PushImage"
+	Control_TagImage_FullMethodName      = "/swarm.v1.Control/TagImage"
 	Control_RemoveImage_FullMethodName   = "/swarm.v1.Control/RemoveImage"
+	Control_Login_FullMethodName         = "/swarm.v1.Control/Login"
 	Control_CreateNetwork_FullMethodName = "/swarm.v1.Control/CreateNetwork"
 	Control_GetNetwork_FullMethodName    = "/swarm.v1.Control/GetNetwork"
 	Control_ListNetworks_FullMethodName  = "/swarm.v1.Control/ListNetworks"
@@ -72,7 +75,11 @@ type ControlClient interface {
 	ListImages(ctx context.Context, in *ListRequest, opts ...grpc.CallOption) (*ListImagesResponse, error)
 	LoadImage(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[LoadImageRequest, ImageProgress], error)
 	PullImage(ctx context.Context, in *PullImageClusterRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ImageProgress], error)
+	PushImage(ctx context.Context, in *PushImageClusterRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ImageProgress], error)
+	TagImage(ctx context.Context, in *TagImageRequest, opts ...grpc.CallOption) (*ImageInfo, error)
 	RemoveImage(ctx context.Context, in *RemoveClusterImageRequest, opts ...grpc.CallOption) (*RemoveResponse, error)
+	// Login asks a registry whether it takes the credentials, and keeps nothing.
+	Login(ctx context.Context, in *LoginRequest, opts ...grpc.CallOption) (*LoginResponse, error)
 	CreateNetwork(ctx context.Context, in *CreateNetworkRequest, opts ...grpc.CallOption) (*NetworkInfo, error)
 	GetNetwork(ctx context.Context, in *GetRequest, opts ...grpc.CallOption) (*NetworkInfo, error)
 	ListNetworks(ctx context.Context, in *ListRequest, opts ...grpc.CallOption) (*ListNetworksResponse, error)
@@ -283,10 +290,49 @@ func (c *controlClient) PullImage(ctx context.Context, in *PullImageClusterReque
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Control_PullImageClient = grpc.ServerStreamingClient[ImageProgress]
 
+func (c *controlClient) PushImage(ctx context.Context, in *PushImageClusterRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ImageProgress], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[2], Control_PushImage_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[PushImageClusterRequest, ImageProgress]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Control_PushImageClient = grpc.ServerStreamingClient[ImageProgress]
+
+func (c *controlClient) TagImage(ctx context.Context, in *TagImageRequest, opts ...grpc.CallOption) (*ImageInfo, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ImageInfo)
+	err := c.cc.Invoke(ctx, Control_TagImage_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *controlClient) RemoveImage(ctx context.Context, in *RemoveClusterImageRequest, opts ...grpc.CallOption) (*RemoveResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(RemoveResponse)
 	err := c.cc.Invoke(ctx, Control_RemoveImage_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlClient) Login(ctx context.Context, in *LoginRequest, opts ...grpc.CallOption) (*LoginResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(LoginResponse)
+	err := c.cc.Invoke(ctx, Control_Login_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -345,7 +391,7 @@ func (c *controlClient) PruneNetworks(ctx context.Context, in *PruneNetworksRequ
 
 func (c *controlClient) Watch(ctx context.Context, in *WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Event], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[2], Control_Watch_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[3], Control_Watch_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -364,7 +410,7 @@ type Control_WatchClient = grpc.ServerStreamingClient[Event]
 
 func (c *controlClient) Logs(ctx context.Context, in *LogsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[TaskLogsResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[3], Control_Logs_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[4], Control_Logs_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -383,7 +429,7 @@ type Control_LogsClient = grpc.ServerStreamingClient[TaskLogsResponse]
 
 func (c *controlClient) Exec(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ExecInput, ExecOutput], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[4], Control_Exec_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[5], Control_Exec_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -416,7 +462,11 @@ type ControlServer interface {
 	ListImages(context.Context, *ListRequest) (*ListImagesResponse, error)
 	LoadImage(grpc.BidiStreamingServer[LoadImageRequest, ImageProgress]) error
 	PullImage(*PullImageClusterRequest, grpc.ServerStreamingServer[ImageProgress]) error
+	PushImage(*PushImageClusterRequest, grpc.ServerStreamingServer[ImageProgress]) error
+	TagImage(context.Context, *TagImageRequest) (*ImageInfo, error)
 	RemoveImage(context.Context, *RemoveClusterImageRequest) (*RemoveResponse, error)
+	// Login asks a registry whether it takes the credentials, and keeps nothing.
+	Login(context.Context, *LoginRequest) (*LoginResponse, error)
 	CreateNetwork(context.Context, *CreateNetworkRequest) (*NetworkInfo, error)
 	GetNetwork(context.Context, *GetRequest) (*NetworkInfo, error)
 	ListNetworks(context.Context, *ListRequest) (*ListNetworksResponse, error)
@@ -489,8 +539,17 @@ func (UnimplementedControlServer) LoadImage(grpc.BidiStreamingServer[LoadImageRe
 func (UnimplementedControlServer) PullImage(*PullImageClusterRequest, grpc.ServerStreamingServer[ImageProgress]) error {
 	return status.Error(codes.Unimplemented, "method PullImage not implemented")
 }
+func (UnimplementedControlServer) PushImage(*PushImageClusterRequest, grpc.ServerStreamingServer[ImageProgress]) error {
+	return status.Error(codes.Unimplemented, "method PushImage not implemented")
+}
+func (UnimplementedControlServer) TagImage(context.Context, *TagImageRequest) (*ImageInfo, error) {
+	return nil, status.Error(codes.Unimplemented, "method TagImage not implemented")
+}
 func (UnimplementedControlServer) RemoveImage(context.Context, *RemoveClusterImageRequest) (*RemoveResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RemoveImage not implemented")
+}
+func (UnimplementedControlServer) Login(context.Context, *LoginRequest) (*LoginResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Login not implemented")
 }
 func (UnimplementedControlServer) CreateNetwork(context.Context, *CreateNetworkRequest) (*NetworkInfo, error) {
 	return nil, status.Error(codes.Unimplemented, "method CreateNetwork not implemented")
@@ -843,6 +902,35 @@ func _Control_PullImage_Handler(srv interface{}, stream grpc.ServerStream) error
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Control_PullImageServer = grpc.ServerStreamingServer[ImageProgress]
 
+func _Control_PushImage_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(PushImageClusterRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(ControlServer).PushImage(m, &grpc.GenericServerStream[PushImageClusterRequest, ImageProgress]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Control_PushImageServer = grpc.ServerStreamingServer[ImageProgress]
+
+func _Control_TagImage_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(TagImageRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).TagImage(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_TagImage_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).TagImage(ctx, req.(*TagImageRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Control_RemoveImage_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(RemoveClusterImageRequest)
 	if err := dec(in); err != nil {
@@ -857,6 +945,24 @@ func _Control_RemoveImage_Handler(srv interface{}, ctx context.Context, dec func
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(ControlServer).RemoveImage(ctx, req.(*RemoveClusterImageRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Control_Login_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(LoginRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).Login(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_Login_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).Login(ctx, req.(*LoginRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -1052,8 +1158,16 @@ var Control_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _Control_ListImages_Handler,
 		},
 		{
+			MethodName: "TagImage",
+			Handler:    _Control_TagImage_Handler,
+		},
+		{
 			MethodName: "RemoveImage",
 			Handler:    _Control_RemoveImage_Handler,
+		},
+		{
+			MethodName: "Login",
+			Handler:    _Control_Login_Handler,
 		},
 		{
 			MethodName: "CreateNetwork",
@@ -1086,6 +1200,11 @@ var Control_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "PullImage",
 			Handler:       _Control_PullImage_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "PushImage",
+			Handler:       _Control_PushImage_Handler,
 			ServerStreams: true,
 		},
 		{

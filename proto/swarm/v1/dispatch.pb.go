@@ -2475,6 +2475,59 @@ func (x *PullImageRequest) GetRegistryAuth() string {
 	return ""
 }
 
+type PushImageRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// With its digest.
+	Reference     string `protobuf:"bytes,1,opt,name=reference,proto3" json:"reference,omitempty"`
+	RegistryAuth  string `protobuf:"bytes,2,opt,name=registry_auth,json=registryAuth,proto3" json:"registry_auth,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PushImageRequest) Reset() {
+	*x = PushImageRequest{}
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PushImageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PushImageRequest) ProtoMessage() {}
+
+func (x *PushImageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PushImageRequest.ProtoReflect.Descriptor instead.
+func (*PushImageRequest) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *PushImageRequest) GetReference() string {
+	if x != nil {
+		return x.Reference
+	}
+	return ""
+}
+
+func (x *PushImageRequest) GetRegistryAuth() string {
+	if x != nil {
+		return x.RegistryAuth
+	}
+	return ""
+}
+
 type RemoveImageRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Digest        string                 `protobuf:"bytes,1,opt,name=digest,proto3" json:"digest,omitempty"`
@@ -2484,7 +2537,7 @@ type RemoveImageRequest struct {
 
 func (x *RemoveImageRequest) Reset() {
 	*x = RemoveImageRequest{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[31]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2496,7 +2549,7 @@ func (x *RemoveImageRequest) String() string {
 func (*RemoveImageRequest) ProtoMessage() {}
 
 func (x *RemoveImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[31]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2509,7 +2562,7 @@ func (x *RemoveImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveImageRequest.ProtoReflect.Descriptor instead.
 func (*RemoveImageRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{31}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *RemoveImageRequest) GetDigest() string {
@@ -2527,7 +2580,7 @@ type RemoveImageResponse struct {
 
 func (x *RemoveImageResponse) Reset() {
 	*x = RemoveImageResponse{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[32]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2539,7 +2592,7 @@ func (x *RemoveImageResponse) String() string {
 func (*RemoveImageResponse) ProtoMessage() {}
 
 func (x *RemoveImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[32]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2552,7 +2605,7 @@ func (x *RemoveImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveImageResponse.ProtoReflect.Descriptor instead.
 func (*RemoveImageResponse) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{32}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{33}
 }
 
 type ImageProgress struct {
@@ -2562,14 +2615,18 @@ type ImageProgress struct {
 	// 0: not known.
 	Total int64 `protobuf:"varint,3,opt,name=total,proto3" json:"total,omitempty"`
 	// Set in the last message.
-	Image         *Image `protobuf:"bytes,4,opt,name=image,proto3" json:"image,omitempty"`
+	Image *Image `protobuf:"bytes,4,opt,name=image,proto3" json:"image,omitempty"`
+	// The layer that step is about; empty: the whole image.
+	Id string `protobuf:"bytes,5,opt,name=id,proto3" json:"id,omitempty"`
+	// The node that does it; empty: the one that was asked.
+	Node          string `protobuf:"bytes,6,opt,name=node,proto3" json:"node,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ImageProgress) Reset() {
 	*x = ImageProgress{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[33]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2581,7 +2638,7 @@ func (x *ImageProgress) String() string {
 func (*ImageProgress) ProtoMessage() {}
 
 func (x *ImageProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[33]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2594,7 +2651,7 @@ func (x *ImageProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageProgress.ProtoReflect.Descriptor instead.
 func (*ImageProgress) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{33}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ImageProgress) GetStep() string {
@@ -2623,6 +2680,20 @@ func (x *ImageProgress) GetImage() *Image {
 		return x.Image
 	}
 	return nil
+}
+
+func (x *ImageProgress) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *ImageProgress) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
 }
 
 var File_swarm_v1_dispatch_proto protoreflect.FileDescriptor
@@ -2808,25 +2879,31 @@ const file_swarm_v1_dispatch_proto_rawDesc = "" +
 	"\amessage\"U\n" +
 	"\x10PullImageRequest\x12\x1c\n" +
 	"\treference\x18\x01 \x01(\tR\treference\x12#\n" +
+	"\rregistry_auth\x18\x02 \x01(\tR\fregistryAuth\"U\n" +
+	"\x10PushImageRequest\x12\x1c\n" +
+	"\treference\x18\x01 \x01(\tR\treference\x12#\n" +
 	"\rregistry_auth\x18\x02 \x01(\tR\fregistryAuth\",\n" +
 	"\x12RemoveImageRequest\x12\x16\n" +
 	"\x06digest\x18\x01 \x01(\tR\x06digest\"\x15\n" +
-	"\x13RemoveImageResponse\"z\n" +
+	"\x13RemoveImageResponse\"\x9e\x01\n" +
 	"\rImageProgress\x12\x12\n" +
 	"\x04step\x18\x01 \x01(\tR\x04step\x12\x18\n" +
 	"\acurrent\x18\x02 \x01(\x03R\acurrent\x12\x14\n" +
 	"\x05total\x18\x03 \x01(\x03R\x05total\x12%\n" +
-	"\x05image\x18\x04 \x01(\v2\x0f.swarm.v1.ImageR\x05image2\x85\x01\n" +
+	"\x05image\x18\x04 \x01(\v2\x0f.swarm.v1.ImageR\x05image\x12\x0e\n" +
+	"\x02id\x18\x05 \x01(\tR\x02id\x12\x12\n" +
+	"\x04node\x18\x06 \x01(\tR\x04node2\x85\x01\n" +
 	"\n" +
 	"Dispatcher\x127\n" +
 	"\aSession\x12\x14.swarm.v1.FromWorker\x1a\x12.swarm.v1.ToWorker(\x010\x01\x12>\n" +
 	"\aHolders\x12\x18.swarm.v1.HoldersRequest\x1a\x19.swarm.v1.HoldersResponse2I\n" +
 	"\bLiveness\x12=\n" +
-	"\x06Report\x12\x17.swarm.v1.SessionReport\x1a\x1a.swarm.v1.SessionReportAck2\x90\x02\n" +
+	"\x06Report\x12\x17.swarm.v1.SessionReport\x1a\x1a.swarm.v1.SessionReportAck2\xd4\x02\n" +
 	"\x06Worker\x12?\n" +
 	"\x04Logs\x12\x19.swarm.v1.TaskLogsRequest\x1a\x1a.swarm.v1.TaskLogsResponse0\x01\x125\n" +
 	"\x04Exec\x12\x13.swarm.v1.ExecInput\x1a\x14.swarm.v1.ExecOutput(\x010\x01\x12B\n" +
-	"\tPullImage\x12\x1a.swarm.v1.PullImageRequest\x1a\x17.swarm.v1.ImageProgress0\x01\x12J\n" +
+	"\tPullImage\x12\x1a.swarm.v1.PullImageRequest\x1a\x17.swarm.v1.ImageProgress0\x01\x12B\n" +
+	"\tPushImage\x12\x1a.swarm.v1.PushImageRequest\x1a\x17.swarm.v1.ImageProgress0\x01\x12J\n" +
 	"\vRemoveImage\x12\x1c.swarm.v1.RemoveImageRequest\x1a\x1d.swarm.v1.RemoveImageResponseB\x1eZ\x1cswarm/proto/swarm/v1;swarmv1b\x06proto3"
 
 var (
@@ -2842,7 +2919,7 @@ func file_swarm_v1_dispatch_proto_rawDescGZIP() []byte {
 }
 
 var file_swarm_v1_dispatch_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_swarm_v1_dispatch_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
+var file_swarm_v1_dispatch_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
 var file_swarm_v1_dispatch_proto_goTypes = []any{
 	(AssignmentRef_Kind)(0),       // 0: swarm.v1.AssignmentRef.Kind
 	(*FromWorker)(nil),            // 1: swarm.v1.FromWorker
@@ -2876,87 +2953,90 @@ var file_swarm_v1_dispatch_proto_goTypes = []any{
 	(*Resize)(nil),                // 29: swarm.v1.Resize
 	(*ExecOutput)(nil),            // 30: swarm.v1.ExecOutput
 	(*PullImageRequest)(nil),      // 31: swarm.v1.PullImageRequest
-	(*RemoveImageRequest)(nil),    // 32: swarm.v1.RemoveImageRequest
-	(*RemoveImageResponse)(nil),   // 33: swarm.v1.RemoveImageResponse
-	(*ImageProgress)(nil),         // 34: swarm.v1.ImageProgress
-	(*NodeDescription)(nil),       // 35: swarm.v1.NodeDescription
-	(*TaskStatus)(nil),            // 36: swarm.v1.TaskStatus
-	(*durationpb.Duration)(nil),   // 37: google.protobuf.Duration
-	(*Node)(nil),                  // 38: swarm.v1.Node
-	(*Peer)(nil),                  // 39: swarm.v1.Peer
-	(*Task)(nil),                  // 40: swarm.v1.Task
-	(*Revision)(nil),              // 41: swarm.v1.Revision
-	(*Secret)(nil),                // 42: swarm.v1.Secret
-	(*Config)(nil),                // 43: swarm.v1.Config
-	(*Endpoint)(nil),              // 44: swarm.v1.Endpoint
-	(*EncryptionKey)(nil),         // 45: swarm.v1.EncryptionKey
-	(*Network)(nil),               // 46: swarm.v1.Network
-	(*Image)(nil),                 // 47: swarm.v1.Image
-	(*NetworkAttachment)(nil),     // 48: swarm.v1.NetworkAttachment
-	(*timestamppb.Timestamp)(nil), // 49: google.protobuf.Timestamp
-	(*LogOptions)(nil),            // 50: swarm.v1.LogOptions
-	(*LogRecord)(nil),             // 51: swarm.v1.LogRecord
+	(*PushImageRequest)(nil),      // 32: swarm.v1.PushImageRequest
+	(*RemoveImageRequest)(nil),    // 33: swarm.v1.RemoveImageRequest
+	(*RemoveImageResponse)(nil),   // 34: swarm.v1.RemoveImageResponse
+	(*ImageProgress)(nil),         // 35: swarm.v1.ImageProgress
+	(*NodeDescription)(nil),       // 36: swarm.v1.NodeDescription
+	(*TaskStatus)(nil),            // 37: swarm.v1.TaskStatus
+	(*durationpb.Duration)(nil),   // 38: google.protobuf.Duration
+	(*Node)(nil),                  // 39: swarm.v1.Node
+	(*Peer)(nil),                  // 40: swarm.v1.Peer
+	(*Task)(nil),                  // 41: swarm.v1.Task
+	(*Revision)(nil),              // 42: swarm.v1.Revision
+	(*Secret)(nil),                // 43: swarm.v1.Secret
+	(*Config)(nil),                // 44: swarm.v1.Config
+	(*Endpoint)(nil),              // 45: swarm.v1.Endpoint
+	(*EncryptionKey)(nil),         // 46: swarm.v1.EncryptionKey
+	(*Network)(nil),               // 47: swarm.v1.Network
+	(*Image)(nil),                 // 48: swarm.v1.Image
+	(*NetworkAttachment)(nil),     // 49: swarm.v1.NetworkAttachment
+	(*timestamppb.Timestamp)(nil), // 50: google.protobuf.Timestamp
+	(*LogOptions)(nil),            // 51: swarm.v1.LogOptions
+	(*LogRecord)(nil),             // 52: swarm.v1.LogRecord
 }
 var file_swarm_v1_dispatch_proto_depIdxs = []int32{
 	3,  // 0: swarm.v1.FromWorker.hello:type_name -> swarm.v1.Hello
 	4,  // 1: swarm.v1.FromWorker.heartbeat:type_name -> swarm.v1.Heartbeat
 	5,  // 2: swarm.v1.FromWorker.status:type_name -> swarm.v1.StatusReport
-	35, // 3: swarm.v1.FromWorker.description:type_name -> swarm.v1.NodeDescription
+	36, // 3: swarm.v1.FromWorker.description:type_name -> swarm.v1.NodeDescription
 	6,  // 4: swarm.v1.FromWorker.images:type_name -> swarm.v1.ImageReport
 	2,  // 5: swarm.v1.FromWorker.departure:type_name -> swarm.v1.Departure
-	35, // 6: swarm.v1.Hello.description:type_name -> swarm.v1.NodeDescription
-	36, // 7: swarm.v1.StatusReport.updates:type_name -> swarm.v1.TaskStatus
+	36, // 6: swarm.v1.Hello.description:type_name -> swarm.v1.NodeDescription
+	37, // 7: swarm.v1.StatusReport.updates:type_name -> swarm.v1.TaskStatus
 	9,  // 8: swarm.v1.ToWorker.welcome:type_name -> swarm.v1.Welcome
 	10, // 9: swarm.v1.ToWorker.heartbeat_ack:type_name -> swarm.v1.HeartbeatAck
 	13, // 10: swarm.v1.ToWorker.assignments:type_name -> swarm.v1.Assignments
 	11, // 11: swarm.v1.ToWorker.status_ack:type_name -> swarm.v1.StatusAck
 	12, // 12: swarm.v1.ToWorker.node:type_name -> swarm.v1.NodeUpdate
 	8,  // 13: swarm.v1.ToWorker.departure_ack:type_name -> swarm.v1.DepartureAck
-	37, // 14: swarm.v1.Welcome.heartbeat_period:type_name -> google.protobuf.Duration
-	38, // 15: swarm.v1.NodeUpdate.node:type_name -> swarm.v1.Node
-	39, // 16: swarm.v1.NodeUpdate.managers:type_name -> swarm.v1.Peer
+	38, // 14: swarm.v1.Welcome.heartbeat_period:type_name -> google.protobuf.Duration
+	39, // 15: swarm.v1.NodeUpdate.node:type_name -> swarm.v1.Node
+	40, // 16: swarm.v1.NodeUpdate.managers:type_name -> swarm.v1.Peer
 	14, // 17: swarm.v1.Assignments.changes:type_name -> swarm.v1.AssignmentChange
 	15, // 18: swarm.v1.AssignmentChange.put:type_name -> swarm.v1.Assignment
 	19, // 19: swarm.v1.AssignmentChange.remove:type_name -> swarm.v1.AssignmentRef
-	40, // 20: swarm.v1.Assignment.task:type_name -> swarm.v1.Task
-	41, // 21: swarm.v1.Assignment.revision:type_name -> swarm.v1.Revision
-	42, // 22: swarm.v1.Assignment.secret:type_name -> swarm.v1.Secret
-	43, // 23: swarm.v1.Assignment.config:type_name -> swarm.v1.Config
-	44, // 24: swarm.v1.Assignment.endpoint:type_name -> swarm.v1.Endpoint
-	45, // 25: swarm.v1.Assignment.key:type_name -> swarm.v1.EncryptionKey
-	46, // 26: swarm.v1.Assignment.network:type_name -> swarm.v1.Network
-	47, // 27: swarm.v1.Assignment.image:type_name -> swarm.v1.Image
+	41, // 20: swarm.v1.Assignment.task:type_name -> swarm.v1.Task
+	42, // 21: swarm.v1.Assignment.revision:type_name -> swarm.v1.Revision
+	43, // 22: swarm.v1.Assignment.secret:type_name -> swarm.v1.Secret
+	44, // 23: swarm.v1.Assignment.config:type_name -> swarm.v1.Config
+	45, // 24: swarm.v1.Assignment.endpoint:type_name -> swarm.v1.Endpoint
+	46, // 25: swarm.v1.Assignment.key:type_name -> swarm.v1.EncryptionKey
+	47, // 26: swarm.v1.Assignment.network:type_name -> swarm.v1.Network
+	48, // 27: swarm.v1.Assignment.image:type_name -> swarm.v1.Image
 	16, // 28: swarm.v1.Assignment.peering:type_name -> swarm.v1.Peering
 	17, // 29: swarm.v1.Assignment.routing:type_name -> swarm.v1.Routing
 	18, // 30: swarm.v1.Assignment.backend:type_name -> swarm.v1.Backend
-	44, // 31: swarm.v1.Routing.endpoint:type_name -> swarm.v1.Endpoint
-	48, // 32: swarm.v1.Backend.networks:type_name -> swarm.v1.NetworkAttachment
+	45, // 31: swarm.v1.Routing.endpoint:type_name -> swarm.v1.Endpoint
+	49, // 32: swarm.v1.Backend.networks:type_name -> swarm.v1.NetworkAttachment
 	0,  // 33: swarm.v1.AssignmentRef.kind:type_name -> swarm.v1.AssignmentRef.Kind
-	39, // 34: swarm.v1.HoldersResponse.holders:type_name -> swarm.v1.Peer
+	40, // 34: swarm.v1.HoldersResponse.holders:type_name -> swarm.v1.Peer
 	23, // 35: swarm.v1.SessionReport.sessions:type_name -> swarm.v1.SessionEntry
 	23, // 36: swarm.v1.SessionReport.opening:type_name -> swarm.v1.SessionEntry
-	49, // 37: swarm.v1.SessionEntry.last_heartbeat:type_name -> google.protobuf.Timestamp
-	50, // 38: swarm.v1.TaskLogsRequest.options:type_name -> swarm.v1.LogOptions
-	51, // 39: swarm.v1.TaskLogsResponse.records:type_name -> swarm.v1.LogRecord
+	50, // 37: swarm.v1.SessionEntry.last_heartbeat:type_name -> google.protobuf.Timestamp
+	51, // 38: swarm.v1.TaskLogsRequest.options:type_name -> swarm.v1.LogOptions
+	52, // 39: swarm.v1.TaskLogsResponse.records:type_name -> swarm.v1.LogRecord
 	27, // 40: swarm.v1.ExecInput.start:type_name -> swarm.v1.ExecStart
 	29, // 41: swarm.v1.ExecInput.resize:type_name -> swarm.v1.Resize
-	47, // 42: swarm.v1.ImageProgress.image:type_name -> swarm.v1.Image
+	48, // 42: swarm.v1.ImageProgress.image:type_name -> swarm.v1.Image
 	1,  // 43: swarm.v1.Dispatcher.Session:input_type -> swarm.v1.FromWorker
 	20, // 44: swarm.v1.Dispatcher.Holders:input_type -> swarm.v1.HoldersRequest
 	22, // 45: swarm.v1.Liveness.Report:input_type -> swarm.v1.SessionReport
 	25, // 46: swarm.v1.Worker.Logs:input_type -> swarm.v1.TaskLogsRequest
 	28, // 47: swarm.v1.Worker.Exec:input_type -> swarm.v1.ExecInput
 	31, // 48: swarm.v1.Worker.PullImage:input_type -> swarm.v1.PullImageRequest
-	32, // 49: swarm.v1.Worker.RemoveImage:input_type -> swarm.v1.RemoveImageRequest
-	7,  // 50: swarm.v1.Dispatcher.Session:output_type -> swarm.v1.ToWorker
-	21, // 51: swarm.v1.Dispatcher.Holders:output_type -> swarm.v1.HoldersResponse
-	24, // 52: swarm.v1.Liveness.Report:output_type -> swarm.v1.SessionReportAck
-	26, // 53: swarm.v1.Worker.Logs:output_type -> swarm.v1.TaskLogsResponse
-	30, // 54: swarm.v1.Worker.Exec:output_type -> swarm.v1.ExecOutput
-	34, // 55: swarm.v1.Worker.PullImage:output_type -> swarm.v1.ImageProgress
-	33, // 56: swarm.v1.Worker.RemoveImage:output_type -> swarm.v1.RemoveImageResponse
-	50, // [50:57] is the sub-list for method output_type
-	43, // [43:50] is the sub-list for method input_type
+	32, // 49: swarm.v1.Worker.PushImage:input_type -> swarm.v1.PushImageRequest
+	33, // 50: swarm.v1.Worker.RemoveImage:input_type -> swarm.v1.RemoveImageRequest
+	7,  // 51: swarm.v1.Dispatcher.Session:output_type -> swarm.v1.ToWorker
+	21, // 52: swarm.v1.Dispatcher.Holders:output_type -> swarm.v1.HoldersResponse
+	24, // 53: swarm.v1.Liveness.Report:output_type -> swarm.v1.SessionReportAck
+	26, // 54: swarm.v1.Worker.Logs:output_type -> swarm.v1.TaskLogsResponse
+	30, // 55: swarm.v1.Worker.Exec:output_type -> swarm.v1.ExecOutput
+	35, // 56: swarm.v1.Worker.PullImage:output_type -> swarm.v1.ImageProgress
+	35, // 57: swarm.v1.Worker.PushImage:output_type -> swarm.v1.ImageProgress
+	34, // 58: swarm.v1.Worker.RemoveImage:output_type -> swarm.v1.RemoveImageResponse
+	51, // [51:59] is the sub-list for method output_type
+	43, // [43:51] is the sub-list for method input_type
 	43, // [43:43] is the sub-list for extension type_name
 	43, // [43:43] is the sub-list for extension extendee
 	0,  // [0:43] is the sub-list for field type_name
@@ -3021,7 +3101,7 @@ func file_swarm_v1_dispatch_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swarm_v1_dispatch_proto_rawDesc), len(file_swarm_v1_dispatch_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   34,
+			NumMessages:   35,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

@@ -265,6 +265,7 @@ const (
 	Worker_Logs_FullMethodName        = "/swarm.v1.Worker/Logs"
 	Worker_Exec_FullMethodName        = "/swarm.v1.Worker/Exec"
 	Worker_PullImage_FullMethodName   = "/swarm.v1.Worker/PullImage"
+	Worker_PushImage_FullMethodName   = "/swarm.v1.Worker/PushImage"
 	Worker_RemoveImage_FullMethodName = "/swarm.v1.Worker/RemoveImage"
 )
 
@@ -275,6 +276,7 @@ type WorkerClient interface {
 	Logs(ctx context.Context, in *TaskLogsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[TaskLogsResponse], error)
 	Exec(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ExecInput, ExecOutput], error)
 	PullImage(ctx context.Context, in *PullImageRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ImageProgress], error)
+	PushImage(ctx context.Context, in *PushImageRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ImageProgress], error)
 	RemoveImage(ctx context.Context, in *RemoveImageRequest, opts ...grpc.CallOption) (*RemoveImageResponse, error)
 }
 
@@ -337,6 +339,25 @@ func (c *workerClient) PullImage(ctx context.Context, in *PullImageRequest, opts
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Worker_PullImageClient = grpc.ServerStreamingClient[ImageProgress]
 
+func (c *workerClient) PushImage(ctx context.Context, in *PushImageRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ImageProgress], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Worker_ServiceDesc.Streams[3], Worker_PushImage_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[PushImageRequest, ImageProgress]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Worker_PushImageClient = grpc.ServerStreamingClient[ImageProgress]
+
 func (c *workerClient) RemoveImage(ctx context.Context, in *RemoveImageRequest, opts ...grpc.CallOption) (*RemoveImageResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(RemoveImageResponse)
@@ -354,6 +375,7 @@ type WorkerServer interface {
 	Logs(*TaskLogsRequest, grpc.ServerStreamingServer[TaskLogsResponse]) error
 	Exec(grpc.BidiStreamingServer[ExecInput, ExecOutput]) error
 	PullImage(*PullImageRequest, grpc.ServerStreamingServer[ImageProgress]) error
+	PushImage(*PushImageRequest, grpc.ServerStreamingServer[ImageProgress]) error
 	RemoveImage(context.Context, *RemoveImageRequest) (*RemoveImageResponse, error)
 	mustEmbedUnimplementedWorkerServer()
 }
@@ -373,6 +395,9 @@ func (UnimplementedWorkerServer) Exec(grpc.BidiStreamingServer[ExecInput, ExecOu
 }
 func (UnimplementedWorkerServer) PullImage(*PullImageRequest, grpc.ServerStreamingServer[ImageProgress]) error {
 	return status.Error(codes.Unimplemented, "method PullImage not implemented")
+}
+func (UnimplementedWorkerServer) PushImage(*PushImageRequest, grpc.ServerStreamingServer[ImageProgress]) error {
+	return status.Error(codes.Unimplemented, "method PushImage not implemented")
 }
 func (UnimplementedWorkerServer) RemoveImage(context.Context, *RemoveImageRequest) (*RemoveImageResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RemoveImage not implemented")
@@ -427,6 +452,17 @@ func _Worker_PullImage_Handler(srv interface{}, stream grpc.ServerStream) error 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Worker_PullImageServer = grpc.ServerStreamingServer[ImageProgress]
 
+func _Worker_PushImage_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(PushImageRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(WorkerServer).PushImage(m, &grpc.GenericServerStream[PushImageRequest, ImageProgress]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Worker_PushImageServer = grpc.ServerStreamingServer[ImageProgress]
+
 func _Worker_RemoveImage_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(RemoveImageRequest)
 	if err := dec(in); err != nil {
@@ -472,6 +508,11 @@ var Worker_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "PullImage",
 			Handler:       _Worker_PullImage_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "PushImage",
+			Handler:       _Worker_PushImage_Handler,
 			ServerStreams: true,
 		},
 	},

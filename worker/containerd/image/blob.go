@@ -71,24 +71,25 @@ func (d *download) from(ctx context.Context, src source, desc ocispec.Descriptor
 }
 
 func (d *download) copy(ctx context.Context, w content.Writer, src source, desc ocispec.Descriptor, offset int64) error {
+	meter := d.board.of(desc.Digest)
 	if offset < desc.Size {
 		body, err := src.open(ctx, desc, offset)
 		if err != nil {
 			return err
 		}
 		defer body.Close()
-		d.meter.add(offset)
-		read := &metered{from: io.LimitReader(body, desc.Size-offset), meter: d.meter}
+		meter.add(offset)
+		read := &metered{from: io.LimitReader(body, desc.Size-offset), meter: meter}
 		n, err := pour(w, read)
 		offset += n
 		switch {
 		case read.err != nil:
-			d.meter.add(-offset)
+			meter.add(-offset)
 			return fmt.Errorf("read blob %s: %w", desc.Digest, classed(read.err))
 		case err != nil:
 			return &localError{fmt.Errorf("store blob %s: %w", desc.Digest, err)}
 		case offset < desc.Size:
-			d.meter.add(-offset)
+			meter.add(-offset)
 			return fmt.Errorf("read blob %s: it ended after %d of %d bytes: %w", desc.Digest, offset, desc.Size, errdefs.ErrUnavailable)
 		}
 	}
@@ -97,7 +98,7 @@ func (d *download) copy(ctx context.Context, w content.Writer, src source, desc 
 	case err == nil, errdefs.IsAlreadyExists(err):
 		return nil
 	case errdefs.IsFailedPrecondition(err): // containerd's word for a digest or size that differs
-		d.meter.add(-desc.Size)
+		meter.add(-desc.Size)
 		return fmt.Errorf("blob %s: %w", desc.Digest, errCorrupt)
 	}
 	return &localError{fmt.Errorf("store blob %s: %w", desc.Digest, err)}

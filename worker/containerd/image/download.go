@@ -20,6 +20,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
+
+	swarmv1 "swarm/proto/swarm/v1"
 )
 
 const (
@@ -38,7 +40,8 @@ type download struct {
 	store   content.Store
 	sources []source
 	log     *slog.Logger
-	meter   *meter
+	board   *board
+	tell    func(*swarmv1.ImageProgress) // may be nil
 	// coming is told which blobs will be fetched, and sets landed, which is told of each that is here.
 	coming func([]ocispec.Descriptor)
 	landed func(digest string)
@@ -66,12 +69,17 @@ func (d *download) run(ctx context.Context) (ocispec.Descriptor, error) {
 	if err := d.fits(ctx, manifest, children); err != nil {
 		return ocispec.Descriptor{}, err
 	}
-	children = d.missing(ctx, children)
-	for _, c := range children {
-		d.meter.expect(c.Size)
+	all := children
+	children = d.missing(ctx, all)
+	d.board = newBoard(d.tell, layerComes, children)
+	for _, c := range all {
+		word := layerHeld
+		if slices.ContainsFunc(children, func(m ocispec.Descriptor) bool { return m.Digest == c.Digest }) {
+			word = layerWaits
+		}
+		d.board.say(word, c)
 	}
 	d.coming(children)
-	d.meter.flush()
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(parallel)
 	for _, c := range children {
@@ -79,6 +87,7 @@ func (d *download) run(ctx context.Context) (ocispec.Descriptor, error) {
 			err := d.blob(ctx, c)
 			if err == nil {
 				d.landed(c.Digest.String())
+				d.board.say(layerHere, c)
 			}
 			return err
 		})
@@ -86,7 +95,6 @@ func (d *download) run(ctx context.Context) (ocispec.Descriptor, error) {
 	if err := group.Wait(); err != nil {
 		return ocispec.Descriptor{}, err
 	}
-	d.meter.flush()
 	return root, nil
 }
 

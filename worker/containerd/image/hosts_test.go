@@ -26,6 +26,8 @@ import (
 	"swarm/worker/containerd/image"
 )
 
+func quietLog() *slog.Logger { return slog.New(slog.DiscardHandler) }
+
 // outside is an address of this machine that is not localhost: registries there are not trusted as those are.
 func outside(t *testing.T) string {
 	t.Helper()
@@ -124,7 +126,7 @@ func TestPull_CertificatesOfARegistry(t *testing.T) {
 		{"insecure by another port", plainRef, image.Config{Insecure: []string{name + ":1"}}, "does not speak TLS"},
 	} {
 		t.Run(c.what, func(t *testing.T) {
-			s, err := image.New(c.cfg, image.Deps{Log: slog.New(slog.DiscardHandler), Client: n.client, Keychain: authn.NewMultiKeychain()})
+			s, err := image.New(c.cfg, image.Deps{Log: quietLog(), Client: n.client, Keychain: authn.NewMultiKeychain()})
 			if err != nil {
 				t.Fatal(err)
 			}

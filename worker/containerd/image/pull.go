@@ -170,7 +170,7 @@ func (s *Store) fetch(ctx context.Context, o order, tell func(*swarmv1.ImageProg
 	defer func() { s.dropLeases(context.WithoutCancel(ctx), o.ref.Digest, lease.ID, err != nil) }()
 	ctx = leases.WithLease(ctx, lease.ID)
 
-	d := &download{order: o, store: s.client.ContentStore(), sources: s.sources(ctx, o), log: s.log, meter: newMeter("pull", 0, tell), dropped: map[source]bool{}}
+	d := &download{order: o, store: s.client.ContentStore(), sources: s.sources(ctx, o), log: s.log, tell: tell, board: newBoard(tell, "", nil), dropped: map[source]bool{}}
 	end := func() {}
 	defer func() { end() }()
 	d.coming = func(children []ocispec.Descriptor) { end, d.landed = s.arrivals.begin(children) }
@@ -184,6 +184,9 @@ func (s *Store) fetch(ctx context.Context, o order, tell func(*swarmv1.ImageProg
 	newMeter("unpack", 0, tell).flush()
 	if err := s.keep(ctx, o.ref, target, false); err != nil {
 		return fmt.Errorf("keep it: %w", err)
+	}
+	for id := range d.board.layers {
+		tell(&swarmv1.ImageProgress{Id: shortLayer(id), Step: layerDone})
 	}
 	s.log.Info("image pulled", "image", o.ref.Name, "digest", o.ref.Digest)
 	return nil

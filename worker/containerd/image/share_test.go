@@ -75,7 +75,7 @@ func TestPull_ConcurrentPullsShareOne(t *testing.T) {
 			boarded <- struct{}{}
 			var steps []string
 			_, err := second.Pull(t.Context(), req, func(p *swarmv1.ImageProgress) { steps = append(steps, p.GetStep()) })
-			if err == nil && len(steps) > 0 && steps[len(steps)-1] != "unpack" {
+			if err == nil && len(steps) > 0 && steps[len(steps)-1] != "Pull complete" {
 				err = errors.New("progress ended with " + steps[len(steps)-1])
 			}
 			return err

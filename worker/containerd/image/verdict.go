@@ -77,11 +77,16 @@ func explain(ref spec.Image, err error, peers peerState) error {
 	case errdefs.IsPermissionDenied(err):
 		return errdefs.ErrPermissionDenied.WithMessage(fmt.Sprintf("registry %s refuses it to this user: ask for access, or %s", registry, load))
 	}
+	return errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("no node has it, and registry %s %s: %s", registry, ailment(err), load))
+}
+
+// ailment is what is wrong with a registry that should have been of use.
+func ailment(err error) string {
 	var status remoteerrors.ErrUnexpectedStatus
 	if errors.As(err, &status) {
-		return errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("no node has it, and registry %s answered %s: %s", registry, status.Status, load))
+		return "answered " + status.Status
 	}
-	return errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("no node has it, and registry %s cannot be asked (%s): %s", registry, lastCause(err), load))
+	return fmt.Sprintf("cannot be asked (%s)", lastCause(err))
 }
 
 // distrust says why a registry is not spoken to, and what would change that. Other errors are for users already.

@@ -1,0 +1,191 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/docker/go-units"
+	"github.com/spf13/cobra"
+
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+type progressStream interface {
+	Recv() (*swarmv1.ImageProgress, error)
+}
+
+// progress shows the steps until the stream ends, and returns the images that came of them: a line for each layer, and
+// for each step of a whole image.
+func (a *app) progress(stream progressStream, quiet bool) ([]*swarmv1.Image, error) {
+	var images []*swarmv1.Image
+	v := newView(a.Err, quiet)
+	lines, order := map[string]string{}, []string{}
+	for {
+		p, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return images, nil
+		}
+		if err != nil {
+			v.end()
+			return images, err
+		}
+		if p.Image != nil {
+			images = append(images, p.Image)
+		}
+		if p.Step == "" || quiet {
+			continue
+		}
+		key := p.Node + " " + p.Id
+		if p.Id == "" {
+			key += p.Step
+		}
+		if _, ok := lines[key]; !ok {
+			order = append(order, key)
+		}
+		lines[key] = stepLine(p, v.tty != nil)
+		shown := make([]string, 0, len(order))
+		for _, key := range order[max(0, len(order)-shownSlots):] {
+			shown = append(shown, lines[key])
+		}
+		v.draw(shown)
+	}
+}
+
+// stepLine is a line in Docker's words; amounts are for terminals only: in a log they would be a line each.
+func stepLine(p *swarmv1.ImageProgress, amounts bool) string {
+	line := p.Step
+	for _, prefix := range []string{p.Id, p.Node} {
+		if prefix != "" {
+			line = prefix + ": " + line
+		}
+	}
+	if !amounts || p.Current == 0 && p.Total == 0 {
+		return line
+	}
+	if p.Total == 0 {
+		return line + ": " + units.HumanSize(float64(p.Current))
+	}
+	const bar = 30
+	done := int(min(p.Current, p.Total) * bar / p.Total)
+	arrow := ""
+	if done < bar {
+		arrow = ">"
+	}
+	return fmt.Sprintf("%s [%s%s%s]  %s/%s", line, strings.Repeat("=", done), arrow, strings.Repeat(" ", bar-done-len(arrow)),
+		units.HumanSize(float64(p.Current)), units.HumanSize(float64(p.Total)))
+}
+
+type imagePullOptions struct {
+	nodes      []string
+	all, quiet bool
+}
+
+func (a *app) newImagePull() *cobra.Command {
+	var nodes list
+	var o imagePullOptions
+	c := verb(&cobra.Command{
+		Use: "pull [OPTIONS] NAME[:TAG|@DIGEST]", Short: "Download an image from a registry", Args: exactArgs(1),
+		ValidArgsFunction: a.completeImages,
+		RunE: func(c *cobra.Command, args []string) error {
+			if o.nodes = nodes.values; o.all && len(o.nodes) > 0 {
+				return usageError(c, "--all-nodes and --node are mutually exclusive")
+			}
+			return a.runImagePull(c.Context(), args[0], o)
+		},
+	})
+	nodes.kind = "list"
+	c.Flags().Var(&nodes, "node", "Nodes to download to, by id or name (default: the manager that is asked)")
+	c.Flags().BoolVar(&o.all, "all-nodes", false, "Download to every ready node")
+	c.Flags().BoolVarP(&o.quiet, "quiet", "q", false, "Suppress verbose output")
+	return c
+}
+
+func (a *app) runImagePull(ctx context.Context, image string, o imagePullOptions) error {
+	if err := checkImage(image); err != nil {
+		return err
+	}
+	auth, err := a.registryAuth(ctx, image)
+	if err != nil {
+		return err
+	}
+	return a.with(ctx, func(c client) error {
+		stream, err := c.PullImage(ctx, &swarmv1.PullImageClusterRequest{Reference: image, RegistryAuth: auth, Nodes: o.nodes, All: o.all})
+		if err != nil {
+			return err
+		}
+		images, err := a.progress(stream, o.quiet)
+		if err != nil {
+			return err
+		}
+		a.printDigests(images, o.quiet)
+		return nil
+	})
+}
+
+// printDigests says what came of a transfer, once however many nodes took part.
+func (a *app) printDigests(images []*swarmv1.Image, quiet bool) {
+	seen := map[string]bool{}
+	for _, i := range images {
+		if seen[i.GetName()+i.GetDigest()] {
+			continue
+		}
+		seen[i.GetName()+i.GetDigest()] = true
+		if !quiet && i.GetDigest() != "" {
+			fmt.Fprintln(a.Err, "Digest: "+i.GetDigest())
+		}
+		fmt.Fprintln(a.Out, i.GetName())
+	}
+}
+
+func (a *app) newImagePush() *cobra.Command {
+	var quiet bool
+	c := verb(&cobra.Command{
+		Use: "push [OPTIONS] NAME[:TAG]", Short: "Upload an image to a registry", Args: exactArgs(1),
+		ValidArgsFunction: a.completeImages,
+		Example:           "  swarm image tag app:1 registry.example.com/team/app:1\n  swarm image push registry.example.com/team/app:1",
+		RunE:              func(c *cobra.Command, args []string) error { return a.runImagePush(c.Context(), args[0], quiet) },
+	})
+	c.Flags().BoolVarP(&quiet, "quiet", "q", false, "Suppress verbose output")
+	return c
+}
+
+func (a *app) runImagePush(ctx context.Context, image string, quiet bool) error {
+	if err := checkImage(image); err != nil {
+		return err
+	}
+	auth, err := a.registryAuth(ctx, image)
+	if err != nil {
+		return err
+	}
+	return a.with(ctx, func(c client) error {
+		stream, err := c.PushImage(ctx, &swarmv1.PushImageClusterRequest{Reference: image, RegistryAuth: auth})
+		if err != nil {
+			return err
+		}
+		images, err := a.progress(stream, quiet)
+		if err != nil {
+			return err
+		}
+		a.printDigests(images, quiet)
+		return nil
+	})
+}
+
+func (a *app) newImageTag() *cobra.Command {
+	return verb(&cobra.Command{
+		Use: "tag SOURCE_IMAGE[:TAG] TARGET_IMAGE[:TAG]", Short: "Give an image another name", Args: exactArgs(2),
+		ValidArgsFunction: a.completeImages,
+		RunE: func(c *cobra.Command, args []string) error {
+			if err := checkImage(args[1]); err != nil {
+				return err
+			}
+			return a.with(c.Context(), func(cl client) error {
+				_, err := cl.TagImage(c.Context(), &swarmv1.TagImageRequest{Source: args[0], Target: args[1]})
+				return err
+			})
+		},
+	})
+}

@@ -1,0 +1,236 @@
+// Package keychain keeps a user's credentials for registries where Docker keeps them: in config.json, or in the
+// credential helper that config.json names. What `docker login` stored is found here, and the other way round.
+//
+// It owns the format of the file's members auths, credsStore and credHelpers, and the helpers' protocol; every other
+// member stays as it is. It refuses to write a file that it cannot read. Callers: cli. No goroutines.
+package keychain
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/containerd/errdefs"
+)
+
+// DockerHub is what Docker calls its own registry in the file.
+const DockerHub = "https://index.docker.io/v1/"
+
+// Credentials are a name and a password, or a token in place of both.
+type Credentials struct {
+	Username      string `json:"username,omitempty"`
+	Password      string `json:"password,omitempty"`
+	ServerAddress string `json:"serveraddress,omitempty"`
+	IdentityToken string `json:"identitytoken,omitempty"`
+}
+
+// Header encodes the credentials as Docker's X-Registry-Auth.
+func (c Credentials) Header() (string, error) {
+	b, err := json.Marshal(c)
+	return base64.URLEncoding.EncodeToString(b), err
+}
+
+// entry is one registry's part of the file.
+type entry struct {
+	Auth          string `json:"auth,omitempty"`
+	Username      string `json:"username,omitempty"`
+	Password      string `json:"password,omitempty"`
+	IdentityToken string `json:"identitytoken,omitempty"`
+}
+
+// File is Docker's config.json.
+type File struct {
+	path    string
+	foreign bool // another user's: not to be replaced
+	members map[string]json.RawMessage
+	auths   map[string]entry
+	store   string
+	helpers map[string]string
+}
+
+// Key is what the file calls a registry, by the host that image names have.
+func Key(host string) string {
+	switch host = Host(host); host {
+	case "", "docker.io", "index.docker.io", "registry-1.docker.io":
+		return DockerHub
+	}
+	return host
+}
+
+// Host drops the scheme and path of a registry's address.
+func Host(address string) string {
+	address = strings.TrimPrefix(strings.TrimPrefix(address, "https://"), "http://")
+	host, _, _ := strings.Cut(address, "/")
+	return host
+}
+
+// Open reads the file in a folder; one that is not there, or is another user's, is empty.
+func Open(dir string) (*File, error) {
+	f := &File{path: filepath.Join(dir, "config.json"), members: map[string]json.RawMessage{}, auths: map[string]entry{}}
+	if dir == "" {
+		f.path = ""
+		return f, nil
+	}
+	data, err := os.ReadFile(f.path)
+	if f.foreign = errors.Is(err, fs.ErrPermission); f.foreign || errors.Is(err, fs.ErrNotExist) || err == nil && len(bytes.TrimSpace(data)) == 0 {
+		return f, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(data, &f.members)
+	}
+	for name, to := range map[string]any{"auths": &f.auths, "credsStore": &f.store, "credHelpers": &f.helpers} {
+		if member, ok := f.members[name]; ok && err == nil {
+			err = json.Unmarshal(member, to)
+		}
+	}
+	if err != nil {
+		return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("registry credentials in %s cannot be read (%v): correct the file, or remove it and log in again", f.path, err))
+	}
+	if f.auths == nil { // the file says null
+		f.auths = map[string]entry{}
+	}
+	return f, nil
+}
+
+// Path is the file's own; empty when there is no folder for it.
+func (f *File) Path() string { return f.path }
+
+// Registries lists those that the file knows.
+func (f *File) Registries() []string {
+	return slices.Sorted(maps.Keys(f.auths))
+}
+
+// Helper names the credential helper of a registry; empty: the file itself holds what is stored.
+func (f *File) Helper(key string) string {
+	if h := f.helpers[key]; h != "" {
+		return h
+	}
+	return f.store
+}
+
+// Find looks a registry up as Docker does: its own helper, the general one, the file. Nil: there is nothing.
+func (f *File) Find(ctx context.Context, key string) (*Credentials, error) {
+	if helper := f.Helper(key); helper != "" {
+		if c, err := get(ctx, helper, key); err != nil || c != nil {
+			return c, err
+		}
+	}
+	e, ok := f.auths[key]
+	for name, other := range f.auths {
+		if !ok && Host(name) == Host(key) {
+			e, ok = other, true
+		}
+	}
+	if !ok {
+		return nil, nil
+	}
+	c := &Credentials{Username: e.Username, Password: e.Password, IdentityToken: e.IdentityToken, ServerAddress: key}
+	if e.Auth != "" {
+		plain, err := base64.StdEncoding.DecodeString(e.Auth)
+		user, password, ok := strings.Cut(strings.TrimRight(string(plain), "\x00"), ":")
+		if err != nil || !ok {
+			return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("registry credentials for %s in %s are damaged: log in again with `swarm login`", key, f.path))
+		}
+		c.Username, c.Password = user, password
+	}
+	if c.Username == "" && c.IdentityToken == "" {
+		return nil, nil
+	}
+	return c, nil
+}
+
+// Store keeps credentials, by the registry's helper if it has one.
+func (f *File) Store(ctx context.Context, key string, c Credentials) error {
+	if f.path == "" {
+		return errdefs.ErrFailedPrecondition.WithMessage("there is no folder for credentials: set HOME or DOCKER_CONFIG")
+	}
+	if helper := f.Helper(key); helper != "" {
+		if err := put(ctx, helper, key, c); err != nil {
+			return err
+		}
+		f.auths[key] = entry{} // as Docker: the file says that there is something
+		return f.write()
+	}
+	e := entry{IdentityToken: c.IdentityToken}
+	if c.IdentityToken == "" || c.Username != "" {
+		e.Auth = base64.StdEncoding.EncodeToString([]byte(c.Username + ":" + c.Password))
+	}
+	f.auths[key] = e
+	return f.write()
+}
+
+// Erase forgets a registry's credentials, and says whether there were any.
+func (f *File) Erase(ctx context.Context, key string) (bool, error) {
+	had := false
+	for name := range f.auths {
+		if Host(name) == Host(key) {
+			delete(f.auths, name)
+			had = true
+		}
+	}
+	if helper := f.Helper(key); helper != "" {
+		c, err := get(ctx, helper, key)
+		if err != nil {
+			return had, err
+		}
+		if c != nil {
+			had = true
+			if err := erase(ctx, helper, key); err != nil {
+				return had, err
+			}
+		}
+	}
+	if !had {
+		return false, nil
+	}
+	return true, f.write()
+}
+
+// write replaces the file at once, so that nobody reads half of it; only its owner may read it.
+func (f *File) write() (err error) {
+	if f.foreign {
+		return errdefs.ErrPermissionDenied.WithMessage(fmt.Sprintf("registry credentials in %s may not be read: make the file yours, or name another folder with DOCKER_CONFIG", f.path))
+	}
+	auths, err := json.Marshal(f.auths)
+	if err != nil {
+		return err
+	}
+	f.members["auths"] = auths
+	data, err := json.MarshalIndent(f.members, "", "\t")
+	if err != nil {
+		return err
+	}
+	path := f.path
+	if target, err := filepath.EvalSymlinks(path); err == nil {
+		path = target // people link it to their notes of settings
+	}
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("write registry credentials to %s: %w", f.path, err)
+		}
+	}()
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
+	t, err := os.CreateTemp(filepath.Dir(path), "config.json.") // mode 0600
+	if err != nil {
+		return err
+	}
+	_, err = t.Write(append(data, '\n'))
+	if err = errors.Join(err, t.Close()); err == nil {
+		err = os.Rename(t.Name(), path)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(t.Name()))
+	}
+	return nil
+}
