@@ -136,7 +136,7 @@ type joinOptions struct {
 	remotes                     []string
 	advertise, listen, dataPath string
 	availability                choice
-	noSystemd                   bool
+	noSystemd, skipCheck        bool
 }
 
 func (a *app) newJoin() *cobra.Command {
@@ -152,6 +152,7 @@ func (a *app) newJoin() *cobra.Command {
 	addressFlags(c, &o.advertise, &o.listen, &o.dataPath)
 	c.Flags().Var(&o.availability, "availability", `Availability of the node ("active", "pause", "drain")`)
 	noSystemdFlag(c, &o.noSystemd)
+	c.Flags().BoolVar(&o.skipCheck, "skip-network-check", false, "Join without trying the ports to and from the manager")
 	c.Flags().StringVar(&o.token, "token", "", "Token for entry into the swarm")
 	completeChoices(c, "availability", availabilities)
 	return c
@@ -177,7 +178,7 @@ func (o joinOptions) request() (*swarmv1.JoinClusterRequest, error) {
 	}
 	return &swarmv1.JoinClusterRequest{
 		Token: strings.TrimSpace(o.token), RemoteAddrs: remotes, AdvertiseAddr: o.advertise, ListenAddr: o.listen,
-		DataPathAddr: o.dataPath, Availability: availability(o.availability.value),
+		DataPathAddr: o.dataPath, Availability: availability(o.availability.value), SkipNetworkCheck: o.skipCheck,
 	}, nil
 }
 

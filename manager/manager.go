@@ -97,6 +97,9 @@ func (m *Manager) Register(r grpc.ServiceRegistrar) {
 	m.dispatch.Register(r)
 }
 
+// Admits refuses a token that no host may join with.
+func (m *Manager) Admits(ctx context.Context, token string) error { return m.ca.Admits(ctx, token) }
+
 // Authorise judges any call on this node, by the replicated state.
 func (m *Manager) Authorise(ctx context.Context, fullMethod string) error {
 	if err := m.auth.Authorise(ctx, fullMethod); err != nil {

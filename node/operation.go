@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"google.golang.org/grpc"
 
 	"swarm/internal/ident"
 	"swarm/internal/pki"
@@ -177,7 +178,7 @@ func (n *Node) admitted(ctx context.Context, req *swarmv1.JoinClusterRequest, to
 	if err != nil {
 		return nil, err
 	}
-	answer, err := n.ask(ctx, req.RemoteAddrs, token, &swarmv1.JoinRequest{
+	answer, err := n.ask(ctx, req, token, state, &swarmv1.JoinRequest{
 		Token: req.Token, Csr: csr, MachineId: n.cfg.MachineID, Hostname: n.cfg.Hostname, Addr: state.Addr,
 		Port: uint32(state.Port), DataPathAddr: state.DataPathAddr, Availability: req.Availability, Build: n.cfg.Version.GetBuild(),
 	})
@@ -207,9 +208,9 @@ func (n *Node) admitted(ctx context.Context, req *swarmv1.JoinClusterRequest, to
 
 // ask sends the request to the first manager that proves to be of the token's cluster. A refusal is final; a manager
 // that cannot be reached is not.
-func (n *Node) ask(ctx context.Context, addrs []string, token pki.Token, req *swarmv1.JoinRequest) (*swarmv1.JoinResponse, error) {
+func (n *Node) ask(ctx context.Context, how *swarmv1.JoinClusterRequest, token pki.Token, state Membership, req *swarmv1.JoinRequest) (*swarmv1.JoinResponse, error) {
 	var lastErr error
-	for _, given := range addrs {
+	for _, given := range how.RemoteAddrs {
 		host, port, err := splitPort(given, DefaultPort)
 		if err != nil || host == "" {
 			return nil, invalid("manager address %q: want HOST or HOST:PORT", given)
@@ -229,7 +230,13 @@ func (n *Node) ask(ctx context.Context, addrs []string, token pki.Token, req *sw
 		}
 		dialer := transport.NewDialer(identity, nil)
 		conn := dialer.DialAddr(addr)
-		answer, err := swarmv1.NewCAClient(conn).Join(ctx, req)
+		if !how.SkipNetworkCheck {
+			err = n.checkWays(ctx, conn, how.Token, state)
+		}
+		var answer *swarmv1.JoinResponse
+		if err == nil {
+			answer, err = swarmv1.NewCAClient(conn).Join(ctx, req)
+		}
 		_ = conn.Close()
 		_ = dialer.Close()
 		if err == nil {
@@ -241,6 +248,20 @@ func (n *Node) ask(ctx context.Context, addrs []string, token pki.Token, req *sw
 		}
 	}
 	return nil, lastErr
+}
+
+// checkWays refuses a host that could be a member only in part. A manager that cannot try the ways is no reason: whatever
+// ails it, the join itself says.
+func (n *Node) checkWays(ctx context.Context, conn grpc.ClientConnInterface, token string, state Membership) error {
+	if n.deps.CheckWays == nil {
+		return nil
+	}
+	err := n.deps.CheckWays(ctx, conn, token, state)
+	if errdefs.IsUnavailable(err) || errdefs.IsNotImplemented(err) || errdefs.IsDeadlineExceeded(err) {
+		n.deps.Log.Warn("the ways to the cluster could not be tried", "err", err)
+		return nil
+	}
+	return err
 }
 
 // start hands a member to Run, and waits until it takes part.

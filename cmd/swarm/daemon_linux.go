@@ -76,7 +76,7 @@ func serveDaemon(ctx context.Context, o cli.DaemonOptions) error {
 		CgroupDriver: o.CgroupDriver, CgroupVersion: cgroupVersion(),
 	}, node.Deps{
 		Log: log, Found: p.found, NewGossip: p.newGossip, NewWorker: p.newWorker, NewManager: p.newManager,
-		Clean: h.clean, Describe: h.describe,
+		Clean: h.clean, Describe: h.describe, CheckWays: checkWays,
 		Listening: func() {
 			if err := ready(); err != nil {
 				log.Warn("the daemon's starter is gone", "err", err)

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"net/netip"
 	"os"
 	"slices"
 	"strconv"
@@ -82,12 +84,7 @@ func ports(ctx context.Context) []doctor.Port {
 
 // surveyNodes has the daemon try the ways to and from the other nodes.
 func surveyNodes(ctx context.Context, conn cli.Conn) ([]doctor.Node, error) {
-	request := &swarmv1.SurveyRequest{}
-	// Only managers know which port overlay networks use; on a worker it is taken to be the usual one.
-	if c, err := swarmv1.NewControlClient(conn).GetCluster(ctx, &swarmv1.GetRequest{}); err == nil {
-		request.DataPathPort = c.GetSpec().GetNetwork().GetDataPathPort()
-	}
-	answer, err := swarmv1.NewDoctorClient(conn).Survey(ctx, request)
+	answer, err := swarmv1.NewDoctorClient(conn).Survey(ctx, &swarmv1.SurveyRequest{})
 	if err != nil {
 		return nil, err
 	}
@@ -117,7 +114,7 @@ func triedWays(tried []*swarmv1.TriedWay, in bool) []doctor.Way {
 
 // newProber tries the ways between a member and those that it gossips with.
 func newProber(hostname string, g *gossipMember, b node.Base) *probe.Prober {
-	return probe.New(probe.Config{Hostname: hostname}, probe.Deps{
+	return probe.New(probe.Config{Hostname: hostname, Data: dataPath(b.Membership)}, probe.Deps{
 		Others: g.others, Ping: g.Ping,
 		Dial: func(nodeID string) (grpc.ClientConnInterface, error) { return b.Dialer.DialGRPC(nodeID) },
 	})
@@ -132,7 +129,9 @@ func (g *gossipMember) others() []probe.Node {
 		if m.ID == g.self || m.Status == gossip.Left || err != nil {
 			continue
 		}
-		out = append(out, probe.Node{ID: m.ID, Addr: m.Addr.Addr(), Port: uint16(port), GossipPort: m.Addr.Port()})
+		n := probe.Node{ID: m.ID, Addr: m.Addr.Addr(), Port: uint16(port), GossipPort: m.Addr.Port()}
+		n.Data, _ = netip.ParseAddrPort(m.Tags[tagData]) // a build from before it has none
+		out = append(out, n)
 	}
 	return out
 }
@@ -159,4 +158,54 @@ func errorText(err error) string {
 		return ""
 	}
 	return err.Error()
+}
+
+// dataPath is where a member takes packets of overlay networks.
+func dataPath(m node.Membership) netip.AddrPort {
+	addr, err := netip.ParseAddr(m.DataPathAddr)
+	if err != nil {
+		addr, _ = netip.ParseAddr(m.Addr) // was parsed when the host joined
+	}
+	return netip.AddrPortFrom(addr, cmp.Or(m.DataPathPort, probe.DefaultDataPort))
+}
+
+// admit is what a host that joins is told of this manager, if its token is right.
+func (m *managerMember) admit(ctx context.Context, token string) (probe.Gate, error) {
+	if err := m.Admits(ctx, token); err != nil {
+		return probe.Gate{}, err
+	}
+	own := m.base.Membership
+	addr, err := netip.ParseAddr(own.Addr)
+	return probe.Gate{Hostname: m.hostname, Addr: addr, Port: own.Port, GossipPort: own.GossipPort, Data: dataPath(own)}, err
+}
+
+// Register adds what only managers do for hosts that join.
+func (m *managerMember) Register(r grpc.ServiceRegistrar) {
+	m.Manager.Register(r)
+	swarmv1.RegisterAdmissionServer(r, probe.NewGatekeeper(m.admit))
+}
+
+// checkWays has the ways between this host and a manager tried, and refuses when one is blocked.
+func checkWays(ctx context.Context, conn grpc.ClientConnInterface, token string, m node.Membership) error {
+	addr, err := netip.ParseAddr(m.Addr)
+	if err != nil {
+		return err
+	}
+	bind := netip.IPv4Unspecified()
+	if addr.Is6() {
+		bind = netip.IPv6Unspecified()
+	}
+	met, err := probe.Join(ctx, swarmv1.NewAdmissionClient(conn), probe.Joiner{
+		Token: token, Addr: addr, Port: m.Port, DataAddr: dataPath(m).Addr(), Bind: bind,
+	})
+	if err != nil {
+		return err
+	}
+	reason := doctor.JudgeJoin(doctor.Node{
+		Name: met.Hostname, Address: met.Addr, Ways: slices.Concat(triedWays(met.Out, false), triedWays(met.In, true)),
+	}, m.Addr)
+	if reason == "" {
+		return nil
+	}
+	return errdefs.ErrFailedPrecondition.WithMessage(reason + "; to join all the same: --skip-network-check")
 }

@@ -28,14 +28,15 @@ import (
 // managerMember fits raftstore and package manager to package node.
 type managerMember struct {
 	*manager.Manager
-	base  node.Base
-	store *raftstore.Store
+	base     node.Base
+	store    *raftstore.Store
+	hostname string
 }
 
 // newManager opens this member's replica. rows found a cluster: they are kept in a file until they are committed, so that
 // a crash between the two loses nothing.
 func (p *parts) newManager(b node.Base, g node.Gossip, rows []*swarmv1.Change) (node.Manager, error) {
-	m := &managerMember{base: b}
+	m := &managerMember{base: b, hostname: p.options.Hostname}
 	if len(rows) > 0 {
 		if err := m.keepFounding(rows); err != nil {
 			return nil, err

@@ -56,8 +56,11 @@ func (p *parts) found(r node.FoundRequest) (node.Founded, error) {
 	return out, nil
 }
 
-// tagPort is the gossip tag with a node's cluster port.
-const tagPort = "port"
+// Gossip tags: a node's cluster port, and the address and port on which it takes packets of overlay networks.
+const (
+	tagPort = "port"
+	tagData = "data"
+)
 
 // gossipMember fits package gossip to package node.
 type gossipMember struct {
@@ -87,7 +90,7 @@ func (p *parts) newGossip(b node.Base) (node.Gossip, error) {
 	g, err := gossip.New(gossip.Config{
 		NodeID: b.Membership.NodeID, BindAddr: bind, AdvertiseAddr: advertise, Port: b.Membership.GossipPort,
 		Keys: b.Membership.GossipKeys, SnapshotPath: filepath.Join(b.Dir, "gossip"),
-		Tags: map[string]string{gossip.TagRole: role, gossip.TagBuild: version, tagPort: strconv.Itoa(int(b.Membership.Port))},
+		Tags: map[string]string{gossip.TagRole: role, gossip.TagBuild: version, tagPort: strconv.Itoa(int(b.Membership.Port)), tagData: dataPath(b.Membership).String()},
 	}, gossip.Deps{
 		Log:      b.Log,
 		Conflict: func(c gossip.Conflict) { b.Log.Error("two machines have one node id", "conflict", c.String()) },

@@ -26,6 +26,16 @@ func (s *Server) Roots(context.Context, *swarmv1.RootsRequest) (*swarmv1.RootsRe
 	return &swarmv1.RootsResponse{Bundle: c.GetRootCa().GetBundle(), ClusterId: c.GetId()}, nil
 }
 
+// Admits refuses a token that no host may join with.
+func (s *Server) Admits(ctx context.Context, token string) error {
+	_, c, err := s.current(ctx)
+	if err != nil {
+		return err
+	}
+	_, err = roleOf(token, c)
+	return err
+}
+
 // Join makes a host a node: it checks the token, refuses a host that is a node already, writes the node's rows and signs
 // its certificate.
 func (s *Server) Join(ctx context.Context, req *swarmv1.JoinRequest) (*swarmv1.JoinResponse, error) {

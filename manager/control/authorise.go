@@ -79,8 +79,9 @@ func Rules() map[string]Rule {
 		"/swarm.v1.Daemon/Leave": {Delete, "node", local},
 		"/swarm.v1.Daemon/Info":  {Get, "host", people},
 
-		"/swarm.v1.Doctor/Survey": {Get, "host", local},
-		"/swarm.v1.Doctor/Probe":  {Get, "host", anyNode},
+		"/swarm.v1.Admission/Probe": {Get, "host", anonymous}, // the handler judges the token
+		"/swarm.v1.Doctor/Survey":   {Get, "host", local},
+		"/swarm.v1.Doctor/Probe":    {Get, "host", anyNode},
 
 		"/swarm.v1.Control/GetCluster":    {Get, "cluster", people},
 		"/swarm.v1.Control/UpdateCluster": {Update, "cluster", people},

@@ -118,13 +118,16 @@ func (e *ear) note(large bool) {
 }
 
 // wait returns when both sizes have come, or with what has when ctx ends.
-func (e *ear) wait(ctx context.Context) (small, large bool) {
+func (e *ear) wait(ctx context.Context) (small, large bool) { return e.await(ctx, true) }
+
+// await is wait, if need be without the large one.
+func (e *ear) await(ctx context.Context, both bool) (small, large bool) {
 	for {
 		e.mu.Lock()
 		small, large = e.small, e.large
 		changed := e.changed
 		e.mu.Unlock()
-		if small && large {
+		if small && (large || !both) {
 			return small, large
 		}
 		select {

@@ -9,6 +9,7 @@
 package probe
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -48,11 +49,23 @@ type Node struct {
 	Addr netip.Addr
 	// Port is of the cluster, GossipPort of gossip.
 	Port, GossipPort uint16
+	// Data takes packets of overlay networks. Zero: not known, then it is Addr and the port that is asked for.
+	Data netip.AddrPort
+}
+
+// data is where to send packets of overlay networks.
+func (n Node) data(port uint16) netip.AddrPort {
+	if n.Data.IsValid() {
+		return n.Data
+	}
+	return netip.AddrPortFrom(n.Addr, port)
 }
 
 // Config is data only.
 type Config struct {
 	Hostname string
+	// Data is where this node takes packets of overlay networks.
+	Data netip.AddrPort
 }
 
 // Deps are live objects.
@@ -76,7 +89,7 @@ func New(cfg Config, deps Deps) *Prober { return &Prober{cfg: cfg, deps: deps} }
 
 // Survey implements the Doctor service.
 func (p *Prober) Survey(ctx context.Context, r *swarmv1.SurveyRequest) (*swarmv1.SurveyResponse, error) {
-	port, err := dataPort(r.DataPathPort)
+	port, err := dataPort(cmp.Or(r.DataPathPort, uint32(p.cfg.Data.Port())))
 	if err != nil {
 		return nil, err
 	}
@@ -128,12 +141,12 @@ func (p *Prober) ask(ctx context.Context, n Node, port uint16) *swarmv1.Surveyed
 func (p *Prober) exchange(ctx context.Context, n Node, port uint16, about *swarmv1.SurveyedNode) (in, out []*swarmv1.TriedWay, err error) {
 	nonce := make([]byte, nonceSize)
 	_, _ = rand.Read(nonce) // Never fails (crypto/rand).
-	hear, err := listen(ctx, n.Addr, port, nonce)
+	hear, err := listen(ctx, n.data(port).Addr(), port, nonce)
 	if err != nil {
 		return nil, nil, err
 	}
 	defer func() { err = errors.Join(err, hear.Close()) }()
-	tell, err := newMouth(netip.AddrPortFrom(n.Addr, port), nonce)
+	tell, err := newMouth(n.data(port), nonce)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -244,12 +257,12 @@ func (p *Prober) Probe(ctx context.Context, r *swarmv1.ProbeRequest) (*swarmv1.P
 	if err != nil {
 		return nil, err
 	}
-	hear, err := listen(ctx, caller.Addr, port, r.Nonce)
+	hear, err := listen(ctx, caller.data(port).Addr(), port, r.Nonce)
 	if err != nil {
 		return nil, err
 	}
 	defer hear.Close()
-	tell, err := newMouth(netip.AddrPortFrom(caller.Addr, port), r.Nonce)
+	tell, err := newMouth(caller.data(port), r.Nonce)
 	if err != nil {
 		return nil, err
 	}

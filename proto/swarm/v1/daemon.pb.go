@@ -195,8 +195,10 @@ type JoinClusterRequest struct {
 	ListenAddr    string                `protobuf:"bytes,4,opt,name=listen_addr,json=listenAddr,proto3" json:"listen_addr,omitempty"`
 	DataPathAddr  string                `protobuf:"bytes,5,opt,name=data_path_addr,json=dataPathAddr,proto3" json:"data_path_addr,omitempty"`
 	Availability  NodeSpec_Availability `protobuf:"varint,6,opt,name=availability,proto3,enum=swarm.v1.NodeSpec_Availability" json:"availability,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// Join though ports may be blocked.
+	SkipNetworkCheck bool `protobuf:"varint,7,opt,name=skip_network_check,json=skipNetworkCheck,proto3" json:"skip_network_check,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *JoinClusterRequest) Reset() {
@@ -269,6 +271,13 @@ func (x *JoinClusterRequest) GetAvailability() NodeSpec_Availability {
 		return x.Availability
 	}
 	return NodeSpec_ACTIVE
+}
+
+func (x *JoinClusterRequest) GetSkipNetworkCheck() bool {
+	if x != nil {
+		return x.SkipNetworkCheck
+	}
+	return false
 }
 
 type JoinClusterResponse struct {
@@ -846,7 +855,7 @@ const file_swarm_v1_daemon_proto_rawDesc = "" +
 	"\n" +
 	"cluster_id\x18\x02 \x01(\tR\tclusterId\x12!\n" +
 	"\fworker_token\x18\x03 \x01(\tR\vworkerToken\x12\x12\n" +
-	"\x04addr\x18\x04 \x01(\tR\x04addr\"\x80\x02\n" +
+	"\x04addr\x18\x04 \x01(\tR\x04addr\"\xae\x02\n" +
 	"\x12JoinClusterRequest\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x12!\n" +
 	"\fremote_addrs\x18\x02 \x03(\tR\vremoteAddrs\x12%\n" +
@@ -854,7 +863,8 @@ const file_swarm_v1_daemon_proto_rawDesc = "" +
 	"\vlisten_addr\x18\x04 \x01(\tR\n" +
 	"listenAddr\x12$\n" +
 	"\x0edata_path_addr\x18\x05 \x01(\tR\fdataPathAddr\x12C\n" +
-	"\favailability\x18\x06 \x01(\x0e2\x1f.swarm.v1.NodeSpec.AvailabilityR\favailability\"[\n" +
+	"\favailability\x18\x06 \x01(\x0e2\x1f.swarm.v1.NodeSpec.AvailabilityR\favailability\x12,\n" +
+	"\x12skip_network_check\x18\a \x01(\bR\x10skipNetworkCheck\"[\n" +
 	"\x13JoinClusterResponse\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12+\n" +
 	"\x04role\x18\x02 \x01(\x0e2\x17.swarm.v1.NodeSpec.RoleR\x04role\"$\n" +

@@ -74,6 +74,7 @@ func (m *JoinClusterRequest) CloneVT() *JoinClusterRequest {
 	r.ListenAddr = m.ListenAddr
 	r.DataPathAddr = m.DataPathAddr
 	r.Availability = m.Availability
+	r.SkipNetworkCheck = m.SkipNetworkCheck
 	if rhs := m.RemoteAddrs; rhs != nil {
 		tmpContainer := make([]string, len(rhs))
 		copy(tmpContainer, rhs)
@@ -342,6 +343,9 @@ func (this *JoinClusterRequest) EqualVT(that *JoinClusterRequest) bool {
 		return false
 	}
 	if this.Availability != that.Availability {
+		return false
+	}
+	if this.SkipNetworkCheck != that.SkipNetworkCheck {
 		return false
 	}
 	return string(this.unknownFields) == string(that.unknownFields)
@@ -771,6 +775,16 @@ func (m *JoinClusterRequest) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 	if m.unknownFields != nil {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
+	}
+	if m.SkipNetworkCheck {
+		i--
+		if m.SkipNetworkCheck {
+			dAtA[i] = 1
+		} else {
+			dAtA[i] = 0
+		}
+		i--
+		dAtA[i] = 0x38
 	}
 	if m.Availability != 0 {
 		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.Availability))
@@ -1425,6 +1439,9 @@ func (m *JoinClusterRequest) SizeVT() (n int) {
 	}
 	if m.Availability != 0 {
 		n += 1 + protohelpers.SizeOfVarint(uint64(m.Availability))
+	}
+	if m.SkipNetworkCheck {
+		n += 2
 	}
 	n += len(m.unknownFields)
 	return n
@@ -2271,6 +2288,26 @@ func (m *JoinClusterRequest) UnmarshalVT(dAtA []byte) error {
 					break
 				}
 			}
+		case 7:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field SkipNetworkCheck", wireType)
+			}
+			var v int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				v |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			m.SkipNetworkCheck = bool(v != 0)
 		default:
 			iNdEx = preIndex
 			skippy, err := protohelpers.Skip(dAtA[iNdEx:])

@@ -27,7 +27,7 @@ const (
 
 type SurveyRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// UDP port of the overlay networks; 0: 4789.
+	// UDP port of the overlay networks; 0: that of the cluster.
 	DataPathPort  uint32 `protobuf:"varint,1,opt,name=data_path_port,json=dataPathPort,proto3" json:"data_path_port,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -456,6 +456,196 @@ func (x *ProbeResponse) GetLarge() uint32 {
 	return 0
 }
 
+// AdmissionRequest is what a host says that wants to join. The first names it; the second says that it listens.
+type AdmissionRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Token string                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
+	// Marks its packets; 16 bytes.
+	Nonce []byte `protobuf:"bytes,2,opt,name=nonce,proto3" json:"nonce,omitempty"`
+	// Where it will be reached.
+	Addr          string `protobuf:"bytes,3,opt,name=addr,proto3" json:"addr,omitempty"`
+	Port          uint32 `protobuf:"varint,4,opt,name=port,proto3" json:"port,omitempty"`
+	DataPathAddr  string `protobuf:"bytes,5,opt,name=data_path_addr,json=dataPathAddr,proto3" json:"data_path_addr,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AdmissionRequest) Reset() {
+	*x = AdmissionRequest{}
+	mi := &file_swarm_v1_doctor_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AdmissionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AdmissionRequest) ProtoMessage() {}
+
+func (x *AdmissionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_doctor_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AdmissionRequest.ProtoReflect.Descriptor instead.
+func (*AdmissionRequest) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_doctor_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *AdmissionRequest) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
+func (x *AdmissionRequest) GetNonce() []byte {
+	if x != nil {
+		return x.Nonce
+	}
+	return nil
+}
+
+func (x *AdmissionRequest) GetAddr() string {
+	if x != nil {
+		return x.Addr
+	}
+	return ""
+}
+
+func (x *AdmissionRequest) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *AdmissionRequest) GetDataPathAddr() string {
+	if x != nil {
+		return x.DataPathAddr
+	}
+	return ""
+}
+
+// AdmissionProbe is what the manager says. The first tells where to send; the second what came and what it reached.
+type AdmissionProbe struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Hostname string                 `protobuf:"bytes,1,opt,name=hostname,proto3" json:"hostname,omitempty"`
+	// Marks its packets; 16 bytes.
+	Nonce        []byte `protobuf:"bytes,2,opt,name=nonce,proto3" json:"nonce,omitempty"`
+	Addr         string `protobuf:"bytes,3,opt,name=addr,proto3" json:"addr,omitempty"`
+	Port         uint32 `protobuf:"varint,4,opt,name=port,proto3" json:"port,omitempty"`
+	GossipPort   uint32 `protobuf:"varint,5,opt,name=gossip_port,json=gossipPort,proto3" json:"gossip_port,omitempty"`
+	DataPathAddr string `protobuf:"bytes,6,opt,name=data_path_addr,json=dataPathAddr,proto3" json:"data_path_addr,omitempty"`
+	DataPathPort uint32 `protobuf:"varint,7,opt,name=data_path_port,json=dataPathPort,proto3" json:"data_path_port,omitempty"`
+	// From the host to the manager, and from the manager to it, as far as the manager knows.
+	Out           []*TriedWay `protobuf:"bytes,8,rep,name=out,proto3" json:"out,omitempty"`
+	In            []*TriedWay `protobuf:"bytes,9,rep,name=in,proto3" json:"in,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AdmissionProbe) Reset() {
+	*x = AdmissionProbe{}
+	mi := &file_swarm_v1_doctor_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AdmissionProbe) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AdmissionProbe) ProtoMessage() {}
+
+func (x *AdmissionProbe) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_doctor_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AdmissionProbe.ProtoReflect.Descriptor instead.
+func (*AdmissionProbe) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_doctor_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *AdmissionProbe) GetHostname() string {
+	if x != nil {
+		return x.Hostname
+	}
+	return ""
+}
+
+func (x *AdmissionProbe) GetNonce() []byte {
+	if x != nil {
+		return x.Nonce
+	}
+	return nil
+}
+
+func (x *AdmissionProbe) GetAddr() string {
+	if x != nil {
+		return x.Addr
+	}
+	return ""
+}
+
+func (x *AdmissionProbe) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *AdmissionProbe) GetGossipPort() uint32 {
+	if x != nil {
+		return x.GossipPort
+	}
+	return 0
+}
+
+func (x *AdmissionProbe) GetDataPathAddr() string {
+	if x != nil {
+		return x.DataPathAddr
+	}
+	return ""
+}
+
+func (x *AdmissionProbe) GetDataPathPort() uint32 {
+	if x != nil {
+		return x.DataPathPort
+	}
+	return 0
+}
+
+func (x *AdmissionProbe) GetOut() []*TriedWay {
+	if x != nil {
+		return x.Out
+	}
+	return nil
+}
+
+func (x *AdmissionProbe) GetIn() []*TriedWay {
+	if x != nil {
+		return x.In
+	}
+	return nil
+}
+
 var File_swarm_v1_doctor_proto protoreflect.FileDescriptor
 
 const file_swarm_v1_doctor_proto_rawDesc = "" +
@@ -496,10 +686,29 @@ const file_swarm_v1_doctor_proto_rawDesc = "" +
 	"\n" +
 	"large_came\x18\x05 \x01(\bR\tlargeCame\x12(\n" +
 	"\x05tried\x18\x06 \x03(\v2\x12.swarm.v1.TriedWayR\x05tried\x12\x14\n" +
-	"\x05large\x18\a \x01(\rR\x05large2\x7f\n" +
+	"\x05large\x18\a \x01(\rR\x05large\"\x8c\x01\n" +
+	"\x10AdmissionRequest\x12\x14\n" +
+	"\x05token\x18\x01 \x01(\tR\x05token\x12\x14\n" +
+	"\x05nonce\x18\x02 \x01(\fR\x05nonce\x12\x12\n" +
+	"\x04addr\x18\x03 \x01(\tR\x04addr\x12\x12\n" +
+	"\x04port\x18\x04 \x01(\rR\x04port\x12$\n" +
+	"\x0edata_path_addr\x18\x05 \x01(\tR\fdataPathAddr\"\xa1\x02\n" +
+	"\x0eAdmissionProbe\x12\x1a\n" +
+	"\bhostname\x18\x01 \x01(\tR\bhostname\x12\x14\n" +
+	"\x05nonce\x18\x02 \x01(\fR\x05nonce\x12\x12\n" +
+	"\x04addr\x18\x03 \x01(\tR\x04addr\x12\x12\n" +
+	"\x04port\x18\x04 \x01(\rR\x04port\x12\x1f\n" +
+	"\vgossip_port\x18\x05 \x01(\rR\n" +
+	"gossipPort\x12$\n" +
+	"\x0edata_path_addr\x18\x06 \x01(\tR\fdataPathAddr\x12$\n" +
+	"\x0edata_path_port\x18\a \x01(\rR\fdataPathPort\x12$\n" +
+	"\x03out\x18\b \x03(\v2\x12.swarm.v1.TriedWayR\x03out\x12\"\n" +
+	"\x02in\x18\t \x03(\v2\x12.swarm.v1.TriedWayR\x02in2\x7f\n" +
 	"\x06Doctor\x12;\n" +
 	"\x06Survey\x12\x17.swarm.v1.SurveyRequest\x1a\x18.swarm.v1.SurveyResponse\x128\n" +
-	"\x05Probe\x12\x16.swarm.v1.ProbeRequest\x1a\x17.swarm.v1.ProbeResponseB\x1eZ\x1cswarm/proto/swarm/v1;swarmv1b\x06proto3"
+	"\x05Probe\x12\x16.swarm.v1.ProbeRequest\x1a\x17.swarm.v1.ProbeResponse2N\n" +
+	"\tAdmission\x12A\n" +
+	"\x05Probe\x12\x1a.swarm.v1.AdmissionRequest\x1a\x18.swarm.v1.AdmissionProbe(\x010\x01B\x1eZ\x1cswarm/proto/swarm/v1;swarmv1b\x06proto3"
 
 var (
 	file_swarm_v1_doctor_proto_rawDescOnce sync.Once
@@ -513,7 +722,7 @@ func file_swarm_v1_doctor_proto_rawDescGZIP() []byte {
 	return file_swarm_v1_doctor_proto_rawDescData
 }
 
-var file_swarm_v1_doctor_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_swarm_v1_doctor_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_swarm_v1_doctor_proto_goTypes = []any{
 	(*SurveyRequest)(nil),         // 0: swarm.v1.SurveyRequest
 	(*SurveyResponse)(nil),        // 1: swarm.v1.SurveyResponse
@@ -521,27 +730,33 @@ var file_swarm_v1_doctor_proto_goTypes = []any{
 	(*TriedWay)(nil),              // 3: swarm.v1.TriedWay
 	(*ProbeRequest)(nil),          // 4: swarm.v1.ProbeRequest
 	(*ProbeResponse)(nil),         // 5: swarm.v1.ProbeResponse
-	(*durationpb.Duration)(nil),   // 6: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 7: google.protobuf.Timestamp
+	(*AdmissionRequest)(nil),      // 6: swarm.v1.AdmissionRequest
+	(*AdmissionProbe)(nil),        // 7: swarm.v1.AdmissionProbe
+	(*durationpb.Duration)(nil),   // 8: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 9: google.protobuf.Timestamp
 }
 var file_swarm_v1_doctor_proto_depIdxs = []int32{
 	2,  // 0: swarm.v1.SurveyResponse.nodes:type_name -> swarm.v1.SurveyedNode
-	6,  // 1: swarm.v1.SurveyedNode.clock_offset:type_name -> google.protobuf.Duration
-	6,  // 2: swarm.v1.SurveyedNode.round_trip:type_name -> google.protobuf.Duration
+	8,  // 1: swarm.v1.SurveyedNode.clock_offset:type_name -> google.protobuf.Duration
+	8,  // 2: swarm.v1.SurveyedNode.round_trip:type_name -> google.protobuf.Duration
 	3,  // 3: swarm.v1.SurveyedNode.out:type_name -> swarm.v1.TriedWay
 	3,  // 4: swarm.v1.SurveyedNode.in:type_name -> swarm.v1.TriedWay
-	7,  // 5: swarm.v1.ProbeResponse.received_at:type_name -> google.protobuf.Timestamp
-	7,  // 6: swarm.v1.ProbeResponse.answered_at:type_name -> google.protobuf.Timestamp
+	9,  // 5: swarm.v1.ProbeResponse.received_at:type_name -> google.protobuf.Timestamp
+	9,  // 6: swarm.v1.ProbeResponse.answered_at:type_name -> google.protobuf.Timestamp
 	3,  // 7: swarm.v1.ProbeResponse.tried:type_name -> swarm.v1.TriedWay
-	0,  // 8: swarm.v1.Doctor.Survey:input_type -> swarm.v1.SurveyRequest
-	4,  // 9: swarm.v1.Doctor.Probe:input_type -> swarm.v1.ProbeRequest
-	1,  // 10: swarm.v1.Doctor.Survey:output_type -> swarm.v1.SurveyResponse
-	5,  // 11: swarm.v1.Doctor.Probe:output_type -> swarm.v1.ProbeResponse
-	10, // [10:12] is the sub-list for method output_type
-	8,  // [8:10] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	3,  // 8: swarm.v1.AdmissionProbe.out:type_name -> swarm.v1.TriedWay
+	3,  // 9: swarm.v1.AdmissionProbe.in:type_name -> swarm.v1.TriedWay
+	0,  // 10: swarm.v1.Doctor.Survey:input_type -> swarm.v1.SurveyRequest
+	4,  // 11: swarm.v1.Doctor.Probe:input_type -> swarm.v1.ProbeRequest
+	6,  // 12: swarm.v1.Admission.Probe:input_type -> swarm.v1.AdmissionRequest
+	1,  // 13: swarm.v1.Doctor.Survey:output_type -> swarm.v1.SurveyResponse
+	5,  // 14: swarm.v1.Doctor.Probe:output_type -> swarm.v1.ProbeResponse
+	7,  // 15: swarm.v1.Admission.Probe:output_type -> swarm.v1.AdmissionProbe
+	13, // [13:16] is the sub-list for method output_type
+	10, // [10:13] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_swarm_v1_doctor_proto_init() }
@@ -555,9 +770,9 @@ func file_swarm_v1_doctor_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swarm_v1_doctor_proto_rawDesc), len(file_swarm_v1_doctor_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   6,
+			NumMessages:   8,
 			NumExtensions: 0,
-			NumServices:   1,
+			NumServices:   2,
 		},
 		GoTypes:           file_swarm_v1_doctor_proto_goTypes,
 		DependencyIndexes: file_swarm_v1_doctor_proto_depIdxs,

@@ -163,3 +163,107 @@ var Doctor_ServiceDesc = grpc.ServiceDesc{
 	Streams:  []grpc.StreamDesc{},
 	Metadata: "swarm/v1/doctor.proto",
 }
+
+const (
+	Admission_Probe_FullMethodName = "/swarm.v1.Admission/Probe"
+)
+
+// AdmissionClient is the client API for Admission service.
+//
+// For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
+//
+// Served by managers, for hosts without a certificate yet: a join token proves that they may ask.
+type AdmissionClient interface {
+	// Probe tries the ways between the host and the manager with real packets. The caller closes its side when it has
+	// heard enough.
+	Probe(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[AdmissionRequest, AdmissionProbe], error)
+}
+
+type admissionClient struct {
+	cc grpc.ClientConnInterface
+}
+
+func NewAdmissionClient(cc grpc.ClientConnInterface) AdmissionClient {
+	return &admissionClient{cc}
+}
+
+func (c *admissionClient) Probe(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[AdmissionRequest, AdmissionProbe], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Admission_ServiceDesc.Streams[0], Admission_Probe_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[AdmissionRequest, AdmissionProbe]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Admission_ProbeClient = grpc.BidiStreamingClient[AdmissionRequest, AdmissionProbe]
+
+// AdmissionServer is the server API for Admission service.
+// All implementations must embed UnimplementedAdmissionServer
+// for forward compatibility.
+//
+// Served by managers, for hosts without a certificate yet: a join token proves that they may ask.
+type AdmissionServer interface {
+	// Probe tries the ways between the host and the manager with real packets. The caller closes its side when it has
+	// heard enough.
+	Probe(grpc.BidiStreamingServer[AdmissionRequest, AdmissionProbe]) error
+	mustEmbedUnimplementedAdmissionServer()
+}
+
+// UnimplementedAdmissionServer must be embedded to have
+// forward compatible implementations.
+//
+// NOTE: this should be embedded by value instead of pointer to avoid a nil
+// pointer dereference when methods are called.
+type UnimplementedAdmissionServer struct{}
+
+func (UnimplementedAdmissionServer) Probe(grpc.BidiStreamingServer[AdmissionRequest, AdmissionProbe]) error {
+	return status.Error(codes.Unimplemented, "method Probe not implemented")
+}
+func (UnimplementedAdmissionServer) mustEmbedUnimplementedAdmissionServer() {}
+func (UnimplementedAdmissionServer) testEmbeddedByValue()                   {}
+
+// UnsafeAdmissionServer may be embedded to opt out of forward compatibility for this service.
+// Use of this interface is not recommended, as added methods to AdmissionServer will
+// result in compilation errors.
+type UnsafeAdmissionServer interface {
+	mustEmbedUnimplementedAdmissionServer()
+}
+
+func RegisterAdmissionServer(s grpc.ServiceRegistrar, srv AdmissionServer) {
+	// If the following call panics, it indicates UnimplementedAdmissionServer was
+	// embedded by pointer and is nil.  This will cause panics if an
+	// unimplemented method is ever invoked, so we test this at initialization
+	// time to prevent it from happening at runtime later due to I/O.
+	if t, ok := srv.(interface{ testEmbeddedByValue() }); ok {
+		t.testEmbeddedByValue()
+	}
+	s.RegisterService(&Admission_ServiceDesc, srv)
+}
+
+func _Admission_Probe_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(AdmissionServer).Probe(&grpc.GenericServerStream[AdmissionRequest, AdmissionProbe]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Admission_ProbeServer = grpc.BidiStreamingServer[AdmissionRequest, AdmissionProbe]
+
+// Admission_ServiceDesc is the grpc.ServiceDesc for Admission service.
+// It's only intended for direct use with grpc.RegisterService,
+// and not to be introspected or modified (even as a copy)
+var Admission_ServiceDesc = grpc.ServiceDesc{
+	ServiceName: "swarm.v1.Admission",
+	HandlerType: (*AdmissionServer)(nil),
+	Methods:     []grpc.MethodDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "Probe",
+			Handler:       _Admission_Probe_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
+		},
+	},
+	Metadata: "swarm/v1/doctor.proto",
+}

@@ -1,0 +1,119 @@
+//go:build linux
+
+package probe
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/test/bufconn"
+
+	"swarm/internal/transport"
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+// newGate is a manager at 127.81.1.1 whose token is "token", and the host at 127.81.1.2 that wants to join.
+func newGate(t *testing.T) (swarmv1.AdmissionClient, Joiner) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("raw sockets need root")
+	}
+	cluster, gossip := listener(t, "127.81.1.1", "cluster"), listener(t, "127.81.1.1", "gossip")
+	k := NewGatekeeper(func(_ context.Context, token string) (Gate, error) {
+		if token != "token" {
+			return Gate{}, errdefs.ErrUnauthenticated.WithMessage("a wrong token")
+		}
+		return Gate{
+			Hostname: "gate", Addr: cluster.Addr, Port: cluster.Port, GossipPort: gossip.GossipPort,
+			Data: netip.AddrPortFrom(cluster.Addr, testDataPort),
+		}, nil
+	})
+	ln := bufconn.Listen(1 << 16)
+	server := grpc.NewServer(grpc.StreamInterceptor(func(srv any, ss grpc.ServerStream, _ *grpc.StreamServerInfo, next grpc.StreamHandler) error {
+		return transport.ToStatus(next(srv, ss))
+	}))
+	swarmv1.RegisterAdmissionServer(server, k)
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(ln) }()
+	conn, err := grpc.NewClient("passthrough:///gate", grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return ln.DialContext(ctx) }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = conn.Close()
+		server.Stop()
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
+	})
+	host := listener(t, "127.81.1.2", "host")
+	return swarmv1.NewAdmissionClient(conn), Joiner{Token: "token", Addr: host.Addr, Port: host.Port, DataAddr: host.Addr, Bind: host.Addr}
+}
+
+func TestJoin_EveryWayWorks(t *testing.T) {
+	c, j := newGate(t)
+	began := time.Now()
+	got, err := Join(t.Context(), c, j)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(began); took > joinPatience {
+		t.Errorf("took %s: somebody waited for nothing", took)
+	}
+	if got.Hostname != "gate" || got.Addr != "127.81.1.1" {
+		t.Errorf("got %v", got)
+	}
+	for name, ways := range map[string][]*swarmv1.TriedWay{"out": got.Out, "in": got.In} {
+		if f := faults(ways); len(f) > 0 || len(ways) != 4 {
+			t.Errorf("%s: %d ways, faults %q", name, len(ways), f)
+		}
+	}
+}
+
+func TestJoin_WhatDoesNotComeIsTold(t *testing.T) {
+	c, j := newGate(t)
+	// Nobody has this address: what the manager sends goes nowhere.
+	j.Addr, j.DataAddr = netip.MustParseAddr("192.0.2.9"), netip.MustParseAddr("192.0.2.9")
+	got, err := Join(t.Context(), c, j)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if f := faults(got.Out); len(f) > 0 {
+		t.Errorf("out: faults %q", f)
+	}
+	if f := faults(got.In); len(f) != 4 {
+		t.Errorf("in: faults %q, want four", f)
+	}
+}
+
+func TestJoin_Refusals(t *testing.T) {
+	c, j := newGate(t)
+	wrong := j
+	wrong.Token = "other"
+	if _, err := Join(t.Context(), c, wrong); !errdefs.IsUnauthorized(transport.FromStatus(err)) {
+		t.Errorf("a wrong token: %v", err)
+	}
+	// Something else has the ports of gossip.
+	j.Bind = netip.MustParseAddr("127.81.1.1")
+	_, err := Join(t.Context(), c, j)
+	if !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "is in use on this host") {
+		t.Errorf("ports in use: %v", err)
+	}
+	stream, err := c.Probe(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = stream.Send(&swarmv1.AdmissionRequest{Token: "token", Addr: "x", Nonce: []byte{1}})
+	if _, err := stream.Recv(); !errdefs.IsInvalidArgument(transport.FromStatus(err)) {
+		t.Errorf("nonsense: %v", err)
+	}
+}
