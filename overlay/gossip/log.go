@@ -38,11 +38,17 @@ func (w *lineWriter) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
+// probed is what memberlist says of a VXLAN packet, such as a host sends that wants to join, to try the port.
+const probed = "Decrypt packet failed: unsupported encryption version 8"
+
 func parseLine(line string) (slog.Level, string) {
 	line = strings.TrimSpace(line)
 	tag, text, ok := strings.Cut(line, "] ")
 	if !ok || !strings.HasPrefix(tag, "[") {
 		return slog.LevelDebug, line
+	}
+	if strings.Contains(text, probed) {
+		return slog.LevelDebug, text
 	}
 	switch tag[1:] {
 	case "ERR", "ERROR":
