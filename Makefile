@@ -78,11 +78,15 @@ scenarios: deps build ## real clusters; RUN=name for one, COUNT=20 for twenty ro
 	scenarios/rounds.sh '$(RUN)' '$(COUNT)' '$(PARALLEL)'
 
 deps-bench: deps ## what benchmarks compare with
-	@command -v dockerd >/dev/null || { apt-get update -q && apt-get install -y -q --no-install-recommends docker.io; }
+	@missing=; \
+	command -v dockerd >/dev/null || missing="$$missing docker.io"; \
+	for tool in iperf3 wrk curl; do command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
+	command -v ip >/dev/null || missing="$$missing iproute2"; \
+	[ -z "$$missing" ] || { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $$missing; }
 
 ONLY   ?=
 ROUNDS ?= 5
-bench: deps-bench build image ## figures against peers and limits, in the same run; ONLY=cold,containers,latency,placement,logs,image,idle
+bench: deps-bench build image ## figures against peers and limits, in the same run; ONLY=cold,containers,latency,placement,logs,image,idle,net
 	go run ./bench -only='$(ONLY)' -rounds=$(ROUNDS)
 
 deps-vm: deps ## what makes and runs virtual machines

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"time"
 
 	"swarm/dev"
 )
@@ -26,7 +25,6 @@ func latency(ctx context.Context, e env) error {
 			create, remove = append(create, made), append(remove, gone)
 		}
 	}
-	ms := func(d time.Duration) float64 { return d.Seconds() * 1000 }
 	figure("create_running_p50_ms", ms(create.median()), "ms", fmt.Sprintf("%d services of one replica, 3 managers, fsync, TLS, simulated runtime; SwarmKit 200", samples))
 	figure("remove_gone_p50_ms", ms(remove.median()), "ms", "the same services, until no row of them is left; SwarmKit 455")
 	return nil

@@ -47,6 +47,7 @@ func groups() []group {
 		{"logs", logs},
 		{"image", images},
 		{"idle", idle},
+		{"net", network},
 	}
 }
 

@@ -1,0 +1,340 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"swarm/dev"
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+const (
+	// netRounds is how many pairs each ratio is the median of, at least.
+	netRounds = 7
+	// netSpan is how long traffic flows for one measurement.
+	netSpan = 2 * time.Second
+	netPort = 18080
+)
+
+// network: what overlay, service addresses and the routing mesh cost, each against the same traffic without them, in pairs
+// that follow each other.
+func network(ctx context.Context, e env) error {
+	c, err := bring(ctx, e, dev.Options{Nodes: 2, Managers: 1})
+	if err != nil {
+		return err
+	}
+	defer c.down()
+	if err := load(ctx, c.control, e.archive); err != nil {
+		return err
+	}
+	hosts, err := c.Hosts()
+	if err != nil {
+		return err
+	}
+	n, err := newNetBench(ctx, c, hosts)
+	if err != nil {
+		return err
+	}
+	rounds := max(netRounds, e.rounds)
+	for _, measure := range []func(context.Context, int) error{n.throughput, n.addresses, n.mesh, n.attach} {
+		if err := measure(ctx, rounds); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// netBench is a client on the first host and a server on the second, on one overlay network.
+type netBench struct {
+	c                *cluster
+	hosts            []dev.Host
+	client, server   string // pins of the containers' namespaces
+	address, virtual netip.Addr
+	network          *swarmv1.Network
+}
+
+func newNetBench(ctx context.Context, c *cluster, hosts []dev.Host) (*netBench, error) {
+	info, err := c.control.CreateNetwork(ctx, &swarmv1.CreateNetworkRequest{Spec: &swarmv1.NetworkSpec{Name: "bench"}})
+	if err != nil {
+		return nil, err
+	}
+	n := &netBench{c: c, hosts: hosts, network: info.GetNetwork()}
+	w, err := watch(ctx, c.control)
+	if err != nil {
+		return nil, err
+	}
+	server := n.service("server", "worker")
+	server.EndpointSpec = &swarmv1.EndpointSpec{Ports: []*swarmv1.PortConfig{{TargetPort: 8080, PublishedPort: netPort}}}
+	if err := create(ctx, c, w, server, 1); err != nil {
+		return nil, err
+	}
+	if err := create(ctx, c, w, n.service("client", "manager"), 2); err != nil {
+		return nil, err
+	}
+	if n.server, n.address, err = n.place(ctx, "server", hosts[1]); err != nil {
+		return nil, err
+	}
+	if n.client, _, err = n.place(ctx, "client", hosts[0]); err != nil {
+		return nil, err
+	}
+	s, err := c.control.GetService(ctx, &swarmv1.GetRequest{Id: "server"})
+	if err != nil {
+		return nil, err
+	}
+	vips := s.GetEndpoint().GetVirtualIps()
+	if len(vips) != 1 {
+		return nil, fmt.Errorf("service server has %d virtual addresses", len(vips))
+	}
+	prefix, err := netip.ParsePrefix(vips[0].GetAddr())
+	n.virtual = prefix.Addr()
+	return n, err
+}
+
+// service is one replica on the overlay network, on a node of a role.
+func (n *netBench) service(name, role string) *swarmv1.ServiceSpec {
+	spec := service(name, 1)
+	spec.TaskTemplate.Placement = on(role)
+	spec.TaskTemplate.Networks = []*swarmv1.NetworkAttachmentConfig{{Target: n.network.GetId()}}
+	return spec
+}
+
+// place finds the namespace and the address of a service's only task.
+func (n *netBench) place(ctx context.Context, name string, h dev.Host) (netns string, addr netip.Addr, err error) {
+	tasks, err := n.c.control.ListTasks(ctx, &swarmv1.ListRequest{})
+	if err != nil {
+		return "", addr, err
+	}
+	for _, t := range tasks.GetTasks() {
+		if t.GetServiceName() != name || len(t.GetTask().GetNetworks()) == 0 {
+			continue
+		}
+		prefix, err := netip.ParsePrefix(t.GetTask().GetNetworks()[0].GetAddresses()[0])
+		return filepath.Join(h.RunDir, "netns", t.GetTask().GetId()), prefix.Addr(), err
+	}
+	return "", addr, fmt.Errorf("service %s has no task with an address", name)
+}
+
+// throughput compares one TCP stream over the overlay with one over a bridge and a VXLAN device made by hand between the
+// same two hosts.
+func (n *netBench) throughput(ctx context.Context, rounds int) error {
+	b, err := newBareOverlay(ctx, n.hosts)
+	if err != nil {
+		return err
+	}
+	defer b.close()
+	var ours, bare []float64
+	for range rounds {
+		o, err := stream(ctx, n.client, n.server, n.address)
+		if err != nil {
+			return fmt.Errorf("stream over the overlay: %w", err)
+		}
+		h, err := stream(ctx, b.ends[0], b.ends[1], b.address)
+		if err != nil {
+			return fmt.Errorf("stream over a VXLAN made by hand: %w", err)
+		}
+		ours, bare = append(ours, o), append(bare, h)
+	}
+	figure("overlay_vs_vxlan", ratio(ours, bare), "", fmt.Sprintf("one TCP stream, %s of %s Gbit/s, in pairs; goal 0.95", list(ours), list(bare)))
+	return nil
+}
+
+// addresses compares requests to the service's address with requests to the container's own.
+func (n *netBench) addresses(ctx context.Context, rounds int) error {
+	direct, virtual := url(n.address, 8080), url(n.virtual, 8080)
+	for _, v := range []struct {
+		name, what string
+		fresh      bool
+		goal       float64
+	}{
+		{"vip_vs_direct", "requests/s on kept connections", false, 0.92},
+		{"vip_new_vs_direct", "requests/s, each on a new connection", true, 0.9},
+	} {
+		if err := n.compare(ctx, v.name, v.what, v.goal, rounds, requests{n.client, virtual, v.fresh}, requests{n.client, direct, v.fresh}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// mesh compares requests to a port that the client's own node publishes, for a container on the other node, with requests
+// to that container, which cross the same two hosts; and says whose address the container saw.
+func (n *netBench) mesh(ctx context.Context, rounds int) error {
+	published := url(n.hosts[0].Address, netPort)
+	seen, err := inside(ctx, n.hosts[0].Namespace, "curl", "-sS", "--max-time", "5", published+"client")
+	if err != nil {
+		return err
+	}
+	if want := n.hosts[0].Address.String(); !strings.HasPrefix(seen, want+":") {
+		return fmt.Errorf("the container saw the client as %q, want %s", strings.TrimSpace(seen), want)
+	}
+	return n.compare(ctx, "mesh_vs_direct", "requests/s on kept connections, the client's address kept", 0.85, rounds,
+		requests{n.hosts[0].Namespace, published, false}, requests{n.client, url(n.address, 8080), false})
+}
+
+// requests are asked from one namespace, of one address.
+type requests struct {
+	netns, url string
+	fresh      bool
+}
+
+func (n *netBench) compare(ctx context.Context, name, what string, goal float64, rounds int, ours, bare requests) error {
+	var a, b []float64
+	for range rounds {
+		x, err := ours.rate(ctx)
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		y, err := bare.rate(ctx)
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		a, b = append(a, x/1000), append(b, y/1000)
+	}
+	figure(name, ratio(a, b), "", fmt.Sprintf("%s, %s of %s thousand, in pairs; goal %g", what, list(a), list(b), goal))
+	return nil
+}
+
+// rate asks for as many answers as come within netSpan.
+func (r requests) rate(ctx context.Context) (float64, error) {
+	args := []string{"wrk", "-t1", "-c32", "-d" + netSpan.String()}
+	if r.fresh {
+		args = append(args, "-H", "Connection: close")
+	}
+	out, err := inside(ctx, r.netns, append(args, r.url)...)
+	if err != nil {
+		return 0, err
+	}
+	if strings.Contains(out, "Socket errors") && !r.fresh || strings.Contains(out, "Non-2xx") {
+		return 0, fmt.Errorf("%s: requests failed: %s", r.url, out)
+	}
+	m := regexp.MustCompile(`Requests/sec:\s+([0-9.]+)`).FindStringSubmatch(out)
+	if m == nil {
+		return 0, fmt.Errorf("%s: no rate in %q", r.url, out)
+	}
+	return strconv.ParseFloat(m[1], 64)
+}
+
+// attach compares how long one container takes to RUNNING with and without an overlay network.
+func (n *netBench) attach(ctx context.Context, rounds int) error {
+	w, err := watch(ctx, n.c.control)
+	if err != nil {
+		return err
+	}
+	// The first of each kind makes what the later ones find: the network on that host.
+	var with, without times
+	for i := range 3*rounds + 1 {
+		for _, overlay := range []bool{true, false} {
+			spec := n.service(fmt.Sprintf("attach-%d-%t", i, overlay), "manager")
+			if !overlay {
+				spec.TaskTemplate.Networks = nil
+			}
+			took, err := n.startOne(ctx, w, spec)
+			if err != nil {
+				return err
+			}
+			switch {
+			case i == 0:
+			case overlay:
+				with = append(with, took)
+			default:
+				without = append(without, took)
+			}
+		}
+	}
+	added := make([]time.Duration, len(with))
+	for i := range with {
+		added[i] = with[i] - without[i]
+	}
+	figure("attach_ms", ms(times(added).median()), "ms", fmt.Sprintf(
+		"what an overlay network adds to create-to-RUNNING, %.0f ms without; median of %d pairs; goal 15", ms(without.median()), len(with)))
+	return nil
+}
+
+// startOne times a service of one replica to RUNNING, and removes it.
+func (n *netBench) startOne(ctx context.Context, w *watcher, spec *swarmv1.ServiceSpec) (time.Duration, error) {
+	clear(w.states)
+	began := time.Now()
+	if err := create(ctx, n.c, w, spec, 1); err != nil {
+		return 0, err
+	}
+	took := time.Since(began)
+	if _, err := n.c.control.RemoveService(ctx, &swarmv1.GetRequest{Id: spec.GetName()}); err != nil {
+		return 0, err
+	}
+	return took, w.until(none)
+}
+
+func url(addr netip.Addr, port uint16) string {
+	return "http://" + netip.AddrPortFrom(addr, port).String() + "/"
+}
+
+func ms(d time.Duration) float64 { return d.Seconds() * 1000 }
+
+// inside runs a command in a network namespace and returns what it wrote.
+func inside(ctx context.Context, netns string, command ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, netSpan+30*time.Second)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, "nsenter", append([]string{"--net=" + netns, "--"}, command...)...).CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("%s: %w: %s", strings.Join(command, " "), err, tail(string(out), 300))
+	}
+	return string(out), nil
+}
+
+// stream gives the Gbit/s of one TCP stream from one namespace to another.
+func stream(ctx context.Context, from, to string, addr netip.Addr) (float64, error) {
+	serving, cancel := context.WithCancel(ctx)
+	server := exec.CommandContext(serving, "nsenter", "--net="+to, "--", "iperf3", "-s", "-1", "-B", addr.String())
+	if err := server.Start(); err != nil {
+		cancel()
+		return 0, err
+	}
+	defer func() { cancel(); _ = server.Wait() }()
+	var out string
+	err := poll(ctx, "iperf3 answers", func() (ok bool) {
+		var err error
+		out, err = inside(ctx, from, "iperf3", "-J", "-c", addr.String(), "-t", strconv.Itoa(int(netSpan.Seconds())))
+		return err == nil
+	})
+	if err != nil {
+		return 0, fmt.Errorf("%w: %s", err, tail(out, 300))
+	}
+	var result struct {
+		End struct {
+			Received struct {
+				Bits float64 `json:"bits_per_second"`
+			} `json:"sum_received"`
+		} `json:"end"`
+	}
+	if err := json.Unmarshal([]byte(out), &result); err != nil {
+		return 0, err
+	}
+	return result.End.Received.Bits / 1e9, nil
+}
+
+// ratio is the median of the pairs' ratios.
+func ratio(a, b []float64) float64 {
+	var all []float64
+	for i := range a {
+		all = append(all, a[i]/b[i])
+	}
+	slices.Sort(all)
+	return all[len(all)/2]
+}
+
+func list(all []float64) string {
+	var parts []string
+	for _, v := range all {
+		parts = append(parts, fmt.Sprintf("%.3g", v))
+	}
+	return strings.Join(parts, " ")
+}
