@@ -120,6 +120,18 @@ func (p *Playground) Kill(ctx context.Context, host string) error {
 	})
 }
 
+// Shutdown is a host that goes down in order, and then off: its daemon ends its tasks and says goodbye. Start is the power
+// back.
+func (p *Playground) Shutdown(ctx context.Context, host string) error {
+	err := p.change(host, func(_ *record, _ *Lab, h *hostRecord) error {
+		return h.Daemon.kill(ctx, unix.SIGPWR)
+	})
+	if err != nil {
+		return err
+	}
+	return p.PowerOff(ctx, host)
+}
+
 // PowerOff is the plug pulled: the host's every process dies at once, its memory
 // (mounts, sockets, network) is lost, its disk stays. Start is the power back.
 func (p *Playground) PowerOff(ctx context.Context, host string) error {

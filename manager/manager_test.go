@@ -105,6 +105,42 @@ func TestManager_LostWorker(t *testing.T) {
 	})
 }
 
+// TestManager_DepartingWorker: a node that says that its host goes down is down at once, and told so; its tasks run
+// elsewhere although it still speaks. What it says of them later counts as no failure. Its next session finds it ready.
+func TestManager_DepartingWorker(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		a, b := r.join("host-a"), r.join("host-b")
+		spec := serviceSpec("web", 2)
+		spec.TaskTemplate.RestartPolicy = &swarmv1.RestartPolicy{Condition: swarmv1.RestartPolicy_NONE}
+		r.create(spec)
+		synctest.Wait()
+		if a.running() != 1 || b.running() != 1 {
+			t.Fatalf("%d and %d tasks run, want one on each", a.running(), b.running())
+		}
+		start := time.Now()
+		a.send(&swarmv1.FromWorker{Message: &swarmv1.FromWorker_Departure{Departure: &swarmv1.Departure{}}})
+		synctest.Wait()
+		a.mu.Lock()
+		parted := a.parted
+		a.mu.Unlock()
+		if took := time.Since(start); r.state(a.id) != swarmv1.NodeState_DOWN || b.running() != 2 || !parted || took > 100*time.Millisecond {
+			t.Errorf("after %s the node is %s, the other runs %d, told: %v; want down, 2 and true at once", took, r.state(a.id), b.running(), parted)
+		}
+		time.Sleep(30 * time.Second)
+		if r.state(a.id) != swarmv1.NodeState_DOWN || b.running() != 2 || a.running() != 0 {
+			t.Errorf("later the node is %s and runs %d, the other %d; want down, 0 and 2", r.state(a.id), a.running(), b.running())
+		}
+		a.cancel()
+		time.Sleep(time.Second)
+		a = r.open(a.id, "host-a")
+		time.Sleep(time.Second)
+		if r.state(a.id) != swarmv1.NodeState_READY || b.running() != 2 {
+			t.Errorf("after its return the node is %s, the other runs %d; want ready and 2", r.state(a.id), b.running())
+		}
+	})
+}
+
 func TestManager_GossipAloneEvictsNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)

@@ -233,6 +233,7 @@ type worker struct {
 	epoch    uint64
 	acked    uint64
 	roles    []swarmv1.NodeSpec_Role
+	parted   bool // told that its node is down
 }
 
 // join adds a node and opens its session.
@@ -315,6 +316,8 @@ func (w *worker) receive() error {
 		case *swarmv1.ToWorker_Node:
 			w.removed = w.removed || m.Node.GetRemoved()
 			w.roles = append(w.roles, m.Node.GetNode().GetSpec().GetRole())
+		case *swarmv1.ToWorker_DepartureAck:
+			w.parted = true
 		case *swarmv1.ToWorker_StatusAck:
 			w.acked = m.StatusAck.GetSequence()
 		case *swarmv1.ToWorker_Assignments:

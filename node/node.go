@@ -80,6 +80,8 @@ type Worker interface {
 	Connected(ctx context.Context) error
 	// Tasks on this node.
 	Tasks() int
+	// Depart tells the managers that this host goes down, and stops every task with its grace.
+	Depart(ctx context.Context) error
 	// Close frees the worker's files; Run does it too. For a member that never ran.
 	Close() error
 }

@@ -171,6 +171,25 @@ func TestNode_RestartResumesFromDisk(t *testing.T) {
 	}
 }
 
+// A host that goes down: the worker parts first, then the gossip says goodbye; the membership stays.
+func TestNode_DepartStaysAMember(t *testing.T) {
+	r := newRig(t, newCluster(t)).up()
+	if err := r.node.Depart(t.Context()); err != nil {
+		t.Fatalf("no member: %v", err)
+	}
+	r.init()
+	if err := r.node.Depart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	worker, gossip, _ := r.parts()
+	if !worker.departed.Load() || !gossip.said.Load() {
+		t.Errorf("the worker parted before the goodbye: %v; goodbye was said: %v; want both", worker.departed.Load(), gossip.said.Load())
+	}
+	if info := r.info(); info.LocalNodeState != "active" {
+		t.Errorf("the node is %s, want active", info.LocalNodeState)
+	}
+}
+
 func TestNode_DamagedMembershipIsToldAndCanBeLeft(t *testing.T) {
 	r := newRig(t, newCluster(t)).up()
 	r.init()

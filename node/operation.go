@@ -392,6 +392,23 @@ func (m *member) goodbye(ctx context.Context) {
 	}
 }
 
+// Depart is for a host that is going down, while Run runs: the others replace this node's tasks at once, its tasks stop with
+// their grace, and its gossip says goodbye. It stays a member, and takes part again when Run runs anew.
+func (n *Node) Depart(ctx context.Context) error {
+	m := n.current()
+	if m == nil {
+		return nil
+	}
+	select {
+	case <-m.running:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	err := m.worker.Depart(ctx)
+	m.goodbye(ctx)
+	return err
+}
+
 // undo forgets what a failed operation has remembered.
 func (n *Node) undo(cause error) error {
 	if err := n.disk.forget(); err != nil {

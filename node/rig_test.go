@@ -159,6 +159,8 @@ type fakeWorker struct {
 	rig    *rig
 	hooks  WorkerHooks
 	closed atomic.Bool
+	// departed is set by a departure that found the gossip still there.
+	departed atomic.Bool
 }
 
 func (w *fakeWorker) Run(ctx context.Context) error {
@@ -168,7 +170,12 @@ func (w *fakeWorker) Run(ctx context.Context) error {
 func (w *fakeWorker) Register(grpc.ServiceRegistrar)  {}
 func (w *fakeWorker) Connected(context.Context) error { return nil }
 func (w *fakeWorker) Tasks() int                      { return 3 }
-func (w *fakeWorker) Close() error                    { w.closed.Store(true); return nil }
+func (w *fakeWorker) Depart(context.Context) error {
+	_, gossip, _ := w.rig.parts()
+	w.departed.Store(!gossip.said.Load())
+	return nil
+}
+func (w *fakeWorker) Close() error { w.closed.Store(true); return nil }
 
 type fakeGossip struct {
 	said, closed atomic.Bool
@@ -199,6 +206,7 @@ type rig struct {
 	cleaned  atomic.Int32
 	noWorker error // what NewWorker answers
 	stop     func() error
+	node     *Node
 
 	mu       sync.Mutex // guards the newest of the parts
 	managers []*fakeManager
@@ -279,6 +287,7 @@ func (r *rig) up() *rig {
 	r.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	n := New(r.cfg, r.deps())
+	r.node = n
 	n.addrs = host(map[string][]string{"eth0": {"10.0.0.1"}, "eth1": {"10.0.1.1"}})
 	done := make(chan error, 1)
 	go func() { done <- n.Run(ctx) }()

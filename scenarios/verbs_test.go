@@ -72,6 +72,7 @@ func verbs() map[string]func(*testscript.TestScript, bool, []string) {
 		"during":     cmdDuring,
 		"http":       cmdHTTP,
 		"crash":      hostCommand((*dev.Playground).Kill),
+		"shutdown":   hostCommand((*dev.Playground).Shutdown),
 		"poweroff":   hostCommand((*dev.Playground).PowerOff),
 		"stop":       hostCommand((*dev.Playground).Stop),
 		"start":      hostCommand((*dev.Playground).Start),

@@ -316,11 +316,12 @@ func (t *taskLoop) stop(ctx context.Context) outcome {
 func (t *taskLoop) drain(ctx context.Context) {
 	t.mu.Lock()
 	ready, served := t.status.GetReady(), len(t.attached.Nameservers) > 0
+	elsewhere := t.task.GetDesiredState() == swarmv1.TaskState_SHUTDOWN || t.departs
 	t.mu.Unlock()
 	for _, p := range t.revision.GetSpec().GetEndpointSpec().GetPorts() {
 		served = served || p.GetPublishMode() != swarmv1.PortConfig_HOST
 	}
-	if ready && served && t.now().GetDesiredState() == swarmv1.TaskState_SHUTDOWN {
+	if ready && served && elsewhere {
 		pause(ctx, drainFor)
 	}
 }

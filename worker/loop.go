@@ -22,9 +22,11 @@ type taskLoop struct {
 	mu        sync.Mutex // guards what follows; never held across I/O
 	task      *swarmv1.Task
 	gone      bool // no longer assigned
+	departs   bool // the host goes down
 	status    *swarmv1.TaskStatus
 	action    task.Action
 	busy      bool               // the goroutine exists
+	ended     chan struct{}      // closed when it has ended; nil before the first
 	interrupt context.CancelFunc // ends the action that goes on
 	cleaned   bool
 	waiting   bool // begins with the managers' first complete set
@@ -55,23 +57,31 @@ func newTaskLoop(w *Worker, t *swarmv1.Task, last *swarmv1.TaskStatus) *taskLoop
 
 // desiredLocked is what the managers want; what they do not assign is to be removed.
 func (t *taskLoop) desiredLocked() swarmv1.TaskState {
-	if t.gone {
+	switch {
+	case t.gone:
 		return swarmv1.TaskState_REMOVE
+	case t.departs:
+		return max(t.task.DesiredState, swarmv1.TaskState_SHUTDOWN)
 	}
 	return t.task.DesiredState
 }
 
-// want tells the loop what is assigned now; nil: the task is not. A stop interrupts what goes on, everything else is
-// seen by the next step.
+// want tells the loop what is assigned now; nil: the task is not.
 func (t *taskLoop) want(now *swarmv1.Task) {
+	t.change(func() {
+		t.gone = now == nil
+		if now != nil {
+			t.task = now
+		}
+	})
+}
+
+// change is one of what is wanted of the task. A stop interrupts what goes on, everything else is seen by the next step.
+func (t *taskLoop) change(edit func()) {
 	t.mu.Lock()
-	stopped := task.Stops(t.desiredLocked())
-	moved := now != nil && !proto.Equal(now.StartAfter, t.task.StartAfter)
-	t.gone = now == nil
-	if now != nil {
-		t.task = now
-	}
-	stops := task.Stops(t.desiredLocked())
+	stopped, start := task.Stops(t.desiredLocked()), t.task.StartAfter
+	edit()
+	moved, stops := !proto.Equal(t.task.StartAfter, start), task.Stops(t.desiredLocked())
 	if t.busy {
 		ending := t.action == task.Stop || t.action == task.Clean // doing already what a stop would have it do
 		if stops && !stopped && !ending || moved && t.action == task.Delay {
@@ -103,7 +113,15 @@ func (t *taskLoop) beginLocked() {
 		return
 	}
 	t.interrupt = func() {}
-	t.busy = t.w.begin(t)
+	if t.busy = t.w.begin(t); t.busy {
+		t.ended = make(chan struct{})
+	}
+}
+
+// endLocked notes that the goroutine ends.
+func (t *taskLoop) endLocked() {
+	t.busy = false
+	close(t.ended)
 }
 
 // run performs what the table says until it says rest.
@@ -120,7 +138,7 @@ func (t *taskLoop) run(ctx context.Context) {
 		cancel()
 	}
 	t.mu.Lock()
-	t.busy = false
+	t.endLocked()
 	t.mu.Unlock()
 }
 
@@ -143,7 +161,7 @@ func (t *taskLoop) step(out outcome, cancel context.CancelFunc) task.Action {
 	}
 	forget := false
 	if action == task.Rest {
-		t.busy = false
+		t.endLocked()
 		forget = t.cleaned && t.gone && task.Terminal(state)
 	}
 	rests := action == task.Rest

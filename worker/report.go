@@ -23,6 +23,7 @@ type reports struct {
 	urgent   bool                           // something in pending must not wait for a heartbeat
 	sequence uint64
 	wake     chan struct{} // one token: look again
+	idle     chan struct{} // closed when the managers have all there is to say; nil while nobody waits for that
 }
 
 func newReports() *reports {
@@ -105,6 +106,7 @@ func (r *reports) ack(sequence uint64) []*swarmv1.TaskStatus {
 		}
 	}
 	r.inflight = nil
+	r.settleLocked()
 	more := r.urgent
 	r.mu.Unlock()
 	if more {
@@ -118,6 +120,26 @@ func (r *reports) drop(taskID string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.pending, taskID)
+	r.settleLocked()
+}
+
+// settled returns what is closed once the managers have all there is to say.
+func (r *reports) settled() <-chan struct{} {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.idle == nil {
+		r.idle = make(chan struct{})
+	}
+	idle := r.idle
+	r.settleLocked()
+	return idle
+}
+
+func (r *reports) settleLocked() {
+	if r.idle != nil && r.inflight == nil && len(r.pending) == 0 {
+		close(r.idle)
+		r.idle = nil
+	}
 }
 
 // unackedSequence is the report that waits for its acknowledgement; 0: none does.

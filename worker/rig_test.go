@@ -135,6 +135,7 @@ type manager struct {
 	statuses map[string]*swarmv1.TaskStatus
 	history  map[string][]swarmv1.TaskState
 	images   *swarmv1.ImageReport
+	departed time.Time
 	initial  []*swarmv1.Assignment
 	index    uint64
 	changed  chan struct{}
@@ -228,6 +229,11 @@ func (m *manager) receive(s *managerSession) error {
 					m.history[u.TaskId] = append(m.history[u.TaskId], u.State)
 				}
 				answer = &swarmv1.ToWorker{Message: &swarmv1.ToWorker_StatusAck{StatusAck: &swarmv1.StatusAck{Sequence: x.Status.Sequence}}}
+			}
+		case *swarmv1.FromWorker_Departure:
+			m.departed = time.Now()
+			if !m.noAck {
+				answer = &swarmv1.ToWorker{Message: &swarmv1.ToWorker_DepartureAck{DepartureAck: &swarmv1.DepartureAck{}}}
 			}
 		case *swarmv1.FromWorker_Images:
 			m.images = x.Images

@@ -91,6 +91,8 @@ func (s *session) read() error {
 			}
 		case *swarmv1.ToWorker_StatusAck:
 			s.w.acked(m.StatusAck.Sequence)
+		case *swarmv1.ToWorker_DepartureAck:
+			s.w.hasParted()
 		case *swarmv1.ToWorker_HeartbeatAck:
 			s.answered.Store(m.HeartbeatAck.Sequence)
 		case *swarmv1.ToWorker_Node:
@@ -127,7 +129,7 @@ func (s *session) write(ctx context.Context) error {
 	defer ticker.Stop()
 	var unacked int // heartbeats for which the same report waits
 	var waiting uint64
-	held := closedChan()
+	held, departing := closedChan(), (<-chan struct{})(s.w.departing)
 	for {
 		var err error
 		select {
@@ -144,6 +146,9 @@ func (s *session) write(ctx context.Context) error {
 			}
 		case <-s.w.reports.wake:
 			err = s.report(false)
+		case <-departing:
+			departing = nil
+			err = s.stream.Send(&swarmv1.FromWorker{Message: &swarmv1.FromWorker_Departure{Departure: &swarmv1.Departure{}}})
 		case <-s.w.redescribe:
 			err = s.stream.Send(&swarmv1.FromWorker{Message: &swarmv1.FromWorker_Description{Description: s.w.deps.Describe()}})
 		case <-held:

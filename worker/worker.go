@@ -29,6 +29,10 @@ type Worker struct {
 	redescribe chan struct{} // one token: the description changed
 	synced     chan struct{} // closed by the first complete set of assignments
 	syncOnce   sync.Once
+	departing  chan struct{} // closed when the host goes down
+	departOnce sync.Once
+	parted     chan struct{} // closed when the managers know
+	partOnce   sync.Once
 
 	mu    sync.Mutex // guards what follows
 	tasks map[string]*taskLoop
@@ -63,6 +67,8 @@ func New(cfg Config, deps Deps) (*Worker, error) {
 		slots:      make(chan struct{}, cfg.Starts),
 		redescribe: make(chan struct{}, 1),
 		synced:     make(chan struct{}),
+		departing:  make(chan struct{}),
+		parted:     make(chan struct{}),
 		tasks:      map[string]*taskLoop{},
 		idle:       make(chan struct{}),
 		mem:        mem,
@@ -212,6 +218,7 @@ func (w *Worker) assign(id string, t *swarmv1.Task) {
 	loop := w.tasks[id]
 	if loop == nil && t != nil {
 		loop = newTaskLoop(w, t, nil)
+		loop.departs = w.isDeparting()
 		w.tasks[id] = loop
 	}
 	w.mu.Unlock()

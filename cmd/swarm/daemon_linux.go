@@ -28,25 +28,25 @@ import (
 
 // runDaemon is the daemon of one host until ctx ends, through upgrades.
 func runDaemon(ctx context.Context, o cli.DaemonOptions) error {
-	ctx, stop := untilReplaced(ctx)
+	ctx, stop := untilTold(ctx)
 	defer stop()
-	if err := serveDaemon(ctx, o); err != nil || !errors.Is(context.Cause(ctx), errReplaced) {
+	starter, err := takeStarter()
+	if err != nil {
 		return err
 	}
-	return become()
+	if err := serveDaemon(ctx, o, starter); err != nil || !errors.Is(context.Cause(ctx), errReplaced) {
+		return err
+	}
+	return become(starter)
 }
 
 // serveDaemon is the daemon of one host until ctx ends.
-func serveDaemon(ctx context.Context, o cli.DaemonOptions) error {
+func serveDaemon(ctx context.Context, o cli.DaemonOptions, s starter) error {
 	// A daemon outlives its terminal. Caught, not ignored: containers would inherit that.
 	ignoreHangups()
 	// Nor has it to do with the umask of whoever starts it: users of containers read files that it writes.
 	syscall.Umask(0o022)
-	ready, err := readyNotifier()
-	if err != nil {
-		return err
-	}
-	o, err = complete(o)
+	o, err := complete(o)
 	if err != nil {
 		return err
 	}
@@ -78,12 +78,25 @@ func serveDaemon(ctx context.Context, o cli.DaemonOptions) error {
 		Log: log, Found: p.found, NewGossip: p.newGossip, NewWorker: p.newWorker, NewManager: p.newManager,
 		Clean: h.clean, Describe: h.describe, CheckWays: checkWays,
 		Listening: func() {
-			if err := ready(); err != nil {
+			if err := s.tell(saysReady); err != nil {
 				log.Warn("the daemon's starter is gone", "err", err)
 			}
 		},
 	})
-	g, ctx := errgroup.WithContext(ctx)
+	// What ends a daemon does not end it before its last words.
+	life, end := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer end(nil)
+	told := ctx
+	g, ctx := errgroup.WithContext(life)
+	g.Go(func() error {
+		select {
+		case <-told.Done():
+			depart(told, n, s, log)
+			end(context.Cause(told))
+		case <-ctx.Done():
+		}
+		return nil
+	})
 	g.Go(func() error {
 		footprint.Keep(ctx, footprint.Free)
 		return nil

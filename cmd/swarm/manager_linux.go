@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sync/errgroup"
@@ -30,13 +31,14 @@ type managerMember struct {
 	*manager.Manager
 	base     node.Base
 	store    *raftstore.Store
+	gossip   *gossipMember
 	hostname string
 }
 
 // newManager opens this member's replica. rows found a cluster: they are kept in a file until they are committed, so that
 // a crash between the two loses nothing.
 func (p *parts) newManager(b node.Base, g node.Gossip, rows []*swarmv1.Change) (node.Manager, error) {
-	m := &managerMember{base: b, hostname: p.options.Hostname}
+	m := &managerMember{base: b, gossip: g.(*gossipMember), hostname: p.options.Hostname}
 	if len(rows) > 0 {
 		if err := m.keepFounding(rows); err != nil {
 			return nil, err
@@ -58,7 +60,7 @@ func (p *parts) newManager(b node.Base, g node.Gossip, rows []*swarmv1.Change) (
 		return nil, err
 	}
 	deps := manager.Deps{
-		Log: b.Log, Store: m.store, Gossip: hearsay{g.(*gossipMember)}, Conn: conn, Images: imagesOf{p.host.images},
+		Log: b.Log, Store: m.store, Gossip: hearsay{m.gossip}, Conn: conn, Images: imagesOf{p.host.images},
 		RaftAnswers: func(ctx context.Context, nodeID string) error {
 			c, err := dialRaft(ctx, nodeID)
 			if err != nil {
@@ -90,6 +92,7 @@ func (m *managerMember) Run(ctx context.Context) error {
 		}
 	})
 	parts.Go(func() error { return m.commitFounding(ctx) })
+	parts.Go(func() error { return m.seedGossip(ctx) })
 	parts.Go(func() error { return m.Manager.Run(ctx) })
 	err := parts.Wait()
 	closeErr := m.store.Close()
@@ -114,6 +117,33 @@ func (m *managerMember) Standing() node.Standing {
 		s.Voter = s.Voter || server.ID == m.base.Membership.NodeID && server.Voter
 	}
 	return s
+}
+
+// seedGossip has the gossip look for every node that the cluster has, should it be alone: a manager that was away knows no
+// other manager when there is none, and nobody looks for a node that has said goodbye.
+func (m *managerMember) seedGossip(ctx context.Context) error {
+	for {
+		view, w := m.store.Watch(raftstore.TableNode)
+		var err error
+		for err == nil {
+			var seeds []string
+			for n := range view.Nodes.All() {
+				if n.GetId() != m.base.Membership.NodeID {
+					seeds = append(seeds, net.JoinHostPort(n.GetAddr(), strconv.Itoa(int(m.base.Membership.GossipPort))))
+				}
+			}
+			m.gossip.SetSeeds(seeds)
+			var batch raftstore.Batch
+			if batch, err = w.Next(ctx); err == nil {
+				view = batch.View
+			}
+		}
+		w.Close()
+		if ctx.Err() != nil {
+			return nil
+		}
+		m.base.Log.Warn("nodes to gossip with are read again", "err", err)
+	}
 }
 
 func (m *managerMember) foundingFile() string { return filepath.Join(m.base.Dir, "founding") }

@@ -13,7 +13,9 @@ import (
 
 const (
 	readyVariable = "NOTIFY_SOCKET"
-	readyMessage  = "READY=1"
+	saysReady     = "READY=1"
+	// startPrefix begins the sockets of our own commands.
+	startPrefix = "@swarm-start-"
 )
 
 // readySocket is where a daemon says that it is ready.
@@ -21,7 +23,7 @@ type readySocket struct{ conn *net.UnixConn }
 
 // listenReady makes a socket without a file: nothing is left should this process be killed.
 func listenReady() (*readySocket, error) {
-	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Net: "unixgram", Name: "@swarm-start-" + ident.NewID()})
+	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Net: "unixgram", Name: startPrefix + ident.NewID()})
 	if err != nil {
 		return nil, err
 	}
@@ -39,7 +41,7 @@ func (s *readySocket) wait() error {
 			return err
 		}
 		for line := range strings.SplitSeq(string(buf[:n]), "\n") {
-			if line == readyMessage {
+			if line == saysReady {
 				return nil
 			}
 		}
@@ -48,25 +50,35 @@ func (s *readySocket) wait() error {
 
 func (s *readySocket) Close() error { return s.conn.Close() }
 
-// readyNotifier gives the function that tells whoever started this process that it is ready. The variable is taken out of
-// the environment, lest the processes that this one starts speak in its name.
-func readyNotifier() (func() error, error) {
+// starter is whoever started this process, and wants to hear of it; empty: nobody does.
+type starter string
+
+// takeStarter takes the variable out of the environment, lest the processes that this one starts speak in its name.
+func takeStarter() (starter, error) {
 	address := os.Getenv(readyVariable)
-	if err := os.Unsetenv(readyVariable); err != nil {
-		return nil, err
-	}
-	if address == "" {
-		return func() error { return nil }, nil
-	}
-	return func() error {
-		conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Net: "unixgram", Name: address})
-		if err != nil {
-			return fmt.Errorf("tell that the daemon is ready: %w", err)
-		}
-		defer conn.Close()
-		if _, err := conn.Write([]byte(readyMessage)); err != nil {
-			return fmt.Errorf("tell that the daemon is ready: %w", err)
-		}
+	return starter(address), os.Unsetenv(readyVariable)
+}
+
+// tell says how this process is (sd_notify(3)).
+func (s starter) tell(state string) error {
+	if s == "" {
 		return nil
-	}, nil
+	}
+	conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Net: "unixgram", Name: string(s)})
+	if err != nil {
+		return fmt.Errorf("tell how the daemon is: %w", err)
+	}
+	defer conn.Close()
+	if _, err := conn.Write([]byte(state)); err != nil {
+		return fmt.Errorf("tell how the daemon is: %w", err)
+	}
+	return nil
+}
+
+// env is for a program that takes this one's place: a service manager goes on listening, a command has long ended.
+func (s starter) env() []string {
+	if s == "" || strings.HasPrefix(string(s), startPrefix) {
+		return nil
+	}
+	return []string{readyVariable + "=" + string(s)}
 }

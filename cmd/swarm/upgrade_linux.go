@@ -9,7 +9,6 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -126,29 +125,11 @@ func putInPlace(file, target string) (undo func() error, err error) {
 	return func() error { return os.Rename(old, target) }, os.Rename(tmp.Name(), target)
 }
 
-// errReplaced ends a daemon that is to become another build.
-var errReplaced = errors.New("another build takes over")
-
-// untilReplaced returns a context that ends with errReplaced when the signal comes.
-func untilReplaced(ctx context.Context) (context.Context, context.CancelFunc) {
-	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, replaceSignal)
-	ctx, end := context.WithCancelCause(ctx)
-	go func() {
-		select {
-		case <-signals:
-			end(errReplaced)
-		case <-ctx.Done():
-		}
-	}()
-	return ctx, func() { end(nil) }
-}
-
-// become runs the installed program in this process. It returns only an error.
-func become() error {
+// become runs the installed program in this process, with the same starter. It returns only an error.
+func become(s starter) error {
 	program, err := os.Executable() // as it was found at the start: what stands there now is the new one
 	if err != nil {
 		return fmt.Errorf("restart as the installed build: %w", err)
 	}
-	return fmt.Errorf("restart as the installed build %s: %w", program, syscall.Exec(program, os.Args, os.Environ()))
+	return fmt.Errorf("restart as the installed build %s: %w", program, syscall.Exec(program, os.Args, append(os.Environ(), s.env()...)))
 }

@@ -87,6 +87,8 @@ type ending struct {
 	at     time.Time
 	addr   string
 	broken bool
+	// departing: the worker had said that its host goes down.
+	departing bool
 }
 
 // New makes a Server; it serves once Run runs.

@@ -17,7 +17,9 @@ type Evidence struct {
 	Open bool
 	// Broken: it ended without a goodbye, the connection broke.
 	Broken bool
-	Gossip GossipStatus
+	// Departing: in it the node has said that its host goes down.
+	Departing bool
+	Gossip    GossipStatus
 	// Leading is how long this manager has led.
 	Leading time.Duration
 }
@@ -38,8 +40,11 @@ type Verdict struct {
 
 // Judge decides whether a node is up. It is the whole of the rule: gossip alone downs nobody, silence alone takes the
 // session timeout, both together three heartbeats, and a broken connection that gossip confirms counts at once. A leader
-// that has led for less than three heartbeats declares nobody down.
+// that has led for less than three heartbeats declares nobody down. A node that says that its host goes down is down.
 func Judge(e Evidence, l Limits) Verdict {
+	if e.Departing {
+		return Verdict{State: swarmv1.NodeState_DOWN, Why: "its host is going down"}
+	}
 	grace := missedBeats * l.Beat
 	away := e.Gossip == GossipFailed || e.Gossip == GossipLeft
 	limit, why := l.Timeout, fmt.Sprintf("no session for %s", l.Timeout)

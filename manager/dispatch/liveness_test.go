@@ -31,6 +31,8 @@ func TestJudge(t *testing.T) {
 		{"goodbye and gossip left", Evidence{State: ready, Heard: 3 * time.Second, Gossip: GossipLeft, Leading: long}, down, 0},
 		{"no session for too long", Evidence{State: ready, Heard: 10 * time.Second, Gossip: GossipAlive, Leading: long}, down, 0},
 		{"broken and gossip: at once", Evidence{State: ready, Broken: true, Gossip: GossipFailed, Leading: long}, down, 0},
+		{"departing counts at once", Evidence{State: ready, Open: true, Gossip: GossipAlive, Departing: true}, down, 0},
+		{"departed stays down", Evidence{State: down, Departing: true, Gossip: GossipLeft, Leading: long}, down, 0},
 		{"broken alone waits", Evidence{State: ready, Broken: true, Gossip: GossipAlive, Leading: long}, ready, 10 * time.Second},
 		{"a new leader waits", Evidence{State: ready, Broken: true, Gossip: GossipFailed, Leading: time.Second}, ready, 2 * time.Second},
 		{"a new leader waits for the silent", Evidence{State: ready, Open: true, Heard: time.Second, Gossip: GossipFailed, Leading: time.Second}, ready, 2 * time.Second},

@@ -7,7 +7,7 @@ import (
 	"swarm/raftstore"
 )
 
-// ref names something a session may have to send. Kinds of the wire's AssignmentRef, and two of our own.
+// ref names something a session may have to send. Kinds of the wire's AssignmentRef, and three of our own.
 type ref struct {
 	kind swarmv1.AssignmentRef_Kind
 	id   string
@@ -18,6 +18,8 @@ const (
 	kindNode swarmv1.AssignmentRef_Kind = -1
 	// kindImages: which images the node is to keep.
 	kindImages swarmv1.AssignmentRef_Kind = -2
+	// kindState: whether the node is up.
+	kindState swarmv1.AssignmentRef_Kind = -3
 )
 
 // marks is what one batch of changes means for the sessions.
@@ -73,7 +75,10 @@ func (m *marks) add(c raftstore.RowChange) {
 		before, _ := c.Old.(*swarmv1.NodeState)
 		after, _ := c.New.(*swarmv1.NodeState)
 		m.epochs[c.Key] = after.GetSessionEpoch()
-		m.images = m.images || before.GetState() != after.GetState()
+		if before.GetState() != after.GetState() {
+			m.images = true
+			m.node(c.Key, ref{kind: kindState})
+		}
 	case raftstore.TableImage, raftstore.TableImageCopy:
 		m.images = true
 	case raftstore.TableCluster:

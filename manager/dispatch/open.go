@@ -234,7 +234,7 @@ func (s *Server) finish(x *session) {
 	s.mu.Lock()
 	if s.sessions[x.node] == x {
 		delete(s.sessions, x.node)
-		s.ended[x.node] = ending{epoch: x.epoch, at: time.Now(), addr: x.addr, broken: broken}
+		s.ended[x.node] = ending{epoch: x.epoch, at: time.Now(), addr: x.addr, broken: broken, departing: x.departing()}
 	}
 	s.mu.Unlock()
 	s.log.Info("session ends", "node", x.node, "epoch", x.epoch, "err", x.reason())

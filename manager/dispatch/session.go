@@ -35,6 +35,7 @@ type session struct {
 	acks    []uint64
 	beat    time.Time
 	beatSeq uint64 // to be answered; 0: none
+	departs bool   // the worker's host is going down
 }
 
 func newSession(s *Server, node string, epoch uint64, addr string, stream swarmv1.Dispatcher_SessionServer) *session {
@@ -106,6 +107,22 @@ func (x *session) lastBeat() time.Time {
 	return x.beat
 }
 
+// depart notes that the worker's host is going down. The leader concludes from it that the node is down.
+func (x *session) depart() {
+	x.mu.Lock()
+	x.departs = true
+	x.mu.Unlock()
+	x.nudge()
+	x.server.tellNow()
+}
+
+// departing says whether the worker's host is going down.
+func (x *session) departing() bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.departs
+}
+
 // work is what the sender finds to do.
 type work struct {
 	whole bool
@@ -113,12 +130,14 @@ type work struct {
 	view  *raftstore.View
 	acks  []uint64
 	beat  uint64
+	// departs: the worker wants to know when its node is down for everybody.
+	departs bool
 }
 
 func (x *session) take() work {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	w := work{whole: x.whole, dirty: x.dirty, view: x.view, acks: x.acks, beat: x.beatSeq}
+	w := work{whole: x.whole, dirty: x.dirty, view: x.view, acks: x.acks, beat: x.beatSeq, departs: x.departs}
 	x.whole, x.dirty, x.acks, x.beatSeq = false, nil, nil, 0
 	return w
 }
@@ -142,6 +161,8 @@ func (x *session) receive() {
 			x.beatSeq = m.Heartbeat.GetSequence()
 			x.mu.Unlock()
 			x.nudge()
+		case *swarmv1.FromWorker_Departure:
+			x.depart()
 		case *swarmv1.FromWorker_Status:
 			x.server.reports.add(entry{session: x, status: m.Status})
 		case *swarmv1.FromWorker_Description:
@@ -165,13 +186,19 @@ var errBroken = errdefs.ErrUnavailable.WithMessage("the connection to the worker
 // send tells the worker all that concerns it until the session is over. What changes while a message is on its way makes
 // the next one, so that batches grow with the load.
 func (x *session) send(ctx context.Context, timeout time.Duration) error {
-	out, sequence := newOutbox(x.node), uint64(0)
+	out, sequence, parted := newOutbox(x.node), uint64(0), false
 	silence := time.NewTimer(timeout)
 	defer silence.Stop()
 	for {
 		w := x.take()
 		if err := x.talk(out, &sequence, w); err != nil {
 			return errBroken
+		}
+		if w.departs && !parted && isDown(w.view, x.node) {
+			if err := x.stream.Send(&swarmv1.ToWorker{Message: &swarmv1.ToWorker_DepartureAck{DepartureAck: &swarmv1.DepartureAck{}}}); err != nil {
+				return errBroken
+			}
+			parted = true
 		}
 		select {
 		case <-x.wake:
@@ -219,6 +246,11 @@ func (x *session) talk(out *outbox, sequence *uint64, w work) error {
 	return x.stream.Send(&swarmv1.ToWorker{Message: &swarmv1.ToWorker_Assignments{Assignments: &swarmv1.Assignments{
 		Sequence: *sequence, Complete: w.whole, Index: w.view.Index(), Changes: changes,
 	}}})
+}
+
+func isDown(view *raftstore.View, node string) bool {
+	st, ok := view.NodeStates.Get(node)
+	return ok && st.GetState() == swarmv1.NodeState_DOWN
 }
 
 // farewell is how a session ends that either side has closed. A node that was removed is told so.

@@ -25,6 +25,8 @@ type sighting struct {
 	ended   bool
 	broken  bool
 	seeded  bool // from the store alone; any manager's word is better
+	// departing: the node has said that its host goes down. It stays said for the session's epoch.
+	departing bool
 }
 
 // tracker holds the evidence while this manager leads, and is idle otherwise.
@@ -75,6 +77,10 @@ func (t *tracker) stop() {
 // note takes in a sighting unless a newer session is known. Of one session the end is final, and the last word counts.
 func (t *tracker) note(node string, s sighting) {
 	old, ok := t.nodes[node]
+	if ok && old.epoch == s.epoch && s.departing != old.departing {
+		old.departing, s.departing = true, true
+		t.nodes[node] = old
+	}
 	if ok && (old.epoch > s.epoch || !old.seeded && old.epoch == s.epoch && (old.ended && !s.ended || old.heard.After(s.heard) && old.ended == s.ended)) {
 		return
 	}
@@ -91,7 +97,7 @@ func (t *tracker) report(r *swarmv1.SessionReport, now time.Time) (leading bool,
 	for _, e := range r.GetSessions() {
 		t.note(e.GetNodeId(), sighting{
 			epoch: e.GetSessionEpoch(), manager: r.GetManagerId(), addr: e.GetAddr(),
-			heard: now.Add(-time.Duration(e.GetAgeMs()) * time.Millisecond), ended: e.GetEnded(), broken: e.GetBroken(),
+			heard: now.Add(-time.Duration(e.GetAgeMs()) * time.Millisecond), ended: e.GetEnded(), broken: e.GetBroken(), departing: e.GetDeparting(),
 		})
 		if t.nodes[e.GetNodeId()].epoch > e.GetSessionEpoch() && !e.GetEnded() {
 			superseded = append(superseded, e.GetNodeId())
@@ -137,7 +143,7 @@ func (t *tracker) evidence(st *swarmv1.NodeState, gossip GossipStatus, now time.
 	s, leading := t.nodes[st.GetNodeId()], now.Sub(t.since)
 	return Evidence{
 		State: st.GetState(), Heard: min(now.Sub(s.heard), leading), Open: !s.ended, Broken: s.broken,
-		Gossip: gossip, Leading: leading,
+		Departing: s.departing, Gossip: gossip, Leading: leading,
 	}
 }
 
@@ -243,12 +249,14 @@ func (s *Server) sessionReport(now time.Time) *swarmv1.SessionReport {
 		beat := x.lastBeat()
 		r.Sessions = append(r.Sessions, &swarmv1.SessionEntry{
 			NodeId: id, SessionEpoch: x.epoch, LastHeartbeat: timestamppb.New(beat), AgeMs: uint64(now.Sub(beat).Milliseconds()), Addr: x.addr,
+			Departing: x.departing(),
 		})
 	}
 	maps.DeleteFunc(s.ended, func(_ string, e ending) bool { return now.Sub(e.at) > 2*timeout })
 	for id, e := range s.ended {
 		r.Sessions = append(r.Sessions, &swarmv1.SessionEntry{
 			NodeId: id, SessionEpoch: e.epoch, AgeMs: uint64(now.Sub(e.at).Milliseconds()), Addr: e.addr, Ended: true, Broken: e.broken,
+			Departing: e.departing,
 		})
 	}
 	return r

@@ -35,6 +35,24 @@ func TestPlan_RestartWaitsForTheDelay(t *testing.T) {
 	}
 }
 
+// A task that its node stopped, because the host went down, is followed at once, whatever the policy says of failures.
+func TestPlan_TaskThatItsNodeStoppedIsReplacedAtOnce(t *testing.T) {
+	m := cluster(t, "a", "b")
+	m.addService("web", restarting(func(p *swarmv1.RestartPolicy) { p.Condition = swarmv1.RestartPolicy_NONE }))
+	m.settle()
+	first := m.tasks()[0]
+	m.report(first.Id, swarmv1.TaskState_SHUTDOWN)
+	m.settle()
+	if got := m.running("web"); got != 1 {
+		t.Fatalf("running: got %d\n%s", got, m)
+	}
+	for _, x := range m.tasks() {
+		if x.Id != first.Id && x.Restarts.GetAttempts() != 0 {
+			t.Errorf("the host's shutdown counts as a restart: got %v", x)
+		}
+	}
+}
+
 func TestPlan_HistoryIsReaped(t *testing.T) {
 	m := cluster(t, "a")
 	m.addService("web", replicas(2))

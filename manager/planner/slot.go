@@ -93,6 +93,9 @@ func (r *run) judgePair(v view) view {
 
 func (r *run) judgeHead(t *task) (action, string) {
 	switch {
+	case t.state() == swarmv1.TaskState_SHUTDOWN:
+		// Nobody here asked it to stop: its host went down, which is not the task's doing and counts as no restart.
+		return rescue, "its node went down"
 	case t.ended():
 		return r.judgeEnd(t)
 	case t.unplaced() && t.node == nil:

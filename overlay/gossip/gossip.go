@@ -197,7 +197,8 @@ func (g *Gossip) serfConfig(cfg Config) *serf.Config {
 	sc.NodeName, sc.Tags = cfg.NodeID, maps.Clone(cfg.Tags)
 	sc.MemberlistConfig = ml
 	sc.EventCh = g.events
-	sc.SnapshotPath, sc.RejoinAfterLeave = cfg.SnapshotPath, false
+	// A goodbye may be that of a host that goes down: it comes back. One that leaves for good loses its snapshot.
+	sc.SnapshotPath, sc.RejoinAfterLeave = cfg.SnapshotPath, true
 	sc.ReconnectInterval, sc.ReconnectTimeout = cfg.ReconnectInterval, cfg.ForgetAfter
 	sc.TombstoneTimeout = cfg.ForgetAfter
 	sc.BroadcastTimeout, sc.LeavePropagateDelay = 2*time.Second, 500*time.Millisecond
