@@ -32,6 +32,7 @@ func TestScenario(t *testing.T) {
 			env.Setenv("PATH", filepath.Dir(binary)+":"+os.Getenv("PATH"))
 			env.Setenv("HELLO", filepath.Join(images, "hello.tar"))
 			env.Setenv("HELLO2", filepath.Join(images, "hello2.tar"))
+			env.Setenv("REGISTRY_PROGRAM", filepath.Join(images, "registry"))
 			env.Setenv("SWARM_BINARY", binary)
 			env.Setenv("HOME", env.WorkDir)
 			s := &scene{name: name, binary: binary, deadline: time.Now().Add(deadlineOfOne)}
@@ -62,7 +63,7 @@ func binaryUnderTest(t *testing.T) string {
 	return abs
 }
 
-// buildImages makes the test images: two versions of hello.
+// buildImages makes the test images, two versions of hello, and the registry program.
 func buildImages(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -71,6 +72,9 @@ func buildImages(t *testing.T) string {
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build hello: %v\n%s", err, out)
+	}
+	if out, err := exec.Command("go", "build", "-trimpath", "-o", filepath.Join(dir, "registry"), "./registry").CombinedOutput(); err != nil {
+		t.Fatalf("build registry: %v\n%s", err, out)
 	}
 	for tag, file := range map[string]string{"swarm/hello:1": "hello.tar", "swarm/hello:2": "hello2.tar"} {
 		padding := "0"

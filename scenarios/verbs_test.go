@@ -26,6 +26,7 @@ type scene struct {
 	name, binary string
 	deadline     time.Time
 	playground   *dev.Playground
+	stops        []func() // of programs beside the daemons
 }
 
 type sceneKey struct{}
@@ -34,6 +35,9 @@ func sceneOf(ts *testscript.TestScript) *scene { return ts.Value(sceneKey{}).(*s
 
 // close leaves nothing behind. The daemons' logs of a failed scenario are printed: they are what one wants next.
 func (s *scene) close(t testscript.T) {
+	for _, stop := range s.stops {
+		stop()
+	}
 	if s.playground == nil {
 		return
 	}
@@ -80,10 +84,11 @@ func verbs() map[string]func(*testscript.TestScript, bool, []string) {
 		"heal":       cmdHeal,
 		"setenv":     cmdSetenv,
 		"match":      cmdMatch,
+		"registry":   cmdRegistry,
 	}
 }
 
-// cluster N [MANAGERS [INIT-ARG...]]: N hosts n1, n2 ..., the first MANAGERS of them (default 3, or N when that is less) managers.
+// cluster N [MANAGERS [INIT-ARG...]], with $DAEMON_ARGS for each daemon: N hosts n1, n2 ..., the first MANAGERS of them (default 3, or N when that is less) managers.
 // SWARM_HOST is n1's socket from then on.
 func cmdCluster(ts *testscript.TestScript, neg bool, args []string) { up(ts, args, false) }
 
@@ -97,9 +102,10 @@ func up(ts *testscript.TestScript, args []string, noCluster bool) {
 	nodes, err := strconv.Atoi(args[0])
 	ts.Check(err)
 	managers := min(nodes, 3)
-	var initArgs, daemonArgs []string
+	var initArgs []string
+	daemonArgs := strings.Fields(ts.Getenv("DAEMON_ARGS"))
 	if noCluster {
-		daemonArgs = args[1:]
+		daemonArgs = append(daemonArgs, args[1:]...)
 	} else if len(args) > 1 {
 		managers, err = strconv.Atoi(args[1])
 		ts.Check(err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"sync"
@@ -24,7 +25,12 @@ const (
 	retryFirst = 500 * time.Millisecond
 	retryLimit = 4 * time.Second
 	// drainFor is how long a change takes to reach every node of a healthy cluster, with room.
-	drainFor     = 100 * time.Millisecond
+	drainFor = 100 * time.Millisecond
+	// pullTries of an image: a registry that is busy or restarts is back within their pauses, 15 s at most. What has come
+	// by then is kept, so that the task that replaces a rejected one goes on there.
+	pullTries    = 5
+	pullFirst    = time.Second
+	pullLimit    = 16 * time.Second
 	exitPatience = 5 * time.Second // for the runtime to tell how a stopped container ended
 )
 
@@ -95,18 +101,26 @@ func (t *taskLoop) prepared(ctx context.Context) error {
 	})
 }
 
-// pull makes the node hold the task's image.
+// pull makes the node hold the task's image. What may pass is tried again, and the task says meanwhile what is wrong.
 func (t *taskLoop) pull(ctx context.Context, rev *swarmv1.Revision) error {
 	spec := containerSpec(rev)
 	req := PullRequest{Ref: spec.GetImage(), Auth: spec.GetPullOptions().GetRegistryAuth(), Platform: spec.GetPlatform()}
-	err := t.tryOften(ctx, "pull image", func() error {
+	for try := 1; ; try++ {
 		_, err := t.w.deps.Images.Pull(ctx, req, nil)
-		return err
-	})
-	if err != nil { // which says what to do
-		return fmt.Errorf("pull image %s: %w", familiar(req.Ref), err)
+		if err == nil {
+			return nil
+		}
+		err = fmt.Errorf("pull image %s: %w", familiar(req.Ref), err) // which says what to do
+		if ctx.Err() != nil || final(err) || errdefs.IsNotFound(err) || try == pullTries {
+			return err
+		}
+		wait := backoff(try-1, pullFirst, pullLimit)
+		t.w.deps.Log.Warn("pull image", "task", t.id, "err", err, "again", wait)
+		t.ails(fmt.Sprintf("%v; trying again in %.0f s (attempt %d)", err, math.Ceil(wait.Seconds()), try))
+		if !pause(ctx, wait) {
+			return err
+		}
 	}
-	return nil
 }
 
 // familiar is a reference as users write it.

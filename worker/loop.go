@@ -246,6 +246,16 @@ func (t *taskLoop) compose(state swarmv1.TaskState, out outcome) *swarmv1.TaskSt
 	return s
 }
 
+// ails tells managers and users what keeps a task in the state that it is in.
+func (t *taskLoop) ails(text string) {
+	t.mu.Lock()
+	s := t.status.CloneVT()
+	s.Err = text
+	t.status = s
+	t.mu.Unlock()
+	t.w.report(s, true)
+}
+
 // failure is the text for the user of what went wrong.
 func failure(state swarmv1.TaskState, reason string, out outcome) string {
 	switch {

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -312,6 +313,15 @@ func (m *manager) wait(what string, ok func() bool) {
 func (m *manager) waitState(id string, state swarmv1.TaskState) *swarmv1.TaskStatus {
 	m.t.Helper()
 	m.wait(fmt.Sprintf("%s %s", id, state), func() bool { return m.statuses[id].GetState() == state })
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.statuses[id]
+}
+
+// waitErr waits until a task says something, whatever its state.
+func (m *manager) waitErr(id, text string) *swarmv1.TaskStatus {
+	m.t.Helper()
+	m.wait(fmt.Sprintf("%s %q", id, text), func() bool { return strings.Contains(m.statuses[id].GetErr(), text) })
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.statuses[id]

@@ -124,23 +124,6 @@ func TestWorker_SaysHowATaskEnded(t *testing.T) {
 	}
 }
 
-func TestWorker_ImageThatNobodyHasIsRejectedWithAHint(t *testing.T) {
-	bubble(t, simulated.Config{}, []string{"m1"}, func(t *testing.T, r *rig) {
-		m := r.managers["m1"]
-		tries := 0
-		r.images.Registry = func(ref string) error {
-			tries++
-			return errdefs.ErrNotFound.WithMessage("no node or registry has " + ref + ": load it")
-		}
-		m.initial = []*swarmv1.Assignment{revisionObject(), taskObject("t1", running)}
-		r.start()
-		s := m.waitState("t1", rejected)
-		if want := "no node or registry has docker.io/library/web:1@sha256:1: load it"; !strings.HasSuffix(s.Err, ": "+want) || strings.Count(s.Err, "load") != 1 || tries != 4 {
-			t.Errorf("after %d tries: %q, want %q", tries, s.Err, want)
-		}
-	})
-}
-
 func TestWorker_StartThatCannotWorkFails(t *testing.T) {
 	cfg := simulated.Config{Fail: func(op, _ string) error {
 		if op == "start" {

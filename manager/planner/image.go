@@ -23,10 +23,9 @@ func (r *run) lacking(rev *revision) map[*node]*task {
 		return r.lackingOf
 	}
 	var lacking map[*node]*task
-	image := rev.image()
 	for _, s := range r.svc.list {
 		for _, t := range s.tasks {
-			if !t.failed || t.node == nil || t.state() != swarmv1.TaskState_REJECTED || t.rev.image() != image || !spec.LacksImage(t.status.GetErr()) {
+			if !t.failed || t.node == nil || t.state() != swarmv1.TaskState_REJECTED || !t.rev.pullsAs(rev) || !spec.LacksImage(t.status.GetErr()) {
 				continue
 			}
 			at := rejectedAt(t)
@@ -46,6 +45,14 @@ func (r *run) lacking(rev *revision) map[*node]*task {
 }
 
 func (r *revision) image() string { return r.spec().GetTaskTemplate().GetContainerSpec().GetImage() }
+
+// pullsAs says whether what one revision could not get the other cannot either: other credentials may, and whoever forces
+// an update has mended something.
+func (r *revision) pullsAs(o *revision) bool {
+	mine, others := r.spec().GetTaskTemplate(), o.spec().GetTaskTemplate()
+	return r.image() == o.image() && mine.GetForceUpdate() == others.GetForceUpdate() &&
+		mine.GetContainerSpec().GetPullOptions().GetRegistryAuth() == others.GetContainerSpec().GetPullOptions().GetRegistryAuth()
+}
 
 // rejectedAt is by the store's clock, not the worker's: it is compared with when images came.
 func rejectedAt(t *task) time.Time {

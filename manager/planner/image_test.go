@@ -70,3 +70,26 @@ func TestPlan_ImageIsTriedAgain(t *testing.T) {
 		t.Errorf("running after a while: got %d, want 1\n%s", got, m)
 	}
 }
+
+// A node that was refused an image may get it by other credentials, and when a user says that it is time again.
+func TestPlan_ImageIsTriedAgainByAnotherLogin(t *testing.T) {
+	for name, mend := range map[string]func(*swarmv1.ServiceSpec){
+		"login": func(s *swarmv1.ServiceSpec) {
+			s.TaskTemplate.ContainerSpec.PullOptions = &swarmv1.PullOptions{RegistryAuth: "right"}
+		},
+		"force": func(s *swarmv1.ServiceSpec) { s.TaskTemplate.ForceUpdate++ },
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := cluster(t, "a")
+			m.addService("web")
+			m.plan()
+			m.rejectAll()
+			m.plan()
+			m.edit("web", mend)
+			m.pass(10 * time.Second)
+			if got := m.running("web"); got != 1 {
+				t.Errorf("running: got %d, want 1\n%s", got, m)
+			}
+		})
+	}
+}

@@ -5,12 +5,10 @@ package image
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
 
-	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -21,10 +19,6 @@ import (
 )
 
 const (
-	// labelPull marks the leases of a digest's pulls.
-	labelPull = "io.swarm.pull"
-	// keepPartial is how long a failed pull's blobs wait for the next attempt.
-	keepPartial = 6 * time.Hour
 	// resolvePatience bounds the question which digest a tag has now.
 	resolvePatience = 15 * time.Second
 )
@@ -162,17 +156,16 @@ func (c *catalog) lacks(names []string, o order) bool {
 
 // fetch gets what is missing of an image and keeps it. What a failed attempt got is kept for the next.
 func (s *Store) fetch(ctx context.Context, o order, tell func(*swarmv1.ImageProgress)) (err error) {
-	lease, err := s.client.LeasesService().Create(ctx, leases.WithRandomID(), leases.WithExpiration(keepPartial),
-		leases.WithLabel(labelPull, o.ref.Digest))
-	if err != nil {
-		return fmt.Errorf("lease: %w", err)
-	}
-	defer func() { s.dropLeases(context.WithoutCancel(ctx), o.ref.Digest, lease.ID, err != nil) }()
-	ctx = leases.WithLease(ctx, lease.ID)
-
 	d := &download{order: o, store: s.client.ContentStore(), sources: s.sources(ctx, o), log: s.log, tell: tell, board: newBoard(tell, "", nil), dropped: map[source]bool{}}
+	ctx, release, err := s.leased(ctx, o.ref.Digest)
+	if err != nil {
+		return err
+	}
 	end := func() {}
-	defer func() { end() }()
+	defer func() {
+		end()
+		release(err, d.landed != nil)
+	}()
 	d.coming = func(children []ocispec.Descriptor) { end, d.landed = s.arrivals.begin(children) }
 	target, err := d.run(ctx)
 	if err != nil {
@@ -190,22 +183,4 @@ func (s *Store) fetch(ctx context.Context, o order, tell func(*swarmv1.ImageProg
 	}
 	s.log.Info("image pulled", "image", o.ref.Name, "digest", o.ref.Digest)
 	return nil
-}
-
-// dropLeases deletes the leases of earlier attempts, whose blobs the newest lease holds too, and the newest unless it is
-// to wait for another attempt.
-func (s *Store) dropLeases(ctx context.Context, digest, newest string, keepNewest bool) {
-	service := s.client.LeasesService()
-	all, err := service.List(ctx, fmt.Sprintf("labels.%q==%q", labelPull, digest))
-	for _, l := range all {
-		if keepNewest && l.ID == newest {
-			continue
-		}
-		if derr := service.Delete(ctx, l); !errdefs.IsNotFound(derr) {
-			err = errors.Join(err, derr)
-		}
-	}
-	if err != nil {
-		s.log.Warn("leases of a pull expire by themselves", "digest", digest, "err", err)
-	}
 }

@@ -4,10 +4,13 @@ package image_test
 
 import (
 	"bytes"
+	"errors"
+	"net/http"
 	"strings"
 	"sync"
 	"testing"
 
+	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
 	"github.com/google/go-containerregistry/pkg/authn"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -17,6 +20,7 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/worker"
 	"swarm/worker/containerd/image"
+	"swarm/worker/containerd/layout"
 )
 
 // steps notes the last word on each layer.
@@ -151,4 +155,65 @@ func TestLogin(t *testing.T) {
 			t.Errorf("login to %s with %s: got %v, want %q", c.registry, c.password, err, c.want)
 		}
 	}
+}
+
+// A pull that fails must not take away what another one, by better credentials, is getting.
+func TestPull_TwoCallersWithTwoLogins(t *testing.T) {
+	t.Parallel()
+	img := newImage(t, 2)
+	registry := newRegistryHandler(t, map[string]string{"ann": "secret"})
+	stranger, refuse := make(chan struct{}, 1), make(chan struct{})
+	friend, open := make(chan struct{}, 1), make(chan struct{})
+	hold := func(came chan<- struct{}, until <-chan struct{}) {
+		select {
+		case came <- struct{}{}:
+			<-until
+		default: // only the first waits
+		}
+	}
+	host, _ := serveAt(t, "127.0.0.1", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _, login := r.BasicAuth()
+		switch {
+		case !login && strings.Contains(r.URL.Path, "/manifests/sha256:"):
+			hold(stranger, refuse)
+		case login && r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/blobs/"):
+			hold(friend, open)
+		}
+		registry.ServeHTTP(w, r)
+	}), false)
+	direct, _ := serveAt(t, "127.0.0.1", registry, false)
+	ref := host + "/app:1@" + push(t, direct+"/app:1", img, &authn.Basic{Username: "ann", Password: "secret"})
+	n := newNode(t, image.Config{}, image.Deps{})
+	pull := func(auth string) <-chan error {
+		done := make(chan error, 1)
+		go func() {
+			_, err := n.Pull(t.Context(), worker.PullRequest{Ref: ref, Auth: auth}, nil)
+			done <- err
+		}()
+		return done
+	}
+	without := pull("")
+	eventually(t, "the stranger", func() error { return came(stranger) })
+	with := pull(registryAuth(t, "ann", "secret"))
+	eventually(t, "the friend", func() error { return came(friend) })
+	close(refuse)
+	if err := <-without; !errdefs.IsUnauthorized(err) {
+		t.Errorf("pull without a login: got %v, want unauthenticated", err)
+	}
+	close(open)
+	if err := <-with; err != nil {
+		t.Errorf("pull with the login: %v", err)
+	}
+	n.wantUnpacked(t, ref)
+	ctx := namespaces.WithNamespace(t.Context(), layout.Namespace)
+	if left, err := n.client.LeasesService().List(ctx); err != nil || len(left) != 0 {
+		t.Errorf("leases: got %v, %v, want none", left, err)
+	}
+}
+
+func came(who chan struct{}) error {
+	if len(who) == 0 {
+		return errors.New("has not come")
+	}
+	return nil
 }

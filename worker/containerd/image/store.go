@@ -64,6 +64,7 @@ type Store struct {
 	held    *catalog   // nil: to be read
 	writes  uint64     // counts the records' changes, so that an old reading does not become held
 	changed chan struct{}
+	pulling map[string]bool // leases of pulls under way
 }
 
 var _ worker.ImageStore = (*Store)(nil)

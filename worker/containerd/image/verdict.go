@@ -77,6 +77,10 @@ func explain(ref spec.Image, err error, peers peerState) error {
 	case errdefs.IsPermissionDenied(err):
 		return errdefs.ErrPermissionDenied.WithMessage(fmt.Sprintf("registry %s refuses it to this user: ask for access, or %s", registry, load))
 	}
+	var status remoteerrors.ErrUnexpectedStatus
+	if errors.As(err, &status) { // it is there, and will be better
+		load = "see what ails it"
+	}
 	return errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("no node has it, and registry %s %s: %s", registry, ailment(err), load))
 }
 
