@@ -1,0 +1,314 @@
+//go:build linux
+
+package resolve
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+
+	"swarm/overlay/netns"
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+// rig is a server with a feed, and containers that ask.
+type rig struct {
+	t            testing.TB
+	dir          string
+	servers      []string
+	feed         *Feed
+	server       *Server
+	stopS, stopF func()
+}
+
+func newRig(t testing.TB, hostServers ...string) *rig {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("needs root: containers are network namespaces")
+	}
+	// Names of unix sockets are short.
+	dir, err := os.MkdirTemp("", "resolve")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	r := &rig{t: t, dir: dir, servers: hostServers}
+	r.startServer()
+	r.startFeed()
+	t.Cleanup(func() { r.stopServer() })
+	t.Cleanup(func() { r.stopFeed() })
+	return r
+}
+
+func (r *rig) startServer() {
+	log := slog.New(slog.DiscardHandler)
+	r.server = New(Config{Socket: filepath.Join(r.dir, "s"), ResolvConf: upstreamOf(r.t, append(r.servers, "127.0.0.1:1")...).path}, Deps{Log: log})
+	r.stopS = run(r.t, r.server.Run)
+}
+
+func (r *rig) startFeed() {
+	r.feed = NewFeed(FeedConfig{Socket: filepath.Join(r.dir, "s")}, Deps{Log: slog.New(slog.DiscardHandler)})
+	r.stopF = run(r.t, r.feed.Run)
+}
+
+func (r *rig) stopServer() { r.stopS() }
+func (r *rig) stopFeed()   { r.stopF() }
+
+// run runs fn until the function that it returns is called.
+func run(t testing.TB, fn func(context.Context) error) (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- fn(ctx) }()
+	return sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// tell says what the pure tests know.
+func (r *rig) tell() {
+	r.t.Helper()
+	r.feed.SetNetwork(&swarmv1.ResolverNetwork{Id: "n1", Name: "front", Subnets: []string{"10.0.1.0/24"}})
+	r.feed.SetNetwork(&swarmv1.ResolverNetwork{Id: "n2", Name: "back"})
+	r.web("10.0.1.2")
+	r.feed.SetService(&swarmv1.ResolverService{NetworkId: "n2", ServiceId: "s2", Name: "db", VirtualIps: []string{"10.0.2.2"}})
+	r.applied()
+}
+
+func (r *rig) web(vip string) {
+	r.feed.SetService(&swarmv1.ResolverService{NetworkId: "n1", ServiceId: "s1", Name: "web", VirtualIps: []string{vip}})
+}
+
+func (r *rig) applied() {
+	r.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if err := r.feed.Applied(ctx); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// box is a container.
+type box struct {
+	r   *rig
+	cfg *swarmv1.ResolverContainer
+	ns  *netns.Namespace
+}
+
+func (r *rig) start(cfg *swarmv1.ResolverContainer) *box {
+	r.t.Helper()
+	cfg.Netns = filepath.Join(r.dir, cfg.Id+".ns")
+	if err := netns.Create(cfg.Netns); err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(func() { _ = netns.Delete(cfg.Netns) })
+	ns, err := netns.Open(cfg.Netns)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(func() { ns.Close() })
+	if err := r.feed.Serve(r.t.Context(), cfg); err != nil {
+		r.t.Fatal(err)
+	}
+	return &box{r: r, cfg: cfg, ns: ns}
+}
+
+// ask asks 127.0.0.11 from inside the container.
+func (b *box) ask(network, name string) string {
+	b.r.t.Helper()
+	answer := ""
+	err := b.ns.Do(func() error {
+		c, err := net.DialTimeout(network, "127.0.0.11:53", time.Second)
+		if err != nil {
+			answer = err.Error()
+			return nil
+		}
+		defer c.Close()
+		client := dns.Client{Net: network, Timeout: 3 * time.Second}
+		m, _, err := client.ExchangeWithConn(new(dns.Msg).SetQuestion(dns.Fqdn(name), dns.TypeA), &dns.Conn{Conn: c})
+		if err != nil {
+			answer = err.Error()
+			return nil
+		}
+		answer = dns.RcodeToString[m.Rcode]
+		for _, rr := range m.Answer {
+			if a, ok := rr.(*dns.A); ok {
+				answer = a.A.String()
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		b.r.t.Fatal(err)
+	}
+	return answer
+}
+
+func (b *box) expect(name, want string) {
+	b.r.t.Helper()
+	for _, network := range []string{"udp", "tcp"} {
+		if got := b.ask(network, name); got != want {
+			b.r.t.Errorf("%s asks for %s over %s: got %s, want %s", b.cfg.Id, name, network, got, want)
+		}
+	}
+}
+
+func TestServer_AnswersInsideContainers(t *testing.T) {
+	o := newOther(t, "192.0.2.1")
+	r := newRig(t, o.addr)
+	r.tell()
+	a := r.start(&swarmv1.ResolverContainer{Id: "a", NetworkIds: []string{"n1"}})
+	b := r.start(&swarmv1.ResolverContainer{Id: "b", NetworkIds: []string{"n2"}})
+	in := r.start(&swarmv1.ResolverContainer{Id: "in", NetworkIds: []string{"n1"}, Internal: true})
+	a.expect("web", "10.0.1.2")
+	a.expect("www.example.com", "192.0.2.1")
+	a.expect("none.example.com", "NXDOMAIN")
+	b.expect("db", "10.0.2.2")
+	in.expect("web", "10.0.1.2")
+	in.expect("www.example.com", "NXDOMAIN")
+	asked := o.asked.Load()
+	in.expect("db", "NXDOMAIN")
+	if o.asked.Load() != asked {
+		t.Error("an internal container's question went out")
+	}
+	// The container may have a name server of its own on all addresses.
+	err := a.ns.Do(func() error {
+		l, err := net.ListenPacket("udp", ":53")
+		if err != nil {
+			return err
+		}
+		defer l.Close()
+		a.expect("web", "10.0.1.2")
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	stats, err := r.server.Stats(t.Context(), nil)
+	if err != nil || stats.Queries < 10 || stats.Forwarded == 0 || stats.Cached == 0 || stats.Containers != 3 || stats.Services != 2 {
+		t.Errorf("stats: %v, %v", stats, err)
+	}
+}
+
+// A container's own name servers are asked as the container would.
+func TestServer_OwnUpstreamsAreAskedFromInside(t *testing.T) {
+	r := newRig(t)
+	c := r.start(&swarmv1.ResolverContainer{Id: "c", NetworkIds: []string{"n1"}})
+	var o *other
+	if err := c.ns.Do(func() error { o = newOther(t, "192.0.2.7"); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	c.expect("www.example.com", "SERVFAIL")
+	own := &swarmv1.ResolverContainer{Id: "c", Netns: c.cfg.Netns, NetworkIds: []string{"n1"}, Upstreams: []string{o.addr}}
+	if err := r.feed.Serve(t.Context(), own); err != nil {
+		t.Fatal(err)
+	}
+	c.expect("www.example.com", "192.0.2.7")
+}
+
+func TestServer_KeepsAnsweringWhileTheDaemonIsAway(t *testing.T) {
+	r := newRig(t)
+	r.tell()
+	a := r.start(&swarmv1.ResolverContainer{Id: "a", NetworkIds: []string{"n1"}})
+	stop, wrong := make(chan struct{}), make(chan string, 1)
+	go func() {
+		defer close(wrong)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			if got := a.ask("udp", "web"); got != "10.0.1.2" {
+				wrong <- got
+				return
+			}
+		}
+	}()
+	for range 10 {
+		r.stopFeed()
+		// The new daemon says the same, at first without the container: it may be slow to learn of it, but says all at once.
+		r.feed = NewFeed(FeedConfig{Socket: filepath.Join(r.dir, "s")}, Deps{Log: slog.New(slog.DiscardHandler)})
+		r.feed.SetNetwork(&swarmv1.ResolverNetwork{Id: "n1", Name: "front"})
+		r.web("10.0.1.2")
+		r.feed.SetContainer(a.cfg)
+		r.stopF = run(t, r.feed.Run)
+		r.applied()
+	}
+	close(stop)
+	if got, ok := <-wrong; ok {
+		t.Errorf("while daemons came and went: got %s", got)
+	}
+}
+
+func TestFeed_TellsANewServerEverything(t *testing.T) {
+	r := newRig(t)
+	r.tell()
+	a := r.start(&swarmv1.ResolverContainer{Id: "a", NetworkIds: []string{"n1"}})
+	a.expect("web", "10.0.1.2")
+	// A client that asks from one socket, as they do, is answered by the next server too.
+	var client net.Conn
+	if err := a.ns.Do(func() (err error) { client, err = net.Dial("udp", "127.0.0.11:53"); return err }); err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	ask := func() error {
+		c := dns.Client{Timeout: 200 * time.Millisecond}
+		m, _, err := c.ExchangeWithConn(new(dns.Msg).SetQuestion("web.", dns.TypeA), &dns.Conn{Conn: client})
+		if err == nil && len(m.Answer) != 1 {
+			err = errors.New(m.String())
+		}
+		return err
+	}
+	if err := ask(); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 3 {
+		r.stopServer()
+		r.startServer()
+		eventually(t, "the new server answers", func() bool { return ask() == nil })
+		vip := fmt.Sprint("10.0.1.", 10+i)
+		r.web(vip)
+		r.applied()
+		a.expect("web", vip)
+	}
+	r.feed.RemoveService("n1", "s1")
+	r.applied()
+	a.expect("web", "SERVFAIL")
+}
+
+func TestFeed_DismissedContainerLetsItsNamespaceGo(t *testing.T) {
+	r := newRig(t)
+	r.tell()
+	a := r.start(&swarmv1.ResolverContainer{Id: "a", NetworkIds: []string{"n1"}})
+	a.expect("web", "10.0.1.2")
+	r.feed.Dismiss("a")
+	r.applied()
+	if n := r.server.serving.Load(); n != 0 {
+		t.Errorf("%d containers are served", n)
+	}
+	if got := a.ask("udp", "web"); got == "10.0.1.2" {
+		t.Error("a dismissed container is answered")
+	}
+	// A task of the same name in another namespace is another.
+	if err := netns.Delete(a.cfg.Netns); err != nil {
+		t.Fatal(err)
+	}
+	again := r.start(&swarmv1.ResolverContainer{Id: "a", NetworkIds: []string{"n1"}})
+	again.expect("web", "10.0.1.2")
+	if err := r.feed.Serve(t.Context(), &swarmv1.ResolverContainer{Id: "lost", Netns: filepath.Join(r.dir, "lost")}); err == nil {
+		t.Error("a container without a namespace is served")
+	}
+	again.expect("web", "10.0.1.2")
+}
