@@ -2,11 +2,15 @@ package main
 
 import (
 	"context"
+	"log/slog"
 	"os"
 	"sync"
+	"time"
 
 	"swarm/cli"
 	"swarm/internal/footprint"
+	"swarm/overlay/resolve"
+	"swarm/worker/containerd/layout"
 	"swarm/worker/containerd/reaper"
 	"swarm/worker/containerd/server"
 	"swarm/worker/containerd/shim"
@@ -33,5 +37,23 @@ func runRuntime(ctx context.Context, o cli.RuntimeOptions) error {
 	kept.Go(func() { footprint.Keep(ctx, footprint.Free) })
 	defer kept.Wait()
 	defer stop()
-	return server.Run(ctx, server.Config{Root: o.Root, State: o.State, Address: o.Address, BinDir: o.BinDir, LogLevel: o.LogLevel})
+	return server.Run(ctx, server.Config{Root: o.Root, State: o.State, Address: o.Address, BinDir: o.BinDir, LogLevel: o.LogLevel},
+		func(ctx context.Context) { answerNames(ctx, layout.Resolver(o.Address)) })
+}
+
+// answerNames answers what containers ask their name server. That it cannot is no reason to stop serving containers.
+func answerNames(ctx context.Context, socket string) {
+	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	for {
+		err := resolve.New(resolve.Config{Socket: socket}, resolve.Deps{Log: log}).Run(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		log.Error("names are not answered", "err", err, "retry", time.Second)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(time.Second):
+		}
+	}
 }

@@ -75,6 +75,9 @@ func (l Layout) State() string { return filepath.Join(l.Run, "ctd") } // short: 
 // Socket is containerd's gRPC address, a path.
 func (l Layout) Socket() string { return filepath.Join(l.Run, "containerd.sock") }
 
+// Resolver is where the runtime process is told which names containers may ask for: beside its socket.
+func Resolver(socket string) string { return filepath.Join(filepath.Dir(socket), "resolver.sock") }
+
 // RuncRoot is the `Root` of the runc options of every container. Two nodes that
 // share one lose each other's containers.
 func (l Layout) RuncRoot() string { return filepath.Join(l.Run, "runc") }

@@ -20,6 +20,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	containerd "github.com/containerd/containerd/v2/cmd/containerd/server"
 	srvconfig "github.com/containerd/containerd/v2/cmd/containerd/server/config"
@@ -39,8 +40,9 @@ const shimLoadTimeout = "60s"
 
 // Run serves until ctx is done, then stops without touching any container. It
 // returns ErrInvalidArgument for paths it cannot use and ErrAlreadyExists when
-// another process serves the same root.
-func Run(ctx context.Context, cfg Config) error {
+// another process serves the same root. What is to run beside it begins when the
+// root is ours, so that no two processes do the same, and is waited for.
+func Run(ctx context.Context, cfg Config, beside ...func(context.Context)) error {
 	if err := cfg.validate(); err != nil {
 		return err
 	}
@@ -55,6 +57,13 @@ func Run(ctx context.Context, cfg Config) error {
 		return fmt.Errorf("serve %s: %w", cfg.Root, err)
 	}
 	defer held.Release()
+	ctx, stop := context.WithCancel(ctx)
+	var others sync.WaitGroup
+	defer others.Wait()
+	defer stop()
+	for _, run := range beside {
+		others.Go(func() { run(ctx) })
+	}
 
 	// containerd and the shims it starts look for programs here; ours go first.
 	if err := os.Setenv("PATH", withFirst(cfg.BinDir, os.Getenv("PATH"))); err != nil {
