@@ -117,7 +117,7 @@ func New(deps Deps) *cobra.Command {
 		return usageError(c, "%s", strings.TrimSuffix(err.Error(), "\n"))
 	})
 	a.setHelp(root)
-	root.AddCommand(a.newInit(), a.newJoin(), a.newLeave(), a.newJoinToken(), a.newInfo(), a.newVersion(), a.newDoctor())
+	root.AddCommand(a.newInit(), a.newJoin(), a.newLeave(), a.newSwarmUpdate(), a.newJoinToken(), a.newInfo(), a.newVersion(), a.newDoctor())
 	root.AddCommand(a.newNode(), a.newService(), a.newTask(), a.newImage(), a.newCredential(), a.newLogin(), a.newLogout())
 	root.AddCommand(a.newExec(), a.newEvents(), a.newCompletion(), a.newDaemon(), a.newRuntime())
 	if deps.Installer != nil {

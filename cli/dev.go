@@ -36,6 +36,8 @@ type DevOptions struct {
 	Root            string
 	Subnet          netip.Prefix
 	MTU             int
+	// Disk is the size of each host's own file system for its state; 0: none of its own.
+	Disk int64
 	// DaemonArgs, InitArgs and JoinArgs are added to the commands of that name.
 	DaemonArgs, InitArgs, JoinArgs []string
 	NoCluster, KeepFailed          bool
@@ -71,10 +73,12 @@ func (a *app) newDev() *cobra.Command {
 func (a *app) newDevUp(playground *string) *cobra.Command {
 	var o DevOptions
 	var subnet string
+	var disk memory
 	var daemonArgs, initArgs, joinArgs words
 	c := verb(&cobra.Command{
 		Use: "up [OPTIONS]", Short: "Make hosts and a cluster of them", Args: noArgs, ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(c *cobra.Command, _ []string) error {
+			o.Disk = disk.bytes
 			o.Name, o.DaemonArgs, o.InitArgs, o.JoinArgs = *playground, daemonArgs.values, initArgs.values, joinArgs.values
 			if subnet != "" {
 				prefix, err := netip.ParsePrefix(subnet)
@@ -95,6 +99,7 @@ func (a *app) newDevUp(playground *string) *cobra.Command {
 	f.StringVar(&o.Root, "root", "", "Folder of the hosts' state, absent or empty (default /var/lib/swarm-dev/NAME)")
 	f.StringVar(&subnet, "subnet", "", "Network of the hosts in CIDR format (default: a free one of 10.213.0.0/16)")
 	f.IntVar(&o.MTU, "mtu", 0, "MTU of the hosts' interfaces (default 1500)")
+	f.Var(&disk, "disk", "Size of a file system of its own for each host's state (default: the machine's)")
 	f.Var(&daemonArgs, "daemon-args", "Flags to add to `swarm daemon`")
 	f.Var(&initArgs, "init-args", "Flags to add to `swarm init`")
 	f.Var(&joinArgs, "join-args", "Flags to add to `swarm join`")

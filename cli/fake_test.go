@@ -36,19 +36,21 @@ type fakeServer struct {
 	events   []*swarmv1.Event
 	root     *pki.Root
 
-	created  *swarmv1.CreateServiceRequest
-	updates  []*swarmv1.UpdateServiceRequest
-	nodeReqs []*swarmv1.UpdateNodeRequest
-	inits    []*swarmv1.InitRequest
-	joins    []*swarmv1.JoinClusterRequest
-	removed  []string
-	logins   map[string]string // passwords by user
-	loaded   []byte
-	loadReq  *swarmv1.LoadImageRequest
-	logsReq  *swarmv1.LogsRequest
-	watchReq *swarmv1.WatchRequest
-	initErr  error
-	stale    int // how many updates are refused as out of sequence
+	created    *swarmv1.CreateServiceRequest
+	updates    []*swarmv1.UpdateServiceRequest
+	nodeReqs   []*swarmv1.UpdateNodeRequest
+	inits      []*swarmv1.InitRequest
+	joins      []*swarmv1.JoinClusterRequest
+	removed    []string
+	logins     map[string]string // passwords by user
+	loaded     []byte
+	loadReq    *swarmv1.LoadImageRequest
+	logsReq    *swarmv1.LogsRequest
+	watchReq   *swarmv1.WatchRequest
+	initErr    error
+	stale      int // how many updates are refused as out of sequence
+	logDetails []*swarmv1.LogDetails
+	logNotices []string
 
 	changed chan struct{}
 	// onCreate runs, unlocked, after a service was created; list before each list of tasks.
@@ -90,6 +92,9 @@ func (s *fakeServer) UpdateCluster(_ context.Context, r *swarmv1.UpdateClusterRe
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.cluster = s.cluster.CloneVT()
+	if r.Spec != nil {
+		s.cluster.Spec = r.Spec
+	}
 	if r.RotateWorkerToken {
 		s.cluster.RootCa.JoinTokens.Worker = "SWMTKN-rotated"
 	}
@@ -291,7 +296,7 @@ func (s *fakeServer) Logs(r *swarmv1.LogsRequest, stream swarmv1.Control_LogsSer
 	s.logsReq = r
 	records := s.logs
 	s.mu.Unlock()
-	return stream.Send(&swarmv1.TaskLogsResponse{Records: records})
+	return stream.Send(&swarmv1.TaskLogsResponse{Records: records, Details: s.logDetails, Notices: s.logNotices})
 }
 
 func (s *fakeServer) Exec(stream swarmv1.Control_ExecServer) error { return s.exec(stream) }

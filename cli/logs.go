@@ -3,10 +3,8 @@ package cli
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -56,7 +54,7 @@ func (a *app) newLogs(what, short string, task bool, complete cobra.CompletionFu
 
 // options words the flags for managers.
 func (o logsOptions) options(now time.Time) (*swarmv1.LogOptions, error) {
-	out := &swarmv1.LogOptions{Follow: o.follow, Tail: -1}
+	out := &swarmv1.LogOptions{Follow: o.follow, Tail: -1, Details: o.details}
 	if o.tail != "all" && o.tail != "" {
 		n, err := strconv.ParseInt(o.tail, 10, 64)
 		if err != nil || n < 0 {
@@ -155,80 +153,6 @@ func copyLogs(ctx context.Context, c client, req *swarmv1.LogsRequest, p *logPri
 			p.flush()
 			return err
 		}
-		for _, rec := range r.Records {
-			p.print(rec)
-		}
+		p.write(r)
 	}
-}
-
-// logPrinter writes records as lines, with where they come from in front.
-type logPrinter struct {
-	logsOptions
-	out, err io.Writer
-	raw      bool
-	find     func(taskID string) *swarmv1.TaskInfo
-	width    int // of the prefixes so far
-	// parts are the beginnings of lines that came in several records.
-	parts map[string][]byte
-}
-
-func (p *logPrinter) print(r *swarmv1.LogRecord) {
-	key := fmt.Sprint(r.TaskId, r.Stream)
-	data := r.Data
-	if part, ok := p.parts[key]; ok {
-		data = append(part, data...)
-		delete(p.parts, key)
-	}
-	if r.Partial {
-		if p.parts == nil {
-			p.parts = map[string][]byte{}
-		}
-		p.parts[key] = append([]byte(nil), data...)
-		return
-	}
-	w := p.out
-	if r.Stream == swarmv1.LogRecord_STDERR {
-		w = p.err
-	}
-	line := strings.TrimSuffix(string(data), "\n")
-	if p.timestamps {
-		line = r.Timestamp.AsTime().UTC().Format(timestampLayout) + " " + line
-	}
-	if !p.raw {
-		line = p.prefix(r) + " | " + line
-	}
-	_, _ = io.WriteString(w, line+"\n")
-}
-
-// timestampLayout has a fixed width, so that columns stay where they are.
-const timestampLayout = "2006-01-02T15:04:05.000000000Z07:00"
-
-// flush writes lines that never ended.
-func (p *logPrinter) flush() {
-	for key, part := range p.parts {
-		w := p.out
-		if strings.HasSuffix(key, swarmv1.LogRecord_STDERR.String()) {
-			w = p.err
-		}
-		_, _ = w.Write(append(part, '\n'))
-	}
-	p.parts = nil
-}
-
-// prefix is "web.1.k3x9q2m4z7aa@node2", padded so that the bars of all lines stand below each other.
-func (p *logPrinter) prefix(r *swarmv1.LogRecord) string {
-	name, node := fmt.Sprintf("%s.%d", r.ServiceId, r.Slot), r.NodeId
-	if t := p.find(r.TaskId); t != nil && !p.noResolve {
-		name, node = taskName(t), nodeName(t)
-	}
-	if !p.noTaskIDs {
-		id := r.TaskId
-		if !p.noTrunc {
-			id = shortID(id)
-		}
-		name += "." + id
-	}
-	s := name + "@" + node
-	p.width = max(p.width, len(s)+4)
-	return fmt.Sprintf("%-*s", p.width, s)
 }

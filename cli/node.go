@@ -95,12 +95,21 @@ func nodeRow(n *swarmv1.NodeInfo, self string, marked bool) row {
 	}
 	return row{
 		"ID": id, "Self": node.GetId() == self, "Hostname": nodeHostname(n),
-		"Status":        capitalized(enumWord(n.GetState().GetState())),
+		"Status":        nodeStatus(n.GetState()),
 		"Availability":  capitalized(enumWord(node.GetSpec().GetAvailability())),
 		"ManagerStatus": managerWord(n.GetManagerStatus()),
 		"EngineVersion": n.GetState().GetDescription().GetEngine().GetEngineVersion(),
 		"TLSStatus":     "Ready", "Addr": node.GetAddr(), "Role": enumWord(node.GetSpec().GetRole()),
 	}
+}
+
+// nodeStatus is Docker's word, and in short why a node that is ready takes no tasks.
+func nodeStatus(s *swarmv1.NodeState) string {
+	word := capitalized(enumWord(s.GetState()))
+	if why, _, _ := strings.Cut(s.GetDescription().GetUnavailable(), ":"); why != "" && s.GetState() == swarmv1.NodeState_READY {
+		word += " (" + strings.TrimPrefix(why, "its ") + ")"
+	}
+	return word
 }
 
 func managerWord(m *swarmv1.ManagerStatus) string {

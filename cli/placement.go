@@ -36,7 +36,7 @@ func refusalLine(r *swarmv1.Refusal) string {
 	if reason == "" {
 		reason = r.GetFilter()
 	}
-	if strings.Contains(reason, fmt.Sprintf(" %d node", r.GetNodes())) {
+	if strings.Contains(" "+reason, fmt.Sprintf(" %d node", r.GetNodes())) {
 		return reason // it counts for itself
 	}
 	return fmt.Sprintf("%d node%s: %s", r.GetNodes(), plural(int(r.GetNodes())), reason)

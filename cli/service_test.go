@@ -89,8 +89,8 @@ func TestServiceCreateSpec(t *testing.T) {
 			devices{path_on_host:"/dev/null" path_in_container:"/dev/x" cgroup_permissions:"rw"}}}`},
 		{"--security-opt no-new-privileges --security-opt seccomp=" + profile + " --security-opt apparmor=unconfined nginx", one + `task_template{container_spec{image:"nginx"
 			privileges{no_new_privileges:true seccomp{mode:CUSTOM profile:"{}"} apparmor{mode:DISABLED}}}}`},
-		{"--log-driver json-file --log-opt max-size=1m --priority 5 --single-writer nginx", one + `priority:5 single_writer:true task_template{container_spec{image:"nginx"}
-			log_driver{name:"json-file" options{key:"max-size" value:"1m"}}}`},
+		{"--log-driver local --log-opt max-size=1m --priority 5 --single-writer nginx", one + `priority:5 single_writer:true task_template{container_spec{image:"nginx"}
+			log_driver{name:"local" options{key:"max-size" value:"1m"}}}`},
 		{"--entrypoint sh nginx", one + `task_template{container_spec{image:"nginx" command:"sh"}}`},
 	} {
 		want := spec(t, tc.want)

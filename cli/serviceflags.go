@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"swarm/internal/spec"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -17,6 +18,7 @@ var (
 	updateActions     = []string{"pause", "continue", "rollback"}
 	rollbackActions   = []string{"pause", "continue"}
 	endpointModes     = []string{"vip", "dnsrr"}
+	logDrivers        = []string{spec.LogLocal, spec.LogNone}
 )
 
 // serviceFlags holds the flags that `service create` and `service update` share; what was not given is not changed.
@@ -111,6 +113,7 @@ func (o *serviceFlags) register(c *cobra.Command, create bool) {
 	completeChoices(c, "update-failure-action", updateActions)
 	completeChoices(c, "rollback-failure-action", rollbackActions)
 	completeChoices(c, "update-order", updateOrders)
+	completeChoices(c, "log-driver", logDrivers)
 	completeChoices(c, "rollback-order", updateOrders)
 }
 

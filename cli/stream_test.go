@@ -184,9 +184,48 @@ func TestLogs(t *testing.T) {
 	if got.out != "2026-01-02T03:04:05.000000006Z hello\n" || s.logsReq.Task != "taskaaaaaaaaaaaaaaaaaaaa2" || s.logsReq.Options.Tail != 5 || s.logsReq.Options.Since == nil {
 		t.Errorf("got %+v, %v", got, s.logsReq)
 	}
+	s.logDetails = []*swarmv1.LogDetails{{TaskId: "taskaaaaaaaaaaaaaaaaaaaa2", Details: map[string]string{"b": "2", "a": "1"}}}
+	s.logNotices = []string{"node host3 cannot be asked"}
+	got = run{server: s}.run(t, "service", "logs", "--details", "--timestamps", "web")
+	const front = "2026-01-02T03:04:05.000000006Z web.1.taskaaaaaaaa@host2     | a=1,b=2 "
+	if got.out != front+"hello\n" || got.errOut != "swarm: node host3 cannot be asked\n"+front+"oops\n" || !s.logsReq.Options.Details {
+		t.Errorf("got %+v", got)
+	}
 	refused(t, "tail", run{server: s}.run(t, "service", "logs", "--tail", "x", "web"), `--tail "x" is not a number of lines`)
 	refused(t, "since", run{server: s}.run(t, "service", "logs", "--since", "x", "web"), `--since "x" is not a time`)
 }
+
+// A line without end is printed as it comes, and what others say meanwhile stands on lines of its own. Raw bytes stay raw.
+func TestLogs_LinesWithoutEnd(t *testing.T) {
+	s := webServer(t, time.Now())
+	task := "taskaaaaaaaaaaaaaaaaaaaa2"
+	part := func(stream swarmv1.LogRecord_Stream, data string, partial bool) *swarmv1.LogRecord {
+		return &swarmv1.LogRecord{TaskId: task, Stream: stream, Data: []byte(data), Partial: partial}
+	}
+	long := strings.Repeat("x", 16<<10)
+	for range 100 {
+		s.logs = append(s.logs, part(swarmv1.LogRecord_STDOUT, long, true))
+	}
+	s.logs = append(s.logs, part(swarmv1.LogRecord_STDERR, "meanwhile", false), part(swarmv1.LogRecord_STDOUT, "\x00end", true),
+		&swarmv1.LogRecord{TaskId: task, Stream: swarmv1.LogRecord_STDERR, Lost: 7})
+	const front = "web.1.taskaaaaaaaa@host2     | "
+	xs := strings.Repeat(long, 100)
+	got := run{server: s}.run(t, "service", "logs", "web")
+	first := longestLine
+	if want := front + xs[:first] + "\n" + front + xs[first:] + "\x00end\n"; got.out != want {
+		t.Errorf("got %d bytes, want %d", len(got.out), len(want))
+	}
+	if want := front + "meanwhile\nswarm: 7 bytes of task " + task + " were not kept: they came faster than they could be copied\n"; got.errOut != want {
+		t.Errorf("got %q, want %q", got.errOut, want)
+	}
+	got = run{server: s}.run(t, "task", "logs", "--raw", task)
+	if want := xs + "\x00end"; got.out != want {
+		t.Errorf("raw: got %d bytes, want %d", len(got.out), len(want))
+	}
+}
+
+// longestLine is where a line is cut when somebody else speaks.
+const longestLine = 1 << 20
 
 func TestEvents(t *testing.T) {
 	s := webServer(t, time.Now())

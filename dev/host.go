@@ -198,6 +198,9 @@ func (r *record) powerOn(lab *Lab, h *hostRecord) error {
 			}
 		}
 	}
+	if err := r.mountDisk(h); err != nil {
+		return fmt.Errorf("disk of %s: %w", h.Name, err)
+	}
 	for _, dir := range []string{r.stateDir(h.Name), r.hostRunDir(h.Name)} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return err

@@ -43,6 +43,8 @@ type Options struct {
 	Subnet netip.Prefix
 	// MTU of the hosts' interfaces; default 1500.
 	MTU int
+	// Disk is the size in bytes of the file system of its own that each host's state folder is on; 0: on the machine's.
+	Disk int64
 	// Binary is the swarm to run; default the running program.
 	Binary string
 	// DaemonArgs, InitArgs and JoinArgs are added to the commands of that name.
@@ -100,6 +102,8 @@ func (o Options) validate() error {
 		return invalid("%d nodes: give 1 to 200", o.Nodes)
 	case o.Managers < 1 || o.Managers > o.Nodes:
 		return invalid("%d managers: give 1 to %d, the number of nodes", o.Managers, o.Nodes)
+	case o.Disk != 0 && o.Disk < 64<<20:
+		return invalid("a disk of %d bytes: give at least 64 MiB", o.Disk)
 	case !filepath.IsAbs(o.Root) || filepath.Clean(o.Root) == "/":
 		return invalid("root folder %q: give an absolute path", o.Root)
 	case o.Subnet.IsValid() && (!o.Subnet.Addr().Is4() || 1<<(32-o.Subnet.Bits()) < hostOffset+o.Nodes+2):

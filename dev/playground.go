@@ -88,7 +88,7 @@ func claim(o Options) (*record, error) {
 		return nil, err
 	}
 	r := &record{
-		Name: o.Name, Root: root, Subnet: subnet, MTU: o.MTU,
+		Name: o.Name, Root: root, Subnet: subnet, MTU: o.MTU, Disk: o.Disk,
 		Binary: o.Binary, DaemonArgs: o.DaemonArgs, Env: o.Env,
 	}
 	for i := range o.Nodes {

@@ -37,6 +37,7 @@ type record struct {
 	Root       string
 	Subnet     netip.Prefix
 	MTU        int
+	Disk       int64
 	Binary     string
 	DaemonArgs []string
 	Env        []string

@@ -69,6 +69,9 @@ func (w *writer) Logs(req *swarmv1.TaskLogsRequest, s swarmv1.Worker_LogsServer)
 			if since := req.GetOptions().GetSince(); since != nil && r.GetTimestamp().AsTime().Before(since.AsTime()) {
 				continue
 			}
+			if after := req.GetOptions().GetAfter(); len(after) > 0 && r.GetOffset() <= after[0].GetOffset() {
+				continue
+			}
 			if err := s.Send(&swarmv1.TaskLogsResponse{Records: []*swarmv1.LogRecord{r}}); err != nil {
 				return err
 			}
@@ -121,12 +124,9 @@ func TestControl_FollowedLogsSurviveARestart(t *testing.T) {
 							ended <- err
 							return
 						}
+						said.WriteString(strings.Join(m.GetNotices(), "\n"))
 						for _, rec := range m.GetRecords() {
-							if rec.GetStream() == swarmv1.LogRecord_STDERR {
-								said.Write(rec.GetData())
-							} else {
-								got.Write(rec.GetData())
-							}
+							got.Write(rec.GetData())
 						}
 					}
 				}()

@@ -4,7 +4,7 @@
 //
 // It refuses to know how the store replicates and how the planner decides. The daemon makes one Manager a term, registers
 // its services, asks Authorise about every call on the node, and runs Run beside the store's own. Goroutines: those of
-// dispatch, and one for each of the five loops of a leader; Run waits for all.
+// dispatch, and one for each of the six duties of a leader; Run waits for all.
 package manager
 
 import (
@@ -181,7 +181,7 @@ func (m *Manager) lead(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for name, duty := range map[string]func(context.Context) error{
 		"plan": m.plan, "judge nodes": m.dispatch.LeadLiveness, "seat managers": m.seats, "reap": m.reap,
-		"align endpoints": m.control.AlignEndpoints,
+		"align endpoints": m.control.AlignEndpoints, "make network ingress": m.control.MakeIngress,
 	} {
 		g.Go(func() error {
 			m.persist(ctx, name, duty)

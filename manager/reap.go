@@ -5,6 +5,7 @@ import (
 	"errors"
 	"strings"
 
+	"swarm/internal/ipam"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
 )
@@ -105,14 +106,26 @@ func leftovers(v *raftstore.View) []*swarmv1.Change {
 	return out
 }
 
-// owned: ports of the mesh are claimed by services, ports of one node by tasks. Other kinds are not ours to judge.
+// owned: ports of the mesh are claimed by services, ports of one node by tasks; addresses by tasks, services and nodes,
+// identifiers by networks. Of other kinds this build cannot judge.
 func owned(v *raftstore.View, c *swarmv1.Claim) bool {
-	if !strings.HasPrefix(c.GetKey(), "port/") {
-		return true
+	kind, rest, _ := strings.Cut(c.GetKey(), "/")
+	switch kind {
+	case "port", "addr":
+		id := ipam.OwnerID(c.GetOwner())
+		_, service := v.Services.Get(id)
+		_, task := v.Tasks.Get(id)
+		_, node := v.Nodes.Get(id)
+		return service || task || node
+	case "vni":
+		_, network := v.Networks.Get(c.GetOwner())
+		return network
+	case "next":
+		id, _, cursor := strings.Cut(rest, "/")
+		_, network := v.Networks.Get(id)
+		return network || !cursor
 	}
-	_, service := v.Services.Get(c.GetOwner())
-	_, task := v.Tasks.Get(c.GetOwner())
-	return service || task
+	return true
 }
 
 // oldRevisions are those of a service beyond the ones that are kept, oldest first. What a task, the service or its way

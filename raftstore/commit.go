@@ -200,7 +200,11 @@ type final struct{ error }
 
 // noLeader says why nobody takes the change.
 func (s *Store) noLeader() error {
-	if err := s.stable.trouble.Load(); err != nil {
+	err := s.stable.trouble.Load()
+	if err == nil {
+		err = s.disk.trouble.Load()
+	}
+	if err != nil {
 		return errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("manager %s cannot write its disk (%v): free or repair it, or ask another manager", s.cfg.NodeID, *err))
 	}
 	return errNoLeader

@@ -32,6 +32,8 @@ type Disk interface {
 	io.Closer
 }
 
+const logFile = "raft.db"
+
 // keptSnapshots on disk: the newest, and one before it in case that the newest is damaged.
 const keptSnapshots = 2
 
@@ -44,7 +46,7 @@ func openDisk(cfg Config, deps Deps, log hclog.Logger) (*logStore, raft.Snapshot
 		if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 			return nil, nil, err
 		}
-		bolt, err := openBolt(filepath.Join(cfg.Dir, "raft.db"))
+		bolt, err := openBolt(filepath.Join(cfg.Dir, logFile))
 		if err != nil {
 			return nil, nil, err
 		}

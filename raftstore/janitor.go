@@ -3,6 +3,7 @@ package raftstore
 import (
 	"context"
 	"errors"
+	"path/filepath"
 
 	"github.com/hashicorp/raft"
 )
@@ -12,7 +13,12 @@ import (
 // to TrailingBytes.
 func (s *Store) janitor(ctx context.Context) error {
 	limit := s.cfg.SnapshotBytes
+	space := room{log: s.log}
+	if s.cfg.Dir != "" {
+		space.path = filepath.Join(s.cfg.Dir, logFile)
+	}
 	for {
+		space.keep()
 		select {
 		case <-s.disk.grown:
 		case <-ctx.Done():

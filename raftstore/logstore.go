@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"github.com/hashicorp/raft"
 )
@@ -25,6 +26,8 @@ type logStore struct {
 	cached int64 // bytes of recent, which are the last entries
 	fresh  int64 // bytes stored since the last snapshot
 	grown  chan struct{}
+
+	trouble atomic.Pointer[error] // why the last entries could not be stored; nil when they were
 }
 
 // newLogStore reads the whole log once: to know its sizes, and to notice damage before anything is built upon it.
@@ -99,8 +102,10 @@ func (s *logStore) StoreLogs(logs []*raft.Log) error {
 		sealed[i] = &c
 	}
 	if err := s.Disk.StoreLogs(sealed); err != nil {
+		s.trouble.Store(&err)
 		return fmt.Errorf("append to the log: %w", err)
 	}
+	s.trouble.Store(nil)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, l := range logs {

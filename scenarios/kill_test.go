@@ -67,14 +67,21 @@ type crowd struct {
 	playground   *dev.Playground
 	hosts        []dev.Host
 	ctx          context.Context
+	replicas     int
+	at           int      // index of the host that is asked
 	tasks        []string // of the service, sorted
 	endpoints    []string // base addresses of their HTTP servers
 }
 
-// newCrowd brings the hosts up, the first of them the manager.
+// newCrowd brings two hosts up, the first of them the manager.
 func newCrowd(t *testing.T, binary string) *crowd {
 	t.Helper()
-	c := &crowd{t: t, name: fmt.Sprintf("k%x", randomBytes(3)), binary: binary, images: buildImages(t)}
+	return newCrowdOf(t, binary, dev.Options{Nodes: 2, Managers: 1})
+}
+
+func newCrowdOf(t *testing.T, binary string, o dev.Options) *crowd {
+	t.Helper()
+	c := &crowd{t: t, replicas: killReplicas, name: fmt.Sprintf("k%x", randomBytes(3)), binary: binary, images: buildImages(t)}
 	ctx, cancel := context.WithTimeout(context.Background(), 9*time.Minute)
 	t.Cleanup(cancel)
 	c.ctx = ctx
@@ -88,11 +95,10 @@ func newCrowd(t *testing.T, binary string) *crowd {
 			t.Error("take the playground down: ", err)
 		}
 	})
-	p, err := dev.Up(ctx, dev.Options{
-		Name: c.name, Nodes: 2, Managers: 1, Binary: c.binary, Root: filepath.Join("/tmp", "swarm-"+c.name),
-		// On a machine that is busy with other tests a daemon may be away for longer than one that is lost by default.
-		InitArgs: []string{"--dispatcher-heartbeat", "5s"},
-	})
+	o.Name, o.Binary, o.Root = c.name, c.binary, filepath.Join("/tmp", "swarm-"+c.name)
+	// On a machine that is busy with other tests a daemon may be away for longer than one that is lost by default.
+	o.InitArgs = []string{"--dispatcher-heartbeat", "5s"}
+	p, err := dev.Up(ctx, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -118,7 +124,7 @@ func (c *crowd) printLogs() {
 func (c *crowd) run(args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(c.ctx, time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, c.binary, append([]string{"-H", "unix://" + c.hosts[0].Socket}, args...)...)
+	cmd := exec.CommandContext(ctx, c.binary, append([]string{"-H", "unix://" + c.hosts[c.at].Socket}, args...)...)
 	var out, errOut bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errOut
 	if err := cmd.Run(); err != nil {
@@ -157,7 +163,7 @@ func (c *crowd) ps(service string) ([]psRow, error) {
 
 func (c *crowd) create() {
 	c.t.Helper()
-	c.swarm("service", "create", "--name", "web", "--replicas", strconv.Itoa(killReplicas),
+	c.swarm("service", "create", "--name", "web", "--replicas", strconv.Itoa(c.replicas),
 		"--publish", "mode=host,target=8080", "swarm/hello:1", "-log-every", "20ms")
 	rows, err := c.ps("web")
 	if err != nil {
@@ -168,7 +174,7 @@ func (c *crowd) create() {
 		c.endpoints = append(c.endpoints, c.endpoint(r))
 	}
 	slices.Sort(c.tasks)
-	if len(c.tasks) != killReplicas {
+	if len(c.tasks) != c.replicas {
 		c.t.Fatalf("%d tasks, want %d: %v", len(c.tasks), killReplicas, rows)
 	}
 }
@@ -355,6 +361,17 @@ func (c *crowd) endTask(endpoint string, code int) {
 // last one it had written when asked. It returns how many there are.
 func (c *crowd) checkLogs() int {
 	c.t.Helper()
+	total := 0
+	for id, n := range c.written() {
+		out := c.swarm("task", "logs", "--raw", id)
+		total += c.checkLines(id, out, n)
+	}
+	return total
+}
+
+// written is how many lines each task had written, at least.
+func (c *crowd) written() map[string]int {
+	c.t.Helper()
 	want := map[string]int{}
 	rows, err := c.ps("web")
 	if err != nil {
@@ -371,12 +388,7 @@ func (c *crowd) checkLogs() int {
 			c.t.Fatal(err)
 		}
 	}
-	total := 0
-	for id, n := range want {
-		out := c.swarm("task", "logs", "--raw", id)
-		total += c.checkLines(id, out, n)
-	}
-	return total
+	return want
 }
 
 func (c *crowd) checkLines(id, out string, n int) int {

@@ -175,7 +175,7 @@ func (w *Worker) container(in *inputs, attached Attached) (Container, error) {
 		return c, fmt.Errorf("write files of task %s: %w", in.task.Id, err)
 	}
 	if w.deps.Logs != nil {
-		dir, err := w.deps.Logs.Create(in.task)
+		dir, err := w.deps.Logs.Create(in.task, in.revision)
 		if err != nil {
 			return c, err
 		}

@@ -50,7 +50,8 @@ type Container struct {
 	ResolvConf, HostsFile, HostnameFile string
 	// Files are the secrets and configs.
 	Files []File
-	// LogDir holds StdoutFile and StderrFile, opened for append by the shim. With a terminal all goes to StdoutFile.
+	// LogDir holds StdoutFile and StderrFile, opened for append by the shim. With a terminal all goes to StdoutFile. Empty:
+	// what the container writes is thrown away.
 	LogDir string
 	// CgroupParent is the cgroup that containers of this node live under.
 	CgroupParent string

@@ -24,10 +24,10 @@ func (w *Worker) Logs(req *swarmv1.TaskLogsRequest, stream grpc.ServerStreamingS
 	g, ctx := errgroup.WithContext(stream.Context())
 	for _, id := range req.TaskIds {
 		g.Go(func() error {
-			err := w.deps.Logs.Read(ctx, id, req.Options, func(records []*swarmv1.LogRecord) error {
+			err := w.deps.Logs.Read(ctx, id, req.Options, func(m *swarmv1.TaskLogsResponse) error {
 				mu.Lock()
 				defer mu.Unlock()
-				return stream.Send(&swarmv1.TaskLogsResponse{Records: records})
+				return stream.Send(m)
 			})
 			if errdefs.IsNotFound(err) && len(req.TaskIds) > 1 { // one of many that never started here, or is forgotten
 				return nil

@@ -15,6 +15,7 @@ import (
 	bolt "go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
 
+	"swarm/internal/disk"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -37,6 +38,8 @@ const stateFile = "state.db"
 type state struct {
 	db  *bolt.DB
 	log *slog.Logger
+
+	size int64 // of the file when room was last kept for it; run's
 
 	mu    sync.Mutex // guards dirty
 	dirty map[stateKey][]byte
@@ -162,6 +165,7 @@ func (s *state) run(ctx context.Context) error {
 		for try := 0; ; try++ {
 			err := s.flush()
 			if err == nil {
+				s.keepRoom()
 				break
 			}
 			s.log.Error("write worker state", "err", err)
@@ -169,6 +173,17 @@ func (s *state) run(ctx context.Context) error {
 				return s.flush()
 			}
 		}
+	}
+}
+
+// stateAhead is what the file can grow by when the disk is full: some ten thousand tasks.
+const stateAhead = 4 << 20
+
+// keepRoom has the file grow also when the disk is full. Without room now, the next write asks again.
+func (s *state) keepRoom() {
+	st, err := os.Stat(s.db.Path())
+	if err == nil && st.Size() != s.size && disk.Ahead(s.db.Path(), stateAhead) == nil {
+		s.size = st.Size()
 	}
 }
 

@@ -14,7 +14,7 @@ type devHosts struct{}
 
 func (devHosts) Up(ctx context.Context, o cli.DevOptions, progress func(string)) error {
 	_, err := dev.Up(ctx, dev.Options{
-		Name: o.Name, Nodes: o.Nodes, Managers: o.Managers, Root: o.Root, Subnet: o.Subnet, MTU: o.MTU,
+		Name: o.Name, Nodes: o.Nodes, Managers: o.Managers, Root: o.Root, Subnet: o.Subnet, MTU: o.MTU, Disk: o.Disk,
 		DaemonArgs: o.DaemonArgs, InitArgs: o.InitArgs, JoinArgs: o.JoinArgs, NoCluster: o.NoCluster,
 		KeepFailed: o.KeepFailed, StartTimeout: o.StartTimeout, Progress: progress,
 	})

@@ -16,6 +16,7 @@ import (
 
 	"swarm/cli"
 	"swarm/install"
+	"swarm/internal/disk"
 	"swarm/overlay/bridge"
 	"swarm/overlay/fabric"
 	swarmv1 "swarm/proto/swarm/v1"
@@ -39,6 +40,7 @@ type host struct {
 	client    *client.Client       // nil with a simulated runtime
 	bridge    *bridge.Bridge       // nil with a simulated runtime
 	store     *image.Store         // nil with a simulated runtime
+	disk      *disk.Watch          // nil with a simulated runtime
 
 	runtime interface {
 		worker.Runtime
@@ -56,6 +58,10 @@ func newHost(o cli.DaemonOptions, log *slog.Logger) (*host, error) {
 		h.images = images
 		h.runtime = simulated.New(simulated.Config{}, images)
 		return h, nil
+	}
+	var err error
+	if h.disk, err = disk.NewWatch(o.StateDir, log); err != nil {
+		return nil, err
 	}
 	if err := h.newContainers(); err != nil {
 		return nil, err
@@ -126,6 +132,9 @@ func (h *host) run(ctx context.Context) error {
 	}
 	if h.bridge != nil {
 		g.Go(func() error { return h.bridge.Run(ctx) })
+	}
+	if h.disk != nil {
+		g.Go(func() error { return h.disk.Run(ctx) })
 	}
 	return g.Wait()
 }
@@ -202,9 +211,14 @@ func (h *host) describe() *swarmv1.NodeDescription {
 	_ = unix.Uname(&uname) // Cannot fail with a valid pointer.
 	var memory unix.Sysinfo_t
 	_ = unix.Sysinfo(&memory) // As above.
+	var unavailable string
+	if h.disk != nil {
+		unavailable = h.disk.Full()
+	}
 	return &swarmv1.NodeDescription{
-		Hostname: h.options.Hostname,
-		Platform: &swarmv1.Platform{Os: runtime.GOOS, Architecture: machineName()},
+		Unavailable: unavailable,
+		Hostname:    h.options.Hostname,
+		Platform:    &swarmv1.Platform{Os: runtime.GOOS, Architecture: machineName()},
 		Resources: &swarmv1.Resources{
 			NanoCpus: int64(runtime.NumCPU()) * 1e9, MemoryBytes: int64(memory.Totalram) * int64(memory.Unit),
 		},

@@ -210,6 +210,9 @@ func (m *workerMember) Run(ctx context.Context) error {
 	if m.overlay != nil {
 		g.Go(func() error { return m.overlay.Run(ctx) })
 	}
+	if m.host.disk != nil {
+		g.Go(func() error { return watchDisk(ctx, m.host.disk, m.Redescribe) })
+	}
 	if m.host.store != nil {
 		server := &http.Server{Handler: m.host.store.Handler(), ReadHeaderTimeout: 10 * time.Second, ConnContext: withCaller}
 		g.Go(func() error {

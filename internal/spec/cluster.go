@@ -35,6 +35,7 @@ func Cluster(in *swarmv1.ClusterSpec) (*swarmv1.ClusterSpec, error) {
 		checkAtLeast("raft election timeout", c.Raft.ElectionTimeout, minTimeout),
 		checkAtLeast("heartbeat period", c.Dispatcher.HeartbeatPeriod, minTimeout),
 		checkAtLeast("session timeout", c.Dispatcher.SessionTimeout, minTimeout),
+		checkLog(c.GetTaskDefaults().GetLogDriver()),
 		checkPools(c.Network)); err != nil {
 		return nil, err
 	}
@@ -127,48 +128,6 @@ func checkData(kind, name string, data []byte) error {
 	}
 	if len(data) > MaxFile {
 		return invalid("%s %s takes %d bytes: at most %d are allowed; put large data in an image or a volume", kind, quote(name), len(data), MaxFile)
-	}
-	return nil
-}
-
-// Network returns a complete copy of a network's spec.
-func Network(in *swarmv1.NetworkSpec) (*swarmv1.NetworkSpec, error) {
-	if err := first(ident.CheckNetworkName(in.GetName()), checkLabels("network", in.GetLabels())); err != nil {
-		return nil, err
-	}
-	n := in.CloneVT()
-	if n.DriverConfig.GetName() == "" {
-		n.DriverConfig = &swarmv1.Driver{Name: "overlay", Options: n.DriverConfig.GetOptions()}
-	}
-	switch d := n.DriverConfig.GetName(); d {
-	case "overlay", "bridge", "host", "none":
-	default:
-		return nil, invalid("network driver %s is not known: use overlay, bridge, host or none", quote(d))
-	}
-	for _, c := range n.GetIpam().GetConfigs() {
-		if err := checkIPAM(c); err != nil {
-			return nil, err
-		}
-	}
-	return n, nil
-}
-
-func checkIPAM(c *swarmv1.IPAMConfig) error {
-	subnet, err := netip.ParsePrefix(c.GetSubnet())
-	if err != nil || subnet.Masked() != subnet {
-		return invalid("subnet %s is not one: write it like 10.1.0.0/24", quote(c.GetSubnet()))
-	}
-	if r := c.GetRange(); r != "" {
-		p, err := netip.ParsePrefix(r)
-		if err != nil || !subnet.Contains(p.Addr()) || p.Bits() < subnet.Bits() {
-			return invalid("IP range %s is not inside subnet %s: choose a part of it", quote(r), subnet)
-		}
-	}
-	if g := c.GetGateway(); g != "" {
-		a, err := netip.ParseAddr(g)
-		if err != nil || !subnet.Contains(a) {
-			return invalid("gateway %s is not inside subnet %s: choose an address of it", quote(g), subnet)
-		}
 	}
 	return nil
 }

@@ -95,6 +95,11 @@ func defaultTask(t *swarmv1.TaskSpec, job bool) {
 	if t.RestartPolicy.Delay == nil {
 		t.RestartPolicy.Delay = durationpb.New(DefaultRestartDelay)
 	}
+	if d := t.LogDriver; d.GetName() == "" {
+		if t.LogDriver = nil; len(d.GetOptions()) > 0 {
+			t.LogDriver = &swarmv1.Driver{Name: LogLocal, Options: d.GetOptions()}
+		}
+	}
 	if job && t.RestartPolicy.Condition == swarmv1.RestartPolicy_ANY {
 		// A job that ended well is done; what is left of "any" is "on failure".
 		t.RestartPolicy.Condition = swarmv1.RestartPolicy_ON_FAILURE

@@ -44,6 +44,7 @@ func checkService(s *swarmv1.ServiceSpec) error {
 		checkRestart(s.GetTaskTemplate().GetRestartPolicy()),
 		checkPlacement(s.GetTaskTemplate().GetPlacement()),
 		checkAttachments(s.GetTaskTemplate().GetNetworks()),
+		checkLog(s.GetTaskTemplate().GetLogDriver()),
 		checkUpdate("update", s.GetUpdateConfig()),
 		checkUpdate("rollback", s.GetRollbackConfig()),
 		checkEndpoint(s.GetEndpointSpec()),
@@ -56,7 +57,17 @@ func checkService(s *swarmv1.ServiceSpec) error {
 	if p := s.GetPriority(); p < -maxPriority || p > maxPriority {
 		return invalid("priority %d is out of range: use %d to %d", p, -maxPriority, maxPriority)
 	}
-	return checkModePorts(s)
+	return first(checkModePorts(s), checkRequested(s))
+}
+
+// checkRequested: an address that is asked for is one task's.
+func checkRequested(s *swarmv1.ServiceSpec) error {
+	for _, n := range s.GetTaskTemplate().GetNetworks() {
+		if r := s.GetMode().GetReplicated(); len(n.GetAddresses()) > 0 && (r == nil || r.GetReplicas() > 1) {
+			return invalid("address %s of network %s can be one task's alone: leave it out, or use one replica", n.GetAddresses()[0], n.GetTarget())
+		}
+	}
+	return nil
 }
 
 func checkMode(m *swarmv1.ServiceMode) error {

@@ -18,10 +18,8 @@ const (
 
 // bind turns names that the spec uses into ids of rows that exist.
 func bind(v *raftstore.View, s *swarmv1.ServiceSpec) error {
-	for _, n := range s.GetTaskTemplate().GetNetworks() {
-		if err := bindNetwork(v, n); err != nil {
-			return err
-		}
+	if err := bindNetworks(v, s.GetTaskTemplate().GetNetworks()); err != nil {
+		return err
 	}
 	for _, ref := range s.GetTaskTemplate().GetContainerSpec().GetSecrets() {
 		row, ok := v.Secrets.Get(ref.GetSecretId())
@@ -69,24 +67,6 @@ func bindVersion(kind, name string, number *uint64, versions []*swarmv1.DataVers
 		}
 	}
 	return errdefs.ErrNotFound.WithMessage(fmt.Sprintf("%s %s has no version %d", kind, name, *number))
-}
-
-// localNetwork are the networks that every node has by itself.
-func localNetwork(name string) bool { return name == "host" || name == "none" || name == "bridge" }
-
-func bindNetwork(v *raftstore.View, n *swarmv1.NetworkAttachmentConfig) error {
-	if localNetwork(n.GetTarget()) {
-		return nil
-	}
-	row, ok := v.Networks.Get(n.GetTarget())
-	if !ok {
-		row, ok = v.NetworkByName(n.GetTarget())
-	}
-	if !ok {
-		return errdefs.ErrNotFound.WithMessage(fmt.Sprintf("network %s not found: use bridge, host or none, or create it first", n.GetTarget()))
-	}
-	n.Target = row.GetId()
-	return nil
 }
 
 // claimPorts chooses the ports that the mesh is to publish and left open, and makes the claims that keep each of them

@@ -64,6 +64,8 @@ type Server struct {
 	deps  Deps
 	log   *slog.Logger
 	store *raftstore.Store
+	// cursors says which addresses this manager gave last.
+	cursors cursors
 }
 
 // New makes a Server.
@@ -72,8 +74,8 @@ func New(cfg Config, deps Deps) *Server {
 }
 
 const (
-	// attempts of a write whose caller named no version, when others write the same row.
-	attempts = 8
+	// attempts of a write whose caller named no version, when others write the same row, or take what it has chosen.
+	attempts = 32
 	// catchUp bounds how long a write waits to be seen by this manager's own replica.
 	catchUp = 5 * time.Second
 )
@@ -87,8 +89,9 @@ func actor(ctx context.Context) string {
 	return who.String()
 }
 
-// write commits what change makes of the newest view. Where version is 0 the caller named none, and the change is made
-// again when someone else was faster.
+// write commits what change makes of the newest view. It is made again when someone else was faster: where the caller
+// named no version (0), or where what it takes (a name, a port, an address) is no longer free. Then change says why not, or
+// takes another.
 func (s *Server) write(ctx context.Context, version uint64, change func(*raftstore.View) ([]*swarmv1.Change, error)) (uint64, error) {
 	var last error
 	for range attempts {
@@ -103,7 +106,8 @@ func (s *Server) write(ctx context.Context, version uint64, change func(*raftsto
 		if err == nil {
 			return index, s.seen(ctx, index)
 		}
-		if last = err; !errdefs.IsAborted(err) && !errdefs.IsConflict(err) || version != 0 {
+		last = err
+		if stale := errdefs.IsAborted(err) || errdefs.IsConflict(err); !errdefs.IsAlreadyExists(err) && (!stale || version != 0) {
 			return 0, err
 		}
 		if err := s.catchUp(ctx); err != nil {

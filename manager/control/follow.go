@@ -3,7 +3,6 @@ package control
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"math/rand/v2"
 	"time"
@@ -26,10 +25,19 @@ const (
 	startTries = 2
 )
 
-var errFollowedGone = errors.New("what was followed is gone")
+var (
+	errFollowedGone   = errors.New("what was followed is gone")
+	errFollowedEnough = errors.New("what was followed has come")
+)
 
 // follow passes on what comes, and opens a stream for every task that appears on a node.
 func (l *logs) follow(ctx context.Context) error {
+	if u := l.options.GetUntil(); u != nil {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadlineCause(ctx, u.AsTime(), errFollowedEnough)
+		defer cancel()
+	}
+	outer := ctx
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		for {
@@ -39,7 +47,7 @@ func (l *logs) follow(ctx context.Context) error {
 		}
 	})
 	err := g.Wait()
-	if errors.Is(err, errFollowedGone) {
+	if errors.Is(err, errFollowedGone) || errors.Is(context.Cause(outer), errFollowedEnough) {
 		return nil
 	}
 	return err
@@ -81,10 +89,10 @@ func (l *logs) attend(ctx context.Context, g *errgroup.Group, v *raftstore.View)
 // does not answer is asked again: its daemon restarts, or has yet to start the task. old: the past was passed on.
 func (l *logs) attendTask(ctx context.Context, node, id string, old bool) error {
 	o := l.options.CloneVT()
-	if o.Tail = -1; old {
-		o.Tail = l.options.GetTail() // the past cut it; the overlap is cut by the offset
+	if !old {
+		o.Tail = -1
 	}
-	began, complained := time.Now(), false
+	began := time.Now()
 	for try := 0; ; try++ {
 		v := l.server.store.View()
 		if _, ok := v.Tasks.Get(id); !ok {
@@ -92,25 +100,24 @@ func (l *logs) attendTask(ctx context.Context, node, id string, old bool) error 
 		}
 		// What has ended may be read to its end, but nothing follows.
 		ended := task.Terminal(v.Status(id).GetState())
-		o.Follow = !ended
+		o.Follow, o.After = !ended, l.places(id)
 		heard, err := l.read(ctx, node, id, o)
 		switch {
 		case err == nil || ctx.Err() != nil:
 			return ctx.Err()
 		case errdefs.IsNotFound(err) && ended:
 			return nil // it never ran, or is forgotten
-		case errdefs.IsPermissionDenied(err) || errdefs.IsNotImplemented(err):
-			return l.complain(v, node, id, err)
+		}
+		then := ": trying again"
+		final := errdefs.IsPermissionDenied(err) || errdefs.IsNotImplemented(err)
+		if final {
+			then = ": its part is missing"
+		}
+		if cerr := l.complain(v, node, err, then); cerr != nil || final {
+			return cerr
 		}
 		if heard {
-			try, complained = 0, false
-		}
-		if !complained && !errdefs.IsNotFound(err) {
-			l.server.log.Info("logs of a task are interrupted", "node", node, "task", id, "err", err)
-			if err := l.complain(v, node, id, fmt.Errorf("%w; trying again", err)); err != nil {
-				return err
-			}
-			complained = true
+			try = 0
 		}
 		if errdefs.IsNotFound(err) {
 			try = min(try, startTries) // it may start any moment
@@ -118,13 +125,10 @@ func (l *logs) attendTask(ctx context.Context, node, id string, old bool) error 
 		if err := reopenPause(ctx, try); err != nil {
 			return err
 		}
-		if since, ok := l.last(id); ok || old {
-			if !ok {
-				since = began
-			}
+		if old && o.Tail == 0 { // what was written meanwhile is news, though none came before it
 			o.Tail = -1
-			if u := l.options.GetSince(); u == nil || u.AsTime().Before(since) {
-				o.Since = timestamppb.New(since)
+			if u := l.options.GetSince(); u == nil || u.AsTime().Before(began) {
+				o.Since = timestamppb.New(began)
 			}
 		}
 	}
@@ -146,23 +150,14 @@ func (l *logs) read(ctx context.Context, node, id string, o *swarmv1.LogOptions)
 		if err != nil {
 			return heard, err
 		}
+		if !heard {
+			l.heard(node)
+		}
 		heard = true
-		if err := l.pass(msg.GetRecords()); err != nil {
+		if err := l.pass(msg); err != nil {
 			return heard, err
 		}
 	}
-}
-
-// last is the time of a task's last record that was passed on.
-func (l *logs) last(id string) (last time.Time, ok bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for src, at := range l.seen {
-		if src.task == id && (!ok || at.time.After(last)) {
-			last, ok = at.time, true
-		}
-	}
-	return last, ok
 }
 
 func reopenPause(ctx context.Context, try int) error {

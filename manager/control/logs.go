@@ -4,30 +4,41 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
-	"google.golang.org/protobuf/types/known/timestamppb"
 
-	"swarm/internal/task"
+	"swarm/internal/spec"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
 )
 
+var errNodeRemoved = errors.New("it was removed from the swarm")
+
 // Logs gathers what tasks wrote from the nodes that they ran on. What is there already is merged in the order of time;
-// with follow, what comes is passed on as it comes, of tasks that appear later too. A node that cannot be asked is named
-// in the log and does not keep the others' records back.
+// with follow, what comes is passed on as it comes, of tasks that appear later and nodes that return too. A node that
+// cannot be asked is named once and does not keep the others' records back.
 func (s *Server) Logs(req *swarmv1.LogsRequest, stream swarmv1.Control_LogsServer) error {
 	v := s.store.View()
 	want, err := logScope(v, req)
 	if err != nil {
 		return err
 	}
-	l := &logs{server: s, want: want, options: req.GetOptions(), stream: stream, seen: make(map[source]place), following: make(map[string]bool)}
-	if err := l.past(stream.Context(), v); err != nil || !l.options.GetFollow() {
+	if err := want.kept(v); err != nil {
+		return err
+	}
+	options := req.GetOptions()
+	if options == nil {
+		options = &swarmv1.LogOptions{Tail: -1}
+	}
+	l := &logs{
+		server: s, want: want, options: options, stream: stream, seen: make(map[source]place),
+		following: make(map[string]bool), detailed: make(map[string]bool), away: make(map[string]bool),
+	}
+	if err := l.past(stream.Context(), v); err != nil || !options.GetFollow() {
 		return err
 	}
 	return l.follow(stream.Context())
@@ -57,20 +68,52 @@ func (w scope) has(t *swarmv1.Task) bool {
 	return t.GetNodeId() != "" && (t.GetId() == w.task || w.service != "" && t.GetServiceId() == w.service)
 }
 
-// tasks by the node that has their logs.
+// all lists the tasks, those that are nowhere yet among them.
+func (w scope) all(v *raftstore.View) []*swarmv1.Task {
+	if w.service == "" {
+		t, _ := v.Tasks.Get(w.task)
+		return []*swarmv1.Task{t}
+	}
+	return slices.Collect(v.TasksOfService(w.service))
+}
+
+// tasks with a log, by the node that has it.
 func (w scope) tasks(v *raftstore.View) map[string][]string {
 	out := make(map[string][]string)
-	if t, ok := v.Tasks.Get(w.task); ok && w.has(t) {
-		out[t.GetNodeId()] = []string{t.GetId()}
-	}
-	if w.service != "" {
-		for t := range v.TasksOfService(w.service) {
-			if w.has(t) {
-				out[t.GetNodeId()] = append(out[t.GetNodeId()], t.GetId())
-			}
+	for _, t := range w.all(v) {
+		if w.has(t) && !logless(v, t) {
+			out[t.GetNodeId()] = append(out[t.GetNodeId()], t.GetId())
 		}
 	}
 	return out
+}
+
+// logless says whether the task's log driver keeps nothing.
+func logless(v *raftstore.View, t *swarmv1.Task) bool {
+	r, _ := v.Revision(t.GetServiceId(), t.GetRevision()) // gone with its tasks' history, perhaps
+	return spec.LogDriver(t, r).GetName() == spec.LogNone
+}
+
+// kept refuses when nothing is kept and nothing will be, as long as the service stays as it is.
+func (w scope) kept(v *raftstore.View) error {
+	tasks := w.all(v)
+	if slices.ContainsFunc(tasks, func(t *swarmv1.Task) bool { return !logless(v, t) }) {
+		return nil
+	}
+	id := w.service
+	if id == "" {
+		id = tasks[0].GetServiceId()
+	}
+	svc, ok := v.Services.Get(id)
+	if !ok {
+		return nil
+	}
+	next := &swarmv1.Task{ServiceId: id, Revision: svc.GetRevision(), LogDriver: v.Cluster().GetSpec().GetTaskDefaults().GetLogDriver()}
+	if w.service != "" && !logless(v, next) {
+		return nil
+	}
+	name := svc.GetName()
+	return errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf("nothing of service %s is kept: its log driver is none; choose another with `swarm service update --log-driver local %s`", name, name))
 }
 
 // source is one ordered sequence of records.
@@ -91,112 +134,51 @@ type logs struct {
 	want    scope
 	options *swarmv1.LogOptions
 	stream  swarmv1.Control_LogsServer
+	// following has task ids: attended, or wholly in the past; false: the past has looked at it. It is past's, then
+	// attendAll's alone.
+	following map[string]bool
 
-	mu        sync.Mutex // guards the rest, and sending
-	seen      map[source]place
-	following map[string]bool // task ids: attended, or wholly in the past; false: the past has looked at it
+	mu       sync.Mutex // guards the rest, and sending
+	seen     map[source]place
+	detailed map[string]bool // task ids
+	away     map[string]bool // nodes that were complained of
 }
 
-// pass sends records, each once: an overlap of past and present is cut by the offset.
-func (l *logs) pass(records []*swarmv1.LogRecord) error {
+// pass sends what a node said, each record once: an overlap of past and present is cut by the offset.
+func (l *logs) pass(m *swarmv1.TaskLogsResponse) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	fresh := records[:0:0]
-	for _, r := range records {
+	out := &swarmv1.TaskLogsResponse{}
+	for _, d := range m.GetDetails() {
+		if !l.detailed[d.GetTaskId()] {
+			l.detailed[d.GetTaskId()] = true
+			out.Details = append(out.Details, d)
+		}
+	}
+	for _, r := range m.GetRecords() {
 		src := source{r.GetTaskId(), r.GetStream()}
 		if last, ok := l.seen[src]; ok && r.GetOffset() <= last.offset {
 			continue
 		}
 		l.seen[src] = place{r.GetOffset(), r.GetTimestamp().AsTime()}
-		fresh = append(fresh, r)
+		out.Records = append(out.Records, r)
 	}
-	if len(fresh) == 0 {
+	if len(out.Records)+len(out.Details) == 0 {
 		return nil
 	}
-	return l.stream.Send(&swarmv1.TaskLogsResponse{Records: fresh})
+	return l.stream.Send(out)
 }
 
-// past merges what the nodes have, oldest first.
-func (l *logs) past(ctx context.Context, v *raftstore.View) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	options := l.options.CloneVT()
-	if options == nil {
-		options = &swarmv1.LogOptions{Tail: -1}
-	}
-	options.Follow = false
-	var heads []*head
-	for node, tasks := range l.want.tasks(v) {
-		// One stream for each task: only within one are records sure to be in order.
-		for _, id := range tasks {
-			l.following[id] = task.Terminal(v.Status(id).GetState())
-			from, err := l.open(ctx, node, []string{id}, options)
-			if err != nil {
-				if err := l.complain(v, node, id, err); err != nil {
-					return err
-				}
-				continue
-			}
-			heads = append(heads, &head{node: node, task: id, from: from})
+// places of a task, for a node to go on behind them.
+func (l *logs) places(id string) (out []*swarmv1.LogPlace) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for src, at := range l.seen {
+		if src.task == id {
+			out = append(out, &swarmv1.LogPlace{Stream: src.stream, Offset: at.offset})
 		}
 	}
-	return l.merge(v, heads)
-}
-
-// head is a stream and what was read of it and not passed on.
-type head struct {
-	node, task string
-	from       swarmv1.Worker_LogsClient
-	records    []*swarmv1.LogRecord
-}
-
-// fill makes sure that there is a next record; false at the end.
-func (h *head) fill() (bool, error) {
-	for len(h.records) == 0 {
-		msg, err := h.from.Recv()
-		if errors.Is(err, io.EOF) {
-			return false, nil
-		}
-		if err != nil {
-			return false, err
-		}
-		h.records = msg.GetRecords()
-	}
-	return true, nil
-}
-
-func (l *logs) merge(v *raftstore.View, heads []*head) error {
-	const batch = 256
-	var out []*swarmv1.LogRecord
-	for {
-		var live []*head
-		for _, h := range heads {
-			more, err := h.fill()
-			if err != nil {
-				if err := l.complain(v, h.node, h.task, err); err != nil {
-					return err
-				}
-			}
-			if more {
-				live = append(live, h)
-			}
-		}
-		heads = live
-		if len(heads) == 0 {
-			return l.pass(out)
-		}
-		first := slices.MinFunc(heads, func(a, b *head) int {
-			return a.records[0].GetTimestamp().AsTime().Compare(b.records[0].GetTimestamp().AsTime())
-		})
-		out = append(out, first.records[0])
-		first.records = first.records[1:]
-		if len(out) == batch {
-			if err := l.pass(out); err != nil {
-				return err
-			}
-			out = nil
-		}
-	}
+	return out
 }
 
 func (l *logs) open(ctx context.Context, node string, tasks []string, o *swarmv1.LogOptions) (swarmv1.Worker_LogsClient, error) {
@@ -207,15 +189,31 @@ func (l *logs) open(ctx context.Context, node string, tasks []string, o *swarmv1
 	return swarmv1.NewWorkerClient(conn).Logs(ctx, &swarmv1.TaskLogsRequest{TaskIds: tasks, Options: o})
 }
 
-// complain says on stderr whose logs are missing and why. That a node has none of a task is not worth a word.
-func (l *logs) complain(v *raftstore.View, node, id string, err error) error {
+// complain says whose logs are missing and why, once for each node until it is heard again. That a node has none of a
+// task is not worth a word.
+func (l *logs) complain(v *raftstore.View, node string, err error, then string) error {
 	if errdefs.IsNotFound(err) || l.stream.Context().Err() != nil {
 		return l.stream.Context().Err()
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.stream.Send(&swarmv1.TaskLogsResponse{Records: []*swarmv1.LogRecord{{
-		Timestamp: timestamppb.Now(), Stream: swarmv1.LogRecord_STDERR, NodeId: node, TaskId: id,
-		Data: []byte(fmt.Sprintf("swarm: logs of task %s on node %s cannot be read: %v\n", id, nodeName(v, node), err)),
-	}}})
+	if l.away[node] {
+		return nil
+	}
+	l.away[node] = true
+	l.server.log.Info("logs of a node are missing", "node", node, "err", err)
+	name := nodeName(v, node)
+	if _, ok := v.Nodes.Get(node); !ok {
+		name, err = node, errNodeRemoved
+	}
+	return l.stream.Send(&swarmv1.TaskLogsResponse{Notices: []string{
+		fmt.Sprintf("node %s cannot be asked for its logs (%s)%s", name, strings.TrimSpace(err.Error()), then),
+	}})
+}
+
+// heard notes that a node answers.
+func (l *logs) heard(node string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.away, node)
 }

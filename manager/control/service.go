@@ -13,7 +13,8 @@ import (
 	"swarm/raftstore"
 )
 
-// CreateService writes a service with its first revision, its endpoint and the claims of its ports, as one group.
+// CreateService writes a service with its first revision, its endpoint and the claims of its ports and addresses, as one
+// group.
 func (s *Server) CreateService(ctx context.Context, req *swarmv1.CreateServiceRequest) (*swarmv1.CreateServiceResponse, error) {
 	wanted, err := spec.Service(req.GetSpec())
 	if err != nil {
@@ -44,8 +45,12 @@ func (s *Server) CreateService(ctx context.Context, req *swarmv1.CreateServiceRe
 		if isJob(complete) {
 			svc.JobStatus = &swarmv1.JobStatus{LastExecution: timestamppb.Now()}
 		}
-		end := &swarmv1.Endpoint{ServiceId: id, Spec: complete.GetEndpointSpec(), Ports: ports}
-		return append(claims, raftstore.Create(svc), raftstore.Create(rev), raftstore.Create(end)), nil
+		vips, addresses, err := s.virtualIPs(v, id, nil, complete)
+		if err != nil {
+			return nil, err
+		}
+		end := &swarmv1.Endpoint{ServiceId: id, Spec: complete.GetEndpointSpec(), Ports: ports, VirtualIps: vips}
+		return append(append(claims, addresses...), raftstore.Create(svc), raftstore.Create(rev), raftstore.Create(end)), nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("create service %s: %w", wanted.GetName(), err)
@@ -94,7 +99,7 @@ func (s *Server) UpdateService(ctx context.Context, req *swarmv1.UpdateServiceRe
 			return nil, err
 		}
 		var changes []*swarmv1.Change
-		changes, number, err = revise(v, row, complete, actor(ctx))
+		changes, number, err = s.revise(v, row, complete, actor(ctx))
 		return changes, err
 	})
 	if err != nil {
@@ -144,7 +149,7 @@ func updatable(v *raftstore.View, id string, version uint64) (*swarmv1.Service, 
 }
 
 // revise makes the rows of a new revision; none when nothing differs.
-func revise(v *raftstore.View, svc *swarmv1.Service, next *swarmv1.ServiceSpec, who string) ([]*swarmv1.Change, uint64, error) {
+func (s *Server) revise(v *raftstore.View, svc *swarmv1.Service, next *swarmv1.ServiceSpec, who string) ([]*swarmv1.Change, uint64, error) {
 	current, _ := v.Revision(svc.GetId(), svc.GetRevision())
 	if current.GetSpec().EqualVT(next) {
 		return nil, svc.GetRevision(), nil
@@ -155,7 +160,7 @@ func revise(v *raftstore.View, svc *swarmv1.Service, next *swarmv1.ServiceSpec, 
 	if isJob(next) && rev.GetTemplate() != current.GetTemplate() {
 		row.JobStatus = &swarmv1.JobStatus{JobIteration: svc.GetJobStatus().GetJobIteration() + 1, LastExecution: timestamppb.Now()}
 	}
-	changes, err := reendpoint(v, svc.GetId(), next)
+	changes, err := s.reendpoint(v, svc.GetId(), next)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -179,18 +184,23 @@ func nextRevision(v *raftstore.View, id string, current *swarmv1.Revision, next 
 	return rev
 }
 
-// reendpoint changes the endpoint and the claims of ports to what the spec asks for.
-func reendpoint(v *raftstore.View, id string, next *swarmv1.ServiceSpec) ([]*swarmv1.Change, error) {
+// reendpoint changes the endpoint and the claims of ports and addresses to what the spec asks for.
+func (s *Server) reendpoint(v *raftstore.View, id string, next *swarmv1.ServiceSpec) ([]*swarmv1.Change, error) {
 	old, ok := v.Endpoints.Get(id)
 	ports, changes, err := claimPorts(v, id, old.GetPorts(), next.GetEndpointSpec().GetPorts())
 	if err != nil {
 		return nil, err
 	}
+	vips, addresses, err := s.virtualIPs(v, id, old.GetVirtualIps(), next)
+	if err != nil {
+		return nil, err
+	}
+	changes = append(changes, addresses...)
 	if !ok {
-		return append(changes, raftstore.Create(&swarmv1.Endpoint{ServiceId: id, Spec: next.GetEndpointSpec(), Ports: ports})), nil
+		return append(changes, raftstore.Create(&swarmv1.Endpoint{ServiceId: id, Spec: next.GetEndpointSpec(), Ports: ports, VirtualIps: vips})), nil
 	}
 	row := old.CloneVT()
-	row.Spec, row.Ports = next.GetEndpointSpec(), ports
+	row.Spec, row.Ports, row.VirtualIps = next.GetEndpointSpec(), ports, vips
 	if row.EqualVT(old) {
 		return changes, nil
 	}
@@ -215,7 +225,7 @@ func (s *Server) rollback(ctx context.Context, id string, version uint64) (*swar
 		row.UpdateStatus = &swarmv1.UpdateStatus{
 			State: swarmv1.UpdateStatus_ROLLBACK_STARTED, StartedAt: timestamppb.Now(), Message: "rollback asked for by " + actor(ctx),
 		}
-		changes, err := reendpoint(v, id, previous.GetSpec())
+		changes, err := s.reendpoint(v, id, previous.GetSpec())
 		return append(changes, raftstore.Update(row)), err
 	})
 	if err != nil {

@@ -158,7 +158,7 @@ func attributes(v *raftstore.View, row proto.Message) map[string]string {
 	case *swarmv1.ImageCopy:
 		a["digest"], a["node"] = o.GetDigest(), o.GetNodeId()
 	case *swarmv1.Network:
-		a["name"] = o.GetSpec().GetName()
+		a["name"], a["type"] = o.GetSpec().GetName(), o.GetSpec().GetDriverConfig().GetName()
 	case *swarmv1.Secret:
 		a["name"] = o.GetSpec().GetName()
 	case *swarmv1.Config:

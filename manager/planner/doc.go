@@ -2,8 +2,8 @@
 // must stop. It is pure: it has no clock, no randomness, no goroutine, no store and no socket; time is an argument and
 // ids are derived. The same rows and the same time give the same bytes.
 //
-// It owns every write to the tables of tasks (and of their statuses until a worker takes over), the claims of host ports,
-// and a service's update status and roll back. It refuses to know how rows are stored, sent or watched. The leader's loop
+// It owns every write to the tables of tasks (and of their statuses until a worker takes over), the claims of host ports
+// and of tasks' and nodes' addresses, and a service's update status and roll back. It refuses to know how rows are stored, sent or watched. The leader's loop
 // in package manager is its one caller, with one goroutine:
 //
 //	pic := planner.New(view)

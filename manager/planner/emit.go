@@ -121,6 +121,11 @@ func (e *emitter) claim(key, owner string) {
 	})
 }
 
+// put writes a claim whatever is there: a cursor.
+func (e *emitter) put(c *swarmv1.Claim) {
+	e.add(&swarmv1.Change{Op: &swarmv1.Change_Put{Put: &swarmv1.Object{Object: &swarmv1.Object_Claim{Claim: c}}}})
+}
+
 func put(m *swarmv1.Meta, o *swarmv1.Object) *swarmv1.Change {
 	return &swarmv1.Change{Precondition: &swarmv1.Change_IfVersion{IfVersion: m.GetVersion()}, Op: &swarmv1.Change_Put{Put: o}}
 }

@@ -225,10 +225,11 @@ func (r *revision) explain(nodes []*node, count func(*node) uint64, lacking map[
 			nearest, missed = n, f
 		}
 	}
-	v := verdict{err: sentence(tally), unplaced: &swarmv1.Unplaced{}}
+	words := wording(nodes)
+	v := verdict{err: sentence(tally, words), unplaced: &swarmv1.Unplaced{}}
 	for f, n := range tally {
 		if n > 0 {
-			v.unplaced.Refusals = append(v.unplaced.Refusals, &swarmv1.Refusal{Filter: filters[f].name, Nodes: n, Reason: phrase(filters[f].phrase, n)})
+			v.unplaced.Refusals = append(v.unplaced.Refusals, &swarmv1.Refusal{Filter: filters[f].name, Nodes: n, Reason: phrase(words(refusal(f)), n)})
 		}
 	}
 	slices.SortStableFunc(v.unplaced.Refusals, func(a, b *swarmv1.Refusal) int { return cmp.Compare(b.GetNodes(), a.GetNodes()) })
@@ -241,9 +242,28 @@ func (r *revision) explain(nodes []*node, count func(*node) uint64, lacking map[
 	return v
 }
 
+// wording gives the phrase of every refusal: for nodes that take no tasks by their own word, with what the first of them
+// says of itself, in short.
+func wording(nodes []*node) func(refusal) string {
+	trouble := ""
+	for _, n := range nodes {
+		if n.open == refusedUnavailable {
+			short, _, _ := strings.Cut(n.state.GetDescription().GetUnavailable(), ":")
+			trouble = ": " + strings.ReplaceAll(short, "%", "%%")
+			break
+		}
+	}
+	return func(f refusal) string {
+		if f == refusedUnavailable {
+			return filters[f].phrase + trouble
+		}
+		return filters[f].phrase
+	}
+}
+
 // sentence is Docker's: "no suitable node (scheduling constraints not satisfied on 3 nodes; insufficient resources on 1
 // node)", the most frequent reason first.
-func sentence(tally [refusals]uint32) string {
+func sentence(tally [refusals]uint32, words func(refusal) string) string {
 	type part struct {
 		text  string
 		nodes uint32
@@ -253,10 +273,11 @@ func sentence(tally [refusals]uint32) string {
 		if n == 0 {
 			continue
 		}
-		if i := slices.IndexFunc(parts, func(p part) bool { return p.text == filters[f].phrase }); i >= 0 {
+		text := words(refusal(f))
+		if i := slices.IndexFunc(parts, func(p part) bool { return p.text == text }); i >= 0 {
 			parts[i].nodes += n
 		} else {
-			parts = append(parts, part{filters[f].phrase, n})
+			parts = append(parts, part{text, n})
 		}
 	}
 	if len(parts) == 0 {

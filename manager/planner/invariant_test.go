@@ -8,6 +8,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
+	"swarm/internal/ipam"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -21,6 +22,7 @@ func (m *model) check() {
 	m.t.Helper()
 	m.checkSlots()
 	m.checkReservations()
+	m.checkAddresses()
 	for k := range m.rows {
 		if id, ok := strings.CutPrefix(k, "5/"); ok && m.rows["6/"+id] == nil {
 			m.t.Fatalf("task %s has no status", id)
@@ -82,6 +84,48 @@ func (m *model) checkReservations() {
 	}
 }
 
+// checkAddresses: whatever may run has the addresses that it was given to itself.
+func (m *model) checkAddresses() {
+	m.t.Helper()
+	for _, t := range m.tasks() {
+		st := m.status(t.Id)
+		if st.State > swarmv1.TaskState_RUNNING || st.State < swarmv1.TaskState_ASSIGNED {
+			continue
+		}
+		for _, n := range t.Networks {
+			row, ok := m.rows["7/"+n.NetworkId].(*swarmv1.Network)
+			if !ok {
+				continue
+			}
+			if len(n.Addresses) != len(row.Ipam.Configs) {
+				m.t.Fatalf("task %s has addresses %v on network %s, want %d:\n%s", t.Id, n.Addresses, n.NetworkId, len(row.Ipam.Configs), m)
+			}
+			for _, text := range n.Addresses {
+				a, err := ipam.Addr(text)
+				if err != nil {
+					m.t.Fatal(err)
+				}
+				c, _ := m.rows["9/"+ipam.Key(n.NetworkId, a)].(*swarmv1.Claim)
+				if c.GetOwner() != "task/"+t.Id {
+					m.t.Fatalf("address %s of task %s belongs to %q:\n%s", text, t.Id, c.GetOwner(), m)
+				}
+			}
+		}
+	}
+}
+
+// claims counts the claims of addresses by the kind of their owners.
+func (m *model) claims() map[string]int {
+	out := map[string]int{}
+	for _, row := range m.rows {
+		if c, ok := row.(*swarmv1.Claim); ok && strings.HasPrefix(c.Key, "addr/") {
+			kind, _, _ := strings.Cut(c.Owner, "/")
+			out[kind]++
+		}
+	}
+	return out
+}
+
 // figures writes down all that the picture has counted, to compare pictures.
 func (p *Picture) figures() string {
 	var b strings.Builder
@@ -115,6 +159,10 @@ func (p *Picture) figures() string {
 			fmt.Fprintf(&b, " r%d:%d", k, s.revs[k].tasks)
 		}
 		b.WriteByte('\n')
+	}
+	for _, id := range slices.Sorted(maps.Keys(p.networks)) {
+		n := p.networks[id]
+		fmt.Fprintf(&b, "network %s taken %d cursor %v full %v\n", id, n.taken.Len(), n.cursor, n.full != nil)
 	}
 	fmt.Fprintf(&b, "tasks %d early %d claims %d endpoints %d waiting %d\n", len(p.tasks), len(p.early), len(p.claims), len(p.endpoints), len(p.waiting))
 	return b.String()

@@ -54,6 +54,8 @@ func rowKey(m proto.Message) string {
 		return "5/" + o.Id
 	case *swarmv1.TaskStatus:
 		return "6/" + o.TaskId
+	case *swarmv1.Network:
+		return "7/" + o.Id
 	case *swarmv1.Endpoint:
 		return "8/" + o.ServiceId
 	case *swarmv1.Claim:
@@ -331,6 +333,15 @@ func (m *model) addNode(id string, edit ...func(*swarmv1.Node, *swarmv1.NodeStat
 	m.put(s)
 }
 
+// addNetwork makes a network of the subnets.
+func (m *model) addNetwork(id string, subnets ...string) {
+	row := &swarmv1.Network{Id: id, Spec: &swarmv1.NetworkSpec{Name: id, Ingress: id == "ingress"}, Ipam: &swarmv1.IPAMOptions{}}
+	for _, s := range subnets {
+		row.Ipam.Configs = append(row.Ipam.Configs, &swarmv1.IPAMConfig{Subnet: s})
+	}
+	m.put(row)
+}
+
 func (m *model) setNode(id string, edit func(*swarmv1.Node)) {
 	n := m.rows["1/"+id].(*swarmv1.Node).CloneVT()
 	if n.Spec.Labels == nil {
@@ -400,6 +411,15 @@ func replicas(n uint64) func(*swarmv1.ServiceSpec) {
 
 func global(s *swarmv1.ServiceSpec) {
 	s.Mode = &swarmv1.ServiceMode{Mode: &swarmv1.ServiceMode_Global{Global: &swarmv1.GlobalService{}}}
+}
+
+func on(networks ...string) func(*swarmv1.ServiceSpec) {
+	return func(s *swarmv1.ServiceSpec) {
+		s.TaskTemplate.Networks = nil
+		for _, n := range networks {
+			s.TaskTemplate.Networks = append(s.TaskTemplate.Networks, &swarmv1.NetworkAttachmentConfig{Target: n})
+		}
+	}
 }
 
 func image(name string) func(*swarmv1.ServiceSpec) {

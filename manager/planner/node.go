@@ -50,7 +50,7 @@ func (p *Picture) foldNode(id string, gone bool, set func(*node)) {
 		set(n)
 	}
 	if had != (n.row != nil) {
-		p.reordered = true
+		p.reordered, p.meshDirty = true, true
 	}
 	p.nodeChanged(n)
 	p.forget(n)

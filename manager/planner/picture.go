@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/proto"
+	"swarm/internal/ipam"
 	"swarm/internal/spec"
 	swarmv1 "swarm/proto/swarm/v1"
 )
@@ -22,12 +23,20 @@ type Picture struct {
 	tasks    map[string]*task
 	// early holds statuses whose task has not been seen.
 	early map[string]*swarmv1.TaskStatus
-	// claims by owner, in key order.
+	// claims by the owner's id, in key order.
 	claims    map[string][]*swarmv1.Claim
 	endpoints map[string]*swarmv1.Endpoint
-	history   int
+	networks  map[string]*network
+	ingress   *network // nil: there is none
+	// meshed counts the claims of each node's addresses on network ingress.
+	meshed map[string]int
+	// meshDirty: a node may lack its addresses there, or hold them for nothing; meshNow: the next plans look.
+	meshDirty, meshNow bool
+	history            int
 	// lease is how long a node out of contact may keep running single-writer tasks.
 	lease time.Duration
+	// logDriver is of tasks whose revision names none.
+	logDriver *swarmv1.Driver
 
 	dirty map[*service]struct{}
 	// waiting are the services with tasks that no node has taken: they are planned again when a node may take more.
@@ -60,6 +69,8 @@ func newPicture() *Picture {
 		early:     map[string]*swarmv1.TaskStatus{},
 		claims:    map[string][]*swarmv1.Claim{},
 		endpoints: map[string]*swarmv1.Endpoint{},
+		networks:  map[string]*network{},
+		meshed:    map[string]int{},
 		history:   spec.DefaultTaskHistory,
 		lease:     spec.DefaultSessionTimeout,
 		dirty:     map[*service]struct{}{},
@@ -95,6 +106,8 @@ func (p *Picture) fold(old, row proto.Message) {
 		} else {
 			p.endpoints[o.GetServiceId()] = o
 		}
+	case *swarmv1.Network:
+		p.foldNetwork(o, gone)
 	case *swarmv1.Image:
 		p.news(o.GetMeta())
 	case *swarmv1.ImageCopy:
@@ -117,11 +130,16 @@ func (p *Picture) foldCluster(c *swarmv1.Cluster) {
 			p.touch(s)
 		}
 	}
-	p.history, p.lease = history, lease
+	p.history, p.lease, p.logDriver = history, lease, c.GetSpec().GetTaskDefaults().GetLogDriver()
 }
 
 func (p *Picture) foldClaim(c *swarmv1.Claim, gone bool) {
-	list := p.claims[c.GetOwner()]
+	if id, family, ok := ipam.ParseCursorKey(c.GetKey()); ok {
+		p.foldCursor(c, id, family, gone)
+		return
+	}
+	owner := ipam.OwnerID(c.GetOwner())
+	list := p.claims[owner]
 	i, found := slices.BinarySearchFunc(list, c.GetKey(), func(a *swarmv1.Claim, key string) int { return cmp.Compare(a.GetKey(), key) })
 	switch {
 	case gone && found:
@@ -132,9 +150,13 @@ func (p *Picture) foldClaim(c *swarmv1.Claim, gone bool) {
 		list = slices.Insert(list, i, c)
 	}
 	if len(list) == 0 {
-		delete(p.claims, c.GetOwner())
+		delete(p.claims, owner)
 	} else {
-		p.claims[c.GetOwner()] = list
+		p.claims[owner] = list
+	}
+	if id, a, ok := ipam.ParseKey(c.GetKey()); ok {
+		p.foldAddress(c, id, a, gone)
+		return
 	}
 	if nodeID, port, ok := hostPort(c.GetKey()); ok {
 		n := p.node(nodeID)
@@ -170,12 +192,15 @@ func (p *Picture) Due(now time.Time) []string {
 		ids = append(ids, s.id)
 	}
 	clear(p.dirty)
+	p.meshNow, p.meshDirty = p.meshDirty, false
 	slices.Sort(ids)
 	return ids
 }
 
-// Retry asks for a service to be planned again, because its group was rejected or could not be committed.
+// Retry asks for a service to be planned again, because its group was rejected or could not be committed. "" stands for
+// what no service owns.
 func (p *Picture) Retry(serviceID string) {
+	p.meshDirty = p.meshDirty || serviceID == ""
 	if s := p.services[serviceID]; s != nil {
 		p.touch(s)
 	}

@@ -74,6 +74,7 @@ func (r *run) retry(t *task) {
 	}
 	row := r.out.edit(t)
 	row.NodeId, row.AssignedGenericResources = n.id, r.take(t.rev, n)
+	row.Networks = r.address(t.rev, t.id)
 	r.claim(t.rev, n, t.id)
 	st := r.out.editStatus(t)
 	st.State, st.Timestamp, st.Message, st.Err, st.Unplaced = swarmv1.TaskState_ASSIGNED, r.nowpb, assigned, "", nil
@@ -91,6 +92,9 @@ func (r *run) make(w *want, left int) {
 	row.Id, row.ServiceId, row.Revision, row.Slot = w.id, r.svc.id, w.rev.row.GetNumber(), w.key.number
 	row.DesiredState, row.StartAfter, row.Restarts, row.Replaces = w.desired, stamp(w.startAfter), w.restarts, w.replaces
 	row.Networks, row.JobIteration = w.rev.networks, r.svc.row.GetJobStatus().GetJobIteration()
+	if w.rev.row.GetSpec().GetTaskTemplate().GetLogDriver() == nil {
+		row.LogDriver = r.p.logDriver
+	}
 	if w.node != nil {
 		row.NodeId = w.node.id
 	}
@@ -101,6 +105,7 @@ func (r *run) make(w *want, left int) {
 	}
 	row.NodeId, row.AssignedGenericResources = n.id, r.take(w.rev, n)
 	st.State, st.Message = swarmv1.TaskState_ASSIGNED, w.message(assigned)
+	row.Networks = r.address(w.rev, w.id)
 	r.claim(w.rev, n, w.id)
 }
 
@@ -119,9 +124,12 @@ func (r *run) claim(rev *revision, n *node, id string) {
 	}
 }
 
-// find returns the node for one more task of the revision, or why there is none. only is the single node that will do,
-// or nil.
+// find returns the node for one more task of the revision, or why there is none, and picks its addresses. only is the
+// single node that will do, or nil.
 func (r *run) find(rev *revision, only *node) (*node, verdict) {
+	if why := r.pick(rev); why != nil {
+		return nil, *why
+	}
 	if only != nil {
 		if rev.refuses(only, r.count(rev, only), r.lacking(rev)) == fits {
 			return only, verdict{}
@@ -205,6 +213,7 @@ func (r *run) undo() {
 	for _, g := range r.given {
 		g.node.used.dropGeneric(g.generic)
 	}
+	r.unaddress()
 }
 
 func stamp(t time.Time) *timestamppb.Timestamp {

@@ -18,6 +18,7 @@ type Result struct {
 }
 
 // Group is an atomic set of changes to one service and its tasks. A large service comes in several groups, in order.
+// Service is empty for what no service owns: the nodes' addresses on network ingress.
 type Group struct {
 	Service string
 	Changes []*swarmv1.Change
@@ -38,6 +39,7 @@ func (p *Picture) Plan(services []string, now time.Time) Result {
 	for _, s := range p.byPriority(services) {
 		r.service(s)
 	}
+	r.mesh()
 	r.undo()
 	clear(r.wants)
 	p.spare.views, p.spare.wants, p.spare.taken = r.views, r.wants, r.taken
@@ -77,6 +79,12 @@ type run struct {
 	// taken is what this plan has placed, so that what follows sees it, and undo can take it back.
 	taken []taken
 	given []given
+	// spots are the addresses that this plan has given; steps where the cursors were before it; filled the networks that
+	// ran out of addresses.
+	spots, steps []spot
+	filled       []*network
+	// picked are the addresses of the next task, moved the cursors that the service's group writes.
+	picked, moved []spot
 
 	// Of the service being planned:
 	svc   *service
@@ -124,6 +132,7 @@ func (r *run) service(s *service) {
 			r.act()
 			r.reap()
 			r.place()
+			r.cursors()
 		}
 	}
 	r.groups = append(r.groups, r.out.groups(s.id)...)

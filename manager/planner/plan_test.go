@@ -206,6 +206,25 @@ func TestPlan_RemovedServiceLeavesNothing(t *testing.T) {
 	}
 }
 
+func TestPlan_NodeThatTakesNoTasksSaysWhy(t *testing.T) {
+	m := cluster(t, "a")
+	st, _ := m.rows["2/a"].(*swarmv1.NodeState)
+	st = st.CloneVT()
+	st.Description.Unavailable = "its disk is 100% full: make room"
+	m.put(st)
+	m.addService("web", replicas(1))
+	m.settle()
+	for _, x := range m.tasks() {
+		st := m.status(x.Id)
+		if got, want := st.GetErr(), "no suitable node (1 node not available for new tasks: its disk is 100% full)"; got != want {
+			t.Errorf("err: got %q, want %q", got, want)
+		}
+		if got, want := st.GetUnplaced().GetNearest(), "a: takes no tasks: its disk is 100% full: make room"; got != want {
+			t.Errorf("nearest: got %q, want %q", got, want)
+		}
+	}
+}
+
 func TestPlan_UnplacedTasksAreExplained(t *testing.T) {
 	m := cluster(t, "a", "b", "c")
 	m.setNode("c", drain)

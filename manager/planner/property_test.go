@@ -6,11 +6,13 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
+	"swarm/internal/ipam"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -19,7 +21,7 @@ func (m *model) chaos(r *rand.Rand) {
 	node := fmt.Sprintf("n%d", r.IntN(8))
 	service := fmt.Sprintf("s%d", r.IntN(6))
 	_, known := m.rows["1/"+node]
-	switch r.IntN(12) {
+	switch r.IntN(13) {
 	case 0, 1:
 		if !known {
 			m.addNode(node, func(n *swarmv1.Node, _ *swarmv1.NodeState) { n.Spec.Labels["zone"] = fmt.Sprint(r.IntN(3)) })
@@ -62,8 +64,19 @@ func (m *model) chaos(r *rand.Rand) {
 			}
 		}
 	case 11:
+		if s := m.service(service); s != nil && !s.PendingDelete {
+			m.edit(service, [](func(*swarmv1.ServiceSpec)){on(), on("wide"), on("narrow"), on("wide", "narrow")}[r.IntN(4)])
+		}
+	case 12:
 		m.now = m.now.Add(time.Duration(r.IntN(10_000)) * time.Millisecond)
 	}
+}
+
+// addNetworks: one of them has few addresses.
+func (m *model) addNetworks() {
+	m.addNetwork("ingress", "10.0.0.0/24", "fd00::/64")
+	m.addNetwork("wide", "10.0.1.0/24", "fd01::/64")
+	m.addNetwork("narrow", "10.0.2.0/28")
 }
 
 func (m *model) randomSpec(r *rand.Rand) []func(*swarmv1.ServiceSpec) {
@@ -83,6 +96,8 @@ func (m *model) randomSpec(r *rand.Rand) []func(*swarmv1.ServiceSpec) {
 		},
 		func(s *swarmv1.ServiceSpec) { s.Priority = int32(r.IntN(3)) },
 		func(s *swarmv1.ServiceSpec) { s.SingleWriter = true },
+		on("wide"),
+		on("narrow", "wide"),
 		func(s *swarmv1.ServiceSpec) {
 			placement(s).Preferences = []*swarmv1.PlacementPreference{{Preference: &swarmv1.PlacementPreference_Spread{Spread: &swarmv1.SpreadOver{SpreadDescriptor: "node.labels.zone"}}}}
 		},
@@ -106,6 +121,7 @@ func TestProperty_Converges(t *testing.T) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			r := rand.New(rand.NewPCG(seed, 1))
 			m := newModel(t)
+			m.addNetworks()
 			m.addNode("n0")
 			for range 80 {
 				m.chaos(r)
@@ -137,10 +153,12 @@ func (m *model) checkRest() {
 				}
 			}
 		}
-		c, ok := row.(*swarmv1.Claim)
-		if ok && m.rows["5/"+c.Owner] == nil {
-			m.t.Fatalf("claim %s has no owner:\n%s", c.Key, m)
+		if c, ok := row.(*swarmv1.Claim); ok && !strings.HasPrefix(c.Key, "next/") {
+			m.checkOwner(c)
 		}
+	}
+	if got, want := m.claims()["node"], 2*len(m.nodes()); got != want {
+		m.t.Fatalf("%d addresses on network ingress, want %d:\n%s", got, want, m)
 	}
 	perSlot := map[string]int{}
 	for _, t := range m.tasks() {
@@ -163,12 +181,70 @@ func (m *model) checkRest() {
 	}
 }
 
+// checkOwner: a claim belongs to a node, or to a task that has not ended.
+func (m *model) checkOwner(c *swarmv1.Claim) {
+	m.t.Helper()
+	id := ipam.OwnerID(c.Owner)
+	if st := m.status(id); m.rows["1/"+id] == nil && (m.rows["5/"+id] == nil || st.State > swarmv1.TaskState_RUNNING) {
+		m.t.Fatalf("claim %s has no owner that lives:\n%s", c.Key, m)
+	}
+}
+
+func (m *model) nodes() (out []string) {
+	for k := range m.rows {
+		if id, ok := strings.CutPrefix(k, "1/"); ok {
+			out = append(out, id)
+		}
+	}
+	return out
+}
+
+// Use of addresses returns to where it was, however often services come and go, and a freed address is given last.
+func TestProperty_AddressesComeBack(t *testing.T) {
+	for seed := range uint64(20) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			r := rand.New(rand.NewPCG(seed, 3))
+			m := newModel(t)
+			m.addNetworks()
+			m.addNode("n0")
+			m.addNode("n1")
+			m.settle()
+			start := m.claims()
+			for i := range 20 {
+				id := fmt.Sprintf("s%d", i)
+				m.addService(id, replicas(uint64(1+r.IntN(20))), on("narrow", "wide"))
+				m.settle()
+				m.edit(id, replicas(uint64(r.IntN(20))))
+				m.settle()
+				m.edit(id, image("docker.io/library/web:2"))
+				m.pass(time.Minute)
+				if running, want := m.running(id), min(13, m.replicas(id)); running != want {
+					t.Fatalf("%d of service %s run, want %d:\n%s", running, id, want, m)
+				}
+				s := m.service(id).CloneVT()
+				s.PendingDelete = true
+				m.put(s)
+				m.settle()
+				if got := m.claims(); !maps.Equal(got, start) {
+					t.Fatalf("addresses in use after service %s: %v, want %v", id, got, start)
+				}
+			}
+		})
+	}
+}
+
+func (m *model) replicas(id string) int {
+	rev := m.rows[fmt.Sprintf("4/%s/%010d", id, m.service(id).Revision)].(*swarmv1.Revision)
+	return int(rev.Spec.Mode.GetReplicated().GetReplicas())
+}
+
 // The same rows give the same picture and the same plan, to the byte, in whatever order they came.
 func TestProperty_OrderOfEventsDoesNotMatter(t *testing.T) {
 	for seed := range uint64(40) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			r := rand.New(rand.NewPCG(seed, 2))
 			m := newModel(t)
+			m.addNetworks()
 			for range 60 {
 				m.chaos(r)
 				if r.IntN(3) > 0 {

@@ -152,8 +152,8 @@ func (r *run) global() {
 			if v.head == nil || v.head.ended() {
 				v.act = fill
 			}
-		case v.act == fill && !r.takes(n):
-			v.act = keep
+		case (v.act == fill || v.act == finished && v.head == nil) && !r.takes(n):
+			v.act = keep // an update renews it when the node takes tasks again
 		}
 	}
 	for _, n := range r.p.order {

@@ -2,6 +2,7 @@ package planner
 
 import (
 	"cmp"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -184,7 +185,10 @@ type revision struct {
 	ports       []string // as "tcp/8080"
 	spread      []spec.Constraint
 	networks    []*swarmv1.NetworkAttachment
-	restart     restartPolicy
+	// asked are the addresses asked for on each of networks; wired: one of these is not node-local.
+	asked   [][]netip.Addr
+	wired   bool
+	restart restartPolicy
 }
 
 func (r *revision) spec() *swarmv1.ServiceSpec {
@@ -226,9 +230,7 @@ func compile(row *swarmv1.Revision) *revision {
 			r.ports = append(r.ports, strings.ToLower(port.GetProtocol().String())+"/"+strconv.FormatUint(uint64(port.GetPublishedPort()), 10))
 		}
 	}
-	for _, n := range tmpl.GetNetworks() {
-		r.networks = append(r.networks, &swarmv1.NetworkAttachment{NetworkId: n.GetTarget(), Addresses: n.GetAddresses(), Aliases: n.GetAliases(), DriverOpts: n.GetDriverOpts()})
-	}
+	r.attach(tmpl.GetNetworks())
 	if p := tmpl.GetContainerSpec().GetPlatform(); p != "" && len(r.platforms) == 0 {
 		os, arch, _ := strings.Cut(p, "/")
 		arch, variant, _ := strings.Cut(arch, "/")

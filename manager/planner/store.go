@@ -9,7 +9,7 @@ func Tables() []raftstore.TableID {
 	return []raftstore.TableID{
 		raftstore.TableNode, raftstore.TableNodeState, raftstore.TableService, raftstore.TableRevision, raftstore.TableTask,
 		raftstore.TableTaskStatus, raftstore.TableEndpoint, raftstore.TableClaim, raftstore.TableCluster,
-		raftstore.TableImage, raftstore.TableImageCopy,
+		raftstore.TableImage, raftstore.TableImageCopy, raftstore.TableNetwork,
 	}
 }
 
@@ -25,6 +25,7 @@ func New(v *raftstore.View) *Picture {
 	load(p, v.Statuses)
 	load(p, v.Endpoints)
 	load(p, v.Claims)
+	load(p, v.Networks)
 	load(p, v.Images)
 	load(p, v.ImageCopies)
 	return p

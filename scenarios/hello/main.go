@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -21,10 +22,20 @@ func main() {
 	exitAfter := flag.Duration("exit-after", 0, "end by itself after this time; 0: never")
 	exitCode := flag.Int("exit-code", 0, "code of that end")
 	logEvery := flag.Duration("log-every", 0, "write a numbered line this often; 0: never")
+	printed := flag.String("print", "", "write this to stdout first, as it is: a Go string without its quotes")
+	long := flag.Int("print-long", 0, "write a line of so many letters to stdout, then")
 	ignoreTerm := flag.Bool("ignore-term", false, "do not end on SIGTERM")
 	flag.Parse()
 	log.SetFlags(0)
 
+	text, err := strconv.Unquote(`"` + *printed + `"`)
+	if err != nil {
+		log.Fatalf("-print %s: %v", *printed, err)
+	}
+	fmt.Print(text)
+	if *long > 0 {
+		fmt.Println(strings.Repeat("x", *long))
+	}
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
 	exits := make(chan int, 1)

@@ -12,23 +12,27 @@ import (
 	"sync"
 	"time"
 
+	"swarm/internal/spec"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/worker"
 )
 
 // Names in a task's folder, beside the sources.
 const (
-	taskFile      = "task" // the Task, for its service and slot
+	taskFile      = "task" // the Task, for its service, slot and log driver
 	retiredFile   = "retired"
+	detailsFile   = "details"
 	segmentPrefix = "segment."
 )
 
 // journal is the log of one task: its sources, while there are some, and its segments.
 type journal struct {
-	dir  string
-	task *swarmv1.Task
-	max  int64 // bytes of a segment
-	keep int   // segments
+	dir     string
+	task    *swarmv1.Task
+	details map[string]string
+	max     int64 // bytes of a segment
+	keep    int   // segments
+	failing bool  // the last copy, which is told once; Store.copy's own
 
 	mu       sync.Mutex // guards what follows; held while copying, never while waiting
 	sources  [2]*source // nil once finished
@@ -59,6 +63,9 @@ func openJournal(dir string, max int64, keep int) (*journal, error) {
 	if err := j.task.UnmarshalVT(raw); err != nil {
 		return nil, fmt.Errorf("open log %s: %w", dir, err)
 	}
+	if err := j.configure(); err != nil {
+		return nil, fmt.Errorf("open log %s: %w", dir, err)
+	}
 	offsets, err := j.openSegments()
 	if err != nil {
 		return nil, fmt.Errorf("open log %s: %w", dir, err)
@@ -77,6 +84,35 @@ func openJournal(dir string, max int64, keep int) (*journal, error) {
 		j.sources[i] = s
 	}
 	return j, nil
+}
+
+// configure reads what the task's log options say, if it has any.
+func (j *journal) configure() error {
+	if j.task.LogDriver != nil {
+		l, err := spec.ParseLog(j.task.LogDriver)
+		if err != nil {
+			return err
+		}
+		if _, ok := j.task.LogDriver.Options["max-size"]; ok {
+			j.max = l.Size
+		}
+		if _, ok := j.task.LogDriver.Options["max-file"]; ok {
+			j.keep = l.Files
+		}
+	}
+	raw, err := os.ReadFile(filepath.Join(j.dir, detailsFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	var d swarmv1.LogDetails
+	if err := d.UnmarshalVT(raw); err != nil {
+		return err
+	}
+	j.details = d.Details
+	return nil
 }
 
 // openSegments finds the segments, cuts a torn end, and says where the sources were.
@@ -131,9 +167,16 @@ func (j *journal) copyLocked(buf []byte, end bool) (more bool, err error) {
 		if s == nil {
 			continue
 		}
-		before := s.offset
+		before, now := s.offset, time.Now().UnixNano()
 		j.batch = j.batch[:0]
-		m, err := s.lines(buf, time.Now().UnixNano(), end, func(r record) { j.batch = appendRecord(j.batch, r) })
+		lost, err := s.skip(j.max*int64(j.keep), now, buf)
+		if lost.flags != 0 {
+			j.batch = appendRecord(j.batch, lost)
+		}
+		var m bool
+		if err == nil {
+			m, err = s.lines(buf, now, end, func(r record) { j.batch = appendRecord(j.batch, r) })
+		}
 		if err == nil && len(j.batch) > 0 {
 			err = j.writeLocked(s, before)
 		}

@@ -52,7 +52,7 @@ func run(t *testing.T, s *Store) {
 
 func create(t *testing.T, s *Store, id string) string {
 	t.Helper()
-	dir, err := s.Create(&swarmv1.Task{Id: id, ServiceId: "s1", Slot: 3})
+	dir, err := s.Create(&swarmv1.Task{Id: id, ServiceId: "s1", Slot: 3}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -74,8 +74,8 @@ func write(t *testing.T, dir, name, text string) {
 func records(t *testing.T, s *Store, id string, opts *swarmv1.LogOptions) []*swarmv1.LogRecord {
 	t.Helper()
 	var out []*swarmv1.LogRecord
-	err := s.Read(context.Background(), id, opts, func(r []*swarmv1.LogRecord) error {
-		out = append(out, r...)
+	err := s.Read(context.Background(), id, opts, func(m *swarmv1.TaskLogsResponse) error {
+		out = append(out, m.Records...)
 		return nil
 	})
 	if err != nil {
@@ -212,8 +212,8 @@ func TestStore_Follow(t *testing.T) {
 	got := make(chan string, 100)
 	done := make(chan error, 1)
 	go func() {
-		done <- s.Read(context.Background(), "t1", &swarmv1.LogOptions{Tail: -1, Follow: true}, func(r []*swarmv1.LogRecord) error {
-			for _, x := range r {
+		done <- s.Read(context.Background(), "t1", &swarmv1.LogOptions{Tail: -1, Follow: true}, func(m *swarmv1.TaskLogsResponse) error {
+			for _, x := range m.Records {
 				got <- string(x.Data)
 			}
 			return nil
@@ -278,7 +278,7 @@ func TestStore_RetiredLogsGoByBytesAndAge(t *testing.T) {
 	s.Close()
 	s = open(t, cfg)
 	for i := range 5 {
-		err := s.Read(t.Context(), fmt.Sprintf("t%d", i), nil, func([]*swarmv1.LogRecord) error { return nil })
+		err := s.Read(t.Context(), fmt.Sprintf("t%d", i), nil, func(*swarmv1.TaskLogsResponse) error { return nil })
 		if kept := err == nil; kept != (i >= 2) {
 			t.Errorf("t%d kept: %v", i, kept)
 		}

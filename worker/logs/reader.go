@@ -23,7 +23,7 @@ const (
 )
 
 // Read implements worker.LogStore. A record's data has no end of line.
-func (s *Store) Read(ctx context.Context, taskID string, opts *swarmv1.LogOptions, send func([]*swarmv1.LogRecord) error) error {
+func (s *Store) Read(ctx context.Context, taskID string, opts *swarmv1.LogOptions, send func(*swarmv1.TaskLogsResponse) error) error {
 	j := s.get(taskID)
 	if j == nil {
 		return fmt.Errorf("logs of task %s: this node has none: %w", taskID, errdefs.ErrNotFound)
@@ -50,12 +50,13 @@ type reader struct {
 	j    *journal
 	opts *swarmv1.LogOptions
 	node string
-	send func([]*swarmv1.LogRecord) error
+	send func(*swarmv1.TaskLogsResponse) error
 
 	number int   // of the segment that is read
 	at     int64 // offset of the next record in it
 	skip   int64 // matching lines still to be left out
 	done   bool  // past opts.until
+	after  map[swarmv1.LogRecord_Stream]uint64
 
 	batch []*swarmv1.LogRecord
 	bytes int
@@ -80,6 +81,11 @@ func (r *reader) run(ctx context.Context) error {
 		timer := time.NewTimer(time.Until(r.opts.Until.AsTime()))
 		defer timer.Stop()
 		until = timer.C
+	}
+	if r.opts.Details && len(r.j.details) > 0 {
+		if err := r.send(&swarmv1.TaskLogsResponse{Details: []*swarmv1.LogDetails{{TaskId: r.j.task.Id, Details: r.j.details}}}); err != nil {
+			return err
+		}
 	}
 	v := r.look()
 	if err := r.seek(v); err != nil {
@@ -106,8 +112,11 @@ func (r *reader) run(ctx context.Context) error {
 	}
 }
 
-// seek finds where the last opts.tail lines begin.
+// seek finds where the last opts.tail lines begin, or what comes behind opts.after.
 func (r *reader) seek(v view) error {
+	if len(r.opts.After) > 0 {
+		return r.seekAfter(v)
+	}
 	if r.opts.Tail < 0 {
 		return nil
 	}
@@ -119,9 +128,12 @@ func (r *reader) seek(v view) error {
 			}
 			return nil
 		}
-		lines, err := r.count(s)
+		lines, open, err := r.count(s)
 		if err != nil {
 			return err
+		}
+		if i == len(v.segments)-1 {
+			lines += open
 		}
 		r.number, r.at = s.number, 0
 		if lines >= want {
@@ -133,15 +145,55 @@ func (r *reader) seek(v view) error {
 	return nil
 }
 
-// count counts the lines of a segment that match.
-func (r *reader) count(s segment) (lines int64, err error) {
+// seekAfter begins with the last segment in whose beginning both streams had not passed their places.
+func (r *reader) seekAfter(v view) error {
+	r.after = map[swarmv1.LogRecord_Stream]uint64{}
+	for _, place := range r.opts.After {
+		r.after[place.Stream] = place.Offset
+	}
+	places := [2]uint64{r.after[swarmv1.LogRecord_STDOUT], r.after[swarmv1.LogRecord_STDERR]}
+	for _, s := range slices.Backward(v.segments) {
+		offsets, err := r.header(s)
+		if err != nil {
+			return err
+		}
+		if offsets[0] <= places[0] && offsets[1] <= places[1] {
+			r.number = s.number
+			return nil
+		}
+	}
+	return nil
+}
+
+func (r *reader) header(s segment) (offsets [2]uint64, err error) {
+	f, err := os.Open(r.j.path(s.number))
+	if errors.Is(err, fs.ErrNotExist) { // rotated away: what is left is behind it
+		return offsets, nil
+	}
+	if err != nil {
+		return offsets, fmt.Errorf("read log: %w", err)
+	}
+	defer f.Close()
+	if offsets, err = newDecoder(f).header(); err != nil {
+		return offsets, fmt.Errorf("read log %s: %w", f.Name(), err)
+	}
+	return offsets, nil
+}
+
+// count counts the lines of a segment that match, and those that have no end yet.
+func (r *reader) count(s segment) (lines, open int64, err error) {
+	var partial [2]int64
 	err = r.scan(s.number, 0, s.size, func(rec record, _ int64) (bool, error) {
-		if r.matches(rec) && rec.flags&flagPartial == 0 {
+		if rec.flags&flagLost != 0 || !r.matches(rec) {
+			return true, nil
+		}
+		if partial[rec.stream()] = 1; rec.flags&flagPartial == 0 {
+			partial[rec.stream()] = 0
 			lines++
 		}
 		return true, nil
 	})
-	return lines, err
+	return lines, partial[0] + partial[1], err
 }
 
 // read gives everything in the view behind the reader's place.
@@ -206,6 +258,9 @@ func (r *reader) matches(rec record) bool {
 	if len(r.opts.Streams) > 0 && !slices.Contains(r.opts.Streams, streamOf(rec)) {
 		return false
 	}
+	if place, ok := r.after[streamOf(rec)]; ok && rec.offset <= place {
+		return false
+	}
 	at := stamp(rec.time)
 	return (r.opts.Since == nil || !at.Before(r.opts.Since.AsTime())) && (r.opts.Until == nil || !at.After(r.opts.Until.AsTime()))
 }
@@ -222,18 +277,24 @@ func (r *reader) give(ctx context.Context, rec record) error {
 	if !r.matches(rec) {
 		return nil
 	}
-	partial := rec.flags&flagPartial != 0
+	partial, lost := rec.flags&flagPartial != 0, rec.flags&flagLost != 0
 	if r.skip > 0 {
-		if !partial {
+		if !partial && !lost {
 			r.skip--
 		}
 		return nil
 	}
-	r.batch = append(r.batch, &swarmv1.LogRecord{
-		Timestamp: timestamppb.New(stamp(rec.time)), Stream: streamOf(rec), Data: slices.Clone(rec.data),
+	out := &swarmv1.LogRecord{
+		Timestamp: timestamppb.New(stamp(rec.time)), Stream: streamOf(rec),
 		TaskId: r.j.task.Id, NodeId: r.node, ServiceId: r.j.task.ServiceId, Slot: r.j.task.Slot,
 		Offset: rec.offset, Partial: partial,
-	})
+	}
+	if lost {
+		out.Lost = rec.lost()
+	} else {
+		out.Data = slices.Clone(rec.data)
+	}
+	r.batch = append(r.batch, out)
 	r.bytes += len(rec.data) + recordLen
 	if r.bytes < batchBytes && len(r.batch) < batchRecords {
 		return nil
@@ -250,5 +311,5 @@ func (r *reader) flush() error {
 	}
 	batch := r.batch
 	r.batch, r.bytes = nil, 0
-	return r.send(batch)
+	return r.send(&swarmv1.TaskLogsResponse{Records: batch})
 }

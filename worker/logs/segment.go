@@ -29,6 +29,7 @@ const (
 const (
 	flagStderr  = 1 << iota
 	flagPartial // no end of line follows
+	flagLost    // data is how many bytes from offset on were not kept
 )
 
 // record is one line, or a part of one, without its end of line.
@@ -44,11 +45,22 @@ func (r record) stream() int { return int(r.flags & flagStderr) }
 
 // next is the source's offset behind the record.
 func (r record) next() uint64 {
+	if r.flags&flagLost != 0 {
+		return r.offset + r.lost()
+	}
 	n := r.offset + uint64(len(r.data))
 	if r.flags&flagPartial == 0 {
 		n++
 	}
 	return n
+}
+
+// lost reads the data of a record with flagLost.
+func (r record) lost() uint64 {
+	if len(r.data) != 8 {
+		return 0
+	}
+	return binary.BigEndian.Uint64(r.data)
 }
 
 func castagnoli() *crc32.Table { return crc32.MakeTable(crc32.Castagnoli) }

@@ -16,6 +16,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sync/errgroup"
 
+	"swarm/internal/spec"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/worker"
 )
@@ -25,20 +26,20 @@ type Config struct {
 	// Dir holds a folder for each task. It survives a reboot.
 	Dir    string
 	NodeID string
-	// SegmentBytes and Segments bound a task's log; defaults 10 MB and 5.
+	// SegmentBytes and Segments bound a task's log unless its options say otherwise; defaults 10 MB and 5.
 	SegmentBytes int64
 	Segments     int
-	// RetainBytes and RetainAge bound the logs of tasks that are history; defaults 512 MB and 24 h.
+	// RetainBytes and RetainAge bound the logs of tasks that are history; defaults 512 MB and a week.
 	RetainBytes int64
 	RetainAge   time.Duration
 }
 
 // Defaults of Config.
 const (
-	DefaultSegmentBytes = 10_000_000
-	DefaultSegments     = 5
+	DefaultSegmentBytes = spec.DefaultLogSize
+	DefaultSegments     = spec.DefaultLogFiles
 	DefaultRetainBytes  = 512_000_000
-	DefaultRetainAge    = 24 * time.Hour
+	DefaultRetainAge    = 7 * 24 * time.Hour
 )
 
 // Deps are what a Store needs.
@@ -49,6 +50,7 @@ type Store struct {
 	cfg   Config
 	log   *slog.Logger
 	watch *watcher
+	late  *late
 
 	mu       sync.Mutex // guards what follows
 	journals map[string]*journal
@@ -83,7 +85,7 @@ func New(cfg Config, deps Deps) (*Store, error) {
 		return nil, fmt.Errorf("open logs: %w", err)
 	}
 	s := &Store{
-		cfg: cfg, log: deps.Log, watch: watch,
+		cfg: cfg, log: deps.Log, watch: watch, late: newLate(),
 		journals: map[string]*journal{}, dirty: map[*journal]bool{}, wake: make(chan struct{}, 1),
 	}
 	if err := s.open(); err != nil {
@@ -143,6 +145,7 @@ func (s *Store) Run(ctx context.Context) error {
 		return err
 	})
 	g.Go(func() error { return s.copy(ctx) })
+	g.Go(func() error { return s.runLate(ctx) })
 	return g.Wait()
 }
 
@@ -185,9 +188,13 @@ func (s *Store) copy(ctx context.Context) error {
 		s.mu.Unlock()
 		for j := range dirty {
 			more, err := j.copy(buf, false)
-			if err != nil { // a full disk, mostly: the next write of the container, or its end, tries again
+			if err != nil { // a full disk, mostly
+				s.late.add(j, false)
+			}
+			if err != nil && !j.failing {
 				s.log.Error("copy output", "task", j.task.Id, "err", err)
 			}
+			j.failing = err != nil
 			if more {
 				s.mark(j)
 			}
@@ -202,9 +209,17 @@ func (s *Store) get(id string) *journal {
 }
 
 // Create implements worker.LogStore.
-func (s *Store) Create(t *swarmv1.Task) (string, error) {
+func (s *Store) Create(t *swarmv1.Task, r *swarmv1.Revision) (string, error) {
 	if t.Id == "" || t.Id != filepath.Base(t.Id) || t.Id[0] == '.' {
 		return "", fmt.Errorf("create log: %q is no task id: %w", t.Id, errdefs.ErrInvalidArgument)
+	}
+	driver := spec.LogDriver(t, r)
+	l, err := spec.ParseLog(driver)
+	if err != nil {
+		return "", fmt.Errorf("create log of task %s: %w", t.Id, err)
+	}
+	if l.Driver == spec.LogNone {
+		return "", nil
 	}
 	dir := filepath.Join(s.cfg.Dir, t.Id)
 	if j := s.get(t.Id); j != nil {
@@ -216,7 +231,8 @@ func (s *Store) Create(t *swarmv1.Task) (string, error) {
 		}
 		s.drop(t.Id) // of a container that is gone: offsets of its output mean nothing for the next one's
 	}
-	if err := writeTask(dir, t); err != nil {
+	container := r.GetSpec().GetTaskTemplate().GetContainerSpec()
+	if err := writeTask(dir, t, driver, l.Details(container.GetLabels(), container.GetEnv())); err != nil {
 		return "", fmt.Errorf("create log of task %s: %w", t.Id, err)
 	}
 	j, err := openJournal(dir, s.cfg.SegmentBytes, s.cfg.Segments)
@@ -230,15 +246,21 @@ func (s *Store) Create(t *swarmv1.Task) (string, error) {
 	return dir, nil
 }
 
-func writeTask(dir string, t *swarmv1.Task) error {
+func writeTask(dir string, t *swarmv1.Task, driver *swarmv1.Driver, details map[string]string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	raw, err := (&swarmv1.Task{Id: t.Id, ServiceId: t.ServiceId, Slot: t.Slot, NodeId: t.NodeId}).MarshalVT()
+	raw, err := (&swarmv1.Task{Id: t.Id, ServiceId: t.ServiceId, Slot: t.Slot, NodeId: t.NodeId, LogDriver: driver}).MarshalVT()
 	if err != nil {
 		return err
 	}
-	for name, data := range map[string][]byte{taskFile: raw, worker.StdoutFile: nil, worker.StderrFile: nil} {
+	files := map[string][]byte{taskFile: raw, worker.StdoutFile: nil, worker.StderrFile: nil}
+	if len(details) > 0 {
+		if files[detailsFile], err = (&swarmv1.LogDetails{TaskId: t.Id, Details: details}).MarshalVT(); err != nil {
+			return err
+		}
+	}
+	for name, data := range files {
 		if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
 			return err
 		}
@@ -253,8 +275,13 @@ func (s *Store) Finish(taskID string) {
 		return
 	}
 	s.watch.drop(j)
+	s.finish(j)
+}
+
+func (s *Store) finish(j *journal) {
 	if err := j.finish(); err != nil {
-		s.log.Error("finish log", "task", taskID, "err", err)
+		s.log.Error("finish log", "task", j.task.Id, "err", err)
+		s.late.add(j, true)
 	}
 }
 

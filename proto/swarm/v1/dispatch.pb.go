@@ -1966,8 +1966,12 @@ func (x *TaskLogsRequest) GetOptions() *LogOptions {
 }
 
 type TaskLogsResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Records       []*LogRecord           `protobuf:"bytes,1,rep,name=records,proto3" json:"records,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Records []*LogRecord           `protobuf:"bytes,1,rep,name=records,proto3" json:"records,omitempty"`
+	// Of tasks whose records follow, when asked for.
+	Details []*LogDetails `protobuf:"bytes,2,rep,name=details,proto3" json:"details,omitempty"`
+	// What keeps records from coming, in a line each, for the user.
+	Notices       []string `protobuf:"bytes,3,rep,name=notices,proto3" json:"notices,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2005,6 +2009,20 @@ func (*TaskLogsResponse) Descriptor() ([]byte, []int) {
 func (x *TaskLogsResponse) GetRecords() []*LogRecord {
 	if x != nil {
 		return x.Records
+	}
+	return nil
+}
+
+func (x *TaskLogsResponse) GetDetails() []*LogDetails {
+	if x != nil {
+		return x.Details
+	}
+	return nil
+}
+
+func (x *TaskLogsResponse) GetNotices() []string {
+	if x != nil {
+		return x.Notices
 	}
 	return nil
 }
@@ -2842,9 +2860,11 @@ const file_swarm_v1_dispatch_proto_rawDesc = "" +
 	"\arefused\x18\x03 \x01(\tR\arefused\"\\\n" +
 	"\x0fTaskLogsRequest\x12\x19\n" +
 	"\btask_ids\x18\x01 \x03(\tR\ataskIds\x12.\n" +
-	"\aoptions\x18\x02 \x01(\v2\x14.swarm.v1.LogOptionsR\aoptions\"A\n" +
+	"\aoptions\x18\x02 \x01(\v2\x14.swarm.v1.LogOptionsR\aoptions\"\x8b\x01\n" +
 	"\x10TaskLogsResponse\x12-\n" +
-	"\arecords\x18\x01 \x03(\v2\x13.swarm.v1.LogRecordR\arecords\"\xec\x01\n" +
+	"\arecords\x18\x01 \x03(\v2\x13.swarm.v1.LogRecordR\arecords\x12.\n" +
+	"\adetails\x18\x02 \x03(\v2\x14.swarm.v1.LogDetailsR\adetails\x12\x18\n" +
+	"\anotices\x18\x03 \x03(\tR\anotices\"\xec\x01\n" +
 	"\tExecStart\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x18\n" +
 	"\acommand\x18\x02 \x03(\tR\acommand\x12\x10\n" +
@@ -2974,6 +2994,7 @@ var file_swarm_v1_dispatch_proto_goTypes = []any{
 	(*timestamppb.Timestamp)(nil), // 50: google.protobuf.Timestamp
 	(*LogOptions)(nil),            // 51: swarm.v1.LogOptions
 	(*LogRecord)(nil),             // 52: swarm.v1.LogRecord
+	(*LogDetails)(nil),            // 53: swarm.v1.LogDetails
 }
 var file_swarm_v1_dispatch_proto_depIdxs = []int32{
 	3,  // 0: swarm.v1.FromWorker.hello:type_name -> swarm.v1.Hello
@@ -3016,30 +3037,31 @@ var file_swarm_v1_dispatch_proto_depIdxs = []int32{
 	50, // 37: swarm.v1.SessionEntry.last_heartbeat:type_name -> google.protobuf.Timestamp
 	51, // 38: swarm.v1.TaskLogsRequest.options:type_name -> swarm.v1.LogOptions
 	52, // 39: swarm.v1.TaskLogsResponse.records:type_name -> swarm.v1.LogRecord
-	27, // 40: swarm.v1.ExecInput.start:type_name -> swarm.v1.ExecStart
-	29, // 41: swarm.v1.ExecInput.resize:type_name -> swarm.v1.Resize
-	48, // 42: swarm.v1.ImageProgress.image:type_name -> swarm.v1.Image
-	1,  // 43: swarm.v1.Dispatcher.Session:input_type -> swarm.v1.FromWorker
-	20, // 44: swarm.v1.Dispatcher.Holders:input_type -> swarm.v1.HoldersRequest
-	22, // 45: swarm.v1.Liveness.Report:input_type -> swarm.v1.SessionReport
-	25, // 46: swarm.v1.Worker.Logs:input_type -> swarm.v1.TaskLogsRequest
-	28, // 47: swarm.v1.Worker.Exec:input_type -> swarm.v1.ExecInput
-	31, // 48: swarm.v1.Worker.PullImage:input_type -> swarm.v1.PullImageRequest
-	32, // 49: swarm.v1.Worker.PushImage:input_type -> swarm.v1.PushImageRequest
-	33, // 50: swarm.v1.Worker.RemoveImage:input_type -> swarm.v1.RemoveImageRequest
-	7,  // 51: swarm.v1.Dispatcher.Session:output_type -> swarm.v1.ToWorker
-	21, // 52: swarm.v1.Dispatcher.Holders:output_type -> swarm.v1.HoldersResponse
-	24, // 53: swarm.v1.Liveness.Report:output_type -> swarm.v1.SessionReportAck
-	26, // 54: swarm.v1.Worker.Logs:output_type -> swarm.v1.TaskLogsResponse
-	30, // 55: swarm.v1.Worker.Exec:output_type -> swarm.v1.ExecOutput
-	35, // 56: swarm.v1.Worker.PullImage:output_type -> swarm.v1.ImageProgress
-	35, // 57: swarm.v1.Worker.PushImage:output_type -> swarm.v1.ImageProgress
-	34, // 58: swarm.v1.Worker.RemoveImage:output_type -> swarm.v1.RemoveImageResponse
-	51, // [51:59] is the sub-list for method output_type
-	43, // [43:51] is the sub-list for method input_type
-	43, // [43:43] is the sub-list for extension type_name
-	43, // [43:43] is the sub-list for extension extendee
-	0,  // [0:43] is the sub-list for field type_name
+	53, // 40: swarm.v1.TaskLogsResponse.details:type_name -> swarm.v1.LogDetails
+	27, // 41: swarm.v1.ExecInput.start:type_name -> swarm.v1.ExecStart
+	29, // 42: swarm.v1.ExecInput.resize:type_name -> swarm.v1.Resize
+	48, // 43: swarm.v1.ImageProgress.image:type_name -> swarm.v1.Image
+	1,  // 44: swarm.v1.Dispatcher.Session:input_type -> swarm.v1.FromWorker
+	20, // 45: swarm.v1.Dispatcher.Holders:input_type -> swarm.v1.HoldersRequest
+	22, // 46: swarm.v1.Liveness.Report:input_type -> swarm.v1.SessionReport
+	25, // 47: swarm.v1.Worker.Logs:input_type -> swarm.v1.TaskLogsRequest
+	28, // 48: swarm.v1.Worker.Exec:input_type -> swarm.v1.ExecInput
+	31, // 49: swarm.v1.Worker.PullImage:input_type -> swarm.v1.PullImageRequest
+	32, // 50: swarm.v1.Worker.PushImage:input_type -> swarm.v1.PushImageRequest
+	33, // 51: swarm.v1.Worker.RemoveImage:input_type -> swarm.v1.RemoveImageRequest
+	7,  // 52: swarm.v1.Dispatcher.Session:output_type -> swarm.v1.ToWorker
+	21, // 53: swarm.v1.Dispatcher.Holders:output_type -> swarm.v1.HoldersResponse
+	24, // 54: swarm.v1.Liveness.Report:output_type -> swarm.v1.SessionReportAck
+	26, // 55: swarm.v1.Worker.Logs:output_type -> swarm.v1.TaskLogsResponse
+	30, // 56: swarm.v1.Worker.Exec:output_type -> swarm.v1.ExecOutput
+	35, // 57: swarm.v1.Worker.PullImage:output_type -> swarm.v1.ImageProgress
+	35, // 58: swarm.v1.Worker.PushImage:output_type -> swarm.v1.ImageProgress
+	34, // 59: swarm.v1.Worker.RemoveImage:output_type -> swarm.v1.RemoveImageResponse
+	52, // [52:60] is the sub-list for method output_type
+	44, // [44:52] is the sub-list for method input_type
+	44, // [44:44] is the sub-list for extension type_name
+	44, // [44:44] is the sub-list for extension extendee
+	0,  // [0:44] is the sub-list for field type_name
 }
 
 func init() { file_swarm_v1_dispatch_proto_init() }

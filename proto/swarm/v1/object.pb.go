@@ -1278,7 +1278,9 @@ type Task struct {
 	JobIteration             uint64                 `protobuf:"varint,12,opt,name=job_iteration,json=jobIteration,proto3" json:"job_iteration,omitempty"`
 	AssignedGenericResources []*GenericResource     `protobuf:"bytes,13,rep,name=assigned_generic_resources,json=assignedGenericResources,proto3" json:"assigned_generic_resources,omitempty"`
 	// The task that this one replaces.
-	Replaces      string `protobuf:"bytes,14,opt,name=replaces,proto3" json:"replaces,omitempty"`
+	Replaces string `protobuf:"bytes,14,opt,name=replaces,proto3" json:"replaces,omitempty"`
+	// The cluster's default of when the task was made, if its revision names none.
+	LogDriver     *Driver `protobuf:"bytes,15,opt,name=log_driver,json=logDriver,proto3" json:"log_driver,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1409,6 +1411,13 @@ func (x *Task) GetReplaces() string {
 		return x.Replaces
 	}
 	return ""
+}
+
+func (x *Task) GetLogDriver() *Driver {
+	if x != nil {
+		return x.LogDriver
+	}
+	return nil
 }
 
 // RestartHistory is replicated with the task, so that a new leader counts attempts as the old one did.
@@ -3358,7 +3367,9 @@ type LogRecord struct {
 	// Offset in the task's stream: orders records and lets a follower resume.
 	Offset uint64 `protobuf:"varint,8,opt,name=offset,proto3" json:"offset,omitempty"`
 	// Not the end of a line.
-	Partial       bool `protobuf:"varint,9,opt,name=partial,proto3" json:"partial,omitempty"`
+	Partial bool `protobuf:"varint,9,opt,name=partial,proto3" json:"partial,omitempty"`
+	// Bytes from offset on that were not kept, because they came faster than they could be; then there is no data.
+	Lost          uint64 `protobuf:"varint,10,opt,name=lost,proto3" json:"lost,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3456,14 +3467,25 @@ func (x *LogRecord) GetPartial() bool {
 	return false
 }
 
+func (x *LogRecord) GetLost() uint64 {
+	if x != nil {
+		return x.Lost
+	}
+	return 0
+}
+
 type LogOptions struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Streams []LogRecord_Stream     `protobuf:"varint,1,rep,packed,name=streams,proto3,enum=swarm.v1.LogRecord_Stream" json:"streams,omitempty"`
 	Follow  bool                   `protobuf:"varint,2,opt,name=follow,proto3" json:"follow,omitempty"`
 	// -1: all.
-	Tail          int64                  `protobuf:"varint,3,opt,name=tail,proto3" json:"tail,omitempty"`
-	Since         *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=since,proto3" json:"since,omitempty"`
-	Until         *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=until,proto3" json:"until,omitempty"`
+	Tail  int64                  `protobuf:"varint,3,opt,name=tail,proto3" json:"tail,omitempty"`
+	Since *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=since,proto3" json:"since,omitempty"`
+	Until *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=until,proto3" json:"until,omitempty"`
+	// What the log driver was told to add about the task.
+	Details bool `protobuf:"varint,6,opt,name=details,proto3" json:"details,omitempty"`
+	// For one task: only what comes behind these places, whatever tail says.
+	After         []*LogPlace `protobuf:"bytes,7,rep,name=after,proto3" json:"after,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3529,6 +3551,126 @@ func (x *LogOptions) GetSince() *timestamppb.Timestamp {
 func (x *LogOptions) GetUntil() *timestamppb.Timestamp {
 	if x != nil {
 		return x.Until
+	}
+	return nil
+}
+
+func (x *LogOptions) GetDetails() bool {
+	if x != nil {
+		return x.Details
+	}
+	return false
+}
+
+func (x *LogOptions) GetAfter() []*LogPlace {
+	if x != nil {
+		return x.After
+	}
+	return nil
+}
+
+// LogPlace is that of a record in its stream.
+type LogPlace struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Stream        LogRecord_Stream       `protobuf:"varint,1,opt,name=stream,proto3,enum=swarm.v1.LogRecord_Stream" json:"stream,omitempty"`
+	Offset        uint64                 `protobuf:"varint,2,opt,name=offset,proto3" json:"offset,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LogPlace) Reset() {
+	*x = LogPlace{}
+	mi := &file_swarm_v1_object_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LogPlace) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LogPlace) ProtoMessage() {}
+
+func (x *LogPlace) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_object_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LogPlace.ProtoReflect.Descriptor instead.
+func (*LogPlace) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *LogPlace) GetStream() LogRecord_Stream {
+	if x != nil {
+		return x.Stream
+	}
+	return LogRecord_UNKNOWN
+}
+
+func (x *LogPlace) GetOffset() uint64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+// LogDetails are those of one task: the labels and environment that its log options name.
+type LogDetails struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	TaskId        string                 `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
+	Details       map[string]string      `protobuf:"bytes,2,rep,name=details,proto3" json:"details,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LogDetails) Reset() {
+	*x = LogDetails{}
+	mi := &file_swarm_v1_object_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LogDetails) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LogDetails) ProtoMessage() {}
+
+func (x *LogDetails) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_object_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LogDetails.ProtoReflect.Descriptor instead.
+func (*LogDetails) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *LogDetails) GetTaskId() string {
+	if x != nil {
+		return x.TaskId
+	}
+	return ""
+}
+
+func (x *LogDetails) GetDetails() map[string]string {
+	if x != nil {
+		return x.Details
 	}
 	return nil
 }
@@ -3634,7 +3776,7 @@ const file_swarm_v1_object_proto_rawDesc = "" +
 	"\x04meta\x18\x03 \x01(\v2\x0e.swarm.v1.MetaR\x04meta\x12)\n" +
 	"\x04spec\x18\x04 \x01(\v2\x15.swarm.v1.ServiceSpecR\x04spec\x12\x1a\n" +
 	"\btemplate\x18\x05 \x01(\x04R\btemplate\x12\x14\n" +
-	"\x05actor\x18\x06 \x01(\tR\x05actor\"\xda\x04\n" +
+	"\x05actor\x18\x06 \x01(\tR\x05actor\"\x8b\x05\n" +
 	"\x04Task\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\"\n" +
 	"\x04meta\x18\x02 \x01(\v2\x0e.swarm.v1.MetaR\x04meta\x12\x1d\n" +
@@ -3652,7 +3794,9 @@ const file_swarm_v1_object_proto_rawDesc = "" +
 	"\bnetworks\x18\v \x03(\v2\x1b.swarm.v1.NetworkAttachmentR\bnetworks\x12#\n" +
 	"\rjob_iteration\x18\f \x01(\x04R\fjobIteration\x12W\n" +
 	"\x1aassigned_generic_resources\x18\r \x03(\v2\x19.swarm.v1.GenericResourceR\x18assignedGenericResources\x12\x1a\n" +
-	"\breplaces\x18\x0e \x01(\tR\breplaces\"`\n" +
+	"\breplaces\x18\x0e \x01(\tR\breplaces\x12/\n" +
+	"\n" +
+	"log_driver\x18\x0f \x01(\v2\x10.swarm.v1.DriverR\tlogDriver\"`\n" +
 	"\x0eRestartHistory\x12\x1a\n" +
 	"\battempts\x18\x01 \x01(\x04R\battempts\x122\n" +
 	"\x06recent\x18\x02 \x03(\v2\x1a.google.protobuf.TimestampR\x06recent\"\xf7\x01\n" +
@@ -3828,7 +3972,7 @@ const file_swarm_v1_object_proto_rawDesc = "" +
 	"\acluster\x18\x0f \x01(\v2\x11.swarm.v1.ClusterH\x00R\acluster\x127\n" +
 	"\vraft_member\x18\x10 \x01(\v2\x14.swarm.v1.RaftMemberH\x00R\n" +
 	"raftMemberB\b\n" +
-	"\x06object\"\xd3\x02\n" +
+	"\x06object\"\xe7\x02\n" +
 	"\tLogRecord\x128\n" +
 	"\ttimestamp\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\ttimestamp\x122\n" +
 	"\x06stream\x18\x02 \x01(\x0e2\x1a.swarm.v1.LogRecord.StreamR\x06stream\x12\x12\n" +
@@ -3839,20 +3983,34 @@ const file_swarm_v1_object_proto_rawDesc = "" +
 	"service_id\x18\x06 \x01(\tR\tserviceId\x12\x12\n" +
 	"\x04slot\x18\a \x01(\x04R\x04slot\x12\x16\n" +
 	"\x06offset\x18\b \x01(\x04R\x06offset\x12\x18\n" +
-	"\apartial\x18\t \x01(\bR\apartial\"-\n" +
+	"\apartial\x18\t \x01(\bR\apartial\x12\x12\n" +
+	"\x04lost\x18\n" +
+	" \x01(\x04R\x04lost\"-\n" +
 	"\x06Stream\x12\v\n" +
 	"\aUNKNOWN\x10\x00\x12\n" +
 	"\n" +
 	"\x06STDOUT\x10\x01\x12\n" +
 	"\n" +
-	"\x06STDERR\x10\x02\"\xd2\x01\n" +
+	"\x06STDERR\x10\x02\"\x96\x02\n" +
 	"\n" +
 	"LogOptions\x124\n" +
 	"\astreams\x18\x01 \x03(\x0e2\x1a.swarm.v1.LogRecord.StreamR\astreams\x12\x16\n" +
 	"\x06follow\x18\x02 \x01(\bR\x06follow\x12\x12\n" +
 	"\x04tail\x18\x03 \x01(\x03R\x04tail\x120\n" +
 	"\x05since\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x120\n" +
-	"\x05until\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x05until*\xce\x01\n" +
+	"\x05until\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\x12\x18\n" +
+	"\adetails\x18\x06 \x01(\bR\adetails\x12(\n" +
+	"\x05after\x18\a \x03(\v2\x12.swarm.v1.LogPlaceR\x05after\"V\n" +
+	"\bLogPlace\x122\n" +
+	"\x06stream\x18\x01 \x01(\x0e2\x1a.swarm.v1.LogRecord.StreamR\x06stream\x12\x16\n" +
+	"\x06offset\x18\x02 \x01(\x04R\x06offset\"\x9e\x01\n" +
+	"\n" +
+	"LogDetails\x12\x17\n" +
+	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12;\n" +
+	"\adetails\x18\x02 \x03(\v2!.swarm.v1.LogDetails.DetailsEntryR\adetails\x1a:\n" +
+	"\fDetailsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01*\xce\x01\n" +
 	"\tTaskState\x12\a\n" +
 	"\x03NEW\x10\x00\x12\v\n" +
 	"\aPENDING\x10@\x12\r\n" +
@@ -3883,7 +4041,7 @@ func file_swarm_v1_object_proto_rawDescGZIP() []byte {
 }
 
 var file_swarm_v1_object_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_swarm_v1_object_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
+var file_swarm_v1_object_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
 var file_swarm_v1_object_proto_goTypes = []any{
 	(TaskState)(0),                // 0: swarm.v1.TaskState
 	(NodeState_State)(0),          // 1: swarm.v1.NodeState.State
@@ -3928,123 +4086,131 @@ var file_swarm_v1_object_proto_goTypes = []any{
 	(*Object)(nil),                // 40: swarm.v1.Object
 	(*LogRecord)(nil),             // 41: swarm.v1.LogRecord
 	(*LogOptions)(nil),            // 42: swarm.v1.LogOptions
-	nil,                           // 43: swarm.v1.EngineDescription.LabelsEntry
-	nil,                           // 44: swarm.v1.NetworkAttachment.DriverOptsEntry
-	nil,                           // 45: swarm.v1.Event.AttributesEntry
-	(*timestamppb.Timestamp)(nil), // 46: google.protobuf.Timestamp
-	(*NodeSpec)(nil),              // 47: swarm.v1.NodeSpec
-	(*Platform)(nil),              // 48: swarm.v1.Platform
-	(*Resources)(nil),             // 49: swarm.v1.Resources
-	(*ServiceSpec)(nil),           // 50: swarm.v1.ServiceSpec
-	(*GenericResource)(nil),       // 51: swarm.v1.GenericResource
-	(*PortConfig)(nil),            // 52: swarm.v1.PortConfig
-	(*NetworkSpec)(nil),           // 53: swarm.v1.NetworkSpec
-	(*IPAMOptions)(nil),           // 54: swarm.v1.IPAMOptions
-	(*EndpointSpec)(nil),          // 55: swarm.v1.EndpointSpec
-	(*SecretSpec)(nil),            // 56: swarm.v1.SecretSpec
-	(*ConfigSpec)(nil),            // 57: swarm.v1.ConfigSpec
-	(*VolumeSpec)(nil),            // 58: swarm.v1.VolumeSpec
-	(*ClusterSpec)(nil),           // 59: swarm.v1.ClusterSpec
+	(*LogPlace)(nil),              // 43: swarm.v1.LogPlace
+	(*LogDetails)(nil),            // 44: swarm.v1.LogDetails
+	nil,                           // 45: swarm.v1.EngineDescription.LabelsEntry
+	nil,                           // 46: swarm.v1.NetworkAttachment.DriverOptsEntry
+	nil,                           // 47: swarm.v1.Event.AttributesEntry
+	nil,                           // 48: swarm.v1.LogDetails.DetailsEntry
+	(*timestamppb.Timestamp)(nil), // 49: google.protobuf.Timestamp
+	(*NodeSpec)(nil),              // 50: swarm.v1.NodeSpec
+	(*Platform)(nil),              // 51: swarm.v1.Platform
+	(*Resources)(nil),             // 52: swarm.v1.Resources
+	(*ServiceSpec)(nil),           // 53: swarm.v1.ServiceSpec
+	(*GenericResource)(nil),       // 54: swarm.v1.GenericResource
+	(*Driver)(nil),                // 55: swarm.v1.Driver
+	(*PortConfig)(nil),            // 56: swarm.v1.PortConfig
+	(*NetworkSpec)(nil),           // 57: swarm.v1.NetworkSpec
+	(*IPAMOptions)(nil),           // 58: swarm.v1.IPAMOptions
+	(*EndpointSpec)(nil),          // 59: swarm.v1.EndpointSpec
+	(*SecretSpec)(nil),            // 60: swarm.v1.SecretSpec
+	(*ConfigSpec)(nil),            // 61: swarm.v1.ConfigSpec
+	(*VolumeSpec)(nil),            // 62: swarm.v1.VolumeSpec
+	(*ClusterSpec)(nil),           // 63: swarm.v1.ClusterSpec
 }
 var file_swarm_v1_object_proto_depIdxs = []int32{
-	46, // 0: swarm.v1.Meta.created_at:type_name -> google.protobuf.Timestamp
-	46, // 1: swarm.v1.Meta.updated_at:type_name -> google.protobuf.Timestamp
+	49, // 0: swarm.v1.Meta.created_at:type_name -> google.protobuf.Timestamp
+	49, // 1: swarm.v1.Meta.updated_at:type_name -> google.protobuf.Timestamp
 	5,  // 2: swarm.v1.Node.meta:type_name -> swarm.v1.Meta
-	47, // 3: swarm.v1.Node.spec:type_name -> swarm.v1.NodeSpec
+	50, // 3: swarm.v1.Node.spec:type_name -> swarm.v1.NodeSpec
 	5,  // 4: swarm.v1.NodeState.meta:type_name -> swarm.v1.Meta
 	8,  // 5: swarm.v1.NodeState.description:type_name -> swarm.v1.NodeDescription
 	1,  // 6: swarm.v1.NodeState.state:type_name -> swarm.v1.NodeState.State
-	46, // 7: swarm.v1.NodeState.since:type_name -> google.protobuf.Timestamp
-	48, // 8: swarm.v1.NodeDescription.platform:type_name -> swarm.v1.Platform
-	49, // 9: swarm.v1.NodeDescription.resources:type_name -> swarm.v1.Resources
+	49, // 7: swarm.v1.NodeState.since:type_name -> google.protobuf.Timestamp
+	51, // 8: swarm.v1.NodeDescription.platform:type_name -> swarm.v1.Platform
+	52, // 9: swarm.v1.NodeDescription.resources:type_name -> swarm.v1.Resources
 	9,  // 10: swarm.v1.NodeDescription.engine:type_name -> swarm.v1.EngineDescription
 	12, // 11: swarm.v1.NodeDescription.tls_info:type_name -> swarm.v1.TLSInfo
-	43, // 12: swarm.v1.EngineDescription.labels:type_name -> swarm.v1.EngineDescription.LabelsEntry
+	45, // 12: swarm.v1.EngineDescription.labels:type_name -> swarm.v1.EngineDescription.LabelsEntry
 	11, // 13: swarm.v1.EngineDescription.plugins:type_name -> swarm.v1.PluginDescription
 	10, // 14: swarm.v1.EngineDescription.builds:type_name -> swarm.v1.RunningBuild
 	5,  // 15: swarm.v1.Service.meta:type_name -> swarm.v1.Meta
 	14, // 16: swarm.v1.Service.update_status:type_name -> swarm.v1.UpdateStatus
 	15, // 17: swarm.v1.Service.job_status:type_name -> swarm.v1.JobStatus
 	2,  // 18: swarm.v1.UpdateStatus.state:type_name -> swarm.v1.UpdateStatus.State
-	46, // 19: swarm.v1.UpdateStatus.started_at:type_name -> google.protobuf.Timestamp
-	46, // 20: swarm.v1.UpdateStatus.completed_at:type_name -> google.protobuf.Timestamp
-	46, // 21: swarm.v1.JobStatus.last_execution:type_name -> google.protobuf.Timestamp
+	49, // 19: swarm.v1.UpdateStatus.started_at:type_name -> google.protobuf.Timestamp
+	49, // 20: swarm.v1.UpdateStatus.completed_at:type_name -> google.protobuf.Timestamp
+	49, // 21: swarm.v1.JobStatus.last_execution:type_name -> google.protobuf.Timestamp
 	5,  // 22: swarm.v1.Revision.meta:type_name -> swarm.v1.Meta
-	50, // 23: swarm.v1.Revision.spec:type_name -> swarm.v1.ServiceSpec
+	53, // 23: swarm.v1.Revision.spec:type_name -> swarm.v1.ServiceSpec
 	5,  // 24: swarm.v1.Task.meta:type_name -> swarm.v1.Meta
 	0,  // 25: swarm.v1.Task.desired_state:type_name -> swarm.v1.TaskState
-	46, // 26: swarm.v1.Task.start_after:type_name -> google.protobuf.Timestamp
-	46, // 27: swarm.v1.Task.deadline:type_name -> google.protobuf.Timestamp
+	49, // 26: swarm.v1.Task.start_after:type_name -> google.protobuf.Timestamp
+	49, // 27: swarm.v1.Task.deadline:type_name -> google.protobuf.Timestamp
 	18, // 28: swarm.v1.Task.restarts:type_name -> swarm.v1.RestartHistory
 	19, // 29: swarm.v1.Task.networks:type_name -> swarm.v1.NetworkAttachment
-	51, // 30: swarm.v1.Task.assigned_generic_resources:type_name -> swarm.v1.GenericResource
-	46, // 31: swarm.v1.RestartHistory.recent:type_name -> google.protobuf.Timestamp
-	44, // 32: swarm.v1.NetworkAttachment.driver_opts:type_name -> swarm.v1.NetworkAttachment.DriverOptsEntry
-	5,  // 33: swarm.v1.TaskStatus.meta:type_name -> swarm.v1.Meta
-	0,  // 34: swarm.v1.TaskStatus.state:type_name -> swarm.v1.TaskState
-	46, // 35: swarm.v1.TaskStatus.timestamp:type_name -> google.protobuf.Timestamp
-	21, // 36: swarm.v1.TaskStatus.container_status:type_name -> swarm.v1.ContainerStatus
-	52, // 37: swarm.v1.TaskStatus.port_status:type_name -> swarm.v1.PortConfig
-	22, // 38: swarm.v1.TaskStatus.unplaced:type_name -> swarm.v1.Unplaced
-	46, // 39: swarm.v1.TaskStatus.running_since:type_name -> google.protobuf.Timestamp
-	23, // 40: swarm.v1.Unplaced.refusals:type_name -> swarm.v1.Refusal
-	5,  // 41: swarm.v1.Network.meta:type_name -> swarm.v1.Meta
-	53, // 42: swarm.v1.Network.spec:type_name -> swarm.v1.NetworkSpec
-	54, // 43: swarm.v1.Network.ipam:type_name -> swarm.v1.IPAMOptions
-	5,  // 44: swarm.v1.Endpoint.meta:type_name -> swarm.v1.Meta
-	55, // 45: swarm.v1.Endpoint.spec:type_name -> swarm.v1.EndpointSpec
-	52, // 46: swarm.v1.Endpoint.ports:type_name -> swarm.v1.PortConfig
-	26, // 47: swarm.v1.Endpoint.virtual_ips:type_name -> swarm.v1.VirtualIP
-	5,  // 48: swarm.v1.Claim.meta:type_name -> swarm.v1.Meta
-	5,  // 49: swarm.v1.Secret.meta:type_name -> swarm.v1.Meta
-	56, // 50: swarm.v1.Secret.spec:type_name -> swarm.v1.SecretSpec
-	30, // 51: swarm.v1.Secret.versions:type_name -> swarm.v1.DataVersion
-	5,  // 52: swarm.v1.Config.meta:type_name -> swarm.v1.Meta
-	57, // 53: swarm.v1.Config.spec:type_name -> swarm.v1.ConfigSpec
-	30, // 54: swarm.v1.Config.versions:type_name -> swarm.v1.DataVersion
-	46, // 55: swarm.v1.DataVersion.created_at:type_name -> google.protobuf.Timestamp
-	5,  // 56: swarm.v1.Volume.meta:type_name -> swarm.v1.Meta
-	58, // 57: swarm.v1.Volume.spec:type_name -> swarm.v1.VolumeSpec
-	5,  // 58: swarm.v1.Image.meta:type_name -> swarm.v1.Meta
-	48, // 59: swarm.v1.Image.platforms:type_name -> swarm.v1.Platform
-	5,  // 60: swarm.v1.ImageCopy.meta:type_name -> swarm.v1.Meta
-	5,  // 61: swarm.v1.Cluster.meta:type_name -> swarm.v1.Meta
-	59, // 62: swarm.v1.Cluster.spec:type_name -> swarm.v1.ClusterSpec
-	35, // 63: swarm.v1.Cluster.root_ca:type_name -> swarm.v1.RootCA
-	37, // 64: swarm.v1.Cluster.gossip_keys:type_name -> swarm.v1.EncryptionKey
-	37, // 65: swarm.v1.Cluster.unlock_key:type_name -> swarm.v1.EncryptionKey
-	36, // 66: swarm.v1.RootCA.join_tokens:type_name -> swarm.v1.JoinTokens
-	5,  // 67: swarm.v1.RaftMember.meta:type_name -> swarm.v1.Meta
-	46, // 68: swarm.v1.Event.time:type_name -> google.protobuf.Timestamp
-	3,  // 69: swarm.v1.Event.action:type_name -> swarm.v1.Event.Action
-	45, // 70: swarm.v1.Event.attributes:type_name -> swarm.v1.Event.AttributesEntry
-	40, // 71: swarm.v1.Event.object:type_name -> swarm.v1.Object
-	6,  // 72: swarm.v1.Object.node:type_name -> swarm.v1.Node
-	7,  // 73: swarm.v1.Object.node_state:type_name -> swarm.v1.NodeState
-	13, // 74: swarm.v1.Object.service:type_name -> swarm.v1.Service
-	16, // 75: swarm.v1.Object.revision:type_name -> swarm.v1.Revision
-	17, // 76: swarm.v1.Object.task:type_name -> swarm.v1.Task
-	20, // 77: swarm.v1.Object.task_status:type_name -> swarm.v1.TaskStatus
-	24, // 78: swarm.v1.Object.network:type_name -> swarm.v1.Network
-	25, // 79: swarm.v1.Object.endpoint:type_name -> swarm.v1.Endpoint
-	27, // 80: swarm.v1.Object.claim:type_name -> swarm.v1.Claim
-	28, // 81: swarm.v1.Object.secret:type_name -> swarm.v1.Secret
-	29, // 82: swarm.v1.Object.config:type_name -> swarm.v1.Config
-	31, // 83: swarm.v1.Object.volume:type_name -> swarm.v1.Volume
-	32, // 84: swarm.v1.Object.image:type_name -> swarm.v1.Image
-	33, // 85: swarm.v1.Object.image_copy:type_name -> swarm.v1.ImageCopy
-	34, // 86: swarm.v1.Object.cluster:type_name -> swarm.v1.Cluster
-	38, // 87: swarm.v1.Object.raft_member:type_name -> swarm.v1.RaftMember
-	46, // 88: swarm.v1.LogRecord.timestamp:type_name -> google.protobuf.Timestamp
-	4,  // 89: swarm.v1.LogRecord.stream:type_name -> swarm.v1.LogRecord.Stream
-	4,  // 90: swarm.v1.LogOptions.streams:type_name -> swarm.v1.LogRecord.Stream
-	46, // 91: swarm.v1.LogOptions.since:type_name -> google.protobuf.Timestamp
-	46, // 92: swarm.v1.LogOptions.until:type_name -> google.protobuf.Timestamp
-	93, // [93:93] is the sub-list for method output_type
-	93, // [93:93] is the sub-list for method input_type
-	93, // [93:93] is the sub-list for extension type_name
-	93, // [93:93] is the sub-list for extension extendee
-	0,  // [0:93] is the sub-list for field type_name
+	54, // 30: swarm.v1.Task.assigned_generic_resources:type_name -> swarm.v1.GenericResource
+	55, // 31: swarm.v1.Task.log_driver:type_name -> swarm.v1.Driver
+	49, // 32: swarm.v1.RestartHistory.recent:type_name -> google.protobuf.Timestamp
+	46, // 33: swarm.v1.NetworkAttachment.driver_opts:type_name -> swarm.v1.NetworkAttachment.DriverOptsEntry
+	5,  // 34: swarm.v1.TaskStatus.meta:type_name -> swarm.v1.Meta
+	0,  // 35: swarm.v1.TaskStatus.state:type_name -> swarm.v1.TaskState
+	49, // 36: swarm.v1.TaskStatus.timestamp:type_name -> google.protobuf.Timestamp
+	21, // 37: swarm.v1.TaskStatus.container_status:type_name -> swarm.v1.ContainerStatus
+	56, // 38: swarm.v1.TaskStatus.port_status:type_name -> swarm.v1.PortConfig
+	22, // 39: swarm.v1.TaskStatus.unplaced:type_name -> swarm.v1.Unplaced
+	49, // 40: swarm.v1.TaskStatus.running_since:type_name -> google.protobuf.Timestamp
+	23, // 41: swarm.v1.Unplaced.refusals:type_name -> swarm.v1.Refusal
+	5,  // 42: swarm.v1.Network.meta:type_name -> swarm.v1.Meta
+	57, // 43: swarm.v1.Network.spec:type_name -> swarm.v1.NetworkSpec
+	58, // 44: swarm.v1.Network.ipam:type_name -> swarm.v1.IPAMOptions
+	5,  // 45: swarm.v1.Endpoint.meta:type_name -> swarm.v1.Meta
+	59, // 46: swarm.v1.Endpoint.spec:type_name -> swarm.v1.EndpointSpec
+	56, // 47: swarm.v1.Endpoint.ports:type_name -> swarm.v1.PortConfig
+	26, // 48: swarm.v1.Endpoint.virtual_ips:type_name -> swarm.v1.VirtualIP
+	5,  // 49: swarm.v1.Claim.meta:type_name -> swarm.v1.Meta
+	5,  // 50: swarm.v1.Secret.meta:type_name -> swarm.v1.Meta
+	60, // 51: swarm.v1.Secret.spec:type_name -> swarm.v1.SecretSpec
+	30, // 52: swarm.v1.Secret.versions:type_name -> swarm.v1.DataVersion
+	5,  // 53: swarm.v1.Config.meta:type_name -> swarm.v1.Meta
+	61, // 54: swarm.v1.Config.spec:type_name -> swarm.v1.ConfigSpec
+	30, // 55: swarm.v1.Config.versions:type_name -> swarm.v1.DataVersion
+	49, // 56: swarm.v1.DataVersion.created_at:type_name -> google.protobuf.Timestamp
+	5,  // 57: swarm.v1.Volume.meta:type_name -> swarm.v1.Meta
+	62, // 58: swarm.v1.Volume.spec:type_name -> swarm.v1.VolumeSpec
+	5,  // 59: swarm.v1.Image.meta:type_name -> swarm.v1.Meta
+	51, // 60: swarm.v1.Image.platforms:type_name -> swarm.v1.Platform
+	5,  // 61: swarm.v1.ImageCopy.meta:type_name -> swarm.v1.Meta
+	5,  // 62: swarm.v1.Cluster.meta:type_name -> swarm.v1.Meta
+	63, // 63: swarm.v1.Cluster.spec:type_name -> swarm.v1.ClusterSpec
+	35, // 64: swarm.v1.Cluster.root_ca:type_name -> swarm.v1.RootCA
+	37, // 65: swarm.v1.Cluster.gossip_keys:type_name -> swarm.v1.EncryptionKey
+	37, // 66: swarm.v1.Cluster.unlock_key:type_name -> swarm.v1.EncryptionKey
+	36, // 67: swarm.v1.RootCA.join_tokens:type_name -> swarm.v1.JoinTokens
+	5,  // 68: swarm.v1.RaftMember.meta:type_name -> swarm.v1.Meta
+	49, // 69: swarm.v1.Event.time:type_name -> google.protobuf.Timestamp
+	3,  // 70: swarm.v1.Event.action:type_name -> swarm.v1.Event.Action
+	47, // 71: swarm.v1.Event.attributes:type_name -> swarm.v1.Event.AttributesEntry
+	40, // 72: swarm.v1.Event.object:type_name -> swarm.v1.Object
+	6,  // 73: swarm.v1.Object.node:type_name -> swarm.v1.Node
+	7,  // 74: swarm.v1.Object.node_state:type_name -> swarm.v1.NodeState
+	13, // 75: swarm.v1.Object.service:type_name -> swarm.v1.Service
+	16, // 76: swarm.v1.Object.revision:type_name -> swarm.v1.Revision
+	17, // 77: swarm.v1.Object.task:type_name -> swarm.v1.Task
+	20, // 78: swarm.v1.Object.task_status:type_name -> swarm.v1.TaskStatus
+	24, // 79: swarm.v1.Object.network:type_name -> swarm.v1.Network
+	25, // 80: swarm.v1.Object.endpoint:type_name -> swarm.v1.Endpoint
+	27, // 81: swarm.v1.Object.claim:type_name -> swarm.v1.Claim
+	28, // 82: swarm.v1.Object.secret:type_name -> swarm.v1.Secret
+	29, // 83: swarm.v1.Object.config:type_name -> swarm.v1.Config
+	31, // 84: swarm.v1.Object.volume:type_name -> swarm.v1.Volume
+	32, // 85: swarm.v1.Object.image:type_name -> swarm.v1.Image
+	33, // 86: swarm.v1.Object.image_copy:type_name -> swarm.v1.ImageCopy
+	34, // 87: swarm.v1.Object.cluster:type_name -> swarm.v1.Cluster
+	38, // 88: swarm.v1.Object.raft_member:type_name -> swarm.v1.RaftMember
+	49, // 89: swarm.v1.LogRecord.timestamp:type_name -> google.protobuf.Timestamp
+	4,  // 90: swarm.v1.LogRecord.stream:type_name -> swarm.v1.LogRecord.Stream
+	4,  // 91: swarm.v1.LogOptions.streams:type_name -> swarm.v1.LogRecord.Stream
+	49, // 92: swarm.v1.LogOptions.since:type_name -> google.protobuf.Timestamp
+	49, // 93: swarm.v1.LogOptions.until:type_name -> google.protobuf.Timestamp
+	43, // 94: swarm.v1.LogOptions.after:type_name -> swarm.v1.LogPlace
+	4,  // 95: swarm.v1.LogPlace.stream:type_name -> swarm.v1.LogRecord.Stream
+	48, // 96: swarm.v1.LogDetails.details:type_name -> swarm.v1.LogDetails.DetailsEntry
+	97, // [97:97] is the sub-list for method output_type
+	97, // [97:97] is the sub-list for method input_type
+	97, // [97:97] is the sub-list for extension type_name
+	97, // [97:97] is the sub-list for extension extendee
+	0,  // [0:97] is the sub-list for field type_name
 }
 
 func init() { file_swarm_v1_object_proto_init() }
@@ -4077,7 +4243,7 @@ func file_swarm_v1_object_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swarm_v1_object_proto_rawDesc), len(file_swarm_v1_object_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   41,
+			NumMessages:   44,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -38,6 +38,7 @@ type recorder struct {
 type watch struct {
 	cancel context.CancelFunc
 	done   chan struct{} // closed when the record stands, or never will
+	output []*output
 
 	mu  sync.Mutex // guards oom
 	oom bool
@@ -63,7 +64,7 @@ func (r *recorder) Create(ctx context.Context, req *taskapi.CreateTaskRequest) (
 		return nil, err
 	}
 	w := r.add(req.ID)
-	resp, err := r.TTRPCTaskService.Create(ctx, req)
+	resp, err := r.create(ctx, req, w)
 	if err != nil {
 		r.forget(req.ID, w)
 		close(w.done)
@@ -77,6 +78,23 @@ func (r *recorder) Create(ctx context.Context, req *taskapi.CreateTaskRequest) (
 		r.record(watchCtx, dir, namespace, req.ID, w)
 	}()
 	return resp, nil
+}
+
+// create has the container's output carried by this shim's own outputs.
+func (r *recorder) create(ctx context.Context, req *taskapi.CreateTaskRequest, w *watch) (_ *taskapi.CreateTaskResponse, err error) {
+	if w.output, err = divert(req); err != nil {
+		return nil, err
+	}
+	resp, err := r.TTRPCTaskService.Create(ctx, req)
+	for _, o := range w.output {
+		if err != nil {
+			o.close()
+			continue
+		}
+		o.begin()
+		go o.run()
+	}
+	return resp, err
 }
 
 // record waits for a container's first process to end and writes down how.
@@ -156,6 +174,11 @@ func (r *recorder) Delete(ctx context.Context, req *taskapi.DeleteRequest) (*tas
 		w.cancel()
 		<-w.done
 		r.forget(req.ID, w)
+		patience, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWords)
+		defer cancel()
+		for _, o := range w.output {
+			o.end(patience.Done())
+		}
 	}
 	return resp, nil
 }

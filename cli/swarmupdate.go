@@ -1,0 +1,86 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"swarm/internal/spec"
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+type swarmUpdateOptions struct {
+	certExpiry   time.Duration
+	historyLimit int64
+	logDriver    string
+	logOpts      list
+	// given says whether a flag was.
+	given func(flag string) bool
+}
+
+func (a *app) newSwarmUpdate() *cobra.Command {
+	o := swarmUpdateOptions{logOpts: list{kind: "list", check: checkKeyValue}}
+	c := verb(&cobra.Command{
+		Use: "update [OPTIONS]", Short: "Update the swarm", Args: noArgs, ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: func(c *cobra.Command, _ []string) error {
+			if c.Flags().NFlag() == 0 {
+				return usageError(c, "name what to update, such as --task-history-limit 10")
+			}
+			o.given = c.Flags().Changed
+			return a.runSwarmUpdate(c.Context(), o)
+		},
+	})
+	f := c.Flags()
+	f.DurationVar(&o.certExpiry, "cert-expiry", 0, "Validity period for node certificates (ns|us|ms|s|m|h)")
+	f.Int64Var(&o.historyLimit, "task-history-limit", 0, "Task history retention limit")
+	f.StringVar(&o.logDriver, "log-driver", "", `Logging driver for new tasks of services that name none ("local", "none")`)
+	f.Var(&o.logOpts, "log-opt", "Logging driver options for the same")
+	completeChoices(c, "log-driver", logDrivers)
+	return c
+}
+
+// apply changes what the flags name. The rest stays.
+func (o swarmUpdateOptions) apply(s *swarmv1.ClusterSpec) {
+	if o.given("cert-expiry") {
+		s.CaConfig = &swarmv1.CAConfig{NodeCertExpiry: durationpb.New(o.certExpiry)}
+	}
+	if o.given("task-history-limit") {
+		s.Orchestration = &swarmv1.OrchestrationConfig{TaskHistoryRetentionLimit: o.historyLimit}
+	}
+	if !o.given("log-driver") && !o.given("log-opt") {
+		return
+	}
+	d := &swarmv1.Driver{Name: s.GetTaskDefaults().GetLogDriver().GetName()}
+	if o.given("log-driver") {
+		d.Name = o.logDriver
+	}
+	if o.given("log-opt") {
+		d.Options = toMap(o.logOpts.values)
+	}
+	s.TaskDefaults = &swarmv1.TaskDefaults{LogDriver: d}
+}
+
+func (a *app) runSwarmUpdate(ctx context.Context, o swarmUpdateOptions) error {
+	return a.with(ctx, func(c client) error {
+		cluster, err := c.GetCluster(ctx, &swarmv1.GetRequest{})
+		if err != nil {
+			return err
+		}
+		wanted := cluster.GetSpec().CloneVT()
+		if wanted == nil {
+			wanted = &swarmv1.ClusterSpec{}
+		}
+		o.apply(wanted)
+		if _, err := spec.Cluster(wanted); err != nil {
+			return err
+		}
+		if _, err := c.UpdateCluster(ctx, &swarmv1.UpdateClusterRequest{Version: cluster.GetMeta().GetVersion(), Spec: wanted}); err != nil {
+			return err
+		}
+		fmt.Fprintln(a.Out, "Swarm updated.")
+		return nil
+	})
+}

@@ -1,0 +1,147 @@
+//go:build linux
+
+package disk
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/docker/go-units"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// lookEvery is how often the space is asked for: the kernel tells nobody.
+	lookEvery = time.Second
+	// The disk is full when less than 1/fullPart of it is free, and less than fullBytes.
+	fullPart  = 50
+	fullBytes = 256 << 20
+	// reserveBytes is the largest reserve. It is never more than what makes a disk full.
+	reserveBytes = 16 << 20
+	reserveFile  = "reserve"
+)
+
+// Watch notices when the disk of a folder is full, and when it is not any more.
+type Watch struct {
+	dir string
+	log *slog.Logger
+
+	mu      sync.Mutex // guards what follows
+	space   Space
+	full    bool
+	kept    bool // the reserve is there
+	changed chan struct{}
+}
+
+// NewWatch looks once, so that Full is right from the start.
+func NewWatch(dir string, log *slog.Logger) (*Watch, error) {
+	w := &Watch{dir: dir, log: log, changed: make(chan struct{})}
+	return w, w.look()
+}
+
+// Run looks until ctx ends.
+func (w *Watch) Run(ctx context.Context) error {
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			if err := w.look(); err != nil {
+				w.log.Warn("the disk cannot be judged", "err", err)
+			}
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// Space is what the last look saw.
+func (w *Watch) Space() Space {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.space
+}
+
+// Full says that the disk is full, why and what to do; "" when it is not.
+func (w *Watch) Full() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.full {
+		return ""
+	}
+	return fmt.Sprintf("its disk is full: make room on the file system of %s (%s), or run `swarm system prune`", w.dir, units.HumanSize(float64(w.space.Total)))
+}
+
+// Changed is closed when Full says something else. Ask for the channel before asking Full.
+func (w *Watch) Changed() <-chan struct{} {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.changed
+}
+
+func (w *Watch) look() error {
+	space, err := Of(w.dir)
+	if err != nil {
+		return err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.space = space
+	was := w.full
+	w.full = w.judgeLocked(space)
+	if w.full != was {
+		close(w.changed)
+		w.changed = make(chan struct{})
+		w.log.Warn(map[bool]string{true: "the disk is full", false: "the disk has room again"}[w.full],
+			"path", w.dir, "free", space.Free, "total", space.Total)
+	}
+	if w.full {
+		return w.releaseLocked()
+	}
+	return w.keepLocked()
+}
+
+// judgeLocked: full is a little room, not none, so that what runs can go on; and there must be clearly more before it is
+// called otherwise, also without what the reserve gave.
+func (w *Watch) judgeLocked(s Space) bool {
+	least := leastFree(s)
+	if w.full {
+		return s.NoNames || s.Free < 2*least+reserveOf(s)
+	}
+	return s.NoNames || s.Free < least
+}
+
+func leastFree(s Space) uint64 { return min(s.Total/fullPart, fullBytes) }
+func reserveOf(s Space) uint64 { return min(s.Total/fullPart, reserveBytes) }
+
+// keepLocked makes the reserve when it is missing and there is ample room for it.
+func (w *Watch) keepLocked() error {
+	if w.kept || w.space.Free < 2*leastFree(w.space)+2*reserveOf(w.space) {
+		return nil
+	}
+	f, err := os.OpenFile(filepath.Join(w.dir, reserveFile), os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		return fmt.Errorf("keep a reserve: %w", err)
+	}
+	defer f.Close()
+	if err := unix.Fallocate(int(f.Fd()), 0, 0, int64(reserveOf(w.space))); err != nil && !errors.Is(err, unix.EOPNOTSUPP) {
+		return errors.Join(fmt.Errorf("keep a reserve: %w", err), os.Remove(f.Name()))
+	}
+	w.kept = true
+	return nil
+}
+
+func (w *Watch) releaseLocked() error {
+	w.kept = false
+	if err := os.Remove(filepath.Join(w.dir, reserveFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("release the reserve: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,102 @@
+package spec
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+
+	"swarm/internal/ident"
+	"swarm/internal/ipam"
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+const (
+	driverOverlay = "overlay"
+	// Subnets of a size that makes sense: at least one address to give, at most what can be counted.
+	minHostBits, maxHostBits = 2, 64
+)
+
+// LocalNetworks are those that every node has by itself, without a row.
+func LocalNetworks() []string { return []string{"bridge", "host", "none"} }
+
+// LocalNetwork says whether a network is one of these.
+func LocalNetwork(name string) bool { return slices.Contains(LocalNetworks(), name) }
+
+// Network returns a complete copy of a network's spec. Subnets that it does not name are for the caller to choose.
+func Network(in *swarmv1.NetworkSpec) (*swarmv1.NetworkSpec, error) {
+	if err := first(ident.CheckNetworkName(in.GetName()), checkLabels("network", in.GetLabels())); err != nil {
+		return nil, err
+	}
+	n := in.CloneVT()
+	if LocalNetwork(n.GetName()) {
+		return nil, invalid("network %s is built in, every node has it: choose another name", n.GetName())
+	}
+	if n.DriverConfig.GetName() == "" {
+		n.DriverConfig = &swarmv1.Driver{Name: driverOverlay, Options: n.DriverConfig.GetOptions()}
+	}
+	switch d := n.DriverConfig.GetName(); d {
+	case driverOverlay:
+	case "bridge", "host", "none", "null":
+		return nil, invalid("networks of driver %s are built in, one on every node: use network %s, or create an overlay network", d, strings.Replace(d, "null", "none", 1))
+	default:
+		return nil, invalid("network driver %s is not known: use overlay", quote(d))
+	}
+	if d := n.GetIpam().GetDriver().GetName(); d != "" && d != "default" {
+		return nil, invalid("IPAM driver %s is not known: leave it out, or use default", quote(d))
+	}
+	for i, c := range n.GetIpam().GetConfigs() {
+		p, err := checkIPAM(c)
+		if err != nil {
+			return nil, err
+		}
+		for _, other := range n.GetIpam().GetConfigs()[:i] {
+			if o, err := netip.ParsePrefix(other.GetSubnet()); err == nil && o.Addr().Is4() == p.Addr().Is4() {
+				return nil, invalid("subnets %s and %s are of one family: a network has one IPv4 and one IPv6 subnet; create another network", o, p)
+			}
+		}
+		n.Ipv6Enabled = n.Ipv6Enabled || p.Addr().Is6()
+	}
+	return n, nil
+}
+
+func checkIPAM(c *swarmv1.IPAMConfig) (netip.Prefix, error) {
+	subnet, err := netip.ParsePrefix(c.GetSubnet())
+	switch {
+	case c.GetSubnet() == "":
+		return subnet, invalid("IP range and gateway need a subnet to be in: give --subnet too")
+	case err != nil || subnet.Addr().Is4In6():
+		return subnet, invalid("subnet %s is not one: write it like 10.1.0.0/24", quote(c.GetSubnet()))
+	case subnet.Masked() != subnet:
+		return subnet, invalid("subnet %s has host bits set: write %s", quote(c.GetSubnet()), subnet.Masked())
+	case subnet.Addr().IsLoopback() || subnet.Addr().IsMulticast() || subnet.Addr().IsLinkLocalUnicast() || subnet.Addr().IsUnspecified():
+		return subnet, invalid("subnet %s is not for hosts: choose one like 10.1.0.0/24", subnet)
+	}
+	if host := subnet.Addr().BitLen() - subnet.Bits(); host < minHostBits {
+		return subnet, invalid("subnet %s leaves no addresses: use /%d or larger", subnet, subnet.Addr().BitLen()-minHostBits)
+	} else if host > maxHostBits {
+		return subnet, invalid("subnet %s is too large: use /64 or smaller", subnet)
+	}
+	if r := c.GetRange(); r != "" {
+		p, err := netip.ParsePrefix(r)
+		if err != nil || !subnet.Contains(p.Addr()) || p.Bits() < subnet.Bits() {
+			return subnet, invalid("IP range %s is not inside subnet %s: choose a part of it", quote(r), subnet)
+		}
+	}
+	if g := c.GetGateway(); g != "" {
+		a, err := netip.ParseAddr(g)
+		if err != nil || !subnet.Contains(a) {
+			return subnet, invalid("gateway %s is not inside subnet %s: choose an address of it", quote(g), subnet)
+		}
+		if a == subnet.Addr() {
+			return subnet, invalid("gateway %s is the subnet's own address: choose another, for example %s", quote(g), a.Next())
+		}
+	}
+	s, err := ipam.Parse(c)
+	switch {
+	case err != nil:
+		return subnet, invalid("%s: choose another subnet", err)
+	case s.Total() == 0:
+		return subnet, invalid("IP range %s leaves no addresses: use a larger one", quote(c.GetRange()))
+	}
+	return subnet, nil
+}

@@ -1,0 +1,134 @@
+package control
+
+import (
+	"context"
+	"slices"
+
+	"swarm/internal/ipam"
+	"swarm/internal/spec"
+	"swarm/internal/task"
+	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/raftstore"
+)
+
+// GetNetwork looks a network up, with what is on it.
+func (s *Server) GetNetwork(_ context.Context, req *swarmv1.GetRequest) (*swarmv1.NetworkInfo, error) {
+	if i := slices.Index(spec.LocalNetworks(), req.GetId()); i >= 0 {
+		return localNetworks()[i], nil
+	}
+	v := s.store.View()
+	n, err := findNetwork(v, req.GetId())
+	if err != nil {
+		return nil, err
+	}
+	info := networkInfo(v, n)
+	carriers := make(map[string]bool)
+	for svc := range v.Services.All() {
+		backends := backendsOn(v, svc.GetId(), n.GetId())
+		rev, _ := v.Revision(svc.GetId(), svc.GetRevision())
+		if len(backends) == 0 && !onNetwork(rev, n.GetId()) {
+			continue
+		}
+		end, _ := v.Endpoints.Get(svc.GetId())
+		info.Services = append(info.Services, &swarmv1.Routing{ServiceId: svc.GetId(), Name: svc.GetName(), Endpoint: end})
+		info.Backends = append(info.Backends, backends...)
+		for _, b := range backends {
+			carriers[b.GetNodeId()] = true
+		}
+	}
+	mesh := meshAddresses(v)
+	for node := range v.Nodes.All() {
+		if carriers[node.GetId()] || n.GetSpec().GetIngress() {
+			info.Peers = append(info.Peers, &swarmv1.Peering{
+				NodeId: node.GetId(), Hostname: hostname(v, node), Addr: dataPath(node), MeshAddresses: mesh[node.GetId()],
+			})
+		}
+	}
+	slices.SortFunc(info.Services, func(a, b *swarmv1.Routing) int { return compare(a.GetName(), b.GetName()) })
+	slices.SortFunc(info.Peers, func(a, b *swarmv1.Peering) int { return compare(a.GetHostname(), b.GetHostname()) })
+	return info, nil
+}
+
+// ListNetworks lists the built-in networks and the cluster's, by name.
+func (s *Server) ListNetworks(_ context.Context, req *swarmv1.ListRequest) (*swarmv1.ListNetworksResponse, error) {
+	v, out := s.store.View(), &swarmv1.ListNetworksResponse{}
+	for _, info := range localNetworks() {
+		if matches(req.GetFilter(), networkSubject(info.GetNetwork())) {
+			out.Networks = append(out.Networks, info)
+		}
+	}
+	for n := range v.Networks.All() {
+		if matches(req.GetFilter(), networkSubject(n)) {
+			out.Networks = append(out.Networks, networkInfo(v, n))
+		}
+	}
+	slices.SortStableFunc(out.Networks, func(a, b *swarmv1.NetworkInfo) int {
+		return compare(a.GetNetwork().GetSpec().GetName(), b.GetNetwork().GetSpec().GetName())
+	})
+	return out, nil
+}
+
+// networkInfo is the network and the use of its addresses.
+func networkInfo(v *raftstore.View, n *swarmv1.Network) *swarmv1.NetworkInfo {
+	info := &swarmv1.NetworkInfo{Network: n}
+	plan, err := ipam.Read(n.GetIpam())
+	if err != nil {
+		return info
+	}
+	taken := held{v, n.GetId()}
+	for _, s := range plan {
+		info.Use = append(info.Use, &swarmv1.AddressUse{Subnet: s.Prefix().String(), Used: taken.used(s), Total: s.Total()})
+	}
+	return info
+}
+
+func backendsOn(v *raftstore.View, service, network string) (out []*swarmv1.Backend) {
+	for t := range v.TasksOfService(service) {
+		if !attached(t, network) || !live(v, t) || t.GetNodeId() == "" {
+			continue
+		}
+		out = append(out, &swarmv1.Backend{
+			TaskId: t.GetId(), ServiceId: service, NodeId: t.GetNodeId(), Slot: t.GetSlot(), Networks: t.GetNetworks(),
+			Ready: v.Status(t.GetId()).GetReady() && t.GetDesiredState() == swarmv1.TaskState_RUNNING,
+		})
+	}
+	return out
+}
+
+func attached(t *swarmv1.Task, network string) bool {
+	return slices.ContainsFunc(t.GetNetworks(), func(n *swarmv1.NetworkAttachment) bool { return n.GetNetworkId() == network })
+}
+
+// live: placed or to be placed, and not ended.
+func live(v *raftstore.View, t *swarmv1.Task) bool {
+	return !task.Terminal(v.Status(t.GetId()).GetState())
+}
+
+func dataPath(n *swarmv1.Node) string {
+	if n.GetDataPathAddr() != "" {
+		return n.GetDataPathAddr()
+	}
+	return n.GetAddr()
+}
+
+// meshAddresses are the nodes' addresses on network ingress.
+func meshAddresses(v *raftstore.View) map[string][]string {
+	out := make(map[string][]string)
+	n, ok := v.NetworkByName(ingressName)
+	if !ok {
+		return out
+	}
+	plan, err := ipam.Read(n.GetIpam())
+	if err != nil {
+		return out
+	}
+	for c := range v.Claims.Prefix(ipam.Prefix(n.GetId())) {
+		_, a, ok := ipam.ParseKey(c.GetKey())
+		sub, known := plan.Of(a)
+		if ok && known {
+			node := ipam.OwnerID(c.GetOwner())
+			out[node] = append(out[node], sub.Text(a))
+		}
+	}
+	return out
+}

@@ -1,0 +1,156 @@
+package planner
+
+import (
+	"testing"
+	"time"
+
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+func addresses(m *model, service string) (out []string) {
+	for _, t := range m.tasks() {
+		if t.ServiceId == service && m.status(t.Id).State <= swarmv1.TaskState_RUNNING {
+			for _, n := range t.Networks {
+				out = append(out, n.Addresses...)
+			}
+		}
+	}
+	return out
+}
+
+func TestPlan_TasksGetAddressesInTheNetworksOrder(t *testing.T) {
+	m := newModel(t)
+	m.addNetwork("dual", "10.0.1.0/24", "fd01::/64")
+	m.addNetwork("other", "10.0.2.0/24")
+	m.addNode("n1")
+	m.addService("web", replicas(2), func(s *swarmv1.ServiceSpec) {
+		s.TaskTemplate.Networks = []*swarmv1.NetworkAttachmentConfig{
+			{Target: "other", Aliases: []string{"w"}}, {Target: "bridge"}, {Target: "dual"},
+		}
+	})
+	m.settle()
+	got := m.tasks()[0].Networks
+	if len(got) != 3 || got[0].NetworkId != "other" || got[0].Aliases[0] != "w" || got[0].Addresses[0] != "10.0.2.2/24" ||
+		len(got[1].Addresses) != 0 || got[2].Addresses[0] != "10.0.1.2/24" || got[2].Addresses[1] != "fd01::2/64" {
+		t.Errorf("networks of the first task: %v", got)
+	}
+	if got := m.tasks()[1].Networks[2].Addresses; got[0] != "10.0.1.3/24" || got[1] != "fd01::3/64" {
+		t.Errorf("addresses of the second task: %v", got)
+	}
+}
+
+func TestPlan_FullSubnetWaitsWithTheNumbers(t *testing.T) {
+	m := newModel(t)
+	m.addNetwork("web", "10.0.1.0/29")
+	m.addNode("n1")
+	m.addService("api", replicas(7), on("web"))
+	m.settle()
+	if got := m.running("api"); got != 5 {
+		t.Errorf("%d run, want 5:\n%s", got, m)
+	}
+	waiting := 0
+	for _, task := range m.tasks() {
+		if st := m.status(task.Id); st.State == swarmv1.TaskState_PENDING {
+			waiting++
+			if want := "network web: no address is left in 10.0.1.0/29: 5 of 5 in use"; st.Err != want {
+				t.Errorf("task waits because %q, want %q", st.Err, want)
+			}
+			if len(task.Networks[0].Addresses) != 0 {
+				t.Errorf("a waiting task shows addresses %v", task.Networks[0].Addresses)
+			}
+		}
+	}
+	if waiting != 2 {
+		t.Errorf("%d wait, want 2", waiting)
+	}
+	m.edit("api", replicas(5))
+	m.settle()
+	if got := m.running("api"); got != 5 {
+		t.Errorf("%d run after the scale-down, want 5:\n%s", got, m)
+	}
+	if got := m.claims()["task"]; got != 5 {
+		t.Errorf("%d addresses are held, want 5", got)
+	}
+}
+
+// A rolling update goes through on a full subnet when the old task stops first, and with one address to spare when the
+// new one starts first.
+func TestPlan_UpdateOnANarrowSubnet(t *testing.T) {
+	for name, test := range map[string]struct {
+		replicas uint64
+		order    swarmv1.UpdateConfig_Order
+	}{
+		"stop-first":  {5, swarmv1.UpdateConfig_STOP_FIRST},
+		"start-first": {4, swarmv1.UpdateConfig_START_FIRST},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := newModel(t)
+			m.addNetwork("web", "10.0.1.0/29")
+			m.addNode("n1")
+			m.addService("api", replicas(test.replicas), on("web"), func(s *swarmv1.ServiceSpec) { s.UpdateConfig.Order = test.order; s.UpdateConfig.Parallelism = 2 })
+			m.settle()
+			m.edit("api", image("docker.io/library/web:2"))
+			m.pass(5 * time.Minute)
+			if got := m.service("api").GetUpdateStatus().GetState(); got != swarmv1.UpdateStatus_COMPLETED {
+				t.Errorf("the update is %s:\n%s", got, m)
+			}
+			if got := m.running("api"); got != int(test.replicas) {
+				t.Errorf("%d run, want %d:\n%s", got, test.replicas, m)
+			}
+		})
+	}
+}
+
+func TestPlan_RequestedAddressIsOneTasks(t *testing.T) {
+	m := newModel(t)
+	m.addNetwork("web", "10.0.1.0/24")
+	m.addNode("n1")
+	asks := func(s *swarmv1.ServiceSpec) { s.TaskTemplate.Networks[0].Addresses = []string{"10.0.1.77"} }
+	m.addService("a", on("web"), asks)
+	m.settle()
+	if got := addresses(m, "a"); len(got) != 1 || got[0] != "10.0.1.77/24" {
+		t.Fatalf("the task has %v", got)
+	}
+	m.addService("b", on("web"), asks)
+	m.settle()
+	if got := m.running("b"); got != 0 {
+		t.Fatalf("two tasks have the same address:\n%s", m)
+	}
+	m.edit("a", image("docker.io/library/web:2"))
+	m.pass(time.Minute)
+	if got := addresses(m, "a"); len(got) != 1 || got[0] != "10.0.1.77/24" {
+		t.Errorf("after the update the task has %v:\n%s", got, m)
+	}
+	s := m.service("a").CloneVT()
+	s.PendingDelete = true
+	m.put(s)
+	m.settle()
+	if got := addresses(m, "b"); len(got) != 1 || got[0] != "10.0.1.77/24" {
+		t.Errorf("once it is free, the other task has %v:\n%s", got, m)
+	}
+}
+
+func TestPlan_NodesGetMeshAddresses(t *testing.T) {
+	m := newModel(t)
+	m.addNode("n1")
+	m.addNode("n2")
+	m.settle()
+	m.addNetwork("ingress", "10.0.0.0/24", "fd00::/64")
+	m.settle()
+	for _, key := range []string{"10.0.0.2", "10.0.0.3", "fd00::2", "fd00::3"} {
+		if c, _ := m.rows["9/addr/ingress/"+key].(*swarmv1.Claim); c == nil {
+			t.Errorf("nobody has %s", key)
+		}
+	}
+	m.drop("1/n1")
+	m.drop("2/n1")
+	m.settle()
+	if got := m.claims()["node"]; got != 2 {
+		t.Errorf("%d addresses are held after a node is gone, want 2", got)
+	}
+	m.addNode("n3")
+	m.settle()
+	if c, _ := m.rows["9/addr/ingress/10.0.0.4"].(*swarmv1.Claim); c.GetOwner() != "node/n3" {
+		t.Errorf("the next address is %v's, want the new node's", c)
+	}
+}

@@ -1,0 +1,243 @@
+//go:build linux
+
+package shim
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// heldBytes of a stream are kept in memory while its file takes no writes; whole lines beyond them are lost, and counted.
+	heldBytes = 256 << 10
+	// retryWrite is how often a file that took no writes is tried again.
+	retryWrite = 200 * time.Millisecond
+	// lastWords is how long a container's deletion waits for its output to reach the file.
+	lastWords = 2 * time.Second
+)
+
+// output carries one stream of a container into its file. containerd's shim ends a copy whose write fails: with a full
+// disk the container would hang in its next write, for good. It therefore copies into a pipe, and this goes on from there:
+// by splice while the file takes writes, else into memory, within bounds, so that the container never waits for a disk.
+type output struct {
+	from, to *os.File
+	keep     *os.File // the pipe's own writer: no end of file before the container's
+	fifo     string
+	done     chan struct{} // closed at the end of the stream
+
+	held     []byte // not written yet; what it continues is
+	skipping bool   // the last line that came is lost, and goes on
+	lost     int    // lines, since the file took no writes
+}
+
+// divert replaces the files that a request names by pipes to outputs. Pipes stay as they are.
+func divert(req *taskapi.CreateTaskRequest) (outputs []*output, err error) {
+	for _, name := range []*string{&req.Stdout, &req.Stderr} {
+		if st, serr := os.Stat(*name); serr != nil || !st.Mode().IsRegular() {
+			continue
+		}
+		o, oerr := openOutput(*name, filepath.Join(req.Bundle, filepath.Base(*name)+".pipe"))
+		if oerr != nil {
+			for _, o := range outputs {
+				o.close()
+			}
+			return nil, oerr
+		}
+		*name = o.fifo
+		outputs = append(outputs, o)
+	}
+	return outputs, nil
+}
+
+func openOutput(file, fifo string) (_ *output, err error) {
+	o := &output{fifo: fifo, done: make(chan struct{})}
+	defer func() {
+		if err != nil {
+			o.close()
+			err = fmt.Errorf("output to %s: %w", file, err)
+		}
+	}()
+	if err := os.Remove(fifo); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	if err := unix.Mkfifo(fifo, 0o600); err != nil {
+		return nil, err
+	}
+	// Not for append: splice refuses that. Nobody else writes to the file.
+	if o.to, err = os.OpenFile(file, os.O_WRONLY, 0); err != nil {
+		return nil, err
+	}
+	if _, err := o.to.Seek(0, io.SeekEnd); err != nil {
+		return nil, err
+	}
+	if o.from, err = os.OpenFile(fifo, os.O_RDONLY|unix.O_NONBLOCK, 0); err != nil {
+		return nil, err
+	}
+	o.keep, err = os.OpenFile(fifo, os.O_WRONLY|unix.O_NONBLOCK, 0)
+	return o, err
+}
+
+// begin lets go of the pipe's name and writer: the container has them open, or nobody ever will.
+func (o *output) begin() {
+	_ = o.keep.Close()
+	_ = os.Remove(o.fifo)
+}
+
+// close frees an output that does not run.
+func (o *output) close() {
+	for _, f := range []*os.File{o.from, o.to, o.keep} {
+		if f != nil {
+			_ = f.Close()
+		}
+	}
+	_ = os.Remove(o.fifo)
+}
+
+// end waits for the stream's end, and for room in its file, but not for long: another process may hold the stream open.
+func (o *output) end(until <-chan struct{}) {
+	select {
+	case <-o.done:
+	case <-until:
+		_ = o.from.Close()
+		<-o.done
+	}
+}
+
+// run carries the stream to its end.
+func (o *output) run() {
+	defer close(o.done)
+	defer func() { _ = errors.Join(o.to.Close(), o.from.Close()) }()
+	for {
+		err := o.splice()
+		if errors.Is(err, io.EOF) || errors.Is(err, os.ErrClosed) {
+			return
+		}
+		if o.hold() {
+			return
+		}
+	}
+}
+
+// splice moves what comes until the file takes no more, or the stream ends. What was not written is in the pipe still.
+func (o *output) splice() error {
+	if err := o.from.SetReadDeadline(time.Time{}); err != nil {
+		return err
+	}
+	raw, err := o.from.SyscallConn()
+	if err != nil {
+		return err
+	}
+	for {
+		var n int64
+		var failure error
+		err := raw.Read(func(fd uintptr) bool {
+			n, failure = unix.Splice(int(fd), nil, int(o.to.Fd()), nil, 1<<20, unix.SPLICE_F_MOVE|unix.SPLICE_F_NONBLOCK)
+			return !errors.Is(failure, unix.EAGAIN)
+		})
+		switch {
+		case err != nil:
+			return err
+		case errors.Is(failure, unix.EINTR):
+		case failure != nil:
+			return failure
+		case n == 0:
+			return io.EOF
+		}
+	}
+}
+
+// hold reads the stream into memory until the file has taken all of it; true at the end of the stream, or when whoever
+// deletes the container waits no longer.
+func (o *output) hold() (ended bool) {
+	buf := make([]byte, 32<<10)
+	var next time.Time // of a try to write
+	for {
+		var deadline time.Time
+		if len(o.held) > 0 {
+			deadline = next
+		}
+		if err := o.from.SetReadDeadline(deadline); err != nil {
+			return true
+		}
+		if ended {
+			<-time.After(time.Until(next)) // The interval of the poll: a disk tells nobody that it has room.
+		} else {
+			n, err := o.from.Read(buf)
+			o.add(buf[:n])
+			ended = errors.Is(err, io.EOF)
+		}
+		if time.Now().Before(next) {
+			continue
+		}
+		if o.flush() {
+			return ended
+		}
+		next = time.Now().Add(retryWrite)
+	}
+}
+
+// add holds what came. When that is too much, lines are lost until the next write, from the first that does not fit.
+func (o *output) add(b []byte) {
+	if o.skipping {
+		i := bytes.IndexByte(b, '\n')
+		if i < 0 {
+			return
+		}
+		o.skipping, b = false, b[i+1:]
+	}
+	if o.lost > 0 {
+		o.lose(b)
+		return
+	}
+	o.held = append(o.held, b...)
+	if len(o.held) <= heldBytes {
+		return
+	}
+	end := bytes.LastIndexByte(o.held[:heldBytes], '\n') + 1
+	if end == 0 { // the beginning of a line longer than all that is held
+		end = heldBytes
+	}
+	o.lose(o.held[end:])
+	o.held = o.held[:end]
+}
+
+// lose counts the lines of b.
+func (o *output) lose(b []byte) {
+	o.lost += bytes.Count(b, []byte{'\n'})
+	if o.skipping = len(b) > 0 && b[len(b)-1] != '\n'; o.skipping {
+		o.lost++
+	}
+}
+
+// flush writes what is held, and in place of what was lost how much that was. It reports whether all is written.
+func (o *output) flush() bool {
+	if o.lost > 0 {
+		if n := len(o.held); n > 0 && o.held[n-1] != '\n' {
+			o.held = append(o.held, '\n')
+		}
+		if !o.write() {
+			return false
+		}
+		o.held = fmt.Appendf(nil, "swarm: %d lines are missing here: the disk of their node was full\n", o.lost)
+		o.lost = 0
+	}
+	return o.write()
+}
+
+func (o *output) write() bool {
+	n, err := o.to.Write(o.held)
+	o.held = o.held[n:]
+	if err == nil {
+		o.held = nil
+	}
+	return err == nil
+}

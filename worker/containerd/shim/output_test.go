@@ -1,0 +1,184 @@
+//go:build linux
+
+package shim
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	"golang.org/x/sys/unix"
+)
+
+// startOutput diverts a file and returns the container's end of the pipe.
+func startOutput(t *testing.T, file string) (*output, *os.File) {
+	t.Helper()
+	req := &taskapi.CreateTaskRequest{Bundle: t.TempDir(), Stdout: file}
+	outs, err := divert(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(outs) != 1 || req.Stdout == file {
+		t.Fatalf("diverted %d streams, stdout to %s", len(outs), req.Stdout)
+	}
+	w, err := os.OpenFile(req.Stdout, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := outs[0]
+	o.begin()
+	go o.run()
+	t.Cleanup(func() {
+		_ = w.Close()
+		<-o.done
+	})
+	return o, w
+}
+
+func emptyFile(t *testing.T, dir string) string {
+	t.Helper()
+	file := filepath.Join(dir, "stdout")
+	if err := os.WriteFile(file, []byte("before\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); !ok(); {
+		if time.Now().After(deadline) {
+			t.Fatal("never: ", what)
+		}
+		<-time.After(5 * time.Millisecond) // The interval of the poll.
+	}
+}
+
+func TestOutput_CarriesAll(t *testing.T) {
+	file := emptyFile(t, t.TempDir())
+	o, w := startOutput(t, file)
+	want := bytes.NewBufferString("before\n")
+	for i := range 50_000 {
+		line := fmt.Sprintf("line %d\n", i)
+		want.WriteString(line)
+		if _, err := w.WriteString(line); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	<-o.done
+	got, err := os.ReadFile(file)
+	if err != nil || !bytes.Equal(got, want.Bytes()) {
+		t.Fatalf("got %d bytes, want %d; %v", len(got), want.Len(), err)
+	}
+}
+
+// smallDisk is a file system of its own with one file on it that fills it.
+func smallDisk(t *testing.T) (dir, filler string) {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("only root can mount")
+	}
+	dir = t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=4m"); err != nil {
+		t.Skip("no tmpfs here: ", err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir, filepath.Join(dir, "filler")
+}
+
+func fill(t *testing.T, filler string) {
+	t.Helper()
+	f, err := os.Create(filler)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for block := make([]byte, 64<<10); ; {
+		if _, err := f.Write(block); err != nil {
+			return
+		}
+	}
+}
+
+// A full disk neither stops the writer nor garbles a line, and what is lost is counted.
+func TestOutput_DiskFull(t *testing.T) {
+	for _, lines := range []int{1000, 200_000} { // the first fits into what is held
+		t.Run(fmt.Sprint(lines), func(t *testing.T) {
+			dir, filler := smallDisk(t)
+			file := emptyFile(t, dir)
+			o, w := startOutput(t, file)
+			fill(t, filler)
+			for i := range lines {
+				if _, err := fmt.Fprintf(w, "line %d\n", i); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := os.Remove(filler); err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, "what was held is written", func() bool {
+				text, err := os.ReadFile(file)
+				return err == nil && (bytes.Contains(text, []byte("missing here")) || bytes.Contains(text, fmt.Appendf(nil, "line %d\n", lines-1)))
+			})
+			fmt.Fprintln(w, "last")
+			if err := w.Close(); err != nil {
+				t.Fatal(err)
+			}
+			<-o.done
+			checkOutput(t, file, lines)
+		})
+	}
+}
+
+func checkOutput(t *testing.T, file string, lines int) {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := strings.Split(strings.TrimSuffix(string(text), "\n"), "\n")
+	if all[0] != "before" || all[len(all)-1] != "last" {
+		t.Fatalf("first line %q, last %q", all[0], all[len(all)-1])
+	}
+	next, lost := 0, 0
+	for _, line := range all[1 : len(all)-1] {
+		var n int
+		if _, err := fmt.Sscanf(line, "swarm: %d lines are missing", &n); err == nil {
+			next += n
+			lost += n
+			continue
+		}
+		if line != fmt.Sprintf("line %d", next) {
+			t.Fatalf("got %q, want line %d", line, next)
+		}
+		next++
+	}
+	if next != lines || lost == 0 && lines > 100_000 || lost > 0 && lines < 10_000 {
+		t.Errorf("%d lines are accounted for, of %d; %d lost", next, lines, lost)
+	}
+}
+
+func TestOutput_EndsWithoutRoom(t *testing.T) {
+	dir, filler := smallDisk(t)
+	o, w := startOutput(t, emptyFile(t, dir))
+	fill(t, filler)
+	fmt.Fprintln(w, strings.Repeat("x", 10_000))
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	gone := make(chan struct{})
+	close(gone)
+	o.end(gone)
+}

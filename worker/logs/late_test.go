@@ -1,0 +1,70 @@
+package logs
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"swarm/worker"
+)
+
+// What a container wrote while the disk was full is read when there is room, though it writes no more; each line once.
+func TestStore_DiskFull(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("only root can mount")
+	}
+	disk := t.TempDir()
+	if err := unix.Mount("tmpfs", disk, "tmpfs", 0, "size=2m"); err != nil {
+		t.Skip("no tmpfs here: ", err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(disk, unix.MNT_DETACH) })
+	s := open(t, Config{Dir: filepath.Join(disk, "logs")})
+	run(t, s)
+	dir := create(t, s, "t1")
+	filler := filepath.Join(disk, "filler")
+	source, err := os.OpenFile(filepath.Join(dir, worker.StdoutFile), os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer source.Close()
+	if err := unix.Fallocate(int(source.Fd()), unix.FALLOC_FL_KEEP_SIZE, 0, 64<<10); err != nil { // room for the container alone
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filler, make([]byte, 4<<20), 0o600); !errors.Is(err, unix.ENOSPC) {
+		t.Fatalf("the disk takes it all: %v", err)
+	}
+	var want []string
+	for i := range 3000 {
+		want = append(want, fmt.Sprintf("line %d", i))
+	}
+	write(t, dir, worker.StdoutFile, strings.Join(want, "\n")+"\n")
+	eventually(t, "the store has met the full disk", func() bool {
+		s.late.mu.Lock()
+		defer s.late.mu.Unlock()
+		return len(s.late.journals) > 0
+	})
+	if err := os.Remove(filler); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the lines are copied", func() bool { return s.get("t1").bytes() > 0 })
+	if diff := cmp.Diff(want, lines(records(t, s, "t1", nil))); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); !ok(); {
+		if time.Now().After(deadline) {
+			t.Fatal("never: ", what)
+		}
+		<-time.After(5 * time.Millisecond) // The interval of the poll.
+	}
+}
