@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -30,6 +31,12 @@ type DaemonOptions struct {
 	RegistryCertsDirs []string
 	// SocketGroup may use the local socket besides root.
 	SocketGroup string
+	// PeerBandwidth is how many bytes of images a second go to other nodes at most; 0: any number.
+	PeerBandwidth int64
+	// CleanStart and CleanStop are how full the disk is, in percent, when its clean-up begins and ends; ImageAge is how long
+	// an image that nothing uses stays, 0: for ever.
+	CleanStart, CleanStop int
+	ImageAge              time.Duration
 	// LogLevel is debug, info, warn or error; LogFormat text or json.
 	LogLevel, LogFormat string
 	// LogFile is written to instead of standard error, and set aside when it has grown; empty: standard error.
@@ -55,10 +62,12 @@ func (a *app) newDaemon() *cobra.Command {
 	o := DaemonOptions{}
 	driver := choice{choices: cgroupDrivers}
 	level, format := choice{value: "info", choices: logLevels}, choice{value: "text", choices: logFormats}
+	var bandwidth rate
 	c := verb(&cobra.Command{
 		Use: "daemon [OPTIONS]", Short: "Run this host's part of the swarm", Args: noArgs, ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(c *cobra.Command, _ []string) error {
 			o.CgroupDriver = driver.value
+			o.PeerBandwidth = bandwidth.perSecond
 			o.LogLevel, o.LogFormat = level.value, format.value
 			if err := o.validate(); err != nil {
 				return err
@@ -77,6 +86,10 @@ func (a *app) newDaemon() *cobra.Command {
 	f.StringArrayVar(&o.InsecureRegistries, "insecure-registry", nil, "Registry (HOST[:PORT], or a network as ADDRESS/BITS) to use without a valid certificate, or without TLS")
 	f.StringArrayVar(&o.RegistryCertsDirs, "registry-certs-dir", DefaultRegistryCertsDirs(), "Folder of registries' certificates and mirrors, one folder each (HOST/hosts.toml as in containerd, HOST/ca.crt as in Docker); repeat for several")
 	f.StringVar(&o.SocketGroup, "group", "", "Group that may use the local socket besides root")
+	f.Var(&bandwidth, "peer-bandwidth", "Bytes of images that go to other nodes in a second, at most, such as 50MB/s (default: any number)")
+	f.IntVar(&o.CleanStart, "disk-clean-start", 85, "Percentage of the disk in use at which images and logs that nothing needs are removed")
+	f.IntVar(&o.CleanStop, "disk-clean-stop", 75, "Percentage of the disk in use at which that ends")
+	f.DurationVar(&o.ImageAge, "image-max-age", 720*time.Hour, "How long an image stays that nothing uses; 0: until the disk fills")
 	f.Var(&level, "log-level", `Least level to log ("debug", "info", "warn", "error")`)
 	f.Var(&format, "log-format", `Format of the log ("text", "json")`)
 	f.StringVar(&o.LogFile, "log-file", "", "File to log to instead of standard error, set aside as FILE.1 at 10 MB")
@@ -127,6 +140,10 @@ func (o *DaemonOptions) validate() error {
 		return invalid("--log-file %q is not an absolute path", o.LogFile)
 	case len(o.RunDir) > maxSocketPath:
 		return invalid("--run-dir %s is too long for sockets in it: use at most %d characters", o.RunDir, maxSocketPath)
+	case o.CleanStop < 1 || o.CleanStart > 100 || o.CleanStop > o.CleanStart:
+		return invalid("--disk-clean-start %d and --disk-clean-stop %d: give percentages from 1 to 100, the first not less than the second", o.CleanStart, o.CleanStop)
+	case o.ImageAge < 0:
+		return invalid("--image-max-age %s is negative: give a duration such as 720h, or 0", o.ImageAge)
 	case strings.ContainsAny(o.MachineID, " \t\n/"):
 		return invalid("--machine-id %q has blanks or slashes: use letters and digits", o.MachineID)
 	}

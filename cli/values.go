@@ -81,6 +81,27 @@ func (c *choice) Set(s string) error {
 	return nil
 }
 
+// rate is an amount of bytes a second: "50MB/s", "10m".
+type rate struct{ perSecond int64 }
+
+func (r *rate) Type() string { return "bytes/s" }
+
+func (r *rate) String() string {
+	if r.perSecond == 0 {
+		return ""
+	}
+	return units.HumanSize(float64(r.perSecond)) + "/s"
+}
+
+func (r *rate) Set(s string) error {
+	n, err := units.FromHumanSize(strings.TrimSuffix(s, "/s"))
+	if err != nil || n < 0 {
+		return fmt.Errorf("use a number of bytes with an optional unit, such as 50MB/s")
+	}
+	r.perSecond = n
+	return nil
+}
+
 // memory is an amount of bytes: "512m", "2GiB".
 type memory struct {
 	bytes    int64

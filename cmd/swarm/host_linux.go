@@ -106,7 +106,7 @@ func (h *host) newContainers() error {
 		return err
 	}
 	h.runtime = rt
-	h.store, err = image.New(image.Config{Insecure: h.options.InsecureRegistries, CertsDirs: h.options.RegistryCertsDirs}, image.Deps{
+	h.store, err = image.New(image.Config{Insecure: h.options.InsecureRegistries, CertsDirs: h.options.RegistryCertsDirs, PeerBandwidth: h.options.PeerBandwidth}, image.Deps{
 		Log: h.log, Client: h.client, Peers: h.peers.holders, PeerTransport: h.peers,
 	})
 	h.images = h.store

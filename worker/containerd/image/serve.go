@@ -121,7 +121,7 @@ func (s *Store) serve(w http.ResponseWriter, r *http.Request, digest string) {
 	w.Header().Set("Content-Type", b.mediaType)
 	w.Header().Set("Docker-Content-Digest", digest)
 	w.Header().Set("Etag", `"`+digest+`"`)
-	http.ServeContent(w, r, "", time.Time{}, newBuffered(opened))
+	http.ServeContent(w, r, "", time.Time{}, limited{newBuffered(opened), r.Context(), &s.limiter})
 }
 
 // sendOn has the caller ask another node for the same.

@@ -30,6 +30,8 @@ type Config struct {
 	// Insecure names registries (HOST[:PORT], or networks of them as ADDRESS/BITS) that need no certificate that anybody
 	// vouches for, or no TLS at all. Those on localhost never do.
 	Insecure []string
+	// PeerBandwidth is how many bytes a second go to other nodes at most; 0: any number.
+	PeerBandwidth int64
 	// CertsDirs have folders of registries, laid out as containerd's (HOST/hosts.toml) or Docker's (HOST/ca.crt,
 	// client.cert, client.key). The first that has one of its own for a registry counts, then the first with _default.
 	CertsDirs []string
@@ -58,6 +60,7 @@ type Store struct {
 	platform platforms.MatchComparer
 	flights  flights
 	relay    relay
+	limiter  limiter
 	arrivals arrivals
 
 	mu      sync.Mutex // guards what follows; never held while containerd is asked
@@ -84,6 +87,7 @@ func New(cfg Config, deps Deps) (*Store, error) {
 		deps:     deps,
 		platform: platforms.Default(),
 		changed:  make(chan struct{}),
+		limiter:  limiter{rate: cfg.PeerBandwidth},
 	}
 	if s.client == nil {
 		c, err := client.New(cfg.Address, client.WithDefaultNamespace(layout.Namespace))
