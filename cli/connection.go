@@ -111,6 +111,7 @@ type client struct {
 	swarmv1.ControlClient
 	daemon swarmv1.DaemonClient
 	ca     swarmv1.CAClient
+	disks  swarmv1.DisksClient
 }
 
 // with connects, runs fn, closes, and explains what went wrong.
@@ -128,5 +129,6 @@ func (a *app) with(ctx context.Context, fn func(client) error) error {
 		ControlClient: swarmv1.NewControlClient(conn),
 		daemon:        swarmv1.NewDaemonClient(conn),
 		ca:            swarmv1.NewCAClient(conn),
+		disks:         swarmv1.NewDisksClient(conn),
 	}))
 }

@@ -18,7 +18,7 @@ import (
 
 func (a *app) newImage() *cobra.Command {
 	return group(&cobra.Command{Use: "image", Short: "Manage the swarm's images"},
-		a.newImageLs(), a.newImageLoad(), a.newImagePull(), a.newImagePush(), a.newImageTag(), a.newImageInspect(), a.newImageRm())
+		a.newImageLs(), a.newImageLoad(), a.newImagePull(), a.newImagePush(), a.newImageTag(), a.newImageInspect(), a.newImageRm(), a.newImagePrune())
 }
 
 var imageListing = listing{

@@ -38,7 +38,8 @@ func (n *Node) authorise(ctx context.Context, fullMethod string) error {
 		return nil // Whether it is a member still, the handler knows by gossip.
 	}
 	fromManager := slices.ContainsFunc(m.managers(), func(p Peer) bool { return p.NodeID == peer.NodeID() })
-	if strings.HasPrefix(fullMethod, "/swarm.v1.Worker/") && fromManager && !peer.Expired(time.Now()) {
+	forManagers := strings.HasPrefix(fullMethod, "/swarm.v1.Worker/") || strings.HasPrefix(fullMethod, "/swarm.v1.Disk/")
+	if forManagers && fromManager && !peer.Expired(time.Now()) {
 		return nil
 	}
 	return errdefs.ErrPermissionDenied.WithMessage(peer.String() + " may not call " + fullMethod + " on a worker")

@@ -101,7 +101,7 @@ func (s *Services) handle(_ any, stream grpc.ServerStream) error {
 func notHere(fullMethod string) error {
 	switch {
 	case strings.HasPrefix(fullMethod, "/swarm.v1.Daemon/"), strings.HasPrefix(fullMethod, "/swarm.v1.Worker/"),
-		strings.HasPrefix(fullMethod, "/swarm.v1.Doctor/"):
+		strings.HasPrefix(fullMethod, "/swarm.v1.Doctor/"), strings.HasPrefix(fullMethod, "/swarm.v1.Disk/"):
 		return errdefs.ErrUnavailable.WithMessage("this host is part of no cluster: run `swarm init` or `swarm join` first")
 	case strings.HasPrefix(fullMethod, "/swarm.v1."):
 		return errdefs.ErrUnavailable.WithMessage("this node is not a swarm manager: run the command on a manager, or name one with -H")

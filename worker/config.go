@@ -36,6 +36,8 @@ type Config struct {
 	// Lease is how long after the last word of a manager a single-writer task goes on. A replacement must not start
 	// earlier. Default 10 s.
 	Lease time.Duration
+	// Clean bounds what stays on the disk.
+	Clean Clean
 	// OS and Arch are for templates. Empty: those of this program.
 	OS, Arch string
 }
@@ -81,6 +83,9 @@ type Deps struct {
 	Images   Images
 	Network  Network
 	Executor Executor
+	// Storage and Space tell what is on the disk, for its clean-up. Nil: nothing is (simulated containers).
+	Storage Storage
+	Space   Space
 	// Logs keeps the containers' output; the worker runs it. Nil: output is not kept (simulated containers have none).
 	Logs LogStore
 	// Managers names the managers to try; asked again for every attempt.

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"google.golang.org/grpc"
 
 	swarmv1 "swarm/proto/swarm/v1"
 )
@@ -120,4 +121,15 @@ func (w *Worker) welcome(ctx context.Context, nodeID string) (swarmv1.Dispatcher
 		w.state.setNumber("index", 0)
 	}
 	return stream, welcome, nil
+}
+
+// managerConn is a connection to the manager of the session.
+func (w *Worker) managerConn() (grpc.ClientConnInterface, error) {
+	w.contact.mu.Lock()
+	manager := w.contact.manager
+	w.contact.mu.Unlock()
+	if manager == "" {
+		return nil, errdefs.ErrUnavailable.WithMessage("no manager is in contact")
+	}
+	return w.deps.Dial(manager)
 }

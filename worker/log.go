@@ -19,6 +19,10 @@ type LogStore interface {
 	Retire(taskID string)
 	// Keep retires all tasks but these.
 	Keep(taskIDs []string)
+	// Sizes lists all logs.
+	Sizes() []LogSize
+	// Discard removes the log of a task that is history.
+	Discard(taskID string)
 	// Read gives the records that opts ask for, in order, to send; with follow until the task is finished or ctx ends.
 	// ErrNotFound: nothing is known of the task.
 	Read(ctx context.Context, taskID string, opts *swarmv1.LogOptions, send func(*swarmv1.TaskLogsResponse) error) error

@@ -25,6 +25,7 @@ type Worker struct {
 	contact *contact
 	slots   chan struct{} // a token for each container being created, started or removed
 	images  *imageKeeper
+	cleaner *cleaner
 
 	redescribe chan struct{} // one token: the description changed
 	synced     chan struct{} // closed by the first complete set of assignments
@@ -74,6 +75,7 @@ func New(cfg Config, deps Deps) (*Worker, error) {
 		mem:        mem,
 	}
 	w.images = &imageKeeper{w: w, wake: make(chan struct{}, 1)}
+	w.cleaner = newCleaner(w, cfg.Clean)
 	return w, nil
 }
 
@@ -99,6 +101,7 @@ func (w *Worker) Run(ctx context.Context) error {
 			return err
 		}
 		g.Go(func() error { return w.images.run(gctx) })
+		g.Go(func() error { return w.cleaner.run(gctx) })
 		g.Go(func() error { return w.sweep(gctx) })
 		return w.connect(gctx)
 	})

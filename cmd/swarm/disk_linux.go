@@ -4,6 +4,9 @@ import (
 	"context"
 
 	"swarm/internal/disk"
+	"swarm/worker"
+	"swarm/worker/containerd"
+	"swarm/worker/containerd/image"
 )
 
 // watchDisk has the worker tell the managers when the disk is full, and when it is not any more.
@@ -17,4 +20,24 @@ func watchDisk(ctx context.Context, w *disk.Watch, redescribe func()) error {
 			return nil
 		}
 	}
+}
+
+// storage tells what lies on this host's disk.
+type storage struct {
+	*image.Store
+	*containerd.Runtime
+}
+
+func (h *host) storage() worker.Storage {
+	if h.store == nil {
+		return nil
+	}
+	return storage{h.store, h.runtime.(*containerd.Runtime)}
+}
+
+func (h *host) space() worker.Space {
+	if h.disk == nil {
+		return nil
+	}
+	return h.disk
 }

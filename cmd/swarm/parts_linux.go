@@ -174,7 +174,9 @@ func (p *parts) newWorker(b node.Base, g node.Gossip, hooks node.WorkerHooks) (n
 		NodeID: b.Membership.NodeID, ClusterID: b.Membership.ClusterID, Hostname: p.options.Hostname, MachineID: p.machine,
 		Addr: b.Membership.Addr, Port: uint32(b.Membership.Port), StateDir: b.Dir, RunDir: p.options.RunDir,
 		CgroupParent: p.options.CgroupParent,
+		Clean:        worker.Clean{Start: p.options.CleanStart, Stop: p.options.CleanStop, ImageAge: p.options.ImageAge},
 	}, worker.Deps{
+		Storage: p.host.storage(), Space: p.host.space(),
 		Log: b.Log, Runtime: p.host.runtime, Images: p.host.images, Network: network, Executor: p.host.runtime,
 		Logs: store, Describe: p.host.describe, OnNode: hooks.OnNode, OnKeys: hooks.OnKeys, OnTopology: topology,
 		Managers: func() []*swarmv1.Peer { return peerMessages(hooks.Managers()) },
@@ -239,6 +241,7 @@ func withCaller(ctx context.Context, c net.Conn) context.Context {
 
 func (m *workerMember) Register(r grpc.ServiceRegistrar) {
 	swarmv1.RegisterWorkerServer(r, m.Worker)
+	swarmv1.RegisterDiskServer(r, m.Disk())
 	swarmv1.RegisterDoctorServer(r, m.prober)
 }
 

@@ -62,6 +62,9 @@ func (w *Watch) Run(ctx context.Context) error {
 	}
 }
 
+// Dir is the folder.
+func (w *Watch) Dir() string { return w.dir }
+
 // Space is what the last look saw.
 func (w *Watch) Space() Space {
 	w.mu.Lock()

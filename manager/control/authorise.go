@@ -74,6 +74,12 @@ func Rules() map[string]Rule {
 		"/swarm.v1.Worker/PushImage":   {Get, "image copy", manager},
 		"/swarm.v1.Worker/RemoveImage": {Delete, "image copy", manager},
 
+		"/swarm.v1.Disk/Usage":    {Get, "disk", manager},
+		"/swarm.v1.Disk/Prune":    {Delete, "disk", manager},
+		"/swarm.v1.Disks/Usage":   {Get, "disk", people},
+		"/swarm.v1.Disks/Prune":   {Delete, "disk", people},
+		"/swarm.v1.Disks/Release": {Delete, "image copy", anyNode},
+
 		"/swarm.v1.Daemon/Init":  {Create, "cluster", local},
 		"/swarm.v1.Daemon/Join":  {Create, "node", local},
 		"/swarm.v1.Daemon/Leave": {Delete, "node", local},

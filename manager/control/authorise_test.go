@@ -66,6 +66,8 @@ func TestAuthoriser_Walk(t *testing.T) {
 	node := func(id string, until time.Time) transport.AuthInfo {
 		return transport.AuthInfo{Peer: pki.Peer{Kind: pki.KindNode, ID: id, NotAfter: until}}
 	}
+	const release = "/swarm.v1.Disks/Release"
+	people := func(m string) bool { return under(m, "Disks") && m != release }
 	later, before := now.Add(time.Hour), now.Add(-time.Hour)
 	callers := []struct {
 		name string
@@ -76,18 +78,18 @@ func TestAuthoriser_Walk(t *testing.T) {
 			return m == "/swarm.v1.CA/Roots" || m == "/swarm.v1.CA/Join" || m == "/swarm.v1.Admission/Probe"
 		}},
 		{"local", transport.AuthInfo{Local: &transport.LocalUser{}}, func(m string) bool {
-			return under(m, "Control", "Daemon") || under(m, "CA") && !strings.HasSuffix(m, "/Renew") || m == "/swarm.v1.Doctor/Survey"
+			return under(m, "Control", "Daemon") || people(m) || under(m, "CA") && !strings.HasSuffix(m, "/Renew") || m == "/swarm.v1.Doctor/Survey"
 		}},
 		{"user", transport.AuthInfo{Peer: pki.Peer{Kind: pki.KindUser, ID: "jane", NotAfter: later}}, func(m string) bool {
-			return under(m, "Control") || m == "/swarm.v1.Daemon/Info" || m == "/swarm.v1.CA/Roots" || m == "/swarm.v1.CA/CreateCredential"
+			return under(m, "Control") || people(m) || m == "/swarm.v1.Daemon/Info" || m == "/swarm.v1.CA/Roots" || m == "/swarm.v1.CA/CreateCredential"
 		}},
 		{"expired user", transport.AuthInfo{Peer: pki.Peer{Kind: pki.KindUser, ID: "jane", NotAfter: before}}, func(m string) bool { return m == "/swarm.v1.CA/Roots" }},
 		{"worker", node("w", later), func(m string) bool {
-			return under(m, "Dispatcher") || m == "/swarm.v1.Doctor/Probe" || m == "/swarm.v1.CA/Roots" || m == "/swarm.v1.CA/Renew"
+			return under(m, "Dispatcher") || m == release || m == "/swarm.v1.Doctor/Probe" || m == "/swarm.v1.CA/Roots" || m == "/swarm.v1.CA/Renew"
 		}},
 		{"expired worker", node("w", before), func(m string) bool { return m == "/swarm.v1.CA/Roots" || m == "/swarm.v1.CA/Renew" }},
 		{"manager", node("m", later), func(m string) bool {
-			return under(m, "Dispatcher", "Liveness", "Raft", "Worker") || m == "/swarm.v1.Doctor/Probe" || m == "/swarm.v1.CA/Roots" || m == "/swarm.v1.CA/Renew"
+			return under(m, "Dispatcher", "Liveness", "Raft", "Worker", "Disk") || m == release || m == "/swarm.v1.Doctor/Probe" || m == "/swarm.v1.CA/Roots" || m == "/swarm.v1.CA/Renew"
 		}},
 		{"removed node", node("gone", later), func(m string) bool {
 			return m == "/swarm.v1.Dispatcher/Session" || m == "/swarm.v1.CA/Roots" || m == "/swarm.v1.CA/Renew"

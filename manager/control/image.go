@@ -45,7 +45,9 @@ func (s *Server) ListImages(_ context.Context, req *swarmv1.ListRequest) (*swarm
 func imageInfo(v *raftstore.View, img *swarmv1.Image) *swarmv1.ImageInfo {
 	info := &swarmv1.ImageInfo{Image: img}
 	for c := range v.ImageCopies.Prefix(img.GetDigest() + "/") {
-		info.NodeIds = append(info.NodeIds, c.GetNodeId())
+		if !c.GetLeaving() {
+			info.NodeIds = append(info.NodeIds, c.GetNodeId())
+		}
 	}
 	return info
 }

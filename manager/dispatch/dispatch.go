@@ -223,7 +223,7 @@ func (s *Server) Holders(ctx context.Context, req *swarmv1.HoldersRequest) (*swa
 	for c := range view.ImageCopies.Prefix(req.GetDigest() + "/") {
 		node, ok := view.Nodes.Get(c.GetNodeId())
 		state, _ := view.NodeStates.Get(c.GetNodeId())
-		if ok && node.GetId() != self && state.GetState() == swarmv1.NodeState_READY {
+		if ok && node.GetId() != self && !c.GetLeaving() && state.GetState() == swarmv1.NodeState_READY {
 			out.Holders = append(out.Holders, &swarmv1.Peer{NodeId: node.GetId(), Addr: node.GetAddr(), Port: node.GetPort()})
 		}
 	}

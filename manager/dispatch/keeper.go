@@ -51,7 +51,8 @@ func choose(view *raftstore.View, digest string, ready []string) []string {
 	}
 	list := make([]candidate, 0, len(ready))
 	for _, node := range ready {
-		_, holds := view.ImageCopies.Get(raftstore.Key(&swarmv1.ImageCopy{Digest: digest, NodeId: node}))
+		held, holds := view.ImageCopies.Get(raftstore.Key(&swarmv1.ImageCopy{Digest: digest, NodeId: node}))
+		holds = holds && !held.GetLeaving()
 		h := fnv.New64a()
 		_, _ = h.Write([]byte(digest + "/" + node))
 		list = append(list, candidate{node, holds, h.Sum64()})

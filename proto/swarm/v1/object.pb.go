@@ -2539,10 +2539,12 @@ func (x *Image) GetLoaded() bool {
 
 // ImageCopy: a node holds all blobs of a digest. Key: digest and node id. Written for the node by dispatch.
 type ImageCopy struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Digest        string                 `protobuf:"bytes,1,opt,name=digest,proto3" json:"digest,omitempty"`
-	NodeId        string                 `protobuf:"bytes,2,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
-	Meta          *Meta                  `protobuf:"bytes,3,opt,name=meta,proto3" json:"meta,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Digest string                 `protobuf:"bytes,1,opt,name=digest,proto3" json:"digest,omitempty"`
+	NodeId string                 `protobuf:"bytes,2,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	Meta   *Meta                  `protobuf:"bytes,3,opt,name=meta,proto3" json:"meta,omitempty"`
+	// The node has leave to remove it: it counts no more.
+	Leaving       bool `protobuf:"varint,4,opt,name=leaving,proto3" json:"leaving,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2596,6 +2598,13 @@ func (x *ImageCopy) GetMeta() *Meta {
 		return x.Meta
 	}
 	return nil
+}
+
+func (x *ImageCopy) GetLeaving() bool {
+	if x != nil {
+		return x.Leaving
+	}
+	return false
 }
 
 // Cluster: one row.
@@ -3893,11 +3902,12 @@ const file_swarm_v1_object_proto_rawDesc = "" +
 	"\x06digest\x18\x04 \x01(\tR\x06digest\x120\n" +
 	"\tplatforms\x18\x05 \x03(\v2\x12.swarm.v1.PlatformR\tplatforms\x12\x12\n" +
 	"\x04size\x18\x06 \x01(\x03R\x04size\x12\x16\n" +
-	"\x06loaded\x18\a \x01(\bR\x06loaded\"`\n" +
+	"\x06loaded\x18\a \x01(\bR\x06loaded\"z\n" +
 	"\tImageCopy\x12\x16\n" +
 	"\x06digest\x18\x01 \x01(\tR\x06digest\x12\x17\n" +
 	"\anode_id\x18\x02 \x01(\tR\x06nodeId\x12\"\n" +
-	"\x04meta\x18\x03 \x01(\v2\x0e.swarm.v1.MetaR\x04meta\"\xb3\x02\n" +
+	"\x04meta\x18\x03 \x01(\v2\x0e.swarm.v1.MetaR\x04meta\x12\x18\n" +
+	"\aleaving\x18\x04 \x01(\bR\aleaving\"\xb3\x02\n" +
 	"\aCluster\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\"\n" +
 	"\x04meta\x18\x02 \x01(\v2\x0e.swarm.v1.MetaR\x04meta\x12)\n" +

@@ -1,0 +1,166 @@
+package cli
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+type pruneOptions struct {
+	all, volumes, force bool
+	filters             []string
+	nodes               []string
+	// imagesOnly is `image prune`.
+	imagesOnly bool
+}
+
+func (a *app) newSystemPrune() *cobra.Command {
+	var o pruneOptions
+	nodes := list{kind: "list"}
+	c := verb(&cobra.Command{
+		Use: "prune [OPTIONS]", Short: "Remove unused data", Args: noArgs, ValidArgsFunction: cobra.NoFileCompletions,
+		Long: "Remove what nothing uses on the nodes: dead containers with their anonymous volumes, logs of removed tasks, networks, and images without a name.",
+		RunE: func(c *cobra.Command, _ []string) error {
+			o.nodes = nodes.values
+			return a.runPrune(c.Context(), o)
+		},
+	})
+	pruneFlags(c, &o, &nodes)
+	c.Flags().BoolVar(&o.volumes, "volumes", false, "Prune anonymous volumes (which always go with their containers)")
+	return c
+}
+
+func (a *app) newImagePrune() *cobra.Command {
+	o := pruneOptions{imagesOnly: true}
+	nodes := list{kind: "list"}
+	c := verb(&cobra.Command{
+		Use: "prune [OPTIONS]", Short: "Remove unused images", Args: noArgs, ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: func(c *cobra.Command, _ []string) error {
+			o.nodes = nodes.values
+			return a.runPrune(c.Context(), o)
+		},
+	})
+	pruneFlags(c, &o, &nodes)
+	return c
+}
+
+func pruneFlags(c *cobra.Command, o *pruneOptions, nodes *list) {
+	f := c.Flags()
+	f.BoolVarP(&o.all, "all", "a", false, "Remove all unused images, not just dangling ones")
+	f.BoolVarP(&o.force, "force", "f", false, "Do not prompt for confirmation")
+	f.Var(&filterFlag{&o.filters}, "filter", `Provide filter values (e.g. "until=24h", "label=KEY=VALUE"; labels are those of images)`)
+	f.Var(nodes, "node", "Nodes to clean, by id or name (default: all)")
+}
+
+func (a *app) runPrune(ctx context.Context, o pruneOptions) error {
+	req := &swarmv1.DisksPruneRequest{Nodes: o.nodes, Images: true, AllImages: o.all, Containers: !o.imagesOnly, Logs: !o.imagesOnly}
+	for _, f := range o.filters {
+		key, value, _ := strings.Cut(f, "=")
+		switch key {
+		case "until":
+			until, err := parseTime("filter until", value, a.Now())
+			if err != nil {
+				return err
+			}
+			req.Until = until
+		case "label":
+			req.Labels = append(req.Labels, value)
+		case "label!":
+			k, v, valued := strings.Cut(value, "=")
+			if k += "!"; valued {
+				k += "=" + v
+			}
+			req.Labels = append(req.Labels, k)
+		default:
+			return invalid("unknown filter %q: use one of until, label, label!", key)
+		}
+	}
+	if len(req.Labels) > 0 { // nothing else has labels
+		req.Containers, req.Logs = false, false
+	}
+	if !o.force && !a.agreed(o) {
+		return nil
+	}
+	return a.with(ctx, func(c client) error {
+		r, err := c.disks.Prune(ctx, req)
+		if err != nil {
+			return err
+		}
+		var networks []string
+		if req.Containers && len(o.nodes) == 0 && req.Until == nil {
+			pruned, err := c.PruneNetworks(ctx, &swarmv1.PruneNetworksRequest{})
+			if err != nil && !isUnimplemented(err) {
+				return err
+			}
+			networks = pruned.GetRemoved()
+		}
+		return a.printPruned(r, networks)
+	})
+}
+
+// agreed asks as Docker does.
+func (a *app) agreed(o pruneOptions) bool {
+	which := "all images without a name"
+	if o.all {
+		which = "all images without at least one service associated to them"
+	}
+	if o.imagesOnly {
+		fmt.Fprintf(a.Err, "WARNING! This will remove %s.\n", which)
+	} else {
+		fmt.Fprintf(a.Err, "WARNING! This will remove:\n  - all dead containers\n  - all logs of removed tasks\n  - all networks not used by at least one service\n  - %s\n\n", which)
+	}
+	fmt.Fprint(a.Err, "Are you sure you want to continue? [y/N] ")
+	answer, _ := bufio.NewReader(a.In).ReadString('\n') // the end of input is no
+	return slices.Contains([]string{"y", "yes"}, strings.ToLower(strings.TrimSpace(answer)))
+}
+
+// printPruned says what went: names, then per kind what the nodes removed, each once; and which nodes did not take part.
+func (a *app) printPruned(r *swarmv1.DisksPruneResponse, networks []string) error {
+	var containers, logs, digests []string
+	var reclaimed int64
+	failed := false
+	for _, n := range r.GetNodes() {
+		if n.GetError() != "" {
+			fmt.Fprintf(a.Err, "node %s was not cleaned: %s\n", n.GetHostname(), n.GetError())
+			failed = true
+		}
+		containers = append(containers, n.GetPruned().GetContainers()...)
+		logs = append(logs, n.GetPruned().GetLogs()...)
+		digests = append(digests, n.GetPruned().GetDigests()...)
+		reclaimed += n.GetPruned().GetReclaimed()
+	}
+	a.printKind("Containers", containers)
+	a.printKind("Logs", logs)
+	a.printKind("Networks", networks)
+	slices.Sort(digests)
+	var images []string
+	for _, name := range r.GetUntagged() {
+		images = append(images, "untagged: "+shortImage(name))
+	}
+	for _, d := range slices.Compact(digests) {
+		images = append(images, "deleted: "+d)
+	}
+	a.printKind("Images", images)
+	fmt.Fprintln(a.Out, "Total reclaimed space: "+size(reclaimed))
+	if failed {
+		return ExitError{Code: 1}
+	}
+	return nil
+}
+
+func (a *app) printKind(kind string, items []string) {
+	if len(items) == 0 {
+		return
+	}
+	fmt.Fprintf(a.Out, "Deleted %s:\n", kind)
+	for _, i := range items {
+		fmt.Fprintln(a.Out, i)
+	}
+	fmt.Fprintln(a.Out)
+}

@@ -1,0 +1,255 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/docker/go-units"
+	"github.com/spf13/cobra"
+
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+func (a *app) newSystem() *cobra.Command {
+	return group(&cobra.Command{Use: "system", Short: "Manage what lies on the nodes' disks"}, a.newSystemDf(), a.newSystemPrune())
+}
+
+var dfListing = listing{
+	id: "Type",
+	columns: []column{
+		{"Type", "TYPE"},
+		{"TotalCount", "TOTAL"},
+		{"Active", "ACTIVE"},
+		{"Size", "SIZE"},
+		{"Reclaimable", "RECLAIMABLE"},
+	},
+}
+
+var dfNodeListing = listing{
+	id: "Node",
+	columns: []column{
+		{"Node", "NODE"},
+		{"Disk", "DISK"},
+		{"Used", "USED"},
+		{"Images", "IMAGES"},
+		{"Containers", "CONTAINERS"},
+		{"Volumes", "LOCAL VOLUMES"},
+		{"Logs", "LOGS"},
+		{"Reclaimable", "RECLAIMABLE"},
+	},
+}
+
+type dfOptions struct {
+	verbose bool
+	format  string
+	nodes   []string
+}
+
+func (a *app) newSystemDf() *cobra.Command {
+	var o dfOptions
+	nodes := list{kind: "list"}
+	c := verb(&cobra.Command{
+		Use: "df [OPTIONS]", Short: "Show what uses the nodes' disks", Args: noArgs, ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: func(c *cobra.Command, _ []string) error {
+			o.nodes = nodes.values
+			return a.runSystemDf(c.Context(), o)
+		},
+	})
+	c.Flags().BoolVarP(&o.verbose, "verbose", "v", false, "Show detailed information on space usage")
+	c.Flags().StringVar(&o.format, "format", "", formatHelp)
+	c.Flags().Var(&nodes, "node", "Nodes to ask, by id or name (default: all)")
+	return c
+}
+
+func (a *app) runSystemDf(ctx context.Context, o dfOptions) error {
+	if o.verbose && o.format != "" && o.format != "json" {
+		return invalid("--verbose goes with no --format but json: leave one of them away")
+	}
+	return a.with(ctx, func(c client) error {
+		r, err := c.disks.Usage(ctx, &swarmv1.DisksUsageRequest{Nodes: o.nodes})
+		if err != nil {
+			return err
+		}
+		for _, n := range r.GetNodes() {
+			if n.GetError() != "" {
+				fmt.Fprintf(a.Err, "node %s is not counted: %s\n", n.GetHostname(), n.GetError())
+			}
+		}
+		switch {
+		case o.verbose && o.format == "json":
+			return a.dfObject(r.GetNodes())
+		case o.verbose:
+			return a.dfDetails(r.GetNodes())
+		}
+		if err := dfListing.print(a.Out, format{template: o.format}, dfRows(r.GetNodes())); err != nil || o.format != "" {
+			return err
+		}
+		fmt.Fprintln(a.Out)
+		return dfNodeListing.print(a.Out, format{}, dfNodeRows(r.GetNodes()))
+	})
+}
+
+// share is one kind of thing on one node or on all.
+type share struct {
+	total, active     int
+	size, reclaimable int64
+}
+
+func (s *share) add(active bool, size, reclaimable int64) {
+	s.total++
+	s.size += size
+	if active {
+		s.active++
+	} else {
+		s.reclaimable += reclaimable
+	}
+}
+
+type shares struct{ images, containers, volumes, logs share }
+
+func (s *shares) count(u *swarmv1.DiskUsageResponse) {
+	for _, i := range u.GetImages() {
+		s.images.add(i.GetContainers() > 0, 0, i.GetUnique())
+	}
+	s.images.size += u.GetImagesSize() // what images share is counted once
+	for _, c := range u.GetContainers() {
+		s.containers.add(!c.GetDead(), c.GetSize(), c.GetSize())
+	}
+	for _, v := range u.GetVolumes() {
+		s.volumes.add(v.GetLinks() > 0, v.GetSize(), v.GetSize())
+	}
+	for _, l := range u.GetLogs() {
+		s.logs.add(l.GetRetired() == nil, l.GetSize(), l.GetSize())
+	}
+}
+
+func (s *shares) reclaimable() int64 {
+	return s.images.reclaimable + s.containers.reclaimable + s.logs.reclaimable
+}
+
+func dfRows(nodes []*swarmv1.NodeUsage) []row {
+	var all shares
+	for _, n := range nodes {
+		all.count(n.GetUsage())
+	}
+	line := func(kind string, s share) row {
+		back := size(s.reclaimable)
+		if s.size > 0 {
+			back += fmt.Sprintf(" (%d%%)", s.reclaimable*100/s.size)
+		}
+		return row{"Type": kind, "TotalCount": fmt.Sprint(s.total), "Active": fmt.Sprint(s.active), "Size": size(s.size), "Reclaimable": back}
+	}
+	return []row{line("Images", all.images), line("Containers", all.containers), line("Local Volumes", all.volumes), line("Logs", all.logs)}
+}
+
+func dfNodeRows(nodes []*swarmv1.NodeUsage) []row {
+	var rows []row
+	for _, n := range nodes {
+		if n.GetUsage() == nil {
+			rows = append(rows, row{
+				"Node": n.GetHostname(), "Disk": "no answer", "Used": "", "Images": "", "Containers": "", "Volumes": "", "Logs": "", "Reclaimable": "",
+			})
+			continue
+		}
+		var s shares
+		s.count(n.GetUsage())
+		used := int64(0)
+		if total := n.GetUsage().GetTotal(); total > 0 {
+			used = (total - n.GetUsage().GetFree()) * 100 / total
+		}
+		rows = append(rows, row{
+			"Node": n.GetHostname(), "Disk": size(n.GetUsage().GetTotal()), "Used": fmt.Sprintf("%d%%", used), "Images": size(s.images.size),
+			"Containers": size(s.containers.size), "Volumes": size(s.volumes.size), "Logs": size(s.logs.size), "Reclaimable": size(s.reclaimable()),
+		})
+	}
+	return rows
+}
+
+func size(bytes int64) string { return units.HumanSizeWithPrecision(float64(bytes), 3) }
+
+// dfDetails lists everything on every node.
+func (a *app) dfDetails(nodes []*swarmv1.NodeUsage) error {
+	table := func(title, header string, lines func(n *swarmv1.NodeUsage, line func(...any))) error {
+		fmt.Fprintf(a.Out, "%s space usage:\n\n", title)
+		tw := tabwriter.NewWriter(a.Out, 10, 1, 3, ' ', 0)
+		fmt.Fprintln(tw, header)
+		for _, n := range nodes {
+			lines(n, func(cells ...any) {
+				words := []string{n.GetHostname()}
+				for _, c := range cells {
+					words = append(words, fmt.Sprint(c))
+				}
+				fmt.Fprintln(tw, strings.Join(words, "\t"))
+			})
+		}
+		if err := tw.Flush(); err != nil {
+			return err
+		}
+		fmt.Fprintln(a.Out)
+		return nil
+	}
+	err := table("Images", "NODE\tREPOSITORY\tTAG\tIMAGE ID\tCREATED\tSIZE\tSHARED SIZE\tUNIQUE SIZE\tCONTAINERS", func(n *swarmv1.NodeUsage, line func(...any)) {
+		for _, i := range n.GetUsage().GetImages() {
+			repository, tag := splitName(i.GetImage().GetName())
+			line(repository, tag, shortID(strings.TrimPrefix(i.GetImage().GetDigest(), "sha256:")), ago(a.Now(), i.GetSince()),
+				size(i.GetSize()), size(i.GetSize()-i.GetUnique()), size(i.GetUnique()), i.GetContainers())
+		}
+	})
+	if err != nil {
+		return err
+	}
+	err = table("Containers", "NODE\tTASK ID\tSIZE\tSTATUS", func(n *swarmv1.NodeUsage, line func(...any)) {
+		for _, c := range n.GetUsage().GetContainers() {
+			line(c.GetTaskId(), size(c.GetSize()), containerWord(c))
+		}
+	})
+	if err != nil {
+		return err
+	}
+	err = table("Local Volumes", "NODE\tVOLUME NAME\tLINKS\tSIZE", func(n *swarmv1.NodeUsage, line func(...any)) {
+		for _, v := range n.GetUsage().GetVolumes() {
+			line(v.GetName(), v.GetLinks(), size(v.GetSize()))
+		}
+	})
+	if err != nil {
+		return err
+	}
+	return table("Logs", "NODE\tTASK ID\tSIZE\tSTATUS", func(n *swarmv1.NodeUsage, line func(...any)) {
+		for _, l := range n.GetUsage().GetLogs() {
+			word := "Kept"
+			if l.GetRetired() != nil {
+				word = "Removed " + ago(a.Now(), l.GetRetired())
+			}
+			line(l.GetTaskId(), size(l.GetSize()), word)
+		}
+	})
+}
+
+func containerWord(c *swarmv1.HeldContainer) string {
+	switch {
+	case c.GetDead():
+		return "Dead"
+	case c.GetRunning():
+		return "Up"
+	default:
+		return "Exited"
+	}
+}
+
+// dfObject is the same for machines: one object, sizes in bytes.
+func (a *app) dfObject(nodes []*swarmv1.NodeUsage) error {
+	var all []object
+	for _, n := range nodes {
+		o := object{{"Node", n.GetNodeId()}, {"Hostname", n.GetHostname()}}
+		if n.GetError() != "" {
+			o = append(o, member{"Error", n.GetError()})
+		}
+		if n.GetUsage() != nil {
+			o = append(o, describe(n.GetUsage())...)
+		}
+		all = append(all, o)
+	}
+	return printJSON(a.Out, object{{"Nodes", all}})
+}

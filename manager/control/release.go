@@ -1,0 +1,92 @@
+package control
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/containerd/errdefs"
+
+	"swarm/internal/transport"
+	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/raftstore"
+)
+
+// loadedCopies of a loaded image stay: no registry can give it again.
+const loadedCopies = 3
+
+// Release gives a node leave to remove images. What is granted stands in the replicated state before the node hears of
+// it, with the other copies as they were counted: of two nodes that ask at once, the second is judged by what the first got.
+func (d *Disks) Release(ctx context.Context, req *swarmv1.ReleaseRequest) (*swarmv1.ReleaseResponse, error) {
+	who, err := transport.FromContext(ctx)
+	if err != nil {
+		return nil, err
+	}
+	node, out := who.NodeID(), &swarmv1.ReleaseResponse{}
+	for _, digest := range req.GetDigests() {
+		granted := false
+		_, err := d.server.write(ctx, 0, func(v *raftstore.View) (changes []*swarmv1.Change, _ error) {
+			changes, granted = release(v, node, digest, req.GetUndo())
+			return changes, nil
+		})
+		if err != nil && !errdefs.IsNotFound(err) {
+			return nil, fmt.Errorf("release image %s: %w", digest, err)
+		}
+		if err == nil && granted {
+			out.Granted = append(out.Granted, digest)
+		}
+	}
+	return out, nil
+}
+
+// release judges whether a node may give up its copy, and makes the change that says so. The copies that must stay are
+// written as they are: the change fails if one of them goes at the same time.
+func release(v *raftstore.View, node, digest string, undo bool) (changes []*swarmv1.Change, granted bool) {
+	own := &swarmv1.ImageCopy{Digest: digest, NodeId: node}
+	row, recorded := v.ImageCopies.Get(raftstore.Key(own))
+	if recorded {
+		own = row.CloneVT()
+	}
+	own.Leaving = !undo
+	write := raftstore.Update
+	if !recorded {
+		write = raftstore.Create
+	}
+	if undo {
+		if !recorded || !row.GetLeaving() {
+			return nil, false
+		}
+		return []*swarmv1.Change{write(own)}, false
+	}
+	if len(usedBy(v, digest)) > 0 {
+		return nil, false
+	}
+	changes = append(changes, write(own))
+	need := copiesToStay(v, digest)
+	for c := range v.ImageCopies.Prefix(digest + "/") {
+		if need == 0 {
+			break
+		}
+		if st, _ := v.NodeStates.Get(c.GetNodeId()); c.GetNodeId() != node && !c.GetLeaving() && st.GetState() == swarmv1.NodeState_READY {
+			changes = append(changes, raftstore.Update(c.CloneVT()))
+			need--
+		}
+	}
+	if need > 0 {
+		return nil, false
+	}
+	return changes, true
+}
+
+// copiesToStay is how many other nodes must hold a digest: as many as are kept of a loaded image, and one of an image that
+// a service can still be rolled back to.
+func copiesToStay(v *raftstore.View, digest string) int {
+	if _, loaded := known(v, digest); loaded {
+		return loadedCopies
+	}
+	for rev := range v.Revisions.All() {
+		if runs(v, rev.GetServiceId(), rev.GetNumber(), digest) {
+			return 1
+		}
+	}
+	return 0
+}

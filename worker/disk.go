@@ -1,0 +1,200 @@
+package worker
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"swarm/internal/task"
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+// Disk is the worker's service of that name.
+func (w *Worker) Disk() swarmv1.DiskServer { return &diskService{w: w} }
+
+type diskService struct {
+	swarmv1.UnimplementedDiskServer
+	w *Worker
+}
+
+var errNoStorage = errdefs.ErrNotImplemented.WithMessage("this node keeps nothing on a disk: its containers are simulated")
+
+// Usage implements swarmv1.DiskServer.
+func (d *diskService) Usage(ctx context.Context, _ *swarmv1.DiskUsageRequest) (*swarmv1.DiskUsageResponse, error) {
+	w := d.w
+	if w.deps.Storage == nil || w.deps.Space == nil {
+		return nil, errNoStorage
+	}
+	space := w.deps.Space.Space()
+	out := &swarmv1.DiskUsageResponse{Path: w.deps.Space.Dir(), Total: int64(space.Total), Free: int64(space.Free)}
+	held, bytes, err := w.deps.Storage.Holdings(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out.ImagesSize = bytes
+	for _, h := range held {
+		out.Images = append(out.Images, &swarmv1.HeldImage{
+			Image: h.Image, Containers: uint32(h.Containers), Since: timestamppb.New(w.cleaner.lastUse(h)), Labels: h.Labels, Size: h.Size, Unique: h.Unique,
+		})
+	}
+	if out.Containers, err = w.heldContainers(ctx); err != nil {
+		return nil, err
+	}
+	if out.Volumes, err = w.heldVolumes(ctx); err != nil {
+		return nil, err
+	}
+	for _, l := range w.logSizes() {
+		log := &swarmv1.HeldLog{TaskId: l.TaskID, Size: l.Bytes}
+		if !l.Retired.IsZero() {
+			log.Retired = timestamppb.New(l.Retired)
+		}
+		out.Logs = append(out.Logs, log)
+	}
+	return out, nil
+}
+
+func (w *Worker) heldContainers(ctx context.Context) ([]*swarmv1.HeldContainer, error) {
+	found, err := w.deps.Runtime.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	sizes, err := w.deps.Storage.ContainerSizes(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]*swarmv1.HeldContainer, len(found))
+	for i, f := range found {
+		out[i] = &swarmv1.HeldContainer{
+			TaskId: f.TaskID, ServiceId: f.ServiceID, Running: f.Running, Dead: w.isSynced() && w.task(f.TaskID) == nil, Size: sizes[f.TaskID],
+		}
+	}
+	return out, nil
+}
+
+func (w *Worker) heldVolumes(ctx context.Context) ([]*swarmv1.HeldVolume, error) {
+	sizes, err := w.deps.Storage.VolumeSizes(ctx)
+	if err != nil {
+		return nil, err
+	}
+	links := map[string]uint32{}
+	for _, a := range w.objects.list(swarmv1.AssignmentRef_TASK) {
+		for _, m := range w.revisionOf(a.GetTask()).GetSpec().GetTaskTemplate().GetContainerSpec().GetMounts() {
+			if m.GetType() == swarmv1.Mount_VOLUME && m.GetSource() != "" {
+				links[m.GetSource()]++
+			}
+		}
+	}
+	var out []*swarmv1.HeldVolume
+	for name, size := range sizes {
+		out = append(out, &swarmv1.HeldVolume{Name: name, Size: size, Links: links[name]})
+	}
+	return out, nil
+}
+
+func (w *Worker) logSizes() []LogSize {
+	if w.deps.Logs == nil {
+		return nil
+	}
+	return w.deps.Logs.Sizes()
+}
+
+// Prune implements swarmv1.DiskServer. The manager has judged which images may go; those that a container uses stay.
+func (d *diskService) Prune(ctx context.Context, req *swarmv1.DiskPruneRequest) (*swarmv1.DiskPruneResponse, error) {
+	w, out := d.w, &swarmv1.DiskPruneResponse{}
+	if w.deps.Storage == nil {
+		return nil, errNoStorage
+	}
+	if req.GetContainers() {
+		ids, bytes, err := w.removeDead(ctx)
+		if err != nil {
+			return nil, err
+		}
+		out.Containers, out.Reclaimed = ids, out.Reclaimed+bytes
+	}
+	if req.GetLogs() {
+		until := time.Now()
+		if req.GetUntil() != nil {
+			until = req.GetUntil().AsTime()
+		}
+		for _, l := range w.logSizes() {
+			if !l.Retired.IsZero() && l.Retired.Before(until) {
+				w.deps.Logs.Discard(l.TaskID)
+				out.Logs, out.Reclaimed = append(out.Logs, l.TaskID), out.Reclaimed+l.Bytes
+			}
+		}
+	}
+	removed, bytes, err := w.removeImages(ctx, req.GetDigests())
+	out.Digests, out.Reclaimed = removed, out.Reclaimed+bytes
+	return out, err
+}
+
+// removeImages removes those that nothing on this node uses or is to keep.
+func (w *Worker) removeImages(ctx context.Context, digests []string) (removed []string, bytes int64, err error) {
+	if len(digests) == 0 {
+		return nil, 0, nil
+	}
+	_, before, err := w.deps.Storage.Holdings(ctx)
+	if err != nil {
+		return nil, 0, err
+	}
+	for _, digest := range digests {
+		if w.uses(digest) {
+			continue
+		}
+		switch err := w.deps.Images.Remove(ctx, digest); {
+		case err == nil:
+			removed = append(removed, digest)
+		case !errdefs.IsNotFound(err) && !errdefs.IsFailedPrecondition(err):
+			return removed, 0, fmt.Errorf("remove image %s: %w", digest, err)
+		}
+	}
+	_, after, err := w.deps.Storage.Holdings(ctx)
+	return removed, before - after, err
+}
+
+// removeDead removes what is left of containers that belong to no task.
+func (w *Worker) removeDead(ctx context.Context) (ids []string, bytes int64, err error) {
+	held, err := w.heldContainers(ctx)
+	if err != nil {
+		return nil, 0, err
+	}
+	for _, c := range held {
+		if !c.GetDead() {
+			continue
+		}
+		if err := w.scrub(ctx, c.GetTaskId()); err != nil {
+			return ids, bytes, err
+		}
+		ids, bytes = append(ids, c.GetTaskId()), bytes+c.GetSize()
+	}
+	return ids, bytes, nil
+}
+
+// uses says whether a task of this node is of the image.
+func (w *Worker) uses(digest string) bool {
+	return slices.ContainsFunc(w.objects.list(swarmv1.AssignmentRef_TASK), func(a *swarmv1.Assignment) bool {
+		t := a.GetTask()
+		_, pinned, _ := strings.Cut(containerSpec(w.revisionOf(t)).GetImage(), "@")
+		loop := w.task(t.GetId())
+		return pinned == digest && loop != nil && !loop.over()
+	})
+}
+
+// keeps says whether the cluster wants this node to have a copy.
+func (w *Worker) keeps(digest string) bool {
+	return slices.ContainsFunc(w.objects.list(swarmv1.AssignmentRef_IMAGE), func(a *swarmv1.Assignment) bool {
+		return a.GetImage().GetDigest() == digest
+	})
+}
+
+// over says whether the task's container is gone for good.
+func (t *taskLoop) over() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.cleaned && task.Terminal(t.status.State)
+}
