@@ -17,6 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sync/errgroup"
 
+	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/worker"
 )
 
@@ -107,6 +108,13 @@ func TestRuntime_RefusesWhatCannotRun(t *testing.T) {
 	}
 	if _, err := n.runtime.Start(n.ctx, c.Task.GetId()); !errdefs.IsInvalidArgument(err) || strings.Contains(err.Error(), "\n") {
 		t.Errorf("start of a program that is not there: got %v, want one line of invalid argument", err)
+	}
+	for _, driver := range []*swarmv1.Driver{{Name: "nfs"}, {Options: map[string]string{"type": "nfs"}}} {
+		volume := n.container("true")
+		volume.Spec().Mounts = []*swarmv1.Mount{{Type: swarmv1.Mount_VOLUME, Target: "/v", VolumeOptions: &swarmv1.VolumeOptions{DriverConfig: driver}}}
+		if err := n.runtime.Prepare(n.ctx, volume); !errdefs.IsInvalidArgument(err) {
+			t.Errorf("volume of driver %v: got %v, want invalid argument", driver, err)
+		}
 	}
 	user := n.container("true")
 	user.Spec().User = "nobody-at-all"

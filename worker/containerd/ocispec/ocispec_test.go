@@ -205,3 +205,32 @@ func FuzzCustomSeccomp(f *testing.F) {
 		}
 	})
 }
+
+// Kernels with AppArmor or SELinux are not at hand everywhere: what runc is told is looked at instead.
+func TestBuild_ConfinementByTheKernelsModules(t *testing.T) {
+	for name, c := range map[string]struct {
+		spec              *swarmv1.ContainerSpec
+		apparmor, selinux string
+	}{
+		"default":    {&swarmv1.ContainerSpec{}, "swarm-default", ""},
+		"privileged": {&swarmv1.ContainerSpec{Privileged: true}, "unconfined", ""},
+		"disabled": {&swarmv1.ContainerSpec{Privileges: &swarmv1.Privileges{
+			Apparmor: &swarmv1.AppArmorOpts{Mode: swarmv1.AppArmorOpts_DISABLED}, SelinuxContext: &swarmv1.SELinuxContext{Disable: true, Type: "t"},
+		}}, "unconfined", ""},
+		"custom": {&swarmv1.ContainerSpec{Privileges: &swarmv1.Privileges{
+			Apparmor: &swarmv1.AppArmorOpts{Mode: swarmv1.AppArmorOpts_CUSTOM, Profile: "tight"}, SelinuxContext: &swarmv1.SELinuxContext{User: "u", Role: "r", Type: "t", Level: "s0:c1"},
+		}}, "tight", "u:r:t:s0:c1"},
+		"type alone": {&swarmv1.ContainerSpec{Privileges: &swarmv1.Privileges{SelinuxContext: &swarmv1.SELinuxContext{Type: "t"}}}, "swarm-default", "system_u:system_r:t:s0"},
+	} {
+		in := input(c.spec)
+		in.Host.AppArmor = "swarm-default"
+		s, err := Build(in)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if s.Process.ApparmorProfile != c.apparmor || s.Process.SelinuxLabel != c.selinux {
+			t.Errorf("%s: got %q and %q, want %q and %q", name, s.Process.ApparmorProfile, s.Process.SelinuxLabel, c.apparmor, c.selinux)
+		}
+	}
+}
