@@ -194,3 +194,43 @@ func TestControl_ConcurrentNetworksAndServices(t *testing.T) {
 		}
 	})
 }
+
+// What the overlay has to know comes before the task that needs it, and follows what becomes of tasks elsewhere.
+func TestDispatch_TellsTheOverlay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		one, two := r.join("h1"), r.join("h2")
+		r.network("web")
+		r.create(attached(serviceSpec("api", 2), "web"))
+		time.Sleep(time.Second)
+		synctest.Wait()
+		seen := map[string]bool{}
+		ready := map[string]bool{}
+		one.mu.Lock()
+		defer one.mu.Unlock()
+		for _, m := range one.messages {
+			for _, c := range m.GetChanges() {
+				switch o := c.GetPut().GetObject().(type) {
+				case *swarmv1.Assignment_Peering:
+					seen["peer "+o.Peering.GetNodeId()] = len(o.Peering.GetMeshAddresses()) == 2
+				case *swarmv1.Assignment_Routing:
+					seen["routing"] = len(o.Routing.GetEndpoint().GetVirtualIps()) == 1
+				case *swarmv1.Assignment_Backend:
+					ready[o.Backend.GetNodeId()] = o.Backend.GetReady()
+					seen["backend "+o.Backend.GetTaskId()] = true
+				case *swarmv1.Assignment_Network:
+					seen["network "+o.Network.GetSpec().GetName()] = true
+				case *swarmv1.Assignment_Task:
+					for _, what := range []string{"peer " + one.id, "peer " + two.id, "routing", "backend " + o.Task.GetId(), "network web", "network ingress"} {
+						if !seen[what] {
+							t.Errorf("the task came before %s", what)
+						}
+					}
+				}
+			}
+		}
+		if !ready[one.id] || !ready[two.id] {
+			t.Errorf("backends ready: %v, want one on both nodes", ready)
+		}
+	})
+}

@@ -73,6 +73,7 @@ type Server struct {
 	tracker *tracker
 	herald  chan struct{} // capacity 1: a session began or ended, tell the leader now
 	keep    atomic.Pointer[keepers]
+	atlas   *atlas
 	receive sync.WaitGroup // one for each session's receiving goroutine
 
 	mu       sync.Mutex // guards the rest
@@ -96,6 +97,7 @@ func New(cfg Config, deps Deps) *Server {
 	s := &Server{
 		cfg: cfg, deps: deps, log: deps.Log,
 		tracker:  newTracker(),
+		atlas:    newAtlas(),
 		herald:   make(chan struct{}, 1),
 		sessions: make(map[string]*session),
 		ended:    make(map[string]ending),
@@ -144,8 +146,10 @@ func (s *Server) follow(ctx context.Context) error {
 	for {
 		view, w := s.deps.Store.Watch(
 			raftstore.TableNode, raftstore.TableNodeState, raftstore.TableTask, raftstore.TableNetwork, raftstore.TableEndpoint,
-			raftstore.TableSecret, raftstore.TableConfig, raftstore.TableImage, raftstore.TableImageCopy, raftstore.TableCluster)
+			raftstore.TableSecret, raftstore.TableConfig, raftstore.TableImage, raftstore.TableImageCopy, raftstore.TableCluster,
+			raftstore.TableService, raftstore.TableTaskStatus, raftstore.TableClaim)
 		s.keep.Store(keepersOf(view))
+		s.atlas.load(view)
 		for _, sess := range s.all() {
 			sess.markAll(view)
 		}
@@ -165,6 +169,7 @@ func (s *Server) followFrom(ctx context.Context, w *raftstore.Watcher) error {
 			return err
 		}
 		m := marksOf(batch)
+		s.atlas.apply(m, batch)
 		if m.images {
 			s.keep.Store(keepersOf(batch.View))
 		}

@@ -7,10 +7,11 @@ import (
 	"swarm/raftstore"
 )
 
-// ref names something a session may have to send. Kinds of the wire's AssignmentRef, and three of our own.
+// ref names something a session may have to send. Kinds of the wire's AssignmentRef, and some of our own.
 type ref struct {
 	kind swarmv1.AssignmentRef_Kind
 	id   string
+	of   string // a backend's service
 }
 
 const (
@@ -20,13 +21,17 @@ const (
 	kindImages swarmv1.AssignmentRef_Kind = -2
 	// kindState: whether the node is up.
 	kindState swarmv1.AssignmentRef_Kind = -3
+	// kindSegment: the services on a network, which the node has begun or ceased to carry.
+	kindSegment swarmv1.AssignmentRef_Kind = -4
+	// kindIngress: which network is ingress.
+	kindIngress swarmv1.AssignmentRef_Kind = -5
 )
 
 // marks is what one batch of changes means for the sessions.
 type marks struct {
 	nodes  map[string][]ref  // for one node
 	epochs map[string]uint64 // session epochs of nodes
-	shared []ref             // for whoever holds it
+	shared []ref             // for every node; each knows whether it concerns it
 	gone   []string          // nodes that were removed
 	images bool
 }
@@ -39,8 +44,15 @@ func (m *marks) node(id string, r ref) {
 	}
 }
 
+// all marks something for every node.
+func (m *marks) all(r ref) { m.shared = append(m.shared, r) }
+
+func newMarks() *marks {
+	return &marks{nodes: make(map[string][]ref), epochs: make(map[string]uint64)}
+}
+
 func marksOf(batch raftstore.Batch) *marks {
-	m := &marks{nodes: make(map[string][]ref), epochs: make(map[string]uint64)}
+	m := newMarks()
 	for _, c := range batch.Changes {
 		m.add(c)
 	}
@@ -55,9 +67,9 @@ func (m *marks) add(c raftstore.RowChange) {
 	case raftstore.TableTask:
 		before, _ := c.Old.(*swarmv1.Task)
 		after, _ := c.New.(*swarmv1.Task)
-		m.node(before.GetNodeId(), ref{swarmv1.AssignmentRef_TASK, c.Key})
+		m.node(before.GetNodeId(), ref{kind: swarmv1.AssignmentRef_TASK, id: c.Key})
 		if after.GetNodeId() != before.GetNodeId() {
-			m.node(after.GetNodeId(), ref{swarmv1.AssignmentRef_TASK, c.Key})
+			m.node(after.GetNodeId(), ref{kind: swarmv1.AssignmentRef_TASK, id: c.Key})
 		}
 	case raftstore.TableNode:
 		before, _ := c.Old.(*swarmv1.Node)
@@ -84,13 +96,16 @@ func (m *marks) add(c raftstore.RowChange) {
 	case raftstore.TableCluster:
 		m.shared = append(m.shared, ref{kind: kindNode}, ref{kind: swarmv1.AssignmentRef_KEY})
 	case raftstore.TableNetwork:
-		m.shared = append(m.shared, ref{swarmv1.AssignmentRef_NETWORK, c.Key})
+		m.shared = append(m.shared, ref{kind: swarmv1.AssignmentRef_NETWORK, id: c.Key})
+		if latest[*swarmv1.Network](c).GetSpec().GetIngress() {
+			m.all(ref{kind: kindIngress})
+		}
 	case raftstore.TableEndpoint:
-		m.shared = append(m.shared, ref{swarmv1.AssignmentRef_ENDPOINT, c.Key})
+		m.shared = append(m.shared, ref{kind: swarmv1.AssignmentRef_ENDPOINT, id: c.Key})
 	case raftstore.TableSecret:
-		m.shared = append(m.shared, ref{swarmv1.AssignmentRef_SECRET, c.Key})
+		m.shared = append(m.shared, ref{kind: swarmv1.AssignmentRef_SECRET, id: c.Key})
 	case raftstore.TableConfig:
-		m.shared = append(m.shared, ref{swarmv1.AssignmentRef_CONFIG, c.Key})
+		m.shared = append(m.shared, ref{kind: swarmv1.AssignmentRef_CONFIG, id: c.Key})
 	}
 }
 

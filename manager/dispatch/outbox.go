@@ -9,7 +9,8 @@ import (
 )
 
 // outbox knows what a node has been sent, and computes what it must be sent next. A dependency (a revision, secret,
-// config, network, endpoint) is sent before the first task that needs it, and taken back after the last.
+// config, network, endpoint) is sent before the first task that needs it, and taken back after the last; what the overlay
+// has to know comes before the tasks of the same message.
 // It belongs to the session's sending goroutine.
 type outbox struct {
 	node    string
@@ -18,6 +19,7 @@ type outbox struct {
 	version map[ref]uint64    // of what was sent
 	images  map[string]uint64 // kept image id -> version
 	keys    map[string]uint64 // key id -> lamport time
+	chart   chart
 }
 
 type sent struct {
@@ -28,7 +30,7 @@ type sent struct {
 func newOutbox(node string) *outbox {
 	return &outbox{
 		node: node, tasks: make(map[string]sent), counts: make(map[ref]int), version: make(map[ref]uint64),
-		images: make(map[string]uint64), keys: make(map[string]uint64),
+		images: make(map[string]uint64), keys: make(map[string]uint64), chart: newChart(),
 	}
 }
 
@@ -51,11 +53,13 @@ func drop(r ref) *swarmv1.AssignmentChange {
 }
 
 // complete forgets what was sent and gives all that the node needs.
-func (o *outbox) complete(view *raftstore.View, keep []string) []*swarmv1.AssignmentChange {
+func (o *outbox) complete(view *raftstore.View, a *atlas, keep []string) []*swarmv1.AssignmentChange {
 	*o = *newOutbox(o.node)
 	d := &delta{}
 	o.syncKeys(d, view)
 	o.syncImages(d, view, keep)
+	o.syncIngress(d, view)
+	o.whole(d, a)
 	for t := range view.TasksOnNode(o.node) {
 		o.task(d, view, t.GetId())
 	}
@@ -63,9 +67,12 @@ func (o *outbox) complete(view *raftstore.View, keep []string) []*swarmv1.Assign
 }
 
 // update looks again at what the marks name.
-func (o *outbox) update(view *raftstore.View, dirty []ref, keep []string) []*swarmv1.AssignmentChange {
+func (o *outbox) update(view *raftstore.View, a *atlas, dirty []ref, keep []string) []*swarmv1.AssignmentChange {
 	d := &delta{}
 	for _, r := range dirty {
+		if o.look(d, a, r) {
+			continue
+		}
 		switch r.kind {
 		case swarmv1.AssignmentRef_TASK:
 			o.task(d, view, r.id)
@@ -74,6 +81,8 @@ func (o *outbox) update(view *raftstore.View, dirty []ref, keep []string) []*swa
 		case kindImages:
 			o.syncImages(d, view, keep)
 		case kindNode:
+		case kindIngress:
+			o.syncIngress(d, view)
 		default:
 			if o.counts[r] > 0 {
 				o.send(d, view, r)
@@ -108,7 +117,7 @@ func (o *outbox) task(d *delta, view *raftstore.View, id string) {
 	if !ok || t.GetNodeId() != o.node {
 		if had {
 			delete(o.tasks, id)
-			d.taskRefs = append(d.taskRefs, drop(ref{swarmv1.AssignmentRef_TASK, id}))
+			d.taskRefs = append(d.taskRefs, drop(ref{kind: swarmv1.AssignmentRef_TASK, id: id}))
 			o.release(d, before.deps)
 		}
 		return
@@ -189,20 +198,20 @@ func lookup(view *raftstore.View, r ref) (*swarmv1.Assignment, uint64) {
 // depsOf is what a worker needs to run a task, without duplicates. Rows that do not exist are named too: they may come.
 func depsOf(view *raftstore.View, t *swarmv1.Task) []ref {
 	key := raftstore.Key(&swarmv1.Revision{ServiceId: t.GetServiceId(), Number: t.GetRevision()})
-	deps := []ref{{swarmv1.AssignmentRef_REVISION, key}, {swarmv1.AssignmentRef_ENDPOINT, t.GetServiceId()}}
+	deps := []ref{{kind: swarmv1.AssignmentRef_REVISION, id: key}, {kind: swarmv1.AssignmentRef_ENDPOINT, id: t.GetServiceId()}}
 	rev, _ := view.Revisions.Get(key)
 	template := rev.GetSpec().GetTaskTemplate()
 	for _, s := range template.GetContainerSpec().GetSecrets() {
-		deps = append(deps, ref{swarmv1.AssignmentRef_SECRET, s.GetSecretId()})
+		deps = append(deps, ref{kind: swarmv1.AssignmentRef_SECRET, id: s.GetSecretId()})
 	}
 	for _, c := range template.GetContainerSpec().GetConfigs() {
-		deps = append(deps, ref{swarmv1.AssignmentRef_CONFIG, c.GetConfigId()})
+		deps = append(deps, ref{kind: swarmv1.AssignmentRef_CONFIG, id: c.GetConfigId()})
 	}
 	for _, n := range t.GetNetworks() {
-		deps = append(deps, ref{swarmv1.AssignmentRef_NETWORK, n.GetNetworkId()})
+		deps = append(deps, ref{kind: swarmv1.AssignmentRef_NETWORK, id: n.GetNetworkId()})
 	}
 	for _, n := range template.GetNetworks() {
-		deps = append(deps, ref{swarmv1.AssignmentRef_NETWORK, n.GetTarget()})
+		deps = append(deps, ref{kind: swarmv1.AssignmentRef_NETWORK, id: n.GetTarget()})
 	}
 	seen := make(map[ref]bool, len(deps))
 	return slices.DeleteFunc(deps, func(r ref) bool {
@@ -223,7 +232,7 @@ func (o *outbox) syncKeys(d *delta, view *raftstore.View) {
 	}
 	for id := range o.keys {
 		if _, ok := now[id]; !ok {
-			d.depRefs = append(d.depRefs, drop(ref{swarmv1.AssignmentRef_KEY, id}))
+			d.depRefs = append(d.depRefs, drop(ref{kind: swarmv1.AssignmentRef_KEY, id: id}))
 		}
 	}
 	o.keys = now
@@ -248,7 +257,7 @@ func (o *outbox) syncImages(d *delta, view *raftstore.View, keep []string) {
 	}
 	for id := range o.images {
 		if _, ok := now[id]; !ok {
-			d.depRefs = append(d.depRefs, drop(ref{swarmv1.AssignmentRef_IMAGE, id}))
+			d.depRefs = append(d.depRefs, drop(ref{kind: swarmv1.AssignmentRef_IMAGE, id: id}))
 		}
 	}
 	o.images = now

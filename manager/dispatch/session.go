@@ -235,9 +235,9 @@ func (x *session) talk(out *outbox, sequence *uint64, w work) error {
 	}
 	var changes []*swarmv1.AssignmentChange
 	if w.whole {
-		changes = out.complete(w.view, x.server.keep.Load().of(x.node))
+		changes = out.complete(w.view, x.server.atlas, x.server.keep.Load().of(x.node))
 	} else if len(w.dirty) > 0 {
-		changes = out.update(w.view, w.dirty, x.server.keep.Load().of(x.node))
+		changes = out.update(w.view, x.server.atlas, w.dirty, x.server.keep.Load().of(x.node))
 	}
 	if len(changes) == 0 && !w.whole {
 		return nil
