@@ -19,6 +19,7 @@ import (
 	"swarm/internal/disk"
 	"swarm/overlay/bridge"
 	"swarm/overlay/fabric"
+	"swarm/overlay/hostnet"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/worker"
 	"swarm/worker/containerd"
@@ -217,6 +218,7 @@ func (h *host) describe() *swarmv1.NodeDescription {
 	}
 	return &swarmv1.NodeDescription{
 		Unavailable: unavailable,
+		Routed:      h.routed(),
 		Hostname:    h.options.Hostname,
 		Platform:    &swarmv1.Platform{Os: runtime.GOOS, Architecture: machineName()},
 		Resources: &swarmv1.Resources{
@@ -227,6 +229,23 @@ func (h *host) describe() *swarmv1.NodeDescription {
 			RuntimeVersion: "containerd " + versionInfo().Containerd,
 		},
 	}
+}
+
+// meshDevice carries the nodes' addresses on network ingress, which is the cluster's own range.
+const meshDevice = "swmesh"
+
+// routed lists the ranges that networks of the cluster must keep clear of. A host that cannot be asked has none: the
+// operator names subnets then.
+func (h *host) routed() []string {
+	ranges, err := hostnet.Routed(meshDevice)
+	if err != nil {
+		h.log.Warn("the host's routes cannot be read: subnets of new networks may overlap them", "err", err)
+	}
+	out := make([]string, len(ranges))
+	for i, r := range ranges {
+		out[i] = r.String()
+	}
+	return out
 }
 
 // machineName is the architecture in the words of Docker's API.
