@@ -22,7 +22,7 @@ func TestWireStaysCompatible(t *testing.T) {
 	for _, file := range []protoreflect.FileDescriptor{
 		swarmv1.File_swarm_v1_spec_proto, swarmv1.File_swarm_v1_object_proto, swarmv1.File_swarm_v1_raft_proto,
 		swarmv1.File_swarm_v1_ca_proto, swarmv1.File_swarm_v1_dispatch_proto, swarmv1.File_swarm_v1_control_proto,
-		swarmv1.File_swarm_v1_daemon_proto, swarmv1.File_swarm_v1_doctor_proto,
+		swarmv1.File_swarm_v1_daemon_proto, swarmv1.File_swarm_v1_doctor_proto, swarmv1.File_swarm_v1_resolve_proto,
 	} {
 		lines = append(lines, messages(file.Messages())...)
 		lines = append(lines, enums(file.Enums())...)
