@@ -22,7 +22,7 @@ import (
 )
 
 // retryMin and retryMax bound the pause before the server is sought again.
-const retryMin, retryMax = 20 * time.Millisecond, time.Second
+const retryMin, retryMax = 20 * time.Millisecond, 250 * time.Millisecond
 
 // FeedConfig of a feed.
 type FeedConfig struct {

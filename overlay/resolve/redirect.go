@@ -3,31 +3,41 @@
 package resolve
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
+	"github.com/google/nftables/userdata"
 	"golang.org/x/sys/unix"
 
 	"swarm/overlay/nft"
 )
 
+func redirectTable() *nftables.Table {
+	return &nftables.Table{Family: nftables.TableFamilyIPv4, Name: "swarm-dns"}
+}
+
 // redirect leads what the container sends to its name server's port 53 to our port, in a table of our own. Port 53
 // itself stays free for the container.
 func redirect(pin string, port uint16) error {
+	// An earlier process had the same port, in all likelihood. To replace rules costs a grace period of
+	// the kernel (10 ms), which many containers would wait for one after the other.
+	if redirects(pin, port) {
+		return nil
+	}
 	conn := nft.Conn{Netns: pin}
 	err := conn.Do(func(c *nftables.Conn) error {
-		t := c.AddTable(&nftables.Table{Family: nftables.TableFamilyIPv4, Name: "swarm-dns"})
+		t := c.AddTable(redirectTable())
 		ch := c.AddChain(&nftables.Chain{
 			Name: "output", Table: t, Type: nftables.ChainTypeNAT,
 			Hooknum: nftables.ChainHookOutput, Priority: nftables.ChainPriorityNATDest,
 		})
-		// Those of an earlier process.
 		c.FlushChain(ch)
 		ipv4 := nft.Families()[0]
-		for _, protocol := range []byte{unix.IPPROTO_UDP, unix.IPPROTO_TCP} {
-			c.AddRule(&nftables.Rule{Table: t, Chain: ch, Exprs: nft.Join(
+		for _, protocol := range protocols {
+			c.AddRule(&nftables.Rule{Table: t, Chain: ch, UserData: comment(protocol, port), Exprs: nft.Join(
 				ipv4.LoadDst(nft.Reg), nft.Equal(address.AsSlice()),
 				nft.Protocol(expr.CmpOpEq, protocol),
 				&expr.Payload{DestRegister: nft.Reg, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
@@ -43,4 +53,30 @@ func redirect(pin string, port uint16) error {
 		return fmt.Errorf("redirect of the name server's port: %w", err)
 	}
 	return nil
+}
+
+var protocols = [...]byte{unix.IPPROTO_UDP, unix.IPPROTO_TCP}
+
+// comment is by which redirects knows a rule again, and `nft list` shows it.
+func comment(protocol byte, port uint16) []byte {
+	return userdata.AppendString(nil, userdata.TypeComment, fmt.Sprintf("protocol %d to port %d", protocol, port))
+}
+
+// redirects tells whether the rules are there already.
+func redirects(pin string, port uint16) bool {
+	conn := nft.Conn{Netns: pin}
+	var rules []*nftables.Rule
+	err := conn.Do(func(c *nftables.Conn) (err error) {
+		rules, err = c.GetRules(redirectTable(), &nftables.Chain{Name: "output", Table: redirectTable()})
+		return err
+	})
+	if errors.Join(err, conn.Close()) != nil || len(rules) != len(protocols) {
+		return false
+	}
+	for i, protocol := range protocols {
+		if !bytes.Equal(rules[i].UserData, comment(protocol, port)) {
+			return false
+		}
+	}
+	return true
 }

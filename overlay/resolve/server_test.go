@@ -288,6 +288,40 @@ func TestFeed_TellsANewServerEverything(t *testing.T) {
 	a.expect("web", "SERVFAIL")
 }
 
+// Nothing in the container has to change for the next server.
+func TestFeed_ANewServerTakesTheRedirectOver(t *testing.T) {
+	r := newRig(t)
+	r.tell()
+	a := r.start(&swarmv1.ResolverContainer{Id: "a", NetworkIds: []string{"n1"}})
+	port := r.server.containers["a"].port()
+	if !redirects(a.cfg.Netns, port) || redirects(a.cfg.Netns, port+1) {
+		t.Errorf("the redirect to port %d is not known again", port)
+	}
+	r.stopServer()
+	r.startServer()
+	r.web("10.0.1.7")
+	r.applied()
+	a.expect("web", "10.0.1.7")
+	if got := r.server.containers["a"].port(); got != port {
+		t.Errorf("port of the new server: got %d, want %d", got, port)
+	}
+	// A port that is taken, or rules that are gone, are no obstacle.
+	r.stopServer()
+	var taken net.PacketConn
+	err := a.ns.Do(func() (err error) {
+		taken, err = net.ListenPacket("udp4", fmt.Sprint("127.0.0.11:", port))
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	r.startServer()
+	r.web("10.0.1.8")
+	r.applied()
+	a.expect("web", "10.0.1.8")
+}
+
 func TestFeed_DismissedContainerLetsItsNamespaceGo(t *testing.T) {
 	r := newRig(t)
 	r.tell()
