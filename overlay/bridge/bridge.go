@@ -13,7 +13,6 @@
 package bridge
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -27,6 +26,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"swarm/overlay/netns"
+	"swarm/overlay/nft"
 )
 
 // Config of the bridge network. Zero values are defaults.
@@ -36,6 +36,9 @@ type Config struct {
 	// Subnet (IPv4); the bridge takes the first address. Default: 172.30.0.0/16, or
 	// the next private range that the host does not route.
 	Subnet netip.Prefix
+	// Subnet6 (a ULA, /64) is the like for IPv6; a task has the same place in both. Default: fd53:5741:524d::/64, or one of the
+	// next that the host does not route. Not used where the host has no IPv6.
+	Subnet6 netip.Prefix
 	// BridgeName is the device's; default "swarm0". The nftables table is named after it.
 	BridgeName string
 	// MTU of bridge and cables; default: what the host's way out has.
@@ -60,6 +63,8 @@ func (c Config) withDefaults() (Config, error) {
 		return c, fmt.Errorf("port range %d-%d is empty: %w", c.FirstPort, c.LastPort, errdefs.ErrInvalidArgument)
 	case c.Subnet.IsValid() && (!c.Subnet.Addr().Is4() || c.Subnet.Bits() > 29 || c.Subnet.Bits() < 8):
 		return c, fmt.Errorf("bridge subnet %s: give an IPv4 range from /8 to /29: %w", c.Subnet, errdefs.ErrInvalidArgument)
+	case c.Subnet6.IsValid() && (!c.Subnet6.Addr().Is6() || c.Subnet6.Bits() > 96):
+		return c, fmt.Errorf("bridge subnet %s: give an IPv6 range of /96 or wider: %w", c.Subnet6, errdefs.ErrInvalidArgument)
 	}
 	return c, nil
 }
@@ -74,10 +79,13 @@ type Attachment struct {
 	TaskID string
 	// Isolated tasks get a namespace with a loopback and nothing else.
 	Isolated bool
-	// Interface names the task's end; default eth0. A task that is on other networks
-	// too has this one last.
+	// Interface is the name inside the namespace; default "eth0". A task with other networks has this one last.
 	Interface string
-	Ports     []Port
+	// Apart keeps the task from others that are apart: the bridge is its way out, not a network that it is on.
+	Apart bool
+	// NoEgress tasks only answer, at their published ports.
+	NoEgress bool
+	Ports    []Port
 }
 
 // Result is what a task was given.
@@ -85,8 +93,11 @@ type Result struct {
 	// Netns is the pin of the task's namespace.
 	Netns string
 	// The rest is zero for isolated tasks.
-	Address   netip.Prefix
-	Gateway   netip.Addr
+	Address netip.Prefix
+	Gateway netip.Addr
+	// Address6 and Gateway6 are not valid where the host has no IPv6.
+	Address6  netip.Prefix
+	Gateway6  netip.Addr
 	MAC       string
 	Interface string
 	// Ports in the order asked for, with numbers for those that were to be chosen.
@@ -190,28 +201,42 @@ func (b *Bridge) connect(t *attached) error {
 	if err != nil {
 		return err
 	}
-	t.Result.Address = netip.PrefixFrom(addr, b.addresses.subnet.Bits())
-	t.Result.Gateway = b.addresses.gateway()
-	t.Result.Interface = cmp.Or(t.Interface, containerInterface)
-	t.Result.MAC = macOf(addr).String()
+	b.describe(t, addr)
 	if t.Result.Ports, t.holds, err = b.ports.hold(t.TaskID, t.Ports); err != nil {
 		return err
 	}
-	if err := b.net.plug(t.TaskID, t.Result); err != nil {
+	if err := b.net.plug(t); err != nil {
 		return err
 	}
-	if len(t.Result.Ports) == 0 {
+	if t.published = t.use().matters(); !t.published {
 		return nil
 	}
-	t.published = true
-	if err := b.net.publish(addr, t.Result.Ports); err != nil {
+	if err := b.net.publish(addr, t.use()); err != nil {
 		// Somebody may have flushed the host's rules: write them all.
 		all := b.published()
-		all[addr] = t.Result.Ports
+		all[addr] = t.use()
 		return b.net.sync(all)
 	}
 	return nil
 }
+
+// describe fills in what follows from the address.
+func (b *Bridge) describe(t *attached, addr netip.Addr) {
+	r := &t.Result
+	r.Address = netip.PrefixFrom(addr, b.addresses.subnet.Bits())
+	r.Gateway = b.addresses.gateway()
+	r.Interface = t.Interface
+	r.MAC = macOf(addr).String()
+	if six := b.net.subnet6; six.IsValid() {
+		r.Address6 = netip.PrefixFrom(sixth(six, addr, b.addresses.subnet), six.Bits())
+		r.Gateway6 = sixth(six, r.Gateway, b.addresses.subnet)
+	}
+}
+
+// use is what the rules are to know of the task.
+func (t *attached) use() use { return use{ports: t.Result.Ports, noEgress: t.NoEgress} }
+
+func (u use) matters() bool { return len(u.ports) > 0 || u.noEgress }
 
 // Detach undoes Attach; a task that is not attached is no error.
 func (b *Bridge) Detach(ctx context.Context, taskID string) error {
@@ -237,7 +262,7 @@ func (b *Bridge) Detach(ctx context.Context, taskID string) error {
 // disconnect takes back whatever of an attachment there is.
 func (b *Bridge) disconnect(t *attached) error {
 	var errs []error
-	if t.published && b.net.unpublish(t.Result.Address.Addr(), t.Result.Ports) != nil {
+	if t.published && b.net.unpublish(t.Result.Address.Addr(), t.use()) != nil {
 		t.published = false
 		errs = append(errs, b.net.sync(b.published()))
 	}
@@ -269,8 +294,9 @@ func (b *Bridge) settle() error {
 // removes everything else that an earlier process left behind and makes again what
 // is missing; tasks whose network is whole notice nothing.
 func (b *Bridge) Restore(ctx context.Context, keep []Held) error {
-	for _, k := range keep {
-		if err := k.validate(); err != nil {
+	keep = slices.Clone(keep)
+	for i := range keep {
+		if err := keep[i].validate(); err != nil {
 			return err
 		}
 	}
@@ -294,10 +320,10 @@ func (b *Bridge) Restore(ctx context.Context, keep []Held) error {
 		return errors.Join(err, b.readopt(keep))
 	}
 	// The rules are replaced at once and by the same: no connection is refused meanwhile.
-	published := make(map[netip.Addr][]Port)
+	published := make(map[netip.Addr]use)
 	for _, k := range keep {
-		if len(k.Result.Ports) > 0 {
-			published[k.Result.Address.Addr()] = k.Result.Ports
+		if u := (&attached{Held: k}).use(); u.matters() && !k.Isolated {
+			published[k.Result.Address.Addr()] = u
 		}
 	}
 	if err := b.ensureUp(published); err != nil {
@@ -340,29 +366,28 @@ func (b *Bridge) mend(t *attached) error {
 		return err
 	}
 	// These follow from the address; a caller that kept only the address is as good.
-	t.Result.Gateway, t.Result.MAC = b.addresses.gateway(), macOf(addr).String()
-	t.Result.Interface = cmp.Or(t.Result.Interface, t.Interface, containerInterface)
-	t.published = len(t.Result.Ports) > 0
+	b.describe(t, addr)
+	t.published = t.use().matters()
 	var err error
 	if t.holds, err = b.ports.reclaim(t.TaskID, t.Result.Ports); err != nil {
 		// The rules send the packets to the task all the same.
 		b.log.Warn("a published port was taken while the daemon was away", "task", t.TaskID, "err", err)
 	}
-	if b.net.plugged(t.TaskID, t.Result) {
+	if b.net.plugged(t) {
 		return nil
 	}
 	if err := b.net.unplug(t.TaskID); err != nil {
 		return err
 	}
-	return b.net.plug(t.TaskID, t.Result)
+	return b.net.plug(t)
 }
 
-// published maps every attached task's address to its ports.
-func (b *Bridge) published() map[netip.Addr][]Port {
-	out := make(map[netip.Addr][]Port)
+// published maps the address of every task that the rules know to what they know.
+func (b *Bridge) published() map[netip.Addr]use {
+	out := make(map[netip.Addr]use)
 	for _, t := range b.live {
 		if t.published {
-			out[t.Result.Address.Addr()] = t.Result.Ports
+			out[t.Result.Address.Addr()] = t.use()
 		}
 	}
 	return out
@@ -384,7 +409,7 @@ func (b *Bridge) Check(ctx context.Context) error {
 
 // Run checks the rules whenever somebody has changed the host's, until ctx ends.
 func (b *Bridge) Run(ctx context.Context) error {
-	return watchRules(ctx, 200*time.Millisecond, b.Check, b.log)
+	return nft.Watch(ctx, 200*time.Millisecond, b.Check, b.log)
 }
 
 // Close lets go of the ports and handles that this process holds. The tasks' network stays.

@@ -133,15 +133,19 @@ func (w *world) in(r bridge.Result) *netns.Namespace {
 // serve answers every connection to a task's port with "name client-address".
 func (w *world) serve(r bridge.Result, name string, port int) {
 	w.t.Helper()
-	var l net.Listener
-	err := w.in(r).Do(func() (err error) {
-		l, err = net.Listen("tcp4", fmt.Sprintf(":%d", port))
+	w.answer(w.listen(w.in(r), port), name)
+}
+
+func (w *world) listen(ns *netns.Namespace, port int) (l net.Listener) {
+	w.t.Helper()
+	err := ns.Do(func() (err error) {
+		l, err = net.Listen("tcp", fmt.Sprintf(":%d", port))
 		return err
 	})
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	w.answer(l, name)
+	return l
 }
 
 func (w *world) answer(l net.Listener, name string) {
@@ -161,14 +165,19 @@ func (w *world) answer(l net.Listener, name string) {
 }
 
 // ask connects from a namespace and returns the answer.
-func ask(ns *netns.Namespace, addr string) (answer string, err error) {
+func ask(ns *netns.Namespace, addr string) (string, error) {
+	return askFor(ns, addr, 500*time.Millisecond)
+}
+
+// askFor waits longer for an answer that is to come: on a busy machine a cable can take its time to pass the first packet.
+func askFor(ns *netns.Namespace, addr string, patience time.Duration) (answer string, err error) {
 	err = ns.Do(func() error {
-		c, err := net.DialTimeout("tcp4", addr, 500*time.Millisecond)
+		c, err := net.DialTimeout("tcp", addr, patience)
 		if err != nil {
 			return err
 		}
 		defer c.Close()
-		_ = c.SetReadDeadline(time.Now().Add(500 * time.Millisecond))
+		_ = c.SetReadDeadline(time.Now().Add(patience))
 		answer, err = bufio.NewReader(c).ReadString('\n')
 		return err
 	})
@@ -177,7 +186,7 @@ func ask(ns *netns.Namespace, addr string) (answer string, err error) {
 
 func wantAnswer(t *testing.T, what string, ns *netns.Namespace, addr, want string) {
 	t.Helper()
-	if got, err := ask(ns, addr); err != nil || got != want {
+	if got, err := askFor(ns, addr, 3*time.Second); err != nil || got != want {
 		t.Errorf("%s: %s answers %q, %v, want %q", what, addr, got, err, want)
 	}
 }

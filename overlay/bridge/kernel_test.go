@@ -12,6 +12,7 @@ import (
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"swarm/overlay/netns"
 )
@@ -24,6 +25,25 @@ func addRoute(dst, via string) error {
 		return err
 	}
 	return netlink.RouteAdd(&netlink.Route{Dst: n, Gw: net.ParseIP(via)})
+}
+
+// addAddress6 gives the namespace's eth0 an address that works at once.
+func addAddress6(ns *netns.Namespace, addr string) error {
+	h, err := ns.Netlink()
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	link, err := h.LinkByName("eth0")
+	if err != nil {
+		return err
+	}
+	a, err := netlink.ParseAddr(addr)
+	if err != nil {
+		return err
+	}
+	a.Flags = unix.IFA_F_NODAD
+	return h.AddrAdd(link, a)
 }
 
 // viaGateway routes an address that is the namespace's own elsewhere: a task that
@@ -49,7 +69,7 @@ func unguard() error {
 	if err != nil {
 		return err
 	}
-	t := &nftables.Table{Family: nftables.TableFamilyIPv4, Name: "swarm-bridge"}
+	t := &nftables.Table{Family: nftables.TableFamilyINet, Name: "swarm-bridge"}
 	c.FlushChain(&nftables.Chain{Name: "guard", Table: t})
 	return c.Flush()
 }

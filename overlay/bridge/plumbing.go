@@ -7,10 +7,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"iter"
 	"log/slog"
 	"net/netip"
-	"slices"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -18,30 +16,26 @@ import (
 	"golang.org/x/sys/unix"
 
 	"swarm/overlay/cable"
+	"swarm/overlay/forwarding"
 	"swarm/overlay/hostnet"
 	"swarm/overlay/netns"
 )
 
 const (
-	// containerInterface is what a task calls its end of the cable, unless told otherwise.
-	containerInterface = "eth0"
+	// defaultInterface is what a task calls its end of the cable when it has no other.
+	defaultInterface = "eth0"
 	// cablePrefix begins the names of the host's ends.
 	cablePrefix = "swb-"
-	// forwardWasOff is the alias of a bridge with which forwarding was switched on:
-	// the device itself remembers what to undo.
-	forwardWasOff = "swarm bridge; ip_forward was 0"
-	forwardWasOn  = "swarm bridge"
 )
 
 // plumbing is the bridge device with its cables, and the rules.
 type plumbing struct {
 	rules
-	name   string
-	mtu    int
-	subnet netip.Prefix
-	index  int
-	here   *netns.Namespace
-	h      *netlink.Handle
+	name  string
+	mtu   int
+	index int
+	here  *netns.Namespace
+	h     *netlink.Handle
 }
 
 func openPlumbing(cfg Config, log *slog.Logger) (*plumbing, error) {
@@ -54,12 +48,12 @@ func openPlumbing(cfg Config, log *slog.Logger) (*plumbing, error) {
 		here.Close()
 		return nil, err
 	}
-	return &plumbing{rules: rules{bridge: cfg.BridgeName, log: log}, name: cfg.BridgeName, mtu: cfg.MTU, subnet: cfg.Subnet, here: here, h: h}, nil
+	return &plumbing{rules: rules{bridge: cfg.BridgeName, log: log}, name: cfg.BridgeName, here: here, h: h}, nil
 }
 
 func (p *plumbing) close() error {
 	p.h.Close()
-	return errors.Join(p.here.Close(), p.hangUp())
+	return errors.Join(p.here.Close(), p.conn.Close())
 }
 
 // openKernel gets the handles, and leaves the kernel as it is.
@@ -77,25 +71,24 @@ func (b *Bridge) openKernel() error {
 
 // ensureUp makes the network, or takes over the one that is there, with rules for
 // these ports.
-func (b *Bridge) ensureUp(published map[netip.Addr][]Port) error {
+func (b *Bridge) ensureUp(published map[netip.Addr]use) error {
 	if b.up {
 		return nil
 	}
 	if err := b.openKernel(); err != nil {
 		return err
 	}
-	b.net.subnet, b.net.mtu = b.cfg.Subnet, b.cfg.MTU
+	b.net.subnet, b.net.subnet6, b.net.mtu = b.cfg.Subnet, b.cfg.Subnet6, b.cfg.MTU
 	if err := b.net.ensureBridge(); err != nil {
 		return fmt.Errorf("bridge %s: %w", b.cfg.BridgeName, err)
 	}
 	if b.addresses == nil || b.addresses.subnet != b.net.subnet {
 		b.addresses = newPool(b.net.subnet)
 	}
-	b.net.rules.subnet = b.net.subnet
 	if err := b.net.sync(published); err != nil {
 		return err
 	}
-	b.net.acceptForwarding()
+	b.net.accepts().Ensure(&b.net.conn, b.log)
 	b.up = true
 	return nil
 }
@@ -112,7 +105,7 @@ func (b *Bridge) takeDown() error {
 	return nil
 }
 
-// ensureBridge makes the device with its address and sysctls. One that is there
+// ensureBridge makes the device with its addresses and sysctls. One that is there
 // already keeps its range: tasks live in it.
 func (p *plumbing) ensureBridge() error {
 	link, err := p.h.LinkByName(p.name)
@@ -120,9 +113,14 @@ func (p *plumbing) ensureBridge() error {
 		return err
 	}
 	if err == nil {
-		if found, ok := p.subnetOf(link); ok && (!p.subnet.IsValid() || p.subnet.Masked() == found) {
+		found, ok := p.subnetOf(link, netlink.FAMILY_V4)
+		found6, ok6 := p.subnetOf(link, netlink.FAMILY_V6)
+		if ok && fits(p.subnet, found) && (!ok6 || fits(p.subnet6, found6)) {
 			p.subnet, p.mtu, p.index = found, link.Attrs().MTU, link.Attrs().Index
-			return errors.Join(p.h.LinkSetUp(link), p.setSysctls())
+			if err := p.chooseIPv6(found6); err != nil {
+				return err
+			}
+			return p.setUp(link)
 		}
 		if err := p.h.LinkDel(link); err != nil {
 			return fmt.Errorf("remove the one of another range: %w", err)
@@ -134,11 +132,9 @@ func (p *plumbing) ensureBridge() error {
 	return p.makeBridge()
 }
 
+func fits(wish, found netip.Prefix) bool { return !wish.IsValid() || wish.Masked() == found }
+
 func (p *plumbing) makeBridge() error {
-	forward, err := p.here.Sysctl("ipv4.ip_forward")
-	if err != nil {
-		return err
-	}
 	gateway := netip.PrefixFrom(hostnet.Nth(p.subnet, 1), p.subnet.Bits())
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.MTU, attrs.HardwareAddr, attrs.Group = p.name, p.mtu, macOf(gateway.Addr()), p.group()
@@ -146,33 +142,64 @@ func (p *plumbing) makeBridge() error {
 	if err := p.h.LinkAdd(br); err != nil {
 		return err
 	}
-	alias := forwardWasOn
-	if forward == "0" {
-		alias = forwardWasOff
-	}
 	link, err := p.h.LinkByName(p.name)
 	if err != nil {
 		return err
 	}
 	p.index = link.Attrs().Index
-	return errors.Join(
-		p.h.LinkSetAlias(link, alias),
-		p.h.AddrAdd(link, &netlink.Addr{IPNet: hostnet.IPNet(gateway)}),
-		p.h.LinkSetUp(link),
-		p.setSysctls(),
-	)
+	return p.setUp(link)
+}
+
+// setUp gives the device all that it has to have, there or not.
+func (p *plumbing) setUp(link netlink.Link) error {
+	if err := errors.Join(p.setSysctls(), forwarding.Enable(p.here, p.h, link)); err != nil {
+		return err
+	}
+	gateway := netip.PrefixFrom(hostnet.Nth(p.subnet, 1), p.subnet.Bits())
+	addresses := []netip.Prefix{gateway}
+	if p.subnet6.IsValid() {
+		addresses = append(addresses, netip.PrefixFrom(sixth(p.subnet6, gateway.Addr(), p.subnet), p.subnet6.Bits()))
+	}
+	for _, a := range addresses {
+		if err := addAddress(p.h, link, a); err != nil {
+			return err
+		}
+	}
+	return errors.Join(p.h.LinkSetUp(link), p.loopback6())
+}
+
+// addAddress makes the address usable at once: nobody else can have it.
+func addAddress(h *netlink.Handle, link netlink.Link, a netip.Prefix) error {
+	addr := &netlink.Addr{IPNet: hostnet.IPNet(a)}
+	if a.Addr().Is6() {
+		addr.Flags = unix.IFA_F_NODAD
+	}
+	if err := h.AddrAdd(link, addr); err != nil && !errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("address %s: %w", a, err)
+	}
+	return nil
 }
 
 // setSysctls: route_localnet is for clients on the host's 127.0.0.1; the rules
 // keep tasks away from it.
 func (p *plumbing) setSysctls() error {
 	// The interface's name stands between slashes: it may have a dot in it.
-	conf := "ipv4/conf/" + p.name + "/"
-	return p.here.SetSysctls(map[string]string{
-		"ipv4/ip_forward":       "1",
-		conf + "route_localnet": "1",
-		conf + "rp_filter":      "0",
-	})
+	conf := "conf/" + p.name + "/"
+	values := map[string]string{"ipv4/" + conf + "route_localnet": "1", "ipv4/" + conf + "rp_filter": "0"}
+	if forwarding.HasIPv6(p.here) {
+		values["ipv6/"+conf+"disable_ipv6"] = "0"
+		values["ipv6/"+conf+"accept_ra"] = "0"
+	}
+	return p.here.SetSysctls(values)
+}
+
+// loopback6 is route_localnet for [::1]: the kernel takes an answer to it only by an interface that has a route of its own
+// for it. From outside it drops [::1] before any rule.
+func (p *plumbing) loopback6() error {
+	if !p.subnet6.IsValid() {
+		return nil
+	}
+	return hostnet.AnswerLoopback6(p.h, p.index)
 }
 
 func (p *plumbing) removeBridge() error {
@@ -186,67 +213,22 @@ func (p *plumbing) removeBridge() error {
 	if err := p.deleteGroup(); err != nil {
 		return err
 	}
-	if link.Attrs().Alias != forwardWasOff {
-		return nil
-	}
-	// Somebody else's bridge may rely on forwarding by now.
-	links, err := p.h.LinkList()
-	if err != nil {
-		return err
-	}
-	if slices.ContainsFunc(links, func(l netlink.Link) bool { return l.Type() == "bridge" }) {
-		return nil
-	}
-	return p.here.SetSysctls(map[string]string{"ipv4/ip_forward": "0"})
+	return forwarding.Undo(p.here, p.h, link.Attrs().Alias)
 }
 
-func (p *plumbing) subnetOf(link netlink.Link) (netip.Prefix, bool) {
-	addrs, err := p.h.AddrList(link, netlink.FAMILY_V4)
-	if err != nil || len(addrs) == 0 {
+func (p *plumbing) subnetOf(link netlink.Link, family int) (netip.Prefix, bool) {
+	addrs, err := p.h.AddrList(link, family)
+	if err != nil {
 		return netip.Prefix{}, false
 	}
-	ip, ok := netip.AddrFromSlice(addrs[0].IP.To4())
-	ones, _ := addrs[0].Mask.Size()
-	return netip.PrefixFrom(ip, ones).Masked(), ok
-}
-
-// chooseRange settles subnet and MTU by what the host has.
-func (p *plumbing) chooseRange() error {
-	used, err := hostnet.Used(p.h)
-	if err != nil {
-		return err
-	}
-	if p.mtu == 0 {
-		if p.mtu, err = hostnet.WayOutMTU(p.h); err != nil {
-			return err
+	for _, a := range addrs {
+		ip, ok := netip.AddrFromSlice(a.IP)
+		ones, _ := a.Mask.Size()
+		if ok && !ip.IsLinkLocalUnicast() {
+			return netip.PrefixFrom(ip.Unmap(), ones).Masked(), true
 		}
 	}
-	if !p.subnet.IsValid() {
-		p.subnet, err = hostnet.Choose(used, privateRanges())
-		return err
-	}
-	p.subnet = p.subnet.Masked()
-	if taken, ok := hostnet.Conflict(used, p.subnet); ok {
-		return fmt.Errorf("subnet %s overlaps %s, which this host routes: name another", p.subnet, taken)
-	}
-	return nil
-}
-
-// privateRanges begins with the default and goes through what Docker and clouds
-// use less often.
-func privateRanges() iter.Seq[netip.Prefix] {
-	return func(yield func(netip.Prefix) bool) {
-		for _, first := range []byte{30, 31, 29, 28, 27, 26, 25, 24, 23, 22, 21, 20, 19, 18, 17, 16} {
-			if !yield(netip.PrefixFrom(netip.AddrFrom4([4]byte{172, first, 0, 0}), 16)) {
-				return
-			}
-		}
-		for n := 240; n >= 0; n -= 16 {
-			if !yield(netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 168, byte(n), 0}), 20)) {
-				return
-			}
-		}
-	}
+	return netip.Prefix{}, false
 }
 
 // group marks the bridge and its cables, so that they can be found and deleted together.
@@ -256,26 +238,33 @@ func (p *plumbing) group() uint32 {
 }
 
 // cable is a task's connection.
-func (p *plumbing) cable(taskID string, r Result) cable.Cable {
-	return cable.Cable{
-		Port: cable.PortName(cablePrefix, taskID), Bridge: p.index, Group: p.group(), MTU: p.mtu,
-		Interface: r.Interface, MAC: macOf(r.Address.Addr()), Addresses: []netip.Prefix{r.Address}, Gateway: r.Gateway,
+func (p *plumbing) cable(t *attached) cable.Cable {
+	r := t.Result
+	c := cable.Cable{
+		Port: cable.PortName(cablePrefix, t.TaskID), Bridge: p.index, Group: p.group(), MTU: p.mtu, Isolated: t.Apart,
+		Interface: r.Interface, MAC: macOf(r.Address.Addr()), Addresses: []netip.Prefix{r.Address}, Gateways: []netip.Addr{r.Gateway},
 	}
+	if r.Address6.IsValid() {
+		c.Addresses, c.Gateways = append(c.Addresses, r.Address6), append(c.Gateways, r.Gateway6)
+	}
+	return c
 }
 
 // plug connects the task's namespace to the bridge.
-func (p *plumbing) plug(taskID string, r Result) error {
-	ns, err := netns.Open(r.Netns)
+func (p *plumbing) plug(t *attached) error {
+	ns, err := netns.Open(t.Result.Netns)
 	if err != nil {
 		return err
 	}
 	defer ns.Close()
-	return p.cable(taskID, r).Plug(p.h, ns)
+	return p.cable(t).Plug(p.h, ns)
 }
 
-// plugged reports whether the task's cable is whole.
-func (p *plumbing) plugged(taskID string, r Result) bool {
-	return p.cable(taskID, r).Whole(p.h, r.Netns)
+// plugged reports whether the task's cable is whole. One of an earlier build has no IPv6, and is left alone.
+func (p *plumbing) plugged(t *attached) bool {
+	c := p.cable(t)
+	c.Addresses = c.Addresses[:1]
+	return c.Whole(p.h, t.Result.Netns)
 }
 
 // unplug takes the task's cable off the bridge; it goes with the task's namespace.

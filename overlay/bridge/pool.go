@@ -3,6 +3,7 @@
 package bridge
 
 import (
+	"encoding/binary"
 	"fmt"
 	"net"
 	"net/netip"
@@ -60,11 +61,25 @@ func (p *pool) claim(a netip.Addr) error {
 	}
 	p.used[a] = true
 	// Go on after the highest: those below may have been given back a moment ago.
-	b, first := a.As4(), p.subnet.Masked().Addr().As4()
-	n := uint32(b[0])<<24 | uint32(b[1])<<16 | uint32(b[2])<<8 | uint32(b[3])
-	n -= uint32(first[0])<<24 | uint32(first[1])<<16 | uint32(first[2])<<8 | uint32(first[3])
-	p.last = max(p.last, n)
+	p.last = max(p.last, ordinal(a, p.subnet))
 	return nil
+}
+
+// ordinal is the place of an IPv4 address in its subnet: the inverse of hostnet.Nth.
+func ordinal(a netip.Addr, subnet netip.Prefix) uint32 {
+	b, first := a.As4(), subnet.Masked().Addr().As4()
+	return binary.BigEndian.Uint32(b[:]) - binary.BigEndian.Uint32(first[:])
+}
+
+// sixth is the IPv6 address that goes with an IPv4 one: it has the same place in its subnet, so that one pool serves both.
+// Not valid when there is no such subnet.
+func sixth(subnet6 netip.Prefix, a netip.Addr, subnet netip.Prefix) netip.Addr {
+	if !subnet6.IsValid() {
+		return netip.Addr{}
+	}
+	b := subnet6.Masked().Addr().As16()
+	binary.BigEndian.PutUint32(b[12:], ordinal(a, subnet))
+	return netip.AddrFrom16(b)
 }
 
 func (p *pool) give(a netip.Addr) { delete(p.used, a) }

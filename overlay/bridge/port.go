@@ -3,17 +3,17 @@
 package bridge
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/netip"
 	"strconv"
 	"strings"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"swarm/overlay/hostport"
 )
 
 // Port is a port of a task published on the host.
@@ -70,6 +70,9 @@ func (a *Attachment) validate() error {
 	if a.Isolated && len(a.Ports) > 0 {
 		return fmt.Errorf("task %s has no network to publish a port of: %w", a.TaskID, errdefs.ErrInvalidArgument)
 	}
+	if a.Interface == "" {
+		a.Interface = defaultInterface
+	}
 	ports := make([]Port, len(a.Ports))
 	for i, p := range a.Ports {
 		if p.Protocol == "" {
@@ -86,8 +89,6 @@ func (a *Attachment) validate() error {
 			return fmt.Errorf("port %s: give tcp, udp or sctp: %w", p, errdefs.ErrInvalidArgument)
 		case p.Target == 0:
 			return fmt.Errorf("port %s: no target port: %w", p, errdefs.ErrInvalidArgument)
-		case p.HostIP.IsValid() && !p.HostIP.Is4():
-			return fmt.Errorf("port %s: the bridge network publishes on IPv4 addresses only: %w", p, errdefs.ErrInvalidArgument)
 		}
 		ports[i] = p
 	}
@@ -95,8 +96,7 @@ func (a *Attachment) validate() error {
 	return nil
 }
 
-// hold keeps a port from every other program of the host while it is published:
-// a socket that is bound and never read, as the rules send the packets elsewhere.
+// hold keeps a port from every other program of the host while it is published.
 type hold struct{ io.Closer }
 
 // portBook knows which task has which port.
@@ -197,36 +197,6 @@ func (b *portBook) bind(p Port) (hold, error) {
 	if task, ok := b.holder(p); ok {
 		return hold{}, fmt.Errorf("port %s is published by task %s on this host: %w", p, task, errdefs.ErrAlreadyExists)
 	}
-	c, err := listen(p)
-	switch {
-	case errors.Is(err, unix.EADDRINUSE):
-		return hold{}, fmt.Errorf("port %s is in use on this host by %s: %w", p, whoListens(p), errdefs.ErrAlreadyExists)
-	case errors.Is(err, unix.EADDRNOTAVAIL):
-		return hold{}, fmt.Errorf("port %s: this host has no such address: %w", p, errdefs.ErrInvalidArgument)
-	case err != nil:
-		return hold{}, fmt.Errorf("port %s: %w", p, err)
-	}
-	return hold{c}, nil
-}
-
-type nothing struct{}
-
-func (nothing) Close() error { return nil }
-
-func listen(p Port) (io.Closer, error) {
-	host := ""
-	if p.HostIP.IsValid() {
-		host = p.HostIP.String()
-	}
-	addr := net.JoinHostPort(host, strconv.Itoa(int(p.Published)))
-	var lc net.ListenConfig
-	switch p.Protocol {
-	case "tcp":
-		return lc.Listen(context.Background(), "tcp4", addr)
-	case "udp":
-		return lc.ListenPacket(context.Background(), "udp4", addr)
-	default:
-		// Few kernels have SCTP sockets; between tasks the book is enough.
-		return nothing{}, nil
-	}
+	c, err := hostport.Hold(p.Protocol, p.HostIP, p.Published)
+	return hold{c}, err
 }

@@ -3,55 +3,46 @@
 package bridge
 
 import (
-	"encoding/binary"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
 
 	"github.com/google/nftables"
-	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"swarm/overlay/nft"
 )
 
-// Registers: the first 16-byte one, and the 4-byte ones that lie in it.
-const (
-	reg1       = 1
-	reg1Second = unix.NFT_REG32_01
-	reg1Third  = unix.NFT_REG32_02
-)
+// portDst is the offset of the destination port in a TCP, UDP or SCTP header.
+const portDst = 2
 
-// tcIPDst and ipSrc are offsets in an IPv4 header, portDst in a TCP, UDP or SCTP one.
-const (
-	ipSrc   = 12
-	ipDst   = 16
-	portDst = 2
-)
-
-// ctStatusDNAT is IPS_DST_NAT: the connection's destination was rewritten.
-const ctStatusDNAT = 1 << 5
-
-// rules is the nftables side. A table of ours:
+// rules is the nftables side. A table of ours; maps and rules of IPv6 are the like:
 //
-//	map any:  protocol . port           -> address . port   ports on all of the host's addresses
-//	map one:  address . protocol . port -> address . port   ports on one of them
+//	map any4:  protocol . port           -> address . port   ports on all of the host's addresses
+//	map one4:  address . protocol . port -> address . port   ports on one of them
+//	set inner4: addresses of tasks without a way out
 //	guard (prerouting, raw): who is not on the bridge cannot name an address in it;
 //	      who is on it cannot name 127.0.0.0/8
 //	in (prerouting), out (output), nat: look the destination up in `one`, then in
 //	      `any` if it is an address of the host
 //	back (postrouting), nat: masquerade what leaves the bridge for elsewhere, and
 //	      published ports used by the host's loopback or from the bridge itself
+//	fence (forward), moat (input): who is in `inner` only answers
 //
 // Ports come and go as elements: the rules are the same for any number of them.
 type rules struct {
 	bridge string
-	subnet netip.Prefix
-	log    *slog.Logger
-	// lasting is kept open: closing a socket waits until the kernel has destroyed
-	// what was deleted through any (10 ms), and a dial costs as much as a change.
-	lasting *nftables.Conn
+	// subnet, and its like in IPv6, which is not valid where the host has no IPv6.
+	subnet, subnet6 netip.Prefix
+	log             *slog.Logger
+	conn            nft.Conn
+}
+
+// use is what the rules know of a task.
+type use struct {
+	ports    []Port
+	noEgress bool
 }
 
 func (r *rules) tableName() string {
@@ -61,224 +52,226 @@ func (r *rules) tableName() string {
 	return "swarm-bridge-" + r.bridge
 }
 
+func (r *rules) accepts() nft.Accepts { return nft.Accepts{Interface: r.bridge, Tag: r.tableName()} }
+
 func (r *rules) table() *nftables.Table {
-	return &nftables.Table{Family: nftables.TableFamilyIPv4, Name: r.tableName()}
+	return &nftables.Table{Family: nftables.TableFamilyINet, Name: r.tableName()}
 }
 
-func (r *rules) anyMap(t *nftables.Table) *nftables.Set {
-	return &nftables.Set{
-		Table: t, ID: 1, Name: "any", IsMap: true, Concatenation: true,
-		KeyType:  nftables.MustConcatSetType(nftables.TypeInetProto, nftables.TypeInetService),
-		DataType: nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeInetService),
+// sets of one family: any, one, inner.
+func (r *rules) sets(f nft.Family) [3]*nftables.Set {
+	id := uint32(f.Number) * 10
+	to := nftables.MustConcatSetType(f.Address, nftables.TypeInetService)
+	return [3]*nftables.Set{
+		{
+			Table: r.table(), ID: id, Name: "any" + f.Digit, IsMap: true, Concatenation: true, DataType: to,
+			KeyType: nftables.MustConcatSetType(nftables.TypeInetProto, nftables.TypeInetService),
+		},
+		{
+			Table: r.table(), ID: id + 1, Name: "one" + f.Digit, IsMap: true, Concatenation: true, DataType: to,
+			KeyType: nftables.MustConcatSetType(f.Address, nftables.TypeInetProto, nftables.TypeInetService),
+		},
+		{Table: r.table(), ID: id + 2, Name: "inner" + f.Digit, KeyType: f.Address},
 	}
 }
 
-func (r *rules) oneMap(t *nftables.Table) *nftables.Set {
-	return &nftables.Set{
-		Table: t, ID: 2, Name: "one", IsMap: true, Concatenation: true,
-		KeyType:  nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeInetProto, nftables.TypeInetService),
-		DataType: nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeInetService),
-	}
-}
-
-// with runs fn on the connection. After an error nobody knows which answers are
-// still to come on it: the next call gets another.
-func (r *rules) with(fn func(*nftables.Conn) error) error {
-	if r.lasting == nil {
-		// The send buffer holds a batch of thousands of elements.
-		c, err := nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(c *netlink.Conn) error {
-			return c.SetWriteBuffer(8 << 20)
-		}))
-		if err != nil {
-			return fmt.Errorf("nftables: %w", err)
+// elements spells uses out for the sets of a family.
+func (r *rules) elements(f nft.Family, uses map[netip.Addr]use) (out [3][]nftables.SetElement) {
+	for addr, u := range uses {
+		if addr = r.in(f, addr); !addr.IsValid() {
+			continue
 		}
-		r.lasting = c
+		for _, p := range u.ports {
+			key := append(nft.Pad([]byte{p.number()}), nft.Port(p.Published)...)
+			e := nftables.SetElement{Key: key, Val: append(addr.AsSlice(), nft.Port(p.Target)...)}
+			switch {
+			case !p.HostIP.IsValid():
+				out[0] = append(out[0], e)
+			case f.Of(p.HostIP):
+				e.Key = append(p.HostIP.AsSlice(), key...)
+				out[1] = append(out[1], e)
+			}
+		}
+		if u.noEgress {
+			out[2] = append(out[2], nftables.SetElement{Key: addr.AsSlice()})
+		}
 	}
-	if err := fn(r.lasting); err != nil {
-		return errors.Join(err, r.hangUp())
-	}
-	return nil
+	return out
 }
 
-func (r *rules) hangUp() error {
-	if r.lasting == nil {
-		return nil
+// in is a task's address in the family; the argument is the IPv4 one.
+func (r *rules) in(f nft.Family, addr netip.Addr) netip.Addr {
+	if f.Of(addr) {
+		return addr
 	}
-	err := r.lasting.CloseLasting()
-	r.lasting = nil
-	return err
+	return sixth(r.subnet6, addr, r.subnet)
 }
 
 // sync replaces the whole table in one transaction.
-func (r *rules) sync(published map[netip.Addr][]Port) error {
-	return r.with(func(c *nftables.Conn) error { return r.replace(c, published) })
-}
-
-func (r *rules) replace(c *nftables.Conn, published map[netip.Addr][]Port) error {
-	t := r.table()
-	// Adding first makes the deletion valid when there was no table.
-	c.AddTable(t)
-	c.DelTable(t)
-	c.AddTable(t)
-	var anyElems, oneElems []nftables.SetElement
-	for addr, ports := range published {
-		a, o := elements(addr, ports)
-		anyElems, oneElems = append(anyElems, a...), append(oneElems, o...)
-	}
-	if err := c.AddSet(r.anyMap(t), anyElems); err != nil {
-		return fmt.Errorf("nftables: %w", err)
-	}
-	if err := c.AddSet(r.oneMap(t), oneElems); err != nil {
-		return fmt.Errorf("nftables: %w", err)
-	}
-	r.addChains(c, t)
-	if err := c.Flush(); err != nil {
-		return fmt.Errorf("write nftables table %s (the kernel needs nf_tables with nat and fib): %w", t.Name, err)
-	}
-	return nil
-}
-
-// publish adds a task's ports; unpublish takes them away.
-func (r *rules) publish(addr netip.Addr, ports []Port) error {
-	return r.change(addr, ports, (*nftables.Conn).SetAddElements)
-}
-
-func (r *rules) unpublish(addr netip.Addr, ports []Port) error {
-	return r.change(addr, ports, (*nftables.Conn).SetDeleteElements)
-}
-
-func (r *rules) change(addr netip.Addr, ports []Port, apply func(*nftables.Conn, *nftables.Set, []nftables.SetElement) error) error {
-	t := r.table()
-	anyElems, oneElems := elements(addr, ports)
-	err := r.with(func(c *nftables.Conn) error {
-		for set, elems := range map[*nftables.Set][]nftables.SetElement{r.anyMap(t): anyElems, r.oneMap(t): oneElems} {
-			if len(elems) == 0 {
-				continue
+func (r *rules) sync(uses map[netip.Addr]use) error {
+	return r.conn.Do(func(c *nftables.Conn) error {
+		t := r.table()
+		// Adding first makes the deletion valid when there was no table.
+		c.AddTable(t)
+		c.DelTable(t)
+		c.AddTable(t)
+		for _, f := range nft.Families() {
+			elements := r.elements(f, uses)
+			for i, s := range r.sets(f) {
+				if err := c.AddSet(s, nil); err != nil {
+					return fmt.Errorf("nftables: %w", err)
+				}
+				if err := nft.AddElements(c, s, elements[i]); err != nil {
+					return err
+				}
 			}
-			if err := apply(c, set, elems); err != nil {
-				return fmt.Errorf("nftables: %w", err)
+		}
+		for _, ch := range r.chains() {
+			ch.write(c, t)
+		}
+		if err := c.Flush(); err != nil {
+			return fmt.Errorf("write nftables table %s (the kernel needs nf_tables with inet, nat and fib): %w", t.Name, err)
+		}
+		return nil
+	})
+}
+
+// publish tells the rules of a task; unpublish takes that back.
+func (r *rules) publish(addr netip.Addr, u use) error { return r.change(addr, u, nft.AddElements) }
+
+func (r *rules) unpublish(addr netip.Addr, u use) error { return r.change(addr, u, nft.DeleteElements) }
+
+func (r *rules) change(addr netip.Addr, u use, apply func(*nftables.Conn, *nftables.Set, []nftables.SetElement) error) error {
+	err := r.conn.Do(func(c *nftables.Conn) error {
+		for _, f := range nft.Families() {
+			elements := r.elements(f, map[netip.Addr]use{addr: u})
+			for i, s := range r.sets(f) {
+				if err := apply(c, s, elements[i]); err != nil {
+					return err
+				}
 			}
 		}
 		if err := c.Flush(); err != nil {
-			return fmt.Errorf("change published ports %v: %w", ports, err)
+			return fmt.Errorf("change published ports %v: %w", u.ports, err)
 		}
 		return nil
 	})
 	if err != nil {
 		return err
 	}
-	return forgetUDP(ports)
+	return forgetUDP(u.ports)
 }
 
-// elements spells ports out for the two maps. Each field of a key or value fills
-// a 4-byte register.
-func elements(addr netip.Addr, ports []Port) (anyElems, oneElems []nftables.SetElement) {
-	for _, p := range ports {
-		key := append(pad([]byte{p.number()}), pad(be16(p.Published))...)
-		e := nftables.SetElement{Key: key, Val: append(addr.AsSlice(), pad(be16(p.Target))...)}
-		if !p.HostIP.IsValid() {
-			anyElems = append(anyElems, e)
+// chain is a base chain with its rules.
+type chain struct {
+	name  string
+	typ   nftables.ChainType
+	hook  *nftables.ChainHook
+	prio  *nftables.ChainPriority
+	rules [][]expr.Any
+}
+
+func (ch *chain) add(parts ...any) { ch.rules = append(ch.rules, nft.Join(parts...)) }
+
+func (ch *chain) write(c *nftables.Conn, t *nftables.Table) {
+	to := c.AddChain(&nftables.Chain{Name: ch.name, Table: t, Type: ch.typ, Hooknum: ch.hook, Priority: ch.prio})
+	for _, r := range ch.rules {
+		c.AddRule(&nftables.Rule{Table: t, Chain: to, Exprs: r})
+	}
+}
+
+func (r *rules) chains() []*chain {
+	guard := &chain{"guard", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, nftables.ChainPriorityRaw, nil}
+	in := &chain{"in", nftables.ChainTypeNAT, nftables.ChainHookPrerouting, nftables.ChainPriorityNATDest, nil}
+	out := &chain{"out", nftables.ChainTypeNAT, nftables.ChainHookOutput, nftables.ChainPriorityNATDest, nil}
+	back := &chain{"back", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource, nil}
+	fence := &chain{"fence", nftables.ChainTypeFilter, nftables.ChainHookForward, nftables.ChainPriorityFilter, nil}
+	moat := &chain{"moat", nftables.ChainTypeFilter, nftables.ChainHookInput, nftables.ChainPriorityFilter, nil}
+	from := func(op expr.CmpOp, name string) []expr.Any { return nft.Interface(expr.MetaKeyIIFNAME, op, name) }
+	to := func(op expr.CmpOp) []expr.Any { return nft.Interface(expr.MetaKeyOIFNAME, op, r.bridge) }
+	for _, f := range nft.Families() {
+		subnet := r.subnet
+		loopback := netip.MustParsePrefix("127.0.0.0/8")
+		if f.Number == unix.NFPROTO_IPV6 {
+			subnet, loopback = r.subnet6, netip.MustParsePrefix("::1/128")
+		}
+		if !subnet.IsValid() {
 			continue
 		}
-		e.Key = append(p.HostIP.AsSlice(), key...)
-		oneElems = append(oneElems, e)
-	}
-	return anyElems, oneElems
-}
-
-func be16(v uint16) []byte { return binary.BigEndian.AppendUint16(nil, v) }
-
-func pad(b []byte) []byte { return append(b, make([]byte, 4-len(b))...) }
-
-func (r *rules) addChains(c *nftables.Conn, t *nftables.Table) {
-	chain := func(name string, typ nftables.ChainType, hook *nftables.ChainHook, prio *nftables.ChainPriority, bodies ...[]expr.Any) {
-		ch := c.AddChain(&nftables.Chain{Name: name, Table: t, Type: typ, Hooknum: hook, Priority: prio})
-		for _, body := range bodies {
-			c.AddRule(&nftables.Rule{Table: t, Chain: ch, Exprs: body})
+		sets := r.sets(f)
+		guard.add(f.Is(), from(expr.CmpOpEq, r.bridge), f.DstIn(expr.CmpOpEq, loopback), &expr.Verdict{Kind: expr.VerdictDrop})
+		guard.add(f.Is(), from(expr.CmpOpNeq, r.bridge), from(expr.CmpOpNeq, "lo"), f.DstIn(expr.CmpOpEq, subnet), &expr.Verdict{Kind: expr.VerdictDrop})
+		for _, ch := range []*chain{in, out} {
+			ch.add(f.Is(), lookupOne(f, sets[1]))
+			ch.add(f.Is(), nft.ToLocal(), lookup(f, sets[0], 0))
+		}
+		back.add(f.Is(), f.SrcIn(expr.CmpOpEq, subnet), to(expr.CmpOpNeq), &expr.Masq{})
+		back.add(f.Is(), to(expr.CmpOpEq), f.SrcIn(expr.CmpOpEq, loopback), &expr.Masq{})
+		back.add(f.Is(), to(expr.CmpOpEq), f.SrcIn(expr.CmpOpEq, subnet), nft.Redirected(), &expr.Masq{})
+		for _, ch := range []*chain{fence, moat} {
+			ch.add(from(expr.CmpOpEq, r.bridge), f.Is(), f.LoadSrc(nft.Reg), &expr.Lookup{SourceRegister: nft.Reg, SetName: sets[2].Name, SetID: sets[2].ID},
+				nft.Asking(), &expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_ADMIN_PROHIBITED})
 		}
 	}
-	loopback := netip.MustParsePrefix("127.0.0.0/8")
-	drop := &expr.Verdict{Kind: expr.VerdictDrop}
-	chain("guard", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, nftables.ChainPriorityRaw,
-		join(iface(expr.MetaKeyIIFNAME, expr.CmpOpEq, r.bridge), inside(ipDst, expr.CmpOpEq, loopback), drop),
-		join(iface(expr.MetaKeyIIFNAME, expr.CmpOpNeq, r.bridge), iface(expr.MetaKeyIIFNAME, expr.CmpOpNeq, "lo"),
-			inside(ipDst, expr.CmpOpEq, r.subnet), drop),
-	)
-	for name, hook := range map[string]*nftables.ChainHook{"in": nftables.ChainHookPrerouting, "out": nftables.ChainHookOutput} {
-		chain(name, nftables.ChainTypeNAT, hook, nftables.ChainPriorityNATDest, lookupOne(), lookupAny())
-	}
-	masquerade := &expr.Masq{}
-	chain("back", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource,
-		join(inside(ipSrc, expr.CmpOpEq, r.subnet), iface(expr.MetaKeyOIFNAME, expr.CmpOpNeq, r.bridge), masquerade),
-		join(iface(expr.MetaKeyOIFNAME, expr.CmpOpEq, r.bridge), inside(ipSrc, expr.CmpOpEq, loopback), masquerade),
-		join(iface(expr.MetaKeyOIFNAME, expr.CmpOpEq, r.bridge), inside(ipSrc, expr.CmpOpEq, r.subnet), redirected(), masquerade),
-	)
+	return []*chain{guard, in, out, back, fence, moat}
 }
 
-// lookupOne: dnat to (ip daddr . meta l4proto . th dport) in map one.
-func lookupOne() []expr.Any {
+// lookupOne: dnat to (daddr . l4proto . th dport) in map one.
+func lookupOne(f nft.Family, s *nftables.Set) []expr.Any {
+	return nft.Join(f.LoadDst(nft.Reg), lookup(f, s, f.Words()))
+}
+
+// lookup: dnat to (... l4proto . th dport) in a map; skip words of the key are loaded.
+func lookup(f nft.Family, s *nftables.Set, skip int) []expr.Any {
 	return []expr.Any{
-		&expr.Payload{DestRegister: reg1, Base: expr.PayloadBaseNetworkHeader, Offset: ipDst, Len: 4},
-		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: reg1Second},
-		&expr.Payload{DestRegister: reg1Third, Base: expr.PayloadBaseTransportHeader, Offset: portDst, Len: 2},
-		&expr.Lookup{SourceRegister: reg1, DestRegister: reg1, IsDestRegSet: true, SetName: "one", SetID: 2},
-		dnat(),
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: nft.Reg32(skip)},
+		&expr.Payload{DestRegister: nft.Reg32(skip + 1), Base: expr.PayloadBaseTransportHeader, Offset: portDst, Len: 2},
+		&expr.Lookup{SourceRegister: nft.Reg, DestRegister: nft.Reg, IsDestRegSet: true, SetName: s.Name, SetID: s.ID},
+		f.DNAT(true),
 	}
 }
 
-// lookupAny: fib daddr type local, dnat to (meta l4proto . th dport) in map any.
-func lookupAny() []expr.Any {
-	return []expr.Any{
-		&expr.Fib{Register: reg1, ResultADDRTYPE: true, FlagDADDR: true},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: reg1, Data: binaryutil.NativeEndian.PutUint32(unix.RTN_LOCAL)},
-		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: reg1},
-		&expr.Payload{DestRegister: reg1Second, Base: expr.PayloadBaseTransportHeader, Offset: portDst, Len: 2},
-		&expr.Lookup{SourceRegister: reg1, DestRegister: reg1, IsDestRegSet: true, SetName: "any", SetID: 1},
-		dnat(),
+// remove takes away our table and our rules in others' chains.
+func (r *rules) remove() error {
+	if err := nft.RemoveTable(&r.conn, r.table()); err != nil {
+		return err
 	}
+	return r.accepts().Remove(&r.conn)
 }
 
-func dnat() expr.Any {
-	return &expr.NAT{
-		Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, Specified: true,
-		RegAddrMin: reg1, RegAddrMax: reg1, RegProtoMin: reg1Second, RegProtoMax: reg1Second,
-	}
-}
-
-func iface(key expr.MetaKey, op expr.CmpOp, name string) []expr.Any {
-	padded := make([]byte, unix.IFNAMSIZ)
-	copy(padded, name)
-	return []expr.Any{&expr.Meta{Key: key, Register: reg1}, &expr.Cmp{Op: op, Register: reg1, Data: padded}}
-}
-
-// inside compares the address at offset with a range.
-func inside(offset uint32, op expr.CmpOp, p netip.Prefix) []expr.Any {
-	mask := binary.BigEndian.AppendUint32(nil, ^uint32(0)<<(32-p.Bits()))
-	return []expr.Any{
-		&expr.Payload{DestRegister: reg1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: 4},
-		&expr.Bitwise{SourceRegister: reg1, DestRegister: reg1, Len: 4, Mask: mask, Xor: make([]byte, 4)},
-		&expr.Cmp{Op: op, Register: reg1, Data: p.Masked().Addr().AsSlice()},
-	}
-}
-
-func redirected() []expr.Any {
-	return []expr.Any{
-		&expr.Ct{Key: expr.CtKeySTATUS, Register: reg1},
-		&expr.Bitwise{SourceRegister: reg1, DestRegister: reg1, Len: 4, Mask: binaryutil.NativeEndian.PutUint32(ctStatusDNAT), Xor: make([]byte, 4)},
-		&expr.Cmp{Op: expr.CmpOpNeq, Register: reg1, Data: make([]byte, 4)},
-	}
-}
-
-// join puts a rule together from single expressions and lists of them.
-func join(parts ...any) []expr.Any {
-	var out []expr.Any
-	for _, p := range parts {
-		switch p := p.(type) {
-		case []expr.Any:
-			out = append(out, p...)
-		case expr.Any:
-			out = append(out, p)
+// check mends what others have removed.
+func (r *rules) check(uses map[netip.Addr]use) error {
+	var intact bool
+	// What cannot be read is not intact; an error here only ends the connection.
+	_ = r.conn.Do(func(c *nftables.Conn) (err error) {
+		intact, err = r.intact(c, uses)
+		return err
+	})
+	if !intact {
+		r.log.Warn("nftables table was changed by another program, writing it again", "table", r.tableName())
+		if err := r.sync(uses); err != nil {
+			return err
 		}
 	}
-	return out
+	return r.accepts().Mend(&r.conn)
+}
+
+// intact compares what is cheap to compare: the chains' lengths and the sets' sizes.
+func (r *rules) intact(c *nftables.Conn, uses map[netip.Addr]use) (bool, error) {
+	for _, ch := range r.chains() {
+		rules, err := c.GetRules(r.table(), &nftables.Chain{Name: ch.name, Table: r.table()})
+		if err != nil || len(rules) != len(ch.rules) {
+			return false, err
+		}
+	}
+	for _, f := range nft.Families() {
+		want := r.elements(f, uses)
+		for i, s := range r.sets(f) {
+			got, err := c.GetSetElements(s)
+			if err != nil || len(got) != len(want[i]) {
+				return false, err
+			}
+		}
+	}
+	return true, nil
 }

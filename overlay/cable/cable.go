@@ -49,8 +49,10 @@ type Cable struct {
 	Interface string
 	MAC       net.HardwareAddr
 	Addresses []netip.Prefix
-	// Gateway of the default route; the zero value is none.
-	Gateway netip.Addr
+	// Gateways of the default routes, at most one of each family.
+	Gateways []netip.Addr
+	// Isolated ports of a bridge pass nothing to each other.
+	Isolated bool
 }
 
 // PortName derives the name of a task's port; prefix tells the makers apart.
@@ -75,6 +77,11 @@ func (c Cable) Plug(near *netlink.Handle, container *netns.Namespace) error {
 	}
 	if err := container.SetSysctls(c.ipv6Sysctls()); err != nil && (c.hasIPv6() || !errors.Is(err, os.ErrNotExist)) {
 		return err
+	}
+	if c.Isolated {
+		if err := c.isolate(near); err != nil {
+			return err
+		}
 	}
 	if err := c.configure(far); err != nil {
 		return err
@@ -132,12 +139,21 @@ func (c Cable) configure(far *netlink.Handle) error {
 	if err := far.LinkSetUp(eth); err != nil {
 		return fmt.Errorf("interface %s: %w", c.Interface, err)
 	}
-	if !c.Gateway.IsValid() {
-		return nil
+	for _, gw := range c.Gateways {
+		if err := far.RouteAdd(&netlink.Route{LinkIndex: eth.Attrs().Index, Gw: gw.AsSlice()}); err != nil {
+			return fmt.Errorf("route by %s: %w", gw, err)
+		}
 	}
-	route := &netlink.Route{LinkIndex: eth.Attrs().Index, Gw: c.Gateway.AsSlice()}
-	if err := far.RouteAdd(route); err != nil {
-		return fmt.Errorf("route by %s: %w", c.Gateway, err)
+	return nil
+}
+
+func (c Cable) isolate(near *netlink.Handle) error {
+	port, err := near.LinkByName(c.Port)
+	if err == nil {
+		err = near.LinkSetIsolated(port, true)
+	}
+	if err != nil {
+		return fmt.Errorf("isolate cable %s: %w", c.Port, err)
 	}
 	return nil
 }

@@ -3,7 +3,7 @@
 // Package hostnet answers questions about the network of the host it runs on:
 // which address ranges are routed already, and which range is free to take.
 //
-// It only reads. Callers: overlay/bridge, overlay/vswitch, dev. No goroutines.
+// It only reads, but for one route. Callers: overlay/bridge, overlay/mesh, overlay/vswitch, dev. No goroutines.
 package hostnet
 
 import (
@@ -14,6 +14,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // Used lists the ranges that the host behind h has an address in or a route to;
@@ -91,6 +92,19 @@ func Nth(p netip.Prefix, n uint32) netip.Addr {
 func MAC(prefix byte, a netip.Addr) net.HardwareAddr {
 	b := a.As4()
 	return net.HardwareAddr{0x02, prefix, b[0], b[1], b[2], b[3]}
+}
+
+// AnswerLoopback6 lets answers to the host's [::1] come in by an interface, when connections from there were redirected to
+// it: route_localnet of IPv6. The route goes with the interface.
+func AnswerLoopback6(h *netlink.Handle, index int) error {
+	err := h.RouteReplace(&netlink.Route{
+		LinkIndex: index, Type: unix.RTN_LOCAL, Table: unix.RT_TABLE_LOCAL, Priority: 5000,
+		Dst: &net.IPNet{IP: net.IPv6loopback, Mask: net.CIDRMask(128, 128)},
+	})
+	if err != nil {
+		return fmt.Errorf("route for answers to [::1]: %w", err)
+	}
+	return nil
 }
 
 // WayOutMTU is the MTU of the interface with the default route; without one, the

@@ -130,6 +130,16 @@ func Redirected() []expr.Any {
 	}
 }
 
+// Asking matches packets in the direction in which their connection was opened.
+func Asking() []expr.Any {
+	return []expr.Any{&expr.Ct{Key: expr.CtKeyDIRECTION, Register: Reg}, Equal([]byte{0})}
+}
+
+// Answering matches packets in the other direction.
+func Answering() []expr.Any {
+	return []expr.Any{&expr.Ct{Key: expr.CtKeyDIRECTION, Register: Reg}, Equal([]byte{1})}
+}
+
 // Port is a port as a field of a key or value: each fills 4 bytes.
 func Port(n uint16) []byte { return Pad(binary.BigEndian.AppendUint16(nil, n)) }
 

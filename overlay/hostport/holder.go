@@ -1,6 +1,6 @@
 //go:build linux
 
-package bridge
+package hostport
 
 import (
 	"bufio"
@@ -14,16 +14,16 @@ import (
 // tcpListen is the state of a listening socket in /proc/net/tcp.
 const tcpListen = "0A"
 
-// whoListens names the program in the way, for an error message: as well as it can.
-func whoListens(p Port) string {
+// holder names the program in the way, for an error message: as well as it can.
+func holder(protocol string, port uint16) string {
 	inodes := make(map[string]bool)
-	for _, file := range []string{p.Protocol, p.Protocol + "6"} {
+	for _, file := range []string{protocol, protocol + "6"} {
 		f, err := os.Open("/proc/thread-self/net/" + file)
 		if err != nil {
 			continue
 		}
 		for lines := bufio.NewScanner(f); lines.Scan(); {
-			if port, inode, ok := parseSocket(lines.Text(), p.Protocol); ok && port == p.Published {
+			if n, inode, ok := parseSocket(lines.Text(), protocol); ok && n == port {
 				inodes["socket:["+inode+"]"] = true
 			}
 		}

@@ -1,0 +1,192 @@
+//go:build linux
+
+package nft
+
+import (
+	"fmt"
+	"log/slog"
+	"os"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"github.com/google/nftables/userdata"
+)
+
+// dockerUser is the chain that dockerd leaves to others: it jumps there first, and
+// keeps its content when it writes its own rules anew.
+const dockerUser = "DOCKER-USER"
+
+// Accepts lets an interface's packets through the chains of others that drop what is forwarded: dockerd's and ufw's `FORWARD`,
+// firewalld's, or a table of the host's own. An accept in a table of ours could not: every base chain is asked, and one
+// drop is final.
+type Accepts struct {
+	Interface string
+	// Tag is the comment by which our rules are found again; nobody else's may be the same.
+	Tag string
+}
+
+// Ensure adds what is missing. What cannot be done is logged: a host's firewall is its owner's, and what publishes nothing
+// works all the same.
+func (a Accepts) Ensure(conn *Conn, log *slog.Logger) {
+	if err := conn.Do(a.add); err != nil {
+		log.Warn("the host's firewall may drop what is forwarded to and from containers", "interface", a.Interface, "err", err)
+	}
+	if b, err := os.ReadFile("/proc/thread-self/net/ip_tables_names"); err == nil && len(b) > 0 {
+		log.Info("legacy iptables rules are in force beside nftables; when their FORWARD policy is DROP, containers need: iptables-legacy -I FORWARD -i " +
+			a.Interface + " -j ACCEPT, and the same with -o")
+	}
+}
+
+// Mend is Ensure after a change of the host's rules.
+func (a Accepts) Mend(conn *Conn) error { return conn.Do(a.add) }
+
+func (a Accepts) add(c *nftables.Conn) error {
+	chains, err := droppingChains(c)
+	if err != nil {
+		return err
+	}
+	for _, ch := range chains {
+		rules, err := c.GetRules(ch.Table, ch)
+		if err != nil {
+			return fmt.Errorf("list rules of %s %s: %w", ch.Table.Name, ch.Name, err)
+		}
+		if len(a.ours(rules)) == 2 {
+			continue
+		}
+		for _, old := range a.ours(rules) {
+			if err := c.DelRule(old); err != nil {
+				return err
+			}
+		}
+		for _, key := range []expr.MetaKey{expr.MetaKeyIIFNAME, expr.MetaKeyOIFNAME} {
+			c.InsertRule(&nftables.Rule{
+				Table: ch.Table, Chain: ch, UserData: userdata.AppendString(nil, userdata.TypeComment, a.Tag),
+				// The shape that iptables gives to `-i swarm0 -j ACCEPT`, so that it can list it.
+				Exprs: Join(Interface(key, expr.CmpOpEq, a.Interface), &expr.Counter{}, &expr.Verdict{Kind: expr.VerdictAccept}),
+			})
+		}
+	}
+	if err := c.Flush(); err != nil {
+		return fmt.Errorf("accept forwarding for %s: %w", a.Interface, err)
+	}
+	return nil
+}
+
+// droppingChains lists where our accept rules belong: for each base chain on the
+// forward hook that ends in a drop, the chain itself, or DOCKER-USER of its table.
+func droppingChains(c *nftables.Conn) ([]*nftables.Chain, error) {
+	all, err := c.ListChains()
+	if err != nil {
+		return nil, fmt.Errorf("list nftables chains: %w", err)
+	}
+	forUsers := make(map[nftables.Table]*nftables.Chain)
+	for _, ch := range all {
+		if ch.Name == dockerUser {
+			forUsers[key(ch.Table)] = ch
+		}
+	}
+	var out []*nftables.Chain
+	for _, ch := range all {
+		if !routes(ch.Table) || ch.Hooknum == nil || *ch.Hooknum != *nftables.ChainHookForward || ch.Type != nftables.ChainTypeFilter {
+			continue
+		}
+		drops, err := endsInDrop(c, ch)
+		if err != nil {
+			return nil, err
+		}
+		if !drops {
+			continue
+		}
+		if u := forUsers[key(ch.Table)]; u != nil {
+			ch = u
+		}
+		out = append(out, ch)
+	}
+	return out, nil
+}
+
+// endsInDrop: by policy, or by a last rule that refuses what no other has accepted, as firewalld's.
+func endsInDrop(c *nftables.Conn, ch *nftables.Chain) (bool, error) {
+	if ch.Policy != nil && *ch.Policy == nftables.ChainPolicyDrop {
+		return true, nil
+	}
+	rules, err := c.GetRules(ch.Table, ch)
+	if err != nil {
+		return false, fmt.Errorf("list rules of %s %s: %w", ch.Table.Name, ch.Name, err)
+	}
+	if len(rules) == 0 {
+		return false, nil
+	}
+	for _, e := range rules[len(rules)-1].Exprs {
+		switch e := e.(type) {
+		case *expr.Counter, *expr.Log:
+		case *expr.Reject:
+			return true, nil
+		case *expr.Verdict:
+			return e.Kind == expr.VerdictDrop, nil
+		default:
+			return false, nil // It has a condition.
+		}
+	}
+	return false, nil
+}
+
+func routes(t *nftables.Table) bool {
+	return t.Family == nftables.TableFamilyIPv4 || t.Family == nftables.TableFamilyIPv6 || t.Family == nftables.TableFamilyINet
+}
+
+func key(t *nftables.Table) nftables.Table {
+	return nftables.Table{Name: t.Name, Family: t.Family}
+}
+
+func (a Accepts) ours(rules []*nftables.Rule) []*nftables.Rule {
+	var out []*nftables.Rule
+	for _, r := range rules {
+		if comment, ok := userdata.GetString(r.UserData, userdata.TypeComment); ok && comment == a.Tag {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// Remove takes our rules out of others' chains, wherever they are.
+func (a Accepts) Remove(conn *Conn) error {
+	return conn.Do(func(c *nftables.Conn) error {
+		chains, err := c.ListChains()
+		if err != nil {
+			return fmt.Errorf("list nftables chains: %w", err)
+		}
+		for _, ch := range chains {
+			// Any of these may have had a drop policy when the rule was made.
+			if !routes(ch.Table) || (ch.Name != dockerUser && (ch.Hooknum == nil || *ch.Hooknum != *nftables.ChainHookForward)) {
+				continue
+			}
+			rules, err := c.GetRules(ch.Table, ch)
+			if err != nil {
+				return fmt.Errorf("list rules of %s %s: %w", ch.Table.Name, ch.Name, err)
+			}
+			for _, rule := range a.ours(rules) {
+				if err := c.DelRule(rule); err != nil {
+					return err
+				}
+			}
+		}
+		if err := c.Flush(); err != nil {
+			return fmt.Errorf("remove forwarding rules of %s: %w", a.Interface, err)
+		}
+		return nil
+	})
+}
+
+// RemoveTable removes a table, there or not.
+func RemoveTable(conn *Conn, t *nftables.Table) error {
+	return conn.Do(func(c *nftables.Conn) error {
+		// Adding first makes the deletion valid when there was none.
+		c.AddTable(t)
+		c.DelTable(t)
+		if err := c.Flush(); err != nil {
+			return fmt.Errorf("remove nftables table %s: %w", t.Name, err)
+		}
+		return nil
+	})
+}
