@@ -95,10 +95,10 @@ func MAC(prefix byte, a netip.Addr) net.HardwareAddr {
 }
 
 // AnswerLoopback6 lets answers to the host's [::1] come in by an interface, when connections from there were redirected to
-// it: route_localnet of IPv6. The route goes with the interface.
+// it: route_localnet of IPv6. The route goes with the interface; its metric keeps it apart from those of others.
 func AnswerLoopback6(h *netlink.Handle, index int) error {
 	err := h.RouteReplace(&netlink.Route{
-		LinkIndex: index, Type: unix.RTN_LOCAL, Table: unix.RT_TABLE_LOCAL, Priority: 5000,
+		LinkIndex: index, Type: unix.RTN_LOCAL, Table: unix.RT_TABLE_LOCAL, Priority: 5000 + index,
 		Dst: &net.IPNet{IP: net.IPv6loopback, Mask: net.CIDRMask(128, 128)},
 	})
 	if err != nil {

@@ -57,7 +57,7 @@ func (r rung) set() *nftables.Set {
 		return s
 	}
 	s.Name, s.IsMap, s.Concatenation = r.name(), true, true
-	s.KeyType, s.DataType = nftables.MustConcatSetType(f.Address, nftables.TypeInteger), f.Address
+	s.KeyType, s.DataType = nftables.MustConcatSetType(f.Address, nftables.TypeMark), f.Address
 	return s
 }
 

@@ -1,0 +1,160 @@
+//go:build linux
+
+package mesh
+
+import (
+	"encoding/binary"
+	"net/netip"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+
+	"swarm/overlay/nft"
+)
+
+// chain with its rules; without a hook it is one that others jump to.
+type chain struct {
+	name  string
+	typ   nftables.ChainType
+	hook  *nftables.ChainHook
+	prio  *nftables.ChainPriority
+	rules [][]expr.Any
+}
+
+func (ch *chain) add(parts ...any) { ch.rules = append(ch.rules, nft.Join(parts...)) }
+
+// frame queues the table with all that does not depend on its content.
+func (r *rules) frame(c *nftables.Conn) {
+	t := table()
+	// Adding first makes the deletion valid when there was no table.
+	c.AddTable(t)
+	c.DelTable(t)
+	c.AddTable(t)
+	for _, s := range fixedSets() {
+		// Without elements there is nothing to go wrong.
+		_ = c.AddSet(s, nil)
+	}
+	all := r.chains()
+	for _, name := range []string{kindHere.chain(), kindAny.chain()} {
+		c.AddChain(&nftables.Chain{Name: name, Table: t})
+	}
+	// Chains first: rules jump to them.
+	for _, ch := range all {
+		c.AddChain(&nftables.Chain{Name: ch.name, Table: t, Type: ch.typ, Hooknum: ch.hook, Priority: ch.prio})
+	}
+	for _, ch := range all {
+		for _, rule := range ch.rules {
+			c.AddRule(&nftables.Rule{Table: t, Chain: &nftables.Chain{Name: ch.name, Table: t}, Exprs: rule})
+		}
+	}
+}
+
+func base(name string, typ nftables.ChainType, hook *nftables.ChainHook, prio *nftables.ChainPriority) *chain {
+	return &chain{name: name, typ: typ, hook: hook, prio: prio}
+}
+
+func (r *rules) chains() []*chain {
+	in := base("in", nftables.ChainTypeNAT, nftables.ChainHookPrerouting, nftables.ChainPriorityNATDest)
+	out := base("out", nftables.ChainTypeNAT, nftables.ChainHookOutput, nftables.ChainPriorityNATDest)
+	in.add(r.fromPeers(), jump("here"))
+	in.add(jump("front"))
+	out.add(jump("front"))
+
+	guard := base("guard", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, nftables.ChainPriorityRaw)
+	guard.add(nft.Families()[0].Is(), r.fromPeers(), nft.Families()[0].DstIn(expr.CmpOpEq, netip.MustParsePrefix("127.0.0.0/8")), &expr.Verdict{Kind: expr.VerdictDrop})
+
+	refuse := &chain{name: "refuse"}
+	refuse.add(nft.Protocol(expr.CmpOpEq, unix.IPPROTO_TCP), &expr.Reject{Type: unix.NFT_REJECT_TCP_RST})
+	refuse.add(&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_PORT_UNREACH})
+	return append([]*chain{guard, in, out, refuse}, r.mark(), r.back(), r.leave(), closed())
+}
+
+func jump(to string) expr.Any { return &expr.Verdict{Kind: expr.VerdictJump, Chain: to} }
+
+func (r *rules) fromPeers() []expr.Any {
+	return nft.Interface(expr.MetaKeyIIFNAME, expr.CmpOpEq, r.device)
+}
+
+func (r *rules) toPeers() []expr.Any {
+	return nft.Interface(expr.MetaKeyOIFNAME, expr.CmpOpEq, r.device)
+}
+
+func number(n uint32) []byte { return binaryutil.NativeEndian.PutUint32(n) }
+
+// mark: the way back is decided by the way that a connection came.
+func (r *rules) mark() *chain {
+	ch := base("mark", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, nftables.ChainPriorityMangle)
+	peers := fixedSets()["peers"]
+	load := &expr.Ct{Key: expr.CtKeyMARK, Register: nft.Reg}
+	ch.add(r.fromPeers(), nft.Asking(), load, nft.Equal(number(0)),
+		&expr.Payload{DestRegister: nft.Reg, Base: expr.PayloadBaseLLHeader, Offset: 6, Len: 6},
+		&expr.Lookup{SourceRegister: nft.Reg, DestRegister: nft.Reg, IsDestRegSet: true, SetName: peers.Name, SetID: peers.ID},
+		&expr.Ct{Key: expr.CtKeyMARK, Register: nft.Reg, SourceRegister: true})
+	ch.add(load, masked(), nft.Answering(), load, &expr.Meta{Key: expr.MetaKeyMARK, Register: nft.Reg, SourceRegister: true})
+	return ch
+}
+
+// back: containers of this host are masqueraded by the bridge they are on.
+func (r *rules) back() *chain {
+	ch := base("back", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource)
+	for i, f := range nft.Families() {
+		loopback := netip.MustParsePrefix([]string{"127.0.0.0/8", "::1/128"}[i])
+		ch.add(r.toPeers(), f.Is(), f.SrcIn(expr.CmpOpEq, loopback), &expr.Masq{})
+		turned := fixedSets()["turned"+f.Digit]
+		ch.add(r.toPeers(), f.Is(), f.LoadSrc(nft.Reg), f.LoadDst(nft.Reg32(f.Words())),
+			&expr.Lookup{SourceRegister: nft.Reg, SetName: turned.Name, SetID: turned.ID}, &expr.Masq{})
+	}
+	return ch
+}
+
+// leave: both ends learn from the opening packets what fits; the kernel only ever lowers it.
+func (r *rules) leave() *chain {
+	const (
+		tcpFlags   = 13
+		syn        = 2
+		optionMSS  = 2
+		headers    = 40 // IPv4 and TCP
+		longer     = 20 // what IPv6's is longer by
+		smallest   = 536
+		sizeOffset = 2
+	)
+	ch := base("leave", nftables.ChainTypeFilter, nftables.ChainHookPostrouting, nftables.ChainPriorityMangle)
+	for i, f := range nft.Families() {
+		size := binary.BigEndian.AppendUint16(nil, uint16(max(r.mtu-headers-i*longer, smallest)))
+		ch.add(r.toPeers(), f.Is(), nft.Protocol(expr.CmpOpEq, unix.IPPROTO_TCP),
+			&expr.Payload{DestRegister: nft.Reg, Base: expr.PayloadBaseTransportHeader, Offset: tcpFlags, Len: 1},
+			&expr.Bitwise{SourceRegister: nft.Reg, DestRegister: nft.Reg, Len: 1, Mask: []byte{syn}, Xor: []byte{0}}, nft.NotEqual([]byte{0}),
+			&expr.Immediate{Register: nft.Reg, Data: size},
+			&expr.Exthdr{SourceRegister: nft.Reg, Type: optionMSS, Offset: sizeOffset, Len: 2, Op: expr.ExthdrOpTcpopt})
+	}
+	// The mark has done its work, and would lead the VXLAN packet back into the device.
+	ch.add(r.toPeers(), marked(), &expr.Immediate{Register: nft.Reg, Data: number(0)}, &expr.Meta{Key: expr.MetaKeyMARK, Register: nft.Reg, SourceRegister: true})
+	return ch
+}
+
+// marked matches packets with a mark of ours.
+func marked() []expr.Any {
+	return nft.Join(&expr.Meta{Key: expr.MetaKeyMARK, Register: nft.Reg}, masked())
+}
+
+func masked() []expr.Any {
+	return []expr.Any{
+		&expr.Bitwise{SourceRegister: nft.Reg, DestRegister: nft.Reg, Len: 4, Mask: number(markMask), Xor: number(0)},
+		nft.Equal(number(markOurs)),
+	}
+}
+
+// closed: the sockets that hold the ports would accept, and never answer.
+func closed() *chain {
+	ch := base("closed", nftables.ChainTypeFilter, nftables.ChainHookInput, nftables.ChainPriorityFilter)
+	refuse := &expr.Verdict{Kind: expr.VerdictGoto, Chain: "refuse"}
+	held := fixedSets()["held"]
+	ch.add(loadPort(0), &expr.Lookup{SourceRegister: nft.Reg, SetName: held.Name, SetID: held.ID}, refuse)
+	for _, f := range nft.Families() {
+		held := fixedSets()["held"+f.Digit]
+		ch.add(f.Is(), f.LoadDst(nft.Reg), loadPort(f.Words()), &expr.Lookup{SourceRegister: nft.Reg, SetName: held.Name, SetID: held.ID}, refuse)
+	}
+	return ch
+}
