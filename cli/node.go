@@ -274,6 +274,12 @@ func writeNode(w io.Writer, n *swarmv1.NodeInfo) {
 	line(" CPUs", float64(d.GetResources().GetNanoCpus())/1e9)
 	line(" Memory", units.BytesSize(float64(d.GetResources().GetMemoryBytes())))
 	line("Engine Version", d.GetEngine().GetEngineVersion())
+	if builds := d.GetEngine().GetBuilds(); len(builds) > 0 {
+		fmt.Fprintln(w, "Builds:")
+		for _, b := range builds {
+			line(" "+capitalized(b.GetPart()), b.GetBuild())
+		}
+	}
 }
 
 // onEach runs fn on each reference, says what went wrong with which, and goes on.

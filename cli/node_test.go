@@ -17,7 +17,9 @@ func testNodes() []*swarmv1.NodeInfo {
 				Meta: &swarmv1.Meta{Version: 5, CreatedAt: timestamppb.New(time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC))},
 			},
 			State: &swarmv1.NodeState{State: state, Description: &swarmv1.NodeDescription{
-				Hostname: host, Engine: &swarmv1.EngineDescription{EngineVersion: "v1.2.3"},
+				Hostname: host, Engine: &swarmv1.EngineDescription{EngineVersion: "v1.2.3", Builds: []*swarmv1.RunningBuild{
+					{Part: "daemon", Build: "v1.2.3-b"}, {Part: "runtime", Build: "v1.2.3-b"}, {Part: "shim", Build: "v1.2.2-a"}, {Part: "shim", Build: "v1.2.3-b"},
+				}},
 				Platform: &swarmv1.Platform{Architecture: "x86_64", Os: "linux"}, Resources: &swarmv1.Resources{NanoCpus: 2e9, MemoryBytes: 1 << 30},
 			}},
 			ManagerStatus: m,

@@ -47,6 +47,8 @@ type host struct {
 		worker.Runtime
 		worker.Executor
 	}
+	// execs ends those of a former daemon; nil with a simulated runtime.
+	execs  *containerd.Runtime
 	images worker.ImageStore
 	// peers is set while this host is a member.
 	peers *peers
@@ -106,7 +108,7 @@ func (h *host) newContainers() error {
 	if err != nil {
 		return err
 	}
-	h.runtime = rt
+	h.runtime, h.execs = rt, rt
 	h.store, err = image.New(image.Config{Insecure: h.options.InsecureRegistries, CertsDirs: h.options.RegistryCertsDirs, PeerBandwidth: h.options.PeerBandwidth}, image.Deps{
 		Log: h.log, Client: h.client, Peers: h.peers.holders, PeerTransport: h.peers,
 	})
@@ -142,10 +144,15 @@ func (h *host) run(ctx context.Context) error {
 
 // ready returns when containers can be run.
 func (h *host) ready(ctx context.Context) error {
-	if h.companion == nil {
-		return nil
+	if h.companion != nil {
+		if err := h.companion.Ready(ctx); err != nil {
+			return err
+		}
 	}
-	return h.companion.Ready(ctx)
+	if h.execs != nil {
+		h.endExecs(ctx)
+	}
+	return nil
 }
 
 func (h *host) close() {
@@ -226,7 +233,7 @@ func (h *host) describe() *swarmv1.NodeDescription {
 		},
 		Engine: &swarmv1.EngineDescription{
 			EngineVersion: version, KernelVersion: unix.ByteSliceToString(uname.Release[:]), Build: versionInfo().Build,
-			RuntimeVersion: "containerd " + versionInfo().Containerd,
+			RuntimeVersion: "containerd " + versionInfo().Containerd, Builds: h.builds(),
 		},
 	}
 }

@@ -209,6 +209,10 @@ func (m *workerMember) Run(ctx context.Context) error {
 		defer m.Close()
 		return m.Worker.Run(ctx)
 	})
+	g.Go(func() error {
+		m.host.watchBuilds(ctx, m.Redescribe)
+		return nil
+	})
 	if m.overlay != nil {
 		g.Go(func() error { return m.overlay.Run(ctx) })
 	}

@@ -47,6 +47,39 @@ func (o *output) await(t *testing.T, what string) {
 	})
 }
 
+// A daemon that was killed leaves its execs running; the next one ends them, and nothing else.
+func TestRuntime_EndExecs(t *testing.T) {
+	n := newNode(t)
+	c := n.container("sleep 1000 & exec sleep 1000")
+	n.run(c)
+	var out output
+	code := make(chan int, 1)
+	go func() {
+		got, err := n.runtime.Exec(context.WithoutCancel(t.Context()), &swarmv1.ExecStart{
+			TaskId: c.Task.GetId(), Command: []string{"sh", "-c", "echo up; exec sleep 1000"},
+		}, worker.ExecStreams{Stdout: &out})
+		if err != nil {
+			t.Error(err)
+		}
+		code <- got
+	}()
+	out.await(t, "up")
+	ended, err := n.runtime.EndExecs(t.Context())
+	if ended != 1 || err != nil {
+		t.Errorf("ended %d, %v; want 1", ended, err)
+	}
+	if got := <-code; got != 137 {
+		t.Errorf("exit code of the exec: got %d, want 137", got)
+	}
+	found, err := n.runtime.List(t.Context())
+	if err != nil || len(found) != 1 || !found[0].Running {
+		t.Errorf("containers: %v, %v", found, err)
+	}
+	if ended, err := n.runtime.EndExecs(t.Context()); ended != 0 || err != nil {
+		t.Errorf("a second time: ended %d, %v; want 0", ended, err)
+	}
+}
+
 func TestRuntime_Exec(t *testing.T) {
 	n := newNode(t)
 	c := n.container("exec sleep 1000", func(c *worker.Container) { c.Spec().Env = []string{"OWN=1"} })

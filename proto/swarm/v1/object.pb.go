@@ -778,7 +778,6 @@ type RunningBuild struct {
 	// daemon, runtime, shim.
 	Part          string `protobuf:"bytes,1,opt,name=part,proto3" json:"part,omitempty"`
 	Build         string `protobuf:"bytes,2,opt,name=build,proto3" json:"build,omitempty"`
-	Processes     uint32 `protobuf:"varint,3,opt,name=processes,proto3" json:"processes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -825,13 +824,6 @@ func (x *RunningBuild) GetBuild() string {
 		return x.Build
 	}
 	return ""
-}
-
-func (x *RunningBuild) GetProcesses() uint32 {
-	if x != nil {
-		return x.Processes
-	}
-	return 0
 }
 
 type PluginDescription struct {
@@ -3737,11 +3729,10 @@ const file_swarm_v1_object_proto_rawDesc = "" +
 	"\x06builds\x18\a \x03(\v2\x16.swarm.v1.RunningBuildR\x06builds\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"V\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"8\n" +
 	"\fRunningBuild\x12\x12\n" +
 	"\x04part\x18\x01 \x01(\tR\x04part\x12\x14\n" +
-	"\x05build\x18\x02 \x01(\tR\x05build\x12\x1c\n" +
-	"\tprocesses\x18\x03 \x01(\rR\tprocesses\";\n" +
+	"\x05build\x18\x02 \x01(\tR\x05build\";\n" +
 	"\x11PluginDescription\x12\x12\n" +
 	"\x04type\x18\x01 \x01(\tR\x04type\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\"\x8d\x01\n" +

@@ -163,7 +163,6 @@ func (m *RunningBuild) CloneVT() *RunningBuild {
 	r := new(RunningBuild)
 	r.Part = m.Part
 	r.Build = m.Build
-	r.Processes = m.Processes
 	if len(m.unknownFields) > 0 {
 		r.unknownFields = make([]byte, len(m.unknownFields))
 		copy(r.unknownFields, m.unknownFields)
@@ -1398,9 +1397,6 @@ func (this *RunningBuild) EqualVT(that *RunningBuild) bool {
 		return false
 	}
 	if this.Build != that.Build {
-		return false
-	}
-	if this.Processes != that.Processes {
 		return false
 	}
 	return string(this.unknownFields) == string(that.unknownFields)
@@ -3546,11 +3542,6 @@ func (m *RunningBuild) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 	if m.unknownFields != nil {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
-	}
-	if m.Processes != 0 {
-		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.Processes))
-		i--
-		dAtA[i] = 0x18
 	}
 	if len(m.Build) > 0 {
 		i -= len(m.Build)
@@ -6623,9 +6614,6 @@ func (m *RunningBuild) SizeVT() (n int) {
 	if l > 0 {
 		n += 1 + l + protohelpers.SizeOfVarint(uint64(l))
 	}
-	if m.Processes != 0 {
-		n += 1 + protohelpers.SizeOfVarint(uint64(m.Processes))
-	}
 	n += len(m.unknownFields)
 	return n
 }
@@ -9341,25 +9329,6 @@ func (m *RunningBuild) UnmarshalVT(dAtA []byte) error {
 			}
 			m.Build = string(dAtA[iNdEx:postIndex])
 			iNdEx = postIndex
-		case 3:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Processes", wireType)
-			}
-			m.Processes = 0
-			for shift := uint(0); ; shift += 7 {
-				if shift >= 64 {
-					return protohelpers.ErrIntOverflow
-				}
-				if iNdEx >= l {
-					return io.ErrUnexpectedEOF
-				}
-				b := dAtA[iNdEx]
-				iNdEx++
-				m.Processes |= uint32(b&0x7F) << shift
-				if b < 0x80 {
-					break
-				}
-			}
 		default:
 			iNdEx = preIndex
 			skippy, err := protohelpers.Skip(dAtA[iNdEx:])

@@ -175,6 +175,27 @@ func TestInstall_RefusesNoexecWithTheRemedy(t *testing.T) {
 	}
 }
 
+func TestCensus_NamesPartsAndBuilds(t *testing.T) {
+	dir := t.TempDir()
+	src := source(t)
+	before, now := mustInstall(t, dir, "v1", src), mustInstall(t, dir, "v2", src)
+	for _, program := range []string{now.Program, before.Shim, before.Shim, now.Shim} {
+		cmd := exec.Command(program, "60")
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	}
+	got, err := Census(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []Running{{PartRuntime, "v2"}, {PartShim, "v1"}, {PartShim, "v2"}}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("census (-want +got):\n%s", diff)
+	}
+}
+
 func TestPrune_KeepsWhatIsUsed(t *testing.T) {
 	dir, bundles := t.TempDir(), t.TempDir()
 	src := source(t)

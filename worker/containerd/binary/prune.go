@@ -48,32 +48,15 @@ func Prune(dir, bundles string, keep ...string) (removed []string, err error) {
 }
 
 func buildsInUse(dir, bundles string) (map[string]bool, error) {
-	// The kernel gives the names of programs without symbolic links.
-	real, err := filepath.EvalSymlinks(dir)
-	if err != nil {
-		return nil, err
-	}
 	used := make(map[string]bool)
-	mark := func(program string) {
-		for _, parent := range []string{real, dir} {
-			if rest, ok := strings.CutPrefix(program, parent+"/"); ok {
-				build, _, _ := strings.Cut(rest, "/")
-				used[build] = true
-			}
-		}
-	}
-	procs, err := filepath.Glob("/proc/[0-9]*/exe")
-	if err != nil {
+	if err := eachProcess(dir, func(build, _ string) { used[build] = true }); err != nil {
 		return nil, err
-	}
-	for _, link := range procs {
-		program, err := os.Readlink(link)
-		if err != nil {
-			continue // it ended, or is a kernel thread
-		}
-		mark(program)
 	}
 	shims, err := filepath.Glob(filepath.Join(bundles, "*", "*", "shim-binary-path"))
+	if err != nil {
+		return nil, err
+	}
+	real, err := filepath.EvalSymlinks(dir)
 	if err != nil {
 		return nil, err
 	}
@@ -85,7 +68,12 @@ func buildsInUse(dir, bundles string) (map[string]bool, error) {
 		if err != nil {
 			return nil, err
 		}
-		mark(string(path))
+		for _, parent := range []string{real, dir} {
+			if rest, ok := strings.CutPrefix(string(path), parent+"/"); ok {
+				build, _, _ := strings.Cut(rest, "/")
+				used[build] = true
+			}
+		}
 	}
 	return used, nil
 }
