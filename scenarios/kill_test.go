@@ -24,6 +24,8 @@ const (
 	killReplicas = 20
 	// killReturn is how soon after its return a daemon knows what became of its tasks.
 	killReturn = 3 * time.Second
+	// probeEvery leaves the machine to those that are probed.
+	probeEvery = 50 * time.Millisecond
 )
 
 // TestKill kills the daemon, the runtime beside it, and both, in turn, while containers write numbered lines and serve
@@ -43,7 +45,7 @@ func TestKill(t *testing.T) {
 	t.Parallel()
 	c := newCrowd(t, binaryUnderTest(t))
 	c.create()
-	p := probe.Start(c.endpoints)
+	p := probe.Start(c.endpoints, probeEvery)
 	defer p.Stop()
 	var slowest time.Duration
 	for i := range kills {

@@ -29,7 +29,7 @@ func TestUpgrade(t *testing.T) {
 	buildNext(t, next)
 	c := newCrowd(t, installed)
 	c.create()
-	p := probe.Start(c.endpoints)
+	p := probe.Start(c.endpoints, probeEvery)
 	defer p.Stop()
 	for _, program := range []string{next, first} {
 		build := c.buildOf(program)

@@ -95,20 +95,17 @@ type Load struct {
 	failures []error
 }
 
-// every leaves the machine to those that are probed.
-const every = 50 * time.Millisecond
-
-// Start begins to ask for the pages at base addresses.
-func Start(endpoints []string) *Load {
+// Start begins to ask for the pages at base addresses, each this often.
+func Start(endpoints []string, every time.Duration) *Load {
 	ctx, cancel := context.WithCancel(context.Background())
 	p := &Load{cancel: cancel}
 	for i, e := range endpoints {
 		// Every other one keeps its connection: those that stand must not break either.
 		p.done.Go(func() {
 			if i%2 == 0 {
-				p.run(ctx, New(), e)
+				p.run(ctx, New(), e, every)
 			} else {
-				p.run(ctx, &kept{}, e)
+				p.run(ctx, &kept{}, e, every)
 			}
 		})
 	}
@@ -120,7 +117,7 @@ type getter interface {
 	Close()
 }
 
-func (p *Load) run(ctx context.Context, c getter, endpoint string) {
+func (p *Load) run(ctx context.Context, c getter, endpoint string, every time.Duration) {
 	defer c.Close()
 	tick := time.NewTicker(every)
 	defer tick.Stop()

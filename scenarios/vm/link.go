@@ -95,6 +95,13 @@ func (l *link) end() {
 	l.voidLocked()
 }
 
+// bootID names the boot that the guest's agent has greeted from last.
+func (l *link) bootID() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.boot
+}
+
 // awaitBoot returns when an agent of another boot than that one has greeted, and names that boot.
 func (l *link) awaitBoot(ctx context.Context, not string) (string, error) {
 	for {

@@ -12,7 +12,6 @@ import (
 	"context"
 	"errors"
 	"flag"
-	"fmt"
 	"log"
 	"os"
 	"os/exec"
@@ -29,6 +28,8 @@ type options struct {
 	record, revision      string
 	memory, cpus          int
 	limit                 time.Duration
+	until                 string
+	interactive           bool
 }
 
 // guestNames are the machines of a run.
@@ -49,6 +50,8 @@ func main() {
 	flag.IntVar(&o.memory, "memory", 1024, "MiB of each guest")
 	flag.IntVar(&o.cpus, "cpus", 2, "processors of each guest")
 	flag.DurationVar(&o.limit, "limit", 25*time.Minute, "bound of the whole run")
+	flag.StringVar(&o.until, "until", "", "the last step; empty: all")
+	flag.BoolVar(&o.interactive, "interactive", false, "then run what is read, a guest's name and a shell command each line")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
@@ -79,7 +82,7 @@ func enterNamespaces(ctx context.Context) error {
 	// The child is to end with this thread, so this thread must not end before the process does.
 	runtime.LockOSThread()
 	cmd := exec.CommandContext(ctx, "/proc/self/exe", append([]string{"-inside"}, os.Args[1:]...)...)
-	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWPID, Pdeathsig: syscall.SIGKILL}
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = 30 * time.Second
@@ -103,14 +106,18 @@ func run(ctx context.Context, o options) error {
 	}
 	defer l.close()
 	var r report
-	for _, s := range steps() {
-		if err := r.step(ctx, l, s); err != nil {
-			l.explain()
-			return fmt.Errorf("%s: %w", s.name, err)
-		}
+	err = r.steps(ctx, l, o.until)
+	if err != nil {
+		l.explain()
+	}
+	if o.interactive {
+		err = errors.Join(err, l.interactive(ctx, os.Stdin, os.Stdout))
+	}
+	if err != nil {
+		return err
 	}
 	log.Printf("green in %v", time.Since(began).Round(time.Second))
-	if o.record == "" {
+	if o.record == "" || o.until != "" {
 		return nil
 	}
 	return r.write(o.record, o.revision, began)

@@ -21,6 +21,22 @@ type step struct {
 // report is the log of a run.
 type report struct{ rows []string }
 
+// steps runs them in order, up to the one that is named last.
+func (r *report) steps(ctx context.Context, l *lab, last string) error {
+	for _, s := range steps() {
+		if err := r.step(ctx, l, s); err != nil {
+			return fmt.Errorf("%s: %w", s.name, err)
+		}
+		if s.name == last {
+			return nil
+		}
+	}
+	if last != "" {
+		return fmt.Errorf("no step is named %q", last)
+	}
+	return nil
+}
+
 func (r *report) step(ctx context.Context, l *lab, s step) error {
 	ctx, cancel := context.WithTimeout(ctx, s.limit)
 	defer cancel()

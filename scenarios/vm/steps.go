@@ -18,6 +18,11 @@ func steps() []step {
 		{"join", 3 * time.Minute, join},
 		{"service", 4 * time.Minute, createServices},
 		{"every guest answers", time.Minute, answers},
+		{"limits", time.Minute, limited},
+		{"systemctl restart", 5 * time.Minute, restart},
+		{"upgrade", 5 * time.Minute, upgrade},
+		{"reboot", 12 * time.Minute, rebootEach},
+		{"uninstall", 4 * time.Minute, uninstall},
 	}
 }
 
@@ -68,13 +73,13 @@ func boot(ctx context.Context, l *lab) (string, error) {
 
 func install(ctx context.Context, l *lab) (string, error) {
 	err := l.each(func(g *guest) error {
-		_, err := g.run(ctx, "cp", "/cargo/swarm", "/usr/local/bin/swarm")
+		_, err := g.run(ctx, "cp", "/cargo/swarm", "/root/swarm")
 		return err
 	})
 	if err != nil {
 		return "", err
 	}
-	return l.guests[0].build(ctx, "/usr/local/bin/swarm")
+	return l.guests[0].build(ctx, "/root/swarm")
 }
 
 // build asks a program which build of swarm it is; the daemon that it does not find is no matter.
@@ -84,7 +89,7 @@ func (g *guest) build(ctx context.Context, program string) (string, error) {
 
 func initialize(ctx context.Context, l *lab) (string, error) {
 	began := time.Now()
-	if _, err := l.guests[0].swarm(ctx, "init"); err != nil {
+	if _, err := l.guests[0].run(ctx, "/root/swarm", "init"); err != nil {
 		return "", err
 	}
 	took := time.Since(began)
@@ -100,14 +105,19 @@ func join(ctx context.Context, l *lab) (string, error) {
 		return "", err
 	}
 	for _, g := range l.guests[1:] {
-		if _, err := g.swarm(ctx, "join", "--token", token, l.guests[0].address); err != nil {
+		if _, err := g.run(ctx, "/root/swarm", "join", "--token", token, l.guests[0].address); err != nil {
 			return "", err
 		}
 	}
 	if _, err := eventually(ctx, time.Minute, func(ctx context.Context) error { return l.ready(ctx, l.guests[1], l.guests...) }); err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("%d managers ready", len(l.guests)), nil
+	for _, g := range l.guests {
+		if _, err := g.sh(ctx, "systemctl is-enabled -q swarm && systemctl is-active -q swarm && test -x /usr/local/bin/swarm"); err != nil {
+			return "", err
+		}
+	}
+	return fmt.Sprintf("%d managers ready, swarm.service enabled and active", len(l.guests)), nil
 }
 
 // ready tells whether those nodes are, as one of them sees it, ready, and managers in touch.
@@ -164,4 +174,32 @@ func answers(ctx context.Context, l *lab) (string, error) {
 		}
 	}
 	return fmt.Sprintf("on port %d", webPort), nil
+}
+
+// limited reads the limits of the global service in the containers' cgroups.
+func limited(ctx context.Context, l *lab) (string, error) {
+	read := "for p in /proc/[0-9]*; do if read -r c <$p/comm && [ \"$c\" = app ]; then g=$(cut -d: -f3 $p/cgroup); echo $g"
+	var want string
+	for _, limit := range limits {
+		read += "'|'$(cat /sys/fs/cgroup$g/" + limit.file + ")"
+		want += "|" + limit.want
+	}
+	read += "; fi; done"
+	for _, g := range l.guests {
+		out, err := g.sh(ctx, read)
+		if err != nil {
+			return "", err
+		}
+		found := false
+		for line := range strings.Lines(out) {
+			if !strings.HasPrefix(line, "/swarm.slice/") {
+				return "", fmt.Errorf("%s: a container is not in swarm.slice: %s", g.name, line)
+			}
+			found = found || strings.HasSuffix(strings.TrimSpace(line), want)
+		}
+		if !found {
+			return "", fmt.Errorf("%s: no container with limits %s: %s", g.name, want, out)
+		}
+	}
+	return "memory.max, cpu.max and pids.max in swarm.slice", nil
 }

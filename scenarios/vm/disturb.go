@@ -1,0 +1,171 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"swarm/scenarios/probe"
+)
+
+// probeEvery leaves emulated processors to those that are probed.
+const probeEvery = 500 * time.Millisecond
+
+// restart is systemd's: of the daemon, never of a container.
+func restart(ctx context.Context, l *lab) (string, error) {
+	var slowest time.Duration
+	load, err := l.undisturbed(ctx, func(ctx context.Context) error {
+		for _, g := range l.guests {
+			if _, err := g.run(ctx, "systemctl", "restart", "swarm"); err != nil {
+				return err
+			}
+			back, err := eventually(ctx, time.Minute, func(ctx context.Context) error { return l.ready(ctx, g, l.guests...) })
+			if err != nil {
+				return err
+			}
+			slowest = max(slowest, back)
+		}
+		return nil
+	})
+	return fmt.Sprintf("of each: %s; the cluster in order again after at most %.1f s", load, slowest.Seconds()), err
+}
+
+// upgrade is to another build, of the daemon and of the runtime.
+func upgrade(ctx context.Context, l *lab) (string, error) {
+	want, err := l.guests[0].build(ctx, "/cargo/next")
+	if err != nil {
+		return "", err
+	}
+	load, err := l.undisturbed(ctx, func(ctx context.Context) error {
+		for _, g := range l.guests {
+			if _, err := g.swarm(ctx, "upgrade", "/cargo/next"); err != nil {
+				return err
+			}
+			if _, err := eventually(ctx, time.Minute, func(ctx context.Context) error { return l.upgraded(ctx, g, want) }); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return fmt.Sprintf("of each to %s: %s", want, load), err
+}
+
+func (l *lab) upgraded(ctx context.Context, g *guest, build string) error {
+	got, err := g.swarm(ctx, "node", "inspect", "--format", "{{.Description.Engine.Build}}", "self")
+	if err != nil {
+		return err
+	}
+	if !strings.HasSuffix(build, " "+got) {
+		return fmt.Errorf("%s runs build %s, want %s", g.name, got, build)
+	}
+	runtime, err := g.sh(ctx, `for p in /proc/[0-9]*; do case "$(tr '\0' ' ' <$p/cmdline)" in *'swarm runtime '*) readlink $p/exe;; esac; done 2>/dev/null`)
+	if err != nil {
+		return err
+	}
+	if !strings.Contains(runtime, "/"+got+"/") {
+		return fmt.Errorf("%s's runtime is %q, want it of build %s", g.name, runtime, got)
+	}
+	state, err := g.run(ctx, "systemctl", "show", "--property=ActiveState,NRestarts", "--value", "swarm")
+	if err != nil {
+		return err
+	}
+	if state := strings.Fields(state); !slices.Equal(state, []string{"0", "active"}) && !slices.Equal(state, []string{"active", "0"}) {
+		return fmt.Errorf("%s: systemd shows swarm as %v, want it active and never restarted for a failure", g.name, state)
+	}
+	return l.ready(ctx, g, l.guests...)
+}
+
+// undisturbed does something while every container is asked for pages: none may fail, and the same processes must run
+// afterwards.
+func (l *lab) undisturbed(ctx context.Context, f func(context.Context) error) (string, error) {
+	before, err := l.containers(ctx)
+	if err != nil {
+		return "", err
+	}
+	endpoints, err := l.endpoints(ctx, l.guests[0])
+	if err != nil {
+		return "", err
+	}
+	load := probe.Start(endpoints, probeEvery)
+	defer load.Stop()
+	if err := f(ctx); err != nil {
+		return "", err
+	}
+	requests, failures := load.Stop()
+	if len(failures) > 0 {
+		return "", fmt.Errorf("%d of %d requests failed, the first: %w", len(failures), requests, failures[0])
+	}
+	after, err := l.containers(ctx)
+	if err != nil {
+		return "", err
+	}
+	if !slices.Equal(before, after) {
+		return "", fmt.Errorf("containers changed: there were %v, there are %v", before, after)
+	}
+	return fmt.Sprintf("%d containers went on, %d requests, 0 failed", len(after), requests), nil
+}
+
+// containers names the processes of the test image by guest, number and start.
+func (l *lab) containers(ctx context.Context) ([]string, error) {
+	var all []string
+	for _, g := range l.guests {
+		out, err := g.sh(ctx, `for p in /proc/[0-9]*; do if read -r c <$p/comm && [ "$c" = app ]; then cut -d' ' -f1,22 $p/stat; fi; done 2>/dev/null`)
+		if err != nil {
+			return nil, err
+		}
+		for line := range strings.Lines(out) {
+			all = append(all, g.name+" "+strings.TrimSpace(line))
+		}
+	}
+	slices.Sort(all)
+	return all, nil
+}
+
+// task is a line of service ps.
+type task struct{ node, state, ports string }
+
+// tasks are those of a service that shall run.
+func tasks(ctx context.Context, at *guest, service string) ([]task, error) {
+	out, err := at.swarm(ctx, "service", "ps", "--filter", "desired-state=running", "--format", "{{.Node}}|{{.CurrentState}}|{{.Ports}}", service)
+	if err != nil {
+		return nil, err
+	}
+	var all []task
+	for line := range strings.Lines(out) {
+		f := strings.Split(strings.TrimSpace(line), "|")
+		if len(f) != 3 {
+			return nil, fmt.Errorf("service ps says %q", line)
+		}
+		all = append(all, task{f[0], f[1], f[2]})
+	}
+	return all, nil
+}
+
+// publishedPort is how a list shows one: *:30001->8080/tcp.
+var publishedPort = regexp.MustCompile(`:(\d+)->`)
+
+// endpoints are the base addresses of all that is published.
+func (l *lab) endpoints(ctx context.Context, at *guest) ([]string, error) {
+	addresses := map[string]string{}
+	var all []string
+	for _, g := range l.guests {
+		addresses[g.name] = g.address
+		all = append(all, "http://"+g.address+":"+strconv.Itoa(webPort))
+	}
+	spread, err := tasks(ctx, at, "spread")
+	if err != nil {
+		return nil, err
+	}
+	for _, t := range spread {
+		port := publishedPort.FindStringSubmatch(t.ports)
+		if port == nil {
+			return nil, fmt.Errorf("a task on %s publishes no port: %q", t.node, t.ports)
+		}
+		all = append(all, "http://"+addresses[t.node]+":"+port[1])
+	}
+	return all, nil
+}

@@ -1,0 +1,49 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+)
+
+// interactive runs what it reads, a line "GUEST COMMAND" each, until the input or the context ends: to look at machines
+// after their steps. The reader ends with the process: nothing ends a read of a terminal.
+func (l *lab) interactive(ctx context.Context, in io.Reader, out io.Writer) error {
+	fmt.Fprintf(out, "each line: one of %s, and a shell command\n", strings.Join(guestNames, " "))
+	read := make(chan string)
+	go func() {
+		defer close(read)
+		for lines := bufio.NewScanner(in); lines.Scan(); {
+			read <- lines.Text()
+		}
+	}()
+	for {
+		select {
+		case line, ok := <-read:
+			if !ok {
+				return nil
+			}
+			name, text, _ := strings.Cut(strings.TrimSpace(line), " ")
+			for _, g := range l.guests {
+				if g.name == name {
+					l.interact(ctx, out, g, text)
+				}
+			}
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func (l *lab) interact(ctx context.Context, out io.Writer, g *guest, line string) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
+	defer cancel()
+	r, err := g.link.run(ctx, "/bin/sh", "-c", line)
+	fmt.Fprintf(out, "%s%s", r.Out, r.Err)
+	if err != nil || r.Code != 0 {
+		fmt.Fprintf(out, "%s: exit code %d, %v\n", g.name, r.Code, err)
+	}
+}

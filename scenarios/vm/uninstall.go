@@ -1,0 +1,36 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// uninstall takes swarm off every guest, the last ones by force: then there is no cluster to leave in order.
+func uninstall(ctx context.Context, l *lab) (string, error) {
+	for _, service := range []string{"web", "spread"} {
+		if _, err := l.guests[0].swarm(ctx, "service", "rm", service); err != nil {
+			return "", err
+		}
+	}
+	for _, g := range slices.Backward(l.guests) {
+		if _, err := g.swarm(ctx, "uninstall", "--purge", "--force"); err != nil {
+			return "", err
+		}
+		if _, err := g.run(ctx, "rm", "/root/swarm"); err != nil {
+			return "", err
+		}
+		now, err := takeInventory(ctx, g)
+		if err != nil {
+			return "", err
+		}
+		if changes := l.before[g.name].changes(now); len(changes) > 0 {
+			return "", fmt.Errorf("%s is not as before:\n%s", g.name, strings.Join(changes, "\n"))
+		}
+		if err := g.settled(ctx); err != nil {
+			return "", err
+		}
+	}
+	return "files, units, nft rules, cgroups, mounts, interfaces, routes, sysctls and processes are as before", nil
+}
