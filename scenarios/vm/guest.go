@@ -56,7 +56,7 @@ func startGuest(ctx context.Context, o options, b base, dir, cargo string, i int
 	}
 	defer log.Close()
 	g.process = exec.Command("qemu-system-x86_64", "-name", g.name, "-nodefaults", "-no-user-config", "-display", "none",
-		"-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", strconv.Itoa(o.cpus), "-m", strconv.Itoa(o.memory),
+		"-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max,-la57,-svm", "-smp", strconv.Itoa(o.cpus), "-m", strconv.Itoa(o.memory),
 		"-kernel", b.kernel, "-initrd", b.initrd, "-append", kernelLine+" systemd.hostname="+g.name,
 		"-drive", "if=virtio,format=qcow2,file="+disk,
 		"-drive", "if=virtio,format=raw,readonly=on,file="+cargo,
@@ -91,7 +91,7 @@ func kernelLine() (string, error) {
 		return "", errors.New("/proc/cpuinfo has no bogomips: guests run on x86 only")
 	}
 	mhz2, err := strconv.ParseFloat(string(found[1]), 64)
-	return fmt.Sprintf("root=/dev/vda rw console=ttyS0 net.ifnames=0 tsc=reliable clocksource=tsc tsc_early_khz=%.0f", mhz2/2*1000), err
+	return fmt.Sprintf("root=/dev/vda rw console=ttyS0 net.ifnames=0 mitigations=off highres=off tsc=reliable clocksource=tsc tsc_early_khz=%.0f", mhz2/2*1000), err
 }
 
 // off pulls the plug.

@@ -48,7 +48,7 @@ func main() {
 	flag.StringVar(&o.record, "record", "", "document that gets the log of a green run")
 	flag.StringVar(&o.revision, "revision", "", "what the log says was tried")
 	flag.IntVar(&o.memory, "memory", 1024, "MiB of each guest")
-	flag.IntVar(&o.cpus, "cpus", 2, "processors of each guest")
+	flag.IntVar(&o.cpus, "cpus", 1, "processors of each guest; more cost more than they give where they are emulated")
 	flag.DurationVar(&o.limit, "limit", 25*time.Minute, "bound of the whole run")
 	flag.StringVar(&o.until, "until", "", "the last step; empty: all")
 	flag.BoolVar(&o.interactive, "interactive", false, "then run what is read, a guest's name and a shell command each line")
