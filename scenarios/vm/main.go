@@ -49,7 +49,7 @@ func main() {
 	flag.StringVar(&o.revision, "revision", "", "what the log says was tried")
 	flag.IntVar(&o.memory, "memory", 1024, "MiB of each guest")
 	flag.IntVar(&o.cpus, "cpus", 1, "processors of each guest; more cost more than they give where they are emulated")
-	flag.DurationVar(&o.limit, "limit", 25*time.Minute, "bound of the whole run")
+	flag.DurationVar(&o.limit, "limit", 50*time.Minute, "bound of the whole run")
 	flag.StringVar(&o.until, "until", "", "the last step; empty: all")
 	flag.BoolVar(&o.interactive, "interactive", false, "then run what is read, a guest's name and a shell command each line")
 	flag.Parse()

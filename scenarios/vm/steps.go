@@ -14,15 +14,15 @@ func steps() []step {
 	return []step{
 		{"Debian boots", 6 * time.Minute, boot},
 		{"one file is installed", time.Minute, install},
-		{"init", 2 * time.Minute, initialize},
-		{"join", 3 * time.Minute, join},
-		{"service", 4 * time.Minute, createServices},
+		{"init", 3 * time.Minute, initialize},
+		{"join", 4 * time.Minute, join},
+		{"service", 8 * time.Minute, createServices},
 		{"every guest answers", time.Minute, answers},
 		{"limits", time.Minute, limited},
 		{"systemctl restart", 5 * time.Minute, restart},
-		{"upgrade", 5 * time.Minute, upgrade},
-		{"reboot", 12 * time.Minute, rebootEach},
-		{"uninstall", 4 * time.Minute, uninstall},
+		{"upgrade", 8 * time.Minute, upgrade},
+		{"reboot", 20 * time.Minute, rebootEach},
+		{"uninstall", 6 * time.Minute, uninstall},
 	}
 }
 
@@ -30,7 +30,9 @@ const (
 	// webPort is published by every host.
 	webPort = 8080
 	// spreadReplicas run anywhere.
-	spreadReplicas = 6
+	spreadReplicas = 3
+	// heartbeat is rare enough that a daemon which is away for as long as emulated processors make of a restart is not lost.
+	heartbeat = "5s"
 )
 
 func boot(ctx context.Context, l *lab) (string, error) {
@@ -89,7 +91,7 @@ func (g *guest) build(ctx context.Context, program string) (string, error) {
 
 func initialize(ctx context.Context, l *lab) (string, error) {
 	began := time.Now()
-	if _, err := l.guests[0].run(ctx, "/root/swarm", "init"); err != nil {
+	if _, err := l.guests[0].run(ctx, "/root/swarm", "init", "--dispatcher-heartbeat", heartbeat); err != nil {
 		return "", err
 	}
 	took := time.Since(began)
