@@ -32,7 +32,7 @@ const (
 	// spreadReplicas run anywhere.
 	spreadReplicas = 3
 	// heartbeat is rare enough that a daemon which is away for as long as emulated processors make of a restart is not lost.
-	heartbeat = "5s"
+	heartbeat = "10s"
 )
 
 func boot(ctx context.Context, l *lab) (string, error) {
