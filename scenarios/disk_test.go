@@ -42,7 +42,7 @@ func TestDisk(t *testing.T) {
 	c := newCrowdOf(t, binaryUnderTest(t), dev.Options{Nodes: 4, Managers: 3, Disk: 400 << 20})
 	c.replicas = diskReplicas
 	c.create()
-	load := probe.Start(c.endpoints)
+	load := probe.Start(c.endpoints, probeEvery)
 	defer load.Stop()
 	for i := range rounds {
 		c.diskRound(i)
