@@ -25,7 +25,9 @@ type Clean struct {
 // Space tells how full the disk is; *disk.Watch does.
 type Space interface {
 	Dir() string
+	// Space is of a moment ago, Now of this one.
 	Space() disk.Space
+	Now() (disk.Space, error)
 	Changed() <-chan struct{}
 }
 
@@ -116,7 +118,7 @@ func (c *cleaner) clean(ctx context.Context) error {
 // relieve removes until the disk is empty enough.
 func (c *cleaner) relieve(ctx context.Context, idle []Holding) error {
 	enough := func() bool {
-		space, err := disk.Of(c.w.deps.Space.Dir())
+		space, err := c.w.deps.Space.Now()
 		return err != nil || space.UsedPercent() < c.cfg.Stop
 	}
 	for _, h := range idle {

@@ -72,6 +72,9 @@ func (w *Watch) Space() Space {
 	return w.space
 }
 
+// Now looks at this moment.
+func (w *Watch) Now() (Space, error) { return Of(w.dir) }
+
 // Full says that the disk is full, why and what to do; "" when it is not.
 func (w *Watch) Full() string {
 	w.mu.Lock()

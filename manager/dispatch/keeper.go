@@ -29,7 +29,7 @@ func keepersOf(view *raftstore.View) *keepers {
 	var ready []string
 	for st := range view.NodeStates.All() {
 		if n, ok := view.Nodes.Get(st.GetNodeId()); ok && st.GetState() == swarmv1.NodeState_READY &&
-			n.GetSpec().GetAvailability() != swarmv1.NodeSpec_DRAIN {
+			n.GetSpec().GetAvailability() != swarmv1.NodeSpec_DRAIN && st.GetDescription().GetUnavailable() == "" {
 			ready = append(ready, st.GetNodeId())
 		}
 	}

@@ -1,0 +1,166 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/grpc"
+
+	"swarm/internal/disk"
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+// fakeDisk is a node's disk of 100 bytes with images of 10 bytes on it, and the managers that are asked about them.
+type fakeDisk struct {
+	Storage
+	LogStore
+	other    int // bytes of something else
+	held     []Holding
+	logs     []LogSize
+	refuse   []string // digests that managers give no leave for
+	busy     string   // the digest whose removal fails
+	released []string
+	undone   []string
+}
+
+func (f *fakeDisk) Dir() string              { return "/state" }
+func (f *fakeDisk) Changed() <-chan struct{} { return nil }
+func (f *fakeDisk) Sizes() []LogSize { return slices.Clone(f.logs) }
+
+func (f *fakeDisk) Space() disk.Space { s, _ := f.Now(); return s }
+
+func (f *fakeDisk) Holdings(context.Context) ([]Holding, int64, error) {
+	return slices.Clone(f.held), 0, nil
+}
+func (f *fakeDisk) ContainerSizes(context.Context) (map[string]int64, error) { return nil, nil }
+
+func (f *fakeDisk) Now() (disk.Space, error) {
+	used := f.other + 10*len(f.held)
+	for _, l := range f.logs {
+		used += int(l.Bytes)
+	}
+	return disk.Space{Total: 100, Free: uint64(100 - used)}, nil
+}
+
+func (f *fakeDisk) Discard(id string) {
+	f.logs = slices.DeleteFunc(f.logs, func(l LogSize) bool { return l.TaskID == id })
+}
+
+func (f *fakeDisk) Remove(_ context.Context, digest string) error {
+	if digest == f.busy {
+		return errdefs.ErrFailedPrecondition
+	}
+	f.held = slices.DeleteFunc(f.held, func(h Holding) bool { return h.Image.GetDigest() == digest })
+	return nil
+}
+
+// Invoke is the managers' Release.
+func (f *fakeDisk) Invoke(_ context.Context, _ string, args, reply any, _ ...grpc.CallOption) error {
+	req := args.(*swarmv1.ReleaseRequest)
+	for _, d := range req.GetDigests() {
+		switch {
+		case req.GetUndo():
+			f.undone = append(f.undone, d)
+		case !slices.Contains(f.refuse, d):
+			f.released = append(f.released, d)
+			reply.(*swarmv1.ReleaseResponse).Granted = append(reply.(*swarmv1.ReleaseResponse).Granted, d)
+		}
+	}
+	return nil
+}
+
+func (f *fakeDisk) NewStream(context.Context, *grpc.StreamDesc, string, ...grpc.CallOption) (grpc.ClientStream, error) {
+	return nil, errors.New("no streams")
+}
+
+// The parts of a node that the cleaner does not need.
+type (
+	fakeRuntime struct{ Runtime }
+	fakeImages  struct {
+		Images
+		disk *fakeDisk
+	}
+	fakeNetwork  struct{ Network }
+	fakeExecutor struct{ Executor }
+)
+
+func (fakeRuntime) List(context.Context) ([]Found, error) { return nil, nil }
+
+func (f fakeImages) Remove(ctx context.Context, digest string) error {
+	return f.disk.Remove(ctx, digest)
+}
+
+func newTestCleaner(t *testing.T, f *fakeDisk, cfg Clean) *cleaner {
+	t.Helper()
+	w, err := New(Config{NodeID: "n1", ClusterID: "c1", StateDir: t.TempDir(), RunDir: t.TempDir(), Clean: cfg}, Deps{
+		Log: slog.New(slog.DiscardHandler), Runtime: fakeRuntime{}, Images: fakeImages{disk: f}, Network: fakeNetwork{}, Executor: fakeExecutor{},
+		Managers: func() []*swarmv1.Peer { return nil }, Describe: func() *swarmv1.NodeDescription { return nil },
+		Dial: func(string) (grpc.ClientConnInterface, error) { return f, nil }, Storage: f, Space: f, Logs: f,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = w.Close() })
+	w.contact.set("m1", time.Now())
+	w.cleaner.began = time.Now().Add(-1000 * time.Hour)
+	return w.cleaner
+}
+
+func idleImage(digest string, age time.Duration) Holding {
+	return Holding{Image: &swarmv1.Image{Name: digest, Digest: digest}, Since: time.Now().Add(-age)}
+}
+
+func digestsOf(held []Holding) []string {
+	var out []string
+	for _, h := range held {
+		out = append(out, h.Image.GetDigest())
+	}
+	return out
+}
+
+func TestCleaner(t *testing.T) {
+	used := idleImage("used", 900*time.Hour)
+	used.Containers = 1
+	images := func() []Holding {
+		return []Holding{idleImage("fresh", time.Minute), idleImage("b", 2*time.Hour), idleImage("a", 3*time.Hour), idleImage("old", 800*time.Hour), used}
+	}
+	logs := []LogSize{{"t1", 5, time.Now().Add(-time.Hour)}, {"t2", 5, time.Now().Add(-time.Minute)}, {"t3", 5, time.Time{}}}
+	cfg := Clean{Start: 85, Stop: 75, ImageAge: 720 * time.Hour}
+	for _, c := range []struct {
+		name string
+		disk fakeDisk
+		cfg  Clean
+		held []string
+		logs int
+	}{
+		{"only what is old", fakeDisk{held: images()}, cfg, []string{"fresh", "b", "a", "used"}, 3},
+		{"nothing is old", fakeDisk{held: images()}, Clean{}, []string{"fresh", "b", "a", "old", "used"}, 3},
+		{"full: the oldest, until there is enough", fakeDisk{held: images(), other: 25}, Clean{}, []string{"fresh", "b", "used"}, 3},
+		{"full: images, then logs", fakeDisk{held: images(), other: 34, refuse: []string{"b"}}, Clean{}, []string{"fresh", "b", "used"}, 2},
+		{"no leave", fakeDisk{held: images(), other: 20, refuse: []string{"old", "a"}}, Clean{}, []string{"fresh", "a", "old", "used"}, 2},
+		{"a container was made meanwhile", fakeDisk{held: images(), busy: "old"}, cfg, []string{"fresh", "b", "a", "old", "used"}, 3},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			f := c.disk
+			f.logs = slices.Clone(logs)
+			if err := newTestCleaner(t, &f, c.cfg).clean(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(c.held, digestsOf(f.held)); diff != "" {
+				t.Errorf("images (-want +got):\n%s", diff)
+			}
+			if len(f.logs) != c.logs {
+				t.Errorf("logs: got %v, want %d", f.logs, c.logs)
+			}
+			if c.disk.busy != "" && !slices.Equal(f.undone, []string{c.disk.busy}) {
+				t.Errorf("taken back: %v", f.undone)
+			}
+		})
+	}
+}
