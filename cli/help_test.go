@@ -16,7 +16,7 @@ func TestHelp(t *testing.T) {
 	walk = func(c *cobra.Command) {
 		path := strings.Fields(c.CommandPath())
 		t.Run(strings.Join(path, " "), func(t *testing.T) {
-			got := run{dev: fakeDev{}}.run(t, append(path[1:], "--help")...)
+			got := run{dev: fakeDev{}, installer: &fakeInstaller{}}.run(t, append(path[1:], "--help")...)
 			if got.code != 0 || got.errOut != "" {
 				t.Fatalf("got %+v", got)
 			}
