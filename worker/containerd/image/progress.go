@@ -58,15 +58,14 @@ func (m *meter) tellLocked() {
 
 // Docker's words for what becomes of a layer.
 const (
-	layerWaits    = "Pulling fs layer"
-	layerComes    = "Downloading"
-	layerHere     = "Download complete"
-	layerHeld     = "Already exists"
-	layerDone     = "Pull complete"
-	layerGoes     = "Pushing"
-	layerGone     = "Pushed"
-	layerThere    = "Layer already exists"
-	shortLayerLen = 12
+	layerWaits = "Pulling fs layer"
+	layerComes = "Downloading"
+	layerHere  = "Download complete"
+	layerHeld  = "Already exists"
+	layerDone  = "Pull complete"
+	layerGoes  = "Pushing"
+	layerGone  = "Pushed"
+	layerThere = "Layer already exists"
 )
 
 // board shows each layer of one image on its way.
@@ -104,6 +103,9 @@ func (b *board) say(word string, blobs ...ocispec.Descriptor) {
 		}
 	}
 }
+
+// shortLayerLen is how much of a layer's digest is shown, as in Docker.
+const shortLayerLen = 12
 
 func shortLayer(d digest.Digest) string {
 	hex := d.Encoded()
