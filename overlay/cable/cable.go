@@ -86,7 +86,7 @@ func (c Cable) Plug(near *netlink.Handle, container *netns.Namespace) error {
 	if err := c.configure(far); err != nil {
 		return err
 	}
-	return c.awaitCarrier(near, far)
+	return c.await(near, far)
 }
 
 func (c Cable) connect(near *netlink.Handle, container *netns.Namespace) error {
@@ -158,14 +158,17 @@ func (c Cable) isolate(near *netlink.Handle) error {
 	return nil
 }
 
-// awaitCarrier returns when both ends of a cable pass frames. The kernel notices
-// the carrier in the background, and what is sent before that is lost: an ARP
-// request is repeated after a second only. Asking for the link makes newer kernels
-// look at once; older ones do it within milliseconds. A late one is no error.
-func (c Cable) awaitCarrier(near, far *netlink.Handle) error {
+// patience bounds the wait for a cable, in milliseconds. A late one is no error.
+const patience = 1000
+
+// await returns when both ends of a cable pass frames and the container knows its addresses. The kernel notices
+// the carrier in the background, and what is sent before that is lost: an ARP request is repeated after a second
+// only. Asking for the link makes newer kernels look at once; older ones do it within milliseconds. That an IPv6
+// address is its own the kernel notices in the background too.
+func (c Cable) await(near, far *netlink.Handle) error {
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
-	for range 50 {
+	for range patience {
 		eth, err := far.LinkByName(c.Interface)
 		if err != nil {
 			return fmt.Errorf("interface %s: %w", c.Interface, err)
@@ -174,12 +177,23 @@ func (c Cable) awaitCarrier(near, far *netlink.Handle) error {
 		if err != nil {
 			return fmt.Errorf("cable %s: %w", c.Port, err)
 		}
-		if eth.Attrs().OperState == netlink.OperUp && port.Attrs().OperState == netlink.OperUp {
+		if eth.Attrs().OperState == netlink.OperUp && port.Attrs().OperState == netlink.OperUp && c.addressed(far) {
 			return nil
 		}
 		<-tick.C
 	}
 	return nil
+}
+
+// addressed tells whether what is sent to the IPv6 addresses stays in the container.
+func (c Cable) addressed(far *netlink.Handle) bool {
+	return !slices.ContainsFunc(c.Addresses, func(a netip.Prefix) bool {
+		if !a.Addr().Is6() {
+			return false
+		}
+		routes, err := far.RouteGet(a.Addr().AsSlice())
+		return err != nil || len(routes) == 0 || routes[0].Type != unix.RTN_LOCAL
+	})
 }
 
 // Whole reports whether the cable is plugged at both ends and has its addresses.
