@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -154,6 +155,29 @@ func endpoint(k *task) fabric.Endpoint {
 		e.Addresses = append(e.Addresses, a.Addr())
 	}
 	return e
+}
+
+// A host may be known by an address that only a router before it has: packets come to what the router makes of it.
+func TestAttach_UnderlayAddressOfNoInterface(t *testing.T) {
+	for name, s := range map[string]settings{"ipv4": {hosts: 2}, "ipv6": {hosts: 2, ipv6: true}} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, s)
+			real := w.hosts[0].addr
+			if w.hosts[0].addr = netip.MustParseAddr("192.0.2.1"); s.ipv6 {
+				w.hosts[0].addr = netip.MustParseAddr("2001:db8::1")
+			}
+			w.hosts[0].restart()
+			a, b := w.hosts[0].start("a", red, "10.0.1.2/24"), w.hosts[1].start("b", red, "10.0.1.3/24")
+			b.serve("b")
+			w.hosts[0].addr = real
+			w.sync("red", a, b)
+			a.reaches("b", "10.0.1.3")
+			open := connect(t, a, b)
+			w.hosts[0].restart(a.leg)
+			w.sync("red", a, b)
+			open.echo()
+		})
+	}
 }
 
 // connection is an established one, with an echo at its far end.

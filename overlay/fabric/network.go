@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"swarm/overlay/cable"
+	"swarm/overlay/hostnet"
 	"swarm/overlay/netns"
 	"swarm/overlay/vxlan"
 )
@@ -108,11 +109,11 @@ var filterSysctls = map[string]string{
 
 // raise makes the network's namespace and devices, or takes over and mends those that are there.
 func (f *Fabric) raise(ctx context.Context, want Network) (*network, error) {
-	mtu, err := f.mtu(want)
+	u, err := f.underlay()
 	if err != nil {
 		return nil, err
 	}
-	want.MTU = mtu
+	want.MTU = cmp.Or(want.MTU, f.cfg.MTU, u.mtu)
 	pin := f.pin(want.ID)
 	if !netns.Pinned(pin) {
 		if err := netns.Create(pin); err != nil {
@@ -120,13 +121,13 @@ func (f *Fabric) raise(ctx context.Context, want Network) (*network, error) {
 		}
 	}
 	n := &network{Network: want, legs: make(map[string]Leg)}
-	if err := n.open(ctx, f, pin); err != nil {
+	if err := n.open(ctx, f, pin, u.local); err != nil {
 		return nil, errors.Join(err, f.raze(want.ID, n))
 	}
 	return n, nil
 }
 
-func (n *network) open(ctx context.Context, f *Fabric, pin string) error {
+func (n *network) open(ctx context.Context, f *Fabric, pin string, local netip.Addr) error {
 	var err error
 	if n.ns, err = netns.Open(pin); err != nil {
 		return err
@@ -144,7 +145,7 @@ func (n *network) open(ctx context.Context, f *Fabric, pin string) error {
 		return fmt.Errorf("bridge: %w", err)
 	}
 	spec := vxlan.Spec{
-		Name: vxlanName, VNI: n.VNI, Port: f.cfg.Port, Local: f.cfg.Underlay, MTU: n.MTU, Group: group,
+		Name: vxlanName, VNI: n.VNI, Port: f.cfg.Port, Local: local, MTU: n.MTU, Group: group,
 	}
 	index, err := n.ensureVXLAN(ctx, f.host.h, spec)
 	if err != nil {
@@ -154,33 +155,43 @@ func (n *network) open(ctx context.Context, f *Fabric, pin string) error {
 	return err
 }
 
-// mtu of a network: what it asks for, or what the underlay can carry.
-func (f *Fabric) mtu(n Network) (int, error) {
-	if mtu := cmp.Or(n.MTU, f.cfg.MTU); mtu != 0 {
-		return mtu, nil
-	}
+// underlay is what the host's own network decides.
+type underlay struct {
+	// local is the source of our packets: our address if an interface has it. Others may reach the host
+	// by one that only a router before it knows.
+	local netip.Addr
+	// mtu is what is left for a network.
+	mtu int
+}
+
+func (f *Fabric) underlay() (underlay, error) {
+	u := underlay{local: netip.IPv4Unspecified()}
 	overhead := vxlan.OverheadIPv4
 	if f.cfg.Underlay.Is6() {
-		overhead = vxlan.OverheadIPv6
+		u.local, overhead = netip.IPv6Unspecified(), vxlan.OverheadIPv6
 	}
 	addrs, err := f.host.h.AddrList(nil, netlink.FAMILY_ALL)
 	if err != nil {
-		return 0, fmt.Errorf("list the host's addresses: %w", err)
+		return u, fmt.Errorf("list the host's addresses: %w", err)
 	}
 	for _, a := range addrs {
 		if !a.IP.Equal(f.cfg.Underlay.AsSlice()) {
 			continue
 		}
+		u.local = f.cfg.Underlay
 		link, err := f.host.h.LinkByIndex(a.LinkIndex)
 		if err != nil {
-			return 0, fmt.Errorf("interface of %s: %w", f.cfg.Underlay, err)
+			return u, fmt.Errorf("interface of %s: %w", f.cfg.Underlay, err)
 		}
 		// The loopback's MTU says nothing about the way to others.
 		if link.Attrs().Flags&net.FlagLoopback == 0 {
-			return link.Attrs().MTU - overhead, nil
+			u.mtu = link.Attrs().MTU - overhead
+			return u, nil
 		}
 	}
-	return 1500 - overhead, nil
+	mtu, err := hostnet.WayOutMTU(f.host.h)
+	u.mtu = mtu - overhead
+	return u, err
 }
 
 func (n *network) ensureBridge() error {

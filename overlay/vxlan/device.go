@@ -39,7 +39,7 @@ type Spec struct {
 	VNI uint32
 	// Port is the UDP port of all hosts.
 	Port uint16
-	// Local is the underlay's address of this host.
+	// Local is the source of packets. Unspecified: the kernel chooses; it still says which family the underlay has.
 	Local netip.Addr
 	MTU   int
 	// Group marks the device, so that it can be deleted together with others.
@@ -59,6 +59,9 @@ func Make(ctx context.Context, underlay *netlink.Handle, in *netns.Namespace, s 
 	for {
 		err := underlay.LinkAdd(device)
 		if !errors.Is(err, unix.EEXIST) {
+			if errors.Is(err, unix.EOPNOTSUPP) {
+				return fmt.Errorf("this kernel makes no vxlan devices: load its module vxlan, or install the package with the kernel's extra modules: %w", err)
+			}
 			if err != nil {
 				return fmt.Errorf("vxlan device of network identifier %d: %w", s.VNI, err)
 			}
@@ -76,5 +79,11 @@ func Make(ctx context.Context, underlay *netlink.Handle, in *netns.Namespace, s 
 // Is reports whether a device is as the spec says, its MTU and place apart.
 func (s Spec) Is(link netlink.Link) bool {
 	v, ok := link.(*netlink.Vxlan)
-	return ok && v.VxlanId == int(s.VNI) && v.Port == int(s.Port) && v.Proxy && !v.Learning && v.SrcAddr.Equal(s.Local.AsSlice())
+	if !ok || v.VxlanId != int(s.VNI) || v.Port != int(s.Port) || !v.Proxy || v.Learning {
+		return false
+	}
+	if s.Local.IsUnspecified() {
+		return v.SrcAddr == nil || v.SrcAddr.IsUnspecified()
+	}
+	return v.SrcAddr.Equal(s.Local.AsSlice())
 }
