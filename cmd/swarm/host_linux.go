@@ -181,11 +181,16 @@ func (h *host) clean(ctx context.Context) error {
 	if h.bridge == nil {
 		return err
 	}
-	networks, ferr := h.newFabric(netip.IPv6Loopback(), 0) // which sends nothing any more
-	if ferr == nil {
-		ferr = errors.Join(networks.Purge(ctx), networks.Close())
+	return errors.Join(err, h.purgeNetworks(ctx))
+}
+
+// purgeNetworks removes what networks of tasks are made of.
+func (h *host) purgeNetworks(ctx context.Context) error {
+	networks, err := h.newFabric(netip.IPv6Loopback(), 0) // which sends nothing any more
+	if err == nil {
+		err = errors.Join(networks.Purge(ctx), networks.Close())
 	}
-	return errors.Join(err, ferr, h.bridge.Purge(ctx))
+	return errors.Join(err, h.bridge.Purge(ctx))
 }
 
 // newFabric makes this host's part of the overlay networks.

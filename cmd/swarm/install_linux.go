@@ -152,12 +152,13 @@ func endDaemon(pid int, stateDir string) error {
 // removeTraces removes what a daemon makes outside its folders. Leaving a cluster does so too; here it is looked for again,
 // because of daemons that were killed.
 func (i *installer) removeTraces(ctx context.Context) ([]string, error) {
-	b, err := bridge.New(bridge.Config{NetnsDir: filepath.Join(i.layout.Run, "netns")}, bridge.Deps{Log: slog.New(slog.DiscardHandler)})
-	if err != nil {
+	h := &host{options: cli.DaemonOptions{StateDir: i.layout.Data, RunDir: i.layout.Run}, log: slog.New(slog.DiscardHandler)}
+	var err error
+	if h.bridge, err = bridge.New(bridge.Config{NetnsDir: filepath.Join(i.layout.Run, "netns")}, bridge.Deps{Log: h.log}); err != nil {
 		return nil, err
 	}
-	defer b.Close()
-	if err := b.Purge(ctx); err != nil {
+	defer h.bridge.Close()
+	if err := h.purgeNetworks(ctx); err != nil {
 		return nil, err
 	}
 	var removed []string
