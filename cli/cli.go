@@ -118,7 +118,7 @@ func New(deps Deps) *cobra.Command {
 	})
 	a.setHelp(root)
 	root.AddCommand(a.newInit(), a.newJoin(), a.newLeave(), a.newSwarmUpdate(), a.newJoinToken(), a.newInfo(), a.newVersion(), a.newDoctor())
-	root.AddCommand(a.newNode(), a.newService(), a.newTask(), a.newImage(), a.newCredential(), a.newLogin(), a.newLogout(), a.newSystem())
+	root.AddCommand(a.newNode(), a.newService(), a.newTask(), a.newNetwork(), a.newImage(), a.newCredential(), a.newLogin(), a.newLogout(), a.newSystem())
 	root.AddCommand(a.newExec(), a.newEvents(), a.newCompletion(), a.newDaemon(), a.newRuntime())
 	if deps.Installer != nil {
 		root.AddCommand(a.newInstall(), a.newUninstall())

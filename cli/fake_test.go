@@ -28,6 +28,7 @@ type fakeServer struct {
 	mu       sync.Mutex // guards everything below
 	cluster  *swarmv1.Cluster
 	nodes    []*swarmv1.NodeInfo
+	networks []*swarmv1.NetworkInfo
 	services []*swarmv1.ServiceInfo
 	tasks    []*swarmv1.TaskInfo
 	images   []*swarmv1.ImageInfo

@@ -115,6 +115,11 @@ func (a *app) agreed(o pruneOptions) bool {
 	} else {
 		fmt.Fprintf(a.Err, "WARNING! This will remove:\n  - all dead containers\n  - all logs of removed tasks\n  - all networks not used by at least one service\n  - %s\n\n", which)
 	}
+	return a.confirmed()
+}
+
+// confirmed asks the user, and takes anything but yes for no.
+func (a *app) confirmed() bool {
 	fmt.Fprint(a.Err, "Are you sure you want to continue? [y/N] ")
 	answer, _ := bufio.NewReader(a.In).ReadString('\n') // the end of input is no
 	return slices.Contains([]string{"y", "yes"}, strings.ToLower(strings.TrimSpace(answer)))

@@ -83,7 +83,9 @@ func (a *app) runServiceUpdate(ctx context.Context, o updateOptions) error {
 		}
 	}
 	e := serviceEdit{
-		edit:     func(s *swarmv1.ServiceSpec) error { return o.edit(s, a.Env) },
+		edit: func(s *swarmv1.ServiceSpec) error { return o.edit(s, a.Env) },
+		// What is removed and added is named by name; ids would not be found.
+		byName:   len(o.lists.networks.values)+len(o.removals["network-rm"].values) > 0,
 		rollback: o.rollback, withAuth: o.flags.withAuth, noResolve: o.flags.noResolve, newImage: o.image != "" || o.flags.withAuth,
 	}
 	return a.updateAndWait(ctx, o.ref, e, o.flags.detach, o.flags.quiet)
@@ -92,6 +94,8 @@ func (a *app) runServiceUpdate(ctx context.Context, o updateOptions) error {
 // serviceEdit is a change of a service's spec.
 type serviceEdit struct {
 	edit func(*swarmv1.ServiceSpec) error
+	// byName: edit wants the names of networks, not their ids.
+	byName bool
 	// rollback returns to the previous revision; edit is not called.
 	rollback            bool
 	newImage            bool // the registry will be asked
@@ -129,6 +133,11 @@ func (a *app) editService(ctx context.Context, c client, ref string, e serviceEd
 			}
 		} else {
 			req.Spec = s.GetRevision().GetSpec().CloneVT()
+			if e.byName {
+				if err := nameNetworks(ctx, c, req.Spec); err != nil {
+					return waitOptions{}, err
+				}
+			}
 			if err := e.edit(req.Spec); err != nil {
 				return waitOptions{}, err
 			}

@@ -1,0 +1,324 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"swarm/internal/spec"
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+func (a *app) newNetwork() *cobra.Command {
+	return group(&cobra.Command{Use: "network", Short: "Manage networks"},
+		a.newNetworkCreate(), a.newNetworkInspect(), a.newNetworkLs(), a.newNetworkPrune(), a.newNetworkRm())
+}
+
+type networkCreateOptions struct {
+	name                                string
+	driver, ipamDriver, scope           string
+	subnets, ranges, gateways           list
+	labels, options                     list
+	internal, attachable, ipv6, ingress bool
+}
+
+func (a *app) newNetworkCreate() *cobra.Command {
+	o := networkCreateOptions{
+		subnets: list{kind: "strings"}, ranges: list{kind: "strings"}, gateways: list{kind: "strings"},
+		labels: list{kind: "list"}, options: list{kind: "map", check: checkKeyValue},
+	}
+	c := verb(&cobra.Command{
+		Use: "create [OPTIONS] NETWORK", Short: "Create a network", Args: exactArgs(1), ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: func(c *cobra.Command, args []string) error {
+			o.name = args[0]
+			return a.runNetworkCreate(c.Context(), o)
+		},
+	})
+	f := c.Flags()
+	f.StringVarP(&o.driver, "driver", "d", "overlay", "Driver to manage the network")
+	f.Var(&o.subnets, "subnet", "Subnet in CIDR format that represents a network segment")
+	f.Var(&o.gateways, "gateway", "IPv4 or IPv6 gateway for the subnet: an address that no task gets")
+	f.Var(&o.ranges, "ip-range", "Allocate container ip from a sub-range")
+	f.Var(&o.labels, "label", "Set metadata on a network")
+	f.VarP(&o.options, "opt", "o", "Set driver specific options")
+	f.BoolVar(&o.internal, "internal", false, "Restrict external access to the network")
+	f.BoolVar(&o.attachable, "attachable", false, "Enable manual container attachment")
+	f.BoolVar(&o.ipv6, "ipv6", false, "Enable IPv6 networking")
+	f.BoolVar(&o.ingress, "ingress", false, "Create swarm routing-mesh network (the swarm makes it by itself)")
+	f.StringVar(&o.scope, "scope", "swarm", "Control the network's scope")
+	f.StringVar(&o.ipamDriver, "ipam-driver", "default", "IP Address Management Driver")
+	return c
+}
+
+// spec is the network that the options describe.
+func (o networkCreateOptions) spec() (*swarmv1.NetworkSpec, error) {
+	if o.scope != "swarm" && o.scope != "global" {
+		return nil, invalid("scope %q is not known: networks are of the whole swarm", o.scope)
+	}
+	s := &swarmv1.NetworkSpec{
+		Name: o.name, Labels: addPairs(nil, o.labels.values), Internal: o.internal, Attachable: o.attachable, Ingress: o.ingress, Ipv6Enabled: o.ipv6,
+		DriverConfig: &swarmv1.Driver{Name: o.driver, Options: addPairs(nil, o.options.values)},
+	}
+	var configs []*swarmv1.IPAMConfig
+	for _, text := range o.subnets.values {
+		configs = append(configs, &swarmv1.IPAMConfig{Subnet: text})
+	}
+	for _, g := range o.gateways.values {
+		a, err := netip.ParseAddr(g)
+		if err != nil {
+			return nil, invalid("gateway %q is not an IP address", g)
+		}
+		c := subnetWith(configs, a)
+		if c == nil {
+			return nil, invalid("no subnet has gateway %s in it: name the subnet with --subnet", g)
+		}
+		c.Gateway = g
+	}
+	for _, r := range o.ranges.values {
+		p, err := netip.ParsePrefix(r)
+		if err != nil {
+			return nil, invalid("IP range %q is not in CIDR format: write it like 10.1.0.0/28", r)
+		}
+		c := subnetWith(configs, p.Addr())
+		if c == nil {
+			return nil, invalid("no subnet has IP range %s in it: name the subnet with --subnet", r)
+		}
+		c.Range = r
+	}
+	if len(configs) > 0 || o.ipamDriver != "default" {
+		s.Ipam = &swarmv1.IPAMOptions{Driver: &swarmv1.Driver{Name: o.ipamDriver}, Configs: configs}
+	}
+	return spec.Network(s)
+}
+
+func subnetWith(configs []*swarmv1.IPAMConfig, a netip.Addr) *swarmv1.IPAMConfig {
+	for _, c := range configs {
+		if p, err := netip.ParsePrefix(c.GetSubnet()); err == nil && p.Contains(a) {
+			return c
+		}
+	}
+	return nil
+}
+
+func (a *app) runNetworkCreate(ctx context.Context, o networkCreateOptions) error {
+	s, err := o.spec()
+	if err != nil {
+		return err
+	}
+	return a.with(ctx, func(c client) error {
+		n, err := c.CreateNetwork(ctx, &swarmv1.CreateNetworkRequest{Spec: s})
+		if err != nil {
+			return err
+		}
+		fmt.Fprintln(a.Out, n.GetNetwork().GetId())
+		return nil
+	})
+}
+
+type networkLsOptions struct {
+	listOptions
+	noTrunc bool
+}
+
+func (a *app) newNetworkLs() *cobra.Command {
+	var o networkLsOptions
+	c := verb(&cobra.Command{
+		Use: "ls [OPTIONS]", Aliases: []string{"list"}, Short: "List networks", Args: noArgs, ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: func(c *cobra.Command, _ []string) error { return a.runNetworkLs(c.Context(), o) },
+	})
+	listFlags(c, &o.listOptions, "Only display network IDs")
+	c.Flags().BoolVar(&o.noTrunc, "no-trunc", false, "Do not truncate the output")
+	return c
+}
+
+var networkListing = listing{
+	columns: []column{{"ID", "NETWORK ID"}, {"Name", "NAME"}, {"Driver", "DRIVER"}, {"Scope", "SCOPE"}},
+	more: []column{
+		{"IPv6", "IPV6"},
+		{"Internal", "INTERNAL"},
+		{"Labels", "LABELS"},
+		{"CreatedAt", "CREATED AT"},
+		{"Subnets", "SUBNETS"},
+		{"Used", "USED"},
+		{"VNI", "VNI"},
+	},
+}
+
+func (a *app) runNetworkLs(ctx context.Context, o networkLsOptions) error {
+	filter, rest, err := parseFilters(o.filters, "id", "name", "label", "driver", "scope", "type")
+	if err != nil {
+		return err
+	}
+	return a.with(ctx, func(c client) error {
+		r, err := c.ListNetworks(ctx, &swarmv1.ListRequest{Filter: filter})
+		if err != nil {
+			return err
+		}
+		var rows []row
+		for _, n := range r.Networks {
+			if networkFits(n.GetNetwork(), rest) {
+				rows = append(rows, networkRow(n, o.noTrunc))
+			}
+		}
+		return networkListing.print(a.Out, o.format, rows)
+	})
+}
+
+func networkFits(n *swarmv1.Network, want map[string][]string) bool {
+	kind := "custom"
+	if spec.LocalNetwork(n.GetId()) || n.GetSpec().GetIngress() {
+		kind = "builtin"
+	}
+	for key, value := range map[string]string{"driver": n.GetSpec().GetDriverConfig().GetName(), "scope": networkScope(n), "type": kind} {
+		if len(want[key]) > 0 && !slices.Contains(want[key], value) {
+			return false
+		}
+	}
+	return true
+}
+
+func networkScope(n *swarmv1.Network) string {
+	if spec.LocalNetwork(n.GetId()) {
+		return "local"
+	}
+	return "swarm"
+}
+
+func networkRow(info *swarmv1.NetworkInfo, noTrunc bool) row {
+	n := info.GetNetwork()
+	id := n.GetId()
+	if !noTrunc {
+		id = shortID(id)
+	}
+	var subnets, used []string
+	for _, u := range info.GetUse() {
+		subnets = append(subnets, u.GetSubnet())
+		used = append(used, useText(u))
+	}
+	vni := ""
+	if n.GetVni() != 0 {
+		vni = strconv.FormatUint(uint64(n.GetVni()), 10)
+	}
+	return row{
+		"ID": id, "Name": n.GetSpec().GetName(), "Driver": n.GetSpec().GetDriverConfig().GetName(), "Scope": networkScope(n),
+		"IPv6": strconv.FormatBool(n.GetSpec().GetIpv6Enabled()), "Internal": strconv.FormatBool(n.GetSpec().GetInternal()),
+		"Labels": joinPairs(n.GetSpec().GetLabels()), "CreatedAt": stamp(n.GetMeta().GetCreatedAt()),
+		"Subnets": strings.Join(subnets, ", "), "Used": strings.Join(used, ", "), "VNI": vni,
+	}
+}
+
+func joinPairs(m map[string]string) string {
+	var out []string
+	for _, k := range slices.Sorted(maps.Keys(m)) {
+		out = append(out, k+"="+m[k])
+	}
+	return strings.Join(out, ",")
+}
+
+func useText(u *swarmv1.AddressUse) string {
+	return strconv.FormatUint(u.GetUsed(), 10) + "/" + strconv.FormatUint(u.GetTotal(), 10)
+}
+
+func (a *app) newNetworkRm() *cobra.Command {
+	var force bool
+	c := verb(&cobra.Command{
+		Use: "rm NETWORK [NETWORK...]", Aliases: []string{"remove"}, Short: "Remove one or more networks", Args: minArgs(1),
+		ValidArgsFunction: a.completeNetworks,
+		RunE: func(c *cobra.Command, args []string) error {
+			return a.with(c.Context(), func(cl client) error {
+				return a.onEach(args, func(ref string) error {
+					_, err := cl.RemoveNetwork(c.Context(), &swarmv1.GetRequest{Id: ref})
+					if err == nil {
+						fmt.Fprintln(a.Out, ref)
+					} else if force && isNotFound(err) {
+						return nil
+					}
+					return err
+				})
+			})
+		},
+	})
+	c.Flags().BoolVarP(&force, "force", "f", false, "Do not error if the network does not exist")
+	return c
+}
+
+func (a *app) newNetworkPrune() *cobra.Command {
+	var force bool
+	var filters []string
+	c := verb(&cobra.Command{
+		Use: "prune [OPTIONS]", Short: "Remove all unused networks", Args: noArgs, ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: func(c *cobra.Command, _ []string) error {
+			filter, _, err := parseFilters(filters, "label")
+			if err != nil {
+				return err
+			}
+			if !force {
+				fmt.Fprintln(a.Err, "WARNING! This will remove all networks not used by at least one service.")
+				if !a.confirmed() {
+					return nil
+				}
+			}
+			return a.with(c.Context(), func(cl client) error {
+				r, err := cl.PruneNetworks(c.Context(), &swarmv1.PruneNetworksRequest{Filter: filter})
+				if err != nil {
+					return err
+				}
+				if len(r.Removed) > 0 {
+					fmt.Fprintln(a.Out, "Deleted Networks:\n"+strings.Join(r.Removed, "\n"))
+				}
+				return nil
+			})
+		},
+	})
+	c.Flags().BoolVarP(&force, "force", "f", false, "Do not prompt for confirmation")
+	c.Flags().Var(&filterFlag{&filters}, "filter", `Provide filter values (e.g. "label=KEY=VALUE")`)
+	return c
+}
+
+func (a *app) completeNetworks(c *cobra.Command, _ []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	return a.names(c, func(ctx context.Context, c client) ([]string, error) {
+		r, err := c.ListNetworks(ctx, &swarmv1.ListRequest{})
+		if err != nil {
+			return nil, err
+		}
+		var out []string
+		for _, n := range r.Networks {
+			out = append(out, n.GetNetwork().GetSpec().GetName())
+		}
+		return out, nil
+	})
+}
+
+// nameNetworks writes the spec's networks by name, as users name them; managers keep ids.
+func nameNetworks(ctx context.Context, c client, s *swarmv1.ServiceSpec) error {
+	uses := s.GetTaskTemplate().GetNetworks()
+	if len(uses) == 0 {
+		return nil
+	}
+	names, err := networkNames(ctx, c)
+	for _, n := range uses {
+		if name, ok := names[n.GetTarget()]; ok {
+			n.Target = name
+		}
+	}
+	return err
+}
+
+// networkNames are the names of networks by id.
+func networkNames(ctx context.Context, c client) (map[string]string, error) {
+	r, err := c.ListNetworks(ctx, &swarmv1.ListRequest{})
+	if err != nil {
+		return nil, err
+	}
+	names := make(map[string]string, len(r.Networks))
+	for _, n := range r.Networks {
+		names[n.GetNetwork().GetId()] = n.GetNetwork().GetSpec().GetName()
+	}
+	return names, nil
+}

@@ -1,0 +1,149 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+type networkInspectOptions struct {
+	refs     []string
+	template string
+	verbose  bool
+}
+
+func (a *app) newNetworkInspect() *cobra.Command {
+	var o networkInspectOptions
+	c := verb(&cobra.Command{
+		Use: "inspect [OPTIONS] NETWORK [NETWORK...]", Short: "Display detailed information on one or more networks", Args: minArgs(1),
+		ValidArgsFunction: a.completeNetworks,
+		RunE: func(c *cobra.Command, args []string) error {
+			o.refs = args
+			return a.runNetworkInspect(c.Context(), o)
+		},
+	})
+	inspectFormatFlag(c, &o.template)
+	c.Flags().BoolVarP(&o.verbose, "verbose", "v", false, "Verbose output for diagnostics: services, tasks and hosts on the network")
+	return c
+}
+
+func (a *app) runNetworkInspect(ctx context.Context, o networkInspectOptions) error {
+	return a.with(ctx, func(c client) error {
+		var objects []object
+		for _, ref := range o.refs {
+			n, err := c.GetNetwork(ctx, &swarmv1.GetRequest{Id: ref})
+			if err != nil {
+				return err
+			}
+			objects = append(objects, networkObject(n, o.verbose))
+		}
+		return printObjects(a.Out, o.template, objects)
+	})
+}
+
+// networkObject is a network in Docker's shape, with the use of its subnets; verbose: and with what is on it.
+func networkObject(info *swarmv1.NetworkInfo, verbose bool) object {
+	n := info.GetNetwork()
+	s := n.GetSpec()
+	configs := []any{}
+	for _, c := range n.GetIpam().GetConfigs() {
+		config := object{{"Subnet", c.GetSubnet()}}
+		if c.GetRange() != "" {
+			config = append(config, member{"IPRange", c.GetRange()})
+		}
+		config = append(config, member{"Gateway", c.GetGateway()})
+		for _, u := range info.GetUse() {
+			if u.GetSubnet() == c.GetSubnet() {
+				config = append(config, member{"Used", u.GetUsed()}, member{"Total", u.GetTotal()})
+			}
+		}
+		configs = append(configs, config)
+	}
+	o := object{
+		{"Name", s.GetName()},
+		{"Id", n.GetId()},
+		{"Created", stamp(n.GetMeta().GetCreatedAt())},
+		{"Scope", networkScope(n)},
+		{"Driver", s.GetDriverConfig().GetName()},
+		{"EnableIPv6", s.GetIpv6Enabled()},
+		{"IPAM", object{{"Driver", "default"}, {"Config", configs}}},
+		{"Internal", s.GetInternal()},
+		{"Attachable", s.GetAttachable()},
+		{"Ingress", s.GetIngress()},
+		{"VNI", n.GetVni()},
+		{"Version", n.GetMeta().GetVersion()},
+		{"Options", pairsObject(s.GetDriverConfig().GetOptions())},
+		{"Labels", pairsObject(s.GetLabels())},
+	}
+	peers := []any{}
+	for _, p := range info.GetPeers() {
+		peer := object{{"Name", p.GetHostname()}, {"ID", p.GetNodeId()}, {"IP", p.GetAddr()}}
+		if len(p.GetMeshAddresses()) > 0 {
+			peer = append(peer, member{"Addresses", p.GetMeshAddresses()})
+		}
+		peers = append(peers, peer)
+	}
+	o = append(o, member{"Peers", peers})
+	if verbose {
+		o = append(o, member{"Services", networkServices(info)})
+	}
+	return o
+}
+
+func pairsObject(m map[string]string) map[string]string {
+	if m == nil {
+		return map[string]string{}
+	}
+	return m
+}
+
+// networkServices are the services on the network by name, each with its tasks there.
+func networkServices(info *swarmv1.NetworkInfo) object {
+	hosts := map[string]*swarmv1.Peering{}
+	for _, p := range info.GetPeers() {
+		hosts[p.GetNodeId()] = p
+	}
+	services := object{}
+	for _, r := range info.GetServices() {
+		vips := []any{}
+		for _, v := range r.GetEndpoint().GetVirtualIps() {
+			if v.GetNetworkId() == info.GetNetwork().GetId() {
+				vips = append(vips, v.GetAddr())
+			}
+		}
+		tasks := []any{}
+		for _, b := range info.GetBackends() {
+			if b.GetServiceId() == r.GetServiceId() {
+				tasks = append(tasks, backendObject(info, r, b, hosts[b.GetNodeId()]))
+			}
+		}
+		services = append(services, member{r.GetName(), object{
+			{"ID", r.GetServiceId()}, {"VIPs", vips}, {"Ports", portList(r.GetEndpoint().GetPorts())}, {"Tasks", tasks},
+		}})
+	}
+	return services
+}
+
+func backendObject(info *swarmv1.NetworkInfo, r *swarmv1.Routing, b *swarmv1.Backend, host *swarmv1.Peering) object {
+	addresses := []string{}
+	for _, n := range b.GetNetworks() {
+		if n.GetNetworkId() == info.GetNetwork().GetId() {
+			addresses = append(addresses, n.GetAddresses()...)
+		}
+	}
+	slot := host.GetHostname()
+	if b.GetSlot() != 0 {
+		slot = fmt.Sprint(b.GetSlot())
+	}
+	return object{
+		{"Name", r.GetName() + "." + slot + "." + b.GetTaskId()},
+		{"ID", b.GetTaskId()},
+		{"Addresses", addresses},
+		{"Node", host.GetHostname()},
+		{"HostIP", host.GetAddr()},
+		{"Ready", b.GetReady()},
+	}
+}
