@@ -217,7 +217,7 @@ func (p *plumbing) removeBridge() error {
 }
 
 func (p *plumbing) subnetOf(link netlink.Link, family int) (netip.Prefix, bool) {
-	addrs, err := p.h.AddrList(link, family)
+	addrs, err := hostnet.Complete(func() ([]netlink.Addr, error) { return p.h.AddrList(link, family) })
 	if err != nil {
 		return netip.Prefix{}, false
 	}
@@ -278,7 +278,7 @@ func (p *plumbing) removeStrayCables(live map[string]*attached) error {
 	for id := range live {
 		keep[cable.PortName(cablePrefix, id)] = true
 	}
-	links, err := p.h.LinkList()
+	links, err := hostnet.Complete(func() ([]netlink.Link, error) { return p.h.LinkList() })
 	if err != nil {
 		return fmt.Errorf("list cables: %w", err)
 	}

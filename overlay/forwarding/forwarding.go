@@ -16,6 +16,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 
+	"swarm/overlay/hostnet"
 	"swarm/overlay/netns"
 )
 
@@ -68,7 +69,7 @@ func isOurs(alias string) bool { return alias == ours || strings.HasPrefix(alias
 
 // remembered is the note of another device of ours: what it found is what was there before us.
 func remembered(h *netlink.Handle) (string, error) {
-	links, err := h.LinkList()
+	links, err := hostnet.Complete(func() ([]netlink.Link, error) { return h.LinkList() })
 	if err != nil {
 		return "", fmt.Errorf("list interfaces: %w", err)
 	}
@@ -91,7 +92,7 @@ func observe(ns *netns.Namespace, h *netlink.Handle) (string, error) {
 	}
 	if v6, err := ns.Sysctl("ipv6/conf/all/forwarding"); err == nil && v6 == "0" {
 		note = append(note, v6Off)
-		links, err := h.LinkList()
+		links, err := hostnet.Complete(func() ([]netlink.Link, error) { return h.LinkList() })
 		if err != nil {
 			return "", fmt.Errorf("list interfaces: %w", err)
 		}
@@ -124,7 +125,7 @@ func Undo(ns *netns.Namespace, h *netlink.Handle, alias string) error {
 	if !isOurs(alias) || alias == ours {
 		return nil
 	}
-	links, err := h.LinkList()
+	links, err := hostnet.Complete(func() ([]netlink.Link, error) { return h.LinkList() })
 	if err != nil {
 		return fmt.Errorf("list interfaces: %w", err)
 	}

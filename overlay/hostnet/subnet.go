@@ -31,14 +31,14 @@ func Used(h *netlink.Handle) ([]netip.Prefix, error) {
 			used = append(used, netip.PrefixFrom(ip.Unmap(), ones).Masked())
 		}
 	}
-	addrs, err := h.AddrList(nil, netlink.FAMILY_ALL)
+	addrs, err := Complete(func() ([]netlink.Addr, error) { return h.AddrList(nil, netlink.FAMILY_ALL) })
 	if err != nil {
 		return nil, fmt.Errorf("list the host's addresses: %w", err)
 	}
 	for _, a := range addrs {
 		add(a.IPNet)
 	}
-	routes, err := h.RouteList(nil, netlink.FAMILY_ALL)
+	routes, err := Complete(func() ([]netlink.Route, error) { return h.RouteList(nil, netlink.FAMILY_ALL) })
 	if err != nil {
 		return nil, fmt.Errorf("list the host's routes: %w", err)
 	}
@@ -110,7 +110,7 @@ func AnswerLoopback6(h *netlink.Handle, index int) error {
 // WayOutMTU is the MTU of the interface with the default route; without one, the
 // smallest of those that carry an address, or 1500.
 func WayOutMTU(h *netlink.Handle) (int, error) {
-	routes, err := h.RouteList(nil, netlink.FAMILY_V4)
+	routes, err := Complete(func() ([]netlink.Route, error) { return h.RouteList(nil, netlink.FAMILY_V4) })
 	if err != nil {
 		return 0, fmt.Errorf("list the host's routes: %w", err)
 	}
@@ -124,7 +124,7 @@ func WayOutMTU(h *netlink.Handle) (int, error) {
 			return link.Attrs().MTU, nil
 		}
 	}
-	links, err := h.LinkList()
+	links, err := Complete(func() ([]netlink.Link, error) { return h.LinkList() })
 	if err != nil {
 		return 0, fmt.Errorf("list the host's interfaces: %w", err)
 	}

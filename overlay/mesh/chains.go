@@ -81,6 +81,11 @@ func (r *rules) toPeers() []expr.Any {
 	return nft.Interface(expr.MetaKeyOIFNAME, expr.CmpOpEq, r.device)
 }
 
+// loadPeer puts the source's hardware address into the register.
+func loadPeer() expr.Any {
+	return &expr.Payload{DestRegister: nft.Reg, Base: expr.PayloadBaseLLHeader, Offset: 6, Len: 6}
+}
+
 func number(n uint32) []byte { return binaryutil.NativeEndian.PutUint32(n) }
 
 // mark: the way back is decided by the way that a connection came.
@@ -89,7 +94,7 @@ func (r *rules) mark() *chain {
 	peers := fixedSets()["peers"]
 	load := &expr.Ct{Key: expr.CtKeyMARK, Register: nft.Reg}
 	ch.add(r.fromPeers(), nft.Asking(), load, nft.Equal(number(0)),
-		&expr.Payload{DestRegister: nft.Reg, Base: expr.PayloadBaseLLHeader, Offset: 6, Len: 6},
+		loadPeer(),
 		&expr.Lookup{SourceRegister: nft.Reg, DestRegister: nft.Reg, IsDestRegSet: true, SetName: peers.Name, SetID: peers.ID},
 		&expr.Ct{Key: expr.CtKeyMARK, Register: nft.Reg, SourceRegister: true})
 	ch.add(load, masked(), nft.Answering(), load, &expr.Meta{Key: expr.MetaKeyMARK, Register: nft.Reg, SourceRegister: true})

@@ -36,7 +36,7 @@ func TestChanges_BreakNoConnection(t *testing.T) {
 	}
 	var all []open
 	for i := range 4 * each {
-		host, addr := 0, v4(11)
+		host, addr := i%2*2, v4(11)
 		if i%4 >= 2 {
 			addr = v6(11)
 		}
@@ -91,6 +91,34 @@ func flush() error {
 	}
 	c.FlushRuleset()
 	return c.Flush()
+}
+
+// A client that uses one port towards two hosts, as load balancers do, is sent on to the same third by both.
+func TestClientPort_TowardsTwoHostsAtOnce(t *testing.T) {
+	w := newWorld(t)
+	there := w.hosts[1].run("there")
+	w.publish(port(8080, there), udp(port(8080, there)))
+	for _, addr := range []func(int) netip.Addr{v4, v6} {
+		client := addr(clientNumber)
+		for _, network := range []string{"tcp", "udp"} {
+			var both []*talk
+			for _, host := range []int{11, 13} {
+				c, err := dialFrom(w.client, network, at(client, 44444), at(addr(host), 8080))
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer c.Close()
+				both = append(both, c)
+			}
+			for range 3 {
+				for i, c := range both {
+					if got, err := c.ask(); err != nil || got != "there "+client.String() {
+						t.Errorf("%s, host %d of two: %q, %v", network, i+1, got, err)
+					}
+				}
+			}
+		}
+	}
 }
 
 func TestRestart_MendsWhatIsGone(t *testing.T) {

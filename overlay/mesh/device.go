@@ -15,6 +15,7 @@ import (
 
 	"swarm/overlay/forwarding"
 	"swarm/overlay/hostnet"
+	"swarm/overlay/nft"
 )
 
 // ensureDevice makes the VXLAN device, or brings the one that is there in line.
@@ -74,7 +75,7 @@ func (m *Mesh) fits(link netlink.Link, self Node) bool {
 
 // mtu is what the underlay leaves: VXLAN adds 50 bytes, over IPv6 70.
 func (m *Mesh) mtu(underlay netip.Addr) (int, error) {
-	addrs, err := m.h.AddrList(nil, netlink.FAMILY_ALL)
+	addrs, err := hostnet.Complete(func() ([]netlink.Addr, error) { return m.h.AddrList(nil, netlink.FAMILY_ALL) })
 	if err != nil {
 		return 0, fmt.Errorf("list the host's addresses: %w", err)
 	}
@@ -119,7 +120,7 @@ func (m *Mesh) setSysctls() error {
 }
 
 func (m *Mesh) address(link netlink.Link, self Node) error {
-	found, err := m.h.AddrList(link, netlink.FAMILY_ALL)
+	found, err := hostnet.Complete(func() ([]netlink.Addr, error) { return m.h.AddrList(link, netlink.FAMILY_ALL) })
 	if err != nil {
 		return fmt.Errorf("list addresses: %w", err)
 	}
@@ -193,7 +194,7 @@ func sameEntry(a, b netlink.Neigh) bool {
 func (m *Mesh) found(link netlink.Link) ([]netlink.Neigh, error) {
 	var out []netlink.Neigh
 	for _, family := range []int{unix.AF_BRIDGE, unix.AF_INET, unix.AF_INET6} {
-		entries, err := m.h.NeighList(link.Attrs().Index, family)
+		entries, err := hostnet.Complete(func() ([]netlink.Neigh, error) { return m.h.NeighList(link.Attrs().Index, family) })
 		if err != nil {
 			return nil, fmt.Errorf("list neighbours: %w", err)
 		}
@@ -251,7 +252,7 @@ func (m *Mesh) removeStrayPeers(peers []Node) error {
 
 // removeDevice removes the device with its addresses, neighbours and routes, and the routing rules.
 func (m *Mesh) removeDevice() error {
-	if err := errors.Join(m.removeStrayRules(nil), m.accepts().Remove(&m.conn)); err != nil {
+	if err := errors.Join(m.removeStrayRules(nil), m.accepts().Remove(&m.conn), nft.RemoveTable(&m.conn, zonesTable())); err != nil {
 		return err
 	}
 	link, err := m.h.LinkByName(m.cfg.Device)

@@ -12,6 +12,8 @@ import (
 	"github.com/vishvananda/netlink/nl"
 	vns "github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"swarm/overlay/hostnet"
 )
 
 // departures are the flows that are to be forgotten.
@@ -101,7 +103,7 @@ func (m *Mesh) forget(d departures) error {
 	defer h.Close()
 	var errs []error
 	for _, family := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
-		if _, err := h.ConntrackDeleteFilters(netlink.ConntrackTable, family, d); err != nil {
+		if _, err := hostnet.Complete(func() (uint, error) { return h.ConntrackDeleteFilters(netlink.ConntrackTable, family, d) }); err != nil {
 			errs = append(errs, fmt.Errorf("forget flows: %w", err))
 		}
 	}

@@ -4,7 +4,8 @@
 // they run.
 //
 // It owns, in the host's namespace: a VXLAN device between all hosts (`swmesh`), routing rules and tables that send answers
-// back by the host that was asked, the nftables table `swarm-mesh`, accept rules in chains of others that would drop what is
+// back by the host that was asked, the nftables tables `swarm-mesh` and
+// `swarm-mesh-zones`, accept rules in chains of others that would drop what is
 // forwarded, and a bound socket for each port. All is made with the first port and removed with the last. The kernel
 // is the only state that lasts: the first Sync of a process mends what it finds and breaks no connection. It refuses to know
 // services and tasks: it is told ports, hosts and addresses. Caller: the overlay's controller. No goroutines but Run's caller's.
@@ -15,7 +16,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -140,7 +140,7 @@ func (m *Mesh) sync(s State) ([]Conflict, error) {
 	if err != nil {
 		return conflicts, err
 	}
-	left, err := m.rules.sync(s.tables(m.holds()))
+	left, err := m.rules.sync(s.tables(m.books))
 	if err != nil {
 		return conflicts, err
 	}
@@ -171,7 +171,7 @@ func (m *Mesh) connect(s State) error {
 	if err != nil {
 		return fmt.Errorf("device %s: %w", m.cfg.Device, err)
 	}
-	return errors.Join(m.addPeers(link, s.Peers), m.addRoutes(link, s.Peers))
+	return errors.Join(m.zones(s.Peers), m.addPeers(link, s.Peers), m.addRoutes(link, s.Peers))
 }
 
 func (m *Mesh) disconnect(s State) error {
@@ -221,7 +221,7 @@ func (m *Mesh) Check(ctx context.Context) error {
 	if err := m.rules.mend(m.log); err != nil || len(m.links.peers) == 0 {
 		return err
 	}
-	return m.accepts().Mend(&m.conn)
+	return errors.Join(m.zones(m.links.peers), m.accepts().Mend(&m.conn))
 }
 
 // Run checks the rules whenever somebody has changed the host's, until ctx ends.
@@ -262,6 +262,3 @@ func (m *Mesh) Purge(ctx context.Context) error {
 }
 
 func (m *Mesh) accepts() nft.Accepts { return nft.Accepts{Interface: m.cfg.Device, Tag: tableName} }
-
-// holds lists the ports that this host answers at.
-func (m *Mesh) holds() []Port { return slices.Collect(maps.Keys(m.books)) }

@@ -58,7 +58,7 @@ const actionNop = 3
 func sameRule(a, b netlink.Rule) bool { return a.Priority == b.Priority && a.Mark == b.Mark }
 
 func (m *Mesh) foundRules(f nft.Family) ([]netlink.Rule, error) {
-	all, err := m.h.RuleList(int(f.Number))
+	all, err := hostnet.Complete(func() ([]netlink.Rule, error) { return m.h.RuleList(int(f.Number)) })
 	if err != nil {
 		return nil, fmt.Errorf("list routing rules: %w", err)
 	}
@@ -133,7 +133,9 @@ func (m *Mesh) removeStrayRules(peers []Node) error {
 }
 
 func (m *Mesh) removeTable(f nft.Family, table int) error {
-	routes, err := m.h.RouteListFiltered(int(f.Number), &netlink.Route{Table: table}, netlink.RT_FILTER_TABLE)
+	routes, err := hostnet.Complete(func() ([]netlink.Route, error) {
+		return m.h.RouteListFiltered(int(f.Number), &netlink.Route{Table: table}, netlink.RT_FILTER_TABLE)
+	})
 	if err != nil {
 		return fmt.Errorf("list routes: %w", err)
 	}

@@ -328,6 +328,9 @@ func (c change) move(e entry, from, to []target) {
 
 // fixed notes the difference of the sets that are always there.
 func (c change) fixed(from, to desired) {
+	if slices.Equal(from.held, to.held) && slices.EqualFunc(from.peers, to.peers, Node.equal) {
+		return
+	}
 	before, after := from.fixed(), to.fixed()
 	for name, elements := range before {
 		for key, e := range elements {

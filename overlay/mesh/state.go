@@ -90,8 +90,17 @@ type Port struct {
 
 func (p Port) String() string { return fmt.Sprintf("%d/%s", p.Published, p.Protocol) }
 
+// number of the protocol in an IP header; 0 is one that we do not publish.
 func (p Port) number() byte {
-	return map[string]byte{"tcp": unix.IPPROTO_TCP, "udp": unix.IPPROTO_UDP, "sctp": unix.IPPROTO_SCTP}[p.Protocol]
+	switch p.Protocol {
+	case "tcp":
+		return unix.IPPROTO_TCP
+	case "udp":
+		return unix.IPPROTO_UDP
+	case "sctp":
+		return unix.IPPROTO_SCTP
+	}
+	return 0
 }
 
 // Published says who answers at a port.
@@ -147,14 +156,14 @@ func compareTargets(a, b target) int {
 
 // tables spells out who answers where. A port that this host does not hold is left to who does, but backends here still
 // serve the other hosts.
-func (s State) tables(held []Port) desired {
+func (s State) tables(held map[Port]hold) desired {
 	d := desired{entries: make(map[entry][]target), peers: s.Peers}
 	peers := make(map[string]Node, len(s.Peers))
 	for _, p := range s.Peers {
 		peers[p.ID] = p
 	}
 	for _, p := range s.Ports {
-		answers := slices.Contains(held, p.Port)
+		_, answers := held[p.Port]
 		if answers {
 			d.held = append(d.held, p.Port)
 		}

@@ -5,6 +5,7 @@ package mesh_test
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -14,6 +15,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -221,9 +223,26 @@ type talk struct {
 }
 
 func dial(ns *netns.Namespace, network, addr string) (*talk, error) {
+	return dialFrom(ns, network, "", addr)
+}
+
+// dialFrom uses a port of the client's that may be in use towards others.
+func dialFrom(ns *netns.Namespace, network, from, addr string) (*talk, error) {
+	d := net.Dialer{Timeout: 3 * time.Second}
+	if from != "" {
+		own := netip.MustParseAddrPort(from)
+		d.LocalAddr = net.TCPAddrFromAddrPort(own)
+		if network == "udp" {
+			d.LocalAddr = net.UDPAddrFromAddrPort(own)
+		}
+		d.Control = func(_, _ string, c syscall.RawConn) error {
+			var err error
+			return errors.Join(c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEADDR, 1) }), err)
+		}
+	}
 	var c net.Conn
 	err := ns.Do(func() (err error) {
-		c, err = net.DialTimeout(network, addr, 3*time.Second)
+		c, err = d.Dial(network, addr)
 		return err
 	})
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 	vns "github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
+	"swarm/overlay/hostnet"
 	"swarm/overlay/netns"
 )
 
@@ -105,7 +106,7 @@ func (s *space) forget(which netlink.CustomConntrackFilter) error {
 	defer h.Close()
 	var errs []error
 	for _, family := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
-		if _, err := h.ConntrackDeleteFilters(netlink.ConntrackTable, family, which); err != nil {
+		if _, err := hostnet.Complete(func() (uint, error) { return h.ConntrackDeleteFilters(netlink.ConntrackTable, family, which) }); err != nil {
 			errs = append(errs, fmt.Errorf("forget flows: %w", err))
 		}
 	}
