@@ -130,8 +130,14 @@ func (h *host) prune(l layout.Layout, own binary.Set) {
 // run keeps the companion running and the firewall's rules in place.
 func (h *host) run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
-	if h.companion != nil {
+	switch {
+	case h.companion != nil:
 		g.Go(func() error { return h.companion.Run(ctx) })
+	case h.client != nil:
+		g.Go(func() error {
+			answerNames(ctx, h.resolver())
+			return nil
+		})
 	}
 	if h.bridge != nil {
 		g.Go(func() error { return h.bridge.Run(ctx) })
@@ -190,7 +196,14 @@ func (h *host) purgeNetworks(ctx context.Context) error {
 	if err == nil {
 		err = errors.Join(networks.Purge(ctx), networks.Close())
 	}
-	return errors.Join(err, h.bridge.Purge(ctx))
+	ports := newMesh(0, 0, h.log)
+	return errors.Join(err, ports.Purge(ctx), ports.Close(), h.bridge.Purge(ctx))
+}
+
+// resolver is where the name server is told what to answer: the runtime process, or this daemon beside a containerd of the
+// host's own.
+func (h *host) resolver() string {
+	return layout.Resolver(layout.Layout{Data: h.options.StateDir, Run: h.options.RunDir}.Socket())
 }
 
 // newFabric makes this host's part of the overlay networks.

@@ -42,8 +42,10 @@ func protocolName(p swarmv1.PortConfig_Protocol) string {
 // attached words the bridge's answer for the worker. The bridge keeps the order of the ports.
 func attached(a worker.Attachment, r bridge.Result) worker.Attached {
 	out := worker.Attached{Netns: r.Netns}
-	if r.Address.IsValid() {
-		out.Addresses = []string{r.Address.String()}
+	for _, p := range []netip.Prefix{r.Address, r.Address6} {
+		if p.IsValid() {
+			out.Addresses = append(out.Addresses, p.String())
+		}
 	}
 	for i, p := range r.Ports {
 		port := a.Ports[i].CloneVT()
@@ -53,7 +55,7 @@ func attached(a worker.Attachment, r bridge.Result) worker.Attached {
 	return out
 }
 
-// bridgeResult is the inverse of attached, for what an earlier process was answered.
+// bridgeResult is the inverse of attached, for what an earlier process was answered. The IPv6 address follows from the other.
 func bridgeResult(netns string, addresses []string, ports []*swarmv1.PortConfig) (bridge.Result, error) {
 	r := bridge.Result{Netns: netns}
 	if len(addresses) > 0 {

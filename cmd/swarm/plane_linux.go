@@ -4,15 +4,22 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
+	"sync"
+	"time"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sync/errgroup"
 
 	"swarm/node"
 	"swarm/overlay/directory"
 	"swarm/overlay/fabric"
 	"swarm/overlay/gossip"
+	"swarm/overlay/mesh"
+	"swarm/overlay/nft"
 	"swarm/overlay/plane"
+	"swarm/overlay/resolve"
 	"swarm/overlay/vip"
 	"swarm/worker"
 )
@@ -29,6 +36,18 @@ type overlay struct {
 	directory *directory.Directory
 	fabric    *fabric.Fabric
 	tables    *vip.Tables
+	names     *resolve.Feed
+	meshes    *meshes
+}
+
+// meshes makes the routing mesh once its network's identifier is known.
+type meshes struct {
+	port uint16
+	log  *slog.Logger
+
+	mu  sync.Mutex // guards what follows
+	vni uint32
+	of  *mesh.Mesh
 }
 
 func (p *parts) newOverlay(b node.Base, g *gossipMember) (*overlay, error) {
@@ -36,18 +55,71 @@ func (p *parts) newOverlay(b node.Base, g *gossipMember) (*overlay, error) {
 	if err != nil {
 		return nil, fmt.Errorf("data path address: %w", err)
 	}
-	o := &overlay{directory: directory.New(b.Membership.NodeID), tables: vip.New()}
+	o := &overlay{
+		directory: directory.New(b.Membership.NodeID), tables: vip.New(),
+		names:  resolve.NewFeed(resolve.FeedConfig{Socket: p.host.resolver()}, resolve.Deps{Log: b.Log}),
+		meshes: &meshes{port: b.Membership.DataPathPort, log: b.Log},
+	}
 	if o.fabric, err = p.host.newFabric(underlay, b.Membership.DataPathPort); err != nil {
 		return nil, err
 	}
 	o.Plane = plane.New(plane.Deps{
-		Log: b.Log, Directory: o.directory, Bridge: p.host.bridge, Fabric: o.fabric, Tables: o.tables, Gossip: g.report,
+		Log: b.Log, Directory: o.directory, Bridge: p.host.bridge, Fabric: o.fabric, Tables: o.tables,
+		Names: o.names, Mesh: o.meshes.get, Gossip: g.report,
 	})
 	return o, nil
 }
 
+// Run follows what the directory is told, and keeps the host's rules and the name server in step.
+func (o *overlay) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return o.Plane.Run(ctx) })
+	g.Go(func() error { return o.names.Run(ctx) })
+	g.Go(func() error { return nft.Watch(ctx, rulesDelay, o.meshes.check, o.meshes.log) })
+	return g.Wait()
+}
+
 // close lets go of the kernel, and leaves there what is there.
-func (o *overlay) close() error { return errors.Join(o.tables.Close(), o.fabric.Close()) }
+func (o *overlay) close() error {
+	return errors.Join(o.tables.Close(), o.fabric.Close(), o.meshes.close())
+}
+
+// rulesDelay gathers a burst of changes of the host's rules.
+const rulesDelay = 200 * time.Millisecond
+
+// get returns the mesh of a network identifier. Another one is another cluster's, and the former mesh is left as it is.
+func (m *meshes) get(vni uint32) plane.Mesh {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.of == nil || m.vni != vni {
+		m.vni, m.of = vni, newMesh(vni, m.port, m.log)
+	}
+	return m.of
+}
+
+func newMesh(vni uint32, port uint16, log *slog.Logger) *mesh.Mesh {
+	return mesh.New(mesh.Config{VNI: int(vni), Port: int(port)}, mesh.Deps{Log: log})
+}
+
+// check mends the mesh's rules.
+func (m *meshes) check(ctx context.Context) error {
+	m.mu.Lock()
+	of := m.of
+	m.mu.Unlock()
+	if of == nil {
+		return nil
+	}
+	return of.Check(ctx)
+}
+
+func (m *meshes) close() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.of == nil {
+		return nil
+	}
+	return m.of.Close()
+}
 
 // report is what gossip says of dead nodes.
 func (g *gossipMember) report() (directory.Report, <-chan struct{}) {

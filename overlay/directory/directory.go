@@ -68,13 +68,20 @@ func (c Changes) With(o Changes) Changes {
 	return c
 }
 
-// Take returns what changed since the last call, and a channel that is closed at the next change.
-func (d *Directory) Take() (Changes, <-chan struct{}) {
+// Take returns what changed since the last call.
+func (d *Directory) Take() Changes {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	c := d.dirty
 	d.dirty = newChanges()
-	return c, d.changed
+	return c
+}
+
+// Changed returns a channel that is closed at the next change: take it before the changes, and none is missed.
+func (d *Directory) Changed() <-chan struct{} {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.changed
 }
 
 // Everything marks all as changed: what was programmed is no longer known.
@@ -255,11 +262,4 @@ func (d *Directory) Network(id string) (*swarmv1.Network, bool) {
 	defer d.mu.Unlock()
 	n, ok := d.networks[id]
 	return n, ok
-}
-
-// Networks lists the ids of all networks that the managers told of, in order.
-func (d *Directory) Networks() []string {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return slices.Sorted(maps.Keys(d.networks))
 }

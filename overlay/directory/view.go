@@ -2,6 +2,7 @@ package directory
 
 import (
 	"cmp"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -144,14 +145,6 @@ func (s *service) on(network string) bool {
 	return false
 }
 
-// On reports whether the service has an address or a task on a network.
-func (s Service) On(network string) bool {
-	if len(s.VIPs[network]) > 0 {
-		return true
-	}
-	return slices.ContainsFunc(s.Tasks, func(b Backend) bool { return len(b.Addresses[network]) > 0 })
-}
-
 // Published lists the services that publish a port on more than the task's own node, by id.
 func (d *Directory) Published() []string {
 	d.mu.Lock()
@@ -168,3 +161,48 @@ func (d *Directory) Published() []string {
 
 // Meshed reports whether a port is the routing mesh's.
 func Meshed(p *swarmv1.PortConfig) bool { return p.GetPublishMode() != swarmv1.PortConfig_HOST }
+
+// Self is this node; false: the managers have not said where it is, or it has no place on the mesh yet.
+func (d *Directory) Self() (Peer, bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	p := d.peers[d.self]
+	return p, p.meshed()
+}
+
+// meshed reports whether the routing mesh can reach the node.
+func (p Peer) meshed() bool { return p.Underlay.IsValid() && len(p.Mesh) > 0 }
+
+// Mesh lists the other nodes that the routing mesh can reach, by id.
+func (d *Directory) Mesh() []Peer {
+	return slices.DeleteFunc(d.Peers(), func(p Peer) bool { return p.ID == d.self || !p.meshed() })
+}
+
+// Ingress is the network of the routing mesh; nil: the managers have not told of it yet.
+func (d *Directory) Ingress() *swarmv1.Network {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, n := range d.networks {
+		if n.GetSpec().GetIngress() {
+			return n
+		}
+	}
+	return nil
+}
+
+// Meshed reports whether the service publishes a port on more than its tasks' own nodes.
+func (s Service) Meshed() bool { return slices.ContainsFunc(s.Endpoint.GetPorts(), Meshed) }
+
+// Networks lists the networks on which the service has an address or a task, in order.
+func (s Service) Networks() []string {
+	on := map[string]bool{}
+	for id := range s.VIPs {
+		on[id] = true
+	}
+	for _, b := range s.Tasks {
+		for id := range b.Addresses {
+			on[id] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(on))
+}

@@ -26,6 +26,7 @@ import (
 	"swarm/overlay/bridge"
 	"swarm/overlay/directory"
 	"swarm/overlay/fabric"
+	"swarm/overlay/mesh"
 	"swarm/overlay/vip"
 	swarmv1 "swarm/proto/swarm/v1"
 )
@@ -52,6 +53,23 @@ type Tables interface {
 	Forget(netns string) error
 }
 
+// Names is the part of resolve.Feed that is used here.
+type Names interface {
+	SetNetwork(n *swarmv1.ResolverNetwork)
+	RemoveNetwork(id string)
+	SetService(s *swarmv1.ResolverService)
+	RemoveService(networkID, serviceID string)
+	Serve(ctx context.Context, c *swarmv1.ResolverContainer) error
+	SetContainer(c *swarmv1.ResolverContainer)
+	Dismiss(containerID string)
+}
+
+// Mesh is the part of mesh.Mesh that is used here.
+type Mesh interface {
+	Sync(ctx context.Context, s mesh.State) ([]mesh.Conflict, error)
+	Reset(ctx context.Context, gone []netip.Addr) error
+}
+
 // Deps of the plane.
 type Deps struct {
 	Log       *slog.Logger
@@ -59,6 +77,9 @@ type Deps struct {
 	Bridge    Bridge
 	Fabric    Fabric
 	Tables    Tables
+	Names     Names
+	// Mesh returns the routing mesh of a network identifier, the same one for the same.
+	Mesh func(vni uint32) Mesh
 	// Gossip reports dead nodes, with a channel that is closed at the next change. Optional.
 	Gossip func() (directory.Report, <-chan struct{})
 }
@@ -94,10 +115,18 @@ type Held struct {
 type Plane struct {
 	deps Deps
 
-	mu    sync.Mutex // guards what follows
+	mu    sync.Mutex // guards tasks
 	tasks map[string]*attached
+
+	// turn is taken by whoever programs changes. The rest belongs to it.
+	turn    sync.Mutex
+	pending directory.Changes
 	// seen are the services as they were programmed last: what has gone is known only from here.
 	seen map[string]directory.Service
+	// local are addresses on the node's own network of tasks that the mesh sends to.
+	local map[string][]netip.Addr
+	// told are the ports that could not be held, as far as they were logged.
+	told map[mesh.Port]string
 }
 
 // attached is a task of this host.
@@ -109,30 +138,49 @@ type attached struct {
 
 // New returns a plane with no task: it touches nothing.
 func New(deps Deps) *Plane {
-	return &Plane{deps: deps, tasks: map[string]*attached{}, seen: map[string]directory.Service{}}
+	return &Plane{
+		deps: deps, tasks: map[string]*attached{}, seen: map[string]directory.Service{}, local: map[string][]netip.Addr{},
+		told: map[mesh.Port]string{},
+	}
 }
 
 // Attach makes the task's namespace and connects it to all its networks. Again for the same task, it gives the same
-// answer. ErrAlreadyExists: a port that is taken, with its holder.
+// answer. When it returns, the task can be reached and finds what it may. ErrAlreadyExists: a port that is taken, with its
+// holder.
 func (p *Plane) Attach(ctx context.Context, a Attachment) (bridge.Result, error) {
 	result, err := p.deps.Bridge.Attach(ctx, a.leg())
 	if err != nil {
 		return result, err
 	}
 	t := &attached{Held: Held{a, result}}
+	if err := p.connect(ctx, t); err != nil {
+		return result, errors.Join(err, p.Detach(context.WithoutCancel(ctx), a.TaskID))
+	}
+	return result, nil
+}
+
+func (p *Plane) connect(ctx context.Context, t *attached) error {
 	for _, l := range t.legs() {
 		if err := p.deps.Fabric.Attach(ctx, l); err != nil {
-			return result, errors.Join(err, p.Detach(context.WithoutCancel(ctx), a.TaskID))
+			return err
 		}
 	}
 	// From here on changes reach the task.
 	p.mu.Lock()
-	p.tasks[a.TaskID] = t
+	p.tasks[t.TaskID] = t
 	p.mu.Unlock()
-	if err := p.program(ctx, t, func() vip.Table { return p.table(t) }); err != nil {
-		return result, errors.Join(err, p.Detach(context.WithoutCancel(ctx), a.TaskID))
+	if len(t.Overlays) == 0 {
+		return nil
 	}
-	return result, nil
+	if err := p.catchUp(ctx); err != nil {
+		return err
+	}
+	if err := p.program(ctx, t, func() vip.Table { return p.table(t) }); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, namesPatience)
+	defer cancel()
+	return p.deps.Names.Serve(ctx, t.names())
 }
 
 // Detach undoes Attach. Idempotent.
@@ -143,6 +191,7 @@ func (p *Plane) Detach(ctx context.Context, taskID string) error {
 	p.mu.Unlock()
 	var errs []error
 	if t != nil && len(t.Overlays) > 0 {
+		p.deps.Names.Dismiss(taskID)
 		t.turn.Lock()
 		errs = append(errs, p.deps.Tables.Forget(t.Result.Netns))
 		t.turn.Unlock()
@@ -174,13 +223,21 @@ func (p *Plane) Restore(ctx context.Context, keep []Held) error {
 	p.mu.Lock()
 	maps.Copy(p.tasks, tasks)
 	p.mu.Unlock()
+	for _, t := range tasks {
+		if len(t.Overlays) > 0 {
+			p.deps.Names.SetContainer(t.names())
+		}
+	}
 	p.deps.Directory.Everything()
 	return nil
 }
 
 // leg is the task's leg on the node's own network, after those on overlay networks.
 func (a Attachment) leg() bridge.Attachment {
-	return bridge.Attachment{TaskID: a.TaskID, Isolated: !a.Bridged, Ports: a.Ports}
+	return bridge.Attachment{
+		TaskID: a.TaskID, Isolated: !a.Bridged, Interface: Interface(len(a.Overlays)),
+		Apart: len(a.Overlays) > 0, NoEgress: a.Closed, Ports: a.Ports,
+	}
 }
 
 func (t *attached) legs() []fabric.Leg {
@@ -212,9 +269,6 @@ func (t *attached) networks() string {
 
 // program writes the service addresses that the task may use.
 func (p *Plane) program(ctx context.Context, t *attached, table func() vip.Table) error {
-	if len(t.Overlays) == 0 {
-		return nil
-	}
 	t.turn.Lock()
 	defer t.turn.Unlock()
 	p.mu.Lock()

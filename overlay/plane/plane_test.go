@@ -20,6 +20,7 @@ import (
 	"swarm/overlay/bridge"
 	"swarm/overlay/directory"
 	"swarm/overlay/fabric"
+	"swarm/overlay/mesh"
 	"swarm/overlay/vip"
 	swarmv1 "swarm/proto/swarm/v1"
 )
@@ -50,7 +51,7 @@ func (k *kernel) take() []string {
 type fakeBridge struct{ *kernel }
 
 func (b fakeBridge) Attach(_ context.Context, a bridge.Attachment) (bridge.Result, error) {
-	return bridge.Result{Netns: "/ns/" + a.TaskID}, b.note("bridge %s", a.TaskID)
+	return bridge.Result{Netns: "/ns/" + a.TaskID, Address: netip.MustParsePrefix("172.30.0.9/16")}, b.note("bridge %s", a.TaskID)
 }
 func (b fakeBridge) Detach(_ context.Context, id string) error { return b.note("unbridge %s", id) }
 func (b fakeBridge) Restore(_ context.Context, keep []bridge.Held) error {
@@ -82,10 +83,45 @@ func (t fakeTables) Reset(_ context.Context, netns string, gone []netip.Addr) er
 }
 func (t fakeTables) Forget(netns string) error { return t.note("forget %s", netns) }
 
+type fakeNames struct{ *kernel }
+
+func (n fakeNames) SetNetwork(r *swarmv1.ResolverNetwork) { _ = n.note("name network %s", r.Name) }
+func (n fakeNames) RemoveNetwork(id string)               { _ = n.note("unname network %s", id) }
+func (n fakeNames) SetService(s *swarmv1.ResolverService) {
+	line := "name " + s.Name
+	for _, t := range s.Tasks {
+		line += fmt.Sprintf(" %s=%t", t.Addresses[0], t.Ready)
+	}
+	_ = n.note("%s", line)
+}
+func (n fakeNames) RemoveService(network, id string) { _ = n.note("unname %s %s", network, id) }
+func (n fakeNames) Serve(_ context.Context, c *swarmv1.ResolverContainer) error {
+	return n.note("serve %s %v", c.Id, c.NetworkIds)
+}
+func (n fakeNames) SetContainer(c *swarmv1.ResolverContainer) { _ = n.note("reserve %s", c.Id) }
+func (n fakeNames) Dismiss(id string)                         { _ = n.note("dismiss %s", id) }
+
+type fakeMesh struct{ *kernel }
+
+func (m fakeMesh) Sync(_ context.Context, s mesh.State) ([]mesh.Conflict, error) {
+	line := "mesh"
+	for _, p := range s.Ports {
+		line += fmt.Sprintf(" %s>%d %v", p.Port, p.Target, p.Backends)
+	}
+	return nil, m.note("%s", line)
+}
+
+func (m fakeMesh) Reset(_ context.Context, gone []netip.Addr) error {
+	return m.note("mesh reset %v", gone)
+}
+
 func newRig() (*Plane, *directory.Directory, *kernel) {
 	k := &kernel{fail: map[string]error{}}
 	d := directory.New("n1")
-	p := New(Deps{Log: slog.New(slog.DiscardHandler), Directory: d, Bridge: fakeBridge{k}, Fabric: fakeFabric{k}, Tables: fakeTables{k}})
+	p := New(Deps{
+		Log: slog.New(slog.DiscardHandler), Directory: d, Bridge: fakeBridge{k}, Fabric: fakeFabric{k}, Tables: fakeTables{k},
+		Names: fakeNames{k}, Mesh: func(uint32) Mesh { return fakeMesh{k} },
+	})
 	return p, d, k
 }
 
@@ -101,7 +137,9 @@ func world() []*swarmv1.AssignmentChange {
 	)
 }
 
-func network() *swarmv1.Network { return &swarmv1.Network{Id: "net", Vni: 65537} }
+func network() *swarmv1.Network {
+	return &swarmv1.Network{Id: "net", Vni: 65537, Spec: &swarmv1.NetworkSpec{Name: "net"}}
+}
 
 func backend(id, node, addr string, ready bool) *swarmv1.Assignment {
 	return &swarmv1.Assignment{Object: &swarmv1.Assignment_Backend{Backend: &swarmv1.Backend{
@@ -142,15 +180,16 @@ func run(t *testing.T, test func(p *Plane, d *directory.Directory, k *kernel, se
 func TestTaskIsWholeWhenAttachReturns(t *testing.T) {
 	run(t, func(p *Plane, d *directory.Directory, k *kernel, settled func() []string) {
 		d.Apply(world())
-		if got := settled(); !slices.Equal(got, []string{"sync net [{[10.0.1.4] 192.0.2.2}]"}) {
-			t.Errorf("before the first task: %q", got)
+		want := []string{"name network net", "sync net [{[10.0.1.4] 192.0.2.2}]", "name web 10.0.1.3=true 10.0.1.4=true"}
+		if diff := cmp.Diff(want, settled()); diff != "" {
+			t.Errorf("before the first task: %s", diff)
 		}
 		if _, err := p.Attach(t.Context(), attachment()); err != nil {
 			t.Fatal(err)
 		}
-		want := []string{
+		want = []string{
 			"bridge t1", "leg t1 net eth0 [10.0.1.3/24]",
-			"program /ns/t1 [{[10.0.1.2] [10.0.1.3 10.0.1.4]}]",
+			"program /ns/t1 [{[10.0.1.2] [10.0.1.3 10.0.1.4]}]", "serve t1 [net]",
 		}
 		if diff := cmp.Diff(want, settled()); diff != "" {
 			t.Errorf("attach: %s", diff)
@@ -158,12 +197,12 @@ func TestTaskIsWholeWhenAttachReturns(t *testing.T) {
 		if err := p.Detach(t.Context(), "t1"); err != nil {
 			t.Fatal(err)
 		}
-		if diff := cmp.Diff([]string{"forget /ns/t1", "unleg t1", "unbridge t1"}, settled()); diff != "" {
+		if diff := cmp.Diff([]string{"dismiss t1", "forget /ns/t1", "unleg t1", "unbridge t1"}, settled()); diff != "" {
 			t.Errorf("detach: %s", diff)
 		}
 		d.Apply(puts(backend("t2", "n2", "10.0.1.4/24", false)))
-		if got := settled(); len(got) > 0 {
-			t.Errorf("a detached task is still programmed: %q", got)
+		if got := settled(); !slices.Equal(got, []string{"name web 10.0.1.3=true 10.0.1.4=false"}) {
+			t.Errorf("after the last task: %q", got)
 		}
 	})
 }
@@ -182,27 +221,30 @@ func TestChangesReachAttachedTasks(t *testing.T) {
 		}{
 			{
 				"not ready", func() { d.Apply(puts(backend("t2", "n2", "10.0.1.4/24", false))) },
-				[]string{"program /ns/t1 [{[10.0.1.2] [10.0.1.3]}]"},
+				[]string{"name web 10.0.1.3=true 10.0.1.4=false", "program /ns/t1 [{[10.0.1.2] [10.0.1.3]}]"},
 			},
 			{
 				"gone: its connections are cut", func() {
 					d.Apply([]*swarmv1.AssignmentChange{{Change: &swarmv1.AssignmentChange_Remove{Remove: &swarmv1.AssignmentRef{Kind: swarmv1.AssignmentRef_BACKEND, Id: "t2"}}}})
 				},
-				[]string{"sync net []", "program /ns/t1 [{[10.0.1.2] [10.0.1.3]}]", "reset /ns/t1 [10.0.1.4]"},
+				[]string{"name network net", "sync net []", "name web 10.0.1.3=true", "program /ns/t1 [{[10.0.1.2] [10.0.1.3]}]", "reset /ns/t1 [10.0.1.4]"},
 			},
 			{
 				"another", func() { d.Apply(puts(backend("t3", "n2", "10.0.1.5/24", true))) },
-				[]string{"sync net [{[10.0.1.5] 192.0.2.2}]", "program /ns/t1 [{[10.0.1.2] [10.0.1.3 10.0.1.5]}]"},
+				[]string{
+					"name network net", "sync net [{[10.0.1.5] 192.0.2.2}]", "name web 10.0.1.3=true 10.0.1.5=true",
+					"program /ns/t1 [{[10.0.1.2] [10.0.1.3 10.0.1.5]}]",
+				},
 			},
 			{
 				"its node is dead", func() { d.Hear(directory.Report{Dead: []string{"n2"}}) },
-				[]string{"program /ns/t1 [{[10.0.1.2] [10.0.1.3]}]"},
+				[]string{"name web 10.0.1.3=true 10.0.1.5=false", "program /ns/t1 [{[10.0.1.2] [10.0.1.3]}]"},
 			},
 			{
 				"service removed", func() {
 					d.Apply([]*swarmv1.AssignmentChange{{Change: &swarmv1.AssignmentChange_Remove{Remove: &swarmv1.AssignmentRef{Kind: swarmv1.AssignmentRef_ROUTING, Id: "web"}}}})
 				},
-				[]string{"program /ns/t1 []", "reset /ns/t1 [10.0.1.3 10.0.1.5]"},
+				[]string{"unname net web", "program /ns/t1 []", "reset /ns/t1 [10.0.1.3 10.0.1.5]"},
 			},
 		} {
 			step.change()
@@ -238,7 +280,7 @@ func TestWhatFailedIsTriedAgain(t *testing.T) {
 func TestFailedAttachLeavesNothing(t *testing.T) {
 	p, d, k := newRig()
 	d.Apply(world())
-	for _, piece := range []string{"leg", "program"} {
+	for _, piece := range []string{"leg", "sync", "program", "serve"} {
 		k.fail = map[string]error{piece: errors.New("no")}
 		if _, err := p.Attach(t.Context(), attachment()); err == nil {
 			t.Errorf("%s failed, and nobody heard", piece)
@@ -257,11 +299,55 @@ func TestRestoreProgramsAll(t *testing.T) {
 			t.Fatal(err)
 		}
 		want := []string{
-			"rebridge 1", "releg 1", "sync net [{[10.0.1.4] 192.0.2.2}]",
+			"rebridge 1", "releg 1", "reserve t1", "name network net", "sync net [{[10.0.1.4] 192.0.2.2}]",
+			"name web 10.0.1.3=true 10.0.1.4=true",
 			"program /ns/t1 [{[10.0.1.2] [10.0.1.3 10.0.1.4]}]",
 		}
 		if diff := cmp.Diff(want, settled()); diff != "" {
 			t.Error(diff)
+		}
+	})
+}
+
+func TestPublishedPorts(t *testing.T) {
+	run(t, func(p *Plane, d *directory.Directory, k *kernel, settled func() []string) {
+		published := &swarmv1.Assignment{Object: &swarmv1.Assignment_Routing{Routing: &swarmv1.Routing{ServiceId: "web", Name: "web", Endpoint: &swarmv1.Endpoint{
+			Ports: []*swarmv1.PortConfig{
+				{PublishedPort: 80, TargetPort: 8080}, {PublishedPort: 81, TargetPort: 8081, PublishMode: swarmv1.PortConfig_HOST},
+			},
+		}}}}
+		peer := func(id, addr, mesh string) *swarmv1.Assignment {
+			return &swarmv1.Assignment{Object: &swarmv1.Assignment_Peering{Peering: &swarmv1.Peering{NodeId: id, Addr: addr, MeshAddresses: []string{mesh}}}}
+		}
+		ingress := &swarmv1.Network{Id: "in", Vni: 65536, Spec: &swarmv1.NetworkSpec{Name: "ingress", Ingress: true}}
+		d.Apply(puts(&swarmv1.Assignment{Object: &swarmv1.Assignment_Network{Network: ingress}}, published,
+			peer("n1", "192.0.2.1", "10.0.0.2/24"), peer("n2", "192.0.2.2", "10.0.0.3/24"), backend("t2", "n2", "10.0.1.4/24", true)))
+		meshed := func() string {
+			for _, line := range settled() {
+				if strings.HasPrefix(line, "mesh") {
+					return line
+				}
+			}
+			return ""
+		}
+		if got := meshed(); got != "mesh 80/tcp>8080 [{n2 []}]" {
+			t.Errorf("a backend on another node: %q", got)
+		}
+		a := Attachment{TaskID: "t1", Bridged: true}
+		if _, err := p.Attach(t.Context(), a); err != nil {
+			t.Fatal(err)
+		}
+		d.Apply(puts(backend("t1", "n1", "10.0.1.3/24", true)))
+		if got := meshed(); got != "mesh 80/tcp>8080 [{n1 [172.30.0.9]} {n2 []}]" {
+			t.Errorf("a backend here: %q", got)
+		}
+		if err := p.Detach(t.Context(), "t1"); err != nil {
+			t.Fatal(err)
+		}
+		settled()
+		d.Apply([]*swarmv1.AssignmentChange{{Change: &swarmv1.AssignmentChange_Remove{Remove: &swarmv1.AssignmentRef{Kind: swarmv1.AssignmentRef_BACKEND, Id: "t1"}}}})
+		if got := settled(); !slices.Contains(got, "mesh reset [172.30.0.9]") {
+			t.Errorf("connections to a task that has ended stay: %q", got)
 		}
 	})
 }

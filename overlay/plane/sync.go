@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"slices"
 	"time"
 
 	"swarm/overlay/directory"
@@ -18,9 +19,8 @@ const retryAfter = time.Second
 
 // Run follows the directory until ctx ends, and then leaves all as it is: traffic goes on.
 func (p *Plane) Run(ctx context.Context) error {
-	retry := time.NewTimer(0)
+	retry := time.NewTicker(retryAfter)
 	defer retry.Stop()
-	var failed directory.Changes
 	for {
 		var gossip <-chan struct{}
 		if p.deps.Gossip != nil {
@@ -28,43 +28,55 @@ func (p *Plane) Run(ctx context.Context) error {
 			report, gossip = p.deps.Gossip()
 			p.deps.Directory.Hear(report)
 		}
-		changes, changed := p.deps.Directory.Take()
-		changes = changes.With(failed)
-		failed = directory.Changes{}
-		if err := p.sync(ctx, changes); err != nil && ctx.Err() == nil {
+		changed := p.deps.Directory.Changed()
+		if err := p.catchUp(ctx); err != nil && ctx.Err() == nil {
 			p.deps.Log.Error("program the overlay", "err", err)
-			failed = changes
-			retry.Reset(retryAfter)
 		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-changed:
 		case <-gossip:
-		case <-retry.C:
+		case <-retry.C: // What failed is still pending.
 		}
 	}
 }
 
-// sync programs what changed. All of it is tried, whatever fails.
-func (p *Plane) sync(ctx context.Context, changes directory.Changes) error {
-	if changes.Empty() {
+// catchUp programs all that has changed so far. What fails stays pending.
+func (p *Plane) catchUp(ctx context.Context) error {
+	p.turn.Lock()
+	defer p.turn.Unlock()
+	p.pending = p.deps.Directory.Take().With(p.pending)
+	if p.pending.Empty() {
 		return nil
 	}
+	if err := p.sync(ctx, p.pending); err != nil {
+		return err
+	}
+	p.pending = directory.Changes{}
+	return nil
+}
+
+// sync programs what changed. All of it is tried, whatever fails.
+func (p *Plane) sync(ctx context.Context, changes directory.Changes) error {
 	var errs []error
 	for id := range changes.Networks {
+		p.nameNetwork(id)
 		errs = append(errs, p.deps.Fabric.Sync(ctx, id, endpoints(p.deps.Directory.Remote(id))))
 	}
-	networks, gone := p.affected(changes)
+	d := p.difference(changes)
 	// Tasks on the same networks share a table. What changes while it is written is written in the next round.
 	tables := map[string]vip.Table{}
-	for _, t := range p.tasksOn(networks) {
+	for _, t := range p.tasksOn(d.networks) {
 		table, ok := tables[t.networks()]
 		if !ok {
 			table = p.table(t)
 			tables[t.networks()] = table
 		}
-		errs = append(errs, p.program(ctx, t, func() vip.Table { return table }), p.reset(ctx, t, gone))
+		errs = append(errs, p.program(ctx, t, func() vip.Table { return table }), p.reset(ctx, t, d.gone))
+	}
+	if d.meshed || changes.Peers {
+		errs = append(errs, p.syncMesh(ctx, d.ended))
 	}
 	return errors.Join(errs...)
 }
@@ -77,11 +89,21 @@ func endpoints(members []directory.Member) []fabric.Endpoint {
 	return out
 }
 
-// affected gives the networks on which services changed, and the addresses on each that no task has any more.
-func (p *Plane) affected(changes directory.Changes) (networks map[string]bool, gone map[string][]netip.Addr) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	networks, gone = map[string]bool{}, map[string][]netip.Addr{}
+// difference is what changed services mean for the pieces.
+type difference struct {
+	// networks on which a service changed.
+	networks map[string]bool
+	// gone are the addresses on each that no task has any more.
+	gone map[string][]netip.Addr
+	// meshed: a service that publishes ports on all nodes is among them.
+	meshed bool
+	// ended are tasks that are no more.
+	ended []string
+}
+
+// difference compares services with what they were, and tells their names.
+func (p *Plane) difference(changes directory.Changes) difference {
+	d := difference{networks: map[string]bool{}, gone: map[string][]netip.Addr{}}
 	for id := range changes.Services {
 		was := p.seen[id]
 		now, ok := p.deps.Directory.Service(id)
@@ -90,28 +112,31 @@ func (p *Plane) affected(changes directory.Changes) (networks map[string]bool, g
 		} else {
 			delete(p.seen, id)
 		}
-		has := map[string]bool{}
-		for _, s := range []directory.Service{now, was} {
-			for network := range s.VIPs {
-				networks[network] = true
-			}
+		d.meshed = d.meshed || was.Meshed() || now.Meshed()
+		for _, network := range slices.Concat(was.Networks(), now.Networks()) {
+			d.networks[network] = true
+			p.nameService(network, now)
 		}
-		for _, b := range now.Tasks {
-			has[b.GetTaskId()] = true
-			for network := range b.Addresses {
-				networks[network] = true
-			}
+		d.leave(was, now)
+	}
+	return d
+}
+
+// leave notes the tasks that a service has no more.
+func (d *difference) leave(was, now directory.Service) {
+	has := make(map[string]bool, len(now.Tasks))
+	for _, b := range now.Tasks {
+		has[b.GetTaskId()] = true
+	}
+	for _, b := range was.Tasks {
+		if has[b.GetTaskId()] {
+			continue
 		}
-		for _, b := range was.Tasks {
-			for network, addresses := range b.Addresses {
-				networks[network] = true
-				if !has[b.GetTaskId()] {
-					gone[network] = append(gone[network], addresses...)
-				}
-			}
+		d.ended = append(d.ended, b.GetTaskId())
+		for network, addresses := range b.Addresses {
+			d.gone[network] = append(d.gone[network], addresses...)
 		}
 	}
-	return networks, gone
 }
 
 func (p *Plane) tasksOn(networks map[string]bool) []*attached {

@@ -1,0 +1,107 @@
+//go:build linux
+
+package plane
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"strings"
+
+	"swarm/overlay/directory"
+	"swarm/overlay/mesh"
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+// syncMesh programs the ports that are published on all nodes, and cuts connections to tasks that have ended here.
+func (p *Plane) syncMesh(ctx context.Context, ended []string) error {
+	ingress := p.deps.Directory.Ingress()
+	self, ok := p.deps.Directory.Self()
+	if ingress == nil || !ok {
+		return nil // The managers will tell.
+	}
+	state := mesh.State{Self: meshNode(self)}
+	for _, peer := range p.deps.Directory.Mesh() {
+		state.Peers = append(state.Peers, meshNode(peer))
+	}
+	for _, id := range p.deps.Directory.Published() {
+		if s, ok := p.deps.Directory.Service(id); ok {
+			state.Ports = append(state.Ports, p.published(s)...)
+		}
+	}
+	m := p.deps.Mesh(ingress.GetVni())
+	conflicts, err := m.Sync(ctx, state)
+	p.tell(conflicts)
+	var gone []netip.Addr
+	for _, id := range ended {
+		gone = append(gone, p.local[id]...)
+		delete(p.local, id)
+	}
+	if len(gone) > 0 {
+		err = errors.Join(err, m.Reset(ctx, gone))
+	}
+	return err
+}
+
+func meshNode(p directory.Peer) mesh.Node {
+	return mesh.Node{ID: p.ID, Underlay: p.Underlay, Mesh: p.Mesh}
+}
+
+// published are a service's ports that more than the tasks' own nodes answer at, with who takes new connections there.
+func (p *Plane) published(s directory.Service) []mesh.Published {
+	var backends []mesh.Backend
+	for _, b := range s.Backends {
+		backend := mesh.Backend{Node: b.GetNodeId()}
+		if b.Local {
+			if backend.Addresses = p.localAddresses(b.GetTaskId()); len(backend.Addresses) == 0 {
+				continue
+			}
+		}
+		backends = append(backends, backend)
+	}
+	var out []mesh.Published
+	for _, port := range s.Endpoint.GetPorts() {
+		if !directory.Meshed(port) || port.GetPublishedPort() == 0 {
+			continue
+		}
+		one := mesh.Published{
+			Port:   mesh.Port{Published: uint16(port.GetPublishedPort()), Protocol: strings.ToLower(port.GetProtocol().String())},
+			Target: uint16(port.GetTargetPort()), Local: port.GetPublishMode() == swarmv1.PortConfig_LOCAL, Backends: backends,
+		}
+		one.IP, _ = netip.ParseAddr(port.GetHostIp()) // Checked by the managers; the zero address is every address.
+		out = append(out, one)
+	}
+	return out
+}
+
+// localAddresses are a task's on the node's own network. They are remembered until the managers say that it has ended: by
+// then it is detached.
+func (p *Plane) localAddresses(taskID string) []netip.Addr {
+	p.mu.Lock()
+	t := p.tasks[taskID]
+	p.mu.Unlock()
+	if t == nil {
+		return nil
+	}
+	var out []netip.Addr
+	for _, prefix := range []netip.Prefix{t.Result.Address, t.Result.Address6} {
+		if prefix.IsValid() {
+			out = append(out, prefix.Addr())
+		}
+	}
+	p.local[taskID] = out
+	return out
+}
+
+// tell logs the ports that another program of this host has, once each.
+func (p *Plane) tell(conflicts []mesh.Conflict) {
+	now := make(map[mesh.Port]string, len(conflicts))
+	for _, c := range conflicts {
+		now[c.Port] = c.Err.Error()
+		if p.told[c.Port] != now[c.Port] {
+			p.deps.Log.Warn("a port that is published on all nodes is not free here: the program that has it answers on this node",
+				"port", c.Port.String(), "err", c.Err)
+		}
+	}
+	p.told = now
+}
