@@ -184,7 +184,7 @@ func TestTaskIsWholeWhenAttachReturns(t *testing.T) {
 		if diff := cmp.Diff(want, settled()); diff != "" {
 			t.Errorf("before the first task: %s", diff)
 		}
-		if _, err := p.Attach(t.Context(), attachment()); err != nil {
+		if _, err := p.Attach(context.Background(), attachment()); err != nil {
 			t.Fatal(err)
 		}
 		want = []string{
@@ -194,7 +194,7 @@ func TestTaskIsWholeWhenAttachReturns(t *testing.T) {
 		if diff := cmp.Diff(want, settled()); diff != "" {
 			t.Errorf("attach: %s", diff)
 		}
-		if err := p.Detach(t.Context(), "t1"); err != nil {
+		if err := p.Detach(context.Background(), "t1"); err != nil {
 			t.Fatal(err)
 		}
 		if diff := cmp.Diff([]string{"dismiss t1", "forget /ns/t1", "unleg t1", "unbridge t1"}, settled()); diff != "" {
@@ -210,7 +210,7 @@ func TestTaskIsWholeWhenAttachReturns(t *testing.T) {
 func TestChangesReachAttachedTasks(t *testing.T) {
 	run(t, func(p *Plane, d *directory.Directory, k *kernel, settled func() []string) {
 		d.Apply(world())
-		if _, err := p.Attach(t.Context(), attachment()); err != nil {
+		if _, err := p.Attach(context.Background(), attachment()); err != nil {
 			t.Fatal(err)
 		}
 		settled()
@@ -258,7 +258,7 @@ func TestChangesReachAttachedTasks(t *testing.T) {
 func TestWhatFailedIsTriedAgain(t *testing.T) {
 	run(t, func(p *Plane, d *directory.Directory, k *kernel, settled func() []string) {
 		d.Apply(world())
-		if _, err := p.Attach(t.Context(), attachment()); err != nil {
+		if _, err := p.Attach(context.Background(), attachment()); err != nil {
 			t.Fatal(err)
 		}
 		settled()
@@ -282,7 +282,7 @@ func TestFailedAttachLeavesNothing(t *testing.T) {
 	d.Apply(world())
 	for _, piece := range []string{"leg", "sync", "program", "serve"} {
 		k.fail = map[string]error{piece: errors.New("no")}
-		if _, err := p.Attach(t.Context(), attachment()); err == nil {
+		if _, err := p.Attach(context.Background(), attachment()); err == nil {
 			t.Errorf("%s failed, and nobody heard", piece)
 		}
 		if got := k.take(); !slices.Equal(got[len(got)-2:], []string{"unleg t1", "unbridge t1"}) {
@@ -295,7 +295,7 @@ func TestRestoreProgramsAll(t *testing.T) {
 	run(t, func(p *Plane, d *directory.Directory, k *kernel, settled func() []string) {
 		d.Apply(world())
 		settled()
-		if err := p.Restore(t.Context(), []Held{{attachment(), bridge.Result{Netns: "/ns/t1"}}}); err != nil {
+		if err := p.Restore(context.Background(), []Held{{attachment(), bridge.Result{Netns: "/ns/t1"}}}); err != nil {
 			t.Fatal(err)
 		}
 		want := []string{
@@ -334,14 +334,14 @@ func TestPublishedPorts(t *testing.T) {
 			t.Errorf("a backend on another node: %q", got)
 		}
 		a := Attachment{TaskID: "t1", Bridged: true}
-		if _, err := p.Attach(t.Context(), a); err != nil {
+		if _, err := p.Attach(context.Background(), a); err != nil {
 			t.Fatal(err)
 		}
 		d.Apply(puts(backend("t1", "n1", "10.0.1.3/24", true)))
 		if got := meshed(); got != "mesh 80/tcp>8080 [{n1 [172.30.0.9]} {n2 []}]" {
 			t.Errorf("a backend here: %q", got)
 		}
-		if err := p.Detach(t.Context(), "t1"); err != nil {
+		if err := p.Detach(context.Background(), "t1"); err != nil {
 			t.Fatal(err)
 		}
 		settled()

@@ -113,7 +113,9 @@ func (p *Plane) difference(changes directory.Changes) difference {
 			delete(p.seen, id)
 		}
 		d.meshed = d.meshed || was.Meshed() || now.Meshed()
-		for _, network := range slices.Concat(was.Networks(), now.Networks()) {
+		touched := slices.Concat(was.Networks(), now.Networks())
+		slices.Sort(touched)
+		for _, network := range slices.Compact(touched) {
 			d.networks[network] = true
 			p.nameService(network, now)
 		}
