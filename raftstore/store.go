@@ -95,7 +95,7 @@ type Store struct {
 	log    *slog.Logger
 	fsm    *fsm
 	raft   *raft.Raft
-	trans  *raft.NetworkTransport
+	trans  network
 	disk   *logStore
 	stable *patientStable
 	layer  *streamLayer
@@ -135,9 +135,9 @@ func (s *Store) open() (err error) {
 	s.stable = &patientStable{StableStore: s.disk, log: s.log, closed: s.closed}
 	conf := raftConfig(s.cfg, s.log)
 	s.layer = newStreamLayer(s.cfg, s.deps, s.fsm, s.log)
-	s.trans = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+	s.trans = network{raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Stream: s.layer, MaxPool: 4, Timeout: 5 * time.Second, Logger: conf.Logger, MsgpackUseNewTimeFormat: true,
-	})
+	})}
 	if s.cfg.Bootstrap {
 		if err := bootstrap(conf, s.disk, snaps, s.trans); err != nil {
 			return err
@@ -228,7 +228,7 @@ func (s *Store) release() error {
 		_ = s.layer.Close() // so that nobody waits for a peer that does not answer
 		errs = append(errs, ended.Error())
 	}
-	if s.trans != nil {
+	if s.trans.NetworkTransport != nil {
 		errs = append(errs, s.trans.Close())
 	}
 	if s.disk != nil {

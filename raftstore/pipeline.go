@@ -1,0 +1,71 @@
+package raftstore
+
+import (
+	"sync"
+
+	"github.com/hashicorp/raft"
+)
+
+// network is raft's transport, with pipelines that a sender cannot be stuck in.
+//
+// Raft's own hold no answer: whoever sends waits until the one before is read. When a follower refuses, or knows a newer
+// term, raft's reader ends; a send that was under way then waits for ever, because only its own end closes the pipeline.
+// The follower gets heartbeats and nothing else until the leader changes, and the leader can never be stopped
+// (hashicorp/raft#612).
+type network struct{ *raft.NetworkTransport }
+
+// AppendEntriesPipeline implements raft.Transport.
+func (n network) AppendEntriesPipeline(id raft.ServerID, address raft.ServerAddress) (raft.AppendPipeline, error) {
+	p, err := n.NetworkTransport.AppendEntriesPipeline(id, address)
+	if err != nil {
+		return nil, err
+	}
+	return newPipeline(p), nil
+}
+
+// pipeline takes every answer as soon as it comes, and holds it until it is read. There are few: raft stops sending soon
+// after it stops reading.
+type pipeline struct {
+	raft.AppendPipeline
+	answers chan raft.AppendFuture
+	closing func()
+	closed  chan struct{}
+	done    chan struct{}
+}
+
+func newPipeline(inner raft.AppendPipeline) *pipeline {
+	p := &pipeline{AppendPipeline: inner, answers: make(chan raft.AppendFuture), closed: make(chan struct{}), done: make(chan struct{})}
+	p.closing = sync.OnceFunc(func() { close(p.closed) })
+	go p.hold()
+	return p
+}
+
+func (p *pipeline) hold() {
+	defer close(p.done)
+	var held []raft.AppendFuture
+	for {
+		var first raft.AppendFuture
+		var out chan<- raft.AppendFuture
+		if len(held) > 0 {
+			first, out = held[0], p.answers
+		}
+		select {
+		case f := <-p.AppendPipeline.Consumer():
+			held = append(held, f)
+		case out <- first:
+			held = held[1:]
+		case <-p.closed:
+			return
+		}
+	}
+}
+
+// Consumer implements raft.AppendPipeline.
+func (p *pipeline) Consumer() <-chan raft.AppendFuture { return p.answers }
+
+// Close implements raft.AppendPipeline.
+func (p *pipeline) Close() error {
+	p.closing()
+	<-p.done
+	return p.AppendPipeline.Close()
+}
