@@ -27,15 +27,18 @@ type session struct {
 }
 
 // session serves one stream until it ends, and says how long it lasted after the manager's welcome.
-func (w *Worker) session(ctx context.Context, nodeID string) (lasted time.Duration, err error) {
-	ctx, cancel := context.WithCancelCause(ctx)
+func (w *Worker) session(stop context.Context, nodeID string) (lasted time.Duration, err error) {
+	// The stream outlives stop, for a goodbye.
+	ctx, cancel := context.WithCancelCause(context.WithoutCancel(stop))
 	defer cancel(nil)
+	abandon := context.AfterFunc(stop, func() { cancel(context.Cause(stop)) })
+	defer abandon()
 	late := time.AfterFunc(w.cfg.ConnectTimeout, func() {
 		cancel(fmt.Errorf("no welcome within %s: %w", w.cfg.ConnectTimeout, errdefs.ErrUnavailable))
 	})
 	defer late.Stop()
 	stream, welcome, err := w.welcome(ctx, nodeID)
-	if err == nil && !late.Stop() {
+	if err == nil && (!late.Stop() || !abandon()) {
 		err = context.Cause(ctx)
 	}
 	if err != nil {
@@ -55,17 +58,40 @@ func (w *Worker) session(ctx context.Context, nodeID string) (lasted time.Durati
 		w.deps.OnContact(nodeID, true)
 		defer w.deps.OnContact(nodeID, false)
 	}
-	g, gctx := errgroup.WithContext(ctx)
+	g, gctx := errgroup.WithContext(stop)
+	read, wrote := make(chan struct{}), make(chan struct{})
 	g.Go(func() error { // ends the stream, and so all that wait for it, when one has failed
 		<-gctx.Done()
+		if stop.Err() != nil {
+			s.goodbye(read, wrote)
+		}
 		cancel(context.Cause(gctx))
 		return nil
 	})
-	g.Go(s.read)
-	g.Go(func() error { return s.write(gctx) })
+	g.Go(func() error { defer close(read); return s.read() })
+	g.Go(func() error { defer close(wrote); return s.write(gctx) })
 	g.Go(func() error { return s.watch(gctx) })
 	err = g.Wait()
 	return time.Since(began), cause(ctx, err)
+}
+
+// goodbyePatience bounds how long a manager's answer to a goodbye may hold up a daemon that stops.
+const goodbyePatience = time.Second
+
+// goodbye ends the stream in order, so that a daemon that is restarted is not taken for a host that is gone.
+func (s *session) goodbye(read, wrote <-chan struct{}) {
+	late := time.NewTimer(goodbyePatience)
+	defer late.Stop()
+	select {
+	case <-wrote:
+	case <-late.C:
+		return
+	}
+	_ = s.stream.CloseSend() // A stream that has ended needs none.
+	select {
+	case <-read:
+	case <-late.C:
+	}
 }
 
 // cause prefers why we ended the stream over what the stream says about it.

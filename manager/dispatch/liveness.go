@@ -39,7 +39,8 @@ type Verdict struct {
 }
 
 // Judge decides whether a node is up. It is the whole of the rule: gossip alone downs nobody, silence alone takes the
-// session timeout, both together three heartbeats, and a broken connection that gossip confirms counts at once. A leader
+// session timeout, both together three heartbeats, and a broken connection that gossip confirms counts at once. After a
+// goodbye a failure that gossip sees is no news: a daemon that is restarted or upgraded has the session timeout to return. A leader
 // that has led for less than three heartbeats declares nobody down. A node that says that its host goes down is down.
 func Judge(e Evidence, l Limits) Verdict {
 	if e.Departing {
@@ -55,7 +56,7 @@ func Judge(e Evidence, l Limits) Verdict {
 		why = fmt.Sprintf("no heartbeat for %s", l.Timeout)
 	case away && e.Broken:
 		limit, why = 0, fmt.Sprintf("its connection broke, and gossip says %s", e.Gossip)
-	case away:
+	case e.Gossip == GossipLeft:
 		limit, why = grace, fmt.Sprintf("no session for %s, and gossip says %s", grace, e.Gossip)
 	}
 	wait := max(limit-e.Heard, grace-e.Leading)

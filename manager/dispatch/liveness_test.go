@@ -28,6 +28,7 @@ func TestJudge(t *testing.T) {
 		{"silence alone waits", Evidence{State: ready, Open: true, Heard: 9 * time.Second, Gossip: GossipAlive, Leading: long}, ready, time.Second},
 		{"silence alone ends", Evidence{State: ready, Open: true, Heard: 10 * time.Second, Gossip: GossipAlive, Leading: long}, down, 0},
 		{"goodbye waits for the next session", Evidence{State: ready, Heard: 2 * time.Second, Gossip: GossipAlive, Leading: long}, ready, 8 * time.Second},
+		{"goodbye and gossip failed: it restarts", Evidence{State: ready, Heard: 3 * time.Second, Gossip: GossipFailed, Leading: long}, ready, 7 * time.Second},
 		{"goodbye and gossip left", Evidence{State: ready, Heard: 3 * time.Second, Gossip: GossipLeft, Leading: long}, down, 0},
 		{"no session for too long", Evidence{State: ready, Heard: 10 * time.Second, Gossip: GossipAlive, Leading: long}, down, 0},
 		{"broken and gossip: at once", Evidence{State: ready, Broken: true, Gossip: GossipFailed, Leading: long}, down, 0},
