@@ -189,19 +189,15 @@ func (r *rules) mend(log *slog.Logger) error {
 	return r.replace(r.last, r.services)
 }
 
-// intact compares what is cheap to compare: the chains' lengths and the maps' sizes.
+// intact compares what is cheap to compare: the chains' lengths, and the sizes of the sets that do not grow with the backends.
+// Our own changes wake whoever watches the rules, so this runs often.
 func (r *rules) intact(c *nftables.Conn) (bool, error) {
-	lengths := map[string]int{"here": 0, "front": 0}
+	lengths := map[string]int{kindHere.chain(): 0, kindAny.chain(): 0}
 	for _, ch := range r.chains() {
 		lengths[ch.name] = len(ch.rules)
 	}
-	sizes := make(map[rung]int)
 	for g := range r.rungs {
-		sizes[g] = 0
 		lengths[g.kind.chain()]++
-	}
-	for e, s := range r.services {
-		sizes[rung{e.kind, e.family, len(s.slots)}] += len(s.slots)
 	}
 	for name, want := range lengths {
 		rules, err := c.GetRules(table(), &nftables.Chain{Name: name, Table: table()})
@@ -209,9 +205,10 @@ func (r *rules) intact(c *nftables.Conn) (bool, error) {
 			return false, err
 		}
 	}
-	for g, want := range sizes {
-		elements, err := c.GetSetElements(g.set())
-		if err != nil || len(elements) != want {
+	content := r.last.fixed()
+	for name, s := range fixedSets() {
+		elements, err := c.GetSetElements(s)
+		if err != nil || len(elements) != len(content[name]) {
 			return false, err
 		}
 	}

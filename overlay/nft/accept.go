@@ -122,6 +122,8 @@ func endsInDrop(c *nftables.Conn, ch *nftables.Chain) (bool, error) {
 		case *expr.Counter, *expr.Log:
 		case *expr.Reject:
 			return true, nil
+		case *expr.Target: // as iptables writes it
+			return e.Name == "REJECT", nil
 		case *expr.Verdict:
 			return e.Kind == expr.VerdictDrop, nil
 		default:
