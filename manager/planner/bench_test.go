@@ -22,6 +22,7 @@ func benchCluster(b testing.TB, tasks int) *model {
 			s.Description.Resources = &swarmv1.Resources{NanoCpus: 64e9, MemoryBytes: 256 << 30}
 		})
 	}
+	m.addNetwork("wide", "10.0.0.0/14")
 	for i := range benchServices {
 		m.addService(fmt.Sprintf("service%018d", i), replicas(uint64(tasks/benchServices)), reserve(5e8, 1<<30))
 	}
@@ -62,6 +63,7 @@ func countPlaced(res Result) int {
 func BenchmarkPlacement(b *testing.B) {
 	b.Run("10k_1k", func(b *testing.B) { benchPlace(b, 10_000) })
 	b.Run("100k_1k", func(b *testing.B) { benchPlace(b, 100_000) })
+	b.Run("100k_1k_network", func(b *testing.B) { benchPlace(b, 100_000, on("wide")) })
 	b.Run("one_full_100k_1k", benchOne)
 	b.Run("100k_1k_spread", func(b *testing.B) {
 		benchPlace(b, 100_000, constraint("node.role==worker", "node.labels.zone!=9"), func(s *swarmv1.ServiceSpec) {
