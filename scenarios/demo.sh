@@ -36,31 +36,35 @@ at() { swarm dev ls --name $name --format "{{.Name}} {{.$2}}" | awk -v h="$1" '$
 
 say "Five hosts, three of them managers"
 show swarm dev up --name $name --nodes 5 --managers 3
-first=$(swarm dev ls --name $name --format '{{.Name}}' | head -1)
+first=$(swarm dev ls --name $name --format '{{.Name}}' | sed -n 1p)
 export SWARM_HOST=unix://$(at "$first" Socket)
 show swarm node ls
 
 say "An image of the project's own, without a registry"
 show swarm image load -i build/hello.tar
 
-say "Ten replicas; each host gives each of them a port of its own"
-show swarm service create --name web --replicas 10 --publish mode=host,target=8080 swarm/hello:1
+say "A network between the hosts; ten replicas on it, published on every host"
+show swarm network create backend
+show swarm service create --name web --replicas 10 --network backend --publish 8080:8080 swarm/hello:1
 show swarm service ls
 
 say "Every host answers"
-declare -A answered=()
-while read -r host ports; do
-	port=$(sed -E 's/^[^0-9]*([0-9]+)->.*/\1/' <<<"$ports")
-	answer=$(get "$(at "$host" Address):$port")
-	[[ $answer == "hello from"* ]] || { echo "$host:$port answered: $answer"; exit 1; }
-	[ -n "${answered[$host]:-}" ] || echo "$host:$port  $answer"
-	answered[$host]=1
-done < <(swarm service ps web --filter desired-state=running --format '{{.Node}} {{.Ports}}')
-[ ${#answered[@]} = 5 ] || { echo "only ${#answered[@]} hosts answered"; exit 1; }
+everywhere() {
+	swarm dev ls --name $name --format '{{.Name}} {{.Address}} {{.State}}' | while read -r host address state; do
+		[ "$state" = running ] || continue
+		answer=$(get "$address:8080")
+		[[ $answer == "hello from"* ]] || { echo "$host: $address:8080 answered: $answer"; exit 1; }
+		echo "$host  $address:8080  $answer"
+	done
+}
+everywhere
+task=$(swarm service ps web --filter desired-state=running -q | sed -n 1p)
+say "Replicas find each other by name"
+show swarm exec "$task" /app -get http://web:8080/
 
 leader=$(swarm node ls --format '{{.Hostname}} {{.ManagerStatus}}' | awk '$2 == "Leader" { print $1 }')
 say "The leader's host, $leader, loses its power"
-other=$(swarm dev ls --name $name --format '{{.Name}} {{.Role}}' | awk -v l="$leader" '$1 != l && $2 == "manager" { print $1; exit }')
+other=$(swarm dev ls --name $name --format '{{.Name}} {{.Role}}' | awk -v l="$leader" '$1 != l && $2 == "manager" { if (!n++) print $1 }')
 export SWARM_HOST=unix://$(at "$other" Socket)
 began=$(date +%s%N)
 show swarm dev kill --name $name "$leader"
@@ -76,3 +80,6 @@ took=$(($(date +%s%N) - began))
 show swarm node ls
 show swarm service ps web --filter desired-state=running
 printf '\nall ten replicas RUNNING on the other hosts %d.%01d s after the leader was lost\n' $((took / 1000000000)) $((took / 100000000 % 10))
+
+say "Every host that is left answers"
+everywhere

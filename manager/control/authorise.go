@@ -68,10 +68,6 @@ func Rules() map[string]Rule {
 		"/swarm.v1.Raft/Applied":       {Serve, "log", manager},
 		"/swarm.v1.Raft/Configure":     {Serve, "log", manager},
 
-		// Spoken between the daemon and the runtime process of one host, over a socket of their own.
-		"/swarm.v1.Resolver/Feed":  {Serve, "name", local},
-		"/swarm.v1.Resolver/Stats": {Get, "name", local},
-
 		"/swarm.v1.Worker/Logs":        {Get, "log", manager},
 		"/swarm.v1.Worker/Exec":        {Run, "task", manager},
 		"/swarm.v1.Worker/PullImage":   {Create, "image copy", manager},

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"log"
 	"net/http"
 	"os"
@@ -24,9 +25,16 @@ func main() {
 	logEvery := flag.Duration("log-every", 0, "write a numbered line this often; 0: never")
 	printed := flag.String("print", "", "write this to stdout first, as it is: a Go string without its quotes")
 	long := flag.Int("print-long", 0, "write a line of so many letters to stdout, then")
+	get := flag.String("get", "", "URL to ask for once; print the answer and end")
 	ignoreTerm := flag.Bool("ignore-term", false, "do not end on SIGTERM")
 	flag.Parse()
 	log.SetFlags(0)
+	if *get != "" {
+		if err := ask(*get); err != nil {
+			log.Fatal(err)
+		}
+		return
+	}
 
 	text, err := strconv.Unquote(`"` + *printed + `"`)
 	if err != nil {
@@ -71,6 +79,18 @@ func main() {
 			return
 		}
 	}
+}
+
+// ask prints what a URL answers.
+func ask(url string) error {
+	client := http.Client{Timeout: 5 * time.Second}
+	answer, err := client.Get(url)
+	if err != nil {
+		return err
+	}
+	defer answer.Body.Close()
+	_, err = io.Copy(os.Stdout, answer.Body)
+	return err
 }
 
 // handler answers / with the name of the container, /env with its environment, /client with who asks, /lines with how many
