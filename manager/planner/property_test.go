@@ -65,7 +65,7 @@ func (m *model) chaos(r *rand.Rand) {
 		}
 	case 11:
 		if s := m.service(service); s != nil && !s.PendingDelete {
-			m.edit(service, [](func(*swarmv1.ServiceSpec)){on(), on("wide"), on("narrow"), on("wide", "narrow")}[r.IntN(4)])
+			m.edit(service, []func(*swarmv1.ServiceSpec){on(), on("wide"), on("narrow"), on("wide", "narrow")}[r.IntN(4)])
 		}
 	case 12:
 		m.now = m.now.Add(time.Duration(r.IntN(10_000)) * time.Millisecond)
