@@ -398,8 +398,11 @@ func (a *atlas) peer(m *marks, view *raftstore.View, id string) {
 	var now *swarmv1.Peering
 	if n, ok := present(view.Nodes.Get(id)); ok {
 		now = &swarmv1.Peering{NodeId: id, Hostname: n.GetHostname(), Addr: n.GetDataPathAddr()}
-		if now.Addr == "" {
+		switch {
+		case now.Addr == "":
 			now.Addr = n.GetAddr()
+		case now.Addr != n.GetAddr():
+			now.Others = []string{n.GetAddr()}
 		}
 		for _, addr := range a.mesh[id] {
 			if s, ok := a.plan.Of(addr); ok {

@@ -16,6 +16,8 @@ type Peer struct {
 	Underlay netip.Addr
 	// Mesh addresses, at most one of each family.
 	Mesh []netip.Prefix
+	// Others are further addresses of the node.
+	Others []netip.Addr
 }
 
 func peerOf(p *swarmv1.Peering) Peer {
@@ -26,11 +28,17 @@ func peerOf(p *swarmv1.Peering) Peer {
 			out.Mesh = append(out.Mesh, prefix)
 		}
 	}
+	for _, a := range p.GetOthers() {
+		if addr, err := netip.ParseAddr(a); err == nil {
+			out.Others = append(out.Others, addr)
+		}
+	}
 	return out
 }
 
 func (p Peer) equal(o Peer) bool {
-	return p.ID == o.ID && p.Hostname == o.Hostname && p.Underlay == o.Underlay && slices.Equal(p.Mesh, o.Mesh)
+	return p.ID == o.ID && p.Hostname == o.Hostname && p.Underlay == o.Underlay && slices.Equal(p.Mesh, o.Mesh) &&
+		slices.Equal(p.Others, o.Others)
 }
 
 // Peers lists all nodes, this one among them, by id.

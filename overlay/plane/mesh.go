@@ -44,7 +44,7 @@ func (p *Plane) syncMesh(ctx context.Context, ended []string) error {
 }
 
 func meshNode(p directory.Peer) mesh.Node {
-	return mesh.Node{ID: p.ID, Underlay: p.Underlay, Mesh: p.Mesh}
+	return mesh.Node{ID: p.ID, Underlay: p.Underlay, Mesh: p.Mesh, Others: p.Others}
 }
 
 // published are a service's ports that more than the tasks' own nodes answer at, with who takes new connections there.

@@ -1331,6 +1331,8 @@ type Peering struct {
 	Addr string `protobuf:"bytes,3,opt,name=addr,proto3" json:"addr,omitempty"`
 	// On the network `ingress`, in prefix notation, at most one of each family.
 	MeshAddresses []string `protobuf:"bytes,4,rep,name=mesh_addresses,json=meshAddresses,proto3" json:"mesh_addresses,omitempty"`
+	// Where else the node is reached, when that is not the data path address.
+	Others        []string `protobuf:"bytes,5,rep,name=others,proto3" json:"others,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1389,6 +1391,13 @@ func (x *Peering) GetAddr() string {
 func (x *Peering) GetMeshAddresses() []string {
 	if x != nil {
 		return x.MeshAddresses
+	}
+	return nil
+}
+
+func (x *Peering) GetOthers() []string {
+	if x != nil {
+		return x.Others
 	}
 	return nil
 }
@@ -2796,12 +2805,13 @@ const file_swarm_v1_dispatch_proto_rawDesc = "" +
 	"\arouting\x18\n" +
 	" \x01(\v2\x11.swarm.v1.RoutingH\x00R\arouting\x12-\n" +
 	"\abackend\x18\v \x01(\v2\x11.swarm.v1.BackendH\x00R\abackendB\b\n" +
-	"\x06object\"y\n" +
+	"\x06object\"\x91\x01\n" +
 	"\aPeering\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1a\n" +
 	"\bhostname\x18\x02 \x01(\tR\bhostname\x12\x12\n" +
 	"\x04addr\x18\x03 \x01(\tR\x04addr\x12%\n" +
-	"\x0emesh_addresses\x18\x04 \x03(\tR\rmeshAddresses\"l\n" +
+	"\x0emesh_addresses\x18\x04 \x03(\tR\rmeshAddresses\x12\x16\n" +
+	"\x06others\x18\x05 \x03(\tR\x06others\"l\n" +
 	"\aRouting\x12\x1d\n" +
 	"\n" +
 	"service_id\x18\x01 \x01(\tR\tserviceId\x12\x12\n" +

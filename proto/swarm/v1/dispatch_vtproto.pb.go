@@ -571,6 +571,11 @@ func (m *Peering) CloneVT() *Peering {
 		copy(tmpContainer, rhs)
 		r.MeshAddresses = tmpContainer
 	}
+	if rhs := m.Others; rhs != nil {
+		tmpContainer := make([]string, len(rhs))
+		copy(tmpContainer, rhs)
+		r.Others = tmpContainer
+	}
 	if len(m.unknownFields) > 0 {
 		r.unknownFields = make([]byte, len(m.unknownFields))
 		copy(r.unknownFields, m.unknownFields)
@@ -2153,6 +2158,15 @@ func (this *Peering) EqualVT(that *Peering) bool {
 	}
 	for i, vx := range this.MeshAddresses {
 		vy := that.MeshAddresses[i]
+		if vx != vy {
+			return false
+		}
+	}
+	if len(this.Others) != len(that.Others) {
+		return false
+	}
+	for i, vx := range this.Others {
+		vy := that.Others[i]
 		if vx != vy {
 			return false
 		}
@@ -4262,6 +4276,15 @@ func (m *Peering) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
 	}
+	if len(m.Others) > 0 {
+		for iNdEx := len(m.Others) - 1; iNdEx >= 0; iNdEx-- {
+			i -= len(m.Others[iNdEx])
+			copy(dAtA[i:], m.Others[iNdEx])
+			i = protohelpers.EncodeVarint(dAtA, i, uint64(len(m.Others[iNdEx])))
+			i--
+			dAtA[i] = 0x2a
+		}
+	}
 	if len(m.MeshAddresses) > 0 {
 		for iNdEx := len(m.MeshAddresses) - 1; iNdEx >= 0; iNdEx-- {
 			i -= len(m.MeshAddresses[iNdEx])
@@ -6154,6 +6177,12 @@ func (m *Peering) SizeVT() (n int) {
 	}
 	if len(m.MeshAddresses) > 0 {
 		for _, s := range m.MeshAddresses {
+			l = len(s)
+			n += 1 + l + protohelpers.SizeOfVarint(uint64(l))
+		}
+	}
+	if len(m.Others) > 0 {
+		for _, s := range m.Others {
 			l = len(s)
 			n += 1 + l + protohelpers.SizeOfVarint(uint64(l))
 		}
@@ -9294,6 +9323,38 @@ func (m *Peering) UnmarshalVT(dAtA []byte) error {
 				return io.ErrUnexpectedEOF
 			}
 			m.MeshAddresses = append(m.MeshAddresses, string(dAtA[iNdEx:postIndex]))
+			iNdEx = postIndex
+		case 5:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Others", wireType)
+			}
+			var stringLen uint64
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				stringLen |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			intStringLen := int(stringLen)
+			if intStringLen < 0 {
+				return protohelpers.ErrInvalidLength
+			}
+			postIndex := iNdEx + intStringLen
+			if postIndex < 0 {
+				return protohelpers.ErrInvalidLength
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.Others = append(m.Others, string(dAtA[iNdEx:postIndex]))
 			iNdEx = postIndex
 		default:
 			iNdEx = preIndex
