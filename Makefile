@@ -39,7 +39,7 @@ $(RUNC)/runc: go.mod $(RUNC)/about
 
 image: build/hello.tar
 
-build/hello.tar: $(wildcard scenarios/hello/*.go scenarios/mkimage/*.go) go.mod
+build/hello.tar: $(wildcard scenarios/hello/*.go scenarios/mkimage/*.go scenarios/traffic/*.go) go.mod
 	@mkdir -p build
 	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o build/hello ./scenarios/hello
 	go run ./scenarios/mkimage -o $@ -t swarm/hello:1 build/hello

@@ -134,7 +134,7 @@ func backendObject(info *swarmv1.NetworkInfo, r *swarmv1.Routing, b *swarmv1.Bac
 			addresses = append(addresses, n.GetAddresses()...)
 		}
 	}
-	slot := host.GetHostname()
+	slot := b.GetNodeId() // As the task is called in the network.
 	if b.GetSlot() != 0 {
 		slot = fmt.Sprint(b.GetSlot())
 	}

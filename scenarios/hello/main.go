@@ -16,10 +16,13 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"swarm/scenarios/traffic"
 )
 
 func main() {
 	listen := flag.String("listen", ":8080", "address to serve HTTP on; empty: serve nothing")
+	echo := flag.String("echo", "", "address to echo lines over TCP and datagrams over UDP on; empty: echo nothing")
 	exitAfter := flag.Duration("exit-after", 0, "end by itself after this time; 0: never")
 	exitCode := flag.Int("exit-code", 0, "code of that end")
 	logEvery := flag.Duration("log-every", 0, "write a numbered line this often; 0: never")
@@ -54,7 +57,12 @@ func main() {
 	if *logEvery > 0 {
 		go count(*logEvery, &lines)
 	}
-	server := &http.Server{Addr: *listen, Handler: handler(exits, &lines)}
+	if *echo != "" {
+		go func() { log.Fatal(traffic.Echo(context.Background(), *echo)) }()
+	}
+	mux := handler(exits, &lines)
+	traffic.Handle(context.Background(), mux)
+	server := &http.Server{Addr: *listen, Handler: mux}
 	if *listen != "" {
 		go func() {
 			if err := server.ListenAndServe(); !errors.Is(err, http.ErrServerClosed) {
@@ -95,7 +103,7 @@ func ask(url string) error {
 
 // handler answers / with the name of the container, /env with its environment, /client with who asks, /lines with how many
 // numbered lines were written, and ends the process on /exit/CODE.
-func handler(exits chan<- int, lines *atomic.Int64) http.Handler {
+func handler(exits chan<- int, lines *atomic.Int64) *http.ServeMux {
 	mux := http.NewServeMux()
 	host, _ := os.Hostname()
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintf(w, "hello from %s\n", host) })

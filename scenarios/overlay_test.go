@@ -1,0 +1,291 @@
+package scenarios
+
+import (
+	"context"
+	"encoding/json"
+	"maps"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"swarm/dev"
+	"swarm/scenarios/traffic"
+)
+
+// echoPort is where test containers echo.
+const echoPort = "9000"
+
+// meshPort is where every host answers for the service web.
+const meshPort = "7000"
+
+// TestOverlay: containers of five hosts, and networks between them.
+func TestOverlay(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes minutes")
+	}
+	t.Parallel()
+	c := newCrowdOf(t, binaryUnderTest(t), dev.Options{Nodes: 5, Managers: 3})
+	for _, step := range []struct {
+		name string
+		run  func(*testing.T, *crowd)
+	}{
+		{"pairs", testPairs},
+	} {
+		if !t.Run(step.name, func(t *testing.T) { step.run(t, c.in(t)) }) {
+			return // What comes next would fail for the same reason, and hide it.
+		}
+	}
+}
+
+// in is the crowd as a subtest sees it.
+func (c *crowd) in(t *testing.T) *crowd {
+	sub := *c
+	sub.t = t
+	return &sub
+}
+
+// member is a task on a network.
+type member struct {
+	id, name, service, node string
+	addresses               []string
+	traffic.Client
+}
+
+// hostname is what the container calls itself.
+func (m member) hostname() string { return m.id[:12] }
+
+// population is what is on a network.
+type population struct {
+	members []member
+	vips    map[string][]string // by service
+}
+
+// of are a service's members.
+func (p population) of(service string) []member {
+	return slices.DeleteFunc(slices.Clone(p.members), func(m member) bool { return m.service != service })
+}
+
+// prober starts a service of test containers, whose nodes publish them for the test's questions.
+func (c *crowd) prober(name string, args ...string) {
+	c.t.Helper()
+	create := []string{"service", "create", "--detach", "--name", name, "--publish", "mode=host,target=8080"}
+	c.swarm(slices.Concat(create, args, []string{"swarm/hello:1", "-echo", ":" + echoPort})...)
+}
+
+// settled waits until there are so many on a network, of all its services.
+func (c *crowd) settled(network string, n int) population {
+	c.t.Helper()
+	deadline := time.Now().Add(time.Minute)
+	for {
+		p := c.population(network)
+		if len(p.members) == n {
+			return p
+		}
+		if time.Now().After(deadline) {
+			c.t.Fatalf("%d tasks on network %s after a minute, want %d: %v", len(p.members), network, n, p.members)
+		}
+		<-time.After(100 * time.Millisecond) // The interval of the poll.
+	}
+}
+
+// population asks who is on a network.
+func (c *crowd) population(network string) population {
+	c.t.Helper()
+	var found []struct {
+		Services map[string]struct {
+			VIPs  []string
+			Tasks []struct {
+				Name, ID, Node string
+				Addresses      []string
+				Ready          bool
+			}
+		}
+	}
+	if err := json.Unmarshal([]byte(c.swarm("network", "inspect", "--verbose", network)), &found); err != nil {
+		c.t.Fatal(err)
+	}
+	out := population{vips: map[string][]string{}}
+	for service, s := range found[0].Services {
+		out.vips[service] = hostParts(c.t, s.VIPs)
+		rows, err := c.ps(service)
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		for _, task := range s.Tasks {
+			if !task.Ready {
+				continue
+			}
+			i := slices.IndexFunc(rows, func(r psRow) bool { return r.id == task.ID })
+			if i < 0 {
+				c.t.Fatalf("network inspect has task %s, service ps %s has not: %v", task.ID, service, rows)
+			}
+			out.members = append(out.members, member{
+				id: task.ID, name: task.Name, service: service, node: task.Node, addresses: hostParts(c.t, task.Addresses),
+				Client: traffic.Client{URL: c.endpoint(rows[i])},
+			})
+		}
+	}
+	return out
+}
+
+// hostParts are addresses without their prefix lengths.
+func hostParts(t *testing.T, prefixes []string) []string {
+	t.Helper()
+	var out []string
+	for _, text := range prefixes {
+		p, err := netip.ParsePrefix(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out = append(out, p.Addr().String())
+	}
+	return out
+}
+
+// expected is a target, and who may answer.
+type expected struct {
+	traffic.Target
+	hosts []string // by their names; none: nobody
+}
+
+// echoes are the targets at an address, over both protocols.
+func echoes(address string, from ...member) []expected {
+	var hosts []string
+	for _, m := range from {
+		hosts = append(hosts, m.hostname())
+	}
+	at := net.JoinHostPort(address, echoPort)
+	return []expected{{traffic.Target{Network: "tcp", Address: at}, hosts}, {traffic.Target{Network: "udp", Address: at}, hosts}}
+}
+
+// everybody is every way to reach everybody on a network.
+func everybody(p population) []expected {
+	var out []expected
+	for _, m := range p.members {
+		out = append(out, echoes(m.name, m)...)
+		for _, a := range m.addresses {
+			out = append(out, echoes(a, m)...)
+		}
+	}
+	for service, vips := range p.vips {
+		out = append(out, echoes(service, p.of(service)...)...)
+		out = append(out, echoes("tasks."+service, p.of(service)...)...)
+		for _, vip := range vips {
+			out = append(out, echoes(vip, p.of(service)...)...)
+		}
+	}
+	return out
+}
+
+// reach has every member try every target, and returns how many tries there were.
+func (c *crowd) reach(from []member, want []expected) int {
+	c.t.Helper()
+	var all sync.WaitGroup
+	for _, m := range from {
+		all.Go(func() { c.reachFrom(m, want) })
+	}
+	all.Wait()
+	return len(from) * len(want)
+}
+
+func (c *crowd) reachFrom(m member, want []expected) {
+	targets := make([]traffic.Target, 0, len(want))
+	for _, w := range want {
+		targets = append(targets, w.Target)
+	}
+	answers, err := m.Reach(c.ctx, targets...)
+	if err != nil {
+		c.t.Errorf("%s on %s: %v", m.name, m.node, err)
+		return
+	}
+	for i, a := range answers {
+		switch w := want[i]; {
+		case a.Err == "" && !slices.Contains(w.hosts, a.Host):
+			c.t.Errorf("%s on %s: %s %s: %s answers, want one of %v", m.name, m.node, w.Network, w.Address, a.Host, w.hosts)
+		case a.Err != "" && len(w.hosts) > 0:
+			c.t.Errorf("%s on %s: %s %s: %s", m.name, m.node, w.Network, w.Address, a.Err)
+		case a.Err == "" && !slices.Contains(m.addresses, a.Client):
+			c.t.Errorf("%s on %s: %s %s: seen as %s, is %v", m.name, m.node, w.Network, w.Address, a.Client, m.addresses)
+		}
+	}
+}
+
+// testPairs: every pair of tasks on a network reaches each other, however it is called, and nobody else, though another
+// network has the same subnet.
+func testPairs(t *testing.T, c *crowd) {
+	for _, network := range []string{"red", "blue"} {
+		c.swarm("network", "create", "--ipv6", "--subnet", "10.50.0.0/24", network)
+	}
+	c.swarm("network", "create", "--internal", "shut")
+	c.prober("web", "--mode", "global", "--network", "red", "--publish", "published="+meshPort+",target="+echoPort)
+	c.prober("api", "--replicas", strconv.Itoa(len(c.hosts)), "--network", "red")
+	c.prober("other", "--mode", "global", "--network", "blue")
+	c.prober("quiet", "--replicas", "2", "--network", "shut")
+
+	n, tries := len(c.hosts), 0
+	red, blue, shut := c.settled("red", 2*n), c.settled("blue", n), c.settled("shut", 2)
+	for _, p := range []population{red, blue, shut} {
+		tries += c.reach(p.members, everybody(p))
+	}
+	t.Logf("%d tries between %d, %d and %d tasks", tries, len(red.members), len(blue.members), len(shut.members))
+	c.isolated(red, blue, shut)
+}
+
+// isolated: nobody reaches who is on another network, and nobody on an internal network what is outside.
+func (c *crowd) isolated(red, blue, shut population) {
+	foreign := slices.Concat(echoes("web"), echoes(red.members[0].name))
+	for _, m := range red.members {
+		if a := m.addresses[0]; !owned(blue, a) {
+			foreign = append(foreign, echoes(a)...)
+		}
+	}
+	c.reach(blue.members, foreign)
+	for _, m := range red.members {
+		foreign = append(foreign, echoes(m.addresses[0])...)
+	}
+	var hidden []expected
+	for _, m := range shut.members {
+		hidden = append(hidden, echoes(m.addresses[0])...)
+	}
+	c.reach(red.members, hidden)
+
+	machine := net.JoinHostPort(strings.TrimSuffix(c.hosts[0].Address.String(), "11")+"1", echoPort)
+	ctx, cancel := context.WithCancel(c.ctx)
+	ended := make(chan error)
+	go func() { ended <- traffic.Echo(ctx, machine) }()
+	defer func() { cancel(); <-ended }()
+	c.leaves(red.members[:2], machine, true)
+	c.leaves(shut.members, machine, false)
+	foreign = foreign[:0]
+	for _, h := range c.hosts {
+		foreign = append(foreign, expected{traffic.Target{Network: "tcp", Address: net.JoinHostPort(h.Address.String(), meshPort)}, nil})
+	}
+	c.reach(shut.members, foreign)
+}
+
+// leaves checks who reaches a server that is part of no cluster.
+func (c *crowd) leaves(from []member, address string, want bool) {
+	c.t.Helper()
+	for _, m := range from {
+		answers, err := m.Reach(c.ctx, traffic.Target{Network: "tcp", Address: address}, traffic.Target{Network: "udp", Address: address})
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		for _, a := range answers {
+			if got := a.Err == ""; got != want {
+				c.t.Errorf("%s reaches %s outside (%s): %v (%s), want %v", m.name, address, a.Network, got, a.Err, want)
+			}
+		}
+	}
+}
+
+// owned reports whether somebody on the network has the address.
+func owned(p population, address string) bool {
+	return slices.ContainsFunc(p.members, func(m member) bool { return slices.Contains(m.addresses, address) }) ||
+		slices.ContainsFunc(slices.Concat(slices.Collect(maps.Values(p.vips))...), func(v string) bool { return v == address })
+}

@@ -1,0 +1,146 @@
+// Package traffic is what the containers of scenarios do to each other, and a test's hold on it.
+//
+// The test image serves Handler over HTTP, and Echo on a port of its own; a test asks a container, through a Client, to reach
+// others, or to watch them without pause and say what it saw. Goroutines: one a watch and held connection, until the
+// container ends.
+package traffic
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"time"
+)
+
+// patience is how long an answer may take: on a busy machine a right one may come late, and a wrong one never comes right.
+const patience = 5 * time.Second
+
+// Target is who shall answer.
+type Target struct {
+	// Network is "tcp" or "udp".
+	Network string
+	// Address is a host, by name or number, and a port.
+	Address string
+}
+
+// Answer is what came back.
+type Answer struct {
+	Target
+	// Host is the name of the container that answered, Client the address, without port, that it saw.
+	Host, Client string
+	// Err: why nothing came back.
+	Err string
+}
+
+// Echo answers every line (TCP) and datagram (UDP) with the container's name, the address that the line came from, and the
+// line, until ctx ends.
+func Echo(ctx context.Context, address string) error {
+	host, err := os.Hostname()
+	if err != nil {
+		return err
+	}
+	listener, err := net.Listen("tcp", address)
+	if err != nil {
+		return err
+	}
+	packets, err := net.ListenPacket("udp", address)
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	defer context.AfterFunc(ctx, func() {
+		_ = listener.Close()
+		_ = packets.Close()
+	})()
+	go echoPackets(host, packets)
+	for {
+		conn, err := listener.Accept()
+		if err != nil {
+			return err
+		}
+		go echoLines(host, conn)
+	}
+}
+
+func echoLines(host string, conn net.Conn) {
+	defer conn.Close()
+	in := bufio.NewScanner(conn)
+	for in.Scan() {
+		if _, err := fmt.Fprintf(conn, "%s %s %s\n", host, conn.RemoteAddr(), in.Text()); err != nil {
+			return
+		}
+	}
+}
+
+func echoPackets(host string, packets net.PacketConn) {
+	buf := make([]byte, 1500)
+	for {
+		n, from, err := packets.ReadFrom(buf)
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err == nil { // An error is that of an answer nobody waited for.
+			_, _ = packets.WriteTo(fmt.Appendf(nil, "%s %s %s\n", host, from, strings.TrimSpace(string(buf[:n]))), from)
+		}
+	}
+}
+
+// Dialer opens connections: of this process's network, or of a host's.
+type Dialer func(ctx context.Context, network, address string) (net.Conn, error)
+
+// Reach asks an echo once.
+func Reach(ctx context.Context, dial Dialer, t Target) Answer {
+	a := Answer{Target: t}
+	c, err := open(ctx, dial, t)
+	if err == nil {
+		defer c.close()
+		a.Host, a.Client, err = c.ask("reach")
+	}
+	if err != nil {
+		a.Err = err.Error()
+	}
+	return a
+}
+
+// connection to an echo.
+type connection struct {
+	conn net.Conn
+	in   *bufio.Reader
+}
+
+func open(ctx context.Context, dial Dialer, t Target) (*connection, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	conn, err := dial(ctx, t.Network, t.Address)
+	if err != nil {
+		return nil, err
+	}
+	return &connection{conn, bufio.NewReader(conn)}, nil
+}
+
+func (c *connection) close() { _ = c.conn.Close() }
+
+// ask sends a word, and returns who answered and whom it saw.
+func (c *connection) ask(word string) (host, client string, err error) {
+	if err := c.conn.SetDeadline(time.Now().Add(patience)); err != nil {
+		return "", "", err
+	}
+	if _, err := fmt.Fprintln(c.conn, word); err != nil {
+		return "", "", err
+	}
+	line, err := c.in.ReadString('\n')
+	if err != nil {
+		return "", "", err
+	}
+	f := strings.Fields(line)
+	if len(f) != 3 || f[2] != word {
+		return "", "", fmt.Errorf("%q came back, not %q", line, word)
+	}
+	if client, _, err = net.SplitHostPort(f[1]); err != nil {
+		return "", "", err
+	}
+	return f[0], client, nil
+}

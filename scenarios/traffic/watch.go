@@ -1,0 +1,193 @@
+package traffic
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Watch is something to do again and again.
+type Watch struct {
+	// Name it goes by in the report.
+	Name string
+	// Kind is "resolve": look Address up; "reach": ask Target over a new connection each time; "hold": over connections that
+	// stay open, Count of them.
+	Kind string
+	Target
+	Every time.Duration
+	Count int
+}
+
+// Report is what a watch has seen.
+type Report struct {
+	Asked    int
+	Failures []Event
+	// Changes are the answers, as often as one was not that before it.
+	Changes []Event
+	// Last is when each answer was seen last.
+	Last map[string]time.Time
+	// Open: how many of the connections to hold are open.
+	Open int
+}
+
+// Event is something seen, and when the question was asked.
+type Event struct {
+	At   time.Time
+	What string
+}
+
+func (e Event) String() string { return e.At.Format("15:04:05.000") + " " + e.What }
+
+// watcher does what a Watch says.
+type watcher struct {
+	Watch
+	dial     Dialer
+	resolver *net.Resolver
+
+	mu     sync.Mutex // guards report
+	report Report
+}
+
+// Begin watches until ctx ends. The function it returns tells what was seen so far.
+func Begin(ctx context.Context, dial Dialer, w Watch) (func() Report, error) {
+	v := &watcher{Watch: w, dial: dial, resolver: &net.Resolver{PreferGo: true}, report: Report{Last: map[string]time.Time{}}}
+	switch w.Kind {
+	case "resolve":
+		go v.run(ctx, v.resolve)
+	case "reach":
+		go v.run(ctx, v.reach)
+	case "hold":
+		for range w.Count {
+			go v.hold(ctx)
+		}
+	default:
+		return nil, fmt.Errorf("no kind of watch %q", w.Kind)
+	}
+	return v.seen, nil
+}
+
+func (w *watcher) seen() Report {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	r := w.report
+	r.Failures, r.Changes, r.Last = slices.Clone(r.Failures), slices.Clone(r.Changes), map[string]time.Time{}
+	for answer, at := range w.report.Last {
+		r.Last[answer] = at
+	}
+	return r
+}
+
+// run asks until ctx ends.
+func (w *watcher) run(ctx context.Context, ask func(context.Context) (string, error)) {
+	tick := time.NewTicker(w.Every)
+	defer tick.Stop()
+	for {
+		at := time.Now()
+		answer, err := ask(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		w.note(at, answer, err)
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (w *watcher) note(at time.Time, answer string, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.report.Asked++
+	if err != nil {
+		w.report.Failures = append(w.report.Failures, Event{at, fmt.Sprintf("%v (after %v)", err, time.Since(at).Round(time.Millisecond))})
+		return
+	}
+	if n := len(w.report.Changes); n == 0 || w.report.Changes[n-1].What != answer {
+		w.report.Changes = append(w.report.Changes, Event{at, answer})
+	}
+	w.report.Last[answer] = at
+}
+
+func (w *watcher) resolve(ctx context.Context) (string, error) {
+	addresses, err := w.resolver.LookupHost(ctx, w.Address)
+	slices.Sort(addresses)
+	return strings.Join(addresses, " "), err
+}
+
+func (w *watcher) reach(ctx context.Context) (string, error) {
+	a := Reach(ctx, w.dial, w.Target)
+	if a.Err != "" {
+		return "", fmt.Errorf("%s", a.Err)
+	}
+	return a.Host, nil
+}
+
+// hold keeps one connection. That it breaks, or another answers, is the failure; then a new one is opened.
+func (w *watcher) hold(ctx context.Context) {
+	for ctx.Err() == nil {
+		at := time.Now()
+		c, err := open(ctx, w.dial, w.Target)
+		if err != nil {
+			w.note(at, "", fmt.Errorf("open: %w", err))
+			select {
+			case <-time.After(w.Every): // The pace of the watch.
+			case <-ctx.Done():
+			}
+			continue
+		}
+		w.opened(1)
+		first := ""
+		w.runUntil(ctx, func() (string, error) {
+			host, _, err := c.ask("hold")
+			if first == "" {
+				first = host
+			}
+			if err == nil && host != first {
+				err = fmt.Errorf("%s answers on a connection to %s", host, first)
+			}
+			return host, err
+		})
+		c.close()
+		w.opened(-1)
+	}
+}
+
+func (w *watcher) opened(n int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.report.Open += n
+}
+
+// runUntil asks until something fails.
+func (w *watcher) runUntil(ctx context.Context, ask func() (string, error)) {
+	tick := time.NewTicker(w.Every)
+	defer tick.Stop()
+	for {
+		at := time.Now()
+		answer, err := ask()
+		if err != nil {
+			w.note(at, "", err)
+			return
+		}
+		w.noteHeld(at, answer)
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// noteHeld: connections that are held answer by turns, so that changes mean nothing.
+func (w *watcher) noteHeld(at time.Time, answer string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.report.Asked++
+	w.report.Last[answer] = at
+}
