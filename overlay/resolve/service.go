@@ -43,12 +43,18 @@ func Service(networkID string, r *swarmv1.Routing, backends []*swarmv1.Backend) 
 	return out
 }
 
+// shortID is how much of a task's id is its container's hostname, unless the service sets one.
+const shortID = 12
+
 func taskOf(service string, b *swarmv1.Backend, n *swarmv1.NetworkAttachment) *swarmv1.ResolverTask {
 	place := b.NodeId
 	if b.Slot > 0 {
 		place = fmt.Sprint(b.Slot)
 	}
 	t := &swarmv1.ResolverTask{Name: service + "." + place + "." + b.TaskId, Slot: b.Slot, Ready: b.Ready}
+	if len(b.TaskId) >= shortID {
+		t.Aliases = []string{b.TaskId[:shortID]}
+	}
 	for _, a := range n.Addresses {
 		t.Addresses = append(t.Addresses, plain(a))
 	}
