@@ -108,6 +108,7 @@ func run(ctx context.Context, o options) error {
 	var r report
 	err = r.steps(ctx, l, o.until)
 	if err != nil {
+		log.Print(err)
 		l.explain()
 	}
 	if o.interactive {

@@ -102,8 +102,8 @@ func removeSocketAtShutdown(sd shutdown.Service) {
 	}
 }
 
-// reaper is the shim's manager with one difference: cleaning up after a dead
-// shim leaves an exit record behind.
+// reaper is the shim's manager with two differences: cleaning up after a dead
+// shim leaves an exit record behind, and a busy shim is not taken for dead.
 type reaper struct{ shim.Shim }
 
 // Stop kills what is left of a container whose shim is gone. It runs in a
