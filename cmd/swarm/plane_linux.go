@@ -74,7 +74,14 @@ func (p *parts) newOverlay(b node.Base, g *gossipMember) (*overlay, error) {
 func (o *overlay) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return o.Plane.Run(ctx) })
-	g.Go(func() error { return o.names.Run(ctx) })
+	g.Go(func() error {
+		select {
+		case <-o.Restored():
+			return o.names.Run(ctx)
+		case <-ctx.Done():
+			return nil
+		}
+	})
 	g.Go(func() error { return nft.Watch(ctx, rulesDelay, o.meshes.check, o.meshes.log) })
 	return g.Wait()
 }

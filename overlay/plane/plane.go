@@ -114,6 +114,8 @@ type Held struct {
 // Plane is a host's data plane. Its methods may be called by several goroutines.
 type Plane struct {
 	deps Deps
+	// restored is closed when Restore has succeeded.
+	restored chan struct{}
 
 	mu    sync.Mutex // guards tasks
 	tasks map[string]*attached
@@ -140,9 +142,12 @@ type attached struct {
 func New(deps Deps) *Plane {
 	return &Plane{
 		deps: deps, tasks: map[string]*attached{}, seen: map[string]directory.Service{}, local: map[string][]netip.Addr{},
-		told: map[mesh.Port]string{},
+		told: map[mesh.Port]string{}, restored: make(chan struct{}),
 	}
 }
+
+// Restored is closed once Restore has succeeded. Until then the plane knows less than the host's kernel and name server do.
+func (p *Plane) Restored() <-chan struct{} { return p.restored }
 
 // Attach makes the task's namespace and connects it to all its networks. Again for the same task, it gives the same
 // answer. When it returns, the task can be reached and finds what it may. ErrAlreadyExists: a port that is taken, with its
@@ -229,6 +234,11 @@ func (p *Plane) Restore(ctx context.Context, keep []Held) error {
 		}
 	}
 	p.deps.Directory.Everything()
+	// The name server is told all that it may know at once, and what it does not hear then it forgets.
+	if err := p.catchUp(ctx); err != nil {
+		p.deps.Log.Error("program the overlay", "err", err) // Tried again in Run.
+	}
+	close(p.restored)
 	return nil
 }
 

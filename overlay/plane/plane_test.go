@@ -160,8 +160,19 @@ func attachment() Attachment {
 	return Attachment{TaskID: "t1", Bridged: true, Overlays: []Overlay{{Network: network(), Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.1.3/24")}}}}
 }
 
-// run follows the directory in a bubble, and returns what each step asks of the pieces.
+// run follows the directory in a bubble, on a host that had nothing, and returns what each step asks of the pieces.
 func run(t *testing.T, test func(p *Plane, d *directory.Directory, k *kernel, settled func() []string)) {
+	follow(t, func(p *Plane, d *directory.Directory, k *kernel, settled func() []string) {
+		if err := p.Restore(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+		settled()
+		test(p, d, k, settled)
+	})
+}
+
+// follow is run before it is known what the host has.
+func follow(t *testing.T, test func(p *Plane, d *directory.Directory, k *kernel, settled func() []string)) {
 	synctest.Test(t, func(t *testing.T) {
 		p, d, k := newRig()
 		ctx, cancel := context.WithCancel(t.Context())
@@ -292,9 +303,11 @@ func TestFailedAttachLeavesNothing(t *testing.T) {
 }
 
 func TestRestoreProgramsAll(t *testing.T) {
-	run(t, func(p *Plane, d *directory.Directory, k *kernel, settled func() []string) {
+	follow(t, func(p *Plane, d *directory.Directory, k *kernel, settled func() []string) {
 		d.Apply(world())
-		settled()
+		if early := settled(); len(early) > 0 {
+			t.Errorf("before it is known what the host has: %q", early)
+		}
 		if err := p.Restore(context.Background(), []Held{{attachment(), bridge.Result{Netns: "/ns/t1"}}}); err != nil {
 			t.Fatal(err)
 		}

@@ -17,8 +17,13 @@ import (
 // retryAfter is the pause after something could not be programmed.
 const retryAfter = time.Second
 
-// Run follows the directory until ctx ends, and then leaves all as it is: traffic goes on.
+// Run follows the directory, from Restore on, until ctx ends, and then leaves all as it is: traffic goes on.
 func (p *Plane) Run(ctx context.Context) error {
+	select {
+	case <-p.restored: // To program before would be to take away what tasks have that are not known yet.
+	case <-ctx.Done():
+		return nil
+	}
 	retry := time.NewTicker(retryAfter)
 	defer retry.Stop()
 	for {
