@@ -123,10 +123,12 @@ func (c *crowd) printLogs() {
 }
 
 // run is a swarm command at the manager.
-func (c *crowd) run(args ...string) (string, error) {
+func (c *crowd) run(args ...string) (string, error) { return c.runAt(c.hosts[c.at], args...) }
+
+func (c *crowd) runAt(h dev.Host, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(c.ctx, time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, c.binary, append([]string{"-H", "unix://" + c.hosts[c.at].Socket}, args...)...)
+	cmd := exec.CommandContext(ctx, c.binary, append([]string{"-H", "unix://" + h.Socket}, args...)...)
 	var out, errOut bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errOut
 	if err := cmd.Run(); err != nil {

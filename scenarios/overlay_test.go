@@ -35,6 +35,8 @@ func TestOverlay(t *testing.T) {
 		run  func(*testing.T, *crowd)
 	}{
 		{"pairs", testPairs},
+		{"kills", testKills},
+		{"moved", testMoved},
 	} {
 		if !t.Run(step.name, func(t *testing.T) { step.run(t, c.in(t)) }) {
 			return // What comes next would fail for the same reason, and hide it.

@@ -30,7 +30,8 @@ type server struct {
 	watches map[string]func() Report
 }
 
-func dial(ctx context.Context, network, address string) (net.Conn, error) {
+// Dial opens connections of this process's network.
+func Dial(ctx context.Context, network, address string) (net.Conn, error) {
 	return (&net.Dialer{Resolver: &net.Resolver{PreferGo: true}}).DialContext(ctx, network, address)
 }
 
@@ -51,7 +52,7 @@ func (s *server) reach(w http.ResponseWriter, r *http.Request) {
 	for i, t := range targets {
 		all.Go(func() {
 			turns <- struct{}{}
-			answers[i] = Reach(r.Context(), dial, t)
+			answers[i] = Reach(r.Context(), Dial, t)
 			<-turns
 		})
 	}
@@ -64,7 +65,7 @@ func (s *server) watch(w http.ResponseWriter, r *http.Request) {
 	err := json.NewDecoder(r.Body).Decode(&wanted)
 	if err == nil {
 		var seen func() Report
-		if seen, err = Begin(s.ctx, dial, wanted); err == nil {
+		if seen, err = Begin(s.ctx, Dial, wanted); err == nil {
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			s.watches[wanted.Name] = seen
@@ -115,7 +116,7 @@ func (s *server) bytes(w http.ResponseWriter, r *http.Request) {
 
 // fetch reads ?url= to its end, and answers with how many bytes came.
 func (s *server) fetch(w http.ResponseWriter, r *http.Request) {
-	client := &http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}
+	client := &http.Client{Transport: &http.Transport{DialContext: Dial, DisableKeepAlives: true}}
 	resp, err := client.Get(r.URL.Query().Get("url"))
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadGateway)
