@@ -12,7 +12,7 @@ RUNC_VERSION := $(shell awk '$$1 == "github.com/opencontainers/runc" && $$2 ~ /^
 RUNC_TAGS := $(if $(wildcard /usr/include/seccomp.h),seccomp )netgo osusergo
 
 .DEFAULT_GOAL := help
-.PHONY: help deps deps-bench deps-vm vm build demo test check scenarios bare bench soak fuzz generate install clean FORCE image cross
+.PHONY: help deps deps-bench deps-vm vm build demo test check scenarios bare bench bench-peer soak fuzz generate install clean FORCE image cross
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -86,8 +86,11 @@ deps-bench: deps ## what benchmarks compare with
 
 ONLY   ?=
 ROUNDS ?= 5
-bench: deps-bench build image ## figures against peers and limits, in the same run; ONLY=cold,containers,latency,placement,logs,image,idle,net
+bench: deps-bench build image ## figures against peers and limits, in the same run; ONLY=cold,containers,latency,placement,logs,image,idle,net,net-scale
 	go run ./bench -only='$(ONLY)' -rounds=$(ROUNDS)
+
+bench-peer: deps-bench build image ## against another system's cluster, for minutes; ONLY=overlay
+	go run ./bench -peer -only='$(ONLY)' -rounds=$(ROUNDS)
 
 deps-vm: deps ## what makes and runs virtual machines
 	@missing=; \

@@ -32,6 +32,7 @@ ip netns add BRIDGE
 ip netns add END
 nsenter --net=HOST ip link add DEVICE type vxlan id 4242 local LOCAL remote REMOTE dstport 4790 nolearning
 nsenter --net=HOST ip link set DEVICE netns /run/netns/BRIDGE
+nsenter --net=/run/netns/BRIDGE sh -c 'for f in /proc/sys/net/bridge/bridge-nf-call-*tables; do [ ! -e $f ] || echo 0 >$f; done'
 ip -n BRIDGE link add br0 type bridge
 ip -n BRIDGE link set DEVICE mtu 1450 master br0 up
 ip -n BRIDGE link set br0 mtu 1450 up

@@ -26,6 +26,10 @@ import (
 type group struct {
 	name string
 	run  func(ctx context.Context, e env) error
+	// peer: it runs another system's cluster for minutes; only -peer asks for it.
+	peer bool
+	// part of another group, run alone only when it is asked for.
+	part bool
 }
 
 // env is where a group works.
@@ -40,14 +44,17 @@ type env struct {
 
 func groups() []group {
 	return []group{
-		{"placement", placement},
-		{"latency", latency},
-		{"cold", cold},
-		{"containers", containers},
-		{"logs", logs},
-		{"image", images},
-		{"idle", idle},
-		{"net", network},
+		{name: "placement", run: placement},
+		{name: "latency", run: latency},
+		{name: "cold", run: cold},
+		{name: "containers", run: containers},
+		{name: "logs", run: logs},
+		{name: "image", run: images},
+		{name: "idle", run: idle},
+		{name: "net", run: network},
+		{name: "net-scale", run: netScale},
+		{name: "propagation", run: propagation, part: true},
+		{name: "overlay", run: peerOverlay, peer: true},
 	}
 }
 
@@ -55,18 +62,19 @@ func main() {
 	log.SetFlags(0)
 	log.SetPrefix("bench: ")
 	only := flag.String("only", "", "groups to run, separated by commas; empty: all")
+	peer := flag.Bool("peer", false, "the groups that run another system's cluster beside ours, instead of the others")
 	binary := flag.String("binary", "bin/swarm", "swarm to measure")
 	archive := flag.String("archive", "build/hello.tar", "image to run")
 	rounds := flag.Int("rounds", 5, "rounds of each measurement, at least 3")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, *only, *binary, *archive, *rounds); err != nil {
+	if err := run(ctx, *only, *peer, *binary, *archive, *rounds); err != nil {
 		log.Fatal(err)
 	}
 }
 
-func run(ctx context.Context, only, binary, archive string, rounds int) error {
+func run(ctx context.Context, only string, peer bool, binary, archive string, rounds int) error {
 	if rounds < 3 {
 		return fmt.Errorf("%d rounds give no median worth the name: at least 3", rounds)
 	}
@@ -80,7 +88,7 @@ func run(ctx context.Context, only, binary, archive string, rounds int) error {
 	wanted := strings.FieldsFunc(only, func(r rune) bool { return r == ',' })
 	all := len(wanted) == 0
 	for _, g := range groups() {
-		if !all && !slices.Contains(wanted, g.name) {
+		if g.peer != peer || all && g.part || !all && !slices.Contains(wanted, g.name) {
 			continue
 		}
 		dir, err := os.MkdirTemp("", "sb")

@@ -215,6 +215,9 @@ func (r *record) powerOn(lab *Lab, h *hostRecord) error {
 		"daemon", "--state-dir", r.stateDir(h.Name), "--run-dir", r.hostRunDir(h.Name),
 		"--hostname", h.Name, "--machine-id", r.machineID(h.Name), "--cgroup-parent", r.cgroupParent(h.Name),
 	}
+	if h.Simulated {
+		args = append(args, "--simulated")
+	}
 	cmd := exec.Command(r.Binary, append(args, r.DaemonArgs...)...)
 	cmd.Env = append(os.Environ(), envPlayground+"="+r.Name, envHost+"="+r.key(h.Name))
 	cmd.Env = append(cmd.Env, r.Env...)

@@ -47,6 +47,8 @@ type Options struct {
 	Disk int64
 	// Binary is the swarm to run; default the running program.
 	Binary string
+	// Simulated is how many of the hosts, the last ones, run no containers: their daemons pretend to.
+	Simulated int
 	// DaemonArgs, InitArgs and JoinArgs are added to the commands of that name.
 	DaemonArgs, InitArgs, JoinArgs []string
 	// Env is added to the daemons' environment.
@@ -102,6 +104,8 @@ func (o Options) validate() error {
 		return invalid("%d nodes: give 1 to 200", o.Nodes)
 	case o.Managers < 1 || o.Managers > o.Nodes:
 		return invalid("%d managers: give 1 to %d, the number of nodes", o.Managers, o.Nodes)
+	case o.Simulated < 0 || o.Simulated > o.Nodes:
+		return invalid("%d simulated nodes of %d", o.Simulated, o.Nodes)
 	case o.Disk != 0 && o.Disk < 64<<20:
 		return invalid("a disk of %d bytes: give at least 64 MiB", o.Disk)
 	case !filepath.IsAbs(o.Root) || filepath.Clean(o.Root) == "/":

@@ -92,7 +92,7 @@ func claim(o Options) (*record, error) {
 		Binary: o.Binary, DaemonArgs: o.DaemonArgs, Env: o.Env,
 	}
 	for i := range o.Nodes {
-		h := hostRecord{Name: fmt.Sprintf("node%d", i+1), Role: Worker, Off: true}
+		h := hostRecord{Name: fmt.Sprintf("node%d", i+1), Role: Worker, Off: true, Simulated: i >= o.Nodes-o.Simulated}
 		h.Address = hostnet.Nth(subnet, uint32(hostOffset+i+1))
 		if i < o.Managers {
 			h.Role = Manager

@@ -55,6 +55,8 @@ type hostRecord struct {
 	Unplugged bool
 	// Off hosts have no namespace.
 	Off bool
+	// Simulated hosts run no containers.
+	Simulated bool `json:",omitempty"`
 }
 
 func (r *record) host(name string) (*hostRecord, error) {

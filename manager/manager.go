@@ -20,7 +20,6 @@ import (
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 
-	"swarm/internal/pause"
 	"swarm/manager/ca"
 	"swarm/manager/control"
 	"swarm/manager/dispatch"
@@ -143,7 +142,7 @@ func (m *Manager) Ready(ctx context.Context) error {
 		if err := ctx.Err(); err != nil {
 			return fmt.Errorf("wait for this manager's vote: %w", err)
 		}
-		_ = pause.For(ctx, readyPause)
+		sleep(ctx, readyPause)
 	}
 	_, err := m.store.ReadIndex(ctx)
 	return err
@@ -205,7 +204,7 @@ func (m *Manager) persist(ctx context.Context, name string, duty func(context.Co
 		}
 		m.log.Warn("a duty of the leader begins anew", "duty", name, "err", err)
 		if !errors.Is(err, raftstore.ErrResync) {
-			_ = pause.For(ctx, dutyPause)
+			sleep(ctx, dutyPause)
 		}
 	}
 }

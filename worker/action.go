@@ -13,7 +13,6 @@ import (
 	"github.com/containerd/errdefs"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
-	"swarm/internal/pause"
 	"swarm/internal/spec"
 	"swarm/internal/task"
 	swarmv1 "swarm/proto/swarm/v1"
@@ -44,7 +43,7 @@ func (t *taskLoop) perform(ctx context.Context, action task.Action) outcome {
 	case task.Prepare:
 		out = t.prepare(ctx)
 	case task.Delay:
-		if d := t.startAfter(); d > 0 && pause.For(ctx, d) != nil {
+		if d := t.startAfter(); d > 0 && !pause(ctx, d) {
 			return outcome{event: task.Look}
 		}
 		return outcome{event: task.Due}
@@ -118,7 +117,7 @@ func (t *taskLoop) pull(ctx context.Context, rev *swarmv1.Revision) error {
 		wait := backoff(try-1, pullFirst, pullLimit)
 		t.w.deps.Log.Warn("pull image", "task", t.id, "err", err, "again", wait)
 		t.ails(fmt.Sprintf("%v; trying again in %.0f s (attempt %d)", err, math.Ceil(wait.Seconds()), try))
-		if pause.For(ctx, wait) != nil {
+		if !pause(ctx, wait) {
 			return err
 		}
 	}
@@ -292,7 +291,7 @@ func (t *taskLoop) wait(ctx context.Context) outcome {
 		}
 		if err != nil {
 			t.w.deps.Log.Warn("wait for container", "task", t.id, "err", err)
-			_ = pause.For(ctx, backoff(try, 100*time.Millisecond, retryLimit))
+			pause(ctx, backoff(try, 100*time.Millisecond, retryLimit))
 			continue
 		}
 		out := outcome{event: task.Ended, exit: &exit}
@@ -337,7 +336,7 @@ func (t *taskLoop) drain(ctx context.Context) {
 		served = served || p.GetPublishMode() != swarmv1.PortConfig_HOST
 	}
 	if ready && served && elsewhere {
-		_ = pause.For(ctx, drainFor)
+		pause(ctx, drainFor)
 	}
 }
 
@@ -424,7 +423,7 @@ func (t *taskLoop) tryOften(ctx context.Context, what string, do func() error) e
 			return err
 		}
 		t.w.deps.Log.Warn(what, "task", t.id, "err", err)
-		if pause.For(ctx, backoff(try, retryFirst, retryLimit)) != nil {
+		if !pause(ctx, backoff(try, retryFirst, retryLimit)) {
 			return err
 		}
 	}

@@ -9,7 +9,6 @@ import (
 	"github.com/containerd/errdefs"
 	"google.golang.org/grpc"
 
-	"swarm/internal/pause"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -45,7 +44,7 @@ func (w *Worker) connect(ctx context.Context) error {
 				continue
 			}
 		}
-		if pause.For(ctx, backoff(round, firstBackoff, w.cfg.MaxBackoff)) != nil {
+		if !pause(ctx, backoff(round, firstBackoff, w.cfg.MaxBackoff)) {
 			break
 		}
 		round++

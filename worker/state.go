@@ -16,7 +16,6 @@ import (
 	bolterrors "go.etcd.io/bbolt/errors"
 
 	"swarm/internal/disk"
-	"swarm/internal/pause"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -170,7 +169,7 @@ func (s *state) run(ctx context.Context) error {
 				break
 			}
 			s.log.Error("write worker state", "err", err)
-			if pause.For(ctx, backoff(try, 100*time.Millisecond, 5*time.Second)) != nil {
+			if !pause(ctx, backoff(try, 100*time.Millisecond, 5*time.Second)) {
 				return s.flush()
 			}
 		}

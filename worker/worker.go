@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -212,6 +213,26 @@ func (w *Worker) tellTopology(changes []objectChange) {
 	}
 	if len(told) > 0 && w.deps.OnTopology != nil {
 		w.deps.OnTopology(told)
+	}
+	w.logBackends(told)
+}
+
+// logBackends lets who debugs see when this node heard of a task.
+func (w *Worker) logBackends(told []*swarmv1.AssignmentChange) {
+	if !w.deps.Log.Enabled(context.Background(), slog.LevelDebug) {
+		return
+	}
+	for _, c := range told {
+		switch c := c.Change.(type) {
+		case *swarmv1.AssignmentChange_Put:
+			if b := c.Put.GetBackend(); b != nil {
+				w.deps.Log.Debug("backend", "task", b.GetTaskId(), "ready", b.GetReady())
+			}
+		case *swarmv1.AssignmentChange_Remove:
+			if c.Remove.Kind == swarmv1.AssignmentRef_BACKEND {
+				w.deps.Log.Debug("backend", "task", c.Remove.Id, "ready", false)
+			}
+		}
 	}
 }
 

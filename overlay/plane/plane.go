@@ -22,6 +22,8 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"swarm/overlay/bridge"
 	"swarm/overlay/directory"
@@ -49,6 +51,7 @@ type Fabric interface {
 // Tables is the part of package vip that is used here.
 type Tables interface {
 	Program(ctx context.Context, netns string, want vip.Table) error
+	Update(ctx context.Context, netns string, changed vip.Table, gone []netip.Addr) error
 	Reset(ctx context.Context, netns string, gone []netip.Addr) error
 	Forget(netns string) error
 }
@@ -136,6 +139,27 @@ type attached struct {
 	Held
 	// turn is held while the task's namespace is programmed, so that what was computed first is written first.
 	turn sync.Mutex
+	// behind: the namespace is not known to have all that was computed before, and needs all of it anew.
+	behind atomic.Bool
+}
+
+// newAttached is a task whose namespace is still to be programmed.
+func newAttached(h Held) *attached {
+	t := &attached{Held: h}
+	t.behind.Store(len(h.Overlays) > 0)
+	return t
+}
+
+// overlapping reports whether an address may be on two of the task's networks, and mean different services there.
+func (t *attached) overlapping() bool {
+	for i, a := range t.Overlays {
+		for _, b := range t.Overlays[i+1:] {
+			if slices.ContainsFunc(a.Addresses, func(p netip.Prefix) bool { return slices.ContainsFunc(b.Addresses, p.Overlaps) }) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // New returns a plane with no task: it touches nothing.
@@ -153,14 +177,17 @@ func (p *Plane) Restored() <-chan struct{} { return p.restored }
 // answer. When it returns, the task can be reached and finds what it may. ErrAlreadyExists: a port that is taken, with its
 // holder.
 func (p *Plane) Attach(ctx context.Context, a Attachment) (bridge.Result, error) {
+	began := time.Now()
 	result, err := p.deps.Bridge.Attach(ctx, a.leg())
 	if err != nil {
 		return result, err
 	}
-	t := &attached{Held: Held{a, result}}
+	bridged := time.Since(began)
+	t := newAttached(Held{a, result})
 	if err := p.connect(ctx, t); err != nil {
 		return result, errors.Join(err, p.Detach(context.WithoutCancel(ctx), a.TaskID))
 	}
+	p.deps.Log.Debug("attached", "task", a.TaskID, "overlays", len(a.Overlays), "took", time.Since(began), "bridge", bridged)
 	return result, nil
 }
 
@@ -214,7 +241,7 @@ func (p *Plane) Restore(ctx context.Context, keep []Held) error {
 	)
 	tasks := make(map[string]*attached, len(keep))
 	for _, k := range keep {
-		t := &attached{Held: k}
+		t := newAttached(k)
 		tasks[k.TaskID] = t
 		held = append(held, bridge.Held{Attachment: k.leg(), Result: k.Result})
 		legs = append(legs, t.legs()...)
@@ -277,8 +304,17 @@ func (t *attached) networks() string {
 	return b.String()
 }
 
-// program writes the service addresses that the task may use.
+// program writes the service addresses that the task may use: all of them.
 func (p *Plane) program(ctx context.Context, t *attached, table func() vip.Table) error {
+	return p.write(t, func() error { return p.deps.Tables.Program(ctx, t.Result.Netns, table()) })
+}
+
+// update writes those that have changed.
+func (p *Plane) update(ctx context.Context, t *attached, changed vip.Table, gone []netip.Addr) error {
+	return p.write(t, func() error { return p.deps.Tables.Update(ctx, t.Result.Netns, changed, gone) })
+}
+
+func (p *Plane) write(t *attached, do func() error) error {
 	t.turn.Lock()
 	defer t.turn.Unlock()
 	p.mu.Lock()
@@ -287,7 +323,9 @@ func (p *Plane) program(ctx context.Context, t *attached, table func() vip.Table
 	if !current { // Detached meanwhile.
 		return nil
 	}
-	if err := p.deps.Tables.Program(ctx, t.Result.Netns, table()); err != nil {
+	err := do()
+	t.behind.Store(err != nil)
+	if err != nil {
 		return fmt.Errorf("task %s: %w", t.TaskID, err)
 	}
 	return nil

@@ -78,6 +78,10 @@ func (t fakeTables) Program(_ context.Context, netns string, want vip.Table) err
 	return t.note("program %s %v", netns, want.Services)
 }
 
+func (t fakeTables) Update(_ context.Context, netns string, changed vip.Table, gone []netip.Addr) error {
+	return t.note("update %s %v %v", netns, changed.Services, gone)
+}
+
 func (t fakeTables) Reset(_ context.Context, netns string, gone []netip.Addr) error {
 	return t.note("reset %s %v", netns, gone)
 }
@@ -232,30 +236,30 @@ func TestChangesReachAttachedTasks(t *testing.T) {
 		}{
 			{
 				"not ready", func() { d.Apply(puts(backend("t2", "n2", "10.0.1.4/24", false))) },
-				[]string{"name web 10.0.1.3=true 10.0.1.4=false", "program /ns/t1 [{[10.0.1.2] [10.0.1.3]}]"},
+				[]string{"name web 10.0.1.3=true 10.0.1.4=false", "update /ns/t1 [{[10.0.1.2] [10.0.1.3]}] []"},
 			},
 			{
 				"gone: its connections are cut", func() {
 					d.Apply([]*swarmv1.AssignmentChange{{Change: &swarmv1.AssignmentChange_Remove{Remove: &swarmv1.AssignmentRef{Kind: swarmv1.AssignmentRef_BACKEND, Id: "t2"}}}})
 				},
-				[]string{"name network net", "sync net []", "name web 10.0.1.3=true", "program /ns/t1 [{[10.0.1.2] [10.0.1.3]}]", "reset /ns/t1 [10.0.1.4]"},
+				[]string{"name network net", "sync net []", "name web 10.0.1.3=true", "update /ns/t1 [{[10.0.1.2] [10.0.1.3]}] []", "reset /ns/t1 [10.0.1.4]"},
 			},
 			{
 				"another", func() { d.Apply(puts(backend("t3", "n2", "10.0.1.5/24", true))) },
 				[]string{
 					"name network net", "sync net [{[10.0.1.5] 192.0.2.2}]", "name web 10.0.1.3=true 10.0.1.5=true",
-					"program /ns/t1 [{[10.0.1.2] [10.0.1.3 10.0.1.5]}]",
+					"update /ns/t1 [{[10.0.1.2] [10.0.1.3 10.0.1.5]}] []",
 				},
 			},
 			{
 				"its node is dead", func() { d.Hear(directory.Report{Dead: []string{"n2"}}) },
-				[]string{"name web 10.0.1.3=true 10.0.1.5=false", "program /ns/t1 [{[10.0.1.2] [10.0.1.3]}]"},
+				[]string{"name web 10.0.1.3=true 10.0.1.5=false", "update /ns/t1 [{[10.0.1.2] [10.0.1.3]}] []"},
 			},
 			{
 				"service removed", func() {
 					d.Apply([]*swarmv1.AssignmentChange{{Change: &swarmv1.AssignmentChange_Remove{Remove: &swarmv1.AssignmentRef{Kind: swarmv1.AssignmentRef_ROUTING, Id: "web"}}}})
 				},
-				[]string{"unname net web", "program /ns/t1 []", "reset /ns/t1 [10.0.1.3 10.0.1.5]"},
+				[]string{"unname net web", "update /ns/t1 [] [10.0.1.2]", "reset /ns/t1 [10.0.1.3 10.0.1.5]"},
 			},
 		} {
 			step.change()
@@ -274,12 +278,12 @@ func TestWhatFailedIsTriedAgain(t *testing.T) {
 		}
 		settled()
 		k.mu.Lock()
-		k.fail["program"] = errors.New("no buffer space")
+		k.fail["update"] = errors.New("no buffer space")
 		k.mu.Unlock()
 		d.Apply(puts(backend("t2", "n2", "10.0.1.4/24", false)))
 		settled()
 		k.mu.Lock()
-		delete(k.fail, "program")
+		delete(k.fail, "update")
 		k.mu.Unlock()
 		time.Sleep(retryAfter) // in the bubble
 		if got := settled(); !slices.Contains(got, "program /ns/t1 [{[10.0.1.2] [10.0.1.3]}]") {

@@ -55,9 +55,11 @@ func (p *Plane) catchUp(ctx context.Context) error {
 	if p.pending.Empty() {
 		return nil
 	}
+	began := time.Now()
 	if err := p.sync(ctx, p.pending); err != nil {
 		return err
 	}
+	p.deps.Log.Debug("programmed", "networks", len(p.pending.Networks), "services", len(p.pending.Services), "took", time.Since(began))
 	p.pending = directory.Changes{}
 	return nil
 }
@@ -72,18 +74,42 @@ func (p *Plane) sync(ctx context.Context, changes directory.Changes) error {
 	d := p.difference(changes)
 	// Tasks on the same networks share a table. What changes while it is written is written in the next round.
 	tables := map[string]vip.Table{}
-	for _, t := range p.tasksOn(d.networks) {
-		table, ok := tables[t.networks()]
-		if !ok {
-			table = p.table(t)
-			tables[t.networks()] = table
-		}
-		errs = append(errs, p.program(ctx, t, func() vip.Table { return table }), p.reset(ctx, t, d.gone))
+	tasks := p.tasksOn(d)
+	for _, t := range tasks {
+		errs = append(errs, p.follow(ctx, t, d, tables))
+	}
+	// After all: it takes longer, and what it cuts is of no more use.
+	for _, t := range tasks {
+		errs = append(errs, p.reset(ctx, t, d.gone))
 	}
 	if d.meshed || changes.Peers {
 		errs = append(errs, p.syncMesh(ctx, d.ended))
 	}
 	return errors.Join(errs...)
+}
+
+// follow brings a task's service addresses up to date, by what changed where that is enough.
+func (p *Plane) follow(ctx context.Context, t *attached, d difference, tables map[string]vip.Table) error {
+	if !t.behind.Load() && !t.overlapping() {
+		var (
+			changed vip.Table
+			gone    []netip.Addr
+		)
+		for _, o := range t.Overlays {
+			changed.Services = append(changed.Services, d.services[o.Network.GetId()]...)
+			gone = append(gone, d.unused[o.Network.GetId()]...)
+		}
+		if len(changed.Services)+len(gone) == 0 {
+			return nil
+		}
+		return p.update(ctx, t, changed, gone)
+	}
+	table, ok := tables[t.networks()]
+	if !ok {
+		table = p.table(t)
+		tables[t.networks()] = table
+	}
+	return p.program(ctx, t, func() vip.Table { return table })
 }
 
 func endpoints(members []directory.Member) []fabric.Endpoint {
@@ -98,6 +124,9 @@ func endpoints(members []directory.Member) []fabric.Endpoint {
 type difference struct {
 	// networks on which a service changed.
 	networks map[string]bool
+	// services that changed on each and have virtual addresses there, and such addresses that are no service's any more.
+	services map[string][]vip.Service
+	unused   map[string][]netip.Addr
 	// gone are the addresses on each that no task has any more.
 	gone map[string][]netip.Addr
 	// meshed: a service that publishes ports on all nodes is among them.
@@ -108,7 +137,10 @@ type difference struct {
 
 // difference compares services with what they were, and tells their names.
 func (p *Plane) difference(changes directory.Changes) difference {
-	d := difference{networks: map[string]bool{}, gone: map[string][]netip.Addr{}}
+	d := difference{
+		networks: map[string]bool{}, gone: map[string][]netip.Addr{},
+		services: map[string][]vip.Service{}, unused: map[string][]netip.Addr{},
+	}
 	for id := range changes.Services {
 		was := p.seen[id]
 		now, ok := p.deps.Directory.Service(id)
@@ -123,6 +155,14 @@ func (p *Plane) difference(changes directory.Changes) difference {
 		for _, network := range slices.Compact(touched) {
 			d.networks[network] = true
 			p.nameService(network, now)
+			if len(now.VIPs[network]) > 0 {
+				d.services[network] = append(d.services[network], addresses(now, network))
+			}
+			for _, prefix := range was.VIPs[network] {
+				if !slices.Contains(now.VIPs[network], prefix) {
+					d.unused[network] = append(d.unused[network], prefix.Addr())
+				}
+			}
 		}
 		d.leave(was, now)
 	}
@@ -146,14 +186,27 @@ func (d *difference) leave(was, now directory.Service) {
 	}
 }
 
-func (p *Plane) tasksOn(networks map[string]bool) []*attached {
+// tasksOn lists the tasks that a change concerns, and those that an earlier one has not reached.
+func (p *Plane) tasksOn(d difference) []*attached {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var out []*attached
 	for _, t := range p.tasks {
-		if t.on(networks) {
+		if t.behind.Load() || t.on(d.networks) {
 			out = append(out, t)
 		}
+	}
+	return out
+}
+
+// addresses are a service's on a network, with the backends that may get new connections there.
+func addresses(s directory.Service, network string) vip.Service {
+	var out vip.Service
+	for _, prefix := range s.VIPs[network] {
+		out.VIPs = append(out.VIPs, prefix.Addr())
+	}
+	for _, b := range s.Backends {
+		out.Backends = append(out.Backends, b.Addresses[network]...)
 	}
 	return out
 }
@@ -169,15 +222,10 @@ func (p *Plane) table(t *attached) vip.Table {
 			if len(s.VIPs[network]) == 0 {
 				continue
 			}
-			service := vip.Service{}
-			for _, prefix := range s.VIPs[network] {
-				if !taken[prefix.Addr()] {
-					taken[prefix.Addr()] = true
-					service.VIPs = append(service.VIPs, prefix.Addr())
-				}
-			}
-			for _, b := range s.Backends {
-				service.Backends = append(service.Backends, b.Addresses[network]...)
+			service := addresses(s, network)
+			service.VIPs = slices.DeleteFunc(service.VIPs, func(vip netip.Addr) bool { return taken[vip] })
+			for _, vip := range service.VIPs {
+				taken[vip] = true
 			}
 			out.Services = append(out.Services, service)
 		}

@@ -14,6 +14,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -125,17 +126,49 @@ func wanted(t Table) (map[netip.Addr][]netip.Addr, error) {
 	return out, nil
 }
 
+// Update is Program for what has changed since: these services, whether they are new or not, and virtual addresses that
+// nobody has any more. Its cost does not depend on how many other services there are. ErrFailedPrecondition: what the namespace
+// has is not known to this process, and Program is to tell all.
+func (t *Tables) Update(ctx context.Context, netns string, changed Table, gone []netip.Addr) error {
+	now, err := wanted(changed)
+	if err != nil {
+		return fmt.Errorf("service addresses of %s: %w", netns, err)
+	}
+	s, release, err := t.take(ctx, netns)
+	if err != nil {
+		return err
+	}
+	defer release()
+	if !s.known {
+		return fmt.Errorf("service addresses of %s: not known: %w", netns, errdefs.ErrFailedPrecondition)
+	}
+	if err := s.update(now, gone); err != nil {
+		return fmt.Errorf("service addresses of %s: %w", netns, err)
+	}
+	return nil
+}
+
 func (s *space) program(want map[netip.Addr][]netip.Addr) error {
 	if !s.known {
 		return s.replace(want)
 	}
-	next := make(map[netip.Addr]service, len(want))
+	var gone []netip.Addr
+	for vip := range s.services {
+		if _, stays := want[vip]; !stays {
+			gone = append(gone, vip)
+		}
+	}
+	return s.update(want, gone)
+}
+
+// update writes the difference for the addresses it is told of; the others stay.
+func (s *space) update(want map[netip.Addr][]netip.Addr, gone []netip.Addr) error {
+	next := make(map[netip.Addr]service)
 	change := newChange()
 	left := make(departures)
 	for vip, backends := range want {
 		had, ok := s.services[vip]
 		if ok && slices.Equal(had.backends, backends) {
-			next[vip] = had
 			continue
 		}
 		now := service{backends, slots.Fill(had.slots, backends, netip.Addr.Compare)}
@@ -147,19 +180,31 @@ func (s *space) program(want map[netip.Addr][]netip.Addr) error {
 			change.add(vip, now.slots)
 		}
 	}
-	for vip, had := range s.services {
-		if _, stays := want[vip]; !stays {
+	for _, vip := range gone {
+		_, stays := want[vip]
+		if had, ok := s.services[vip]; ok && !stays {
 			change.remove(vip, had.slots)
 			left.note(vip, had.backends, nil)
+			delete(s.services, vip)
 		}
 	}
-	if err := s.conn.Do(func(c *nftables.Conn) error { return change.write(c, s.rungs) }); err != nil {
-		// Nothing was changed, or another program has changed the table before us: the next call writes all.
+	err := s.conn.Do(func(c *nftables.Conn) error { return change.write(c, s.rungs) })
+	maps.Copy(s.services, next)
+	if err != nil {
+		// Nothing was changed, or another program has changed the table before us: all is written.
 		s.known, s.inherited = false, true
-		return s.replace(want)
+		return s.replace(s.backends())
 	}
-	s.services = next
 	return s.forgetDatagrams(left)
+}
+
+// backends are those of every virtual address.
+func (s *space) backends() map[netip.Addr][]netip.Addr {
+	out := make(map[netip.Addr][]netip.Addr, len(s.services))
+	for vip, service := range s.services {
+		out[vip] = service.backends
+	}
+	return out
 }
 
 // replace writes the whole table anew, whatever there was.

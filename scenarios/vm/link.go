@@ -10,8 +10,6 @@ import (
 	"strings"
 	"sync"
 	"time"
-
-	"swarm/internal/pause"
 )
 
 // errRebooted ends a command whose guest went down under it.
@@ -40,7 +38,7 @@ func dialLink(ctx context.Context, socket string) (*link, error) {
 			go l.read()
 			return l, nil
 		}
-		if pause.For(ctx, 50*time.Millisecond) != nil {
+		if pause(ctx, 50*time.Millisecond) != nil {
 			return nil, fmt.Errorf("qemu does not serve the agent's port: %w", err)
 		}
 	}
