@@ -16,6 +16,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"swarm/overlay/vswitch"
 )
 
 // State of a host's daemon.
@@ -35,6 +37,8 @@ type Host struct {
 	Name    string
 	Role    Role
 	Address netip.Addr
+	// Address6 is its IPv6 address, where hosts have one.
+	Address6 netip.Addr
 	// PID of the daemon, 0 unless it runs.
 	PID   int
 	State State
@@ -79,6 +83,9 @@ func (r *record) describe(h hostRecord) Host {
 		Name: h.Name, Role: h.Role, Address: h.Address, State: Stopped, Unplugged: h.Unplugged,
 		Socket: r.socket(h.Name), StateDir: r.stateDir(h.Name), RunDir: r.hostRunDir(h.Name),
 		Log: r.daemonLog(h.Name), Namespace: r.pinDir() + "/" + h.Name + ".ns",
+	}
+	if r.IPv6 {
+		out.Address6 = vswitch.Second(r.Subnet, h.Address)
 	}
 	switch {
 	case h.Off:

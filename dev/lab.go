@@ -45,6 +45,8 @@ type LabConfig struct {
 	Subnet netip.Prefix
 	// MTU of every cable; 0 is 1500.
 	MTU int
+	// IPv6: hosts have an IPv6 address too.
+	IPv6 bool
 }
 
 // Lab is hosts on a switch.
@@ -64,7 +66,7 @@ func NewLab(cfg LabConfig) (*Lab, error) {
 
 // openLab is the handle of a lab that exists, or whose remains shall go.
 func openLab(cfg LabConfig, hosts []vswitch.Host) (*Lab, error) {
-	sw, err := vswitch.Open(vswitch.Config{Dir: cfg.Dir, Name: cfg.Name, Subnet: cfg.Subnet, MTU: cfg.MTU})
+	sw, err := vswitch.Open(vswitch.Config{Dir: cfg.Dir, Name: cfg.Name, Subnet: cfg.Subnet, MTU: cfg.MTU, IPv6: cfg.IPv6})
 	if err != nil {
 		return nil, err
 	}

@@ -43,6 +43,8 @@ type Options struct {
 	Subnet netip.Prefix
 	// MTU of the hosts' interfaces; default 1500.
 	MTU int
+	// IPv6: hosts have an IPv6 address too. Advertise6: it is the one that the cluster uses.
+	IPv6, Advertise6 bool
 	// Disk is the size in bytes of the file system of its own that each host's state folder is on; 0: on the machine's.
 	Disk int64
 	// Binary is the swarm to run; default the running program.
@@ -76,6 +78,7 @@ func (o Options) withDefaults() (Options, error) {
 	if o.Root == "" {
 		o.Root = filepath.Join(stateRoot, o.Name)
 	}
+	o.IPv6 = o.IPv6 || o.Advertise6
 	if o.StartTimeout == 0 {
 		o.StartTimeout = 30 * time.Second
 	}

@@ -88,7 +88,7 @@ func claim(o Options) (*record, error) {
 		return nil, err
 	}
 	r := &record{
-		Name: o.Name, Root: root, Subnet: subnet, MTU: o.MTU, Disk: o.Disk,
+		Name: o.Name, Root: root, Subnet: subnet, MTU: o.MTU, IPv6: o.IPv6, Advertise6: o.Advertise6, Disk: o.Disk,
 		Binary: o.Binary, DaemonArgs: o.DaemonArgs, Env: o.Env,
 	}
 	for i := range o.Nodes {
@@ -103,7 +103,7 @@ func claim(o Options) (*record, error) {
 		return nil, err
 	}
 	// The route to the hosts is what tells others that the subnet is taken.
-	_, err = NewLab(LabConfig{Dir: r.pinDir(), Name: r.Name, Subnet: r.Subnet, MTU: r.MTU})
+	_, err = NewLab(LabConfig{Dir: r.pinDir(), Name: r.Name, Subnet: r.Subnet, MTU: r.MTU, IPv6: r.IPv6})
 	if err != nil {
 		return nil, errors.Join(err, remove(context.Background(), r))
 	}
@@ -159,7 +159,7 @@ func raise(ctx context.Context, r *record, o Options) error {
 // after the other, as each changes who votes, the workers at once.
 func (r *record) cluster(ctx context.Context, o Options) error {
 	first := &r.Hosts[0]
-	if _, err := r.client(ctx, o, first, append([]string{"init", "--advertise-addr", first.Address.String()}, o.InitArgs...)...); err != nil {
+	if _, err := r.client(ctx, o, first, append([]string{"init", "--advertise-addr", r.advertised(first).String()}, o.InitArgs...)...); err != nil {
 		return err
 	}
 	o.Progress(first.Name + ": cluster initialised")
@@ -172,9 +172,9 @@ func (r *record) cluster(ctx context.Context, o Options) error {
 		tokens[role] = token
 	}
 	join := func(ctx context.Context, h *hostRecord) error {
-		args := []string{"join", "--token", tokens[h.Role], "--advertise-addr", h.Address.String()}
+		args := []string{"join", "--token", tokens[h.Role], "--advertise-addr", r.advertised(h).String()}
 		args = append(args, o.JoinArgs...)
-		target := netip.AddrPortFrom(first.Address, controlPort).String()
+		target := netip.AddrPortFrom(r.advertised(first), controlPort).String()
 		if _, err := r.client(ctx, o, h, append(args, target)...); err != nil {
 			return err
 		}

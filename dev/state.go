@@ -37,6 +37,8 @@ type record struct {
 	Root       string
 	Subnet     netip.Prefix
 	MTU        int
+	IPv6       bool
+	Advertise6 bool
 	Disk       int64
 	Binary     string
 	DaemonArgs []string
@@ -83,7 +85,15 @@ func (r *record) plugged() []vswitch.Host {
 }
 
 func (r *record) lab() (*Lab, error) {
-	return openLab(LabConfig{Dir: r.pinDir(), Name: r.Name, Subnet: r.Subnet, MTU: r.MTU}, r.plugged())
+	return openLab(LabConfig{Dir: r.pinDir(), Name: r.Name, Subnet: r.Subnet, MTU: r.MTU, IPv6: r.IPv6}, r.plugged())
+}
+
+// advertised is the address that the host tells the cluster.
+func (r *record) advertised(h *hostRecord) netip.Addr {
+	if r.Advertise6 {
+		return vswitch.Second(r.Subnet, h.Address)
+	}
+	return h.Address
 }
 
 func runDir(name string) string       { return filepath.Join(runRoot, name) }

@@ -100,10 +100,17 @@ func (s *Switch) wire(host Host, path string) error {
 		return err
 	}
 	defer h.Close()
-	if err := addAddress(h, hostInterface, netip.PrefixFrom(host.Address, s.cfg.Subnet.Bits())); err != nil {
-		return err
+	return s.address(h, hostInterface, host.Address)
+}
+
+// address gives an interface what whoever is at addr has, and sets it up.
+func (s *Switch) address(h *netlink.Handle, name string, addr netip.Addr) error {
+	for _, p := range s.addresses(addr) {
+		if err := addAddress(h, name, p); err != nil {
+			return err
+		}
 	}
-	return setUp(h, hostInterface)
+	return setUp(h, name)
 }
 
 // RemoveHost unplugs the host and lets its namespace go.
@@ -158,7 +165,11 @@ func addAddress(h *netlink.Handle, name string, p netip.Prefix) error {
 	if err != nil {
 		return fmt.Errorf("interface %s: %w", name, err)
 	}
-	if err := h.AddrAdd(link, &netlink.Addr{IPNet: hostnet.IPNet(p)}); err != nil {
+	a := &netlink.Addr{IPNet: hostnet.IPNet(p)}
+	if p.Addr().Is6() {
+		a.Flags = unix.IFA_F_NODAD // Nobody else can have it, and it is usable at once.
+	}
+	if err := h.AddrAdd(link, a); err != nil {
 		return fmt.Errorf("address %s on %s: %w", p, name, err)
 	}
 	return nil

@@ -52,6 +52,26 @@ type Config struct {
 	Subnet netip.Prefix
 	// MTU of every cable; 0 is 1500.
 	MTU int
+	// IPv6: hosts and the machine have an IPv6 address too, which Second derives from the other.
+	IPv6 bool
+}
+
+// Second is the IPv6 address of who has the given one on a switch with that subnet.
+func Second(subnet netip.Prefix, addr netip.Addr) netip.Addr {
+	prefix, host := subnet.Masked().Addr().As4(), addr.As4()
+	out := [16]byte{0xfd, 0x53, 0x77, 0x61} // A unique local /64 of the subnet's own.
+	copy(out[4:], prefix[:])
+	copy(out[12:], host[:])
+	return netip.AddrFrom16(out)
+}
+
+// addresses are what whoever is at addr has on its interface.
+func (s *Switch) addresses(addr netip.Addr) []netip.Prefix {
+	out := []netip.Prefix{netip.PrefixFrom(addr, s.cfg.Subnet.Bits())}
+	if s.cfg.IPv6 {
+		out = append(out, netip.PrefixFrom(Second(s.cfg.Subnet, addr), 64))
+	}
+	return out
 }
 
 func (c Config) validate() error {
@@ -175,11 +195,7 @@ func (s *Switch) cableToMachine(ns *netns.Namespace) error {
 	if err := h.LinkAdd(veth); err != nil {
 		return err
 	}
-	addr := netip.PrefixFrom(s.MachineAddress(), s.cfg.Subnet.Bits())
-	if err := addAddress(h, name, addr); err != nil {
-		return err
-	}
-	return setUp(h, name)
+	return s.address(h, name, s.MachineAddress())
 }
 
 // Exists reports whether the switch has been created and not removed.
