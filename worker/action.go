@@ -325,13 +325,20 @@ func (t *taskLoop) stop(ctx context.Context) outcome {
 	return out
 }
 
-// drain gives the other nodes time to send new connections elsewhere before the task is told to stop: an update loses no
-// request of clients that use the service's address. A service that is removed has nowhere else to send them.
+// drain gives the other nodes time to send new connections elsewhere before the task is told to stop: neither an update nor
+// a service made smaller loses a request of clients that use the service's address.
 func (t *taskLoop) drain(ctx context.Context) {
 	t.mu.Lock()
 	ready, served := t.status.GetReady(), len(t.attached.Nameservers) > 0
-	elsewhere := t.task.GetDesiredState() == swarmv1.TaskState_SHUTDOWN || t.departs
+	desired, elsewhere := t.task.GetDesiredState(), t.departs
+	service := t.task.GetServiceId()
 	t.mu.Unlock()
+	switch desired {
+	case swarmv1.TaskState_SHUTDOWN:
+		elsewhere = true
+	case swarmv1.TaskState_REMOVE: // A service that is removed has nowhere else to send them.
+		elsewhere = elsewhere || t.w.objects.get(swarmv1.AssignmentRef_ROUTING, service) != nil
+	}
 	for _, p := range t.revision.GetSpec().GetEndpointSpec().GetPorts() {
 		served = served || p.GetPublishMode() != swarmv1.PortConfig_HOST
 	}
