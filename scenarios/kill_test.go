@@ -186,11 +186,19 @@ func (c *crowd) create() {
 // endpoint is where the task's HTTP server is published.
 func (c *crowd) endpoint(r psRow) string {
 	c.t.Helper()
+	at, err := c.findEndpoint(r)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return at
+}
+
+func (c *crowd) findEndpoint(r psRow) (string, error) {
 	port := regexp.MustCompile(`:(\d+)->8080/tcp`).FindStringSubmatch(r.ports)
 	if port == nil {
-		c.t.Fatalf("task %s has no published port: %v", r.id, r)
+		return "", fmt.Errorf("task %s has no published port: %v", r.id, r)
 	}
-	return fmt.Sprintf("http://%s:%s", c.host(r.node).Address, port[1])
+	return fmt.Sprintf("http://%s:%s", c.host(r.node).Address, port[1]), nil
 }
 
 func (c *crowd) host(name string) dev.Host {

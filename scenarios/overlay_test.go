@@ -3,15 +3,14 @@ package scenarios
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"maps"
 	"net"
-	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"swarm/dev"
 	"swarm/scenarios/traffic"
@@ -29,12 +28,13 @@ func TestOverlay(t *testing.T) {
 		t.Skip("takes minutes")
 	}
 	t.Parallel()
-	c := newCrowdOf(t, binaryUnderTest(t), dev.Options{Nodes: 5, Managers: 3})
+	c := newCrowdOf(t, binaryUnderTest(t), dev.Options{Nodes: 5, Managers: 3, IPv6: true})
 	for _, step := range []struct {
 		name string
 		run  func(*testing.T, *crowd)
 	}{
 		{"pairs", testPairs},
+		{"clients", testClients},
 		{"kills", testKills},
 		{"moved", testMoved},
 	} {
@@ -82,69 +82,77 @@ func (c *crowd) prober(name string, args ...string) {
 // settled waits until there are so many on a network, of all its services.
 func (c *crowd) settled(network string, n int) population {
 	c.t.Helper()
-	deadline := time.Now().Add(time.Minute)
-	for {
-		p := c.population(network)
-		if len(p.members) == n {
-			return p
+	c.eventually("tasks on network "+network, func() error {
+		if p, err := c.findPopulation(network); err != nil || len(p.members) != n {
+			return fmt.Errorf("%d, want %d: %v %w", len(p.members), n, p.members, err)
 		}
-		if time.Now().After(deadline) {
-			c.t.Fatalf("%d tasks on network %s after a minute, want %d: %v", len(p.members), network, n, p.members)
+		return nil
+	})
+	return c.population(network)
+}
+
+func (c *crowd) population(network string) population {
+	c.t.Helper()
+	p, err := c.findPopulation(network)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return p
+}
+
+// listed is what network inspect says of who is on a network.
+type listed struct {
+	Services map[string]struct {
+		VIPs  []string
+		Tasks []struct {
+			Name, ID, Node string
+			Addresses      []string
+			Ready          bool
 		}
-		<-time.After(100 * time.Millisecond) // The interval of the poll.
 	}
 }
 
-// population asks who is on a network.
-func (c *crowd) population(network string) population {
-	c.t.Helper()
-	var found []struct {
-		Services map[string]struct {
-			VIPs  []string
-			Tasks []struct {
-				Name, ID, Node string
-				Addresses      []string
-				Ready          bool
-			}
-		}
-	}
-	if err := json.Unmarshal([]byte(c.swarm("network", "inspect", "--verbose", network)), &found); err != nil {
-		c.t.Fatal(err)
-	}
+// findPopulation asks who is on a network. While tasks come and go, not all that is asked is of one moment.
+func (c *crowd) findPopulation(network string) (population, error) {
 	out := population{vips: map[string][]string{}}
+	text, err := c.run("network", "inspect", "--verbose", network)
+	if err != nil {
+		return out, err
+	}
+	var found []listed
+	if err := json.Unmarshal([]byte(text), &found); err != nil {
+		return out, err
+	}
 	for service, s := range found[0].Services {
-		out.vips[service] = hostParts(c.t, s.VIPs)
+		out.vips[service] = hostParts(s.VIPs)
 		rows, err := c.ps(service)
 		if err != nil {
-			c.t.Fatal(err)
+			return out, err
 		}
 		for _, task := range s.Tasks {
-			if !task.Ready {
+			i := slices.IndexFunc(rows, func(r psRow) bool { return r.id == task.ID })
+			if !task.Ready || i < 0 {
 				continue
 			}
-			i := slices.IndexFunc(rows, func(r psRow) bool { return r.id == task.ID })
-			if i < 0 {
-				c.t.Fatalf("network inspect has task %s, service ps %s has not: %v", task.ID, service, rows)
+			at, err := c.findEndpoint(rows[i])
+			if err != nil {
+				return out, err
 			}
 			out.members = append(out.members, member{
-				id: task.ID, name: task.Name, service: service, node: task.Node, addresses: hostParts(c.t, task.Addresses),
-				Client: traffic.Client{URL: c.endpoint(rows[i])},
+				id: task.ID, name: task.Name, service: service, node: task.Node, addresses: hostParts(task.Addresses),
+				Client: traffic.Client{URL: at},
 			})
 		}
 	}
-	return out
+	return out, nil
 }
 
 // hostParts are addresses without their prefix lengths.
-func hostParts(t *testing.T, prefixes []string) []string {
-	t.Helper()
+func hostParts(prefixes []string) []string {
 	var out []string
 	for _, text := range prefixes {
-		p, err := netip.ParsePrefix(text)
-		if err != nil {
-			t.Fatal(err)
-		}
-		out = append(out, p.Addr().String())
+		address, _, _ := strings.Cut(text, "/")
+		out = append(out, address)
 	}
 	return out
 }
@@ -256,7 +264,7 @@ func (c *crowd) isolated(red, blue, shut population) {
 	}
 	c.reach(red.members, hidden)
 
-	machine := net.JoinHostPort(strings.TrimSuffix(c.hosts[0].Address.String(), "11")+"1", echoPort)
+	machine := net.JoinHostPort(c.machine(false), echoPort)
 	ctx, cancel := context.WithCancel(c.ctx)
 	ended := make(chan error)
 	go func() { ended <- traffic.Echo(ctx, machine) }()
