@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"cmp"
 	"fmt"
 	"io"
@@ -82,7 +83,7 @@ func (p *logPrinter) print(r *swarmv1.LogRecord) {
 	part.data = append(part.data, r.Data...)
 	if !r.Partial {
 		delete(p.parts, source)
-		part.data = append([]byte(strings.TrimSuffix(string(part.data), "\n")), '\n')
+		part.data = append(bytes.TrimSuffix(part.data, []byte{'\n'}), '\n')
 		p.emit(part)
 		p.open = nil
 		return

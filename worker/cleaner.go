@@ -43,22 +43,29 @@ const (
 // cleaner removes images, logs of tasks that are history and dead containers, by age, and when the disk fills. An image
 // goes only with a manager's leave, so that nodes do not remove the last copies at once.
 type cleaner struct {
-	w     *Worker
-	cfg   Clean
-	began time.Time
+	w   *Worker
+	cfg Clean
+	// began is when this node began to look at what is used, before restarts of the daemon too.
+	began   time.Time
+	filling bool // the last look found the disk too full; run's
 
 	mu   sync.Mutex           // guards used
 	used map[string]time.Time // digest -> when it was last seen to be used
 }
 
-func newCleaner(w *Worker, cfg Clean) *cleaner {
+func newCleaner(w *Worker, cfg Clean, mem *remembered) *cleaner {
 	if cfg.Start == 0 {
 		cfg.Start = defaultCleanStart
 	}
 	if cfg.Stop == 0 {
 		cfg.Stop = min(defaultCleanStop, cfg.Start)
 	}
-	return &cleaner{w: w, cfg: cfg, began: time.Now(), used: map[string]time.Time{}}
+	c := &cleaner{w: w, cfg: cfg, began: mem.began, used: mem.used}
+	if c.began.IsZero() {
+		c.began = time.Now()
+		w.state.setTime(bucketMeta, "began", c.began)
+	}
+	return c
 }
 
 // run cleans until ctx ends, once the managers have said what this node has to do.
@@ -108,10 +115,13 @@ func (c *cleaner) clean(ctx context.Context) error {
 		}
 	}
 	used := c.w.deps.Space.Space().UsedPercent()
-	if used < c.cfg.Start {
+	was := c.filling
+	if c.filling = used >= c.cfg.Start; !c.filling {
 		return nil
 	}
-	c.w.deps.Log.Info("the disk fills: images and logs that nothing needs are removed", "used", used, "until", c.cfg.Stop)
+	if !was {
+		c.w.deps.Log.Info("the disk fills: images and logs that nothing needs are removed", "used", used, "until", c.cfg.Stop)
+	}
 	return c.relieve(ctx, idle)
 }
 
@@ -143,20 +153,47 @@ func (c *cleaner) idle(ctx context.Context) ([]Holding, error) {
 	if err != nil {
 		return nil, err
 	}
+	c.forget(held)
 	var idle []Holding
 	for _, h := range held {
 		digest := h.Image.GetDigest()
 		switch {
 		case h.Containers > 0 || c.w.uses(digest):
-			c.mu.Lock()
-			c.used[digest] = time.Now()
-			c.mu.Unlock()
+			c.touch(digest)
 		case !c.w.keeps(digest) && time.Since(c.lastUse(h)) >= freshImage:
 			idle = append(idle, h)
 		}
 	}
 	slices.SortFunc(idle, func(a, b Holding) int { return c.lastUse(a).Compare(c.lastUse(b)) })
 	return idle, nil
+}
+
+// noteEvery is how exactly it is written down when an image was used.
+const noteEvery = time.Hour
+
+// touch notes that an image is used. It is written down too: a restart of the daemon must neither make the image look
+// unused nor begin its time anew.
+func (c *cleaner) touch(digest string) {
+	now := time.Now()
+	c.mu.Lock()
+	before := c.used[digest]
+	c.used[digest] = now
+	c.mu.Unlock()
+	if !before.Truncate(noteEvery).Equal(now.Truncate(noteEvery)) {
+		c.w.state.setTime(bucketUsed, digest, now)
+	}
+}
+
+// forget drops what is known of images that are gone.
+func (c *cleaner) forget(held []Holding) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for digest := range c.used {
+		if !slices.ContainsFunc(held, func(h Holding) bool { return h.Image.GetDigest() == digest }) {
+			delete(c.used, digest)
+			c.w.state.set(bucketUsed, digest, nil)
+		}
+	}
 }
 
 // lastUse is when an image was last seen to be used, or came.

@@ -98,7 +98,14 @@ func (f fakeImages) Remove(ctx context.Context, digest string) error {
 
 func newTestCleaner(t *testing.T, f *fakeDisk, cfg Clean) *cleaner {
 	t.Helper()
-	w, err := New(Config{NodeID: "n1", ClusterID: "c1", StateDir: t.TempDir(), RunDir: t.TempDir(), Clean: cfg}, Deps{
+	c := newTestCleanerIn(t, t.TempDir(), f, cfg)
+	c.began = time.Now().Add(-1000 * time.Hour)
+	return c
+}
+
+func newTestCleanerIn(t *testing.T, dir string, f *fakeDisk, cfg Clean) *cleaner {
+	t.Helper()
+	w, err := New(Config{NodeID: "n1", ClusterID: "c1", StateDir: dir, RunDir: t.TempDir(), Clean: cfg}, Deps{
 		Log: slog.New(slog.DiscardHandler), Runtime: fakeRuntime{}, Images: fakeImages{disk: f}, Network: fakeNetwork{}, Executor: fakeExecutor{},
 		Managers: func() []*swarmv1.Peer { return nil }, Describe: func() *swarmv1.NodeDescription { return nil },
 		Dial: func(string) (grpc.ClientConnInterface, error) { return f, nil }, Storage: f, Space: f, Logs: f,
@@ -108,7 +115,6 @@ func newTestCleaner(t *testing.T, f *fakeDisk, cfg Clean) *cleaner {
 	}
 	t.Cleanup(func() { _ = w.Close() })
 	w.contact.set("m1", time.Now())
-	w.cleaner.began = time.Now().Add(-1000 * time.Hour)
 	return w.cleaner
 }
 
@@ -162,5 +168,30 @@ func TestCleaner(t *testing.T) {
 				t.Errorf("taken back: %v", f.undone)
 			}
 		})
+	}
+}
+
+func TestCleaner_ARestartKeepsWhatItKnows(t *testing.T) {
+	dir := t.TempDir()
+	image := idleImage("a", 900*time.Hour)
+	image.Containers = 1
+	f := &fakeDisk{held: []Holding{image}}
+	first := newTestCleanerIn(t, dir, f, Clean{})
+	if _, err := first.idle(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(first.w.state.flush(), first.w.Close()); err != nil {
+		t.Fatal(err)
+	}
+	second := newTestCleanerIn(t, dir, f, Clean{})
+	if got := second.lastUse(image); time.Since(got) > time.Minute {
+		t.Errorf("used a moment ago, and after the restart at %s", got)
+	}
+	if got, want := second.began, first.began.Truncate(time.Second); !got.Equal(want) {
+		t.Errorf("began %s, and after the restart %s", want, got)
+	}
+	f.held = nil
+	if _, err := second.idle(t.Context()); err != nil || len(second.used) > 0 {
+		t.Errorf("an image that is gone is remembered: %v, %v", second.used, err)
 	}
 }

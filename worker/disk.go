@@ -70,7 +70,7 @@ func (w *Worker) heldContainers(ctx context.Context) ([]*swarmv1.HeldContainer, 
 	out := make([]*swarmv1.HeldContainer, len(found))
 	for i, f := range found {
 		out[i] = &swarmv1.HeldContainer{
-			TaskId: f.TaskID, ServiceId: f.ServiceID, Running: f.Running, Dead: w.isSynced() && w.task(f.TaskID) == nil, Size: sizes[f.TaskID],
+			TaskId: f.TaskID, ServiceId: f.ServiceID, Running: f.Running, Dead: w.isDead(f), Size: sizes[f.TaskID],
 		}
 	}
 	return out, nil
@@ -157,20 +157,28 @@ func (w *Worker) removeImages(ctx context.Context, digests []string) (removed []
 	return removed, before - after, err
 }
 
+// isDead says whether a container belongs to no task.
+func (w *Worker) isDead(f Found) bool { return w.isSynced() && w.task(f.TaskID) == nil }
+
 // removeDead removes what is left of containers that belong to no task.
 func (w *Worker) removeDead(ctx context.Context) (ids []string, bytes int64, err error) {
-	held, err := w.heldContainers(ctx)
+	dead, err := w.deps.Runtime.List(ctx)
 	if err != nil {
 		return nil, 0, err
 	}
-	for _, c := range held {
-		if !c.GetDead() {
-			continue
-		}
-		if err := w.scrub(ctx, c.GetTaskId()); err != nil {
+	dead = slices.DeleteFunc(dead, func(f Found) bool { return !w.isDead(f) })
+	if len(dead) == 0 { // mostly: adding up what all containers have written takes its time
+		return nil, 0, nil
+	}
+	sizes, err := w.deps.Storage.ContainerSizes(ctx)
+	if err != nil {
+		return nil, 0, err
+	}
+	for _, f := range dead {
+		if err := w.scrub(ctx, f.TaskID); err != nil {
 			return ids, bytes, err
 		}
-		ids, bytes = append(ids, c.GetTaskId()), bytes+c.GetSize()
+		ids, bytes = append(ids, f.TaskID), bytes+sizes[f.TaskID]
 	}
 	return ids, bytes, nil
 }

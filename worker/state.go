@@ -21,12 +21,13 @@ import (
 
 // Buckets of state.db.
 var (
-	bucketMeta     = []byte("meta")     // "cluster", "epoch", "index"
+	bucketMeta     = []byte("meta")     // "cluster", "epoch", "index", "began"
 	bucketObject   = []byte("object")   // kind and id -> Assignment
 	bucketStatus   = []byte("status")   // task id -> TaskStatus
 	bucketUnsent   = []byte("unsent")   // task id -> nothing: its status is not acknowledged
 	bucketAttached = []byte("attached") // task id -> Attached as JSON
 	bucketCleaned  = []byte("cleaned")  // task id -> nothing: it has ended, and nothing of it is left
+	bucketUsed     = []byte("used")     // digest of an image -> when it was seen to be used, Unix seconds
 )
 
 const stateFile = "state.db"
@@ -59,6 +60,8 @@ type remembered struct {
 	unsent       map[string]bool
 	attached     map[string]Attached
 	cleaned      map[string]bool
+	used         map[string]time.Time
+	began        time.Time // zero: now
 }
 
 // openState opens the file and reads it. What belongs to another cluster is dropped.
@@ -84,13 +87,13 @@ func openState(dir, cluster string, log *slog.Logger) (*state, *remembered, erro
 
 func prepareBuckets(tx *bolt.Tx, cluster string) error {
 	if meta := tx.Bucket(bucketMeta); meta != nil && string(meta.Get([]byte("cluster"))) != cluster {
-		for _, b := range [][]byte{bucketMeta, bucketObject, bucketStatus, bucketUnsent, bucketAttached, bucketCleaned} {
+		for _, b := range [][]byte{bucketMeta, bucketObject, bucketStatus, bucketUnsent, bucketAttached, bucketCleaned, bucketUsed} {
 			if err := tx.DeleteBucket(b); err != nil && !errors.Is(err, bolterrors.ErrBucketNotFound) {
 				return err
 			}
 		}
 	}
-	for _, b := range [][]byte{bucketMeta, bucketObject, bucketStatus, bucketUnsent, bucketAttached, bucketCleaned} {
+	for _, b := range [][]byte{bucketMeta, bucketObject, bucketStatus, bucketUnsent, bucketAttached, bucketCleaned, bucketUsed} {
 		if _, err := tx.CreateBucketIfNotExists(b); err != nil {
 			return err
 		}
@@ -99,9 +102,12 @@ func prepareBuckets(tx *bolt.Tx, cluster string) error {
 }
 
 func (s *state) load() (*remembered, error) {
-	mem := &remembered{statuses: map[string]*swarmv1.TaskStatus{}, unsent: map[string]bool{}, attached: map[string]Attached{}, cleaned: map[string]bool{}}
+	mem := &remembered{statuses: map[string]*swarmv1.TaskStatus{}, unsent: map[string]bool{}, attached: map[string]Attached{}, cleaned: map[string]bool{}, used: map[string]time.Time{}}
 	err := s.db.View(func(tx *bolt.Tx) error {
 		mem.epoch, mem.index = number(tx.Bucket(bucketMeta).Get([]byte("epoch"))), number(tx.Bucket(bucketMeta).Get([]byte("index")))
+		if began := number(tx.Bucket(bucketMeta).Get([]byte("began"))); began > 0 {
+			mem.began = time.Unix(int64(began), 0)
+		}
 		return errors.Join(
 			tx.Bucket(bucketObject).ForEach(func(_, v []byte) error {
 				a := &swarmv1.Assignment{}
@@ -119,6 +125,10 @@ func (s *state) load() (*remembered, error) {
 			}),
 			tx.Bucket(bucketCleaned).ForEach(func(k, _ []byte) error {
 				mem.cleaned[string(k)] = true
+				return nil
+			}),
+			tx.Bucket(bucketUsed).ForEach(func(k, v []byte) error {
+				mem.used[string(k)] = time.Unix(int64(number(v)), 0)
 				return nil
 			}),
 			tx.Bucket(bucketAttached).ForEach(func(k, v []byte) error {
@@ -152,6 +162,10 @@ func (s *state) set(bucket []byte, key string, value []byte) {
 
 func (s *state) setNumber(key string, n uint64) {
 	s.set(bucketMeta, key, binary.BigEndian.AppendUint64(nil, n))
+}
+
+func (s *state) setTime(bucket []byte, key string, at time.Time) {
+	s.set(bucket, key, binary.BigEndian.AppendUint64(nil, uint64(at.Unix())))
 }
 
 // run writes until ctx ends, and then what is left.

@@ -76,7 +76,7 @@ func New(cfg Config, deps Deps) (*Worker, error) {
 		mem:        mem,
 	}
 	w.images = &imageKeeper{w: w, wake: make(chan struct{}, 1)}
-	w.cleaner = newCleaner(w, cfg.Clean)
+	w.cleaner = newCleaner(w, cfg.Clean, mem)
 	return w, nil
 }
 

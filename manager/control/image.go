@@ -84,7 +84,7 @@ func (s *Server) LoadImage(stream swarmv1.Control_LoadImageServer) error {
 			return err
 		}
 	}
-	return progress.err
+	return progress.failed()
 }
 
 // archive reads the data of a stream of requests.

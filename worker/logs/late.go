@@ -52,10 +52,11 @@ func (s *Store) runLate(ctx context.Context) error {
 			return nil
 		}
 		for j, finish := range s.late.take() {
-			if finish {
-				s.finish(j)
-			} else {
+			switch {
+			case !finish:
 				s.mark(j)
+			case j.finish() != nil: // which was said at the first attempt
+				s.late.add(j, true)
 			}
 		}
 	}
