@@ -226,6 +226,7 @@ func (f *File) write() (err error) {
 		return err
 	}
 	_, err = t.Write(append(data, '\n'))
+	keepOwner(path, t)
 	if err = errors.Join(err, t.Close()); err == nil {
 		err = os.Rename(t.Name(), path)
 	}

@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/containerd/errdefs"
@@ -85,6 +86,29 @@ func TestFile_StoresAndErases(t *testing.T) {
 	}
 	want(t, open(t, dir), "old.example.org", nil)
 	want(t, open(t, dir), "r:5000", &keychain.Credentials{Username: "ann", Password: "p:w", ServerAddress: "r:5000"})
+}
+
+// With sudo, the file stays the user's own.
+func TestFile_KeepsItsOwner(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("only root can write for others")
+	}
+	dir := t.TempDir()
+	path := filepath.Join(dir, "config.json")
+	write(t, path, `{}`, 0o600)
+	if err := os.Chown(path, 1234, 1235); err != nil {
+		t.Fatal(err)
+	}
+	if err := open(t, dir).Store(t.Context(), "r:5000", keychain.Credentials{Username: "ann", Password: "p"}); err != nil {
+		t.Fatal(err)
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if st := info.Sys().(*syscall.Stat_t); st.Uid != 1234 || st.Gid != 1235 || info.Mode() != 0o600 {
+		t.Errorf("owner %d:%d, mode %s", st.Uid, st.Gid, info.Mode())
+	}
 }
 
 func TestFile_Damaged(t *testing.T) {
