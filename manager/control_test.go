@@ -151,6 +151,14 @@ func TestControl_UpdateKeepsTheCredentialsToPullWith(t *testing.T) {
 				t.Errorf("after an update with %q: %q, want %q", c.given, got, c.want)
 			}
 		}
+		elsewhere := serviceSpec("web", 1)
+		elsewhere.TaskTemplate.ContainerSpec.Image = "other.example.org/app:1@sha256:" + strings.Repeat("a", 64)
+		if _, err := r.admin.UpdateService(t.Context(), &swarmv1.UpdateServiceRequest{Id: "web", Spec: elsewhere, NoResolveImage: true}); err != nil {
+			t.Fatal(err)
+		}
+		if got := stored(); got != "" {
+			t.Errorf("another registry would be given %q", got)
+		}
 	})
 }
 

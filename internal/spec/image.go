@@ -14,6 +14,12 @@ type Image struct {
 	Digest string
 }
 
+// Registry is the host that the name begins with.
+func (i Image) Registry() string {
+	host, _, _ := strings.Cut(i.Name, "/")
+	return host
+}
+
 // String is the whole reference: name, tag and digest.
 func (i Image) String() string {
 	if i.Digest == "" {

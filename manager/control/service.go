@@ -132,9 +132,14 @@ func (s *Server) nextSpec(ctx context.Context, svc *swarmv1.Service, old *swarmv
 }
 
 // keepPullOptions: nobody is shown the credentials that nodes pull with, so an update that brings none means the old ones.
+// They are for the registry of the old image, and no other gets to see them.
 func keepPullOptions(old, next *swarmv1.ServiceSpec) {
 	to, from := next.GetTaskTemplate().GetContainerSpec(), old.GetTaskTemplate().GetContainerSpec()
-	if to != nil && to.PullOptions == nil && from.GetPullOptions() != nil {
+	if to == nil || to.PullOptions != nil || from.GetPullOptions() == nil {
+		return
+	}
+	was, err := spec.ParseImage(from.GetImage())
+	if is, ierr := spec.ParseImage(to.GetImage()); err == nil && ierr == nil && is.Registry() == was.Registry() {
 		to.PullOptions = from.PullOptions.CloneVT()
 	}
 }
