@@ -126,12 +126,13 @@ func (h *Host) Start(ctx context.Context) error {
 	return nil
 }
 
-// Stop stops the service and returns when the daemon is gone. It starts again at the next boot.
-func (h *Host) Stop(ctx context.Context) error { return systemctl(ctx, "stop", Service) }
-
-// Running says whether systemd runs the service, or tries to.
-func (h *Host) Running(ctx context.Context) bool {
-	return h.Systemd() && systemctl(ctx, "is-active", "--quiet", Service) == nil
+// Stop stops the service, if there is one, and returns when the daemon is gone and systemd starts no other: one that has
+// just ended would be back at once. It starts again at the next boot.
+func (h *Host) Stop(ctx context.Context) error {
+	if !h.Systemd() || !h.exists(filepath.Join(unitDir, Service)) {
+		return nil
+	}
+	return systemctl(ctx, "stop", Service)
 }
 
 // systemctl runs one command; its error is what systemctl has said.

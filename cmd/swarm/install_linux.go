@@ -54,10 +54,8 @@ func (i *installer) Install(ctx context.Context) (*cli.StartedDaemon, error) {
 	}
 	started := &cli.StartedDaemon{Unit: in.Unit, Program: in.Program, Copied: in.Copied}
 	started.Undo = func(ctx context.Context) error {
-		if in.Unit != "" {
-			if err := i.host.Stop(ctx); err != nil {
-				return err
-			}
+		if err := i.host.Stop(ctx); err != nil {
+			return err
 		}
 		if !in.Fresh {
 			return nil
@@ -82,10 +80,8 @@ func (i *installer) Member() bool {
 
 // Uninstall implements cli.Installer. The program goes last, so that what fails can be tried again.
 func (i *installer) Uninstall(ctx context.Context, purge bool) ([]string, error) {
-	if i.host.Running(ctx) {
-		if err := i.host.Stop(ctx); err != nil {
-			return nil, err
-		}
+	if err := i.host.Stop(ctx); err != nil {
+		return nil, err
 	}
 	if err := i.end(ctx); err != nil {
 		return nil, err
@@ -112,7 +108,7 @@ func (i *installer) Uninstall(ctx context.Context, purge bool) ([]string, error)
 			removed = append(removed, dir)
 		}
 	}
-	_ = os.Remove(i.layout.Data) // Nothing was kept in it.
+	_ = unix.Rmdir(i.layout.Data) // Nothing was kept in it; a link to where something was stays.
 	return removed, nil
 }
 
@@ -168,30 +164,54 @@ func (i *installer) removeTraces(ctx context.Context) ([]string, error) {
 			return removed, err
 		}
 		for _, group := range groups {
-			if err := os.Remove(group); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			err := os.Remove(group)
+			switch {
+			case errors.Is(err, fs.ErrNotExist): // by the other name of a controller
+			case err != nil:
 				return removed, fmt.Errorf("%w: a container is left in it", err)
+			default:
+				removed = append(removed, group)
 			}
-			removed = append(removed, group)
 		}
 	}
 	return removed, nil
 }
 
-// removeFolder removes a folder with all that is mounted in it.
+// removeFolder removes a folder with all that is mounted in it. One that is a mount itself, or a link to elsewhere, was made
+// by the operator: then what is in it goes, and it stays.
 func removeFolder(dir string) (bool, error) {
-	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+	real, err := filepath.EvalSymlinks(dir)
+	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
+	} else if err != nil {
+		return false, err
 	}
-	mounts, err := mountsBelow(dir)
+	mounts, err := mountsBelow(real)
 	if err != nil {
 		return false, err
 	}
 	for _, m := range mounts {
-		if err := unix.Unmount(m, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil && !errors.Is(err, unix.EINVAL) {
+		err := unix.Unmount(m, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+		if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
 			return false, fmt.Errorf("unmount %s: %w", m, err)
 		}
 	}
-	return true, os.RemoveAll(dir)
+	entries, err := os.ReadDir(real)
+	if err != nil {
+		return false, err
+	}
+	for _, e := range entries {
+		if err := os.RemoveAll(filepath.Join(real, e.Name())); err != nil {
+			return true, err
+		}
+	}
+	if real != dir {
+		return true, nil
+	}
+	if err := os.Remove(dir); !errors.Is(err, unix.EBUSY) {
+		return true, err
+	}
+	return true, nil
 }
 
 // mountsBelow lists the mount points in a folder, the last one first: one may stand in another.
