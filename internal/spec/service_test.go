@@ -192,6 +192,35 @@ func TestNextRevision_Template(t *testing.T) {
 	}
 }
 
+func TestSameTasks_LimitsChangeInPlace(t *testing.T) {
+	at := func(r *swarmv1.ResourceRequirements) *swarmv1.ServiceSpec {
+		return &swarmv1.ServiceSpec{TaskTemplate: &swarmv1.TaskSpec{Resources: r}}
+	}
+	gpu := []*swarmv1.GenericResource{{Kind: "gpu", Value: 1}}
+	swap, swappy := int64(1), int64(2)
+	for _, tc := range []struct {
+		name         string
+		r            *swarmv1.ResourceRequirements
+		tasks, equal bool // compared with none
+	}{
+		{"none", &swarmv1.ResourceRequirements{Limits: &swarmv1.Resources{}, Reservations: &swarmv1.Resources{}}, true, true},
+		{"cpu", &swarmv1.ResourceRequirements{Limits: &swarmv1.Resources{NanoCpus: 1}}, true, false},
+		{"memory", &swarmv1.ResourceRequirements{Limits: &swarmv1.Resources{MemoryBytes: 1}}, true, false},
+		{"pids", &swarmv1.ResourceRequirements{Limits: &swarmv1.Resources{Pids: 1}}, true, false},
+		{"reserved", &swarmv1.ResourceRequirements{Reservations: &swarmv1.Resources{NanoCpus: 1, MemoryBytes: 1}}, true, false},
+		{"swap", &swarmv1.ResourceRequirements{SwapBytes: &swap}, true, false},
+		{"swappiness", &swarmv1.ResourceRequirements{MemorySwappiness: &swappy}, false, true},
+		{"generic", &swarmv1.ResourceRequirements{Reservations: &swarmv1.Resources{Generic: gpu}}, false, true},
+	} {
+		if got := SameTasks(at(nil), at(tc.r)); got != tc.tasks {
+			t.Errorf("%s: same tasks: got %v", tc.name, got)
+		}
+		if got := LimitsOf(at(nil)) == LimitsOf(at(tc.r)); got != tc.equal {
+			t.Errorf("%s: same limits: got %v", tc.name, got)
+		}
+	}
+}
+
 func TestCluster(t *testing.T) {
 	c, err := Cluster(nil)
 	if err != nil {

@@ -4,11 +4,12 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// SameTasks says whether two specs make tasks that need not be replaced: the task templates are equal, and so is what
-// of the endpoint a running task is bound to, its ports of mode=host. Labels, replicas and policies may differ.
+// SameTasks says whether two specs make tasks that need not be replaced: the task templates are equal but for what Limits
+// has, which a running container can be given, and so is what of the endpoint a running task is bound to, its ports of
+// mode=host. Labels, replicas and policies may differ.
 func SameTasks(a, b *swarmv1.ServiceSpec) bool {
 	ta, tb := a.GetTaskTemplate(), b.GetTaskTemplate()
-	if !ta.EqualVT(tb) {
+	if !ta.EqualVT(tb) && !unlimited(ta).EqualVT(unlimited(tb)) {
 		// Placement and the restart policy rule where and whether the next task starts; Docker replaces tasks for them
 		// too, and so do we: the revision of a task says by which rules it was placed.
 		return false

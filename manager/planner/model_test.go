@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
+	"swarm/internal/spec"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -394,7 +395,7 @@ func (m *model) edit(id string, edit ...func(*swarmv1.ServiceSpec)) {
 		number++
 	}
 	template := old.Template
-	if !s.TaskTemplate.EqualVT(old.Spec.TaskTemplate) {
+	if !spec.SameTasks(s, old.Spec) {
 		template = number
 	}
 	m.index++

@@ -213,6 +213,7 @@ func (r *run) undo() {
 	for _, g := range r.given {
 		g.node.used.dropGeneric(g.generic)
 	}
+	r.lower()
 	r.unaddress()
 }
 

@@ -79,6 +79,8 @@ type run struct {
 	// taken is what this plan has placed, so that what follows sees it, and undo can take it back.
 	taken []taken
 	given []given
+	// raised is what tasks on their nodes reserve more than before.
+	raised []raised
 	// spots are the addresses that this plan has given; steps where the cursors were before it; filled the networks that
 	// ran out of addresses.
 	spots, steps []spot
@@ -128,6 +130,7 @@ func (r *run) service(s *service) {
 		} else {
 			r.replicated()
 		}
+		r.limits()
 		if r.update() {
 			r.act()
 			r.reap()

@@ -21,7 +21,7 @@ func (m *model) chaos(r *rand.Rand) {
 	node := fmt.Sprintf("n%d", r.IntN(8))
 	service := fmt.Sprintf("s%d", r.IntN(6))
 	_, known := m.rows["1/"+node]
-	switch r.IntN(13) {
+	switch r.IntN(15) {
 	case 0, 1:
 		if !known {
 			m.addNode(node, func(n *swarmv1.Node, _ *swarmv1.NodeState) { n.Spec.Labels["zone"] = fmt.Sprint(r.IntN(3)) })
@@ -68,6 +68,16 @@ func (m *model) chaos(r *rand.Rand) {
 			m.edit(service, []func(*swarmv1.ServiceSpec){on(), on("wide"), on("narrow"), on("wide", "narrow")}[r.IntN(4)])
 		}
 	case 12:
+		if s := m.service(service); s != nil && !s.PendingDelete {
+			m.edit(service, reserve(int64(r.IntN(4))*5e8, int64(r.IntN(3))<<30))
+		}
+	case 13:
+		if list := m.tasks(); len(list) > 0 {
+			if st := m.status(list[r.IntN(len(list))].Id); st.State == swarmv1.TaskState_RUNNING {
+				m.refuse(st.TaskId)
+			}
+		}
+	case 14:
 		m.now = m.now.Add(time.Duration(r.IntN(10_000)) * time.Millisecond)
 	}
 }

@@ -175,6 +175,7 @@ type revision struct {
 	tasks int
 
 	need    amounts
+	limits  spec.Limits
 	generic []*swarmv1.GenericResource
 	// shared constraints are judged by class, single ones node by node.
 	shared, single []spec.Constraint
@@ -204,6 +205,7 @@ func compile(row *swarmv1.Revision) *revision {
 	r := &revision{
 		row:         row,
 		need:        amounts{cpu: res.GetNanoCpus(), memory: res.GetMemoryBytes()},
+		limits:      spec.LimitsOf(row.GetSpec()),
 		generic:     res.GetGeneric(),
 		platforms:   tmpl.GetPlacement().GetPlatforms(),
 		maxReplicas: tmpl.GetPlacement().GetMaxReplicas(),

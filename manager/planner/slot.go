@@ -39,6 +39,8 @@ type view struct {
 	// older is what head is about to replace while both run (start-first).
 	older *task
 	act   action
+	// moved: head is given the current revision's limits where it runs.
+	moved bool
 	// reason stands in the status of what follows.
 	reason string
 }

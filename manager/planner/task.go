@@ -82,14 +82,32 @@ func (p *Picture) foldTask(row *swarmv1.Task, gone bool) {
 		p.uncount(t)
 		t.row = row
 	}
-	t.rev = t.svc.revision(row.GetRevision())
-	t.rev.tasks++
+	p.revise(t, row.GetRevision())
 	t.node = nil
 	if row.GetNodeId() != "" {
 		t.node = p.node(row.GetNodeId())
 	}
 	p.count(t)
 	p.touch(t.svc)
+}
+
+// revise names the task's revision; one that runs may move to another, which may reserve less.
+func (p *Picture) revise(t *task, number uint64) {
+	was, now := t.rev, t.svc.revision(number)
+	t.rev = now
+	now.tasks++
+	if was == nil || was == now {
+		return
+	}
+	p.roomier = true
+	t.slot.sort()
+	if was.row == nil && was.tasks == 0 {
+		for n, r := range t.svc.revs {
+			if r == was {
+				delete(t.svc.revs, n)
+			}
+		}
+	}
 }
 
 func (p *Picture) dropTask(t *task) {
@@ -139,8 +157,13 @@ func (p *Picture) room(t *task, held, active bool) {
 	p.roomier = p.roomier || held && !t.holds || active && !t.active
 }
 
-// insert keeps the slot's tasks oldest first: by creation, then by who replaces whom, then by id.
 func (s *slot) insert(t *task) {
+	s.tasks = append(s.tasks, t)
+	s.sort()
+}
+
+// sort keeps the slot's tasks oldest first: by creation, and whoever replaces another behind it.
+func (s *slot) sort() {
 	older := func(a, b *task) int {
 		return cmp.Or(
 			instant(a.row.GetMeta().GetCreatedAt()).Compare(instant(b.row.GetMeta().GetCreatedAt())),
@@ -148,9 +171,22 @@ func (s *slot) insert(t *task) {
 			cmp.Compare(a.row.GetRestarts().GetAttempts(), b.row.GetRestarts().GetAttempts()),
 			cmp.Compare(a.id, b.id))
 	}
-	s.tasks = append(s.tasks, t)
-	if len(s.tasks) > 1 {
-		slices.SortFunc(s.tasks, older)
+	if len(s.tasks) == 1 {
+		return
+	}
+	slices.SortFunc(s.tasks, older)
+	// Times and revisions tie when a task is replaced by one of its own revision within a moment.
+	for i := 0; i < len(s.tasks); {
+		before := s.tasks[i].row.GetReplaces()
+		j := slices.IndexFunc(s.tasks[i+1:], func(t *task) bool { return t.id == before })
+		if j < 0 {
+			i++
+			continue
+		}
+		j += i + 1
+		t := s.tasks[j]
+		copy(s.tasks[i+1:j+1], s.tasks[i:j])
+		s.tasks[i] = t
 	}
 }
 

@@ -202,7 +202,7 @@ func (r *run) progress(state swarmv1.UpdateStatus_State) progress {
 		if t == nil {
 			t = v.slot.newest()
 		}
-		if t.rev.template() != r.cur.template() {
+		if r.outdated(v, t) {
 			if v.act == keep || v.act == finished {
 				p.dirty = append(p.dirty, v)
 			}

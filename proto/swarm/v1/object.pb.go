@@ -1170,7 +1170,7 @@ type Revision struct {
 	Number    uint64                 `protobuf:"varint,2,opt,name=number,proto3" json:"number,omitempty"`
 	Meta      *Meta                  `protobuf:"bytes,3,opt,name=meta,proto3" json:"meta,omitempty"`
 	Spec      *ServiceSpec           `protobuf:"bytes,4,opt,name=spec,proto3" json:"spec,omitempty"`
-	// Number of the first revision whose task template equals this one's: tasks are outdated when theirs differs.
+	// Number of the first revision whose task template equals this one's, limits aside: tasks are outdated when theirs differs.
 	Template uint64 `protobuf:"varint,5,opt,name=template,proto3" json:"template,omitempty"`
 	// Who wrote it.
 	Actor         string `protobuf:"bytes,6,opt,name=actor,proto3" json:"actor,omitempty"`
@@ -1557,9 +1557,11 @@ type TaskStatus struct {
 	// Since when the task is RUNNING without interruption.
 	RunningSince *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=running_since,json=runningSince,proto3" json:"running_since,omitempty"`
 	// Addresses on node-local networks.
-	Addresses     []string `protobuf:"bytes,14,rep,name=addresses,proto3" json:"addresses,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Addresses []string `protobuf:"bytes,14,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	// The revision whose limits the running container could not be given: the planner replaces the task.
+	RefusedRevision uint64 `protobuf:"varint,15,opt,name=refused_revision,json=refusedRevision,proto3" json:"refused_revision,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *TaskStatus) Reset() {
@@ -1688,6 +1690,13 @@ func (x *TaskStatus) GetAddresses() []string {
 		return x.Addresses
 	}
 	return nil
+}
+
+func (x *TaskStatus) GetRefusedRevision() uint64 {
+	if x != nil {
+		return x.RefusedRevision
+	}
+	return 0
 }
 
 type ContainerStatus struct {
@@ -3809,7 +3818,7 @@ const file_swarm_v1_object_proto_rawDesc = "" +
 	"driverOpts\x1a=\n" +
 	"\x0fDriverOptsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xbd\x04\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xe8\x04\n" +
 	"\n" +
 	"TaskStatus\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\"\n" +
@@ -3827,7 +3836,8 @@ const file_swarm_v1_object_proto_rawDesc = "" +
 	"\bsequence\x18\v \x01(\x04R\bsequence\x12.\n" +
 	"\bunplaced\x18\f \x01(\v2\x12.swarm.v1.UnplacedR\bunplaced\x12?\n" +
 	"\rrunning_since\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\frunningSince\x12\x1c\n" +
-	"\taddresses\x18\x0e \x03(\tR\taddresses\"\xae\x01\n" +
+	"\taddresses\x18\x0e \x03(\tR\taddresses\x12)\n" +
+	"\x10refused_revision\x18\x0f \x01(\x04R\x0frefusedRevision\"\xae\x01\n" +
 	"\x0fContainerStatus\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x10\n" +
 	"\x03pid\x18\x02 \x01(\rR\x03pid\x12\x1b\n" +

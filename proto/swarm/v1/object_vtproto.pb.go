@@ -425,6 +425,7 @@ func (m *TaskStatus) CloneVT() *TaskStatus {
 	r.Sequence = m.Sequence
 	r.Unplaced = m.Unplaced.CloneVT()
 	r.RunningSince = (*timestamppb.Timestamp)((*timestamppb1.Timestamp)(m.RunningSince).CloneVT())
+	r.RefusedRevision = m.RefusedRevision
 	if rhs := m.PortStatus; rhs != nil {
 		tmpContainer := make([]*PortConfig, len(rhs))
 		for k, v := range rhs {
@@ -1821,6 +1822,9 @@ func (this *TaskStatus) EqualVT(that *TaskStatus) bool {
 		if vx != vy {
 			return false
 		}
+	}
+	if this.RefusedRevision != that.RefusedRevision {
+		return false
 	}
 	return string(this.unknownFields) == string(that.unknownFields)
 }
@@ -4259,6 +4263,11 @@ func (m *TaskStatus) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 	if m.unknownFields != nil {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
+	}
+	if m.RefusedRevision != 0 {
+		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.RefusedRevision))
+		i--
+		dAtA[i] = 0x78
 	}
 	if len(m.Addresses) > 0 {
 		for iNdEx := len(m.Addresses) - 1; iNdEx >= 0; iNdEx-- {
@@ -6955,6 +6964,9 @@ func (m *TaskStatus) SizeVT() (n int) {
 			l = len(s)
 			n += 1 + l + protohelpers.SizeOfVarint(uint64(l))
 		}
+	}
+	if m.RefusedRevision != 0 {
+		n += 1 + protohelpers.SizeOfVarint(uint64(m.RefusedRevision))
 	}
 	n += len(m.unknownFields)
 	return n
@@ -11734,6 +11746,25 @@ func (m *TaskStatus) UnmarshalVT(dAtA []byte) error {
 			}
 			m.Addresses = append(m.Addresses, string(dAtA[iNdEx:postIndex]))
 			iNdEx = postIndex
+		case 15:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field RefusedRevision", wireType)
+			}
+			m.RefusedRevision = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.RefusedRevision |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
 		default:
 			iNdEx = preIndex
 			skippy, err := protohelpers.Skip(dAtA[iNdEx:])
