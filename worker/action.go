@@ -208,6 +208,7 @@ type check func(ctx context.Context) outcome
 
 // probe waits until the container is healthy, or has ended.
 func (t *taskLoop) probe(ctx context.Context) outcome {
+	t.tune(ctx)
 	p := t.healthProber()
 	if p == nil {
 		return outcome{event: task.Healthy}
@@ -224,6 +225,7 @@ func (t *taskLoop) probe(ctx context.Context) outcome {
 // container again, as the managers would have it replaced.
 func (t *taskLoop) watch(ctx context.Context) outcome {
 	for {
+		t.tune(ctx)
 		var checks []check
 		if p := t.healthProber(); p != nil {
 			checks = append(checks, func(ctx context.Context) outcome {

@@ -33,7 +33,7 @@ type taskLoop struct {
 	attached  Attached
 
 	// Of the goroutine alone.
-	revision *swarmv1.Revision
+	revision *swarmv1.Revision // that the container has the limits of; nil: not known
 	prober   *health.Prober
 	reason   string // why it is stopped though it should run
 	restarts int    // made out of contact
@@ -76,15 +76,17 @@ func (t *taskLoop) want(now *swarmv1.Task) {
 	})
 }
 
-// change is one of what is wanted of the task. A stop interrupts what goes on, everything else is seen by the next step.
+// change is one of what is wanted of the task. A stop interrupts what goes on, and other limits the watch over what runs;
+// everything else is seen by the next step.
 func (t *taskLoop) change(edit func()) {
 	t.mu.Lock()
-	stopped, start := task.Stops(t.desiredLocked()), t.task.StartAfter
+	stopped, start, revision := task.Stops(t.desiredLocked()), t.task.StartAfter, t.task.Revision
 	edit()
 	moved, stops := !proto.Equal(t.task.StartAfter, start), task.Stops(t.desiredLocked())
 	if t.busy {
 		ending := t.action == task.Stop || t.action == task.Clean // doing already what a stop would have it do
-		if stops && !stopped && !ending || moved && t.action == task.Delay {
+		limits := t.task.Revision != revision && (t.action == task.Watch || t.action == task.Probe)
+		if stops && !stopped && !ending || moved && t.action == task.Delay || limits {
 			t.interrupt()
 		}
 		t.mu.Unlock()

@@ -10,7 +10,7 @@ import (
 )
 
 // Runtime runs the containers of tasks, one for each task, named by the task's id. Implementations are safe for
-// concurrent use by many tasks; calls for one task do not overlap, except that Wait runs beside Stop and Remove.
+// concurrent use by many tasks; calls for one task do not overlap, except that Wait runs beside Stop, Update and Remove.
 // worker/runtimetest is the contract in executable form.
 type Runtime interface {
 	// Prepare creates the container, whose image is held already (Images.Pull), without starting it. Doing it again for the
@@ -22,6 +22,11 @@ type Runtime interface {
 	// Wait blocks until the container that was started has ended. It answers at once when that was before the call, or
 	// before this process began; CodeUnknown when nobody recorded the code. ErrNotFound: no container of that task.
 	Wait(ctx context.Context, taskID string) (Exit, error)
+	// Update gives the container the limits of CPU, memory, swap and pids, and the reserved memory, that r asks for, whatever
+	// it had; one that has not been started starts with them. What it has already costs next to nothing. ErrNotFound: it
+	// has ended, or there is none. ErrFailedPrecondition: it runs on as it was, because the kernel refuses, as when it uses
+	// more memory than the limit.
+	Update(ctx context.Context, taskID string, r *swarmv1.ResourceRequirements) error
 	// Stop sends the signal ("SIGTERM", "TERM", "15"; empty: the image's own, else SIGTERM), and after grace SIGKILL, and returns when the
 	// container has ended. What does not run, or does not exist, is stopped: nil. Grace 0 kills at once.
 	Stop(ctx context.Context, taskID, signal string, grace time.Duration) error

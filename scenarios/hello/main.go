@@ -2,6 +2,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"flag"
@@ -11,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -29,6 +31,8 @@ func main() {
 	printed := flag.String("print", "", "write this to stdout first, as it is: a Go string without its quotes")
 	long := flag.Int("print-long", 0, "write a line of so many letters to stdout, then")
 	get := flag.String("get", "", "URL to ask for once; print the answer and end")
+	show := flag.String("show", "", "write the first of these files, separated by commas, that is there to stdout")
+	hold := flag.Int("hold", 0, "hold so many MiB of memory")
 	ignoreTerm := flag.Bool("ignore-term", false, "do not end on SIGTERM")
 	flag.Parse()
 	log.SetFlags(0)
@@ -47,6 +51,14 @@ func main() {
 	if *long > 0 {
 		fmt.Println(strings.Repeat("x", *long))
 	}
+	for _, file := range strings.Split(*show, ",") {
+		if b, err := os.ReadFile(file); err == nil {
+			os.Stdout.Write(b)
+			break
+		}
+	}
+	held := bytes.Repeat([]byte{1}, *hold<<20)
+	defer runtime.KeepAlive(held)
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
 	exits := make(chan int, 1)

@@ -52,6 +52,8 @@ func Run(t *testing.T, factory func(t *testing.T) System) {
 		{"ExitCode", exitCode},
 		{"WaitAfterExit", waitAfterExit},
 		{"WaitEndsWithContext", waitEndsWithContext},
+		{"Update", update},
+		{"UpdateOfWhatDoesNotRun", updateOfWhatDoesNotRun},
 		{"StopObeyed", stopObeyed},
 		{"StopKillsAfterGrace", stopKillsAfterGrace},
 		{"StopOfWhatDoesNotRun", stopOfWhatDoesNotRun},
@@ -186,6 +188,40 @@ func waitEndsWithContext(t *testing.T, s suite) {
 	}
 	if f, _ := s.find(id); !f.Running {
 		t.Error("the end of a Wait ended the container")
+	}
+	s.must(s.Runtime.Remove(s.ctx, id))
+}
+
+func limits(nanoCPUs, memory, pids int64) *swarmv1.ResourceRequirements {
+	return &swarmv1.ResourceRequirements{Limits: &swarmv1.Resources{NanoCpus: nanoCPUs, MemoryBytes: memory, Pids: pids}}
+}
+
+func update(t *testing.T, s suite) {
+	id, pid := s.started(Behaviour{})
+	for _, r := range []*swarmv1.ResourceRequirements{
+		limits(5e8, 64<<20, 50), limits(5e8, 64<<20, 50), limits(1e9, 256<<20, 100), limits(0, 32<<20, 0), nil, limits(1e8, 0, 0),
+	} {
+		s.must(s.Runtime.Update(s.ctx, id, r))
+		if f, ok := s.find(id); !ok || !f.Running || f.Pid != pid {
+			t.Fatalf("after Update to %v: %+v, want pid %d", r, f, pid)
+		}
+	}
+	s.must(s.Runtime.Remove(s.ctx, id))
+}
+
+func updateOfWhatDoesNotRun(t *testing.T, s suite) {
+	c := s.Container(Behaviour{Ends: true})
+	id := c.Task.Id
+	if err := s.Runtime.Update(s.ctx, id, limits(1e9, 0, 0)); !errdefs.IsNotFound(err) {
+		t.Errorf("Update of what is not there: %v, want not found", err)
+	}
+	s.must(s.Runtime.Prepare(s.ctx, c))
+	s.must(s.Runtime.Update(s.ctx, id, limits(1e9, 64<<20, 50)))
+	_, err := s.Runtime.Start(s.ctx, id)
+	s.must(err)
+	s.wait(id)
+	if err := s.Runtime.Update(s.ctx, id, limits(2e9, 0, 0)); !errdefs.IsNotFound(err) {
+		t.Errorf("Update of what has ended: %v, want not found", err)
 	}
 	s.must(s.Runtime.Remove(s.ctx, id))
 }

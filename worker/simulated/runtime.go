@@ -31,7 +31,7 @@ type Delays struct {
 // Config is what can be set of a Runtime.
 type Config struct {
 	Delays Delays
-	// Fail, optional, is asked before each operation ("prepare", "start", "stop", "remove", "exec") on a task.
+	// Fail, optional, is asked before each operation ("prepare", "start", "update", "stop", "remove", "exec") on a task.
 	Fail func(op, taskID string) error
 	// Life, optional, says how a container that starts will end by itself; false: not before it is stopped.
 	Life func(c worker.Container) (after time.Duration, code int, ends bool)
@@ -54,6 +54,7 @@ type Runtime struct {
 
 type container struct {
 	c       worker.Container
+	limits  *swarmv1.ResourceRequirements
 	started bool
 	pid     uint32
 	end     *time.Timer
@@ -106,7 +107,7 @@ func (r *Runtime) Prepare(ctx context.Context, c worker.Container) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.containers[c.Task.Id] == nil {
-		r.containers[c.Task.Id] = &container{c: c, exited: make(chan struct{})}
+		r.containers[c.Task.Id] = &container{c: c, limits: c.Revision.GetSpec().GetTaskTemplate().GetResources(), exited: make(chan struct{})}
 	}
 	return nil
 }
@@ -194,6 +195,31 @@ func (r *Runtime) Wait(ctx context.Context, taskID string) (worker.Exit, error) 
 	case <-ctx.Done():
 		return worker.Exit{}, ctx.Err()
 	}
+}
+
+// Update implements worker.Runtime.
+func (r *Runtime) Update(ctx context.Context, taskID string, want *swarmv1.ResourceRequirements) error {
+	if err := r.fail("update", taskID); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	c := r.containers[taskID]
+	if c == nil || c.started && !c.running() {
+		return fmt.Errorf("update task %s: no container that runs: %w", taskID, errdefs.ErrNotFound)
+	}
+	c.limits = want.CloneVT()
+	return ctx.Err()
+}
+
+// Limits are what a task's container has.
+func (r *Runtime) Limits(taskID string) *swarmv1.ResourceRequirements {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if c := r.containers[taskID]; c != nil {
+		return c.limits
+	}
+	return nil
 }
 
 // Stop implements worker.Runtime.

@@ -12,6 +12,8 @@ import (
 	"github.com/containerd/containerd/v2/pkg/oci"
 	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	swarmv1 "swarm/proto/swarm/v1"
 )
 
 const (
@@ -22,11 +24,17 @@ const (
 )
 
 func resources(s *specs.Spec, in Input) error {
-	req := in.Container.Revision.GetSpec().GetTaskTemplate().GetResources()
-	limits := req.GetLimits()
-	r := &specs.LinuxResources{
+	s.Linux.Resources = &specs.LinuxResources{
 		Devices: []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}},
 	}
+	SetLimits(s.Linux.Resources, in.Container.Revision.GetSpec().GetTaskTemplate().GetResources(), in.Host)
+	return nil
+}
+
+// SetLimits writes the limits that req asks for.
+func SetLimits(r *specs.LinuxResources, req *swarmv1.ResourceRequirements, host Host) {
+	limits := req.GetLimits()
+	r.CPU, r.Pids, r.Memory = nil, nil, memory(req, host)
 	if nano := limits.GetNanoCpus(); nano > 0 {
 		quota, period := max(nano*cpuPeriod/1e9, minQuota), uint64(cpuPeriod)
 		r.CPU = &specs.LinuxCPU{Quota: &quota, Period: &period}
@@ -34,17 +42,13 @@ func resources(s *specs.Spec, in Input) error {
 	if n := limits.GetPids(); n > 0 {
 		r.Pids = &specs.LinuxPids{Limit: &n}
 	}
-	r.Memory = memory(in)
-	s.Linux.Resources = r
-	return nil
 }
 
-func memory(in Input) *specs.LinuxMemory {
-	req := in.Container.Revision.GetSpec().GetTaskTemplate().GetResources()
+func memory(req *swarmv1.ResourceRequirements, host Host) *specs.LinuxMemory {
 	var m specs.LinuxMemory
 	if limit := req.GetLimits().GetMemoryBytes(); limit > 0 {
 		m.Limit = &limit
-		if in.Host.SwapLimit {
+		if host.SwapLimit {
 			m.Swap = swap(limit, req.SwapBytes)
 		}
 	}
@@ -52,7 +56,7 @@ func memory(in Input) *specs.LinuxMemory {
 		m.Reservation = &soft
 	}
 	// The unified hierarchy has no such knob.
-	if req != nil && req.MemorySwappiness != nil && *req.MemorySwappiness >= 0 && !in.Host.Cgroup2 {
+	if req != nil && req.MemorySwappiness != nil && *req.MemorySwappiness >= 0 && !host.Cgroup2 {
 		v := uint64(*req.MemorySwappiness)
 		m.Swappiness = &v
 	}
