@@ -4,7 +4,6 @@ package plane
 
 import (
 	"context"
-	"errors"
 	"net/netip"
 	"strings"
 
@@ -38,7 +37,7 @@ func (p *Plane) syncMesh(ctx context.Context, ended []string) error {
 		delete(p.local, id)
 	}
 	if len(gone) > 0 {
-		err = errors.Join(err, m.Reset(ctx, gone))
+		p.cuts = append(p.cuts, func(ctx context.Context) error { return m.Reset(ctx, gone) })
 	}
 	return err
 }

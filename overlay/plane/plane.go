@@ -130,6 +130,8 @@ type Plane struct {
 	seen map[string]directory.Service
 	// local are addresses on the node's own network of tasks that the mesh sends to.
 	local map[string][]netip.Addr
+	// cuts are connections to be reset once all else is programmed.
+	cuts []func(context.Context) error
 	// told are the ports that could not be held, as far as they were logged.
 	told map[mesh.Port]string
 }

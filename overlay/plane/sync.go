@@ -9,6 +9,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/containerd/errdefs"
+
 	"swarm/overlay/directory"
 	"swarm/overlay/fabric"
 	"swarm/overlay/vip"
@@ -37,6 +39,9 @@ func (p *Plane) Run(ctx context.Context) error {
 		if err := p.catchUp(ctx); err != nil && ctx.Err() == nil {
 			p.deps.Log.Error("program the overlay", "err", err)
 		}
+		if err := p.cut(ctx); err != nil && ctx.Err() == nil {
+			p.deps.Log.Error("cut connections to tasks that have ended", "err", err)
+		}
 		select {
 		case <-ctx.Done():
 			return nil
@@ -64,6 +69,20 @@ func (p *Plane) catchUp(ctx context.Context) error {
 	return nil
 }
 
+// cut resets connections to what has ended. It takes long where there are many, and what it cuts is of no more use: neither
+// changes nor tasks that start wait for it.
+func (p *Plane) cut(ctx context.Context) error {
+	p.turn.Lock()
+	cuts := p.cuts
+	p.cuts = nil
+	p.turn.Unlock()
+	var errs []error
+	for _, c := range cuts {
+		errs = append(errs, c(ctx))
+	}
+	return errors.Join(errs...)
+}
+
 // sync programs what changed. All of it is tried, whatever fails.
 func (p *Plane) sync(ctx context.Context, changes directory.Changes) error {
 	var errs []error
@@ -78,9 +97,8 @@ func (p *Plane) sync(ctx context.Context, changes directory.Changes) error {
 	for _, t := range tasks {
 		errs = append(errs, p.follow(ctx, t, d, tables))
 	}
-	// After all: it takes longer, and what it cuts is of no more use.
 	for _, t := range tasks {
-		errs = append(errs, p.reset(ctx, t, d.gone))
+		p.reset(t, d.gone)
 	}
 	if d.meshed || changes.Peers {
 		errs = append(errs, p.syncMesh(ctx, d.ended))
@@ -233,14 +251,20 @@ func (p *Plane) table(t *attached) vip.Table {
 	return out
 }
 
-// reset cuts the task's connections to backends that are no more.
-func (p *Plane) reset(ctx context.Context, t *attached, gone map[string][]netip.Addr) error {
+// reset has the task's connections cut that are to backends that are no more.
+func (p *Plane) reset(t *attached, gone map[string][]netip.Addr) {
 	var all []netip.Addr
 	for _, o := range t.Overlays {
 		all = append(all, gone[o.Network.GetId()]...)
 	}
 	if len(all) == 0 {
-		return nil
+		return
 	}
-	return p.deps.Tables.Reset(ctx, t.Result.Netns, all)
+	p.cuts = append(p.cuts, func(ctx context.Context) error {
+		err := p.deps.Tables.Reset(ctx, t.Result.Netns, all)
+		if errdefs.IsNotFound(err) { // Detached meanwhile.
+			return nil
+		}
+		return err
+	})
 }

@@ -5,6 +5,7 @@ package vip
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -47,7 +48,7 @@ func (s *space) forgetDatagrams(left departures) error {
 	if len(left) == 0 {
 		return nil
 	}
-	return s.forget(left)
+	return forget(s.conn.Netns, left, slices.Collect(maps.Keys(left)))
 }
 
 // sentDatagrams lists the virtual addresses that anything but TCP was sent to, so that walking the table of flows is rare.
@@ -89,9 +90,10 @@ func (b toBackends) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
 	return !flow.Forward.DstIP.Equal(flow.Reverse.SrcIP) && slices.Contains(b, backend.Unmap())
 }
 
-// forget walks the table of flows, which all namespaces of the machine share: some milliseconds even when few are ours.
-func (s *space) forget(which netlink.CustomConntrackFilter) error {
-	ns, err := netns.Open(s.conn.Netns)
+// forget walks the table of flows, which all namespaces of the machine share: some milliseconds even when few are ours, and
+// much more when others have many. Only the families of some addresses are looked at.
+func forget(path string, which netlink.CustomConntrackFilter, of []netip.Addr) error {
+	ns, err := netns.Open(path)
 	if err != nil {
 		return err
 	}
@@ -106,6 +108,9 @@ func (s *space) forget(which netlink.CustomConntrackFilter) error {
 	defer h.Close()
 	var errs []error
 	for _, family := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
+		if !slices.ContainsFunc(of, func(a netip.Addr) bool { return a.Is4() == (family == unix.AF_INET) }) {
+			continue
+		}
 		if _, err := hostnet.Complete(func() (uint, error) { return h.ConntrackDeleteFilters(netlink.ConntrackTable, family, which) }); err != nil {
 			errs = append(errs, fmt.Errorf("forget flows: %w", err))
 		}

@@ -231,17 +231,13 @@ func (s *space) replace(want map[netip.Addr][]netip.Addr) error {
 }
 
 // Reset cuts the namespace's established connections by virtual addresses to backends that no longer exist: the next
-// packet of each is answered with a reset. One call for many: it walks the kernel's table of flows.
-func (t *Tables) Reset(ctx context.Context, netns string, gone []netip.Addr) error {
+// packet of each is answered with a reset. One call for many: it walks the kernel's table of flows, which may take long; other
+// calls do not wait for it. ErrNotFound: there is no such namespace.
+func (t *Tables) Reset(_ context.Context, netns string, gone []netip.Addr) error {
 	if len(gone) == 0 {
 		return nil
 	}
-	s, release, err := t.take(ctx, netns)
-	if err != nil {
-		return err
-	}
-	defer release()
-	if err := s.forget(toBackends(gone)); err != nil {
+	if err := forget(netns, toBackends(gone), gone); err != nil {
 		return fmt.Errorf("reset connections of %s: %w", netns, err)
 	}
 	return nil
