@@ -20,6 +20,8 @@ type Watch struct {
 	Target
 	Every time.Duration
 	Count int
+	// For is how long; 0: until the container ends.
+	For time.Duration
 }
 
 // Report is what a watch has seen.
@@ -52,8 +54,13 @@ type watcher struct {
 	report Report
 }
 
-// Begin watches until ctx ends. The function it returns tells what was seen so far.
+// Begin watches until ctx, or the watch's own time, ends. The function it returns tells what was seen so far.
 func Begin(ctx context.Context, dial Dialer, w Watch) (func() Report, error) {
+	if w.For > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, w.For)
+		context.AfterFunc(ctx, cancel)
+	}
 	v := &watcher{Watch: w, dial: dial, resolver: &net.Resolver{PreferGo: true}, report: Report{Last: map[string]time.Time{}}}
 	switch w.Kind {
 	case "resolve":

@@ -126,21 +126,21 @@ func (l *lab) containers(ctx context.Context) ([]string, error) {
 }
 
 // task is a line of service ps.
-type task struct{ node, state, ports string }
+type task struct{ id, node, state, ports string }
 
 // tasks are those of a service that shall run.
 func tasks(ctx context.Context, at *guest, service string) ([]task, error) {
-	out, err := at.swarm(ctx, "service", "ps", "--filter", "desired-state=running", "--format", "{{.Node}}|{{.CurrentState}}|{{.Ports}}", service)
+	out, err := at.swarm(ctx, "service", "ps", "--filter", "desired-state=running", "--no-trunc", "--format", "{{.ID}}|{{.Node}}|{{.CurrentState}}|{{.Ports}}", service)
 	if err != nil {
 		return nil, err
 	}
 	var all []task
 	for line := range strings.Lines(out) {
 		f := strings.Split(strings.TrimSpace(line), "|")
-		if len(f) != 3 {
+		if len(f) != 4 {
 			return nil, fmt.Errorf("service ps says %q", line)
 		}
-		all = append(all, task{f[0], f[1], f[2]})
+		all = append(all, task{f[0], f[1], f[2], f[3]})
 	}
 	return all, nil
 }
@@ -150,10 +150,8 @@ var publishedPort = regexp.MustCompile(`:(\d+)->`)
 
 // endpoints are the base addresses of all that is published.
 func (l *lab) endpoints(ctx context.Context, at *guest) ([]string, error) {
-	addresses := map[string]string{}
 	var all []string
 	for _, g := range l.guests {
-		addresses[g.name] = g.address
 		all = append(all, "http://"+g.address+":"+strconv.Itoa(webPort))
 	}
 	spread, err := tasks(ctx, at, "spread")
@@ -161,11 +159,22 @@ func (l *lab) endpoints(ctx context.Context, at *guest) ([]string, error) {
 		return nil, err
 	}
 	for _, t := range spread {
-		port := publishedPort.FindStringSubmatch(t.ports)
-		if port == nil {
-			return nil, fmt.Errorf("a task on %s publishes no port: %q", t.node, t.ports)
+		url, err := l.endpoint(t)
+		if err != nil {
+			return nil, err
 		}
-		all = append(all, "http://"+addresses[t.node]+":"+port[1])
+		all = append(all, url)
 	}
 	return all, nil
+}
+
+// endpoint is the base address of a task that its node publishes.
+func (l *lab) endpoint(t task) (string, error) {
+	port := publishedPort.FindStringSubmatch(t.ports)
+	for _, g := range l.guests {
+		if g.name == t.node && port != nil {
+			return "http://" + g.address + ":" + port[1], nil
+		}
+	}
+	return "", fmt.Errorf("a task on %q publishes no port: %q", t.node, t.ports)
 }

@@ -108,7 +108,10 @@ func (l *lab) settledAgain(ctx context.Context, at, g *guest) error {
 	if err != nil {
 		return err
 	}
-	_, err = answers(ctx, l)
+	if _, err = answers(ctx, l); err != nil {
+		return err
+	}
+	_, err = l.connected(ctx)
 	return err
 }
 

@@ -19,6 +19,8 @@ func steps() []step {
 		{"service", 8 * time.Minute, createServices},
 		{"every guest answers", time.Minute, answers},
 		{"limits", time.Minute, limited},
+		{"overlay", 6 * time.Minute, overlay},
+		{"overlay on a bad line", 6 * time.Minute, badLine},
 		{"systemctl restart", 5 * time.Minute, restart},
 		{"upgrade", 8 * time.Minute, upgrade},
 		{"reboot", 20 * time.Minute, rebootEach},

@@ -5,14 +5,22 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 )
 
 // uninstall takes swarm off every guest, the last ones by force: then there is no cluster to leave in order.
 func uninstall(ctx context.Context, l *lab) (string, error) {
-	for _, service := range []string{"web", "spread"} {
+	for _, service := range []string{"web", "spread", "front", "back"} {
 		if _, err := l.guests[0].swarm(ctx, "service", "rm", service); err != nil {
 			return "", err
 		}
+	}
+	_, err := eventually(ctx, time.Minute, func(ctx context.Context) error {
+		_, err := l.guests[0].swarm(ctx, "network", "rm", "lan") // Refused while a task is on it.
+		return err
+	})
+	if err != nil {
+		return "", err
 	}
 	for _, g := range slices.Backward(l.guests) {
 		if _, err := g.swarm(ctx, "uninstall", "--purge", "--force"); err != nil {
