@@ -37,6 +37,8 @@ type DaemonOptions struct {
 	// an image that nothing uses stays, 0: for ever.
 	CleanStart, CleanStop int
 	ImageAge              time.Duration
+	// RaftTimeout is how long a manager hears nothing from its leader before it seeks another.
+	RaftTimeout time.Duration
 	// LogLevel is debug, info, warn or error; LogFormat text or json.
 	LogLevel, LogFormat string
 	// LogFile is written to instead of standard error, and set aside when it has grown; empty: standard error.
@@ -90,6 +92,7 @@ func (a *app) newDaemon() *cobra.Command {
 	f.IntVar(&o.CleanStart, "disk-clean-start", 85, "Percentage of the disk in use at which images and logs that nothing needs are removed")
 	f.IntVar(&o.CleanStop, "disk-clean-stop", 75, "Percentage of the disk in use at which that ends")
 	f.DurationVar(&o.ImageAge, "image-max-age", 720*time.Hour, "How long an image stays that nothing uses; 0: until the disk fills")
+	f.DurationVar(&o.RaftTimeout, "raft-timeout", 500*time.Millisecond, "How long a manager hears nothing from its leader before it seeks another: the same on all of them, more on slow hosts and lines")
 	f.Var(&level, "log-level", `Least level to log ("debug", "info", "warn", "error")`)
 	f.Var(&format, "log-format", `Format of the log ("text", "json")`)
 	f.StringVar(&o.LogFile, "log-file", "", "File to log to instead of standard error, set aside as FILE.1 at 10 MB")
@@ -102,6 +105,9 @@ func (a *app) newDaemon() *cobra.Command {
 	completeChoices(c, "cgroup-driver", cgroupDrivers)
 	return c
 }
+
+// minRaftTimeout is what a busy host may be silent for.
+const minRaftTimeout = 100 * time.Millisecond
 
 // DefaultStateDir is where a daemon keeps what must survive a reboot, and DefaultRunDir what need not.
 const (
@@ -142,6 +148,8 @@ func (o *DaemonOptions) validate() error {
 		return invalid("--run-dir %s is too long for sockets in it: use at most %d characters", o.RunDir, maxSocketPath)
 	case o.CleanStop < 1 || o.CleanStart > 100 || o.CleanStop > o.CleanStart:
 		return invalid("--disk-clean-start %d and --disk-clean-stop %d: give percentages from 1 to 100, the first not less than the second", o.CleanStart, o.CleanStop)
+	case o.RaftTimeout < minRaftTimeout:
+		return invalid("--raft-timeout %s is less than %s: leaders would be lost that are there", o.RaftTimeout, minRaftTimeout)
 	case o.ImageAge < 0:
 		return invalid("--image-max-age %s is negative: give a duration such as 720h, or 0", o.ImageAge)
 	case strings.ContainsAny(o.MachineID, " \t\n/"):

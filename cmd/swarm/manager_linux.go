@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sync/errgroup"
@@ -55,6 +56,7 @@ func (p *parts) newManager(b node.Base, g node.Gossip, rows []*swarmv1.Change) (
 	}
 	m.store, err = raftstore.Open(raftstore.Config{
 		NodeID: b.Membership.NodeID, ClusterID: b.Membership.ClusterID, Dir: b.Dir, Bootstrap: err == nil, Build: version, Sealer: ring,
+		Timeouts: raftTimeouts(p.options.RaftTimeout),
 	}, raftstore.Deps{Log: b.Log, Listener: b.Listener.Raft(), Dial: dialRaft, Conn: conn})
 	if err != nil {
 		return nil, err
@@ -74,6 +76,12 @@ func (p *parts) newManager(b node.Base, g node.Gossip, rows []*swarmv1.Change) (
 	}
 	m.Manager = manager.New(manager.Config{NodeID: b.Membership.NodeID}, deps)
 	return m, nil
+}
+
+// raftTimeouts keeps Raft's proportions: a leader that is out of touch steps down before another can be elected. What
+// waits for a leader waits for a few elections.
+func raftTimeouts(silence time.Duration) raftstore.Timeouts {
+	return raftstore.Timeouts{Heartbeat: silence, Election: silence, Lease: silence / 2, Leader: max(5*time.Second, 4*silence)}
 }
 
 // Run blocks until ctx ends. The store goes last, and hands leadership over before.
