@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -66,6 +67,8 @@ func startGuest(ctx context.Context, o options, b base, dir, cargo string, i int
 		"-device", "virtserialport,chardev=agent,name="+portName,
 		"-device", "virtio-rng-pci", "-serial", "file:"+g.console)
 	g.process.Stdout, g.process.Stderr = log, log
+	// Where the kernel shares its processors between sessions, each guest is one.
+	g.process.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := g.process.Start(); err != nil {
 		return nil, err
 	}

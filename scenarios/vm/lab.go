@@ -15,6 +15,7 @@ import (
 // lab is the machines of a run, and what steps have left for later ones.
 type lab struct {
 	dir    string
+	binary string // swarm, as this machine runs it
 	guests []*guest
 	mu     sync.Mutex // guards before
 	// before is what each guest was like before swarm came.
@@ -23,7 +24,7 @@ type lab struct {
 
 // newLab lays the network and boots the guests, all at once.
 func newLab(ctx context.Context, o options) (_ *lab, err error) {
-	l := &lab{before: map[string]inventory{}}
+	l := &lab{binary: o.binary, before: map[string]inventory{}}
 	defer func() {
 		if err != nil {
 			l.close()

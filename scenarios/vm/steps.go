@@ -35,11 +35,16 @@ const (
 	spreadReplicas = 3
 	// heartbeat is rare enough that a daemon which is away for as long as emulated processors make of a restart is not lost.
 	heartbeat = "10s"
+	// settings are the daemon's, as an administrator makes them, for the same reason.
+	settings = "SWARM_DAEMON_ARGS=--raft-timeout=3s"
 )
 
 func boot(ctx context.Context, l *lab) (string, error) {
 	err := l.each(func(g *guest) error {
 		if err := g.settled(ctx); err != nil {
+			return err
+		}
+		if _, err := g.sh(ctx, "echo '"+settings+"' >/etc/default/swarm"); err != nil {
 			return err
 		}
 		inv, err := takeInventory(ctx, g)
