@@ -9,7 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"swarm/internal/pause"
 	"swarm/scenarios/traffic"
 )
 
@@ -78,7 +77,7 @@ func (l *lab) stayReady(ctx context.Context) (views int, err error) {
 				}
 			}
 		}
-		if err := pause.For(ctx, askEvery); err != nil {
+		if err := pause(ctx, askEvery); err != nil {
 			return 0, err
 		}
 	}
