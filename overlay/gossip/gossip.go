@@ -176,6 +176,11 @@ func New(cfg Config, deps Deps) (*Gossip, error) {
 	return g, nil
 }
 
+// exchangeInterval is how often this node and another tell each other all that they know, in clusters of up to 32; in
+// larger ones it is longer. News goes round in a bounded number of packets to members by lot: in a small cluster that
+// many join at once, about one in a hundred times somebody is missed, and only the exchange tells him.
+const exchangeInterval = 10 * time.Second
+
 func (g *Gossip) serfConfig(cfg Config) *serf.Config {
 	ml := memberlist.DefaultLANConfig()
 	ml.Transport = g.deps.Transport
@@ -184,6 +189,7 @@ func (g *Gossip) serfConfig(cfg Config) *serf.Config {
 	ml.ProbeInterval, ml.ProbeTimeout = cfg.ProbeInterval, cfg.ProbeTimeout
 	ml.SuspicionMult, ml.GossipInterval = cfg.SuspicionMult, cfg.GossipInterval
 	ml.TCPTimeout = 3 * time.Second
+	ml.PushPullInterval = exchangeInterval
 	ml.Keyring = g.ring
 	ml.GossipVerifyIncoming, ml.GossipVerifyOutgoing = true, true
 	// A host that comes back with another address may have its name again.

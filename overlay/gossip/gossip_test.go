@@ -85,6 +85,10 @@ func newCluster(t *testing.T) *cluster {
 	return &cluster{t: t, net: newNetwork()}
 }
 
+// allKnow is how long news may take to everybody: packets may miss a member, and the first exchange of all that is known
+// comes between one and two intervals after the start.
+const allKnow = 20 * time.Second
+
 // five runs fn on a cluster of five, in a bubble of its own time.
 func five(t *testing.T, fn func(t *testing.T, c *cluster, nodes []*node)) {
 	t.Helper()
@@ -101,7 +105,7 @@ func five(t *testing.T, fn func(t *testing.T, c *cluster, nodes []*node)) {
 			nodes = append(nodes, n)
 		}
 		for _, n := range nodes {
-			n.await(t, 5*time.Second, "n1 alive, n2 alive, n3 alive, n4 alive, n5 alive")
+			n.await(t, allKnow, "n1 alive, n2 alive, n3 alive, n4 alive, n5 alive")
 		}
 		fn(t, c, nodes)
 	})
@@ -281,7 +285,7 @@ func TestReturn_WithAnotherAddress(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, n := range nodes {
-			n.await(t, 5*time.Second, "n1 alive, n2 alive, n3 alive, n4 alive, n5 alive")
+			n.await(t, allKnow, "n1 alive, n2 alive, n3 alive, n4 alive, n5 alive")
 		}
 		if m, _ := nodes[1].Member("n5"); m.Addr.String() != "10.0.0.15:7946" {
 			t.Errorf("n5 came back as %+v", m)
