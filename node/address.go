@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"fmt"
 	"net"
 	"net/netip"
@@ -67,6 +68,38 @@ func advertise(given string, defaultPort uint16, addrs hostAddrs) (addr string, 
 		return choose(map[string][]netip.Addr{host: of}, port)
 	}
 	return choose(all, port)
+}
+
+// leadsHere refuses to advertise an address of some other host. One that NAT leads here is none of this host's either: as
+// in Docker it is taken when there is no doubt what it leads to, the address to listen on or the only one that there is.
+func (n *Node) leadsHere(addr, listenHost string) error {
+	given, err := netip.ParseAddr(addr)
+	if err != nil || given.IsLoopback() {
+		return err
+	}
+	if listen, err := netip.ParseAddr(listenHost); err == nil && !listen.IsUnspecified() {
+		return nil
+	}
+	all, err := n.addrs()
+	if err != nil {
+		return fmt.Errorf("list addresses: %w", err)
+	}
+	var own []string
+	for _, of := range all {
+		for _, a := range of {
+			if a == given {
+				return nil
+			}
+			if a.Is4() == given.Is4() {
+				own = append(own, a.String())
+			}
+		}
+	}
+	if len(own) == 1 {
+		return nil
+	}
+	slices.Sort(own)
+	return invalid("advertise address %s is none of this host's (%s): give one of them, or name the one that it leads to with --listen-addr", addr, cmp.Or(strings.Join(own, ", "), "it has none of that kind"))
 }
 
 // choose refuses to guess.

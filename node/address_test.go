@@ -1,6 +1,7 @@
 package node
 
 import (
+	"net"
 	"net/netip"
 	"strings"
 	"testing"
@@ -71,6 +72,7 @@ func TestPlace_ListensWhereItIsTold(t *testing.T) {
 		{"10.0.0.1", "0.0.0.0:3000", "0.0.0.0 0 10.0.0.1:3000"},
 		{"192.0.2.7:4000", "10.0.0.1:3000", "10.0.0.1 3000 192.0.2.7:4000"}, // behind a port forwarding
 		{"eth0", "eth1", "10.0.1.1 0 10.0.0.1:2377"},
+		{"127.0.0.1", "", " 0 127.0.0.1:2377"},
 	} {
 		m, err := n.place(c.advertise, c.listen, "", 0)
 		if err != nil {
@@ -81,10 +83,28 @@ func TestPlace_ListensWhereItIsTold(t *testing.T) {
 			t.Errorf("place(%q, %q) = %q, want %q", c.advertise, c.listen, got, c.want)
 		}
 	}
+	_, err := n.place("192.0.2.7", "0.0.0.0:2377", "", 0)
+	if want := "192.0.2.7 is none of this host's (10.0.0.1, 10.0.1.1)"; !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), want) {
+		t.Errorf("another host's address: got %v, want %q", err, want)
+	}
+	one := &Node{addrs: host(map[string][]string{"eth0": {"10.0.0.1"}})}
+	if m, err := one.place("192.0.2.7", "", "", 0); err != nil || m.Addr != "192.0.2.7" {
+		t.Errorf("the only address is behind NAT: %+v, %v", m, err)
+	}
 	if _, err := n.place("eth0", "nowhere", "", 0); !errdefs.IsInvalidArgument(err) {
 		t.Errorf("listen on an interface that is not: %v", err)
 	}
 	if _, err := n.place("eth0", "", "", 70000); !errdefs.IsInvalidArgument(err) {
 		t.Errorf("gossip port 70000: %v", err)
+	}
+}
+
+func TestBound_IsReachedFromWithin(t *testing.T) {
+	for given, want := range map[string]string{
+		"0.0.0.0:2377": "127.0.0.1:2377", "[::]:2377": "127.0.0.1:2377", "10.0.0.1:3000": "10.0.0.1:3000", "[2001:db8::1]:2377": "[2001:db8::1]:2377",
+	} {
+		if got := bound(net.TCPAddrFromAddrPort(netip.MustParseAddrPort(given))); got != want {
+			t.Errorf("bound(%s) = %s, want %s", given, got, want)
+		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"slices"
 	"strconv"
@@ -305,11 +306,21 @@ func (m *member) managers() []Peer {
 	return state.Managers
 }
 
+// bound is where a host reaches what it listens on itself. The address that it advertises may lead to it through NAT, and
+// then need not do so from within.
+func bound(listener net.Addr) string {
+	at, err := netip.ParseAddrPort(listener.String())
+	if err == nil && at.Addr().IsUnspecified() {
+		return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), at.Port()).String()
+	}
+	return listener.String()
+}
+
 // resolve finds a node's address: itself, as replicated, as remembered.
 func (m *member) resolve(nodeID string) (string, bool) {
 	state := m.remembered()
 	if nodeID == state.NodeID {
-		return Peer{Addr: state.Addr, Port: state.Port}.HostPort(), true
+		return bound(m.ln.Addr()), true
 	}
 	if manager, _ := m.managing(); manager != nil {
 		if p, ok := manager.Resolve(nodeID); ok {

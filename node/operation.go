@@ -49,6 +49,9 @@ func (n *Node) place(advertiseAddr, listenAddr, dataPathAddr string, gossipPort 
 	if err != nil {
 		return Membership{}, err
 	}
+	if err := n.leadsHere(addr, listenHost); err != nil {
+		return Membership{}, err
+	}
 	dataPath := addr
 	if dataPathAddr != "" {
 		if dataPath, _, err = advertise(dataPathAddr, port, n.addrs); err != nil {
@@ -105,6 +108,7 @@ func (n *Node) Init(ctx context.Context, req *swarmv1.InitRequest) (*swarmv1.Ini
 	state.Managers = []Peer{{NodeID: state.NodeID, Addr: state.Addr, Port: state.Port}}
 	key, csr, err := newKey()
 	if err != nil {
+		_ = ln.Close()
 		return nil, err
 	}
 	founded, err := n.deps.Found(FoundRequest{
