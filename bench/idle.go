@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"swarm/dev"
+	"swarm/internal/pause"
 )
 
 // idleFor is how long nothing is asked of a cluster that is measured at rest.
@@ -54,7 +55,7 @@ func idle(ctx context.Context, e env) error {
 
 // rest waits until nothing has happened for a while, and gives the processor time that this took.
 func rest(ctx context.Context, h dev.Host) (time.Duration, error) {
-	if err := wait(ctx, 25*time.Second); err != nil { // what the start, the joins and the load have begun comes to its end
+	if err := pause.For(ctx, 25*time.Second); err != nil { // what the start, the joins and the load have begun comes to its end
 		return 0, err
 	}
 	all, err := processes(h)
@@ -65,22 +66,11 @@ func rest(ctx context.Context, h dev.Host) (time.Duration, error) {
 	if err != nil {
 		return 0, err
 	}
-	if err := wait(ctx, idleFor); err != nil {
+	if err := pause.For(ctx, idleFor); err != nil {
 		return 0, err
 	}
 	after, err := cpu(all)
 	return after - before, err
-}
-
-func wait(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }
 
 // fifty measures what 50 containers on the worker add: their shims, and by how much the daemon and the runtime grow.
@@ -117,7 +107,7 @@ func fifty(ctx context.Context, c *cluster) error {
 	if err := create(ctx, c, w, spec, n); err != nil {
 		return err
 	}
-	if err := wait(ctx, idleFor); err != nil {
+	if err := pause.For(ctx, idleFor); err != nil {
 		return err
 	}
 	after, shims, err := measure()

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 
+	"swarm/internal/pause"
 	"swarm/manager/ca"
 	"swarm/manager/control"
 	"swarm/manager/dispatch"
@@ -142,7 +143,7 @@ func (m *Manager) Ready(ctx context.Context) error {
 		if err := ctx.Err(); err != nil {
 			return fmt.Errorf("wait for this manager's vote: %w", err)
 		}
-		sleep(ctx, readyPause)
+		_ = pause.For(ctx, readyPause)
 	}
 	_, err := m.store.ReadIndex(ctx)
 	return err
@@ -204,7 +205,7 @@ func (m *Manager) persist(ctx context.Context, name string, duty func(context.Co
 		}
 		m.log.Warn("a duty of the leader begins anew", "duty", name, "err", err)
 		if !errors.Is(err, raftstore.ErrResync) {
-			sleep(ctx, dutyPause)
+			_ = pause.For(ctx, dutyPause)
 		}
 	}
 }

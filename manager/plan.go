@@ -111,12 +111,3 @@ func refusals(results []error) (out []error) {
 func (p *plans) pause(ctx context.Context, d time.Duration) error {
 	return p.wait(ctx, time.Now().Add(d))
 }
-
-func sleep(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
-	}
-}

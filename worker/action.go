@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/errdefs"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"swarm/internal/pause"
 	"swarm/internal/spec"
 	"swarm/internal/task"
 	swarmv1 "swarm/proto/swarm/v1"
@@ -43,7 +44,7 @@ func (t *taskLoop) perform(ctx context.Context, action task.Action) outcome {
 	case task.Prepare:
 		out = t.prepare(ctx)
 	case task.Delay:
-		if d := t.startAfter(); d > 0 && !pause(ctx, d) {
+		if d := t.startAfter(); d > 0 && pause.For(ctx, d) != nil {
 			return outcome{event: task.Look}
 		}
 		return outcome{event: task.Due}
@@ -117,7 +118,7 @@ func (t *taskLoop) pull(ctx context.Context, rev *swarmv1.Revision) error {
 		wait := backoff(try-1, pullFirst, pullLimit)
 		t.w.deps.Log.Warn("pull image", "task", t.id, "err", err, "again", wait)
 		t.ails(fmt.Sprintf("%v; trying again in %.0f s (attempt %d)", err, math.Ceil(wait.Seconds()), try))
-		if !pause(ctx, wait) {
+		if pause.For(ctx, wait) != nil {
 			return err
 		}
 	}
@@ -293,7 +294,7 @@ func (t *taskLoop) wait(ctx context.Context) outcome {
 		}
 		if err != nil {
 			t.w.deps.Log.Warn("wait for container", "task", t.id, "err", err)
-			pause(ctx, backoff(try, 100*time.Millisecond, retryLimit))
+			_ = pause.For(ctx, backoff(try, 100*time.Millisecond, retryLimit))
 			continue
 		}
 		out := outcome{event: task.Ended, exit: &exit}
@@ -345,7 +346,7 @@ func (t *taskLoop) drain(ctx context.Context) {
 		served = served || p.GetPublishMode() != swarmv1.PortConfig_HOST
 	}
 	if ready && served && elsewhere {
-		pause(ctx, drainFor)
+		_ = pause.For(ctx, drainFor)
 	}
 }
 
@@ -432,7 +433,7 @@ func (t *taskLoop) tryOften(ctx context.Context, what string, do func() error) e
 			return err
 		}
 		t.w.deps.Log.Warn(what, "task", t.id, "err", err)
-		if !pause(ctx, backoff(try, retryFirst, retryLimit)) {
+		if pause.For(ctx, backoff(try, retryFirst, retryLimit)) != nil {
 			return err
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"swarm/internal/pause"
 	"swarm/internal/task"
 	swarmv1 "swarm/proto/swarm/v1"
 )
@@ -81,7 +82,7 @@ func (w *Worker) restoreNetwork(ctx context.Context, mem *remembered) error {
 			return nil
 		}
 		w.deps.Log.Error("restore networks", "err", err)
-		if !pause(ctx, backoff(try, 100*time.Millisecond, 5*time.Second)) {
+		if pause.For(ctx, backoff(try, 100*time.Millisecond, 5*time.Second)) != nil {
 			return errors.Join(err, ctx.Err())
 		}
 	}
@@ -153,7 +154,7 @@ func (w *Worker) retry(ctx context.Context, what string, do func() error) bool {
 			return false
 		}
 		w.deps.Log.Warn(what, "err", err)
-		if !pause(ctx, backoff(try, 100*time.Millisecond, 5*time.Second)) {
+		if pause.For(ctx, backoff(try, 100*time.Millisecond, 5*time.Second)) != nil {
 			return false
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/containerd/errdefs"
 	"google.golang.org/grpc"
 
+	"swarm/internal/pause"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -44,7 +45,7 @@ func (w *Worker) connect(ctx context.Context) error {
 				continue
 			}
 		}
-		if !pause(ctx, backoff(round, firstBackoff, w.cfg.MaxBackoff)) {
+		if pause.For(ctx, backoff(round, firstBackoff, w.cfg.MaxBackoff)) != nil {
 			break
 		}
 		round++

@@ -1,7 +1,6 @@
 package worker
 
 import (
-	"context"
 	"math/rand/v2"
 	"time"
 
@@ -16,18 +15,6 @@ func backoff(try int, first, limit time.Duration) time.Duration {
 		d = first << try
 	}
 	return d/2 + rand.N(d/2+1)
-}
-
-// pause waits for d; false when ctx ended first.
-func pause(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }
 
 // final says that doing the same again will not help.

@@ -16,6 +16,7 @@ import (
 	bolterrors "go.etcd.io/bbolt/errors"
 
 	"swarm/internal/disk"
+	"swarm/internal/pause"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -183,7 +184,7 @@ func (s *state) run(ctx context.Context) error {
 				break
 			}
 			s.log.Error("write worker state", "err", err)
-			if !pause(ctx, backoff(try, 100*time.Millisecond, 5*time.Second)) {
+			if pause.For(ctx, backoff(try, 100*time.Millisecond, 5*time.Second)) != nil {
 				return s.flush()
 			}
 		}

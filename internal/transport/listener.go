@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+
+	"swarm/internal/pause"
 )
 
 const (
@@ -151,7 +153,7 @@ func (l *Listener) Run(ctx context.Context, ln net.Listener) error {
 				return err
 			}
 			l.deps.Log.Warn("accept", "err", err) // out of file descriptors, mostly: it passes
-			if !pause(ctx, backoff) {
+			if pause.For(ctx, backoff) != nil {
 				return nil
 			}
 			backoff = min(2*backoff, time.Second)
@@ -316,15 +318,3 @@ func (q *queue) Close() error {
 }
 
 func (q *queue) Addr() net.Addr { return q.addr }
-
-// pause waits for d; false when ctx ended first.
-func pause(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
-}

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"swarm/internal/pause"
 	"swarm/internal/task"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
@@ -162,12 +163,5 @@ func (l *logs) read(ctx context.Context, node, id string, o *swarmv1.LogOptions)
 
 func reopenPause(ctx context.Context, try int) error {
 	d := min(reopenFirst<<min(try, 10), reopenLimit)
-	timer := time.NewTimer(d/2 + rand.N(d/2+1))
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	return pause.For(ctx, d/2+rand.N(d/2+1))
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"swarm/internal/pause"
 	"swarm/internal/task"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
@@ -103,7 +104,7 @@ func (c *committer) commit(ctx context.Context, entries []entry) {
 		}
 		if ctx.Err() == nil {
 			c.log.Warn("reports of workers wait for the leader", "attempt", attempt, "err", err)
-			c.pause(ctx, commitPause<<min(attempt, commitPauses))
+			_ = pause.For(ctx, commitPause<<min(attempt, commitPauses))
 		}
 	}
 	if ctx.Err() != nil {
@@ -118,15 +119,6 @@ func (c *committer) commit(ctx context.Context, entries []entry) {
 		if _, err := c.store.WaitIndex(ctx, index); err == nil { // or they would be made from the same rows again
 			c.add(again...)
 		}
-	}
-}
-
-func (c *committer) pause(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
 	}
 }
 

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"swarm/internal/pause"
 )
 
 // The agent and its link talk in lines of JSON.
@@ -86,7 +88,7 @@ func openPort(ctx context.Context) (*os.File, error) {
 		if !errors.Is(err, os.ErrNotExist) {
 			return f, err
 		}
-		if err := pause(ctx, 50*time.Millisecond); err != nil {
+		if err := pause.For(ctx, 50*time.Millisecond); err != nil {
 			return nil, err
 		}
 	}

@@ -170,15 +170,3 @@ func command(ctx context.Context, limit time.Duration, name string, args ...stri
 	}
 	return nil
 }
-
-// pause waits, or returns the context's error.
-func pause(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}

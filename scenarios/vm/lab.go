@@ -10,6 +10,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"swarm/internal/pause"
 )
 
 // lab is the machines of a run, and what steps have left for later ones.
@@ -128,7 +130,7 @@ func eventually(ctx context.Context, limit time.Duration, f func(context.Context
 		if ctx.Err() == nil || last == nil {
 			last = err
 		}
-		if pause(ctx, 100*time.Millisecond) != nil {
+		if pause.For(ctx, 100*time.Millisecond) != nil {
 			return 0, fmt.Errorf("not after %v: %w", limit, last)
 		}
 	}

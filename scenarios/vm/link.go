@@ -10,6 +10,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"swarm/internal/pause"
 )
 
 // errRebooted ends a command whose guest went down under it.
@@ -38,7 +40,7 @@ func dialLink(ctx context.Context, socket string) (*link, error) {
 			go l.read()
 			return l, nil
 		}
-		if pause(ctx, 50*time.Millisecond) != nil {
+		if pause.For(ctx, 50*time.Millisecond) != nil {
 			return nil, fmt.Errorf("qemu does not serve the agent's port: %w", err)
 		}
 	}

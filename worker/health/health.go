@@ -14,6 +14,7 @@ import (
 
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"swarm/internal/pause"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -111,7 +112,7 @@ func (p *Prober) UntilHealthy(ctx context.Context) error {
 				return fmt.Errorf("unhealthy: %w", err)
 			}
 		}
-		if !pause(ctx, wait) {
+		if pause.For(ctx, wait) != nil {
 			return ctx.Err()
 		}
 	}
@@ -123,7 +124,7 @@ func (p *Prober) UntilSick(ctx context.Context) error {
 		p.began, p.healthy = time.Now(), true
 	}
 	for {
-		if !pause(ctx, p.cfg.interval) {
+		if pause.For(ctx, p.cfg.interval) != nil {
 			return ctx.Err()
 		}
 		err := p.once(ctx)
@@ -152,15 +153,4 @@ func (p *Prober) once(ctx context.Context) error {
 		return fmt.Errorf("health check took longer than %s", p.cfg.timeout)
 	}
 	return err
-}
-
-func pause(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }

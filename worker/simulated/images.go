@@ -14,6 +14,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 
+	"swarm/internal/pause"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/worker"
 )
@@ -63,7 +64,7 @@ func (i *Images) Pull(ctx context.Context, req worker.PullRequest, progress func
 			return nil, err
 		}
 	}
-	if err := pause(ctx, i.Delay); err != nil {
+	if err := pause.For(ctx, i.Delay); err != nil {
 		return nil, err
 	}
 	name, _, _ := strings.Cut(req.Ref, "@")
@@ -83,7 +84,7 @@ func (i *Images) Push(ctx context.Context, req worker.PushRequest, _ func(*swarm
 	if !i.holdsRef(req.Ref) {
 		return fmt.Errorf("push image %s: %w", req.Ref, errdefs.ErrNotFound)
 	}
-	return pause(ctx, i.Delay)
+	return pause.For(ctx, i.Delay)
 }
 
 func (i *Images) put(image *swarmv1.Image, blob []byte) {

@@ -17,6 +17,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"swarm/internal/pause"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/worker"
 )
@@ -79,26 +80,12 @@ func (r *Runtime) fail(op, taskID string) error {
 	return r.cfg.Fail(op, taskID)
 }
 
-func pause(ctx context.Context, d time.Duration) error {
-	if d <= 0 {
-		return ctx.Err()
-	}
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
 // Prepare implements worker.Runtime.
 func (r *Runtime) Prepare(ctx context.Context, c worker.Container) error {
 	if err := r.fail("prepare", c.Task.Id); err != nil {
 		return err
 	}
-	if err := pause(ctx, r.cfg.Delays.Prepare); err != nil {
+	if err := pause.For(ctx, r.cfg.Delays.Prepare); err != nil {
 		return err
 	}
 	if image := c.Spec().Image; r.images != nil && !r.images.holdsRef(image) {
@@ -117,7 +104,7 @@ func (r *Runtime) Start(ctx context.Context, taskID string) (worker.Started, err
 	if err := r.fail("start", taskID); err != nil {
 		return worker.Started{}, err
 	}
-	if err := pause(ctx, r.cfg.Delays.Start); err != nil {
+	if err := pause.For(ctx, r.cfg.Delays.Start); err != nil {
 		return worker.Started{}, err
 	}
 	r.mu.Lock()
@@ -278,7 +265,7 @@ func (r *Runtime) Remove(ctx context.Context, taskID string) error {
 	if err := r.fail("remove", taskID); err != nil {
 		return err
 	}
-	if err := pause(ctx, r.cfg.Delays.Remove); err != nil {
+	if err := pause.For(ctx, r.cfg.Delays.Remove); err != nil {
 		return err
 	}
 	r.mu.Lock()

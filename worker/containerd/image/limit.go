@@ -7,6 +7,8 @@ import (
 	"io"
 	"sync"
 	"time"
+
+	"swarm/internal/pause"
 )
 
 // limitBurst is how much time's worth of bytes may go at once after a rest.
@@ -32,14 +34,7 @@ func (l *limiter) wait(ctx context.Context, n int) error {
 	l.free = l.free.Add(time.Duration(float64(n) / float64(l.rate) * float64(time.Second)))
 	free := l.free
 	l.mu.Unlock()
-	timer := time.NewTimer(time.Until(free))
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	return pause.For(ctx, time.Until(free))
 }
 
 // limited reads at the limiter's pace.
