@@ -190,6 +190,9 @@ func (c *crowd) answers(victim dev.Host) {
 	if out, err := c.run("node", "update", "--label-add", "asked=full", victim.Name); err != nil && !strings.Contains(out, "cannot write its disk") {
 		c.t.Errorf("write through %s: %v", victim.Name, err)
 	}
+	if _, err := c.run("image", "load", "-i", filepath.Join(c.images, "hello.tar")); err == nil || !strings.Contains(err.Error(), "its disk is full: make room") {
+		c.t.Errorf("load an image on %s: got %v, want a refusal", victim.Name, err)
+	}
 }
 
 var missingNotice = regexp.MustCompile(`^swarm: (\d+) lines are missing here: `)

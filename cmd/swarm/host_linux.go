@@ -110,7 +110,7 @@ func (h *host) newContainers() error {
 	}
 	h.runtime, h.execs = rt, rt
 	h.store, err = image.New(image.Config{Insecure: h.options.InsecureRegistries, CertsDirs: h.options.RegistryCertsDirs, PeerBandwidth: h.options.PeerBandwidth}, image.Deps{
-		Log: h.log, Client: h.client, Peers: h.peers.holders, PeerTransport: h.peers,
+		Log: h.log, Client: h.client, Peers: h.peers.holders, PeerTransport: h.peers, Room: h.disk.Room,
 	})
 	h.images = h.store
 	return err

@@ -62,7 +62,7 @@ func (p *parts) newManager(b node.Base, g node.Gossip, rows []*swarmv1.Change) (
 		return nil, err
 	}
 	deps := manager.Deps{
-		Log: b.Log, Store: m.store, Gossip: hearsay{m.gossip}, Conn: conn, Images: imagesOf{p.host.images},
+		Log: b.Log, Store: m.store, Gossip: hearsay{m.gossip}, Conn: conn, Images: imagesOf{p.host},
 		RaftAnswers: func(ctx context.Context, nodeID string) error {
 			c, err := dialRaft(ctx, nodeID)
 			if err != nil {
@@ -247,16 +247,21 @@ func (h hearsay) Changed() <-chan struct{} {
 }
 
 // imagesOf fits the node's image store to the control API.
-type imagesOf struct{ store worker.ImageStore }
+type imagesOf struct{ host *host }
 
-func (i imagesOf) Load(ctx context.Context, r io.Reader, _ int64, name string, progress func(*swarmv1.ImageProgress)) ([]*swarmv1.Image, error) {
-	return i.store.Load(ctx, r, name, progress)
+func (i imagesOf) Load(ctx context.Context, r io.Reader, size int64, name string, progress func(*swarmv1.ImageProgress)) ([]*swarmv1.Image, error) {
+	if i.host.disk != nil {
+		if err := i.host.disk.Room(size); err != nil {
+			return nil, fmt.Errorf("node %s: %w", i.host.options.Hostname, err)
+		}
+	}
+	return i.host.images.Load(ctx, r, name, progress)
 }
 
 func (i imagesOf) Pull(ctx context.Context, reference, auth string, progress func(*swarmv1.ImageProgress)) (*swarmv1.Image, error) {
-	return i.store.Pull(ctx, worker.PullRequest{Ref: reference, Auth: auth}, progress)
+	return i.host.images.Pull(ctx, worker.PullRequest{Ref: reference, Auth: auth}, progress)
 }
 
 func (i imagesOf) Push(ctx context.Context, reference, auth string, progress func(*swarmv1.ImageProgress)) error {
-	return i.store.Push(ctx, worker.PushRequest{Ref: reference, Auth: auth}, progress)
+	return i.host.images.Push(ctx, worker.PushRequest{Ref: reference, Auth: auth}, progress)
 }

@@ -3,13 +3,16 @@
 package disk
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 )
 
@@ -55,13 +58,19 @@ func TestWatch_FullAndBack(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if err := errors.Join(w.Room(0), w.Room(1<<20)); err != nil {
+		t.Errorf("there is room: %v", err)
+	}
+	if err := w.Room(99 << 20); !errdefs.IsResourceExhausted(err) || !strings.Contains(err.Error(), "too little for another") {
+		t.Errorf("room for nearly all of the disk: got %v, want a refusal", err)
+	}
 	reserve := filepath.Join(dir, reserveFile)
 	if _, err := os.Stat(reserve); err != nil || w.Full() != "" {
 		t.Fatalf("at first: %q, reserve: %v", w.Full(), err)
 	}
 	changed := w.Changed()
 	fill(t, filepath.Join(dir, "other"))
-	if err := w.look(); err != nil {
+	if _, err := w.look(); err != nil {
 		t.Fatal(err)
 	}
 	select {
@@ -73,7 +82,7 @@ func TestWatch_FullAndBack(t *testing.T) {
 		t.Fatalf("full: %q, and the reserve is still there", w.Full())
 	}
 	// What the reserve gave makes no room.
-	if err := w.look(); err != nil || w.Full() == "" {
+	if _, err := w.look(); err != nil || w.Full() == "" {
 		t.Fatalf("full, on the second look: %q, %v", w.Full(), err)
 	}
 	if err := os.WriteFile(filepath.Join(dir, "state"), make([]byte, 1<<20), 0o600); err != nil {
@@ -82,7 +91,7 @@ func TestWatch_FullAndBack(t *testing.T) {
 	if err := os.Remove(filepath.Join(dir, "other")); err != nil {
 		t.Fatal(err)
 	}
-	if err := w.look(); err != nil {
+	if _, err := w.look(); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(reserve); err != nil || w.Full() != "" {

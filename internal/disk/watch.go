@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/docker/go-units"
 	"golang.org/x/sys/unix"
 )
@@ -38,12 +39,15 @@ type Watch struct {
 	full    bool
 	kept    bool // the reserve is there
 	changed chan struct{}
+
+	complaint string // the last that was logged; Run's
 }
 
-// NewWatch looks once, so that Full is right from the start.
+// NewWatch looks once, so that Full is right from the start. A reserve that cannot be kept is left to Run.
 func NewWatch(dir string, log *slog.Logger) (*Watch, error) {
 	w := &Watch{dir: dir, log: log, changed: make(chan struct{})}
-	return w, w.look()
+	_, err := w.look()
+	return w, err
 }
 
 // Run looks until ctx ends.
@@ -53,13 +57,24 @@ func (w *Watch) Run(ctx context.Context) error {
 	for {
 		select {
 		case <-tick.C:
-			if err := w.look(); err != nil {
-				w.log.Warn("the disk cannot be judged", "err", err)
-			}
+			reserve, err := w.look()
+			w.complain(errors.Join(reserve, err))
 		case <-ctx.Done():
 			return nil
 		}
 	}
+}
+
+// complain logs what is wrong once, not every second.
+func (w *Watch) complain(err error) {
+	text := ""
+	if err != nil {
+		text = err.Error()
+	}
+	if text != w.complaint && text != "" {
+		w.log.Warn("the disk is watched only in part", "err", text)
+	}
+	w.complaint = text
 }
 
 // Dir is the folder.
@@ -85,6 +100,19 @@ func (w *Watch) Full() string {
 	return fmt.Sprintf("its disk is full: make room on the file system of %s (%s), or run `swarm system prune`", w.dir, units.HumanSize(float64(w.space.Total)))
 }
 
+// Room refuses what the disk has no room for: so many bytes, or any number when it is 0.
+func (w *Watch) Room(bytes int64) error {
+	if full := w.Full(); full != "" {
+		return errdefs.ErrResourceExhausted.WithMessage(full)
+	}
+	space, err := w.Now()
+	if err != nil || bytes <= 0 || uint64(bytes)+leastFree(space) <= space.Free {
+		return err
+	}
+	return errdefs.ErrResourceExhausted.WithMessage(fmt.Sprintf("its disk has %s left, too little for another %s: make room on the file system of %s, or run `swarm system prune`",
+		units.HumanSize(float64(space.Free)), units.HumanSize(float64(bytes)), w.dir))
+}
+
 // Changed is closed when Full says something else. Ask for the channel before asking Full.
 func (w *Watch) Changed() <-chan struct{} {
 	w.mu.Lock()
@@ -92,10 +120,11 @@ func (w *Watch) Changed() <-chan struct{} {
 	return w.changed
 }
 
-func (w *Watch) look() error {
+// look judges the disk, or says why it cannot; reserve is what is wrong with the reserve.
+func (w *Watch) look() (reserve, err error) {
 	space, err := Of(w.dir)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -109,9 +138,9 @@ func (w *Watch) look() error {
 			"path", w.dir, "free", space.Free, "total", space.Total)
 	}
 	if w.full {
-		return w.releaseLocked()
+		return w.releaseLocked(), nil
 	}
-	return w.keepLocked()
+	return w.keepLocked(), nil
 }
 
 // judgeLocked: full is a little room, not none, so that what runs can go on; and there must be clearly more before it is

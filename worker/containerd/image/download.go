@@ -42,6 +42,7 @@ type download struct {
 	log     *slog.Logger
 	board   *board
 	tell    func(*swarmv1.ImageProgress) // may be nil
+	room    func(bytes int64) error
 	// coming is told which blobs will be fetched, and sets landed, which is told of each that is here.
 	coming func([]ocispec.Descriptor)
 	landed func(digest string)
@@ -71,6 +72,15 @@ func (d *download) run(ctx context.Context) (ocispec.Descriptor, error) {
 	}
 	all := children
 	children = d.missing(ctx, all)
+	var size int64
+	for _, c := range children {
+		size += c.Size
+	}
+	if size > 0 {
+		if err := d.room(size); err != nil {
+			return ocispec.Descriptor{}, err
+		}
+	}
 	d.board = newBoard(d.tell, layerComes, children)
 	for _, c := range all {
 		word := layerHeld

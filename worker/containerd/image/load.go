@@ -18,6 +18,7 @@ import (
 	"github.com/containerd/errdefs"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"swarm/internal/disk"
 	"swarm/internal/spec"
 	swarmv1 "swarm/proto/swarm/v1"
 )
@@ -112,6 +113,8 @@ func (r *metered) explain(err error) error {
 	switch {
 	case r.err != nil:
 		return fmt.Errorf("read archive: %w", r.err)
+	case disk.IsFull(err):
+		return errdefs.ErrResourceExhausted.WithMessage("the disk of this node filled meanwhile: make room, or run `swarm system prune`, and load it again")
 	case errdefs.IsCanceled(err), errdefs.IsDeadlineExceeded(err), errdefs.IsUnavailable(err), errdefs.IsUnknown(err), errdefs.IsResourceExhausted(err):
 		return fmt.Errorf("store blobs: %w", err) // containerd's
 	case r.meter.current == 0:

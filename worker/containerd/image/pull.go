@@ -154,9 +154,20 @@ func (c *catalog) lacks(names []string, o order) bool {
 	})
 }
 
+// room refuses what the disk has no room for.
+func (s *Store) room(bytes int64) error {
+	if s.deps.Room == nil {
+		return nil
+	}
+	if err := s.deps.Room(bytes); err != nil {
+		return &localError{err}
+	}
+	return nil
+}
+
 // fetch gets what is missing of an image and keeps it. What a failed attempt got is kept for the next.
 func (s *Store) fetch(ctx context.Context, o order, tell func(*swarmv1.ImageProgress)) (err error) {
-	d := &download{order: o, store: s.client.ContentStore(), sources: s.sources(ctx, o), log: s.log, tell: tell, board: newBoard(tell, "", nil), dropped: map[source]bool{}}
+	d := &download{order: o, store: s.client.ContentStore(), sources: s.sources(ctx, o), log: s.log, tell: tell, board: newBoard(tell, "", nil), room: s.room, dropped: map[source]bool{}}
 	ctx, release, err := s.leased(ctx, o.ref.Digest)
 	if err != nil {
 		return err

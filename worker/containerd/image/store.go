@@ -48,6 +48,8 @@ type Deps struct {
 	PeerTransport http.RoundTripper
 	// Keychain finds credentials when a pull brings none. Nil: Docker's config.json and its helpers.
 	Keychain authn.Keychain
+	// Room refuses what the disk has no room for: so many bytes, or any number when it is 0. Nil: there always is.
+	Room func(bytes int64) error
 }
 
 // Store implements worker.ImageStore.
