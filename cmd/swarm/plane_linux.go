@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,6 +20,7 @@ import (
 	"swarm/overlay/mesh"
 	"swarm/overlay/nft"
 	"swarm/overlay/plane"
+	"swarm/overlay/probe"
 	"swarm/overlay/resolve"
 	"swarm/overlay/vip"
 	"swarm/worker"
@@ -63,6 +65,7 @@ func (p *parts) newOverlay(b node.Base, g *gossipMember) (*overlay, error) {
 	if o.fabric, err = p.host.newFabric(underlay, b.Membership.DataPathPort); err != nil {
 		return nil, err
 	}
+	p.host.bridge.Forbid(cmp.Or(b.Membership.DataPathPort, probe.DefaultDataPort))
 	o.Plane = plane.New(plane.Deps{
 		Log: b.Log, Directory: o.directory, Bridge: p.host.bridge, Fabric: o.fabric, Tables: o.tables,
 		Names: o.names, Mesh: o.meshes.get, Gossip: g.report,

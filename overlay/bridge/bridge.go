@@ -45,6 +45,8 @@ type Config struct {
 	MTU int
 	// FirstPort and LastPort bound the ports that the node chooses; default 30000-32767.
 	FirstPort, LastPort uint16
+
+	forbidden uint16
 }
 
 func (c Config) withDefaults() (Config, error) {
@@ -81,7 +83,7 @@ type Attachment struct {
 	Isolated bool
 	// Interface is the name inside the namespace; default "eth0". A task with other networks has this one last.
 	Interface string
-	// Apart keeps the task from others that are apart: the bridge is its way out, not a network that it is on.
+	// Apart keeps the task from all others: the bridge is its way out, not a network that it is on.
 	Apart bool
 	// NoEgress tasks only answer, at their published ports.
 	NoEgress bool
@@ -147,6 +149,10 @@ func New(cfg Config, deps Deps) (*Bridge, error) {
 		live:  make(map[string]*attached),
 	}, nil
 }
+
+// Forbid has tasks send nothing to a UDP port, here or elsewhere: where hosts take what comes from each other's addresses for
+// frames of an overlay network, a task could write into networks that it is not on. Called before any Attach or Restore.
+func (b *Bridge) Forbid(udpPort uint16) { b.cfg.forbidden = udpPort }
 
 func (b *Bridge) take(ctx context.Context) (release func(), err error) {
 	select {
@@ -376,7 +382,7 @@ func (b *Bridge) mend(t *attached) error {
 	if b.net.plugged(t) {
 		return nil
 	}
-	if err := b.net.unplug(t.TaskID); err != nil {
+	if err := b.net.discard(t.TaskID); err != nil {
 		return err
 	}
 	return b.net.plug(t)

@@ -4,7 +4,9 @@ package bridge_test
 
 import (
 	"context"
+	"errors"
 	"net/netip"
+	"os"
 	"testing"
 
 	"swarm/overlay/bridge"
@@ -82,8 +84,19 @@ func TestDetach_PutsForwardingBack(t *testing.T) {
 }
 
 func TestAttach_LegOfATaskWithOtherNetworks(t *testing.T) {
+	for _, filtered := range []string{"0", "1"} {
+		t.Run("bridge-nf-call-iptables="+filtered, func(t *testing.T) { legOfATaskWithOtherNetworks(t, filtered) })
+	}
+}
+
+// As beside dockerd, or not: the filter of bridges shows the host's rules what goes from port to port.
+func legOfATaskWithOtherNetworks(t *testing.T, filtered string) {
 	w := newWorld(t)
 	w.dual()
+	keys := map[string]string{"bridge/bridge-nf-call-iptables": filtered, "bridge/bridge-nf-call-ip6tables": filtered}
+	if err := w.host.SetSysctls(keys); err != nil && !errors.Is(err, os.ErrNotExist) {
+		t.Fatal(err)
+	}
 	l := w.listen(w.client, 90)
 	w.answer(l, "world")
 	attach := func(a bridge.Attachment) bridge.Result {
@@ -98,8 +111,10 @@ func TestAttach_LegOfATaskWithOtherNetworks(t *testing.T) {
 	if a.Interface != "eth2" || b.Interface != "eth1" {
 		t.Errorf("interfaces %s and %s, want eth2 and eth1", a.Interface, b.Interface)
 	}
+	plain := attach(bridge.Attachment{TaskID: "plain"})
 	w.serve(a, "a", 80)
 	w.serve(b, "b", 80)
+	w.serve(plain, "plain", 80)
 	for _, restarted := range []bool{false, true} {
 		if restarted {
 			w.restart()
@@ -107,6 +122,7 @@ func TestAttach_LegOfATaskWithOtherNetworks(t *testing.T) {
 				return w.b.Restore(context.Background(), []bridge.Held{
 					{Attachment: bridge.Attachment{TaskID: "a", Interface: "eth2", Apart: true}, Result: a},
 					{Attachment: bridge.Attachment{TaskID: "b", Interface: "eth1", Apart: true, NoEgress: true, Ports: b.Ports}, Result: b},
+					{Attachment: bridge.Attachment{TaskID: "plain"}, Result: plain},
 				})
 			})
 		}
@@ -115,9 +131,21 @@ func TestAttach_LegOfATaskWithOtherNetworks(t *testing.T) {
 		wantAnswer(t, "no way out, but published", w.client, hostAddr+":8080", "b "+clientAddr)
 		wantAnswer(t, "no way out, but published, IPv6", w.client, "["+hostAddr6+"]:8080", "b "+clientAddr6)
 		wantAnswer(t, "published, from a task", w.in(a), hostAddr+":8080", "b "+b.Gateway.String())
+		wantAnswer(t, "published, from a task on the bridge", w.in(plain), hostAddr+":8080", "b "+b.Gateway.String())
 		wantNoAnswer(t, "no way out", w.in(b), clientAddr+":90")
 		wantNoAnswer(t, "no way out, IPv6", w.in(b), "["+clientAddr6+"]:90")
 		wantNoAnswer(t, "tasks that are apart", w.in(a), b.Address.Addr().String()+":80")
 		wantNoAnswer(t, "tasks that are apart, IPv6", w.in(b), "["+a.Address6.Addr().String()+"]:80")
+		for from, to := range map[*bridge.Result]bridge.Result{&plain: a, &a: plain} {
+			wantNoAnswer(t, "one apart and one not, from "+from.Interface, w.in(*from), to.Address.Addr().String()+":80")
+			wantNoAnswer(t, "one apart and one not, IPv6, from "+from.Interface, w.in(*from), "["+to.Address6.Addr().String()+"]:80")
+		}
+	}
+	// Nor by the host: a task that may set routes, or write frames, would ask it.
+	for from, to := range map[*bridge.Result]bridge.Result{&plain: a, &a: plain} {
+		if err := w.in(*from).Do(func() error { return addRoute(to.Address.Addr().String()+"/32", from.Gateway.String()) }); err != nil {
+			t.Fatal(err)
+		}
+		wantNoAnswer(t, "one apart and one not, by the host", w.in(*from), to.Address.Addr().String()+":80")
 	}
 }

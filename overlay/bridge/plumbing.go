@@ -24,8 +24,9 @@ import (
 const (
 	// defaultInterface is what a task calls its end of the cable when it has no other.
 	defaultInterface = "eth0"
-	// cablePrefix begins the names of the host's ends.
+	// cablePrefix begins the names of the host's ends, apartPrefix those of tasks that are apart: the rules tell them by it.
 	cablePrefix = "swb-"
+	apartPrefix = "swa-"
 )
 
 // plumbing is the bridge device with its cables, and the rules.
@@ -79,6 +80,7 @@ func (b *Bridge) ensureUp(published map[netip.Addr]use) error {
 		return err
 	}
 	b.net.subnet, b.net.subnet6, b.net.mtu = b.cfg.Subnet, b.cfg.Subnet6, b.cfg.MTU
+	b.net.forbidden = b.cfg.forbidden
 	if err := b.net.ensureBridge(); err != nil {
 		return fmt.Errorf("bridge %s: %w", b.cfg.BridgeName, err)
 	}
@@ -237,11 +239,19 @@ func (p *plumbing) group() uint32 {
 	return binary.BigEndian.Uint32(sum[:])>>1 | 1
 }
 
+// port names the host's end of a task's cable.
+func port(t *attached) string {
+	if t.Apart {
+		return cable.PortName(apartPrefix, t.TaskID)
+	}
+	return cable.PortName(cablePrefix, t.TaskID)
+}
+
 // cable is a task's connection.
 func (p *plumbing) cable(t *attached) cable.Cable {
 	r := t.Result
 	c := cable.Cable{
-		Port: cable.PortName(cablePrefix, t.TaskID), Bridge: p.index, Group: p.group(), MTU: p.mtu, Isolated: t.Apart,
+		Port: port(t), Bridge: p.index, Group: p.group(), MTU: p.mtu,
 		Interface: r.Interface, MAC: macOf(r.Address.Addr()), Addresses: []netip.Prefix{r.Address}, Gateways: []netip.Addr{r.Gateway},
 	}
 	if r.Address6.IsValid() {
@@ -267,16 +277,23 @@ func (p *plumbing) plugged(t *attached) bool {
 	return c.Whole(p.h, t.Result.Netns)
 }
 
-// unplug takes the task's cable off the bridge; it goes with the task's namespace.
+// unplug takes the task's cable off the bridge, of which of the names it is; it goes with the task's namespace.
 func (p *plumbing) unplug(taskID string) error {
-	return cable.Unplug(p.h, cable.PortName(cablePrefix, taskID))
+	return errors.Join(
+		cable.Unplug(p.h, cable.PortName(cablePrefix, taskID)), cable.Unplug(p.h, cable.PortName(apartPrefix, taskID)))
+}
+
+// discard removes the task's cable at once.
+func (p *plumbing) discard(taskID string) error {
+	return errors.Join(
+		cable.Delete(p.h, cable.PortName(cablePrefix, taskID)), cable.Delete(p.h, cable.PortName(apartPrefix, taskID)))
 }
 
 // removeStrayCables deletes the cables of tasks that are not in live.
 func (p *plumbing) removeStrayCables(live map[string]*attached) error {
 	keep := make(map[string]bool, len(live))
-	for id := range live {
-		keep[cable.PortName(cablePrefix, id)] = true
+	for _, t := range live {
+		keep[port(t)] = true
 	}
 	links, err := hostnet.Complete(func() ([]netlink.Link, error) { return p.h.LinkList() })
 	if err != nil {
@@ -285,7 +302,8 @@ func (p *plumbing) removeStrayCables(live map[string]*attached) error {
 	var errs []error
 	for _, l := range links {
 		a := l.Attrs()
-		if a.Group == p.group() && strings.HasPrefix(a.Name, cablePrefix) && !keep[a.Name] {
+		ours := strings.HasPrefix(a.Name, cablePrefix) || strings.HasPrefix(a.Name, apartPrefix)
+		if a.Group == p.group() && ours && !keep[a.Name] {
 			errs = append(errs, cable.Delete(p.h, a.Name))
 		}
 	}

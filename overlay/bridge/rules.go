@@ -3,6 +3,7 @@
 package bridge
 
 import (
+	"encoding/binary"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -28,15 +29,23 @@ const portDst = 2
 //	      `any` if it is an address of the host
 //	back (postrouting), nat: masquerade what leaves the bridge for elsewhere, and
 //	      published ports used by the host's loopback or from the bridge itself
-//	fence (forward), moat (input): who is in `inner` only answers
+//	fence (forward), moat (input): who is in `inner` only answers; fence marks what `apart` lets through;
+//	      neither lets a task send to the port where hosts take each other's frames
+//
+// A table of the same name in the bridge family keeps apart what never comes to the host's own hooks:
+//
+//	apart (forward): nothing goes to or comes from a task that is apart, other than by the host
+//	door (input): what is sent to the host is for the host, or for elsewhere: not for a neighbour
 //
 // Ports come and go as elements: the rules are the same for any number of them.
 type rules struct {
 	bridge string
 	// subnet, and its like in IPv6, which is not valid where the host has no IPv6.
 	subnet, subnet6 netip.Prefix
-	log             *slog.Logger
-	conn            nft.Conn
+	// forbidden is the UDP port that tasks send nothing to; 0: none.
+	forbidden uint16
+	log       *slog.Logger
+	conn      nft.Conn
 }
 
 // use is what the rules know of a task.
@@ -129,8 +138,9 @@ func (r *rules) sync(uses map[netip.Addr]use) error {
 		for _, ch := range r.chains() {
 			ch.write(c, t)
 		}
+		r.syncFrames(c)
 		if err := c.Flush(); err != nil {
-			return fmt.Errorf("write nftables table %s (the kernel needs nf_tables with inet, nat and fib): %w", t.Name, err)
+			return fmt.Errorf("write nftables table %s (the kernel needs nf_tables with inet, bridge, nat and fib): %w", t.Name, err)
 		}
 		return nil
 	})
@@ -187,8 +197,16 @@ func (r *rules) chains() []*chain {
 	back := &chain{"back", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource, nil}
 	fence := &chain{"fence", nftables.ChainTypeFilter, nftables.ChainHookForward, nftables.ChainPriorityFilter, nil}
 	moat := &chain{"moat", nftables.ChainTypeFilter, nftables.ChainHookInput, nftables.ChainPriorityFilter, nil}
+	fence.add(r.markRedirected())
 	from := func(op expr.CmpOp, name string) []expr.Any { return nft.Interface(expr.MetaKeyIIFNAME, op, name) }
 	to := func(op expr.CmpOp) []expr.Any { return nft.Interface(expr.MetaKeyOIFNAME, op, r.bridge) }
+	for _, ch := range []*chain{fence, moat} {
+		if r.forbidden != 0 {
+			ch.add(from(expr.CmpOpEq, r.bridge), nft.Protocol(expr.CmpOpEq, unix.IPPROTO_UDP),
+				&expr.Payload{DestRegister: nft.Reg, Base: expr.PayloadBaseTransportHeader, Offset: portDst, Len: 2},
+				nft.Equal(binary.BigEndian.AppendUint16(nil, r.forbidden)), &expr.Verdict{Kind: expr.VerdictDrop})
+		}
+	}
 	for _, f := range nft.Families() {
 		subnet := r.subnet
 		loopback := netip.MustParsePrefix("127.0.0.0/8")
@@ -233,8 +251,10 @@ func lookup(f nft.Family, s *nftables.Set, skip int) []expr.Any {
 
 // remove takes away our table and our rules in others' chains.
 func (r *rules) remove() error {
-	if err := nft.RemoveTable(&r.conn, r.table()); err != nil {
-		return err
+	for _, t := range []*nftables.Table{r.table(), r.frames()} {
+		if err := nft.RemoveTable(&r.conn, t); err != nil {
+			return err
+		}
 	}
 	return r.accepts().Remove(&r.conn)
 }
@@ -258,10 +278,12 @@ func (r *rules) check(uses map[netip.Addr]use) error {
 
 // intact compares what is cheap to compare: the chains' lengths and the sets' sizes.
 func (r *rules) intact(c *nftables.Conn, uses map[netip.Addr]use) (bool, error) {
-	for _, ch := range r.chains() {
-		rules, err := c.GetRules(r.table(), &nftables.Chain{Name: ch.name, Table: r.table()})
-		if err != nil || len(rules) != len(ch.rules) {
-			return false, err
+	for t, chains := range map[*nftables.Table][]*chain{r.table(): r.chains(), r.frames(): r.frameChains()} {
+		for _, ch := range chains {
+			rules, err := c.GetRules(t, &nftables.Chain{Name: ch.name, Table: t})
+			if err != nil || len(rules) != len(ch.rules) {
+				return false, err
+			}
 		}
 	}
 	for _, f := range nft.Families() {

@@ -51,8 +51,6 @@ type Cable struct {
 	Addresses []netip.Prefix
 	// Gateways of the default routes, at most one of each family.
 	Gateways []netip.Addr
-	// Isolated ports of a bridge pass nothing to each other.
-	Isolated bool
 }
 
 // PortName derives the name of a task's port; prefix tells the makers apart.
@@ -77,11 +75,6 @@ func (c Cable) Plug(near *netlink.Handle, container *netns.Namespace) error {
 	}
 	if err := container.SetSysctls(c.ipv6Sysctls()); err != nil && (c.hasIPv6() || !errors.Is(err, os.ErrNotExist)) {
 		return err
-	}
-	if c.Isolated {
-		if err := c.isolate(near); err != nil {
-			return err
-		}
 	}
 	if err := c.configure(far); err != nil {
 		return err
@@ -143,17 +136,6 @@ func (c Cable) configure(far *netlink.Handle) error {
 		if err := far.RouteAdd(&netlink.Route{LinkIndex: eth.Attrs().Index, Gw: gw.AsSlice()}); err != nil {
 			return fmt.Errorf("route by %s: %w", gw, err)
 		}
-	}
-	return nil
-}
-
-func (c Cable) isolate(near *netlink.Handle) error {
-	port, err := near.LinkByName(c.Port)
-	if err == nil {
-		err = near.LinkSetIsolated(port, true)
-	}
-	if err != nil {
-		return fmt.Errorf("isolate cable %s: %w", c.Port, err)
 	}
 	return nil
 }

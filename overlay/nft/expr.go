@@ -41,6 +41,14 @@ func Families() []Family {
 // Of tells whether the address is of the family.
 func (f Family) Of(a netip.Addr) bool { return a.BitLen() == int(f.Len)*8 }
 
+// EtherType is the family's in a frame.
+func (f Family) EtherType() uint16 {
+	if f.Len == 4 {
+		return unix.ETH_P_IP
+	}
+	return unix.ETH_P_IPV6
+}
+
 // Words is how many 4-byte registers an address fills.
 func (f Family) Words() int { return int(f.Len / 4) }
 
