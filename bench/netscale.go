@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"swarm/dev"
+	"swarm/internal/pause"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -132,7 +133,7 @@ func (s *scaleBench) grow(ctx context.Context) error {
 		return err
 	}
 	for running := uint64(0); running < scaleServices; {
-		if err := wait(ctx, 500*time.Millisecond); err != nil {
+		if err := pause.For(ctx, 500*time.Millisecond); err != nil {
 			return err
 		}
 		all, err := s.c.control.ListServices(ctx, &swarmv1.ListRequest{})

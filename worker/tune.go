@@ -7,6 +7,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"swarm/internal/pause"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -30,7 +31,7 @@ func (t *taskLoop) tune(ctx context.Context) {
 			return
 		}
 		t.w.deps.Log.Warn("change limits", "task", t.id, "err", err)
-		if !pause(ctx, backoff(try, 100*time.Millisecond, retryLimit)) {
+		if pause.For(ctx, backoff(try, 100*time.Millisecond, retryLimit)) != nil {
 			return
 		}
 	}
