@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"swarm/internal/pause"
 	"swarm/scenarios/traffic"
 )
 
@@ -77,7 +78,7 @@ func (l *lab) stayReady(ctx context.Context) (views int, err error) {
 				}
 			}
 		}
-		if err := pause(ctx, askEvery); err != nil {
+		if err := pause.For(ctx, askEvery); err != nil {
 			return 0, err
 		}
 	}
