@@ -126,6 +126,8 @@ type Plane struct {
 	// turn is taken by whoever programs changes. The rest belongs to it.
 	turn    sync.Mutex
 	pending directory.Changes
+	// meshOwed: the mesh is not as it should be.
+	meshOwed bool
 	// seen are the services as they were programmed last: what has gone is known only from here.
 	seen map[string]directory.Service
 	// local are addresses on the node's own network of tasks that the mesh sends to.
@@ -206,9 +208,8 @@ func (p *Plane) connect(ctx context.Context, t *attached) error {
 	if len(t.Overlays) == 0 {
 		return nil
 	}
-	if err := p.catchUp(ctx); err != nil {
-		return err
-	}
+	// What fails there may be another task's or the mesh's alone, and stays pending: Run tries again, and says so.
+	_ = p.catchUp(ctx)
 	if err := p.program(ctx, t, func() vip.Table { return p.table(t) }); err != nil {
 		return err
 	}
@@ -316,18 +317,26 @@ func (p *Plane) update(ctx context.Context, t *attached, changed vip.Table, gone
 	return p.write(t, func() error { return p.deps.Tables.Update(ctx, t.Result.Netns, changed, gone) })
 }
 
+// write notes whether the task has all of them.
 func (p *Plane) write(t *attached, do func() error) error {
+	return p.inside(t, func() error {
+		err := do()
+		t.behind.Store(err != nil)
+		return err
+	})
+}
+
+// inside changes the task's namespace, unless the task was detached meanwhile.
+func (p *Plane) inside(t *attached, change func() error) error {
 	t.turn.Lock()
 	defer t.turn.Unlock()
 	p.mu.Lock()
 	current := p.tasks[t.TaskID] == t
 	p.mu.Unlock()
-	if !current { // Detached meanwhile.
+	if !current {
 		return nil
 	}
-	err := do()
-	t.behind.Store(err != nil)
-	if err != nil {
+	if err := change(); err != nil {
 		return fmt.Errorf("task %s: %w", t.TaskID, err)
 	}
 	return nil

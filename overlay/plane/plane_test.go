@@ -292,10 +292,46 @@ func TestWhatFailedIsTriedAgain(t *testing.T) {
 	})
 }
 
+// That a service was published is known only once: a failure must not leave its port open.
+func TestFailureForgetsNoPort(t *testing.T) {
+	run(t, func(p *Plane, d *directory.Directory, k *kernel, settled func() []string) {
+		node := &swarmv1.Peering{NodeId: "n1", Addr: "192.0.2.1", MeshAddresses: []string{"10.0.0.2/24"}}
+		d.Apply(puts(
+			&swarmv1.Assignment{Object: &swarmv1.Assignment_Network{Network: &swarmv1.Network{Id: "in", Vni: 65536, Spec: &swarmv1.NetworkSpec{Name: "ingress", Ingress: true}}}},
+			&swarmv1.Assignment{Object: &swarmv1.Assignment_Peering{Peering: node}},
+			&swarmv1.Assignment{Object: &swarmv1.Assignment_Routing{Routing: &swarmv1.Routing{ServiceId: "web", Name: "web", Endpoint: &swarmv1.Endpoint{
+				Ports: []*swarmv1.PortConfig{{PublishedPort: 80, TargetPort: 8080}},
+			}}}}))
+		settled()
+		k.mu.Lock()
+		k.fail["mesh"] = errors.New("no buffer space")
+		k.mu.Unlock()
+		d.Apply([]*swarmv1.AssignmentChange{{Change: &swarmv1.AssignmentChange_Remove{Remove: &swarmv1.AssignmentRef{Kind: swarmv1.AssignmentRef_ROUTING, Id: "web"}}}})
+		settled()
+		k.mu.Lock()
+		clear(k.fail)
+		k.mu.Unlock()
+		time.Sleep(retryAfter) // in the bubble
+		if got := settled(); !slices.Contains(got, "mesh") {
+			t.Errorf("after a failure %q, want a mesh without ports", got)
+		}
+	})
+}
+
+// One task's broken namespace, or the mesh, keeps no other task from starting.
+func TestAttachOutlivesWhatIsBrokenElsewhere(t *testing.T) {
+	p, d, k := newRig()
+	d.Apply(world())
+	k.fail["sync"] = errors.New("no")
+	if _, err := p.Attach(context.Background(), attachment()); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestFailedAttachLeavesNothing(t *testing.T) {
 	p, d, k := newRig()
 	d.Apply(world())
-	for _, piece := range []string{"leg", "sync", "program", "serve"} {
+	for _, piece := range []string{"leg", "program", "serve"} {
 		k.fail = map[string]error{piece: errors.New("no")}
 		if _, err := p.Attach(context.Background(), attachment()); err == nil {
 			t.Errorf("%s failed, and nobody heard", piece)

@@ -9,8 +9,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/containerd/errdefs"
-
 	"swarm/overlay/directory"
 	"swarm/overlay/fabric"
 	"swarm/overlay/vip"
@@ -100,8 +98,11 @@ func (p *Plane) sync(ctx context.Context, changes directory.Changes) error {
 	for _, t := range tasks {
 		p.reset(t, d.gone)
 	}
-	if d.meshed || changes.Peers {
-		errs = append(errs, p.syncMesh(ctx, d.ended))
+	// That a service was published is known only once: a port that could not be given back is owed.
+	if p.meshOwed = p.meshOwed || d.meshed || changes.Peers; p.meshOwed {
+		err := p.syncMesh(ctx, d.ended)
+		p.meshOwed = err != nil
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }
@@ -167,7 +168,7 @@ func (p *Plane) difference(changes directory.Changes) difference {
 		} else {
 			delete(p.seen, id)
 		}
-		d.meshed = d.meshed || was.Meshed() || now.Meshed()
+		d.meshed = d.meshed || was.Meshed() || now.Meshed() || p.sentTo(was)
 		touched := slices.Concat(was.Networks(), now.Networks())
 		slices.Sort(touched)
 		for _, network := range slices.Compact(touched) {
@@ -185,6 +186,11 @@ func (p *Plane) difference(changes directory.Changes) difference {
 		d.leave(was, now)
 	}
 	return d
+}
+
+// sentTo reports whether the mesh was told of a task of the service, though it may publish nothing any more.
+func (p *Plane) sentTo(s directory.Service) bool {
+	return slices.ContainsFunc(s.Tasks, func(b directory.Backend) bool { return len(p.local[b.GetTaskId()]) > 0 })
 }
 
 // leave notes the tasks that a service has no more.
@@ -261,10 +267,6 @@ func (p *Plane) reset(t *attached, gone map[string][]netip.Addr) {
 		return
 	}
 	p.cuts = append(p.cuts, func(ctx context.Context) error {
-		err := p.deps.Tables.Reset(ctx, t.Result.Netns, all)
-		if errdefs.IsNotFound(err) { // Detached meanwhile.
-			return nil
-		}
-		return err
+		return p.inside(t, func() error { return p.deps.Tables.Reset(ctx, t.Result.Netns, all) })
 	})
 }
