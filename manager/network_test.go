@@ -195,6 +195,31 @@ func TestControl_ConcurrentNetworksAndServices(t *testing.T) {
 	})
 }
 
+// A network that is removed while a service is put on it: one of the two is refused.
+func TestControl_NetworkRemovedWhileAServiceJoins(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		r.network("other")
+		for i := range 20 {
+			name := fmt.Sprint("n", i)
+			id := r.network(name).GetId()
+			var both sync.WaitGroup
+			var created, removed error
+			both.Go(func() {
+				_, created = r.admin.CreateService(t.Context(), &swarmv1.CreateServiceRequest{Spec: attached(serviceSpec("s"+name, 1), "other", name)})
+			})
+			both.Go(func() { _, removed = r.admin.RemoveNetwork(t.Context(), &swarmv1.GetRequest{Id: name}) })
+			both.Wait()
+			if (created == nil) == (removed == nil) {
+				t.Fatalf("create: %v, remove: %v", created, removed)
+			}
+			if _, there := r.store.View().Networks.Get(id); there != (created == nil) {
+				t.Errorf("create: %v, and the network is there: %v", created, there)
+			}
+		}
+	})
+}
+
 // What the overlay has to know comes before the task that needs it, and follows what becomes of tasks elsewhere.
 func TestDispatch_TellsTheOverlay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

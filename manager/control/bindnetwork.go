@@ -42,6 +42,24 @@ func bindNetworks(v *raftstore.View, list []*swarmv1.NetworkAttachmentConfig) er
 	return nil
 }
 
+// joinNetworks is what a service's new networks are written with: unchanged, so that one that is removed at the same moment
+// is not. ErrNotFound: a network was removed since the spec was written, as when an old revision returns.
+func joinNetworks(v *raftstore.View, service string, next *swarmv1.ServiceSpec) (changes []*swarmv1.Change, err error) {
+	svc, _ := v.Services.Get(service)
+	current, _ := v.Revision(service, svc.GetRevision())
+	for _, n := range next.GetTaskTemplate().GetNetworks() {
+		if spec.LocalNetwork(n.GetTarget()) || onNetwork(current, n.GetTarget()) {
+			continue
+		}
+		row, ok := v.Networks.Get(n.GetTarget())
+		if !ok {
+			return nil, errdefs.ErrNotFound.WithMessage(fmt.Sprintf("network %s was removed: create it anew, and name it in a service update", n.GetTarget()))
+		}
+		changes = append(changes, raftstore.Update(row.CloneVT()))
+	}
+	return changes, nil
+}
+
 // checkAddresses refuses requested addresses that the network does not have to give.
 func checkAddresses(n *swarmv1.Network, addresses []string) error {
 	plan, err := ipam.Read(n.GetIpam())

@@ -107,7 +107,7 @@ func (s *Server) write(ctx context.Context, version uint64, change func(*raftsto
 			return index, s.seen(ctx, index)
 		}
 		last = err
-		if stale := errdefs.IsAborted(err) || errdefs.IsConflict(err); !errdefs.IsAlreadyExists(err) && (!stale || version != 0) {
+		if stale := errdefs.IsAborted(err) || errdefs.IsConflict(err) || errdefs.IsNotFound(err); !errdefs.IsAlreadyExists(err) && (!stale || version != 0) {
 			return 0, err
 		}
 		if err := s.catchUp(ctx); err != nil {

@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/containerd/errdefs"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -49,8 +50,12 @@ func (s *Server) CreateService(ctx context.Context, req *swarmv1.CreateServiceRe
 		if err != nil {
 			return nil, err
 		}
+		networks, err := joinNetworks(v, id, complete)
+		if err != nil {
+			return nil, err
+		}
 		end := &swarmv1.Endpoint{ServiceId: id, Spec: complete.GetEndpointSpec(), Ports: ports, VirtualIps: vips}
-		return append(append(claims, addresses...), raftstore.Create(svc), raftstore.Create(rev), raftstore.Create(end)), nil
+		return append(slices.Concat(claims, addresses, networks), raftstore.Create(svc), raftstore.Create(rev), raftstore.Create(end)), nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("create service %s: %w", wanted.GetName(), err)
@@ -200,7 +205,11 @@ func (s *Server) reendpoint(v *raftstore.View, id string, next *swarmv1.ServiceS
 	if err != nil {
 		return nil, err
 	}
-	changes = append(changes, addresses...)
+	networks, err := joinNetworks(v, id, next)
+	if err != nil {
+		return nil, err
+	}
+	changes = slices.Concat(changes, addresses, networks)
 	if !ok {
 		return append(changes, raftstore.Create(&swarmv1.Endpoint{ServiceId: id, Spec: next.GetEndpointSpec(), Ports: ports, VirtualIps: vips})), nil
 	}
