@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"fmt"
 	"net/netip"
 	"strings"
 
@@ -9,37 +10,53 @@ import (
 
 const maxPort = 65535
 
-// bound is what of a host a published port takes.
-type bound struct {
-	protocol swarmv1.PortConfig_Protocol
-	port     uint32
-	host     bool
-}
-
 func checkEndpoint(e *swarmv1.EndpointSpec) error {
 	if _, ok := swarmv1.EndpointSpec_Mode_name[int32(e.GetMode())]; !ok {
 		return invalid("endpoint mode %d is not known: use vip or dnsrr", e.GetMode())
 	}
-	seen := make(map[bound]bool, len(e.GetPorts()))
-	for _, p := range e.GetPorts() {
+	for i, p := range e.GetPorts() {
 		if err := checkPort(p); err != nil {
 			return err
 		}
 		if p.GetPublishedPort() == 0 {
 			continue
 		}
-		b := bound{p.GetProtocol(), p.GetPublishedPort(), p.GetPublishMode() == swarmv1.PortConfig_HOST}
-		if seen[b] {
-			return invalid("port %d/%s is published twice: publish each port once", b.port, strings.ToLower(b.protocol.String()))
-		}
-		seen[b] = true
-		other := b
-		other.host = !b.host
-		if seen[other] {
-			return invalid("port %d/%s is published through the mesh and on the host: publish it in one mode", b.port, strings.ToLower(b.protocol.String()))
+		for _, o := range e.GetPorts()[:i] {
+			if err := checkPair(p, o); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
+}
+
+// checkPair refuses two ports of which a host could serve only one. On the way between hosts, a port of the mesh is known by
+// its number alone.
+func checkPair(p, o *swarmv1.PortConfig) error {
+	if p.GetPublishedPort() != o.GetPublishedPort() || p.GetProtocol() != o.GetProtocol() {
+		return nil
+	}
+	name := fmt.Sprintf("%d/%s", p.GetPublishedPort(), strings.ToLower(p.GetProtocol().String()))
+	host, other := p.GetPublishMode() == swarmv1.PortConfig_HOST, o.GetPublishMode() == swarmv1.PortConfig_HOST
+	one, another := hostIP(p), hostIP(o)
+	switch {
+	case host != other:
+		return invalid("port %s is published through the mesh and on the host: publish it in one mode", name)
+	case !one.IsValid() || !another.IsValid() || one == another:
+		return invalid("port %s is published twice: publish each port once", name)
+	case !host:
+		return invalid("port %s is published on two addresses, %s and %s: publish it once, or with mode=host", name, one, another)
+	}
+	return nil
+}
+
+// hostIP is the address that the port is limited to; not valid: it is on all.
+func hostIP(p *swarmv1.PortConfig) netip.Addr {
+	a, err := netip.ParseAddr(p.GetHostIp())
+	if err != nil || a.IsUnspecified() {
+		return netip.Addr{}
+	}
+	return a.Unmap()
 }
 
 func checkPort(p *swarmv1.PortConfig) error {

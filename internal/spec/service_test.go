@@ -107,6 +107,11 @@ var refusals = []struct {
 	{"port taken twice", ports(&swarmv1.PortConfig{TargetPort: 80, PublishedPort: 8080}, &swarmv1.PortConfig{TargetPort: 81, PublishedPort: 8080}), "port 8080/tcp is published twice"},
 	{"port in two modes", ports(&swarmv1.PortConfig{TargetPort: 80, PublishedPort: 8080}, &swarmv1.PortConfig{TargetPort: 81, PublishedPort: 8080, PublishMode: swarmv1.PortConfig_HOST}), "through the mesh and on the host"},
 	{"no target port", ports(&swarmv1.PortConfig{PublishedPort: 8080}), "target port 0 is out of range"},
+	{"port on an address and on all", ports(hostIPPort("192.0.2.1", 81), hostIPPort("", 80)), "port 8080/tcp is published twice"},
+	{"port on one address twice", ports(hostIPPort("192.0.2.1", 81), hostIPPort("192.0.2.2", 80), hostIPPort("::ffff:192.0.2.1", 80)), "port 8080/tcp is published twice"},
+	{"mesh port on two addresses", ports(
+		&swarmv1.PortConfig{TargetPort: 80, PublishedPort: 8080, HostIp: "192.0.2.1"}, &swarmv1.PortConfig{TargetPort: 80, PublishedPort: 8080, HostIp: "192.0.2.2"},
+	), "port 8080/tcp is published on two addresses, 192.0.2.2 and 192.0.2.1: publish it once, or with mode=host"},
 	{"published port", ports(&swarmv1.PortConfig{TargetPort: 80, PublishedPort: 70000}), "published port 70000 is out of range"},
 	{"host ip", ports(&swarmv1.PortConfig{TargetPort: 80, HostIp: "localhost"}), "is not an IP address"},
 	{"mesh without address", func(s *swarmv1.ServiceSpec) {
@@ -256,4 +261,18 @@ func TestSecretConfigNetworkNode(t *testing.T) {
 	wantRefusal(t, "role", err, "use worker or manager")
 	_, err = Node(&swarmv1.NodeSpec{Labels: map[string]string{"": "x"}})
 	wantRefusal(t, "label", err, "has no key")
+}
+
+func hostIPPort(ip string, target uint32) *swarmv1.PortConfig {
+	return &swarmv1.PortConfig{TargetPort: target, PublishedPort: 8080, HostIp: ip, PublishMode: swarmv1.PortConfig_HOST}
+}
+
+func TestService_OnePortOnTwoAddresses(t *testing.T) {
+	s := &swarmv1.ServiceSpec{
+		Name: "dns", TaskTemplate: &swarmv1.TaskSpec{ContainerSpec: &swarmv1.ContainerSpec{Image: "dns"}},
+		EndpointSpec: &swarmv1.EndpointSpec{Ports: []*swarmv1.PortConfig{hostIPPort("192.0.2.1", 80), hostIPPort("2001:db8::1", 80)}},
+	}
+	if _, err := Service(s); err != nil {
+		t.Error(err)
+	}
 }

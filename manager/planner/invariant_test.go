@@ -66,7 +66,7 @@ func (m *model) checkReservations() {
 		u := used[t.NodeId]
 		used[t.NodeId] = sum{u.cpu + res.GetNanoCpus(), u.memory + res.GetMemoryBytes()}
 		for _, p := range rev.Spec.GetEndpointSpec().GetPorts() {
-			k := fmt.Sprintf("%s %v/%d", t.NodeId, p.Protocol, p.PublishedPort)
+			k := t.NodeId + " " + hostPortName(p)
 			if p.PublishMode == swarmv1.PortConfig_HOST && p.PublishedPort != 0 {
 				if ports[k] != "" {
 					m.t.Fatalf("port %s has two tasks:\n%s", k, m.String())

@@ -2,7 +2,9 @@ package planner
 
 import (
 	"cmp"
+	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -28,7 +30,7 @@ type node struct {
 	total int
 	// services counts the task rows here, of any state.
 	services map[*service]int32
-	// ports of the host that are claimed, as "tcp/8080"; nil when none is.
+	// ports of the host that are claimed, as hostPortName spells them; nil when none is.
 	ports map[string]struct{}
 }
 
@@ -157,7 +159,33 @@ func (n *node) take(port string) {
 	n.ports[port] = struct{}{}
 }
 
-// hostPort reads the claim of a host port, "port/<node>/tcp/8080".
+// hostPortName is "tcp/8080" for a port on all addresses of a host, and "tcp/8080/192.0.2.7" for one on that address.
+func hostPortName(p *swarmv1.PortConfig) string {
+	name := strings.ToLower(p.GetProtocol().String()) + "/" + strconv.FormatUint(uint64(p.GetPublishedPort()), 10)
+	if a, err := netip.ParseAddr(p.GetHostIp()); err == nil && !a.IsUnspecified() {
+		name += "/" + a.Unmap().String()
+	}
+	return name
+}
+
+// holds says whether a task has the port, or one that no host can serve beside it.
+func (n *node) holds(port string) bool {
+	if _, taken := n.ports[port]; taken || len(n.ports) == 0 {
+		return taken
+	}
+	if i := strings.LastIndexByte(port, '/'); strings.IndexByte(port, '/') != i { // on one address
+		_, all := n.ports[port[:i]]
+		return all
+	}
+	for other := range n.ports {
+		if strings.HasPrefix(other, port+"/") {
+			return true
+		}
+	}
+	return false
+}
+
+// hostPort reads the claim of a host port, "port/<node>/tcp/8080" or "port/<node>/tcp/8080/<address>".
 func hostPort(key string) (nodeID, port string, ok bool) {
 	rest, ok := strings.CutPrefix(key, "port/")
 	if !ok {

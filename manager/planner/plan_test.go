@@ -285,6 +285,34 @@ func TestPlan_HostPortsAreClaimed(t *testing.T) {
 	}
 }
 
+func TestPlan_HostPortsOfSingleAddresses(t *testing.T) {
+	m := cluster(t, "a")
+	on := func(ip string) func(*swarmv1.ServiceSpec) {
+		return func(s *swarmv1.ServiceSpec) {
+			hostPortOf(53)(s)
+			s.EndpointSpec.Ports[0].HostIp = ip
+		}
+	}
+	for _, step := range []struct {
+		name, ip string
+		runs     int
+	}{
+		{"first", "192.0.2.1", 1}, {"second", "192.0.2.2", 1}, {"third", "::ffff:192.0.2.1", 0}, {"all", "", 0}, {"any", "0.0.0.0", 0},
+	} {
+		m.addService(step.name, replicas(1), on(step.ip))
+		m.settle()
+		if got := m.running(step.name); got != step.runs {
+			t.Errorf("port 53 on %q: %d run, want %d\n%s", step.ip, got, step.runs, m)
+		}
+	}
+	m.edit("first", replicas(0))
+	m.edit("second", replicas(0))
+	m.settle()
+	if got := m.running("third") + m.running("all") + m.running("any"); got != 1 {
+		t.Errorf("when the addresses are free %d run, want 1\n%s", got, m)
+	}
+}
+
 func TestPlan_SpreadOverLabels(t *testing.T) {
 	m := newModel(t)
 	for id, zone := range map[string]string{"a": "x", "b": "x", "c": "x", "d": "y", "e": "z"} {

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -183,7 +182,7 @@ type revision struct {
 	broken      string
 	platforms   []*swarmv1.Platform
 	maxReplicas uint64
-	ports       []string // as "tcp/8080"
+	ports       []string // as hostPortName spells them
 	spread      []spec.Constraint
 	networks    []*swarmv1.NetworkAttachment
 	// asked are the addresses asked for on each of networks; wired: one of these is not node-local.
@@ -229,7 +228,7 @@ func compile(row *swarmv1.Revision) *revision {
 	}
 	for _, port := range row.GetSpec().GetEndpointSpec().GetPorts() {
 		if port.GetPublishMode() == swarmv1.PortConfig_HOST && port.GetPublishedPort() != 0 {
-			r.ports = append(r.ports, strings.ToLower(port.GetProtocol().String())+"/"+strconv.FormatUint(uint64(port.GetPublishedPort()), 10))
+			r.ports = append(r.ports, hostPortName(port))
 		}
 	}
 	r.attach(tmpl.GetNetworks())
