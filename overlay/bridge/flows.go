@@ -8,6 +8,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"swarm/overlay/hostnet"
 )
 
 // forgetUDP drops the tracked flows to published UDP ports: without a handshake,
@@ -24,7 +26,7 @@ func forgetUDP(ports []Port) error {
 	}
 	var errs []error
 	for _, family := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
-		if _, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, family, f); err != nil {
+		if _, err := hostnet.Complete(func() (uint, error) { return netlink.ConntrackDeleteFilters(netlink.ConntrackTable, family, f) }); err != nil {
 			errs = append(errs, fmt.Errorf("forget flows to UDP ports: %w", err))
 		}
 	}

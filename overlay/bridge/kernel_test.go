@@ -14,6 +14,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"swarm/overlay/hostnet"
 	"swarm/overlay/netns"
 )
 
@@ -147,7 +148,7 @@ func (w *world) remains() string {
 	w.t.Helper()
 	var out []string
 	err := w.host.Do(func() error {
-		links, err := netlink.LinkList()
+		links, err := hostnet.Complete(netlink.LinkList)
 		if err != nil {
 			return err
 		}

@@ -198,7 +198,7 @@ func (c Cable) Whole(near *netlink.Handle, container string) bool {
 	if err != nil {
 		return false
 	}
-	addrs, err := far.AddrList(eth, netlink.FAMILY_ALL)
+	addrs, err := hostnet.Complete(func() ([]netlink.Addr, error) { return far.AddrList(eth, netlink.FAMILY_ALL) })
 	return err == nil && !slices.ContainsFunc(c.Addresses, func(want netip.Prefix) bool {
 		return !slices.ContainsFunc(addrs, func(a netlink.Addr) bool { return a.IP.Equal(want.Addr().AsSlice()) })
 	})

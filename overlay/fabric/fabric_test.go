@@ -14,6 +14,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"swarm/overlay/fabric"
+	"swarm/overlay/hostnet"
 	"swarm/overlay/netns"
 )
 
@@ -341,7 +342,7 @@ func flushEntries(pin, port string) error {
 		if err != nil {
 			return err
 		}
-		all, err := netlink.NeighList(l.Attrs().Index, 7)
+		all, err := hostnet.Complete(func() ([]netlink.Neigh, error) { return netlink.NeighList(l.Attrs().Index, 7) })
 		if err != nil {
 			return err
 		}
@@ -400,7 +401,7 @@ func links(t *testing.T, pin string) []netlink.Link {
 	}
 	defer ns.Close()
 	var list []netlink.Link
-	if err := ns.Do(func() (err error) { list, err = netlink.LinkList(); return err }); err != nil {
+	if err := ns.Do(func() (err error) { list, err = hostnet.Complete(netlink.LinkList); return err }); err != nil {
 		t.Fatal(err)
 	}
 	return list

@@ -170,7 +170,7 @@ func (f *Fabric) underlay() (underlay, error) {
 	if f.cfg.Underlay.Is6() {
 		u.local, overhead = netip.IPv6Unspecified(), vxlan.OverheadIPv6
 	}
-	addrs, err := f.host.h.AddrList(nil, netlink.FAMILY_ALL)
+	addrs, err := hostnet.Complete(func() ([]netlink.Addr, error) { return f.host.h.AddrList(nil, netlink.FAMILY_ALL) })
 	if err != nil {
 		return u, fmt.Errorf("list the host's addresses: %w", err)
 	}
@@ -383,7 +383,7 @@ func (n *network) removeStrays() error {
 	for id := range n.legs {
 		keep[cable.PortName(portPrefix, id)] = true
 	}
-	links, err := n.h.LinkList()
+	links, err := hostnet.Complete(n.h.LinkList)
 	if err != nil {
 		return fmt.Errorf("list cables: %w", err)
 	}

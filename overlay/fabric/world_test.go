@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"swarm/overlay/fabric"
+	"swarm/overlay/hostnet"
 	"swarm/overlay/netns"
 	"swarm/overlay/vswitch"
 )
@@ -95,7 +96,7 @@ func onlyIPv6(a netip.Addr) error {
 	if err != nil {
 		return err
 	}
-	old, err := netlink.AddrList(eth, netlink.FAMILY_V4)
+	old, err := hostnet.Complete(func() ([]netlink.Addr, error) { return netlink.AddrList(eth, netlink.FAMILY_V4) })
 	if err != nil {
 		return err
 	}
@@ -288,7 +289,7 @@ func (h *host) remains() string {
 	h.w.t.Helper()
 	var out []string
 	h.do(func() error {
-		links, err := netlink.LinkList()
+		links, err := hostnet.Complete(netlink.LinkList)
 		for _, l := range links {
 			if n := l.Attrs().Name; n != "lo" && n != "eth0" {
 				out = append(out, "interface "+n)

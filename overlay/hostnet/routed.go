@@ -20,7 +20,7 @@ func Routed(without ...string) ([]netip.Prefix, error) {
 	defer h.Close()
 	var out []netip.Prefix
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		routes, err := h.RouteList(nil, family)
+		routes, err := Complete(func() ([]netlink.Route, error) { return h.RouteList(nil, family) })
 		if err != nil {
 			return nil, fmt.Errorf("list the host's routes: %w", err)
 		}

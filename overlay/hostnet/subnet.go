@@ -134,7 +134,7 @@ func WayOutMTU(h *netlink.Handle) (int, error) {
 		if a.Flags&net.FlagLoopback != 0 || a.Flags&net.FlagUp == 0 || a.MasterIndex != 0 {
 			continue
 		}
-		if addrs, err := h.AddrList(l, netlink.FAMILY_V4); err == nil && len(addrs) > 0 {
+		if addrs, err := Complete(func() ([]netlink.Addr, error) { return h.AddrList(l, netlink.FAMILY_V4) }); err == nil && len(addrs) > 0 {
 			mtu = min(mtu, a.MTU)
 		}
 	}

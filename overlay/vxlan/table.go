@@ -3,7 +3,6 @@
 package vxlan
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -11,6 +10,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"swarm/overlay/hostnet"
 	"swarm/overlay/netns"
 )
 
@@ -131,15 +131,8 @@ func (e *Entries) Read() (Table, error) {
 	return t, nil
 }
 
-// list asks again when a change interrupted the kernel's answer.
 func (e *Entries) list(family int) ([]netlink.Neigh, error) {
-	for range 10 {
-		list, err := e.h.NeighList(e.index, family)
-		if !errors.Is(err, netlink.ErrDumpInterrupted) {
-			return list, err
-		}
-	}
-	return nil, netlink.ErrDumpInterrupted
+	return hostnet.Complete(func() ([]netlink.Neigh, error) { return e.h.NeighList(e.index, family) })
 }
 
 func macFrom(hw net.HardwareAddr) (MAC, bool) {
