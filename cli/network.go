@@ -254,7 +254,7 @@ func (a *app) newNetworkPrune() *cobra.Command {
 	c := verb(&cobra.Command{
 		Use: "prune [OPTIONS]", Short: "Remove all unused networks", Args: noArgs, ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(c *cobra.Command, _ []string) error {
-			filter, _, err := parseFilters(filters, "label")
+			filter, rest, err := parseFilters(filters, "label", "until")
 			if err != nil {
 				return err
 			}
@@ -265,6 +265,12 @@ func (a *app) newNetworkPrune() *cobra.Command {
 				}
 			}
 			return a.with(c.Context(), func(cl client) error {
+				if filter.Ids, err = a.networksUntil(c.Context(), cl, rest["until"]); err != nil {
+					return err
+				}
+				if len(rest["until"]) > 0 && len(filter.Ids) == 0 {
+					return nil
+				}
 				r, err := cl.PruneNetworks(c.Context(), &swarmv1.PruneNetworksRequest{Filter: filter})
 				if err != nil {
 					return err
@@ -277,8 +283,34 @@ func (a *app) newNetworkPrune() *cobra.Command {
 		},
 	})
 	c.Flags().BoolVarP(&force, "force", "f", false, "Do not prompt for confirmation")
-	c.Flags().Var(&filterFlag{&filters}, "filter", `Provide filter values (e.g. "label=KEY=VALUE")`)
+	c.Flags().Var(&filterFlag{&filters}, "filter", `Provide filter values (e.g. "until=24h", "label=KEY=VALUE")`)
 	return c
+}
+
+// networksUntil are the networks that were made before all of these times; none: no time is given.
+func (a *app) networksUntil(ctx context.Context, c client, times []string) ([]string, error) {
+	if len(times) == 0 {
+		return nil, nil
+	}
+	r, err := c.ListNetworks(ctx, &swarmv1.ListRequest{})
+	if err != nil {
+		return nil, err
+	}
+	networks := r.Networks
+	for _, text := range times {
+		until, err := parseTime("filter until", text, a.Now())
+		if err != nil {
+			return nil, err
+		}
+		networks = slices.DeleteFunc(networks, func(n *swarmv1.NetworkInfo) bool {
+			return !n.GetNetwork().GetMeta().GetCreatedAt().AsTime().Before(until.AsTime())
+		})
+	}
+	ids := make([]string, len(networks))
+	for i, n := range networks {
+		ids[i] = n.GetNetwork().GetId()
+	}
+	return ids, nil
 }
 
 func (a *app) completeNetworks(c *cobra.Command, _ []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {

@@ -46,7 +46,10 @@ func (s *fakeServer) RemoveNetwork(ctx context.Context, r *swarmv1.GetRequest) (
 	return &swarmv1.RemoveResponse{}, nil
 }
 
-func (s *fakeServer) PruneNetworks(context.Context, *swarmv1.PruneNetworksRequest) (*swarmv1.PruneNetworksResponse, error) {
+func (s *fakeServer) PruneNetworks(_ context.Context, r *swarmv1.PruneNetworksRequest) (*swarmv1.PruneNetworksResponse, error) {
+	if ids := r.GetFilter().GetIds(); len(ids) > 0 {
+		return &swarmv1.PruneNetworksResponse{Removed: ids}, nil
+	}
 	return &swarmv1.PruneNetworksResponse{Removed: []string{"old", "unused"}}, nil
 }
 
@@ -124,6 +127,12 @@ func TestNetworkRmAndPrune(t *testing.T) {
 	}
 	if got := (run{server: networkServer()}).run(t, "network", "prune", "-f"); got.out != "Deleted Networks:\nold\nunused\n" {
 		t.Errorf("prune: got %+v", got)
+	}
+	if got := (run{server: networkServer()}).run(t, "network", "prune", "-f", "--filter", "until=2026-01-02T03:04:06Z"); !strings.Contains(got.out, "net0000000000000000000001") {
+		t.Errorf("prune of what is old: got %+v", got)
+	}
+	if got := (run{server: networkServer()}).run(t, "network", "prune", "-f", "--filter", "until=1969-01-02"); got.out != "" || got.code != 0 {
+		t.Errorf("prune of what is older than all: got %+v", got)
 	}
 	if got := (run{server: networkServer(), stdin: strings.NewReader("n\n")}).run(t, "network", "prune"); got.out != "" || !strings.Contains(got.errOut, "not used by at least one service") {
 		t.Errorf("prune, refused: got %+v", got)

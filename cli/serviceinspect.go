@@ -44,6 +44,9 @@ func (a *app) runServiceInspect(ctx context.Context, o inspectOptions) error {
 				if i > 0 {
 					fmt.Fprintln(a.Out)
 				}
+				if err := nameNetworks(ctx, c, s.GetRevision().GetSpec()); err != nil {
+					return err
+				}
 				writeService(a.Out, s, ago(a.Now(), s.GetService().GetUpdateStatus().GetStartedAt()))
 				continue
 			}

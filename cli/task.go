@@ -41,7 +41,7 @@ var taskListing = listing{
 		{"Error", "ERROR"},
 		{"Ports", "PORTS"},
 	},
-	more: []column{{"ServiceID", "SERVICE ID"}, {"NodeID", "NODE ID"}, {"State", "STATE"}, {"Slot", "SLOT"}, {"Revision", "REVISION"}},
+	more: []column{{"ServiceID", "SERVICE ID"}, {"NodeID", "NODE ID"}, {"State", "STATE"}, {"Slot", "SLOT"}, {"Revision", "REVISION"}, {"Addresses", "ADDRESSES"}},
 }
 
 func (a *app) newTaskLs() *cobra.Command {
@@ -159,7 +159,17 @@ func taskRow(t *swarmv1.TaskInfo, o taskListOptions, history bool, now time.Time
 		"Error":        failure, "Ports": hostPorts(st.GetPortStatus()),
 		"ServiceID": task.GetServiceId(), "NodeID": task.GetNodeId(), "State": enumWord(st.GetState()),
 		"Slot": fmt.Sprint(task.GetSlot()), "Revision": fmt.Sprint(task.GetRevision()),
+		"Addresses": addressList(task.GetNetworks()),
 	}
+}
+
+// addressList is a task's addresses on overlay networks, in the order of its interfaces.
+func addressList(networks []*swarmv1.NetworkAttachment) string {
+	var out []string
+	for _, n := range networks {
+		out = append(out, n.GetAddresses()...)
+	}
+	return strings.Join(out, ", ")
 }
 
 // taskError is what went wrong, or why no node takes the task, in one line.
