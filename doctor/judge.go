@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -132,6 +133,9 @@ func percentUsed(total, free uint64) int {
 	return int((total - min(free, total)) * 100 / total)
 }
 
+// neighbours is room for a hundred containers that each talk to a hundred and sixty others.
+const neighbours = 16384
+
 func judgeSysctls(settings []Sysctl, fw Firewall) []Finding {
 	v := verdict{subject: "sysctl"}
 	values := map[string]Sysctl{}
@@ -152,6 +156,13 @@ func judgeSysctls(settings []Sysctl, fw Firewall) []Finding {
 	if values[sysctlBridge].Value == "1" && (len(fw.ForwardDrop) > 0 || fw.Legacy) {
 		v.add(Warning, sysctlBridge+" is 1: the firewall's FORWARD rules also judge packets between containers of this host",
 			"sysctl -w net.bridge.bridge-nf-call-iptables=0, unless another container engine on this host needs it")
+	}
+	for _, key := range []string{sysctlNeighbours, sysctlNeighbours6} {
+		// What the kernel has by default is enough for few containers that talk to few others each.
+		if n, err := strconv.Atoi(values[key].Value); err == nil && n < neighbours {
+			v.add(Note, fmt.Sprintf("%s is %d, for the neighbours of all containers of this host together: beyond, connections fail with \"No buffer space available\", and the kernel logs \"neighbour table overflow\"", key, n),
+				fmt.Sprintf("where many containers talk to many others: sysctl -w %s=%d, and the same line in /etc/sysctl.d/90-swarm.conf", key, neighbours))
+		}
 	}
 	return v.orOK("ip_forward, rp_filter and bridge-nf-call-iptables let containers talk")
 }

@@ -59,10 +59,15 @@ const (
 	sysctlForward  = "net.ipv4.ip_forward"
 	sysctlRPFilter = "net.ipv4.conf.all.rp_filter"
 	sysctlBridge   = "net.bridge.bridge-nf-call-iptables"
+	// The kernel counts the neighbours of all network namespaces, containers' too, against these.
+	sysctlNeighbours  = "net.ipv4.neigh.default.gc_thresh3"
+	sysctlNeighbours6 = "net.ipv6.neigh.default.gc_thresh3"
 )
 
 // SysctlKeys are the settings that Judge wants to see.
-func SysctlKeys() []string { return []string{sysctlForward, sysctlRPFilter, sysctlBridge} }
+func SysctlKeys() []string {
+	return []string{sysctlForward, sysctlRPFilter, sysctlBridge, sysctlNeighbours, sysctlNeighbours6}
+}
 
 // Firewall is the rules of others.
 type Firewall struct {

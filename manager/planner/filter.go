@@ -103,7 +103,7 @@ func (r *revision) room(n *node, count uint64) refusal {
 		}
 	}
 	for _, port := range r.ports {
-		if n.holds(port) {
+		if n.publishes(port) {
 			return refusedPort
 		}
 	}
@@ -159,7 +159,7 @@ func (r *revision) why(f refusal, n *node, count uint64) string {
 		}
 	case refusedPort:
 		for _, port := range r.ports {
-			if n.holds(port) {
+			if n.publishes(port) {
 				return "has port " + port + " taken by another task"
 			}
 		}

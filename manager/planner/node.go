@@ -168,8 +168,8 @@ func hostPortName(p *swarmv1.PortConfig) string {
 	return name
 }
 
-// holds says whether a task has the port, or one that no host can serve beside it.
-func (n *node) holds(port string) bool {
+// publishes says whether a task has the port, or one that no host can serve beside it.
+func (n *node) publishes(port string) bool {
 	if _, taken := n.ports[port]; taken || len(n.ports) == 0 {
 		return taken
 	}
