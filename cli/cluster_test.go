@@ -225,7 +225,7 @@ func TestDaemonFlags(t *testing.T) {
 	want := cli.DaemonOptions{
 		StateDir: "/a", RunDir: "/b", Hostname: "h", LogLevel: "debug", LogFormat: "text", CgroupParent: "/x",
 		InsecureRegistries: []string{"r:5000", "10.0.0.0/8"}, RegistryCertsDirs: []string{"/certs"},
-		PeerBandwidth: 50_000_000, CleanStart: 90, CleanStop: 75, RaftTimeout: 2 * time.Second,
+		PeerBandwidth: 50_000_000, CleanStart: 90, CleanStop: 75, RaftTimeout: 2 * time.Second, MetricsAddr: cli.DefaultMetricsAddr,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("options (-want +got):\n%s", diff)
@@ -233,6 +233,11 @@ func TestDaemonFlags(t *testing.T) {
 	refused(t, "rate", r.run(t, "daemon", "--peer-bandwidth", "fast"), "such as 50MB/s")
 	refused(t, "silence", r.run(t, "daemon", "--raft-timeout", "1ms"), "less than 100ms")
 	refused(t, "marks", r.run(t, "daemon", "--disk-clean-start", "60"), "the first not less than the second")
+	refused(t, "metrics for all", r.run(t, "daemon", "--metrics-addr", ":9377"), "0.0.0.0:9377 if that is meant")
+	refused(t, "metrics", r.run(t, "daemon", "--metrics-addr", "9377"), "not ADDRESS:PORT")
+	if res := r.run(t, "daemon", "--metrics-addr", "off"); res.code != 0 || got.MetricsAddr != "" || !got.MetricsAsked {
+		t.Errorf("no metrics: got %+v, %+v", res, got)
+	}
 	refused(t, "scheme", r.run(t, "daemon", "--insecure-registry", "http://r:5000"), "leave the scheme away, as in r:5000")
 	refused(t, "path", r.run(t, "daemon", "--insecure-registry", "r/x"), "neither HOST[:PORT] nor a network")
 	refused(t, "relative", r.run(t, "daemon", "--state-dir", "x"), `--state-dir "x" is not an absolute path`)

@@ -1,9 +1,11 @@
 package cli
 
 import (
+	"net"
 	"net/netip"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -39,6 +41,9 @@ type DaemonOptions struct {
 	ImageAge              time.Duration
 	// RaftTimeout is how long a manager hears nothing from its leader before it seeks another.
 	RaftTimeout time.Duration
+	// MetricsAddr is where Prometheus finds this node's metrics; empty: nowhere. MetricsAsked: the user named it.
+	MetricsAddr  string
+	MetricsAsked bool
 	// LogLevel is debug, info, warn or error; LogFormat text or json.
 	LogLevel, LogFormat string
 	// LogFile is written to instead of standard error, and set aside when it has grown; empty: standard error.
@@ -71,6 +76,7 @@ func (a *app) newDaemon() *cobra.Command {
 			o.CgroupDriver = driver.value
 			o.PeerBandwidth = bandwidth.perSecond
 			o.LogLevel, o.LogFormat = level.value, format.value
+			o.MetricsAsked = c.Flags().Changed("metrics-addr")
 			if err := o.validate(); err != nil {
 				return err
 			}
@@ -93,6 +99,7 @@ func (a *app) newDaemon() *cobra.Command {
 	f.IntVar(&o.CleanStop, "disk-clean-stop", 75, "Percentage of the disk in use at which that ends")
 	f.DurationVar(&o.ImageAge, "image-max-age", 720*time.Hour, "How long an image stays that nothing uses; 0: until the disk fills")
 	f.DurationVar(&o.RaftTimeout, "raft-timeout", 500*time.Millisecond, "How long a manager hears nothing from its leader before it seeks another: the same on all of them, more on slow hosts and lines")
+	f.StringVar(&o.MetricsAddr, "metrics-addr", DefaultMetricsAddr, `Address and port for Prometheus to read metrics at, without a password ("off": nowhere)`)
 	f.Var(&level, "log-level", `Least level to log ("debug", "info", "warn", "error")`)
 	f.Var(&format, "log-format", `Format of the log ("text", "json")`)
 	f.StringVar(&o.LogFile, "log-file", "", "File to log to instead of standard error, set aside as FILE.1 at 10 MB")
@@ -114,6 +121,30 @@ const (
 	DefaultStateDir = "/var/lib/swarm"
 	DefaultRunDir   = "/run/swarm"
 )
+
+// DefaultMetricsAddr is where Prometheus finds a node's metrics: on the host itself.
+const DefaultMetricsAddr = "127.0.0.1:9377"
+
+// checkMetricsAddr takes ADDRESS:PORT, and "off" or nothing. Every address must be asked for in so many words.
+func (o *DaemonOptions) checkMetricsAddr() error {
+	if o.MetricsAddr == "off" {
+		o.MetricsAddr = ""
+	}
+	if o.MetricsAddr == "" {
+		return nil
+	}
+	host, port, err := net.SplitHostPort(o.MetricsAddr)
+	if err == nil && host == "" {
+		return invalid("--metrics-addr %s would show this node's metrics to everybody: use 127.0.0.1:%s, or 0.0.0.0:%s if that is meant", o.MetricsAddr, port, port)
+	}
+	if _, addrErr := netip.ParseAddr(host); err != nil || addrErr != nil && host != "localhost" {
+		return invalid("--metrics-addr %q is not ADDRESS:PORT, as in %s", o.MetricsAddr, DefaultMetricsAddr)
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+		return invalid("--metrics-addr %s: give a port from 1 to 65535", o.MetricsAddr)
+	}
+	return nil
+}
 
 // DefaultRegistryCertsDirs are where registries' certificates and mirrors are looked for: our own folder, then those of
 // containerd and of Docker.
@@ -154,6 +185,9 @@ func (o *DaemonOptions) validate() error {
 		return invalid("--image-max-age %s is negative: give a duration such as 720h, or 0", o.ImageAge)
 	case strings.ContainsAny(o.MachineID, " \t\n/"):
 		return invalid("--machine-id %q has blanks or slashes: use letters and digits", o.MachineID)
+	}
+	if err := o.checkMetricsAddr(); err != nil {
+		return err
 	}
 	for _, r := range o.InsecureRegistries {
 		if err := checkInsecureRegistry(r); err != nil {

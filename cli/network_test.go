@@ -28,6 +28,17 @@ func (s *fakeServer) GetNetwork(_ context.Context, r *swarmv1.GetRequest) (*swar
 	return nil, notFound("network", r.Id)
 }
 
+func (s *fakeServer) SurveyNetwork(context.Context, *swarmv1.GetRequest) (*swarmv1.NetworkSurvey, error) {
+	return &swarmv1.NetworkSurvey{Nodes: []*swarmv1.NetworkOnNode{
+		{NodeId: "node1", Hostname: "host1", Network: &swarmv1.NodeNetwork{
+			Index: 42, Vni: 65537, Mtu: 1450, Underlay: "192.0.2.1", Port: 4789, Netns: "/run/swarm/networks/net1", TaskIds: []string{"task1"},
+			Received: &swarmv1.NetworkTraffic{Packets: 3, Bytes: 300}, Sent: &swarmv1.NetworkTraffic{Packets: 2, Bytes: 200, Dropped: 1},
+			Peers: []*swarmv1.NodeNetworkPeer{{Addr: "192.0.2.2", Endpoints: 2}},
+		}, Differences: []string{"it knows 2 tasks on host 192.0.2.2, and there are 1"}},
+		{NodeId: "node2", Hostname: "host2", Error: "it is down"},
+	}}, nil
+}
+
 func (s *fakeServer) CreateNetwork(_ context.Context, r *swarmv1.CreateNetworkRequest) (*swarmv1.NetworkInfo, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

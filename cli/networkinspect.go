@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"net"
 
 	"github.com/spf13/cobra"
 
@@ -38,7 +39,15 @@ func (a *app) runNetworkInspect(ctx context.Context, o networkInspectOptions) er
 			if err != nil {
 				return err
 			}
-			objects = append(objects, networkObject(n, o.verbose))
+			object := networkObject(n, o.verbose)
+			if o.verbose && n.GetNetwork().GetVni() != 0 {
+				s, err := c.SurveyNetwork(ctx, &swarmv1.GetRequest{Id: n.GetNetwork().GetId()})
+				if err != nil {
+					return err
+				}
+				object = append(object, member{"Hosts", networkHosts(s)})
+			}
+			objects = append(objects, object)
 		}
 		return printObjects(a.Out, o.template, objects)
 	})
@@ -146,4 +155,48 @@ func backendObject(info *swarmv1.NetworkInfo, r *swarmv1.Routing, b *swarmv1.Bac
 		{"HostIP", host.GetAddr()},
 		{"Ready", b.GetReady()},
 	}
+}
+
+// networkHosts is what each node has of the network. Index is the state of the managers that the node has acted on.
+func networkHosts(s *swarmv1.NetworkSurvey) []any {
+	out := []any{}
+	for _, n := range s.GetNodes() {
+		o := object{{"Name", n.GetHostname()}, {"ID", n.GetNodeId()}}
+		has := n.GetNetwork()
+		switch {
+		case n.GetError() != "":
+			out = append(out, append(o, member{"State", "does not answer: " + n.GetError()}))
+			continue
+		case len(n.GetDifferences()) > 0:
+			o = append(o, member{"State", "differs"}, member{"Differences", n.GetDifferences()})
+		default:
+			o = append(o, member{"State", "in step"})
+		}
+		o = append(o, member{"Index", has.GetIndex()})
+		if has.GetAbsent() {
+			out = append(out, o)
+			continue
+		}
+		peers := []any{}
+		for _, p := range has.GetPeers() {
+			peers = append(peers, object{{"IP", p.GetAddr()}, {"Endpoints", p.GetEndpoints()}})
+		}
+		out = append(out, append(o,
+			member{"VNI", has.GetVni()}, member{"MTU", has.GetMtu()},
+			member{"Underlay", net.JoinHostPort(has.GetUnderlay(), fmt.Sprint(has.GetPort()))},
+			member{"Netns", has.GetNetns()}, member{"Tasks", textList(has.GetTaskIds())}, member{"Peers", peers},
+			member{"Received", trafficObject(has.GetReceived())}, member{"Sent", trafficObject(has.GetSent())}))
+	}
+	return out
+}
+
+func trafficObject(t *swarmv1.NetworkTraffic) object {
+	return object{{"Bytes", t.GetBytes()}, {"Packets", t.GetPackets()}, {"Dropped", t.GetDropped()}}
+}
+
+func textList(list []string) []string {
+	if list == nil {
+		return []string{}
+	}
+	return list
 }

@@ -280,6 +280,12 @@ func writeNode(w io.Writer, n *swarmv1.NodeInfo) {
 			line(" "+capitalized(b.GetPart()), b.GetBuild())
 		}
 	}
+	if conflicts := d.GetPortConflicts(); len(conflicts) > 0 {
+		fmt.Fprintln(w, "Ports of others:")
+		for _, c := range conflicts {
+			fmt.Fprintf(w, " - %s\n", c.GetReason())
+		}
+	}
 }
 
 // onEach runs fn on each reference, says what went wrong with which, and goes on.

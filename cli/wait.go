@@ -67,6 +67,7 @@ func (a *app) wait(ctx context.Context, c client, o waitOptions) error {
 		switch {
 		case v.settled:
 			view.done(v.progress)
+			a.warnPorts(ctx, c, service)
 			return nil
 		case v.failure != nil:
 			view.end()

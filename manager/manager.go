@@ -99,6 +99,9 @@ func (m *Manager) Register(r grpc.ServiceRegistrar) {
 	m.dispatch.Register(r)
 }
 
+// Sessions counts the workers that are connected to this manager.
+func (m *Manager) Sessions() int { return m.dispatch.Sessions() }
+
 // Admits refuses a token that no host may join with.
 func (m *Manager) Admits(ctx context.Context, token string) error { return m.ca.Admits(ctx, token) }
 

@@ -104,12 +104,16 @@ func (s *Store) propose(ctx context.Context) error {
 			return nil
 		}
 		for {
+			began := time.Now()
 			batch, future, err := s.submit()
 			if len(batch) == 0 {
 				break
 			}
 			if err == nil {
 				err = future.Error()
+			}
+			if err == nil && s.deps.Committed != nil {
+				s.deps.Committed(time.Since(began))
 			}
 			s.deliver(batch, future, err)
 		}

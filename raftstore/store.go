@@ -84,6 +84,8 @@ type Deps struct {
 	Dial func(ctx context.Context, nodeID string) (net.Conn, error)
 	// Conn is where another member serves Raft's RPCs (Store.Service).
 	Conn func(nodeID string) (grpc.ClientConnInterface, error)
+	// Committed is told how long a log entry took from the proposal until it was applied here. It must not block. Optional.
+	Committed func(took time.Duration)
 	// WrapDisk stands between the log and its file: for tests that break the disk. nil: nothing does.
 	WrapDisk func(Disk) Disk
 }

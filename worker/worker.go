@@ -4,9 +4,11 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
@@ -157,6 +159,35 @@ func (w *Worker) Tasks() int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return len(w.tasks)
+}
+
+// Summary is a task of this node in a few words.
+type Summary struct {
+	TaskID, Service string
+	State           swarmv1.TaskState
+}
+
+// Summaries lists the tasks of this node, in no order.
+func (w *Worker) Summaries() []Summary {
+	w.mu.Lock()
+	loops := slices.Collect(maps.Values(w.tasks))
+	w.mu.Unlock()
+	out := make([]Summary, 0, len(loops))
+	for _, t := range loops {
+		t.mu.Lock()
+		s, task := Summary{TaskID: t.id, State: t.status.GetState()}, t.task
+		t.mu.Unlock()
+		s.Service = w.revisionOf(task).GetSpec().GetName()
+		out = append(out, s)
+	}
+	return out
+}
+
+// Seen is the store's index of the newest state that this node has acted on, and whether it has a session with a manager.
+func (w *Worker) Seen() (index uint64, connected bool) {
+	w.contact.mu.Lock()
+	defer w.contact.mu.Unlock()
+	return w.contact.index, w.contact.manager != ""
 }
 
 // apply acts on a message of the managers. The session has checked its order.

@@ -64,12 +64,19 @@ func serveDaemon(ctx context.Context, o cli.DaemonOptions, s starter) error {
 	if err != nil {
 		return err
 	}
+	shown, err := listenMetrics(ctx, o, log)
+	if err != nil {
+		return err
+	}
+	if shown != nil {
+		defer shown.Close()
+	}
 	h, err := newHost(o, log)
 	if err != nil {
 		return err
 	}
 	defer h.close()
-	p := &parts{host: h, options: o, machine: machine, log: log}
+	p := &parts{host: h, options: o, machine: machine, log: log, monitor: newMonitor(log)}
 	n := node.New(node.Config{
 		StateDir: o.StateDir, RunDir: o.RunDir, Group: o.SocketGroup, Hostname: o.Hostname, MachineID: machine,
 		Version: versionInfo(), HostChanges: h.changes(), ContainerdAddress: h.containerdAddress(),
@@ -102,6 +109,9 @@ func serveDaemon(ctx context.Context, o cli.DaemonOptions, s starter) error {
 		return nil
 	})
 	g.Go(func() error { return h.run(ctx) })
+	if shown != nil {
+		g.Go(func() error { return p.monitor.Serve(ctx, shown) })
+	}
 	g.Go(func() error {
 		if err := h.ready(ctx); err != nil {
 			return err

@@ -34,12 +34,13 @@ type managerMember struct {
 	store    *raftstore.Store
 	gossip   *gossipMember
 	hostname string
+	monitor  *monitor
 }
 
 // newManager opens this member's replica. rows found a cluster: they are kept in a file until they are committed, so that
 // a crash between the two loses nothing.
 func (p *parts) newManager(b node.Base, g node.Gossip, rows []*swarmv1.Change) (node.Manager, error) {
-	m := &managerMember{base: b, gossip: g.(*gossipMember), hostname: p.options.Hostname}
+	m := &managerMember{base: b, gossip: g.(*gossipMember), hostname: p.options.Hostname, monitor: p.monitor}
 	if len(rows) > 0 {
 		if err := m.keepFounding(rows); err != nil {
 			return nil, err
@@ -57,7 +58,7 @@ func (p *parts) newManager(b node.Base, g node.Gossip, rows []*swarmv1.Change) (
 	m.store, err = raftstore.Open(raftstore.Config{
 		NodeID: b.Membership.NodeID, ClusterID: b.Membership.ClusterID, Dir: b.Dir, Bootstrap: err == nil, Build: version, Sealer: ring,
 		Timeouts: raftTimeouts(p.options.RaftTimeout),
-	}, raftstore.Deps{Log: b.Log, Listener: b.Listener.Raft(), Dial: dialRaft, Conn: conn})
+	}, raftstore.Deps{Log: b.Log, Listener: b.Listener.Raft(), Dial: dialRaft, Conn: conn, Committed: p.monitor.commits.Observe})
 	if err != nil {
 		return nil, err
 	}
@@ -86,6 +87,7 @@ func raftTimeouts(silence time.Duration) raftstore.Timeouts {
 
 // Run blocks until ctx ends. The store goes last, and hands leadership over before.
 func (m *managerMember) Run(ctx context.Context) error {
+	defer m.monitor.Add(m.metrics(m.monitor.of))()
 	below, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	stores, below := errgroup.WithContext(below)

@@ -34,6 +34,7 @@ type parts struct {
 	options cli.DaemonOptions
 	machine string
 	log     *slog.Logger
+	monitor *monitor
 }
 
 // found makes the first rows of a new cluster.
@@ -145,16 +146,18 @@ type workerMember struct {
 	source  *peerSource
 	blobs   net.Listener
 	prober  *probe.Prober
+	gossip  *gossipMember
+	monitor *monitor
 	overlay *overlay      // nil with a simulated runtime
 	contact chan struct{} // closed at the first contact
 }
 
 func (p *parts) newWorker(b node.Base, g node.Gossip, hooks node.WorkerHooks) (node.Worker, error) {
-	m := &workerMember{host: p.host, contact: make(chan struct{}), blobs: b.Listener.Blob()}
+	m := &workerMember{host: p.host, contact: make(chan struct{}), blobs: b.Listener.Blob(), gossip: g.(*gossipMember), monitor: p.monitor}
 	m.source = &peerSource{
-		transport: b.Dialer.BlobTransport(), alive: g.(*gossipMember).alive, managers: hooks.Managers, dial: b.Dialer, log: b.Log,
+		transport: b.Dialer.BlobTransport(), alive: m.gossip.alive, managers: hooks.Managers, dial: b.Dialer, log: b.Log,
 	}
-	m.prober = newProber(p.options.Hostname, g.(*gossipMember), b)
+	m.prober = newProber(p.options.Hostname, m.gossip, b)
 	store, err := logs.New(logs.Config{Dir: filepath.Join(p.options.StateDir, "logs"), NodeID: b.Membership.NodeID}, logs.Deps{Log: b.Log})
 	if err != nil {
 		return nil, err
@@ -162,12 +165,20 @@ func (p *parts) newWorker(b node.Base, g node.Gossip, hooks node.WorkerHooks) (n
 	var (
 		network  worker.Network = simulated.NewNetwork()
 		topology func([]*swarmv1.AssignmentChange)
+		held     func(context.Context, string) (*swarmv1.NodeNetwork, error)
 	)
+	describe := p.host.describe
 	if p.host.bridge != nil {
-		if m.overlay, err = p.newOverlay(b, g.(*gossipMember)); err != nil {
+		// The worker exists before anything can be published.
+		if m.overlay, err = p.newOverlay(b, m.gossip, func() { m.Redescribe() }); err != nil {
 			return nil, err
 		}
-		network, topology = overlayNetwork{m.overlay.Plane}, m.overlay.directory.Apply
+		network, topology, held = overlayNetwork{m.overlay.Plane}, m.overlay.directory.Apply, m.overlay.held
+		describe = func() *swarmv1.NodeDescription {
+			d := p.host.describe()
+			d.PortConflicts = m.overlay.portConflicts()
+			return d
+		}
 	}
 	contacted := false // OnContact is called by one goroutine.
 	w, err := worker.New(worker.Config{
@@ -178,7 +189,7 @@ func (p *parts) newWorker(b node.Base, g node.Gossip, hooks node.WorkerHooks) (n
 	}, worker.Deps{
 		Storage: p.host.storage(), Space: p.host.space(),
 		Log: b.Log, Runtime: p.host.runtime, Images: p.host.images, Network: network, Executor: p.host.runtime,
-		Logs: store, Describe: p.host.describe, OnNode: hooks.OnNode, OnKeys: hooks.OnKeys, OnTopology: topology,
+		Logs: store, Describe: describe, OnNode: hooks.OnNode, OnKeys: hooks.OnKeys, OnTopology: topology, Overlay: held,
 		Managers: func() []*swarmv1.Peer { return peerMessages(hooks.Managers()) },
 		Dial:     func(nodeID string) (grpc.ClientConnInterface, error) { return b.Dialer.DialGRPC(nodeID) },
 		OnContact: func(_ string, up bool) {
@@ -202,6 +213,7 @@ func peerMessages(peers []node.Peer) []*swarmv1.Peer {
 
 // Run runs the tasks, and serves images to peers meanwhile.
 func (m *workerMember) Run(ctx context.Context) error {
+	defer m.monitor.Add(m.metrics(m.monitor.of))()
 	m.host.peers.current.Store(m.source)
 	defer m.host.peers.current.Store(nil)
 	g, ctx := errgroup.WithContext(ctx)

@@ -12,6 +12,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
 
 	"swarm/node"
 	"swarm/overlay/directory"
@@ -23,6 +25,7 @@ import (
 	"swarm/overlay/probe"
 	"swarm/overlay/resolve"
 	"swarm/overlay/vip"
+	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/worker"
 )
 
@@ -40,6 +43,8 @@ type overlay struct {
 	tables    *vip.Tables
 	names     *resolve.Feed
 	meshes    *meshes
+	dns       swarmv1.ResolverClient
+	dnsConn   *grpc.ClientConn
 }
 
 // meshes makes the routing mesh once its network's identifier is known.
@@ -52,7 +57,8 @@ type meshes struct {
 	of  *mesh.Mesh
 }
 
-func (p *parts) newOverlay(b node.Base, g *gossipMember) (*overlay, error) {
+// newOverlay makes the data plane. conflicted is called when another program of the host has a published port, or lets go.
+func (p *parts) newOverlay(b node.Base, g *gossipMember, conflicted func()) (*overlay, error) {
 	underlay, err := netip.ParseAddr(b.Membership.DataPathAddr)
 	if err != nil {
 		return nil, fmt.Errorf("data path address: %w", err)
@@ -66,9 +72,15 @@ func (p *parts) newOverlay(b node.Base, g *gossipMember) (*overlay, error) {
 		return nil, err
 	}
 	p.host.bridge.Forbid(cmp.Or(b.Membership.DataPathPort, probe.DefaultDataPort))
+	// It connects when it is asked.
+	if o.dnsConn, err = grpc.NewClient("unix://"+p.host.resolver(), grpc.WithTransportCredentials(insecure.NewCredentials())); err != nil {
+		return nil, err
+	}
+	o.dns = swarmv1.NewResolverClient(o.dnsConn)
 	o.Plane = plane.New(plane.Deps{
 		Log: b.Log, Directory: o.directory, Bridge: p.host.bridge, Fabric: o.fabric, Tables: o.tables,
 		Names: o.names, Mesh: o.meshes.get, Gossip: g.report,
+		Programmed: p.monitor.sinceProgrammed, Conflicted: conflicted,
 	})
 	return o, nil
 }
@@ -91,7 +103,7 @@ func (o *overlay) Run(ctx context.Context) error {
 
 // close lets go of the kernel, and leaves there what is there.
 func (o *overlay) close() error {
-	return errors.Join(o.tables.Close(), o.fabric.Close(), o.meshes.close())
+	return errors.Join(o.tables.Close(), o.fabric.Close(), o.meshes.close(), o.dnsConn.Close())
 }
 
 // rulesDelay gathers a burst of changes of the host's rules.

@@ -121,6 +121,7 @@ var doors = []struct {
 	{"github.com/spf13/cobra", []string{"cli"}},
 	{"github.com/rogpeppe/go-internal", []string{"scenarios"}},
 	{"github.com/bufbuild", []string{"proto/gen"}},
+	{"github.com/prometheus", []string{"internal/metrics"}},
 }
 
 func TestOneDoorPerLibrary(t *testing.T) {

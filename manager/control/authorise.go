@@ -73,6 +73,7 @@ func Rules() map[string]Rule {
 		"/swarm.v1.Worker/PullImage":   {Create, "image copy", manager},
 		"/swarm.v1.Worker/PushImage":   {Get, "image copy", manager},
 		"/swarm.v1.Worker/RemoveImage": {Delete, "image copy", manager},
+		"/swarm.v1.Worker/Network":     {Get, "network", manager},
 
 		"/swarm.v1.Disk/Usage":    {Get, "disk", manager},
 		"/swarm.v1.Disk/Prune":    {Delete, "disk", manager},
@@ -113,6 +114,7 @@ func Rules() map[string]Rule {
 		"/swarm.v1.Control/Login":         {Get, "registry", people},
 		"/swarm.v1.Control/CreateNetwork": {Create, "network", people},
 		"/swarm.v1.Control/GetNetwork":    {Get, "network", people},
+		"/swarm.v1.Control/SurveyNetwork": {Get, "network", people},
 		"/swarm.v1.Control/ListNetworks":  {List, "network", people},
 		"/swarm.v1.Control/RemoveNetwork": {Delete, "network", people},
 		"/swarm.v1.Control/PruneNetworks": {Delete, "network", people},

@@ -10,6 +10,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
 
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
@@ -62,10 +63,10 @@ func (s *Server) nodes(v *raftstore.View, refs []string) ([]*swarmv1.Node, error
 
 func (s *Server) usage(ctx context.Context, nodes []*swarmv1.Node) []*swarmv1.NodeUsage {
 	out := make([]*swarmv1.NodeUsage, len(nodes))
-	s.askAll(ctx, nodes, usagePatience, func(ctx context.Context, i int, disk swarmv1.DiskClient, err error) {
+	s.askAll(ctx, nodes, usagePatience, func(ctx context.Context, i int, conn grpc.ClientConnInterface, err error) {
 		out[i] = &swarmv1.NodeUsage{NodeId: nodes[i].GetId(), Hostname: nodeName(s.store.View(), nodes[i].GetId())}
 		if err == nil {
-			out[i].Usage, err = disk.Usage(ctx, &swarmv1.DiskUsageRequest{})
+			out[i].Usage, err = swarmv1.NewDiskClient(conn).Usage(ctx, &swarmv1.DiskUsageRequest{})
 		}
 		out[i].Error = complaint(err)
 	})
@@ -73,7 +74,7 @@ func (s *Server) usage(ctx context.Context, nodes []*swarmv1.Node) []*swarmv1.No
 }
 
 // askAll calls ask for every node, many at once, with why it cannot be asked at all.
-func (s *Server) askAll(ctx context.Context, nodes []*swarmv1.Node, patience time.Duration, ask func(ctx context.Context, i int, disk swarmv1.DiskClient, err error)) {
+func (s *Server) askAll(ctx context.Context, nodes []*swarmv1.Node, patience time.Duration, ask func(ctx context.Context, i int, conn grpc.ClientConnInterface, err error)) {
 	var g errgroup.Group
 	g.SetLimit(asked)
 	for i, n := range nodes {
@@ -89,7 +90,7 @@ func (s *Server) askAll(ctx context.Context, nodes []*swarmv1.Node, patience tim
 				ask(ctx, i, nil, err)
 				return nil
 			}
-			ask(ctx, i, swarmv1.NewDiskClient(conn), nil)
+			ask(ctx, i, conn, nil)
 			return nil
 		})
 	}
@@ -125,11 +126,11 @@ func (d *Disks) Prune(ctx context.Context, req *swarmv1.DisksPruneRequest) (*swa
 		}
 	}
 	out.Nodes = make([]*swarmv1.NodePruned, len(nodes))
-	s.askAll(ctx, nodes, prunePatience, func(ctx context.Context, i int, disk swarmv1.DiskClient, err error) {
+	s.askAll(ctx, nodes, prunePatience, func(ctx context.Context, i int, conn grpc.ClientConnInterface, err error) {
 		id := nodes[i].GetId()
 		out.Nodes[i] = &swarmv1.NodePruned{NodeId: id, Hostname: nodeName(s.store.View(), id)}
 		if err == nil {
-			out.Nodes[i].Pruned, err = disk.Prune(ctx, &swarmv1.DiskPruneRequest{
+			out.Nodes[i].Pruned, err = swarmv1.NewDiskClient(conn).Prune(ctx, &swarmv1.DiskPruneRequest{
 				Digests: digests[id], Containers: req.GetContainers(), Logs: req.GetLogs(), Until: req.GetUntil(),
 			})
 		}

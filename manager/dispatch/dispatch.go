@@ -214,6 +214,13 @@ func (s *Server) all() []*session {
 	return out
 }
 
+// Sessions counts the workers that are connected to this manager.
+func (s *Server) Sessions() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.sessions)
+}
+
 func (s *Server) closeAll(err error) {
 	for _, sess := range s.all() {
 		sess.close(err)

@@ -18,6 +18,8 @@ type Info struct {
 	Bridge string
 	Device string
 	Port   uint16
+	// MTU is that of the network's interfaces as they are.
+	MTU int
 	// Underlay is this host's address among the peers.
 	Underlay netip.Addr
 	// Local lists the tasks that are attached here.
@@ -56,6 +58,7 @@ func (f *Fabric) Networks(ctx context.Context) ([]Info, error) {
 		if err != nil {
 			return nil, fmt.Errorf("network %s: vxlan device: %w", id, err)
 		}
+		info.MTU = link.Attrs().MTU
 		if s := link.Attrs().Statistics; s != nil {
 			info.Received = Traffic{Packets: s.RxPackets, Bytes: s.RxBytes, Dropped: s.RxDropped}
 			info.Sent = Traffic{Packets: s.TxPackets, Bytes: s.TxBytes, Dropped: s.TxDropped}

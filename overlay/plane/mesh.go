@@ -4,7 +4,9 @@ package plane
 
 import (
 	"context"
+	"maps"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"swarm/overlay/directory"
@@ -92,6 +94,13 @@ func (p *Plane) localAddresses(taskID string) []netip.Addr {
 	return out
 }
 
+// Conflicts are the ports published on all nodes that another program of this host has.
+func (p *Plane) Conflicts() []mesh.Conflict {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.conflicts)
+}
+
 // tell logs the ports that another program of this host has, once each.
 func (p *Plane) tell(conflicts []mesh.Conflict) {
 	now := make(map[mesh.Port]string, len(conflicts))
@@ -102,5 +111,14 @@ func (p *Plane) tell(conflicts []mesh.Conflict) {
 				"port", c.Port.String(), "err", c.Err)
 		}
 	}
+	if maps.Equal(p.told, now) {
+		return
+	}
 	p.told = now
+	p.mu.Lock()
+	p.conflicts = conflicts
+	p.mu.Unlock()
+	if p.deps.Conflicted != nil {
+		p.deps.Conflicted()
+	}
 }

@@ -85,6 +85,11 @@ type Deps struct {
 	Mesh func(vni uint32) Mesh
 	// Gossip reports dead nodes, with a channel that is closed at the next change. Optional.
 	Gossip func() (directory.Report, <-chan struct{})
+	// Programmed is told how long the kernel and the name server took to be told what had changed, and how it ended. It must
+	// not block. Optional.
+	Programmed func(took time.Duration, err error)
+	// Conflicted is told when Conflicts has changed. It must not block. Optional.
+	Conflicted func()
 }
 
 // Attachment is what a task needs of the network.
@@ -120,8 +125,9 @@ type Plane struct {
 	// restored is closed when Restore has succeeded.
 	restored chan struct{}
 
-	mu    sync.Mutex // guards tasks
-	tasks map[string]*attached
+	mu        sync.Mutex // guards tasks and conflicts
+	tasks     map[string]*attached
+	conflicts []mesh.Conflict
 
 	// turn is taken by whoever programs changes. The rest belongs to it.
 	turn    sync.Mutex
@@ -134,7 +140,7 @@ type Plane struct {
 	local map[string][]netip.Addr
 	// cuts are connections to be reset once all else is programmed.
 	cuts []func(context.Context) error
-	// told are the ports that could not be held, as far as they were logged.
+	// told are the ports that could not be held, with the reason.
 	told map[mesh.Port]string
 }
 

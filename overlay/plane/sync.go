@@ -14,8 +14,12 @@ import (
 	"swarm/overlay/vip"
 )
 
-// retryAfter is the pause after something could not be programmed.
-const retryAfter = time.Second
+const (
+	// retryAfter is the pause after something could not be programmed.
+	retryAfter = time.Second
+	// knockAfter, times retryAfter, is when a port that another program has is asked for again.
+	knockAfter = 10
+)
 
 // Run follows the directory, from Restore on, until ctx ends, and then leaves all as it is: traffic goes on.
 func (p *Plane) Run(ctx context.Context) error {
@@ -26,7 +30,7 @@ func (p *Plane) Run(ctx context.Context) error {
 	}
 	retry := time.NewTicker(retryAfter)
 	defer retry.Stop()
-	for {
+	for rounds := 0; ; {
 		var gossip <-chan struct{}
 		if p.deps.Gossip != nil {
 			var report directory.Report
@@ -46,7 +50,19 @@ func (p *Plane) Run(ctx context.Context) error {
 		case <-changed:
 		case <-gossip:
 		case <-retry.C: // What failed is still pending.
+			if rounds++; rounds%knockAfter == 0 {
+				p.knock()
+			}
 		}
+	}
+}
+
+// knock has the mesh try ports again that another program had: nobody tells when one is free.
+func (p *Plane) knock() {
+	p.turn.Lock()
+	defer p.turn.Unlock()
+	if len(p.told) > 0 {
+		p.pending = p.pending.With(directory.Changes{Peers: true})
 	}
 }
 
@@ -59,7 +75,11 @@ func (p *Plane) catchUp(ctx context.Context) error {
 		return nil
 	}
 	began := time.Now()
-	if err := p.sync(ctx, p.pending); err != nil {
+	err := p.sync(ctx, p.pending)
+	if p.deps.Programmed != nil {
+		p.deps.Programmed(time.Since(began), err)
+	}
+	if err != nil {
 		return err
 	}
 	p.deps.Log.Debug("programmed", "networks", len(p.pending.Networks), "services", len(p.pending.Services), "took", time.Since(began))

@@ -2074,6 +2074,129 @@ func (x *NetworkInfo) GetPeers() []*Peering {
 	return nil
 }
 
+// NetworkSurvey is what the nodes have of a network. Every node that has it, or should, is named.
+type NetworkSurvey struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Nodes         []*NetworkOnNode       `protobuf:"bytes,1,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NetworkSurvey) Reset() {
+	*x = NetworkSurvey{}
+	mi := &file_swarm_v1_control_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NetworkSurvey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NetworkSurvey) ProtoMessage() {}
+
+func (x *NetworkSurvey) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_control_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NetworkSurvey.ProtoReflect.Descriptor instead.
+func (*NetworkSurvey) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *NetworkSurvey) GetNodes() []*NetworkOnNode {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+type NetworkOnNode struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	NodeId   string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	Hostname string                 `protobuf:"bytes,2,opt,name=hostname,proto3" json:"hostname,omitempty"`
+	// Why the node could not be asked; then the rest is not known.
+	Error   string       `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"`
+	Network *NodeNetwork `protobuf:"bytes,4,opt,name=network,proto3" json:"network,omitempty"`
+	// How the node differs from what the managers know, a line each; none: it is in step.
+	Differences   []string `protobuf:"bytes,5,rep,name=differences,proto3" json:"differences,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NetworkOnNode) Reset() {
+	*x = NetworkOnNode{}
+	mi := &file_swarm_v1_control_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NetworkOnNode) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NetworkOnNode) ProtoMessage() {}
+
+func (x *NetworkOnNode) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_control_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NetworkOnNode.ProtoReflect.Descriptor instead.
+func (*NetworkOnNode) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *NetworkOnNode) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *NetworkOnNode) GetHostname() string {
+	if x != nil {
+		return x.Hostname
+	}
+	return ""
+}
+
+func (x *NetworkOnNode) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *NetworkOnNode) GetNetwork() *NodeNetwork {
+	if x != nil {
+		return x.Network
+	}
+	return nil
+}
+
+func (x *NetworkOnNode) GetDifferences() []string {
+	if x != nil {
+		return x.Differences
+	}
+	return nil
+}
+
 // AddressUse counts one subnet's addresses.
 type AddressUse struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
@@ -2087,7 +2210,7 @@ type AddressUse struct {
 
 func (x *AddressUse) Reset() {
 	*x = AddressUse{}
-	mi := &file_swarm_v1_control_proto_msgTypes[35]
+	mi := &file_swarm_v1_control_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2099,7 +2222,7 @@ func (x *AddressUse) String() string {
 func (*AddressUse) ProtoMessage() {}
 
 func (x *AddressUse) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[35]
+	mi := &file_swarm_v1_control_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2112,7 +2235,7 @@ func (x *AddressUse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddressUse.ProtoReflect.Descriptor instead.
 func (*AddressUse) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{35}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *AddressUse) GetSubnet() string {
@@ -2147,7 +2270,7 @@ type RemoveClusterImageRequest struct {
 
 func (x *RemoveClusterImageRequest) Reset() {
 	*x = RemoveClusterImageRequest{}
-	mi := &file_swarm_v1_control_proto_msgTypes[36]
+	mi := &file_swarm_v1_control_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2159,7 +2282,7 @@ func (x *RemoveClusterImageRequest) String() string {
 func (*RemoveClusterImageRequest) ProtoMessage() {}
 
 func (x *RemoveClusterImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[36]
+	mi := &file_swarm_v1_control_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2172,7 +2295,7 @@ func (x *RemoveClusterImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveClusterImageRequest.ProtoReflect.Descriptor instead.
 func (*RemoveClusterImageRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{36}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *RemoveClusterImageRequest) GetId() string {
@@ -2323,7 +2446,15 @@ const file_swarm_v1_control_proto_rawDesc = "" +
 	"\x03use\x18\x02 \x03(\v2\x14.swarm.v1.AddressUseR\x03use\x12-\n" +
 	"\bservices\x18\x03 \x03(\v2\x11.swarm.v1.RoutingR\bservices\x12-\n" +
 	"\bbackends\x18\x04 \x03(\v2\x11.swarm.v1.BackendR\bbackends\x12'\n" +
-	"\x05peers\x18\x05 \x03(\v2\x11.swarm.v1.PeeringR\x05peers\"N\n" +
+	"\x05peers\x18\x05 \x03(\v2\x11.swarm.v1.PeeringR\x05peers\">\n" +
+	"\rNetworkSurvey\x12-\n" +
+	"\x05nodes\x18\x01 \x03(\v2\x17.swarm.v1.NetworkOnNodeR\x05nodes\"\xad\x01\n" +
+	"\rNetworkOnNode\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1a\n" +
+	"\bhostname\x18\x02 \x01(\tR\bhostname\x12\x14\n" +
+	"\x05error\x18\x03 \x01(\tR\x05error\x12/\n" +
+	"\anetwork\x18\x04 \x01(\v2\x15.swarm.v1.NodeNetworkR\anetwork\x12 \n" +
+	"\vdifferences\x18\x05 \x03(\tR\vdifferences\"N\n" +
 	"\n" +
 	"AddressUse\x12\x16\n" +
 	"\x06subnet\x18\x01 \x01(\tR\x06subnet\x12\x12\n" +
@@ -2331,7 +2462,7 @@ const file_swarm_v1_control_proto_rawDesc = "" +
 	"\x05total\x18\x03 \x01(\x04R\x05total\"A\n" +
 	"\x19RemoveClusterImageRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
-	"\x05force\x18\x02 \x01(\bR\x05force2\xc2\x0f\n" +
+	"\x05force\x18\x02 \x01(\bR\x05force2\x82\x10\n" +
 	"\aControl\x125\n" +
 	"\n" +
 	"GetCluster\x12\x14.swarm.v1.GetRequest\x1a\x11.swarm.v1.Cluster\x12B\n" +
@@ -2362,7 +2493,8 @@ const file_swarm_v1_control_proto_rawDesc = "" +
 	"\x05Login\x12\x16.swarm.v1.LoginRequest\x1a\x17.swarm.v1.LoginResponse\x12F\n" +
 	"\rCreateNetwork\x12\x1e.swarm.v1.CreateNetworkRequest\x1a\x15.swarm.v1.NetworkInfo\x129\n" +
 	"\n" +
-	"GetNetwork\x12\x14.swarm.v1.GetRequest\x1a\x15.swarm.v1.NetworkInfo\x12E\n" +
+	"GetNetwork\x12\x14.swarm.v1.GetRequest\x1a\x15.swarm.v1.NetworkInfo\x12>\n" +
+	"\rSurveyNetwork\x12\x14.swarm.v1.GetRequest\x1a\x17.swarm.v1.NetworkSurvey\x12E\n" +
 	"\fListNetworks\x12\x15.swarm.v1.ListRequest\x1a\x1e.swarm.v1.ListNetworksResponse\x12?\n" +
 	"\rRemoveNetwork\x12\x14.swarm.v1.GetRequest\x1a\x18.swarm.v1.RemoveResponse\x12P\n" +
 	"\rPruneNetworks\x12\x1e.swarm.v1.PruneNetworksRequest\x1a\x1f.swarm.v1.PruneNetworksResponse\x122\n" +
@@ -2383,7 +2515,7 @@ func file_swarm_v1_control_proto_rawDescGZIP() []byte {
 }
 
 var file_swarm_v1_control_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_swarm_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
+var file_swarm_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
 var file_swarm_v1_control_proto_goTypes = []any{
 	(ManagerStatus_Reachability)(0),   // 0: swarm.v1.ManagerStatus.Reachability
 	(*Filter)(nil),                    // 1: swarm.v1.Filter
@@ -2421,133 +2553,140 @@ var file_swarm_v1_control_proto_goTypes = []any{
 	(*PruneNetworksRequest)(nil),      // 33: swarm.v1.PruneNetworksRequest
 	(*PruneNetworksResponse)(nil),     // 34: swarm.v1.PruneNetworksResponse
 	(*NetworkInfo)(nil),               // 35: swarm.v1.NetworkInfo
-	(*AddressUse)(nil),                // 36: swarm.v1.AddressUse
-	(*RemoveClusterImageRequest)(nil), // 37: swarm.v1.RemoveClusterImageRequest
-	(NodeSpec_Role)(0),                // 38: swarm.v1.NodeSpec.Role
-	(TaskState)(0),                    // 39: swarm.v1.TaskState
-	(*Node)(nil),                      // 40: swarm.v1.Node
-	(*NodeState)(nil),                 // 41: swarm.v1.NodeState
-	(*Task)(nil),                      // 42: swarm.v1.Task
-	(*TaskStatus)(nil),                // 43: swarm.v1.TaskStatus
-	(*Service)(nil),                   // 44: swarm.v1.Service
-	(*Revision)(nil),                  // 45: swarm.v1.Revision
-	(*Endpoint)(nil),                  // 46: swarm.v1.Endpoint
-	(*NodeSpec)(nil),                  // 47: swarm.v1.NodeSpec
-	(*ServiceSpec)(nil),               // 48: swarm.v1.ServiceSpec
-	(*ClusterSpec)(nil),               // 49: swarm.v1.ClusterSpec
-	(*LogOptions)(nil),                // 50: swarm.v1.LogOptions
-	(*Image)(nil),                     // 51: swarm.v1.Image
-	(*NetworkSpec)(nil),               // 52: swarm.v1.NetworkSpec
-	(*Network)(nil),                   // 53: swarm.v1.Network
-	(*Routing)(nil),                   // 54: swarm.v1.Routing
-	(*Backend)(nil),                   // 55: swarm.v1.Backend
-	(*Peering)(nil),                   // 56: swarm.v1.Peering
-	(*ExecInput)(nil),                 // 57: swarm.v1.ExecInput
-	(*Cluster)(nil),                   // 58: swarm.v1.Cluster
-	(*ImageProgress)(nil),             // 59: swarm.v1.ImageProgress
-	(*Event)(nil),                     // 60: swarm.v1.Event
-	(*TaskLogsResponse)(nil),          // 61: swarm.v1.TaskLogsResponse
-	(*ExecOutput)(nil),                // 62: swarm.v1.ExecOutput
+	(*NetworkSurvey)(nil),             // 36: swarm.v1.NetworkSurvey
+	(*NetworkOnNode)(nil),             // 37: swarm.v1.NetworkOnNode
+	(*AddressUse)(nil),                // 38: swarm.v1.AddressUse
+	(*RemoveClusterImageRequest)(nil), // 39: swarm.v1.RemoveClusterImageRequest
+	(NodeSpec_Role)(0),                // 40: swarm.v1.NodeSpec.Role
+	(TaskState)(0),                    // 41: swarm.v1.TaskState
+	(*Node)(nil),                      // 42: swarm.v1.Node
+	(*NodeState)(nil),                 // 43: swarm.v1.NodeState
+	(*Task)(nil),                      // 44: swarm.v1.Task
+	(*TaskStatus)(nil),                // 45: swarm.v1.TaskStatus
+	(*Service)(nil),                   // 46: swarm.v1.Service
+	(*Revision)(nil),                  // 47: swarm.v1.Revision
+	(*Endpoint)(nil),                  // 48: swarm.v1.Endpoint
+	(*NodeSpec)(nil),                  // 49: swarm.v1.NodeSpec
+	(*ServiceSpec)(nil),               // 50: swarm.v1.ServiceSpec
+	(*ClusterSpec)(nil),               // 51: swarm.v1.ClusterSpec
+	(*LogOptions)(nil),                // 52: swarm.v1.LogOptions
+	(*Image)(nil),                     // 53: swarm.v1.Image
+	(*NetworkSpec)(nil),               // 54: swarm.v1.NetworkSpec
+	(*Network)(nil),                   // 55: swarm.v1.Network
+	(*Routing)(nil),                   // 56: swarm.v1.Routing
+	(*Backend)(nil),                   // 57: swarm.v1.Backend
+	(*Peering)(nil),                   // 58: swarm.v1.Peering
+	(*NodeNetwork)(nil),               // 59: swarm.v1.NodeNetwork
+	(*ExecInput)(nil),                 // 60: swarm.v1.ExecInput
+	(*Cluster)(nil),                   // 61: swarm.v1.Cluster
+	(*ImageProgress)(nil),             // 62: swarm.v1.ImageProgress
+	(*Event)(nil),                     // 63: swarm.v1.Event
+	(*TaskLogsResponse)(nil),          // 64: swarm.v1.TaskLogsResponse
+	(*ExecOutput)(nil),                // 65: swarm.v1.ExecOutput
 }
 var file_swarm_v1_control_proto_depIdxs = []int32{
-	38, // 0: swarm.v1.Filter.roles:type_name -> swarm.v1.NodeSpec.Role
-	39, // 1: swarm.v1.Filter.desired_states:type_name -> swarm.v1.TaskState
-	40, // 2: swarm.v1.NodeInfo.node:type_name -> swarm.v1.Node
-	41, // 3: swarm.v1.NodeInfo.state:type_name -> swarm.v1.NodeState
+	40, // 0: swarm.v1.Filter.roles:type_name -> swarm.v1.NodeSpec.Role
+	41, // 1: swarm.v1.Filter.desired_states:type_name -> swarm.v1.TaskState
+	42, // 2: swarm.v1.NodeInfo.node:type_name -> swarm.v1.Node
+	43, // 3: swarm.v1.NodeInfo.state:type_name -> swarm.v1.NodeState
 	3,  // 4: swarm.v1.NodeInfo.manager_status:type_name -> swarm.v1.ManagerStatus
 	0,  // 5: swarm.v1.ManagerStatus.reachability:type_name -> swarm.v1.ManagerStatus.Reachability
-	42, // 6: swarm.v1.TaskInfo.task:type_name -> swarm.v1.Task
-	43, // 7: swarm.v1.TaskInfo.status:type_name -> swarm.v1.TaskStatus
-	44, // 8: swarm.v1.ServiceInfo.service:type_name -> swarm.v1.Service
-	45, // 9: swarm.v1.ServiceInfo.revision:type_name -> swarm.v1.Revision
-	46, // 10: swarm.v1.ServiceInfo.endpoint:type_name -> swarm.v1.Endpoint
+	44, // 6: swarm.v1.TaskInfo.task:type_name -> swarm.v1.Task
+	45, // 7: swarm.v1.TaskInfo.status:type_name -> swarm.v1.TaskStatus
+	46, // 8: swarm.v1.ServiceInfo.service:type_name -> swarm.v1.Service
+	47, // 9: swarm.v1.ServiceInfo.revision:type_name -> swarm.v1.Revision
+	48, // 10: swarm.v1.ServiceInfo.endpoint:type_name -> swarm.v1.Endpoint
 	6,  // 11: swarm.v1.ServiceInfo.status:type_name -> swarm.v1.ServiceStatus
 	1,  // 12: swarm.v1.ListRequest.filter:type_name -> swarm.v1.Filter
 	2,  // 13: swarm.v1.ListNodesResponse.nodes:type_name -> swarm.v1.NodeInfo
 	5,  // 14: swarm.v1.ListServicesResponse.services:type_name -> swarm.v1.ServiceInfo
 	4,  // 15: swarm.v1.ListTasksResponse.tasks:type_name -> swarm.v1.TaskInfo
 	24, // 16: swarm.v1.ListImagesResponse.images:type_name -> swarm.v1.ImageInfo
-	45, // 17: swarm.v1.ListRevisionsResponse.revisions:type_name -> swarm.v1.Revision
-	47, // 18: swarm.v1.UpdateNodeRequest.spec:type_name -> swarm.v1.NodeSpec
-	48, // 19: swarm.v1.CreateServiceRequest.spec:type_name -> swarm.v1.ServiceSpec
-	48, // 20: swarm.v1.UpdateServiceRequest.spec:type_name -> swarm.v1.ServiceSpec
-	49, // 21: swarm.v1.UpdateClusterRequest.spec:type_name -> swarm.v1.ClusterSpec
+	47, // 17: swarm.v1.ListRevisionsResponse.revisions:type_name -> swarm.v1.Revision
+	49, // 18: swarm.v1.UpdateNodeRequest.spec:type_name -> swarm.v1.NodeSpec
+	50, // 19: swarm.v1.CreateServiceRequest.spec:type_name -> swarm.v1.ServiceSpec
+	50, // 20: swarm.v1.UpdateServiceRequest.spec:type_name -> swarm.v1.ServiceSpec
+	51, // 21: swarm.v1.UpdateClusterRequest.spec:type_name -> swarm.v1.ClusterSpec
 	1,  // 22: swarm.v1.WatchRequest.filter:type_name -> swarm.v1.Filter
-	50, // 23: swarm.v1.LogsRequest.options:type_name -> swarm.v1.LogOptions
-	51, // 24: swarm.v1.ImageInfo.image:type_name -> swarm.v1.Image
-	52, // 25: swarm.v1.CreateNetworkRequest.spec:type_name -> swarm.v1.NetworkSpec
+	52, // 23: swarm.v1.LogsRequest.options:type_name -> swarm.v1.LogOptions
+	53, // 24: swarm.v1.ImageInfo.image:type_name -> swarm.v1.Image
+	54, // 25: swarm.v1.CreateNetworkRequest.spec:type_name -> swarm.v1.NetworkSpec
 	35, // 26: swarm.v1.ListNetworksResponse.networks:type_name -> swarm.v1.NetworkInfo
 	1,  // 27: swarm.v1.PruneNetworksRequest.filter:type_name -> swarm.v1.Filter
-	53, // 28: swarm.v1.NetworkInfo.network:type_name -> swarm.v1.Network
-	36, // 29: swarm.v1.NetworkInfo.use:type_name -> swarm.v1.AddressUse
-	54, // 30: swarm.v1.NetworkInfo.services:type_name -> swarm.v1.Routing
-	55, // 31: swarm.v1.NetworkInfo.backends:type_name -> swarm.v1.Backend
-	56, // 32: swarm.v1.NetworkInfo.peers:type_name -> swarm.v1.Peering
-	7,  // 33: swarm.v1.Control.GetCluster:input_type -> swarm.v1.GetRequest
-	21, // 34: swarm.v1.Control.UpdateCluster:input_type -> swarm.v1.UpdateClusterRequest
-	7,  // 35: swarm.v1.Control.GetNode:input_type -> swarm.v1.GetRequest
-	8,  // 36: swarm.v1.Control.ListNodes:input_type -> swarm.v1.ListRequest
-	14, // 37: swarm.v1.Control.UpdateNode:input_type -> swarm.v1.UpdateNodeRequest
-	15, // 38: swarm.v1.Control.RemoveNode:input_type -> swarm.v1.RemoveNodeRequest
-	7,  // 39: swarm.v1.Control.GetService:input_type -> swarm.v1.GetRequest
-	8,  // 40: swarm.v1.Control.ListServices:input_type -> swarm.v1.ListRequest
-	17, // 41: swarm.v1.Control.CreateService:input_type -> swarm.v1.CreateServiceRequest
-	19, // 42: swarm.v1.Control.UpdateService:input_type -> swarm.v1.UpdateServiceRequest
-	7,  // 43: swarm.v1.Control.RemoveService:input_type -> swarm.v1.GetRequest
-	7,  // 44: swarm.v1.Control.ListRevisions:input_type -> swarm.v1.GetRequest
-	7,  // 45: swarm.v1.Control.GetTask:input_type -> swarm.v1.GetRequest
-	8,  // 46: swarm.v1.Control.ListTasks:input_type -> swarm.v1.ListRequest
-	7,  // 47: swarm.v1.Control.GetImage:input_type -> swarm.v1.GetRequest
-	8,  // 48: swarm.v1.Control.ListImages:input_type -> swarm.v1.ListRequest
-	25, // 49: swarm.v1.Control.LoadImage:input_type -> swarm.v1.LoadImageRequest
-	26, // 50: swarm.v1.Control.PullImage:input_type -> swarm.v1.PullImageClusterRequest
-	27, // 51: swarm.v1.Control.PushImage:input_type -> swarm.v1.PushImageClusterRequest
-	28, // 52: swarm.v1.Control.TagImage:input_type -> swarm.v1.TagImageRequest
-	37, // 53: swarm.v1.Control.RemoveImage:input_type -> swarm.v1.RemoveClusterImageRequest
-	29, // 54: swarm.v1.Control.Login:input_type -> swarm.v1.LoginRequest
-	31, // 55: swarm.v1.Control.CreateNetwork:input_type -> swarm.v1.CreateNetworkRequest
-	7,  // 56: swarm.v1.Control.GetNetwork:input_type -> swarm.v1.GetRequest
-	8,  // 57: swarm.v1.Control.ListNetworks:input_type -> swarm.v1.ListRequest
-	7,  // 58: swarm.v1.Control.RemoveNetwork:input_type -> swarm.v1.GetRequest
-	33, // 59: swarm.v1.Control.PruneNetworks:input_type -> swarm.v1.PruneNetworksRequest
-	22, // 60: swarm.v1.Control.Watch:input_type -> swarm.v1.WatchRequest
-	23, // 61: swarm.v1.Control.Logs:input_type -> swarm.v1.LogsRequest
-	57, // 62: swarm.v1.Control.Exec:input_type -> swarm.v1.ExecInput
-	58, // 63: swarm.v1.Control.GetCluster:output_type -> swarm.v1.Cluster
-	58, // 64: swarm.v1.Control.UpdateCluster:output_type -> swarm.v1.Cluster
-	2,  // 65: swarm.v1.Control.GetNode:output_type -> swarm.v1.NodeInfo
-	9,  // 66: swarm.v1.Control.ListNodes:output_type -> swarm.v1.ListNodesResponse
-	2,  // 67: swarm.v1.Control.UpdateNode:output_type -> swarm.v1.NodeInfo
-	16, // 68: swarm.v1.Control.RemoveNode:output_type -> swarm.v1.RemoveResponse
-	5,  // 69: swarm.v1.Control.GetService:output_type -> swarm.v1.ServiceInfo
-	10, // 70: swarm.v1.Control.ListServices:output_type -> swarm.v1.ListServicesResponse
-	18, // 71: swarm.v1.Control.CreateService:output_type -> swarm.v1.CreateServiceResponse
-	20, // 72: swarm.v1.Control.UpdateService:output_type -> swarm.v1.UpdateServiceResponse
-	16, // 73: swarm.v1.Control.RemoveService:output_type -> swarm.v1.RemoveResponse
-	13, // 74: swarm.v1.Control.ListRevisions:output_type -> swarm.v1.ListRevisionsResponse
-	4,  // 75: swarm.v1.Control.GetTask:output_type -> swarm.v1.TaskInfo
-	11, // 76: swarm.v1.Control.ListTasks:output_type -> swarm.v1.ListTasksResponse
-	24, // 77: swarm.v1.Control.GetImage:output_type -> swarm.v1.ImageInfo
-	12, // 78: swarm.v1.Control.ListImages:output_type -> swarm.v1.ListImagesResponse
-	59, // 79: swarm.v1.Control.LoadImage:output_type -> swarm.v1.ImageProgress
-	59, // 80: swarm.v1.Control.PullImage:output_type -> swarm.v1.ImageProgress
-	59, // 81: swarm.v1.Control.PushImage:output_type -> swarm.v1.ImageProgress
-	24, // 82: swarm.v1.Control.TagImage:output_type -> swarm.v1.ImageInfo
-	16, // 83: swarm.v1.Control.RemoveImage:output_type -> swarm.v1.RemoveResponse
-	30, // 84: swarm.v1.Control.Login:output_type -> swarm.v1.LoginResponse
-	35, // 85: swarm.v1.Control.CreateNetwork:output_type -> swarm.v1.NetworkInfo
-	35, // 86: swarm.v1.Control.GetNetwork:output_type -> swarm.v1.NetworkInfo
-	32, // 87: swarm.v1.Control.ListNetworks:output_type -> swarm.v1.ListNetworksResponse
-	16, // 88: swarm.v1.Control.RemoveNetwork:output_type -> swarm.v1.RemoveResponse
-	34, // 89: swarm.v1.Control.PruneNetworks:output_type -> swarm.v1.PruneNetworksResponse
-	60, // 90: swarm.v1.Control.Watch:output_type -> swarm.v1.Event
-	61, // 91: swarm.v1.Control.Logs:output_type -> swarm.v1.TaskLogsResponse
-	62, // 92: swarm.v1.Control.Exec:output_type -> swarm.v1.ExecOutput
-	63, // [63:93] is the sub-list for method output_type
-	33, // [33:63] is the sub-list for method input_type
-	33, // [33:33] is the sub-list for extension type_name
-	33, // [33:33] is the sub-list for extension extendee
-	0,  // [0:33] is the sub-list for field type_name
+	55, // 28: swarm.v1.NetworkInfo.network:type_name -> swarm.v1.Network
+	38, // 29: swarm.v1.NetworkInfo.use:type_name -> swarm.v1.AddressUse
+	56, // 30: swarm.v1.NetworkInfo.services:type_name -> swarm.v1.Routing
+	57, // 31: swarm.v1.NetworkInfo.backends:type_name -> swarm.v1.Backend
+	58, // 32: swarm.v1.NetworkInfo.peers:type_name -> swarm.v1.Peering
+	37, // 33: swarm.v1.NetworkSurvey.nodes:type_name -> swarm.v1.NetworkOnNode
+	59, // 34: swarm.v1.NetworkOnNode.network:type_name -> swarm.v1.NodeNetwork
+	7,  // 35: swarm.v1.Control.GetCluster:input_type -> swarm.v1.GetRequest
+	21, // 36: swarm.v1.Control.UpdateCluster:input_type -> swarm.v1.UpdateClusterRequest
+	7,  // 37: swarm.v1.Control.GetNode:input_type -> swarm.v1.GetRequest
+	8,  // 38: swarm.v1.Control.ListNodes:input_type -> swarm.v1.ListRequest
+	14, // 39: swarm.v1.Control.UpdateNode:input_type -> swarm.v1.UpdateNodeRequest
+	15, // 40: swarm.v1.Control.RemoveNode:input_type -> swarm.v1.RemoveNodeRequest
+	7,  // 41: swarm.v1.Control.GetService:input_type -> swarm.v1.GetRequest
+	8,  // 42: swarm.v1.Control.ListServices:input_type -> swarm.v1.ListRequest
+	17, // 43: swarm.v1.Control.CreateService:input_type -> swarm.v1.CreateServiceRequest
+	19, // 44: swarm.v1.Control.UpdateService:input_type -> swarm.v1.UpdateServiceRequest
+	7,  // 45: swarm.v1.Control.RemoveService:input_type -> swarm.v1.GetRequest
+	7,  // 46: swarm.v1.Control.ListRevisions:input_type -> swarm.v1.GetRequest
+	7,  // 47: swarm.v1.Control.GetTask:input_type -> swarm.v1.GetRequest
+	8,  // 48: swarm.v1.Control.ListTasks:input_type -> swarm.v1.ListRequest
+	7,  // 49: swarm.v1.Control.GetImage:input_type -> swarm.v1.GetRequest
+	8,  // 50: swarm.v1.Control.ListImages:input_type -> swarm.v1.ListRequest
+	25, // 51: swarm.v1.Control.LoadImage:input_type -> swarm.v1.LoadImageRequest
+	26, // 52: swarm.v1.Control.PullImage:input_type -> swarm.v1.PullImageClusterRequest
+	27, // 53: swarm.v1.Control.PushImage:input_type -> swarm.v1.PushImageClusterRequest
+	28, // 54: swarm.v1.Control.TagImage:input_type -> swarm.v1.TagImageRequest
+	39, // 55: swarm.v1.Control.RemoveImage:input_type -> swarm.v1.RemoveClusterImageRequest
+	29, // 56: swarm.v1.Control.Login:input_type -> swarm.v1.LoginRequest
+	31, // 57: swarm.v1.Control.CreateNetwork:input_type -> swarm.v1.CreateNetworkRequest
+	7,  // 58: swarm.v1.Control.GetNetwork:input_type -> swarm.v1.GetRequest
+	7,  // 59: swarm.v1.Control.SurveyNetwork:input_type -> swarm.v1.GetRequest
+	8,  // 60: swarm.v1.Control.ListNetworks:input_type -> swarm.v1.ListRequest
+	7,  // 61: swarm.v1.Control.RemoveNetwork:input_type -> swarm.v1.GetRequest
+	33, // 62: swarm.v1.Control.PruneNetworks:input_type -> swarm.v1.PruneNetworksRequest
+	22, // 63: swarm.v1.Control.Watch:input_type -> swarm.v1.WatchRequest
+	23, // 64: swarm.v1.Control.Logs:input_type -> swarm.v1.LogsRequest
+	60, // 65: swarm.v1.Control.Exec:input_type -> swarm.v1.ExecInput
+	61, // 66: swarm.v1.Control.GetCluster:output_type -> swarm.v1.Cluster
+	61, // 67: swarm.v1.Control.UpdateCluster:output_type -> swarm.v1.Cluster
+	2,  // 68: swarm.v1.Control.GetNode:output_type -> swarm.v1.NodeInfo
+	9,  // 69: swarm.v1.Control.ListNodes:output_type -> swarm.v1.ListNodesResponse
+	2,  // 70: swarm.v1.Control.UpdateNode:output_type -> swarm.v1.NodeInfo
+	16, // 71: swarm.v1.Control.RemoveNode:output_type -> swarm.v1.RemoveResponse
+	5,  // 72: swarm.v1.Control.GetService:output_type -> swarm.v1.ServiceInfo
+	10, // 73: swarm.v1.Control.ListServices:output_type -> swarm.v1.ListServicesResponse
+	18, // 74: swarm.v1.Control.CreateService:output_type -> swarm.v1.CreateServiceResponse
+	20, // 75: swarm.v1.Control.UpdateService:output_type -> swarm.v1.UpdateServiceResponse
+	16, // 76: swarm.v1.Control.RemoveService:output_type -> swarm.v1.RemoveResponse
+	13, // 77: swarm.v1.Control.ListRevisions:output_type -> swarm.v1.ListRevisionsResponse
+	4,  // 78: swarm.v1.Control.GetTask:output_type -> swarm.v1.TaskInfo
+	11, // 79: swarm.v1.Control.ListTasks:output_type -> swarm.v1.ListTasksResponse
+	24, // 80: swarm.v1.Control.GetImage:output_type -> swarm.v1.ImageInfo
+	12, // 81: swarm.v1.Control.ListImages:output_type -> swarm.v1.ListImagesResponse
+	62, // 82: swarm.v1.Control.LoadImage:output_type -> swarm.v1.ImageProgress
+	62, // 83: swarm.v1.Control.PullImage:output_type -> swarm.v1.ImageProgress
+	62, // 84: swarm.v1.Control.PushImage:output_type -> swarm.v1.ImageProgress
+	24, // 85: swarm.v1.Control.TagImage:output_type -> swarm.v1.ImageInfo
+	16, // 86: swarm.v1.Control.RemoveImage:output_type -> swarm.v1.RemoveResponse
+	30, // 87: swarm.v1.Control.Login:output_type -> swarm.v1.LoginResponse
+	35, // 88: swarm.v1.Control.CreateNetwork:output_type -> swarm.v1.NetworkInfo
+	35, // 89: swarm.v1.Control.GetNetwork:output_type -> swarm.v1.NetworkInfo
+	36, // 90: swarm.v1.Control.SurveyNetwork:output_type -> swarm.v1.NetworkSurvey
+	32, // 91: swarm.v1.Control.ListNetworks:output_type -> swarm.v1.ListNetworksResponse
+	16, // 92: swarm.v1.Control.RemoveNetwork:output_type -> swarm.v1.RemoveResponse
+	34, // 93: swarm.v1.Control.PruneNetworks:output_type -> swarm.v1.PruneNetworksResponse
+	63, // 94: swarm.v1.Control.Watch:output_type -> swarm.v1.Event
+	64, // 95: swarm.v1.Control.Logs:output_type -> swarm.v1.TaskLogsResponse
+	65, // 96: swarm.v1.Control.Exec:output_type -> swarm.v1.ExecOutput
+	66, // [66:97] is the sub-list for method output_type
+	35, // [35:66] is the sub-list for method input_type
+	35, // [35:35] is the sub-list for extension type_name
+	35, // [35:35] is the sub-list for extension extendee
+	0,  // [0:35] is the sub-list for field type_name
 }
 
 func init() { file_swarm_v1_control_proto_init() }
@@ -2564,7 +2703,7 @@ func file_swarm_v1_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swarm_v1_control_proto_rawDesc), len(file_swarm_v1_control_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   37,
+			NumMessages:   39,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

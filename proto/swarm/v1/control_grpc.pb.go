@@ -45,6 +45,7 @@ const (
 	Control_Login_FullMethodName         = "/swarm.v1.Control/Login"
 	Control_CreateNetwork_FullMethodName = "/swarm.v1.Control/CreateNetwork"
 	Control_GetNetwork_FullMethodName    = "/swarm.v1.Control/GetNetwork"
+	Control_SurveyNetwork_FullMethodName = "/swarm.v1.Control/SurveyNetwork"
 	Control_ListNetworks_FullMethodName  = "/swarm.v1.Control/ListNetworks"
 	Control_RemoveNetwork_FullMethodName = "/swarm.v1.Control/RemoveNetwork"
 	Control_PruneNetworks_FullMethodName = "/swarm.v1.Control/PruneNetworks"
@@ -82,6 +83,8 @@ type ControlClient interface {
 	Login(ctx context.Context, in *LoginRequest, opts ...grpc.CallOption) (*LoginResponse, error)
 	CreateNetwork(ctx context.Context, in *CreateNetworkRequest, opts ...grpc.CallOption) (*NetworkInfo, error)
 	GetNetwork(ctx context.Context, in *GetRequest, opts ...grpc.CallOption) (*NetworkInfo, error)
+	// SurveyNetwork asks the nodes what they have of a network.
+	SurveyNetwork(ctx context.Context, in *GetRequest, opts ...grpc.CallOption) (*NetworkSurvey, error)
 	ListNetworks(ctx context.Context, in *ListRequest, opts ...grpc.CallOption) (*ListNetworksResponse, error)
 	RemoveNetwork(ctx context.Context, in *GetRequest, opts ...grpc.CallOption) (*RemoveResponse, error)
 	PruneNetworks(ctx context.Context, in *PruneNetworksRequest, opts ...grpc.CallOption) (*PruneNetworksResponse, error)
@@ -359,6 +362,16 @@ func (c *controlClient) GetNetwork(ctx context.Context, in *GetRequest, opts ...
 	return out, nil
 }
 
+func (c *controlClient) SurveyNetwork(ctx context.Context, in *GetRequest, opts ...grpc.CallOption) (*NetworkSurvey, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(NetworkSurvey)
+	err := c.cc.Invoke(ctx, Control_SurveyNetwork_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *controlClient) ListNetworks(ctx context.Context, in *ListRequest, opts ...grpc.CallOption) (*ListNetworksResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListNetworksResponse)
@@ -469,6 +482,8 @@ type ControlServer interface {
 	Login(context.Context, *LoginRequest) (*LoginResponse, error)
 	CreateNetwork(context.Context, *CreateNetworkRequest) (*NetworkInfo, error)
 	GetNetwork(context.Context, *GetRequest) (*NetworkInfo, error)
+	// SurveyNetwork asks the nodes what they have of a network.
+	SurveyNetwork(context.Context, *GetRequest) (*NetworkSurvey, error)
 	ListNetworks(context.Context, *ListRequest) (*ListNetworksResponse, error)
 	RemoveNetwork(context.Context, *GetRequest) (*RemoveResponse, error)
 	PruneNetworks(context.Context, *PruneNetworksRequest) (*PruneNetworksResponse, error)
@@ -556,6 +571,9 @@ func (UnimplementedControlServer) CreateNetwork(context.Context, *CreateNetworkR
 }
 func (UnimplementedControlServer) GetNetwork(context.Context, *GetRequest) (*NetworkInfo, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetNetwork not implemented")
+}
+func (UnimplementedControlServer) SurveyNetwork(context.Context, *GetRequest) (*NetworkSurvey, error) {
+	return nil, status.Error(codes.Unimplemented, "method SurveyNetwork not implemented")
 }
 func (UnimplementedControlServer) ListNetworks(context.Context, *ListRequest) (*ListNetworksResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListNetworks not implemented")
@@ -1003,6 +1021,24 @@ func _Control_GetNetwork_Handler(srv interface{}, ctx context.Context, dec func(
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Control_SurveyNetwork_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).SurveyNetwork(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_SurveyNetwork_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).SurveyNetwork(ctx, req.(*GetRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Control_ListNetworks_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ListRequest)
 	if err := dec(in); err != nil {
@@ -1176,6 +1212,10 @@ var Control_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "GetNetwork",
 			Handler:    _Control_GetNetwork_Handler,
+		},
+		{
+			MethodName: "SurveyNetwork",
+			Handler:    _Control_SurveyNetwork_Handler,
 		},
 		{
 			MethodName: "ListNetworks",

@@ -2635,6 +2635,295 @@ func (*RemoveImageResponse) Descriptor() ([]byte, []int) {
 	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{33}
 }
 
+type NodeNetworkRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NodeNetworkRequest) Reset() {
+	*x = NodeNetworkRequest{}
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeNetworkRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeNetworkRequest) ProtoMessage() {}
+
+func (x *NodeNetworkRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeNetworkRequest.ProtoReflect.Descriptor instead.
+func (*NodeNetworkRequest) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *NodeNetworkRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+// NodeNetwork is an overlay network as a node's kernel has it.
+type NodeNetwork struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Store index of the newest state that the node has acted on.
+	Index uint64 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
+	// No task of the node is on the network: then the node has nothing of it.
+	Absent bool   `protobuf:"varint,2,opt,name=absent,proto3" json:"absent,omitempty"`
+	Vni    uint32 `protobuf:"varint,3,opt,name=vni,proto3" json:"vni,omitempty"`
+	// Of the network's interfaces.
+	Mtu uint32 `protobuf:"varint,4,opt,name=mtu,proto3" json:"mtu,omitempty"`
+	// Where other hosts send its packets.
+	Underlay string `protobuf:"bytes,5,opt,name=underlay,proto3" json:"underlay,omitempty"`
+	Port     uint32 `protobuf:"varint,6,opt,name=port,proto3" json:"port,omitempty"`
+	// Pin of the namespace that the network is in: nsenter --net=PIN.
+	Netns         string             `protobuf:"bytes,7,opt,name=netns,proto3" json:"netns,omitempty"`
+	TaskIds       []string           `protobuf:"bytes,8,rep,name=task_ids,json=taskIds,proto3" json:"task_ids,omitempty"`
+	Peers         []*NodeNetworkPeer `protobuf:"bytes,9,rep,name=peers,proto3" json:"peers,omitempty"`
+	Received      *NetworkTraffic    `protobuf:"bytes,10,opt,name=received,proto3" json:"received,omitempty"`
+	Sent          *NetworkTraffic    `protobuf:"bytes,11,opt,name=sent,proto3" json:"sent,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NodeNetwork) Reset() {
+	*x = NodeNetwork{}
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeNetwork) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeNetwork) ProtoMessage() {}
+
+func (x *NodeNetwork) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeNetwork.ProtoReflect.Descriptor instead.
+func (*NodeNetwork) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *NodeNetwork) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *NodeNetwork) GetAbsent() bool {
+	if x != nil {
+		return x.Absent
+	}
+	return false
+}
+
+func (x *NodeNetwork) GetVni() uint32 {
+	if x != nil {
+		return x.Vni
+	}
+	return 0
+}
+
+func (x *NodeNetwork) GetMtu() uint32 {
+	if x != nil {
+		return x.Mtu
+	}
+	return 0
+}
+
+func (x *NodeNetwork) GetUnderlay() string {
+	if x != nil {
+		return x.Underlay
+	}
+	return ""
+}
+
+func (x *NodeNetwork) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *NodeNetwork) GetNetns() string {
+	if x != nil {
+		return x.Netns
+	}
+	return ""
+}
+
+func (x *NodeNetwork) GetTaskIds() []string {
+	if x != nil {
+		return x.TaskIds
+	}
+	return nil
+}
+
+func (x *NodeNetwork) GetPeers() []*NodeNetworkPeer {
+	if x != nil {
+		return x.Peers
+	}
+	return nil
+}
+
+func (x *NodeNetwork) GetReceived() *NetworkTraffic {
+	if x != nil {
+		return x.Received
+	}
+	return nil
+}
+
+func (x *NodeNetwork) GetSent() *NetworkTraffic {
+	if x != nil {
+		return x.Sent
+	}
+	return nil
+}
+
+// NodeNetworkPeer is a host that the node sends packets of the network to.
+type NodeNetworkPeer struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Addr  string                 `protobuf:"bytes,1,opt,name=addr,proto3" json:"addr,omitempty"`
+	// How many of its tasks are known.
+	Endpoints     uint32 `protobuf:"varint,2,opt,name=endpoints,proto3" json:"endpoints,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NodeNetworkPeer) Reset() {
+	*x = NodeNetworkPeer{}
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeNetworkPeer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeNetworkPeer) ProtoMessage() {}
+
+func (x *NodeNetworkPeer) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeNetworkPeer.ProtoReflect.Descriptor instead.
+func (*NodeNetworkPeer) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *NodeNetworkPeer) GetAddr() string {
+	if x != nil {
+		return x.Addr
+	}
+	return ""
+}
+
+func (x *NodeNetworkPeer) GetEndpoints() uint32 {
+	if x != nil {
+		return x.Endpoints
+	}
+	return 0
+}
+
+// NetworkTraffic is what came from other hosts, or went there.
+type NetworkTraffic struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Packets       uint64                 `protobuf:"varint,1,opt,name=packets,proto3" json:"packets,omitempty"`
+	Bytes         uint64                 `protobuf:"varint,2,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	Dropped       uint64                 `protobuf:"varint,3,opt,name=dropped,proto3" json:"dropped,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NetworkTraffic) Reset() {
+	*x = NetworkTraffic{}
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NetworkTraffic) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NetworkTraffic) ProtoMessage() {}
+
+func (x *NetworkTraffic) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NetworkTraffic.ProtoReflect.Descriptor instead.
+func (*NetworkTraffic) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *NetworkTraffic) GetPackets() uint64 {
+	if x != nil {
+		return x.Packets
+	}
+	return 0
+}
+
+func (x *NetworkTraffic) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *NetworkTraffic) GetDropped() uint64 {
+	if x != nil {
+		return x.Dropped
+	}
+	return 0
+}
+
 type ImageProgress struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Step    string                 `protobuf:"bytes,1,opt,name=step,proto3" json:"step,omitempty"`
@@ -2653,7 +2942,7 @@ type ImageProgress struct {
 
 func (x *ImageProgress) Reset() {
 	*x = ImageProgress{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[34]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2665,7 +2954,7 @@ func (x *ImageProgress) String() string {
 func (*ImageProgress) ProtoMessage() {}
 
 func (x *ImageProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[34]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2678,7 +2967,7 @@ func (x *ImageProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageProgress.ProtoReflect.Descriptor instead.
 func (*ImageProgress) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{34}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ImageProgress) GetStep() string {
@@ -2915,7 +3204,29 @@ const file_swarm_v1_dispatch_proto_rawDesc = "" +
 	"\rregistry_auth\x18\x02 \x01(\tR\fregistryAuth\",\n" +
 	"\x12RemoveImageRequest\x12\x16\n" +
 	"\x06digest\x18\x01 \x01(\tR\x06digest\"\x15\n" +
-	"\x13RemoveImageResponse\"\x9e\x01\n" +
+	"\x13RemoveImageResponse\"$\n" +
+	"\x12NodeNetworkRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"\xd5\x02\n" +
+	"\vNodeNetwork\x12\x14\n" +
+	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x16\n" +
+	"\x06absent\x18\x02 \x01(\bR\x06absent\x12\x10\n" +
+	"\x03vni\x18\x03 \x01(\rR\x03vni\x12\x10\n" +
+	"\x03mtu\x18\x04 \x01(\rR\x03mtu\x12\x1a\n" +
+	"\bunderlay\x18\x05 \x01(\tR\bunderlay\x12\x12\n" +
+	"\x04port\x18\x06 \x01(\rR\x04port\x12\x14\n" +
+	"\x05netns\x18\a \x01(\tR\x05netns\x12\x19\n" +
+	"\btask_ids\x18\b \x03(\tR\ataskIds\x12/\n" +
+	"\x05peers\x18\t \x03(\v2\x19.swarm.v1.NodeNetworkPeerR\x05peers\x124\n" +
+	"\breceived\x18\n" +
+	" \x01(\v2\x18.swarm.v1.NetworkTrafficR\breceived\x12,\n" +
+	"\x04sent\x18\v \x01(\v2\x18.swarm.v1.NetworkTrafficR\x04sent\"C\n" +
+	"\x0fNodeNetworkPeer\x12\x12\n" +
+	"\x04addr\x18\x01 \x01(\tR\x04addr\x12\x1c\n" +
+	"\tendpoints\x18\x02 \x01(\rR\tendpoints\"Z\n" +
+	"\x0eNetworkTraffic\x12\x18\n" +
+	"\apackets\x18\x01 \x01(\x04R\apackets\x12\x14\n" +
+	"\x05bytes\x18\x02 \x01(\x04R\x05bytes\x12\x18\n" +
+	"\adropped\x18\x03 \x01(\x04R\adropped\"\x9e\x01\n" +
 	"\rImageProgress\x12\x12\n" +
 	"\x04step\x18\x01 \x01(\tR\x04step\x12\x18\n" +
 	"\acurrent\x18\x02 \x01(\x03R\acurrent\x12\x14\n" +
@@ -2928,13 +3239,14 @@ const file_swarm_v1_dispatch_proto_rawDesc = "" +
 	"\aSession\x12\x14.swarm.v1.FromWorker\x1a\x12.swarm.v1.ToWorker(\x010\x01\x12>\n" +
 	"\aHolders\x12\x18.swarm.v1.HoldersRequest\x1a\x19.swarm.v1.HoldersResponse2I\n" +
 	"\bLiveness\x12=\n" +
-	"\x06Report\x12\x17.swarm.v1.SessionReport\x1a\x1a.swarm.v1.SessionReportAck2\xd4\x02\n" +
+	"\x06Report\x12\x17.swarm.v1.SessionReport\x1a\x1a.swarm.v1.SessionReportAck2\x94\x03\n" +
 	"\x06Worker\x12?\n" +
 	"\x04Logs\x12\x19.swarm.v1.TaskLogsRequest\x1a\x1a.swarm.v1.TaskLogsResponse0\x01\x125\n" +
 	"\x04Exec\x12\x13.swarm.v1.ExecInput\x1a\x14.swarm.v1.ExecOutput(\x010\x01\x12B\n" +
 	"\tPullImage\x12\x1a.swarm.v1.PullImageRequest\x1a\x17.swarm.v1.ImageProgress0\x01\x12B\n" +
 	"\tPushImage\x12\x1a.swarm.v1.PushImageRequest\x1a\x17.swarm.v1.ImageProgress0\x01\x12J\n" +
-	"\vRemoveImage\x12\x1c.swarm.v1.RemoveImageRequest\x1a\x1d.swarm.v1.RemoveImageResponseB\x1eZ\x1cswarm/proto/swarm/v1;swarmv1b\x06proto3"
+	"\vRemoveImage\x12\x1c.swarm.v1.RemoveImageRequest\x1a\x1d.swarm.v1.RemoveImageResponse\x12>\n" +
+	"\aNetwork\x12\x1c.swarm.v1.NodeNetworkRequest\x1a\x15.swarm.v1.NodeNetworkB\x1eZ\x1cswarm/proto/swarm/v1;swarmv1b\x06proto3"
 
 var (
 	file_swarm_v1_dispatch_proto_rawDescOnce sync.Once
@@ -2949,7 +3261,7 @@ func file_swarm_v1_dispatch_proto_rawDescGZIP() []byte {
 }
 
 var file_swarm_v1_dispatch_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_swarm_v1_dispatch_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
+var file_swarm_v1_dispatch_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
 var file_swarm_v1_dispatch_proto_goTypes = []any{
 	(AssignmentRef_Kind)(0),       // 0: swarm.v1.AssignmentRef.Kind
 	(*FromWorker)(nil),            // 1: swarm.v1.FromWorker
@@ -2986,92 +3298,101 @@ var file_swarm_v1_dispatch_proto_goTypes = []any{
 	(*PushImageRequest)(nil),      // 32: swarm.v1.PushImageRequest
 	(*RemoveImageRequest)(nil),    // 33: swarm.v1.RemoveImageRequest
 	(*RemoveImageResponse)(nil),   // 34: swarm.v1.RemoveImageResponse
-	(*ImageProgress)(nil),         // 35: swarm.v1.ImageProgress
-	(*NodeDescription)(nil),       // 36: swarm.v1.NodeDescription
-	(*TaskStatus)(nil),            // 37: swarm.v1.TaskStatus
-	(*durationpb.Duration)(nil),   // 38: google.protobuf.Duration
-	(*Node)(nil),                  // 39: swarm.v1.Node
-	(*Peer)(nil),                  // 40: swarm.v1.Peer
-	(*Task)(nil),                  // 41: swarm.v1.Task
-	(*Revision)(nil),              // 42: swarm.v1.Revision
-	(*Secret)(nil),                // 43: swarm.v1.Secret
-	(*Config)(nil),                // 44: swarm.v1.Config
-	(*Endpoint)(nil),              // 45: swarm.v1.Endpoint
-	(*EncryptionKey)(nil),         // 46: swarm.v1.EncryptionKey
-	(*Network)(nil),               // 47: swarm.v1.Network
-	(*Image)(nil),                 // 48: swarm.v1.Image
-	(*NetworkAttachment)(nil),     // 49: swarm.v1.NetworkAttachment
-	(*timestamppb.Timestamp)(nil), // 50: google.protobuf.Timestamp
-	(*LogOptions)(nil),            // 51: swarm.v1.LogOptions
-	(*LogRecord)(nil),             // 52: swarm.v1.LogRecord
-	(*LogDetails)(nil),            // 53: swarm.v1.LogDetails
+	(*NodeNetworkRequest)(nil),    // 35: swarm.v1.NodeNetworkRequest
+	(*NodeNetwork)(nil),           // 36: swarm.v1.NodeNetwork
+	(*NodeNetworkPeer)(nil),       // 37: swarm.v1.NodeNetworkPeer
+	(*NetworkTraffic)(nil),        // 38: swarm.v1.NetworkTraffic
+	(*ImageProgress)(nil),         // 39: swarm.v1.ImageProgress
+	(*NodeDescription)(nil),       // 40: swarm.v1.NodeDescription
+	(*TaskStatus)(nil),            // 41: swarm.v1.TaskStatus
+	(*durationpb.Duration)(nil),   // 42: google.protobuf.Duration
+	(*Node)(nil),                  // 43: swarm.v1.Node
+	(*Peer)(nil),                  // 44: swarm.v1.Peer
+	(*Task)(nil),                  // 45: swarm.v1.Task
+	(*Revision)(nil),              // 46: swarm.v1.Revision
+	(*Secret)(nil),                // 47: swarm.v1.Secret
+	(*Config)(nil),                // 48: swarm.v1.Config
+	(*Endpoint)(nil),              // 49: swarm.v1.Endpoint
+	(*EncryptionKey)(nil),         // 50: swarm.v1.EncryptionKey
+	(*Network)(nil),               // 51: swarm.v1.Network
+	(*Image)(nil),                 // 52: swarm.v1.Image
+	(*NetworkAttachment)(nil),     // 53: swarm.v1.NetworkAttachment
+	(*timestamppb.Timestamp)(nil), // 54: google.protobuf.Timestamp
+	(*LogOptions)(nil),            // 55: swarm.v1.LogOptions
+	(*LogRecord)(nil),             // 56: swarm.v1.LogRecord
+	(*LogDetails)(nil),            // 57: swarm.v1.LogDetails
 }
 var file_swarm_v1_dispatch_proto_depIdxs = []int32{
 	3,  // 0: swarm.v1.FromWorker.hello:type_name -> swarm.v1.Hello
 	4,  // 1: swarm.v1.FromWorker.heartbeat:type_name -> swarm.v1.Heartbeat
 	5,  // 2: swarm.v1.FromWorker.status:type_name -> swarm.v1.StatusReport
-	36, // 3: swarm.v1.FromWorker.description:type_name -> swarm.v1.NodeDescription
+	40, // 3: swarm.v1.FromWorker.description:type_name -> swarm.v1.NodeDescription
 	6,  // 4: swarm.v1.FromWorker.images:type_name -> swarm.v1.ImageReport
 	2,  // 5: swarm.v1.FromWorker.departure:type_name -> swarm.v1.Departure
-	36, // 6: swarm.v1.Hello.description:type_name -> swarm.v1.NodeDescription
-	37, // 7: swarm.v1.StatusReport.updates:type_name -> swarm.v1.TaskStatus
+	40, // 6: swarm.v1.Hello.description:type_name -> swarm.v1.NodeDescription
+	41, // 7: swarm.v1.StatusReport.updates:type_name -> swarm.v1.TaskStatus
 	9,  // 8: swarm.v1.ToWorker.welcome:type_name -> swarm.v1.Welcome
 	10, // 9: swarm.v1.ToWorker.heartbeat_ack:type_name -> swarm.v1.HeartbeatAck
 	13, // 10: swarm.v1.ToWorker.assignments:type_name -> swarm.v1.Assignments
 	11, // 11: swarm.v1.ToWorker.status_ack:type_name -> swarm.v1.StatusAck
 	12, // 12: swarm.v1.ToWorker.node:type_name -> swarm.v1.NodeUpdate
 	8,  // 13: swarm.v1.ToWorker.departure_ack:type_name -> swarm.v1.DepartureAck
-	38, // 14: swarm.v1.Welcome.heartbeat_period:type_name -> google.protobuf.Duration
-	39, // 15: swarm.v1.NodeUpdate.node:type_name -> swarm.v1.Node
-	40, // 16: swarm.v1.NodeUpdate.managers:type_name -> swarm.v1.Peer
+	42, // 14: swarm.v1.Welcome.heartbeat_period:type_name -> google.protobuf.Duration
+	43, // 15: swarm.v1.NodeUpdate.node:type_name -> swarm.v1.Node
+	44, // 16: swarm.v1.NodeUpdate.managers:type_name -> swarm.v1.Peer
 	14, // 17: swarm.v1.Assignments.changes:type_name -> swarm.v1.AssignmentChange
 	15, // 18: swarm.v1.AssignmentChange.put:type_name -> swarm.v1.Assignment
 	19, // 19: swarm.v1.AssignmentChange.remove:type_name -> swarm.v1.AssignmentRef
-	41, // 20: swarm.v1.Assignment.task:type_name -> swarm.v1.Task
-	42, // 21: swarm.v1.Assignment.revision:type_name -> swarm.v1.Revision
-	43, // 22: swarm.v1.Assignment.secret:type_name -> swarm.v1.Secret
-	44, // 23: swarm.v1.Assignment.config:type_name -> swarm.v1.Config
-	45, // 24: swarm.v1.Assignment.endpoint:type_name -> swarm.v1.Endpoint
-	46, // 25: swarm.v1.Assignment.key:type_name -> swarm.v1.EncryptionKey
-	47, // 26: swarm.v1.Assignment.network:type_name -> swarm.v1.Network
-	48, // 27: swarm.v1.Assignment.image:type_name -> swarm.v1.Image
+	45, // 20: swarm.v1.Assignment.task:type_name -> swarm.v1.Task
+	46, // 21: swarm.v1.Assignment.revision:type_name -> swarm.v1.Revision
+	47, // 22: swarm.v1.Assignment.secret:type_name -> swarm.v1.Secret
+	48, // 23: swarm.v1.Assignment.config:type_name -> swarm.v1.Config
+	49, // 24: swarm.v1.Assignment.endpoint:type_name -> swarm.v1.Endpoint
+	50, // 25: swarm.v1.Assignment.key:type_name -> swarm.v1.EncryptionKey
+	51, // 26: swarm.v1.Assignment.network:type_name -> swarm.v1.Network
+	52, // 27: swarm.v1.Assignment.image:type_name -> swarm.v1.Image
 	16, // 28: swarm.v1.Assignment.peering:type_name -> swarm.v1.Peering
 	17, // 29: swarm.v1.Assignment.routing:type_name -> swarm.v1.Routing
 	18, // 30: swarm.v1.Assignment.backend:type_name -> swarm.v1.Backend
-	45, // 31: swarm.v1.Routing.endpoint:type_name -> swarm.v1.Endpoint
-	49, // 32: swarm.v1.Backend.networks:type_name -> swarm.v1.NetworkAttachment
+	49, // 31: swarm.v1.Routing.endpoint:type_name -> swarm.v1.Endpoint
+	53, // 32: swarm.v1.Backend.networks:type_name -> swarm.v1.NetworkAttachment
 	0,  // 33: swarm.v1.AssignmentRef.kind:type_name -> swarm.v1.AssignmentRef.Kind
-	40, // 34: swarm.v1.HoldersResponse.holders:type_name -> swarm.v1.Peer
+	44, // 34: swarm.v1.HoldersResponse.holders:type_name -> swarm.v1.Peer
 	23, // 35: swarm.v1.SessionReport.sessions:type_name -> swarm.v1.SessionEntry
 	23, // 36: swarm.v1.SessionReport.opening:type_name -> swarm.v1.SessionEntry
-	50, // 37: swarm.v1.SessionEntry.last_heartbeat:type_name -> google.protobuf.Timestamp
-	51, // 38: swarm.v1.TaskLogsRequest.options:type_name -> swarm.v1.LogOptions
-	52, // 39: swarm.v1.TaskLogsResponse.records:type_name -> swarm.v1.LogRecord
-	53, // 40: swarm.v1.TaskLogsResponse.details:type_name -> swarm.v1.LogDetails
+	54, // 37: swarm.v1.SessionEntry.last_heartbeat:type_name -> google.protobuf.Timestamp
+	55, // 38: swarm.v1.TaskLogsRequest.options:type_name -> swarm.v1.LogOptions
+	56, // 39: swarm.v1.TaskLogsResponse.records:type_name -> swarm.v1.LogRecord
+	57, // 40: swarm.v1.TaskLogsResponse.details:type_name -> swarm.v1.LogDetails
 	27, // 41: swarm.v1.ExecInput.start:type_name -> swarm.v1.ExecStart
 	29, // 42: swarm.v1.ExecInput.resize:type_name -> swarm.v1.Resize
-	48, // 43: swarm.v1.ImageProgress.image:type_name -> swarm.v1.Image
-	1,  // 44: swarm.v1.Dispatcher.Session:input_type -> swarm.v1.FromWorker
-	20, // 45: swarm.v1.Dispatcher.Holders:input_type -> swarm.v1.HoldersRequest
-	22, // 46: swarm.v1.Liveness.Report:input_type -> swarm.v1.SessionReport
-	25, // 47: swarm.v1.Worker.Logs:input_type -> swarm.v1.TaskLogsRequest
-	28, // 48: swarm.v1.Worker.Exec:input_type -> swarm.v1.ExecInput
-	31, // 49: swarm.v1.Worker.PullImage:input_type -> swarm.v1.PullImageRequest
-	32, // 50: swarm.v1.Worker.PushImage:input_type -> swarm.v1.PushImageRequest
-	33, // 51: swarm.v1.Worker.RemoveImage:input_type -> swarm.v1.RemoveImageRequest
-	7,  // 52: swarm.v1.Dispatcher.Session:output_type -> swarm.v1.ToWorker
-	21, // 53: swarm.v1.Dispatcher.Holders:output_type -> swarm.v1.HoldersResponse
-	24, // 54: swarm.v1.Liveness.Report:output_type -> swarm.v1.SessionReportAck
-	26, // 55: swarm.v1.Worker.Logs:output_type -> swarm.v1.TaskLogsResponse
-	30, // 56: swarm.v1.Worker.Exec:output_type -> swarm.v1.ExecOutput
-	35, // 57: swarm.v1.Worker.PullImage:output_type -> swarm.v1.ImageProgress
-	35, // 58: swarm.v1.Worker.PushImage:output_type -> swarm.v1.ImageProgress
-	34, // 59: swarm.v1.Worker.RemoveImage:output_type -> swarm.v1.RemoveImageResponse
-	52, // [52:60] is the sub-list for method output_type
-	44, // [44:52] is the sub-list for method input_type
-	44, // [44:44] is the sub-list for extension type_name
-	44, // [44:44] is the sub-list for extension extendee
-	0,  // [0:44] is the sub-list for field type_name
+	37, // 43: swarm.v1.NodeNetwork.peers:type_name -> swarm.v1.NodeNetworkPeer
+	38, // 44: swarm.v1.NodeNetwork.received:type_name -> swarm.v1.NetworkTraffic
+	38, // 45: swarm.v1.NodeNetwork.sent:type_name -> swarm.v1.NetworkTraffic
+	52, // 46: swarm.v1.ImageProgress.image:type_name -> swarm.v1.Image
+	1,  // 47: swarm.v1.Dispatcher.Session:input_type -> swarm.v1.FromWorker
+	20, // 48: swarm.v1.Dispatcher.Holders:input_type -> swarm.v1.HoldersRequest
+	22, // 49: swarm.v1.Liveness.Report:input_type -> swarm.v1.SessionReport
+	25, // 50: swarm.v1.Worker.Logs:input_type -> swarm.v1.TaskLogsRequest
+	28, // 51: swarm.v1.Worker.Exec:input_type -> swarm.v1.ExecInput
+	31, // 52: swarm.v1.Worker.PullImage:input_type -> swarm.v1.PullImageRequest
+	32, // 53: swarm.v1.Worker.PushImage:input_type -> swarm.v1.PushImageRequest
+	33, // 54: swarm.v1.Worker.RemoveImage:input_type -> swarm.v1.RemoveImageRequest
+	35, // 55: swarm.v1.Worker.Network:input_type -> swarm.v1.NodeNetworkRequest
+	7,  // 56: swarm.v1.Dispatcher.Session:output_type -> swarm.v1.ToWorker
+	21, // 57: swarm.v1.Dispatcher.Holders:output_type -> swarm.v1.HoldersResponse
+	24, // 58: swarm.v1.Liveness.Report:output_type -> swarm.v1.SessionReportAck
+	26, // 59: swarm.v1.Worker.Logs:output_type -> swarm.v1.TaskLogsResponse
+	30, // 60: swarm.v1.Worker.Exec:output_type -> swarm.v1.ExecOutput
+	39, // 61: swarm.v1.Worker.PullImage:output_type -> swarm.v1.ImageProgress
+	39, // 62: swarm.v1.Worker.PushImage:output_type -> swarm.v1.ImageProgress
+	34, // 63: swarm.v1.Worker.RemoveImage:output_type -> swarm.v1.RemoveImageResponse
+	36, // 64: swarm.v1.Worker.Network:output_type -> swarm.v1.NodeNetwork
+	56, // [56:65] is the sub-list for method output_type
+	47, // [47:56] is the sub-list for method input_type
+	47, // [47:47] is the sub-list for extension type_name
+	47, // [47:47] is the sub-list for extension extendee
+	0,  // [0:47] is the sub-list for field type_name
 }
 
 func init() { file_swarm_v1_dispatch_proto_init() }
@@ -3133,7 +3454,7 @@ func file_swarm_v1_dispatch_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swarm_v1_dispatch_proto_rawDesc), len(file_swarm_v1_dispatch_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   35,
+			NumMessages:   39,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

@@ -267,6 +267,7 @@ const (
 	Worker_PullImage_FullMethodName   = "/swarm.v1.Worker/PullImage"
 	Worker_PushImage_FullMethodName   = "/swarm.v1.Worker/PushImage"
 	Worker_RemoveImage_FullMethodName = "/swarm.v1.Worker/RemoveImage"
+	Worker_Network_FullMethodName     = "/swarm.v1.Worker/Network"
 )
 
 // WorkerClient is the client API for Worker service.
@@ -278,6 +279,7 @@ type WorkerClient interface {
 	PullImage(ctx context.Context, in *PullImageRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ImageProgress], error)
 	PushImage(ctx context.Context, in *PushImageRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ImageProgress], error)
 	RemoveImage(ctx context.Context, in *RemoveImageRequest, opts ...grpc.CallOption) (*RemoveImageResponse, error)
+	Network(ctx context.Context, in *NodeNetworkRequest, opts ...grpc.CallOption) (*NodeNetwork, error)
 }
 
 type workerClient struct {
@@ -368,6 +370,16 @@ func (c *workerClient) RemoveImage(ctx context.Context, in *RemoveImageRequest, 
 	return out, nil
 }
 
+func (c *workerClient) Network(ctx context.Context, in *NodeNetworkRequest, opts ...grpc.CallOption) (*NodeNetwork, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(NodeNetwork)
+	err := c.cc.Invoke(ctx, Worker_Network_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // WorkerServer is the server API for Worker service.
 // All implementations must embed UnimplementedWorkerServer
 // for forward compatibility.
@@ -377,6 +389,7 @@ type WorkerServer interface {
 	PullImage(*PullImageRequest, grpc.ServerStreamingServer[ImageProgress]) error
 	PushImage(*PushImageRequest, grpc.ServerStreamingServer[ImageProgress]) error
 	RemoveImage(context.Context, *RemoveImageRequest) (*RemoveImageResponse, error)
+	Network(context.Context, *NodeNetworkRequest) (*NodeNetwork, error)
 	mustEmbedUnimplementedWorkerServer()
 }
 
@@ -401,6 +414,9 @@ func (UnimplementedWorkerServer) PushImage(*PushImageRequest, grpc.ServerStreami
 }
 func (UnimplementedWorkerServer) RemoveImage(context.Context, *RemoveImageRequest) (*RemoveImageResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RemoveImage not implemented")
+}
+func (UnimplementedWorkerServer) Network(context.Context, *NodeNetworkRequest) (*NodeNetwork, error) {
+	return nil, status.Error(codes.Unimplemented, "method Network not implemented")
 }
 func (UnimplementedWorkerServer) mustEmbedUnimplementedWorkerServer() {}
 func (UnimplementedWorkerServer) testEmbeddedByValue()                {}
@@ -481,6 +497,24 @@ func _Worker_RemoveImage_Handler(srv interface{}, ctx context.Context, dec func(
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Worker_Network_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(NodeNetworkRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(WorkerServer).Network(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Worker_Network_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(WorkerServer).Network(ctx, req.(*NodeNetworkRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Worker_ServiceDesc is the grpc.ServiceDesc for Worker service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -491,6 +525,10 @@ var Worker_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "RemoveImage",
 			Handler:    _Worker_RemoveImage_Handler,
+		},
+		{
+			MethodName: "Network",
+			Handler:    _Worker_Network_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

@@ -217,7 +217,7 @@ func (x UpdateStatus_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use UpdateStatus_State.Descriptor instead.
 func (UpdateStatus_State) EnumDescriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{9, 0}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{10, 0}
 }
 
 type Event_Action int32
@@ -266,7 +266,7 @@ func (x Event_Action) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Event_Action.Descriptor instead.
 func (Event_Action) EnumDescriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{34, 0}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{35, 0}
 }
 
 type LogRecord_Stream int32
@@ -315,7 +315,7 @@ func (x LogRecord_Stream) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use LogRecord_Stream.Descriptor instead.
 func (LogRecord_Stream) EnumDescriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{36, 0}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{37, 0}
 }
 
 // Meta stands in every stored object. The store sets it in Apply; what a caller puts there is ignored.
@@ -596,7 +596,9 @@ type NodeDescription struct {
 	// Disk trouble and the like, in the node's own words; a node with one refuses new tasks with this reason.
 	Unavailable string `protobuf:"bytes,6,opt,name=unavailable,proto3" json:"unavailable,omitempty"`
 	// Ranges that the host routes otherwise than by its default route, in prefix notation: networks of the cluster keep clear of them.
-	Routed        []string `protobuf:"bytes,7,rep,name=routed,proto3" json:"routed,omitempty"`
+	Routed []string `protobuf:"bytes,7,rep,name=routed,proto3" json:"routed,omitempty"`
+	// Ports that services publish on all nodes, and that another program of this host has: it answers there.
+	PortConflicts []*PortConflict `protobuf:"bytes,8,rep,name=port_conflicts,json=portConflicts,proto3" json:"port_conflicts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -680,6 +682,75 @@ func (x *NodeDescription) GetRouted() []string {
 	return nil
 }
 
+func (x *NodeDescription) GetPortConflicts() []*PortConflict {
+	if x != nil {
+		return x.PortConflicts
+	}
+	return nil
+}
+
+type PortConflict struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Port  uint32                 `protobuf:"varint,1,opt,name=port,proto3" json:"port,omitempty"`
+	// tcp, udp or sctp.
+	Protocol string `protobuf:"bytes,2,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	// Names the program.
+	Reason        string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PortConflict) Reset() {
+	*x = PortConflict{}
+	mi := &file_swarm_v1_object_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PortConflict) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PortConflict) ProtoMessage() {}
+
+func (x *PortConflict) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_object_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PortConflict.ProtoReflect.Descriptor instead.
+func (*PortConflict) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *PortConflict) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *PortConflict) GetProtocol() string {
+	if x != nil {
+		return x.Protocol
+	}
+	return ""
+}
+
+func (x *PortConflict) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 type EngineDescription struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	EngineVersion  string                 `protobuf:"bytes,1,opt,name=engine_version,json=engineVersion,proto3" json:"engine_version,omitempty"`
@@ -696,7 +767,7 @@ type EngineDescription struct {
 
 func (x *EngineDescription) Reset() {
 	*x = EngineDescription{}
-	mi := &file_swarm_v1_object_proto_msgTypes[4]
+	mi := &file_swarm_v1_object_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -708,7 +779,7 @@ func (x *EngineDescription) String() string {
 func (*EngineDescription) ProtoMessage() {}
 
 func (x *EngineDescription) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[4]
+	mi := &file_swarm_v1_object_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -721,7 +792,7 @@ func (x *EngineDescription) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EngineDescription.ProtoReflect.Descriptor instead.
 func (*EngineDescription) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{4}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *EngineDescription) GetEngineVersion() string {
@@ -784,7 +855,7 @@ type RunningBuild struct {
 
 func (x *RunningBuild) Reset() {
 	*x = RunningBuild{}
-	mi := &file_swarm_v1_object_proto_msgTypes[5]
+	mi := &file_swarm_v1_object_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -796,7 +867,7 @@ func (x *RunningBuild) String() string {
 func (*RunningBuild) ProtoMessage() {}
 
 func (x *RunningBuild) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[5]
+	mi := &file_swarm_v1_object_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -809,7 +880,7 @@ func (x *RunningBuild) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunningBuild.ProtoReflect.Descriptor instead.
 func (*RunningBuild) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{5}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *RunningBuild) GetPart() string {
@@ -836,7 +907,7 @@ type PluginDescription struct {
 
 func (x *PluginDescription) Reset() {
 	*x = PluginDescription{}
-	mi := &file_swarm_v1_object_proto_msgTypes[6]
+	mi := &file_swarm_v1_object_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -848,7 +919,7 @@ func (x *PluginDescription) String() string {
 func (*PluginDescription) ProtoMessage() {}
 
 func (x *PluginDescription) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[6]
+	mi := &file_swarm_v1_object_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -861,7 +932,7 @@ func (x *PluginDescription) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PluginDescription.ProtoReflect.Descriptor instead.
 func (*PluginDescription) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{6}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *PluginDescription) GetType() string {
@@ -889,7 +960,7 @@ type TLSInfo struct {
 
 func (x *TLSInfo) Reset() {
 	*x = TLSInfo{}
-	mi := &file_swarm_v1_object_proto_msgTypes[7]
+	mi := &file_swarm_v1_object_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -901,7 +972,7 @@ func (x *TLSInfo) String() string {
 func (*TLSInfo) ProtoMessage() {}
 
 func (x *TLSInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[7]
+	mi := &file_swarm_v1_object_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -914,7 +985,7 @@ func (x *TLSInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TLSInfo.ProtoReflect.Descriptor instead.
 func (*TLSInfo) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{7}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *TLSInfo) GetTrustRoot() []byte {
@@ -959,7 +1030,7 @@ type Service struct {
 
 func (x *Service) Reset() {
 	*x = Service{}
-	mi := &file_swarm_v1_object_proto_msgTypes[8]
+	mi := &file_swarm_v1_object_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -971,7 +1042,7 @@ func (x *Service) String() string {
 func (*Service) ProtoMessage() {}
 
 func (x *Service) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[8]
+	mi := &file_swarm_v1_object_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -984,7 +1055,7 @@ func (x *Service) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Service.ProtoReflect.Descriptor instead.
 func (*Service) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{8}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Service) GetId() string {
@@ -1055,7 +1126,7 @@ type UpdateStatus struct {
 
 func (x *UpdateStatus) Reset() {
 	*x = UpdateStatus{}
-	mi := &file_swarm_v1_object_proto_msgTypes[9]
+	mi := &file_swarm_v1_object_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1067,7 +1138,7 @@ func (x *UpdateStatus) String() string {
 func (*UpdateStatus) ProtoMessage() {}
 
 func (x *UpdateStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[9]
+	mi := &file_swarm_v1_object_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1080,7 +1151,7 @@ func (x *UpdateStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateStatus.ProtoReflect.Descriptor instead.
 func (*UpdateStatus) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{9}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *UpdateStatus) GetState() UpdateStatus_State {
@@ -1121,7 +1192,7 @@ type JobStatus struct {
 
 func (x *JobStatus) Reset() {
 	*x = JobStatus{}
-	mi := &file_swarm_v1_object_proto_msgTypes[10]
+	mi := &file_swarm_v1_object_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1133,7 +1204,7 @@ func (x *JobStatus) String() string {
 func (*JobStatus) ProtoMessage() {}
 
 func (x *JobStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[10]
+	mi := &file_swarm_v1_object_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1146,7 +1217,7 @@ func (x *JobStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobStatus.ProtoReflect.Descriptor instead.
 func (*JobStatus) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{10}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *JobStatus) GetJobIteration() uint64 {
@@ -1180,7 +1251,7 @@ type Revision struct {
 
 func (x *Revision) Reset() {
 	*x = Revision{}
-	mi := &file_swarm_v1_object_proto_msgTypes[11]
+	mi := &file_swarm_v1_object_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1192,7 +1263,7 @@ func (x *Revision) String() string {
 func (*Revision) ProtoMessage() {}
 
 func (x *Revision) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[11]
+	mi := &file_swarm_v1_object_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1205,7 +1276,7 @@ func (x *Revision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revision.ProtoReflect.Descriptor instead.
 func (*Revision) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{11}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Revision) GetServiceId() string {
@@ -1279,7 +1350,7 @@ type Task struct {
 
 func (x *Task) Reset() {
 	*x = Task{}
-	mi := &file_swarm_v1_object_proto_msgTypes[12]
+	mi := &file_swarm_v1_object_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1291,7 +1362,7 @@ func (x *Task) String() string {
 func (*Task) ProtoMessage() {}
 
 func (x *Task) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[12]
+	mi := &file_swarm_v1_object_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1304,7 +1375,7 @@ func (x *Task) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Task.ProtoReflect.Descriptor instead.
 func (*Task) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{12}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Task) GetId() string {
@@ -1424,7 +1495,7 @@ type RestartHistory struct {
 
 func (x *RestartHistory) Reset() {
 	*x = RestartHistory{}
-	mi := &file_swarm_v1_object_proto_msgTypes[13]
+	mi := &file_swarm_v1_object_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1436,7 +1507,7 @@ func (x *RestartHistory) String() string {
 func (*RestartHistory) ProtoMessage() {}
 
 func (x *RestartHistory) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[13]
+	mi := &file_swarm_v1_object_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1449,7 +1520,7 @@ func (x *RestartHistory) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartHistory.ProtoReflect.Descriptor instead.
 func (*RestartHistory) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{13}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *RestartHistory) GetAttempts() uint64 {
@@ -1479,7 +1550,7 @@ type NetworkAttachment struct {
 
 func (x *NetworkAttachment) Reset() {
 	*x = NetworkAttachment{}
-	mi := &file_swarm_v1_object_proto_msgTypes[14]
+	mi := &file_swarm_v1_object_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1491,7 +1562,7 @@ func (x *NetworkAttachment) String() string {
 func (*NetworkAttachment) ProtoMessage() {}
 
 func (x *NetworkAttachment) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[14]
+	mi := &file_swarm_v1_object_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1504,7 +1575,7 @@ func (x *NetworkAttachment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkAttachment.ProtoReflect.Descriptor instead.
 func (*NetworkAttachment) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{14}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *NetworkAttachment) GetNetworkId() string {
@@ -1566,7 +1637,7 @@ type TaskStatus struct {
 
 func (x *TaskStatus) Reset() {
 	*x = TaskStatus{}
-	mi := &file_swarm_v1_object_proto_msgTypes[15]
+	mi := &file_swarm_v1_object_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1578,7 +1649,7 @@ func (x *TaskStatus) String() string {
 func (*TaskStatus) ProtoMessage() {}
 
 func (x *TaskStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[15]
+	mi := &file_swarm_v1_object_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1591,7 +1662,7 @@ func (x *TaskStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskStatus.ProtoReflect.Descriptor instead.
 func (*TaskStatus) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{15}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *TaskStatus) GetTaskId() string {
@@ -1713,7 +1784,7 @@ type ContainerStatus struct {
 
 func (x *ContainerStatus) Reset() {
 	*x = ContainerStatus{}
-	mi := &file_swarm_v1_object_proto_msgTypes[16]
+	mi := &file_swarm_v1_object_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1725,7 +1796,7 @@ func (x *ContainerStatus) String() string {
 func (*ContainerStatus) ProtoMessage() {}
 
 func (x *ContainerStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[16]
+	mi := &file_swarm_v1_object_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1738,7 +1809,7 @@ func (x *ContainerStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerStatus.ProtoReflect.Descriptor instead.
 func (*ContainerStatus) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{16}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ContainerStatus) GetContainerId() string {
@@ -1788,7 +1859,7 @@ type Unplaced struct {
 
 func (x *Unplaced) Reset() {
 	*x = Unplaced{}
-	mi := &file_swarm_v1_object_proto_msgTypes[17]
+	mi := &file_swarm_v1_object_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1800,7 +1871,7 @@ func (x *Unplaced) String() string {
 func (*Unplaced) ProtoMessage() {}
 
 func (x *Unplaced) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[17]
+	mi := &file_swarm_v1_object_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1813,7 +1884,7 @@ func (x *Unplaced) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Unplaced.ProtoReflect.Descriptor instead.
 func (*Unplaced) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{17}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Unplaced) GetRefusals() []*Refusal {
@@ -1842,7 +1913,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_swarm_v1_object_proto_msgTypes[18]
+	mi := &file_swarm_v1_object_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1854,7 +1925,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[18]
+	mi := &file_swarm_v1_object_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1867,7 +1938,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{18}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Refusal) GetFilter() string {
@@ -1906,7 +1977,7 @@ type Network struct {
 
 func (x *Network) Reset() {
 	*x = Network{}
-	mi := &file_swarm_v1_object_proto_msgTypes[19]
+	mi := &file_swarm_v1_object_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1918,7 +1989,7 @@ func (x *Network) String() string {
 func (*Network) ProtoMessage() {}
 
 func (x *Network) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[19]
+	mi := &file_swarm_v1_object_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1931,7 +2002,7 @@ func (x *Network) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Network.ProtoReflect.Descriptor instead.
 func (*Network) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{19}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Network) GetId() string {
@@ -1990,7 +2061,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_swarm_v1_object_proto_msgTypes[20]
+	mi := &file_swarm_v1_object_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2002,7 +2073,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[20]
+	mi := &file_swarm_v1_object_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2015,7 +2086,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{20}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Endpoint) GetServiceId() string {
@@ -2064,7 +2135,7 @@ type VirtualIP struct {
 
 func (x *VirtualIP) Reset() {
 	*x = VirtualIP{}
-	mi := &file_swarm_v1_object_proto_msgTypes[21]
+	mi := &file_swarm_v1_object_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2076,7 +2147,7 @@ func (x *VirtualIP) String() string {
 func (*VirtualIP) ProtoMessage() {}
 
 func (x *VirtualIP) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[21]
+	mi := &file_swarm_v1_object_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2089,7 +2160,7 @@ func (x *VirtualIP) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VirtualIP.ProtoReflect.Descriptor instead.
 func (*VirtualIP) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{21}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *VirtualIP) GetNetworkId() string {
@@ -2120,7 +2191,7 @@ type Claim struct {
 
 func (x *Claim) Reset() {
 	*x = Claim{}
-	mi := &file_swarm_v1_object_proto_msgTypes[22]
+	mi := &file_swarm_v1_object_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2132,7 +2203,7 @@ func (x *Claim) String() string {
 func (*Claim) ProtoMessage() {}
 
 func (x *Claim) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[22]
+	mi := &file_swarm_v1_object_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2145,7 +2216,7 @@ func (x *Claim) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Claim.ProtoReflect.Descriptor instead.
 func (*Claim) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{22}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Claim) GetKey() string {
@@ -2181,7 +2252,7 @@ type Secret struct {
 
 func (x *Secret) Reset() {
 	*x = Secret{}
-	mi := &file_swarm_v1_object_proto_msgTypes[23]
+	mi := &file_swarm_v1_object_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2193,7 +2264,7 @@ func (x *Secret) String() string {
 func (*Secret) ProtoMessage() {}
 
 func (x *Secret) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[23]
+	mi := &file_swarm_v1_object_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2206,7 +2277,7 @@ func (x *Secret) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Secret.ProtoReflect.Descriptor instead.
 func (*Secret) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{23}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Secret) GetId() string {
@@ -2249,7 +2320,7 @@ type Config struct {
 
 func (x *Config) Reset() {
 	*x = Config{}
-	mi := &file_swarm_v1_object_proto_msgTypes[24]
+	mi := &file_swarm_v1_object_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2261,7 +2332,7 @@ func (x *Config) String() string {
 func (*Config) ProtoMessage() {}
 
 func (x *Config) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[24]
+	mi := &file_swarm_v1_object_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2274,7 +2345,7 @@ func (x *Config) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Config.ProtoReflect.Descriptor instead.
 func (*Config) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{24}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Config) GetId() string {
@@ -2316,7 +2387,7 @@ type DataVersion struct {
 
 func (x *DataVersion) Reset() {
 	*x = DataVersion{}
-	mi := &file_swarm_v1_object_proto_msgTypes[25]
+	mi := &file_swarm_v1_object_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2328,7 +2399,7 @@ func (x *DataVersion) String() string {
 func (*DataVersion) ProtoMessage() {}
 
 func (x *DataVersion) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[25]
+	mi := &file_swarm_v1_object_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2341,7 +2412,7 @@ func (x *DataVersion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DataVersion.ProtoReflect.Descriptor instead.
 func (*DataVersion) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{25}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *DataVersion) GetNumber() uint64 {
@@ -2378,7 +2449,7 @@ type Volume struct {
 
 func (x *Volume) Reset() {
 	*x = Volume{}
-	mi := &file_swarm_v1_object_proto_msgTypes[26]
+	mi := &file_swarm_v1_object_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2390,7 +2461,7 @@ func (x *Volume) String() string {
 func (*Volume) ProtoMessage() {}
 
 func (x *Volume) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[26]
+	mi := &file_swarm_v1_object_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2403,7 +2474,7 @@ func (x *Volume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Volume.ProtoReflect.Descriptor instead.
 func (*Volume) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{26}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Volume) GetId() string {
@@ -2461,7 +2532,7 @@ type Image struct {
 
 func (x *Image) Reset() {
 	*x = Image{}
-	mi := &file_swarm_v1_object_proto_msgTypes[27]
+	mi := &file_swarm_v1_object_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2473,7 +2544,7 @@ func (x *Image) String() string {
 func (*Image) ProtoMessage() {}
 
 func (x *Image) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[27]
+	mi := &file_swarm_v1_object_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2486,7 +2557,7 @@ func (x *Image) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Image.ProtoReflect.Descriptor instead.
 func (*Image) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{27}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Image) GetId() string {
@@ -2552,7 +2623,7 @@ type ImageCopy struct {
 
 func (x *ImageCopy) Reset() {
 	*x = ImageCopy{}
-	mi := &file_swarm_v1_object_proto_msgTypes[28]
+	mi := &file_swarm_v1_object_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2564,7 +2635,7 @@ func (x *ImageCopy) String() string {
 func (*ImageCopy) ProtoMessage() {}
 
 func (x *ImageCopy) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[28]
+	mi := &file_swarm_v1_object_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2577,7 +2648,7 @@ func (x *ImageCopy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageCopy.ProtoReflect.Descriptor instead.
 func (*ImageCopy) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{28}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ImageCopy) GetDigest() string {
@@ -2627,7 +2698,7 @@ type Cluster struct {
 
 func (x *Cluster) Reset() {
 	*x = Cluster{}
-	mi := &file_swarm_v1_object_proto_msgTypes[29]
+	mi := &file_swarm_v1_object_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2639,7 +2710,7 @@ func (x *Cluster) String() string {
 func (*Cluster) ProtoMessage() {}
 
 func (x *Cluster) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[29]
+	mi := &file_swarm_v1_object_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2652,7 +2723,7 @@ func (x *Cluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cluster.ProtoReflect.Descriptor instead.
 func (*Cluster) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{29}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Cluster) GetId() string {
@@ -2725,7 +2796,7 @@ type RootCA struct {
 
 func (x *RootCA) Reset() {
 	*x = RootCA{}
-	mi := &file_swarm_v1_object_proto_msgTypes[30]
+	mi := &file_swarm_v1_object_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2737,7 +2808,7 @@ func (x *RootCA) String() string {
 func (*RootCA) ProtoMessage() {}
 
 func (x *RootCA) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[30]
+	mi := &file_swarm_v1_object_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2750,7 +2821,7 @@ func (x *RootCA) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RootCA.ProtoReflect.Descriptor instead.
 func (*RootCA) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{30}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *RootCA) GetBundle() []byte {
@@ -2791,7 +2862,7 @@ type JoinTokens struct {
 
 func (x *JoinTokens) Reset() {
 	*x = JoinTokens{}
-	mi := &file_swarm_v1_object_proto_msgTypes[31]
+	mi := &file_swarm_v1_object_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2803,7 +2874,7 @@ func (x *JoinTokens) String() string {
 func (*JoinTokens) ProtoMessage() {}
 
 func (x *JoinTokens) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[31]
+	mi := &file_swarm_v1_object_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2816,7 +2887,7 @@ func (x *JoinTokens) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinTokens.ProtoReflect.Descriptor instead.
 func (*JoinTokens) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{31}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *JoinTokens) GetWorker() string {
@@ -2844,7 +2915,7 @@ type EncryptionKey struct {
 
 func (x *EncryptionKey) Reset() {
 	*x = EncryptionKey{}
-	mi := &file_swarm_v1_object_proto_msgTypes[32]
+	mi := &file_swarm_v1_object_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2856,7 +2927,7 @@ func (x *EncryptionKey) String() string {
 func (*EncryptionKey) ProtoMessage() {}
 
 func (x *EncryptionKey) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[32]
+	mi := &file_swarm_v1_object_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2869,7 +2940,7 @@ func (x *EncryptionKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EncryptionKey.ProtoReflect.Descriptor instead.
 func (*EncryptionKey) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{32}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *EncryptionKey) GetSubsystem() string {
@@ -2907,7 +2978,7 @@ type RaftMember struct {
 
 func (x *RaftMember) Reset() {
 	*x = RaftMember{}
-	mi := &file_swarm_v1_object_proto_msgTypes[33]
+	mi := &file_swarm_v1_object_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2919,7 +2990,7 @@ func (x *RaftMember) String() string {
 func (*RaftMember) ProtoMessage() {}
 
 func (x *RaftMember) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[33]
+	mi := &file_swarm_v1_object_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2932,7 +3003,7 @@ func (x *RaftMember) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaftMember.ProtoReflect.Descriptor instead.
 func (*RaftMember) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{33}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *RaftMember) GetNodeId() string {
@@ -2981,7 +3052,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_swarm_v1_object_proto_msgTypes[34]
+	mi := &file_swarm_v1_object_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2993,7 +3064,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[34]
+	mi := &file_swarm_v1_object_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3006,7 +3077,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{34}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Event) GetIndex() uint64 {
@@ -3086,7 +3157,7 @@ type Object struct {
 
 func (x *Object) Reset() {
 	*x = Object{}
-	mi := &file_swarm_v1_object_proto_msgTypes[35]
+	mi := &file_swarm_v1_object_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3098,7 +3169,7 @@ func (x *Object) String() string {
 func (*Object) ProtoMessage() {}
 
 func (x *Object) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[35]
+	mi := &file_swarm_v1_object_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3111,7 +3182,7 @@ func (x *Object) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Object.ProtoReflect.Descriptor instead.
 func (*Object) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{35}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Object) GetObject() isObject_Object {
@@ -3386,7 +3457,7 @@ type LogRecord struct {
 
 func (x *LogRecord) Reset() {
 	*x = LogRecord{}
-	mi := &file_swarm_v1_object_proto_msgTypes[36]
+	mi := &file_swarm_v1_object_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3398,7 +3469,7 @@ func (x *LogRecord) String() string {
 func (*LogRecord) ProtoMessage() {}
 
 func (x *LogRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[36]
+	mi := &file_swarm_v1_object_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3411,7 +3482,7 @@ func (x *LogRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogRecord.ProtoReflect.Descriptor instead.
 func (*LogRecord) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{36}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *LogRecord) GetTimestamp() *timestamppb.Timestamp {
@@ -3502,7 +3573,7 @@ type LogOptions struct {
 
 func (x *LogOptions) Reset() {
 	*x = LogOptions{}
-	mi := &file_swarm_v1_object_proto_msgTypes[37]
+	mi := &file_swarm_v1_object_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3514,7 +3585,7 @@ func (x *LogOptions) String() string {
 func (*LogOptions) ProtoMessage() {}
 
 func (x *LogOptions) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[37]
+	mi := &file_swarm_v1_object_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3527,7 +3598,7 @@ func (x *LogOptions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogOptions.ProtoReflect.Descriptor instead.
 func (*LogOptions) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{37}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *LogOptions) GetStreams() []LogRecord_Stream {
@@ -3590,7 +3661,7 @@ type LogPlace struct {
 
 func (x *LogPlace) Reset() {
 	*x = LogPlace{}
-	mi := &file_swarm_v1_object_proto_msgTypes[38]
+	mi := &file_swarm_v1_object_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3602,7 +3673,7 @@ func (x *LogPlace) String() string {
 func (*LogPlace) ProtoMessage() {}
 
 func (x *LogPlace) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[38]
+	mi := &file_swarm_v1_object_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3615,7 +3686,7 @@ func (x *LogPlace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogPlace.ProtoReflect.Descriptor instead.
 func (*LogPlace) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{38}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *LogPlace) GetStream() LogRecord_Stream {
@@ -3643,7 +3714,7 @@ type LogDetails struct {
 
 func (x *LogDetails) Reset() {
 	*x = LogDetails{}
-	mi := &file_swarm_v1_object_proto_msgTypes[39]
+	mi := &file_swarm_v1_object_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3655,7 +3726,7 @@ func (x *LogDetails) String() string {
 func (*LogDetails) ProtoMessage() {}
 
 func (x *LogDetails) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[39]
+	mi := &file_swarm_v1_object_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3668,7 +3739,7 @@ func (x *LogDetails) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogDetails.ProtoReflect.Descriptor instead.
 func (*LogDetails) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{39}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *LogDetails) GetTaskId() string {
@@ -3719,7 +3790,7 @@ const file_swarm_v1_object_proto_rawDesc = "" +
 	"\aUNKNOWN\x10\x00\x12\b\n" +
 	"\x04DOWN\x10\x01\x12\t\n" +
 	"\x05READY\x10\x02\x12\x10\n" +
-	"\fDISCONNECTED\x10\x03\"\xad\x02\n" +
+	"\fDISCONNECTED\x10\x03\"\xec\x02\n" +
 	"\x0fNodeDescription\x12\x1a\n" +
 	"\bhostname\x18\x01 \x01(\tR\bhostname\x12.\n" +
 	"\bplatform\x18\x02 \x01(\v2\x12.swarm.v1.PlatformR\bplatform\x121\n" +
@@ -3727,7 +3798,12 @@ const file_swarm_v1_object_proto_rawDesc = "" +
 	"\x06engine\x18\x04 \x01(\v2\x1b.swarm.v1.EngineDescriptionR\x06engine\x12,\n" +
 	"\btls_info\x18\x05 \x01(\v2\x11.swarm.v1.TLSInfoR\atlsInfo\x12 \n" +
 	"\vunavailable\x18\x06 \x01(\tR\vunavailable\x12\x16\n" +
-	"\x06routed\x18\a \x03(\tR\x06routed\"\x83\x03\n" +
+	"\x06routed\x18\a \x03(\tR\x06routed\x12=\n" +
+	"\x0eport_conflicts\x18\b \x03(\v2\x16.swarm.v1.PortConflictR\rportConflicts\"V\n" +
+	"\fPortConflict\x12\x12\n" +
+	"\x04port\x18\x01 \x01(\rR\x04port\x12\x1a\n" +
+	"\bprotocol\x18\x02 \x01(\tR\bprotocol\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"\x83\x03\n" +
 	"\x11EngineDescription\x12%\n" +
 	"\x0eengine_version\x18\x01 \x01(\tR\rengineVersion\x12?\n" +
 	"\x06labels\x18\x02 \x03(\v2'.swarm.v1.EngineDescription.LabelsEntryR\x06labels\x125\n" +
@@ -4052,7 +4128,7 @@ func file_swarm_v1_object_proto_rawDescGZIP() []byte {
 }
 
 var file_swarm_v1_object_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_swarm_v1_object_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
+var file_swarm_v1_object_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
 var file_swarm_v1_object_proto_goTypes = []any{
 	(TaskState)(0),                // 0: swarm.v1.TaskState
 	(NodeState_State)(0),          // 1: swarm.v1.NodeState.State
@@ -4063,165 +4139,167 @@ var file_swarm_v1_object_proto_goTypes = []any{
 	(*Node)(nil),                  // 6: swarm.v1.Node
 	(*NodeState)(nil),             // 7: swarm.v1.NodeState
 	(*NodeDescription)(nil),       // 8: swarm.v1.NodeDescription
-	(*EngineDescription)(nil),     // 9: swarm.v1.EngineDescription
-	(*RunningBuild)(nil),          // 10: swarm.v1.RunningBuild
-	(*PluginDescription)(nil),     // 11: swarm.v1.PluginDescription
-	(*TLSInfo)(nil),               // 12: swarm.v1.TLSInfo
-	(*Service)(nil),               // 13: swarm.v1.Service
-	(*UpdateStatus)(nil),          // 14: swarm.v1.UpdateStatus
-	(*JobStatus)(nil),             // 15: swarm.v1.JobStatus
-	(*Revision)(nil),              // 16: swarm.v1.Revision
-	(*Task)(nil),                  // 17: swarm.v1.Task
-	(*RestartHistory)(nil),        // 18: swarm.v1.RestartHistory
-	(*NetworkAttachment)(nil),     // 19: swarm.v1.NetworkAttachment
-	(*TaskStatus)(nil),            // 20: swarm.v1.TaskStatus
-	(*ContainerStatus)(nil),       // 21: swarm.v1.ContainerStatus
-	(*Unplaced)(nil),              // 22: swarm.v1.Unplaced
-	(*Refusal)(nil),               // 23: swarm.v1.Refusal
-	(*Network)(nil),               // 24: swarm.v1.Network
-	(*Endpoint)(nil),              // 25: swarm.v1.Endpoint
-	(*VirtualIP)(nil),             // 26: swarm.v1.VirtualIP
-	(*Claim)(nil),                 // 27: swarm.v1.Claim
-	(*Secret)(nil),                // 28: swarm.v1.Secret
-	(*Config)(nil),                // 29: swarm.v1.Config
-	(*DataVersion)(nil),           // 30: swarm.v1.DataVersion
-	(*Volume)(nil),                // 31: swarm.v1.Volume
-	(*Image)(nil),                 // 32: swarm.v1.Image
-	(*ImageCopy)(nil),             // 33: swarm.v1.ImageCopy
-	(*Cluster)(nil),               // 34: swarm.v1.Cluster
-	(*RootCA)(nil),                // 35: swarm.v1.RootCA
-	(*JoinTokens)(nil),            // 36: swarm.v1.JoinTokens
-	(*EncryptionKey)(nil),         // 37: swarm.v1.EncryptionKey
-	(*RaftMember)(nil),            // 38: swarm.v1.RaftMember
-	(*Event)(nil),                 // 39: swarm.v1.Event
-	(*Object)(nil),                // 40: swarm.v1.Object
-	(*LogRecord)(nil),             // 41: swarm.v1.LogRecord
-	(*LogOptions)(nil),            // 42: swarm.v1.LogOptions
-	(*LogPlace)(nil),              // 43: swarm.v1.LogPlace
-	(*LogDetails)(nil),            // 44: swarm.v1.LogDetails
-	nil,                           // 45: swarm.v1.EngineDescription.LabelsEntry
-	nil,                           // 46: swarm.v1.NetworkAttachment.DriverOptsEntry
-	nil,                           // 47: swarm.v1.Event.AttributesEntry
-	nil,                           // 48: swarm.v1.LogDetails.DetailsEntry
-	(*timestamppb.Timestamp)(nil), // 49: google.protobuf.Timestamp
-	(*NodeSpec)(nil),              // 50: swarm.v1.NodeSpec
-	(*Platform)(nil),              // 51: swarm.v1.Platform
-	(*Resources)(nil),             // 52: swarm.v1.Resources
-	(*ServiceSpec)(nil),           // 53: swarm.v1.ServiceSpec
-	(*GenericResource)(nil),       // 54: swarm.v1.GenericResource
-	(*Driver)(nil),                // 55: swarm.v1.Driver
-	(*PortConfig)(nil),            // 56: swarm.v1.PortConfig
-	(*NetworkSpec)(nil),           // 57: swarm.v1.NetworkSpec
-	(*IPAMOptions)(nil),           // 58: swarm.v1.IPAMOptions
-	(*EndpointSpec)(nil),          // 59: swarm.v1.EndpointSpec
-	(*SecretSpec)(nil),            // 60: swarm.v1.SecretSpec
-	(*ConfigSpec)(nil),            // 61: swarm.v1.ConfigSpec
-	(*VolumeSpec)(nil),            // 62: swarm.v1.VolumeSpec
-	(*ClusterSpec)(nil),           // 63: swarm.v1.ClusterSpec
+	(*PortConflict)(nil),          // 9: swarm.v1.PortConflict
+	(*EngineDescription)(nil),     // 10: swarm.v1.EngineDescription
+	(*RunningBuild)(nil),          // 11: swarm.v1.RunningBuild
+	(*PluginDescription)(nil),     // 12: swarm.v1.PluginDescription
+	(*TLSInfo)(nil),               // 13: swarm.v1.TLSInfo
+	(*Service)(nil),               // 14: swarm.v1.Service
+	(*UpdateStatus)(nil),          // 15: swarm.v1.UpdateStatus
+	(*JobStatus)(nil),             // 16: swarm.v1.JobStatus
+	(*Revision)(nil),              // 17: swarm.v1.Revision
+	(*Task)(nil),                  // 18: swarm.v1.Task
+	(*RestartHistory)(nil),        // 19: swarm.v1.RestartHistory
+	(*NetworkAttachment)(nil),     // 20: swarm.v1.NetworkAttachment
+	(*TaskStatus)(nil),            // 21: swarm.v1.TaskStatus
+	(*ContainerStatus)(nil),       // 22: swarm.v1.ContainerStatus
+	(*Unplaced)(nil),              // 23: swarm.v1.Unplaced
+	(*Refusal)(nil),               // 24: swarm.v1.Refusal
+	(*Network)(nil),               // 25: swarm.v1.Network
+	(*Endpoint)(nil),              // 26: swarm.v1.Endpoint
+	(*VirtualIP)(nil),             // 27: swarm.v1.VirtualIP
+	(*Claim)(nil),                 // 28: swarm.v1.Claim
+	(*Secret)(nil),                // 29: swarm.v1.Secret
+	(*Config)(nil),                // 30: swarm.v1.Config
+	(*DataVersion)(nil),           // 31: swarm.v1.DataVersion
+	(*Volume)(nil),                // 32: swarm.v1.Volume
+	(*Image)(nil),                 // 33: swarm.v1.Image
+	(*ImageCopy)(nil),             // 34: swarm.v1.ImageCopy
+	(*Cluster)(nil),               // 35: swarm.v1.Cluster
+	(*RootCA)(nil),                // 36: swarm.v1.RootCA
+	(*JoinTokens)(nil),            // 37: swarm.v1.JoinTokens
+	(*EncryptionKey)(nil),         // 38: swarm.v1.EncryptionKey
+	(*RaftMember)(nil),            // 39: swarm.v1.RaftMember
+	(*Event)(nil),                 // 40: swarm.v1.Event
+	(*Object)(nil),                // 41: swarm.v1.Object
+	(*LogRecord)(nil),             // 42: swarm.v1.LogRecord
+	(*LogOptions)(nil),            // 43: swarm.v1.LogOptions
+	(*LogPlace)(nil),              // 44: swarm.v1.LogPlace
+	(*LogDetails)(nil),            // 45: swarm.v1.LogDetails
+	nil,                           // 46: swarm.v1.EngineDescription.LabelsEntry
+	nil,                           // 47: swarm.v1.NetworkAttachment.DriverOptsEntry
+	nil,                           // 48: swarm.v1.Event.AttributesEntry
+	nil,                           // 49: swarm.v1.LogDetails.DetailsEntry
+	(*timestamppb.Timestamp)(nil), // 50: google.protobuf.Timestamp
+	(*NodeSpec)(nil),              // 51: swarm.v1.NodeSpec
+	(*Platform)(nil),              // 52: swarm.v1.Platform
+	(*Resources)(nil),             // 53: swarm.v1.Resources
+	(*ServiceSpec)(nil),           // 54: swarm.v1.ServiceSpec
+	(*GenericResource)(nil),       // 55: swarm.v1.GenericResource
+	(*Driver)(nil),                // 56: swarm.v1.Driver
+	(*PortConfig)(nil),            // 57: swarm.v1.PortConfig
+	(*NetworkSpec)(nil),           // 58: swarm.v1.NetworkSpec
+	(*IPAMOptions)(nil),           // 59: swarm.v1.IPAMOptions
+	(*EndpointSpec)(nil),          // 60: swarm.v1.EndpointSpec
+	(*SecretSpec)(nil),            // 61: swarm.v1.SecretSpec
+	(*ConfigSpec)(nil),            // 62: swarm.v1.ConfigSpec
+	(*VolumeSpec)(nil),            // 63: swarm.v1.VolumeSpec
+	(*ClusterSpec)(nil),           // 64: swarm.v1.ClusterSpec
 }
 var file_swarm_v1_object_proto_depIdxs = []int32{
-	49, // 0: swarm.v1.Meta.created_at:type_name -> google.protobuf.Timestamp
-	49, // 1: swarm.v1.Meta.updated_at:type_name -> google.protobuf.Timestamp
+	50, // 0: swarm.v1.Meta.created_at:type_name -> google.protobuf.Timestamp
+	50, // 1: swarm.v1.Meta.updated_at:type_name -> google.protobuf.Timestamp
 	5,  // 2: swarm.v1.Node.meta:type_name -> swarm.v1.Meta
-	50, // 3: swarm.v1.Node.spec:type_name -> swarm.v1.NodeSpec
+	51, // 3: swarm.v1.Node.spec:type_name -> swarm.v1.NodeSpec
 	5,  // 4: swarm.v1.NodeState.meta:type_name -> swarm.v1.Meta
 	8,  // 5: swarm.v1.NodeState.description:type_name -> swarm.v1.NodeDescription
 	1,  // 6: swarm.v1.NodeState.state:type_name -> swarm.v1.NodeState.State
-	49, // 7: swarm.v1.NodeState.since:type_name -> google.protobuf.Timestamp
-	51, // 8: swarm.v1.NodeDescription.platform:type_name -> swarm.v1.Platform
-	52, // 9: swarm.v1.NodeDescription.resources:type_name -> swarm.v1.Resources
-	9,  // 10: swarm.v1.NodeDescription.engine:type_name -> swarm.v1.EngineDescription
-	12, // 11: swarm.v1.NodeDescription.tls_info:type_name -> swarm.v1.TLSInfo
-	45, // 12: swarm.v1.EngineDescription.labels:type_name -> swarm.v1.EngineDescription.LabelsEntry
-	11, // 13: swarm.v1.EngineDescription.plugins:type_name -> swarm.v1.PluginDescription
-	10, // 14: swarm.v1.EngineDescription.builds:type_name -> swarm.v1.RunningBuild
-	5,  // 15: swarm.v1.Service.meta:type_name -> swarm.v1.Meta
-	14, // 16: swarm.v1.Service.update_status:type_name -> swarm.v1.UpdateStatus
-	15, // 17: swarm.v1.Service.job_status:type_name -> swarm.v1.JobStatus
-	2,  // 18: swarm.v1.UpdateStatus.state:type_name -> swarm.v1.UpdateStatus.State
-	49, // 19: swarm.v1.UpdateStatus.started_at:type_name -> google.protobuf.Timestamp
-	49, // 20: swarm.v1.UpdateStatus.completed_at:type_name -> google.protobuf.Timestamp
-	49, // 21: swarm.v1.JobStatus.last_execution:type_name -> google.protobuf.Timestamp
-	5,  // 22: swarm.v1.Revision.meta:type_name -> swarm.v1.Meta
-	53, // 23: swarm.v1.Revision.spec:type_name -> swarm.v1.ServiceSpec
-	5,  // 24: swarm.v1.Task.meta:type_name -> swarm.v1.Meta
-	0,  // 25: swarm.v1.Task.desired_state:type_name -> swarm.v1.TaskState
-	49, // 26: swarm.v1.Task.start_after:type_name -> google.protobuf.Timestamp
-	49, // 27: swarm.v1.Task.deadline:type_name -> google.protobuf.Timestamp
-	18, // 28: swarm.v1.Task.restarts:type_name -> swarm.v1.RestartHistory
-	19, // 29: swarm.v1.Task.networks:type_name -> swarm.v1.NetworkAttachment
-	54, // 30: swarm.v1.Task.assigned_generic_resources:type_name -> swarm.v1.GenericResource
-	55, // 31: swarm.v1.Task.log_driver:type_name -> swarm.v1.Driver
-	49, // 32: swarm.v1.RestartHistory.recent:type_name -> google.protobuf.Timestamp
-	46, // 33: swarm.v1.NetworkAttachment.driver_opts:type_name -> swarm.v1.NetworkAttachment.DriverOptsEntry
-	5,  // 34: swarm.v1.TaskStatus.meta:type_name -> swarm.v1.Meta
-	0,  // 35: swarm.v1.TaskStatus.state:type_name -> swarm.v1.TaskState
-	49, // 36: swarm.v1.TaskStatus.timestamp:type_name -> google.protobuf.Timestamp
-	21, // 37: swarm.v1.TaskStatus.container_status:type_name -> swarm.v1.ContainerStatus
-	56, // 38: swarm.v1.TaskStatus.port_status:type_name -> swarm.v1.PortConfig
-	22, // 39: swarm.v1.TaskStatus.unplaced:type_name -> swarm.v1.Unplaced
-	49, // 40: swarm.v1.TaskStatus.running_since:type_name -> google.protobuf.Timestamp
-	23, // 41: swarm.v1.Unplaced.refusals:type_name -> swarm.v1.Refusal
-	5,  // 42: swarm.v1.Network.meta:type_name -> swarm.v1.Meta
-	57, // 43: swarm.v1.Network.spec:type_name -> swarm.v1.NetworkSpec
-	58, // 44: swarm.v1.Network.ipam:type_name -> swarm.v1.IPAMOptions
-	5,  // 45: swarm.v1.Endpoint.meta:type_name -> swarm.v1.Meta
-	59, // 46: swarm.v1.Endpoint.spec:type_name -> swarm.v1.EndpointSpec
-	56, // 47: swarm.v1.Endpoint.ports:type_name -> swarm.v1.PortConfig
-	26, // 48: swarm.v1.Endpoint.virtual_ips:type_name -> swarm.v1.VirtualIP
-	5,  // 49: swarm.v1.Claim.meta:type_name -> swarm.v1.Meta
-	5,  // 50: swarm.v1.Secret.meta:type_name -> swarm.v1.Meta
-	60, // 51: swarm.v1.Secret.spec:type_name -> swarm.v1.SecretSpec
-	30, // 52: swarm.v1.Secret.versions:type_name -> swarm.v1.DataVersion
-	5,  // 53: swarm.v1.Config.meta:type_name -> swarm.v1.Meta
-	61, // 54: swarm.v1.Config.spec:type_name -> swarm.v1.ConfigSpec
-	30, // 55: swarm.v1.Config.versions:type_name -> swarm.v1.DataVersion
-	49, // 56: swarm.v1.DataVersion.created_at:type_name -> google.protobuf.Timestamp
-	5,  // 57: swarm.v1.Volume.meta:type_name -> swarm.v1.Meta
-	62, // 58: swarm.v1.Volume.spec:type_name -> swarm.v1.VolumeSpec
-	5,  // 59: swarm.v1.Image.meta:type_name -> swarm.v1.Meta
-	51, // 60: swarm.v1.Image.platforms:type_name -> swarm.v1.Platform
-	5,  // 61: swarm.v1.ImageCopy.meta:type_name -> swarm.v1.Meta
-	5,  // 62: swarm.v1.Cluster.meta:type_name -> swarm.v1.Meta
-	63, // 63: swarm.v1.Cluster.spec:type_name -> swarm.v1.ClusterSpec
-	35, // 64: swarm.v1.Cluster.root_ca:type_name -> swarm.v1.RootCA
-	37, // 65: swarm.v1.Cluster.gossip_keys:type_name -> swarm.v1.EncryptionKey
-	37, // 66: swarm.v1.Cluster.unlock_key:type_name -> swarm.v1.EncryptionKey
-	36, // 67: swarm.v1.RootCA.join_tokens:type_name -> swarm.v1.JoinTokens
-	5,  // 68: swarm.v1.RaftMember.meta:type_name -> swarm.v1.Meta
-	49, // 69: swarm.v1.Event.time:type_name -> google.protobuf.Timestamp
-	3,  // 70: swarm.v1.Event.action:type_name -> swarm.v1.Event.Action
-	47, // 71: swarm.v1.Event.attributes:type_name -> swarm.v1.Event.AttributesEntry
-	40, // 72: swarm.v1.Event.object:type_name -> swarm.v1.Object
-	6,  // 73: swarm.v1.Object.node:type_name -> swarm.v1.Node
-	7,  // 74: swarm.v1.Object.node_state:type_name -> swarm.v1.NodeState
-	13, // 75: swarm.v1.Object.service:type_name -> swarm.v1.Service
-	16, // 76: swarm.v1.Object.revision:type_name -> swarm.v1.Revision
-	17, // 77: swarm.v1.Object.task:type_name -> swarm.v1.Task
-	20, // 78: swarm.v1.Object.task_status:type_name -> swarm.v1.TaskStatus
-	24, // 79: swarm.v1.Object.network:type_name -> swarm.v1.Network
-	25, // 80: swarm.v1.Object.endpoint:type_name -> swarm.v1.Endpoint
-	27, // 81: swarm.v1.Object.claim:type_name -> swarm.v1.Claim
-	28, // 82: swarm.v1.Object.secret:type_name -> swarm.v1.Secret
-	29, // 83: swarm.v1.Object.config:type_name -> swarm.v1.Config
-	31, // 84: swarm.v1.Object.volume:type_name -> swarm.v1.Volume
-	32, // 85: swarm.v1.Object.image:type_name -> swarm.v1.Image
-	33, // 86: swarm.v1.Object.image_copy:type_name -> swarm.v1.ImageCopy
-	34, // 87: swarm.v1.Object.cluster:type_name -> swarm.v1.Cluster
-	38, // 88: swarm.v1.Object.raft_member:type_name -> swarm.v1.RaftMember
-	49, // 89: swarm.v1.LogRecord.timestamp:type_name -> google.protobuf.Timestamp
-	4,  // 90: swarm.v1.LogRecord.stream:type_name -> swarm.v1.LogRecord.Stream
-	4,  // 91: swarm.v1.LogOptions.streams:type_name -> swarm.v1.LogRecord.Stream
-	49, // 92: swarm.v1.LogOptions.since:type_name -> google.protobuf.Timestamp
-	49, // 93: swarm.v1.LogOptions.until:type_name -> google.protobuf.Timestamp
-	43, // 94: swarm.v1.LogOptions.after:type_name -> swarm.v1.LogPlace
-	4,  // 95: swarm.v1.LogPlace.stream:type_name -> swarm.v1.LogRecord.Stream
-	48, // 96: swarm.v1.LogDetails.details:type_name -> swarm.v1.LogDetails.DetailsEntry
-	97, // [97:97] is the sub-list for method output_type
-	97, // [97:97] is the sub-list for method input_type
-	97, // [97:97] is the sub-list for extension type_name
-	97, // [97:97] is the sub-list for extension extendee
-	0,  // [0:97] is the sub-list for field type_name
+	50, // 7: swarm.v1.NodeState.since:type_name -> google.protobuf.Timestamp
+	52, // 8: swarm.v1.NodeDescription.platform:type_name -> swarm.v1.Platform
+	53, // 9: swarm.v1.NodeDescription.resources:type_name -> swarm.v1.Resources
+	10, // 10: swarm.v1.NodeDescription.engine:type_name -> swarm.v1.EngineDescription
+	13, // 11: swarm.v1.NodeDescription.tls_info:type_name -> swarm.v1.TLSInfo
+	9,  // 12: swarm.v1.NodeDescription.port_conflicts:type_name -> swarm.v1.PortConflict
+	46, // 13: swarm.v1.EngineDescription.labels:type_name -> swarm.v1.EngineDescription.LabelsEntry
+	12, // 14: swarm.v1.EngineDescription.plugins:type_name -> swarm.v1.PluginDescription
+	11, // 15: swarm.v1.EngineDescription.builds:type_name -> swarm.v1.RunningBuild
+	5,  // 16: swarm.v1.Service.meta:type_name -> swarm.v1.Meta
+	15, // 17: swarm.v1.Service.update_status:type_name -> swarm.v1.UpdateStatus
+	16, // 18: swarm.v1.Service.job_status:type_name -> swarm.v1.JobStatus
+	2,  // 19: swarm.v1.UpdateStatus.state:type_name -> swarm.v1.UpdateStatus.State
+	50, // 20: swarm.v1.UpdateStatus.started_at:type_name -> google.protobuf.Timestamp
+	50, // 21: swarm.v1.UpdateStatus.completed_at:type_name -> google.protobuf.Timestamp
+	50, // 22: swarm.v1.JobStatus.last_execution:type_name -> google.protobuf.Timestamp
+	5,  // 23: swarm.v1.Revision.meta:type_name -> swarm.v1.Meta
+	54, // 24: swarm.v1.Revision.spec:type_name -> swarm.v1.ServiceSpec
+	5,  // 25: swarm.v1.Task.meta:type_name -> swarm.v1.Meta
+	0,  // 26: swarm.v1.Task.desired_state:type_name -> swarm.v1.TaskState
+	50, // 27: swarm.v1.Task.start_after:type_name -> google.protobuf.Timestamp
+	50, // 28: swarm.v1.Task.deadline:type_name -> google.protobuf.Timestamp
+	19, // 29: swarm.v1.Task.restarts:type_name -> swarm.v1.RestartHistory
+	20, // 30: swarm.v1.Task.networks:type_name -> swarm.v1.NetworkAttachment
+	55, // 31: swarm.v1.Task.assigned_generic_resources:type_name -> swarm.v1.GenericResource
+	56, // 32: swarm.v1.Task.log_driver:type_name -> swarm.v1.Driver
+	50, // 33: swarm.v1.RestartHistory.recent:type_name -> google.protobuf.Timestamp
+	47, // 34: swarm.v1.NetworkAttachment.driver_opts:type_name -> swarm.v1.NetworkAttachment.DriverOptsEntry
+	5,  // 35: swarm.v1.TaskStatus.meta:type_name -> swarm.v1.Meta
+	0,  // 36: swarm.v1.TaskStatus.state:type_name -> swarm.v1.TaskState
+	50, // 37: swarm.v1.TaskStatus.timestamp:type_name -> google.protobuf.Timestamp
+	22, // 38: swarm.v1.TaskStatus.container_status:type_name -> swarm.v1.ContainerStatus
+	57, // 39: swarm.v1.TaskStatus.port_status:type_name -> swarm.v1.PortConfig
+	23, // 40: swarm.v1.TaskStatus.unplaced:type_name -> swarm.v1.Unplaced
+	50, // 41: swarm.v1.TaskStatus.running_since:type_name -> google.protobuf.Timestamp
+	24, // 42: swarm.v1.Unplaced.refusals:type_name -> swarm.v1.Refusal
+	5,  // 43: swarm.v1.Network.meta:type_name -> swarm.v1.Meta
+	58, // 44: swarm.v1.Network.spec:type_name -> swarm.v1.NetworkSpec
+	59, // 45: swarm.v1.Network.ipam:type_name -> swarm.v1.IPAMOptions
+	5,  // 46: swarm.v1.Endpoint.meta:type_name -> swarm.v1.Meta
+	60, // 47: swarm.v1.Endpoint.spec:type_name -> swarm.v1.EndpointSpec
+	57, // 48: swarm.v1.Endpoint.ports:type_name -> swarm.v1.PortConfig
+	27, // 49: swarm.v1.Endpoint.virtual_ips:type_name -> swarm.v1.VirtualIP
+	5,  // 50: swarm.v1.Claim.meta:type_name -> swarm.v1.Meta
+	5,  // 51: swarm.v1.Secret.meta:type_name -> swarm.v1.Meta
+	61, // 52: swarm.v1.Secret.spec:type_name -> swarm.v1.SecretSpec
+	31, // 53: swarm.v1.Secret.versions:type_name -> swarm.v1.DataVersion
+	5,  // 54: swarm.v1.Config.meta:type_name -> swarm.v1.Meta
+	62, // 55: swarm.v1.Config.spec:type_name -> swarm.v1.ConfigSpec
+	31, // 56: swarm.v1.Config.versions:type_name -> swarm.v1.DataVersion
+	50, // 57: swarm.v1.DataVersion.created_at:type_name -> google.protobuf.Timestamp
+	5,  // 58: swarm.v1.Volume.meta:type_name -> swarm.v1.Meta
+	63, // 59: swarm.v1.Volume.spec:type_name -> swarm.v1.VolumeSpec
+	5,  // 60: swarm.v1.Image.meta:type_name -> swarm.v1.Meta
+	52, // 61: swarm.v1.Image.platforms:type_name -> swarm.v1.Platform
+	5,  // 62: swarm.v1.ImageCopy.meta:type_name -> swarm.v1.Meta
+	5,  // 63: swarm.v1.Cluster.meta:type_name -> swarm.v1.Meta
+	64, // 64: swarm.v1.Cluster.spec:type_name -> swarm.v1.ClusterSpec
+	36, // 65: swarm.v1.Cluster.root_ca:type_name -> swarm.v1.RootCA
+	38, // 66: swarm.v1.Cluster.gossip_keys:type_name -> swarm.v1.EncryptionKey
+	38, // 67: swarm.v1.Cluster.unlock_key:type_name -> swarm.v1.EncryptionKey
+	37, // 68: swarm.v1.RootCA.join_tokens:type_name -> swarm.v1.JoinTokens
+	5,  // 69: swarm.v1.RaftMember.meta:type_name -> swarm.v1.Meta
+	50, // 70: swarm.v1.Event.time:type_name -> google.protobuf.Timestamp
+	3,  // 71: swarm.v1.Event.action:type_name -> swarm.v1.Event.Action
+	48, // 72: swarm.v1.Event.attributes:type_name -> swarm.v1.Event.AttributesEntry
+	41, // 73: swarm.v1.Event.object:type_name -> swarm.v1.Object
+	6,  // 74: swarm.v1.Object.node:type_name -> swarm.v1.Node
+	7,  // 75: swarm.v1.Object.node_state:type_name -> swarm.v1.NodeState
+	14, // 76: swarm.v1.Object.service:type_name -> swarm.v1.Service
+	17, // 77: swarm.v1.Object.revision:type_name -> swarm.v1.Revision
+	18, // 78: swarm.v1.Object.task:type_name -> swarm.v1.Task
+	21, // 79: swarm.v1.Object.task_status:type_name -> swarm.v1.TaskStatus
+	25, // 80: swarm.v1.Object.network:type_name -> swarm.v1.Network
+	26, // 81: swarm.v1.Object.endpoint:type_name -> swarm.v1.Endpoint
+	28, // 82: swarm.v1.Object.claim:type_name -> swarm.v1.Claim
+	29, // 83: swarm.v1.Object.secret:type_name -> swarm.v1.Secret
+	30, // 84: swarm.v1.Object.config:type_name -> swarm.v1.Config
+	32, // 85: swarm.v1.Object.volume:type_name -> swarm.v1.Volume
+	33, // 86: swarm.v1.Object.image:type_name -> swarm.v1.Image
+	34, // 87: swarm.v1.Object.image_copy:type_name -> swarm.v1.ImageCopy
+	35, // 88: swarm.v1.Object.cluster:type_name -> swarm.v1.Cluster
+	39, // 89: swarm.v1.Object.raft_member:type_name -> swarm.v1.RaftMember
+	50, // 90: swarm.v1.LogRecord.timestamp:type_name -> google.protobuf.Timestamp
+	4,  // 91: swarm.v1.LogRecord.stream:type_name -> swarm.v1.LogRecord.Stream
+	4,  // 92: swarm.v1.LogOptions.streams:type_name -> swarm.v1.LogRecord.Stream
+	50, // 93: swarm.v1.LogOptions.since:type_name -> google.protobuf.Timestamp
+	50, // 94: swarm.v1.LogOptions.until:type_name -> google.protobuf.Timestamp
+	44, // 95: swarm.v1.LogOptions.after:type_name -> swarm.v1.LogPlace
+	4,  // 96: swarm.v1.LogPlace.stream:type_name -> swarm.v1.LogRecord.Stream
+	49, // 97: swarm.v1.LogDetails.details:type_name -> swarm.v1.LogDetails.DetailsEntry
+	98, // [98:98] is the sub-list for method output_type
+	98, // [98:98] is the sub-list for method input_type
+	98, // [98:98] is the sub-list for extension type_name
+	98, // [98:98] is the sub-list for extension extendee
+	0,  // [0:98] is the sub-list for field type_name
 }
 
 func init() { file_swarm_v1_object_proto_init() }
@@ -4230,7 +4308,7 @@ func file_swarm_v1_object_proto_init() {
 		return
 	}
 	file_swarm_v1_spec_proto_init()
-	file_swarm_v1_object_proto_msgTypes[35].OneofWrappers = []any{
+	file_swarm_v1_object_proto_msgTypes[36].OneofWrappers = []any{
 		(*Object_Node)(nil),
 		(*Object_NodeState)(nil),
 		(*Object_Service)(nil),
@@ -4254,7 +4332,7 @@ func file_swarm_v1_object_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swarm_v1_object_proto_rawDesc), len(file_swarm_v1_object_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   44,
+			NumMessages:   45,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -1,0 +1,51 @@
+package main
+
+import (
+	"context"
+	"strings"
+
+	"swarm/overlay/fabric"
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+// held is what this host's kernel has of a network.
+func (o *overlay) held(ctx context.Context, id string) (*swarmv1.NodeNetwork, error) {
+	all, err := o.fabric.Networks(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, n := range all {
+		if n.ID == id {
+			return heldNetwork(n), nil
+		}
+	}
+	return &swarmv1.NodeNetwork{Absent: true}, nil
+}
+
+func heldNetwork(n fabric.Info) *swarmv1.NodeNetwork {
+	out := &swarmv1.NodeNetwork{
+		Vni: n.VNI, Mtu: uint32(n.MTU), Underlay: n.Underlay.String(), Port: uint32(n.Port), Netns: n.Pin,
+		Received: traffic(n.Received), Sent: traffic(n.Sent),
+	}
+	for _, l := range n.Local {
+		out.TaskIds = append(out.TaskIds, l.TaskID)
+	}
+	for _, p := range n.Peers {
+		out.Peers = append(out.Peers, &swarmv1.NodeNetworkPeer{Addr: p.Host.String(), Endpoints: uint32(p.Endpoints)})
+	}
+	return out
+}
+
+func traffic(t fabric.Traffic) *swarmv1.NetworkTraffic {
+	return &swarmv1.NetworkTraffic{Packets: t.Packets, Bytes: t.Bytes, Dropped: t.Dropped}
+}
+
+// portConflicts are the ports published on all nodes that another program of this host has.
+func (o *overlay) portConflicts() []*swarmv1.PortConflict {
+	var out []*swarmv1.PortConflict
+	for _, c := range o.Conflicts() {
+		reason, _, _ := strings.Cut(c.Err.Error(), ": ")
+		out = append(out, &swarmv1.PortConflict{Port: uint32(c.Published), Protocol: c.Protocol, Reason: reason})
+	}
+	return out
+}

@@ -1,0 +1,124 @@
+//go:build linux
+
+package plane
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"swarm/overlay/netns"
+)
+
+// Traffic is what went over a task's interfaces, and its TCP connections. The kernel counts it anyhow.
+type Traffic struct {
+	TaskID string
+	Legs   []LegTraffic
+	// Accepted and Made count TCP connections since the task's namespace began, Open those of now; to itself too.
+	Accepted, Made, Open uint64
+}
+
+// LegTraffic is what a task received and sent on one network.
+type LegTraffic struct {
+	// Network is its name; bridge is the node's own.
+	Network        string
+	Received, Sent Count
+}
+
+// Count of what passed.
+type Count struct{ Bytes, Packets, Dropped uint64 }
+
+// bridgeName is the node's own network.
+const bridgeName = "bridge"
+
+// Traffic reads what the kernel has counted in each task's namespace. A task that goes meanwhile is left out.
+func (p *Plane) Traffic() []Traffic {
+	p.mu.Lock()
+	tasks := slices.Collect(maps.Values(p.tasks))
+	p.mu.Unlock()
+	out := make([]Traffic, 0, len(tasks))
+	for _, t := range tasks {
+		if found, err := t.traffic(); err == nil {
+			out = append(out, found)
+		}
+	}
+	return out
+}
+
+func (t *attached) traffic() (Traffic, error) {
+	out := Traffic{TaskID: t.TaskID}
+	ns, err := netns.Open(t.Result.Netns)
+	if err != nil {
+		return out, err
+	}
+	defer ns.Close()
+	var dev, snmp []byte
+	err = ns.Do(func() (err error) {
+		if dev, err = os.ReadFile("/proc/thread-self/net/dev"); err == nil {
+			snmp, err = os.ReadFile("/proc/thread-self/net/snmp")
+		}
+		return err
+	})
+	if err != nil {
+		return out, fmt.Errorf("counters of task %s: %w", t.TaskID, err)
+	}
+	counts := parseDev(dev)
+	names := make([]string, 0, len(t.Overlays)+1)
+	for _, o := range t.Overlays {
+		names = append(names, o.Network.GetSpec().GetName())
+	}
+	if t.Bridged {
+		names = append(names, bridgeName)
+	}
+	for i, name := range names {
+		if c, ok := counts[Interface(i)]; ok {
+			out.Legs = append(out.Legs, LegTraffic{Network: name, Received: c[0], Sent: c[1]})
+		}
+	}
+	tcp := parseSNMP(snmp, "Tcp")
+	out.Made, out.Accepted, out.Open = tcp["ActiveOpens"], tcp["PassiveOpens"], tcp["CurrEstab"]
+	return out, nil
+}
+
+// parseDev reads /proc/net/dev: by interface, what it received and what it sent.
+func parseDev(text []byte) map[string][2]Count {
+	out := map[string][2]Count{}
+	for lines := bufio.NewScanner(bytes.NewReader(text)); lines.Scan(); {
+		name, rest, ok := strings.Cut(lines.Text(), ":")
+		f := strings.Fields(rest)
+		if !ok || len(f) < 16 {
+			continue
+		}
+		n := make([]uint64, len(f))
+		for i := range f {
+			n[i], _ = strconv.ParseUint(f[i], 10, 64) // the kernel's own
+		}
+		out[strings.TrimSpace(name)] = [2]Count{{Bytes: n[0], Packets: n[1], Dropped: n[3]}, {Bytes: n[8], Packets: n[9], Dropped: n[11]}}
+	}
+	return out
+}
+
+// parseSNMP reads the numbers of one protocol from /proc/net/snmp: a line of names, then one of values.
+func parseSNMP(text []byte, protocol string) map[string]uint64 {
+	out := map[string]uint64{}
+	var names []string
+	for lines := bufio.NewScanner(bytes.NewReader(text)); lines.Scan(); {
+		rest, ok := strings.CutPrefix(lines.Text(), protocol+":")
+		f := strings.Fields(rest)
+		switch {
+		case !ok:
+		case names == nil:
+			names = f
+		default:
+			for i := range min(len(names), len(f)) {
+				out[names[i]], _ = strconv.ParseUint(f[i], 10, 64) // negative: no limit
+			}
+		}
+	}
+	return out
+}

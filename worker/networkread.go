@@ -1,0 +1,24 @@
+package worker
+
+import (
+	"context"
+
+	"github.com/containerd/errdefs"
+
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+// Network says what this node has of an overlay network, and how new the state is that it has acted on.
+func (w *Worker) Network(ctx context.Context, req *swarmv1.NodeNetworkRequest) (*swarmv1.NodeNetwork, error) {
+	if w.deps.Overlay == nil {
+		return nil, errdefs.ErrNotImplemented.WithMessage("this node only pretends to run containers: it has no networks")
+	}
+	// Read first: the answer is at least as new.
+	index, _ := w.Seen()
+	out, err := w.deps.Overlay(ctx, req.GetId())
+	if err != nil {
+		return nil, err
+	}
+	out.Index = index
+	return out, nil
+}
