@@ -7,8 +7,8 @@
 // (the namespace, the way out, ports of this host), fabric (overlay networks),
 // vip (service addresses in each container), mesh (ports published on all nodes)
 // and resolve (names). It refuses to decide anything about the cluster; the
-// directory does. Caller: the worker, through an adapter in cmd. Goroutines: none
-// but Run's caller's.
+// directory does. Caller: the worker, through an adapter in cmd. Goroutines: those
+// of Attach, which waits for them, and Run's caller's.
 package plane
 
 import (
@@ -24,6 +24,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"swarm/overlay/bridge"
 	"swarm/overlay/directory"
@@ -201,12 +203,8 @@ func (p *Plane) Attach(ctx context.Context, a Attachment) (bridge.Result, error)
 	return result, nil
 }
 
+// connect does at once what does not wait for each other: the cables, the service addresses, and the name server.
 func (p *Plane) connect(ctx context.Context, t *attached) error {
-	for _, l := range t.legs() {
-		if err := p.deps.Fabric.Attach(ctx, l); err != nil {
-			return err
-		}
-	}
 	// From here on changes reach the task.
 	p.mu.Lock()
 	p.tasks[t.TaskID] = t
@@ -214,14 +212,24 @@ func (p *Plane) connect(ctx context.Context, t *attached) error {
 	if len(t.Overlays) == 0 {
 		return nil
 	}
-	// What fails there may be another task's or the mesh's alone, and stays pending: Run tries again, and says so.
-	_ = p.catchUp(ctx)
-	if err := p.program(ctx, t, func() vip.Table { return p.table(t) }); err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, namesPatience)
-	defer cancel()
-	return p.deps.Names.Serve(ctx, t.names())
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		for _, l := range t.legs() {
+			if err := p.deps.Fabric.Attach(ctx, l); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	g.Go(func() error {
+		// What fails there may be another task's or the mesh's alone, and stays pending: Run tries again, and says so.
+		_ = p.catchUp(ctx)
+		g.Go(func() error { return p.program(ctx, t, func() vip.Table { return p.table(t) }) })
+		ctx, cancel := context.WithTimeout(ctx, namesPatience)
+		defer cancel()
+		return p.deps.Names.Serve(ctx, t.names())
+	})
+	return g.Wait()
 }
 
 // Detach undoes Attach. Idempotent.
