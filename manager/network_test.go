@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/raftstore"
 )
 
 func (r *rig) network(name string, edit ...func(*swarmv1.NetworkSpec)) *swarmv1.Network {
@@ -191,6 +192,48 @@ func TestControl_ConcurrentNetworksAndServices(t *testing.T) {
 		}
 		if len(subnets) != 21 || len(vips) != 50 {
 			t.Errorf("%d subnets and %d virtual addresses, want 21 and 50", len(subnets), len(vips))
+		}
+	})
+}
+
+// The nodes that network ingress has no address for are spoken of when a port is published.
+func TestControl_IngressIsFull(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		r.join("h1")
+		time.Sleep(time.Second)
+		v := r.store.View()
+		ingress, _ := v.NetworkByName("ingress")
+		var holder string
+		for n := range v.Nodes.All() {
+			holder = n.GetId()
+		}
+		for i := 2; i < 255; i++ {
+			key := fmt.Sprintf("addr/%s/10.0.0.%d", ingress.GetId(), i)
+			if _, taken := v.Claims.Get(key); taken {
+				continue
+			}
+			if _, err := r.store.Commit(t.Context(), "test", raftstore.Create(&swarmv1.Claim{Key: key, Owner: "node/" + holder})); err != nil {
+				t.Fatal(err)
+			}
+		}
+		publish := func(name string, mode swarmv1.PortConfig_PublishMode) []string {
+			s := serviceSpec(name, 1)
+			s.EndpointSpec = &swarmv1.EndpointSpec{Ports: []*swarmv1.PortConfig{{TargetPort: 80, PublishMode: mode}}}
+			got, err := r.admin.CreateService(t.Context(), &swarmv1.CreateServiceRequest{Spec: s})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return got.GetWarnings()
+		}
+		roomy := len(publish("roomy", swarmv1.PortConfig_INGRESS))
+		r.join("h2")
+		time.Sleep(time.Second)
+		if got := publish("full", swarmv1.PortConfig_INGRESS); len(got) != roomy+1 || !strings.Contains(strings.Join(got, ""), "network ingress is full, 253 of 253 addresses of 10.0.0.0/24 are in use; nodes without one: 1:") {
+			t.Errorf("warnings: %q", got)
+		}
+		if got := publish("host", swarmv1.PortConfig_HOST); len(got) != roomy {
+			t.Errorf("warnings for a port of the task's own host: %q", got)
 		}
 	})
 }

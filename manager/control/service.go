@@ -61,6 +61,7 @@ func (s *Server) CreateService(ctx context.Context, req *swarmv1.CreateServiceRe
 		return nil, fmt.Errorf("create service %s: %w", wanted.GetName(), err)
 	}
 	s.log.Info("service created", "service", id, "name", wanted.GetName(), "actor", actor(ctx))
+	warnings = append(warnings, meshRoom(s.store.View(), wanted.GetEndpointSpec().GetPorts())...)
 	return &swarmv1.CreateServiceResponse{Id: id, Warnings: warnings, Index: index}, nil
 }
 
@@ -110,6 +111,7 @@ func (s *Server) UpdateService(ctx context.Context, req *swarmv1.UpdateServiceRe
 	if err != nil {
 		return nil, fmt.Errorf("update service %s: %w", svc.GetName(), err)
 	}
+	warnings = append(warnings, meshRoom(s.store.View(), wanted.GetEndpointSpec().GetPorts())...)
 	return &swarmv1.UpdateServiceResponse{Warnings: warnings, Index: index, Revision: number}, nil
 }
 

@@ -1,0 +1,26 @@
+package control
+
+import (
+	"fmt"
+	"slices"
+
+	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/raftstore"
+)
+
+// meshRoom warns of nodes for which network ingress has no address left, when a port is published by way of it.
+func meshRoom(v *raftstore.View, ports []*swarmv1.PortConfig) []string {
+	n, ok := v.NetworkByName(ingressName)
+	if !ok || !slices.ContainsFunc(ports, func(p *swarmv1.PortConfig) bool { return p.GetPublishMode() != swarmv1.PortConfig_HOST }) {
+		return nil
+	}
+	for _, u := range networkInfo(v, n).GetUse() {
+		lacking := v.Nodes.Len() - len(meshAddresses(v))
+		if u.GetUsed() >= u.GetTotal() && lacking > 0 {
+			return []string{fmt.Sprintf("network ingress is full, %d of %d addresses of %s are in use; nodes without one: %d: published ports do not answer there, nor lead there: "+
+				"remove nodes that are gone with `swarm node rm`; a cluster for more nodes begins with `swarm init --default-addr-pool-mask-length 20`",
+				u.GetUsed(), u.GetTotal(), u.GetSubnet(), lacking)}
+		}
+	}
+	return nil
+}
