@@ -55,15 +55,19 @@ func attached(a worker.Attachment, r bridge.Result) worker.Attached {
 	return out
 }
 
-// bridgeResult is the inverse of attached, for what an earlier process was answered. The IPv6 address follows from the other.
+// bridgeResult is the inverse of attached, for what an earlier process was answered.
 func bridgeResult(netns string, addresses []string, ports []*swarmv1.PortConfig) (bridge.Result, error) {
 	r := bridge.Result{Netns: netns}
-	if len(addresses) > 0 {
-		address, err := netip.ParsePrefix(addresses[0])
-		if err != nil {
+	for _, text := range addresses {
+		address, err := netip.ParsePrefix(text)
+		switch {
+		case err != nil:
 			return r, err
+		case address.Addr().Is4():
+			r.Address = address
+		default:
+			r.Address6 = address
 		}
-		r.Address = address
 	}
 	var err error
 	r.Ports, err = bridgePorts(ports)
