@@ -25,8 +25,9 @@ const (
 	tries      = 4
 	retryFirst = 500 * time.Millisecond
 	retryLimit = 4 * time.Second
-	// drainFor is how long a change takes to reach every node of a healthy cluster, with room.
-	drainFor = 100 * time.Millisecond
+	// drainFor is the bound on how long a change takes to reach every node of a healthy cluster: by then nobody sends new
+	// connections here.
+	drainFor = 300 * time.Millisecond
 	// pullTries of an image: a registry that is busy or restarts is back within their pauses, 15 s at most. What has come
 	// by then is kept, so that the task that replaces a rejected one goes on there.
 	pullTries    = 5
