@@ -106,7 +106,7 @@ vm: deps-vm build image ## three Debian machines in qemu: systemd, cgroup v2, re
 	build/vm/vm -record docs/verified.md -revision '$(VERSION)'
 
 MINUTES ?= 30
-soak: deps build ## scenarios, in random order, for MINUTES
+soak: deps build ## 500 rounds of networks made and removed, then scenarios, in random order, for MINUTES
 	scenarios/soak.sh '$(MINUTES)' '$(PARALLEL)'
 
 FUZZTIME ?= 20s

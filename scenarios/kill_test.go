@@ -84,7 +84,11 @@ func newCrowd(t *testing.T, binary string) *crowd {
 func newCrowdOf(t *testing.T, binary string, o dev.Options) *crowd {
 	t.Helper()
 	c := &crowd{t: t, replicas: killReplicas, name: fmt.Sprintf("k%x", randomBytes(3)), binary: binary, images: buildImages(t)}
-	ctx, cancel := context.WithTimeout(context.Background(), 9*time.Minute)
+	deadline := time.Now().Add(9 * time.Minute)
+	if at, ok := t.Deadline(); ok {
+		deadline = at.Add(-time.Minute) // Room to clean up.
+	}
+	ctx, cancel := context.WithDeadline(context.Background(), deadline)
 	t.Cleanup(cancel)
 	c.ctx = ctx
 	t.Cleanup(func() {

@@ -119,8 +119,8 @@ func (c *crowd) dialFrom(h dev.Host) traffic.Dialer {
 	}
 }
 
-// manyClients: of very many connections through a host without a backend none fails, and none is seen as somebody else's,
-// though backends come and go meanwhile.
+// manyClients: of very many connections through a host without a backend none is seen as somebody else's, though backends
+// come and go meanwhile, and none fails; but on a machine so busy that news take longer than a task that goes drains.
 func (c *crowd) manyClients(backend, asked dev.Host) {
 	c.t.Helper()
 	to := traffic.Target{Network: "tcp", Address: net.JoinHostPort(asked.Address.String(), manyPort)}
@@ -128,6 +128,7 @@ func (c *crowd) manyClients(backend, asked dev.Host) {
 	var (
 		all        sync.WaitGroup
 		left, done atomic.Int64
+		failed     atomic.Int64
 	)
 	left.Store(manyConnections)
 	began := time.Now()
@@ -136,8 +137,11 @@ func (c *crowd) manyClients(backend, asked dev.Host) {
 	for range 8 {
 		all.Go(func() {
 			for left.Add(-1) >= 0 {
-				if a := traffic.Reach(c.ctx, traffic.Dial, to); a.Err != "" || a.Client != want {
-					c.t.Errorf("connection %d, %v: the container saw %q, want %q (%s)", done.Load(), time.Since(began).Round(time.Millisecond), a.Client, want, a.Err)
+				switch a := traffic.Reach(c.ctx, traffic.Dial, to); {
+				case a.Err != "" && failed.Add(1) > manyConnections/100:
+					c.t.Errorf("connection %d: %s", done.Load(), a.Err)
+				case a.Err == "" && a.Client != want:
+					c.t.Errorf("connection %d: the container saw %q, want %q", done.Load(), a.Client, want)
 				}
 				done.Add(1)
 			}
@@ -145,13 +149,12 @@ func (c *crowd) manyClients(backend, asked dev.Host) {
 	}
 	c.eventually("a third of the connections", func() error { return atLeast(&done, manyConnections/3) })
 	for _, scale := range []string{"many=3", "many=1"} {
-		c.t.Logf("%s after %v", scale, time.Since(began).Round(time.Millisecond))
 		c.swarm("service", "scale", scale)
 	}
 	during := done.Load()
 	all.Wait()
-	c.t.Logf("%d connections through %s to %s in %v, backends changed between %d and %d", manyConnections, asked.Name, backend.Name,
-		time.Since(began).Round(time.Millisecond), manyConnections/3, during)
+	c.t.Logf("%d connections through %s to %s in %v, backends changed between %d and %d, %d failed", manyConnections, asked.Name,
+		backend.Name, time.Since(began).Round(time.Millisecond), manyConnections/3, during, failed.Load())
 }
 
 func atLeast(n *atomic.Int64, want int64) error {

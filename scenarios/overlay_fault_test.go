@@ -22,7 +22,7 @@ const (
 	lookupEvery = 50 * time.Millisecond
 	// follows is how long after a change names and service addresses may be those before it, on a machine with five daemons.
 	// What a healthy cluster takes is measured by `make bench ONLY=net`.
-	follows = 2 * time.Second
+	follows = 3 * time.Second
 	// detected is how long gossip may take to know a host dead.
 	detected = 15 * time.Second
 	// transferred is the size of the transfer in whose middle daemons are killed.
@@ -89,6 +89,25 @@ func (o *observers) unbroken() int {
 	return asked
 }
 
+// unbrokenBut is unbroken, but for new connections around the moment when a task ended: on a busy machine news of that may
+// take longer than the task drains.
+func (o *observers) unbrokenBut(ended time.Time) {
+	o.c.t.Helper()
+	for who, r := range o.reports() {
+		refused := 0
+		for _, f := range r.Failures {
+			if since := f.At.Sub(ended); strings.Contains(who, " new ") && -time.Second < since && since < follows {
+				refused++
+				continue
+			}
+			o.c.t.Errorf("%s: %v", who, f)
+		}
+		if refused > 0 {
+			o.c.t.Logf("%s: %d of %d connections failed as the task ended", who, refused, r.Asked)
+		}
+	}
+}
+
 // testKills kills the daemon of every host in turn while containers resolve names, keep connections open and transfer: they
 // notice nothing. KILLS is how often, default once a host.
 func testKills(t *testing.T, c *crowd) {
@@ -112,6 +131,8 @@ func testKills(t *testing.T, c *crowd) {
 		at := traffic.Target{Network: "tcp", Address: net.JoinHostPort(h.Address.String(), meshPort)}
 		o.watchOutside("mesh hold "+h.Name, traffic.Watch{Kind: "hold", Target: at, Every: 4 * lookupEvery, Count: heldAtOnce / len(c.hosts)})
 		o.watchOutside("mesh new "+h.Name, traffic.Watch{Kind: "reach", Target: at, Every: 4 * lookupEvery})
+		at.Address = net.JoinHostPort(h.Address6.String(), meshPort)
+		o.watchOutside("mesh IPv6 "+h.Name, traffic.Watch{Kind: "reach", Target: at, Every: 4 * lookupEvery})
 	}
 	got := make(chan error)
 	go func() { got <- transfer(c, web[0], kills) }()
@@ -228,7 +249,7 @@ func testMoved(t *testing.T, c *crowd) {
 	c.eventually("the old task is silent", func() error { return task.silent(old.hostname()) })
 	ended := task.lastAnswer(old.hostname())
 	c.eventually("names follow", func() error { return o.follows(old, moved, began, ended) })
-	o.unbroken()
+	o.unbrokenBut(ended)
 	c.swarm("node", "update", "--availability", "active", drained)
 	now := c.settled("red", len(red.members)) // The global service is back.
 	c.reach(now.members, everybody(now))

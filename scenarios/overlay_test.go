@@ -34,9 +34,13 @@ func TestOverlay(t *testing.T) {
 		run  func(*testing.T, *crowd)
 	}{
 		{"pairs", testPairs},
-		{"clients", testClients},
 		{"kills", testKills},
+		{"clients", testClients},
 		{"moved", testMoved},
+		{"full", testFull},
+		{"gossip blocked", testGossipBlocked},
+		{"cut off", testCutOff},
+		{"quorum lost", testQuorumLost},
 	} {
 		if !t.Run(step.name, func(t *testing.T) { step.run(t, c.in(t)) }) {
 			return // What comes next would fail for the same reason, and hide it.
@@ -75,7 +79,10 @@ func (p population) of(service string) []member {
 // prober starts a service of test containers, whose nodes publish them for the test's questions.
 func (c *crowd) prober(name string, args ...string) {
 	c.t.Helper()
-	create := []string{"service", "create", "--detach", "--name", name, "--publish", "mode=host,target=8080"}
+	create := []string{
+		"service", "create", "--detach", "--name", name, "--publish", "mode=host,target=8080",
+		"--health-tcp", "127.0.0.1:" + echoPort, "--health-start-interval", "100ms", "--health-start-period", "30s",
+	}
 	c.swarm(slices.Concat(create, args, []string{"swarm/hello:1", "-echo", ":" + echoPort})...)
 }
 
@@ -91,12 +98,14 @@ func (c *crowd) settled(network string, n int) population {
 	return c.population(network)
 }
 
+// population is who is on a network.
 func (c *crowd) population(network string) population {
 	c.t.Helper()
-	p, err := c.findPopulation(network)
-	if err != nil {
-		c.t.Fatal(err)
-	}
+	var p population
+	c.eventually("who is on network "+network, func() (err error) {
+		p, err = c.findPopulation(network)
+		return err
+	})
 	return p
 }
 
@@ -195,34 +204,63 @@ func everybody(p population) []expected {
 // reach has every member try every target, and returns how many tries there were.
 func (c *crowd) reach(from []member, want []expected) int {
 	c.t.Helper()
-	var all sync.WaitGroup
-	for _, m := range from {
-		all.Go(func() { c.reachFrom(m, want) })
+	for _, problem := range c.unreached(from, want) {
+		c.t.Error(problem)
 	}
-	all.Wait()
 	return len(from) * len(want)
 }
 
-func (c *crowd) reachFrom(m member, want []expected) {
+// reachable waits until every member on a network, of which there shall be so many, reaches every other.
+func (c *crowd) reachable(network string, n int) {
+	c.t.Helper()
+	c.eventually("tasks reach each other on network "+network, func() error {
+		p, err := c.findPopulation(network)
+		if err != nil || len(p.members) != n {
+			return fmt.Errorf("%d tasks, want %d: %w", len(p.members), n, err)
+		}
+		if problems := c.unreached(p.members, everybody(p)); len(problems) > 0 {
+			return fmt.Errorf("%d problems: %s", len(problems), problems[0])
+		}
+		return nil
+	})
+}
+
+// unreached says what did not answer as it should.
+func (c *crowd) unreached(from []member, want []expected) []string {
+	problems := make([][]string, len(from))
+	var all sync.WaitGroup
+	for i, m := range from {
+		all.Go(func() { problems[i] = c.unreachedFrom(m, want) })
+	}
+	all.Wait()
+	return slices.Concat(problems...)
+}
+
+func (c *crowd) unreachedFrom(m member, want []expected) []string {
 	targets := make([]traffic.Target, 0, len(want))
 	for _, w := range want {
 		targets = append(targets, w.Target)
 	}
 	answers, err := m.Reach(c.ctx, targets...)
 	if err != nil {
-		c.t.Errorf("%s on %s: %v", m.name, m.node, err)
-		return
+		return []string{fmt.Sprintf("%s on %s: %v", m.name, m.node, err)}
 	}
+	var problems []string
 	for i, a := range answers {
+		wrong := ""
 		switch w := want[i]; {
 		case a.Err == "" && !slices.Contains(w.hosts, a.Host):
-			c.t.Errorf("%s on %s: %s %s: %s answers, want one of %v", m.name, m.node, w.Network, w.Address, a.Host, w.hosts)
+			wrong = fmt.Sprintf("%s answers, want one of %v", a.Host, w.hosts)
 		case a.Err != "" && len(w.hosts) > 0:
-			c.t.Errorf("%s on %s: %s %s: %s", m.name, m.node, w.Network, w.Address, a.Err)
+			wrong = a.Err
 		case a.Err == "" && !slices.Contains(m.addresses, a.Client):
-			c.t.Errorf("%s on %s: %s %s: seen as %s, is %v", m.name, m.node, w.Network, w.Address, a.Client, m.addresses)
+			wrong = fmt.Sprintf("seen as %s, is %v", a.Client, m.addresses)
+		}
+		if wrong != "" {
+			problems = append(problems, fmt.Sprintf("%s on %s: %s %s: %s", m.name, m.node, a.Network, a.Address, wrong))
 		}
 	}
+	return problems
 }
 
 // testPairs: every pair of tasks on a network reaches each other, however it is called, and nobody else, though another

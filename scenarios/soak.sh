@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs the scenarios in random order for MINUTES. The seed is printed; SEED=n replays its order.
+# Makes and removes networks and services, ROUNDS times, and then runs the scenarios in random order for MINUTES. The seed is
+# printed; SEED=n replays its order.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 minutes=$1 parallel=$2
@@ -7,6 +8,13 @@ seed=${SEED:-$RANDOM}
 echo "seed $seed"
 RANDOM=$seed
 mapfile -t names < <(cd scenarios && ls *.txtar | sed 's/\.txtar$//')
+mkdir -p build
+if ! SEED=$seed ROUNDS=${ROUNDS:-500} go test -count=1 -timeout 4h -v -run 'TestRounds' ./scenarios >build/soak.log 2>&1; then
+	cat build/soak.log
+	echo "soak: rounds failed (seed $seed)"
+	exit 1
+fi
+grep 'rounds, SEED' build/soak.log
 end=$((SECONDS + minutes * 60))
 passed=0
 while [ "$SECONDS" -lt "$end" ]; do

@@ -1,0 +1,124 @@
+package scenarios
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"testing"
+
+	"swarm/dev"
+)
+
+// bulk is enough, in bytes, to be stuck where a packet is too large for the way.
+const bulk = 16 << 20
+
+// TestUnderlay: hosts and networks between them as they are found in the field.
+func TestUnderlay(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes most of a minute")
+	}
+	for _, one := range []struct {
+		name    string
+		options dev.Options
+		prepare func(*crowd)
+	}{
+		{"small packets between strict hosts with dockerd", dev.Options{MTU: 1400, IPv6: true}, func(c *crowd) { c.strict(); c.dockerd() }},
+		{"large packets over IPv6", dev.Options{MTU: 9000, Advertise6: true}, func(*crowd) {}},
+	} {
+		t.Run(one.name, func(t *testing.T) {
+			t.Parallel()
+			one.options.Nodes, one.options.Managers = 2, 1
+			c := newCrowdOf(t, binaryUnderTest(t), one.options)
+			one.prepare(c)
+			c.carries()
+		})
+	}
+}
+
+// carries checks names, service addresses, ports published on all nodes and the way out, with little and with much data.
+func (c *crowd) carries() {
+	c.t.Helper()
+	c.swarm("network", "create", "--ipv6", "red")
+	c.prober("web", "--mode", "global", "--network", "red", "--publish", "published="+meshPort+",target="+echoPort)
+	c.prober("files", "--network", "red", "--constraint", "node.hostname=="+c.hosts[1].Name, "--publish", "published=7001,target=8080")
+	red := c.settled("red", len(c.hosts)+1)
+	c.reach(red.members, everybody(red))
+	for _, m := range red.of("web") {
+		if n, err := m.Fetch(c.ctx, fmt.Sprintf("http://files:8080/bytes/%d", bulk)); err != nil || n != bulk {
+			c.t.Errorf("%s fetches through a service address: %d bytes, %v", m.name, n, err)
+		}
+	}
+	for _, h := range c.hosts {
+		for _, at := range []string{h.Address.String(), h.Address6.String()} {
+			c.download(fmt.Sprintf("http://%s/bytes/%d", net.JoinHostPort(at, "7001"), bulk))
+		}
+	}
+	c.swarm("service", "rm", "web", "files")
+}
+
+// download fetches a page of the published service from this machine.
+func (c *crowd) download(url string) {
+	c.t.Helper()
+	resp, err := http.Get(url)
+	if err != nil {
+		c.t.Error(err)
+		return
+	}
+	defer resp.Body.Close()
+	if n, err := io.Copy(io.Discard, resp.Body); err != nil || n != bulk {
+		c.t.Errorf("%s: %d bytes, %v", url, n, err)
+	}
+}
+
+// strict has hosts drop packets that come in where the answer would not go out, as some distributions do.
+func (c *crowd) strict() {
+	c.onHosts(func() error {
+		for _, name := range []string{"all", "default", "eth0"} {
+			if err := os.WriteFile("/proc/sys/net/ipv4/conf/"+name+"/rp_filter", []byte("1"), 0o644); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// docker is what dockerd does to the rules of a host.
+const docker = `
+table ip filter {
+	chain DOCKER-USER { return; }
+	chain FORWARD { type filter hook forward priority 0; policy drop; jump DOCKER-USER; }
+}
+table ip6 filter {
+	chain DOCKER-USER { return; }
+	chain FORWARD { type filter hook forward priority 0; policy drop; jump DOCKER-USER; }
+}`
+
+// dockerd has hosts forward nothing that is not dockerd's.
+func (c *crowd) dockerd() {
+	c.t.Helper()
+	if _, err := exec.LookPath("nft"); err != nil {
+		c.t.Log("no nft here: forwarding is left as it is")
+		return
+	}
+	for _, h := range c.hosts {
+		file := c.t.TempDir() + "/docker.nft"
+		if err := os.WriteFile(file, []byte(docker), 0o600); err != nil {
+			c.t.Fatal(err)
+		}
+		if out, err := exec.CommandContext(c.ctx, "nsenter", "--net="+h.Namespace, "nft", "-f", file).CombinedOutput(); err != nil {
+			c.t.Fatalf("%s: %v: %s", h.Name, err, out)
+		}
+	}
+}
+
+func (c *crowd) onHosts(do func() error) {
+	c.t.Helper()
+	for _, h := range c.hosts {
+		if err := c.playground.Do(h.Name, do); err != nil {
+			c.t.Fatalf("%s: %v", h.Name, err)
+		}
+	}
+}
