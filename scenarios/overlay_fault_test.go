@@ -23,8 +23,6 @@ const (
 	// follows is how long after a change names and service addresses may be those before it, on a machine with five daemons.
 	// What a healthy cluster takes is measured by `make bench ONLY=net`.
 	follows = 3 * time.Second
-	// detected is how long gossip may take to know a host dead.
-	detected = 15 * time.Second
 	// transferred is the size of the transfer in whose middle daemons are killed.
 	transferred = 1 << 30
 )
