@@ -131,7 +131,7 @@ func (g *guest) swarm(ctx context.Context, args ...string) (string, error) {
 
 // settled returns when systemd has started what there is to start, with nothing failed.
 func (g *guest) settled(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 6*time.Minute)
 	defer cancel()
 	r, err := g.link.run(ctx, "systemctl", "is-system-running", "--wait")
 	if err != nil {

@@ -12,10 +12,10 @@ import (
 // steps are what is shown, in order.
 func steps() []step {
 	return []step{
-		{"Debian boots", 6 * time.Minute, boot},
+		{"Debian boots", 8 * time.Minute, boot},
 		{"one file is installed", time.Minute, install},
 		{"init", 3 * time.Minute, initialize},
-		{"join", 4 * time.Minute, join},
+		{"join", 8 * time.Minute, join},
 		{"service", 8 * time.Minute, createServices},
 		{"every guest answers", time.Minute, answers},
 		{"limits", time.Minute, limited},
@@ -23,7 +23,7 @@ func steps() []step {
 		{"overlay on a bad line", 6 * time.Minute, badLine},
 		{"systemctl restart", 5 * time.Minute, restart},
 		{"upgrade", 8 * time.Minute, upgrade},
-		{"reboot", 20 * time.Minute, rebootEach},
+		{"reboot", 25 * time.Minute, rebootEach},
 		{"uninstall", 6 * time.Minute, uninstall},
 	}
 }
