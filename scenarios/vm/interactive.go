@@ -5,14 +5,15 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log"
 	"strings"
 	"time"
 )
 
-// interactive runs what it reads, a line "GUEST COMMAND" each, until the input or the context ends: to look at machines
-// after their steps. The reader ends with the process: nothing ends a read of a terminal.
+// interactive runs what it reads, a line "GUEST COMMAND" or "step NAME" each, until the input or the context ends: to look at
+// machines after their steps, and to take up where one failed. The reader ends with the process: nothing ends a read of a terminal.
 func (l *lab) interactive(ctx context.Context, in io.Reader, out io.Writer) error {
-	fmt.Fprintf(out, "each line: one of %s, and a shell command\n", strings.Join(guestNames, " "))
+	fmt.Fprintf(out, "each line: one of %s, and a shell command; or step, and its name\n", strings.Join(guestNames, " "))
 	read := make(chan string)
 	go func() {
 		defer close(read)
@@ -27,6 +28,9 @@ func (l *lab) interactive(ctx context.Context, in io.Reader, out io.Writer) erro
 				return nil
 			}
 			name, text, _ := strings.Cut(strings.TrimSpace(line), " ")
+			if name == "step" {
+				l.again(ctx, text)
+			}
 			for _, g := range l.guests {
 				if g.name == name {
 					l.interact(ctx, out, g, text)
@@ -34,6 +38,18 @@ func (l *lab) interactive(ctx context.Context, in io.Reader, out io.Writer) erro
 			}
 		case <-ctx.Done():
 			return ctx.Err()
+		}
+	}
+}
+
+// again runs one step.
+func (l *lab) again(ctx context.Context, name string) {
+	for _, s := range steps() {
+		if s.name != name {
+			continue
+		}
+		if err := new(report).step(ctx, l, s); err != nil {
+			log.Print(name, ": ", err)
 		}
 	}
 }

@@ -13,7 +13,8 @@ type inventory map[string][]string
 
 // inventories is how each kind is listed.
 var inventories = map[string]string{
-	"file": `find / -xdev \( -path /tmp -o -path /var/tmp -o -path /var/log -o -path /var/lib/systemd -o -path /root \) -prune -o -print; find /run -path '*swarm*'`,
+	// Debian's own timers write where packages and backups are kept.
+	"file": `find / -xdev \( -path /tmp -o -path /var/tmp -o -path /var/log -o -path /var/lib/systemd -o -path /root -o -path /var/backups -o -path /var/cache -o -path /var/lib/apt \) -prune -o -print; find /run -path '*swarm*'`,
 	// What the agent's own commands run in comes and goes.
 	"cgroup":    `find /sys/fs/cgroup -type d -name '*swarm*'`,
 	"mount":     `cut -d' ' -f5 /proc/self/mountinfo`,
@@ -23,7 +24,8 @@ var inventories = map[string]string{
 	"namespace": `ls /run/netns 2>/dev/null || true`,
 	"process":   `for p in /proc/[0-9]*; do readlink $p/exe || true; done 2>/dev/null | grep -i swarm || true`,
 	"unit":      `systemctl list-unit-files --no-legend --plain | grep -i swarm || true`,
-	"sysctl":    `grep -rs . /proc/sys/net /proc/sys/vm /proc/sys/kernel/pid_max /proc/sys/kernel/keys /proc/sys/fs/inotify | grep -v -e /random/ -e /route/flush -e /nf_conntrack_count -e nf_conntrack -e /neigh/`,
+	// Left out is what the kernel draws or sizes anew at each boot, and what flows.
+	"sysctl": `grep -rs . /proc/sys/net /proc/sys/vm /proc/sys/kernel/pid_max /proc/sys/kernel/keys /proc/sys/fs/inotify | grep -v -e /random/ -e /route/flush -e /nf_conntrack_count -e nf_conntrack -e /neigh/ -e netdev_rss_key -e tcp_fastopen_key -e tcp_mem -e udp_mem`,
 }
 
 func takeInventory(ctx context.Context, g *guest) (inventory, error) {
@@ -43,7 +45,7 @@ func (inv inventory) changes(now inventory) []string {
 	var all []string
 	for _, kind := range slices.Sorted(maps.Keys(inv)) {
 		for _, line := range now[kind] {
-			if line != "" && !slices.Contains(inv[kind], line) {
+			if line != "" && !slices.Contains(inv[kind], line) && !inv.newKey(kind, line) {
 				all = append(all, fmt.Sprintf("%s is left: %s", kind, line))
 			}
 		}
@@ -54,4 +56,10 @@ func (inv inventory) changes(now inventory) []string {
 		}
 	}
 	return all
+}
+
+// newKey tells whether a line is of a sysctl that was not there: a module has been loaded since, and brought it.
+func (inv inventory) newKey(kind, line string) bool {
+	key, _, _ := strings.Cut(line, ":")
+	return kind == "sysctl" && !slices.ContainsFunc(inv[kind], func(l string) bool { return strings.HasPrefix(l, key+":") })
 }
