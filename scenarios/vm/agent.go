@@ -52,6 +52,8 @@ func serveAgent(ctx context.Context) error {
 		return err
 	}
 	defer port.Close()
+	// Or its read would hold a reboot up, for as long as systemd waits for a service.
+	defer context.AfterFunc(ctx, func() { _ = port.Close() })()
 	a := agent{boot: strings.TrimSpace(string(boot)), port: port}
 	// An empty line ends what an agent before this one may have left half written.
 	if _, err := port.WriteString("\n"); err != nil {
