@@ -31,7 +31,7 @@ type fakeDisk struct {
 
 func (f *fakeDisk) Dir() string              { return "/state" }
 func (f *fakeDisk) Changed() <-chan struct{} { return nil }
-func (f *fakeDisk) Sizes() []LogSize { return slices.Clone(f.logs) }
+func (f *fakeDisk) Sizes() []LogSize         { return slices.Clone(f.logs) }
 
 func (f *fakeDisk) Space() disk.Space { s, _ := f.Now(); return s }
 
