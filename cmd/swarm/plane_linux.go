@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"sync"
 	"time"
@@ -25,6 +26,7 @@ import (
 	"swarm/overlay/probe"
 	"swarm/overlay/resolve"
 	"swarm/overlay/vip"
+	"swarm/overlay/witness"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/worker"
 )
@@ -43,6 +45,8 @@ type overlay struct {
 	tables    *vip.Tables
 	names     *resolve.Feed
 	meshes    *meshes
+	witness   *witness.Witness
+	gossip    *gossipMember
 	dns       swarmv1.ResolverClient
 	dnsConn   *grpc.ClientConn
 }
@@ -67,7 +71,9 @@ func (p *parts) newOverlay(b node.Base, g *gossipMember, conflicted func()) (*ov
 		directory: directory.New(b.Membership.NodeID), tables: vip.New(),
 		names:  resolve.NewFeed(resolve.FeedConfig{Socket: p.host.resolver()}, resolve.Deps{Log: b.Log}),
 		meshes: &meshes{port: b.Membership.DataPathPort, log: b.Log},
+		gossip: g,
 	}
+	o.witness = witness.New(witness.Deps{Log: b.Log, Suspects: g.suspects, Knock: g.knock})
 	if o.fabric, err = p.host.newFabric(underlay, b.Membership.DataPathPort); err != nil {
 		return nil, err
 	}
@@ -79,7 +85,7 @@ func (p *parts) newOverlay(b node.Base, g *gossipMember, conflicted func()) (*ov
 	o.dns = swarmv1.NewResolverClient(o.dnsConn)
 	o.Plane = plane.New(plane.Deps{
 		Log: b.Log, Directory: o.directory, Bridge: p.host.bridge, Fabric: o.fabric, Tables: o.tables,
-		Names: o.names, Mesh: o.meshes.get, Gossip: g.report,
+		Names: o.names, Mesh: o.meshes.get, Gossip: o.report,
 		Programmed: p.monitor.sinceProgrammed, Conflicted: conflicted,
 	})
 	return o, nil
@@ -89,6 +95,7 @@ func (p *parts) newOverlay(b node.Base, g *gossipMember, conflicted func()) (*ov
 func (o *overlay) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return o.Plane.Run(ctx) })
+	g.Go(func() error { return o.witness.Run(ctx) })
 	g.Go(func() error {
 		select {
 		case <-o.Restored():
@@ -143,16 +150,38 @@ func (m *meshes) close() error {
 	return m.of.Close()
 }
 
-// report is what gossip says of dead nodes.
-func (g *gossipMember) report() (directory.Report, <-chan struct{}) {
+// suspects are the nodes that gossip has lost.
+func (g *gossipMember) suspects() (witness.Suspects, <-chan struct{}) {
 	members, changed := g.Gossip.Members()
-	r := directory.Report{Faulty: g.Health() >= maxHealth}
+	var s witness.Suspects
 	for _, m := range members {
-		if m.Status == gossip.Failed || m.Status == gossip.Left {
-			r.Dead = append(r.Dead, m.ID)
+		switch m.Status {
+		case gossip.Failed:
+			s.Failed = append(s.Failed, m.ID)
+		case gossip.Left:
+			s.Left = append(s.Left, m.ID)
 		}
 	}
-	return r, changed
+	return s, changed
+}
+
+// knock connects to a node's cluster port.
+func (g *gossipMember) knock(ctx context.Context, id string) error {
+	peer, ok := g.Resolve(id)
+	if !ok {
+		return errdefs.ErrNotFound
+	}
+	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", peer.HostPort())
+	if err != nil {
+		return err
+	}
+	return conn.Close()
+}
+
+// report is which nodes are dead.
+func (o *overlay) report() (directory.Report, <-chan struct{}) {
+	dead, changed := o.witness.Dead()
+	return directory.Report{Dead: dead, Faulty: o.gossip.Health() >= maxHealth}, changed
 }
 
 // overlayNetwork fits the plane to the worker.

@@ -1,0 +1,112 @@
+package witness
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// world is what gossip says, and how nodes answer.
+type world struct {
+	mu       sync.Mutex // guards what follows
+	suspects Suspects
+	changed  chan struct{}
+	answer   map[string]error // nil and absent: connects; errSilent: until the asker gives up
+}
+
+var errSilent = errors.New("no answer")
+
+func (w *world) say(s Suspects) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.suspects = s
+	close(w.changed)
+	w.changed = make(chan struct{})
+}
+
+func (w *world) set(id string, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.answer[id] = err
+}
+
+func (w *world) look() (Suspects, <-chan struct{}) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.suspects, w.changed
+}
+
+func (w *world) knock(ctx context.Context, id string) error {
+	w.mu.Lock()
+	err := w.answer[id]
+	w.mu.Unlock()
+	if err == errSilent {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	return err
+}
+
+func bubble(t *testing.T, test func(w *world, expect func(after time.Duration, dead ...string))) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &world{changed: make(chan struct{}), answer: map[string]error{}}
+		witness := New(Deps{Log: slog.New(slog.DiscardHandler), Suspects: w.look, Knock: w.knock})
+		ctx, cancel := context.WithCancel(t.Context())
+		var ended sync.WaitGroup
+		ended.Go(func() { _ = witness.Run(ctx) })
+		test(w, func(after time.Duration, want ...string) {
+			t.Helper()
+			time.Sleep(after)
+			synctest.Wait()
+			if got, _ := witness.Dead(); !slices.Equal(got, want) {
+				t.Errorf("dead: got %v, want %v", got, want)
+			}
+		})
+		cancel()
+		ended.Wait()
+	})
+}
+
+func TestSilenceIsDeath(t *testing.T) {
+	bubble(t, func(w *world, expect func(time.Duration, ...string)) {
+		w.set("n2", errSilent)
+		w.say(Suspects{Failed: []string{"n2"}})
+		expect(Patience/2, []string{}...)
+		expect(Patience/2, "n2")
+		// The host comes back before gossip has noticed.
+		w.set("n2", nil)
+		expect(again + Patience)
+		w.say(Suspects{})
+		expect(again)
+	})
+}
+
+func TestWhoAnswersLives(t *testing.T) {
+	for name, answer := range map[string]error{"connects": nil, "its daemon is gone": syscall.ECONNREFUSED} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(w *world, expect func(time.Duration, ...string)) {
+				w.set("n2", answer)
+				w.say(Suspects{Failed: []string{"n2"}})
+				expect(5 * Patience)
+				// Gossip says nothing new when the host dies after all.
+				w.set("n2", errSilent)
+				expect(again+2*Patience, "n2")
+			})
+		})
+	}
+}
+
+func TestGoodbyeIsBelieved(t *testing.T) {
+	bubble(t, func(w *world, expect func(time.Duration, ...string)) {
+		w.say(Suspects{Left: []string{"n3"}})
+		expect(0, "n3")
+		w.say(Suspects{})
+		expect(0)
+	})
+}
