@@ -11,7 +11,7 @@ import (
 )
 
 // groupSize is how many containers share a shim. A shim costs 12 MB, most of them its own start and not its containers: at
-// 13 a container costs less than 1 MB, and a shim's death takes no more than that many.
+// 13 a container costs about 1 MB, and a shim's death takes no more than that many.
 const groupSize = 13
 
 // groups decides which containers share a shim. A service with more than one container on the node has them in more
