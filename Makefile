@@ -22,6 +22,8 @@ deps: ## install what the build and the tests need from the distribution, if it 
 	command -v gcc >/dev/null || missing="$$missing gcc libc6-dev"; \
 	[ -e /usr/include/seccomp.h ] || missing="$$missing libseccomp-dev"; \
 	[ -x /bin/busybox ] || missing="$$missing busybox-static"; \
+	command -v ip >/dev/null || missing="$$missing iproute2"; \
+	command -v nft >/dev/null || missing="$$missing nftables"; \
 	[ -z "$$missing" ] || { apt-get update -q && apt-get install -y -q --no-install-recommends $$missing; }
 
 build: $(RUNC)/runc ## bin/swarm: command line, daemon, containerd, shim and runc in one static file
