@@ -11,7 +11,6 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
-	"golang.org/x/sys/unix"
 
 	"swarm/overlay/hostport"
 )
@@ -34,19 +33,6 @@ func (p Port) String() string {
 		s = p.HostIP.String() + ":" + s
 	}
 	return s
-}
-
-// number of the protocol in an IP header; 0 is one we do not publish.
-func (p Port) number() byte {
-	switch p.Protocol {
-	case "tcp":
-		return unix.IPPROTO_TCP
-	case "udp":
-		return unix.IPPROTO_UDP
-	case "sctp":
-		return unix.IPPROTO_SCTP
-	}
-	return 0
 }
 
 // overlaps is true when no host can serve both.
@@ -85,7 +71,7 @@ func (a *Attachment) validate() error {
 			}
 		}
 		switch {
-		case p.number() == 0:
+		case hostport.Number(p.Protocol) == 0:
 			return fmt.Errorf("port %s: give tcp, udp or sctp: %w", p, errdefs.ErrInvalidArgument)
 		case p.Target == 0:
 			return fmt.Errorf("port %s: no target port: %w", p, errdefs.ErrInvalidArgument)

@@ -12,6 +12,7 @@ import (
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
+	"swarm/overlay/hostport"
 	"swarm/overlay/nft"
 )
 
@@ -91,7 +92,7 @@ func (r *rules) elements(f nft.Family, uses map[netip.Addr]use) (out [3][]nftabl
 			continue
 		}
 		for _, p := range u.ports {
-			key := append(nft.Pad([]byte{p.number()}), nft.Port(p.Published)...)
+			key := append(nft.Pad([]byte{hostport.Number(p.Protocol)}), nft.Port(p.Published)...)
 			e := nftables.SetElement{Key: key, Val: append(addr.AsSlice(), nft.Port(p.Target)...)}
 			switch {
 			case !p.HostIP.IsValid():

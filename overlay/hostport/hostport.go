@@ -20,6 +20,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// Number is the protocol's in an IP header; 0 is one that we do not publish.
+func Number(protocol string) byte {
+	switch protocol {
+	case "tcp":
+		return unix.IPPROTO_TCP
+	case "udp":
+		return unix.IPPROTO_UDP
+	case "sctp":
+		return unix.IPPROTO_SCTP
+	}
+	return 0
+}
+
 // Hold takes the port on all of the host's addresses, or on one of them, until it is closed. ErrAlreadyExists: another
 // program has it, and is named. ErrInvalidArgument: the host has no such address.
 func Hold(protocol string, ip netip.Addr, port uint16) (io.Closer, error) {

@@ -13,6 +13,7 @@ import (
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
 
+	"swarm/overlay/hostport"
 	"swarm/overlay/nft"
 	"swarm/overlay/slots"
 )
@@ -291,7 +292,7 @@ func (p Port) key() []byte {
 	if p.IP.IsValid() {
 		key = p.IP.AsSlice()
 	}
-	return slices.Concat(key, nft.Pad([]byte{p.number()}), nft.Port(p.Published))
+	return slices.Concat(key, nft.Pad([]byte{hostport.Number(p.Protocol)}), nft.Port(p.Published))
 }
 
 func element(e entry, slot int, t target) nftables.SetElement {

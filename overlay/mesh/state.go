@@ -13,7 +13,6 @@ import (
 	"slices"
 
 	"github.com/containerd/errdefs"
-	"golang.org/x/sys/unix"
 
 	"swarm/overlay/hostnet"
 	"swarm/overlay/hostport"
@@ -90,19 +89,6 @@ type Port struct {
 
 func (p Port) String() string { return fmt.Sprintf("%d/%s", p.Published, p.Protocol) }
 
-// number of the protocol in an IP header; 0 is one that we do not publish.
-func (p Port) number() byte {
-	switch p.Protocol {
-	case "tcp":
-		return unix.IPPROTO_TCP
-	case "udp":
-		return unix.IPPROTO_UDP
-	case "sctp":
-		return unix.IPPROTO_SCTP
-	}
-	return 0
-}
-
 // Published says who answers at a port.
 type Published struct {
 	Port
@@ -135,7 +121,7 @@ func (s *State) validate() error {
 	}
 	seen := make(map[Port]bool, len(s.Ports))
 	for _, p := range s.Ports {
-		if p.number() == 0 || p.Published == 0 || p.Target == 0 || seen[p.Port] {
+		if hostport.Number(p.Protocol) == 0 || p.Published == 0 || p.Target == 0 || seen[p.Port] {
 			return fmt.Errorf("routing mesh: port %s: give each once, with protocol and target: %w", p, errdefs.ErrInvalidArgument)
 		}
 		seen[p.Port] = true
