@@ -1,8 +1,8 @@
 package directory
 
-// Report is what gossip says at one moment.
+// Report is what gossip, and the witness that doubts it, say at one moment.
 type Report struct {
-	// Dead nodes: they have failed or left. Nodes that gossip does not know are not among them.
+	// Dead nodes: they do not answer, or have left. Nodes that gossip does not know are not among them.
 	Dead []string
 	// Faulty: the fault is likely to be on this side, for our own probes go unanswered and unrefuted.
 	Faulty bool
@@ -50,21 +50,26 @@ func (d *Directory) touch(node string) {
 	}
 }
 
-// live are the tasks of a service that new connections may go to. That all of a service's nodes are dead at once is taken
-// for a fault of the report: a connection that fails is no worse than one that is refused.
-func (d *Directory) live(s *service) []*task {
-	var ready, live []*task
-	for _, t := range s.tasks {
-		if !t.GetReady() {
+// live marks the backends of a service that new connections may go to, and returns them. That all of a service's nodes are
+// dead at once is taken for a fault of the report: a connection that fails is no worse than one that is refused.
+func (d *Directory) live(all []Backend) []Backend {
+	var ready, live []int
+	for i, b := range all {
+		if !b.GetReady() {
 			continue
 		}
-		ready = append(ready, t)
-		if !d.dead[t.GetNodeId()] {
-			live = append(live, t)
+		ready = append(ready, i)
+		if !d.dead[b.GetNodeId()] {
+			live = append(live, i)
 		}
 	}
 	if len(live) == 0 {
-		return ready
+		live = ready
 	}
-	return live
+	out := make([]Backend, 0, len(live))
+	for _, i := range live {
+		all[i].Live = true
+		out = append(out, all[i])
+	}
+	return out
 }

@@ -78,13 +78,15 @@ func (d *Directory) Remote(network string) []Member {
 	return out
 }
 
-// Backend is a task that new connections may go to.
+// Backend is a task of a service.
 type Backend struct {
 	*swarmv1.Backend
 	// Addresses by network.
 	Addresses map[string][]netip.Addr
 	// Local: on this node.
 	Local bool
+	// Live: new connections may go there.
+	Live bool
 }
 
 // Service is a service as this node may use it.
@@ -94,10 +96,8 @@ type Service struct {
 	Endpoint *swarmv1.Endpoint
 	// VIPs by network.
 	VIPs map[string][]netip.Prefix
-	// Backends that are ready on nodes that live, by task id.
-	Backends []Backend
-	// Tasks are all, whether they are ready or not, by task id.
-	Tasks []Backend
+	// Tasks are all, by task id; Backends are the live ones of them.
+	Tasks, Backends []Backend
 }
 
 // Service returns a service; false: it is gone.
@@ -108,23 +108,15 @@ func (d *Directory) Service(id string) (Service, bool) {
 	if s == nil || s.routing == nil {
 		return Service{ID: id}, false
 	}
-	all := make([]*task, 0, len(s.tasks))
+	all := make([]Backend, 0, len(s.tasks))
 	for _, t := range s.tasks {
-		all = append(all, t)
+		all = append(all, Backend{Backend: t.Backend, Addresses: t.addresses, Local: t.GetNodeId() == d.self})
 	}
+	slices.SortFunc(all, func(a, b Backend) int { return cmp.Compare(a.GetTaskId(), b.GetTaskId()) })
+	live := d.live(all)
 	return Service{
-		ID: id, Name: s.routing.GetName(), Endpoint: s.routing.GetEndpoint(), VIPs: s.vips,
-		Backends: d.backends(d.live(s)), Tasks: d.backends(all),
+		ID: id, Name: s.routing.GetName(), Endpoint: s.routing.GetEndpoint(), VIPs: s.vips, Tasks: all, Backends: live,
 	}, true
-}
-
-func (d *Directory) backends(tasks []*task) []Backend {
-	out := make([]Backend, 0, len(tasks))
-	for _, t := range tasks {
-		out = append(out, Backend{Backend: t.Backend, Addresses: t.addresses, Local: t.GetNodeId() == d.self})
-	}
-	slices.SortFunc(out, func(a, b Backend) int { return cmp.Compare(a.GetTaskId(), b.GetTaskId()) })
-	return out
 }
 
 // ServicesOn lists the services that have an address or a task on a network, by id.

@@ -29,14 +29,10 @@ func (p *Plane) nameNetwork(id string) {
 
 // nameService tells the name server who answers to a service's names on a network.
 func (p *Plane) nameService(network string, s directory.Service) {
-	live := make(map[string]bool, len(s.Backends))
-	for _, b := range s.Backends {
-		live[b.GetTaskId()] = true
-	}
 	backends := make([]*swarmv1.Backend, 0, len(s.Tasks))
 	for _, t := range s.Tasks {
 		b := t.Backend
-		if b.GetReady() && !live[b.GetTaskId()] { // Its node is dead.
+		if b.GetReady() && !t.Live { // Its node is dead.
 			b = b.CloneVT()
 			b.Ready = false
 		}
