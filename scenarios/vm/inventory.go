@@ -13,8 +13,8 @@ type inventory map[string][]string
 
 // inventories is how each kind is listed.
 var inventories = map[string]string{
-	// Debian's own timers write where packages and backups are kept.
-	"file": `find / -xdev \( -path /tmp -o -path /var/tmp -o -path /var/log -o -path /var/lib/systemd -o -path /root -o -path /var/backups -o -path /var/cache -o -path /var/lib/apt \) -prune -o -print; find /run -path '*swarm*'`,
+	// Debian's own timers write where packages and backups are kept; udev keeps locks of the agent's port while it likes.
+	"file": `find / -xdev \( -path /tmp -o -path /var/tmp -o -path /var/log -o -path /var/lib/systemd -o -path /root -o -path /var/backups -o -path /var/cache -o -path /var/lib/apt \) -prune -o -print; find /run -path /run/udev -prune -o -path '*swarm*' -print`,
 	// What the agent's own commands run in comes and goes.
 	"cgroup":    `find /sys/fs/cgroup -type d -name '*swarm*'`,
 	"mount":     `cut -d' ' -f5 /proc/self/mountinfo`,

@@ -143,20 +143,13 @@ func (l *lab) ready(ctx context.Context, at *guest, nodes ...*guest) error {
 	return nil
 }
 
-// limits of each task, as swarm takes them and as cgroup v2 shows them.
-var limits = []struct{ flag, value, file, want string }{
-	{"--limit-memory", "64M", "memory.max", "67108864"},
-	{"--limit-cpu", "0.5", "cpu.max", "50000 100000"},
-	{"--limit-pids", "50", "pids.max", "50"},
-}
-
 func createServices(ctx context.Context, l *lab) (string, error) {
 	g := l.guests[0]
 	if _, err := g.swarm(ctx, "image", "load", "-i", "/cargo/hello.tar"); err != nil {
 		return "", err
 	}
 	web := []string{"service", "create", "--name", "web", "--mode", "global", "--publish", fmt.Sprintf("mode=host,published=%d,target=8080", webPort)}
-	for _, limit := range limits {
+	for _, limit := range limitsAtFirst {
 		web = append(web, limit.flag, limit.value)
 	}
 	began := time.Now()
@@ -183,32 +176,4 @@ func answers(ctx context.Context, l *lab) (string, error) {
 		}
 	}
 	return fmt.Sprintf("on port %d", webPort), nil
-}
-
-// limited reads the limits of the global service in the containers' cgroups.
-func limited(ctx context.Context, l *lab) (string, error) {
-	read := "for p in /proc/[0-9]*; do if read -r c <$p/comm && [ \"$c\" = app ]; then g=$(cut -d: -f3 $p/cgroup); echo $g"
-	var want string
-	for _, limit := range limits {
-		read += "'|'$(cat /sys/fs/cgroup$g/" + limit.file + ")"
-		want += "|" + limit.want
-	}
-	read += "; fi; done"
-	for _, g := range l.guests {
-		out, err := g.sh(ctx, read)
-		if err != nil {
-			return "", err
-		}
-		found := false
-		for line := range strings.Lines(out) {
-			if !strings.HasPrefix(line, "/swarm.slice/") {
-				return "", fmt.Errorf("%s: a container is not in swarm.slice: %s", g.name, line)
-			}
-			found = found || strings.HasSuffix(strings.TrimSpace(line), want)
-		}
-		if !found {
-			return "", fmt.Errorf("%s: no container with limits %s: %s", g.name, want, out)
-		}
-	}
-	return "memory.max, cpu.max and pids.max in swarm.slice", nil
 }
