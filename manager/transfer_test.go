@@ -23,6 +23,7 @@ type carrier struct {
 	swarmv1.UnimplementedWorkerServer
 	node  string
 	lacks bool // a part of every image
+	full  bool
 
 	mu    *sync.Mutex // guards moves
 	moves *[]string
@@ -35,6 +36,9 @@ func (c *carrier) note(move string) {
 }
 
 func (c *carrier) PullImage(req *swarmv1.PullImageRequest, stream grpc.ServerStreamingServer[swarmv1.ImageProgress]) error {
+	if c.full {
+		return errdefs.ErrResourceExhausted.WithMessage("no space left on device")
+	}
 	c.note("pulls " + req.Reference)
 	return errors.Join(
 		stream.Send(&swarmv1.ImageProgress{Id: "layer", Step: "Downloading"}),
@@ -131,6 +135,29 @@ func TestControl_ImagesMoveBetweenNodesAndRegistries(t *testing.T) {
 		}
 		_, err = r.admin.Login(t.Context(), &swarmv1.LoginRequest{Server: "r:5000", RegistryAuth: "wrong"})
 		refused(t, "a wrong login", err, errdefs.IsUnauthorized, "does not take it")
+	})
+}
+
+// A node that cannot have an image is named, and keeps none of the others from it.
+func TestControl_PullGoesOnWhereItCan(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		var moves []string
+		var full string
+		r := newRig(t, func(d *manager.Deps) {
+			d.Conn = func(node string) (grpc.ClientConnInterface, error) {
+				c := &carrier{node: node, full: node == full, mu: &mu, moves: &moves}
+				return serve(t, nodeInfo(self), func(s grpc.ServiceRegistrar) { swarmv1.RegisterWorkerServer(s, c) }, func(context.Context, string) error { return nil }), nil
+			}
+		})
+		a, b, c := r.join("host-a"), r.join("host-b"), r.join("host-c")
+		full = b.id
+		synctest.Wait()
+		_, err := drain(t, must(r.admin.PullImage(t.Context(), &swarmv1.PullImageClusterRequest{Reference: "demo:1", Nodes: []string{a.id, b.id, c.id}})), nil)
+		refused(t, "a pull of three nodes of which one is full", err, errdefs.IsResourceExhausted, "host-b: no space left")
+		if want := c.id + " pulls docker.io/library/demo:1"; !slices.Contains(moves, want) {
+			t.Errorf("pulls: got %q, want also %q", moves, want)
+		}
 	})
 }
 

@@ -58,22 +58,27 @@ func (s *Server) PullImage(req *swarmv1.PullImageClusterRequest, stream swarmv1.
 		return err
 	}
 	progress := &progressSender{send: stream.Send}
-	one := func(ctx context.Context, node string) error {
-		if err := s.pullOn(ctx, node, len(nodes) > 1, parsed, req.GetRegistryAuth(), progress); err != nil {
+	one := func(node string) error {
+		if err := s.pullOn(stream.Context(), node, len(nodes) > 1, parsed, req.GetRegistryAuth(), progress); err != nil {
 			return fmt.Errorf("pull %s on node %s: %w", parsed.Familiar(), nodeName(s.store.View(), node), err)
 		}
 		return nil
 	}
 	// The first has it from the registry, the others from nodes.
-	if err := one(stream.Context(), nodes[0]); err != nil {
+	if err := one(nodes[0]); err != nil {
 		return err
 	}
-	group, ctx := errgroup.WithContext(stream.Context())
+	// A node that cannot have it keeps none of the others from it.
+	errs := make([]error, len(nodes))
+	var group errgroup.Group
 	group.SetLimit(parallelNodes)
-	for _, node := range nodes[1:] {
-		group.Go(func() error { return one(ctx, node) })
+	for i, node := range nodes[1:] {
+		group.Go(func() error {
+			errs[i] = one(node)
+			return nil
+		})
 	}
-	return errors.Join(group.Wait(), progress.failed())
+	return errors.Join(append(errs, group.Wait(), progress.failed())...)
 }
 
 // pullers are the nodes that a request names.
