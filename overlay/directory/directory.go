@@ -47,25 +47,45 @@ func New(self string) *Directory {
 
 // Changes names what is no longer as it was.
 type Changes struct {
-	// Networks of which the members, or the places of their nodes, changed.
+	// Networks that came, went or are described otherwise, or with members whose node is elsewhere: all of them is to be
+	// looked at.
 	Networks map[string]bool
+	// Members of networks, by network and task, that came, went or are elsewhere.
+	Members map[string]map[string]bool
 	// Services of which names, addresses, ports or backends changed; some may be gone.
 	Services map[string]bool
 	// Peers: a node came, went or moved.
 	Peers bool
 }
 
-func newChanges() Changes { return Changes{Networks: map[string]bool{}, Services: map[string]bool{}} }
+func newChanges() Changes {
+	return Changes{Networks: map[string]bool{}, Members: map[string]map[string]bool{}, Services: map[string]bool{}}
+}
 
 // Empty reports whether nothing changed.
-func (c Changes) Empty() bool { return !c.Peers && len(c.Networks) == 0 && len(c.Services) == 0 }
+func (c Changes) Empty() bool {
+	return !c.Peers && len(c.Networks) == 0 && len(c.Members) == 0 && len(c.Services) == 0
+}
 
 // With adds what another set names.
 func (c Changes) With(o Changes) Changes {
 	c.Peers = c.Peers || o.Peers
 	maps.Copy(c.Networks, o.Networks)
 	maps.Copy(c.Services, o.Services)
+	for network, tasks := range o.Members {
+		for id := range tasks {
+			c.member(network, id)
+		}
+	}
 	return c
+}
+
+// member adds a network's member.
+func (c Changes) member(network, id string) {
+	if c.Members[network] == nil {
+		c.Members[network] = map[string]bool{}
+	}
+	c.Members[network][id] = true
 }
 
 // Take returns what changed since the last call.
@@ -205,14 +225,15 @@ func (d *Directory) putTask(id string, now *swarmv1.Backend) {
 			d.members[network][id] = t
 		}
 	}
-	d.movedMember(was, t)
+	d.movedMember(id, was, t)
 	if was != nil {
 		d.forgetEmpty(was.GetServiceId())
 	}
 }
 
-// movedMember marks the networks on which a task came, went, or is elsewhere. That it is ready or not is of no interest there.
-func (d *Directory) movedMember(was, now *task) {
+// movedMember marks a task on the networks on which it came, went, or is elsewhere. That it is ready or not is of no interest
+// there.
+func (d *Directory) movedMember(id string, was, now *task) {
 	for _, pair := range [][2]*task{{was, now}, {now, was}} {
 		a, b := pair[0], pair[1]
 		if a == nil {
@@ -220,7 +241,7 @@ func (d *Directory) movedMember(was, now *task) {
 		}
 		for network, addresses := range a.addresses {
 			if b == nil || a.GetNodeId() != b.GetNodeId() || !slices.Equal(addresses, b.addresses[network]) {
-				d.dirty.Networks[network] = true
+				d.dirty.member(network, id)
 			}
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	swarmv1 "swarm/proto/swarm/v1"
 )
@@ -65,16 +66,19 @@ func TestChangesNameWhatIsDifferent(t *testing.T) {
 		name     string
 		change   *swarmv1.AssignmentChange
 		networks []string
+		members  []string
 		services []string
 		peers    bool
 	}{
-		{"ready no more", backend("t1", "web", "n1", false, "net", "10.0.1.11/24"), nil, []string{"web"}, false},
-		{"moved", backend("t1", "web", "n2", true, "net", "10.0.1.11/24"), []string{"net"}, []string{"web"}, false},
-		{"gone", gone(swarmv1.AssignmentRef_BACKEND, "t1"), []string{"net"}, []string{"web"}, false},
-		{"other service", backend("t1", "db", "n1", true, "net", "10.0.1.11/24"), nil, []string{"db", "web"}, false},
-		{"node elsewhere", peering("n1", "192.0.2.99"), []string{"net"}, nil, true},
-		{"node as it was", peering("n1", "192.0.2.2"), nil, nil, false},
-		{"service gone", gone(swarmv1.AssignmentRef_ROUTING, "web"), nil, []string{"web"}, false},
+		{"ready no more", backend("t1", "web", "n1", false, "net", "10.0.1.11/24"), nil, nil, []string{"web"}, false},
+		{"moved", backend("t1", "web", "n2", true, "net", "10.0.1.11/24"), nil, []string{"net/t1"}, []string{"web"}, false},
+		{"on another network", backend("t1", "web", "n1", true, "blue", "10.0.1.11/24"), nil, []string{"blue/t1", "net/t1"}, []string{"web"}, false},
+		{"come", backend("t9", "web", "n1", true, "net", "10.0.1.19/24"), nil, []string{"net/t9"}, []string{"web"}, false},
+		{"gone", gone(swarmv1.AssignmentRef_BACKEND, "t1"), nil, []string{"net/t1"}, []string{"web"}, false},
+		{"other service", backend("t1", "db", "n1", true, "net", "10.0.1.11/24"), nil, nil, []string{"db", "web"}, false},
+		{"node elsewhere", peering("n1", "192.0.2.99"), []string{"net"}, nil, nil, true},
+		{"node as it was", peering("n1", "192.0.2.2"), nil, nil, nil, false},
+		{"service gone", gone(swarmv1.AssignmentRef_ROUTING, "web"), nil, nil, []string{"web"}, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			d := five()
@@ -84,6 +88,16 @@ func TestChangesNameWhatIsDifferent(t *testing.T) {
 			got := d.Take()
 			if diff := cmp.Diff(tt.networks, slices.Sorted(maps.Keys(got.Networks))); diff != "" {
 				t.Errorf("networks: %s", diff)
+			}
+			var members []string
+			for network, tasks := range got.Members {
+				for id := range tasks {
+					members = append(members, network+"/"+id)
+				}
+			}
+			slices.Sort(members)
+			if diff := cmp.Diff(tt.members, members); diff != "" {
+				t.Errorf("members: %s", diff)
 			}
 			if diff := cmp.Diff(tt.services, slices.Sorted(maps.Keys(got.Services))); diff != "" {
 				t.Errorf("services: %s", diff)
@@ -161,6 +175,18 @@ func TestRemoteMembers(t *testing.T) {
 	want := []string{"t1 [10.0.1.11] at 192.0.2.2", "t2 [10.0.1.12] at 192.0.2.3", "t3 [10.0.1.13] at 192.0.2.4"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("a member is reachable whether ready or not, and only where its node is known: %s", diff)
+	}
+}
+
+func TestRemoteOfIsRemoteInPart(t *testing.T) {
+	d := five()
+	d.Apply([]*swarmv1.AssignmentChange{gone(swarmv1.AssignmentRef_PEERING, "n4"), gone(swarmv1.AssignmentRef_BACKEND, "t2")})
+	there, left := d.RemoteOf("net", map[string]bool{"t0": true, "t1": true, "t2": true, "t4": true})
+	if want := d.Remote("net")[:1]; want[0].TaskID != "t1" || !cmp.Equal(want, there, cmpopts.EquateComparable(netip.Addr{})) {
+		t.Errorf("there: %v, want %v", there, want)
+	}
+	if want := []string{"t0", "t2", "t4"}; !slices.Equal(left, want) {
+		t.Errorf("gone: %v, want one that is here, one that ended, and one whose node has no place: %v", left, want)
 	}
 }
 

@@ -67,15 +67,36 @@ func (d *Directory) Remote(network string) []Member {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	var out []Member
-	for id, t := range d.members[network] {
-		peer := d.peers[t.GetNodeId()]
-		if t.GetNodeId() == d.self || !peer.Underlay.IsValid() {
-			continue
+	for id := range d.members[network] {
+		if m, ok := d.remote(network, id); ok {
+			out = append(out, m)
 		}
-		out = append(out, Member{TaskID: id, NodeID: peer.ID, Addresses: t.addresses[network], Underlay: peer.Underlay})
 	}
 	slices.SortFunc(out, func(a, b Member) int { return cmp.Compare(a.TaskID, b.TaskID) })
 	return out
+}
+
+// RemoteOf tells which of some tasks are among a network's Remote, and which are not.
+func (d *Directory) RemoteOf(network string, tasks map[string]bool) (there []Member, gone []string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, id := range slices.Sorted(maps.Keys(tasks)) {
+		if m, ok := d.remote(network, id); ok {
+			there = append(there, m)
+		} else {
+			gone = append(gone, id)
+		}
+	}
+	return there, gone
+}
+
+func (d *Directory) remote(network, id string) (Member, bool) {
+	t := d.members[network][id]
+	if t == nil || t.GetNodeId() == d.self {
+		return Member{}, false
+	}
+	peer := d.peers[t.GetNodeId()]
+	return Member{TaskID: id, NodeID: peer.ID, Addresses: t.addresses[network], Underlay: peer.Underlay}, peer.Underlay.IsValid()
 }
 
 // Backend is a task of a service.

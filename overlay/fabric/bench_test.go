@@ -61,6 +61,7 @@ func endpoints(n, moved int) []fabric.Endpoint {
 			host++
 		}
 		out[i] = fabric.Endpoint{
+			TaskID: fmt.Sprint("t", i),
 			Addresses: []netip.Addr{
 				netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)}),
 				netip.MustParseAddr(fmt.Sprintf("fd00:1::%x", i+2)),
@@ -91,6 +92,22 @@ func benchmarkSync(b *testing.B, set func(int) []fabric.Endpoint) {
 	}
 	for i := 0; b.Loop(); i++ {
 		if err := h.f.Sync(context.Background(), "red", sets[i%2]); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkUpdate is BenchmarkChange told as what it is.
+func BenchmarkUpdate(b *testing.B) {
+	w := newWorld(b, settings{hosts: 1})
+	h := w.hosts[0]
+	h.start("keep", red, "10.0.0.2/8")
+	sets := [2][]fabric.Endpoint{endpoints(10_000, 0), endpoints(10_000, 1)}
+	if err := h.f.Sync(context.Background(), "red", sets[1]); err != nil {
+		b.Fatal(err)
+	}
+	for i := 0; b.Loop(); i++ {
+		if err := h.f.Update(context.Background(), "red", sets[i%2][:1], nil); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -9,7 +9,7 @@
 // namespace removes all. The namespace is made with the network's first task and
 // removed with its last. What the kernel holds is the only state: a new process is
 // told in Restore which tasks there are, and compares. Nothing is learned from traffic:
-// where an address is comes from Sync. It refuses to choose addresses, and knows
+// where an address is comes from Sync and Update. It refuses to choose addresses, and knows
 // neither services nor names. Caller: the worker, through an adapter in cmd. No goroutines.
 package fabric
 
@@ -26,7 +26,6 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"swarm/overlay/netns"
-	"swarm/overlay/vxlan"
 )
 
 // Config of the overlay networks of a host.
@@ -68,6 +67,7 @@ type Leg struct {
 
 // Endpoint is a task on another host.
 type Endpoint struct {
+	TaskID string
 	// Addresses, at most one of a family, in the order that its own host has them.
 	Addresses []netip.Addr
 	// Host is the underlay address of its host.
@@ -85,8 +85,8 @@ type Fabric struct {
 	// The rest belongs to whoever has the turn.
 	host     *host
 	networks map[string]*network
-	// wanted is what Sync was told last of each network, in use here or not.
-	wanted map[string]vxlan.Table
+	// wanted are the tasks on other hosts that the caller told of, for each network, in use here or not.
+	wanted map[string]*members
 }
 
 // host is the namespace of the underlay.
@@ -109,7 +109,7 @@ func New(cfg Config, deps Deps) (*Fabric, error) {
 	cfg.Underlay = cfg.Underlay.Unmap()
 	return &Fabric{
 		cfg: cfg, log: deps.Log, turn: make(chan struct{}, 1),
-		networks: make(map[string]*network), wanted: make(map[string]vxlan.Table),
+		networks: make(map[string]*network), wanted: make(map[string]*members),
 	}, nil
 }
 
@@ -217,32 +217,56 @@ func (f *Fabric) detach(networkID, taskID string) error {
 	return f.raze(networkID, n)
 }
 
-// Sync says where the network's tasks on other hosts are: all of them, each time. Only what
+// Sync says where the network's tasks on other hosts are: all of them. Only what
 // has changed is written. For a network without a task here it is remembered until there
 // is one; an empty set is forgotten. A task attached here is never sought elsewhere.
 func (f *Fabric) Sync(ctx context.Context, networkID string, endpoints []Endpoint) error {
-	t := vxlan.NewTable(len(endpoints))
-	for _, e := range endpoints {
-		if len(e.Addresses) == 0 || !e.Host.IsValid() {
-			return fmt.Errorf("endpoint %v at %s of network %s: %w", e.Addresses, e.Host, networkID, errdefs.ErrInvalidArgument)
+	return f.tell(ctx, networkID, endpoints, func() (*members, []Endpoint, bool) {
+		return newMembers(endpoints), nil, true
+	})
+}
+
+// Update is Sync for what has changed since: tasks that came or are elsewhere, and those that are gone. Its cost
+// does not depend on how many other tasks there are. After an error the same again, or Sync, mends.
+func (f *Fabric) Update(ctx context.Context, networkID string, there []Endpoint, gone []string) error {
+	return f.tell(ctx, networkID, there, func() (*members, []Endpoint, bool) {
+		m, ok := f.wanted[networkID]
+		if !ok {
+			m = newMembers(nil)
 		}
-		t.Add(e.Host.Unmap(), e.Addresses...)
+		about, all := m.change(there, gone)
+		return m, about, all
+	})
+}
+
+// tell has the network's entries follow a change of its members: those about some of them, or all.
+func (f *Fabric) tell(ctx context.Context, networkID string, told []Endpoint, change func() (m *members, about []Endpoint, all bool)) error {
+	for _, e := range told {
+		if err := e.validate(); err != nil {
+			return fmt.Errorf("network %s: %w", networkID, err)
+		}
 	}
 	release, err := f.take(ctx)
 	if err != nil {
 		return err
 	}
 	defer release()
-	if len(endpoints) == 0 {
+	m, about, all := change()
+	if len(m.all) == 0 {
 		delete(f.wanted, networkID)
 	} else {
-		f.wanted[networkID] = t
+		f.wanted[networkID] = m
 	}
 	n, ok := f.networks[networkID]
 	if !ok {
 		return nil
 	}
-	if err := n.write(t); err != nil {
+	if all || n.wanted != m {
+		err = n.write(m)
+	} else {
+		err = n.amend(about)
+	}
+	if err != nil {
 		return fmt.Errorf("network %s: %w", networkID, err)
 	}
 	return nil

@@ -141,7 +141,7 @@ func TestSync_WhatIsSaidBeforeTheFirstTaskHolds(t *testing.T) {
 	w := newWorld(t, settings{hosts: 2})
 	a := w.hosts[0].start("a", red, "10.0.1.2/24")
 	a.serve("a")
-	b := &task{host: w.hosts[1], leg: fabric.Leg{Network: red, Addresses: a.leg.Addresses[:0]}}
+	b := &task{host: w.hosts[1], leg: fabric.Leg{TaskID: "b", Network: red, Addresses: a.leg.Addresses[:0]}}
 	w.sync("red", a)
 	b = w.hosts[1].start("b", red, "10.0.1.3/24")
 	w.hosts[0].do(func() error {
@@ -151,7 +151,7 @@ func TestSync_WhatIsSaidBeforeTheFirstTaskHolds(t *testing.T) {
 }
 
 func endpoint(k *task) fabric.Endpoint {
-	e := fabric.Endpoint{Host: k.host.addr}
+	e := fabric.Endpoint{TaskID: k.leg.TaskID, Host: k.host.addr}
 	for _, a := range k.leg.Addresses {
 		e.Addresses = append(e.Addresses, a.Addr())
 	}
@@ -256,7 +256,7 @@ func TestRestore_TransferGoesOn(t *testing.T) {
 				return
 			default:
 			}
-			_ = open.c.SetDeadline(time.Now().Add(time.Second))
+			_ = open.c.SetDeadline(time.Now().Add(10 * time.Second)) // on a machine that does much else
 			if _, err := open.c.Write(buf); err != nil {
 				t.Error(err)
 				return

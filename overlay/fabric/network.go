@@ -44,8 +44,8 @@ type network struct {
 	legs map[string]Leg
 	// has is what the kernel holds for other hosts; nil when that is to be read first.
 	has *vxlan.Table
-	// wanted is what Sync was told last; nil before the first.
-	wanted *vxlan.Table
+	// wanted are the tasks on other hosts; nil before the first word of them.
+	wanted *members
 	// settled: the kernel has what is wanted, without the addresses in here, which are local tasks'.
 	settled bool
 	here    []netip.Addr
@@ -318,9 +318,24 @@ func (n *network) unplug(taskID string) error {
 }
 
 // write brings the entries for other hosts to what is wanted.
-func (n *network) write(wanted vxlan.Table) error {
-	n.wanted, n.settled = &wanted, false
+func (n *network) write(wanted *members) error {
+	n.wanted, n.settled = wanted, false
 	return n.refresh()
+}
+
+// amend is write when what is wanted has changed for some members only.
+func (n *network) amend(about []Endpoint) error {
+	// An address that is here and elsewhere is rare, and not for long.
+	if !n.settled || len(n.here) > 0 || len(n.local()) > 0 {
+		return n.write(n.wanted)
+	}
+	had, want := part(*n.has, about), part(n.wanted.table, about)
+	if err := n.entries.Write(had, want); err != nil {
+		n.has, n.settled = nil, false
+		return err
+	}
+	replace(*n.has, about, want)
+	return nil
 }
 
 // refresh writes the difference between what the kernel has and what is wanted of it, the
@@ -355,7 +370,7 @@ func (n *network) local() []netip.Addr {
 	var here []netip.Addr
 	for _, l := range n.legs {
 		for _, a := range l.Addresses {
-			if _, ok := n.wanted.Neighbours[a.Addr()]; ok {
+			if _, ok := n.wanted.table.Neighbours[a.Addr()]; ok {
 				here = append(here, a.Addr())
 			}
 		}
@@ -364,12 +379,9 @@ func (n *network) local() []netip.Addr {
 	return here
 }
 
-// without is what is wanted, some addresses left out.
+// without is a copy of what is wanted, some addresses left out.
 func (n *network) without(here []netip.Addr) vxlan.Table {
-	if len(here) == 0 {
-		return *n.wanted
-	}
-	t := vxlan.Table{Forward: maps.Clone(n.wanted.Forward), Neighbours: maps.Clone(n.wanted.Neighbours)}
+	t := vxlan.Table{Forward: maps.Clone(n.wanted.table.Forward), Neighbours: maps.Clone(n.wanted.table.Neighbours)}
 	for _, a := range here {
 		delete(t.Forward, t.Neighbours[a])
 		delete(t.Neighbours, a)

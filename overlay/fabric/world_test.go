@@ -180,7 +180,7 @@ func (w *world) sync(networkID string, tasks ...*task) {
 			if k.host == h || k.leg.Network.ID != networkID {
 				continue
 			}
-			e := fabric.Endpoint{Host: k.host.addr}
+			e := fabric.Endpoint{TaskID: k.leg.TaskID, Host: k.host.addr}
 			for _, a := range k.leg.Addresses {
 				e.Addresses = append(e.Addresses, a.Addr())
 			}

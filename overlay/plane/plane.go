@@ -47,6 +47,7 @@ type Fabric interface {
 	Attach(ctx context.Context, l fabric.Leg) error
 	Detach(ctx context.Context, taskID string) error
 	Sync(ctx context.Context, networkID string, endpoints []fabric.Endpoint) error
+	Update(ctx context.Context, networkID string, there []fabric.Endpoint, gone []string) error
 	Restore(ctx context.Context, keep []fabric.Leg) error
 }
 

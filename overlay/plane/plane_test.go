@@ -68,6 +68,10 @@ func (f fakeFabric) Sync(_ context.Context, network string, e []fabric.Endpoint)
 	return f.note("sync %s %v", network, e)
 }
 
+func (f fakeFabric) Update(_ context.Context, network string, there []fabric.Endpoint, gone []string) error {
+	return f.note("move %s %v %v", network, there, gone)
+}
+
 func (f fakeFabric) Restore(_ context.Context, keep []fabric.Leg) error {
 	return f.note("releg %d", len(keep))
 }
@@ -195,7 +199,7 @@ func follow(t *testing.T, test func(p *Plane, d *directory.Directory, k *kernel,
 func TestTaskIsWholeWhenAttachReturns(t *testing.T) {
 	run(t, func(p *Plane, d *directory.Directory, k *kernel, settled func() []string) {
 		d.Apply(world())
-		want := []string{"name network net", "sync net [{[10.0.1.4] 192.0.2.2}]", "name web 10.0.1.3=true 10.0.1.4=true"}
+		want := []string{"name network net", "sync net [{t2 [10.0.1.4] 192.0.2.2}]", "name web 10.0.1.3=true 10.0.1.4=true"}
 		if diff := cmp.Diff(want, settled()); diff != "" {
 			t.Errorf("before the first task: %s", diff)
 		}
@@ -244,12 +248,12 @@ func TestChangesReachAttachedTasks(t *testing.T) {
 				"gone: its connections are cut", func() {
 					d.Apply([]*swarmv1.AssignmentChange{{Change: &swarmv1.AssignmentChange_Remove{Remove: &swarmv1.AssignmentRef{Kind: swarmv1.AssignmentRef_BACKEND, Id: "t2"}}}})
 				},
-				[]string{"name network net", "sync net []", "name web 10.0.1.3=true", "update /ns/t1 [{[10.0.1.2] [10.0.1.3]}] []", "reset /ns/t1 [10.0.1.4]"},
+				[]string{"move net [] [t2]", "name web 10.0.1.3=true", "update /ns/t1 [{[10.0.1.2] [10.0.1.3]}] []", "reset /ns/t1 [10.0.1.4]"},
 			},
 			{
 				"another", func() { d.Apply(puts(backend("t3", "n2", "10.0.1.5/24", true))) },
 				[]string{
-					"name network net", "sync net [{[10.0.1.5] 192.0.2.2}]", "name web 10.0.1.3=true 10.0.1.5=true",
+					"move net [{t3 [10.0.1.5] 192.0.2.2}] []", "name web 10.0.1.3=true 10.0.1.5=true",
 					"update /ns/t1 [{[10.0.1.2] [10.0.1.3 10.0.1.5]}] []",
 				},
 			},
@@ -289,6 +293,25 @@ func TestWhatFailedIsTriedAgain(t *testing.T) {
 		k.mu.Unlock()
 		time.Sleep(retryAfter) // in the bubble
 		if got := settled(); !slices.Contains(got, "program /ns/t1 [{[10.0.1.2] [10.0.1.3]}]") {
+			t.Errorf("after a failure: %q", got)
+		}
+	})
+}
+
+// Members are told as they change, and all of them after a failure.
+func TestAfterAFailureAllMembersAreTold(t *testing.T) {
+	run(t, func(p *Plane, d *directory.Directory, k *kernel, settled func() []string) {
+		d.Apply(world())
+		settled()
+		k.mu.Lock()
+		k.fail["move"] = errors.New("no buffer space")
+		k.mu.Unlock()
+		d.Apply(puts(backend("t3", "n2", "10.0.1.5/24", true)))
+		if got := settled(); !slices.Contains(got, "move net [{t3 [10.0.1.5] 192.0.2.2}] []") {
+			t.Errorf("one came: %q", got)
+		}
+		time.Sleep(retryAfter) // in the bubble
+		if got := settled(); !slices.Contains(got, "sync net [{t2 [10.0.1.4] 192.0.2.2} {t3 [10.0.1.5] 192.0.2.2}]") {
 			t.Errorf("after a failure: %q", got)
 		}
 	})
@@ -354,7 +377,7 @@ func TestRestoreProgramsAll(t *testing.T) {
 			t.Fatal(err)
 		}
 		want := []string{
-			"rebridge 1", "releg 1", "reserve t1", "name network net", "sync net [{[10.0.1.4] 192.0.2.2}]",
+			"rebridge 1", "releg 1", "reserve t1", "name network net", "sync net [{t2 [10.0.1.4] 192.0.2.2}]",
 			"name web 10.0.1.3=true 10.0.1.4=true",
 			"program /ns/t1 [{[10.0.1.2] [10.0.1.3 10.0.1.4]}]",
 		}

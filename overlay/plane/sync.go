@@ -82,7 +82,7 @@ func (p *Plane) catchUp(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	p.deps.Log.Debug("programmed", "networks", len(p.pending.Networks), "services", len(p.pending.Services), "took", time.Since(began))
+	p.deps.Log.Debug("programmed", "networks", len(p.pending.Networks), "members", len(p.pending.Members), "services", len(p.pending.Services), "took", time.Since(began))
 	p.pending = directory.Changes{}
 	return nil
 }
@@ -103,11 +103,7 @@ func (p *Plane) cut(ctx context.Context) error {
 
 // sync programs what changed. All of it is tried, whatever fails.
 func (p *Plane) sync(ctx context.Context, changes directory.Changes) error {
-	var errs []error
-	for id := range changes.Networks {
-		p.nameNetwork(id)
-		errs = append(errs, p.deps.Fabric.Sync(ctx, id, endpoints(p.deps.Directory.Remote(id))))
-	}
+	errs := []error{p.syncNetworks(ctx, changes)}
 	d := p.difference(changes)
 	// Tasks on the same networks share a table. What changes while it is written is written in the next round.
 	tables := map[string]vip.Table{}
@@ -123,6 +119,26 @@ func (p *Plane) sync(ctx context.Context, changes directory.Changes) error {
 		err := p.syncMesh(ctx, d.ended)
 		p.meshOwed = err != nil
 		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// syncNetworks tells where tasks on other hosts are: the members that changed where that is enough.
+func (p *Plane) syncNetworks(ctx context.Context, changes directory.Changes) error {
+	var errs []error
+	for id := range changes.Networks {
+		p.nameNetwork(id)
+		errs = append(errs, p.deps.Fabric.Sync(ctx, id, endpoints(p.deps.Directory.Remote(id))))
+	}
+	for id, members := range changes.Members {
+		if changes.Networks[id] {
+			continue
+		}
+		there, gone := p.deps.Directory.RemoteOf(id, members)
+		if err := p.deps.Fabric.Update(ctx, id, endpoints(there), gone); err != nil {
+			changes.Networks[id] = true // When it is tried again, all is told.
+			errs = append(errs, err)
+		}
 	}
 	return errors.Join(errs...)
 }
@@ -154,7 +170,7 @@ func (p *Plane) follow(ctx context.Context, t *attached, d difference, tables ma
 func endpoints(members []directory.Member) []fabric.Endpoint {
 	out := make([]fabric.Endpoint, 0, len(members))
 	for _, m := range members {
-		out = append(out, fabric.Endpoint{Addresses: m.Addresses, Host: m.Underlay})
+		out = append(out, fabric.Endpoint{TaskID: m.TaskID, Addresses: m.Addresses, Host: m.Underlay})
 	}
 	return out
 }

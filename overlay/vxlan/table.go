@@ -53,6 +53,14 @@ func (t Table) Add(host netip.Addr, addresses ...netip.Addr) {
 	}
 }
 
+// Remove undoes Add.
+func (t Table) Remove(addresses ...netip.Addr) {
+	delete(t.Forward, MACOf(addresses[0]))
+	for _, a := range addresses {
+		delete(t.Neighbours, a)
+	}
+}
+
 // Entries is a handle to the entries of one device.
 type Entries struct {
 	h     *netlink.Handle

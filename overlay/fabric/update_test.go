@@ -1,0 +1,99 @@
+//go:build linux
+
+package fabric_test
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/vishvananda/netlink"
+
+	"swarm/overlay/fabric"
+	"swarm/overlay/netns"
+	"swarm/overlay/vxlan"
+)
+
+// One network is told each change, another all there is from time to time: the kernel has the same for both, while tasks come
+// to this host that are sought elsewhere, and the daemon starts anew.
+func TestUpdate_MakesWhatSyncMakes(t *testing.T) {
+	seed := rand.Uint64()
+	rng := rand.New(rand.NewPCG(seed, 0))
+	w := newWorld(t, settings{hosts: 1})
+	h := w.hosts[0]
+	ctx := context.Background()
+	keep := []*task{h.start("r", red, "10.0.1.250/24"), h.start("b", blue, "10.0.1.250/24")}
+	var here []*task
+	all := map[string]fabric.Endpoint{}
+	for step := range 120 {
+		var there []fabric.Endpoint
+		var gone []string
+		for range rng.IntN(4) {
+			e := far(rng)
+			there, all[e.TaskID] = append(there, e), e
+		}
+		for range rng.IntN(3) {
+			if id := fmt.Sprint("t", rng.IntN(40)); !slices.ContainsFunc(there, func(e fabric.Endpoint) bool { return e.TaskID == id }) {
+				gone = append(gone, id)
+				delete(all, id)
+			}
+		}
+		h.do(func() error { return h.f.Update(ctx, "red", there, gone) })
+		switch step % 20 {
+		case 7:
+			address := fmt.Sprintf("10.0.1.%d/24", rng.IntN(100))
+			here = []*task{h.start(fmt.Sprint("r", step), red, address), h.start(fmt.Sprint("b", step), blue, address)}
+		case 13:
+			for _, k := range here {
+				k.stop()
+			}
+		case 17:
+			h.restart(keep[0].leg, keep[1].leg)
+			h.do(func() error { return h.f.Sync(ctx, "red", slices.Collect(maps.Values(all))) })
+		}
+		h.do(func() error { return h.f.Sync(ctx, "blue", slices.Collect(maps.Values(all))) })
+		want, got := kernelOf(t, h, "blue"), kernelOf(t, h, "red")
+		if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{})); diff != "" {
+			t.Fatalf("seed %d, step %d, %v there and %v gone: the kernel has not what all make: %s", seed, step, there, gone, diff)
+		}
+	}
+}
+
+// far is one of 40 tasks, with an address of each family out of 100.
+func far(rng *rand.Rand) fabric.Endpoint {
+	n := rng.IntN(100)
+	return fabric.Endpoint{
+		TaskID: fmt.Sprint("t", rng.IntN(40)), Host: netip.AddrFrom4([4]byte{10, 212, 7, byte(100 + rng.IntN(5))}),
+		Addresses: []netip.Addr{netip.AddrFrom4([4]byte{10, 0, 1, byte(n)}), netip.MustParseAddr(fmt.Sprintf("fd00:1::%x", n))},
+	}
+}
+
+// kernelOf reads what the kernel has for other hosts.
+func kernelOf(t *testing.T, h *host, network string) vxlan.Table {
+	t.Helper()
+	ns, err := netns.Open(h.pins() + "/" + network)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ns.Close()
+	var link netlink.Link
+	if err := ns.Do(func() (err error) { link, err = netlink.LinkByName("vxlan"); return err }); err != nil {
+		t.Fatal(err)
+	}
+	entries, err := vxlan.Open(ns, link.Attrs().Index, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer entries.Close()
+	table, err := entries.Read()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return table
+}
