@@ -80,7 +80,7 @@ func newLab(t *testing.T) *dev.Lab {
 	t.Helper()
 	needRoot(t)
 	lab, err := dev.NewLab(dev.LabConfig{
-		Dir: filepath.Join(t.TempDir(), "lab"), Name: t.Name(), Subnet: netip.MustParsePrefix("10.212.7.0/24"), MTU: 1400,
+		Dir: filepath.Join(t.TempDir(), "lab"), Name: t.Name(), Subnet: netip.MustParsePrefix("10.212.17.0/24"), MTU: 1400,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -91,7 +91,7 @@ func newLab(t *testing.T) *dev.Lab {
 		}
 	})
 	for i, name := range []string{"a", "b", "c"} {
-		if err := lab.AddHost(name, netip.AddrFrom4([4]byte{10, 212, 7, byte(11 + i)})); err != nil {
+		if err := lab.AddHost(name, netip.AddrFrom4([4]byte{10, 212, 17, byte(11 + i)})); err != nil {
 			t.Fatal(err)
 		}
 		startEcho(t, lab, name)
@@ -119,15 +119,15 @@ func startEcho(t *testing.T, lab *dev.Lab, host string) {
 }
 
 // ask connects from a host ("" is the machine) and returns the name that answers.
-func ask(lab *dev.Lab, from, addr string) (string, error) {
+func ask(lab *dev.Lab, from, addr string, patience time.Duration) (string, error) {
 	var got string
 	dial := func() error {
-		c, err := net.DialTimeout("tcp4", addr, 300*time.Millisecond)
+		c, err := net.DialTimeout("tcp4", addr, patience)
 		if err != nil {
 			return err
 		}
 		defer c.Close()
-		_ = c.SetDeadline(time.Now().Add(300 * time.Millisecond))
+		_ = c.SetDeadline(time.Now().Add(patience))
 		if _, err := io.WriteString(c, "who\n"); err != nil {
 			return err
 		}
@@ -146,12 +146,12 @@ func ask(lab *dev.Lab, from, addr string) (string, error) {
 func TestLab_HostsReachEachOtherAndTheMachineReachesThem(t *testing.T) {
 	lab := newLab(t)
 	for _, tt := range []struct{ from, to, want string }{
-		{"a", "10.212.7.12:7", "b"},
-		{"c", "10.212.7.11:7", "a"},
+		{"a", "10.212.17.12:7", "b"},
+		{"c", "10.212.17.11:7", "a"},
 		{"b", "127.0.0.1:7", "b"},
-		{"", "10.212.7.13:7", "c"},
+		{"", "10.212.17.13:7", "c"},
 	} {
-		if got, err := ask(lab, tt.from, tt.to); err != nil || got != tt.want {
+		if got, err := ask(lab, tt.from, tt.to, 10*time.Second); err != nil || got != tt.want {
 			t.Errorf("%q asks %s: got %q, %v, want %q", tt.from, tt.to, got, err, tt.want)
 		}
 	}
@@ -171,7 +171,11 @@ func TestLab_Faults(t *testing.T) {
 	lab := newLab(t)
 	reach := func(from, to string, want bool) {
 		t.Helper()
-		if _, err := ask(lab, from, to); (err == nil) != want {
+		patience := 300 * time.Millisecond
+		if want {
+			patience = 10 * time.Second
+		}
+		if _, err := ask(lab, from, to, patience); (err == nil) != want {
 			t.Errorf("%q reaches %s: %v, want %v", from, to, err, want)
 		}
 	}
@@ -179,23 +183,23 @@ func TestLab_Faults(t *testing.T) {
 	if err := lab.SetFaults(pair...); err != nil {
 		t.Fatal(err)
 	}
-	reach("a", "10.212.7.12:7", false)
-	reach("a", "10.212.7.13:7", true)
-	reach("", "10.212.7.12:7", true)
+	reach("a", "10.212.17.12:7", false)
+	reach("a", "10.212.17.13:7", true)
+	reach("", "10.212.17.12:7", true)
 
 	if err := lab.SetFaults(vswitch.Fault{To: "c", Protocol: "tcp", Port: 8}); err != nil {
 		t.Fatal(err)
 	}
-	reach("a", "10.212.7.12:7", true)
-	reach("a", "10.212.7.13:7", true)
-	reach("a", "10.212.7.13:8", false)
-	reach("", "10.212.7.13:8", false)
+	reach("a", "10.212.17.12:7", true)
+	reach("a", "10.212.17.13:7", true)
+	reach("a", "10.212.17.13:8", false)
+	reach("", "10.212.17.13:8", false)
 
 	if err := lab.SetFaults(vswitch.Fault{From: "a", To: dev.Machine}); err != nil {
 		t.Fatal(err)
 	}
-	reach("", "10.212.7.11:7", false)
-	reach("b", "10.212.7.11:7", true)
+	reach("", "10.212.17.11:7", false)
+	reach("b", "10.212.17.11:7", true)
 
 	if err := lab.SetFaults(); err != nil {
 		t.Fatal(err)
@@ -203,13 +207,13 @@ func TestLab_Faults(t *testing.T) {
 	if err := lab.SetCable("b", false); err != nil {
 		t.Fatal(err)
 	}
-	reach("a", "10.212.7.12:7", false)
+	reach("a", "10.212.17.12:7", false)
 	reach("b", "127.0.0.1:7", true)
 	if err := lab.SetCable("b", true); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 5*time.Second, "b is reached again", func() bool {
-		_, err := ask(lab, "a", "10.212.7.12:7")
+	eventually(t, 20*time.Second, "b is reached again", func() bool {
+		_, err := ask(lab, "a", "10.212.17.12:7", 300*time.Millisecond)
 		return err == nil
 	})
 	if err := lab.SetFaults(vswitch.Fault{From: "nobody"}); err == nil {
@@ -221,12 +225,12 @@ func TestLab_CloseLeavesNothing(t *testing.T) {
 	needRoot(t)
 	before := interfaces(t)
 	dir := filepath.Join(t.TempDir(), "lab")
-	cfg := dev.LabConfig{Dir: dir, Name: t.Name(), Subnet: netip.MustParsePrefix("10.212.8.0/24")}
+	cfg := dev.LabConfig{Dir: dir, Name: t.Name(), Subnet: netip.MustParsePrefix("10.212.18.0/24")}
 	lab, err := dev.NewLab(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := lab.AddHost("a", netip.MustParseAddr("10.212.8.11")); err != nil {
+	if err := lab.AddHost("a", netip.MustParseAddr("10.212.18.11")); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 {

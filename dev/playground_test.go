@@ -31,7 +31,7 @@ func options(t *testing.T, suffix string, nodes int) dev.Options {
 	}
 	o := dev.Options{
 		Name: fmt.Sprintf("t%d%s", os.Getpid()%100000, suffix), Nodes: nodes,
-		Binary: exe, StartTimeout: 10 * time.Second,
+		Binary: exe, StartTimeout: 30 * time.Second,
 	}
 	o.Root = filepath.Join(t.TempDir(), "root")
 	t.Cleanup(func() {
@@ -133,7 +133,7 @@ func TestUp_MakesAClusterAndDownLeavesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	// The machine reaches a host, and a host sees its own name.
-	c, err := net.DialTimeout("tcp4", net.JoinHostPort(h.Address.String(), "2377"), time.Second)
+	c, err := net.DialTimeout("tcp4", net.JoinHostPort(h.Address.String(), "2377"), 10*time.Second)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -267,8 +267,12 @@ func TestCutAndHeal(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		patience := 300 * time.Millisecond
+		if want {
+			patience = 10 * time.Second
+		}
 		dial := func() error {
-			c, err := net.DialTimeout("tcp4", net.JoinHostPort(h.Address.String(), "2377"), 300*time.Millisecond)
+			c, err := net.DialTimeout("tcp4", net.JoinHostPort(h.Address.String(), "2377"), patience)
 			if err == nil {
 				c.Close()
 			}
@@ -316,7 +320,7 @@ func TestCutAndHeal(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 5*time.Second, "node2 reaches node3 after its cable is back", func() bool {
+	eventually(t, 20*time.Second, "node2 reaches node3 after its cable is back", func() bool {
 		return p.Do("node2", func() error {
 			c, err := net.DialTimeout("tcp4", net.JoinHostPort(h.Address.String(), "2377"), 300*time.Millisecond)
 			if err == nil {

@@ -302,7 +302,7 @@ func TestNode_ManagersAndRootsAreRemembered(t *testing.T) {
 
 func TestNode_RenewsAtHalfOfACertificatesLife(t *testing.T) {
 	manager, host := pair(t)
-	manager.cluster.validity = 2 * time.Second
+	manager.cluster.validity = 6 * time.Second
 	if _, err := host.join(manager.cluster.token.String(), manager.addr()); err != nil {
 		t.Fatal(err)
 	}

@@ -20,7 +20,7 @@ import (
 const (
 	diskReplicas = 8
 	// diskNotice is how soon a full disk, or one with room again, is known.
-	diskNotice = 15 * time.Second
+	diskNotice = 30 * time.Second
 )
 
 // TestDisk fills the disk of a host to the last byte, again and again: a worker's, a manager's, the leader's. What runs
@@ -203,7 +203,7 @@ func (c *crowd) accountLogs() (lines, missing int) {
 	want := c.written()
 	for id, n := range want {
 		next := 1
-		for line := range strings.Lines(c.swarm("task", "logs", "--raw", id)) {
+		for line := range strings.Lines(c.logsUpTo(id, n)) {
 			line = strings.TrimSuffix(line, "\n")
 			if m := missingNotice.FindStringSubmatch(line); m != nil {
 				lost, _ := strconv.Atoi(m[1])

@@ -22,8 +22,8 @@ import (
 
 const (
 	killReplicas = 20
-	// killReturn is how soon after its return a daemon knows what became of its tasks.
-	killReturn = 3 * time.Second
+	// killReturn is how soon after its return a daemon knows what became of its tasks, on a machine that is busy with others.
+	killReturn = 10 * time.Second
 	// probeEvery leaves the machine to those that are probed.
 	probeEvery = 50 * time.Millisecond
 )
@@ -379,10 +379,22 @@ func (c *crowd) checkLogs() int {
 	c.t.Helper()
 	total := 0
 	for id, n := range c.written() {
-		out := c.swarm("task", "logs", "--raw", id)
-		total += c.checkLines(id, out, n)
+		total += c.checkLines(id, c.logsUpTo(id, n), n)
 	}
 	return total
+}
+
+// logsUpTo reads a task's logs once line n is there: a line is on its way from the container for a moment.
+func (c *crowd) logsUpTo(id string, n int) (out string) {
+	c.t.Helper()
+	last := regexp.MustCompile(fmt.Sprintf("(?m)^line %d$", n))
+	c.eventually(fmt.Sprintf("line %d of task %s", n, id), func() error {
+		if out = c.swarm("task", "logs", "--raw", id); n > 0 && !last.MatchString(out) {
+			return fmt.Errorf("%d bytes of logs are without it", len(out))
+		}
+		return nil
+	})
+	return out
 }
 
 // written is how many lines each task had written, at least.

@@ -2,6 +2,7 @@ package scenarios
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -40,6 +41,7 @@ func testClients(t *testing.T, c *crowd) {
 	c.prober("seen", args...)
 	c.prober("many", append(slices.Clone(there), "--publish", "published="+manyPort+",target="+echoPort)...)
 	c.settled("red", before+2)
+	c.published(backend, other)
 
 	var table strings.Builder
 	w := tabwriter.NewWriter(&table, 0, 0, 2, ' ', 0)
@@ -58,6 +60,32 @@ func testClients(t *testing.T, c *crowd) {
 	c.manyClients(backend, other)
 	c.swarm("service", "rm", "seen", "many")
 	c.settled("red", before)
+}
+
+// published waits until the hosts have heard of the ports: those of the mesh answer on both.
+func (c *crowd) published(backend, other dev.Host) {
+	c.t.Helper()
+	ask := func(network, port string, at netip.Addr) {
+		c.t.Helper()
+		to := traffic.Target{Network: network, Address: net.JoinHostPort(at.String(), port)}
+		c.eventually(to.Network+" "+to.Address+" answers", func() error {
+			if a := traffic.Reach(c.ctx, traffic.Dial, to); a.Err != "" {
+				return errors.New(a.Err)
+			}
+			return nil
+		})
+	}
+	for _, host := range []dev.Host{backend, other} {
+		for _, at := range []netip.Addr{host.Address, host.Address6} {
+			for _, p := range clientPorts {
+				if host.Name == backend.Name || p.mode == "ingress" {
+					ask("tcp", p.port, at)
+					ask("udp", p.port, at)
+				}
+			}
+			ask("tcp", manyPort, at)
+		}
+	}
 }
 
 // seen adds rows to the table: how clients on this machine and on a third host are seen.

@@ -196,7 +196,7 @@ func (c *crowd) joined(h dev.Host) {
 // eventually waits for what shall become true.
 func (c *crowd) eventually(what string, try func() error) {
 	c.t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for {
 		err := try()
 		if err == nil {
@@ -250,7 +250,7 @@ func testMoved(t *testing.T, c *crowd) {
 	o.unbrokenBut(ended)
 	c.swarm("node", "update", "--availability", "active", drained)
 	now := c.settled("red", len(red.members)) // The global service is back.
-	c.reach(now.members, everybody(now))
+	c.reached(now.members, everybody(now))
 }
 
 // runningSince is when the task's container ran.

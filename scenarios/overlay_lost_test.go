@@ -182,11 +182,16 @@ func testFull(t *testing.T, c *crowd) {
 	}
 	t.Logf("full: %v", err)
 	tiny := c.population("tiny")
-	c.reach(tiny.members, everybody(tiny))
+	c.reached(tiny.members, everybody(tiny))
 	c.swarm("service", "scale", "few=2")
 	c.prober("more", "--network", "tiny", "--endpoint-mode", "dnsrr", "--replicas", "2")
-	tiny = c.settled("tiny", 4)
-	c.reach(tiny.members, everybody(tiny))
+	c.eventually("two tasks of each service", func() (err error) {
+		if tiny, err = c.findPopulation("tiny"); err != nil || len(tiny.of("few")) != 2 || len(tiny.of("more")) != 2 {
+			return fmt.Errorf("%v %w", tiny.members, err)
+		}
+		return nil
+	})
+	c.reached(tiny.members, everybody(tiny))
 	c.swarm("service", "rm", "few", "more")
 	c.eventually("tiny is removed", func() error { _, err := c.run("network", "rm", "tiny"); return err })
 }

@@ -210,6 +210,18 @@ func (c *crowd) reach(from []member, want []expected) int {
 	return len(from) * len(want)
 }
 
+// reached is reach for those who have just come: news of them is on its way to every host for a moment.
+func (c *crowd) reached(from []member, want []expected) int {
+	c.t.Helper()
+	c.eventually("everybody is reached", func() error {
+		if problems := c.unreached(from, want); len(problems) > 0 {
+			return fmt.Errorf("%d problems: %s", len(problems), problems[0])
+		}
+		return nil
+	})
+	return len(from) * len(want)
+}
+
 // reachable waits until every member on a network, of which there shall be so many, reaches every other.
 func (c *crowd) reachable(network string, n int) {
 	c.t.Helper()
@@ -278,7 +290,7 @@ func testPairs(t *testing.T, c *crowd) {
 	n, tries := len(c.hosts), 0
 	red, blue, shut := c.settled("red", 2*n), c.settled("blue", n), c.settled("shut", 2)
 	for _, p := range []population{red, blue, shut} {
-		tries += c.reach(p.members, everybody(p))
+		tries += c.reached(p.members, everybody(p))
 	}
 	t.Logf("%d tries between %d, %d and %d tasks", tries, len(red.members), len(blue.members), len(shut.members))
 	c.isolated(red, blue, shut)

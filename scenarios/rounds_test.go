@@ -49,7 +49,7 @@ func TestRounds(t *testing.T) {
 			r.nothingLeft()
 		}
 	}
-	c.reach(base.members, everybody(base))
+	c.reached(base.members, everybody(base))
 	t.Logf("%d rounds, SEED=%d: %d lines a host before and after", rounds, seed, len(r.before[c.hosts[0].Name]))
 }
 

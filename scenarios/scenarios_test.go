@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -41,6 +42,15 @@ func TestScenario(t *testing.T) {
 			return nil
 		},
 	})
+}
+
+// testscript does not look at a verb that has the name of a command of its own.
+func TestVerbs_HideBehindNoCommandOfTestscript(t *testing.T) {
+	for _, own := range strings.Fields("cd chmod cmp cmpenv cp env exec exists grep kill mkdir mv rm skip stderr stdin stdout stop symlink ttyin ttyout unix2dos unquote wait") {
+		if verbs()[own] != nil {
+			t.Errorf("verb %s is never called: testscript has one of that name", own)
+		}
+	}
 }
 
 // binaryUnderTest is bin/swarm, or what SWARM_BINARY says.

@@ -34,7 +34,7 @@ func (c *crowd) openSession(i int, what, service string) *session {
 	case <-lines.seen:
 	case err := <-s.done:
 		c.t.Fatalf("round %d: exec ended: %v: %s", i, err, s.out)
-	case <-time.After(20 * time.Second):
+	case <-time.After(30 * time.Second):
 		c.t.Fatalf("round %d: exec says nothing", i)
 	}
 	return s
@@ -49,7 +49,7 @@ func (s *session) ended(host string) {
 		if err == nil || !strings.Contains(said, "session") {
 			s.t.Errorf("exec when the daemon of %s died: %v, says %q; want that the session has ended", host, err, said)
 		}
-	case <-time.After(15 * time.Second):
+	case <-time.After(30 * time.Second):
 		_ = s.cmd.Process.Kill()
 		<-s.done
 		s.t.Errorf("exec goes on after the daemon of %s died", host)

@@ -45,7 +45,7 @@ func (c *crowd) carries() {
 	c.prober("web", "--mode", "global", "--network", "red", "--publish", "published="+meshPort+",target="+echoPort)
 	c.prober("files", "--network", "red", "--constraint", "node.hostname=="+c.hosts[1].Name, "--publish", "published=7001,target=8080")
 	red := c.settled("red", len(c.hosts)+1)
-	c.reach(red.members, everybody(red))
+	c.reached(red.members, everybody(red))
 	for _, m := range red.of("web") {
 		if n, err := m.Fetch(c.ctx, fmt.Sprintf("http://files:8080/bytes/%d", bulk)); err != nil || n != bulk {
 			c.t.Errorf("%s fetches through a service address: %d bytes, %v", m.name, n, err)
@@ -59,14 +59,14 @@ func (c *crowd) carries() {
 	c.swarm("service", "rm", "web", "files")
 }
 
-// download fetches a page of the published service from this machine.
+// download fetches a page of the published service from this machine, once the host has heard of the service.
 func (c *crowd) download(url string) {
 	c.t.Helper()
-	resp, err := http.Get(url)
-	if err != nil {
-		c.t.Error(err)
-		return
-	}
+	var resp *http.Response
+	c.eventually(url, func() (err error) {
+		resp, err = http.Get(url)
+		return err
+	})
 	defer resp.Body.Close()
 	if n, err := io.Copy(io.Discard, resp.Body); err != nil || n != bulk {
 		c.t.Errorf("%s: %d bytes, %v", url, n, err)

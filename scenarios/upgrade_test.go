@@ -100,7 +100,7 @@ func (c *crowd) upgrade(h dev.Host, program, build string) {
 			c.t.Logf("%s runs %s after %v", h.Name, build, time.Since(began).Round(10*time.Millisecond))
 			return
 		}
-		if time.Since(began) > 30*time.Second {
+		if time.Since(began) > time.Minute {
 			c.t.Fatalf("upgrade %s to %s: %v", h.Name, build, wrong)
 		}
 		<-time.After(50 * time.Millisecond) // The interval of the poll.

@@ -78,7 +78,7 @@ func verbs() map[string]func(*testscript.TestScript, bool, []string) {
 		"crash":      hostCommand((*dev.Playground).Kill),
 		"shutdown":   hostCommand((*dev.Playground).Shutdown),
 		"poweroff":   hostCommand((*dev.Playground).PowerOff),
-		"stop":       hostCommand((*dev.Playground).Stop),
+		"halt":       hostCommand((*dev.Playground).Stop),
 		"start":      hostCommand((*dev.Playground).Start),
 		"cut":        cmdCut,
 		"heal":       cmdHeal,

@@ -186,7 +186,7 @@ func askFor(ns *netns.Namespace, addr string, patience time.Duration) (answer st
 
 func wantAnswer(t *testing.T, what string, ns *netns.Namespace, addr, want string) {
 	t.Helper()
-	if got, err := askFor(ns, addr, 3*time.Second); err != nil || got != want {
+	if got, err := askFor(ns, addr, 10*time.Second); err != nil || got != want {
 		t.Errorf("%s: %s answers %q, %v, want %q", what, addr, got, err, want)
 	}
 }
@@ -449,7 +449,7 @@ func TestRun_MendsWhatOthersFlush(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	eventually(t, 10*time.Second, "the port answers again after a flush", func() bool {
+	eventually(t, 30*time.Second, "the port answers again after a flush", func() bool {
 		// Run may not be listening yet when the first flush happens.
 		if err := w.host.Do(flushOthers); err != nil {
 			t.Fatal(err)

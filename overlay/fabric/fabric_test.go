@@ -52,7 +52,7 @@ func TestAttach_TasksOfAllHostsReachEachOther(t *testing.T) {
 				t.Errorf("mtu: got %d, want %d", mtu, want)
 			}
 			for addr, headers := range map[string]int{"10.0.1.7": 28, "fd00:1::7": 48} {
-				if got := tasks[0].ask("udp", addr, mtu-headers, time.Second); got != "t7" {
+				if got := tasks[0].ask("udp", addr, mtu-headers, 10*time.Second); got != "t7" {
 					t.Errorf("%d bytes to %s: got answer from %q", mtu-headers, addr, got)
 				}
 			}
@@ -209,7 +209,7 @@ func connect(t *testing.T, from, to *task) *connection {
 	}()
 	out := &connection{t: t}
 	err = from.ns.Do(func() (err error) {
-		out.c, err = net.DialTimeout("tcp", net.JoinHostPort(to.leg.Addresses[0].Addr().String(), "9"), 2*time.Second)
+		out.c, err = net.DialTimeout("tcp", net.JoinHostPort(to.leg.Addresses[0].Addr().String(), "9"), 10*time.Second)
 		return err
 	})
 	t.Cleanup(func() {
@@ -228,7 +228,7 @@ func connect(t *testing.T, from, to *task) *connection {
 // echo fails the test unless what is written comes back.
 func (c *connection) echo() {
 	c.t.Helper()
-	_ = c.c.SetDeadline(time.Now().Add(2 * time.Second))
+	_ = c.c.SetDeadline(time.Now().Add(10 * time.Second))
 	buf := []byte("hello")
 	if _, err := c.c.Write(buf); err != nil {
 		c.t.Fatal(err)

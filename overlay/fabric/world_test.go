@@ -277,7 +277,7 @@ func (k *task) reaches(name string, addrs ...string) {
 	k.t.Helper()
 	for _, a := range addrs {
 		for _, network := range []string{"tcp", "udp"} {
-			if got := k.ask(network, a, 32, 2*time.Second); got != name {
+			if got := k.ask(network, a, 32, 10*time.Second); got != name {
 				k.t.Errorf("%s on %s asks %s over %s: got answer from %q, want %q", k.leg.TaskID, k.host.name, a, network, got, name)
 			}
 		}
@@ -311,9 +311,9 @@ func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	for deadline := time.Now().Add(10 * time.Second); !ok(); <-tick.C {
+	for deadline := time.Now().Add(30 * time.Second); !ok(); <-tick.C {
 		if time.Now().After(deadline) {
-			t.Fatalf("not within 10 s: %s", what)
+			t.Fatalf("not within 30 s: %s", what)
 		}
 	}
 }

@@ -22,7 +22,7 @@ import (
 const (
 	// joinPatience bounds each attempt of a join's check, and joinLimit all of it: in a healthy cluster it takes a few round
 	// trips, and whoever has to wait for the bound is refused.
-	joinPatience = 1500 * time.Millisecond
+	joinPatience = 3 * time.Second
 	joinLimit    = 3 * joinPatience
 )
 

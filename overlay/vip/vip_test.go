@@ -195,7 +195,7 @@ type talk struct {
 func (w *world) dial(network string, to netip.Addr, port int) (*talk, error) {
 	var c net.Conn
 	err := w.client.Do(func() (err error) {
-		c, err = net.DialTimeout(network, netip.AddrPortFrom(to, uint16(port)).String(), 2*time.Second)
+		c, err = net.DialTimeout(network, netip.AddrPortFrom(to, uint16(port)).String(), 10*time.Second)
 		return err
 	})
 	if err != nil {
@@ -206,7 +206,7 @@ func (w *world) dial(network string, to netip.Addr, port int) (*talk, error) {
 }
 
 func (c *talk) ask() (string, error) {
-	_ = c.SetDeadline(time.Now().Add(2 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(10 * time.Second))
 	if _, err := fmt.Fprintln(c, "?"); err != nil {
 		return "", err
 	}
@@ -288,16 +288,20 @@ func TestProgram_WithoutBackendsConnectionsAreRefusedAtOnce(t *testing.T) {
 	w.serve(w.server, 80)
 	w.program(service(1), service(2, 2))
 	for _, addr := range []func(int) netip.Addr{v4, v6} {
-		start := time.Now()
-		if _, err := w.ask("tcp", addr(20001), 80); !errors.Is(err, unix.ECONNREFUSED) {
-			t.Errorf("tcp to a service without backends: %v, want refused", err)
+		fastest := time.Hour
+		for range 3 { // a busy machine may be slow, a packet that is dropped is slow each time
+			start := time.Now()
+			if _, err := w.ask("tcp", addr(20001), 80); !errors.Is(err, unix.ECONNREFUSED) {
+				t.Errorf("tcp to a service without backends: %v, want refused", err)
+			}
+			// The kernel tells the sender of a datagram that its own host will not let it out, before it sees the refusal.
+			if _, err := w.ask("udp", addr(20001), 80); !errors.Is(err, unix.ECONNREFUSED) && !errors.Is(err, unix.EPERM) {
+				t.Errorf("udp to a service without backends: %v, want refused", err)
+			}
+			fastest = min(fastest, time.Since(start))
 		}
-		// The kernel tells the sender of a datagram that its own host will not let it out, before it sees the refusal.
-		if _, err := w.ask("udp", addr(20001), 80); !errors.Is(err, unix.ECONNREFUSED) && !errors.Is(err, unix.EPERM) {
-			t.Errorf("udp to a service without backends: %v, want refused", err)
-		}
-		if d := time.Since(start); d > time.Second {
-			t.Errorf("refused after %s, want at once", d)
+		if fastest > time.Second {
+			t.Errorf("refused after %s, want at once", fastest)
 		}
 	}
 	w.program(service(1, 3), service(2))
@@ -466,7 +470,7 @@ func TestProgram_PingIsAnswered(t *testing.T) {
 				return err
 			}
 			defer unix.Close(fd)
-			if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 2}); err != nil {
+			if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 10}); err != nil {
 				return err
 			}
 			if err := unix.Sendto(fd, []byte{p.request, 0, 0, 0, 0, 0, 0, 1}, 0, p.to); err != nil {

@@ -325,9 +325,12 @@ func (n *node) destroy() {
 	}
 	n.stop()
 	err = errors.Join(err, n.client.Close(), companion.Stop(ctx, n.layout.Root()))
-	for _, pid := range n.shims() {
-		err = errors.Join(err, fmt.Errorf("shim %d is left", pid), syscall.Kill(pid, syscall.SIGKILL))
-	}
+	eventually(n.t, "end of the shims", func() error {
+		if left := n.shims(); len(left) > 0 {
+			return fmt.Errorf("%v are left", left)
+		}
+		return nil
+	})
 	for _, dir := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/*"} {
 		left, _ := filepath.Glob(dir + n.cgroup)
 		for _, cgroup := range left {
