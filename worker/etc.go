@@ -3,6 +3,8 @@ package worker
 import (
 	"net/netip"
 	"os"
+	"slices"
+	"strconv"
 	"strings"
 
 	swarmv1 "swarm/proto/swarm/v1"
@@ -49,7 +51,33 @@ func (e etc) resolvConf() string {
 			r.options = dns.Options
 		}
 	}
+	if _, set := ndots(r.options); !set && len(e.attached.Nameservers) > 0 {
+		// A service's name is asked for as it is first: with a search domain it would go out, and somebody might have it.
+		r.options = append(slices.Clip(r.options), "ndots:0")
+	}
 	return r.String()
+}
+
+// searchFirst: as in Docker, who sets ndots wants names without a dot looked for in the search domains, and not passed on.
+func searchFirst(spec *swarmv1.ContainerSpec) bool {
+	options := spec.GetDnsConfig().GetOptions()
+	if len(options) == 0 {
+		options = readResolvConf(hostResolvConf).options
+	}
+	n, _ := ndots(options)
+	return n > 0
+}
+
+// ndots is how many dots a name must have to be asked for as it is at first; false: the options do not say.
+func ndots(options []string) (int, bool) {
+	for _, o := range slices.Backward(options) { // the last one counts
+		if text, ok := strings.CutPrefix(o, "ndots:"); ok {
+			if n, err := strconv.Atoi(text); err == nil {
+				return n, true
+			}
+		}
+	}
+	return 0, false
 }
 
 // hosts is the names a container knows without asking anyone.

@@ -9,8 +9,8 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"swarm/internal/template"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/worker/template"
 )
 
 // inputs are the assigned objects that a task is made of.
@@ -82,7 +82,10 @@ func (w *Worker) network(id string) *swarmv1.Network {
 
 // attachment is what the task needs of the network. As in Docker, a task that names no network is on the node's bridge.
 func (w *Worker) attachment(t *swarmv1.Task, rev *swarmv1.Revision) Attachment {
-	a := Attachment{TaskID: t.Id, ServiceID: t.ServiceId, Upstreams: containerSpec(rev).GetDnsConfig().GetNameservers()}
+	a := Attachment{
+		TaskID: t.Id, ServiceID: t.ServiceId, Upstreams: containerSpec(rev).GetDnsConfig().GetNameservers(),
+		SearchFirst: searchFirst(containerSpec(rev)),
+	}
 	for _, use := range t.Networks {
 		if n := w.network(use.NetworkId); n != nil {
 			a.Networks = append(a.Networks, NetworkUse{Network: n, Use: use})

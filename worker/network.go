@@ -38,6 +38,8 @@ type Attachment struct {
 	Ports []*swarmv1.PortConfig
 	// Upstreams answer what the networks' own name service does not know; empty: the host's.
 	Upstreams []string
+	// SearchFirst: the task's resolv.conf sets ndots.
+	SearchFirst bool
 	// Held is what Attach has answered before; in Restore only.
 	Held Attached
 }

@@ -227,7 +227,7 @@ func (n overlayNetwork) Restore(ctx context.Context, keep []worker.Attachment) e
 // planeAttachment words a task's needs for the plane. A task on overlay networks has a leg on the node's own too: its way
 // out, and where published ports come in. On internal networks alone, that leg answers and does not ask.
 func planeAttachment(a worker.Attachment) (plane.Attachment, error) {
-	out := plane.Attachment{TaskID: a.TaskID, Closed: true}
+	out := plane.Attachment{TaskID: a.TaskID, Closed: true, SearchFirst: a.SearchFirst}
 	for _, use := range a.Networks {
 		switch use.Driver() {
 		case worker.DriverOverlay:
@@ -246,7 +246,7 @@ func planeAttachment(a worker.Attachment) (plane.Attachment, error) {
 		}
 	}
 	for _, u := range a.Upstreams {
-		if addr, err := netip.ParseAddr(u); err == nil {
+		if addr, err := netip.ParseAddr(u); err == nil && u != nameserver { // It would ask itself.
 			out.Upstreams = append(out.Upstreams, addr)
 		}
 	}

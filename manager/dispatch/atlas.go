@@ -9,6 +9,7 @@ import (
 	"swarm/internal/ipam"
 	"swarm/internal/spec"
 	"swarm/internal/task"
+	"swarm/internal/template"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
 )
@@ -192,7 +193,14 @@ func routingOf(view *raftstore.View, id string) *swarmv1.Routing {
 		return nil
 	}
 	end, _ := view.Endpoints.Get(id)
-	return &swarmv1.Routing{ServiceId: id, Name: svc.GetName(), Endpoint: end}
+	out := &swarmv1.Routing{ServiceId: id, Name: svc.GetName(), Endpoint: end}
+	rev, _ := view.Revision(id, svc.GetRevision())
+	for _, n := range rev.GetSpec().GetTaskTemplate().GetNetworks() {
+		if !spec.LocalNetwork(n.GetTarget()) {
+			out.Networks = append(out.Networks, &swarmv1.NetworkAttachment{NetworkId: n.GetTarget(), Aliases: n.GetAliases()})
+		}
+	}
+	return out
 }
 
 // release forgets a service that concerns nobody. Who was concerned has been told why not any more.
@@ -299,8 +307,27 @@ func (r *route) backend(view *raftstore.View, id string) *swarmv1.Backend {
 	}
 	return &swarmv1.Backend{
 		TaskId: id, ServiceId: t.GetServiceId(), NodeId: t.GetNodeId(), Slot: t.GetSlot(), Networks: t.GetNetworks(),
-		Ready: st.GetReady() && t.GetDesiredState() == swarmv1.TaskState_RUNNING,
+		Ready:    st.GetReady() && t.GetDesiredState() == swarmv1.TaskState_RUNNING,
+		Hostname: hostname(view, t),
 	}
+}
+
+// hostname is what the task's service calls its container; "" when it does not, or so badly that the task is rejected.
+func hostname(view *raftstore.View, t *swarmv1.Task) string {
+	rev, _ := view.Revision(t.GetServiceId(), t.GetRevision())
+	if rev.GetSpec().GetTaskTemplate().GetContainerSpec().GetHostname() == "" {
+		return ""
+	}
+	node := template.Node{ID: t.GetNodeId()}
+	if st, ok := view.NodeStates.Get(t.GetNodeId()); ok {
+		d := st.GetDescription()
+		node.Hostname, node.OS, node.Arch = d.GetHostname(), d.GetPlatform().GetOs(), d.GetPlatform().GetArchitecture()
+	}
+	name, err := template.Hostname(rev, t, node)
+	if err != nil {
+		return ""
+	}
+	return name
 }
 
 // carry counts a node's backends on a network. With the first and the last of them, other services concern the node.

@@ -297,3 +297,37 @@ func (c *country) chance(r *rand.Rand) {
 func protoOf(m proto.Message) protoreflect.Value {
 	return protoreflect.ValueOfMessage(m.ProtoReflect())
 }
+
+// A service's names are told with its networks, whether it has tasks or not, and a container's with its task.
+func TestAtlas_NamesOfServicesAndContainers(t *testing.T) {
+	c := newCountry(t)
+	c.node("n0")
+	c.put(&swarmv1.NodeState{NodeId: "n0", Description: &swarmv1.NodeDescription{Hostname: "host0"}})
+	c.session("n0")
+	rev := &swarmv1.Revision{ServiceId: "db", Number: 1, Spec: &swarmv1.ServiceSpec{Name: "db", TaskTemplate: &swarmv1.TaskSpec{
+		ContainerSpec: &swarmv1.ContainerSpec{Hostname: "{{.Service.Name}}-{{.Task.Slot}}.{{.Node.Hostname}}"},
+		Networks:      []*swarmv1.NetworkAttachmentConfig{{Target: "net1", Aliases: []string{"store"}}, {Target: "bridge"}},
+	}}}
+	c.put(rev)
+	c.put(&swarmv1.Service{Id: "db", Name: "db", Revision: 1})
+	c.service("web", false, "net1")
+	c.task("t1", "web", "n0", swarmv1.TaskState_RUNNING, "net1")
+	c.check(c.publish())
+	n0 := c.nodes["n0"]
+	want := &swarmv1.Routing{ServiceId: "db", Name: "db", Networks: []*swarmv1.NetworkAttachment{{NetworkId: "net1", Aliases: []string{"store"}}}}
+	if got := n0.has[ref{kind: swarmv1.AssignmentRef_ROUTING, id: "db"}]; !proto.Equal(got, want) {
+		t.Errorf("a service without tasks is told as %v, want %v", got, want)
+	}
+	c.put(&swarmv1.Task{
+		Id: "t2", ServiceId: "db", Revision: 1, NodeId: "n0", Slot: 3, DesiredState: swarmv1.TaskState_RUNNING,
+		Networks: []*swarmv1.NetworkAttachment{{NetworkId: "net1", Addresses: []string{"10.0.1.9/24"}}},
+	})
+	c.status("t2", swarmv1.TaskState_STARTING)
+	c.check(c.publish())
+	if got := n0.has[ref{kind: swarmv1.AssignmentRef_BACKEND, id: "t2"}].(*swarmv1.Backend).GetHostname(); got != "db-3.host0" {
+		t.Errorf("hostname: got %q", got)
+	}
+	if got := n0.has[ref{kind: swarmv1.AssignmentRef_BACKEND, id: "t1"}].(*swarmv1.Backend).GetHostname(); got != "" {
+		t.Errorf("hostname of a service that sets none: got %q", got)
+	}
+}

@@ -28,6 +28,7 @@ type Directory struct {
 type service struct {
 	routing *swarmv1.Routing
 	vips    map[string][]netip.Prefix // by network
+	aliases map[string][]string       // by network that the service is on, whether it has any or not
 	tasks   map[string]*task
 }
 
@@ -190,7 +191,10 @@ func (d *Directory) putPeer(id string, now Peer) {
 
 func (d *Directory) putRouting(id string, now *swarmv1.Routing) {
 	s := d.service(id)
-	s.routing, s.vips = now, map[string][]netip.Prefix{}
+	s.routing, s.vips, s.aliases = now, map[string][]netip.Prefix{}, map[string][]string{}
+	for _, n := range now.GetNetworks() {
+		s.aliases[n.GetNetworkId()] = n.GetAliases()
+	}
 	for _, v := range now.GetEndpoint().GetVirtualIps() {
 		if p, err := netip.ParsePrefix(v.GetAddr()); err == nil {
 			s.vips[v.GetNetworkId()] = append(s.vips[v.GetNetworkId()], p)

@@ -210,3 +210,21 @@ func TestServiceView(t *testing.T) {
 		t.Errorf("something is left: %v %v %v", d.services, d.tasks, d.members)
 	}
 }
+
+func TestServiceWithoutTasksKeepsItsNames(t *testing.T) {
+	d := New("n0")
+	d.Apply([]*swarmv1.AssignmentChange{put(&swarmv1.Assignment{Object: &swarmv1.Assignment_Routing{Routing: &swarmv1.Routing{
+		ServiceId: "db", Name: "db", Networks: []*swarmv1.NetworkAttachment{{NetworkId: "net", Aliases: []string{"store"}}, {NetworkId: "other"}},
+	}}})})
+	s, _ := d.Service("db")
+	if diff := cmp.Diff([]string{"net", "other"}, s.Networks()); diff != "" {
+		t.Errorf("networks: %s", diff)
+	}
+	if got := d.ServicesOn("net"); !slices.Equal(got, []string{"db"}) || !slices.Equal(s.Aliases["net"], []string{"store"}) {
+		t.Errorf("services on net: %v; aliases: %v", got, s.Aliases)
+	}
+	d.Apply([]*swarmv1.AssignmentChange{routing("db")})
+	if got := d.ServicesOn("net"); len(got) != 0 {
+		t.Errorf("off the network: %v", got)
+	}
+}

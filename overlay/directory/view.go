@@ -117,6 +117,8 @@ type Service struct {
 	Endpoint *swarmv1.Endpoint
 	// VIPs by network.
 	VIPs map[string][]netip.Prefix
+	// Aliases by network, of all that the service is on.
+	Aliases map[string][]string
 	// Tasks are all, by task id; Backends are the live ones of them.
 	Tasks, Backends []Backend
 }
@@ -136,11 +138,12 @@ func (d *Directory) Service(id string) (Service, bool) {
 	slices.SortFunc(all, func(a, b Backend) int { return cmp.Compare(a.GetTaskId(), b.GetTaskId()) })
 	live := d.live(all)
 	return Service{
-		ID: id, Name: s.routing.GetName(), Endpoint: s.routing.GetEndpoint(), VIPs: s.vips, Tasks: all, Backends: live,
+		ID: id, Name: s.routing.GetName(), Endpoint: s.routing.GetEndpoint(), VIPs: s.vips, Aliases: s.aliases,
+		Tasks: all, Backends: live,
 	}, true
 }
 
-// ServicesOn lists the services that have an address or a task on a network, by id.
+// ServicesOn lists the services that have names, an address or a task on a network, by id.
 func (d *Directory) ServicesOn(network string) []string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -155,7 +158,7 @@ func (d *Directory) ServicesOn(network string) []string {
 }
 
 func (s *service) on(network string) bool {
-	if len(s.vips[network]) > 0 {
+	if _, ok := s.aliases[network]; ok || len(s.vips[network]) > 0 {
 		return true
 	}
 	for _, t := range s.tasks {
@@ -214,9 +217,12 @@ func (d *Directory) Ingress() *swarmv1.Network {
 // Meshed reports whether the service publishes a port on more than its tasks' own nodes.
 func (s Service) Meshed() bool { return slices.ContainsFunc(s.Endpoint.GetPorts(), Meshed) }
 
-// Networks lists the networks on which the service has an address or a task, in order.
+// Networks lists the networks on which the service has names, an address or a task, in order.
 func (s Service) Networks() []string {
 	on := map[string]bool{}
+	for id := range s.Aliases {
+		on[id] = true
+	}
 	for id := range s.VIPs {
 		on[id] = true
 	}

@@ -39,6 +39,9 @@ func (p *Plane) nameService(network string, s directory.Service) {
 		backends = append(backends, b)
 	}
 	routing := &swarmv1.Routing{ServiceId: s.ID, Name: s.Name, Endpoint: s.Endpoint}
+	if aliases, ok := s.Aliases[network]; ok {
+		routing.Networks = []*swarmv1.NetworkAttachment{{NetworkId: network, Aliases: aliases}}
+	}
 	if r := resolve.Service(network, routing, backends); r != nil {
 		p.deps.Names.SetService(r)
 	} else {
@@ -48,7 +51,7 @@ func (p *Plane) nameService(network string, s directory.Service) {
 
 // names are what the task may ask for.
 func (t *attached) names() *swarmv1.ResolverContainer {
-	c := &swarmv1.ResolverContainer{Id: t.TaskID, Netns: t.Result.Netns, Internal: t.Closed}
+	c := &swarmv1.ResolverContainer{Id: t.TaskID, Netns: t.Result.Netns, Internal: t.Closed, SearchFirst: t.SearchFirst}
 	for _, o := range t.Overlays {
 		c.NetworkIds = append(c.NetworkIds, o.Network.GetId())
 	}

@@ -108,6 +108,8 @@ type Attachment struct {
 	Ports []bridge.Port
 	// Upstreams answer names that the cluster does not know; empty: the host's.
 	Upstreams []netip.Addr
+	// SearchFirst: names without a dot that the cluster does not know are asked of nobody.
+	SearchFirst bool
 }
 
 // Overlay is a task's place on an overlay network.

@@ -56,10 +56,7 @@ func (n names) local(c *swarmv1.ResolverContainer, req *dns.Msg) *dns.Msg {
 	}
 	f, ok := n.find(c.NetworkIds, name)
 	if !ok {
-		if c.Internal {
-			return reply(req, dns.RcodeNameError)
-		}
-		return nil
+		return unknown(c, req, name)
 	}
 	m := reply(req, dns.RcodeSuccess)
 	m.Authoritative = true
@@ -79,6 +76,24 @@ func (n names) local(c *swarmv1.ResolverContainer, req *dns.Msg) *dns.Msg {
 	return m
 }
 
+// unknown is what becomes of a name that nobody has. As in Docker's, one without a dot is passed on like any other, so that
+// hosts of the site are found, unless the container's resolv.conf sets ndots; and so is NAME.NETWORK: a network may be
+// called as a domain is.
+func unknown(c *swarmv1.ResolverContainer, req *dns.Msg, name string) *dns.Msg {
+	kind := req.Question[0].Qtype
+	switch {
+	case closed(c):
+		return reply(req, dns.RcodeNameError)
+	case c.SearchFirst && !strings.Contains(name, ".") && (kind == dns.TypeA || kind == dns.TypeAAAA):
+		return reply(req, dns.RcodeSuccess)
+	}
+	return nil
+}
+
+// closed: nobody may be asked for the container. Name servers of its own are asked from inside its namespace, which
+// reaches no more than itself does.
+func closed(c *swarmv1.ResolverContainer) bool { return c.Internal && len(c.Upstreams) == 0 }
+
 func appendAddresses(to []dns.RR, name string, addresses []netip.Addr, ipv6 bool) []dns.RR {
 	for _, a := range shuffled(addresses, ipv6) {
 		if ipv6 {
@@ -92,7 +107,7 @@ func appendAddresses(to []dns.RR, name string, addresses []netip.Addr, ipv6 bool
 
 // pointer answers for addresses of the container's networks, whether somebody has them or not.
 func (n names) pointer(c *swarmv1.ResolverContainer, req *dns.Msg, ip netip.Addr) *dns.Msg {
-	ours := c.Internal
+	ours := closed(c)
 	for _, id := range c.NetworkIds {
 		z := n[id]
 		if z == nil {

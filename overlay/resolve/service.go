@@ -21,17 +21,23 @@ func Service(networkID string, r *swarmv1.Routing, backends []*swarmv1.Backend) 
 			out.VirtualIps = append(out.VirtualIps, plain(v.Addr))
 		}
 	}
+	on := len(out.VirtualIps) > 0
+	for _, n := range r.Networks {
+		if n.NetworkId == networkID {
+			on, out.Aliases = true, append(out.Aliases, n.Aliases...)
+		}
+	}
 	for _, b := range backends {
 		for _, n := range b.Networks {
 			if n.NetworkId != networkID {
 				continue
 			}
 			out.Tasks = append(out.Tasks, taskOf(r.Name, b, n))
-			// They are the service's in its spec, and every task has its copy.
+			// Those of the spec, or of an earlier one while tasks of that run.
 			out.Aliases = append(out.Aliases, n.Aliases...)
 		}
 	}
-	if len(out.VirtualIps) == 0 && len(out.Tasks) == 0 {
+	if !on && len(out.Tasks) == 0 {
 		return nil
 	}
 	slices.SortFunc(out.Tasks, func(a, b *swarmv1.ResolverTask) int { return cmp.Compare(a.Name, b.Name) })
@@ -51,7 +57,7 @@ func taskOf(service string, b *swarmv1.Backend, n *swarmv1.NetworkAttachment) *s
 	if b.Slot > 0 {
 		place = fmt.Sprint(b.Slot)
 	}
-	t := &swarmv1.ResolverTask{Name: service + "." + place + "." + b.TaskId, Slot: b.Slot, Ready: b.Ready}
+	t := &swarmv1.ResolverTask{Name: service + "." + place + "." + b.TaskId, Slot: b.Slot, Ready: b.Ready, Hostname: b.Hostname}
 	if len(b.TaskId) >= shortID {
 		t.Aliases = []string{b.TaskId[:shortID]}
 	}

@@ -31,6 +31,8 @@ type owner struct {
 	task *task
 	// own: it is the task's very own name, which holds even when it takes no new connections.
 	own bool
+	// host: it is the hostname of the task's container. It stands back behind what services are called.
+	host bool
 }
 
 type service struct {
@@ -46,6 +48,7 @@ type task struct {
 	slot      uint64
 	addresses []netip.Addr
 	aliases   []string
+	hostname  string
 	ready     bool
 }
 
@@ -125,6 +128,9 @@ func (z *zone) index(s *service, enter bool) {
 		for _, alias := range unique("", t.aliases) {
 			mark(alias, owner{service: s, task: t})
 		}
+		if t.hostname != "" {
+			mark(t.hostname, owner{service: s, task: t, host: true})
+		}
 		for _, a := range t.addresses {
 			markAddress(a, t.name)
 		}
@@ -164,17 +170,38 @@ func (z *zone) find(name string) (found, bool) {
 
 func addressesOf(owners []owner) []netip.Addr {
 	var all []netip.Addr
+	hosts := true // only containers are called so
 	for _, o := range owners {
+		hosts = hosts && o.host
 		switch {
+		case o.host:
 		case o.task == nil:
 			all = append(all, o.service.main()...)
 		case o.own || o.task.ready:
 			all = append(all, o.task.addresses...)
 		}
 	}
+	if hosts {
+		all = ofHosts(owners)
+	}
 	if len(owners) > 1 {
 		slices.SortFunc(all, netip.Addr.Compare)
 		all = slices.Compact(all)
+	}
+	return all
+}
+
+// ofHosts prefers containers that are ready, as inSlot does: those that look for each other before they are need an answer.
+func ofHosts(owners []owner) []netip.Addr {
+	var ready, all []netip.Addr
+	for _, o := range owners {
+		all = append(all, o.task.addresses...)
+		if o.task.ready {
+			ready = append(ready, o.task.addresses...)
+		}
+	}
+	if len(ready) > 0 {
+		return ready
 	}
 	return all
 }
@@ -275,7 +302,7 @@ func parseService(in *swarmv1.ResolverService) (*service, error) {
 	}
 	s.tasks = make([]task, len(in.Tasks))
 	for i, t := range in.Tasks {
-		s.tasks[i] = task{name: strings.ToLower(t.Name), slot: t.Slot, aliases: lower(t.Aliases), ready: t.Ready}
+		s.tasks[i] = task{name: strings.ToLower(t.Name), slot: t.Slot, aliases: lower(t.Aliases), hostname: strings.ToLower(t.Hostname), ready: t.Ready}
 		if s.tasks[i].addresses, err = parseAddresses(t.Addresses); err != nil {
 			return nil, fmt.Errorf("task %s: %w", t.Name, err)
 		}

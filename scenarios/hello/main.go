@@ -9,10 +9,12 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"net"
 	"net/http"
 	"os"
 	"os/signal"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -31,6 +33,7 @@ func main() {
 	printed := flag.String("print", "", "write this to stdout first, as it is: a Go string without its quotes")
 	long := flag.Int("print-long", 0, "write a line of so many letters to stdout, then")
 	get := flag.String("get", "", "URL to ask for once; print the answer and end")
+	lookup := flag.String("lookup", "", "name or address to ask the name server for once; print the answers in order and end")
 	show := flag.String("show", "", "write the first of these files, separated by commas, that is there to stdout")
 	hold := flag.Int("hold", 0, "hold so many MiB of memory")
 	ignoreTerm := flag.Bool("ignore-term", false, "do not end on SIGTERM")
@@ -38,6 +41,13 @@ func main() {
 	log.SetFlags(0)
 	if *get != "" {
 		if err := ask(*get); err != nil {
+			log.Fatal(err)
+		}
+		return
+	}
+
+	if *lookup != "" {
+		if err := resolve(*lookup); err != nil {
 			log.Fatal(err)
 		}
 		return
@@ -110,6 +120,23 @@ func ask(url string) error {
 	}
 	defer answer.Body.Close()
 	_, err = io.Copy(os.Stdout, answer.Body)
+	return err
+}
+
+// resolve prints the addresses of a name, or the names of an address.
+func resolve(what string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	r := &net.Resolver{PreferGo: true}
+	find := r.LookupHost
+	if net.ParseIP(what) != nil {
+		find = r.LookupAddr
+	}
+	found, err := find(ctx, what)
+	slices.Sort(found)
+	for _, f := range found {
+		fmt.Println(f)
+	}
 	return err
 }
 

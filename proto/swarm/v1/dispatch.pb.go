@@ -1405,10 +1405,12 @@ func (x *Peering) GetOthers() []string {
 // Routing is a service's names, virtual addresses and published ports. Key: service id. A node is told of the services that
 // share a network with one of its tasks, and of all that publish a port on all nodes.
 type Routing struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	ServiceId     string                 `protobuf:"bytes,1,opt,name=service_id,json=serviceId,proto3" json:"service_id,omitempty"`
-	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
-	Endpoint      *Endpoint              `protobuf:"bytes,3,opt,name=endpoint,proto3" json:"endpoint,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	ServiceId string                 `protobuf:"bytes,1,opt,name=service_id,json=serviceId,proto3" json:"service_id,omitempty"`
+	Name      string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Endpoint  *Endpoint              `protobuf:"bytes,3,opt,name=endpoint,proto3" json:"endpoint,omitempty"`
+	// The networks that the service is on, and its aliases there: they are known while it has no task. Without addresses.
+	Networks      []*NetworkAttachment `protobuf:"bytes,4,rep,name=networks,proto3" json:"networks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1464,6 +1466,13 @@ func (x *Routing) GetEndpoint() *Endpoint {
 	return nil
 }
 
+func (x *Routing) GetNetworks() []*NetworkAttachment {
+	if x != nil {
+		return x.Networks
+	}
+	return nil
+}
+
 // Backend is a task of such a service. Key: task id. It is there from the task's placement until its container is gone.
 type Backend struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
@@ -1474,7 +1483,9 @@ type Backend struct {
 	// Addresses, in prefix notation, and aliases.
 	Networks []*NetworkAttachment `protobuf:"bytes,5,rep,name=networks,proto3" json:"networks,omitempty"`
 	// May receive new connections: RUNNING, healthy, and meant to run.
-	Ready         bool `protobuf:"varint,6,opt,name=ready,proto3" json:"ready,omitempty"`
+	Ready bool `protobuf:"varint,6,opt,name=ready,proto3" json:"ready,omitempty"`
+	// Of the container, when the service sets one, templates filled in.
+	Hostname      string `protobuf:"bytes,7,opt,name=hostname,proto3" json:"hostname,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1549,6 +1560,13 @@ func (x *Backend) GetReady() bool {
 		return x.Ready
 	}
 	return false
+}
+
+func (x *Backend) GetHostname() string {
+	if x != nil {
+		return x.Hostname
+	}
+	return ""
 }
 
 type AssignmentRef struct {
@@ -3100,12 +3118,13 @@ const file_swarm_v1_dispatch_proto_rawDesc = "" +
 	"\bhostname\x18\x02 \x01(\tR\bhostname\x12\x12\n" +
 	"\x04addr\x18\x03 \x01(\tR\x04addr\x12%\n" +
 	"\x0emesh_addresses\x18\x04 \x03(\tR\rmeshAddresses\x12\x16\n" +
-	"\x06others\x18\x05 \x03(\tR\x06others\"l\n" +
+	"\x06others\x18\x05 \x03(\tR\x06others\"\xa5\x01\n" +
 	"\aRouting\x12\x1d\n" +
 	"\n" +
 	"service_id\x18\x01 \x01(\tR\tserviceId\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12.\n" +
-	"\bendpoint\x18\x03 \x01(\v2\x12.swarm.v1.EndpointR\bendpoint\"\xbd\x01\n" +
+	"\bendpoint\x18\x03 \x01(\v2\x12.swarm.v1.EndpointR\bendpoint\x127\n" +
+	"\bnetworks\x18\x04 \x03(\v2\x1b.swarm.v1.NetworkAttachmentR\bnetworks\"\xd9\x01\n" +
 	"\aBackend\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x1d\n" +
 	"\n" +
@@ -3113,7 +3132,8 @@ const file_swarm_v1_dispatch_proto_rawDesc = "" +
 	"\anode_id\x18\x03 \x01(\tR\x06nodeId\x12\x12\n" +
 	"\x04slot\x18\x04 \x01(\x04R\x04slot\x127\n" +
 	"\bnetworks\x18\x05 \x03(\v2\x1b.swarm.v1.NetworkAttachmentR\bnetworks\x12\x14\n" +
-	"\x05ready\x18\x06 \x01(\bR\x05ready\"\xed\x01\n" +
+	"\x05ready\x18\x06 \x01(\bR\x05ready\x12\x1a\n" +
+	"\bhostname\x18\a \x01(\tR\bhostname\"\xed\x01\n" +
 	"\rAssignmentRef\x120\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x1c.swarm.v1.AssignmentRef.KindR\x04kind\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\"\x99\x01\n" +
@@ -3355,44 +3375,45 @@ var file_swarm_v1_dispatch_proto_depIdxs = []int32{
 	17, // 29: swarm.v1.Assignment.routing:type_name -> swarm.v1.Routing
 	18, // 30: swarm.v1.Assignment.backend:type_name -> swarm.v1.Backend
 	49, // 31: swarm.v1.Routing.endpoint:type_name -> swarm.v1.Endpoint
-	53, // 32: swarm.v1.Backend.networks:type_name -> swarm.v1.NetworkAttachment
-	0,  // 33: swarm.v1.AssignmentRef.kind:type_name -> swarm.v1.AssignmentRef.Kind
-	44, // 34: swarm.v1.HoldersResponse.holders:type_name -> swarm.v1.Peer
-	23, // 35: swarm.v1.SessionReport.sessions:type_name -> swarm.v1.SessionEntry
-	23, // 36: swarm.v1.SessionReport.opening:type_name -> swarm.v1.SessionEntry
-	54, // 37: swarm.v1.SessionEntry.last_heartbeat:type_name -> google.protobuf.Timestamp
-	55, // 38: swarm.v1.TaskLogsRequest.options:type_name -> swarm.v1.LogOptions
-	56, // 39: swarm.v1.TaskLogsResponse.records:type_name -> swarm.v1.LogRecord
-	57, // 40: swarm.v1.TaskLogsResponse.details:type_name -> swarm.v1.LogDetails
-	27, // 41: swarm.v1.ExecInput.start:type_name -> swarm.v1.ExecStart
-	29, // 42: swarm.v1.ExecInput.resize:type_name -> swarm.v1.Resize
-	37, // 43: swarm.v1.NodeNetwork.peers:type_name -> swarm.v1.NodeNetworkPeer
-	38, // 44: swarm.v1.NodeNetwork.received:type_name -> swarm.v1.NetworkTraffic
-	38, // 45: swarm.v1.NodeNetwork.sent:type_name -> swarm.v1.NetworkTraffic
-	52, // 46: swarm.v1.ImageProgress.image:type_name -> swarm.v1.Image
-	1,  // 47: swarm.v1.Dispatcher.Session:input_type -> swarm.v1.FromWorker
-	20, // 48: swarm.v1.Dispatcher.Holders:input_type -> swarm.v1.HoldersRequest
-	22, // 49: swarm.v1.Liveness.Report:input_type -> swarm.v1.SessionReport
-	25, // 50: swarm.v1.Worker.Logs:input_type -> swarm.v1.TaskLogsRequest
-	28, // 51: swarm.v1.Worker.Exec:input_type -> swarm.v1.ExecInput
-	31, // 52: swarm.v1.Worker.PullImage:input_type -> swarm.v1.PullImageRequest
-	32, // 53: swarm.v1.Worker.PushImage:input_type -> swarm.v1.PushImageRequest
-	33, // 54: swarm.v1.Worker.RemoveImage:input_type -> swarm.v1.RemoveImageRequest
-	35, // 55: swarm.v1.Worker.Network:input_type -> swarm.v1.NodeNetworkRequest
-	7,  // 56: swarm.v1.Dispatcher.Session:output_type -> swarm.v1.ToWorker
-	21, // 57: swarm.v1.Dispatcher.Holders:output_type -> swarm.v1.HoldersResponse
-	24, // 58: swarm.v1.Liveness.Report:output_type -> swarm.v1.SessionReportAck
-	26, // 59: swarm.v1.Worker.Logs:output_type -> swarm.v1.TaskLogsResponse
-	30, // 60: swarm.v1.Worker.Exec:output_type -> swarm.v1.ExecOutput
-	39, // 61: swarm.v1.Worker.PullImage:output_type -> swarm.v1.ImageProgress
-	39, // 62: swarm.v1.Worker.PushImage:output_type -> swarm.v1.ImageProgress
-	34, // 63: swarm.v1.Worker.RemoveImage:output_type -> swarm.v1.RemoveImageResponse
-	36, // 64: swarm.v1.Worker.Network:output_type -> swarm.v1.NodeNetwork
-	56, // [56:65] is the sub-list for method output_type
-	47, // [47:56] is the sub-list for method input_type
-	47, // [47:47] is the sub-list for extension type_name
-	47, // [47:47] is the sub-list for extension extendee
-	0,  // [0:47] is the sub-list for field type_name
+	53, // 32: swarm.v1.Routing.networks:type_name -> swarm.v1.NetworkAttachment
+	53, // 33: swarm.v1.Backend.networks:type_name -> swarm.v1.NetworkAttachment
+	0,  // 34: swarm.v1.AssignmentRef.kind:type_name -> swarm.v1.AssignmentRef.Kind
+	44, // 35: swarm.v1.HoldersResponse.holders:type_name -> swarm.v1.Peer
+	23, // 36: swarm.v1.SessionReport.sessions:type_name -> swarm.v1.SessionEntry
+	23, // 37: swarm.v1.SessionReport.opening:type_name -> swarm.v1.SessionEntry
+	54, // 38: swarm.v1.SessionEntry.last_heartbeat:type_name -> google.protobuf.Timestamp
+	55, // 39: swarm.v1.TaskLogsRequest.options:type_name -> swarm.v1.LogOptions
+	56, // 40: swarm.v1.TaskLogsResponse.records:type_name -> swarm.v1.LogRecord
+	57, // 41: swarm.v1.TaskLogsResponse.details:type_name -> swarm.v1.LogDetails
+	27, // 42: swarm.v1.ExecInput.start:type_name -> swarm.v1.ExecStart
+	29, // 43: swarm.v1.ExecInput.resize:type_name -> swarm.v1.Resize
+	37, // 44: swarm.v1.NodeNetwork.peers:type_name -> swarm.v1.NodeNetworkPeer
+	38, // 45: swarm.v1.NodeNetwork.received:type_name -> swarm.v1.NetworkTraffic
+	38, // 46: swarm.v1.NodeNetwork.sent:type_name -> swarm.v1.NetworkTraffic
+	52, // 47: swarm.v1.ImageProgress.image:type_name -> swarm.v1.Image
+	1,  // 48: swarm.v1.Dispatcher.Session:input_type -> swarm.v1.FromWorker
+	20, // 49: swarm.v1.Dispatcher.Holders:input_type -> swarm.v1.HoldersRequest
+	22, // 50: swarm.v1.Liveness.Report:input_type -> swarm.v1.SessionReport
+	25, // 51: swarm.v1.Worker.Logs:input_type -> swarm.v1.TaskLogsRequest
+	28, // 52: swarm.v1.Worker.Exec:input_type -> swarm.v1.ExecInput
+	31, // 53: swarm.v1.Worker.PullImage:input_type -> swarm.v1.PullImageRequest
+	32, // 54: swarm.v1.Worker.PushImage:input_type -> swarm.v1.PushImageRequest
+	33, // 55: swarm.v1.Worker.RemoveImage:input_type -> swarm.v1.RemoveImageRequest
+	35, // 56: swarm.v1.Worker.Network:input_type -> swarm.v1.NodeNetworkRequest
+	7,  // 57: swarm.v1.Dispatcher.Session:output_type -> swarm.v1.ToWorker
+	21, // 58: swarm.v1.Dispatcher.Holders:output_type -> swarm.v1.HoldersResponse
+	24, // 59: swarm.v1.Liveness.Report:output_type -> swarm.v1.SessionReportAck
+	26, // 60: swarm.v1.Worker.Logs:output_type -> swarm.v1.TaskLogsResponse
+	30, // 61: swarm.v1.Worker.Exec:output_type -> swarm.v1.ExecOutput
+	39, // 62: swarm.v1.Worker.PullImage:output_type -> swarm.v1.ImageProgress
+	39, // 63: swarm.v1.Worker.PushImage:output_type -> swarm.v1.ImageProgress
+	34, // 64: swarm.v1.Worker.RemoveImage:output_type -> swarm.v1.RemoveImageResponse
+	36, // 65: swarm.v1.Worker.Network:output_type -> swarm.v1.NodeNetwork
+	57, // [57:66] is the sub-list for method output_type
+	48, // [48:57] is the sub-list for method input_type
+	48, // [48:48] is the sub-list for extension type_name
+	48, // [48:48] is the sub-list for extension extendee
+	0,  // [0:48] is the sub-list for field type_name
 }
 
 func init() { file_swarm_v1_dispatch_proto_init() }

@@ -595,6 +595,13 @@ func (m *Routing) CloneVT() *Routing {
 	r.ServiceId = m.ServiceId
 	r.Name = m.Name
 	r.Endpoint = m.Endpoint.CloneVT()
+	if rhs := m.Networks; rhs != nil {
+		tmpContainer := make([]*NetworkAttachment, len(rhs))
+		for k, v := range rhs {
+			tmpContainer[k] = v.CloneVT()
+		}
+		r.Networks = tmpContainer
+	}
 	if len(m.unknownFields) > 0 {
 		r.unknownFields = make([]byte, len(m.unknownFields))
 		copy(r.unknownFields, m.unknownFields)
@@ -616,6 +623,7 @@ func (m *Backend) CloneVT() *Backend {
 	r.NodeId = m.NodeId
 	r.Slot = m.Slot
 	r.Ready = m.Ready
+	r.Hostname = m.Hostname
 	if rhs := m.Networks; rhs != nil {
 		tmpContainer := make([]*NetworkAttachment, len(rhs))
 		for k, v := range rhs {
@@ -2287,6 +2295,23 @@ func (this *Routing) EqualVT(that *Routing) bool {
 	if !this.Endpoint.EqualVT(that.Endpoint) {
 		return false
 	}
+	if len(this.Networks) != len(that.Networks) {
+		return false
+	}
+	for i, vx := range this.Networks {
+		vy := that.Networks[i]
+		if p, q := vx, vy; p != q {
+			if p == nil {
+				p = &NetworkAttachment{}
+			}
+			if q == nil {
+				q = &NetworkAttachment{}
+			}
+			if !p.EqualVT(q) {
+				return false
+			}
+		}
+	}
 	return string(this.unknownFields) == string(that.unknownFields)
 }
 
@@ -2333,6 +2358,9 @@ func (this *Backend) EqualVT(that *Backend) bool {
 		}
 	}
 	if this.Ready != that.Ready {
+		return false
+	}
+	if this.Hostname != that.Hostname {
 		return false
 	}
 	return string(this.unknownFields) == string(that.unknownFields)
@@ -4574,6 +4602,18 @@ func (m *Routing) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
 	}
+	if len(m.Networks) > 0 {
+		for iNdEx := len(m.Networks) - 1; iNdEx >= 0; iNdEx-- {
+			size, err := m.Networks[iNdEx].MarshalToSizedBufferVT(dAtA[:i])
+			if err != nil {
+				return 0, err
+			}
+			i -= size
+			i = protohelpers.EncodeVarint(dAtA, i, uint64(size))
+			i--
+			dAtA[i] = 0x22
+		}
+	}
 	if m.Endpoint != nil {
 		size, err := m.Endpoint.MarshalToSizedBufferVT(dAtA[:i])
 		if err != nil {
@@ -4630,6 +4670,13 @@ func (m *Backend) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 	if m.unknownFields != nil {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
+	}
+	if len(m.Hostname) > 0 {
+		i -= len(m.Hostname)
+		copy(dAtA[i:], m.Hostname)
+		i = protohelpers.EncodeVarint(dAtA, i, uint64(len(m.Hostname)))
+		i--
+		dAtA[i] = 0x3a
 	}
 	if m.Ready {
 		i--
@@ -6686,6 +6733,12 @@ func (m *Routing) SizeVT() (n int) {
 		l = m.Endpoint.SizeVT()
 		n += 1 + l + protohelpers.SizeOfVarint(uint64(l))
 	}
+	if len(m.Networks) > 0 {
+		for _, e := range m.Networks {
+			l = e.SizeVT()
+			n += 1 + l + protohelpers.SizeOfVarint(uint64(l))
+		}
+	}
 	n += len(m.unknownFields)
 	return n
 }
@@ -6719,6 +6772,10 @@ func (m *Backend) SizeVT() (n int) {
 	}
 	if m.Ready {
 		n += 2
+	}
+	l = len(m.Hostname)
+	if l > 0 {
+		n += 1 + l + protohelpers.SizeOfVarint(uint64(l))
 	}
 	n += len(m.unknownFields)
 	return n
@@ -10087,6 +10144,40 @@ func (m *Routing) UnmarshalVT(dAtA []byte) error {
 				return err
 			}
 			iNdEx = postIndex
+		case 4:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Networks", wireType)
+			}
+			var msglen int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				msglen |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			if msglen < 0 {
+				return protohelpers.ErrInvalidLength
+			}
+			postIndex := iNdEx + msglen
+			if postIndex < 0 {
+				return protohelpers.ErrInvalidLength
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.Networks = append(m.Networks, &NetworkAttachment{})
+			if err := m.Networks[len(m.Networks)-1].UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
+				return err
+			}
+			iNdEx = postIndex
 		default:
 			iNdEx = preIndex
 			skippy, err := protohelpers.Skip(dAtA[iNdEx:])
@@ -10307,6 +10398,38 @@ func (m *Backend) UnmarshalVT(dAtA []byte) error {
 				}
 			}
 			m.Ready = bool(v != 0)
+		case 7:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Hostname", wireType)
+			}
+			var stringLen uint64
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				stringLen |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			intStringLen := int(stringLen)
+			if intStringLen < 0 {
+				return protohelpers.ErrInvalidLength
+			}
+			postIndex := iNdEx + intStringLen
+			if postIndex < 0 {
+				return protohelpers.ErrInvalidLength
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.Hostname = string(dAtA[iNdEx:postIndex])
+			iNdEx = postIndex
 		default:
 			iNdEx = preIndex
 			skippy, err := protohelpers.Skip(dAtA[iNdEx:])

@@ -445,9 +445,11 @@ type ResolverTask struct {
 	// 0: has none, as tasks of a global service.
 	Slot uint64 `protobuf:"varint,2,opt,name=slot,proto3" json:"slot,omitempty"`
 	// Plain addresses, the first is the main one.
-	Addresses     []string `protobuf:"bytes,3,rep,name=addresses,proto3" json:"addresses,omitempty"`
-	Aliases       []string `protobuf:"bytes,4,rep,name=aliases,proto3" json:"aliases,omitempty"`
-	Ready         bool     `protobuf:"varint,5,opt,name=ready,proto3" json:"ready,omitempty"`
+	Addresses []string `protobuf:"bytes,3,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	Aliases   []string `protobuf:"bytes,4,rep,name=aliases,proto3" json:"aliases,omitempty"`
+	Ready     bool     `protobuf:"varint,5,opt,name=ready,proto3" json:"ready,omitempty"`
+	// Of the container, when the service sets one. Tasks may share it; a service or an alias of that name comes first.
+	Hostname      string `protobuf:"bytes,6,opt,name=hostname,proto3" json:"hostname,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -515,6 +517,13 @@ func (x *ResolverTask) GetReady() bool {
 		return x.Ready
 	}
 	return false
+}
+
+func (x *ResolverTask) GetHostname() string {
+	if x != nil {
+		return x.Hostname
+	}
+	return ""
 }
 
 type ResolverPort struct {
@@ -589,8 +598,10 @@ type ResolverContainer struct {
 	NetworkIds []string `protobuf:"bytes,3,rep,name=network_ids,json=networkIds,proto3" json:"network_ids,omitempty"`
 	// Where what is not known goes, asked from inside the container's namespace. None: to the host's own name servers.
 	Upstreams []string `protobuf:"bytes,4,rep,name=upstreams,proto3" json:"upstreams,omitempty"`
-	// Nothing is asked of anybody else.
-	Internal      bool `protobuf:"varint,5,opt,name=internal,proto3" json:"internal,omitempty"`
+	// Nothing is asked from outside the container's namespace: of nobody else, unless upstreams are given.
+	Internal bool `protobuf:"varint,5,opt,name=internal,proto3" json:"internal,omitempty"`
+	// Its resolv.conf sets ndots: names without a dot that are not known are for its search domains, and asked of nobody.
+	SearchFirst   bool `protobuf:"varint,6,opt,name=search_first,json=searchFirst,proto3" json:"search_first,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -656,6 +667,13 @@ func (x *ResolverContainer) GetUpstreams() []string {
 func (x *ResolverContainer) GetInternal() bool {
 	if x != nil {
 		return x.Internal
+	}
+	return false
+}
+
+func (x *ResolverContainer) GetSearchFirst() bool {
+	if x != nil {
+		return x.SearchFirst
 	}
 	return false
 }
@@ -839,24 +857,26 @@ const file_swarm_v1_resolve_proto_rawDesc = "" +
 	"\vvirtual_ips\x18\x05 \x03(\tR\n" +
 	"virtualIps\x12,\n" +
 	"\x05tasks\x18\x06 \x03(\v2\x16.swarm.v1.ResolverTaskR\x05tasks\x12,\n" +
-	"\x05ports\x18\a \x03(\v2\x16.swarm.v1.ResolverPortR\x05ports\"\x84\x01\n" +
+	"\x05ports\x18\a \x03(\v2\x16.swarm.v1.ResolverPortR\x05ports\"\xa0\x01\n" +
 	"\fResolverTask\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04slot\x18\x02 \x01(\x04R\x04slot\x12\x1c\n" +
 	"\taddresses\x18\x03 \x03(\tR\taddresses\x12\x18\n" +
 	"\aaliases\x18\x04 \x03(\tR\aaliases\x12\x14\n" +
-	"\x05ready\x18\x05 \x01(\bR\x05ready\"R\n" +
+	"\x05ready\x18\x05 \x01(\bR\x05ready\x12\x1a\n" +
+	"\bhostname\x18\x06 \x01(\tR\bhostname\"R\n" +
 	"\fResolverPort\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
 	"\bprotocol\x18\x02 \x01(\tR\bprotocol\x12\x12\n" +
-	"\x04port\x18\x03 \x01(\rR\x04port\"\x94\x01\n" +
+	"\x04port\x18\x03 \x01(\rR\x04port\"\xb7\x01\n" +
 	"\x11ResolverContainer\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
 	"\x05netns\x18\x02 \x01(\tR\x05netns\x12\x1f\n" +
 	"\vnetwork_ids\x18\x03 \x03(\tR\n" +
 	"networkIds\x12\x1c\n" +
 	"\tupstreams\x18\x04 \x03(\tR\tupstreams\x12\x1a\n" +
-	"\binternal\x18\x05 \x01(\bR\binternal\"\x16\n" +
+	"\binternal\x18\x05 \x01(\bR\binternal\x12!\n" +
+	"\fsearch_first\x18\x06 \x01(\bR\vsearchFirst\"\x16\n" +
 	"\x14ResolverStatsRequest\"\xe3\x01\n" +
 	"\rResolverStats\x12\x18\n" +
 	"\aqueries\x18\x01 \x01(\x04R\aqueries\x12\x14\n" +

@@ -209,6 +209,7 @@ func (m *ResolverTask) CloneVT() *ResolverTask {
 	r.Name = m.Name
 	r.Slot = m.Slot
 	r.Ready = m.Ready
+	r.Hostname = m.Hostname
 	if rhs := m.Addresses; rhs != nil {
 		tmpContainer := make([]string, len(rhs))
 		copy(tmpContainer, rhs)
@@ -257,6 +258,7 @@ func (m *ResolverContainer) CloneVT() *ResolverContainer {
 	r.Id = m.Id
 	r.Netns = m.Netns
 	r.Internal = m.Internal
+	r.SearchFirst = m.SearchFirst
 	if rhs := m.NetworkIds; rhs != nil {
 		tmpContainer := make([]string, len(rhs))
 		copy(tmpContainer, rhs)
@@ -647,6 +649,9 @@ func (this *ResolverTask) EqualVT(that *ResolverTask) bool {
 	if this.Ready != that.Ready {
 		return false
 	}
+	if this.Hostname != that.Hostname {
+		return false
+	}
 	return string(this.unknownFields) == string(that.unknownFields)
 }
 
@@ -713,6 +718,9 @@ func (this *ResolverContainer) EqualVT(that *ResolverContainer) bool {
 		}
 	}
 	if this.Internal != that.Internal {
+		return false
+	}
+	if this.SearchFirst != that.SearchFirst {
 		return false
 	}
 	return string(this.unknownFields) == string(that.unknownFields)
@@ -1221,6 +1229,13 @@ func (m *ResolverTask) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
 	}
+	if len(m.Hostname) > 0 {
+		i -= len(m.Hostname)
+		copy(dAtA[i:], m.Hostname)
+		i = protohelpers.EncodeVarint(dAtA, i, uint64(len(m.Hostname)))
+		i--
+		dAtA[i] = 0x32
+	}
 	if m.Ready {
 		i--
 		if m.Ready {
@@ -1345,6 +1360,16 @@ func (m *ResolverContainer) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 	if m.unknownFields != nil {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
+	}
+	if m.SearchFirst {
+		i--
+		if m.SearchFirst {
+			dAtA[i] = 1
+		} else {
+			dAtA[i] = 0
+		}
+		i--
+		dAtA[i] = 0x30
 	}
 	if m.Internal {
 		i--
@@ -1702,6 +1727,10 @@ func (m *ResolverTask) SizeVT() (n int) {
 	if m.Ready {
 		n += 2
 	}
+	l = len(m.Hostname)
+	if l > 0 {
+		n += 1 + l + protohelpers.SizeOfVarint(uint64(l))
+	}
 	n += len(m.unknownFields)
 	return n
 }
@@ -1754,6 +1783,9 @@ func (m *ResolverContainer) SizeVT() (n int) {
 		}
 	}
 	if m.Internal {
+		n += 2
+	}
+	if m.SearchFirst {
 		n += 2
 	}
 	n += len(m.unknownFields)
@@ -3018,6 +3050,38 @@ func (m *ResolverTask) UnmarshalVT(dAtA []byte) error {
 				}
 			}
 			m.Ready = bool(v != 0)
+		case 6:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Hostname", wireType)
+			}
+			var stringLen uint64
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				stringLen |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			intStringLen := int(stringLen)
+			if intStringLen < 0 {
+				return protohelpers.ErrInvalidLength
+			}
+			postIndex := iNdEx + intStringLen
+			if postIndex < 0 {
+				return protohelpers.ErrInvalidLength
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.Hostname = string(dAtA[iNdEx:postIndex])
+			iNdEx = postIndex
 		default:
 			iNdEx = preIndex
 			skippy, err := protohelpers.Skip(dAtA[iNdEx:])
@@ -3351,6 +3415,26 @@ func (m *ResolverContainer) UnmarshalVT(dAtA []byte) error {
 				}
 			}
 			m.Internal = bool(v != 0)
+		case 6:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field SearchFirst", wireType)
+			}
+			var v int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				v |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			m.SearchFirst = bool(v != 0)
 		default:
 			iNdEx = preIndex
 			skippy, err := protohelpers.Skip(dAtA[iNdEx:])

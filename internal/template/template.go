@@ -1,6 +1,7 @@
 // Package template expands the templates that Docker allows in a service: in env, hostname and the sources and targets
 // of mounts, e.g. {{.Service.Name}}.{{.Task.Slot}}. It refuses templates that do not parse or name something unknown
-// (ErrInvalidArgument). It is pure and runs no goroutine; worker calls it for each task that it prepares.
+// (ErrInvalidArgument). It is pure and runs no goroutine; worker calls it for each task that it prepares, dispatch for the
+// hostnames that other nodes resolve.
 package template
 
 import (
@@ -59,6 +60,16 @@ func Expand(rev *swarmv1.Revision, task *swarmv1.Task, node Node) (*swarmv1.Revi
 		}
 	}
 	return out, nil
+}
+
+// Hostname is the one that the service sets for its containers, filled in for a task; "" when it sets none.
+func Hostname(rev *swarmv1.Revision, task *swarmv1.Task, node Node) (string, error) {
+	name := rev.GetSpec().GetTaskTemplate().GetContainerSpec().GetHostname()
+	if !isTemplate(name) {
+		return name, nil
+	}
+	err := expand("hostname", &name, dataOf(rev, task, node))
+	return name, err
 }
 
 func isTemplate(s string) bool { return strings.Contains(s, "{{") }

@@ -54,3 +54,15 @@ func TestExpand(t *testing.T) {
 		t.Error("a revision without templates was copied")
 	}
 }
+
+func TestHostname(t *testing.T) {
+	task, node := &swarmv1.Task{Id: "t1", Slot: 2, NodeId: "n1"}, Node{ID: "n1", Hostname: "host1"}
+	for text, want := range map[string]string{"": "", "plain": "plain", "{{.Service.Name}}-{{.Task.Slot}}.{{.Node.Hostname}}": "web-2.host1"} {
+		if got, err := Hostname(revision(&swarmv1.ContainerSpec{Hostname: text}), task, node); err != nil || got != want {
+			t.Errorf("%q: %q, %v, want %q", text, got, err, want)
+		}
+	}
+	if _, err := Hostname(revision(&swarmv1.ContainerSpec{Hostname: "{{.Nope}}"}), task, node); !errdefs.IsInvalidArgument(err) {
+		t.Errorf("unknown field: %v", err)
+	}
+}
