@@ -9,6 +9,8 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"swarm/overlay/directory"
 	"swarm/overlay/fabric"
 	"swarm/overlay/vip"
@@ -105,12 +107,8 @@ func (p *Plane) cut(ctx context.Context) error {
 func (p *Plane) sync(ctx context.Context, changes directory.Changes) error {
 	errs := []error{p.syncNetworks(ctx, changes)}
 	d := p.difference(changes)
-	// Tasks on the same networks share a table. What changes while it is written is written in the next round.
-	tables := map[string]vip.Table{}
 	tasks := p.tasksOn(d)
-	for _, t := range tasks {
-		errs = append(errs, p.follow(ctx, t, d, tables))
-	}
+	errs = append(errs, p.followAll(ctx, tasks, d))
 	for _, t := range tasks {
 		p.reset(t, d.gone)
 	}
@@ -143,8 +141,29 @@ func (p *Plane) syncNetworks(ctx context.Context, changes directory.Changes) err
 	return errors.Join(errs...)
 }
 
-// follow brings a task's service addresses up to date, by what changed where that is enough.
-func (p *Plane) follow(ctx context.Context, t *attached, d difference, tables map[string]vip.Table) error {
+// spacesAtOnce is how many namespaces are written at a time: the kernel has no lock that they share.
+const spacesAtOnce = 8
+
+// followAll brings the tasks' service addresses up to date.
+func (p *Plane) followAll(ctx context.Context, tasks []*attached, d difference) error {
+	// Tasks on the same networks share a table. What changes while it is written is written in the next round.
+	tables := map[string]vip.Table{}
+	errs := make([]error, len(tasks))
+	var g errgroup.Group
+	g.SetLimit(spacesAtOnce)
+	for i, t := range tasks {
+		write := p.follow(t, d, tables)
+		g.Go(func() error {
+			errs[i] = write(ctx)
+			return nil
+		})
+	}
+	_ = g.Wait()
+	return errors.Join(errs...)
+}
+
+// follow returns what brings a task's service addresses up to date: what changed, where that is enough.
+func (p *Plane) follow(t *attached, d difference, tables map[string]vip.Table) func(context.Context) error {
 	if !t.behind.Load() && !t.overlapping() {
 		var (
 			changed vip.Table
@@ -155,16 +174,18 @@ func (p *Plane) follow(ctx context.Context, t *attached, d difference, tables ma
 			gone = append(gone, d.unused[o.Network.GetId()]...)
 		}
 		if len(changed.Services)+len(gone) == 0 {
-			return nil
+			return func(context.Context) error { return nil }
 		}
-		return p.update(ctx, t, changed, gone)
+		return func(ctx context.Context) error { return p.update(ctx, t, changed, gone) }
 	}
 	table, ok := tables[t.networks()]
 	if !ok {
 		table = p.table(t)
 		tables[t.networks()] = table
 	}
-	return p.program(ctx, t, func() vip.Table { return table })
+	return func(ctx context.Context) error {
+		return p.program(ctx, t, func() vip.Table { return table })
+	}
 }
 
 func endpoints(members []directory.Member) []fabric.Endpoint {
