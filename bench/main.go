@@ -54,6 +54,10 @@ func groups() []group {
 		{name: "net", run: network},
 		{name: "net-scale", run: netScale},
 		{name: "propagation", run: propagation, part: true},
+		{name: "stream", run: traffic((*netBench).throughput), part: true},
+		{name: "vip", run: traffic((*netBench).addresses), part: true},
+		{name: "mesh", run: traffic((*netBench).mesh), part: true},
+		{name: "attach", run: traffic((*netBench).attach), part: true},
 		{name: "overlay", run: peerOverlay, peer: true},
 	}
 }
