@@ -50,9 +50,9 @@ func (r *rules) frameChains() []*chain {
 			continue
 		}
 		for _, prefix := range []string{cablePrefix, apartPrefix} {
-			door.add(&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: nft.Reg}, nft.Equal([]byte(prefix)),
-				&expr.Meta{Key: expr.MetaKeyPROTOCOL, Register: nft.Reg}, nft.Equal(binary.BigEndian.AppendUint16(nil, f.EtherType())),
-				f.DstIn(expr.CmpOpEq, subnet), f.LoadDst(nft.Reg), nft.NotEqual(gateway.AsSlice()), drop)
+			door.add(&expr.Meta{Key: expr.MetaKeyPROTOCOL, Register: nft.Reg}, nft.Equal(binary.BigEndian.AppendUint16(nil, f.EtherType())),
+				f.DstIn(expr.CmpOpEq, subnet), f.LoadDst(nft.Reg), nft.NotEqual(gateway.AsSlice()),
+				&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: nft.Reg}, nft.Equal([]byte(prefix)), drop)
 		}
 	}
 	return []*chain{apart, door}
@@ -62,8 +62,8 @@ func (r *rules) frameChains() []*chain {
 // namespace has none.
 func redirected() []byte { return binaryutil.NativeEndian.PutUint32(0x5357_b21d) }
 
-// markRedirected is the rule that sets it.
+// markRedirected is the rule that sets it, for what came by the bridge.
 func (r *rules) markRedirected() []expr.Any {
-	return nft.Join(nft.Interface(expr.MetaKeyIIFNAME, expr.CmpOpEq, r.bridge), nft.Interface(expr.MetaKeyOIFNAME, expr.CmpOpEq, r.bridge),
+	return nft.Join(nft.Interface(expr.MetaKeyOIFNAME, expr.CmpOpEq, r.bridge),
 		nft.Redirected(), &expr.Immediate{Register: nft.Reg, Data: redirected()}, &expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: true, Register: nft.Reg})
 }

@@ -198,12 +198,16 @@ func (r *rules) chains() []*chain {
 	back := &chain{"back", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource, nil}
 	fence := &chain{"fence", nftables.ChainTypeFilter, nftables.ChainHookForward, nftables.ChainPriorityFilter, nil}
 	moat := &chain{"moat", nftables.ChainTypeFilter, nftables.ChainHookInput, nftables.ChainPriorityFilter, nil}
-	fence.add(r.markRedirected())
 	from := func(op expr.CmpOp, name string) []expr.Any { return nft.Interface(expr.MetaKeyIIFNAME, op, name) }
 	to := func(op expr.CmpOp) []expr.Any { return nft.Interface(expr.MetaKeyOIFNAME, op, r.bridge) }
+	// A name is what costs most to compare: what is not ours to judge passes one, as early as can be told.
+	for _, ch := range []*chain{fence, moat} {
+		ch.add(from(expr.CmpOpNeq, r.bridge), &expr.Verdict{Kind: expr.VerdictReturn})
+	}
+	fence.add(r.markRedirected())
 	for _, ch := range []*chain{fence, moat} {
 		if r.forbidden != 0 {
-			ch.add(from(expr.CmpOpEq, r.bridge), nft.Protocol(expr.CmpOpEq, unix.IPPROTO_UDP),
+			ch.add(nft.Protocol(expr.CmpOpEq, unix.IPPROTO_UDP),
 				&expr.Payload{DestRegister: nft.Reg, Base: expr.PayloadBaseTransportHeader, Offset: portDst, Len: 2},
 				nft.Equal(binary.BigEndian.AppendUint16(nil, r.forbidden)), &expr.Verdict{Kind: expr.VerdictDrop})
 		}
@@ -218,8 +222,8 @@ func (r *rules) chains() []*chain {
 			continue
 		}
 		sets := r.sets(f)
-		guard.add(f.Is(), from(expr.CmpOpEq, r.bridge), f.DstIn(expr.CmpOpEq, loopback), &expr.Verdict{Kind: expr.VerdictDrop})
-		guard.add(f.Is(), from(expr.CmpOpNeq, r.bridge), from(expr.CmpOpNeq, "lo"), f.DstIn(expr.CmpOpEq, subnet), &expr.Verdict{Kind: expr.VerdictDrop})
+		guard.add(f.Is(), f.DstIn(expr.CmpOpEq, loopback), from(expr.CmpOpEq, r.bridge), &expr.Verdict{Kind: expr.VerdictDrop})
+		guard.add(f.Is(), f.DstIn(expr.CmpOpEq, subnet), from(expr.CmpOpNeq, r.bridge), from(expr.CmpOpNeq, "lo"), &expr.Verdict{Kind: expr.VerdictDrop})
 		for _, ch := range []*chain{in, out} {
 			ch.add(f.Is(), lookupOne(f, sets[1]))
 			ch.add(f.Is(), nft.ToLocal(), lookup(f, sets[0], 0))
@@ -228,7 +232,7 @@ func (r *rules) chains() []*chain {
 		back.add(f.Is(), to(expr.CmpOpEq), f.SrcIn(expr.CmpOpEq, loopback), &expr.Masq{})
 		back.add(f.Is(), to(expr.CmpOpEq), f.SrcIn(expr.CmpOpEq, subnet), nft.Redirected(), &expr.Masq{})
 		for _, ch := range []*chain{fence, moat} {
-			ch.add(from(expr.CmpOpEq, r.bridge), f.Is(), f.LoadSrc(nft.Reg), &expr.Lookup{SourceRegister: nft.Reg, SetName: sets[2].Name, SetID: sets[2].ID},
+			ch.add(f.Is(), f.LoadSrc(nft.Reg), &expr.Lookup{SourceRegister: nft.Reg, SetName: sets[2].Name, SetID: sets[2].ID},
 				nft.Asking(), &expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_ADMIN_PROHIBITED})
 		}
 	}

@@ -63,7 +63,7 @@ func (r *rules) chains() []*chain {
 	out.add(jump("front"))
 
 	guard := base("guard", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, nftables.ChainPriorityRaw)
-	guard.add(nft.Families()[0].Is(), r.fromPeers(), nft.Families()[0].DstIn(expr.CmpOpEq, netip.MustParsePrefix("127.0.0.0/8")), &expr.Verdict{Kind: expr.VerdictDrop})
+	guard.add(nft.Families()[0].Is(), nft.Families()[0].DstIn(expr.CmpOpEq, netip.MustParsePrefix("127.0.0.0/8")), r.fromPeers(), &expr.Verdict{Kind: expr.VerdictDrop})
 
 	refuse := &chain{name: "refuse"}
 	refuse.add(nft.Protocol(expr.CmpOpEq, unix.IPPROTO_TCP), &expr.Reject{Type: unix.NFT_REJECT_TCP_RST})
@@ -77,8 +77,9 @@ func (r *rules) fromPeers() []expr.Any {
 	return nft.Interface(expr.MetaKeyIIFNAME, expr.CmpOpEq, r.device)
 }
 
-func (r *rules) toPeers() []expr.Any {
-	return nft.Interface(expr.MetaKeyOIFNAME, expr.CmpOpEq, r.device)
+// toOthers ends a chain for what does not leave by the device. It comes first: the name is what costs most to compare, and is compared once.
+func (r *rules) toOthers() []expr.Any {
+	return nft.Join(nft.Interface(expr.MetaKeyOIFNAME, expr.CmpOpNeq, r.device), &expr.Verdict{Kind: expr.VerdictReturn})
 }
 
 // loadPeer puts the source's hardware address into the register.
@@ -104,11 +105,12 @@ func (r *rules) mark() *chain {
 // back: containers of this host are masqueraded by the bridge they are on.
 func (r *rules) back() *chain {
 	ch := base("back", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource)
+	ch.add(r.toOthers())
 	for i, f := range nft.Families() {
 		loopback := netip.MustParsePrefix([]string{"127.0.0.0/8", "::1/128"}[i])
-		ch.add(r.toPeers(), f.Is(), f.SrcIn(expr.CmpOpEq, loopback), &expr.Masq{})
+		ch.add(f.Is(), f.SrcIn(expr.CmpOpEq, loopback), &expr.Masq{})
 		turned := fixedSets()["turned"+f.Digit]
-		ch.add(r.toPeers(), f.Is(), f.LoadSrc(nft.Reg), f.LoadDst(nft.Reg32(f.Words())),
+		ch.add(f.Is(), f.LoadSrc(nft.Reg), f.LoadDst(nft.Reg32(f.Words())),
 			&expr.Lookup{SourceRegister: nft.Reg, SetName: turned.Name, SetID: turned.ID}, &expr.Masq{})
 	}
 	return ch
@@ -126,16 +128,17 @@ func (r *rules) leave() *chain {
 		sizeOffset = 2
 	)
 	ch := base("leave", nftables.ChainTypeFilter, nftables.ChainHookPostrouting, nftables.ChainPriorityMangle)
+	ch.add(r.toOthers())
 	for i, f := range nft.Families() {
 		size := binary.BigEndian.AppendUint16(nil, uint16(max(r.mtu-headers-i*longer, smallest)))
-		ch.add(r.toPeers(), f.Is(), nft.Protocol(expr.CmpOpEq, unix.IPPROTO_TCP),
+		ch.add(f.Is(), nft.Protocol(expr.CmpOpEq, unix.IPPROTO_TCP),
 			&expr.Payload{DestRegister: nft.Reg, Base: expr.PayloadBaseTransportHeader, Offset: tcpFlags, Len: 1},
 			&expr.Bitwise{SourceRegister: nft.Reg, DestRegister: nft.Reg, Len: 1, Mask: []byte{syn}, Xor: []byte{0}}, nft.NotEqual([]byte{0}),
 			&expr.Immediate{Register: nft.Reg, Data: size},
 			&expr.Exthdr{SourceRegister: nft.Reg, Type: optionMSS, Offset: sizeOffset, Len: 2, Op: expr.ExthdrOpTcpopt})
 	}
 	// The mark has done its work, and would lead the VXLAN packet back into the device.
-	ch.add(r.toPeers(), marked(), &expr.Immediate{Register: nft.Reg, Data: number(0)}, &expr.Meta{Key: expr.MetaKeyMARK, Register: nft.Reg, SourceRegister: true})
+	ch.add(marked(), &expr.Immediate{Register: nft.Reg, Data: number(0)}, &expr.Meta{Key: expr.MetaKeyMARK, Register: nft.Reg, SourceRegister: true})
 	return ch
 }
 
