@@ -69,6 +69,30 @@ func (c *Conn) Close() error {
 	return err
 }
 
+// Exists tells whether there is a table of that family and name.
+func Exists(c *nftables.Conn, t *nftables.Table) (bool, error) {
+	all, err := c.ListTablesOfFamily(t.Family)
+	if err != nil {
+		return false, fmt.Errorf("list nftables tables: %w", err)
+	}
+	return slices.ContainsFunc(all, func(o *nftables.Table) bool { return o.Name == t.Name }), nil
+}
+
+// Renew queues an empty table in place of the one that there may be. It comes first in its batch. What is not there is not
+// deleted: whoever closes a connection in the namespace next would wait for it.
+func Renew(c *nftables.Conn, t *nftables.Table) error {
+	there, err := Exists(c, t)
+	if err != nil {
+		return err
+	}
+	c.AddTable(t)
+	if there {
+		c.DelTable(t) // Added before, it is there whatever others do meanwhile.
+		c.AddTable(t)
+	}
+	return nil
+}
+
 // portion is how many elements go into one message: their list is an attribute, and its length has 16 bits.
 const portion = 500
 

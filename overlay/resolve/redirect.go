@@ -24,10 +24,15 @@ func redirectTable() *nftables.Table {
 func redirect(pin string, port uint16) error {
 	// An earlier process had the same port, in all likelihood. To replace rules costs a grace period of
 	// the kernel (10 ms), which many containers would wait for one after the other.
-	if redirects(pin, port) {
-		return nil
+	conn, known := nft.Conn{Netns: pin}, false
+	// What cannot be read is not there; an error here only ends the connection.
+	_ = conn.Do(func(c *nftables.Conn) (err error) {
+		known, err = redirects(c, port)
+		return err
+	})
+	if known {
+		return conn.Close()
 	}
-	conn := nft.Conn{Netns: pin}
 	err := conn.Do(func(c *nftables.Conn) error {
 		t := c.AddTable(redirectTable())
 		ch := c.AddChain(&nftables.Chain{
@@ -63,20 +68,18 @@ func comment(protocol byte, port uint16) []byte {
 }
 
 // redirects tells whether the rules are there already.
-func redirects(pin string, port uint16) bool {
-	conn := nft.Conn{Netns: pin}
-	var rules []*nftables.Rule
-	err := conn.Do(func(c *nftables.Conn) (err error) {
-		rules, err = c.GetRules(redirectTable(), &nftables.Chain{Name: "output", Table: redirectTable()})
-		return err
-	})
-	if errors.Join(err, conn.Close()) != nil || len(rules) != len(protocols) {
-		return false
+func redirects(c *nftables.Conn, port uint16) (bool, error) {
+	if there, err := nft.Exists(c, redirectTable()); !there || err != nil {
+		return false, err
+	}
+	rules, err := c.GetRules(redirectTable(), &nftables.Chain{Name: "output", Table: redirectTable()})
+	if err != nil || len(rules) != len(protocols) {
+		return false, err
 	}
 	for i, protocol := range protocols {
 		if !bytes.Equal(rules[i].UserData, comment(protocol, port)) {
-			return false
+			return false, nil
 		}
 	}
-	return true
+	return true, nil
 }

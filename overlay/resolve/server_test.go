@@ -14,9 +14,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/nftables"
 	"github.com/miekg/dns"
 
 	"swarm/overlay/netns"
+	"swarm/overlay/nft"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -294,8 +296,19 @@ func TestFeed_ANewServerTakesTheRedirectOver(t *testing.T) {
 	r.tell()
 	a := r.start(&swarmv1.ResolverContainer{Id: "a", NetworkIds: []string{"n1"}})
 	port := r.server.containers["a"].port()
-	if !redirects(a.cfg.Netns, port) || redirects(a.cfg.Netns, port+1) {
-		t.Errorf("the redirect to port %d is not known again", port)
+	conn := nft.Conn{Netns: a.cfg.Netns}
+	if err := conn.Do(func(c *nftables.Conn) error {
+		known, err := redirects(c, port)
+		others, err2 := redirects(c, port+1)
+		if !known || others {
+			t.Errorf("the redirect to port %d: known %t, and to the next one: %t", port, known, others)
+		}
+		return errors.Join(err, err2)
+	}); err != nil {
+		t.Error(err)
+	}
+	if err := conn.Close(); err != nil {
+		t.Error(err)
 	}
 	r.stopServer()
 	r.startServer()

@@ -111,10 +111,9 @@ func (c change) move(vip netip.Addr, from, to []netip.Addr) {
 // rewrite replaces the table by one that holds what is to come; rungs is told what it has.
 func (c change) rewrite(conn *nftables.Conn, rungs map[rung]bool) error {
 	t := table()
-	// Adding first makes the deletion valid when there was no table.
-	conn.AddTable(t)
-	conn.DelTable(t)
-	conn.AddTable(t)
+	if err := nft.Renew(conn, t); err != nil {
+		return err
+	}
 	refuse := conn.AddChain(&nftables.Chain{Table: t, Name: "refuse"})
 	conn.AddChain(&nftables.Chain{
 		Table: t, Name: vipChain().Name, Type: nftables.ChainTypeNAT, Hooknum: nftables.ChainHookOutput, Priority: nftables.ChainPriorityNATDest,
