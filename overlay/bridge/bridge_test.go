@@ -45,7 +45,7 @@ func newWorld(t *testing.T) *world {
 	}
 	dir := t.TempDir()
 	sw, err := vswitch.Open(vswitch.Config{
-		Dir: filepath.Join(dir, "switch"), Name: t.Name(), Subnet: netip.MustParsePrefix("10.211.9.0/24"), MTU: 1400,
+		Dir: filepath.Join(dir, "switch"), Name: fmt.Sprint("bridge", os.Getpid(), t.Name()), Subnet: netip.MustParsePrefix("10.211.9.0/24"), MTU: 1400,
 	})
 	if err != nil {
 		t.Fatal(err)

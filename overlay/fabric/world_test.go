@@ -52,7 +52,8 @@ func newWorld(t testing.TB, s settings) *world {
 	}
 	w := &world{t: t, dir: t.TempDir()}
 	sw, err := vswitch.Open(vswitch.Config{
-		Dir: filepath.Join(w.dir, "switch"), Name: t.Name(), Subnet: netip.MustParsePrefix("10.212.7.0/24"), MTU: max(s.mtu, 1400),
+		Dir: filepath.Join(w.dir, "switch"), Name: fmt.Sprint("fabric", os.Getpid(), t.Name()),
+		Subnet: netip.MustParsePrefix("10.212.7.0/24"), MTU: max(s.mtu, 1400),
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -58,7 +58,9 @@ func newWorld(t testing.TB) *world {
 		t.Skip("needs root: hosts are network namespaces")
 	}
 	dir := t.TempDir()
-	sw, err := vswitch.Open(vswitch.Config{Dir: filepath.Join(dir, "switch"), Name: t.Name(), Subnet: netip.MustParsePrefix("10.212.9.0/24")})
+	sw, err := vswitch.Open(vswitch.Config{
+		Dir: filepath.Join(dir, "switch"), Name: fmt.Sprint("mesh", os.Getpid(), t.Name()), Subnet: netip.MustParsePrefix("10.212.9.0/24"),
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
