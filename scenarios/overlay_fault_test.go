@@ -22,7 +22,7 @@ const (
 	lookupEvery = 50 * time.Millisecond
 	// follows is how long after a change names and service addresses may be those before it, on a machine with five daemons.
 	// What a healthy cluster takes is measured by `make bench ONLY=net`.
-	follows = 3 * time.Second
+	follows = 5 * time.Second
 	// transferred is the size of the transfer in whose middle daemons are killed.
 	transferred = 1 << 30
 )

@@ -38,6 +38,11 @@ func TestRounds(t *testing.T) {
 	r.eventually("the hosts are at rest", func() error {
 		was := r.before
 		r.before, r.use = r.inventory(), r.addressUse()
+		for host, lines := range r.before {
+			if i := slices.IndexFunc(lines, func(line string) bool { return strings.Contains(line, " tentative") }); i >= 0 {
+				return fmt.Errorf("%s tries an address: %s", host, lines[i])
+			}
+		}
 		if diff := cmp.Diff(was, r.before); diff != "" {
 			return fmt.Errorf("changes (+):\n%s", diff)
 		}

@@ -259,7 +259,20 @@ func (c *talk) ask() (string, error) {
 		return "", err
 	}
 	line, err := c.r.ReadString('\n')
+	acknowledge(c.Conn)
 	return strings.TrimSpace(line), err
+}
+
+// acknowledge sends the acknowledgement that the kernel would hold back for a while: nothing is on its way then, and rules may
+// be gone for a moment without a packet that misses them.
+func acknowledge(c net.Conn) {
+	tcp, ok := c.(*net.TCPConn)
+	if !ok {
+		return
+	}
+	if raw, err := tcp.SyscallConn(); err == nil {
+		_ = raw.Control(func(fd uintptr) { _ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_QUICKACK, 1) })
+	}
 }
 
 func ask(ns *netns.Namespace, network, addr string) (string, error) {
