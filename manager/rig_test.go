@@ -223,7 +223,8 @@ type worker struct {
 	done   chan error
 
 	mu       sync.Mutex // guards the rest, and sending
-	quiet    bool       // says nothing
+	quiet    bool       // says nothing, does nothing
+	busy     bool       // does nothing
 	missed   []*swarmv1.Assignments
 	tasks    map[string]*swarmv1.Task
 	revs     map[string]bool
@@ -322,7 +323,7 @@ func (w *worker) receive() error {
 			w.acked = m.StatusAck.GetSequence()
 		case *swarmv1.ToWorker_Assignments:
 			w.messages = append(w.messages, m.Assignments)
-			if w.quiet {
+			if w.quiet || w.busy {
 				w.missed = append(w.missed, m.Assignments)
 			} else {
 				w.obey(m.Assignments)
@@ -376,11 +377,18 @@ func (w *worker) silence() {
 	w.quiet = true
 }
 
-// speak ends the silence.
+// delay keeps the worker from what it is told, until it speaks.
+func (w *worker) delay() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.busy = true
+}
+
+// speak ends the silence, or the delay.
 func (w *worker) speak() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.quiet = false
+	w.quiet, w.busy = false, false
 	for _, a := range w.missed {
 		w.obey(a)
 	}

@@ -96,8 +96,7 @@ func claimPorts(v *raftstore.View, service string, old, want []*swarmv1.PortConf
 			return nil, nil, errdefs.ErrResourceExhausted.WithMessage(fmt.Sprintf("no port from %d to %d is free for target port %d: publish a port of your choice", firstChosenPort, lastChosenPort, p.GetTargetPort()))
 		}
 		if c, taken := v.Claims.Get(key); taken && c.GetOwner() != service {
-			return nil, nil, errdefs.ErrAlreadyExists.WithMessage(fmt.Sprintf("port %d/%s is already published by service %s: publish another port",
-				p.GetPublishedPort(), strings.ToLower(p.GetProtocol().String()), serviceName(v, c.GetOwner())))
+			return nil, nil, portTaken(v, p, c.GetOwner())
 		} else if !taken && !keep[key] {
 			changes = append(changes, raftstore.Create(&swarmv1.Claim{Key: key, Owner: service}))
 		}
@@ -109,6 +108,14 @@ func claimPorts(v *raftstore.View, service string, old, want []*swarmv1.PortConf
 		}
 	}
 	return ports, changes, nil
+}
+
+func portTaken(v *raftstore.View, p *swarmv1.PortConfig, owner string) error {
+	port := fmt.Sprintf("port %d/%s", p.GetPublishedPort(), strings.ToLower(p.GetProtocol().String()))
+	if svc, _ := v.Services.Get(owner); svc.GetPendingDelete() {
+		return leaving{fmt.Sprintf("%s is published by service %s, which is still being removed: try again when its tasks have stopped", port, svc.GetName()), []string{owner}}
+	}
+	return errdefs.ErrAlreadyExists.WithMessage(fmt.Sprintf("%s is already published by service %s: publish another port", port, serviceName(v, owner)))
 }
 
 // choosePort keeps the port that was chosen before for the same target, and else takes the first that is free.

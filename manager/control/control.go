@@ -96,6 +96,10 @@ func (s *Server) write(ctx context.Context, version uint64, change func(*raftsto
 	var last error
 	for range attempts {
 		changes, err := change(s.store.View())
+		if s.outwaited(ctx, err) {
+			last = err
+			continue
+		}
 		if err != nil {
 			return 0, err
 		}

@@ -223,7 +223,7 @@ func (s *Server) removeNetwork(ctx context.Context, found *swarmv1.Network) erro
 			return nil, nil
 		}
 		if users := usersOf(v, n.GetId()); len(users) > 0 {
-			return nil, errdefs.ErrFailedPrecondition.WithMessage(inUse(n, users))
+			return nil, inUse(n, users)
 		}
 		changes := []*swarmv1.Change{raftstore.Delete(n), raftstore.DeleteKey(raftstore.TableClaim, fmt.Sprintf("vni/%d", n.GetVni()))}
 		for c := range v.Claims.Prefix("next/" + n.GetId() + "/") {
@@ -240,29 +240,36 @@ func (s *Server) removeNetwork(ctx context.Context, found *swarmv1.Network) erro
 // inUseNamed is how many services a refusal names.
 const inUseNamed = 5
 
-func inUse(n *swarmv1.Network, users []string) string {
-	text := strings.Join(users[:min(inUseNamed, len(users))], ", ")
-	if more := len(users) - inUseNamed; more > 0 {
+func inUse(n *swarmv1.Network, users []*swarmv1.Service) error {
+	var names, ids []string
+	for _, svc := range users {
+		names, ids = append(names, svc.GetName()), append(ids, svc.GetId())
+	}
+	slices.Sort(names)
+	text := strings.Join(names[:min(inUseNamed, len(names))], ", ")
+	if more := len(names) - inUseNamed; more > 0 {
 		text += fmt.Sprintf(" and %d more", more)
 	}
 	word := "service"
-	if len(users) > 1 {
+	if len(names) > 1 {
 		word = "services"
 	}
-	return fmt.Sprintf("it is in use by %s %s: remove what uses it, or take it off the network with `swarm service update --network-rm %s %s`",
-		word, text, n.GetSpec().GetName(), users[0])
+	if allLeaving(users) {
+		return leaving{fmt.Sprintf("it is in use by %s %s, still being removed: try again when the tasks have stopped", word, text), ids}
+	}
+	return errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf("it is in use by %s %s: remove what uses it, or take it off the network with `swarm service update --network-rm %s %s`",
+		word, text, n.GetSpec().GetName(), names[0]))
 }
 
-// usersOf names the services that are on a network, or have a task that still is.
-func usersOf(v *raftstore.View, network string) []string {
-	var out []string
+// usersOf are the services that are on a network, or have a task that still is.
+func usersOf(v *raftstore.View, network string) []*swarmv1.Service {
+	var out []*swarmv1.Service
 	for svc := range v.Services.All() {
 		rev, _ := v.Revision(svc.GetId(), svc.GetRevision())
 		if onNetwork(rev, network) || hasTaskOn(v, svc.GetId(), network) {
-			out = append(out, svc.GetName())
+			out = append(out, svc)
 		}
 	}
-	slices.Sort(out)
 	return out
 }
 

@@ -21,7 +21,7 @@ func (s *Server) CreateService(ctx context.Context, req *swarmv1.CreateServiceRe
 	if err != nil {
 		return nil, err
 	}
-	if err := nameFree(s.store.View(), wanted.GetName()); err != nil {
+	if err := nameFree(s.store.View(), wanted.GetName()); errdefs.IsAlreadyExists(err) {
 		return nil, err // before a registry is asked
 	}
 	warnings, err := s.pin(ctx, wanted, req.GetRegistryAuth(), req.GetNoResolveImage())
@@ -71,7 +71,7 @@ func nameFree(v *raftstore.View, name string) error {
 	case !taken:
 		return nil
 	case svc.GetPendingDelete():
-		return errdefs.ErrAlreadyExists.WithMessage(fmt.Sprintf("service %s is still being removed: try again when its tasks have stopped (`swarm service ps %s`)", name, svc.GetId()))
+		return leaving{fmt.Sprintf("service %s is still being removed: try again when its tasks have stopped (`swarm service ps %s`)", name, svc.GetId()), []string{svc.GetId()}}
 	}
 	return errdefs.ErrAlreadyExists.WithMessage(fmt.Sprintf("service name %s is already taken by service %s: choose another name, or change that one with `swarm service update`", name, svc.GetId()))
 }
