@@ -170,8 +170,14 @@ func New(cfg Config, deps Deps) (*Gossip, error) {
 	}
 	g.self = Member{ID: cfg.NodeID, Addr: netip.AddrPortFrom(cfg.AdvertiseAddr, cfg.Port), Status: Alive, Tags: maps.Clone(cfg.Tags), Since: time.Now()}
 	g.members[cfg.NodeID] = g.self
+	at := netip.AddrPortFrom(cfg.BindAddr, cfg.Port)
+	if g.deps.Transport == nil {
+		if g.deps.Transport, err = listen(at, deps.Log); err != nil {
+			return nil, fmt.Errorf("gossip: %w", err)
+		}
+	}
 	if g.serf, err = serf.Create(g.serfConfig(cfg)); err != nil {
-		return nil, fmt.Errorf("gossip on %s: %w", netip.AddrPortFrom(cfg.BindAddr, cfg.Port), err)
+		return nil, errors.Join(fmt.Errorf("gossip on %s: %w", at, err), g.deps.Transport.Shutdown())
 	}
 	return g, nil
 }
