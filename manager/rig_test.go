@@ -327,6 +327,7 @@ func (w *worker) receive() error {
 				w.missed = append(w.missed, m.Assignments)
 			} else {
 				w.obey(m.Assignments)
+				w.confirm(m.Assignments)
 			}
 		}
 		w.mu.Unlock()
@@ -363,6 +364,11 @@ func (w *worker) obey(a *swarmv1.Assignments) {
 	}
 }
 
+// confirm says that assignments are in force.
+func (w *worker) confirm(a *swarmv1.Assignments) {
+	w.send(&swarmv1.FromWorker{Message: &swarmv1.FromWorker_InForce{InForce: &swarmv1.AssignmentsAck{Sequence: a.GetSequence()}}})
+}
+
 // report says something of one task.
 func (w *worker) report(st *swarmv1.TaskStatus) {
 	w.mu.Lock()
@@ -391,6 +397,7 @@ func (w *worker) speak() {
 	w.quiet, w.busy = false, false
 	for _, a := range w.missed {
 		w.obey(a)
+		w.confirm(a)
 	}
 	w.missed = nil
 }

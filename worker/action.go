@@ -25,9 +25,6 @@ const (
 	tries      = 4
 	retryFirst = 500 * time.Millisecond
 	retryLimit = 4 * time.Second
-	// drainFor is the bound on how long a change takes to reach every node of a healthy cluster: by then nobody sends new
-	// connections here.
-	drainFor = 300 * time.Millisecond
 	// pullTries of an image: a registry that is busy or restarts is back within their pauses, 15 s at most. What has come
 	// by then is kept, so that the task that replaces a rejected one goes on there.
 	pullTries    = 5
@@ -317,6 +314,7 @@ func (t *taskLoop) stop(ctx context.Context) outcome {
 		grace = g.AsDuration()
 	}
 	t.drain(ctx)
+	t.w.deps.Log.Debug("stop", "task", t.id)
 	if !t.w.retry(ctx, "stop container", func() error { return t.w.deps.Runtime.Stop(ctx, t.id, spec.GetStopSignal(), grace) }) {
 		return outcome{event: task.Look, err: ctx.Err()}
 	}
@@ -327,28 +325,6 @@ func (t *taskLoop) stop(ctx context.Context) outcome {
 		out.exit = &exit
 	}
 	return out
-}
-
-// drain gives the other nodes time to send new connections elsewhere before the task is told to stop: neither an update nor
-// a service made smaller loses a request of clients that use the service's address.
-func (t *taskLoop) drain(ctx context.Context) {
-	t.mu.Lock()
-	ready, served := t.status.GetReady(), len(t.attached.Nameservers) > 0
-	desired, elsewhere := t.task.GetDesiredState(), t.departs
-	service := t.task.GetServiceId()
-	t.mu.Unlock()
-	switch desired {
-	case swarmv1.TaskState_SHUTDOWN:
-		elsewhere = true
-	case swarmv1.TaskState_REMOVE: // A service that is removed has nowhere else to send them.
-		elsewhere = elsewhere || t.w.objects.get(swarmv1.AssignmentRef_ROUTING, service) != nil
-	}
-	for _, p := range t.revision.GetSpec().GetEndpointSpec().GetPorts() {
-		served = served || p.GetPublishMode() != swarmv1.PortConfig_HOST
-	}
-	if ready && served && elsewhere {
-		_ = pause.For(ctx, drainFor)
-	}
 }
 
 // clean removes all there is of the task but its logs, however often that takes.

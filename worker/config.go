@@ -102,6 +102,8 @@ type Deps struct {
 	// OnTopology is told how the cluster's networks change: networks, peerings, routings and backends, at first those that a
 	// former process was told of. It must not block, and may keep the changes but not write to them. Optional.
 	OnTopology func([]*swarmv1.AssignmentChange)
+	// InForce returns once the kernel and the name server are as OnTopology was told so far. Optional: they always are.
+	InForce func(ctx context.Context) error
 	// Overlay says what this node's kernel has of an overlay network. Optional.
 	Overlay func(ctx context.Context, network string) (*swarmv1.NodeNetwork, error)
 	// OnContact, optional, is told when contact to the managers comes and goes. It must not block.

@@ -21,8 +21,9 @@ type taskLoop struct {
 
 	mu        sync.Mutex // guards what follows; never held across I/O
 	task      *swarmv1.Task
-	gone      bool // no longer assigned
-	departs   bool // the host goes down
+	gone      bool          // no longer assigned
+	departs   bool          // the host goes down
+	heard     chan struct{} // closed and replaced when the managers say something of the task
 	status    *swarmv1.TaskStatus
 	action    task.Action
 	busy      bool               // the goroutine exists
@@ -52,7 +53,7 @@ func newTaskLoop(w *Worker, t *swarmv1.Task, last *swarmv1.TaskStatus) *taskLoop
 	if last == nil {
 		last = &swarmv1.TaskStatus{TaskId: t.Id, State: swarmv1.TaskState_ASSIGNED, Timestamp: timestamppb.Now()}
 	}
-	return &taskLoop{w: w, id: t.Id, task: t, status: last}
+	return &taskLoop{w: w, id: t.Id, task: t, status: last, heard: make(chan struct{})}
 }
 
 // desiredLocked is what the managers want; what they do not assign is to be removed.
@@ -73,6 +74,8 @@ func (t *taskLoop) want(now *swarmv1.Task) {
 		if now != nil {
 			t.task = now
 		}
+		close(t.heard)
+		t.heard = make(chan struct{})
 	})
 }
 

@@ -137,6 +137,8 @@ type manager struct {
 	history  map[string][]swarmv1.TaskState
 	images   *swarmv1.ImageReport
 	departed time.Time
+	inForce  uint64        // sequence of the newest assignments that the worker has acted on
+	settles  chan struct{} // Settled answers when it is closed; nil: at once
 	initial  []*swarmv1.Assignment
 	index    uint64
 	changed  chan struct{}
@@ -204,6 +206,20 @@ func (m *manager) Session(stream swarmv1.Dispatcher_SessionServer) error {
 	return err
 }
 
+func (m *manager) Settled(ctx context.Context, _ *swarmv1.SettledRequest) (*swarmv1.SettledResponse, error) {
+	m.mu.Lock()
+	settles := m.settles
+	m.mu.Unlock()
+	if settles != nil {
+		select {
+		case <-settles:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	return &swarmv1.SettledResponse{}, nil
+}
+
 func (m *manager) receive(s *managerSession) error {
 	for {
 		msg, err := s.stream.Recv()
@@ -236,6 +252,8 @@ func (m *manager) receive(s *managerSession) error {
 			if !m.noAck {
 				answer = &swarmv1.ToWorker{Message: &swarmv1.ToWorker_DepartureAck{DepartureAck: &swarmv1.DepartureAck{}}}
 			}
+		case *swarmv1.FromWorker_InForce:
+			m.inForce = x.InForce.Sequence
 		case *swarmv1.FromWorker_Images:
 			m.images = x.Images
 		}

@@ -13,7 +13,8 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// session is one stream to one manager. Its reader, its writer and its watchdog end together.
+// session is one stream to one manager. Its reader, its writer, its watchdog and who waits for what came to be in
+// force end together.
 type session struct {
 	w       *Worker
 	stream  swarmv1.Dispatcher_SessionClient
@@ -24,6 +25,9 @@ type session struct {
 	beat     uint64        // sequence of the last heartbeat; the writer's
 	answered atomic.Uint64 // sequence of the last heartbeat answered
 	heard    atomic.Int64  // Unix ns of the manager's last message
+	applied  atomic.Uint64 // sequence of the last assignments that the worker has
+	fresh    chan struct{} // capacity 1: applied has grown
+	inForce  chan uint64   // sequences to acknowledge
 }
 
 // session serves one stream until it ends, and says how long it lasted after the manager's welcome.
@@ -47,7 +51,7 @@ func (w *Worker) session(stop context.Context, nodeID string) (lasted time.Durat
 	began := time.Now()
 	w.deps.Log.Info("session", "node", nodeID, "session", welcome.SessionEpoch)
 	w.reports.begin()
-	s := &session{w: w, stream: stream, welcome: welcome, period: welcome.HeartbeatPeriod.AsDuration()}
+	s := &session{w: w, stream: stream, welcome: welcome, period: welcome.HeartbeatPeriod.AsDuration(), fresh: make(chan struct{}, 1), inForce: make(chan uint64)}
 	if s.period <= 0 {
 		s.period = defaultHeartbeat
 	}
@@ -71,6 +75,7 @@ func (w *Worker) session(stop context.Context, nodeID string) (lasted time.Durat
 	g.Go(func() error { defer close(read); return s.read() })
 	g.Go(func() error { defer close(wrote); return s.write(gctx) })
 	g.Go(func() error { return s.watch(gctx) })
+	g.Go(func() error { return s.act(gctx) })
 	err = g.Wait()
 	return time.Since(began), cause(ctx, err)
 }
@@ -142,6 +147,7 @@ func (s *session) assignments(msg *swarmv1.Assignments) error {
 	}
 	s.assigned = msg.Sequence
 	s.w.apply(msg)
+	s.assigns(msg.Sequence)
 	if msg.Index > index {
 		s.w.contact.see(epoch, msg.Index)
 		s.w.state.setNumber("index", msg.Index)
@@ -172,6 +178,8 @@ func (s *session) write(ctx context.Context) error {
 			}
 		case <-s.w.reports.wake:
 			err = s.report(false)
+		case sequence := <-s.inForce:
+			err = s.stream.Send(&swarmv1.FromWorker{Message: &swarmv1.FromWorker_InForce{InForce: &swarmv1.AssignmentsAck{Sequence: sequence}}})
 		case <-departing:
 			departing = nil
 			err = s.stream.Send(&swarmv1.FromWorker{Message: &swarmv1.FromWorker_Departure{Departure: &swarmv1.Departure{}}})

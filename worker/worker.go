@@ -29,6 +29,7 @@ type Worker struct {
 	slots   chan struct{} // a token for each container being created, started or removed
 	images  *imageKeeper
 	cleaner *cleaner
+	settler *settler
 
 	redescribe chan struct{} // one token: the description changed
 	synced     chan struct{} // closed by the first complete set of assignments
@@ -69,6 +70,7 @@ func New(cfg Config, deps Deps) (*Worker, error) {
 		state: st, objects: newObjects(), reports: newReports(),
 		contact:    newContact(mem.epoch, mem.index),
 		slots:      make(chan struct{}, cfg.Starts),
+		settler:    newSettler(),
 		redescribe: make(chan struct{}, 1),
 		synced:     make(chan struct{}),
 		departing:  make(chan struct{}),

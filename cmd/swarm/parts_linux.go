@@ -165,6 +165,7 @@ func (p *parts) newWorker(b node.Base, g node.Gossip, hooks node.WorkerHooks) (n
 	var (
 		network  worker.Network = simulated.NewNetwork()
 		topology func([]*swarmv1.AssignmentChange)
+		inForce  func(context.Context) error
 		held     func(context.Context, string) (*swarmv1.NodeNetwork, error)
 	)
 	describe := p.host.describe
@@ -174,6 +175,7 @@ func (p *parts) newWorker(b node.Base, g node.Gossip, hooks node.WorkerHooks) (n
 			return nil, err
 		}
 		network, topology, held = overlayNetwork{m.overlay.Plane}, m.overlay.directory.Apply, m.overlay.held
+		inForce = m.overlay.InForce
 		describe = func() *swarmv1.NodeDescription {
 			d := p.host.describe()
 			d.PortConflicts = m.overlay.portConflicts()
@@ -189,7 +191,7 @@ func (p *parts) newWorker(b node.Base, g node.Gossip, hooks node.WorkerHooks) (n
 	}, worker.Deps{
 		Storage: p.host.storage(), Space: p.host.space(),
 		Log: b.Log, Runtime: p.host.runtime, Images: p.host.images, Network: network, Executor: p.host.runtime,
-		Logs: store, Describe: describe, OnNode: hooks.OnNode, OnKeys: hooks.OnKeys, OnTopology: topology, Overlay: held,
+		Logs: store, Describe: describe, OnNode: hooks.OnNode, OnKeys: hooks.OnKeys, OnTopology: topology, InForce: inForce, Overlay: held,
 		Managers: func() []*swarmv1.Peer { return peerMessages(hooks.Managers()) },
 		Dial:     func(nodeID string) (grpc.ClientConnInterface, error) { return b.Dialer.DialGRPC(nodeID) },
 		OnContact: func(_ string, up bool) {

@@ -62,6 +62,7 @@ func Rules() map[string]Rule {
 		// A node that was removed must be told so, and only the handler knows for sure: a replica may lag.
 		"/swarm.v1.Dispatcher/Session": {Serve, "session", anyNode | stranger},
 		"/swarm.v1.Dispatcher/Holders": {List, "image copy", anyNode},
+		"/swarm.v1.Dispatcher/Settled": {Get, "session", anyNode},
 		"/swarm.v1.Liveness/Report":    {Serve, "session", manager},
 		"/swarm.v1.Raft/Propose":       {Serve, "log", manager},
 		"/swarm.v1.Raft/ReadIndex":     {Serve, "log", manager},

@@ -80,6 +80,8 @@ type Server struct {
 	stopped  bool
 	sessions map[string]*session // by node id
 	ended    map[string]ending   // sessions over within the session timeout, and not begun anew here
+	followed uint64              // store index of the newest change that the sessions are marked with
+	moved    chan struct{}       // closed and renewed when followed grows
 }
 
 // ending is what is left of a session that is over.
@@ -101,6 +103,7 @@ func New(cfg Config, deps Deps) *Server {
 		herald:   make(chan struct{}, 1),
 		sessions: make(map[string]*session),
 		ended:    make(map[string]ending),
+		moved:    make(chan struct{}),
 	}
 	s.reports = newCommitter(deps.Log, deps.Store)
 	return s
@@ -153,6 +156,9 @@ func (s *Server) follow(ctx context.Context) error {
 		for _, sess := range s.all() {
 			sess.markAll(view)
 		}
+		s.mu.Lock()
+		s.followedLocked(view.Index())
+		s.mu.Unlock()
 		err := s.followFrom(ctx, w)
 		w.Close()
 		if ctx.Err() != nil {
@@ -173,14 +179,15 @@ func (s *Server) followFrom(ctx context.Context, w *raftstore.Watcher) error {
 		if m.images {
 			s.keep.Store(keepersOf(batch.View))
 		}
-		s.mark(batch.View, m)
+		s.mark(batch.View, m, batch.Changes[len(batch.Changes)-1].Index)
 	}
 }
 
-// mark tells the sessions that the marks concern.
-func (s *Server) mark(view *raftstore.View, m *marks) {
+// mark tells the sessions that the marks, of changes up to index, concern.
+func (s *Server) mark(view *raftstore.View, m *marks, index uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	defer s.followedLocked(index)
 	for node, refs := range m.nodes {
 		if sess := s.sessions[node]; sess != nil {
 			sess.mark(view, refs...)

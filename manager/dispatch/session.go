@@ -36,12 +36,14 @@ type session struct {
 	beat    time.Time
 	beatSeq uint64 // to be answered; 0: none
 	departs bool   // the worker's host is going down
+
+	progress progress
 }
 
 func newSession(s *Server, node string, epoch uint64, addr string, stream swarmv1.Dispatcher_SessionServer) *session {
 	return &session{
 		node: node, epoch: epoch, addr: addr, stream: stream, server: s, beat: time.Now(), whole: true,
-		wake: make(chan struct{}, 1), over: make(chan struct{}),
+		wake: make(chan struct{}, 1), over: make(chan struct{}), progress: progress{moved: make(chan struct{})},
 	}
 }
 
@@ -72,6 +74,7 @@ func (x *session) nudge() {
 func (x *session) mark(view *raftstore.View, refs ...ref) {
 	x.mu.Lock()
 	x.dirty = append(x.dirty, refs...)
+	x.progress.marks++
 	x.newer(view)
 	x.mu.Unlock()
 	x.nudge()
@@ -81,6 +84,7 @@ func (x *session) mark(view *raftstore.View, refs ...ref) {
 func (x *session) markAll(view *raftstore.View) {
 	x.mu.Lock()
 	x.whole = true
+	x.progress.marks++
 	x.newer(view)
 	x.mu.Unlock()
 	x.nudge()
@@ -130,6 +134,7 @@ type work struct {
 	view  *raftstore.View
 	acks  []uint64
 	beat  uint64
+	marks uint64 // that this is the work of
 	// departs: the worker wants to know when its node is down for everybody.
 	departs bool
 }
@@ -137,7 +142,7 @@ type work struct {
 func (x *session) take() work {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	w := work{whole: x.whole, dirty: x.dirty, view: x.view, acks: x.acks, beat: x.beatSeq, departs: x.departs}
+	w := work{whole: x.whole, dirty: x.dirty, view: x.view, acks: x.acks, beat: x.beatSeq, marks: x.progress.marks, departs: x.departs}
 	x.whole, x.dirty, x.acks, x.beatSeq = false, nil, nil, 0
 	return w
 }
@@ -161,6 +166,8 @@ func (x *session) receive() {
 			x.beatSeq = m.Heartbeat.GetSequence()
 			x.mu.Unlock()
 			x.nudge()
+		case *swarmv1.FromWorker_InForce:
+			x.acted(m.InForce.GetSequence())
 		case *swarmv1.FromWorker_Departure:
 			x.depart()
 		case *swarmv1.FromWorker_Status:
@@ -171,6 +178,19 @@ func (x *session) receive() {
 			x.server.reports.add(entry{session: x, images: m.Images})
 		}
 	}
+}
+
+// sent notes that the worker has been told all that was marked up to marks, the last of it in the assignments of sequence.
+func (x *session) sent(marks, sequence uint64) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.progress.sent(marks, sequence)
+}
+
+func (x *session) acted(sequence uint64) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.progress.acted(sequence)
 }
 
 // heard: whatever comes from a worker shows that it lives.
@@ -194,6 +214,7 @@ func (x *session) send(ctx context.Context, timeout time.Duration) error {
 		if err := x.talk(out, &sequence, w); err != nil {
 			return errBroken
 		}
+		x.sent(w.marks, sequence)
 		if w.departs && !parted && isDown(w.view, x.node) {
 			if err := x.stream.Send(&swarmv1.ToWorker{Message: &swarmv1.ToWorker_DepartureAck{DepartureAck: &swarmv1.DepartureAck{}}}); err != nil {
 				return errBroken

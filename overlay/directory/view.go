@@ -143,6 +143,17 @@ func (d *Directory) Service(id string) (Service, bool) {
 	}, true
 }
 
+// ServiceOf returns the service that a task is of; false: the task or its service is not known.
+func (d *Directory) ServiceOf(task string) (Service, bool) {
+	d.mu.Lock()
+	t := d.tasks[task]
+	d.mu.Unlock()
+	if t == nil {
+		return Service{}, false
+	}
+	return d.Service(t.GetServiceId())
+}
+
 // ServicesOn lists the services that have names, an address or a task on a network, by id.
 func (d *Directory) ServicesOn(network string) []string {
 	d.mu.Lock()

@@ -97,6 +97,9 @@ type Published struct {
 	// Local ports answer only on hosts with a backend, and only with backends there (mode=local).
 	Local    bool
 	Backends []Backend
+	// Standby are containers of this host that are no backends. Other hosts may not know yet that one is no backend any more,
+	// or know before this one that it is: what they send is taken there while no backend is here.
+	Standby []Backend
 }
 
 // Backend is a container that may receive new connections.
@@ -155,8 +158,12 @@ func (s State) tables(held map[Port]hold) desired {
 		}
 		for i, f := range nft.Families() {
 			here, all := p.targets(f, s.Self, peers)
-			if len(here) > 0 {
-				d.entries[entry{kindHere, i, Port{Published: p.Published, Protocol: p.Protocol}}] = here
+			taken := here
+			if len(taken) == 0 {
+				taken, _ = Published{Port: p.Port, Target: p.Target, Backends: p.Standby}.targets(f, s.Self, nil)
+			}
+			if len(taken) > 0 {
+				d.entries[entry{kindHere, i, Port{Published: p.Published, Protocol: p.Protocol}}] = taken
 			}
 			if p.Local {
 				all = here

@@ -37,6 +37,7 @@ func (p *Plane) syncMesh(ctx context.Context, ended []string) error {
 	for _, id := range ended {
 		gone = append(gone, p.local[id]...)
 		delete(p.local, id)
+		delete(p.served, id)
 	}
 	if len(gone) > 0 {
 		p.cuts = append(p.cuts, func(ctx context.Context) error { return m.Reset(ctx, gone) })
@@ -50,15 +51,28 @@ func meshNode(p directory.Peer) mesh.Node {
 
 // published are a service's ports that more than the tasks' own nodes answer at, with who takes new connections there.
 func (p *Plane) published(s directory.Service) []mesh.Published {
-	var backends []mesh.Backend
-	for _, b := range s.Backends {
+	var backends, standby, served []mesh.Backend
+	for _, b := range s.Tasks {
 		backend := mesh.Backend{Node: b.GetNodeId()}
 		if b.Local {
 			if backend.Addresses = p.localAddresses(b.GetTaskId()); len(backend.Addresses) == 0 {
 				continue
 			}
 		}
-		backends = append(backends, backend)
+		switch {
+		case b.Live:
+			backends = append(backends, backend)
+			if b.Local {
+				p.served[b.GetTaskId()] = true
+			}
+		case b.Local && p.served[b.GetTaskId()]:
+			served = append(served, backend)
+		case b.Local:
+			standby = append(standby, backend)
+		}
+	}
+	if len(served) > 0 { // They still serve; the others may not yet.
+		standby = served
 	}
 	var out []mesh.Published
 	for _, port := range s.Endpoint.GetPorts() {
@@ -67,12 +81,24 @@ func (p *Plane) published(s directory.Service) []mesh.Published {
 		}
 		one := mesh.Published{
 			Port:   mesh.Port{Published: uint16(port.GetPublishedPort()), Protocol: strings.ToLower(port.GetProtocol().String())},
-			Target: uint16(port.GetTargetPort()), Local: port.GetPublishMode() == swarmv1.PortConfig_LOCAL, Backends: backends,
+			Target: uint16(port.GetTargetPort()), Local: port.GetPublishMode() == swarmv1.PortConfig_LOCAL,
+			Backends: backends, Standby: standby,
 		}
 		one.IP, _ = netip.ParseAddr(port.GetHostIp()) // Checked by the managers; the zero address is every address.
 		out = append(out, one)
 	}
 	return out
+}
+
+// expect has the mesh know a task before it is a backend: other hosts may know that it is one before this host does.
+func (p *Plane) expect(taskID string) (meshed bool) {
+	if s, ok := p.deps.Directory.ServiceOf(taskID); !ok || !s.Meshed() {
+		return false
+	}
+	p.turn.Lock()
+	defer p.turn.Unlock()
+	p.pending = p.pending.With(directory.Changes{Peers: true})
+	return true
 }
 
 // localAddresses are a task's on the node's own network. They are remembered until the managers say that it has ended: by

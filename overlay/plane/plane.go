@@ -68,6 +68,7 @@ type Names interface {
 	Serve(ctx context.Context, c *swarmv1.ResolverContainer) error
 	SetContainer(c *swarmv1.ResolverContainer)
 	Dismiss(containerID string)
+	Applied(ctx context.Context) error
 }
 
 // Mesh is the part of mesh.Mesh that is used here.
@@ -143,6 +144,8 @@ type Plane struct {
 	seen map[string]directory.Service
 	// local are addresses on the node's own network of tasks that the mesh sends to.
 	local map[string][]netip.Addr
+	// served are those of them that have been backends.
+	served map[string]bool
 	// cuts are connections to be reset once all else is programmed.
 	cuts []func(context.Context) error
 	// told are the ports that could not be held, with the reason.
@@ -181,12 +184,25 @@ func (t *attached) overlapping() bool {
 func New(deps Deps) *Plane {
 	return &Plane{
 		deps: deps, tasks: map[string]*attached{}, seen: map[string]directory.Service{}, local: map[string][]netip.Addr{},
-		told: map[mesh.Port]string{}, restored: make(chan struct{}),
+		served: map[string]bool{}, told: map[mesh.Port]string{}, restored: make(chan struct{}),
 	}
 }
 
 // Restored is closed once Restore has succeeded. Until then the plane knows less than the host's kernel and name server do.
 func (p *Plane) Restored() <-chan struct{} { return p.restored }
+
+// InForce returns once the kernel and the name server are as the directory says now, or with what keeps them from it.
+func (p *Plane) InForce(ctx context.Context) error {
+	select {
+	case <-p.restored:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	if err := p.catchUp(ctx); err != nil {
+		return err
+	}
+	return p.deps.Names.Applied(ctx)
+}
 
 // Attach makes the task's namespace and connects it to all its networks. Again for the same task, it gives the same
 // answer. When it returns, the task can be reached and finds what it may. ErrAlreadyExists: a port that is taken, with its
@@ -212,7 +228,11 @@ func (p *Plane) connect(ctx context.Context, t *attached) error {
 	p.mu.Lock()
 	p.tasks[t.TaskID] = t
 	p.mu.Unlock()
+	meshed := p.expect(t.TaskID)
 	if len(t.Overlays) == 0 {
+		if meshed {
+			_ = p.catchUp(ctx) // What fails stays pending.
+		}
 		return nil
 	}
 	g, ctx := errgroup.WithContext(ctx)

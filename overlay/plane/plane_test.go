@@ -108,6 +108,7 @@ func (n fakeNames) Serve(_ context.Context, c *swarmv1.ResolverContainer) error 
 }
 func (n fakeNames) SetContainer(c *swarmv1.ResolverContainer) { _ = n.note("reserve %s", c.Id) }
 func (n fakeNames) Dismiss(id string)                         { _ = n.note("dismiss %s", id) }
+func (n fakeNames) Applied(context.Context) error             { return n.note("named") }
 
 type fakeMesh struct{ *kernel }
 
@@ -115,6 +116,9 @@ func (m fakeMesh) Sync(_ context.Context, s mesh.State) ([]mesh.Conflict, error)
 	line := "mesh"
 	for _, p := range s.Ports {
 		line += fmt.Sprintf(" %s>%d %v", p.Port, p.Target, p.Backends)
+		if len(p.Standby) > 0 {
+			line += fmt.Sprintf(" or %v", p.Standby)
+		}
 	}
 	return nil, m.note("%s", line)
 }
@@ -411,13 +415,22 @@ func TestPublishedPorts(t *testing.T) {
 		if got := meshed(); got != "mesh 80/tcp>8080 [{n2 []}]" {
 			t.Errorf("a backend on another node: %q", got)
 		}
+		d.Apply(puts(backend("t1", "n1", "10.0.1.3/24", false))) // Placed here.
+		settled()
 		a := Attachment{TaskID: "t1", Bridged: true}
 		if _, err := p.Attach(context.Background(), a); err != nil {
 			t.Fatal(err)
 		}
+		if got := meshed(); got != "mesh 80/tcp>8080 [{n2 []}] or [{n1 [172.30.0.9]}]" {
+			t.Errorf("a task here that the others may know to be a backend before: %q", got)
+		}
 		d.Apply(puts(backend("t1", "n1", "10.0.1.3/24", true)))
 		if got := meshed(); got != "mesh 80/tcp>8080 [{n1 [172.30.0.9]} {n2 []}]" {
 			t.Errorf("a backend here: %q", got)
+		}
+		d.Apply(puts(backend("t1", "n1", "10.0.1.3/24", false)))
+		if got := meshed(); got != "mesh 80/tcp>8080 [{n2 []}] or [{n1 [172.30.0.9]}]" {
+			t.Errorf("a backend here that is withdrawn: %q", got)
 		}
 		if err := p.Detach(context.Background(), "t1"); err != nil {
 			t.Fatal(err)

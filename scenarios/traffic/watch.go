@@ -3,7 +3,9 @@ package traffic
 import (
 	"context"
 	"fmt"
+	"io"
 	"net"
+	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -15,7 +17,8 @@ type Watch struct {
 	// Name it goes by in the report.
 	Name string
 	// Kind is "resolve": look Address up; "reach": ask Target over a new connection each time; "hold": over connections that
-	// stay open, Count of them.
+	// stay open, Count of them; "get": the HTTP server at Address over a new connection each time; "keep": as "get", by a
+	// client that keeps its connections and, as they do, asks again when one that was idle has been closed meanwhile.
 	Kind string
 	Target
 	Every time.Duration
@@ -67,6 +70,9 @@ func Begin(ctx context.Context, dial Dialer, w Watch) (func() Report, error) {
 		go v.run(ctx, v.resolve)
 	case "reach":
 		go v.run(ctx, v.reach)
+	case "get", "keep":
+		client := w.client(v.dial)
+		go v.run(ctx, func(ctx context.Context) (string, error) { return v.get(ctx, client) })
 	case "hold":
 		for range w.Count {
 			go v.hold(ctx)
@@ -133,6 +139,42 @@ func (w *watcher) reach(ctx context.Context) (string, error) {
 		return "", fmt.Errorf("%s", a.Err)
 	}
 	return a.Host, nil
+}
+
+// client asks HTTP servers as the watch does.
+func (w Watch) client(dial Dialer) *http.Client {
+	return &http.Client{Timeout: patience, Transport: &http.Transport{
+		DisableKeepAlives: w.Kind == "get",
+		// Of a name's addresses the first is taken: to try the next would hide that one is wrong.
+		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			host, port, err := net.SplitHostPort(address)
+			if err != nil {
+				return nil, err
+			}
+			addresses, err := (&net.Resolver{PreferGo: true}).LookupHost(ctx, host)
+			if err != nil {
+				return nil, err
+			}
+			return dial(ctx, network, net.JoinHostPort(addresses[0], port))
+		},
+	}}
+}
+
+func (w *watcher) get(ctx context.Context, client *http.Client) (string, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+w.Address+"/", nil)
+	if err != nil {
+		return "", err
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err == nil && resp.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s answers %s", w.Address, resp.Status)
+	}
+	return strings.TrimSpace(string(text)), err
 }
 
 // hold keeps one connection. That it breaks, or another answers, is the failure; then a new one is opened.

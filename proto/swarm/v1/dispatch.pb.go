@@ -98,7 +98,7 @@ func (x AssignmentRef_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use AssignmentRef_Kind.Descriptor instead.
 func (AssignmentRef_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{18, 0}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{19, 0}
 }
 
 // FromWorker: the first message is a hello.
@@ -112,6 +112,7 @@ type FromWorker struct {
 	//	*FromWorker_Description
 	//	*FromWorker_Images
 	//	*FromWorker_Departure
+	//	*FromWorker_InForce
 	Message       isFromWorker_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -208,6 +209,15 @@ func (x *FromWorker) GetDeparture() *Departure {
 	return nil
 }
 
+func (x *FromWorker) GetInForce() *AssignmentsAck {
+	if x != nil {
+		if x, ok := x.Message.(*FromWorker_InForce); ok {
+			return x.InForce
+		}
+	}
+	return nil
+}
+
 type isFromWorker_Message interface {
 	isFromWorker_Message()
 }
@@ -236,6 +246,10 @@ type FromWorker_Departure struct {
 	Departure *Departure `protobuf:"bytes,6,opt,name=departure,proto3,oneof"`
 }
 
+type FromWorker_InForce struct {
+	InForce *AssignmentsAck `protobuf:"bytes,7,opt,name=in_force,json=inForce,proto3,oneof"`
+}
+
 func (*FromWorker_Hello) isFromWorker_Message() {}
 
 func (*FromWorker_Heartbeat) isFromWorker_Message() {}
@@ -248,6 +262,53 @@ func (*FromWorker_Images) isFromWorker_Message() {}
 
 func (*FromWorker_Departure) isFromWorker_Message() {}
 
+func (*FromWorker_InForce) isFromWorker_Message() {}
+
+// AssignmentsAck: the node's kernel and its name server are as the assignments up to this sequence say.
+type AssignmentsAck struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Sequence      uint64                 `protobuf:"varint,1,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AssignmentsAck) Reset() {
+	*x = AssignmentsAck{}
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AssignmentsAck) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AssignmentsAck) ProtoMessage() {}
+
+func (x *AssignmentsAck) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AssignmentsAck.ProtoReflect.Descriptor instead.
+func (*AssignmentsAck) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *AssignmentsAck) GetSequence() uint64 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
 // Departure: the host is going down, and this node will stop its tasks. It counts as down from now on, whatever its session
 // says, until a session that begins after this one.
 type Departure struct {
@@ -258,7 +319,7 @@ type Departure struct {
 
 func (x *Departure) Reset() {
 	*x = Departure{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[1]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -270,7 +331,7 @@ func (x *Departure) String() string {
 func (*Departure) ProtoMessage() {}
 
 func (x *Departure) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[1]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -283,7 +344,7 @@ func (x *Departure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Departure.ProtoReflect.Descriptor instead.
 func (*Departure) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{1}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{2}
 }
 
 type Hello struct {
@@ -302,7 +363,7 @@ type Hello struct {
 
 func (x *Hello) Reset() {
 	*x = Hello{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[2]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -314,7 +375,7 @@ func (x *Hello) String() string {
 func (*Hello) ProtoMessage() {}
 
 func (x *Hello) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[2]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -327,7 +388,7 @@ func (x *Hello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hello.ProtoReflect.Descriptor instead.
 func (*Hello) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{2}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Hello) GetDescription() *NodeDescription {
@@ -381,7 +442,7 @@ type Heartbeat struct {
 
 func (x *Heartbeat) Reset() {
 	*x = Heartbeat{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[3]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -393,7 +454,7 @@ func (x *Heartbeat) String() string {
 func (*Heartbeat) ProtoMessage() {}
 
 func (x *Heartbeat) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[3]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -406,7 +467,7 @@ func (x *Heartbeat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Heartbeat.ProtoReflect.Descriptor instead.
 func (*Heartbeat) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{3}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Heartbeat) GetSequence() uint64 {
@@ -427,7 +488,7 @@ type StatusReport struct {
 
 func (x *StatusReport) Reset() {
 	*x = StatusReport{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[4]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -439,7 +500,7 @@ func (x *StatusReport) String() string {
 func (*StatusReport) ProtoMessage() {}
 
 func (x *StatusReport) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[4]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -452,7 +513,7 @@ func (x *StatusReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusReport.ProtoReflect.Descriptor instead.
 func (*StatusReport) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{4}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *StatusReport) GetSequence() uint64 {
@@ -481,7 +542,7 @@ type ImageReport struct {
 
 func (x *ImageReport) Reset() {
 	*x = ImageReport{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[5]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -493,7 +554,7 @@ func (x *ImageReport) String() string {
 func (*ImageReport) ProtoMessage() {}
 
 func (x *ImageReport) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[5]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -506,7 +567,7 @@ func (x *ImageReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageReport.ProtoReflect.Descriptor instead.
 func (*ImageReport) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{5}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ImageReport) GetComplete() bool {
@@ -547,7 +608,7 @@ type ToWorker struct {
 
 func (x *ToWorker) Reset() {
 	*x = ToWorker{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[6]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -559,7 +620,7 @@ func (x *ToWorker) String() string {
 func (*ToWorker) ProtoMessage() {}
 
 func (x *ToWorker) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[6]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -572,7 +633,7 @@ func (x *ToWorker) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ToWorker.ProtoReflect.Descriptor instead.
 func (*ToWorker) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{6}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ToWorker) GetMessage() isToWorker_Message {
@@ -685,7 +746,7 @@ type DepartureAck struct {
 
 func (x *DepartureAck) Reset() {
 	*x = DepartureAck{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[7]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -697,7 +758,7 @@ func (x *DepartureAck) String() string {
 func (*DepartureAck) ProtoMessage() {}
 
 func (x *DepartureAck) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[7]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -710,7 +771,7 @@ func (x *DepartureAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DepartureAck.ProtoReflect.Descriptor instead.
 func (*DepartureAck) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{7}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{8}
 }
 
 type Welcome struct {
@@ -725,7 +786,7 @@ type Welcome struct {
 
 func (x *Welcome) Reset() {
 	*x = Welcome{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[8]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -737,7 +798,7 @@ func (x *Welcome) String() string {
 func (*Welcome) ProtoMessage() {}
 
 func (x *Welcome) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[8]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -750,7 +811,7 @@ func (x *Welcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Welcome.ProtoReflect.Descriptor instead.
 func (*Welcome) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{8}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Welcome) GetManagerId() string {
@@ -790,7 +851,7 @@ type HeartbeatAck struct {
 
 func (x *HeartbeatAck) Reset() {
 	*x = HeartbeatAck{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[9]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -802,7 +863,7 @@ func (x *HeartbeatAck) String() string {
 func (*HeartbeatAck) ProtoMessage() {}
 
 func (x *HeartbeatAck) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[9]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -815,7 +876,7 @@ func (x *HeartbeatAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeartbeatAck.ProtoReflect.Descriptor instead.
 func (*HeartbeatAck) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{9}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *HeartbeatAck) GetSequence() uint64 {
@@ -834,7 +895,7 @@ type StatusAck struct {
 
 func (x *StatusAck) Reset() {
 	*x = StatusAck{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[10]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -846,7 +907,7 @@ func (x *StatusAck) String() string {
 func (*StatusAck) ProtoMessage() {}
 
 func (x *StatusAck) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[10]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -859,7 +920,7 @@ func (x *StatusAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusAck.ProtoReflect.Descriptor instead.
 func (*StatusAck) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{10}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *StatusAck) GetSequence() uint64 {
@@ -883,7 +944,7 @@ type NodeUpdate struct {
 
 func (x *NodeUpdate) Reset() {
 	*x = NodeUpdate{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[11]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -895,7 +956,7 @@ func (x *NodeUpdate) String() string {
 func (*NodeUpdate) ProtoMessage() {}
 
 func (x *NodeUpdate) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[11]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -908,7 +969,7 @@ func (x *NodeUpdate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeUpdate.ProtoReflect.Descriptor instead.
 func (*NodeUpdate) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{11}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *NodeUpdate) GetNode() *Node {
@@ -954,7 +1015,7 @@ type Assignments struct {
 
 func (x *Assignments) Reset() {
 	*x = Assignments{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[12]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -966,7 +1027,7 @@ func (x *Assignments) String() string {
 func (*Assignments) ProtoMessage() {}
 
 func (x *Assignments) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[12]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -979,7 +1040,7 @@ func (x *Assignments) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assignments.ProtoReflect.Descriptor instead.
 func (*Assignments) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{12}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Assignments) GetSequence() uint64 {
@@ -1023,7 +1084,7 @@ type AssignmentChange struct {
 
 func (x *AssignmentChange) Reset() {
 	*x = AssignmentChange{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[13]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1035,7 +1096,7 @@ func (x *AssignmentChange) String() string {
 func (*AssignmentChange) ProtoMessage() {}
 
 func (x *AssignmentChange) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[13]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1048,7 +1109,7 @@ func (x *AssignmentChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AssignmentChange.ProtoReflect.Descriptor instead.
 func (*AssignmentChange) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{13}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *AssignmentChange) GetChange() isAssignmentChange_Change {
@@ -1115,7 +1176,7 @@ type Assignment struct {
 
 func (x *Assignment) Reset() {
 	*x = Assignment{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[14]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1127,7 +1188,7 @@ func (x *Assignment) String() string {
 func (*Assignment) ProtoMessage() {}
 
 func (x *Assignment) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[14]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1140,7 +1201,7 @@ func (x *Assignment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assignment.ProtoReflect.Descriptor instead.
 func (*Assignment) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{14}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Assignment) GetObject() isAssignment_Object {
@@ -1339,7 +1400,7 @@ type Peering struct {
 
 func (x *Peering) Reset() {
 	*x = Peering{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[15]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1351,7 +1412,7 @@ func (x *Peering) String() string {
 func (*Peering) ProtoMessage() {}
 
 func (x *Peering) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[15]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1364,7 +1425,7 @@ func (x *Peering) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Peering.ProtoReflect.Descriptor instead.
 func (*Peering) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{15}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Peering) GetNodeId() string {
@@ -1417,7 +1478,7 @@ type Routing struct {
 
 func (x *Routing) Reset() {
 	*x = Routing{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[16]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1429,7 +1490,7 @@ func (x *Routing) String() string {
 func (*Routing) ProtoMessage() {}
 
 func (x *Routing) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[16]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1442,7 +1503,7 @@ func (x *Routing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Routing.ProtoReflect.Descriptor instead.
 func (*Routing) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{16}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Routing) GetServiceId() string {
@@ -1492,7 +1553,7 @@ type Backend struct {
 
 func (x *Backend) Reset() {
 	*x = Backend{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[17]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1504,7 +1565,7 @@ func (x *Backend) String() string {
 func (*Backend) ProtoMessage() {}
 
 func (x *Backend) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[17]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1517,7 +1578,7 @@ func (x *Backend) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Backend.ProtoReflect.Descriptor instead.
 func (*Backend) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{17}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Backend) GetTaskId() string {
@@ -1579,7 +1640,7 @@ type AssignmentRef struct {
 
 func (x *AssignmentRef) Reset() {
 	*x = AssignmentRef{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[18]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1591,7 +1652,7 @@ func (x *AssignmentRef) String() string {
 func (*AssignmentRef) ProtoMessage() {}
 
 func (x *AssignmentRef) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[18]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1604,7 +1665,7 @@ func (x *AssignmentRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AssignmentRef.ProtoReflect.Descriptor instead.
 func (*AssignmentRef) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{18}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *AssignmentRef) GetKind() AssignmentRef_Kind {
@@ -1631,7 +1692,7 @@ type HoldersRequest struct {
 
 func (x *HoldersRequest) Reset() {
 	*x = HoldersRequest{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[19]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1643,7 +1704,7 @@ func (x *HoldersRequest) String() string {
 func (*HoldersRequest) ProtoMessage() {}
 
 func (x *HoldersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[19]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1656,7 +1717,7 @@ func (x *HoldersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldersRequest.ProtoReflect.Descriptor instead.
 func (*HoldersRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{19}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *HoldersRequest) GetDigest() string {
@@ -1676,7 +1737,7 @@ type HoldersResponse struct {
 
 func (x *HoldersResponse) Reset() {
 	*x = HoldersResponse{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[20]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1688,7 +1749,7 @@ func (x *HoldersResponse) String() string {
 func (*HoldersResponse) ProtoMessage() {}
 
 func (x *HoldersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[20]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1701,7 +1762,7 @@ func (x *HoldersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldersResponse.ProtoReflect.Descriptor instead.
 func (*HoldersResponse) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{20}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *HoldersResponse) GetHolders() []*Peer {
@@ -1709,6 +1770,98 @@ func (x *HoldersResponse) GetHolders() []*Peer {
 		return x.Holders
 	}
 	return nil
+}
+
+// SettledRequest asks to wait until what the asked manager knows now is in force on every node. A worker asks before it stops
+// a task: then nobody sends new connections there any more.
+type SettledRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Set by a manager that asks another: what is known up to this store index, on the nodes whose session the asked one serves.
+	Index         uint64 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SettledRequest) Reset() {
+	*x = SettledRequest{}
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SettledRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SettledRequest) ProtoMessage() {}
+
+func (x *SettledRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SettledRequest.ProtoReflect.Descriptor instead.
+func (*SettledRequest) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *SettledRequest) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+type SettledResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many ready nodes it is in force on.
+	Nodes         uint32 `protobuf:"varint,1,opt,name=nodes,proto3" json:"nodes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SettledResponse) Reset() {
+	*x = SettledResponse{}
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SettledResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SettledResponse) ProtoMessage() {}
+
+func (x *SettledResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SettledResponse.ProtoReflect.Descriptor instead.
+func (*SettledResponse) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *SettledResponse) GetNodes() uint32 {
+	if x != nil {
+		return x.Nodes
+	}
+	return 0
 }
 
 // SessionReport: a follower tells the leader which sessions it serves, every second.
@@ -1724,7 +1877,7 @@ type SessionReport struct {
 
 func (x *SessionReport) Reset() {
 	*x = SessionReport{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[21]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1736,7 +1889,7 @@ func (x *SessionReport) String() string {
 func (*SessionReport) ProtoMessage() {}
 
 func (x *SessionReport) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[21]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1749,7 +1902,7 @@ func (x *SessionReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionReport.ProtoReflect.Descriptor instead.
 func (*SessionReport) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{21}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *SessionReport) GetManagerId() string {
@@ -1793,7 +1946,7 @@ type SessionEntry struct {
 
 func (x *SessionEntry) Reset() {
 	*x = SessionEntry{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[22]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1805,7 +1958,7 @@ func (x *SessionEntry) String() string {
 func (*SessionEntry) ProtoMessage() {}
 
 func (x *SessionEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[22]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1818,7 +1971,7 @@ func (x *SessionEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionEntry.ProtoReflect.Descriptor instead.
 func (*SessionEntry) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{22}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *SessionEntry) GetNodeId() string {
@@ -1890,7 +2043,7 @@ type SessionReportAck struct {
 
 func (x *SessionReportAck) Reset() {
 	*x = SessionReportAck{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[23]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1902,7 +2055,7 @@ func (x *SessionReportAck) String() string {
 func (*SessionReportAck) ProtoMessage() {}
 
 func (x *SessionReportAck) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[23]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1915,7 +2068,7 @@ func (x *SessionReportAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionReportAck.ProtoReflect.Descriptor instead.
 func (*SessionReportAck) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{23}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *SessionReportAck) GetLeaderId() string {
@@ -1950,7 +2103,7 @@ type TaskLogsRequest struct {
 
 func (x *TaskLogsRequest) Reset() {
 	*x = TaskLogsRequest{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[24]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1962,7 +2115,7 @@ func (x *TaskLogsRequest) String() string {
 func (*TaskLogsRequest) ProtoMessage() {}
 
 func (x *TaskLogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[24]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1975,7 +2128,7 @@ func (x *TaskLogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskLogsRequest.ProtoReflect.Descriptor instead.
 func (*TaskLogsRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{24}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *TaskLogsRequest) GetTaskIds() []string {
@@ -2005,7 +2158,7 @@ type TaskLogsResponse struct {
 
 func (x *TaskLogsResponse) Reset() {
 	*x = TaskLogsResponse{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[25]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2017,7 +2170,7 @@ func (x *TaskLogsResponse) String() string {
 func (*TaskLogsResponse) ProtoMessage() {}
 
 func (x *TaskLogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[25]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2030,7 +2183,7 @@ func (x *TaskLogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskLogsResponse.ProtoReflect.Descriptor instead.
 func (*TaskLogsResponse) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{25}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *TaskLogsResponse) GetRecords() []*LogRecord {
@@ -2072,7 +2225,7 @@ type ExecStart struct {
 
 func (x *ExecStart) Reset() {
 	*x = ExecStart{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[26]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2084,7 +2237,7 @@ func (x *ExecStart) String() string {
 func (*ExecStart) ProtoMessage() {}
 
 func (x *ExecStart) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[26]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2097,7 +2250,7 @@ func (x *ExecStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecStart.ProtoReflect.Descriptor instead.
 func (*ExecStart) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{26}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ExecStart) GetTaskId() string {
@@ -2186,7 +2339,7 @@ type ExecInput struct {
 
 func (x *ExecInput) Reset() {
 	*x = ExecInput{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[27]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2198,7 +2351,7 @@ func (x *ExecInput) String() string {
 func (*ExecInput) ProtoMessage() {}
 
 func (x *ExecInput) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[27]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2211,7 +2364,7 @@ func (x *ExecInput) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecInput.ProtoReflect.Descriptor instead.
 func (*ExecInput) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{27}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ExecInput) GetMessage() isExecInput_Message {
@@ -2312,7 +2465,7 @@ type Resize struct {
 
 func (x *Resize) Reset() {
 	*x = Resize{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[28]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2324,7 +2477,7 @@ func (x *Resize) String() string {
 func (*Resize) ProtoMessage() {}
 
 func (x *Resize) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[28]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2337,7 +2490,7 @@ func (x *Resize) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resize.ProtoReflect.Descriptor instead.
 func (*Resize) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{28}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Resize) GetWidth() uint32 {
@@ -2369,7 +2522,7 @@ type ExecOutput struct {
 
 func (x *ExecOutput) Reset() {
 	*x = ExecOutput{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[29]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2381,7 +2534,7 @@ func (x *ExecOutput) String() string {
 func (*ExecOutput) ProtoMessage() {}
 
 func (x *ExecOutput) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[29]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2394,7 +2547,7 @@ func (x *ExecOutput) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecOutput.ProtoReflect.Descriptor instead.
 func (*ExecOutput) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{29}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ExecOutput) GetMessage() isExecOutput_Message {
@@ -2478,7 +2631,7 @@ type PullImageRequest struct {
 
 func (x *PullImageRequest) Reset() {
 	*x = PullImageRequest{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[30]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2490,7 +2643,7 @@ func (x *PullImageRequest) String() string {
 func (*PullImageRequest) ProtoMessage() {}
 
 func (x *PullImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[30]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2503,7 +2656,7 @@ func (x *PullImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullImageRequest.ProtoReflect.Descriptor instead.
 func (*PullImageRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{30}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *PullImageRequest) GetReference() string {
@@ -2531,7 +2684,7 @@ type PushImageRequest struct {
 
 func (x *PushImageRequest) Reset() {
 	*x = PushImageRequest{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[31]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2543,7 +2696,7 @@ func (x *PushImageRequest) String() string {
 func (*PushImageRequest) ProtoMessage() {}
 
 func (x *PushImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[31]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2556,7 +2709,7 @@ func (x *PushImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushImageRequest.ProtoReflect.Descriptor instead.
 func (*PushImageRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{31}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *PushImageRequest) GetReference() string {
@@ -2582,7 +2735,7 @@ type RemoveImageRequest struct {
 
 func (x *RemoveImageRequest) Reset() {
 	*x = RemoveImageRequest{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[32]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2594,7 +2747,7 @@ func (x *RemoveImageRequest) String() string {
 func (*RemoveImageRequest) ProtoMessage() {}
 
 func (x *RemoveImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[32]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2607,7 +2760,7 @@ func (x *RemoveImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveImageRequest.ProtoReflect.Descriptor instead.
 func (*RemoveImageRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{32}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *RemoveImageRequest) GetDigest() string {
@@ -2625,7 +2778,7 @@ type RemoveImageResponse struct {
 
 func (x *RemoveImageResponse) Reset() {
 	*x = RemoveImageResponse{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[33]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2637,7 +2790,7 @@ func (x *RemoveImageResponse) String() string {
 func (*RemoveImageResponse) ProtoMessage() {}
 
 func (x *RemoveImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[33]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2650,7 +2803,7 @@ func (x *RemoveImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveImageResponse.ProtoReflect.Descriptor instead.
 func (*RemoveImageResponse) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{33}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{36}
 }
 
 type NodeNetworkRequest struct {
@@ -2662,7 +2815,7 @@ type NodeNetworkRequest struct {
 
 func (x *NodeNetworkRequest) Reset() {
 	*x = NodeNetworkRequest{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[34]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2674,7 +2827,7 @@ func (x *NodeNetworkRequest) String() string {
 func (*NodeNetworkRequest) ProtoMessage() {}
 
 func (x *NodeNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[34]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2687,7 +2840,7 @@ func (x *NodeNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeNetworkRequest.ProtoReflect.Descriptor instead.
 func (*NodeNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{34}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *NodeNetworkRequest) GetId() string {
@@ -2722,7 +2875,7 @@ type NodeNetwork struct {
 
 func (x *NodeNetwork) Reset() {
 	*x = NodeNetwork{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[35]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2734,7 +2887,7 @@ func (x *NodeNetwork) String() string {
 func (*NodeNetwork) ProtoMessage() {}
 
 func (x *NodeNetwork) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[35]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2747,7 +2900,7 @@ func (x *NodeNetwork) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeNetwork.ProtoReflect.Descriptor instead.
 func (*NodeNetwork) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{35}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *NodeNetwork) GetIndex() uint64 {
@@ -2839,7 +2992,7 @@ type NodeNetworkPeer struct {
 
 func (x *NodeNetworkPeer) Reset() {
 	*x = NodeNetworkPeer{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[36]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2851,7 +3004,7 @@ func (x *NodeNetworkPeer) String() string {
 func (*NodeNetworkPeer) ProtoMessage() {}
 
 func (x *NodeNetworkPeer) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[36]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2864,7 +3017,7 @@ func (x *NodeNetworkPeer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeNetworkPeer.ProtoReflect.Descriptor instead.
 func (*NodeNetworkPeer) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{36}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *NodeNetworkPeer) GetAddr() string {
@@ -2893,7 +3046,7 @@ type NetworkTraffic struct {
 
 func (x *NetworkTraffic) Reset() {
 	*x = NetworkTraffic{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[37]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2905,7 +3058,7 @@ func (x *NetworkTraffic) String() string {
 func (*NetworkTraffic) ProtoMessage() {}
 
 func (x *NetworkTraffic) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[37]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2918,7 +3071,7 @@ func (x *NetworkTraffic) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkTraffic.ProtoReflect.Descriptor instead.
 func (*NetworkTraffic) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{37}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *NetworkTraffic) GetPackets() uint64 {
@@ -2960,7 +3113,7 @@ type ImageProgress struct {
 
 func (x *ImageProgress) Reset() {
 	*x = ImageProgress{}
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[38]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2972,7 +3125,7 @@ func (x *ImageProgress) String() string {
 func (*ImageProgress) ProtoMessage() {}
 
 func (x *ImageProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_dispatch_proto_msgTypes[38]
+	mi := &file_swarm_v1_dispatch_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2985,7 +3138,7 @@ func (x *ImageProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageProgress.ProtoReflect.Descriptor instead.
 func (*ImageProgress) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{38}
+	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ImageProgress) GetStep() string {
@@ -3034,7 +3187,7 @@ var File_swarm_v1_dispatch_proto protoreflect.FileDescriptor
 
 const file_swarm_v1_dispatch_proto_rawDesc = "" +
 	"\n" +
-	"\x17swarm/v1/dispatch.proto\x12\bswarm.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x11swarm/v1/ca.proto\x1a\x15swarm/v1/object.proto\"\xcc\x02\n" +
+	"\x17swarm/v1/dispatch.proto\x12\bswarm.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x11swarm/v1/ca.proto\x1a\x15swarm/v1/object.proto\"\x83\x03\n" +
 	"\n" +
 	"FromWorker\x12'\n" +
 	"\x05hello\x18\x01 \x01(\v2\x0f.swarm.v1.HelloH\x00R\x05hello\x123\n" +
@@ -3042,8 +3195,11 @@ const file_swarm_v1_dispatch_proto_rawDesc = "" +
 	"\x06status\x18\x03 \x01(\v2\x16.swarm.v1.StatusReportH\x00R\x06status\x12=\n" +
 	"\vdescription\x18\x04 \x01(\v2\x19.swarm.v1.NodeDescriptionH\x00R\vdescription\x12/\n" +
 	"\x06images\x18\x05 \x01(\v2\x15.swarm.v1.ImageReportH\x00R\x06images\x123\n" +
-	"\tdeparture\x18\x06 \x01(\v2\x13.swarm.v1.DepartureH\x00R\tdepartureB\t\n" +
-	"\amessage\"\v\n" +
+	"\tdeparture\x18\x06 \x01(\v2\x13.swarm.v1.DepartureH\x00R\tdeparture\x125\n" +
+	"\bin_force\x18\a \x01(\v2\x18.swarm.v1.AssignmentsAckH\x00R\ainForceB\t\n" +
+	"\amessage\",\n" +
+	"\x0eAssignmentsAck\x12\x1a\n" +
+	"\bsequence\x18\x01 \x01(\x04R\bsequence\"\v\n" +
 	"\tDeparture\"\xc0\x01\n" +
 	"\x05Hello\x12;\n" +
 	"\vdescription\x18\x01 \x01(\v2\x19.swarm.v1.NodeDescriptionR\vdescription\x12\x1d\n" +
@@ -3156,7 +3312,11 @@ const file_swarm_v1_dispatch_proto_rawDesc = "" +
 	"\x0eHoldersRequest\x12\x16\n" +
 	"\x06digest\x18\x01 \x01(\tR\x06digest\";\n" +
 	"\x0fHoldersResponse\x12(\n" +
-	"\aholders\x18\x01 \x03(\v2\x0e.swarm.v1.PeerR\aholders\"\x94\x01\n" +
+	"\aholders\x18\x01 \x03(\v2\x0e.swarm.v1.PeerR\aholders\"&\n" +
+	"\x0eSettledRequest\x12\x14\n" +
+	"\x05index\x18\x01 \x01(\x04R\x05index\"'\n" +
+	"\x0fSettledResponse\x12\x14\n" +
+	"\x05nodes\x18\x01 \x01(\rR\x05nodes\"\x94\x01\n" +
 	"\rSessionReport\x12\x1d\n" +
 	"\n" +
 	"manager_id\x18\x01 \x01(\tR\tmanagerId\x122\n" +
@@ -3253,11 +3413,12 @@ const file_swarm_v1_dispatch_proto_rawDesc = "" +
 	"\x05total\x18\x03 \x01(\x03R\x05total\x12%\n" +
 	"\x05image\x18\x04 \x01(\v2\x0f.swarm.v1.ImageR\x05image\x12\x0e\n" +
 	"\x02id\x18\x05 \x01(\tR\x02id\x12\x12\n" +
-	"\x04node\x18\x06 \x01(\tR\x04node2\x85\x01\n" +
+	"\x04node\x18\x06 \x01(\tR\x04node2\xc5\x01\n" +
 	"\n" +
 	"Dispatcher\x127\n" +
 	"\aSession\x12\x14.swarm.v1.FromWorker\x1a\x12.swarm.v1.ToWorker(\x010\x01\x12>\n" +
-	"\aHolders\x12\x18.swarm.v1.HoldersRequest\x1a\x19.swarm.v1.HoldersResponse2I\n" +
+	"\aHolders\x12\x18.swarm.v1.HoldersRequest\x1a\x19.swarm.v1.HoldersResponse\x12>\n" +
+	"\aSettled\x12\x18.swarm.v1.SettledRequest\x1a\x19.swarm.v1.SettledResponse2I\n" +
 	"\bLiveness\x12=\n" +
 	"\x06Report\x12\x17.swarm.v1.SessionReport\x1a\x1a.swarm.v1.SessionReportAck2\x94\x03\n" +
 	"\x06Worker\x12?\n" +
@@ -3281,139 +3442,145 @@ func file_swarm_v1_dispatch_proto_rawDescGZIP() []byte {
 }
 
 var file_swarm_v1_dispatch_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_swarm_v1_dispatch_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
+var file_swarm_v1_dispatch_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
 var file_swarm_v1_dispatch_proto_goTypes = []any{
 	(AssignmentRef_Kind)(0),       // 0: swarm.v1.AssignmentRef.Kind
 	(*FromWorker)(nil),            // 1: swarm.v1.FromWorker
-	(*Departure)(nil),             // 2: swarm.v1.Departure
-	(*Hello)(nil),                 // 3: swarm.v1.Hello
-	(*Heartbeat)(nil),             // 4: swarm.v1.Heartbeat
-	(*StatusReport)(nil),          // 5: swarm.v1.StatusReport
-	(*ImageReport)(nil),           // 6: swarm.v1.ImageReport
-	(*ToWorker)(nil),              // 7: swarm.v1.ToWorker
-	(*DepartureAck)(nil),          // 8: swarm.v1.DepartureAck
-	(*Welcome)(nil),               // 9: swarm.v1.Welcome
-	(*HeartbeatAck)(nil),          // 10: swarm.v1.HeartbeatAck
-	(*StatusAck)(nil),             // 11: swarm.v1.StatusAck
-	(*NodeUpdate)(nil),            // 12: swarm.v1.NodeUpdate
-	(*Assignments)(nil),           // 13: swarm.v1.Assignments
-	(*AssignmentChange)(nil),      // 14: swarm.v1.AssignmentChange
-	(*Assignment)(nil),            // 15: swarm.v1.Assignment
-	(*Peering)(nil),               // 16: swarm.v1.Peering
-	(*Routing)(nil),               // 17: swarm.v1.Routing
-	(*Backend)(nil),               // 18: swarm.v1.Backend
-	(*AssignmentRef)(nil),         // 19: swarm.v1.AssignmentRef
-	(*HoldersRequest)(nil),        // 20: swarm.v1.HoldersRequest
-	(*HoldersResponse)(nil),       // 21: swarm.v1.HoldersResponse
-	(*SessionReport)(nil),         // 22: swarm.v1.SessionReport
-	(*SessionEntry)(nil),          // 23: swarm.v1.SessionEntry
-	(*SessionReportAck)(nil),      // 24: swarm.v1.SessionReportAck
-	(*TaskLogsRequest)(nil),       // 25: swarm.v1.TaskLogsRequest
-	(*TaskLogsResponse)(nil),      // 26: swarm.v1.TaskLogsResponse
-	(*ExecStart)(nil),             // 27: swarm.v1.ExecStart
-	(*ExecInput)(nil),             // 28: swarm.v1.ExecInput
-	(*Resize)(nil),                // 29: swarm.v1.Resize
-	(*ExecOutput)(nil),            // 30: swarm.v1.ExecOutput
-	(*PullImageRequest)(nil),      // 31: swarm.v1.PullImageRequest
-	(*PushImageRequest)(nil),      // 32: swarm.v1.PushImageRequest
-	(*RemoveImageRequest)(nil),    // 33: swarm.v1.RemoveImageRequest
-	(*RemoveImageResponse)(nil),   // 34: swarm.v1.RemoveImageResponse
-	(*NodeNetworkRequest)(nil),    // 35: swarm.v1.NodeNetworkRequest
-	(*NodeNetwork)(nil),           // 36: swarm.v1.NodeNetwork
-	(*NodeNetworkPeer)(nil),       // 37: swarm.v1.NodeNetworkPeer
-	(*NetworkTraffic)(nil),        // 38: swarm.v1.NetworkTraffic
-	(*ImageProgress)(nil),         // 39: swarm.v1.ImageProgress
-	(*NodeDescription)(nil),       // 40: swarm.v1.NodeDescription
-	(*TaskStatus)(nil),            // 41: swarm.v1.TaskStatus
-	(*durationpb.Duration)(nil),   // 42: google.protobuf.Duration
-	(*Node)(nil),                  // 43: swarm.v1.Node
-	(*Peer)(nil),                  // 44: swarm.v1.Peer
-	(*Task)(nil),                  // 45: swarm.v1.Task
-	(*Revision)(nil),              // 46: swarm.v1.Revision
-	(*Secret)(nil),                // 47: swarm.v1.Secret
-	(*Config)(nil),                // 48: swarm.v1.Config
-	(*Endpoint)(nil),              // 49: swarm.v1.Endpoint
-	(*EncryptionKey)(nil),         // 50: swarm.v1.EncryptionKey
-	(*Network)(nil),               // 51: swarm.v1.Network
-	(*Image)(nil),                 // 52: swarm.v1.Image
-	(*NetworkAttachment)(nil),     // 53: swarm.v1.NetworkAttachment
-	(*timestamppb.Timestamp)(nil), // 54: google.protobuf.Timestamp
-	(*LogOptions)(nil),            // 55: swarm.v1.LogOptions
-	(*LogRecord)(nil),             // 56: swarm.v1.LogRecord
-	(*LogDetails)(nil),            // 57: swarm.v1.LogDetails
+	(*AssignmentsAck)(nil),        // 2: swarm.v1.AssignmentsAck
+	(*Departure)(nil),             // 3: swarm.v1.Departure
+	(*Hello)(nil),                 // 4: swarm.v1.Hello
+	(*Heartbeat)(nil),             // 5: swarm.v1.Heartbeat
+	(*StatusReport)(nil),          // 6: swarm.v1.StatusReport
+	(*ImageReport)(nil),           // 7: swarm.v1.ImageReport
+	(*ToWorker)(nil),              // 8: swarm.v1.ToWorker
+	(*DepartureAck)(nil),          // 9: swarm.v1.DepartureAck
+	(*Welcome)(nil),               // 10: swarm.v1.Welcome
+	(*HeartbeatAck)(nil),          // 11: swarm.v1.HeartbeatAck
+	(*StatusAck)(nil),             // 12: swarm.v1.StatusAck
+	(*NodeUpdate)(nil),            // 13: swarm.v1.NodeUpdate
+	(*Assignments)(nil),           // 14: swarm.v1.Assignments
+	(*AssignmentChange)(nil),      // 15: swarm.v1.AssignmentChange
+	(*Assignment)(nil),            // 16: swarm.v1.Assignment
+	(*Peering)(nil),               // 17: swarm.v1.Peering
+	(*Routing)(nil),               // 18: swarm.v1.Routing
+	(*Backend)(nil),               // 19: swarm.v1.Backend
+	(*AssignmentRef)(nil),         // 20: swarm.v1.AssignmentRef
+	(*HoldersRequest)(nil),        // 21: swarm.v1.HoldersRequest
+	(*HoldersResponse)(nil),       // 22: swarm.v1.HoldersResponse
+	(*SettledRequest)(nil),        // 23: swarm.v1.SettledRequest
+	(*SettledResponse)(nil),       // 24: swarm.v1.SettledResponse
+	(*SessionReport)(nil),         // 25: swarm.v1.SessionReport
+	(*SessionEntry)(nil),          // 26: swarm.v1.SessionEntry
+	(*SessionReportAck)(nil),      // 27: swarm.v1.SessionReportAck
+	(*TaskLogsRequest)(nil),       // 28: swarm.v1.TaskLogsRequest
+	(*TaskLogsResponse)(nil),      // 29: swarm.v1.TaskLogsResponse
+	(*ExecStart)(nil),             // 30: swarm.v1.ExecStart
+	(*ExecInput)(nil),             // 31: swarm.v1.ExecInput
+	(*Resize)(nil),                // 32: swarm.v1.Resize
+	(*ExecOutput)(nil),            // 33: swarm.v1.ExecOutput
+	(*PullImageRequest)(nil),      // 34: swarm.v1.PullImageRequest
+	(*PushImageRequest)(nil),      // 35: swarm.v1.PushImageRequest
+	(*RemoveImageRequest)(nil),    // 36: swarm.v1.RemoveImageRequest
+	(*RemoveImageResponse)(nil),   // 37: swarm.v1.RemoveImageResponse
+	(*NodeNetworkRequest)(nil),    // 38: swarm.v1.NodeNetworkRequest
+	(*NodeNetwork)(nil),           // 39: swarm.v1.NodeNetwork
+	(*NodeNetworkPeer)(nil),       // 40: swarm.v1.NodeNetworkPeer
+	(*NetworkTraffic)(nil),        // 41: swarm.v1.NetworkTraffic
+	(*ImageProgress)(nil),         // 42: swarm.v1.ImageProgress
+	(*NodeDescription)(nil),       // 43: swarm.v1.NodeDescription
+	(*TaskStatus)(nil),            // 44: swarm.v1.TaskStatus
+	(*durationpb.Duration)(nil),   // 45: google.protobuf.Duration
+	(*Node)(nil),                  // 46: swarm.v1.Node
+	(*Peer)(nil),                  // 47: swarm.v1.Peer
+	(*Task)(nil),                  // 48: swarm.v1.Task
+	(*Revision)(nil),              // 49: swarm.v1.Revision
+	(*Secret)(nil),                // 50: swarm.v1.Secret
+	(*Config)(nil),                // 51: swarm.v1.Config
+	(*Endpoint)(nil),              // 52: swarm.v1.Endpoint
+	(*EncryptionKey)(nil),         // 53: swarm.v1.EncryptionKey
+	(*Network)(nil),               // 54: swarm.v1.Network
+	(*Image)(nil),                 // 55: swarm.v1.Image
+	(*NetworkAttachment)(nil),     // 56: swarm.v1.NetworkAttachment
+	(*timestamppb.Timestamp)(nil), // 57: google.protobuf.Timestamp
+	(*LogOptions)(nil),            // 58: swarm.v1.LogOptions
+	(*LogRecord)(nil),             // 59: swarm.v1.LogRecord
+	(*LogDetails)(nil),            // 60: swarm.v1.LogDetails
 }
 var file_swarm_v1_dispatch_proto_depIdxs = []int32{
-	3,  // 0: swarm.v1.FromWorker.hello:type_name -> swarm.v1.Hello
-	4,  // 1: swarm.v1.FromWorker.heartbeat:type_name -> swarm.v1.Heartbeat
-	5,  // 2: swarm.v1.FromWorker.status:type_name -> swarm.v1.StatusReport
-	40, // 3: swarm.v1.FromWorker.description:type_name -> swarm.v1.NodeDescription
-	6,  // 4: swarm.v1.FromWorker.images:type_name -> swarm.v1.ImageReport
-	2,  // 5: swarm.v1.FromWorker.departure:type_name -> swarm.v1.Departure
-	40, // 6: swarm.v1.Hello.description:type_name -> swarm.v1.NodeDescription
-	41, // 7: swarm.v1.StatusReport.updates:type_name -> swarm.v1.TaskStatus
-	9,  // 8: swarm.v1.ToWorker.welcome:type_name -> swarm.v1.Welcome
-	10, // 9: swarm.v1.ToWorker.heartbeat_ack:type_name -> swarm.v1.HeartbeatAck
-	13, // 10: swarm.v1.ToWorker.assignments:type_name -> swarm.v1.Assignments
-	11, // 11: swarm.v1.ToWorker.status_ack:type_name -> swarm.v1.StatusAck
-	12, // 12: swarm.v1.ToWorker.node:type_name -> swarm.v1.NodeUpdate
-	8,  // 13: swarm.v1.ToWorker.departure_ack:type_name -> swarm.v1.DepartureAck
-	42, // 14: swarm.v1.Welcome.heartbeat_period:type_name -> google.protobuf.Duration
-	43, // 15: swarm.v1.NodeUpdate.node:type_name -> swarm.v1.Node
-	44, // 16: swarm.v1.NodeUpdate.managers:type_name -> swarm.v1.Peer
-	14, // 17: swarm.v1.Assignments.changes:type_name -> swarm.v1.AssignmentChange
-	15, // 18: swarm.v1.AssignmentChange.put:type_name -> swarm.v1.Assignment
-	19, // 19: swarm.v1.AssignmentChange.remove:type_name -> swarm.v1.AssignmentRef
-	45, // 20: swarm.v1.Assignment.task:type_name -> swarm.v1.Task
-	46, // 21: swarm.v1.Assignment.revision:type_name -> swarm.v1.Revision
-	47, // 22: swarm.v1.Assignment.secret:type_name -> swarm.v1.Secret
-	48, // 23: swarm.v1.Assignment.config:type_name -> swarm.v1.Config
-	49, // 24: swarm.v1.Assignment.endpoint:type_name -> swarm.v1.Endpoint
-	50, // 25: swarm.v1.Assignment.key:type_name -> swarm.v1.EncryptionKey
-	51, // 26: swarm.v1.Assignment.network:type_name -> swarm.v1.Network
-	52, // 27: swarm.v1.Assignment.image:type_name -> swarm.v1.Image
-	16, // 28: swarm.v1.Assignment.peering:type_name -> swarm.v1.Peering
-	17, // 29: swarm.v1.Assignment.routing:type_name -> swarm.v1.Routing
-	18, // 30: swarm.v1.Assignment.backend:type_name -> swarm.v1.Backend
-	49, // 31: swarm.v1.Routing.endpoint:type_name -> swarm.v1.Endpoint
-	53, // 32: swarm.v1.Routing.networks:type_name -> swarm.v1.NetworkAttachment
-	53, // 33: swarm.v1.Backend.networks:type_name -> swarm.v1.NetworkAttachment
-	0,  // 34: swarm.v1.AssignmentRef.kind:type_name -> swarm.v1.AssignmentRef.Kind
-	44, // 35: swarm.v1.HoldersResponse.holders:type_name -> swarm.v1.Peer
-	23, // 36: swarm.v1.SessionReport.sessions:type_name -> swarm.v1.SessionEntry
-	23, // 37: swarm.v1.SessionReport.opening:type_name -> swarm.v1.SessionEntry
-	54, // 38: swarm.v1.SessionEntry.last_heartbeat:type_name -> google.protobuf.Timestamp
-	55, // 39: swarm.v1.TaskLogsRequest.options:type_name -> swarm.v1.LogOptions
-	56, // 40: swarm.v1.TaskLogsResponse.records:type_name -> swarm.v1.LogRecord
-	57, // 41: swarm.v1.TaskLogsResponse.details:type_name -> swarm.v1.LogDetails
-	27, // 42: swarm.v1.ExecInput.start:type_name -> swarm.v1.ExecStart
-	29, // 43: swarm.v1.ExecInput.resize:type_name -> swarm.v1.Resize
-	37, // 44: swarm.v1.NodeNetwork.peers:type_name -> swarm.v1.NodeNetworkPeer
-	38, // 45: swarm.v1.NodeNetwork.received:type_name -> swarm.v1.NetworkTraffic
-	38, // 46: swarm.v1.NodeNetwork.sent:type_name -> swarm.v1.NetworkTraffic
-	52, // 47: swarm.v1.ImageProgress.image:type_name -> swarm.v1.Image
-	1,  // 48: swarm.v1.Dispatcher.Session:input_type -> swarm.v1.FromWorker
-	20, // 49: swarm.v1.Dispatcher.Holders:input_type -> swarm.v1.HoldersRequest
-	22, // 50: swarm.v1.Liveness.Report:input_type -> swarm.v1.SessionReport
-	25, // 51: swarm.v1.Worker.Logs:input_type -> swarm.v1.TaskLogsRequest
-	28, // 52: swarm.v1.Worker.Exec:input_type -> swarm.v1.ExecInput
-	31, // 53: swarm.v1.Worker.PullImage:input_type -> swarm.v1.PullImageRequest
-	32, // 54: swarm.v1.Worker.PushImage:input_type -> swarm.v1.PushImageRequest
-	33, // 55: swarm.v1.Worker.RemoveImage:input_type -> swarm.v1.RemoveImageRequest
-	35, // 56: swarm.v1.Worker.Network:input_type -> swarm.v1.NodeNetworkRequest
-	7,  // 57: swarm.v1.Dispatcher.Session:output_type -> swarm.v1.ToWorker
-	21, // 58: swarm.v1.Dispatcher.Holders:output_type -> swarm.v1.HoldersResponse
-	24, // 59: swarm.v1.Liveness.Report:output_type -> swarm.v1.SessionReportAck
-	26, // 60: swarm.v1.Worker.Logs:output_type -> swarm.v1.TaskLogsResponse
-	30, // 61: swarm.v1.Worker.Exec:output_type -> swarm.v1.ExecOutput
-	39, // 62: swarm.v1.Worker.PullImage:output_type -> swarm.v1.ImageProgress
-	39, // 63: swarm.v1.Worker.PushImage:output_type -> swarm.v1.ImageProgress
-	34, // 64: swarm.v1.Worker.RemoveImage:output_type -> swarm.v1.RemoveImageResponse
-	36, // 65: swarm.v1.Worker.Network:output_type -> swarm.v1.NodeNetwork
-	57, // [57:66] is the sub-list for method output_type
-	48, // [48:57] is the sub-list for method input_type
-	48, // [48:48] is the sub-list for extension type_name
-	48, // [48:48] is the sub-list for extension extendee
-	0,  // [0:48] is the sub-list for field type_name
+	4,  // 0: swarm.v1.FromWorker.hello:type_name -> swarm.v1.Hello
+	5,  // 1: swarm.v1.FromWorker.heartbeat:type_name -> swarm.v1.Heartbeat
+	6,  // 2: swarm.v1.FromWorker.status:type_name -> swarm.v1.StatusReport
+	43, // 3: swarm.v1.FromWorker.description:type_name -> swarm.v1.NodeDescription
+	7,  // 4: swarm.v1.FromWorker.images:type_name -> swarm.v1.ImageReport
+	3,  // 5: swarm.v1.FromWorker.departure:type_name -> swarm.v1.Departure
+	2,  // 6: swarm.v1.FromWorker.in_force:type_name -> swarm.v1.AssignmentsAck
+	43, // 7: swarm.v1.Hello.description:type_name -> swarm.v1.NodeDescription
+	44, // 8: swarm.v1.StatusReport.updates:type_name -> swarm.v1.TaskStatus
+	10, // 9: swarm.v1.ToWorker.welcome:type_name -> swarm.v1.Welcome
+	11, // 10: swarm.v1.ToWorker.heartbeat_ack:type_name -> swarm.v1.HeartbeatAck
+	14, // 11: swarm.v1.ToWorker.assignments:type_name -> swarm.v1.Assignments
+	12, // 12: swarm.v1.ToWorker.status_ack:type_name -> swarm.v1.StatusAck
+	13, // 13: swarm.v1.ToWorker.node:type_name -> swarm.v1.NodeUpdate
+	9,  // 14: swarm.v1.ToWorker.departure_ack:type_name -> swarm.v1.DepartureAck
+	45, // 15: swarm.v1.Welcome.heartbeat_period:type_name -> google.protobuf.Duration
+	46, // 16: swarm.v1.NodeUpdate.node:type_name -> swarm.v1.Node
+	47, // 17: swarm.v1.NodeUpdate.managers:type_name -> swarm.v1.Peer
+	15, // 18: swarm.v1.Assignments.changes:type_name -> swarm.v1.AssignmentChange
+	16, // 19: swarm.v1.AssignmentChange.put:type_name -> swarm.v1.Assignment
+	20, // 20: swarm.v1.AssignmentChange.remove:type_name -> swarm.v1.AssignmentRef
+	48, // 21: swarm.v1.Assignment.task:type_name -> swarm.v1.Task
+	49, // 22: swarm.v1.Assignment.revision:type_name -> swarm.v1.Revision
+	50, // 23: swarm.v1.Assignment.secret:type_name -> swarm.v1.Secret
+	51, // 24: swarm.v1.Assignment.config:type_name -> swarm.v1.Config
+	52, // 25: swarm.v1.Assignment.endpoint:type_name -> swarm.v1.Endpoint
+	53, // 26: swarm.v1.Assignment.key:type_name -> swarm.v1.EncryptionKey
+	54, // 27: swarm.v1.Assignment.network:type_name -> swarm.v1.Network
+	55, // 28: swarm.v1.Assignment.image:type_name -> swarm.v1.Image
+	17, // 29: swarm.v1.Assignment.peering:type_name -> swarm.v1.Peering
+	18, // 30: swarm.v1.Assignment.routing:type_name -> swarm.v1.Routing
+	19, // 31: swarm.v1.Assignment.backend:type_name -> swarm.v1.Backend
+	52, // 32: swarm.v1.Routing.endpoint:type_name -> swarm.v1.Endpoint
+	56, // 33: swarm.v1.Routing.networks:type_name -> swarm.v1.NetworkAttachment
+	56, // 34: swarm.v1.Backend.networks:type_name -> swarm.v1.NetworkAttachment
+	0,  // 35: swarm.v1.AssignmentRef.kind:type_name -> swarm.v1.AssignmentRef.Kind
+	47, // 36: swarm.v1.HoldersResponse.holders:type_name -> swarm.v1.Peer
+	26, // 37: swarm.v1.SessionReport.sessions:type_name -> swarm.v1.SessionEntry
+	26, // 38: swarm.v1.SessionReport.opening:type_name -> swarm.v1.SessionEntry
+	57, // 39: swarm.v1.SessionEntry.last_heartbeat:type_name -> google.protobuf.Timestamp
+	58, // 40: swarm.v1.TaskLogsRequest.options:type_name -> swarm.v1.LogOptions
+	59, // 41: swarm.v1.TaskLogsResponse.records:type_name -> swarm.v1.LogRecord
+	60, // 42: swarm.v1.TaskLogsResponse.details:type_name -> swarm.v1.LogDetails
+	30, // 43: swarm.v1.ExecInput.start:type_name -> swarm.v1.ExecStart
+	32, // 44: swarm.v1.ExecInput.resize:type_name -> swarm.v1.Resize
+	40, // 45: swarm.v1.NodeNetwork.peers:type_name -> swarm.v1.NodeNetworkPeer
+	41, // 46: swarm.v1.NodeNetwork.received:type_name -> swarm.v1.NetworkTraffic
+	41, // 47: swarm.v1.NodeNetwork.sent:type_name -> swarm.v1.NetworkTraffic
+	55, // 48: swarm.v1.ImageProgress.image:type_name -> swarm.v1.Image
+	1,  // 49: swarm.v1.Dispatcher.Session:input_type -> swarm.v1.FromWorker
+	21, // 50: swarm.v1.Dispatcher.Holders:input_type -> swarm.v1.HoldersRequest
+	23, // 51: swarm.v1.Dispatcher.Settled:input_type -> swarm.v1.SettledRequest
+	25, // 52: swarm.v1.Liveness.Report:input_type -> swarm.v1.SessionReport
+	28, // 53: swarm.v1.Worker.Logs:input_type -> swarm.v1.TaskLogsRequest
+	31, // 54: swarm.v1.Worker.Exec:input_type -> swarm.v1.ExecInput
+	34, // 55: swarm.v1.Worker.PullImage:input_type -> swarm.v1.PullImageRequest
+	35, // 56: swarm.v1.Worker.PushImage:input_type -> swarm.v1.PushImageRequest
+	36, // 57: swarm.v1.Worker.RemoveImage:input_type -> swarm.v1.RemoveImageRequest
+	38, // 58: swarm.v1.Worker.Network:input_type -> swarm.v1.NodeNetworkRequest
+	8,  // 59: swarm.v1.Dispatcher.Session:output_type -> swarm.v1.ToWorker
+	22, // 60: swarm.v1.Dispatcher.Holders:output_type -> swarm.v1.HoldersResponse
+	24, // 61: swarm.v1.Dispatcher.Settled:output_type -> swarm.v1.SettledResponse
+	27, // 62: swarm.v1.Liveness.Report:output_type -> swarm.v1.SessionReportAck
+	29, // 63: swarm.v1.Worker.Logs:output_type -> swarm.v1.TaskLogsResponse
+	33, // 64: swarm.v1.Worker.Exec:output_type -> swarm.v1.ExecOutput
+	42, // 65: swarm.v1.Worker.PullImage:output_type -> swarm.v1.ImageProgress
+	42, // 66: swarm.v1.Worker.PushImage:output_type -> swarm.v1.ImageProgress
+	37, // 67: swarm.v1.Worker.RemoveImage:output_type -> swarm.v1.RemoveImageResponse
+	39, // 68: swarm.v1.Worker.Network:output_type -> swarm.v1.NodeNetwork
+	59, // [59:69] is the sub-list for method output_type
+	49, // [49:59] is the sub-list for method input_type
+	49, // [49:49] is the sub-list for extension type_name
+	49, // [49:49] is the sub-list for extension extendee
+	0,  // [0:49] is the sub-list for field type_name
 }
 
 func init() { file_swarm_v1_dispatch_proto_init() }
@@ -3430,8 +3597,9 @@ func file_swarm_v1_dispatch_proto_init() {
 		(*FromWorker_Description)(nil),
 		(*FromWorker_Images)(nil),
 		(*FromWorker_Departure)(nil),
+		(*FromWorker_InForce)(nil),
 	}
-	file_swarm_v1_dispatch_proto_msgTypes[6].OneofWrappers = []any{
+	file_swarm_v1_dispatch_proto_msgTypes[7].OneofWrappers = []any{
 		(*ToWorker_Welcome)(nil),
 		(*ToWorker_HeartbeatAck)(nil),
 		(*ToWorker_Assignments)(nil),
@@ -3439,11 +3607,11 @@ func file_swarm_v1_dispatch_proto_init() {
 		(*ToWorker_Node)(nil),
 		(*ToWorker_DepartureAck)(nil),
 	}
-	file_swarm_v1_dispatch_proto_msgTypes[13].OneofWrappers = []any{
+	file_swarm_v1_dispatch_proto_msgTypes[14].OneofWrappers = []any{
 		(*AssignmentChange_Put)(nil),
 		(*AssignmentChange_Remove)(nil),
 	}
-	file_swarm_v1_dispatch_proto_msgTypes[14].OneofWrappers = []any{
+	file_swarm_v1_dispatch_proto_msgTypes[15].OneofWrappers = []any{
 		(*Assignment_Task)(nil),
 		(*Assignment_Revision)(nil),
 		(*Assignment_Secret)(nil),
@@ -3456,14 +3624,14 @@ func file_swarm_v1_dispatch_proto_init() {
 		(*Assignment_Routing)(nil),
 		(*Assignment_Backend)(nil),
 	}
-	file_swarm_v1_dispatch_proto_msgTypes[27].OneofWrappers = []any{
+	file_swarm_v1_dispatch_proto_msgTypes[30].OneofWrappers = []any{
 		(*ExecInput_Start)(nil),
 		(*ExecInput_Stdin)(nil),
 		(*ExecInput_CloseStdin)(nil),
 		(*ExecInput_Resize)(nil),
 		(*ExecInput_Signal)(nil),
 	}
-	file_swarm_v1_dispatch_proto_msgTypes[29].OneofWrappers = []any{
+	file_swarm_v1_dispatch_proto_msgTypes[32].OneofWrappers = []any{
 		(*ExecOutput_Stdout)(nil),
 		(*ExecOutput_Stderr)(nil),
 		(*ExecOutput_ExitCode)(nil),
@@ -3475,7 +3643,7 @@ func file_swarm_v1_dispatch_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swarm_v1_dispatch_proto_rawDesc), len(file_swarm_v1_dispatch_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   39,
+			NumMessages:   42,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

@@ -23,6 +23,7 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	Dispatcher_Session_FullMethodName = "/swarm.v1.Dispatcher/Session"
 	Dispatcher_Holders_FullMethodName = "/swarm.v1.Dispatcher/Holders"
+	Dispatcher_Settled_FullMethodName = "/swarm.v1.Dispatcher/Settled"
 )
 
 // DispatcherClient is the client API for Dispatcher service.
@@ -31,6 +32,7 @@ const (
 type DispatcherClient interface {
 	Session(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[FromWorker, ToWorker], error)
 	Holders(ctx context.Context, in *HoldersRequest, opts ...grpc.CallOption) (*HoldersResponse, error)
+	Settled(ctx context.Context, in *SettledRequest, opts ...grpc.CallOption) (*SettledResponse, error)
 }
 
 type dispatcherClient struct {
@@ -64,12 +66,23 @@ func (c *dispatcherClient) Holders(ctx context.Context, in *HoldersRequest, opts
 	return out, nil
 }
 
+func (c *dispatcherClient) Settled(ctx context.Context, in *SettledRequest, opts ...grpc.CallOption) (*SettledResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SettledResponse)
+	err := c.cc.Invoke(ctx, Dispatcher_Settled_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // DispatcherServer is the server API for Dispatcher service.
 // All implementations must embed UnimplementedDispatcherServer
 // for forward compatibility.
 type DispatcherServer interface {
 	Session(grpc.BidiStreamingServer[FromWorker, ToWorker]) error
 	Holders(context.Context, *HoldersRequest) (*HoldersResponse, error)
+	Settled(context.Context, *SettledRequest) (*SettledResponse, error)
 	mustEmbedUnimplementedDispatcherServer()
 }
 
@@ -85,6 +98,9 @@ func (UnimplementedDispatcherServer) Session(grpc.BidiStreamingServer[FromWorker
 }
 func (UnimplementedDispatcherServer) Holders(context.Context, *HoldersRequest) (*HoldersResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Holders not implemented")
+}
+func (UnimplementedDispatcherServer) Settled(context.Context, *SettledRequest) (*SettledResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Settled not implemented")
 }
 func (UnimplementedDispatcherServer) mustEmbedUnimplementedDispatcherServer() {}
 func (UnimplementedDispatcherServer) testEmbeddedByValue()                    {}
@@ -132,6 +148,24 @@ func _Dispatcher_Holders_Handler(srv interface{}, ctx context.Context, dec func(
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Dispatcher_Settled_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SettledRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(DispatcherServer).Settled(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Dispatcher_Settled_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(DispatcherServer).Settled(ctx, req.(*SettledRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Dispatcher_ServiceDesc is the grpc.ServiceDesc for Dispatcher service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -142,6 +176,10 @@ var Dispatcher_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Holders",
 			Handler:    _Dispatcher_Holders_Handler,
+		},
+		{
+			MethodName: "Settled",
+			Handler:    _Dispatcher_Settled_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

@@ -1,0 +1,202 @@
+package dispatch
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"swarm/internal/pause"
+	"swarm/internal/transport"
+	"swarm/manager/ca"
+	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/raftstore"
+)
+
+const (
+	// settlePatience bounds what a caller that names no deadline waits for.
+	settlePatience = 10 * time.Second
+	// settleRetry is the pause after some nodes had no session: theirs begin anew, or they are about to count as down.
+	settleRetry = 50 * time.Millisecond
+)
+
+// Settled waits until what this manager knows is in force on every ready node, whichever manager serves it.
+func (s *Server) Settled(ctx context.Context, req *swarmv1.SettledRequest) (*swarmv1.SettledResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, settlePatience)
+	defer cancel()
+	if index := req.GetIndex(); index > 0 {
+		nodes, err := s.settledHere(ctx, index)
+		return &swarmv1.SettledResponse{Nodes: nodes}, err
+	}
+	s.mu.Lock()
+	index := s.followed
+	s.mu.Unlock()
+	for {
+		nodes := s.settledAnywhere(ctx, index)
+		ready := readyNodes(s.deps.Store.View())
+		if nodes >= ready {
+			return &swarmv1.SettledResponse{Nodes: nodes}, nil
+		}
+		if err := pause.For(ctx, settleRetry); err != nil {
+			return nil, fmt.Errorf("index %d is in force on %d of %d nodes: %w", index, nodes, ready, err)
+		}
+	}
+}
+
+// settledAnywhere asks every manager at once, and counts the nodes. One that does not answer has none.
+func (s *Server) settledAnywhere(ctx context.Context, index uint64) uint32 {
+	var (
+		mu    sync.Mutex // guards total
+		total uint32
+	)
+	add := func(nodes uint32) {
+		mu.Lock()
+		defer mu.Unlock()
+		total += nodes
+	}
+	var g errgroup.Group
+	for _, m := range ca.Managers(s.deps.Store.View()) {
+		g.Go(func() error {
+			nodes, err := s.settledAt(ctx, m.GetNodeId(), index)
+			if err != nil {
+				s.log.Debug("ask what is in force", "node", m.GetNodeId(), "index", index, "err", err)
+			}
+			add(nodes)
+			return nil
+		})
+	}
+	_ = g.Wait()
+	return total
+}
+
+func (s *Server) settledAt(ctx context.Context, manager string, index uint64) (uint32, error) {
+	if manager == s.cfg.NodeID {
+		return s.settledHere(ctx, index)
+	}
+	conn, err := s.deps.Conn(manager)
+	if err != nil {
+		return 0, err
+	}
+	answer, err := swarmv1.NewDispatcherClient(conn).Settled(ctx, &swarmv1.SettledRequest{Index: index})
+	return answer.GetNodes(), transport.FromStatus(err)
+}
+
+// settledHere waits for the nodes whose sessions are served here, and counts those that are ready.
+func (s *Server) settledHere(ctx context.Context, index uint64) (uint32, error) {
+	sessions, err := s.marked(ctx, index)
+	if err != nil {
+		return 0, err
+	}
+	view := s.deps.Store.View()
+	nodes := uint32(0)
+	for _, x := range sessions {
+		if x.settle(ctx) && isReady(view, x.node) {
+			nodes++
+		}
+	}
+	return nodes, ctx.Err()
+}
+
+// marked returns the sessions once they are marked with all that changed up to index.
+func (s *Server) marked(ctx context.Context, index uint64) ([]*session, error) {
+	for {
+		s.mu.Lock()
+		followed, moved := s.followed, s.moved
+		s.mu.Unlock()
+		if followed >= index {
+			return s.all(), nil
+		}
+		select {
+		case <-moved:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// followedLocked notes that the sessions are marked with all that changed up to index.
+func (s *Server) followedLocked(index uint64) {
+	if index > s.followed {
+		s.followed = index
+		close(s.moved)
+		s.moved = make(chan struct{})
+	}
+}
+
+func readyNodes(view *raftstore.View) (n uint32) {
+	for st := range view.NodeStates.All() {
+		if isReady(view, st.GetNodeId()) {
+			n++
+		}
+	}
+	return n
+}
+
+func isReady(view *raftstore.View, node string) bool {
+	st, ok := view.NodeStates.Get(node)
+	_, member := view.Nodes.Get(node)
+	return ok && member && st.GetState() == swarmv1.NodeState_READY
+}
+
+// progress is how far a worker is with what its session was marked with. The session's mutex guards it.
+type progress struct {
+	marks    uint64        // so far
+	inForce  uint64        // of these, what the worker has acted on
+	told     []told        // on its way to the worker, in order
+	sequence uint64        // of the newest assignments that the worker has acted on
+	moved    chan struct{} // closed and renewed when inForce grows
+}
+
+// told: the assignments of this sequence say all that was marked up to marks.
+type told struct{ marks, sequence uint64 }
+
+// sent notes that all that was marked up to marks has been said, the last of it in the assignments of this sequence.
+func (p *progress) sent(marks, sequence uint64) {
+	switch n := len(p.told); {
+	case sequence <= p.sequence:
+		p.reach(marks)
+	case n > 0 && p.told[n-1].sequence == sequence:
+		p.told[n-1].marks = marks
+	default:
+		p.told = append(p.told, told{marks, sequence})
+	}
+}
+
+// acted notes that the worker has acted on assignments.
+func (p *progress) acted(sequence uint64) {
+	p.sequence = max(p.sequence, sequence)
+	for len(p.told) > 0 && p.told[0].sequence <= sequence {
+		p.reach(p.told[0].marks)
+		p.told = p.told[1:]
+	}
+}
+
+func (p *progress) reach(marks uint64) {
+	if marks > p.inForce {
+		p.inForce = marks
+		close(p.moved)
+		p.moved = make(chan struct{})
+	}
+}
+
+// settle waits until the worker has acted on all that its session is marked with by now. false: the session is over, or ctx.
+func (x *session) settle(ctx context.Context) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for want := x.progress.marks; x.progress.inForce < want; {
+		moved := x.progress.moved
+		x.mu.Unlock()
+		select {
+		case <-moved:
+		case <-x.over:
+		case <-ctx.Done():
+		}
+		x.mu.Lock()
+		if x.isOver || ctx.Err() != nil {
+			return false
+		}
+	}
+	return !x.isOver
+}

@@ -1,0 +1,53 @@
+package manager_test
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+// TestDispatch_SettledWaitsForEveryNode: who asks is answered once every node that is up has acted on what is known.
+func TestDispatch_SettledWaitsForEveryNode(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		one, two := r.join("h1"), r.join("h2")
+		time.Sleep(time.Minute) // The manager's own node has no worker, and counts as down by now.
+		client := swarmv1.NewDispatcherClient(r.dial(nodeInfo(one.id)))
+		ask := func(patience time.Duration) (time.Duration, error) {
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			defer cancel()
+			began := time.Now()
+			_, err := client.Settled(ctx, &swarmv1.SettledRequest{})
+			return time.Since(began), err
+		}
+		if _, err := ask(time.Second); err != nil {
+			t.Errorf("nobody is behind: %v", err)
+		}
+		two.silence()
+		r.create(serviceSpec("web", 2))
+		synctest.Wait()
+		if _, err := ask(time.Second); err == nil {
+			t.Error("a node has not acted on its assignments, and Settled returns")
+		}
+		time.AfterFunc(time.Second, two.speak)
+		if took, err := ask(5 * time.Second); err != nil || took < time.Second || took > 2*time.Second {
+			t.Errorf("the node was behind for a second: answered after %s, %v", took, err)
+		}
+		// Without a session a node is behind, until it counts as down.
+		two.cancel()
+		synctest.Wait()
+		if _, err := ask(time.Second); err == nil {
+			t.Error("a node is away, and Settled returns")
+		}
+		time.Sleep(time.Minute)
+		if got := r.state(two.id); got != swarmv1.NodeState_DOWN {
+			t.Fatalf("the node is %s", got)
+		}
+		if _, err := ask(time.Second); err != nil {
+			t.Errorf("the node is down: %v", err)
+		}
+	})
+}

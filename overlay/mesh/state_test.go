@@ -1,0 +1,47 @@
+//go:build linux
+
+package mesh
+
+import (
+	"net/netip"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// Hosts hear of a change one after the other: what one that is behind sends here is still, or already, taken.
+func TestTables_StandbyServesOtherHostsAlone(t *testing.T) {
+	node := func(id, mesh string) Node { return Node{ID: id, Mesh: []netip.Prefix{netip.MustParsePrefix(mesh)}} }
+	here, there := Backend{Node: "n1", Addresses: []netip.Addr{netip.MustParseAddr("172.30.0.9")}}, Backend{Node: "n2"}
+	for _, tt := range []struct {
+		name              string
+		local             bool
+		backends, standby []Backend
+		want              map[string]string // by kind
+	}{
+		{"a backend here", false, []Backend{here, there}, nil, map[string]string{"here": "172.30.0.9:80", "any": "10.0.0.3:8080 172.30.0.9:80"}},
+		{"withdrawn here", false, []Backend{there}, []Backend{here}, map[string]string{"here": "172.30.0.9:80", "any": "10.0.0.3:8080"}},
+		{"the last one is withdrawn", false, nil, []Backend{here}, map[string]string{"here": "172.30.0.9:80"}},
+		{"withdrawn, local", true, []Backend{there}, []Backend{here}, map[string]string{"here": "172.30.0.9:80"}},
+		{"nobody here", false, []Backend{there}, nil, map[string]string{"any": "10.0.0.3:8080"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			p := Published{Port: Port{Published: 8080, Protocol: "tcp"}, Target: 80, Local: tt.local, Backends: tt.backends, Standby: tt.standby}
+			s := State{Self: node("n1", "10.0.0.2/24"), Peers: []Node{node("n2", "10.0.0.3/24")}, Ports: []Published{p}}
+			got := map[string]string{}
+			for e, targets := range s.tables(map[Port]hold{p.Port: {}}).entries {
+				text := ""
+				for _, target := range targets {
+					if text != "" {
+						text += " "
+					}
+					text += target.to.String()
+				}
+				got[e.kind.String()] = text
+			}
+			if diff := cmp.Diff(tt.want, got); diff != "" {
+				t.Errorf("-want +got: %s", diff)
+			}
+		})
+	}
+}

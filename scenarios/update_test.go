@@ -1,0 +1,77 @@
+package scenarios
+
+import (
+	"fmt"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"swarm/dev"
+	"swarm/scenarios/traffic"
+)
+
+// updatePort is where every host answers for the service that is changed.
+const updatePort = "7000"
+
+// TestUpdateLosesNoRequest: a service is updated, made larger and smaller, and moved off a host, while clients ask it through
+// its address and its name from containers, and from outside through every host: none of them is failed.
+func TestUpdateLosesNoRequest(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes most of a minute")
+	}
+	t.Parallel()
+	c := newCrowdOf(t, binaryUnderTest(t), dev.Options{Nodes: 3, Managers: 3})
+	drained := c.hosts[2].Name
+	c.swarm("network", "create", "red")
+	c.prober("client", "--mode", "global", "--network", "red", "--constraint", "node.hostname!="+drained)
+	clients := c.settled("red", 2)
+	c.swarm("service", "create", "--name", "web", "--replicas", "4", "--network", "red", "--publish", "published="+updatePort+",target=8080",
+		"--health-tcp", "127.0.0.1:8080", "--health-start-interval", "100ms", "--health-start-period", "30s",
+		"--update-monitor", "500ms", "swarm/hello:1")
+	o := c.ask(clients.members)
+	for _, change := range []struct {
+		name string
+		args []string
+	}{
+		{"update, start first", []string{"service", "update", "--force", "--update-order", "start-first", "web"}},
+		{"update, start first", []string{"service", "update", "--force", "web"}},
+		{"update, stop first", []string{"service", "update", "--force", "--update-order", "stop-first", "web"}},
+		{"scale up", []string{"service", "scale", "web=8"}},
+		{"scale down", []string{"service", "scale", "web=2"}},
+		{"scale up", []string{"service", "scale", "web=3"}}, // One on each host.
+		{"drain", []string{"node", "update", "--availability", "drain", drained}},
+	} {
+		began := time.Now()
+		c.swarm(change.args...)
+		c.eventually("web has left "+drained, func() error {
+			rows, err := c.ps("web")
+			for _, r := range rows {
+				running := strings.HasPrefix(r.state, "Running")
+				if err == nil && running && r.node == drained && change.name == "drain" {
+					err = fmt.Errorf("tasks: %v", rows)
+				}
+			}
+			return err
+		})
+		t.Logf("%s %s: %v", began.Format("15:04:05.000"), change.name, time.Since(began).Round(time.Millisecond))
+	}
+	t.Logf("%d requests", o.unbroken())
+}
+
+// ask begins to ask web for its page, in containers and from outside.
+func (c *crowd) ask(from []member) *observers {
+	c.t.Helper()
+	const every = 20 * time.Millisecond
+	watch := func(name, kind, address string) traffic.Watch {
+		return traffic.Watch{Name: name, Kind: kind, Target: traffic.Target{Address: address}, Every: every}
+	}
+	o := c.observe("update", from,
+		watch("VIP new", "get", "web:8080"), watch("VIP kept", "keep", "web:8080"), watch("name new", "get", "tasks.web:8080"))
+	for _, h := range c.hosts {
+		at := net.JoinHostPort(h.Address.String(), updatePort)
+		o.watchOutside("mesh new "+h.Name, watch("", "get", at))
+		o.watchOutside("mesh kept "+h.Name, watch("", "keep", at))
+	}
+	return o
+}
