@@ -183,10 +183,11 @@ func (t *taskLoop) healthProber() *health.Prober {
 	if t.prober != nil {
 		return t.prober
 	}
-	if t.revision == nil {
-		t.revision = t.w.revisionOf(t.now())
+	rev := t.revision
+	if rev == nil { // Which limits the container has is still not known.
+		rev = t.w.revisionOf(t.now())
 	}
-	check := containerSpec(t.revision).GetHealthcheck()
+	check := containerSpec(rev).GetHealthcheck()
 	if !health.Enabled(check) {
 		return nil
 	}

@@ -68,7 +68,7 @@ func (r *rig) start() {
 	r.t.Helper()
 	cfg := worker.Config{NodeID: "n1", Hostname: "host1", ClusterID: "c1", StateDir: r.dir, RunDir: r.run}
 	deps := worker.Deps{
-		Log: slog.New(slog.DiscardHandler), Runtime: r.runtime, Images: r.images, Network: r.network, Executor: r.runtime,
+		Log: slog.New(slog.NewTextHandler(r.t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})), Runtime: r.runtime, Images: r.images, Network: r.network, Executor: r.runtime,
 		Managers: func() []*swarmv1.Peer { return r.peers },
 		Dial:     func(id string) (grpc.ClientConnInterface, error) { return r.managers[id].conn, nil },
 		Describe: func() *swarmv1.NodeDescription { return &swarmv1.NodeDescription{Hostname: "host1"} },
@@ -188,15 +188,17 @@ func (m *manager) Session(stream swarmv1.Dispatcher_SessionServer) error {
 		return m.refuse
 	}
 	m.epoch++
-	m.sessions++
 	m.hellos = append(m.hellos, first.GetHello())
-	m.session = s
 	welcome := &swarmv1.Welcome{ManagerId: m.id, SessionEpoch: m.epoch, Epoch: m.cluster, HeartbeatPeriod: durationpb.New(time.Second)}
 	initial, index := m.initial, m.index
-	m.signalLocked()
 	m.mu.Unlock()
 	s.send(&swarmv1.ToWorker{Message: &swarmv1.ToWorker_Welcome{Welcome: welcome}})
 	s.assign(&swarmv1.Assignments{Complete: true, Index: index, Changes: puts(initial...)})
+	m.mu.Lock() // What a test sends comes after this.
+	m.sessions++
+	m.session = s
+	m.signalLocked()
+	m.mu.Unlock()
 	received := make(chan error, 1)
 	go func() { received <- m.receive(s) }()
 	select {
