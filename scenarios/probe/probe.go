@@ -18,7 +18,7 @@ type Client struct{ client *http.Client }
 
 // New makes one.
 func New() *Client {
-	return &Client{&http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}}
+	return &Client{&http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}}
 }
 
 // Get returns the text of an answer that says that all is well.
@@ -50,7 +50,7 @@ func (p *kept) Get(url string) (string, error) {
 		return "", err
 	}
 	if p.conn == nil {
-		if p.conn, err = net.DialTimeout("tcp", req.URL.Host, 10*time.Second); err != nil {
+		if p.conn, err = net.DialTimeout("tcp", req.URL.Host, 30*time.Second); err != nil {
 			return "", err
 		}
 		p.answer = bufio.NewReader(p.conn)
@@ -63,7 +63,7 @@ func (p *kept) Get(url string) (string, error) {
 }
 
 func (p *kept) ask(req *http.Request) (string, error) {
-	if err := p.conn.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+	if err := p.conn.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
 		return "", err
 	}
 	if err := req.Write(p.conn); err != nil {
