@@ -7,7 +7,8 @@
 // soft and unordered: it may speed a decision up, and decides nothing. It carries
 // membership and a few tags, and refuses to carry state. Two machines with one
 // node id are reported and the second is ignored, never followed. Caller: the
-// daemon. Goroutines: serf's own, until Close, and the one that calls Run.
+// daemon. Goroutines: serf's own and its sockets', until Close, and the one that
+// calls Run.
 package gossip
 
 import (
