@@ -367,14 +367,18 @@ func (p *Plane) write(t *attached, do func() error) error {
 func (p *Plane) inside(t *attached, change func() error) error {
 	t.turn.Lock()
 	defer t.turn.Unlock()
-	p.mu.Lock()
-	current := p.tasks[t.TaskID] == t
-	p.mu.Unlock()
-	if !current {
+	if !p.attached(t) {
 		return nil
 	}
 	if err := change(); err != nil {
 		return fmt.Errorf("task %s: %w", t.TaskID, err)
 	}
 	return nil
+}
+
+// attached reports whether the task is still here.
+func (p *Plane) attached(t *attached) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.tasks[t.TaskID] == t
 }

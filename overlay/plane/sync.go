@@ -5,6 +5,7 @@ package plane
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"time"
@@ -324,6 +325,14 @@ func (p *Plane) reset(t *attached, gone map[string][]netip.Addr) {
 		return
 	}
 	p.cuts = append(p.cuts, func(ctx context.Context) error {
-		return p.inside(t, func() error { return p.deps.Tables.Reset(ctx, t.Result.Netns, all) })
+		if !p.attached(t) {
+			return nil
+		}
+		// Without the task's turn: what changes meanwhile does not wait.
+		err := p.deps.Tables.Reset(ctx, t.Result.Netns, all)
+		if err == nil || !p.attached(t) {
+			return nil
+		}
+		return fmt.Errorf("task %s: %w", t.TaskID, err)
 	})
 }

@@ -56,8 +56,10 @@ type space struct {
 	conn nft.Conn
 	// known is false until this process has written the table, and after an error.
 	known bool
-	// flows made under a table of an earlier process are not in this one's `datagrams`.
+	// inherited: there may be flows made under an earlier table, and their addresses are not in this one's `datagrams`. The
+	// first walk of all flows finds them: sent has them from then on.
 	inherited bool
+	sent      map[netip.Addr]bool
 	services  map[netip.Addr]service
 	rungs     map[rung]bool
 }
@@ -193,7 +195,9 @@ func (s *space) update(want map[netip.Addr][]netip.Addr, gone []netip.Addr) erro
 	if err != nil {
 		// Nothing was changed, or another program has changed the table before us: all is written.
 		s.known, s.inherited = false, true
-		return s.replace(s.backends())
+		if err := s.replace(s.backends()); err != nil {
+			return err
+		}
 	}
 	return s.forgetDatagrams(left)
 }
@@ -220,7 +224,7 @@ func (s *space) replace(want map[netip.Addr][]netip.Addr) error {
 		return err
 	}
 	if s.services == nil {
-		s.inherited = true
+		s.inherited = !s.fresh()
 	}
 	left := make(departures)
 	for vip, had := range s.services {
@@ -237,7 +241,7 @@ func (t *Tables) Reset(_ context.Context, netns string, gone []netip.Addr) error
 	if len(gone) == 0 {
 		return nil
 	}
-	if err := forget(netns, toBackends(gone), gone); err != nil {
+	if err := forget(netns, toBackends(gone), families(gone)...); err != nil {
 		return fmt.Errorf("reset connections of %s: %w", netns, err)
 	}
 	return nil

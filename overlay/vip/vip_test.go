@@ -391,32 +391,6 @@ func (w *world) flush() {
 	}
 }
 
-func TestProgram_DatagramsFollowAtOnce(t *testing.T) {
-	w := newWorld(t)
-	for _, addr := range []func(int) netip.Addr{v4, v6} {
-		w.serveUDP(w.server, 53, addr(2), addr(3))
-		for _, restart := range []bool{false, true} {
-			w.program(service(1, 2))
-			c, err := w.dial("udp", addr(20001), 53)
-			if err != nil {
-				t.Fatal(err)
-			}
-			for _, b := range []int{2, 3, 2} {
-				if restart {
-					w.restart()
-				}
-				w.program(service(1, b), service(2, 4))
-				if restart {
-					w.program(service(1, b))
-				}
-				if got, err := c.ask(); !restart && (err != nil || got != fmt.Sprint(addr(b), " ", addr(1))) {
-					t.Errorf("a flow after its backend was replaced: %q, %v, want %s", got, err, addr(b))
-				}
-			}
-		}
-	}
-}
-
 func TestProgram_MendsATableThatWasFlushed(t *testing.T) {
 	w := newWorld(t)
 	w.serve(w.server, 80)
