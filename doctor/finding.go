@@ -24,7 +24,7 @@ const (
 
 // Finding is one thing found out.
 type Finding struct {
-	// Subject is one word: kernel, cgroup, ports, mtu, sysctl, firewall, clock, disk, dns, nodes.
+	// Subject is one word: kernel, cgroup, disk, sysctl, firewall, mtu, networks, ports, dns, clock, nodes.
 	Subject string
 	Level   Level
 	Text    string

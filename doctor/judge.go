@@ -13,8 +13,8 @@ import (
 func Judge(o Observations) []Finding {
 	return slices.Concat(
 		judgeKernel(o.Features), judgeCgroup(o.Cgroup), judgeDisk(o.Disk), judgeSysctls(o.Sysctls, o.Firewall),
-		judgeFirewall(o.Firewall), judgeMTU(o.MTU, o.MTUProblem), judgePorts(o.Ports), judgeDNS(o.DNS), judgeClock(o.Clock),
-		judgeCluster(o.Cluster),
+		judgeFirewall(o.Firewall), judgeMTU(o.MTU, o.MTUProblem, o.Networks),
+		judgeNetworks(o.Networks), judgePorts(o.Ports, o.Networks, o.Cluster.Active()), judgeDNS(o.DNS), judgeClock(o.Clock), judgeCluster(o.Cluster),
 	)
 }
 
@@ -143,9 +143,13 @@ func judgeSysctls(settings []Sysctl, fw Firewall) []Finding {
 		values[s.Key] = s
 	}
 	if f := values[sysctlForward]; f.Value != "1" {
-		if f.Fixed {
+		switch {
+		case len(fw.Devices) > 0:
+			v.add(Failure, sysctlForward+" is 0 though containers run: published ports and their ways out are dead",
+				"sysctl -w net.ipv4.ip_forward=1, and see who sets it: grep -r ip_forward /etc/sysctl.conf /etc/sysctl.d")
+		case f.Fixed:
 			v.add(Failure, sysctlForward+" is 0 and cannot be written from here: containers reach nothing outside", "sysctl -w net.ipv4.ip_forward=1 where it can be written, before the daemon starts")
-		} else {
+		default:
 			v.add(Note, sysctlForward+" is 0: swarm turns it on with the first container that has a network", "")
 		}
 	}
@@ -165,61 +169,6 @@ func judgeSysctls(settings []Sysctl, fw Firewall) []Finding {
 		}
 	}
 	return v.orOK("ip_forward, rp_filter and bridge-nf-call-iptables let containers talk")
-}
-
-func judgeFirewall(f Firewall) []Finding {
-	v := verdict{subject: "firewall"}
-	if f.Problem != "" {
-		v.add(Warning, "the firewall's rules cannot be read: "+f.Problem, "look at them with `nft list ruleset` and `iptables-save`")
-	}
-	for _, chain := range f.InputDrop {
-		v.add(Warning, fmt.Sprintf("chain %s drops what no rule accepts: other nodes may not reach this one", chain),
-			"accept 2377/tcp, 7946/tcp, 7946/udp and 4789/udp there from the other nodes (or the ports chosen at init), and the ports that services publish")
-	}
-	for _, chain := range f.ForwardDrop {
-		v.add(Note, fmt.Sprintf("chain %s drops forwarded packets: swarm adds accept rules for its own bridge there", chain),
-			"after a firewall rewrites its rules (ufw reload, firewall-cmd --reload), look whether `nft list chain "+chain+"` still has them")
-	}
-	if f.Legacy {
-		v.add(Warning, "rules of iptables-legacy are in force beside nftables: swarm cannot see them",
-			"if `iptables-legacy -S FORWARD` begins with -P FORWARD DROP: iptables-legacy -I FORWARD -i swarm0 -j ACCEPT, and the same with -o")
-	}
-	return v.orOK("no chain of others drops what swarm needs")
-}
-
-// vxlanOverhead is what VXLAN over IPv4 costs of every packet; leastMTU is what IPv6 demands of any link.
-const (
-	vxlanOverhead = 50
-	leastMTU      = 1280
-)
-
-func judgeMTU(mtu int, problem string) []Finding {
-	v := verdict{subject: "mtu"}
-	switch {
-	case problem != "":
-		v.add(Warning, "the MTU of the way out cannot be found out: "+problem, "see `ip route` and `ip link`")
-	case mtu < leastMTU+vxlanOverhead:
-		v.add(Failure, fmt.Sprintf("the way out carries %d bytes a packet, overlay networks only %d: less than the %d that IPv6 demands", mtu, mtu-vxlanOverhead, leastMTU),
-			fmt.Sprintf("raise the MTU of the interface with the default route to at least %d", leastMTU+vxlanOverhead))
-	}
-	return v.orOK(fmt.Sprintf("the way out carries %d bytes a packet, overlay networks %d", mtu, mtu-vxlanOverhead))
-}
-
-func judgePorts(ports []Port) []Finding {
-	v := verdict{subject: "ports"}
-	names := make([]string, 0, len(ports))
-	for _, p := range ports {
-		name := fmt.Sprintf("%d/%s", p.Number, p.Network)
-		names = append(names, name)
-		if p.Taken != "" {
-			v.add(Failure, fmt.Sprintf("port %s, for %s, is taken: %s", name, p.For, p.Taken),
-				fmt.Sprintf("stop what uses it (`ss -lntup 'sport = :%d'` names it), or choose another with swarm init %s", p.Number, p.Flag))
-		}
-	}
-	if len(ports) == 0 {
-		return nil // This host's daemon has them: the other nodes tell whether they are reached.
-	}
-	return v.orOK(strings.Join(names, ", ") + " are free")
 }
 
 // dnsSlow is when names become what users wait for.

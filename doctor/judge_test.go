@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -23,9 +24,27 @@ func well() Observations {
 			Path: "/var/lib/swarm", Looked: "/var/lib", Total: 100 << 30, Free: 50 << 30, Inodes: 100, InodesFree: 50,
 			SyncMedian: time.Millisecond, SyncSlowest: 5 * time.Millisecond,
 		},
+		Networks: Networks{
+			Networks: []Network{
+				{Name: "web", Subnets: prefixes("10.0.1.0/24", "fd00:1::/64"), MTU: 1450},
+				{Name: "ingress", Subnets: prefixes("10.0.0.0/24"), OnHost: "swmesh"},
+				{Name: "bridge", Subnets: prefixes("172.20.0.0/16"), OnHost: "swarm0"},
+			},
+			Pools: prefixes("10.0.0.0/8"), Room: 1450,
+			Ranges: []Range{{prefix("192.0.2.0/24"), "eth0"}, {prefix("10.0.0.0/24"), "swmesh"}, {prefix("172.20.0.0/16"), "swarm0"}, {prefix("10.9.0.0/16"), "tun0"}},
+		},
 		DNS:     DNS{Servers: []NameServer{{Address: "192.0.2.1", Took: time.Millisecond}}},
 		Cluster: Cluster{State: "active", Nodes: []Node{{Name: "b", Address: "192.0.2.2", RoundTrip: time.Millisecond}}},
 	}
+}
+
+func prefix(s string) netip.Prefix { return netip.MustParsePrefix(s) }
+
+func prefixes(all ...string) (out []netip.Prefix) {
+	for _, s := range all {
+		out = append(out, prefix(s))
+	}
+	return out
 }
 
 func TestJudge_AWellHostHasNothingToRemedy(t *testing.T) {
@@ -40,8 +59,8 @@ func TestJudge_AWellHostHasNothingToRemedy(t *testing.T) {
 			t.Errorf("%+v", f)
 		}
 	}
-	if len(subjects) != 10 {
-		t.Errorf("got %d subjects, want 10: each is told about: %v", len(subjects), subjects)
+	if len(subjects) != 11 {
+		t.Errorf("got %d subjects, want 11: each is told about: %v", len(subjects), subjects)
 	}
 }
 
@@ -86,6 +105,43 @@ func TestJudge(t *testing.T) {
 		{"cloud MTU", func(o *Observations) { o.MTU = 1400 }, "mtu", OK, "overlay networks 1350", ""},
 		{"tiny MTU", func(o *Observations) { o.MTU = 1329 }, "mtu", Failure, "only 1279", "1330"},
 		{"unknown MTU", func(o *Observations) { o.MTU, o.MTUProblem = 0, "no route" }, "mtu", Warning, "no route", "ip route"},
+		{"accept rule lost", func(o *Observations) {
+			o.Firewall.Devices = []Device{{Name: "swarm0", Dropped: []string{"ip filter DOCKER-USER"}}, {Name: "swmesh"}}
+		}, "firewall", Failure, "chain ip filter DOCKER-USER drops what is forwarded and has lost swarm's rules for swarm0", "systemctl restart swarm"},
+		{"accept rules in force", func(o *Observations) {
+			o.Firewall.ForwardDrop, o.Firewall.Devices = []string{"ip filter FORWARD"}, []Device{{Name: "swarm0"}}
+		}, "firewall", OK, "chain ip filter FORWARD drops forwarded packets, and swarm's own rules let its packets through", ""},
+		{"forwarding switched off under us", func(o *Observations) {
+			o.Sysctls[0].Value, o.Firewall.Devices = "0", []Device{{Name: "swarm0"}}
+		}, "sysctl", Failure, "is 0 though containers run", "grep -r ip_forward"},
+		{"underlay shrank", func(o *Observations) { o.Networks.Room = 1350 }, "mtu", Failure, "network web have up to 1450 bytes here, the way to the other nodes takes 1350", "by 100; or, to make the network anew"},
+		{"underlay grew", func(o *Observations) { o.Networks.Room = 8950 }, "mtu", Note, "takes 8950 by now", "drain"},
+		{"room not known", func(o *Observations) { o.Networks.Room = 0 }, "mtu", OK, "", ""},
+		{"route into a network", func(o *Observations) {
+			o.Networks.Ranges = append(o.Networks.Ranges, Range{prefix("10.0.0.0/16"), "tun0"})
+		}, "networks", Warning, "network web (10.0.1.0/24) overlaps 10.0.0.0/16, which this host reaches through tun0", "--subnet"},
+		{"address in a network", func(o *Observations) {
+			o.Networks.Ranges = append(o.Networks.Ranges, Range{prefix("fd00:1::7/128"), "eth1"})
+		}, "networks", Warning, "network web (fd00:1::/64) overlaps fd00:1::7/128, which this host reaches through eth1", "--subnet"},
+		{"route that leads nowhere", func(o *Observations) {
+			o.Networks.Ranges = append(o.Networks.Ranges, Range{prefix("10.0.1.0/24"), ""})
+		}, "networks", Warning, "by a route that leads nowhere", "take the route away"},
+		{"route into ingress", func(o *Observations) {
+			o.Networks.Ranges = append(o.Networks.Ranges, Range{prefix("10.0.0.0/24"), "eth1"})
+		}, "networks", Failure, "network ingress (10.0.0.0/24) overlaps 10.0.0.0/24", "another range"},
+		{"ingress within a wide route", func(o *Observations) {
+			o.Networks.Ranges = append(o.Networks.Ranges, Range{prefix("10.0.0.0/15"), "eth1"})
+		}, "networks", Warning, "network ingress (10.0.0.0/24) overlaps 10.0.0.0/15, which this host reaches through eth1: who is there", "other addresses"},
+		{"route into the bridge", func(o *Observations) {
+			o.Networks.Ranges = append(o.Networks.Ranges, Range{prefix("172.20.5.0/24"), "eth1"})
+		}, "networks", Failure, "network bridge (172.20.0.0/16) overlaps 172.20.5.0/24", "another range"},
+		{"pool routed elsewhere", func(o *Observations) {
+			o.Networks.Ranges = append(o.Networks.Ranges, Range{prefix("10.0.0.0/8"), "tun0"})
+		}, "networks", Warning, "the address pool 10.0.0.0/8 lies in 10.0.0.0/8, which this host reaches through tun0", "--default-addr-pool"},
+		{"routes not known", func(o *Observations) { o.Networks.Problem = "not permitted" }, "networks", Warning, "not permitted", "ip route"},
+		{"published port held", func(o *Observations) {
+			o.Networks.Held = []string{"port 8080/tcp is in use on this host by nginx (process 7)"}
+		}, "ports", Failure, "port 8080/tcp is in use on this host by nginx (process 7): no service is answered there", "within ten seconds"},
 		{"port taken", func(o *Observations) { o.Ports[0].Taken = "address already in use" }, "ports", Failure, "2377/tcp, for the cluster, is taken", "--listen-addr"},
 		{"no name server", func(o *Observations) { o.DNS.Servers = nil }, "dns", Warning, "names no name server", "nameserver ADDRESS"},
 		{"silent name server", func(o *Observations) { o.DNS.Servers[0].Problem = "nothing came" }, "dns", Warning, "192.0.2.1 does not answer", "53/udp"},

@@ -1,6 +1,9 @@
 package doctor
 
-import "time"
+import (
+	"net/netip"
+	"time"
+)
 
 // Observations are what was seen, without judgement. An empty reason (the Reason, Problem and Taken fields) means that it
 // worked.
@@ -13,6 +16,7 @@ type Observations struct {
 	MTUProblem string
 	Sysctls    []Sysctl
 	Firewall   Firewall
+	Networks   Networks
 	Clock      Clock
 	Disk       Disk
 	DNS        DNS
@@ -74,8 +78,46 @@ type Firewall struct {
 	// ForwardDrop and InputDrop name the base chains with policy drop.
 	ForwardDrop, InputDrop []string
 	// Legacy tells that tables of iptables-legacy are in force, which nftables does not show.
-	Legacy  bool
+	Legacy bool
+	// Devices are those of ours that are up.
+	Devices []Device
 	Problem string
+}
+
+// Device is an interface of ours. Dropped names the chains that forward nothing for it, though they should.
+type Device struct {
+	Name    string
+	Dropped []string
+}
+
+// Networks is what this host and the cluster's networks are to each other.
+type Networks struct {
+	Networks []Network
+	// Pools that subnets of new networks are taken from.
+	Pools []netip.Prefix
+	// Ranges are those that the host has an address in, or a route to.
+	Ranges []Range
+	// Room is how large a packet of a network may be, in bytes; 0: not known.
+	Room int
+	// Held are the ports published on all nodes that another program of this host has, with its name.
+	Held    []string
+	Problem string
+}
+
+// Network is one of the cluster's, or the host's own for containers.
+type Network struct {
+	Name    string
+	Subnets []netip.Prefix
+	// MTU of its interfaces; 0: this host has none.
+	MTU int
+	// OnHost tells that the host itself has an address there, on this device.
+	OnHost string
+}
+
+// Range is a part of the address space that a device leads to; empty: it leads nowhere.
+type Range struct {
+	Prefix netip.Prefix
+	Device string
 }
 
 // Clock is the kernel's opinion of its clock.

@@ -59,12 +59,15 @@ func observe(ctx context.Context, r cli.DoctorRequest) (doctor.Observations, err
 	if r.Info != nil {
 		o.Cluster.State = r.Info.LocalNodeState
 	}
+	var self *swarmv1.SurveyedSelf
 	if o.Cluster.Active() {
-		o.Cluster.Nodes, err = surveyNodes(ctx, r.Conn)
-		o.Cluster.Problem = errorText(err)
+		var answer *swarmv1.SurveyResponse
+		answer, err = swarmv1.NewDoctorClient(r.Conn).Survey(ctx, &swarmv1.SurveyRequest{})
+		o.Cluster.Nodes, o.Cluster.Problem, self = surveyed(answer), errorText(err), answer.GetSelf()
 	} else {
 		o.Ports = ports(ctx)
 	}
+	o.Networks = networks(ctx, r, self)
 	return o, ctx.Err()
 }
 
@@ -82,14 +85,10 @@ func ports(ctx context.Context) []doctor.Port {
 	return wanted
 }
 
-// surveyNodes has the daemon try the ways to and from the other nodes.
-func surveyNodes(ctx context.Context, conn cli.Conn) ([]doctor.Node, error) {
-	answer, err := swarmv1.NewDoctorClient(conn).Survey(ctx, &swarmv1.SurveyRequest{})
-	if err != nil {
-		return nil, err
-	}
+// surveyed is what the daemon found when it tried the ways to and from the other nodes.
+func surveyed(answer *swarmv1.SurveyResponse) []doctor.Node {
 	var nodes []doctor.Node
-	for _, n := range answer.Nodes {
+	for _, n := range answer.GetNodes() {
 		name := n.Hostname
 		if name == "" {
 			name = "node " + n.NodeId
@@ -99,7 +98,7 @@ func surveyNodes(ctx context.Context, conn cli.Conn) ([]doctor.Node, error) {
 			Ways: slices.Concat(triedWays(n.Out, false), triedWays(n.In, true)),
 		})
 	}
-	return nodes, nil
+	return nodes
 }
 
 func triedWays(tried []*swarmv1.TriedWay, in bool) []doctor.Way {
@@ -113,9 +112,9 @@ func triedWays(tried []*swarmv1.TriedWay, in bool) []doctor.Way {
 }
 
 // newProber tries the ways between a member and those that it gossips with.
-func newProber(hostname string, g *gossipMember, b node.Base) *probe.Prober {
+func newProber(hostname string, g *gossipMember, b node.Base, self func(context.Context) (*swarmv1.SurveyedSelf, error)) *probe.Prober {
 	return probe.New(probe.Config{Hostname: hostname, Data: dataPath(b.Membership)}, probe.Deps{
-		Others: g.others, Ping: g.Ping,
+		Others: g.others, Ping: g.Ping, Self: self,
 		Dial: func(nodeID string) (grpc.ClientConnInterface, error) { return b.Dialer.DialGRPC(nodeID) },
 	})
 }
@@ -146,11 +145,6 @@ func sysctls() []doctor.Sysctl {
 		}
 	}
 	return out
-}
-
-func firewall() doctor.Firewall {
-	f, err := survey.ReadFirewall()
-	return doctor.Firewall{ForwardDrop: f.ForwardDrop, InputDrop: f.InputDrop, Legacy: f.Legacy, Problem: errorText(err)}
 }
 
 func errorText(err error) string {

@@ -49,3 +49,34 @@ func (o *overlay) portConflicts() []*swarmv1.PortConflict {
 	}
 	return out
 }
+
+// self is what this node has of networks; nothing with a simulated runtime.
+func (m *workerMember) self(ctx context.Context) (*swarmv1.SurveyedSelf, error) {
+	if m.overlay == nil {
+		return &swarmv1.SurveyedSelf{}, nil
+	}
+	return m.overlay.self(ctx)
+}
+
+func (o *overlay) self(ctx context.Context) (*swarmv1.SurveyedSelf, error) {
+	room, err := o.fabric.Room()
+	if err != nil {
+		return nil, err
+	}
+	out := &swarmv1.SurveyedSelf{Room: uint32(max(room, 0)), PortConflicts: o.portConflicts()}
+	if n := o.directory.Ingress(); n != nil {
+		out.Networks = append(out.Networks, &swarmv1.HeldNetwork{Name: n.GetSpec().GetName(), Subnets: subnets(n), Ingress: true})
+	}
+	all, err := o.fabric.Networks(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, info := range all {
+		if n, ok := o.directory.Network(info.ID); ok {
+			out.Networks = append(out.Networks, &swarmv1.HeldNetwork{
+				Name: n.GetSpec().GetName(), Subnets: subnets(n), Mtu: uint32(info.MTU),
+			})
+		}
+	}
+	return out, nil
+}

@@ -62,7 +62,12 @@ func (r *rules) tableName() string {
 	return "swarm-bridge-" + r.bridge
 }
 
-func (r *rules) accepts() nft.Accepts { return nft.Accepts{Interface: r.bridge, Tag: r.tableName()} }
+func (r *rules) accepts() nft.Accepts { return Accepts(r.bridge) }
+
+// Accepts are the rules in others' chains that let packets of the bridge's tasks through.
+func Accepts(device string) nft.Accepts {
+	return nft.Accepts{Interface: device, Tag: (&rules{bridge: device}).tableName()}
+}
 
 func (r *rules) table() *nftables.Table {
 	return &nftables.Table{Family: nftables.TableFamilyINet, Name: r.tableName()}

@@ -164,6 +164,13 @@ type underlay struct {
 	mtu int
 }
 
+// Room is how large a packet of a network may be for what leads to the other hosts now, in bytes. Networks keep what they
+// were made with.
+func (f *Fabric) Room() (int, error) {
+	u, err := f.underlay()
+	return u.mtu, err
+}
+
 func (f *Fabric) underlay() (underlay, error) {
 	u := underlay{local: netip.IPv4Unspecified()}
 	overhead := vxlan.OverheadIPv4

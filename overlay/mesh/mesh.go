@@ -261,4 +261,7 @@ func (m *Mesh) Purge(ctx context.Context) error {
 	return m.takeDown()
 }
 
-func (m *Mesh) accepts() nft.Accepts { return nft.Accepts{Interface: m.cfg.Device, Tag: tableName} }
+func (m *Mesh) accepts() nft.Accepts { return Accepts(m.cfg.Device) }
+
+// Accepts are the rules in others' chains that let the mesh's packets through.
+func Accepts(device string) nft.Accepts { return nft.Accepts{Interface: device, Tag: tableName} }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"strings"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -72,6 +73,37 @@ func (a Accepts) add(c *nftables.Conn) error {
 	return nil
 }
 
+// Missing names the chains of others, as "family table chain", that drop what is forwarded and have no rule of ours for the
+// interface.
+func (a Accepts) Missing(conn *Conn) ([]string, error) {
+	var out []string
+	err := conn.Do(func(c *nftables.Conn) error {
+		chains, err := droppingChains(c)
+		if err != nil {
+			return err
+		}
+		for _, ch := range chains {
+			rules, err := c.GetRules(ch.Table, ch)
+			if err != nil {
+				return fmt.Errorf("list rules of %s %s: %w", ch.Table.Name, ch.Name, err)
+			}
+			if len(a.ours(rules)) < 2 {
+				out = append(out, ChainName(ch))
+			}
+		}
+		return nil
+	})
+	return out, err
+}
+
+// ChainName is how nft calls a chain of IP packets: "family table chain".
+func ChainName(ch *nftables.Chain) string {
+	family := map[nftables.TableFamily]string{
+		nftables.TableFamilyIPv4: "ip", nftables.TableFamilyIPv6: "ip6", nftables.TableFamilyINet: "inet",
+	}[ch.Table.Family]
+	return strings.Join([]string{family, ch.Table.Name, ch.Name}, " ")
+}
+
 // droppingChains lists where our accept rules belong: for each base chain on the
 // forward hook that ends in a drop, the chain itself, or DOCKER-USER of its table.
 func droppingChains(c *nftables.Conn) ([]*nftables.Chain, error) {
@@ -87,10 +119,10 @@ func droppingChains(c *nftables.Conn) ([]*nftables.Chain, error) {
 	}
 	var out []*nftables.Chain
 	for _, ch := range all {
-		if !routes(ch.Table) || ch.Hooknum == nil || *ch.Hooknum != *nftables.ChainHookForward || ch.Type != nftables.ChainTypeFilter {
+		if !Routes(ch.Table) || ch.Hooknum == nil || *ch.Hooknum != *nftables.ChainHookForward || ch.Type != nftables.ChainTypeFilter {
 			continue
 		}
-		drops, err := endsInDrop(c, ch)
+		drops, err := EndsInDrop(c, ch)
 		if err != nil {
 			return nil, err
 		}
@@ -105,8 +137,8 @@ func droppingChains(c *nftables.Conn) ([]*nftables.Chain, error) {
 	return out, nil
 }
 
-// endsInDrop: by policy, or by a last rule that refuses what no other has accepted, as firewalld's.
-func endsInDrop(c *nftables.Conn, ch *nftables.Chain) (bool, error) {
+// EndsInDrop reports whether a base chain drops what it does not accept: by policy, or by a last rule that refuses what no other has accepted, as firewalld's.
+func EndsInDrop(c *nftables.Conn, ch *nftables.Chain) (bool, error) {
 	if ch.Policy != nil && *ch.Policy == nftables.ChainPolicyDrop {
 		return true, nil
 	}
@@ -133,7 +165,8 @@ func endsInDrop(c *nftables.Conn, ch *nftables.Chain) (bool, error) {
 	return false, nil
 }
 
-func routes(t *nftables.Table) bool {
+// Routes reports whether the table sees IP packets between interfaces.
+func Routes(t *nftables.Table) bool {
 	return t.Family == nftables.TableFamilyIPv4 || t.Family == nftables.TableFamilyIPv6 || t.Family == nftables.TableFamilyINet
 }
 
@@ -160,7 +193,7 @@ func (a Accepts) Remove(conn *Conn) error {
 		}
 		for _, ch := range chains {
 			// Any of these may have had a drop policy when the rule was made.
-			if !routes(ch.Table) || (ch.Name != dockerUser && (ch.Hooknum == nil || *ch.Hooknum != *nftables.ChainHookForward)) {
+			if !Routes(ch.Table) || (ch.Name != dockerUser && (ch.Hooknum == nil || *ch.Hooknum != *nftables.ChainHookForward)) {
 				continue
 			}
 			rules, err := c.GetRules(ch.Table, ch)

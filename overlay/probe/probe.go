@@ -75,6 +75,8 @@ type Deps struct {
 	Dial   func(nodeID string) (grpc.ClientConnInterface, error)
 	// Ping sends a gossip packet to a member and returns when its answer has come.
 	Ping func(ctx context.Context, nodeID string) error
+	// Self tells what this node has of networks; nil: nothing.
+	Self func(ctx context.Context) (*swarmv1.SurveyedSelf, error)
 }
 
 // Prober implements the Doctor service.
@@ -103,8 +105,14 @@ func (p *Prober) Survey(ctx context.Context, r *swarmv1.SurveyRequest) (*swarmv1
 			return nil
 		})
 	}
+	var self *swarmv1.SurveyedSelf
+	if p.deps.Self != nil {
+		if self, err = p.deps.Self(ctx); err != nil {
+			self = &swarmv1.SurveyedSelf{Error: err.Error()}
+		}
+	}
 	_ = g.Wait() // What went wrong stands in the node.
-	return &swarmv1.SurveyResponse{Nodes: nodes}, ctx.Err()
+	return &swarmv1.SurveyResponse{Nodes: nodes, Self: self}, ctx.Err()
 }
 
 func dataPort(n uint32) (uint16, error) {

@@ -208,3 +208,20 @@ func TestOffset(t *testing.T) {
 		t.Errorf("got %s, %s, want 10s, 200ms", got, trip)
 	}
 }
+
+func TestSurvey_TellsWhatTheNodeHas(t *testing.T) {
+	want := &swarmv1.SurveyedSelf{Room: 1450, Networks: []*swarmv1.HeldNetwork{{Name: "web", Mtu: 1450}}}
+	var problem error
+	p := New(Config{}, Deps{
+		Others: func() []Node { return nil },
+		Self:   func(context.Context) (*swarmv1.SurveyedSelf, error) { return want, problem },
+	})
+	got, err := p.Survey(t.Context(), &swarmv1.SurveyRequest{})
+	if err != nil || got.GetSelf() != want {
+		t.Errorf("got %v, %v", got, err)
+	}
+	problem = errors.New("no netlink")
+	if got, err := p.Survey(t.Context(), &swarmv1.SurveyRequest{}); err != nil || got.GetSelf().GetError() != "no netlink" {
+		t.Errorf("got %v, %v: want the reason, and the other nodes told all the same", got, err)
+	}
+}

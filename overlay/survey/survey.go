@@ -8,10 +8,8 @@
 package survey
 
 import (
-	"bytes"
 	"fmt"
 	"os"
-	"slices"
 	"strings"
 
 	"github.com/google/nftables"
@@ -73,60 +71,6 @@ func tryRules() error {
 		&expr.Masq{},
 	}})
 	return c.Flush()
-}
-
-// Firewall is the base chains, of others and of ours, that drop what no rule accepts, as "family table chain".
-type Firewall struct {
-	ForwardDrop, InputDrop []string
-	// Legacy tells that iptables-legacy has a filter table, which nftables does not show.
-	Legacy bool
-}
-
-// ReadFirewall lists what is in force.
-func ReadFirewall() (Firewall, error) {
-	var f Firewall
-	// Absent without the legacy modules, and then there is no such table.
-	names, _ := os.ReadFile("/proc/thread-self/net/ip_tables_names")
-	f.Legacy = slices.ContainsFunc(bytes.Fields(names), func(name []byte) bool { return string(name) == "filter" })
-	c, err := nftables.New()
-	if err != nil {
-		return f, fmt.Errorf("open nftables: %w", err)
-	}
-	chains, err := c.ListChains()
-	if err != nil {
-		return f, fmt.Errorf("list nftables chains: %w", err)
-	}
-	for _, ch := range chains {
-		if ch.Hooknum == nil || ch.Policy == nil || *ch.Policy != nftables.ChainPolicyDrop {
-			continue
-		}
-		family, ok := familyName(ch.Table.Family)
-		if !ok {
-			continue
-		}
-		name := strings.Join([]string{family, ch.Table.Name, ch.Name}, " ")
-		switch *ch.Hooknum {
-		case *nftables.ChainHookForward:
-			f.ForwardDrop = append(f.ForwardDrop, name)
-		case *nftables.ChainHookInput:
-			f.InputDrop = append(f.InputDrop, name)
-		}
-	}
-	return f, nil
-}
-
-// familyName is nft's word for the families that see the nodes' packets.
-func familyName(f nftables.TableFamily) (string, bool) {
-	switch f {
-	case nftables.TableFamilyIPv4:
-		return "ip", true
-	case nftables.TableFamilyIPv6:
-		return "ip6", true
-	case nftables.TableFamilyINet:
-		return "inet", true
-	default:
-		return "", false
-	}
 }
 
 // MTU of the way out of this host, in bytes.

@@ -73,6 +73,7 @@ func (x *SurveyRequest) GetDataPathPort() uint32 {
 type SurveyResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Nodes         []*SurveyedNode        `protobuf:"bytes,1,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	Self          *SurveyedSelf          `protobuf:"bytes,2,opt,name=self,proto3" json:"self,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -114,6 +115,154 @@ func (x *SurveyResponse) GetNodes() []*SurveyedNode {
 	return nil
 }
 
+func (x *SurveyResponse) GetSelf() *SurveyedSelf {
+	if x != nil {
+		return x.Self
+	}
+	return nil
+}
+
+// SurveyedSelf is what the node that was asked has of networks.
+type SurveyedSelf struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Those that a task of it is on, and network ingress.
+	Networks []*HeldNetwork `protobuf:"bytes,1,rep,name=networks,proto3" json:"networks,omitempty"`
+	// How large a packet of a network may be, by the interface that leads to the other nodes; 0: not known.
+	Room          uint32          `protobuf:"varint,2,opt,name=room,proto3" json:"room,omitempty"`
+	PortConflicts []*PortConflict `protobuf:"bytes,3,rep,name=port_conflicts,json=portConflicts,proto3" json:"port_conflicts,omitempty"`
+	// Why the node could not find out; then the rest is not known.
+	Error         string `protobuf:"bytes,4,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SurveyedSelf) Reset() {
+	*x = SurveyedSelf{}
+	mi := &file_swarm_v1_doctor_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SurveyedSelf) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SurveyedSelf) ProtoMessage() {}
+
+func (x *SurveyedSelf) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_doctor_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SurveyedSelf.ProtoReflect.Descriptor instead.
+func (*SurveyedSelf) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_doctor_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *SurveyedSelf) GetNetworks() []*HeldNetwork {
+	if x != nil {
+		return x.Networks
+	}
+	return nil
+}
+
+func (x *SurveyedSelf) GetRoom() uint32 {
+	if x != nil {
+		return x.Room
+	}
+	return 0
+}
+
+func (x *SurveyedSelf) GetPortConflicts() []*PortConflict {
+	if x != nil {
+		return x.PortConflicts
+	}
+	return nil
+}
+
+func (x *SurveyedSelf) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+type HeldNetwork struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Name    string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Subnets []string               `protobuf:"bytes,2,rep,name=subnets,proto3" json:"subnets,omitempty"`
+	// Of its interfaces; 0: this node has none.
+	Mtu           uint32 `protobuf:"varint,3,opt,name=mtu,proto3" json:"mtu,omitempty"`
+	Ingress       bool   `protobuf:"varint,4,opt,name=ingress,proto3" json:"ingress,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HeldNetwork) Reset() {
+	*x = HeldNetwork{}
+	mi := &file_swarm_v1_doctor_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HeldNetwork) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HeldNetwork) ProtoMessage() {}
+
+func (x *HeldNetwork) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_doctor_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HeldNetwork.ProtoReflect.Descriptor instead.
+func (*HeldNetwork) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_doctor_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *HeldNetwork) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *HeldNetwork) GetSubnets() []string {
+	if x != nil {
+		return x.Subnets
+	}
+	return nil
+}
+
+func (x *HeldNetwork) GetMtu() uint32 {
+	if x != nil {
+		return x.Mtu
+	}
+	return 0
+}
+
+func (x *HeldNetwork) GetIngress() bool {
+	if x != nil {
+		return x.Ingress
+	}
+	return false
+}
+
 // SurveyedNode is another node, seen from the one that was asked.
 type SurveyedNode struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
@@ -135,7 +284,7 @@ type SurveyedNode struct {
 
 func (x *SurveyedNode) Reset() {
 	*x = SurveyedNode{}
-	mi := &file_swarm_v1_doctor_proto_msgTypes[2]
+	mi := &file_swarm_v1_doctor_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -147,7 +296,7 @@ func (x *SurveyedNode) String() string {
 func (*SurveyedNode) ProtoMessage() {}
 
 func (x *SurveyedNode) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_doctor_proto_msgTypes[2]
+	mi := &file_swarm_v1_doctor_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -160,7 +309,7 @@ func (x *SurveyedNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SurveyedNode.ProtoReflect.Descriptor instead.
 func (*SurveyedNode) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_doctor_proto_rawDescGZIP(), []int{2}
+	return file_swarm_v1_doctor_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *SurveyedNode) GetNodeId() string {
@@ -236,7 +385,7 @@ type TriedWay struct {
 
 func (x *TriedWay) Reset() {
 	*x = TriedWay{}
-	mi := &file_swarm_v1_doctor_proto_msgTypes[3]
+	mi := &file_swarm_v1_doctor_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -248,7 +397,7 @@ func (x *TriedWay) String() string {
 func (*TriedWay) ProtoMessage() {}
 
 func (x *TriedWay) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_doctor_proto_msgTypes[3]
+	mi := &file_swarm_v1_doctor_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -261,7 +410,7 @@ func (x *TriedWay) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TriedWay.ProtoReflect.Descriptor instead.
 func (*TriedWay) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_doctor_proto_rawDescGZIP(), []int{3}
+	return file_swarm_v1_doctor_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *TriedWay) GetNetwork() string {
@@ -312,7 +461,7 @@ type ProbeRequest struct {
 
 func (x *ProbeRequest) Reset() {
 	*x = ProbeRequest{}
-	mi := &file_swarm_v1_doctor_proto_msgTypes[4]
+	mi := &file_swarm_v1_doctor_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -324,7 +473,7 @@ func (x *ProbeRequest) String() string {
 func (*ProbeRequest) ProtoMessage() {}
 
 func (x *ProbeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_doctor_proto_msgTypes[4]
+	mi := &file_swarm_v1_doctor_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -337,7 +486,7 @@ func (x *ProbeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeRequest.ProtoReflect.Descriptor instead.
 func (*ProbeRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_doctor_proto_rawDescGZIP(), []int{4}
+	return file_swarm_v1_doctor_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ProbeRequest) GetNonce() []byte {
@@ -379,7 +528,7 @@ type ProbeResponse struct {
 
 func (x *ProbeResponse) Reset() {
 	*x = ProbeResponse{}
-	mi := &file_swarm_v1_doctor_proto_msgTypes[5]
+	mi := &file_swarm_v1_doctor_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -391,7 +540,7 @@ func (x *ProbeResponse) String() string {
 func (*ProbeResponse) ProtoMessage() {}
 
 func (x *ProbeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_doctor_proto_msgTypes[5]
+	mi := &file_swarm_v1_doctor_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -404,7 +553,7 @@ func (x *ProbeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeResponse.ProtoReflect.Descriptor instead.
 func (*ProbeResponse) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_doctor_proto_rawDescGZIP(), []int{5}
+	return file_swarm_v1_doctor_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ProbeResponse) GetHostname() string {
@@ -472,7 +621,7 @@ type AdmissionRequest struct {
 
 func (x *AdmissionRequest) Reset() {
 	*x = AdmissionRequest{}
-	mi := &file_swarm_v1_doctor_proto_msgTypes[6]
+	mi := &file_swarm_v1_doctor_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -484,7 +633,7 @@ func (x *AdmissionRequest) String() string {
 func (*AdmissionRequest) ProtoMessage() {}
 
 func (x *AdmissionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_doctor_proto_msgTypes[6]
+	mi := &file_swarm_v1_doctor_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -497,7 +646,7 @@ func (x *AdmissionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdmissionRequest.ProtoReflect.Descriptor instead.
 func (*AdmissionRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_doctor_proto_rawDescGZIP(), []int{6}
+	return file_swarm_v1_doctor_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *AdmissionRequest) GetToken() string {
@@ -555,7 +704,7 @@ type AdmissionProbe struct {
 
 func (x *AdmissionProbe) Reset() {
 	*x = AdmissionProbe{}
-	mi := &file_swarm_v1_doctor_proto_msgTypes[7]
+	mi := &file_swarm_v1_doctor_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -567,7 +716,7 @@ func (x *AdmissionProbe) String() string {
 func (*AdmissionProbe) ProtoMessage() {}
 
 func (x *AdmissionProbe) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_doctor_proto_msgTypes[7]
+	mi := &file_swarm_v1_doctor_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -580,7 +729,7 @@ func (x *AdmissionProbe) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdmissionProbe.ProtoReflect.Descriptor instead.
 func (*AdmissionProbe) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_doctor_proto_rawDescGZIP(), []int{7}
+	return file_swarm_v1_doctor_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *AdmissionProbe) GetHostname() string {
@@ -650,11 +799,22 @@ var File_swarm_v1_doctor_proto protoreflect.FileDescriptor
 
 const file_swarm_v1_doctor_proto_rawDesc = "" +
 	"\n" +
-	"\x15swarm/v1/doctor.proto\x12\bswarm.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"5\n" +
+	"\x15swarm/v1/doctor.proto\x12\bswarm.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15swarm/v1/object.proto\"5\n" +
 	"\rSurveyRequest\x12$\n" +
-	"\x0edata_path_port\x18\x01 \x01(\rR\fdataPathPort\">\n" +
+	"\x0edata_path_port\x18\x01 \x01(\rR\fdataPathPort\"j\n" +
 	"\x0eSurveyResponse\x12,\n" +
-	"\x05nodes\x18\x01 \x03(\v2\x16.swarm.v1.SurveyedNodeR\x05nodes\"\xaf\x02\n" +
+	"\x05nodes\x18\x01 \x03(\v2\x16.swarm.v1.SurveyedNodeR\x05nodes\x12*\n" +
+	"\x04self\x18\x02 \x01(\v2\x16.swarm.v1.SurveyedSelfR\x04self\"\xaa\x01\n" +
+	"\fSurveyedSelf\x121\n" +
+	"\bnetworks\x18\x01 \x03(\v2\x15.swarm.v1.HeldNetworkR\bnetworks\x12\x12\n" +
+	"\x04room\x18\x02 \x01(\rR\x04room\x12=\n" +
+	"\x0eport_conflicts\x18\x03 \x03(\v2\x16.swarm.v1.PortConflictR\rportConflicts\x12\x14\n" +
+	"\x05error\x18\x04 \x01(\tR\x05error\"g\n" +
+	"\vHeldNetwork\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\asubnets\x18\x02 \x03(\tR\asubnets\x12\x10\n" +
+	"\x03mtu\x18\x03 \x01(\rR\x03mtu\x12\x18\n" +
+	"\aingress\x18\x04 \x01(\bR\aingress\"\xaf\x02\n" +
 	"\fSurveyedNode\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1a\n" +
 	"\bhostname\x18\x02 \x01(\tR\bhostname\x12\x12\n" +
@@ -722,41 +882,47 @@ func file_swarm_v1_doctor_proto_rawDescGZIP() []byte {
 	return file_swarm_v1_doctor_proto_rawDescData
 }
 
-var file_swarm_v1_doctor_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_swarm_v1_doctor_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_swarm_v1_doctor_proto_goTypes = []any{
 	(*SurveyRequest)(nil),         // 0: swarm.v1.SurveyRequest
 	(*SurveyResponse)(nil),        // 1: swarm.v1.SurveyResponse
-	(*SurveyedNode)(nil),          // 2: swarm.v1.SurveyedNode
-	(*TriedWay)(nil),              // 3: swarm.v1.TriedWay
-	(*ProbeRequest)(nil),          // 4: swarm.v1.ProbeRequest
-	(*ProbeResponse)(nil),         // 5: swarm.v1.ProbeResponse
-	(*AdmissionRequest)(nil),      // 6: swarm.v1.AdmissionRequest
-	(*AdmissionProbe)(nil),        // 7: swarm.v1.AdmissionProbe
-	(*durationpb.Duration)(nil),   // 8: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 9: google.protobuf.Timestamp
+	(*SurveyedSelf)(nil),          // 2: swarm.v1.SurveyedSelf
+	(*HeldNetwork)(nil),           // 3: swarm.v1.HeldNetwork
+	(*SurveyedNode)(nil),          // 4: swarm.v1.SurveyedNode
+	(*TriedWay)(nil),              // 5: swarm.v1.TriedWay
+	(*ProbeRequest)(nil),          // 6: swarm.v1.ProbeRequest
+	(*ProbeResponse)(nil),         // 7: swarm.v1.ProbeResponse
+	(*AdmissionRequest)(nil),      // 8: swarm.v1.AdmissionRequest
+	(*AdmissionProbe)(nil),        // 9: swarm.v1.AdmissionProbe
+	(*PortConflict)(nil),          // 10: swarm.v1.PortConflict
+	(*durationpb.Duration)(nil),   // 11: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 12: google.protobuf.Timestamp
 }
 var file_swarm_v1_doctor_proto_depIdxs = []int32{
-	2,  // 0: swarm.v1.SurveyResponse.nodes:type_name -> swarm.v1.SurveyedNode
-	8,  // 1: swarm.v1.SurveyedNode.clock_offset:type_name -> google.protobuf.Duration
-	8,  // 2: swarm.v1.SurveyedNode.round_trip:type_name -> google.protobuf.Duration
-	3,  // 3: swarm.v1.SurveyedNode.out:type_name -> swarm.v1.TriedWay
-	3,  // 4: swarm.v1.SurveyedNode.in:type_name -> swarm.v1.TriedWay
-	9,  // 5: swarm.v1.ProbeResponse.received_at:type_name -> google.protobuf.Timestamp
-	9,  // 6: swarm.v1.ProbeResponse.answered_at:type_name -> google.protobuf.Timestamp
-	3,  // 7: swarm.v1.ProbeResponse.tried:type_name -> swarm.v1.TriedWay
-	3,  // 8: swarm.v1.AdmissionProbe.out:type_name -> swarm.v1.TriedWay
-	3,  // 9: swarm.v1.AdmissionProbe.in:type_name -> swarm.v1.TriedWay
-	0,  // 10: swarm.v1.Doctor.Survey:input_type -> swarm.v1.SurveyRequest
-	4,  // 11: swarm.v1.Doctor.Probe:input_type -> swarm.v1.ProbeRequest
-	6,  // 12: swarm.v1.Admission.Probe:input_type -> swarm.v1.AdmissionRequest
-	1,  // 13: swarm.v1.Doctor.Survey:output_type -> swarm.v1.SurveyResponse
-	5,  // 14: swarm.v1.Doctor.Probe:output_type -> swarm.v1.ProbeResponse
-	7,  // 15: swarm.v1.Admission.Probe:output_type -> swarm.v1.AdmissionProbe
-	13, // [13:16] is the sub-list for method output_type
-	10, // [10:13] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	4,  // 0: swarm.v1.SurveyResponse.nodes:type_name -> swarm.v1.SurveyedNode
+	2,  // 1: swarm.v1.SurveyResponse.self:type_name -> swarm.v1.SurveyedSelf
+	3,  // 2: swarm.v1.SurveyedSelf.networks:type_name -> swarm.v1.HeldNetwork
+	10, // 3: swarm.v1.SurveyedSelf.port_conflicts:type_name -> swarm.v1.PortConflict
+	11, // 4: swarm.v1.SurveyedNode.clock_offset:type_name -> google.protobuf.Duration
+	11, // 5: swarm.v1.SurveyedNode.round_trip:type_name -> google.protobuf.Duration
+	5,  // 6: swarm.v1.SurveyedNode.out:type_name -> swarm.v1.TriedWay
+	5,  // 7: swarm.v1.SurveyedNode.in:type_name -> swarm.v1.TriedWay
+	12, // 8: swarm.v1.ProbeResponse.received_at:type_name -> google.protobuf.Timestamp
+	12, // 9: swarm.v1.ProbeResponse.answered_at:type_name -> google.protobuf.Timestamp
+	5,  // 10: swarm.v1.ProbeResponse.tried:type_name -> swarm.v1.TriedWay
+	5,  // 11: swarm.v1.AdmissionProbe.out:type_name -> swarm.v1.TriedWay
+	5,  // 12: swarm.v1.AdmissionProbe.in:type_name -> swarm.v1.TriedWay
+	0,  // 13: swarm.v1.Doctor.Survey:input_type -> swarm.v1.SurveyRequest
+	6,  // 14: swarm.v1.Doctor.Probe:input_type -> swarm.v1.ProbeRequest
+	8,  // 15: swarm.v1.Admission.Probe:input_type -> swarm.v1.AdmissionRequest
+	1,  // 16: swarm.v1.Doctor.Survey:output_type -> swarm.v1.SurveyResponse
+	7,  // 17: swarm.v1.Doctor.Probe:output_type -> swarm.v1.ProbeResponse
+	9,  // 18: swarm.v1.Admission.Probe:output_type -> swarm.v1.AdmissionProbe
+	16, // [16:19] is the sub-list for method output_type
+	13, // [13:16] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_swarm_v1_doctor_proto_init() }
@@ -764,13 +930,14 @@ func file_swarm_v1_doctor_proto_init() {
 	if File_swarm_v1_doctor_proto != nil {
 		return
 	}
+	file_swarm_v1_object_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swarm_v1_doctor_proto_rawDesc), len(file_swarm_v1_doctor_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   8,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   2,
 		},
