@@ -22,7 +22,7 @@ import (
 
 // Words of a device's alias: `swarm; ip_forward was 0; ipv6 forwarding was 0; accept_ra was 1: eth0 eth1`.
 const (
-	ours    = "swarm"
+	ours    = hostnet.Alias
 	v4Off   = "ip_forward was 0"
 	v6Off   = "ipv6 forwarding was 0"
 	raWasOn = "accept_ra was 1: "
@@ -32,7 +32,7 @@ const (
 // for the same device, it only mends.
 func Enable(ns *netns.Namespace, h *netlink.Handle, link netlink.Link) error {
 	note := link.Attrs().Alias
-	if !isOurs(note) {
+	if !hostnet.Ours(note) {
 		var err error
 		if note, err = remembered(h); err != nil {
 			return err
@@ -65,8 +65,6 @@ func HasIPv6(ns *netns.Namespace) bool {
 	return err == nil
 }
 
-func isOurs(alias string) bool { return alias == ours || strings.HasPrefix(alias, ours+"; ") }
-
 // remembered is the note of another device of ours: what it found is what was there before us.
 func remembered(h *netlink.Handle) (string, error) {
 	links, err := hostnet.Complete(func() ([]netlink.Link, error) { return h.LinkList() })
@@ -74,7 +72,7 @@ func remembered(h *netlink.Handle) (string, error) {
 		return "", fmt.Errorf("list interfaces: %w", err)
 	}
 	for _, l := range links {
-		if isOurs(l.Attrs().Alias) {
+		if hostnet.Ours(l.Attrs().Alias) {
 			return l.Attrs().Alias, nil
 		}
 	}
@@ -122,14 +120,14 @@ func deafened(note string) []string {
 // Undo is called when the device that bore the alias is gone. It takes back what was switched on, unless another device of
 // ours, or a bridge of somebody else's, may rely on it by now.
 func Undo(ns *netns.Namespace, h *netlink.Handle, alias string) error {
-	if !isOurs(alias) || alias == ours {
+	if !hostnet.Ours(alias) || alias == ours {
 		return nil
 	}
 	links, err := hostnet.Complete(func() ([]netlink.Link, error) { return h.LinkList() })
 	if err != nil {
 		return fmt.Errorf("list interfaces: %w", err)
 	}
-	if slices.ContainsFunc(links, func(l netlink.Link) bool { return l.Type() == "bridge" || isOurs(l.Attrs().Alias) }) {
+	if slices.ContainsFunc(links, func(l netlink.Link) bool { return l.Type() == "bridge" || hostnet.Ours(l.Attrs().Alias) }) {
 		return nil
 	}
 	values := make(map[string]string)

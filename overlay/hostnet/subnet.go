@@ -11,6 +11,7 @@ import (
 	"iter"
 	"net"
 	"net/netip"
+	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/vishvananda/netlink"
@@ -107,8 +108,14 @@ func AnswerLoopback6(h *netlink.Handle, index int) error {
 	return nil
 }
 
+// Alias begins the alias of every device of ours in the host's namespace.
+const Alias = "swarm"
+
+// Ours tells by its alias that a device is ours.
+func Ours(alias string) bool { return alias == Alias || strings.HasPrefix(alias, Alias+"; ") }
+
 // WayOutMTU is the MTU of the interface with the default route; without one, the
-// smallest of those that carry an address, or 1500.
+// smallest of those, but ours, that carry an address, or 1500.
 func WayOutMTU(h *netlink.Handle) (int, error) {
 	routes, err := Complete(func() ([]netlink.Route, error) { return h.RouteList(nil, netlink.FAMILY_V4) })
 	if err != nil {
@@ -131,7 +138,7 @@ func WayOutMTU(h *netlink.Handle) (int, error) {
 	mtu := 1500
 	for _, l := range links {
 		a := l.Attrs()
-		if a.Flags&net.FlagLoopback != 0 || a.Flags&net.FlagUp == 0 || a.MasterIndex != 0 {
+		if a.Flags&net.FlagLoopback != 0 || a.Flags&net.FlagUp == 0 || a.MasterIndex != 0 || Ours(a.Alias) {
 			continue
 		}
 		if addrs, err := Complete(func() ([]netlink.Addr, error) { return h.AddrList(l, netlink.FAMILY_V4) }); err == nil && len(addrs) > 0 {
