@@ -26,7 +26,8 @@ type scene struct {
 	name, binary string
 	deadline     time.Time
 	playground   *dev.Playground
-	stops        []func() // of programs beside the daemons
+	stops        []func()                // of programs beside the daemons
+	occupied     map[string]net.Listener // by "HOST PORT"
 }
 
 type sceneKey struct{}
@@ -84,6 +85,7 @@ func verbs() map[string]func(*testscript.TestScript, bool, []string) {
 		"heal":       cmdHeal,
 		"setenv":     cmdSetenv,
 		"match":      cmdMatch,
+		"occupy":     cmdOccupy,
 		"registry":   cmdRegistry,
 	}
 }

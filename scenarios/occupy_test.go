@@ -1,0 +1,34 @@
+package scenarios
+
+import (
+	"net"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// occupy HOST PORT: another program of the host listens there; `occupy -stop HOST PORT`: it does not any more.
+func cmdOccupy(ts *testscript.TestScript, neg bool, args []string) {
+	s := sceneOf(ts)
+	if len(args) == 3 && args[0] == "-stop" {
+		at := args[1] + " " + args[2]
+		if s.occupied[at] == nil {
+			ts.Fatalf("port %s of %s is not occupied", args[2], args[1])
+		}
+		ts.Check(s.occupied[at].Close())
+		delete(s.occupied, at)
+		return
+	}
+	if len(args) != 2 {
+		ts.Fatalf("usage: occupy [-stop] HOST PORT")
+	}
+	var l net.Listener
+	ts.Check(playground(ts).Do(args[0], func() (err error) {
+		l, err = net.Listen("tcp", ":"+args[1])
+		return err
+	}))
+	if s.occupied == nil {
+		s.occupied = map[string]net.Listener{}
+	}
+	s.occupied[args[0]+" "+args[1]] = l
+	ts.Defer(func() { _ = l.Close() }) // Again is harmless.
+}
