@@ -237,8 +237,8 @@ func (r *rules) chains() []*chain {
 		back.add(f.Is(), to(expr.CmpOpEq), f.SrcIn(expr.CmpOpEq, loopback), &expr.Masq{})
 		back.add(f.Is(), to(expr.CmpOpEq), f.SrcIn(expr.CmpOpEq, subnet), nft.Redirected(), &expr.Masq{})
 		for _, ch := range []*chain{fence, moat} {
-			ch.add(f.Is(), f.LoadSrc(nft.Reg), &expr.Lookup{SourceRegister: nft.Reg, SetName: sets[2].Name, SetID: sets[2].ID},
-				nft.Asking(), &expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_ADMIN_PROHIBITED})
+			ch.add(nft.Asking(), f.Is(), f.LoadSrc(nft.Reg), &expr.Lookup{SourceRegister: nft.Reg, SetName: sets[2].Name, SetID: sets[2].ID},
+				&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_ADMIN_PROHIBITED})
 		}
 	}
 	return []*chain{guard, in, out, back, fence, moat}

@@ -62,13 +62,10 @@ func (r *rules) chains() []*chain {
 	in.add(jump("front"))
 	out.add(jump("front"))
 
-	guard := base("guard", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, nftables.ChainPriorityRaw)
-	guard.add(nft.Families()[0].Is(), nft.Families()[0].DstIn(expr.CmpOpEq, netip.MustParsePrefix("127.0.0.0/8")), r.fromPeers(), &expr.Verdict{Kind: expr.VerdictDrop})
-
 	refuse := &chain{name: "refuse"}
 	refuse.add(nft.Protocol(expr.CmpOpEq, unix.IPPROTO_TCP), &expr.Reject{Type: unix.NFT_REJECT_TCP_RST})
 	refuse.add(&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_PORT_UNREACH})
-	return append([]*chain{guard, in, out, refuse}, r.mark(), r.back(), r.leave(), closed())
+	return append([]*chain{in, out, refuse}, r.mark(), r.back(), r.leave(), r.closed())
 }
 
 func jump(to string) expr.Any { return &expr.Verdict{Kind: expr.VerdictJump, Chain: to} }
@@ -89,16 +86,19 @@ func loadPeer() expr.Any {
 
 func number(n uint32) []byte { return binaryutil.NativeEndian.PutUint32(n) }
 
-// mark: the way back is decided by the way that a connection came.
+// mark: the way back is decided by the way that a connection came. No peer can name the host's loopback.
 func (r *rules) mark() *chain {
 	ch := base("mark", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, nftables.ChainPriorityMangle)
 	peers := fixedSets()["peers"]
 	load := &expr.Ct{Key: expr.CtKeyMARK, Register: nft.Reg}
-	ch.add(r.fromPeers(), nft.Asking(), load, nft.Equal(number(0)),
+	ch.add(load, masked(), nft.Answering(), load, &expr.Meta{Key: expr.MetaKeyMARK, Register: nft.Reg, SourceRegister: true})
+	ch.add(nft.Interface(expr.MetaKeyIIFNAME, expr.CmpOpNeq, r.device), &expr.Verdict{Kind: expr.VerdictReturn})
+	ipv4 := nft.Families()[0]
+	ch.add(ipv4.Is(), ipv4.DstIn(expr.CmpOpEq, netip.MustParsePrefix("127.0.0.0/8")), &expr.Verdict{Kind: expr.VerdictDrop})
+	ch.add(nft.Asking(), load, nft.Equal(number(0)),
 		loadPeer(),
 		&expr.Lookup{SourceRegister: nft.Reg, DestRegister: nft.Reg, IsDestRegSet: true, SetName: peers.Name, SetID: peers.ID},
 		&expr.Ct{Key: expr.CtKeyMARK, Register: nft.Reg, SourceRegister: true})
-	ch.add(load, masked(), nft.Answering(), load, &expr.Meta{Key: expr.MetaKeyMARK, Register: nft.Reg, SourceRegister: true})
 	return ch
 }
 
@@ -155,9 +155,14 @@ func masked() []expr.Any {
 }
 
 // closed: the sockets that hold the ports would accept, and never answer.
-func closed() *chain {
+func (r *rules) closed() *chain {
 	ch := base("closed", nftables.ChainTypeFilter, nftables.ChainHookInput, nftables.ChainPriorityFilter)
 	refuse := &expr.Verdict{Kind: expr.VerdictGoto, Chain: "refuse"}
+	// Most of what comes in: an answer is for a client of this host, which has the port, and so have the overlay's frames.
+	ch.add(nft.Answering(), &expr.Verdict{Kind: expr.VerdictReturn})
+	ch.add(nft.Protocol(expr.CmpOpEq, unix.IPPROTO_UDP),
+		&expr.Payload{DestRegister: nft.Reg, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
+		nft.Equal(binary.BigEndian.AppendUint16(nil, uint16(r.port))), &expr.Verdict{Kind: expr.VerdictReturn})
 	held := fixedSets()["held"]
 	ch.add(loadPort(0), &expr.Lookup{SourceRegister: nft.Reg, SetName: held.Name, SetID: held.ID}, refuse)
 	for _, f := range nft.Families() {

@@ -27,8 +27,8 @@ import (
 //	set held, held4: ports that this host answers at
 //	set turned4:  address . address     peers as clients, and as hosts of the backend
 //
-//	guard (prerouting, raw): no peer can name 127.0.0.0/8
-//	mark (prerouting): a connection by a peer gets its mark; answers get that of their connection, and are routed by it
+//	mark (prerouting): a connection by a peer gets its mark; answers get that of their connection, and are routed by it;
+//	      no peer can name 127.0.0.0/8
 //	in (prerouting), out (output), nat: chain `here` for what comes from peers, then chain `front`
 //	back (postrouting), nat: masquerade the host's loopback, and a peer that would be answered by itself
 //	leave (postrouting): segments fit the mesh, whatever the ways there say of packets that do not; the mark ends here
@@ -77,6 +77,7 @@ type service struct {
 // rules is the nftables side: what this process has written, and how.
 type rules struct {
 	device string
+	port   int // of VXLAN
 	mtu    int
 	conn   nft.Conn
 	// last is what was asked for; written is false until it is in the kernel.
