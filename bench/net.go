@@ -252,10 +252,11 @@ func (r requests) rate(ctx context.Context) (float64, error) {
 	if err != nil {
 		return 0, err
 	}
-	// That the server ended a connection as it was asked to counts as an error of reading.
-	broken := `Socket errors|Non-2xx`
+	// An answer that was long in coming is in the rate. That the server ended a connection, as it was asked to, counts as an
+	// error of reading.
+	broken := `Socket errors: (connect [1-9]|.* (read|write) [1-9])|Non-2xx`
 	if r.fresh {
-		broken = `Socket errors: (connect [1-9]|.* (write|timeout) [1-9])|Non-2xx`
+		broken = `Socket errors: (connect [1-9]|.* write [1-9])|Non-2xx`
 	}
 	if regexp.MustCompile(broken).MatchString(out) {
 		return 0, fmt.Errorf("%s: requests failed: %s", r.url, out)
