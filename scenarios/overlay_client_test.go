@@ -148,8 +148,7 @@ func (c *crowd) dialFrom(h dev.Host) traffic.Dialer {
 }
 
 // manyClients: of very many connections through a host without a backend none is seen as somebody else's, though backends
-// come and go meanwhile, and none fails; but for a moment on a machine so busy that news take longer than a task that goes
-// drains.
+// come and go meanwhile, and none fails.
 func (c *crowd) manyClients(backend, asked dev.Host) {
 	c.t.Helper()
 	to := traffic.Target{Network: "tcp", Address: net.JoinHostPort(asked.Address.String(), manyPort)}
@@ -157,7 +156,6 @@ func (c *crowd) manyClients(backend, asked dev.Host) {
 	var (
 		all        sync.WaitGroup
 		left, done atomic.Int64
-		failures   moments
 	)
 	left.Store(manyConnections)
 	began := time.Now()
@@ -166,10 +164,9 @@ func (c *crowd) manyClients(backend, asked dev.Host) {
 	for range 8 {
 		all.Go(func() {
 			for left.Add(-1) >= 0 {
-				at := time.Now()
 				switch a := traffic.Reach(c.ctx, traffic.Dial, to); {
 				case a.Err != "":
-					failures.add(at, a.Err)
+					c.t.Errorf("connection %d: %s", done.Load(), a.Err)
 				case a.Client != want:
 					c.t.Errorf("connection %d: the container saw %q, want %q", done.Load(), a.Client, want)
 				}
@@ -183,33 +180,9 @@ func (c *crowd) manyClients(backend, asked dev.Host) {
 	}
 	during := done.Load()
 	all.Wait()
-	c.t.Logf("%d connections through %s to %s in %v, backends changed between %d and %d, %d failed, within %v", manyConnections, asked.Name,
-		backend.Name, time.Since(began).Round(time.Millisecond), manyConnections/3, during, failures.count, failures.span())
-	if failures.span() > follows {
-		c.t.Errorf("connections failed for %v; the last: %s", failures.span(), failures.last)
-	}
+	c.t.Logf("%d connections through %s to %s in %v, backends changed between %d and %d", manyConnections, asked.Name,
+		backend.Name, time.Since(began).Round(time.Millisecond), manyConnections/3, during)
 }
-
-// moments are when something failed.
-type moments struct {
-	mu            sync.Mutex // guards what follows
-	count         int
-	first, latest time.Time
-	last          string
-}
-
-func (m *moments) add(at time.Time, what string) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.count++; m.count == 1 || at.Before(m.first) {
-		m.first = at
-	}
-	if at.After(m.latest) {
-		m.latest, m.last = at, what
-	}
-}
-
-func (m *moments) span() time.Duration { return m.latest.Sub(m.first).Round(time.Millisecond) }
 
 func atLeast(n *atomic.Int64, want int64) error {
 	if got := n.Load(); got < want {

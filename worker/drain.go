@@ -11,9 +11,9 @@ import (
 )
 
 const (
-	// drainPatience bounds the wait for every node to know that a task takes no new connections any more. It is met by a
-	// node that is lost and not yet known to be: in a healthy cluster some milliseconds are enough.
-	drainPatience = 5 * time.Second
+	// drainPatience bounds the wait for every node to know that a task takes no new connections any more. In a healthy cluster
+	// some milliseconds are enough; a node that is lost is waited for until it counts as down, by default so long.
+	drainPatience = 10 * time.Second
 	// drainAfter is for who had chosen this task, or looked its address up, before its node knew.
 	drainAfter = 200 * time.Millisecond
 	// askAgain is the first pause after a manager could not say; the session may be about to begin with another one.

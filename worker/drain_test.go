@@ -25,7 +25,7 @@ func TestWorker_StopsOnceNobodySendsMore(t *testing.T) {
 		want  time.Duration
 	}{
 		{"the others soon know", 700 * time.Millisecond, 900 * time.Millisecond},
-		{"one is lost", 0, 5200 * time.Millisecond},
+		{"one is lost", 0, 10200 * time.Millisecond},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			bubble(t, simulated.Config{}, []string{"m1"}, func(t *testing.T, r *rig) {

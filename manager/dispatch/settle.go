@@ -17,7 +17,7 @@ import (
 
 const (
 	// settlePatience bounds what a caller that names no deadline waits for.
-	settlePatience = 10 * time.Second
+	settlePatience = 30 * time.Second
 	// settleRetry is the pause after some nodes had no session: theirs begin anew, or they are about to count as down.
 	settleRetry = 50 * time.Millisecond
 )

@@ -79,9 +79,17 @@ func main() {
 	if *logEvery > 0 {
 		go count(*logEvery, &lines)
 	}
-	if *echo != "" {
-		go func() { log.Fatal(traffic.Echo(context.Background(), *echo)) }()
-	}
+	echoing, stopEcho := context.WithCancel(context.Background())
+	echoed := make(chan struct{})
+	go func() {
+		defer close(echoed)
+		if *echo == "" {
+			return
+		}
+		if err := traffic.Echo(echoing, *echo); echoing.Err() == nil {
+			log.Fatal(err)
+		}
+	}()
 	mux := handler(exits, &lines)
 	traffic.Handle(context.Background(), mux)
 	server := &http.Server{Addr: *listen, Handler: mux}
@@ -104,7 +112,12 @@ func main() {
 				continue
 			}
 			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+			stopEcho()
 			_ = server.Shutdown(ctx)
+			select {
+			case <-echoed:
+			case <-ctx.Done():
+			}
 			cancel()
 			return
 		}

@@ -13,6 +13,7 @@ import (
 	"net"
 	"os"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -37,7 +38,7 @@ type Answer struct {
 }
 
 // Echo answers every line (TCP) and datagram (UDP) with the container's name, the address that the line came from, and the
-// line, until ctx ends.
+// line, until ctx ends: then it returns when whoever had connected by then has had an answer.
 func Echo(ctx context.Context, address string) error {
 	host, err := os.Hostname()
 	if err != nil {
@@ -56,22 +57,27 @@ func Echo(ctx context.Context, address string) error {
 		_ = packets.Close()
 	})()
 	go echoPackets(host, packets)
+	var unanswered sync.WaitGroup
+	defer unanswered.Wait()
 	for {
 		conn, err := listener.Accept()
 		if err != nil {
 			return err
 		}
-		go echoLines(host, conn)
+		unanswered.Add(1)
+		go echoLines(host, conn, sync.OnceFunc(unanswered.Done))
 	}
 }
 
-func echoLines(host string, conn net.Conn) {
+func echoLines(host string, conn net.Conn, answered func()) {
 	defer conn.Close()
+	defer answered()
 	in := bufio.NewScanner(conn)
 	for in.Scan() {
 		if _, err := fmt.Fprintf(conn, "%s %s %s\n", host, conn.RemoteAddr(), in.Text()); err != nil {
 			return
 		}
+		answered()
 	}
 }
 
