@@ -9,6 +9,7 @@
 //
 // cmd calls New and Run, and registers the Worker as the node's swarm.v1.Worker service.
 //
-// Goroutines, all of them within Run: the owner of the assignments, the session (a reader, a writer, heartbeats), the
-// state writer, the log followers' loop, and for each task its loop and one for the action that the task is busy with.
+// Goroutines, all of them within Run: the owner of the assignments, the session (a reader, a writer, its watchdog, and who
+// waits for assignments to be in force), the state writer, the log followers' loop, and for each task its loop and one for the
+// action that the task is busy with.
 package worker
