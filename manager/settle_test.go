@@ -6,6 +6,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"swarm/manager/dispatch"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -35,6 +36,20 @@ func TestDispatch_SettledWaitsForEveryNode(t *testing.T) {
 		time.AfterFunc(time.Second, two.speak)
 		if took, err := ask(5 * time.Second); err != nil || took < time.Second || took > 2*time.Second {
 			t.Errorf("the node was behind for a second: answered after %s, %v", took, err)
+		}
+		// One that falls silent is behind, until it counts as down.
+		two.silence()
+		time.Sleep(time.Second)
+		r.gossip.say(two.id, dispatch.GossipFailed)
+		r.create(serviceSpec("api", 2))
+		if took, err := ask(10 * time.Second); err != nil || took < time.Second || took > 5*time.Second {
+			t.Errorf("a node fell silent and is %s: answered after %s, %v", r.state(two.id), took, err)
+		}
+		r.gossip.say(two.id, dispatch.GossipAlive)
+		two.speak()
+		time.Sleep(2 * time.Second)
+		if got := r.state(two.id); got != swarmv1.NodeState_READY {
+			t.Fatalf("the node is %s", got)
 		}
 		// Without a session a node is behind, until it counts as down.
 		two.cancel()

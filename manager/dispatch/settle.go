@@ -18,6 +18,8 @@ import (
 const (
 	// settlePatience bounds what a caller that names no deadline waits for.
 	settlePatience = 30 * time.Second
+	// settleRound bounds one look at all nodes: one that is silent may count as down by the next.
+	settleRound = 3 * time.Second
 	// settleRetry is the pause after some nodes had no session: theirs begin anew, or they are about to count as down.
 	settleRetry = 50 * time.Millisecond
 )
@@ -34,7 +36,9 @@ func (s *Server) Settled(ctx context.Context, req *swarmv1.SettledRequest) (*swa
 	index := s.followed
 	s.mu.Unlock()
 	for {
-		nodes := s.settledAnywhere(ctx, index)
+		round, cancel := context.WithTimeout(ctx, settleRound)
+		nodes := s.settledAnywhere(round, index)
+		cancel()
 		ready := readyNodes(s.deps.Store.View())
 		if nodes >= ready {
 			return &swarmv1.SettledResponse{Nodes: nodes}, nil
@@ -83,7 +87,7 @@ func (s *Server) settledAt(ctx context.Context, manager string, index uint64) (u
 	return answer.GetNodes(), transport.FromStatus(err)
 }
 
-// settledHere waits for the nodes whose sessions are served here, and counts those that are ready.
+// settledHere waits for the ready nodes whose sessions are served here, and counts them.
 func (s *Server) settledHere(ctx context.Context, index uint64) (uint32, error) {
 	sessions, err := s.marked(ctx, index)
 	if err != nil {
@@ -92,7 +96,7 @@ func (s *Server) settledHere(ctx context.Context, index uint64) (uint32, error) 
 	view := s.deps.Store.View()
 	nodes := uint32(0)
 	for _, x := range sessions {
-		if x.settle(ctx) && isReady(view, x.node) {
+		if isReady(view, x.node) && x.settle(ctx) {
 			nodes++
 		}
 	}
