@@ -2,6 +2,7 @@ package node
 
 import (
 	"cmp"
+	"encoding/hex"
 	"fmt"
 	"net"
 	"net/netip"
@@ -24,9 +25,7 @@ func interfaceAddrs() (map[string][]netip.Addr, error) {
 	}
 	found := map[string][]netip.Addr{}
 	for _, i := range interfaces {
-		// Bridges of containers are no way to reach a host.
-		if i.Flags&net.FlagUp == 0 || i.Flags&net.FlagLoopback != 0 || strings.HasPrefix(i.Name, "docker") ||
-			strings.HasPrefix(i.Name, "br-") || strings.HasPrefix(i.Name, "swarm") || strings.HasPrefix(i.Name, "veth") {
+		if i.Flags&net.FlagUp == 0 || i.Flags&net.FlagLoopback != 0 || inward(i.Name) {
 			continue
 		}
 		addrs, err := i.Addrs()
@@ -41,6 +40,17 @@ func interfaceAddrs() (map[string][]netip.Addr, error) {
 		}
 	}
 	return found, nil
+}
+
+// inward tells an interface that leads to containers, ours or another engine's: it is no way to reach a host.
+func inward(name string) bool {
+	if id, ok := strings.CutPrefix(name, "br-"); ok { // Docker's have 12 hexadecimal digits; br-lan is somebody's own.
+		_, err := hex.DecodeString(id)
+		return err == nil && len(id) == 12
+	}
+	return slices.ContainsFunc([]string{"swarm", "swmesh", "docker", "veth", "cni", "podman"}, func(prefix string) bool {
+		return strings.HasPrefix(name, prefix)
+	})
 }
 
 // advertise decides which address others use to reach this host. given is an IP or an interface, with or without port,

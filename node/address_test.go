@@ -108,3 +108,15 @@ func TestBound_IsReachedFromWithin(t *testing.T) {
 		}
 	}
 }
+
+func TestInward(t *testing.T) {
+	for name, want := range map[string]bool{
+		"eth0": false, "enp1s0": false, "bond0": false, "wg0": false, "br0": false, "br-lan": false, "br-ex": false, "vmbr0": false,
+		"swarm0": true, "swmesh": true, "docker0": true, "docker_gwbridge": true, "br-0123456789ab": true, "veth12ab": true,
+		"vethwe-bridge": true, "cni0": true, "podman1": true,
+	} {
+		if got := inward(name); got != want {
+			t.Errorf("%s: got %t, want %t", name, got, want)
+		}
+	}
+}
