@@ -4,7 +4,7 @@
 //
 // It refuses to know how the store replicates and how the planner decides. The daemon makes one Manager a term, registers
 // its services, asks Authorise about every call on the node, and runs Run beside the store's own. Goroutines: those of
-// dispatch, and one for each of the six duties of a leader; Run waits for all.
+// dispatch, and one for each of the seven duties of a leader; Run waits for all.
 package manager
 
 import (
@@ -185,7 +185,7 @@ func (m *Manager) lead(ctx context.Context) error {
 	m.log.Info("this manager leads", "node", m.cfg.NodeID)
 	g, ctx := errgroup.WithContext(ctx)
 	for name, duty := range map[string]func(context.Context) error{
-		"plan": m.plan, "judge nodes": m.dispatch.LeadLiveness, "seat managers": m.seats, "reap": m.reap,
+		"plan": m.plan, "judge nodes": m.dispatch.LeadLiveness, "seat managers": m.seats, "reap": m.reap, "forget": m.forget,
 		"align endpoints": m.control.AlignEndpoints, "make network ingress": m.control.MakeIngress,
 	} {
 		g.Go(func() error {

@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"time"
 
 	"swarm/internal/ipam"
+	"swarm/internal/pause"
+	"swarm/manager/ca"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
 )
@@ -14,6 +17,9 @@ const (
 	// keptRevisions of a service stay besides those that are in use.
 	keptRevisions = 100
 	reapBatch     = 1000
+	// forgetAfter is how long a node may take from its admission to its first session.
+	forgetAfter = time.Hour
+	forgetPause = 10 * time.Minute
 )
 
 // reap deletes rows whose owner is gone: what a leader that was lost in the middle, or two writers in one moment, left
@@ -48,6 +54,37 @@ func (m *Manager) reap(ctx context.Context) error {
 			}
 		}
 	}
+}
+
+// forget removes nodes that were admitted and never came: the host's join failed after the answer, and it was not tried
+// again. Who comes after all is told that it was removed, and joins anew. A manager that votes has come.
+func (m *Manager) forget(ctx context.Context) error {
+	for {
+		voters := make(map[string]bool)
+		for _, s := range m.store.Servers() {
+			voters[s.ID] = true
+		}
+		for _, g := range neverCame(m.store.View(), voters, time.Now()) {
+			if _, _, err := m.store.CommitGroups(ctx, "reaper", []*swarmv1.Group{g}); err != nil {
+				return err
+			}
+		}
+		if err := pause.For(ctx, forgetPause); err != nil {
+			return err
+		}
+	}
+}
+
+// neverCame is a group for each such node, rejected if the node comes in the same moment.
+func neverCame(v *raftstore.View, voters map[string]bool, now time.Time) []*swarmv1.Group {
+	var out []*swarmv1.Group
+	for st := range v.NodeStates.All() {
+		n, ok := v.Nodes.Get(st.GetNodeId())
+		if ok && !voters[n.GetId()] && st.GetState() == swarmv1.NodeState_DOWN && ca.NeverReported(st) && now.Sub(st.GetSince().AsTime()) > forgetAfter {
+			out = append(out, raftstore.Group(raftstore.Delete(n), raftstore.Delete(st)))
+		}
+	}
+	return out
 }
 
 // sweep deletes each row by itself: one that has changed meanwhile stays.

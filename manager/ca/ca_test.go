@@ -194,6 +194,7 @@ func TestJoin_AHostWhoseNodeIsDownJoinsAnew(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		r.report(first.GetNodeId())
 		if _, err := r.server.Join(t.Context(), r.request()); !errdefs.IsAlreadyExists(err) {
 			t.Errorf("second join of a node that is not down: got %v, want a refusal", err)
 		}
@@ -253,6 +254,57 @@ func TestCreateCredential(t *testing.T) {
 		}
 		if _, err := r.server.CreateCredential(t.Context(), &swarmv1.CreateCredentialRequest{Name: "a b", Csr: csr(t)}); !errdefs.IsInvalidArgument(err) {
 			t.Errorf("a name with a space: got %v, want a refusal", err)
+		}
+	})
+}
+
+// report is a node's first session.
+func (r *rig) report(id string) {
+	r.t.Helper()
+	row, _ := r.store.View().NodeStates.Get(id)
+	row = row.CloneVT()
+	row.SessionEpoch = 1
+	if _, err := r.store.Commit(r.t.Context(), "test", raftstore.Update(row)); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// A join that fails after the manager's answer, or of which the answer is lost, is tried again, and leaves no node behind.
+func TestJoin_AgainAfterAFailure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		for _, down := range []bool{false, true} {
+			first, err := r.server.Join(t.Context(), r.request())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if down {
+				r.setState(first.GetNodeId(), swarmv1.NodeState_DOWN)
+			}
+			second, err := r.server.Join(t.Context(), r.request())
+			if err != nil {
+				t.Fatalf("second try: %v", err)
+			}
+			v := r.store.View()
+			_, node := v.Nodes.Get(first.GetNodeId())
+			_, state := v.NodeStates.Get(first.GetNodeId())
+			if node || state || v.Nodes.Len() != 2 || v.NodeStates.Len() != 2 {
+				t.Errorf("down %t: %d nodes, %d states, the first still there: %t, %t", down, v.Nodes.Len(), v.NodeStates.Len(), node, state)
+			}
+			if _, ok := v.Nodes.Get(second.GetNodeId()); !ok {
+				t.Error("the second try is no node")
+			}
+		}
+		// Another host with that machine id is still a clone, and another machine at that address still in the way.
+		for says, edit := range map[string]func(*swarmv1.JoinRequest){
+			"cloned disk":      func(q *swarmv1.JoinRequest) { q.Addr, q.Hostname = "10.0.0.9", "host-9" },
+			"--advertise-addr": func(q *swarmv1.JoinRequest) { q.MachineId = "machine-9" },
+		} {
+			req := r.request()
+			edit(req)
+			if _, err := r.server.Join(t.Context(), req); !errdefs.IsAlreadyExists(err) || !strings.Contains(err.Error(), says) {
+				t.Errorf("got %v, want a refusal that says %q", err, says)
+			}
 		}
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -51,7 +52,8 @@ func (s *Server) Join(ctx context.Context, req *swarmv1.JoinRequest) (*swarmv1.J
 	if err := checkHost(req); err != nil {
 		return nil, err
 	}
-	if err := refuseTwice(view, req); err != nil {
+	given := abandoned(view, req)
+	if err := refuseTwice(view, req, given); err != nil {
 		return nil, err
 	}
 	root, bundle, err := signingRoot(c)
@@ -68,9 +70,18 @@ func (s *Server) Join(ctx context.Context, req *swarmv1.JoinRequest) (*swarmv1.J
 	if err != nil {
 		return nil, fmt.Errorf("join: %w", err)
 	}
-	index, err := s.store.Commit(ctx, "join "+req.GetHostname(), raftstore.Create(node), raftstore.Create(newState(node, now)))
+	changes := []*swarmv1.Change{raftstore.Create(node), raftstore.Create(newState(node, now))}
+	for _, st := range given {
+		n, _ := view.Nodes.Get(st.GetNodeId())
+		// With preconditions: a node that has reported meanwhile stays, and this host is told so when it asks again.
+		changes = append(changes, raftstore.Delete(n), raftstore.Delete(st))
+	}
+	index, err := s.store.Commit(ctx, "join "+req.GetHostname(), changes...)
 	if err != nil {
 		return nil, fmt.Errorf("join host %s: %w", req.GetHostname(), err)
+	}
+	for _, st := range given {
+		s.log.Info("a node that this host was admitted as before, and never was, is removed", "node", st.GetNodeId(), "hostname", req.GetHostname())
 	}
 	s.log.Info("node joined", "node", node.GetId(), "hostname", node.GetHostname(), "addr", node.GetAddr(), "role", role.String())
 	return &swarmv1.JoinResponse{
@@ -146,11 +157,30 @@ func checkHost(req *swarmv1.JoinRequest) error {
 	return nil
 }
 
-// refuseTwice keeps one host from being two nodes. A node that is down may have lost its disk: its host joins anew.
-func refuseTwice(view *raftstore.View, req *swarmv1.JoinRequest) error {
+// abandoned are the nodes that this very host was admitted as and never became: its join failed after our answer, or the
+// answer was lost. A host that runs as one of them does not ask again.
+func abandoned(view *raftstore.View, req *swarmv1.JoinRequest) []*swarmv1.NodeState {
+	var out []*swarmv1.NodeState
+	for n := range view.Nodes.All() {
+		same := n.GetMachineId() == req.GetMachineId() && n.GetAddr() == req.GetAddr() && n.GetPort() == req.GetPort()
+		if st, ok := view.NodeStates.Get(n.GetId()); ok && same && NeverReported(st) {
+			out = append(out, st)
+		}
+	}
+	return out
+}
+
+// NeverReported tells a node that was admitted and has had no session since.
+func NeverReported(st *swarmv1.NodeState) bool {
+	return st.GetState() != swarmv1.NodeState_READY && st.GetSessionEpoch() == 0
+}
+
+// refuseTwice keeps one host from being two nodes, those that it never became aside. A node that is down may have lost its
+// disk: its host joins anew.
+func refuseTwice(view *raftstore.View, req *swarmv1.JoinRequest, given []*swarmv1.NodeState) error {
 	for n := range view.Nodes.All() {
 		st, _ := view.NodeStates.Get(n.GetId())
-		if st.GetState() == swarmv1.NodeState_DOWN {
+		if st.GetState() == swarmv1.NodeState_DOWN || slices.Contains(given, st) {
 			continue
 		}
 		switch {

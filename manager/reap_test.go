@@ -1,0 +1,53 @@
+package manager_test
+
+import (
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/raftstore"
+)
+
+// A host whose join failed after the manager's answer is forgotten; one that was there and is down stays, for its owner to
+// remove.
+func TestManager_ForgetsWhoNeverCame(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		since := timestamppb.Now()
+		for id, epoch := range map[string]uint64{"never": 0, "down": 1} {
+			_, err := r.store.Commit(t.Context(), "test",
+				raftstore.Create(&swarmv1.Node{Id: id, MachineId: id, Addr: "10.0.0." + id[:1], Port: 2377, Spec: &swarmv1.NodeSpec{Role: swarmv1.NodeSpec_WORKER}}),
+				raftstore.Create(&swarmv1.NodeState{NodeId: id, State: swarmv1.NodeState_UNKNOWN, SessionEpoch: epoch, Since: since}))
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		nodes := func() (ids []string) {
+			for n := range r.store.View().Nodes.All() {
+				ids = append(ids, n.GetId())
+			}
+			slices.Sort(ids)
+			return ids
+		}
+		time.Sleep(50 * time.Minute)
+		synctest.Wait()
+		if st, _ := r.store.View().NodeStates.Get("never"); st.GetState() != swarmv1.NodeState_DOWN {
+			t.Errorf("a node that has not come is %v", st)
+		}
+		if got := nodes(); !slices.Equal(got, []string{"down", self, "never"}) {
+			t.Errorf("within the hour: nodes %v", got)
+		}
+		time.Sleep(30 * time.Minute)
+		synctest.Wait()
+		if got := nodes(); !slices.Equal(got, []string{"down", self}) {
+			t.Errorf("after the hour: nodes %v", got)
+		}
+		if _, ok := r.store.View().NodeStates.Get("never"); ok {
+			t.Error("its state is left")
+		}
+	})
+}
