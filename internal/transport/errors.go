@@ -137,6 +137,9 @@ func plainText(s string) string {
 	} {
 		s = strings.TrimPrefix(s, prefix)
 	}
+	if cause, ok := strings.CutPrefix(s, "error reading from server: "); ok {
+		s = "the connection broke before an answer came (" + cause + "): try again"
+	}
 	return s
 }
 

@@ -96,6 +96,7 @@ func TestPlainText(t *testing.T) {
 		`connection error: desc = "transport: Error while dialing: node n1: 10.0.0.1:2377: connection refused"`:                                    "node n1: 10.0.0.1:2377: connection refused",
 		`latest balancer error: connection error: desc = "transport: authentication handshake failed: certificate of \"n\" is of another cluster"`: `certificate of "n" is of another cluster`,
 		`connection error: desc = "error reading server preface: EOF"`:                                                                             "EOF",
+		"error reading from server: EOF": "the connection broke before an answer came (EOF): try again",
 	} {
 		if got := plainText(in); got != want {
 			t.Errorf("plainText(%s) = %s, want %s", in, got, want)
