@@ -105,7 +105,7 @@ func serveDaemon(ctx context.Context, o cli.DaemonOptions, s starter) error {
 		return nil
 	})
 	g.Go(func() error {
-		footprint.Keep(ctx, footprint.Free, footprint.Forget)
+		footprint.Keep(ctx, footprint.Free)
 		return nil
 	})
 	g.Go(func() error { return h.run(ctx) })

@@ -34,7 +34,7 @@ func runRuntime(ctx context.Context, o cli.RuntimeOptions) error {
 	ignoreHangups()
 	ctx, stop := context.WithCancel(ctx)
 	var kept sync.WaitGroup
-	kept.Go(func() { footprint.Keep(ctx, footprint.Free, footprint.Forget) })
+	kept.Go(func() { footprint.Keep(ctx, footprint.Free) })
 	defer kept.Wait()
 	defer stop()
 	return server.Run(ctx, server.Config{Root: o.Root, State: o.State, Address: o.Address, BinDir: o.BinDir, LogLevel: o.LogLevel},

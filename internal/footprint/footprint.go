@@ -1,8 +1,8 @@
 //go:build linux
 
 // Package footprint gives memory that is no longer used back to the kernel once a process has come to rest: heap, which Go
-// gives back too, but over minutes, and only what garbage collections have freed, which a process at rest has none of; and,
-// once, what its start has mapped of the program's file. The daemon and the runtime call Keep. It runs no goroutine.
+// gives back too, but over minutes, and only what garbage collections have freed, which a process at rest has none of; and
+// what its work has mapped of the program's file. The daemon and the runtime call Keep. It runs no goroutine.
 package footprint
 
 import (
@@ -20,12 +20,12 @@ const (
 	quiet = period / 100
 )
 
-// Keep calls free whenever the process comes to rest after work, and forget after the first time: what its start needed
-// is over. Both are Free and Forget outside tests. It returns when ctx ends.
-func Keep(ctx context.Context, free, forget func()) {
+// Keep calls trim (Free outside tests) whenever the process comes to rest after work, its start for one,
+// until ctx ends.
+func Keep(ctx context.Context, trim func()) {
 	tick := time.NewTicker(period)
 	defer tick.Stop()
-	worked, started, last := true, false, used()
+	worked, last := true, used()
 	for {
 		select {
 		case <-tick.C:
@@ -37,21 +37,18 @@ func Keep(ctx context.Context, free, forget func()) {
 			worked = true
 		case worked:
 			worked = false
-			free()
-			if !started {
-				started = true
-				forget()
-			}
+			trim()
 		}
 		last = used()
 	}
 }
 
-// Free gives heap back. What a sync.Pool holds (the buffers of gRPC and of copies, megabytes after an image has been
+// Free is what Keep calls in a process. What a sync.Pool holds (the buffers of gRPC and of copies, megabytes after an image has been
 // through) survives one collection: the first one here makes it garbage, the second takes it.
 func Free() {
 	runtime.GC()
 	debug.FreeOSMemory()
+	forget()
 }
 
 // used is the processor time of this process.
