@@ -105,7 +105,10 @@ func serveDaemon(ctx context.Context, o cli.DaemonOptions, s starter) error {
 		return nil
 	})
 	g.Go(func() error {
-		footprint.Keep(ctx, footprint.Free)
+		footprint.Keep(ctx, func() {
+			footprint.Free()
+			footprint.Forget()
+		})
 		return nil
 	})
 	g.Go(func() error { return h.run(ctx) })

@@ -20,7 +20,7 @@ const (
 	quiet = period / 100
 )
 
-// Keep calls trim (Free outside tests) whenever the process comes to rest after work, its start for one,
+// Keep calls trim (Free, and in the daemon Forget) whenever the process comes to rest after work, its start for one,
 // until ctx ends.
 func Keep(ctx context.Context, trim func()) {
 	tick := time.NewTicker(period)
@@ -43,12 +43,11 @@ func Keep(ctx context.Context, trim func()) {
 	}
 }
 
-// Free is what Keep calls in a process. What a sync.Pool holds (the buffers of gRPC and of copies, megabytes after an image has been
+// Free gives heap back. What a sync.Pool holds (the buffers of gRPC and of copies, megabytes after an image has been
 // through) survives one collection: the first one here makes it garbage, the second takes it.
 func Free() {
 	runtime.GC()
 	debug.FreeOSMemory()
-	forget()
 }
 
 // used is the processor time of this process.

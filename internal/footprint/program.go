@@ -10,13 +10,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// forget unmaps the program's code and constants: what is used is mapped again at the next touch, what only the start or
-// the work before used stays away. This frees no memory by itself: the pages are clean ones of the page cache, which the kernel may take
-// back before and after. But it counts them as this process's, with all their neighbours that it maps unasked, and keeps
-// mapped ones longer than others; now the figure says what a process at rest uses.
+// Forget unmaps the program's code and constants: what is used is mapped again at the next touch, what only the start or
+// the work before used stays away. This frees no memory by itself: the pages are clean ones of the page cache, which the
+// kernel may take back before and after. But it counts them as this process's, with all their neighbours that it maps
+// unasked, and keeps mapped ones longer than others; now the figure says what a process at rest uses. The runtime does
+// without: shims have the same pages mapped, whose shares would grow.
 //
 // It is a hint. Where the kernel does not take it, all stays as it is.
-func forget() {
+func Forget() {
 	program, err := os.Readlink("/proc/self/exe")
 	if err != nil {
 		return

@@ -48,7 +48,7 @@ func TestForget_TheProgramGoesOn(t *testing.T) {
 	if len(clean(string(smaps), program)) == 0 {
 		t.Errorf("nothing of %s is found to forget in\n%s", program, smaps)
 	}
-	forget()
+	Forget()
 	if got := strings.Repeat("on and ", 2); got != "on and on and " {
 		t.Errorf("got %q", got)
 	}
