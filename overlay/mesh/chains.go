@@ -56,16 +56,21 @@ func base(name string, typ nftables.ChainType, hook *nftables.ChainHook, prio *n
 }
 
 func (r *rules) chains() []*chain {
-	in := base("in", nftables.ChainTypeNAT, nftables.ChainHookPrerouting, nftables.ChainPriorityNATDest)
-	out := base("out", nftables.ChainTypeNAT, nftables.ChainHookOutput, nftables.ChainPriorityNATDest)
-	in.add(r.fromPeers(), jump("here"))
-	in.add(jump("front"))
-	out.add(jump("front"))
+	var ways []*chain
+	for i, again := range []string{"", "-again"} {
+		at := nftables.ChainPriorityRef(*nftables.ChainPriorityNATDest + nftables.ChainPriority(i))
+		in := base("in"+again, nftables.ChainTypeNAT, nftables.ChainHookPrerouting, at)
+		out := base("out"+again, nftables.ChainTypeNAT, nftables.ChainHookOutput, at)
+		in.add(r.fromPeers(), jump("here"))
+		in.add(jump("front"))
+		out.add(jump("front"))
+		ways = append(ways, in, out)
+	}
 
 	refuse := &chain{name: "refuse"}
 	refuse.add(nft.Protocol(expr.CmpOpEq, unix.IPPROTO_TCP), &expr.Reject{Type: unix.NFT_REJECT_TCP_RST})
 	refuse.add(&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_PORT_UNREACH})
-	return append([]*chain{in, out, refuse}, r.mark(), r.back(), r.leave(), r.closed())
+	return append(ways, refuse, r.mark(), r.back(), r.leave(), r.closed())
 }
 
 func jump(to string) expr.Any { return &expr.Verdict{Kind: expr.VerdictJump, Chain: to} }

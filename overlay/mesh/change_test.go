@@ -12,6 +12,8 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -339,4 +341,42 @@ func TestRun_MendsWhatOthersFlush(t *testing.T) {
 		<-tick.C
 	}
 	t.Error("the port does not answer again after a flush")
+}
+
+// A table that grows or shrinks moves to another map, and a packet that the kernel judges just then must find it in one.
+func TestSync_NothingIsMissedBetweenTwoMaps(t *testing.T) {
+	w := newWorld(t)
+	n1 := w.hosts[0]
+	a, b, c := n1.run("a"), n1.run("b"), n1.run("c")
+	w.publish(port(8080, a))
+	ctx, cancel := context.WithCancel(t.Context())
+	var (
+		all           sync.WaitGroup
+		asked, missed atomic.Int64
+	)
+	for range 4 {
+		all.Go(func() {
+			for ctx.Err() == nil {
+				conn, err := dial(w.client, "tcp", at(v4(11), 8080))
+				if asked.Add(1); err != nil {
+					missed.Add(1)
+					t.Logf("after %d connections: %v", asked.Load(), err)
+					continue
+				}
+				conn.Close()
+			}
+		})
+	}
+	changes := 0
+	for began := time.Now(); time.Since(began) < 2*time.Second; changes += 3 {
+		n1.sync(n1.state(port(8080, a, b)))
+		n1.sync(n1.state(port(8080, a, b, c)))
+		n1.sync(n1.state(port(8080, a)))
+	}
+	cancel()
+	all.Wait()
+	t.Logf("%d connections, %d changes", asked.Load(), changes)
+	if n := missed.Load(); n > 0 {
+		t.Errorf("%d of %d connections found no backend", n, asked.Load())
+	}
 }

@@ -30,11 +30,13 @@ import (
 //	mark (prerouting): a connection by a peer gets its mark; answers get that of their connection, and are routed by it;
 //	      no peer can name 127.0.0.0/8
 //	in (prerouting), out (output), nat: chain `here` for what comes from peers, then chain `front`
+//	in-again, out-again: the same for a connection that found nothing, see below
 //	back (postrouting), nat: masquerade the host's loopback, and a peer that would be answered by itself
 //	leave (postrouting): segments fit the mesh, whatever the ways there say of packets that do not; the mark ends here
 //	closed (input): what no rule has redirected found no backend, and is refused
 //
-// A port is in one map of a kind at a time, and moves between sizes in one transaction.
+// A port is in one map of a kind at a time, and moves between sizes in one transaction. A packet is not judged in one: that
+// the kernel commits between two lookups may hide the port in both maps, and so each is looked up twice.
 const tableName = "swarm-mesh"
 
 type kind int

@@ -20,10 +20,13 @@ import (
 //	map slots4-10:  vip . 0-9 -> backend   services with a table of ten slots; the like for each size in use, and IPv6
 //	set none4:      vip                    services without a backend
 //	set datagrams4: vip                    filled by the rules: who was sent anything but TCP
-//	chain vip (output, nat): for each size, look up `daddr . random`, and dnat; `none` goes to
+//	chains out and again (output, nat), one after the other: to
+//	chain vip: for each size, look up `daddr . random`, and dnat; `none` goes to
 //	chain refuse: reset TCP, tell the others that the port is unreachable
 //
-// A service is in one map at a time, and moves in one transaction. The number of rules does not depend on that of services.
+// A service is in one map at a time, and moves in one transaction. A packet is not judged in one: that the kernel commits
+// between two lookups may hide the service in both maps, and so each is looked up twice. The number of rules does not depend on
+// that of services.
 const tableName = "swarm-vip"
 
 // rung is a size of slots tables in one family.
@@ -115,11 +118,16 @@ func (c change) rewrite(conn *nftables.Conn, rungs map[rung]bool) error {
 		return err
 	}
 	refuse := conn.AddChain(&nftables.Chain{Table: t, Name: "refuse"})
-	conn.AddChain(&nftables.Chain{
-		Table: t, Name: vipChain().Name, Type: nftables.ChainTypeNAT, Hooknum: nftables.ChainHookOutput, Priority: nftables.ChainPriorityNATDest,
-	})
+	conn.AddChain(vipChain())
 	rule := func(ch *nftables.Chain, parts ...any) {
 		conn.AddRule(&nftables.Rule{Table: t, Chain: ch, Exprs: nft.Join(parts...)})
+	}
+	for i, name := range []string{"out", "again"} {
+		hook := conn.AddChain(&nftables.Chain{
+			Table: t, Name: name, Type: nftables.ChainTypeNAT, Hooknum: nftables.ChainHookOutput,
+			Priority: nftables.ChainPriorityRef(*nftables.ChainPriorityNATDest + nftables.ChainPriority(i)),
+		})
+		rule(hook, &expr.Verdict{Kind: expr.VerdictJump, Chain: vipChain().Name})
 	}
 	rule(refuse, nft.Protocol(expr.CmpOpEq, unix.IPPROTO_TCP), &expr.Reject{Type: unix.NFT_REJECT_TCP_RST})
 	rule(refuse, &expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_PORT_UNREACH})
