@@ -160,7 +160,7 @@ func TestManager_BrokenConnectionAndGossipCountAtOnce(t *testing.T) {
 		r := newRig(t)
 		a := r.join("host-a")
 		time.Sleep(20 * time.Second)
-		r.gossip.say(a.id, dispatch.GossipFailed)
+		r.gossip.say(a.id, dispatch.GossipDead)
 		start := time.Now()
 		a.cancel()
 		synctest.Wait()

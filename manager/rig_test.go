@@ -50,10 +50,10 @@ func (g *gossip) Status(id string) dispatch.GossipStatus {
 	return g.says[id]
 }
 
-func (g *gossip) Changed() <-chan struct{} {
+func (g *gossip) Changed() (members, verdicts <-chan struct{}) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.changed
+	return g.changed, nil
 }
 
 func (g *gossip) say(id string, s dispatch.GossipStatus) {

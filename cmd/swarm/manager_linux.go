@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -235,6 +236,9 @@ func (h hearsay) Status(nodeID string) dispatch.GossipStatus {
 	case !ok:
 		return dispatch.GossipUnknown
 	case m.Status == gossip.Failed:
+		if dead, _ := h.g.witness.Dead(); slices.Contains(dead, nodeID) {
+			return dispatch.GossipDead
+		}
 		return dispatch.GossipFailed
 	case m.Status == gossip.Left:
 		return dispatch.GossipLeft
@@ -243,9 +247,10 @@ func (h hearsay) Status(nodeID string) dispatch.GossipStatus {
 	}
 }
 
-func (h hearsay) Changed() <-chan struct{} {
-	_, changed := h.g.Gossip.Members()
-	return changed
+func (h hearsay) Changed() (members, verdicts <-chan struct{}) {
+	_, members = h.g.Gossip.Members()
+	_, verdicts = h.g.witness.Dead()
+	return members, verdicts
 }
 
 // imagesOf fits the node's image store to the control API.

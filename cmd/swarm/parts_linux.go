@@ -20,6 +20,7 @@ import (
 	"swarm/node"
 	"swarm/overlay/gossip"
 	"swarm/overlay/probe"
+	"swarm/overlay/witness"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
 	"swarm/worker"
@@ -66,7 +67,8 @@ const (
 // gossipMember fits package gossip to package node.
 type gossipMember struct {
 	*gossip.Gossip
-	self string
+	self    string
+	witness *witness.Witness // of the deaths that gossip tells of
 }
 
 func (p *parts) newGossip(b node.Base) (node.Gossip, error) {
@@ -100,12 +102,17 @@ func (p *parts) newGossip(b node.Base) (node.Gossip, error) {
 		return nil, err
 	}
 	g.SetSeeds(seeds)
-	return &gossipMember{Gossip: g, self: b.Membership.NodeID}, nil
+	out := &gossipMember{Gossip: g, self: b.Membership.NodeID}
+	out.witness = witness.New(witness.Deps{Log: b.Log, Suspects: out.suspects, Knock: out.knock})
+	return out, nil
 }
 
 func (g *gossipMember) Run(ctx context.Context) error {
 	defer g.Close()
-	return g.Gossip.Run(ctx)
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return g.Gossip.Run(ctx) })
+	group.Go(func() error { return g.witness.Run(ctx) })
+	return group.Wait()
 }
 
 func (g *gossipMember) Members() []*swarmv1.Member {

@@ -45,7 +45,6 @@ type overlay struct {
 	tables    *vip.Tables
 	names     *resolve.Feed
 	meshes    *meshes
-	witness   *witness.Witness
 	gossip    *gossipMember
 	dns       swarmv1.ResolverClient
 	dnsConn   *grpc.ClientConn
@@ -73,7 +72,6 @@ func (p *parts) newOverlay(b node.Base, g *gossipMember, conflicted func()) (*ov
 		meshes: &meshes{port: b.Membership.DataPathPort, log: b.Log},
 		gossip: g,
 	}
-	o.witness = witness.New(witness.Deps{Log: b.Log, Suspects: g.suspects, Knock: g.knock})
 	if o.fabric, err = p.host.newFabric(underlay, b.Membership.DataPathPort); err != nil {
 		return nil, err
 	}
@@ -95,7 +93,6 @@ func (p *parts) newOverlay(b node.Base, g *gossipMember, conflicted func()) (*ov
 func (o *overlay) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return o.Plane.Run(ctx) })
-	g.Go(func() error { return o.witness.Run(ctx) })
 	g.Go(func() error {
 		select {
 		case <-o.Restored():
@@ -180,7 +177,7 @@ func (g *gossipMember) knock(ctx context.Context, id string) error {
 
 // report is which nodes are dead.
 func (o *overlay) report() (directory.Report, <-chan struct{}) {
-	dead, changed := o.witness.Dead()
+	dead, changed := o.gossip.witness.Dead()
 	return directory.Report{Dead: dead, Faulty: o.gossip.Health() >= maxHealth}, changed
 }
 

@@ -40,13 +40,14 @@ const (
 	GossipAlive
 	GossipFailed // does not answer its peers
 	GossipLeft   // said goodbye
+	GossipDead   // does not answer its peers, nor does its host: it is not the daemon alone that is away
 )
 
 // Gossip is the membership as this node's gossip sees it.
 type Gossip interface {
 	Status(nodeID string) GossipStatus
-	// Changed is closed by the next change of any status.
-	Changed() <-chan struct{}
+	// Changed: one of them is closed by the next change of any status.
+	Changed() (members, verdicts <-chan struct{})
 }
 
 // Config is who this manager is.

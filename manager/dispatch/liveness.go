@@ -39,7 +39,8 @@ type Verdict struct {
 }
 
 // Judge decides whether a node is up. It is the whole of the rule: gossip alone downs nobody, silence alone takes the
-// session timeout, both together three heartbeats, and a broken connection that gossip confirms counts at once. After a
+// session timeout, both together three heartbeats, and a broken connection counts at once when the host does not answer either:
+// where it does, the daemon alone has died, the containers run on, and it has the session timeout to return. After a
 // goodbye a failure that gossip sees is no news: a daemon that is restarted or upgraded has the session timeout to return. A leader
 // that has led for less than three heartbeats declares nobody down. A node that says that its host goes down is down.
 func Judge(e Evidence, l Limits) Verdict {
@@ -47,14 +48,15 @@ func Judge(e Evidence, l Limits) Verdict {
 		return Verdict{State: swarmv1.NodeState_DOWN, Why: "its host is going down"}
 	}
 	grace := missedBeats * l.Beat
-	away := e.Gossip == GossipFailed || e.Gossip == GossipLeft
+	dead := e.Gossip == GossipDead || e.Gossip == GossipLeft
+	away := dead || e.Gossip == GossipFailed
 	limit, why := l.Timeout, fmt.Sprintf("no session for %s", l.Timeout)
 	switch {
 	case e.Open && away:
 		limit, why = grace, fmt.Sprintf("%d heartbeats missed, and gossip says %s", missedBeats, e.Gossip)
 	case e.Open:
 		why = fmt.Sprintf("no heartbeat for %s", l.Timeout)
-	case away && e.Broken:
+	case dead && e.Broken:
 		limit, why = 0, fmt.Sprintf("its connection broke, and gossip says %s", e.Gossip)
 	case e.Gossip == GossipLeft:
 		limit, why = grace, fmt.Sprintf("no session for %s, and gossip says %s", grace, e.Gossip)
@@ -78,6 +80,8 @@ func (s GossipStatus) String() string {
 		return "failed"
 	case GossipLeft:
 		return "left"
+	case GossipDead:
+		return "dead"
 	default:
 		return "nothing"
 	}

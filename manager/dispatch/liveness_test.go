@@ -31,11 +31,13 @@ func TestJudge(t *testing.T) {
 		{"goodbye and gossip failed: it restarts", Evidence{State: ready, Heard: 3 * time.Second, Gossip: GossipFailed, Leading: long}, ready, 7 * time.Second},
 		{"goodbye and gossip left", Evidence{State: ready, Heard: 3 * time.Second, Gossip: GossipLeft, Leading: long}, down, 0},
 		{"no session for too long", Evidence{State: ready, Heard: 10 * time.Second, Gossip: GossipAlive, Leading: long}, down, 0},
-		{"broken and gossip: at once", Evidence{State: ready, Broken: true, Gossip: GossipFailed, Leading: long}, down, 0},
+		{"broken and nobody answers: at once", Evidence{State: ready, Broken: true, Gossip: GossipDead, Leading: long}, down, 0},
+		{"broken and the host answers: a daemon that died returns", Evidence{State: ready, Broken: true, Heard: 4 * time.Second, Gossip: GossipFailed, Leading: long}, ready, 6 * time.Second},
+		{"silence and nobody answers", Evidence{State: ready, Open: true, Heard: 3 * time.Second, Gossip: GossipDead, Leading: long}, down, 0},
 		{"departing counts at once", Evidence{State: ready, Open: true, Gossip: GossipAlive, Departing: true}, down, 0},
 		{"departed stays down", Evidence{State: down, Departing: true, Gossip: GossipLeft, Leading: long}, down, 0},
 		{"broken alone waits", Evidence{State: ready, Broken: true, Gossip: GossipAlive, Leading: long}, ready, 10 * time.Second},
-		{"a new leader waits", Evidence{State: ready, Broken: true, Gossip: GossipFailed, Leading: time.Second}, ready, 2 * time.Second},
+		{"a new leader waits", Evidence{State: ready, Broken: true, Gossip: GossipDead, Leading: time.Second}, ready, 2 * time.Second},
 		{"a new leader waits for the silent", Evidence{State: ready, Open: true, Heard: time.Second, Gossip: GossipFailed, Leading: time.Second}, ready, 2 * time.Second},
 		{"joined and never heard", Evidence{State: never, Heard: time.Second, Leading: long}, never, 9 * time.Second},
 		{"joined and never came", Evidence{State: never, Heard: 10 * time.Second, Leading: long}, down, 0},
@@ -59,7 +61,7 @@ func TestJudge(t *testing.T) {
 // TestJudge_TimeOnlyMovesOneWay: the same evidence, grown older, never brings a node back, and Next is when it changes.
 func TestJudge_TimeOnlyMovesOneWay(t *testing.T) {
 	limits := Limits{Beat: time.Second, Timeout: 10 * time.Second}
-	for _, gossip := range []GossipStatus{GossipUnknown, GossipAlive, GossipFailed, GossipLeft} {
+	for _, gossip := range []GossipStatus{GossipUnknown, GossipAlive, GossipFailed, GossipLeft, GossipDead} {
 		for bits := range 4 {
 			base := Evidence{State: swarmv1.NodeState_READY, Open: bits&1 != 0, Broken: bits&2 != 0, Gossip: gossip}
 			if base.Open && base.Broken {

@@ -176,10 +176,10 @@ func (s *Server) LeadLiveness(ctx context.Context) error {
 func (s *Server) judge(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	var gossip <-chan struct{}
+	var members, verdicts <-chan struct{}
 	for {
 		if s.deps.Gossip != nil {
-			gossip = s.deps.Gossip.Changed() // before looking, so that no change is missed
+			members, verdicts = s.deps.Gossip.Changed() // before looking, so that no change is missed
 		}
 		next, err := s.judgeAll(ctx)
 		if err != nil {
@@ -193,7 +193,8 @@ func (s *Server) judge(ctx context.Context) error {
 		select {
 		case <-timer.C:
 		case <-s.tracker.wake:
-		case <-gossip:
+		case <-members:
+		case <-verdicts:
 		case <-ctx.Done():
 			return nil
 		}
