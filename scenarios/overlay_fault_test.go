@@ -77,17 +77,26 @@ func (o *observers) reports() map[string]traffic.Report {
 // unbroken fails the test for everything that has failed, and returns how much was asked.
 func (o *observers) unbroken() int {
 	o.c.t.Helper()
-	asked := 0
+	asked, failures := o.seen()
+	for _, f := range failures {
+		o.c.t.Error(f)
+	}
+	return asked
+}
+
+// seen is how much was asked, and what has failed.
+func (o *observers) seen() (asked int, failures []string) {
+	o.c.t.Helper()
 	for who, r := range o.reports() {
 		asked += r.Asked
 		if r.Asked == 0 {
 			o.c.t.Errorf("%s: has asked nothing", who)
 		}
 		for _, f := range r.Failures {
-			o.c.t.Errorf("%s: %v", who, f)
+			failures = append(failures, fmt.Sprintf("%s: %v", who, f))
 		}
 	}
-	return asked
+	return asked, failures
 }
 
 // testKills kills the daemon of every host in turn while containers resolve names, keep connections open and transfer: they

@@ -52,8 +52,16 @@ func TestUpdateLosesNoRequest(t *testing.T) {
 		}
 		return err
 	})
-	t.Logf("%d requests", o.unbroken())
+	asked, failures := o.seen()
+	t.Logf("%d requests, failed: %q", asked, failures)
+	if len(failures) > asked/oneIn {
+		t.Errorf("%d of %d requests failed: %q", len(failures), asked, failures)
+	}
 }
+
+// oneIn so many requests may fail: a packet that the kernel judges while rules change is looked up twice, but a virtual
+// machine may stand still in between, for more than one change.
+const oneIn = 5000
 
 // ask begins to ask web for its page, in containers and from outside.
 func (c *crowd) ask(from []member) *observers {
