@@ -4,9 +4,7 @@ package containerd
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -18,6 +16,7 @@ import (
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/moby/sys/signal"
 
+	"swarm/internal/pause"
 	"swarm/worker/containerd/layout"
 )
 
@@ -116,7 +115,7 @@ func (r *Runtime) remove(ctx context.Context, id string) error {
 	if err := r.groups.leave(ctx, id); err != nil {
 		return err
 	}
-	if err := r.deleteTask(ctx, id); err != nil {
+	if err := r.deleteWhole(ctx, id); err != nil {
 		return err
 	}
 	if err := r.removeCgroup(ctx, id); err != nil {
@@ -137,6 +136,32 @@ func (r *Runtime) remove(ctx context.Context, id string) error {
 		}
 	}
 	return r.removeFolders(id)
+}
+
+// A shim that still sets a container up is waited for, with a bound: containerd gives one that it has given up on 5 s to
+// clean up.
+const (
+	setUpPatience = 10 * time.Second
+	setUpLook     = 50 * time.Millisecond
+)
+
+// deleteWhole deletes the task, also one that containerd does not know yet: a shim goes on setting a container up when the
+// daemon that asked for it has died. Meanwhile there is a bundle and no task.
+func (r *Runtime) deleteWhole(ctx context.Context, id string) error {
+	wait, cancel := context.WithTimeout(ctx, setUpPatience)
+	defer cancel()
+	for {
+		if err := r.deleteTask(ctx, id); err != nil || r.cfg.Exits == "" {
+			return err
+		}
+		bundle := filepath.Join(layout.Bundles(filepath.Dir(r.cfg.Exits)), layout.Namespace, id)
+		if _, err := os.Stat(bundle); err != nil {
+			return nil
+		}
+		if err := pause.For(wait, setUpLook); err != nil {
+			return ctx.Err()
+		}
+	}
 }
 
 // deleteTask deletes what the shim has, by force if need be.
@@ -161,33 +186,4 @@ func (r *Runtime) deleteTask(ctx context.Context, id string) error {
 		return err
 	}
 	return del()
-}
-
-// removeCgroup removes what is left of the cgroup when nobody deleted the container in order: its shim was killed.
-func (r *Runtime) removeCgroup(ctx context.Context, id string) error {
-	rec, ok := r.recorded(id)
-	if ok && !rec.ShimLost || !ok && !r.started(id) {
-		return nil
-	}
-	c, err := r.client.ContainerService().Get(ctx, id)
-	if errdefs.IsNotFound(err) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	cgroup := c.Labels[labelCgroup]
-	if filepath.Base(cgroup) != id {
-		return nil // a scope: systemd removes an empty one itself
-	}
-	left, err := filepath.Glob("/sys/fs/cgroup/*" + cgroup)
-	if err != nil {
-		return err
-	}
-	for _, dir := range append(left, filepath.Join("/sys/fs/cgroup", cgroup)) {
-		if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			r.log.WarnContext(ctx, "cgroup remains", "task", id, "dir", dir, "err", err)
-		}
-	}
-	return nil
 }

@@ -4,6 +4,10 @@ package shim
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
 	"sync"
 
 	cgroup1 "github.com/containerd/cgroups/v3/cgroup1/stats"
@@ -14,9 +18,12 @@ import (
 	"github.com/containerd/containerd/v2/core/events"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/containerd/v2/pkg/shim"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/log"
 	"github.com/containerd/ttrpc"
 	"github.com/containerd/typeurl/v2"
+	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"swarm/worker/containerd/exit"
@@ -65,6 +72,9 @@ func (r *recorder) Create(ctx context.Context, req *taskapi.CreateTaskRequest) (
 	}
 	w := r.add(req.ID)
 	resp, err := r.create(ctx, req, w)
+	if err == nil {
+		err = r.disown(ctx, req)
+	}
 	if err != nil {
 		r.forget(req.ID, w)
 		close(w.done)
@@ -78,6 +88,20 @@ func (r *recorder) Create(ctx context.Context, req *taskapi.CreateTaskRequest) (
 		r.record(watchCtx, dir, namespace, req.ID, w)
 	}()
 	return resp, nil
+}
+
+// disown takes a container away again that containerd gave up while it was set up: its bundle is gone, so nobody else would
+// ever end it, nor this shim.
+func (r *recorder) disown(ctx context.Context, req *taskapi.CreateTaskRequest) error {
+	if _, err := os.Stat(req.Bundle); !errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	ctx = context.WithoutCancel(ctx)
+	_, killed := r.TTRPCTaskService.Kill(ctx, &taskapi.KillRequest{ID: req.ID, Signal: uint32(unix.SIGKILL), All: true})
+	_, deleted := r.TTRPCTaskService.Delete(ctx, &taskapi.DeleteRequest{ID: req.ID})
+	_, shut := r.TTRPCTaskService.Shutdown(ctx, &taskapi.ShutdownRequest{ID: req.ID}) // unless it has others
+	log.G(ctx).WithField("id", req.ID).WithError(errors.Join(killed, deleted, shut)).Info("container given up while it was set up")
+	return errgrpc.ToGRPC(fmt.Errorf("container %s was given up while it was set up: %w", req.ID, errdefs.ErrUnavailable))
 }
 
 // create has the container's output carried by this shim's own outputs.

@@ -5,6 +5,7 @@ package shim
 import (
 	"context"
 	"errors"
+	"os"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -19,7 +20,10 @@ import (
 	"github.com/containerd/containerd/v2/core/events"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/typeurl/v2"
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/types/known/emptypb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"swarm/worker/containerd/exit"
@@ -31,6 +35,7 @@ type fakeTasks struct {
 	taskapi.TTRPCTaskService
 	createErr error
 	stats     any
+	done      []string
 
 	mu     sync.Mutex // guards status
 	status uint32
@@ -69,7 +74,18 @@ func (f *fakeTasks) State(context.Context, *taskapi.StateRequest) (*taskapi.Stat
 }
 
 func (f *fakeTasks) Delete(context.Context, *taskapi.DeleteRequest) (*taskapi.DeleteResponse, error) {
+	f.done = append(f.done, "delete")
 	return &taskapi.DeleteResponse{}, nil
+}
+
+func (f *fakeTasks) Kill(context.Context, *taskapi.KillRequest) (*emptypb.Empty, error) {
+	f.done = append(f.done, "kill")
+	return &emptypb.Empty{}, nil
+}
+
+func (f *fakeTasks) Shutdown(context.Context, *taskapi.ShutdownRequest) (*emptypb.Empty, error) {
+	f.done = append(f.done, "shutdown")
+	return &emptypb.Empty{}, nil
 }
 
 func (f *fakeTasks) Stats(context.Context, *taskapi.StatsRequest) (*taskapi.StatsResponse, error) {
@@ -93,10 +109,14 @@ func setUp(t *testing.T, f *fakeTasks) (*recorder, context.Context, exit.Dir, *t
 	t.Helper()
 	f.exited = make(chan struct{})
 	state := t.TempDir()
+	bundle := filepath.Join(layout.Bundles(state), layout.Namespace, "c1")
+	if err := os.MkdirAll(bundle, 0o755); err != nil {
+		t.Fatal(err)
+	}
 	r := newRecorder(t.Context())
 	r.TTRPCTaskService = f
 	return r, namespaces.WithNamespace(t.Context(), layout.Namespace), exit.Dir(layout.Exits(state)),
-		&taskapi.CreateTaskRequest{ID: "c1", Bundle: filepath.Join(layout.Bundles(state), layout.Namespace, "c1")}
+		&taskapi.CreateTaskRequest{ID: "c1", Bundle: bundle}
 }
 
 func TestRecorder_WhoeverLearnsOfAnExitFindsItsRecord(t *testing.T) {
@@ -177,6 +197,24 @@ func TestRecorder_CreationForgetsANamesake(t *testing.T) {
 	}
 	if len(r.watches) != 0 {
 		t.Errorf("watches after a failed creation: got %d, want none", len(r.watches))
+	}
+}
+
+// containerd that gives up a container which is being set up removes its bundle, and forgets it.
+func TestRecorder_TakesAwayWhatNobodyWaitsFor(t *testing.T) {
+	f := &fakeTasks{}
+	r, ctx, _, req := setUp(t, f)
+	if err := os.RemoveAll(req.Bundle); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.Create(ctx, req); !errdefs.IsUnavailable(errgrpc.ToNative(err)) {
+		t.Errorf("create: got %v, want unavailable", err)
+	}
+	if diff := cmp.Diff([]string{"kill", "delete", "shutdown"}, f.done); diff != "" {
+		t.Errorf("done (-want +got):\n%s", diff)
+	}
+	if len(r.watches) != 0 {
+		t.Errorf("watches: got %d, want none", len(r.watches))
 	}
 }
 
