@@ -18,24 +18,31 @@ func dialer(netns string) dialFunc {
 	if netns == "" {
 		return d.DialContext
 	}
-	return func(ctx context.Context, network, addr string) (net.Conn, error) {
-		type answer struct {
-			conn net.Conn
-			err  error
-		}
-		answers := make(chan answer, 1)
-		go func() {
-			// Never unlocked: the thread is in the wrong namespace for everybody else, and ends with the goroutine.
-			runtime.LockOSThread()
-			var a answer
-			if a.err = enter(netns); a.err == nil {
-				a.conn, a.err = d.DialContext(ctx, network, addr)
+	return func(ctx context.Context, network, addr string) (conn net.Conn, err error) {
+		onThread(func() { // ends with ctx at the latest
+			if err = enter(netns); err == nil {
+				conn, err = d.DialContext(ctx, network, addr)
 			}
-			answers <- a
-		}()
-		a := <-answers // ends with ctx at the latest
-		return a.conn, a.err
+		})
+		return conn, err
 	}
+}
+
+// onThread runs fn on a thread that is in the wrong namespace for everybody else afterwards, and ends with it. The main
+// thread never ends, and would hold the namespace as long as the daemon lives: while it waits here, locked, fn gets another.
+func onThread(fn func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread()
+		if unix.Gettid() == os.Getpid() {
+			onThread(fn)
+			runtime.UnlockOSThread()
+			return
+		}
+		fn()
+	}()
+	<-done
 }
 
 func enter(path string) error {
