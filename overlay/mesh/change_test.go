@@ -178,6 +178,11 @@ func TestSync_BackendsComeAndGo(t *testing.T) {
 			h.sync(h.state(port(8080, b)))
 		}
 		w.want("by the former host", w.client, "tcp", at(addr(11), 8080), "b "+client)
+		// The asked host has one too, and has heard of one on n2 before n2 has: n2 sends back.
+		n3.sync(n3.state(port(8080, a, b)))
+		for range 8 {
+			w.want("back to the asked host", w.client, "tcp", at(addr(13), 8080), "b "+client)
+		}
 		// Nobody is left: refused at once.
 		w.publish(port(8080), udp(port(8080)))
 		for _, network := range []string{"tcp", "udp"} {

@@ -98,7 +98,7 @@ type Published struct {
 	Local    bool
 	Backends []Backend
 	// Standby are containers of this host that are no backends. Other hosts may not know yet that one is no backend any more,
-	// or know before this one that it is: what they send is taken there while no backend is here.
+	// or know before this one that it is: what they send is taken there while no backend is here. Without any, it is sent on.
 	Standby []Backend
 }
 

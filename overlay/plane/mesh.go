@@ -71,7 +71,8 @@ func (p *Plane) published(s directory.Service) []mesh.Published {
 			standby = append(standby, backend)
 		}
 	}
-	if len(served) > 0 { // They still serve; the others may not yet.
+	// Who has served still does; who has not may not listen yet, and is better than nobody at all.
+	if len(served)+len(backends) > 0 {
 		standby = served
 	}
 	var out []mesh.Published
