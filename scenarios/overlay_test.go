@@ -3,6 +3,7 @@ package scenarios
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -319,6 +320,12 @@ func (c *crowd) isolated(red, blue, shut population) {
 	ended := make(chan error)
 	go func() { ended <- traffic.Echo(ctx, machine) }()
 	defer func() { cancel(); <-ended }()
+	c.eventually("the machine echoes", func() error {
+		if a := traffic.Reach(ctx, traffic.Dial, traffic.Target{Network: "tcp", Address: machine}); a.Err != "" {
+			return errors.New(a.Err)
+		}
+		return nil
+	})
 	c.leaves(red.members[:2], machine, true)
 	c.leaves(shut.members, machine, false)
 	foreign = foreign[:0]
