@@ -65,7 +65,7 @@ func testCutOff(t *testing.T, c *crowd) {
 // workerWith is who is on the network red, and a host that is no manager, with a task of a service there.
 func (c *crowd) workerWith(service string) (population, dev.Host) {
 	c.t.Helper()
-	red := c.population("red")
+	red := c.settled("red", 2*len(c.hosts)) // What went before may still be replaced.
 	for _, h := range c.hosts[3:] {
 		if on, _ := apart(red.of(service), h.Name); len(on) > 0 {
 			return red, h
