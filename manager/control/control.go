@@ -75,7 +75,8 @@ func New(cfg Config, deps Deps) *Server {
 
 const (
 	// attempts of a write whose caller named no version, when others write the same row, or take what it has chosen.
-	attempts = 32
+	// At each of them somebody got through: that many may write to the same network at the same time.
+	attempts = 512
 	// catchUp bounds how long a write waits to be seen by this manager's own replica.
 	catchUp = 5 * time.Second
 )
