@@ -7,12 +7,13 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"swarm/internal/thread"
 )
 
 // ObserveSeccomp asks whether the kernel filters system calls.
@@ -137,24 +138,19 @@ func tryOverlayFS(dir string) error {
 			return err
 		}
 	}
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends here
-		done <- func() error {
-			if err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS); err != nil {
-				return err
-			}
-			if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-				return err
-			}
-			data := fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s", folders["lower"], folders["upper"], folders["work"])
-			if err := unix.Mount("overlay", folders["merged"], "overlay", 0, data); err != nil {
-				return err
-			}
-			return unix.Unmount(folders["merged"], unix.MNT_DETACH)
-		}()
-	}()
-	return <-done
+	return thread.Run(func() error {
+		if err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS); err != nil {
+			return err
+		}
+		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+			return err
+		}
+		data := fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s", folders["lower"], folders["upper"], folders["work"])
+		if err := unix.Mount("overlay", folders["merged"], "overlay", 0, data); err != nil {
+			return err
+		}
+		return unix.Unmount(folders["merged"], unix.MNT_DETACH)
+	})
 }
 
 // dnsPatience is how long a name server may take.

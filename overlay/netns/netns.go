@@ -14,13 +14,14 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/vishvananda/netlink"
 	vns "github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"swarm/internal/thread"
 )
 
 // self is the calling thread's network namespace.
@@ -137,7 +138,7 @@ func (n *Namespace) ID() ID { return n.id }
 // Do runs fn on a thread inside the namespace. What fn opens stays there;
 // goroutines that it starts do not.
 func (n *Namespace) Do(fn func() error) error {
-	return onThread(func() (bool, error) {
+	return thread.Lend(func() (bool, error) {
 		back, err := os.Open(self)
 		if err != nil {
 			return true, err
@@ -204,31 +205,7 @@ func sysctlPath(key string) string {
 
 // Thread runs fn on an OS thread of its own, which ends with it: fn may change
 // the thread's namespaces at will. A process that fn starts inherits them.
-func Thread(fn func() error) error {
-	return onThread(func() (bool, error) { return false, fn() })
-}
-
-// onThread runs fn locked to a thread and waits; the thread returns to the
-// scheduler's pool only when fn says that it is clean.
-func onThread(fn func() (clean bool, err error)) error {
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		if unix.Gettid() == os.Getpid() {
-			// The main thread never ends and is what /proc/<pid> shows: it stays
-			// where it is. While it waits here, locked, fn gets another thread.
-			done <- onThread(fn)
-			runtime.UnlockOSThread()
-			return
-		}
-		clean, err := fn()
-		if clean {
-			runtime.UnlockOSThread()
-		}
-		done <- err
-	}()
-	return <-done
-}
+func Thread(fn func() error) error { return thread.Run(fn) }
 
 func loopbackUp() error {
 	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)

@@ -5,9 +5,10 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"runtime"
 
 	"golang.org/x/sys/unix"
+
+	"swarm/internal/thread"
 )
 
 // dialer dials from inside a network namespace. A socket belongs to the namespace of the thread that made it, wherever
@@ -19,30 +20,15 @@ func dialer(netns string) dialFunc {
 		return d.DialContext
 	}
 	return func(ctx context.Context, network, addr string) (conn net.Conn, err error) {
-		onThread(func() { // ends with ctx at the latest
-			if err = enter(netns); err == nil {
-				conn, err = d.DialContext(ctx, network, addr)
+		err = thread.Run(func() error { // ends with ctx at the latest
+			if err := enter(netns); err != nil {
+				return err
 			}
+			conn, err = d.DialContext(ctx, network, addr)
+			return err
 		})
 		return conn, err
 	}
-}
-
-// onThread runs fn on a thread that is in the wrong namespace for everybody else afterwards, and ends with it. The main
-// thread never ends, and would hold the namespace as long as the daemon lives: while it waits here, locked, fn gets another.
-func onThread(fn func()) {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		runtime.LockOSThread()
-		if unix.Gettid() == os.Getpid() {
-			onThread(fn)
-			runtime.UnlockOSThread()
-			return
-		}
-		fn()
-	}()
-	<-done
 }
 
 func enter(path string) error {

@@ -7,10 +7,8 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"runtime"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -190,21 +188,4 @@ func TestDialer_EntersTheNamespace(t *testing.T) {
 	if _, err := dialer("/nonexistent")(t.Context(), "tcp", ln.Addr().String()); err == nil {
 		t.Error("dialled from a namespace that does not exist")
 	}
-}
-
-func TestOnThread_LeavesTheMainThreadAlone(t *testing.T) {
-	var here, all sync.WaitGroup
-	here.Add(50)
-	for range 50 { // at the same time: every thread that there is takes one
-		all.Go(func() {
-			onThread(func() {
-				here.Done()
-				here.Wait()
-				if unix.Gettid() == os.Getpid() {
-					t.Error("on the main thread, which cannot end")
-				}
-			})
-		})
-	}
-	all.Wait()
 }
