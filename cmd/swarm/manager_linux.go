@@ -59,7 +59,7 @@ func (p *parts) newManager(b node.Base, g node.Gossip, rows []*swarmv1.Change) (
 	m.store, err = raftstore.Open(raftstore.Config{
 		NodeID: b.Membership.NodeID, ClusterID: b.Membership.ClusterID, Dir: b.Dir, Bootstrap: err == nil, Build: version, Sealer: ring,
 		Timeouts: raftTimeouts(p.options.RaftTimeout),
-	}, raftstore.Deps{Log: b.Log, Listener: b.Listener.Raft(), Dial: dialRaft, Conn: conn, Committed: p.monitor.commits.Observe})
+	}, raftstore.Deps{Log: b.Log, Listener: b.Listener.Raft(), Dial: dialRaft, Conn: conn, Committed: func(took time.Duration) { p.monitor.commits.Observe(took) }})
 	if err != nil {
 		return nil, err
 	}

@@ -12,7 +12,7 @@ type families struct {
 	networkIn, networkOut                                               trafficFamilies
 	taskIn, taskOut                                                     trafficFamilies
 	accepted, made, open                                                *metrics.Family
-	dnsQueries, dnsAnswers, dnsFailures, dnsContainers                  *metrics.Family
+	dnsQueries, dnsAnswers, dnsFailures, dnsContainers, taskDNS         *metrics.Family
 
 	leads, hasLeader, term, last, committed, applied, voters, commitTime *metrics.Family
 	sessions, nodes, tasks, services                                     *metrics.Family
@@ -50,8 +50,8 @@ func newFamilies() *families {
 		networkIn:       trafficFamily("swarm_network_", "receive", "from other hosts on an overlay network", "network"),
 		networkOut:      trafficFamily("swarm_network_", "transmit", "to other hosts on an overlay network", "network"),
 		conflicts:       family(g, "swarm_published_port_conflicts", "Ports published on all nodes that another program of this host has."),
-		programTime:     family(h, "swarm_network_program_duration_seconds", "How long it took to bring kernel and name server in line with a change."),
-		programFailures: family(c, "swarm_network_program_failures_total", "Changes that could not be programmed at once, and were tried again."),
+		programTime:     family(h, "swarm_network_program_duration_seconds", "How long it took to write a change that concerns a network to the kernel; ingress is the routing mesh.", "network"),
+		programFailures: family(c, "swarm_network_program_failures_total", "Changes that could not be written at once, and were tried again.", "network"),
 		taskIn:          trafficFamily("swarm_task_network_", "receive", "that a task received on a network", "network", "service", "task"),
 		taskOut:         trafficFamily("swarm_task_network_", "transmit", "that a task sent on a network", "network", "service", "task"),
 		accepted:        family(c, "swarm_task_tcp_accepted_total", "TCP connections made to a task.", "service", "task"),
@@ -61,6 +61,7 @@ func newFamilies() *families {
 		dnsAnswers:      family(c, "swarm_dns_answers_total", "Answers to this node's containers.", "source"),
 		dnsFailures:     family(c, "swarm_dns_failures_total", "Questions that no other name server answered."),
 		dnsContainers:   family(g, "swarm_dns_containers", "Containers whose questions are answered."),
+		taskDNS:         family(c, "swarm_task_dns_queries_total", "Questions of a task, by the network that answers; without a network, those that none of its knows.", "network", "service", "task"),
 
 		leads:      family(g, "swarm_raft_leader", "1 on the manager that leads."),
 		hasLeader:  family(g, "swarm_raft_has_leader", "1 while this manager knows a leader; without one nothing can be changed."),

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -57,10 +58,18 @@ func listenMetrics(ctx context.Context, o cli.DaemonOptions, log *slog.Logger) (
 }
 
 // sinceProgrammed takes in how programming the overlay went.
-func (m *monitor) sinceProgrammed(took time.Duration, err error) {
-	m.programmed.Observe(took)
-	if err != nil {
-		m.failures.Inc()
+func (m *monitor) sinceProgrammed(r plane.Round) {
+	for _, network := range r.Gone {
+		m.programmed.Forget(network)
+		m.failures.Forget(network)
+	}
+	for network, err := range r.Networks {
+		m.programmed.Observe(r.Took, network)
+		failed := 0
+		if err != nil {
+			failed = 1
+		}
+		m.failures.Add(failed, network)
 	}
 }
 
@@ -130,11 +139,7 @@ func (o *overlay) show(ctx context.Context, f *families, service map[string]stri
 		return err
 	}
 	for _, n := range networks {
-		row, _ := o.directory.Network(n.ID)
-		name := row.GetSpec().GetName()
-		if name == "" {
-			name = n.ID // The managers have not told of it yet.
-		}
+		name := o.called(n.ID)
 		emit(f.networkTasks, float64(len(n.Local)), name)
 		emit(f.networkPeers, float64(len(n.Peers)), name)
 		f.networkIn.show(emit, counted(n.Received), name)
@@ -150,7 +155,20 @@ func (o *overlay) show(ctx context.Context, f *families, service map[string]stri
 	emit(f.dnsAnswers, float64(stats.GetForwarded()), "upstream")
 	emit(f.dnsFailures, float64(stats.GetFailed()))
 	emit(f.dnsContainers, float64(stats.GetContainers()))
+	for _, a := range stats.GetAsked() {
+		s, task := service[a.GetContainerId()], a.GetContainerId()
+		for _, n := range a.GetNetworks() {
+			emit(f.taskDNS, float64(n.GetQueries()), o.called(n.GetNetworkId()), s, task)
+		}
+		emit(f.taskDNS, float64(a.GetElsewhere()), "", s, task)
+	}
 	return nil
+}
+
+// called is a network's name; its id while the managers have not told of it.
+func (o *overlay) called(id string) string {
+	n, _ := o.directory.Network(id)
+	return cmp.Or(n.GetSpec().GetName(), id)
 }
 
 func counted(t fabric.Traffic) plane.Count {

@@ -113,8 +113,8 @@ func (k Kind) value() prometheus.ValueType {
 	return prometheus.GaugeValue
 }
 
-// Duration counts what took how long.
-type Duration struct{ of prometheus.Histogram }
+// Duration counts what took how long, for each set of labels.
+type Duration struct{ of *prometheus.HistogramVec }
 
 // NewDuration shows durations, counted in these bounds.
 func (r *Registry) NewDuration(f *Family, bounds ...time.Duration) *Duration {
@@ -122,26 +122,40 @@ func (r *Registry) NewDuration(f *Family, bounds ...time.Duration) *Duration {
 	for i, b := range bounds {
 		seconds[i] = b.Seconds()
 	}
-	d := &Duration{prometheus.NewHistogram(prometheus.HistogramOpts{Name: f.Name, Help: f.Help, Buckets: seconds})}
+	d := &Duration{prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: f.Name, Help: f.Help, Buckets: seconds}, f.Labels)}
 	r.of.MustRegister(d.of)
+	if len(f.Labels) == 0 {
+		d.of.WithLabelValues() // is shown before the first
+	}
 	return d
 }
 
 // Observe adds one.
-func (d *Duration) Observe(took time.Duration) { d.of.Observe(took.Seconds()) }
+func (d *Duration) Observe(took time.Duration, labels ...string) {
+	d.of.WithLabelValues(labels...).Observe(took.Seconds())
+}
 
-// Count counts events.
-type Count struct{ of prometheus.Counter }
+// Forget shows those of the labels no more.
+func (d *Duration) Forget(labels ...string) { d.of.DeleteLabelValues(labels...) }
+
+// Count counts events, for each set of labels.
+type Count struct{ of *prometheus.CounterVec }
 
 // NewCount shows a number of events.
 func (r *Registry) NewCount(f *Family) *Count {
-	c := &Count{prometheus.NewCounter(prometheus.CounterOpts{Name: f.Name, Help: f.Help})}
+	c := &Count{prometheus.NewCounterVec(prometheus.CounterOpts{Name: f.Name, Help: f.Help}, f.Labels)}
 	r.of.MustRegister(c.of)
+	if len(f.Labels) == 0 {
+		c.of.WithLabelValues() // is shown before the first
+	}
 	return c
 }
 
-// Inc adds one.
-func (c *Count) Inc() { c.of.Inc() }
+// Add adds n, which may be 0: what has not happened is shown too.
+func (c *Count) Add(n int, labels ...string) { c.of.WithLabelValues(labels...).Add(float64(n)) }
+
+// Forget shows those of the labels no more.
+func (c *Count) Forget(labels ...string) { c.of.DeleteLabelValues(labels...) }
 
 // readTime bounds how long a client may take to ask.
 const readTime = 5 * time.Second

@@ -16,7 +16,8 @@ var (
 	tasks  = &Family{Name: "swarm_node_tasks", Help: "Tasks.", Labels: []string{"state"}}
 	served = &Family{Name: "swarm_dns_queries_total", Help: "Questions.", Kind: Counter}
 	took   = &Family{Name: "swarm_commit_duration_seconds", Help: "How long a commit took.", Kind: Histogram}
-	failed = &Family{Name: "swarm_failures_total", Help: "What failed.", Kind: Counter}
+	wrote  = &Family{Name: "swarm_write_duration_seconds", Help: "How long a write took.", Kind: Histogram, Labels: []string{"network"}}
+	failed = &Family{Name: "swarm_failures_total", Help: "What failed.", Kind: Counter, Labels: []string{"network"}}
 )
 
 func filled(t *testing.T) *Registry {
@@ -29,7 +30,13 @@ func filled(t *testing.T) *Registry {
 	})
 	r.Add(func(context.Context, Emit) error { return errors.New("does not answer") })
 	r.NewDuration(took, time.Millisecond, time.Second).Observe(20 * time.Millisecond)
-	r.NewCount(failed).Inc()
+	writes, failures := r.NewDuration(wrote, time.Second), r.NewCount(failed)
+	for _, network := range []string{"app", "gone"} {
+		writes.Observe(time.Millisecond, network)
+		failures.Add(0, network)
+	}
+	writes.Forget("gone")
+	failures.Forget("gone")
 	return r
 }
 
@@ -57,15 +64,16 @@ func TestServe(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, line := range []string{
-		`swarm_node_tasks{state="running"} 3`, "swarm_dns_queries_total 7", "swarm_failures_total 1",
-		`swarm_commit_duration_seconds_bucket{le="1"} 1`, "# TYPE swarm_commit_duration_seconds histogram", "go_goroutines ", "process_resident_memory_bytes ",
+		`swarm_node_tasks{state="running"} 3`, "swarm_dns_queries_total 7", `swarm_failures_total{network="app"} 0`,
+		`swarm_commit_duration_seconds_bucket{le="1"} 1`, `swarm_write_duration_seconds_count{network="app"} 1`,
+		"# TYPE swarm_commit_duration_seconds histogram", "go_goroutines ", "process_resident_memory_bytes ",
 	} {
 		if !strings.Contains(string(body), line) {
 			t.Errorf("no line %q in\n%s", line, body)
 		}
 	}
 	if strings.Contains(string(body), "gone") {
-		t.Error("a source that was removed is still asked")
+		t.Error("what was removed is still shown")
 	}
 	cancel()
 	if err := <-ended; err != nil {

@@ -20,6 +20,7 @@ func (p *Plane) nameNetwork(id string) {
 		p.deps.Names.RemoveNetwork(id)
 		return
 	}
+	p.called[id] = n.GetSpec().GetName()
 	r := &swarmv1.ResolverNetwork{Id: id, Name: n.GetSpec().GetName()}
 	for _, c := range n.GetIpam().GetConfigs() {
 		r.Subnets = append(r.Subnets, c.GetSubnet())

@@ -89,9 +89,8 @@ type Deps struct {
 	Mesh func(vni uint32) Mesh
 	// Gossip reports dead nodes, with a channel that is closed at the next change. Optional.
 	Gossip func() (directory.Report, <-chan struct{})
-	// Programmed is told how long the kernel and the name server took to be told what had changed, and how it ended. It must
-	// not block. Optional.
-	Programmed func(took time.Duration, err error)
+	// Programmed is told of each time that changes were written. It must not block. Optional.
+	Programmed func(Round)
 	// Conflicted is told when Conflicts has changed. It must not block. Optional.
 	Conflicted func()
 }
@@ -150,6 +149,8 @@ type Plane struct {
 	cuts []func(context.Context) error
 	// told are the ports that could not be held, with the reason.
 	told map[mesh.Port]string
+	// called are the networks' names, by id: of one that is gone nobody else knows it.
+	called map[string]string
 }
 
 // attached is a task of this host.
@@ -184,7 +185,7 @@ func (t *attached) overlapping() bool {
 func New(deps Deps) *Plane {
 	return &Plane{
 		deps: deps, tasks: map[string]*attached{}, seen: map[string]directory.Service{}, local: map[string][]netip.Addr{},
-		served: map[string]bool{}, told: map[mesh.Port]string{}, restored: make(chan struct{}),
+		served: map[string]bool{}, told: map[mesh.Port]string{}, called: map[string]string{}, restored: make(chan struct{}),
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"swarm/overlay/bridge"
 	"swarm/overlay/directory"
@@ -299,6 +300,38 @@ func TestWhatFailedIsTriedAgain(t *testing.T) {
 		if got := settled(); !slices.Contains(got, "program /ns/t1 [{[10.0.1.2] [10.0.1.3]}]") {
 			t.Errorf("after a failure: %q", got)
 		}
+	})
+}
+
+// What a round concerned is told by network, until the host has no more to do with one.
+func TestRoundsAreToldByNetwork(t *testing.T) {
+	run(t, func(p *Plane, d *directory.Directory, k *kernel, settled func() []string) {
+		var rounds []Round
+		p.deps.Programmed = func(r Round) { rounds = append(rounds, r) }
+		broken := errors.New("no buffer space")
+		step := func(name string, change func(), want ...Round) {
+			t.Helper()
+			change()
+			settled()
+			if diff := cmp.Diff(want, rounds, cmpopts.EquateErrors()); diff != "" {
+				t.Errorf("%s: %s", name, diff)
+			}
+			rounds = nil
+		}
+		other := network()
+		other.Id, other.Spec.Name = "other", "other"
+		step("networks", func() {
+			d.Apply(append(world(), puts(&swarmv1.Assignment{Object: &swarmv1.Assignment_Network{Network: other}})...))
+		}, Round{Networks: map[string]error{"net": nil, "other": nil}})
+		k.mu.Lock()
+		k.fail["move"] = broken
+		k.mu.Unlock()
+		step("a member", func() { d.Apply(puts(backend("t3", "n2", "10.0.1.5/24", true))) },
+			Round{Networks: map[string]error{"net": broken}})
+		step("again, all of it", func() { time.Sleep(retryAfter) }, Round{Networks: map[string]error{"net": nil}})
+		step("gone", func() {
+			d.Apply([]*swarmv1.AssignmentChange{{Change: &swarmv1.AssignmentChange_Remove{Remove: &swarmv1.AssignmentRef{Kind: swarmv1.AssignmentRef_NETWORK, Id: "other"}}}})
+		}, Round{Networks: map[string]error{}, Gone: []string{"other"}})
 	})
 }
 

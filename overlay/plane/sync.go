@@ -78,10 +78,8 @@ func (p *Plane) catchUp(ctx context.Context) error {
 		return nil
 	}
 	began := time.Now()
-	err := p.sync(ctx, p.pending)
-	if p.deps.Programmed != nil {
-		p.deps.Programmed(time.Since(began), err)
-	}
+	on, err := p.sync(ctx, p.pending)
+	p.report(on, time.Since(began))
 	if err != nil {
 		return err
 	}
@@ -105,11 +103,12 @@ func (p *Plane) cut(ctx context.Context) error {
 }
 
 // sync programs what changed. All of it is tried, whatever fails.
-func (p *Plane) sync(ctx context.Context, changes directory.Changes) error {
-	errs := []error{p.syncNetworks(ctx, changes)}
+func (p *Plane) sync(ctx context.Context, changes directory.Changes) (concerned, error) {
+	on := concerned{}
+	errs := []error{p.syncNetworks(ctx, changes, on)}
 	d := p.difference(changes)
 	tasks := p.tasksOn(d)
-	errs = append(errs, p.followAll(ctx, tasks, d))
+	errs = append(errs, p.followAll(ctx, tasks, d, on))
 	for _, t := range tasks {
 		p.reset(t, d.gone)
 	}
@@ -117,27 +116,32 @@ func (p *Plane) sync(ctx context.Context, changes directory.Changes) error {
 	if p.meshOwed = p.meshOwed || d.meshed || changes.Peers; p.meshOwed {
 		err := p.syncMesh(ctx, d.ended)
 		p.meshOwed = err != nil
+		on.note(p.deps.Directory.Ingress().GetId(), err)
 		errs = append(errs, err)
 	}
-	return errors.Join(errs...)
+	return on, errors.Join(errs...)
 }
 
 // syncNetworks tells where tasks on other hosts are: the members that changed where that is enough.
-func (p *Plane) syncNetworks(ctx context.Context, changes directory.Changes) error {
+func (p *Plane) syncNetworks(ctx context.Context, changes directory.Changes, on concerned) error {
 	var errs []error
 	for id := range changes.Networks {
 		p.nameNetwork(id)
-		errs = append(errs, p.deps.Fabric.Sync(ctx, id, endpoints(p.deps.Directory.Remote(id))))
+		err := p.deps.Fabric.Sync(ctx, id, endpoints(p.deps.Directory.Remote(id)))
+		on.note(id, err)
+		errs = append(errs, err)
 	}
 	for id, members := range changes.Members {
 		if changes.Networks[id] {
 			continue
 		}
 		there, gone := p.deps.Directory.RemoteOf(id, members)
-		if err := p.deps.Fabric.Update(ctx, id, endpoints(there), gone); err != nil {
+		err := p.deps.Fabric.Update(ctx, id, endpoints(there), gone)
+		if err != nil {
 			changes.Networks[id] = true // When it is tried again, all is told.
 			errs = append(errs, err)
 		}
+		on.note(id, err)
 	}
 	return errors.Join(errs...)
 }
@@ -146,7 +150,7 @@ func (p *Plane) syncNetworks(ctx context.Context, changes directory.Changes) err
 const spacesAtOnce = 8
 
 // followAll brings the tasks' service addresses up to date.
-func (p *Plane) followAll(ctx context.Context, tasks []*attached, d difference) error {
+func (p *Plane) followAll(ctx context.Context, tasks []*attached, d difference, on concerned) error {
 	// Tasks on the same networks share a table. What changes while it is written is written in the next round.
 	tables := map[string]vip.Table{}
 	errs := make([]error, len(tasks))
@@ -160,6 +164,17 @@ func (p *Plane) followAll(ctx context.Context, tasks []*attached, d difference) 
 		})
 	}
 	_ = g.Wait()
+	for id := range d.networks {
+		on.note(id, nil)
+	}
+	for i, t := range tasks {
+		if errs[i] == nil {
+			continue
+		}
+		for _, o := range t.Overlays {
+			on.note(o.Network.GetId(), errs[i])
+		}
+	}
 	return errors.Join(errs...)
 }
 

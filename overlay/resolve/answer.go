@@ -24,39 +24,41 @@ const (
 // names is all zones. Not for several goroutines: the server's lock guards it.
 type names map[string]*zone
 
-// find looks for a name on the networks in turn; the first that has it answers. NAME.NETWORK is sought there only.
-func (n names) find(networks []string, name string) (found, bool) {
-	for _, id := range networks {
+// find looks for a name on the networks in turn, and tells which of them has it: the first that does answers, nowhere when
+// none does. NAME.NETWORK is sought there only.
+func (n names) find(networks []string, name string) (found, int) {
+	for i, id := range networks {
 		if z := n[id]; z != nil {
 			if f, ok := z.find(name); ok {
-				return f, true
+				return f, i
 			}
 		}
 	}
-	for _, id := range networks {
+	for i, id := range networks {
 		z := n[id]
 		if z == nil || z.name == "" {
 			continue
 		}
 		if base, ok := strings.CutSuffix(name, "."+z.name); ok {
 			if f, ok := z.find(base); ok {
-				return f, true
+				return f, i
 			}
 		}
 	}
-	return found{}, false
+	return found{}, nowhere
 }
 
-// local answers from what the container may know, or returns nil: the question is for others.
-func (n names) local(c *swarmv1.ResolverContainer, req *dns.Msg) *dns.Msg {
+// local answers from what the container may know, or returns nil: the question is for others. It tells which of the
+// container's networks the answer is from.
+func (n names) local(c *swarmv1.ResolverContainer, req *dns.Msg) (*dns.Msg, int) {
 	q := req.Question[0]
 	name := strings.ToLower(strings.TrimSuffix(q.Name, "."))
 	if ip, ok := reverseName(name); ok {
 		return n.pointer(c, req, ip)
 	}
-	f, ok := n.find(c.NetworkIds, name)
-	if !ok {
-		return unknown(c, req, name)
+	f, network := n.find(c.NetworkIds, name)
+	if network == nowhere {
+		return unknown(c, req, name), nowhere
 	}
 	m := reply(req, dns.RcodeSuccess)
 	m.Authoritative = true
@@ -73,7 +75,7 @@ func (n names) local(c *swarmv1.ResolverContainer, req *dns.Msg) *dns.Msg {
 			m.Extra = appendAddresses(appendAddresses(m.Extra, target, t.addresses, false), target, t.addresses, true)
 		}
 	}
-	return m
+	return m, network
 }
 
 // unknown is what becomes of a name that nobody has. As in Docker's, one without a dot is passed on like any other, so that
@@ -106,27 +108,29 @@ func appendAddresses(to []dns.RR, name string, addresses []netip.Addr, ipv6 bool
 }
 
 // pointer answers for addresses of the container's networks, whether somebody has them or not.
-func (n names) pointer(c *swarmv1.ResolverContainer, req *dns.Msg, ip netip.Addr) *dns.Msg {
-	ours := closed(c)
-	for _, id := range c.NetworkIds {
+func (n names) pointer(c *swarmv1.ResolverContainer, req *dns.Msg, ip netip.Addr) (*dns.Msg, int) {
+	ours, network := closed(c), nowhere
+	for i, id := range c.NetworkIds {
 		z := n[id]
 		if z == nil {
 			continue
 		}
-		ours = ours || z.covers(ip)
+		if network == nowhere && z.covers(ip) {
+			ours, network = true, i
+		}
 		if name, ok := z.nameOf(ip); ok {
 			m := reply(req, dns.RcodeSuccess)
 			m.Authoritative = true
 			if q := req.Question[0]; q.Qtype == dns.TypePTR || q.Qtype == dns.TypeANY {
 				m.Answer = []dns.RR{&dns.PTR{Hdr: header(q.Name, dns.TypePTR), Ptr: dns.Fqdn(name)}}
 			}
-			return m
+			return m, i
 		}
 	}
 	if ours {
-		return reply(req, dns.RcodeNameError)
+		return reply(req, dns.RcodeNameError), network
 	}
-	return nil
+	return nil, nowhere
 }
 
 // reverseName parses 4.3.2.1.in-addr.arpa and its IPv6 kin.

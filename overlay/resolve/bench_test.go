@@ -136,7 +136,8 @@ func BenchmarkLocal(b *testing.B) {
 		if err := req.Unpack(q); err != nil {
 			b.Fatal(err)
 		}
-		if _, err := pack(req, n.local(c, req), false); err != nil {
+		m, _ := n.local(c, req)
+		if _, err := pack(req, m, false); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -43,7 +43,7 @@ const (
 type container struct {
 	s   *Server
 	id  netns.ID
-	cfg atomic.Pointer[swarmv1.ResolverContainer]
+	cfg atomic.Pointer[asker]
 	udp *net.UDPConn
 	tcp *net.TCPListener
 
@@ -61,7 +61,7 @@ func openContainer(ctx context.Context, s *Server, cfg *swarmv1.ResolverContaine
 	}
 	defer ns.Close()
 	c := &container{s: s, id: ns.ID(), streams: make(chan struct{}, maxStreams), passed: make(chan struct{}, maxPassed)}
-	c.cfg.Store(cfg)
+	c.cfg.Store(newAsker(cfg, nil))
 	if err := ns.Do(func() error { return c.listen(cfg.Id) }); err != nil {
 		return nil, err
 	}
@@ -145,7 +145,7 @@ func (c *container) serveUDP(ctx context.Context) {
 		case c.passed <- struct{}{}:
 			c.wg.Go(func() {
 				defer func() { <-c.passed }()
-				if m := c.s.pass(ctx, c.cfg.Load(), req, false); m != nil {
+				if m := c.s.pass(ctx, c.cfg.Load().ResolverContainer, req, false); m != nil {
 					c.answerUDP(req, m, from)
 				}
 			})
@@ -211,7 +211,7 @@ func (c *container) serveStream(ctx context.Context, conn net.Conn) {
 		}
 		m := c.s.local(c.cfg.Load(), req)
 		if m == nil {
-			m = c.s.pass(ctx, c.cfg.Load(), req, true)
+			m = c.s.pass(ctx, c.cfg.Load().ResolverContainer, req, true)
 		}
 		if m == nil {
 			return
@@ -247,14 +247,15 @@ func readMsg(from io.Reader) (*dns.Msg, error) {
 }
 
 // local answers a question if we can; nil: it is to be passed on.
-func (s *Server) local(c *swarmv1.ResolverContainer, req *dns.Msg) *dns.Msg {
+func (s *Server) local(a *asker, req *dns.Msg) *dns.Msg {
 	s.queries.Add(1)
-	m := refused(req)
+	m, network := refused(req), nowhere
 	if m == nil {
 		s.mu.RLock()
-		m = s.names.local(c, req)
+		m, network = s.names.local(a.ResolverContainer, req)
 		s.mu.RUnlock()
 	}
+	a.count(network)
 	if m != nil {
 		s.answered.Add(1)
 	}

@@ -56,16 +56,15 @@ type Server struct {
 
 	queries, answered, failed atomic.Uint64
 	version                   atomic.Uint64
-	serving                   atomic.Int64
 
 	// feeding is held by the stream that changes things; a newer stream waits for its end.
 	feeding sync.Mutex
-	// containers belongs to whoever holds feeding.
-	containers map[string]*container
 
-	// mu guards names, and is held for the time of a look-up.
+	// mu guards what follows, and is held for the time of a look-up.
 	mu    sync.RWMutex
 	names names
+	// containers change only under feeding besides: who holds that reads them without mu.
+	containers map[string]*container
 }
 
 // New returns a server that answers nobody yet.
@@ -230,7 +229,7 @@ func (s *Server) applyNames(to names, u *swarmv1.ResolverUpdate, services []*ser
 func (s *Server) serve(ctx context.Context, cfg *swarmv1.ResolverContainer) error {
 	if c := s.containers[cfg.Id]; c != nil {
 		if c.in(cfg.Netns) {
-			c.cfg.Store(cfg)
+			c.cfg.Store(newAsker(cfg, c.cfg.Load()))
 			return nil
 		}
 		s.dismiss(cfg.Id)
@@ -239,16 +238,18 @@ func (s *Server) serve(ctx context.Context, cfg *swarmv1.ResolverContainer) erro
 	if err != nil {
 		return err
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.containers[cfg.Id] = c
-	s.serving.Add(1)
 	return nil
 }
 
 func (s *Server) dismiss(id string) {
 	if c := s.containers[id]; c != nil {
 		c.close()
+		s.mu.Lock()
+		defer s.mu.Unlock()
 		delete(s.containers, id)
-		s.serving.Add(-1)
 	}
 }
 
@@ -256,12 +257,16 @@ func (s *Server) dismiss(id string) {
 func (s *Server) Stats(context.Context, *swarmv1.ResolverStatsRequest) (*swarmv1.ResolverStats, error) {
 	out := &swarmv1.ResolverStats{
 		Queries: s.queries.Load(), Local: s.answered.Load(), Failed: s.failed.Load(), Version: s.version.Load(),
-		Cached: s.upstream.hits.Load(), Forwarded: s.upstream.misses.Load(), Containers: uint64(s.serving.Load()),
+		Cached: s.upstream.hits.Load(), Forwarded: s.upstream.misses.Load(),
 	}
 	s.mu.RLock()
 	defer s.mu.RUnlock()
+	out.Containers = uint64(len(s.containers))
 	for _, z := range s.names {
 		out.Services += uint64(len(z.services))
+	}
+	for _, c := range s.containers {
+		out.Asked = append(out.Asked, c.cfg.Load().asked())
 	}
 	return out, nil
 }

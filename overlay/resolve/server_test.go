@@ -14,8 +14,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/google/nftables"
 	"github.com/miekg/dns"
+	"google.golang.org/protobuf/testing/protocmp"
 
 	"swarm/overlay/netns"
 	"swarm/overlay/nft"
@@ -90,6 +92,15 @@ func (r *rig) tell() {
 
 func (r *rig) web(vip string) {
 	r.feed.SetService(&swarmv1.ResolverService{NetworkId: "n1", ServiceId: "s1", Name: "web", VirtualIps: []string{vip}})
+}
+
+func (r *rig) stats() *swarmv1.ResolverStats {
+	r.t.Helper()
+	s, err := r.server.Stats(r.t.Context(), nil)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return s
 }
 
 func (r *rig) applied() {
@@ -254,6 +265,34 @@ func TestServer_KeepsAnsweringWhileTheDaemonIsAway(t *testing.T) {
 	}
 }
 
+// What a container asks is counted by the network that has it, for as long as it is served.
+func TestServer_CountsQuestions(t *testing.T) {
+	r := newRig(t)
+	r.tell()
+	a := r.start(&swarmv1.ResolverContainer{Id: "a", NetworkIds: []string{"n1", "n2"}})
+	a.expect("web", "10.0.1.2") // over UDP, and over TCP
+	a.ask("udp", "db")
+	a.ask("udp", "db.back")
+	a.ask("udp", "9.1.0.10.in-addr.arpa") // nobody's, but of the network's subnet
+	a.ask("udp", "www.example.com")
+	counts := func(want ...*swarmv1.ResolverAskedNetwork) {
+		t.Helper()
+		got := r.stats()
+		asked := []*swarmv1.ResolverAsked{{ContainerId: "a", Networks: want, Elsewhere: 1}}
+		if diff := cmp.Diff(asked, got.Asked, protocmp.Transform()); diff != "" || got.Queries != 6 {
+			t.Errorf("%d questions: %s", got.Queries, diff)
+		}
+	}
+	front, back := &swarmv1.ResolverAskedNetwork{NetworkId: "n1", Queries: 3}, &swarmv1.ResolverAskedNetwork{NetworkId: "n2", Queries: 2}
+	counts(front, back)
+	// A new daemon tells of it again.
+	again := &swarmv1.ResolverContainer{Id: "a", Netns: a.cfg.Netns, NetworkIds: []string{"n2", "n3", "n1"}}
+	if err := r.feed.Serve(t.Context(), again); err != nil {
+		t.Fatal(err)
+	}
+	counts(back, &swarmv1.ResolverAskedNetwork{NetworkId: "n3"}, front)
+}
+
 func TestFeed_TellsANewServerEverything(t *testing.T) {
 	r := newRig(t)
 	r.tell()
@@ -342,8 +381,8 @@ func TestFeed_DismissedContainerLetsItsNamespaceGo(t *testing.T) {
 	a.expect("web", "10.0.1.2")
 	r.feed.Dismiss("a")
 	r.applied()
-	if n := r.server.serving.Load(); n != 0 {
-		t.Errorf("%d containers are served", n)
+	if s := r.stats(); s.Containers != 0 || len(s.Asked) != 0 {
+		t.Errorf("served are still %v", s)
 	}
 	if got := a.ask("udp", "web"); got == "10.0.1.2" {
 		t.Error("a dismissed container is answered")

@@ -63,6 +63,9 @@ type found struct {
 	services  []target
 }
 
+// nowhere is the place of a network that there is none of.
+const nowhere = -1
+
 // target is an answer to a question for a service's port.
 type target struct {
 	name      string

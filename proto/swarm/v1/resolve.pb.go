@@ -722,10 +722,11 @@ type ResolverStats struct {
 	Cached    uint64 `protobuf:"varint,3,opt,name=cached,proto3" json:"cached,omitempty"`
 	Forwarded uint64 `protobuf:"varint,4,opt,name=forwarded,proto3" json:"forwarded,omitempty"`
 	// Others did not answer.
-	Failed        uint64 `protobuf:"varint,5,opt,name=failed,proto3" json:"failed,omitempty"`
-	Containers    uint64 `protobuf:"varint,6,opt,name=containers,proto3" json:"containers,omitempty"`
-	Services      uint64 `protobuf:"varint,7,opt,name=services,proto3" json:"services,omitempty"`
-	Version       uint64 `protobuf:"varint,8,opt,name=version,proto3" json:"version,omitempty"`
+	Failed        uint64           `protobuf:"varint,5,opt,name=failed,proto3" json:"failed,omitempty"`
+	Containers    uint64           `protobuf:"varint,6,opt,name=containers,proto3" json:"containers,omitempty"`
+	Services      uint64           `protobuf:"varint,7,opt,name=services,proto3" json:"services,omitempty"`
+	Version       uint64           `protobuf:"varint,8,opt,name=version,proto3" json:"version,omitempty"`
+	Asked         []*ResolverAsked `protobuf:"bytes,9,rep,name=asked,proto3" json:"asked,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -816,6 +817,128 @@ func (x *ResolverStats) GetVersion() uint64 {
 	return 0
 }
 
+func (x *ResolverStats) GetAsked() []*ResolverAsked {
+	if x != nil {
+		return x.Asked
+	}
+	return nil
+}
+
+// ResolverAsked is what a container has asked since it is served.
+type ResolverAsked struct {
+	state       protoimpl.MessageState  `protogen:"open.v1"`
+	ContainerId string                  `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
+	Networks    []*ResolverAskedNetwork `protobuf:"bytes,2,rep,name=networks,proto3" json:"networks,omitempty"`
+	// What none of its networks has: asked of others, or refused.
+	Elsewhere     uint64 `protobuf:"varint,3,opt,name=elsewhere,proto3" json:"elsewhere,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResolverAsked) Reset() {
+	*x = ResolverAsked{}
+	mi := &file_swarm_v1_resolve_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResolverAsked) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResolverAsked) ProtoMessage() {}
+
+func (x *ResolverAsked) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_resolve_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResolverAsked.ProtoReflect.Descriptor instead.
+func (*ResolverAsked) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_resolve_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *ResolverAsked) GetContainerId() string {
+	if x != nil {
+		return x.ContainerId
+	}
+	return ""
+}
+
+func (x *ResolverAsked) GetNetworks() []*ResolverAskedNetwork {
+	if x != nil {
+		return x.Networks
+	}
+	return nil
+}
+
+func (x *ResolverAsked) GetElsewhere() uint64 {
+	if x != nil {
+		return x.Elsewhere
+	}
+	return 0
+}
+
+type ResolverAskedNetwork struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	NetworkId string                 `protobuf:"bytes,1,opt,name=network_id,json=networkId,proto3" json:"network_id,omitempty"`
+	// Answered by the network's names.
+	Queries       uint64 `protobuf:"varint,2,opt,name=queries,proto3" json:"queries,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResolverAskedNetwork) Reset() {
+	*x = ResolverAskedNetwork{}
+	mi := &file_swarm_v1_resolve_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResolverAskedNetwork) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResolverAskedNetwork) ProtoMessage() {}
+
+func (x *ResolverAskedNetwork) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_resolve_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResolverAskedNetwork.ProtoReflect.Descriptor instead.
+func (*ResolverAskedNetwork) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_resolve_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ResolverAskedNetwork) GetNetworkId() string {
+	if x != nil {
+		return x.NetworkId
+	}
+	return ""
+}
+
+func (x *ResolverAskedNetwork) GetQueries() uint64 {
+	if x != nil {
+		return x.Queries
+	}
+	return 0
+}
+
 var File_swarm_v1_resolve_proto protoreflect.FileDescriptor
 
 const file_swarm_v1_resolve_proto_rawDesc = "" +
@@ -877,7 +1000,7 @@ const file_swarm_v1_resolve_proto_rawDesc = "" +
 	"\tupstreams\x18\x04 \x03(\tR\tupstreams\x12\x1a\n" +
 	"\binternal\x18\x05 \x01(\bR\binternal\x12!\n" +
 	"\fsearch_first\x18\x06 \x01(\bR\vsearchFirst\"\x16\n" +
-	"\x14ResolverStatsRequest\"\xe3\x01\n" +
+	"\x14ResolverStatsRequest\"\x92\x02\n" +
 	"\rResolverStats\x12\x18\n" +
 	"\aqueries\x18\x01 \x01(\x04R\aqueries\x12\x14\n" +
 	"\x05local\x18\x02 \x01(\x04R\x05local\x12\x16\n" +
@@ -888,7 +1011,16 @@ const file_swarm_v1_resolve_proto_rawDesc = "" +
 	"containers\x18\x06 \x01(\x04R\n" +
 	"containers\x12\x1a\n" +
 	"\bservices\x18\a \x01(\x04R\bservices\x12\x18\n" +
-	"\aversion\x18\b \x01(\x04R\aversion2\x89\x01\n" +
+	"\aversion\x18\b \x01(\x04R\aversion\x12-\n" +
+	"\x05asked\x18\t \x03(\v2\x17.swarm.v1.ResolverAskedR\x05asked\"\x8c\x01\n" +
+	"\rResolverAsked\x12!\n" +
+	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12:\n" +
+	"\bnetworks\x18\x02 \x03(\v2\x1e.swarm.v1.ResolverAskedNetworkR\bnetworks\x12\x1c\n" +
+	"\telsewhere\x18\x03 \x01(\x04R\telsewhere\"O\n" +
+	"\x14ResolverAskedNetwork\x12\x1d\n" +
+	"\n" +
+	"network_id\x18\x01 \x01(\tR\tnetworkId\x12\x18\n" +
+	"\aqueries\x18\x02 \x01(\x04R\aqueries2\x89\x01\n" +
 	"\bResolver\x12;\n" +
 	"\x04Feed\x12\x18.swarm.v1.ResolverUpdate\x1a\x15.swarm.v1.ResolverAck(\x010\x01\x12@\n" +
 	"\x05Stats\x12\x1e.swarm.v1.ResolverStatsRequest\x1a\x17.swarm.v1.ResolverStatsB\x1eZ\x1cswarm/proto/swarm/v1;swarmv1b\x06proto3"
@@ -905,7 +1037,7 @@ func file_swarm_v1_resolve_proto_rawDescGZIP() []byte {
 	return file_swarm_v1_resolve_proto_rawDescData
 }
 
-var file_swarm_v1_resolve_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_swarm_v1_resolve_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_swarm_v1_resolve_proto_goTypes = []any{
 	(*ResolverUpdate)(nil),       // 0: swarm.v1.ResolverUpdate
 	(*ResolverAck)(nil),          // 1: swarm.v1.ResolverAck
@@ -918,6 +1050,8 @@ var file_swarm_v1_resolve_proto_goTypes = []any{
 	(*ResolverContainer)(nil),    // 8: swarm.v1.ResolverContainer
 	(*ResolverStatsRequest)(nil), // 9: swarm.v1.ResolverStatsRequest
 	(*ResolverStats)(nil),        // 10: swarm.v1.ResolverStats
+	(*ResolverAsked)(nil),        // 11: swarm.v1.ResolverAsked
+	(*ResolverAskedNetwork)(nil), // 12: swarm.v1.ResolverAskedNetwork
 }
 var file_swarm_v1_resolve_proto_depIdxs = []int32{
 	3,  // 0: swarm.v1.ResolverUpdate.networks:type_name -> swarm.v1.ResolverNetwork
@@ -927,15 +1061,17 @@ var file_swarm_v1_resolve_proto_depIdxs = []int32{
 	2,  // 4: swarm.v1.ResolverAck.failures:type_name -> swarm.v1.ResolverFailure
 	6,  // 5: swarm.v1.ResolverService.tasks:type_name -> swarm.v1.ResolverTask
 	7,  // 6: swarm.v1.ResolverService.ports:type_name -> swarm.v1.ResolverPort
-	0,  // 7: swarm.v1.Resolver.Feed:input_type -> swarm.v1.ResolverUpdate
-	9,  // 8: swarm.v1.Resolver.Stats:input_type -> swarm.v1.ResolverStatsRequest
-	1,  // 9: swarm.v1.Resolver.Feed:output_type -> swarm.v1.ResolverAck
-	10, // 10: swarm.v1.Resolver.Stats:output_type -> swarm.v1.ResolverStats
-	9,  // [9:11] is the sub-list for method output_type
-	7,  // [7:9] is the sub-list for method input_type
-	7,  // [7:7] is the sub-list for extension type_name
-	7,  // [7:7] is the sub-list for extension extendee
-	0,  // [0:7] is the sub-list for field type_name
+	11, // 7: swarm.v1.ResolverStats.asked:type_name -> swarm.v1.ResolverAsked
+	12, // 8: swarm.v1.ResolverAsked.networks:type_name -> swarm.v1.ResolverAskedNetwork
+	0,  // 9: swarm.v1.Resolver.Feed:input_type -> swarm.v1.ResolverUpdate
+	9,  // 10: swarm.v1.Resolver.Stats:input_type -> swarm.v1.ResolverStatsRequest
+	1,  // 11: swarm.v1.Resolver.Feed:output_type -> swarm.v1.ResolverAck
+	10, // 12: swarm.v1.Resolver.Stats:output_type -> swarm.v1.ResolverStats
+	11, // [11:13] is the sub-list for method output_type
+	9,  // [9:11] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_swarm_v1_resolve_proto_init() }
@@ -949,7 +1085,7 @@ func file_swarm_v1_resolve_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swarm_v1_resolve_proto_rawDesc), len(file_swarm_v1_resolve_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   11,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
