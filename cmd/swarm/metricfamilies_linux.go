@@ -11,7 +11,7 @@ type families struct {
 	networkTasks, networkPeers, conflicts, programTime, programFailures *metrics.Family
 	networkIn, networkOut                                               trafficFamilies
 	taskIn, taskOut                                                     trafficFamilies
-	accepted, made, open                                                *metrics.Family
+	accepted, made, open, begunIn, begunOut                             *metrics.Family
 	dnsQueries, dnsAnswers, dnsFailures, dnsContainers, taskDNS         *metrics.Family
 
 	leads, hasLeader, term, last, committed, applied, voters, commitTime *metrics.Family
@@ -54,6 +54,8 @@ func newFamilies() *families {
 		programFailures: family(c, "swarm_network_program_failures_total", "Changes that could not be written at once, and were tried again.", "network"),
 		taskIn:          trafficFamily("swarm_task_network_", "receive", "that a task received on a network", "network", "service", "task"),
 		taskOut:         trafficFamily("swarm_task_network_", "transmit", "that a task sent on a network", "network", "service", "task"),
+		begunIn:         family(c, "swarm_task_network_receive_connections_total", "Connections to a task that began on a network.", "network", "service", "task"),
+		begunOut:        family(c, "swarm_task_network_transmit_connections_total", "Connections of a task that began on a network.", "network", "service", "task"),
 		accepted:        family(c, "swarm_task_tcp_accepted_total", "TCP connections made to a task.", "service", "task"),
 		made:            family(c, "swarm_task_tcp_connected_total", "TCP connections that a task made.", "service", "task"),
 		open:            family(g, "swarm_task_tcp_connections", "TCP connections that a task has open.", "service", "task"),

@@ -124,7 +124,7 @@ func (g *gossipMember) show(f *families, emit metrics.Emit) {
 // show tells what the overlay counts. service names that of each task.
 func (o *overlay) show(ctx context.Context, f *families, service map[string]string, emit metrics.Emit) error {
 	emit(f.conflicts, float64(len(o.Conflicts())))
-	for _, t := range o.Traffic() {
+	for _, t := range o.Traffic(ctx) {
 		s := service[t.TaskID]
 		emit(f.accepted, float64(t.Accepted), s, t.TaskID)
 		emit(f.made, float64(t.Made), s, t.TaskID)
@@ -132,6 +132,10 @@ func (o *overlay) show(ctx context.Context, f *families, service map[string]stri
 		for _, l := range t.Legs {
 			f.taskIn.show(emit, l.Received, l.Network, s, t.TaskID)
 			f.taskOut.show(emit, l.Sent, l.Network, s, t.TaskID)
+			if l.Known {
+				emit(f.begunIn, float64(l.Begun.Accepted), l.Network, s, t.TaskID)
+				emit(f.begunOut, float64(l.Begun.Made), l.Network, s, t.TaskID)
+			}
 		}
 	}
 	networks, err := o.fabric.Networks(ctx)

@@ -56,6 +56,7 @@ type Tables interface {
 	Program(ctx context.Context, netns string, want vip.Table) error
 	Update(ctx context.Context, netns string, changed vip.Table, gone []netip.Addr) error
 	Reset(ctx context.Context, netns string, gone []netip.Addr) error
+	Connections(ctx context.Context, netns string) (map[string]vip.Connections, error)
 	Forget(netns string) error
 }
 

@@ -90,6 +90,10 @@ func (t fakeTables) Update(_ context.Context, netns string, changed vip.Table, g
 func (t fakeTables) Reset(_ context.Context, netns string, gone []netip.Addr) error {
 	return t.note("reset %s %v", netns, gone)
 }
+
+func (t fakeTables) Connections(context.Context, string) (map[string]vip.Connections, error) {
+	return nil, nil
+}
 func (t fakeTables) Forget(netns string) error { return t.note("forget %s", netns) }
 
 type fakeNames struct{ *kernel }
@@ -307,12 +311,18 @@ func TestWhatFailedIsTriedAgain(t *testing.T) {
 func TestRoundsAreToldByNetwork(t *testing.T) {
 	run(t, func(p *Plane, d *directory.Directory, k *kernel, settled func() []string) {
 		var rounds []Round
-		p.deps.Programmed = func(r Round) { rounds = append(rounds, r) }
+		p.deps.Programmed = func(r Round) {
+			k.mu.Lock()
+			defer k.mu.Unlock()
+			rounds = append(rounds, r)
+		}
 		broken := errors.New("no buffer space")
 		step := func(name string, change func(), want ...Round) {
 			t.Helper()
 			change()
 			settled()
+			k.mu.Lock()
+			defer k.mu.Unlock()
 			if diff := cmp.Diff(want, rounds, cmpopts.EquateErrors()); diff != "" {
 				t.Errorf("%s: %s", name, diff)
 			}

@@ -5,6 +5,7 @@ package plane
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"fmt"
 	"maps"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"strings"
 
 	"swarm/overlay/netns"
+	"swarm/overlay/vip"
 )
 
 // Traffic is what went over a task's interfaces, and its TCP connections. The kernel counts it anyhow.
@@ -28,6 +30,9 @@ type LegTraffic struct {
 	// Network is its name; bridge is the node's own.
 	Network        string
 	Received, Sent Count
+	// Begun are connections of all protocols; not Known for a task that is on no overlay network, and just after its start.
+	Begun vip.Connections
+	Known bool
 }
 
 // Count of what passed.
@@ -37,17 +42,36 @@ type Count struct{ Bytes, Packets, Dropped uint64 }
 const bridgeName = "bridge"
 
 // Traffic reads what the kernel has counted in each task's namespace. A task that goes meanwhile is left out.
-func (p *Plane) Traffic() []Traffic {
+func (p *Plane) Traffic(ctx context.Context) []Traffic {
 	p.mu.Lock()
 	tasks := slices.Collect(maps.Values(p.tasks))
 	p.mu.Unlock()
 	out := make([]Traffic, 0, len(tasks))
 	for _, t := range tasks {
-		if found, err := t.traffic(); err == nil {
-			out = append(out, found)
+		found, err := t.traffic()
+		if err != nil {
+			continue
 		}
+		if err := p.begun(ctx, t, found.Legs); err != nil {
+			p.deps.Log.Warn("count connections", "err", err)
+		}
+		out = append(out, found)
 	}
 	return out
+}
+
+// begun adds the connections that began on each leg.
+func (p *Plane) begun(ctx context.Context, t *attached, legs []LegTraffic) error {
+	if len(t.Overlays) == 0 {
+		return nil
+	}
+	return p.inside(t, func() error {
+		all, err := p.deps.Tables.Connections(ctx, t.Result.Netns)
+		for i := range legs {
+			legs[i].Begun, legs[i].Known = all[Interface(i)], all != nil
+		}
+		return err
+	})
 }
 
 func (t *attached) traffic() (Traffic, error) {

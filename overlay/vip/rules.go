@@ -20,6 +20,7 @@ import (
 //	map slots4-10:  vip . 0-9 -> backend   services with a table of ten slots; the like for each size in use, and IPv6
 //	set none4:      vip                    services without a backend
 //	set datagrams4: vip                    filled by the rules: who was sent anything but TCP
+//	sets accepted and made: interface      filled by the rules: how many connections began there (count.go)
 //	chains out and again (output, nat), one after the other: to
 //	chain vip: for each size, look up `daddr . random`, and dnat; `none` goes to
 //	chain refuse: reset TCP, tell the others that the port is unreachable
@@ -141,6 +142,12 @@ func (c change) rewrite(conn *nftables.Conn, rungs map[rung]bool) error {
 		rule(vipChain(), f.Is(), f.LoadDst(nft.Reg), &expr.Lookup{SourceRegister: nft.Reg, SetName: none.Name, SetID: none.ID},
 			&expr.Verdict{Kind: expr.VerdictGoto, Chain: refuse.Name})
 		rungs[rung{i, 0}] = true
+	}
+	accepted, made := directions()
+	for _, d := range []counted{accepted, made} {
+		if err := d.create(conn); err != nil {
+			return err
+		}
 	}
 	return c.write(conn, rungs)
 }

@@ -296,6 +296,54 @@ func TestProgram_ManyBackendsAllTakePart(t *testing.T) {
 	w.want("tcp", v4(20001), 80, fmt.Sprint(v4(101), " ", v4(1)))
 }
 
+// Whichever way a connection comes, it is counted once, where it begins.
+func TestConnections_AreCountedByInterface(t *testing.T) {
+	w := newWorld(t)
+	w.serve(w.server, 80)
+	w.serveUDP(w.server, 53, v4(2))
+	w.serve(w.client, 80)
+	counts := func(want map[string]vip.Connections) {
+		t.Helper()
+		got, err := w.tables.Connections(t.Context(), w.path)
+		delete(got, "lo") // A refusal is sent there.
+		if diff := cmp.Diff(want, got); diff != "" || err != nil {
+			t.Errorf("%v %s", err, diff)
+		}
+	}
+	counts(nil)
+	w.program(service(1, 2), service(2))
+	counts(map[string]vip.Connections{})
+	for range 3 {
+		w.want("tcp", v4(20001), 80, fmt.Sprint(v4(2), " ", v4(1)))
+	}
+	w.want("tcp", v6(20001), 80, fmt.Sprint(v6(2), " ", v6(1)))
+	w.want("tcp", v4(3), 80, fmt.Sprint(v4(3), " ", v4(1)))
+	c, err := w.dial("udp", v4(20001), 53)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		if _, err := c.ask(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := w.ask("tcp", v4(20002), 80); err == nil {
+		t.Error("a service without backends answers")
+	}
+	w.program(service(1, 2, 3), service(2))
+	err = w.server.Do(func() error {
+		c, err := net.Dial("tcp", netip.AddrPortFrom(v4(1), 80).String())
+		if err != nil {
+			return err
+		}
+		return c.Close()
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	counts(map[string]vip.Connections{"eth0": {Accepted: 1, Made: 6}})
+}
+
 func TestProgram_WithoutBackendsConnectionsAreRefusedAtOnce(t *testing.T) {
 	w := newWorld(t)
 	w.serve(w.server, 80)
