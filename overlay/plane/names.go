@@ -33,9 +33,12 @@ func (p *Plane) nameService(network string, s directory.Service) {
 	backends := make([]*swarmv1.Backend, 0, len(s.Tasks))
 	for _, t := range s.Tasks {
 		b := t.Backend
-		if b.GetReady() && !t.Live { // Its node is dead.
+		if b.GetReady() && !t.Live { // Its node is dead: it is no answer to any name.
 			b = b.CloneVT()
 			b.Ready = false
+			for _, n := range b.Networks {
+				n.Addresses = nil
+			}
 		}
 		backends = append(backends, b)
 	}

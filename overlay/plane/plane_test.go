@@ -103,7 +103,7 @@ func (n fakeNames) RemoveNetwork(id string)               { _ = n.note("unname n
 func (n fakeNames) SetService(s *swarmv1.ResolverService) {
 	line := "name " + s.Name
 	for _, t := range s.Tasks {
-		line += fmt.Sprintf(" %s=%t", t.Addresses[0], t.Ready)
+		line += fmt.Sprintf(" %s=%t", strings.Join(t.Addresses, ","), t.Ready)
 	}
 	_ = n.note("%s", line)
 }
@@ -268,7 +268,7 @@ func TestChangesReachAttachedTasks(t *testing.T) {
 			},
 			{
 				"its node is dead", func() { d.Hear(directory.Report{Dead: []string{"n2"}}) },
-				[]string{"name web 10.0.1.3=true 10.0.1.5=false", "update /ns/t1 [{[10.0.1.2] [10.0.1.3]}] []"},
+				[]string{"name web 10.0.1.3=true =false", "update /ns/t1 [{[10.0.1.2] [10.0.1.3]}] []"},
 			},
 			{
 				"service removed", func() {
