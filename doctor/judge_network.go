@@ -46,12 +46,16 @@ const (
 
 func judgeMTU(mtu int, problem string, n Networks) []Finding {
 	v := verdict{subject: "mtu"}
+	room, by := n.Room, "the data path address"
+	if room == 0 { // This host is no member yet, and packets will go the way out.
+		room, by = mtu-vxlanOverhead, "the default route"
+	}
 	switch {
 	case problem != "":
 		v.add(Warning, "the MTU of the way out cannot be found out: "+problem, "see `ip route` and `ip link`")
-	case mtu < leastMTU+vxlanOverhead:
-		v.add(Failure, fmt.Sprintf("the way out carries %d bytes a packet, overlay networks only %d: less than the %d that IPv6 demands", mtu, mtu-vxlanOverhead, leastMTU),
-			fmt.Sprintf("raise the MTU of the interface with the default route to at least %d", leastMTU+vxlanOverhead))
+	case room < leastMTU:
+		v.add(Failure, fmt.Sprintf("the way out carries %d bytes a packet, overlay networks only %d: less than the %d that IPv6 demands", mtu, room, leastMTU),
+			fmt.Sprintf("raise the MTU of the interface with %s by at least %d", by, leastMTU-room))
 	}
 	for _, net := range n.Networks {
 		anew := "to make the network anew on this host: swarm node update --availability drain, then active"
@@ -64,7 +68,7 @@ func judgeMTU(mtu int, problem string, n Networks) []Finding {
 			v.add(Note, fmt.Sprintf("packets of network %s have up to %d bytes here, and the way to the other nodes takes %d by now", net.Name, net.MTU, n.Room), anew)
 		}
 	}
-	return v.orOK(fmt.Sprintf("the way out carries %d bytes a packet, overlay networks %d", mtu, mtu-vxlanOverhead))
+	return v.orOK(fmt.Sprintf("the way out carries %d bytes a packet, overlay networks %d", mtu, room))
 }
 
 // judgeNetworks compares where the cluster's networks are with what the host leads to.

@@ -102,8 +102,10 @@ func TestJudge(t *testing.T) {
 		{"input drop", func(o *Observations) { o.Firewall.InputDrop = []string{"inet filter input"} }, "firewall", Warning, "inet filter input drops", "4789/udp"},
 		{"legacy", func(o *Observations) { o.Firewall.Legacy = true }, "firewall", Warning, "iptables-legacy", "-I FORWARD"},
 		{"firewall unreadable", func(o *Observations) { o.Firewall.Problem = "not permitted" }, "firewall", Warning, "not permitted", "nft list ruleset"},
-		{"cloud MTU", func(o *Observations) { o.MTU = 1400 }, "mtu", OK, "overlay networks 1350", ""},
-		{"tiny MTU", func(o *Observations) { o.MTU = 1329 }, "mtu", Failure, "only 1279", "1330"},
+		{"cloud MTU", func(o *Observations) { o.MTU, o.Networks.Room = 1400, 0 }, "mtu", OK, "overlay networks 1350", ""},
+		{"tiny MTU", func(o *Observations) { o.MTU, o.Networks.Room = 1329, 0 }, "mtu", Failure, "only 1279", "the default route by at least 1"},
+		{"IPv6 underlay", func(o *Observations) { o.Networks.Room, o.Networks.Networks[0].MTU = 1430, 1430 }, "mtu", OK, "overlay networks 1430", ""},
+		{"tiny data path", func(o *Observations) { o.Networks.Room, o.Networks.Networks[0].MTU = 1270, 1270 }, "mtu", Failure, "only 1270", "the data path address by at least 10"},
 		{"unknown MTU", func(o *Observations) { o.MTU, o.MTUProblem = 0, "no route" }, "mtu", Warning, "no route", "ip route"},
 		{"accept rule lost", func(o *Observations) {
 			o.Firewall.Devices = []Device{{Name: "swarm0", Dropped: []string{"ip filter DOCKER-USER"}}, {Name: "swmesh"}}
