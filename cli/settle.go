@@ -424,7 +424,11 @@ func (s *settler) updateFailure(state swarmv1.UpdateStatus_State, service *swarm
 	if what == "" {
 		return nil
 	}
-	f := &failure{reason: strings.TrimSuffix(what+": "+service.GetService().GetUpdateStatus().GetMessage(), ": ")}
+	reason := service.GetService().GetUpdateStatus().GetMessage()
+	if !strings.HasPrefix(reason, what) { // Managers begin with the same words where they have more to say.
+		reason = strings.TrimSuffix(what+": "+reason, ": ")
+	}
+	f := &failure{reason: reason}
 	for _, failed := range s.failures {
 		if t := newestFailure(failed); t != nil {
 			f.task, f.hint = t, imageHint(t.GetStatus().GetErr(), t.GetImage())

@@ -210,7 +210,7 @@ func TestSettle_RollingUpdate(t *testing.T) {
 	if got := s.see(0, half); got.String() != "waiting" || got.progress.running != 1 {
 		t.Errorf("half: got %s, %+v", got, got.progress)
 	}
-	if got := s.see(0, half.update(swarmv1.UpdateStatus_PAUSED, "update paused due to failure")); got.String() != "failure: update paused: update paused due to failure" {
+	if got := s.see(0, half.update(swarmv1.UpdateStatus_PAUSED, "update paused due to failure")); got.String() != "failure: update paused due to failure" {
 		t.Errorf("paused: got %s", got)
 	}
 	if got := s.see(0, half.update(swarmv1.UpdateStatus_ROLLBACK_STARTED, "too many failures")); got.String() != "waiting" || got.progress.note != "rollback: too many failures" {
