@@ -226,26 +226,13 @@ func sendArchive(stream swarmv1.Control_LoadImageClient, in io.Reader, size int6
 }
 
 func (a *app) newImageInspect() *cobra.Command {
-	var tmpl string
-	c := verb(&cobra.Command{
-		Use: "inspect [OPTIONS] IMAGE [IMAGE...]", Short: "Display detailed information on one or more images", Args: minArgs(1),
-		ValidArgsFunction: a.completeImages,
-		RunE: func(c *cobra.Command, args []string) error {
-			return a.with(c.Context(), func(cl client) error {
-				var objects []object
-				for _, ref := range args {
-					i, err := cl.GetImage(c.Context(), &swarmv1.GetRequest{Id: ref})
-					if err != nil {
-						return err
-					}
-					objects = append(objects, imageObject(i))
-				}
-				return printObjects(a.Out, tmpl, objects)
-			})
+	return a.newInspect(inspection{
+		use: "inspect [OPTIONS] IMAGE [IMAGE...]", short: "Display detailed information on one or more images", complete: a.completeImages,
+		object: func(ctx context.Context, c client, ref string) (object, error) {
+			i, err := c.GetImage(ctx, &swarmv1.GetRequest{Id: ref})
+			return imageObject(i), err
 		},
 	})
-	inspectFormatFlag(c, &tmpl)
-	return c
 }
 
 func imageObject(i *swarmv1.ImageInfo) object {

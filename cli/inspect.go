@@ -2,8 +2,10 @@ package cli
 
 import (
 	"bytes"
+	"context"
 	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"io"
 	"strings"
 	"time"
@@ -66,6 +68,74 @@ func plain(v any) any {
 		return l
 	}
 	return v
+}
+
+// inspection is what the verb `inspect` of a noun knows. References are names or ids, as users give them.
+type inspection struct {
+	use, short string
+	complete   cobra.CompletionFunc
+	object     func(ctx context.Context, c client, ref string) (object, error)
+	// write is for people; nil: there is no --pretty.
+	write func(ctx context.Context, c client, w io.Writer, ref string) error
+}
+
+type inspectOptions struct {
+	template string
+	pretty   bool
+	refs     []string
+}
+
+func (a *app) newInspect(i inspection) *cobra.Command {
+	var o inspectOptions
+	c := verb(&cobra.Command{
+		Use: i.use, Short: i.short, Args: minArgs(1), ValidArgsFunction: i.complete,
+		RunE: func(c *cobra.Command, args []string) error {
+			o.refs = args
+			return a.runInspect(c.Context(), i, o)
+		},
+	})
+	inspectFormatFlag(c, &o.template)
+	if i.write != nil {
+		c.Flags().BoolVar(&o.pretty, "pretty", false, "Print the information in a human friendly format")
+	}
+	return c
+}
+
+func (a *app) runInspect(ctx context.Context, i inspection, o inspectOptions) error {
+	if o.pretty && o.template != "" {
+		return invalid("--pretty and --format exclude each other: give one of them")
+	}
+	return a.with(ctx, func(c client) error {
+		if o.pretty {
+			return a.writeEach(ctx, c, i, o.refs)
+		}
+		var objects []object
+		for _, ref := range o.refs {
+			one, err := i.object(ctx, c, ref)
+			if err != nil {
+				return err
+			}
+			objects = append(objects, one)
+		}
+		return printObjects(a.Out, o.template, objects)
+	})
+}
+
+// writeEach prints one after the other, with an empty line between.
+func (a *app) writeEach(ctx context.Context, c client, i inspection, refs []string) error {
+	for n, ref := range refs {
+		var one bytes.Buffer
+		if err := i.write(ctx, c, &one, ref); err != nil {
+			return err
+		}
+		if n > 0 {
+			fmt.Fprintln(a.Out)
+		}
+		if _, err := one.WriteTo(a.Out); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func inspectFormatFlag(c *cobra.Command, dst *string) {

@@ -10,47 +10,29 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-type networkInspectOptions struct {
-	refs     []string
-	template string
-	verbose  bool
-}
-
 func (a *app) newNetworkInspect() *cobra.Command {
-	var o networkInspectOptions
-	c := verb(&cobra.Command{
-		Use: "inspect [OPTIONS] NETWORK [NETWORK...]", Short: "Display detailed information on one or more networks", Args: minArgs(1),
-		ValidArgsFunction: a.completeNetworks,
-		RunE: func(c *cobra.Command, args []string) error {
-			o.refs = args
-			return a.runNetworkInspect(c.Context(), o)
+	var verbose bool
+	c := a.newInspect(inspection{
+		use: "inspect [OPTIONS] NETWORK [NETWORK...]", short: "Display detailed information on one or more networks", complete: a.completeNetworks,
+		object: func(ctx context.Context, c client, ref string) (object, error) {
+			return inspectedNetwork(ctx, c, ref, verbose)
 		},
 	})
-	inspectFormatFlag(c, &o.template)
-	c.Flags().BoolVarP(&o.verbose, "verbose", "v", false, "Verbose output for diagnostics: services, tasks and hosts on the network")
+	c.Flags().BoolVarP(&verbose, "verbose", "v", false, "Verbose output for diagnostics: services, tasks and hosts on the network")
 	return c
 }
 
-func (a *app) runNetworkInspect(ctx context.Context, o networkInspectOptions) error {
-	return a.with(ctx, func(c client) error {
-		var objects []object
-		for _, ref := range o.refs {
-			n, err := c.GetNetwork(ctx, &swarmv1.GetRequest{Id: ref})
-			if err != nil {
-				return err
-			}
-			object := networkObject(n, o.verbose)
-			if o.verbose && n.GetNetwork().GetVni() != 0 {
-				s, err := c.SurveyNetwork(ctx, &swarmv1.GetRequest{Id: n.GetNetwork().GetId()})
-				if err != nil {
-					return err
-				}
-				object = append(object, member{"Hosts", networkHosts(s)})
-			}
-			objects = append(objects, object)
-		}
-		return printObjects(a.Out, o.template, objects)
-	})
+func inspectedNetwork(ctx context.Context, c client, ref string, verbose bool) (object, error) {
+	n, err := c.GetNetwork(ctx, &swarmv1.GetRequest{Id: ref})
+	if err != nil {
+		return nil, err
+	}
+	o := networkObject(n, verbose)
+	if !verbose || n.GetNetwork().GetVni() == 0 {
+		return o, nil
+	}
+	s, err := c.SurveyNetwork(ctx, &swarmv1.GetRequest{Id: n.GetNetwork().GetId()})
+	return append(o, member{"Hosts", networkHosts(s)}), err
 }
 
 // networkObject is a network in Docker's shape, with the use of its subnets; verbose: and with what is on it.

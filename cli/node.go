@@ -179,51 +179,20 @@ func (a *app) runNodePs(ctx context.Context, o taskListOptions, refs []string) e
 	})
 }
 
-type inspectOptions struct {
-	template string
-	pretty   bool
-	refs     []string
-}
-
 func (a *app) newNodeInspect() *cobra.Command {
-	var o inspectOptions
-	c := verb(&cobra.Command{
-		Use: "inspect [OPTIONS] self|NODE [NODE...]", Short: "Display detailed information on one or more nodes", Args: minArgs(1),
-		ValidArgsFunction: a.completeNodes,
-		RunE: func(c *cobra.Command, args []string) error {
-			o.refs = args
-			return a.runNodeInspect(c.Context(), o)
-		},
-	})
-	inspectFormatFlag(c, &o.template)
-	c.Flags().BoolVar(&o.pretty, "pretty", false, "Print the information in a human friendly format")
-	return c
-}
-
-func (a *app) runNodeInspect(ctx context.Context, o inspectOptions) error {
-	if o.pretty && o.template != "" {
-		return invalid("--pretty and --format exclude each other: give one of them")
-	}
-	return a.with(ctx, func(c client) error {
-		var objects []object
-		for i, ref := range o.refs {
+	return a.newInspect(inspection{
+		use: "inspect [OPTIONS] self|NODE [NODE...]", short: "Display detailed information on one or more nodes", complete: a.completeNodes,
+		object: func(ctx context.Context, c client, ref string) (object, error) {
 			n, err := findNode(ctx, c, ref)
-			if err != nil {
-				return err
+			return nodeObject(n), err
+		},
+		write: func(ctx context.Context, c client, w io.Writer, ref string) error {
+			n, err := findNode(ctx, c, ref)
+			if err == nil {
+				writeNode(w, n)
 			}
-			if !o.pretty {
-				objects = append(objects, nodeObject(n))
-				continue
-			}
-			if i > 0 {
-				fmt.Fprintln(a.Out)
-			}
-			writeNode(a.Out, n)
-		}
-		if o.pretty {
-			return nil
-		}
-		return printObjects(a.Out, o.template, objects)
+			return err
+		},
 	})
 }
 

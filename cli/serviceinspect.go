@@ -15,66 +15,45 @@ import (
 )
 
 func (a *app) newServiceInspect() *cobra.Command {
-	var o inspectOptions
-	c := verb(&cobra.Command{
-		Use: "inspect [OPTIONS] SERVICE [SERVICE...]", Short: "Display detailed information on one or more services", Args: minArgs(1),
-		ValidArgsFunction: a.completeServices,
-		RunE: func(c *cobra.Command, args []string) error {
-			o.refs = args
-			return a.runServiceInspect(c.Context(), o)
-		},
+	return a.newInspect(inspection{
+		use: "inspect [OPTIONS] SERVICE [SERVICE...]", short: "Display detailed information on one or more services", complete: a.completeServices,
+		object: inspectedService, write: a.prettyService,
 	})
-	inspectFormatFlag(c, &o.template)
-	c.Flags().BoolVar(&o.pretty, "pretty", false, "Print the information in a human friendly format")
-	return c
 }
 
-func (a *app) runServiceInspect(ctx context.Context, o inspectOptions) error {
-	if o.pretty && o.template != "" {
-		return invalid("--pretty and --format exclude each other: give one of them")
+func inspectedService(ctx context.Context, c client, ref string) (object, error) {
+	s, err := c.GetService(ctx, &swarmv1.GetRequest{Id: ref})
+	if err != nil {
+		return nil, err
 	}
-	return a.with(ctx, func(c client) error {
-		var objects []object
-		for i, ref := range o.refs {
-			s, err := c.GetService(ctx, &swarmv1.GetRequest{Id: ref})
-			if err != nil {
-				return err
-			}
-			if o.pretty {
-				if i > 0 {
-					fmt.Fprintln(a.Out)
-				}
-				if err := nameNetworks(ctx, c, s.GetRevision().GetSpec()); err != nil {
-					return err
-				}
-				writeService(a.Out, s, ago(a.Now(), s.GetService().GetUpdateStatus().GetStartedAt()))
-				continue
-			}
-			previous, err := previousSpec(ctx, c, s)
-			if err != nil {
-				return err
-			}
-			objects = append(objects, serviceObject(s, previous))
-		}
-		if o.pretty {
-			return nil
-		}
-		return printObjects(a.Out, o.template, objects)
-	})
+	previous, err := findRevision(ctx, c, s.Service.Id, s.Service.GetPreviousRevision())
+	return serviceObject(s, previous.GetSpec()), err
 }
 
-func previousSpec(ctx context.Context, c client, s *swarmv1.ServiceInfo) (*swarmv1.ServiceSpec, error) {
-	number := s.GetService().GetPreviousRevision()
+func (a *app) prettyService(ctx context.Context, c client, w io.Writer, ref string) error {
+	s, err := c.GetService(ctx, &swarmv1.GetRequest{Id: ref})
+	if err != nil {
+		return err
+	}
+	if err := nameNetworks(ctx, c, s.GetRevision().GetSpec()); err != nil {
+		return err
+	}
+	writeService(w, s, ago(a.Now(), s.GetService().GetUpdateStatus().GetStartedAt()))
+	return nil
+}
+
+// findRevision is nil when the service has no revision of that number; none has 0.
+func findRevision(ctx context.Context, c client, service string, number uint64) (*swarmv1.Revision, error) {
 	if number == 0 {
 		return nil, nil
 	}
-	r, err := c.ListRevisions(ctx, &swarmv1.GetRequest{Id: s.Service.Id})
+	r, err := c.ListRevisions(ctx, &swarmv1.GetRequest{Id: service})
 	if err != nil {
 		return nil, err
 	}
 	for _, rev := range r.Revisions {
 		if rev.GetNumber() == number {
-			return rev.GetSpec(), nil
+			return rev, nil
 		}
 	}
 	return nil, nil

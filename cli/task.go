@@ -183,42 +183,18 @@ func taskError(st *swarmv1.TaskStatus) string {
 func hostPorts(ports []*swarmv1.PortConfig) string { return portList(ports) }
 
 func (a *app) newTaskInspect() *cobra.Command {
-	var tmpl string
-	c := verb(&cobra.Command{
-		Use: "inspect [OPTIONS] TASK [TASK...]", Short: "Display detailed information on one or more tasks", Args: minArgs(1),
-		ValidArgsFunction: a.completeTasks,
-		RunE:              func(c *cobra.Command, args []string) error { return a.runTaskInspect(c.Context(), tmpl, args) },
-	})
-	inspectFormatFlag(c, &tmpl)
-	return c
-}
-
-func (a *app) runTaskInspect(ctx context.Context, tmpl string, refs []string) error {
-	return a.with(ctx, func(c client) error {
-		var objects []object
-		for _, ref := range refs {
+	return a.newInspect(inspection{
+		use: "inspect [OPTIONS] TASK [TASK...]", short: "Display detailed information on one or more tasks", complete: a.completeTasks,
+		object: func(ctx context.Context, c client, ref string) (object, error) {
 			t, err := c.GetTask(ctx, &swarmv1.GetRequest{Id: ref})
 			if err != nil {
-				return err
+				return nil, err
 			}
-			objects = append(objects, taskObject(t, taskRevision(ctx, c, t)))
-		}
-		return printObjects(a.Out, tmpl, objects)
+			// The service may be gone already: its task is shown without a spec.
+			rev, _ := findRevision(ctx, c, t.GetTask().GetServiceId(), t.GetTask().GetRevision())
+			return taskObject(t, rev), nil
+		},
 	})
-}
-
-// taskRevision is the spec that the task was made from; nil when the service is gone already.
-func taskRevision(ctx context.Context, c client, t *swarmv1.TaskInfo) *swarmv1.Revision {
-	r, err := c.ListRevisions(ctx, &swarmv1.GetRequest{Id: t.GetTask().GetServiceId()})
-	if err != nil {
-		return nil
-	}
-	for _, rev := range r.Revisions {
-		if rev.GetNumber() == t.GetTask().GetRevision() {
-			return rev
-		}
-	}
-	return nil
 }
 
 func taskObject(t *swarmv1.TaskInfo, rev *swarmv1.Revision) object {
