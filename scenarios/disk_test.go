@@ -27,18 +27,11 @@ const (
 // goes on, what is new runs elsewhere, the host says why, and when there is room it takes part again, by itself. ROUNDS is
 // how often, default 3.
 func TestDisk(t *testing.T) {
-	rounds := 3
-	if text := os.Getenv("ROUNDS"); text != "" {
-		n, err := strconv.Atoi(text)
-		if err != nil {
-			t.Fatalf("ROUNDS: %v", err)
-		}
-		rounds = n
-	}
 	if testing.Short() {
 		t.Skip("takes most of a minute")
 	}
 	t.Parallel()
+	rounds := int(number(t, "ROUNDS", 3))
 	c := newCrowdOf(t, binaryUnderTest(t), dev.Options{Nodes: 4, Managers: 3, Disk: 400 << 20})
 	c.replicas = diskReplicas
 	c.create()

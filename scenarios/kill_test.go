@@ -31,18 +31,11 @@ const (
 // TestKill kills the daemon, the runtime beside it, and both, in turn, while containers write numbered lines and serve
 // HTTP. Nothing of that may be seen from outside but by who was in an exec session. KILLS is how often, default 6.
 func TestKill(t *testing.T) {
-	kills := 6
-	if text := os.Getenv("KILLS"); text != "" {
-		n, err := strconv.Atoi(text)
-		if err != nil {
-			t.Fatalf("KILLS: %v", err)
-		}
-		kills = n
-	}
 	if testing.Short() {
 		t.Skip("takes most of a minute")
 	}
 	t.Parallel()
+	kills := int(number(t, "KILLS", 6))
 	c := newCrowd(t, binaryUnderTest(t))
 	c.create()
 	p := probe.Start(c.endpoints, probeEvery)

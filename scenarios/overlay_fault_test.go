@@ -4,9 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"net"
-	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -102,14 +100,7 @@ func (o *observers) seen() (asked int, failures []string) {
 // testKills kills the daemon of every host in turn while containers resolve names, keep connections open and transfer: they
 // notice nothing. KILLS is how often, default once a host.
 func testKills(t *testing.T, c *crowd) {
-	kills := len(c.hosts)
-	if text := os.Getenv("KILLS"); text != "" {
-		n, err := strconv.Atoi(text)
-		if err != nil {
-			t.Fatalf("KILLS: %v", err)
-		}
-		kills = n
-	}
+	kills := int(number(t, "KILLS", uint64(len(c.hosts))))
 	red := c.population("red")
 	web := red.of("web")
 	o := c.observe("kills", web,

@@ -58,6 +58,7 @@ func TestRounds(t *testing.T) {
 	t.Logf("%d rounds, SEED=%d: %d lines a host before and after", rounds, seed, len(r.before[c.hosts[0].Name]))
 }
 
+// number is what the environment says of how much is tried.
 func number(t *testing.T, name string, otherwise uint64) uint64 {
 	t.Helper()
 	text := os.Getenv(name)
