@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"swarm/dev"
+	"swarm/internal/eventually"
 	"swarm/overlay/vswitch"
 )
 
@@ -60,19 +61,6 @@ func needRoot(t *testing.T) {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("needs root: hosts are network namespaces")
-	}
-}
-
-func eventually(t *testing.T, d time.Duration, what string, ok func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(d)
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for !ok() {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within %s: %s", d, what)
-		}
-		<-tick.C
 	}
 }
 
@@ -213,7 +201,7 @@ func TestLab_Faults(t *testing.T) {
 	if err := lab.SetCable("b", true); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 20*time.Second, "b is reached again", func() bool {
+	eventually.True(t, "b is reached again", func() bool {
 		_, err := ask(lab, "a", "10.212.17.12:7", 300*time.Millisecond)
 		return err == nil
 	})

@@ -18,6 +18,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"swarm/dev"
+	"swarm/internal/eventually"
 )
 
 // options of a playground whose swarm is the test binary. Names are of this
@@ -320,7 +321,7 @@ func TestCutAndHeal(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 20*time.Second, "node2 reaches node3 after its cable is back", func() bool {
+	eventually.True(t, "node2 reaches node3 after its cable is back", func() bool {
 		return p.Do("node2", func() error {
 			c, err := net.DialTimeout("tcp4", net.JoinHostPort(h.Address.String(), "2377"), 300*time.Millisecond)
 			if err == nil {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"swarm/internal/eventually"
 	"swarm/internal/pki"
 	swarmv1 "swarm/proto/swarm/v1"
 )
@@ -162,7 +163,7 @@ func TestNode_RestartResumesFromDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.up()
-	eventually(t, "the node is active again", func() bool { return r.info().ControlAvailable })
+	eventually.True(t, "the node is active again", func() bool { return r.info().ControlAvailable })
 	if got := r.info(); got.NodeId != made.NodeId || got.ClusterId != made.ClusterId {
 		t.Errorf("info after restart: %v, want node %s of %s", got, made.NodeId, made.ClusterId)
 	}
@@ -200,7 +201,7 @@ func TestNode_DamagedMembershipIsToldAndCanBeLeft(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.up()
-	eventually(t, "info tells", func() bool { return r.info().LocalNodeState == "error" })
+	eventually.True(t, "info tells", func() bool { return r.info().LocalNodeState == "error" })
 	if got := r.info().Error; !strings.Contains(got, "node.json is damaged") {
 		t.Errorf("info: %q", got)
 	}
@@ -235,7 +236,7 @@ func TestNode_RoleStartsAndStopsTheManager(t *testing.T) {
 		t.Fatal(err)
 	}
 	host.tell(role(swarmv1.NodeSpec_MANAGER))
-	eventually(t, "the manager runs", func() bool { return host.info().ControlAvailable })
+	eventually.True(t, "the manager runs", func() bool { return host.info().ControlAvailable })
 	_, _, managers := host.parts()
 	if !managers[0].base.Membership.Manager || managers[0].rows != 0 {
 		t.Errorf("the manager was made with %+v and %d rows", managers[0].base.Membership, managers[0].rows)
@@ -247,7 +248,7 @@ func TestNode_RoleStartsAndStopsTheManager(t *testing.T) {
 		t.Error("a manager that still votes has ended: the others may be without a majority")
 	}
 	managers[0].unseated.Store(true)
-	eventually(t, "its folder is wiped", func() bool {
+	eventually.True(t, "its folder is wiped", func() bool {
 		_, err := os.Stat((disk{dir: host.cfg.StateDir}).managerDir())
 		return errors.Is(err, os.ErrNotExist)
 	})
@@ -258,7 +259,7 @@ func TestNode_RoleStartsAndStopsTheManager(t *testing.T) {
 		t.Errorf("remembered: %+v, %v", m, err)
 	}
 	host.tell(role(swarmv1.NodeSpec_MANAGER))
-	eventually(t, "the manager runs again", func() bool { return host.info().ControlAvailable })
+	eventually.True(t, "the manager runs again", func() bool { return host.info().ControlAvailable })
 }
 
 func TestNode_RemovedNodeForgets(t *testing.T) {
@@ -267,7 +268,7 @@ func TestNode_RemovedNodeForgets(t *testing.T) {
 		t.Fatal(err)
 	}
 	host.tell(&swarmv1.NodeUpdate{Removed: true})
-	eventually(t, "the node is inactive", func() bool { return host.info().LocalNodeState == "inactive" })
+	eventually.True(t, "the node is inactive", func() bool { return host.info().LocalNodeState == "inactive" })
 	host.nothing()
 	if host.cleaned.Load() != 1 {
 		t.Errorf("cleaned %d times, want once", host.cleaned.Load())
@@ -308,7 +309,7 @@ func TestNode_RenewsAtHalfOfACertificatesLife(t *testing.T) {
 	}
 	first := host.certificate()
 	manager.cluster.validity = time.Hour
-	eventually(t, "a new certificate", func() bool { return host.certificate().SerialNumber.Cmp(first.SerialNumber) != 0 })
+	eventually.True(t, "a new certificate", func() bool { return host.certificate().SerialNumber.Cmp(first.SerialNumber) != 0 })
 	next := host.certificate()
 	if time.Until(first.NotAfter) < 0 {
 		t.Error("renewed only after it had expired")
@@ -344,7 +345,7 @@ func TestNode_RenewsAnExpiredCertificate(t *testing.T) {
 		t.Fatal(err)
 	}
 	host.up()
-	eventually(t, "a certificate that is valid", func() bool { return time.Until(host.certificate().NotAfter) > 0 })
+	eventually.True(t, "a certificate that is valid", func() bool { return time.Until(host.certificate().NotAfter) > 0 })
 	if got := host.certificate().Subject.CommonName; got != id {
 		t.Errorf("the new certificate is for %s, want %s", got, id)
 	}

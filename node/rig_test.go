@@ -18,6 +18,7 @@ import (
 	"github.com/containerd/errdefs"
 	"google.golang.org/grpc"
 
+	"swarm/internal/eventually"
 	"swarm/internal/ident"
 	"swarm/internal/pki"
 	"swarm/internal/transport"
@@ -25,21 +26,6 @@ import (
 )
 
 func itoa(n uint16) string { return strconv.Itoa(int(n)) }
-
-// eventually polls until ok, and fails the test when that takes too long.
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	deadline := time.After(30 * time.Second)
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for !ok() {
-		select {
-		case <-tick.C:
-		case <-deadline:
-			t.Fatalf("in vain: %s", what)
-		}
-	}
-}
 
 // cluster is what the parts of all nodes of a test share: the authority, and the rows that managers would replicate.
 type cluster struct {
@@ -308,7 +294,7 @@ func (r *rig) up() *rig {
 			r.t.Errorf("the daemon ended: %v", err)
 		}
 	})
-	eventually(r.t, "the local socket", func() bool {
+	eventually.True(r.t, "the local socket", func() bool {
 		_, err := os.Stat(r.cfg.Socket())
 		return err == nil
 	})

@@ -15,6 +15,7 @@ import (
 	"github.com/containerd/errdefs"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 
+	"swarm/internal/eventually"
 	"swarm/internal/pki"
 )
 
@@ -160,7 +161,7 @@ func TestListener_StalledClientsHoldUpNobody(t *testing.T) {
 	defer closeAll(stall(9)) // more than there are slots
 	d2 := dialer(t, identity(t, fresh(t, root, newID()), root.Cert), server)
 	c := must[*Conn](t)(d2.DialGRPC(server.id))
-	eventually(t, "a call behind 12 stalled clients of 4", func() bool { return check(t, c) == nil })
+	eventually.Nil(t, "a call behind 12 stalled clients of 4", func() error { return check(t, c) })
 }
 
 func closeAll(conns []net.Conn) {
@@ -312,7 +313,7 @@ func TestRotation_ConnectionsLiveAndNewOnesUseTheNewRoot(t *testing.T) {
 		t.Errorf("%d connections are open, want the stream's and the current one", got)
 	}
 	cancel()
-	eventually(t, "the old connection closes after its last call", func() bool { return eras() == 1 })
+	eventually.True(t, "the old connection closes after its last call", func() bool { return eras() == 1 })
 	if err := client.SetCredential(fresh(t, old, clientID)); !errors.Is(err, pki.ErrUnknownRoot) {
 		t.Errorf("a credential that the roots do not vouch for: got %v", err)
 	}

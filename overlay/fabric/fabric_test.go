@@ -13,6 +13,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 
+	"swarm/internal/eventually"
 	"swarm/overlay/fabric"
 	"swarm/overlay/hostnet"
 	"swarm/overlay/netns"
@@ -381,7 +382,7 @@ func TestDetach_LeavesNothing(t *testing.T) {
 		round(i)
 	}
 	// The cables go with the tasks' namespaces, a moment later.
-	eventually(t, "one cable is left on the bridge", func() bool {
+	eventually.True(t, "one cable is left on the bridge", func() bool {
 		return len(links(t, w.hosts[0].pins()+"/red")) == len([]string{"lo", "bridge", "vxlan", "near"})
 	})
 	near.stop()

@@ -19,6 +19,7 @@ import (
 	"github.com/miekg/dns"
 	"google.golang.org/protobuf/testing/protocmp"
 
+	"swarm/internal/eventually"
 	"swarm/overlay/netns"
 	"swarm/overlay/nft"
 	swarmv1 "swarm/proto/swarm/v1"
@@ -318,7 +319,7 @@ func TestFeed_TellsANewServerEverything(t *testing.T) {
 	for i := range 3 {
 		r.stopServer()
 		r.startServer()
-		eventually(t, "the new server answers", func() bool { return ask() == nil })
+		eventually.Nil(t, "the new server answers", ask)
 		vip := fmt.Sprint("10.0.1.", 10+i)
 		r.web(vip)
 		r.applied()

@@ -17,6 +17,7 @@ import (
 
 	"github.com/miekg/dns"
 
+	"swarm/internal/eventually"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -157,7 +158,7 @@ func TestUpstream_NoticesAnotherResolvConf(t *testing.T) {
 	if err := os.WriteFile(u.path, []byte("# new\nnameserver "+b.addr+"\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the new server is asked", func() bool {
+	eventually.True(t, "the new server is asked", func() bool {
 		return through(t, u, fmt.Sprint("x", time.Now().UnixNano(), ".example.com"), false) == "192.0.2.22"
 	})
 }
@@ -179,7 +180,7 @@ func TestUpstream_ManyWhoAskTheSameAreOneQuestion(t *testing.T) {
 	wg.Go(func() {
 		_, _ = u.ask(gone, &swarmv1.ResolverContainer{Id: "gone"}, new(dns.Msg).SetQuestion("www.example.com.", dns.TypeA), false)
 	})
-	eventually(t, "the question arrives", func() bool { return a.asked.Load() > 0 })
+	eventually.True(t, "the question arrives", func() bool { return a.asked.Load() > 0 })
 	cancel()
 	a.hold.Unlock()
 	wg.Wait()
@@ -232,16 +233,5 @@ func TestCache_IsBounded(t *testing.T) {
 	}
 	if c.get(question{name: "n999."}, now) == nil || c.get(question{name: "n0."}, now) != nil {
 		t.Error("the latest are not those that stay")
-	}
-}
-
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for deadline := time.Now().Add(10 * time.Second); !ok(); <-tick.C {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within 10 s: %s", what)
-		}
 	}
 }

@@ -7,11 +7,11 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"swarm/internal/eventually"
 	"swarm/worker"
 )
 
@@ -45,7 +45,7 @@ func TestStore_DiskFull(t *testing.T) {
 		want = append(want, fmt.Sprintf("line %d", i))
 	}
 	write(t, dir, worker.StdoutFile, strings.Join(want, "\n")+"\n")
-	eventually(t, "the store has met the full disk", func() bool {
+	eventually.True(t, "the store has met the full disk", func() bool {
 		s.late.mu.Lock()
 		defer s.late.mu.Unlock()
 		return len(s.late.journals) > 0
@@ -53,18 +53,8 @@ func TestStore_DiskFull(t *testing.T) {
 	if err := os.Remove(filler); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the lines are copied", func() bool { return s.get("t1").bytes() > 0 })
+	eventually.True(t, "the lines are copied", func() bool { return s.get("t1").bytes() > 0 })
 	if diff := cmp.Diff(want, lines(records(t, s, "t1", nil))); diff != "" {
 		t.Error(diff)
-	}
-}
-
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !ok(); {
-		if time.Now().After(deadline) {
-			t.Fatal("never: ", what)
-		}
-		<-time.After(5 * time.Millisecond) // The interval of the poll.
 	}
 }

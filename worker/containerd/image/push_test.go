@@ -17,6 +17,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 
+	"swarm/internal/eventually"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/worker"
 	"swarm/worker/containerd/image"
@@ -193,9 +194,9 @@ func TestPull_TwoCallersWithTwoLogins(t *testing.T) {
 		return done
 	}
 	without := pull("")
-	eventually(t, "the stranger", func() error { return came(stranger) })
+	eventually.Nil(t, "the stranger", func() error { return came(stranger) })
 	with := pull(registryAuth(t, "ann", "secret"))
-	eventually(t, "the friend", func() error { return came(friend) })
+	eventually.Nil(t, "the friend", func() error { return came(friend) })
 	close(refuse)
 	if err := <-without; !errdefs.IsUnauthorized(err) {
 		t.Errorf("pull without a login: got %v, want unauthenticated", err)

@@ -32,6 +32,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
+	"swarm/internal/eventually"
 	"swarm/worker/containerd/image"
 	"swarm/worker/containerd/layout"
 	"swarm/worker/containerd/server"
@@ -83,7 +84,7 @@ func newNode(t *testing.T, cfg image.Config, deps image.Deps) *node {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = c.Close() })
-	eventually(t, "containerd", func() error {
+	eventually.Nil(t, "containerd", func() error {
 		serving, err := c.IsServing(t.Context())
 		if err == nil && !serving {
 			err = errors.New("not serving")
@@ -135,25 +136,6 @@ func newContainerd(t *testing.T) string {
 		}
 	})
 	return l.Socket()
-}
-
-// eventually asks again until cond returns nil.
-func eventually(t *testing.T, what string, cond func() error) {
-	t.Helper()
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	deadline := time.After(patience)
-	for {
-		err := cond()
-		if err == nil {
-			return
-		}
-		select {
-		case <-tick.C:
-		case <-deadline:
-			t.Fatalf("%s: not within %s: %v", what, patience, err)
-		}
-	}
 }
 
 // newImage makes an image for this machine with some random layers.

@@ -9,10 +9,11 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"golang.org/x/sys/unix"
+
+	"swarm/internal/eventually"
 )
 
 // startOutput diverts a file and returns the container's end of the pipe.
@@ -47,16 +48,6 @@ func emptyFile(t *testing.T, dir string) string {
 		t.Fatal(err)
 	}
 	return file
-}
-
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !ok(); {
-		if time.Now().After(deadline) {
-			t.Fatal("never: ", what)
-		}
-		<-time.After(5 * time.Millisecond) // The interval of the poll.
-	}
 }
 
 func TestOutput_CarriesAll(t *testing.T) {
@@ -128,7 +119,7 @@ func TestOutput_DiskFull(t *testing.T) {
 			if err := os.Remove(filler); err != nil {
 				t.Fatal(err)
 			}
-			eventually(t, "what was held is written", func() bool {
+			eventually.True(t, "what was held is written", func() bool {
 				text, err := os.ReadFile(file)
 				return err == nil && (bytes.Contains(text, []byte("missing here")) || bytes.Contains(text, fmt.Appendf(nil, "line %d\n", lines-1)))
 			})
