@@ -74,30 +74,30 @@ func inParallel(b *testing.B, n, atOnce int, do func(i int) error) {
 
 func (n *node) benchOurs(i int) (func() error, error) {
 	c := n.benchContainer(fmt.Sprintf("ours%d", i))
-	if err := n.runtime.Prepare(n.ctx, c); err != nil {
+	if err := n.runtime.Prepare(n.Ctx, c); err != nil {
 		return nil, err
 	}
-	if _, err := n.runtime.Start(n.ctx, c.Task.GetId()); err != nil {
+	if _, err := n.runtime.Start(n.Ctx, c.Task.GetId()); err != nil {
 		return nil, err
 	}
 	return func() error {
-		if err := n.runtime.Stop(n.ctx, c.Task.GetId(), "", 0); err != nil {
+		if err := n.runtime.Stop(n.Ctx, c.Task.GetId(), "", 0); err != nil {
 			return err
 		}
-		return n.runtime.Remove(n.ctx, c.Task.GetId())
+		return n.runtime.Remove(n.Ctx, c.Task.GetId())
 	}, nil
 }
 
 const benchScript = "exec sleep 1000"
 
 func (n *node) unpack() {
-	n.t.Helper()
-	image, err := n.client.GetImage(n.ctx, imageRef)
+	n.T.Helper()
+	image, err := n.client.GetImage(n.Ctx, imageRef)
 	if err == nil {
-		err = image.Unpack(n.ctx, "overlayfs")
+		err = image.Unpack(n.Ctx, "overlayfs")
 	}
 	if err != nil {
-		n.t.Fatal(err)
+		n.T.Fatal(err)
 	}
 }
 
@@ -111,39 +111,39 @@ func (n *node) benchContainer(id string) worker.Container {
 
 func (n *node) benchBare(i int) (func() error, error) {
 	id := fmt.Sprintf("bare%d", i)
-	image, err := n.client.GetImage(n.ctx, imageRef)
+	image, err := n.client.GetImage(n.Ctx, imageRef)
 	if err != nil {
 		return nil, err
 	}
-	c, err := n.client.NewContainer(n.ctx, id,
+	c, err := n.client.NewContainer(n.Ctx, id,
 		client.WithImage(image),
 		client.WithSnapshotter("overlayfs"),
 		client.WithNewSnapshot(id, image),
-		client.WithRuntime(layout.RuntimeName, &options.Options{Root: n.layout.RuncRoot(), BinaryName: n.programs.Runc}),
-		client.WithNewSpec(oci.WithImageConfig(image), oci.WithProcessArgs("/bin/sh", "-c", benchScript), oci.WithCgroup(n.cgroup+"/"+id)),
+		client.WithRuntime(layout.RuntimeName, &options.Options{Root: n.Layout.RuncRoot(), BinaryName: n.Programs.Runc}),
+		client.WithNewSpec(oci.WithImageConfig(image), oci.WithProcessArgs("/bin/sh", "-c", benchScript), oci.WithCgroup(n.Cgroup+"/"+id)),
 	)
 	if err != nil {
 		return nil, err
 	}
-	task, err := c.NewTask(n.ctx, cio.NullIO)
+	task, err := c.NewTask(n.Ctx, cio.NullIO)
 	if err != nil {
 		return nil, err
 	}
-	exited, err := task.Wait(n.ctx)
+	exited, err := task.Wait(n.Ctx)
 	if err != nil {
 		return nil, err
 	}
-	if err := task.Start(n.ctx); err != nil {
+	if err := task.Start(n.Ctx); err != nil {
 		return nil, err
 	}
 	return func() error {
-		if err := task.Kill(n.ctx, syscall.SIGKILL); err != nil {
+		if err := task.Kill(n.Ctx, syscall.SIGKILL); err != nil {
 			return err
 		}
 		<-exited
-		if _, err := task.Delete(n.ctx); err != nil {
+		if _, err := task.Delete(n.Ctx); err != nil {
 			return err
 		}
-		return c.Delete(n.ctx, client.WithSnapshotCleanup)
+		return c.Delete(n.Ctx, client.WithSnapshotCleanup)
 	}, nil
 }

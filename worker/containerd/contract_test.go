@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"swarm/internal/eventually"
 	"swarm/worker"
 	"swarm/worker/containerd"
 	"swarm/worker/runtimetest"
@@ -18,17 +19,17 @@ import (
 func TestRuntime_KeepsTheContract(t *testing.T) {
 	n := newNode(t)
 	runtimetest.Run(t, func(t *testing.T) runtimetest.System {
-		n.t = t
+		n.T = t
 		cfg := n.config()
 		cfg.StateDir = filepath.Join(cfg.StateDir, filepath.Base(t.Name()))
-		r, err := containerd.New(cfg, containerd.Deps{Log: n.log(), Client: n.client})
+		r, err := containerd.New(cfg, containerd.Deps{Log: n.Log(), Client: n.client})
 		if err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() {
-			all, err := r.List(n.ctx)
+			all, err := r.List(n.Ctx)
 			for _, f := range all {
-				err = errors.Join(err, r.Remove(n.ctx, f.TaskID))
+				err = errors.Join(err, r.Remove(n.Ctx, f.TaskID))
 			}
 			if err != nil {
 				t.Error(err)
@@ -51,7 +52,7 @@ func TestRuntime_KeepsTheContract(t *testing.T) {
 			return c
 		}}
 	})
-	n.t = t
+	n.T = t
 }
 
 // readyRuntime starts containers until they listen to signals: the first process of a container is deaf before.
@@ -66,7 +67,7 @@ func (r *readyRuntime) Start(ctx context.Context, id string) (worker.Started, er
 	if err != nil {
 		return s, err
 	}
-	eventually(r.n.t, "the container's first words", func() error {
+	eventually.Nil(r.n.T, "the container's first words", func() error {
 		if r.n.read(filepath.Join(r.logs[id], worker.StdoutFile)) == "" {
 			return errors.New("no output")
 		}

@@ -28,7 +28,7 @@ func cgroupFile(controller, v1, v2 string) string {
 
 // seccompMode is what the kernel calls filtering, when runc was built with it.
 func seccompMode(n *node) int {
-	out, err := exec.Command(n.programs.Runc, "features").Output()
+	out, err := exec.Command(n.Programs.Runc, "features").Output()
 	if err == nil && !strings.Contains(string(out), "SCMP_ACT_ALLOW") {
 		return 0
 	}
@@ -50,7 +50,7 @@ func TestRuntime_EffectsOfTheSpec(t *testing.T) {
 			if strings.HasPrefix(e.name, "custom seccomp") && seccompMode(n) == 0 {
 				t.Skip("runc was built without seccomp")
 			}
-			n.t = t
+			n.T = t
 			edit := e.edit
 			if edit == nil {
 				edit = func(*worker.Container) {}
@@ -61,7 +61,7 @@ func TestRuntime_EffectsOfTheSpec(t *testing.T) {
 			}
 		})
 	}
-	n.t = t
+	n.T = t
 }
 
 // fileSystemBelow mounts a file system, which others may follow, with one file in it.
@@ -110,14 +110,14 @@ func TestRuntime_NothingIsLeftOfAContainer(t *testing.T) {
 		c.Files = []worker.File{{Path: "/run/secrets/s", Data: []byte("hush"), Secret: true}}
 	}))
 	for _, pattern := range []string{
-		filepath.Join(n.layout.Data, "worker/tasks/*"), filepath.Join(n.layout.Run, "worker/files/*"),
-		filepath.Join(n.layout.State(), "exits/*/*"), "/sys/fs/cgroup/*" + n.cgroup + "/task1", "/sys/fs/cgroup" + n.cgroup + "/task1",
+		filepath.Join(n.Layout.Data, "worker/tasks/*"), filepath.Join(n.Layout.Run, "worker/files/*"),
+		filepath.Join(n.Layout.State(), "exits/*/*"), "/sys/fs/cgroup/*" + n.Cgroup + "/task1", "/sys/fs/cgroup" + n.Cgroup + "/task1",
 	} {
 		if left, err := filepath.Glob(pattern); err != nil || len(left) > 0 {
 			t.Errorf("%s: got %v, %v, want none", pattern, left, err)
 		}
 	}
-	snapshots, err := n.client.SnapshotService("overlayfs").Usage(n.ctx, "task1")
+	snapshots, err := n.client.SnapshotService("overlayfs").Usage(n.Ctx, "task1")
 	if err == nil {
 		t.Errorf("snapshot: got %+v, want none", snapshots)
 	}

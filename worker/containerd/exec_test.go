@@ -15,6 +15,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"swarm/internal/eventually"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/worker"
 )
@@ -39,7 +40,7 @@ func (o *output) String() string {
 
 func (o *output) await(t *testing.T, what string) {
 	t.Helper()
-	eventually(t, "output "+what, func() error {
+	eventually.Nil(t, "output "+what, func() error {
 		if got := o.String(); !strings.Contains(got, what) {
 			return errors.New(got)
 		}
@@ -113,7 +114,7 @@ func TestRuntime_Exec(t *testing.T) {
 			if e.stdin != "" {
 				streams.Stdin = strings.NewReader(e.stdin)
 			}
-			code, err := n.runtime.Exec(n.ctx, e.start, streams)
+			code, err := n.runtime.Exec(n.Ctx, e.start, streams)
 			if e.want != nil {
 				if !e.want(err) {
 					t.Errorf("got %d, %v, want another error", code, err)
@@ -141,7 +142,7 @@ func TestRuntime_ExecIsInteractive(t *testing.T) {
 	}
 	done := make(chan result, 1)
 	go func() {
-		code, err := n.runtime.Exec(n.ctx, &swarmv1.ExecStart{
+		code, err := n.runtime.Exec(n.Ctx, &swarmv1.ExecStart{
 			TaskId: c.Task.GetId(), Command: []string{"sh", "-c", "trap 'exit 7' USR1; echo ready; while read l; do stty size; done"},
 			Tty: true, Width: 10, Height: 20,
 		}, worker.ExecStreams{Stdin: in, Stdout: &out, Resize: resize, Signals: signals})
@@ -149,7 +150,7 @@ func TestRuntime_ExecIsInteractive(t *testing.T) {
 	}()
 	out.await(t, "ready")
 	resize <- &swarmv1.Resize{Width: 33, Height: 44}
-	eventually(t, "resize", func() error {
+	eventually.Nil(t, "resize", func() error {
 		if _, err := io.WriteString(type_, "\n"); err != nil {
 			return err
 		}
@@ -172,7 +173,7 @@ func TestRuntime_ExecEndsWithItsContext(t *testing.T) {
 	n := newNode(t)
 	c := n.container("exec sleep 1000")
 	n.run(c)
-	ctx, cancel := context.WithTimeout(n.ctx, patience)
+	ctx, cancel := context.WithTimeout(n.Ctx, patience)
 	defer cancel()
 	began := time.Now()
 	_, err := n.runtime.Exec(ctx, &swarmv1.ExecStart{TaskId: c.Task.GetId(), Command: []string{"sleep", "1001"}},
@@ -181,17 +182,17 @@ func TestRuntime_ExecEndsWithItsContext(t *testing.T) {
 		t.Errorf("got %v after %v, want canceled at once", err, time.Since(began))
 	}
 	var out output
-	if _, err := n.runtime.Exec(n.ctx, &swarmv1.ExecStart{TaskId: c.Task.GetId(), Command: []string{"sh", "-c", "cat /proc/[0-9]*/cmdline"}}, worker.ExecStreams{Stdout: &out}); err != nil || strings.Contains(out.String(), "1001") {
+	if _, err := n.runtime.Exec(n.Ctx, &swarmv1.ExecStart{TaskId: c.Task.GetId(), Command: []string{"sh", "-c", "cat /proc/[0-9]*/cmdline"}}, worker.ExecStreams{Stdout: &out}); err != nil || strings.Contains(out.String(), "1001") {
 		t.Errorf("processes left: %q, %v", out.String(), err)
 	}
-	if err := n.runtime.Stop(n.ctx, c.Task.GetId(), "", 0); err != nil {
+	if err := n.runtime.Stop(n.Ctx, c.Task.GetId(), "", 0); err != nil {
 		t.Fatal(err)
 	}
-	_, err = n.runtime.Exec(n.ctx, &swarmv1.ExecStart{TaskId: c.Task.GetId(), Command: []string{"true"}}, worker.ExecStreams{})
+	_, err = n.runtime.Exec(n.Ctx, &swarmv1.ExecStart{TaskId: c.Task.GetId(), Command: []string{"true"}}, worker.ExecStreams{})
 	if !errdefs.IsFailedPrecondition(err) {
 		t.Errorf("exec in what has ended: got %v, want failed precondition", err)
 	}
-	_, err = n.runtime.Exec(n.ctx, &swarmv1.ExecStart{TaskId: "nobody", Command: []string{"true"}}, worker.ExecStreams{})
+	_, err = n.runtime.Exec(n.Ctx, &swarmv1.ExecStart{TaskId: "nobody", Command: []string{"true"}}, worker.ExecStreams{})
 	if !errdefs.IsNotFound(err) {
 		t.Errorf("exec in nobody: got %v, want not found", err)
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sync/errgroup"
 
+	"swarm/internal/eventually"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/worker"
 )
@@ -26,49 +27,49 @@ func TestRuntime_LifeOfAContainer(t *testing.T) {
 	c := n.container("echo out; echo err >&2; trap 'exit 3' USR1; while :; do sleep 0.02; done")
 	id := c.Task.GetId()
 	for range 2 { // the second changes nothing
-		if err := n.runtime.Prepare(n.ctx, c); err != nil {
+		if err := n.runtime.Prepare(n.Ctx, c); err != nil {
 			t.Fatal(err)
 		}
 	}
-	started, err := n.runtime.Start(n.ctx, id)
+	started, err := n.runtime.Start(n.Ctx, id)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := n.runtime.Start(n.ctx, id); !errdefs.IsFailedPrecondition(err) {
+	if _, err := n.runtime.Start(n.Ctx, id); !errdefs.IsFailedPrecondition(err) {
 		t.Errorf("second start: got %v, want failed precondition", err)
 	}
 	want := []worker.Found{{TaskID: id, ServiceID: "service1", Running: true, Pid: started.Pid}}
-	if got, err := n.runtime.List(n.ctx); err != nil || !cmp.Equal(want, got) {
+	if got, err := n.runtime.List(n.Ctx); err != nil || !cmp.Equal(want, got) {
 		t.Errorf("list: got %+v, %v, want %+v", got, err, want)
 	}
-	eventually(t, "the container's output", func() error {
+	eventually.Nil(t, "the container's output", func() error {
 		out, err := n.read(filepath.Join(c.LogDir, worker.StdoutFile)), n.read(filepath.Join(c.LogDir, worker.StderrFile))
 		if out != "out\n" || err != "err\n" {
 			return fmt.Errorf("got %q and %q", out, err)
 		}
 		return nil
 	})
-	if err := n.runtime.Stop(n.ctx, id, "", patience); err != nil { // the image's signal
+	if err := n.runtime.Stop(n.Ctx, id, "", patience); err != nil { // the image's signal
 		t.Fatal(err)
 	}
 	if e := n.wait(id); e.Code != 3 || e.OOM || e.CodeUnknown {
 		t.Errorf("exit: got %+v, want code 3", e)
 	}
-	if got, err := n.runtime.List(n.ctx); err != nil || len(got) != 1 || got[0].Running {
+	if got, err := n.runtime.List(n.Ctx); err != nil || len(got) != 1 || got[0].Running {
 		t.Errorf("list: got %+v, %v, want one that does not run", got, err)
 	}
 	for range 2 {
-		if err := n.runtime.Remove(n.ctx, id); err != nil {
+		if err := n.runtime.Remove(n.Ctx, id); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if got, err := n.runtime.List(n.ctx); err != nil || len(got) != 0 {
+	if got, err := n.runtime.List(n.Ctx); err != nil || len(got) != 0 {
 		t.Errorf("list: got %+v, %v, want none", got, err)
 	}
-	if _, err := n.runtime.Wait(n.ctx, id); !errdefs.IsNotFound(err) {
+	if _, err := n.runtime.Wait(n.Ctx, id); !errdefs.IsNotFound(err) {
 		t.Errorf("wait for what is removed: got %v, want not found", err)
 	}
-	if err := n.runtime.Stop(n.ctx, id, "", time.Second); err != nil {
+	if err := n.runtime.Stop(n.Ctx, id, "", time.Second); err != nil {
 		t.Errorf("stop of what is removed: got %v, want nil", err)
 	}
 }
@@ -77,13 +78,13 @@ func TestRuntime_StopKillsWhatDoesNotListen(t *testing.T) {
 	n := newNode(t)
 	c := n.container("trap '' TERM; echo ready; while :; do sleep 0.02; done")
 	n.run(c)
-	eventually(t, "the trap", func() error {
+	eventually.Nil(t, "the trap", func() error {
 		if n.read(filepath.Join(c.LogDir, worker.StdoutFile)) == "" {
 			return fmt.Errorf("no output")
 		}
 		return nil
 	})
-	if err := n.runtime.Stop(n.ctx, c.Task.GetId(), "TERM", 200*time.Millisecond); err != nil {
+	if err := n.runtime.Stop(n.Ctx, c.Task.GetId(), "TERM", 200*time.Millisecond); err != nil {
 		t.Fatal(err)
 	}
 	if e := n.wait(c.Task.GetId()); e.Code != 137 {
@@ -95,36 +96,36 @@ func TestRuntime_RefusesWhatCannotRun(t *testing.T) {
 	n := newNode(t)
 	missing := n.container("true")
 	missing.Spec().Image = "example.com/absent:1"
-	if err := n.runtime.Prepare(n.ctx, missing); !errdefs.IsNotFound(err) {
+	if err := n.runtime.Prepare(n.Ctx, missing); !errdefs.IsNotFound(err) {
 		t.Errorf("image that is not held: got %v, want not found", err)
 	}
-	if _, err := n.runtime.Start(n.ctx, "nobody"); !errdefs.IsNotFound(err) {
+	if _, err := n.runtime.Start(n.Ctx, "nobody"); !errdefs.IsNotFound(err) {
 		t.Errorf("start of what was not prepared: got %v, want not found", err)
 	}
 	c := n.container("true")
 	c.Spec().Command = []string{"/no/such/program"}
-	if err := n.runtime.Prepare(n.ctx, c); err != nil {
+	if err := n.runtime.Prepare(n.Ctx, c); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := n.runtime.Start(n.ctx, c.Task.GetId()); !errdefs.IsInvalidArgument(err) || strings.Contains(err.Error(), "\n") {
+	if _, err := n.runtime.Start(n.Ctx, c.Task.GetId()); !errdefs.IsInvalidArgument(err) || strings.Contains(err.Error(), "\n") {
 		t.Errorf("start of a program that is not there: got %v, want one line of invalid argument", err)
 	}
 	for _, driver := range []*swarmv1.Driver{{Name: "nfs"}, {Options: map[string]string{"type": "nfs"}}} {
 		volume := n.container("true")
 		volume.Spec().Mounts = []*swarmv1.Mount{{Type: swarmv1.Mount_VOLUME, Target: "/v", VolumeOptions: &swarmv1.VolumeOptions{DriverConfig: driver}}}
-		if err := n.runtime.Prepare(n.ctx, volume); !errdefs.IsInvalidArgument(err) {
+		if err := n.runtime.Prepare(n.Ctx, volume); !errdefs.IsInvalidArgument(err) {
 			t.Errorf("volume of driver %v: got %v, want invalid argument", driver, err)
 		}
 	}
 	user := n.container("true")
 	user.Spec().User = "nobody-at-all"
-	if err := n.runtime.Prepare(n.ctx, user); !errdefs.IsInvalidArgument(err) {
+	if err := n.runtime.Prepare(n.Ctx, user); !errdefs.IsInvalidArgument(err) {
 		t.Errorf("user that the image does not have: got %v, want invalid argument", err)
 	}
-	if err := n.runtime.Remove(n.ctx, c.Task.GetId()); err != nil {
+	if err := n.runtime.Remove(n.Ctx, c.Task.GetId()); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := n.runtime.List(n.ctx); err != nil || len(got) != 0 {
+	if got, err := n.runtime.List(n.Ctx); err != nil || len(got) != 0 {
 		t.Errorf("list: got %+v, %v, want none", got, err)
 	}
 }
@@ -136,33 +137,33 @@ func TestRuntime_NextProcessFindsContainersAndExits(t *testing.T) {
 	prepared := n.container("exit 6")
 	pid := n.run(stays).Pid
 	left := n.run(leaves).Pid
-	if err := n.runtime.Prepare(n.ctx, prepared); err != nil {
+	if err := n.runtime.Prepare(n.Ctx, prepared); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the trap", func() error {
+	eventually.Nil(t, "the trap", func() error {
 		if n.read(filepath.Join(leaves.LogDir, worker.StdoutFile)) == "" {
 			return fmt.Errorf("no output")
 		}
 		return nil
 	})
 
-	n.killRuntime()
+	n.Kill()
 	if err := syscall.Kill(int(left), syscall.SIGUSR1); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "end of the container", func() error {
+	eventually.Nil(t, "end of the container", func() error {
 		if syscall.Kill(int(left), 0) == nil {
 			return fmt.Errorf("process %d is there", left)
 		}
 		return nil
 	})
-	n.start()
+	n.Start("")
 	n.runtime = n.newRuntime()
 
 	if e := n.wait(leaves.Task.GetId()); e.Code != 5 || e.CodeUnknown {
 		t.Errorf("exit while containerd was down: got %+v, want code 5", e)
 	}
-	found, err := n.runtime.List(n.ctx)
+	found, err := n.runtime.List(n.Ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -171,7 +172,7 @@ func TestRuntime_NextProcessFindsContainersAndExits(t *testing.T) {
 			t.Errorf("list: got %+v, want pid %d running and nobody else", f, pid)
 		}
 	}
-	if _, err := n.runtime.Start(n.ctx, prepared.Task.GetId()); err != nil {
+	if _, err := n.runtime.Start(n.Ctx, prepared.Task.GetId()); err != nil {
 		t.Fatal(err)
 	}
 	if e := n.wait(prepared.Task.GetId()); e.Code != 6 {
@@ -186,21 +187,21 @@ func TestRuntime_ExitThatNobodyRecorded(t *testing.T) {
 	n.run(c)
 	n.wait(id)
 	// What a reboot does: neither shim nor record is left.
-	n.killRuntime()
-	for _, pid := range n.shims() {
+	n.Kill()
+	for _, pid := range n.Shims() {
 		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
 	}
-	n.start()
-	if err := os.RemoveAll(filepath.Join(n.layout.State(), "exits")); err != nil {
+	n.Start("")
+	if err := os.RemoveAll(filepath.Join(n.Layout.State(), "exits")); err != nil {
 		t.Fatal(err)
 	}
 	n.runtime = n.newRuntime()
 	if e := n.wait(id); !e.CodeUnknown || e.Code != -1 {
 		t.Errorf("exit: got %+v, want an unknown code", e)
 	}
-	if _, err := n.runtime.Start(n.ctx, id); !errdefs.IsFailedPrecondition(err) {
+	if _, err := n.runtime.Start(n.Ctx, id); !errdefs.IsFailedPrecondition(err) {
 		t.Errorf("start: got %v, want failed precondition", err)
 	}
 }
@@ -214,15 +215,15 @@ func TestRuntime_WaitOutlivesAContainerdAndADeadShim(t *testing.T) {
 		err  error
 	}
 	done := make(chan result, 1)
-	ctx, cancel := context.WithTimeout(n.ctx, patience)
+	ctx, cancel := context.WithTimeout(n.Ctx, patience)
 	defer cancel()
 	go func() {
 		e, err := n.runtime.Wait(ctx, c.Task.GetId())
 		done <- result{e, err}
 	}()
-	n.killRuntime()
-	n.start()
-	for _, pid := range n.shims() {
+	n.Kill()
+	n.Start("")
+	for _, pid := range n.Shims() {
 		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
@@ -230,10 +231,10 @@ func TestRuntime_WaitOutlivesAContainerdAndADeadShim(t *testing.T) {
 	if got := <-done; got.err != nil || !got.exit.CodeUnknown {
 		t.Errorf("wait: got %+v, %v, want an unknown code", got.exit, got.err)
 	}
-	if err := n.runtime.Remove(n.ctx, c.Task.GetId()); err != nil {
+	if err := n.runtime.Remove(n.Ctx, c.Task.GetId()); err != nil {
 		t.Error(err)
 	}
-	left, err := filepath.Glob("/sys/fs/cgroup/*" + n.cgroup + "/*/tasks")
+	left, err := filepath.Glob("/sys/fs/cgroup/*" + n.Cgroup + "/*/tasks")
 	if err != nil || len(left) > 0 {
 		t.Errorf("cgroups: got %v, %v, want none", left, err)
 	}
@@ -247,20 +248,15 @@ func TestRuntime_ShimsAreShared(t *testing.T) {
 		n.run(c)
 		all = append(all, c)
 	}
-	if got := len(n.shims()); got != 2 {
+	if got := len(n.Shims()); got != 2 {
 		t.Errorf("shims of 12 containers: got %d, want 2", got)
 	}
 	for _, c := range all {
-		if err := n.runtime.Remove(n.ctx, c.Task.GetId()); err != nil {
+		if err := n.runtime.Remove(n.Ctx, c.Task.GetId()); err != nil {
 			t.Fatal(err)
 		}
 	}
-	eventually(t, "end of the shims", func() error {
-		if left := n.shims(); len(left) > 0 {
-			return fmt.Errorf("%v are left", left)
-		}
-		return nil
-	})
+	n.ShimsEnd()
 }
 
 func TestRuntime_OutOfMemoryIsSaid(t *testing.T) {
@@ -285,16 +281,16 @@ func TestRuntime_ChurnInSharedShims(t *testing.T) {
 	for _, c := range all {
 		g.Go(func() error {
 			id := c.Task.GetId()
-			if err := n.runtime.Prepare(n.ctx, c); err != nil {
+			if err := n.runtime.Prepare(n.Ctx, c); err != nil {
 				return err
 			}
-			if _, err := n.runtime.Start(n.ctx, id); err != nil {
+			if _, err := n.runtime.Start(n.Ctx, id); err != nil {
 				return err
 			}
-			if e, err := n.runtime.Wait(n.ctx, id); err != nil || e.Code != 3 {
+			if e, err := n.runtime.Wait(n.Ctx, id); err != nil || e.Code != 3 {
 				return fmt.Errorf("exit of %s: %+v, %w", id, e, err)
 			}
-			return n.runtime.Remove(n.ctx, id)
+			return n.runtime.Remove(n.Ctx, id)
 		})
 	}
 	if err := g.Wait(); err != nil {
@@ -304,17 +300,17 @@ func TestRuntime_ChurnInSharedShims(t *testing.T) {
 
 func TestRuntime_ImageRemovedMeanwhile(t *testing.T) {
 	n := newNode(t)
-	image, err := n.client.GetImage(n.ctx, imageRef)
+	image, err := n.client.GetImage(n.Ctx, imageRef)
 	if err != nil {
 		t.Fatal(err)
 	}
 	pinned := func(c *worker.Container) { c.Spec().Image = imageRef + "@" + image.Target().Digest.String() }
 	n.output(n.container("true", pinned))
-	if err := n.client.ImageService().Delete(n.ctx, imageRef, images.SynchronousDelete()); err != nil {
+	if err := n.client.ImageService().Delete(n.Ctx, imageRef, images.SynchronousDelete()); err != nil {
 		t.Fatal(err)
 	}
 	again := n.container("exit 5", pinned)
-	if err := n.runtime.Prepare(n.ctx, again); !errdefs.IsNotFound(err) {
+	if err := n.runtime.Prepare(n.Ctx, again); !errdefs.IsNotFound(err) {
 		t.Errorf("prepare without the image: got %v, want not found", err)
 	}
 	n.importImage()

@@ -12,17 +12,18 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"swarm/internal/eventually"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/worker"
 )
 
 // inside runs a script in a running container.
 func (n *node) inside(id, script string) string {
-	n.t.Helper()
+	n.T.Helper()
 	var out, stderr bytes.Buffer
-	code, err := n.runtime.Exec(n.ctx, &swarmv1.ExecStart{TaskId: id, Command: []string{"sh", "-c", script}}, worker.ExecStreams{Stdout: &out, Stderr: &stderr})
+	code, err := n.runtime.Exec(n.Ctx, &swarmv1.ExecStart{TaskId: id, Command: []string{"sh", "-c", script}}, worker.ExecStreams{Stdout: &out, Stderr: &stderr})
 	if err != nil || code != 0 {
-		n.t.Fatalf("%s: %v, code %d, %s", script, err, code, stderr.String())
+		n.T.Fatalf("%s: %v, code %d, %s", script, err, code, stderr.String())
 	}
 	return strings.TrimSuffix(out.String(), "\n")
 }
@@ -56,14 +57,14 @@ func TestRuntime_UpdateOfARunningContainer(t *testing.T) {
 		{"nothing", nil, memory + ";" + soft + ";" + swap, free},
 		{"no processes limit, no cpu limit", nil, pids + ";" + cpu, "max\n" + either("-1", "max 100000")},
 	} {
-		if err := n.runtime.Update(n.ctx, id, row.r); err != nil {
+		if err := n.runtime.Update(n.Ctx, id, row.r); err != nil {
 			t.Fatalf("%s: %v", row.name, err)
 		}
 		if got := n.inside(id, row.script); got != row.want {
 			t.Errorf("%s: got %q, want %q", row.name, got, row.want)
 		}
 	}
-	all, err := n.runtime.List(n.ctx)
+	all, err := n.runtime.List(n.Ctx)
 	if err != nil || len(all) != 1 || all[0].Pid != pid {
 		t.Errorf("containers afterwards: %+v, %v, want pid %d", all, err, pid)
 	}
@@ -78,7 +79,7 @@ func TestRuntime_UpdateAfterARestart(t *testing.T) {
 	memory := cgroupFile("memory", "memory.limit_in_bytes", "memory.max")
 	for _, want := range []int64{64 << 20, 96 << 20, 96 << 20} {
 		n.runtime = n.newRuntime()
-		if err := n.runtime.Update(n.ctx, id, &swarmv1.ResourceRequirements{Limits: limits(0, want, 0)}); err != nil {
+		if err := n.runtime.Update(n.Ctx, id, &swarmv1.ResourceRequirements{Limits: limits(0, want, 0)}); err != nil {
 			t.Fatal(err)
 		}
 		if got := n.inside(id, memory); got != fmt.Sprint(want) {
@@ -96,20 +97,20 @@ func TestRuntime_UpdateBelowWhatIsUsedIsRefused(t *testing.T) {
 	})
 	n.run(c)
 	id := c.Task.GetId()
-	eventually(t, "the container holds memory", func() error {
+	eventually.Nil(t, "the container holds memory", func() error {
 		if n.read(filepath.Join(c.LogDir, worker.StdoutFile)) == "" {
 			return errors.New("no output")
 		}
 		return nil
 	})
-	err := n.runtime.Update(n.ctx, id, &swarmv1.ResourceRequirements{Limits: limits(5e8, 16<<20, 0), SwapBytes: &none})
+	err := n.runtime.Update(n.Ctx, id, &swarmv1.ResourceRequirements{Limits: limits(5e8, 16<<20, 0), SwapBytes: &none})
 	if !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "unable to set memory limit to 16777216 (current usage: ") {
 		t.Errorf("a limit below what is used: %v, want a failed precondition that says why", err)
 	}
 	if got := n.inside(id, cgroupFile("memory", "memory.limit_in_bytes", "memory.max")); got != fmt.Sprint(128<<20) {
 		t.Errorf("memory limit afterwards: got %s, want what it was", got)
 	}
-	if err := n.runtime.Update(n.ctx, id, had); err != nil {
+	if err := n.runtime.Update(n.Ctx, id, had); err != nil {
 		t.Errorf("back to what it was: %v", err)
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/containerd/containerd/v2/pkg/oci"
 	"github.com/containerd/errdefs"
 
+	"swarm/internal/eventually"
 	"swarm/worker/containerd/binary"
 	"swarm/worker/containerd/companion"
 	"swarm/worker/containerd/layout"
@@ -23,7 +24,7 @@ import (
 func TestRuntime_RecordsExitsAndKeepsThemUntilRemoved(t *testing.T) {
 	n := newNode(t)
 	task := n.run("c1", "", []string{"exit", "7"})
-	status, err := task.Wait(n.ctx)
+	status, err := task.Wait(n.Ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -35,7 +36,7 @@ func TestRuntime_RecordsExitsAndKeepsThemUntilRemoved(t *testing.T) {
 	if err != nil || got.Status != 7 || got.OOM || got.ShimLost || !got.ExitedAt.Equal(s.ExitTime()) {
 		t.Errorf("record: got %+v, %v, want status 7 at %v", got, err, s.ExitTime())
 	}
-	if err := n.remove("c1"); err != nil {
+	if err := n.remove(n.Ctx, "c1"); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := n.record("c1"); err != nil {
@@ -46,7 +47,7 @@ func TestRuntime_RecordsExitsAndKeepsThemUntilRemoved(t *testing.T) {
 	if r, err := n.record("c1"); !errdefs.IsNotFound(err) {
 		t.Errorf("record of a running container: got %+v, %v, want not found", r, err)
 	}
-	if err := task.Kill(n.ctx, syscall.SIGKILL); err != nil {
+	if err := task.Kill(n.Ctx, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	if got := n.awaitRecord("c1"); got.Status != 137 || got.OOM {
@@ -68,17 +69,7 @@ func TestRuntime_KilledLosesNeitherContainersNorExits(t *testing.T) {
 	leaves := n.run("leaves", "g1", []string{"wait"})
 	alone := n.run("alone", "", []string{"wait"})
 
-	n.stop() // nobody starts it again
-	pid := n.pid()
-	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, "end of the runtime process", func() error {
-		if got := n.pid(); got != 0 {
-			return fmt.Errorf("process %d holds the lock", got)
-		}
-		return nil
-	})
+	n.Kill()
 	for _, task := range []containerd.Task{leaves, alone} {
 		if err := syscall.Kill(int(task.Pid()), syscall.SIGUSR1); err != nil {
 			t.Fatal(err)
@@ -90,7 +81,7 @@ func TestRuntime_KilledLosesNeitherContainersNorExits(t *testing.T) {
 		}
 	}
 
-	n.start("")
+	n.Start("")
 	n.wantRunning("stays", stays.Pid())
 	if status, err := n.status("leaves"); err == nil && status == containerd.Running {
 		t.Errorf("container that has ended: got %s, want stopped or not found", status)
@@ -106,7 +97,7 @@ func TestRuntime_DeadShimTakesItsGroupAndNoOther(t *testing.T) {
 	n := newNode(t)
 	n.run("a1", "a", []string{"wait"})
 	n.run("a2", "a", []string{"wait"})
-	doomed := n.shims()
+	doomed := n.Shims()
 	other := n.run("b1", "b", []string{"wait"})
 	if len(doomed) != 1 {
 		t.Fatalf("shims of one group: got %v, want one", doomed)
@@ -129,23 +120,23 @@ func TestRuntime_TenContainersShareAShim(t *testing.T) {
 		ids[i] = fmt.Sprintf("c%d", i)
 		n.run(ids[i], "build-1", []string{"wait"})
 	}
-	if got := n.shims(); len(got) != 1 {
+	if got := n.Shims(); len(got) != 1 {
 		t.Errorf("shims: got %v, want one", got)
 	}
 	// The first container's bundle is the shim's folder; the rest must not need it.
 	for _, id := range ids {
-		if err := n.remove(id); err != nil {
+		if err := n.remove(n.Ctx, id); err != nil {
 			t.Fatal(err)
 		}
 		if got, err := n.record(id); err != nil || got.Status != 137 {
 			t.Errorf("record of %s: got %+v, %v, want status 137", id, got, err)
 		}
 	}
-	eventually(t, "end of the shim", func() error {
-		if got := n.shims(); len(got) != 0 {
+	eventually.Nil(t, "end of the shim", func() error {
+		if got := n.Shims(); len(got) != 0 {
 			return fmt.Errorf("shims: got %v, want none", got)
 		}
-		left, err := os.ReadDir(layout.ShimSockets(n.layout.State()))
+		left, err := os.ReadDir(layout.ShimSockets(n.Layout.State()))
 		if err != nil || len(left) != 0 {
 			return fmt.Errorf("shim sockets: got %v, %v, want none", left, err)
 		}
@@ -157,32 +148,32 @@ func TestRuntime_TwoSideBySideShareNothing(t *testing.T) {
 	a, b := newNode(t), newNode(t)
 	a.run("same", "g", []string{"wait"})
 	kept := b.run("same", "g", []string{"wait"})
-	if err := a.remove("same"); err != nil {
+	if err := a.remove(a.Ctx, "same"); err != nil {
 		t.Fatal(err)
 	}
-	a.stop()
-	if err := companion.Stop(a.ctx, a.layout.Root()); err != nil {
+	a.Stop()
+	if err := companion.Stop(a.Ctx, a.Layout.Root()); err != nil {
 		t.Fatal(err)
 	}
 	b.wantRunning("same", kept.Pid())
 	if r, err := b.record("same"); !errdefs.IsNotFound(err) {
 		t.Errorf("record of the other node's namesake: got %+v, %v, want not found", r, err)
 	}
-	a.start("") // for the clean-up
+	a.Start("") // for the clean-up
 }
 
 func TestCompanion_RestartsWhatDies(t *testing.T) {
 	n := newNode(t)
 	task := n.run("c1", "", []string{"wait"})
-	before := n.pid()
+	before := n.Pid()
 	if err := syscall.Kill(before, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "another runtime process", func() error {
-		if pid := n.pid(); pid == 0 || pid == before {
+	eventually.Nil(t, "another runtime process", func() error {
+		if pid := n.Pid(); pid == 0 || pid == before {
 			return fmt.Errorf("process %d holds the lock", pid)
 		}
-		serving, err := n.client.IsServing(n.ctx)
+		serving, err := n.client.IsServing(n.Ctx)
 		if err == nil && !serving {
 			err = errors.New("not serving")
 		}
@@ -194,42 +185,42 @@ func TestCompanion_RestartsWhatDies(t *testing.T) {
 func TestCompanion_AdoptsItsLikeAndReplacesOthers(t *testing.T) {
 	n := newNode(t)
 	task := n.run("c1", "", []string{"wait"})
-	first := n.pid()
+	first := n.Pid()
 
-	n.stop()
-	n.start("")
-	if got := n.pid(); got != first {
+	n.Stop()
+	n.Start("")
+	if got := n.Pid(); got != first {
 		t.Errorf("same build and settings: got process %d, want %d adopted", got, first)
 	}
-	n.stop()
-	n.start("info")
-	second := n.pid()
+	n.Stop()
+	n.Start("info")
+	second := n.Pid()
 	if second == first {
 		t.Errorf("other settings: got process %d again, want another", first)
 	}
-	n.stop()
-	old := n.programs
-	n.programs = n.install("next")
-	n.start("info")
-	if got := n.pid(); got == second {
+	n.Stop()
+	old := n.Programs
+	n.Programs = n.Install("next")
+	n.Start("info")
+	if got := n.Pid(); got == second {
 		t.Errorf("other build: got process %d again, want another", second)
 	}
 	n.wantRunning("c1", task.Pid())
 
 	// The old build's shim is in use, so its folder stays.
-	removed, err := binary.Prune(n.layout.Bin(), layout.Bundles(n.layout.State()), n.programs.Build)
+	removed, err := binary.Prune(n.Layout.Bin(), layout.Bundles(n.Layout.State()), n.Programs.Build)
 	if err != nil || len(removed) != 0 {
 		t.Errorf("prune while the old shim runs: removed %v, %v, want none", removed, err)
 	}
-	n.programs = old
-	if len(n.shims()) != 1 {
-		t.Errorf("shims of the old build: got %v, want one", n.shims())
+	n.Programs = old
+	if len(n.Shims()) != 1 {
+		t.Errorf("shims of the old build: got %v, want one", n.Shims())
 	}
-	if err := n.remove("c1"); err != nil {
+	if err := n.remove(n.Ctx, "c1"); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "pruning of the old build", func() error {
-		removed, err := binary.Prune(n.layout.Bin(), layout.Bundles(n.layout.State()), "next")
+	eventually.Nil(t, "pruning of the old build", func() error {
+		removed, err := binary.Prune(n.Layout.Bin(), layout.Bundles(n.Layout.State()), "next")
 		if err == nil && (len(removed) != 1 || removed[0] != "test") {
 			err = fmt.Errorf("removed %v", removed)
 		}
@@ -239,13 +230,13 @@ func TestCompanion_AdoptsItsLikeAndReplacesOthers(t *testing.T) {
 
 func TestRuntime_RefusesARootInUse(t *testing.T) {
 	n := newNode(t)
-	out, err := exec.Command(n.programs.Program, "runtime",
-		"--root", n.layout.Root(), "--state", n.layout.State(), "--address", n.layout.Socket()+"2",
-		"--bin-dir", n.programs.Dir).CombinedOutput()
-	if err == nil || !strings.Contains(string(out), fmt.Sprintf("process %d already does", n.pid())) {
-		t.Errorf("second server: got %v, %q, want a refusal that names process %d", err, out, n.pid())
+	out, err := exec.Command(n.Programs.Program, "runtime",
+		"--root", n.Layout.Root(), "--state", n.Layout.State(), "--address", n.Layout.Socket()+"2",
+		"--bin-dir", n.Programs.Dir).CombinedOutput()
+	if err == nil || !strings.Contains(string(out), fmt.Sprintf("process %d already does", n.Pid())) {
+		t.Errorf("second server: got %v, %q, want a refusal that names process %d", err, out, n.Pid())
 	}
-	if serving, err := n.client.IsServing(n.ctx); err != nil || !serving {
+	if serving, err := n.client.IsServing(n.Ctx); err != nil || !serving {
 		t.Errorf("first server: got %v, %v, want it serving", serving, err)
 	}
 }
@@ -253,16 +244,16 @@ func TestRuntime_RefusesARootInUse(t *testing.T) {
 func TestStop_LeavesContainersRunning(t *testing.T) {
 	n := newNode(t)
 	task := n.run("c1", "", []string{"wait"})
-	n.stop()
-	if err := companion.Stop(n.ctx, n.layout.Root()); err != nil {
+	n.Stop()
+	if err := companion.Stop(n.Ctx, n.Layout.Root()); err != nil {
 		t.Fatal(err)
 	}
-	if err := companion.Stop(n.ctx, n.layout.Root()); err != nil {
+	if err := companion.Stop(n.Ctx, n.Layout.Root()); err != nil {
 		t.Errorf("second stop: got %v, want nil", err)
 	}
-	if got := n.pid(); got != 0 {
+	if got := n.Pid(); got != 0 {
 		t.Fatalf("process %d still serves", got)
 	}
-	n.start("")
+	n.Start("")
 	n.wantRunning("c1", task.Pid())
 }

@@ -13,7 +13,6 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"runtime"
 	"syscall"
@@ -33,6 +32,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"swarm/internal/eventually"
+	"swarm/worker/containerd/containerdtest"
 	"swarm/worker/containerd/image"
 	"swarm/worker/containerd/layout"
 	"swarm/worker/containerd/server"
@@ -40,27 +40,9 @@ import (
 
 const patience = 30 * time.Second
 
-// TestMain makes the test binary a containerd under the verb runtime.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && os.Args[1] == "runtime" {
-		if err := serve(os.Args[2:]); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		return
-	}
-	os.Setenv("GORACE", "atexit_sleep_ms=0")
-	os.Exit(m.Run())
-}
-
-func serve(args []string) error {
-	cfg, err := server.ParseArgs(args)
-	if err != nil {
-		return err
-	}
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
-	defer stop()
-	return server.Run(ctx, cfg)
+	containerdtest.Become()
+	m.Run()
 }
 
 // node is one node's store over a containerd of its own.
@@ -106,18 +88,7 @@ func newNode(t *testing.T, cfg image.Config, deps image.Deps) *node {
 // newContainerd gives the socket of one that may not listen yet.
 func newContainerd(t *testing.T) string {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root: it runs containerd")
-	}
-	dir, err := os.MkdirTemp("/tmp", "swimg") // short, for the sockets' sake
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := os.RemoveAll(dir); err != nil {
-			t.Error(err)
-		}
-	})
+	dir := containerdtest.Folder(t)
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
