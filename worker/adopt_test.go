@@ -1,0 +1,85 @@
+package worker_test
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/google/go-cmp/cmp"
+
+	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/worker"
+	"swarm/worker/simulated"
+)
+
+func TestWorker_RestartAdoptsWhatRuns(t *testing.T) {
+	bubble(t, simulated.Config{}, []string{"m1"}, func(t *testing.T, r *rig) {
+		m := r.managers["m1"]
+		m.initial = append([]*swarmv1.Assignment{revisionObject()}, taskObject("t1", running), taskObject("t2", running), taskObject("t3", isReady))
+		r.start()
+		m.waitState("t1", running)
+		m.waitState("t2", running)
+		m.waitState("t3", isReady)
+		synctest.Wait()
+		r.stop()
+		r.runtime.End("t2", worker.Exit{Code: 7})
+		stray := worker.Container{Task: &swarmv1.Task{Id: "stray"}, Revision: revisionObject().GetRevision()}
+		if err := r.runtime.Prepare(t.Context(), stray); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := r.runtime.Start(t.Context(), "stray"); err != nil {
+			t.Fatal(err)
+		}
+		starts := r.runtime.Starts()
+		m.mu.Lock()
+		m.refuse = errdefs.ErrUnavailable
+		m.history = map[string][]swarmv1.TaskState{}
+		m.mu.Unlock()
+
+		r.start()
+		time.Sleep(5 * time.Second)
+		if _, ok := r.runtime.Container("stray"); !ok {
+			t.Error("a container was removed before the managers said which tasks there are")
+		}
+		m.mu.Lock()
+		m.refuse = nil
+		m.mu.Unlock()
+		s := m.waitState("t2", failed)
+		if s.ContainerStatus.ExitCode != 7 {
+			t.Errorf("t2: %v", s)
+		}
+		synctest.Wait()
+		if _, ok := r.runtime.Container("stray"); ok {
+			t.Error("a container that no task owns was kept")
+		}
+		if got := r.runtime.Starts(); got != starts {
+			t.Errorf("%d containers were started again", got-starts)
+		}
+		if want := map[string][]swarmv1.TaskState{"t2": {failed}}; !cmp.Equal(m.history, want) {
+			t.Errorf("reports after the restart = %v, want %v", m.history, want)
+		}
+		if kept := r.network.Restored()[1]; len(kept) != 3 || len(kept[0].Networks) != 1 {
+			t.Errorf("restored %v", kept)
+		}
+		m.assign(puts(taskObject("t3", running))...)
+		m.waitState("t3", running)
+	})
+}
+
+func TestWorker_TaskThatHadNotStartedWaitsForTheManagers(t *testing.T) {
+	bubble(t, simulated.Config{Delays: simulated.Delays{Prepare: time.Hour}}, []string{"m1"}, func(t *testing.T, r *rig) {
+		m := r.managers["m1"]
+		m.initial = []*swarmv1.Assignment{revisionObject(), taskObject("t1", running)}
+		r.start()
+		m.waitState("t1", swarmv1.TaskState_PREPARING)
+		r.stop()
+		m.initial = nil // it runs elsewhere by now
+		r.start()
+		m.waitSession(2)
+		time.Sleep(2 * time.Hour)
+		if r.runtime.Starts() != 0 || r.w.Tasks() != 0 {
+			t.Errorf("%d starts, %d tasks: a task was started that this node has no more", r.runtime.Starts(), r.w.Tasks())
+		}
+	})
+}

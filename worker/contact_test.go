@@ -1,0 +1,74 @@
+package worker_test
+
+import (
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/worker"
+	"swarm/worker/simulated"
+)
+
+func TestWorker_OutOfContactItRestartsByPolicy(t *testing.T) {
+	bubble(t, simulated.Config{}, []string{"m1"}, func(t *testing.T, r *rig) {
+		m := r.managers["m1"]
+		m.initial = []*swarmv1.Assignment{revisionObject(func(s *swarmv1.ServiceSpec) {
+			s.TaskTemplate.RestartPolicy = &swarmv1.RestartPolicy{MaxAttempts: 2, Delay: durationpb.New(time.Second)}
+		}), taskObject("t1", running)}
+		r.start()
+		m.waitState("t1", running)
+		time.Sleep(time.Minute)
+		m.mu.Lock()
+		m.refuse = errdefs.ErrUnavailable
+		m.mu.Unlock()
+		m.drop(errdefs.ErrUnavailable)
+		synctest.Wait()
+		for want := 2; want <= 3; want++ {
+			r.runtime.End("t1", worker.Exit{Code: 1})
+			time.Sleep(20 * time.Second)
+			if got := r.runtime.Starts(); got != want {
+				t.Fatalf("%d starts, want %d", got, want)
+			}
+		}
+		r.runtime.End("t1", worker.Exit{Code: 1})
+		time.Sleep(20 * time.Second)
+		m.mu.Lock()
+		m.refuse = nil
+		m.mu.Unlock()
+		m.waitState("t1", failed)
+	})
+}
+
+func TestWorker_SingleWriterIsFenced(t *testing.T) {
+	bubble(t, simulated.Config{}, []string{"m1"}, func(t *testing.T, r *rig) {
+		m := r.managers["m1"]
+		m.initial = []*swarmv1.Assignment{revisionObject(func(s *swarmv1.ServiceSpec) { s.SingleWriter = true }), taskObject("t1", running)}
+		r.start()
+		m.waitState("t1", running)
+		time.Sleep(time.Minute)
+		cut := func(d time.Duration) {
+			m.mu.Lock()
+			m.refuse = errdefs.ErrUnavailable
+			m.mu.Unlock()
+			m.drop(errdefs.ErrUnavailable)
+			time.Sleep(d)
+			m.mu.Lock()
+			m.refuse = nil
+			m.mu.Unlock()
+		}
+		cut(7 * time.Second)
+		time.Sleep(time.Minute)
+		if s := m.statuses["t1"]; s.State != running {
+			t.Fatalf("stopped within the lease: %v", s)
+		}
+		cut(10 * time.Second)
+		if s := m.waitState("t1", failed); !strings.Contains(s.Err, "fenced") {
+			t.Errorf("status = %v", s)
+		}
+	})
+}

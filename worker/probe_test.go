@@ -1,0 +1,71 @@
+package worker_test
+
+import (
+	"context"
+	"io"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/worker"
+	"swarm/worker/simulated"
+)
+
+func TestWorker_UnhealthyLeavesTheLoadBalancerBeforeItIsKilled(t *testing.T) {
+	var sick atomic.Bool
+	cfg := simulated.Config{
+		Delays: simulated.Delays{Stop: 2 * time.Second},
+		Exec: func(_ context.Context, _ *swarmv1.ExecStart, s worker.ExecStreams) int {
+			if sick.Load() {
+				_, _ = io.WriteString(s.Stdout, "out of\ncheese\n")
+				return 1
+			}
+			return 0
+		},
+	}
+	bubble(t, cfg, []string{"m1"}, func(t *testing.T, r *rig) {
+		m := r.managers["m1"]
+		m.initial = []*swarmv1.Assignment{revisionObject(func(s *swarmv1.ServiceSpec) {
+			s.TaskTemplate.ContainerSpec.Healthcheck = &swarmv1.HealthConfig{Test: []string{"CMD", "probe"}, Interval: durationpb.New(time.Second), Retries: 2}
+		}), taskObject("t1", running)}
+		r.start()
+		m.waitState("t1", running)
+		sick.Store(true)
+		m.wait("not ready", func() bool { return !m.statuses["t1"].Ready })
+		if s := m.statuses["t1"]; s.State != running || s.Err != "unhealthy: probe ended with 1: out of cheese" {
+			t.Errorf("status = %v", s)
+		}
+		began := time.Now()
+		s := m.waitState("t1", failed)
+		if s.Err != "unhealthy: probe ended with 1: out of cheese" || time.Since(began) != 2*time.Second {
+			t.Errorf("after %s: %v", time.Since(began), s)
+		}
+	})
+}
+
+func TestWorker_RunningMeansHealthy(t *testing.T) {
+	var well atomic.Bool
+	cfg := simulated.Config{Exec: func(context.Context, *swarmv1.ExecStart, worker.ExecStreams) int {
+		if well.Load() {
+			return 0
+		}
+		return 1
+	}}
+	bubble(t, cfg, []string{"m1"}, func(t *testing.T, r *rig) {
+		m := r.managers["m1"]
+		m.initial = []*swarmv1.Assignment{revisionObject(func(s *swarmv1.ServiceSpec) {
+			s.TaskTemplate.ContainerSpec.Healthcheck = &swarmv1.HealthConfig{Test: []string{"CMD", "probe"}}
+		}), taskObject("t1", running)}
+		r.start()
+		m.waitState("t1", swarmv1.TaskState_STARTING)
+		well.Store(true)
+		began := time.Now()
+		m.waitState("t1", running)
+		if took := time.Since(began); took > 2*time.Second {
+			t.Errorf("RUNNING %s after it was healthy", took)
+		}
+	})
+}
