@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"swarm/dev"
@@ -41,13 +42,11 @@ func cold(ctx context.Context, e env) error {
 	return nil
 }
 
-// coldCgroup holds the containers of a round, ours or dockerd's.
-const coldCgroup = "swarm-cold"
-
 // host is one namespace and the daemon in it.
 type host struct {
 	lab     *dev.Lab
 	dir     string
+	cgroup  string // of the containers, ours or dockerd's
 	daemon  *exec.Cmd
 	log     bytes.Buffer
 	loading time.Duration
@@ -60,8 +59,8 @@ func coldRound(ctx context.Context, e env, i int, who string, do func(context.Co
 	if err != nil {
 		return 0, err
 	}
-	h := &host{lab: lab, dir: dir}
-	defer func() { h.close() }()
+	h := &host{lab: lab, dir: dir, cgroup: e.cgroup()}
+	defer h.close()
 	if err := lab.AddHost("h", netip.MustParseAddr("10.217.0.2")); err != nil {
 		return 0, err
 	}
@@ -70,6 +69,31 @@ func coldRound(ctx context.Context, e env, i int, who string, do func(context.Co
 		return 0, fmt.Errorf("%w\n%s", err, tail(h.log.String(), 20))
 	}
 	return time.Since(began) - h.loading, nil
+}
+
+// close ends the daemon and everything that it has started, and removes the round's folder.
+func (h *host) close() {
+	if h.daemon != nil && h.daemon.Process != nil {
+		_ = h.daemon.Process.Signal(syscall.SIGTERM)
+		done := make(chan struct{})
+		go func() {
+			_ = h.daemon.Wait()
+			close(done)
+		}()
+		select {
+		case <-done:
+		case <-time.After(15 * time.Second):
+			_ = h.daemon.Process.Kill()
+			<-done
+		}
+	}
+	sweep(dev.Scope{Dirs: []string{h.dir}, Cgroups: []string{h.cgroup}, Pins: []string{h.lab.NamespacePath("h")}})
+	if err := h.lab.Close(); err != nil {
+		fmt.Fprintln(os.Stderr, "bench: remove the host:", err)
+	}
+	if err := os.RemoveAll(h.dir); err != nil {
+		fmt.Fprintln(os.Stderr, "bench: remove its files:", err)
+	}
 }
 
 func tail(s string, n int) string {
@@ -132,7 +156,7 @@ func answers(socket string) bool {
 func coldSwarm(ctx context.Context, e env, h *host) error {
 	state, run := filepath.Join(h.dir, "state"), filepath.Join(h.dir, "run")
 	socket := filepath.Join(run, "swarm.sock")
-	if err := h.start(exec.Command(e.binary, "daemon", "--state-dir", state, "--run-dir", run, "--cgroup-parent", "/"+coldCgroup)); err != nil {
+	if err := h.start(exec.Command(e.binary, "daemon", "--state-dir", state, "--run-dir", run, "--cgroup-parent", h.cgroup)); err != nil {
 		return err
 	}
 	if err := poll(ctx, "the daemon", func() bool { return answers(socket) }); err != nil {
@@ -160,7 +184,7 @@ func coldDocker(ctx context.Context, e env, h *host) error {
 		return err
 	}
 	if err := h.start(exec.Command("dockerd", "--data-root", filepath.Join(h.dir, "data"), "--exec-root", filepath.Join(h.dir, "exec"),
-		"--pidfile", filepath.Join(h.dir, "pid"), "--cgroup-parent", "/"+coldCgroup, "-H", "unix://"+socket)); err != nil {
+		"--pidfile", filepath.Join(h.dir, "pid"), "--cgroup-parent", h.cgroup, "-H", "unix://"+socket)); err != nil {
 		return err
 	}
 	client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {

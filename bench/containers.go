@@ -19,19 +19,16 @@ import (
 // containers: 50 on one host through the whole product, against 50 bare ones through the same containerd, interleaved.
 func containers(ctx context.Context, e env) error {
 	const n, atOnce = 50, 4
-	c, err := bring(ctx, e, dev.Options{Nodes: 1, Managers: 1})
+	c, err := bring(ctx, e, dev.Options{Nodes: 1, Managers: 1}, e.archive)
 	if err != nil {
 		return err
 	}
 	defer c.down()
-	if err := load(ctx, c.control, e.archive); err != nil {
-		return err
-	}
-	bare, err := newBare(ctx, layout.Layout{Data: c.first.StateDir, Run: c.first.RunDir}.Socket())
+	bare, err := newBare(ctx, layout.Layout{Data: c.hosts[0].StateDir, Run: c.hosts[0].RunDir}.Socket(), e.cgroup())
 	if err != nil {
 		return err
 	}
-	defer removeCgroups(bareCgroup)
+	defer sweep(dev.Scope{Cgroups: []string{bare.cgroup}})
 	defer bare.client.Close()
 	var create, remove, bareCreate, bareRemove times
 	for i := range e.rounds {
@@ -55,17 +52,15 @@ func containers(ctx context.Context, e env) error {
 	return nil
 }
 
-// bareCgroup holds the bare containers.
-const bareCgroup = "swarm-bench-bare"
-
 // bareRuntime starts containers with nothing around them: what containerd and runc take by themselves.
 type bareRuntime struct {
 	ctx    context.Context
 	client *containerd.Client
 	image  containerd.Image
+	cgroup string // of the containers
 }
 
-func newBare(ctx context.Context, address string) (*bareRuntime, error) {
+func newBare(ctx context.Context, address, cgroup string) (*bareRuntime, error) {
 	client, err := containerd.New(address)
 	if err != nil {
 		return nil, err
@@ -76,7 +71,7 @@ func newBare(ctx context.Context, address string) (*bareRuntime, error) {
 		return nil, err
 	}
 	for _, image := range images {
-		return &bareRuntime{ctx: ctx, client: client, image: image}, nil
+		return &bareRuntime{ctx: ctx, client: client, image: image, cgroup: cgroup}, nil
 	}
 	return nil, fmt.Errorf("no image in the containerd at %s", address)
 }
@@ -96,7 +91,7 @@ func (b *bareRuntime) createAndRemove(n, atOnce int) (create, remove time.Durati
 	err = b.each(n, atOnce, func(i int) error {
 		id := fmt.Sprintf("bare%d", i)
 		container, err := b.client.NewContainer(b.ctx, id, containerd.WithImage(b.image), containerd.WithNewSnapshot(id, b.image),
-			containerd.WithNewSpec(oci.WithImageConfig(b.image), oci.WithCgroup("/"+bareCgroup+"/"+id)))
+			containerd.WithNewSpec(oci.WithImageConfig(b.image), oci.WithCgroup(b.cgroup+"/"+id)))
 		if err != nil {
 			return err
 		}

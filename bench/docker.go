@@ -22,17 +22,15 @@ import (
 	"swarm/dev"
 )
 
-// peerCgroup holds the containers of Docker's cluster.
-const peerCgroup = "swarm-peer"
-
 // peerSubnet is where Docker's hosts are.
 var peerSubnet = netip.MustParsePrefix("10.218.0.0/24")
 
 // dockerCluster is hosts with a dockerd each, in Swarm mode.
 type dockerCluster struct {
-	lab   *dev.Lab
-	dir   string
-	hosts []*dockerHost
+	lab    *dev.Lab
+	dir    string
+	cgroup string // of the containers
+	hosts  []*dockerHost
 }
 
 type dockerHost struct {
@@ -48,7 +46,7 @@ func newDockerCluster(ctx context.Context, e env, nodes, managers int) (*dockerC
 	if _, err := exec.LookPath("dockerd"); err != nil {
 		return nil, errors.New("no dockerd to compare with: `make deps-bench` installs Debian's docker.io")
 	}
-	d := &dockerCluster{dir: filepath.Join(e.dir, "d")}
+	d := &dockerCluster{dir: filepath.Join(e.dir, "d"), cgroup: e.cgroup()}
 	lab, err := dev.NewLab(dev.LabConfig{Dir: filepath.Join(d.dir, "ns"), Name: "peer", Subnet: peerSubnet})
 	if err != nil {
 		return nil, err
@@ -106,7 +104,7 @@ func (d *dockerCluster) start(h *dockerHost) error {
 	}}}
 	h.daemon = exec.Command("unshare", "--mount", "--propagation", "private", "sh", "-c", `mount -t tmpfs none /run && exec "$0" "$@"`,
 		"dockerd", "--data-root", filepath.Join(own, "data"), "--exec-root", filepath.Join(own, "exec"),
-		"--pidfile", filepath.Join(own, "pid"), "--cgroup-parent", "/"+peerCgroup, "-H", "unix://"+h.socket)
+		"--pidfile", filepath.Join(own, "pid"), "--cgroup-parent", d.cgroup, "-H", "unix://"+h.socket)
 	h.daemon.Stdout, h.daemon.Stderr = &h.log, &h.log
 	return d.lab.Start(h.name, h.daemon)
 }
@@ -245,14 +243,16 @@ func (d *dockerCluster) close() {
 		}
 		h.http.CloseIdleConnections()
 	}
-	killAll(d.dir)
+	scope := dev.Scope{Dirs: []string{d.dir}, Cgroups: []string{d.cgroup}}
+	for _, h := range d.hosts {
+		scope.Pins = append(scope.Pins, d.lab.NamespacePath(h.name))
+	}
+	sweep(scope)
 	for _, h := range d.hosts {
 		if h.daemon != nil && h.daemon.Process != nil {
 			_ = h.daemon.Wait()
 		}
 	}
-	unmountBelow(d.dir)
-	removeCgroups(peerCgroup)
 	if err := d.lab.Close(); err != nil {
 		fmt.Fprintln(os.Stderr, "bench: remove Docker's hosts:", err)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"time"
@@ -15,34 +16,44 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// cluster is a playground with a connection to its first host.
+// cluster is a playground with a connection to its first host, a manager.
 type cluster struct {
 	*dev.Playground
 	name    string
-	first   dev.Host
+	hosts   []dev.Host
 	conn    *grpc.ClientConn
 	control swarmv1.ControlClient
 }
 
-// bring makes a cluster.
-func bring(ctx context.Context, e env, o dev.Options) (*cluster, error) {
+// bring makes a cluster, and gives it the images in the archives.
+func bring(ctx context.Context, e env, o dev.Options, archives ...string) (*cluster, error) {
 	o.Name, o.Binary, o.Root = "bench"+fmt.Sprint(os.Getpid()%100000), e.binary, filepath.Join(e.dir, "h")
 	p, err := dev.Up(ctx, o)
 	if err != nil {
 		return nil, err
 	}
 	c := &cluster{Playground: p, name: o.Name}
-	hosts, err := p.Hosts()
-	if err == nil {
-		c.first = hosts[0]
-		c.conn, err = transport.DialUnix(c.first.Socket)
-	}
-	if err != nil {
+	if err := c.open(ctx, archives); err != nil {
 		c.down()
 		return nil, err
 	}
-	c.control = swarmv1.NewControlClient(c.conn)
 	return c, nil
+}
+
+func (c *cluster) open(ctx context.Context, archives []string) (err error) {
+	if c.hosts, err = c.Hosts(); err != nil {
+		return err
+	}
+	if c.conn, err = transport.DialUnix(c.hosts[0].Socket); err != nil {
+		return err
+	}
+	c.control = swarmv1.NewControlClient(c.conn)
+	for _, archive := range archives {
+		if err := load(ctx, c.control, archive); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // down removes the cluster, whatever happened to ctx.
@@ -54,6 +65,15 @@ func (c *cluster) down() {
 	defer cancel()
 	if err := dev.Down(ctx, c.name); err != nil {
 		fmt.Fprintln(os.Stderr, "bench: take the hosts down:", err)
+	}
+}
+
+// sweep ends what a benchmark has left, whatever happened to its context.
+func sweep(s dev.Scope) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if err := s.Sweep(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "bench: clean up:", err)
 	}
 }
 
@@ -151,14 +171,28 @@ func on(role string) *swarmv1.Placement {
 }
 
 // create makes a service and waits until n tasks run.
-func create(ctx context.Context, c *cluster, w *watcher, spec *swarmv1.ServiceSpec, n int) error {
-	if _, err := c.control.CreateService(ctx, &swarmv1.CreateServiceRequest{Spec: spec}); err != nil {
+func create(ctx context.Context, control swarmv1.ControlClient, w *watcher, spec *swarmv1.ServiceSpec, n int) error {
+	if _, err := control.CreateService(ctx, &swarmv1.CreateServiceRequest{Spec: spec}); err != nil {
 		return err
 	}
 	if err := w.until(running(n)); err != nil {
 		return fmt.Errorf("wait for %d running: %w", n, err)
 	}
 	return nil
+}
+
+// virtualIP is the address of a service on its only network.
+func virtualIP(ctx context.Context, control swarmv1.ControlClient, name string) (netip.Addr, error) {
+	s, err := control.GetService(ctx, &swarmv1.GetRequest{Id: name})
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	vips := s.GetEndpoint().GetVirtualIps()
+	if len(vips) != 1 {
+		return netip.Addr{}, fmt.Errorf("service %s has %d virtual addresses", name, len(vips))
+	}
+	prefix, err := netip.ParsePrefix(vips[0].GetAddr())
+	return prefix.Addr(), err
 }
 
 // running says whether exactly n tasks run.
@@ -179,7 +213,7 @@ func none(states map[string]swarmv1.TaskState) bool { return len(states) == 0 }
 
 // createAndRemove times a service of n replicas from the call to all RUNNING, and from the call to the last task gone and
 // what gone says besides (nil: nothing).
-func createAndRemove(ctx context.Context, control swarmv1.ControlClient, spec *swarmv1.ServiceSpec, n int, gone func(context.Context) error) (create, remove time.Duration, err error) {
+func createAndRemove(ctx context.Context, control swarmv1.ControlClient, spec *swarmv1.ServiceSpec, n int, gone func(context.Context) error) (made, removed time.Duration, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
 	w, err := watch(ctx, control)
@@ -187,13 +221,10 @@ func createAndRemove(ctx context.Context, control swarmv1.ControlClient, spec *s
 		return 0, 0, err
 	}
 	began := time.Now()
-	if _, err := control.CreateService(ctx, &swarmv1.CreateServiceRequest{Spec: spec}); err != nil {
+	if err := create(ctx, control, w, spec, n); err != nil {
 		return 0, 0, err
 	}
-	if err := w.until(running(n)); err != nil {
-		return 0, 0, fmt.Errorf("wait for %d running: %w", n, err)
-	}
-	create = time.Since(began)
+	made = time.Since(began)
 	began = time.Now()
 	if _, err := control.RemoveService(ctx, &swarmv1.GetRequest{Id: spec.Name}); err != nil {
 		return 0, 0, err
@@ -206,5 +237,5 @@ func createAndRemove(ctx context.Context, control swarmv1.ControlClient, spec *s
 			return 0, 0, err
 		}
 	}
-	return create, time.Since(began), nil
+	return made, time.Since(began), nil
 }

@@ -14,25 +14,18 @@ const idleFor = 30 * time.Second
 
 // idle: what a manager, a worker and the runtime beside it cost while nothing happens, and what 50 containers add.
 func idle(ctx context.Context, e env) error {
-	c, err := bring(ctx, e, dev.Options{Nodes: 2, Managers: 1})
+	c, err := bring(ctx, e, dev.Options{Nodes: 2, Managers: 1}, e.archive)
 	if err != nil {
 		return err
 	}
 	defer c.down()
-	if err := load(ctx, c.control, e.archive); err != nil {
-		return err
-	}
-	hosts, err := c.Hosts()
-	if err != nil {
-		return err
-	}
-	used, err := rest(ctx, hosts[0])
+	used, err := rest(ctx, c.hosts[0])
 	if err != nil {
 		return err
 	}
 	var rss [2]float64
 	var runtime float64
-	for i, h := range hosts {
+	for i, h := range c.hosts {
 		all, err := processes(h)
 		if err != nil {
 			return err
@@ -76,11 +69,7 @@ func rest(ctx context.Context, h dev.Host) (time.Duration, error) {
 // fifty measures what 50 containers on the worker add: their shims, and by how much the daemon and the runtime grow.
 func fifty(ctx context.Context, c *cluster) error {
 	const n = 50
-	hosts, err := c.Hosts()
-	if err != nil {
-		return err
-	}
-	worker := hosts[1]
+	worker := c.hosts[1]
 	measure := func() (daemons, shims float64, err error) {
 		all, err := processes(worker)
 		if err != nil {
@@ -104,7 +93,7 @@ func fifty(ctx context.Context, c *cluster) error {
 	}
 	spec := service("fifty", n)
 	spec.TaskTemplate.Placement = on("worker")
-	if err := create(ctx, c, w, spec, n); err != nil {
+	if err := create(ctx, c.control, w, spec, n); err != nil {
 		return err
 	}
 	if err := pause.For(ctx, idleFor); err != nil {

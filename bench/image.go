@@ -58,7 +58,7 @@ func spreadRound(ctx context.Context, e env, archive string) (time.Duration, int
 	defer os.RemoveAll(e.dir)
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
 	defer cancel()
-	before, err := sent(c.Playground, c.first.Name)
+	before, err := sent(c.Playground, c.hosts[0].Name)
 	if err != nil {
 		return 0, 0, err
 	}
@@ -73,11 +73,11 @@ func spreadRound(ctx context.Context, e env, archive string) (time.Duration, int
 	spec.TaskTemplate.ContainerSpec.Image = "swarm/large:1"
 	spec.Mode = &swarmv1.ServiceMode{Mode: &swarmv1.ServiceMode_Global{Global: &swarmv1.GlobalService{}}}
 	began := time.Now()
-	if err := create(ctx, c, w, spec, 5); err != nil {
+	if err := create(ctx, c.control, w, spec, 5); err != nil {
 		return 0, 0, err
 	}
 	took := time.Since(began)
-	after, err := sent(c.Playground, c.first.Name)
+	after, err := sent(c.Playground, c.hosts[0].Name)
 	return took, after - before, err
 }
 

@@ -30,14 +30,11 @@ func logs(ctx context.Context, e env) error {
 			return fmt.Errorf("make the writers' image: %w\n%s", err, out)
 		}
 	}
-	c, err := bring(ctx, e, dev.Options{Nodes: 1, Managers: 1})
+	c, err := bring(ctx, e, dev.Options{Nodes: 1, Managers: 1}, archive)
 	if err != nil {
 		return err
 	}
 	defer c.down()
-	if err := load(ctx, c.control, archive); err != nil {
-		return err
-	}
 	var all []float64
 	for _, m := range []struct{ writers, lines int }{{1, 1_000_000}, {50, 20_000}} {
 		l := logRun{cluster: c, program: program, dir: e.dir, writers: m.writers, lines: m.lines}
@@ -213,7 +210,7 @@ func (l logRun) ours(ctx context.Context, round string) (logged, error) {
 	spec.TaskTemplate.ContainerSpec.Args = []string{"/gate/s"}
 	spec.TaskTemplate.ContainerSpec.Mounts = []*swarmv1.Mount{{Type: swarmv1.Mount_BIND, Source: dir, Target: "/gate"}}
 	spec.TaskTemplate.RestartPolicy = &swarmv1.RestartPolicy{Condition: swarmv1.RestartPolicy_NONE}
-	g, err := l.openGate(ctx, dir, func() error { return create(ctx, l.cluster, w, spec, l.writers) })
+	g, err := l.openGate(ctx, dir, func() error { return create(ctx, l.control, w, spec, l.writers) })
 	if err != nil {
 		return logged{}, err
 	}
@@ -229,7 +226,7 @@ func (l logRun) ours(ctx context.Context, round string) (logged, error) {
 }
 
 func (l logRun) measure(ctx context.Context, g *gate, round string) (logged, error) {
-	host, err := l.Host(l.first.Name)
+	host, err := l.Host(l.hosts[0].Name)
 	if err != nil {
 		return logged{}, err
 	}
@@ -247,7 +244,7 @@ func (l logRun) measure(ctx context.Context, g *gate, round string) (logged, err
 		return logged{}, err
 	}
 	if err := poll(ctx, "the last lines in the log", func() bool {
-		n, ferr := finished(filepath.Join(l.first.StateDir, "logs"), round)
+		n, ferr := finished(filepath.Join(l.hosts[0].StateDir, "logs"), round)
 		err = ferr
 		return err != nil || n == l.writers
 	}); err != nil {

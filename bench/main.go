@@ -42,6 +42,9 @@ type env struct {
 	rounds  int
 }
 
+// cgroup holds the containers that are not in a playground; no other run has it.
+func (e env) cgroup() string { return "/swarm-" + filepath.Base(e.dir) }
+
 func groups() []group {
 	return []group{
 		{name: "placement", run: placement},

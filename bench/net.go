@@ -41,19 +41,12 @@ func traffic(measures ...func(*netBench, context.Context, int) error) func(conte
 }
 
 func measureTraffic(ctx context.Context, e env, measures []func(*netBench, context.Context, int) error) error {
-	c, err := bring(ctx, e, dev.Options{Nodes: 2, Managers: 1, DaemonArgs: journaled()})
+	c, err := bring(ctx, e, dev.Options{Nodes: 2, Managers: 1, DaemonArgs: journaled()}, e.archive)
 	if err != nil {
 		return err
 	}
 	defer c.down()
-	if err := load(ctx, c.control, e.archive); err != nil {
-		return err
-	}
-	hosts, err := c.Hosts()
-	if err != nil {
-		return err
-	}
-	n, err := newNetBench(ctx, c, hosts)
+	n, err := newNetBench(ctx, c)
 	if err != nil {
 		return err
 	}
@@ -68,8 +61,7 @@ func measureTraffic(ctx context.Context, e env, measures []func(*netBench, conte
 
 // netBench is clients on the first host and a server on the second, on one overlay network.
 type netBench struct {
-	c     *cluster
-	hosts []dev.Host
+	*cluster
 	// Pins of the containers' namespaces. The guest asks the service's address alone, the client all else: at one server, either
 	// side's connections would be in the way of the other's, by ports that have just been used.
 	client, guest, server string
@@ -77,46 +69,37 @@ type netBench struct {
 	network               *swarmv1.Network
 }
 
-func newNetBench(ctx context.Context, c *cluster, hosts []dev.Host) (*netBench, error) {
+func newNetBench(ctx context.Context, c *cluster) (*netBench, error) {
 	info, err := c.control.CreateNetwork(ctx, &swarmv1.CreateNetworkRequest{Spec: &swarmv1.NetworkSpec{Name: "bench"}})
 	if err != nil {
 		return nil, err
 	}
-	n := &netBench{c: c, hosts: hosts, network: info.GetNetwork()}
+	n := &netBench{cluster: c, network: info.GetNetwork()}
 	w, err := watch(ctx, c.control)
 	if err != nil {
 		return nil, err
 	}
 	server := n.service("server", "worker")
 	server.EndpointSpec = &swarmv1.EndpointSpec{Ports: []*swarmv1.PortConfig{{TargetPort: 8080, PublishedPort: netPort}}}
-	if err := create(ctx, c, w, server, 1); err != nil {
+	if err := create(ctx, c.control, w, server, 1); err != nil {
 		return nil, err
 	}
-	if n.server, n.address, err = n.place(ctx, "server", hosts[1]); err != nil {
+	if n.server, n.address, err = n.place(ctx, "server", n.hosts[1]); err != nil {
 		return nil, err
 	}
 	for i, pin := range []*string{&n.client, &n.guest} {
 		name := []string{"client", "guest"}[i]
-		if err := create(ctx, c, w, n.service(name, "manager"), 2+i); err != nil {
+		if err := create(ctx, c.control, w, n.service(name, "manager"), 2+i); err != nil {
 			return nil, err
 		}
-		if *pin, _, err = n.place(ctx, name, hosts[0]); err != nil {
+		if *pin, _, err = n.place(ctx, name, n.hosts[0]); err != nil {
 			return nil, err
 		}
 		if err := reusePorts(*pin); err != nil {
 			return nil, err
 		}
 	}
-	s, err := c.control.GetService(ctx, &swarmv1.GetRequest{Id: "server"})
-	if err != nil {
-		return nil, err
-	}
-	vips := s.GetEndpoint().GetVirtualIps()
-	if len(vips) != 1 {
-		return nil, fmt.Errorf("service server has %d virtual addresses", len(vips))
-	}
-	prefix, err := netip.ParsePrefix(vips[0].GetAddr())
-	n.virtual = prefix.Addr()
+	n.virtual, err = virtualIP(ctx, c.control, "server")
 	return n, err
 }
 
@@ -130,7 +113,7 @@ func (n *netBench) service(name, role string) *swarmv1.ServiceSpec {
 
 // place finds the namespace and the address of a service's only task.
 func (n *netBench) place(ctx context.Context, name string, h dev.Host) (pin string, addr netip.Addr, err error) {
-	tasks, err := n.c.control.ListTasks(ctx, &swarmv1.ListRequest{})
+	tasks, err := n.control.ListTasks(ctx, &swarmv1.ListRequest{})
 	if err != nil {
 		return "", addr, err
 	}
@@ -272,7 +255,7 @@ func (r requests) rate(ctx context.Context) (float64, error) {
 // attach compares how long a container's connection takes with and without an overlay network, by the daemon's own account:
 // whole starts differ by more than that from one to the next.
 func (n *netBench) attach(ctx context.Context, rounds int) error {
-	w, err := watch(ctx, n.c.control)
+	w, err := watch(ctx, n.control)
 	if err != nil {
 		return err
 	}
@@ -316,11 +299,11 @@ func (n *netBench) attach(ctx context.Context, rounds int) error {
 func (n *netBench) startOne(ctx context.Context, w *watcher, spec *swarmv1.ServiceSpec) (time.Duration, error) {
 	clear(w.states)
 	began := time.Now()
-	if err := create(ctx, n.c, w, spec, 1); err != nil {
+	if err := create(ctx, n.control, w, spec, 1); err != nil {
 		return 0, err
 	}
 	took := time.Since(began)
-	if _, err := n.c.control.RemoveService(ctx, &swarmv1.GetRequest{Id: spec.GetName()}); err != nil {
+	if _, err := n.control.RemoveService(ctx, &swarmv1.GetRequest{Id: spec.GetName()}); err != nil {
 		return 0, err
 	}
 	return took, w.until(none)

@@ -26,14 +26,11 @@ func netScale(ctx context.Context, e env) error {
 			return err
 		}
 	}
-	c, err := bring(ctx, e, dev.Options{Nodes: 2, Managers: 1, Simulated: 1, DaemonArgs: journaled()})
+	c, err := bring(ctx, e, dev.Options{Nodes: 2, Managers: 1, Simulated: 1, DaemonArgs: journaled()}, e.archive)
 	if err != nil {
 		return err
 	}
 	defer c.down()
-	if err := load(ctx, c.control, e.archive); err != nil {
-		return err
-	}
 	s := &scaleBench{c: c, rounds: max(netRounds, e.rounds)}
 	for _, step := range []func(context.Context) error{s.prepare, s.attach, s.grow, s.attach} {
 		if err := step(ctx); err != nil {
@@ -61,7 +58,7 @@ func (s *scaleBench) prepare(ctx context.Context) error {
 		return err
 	}
 	s.network = info.GetNetwork().GetId()
-	if s.journal, err = newJournal(s.c.first); err != nil {
+	if s.journal, err = newJournal(s.c.hosts[0]); err != nil {
 		return err
 	}
 	return s.create(ctx, s.service("client", "manager", 1), 1)
@@ -75,7 +72,7 @@ func (s *scaleBench) create(ctx context.Context, spec *swarmv1.ServiceSpec, n in
 	if err != nil {
 		return err
 	}
-	return create(ctx, s.c, w, spec, n)
+	return create(ctx, s.c.control, w, spec, n)
 }
 
 func (s *scaleBench) service(name, role string, replicas uint64) *swarmv1.ServiceSpec {

@@ -20,14 +20,11 @@ func peerOverlay(ctx context.Context, e env) error {
 	if err := docker.hosts[0].call(ctx, http.MethodPost, "/networks/create", map[string]any{"Name": "bench", "Driver": "overlay", "CheckDuplicate": true}, nil); err != nil {
 		return err
 	}
-	c, err := bring(ctx, e, dev.Options{Nodes: nodes, Managers: managers})
+	c, err := bring(ctx, e, dev.Options{Nodes: nodes, Managers: managers}, e.archive)
 	if err != nil {
 		return err
 	}
 	defer c.down()
-	if err := load(ctx, c.control, e.archive); err != nil {
-		return err
-	}
 	info, err := c.control.CreateNetwork(ctx, &swarmv1.CreateNetworkRequest{Spec: &swarmv1.NetworkSpec{Name: "bench"}})
 	if err != nil {
 		return err

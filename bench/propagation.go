@@ -35,14 +35,11 @@ const (
 func propagation(ctx context.Context, e env) error {
 	c, err := bring(ctx, e, dev.Options{
 		Nodes: realHosts + simulatedHosts, Managers: 3, Simulated: simulatedHosts, DaemonArgs: journaled(), StartTimeout: 2 * time.Minute,
-	})
+	}, e.archive)
 	if err != nil {
 		return err
 	}
 	defer c.down()
-	if err := load(ctx, c.control, e.archive); err != nil {
-		return err
-	}
 	p, err := newPropagation(ctx, c)
 	if err != nil {
 		return err
@@ -101,7 +98,7 @@ func newPropagation(ctx context.Context, c *cluster) (*propagationBench, error) 
 	everywhere := service("probe", 0)
 	everywhere.Mode = &swarmv1.ServiceMode{Mode: &swarmv1.ServiceMode_Global{Global: &swarmv1.GlobalService{}}}
 	everywhere.TaskTemplate.Networks = networks
-	if err := create(ctx, c, w, everywhere, realHosts+simulatedHosts); err != nil {
+	if err := create(ctx, c.control, w, everywhere, realHosts+simulatedHosts); err != nil {
 		return nil, err
 	}
 	// On a host whose containers are real; the others only hear of it.
@@ -111,19 +108,11 @@ func newPropagation(ctx context.Context, c *cluster) (*propagationBench, error) 
 	if _, err := c.control.CreateService(ctx, &swarmv1.CreateServiceRequest{Spec: web}); err != nil {
 		return nil, err
 	}
-	made, err := c.control.GetService(ctx, &swarmv1.GetRequest{Id: p.name})
+	virtual, err := virtualIP(ctx, c.control, p.name)
 	if err != nil {
 		return nil, err
 	}
-	vips := made.GetEndpoint().GetVirtualIps()
-	if len(vips) != 1 {
-		return nil, fmt.Errorf("service %s has %d virtual addresses", p.name, len(vips))
-	}
-	prefix, err := netip.ParsePrefix(vips[0].GetAddr())
-	if err != nil {
-		return nil, err
-	}
-	p.virtual = netip.AddrPortFrom(prefix.Addr(), 8080)
+	p.virtual = netip.AddrPortFrom(virtual, 8080)
 	return p, p.openProbers(ctx)
 }
 
@@ -132,18 +121,14 @@ func (p *propagationBench) openProbers(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	hosts, err := p.c.Hosts()
-	if err != nil {
-		return err
-	}
-	for _, h := range hosts[realHosts:] {
+	for _, h := range p.c.hosts[realHosts:] {
 		j, err := newJournal(h)
 		if err != nil {
 			return err
 		}
 		p.journals = append(p.journals, j)
 	}
-	for _, h := range hosts[:realHosts] {
+	for _, h := range p.c.hosts[:realHosts] {
 		for _, t := range tasks.GetTasks() {
 			ns, err := netns.Open(h.RunDir + "/netns/" + t.GetTask().GetId())
 			if err != nil {

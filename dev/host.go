@@ -150,7 +150,7 @@ func (p *Playground) PowerOff(ctx context.Context, host string) error {
 		if err := lab.SetCable(h.Name, false); err != nil {
 			return err
 		}
-		if err := r.hostScope(h.Name).sweep(ctx); err != nil {
+		if err := r.hostScope(h.Name).Sweep(ctx); err != nil {
 			return err
 		}
 		if err := os.RemoveAll(r.hostRunDir(h.Name)); err != nil {

@@ -268,7 +268,7 @@ func remove(ctx context.Context, r *record) error {
 		return err
 	}
 	s := r.wholeScope()
-	if err := s.sweep(ctx); err != nil {
+	if err := s.Sweep(ctx); err != nil {
 		return err
 	}
 	if err := lab.Close(); err != nil {

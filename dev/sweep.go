@@ -26,45 +26,45 @@ const (
 	envHost       = "SWARM_DEV_HOST"
 )
 
-// scope is the part of a playground that a sweep is about: all of it, or one host.
-type scope struct {
+// Scope is what a sweep is about: a playground, one host of it, or what else was run on hosts of a Lab.
+type Scope struct {
+	// Dirs hold programs, state, sockets and mounts; nothing else is kept there.
+	Dirs []string
+	// Cgroups are parents, from the root of each hierarchy.
+	Cgroups []string
+	// Pins are network namespaces.
+	Pins []string
 	// markers are whole entries of an environment.
 	markers []string
-	// dirs hold state, sockets and mounts; nothing else is kept there.
-	dirs []string
-	// cgroups are parents, from the root of each hierarchy.
-	cgroups []string
-	// pins are network namespaces.
-	pins []string
 }
 
 // hostScope is one host.
-func (r *record) hostScope(host string) scope {
-	return scope{
+func (r *record) hostScope(host string) Scope {
+	return Scope{
 		markers: []string{envHost + "=" + r.key(host)},
-		dirs:    []string{r.stateDir(host), r.hostRunDir(host)},
-		cgroups: []string{r.cgroupParent(host)},
-		pins:    []string{filepath.Join(r.pinDir(), host+".ns")},
+		Dirs:    []string{r.stateDir(host), r.hostRunDir(host)},
+		Cgroups: []string{r.cgroupParent(host)},
+		Pins:    []string{filepath.Join(r.pinDir(), host+".ns")},
 	}
 }
 
 // wholeScope is all of the playground, also hosts that the record does not know.
-func (r *record) wholeScope() scope {
-	s := scope{
+func (r *record) wholeScope() Scope {
+	s := Scope{
 		markers: []string{envPlayground + "=" + r.Name},
-		dirs:    []string{runDir(r.Name)},
-		cgroups: []string{r.cgroupRoot()},
+		Dirs:    []string{runDir(r.Name)},
+		Cgroups: []string{r.cgroupRoot()},
 	}
 	// The pattern has no metacharacters of its own: names are letters, digits and dashes.
-	s.pins, _ = filepath.Glob(filepath.Join(r.pinDir(), "*.ns"))
+	s.Pins, _ = filepath.Glob(filepath.Join(r.pinDir(), "*.ns"))
 	if name, err := os.ReadFile(filepath.Join(r.Root, marker)); err == nil && strings.TrimSpace(string(name)) == r.Name {
-		s.dirs = append(s.dirs, r.Root)
+		s.Dirs = append(s.Dirs, r.Root)
 	}
 	return s
 }
 
-// sweep ends the scope's processes, unmounts, and removes cgroups. Files stay.
-func (s scope) sweep(ctx context.Context) error {
+// Sweep ends the scope's processes, unmounts, and removes cgroups. Files stay.
+func (s Scope) Sweep(ctx context.Context) error {
 	// A frozen container cannot die (cgroup v1).
 	s.thaw()
 	if err := killAll(ctx, s.processes); err != nil {
@@ -79,7 +79,7 @@ func (s scope) sweep(ctx context.Context) error {
 // processes lists what runs in the scope: by its network namespace, its program's
 // folder, its environment or its cgroup; and the children of all these. This
 // process and its ancestors are never among them.
-func (s scope) processes() ([]process, error) {
+func (s Scope) processes() ([]process, error) {
 	spaces := s.namespaces()
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
@@ -128,9 +128,9 @@ func descends(all map[int]stat, inside map[int]bool, pid int) bool {
 
 // namespaces identifies the scope's pins. The machine's own namespace is never
 // among them, whatever has been mounted there.
-func (s scope) namespaces() map[netns.ID]bool {
+func (s Scope) namespaces() map[netns.ID]bool {
 	ids := make(map[netns.ID]bool)
-	for _, pin := range s.pins {
+	for _, pin := range s.Pins {
 		if ns, err := netns.Open(pin); err == nil {
 			ids[ns.ID()] = true
 			ns.Close()
@@ -144,7 +144,7 @@ func (s scope) namespaces() map[netns.ID]bool {
 	return ids
 }
 
-func (s scope) matches(pid int, spaces map[netns.ID]bool) bool {
+func (s Scope) matches(pid int, spaces map[netns.ID]bool) bool {
 	if id, err := netns.OfProcess(pid); err == nil && spaces[id] {
 		return true
 	}
@@ -161,7 +161,7 @@ func (s scope) matches(pid int, spaces map[netns.ID]bool) bool {
 	for line := range strings.Lines(string(b)) {
 		// hierarchy:controllers:path
 		parts := strings.SplitN(strings.TrimSpace(line), ":", 3)
-		if len(parts) == 3 && slices.ContainsFunc(s.cgroups, func(c string) bool { return within(parts[2], c) }) {
+		if len(parts) == 3 && slices.ContainsFunc(s.Cgroups, func(c string) bool { return within(parts[2], c) }) {
 			return true
 		}
 	}
@@ -169,8 +169,8 @@ func (s scope) matches(pid int, spaces map[netns.ID]bool) bool {
 }
 
 // holds reports whether the path is in one of the scope's folders.
-func (s scope) holds(path string) bool {
-	return slices.ContainsFunc(s.dirs, func(d string) bool { return within(path, d) })
+func (s Scope) holds(path string) bool {
+	return slices.ContainsFunc(s.Dirs, func(d string) bool { return within(path, d) })
 }
 
 func within(path, dir string) bool {
@@ -178,7 +178,7 @@ func within(path, dir string) bool {
 }
 
 // unmount takes off everything under the scope's folders, the deepest first.
-func (s scope) unmount() error {
+func (s Scope) unmount() error {
 	for range 5 {
 		mounts, err := readMounts()
 		if err != nil {
@@ -198,12 +198,12 @@ func (s scope) unmount() error {
 			}
 		}
 	}
-	return fmt.Errorf("mounts under %v keep coming back", s.dirs)
+	return fmt.Errorf("mounts under %v keep coming back", s.Dirs)
 }
 
 // removeFiles deletes the scope's folders, and refuses while anything is mounted
 // there: it would delete what is mounted.
-func (s scope) removeFiles() error {
+func (s Scope) removeFiles() error {
 	mounts, err := readMounts()
 	if err != nil {
 		return err
@@ -214,7 +214,7 @@ func (s scope) removeFiles() error {
 		}
 	}
 	var errs []error
-	for _, d := range s.dirs {
+	for _, d := range s.Dirs {
 		errs = append(errs, os.RemoveAll(d))
 	}
 	return errors.Join(errs...)
@@ -256,7 +256,7 @@ func unescape(s string) string {
 }
 
 // cgroupDirs lists the scope's cgroups in every hierarchy, as folders.
-func (s scope) cgroupDirs() []string {
+func (s Scope) cgroupDirs() []string {
 	mounts, err := readMounts()
 	if err != nil {
 		return nil
@@ -266,7 +266,7 @@ func (s scope) cgroupDirs() []string {
 		if m.fstype != "cgroup" && m.fstype != "cgroup2" {
 			continue
 		}
-		for _, c := range s.cgroups {
+		for _, c := range s.Cgroups {
 			if dir := filepath.Join(m.target, c); isDir(dir) {
 				dirs = append(dirs, dir)
 			}
@@ -280,7 +280,7 @@ func isDir(path string) bool {
 	return err == nil && st.IsDir()
 }
 
-func (s scope) thaw() {
+func (s Scope) thaw() {
 	for _, root := range s.cgroupDirs() {
 		_ = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 			if err == nil && d.Name() == "freezer.state" {
@@ -294,7 +294,7 @@ func (s scope) thaw() {
 
 // removeCgroups removes the scope's cgroups with all below. A cgroup is busy for a
 // moment after its last process has gone.
-func (s scope) removeCgroups(ctx context.Context) error {
+func (s Scope) removeCgroups(ctx context.Context) error {
 	for _, root := range s.cgroupDirs() {
 		var dirs []string
 		err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
