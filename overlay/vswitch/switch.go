@@ -172,30 +172,22 @@ func noBridgeFilter(ns *netns.Namespace) error {
 }
 
 func (s *Switch) cableToMachine(ns *netns.Namespace) error {
-	here, err := netns.Current()
-	if err != nil {
-		return err
-	}
-	defer here.Close()
-	h, err := here.Netlink()
-	if err != nil {
-		return err
-	}
-	defer h.Close()
-	name := s.MachineInterface()
-	if old, err := h.LinkByName(name); err == nil {
-		if err := h.LinkDel(old); err != nil {
-			return fmt.Errorf("left-over interface %s: %w", name, err)
+	return onMachine(func(h *netlink.Handle) error {
+		name := s.MachineInterface()
+		if old, err := h.LinkByName(name); err == nil {
+			if err := h.LinkDel(old); err != nil {
+				return fmt.Errorf("left-over interface %s: %w", name, err)
+			}
 		}
-	}
-	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.MTU = name, s.cfg.MTU
-	veth := netlink.NewVeth(attrs)
-	veth.PeerName, veth.PeerNamespace, veth.PeerMTU = uplinkName, netlink.NsFd(ns.FD()), uint32(s.cfg.MTU)
-	if err := h.LinkAdd(veth); err != nil {
-		return err
-	}
-	return s.address(h, name, s.MachineAddress())
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name, attrs.MTU = name, s.cfg.MTU
+		veth := netlink.NewVeth(attrs)
+		veth.PeerName, veth.PeerNamespace, veth.PeerMTU = uplinkName, netlink.NsFd(ns.FD()), uint32(s.cfg.MTU)
+		if err := h.LinkAdd(veth); err != nil {
+			return err
+		}
+		return s.address(h, name, s.MachineAddress())
+	})
 }
 
 // Exists reports whether the switch has been created and not removed.
@@ -215,14 +207,15 @@ func (s *Switch) Remove() error {
 	}
 	// A namespace dies in the background, and its cables with it. Deleting the
 	// machine's end here makes the name and the address free at once.
-	errs = append(errs, s.removeMachineInterface())
+	errs = append(errs, onMachine(func(h *netlink.Handle) error { return deleteLink(h, s.MachineInterface()) }))
 	if err := os.Remove(s.cfg.Dir); err != nil && !errors.Is(err, os.ErrNotExist) {
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }
 
-func (s *Switch) removeMachineInterface() error {
+// onMachine runs fn with a handle on the namespace of the machine.
+func onMachine(fn func(*netlink.Handle) error) error {
 	here, err := netns.Current()
 	if err != nil {
 		return err
@@ -233,7 +226,7 @@ func (s *Switch) removeMachineInterface() error {
 		return err
 	}
 	defer h.Close()
-	return deleteLink(h, s.MachineInterface())
+	return fn(h)
 }
 
 // inside runs fn with handles on the switch's namespace.
