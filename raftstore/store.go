@@ -1,6 +1,7 @@
 package raftstore
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -48,12 +49,12 @@ func (c *Config) complete() error {
 		return invalid("open store: no node id")
 	}
 	t := &c.Timeouts
-	t.Heartbeat = orElse(t.Heartbeat, 500*time.Millisecond)
-	t.Election = orElse(t.Election, 500*time.Millisecond)
-	t.Lease = orElse(t.Lease, 250*time.Millisecond)
-	t.Leader = orElse(t.Leader, 5*time.Second)
-	c.TrailingBytes = orElse(c.TrailingBytes, 32<<20)
-	c.SnapshotBytes = orElse(c.SnapshotBytes, 64<<20)
+	t.Heartbeat = cmp.Or(t.Heartbeat, 500*time.Millisecond)
+	t.Election = cmp.Or(t.Election, 500*time.Millisecond)
+	t.Lease = cmp.Or(t.Lease, 250*time.Millisecond)
+	t.Leader = cmp.Or(t.Leader, 5*time.Second)
+	c.TrailingBytes = cmp.Or(c.TrailingBytes, 32<<20)
+	c.SnapshotBytes = cmp.Or(c.SnapshotBytes, 64<<20)
 	if t.Lease > t.Heartbeat || t.Heartbeat > t.Election {
 		return invalid("open store: timeouts must not shrink from lease (%s) to heartbeat (%s) to election (%s)", t.Lease, t.Heartbeat, t.Election)
 	}
@@ -65,14 +66,6 @@ func orDiscard(log *slog.Logger) *slog.Logger {
 		return slog.New(slog.DiscardHandler)
 	}
 	return log
-}
-
-func orElse[T comparable](v, def T) T {
-	var zero T
-	if v == zero {
-		return def
-	}
-	return v
 }
 
 // Deps are the live objects that a Store uses.

@@ -3,6 +3,7 @@
 package containerd
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -90,9 +91,9 @@ func (r *Runtime) record(ctx context.Context, c worker.Container, img *image, vo
 		r.groups.forget(id)
 		return false, err
 	}
-	packed, err := typeurl.MarshalAny(spec)
+	packed, err := encodeSpec(spec)
 	if err != nil {
-		return false, fmt.Errorf("encode its spec: %w", err)
+		return false, err
 	}
 	labels := map[string]string{
 		labelOwner:   r.cfg.StateDir,
@@ -106,7 +107,7 @@ func (r *Runtime) record(ctx context.Context, c worker.Container, img *image, vo
 	if c.Spec().GetOpenStdin() {
 		labels[labelStdin] = "open"
 	}
-	if s := orElse(c.Spec().GetStopSignal(), img.config.StopSignal); s != "" {
+	if s := cmp.Or(c.Spec().GetStopSignal(), img.config.StopSignal); s != "" {
 		labels[labelSignal] = s
 	}
 	_, err = r.client.ContainerService().Create(ctx, containers.Container{
@@ -157,7 +158,7 @@ func (r *Runtime) equip(ctx context.Context, c worker.Container, img *image, vol
 // cgroup is where a container's processes are accounted: for systemd "slice:prefix:name", from which runc makes the scope
 // prefix-name.scope.
 func (r *Runtime) cgroup(c worker.Container) string {
-	parent, id := orElse(c.CgroupParent, r.cfg.CgroupParent), c.Task.GetId()
+	parent, id := cmp.Or(c.CgroupParent, r.cfg.CgroupParent), c.Task.GetId()
 	if r.cfg.SystemdCgroup {
 		return parent + ":swarm:" + id
 	}
@@ -186,25 +187,35 @@ func (r *Runtime) regroup(ctx context.Context, id, group string) error {
 	if err != nil {
 		return err
 	}
-	var spec specs.Spec
-	if err := json.Unmarshal(c.Spec.GetValue(), &spec); err != nil {
-		return fmt.Errorf("decode its spec: %w", err)
+	spec, err := decodeSpec(c)
+	if err != nil {
+		return err
 	}
 	if spec.Annotations == nil {
 		spec.Annotations = make(map[string]string, 1)
 	}
 	spec.Annotations[layout.GroupAnnotation] = group
-	if c.Spec, err = typeurl.MarshalAny(&spec); err != nil {
-		return fmt.Errorf("encode its spec: %w", err)
+	if c.Spec, err = encodeSpec(spec); err != nil {
+		return err
 	}
 	c.Labels[labelGroup] = group
 	_, err = store.Update(ctx, c, "spec", "labels."+labelGroup)
 	return err
 }
 
-func orElse(s, other string) string {
-	if s != "" {
-		return s
+// decodeSpec reads the OCI spec in a container's record.
+func decodeSpec(c containers.Container) (*specs.Spec, error) {
+	spec := new(specs.Spec)
+	if err := json.Unmarshal(c.Spec.GetValue(), spec); err != nil {
+		return nil, fmt.Errorf("decode its spec: %w", err)
 	}
-	return other
+	return spec, nil
+}
+
+func encodeSpec(spec *specs.Spec) (typeurl.Any, error) {
+	packed, err := typeurl.MarshalAny(spec)
+	if err != nil {
+		return nil, fmt.Errorf("encode its spec: %w", err)
+	}
+	return packed, nil
 }

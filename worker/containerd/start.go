@@ -4,7 +4,6 @@ package containerd
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -17,7 +16,6 @@ import (
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
-	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"swarm/worker"
@@ -198,9 +196,9 @@ func (r *Runtime) recall(ctx context.Context, id string) (prepared, error) {
 	if err != nil {
 		return p, err
 	}
-	var spec specs.Spec
-	if err := json.Unmarshal(c.Spec.GetValue(), &spec); err != nil {
-		return p, fmt.Errorf("decode its spec: %w", err)
+	spec, err := decodeSpec(c)
+	if err != nil {
+		return p, err
 	}
 	rootfs, err := r.client.SnapshotService(c.Snapshotter).Mounts(ctx, c.SnapshotKey)
 	if err != nil {

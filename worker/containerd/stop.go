@@ -3,6 +3,7 @@
 package containerd
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -64,7 +65,7 @@ func (r *Runtime) stopSignal(ctx context.Context, id, sig string) (syscall.Signa
 		if err != nil {
 			return 0, err
 		}
-		sig = orElse(c.Labels[labelSignal], "SIGTERM")
+		sig = cmp.Or(c.Labels[labelSignal], "SIGTERM")
 	}
 	number, err := signal.ParseSignal(sig)
 	if err != nil {

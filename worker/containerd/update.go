@@ -4,7 +4,6 @@ package containerd
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"reflect"
 	"strings"
@@ -39,9 +38,9 @@ func (r *Runtime) update(ctx context.Context, id string, want *swarmv1.ResourceR
 	if err != nil {
 		return err
 	}
-	var spec specs.Spec
-	if err := json.Unmarshal(c.Spec.GetValue(), &spec); err != nil {
-		return fmt.Errorf("decode its spec: %w", err)
+	spec, err := decodeSpec(c)
+	if err != nil {
+		return err
 	}
 	if _, ended := r.recorded(id); ended {
 		return fmt.Errorf("it has ended: %w", errdefs.ErrNotFound)
@@ -57,8 +56,8 @@ func (r *Runtime) update(ctx context.Context, id string, want *swarmv1.ResourceR
 			return err
 		}
 	}
-	if c.Spec, err = typeurl.MarshalAny(&spec); err != nil {
-		return fmt.Errorf("encode its spec: %w", err)
+	if c.Spec, err = encodeSpec(spec); err != nil {
+		return err
 	}
 	_, err = store.Update(ctx, c, "spec")
 	return err

@@ -4,6 +4,7 @@ package ocispec
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"strconv"
 
@@ -42,7 +43,7 @@ func (a Accounts) User(name string, groups []string) (specs.User, error) {
 
 // UID resolves one user, by name or number; empty is root.
 func (a Accounts) UID(name string) (int, error) {
-	if id, err := strconv.ParseUint(orElse(name, "0"), 10, 31); err == nil {
+	if id, err := strconv.ParseUint(cmp.Or(name, "0"), 10, 31); err == nil {
 		return int(id), nil
 	}
 	found, err := user.ParsePasswdFilter(bytes.NewReader(a.Passwd), func(u user.User) bool { return u.Name == name })
@@ -54,7 +55,7 @@ func (a Accounts) UID(name string) (int, error) {
 
 // GID resolves one group, by name or number; empty is root.
 func (a Accounts) GID(name string) (int, error) {
-	if id, err := strconv.ParseUint(orElse(name, "0"), 10, 31); err == nil {
+	if id, err := strconv.ParseUint(cmp.Or(name, "0"), 10, 31); err == nil {
 		return int(id), nil
 	}
 	found, err := user.ParseGroupFilter(bytes.NewReader(a.Group), func(g user.Group) bool { return g.Name == name })

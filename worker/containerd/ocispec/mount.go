@@ -125,7 +125,7 @@ func bindMount(m *swarmv1.Mount) (specs.Mount, error) {
 	if m.GetBindOptions().GetNonRecursive() {
 		kind = "bind"
 	}
-	propagation := orElse(m.GetBindOptions().GetPropagation(), "rprivate")
+	propagation := cmp.Or(m.GetBindOptions().GetPropagation(), "rprivate")
 	if !slices.Contains([]string{"private", "rprivate", "shared", "rshared", "slave", "rslave"}, propagation) {
 		return specs.Mount{}, fmt.Errorf("propagation %q: known are private, shared, slave, and with r in front: %w", propagation, errdefs.ErrInvalidArgument)
 	}

@@ -9,6 +9,7 @@
 package ocispec
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"path"
@@ -136,7 +137,7 @@ func process(s *specs.Spec, in Input) error {
 		}
 		args = append([]string{InitPath, "--"}, args...)
 	}
-	user, err := in.Accounts.User(orElse(c.GetUser(), in.Image.User), c.GetGroups())
+	user, err := in.Accounts.User(cmp.Or(c.GetUser(), in.Image.User), c.GetGroups())
 	if err != nil {
 		return err
 	}
@@ -242,11 +243,4 @@ func rlimits(limits []*swarmv1.Ulimit) ([]specs.POSIXRlimit, error) {
 var ulimitNames = []string{
 	"as", "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss", "rtprio",
 	"rttime", "sigpending", "stack",
-}
-
-func orElse(s, other string) string {
-	if s != "" {
-		return s
-	}
-	return other
 }

@@ -87,7 +87,7 @@ func devices(s *specs.Spec, in Input) error {
 		s.Linux.Resources.Devices = []specs.LinuxDeviceCgroup{{Allow: true, Access: "rwm"}}
 	}
 	for _, d := range c.GetDevices() {
-		access := orElse(d.GetCgroupPermissions(), "rwm")
+		access := cmp.Or(d.GetCgroupPermissions(), "rwm")
 		if strings.Trim(access, "rwm") != "" {
 			return fmt.Errorf("device %s: permissions %q have more than r, w and m: %w", d.GetPathOnHost(), access, errdefs.ErrInvalidArgument)
 		}

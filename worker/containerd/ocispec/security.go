@@ -3,6 +3,7 @@
 package ocispec
 
 import (
+	"cmp"
 	"fmt"
 
 	"github.com/containerd/containerd/v2/contrib/seccomp"
@@ -31,7 +32,7 @@ func security(s *specs.Spec, in Input) error {
 	}
 	if se := c.GetPrivileges().GetSelinuxContext(); se != nil && !se.GetDisable() && se.GetType() != "" {
 		s.Process.SelinuxLabel = fmt.Sprintf("%s:%s:%s:%s",
-			orElse(se.GetUser(), "system_u"), orElse(se.GetRole(), "system_r"), se.GetType(), orElse(se.GetLevel(), "s0"))
+			cmp.Or(se.GetUser(), "system_u"), cmp.Or(se.GetRole(), "system_r"), se.GetType(), cmp.Or(se.GetLevel(), "s0"))
 	}
 	var err error
 	s.Linux.Seccomp, err = seccompProfile(s, in)
