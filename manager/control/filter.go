@@ -1,15 +1,12 @@
 package control
 
 import (
-	"cmp"
 	"slices"
 	"strings"
 
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
 )
-
-func compare[T cmp.Ordered](a, b T) int { return cmp.Compare(a, b) }
 
 // subject is what a filter can see of a row.
 type subject struct {

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -37,7 +38,7 @@ func (s *Server) ListImages(_ context.Context, req *swarmv1.ListRequest) (*swarm
 		}
 	}
 	slices.SortStableFunc(out.Images, func(a, b *swarmv1.ImageInfo) int {
-		return compare(a.GetImage().GetName(), b.GetImage().GetName())
+		return cmp.Compare(a.GetImage().GetName(), b.GetImage().GetName())
 	})
 	return out, nil
 }

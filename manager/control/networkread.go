@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"slices"
 
@@ -44,8 +45,8 @@ func (s *Server) GetNetwork(_ context.Context, req *swarmv1.GetRequest) (*swarmv
 			})
 		}
 	}
-	slices.SortFunc(info.Services, func(a, b *swarmv1.Routing) int { return compare(a.GetName(), b.GetName()) })
-	slices.SortFunc(info.Peers, func(a, b *swarmv1.Peering) int { return compare(a.GetHostname(), b.GetHostname()) })
+	slices.SortFunc(info.Services, func(a, b *swarmv1.Routing) int { return cmp.Compare(a.GetName(), b.GetName()) })
+	slices.SortFunc(info.Peers, func(a, b *swarmv1.Peering) int { return cmp.Compare(a.GetHostname(), b.GetHostname()) })
 	return info, nil
 }
 
@@ -63,7 +64,7 @@ func (s *Server) ListNetworks(_ context.Context, req *swarmv1.ListRequest) (*swa
 		}
 	}
 	slices.SortStableFunc(out.Networks, func(a, b *swarmv1.NetworkInfo) int {
-		return compare(a.GetNetwork().GetSpec().GetName(), b.GetNetwork().GetSpec().GetName())
+		return cmp.Compare(a.GetNetwork().GetSpec().GetName(), b.GetNetwork().GetSpec().GetName())
 	})
 	return out, nil
 }

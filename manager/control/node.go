@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -47,7 +48,7 @@ func (s *Server) ListNodes(_ context.Context, req *swarmv1.ListRequest) (*swarmv
 		}
 	}
 	slices.SortStableFunc(out.Nodes, func(a, b *swarmv1.NodeInfo) int {
-		return compare(hostname(v, a.GetNode()), hostname(v, b.GetNode()))
+		return cmp.Compare(hostname(v, a.GetNode()), hostname(v, b.GetNode()))
 	})
 	return out, nil
 }

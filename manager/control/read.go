@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"iter"
 	"slices"
@@ -33,7 +34,7 @@ func (s *Server) ListServices(_ context.Context, req *swarmv1.ListRequest) (*swa
 		}
 	}
 	slices.SortStableFunc(out.Services, func(a, b *swarmv1.ServiceInfo) int {
-		return compare(a.GetService().GetName(), b.GetService().GetName())
+		return cmp.Compare(a.GetService().GetName(), b.GetService().GetName())
 	})
 	return out, nil
 }
@@ -154,14 +155,14 @@ func resolveFilter(v *raftstore.View, f *swarmv1.Filter) (*swarmv1.Filter, error
 }
 
 func compareTasks(a, b *swarmv1.TaskInfo) int {
-	if c := compare(a.GetServiceName(), b.GetServiceName()); c != 0 {
+	if c := cmp.Compare(a.GetServiceName(), b.GetServiceName()); c != 0 {
 		return c
 	}
-	if c := compare(a.GetTask().GetSlot(), b.GetTask().GetSlot()); c != 0 {
+	if c := cmp.Compare(a.GetTask().GetSlot(), b.GetTask().GetSlot()); c != 0 {
 		return c
 	}
 	if a.GetTask().GetSlot() == 0 {
-		if c := compare(a.GetNodeName(), b.GetNodeName()); c != 0 {
+		if c := cmp.Compare(a.GetNodeName(), b.GetNodeName()); c != 0 {
 			return c
 		}
 	}
@@ -169,7 +170,7 @@ func compareTasks(a, b *swarmv1.TaskInfo) int {
 	if c := bt.Compare(at); c != 0 {
 		return c
 	}
-	return compare(a.GetTask().GetId(), b.GetTask().GetId())
+	return cmp.Compare(a.GetTask().GetId(), b.GetTask().GetId())
 }
 
 func taskInfo(v *raftstore.View, t *swarmv1.Task) *swarmv1.TaskInfo {
