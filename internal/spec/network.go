@@ -16,6 +16,9 @@ const (
 	minHostBits, maxHostBits = 2, 64
 )
 
+// Ingress is the network that published ports travel on from node to node. The cluster makes it.
+const Ingress = "ingress"
+
 // LocalNetworks are those that every node has by itself, without a row.
 func LocalNetworks() []string { return []string{"bridge", "host", "none"} }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"swarm/internal/ident"
+	"swarm/internal/spec"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
 )
@@ -23,15 +24,15 @@ func (s *Server) MakeIngress(ctx context.Context) error {
 	}
 	id, random := ident.NewID(), ulaBits()
 	_, err := s.write(ctx, 0, func(v *raftstore.View) ([]*swarmv1.Change, error) {
-		if _, ok := v.NetworkByName(ingressName); ok {
+		if _, ok := v.NetworkByName(spec.Ingress); ok {
 			return nil, nil
 		}
 		return newNetwork(v, id, &swarmv1.NetworkSpec{
-			Name: ingressName, DriverConfig: &swarmv1.Driver{Name: "overlay"}, Ingress: true, Ipv6Enabled: true,
+			Name: spec.Ingress, DriverConfig: &swarmv1.Driver{Name: "overlay"}, Ingress: true, Ipv6Enabled: true,
 		}, random)
 	})
 	if err != nil {
-		return fmt.Errorf("create network %s: %w", ingressName, err)
+		return fmt.Errorf("create network %s: %w", spec.Ingress, err)
 	}
 	<-ctx.Done()
 	return ctx.Err()

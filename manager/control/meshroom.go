@@ -4,13 +4,14 @@ import (
 	"fmt"
 	"slices"
 
+	"swarm/internal/spec"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
 )
 
 // meshRoom warns of nodes for which network ingress has no address left, when a port is published by way of it.
 func meshRoom(v *raftstore.View, ports []*swarmv1.PortConfig) []string {
-	n, ok := v.NetworkByName(ingressName)
+	n, ok := v.NetworkByName(spec.Ingress)
 	if !ok || !slices.ContainsFunc(ports, func(p *swarmv1.PortConfig) bool { return p.GetPublishMode() != swarmv1.PortConfig_HOST }) {
 		return nil
 	}

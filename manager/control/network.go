@@ -22,8 +22,6 @@ const (
 	firstVNI, lastVNI = 1 << 16, 1<<24 - 1
 	// vniCursor is the row that says which identifier was given last.
 	vniCursor = "next/vni"
-
-	ingressName = "ingress"
 )
 
 // CreateNetwork writes a network, with the subnets that it leaves open chosen from the cluster's pools.
@@ -35,7 +33,7 @@ func (s *Server) CreateNetwork(ctx context.Context, req *swarmv1.CreateNetworkRe
 	if wanted.GetIngress() {
 		return nil, errdefs.ErrInvalidArgument.WithMessage("the cluster makes network ingress by itself: leave --ingress out")
 	}
-	if wanted.GetName() == ingressName {
+	if wanted.GetName() == spec.Ingress {
 		return nil, errdefs.ErrInvalidArgument.WithMessage("network ingress is the cluster's own: choose another name")
 	}
 	id, random := ident.NewID(), ulaBits()

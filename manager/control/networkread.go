@@ -115,7 +115,7 @@ func dataPath(n *swarmv1.Node) string {
 // meshAddresses are the nodes' addresses on network ingress.
 func meshAddresses(v *raftstore.View) map[string][]string {
 	out := make(map[string][]string)
-	n, ok := v.NetworkByName(ingressName)
+	n, ok := v.NetworkByName(spec.Ingress)
 	if !ok {
 		return out
 	}

@@ -410,15 +410,12 @@ func meshClaim(c *swarmv1.Claim) (node string, a netip.Addr, ok bool) {
 
 // network looks at network ingress, and so at every node, again.
 func (a *atlas) network(m *marks, view *raftstore.View) {
-	row, _ := view.NetworkByName(ingressName)
+	row, _ := view.NetworkByName(spec.Ingress)
 	a.plan, _ = ipam.Read(row.GetIpam())
 	for node := range view.Nodes.All() {
 		a.peer(m, view, node.GetId())
 	}
 }
-
-// ingressName is that of the network that nodes have addresses on.
-const ingressName = "ingress"
 
 // peer looks at a node again.
 func (a *atlas) peer(m *marks, view *raftstore.View, id string) {

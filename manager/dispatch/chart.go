@@ -4,6 +4,7 @@ import (
 	"maps"
 	"slices"
 
+	"swarm/internal/spec"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
 )
@@ -128,7 +129,7 @@ func (o *outbox) backend(d *delta, a *atlas, service, id string) {
 
 // syncIngress has every node hold network ingress, tasks or not.
 func (o *outbox) syncIngress(d *delta, view *raftstore.View) {
-	row, _ := view.NetworkByName(ingressName)
+	row, _ := view.NetworkByName(spec.Ingress)
 	if row.GetId() == o.chart.ingress {
 		return
 	}
