@@ -16,6 +16,7 @@ import (
 
 	"swarm/dev"
 	"swarm/overlay/netns"
+	"swarm/overlay/resolve"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -258,7 +259,7 @@ type prober struct {
 
 func (p *prober) open() error {
 	return p.ns.Do(func() (err error) {
-		p.conn, err = dns.Dial("udp4", "127.0.0.11:53")
+		p.conn, err = dns.Dial("udp4", resolve.Address+":53")
 		return err
 	})
 }

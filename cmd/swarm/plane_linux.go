@@ -31,9 +31,6 @@ import (
 	"swarm/worker"
 )
 
-// nameserver is where containers on an overlay network ask for names, as in Docker: configurations name it.
-const nameserver = "127.0.0.11"
-
 // maxHealth is memberlist's own score from which this node is taken to be the one in trouble; it goes from 0, healthy, to 8.
 const maxHealth = 4
 
@@ -195,7 +192,7 @@ func (n overlayNetwork) Attach(ctx context.Context, a worker.Attachment) (worker
 	}
 	out := attached(a, got)
 	if len(wanted.Overlays) > 0 {
-		out.Local, out.Addresses, out.Nameservers = out.Addresses, nil, []string{nameserver}
+		out.Local, out.Addresses, out.Nameservers = out.Addresses, nil, []string{resolve.Address}
 		for _, o := range wanted.Overlays {
 			for _, p := range o.Addresses {
 				out.Addresses = append(out.Addresses, p.String())
@@ -243,7 +240,7 @@ func planeAttachment(a worker.Attachment) (plane.Attachment, error) {
 		}
 	}
 	for _, u := range a.Upstreams {
-		if addr, err := netip.ParseAddr(u); err == nil && u != nameserver { // It would ask itself.
+		if addr, err := netip.ParseAddr(u); err == nil && u != resolve.Address { // It would ask itself.
 			out.Upstreams = append(out.Upstreams, addr)
 		}
 	}

@@ -25,7 +25,9 @@ import (
 )
 
 // Address is the name server's in every container, as in Docker: configurations name it.
-var address = netip.AddrFrom4([4]byte{127, 0, 0, 11})
+const Address = "127.0.0.11"
+
+var address = netip.MustParseAddr(Address)
 
 const (
 	// The sockets' port is from here on: above those that the kernel gives to clients, and not 53, which a
