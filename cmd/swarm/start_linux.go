@@ -44,33 +44,34 @@ func startDaemon(ctx context.Context, r cli.StartRequest) (*cli.StartedDaemon, e
 		return i.Install(ctx)
 	}
 	started, err := detached(ctx, filepath.Join(cli.DefaultStateDir, "daemon.log"))
-	if err == nil {
-		started.Undo = i.end
+	if err != nil {
+		return nil, fmt.Errorf("start the swarm daemon: %w", err)
 	}
-	return started, err
+	started.Undo = i.end
+	return started, nil
 }
 
 // detached starts a daemon that outlives this process, its terminal and its session.
 func detached(ctx context.Context, logFile string) (*cli.StartedDaemon, error) {
 	program, err := os.Executable()
 	if err != nil {
-		return nil, fmt.Errorf("start the swarm daemon: %w", err)
+		return nil, err
 	}
 	if err := os.MkdirAll(filepath.Dir(logFile), 0o711); err != nil {
-		return nil, fmt.Errorf("start the swarm daemon: %w", err)
+		return nil, err
 	}
 	log, err := os.OpenFile(logFile, os.O_CREATE|os.O_RDWR|os.O_APPEND, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("start the swarm daemon: %w", err)
+		return nil, err
 	}
 	defer log.Close()
 	began, err := log.Seek(0, io.SeekEnd)
 	if err != nil {
-		return nil, fmt.Errorf("start the swarm daemon: %w", err)
+		return nil, err
 	}
 	ready, err := listenReady()
 	if err != nil {
-		return nil, fmt.Errorf("start the swarm daemon: %w", err)
+		return nil, err
 	}
 	defer ready.Close()
 	cmd := exec.Command(program, "daemon", "--log-file", logFile)
@@ -78,10 +79,10 @@ func detached(ctx context.Context, logFile string) (*cli.StartedDaemon, error) {
 	cmd.Env = append(os.Environ(), ready.env())
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
-		return nil, fmt.Errorf("start the swarm daemon: %w", err)
+		return nil, err
 	}
 	if err := awaitReady(ctx, cmd, ready); err != nil {
-		return nil, errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("start the swarm daemon: %v: see %s, which ends with: %s", err, logFile, tail(log, began)))
+		return nil, errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("%v: see %s, which ends with: %s", err, logFile, tail(log, began)))
 	}
 	return &cli.StartedDaemon{PID: cmd.Process.Pid, Log: logFile, Program: program}, nil
 }
