@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -77,28 +78,37 @@ func serveDaemon(ctx context.Context, o cli.DaemonOptions, s starter) error {
 	}
 	defer h.close()
 	p := &parts{host: h, options: o, machine: machine, log: log, monitor: newMonitor(log)}
-	n := node.New(node.Config{
-		StateDir: o.StateDir, RunDir: o.RunDir, Group: o.SocketGroup, Hostname: o.Hostname, MachineID: machine,
-		Version: versionInfo(), HostChanges: h.changes(), ContainerdAddress: h.containerdAddress(),
+	return p.run(ctx, p.newNode(s), shown, s)
+}
+
+func (p *parts) newNode(s starter) *node.Node {
+	o := p.options
+	return node.New(node.Config{
+		StateDir: o.StateDir, RunDir: o.RunDir, Group: o.SocketGroup, Hostname: o.Hostname, MachineID: p.machine,
+		Version: versionInfo(), HostChanges: p.host.changes(), ContainerdAddress: p.host.containerdAddress(),
 		CgroupDriver: o.CgroupDriver, CgroupVersion: cgroupVersion(),
 	}, node.Deps{
-		Log: log, Found: p.found, NewGossip: p.newGossip, NewWorker: p.newWorker, NewManager: p.newManager,
-		Clean: h.clean, Describe: h.describe, CheckWays: checkWays,
+		Log: p.log, Found: p.found, NewGossip: p.newGossip, NewWorker: p.newWorker, NewManager: p.newManager,
+		Clean: p.host.clean, Describe: p.host.describe, CheckWays: checkWays,
 		Listening: func() {
 			if err := s.tell(saysReady); err != nil {
-				log.Warn("the daemon's starter is gone", "err", err)
+				p.log.Warn("the daemon's starter is gone", "err", err)
 			}
 		},
 	})
+}
+
+// run runs the host and its node until they are told to end, and departs first where the host goes down. shown is where
+// metrics are asked for, nil: nowhere.
+func (p *parts) run(told context.Context, n *node.Node, shown net.Listener, s starter) error {
 	// What ends a daemon does not end it before its last words.
-	life, end := context.WithCancelCause(context.WithoutCancel(ctx))
+	life, end := context.WithCancelCause(context.WithoutCancel(told))
 	defer end(nil)
-	told := ctx
 	g, ctx := errgroup.WithContext(life)
 	g.Go(func() error {
 		select {
 		case <-told.Done():
-			depart(told, n, s, log)
+			depart(told, n, s, p.log)
 			end(context.Cause(told))
 		case <-ctx.Done():
 		}
@@ -111,12 +121,12 @@ func serveDaemon(ctx context.Context, o cli.DaemonOptions, s starter) error {
 		})
 		return nil
 	})
-	g.Go(func() error { return h.run(ctx) })
+	g.Go(func() error { return p.host.run(ctx) })
 	if shown != nil {
 		g.Go(func() error { return p.monitor.Serve(ctx, shown) })
 	}
 	g.Go(func() error {
-		if err := h.ready(ctx); err != nil {
+		if err := p.host.ready(ctx); err != nil {
 			return err
 		}
 		return n.Run(ctx)
