@@ -88,42 +88,31 @@ func (p *Playground) Cut(c Cut) error {
 
 // Heal undoes every cut that touches one of the hosts, or all of them when none is named.
 func (p *Playground) Heal(hosts ...string) error {
-	unlock, err := lock(runDir(p.name))
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	r, err := load(p.name)
-	if err != nil {
-		return err
-	}
-	lab, err := r.lab()
-	if err != nil {
-		return err
-	}
-	for _, name := range hosts {
-		if _, err := r.host(name); err != nil {
-			return err
-		}
-	}
-	named := func(name string) bool { return len(hosts) == 0 || slices.Contains(hosts, name) }
-	r.Faults = slices.DeleteFunc(r.Faults, func(f vswitch.Fault) bool { return named(f.From) || named(f.To) })
-	if err := r.applyFaults(lab); err != nil {
-		return err
-	}
-	for i := range r.Hosts {
-		h := &r.Hosts[i]
-		if !h.Unplugged || !named(h.Name) {
-			continue
-		}
-		if !h.Off {
-			if err := lab.SetCable(h.Name, true); err != nil {
+	return p.edit(func(r *record, lab *Lab) error {
+		for _, name := range hosts {
+			if _, err := r.host(name); err != nil {
 				return err
 			}
 		}
-		h.Unplugged = false
-	}
-	return r.save()
+		named := func(name string) bool { return len(hosts) == 0 || slices.Contains(hosts, name) }
+		r.Faults = slices.DeleteFunc(r.Faults, func(f vswitch.Fault) bool { return named(f.From) || named(f.To) })
+		if err := r.applyFaults(lab); err != nil {
+			return err
+		}
+		for i := range r.Hosts {
+			h := &r.Hosts[i]
+			if !h.Unplugged || !named(h.Name) {
+				continue
+			}
+			if !h.Off {
+				if err := lab.SetCable(h.Name, true); err != nil {
+					return err
+				}
+			}
+			h.Unplugged = false
+		}
+		return nil
+	})
 }
 
 // applyFaults programs the faults between hosts that are on the switch; the others

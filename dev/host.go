@@ -166,6 +166,20 @@ func (p *Playground) PowerOff(ctx context.Context, host string) error {
 
 // change runs fn on a host under the playground's lock and saves the record.
 func (p *Playground) change(host string, fn func(*record, *Lab, *hostRecord) error) error {
+	return p.edit(func(r *record, lab *Lab) error {
+		h, err := r.host(host)
+		if err != nil {
+			return err
+		}
+		if err := fn(r, lab, h); err != nil {
+			return fmt.Errorf("host %s: %w", host, err)
+		}
+		return nil
+	})
+}
+
+// edit runs fn under the playground's lock and saves the record.
+func (p *Playground) edit(fn func(*record, *Lab) error) error {
 	unlock, err := lock(runDir(p.name))
 	if err != nil {
 		return err
@@ -175,16 +189,12 @@ func (p *Playground) change(host string, fn func(*record, *Lab, *hostRecord) err
 	if err != nil {
 		return err
 	}
-	h, err := r.host(host)
-	if err != nil {
-		return err
-	}
 	lab, err := r.lab()
 	if err != nil {
 		return err
 	}
-	if err := fn(r, lab, h); err != nil {
-		return fmt.Errorf("host %s: %w", host, err)
+	if err := fn(r, lab); err != nil {
+		return err
 	}
 	return r.save()
 }
