@@ -104,6 +104,13 @@ func (a *app) newImagePull() *cobra.Command {
 }
 
 func (a *app) runImagePull(ctx context.Context, image string, o imagePullOptions) error {
+	return a.transfer(ctx, image, o.quiet, func(c client, auth string) (progressStream, error) {
+		return c.PullImage(ctx, &swarmv1.PullImageClusterRequest{Reference: image, RegistryAuth: auth, Nodes: o.nodes, All: o.all})
+	})
+}
+
+// transfer brings an image from its registry, or there, and shows how far it is and what came of it.
+func (a *app) transfer(ctx context.Context, image string, quiet bool, begin func(c client, auth string) (progressStream, error)) error {
 	if err := checkImage(image); err != nil {
 		return err
 	}
@@ -112,15 +119,15 @@ func (a *app) runImagePull(ctx context.Context, image string, o imagePullOptions
 		return err
 	}
 	return a.with(ctx, func(c client) error {
-		stream, err := c.PullImage(ctx, &swarmv1.PullImageClusterRequest{Reference: image, RegistryAuth: auth, Nodes: o.nodes, All: o.all})
+		stream, err := begin(c, auth)
 		if err != nil {
 			return err
 		}
-		images, err := a.progress(stream, o.quiet)
+		images, err := a.progress(stream, quiet)
 		if err != nil {
 			return err
 		}
-		a.printDigests(images, o.quiet)
+		a.printDigests(images, quiet)
 		return nil
 	})
 }
@@ -153,24 +160,8 @@ func (a *app) newImagePush() *cobra.Command {
 }
 
 func (a *app) runImagePush(ctx context.Context, image string, quiet bool) error {
-	if err := checkImage(image); err != nil {
-		return err
-	}
-	auth, err := a.registryAuth(ctx, image)
-	if err != nil {
-		return err
-	}
-	return a.with(ctx, func(c client) error {
-		stream, err := c.PushImage(ctx, &swarmv1.PushImageClusterRequest{Reference: image, RegistryAuth: auth})
-		if err != nil {
-			return err
-		}
-		images, err := a.progress(stream, quiet)
-		if err != nil {
-			return err
-		}
-		a.printDigests(images, quiet)
-		return nil
+	return a.transfer(ctx, image, quiet, func(c client, auth string) (progressStream, error) {
+		return c.PushImage(ctx, &swarmv1.PushImageClusterRequest{Reference: image, RegistryAuth: auth})
 	})
 }
 
