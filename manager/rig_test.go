@@ -13,8 +13,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/test/bufconn"
 
+	"swarm/internal/grpctest"
 	"swarm/internal/ident"
 	"swarm/internal/pki"
 	"swarm/internal/transport"
@@ -143,7 +143,6 @@ func (s translated) RecvMsg(m any) error { return transport.FromStatus(s.ClientS
 // serve runs a gRPC server whose callers are all the same, and connects to it.
 func serve(t *testing.T, who transport.AuthInfo, register func(grpc.ServiceRegistrar), judge func(context.Context, string) error) *grpc.ClientConn {
 	t.Helper()
-	ln := bufconn.Listen(1 << 20)
 	server := grpc.NewServer(
 		grpc.Creds(proven{insecure.NewCredentials(), who}),
 		grpc.UnaryInterceptor(func(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
@@ -161,11 +160,7 @@ func serve(t *testing.T, who transport.AuthInfo, register func(grpc.ServiceRegis
 		}),
 	)
 	register(server)
-	var served sync.WaitGroup
-	served.Go(func() { _ = server.Serve(ln) })
-	conn, err := grpc.NewClient("passthrough:///test",
-		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return ln.DialContext(ctx) }),
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
+	return grpctest.Serve(t, server,
 		grpc.WithStreamInterceptor(func(ctx context.Context, d *grpc.StreamDesc, cc *grpc.ClientConn, m string, next grpc.Streamer, o ...grpc.CallOption) (grpc.ClientStream, error) {
 			stream, err := next(ctx, d, cc, m, o...)
 			return translated{stream}, transport.FromStatus(err)
@@ -173,15 +168,6 @@ func serve(t *testing.T, who transport.AuthInfo, register func(grpc.ServiceRegis
 		grpc.WithUnaryInterceptor(func(ctx context.Context, m string, req, reply any, cc *grpc.ClientConn, next grpc.UnaryInvoker, o ...grpc.CallOption) error {
 			return transport.FromStatus(next(ctx, m, req, reply, cc, o...))
 		}))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = conn.Close()
-		server.Stop()
-		served.Wait()
-	})
-	return conn
 }
 
 func (r *rig) dial(who transport.AuthInfo) *grpc.ClientConn {

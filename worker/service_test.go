@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,9 +13,8 @@ import (
 	"testing"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/test/bufconn"
 
+	"swarm/internal/grpctest"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/worker"
 	"swarm/worker/logs"
@@ -25,22 +23,9 @@ import (
 
 // client serves the rig's worker and connects to it.
 func (r *rig) client() swarmv1.WorkerClient {
-	ln := bufconn.Listen(1 << 20)
-	srv := grpc.NewServer()
-	swarmv1.RegisterWorkerServer(srv, r.w)
-	served := make(chan error, 1)
-	go func() { served <- srv.Serve(ln) }()
-	conn, err := grpc.NewClient("passthrough:///worker", grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return ln.DialContext(ctx) }))
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	r.t.Cleanup(func() {
-		_ = conn.Close()
-		srv.Stop()
-		<-served
-	})
-	return swarmv1.NewWorkerClient(conn)
+	server := grpc.NewServer()
+	swarmv1.RegisterWorkerServer(server, r.w)
+	return swarmv1.NewWorkerClient(grpctest.Serve(r.t, server))
 }
 
 func TestWorker_ExecStreamsBothWays(t *testing.T) {

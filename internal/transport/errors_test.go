@@ -15,6 +15,8 @@ import (
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/test/bufconn"
+
+	"swarm/internal/grpctest"
 )
 
 // failing is a server, reached through memory, whose every call fails with what fail returns.
@@ -105,16 +107,9 @@ func TestPlainText(t *testing.T) {
 }
 
 func TestServer_RefusesConnectionsOfUnknownOrigin(t *testing.T) {
-	ln := bufconn.Listen(1 << 16)
 	server := grpc.NewServer(ServerOptions()...)
 	healthpb.RegisterHealthServer(server, probe{})
-	served := make(chan error, 1)
-	go func() { served <- server.Serve(ln) }() // not one of ours
-	defer func() { server.Stop(); <-served }()
-	cc := must[*grpc.ClientConn](t)(grpc.NewClient("passthrough:///memory",
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return ln.DialContext(ctx) })))
-	defer cc.Close()
+	cc := grpctest.Serve(t, server) // its listener is not one of ours
 	if err := check(t, cc); status.Code(err) != codes.Unavailable {
 		t.Errorf("got %v, want unavailable", err)
 	}

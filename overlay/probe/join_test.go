@@ -4,7 +4,6 @@ package probe
 
 import (
 	"context"
-	"net"
 	"net/netip"
 	"os"
 	"strings"
@@ -13,9 +12,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/test/bufconn"
 
+	"swarm/internal/grpctest"
 	"swarm/internal/transport"
 	swarmv1 "swarm/proto/swarm/v1"
 )
@@ -36,27 +34,12 @@ func newGate(t *testing.T) (swarmv1.AdmissionClient, Joiner) {
 			Data: netip.AddrPortFrom(cluster.Addr, testDataPort),
 		}, nil
 	})
-	ln := bufconn.Listen(1 << 16)
 	server := grpc.NewServer(grpc.StreamInterceptor(func(srv any, ss grpc.ServerStream, _ *grpc.StreamServerInfo, next grpc.StreamHandler) error {
 		return transport.ToStatus(next(srv, ss))
 	}))
 	swarmv1.RegisterAdmissionServer(server, k)
-	served := make(chan error, 1)
-	go func() { served <- server.Serve(ln) }()
-	conn, err := grpc.NewClient("passthrough:///gate", grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return ln.DialContext(ctx) }))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = conn.Close()
-		server.Stop()
-		if err := <-served; err != nil {
-			t.Error(err)
-		}
-	})
 	host := listener(t, "127.81.1.2", "host")
-	return swarmv1.NewAdmissionClient(conn), Joiner{Token: "token", Addr: host.Addr, Port: host.Port, DataAddr: host.Addr, Bind: host.Addr}
+	return swarmv1.NewAdmissionClient(grpctest.Serve(t, server)), Joiner{Token: "token", Addr: host.Addr, Port: host.Port, DataAddr: host.Addr, Bind: host.Addr}
 }
 
 func TestJoin_EveryWayWorks(t *testing.T) {

@@ -14,9 +14,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/test/bufconn"
 
+	"swarm/internal/grpctest"
 	"swarm/internal/pki"
 	"swarm/internal/transport"
 	swarmv1 "swarm/proto/swarm/v1"
@@ -65,26 +64,11 @@ func listener(t *testing.T, addr, id string) Node {
 func serve(t *testing.T, p *Prober, caller string) *grpc.ClientConn {
 	t.Helper()
 	as := transport.AuthInfo{Peer: pki.Peer{Kind: pki.KindNode, ID: caller, NotAfter: time.Now().Add(time.Hour)}}
-	ln := bufconn.Listen(1 << 16)
 	server := grpc.NewServer(grpc.UnaryInterceptor(func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
 		return next(transport.WithAuthInfo(ctx, as), req)
 	}))
 	swarmv1.RegisterDoctorServer(server, p)
-	served := make(chan error, 1)
-	go func() { served <- server.Serve(ln) }()
-	conn, err := grpc.NewClient("passthrough:///b", grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return ln.DialContext(ctx) }))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = conn.Close()
-		server.Stop()
-		if err := <-served; err != nil {
-			t.Error(err)
-		}
-	})
-	return conn
+	return grpctest.Serve(t, server)
 }
 
 func (r *rig) survey(t *testing.T) *swarmv1.SurveyedNode {
