@@ -14,10 +14,12 @@ import (
 const (
 	// IDLen is the length of a generated id: 25 base36 digits hold 129 bits, as in Docker.
 	IDLen = 25
-	// MaxName is the longest service, network or volume name: a DNS label (RFC 1035), because containers look it up.
+	// MaxName is the longest service or network name: a DNS label (RFC 1035), because containers look it up.
 	MaxName = 63
 	// MaxConfigName is the longest secret or config name, as in Docker.
 	MaxConfigName = 64
+	// MaxVolumeName leaves room in a file name.
+	MaxVolumeName = 128
 
 	entropyBytes = 17 // 136 bits, of which IDLen digits keep 129
 	base         = 36
@@ -83,8 +85,16 @@ func CheckSecretName(s string) error { return checkDotted("secret", s, MaxConfig
 // CheckConfigName refuses a name that cannot be a config's.
 func CheckConfigName(s string) error { return checkDotted("config", s, MaxConfigName) }
 
-// CheckVolumeName refuses a name that cannot be a volume's; it becomes a folder's name.
-func CheckVolumeName(s string) error { return checkDotted("volume", s, MaxName) }
+// CheckVolumeName refuses a name that cannot be a volume's: Docker's rule. It becomes a folder's name.
+func CheckVolumeName(s string) error {
+	if err := checkCharacters("volume", s, MaxVolumeName); err != nil {
+		return err
+	}
+	if !isAlnum(s[0]) {
+		return invalid("volume name %s is not valid: it must start with a letter or digit", quote(s))
+	}
+	return nil
+}
 
 // CheckUserName refuses a name that cannot be that of a credential's owner.
 func CheckUserName(s string) error { return checkDotted("user", s, MaxName) }
@@ -104,6 +114,13 @@ func checkLabel(kind, s string) error {
 
 // checkDotted is Docker's rule for secrets and configs: as checkLabel, and dots, since they look like file names.
 func checkDotted(kind, s string, limit int) error {
+	if err := checkCharacters(kind, s, limit); err != nil {
+		return err
+	}
+	return checkEnds(kind, s)
+}
+
+func checkCharacters(kind, s string, limit int) error {
 	if err := checkLength(kind, s, limit); err != nil {
 		return err
 	}
@@ -112,7 +129,7 @@ func checkDotted(kind, s string, limit int) error {
 			return invalid("%s name %s is not valid: %q is not allowed; use letters, digits, -, _ and .", kind, quote(s), runeAt(s, i))
 		}
 	}
-	return checkEnds(kind, s)
+	return nil
 }
 
 func checkLength(kind, s string, limit int) error {

@@ -63,8 +63,9 @@ func TestCheckNames(t *testing.T) {
 		{CheckConfigName, long + "aa", "too long"},
 		{CheckSecretName, ".env", "start and end"},
 		{CheckSecretName, "a/b", "not allowed"},
-		{CheckVolumeName, "data.1", ""},
-		{CheckVolumeName, "..", "start and end"},
+		{CheckVolumeName, "data.1_", ""},
+		{CheckVolumeName, "..", "start with"},
+		{CheckVolumeName, "my data", "not allowed"},
 		{CheckNetworkName, "front end", "not allowed"},
 		{CheckUserName, "jane.doe", ""},
 	} {

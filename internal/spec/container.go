@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"strings"
 
+	"swarm/internal/ident"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -111,6 +112,10 @@ func checkMount(m *swarmv1.Mount) error {
 	case swarmv1.Mount_VOLUME:
 		if strings.ContainsRune(m.GetSource(), '/') {
 			return invalid("volume name %s holds a slash: use type=bind for a path of the node", quote(m.GetSource()))
+		}
+		// Without a name it is the task's own; a template is filled in for each task.
+		if name := m.GetSource(); name != "" && !strings.Contains(name, "{{") {
+			return ident.CheckVolumeName(name)
 		}
 	case swarmv1.Mount_TMPFS:
 		if m.GetSource() != "" {

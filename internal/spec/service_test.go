@@ -126,6 +126,7 @@ var refusals = []struct {
 	{"mount over the image", mounts(&swarmv1.Mount{Source: "/a", Target: "/x/.."}), "would hide the image"},
 	{"mount twice", mounts(&swarmv1.Mount{Source: "/a", Target: "/x"}, &swarmv1.Mount{Source: "/b", Target: "/x/"}), "is used twice"},
 	{"bind without source", mounts(&swarmv1.Mount{Target: "/x"}), "has no source"},
+	{"volume that is no folder's name", mounts(&swarmv1.Mount{Type: swarmv1.Mount_VOLUME, Source: "..", Target: "/x"}), "must start with a letter or digit"},
 	{"volume with slash", mounts(&swarmv1.Mount{Type: swarmv1.Mount_VOLUME, Source: "a/b", Target: "/x"}), "holds a slash"},
 	{"env", container(func(c *swarmv1.ContainerSpec) { c.Env = []string{"=x"} }), "write KEY=VALUE"},
 	{"signal", container(func(c *swarmv1.ContainerSpec) { c.StopSignal = "SIGNOT" }), "stop signal \"SIGNOT\" is not known"},
@@ -166,6 +167,7 @@ func TestService_Accepts(t *testing.T) {
 		"one port for two protocols":          ports(&swarmv1.PortConfig{TargetPort: 53, PublishedPort: 53}, &swarmv1.PortConfig{TargetPort: 53, PublishedPort: 53, Protocol: swarmv1.PortConfig_UDP}),
 		"signals of all kinds":                container(func(c *swarmv1.ContainerSpec) { c.StopSignal = "RTMIN+3" }),
 		"an unlimited ulimit":                 container(func(c *swarmv1.ContainerSpec) { c.Ulimits = []*swarmv1.Ulimit{{Name: "core", Soft: -1, Hard: -1}} }),
+		"a templated volume name":             mounts(&swarmv1.Mount{Type: swarmv1.Mount_VOLUME, Source: "data-{{.Task.Slot}}", Target: "/x"}),
 		"a templated hostname":                container(func(c *swarmv1.ContainerSpec) { c.Hostname = "{{.Node.Hostname}}-{{.Task.Slot}}" }),
 	} {
 		s := valid()

@@ -11,7 +11,6 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 
@@ -19,11 +18,10 @@ import (
 	confs "github.com/containerd/continuity/fs"
 	"github.com/containerd/errdefs"
 
+	"swarm/internal/ident"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/worker"
 )
-
-var volumeName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$`)
 
 // volumes are the host folders of one container's volumes.
 type volumes struct {
@@ -88,8 +86,8 @@ func (r *Runtime) volumeDir(task string, i int, m *swarmv1.Mount) (string, error
 	if m.GetSource() == "" {
 		return filepath.Join(r.taskDir(task), "volumes", strconv.Itoa(i)), nil
 	}
-	if !volumeName.MatchString(m.GetSource()) {
-		return "", fmt.Errorf("volume name %q: use letters, digits, dots, dashes and underscores: %w", m.GetSource(), errdefs.ErrInvalidArgument)
+	if err := ident.CheckVolumeName(m.GetSource()); err != nil { // It may have come from a template.
+		return "", err
 	}
 	return filepath.Join(r.cfg.StateDir, "volumes", m.GetSource(), "_data"), nil
 }
