@@ -80,17 +80,6 @@ func (v *View) ConfigByName(name string) (*swarmv1.Config, bool) { return v.name
 // ImageByName finds an image by its normalised name.
 func (v *View) ImageByName(name string) (*swarmv1.Image, bool) { return v.names.images.Get(name) }
 
-// NodesByName yields the nodes with a hostname, or with that name in their spec: neither is unique. It reads all nodes.
-func (v *View) NodesByName(name string) iter.Seq[*swarmv1.Node] {
-	return func(yield func(*swarmv1.Node) bool) {
-		for n := range v.Nodes.All() {
-			if (n.GetHostname() == name || n.GetSpec().GetName() == name) && !yield(n) {
-				return
-			}
-		}
-	}
-}
-
 // TasksOfService yields a service's tasks by slot, then id.
 func (v *View) TasksOfService(serviceID string) iter.Seq[*swarmv1.Task] {
 	return ascend(v.bySlot, &swarmv1.Task{ServiceId: serviceID}, func(t *swarmv1.Task) bool { return t.GetServiceId() == serviceID })

@@ -41,7 +41,6 @@ type Worker struct {
 
 	mu    sync.Mutex // guards what follows
 	tasks map[string]*taskLoop
-	idle  chan struct{}   // closed and replaced when the last task is forgotten
 	runs  context.Context // of Run, for loops that begin meanwhile; nil when it does not run
 	loops sync.WaitGroup  // the tasks' loops
 	mem   *remembered     // until Run has adopted it
@@ -76,7 +75,6 @@ func New(cfg Config, deps Deps) (*Worker, error) {
 		departing:  make(chan struct{}),
 		parted:     make(chan struct{}),
 		tasks:      map[string]*taskLoop{},
-		idle:       make(chan struct{}),
 		mem:        mem,
 	}
 	w.images = &imageKeeper{w: w, wake: make(chan struct{}, 1)}
@@ -133,26 +131,6 @@ func (w *Worker) Redescribe() {
 	select {
 	case w.redescribe <- struct{}{}:
 	default:
-	}
-}
-
-// Clear stops and removes every task, as when the node leaves its cluster, and returns when nothing is left. Run must be
-// running. Assignments that arrive meanwhile start tasks again: end the node's membership first.
-func (w *Worker) Clear(ctx context.Context) error {
-	w.applied(w.objects.apply(&swarmv1.Assignments{Complete: true}))
-	w.syncOnce.Do(func() { close(w.synced) })
-	for {
-		w.mu.Lock()
-		n, idle := len(w.tasks), w.idle
-		w.mu.Unlock()
-		if n == 0 {
-			return nil
-		}
-		select {
-		case <-idle:
-		case <-ctx.Done():
-			return fmt.Errorf("clear worker: %d tasks are still stopping: %w", n, ctx.Err())
-		}
 	}
 }
 
@@ -304,10 +282,6 @@ func (w *Worker) forget(t *taskLoop) {
 		return
 	}
 	delete(w.tasks, t.id)
-	if len(w.tasks) == 0 {
-		close(w.idle)
-		w.idle = make(chan struct{})
-	}
 	w.mu.Unlock()
 	w.reports.drop(t.id)
 	w.state.set(bucketStatus, t.id, nil)

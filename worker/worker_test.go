@@ -196,8 +196,14 @@ func TestWorker_ManyTasks(t *testing.T) {
 		}
 		m.assign(puts(stops...)...)
 		m.wait("all stopped", func() bool { return count(m, shutdown) == n })
-		if err := r.w.Clear(t.Context()); err != nil {
-			t.Error(err)
+		var removals []*swarmv1.AssignmentChange
+		for i := range n {
+			removals = append(removals, removal(swarmv1.AssignmentRef_TASK, fmt.Sprintf("t%d", i)))
+		}
+		m.assign(removals...)
+		synctest.Wait()
+		if left := r.w.Tasks(); left != 0 {
+			t.Errorf("%d tasks are left", left)
 		}
 	})
 }

@@ -306,14 +306,6 @@ func (g *Gossip) withPort(addr string) string {
 	return net.JoinHostPort(addr, strconv.Itoa(int(g.self.Addr.Port())))
 }
 
-// UpdateTags replaces this node's tags and tells the others.
-func (g *Gossip) UpdateTags(tags map[string]string) error {
-	if err := g.serf.SetTags(maps.Clone(tags)); err != nil {
-		return fmt.Errorf("update gossip tags: %w", err)
-	}
-	return nil
-}
-
 // UpdateKeys replaces the key ring. To change the key of a cluster: add the new
 // one at the end everywhere, then put it first everywhere, then remove the old.
 func (g *Gossip) UpdateKeys(keys [][]byte) error {

@@ -17,7 +17,6 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
-	"github.com/google/go-cmp/cmp"
 
 	"swarm/overlay/gossip"
 )
@@ -192,20 +191,6 @@ func TestLeave_IsNotAFailure(t *testing.T) {
 		}
 		for _, n := range nodes[:4] {
 			n.await(t, 4*time.Second, "n1 alive, n2 alive, n3 alive, n4 alive, n5 left")
-		}
-	})
-}
-
-func TestUpdateTags_ReachesTheOthers(t *testing.T) {
-	five(t, func(t *testing.T, _ *cluster, nodes []*node) {
-		want := map[string]string{gossip.TagRole: "manager", gossip.TagBuild: "v2"}
-		if err := nodes[1].UpdateTags(want); err != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(2 * time.Second)
-		m, _ := nodes[3].Member("n2")
-		if diff := cmp.Diff(want, m.Tags); diff != "" {
-			t.Errorf("tags of n2 (-want +got):\n%s", diff)
 		}
 	})
 }

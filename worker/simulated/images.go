@@ -30,7 +30,6 @@ type Images struct {
 	held    map[string]*swarmv1.Image
 	blobs   map[string][]byte
 	changed chan struct{}
-	pulls   int
 }
 
 var _ worker.ImageStore = (*Images)(nil)
@@ -72,9 +71,6 @@ func (i *Images) Pull(ctx context.Context, req worker.PullRequest, progress func
 	if progress != nil {
 		progress(&swarmv1.ImageProgress{Step: "pull", Image: image})
 	}
-	i.mu.Lock()
-	i.pulls++
-	i.mu.Unlock()
 	i.put(image, nil)
 	return image, nil
 }
@@ -149,13 +145,6 @@ func (i *Images) Holds(digest string) bool {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	return i.held[digest] != nil
-}
-
-// Pulls counts the pulls that were not answered from what is held.
-func (i *Images) Pulls() int {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	return i.pulls
 }
 
 // Blob implements worker.ImageStore.
