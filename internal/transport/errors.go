@@ -19,53 +19,42 @@ import (
 // conflictDetail marks a conflict in a status, since gRPC has one code for it and for an abort.
 const conflictDetail = "conflict"
 
-// codeOf is the table of error classes and gRPC codes, in both directions.
+// classes is the table of error classes and gRPC codes. A code stands for the first class that has it.
+var classes = []struct {
+	class error
+	code  codes.Code
+}{
+	{errdefs.ErrInvalidArgument, codes.InvalidArgument},
+	{errdefs.ErrNotFound, codes.NotFound},
+	{errdefs.ErrAlreadyExists, codes.AlreadyExists},
+	{errdefs.ErrPermissionDenied, codes.PermissionDenied},
+	{errdefs.ErrResourceExhausted, codes.ResourceExhausted},
+	{errdefs.ErrFailedPrecondition, codes.FailedPrecondition},
+	{errdefs.ErrAborted, codes.Aborted},
+	{errdefs.ErrConflict, codes.Aborted},
+	{errdefs.ErrOutOfRange, codes.OutOfRange},
+	{errdefs.ErrNotImplemented, codes.Unimplemented},
+	{errdefs.ErrInternal, codes.Internal},
+	{errdefs.ErrUnavailable, codes.Unavailable},
+	{errdefs.ErrDataLoss, codes.DataLoss},
+	{errdefs.ErrUnauthenticated, codes.Unauthenticated},
+	{context.Canceled, codes.Canceled},
+	{context.DeadlineExceeded, codes.DeadlineExceeded},
+}
+
 func codeOf(class error) codes.Code {
-	switch class {
-	case errdefs.ErrInvalidArgument:
-		return codes.InvalidArgument
-	case errdefs.ErrNotFound:
-		return codes.NotFound
-	case errdefs.ErrAlreadyExists:
-		return codes.AlreadyExists
-	case errdefs.ErrPermissionDenied:
-		return codes.PermissionDenied
-	case errdefs.ErrResourceExhausted:
-		return codes.ResourceExhausted
-	case errdefs.ErrFailedPrecondition:
-		return codes.FailedPrecondition
-	case errdefs.ErrAborted, errdefs.ErrConflict:
-		return codes.Aborted
-	case errdefs.ErrOutOfRange:
-		return codes.OutOfRange
-	case errdefs.ErrNotImplemented:
-		return codes.Unimplemented
-	case errdefs.ErrInternal:
-		return codes.Internal
-	case errdefs.ErrUnavailable:
-		return codes.Unavailable
-	case errdefs.ErrDataLoss:
-		return codes.DataLoss
-	case errdefs.ErrUnauthenticated:
-		return codes.Unauthenticated
-	case context.Canceled:
-		return codes.Canceled
-	case context.DeadlineExceeded:
-		return codes.DeadlineExceeded
+	for _, c := range classes {
+		if c.class == class {
+			return c.code
+		}
 	}
 	return codes.Unknown
 }
 
-// classes that have a code of their own.
 func classOf(code codes.Code) error {
-	for _, class := range []error{
-		errdefs.ErrInvalidArgument, errdefs.ErrNotFound, errdefs.ErrAlreadyExists, errdefs.ErrPermissionDenied,
-		errdefs.ErrResourceExhausted, errdefs.ErrFailedPrecondition, errdefs.ErrAborted, errdefs.ErrOutOfRange,
-		errdefs.ErrNotImplemented, errdefs.ErrInternal, errdefs.ErrUnavailable, errdefs.ErrDataLoss,
-		errdefs.ErrUnauthenticated, context.Canceled, context.DeadlineExceeded,
-	} {
-		if codeOf(class) == code {
-			return class
+	for _, c := range classes {
+		if c.code == code {
+			return c.class
 		}
 	}
 	return errdefs.ErrUnknown
