@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"errors"
 	"net/http"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -13,9 +14,6 @@ import (
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
 	"github.com/google/go-containerregistry/pkg/authn"
-	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/empty"
-	"github.com/google/go-containerregistry/pkg/v1/mutate"
 
 	"swarm/internal/eventually"
 	swarmv1 "swarm/proto/swarm/v1"
@@ -99,15 +97,7 @@ func TestPush_ToARegistryThatWantsALogin(t *testing.T) {
 func TestPush_AllPlatformsOrNone(t *testing.T) {
 	t.Parallel()
 	host := newRegistry(t, nil)
-	own, foreign := newImage(t, 1), newImageFor(t, 1, "linux", "s390x")
-	cfg, err := own.ConfigFile()
-	if err != nil {
-		t.Fatal(err)
-	}
-	index := mutate.AppendManifests(empty.Index,
-		mutate.IndexAddendum{Add: foreign, Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: "s390x"}}},
-		mutate.IndexAddendum{Add: own, Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: cfg.Architecture}}})
-	digest := push(t, host+"/multi:1", index, authn.Anonymous)
+	digest := push(t, host+"/multi:1", newIndex(t, "s390x", runtime.GOARCH), authn.Anonymous)
 	n := newNode(t, image.Config{}, image.Deps{})
 	if _, err := n.Pull(t.Context(), worker.PullRequest{Ref: host + "/multi:1"}, nil); err != nil {
 		t.Fatal(err)

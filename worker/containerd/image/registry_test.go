@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -16,8 +17,6 @@ import (
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/empty"
-	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 
 	"swarm/internal/registrytest"
@@ -102,17 +101,9 @@ func TestPull_ChoosesThePlatform(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, image.Config{}, image.Deps{})
 	host := newRegistry(t, nil)
-	own, foreign := newImage(t, 1), newImageFor(t, 1, "linux", "s390x")
-	cfg, err := own.ConfigFile()
-	if err != nil {
-		t.Fatal(err)
-	}
-	index := mutate.AppendManifests(empty.Index,
-		mutate.IndexAddendum{Add: foreign, Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: "s390x"}}},
-		mutate.IndexAddendum{Add: own, Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: cfg.Architecture}}})
-	digest := push(t, host+"/multi:1", index, authn.Anonymous)
+	digest := push(t, host+"/multi:1", newIndex(t, "s390x", runtime.GOARCH), authn.Anonymous)
 	got, err := n.Pull(t.Context(), worker.PullRequest{Ref: host + "/multi:1"}, nil)
-	if err != nil || got.GetDigest() != digest || len(got.GetPlatforms()) != 1 || got.GetPlatforms()[0].GetArchitecture() != cfg.Architecture {
+	if err != nil || got.GetDigest() != digest || len(got.GetPlatforms()) != 1 || got.GetPlatforms()[0].GetArchitecture() != runtime.GOARCH {
 		t.Fatalf("pull: got %v, %v, want the index %s with this node's platform", got, err, digest)
 	}
 	n.wantUnpacked(t, host+"/multi:1")
@@ -122,7 +113,7 @@ func TestPull_ChoosesThePlatform(t *testing.T) {
 	}
 	_, err = n.Pull(t.Context(), worker.PullRequest{Ref: host + "/multi:1", Platform: "linux/riscv64"}, nil)
 	wantInvalid(t, "no such platform", err, "it is for")
-	push(t, host+"/foreign:1", foreign, authn.Anonymous)
+	push(t, host+"/foreign:1", newImageFor(t, 1, "linux", "s390x"), authn.Anonymous)
 	_, err = n.Pull(t.Context(), worker.PullRequest{Ref: host + "/foreign:1"}, nil)
 	wantInvalid(t, "another platform's manifest", err, "s390x")
 	_, err = n.Pull(t.Context(), worker.PullRequest{Ref: host + "/multi:1", Platform: "linux/"}, nil)

@@ -26,6 +26,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/random"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
@@ -122,6 +123,17 @@ func newImageFor(t *testing.T, layers int, system, arch string) v1.Image {
 		t.Fatal(err)
 	}
 	return withPlatform(t, img, system, arch)
+}
+
+// newIndex makes an image for several architectures.
+func newIndex(t *testing.T, arches ...string) v1.ImageIndex {
+	t.Helper()
+	var all []mutate.IndexAddendum
+	for _, arch := range arches {
+		platform := &v1.Platform{OS: "linux", Architecture: arch}
+		all = append(all, mutate.IndexAddendum{Add: newImageFor(t, 1, platform.OS, arch), Descriptor: v1.Descriptor{Platform: platform}})
+	}
+	return mutate.AppendManifests(empty.Index, all...)
 }
 
 func forThisMachine(t *testing.T, img v1.Image) v1.Image {
