@@ -3,6 +3,8 @@ package dispatch
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -30,7 +32,7 @@ func (s *Server) Settled(ctx context.Context, req *swarmv1.SettledRequest) (*swa
 	defer cancel()
 	if index := req.GetIndex(); index > 0 {
 		nodes, err := s.settledHere(ctx, index)
-		return &swarmv1.SettledResponse{Nodes: nodes}, err
+		return settledOn(nodes), err
 	}
 	s.mu.Lock()
 	index := s.followed
@@ -39,26 +41,31 @@ func (s *Server) Settled(ctx context.Context, req *swarmv1.SettledRequest) (*swa
 		round, cancel := context.WithTimeout(ctx, settleRound)
 		nodes := s.settledAnywhere(round, index)
 		cancel()
-		ready := readyNodes(s.deps.Store.View())
-		if nodes >= ready {
-			return &swarmv1.SettledResponse{Nodes: nodes}, nil
+		missing := lacking(s.deps.Store.View(), nodes)
+		if len(missing) == 0 {
+			return settledOn(nodes), nil
 		}
 		if err := pause.For(ctx, settleRetry); err != nil {
-			return nil, fmt.Errorf("index %d is in force on %d of %d nodes: %w", index, nodes, ready, err)
+			return nil, fmt.Errorf("index %d is not in force on nodes %s: %w", index, strings.Join(missing, ", "), err)
 		}
 	}
 }
 
-// settledAnywhere asks every manager at once, and counts the nodes. One that does not answer has none.
-func (s *Server) settledAnywhere(ctx context.Context, index uint64) uint32 {
+func settledOn(nodes []string) *swarmv1.SettledResponse {
+	return &swarmv1.SettledResponse{Nodes: uint32(len(nodes)), NodeIds: nodes}
+}
+
+// settledAnywhere asks every manager at once. One that does not answer has no nodes; a node whose session has just moved
+// may be named twice.
+func (s *Server) settledAnywhere(ctx context.Context, index uint64) []string {
 	var (
-		mu    sync.Mutex // guards total
-		total uint32
+		mu  sync.Mutex // guards all
+		all []string
 	)
-	add := func(nodes uint32) {
+	add := func(nodes []string) {
 		mu.Lock()
 		defer mu.Unlock()
-		total += nodes
+		all = append(all, nodes...)
 	}
 	var g errgroup.Group
 	for _, m := range ca.Managers(s.deps.Store.View()) {
@@ -72,32 +79,31 @@ func (s *Server) settledAnywhere(ctx context.Context, index uint64) uint32 {
 		})
 	}
 	_ = g.Wait()
-	return total
+	return all
 }
 
-func (s *Server) settledAt(ctx context.Context, manager string, index uint64) (uint32, error) {
+func (s *Server) settledAt(ctx context.Context, manager string, index uint64) ([]string, error) {
 	if manager == s.cfg.NodeID {
 		return s.settledHere(ctx, index)
 	}
 	conn, err := s.deps.Conn(manager)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	answer, err := swarmv1.NewDispatcherClient(conn).Settled(ctx, &swarmv1.SettledRequest{Index: index})
-	return answer.GetNodes(), transport.FromStatus(err)
+	return answer.GetNodeIds(), transport.FromStatus(err)
 }
 
-// settledHere waits for the ready nodes whose sessions are served here, and counts them.
-func (s *Server) settledHere(ctx context.Context, index uint64) (uint32, error) {
+// settledHere waits for the ready nodes whose sessions are served here, and names them.
+func (s *Server) settledHere(ctx context.Context, index uint64) (nodes []string, err error) {
 	sessions, err := s.marked(ctx, index)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	view := s.deps.Store.View()
-	nodes := uint32(0)
 	for _, x := range sessions {
 		if isReady(view, x.node) && x.settle(ctx) {
-			nodes++
+			nodes = append(nodes, x.node)
 		}
 	}
 	return nodes, ctx.Err()
@@ -129,13 +135,14 @@ func (s *Server) followedLocked(index uint64) {
 	}
 }
 
-func readyNodes(view *raftstore.View) (n uint32) {
+// lacking are the ready nodes that are not among these.
+func lacking(view *raftstore.View, nodes []string) (missing []string) {
 	for st := range view.NodeStates.All() {
-		if isReady(view, st.GetNodeId()) {
-			n++
+		if id := st.GetNodeId(); isReady(view, id) && !slices.Contains(nodes, id) {
+			missing = append(missing, id)
 		}
 	}
-	return n
+	return missing
 }
 
 func isReady(view *raftstore.View, node string) bool {

@@ -1822,7 +1822,9 @@ func (x *SettledRequest) GetIndex() uint64 {
 type SettledResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// How many ready nodes it is in force on.
-	Nodes         uint32 `protobuf:"varint,1,opt,name=nodes,proto3" json:"nodes,omitempty"`
+	Nodes uint32 `protobuf:"varint,1,opt,name=nodes,proto3" json:"nodes,omitempty"`
+	// Which: one whose session has just moved is in the answers of two managers.
+	NodeIds       []string `protobuf:"bytes,2,rep,name=node_ids,json=nodeIds,proto3" json:"node_ids,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1862,6 +1864,13 @@ func (x *SettledResponse) GetNodes() uint32 {
 		return x.Nodes
 	}
 	return 0
+}
+
+func (x *SettledResponse) GetNodeIds() []string {
+	if x != nil {
+		return x.NodeIds
+	}
+	return nil
 }
 
 // SessionReport: a follower tells the leader which sessions it serves, every second.
@@ -3314,9 +3323,10 @@ const file_swarm_v1_dispatch_proto_rawDesc = "" +
 	"\x0fHoldersResponse\x12(\n" +
 	"\aholders\x18\x01 \x03(\v2\x0e.swarm.v1.PeerR\aholders\"&\n" +
 	"\x0eSettledRequest\x12\x14\n" +
-	"\x05index\x18\x01 \x01(\x04R\x05index\"'\n" +
+	"\x05index\x18\x01 \x01(\x04R\x05index\"B\n" +
 	"\x0fSettledResponse\x12\x14\n" +
-	"\x05nodes\x18\x01 \x01(\rR\x05nodes\"\x94\x01\n" +
+	"\x05nodes\x18\x01 \x01(\rR\x05nodes\x12\x19\n" +
+	"\bnode_ids\x18\x02 \x03(\tR\anodeIds\"\x94\x01\n" +
 	"\rSessionReport\x12\x1d\n" +
 	"\n" +
 	"manager_id\x18\x01 \x01(\tR\tmanagerId\x122\n" +
