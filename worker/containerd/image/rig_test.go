@@ -17,7 +17,6 @@ import (
 	"runtime"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/snapshots"
@@ -38,8 +37,6 @@ import (
 	"swarm/worker/containerd/layout"
 	"swarm/worker/containerd/server"
 )
-
-const patience = 30 * time.Second
 
 func TestMain(m *testing.M) {
 	containerdtest.Become()
