@@ -32,16 +32,6 @@ type Finding struct {
 	Remedy string
 }
 
-// Broken tells whether something does not work.
-func Broken(findings []Finding) bool {
-	for _, f := range findings {
-		if f.Level == Failure {
-			return true
-		}
-	}
-	return false
-}
-
 // verdict collects the findings of one subject.
 type verdict struct {
 	subject  string

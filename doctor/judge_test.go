@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -49,7 +50,7 @@ func prefixes(all ...string) (out []netip.Prefix) {
 
 func TestJudge_AWellHostHasNothingToRemedy(t *testing.T) {
 	findings := Judge(well())
-	if Broken(findings) {
+	if broken(findings) {
 		t.Error("broken")
 	}
 	subjects := map[string]bool{}
@@ -189,12 +190,17 @@ func TestJudge(t *testing.T) {
 				if strings.Contains(f.Text+f.Remedy, "\n") {
 					t.Errorf("more than one line: %+v", f)
 				}
-				if Broken(findings) != (tc.level == Failure) {
-					t.Errorf("broken is %t: %+v", Broken(findings), findings)
+				if broken(findings) != (tc.level == Failure) {
+					t.Errorf("broken is %t: %+v", broken(findings), findings)
 				}
 				return
 			}
 			t.Errorf("got %+v, want a %s of %s with %q", findings, tc.level, tc.subject, tc.text)
 		})
 	}
+}
+
+// broken tells whether something does not work.
+func broken(findings []Finding) bool {
+	return slices.ContainsFunc(findings, func(f Finding) bool { return f.Level == Failure })
 }

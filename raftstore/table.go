@@ -87,8 +87,6 @@ type anyRows interface {
 	stamp(r Row, m *swarmv1.Meta)
 	load(r Row) error
 	index() error
-	scan(yield func(Row) bool) bool
-	len() int
 	share()
 }
 
@@ -108,23 +106,13 @@ func (t *rows[T]) own() {
 	}
 }
 
-func (t *rows[T]) share()   { t.shared = true }
-func (t *rows[T]) len() int { return t.tree.Len() }
+func (t *rows[T]) share() { t.shared = true }
 
 func (t *rows[T]) get(key string) Row {
 	if r, ok := t.tree.Get(key); ok {
 		return r
 	}
 	return nil // not a nil T in an interface
-}
-
-func (t *rows[T]) scan(yield func(Row) bool) bool {
-	done := true
-	t.tree.Scan(func(_ string, r T) bool {
-		done = yield(r)
-		return done
-	})
-	return done
 }
 
 // holder is the key of another row that has the unique name of r; "" when the name is free.
