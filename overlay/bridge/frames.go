@@ -8,7 +8,6 @@ import (
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
-	"golang.org/x/sys/unix"
 
 	"swarm/overlay/hostnet"
 	"swarm/overlay/nft"
@@ -26,36 +25,27 @@ func (r *rules) syncFrames(c *nftables.Conn) {
 	c.AddTable(t)
 	c.DelTable(t)
 	c.AddTable(t)
-	for _, ch := range r.frameChains() {
-		ch.write(c, t)
-	}
+	nft.WriteChains(c, t, r.frameChains())
 }
 
-func (r *rules) frameChains() []*chain {
+func (r *rules) frameChains() []*nft.Chain {
 	// After br_netfilter, which shows what it redirects to the host's chain `fence`.
 	last := nftables.ChainPriorityRef(200) // NF_BR_PRI_FILTER_OTHER
-	apart := &chain{"apart", nftables.ChainTypeFilter, nftables.ChainHookForward, last, nil}
-	door := &chain{"door", nftables.ChainTypeFilter, nftables.ChainHookInput, last, nil}
-	drop := &expr.Verdict{Kind: expr.VerdictDrop}
+	apart := &nft.Chain{Name: "apart", Type: nftables.ChainTypeFilter, Hook: nftables.ChainHookForward, Prio: last}
+	door := &nft.Chain{Name: "door", Type: nftables.ChainTypeFilter, Hook: nftables.ChainHookInput, Prio: last}
 	for _, key := range []expr.MetaKey{expr.MetaKeyIIFNAME, expr.MetaKeyOIFNAME} {
-		apart.add(&expr.Meta{Key: expr.MetaKeyMARK, Register: nft.Reg}, nft.NotEqual(redirected()),
-			&expr.Meta{Key: key, Register: nft.Reg}, nft.Equal([]byte(apartPrefix)), drop)
+		apart.Add(&expr.Meta{Key: expr.MetaKeyMARK, Register: nft.Reg}, nft.NotEqual(redirected()),
+			&expr.Meta{Key: key, Register: nft.Reg}, nft.Equal([]byte(apartPrefix)), drop())
 	}
-	for _, f := range nft.Families() {
-		subnet, gateway := r.subnet, hostnet.Nth(r.subnet, 1)
-		if f.Number == unix.NFPROTO_IPV6 {
-			subnet, gateway = r.subnet6, sixth(r.subnet6, gateway, r.subnet)
-		}
-		if !subnet.IsValid() {
-			continue
-		}
+	for _, f := range r.families() {
+		subnet, gateway := r.rangeOf(f), r.in(f, hostnet.Nth(r.subnet, 1))
 		for _, prefix := range []string{cablePrefix, apartPrefix} {
-			door.add(&expr.Meta{Key: expr.MetaKeyPROTOCOL, Register: nft.Reg}, nft.Equal(binary.BigEndian.AppendUint16(nil, f.EtherType())),
+			door.Add(&expr.Meta{Key: expr.MetaKeyPROTOCOL, Register: nft.Reg}, nft.Equal(binary.BigEndian.AppendUint16(nil, f.EtherType())),
 				f.DstIn(expr.CmpOpEq, subnet), f.LoadDst(nft.Reg), nft.NotEqual(gateway.AsSlice()),
-				&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: nft.Reg}, nft.Equal([]byte(prefix)), drop)
+				&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: nft.Reg}, nft.Equal([]byte(prefix)), drop())
 		}
 	}
-	return []*chain{apart, door}
+	return []*nft.Chain{apart, door}
 }
 
 // redirected is the mark of what the bridge passes on to a published port. No task can set it: a packet that leaves a
@@ -64,6 +54,6 @@ func redirected() []byte { return binaryutil.NativeEndian.PutUint32(0x5357_b21d)
 
 // markRedirected is the rule that sets it, for what came by the bridge.
 func (r *rules) markRedirected() []expr.Any {
-	return nft.Join(nft.Interface(expr.MetaKeyOIFNAME, expr.CmpOpEq, r.bridge),
+	return nft.Join(r.to(expr.CmpOpEq),
 		nft.Redirected(), &expr.Immediate{Register: nft.Reg, Data: redirected()}, &expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: true, Register: nft.Reg})
 }

@@ -64,14 +64,16 @@ func viaGateway(addr, gateway string) error {
 	return addRoute(addr+"/32", gateway)
 }
 
-// unguard empties the chain that keeps tasks and the world apart.
+// unguard empties the chains that keep tasks and the world apart.
 func unguard() error {
 	c, err := nftables.New()
 	if err != nil {
 		return err
 	}
 	t := &nftables.Table{Family: nftables.TableFamilyINet, Name: "swarm-bridge"}
-	c.FlushChain(&nftables.Chain{Name: "guard", Table: t})
+	for _, name := range []string{"in", "fence", "moat"} {
+		c.FlushChain(&nftables.Chain{Name: name, Table: t})
+	}
 	return c.Flush()
 }
 

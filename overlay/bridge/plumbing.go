@@ -32,11 +32,10 @@ const (
 // plumbing is the bridge device with its cables, and the rules.
 type plumbing struct {
 	rules
-	name  string
-	mtu   int
-	index int
-	here  *netns.Namespace
-	h     *netlink.Handle
+	name string
+	mtu  int
+	here *netns.Namespace
+	h    *netlink.Handle
 }
 
 func openPlumbing(cfg Config, log *slog.Logger) (*plumbing, error) {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -24,14 +25,13 @@ const portDst = 2
 //	map any4:  protocol . port           -> address . port   ports on all of the host's addresses
 //	map one4:  address . protocol . port -> address . port   ports on one of them
 //	set inner4: addresses of tasks without a way out
-//	guard (prerouting, raw): who is not on the bridge cannot name an address in it;
-//	      who is on it cannot name 127.0.0.0/8
-//	in (prerouting), out (output), nat: look the destination up in `one`, then in
-//	      `any` if it is an address of the host
+//	in (prerouting), nat: who is not on the bridge cannot name an address in it; who is on it cannot name 127.0.0.0/8
+//	in, out (output), nat: look the destination up in `one`, then in `any` if it is an address of the host
 //	back (postrouting), nat: masquerade what leaves the bridge for elsewhere, and
 //	      published ports used by the host's loopback or from the bridge itself
-//	fence (forward), moat (input): who is in `inner` only answers; fence marks what `apart` lets through;
-//	      neither lets a task send to the port where hosts take each other's frames
+//	fence (forward): to the bridge goes what was redirected to it, and answers; what comes from it passes `outward`
+//	outward, moat (input): who is in `inner` only answers; outward marks what `apart` lets through;
+//	      neither lets a task send to the port where hosts take each other's frames, moat nothing to 127.0.0.0/8
 //
 // A table of the same name in the bridge family keeps apart what never comes to the host's own hooks:
 //
@@ -41,6 +41,8 @@ const portDst = 2
 // Ports come and go as elements: the rules are the same for any number of them.
 type rules struct {
 	bridge string
+	// index is the device's number.
+	index int
 	// subnet, and its like in IPv6, which is not valid where the host has no IPv6.
 	subnet, subnet6 netip.Prefix
 	// forbidden is the UDP port that tasks send nothing to; 0: none.
@@ -141,9 +143,7 @@ func (r *rules) sync(uses map[netip.Addr]use) error {
 				}
 			}
 		}
-		for _, ch := range r.chains() {
-			ch.write(c, t)
-		}
+		nft.WriteChains(c, t, r.chains())
 		r.syncFrames(c)
 		if err := c.Flush(); err != nil {
 			return fmt.Errorf("write nftables table %s (the kernel needs nf_tables with inet, bridge, nat and fib): %w", t.Name, err)
@@ -178,71 +178,84 @@ func (r *rules) change(addr netip.Addr, u use, apply func(*nftables.Conn, *nftab
 	return forgetUDP(u.ports)
 }
 
-// chain is a base chain with its rules.
-type chain struct {
-	name  string
-	typ   nftables.ChainType
-	hook  *nftables.ChainHook
-	prio  *nftables.ChainPriority
-	rules [][]expr.Any
+// loopback is the range of the family that is the host alone.
+func loopback(f nft.Family) netip.Prefix {
+	if f.Number == unix.NFPROTO_IPV6 {
+		return netip.MustParsePrefix("::1/128")
+	}
+	return netip.MustParsePrefix("127.0.0.0/8")
 }
 
-func (ch *chain) add(parts ...any) { ch.rules = append(ch.rules, nft.Join(parts...)) }
-
-func (ch *chain) write(c *nftables.Conn, t *nftables.Table) {
-	to := c.AddChain(&nftables.Chain{Name: ch.name, Table: t, Type: ch.typ, Hooknum: ch.hook, Priority: ch.prio})
-	for _, r := range ch.rules {
-		c.AddRule(&nftables.Rule{Table: t, Chain: to, Exprs: r})
+// rangeOf is the bridge's in the family; IPv6's is not valid where the host has none.
+func (r *rules) rangeOf(f nft.Family) netip.Prefix {
+	if f.Number == unix.NFPROTO_IPV6 {
+		return r.subnet6
 	}
+	return r.subnet
 }
 
-func (r *rules) chains() []*chain {
-	guard := &chain{"guard", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, nftables.ChainPriorityRaw, nil}
-	in := &chain{"in", nftables.ChainTypeNAT, nftables.ChainHookPrerouting, nftables.ChainPriorityNATDest, nil}
-	out := &chain{"out", nftables.ChainTypeNAT, nftables.ChainHookOutput, nftables.ChainPriorityNATDest, nil}
-	back := &chain{"back", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource, nil}
-	fence := &chain{"fence", nftables.ChainTypeFilter, nftables.ChainHookForward, nftables.ChainPriorityFilter, nil}
-	moat := &chain{"moat", nftables.ChainTypeFilter, nftables.ChainHookInput, nftables.ChainPriorityFilter, nil}
-	from := func(op expr.CmpOp, name string) []expr.Any { return nft.Interface(expr.MetaKeyIIFNAME, op, name) }
-	to := func(op expr.CmpOp) []expr.Any { return nft.Interface(expr.MetaKeyOIFNAME, op, r.bridge) }
-	// A name is what costs most to compare: what is not ours to judge passes one, as early as can be told.
-	for _, ch := range []*chain{fence, moat} {
-		ch.add(from(expr.CmpOpNeq, r.bridge), &expr.Verdict{Kind: expr.VerdictReturn})
+func (r *rules) families() []nft.Family {
+	return slices.DeleteFunc(nft.Families(), func(f nft.Family) bool { return !r.rangeOf(f).IsValid() })
+}
+
+func (r *rules) from(op expr.CmpOp) []expr.Any { return nft.Device(expr.MetaKeyIIF, op, r.index) }
+func (r *rules) to(op expr.CmpOp) []expr.Any   { return nft.Device(expr.MetaKeyOIF, op, r.index) }
+
+func (r *rules) chains() []*nft.Chain {
+	in := &nft.Chain{Name: "in", Type: nftables.ChainTypeNAT, Hook: nftables.ChainHookPrerouting, Prio: nftables.ChainPriorityNATDest}
+	out := &nft.Chain{Name: "out", Type: nftables.ChainTypeNAT, Hook: nftables.ChainHookOutput, Prio: nftables.ChainPriorityNATDest}
+	back := &nft.Chain{Name: "back", Type: nftables.ChainTypeNAT, Hook: nftables.ChainHookPostrouting, Prio: nftables.ChainPriorityNATSource}
+	for _, f := range r.families() {
+		sets, subnet := r.sets(f), r.rangeOf(f)
+		in.Add(f.Is(), f.DstIn(expr.CmpOpEq, loopback(f)), r.from(expr.CmpOpEq), drop())
+		in.Add(f.Is(), f.DstIn(expr.CmpOpEq, subnet), r.from(expr.CmpOpNeq), nft.Interface(expr.MetaKeyIIFNAME, expr.CmpOpNeq, "lo"), drop())
+		for _, ch := range []*nft.Chain{in, out} {
+			ch.Add(f.Is(), lookupOne(f, sets[1]))
+			ch.Add(f.Is(), nft.ToLocal(), lookup(f, sets[0], 0))
+		}
+		back.Add(f.Is(), f.SrcIn(expr.CmpOpEq, subnet), r.to(expr.CmpOpNeq), &expr.Masq{})
+		back.Add(f.Is(), r.to(expr.CmpOpEq), f.SrcIn(expr.CmpOpEq, loopback(f)), &expr.Masq{})
+		back.Add(f.Is(), r.to(expr.CmpOpEq), f.SrcIn(expr.CmpOpEq, subnet), nft.Redirected(), &expr.Masq{})
 	}
-	fence.add(r.markRedirected())
-	for _, ch := range []*chain{fence, moat} {
+	return append([]*nft.Chain{in, out, back}, r.filters()...)
+}
+
+// filters see every packet, not only the first of a connection: what is not theirs to judge passes as few rules as can be.
+func (r *rules) filters() []*nft.Chain {
+	fence := &nft.Chain{Name: "fence", Type: nftables.ChainTypeFilter, Hook: nftables.ChainHookForward, Prio: nftables.ChainPriorityFilter}
+	fence.Add(r.from(expr.CmpOpEq), &expr.Verdict{Kind: expr.VerdictGoto, Chain: "outward"})
+	fence.Add(r.to(expr.CmpOpNeq), pass())
+	fence.Add(nft.Redirected(), pass())
+	fence.Add(nft.Answering(), pass())
+	// It says by which device once more: a drop of everything is what a firewall ends in, which accept rules of ours go into.
+	fence.Add(r.to(expr.CmpOpEq), drop())
+
+	outward := &nft.Chain{Name: "outward"}
+	outward.Add(r.markRedirected())
+	moat := &nft.Chain{Name: "moat", Type: nftables.ChainTypeFilter, Hook: nftables.ChainHookInput, Prio: nftables.ChainPriorityFilter}
+	moat.Add(r.from(expr.CmpOpNeq), pass())
+	for _, ch := range []*nft.Chain{outward, moat} {
 		if r.forbidden != 0 {
-			ch.add(nft.Protocol(expr.CmpOpEq, unix.IPPROTO_UDP),
+			ch.Add(nft.Protocol(expr.CmpOpEq, unix.IPPROTO_UDP),
 				&expr.Payload{DestRegister: nft.Reg, Base: expr.PayloadBaseTransportHeader, Offset: portDst, Len: 2},
-				nft.Equal(binary.BigEndian.AppendUint16(nil, r.forbidden)), &expr.Verdict{Kind: expr.VerdictDrop})
+				nft.Equal(binary.BigEndian.AppendUint16(nil, r.forbidden)), drop())
 		}
-	}
-	for _, f := range nft.Families() {
-		subnet := r.subnet
-		loopback := netip.MustParsePrefix("127.0.0.0/8")
-		if f.Number == unix.NFPROTO_IPV6 {
-			subnet, loopback = r.subnet6, netip.MustParsePrefix("::1/128")
-		}
-		if !subnet.IsValid() {
-			continue
-		}
-		sets := r.sets(f)
-		guard.add(f.Is(), f.DstIn(expr.CmpOpEq, loopback), from(expr.CmpOpEq, r.bridge), &expr.Verdict{Kind: expr.VerdictDrop})
-		guard.add(f.Is(), f.DstIn(expr.CmpOpEq, subnet), from(expr.CmpOpNeq, r.bridge), from(expr.CmpOpNeq, "lo"), &expr.Verdict{Kind: expr.VerdictDrop})
-		for _, ch := range []*chain{in, out} {
-			ch.add(f.Is(), lookupOne(f, sets[1]))
-			ch.add(f.Is(), nft.ToLocal(), lookup(f, sets[0], 0))
-		}
-		back.add(f.Is(), f.SrcIn(expr.CmpOpEq, subnet), to(expr.CmpOpNeq), &expr.Masq{})
-		back.add(f.Is(), to(expr.CmpOpEq), f.SrcIn(expr.CmpOpEq, loopback), &expr.Masq{})
-		back.add(f.Is(), to(expr.CmpOpEq), f.SrcIn(expr.CmpOpEq, subnet), nft.Redirected(), &expr.Masq{})
-		for _, ch := range []*chain{fence, moat} {
-			ch.add(nft.Asking(), f.Is(), f.LoadSrc(nft.Reg), &expr.Lookup{SourceRegister: nft.Reg, SetName: sets[2].Name, SetID: sets[2].ID},
+		ch.Add(nft.Answering(), pass())
+		for _, f := range r.families() {
+			inner := r.sets(f)[2]
+			// What is not tracked neither asks nor answers: a neighbour may be looked for.
+			ch.Add(nft.Asking(), f.Is(), f.LoadSrc(nft.Reg), &expr.Lookup{SourceRegister: nft.Reg, SetName: inner.Name, SetID: inner.ID},
 				&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_ADMIN_PROHIBITED})
 		}
 	}
-	return []*chain{guard, in, out, back, fence, moat}
+	for _, f := range r.families() {
+		moat.Add(f.Is(), f.DstIn(expr.CmpOpEq, loopback(f)), drop())
+	}
+	return []*nft.Chain{fence, outward, moat}
 }
+
+func drop() expr.Any { return &expr.Verdict{Kind: expr.VerdictDrop} }
+func pass() expr.Any { return &expr.Verdict{Kind: expr.VerdictReturn} }
 
 // lookupOne: dnat to (daddr . l4proto . th dport) in map one.
 func lookupOne(f nft.Family, s *nftables.Set) []expr.Any {
@@ -288,10 +301,10 @@ func (r *rules) check(uses map[netip.Addr]use) error {
 
 // intact compares what is cheap to compare: the chains' lengths and the sets' sizes.
 func (r *rules) intact(c *nftables.Conn, uses map[netip.Addr]use) (bool, error) {
-	for t, chains := range map[*nftables.Table][]*chain{r.table(): r.chains(), r.frames(): r.frameChains()} {
+	for t, chains := range map[*nftables.Table][]*nft.Chain{r.table(): r.chains(), r.frames(): r.frameChains()} {
 		for _, ch := range chains {
-			rules, err := c.GetRules(t, &nftables.Chain{Name: ch.name, Table: t})
-			if err != nil || len(rules) != len(ch.rules) {
+			rules, err := c.GetRules(t, &nftables.Chain{Name: ch.Name, Table: t})
+			if err != nil || len(rules) != len(ch.Rules) {
 				return false, err
 			}
 		}

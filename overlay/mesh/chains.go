@@ -14,17 +14,6 @@ import (
 	"swarm/overlay/nft"
 )
 
-// chain with its rules; without a hook it is one that others jump to.
-type chain struct {
-	name  string
-	typ   nftables.ChainType
-	hook  *nftables.ChainHook
-	prio  *nftables.ChainPriority
-	rules [][]expr.Any
-}
-
-func (ch *chain) add(parts ...any) { ch.rules = append(ch.rules, nft.Join(parts...)) }
-
 // frame queues the table with all that does not depend on its content.
 func (r *rules) frame(c *nftables.Conn) {
 	t := table()
@@ -36,52 +25,48 @@ func (r *rules) frame(c *nftables.Conn) {
 		// Without elements there is nothing to go wrong.
 		_ = c.AddSet(s, nil)
 	}
-	all := r.chains()
 	for _, name := range []string{kindHere.chain(), kindAny.chain()} {
 		c.AddChain(&nftables.Chain{Name: name, Table: t})
 	}
-	// Chains first: rules jump to them.
-	for _, ch := range all {
-		c.AddChain(&nftables.Chain{Name: ch.name, Table: t, Type: ch.typ, Hooknum: ch.hook, Priority: ch.prio})
-	}
-	for _, ch := range all {
-		for _, rule := range ch.rules {
-			c.AddRule(&nftables.Rule{Table: t, Chain: &nftables.Chain{Name: ch.name, Table: t}, Exprs: rule})
-		}
-	}
+	nft.WriteChains(c, t, r.chains())
 }
 
-func base(name string, typ nftables.ChainType, hook *nftables.ChainHook, prio *nftables.ChainPriority) *chain {
-	return &chain{name: name, typ: typ, hook: hook, prio: prio}
+func base(name string, typ nftables.ChainType, hook *nftables.ChainHook, prio *nftables.ChainPriority) *nft.Chain {
+	return &nft.Chain{Name: name, Type: typ, Hook: hook, Prio: prio}
 }
 
-func (r *rules) chains() []*chain {
-	var ways []*chain
+func (r *rules) chains() []*nft.Chain {
+	peers := fixedSets()["peers"]
+	var ways []*nft.Chain
 	for i, again := range []string{"", "-again"} {
 		at := nftables.ChainPriorityRef(*nftables.ChainPriorityNATDest + nftables.ChainPriority(i))
 		in := base("in"+again, nftables.ChainTypeNAT, nftables.ChainHookPrerouting, at)
 		out := base("out"+again, nftables.ChainTypeNAT, nftables.ChainHookOutput, at)
-		in.add(r.fromPeers(), jump("here"))
-		in.add(jump("front"))
-		out.add(jump("front"))
+		// The first packet of a connection alone comes here.
+		in.Add(r.fromPeers(), loadPeer(),
+			&expr.Lookup{SourceRegister: nft.Reg, DestRegister: nft.Reg, IsDestRegSet: true, SetName: peers.Name, SetID: peers.ID},
+			&expr.Ct{Key: expr.CtKeyMARK, Register: nft.Reg, SourceRegister: true})
+		in.Add(r.fromPeers(), jump("here"))
+		in.Add(jump("front"))
+		out.Add(jump("front"))
 		ways = append(ways, in, out)
 	}
 
-	refuse := &chain{name: "refuse"}
-	refuse.add(nft.Protocol(expr.CmpOpEq, unix.IPPROTO_TCP), &expr.Reject{Type: unix.NFT_REJECT_TCP_RST})
-	refuse.add(&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_PORT_UNREACH})
+	refuse := &nft.Chain{Name: "refuse"}
+	refuse.Add(nft.Protocol(expr.CmpOpEq, unix.IPPROTO_TCP), &expr.Reject{Type: unix.NFT_REJECT_TCP_RST})
+	refuse.Add(&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_PORT_UNREACH})
 	return append(ways, refuse, r.mark(), r.back(), r.leave(), r.closed())
 }
 
 func jump(to string) expr.Any { return &expr.Verdict{Kind: expr.VerdictJump, Chain: to} }
 
 func (r *rules) fromPeers() []expr.Any {
-	return nft.Interface(expr.MetaKeyIIFNAME, expr.CmpOpEq, r.device)
+	return nft.Device(expr.MetaKeyIIF, expr.CmpOpEq, r.index)
 }
 
-// toOthers ends a chain for what does not leave by the device. It comes first: the name is what costs most to compare, and is compared once.
+// toOthers ends a chain for what does not leave by the device. It comes first: most packets of the host are none of ours.
 func (r *rules) toOthers() []expr.Any {
-	return nft.Join(nft.Interface(expr.MetaKeyOIFNAME, expr.CmpOpNeq, r.device), &expr.Verdict{Kind: expr.VerdictReturn})
+	return nft.Join(nft.Device(expr.MetaKeyOIF, expr.CmpOpNeq, r.index), &expr.Verdict{Kind: expr.VerdictReturn})
 }
 
 // loadPeer puts the source's hardware address into the register.
@@ -91,38 +76,33 @@ func loadPeer() expr.Any {
 
 func number(n uint32) []byte { return binaryutil.NativeEndian.PutUint32(n) }
 
-// mark: the way back is decided by the way that a connection came. No peer can name the host's loopback.
-func (r *rules) mark() *chain {
+// mark: the way back is that by which the connection came, of which the chain `in` has taken note. No peer can name the host's
+// loopback.
+func (r *rules) mark() *nft.Chain {
 	ch := base("mark", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, nftables.ChainPriorityMangle)
-	peers := fixedSets()["peers"]
 	load := &expr.Ct{Key: expr.CtKeyMARK, Register: nft.Reg}
-	ch.add(load, masked(), nft.Answering(), load, &expr.Meta{Key: expr.MetaKeyMARK, Register: nft.Reg, SourceRegister: true})
-	ch.add(nft.Interface(expr.MetaKeyIIFNAME, expr.CmpOpNeq, r.device), &expr.Verdict{Kind: expr.VerdictReturn})
+	ch.Add(load, masked(), nft.Answering(), load, &expr.Meta{Key: expr.MetaKeyMARK, Register: nft.Reg, SourceRegister: true})
 	ipv4 := nft.Families()[0]
-	ch.add(ipv4.Is(), ipv4.DstIn(expr.CmpOpEq, netip.MustParsePrefix("127.0.0.0/8")), &expr.Verdict{Kind: expr.VerdictDrop})
-	ch.add(nft.Asking(), load, nft.Equal(number(0)),
-		loadPeer(),
-		&expr.Lookup{SourceRegister: nft.Reg, DestRegister: nft.Reg, IsDestRegSet: true, SetName: peers.Name, SetID: peers.ID},
-		&expr.Ct{Key: expr.CtKeyMARK, Register: nft.Reg, SourceRegister: true})
+	ch.Add(r.fromPeers(), ipv4.Is(), ipv4.DstIn(expr.CmpOpEq, netip.MustParsePrefix("127.0.0.0/8")), &expr.Verdict{Kind: expr.VerdictDrop})
 	return ch
 }
 
 // back: containers of this host are masqueraded by the bridge they are on.
-func (r *rules) back() *chain {
+func (r *rules) back() *nft.Chain {
 	ch := base("back", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource)
-	ch.add(r.toOthers())
+	ch.Add(r.toOthers())
 	for i, f := range nft.Families() {
 		loopback := netip.MustParsePrefix([]string{"127.0.0.0/8", "::1/128"}[i])
-		ch.add(f.Is(), f.SrcIn(expr.CmpOpEq, loopback), &expr.Masq{})
+		ch.Add(f.Is(), f.SrcIn(expr.CmpOpEq, loopback), &expr.Masq{})
 		turned := fixedSets()["turned"+f.Digit]
-		ch.add(f.Is(), f.LoadSrc(nft.Reg), f.LoadDst(nft.Reg32(f.Words())),
+		ch.Add(f.Is(), f.LoadSrc(nft.Reg), f.LoadDst(nft.Reg32(f.Words())),
 			&expr.Lookup{SourceRegister: nft.Reg, SetName: turned.Name, SetID: turned.ID}, &expr.Masq{})
 	}
 	return ch
 }
 
 // leave: both ends learn from the opening packets what fits; the kernel only ever lowers it.
-func (r *rules) leave() *chain {
+func (r *rules) leave() *nft.Chain {
 	const (
 		tcpFlags   = 13
 		syn        = 2
@@ -133,17 +113,17 @@ func (r *rules) leave() *chain {
 		sizeOffset = 2
 	)
 	ch := base("leave", nftables.ChainTypeFilter, nftables.ChainHookPostrouting, nftables.ChainPriorityMangle)
-	ch.add(r.toOthers())
+	ch.Add(r.toOthers())
 	for i, f := range nft.Families() {
 		size := binary.BigEndian.AppendUint16(nil, uint16(max(r.mtu-headers-i*longer, smallest)))
-		ch.add(f.Is(), nft.Protocol(expr.CmpOpEq, unix.IPPROTO_TCP),
+		ch.Add(f.Is(), nft.Protocol(expr.CmpOpEq, unix.IPPROTO_TCP),
 			&expr.Payload{DestRegister: nft.Reg, Base: expr.PayloadBaseTransportHeader, Offset: tcpFlags, Len: 1},
 			&expr.Bitwise{SourceRegister: nft.Reg, DestRegister: nft.Reg, Len: 1, Mask: []byte{syn}, Xor: []byte{0}}, nft.NotEqual([]byte{0}),
 			&expr.Immediate{Register: nft.Reg, Data: size},
 			&expr.Exthdr{SourceRegister: nft.Reg, Type: optionMSS, Offset: sizeOffset, Len: 2, Op: expr.ExthdrOpTcpopt})
 	}
 	// The mark has done its work, and would lead the VXLAN packet back into the device.
-	ch.add(marked(), &expr.Immediate{Register: nft.Reg, Data: number(0)}, &expr.Meta{Key: expr.MetaKeyMARK, Register: nft.Reg, SourceRegister: true})
+	ch.Add(marked(), &expr.Immediate{Register: nft.Reg, Data: number(0)}, &expr.Meta{Key: expr.MetaKeyMARK, Register: nft.Reg, SourceRegister: true})
 	return ch
 }
 
@@ -160,19 +140,19 @@ func masked() []expr.Any {
 }
 
 // closed: the sockets that hold the ports would accept, and never answer.
-func (r *rules) closed() *chain {
+func (r *rules) closed() *nft.Chain {
 	ch := base("closed", nftables.ChainTypeFilter, nftables.ChainHookInput, nftables.ChainPriorityFilter)
 	refuse := &expr.Verdict{Kind: expr.VerdictGoto, Chain: "refuse"}
 	// Most of what comes in: an answer is for a client of this host, which has the port, and so have the overlay's frames.
-	ch.add(nft.Answering(), &expr.Verdict{Kind: expr.VerdictReturn})
-	ch.add(nft.Protocol(expr.CmpOpEq, unix.IPPROTO_UDP),
+	ch.Add(nft.Answering(), &expr.Verdict{Kind: expr.VerdictReturn})
+	ch.Add(nft.Protocol(expr.CmpOpEq, unix.IPPROTO_UDP),
 		&expr.Payload{DestRegister: nft.Reg, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
 		nft.Equal(binary.BigEndian.AppendUint16(nil, uint16(r.port))), &expr.Verdict{Kind: expr.VerdictReturn})
 	held := fixedSets()["held"]
-	ch.add(loadPort(0), &expr.Lookup{SourceRegister: nft.Reg, SetName: held.Name, SetID: held.ID}, refuse)
+	ch.Add(loadPort(0), &expr.Lookup{SourceRegister: nft.Reg, SetName: held.Name, SetID: held.ID}, refuse)
 	for _, f := range nft.Families() {
 		held := fixedSets()["held"+f.Digit]
-		ch.add(f.Is(), f.LoadDst(nft.Reg), loadPort(f.Words()), &expr.Lookup{SourceRegister: nft.Reg, SetName: held.Name, SetID: held.ID}, refuse)
+		ch.Add(f.Is(), f.LoadDst(nft.Reg), loadPort(f.Words()), &expr.Lookup{SourceRegister: nft.Reg, SetName: held.Name, SetID: held.ID}, refuse)
 	}
 	return ch
 }

@@ -43,8 +43,8 @@ func (m *Mesh) ensureDevice(self Node) (netlink.Link, error) {
 	if err != nil {
 		return nil, err
 	}
-	if m.rules.mtu != mtu {
-		m.rules.mtu, m.rules.written = mtu, false
+	if index := link.Attrs().Index; m.rules.mtu != mtu || m.rules.index != index {
+		m.rules.mtu, m.rules.index, m.rules.written = mtu, index, false
 	}
 	if link.Attrs().MTU != mtu {
 		if err := m.h.LinkSetMTU(link, mtu); err != nil {

@@ -73,7 +73,7 @@ func New(cfg Config, deps Deps) *Mesh {
 	}
 	return &Mesh{
 		cfg: cfg, log: deps.Log, turn: make(chan struct{}, 1),
-		rules: rules{device: cfg.Device, port: cfg.Port}, books: make(map[Port]hold),
+		rules: rules{port: cfg.Port}, books: make(map[Port]hold),
 	}
 }
 

@@ -27,9 +27,9 @@ import (
 //	set held, held4: ports that this host answers at
 //	set turned4:  address . address     peers as clients, and as hosts of the backend
 //
-//	mark (prerouting): a connection by a peer gets its mark; answers get that of their connection, and are routed by it;
-//	      no peer can name 127.0.0.0/8
-//	in (prerouting), out (output), nat: chain `here` for what comes from peers, then chain `front`
+//	mark (prerouting): answers get the mark of their connection, and are routed by it; no peer can name 127.0.0.0/8
+//	in (prerouting), nat: a connection by a peer gets its mark; chain `here` for it, then chain `front`
+//	out (output), nat: chain `front`
 //	in-again, out-again: the same for a connection that found nothing, see below
 //	back (postrouting), nat: masquerade the host's loopback, and a peer that would be answered by itself
 //	leave (postrouting): segments fit the mesh, whatever the ways there say of packets that do not; the mark ends here
@@ -78,10 +78,10 @@ type service struct {
 
 // rules is the nftables side: what this process has written, and how.
 type rules struct {
-	device string
-	port   int // of VXLAN
-	mtu    int
-	conn   nft.Conn
+	index int // of the device; 0: there is none
+	port  int // of VXLAN
+	mtu   int
+	conn  nft.Conn
 	// last is what was asked for; written is false until it is in the kernel.
 	last     desired
 	written  bool
@@ -198,7 +198,7 @@ func (r *rules) mend(log *slog.Logger) error {
 func (r *rules) intact(c *nftables.Conn) (bool, error) {
 	lengths := map[string]int{kindHere.chain(): 0, kindAny.chain(): 0}
 	for _, ch := range r.chains() {
-		lengths[ch.name] = len(ch.rules)
+		lengths[ch.Name] = len(ch.Rules)
 	}
 	for g := range r.rungs {
 		lengths[g.kind.chain()]++

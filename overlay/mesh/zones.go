@@ -66,7 +66,7 @@ func (m *Mesh) zones(peers []Node) error {
 		return err
 	}
 	zones := zonesMap()
-	return nft.AddZoneRule(zoneChain(), nft.Join(m.fromPeers(), loadPeer(),
+	return nft.AddZoneRule(zoneChain(), nft.Join(nft.Interface(expr.MetaKeyIIFNAME, expr.CmpOpEq, m.cfg.Device), loadPeer(),
 		&expr.Lookup{SourceRegister: nft.Reg, DestRegister: nft.Reg, IsDestRegSet: true, SetName: zones.Name, SetID: zones.ID}), m.here.FD())
 }
 

@@ -120,6 +120,12 @@ func Interface(key expr.MetaKey, op expr.CmpOp, name string) []expr.Any {
 	return []expr.Any{&expr.Meta{Key: key, Register: Reg}, &expr.Cmp{Op: op, Register: Reg, Data: padded}}
 }
 
+// Device matches the interface that a packet came by (MetaKeyIIF) or leaves by (MetaKeyOIF) by its number, which is what costs
+// least to compare. Another device of the same name has another.
+func Device(key expr.MetaKey, op expr.CmpOp, index int) []expr.Any {
+	return []expr.Any{&expr.Meta{Key: key, Register: Reg}, &expr.Cmp{Op: op, Register: Reg, Data: binaryutil.NativeEndian.PutUint32(uint32(index))}}
+}
+
 // ToLocal matches packets to an address of this host.
 func ToLocal() []expr.Any {
 	return []expr.Any{
