@@ -171,7 +171,7 @@ func (m *Mesh) connect(s State) error {
 	if err != nil {
 		return fmt.Errorf("device %s: %w", m.cfg.Device, err)
 	}
-	return errors.Join(m.zones(s.Peers), m.addPeers(link, s.Peers), m.addRoutes(link, s.Peers))
+	return errors.Join(m.zones(), m.addPeers(link, s.Peers), m.addRoutes(link, s.Peers))
 }
 
 func (m *Mesh) disconnect(s State) error {
@@ -221,7 +221,7 @@ func (m *Mesh) Check(ctx context.Context) error {
 	if err := m.rules.mend(m.log); err != nil || len(m.links.peers) == 0 {
 		return err
 	}
-	return errors.Join(m.zones(m.links.peers), m.accepts().Mend(&m.conn))
+	return errors.Join(m.zones(), m.accepts().Mend(&m.conn))
 }
 
 // Run checks the rules whenever somebody has changed the host's, until ctx ends.
