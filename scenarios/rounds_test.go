@@ -53,6 +53,9 @@ func TestRounds(t *testing.T) {
 		if i%5 == 4 || i == rounds-1 {
 			r.nothingLeft()
 		}
+		if i%25 == 24 {
+			t.Logf("%d of %d rounds", i+1, rounds)
+		}
 	}
 	c.reached(base.members, everybody(base))
 	t.Logf("%d rounds, SEED=%d: %d lines a host before and after", rounds, seed, len(r.before[c.hosts[0].Name]))

@@ -9,12 +9,11 @@ echo "seed $seed"
 RANDOM=$seed
 mapfile -t names < <(cd scenarios && ls *.txtar | sed 's/\.txtar$//')
 mkdir -p build
-if ! SEED=$seed ROUNDS=${ROUNDS:-500} go test -count=1 -timeout 4h -v -run 'TestRounds' ./scenarios >build/soak.log 2>&1; then
+if ! SEED=$seed ROUNDS=${ROUNDS:-500} go test -count=1 -timeout 4h -v -run 'TestRounds' ./scenarios 2>&1 | tee build/soak.log | grep --line-buffered ' rounds'; then
 	cat build/soak.log
 	echo "soak: rounds failed (seed $seed)"
 	exit 1
 fi
-grep 'rounds, SEED' build/soak.log
 end=$((SECONDS + minutes * 60))
 passed=0
 while [ "$SECONDS" -lt "$end" ]; do
