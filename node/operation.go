@@ -220,29 +220,7 @@ func (n *Node) ask(ctx context.Context, how *swarmv1.JoinClusterRequest, token p
 			return nil, invalid("manager address %q: want HOST or HOST:PORT", given)
 		}
 		addr := Peer{Addr: host, Port: port}.HostPort()
-		found, err := transport.PinnedBootstrap(ctx, addr, token, time.Now())
-		if err != nil {
-			lastErr = fmt.Errorf("join through %s: %w", addr, err)
-			if errdefs.IsUnavailable(err) {
-				continue
-			}
-			return nil, lastErr
-		}
-		identity, err := transport.NewIdentity(pki.Credential{}, found.Bundle, time.Now)
-		if err != nil {
-			return nil, err
-		}
-		dialer := transport.NewDialer(identity, nil)
-		conn := dialer.DialAddr(addr)
-		if !how.SkipNetworkCheck {
-			err = n.checkWays(ctx, conn, how.Token, state)
-		}
-		var answer *swarmv1.JoinResponse
-		if err == nil {
-			answer, err = swarmv1.NewCAClient(conn).Join(ctx, req)
-		}
-		_ = conn.Close()
-		_ = dialer.Close()
+		answer, err := n.askAt(ctx, addr, how, token, state, req)
 		if err == nil {
 			return answer, nil
 		}
@@ -252,6 +230,28 @@ func (n *Node) ask(ctx context.Context, how *swarmv1.JoinClusterRequest, token p
 		}
 	}
 	return nil, lastErr
+}
+
+// askAt tries the ways to and from one manager, unless that is not wanted, and asks it.
+func (n *Node) askAt(ctx context.Context, addr string, how *swarmv1.JoinClusterRequest, token pki.Token, state Membership, req *swarmv1.JoinRequest) (*swarmv1.JoinResponse, error) {
+	found, err := transport.PinnedBootstrap(ctx, addr, token, time.Now())
+	if err != nil {
+		return nil, err
+	}
+	identity, err := transport.NewIdentity(pki.Credential{}, found.Bundle, time.Now)
+	if err != nil {
+		return nil, err
+	}
+	dialer := transport.NewDialer(identity, nil)
+	defer dialer.Close()
+	conn := dialer.DialAddr(addr)
+	defer conn.Close()
+	if !how.SkipNetworkCheck {
+		if err := n.checkWays(ctx, conn, how.Token, state); err != nil {
+			return nil, err
+		}
+	}
+	return swarmv1.NewCAClient(conn).Join(ctx, req)
 }
 
 // checkWays refuses a host that could be a member only in part. A manager that cannot try the ways is no reason: whatever
