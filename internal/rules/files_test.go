@@ -79,7 +79,7 @@ func TestTestsDoNotSleep(t *testing.T) {
 			t.Fatal(err)
 		}
 		if bytes.Contains(text, []byte("time.Sleep(")) && !bytes.Contains(text, []byte(`"testing/synctest"`)) && f != "internal/rules/files_test.go" {
-			t.Errorf("%s: time.Sleep outside a synctest bubble: wait for what you need with a poll that ends", f)
+			t.Errorf("%s: time.Sleep outside a synctest bubble: wait for what you need with package internal/eventually", f)
 		}
 	}
 }
