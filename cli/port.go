@@ -9,32 +9,31 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// parsePorts reads --publish: [[ip:]published:]target[/protocol] with ranges, or published=,target=,protocol=,mode=,ip=.
+// parsePorts reads --publish: [[ip:]published:]target[/protocol], or published=,target=,protocol=,mode=,ip=. Ports may be ranges.
 func parsePorts(s string) ([]*swarmv1.PortConfig, error) {
 	if strings.Contains(s, "=") {
-		p, err := parseLongPort(s)
-		if err != nil {
-			return nil, err
-		}
-		return []*swarmv1.PortConfig{p}, nil
+		return parseLongPorts(s)
 	}
 	return parseShortPorts(s)
 }
 
-func parseLongPort(s string) (*swarmv1.PortConfig, error) {
+func parseLongPorts(s string) ([]*swarmv1.PortConfig, error) {
 	parts, err := fields(s)
 	if err != nil {
 		return nil, err
 	}
 	p := &swarmv1.PortConfig{}
+	var published, target string
 	for _, part := range parts {
 		key, value := keyValue(strings.TrimSpace(part))
 		var err error
 		switch strings.ToLower(key) {
 		case "target":
-			p.TargetPort, err = parsePort("target", value, 1)
+			target = value
 		case "published":
-			p.PublishedPort, err = parsePort("published", value, 0)
+			if published = value; value == "" {
+				err = fmt.Errorf("published port is empty: leave it out to have one chosen")
+			}
 		case "protocol":
 			p.Protocol, err = parseProtocol(value)
 		case "mode":
@@ -51,16 +50,48 @@ func parseLongPort(s string) (*swarmv1.PortConfig, error) {
 			return nil, err
 		}
 	}
-	if p.TargetPort == 0 {
+	if target == "" {
 		return nil, fmt.Errorf("the port in the container is missing: add target=PORT")
 	}
-	return p, nil
+	if published == "0" { // The cluster chooses.
+		published = ""
+	}
+	return expandPorts(p, published, target)
 }
 
-func parsePort(what, s string, lowest uint64) (uint32, error) {
+// expandPorts gives each port of the ranges what p says of all. Ports that are published may all lead to one target.
+func expandPorts(p *swarmv1.PortConfig, published, target string) ([]*swarmv1.PortConfig, error) {
+	from, to, err := portRange("target", target)
+	if err != nil {
+		return nil, err
+	}
+	count, first := to-from+1, uint32(0)
+	if published != "" {
+		last := uint32(0)
+		if first, last, err = portRange("published", published); err != nil {
+			return nil, err
+		}
+		if count != 1 && last-first != to-from {
+			return nil, fmt.Errorf("the ranges %s and %s are not of the same length", published, target)
+		}
+		count = last - first + 1
+	}
+	var out []*swarmv1.PortConfig
+	for n := range count {
+		one := p.CloneVT()
+		one.TargetPort = min(from+n, to)
+		if first != 0 {
+			one.PublishedPort = first + n
+		}
+		out = append(out, one)
+	}
+	return out, nil
+}
+
+func parsePort(what, s string) (uint32, error) {
 	n, err := strconv.ParseUint(s, 10, 16)
-	if err != nil || n < lowest {
-		return 0, fmt.Errorf("%s port %q is not a number from %d to 65535", what, s, lowest)
+	if err != nil || n == 0 {
+		return 0, fmt.Errorf("%s port %q is not a number from 1 to 65535", what, s)
 	}
 	return uint32(n), nil
 }
@@ -100,38 +131,16 @@ func parseShortPorts(s string) ([]*swarmv1.PortConfig, error) {
 			return nil, fmt.Errorf("%q is not an IP address: use [[IP:]PUBLISHED:]TARGET[/PROTOCOL]", ip)
 		}
 	}
-	from, to, err := portRange("target", target)
-	if err != nil {
-		return nil, err
-	}
-	var first uint32
-	if published != "" {
-		last := uint32(0)
-		if first, last, err = portRange("published", published); err != nil {
-			return nil, err
-		}
-		if last-first != to-from {
-			return nil, fmt.Errorf("the ranges %s and %s are not of the same length", published, target)
-		}
-	}
-	var out []*swarmv1.PortConfig
-	for n := from; n <= to; n++ {
-		p := &swarmv1.PortConfig{Protocol: protocol, TargetPort: n, HostIp: ip}
-		if first != 0 {
-			p.PublishedPort = first + n - from
-		}
-		out = append(out, p)
-	}
-	return out, nil
+	return expandPorts(&swarmv1.PortConfig{Protocol: protocol, HostIp: ip}, published, target)
 }
 
 func portRange(what, s string) (from, to uint32, err error) {
 	low, high, ok := strings.Cut(s, "-")
-	if from, err = parsePort(what, low, 1); err != nil {
+	if from, err = parsePort(what, low); err != nil {
 		return 0, 0, err
 	}
 	if to = from; ok {
-		if to, err = parsePort(what, high, 1); err != nil {
+		if to, err = parsePort(what, high); err != nil {
 			return 0, 0, err
 		}
 	}

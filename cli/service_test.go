@@ -56,6 +56,9 @@ func TestServiceCreateSpec(t *testing.T) {
 		{"-p 8080:80 -p 53:53/udp -p 9000-9001:90-91 -p 7 -p 10.0.0.1:81:82 nginx", one + `task_template{container_spec{image:"nginx"}} endpoint_spec{
 			ports{target_port:80 published_port:8080} ports{target_port:53 published_port:53 protocol:UDP} ports{target_port:90 published_port:9000}
 			ports{target_port:91 published_port:9001} ports{target_port:7} ports{target_port:82 published_port:81 host_ip:"10.0.0.1"}}`},
+		{"-p 8000-8001:80 -p published=9000-9001,target=90-91,protocol=udp,ip=10.0.0.1 nginx", one + `task_template{container_spec{image:"nginx"}} endpoint_spec{
+			ports{target_port:80 published_port:8000} ports{target_port:80 published_port:8001}
+			ports{target_port:90 published_port:9000 protocol:UDP host_ip:"10.0.0.1"} ports{target_port:91 published_port:9001 protocol:UDP host_ip:"10.0.0.1"}}`},
 		{"-p published=80,target=8080,mode=host,protocol=udp --endpoint-mode dnsrr nginx", one + `task_template{container_spec{image:"nginx"}} endpoint_spec{mode:DNSRR
 			ports{target_port:8080 published_port:80 protocol:UDP publish_mode:HOST}}`},
 		{
@@ -124,6 +127,8 @@ func TestServiceCreateRefuses(t *testing.T) {
 		{"-p 80:80 -p 80:81 nginx", "port 80/tcp is published twice, for target ports 80 and 81"},
 		{"-p 80:x nginx", `target port "x" is not a number from 1 to 65535`},
 		{"-p 1-3:1-2 nginx", "not of the same length"},
+		{"-p published=1-3,target=1-2 nginx", "not of the same length"},
+		{"-p published=,target=80 nginx", "leave it out to have one chosen"},
 		{"-p 3-1:3-1 nginx", "runs backwards"},
 		{"-p 80:80/icmp nginx", "use tcp, udp or sctp"},
 		{"-p published=80 nginx", "add target=PORT"},

@@ -150,3 +150,38 @@ func TestWait_RemovedMeanwhile(t *testing.T) {
 		}
 	})
 }
+
+// Once a service has settled, its user hears where it does not answer: each thing once.
+func TestWait_WarnsOfNodesThatDoNotAnswer(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		began := time.Now()
+		elsewhere := func(port uint32) *swarmv1.PortConflict {
+			return &swarmv1.PortConflict{Port: port, Protocol: "tcp", Address: "192.0.2.7", Kind: swarmv1.PortConflict_ELSEWHERE, Reason: "no such address"}
+		}
+		nodes := testNodes()
+		nodes[0].State.Description.PortConflicts = []*swarmv1.PortConflict{
+			elsewhere(82), elsewhere(83), {Port: 82, Protocol: "tcp", Reason: "not this one"},
+			{Port: 80, Protocol: "tcp", Kind: swarmv1.PortConflict_UNABLE, Reason: "device swmesh: operation not supported"},
+			{Port: 81, Protocol: "tcp", Kind: swarmv1.PortConflict_UNABLE, Reason: "device swmesh: operation not supported"},
+		}
+		nodes[1].State.Description.PortConflicts = []*swarmv1.PortConflict{
+			elsewhere(82), {Port: 80, Protocol: "tcp", Reason: "port 80/tcp is in use on this host by nginx (process 7)"},
+		}
+		s := &fakeServer{nodes: nodes, onCreate: play(step{10 * time.Millisecond, func(s *fakeServer) {
+			set(task("t1", 1, swarmv1.TaskState_RUNNING, 0, began))(s)
+			s.services[0].Endpoint = &swarmv1.Endpoint{Ports: []*swarmv1.PortConfig{
+				{TargetPort: 80, PublishedPort: 80}, {TargetPort: 80, PublishedPort: 81},
+				{TargetPort: 80, PublishedPort: 82, HostIp: "192.0.2.7"}, {TargetPort: 80, PublishedPort: 83, HostIp: "192.0.2.7"},
+			}}
+		}})}
+		got := run{server: s}.run(t, "service", "create", "-q", "--name", "web", "nginx")
+		want := `Warning: be careful
+Warning: node host2 does not answer for the service: device swmesh: operation not supported; ` + "`swarm doctor`" + ` there says what its kernel lacks, or publish with mode=host
+Warning: node host1 does not answer for the service: port 80/tcp is in use on this host by nginx (process 7); stop that program, or publish another port
+Warning: no node has address 192.0.2.7: port 82/tcp does not answer until one does
+`
+		if got.code != 0 || got.errOut != want {
+			t.Errorf("got code %d and\n%swant\n%s", got.code, got.errOut, want)
+		}
+	})
+}

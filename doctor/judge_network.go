@@ -131,6 +131,9 @@ func judgePorts(ports []Port, n Networks, member bool) []Finding {
 	for _, held := range n.Held {
 		v.add(Failure, held+": no service is answered there", "stop that program, and the port is taken within ten seconds; or publish another one")
 	}
+	for _, unable := range n.Unable {
+		v.add(Failure, unable+": no service is answered there", "see what is said of the kernel here, or publish with mode=host")
+	}
 	if member {
 		// The cluster's own are this host's daemon's: the other nodes tell whether they are reached.
 		return v.orOK("no other program has a port that services publish")

@@ -100,7 +100,9 @@ type Networks struct {
 	// Room is how large a packet of a network may be, in bytes; 0: not known.
 	Room int
 	// Held are the ports published on all nodes that another program of this host has, with its name.
-	Held    []string
+	Held []string
+	// Unable are those that this host cannot serve, with what it lacks.
+	Unable  []string
 	Problem string
 }
 

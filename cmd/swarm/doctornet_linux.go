@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 
 	"swarm/cli"
@@ -47,7 +48,12 @@ func networks(ctx context.Context, r cli.DoctorRequest, self *swarmv1.SurveyedSe
 		})
 	}
 	for _, c := range self.GetPortConflicts() {
-		out.Held = append(out.Held, c.GetReason())
+		switch c.GetKind() {
+		case swarmv1.PortConflict_PROGRAM:
+			out.Held = append(out.Held, c.GetReason())
+		case swarmv1.PortConflict_UNABLE:
+			out.Unable = append(out.Unable, fmt.Sprintf("port %d/%s: %s", c.GetPort(), c.GetProtocol(), c.GetReason()))
+		}
 	}
 	if e := self.GetError(); e != "" {
 		err = errors.Join(err, errors.New(e))

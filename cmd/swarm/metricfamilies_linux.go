@@ -49,7 +49,7 @@ func newFamilies() *families {
 		networkPeers:    family(g, "swarm_network_peers", "Hosts that this node sends packets of an overlay network to.", "network"),
 		networkIn:       trafficFamily("swarm_network_", "receive", "from other hosts on an overlay network", "network"),
 		networkOut:      trafficFamily("swarm_network_", "transmit", "to other hosts on an overlay network", "network"),
-		conflicts:       family(g, "swarm_published_port_conflicts", "Ports published on all nodes that another program of this host has."),
+		conflicts:       family(g, "swarm_published_port_conflicts", "Ports published on all nodes that this host does not answer at: another program has them, or the kernel lacks something."),
 		programTime:     family(h, "swarm_network_program_duration_seconds", "How long it took to write a change that concerns a network to the kernel; ingress is the routing mesh.", "network"),
 		programFailures: family(c, "swarm_network_program_failures_total", "Changes that could not be written at once, and were tried again.", "network"),
 		taskIn:          trafficFamily("swarm_task_network_", "receive", "that a task received on a network", "network", "service", "task"),

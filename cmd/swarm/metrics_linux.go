@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"strings"
 	"time"
 
 	"swarm/cli"
 	"swarm/internal/metrics"
 	"swarm/overlay/fabric"
+	"swarm/overlay/mesh"
 	"swarm/overlay/plane"
 	swarmv1 "swarm/proto/swarm/v1"
 )
@@ -123,7 +125,8 @@ func (g *gossipMember) show(f *families, emit metrics.Emit) {
 
 // show tells what the overlay counts. service names that of each task.
 func (o *overlay) show(ctx context.Context, f *families, service map[string]string, emit metrics.Emit) error {
-	emit(f.conflicts, float64(len(o.Conflicts())))
+	conflicts := slices.DeleteFunc(o.Conflicts(), func(c mesh.Conflict) bool { return c.Elsewhere })
+	emit(f.conflicts, float64(len(conflicts)))
 	for _, t := range o.Traffic(ctx) {
 		s := service[t.TaskID]
 		emit(f.accepted, float64(t.Accepted), s, t.TaskID)

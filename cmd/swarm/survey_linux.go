@@ -4,6 +4,8 @@ import (
 	"context"
 	"strings"
 
+	"github.com/containerd/errdefs"
+
 	"swarm/overlay/fabric"
 	swarmv1 "swarm/proto/swarm/v1"
 )
@@ -40,12 +42,23 @@ func traffic(t fabric.Traffic) *swarmv1.NetworkTraffic {
 	return &swarmv1.NetworkTraffic{Packets: t.Packets, Bytes: t.Bytes, Dropped: t.Dropped}
 }
 
-// portConflicts are the ports published on all nodes that another program of this host has.
+// portConflicts are the ports published on all nodes that this host does not answer at.
 func (o *overlay) portConflicts() []*swarmv1.PortConflict {
 	var out []*swarmv1.PortConflict
 	for _, c := range o.Conflicts() {
-		reason, _, _ := strings.Cut(c.Err.Error(), ": ")
-		out = append(out, &swarmv1.PortConflict{Port: uint32(c.Published), Protocol: c.Protocol, Reason: reason})
+		one := &swarmv1.PortConflict{Port: uint32(c.Published), Protocol: c.Protocol, Reason: c.Err.Error()}
+		if c.IP.IsValid() {
+			one.Address = c.IP.String()
+		}
+		switch {
+		case c.Elsewhere:
+			one.Kind = swarmv1.PortConflict_ELSEWHERE
+		case errdefs.IsAlreadyExists(c.Err):
+			one.Reason, _, _ = strings.Cut(one.Reason, ": ")
+		default:
+			one.Kind = swarmv1.PortConflict_UNABLE
+		}
+		out = append(out, one)
 	}
 	return out
 }

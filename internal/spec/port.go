@@ -30,28 +30,25 @@ func checkEndpoint(e *swarmv1.EndpointSpec) error {
 	return nil
 }
 
-// checkPair refuses two ports of which a host could serve only one. On the way between hosts, a port of the mesh is known by
-// its number alone.
+// checkPair refuses two ports of which a host could serve only one.
 func checkPair(p, o *swarmv1.PortConfig) error {
 	if p.GetPublishedPort() != o.GetPublishedPort() || p.GetProtocol() != o.GetProtocol() {
 		return nil
 	}
 	name := fmt.Sprintf("%d/%s", p.GetPublishedPort(), strings.ToLower(p.GetProtocol().String()))
 	host, other := p.GetPublishMode() == swarmv1.PortConfig_HOST, o.GetPublishMode() == swarmv1.PortConfig_HOST
-	one, another := hostIP(p), hostIP(o)
+	one, another := HostIP(p), HostIP(o)
 	switch {
 	case host != other:
 		return invalid("port %s is published through the mesh and on the host: publish it in one mode", name)
 	case !one.IsValid() || !another.IsValid() || one == another:
 		return invalid("port %s is published twice: publish each port once", name)
-	case !host:
-		return invalid("port %s is published on two addresses, %s and %s: publish it once, or with mode=host", name, one, another)
 	}
 	return nil
 }
 
-// hostIP is the address that the port is limited to; not valid: it is on all.
-func hostIP(p *swarmv1.PortConfig) netip.Addr {
+// HostIP is the address that the port is limited to; not valid: it is on all.
+func HostIP(p *swarmv1.PortConfig) netip.Addr {
 	a, err := netip.ParseAddr(p.GetHostIp())
 	if err != nil || a.IsUnspecified() {
 		return netip.Addr{}

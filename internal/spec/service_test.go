@@ -109,9 +109,9 @@ var refusals = []struct {
 	{"no target port", ports(&swarmv1.PortConfig{PublishedPort: 8080}), "target port 0 is out of range"},
 	{"port on an address and on all", ports(hostIPPort("192.0.2.1", 81), hostIPPort("", 80)), "port 8080/tcp is published twice"},
 	{"port on one address twice", ports(hostIPPort("192.0.2.1", 81), hostIPPort("192.0.2.2", 80), hostIPPort("::ffff:192.0.2.1", 80)), "port 8080/tcp is published twice"},
-	{"mesh port on two addresses", ports(
-		&swarmv1.PortConfig{TargetPort: 80, PublishedPort: 8080, HostIp: "192.0.2.1"}, &swarmv1.PortConfig{TargetPort: 80, PublishedPort: 8080, HostIp: "192.0.2.2"},
-	), "port 8080/tcp is published on two addresses, 192.0.2.2 and 192.0.2.1: publish it once, or with mode=host"},
+	{"mesh port on an address and on all", ports(
+		&swarmv1.PortConfig{TargetPort: 80, PublishedPort: 8080, HostIp: "0.0.0.0"}, &swarmv1.PortConfig{TargetPort: 80, PublishedPort: 8080, HostIp: "192.0.2.2"},
+	), "port 8080/tcp is published twice"},
 	{"published port", ports(&swarmv1.PortConfig{TargetPort: 80, PublishedPort: 70000}), "published port 70000 is out of range"},
 	{"host ip", ports(&swarmv1.PortConfig{TargetPort: 80, HostIp: "localhost"}), "is not an IP address"},
 	{"mesh without address", func(s *swarmv1.ServiceSpec) {
@@ -274,7 +274,12 @@ func TestService_OnePortOnTwoAddresses(t *testing.T) {
 		Name: "dns", TaskTemplate: &swarmv1.TaskSpec{ContainerSpec: &swarmv1.ContainerSpec{Image: "dns"}},
 		EndpointSpec: &swarmv1.EndpointSpec{Ports: []*swarmv1.PortConfig{hostIPPort("192.0.2.1", 80), hostIPPort("2001:db8::1", 80)}},
 	}
-	if _, err := Service(s); err != nil {
-		t.Error(err)
+	for _, mode := range []swarmv1.PortConfig_PublishMode{swarmv1.PortConfig_HOST, swarmv1.PortConfig_INGRESS} {
+		for _, p := range s.EndpointSpec.Ports {
+			p.PublishMode = mode
+		}
+		if _, err := Service(s); err != nil {
+			t.Errorf("%s: %v", mode, err)
+		}
 	}
 }

@@ -55,7 +55,7 @@ func (s *Server) align(ctx context.Context, svc *swarmv1.Service) error {
 	}
 	_, err := s.write(ctx, 0, changes)
 	switch {
-	case errdefs.IsAlreadyExists(err), errdefs.IsResourceExhausted(err):
+	case errdefs.IsAlreadyExists(err), errdefs.IsResourceExhausted(err), errdefs.IsFailedPrecondition(err):
 		s.log.Warn("a service that was rolled back cannot have its former ports and addresses", "service", svc.GetId(), "err", err)
 	case err != nil && !errdefs.IsNotFound(err):
 		return err

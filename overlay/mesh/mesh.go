@@ -105,7 +105,8 @@ func (m *Mesh) open() error {
 
 // Sync makes the host's mesh what the state says, and writes only what differs. New connections go to present backends;
 // established ones stay where they are, datagrams are sent on to another backend. Conflicts are ports that another program
-// of this host has: they answer for it here, and for the mesh on the other hosts; Sync again to try again.
+// of this host has, and those on an address that it has not: they answer for the mesh on the other hosts; Sync again to try
+// again.
 func (m *Mesh) Sync(ctx context.Context, s State) ([]Conflict, error) {
 	if err := s.validate(); err != nil {
 		return nil, err

@@ -94,12 +94,22 @@ type Published struct {
 	Port
 	// Target in the containers.
 	Target uint16
+	// Number that hosts send each other the port's packets to; 0: Published. A port on one address has its own where another
+	// is published by the same number, on another address.
+	Number uint16
 	// Local ports answer only on hosts with a backend, and only with backends there (mode=local).
 	Local    bool
 	Backends []Backend
 	// Standby are containers of this host that are no backends. Other hosts may not know yet that one is no backend any more,
 	// or know before this one that it is: what they send is taken there while no backend is here. Without any, it is sent on.
 	Standby []Backend
+}
+
+func (p Published) number() uint16 {
+	if p.Number != 0 {
+		return p.Number
+	}
+	return p.Published
 }
 
 // Backend is a container that may receive new connections.
@@ -114,6 +124,8 @@ type Backend struct {
 type Conflict struct {
 	Port
 	Err error
+	// Elsewhere: the port is on one address, which this host has not, or not yet.
+	Elsewhere bool
 }
 
 func (s *State) validate() error {
@@ -163,7 +175,7 @@ func (s State) tables(held map[Port]hold) desired {
 				taken, _ = Published{Port: p.Port, Target: p.Target, Backends: p.Standby}.targets(f, s.Self, nil)
 			}
 			if len(taken) > 0 {
-				d.entries[entry{kindHere, i, Port{Published: p.Published, Protocol: p.Protocol}}] = taken
+				d.entries[entry{kindHere, i, Port{Published: p.number(), Protocol: p.Protocol}}] = taken
 			}
 			if p.Local {
 				all = here
@@ -193,7 +205,7 @@ func (p Published) targets(f nft.Family, self Node, peers map[string]Node) (here
 			continue
 		}
 		if a := peers[b.Node].address(f); a.IsValid() {
-			to := netip.AddrPortFrom(a, p.Published)
+			to := netip.AddrPortFrom(a, p.number())
 			all = append(all, target{to, count[to]})
 			count[to]++
 		}
@@ -228,9 +240,8 @@ func (m *Mesh) hold(ports []Published) ([]Conflict, error) {
 		switch {
 		case err == nil:
 			m.books[p.Port] = hold{c}
-		case p.IP.IsValid() && errdefs.IsInvalidArgument(err): // Another host has the address.
 		default:
-			conflicts = append(conflicts, Conflict{p.Port, err})
+			conflicts = append(conflicts, Conflict{p.Port, err, p.IP.IsValid() && errdefs.IsInvalidArgument(err)})
 		}
 	}
 	return conflicts, errors.Join(errs...)

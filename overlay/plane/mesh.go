@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"swarm/internal/spec"
 	"swarm/overlay/directory"
 	"swarm/overlay/mesh"
 	swarmv1 "swarm/proto/swarm/v1"
@@ -32,6 +33,13 @@ func (p *Plane) syncMesh(ctx context.Context, ended []string) error {
 	}
 	m := p.deps.Mesh(ingress.GetVni())
 	conflicts, err := m.Sync(ctx, state)
+	if err != nil && p.meshFailed && ctx.Err() == nil {
+		conflicts = nil // Once may be chance; twice, the host cannot.
+		for _, port := range state.Ports {
+			conflicts = append(conflicts, mesh.Conflict{Port: port.Port, Err: err})
+		}
+	}
+	p.meshFailed = err != nil
 	p.tell(conflicts)
 	var gone []netip.Addr
 	for _, id := range ended {
@@ -82,10 +90,11 @@ func (p *Plane) published(s directory.Service) []mesh.Published {
 		}
 		one := mesh.Published{
 			Port:   mesh.Port{Published: uint16(port.GetPublishedPort()), Protocol: strings.ToLower(port.GetProtocol().String())},
-			Target: uint16(port.GetTargetPort()), Local: port.GetPublishMode() == swarmv1.PortConfig_LOCAL,
+			Target: uint16(port.GetTargetPort()), Number: uint16(port.GetMeshPort()),
+			Local:    port.GetPublishMode() == swarmv1.PortConfig_LOCAL,
 			Backends: backends, Standby: standby,
 		}
-		one.IP, _ = netip.ParseAddr(port.GetHostIp()) // Checked by the managers; the zero address is every address.
+		one.IP = spec.HostIP(port)
 		out = append(out, one)
 	}
 	return out
@@ -121,21 +130,20 @@ func (p *Plane) localAddresses(taskID string) []netip.Addr {
 	return out
 }
 
-// Conflicts are the ports published on all nodes that another program of this host has.
+// Conflicts are the ports published on all nodes that this host does not answer at.
 func (p *Plane) Conflicts() []mesh.Conflict {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return slices.Clone(p.conflicts)
 }
 
-// tell logs the ports that another program of this host has, once each.
+// tell logs the ports that this host does not answer at, once each.
 func (p *Plane) tell(conflicts []mesh.Conflict) {
 	now := make(map[mesh.Port]string, len(conflicts))
 	for _, c := range conflicts {
 		now[c.Port] = c.Err.Error()
-		if p.told[c.Port] != now[c.Port] {
-			p.deps.Log.Warn("a port that is published on all nodes is not free here: the program that has it answers on this node",
-				"port", c.Port.String(), "err", c.Err)
+		if p.told[c.Port] != now[c.Port] && !c.Elsewhere {
+			p.deps.Log.Warn("a port that is published on all nodes is not answered by its service here", "port", c.Port.String(), "err", c.Err)
 		}
 	}
 	if maps.Equal(p.told, now) {

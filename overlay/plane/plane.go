@@ -138,8 +138,8 @@ type Plane struct {
 	// turn is taken by whoever programs changes. The rest belongs to it.
 	turn    sync.Mutex
 	pending directory.Changes
-	// meshOwed: the mesh is not as it should be.
-	meshOwed bool
+	// meshOwed: the mesh is not as it should be; meshFailed: the host could not make it so when it tried last.
+	meshOwed, meshFailed bool
 	// seen are the services as they were programmed last: what has gone is known only from here.
 	seen map[string]directory.Service
 	// local are addresses on the node's own network of tasks that the mesh sends to.

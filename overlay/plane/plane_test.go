@@ -390,6 +390,59 @@ func TestFailureForgetsNoPort(t *testing.T) {
 	})
 }
 
+// Who publishes a port is told where it does not answer: a failure that comes once is not it.
+func TestFailureIsAConflictWhenItStays(t *testing.T) {
+	run(t, func(p *Plane, d *directory.Directory, k *kernel, settled func() []string) {
+		d.Apply(puts(
+			&swarmv1.Assignment{Object: &swarmv1.Assignment_Network{Network: &swarmv1.Network{Id: "in", Vni: 65536, Spec: &swarmv1.NetworkSpec{Name: "ingress", Ingress: true}}}},
+			&swarmv1.Assignment{Object: &swarmv1.Assignment_Peering{Peering: &swarmv1.Peering{NodeId: "n1", Addr: "192.0.2.1", MeshAddresses: []string{"10.0.0.2/24"}}}}))
+		settled()
+		cannot := errors.New("operation not supported")
+		k.mu.Lock()
+		k.fail["mesh"] = cannot
+		k.mu.Unlock()
+		d.Apply(puts(&swarmv1.Assignment{Object: &swarmv1.Assignment_Routing{Routing: &swarmv1.Routing{ServiceId: "web", Name: "web", Endpoint: &swarmv1.Endpoint{
+			Ports: []*swarmv1.PortConfig{{PublishedPort: 80, TargetPort: 8080}},
+		}}}}))
+		settled()
+		if got := p.Conflicts(); len(got) != 0 {
+			t.Errorf("after one failure: %v", got)
+		}
+		time.Sleep(retryAfter) // in the bubble
+		settled()
+		if got := p.Conflicts(); len(got) != 1 || got[0].Published != 80 || !errors.Is(got[0].Err, cannot) || got[0].Elsewhere {
+			t.Errorf("after two failures: %v", got)
+		}
+		k.mu.Lock()
+		clear(k.fail)
+		k.mu.Unlock()
+		time.Sleep(retryAfter)
+		settled()
+		if got := p.Conflicts(); len(got) != 0 {
+			t.Errorf("after it has worked: %v", got)
+		}
+	})
+}
+
+func TestPublishedSaysOfWhichAddress(t *testing.T) {
+	p, d, _ := newRig()
+	d.Apply(puts(&swarmv1.Assignment{Object: &swarmv1.Assignment_Routing{Routing: &swarmv1.Routing{ServiceId: "web", Name: "web", Endpoint: &swarmv1.Endpoint{
+		Ports: []*swarmv1.PortConfig{
+			{PublishedPort: 80, TargetPort: 8080, HostIp: "0.0.0.0"},
+			{PublishedPort: 81, TargetPort: 8080, HostIp: "::"},
+			{PublishedPort: 82, TargetPort: 8080, HostIp: "::ffff:192.0.2.7", MeshPort: 65535},
+		},
+	}}}}))
+	s, _ := d.Service("web")
+	var got []string
+	for _, one := range p.published(s) {
+		got = append(got, fmt.Sprint(one.IP, one.Published, one.Number))
+	}
+	if diff := cmp.Diff([]string{"invalid IP 80 0", "invalid IP 81 0", "192.0.2.7 82 65535"}, got); diff != "" {
+		t.Errorf("-want +got: %s", diff)
+	}
+}
+
 // One task's broken namespace, or the mesh, keeps no other task from starting.
 func TestAttachOutlivesWhatIsBrokenElsewhere(t *testing.T) {
 	p, d, k := newRig()

@@ -159,6 +159,58 @@ func (NodeState_State) EnumDescriptor() ([]byte, []int) {
 	return file_swarm_v1_object_proto_rawDescGZIP(), []int{2, 0}
 }
 
+type PortConflict_Kind int32
+
+const (
+	// Another program of the host has the port, and answers there.
+	PortConflict_PROGRAM PortConflict_Kind = 0
+	// The host cannot serve it: its kernel lacks something.
+	PortConflict_UNABLE PortConflict_Kind = 1
+	// The host has not the address.
+	PortConflict_ELSEWHERE PortConflict_Kind = 2
+)
+
+// Enum value maps for PortConflict_Kind.
+var (
+	PortConflict_Kind_name = map[int32]string{
+		0: "PROGRAM",
+		1: "UNABLE",
+		2: "ELSEWHERE",
+	}
+	PortConflict_Kind_value = map[string]int32{
+		"PROGRAM":   0,
+		"UNABLE":    1,
+		"ELSEWHERE": 2,
+	}
+)
+
+func (x PortConflict_Kind) Enum() *PortConflict_Kind {
+	p := new(PortConflict_Kind)
+	*p = x
+	return p
+}
+
+func (x PortConflict_Kind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (PortConflict_Kind) Descriptor() protoreflect.EnumDescriptor {
+	return file_swarm_v1_object_proto_enumTypes[2].Descriptor()
+}
+
+func (PortConflict_Kind) Type() protoreflect.EnumType {
+	return &file_swarm_v1_object_proto_enumTypes[2]
+}
+
+func (x PortConflict_Kind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use PortConflict_Kind.Descriptor instead.
+func (PortConflict_Kind) EnumDescriptor() ([]byte, []int) {
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{4, 0}
+}
+
 type UpdateStatus_State int32
 
 const (
@@ -204,11 +256,11 @@ func (x UpdateStatus_State) String() string {
 }
 
 func (UpdateStatus_State) Descriptor() protoreflect.EnumDescriptor {
-	return file_swarm_v1_object_proto_enumTypes[2].Descriptor()
+	return file_swarm_v1_object_proto_enumTypes[3].Descriptor()
 }
 
 func (UpdateStatus_State) Type() protoreflect.EnumType {
-	return &file_swarm_v1_object_proto_enumTypes[2]
+	return &file_swarm_v1_object_proto_enumTypes[3]
 }
 
 func (x UpdateStatus_State) Number() protoreflect.EnumNumber {
@@ -253,11 +305,11 @@ func (x Event_Action) String() string {
 }
 
 func (Event_Action) Descriptor() protoreflect.EnumDescriptor {
-	return file_swarm_v1_object_proto_enumTypes[3].Descriptor()
+	return file_swarm_v1_object_proto_enumTypes[4].Descriptor()
 }
 
 func (Event_Action) Type() protoreflect.EnumType {
-	return &file_swarm_v1_object_proto_enumTypes[3]
+	return &file_swarm_v1_object_proto_enumTypes[4]
 }
 
 func (x Event_Action) Number() protoreflect.EnumNumber {
@@ -302,11 +354,11 @@ func (x LogRecord_Stream) String() string {
 }
 
 func (LogRecord_Stream) Descriptor() protoreflect.EnumDescriptor {
-	return file_swarm_v1_object_proto_enumTypes[4].Descriptor()
+	return file_swarm_v1_object_proto_enumTypes[5].Descriptor()
 }
 
 func (LogRecord_Stream) Type() protoreflect.EnumType {
-	return &file_swarm_v1_object_proto_enumTypes[4]
+	return &file_swarm_v1_object_proto_enumTypes[5]
 }
 
 func (x LogRecord_Stream) Number() protoreflect.EnumNumber {
@@ -597,7 +649,7 @@ type NodeDescription struct {
 	Unavailable string `protobuf:"bytes,6,opt,name=unavailable,proto3" json:"unavailable,omitempty"`
 	// Ranges that the host routes otherwise than by its default route, in prefix notation: networks of the cluster keep clear of them.
 	Routed []string `protobuf:"bytes,7,rep,name=routed,proto3" json:"routed,omitempty"`
-	// Ports that services publish on all nodes, and that another program of this host has: it answers there.
+	// Ports that services publish on all nodes, and that this one does not answer at.
 	PortConflicts []*PortConflict `protobuf:"bytes,8,rep,name=port_conflicts,json=portConflicts,proto3" json:"port_conflicts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -694,8 +746,11 @@ type PortConflict struct {
 	Port  uint32                 `protobuf:"varint,1,opt,name=port,proto3" json:"port,omitempty"`
 	// tcp, udp or sctp.
 	Protocol string `protobuf:"bytes,2,opt,name=protocol,proto3" json:"protocol,omitempty"`
-	// Names the program.
-	Reason        string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	// What is in the way: names the program.
+	Reason string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	// What the port is limited to. Empty: nothing.
+	Address       string            `protobuf:"bytes,4,opt,name=address,proto3" json:"address,omitempty"`
+	Kind          PortConflict_Kind `protobuf:"varint,5,opt,name=kind,proto3,enum=swarm.v1.PortConflict_Kind" json:"kind,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -749,6 +804,20 @@ func (x *PortConflict) GetReason() string {
 		return x.Reason
 	}
 	return ""
+}
+
+func (x *PortConflict) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *PortConflict) GetKind() PortConflict_Kind {
+	if x != nil {
+		return x.Kind
+	}
+	return PortConflict_PROGRAM
 }
 
 type EngineDescription struct {
@@ -3799,11 +3868,18 @@ const file_swarm_v1_object_proto_rawDesc = "" +
 	"\btls_info\x18\x05 \x01(\v2\x11.swarm.v1.TLSInfoR\atlsInfo\x12 \n" +
 	"\vunavailable\x18\x06 \x01(\tR\vunavailable\x12\x16\n" +
 	"\x06routed\x18\a \x03(\tR\x06routed\x12=\n" +
-	"\x0eport_conflicts\x18\b \x03(\v2\x16.swarm.v1.PortConflictR\rportConflicts\"V\n" +
+	"\x0eport_conflicts\x18\b \x03(\v2\x16.swarm.v1.PortConflictR\rportConflicts\"\xd1\x01\n" +
 	"\fPortConflict\x12\x12\n" +
 	"\x04port\x18\x01 \x01(\rR\x04port\x12\x1a\n" +
 	"\bprotocol\x18\x02 \x01(\tR\bprotocol\x12\x16\n" +
-	"\x06reason\x18\x03 \x01(\tR\x06reason\"\x83\x03\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x18\n" +
+	"\aaddress\x18\x04 \x01(\tR\aaddress\x12/\n" +
+	"\x04kind\x18\x05 \x01(\x0e2\x1b.swarm.v1.PortConflict.KindR\x04kind\".\n" +
+	"\x04Kind\x12\v\n" +
+	"\aPROGRAM\x10\x00\x12\n" +
+	"\n" +
+	"\x06UNABLE\x10\x01\x12\r\n" +
+	"\tELSEWHERE\x10\x02\"\x83\x03\n" +
 	"\x11EngineDescription\x12%\n" +
 	"\x0eengine_version\x18\x01 \x01(\tR\rengineVersion\x12?\n" +
 	"\x06labels\x18\x02 \x03(\v2'.swarm.v1.EngineDescription.LabelsEntryR\x06labels\x125\n" +
@@ -4127,179 +4203,181 @@ func file_swarm_v1_object_proto_rawDescGZIP() []byte {
 	return file_swarm_v1_object_proto_rawDescData
 }
 
-var file_swarm_v1_object_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
+var file_swarm_v1_object_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
 var file_swarm_v1_object_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
 var file_swarm_v1_object_proto_goTypes = []any{
 	(TaskState)(0),                // 0: swarm.v1.TaskState
 	(NodeState_State)(0),          // 1: swarm.v1.NodeState.State
-	(UpdateStatus_State)(0),       // 2: swarm.v1.UpdateStatus.State
-	(Event_Action)(0),             // 3: swarm.v1.Event.Action
-	(LogRecord_Stream)(0),         // 4: swarm.v1.LogRecord.Stream
-	(*Meta)(nil),                  // 5: swarm.v1.Meta
-	(*Node)(nil),                  // 6: swarm.v1.Node
-	(*NodeState)(nil),             // 7: swarm.v1.NodeState
-	(*NodeDescription)(nil),       // 8: swarm.v1.NodeDescription
-	(*PortConflict)(nil),          // 9: swarm.v1.PortConflict
-	(*EngineDescription)(nil),     // 10: swarm.v1.EngineDescription
-	(*RunningBuild)(nil),          // 11: swarm.v1.RunningBuild
-	(*PluginDescription)(nil),     // 12: swarm.v1.PluginDescription
-	(*TLSInfo)(nil),               // 13: swarm.v1.TLSInfo
-	(*Service)(nil),               // 14: swarm.v1.Service
-	(*UpdateStatus)(nil),          // 15: swarm.v1.UpdateStatus
-	(*JobStatus)(nil),             // 16: swarm.v1.JobStatus
-	(*Revision)(nil),              // 17: swarm.v1.Revision
-	(*Task)(nil),                  // 18: swarm.v1.Task
-	(*RestartHistory)(nil),        // 19: swarm.v1.RestartHistory
-	(*NetworkAttachment)(nil),     // 20: swarm.v1.NetworkAttachment
-	(*TaskStatus)(nil),            // 21: swarm.v1.TaskStatus
-	(*ContainerStatus)(nil),       // 22: swarm.v1.ContainerStatus
-	(*Unplaced)(nil),              // 23: swarm.v1.Unplaced
-	(*Refusal)(nil),               // 24: swarm.v1.Refusal
-	(*Network)(nil),               // 25: swarm.v1.Network
-	(*Endpoint)(nil),              // 26: swarm.v1.Endpoint
-	(*VirtualIP)(nil),             // 27: swarm.v1.VirtualIP
-	(*Claim)(nil),                 // 28: swarm.v1.Claim
-	(*Secret)(nil),                // 29: swarm.v1.Secret
-	(*Config)(nil),                // 30: swarm.v1.Config
-	(*DataVersion)(nil),           // 31: swarm.v1.DataVersion
-	(*Volume)(nil),                // 32: swarm.v1.Volume
-	(*Image)(nil),                 // 33: swarm.v1.Image
-	(*ImageCopy)(nil),             // 34: swarm.v1.ImageCopy
-	(*Cluster)(nil),               // 35: swarm.v1.Cluster
-	(*RootCA)(nil),                // 36: swarm.v1.RootCA
-	(*JoinTokens)(nil),            // 37: swarm.v1.JoinTokens
-	(*EncryptionKey)(nil),         // 38: swarm.v1.EncryptionKey
-	(*RaftMember)(nil),            // 39: swarm.v1.RaftMember
-	(*Event)(nil),                 // 40: swarm.v1.Event
-	(*Object)(nil),                // 41: swarm.v1.Object
-	(*LogRecord)(nil),             // 42: swarm.v1.LogRecord
-	(*LogOptions)(nil),            // 43: swarm.v1.LogOptions
-	(*LogPlace)(nil),              // 44: swarm.v1.LogPlace
-	(*LogDetails)(nil),            // 45: swarm.v1.LogDetails
-	nil,                           // 46: swarm.v1.EngineDescription.LabelsEntry
-	nil,                           // 47: swarm.v1.NetworkAttachment.DriverOptsEntry
-	nil,                           // 48: swarm.v1.Event.AttributesEntry
-	nil,                           // 49: swarm.v1.LogDetails.DetailsEntry
-	(*timestamppb.Timestamp)(nil), // 50: google.protobuf.Timestamp
-	(*NodeSpec)(nil),              // 51: swarm.v1.NodeSpec
-	(*Platform)(nil),              // 52: swarm.v1.Platform
-	(*Resources)(nil),             // 53: swarm.v1.Resources
-	(*ServiceSpec)(nil),           // 54: swarm.v1.ServiceSpec
-	(*GenericResource)(nil),       // 55: swarm.v1.GenericResource
-	(*Driver)(nil),                // 56: swarm.v1.Driver
-	(*PortConfig)(nil),            // 57: swarm.v1.PortConfig
-	(*NetworkSpec)(nil),           // 58: swarm.v1.NetworkSpec
-	(*IPAMOptions)(nil),           // 59: swarm.v1.IPAMOptions
-	(*EndpointSpec)(nil),          // 60: swarm.v1.EndpointSpec
-	(*SecretSpec)(nil),            // 61: swarm.v1.SecretSpec
-	(*ConfigSpec)(nil),            // 62: swarm.v1.ConfigSpec
-	(*VolumeSpec)(nil),            // 63: swarm.v1.VolumeSpec
-	(*ClusterSpec)(nil),           // 64: swarm.v1.ClusterSpec
+	(PortConflict_Kind)(0),        // 2: swarm.v1.PortConflict.Kind
+	(UpdateStatus_State)(0),       // 3: swarm.v1.UpdateStatus.State
+	(Event_Action)(0),             // 4: swarm.v1.Event.Action
+	(LogRecord_Stream)(0),         // 5: swarm.v1.LogRecord.Stream
+	(*Meta)(nil),                  // 6: swarm.v1.Meta
+	(*Node)(nil),                  // 7: swarm.v1.Node
+	(*NodeState)(nil),             // 8: swarm.v1.NodeState
+	(*NodeDescription)(nil),       // 9: swarm.v1.NodeDescription
+	(*PortConflict)(nil),          // 10: swarm.v1.PortConflict
+	(*EngineDescription)(nil),     // 11: swarm.v1.EngineDescription
+	(*RunningBuild)(nil),          // 12: swarm.v1.RunningBuild
+	(*PluginDescription)(nil),     // 13: swarm.v1.PluginDescription
+	(*TLSInfo)(nil),               // 14: swarm.v1.TLSInfo
+	(*Service)(nil),               // 15: swarm.v1.Service
+	(*UpdateStatus)(nil),          // 16: swarm.v1.UpdateStatus
+	(*JobStatus)(nil),             // 17: swarm.v1.JobStatus
+	(*Revision)(nil),              // 18: swarm.v1.Revision
+	(*Task)(nil),                  // 19: swarm.v1.Task
+	(*RestartHistory)(nil),        // 20: swarm.v1.RestartHistory
+	(*NetworkAttachment)(nil),     // 21: swarm.v1.NetworkAttachment
+	(*TaskStatus)(nil),            // 22: swarm.v1.TaskStatus
+	(*ContainerStatus)(nil),       // 23: swarm.v1.ContainerStatus
+	(*Unplaced)(nil),              // 24: swarm.v1.Unplaced
+	(*Refusal)(nil),               // 25: swarm.v1.Refusal
+	(*Network)(nil),               // 26: swarm.v1.Network
+	(*Endpoint)(nil),              // 27: swarm.v1.Endpoint
+	(*VirtualIP)(nil),             // 28: swarm.v1.VirtualIP
+	(*Claim)(nil),                 // 29: swarm.v1.Claim
+	(*Secret)(nil),                // 30: swarm.v1.Secret
+	(*Config)(nil),                // 31: swarm.v1.Config
+	(*DataVersion)(nil),           // 32: swarm.v1.DataVersion
+	(*Volume)(nil),                // 33: swarm.v1.Volume
+	(*Image)(nil),                 // 34: swarm.v1.Image
+	(*ImageCopy)(nil),             // 35: swarm.v1.ImageCopy
+	(*Cluster)(nil),               // 36: swarm.v1.Cluster
+	(*RootCA)(nil),                // 37: swarm.v1.RootCA
+	(*JoinTokens)(nil),            // 38: swarm.v1.JoinTokens
+	(*EncryptionKey)(nil),         // 39: swarm.v1.EncryptionKey
+	(*RaftMember)(nil),            // 40: swarm.v1.RaftMember
+	(*Event)(nil),                 // 41: swarm.v1.Event
+	(*Object)(nil),                // 42: swarm.v1.Object
+	(*LogRecord)(nil),             // 43: swarm.v1.LogRecord
+	(*LogOptions)(nil),            // 44: swarm.v1.LogOptions
+	(*LogPlace)(nil),              // 45: swarm.v1.LogPlace
+	(*LogDetails)(nil),            // 46: swarm.v1.LogDetails
+	nil,                           // 47: swarm.v1.EngineDescription.LabelsEntry
+	nil,                           // 48: swarm.v1.NetworkAttachment.DriverOptsEntry
+	nil,                           // 49: swarm.v1.Event.AttributesEntry
+	nil,                           // 50: swarm.v1.LogDetails.DetailsEntry
+	(*timestamppb.Timestamp)(nil), // 51: google.protobuf.Timestamp
+	(*NodeSpec)(nil),              // 52: swarm.v1.NodeSpec
+	(*Platform)(nil),              // 53: swarm.v1.Platform
+	(*Resources)(nil),             // 54: swarm.v1.Resources
+	(*ServiceSpec)(nil),           // 55: swarm.v1.ServiceSpec
+	(*GenericResource)(nil),       // 56: swarm.v1.GenericResource
+	(*Driver)(nil),                // 57: swarm.v1.Driver
+	(*PortConfig)(nil),            // 58: swarm.v1.PortConfig
+	(*NetworkSpec)(nil),           // 59: swarm.v1.NetworkSpec
+	(*IPAMOptions)(nil),           // 60: swarm.v1.IPAMOptions
+	(*EndpointSpec)(nil),          // 61: swarm.v1.EndpointSpec
+	(*SecretSpec)(nil),            // 62: swarm.v1.SecretSpec
+	(*ConfigSpec)(nil),            // 63: swarm.v1.ConfigSpec
+	(*VolumeSpec)(nil),            // 64: swarm.v1.VolumeSpec
+	(*ClusterSpec)(nil),           // 65: swarm.v1.ClusterSpec
 }
 var file_swarm_v1_object_proto_depIdxs = []int32{
-	50, // 0: swarm.v1.Meta.created_at:type_name -> google.protobuf.Timestamp
-	50, // 1: swarm.v1.Meta.updated_at:type_name -> google.protobuf.Timestamp
-	5,  // 2: swarm.v1.Node.meta:type_name -> swarm.v1.Meta
-	51, // 3: swarm.v1.Node.spec:type_name -> swarm.v1.NodeSpec
-	5,  // 4: swarm.v1.NodeState.meta:type_name -> swarm.v1.Meta
-	8,  // 5: swarm.v1.NodeState.description:type_name -> swarm.v1.NodeDescription
+	51, // 0: swarm.v1.Meta.created_at:type_name -> google.protobuf.Timestamp
+	51, // 1: swarm.v1.Meta.updated_at:type_name -> google.protobuf.Timestamp
+	6,  // 2: swarm.v1.Node.meta:type_name -> swarm.v1.Meta
+	52, // 3: swarm.v1.Node.spec:type_name -> swarm.v1.NodeSpec
+	6,  // 4: swarm.v1.NodeState.meta:type_name -> swarm.v1.Meta
+	9,  // 5: swarm.v1.NodeState.description:type_name -> swarm.v1.NodeDescription
 	1,  // 6: swarm.v1.NodeState.state:type_name -> swarm.v1.NodeState.State
-	50, // 7: swarm.v1.NodeState.since:type_name -> google.protobuf.Timestamp
-	52, // 8: swarm.v1.NodeDescription.platform:type_name -> swarm.v1.Platform
-	53, // 9: swarm.v1.NodeDescription.resources:type_name -> swarm.v1.Resources
-	10, // 10: swarm.v1.NodeDescription.engine:type_name -> swarm.v1.EngineDescription
-	13, // 11: swarm.v1.NodeDescription.tls_info:type_name -> swarm.v1.TLSInfo
-	9,  // 12: swarm.v1.NodeDescription.port_conflicts:type_name -> swarm.v1.PortConflict
-	46, // 13: swarm.v1.EngineDescription.labels:type_name -> swarm.v1.EngineDescription.LabelsEntry
-	12, // 14: swarm.v1.EngineDescription.plugins:type_name -> swarm.v1.PluginDescription
-	11, // 15: swarm.v1.EngineDescription.builds:type_name -> swarm.v1.RunningBuild
-	5,  // 16: swarm.v1.Service.meta:type_name -> swarm.v1.Meta
-	15, // 17: swarm.v1.Service.update_status:type_name -> swarm.v1.UpdateStatus
-	16, // 18: swarm.v1.Service.job_status:type_name -> swarm.v1.JobStatus
-	2,  // 19: swarm.v1.UpdateStatus.state:type_name -> swarm.v1.UpdateStatus.State
-	50, // 20: swarm.v1.UpdateStatus.started_at:type_name -> google.protobuf.Timestamp
-	50, // 21: swarm.v1.UpdateStatus.completed_at:type_name -> google.protobuf.Timestamp
-	50, // 22: swarm.v1.JobStatus.last_execution:type_name -> google.protobuf.Timestamp
-	5,  // 23: swarm.v1.Revision.meta:type_name -> swarm.v1.Meta
-	54, // 24: swarm.v1.Revision.spec:type_name -> swarm.v1.ServiceSpec
-	5,  // 25: swarm.v1.Task.meta:type_name -> swarm.v1.Meta
-	0,  // 26: swarm.v1.Task.desired_state:type_name -> swarm.v1.TaskState
-	50, // 27: swarm.v1.Task.start_after:type_name -> google.protobuf.Timestamp
-	50, // 28: swarm.v1.Task.deadline:type_name -> google.protobuf.Timestamp
-	19, // 29: swarm.v1.Task.restarts:type_name -> swarm.v1.RestartHistory
-	20, // 30: swarm.v1.Task.networks:type_name -> swarm.v1.NetworkAttachment
-	55, // 31: swarm.v1.Task.assigned_generic_resources:type_name -> swarm.v1.GenericResource
-	56, // 32: swarm.v1.Task.log_driver:type_name -> swarm.v1.Driver
-	50, // 33: swarm.v1.RestartHistory.recent:type_name -> google.protobuf.Timestamp
-	47, // 34: swarm.v1.NetworkAttachment.driver_opts:type_name -> swarm.v1.NetworkAttachment.DriverOptsEntry
-	5,  // 35: swarm.v1.TaskStatus.meta:type_name -> swarm.v1.Meta
-	0,  // 36: swarm.v1.TaskStatus.state:type_name -> swarm.v1.TaskState
-	50, // 37: swarm.v1.TaskStatus.timestamp:type_name -> google.protobuf.Timestamp
-	22, // 38: swarm.v1.TaskStatus.container_status:type_name -> swarm.v1.ContainerStatus
-	57, // 39: swarm.v1.TaskStatus.port_status:type_name -> swarm.v1.PortConfig
-	23, // 40: swarm.v1.TaskStatus.unplaced:type_name -> swarm.v1.Unplaced
-	50, // 41: swarm.v1.TaskStatus.running_since:type_name -> google.protobuf.Timestamp
-	24, // 42: swarm.v1.Unplaced.refusals:type_name -> swarm.v1.Refusal
-	5,  // 43: swarm.v1.Network.meta:type_name -> swarm.v1.Meta
-	58, // 44: swarm.v1.Network.spec:type_name -> swarm.v1.NetworkSpec
-	59, // 45: swarm.v1.Network.ipam:type_name -> swarm.v1.IPAMOptions
-	5,  // 46: swarm.v1.Endpoint.meta:type_name -> swarm.v1.Meta
-	60, // 47: swarm.v1.Endpoint.spec:type_name -> swarm.v1.EndpointSpec
-	57, // 48: swarm.v1.Endpoint.ports:type_name -> swarm.v1.PortConfig
-	27, // 49: swarm.v1.Endpoint.virtual_ips:type_name -> swarm.v1.VirtualIP
-	5,  // 50: swarm.v1.Claim.meta:type_name -> swarm.v1.Meta
-	5,  // 51: swarm.v1.Secret.meta:type_name -> swarm.v1.Meta
-	61, // 52: swarm.v1.Secret.spec:type_name -> swarm.v1.SecretSpec
-	31, // 53: swarm.v1.Secret.versions:type_name -> swarm.v1.DataVersion
-	5,  // 54: swarm.v1.Config.meta:type_name -> swarm.v1.Meta
-	62, // 55: swarm.v1.Config.spec:type_name -> swarm.v1.ConfigSpec
-	31, // 56: swarm.v1.Config.versions:type_name -> swarm.v1.DataVersion
-	50, // 57: swarm.v1.DataVersion.created_at:type_name -> google.protobuf.Timestamp
-	5,  // 58: swarm.v1.Volume.meta:type_name -> swarm.v1.Meta
-	63, // 59: swarm.v1.Volume.spec:type_name -> swarm.v1.VolumeSpec
-	5,  // 60: swarm.v1.Image.meta:type_name -> swarm.v1.Meta
-	52, // 61: swarm.v1.Image.platforms:type_name -> swarm.v1.Platform
-	5,  // 62: swarm.v1.ImageCopy.meta:type_name -> swarm.v1.Meta
-	5,  // 63: swarm.v1.Cluster.meta:type_name -> swarm.v1.Meta
-	64, // 64: swarm.v1.Cluster.spec:type_name -> swarm.v1.ClusterSpec
-	36, // 65: swarm.v1.Cluster.root_ca:type_name -> swarm.v1.RootCA
-	38, // 66: swarm.v1.Cluster.gossip_keys:type_name -> swarm.v1.EncryptionKey
-	38, // 67: swarm.v1.Cluster.unlock_key:type_name -> swarm.v1.EncryptionKey
-	37, // 68: swarm.v1.RootCA.join_tokens:type_name -> swarm.v1.JoinTokens
-	5,  // 69: swarm.v1.RaftMember.meta:type_name -> swarm.v1.Meta
-	50, // 70: swarm.v1.Event.time:type_name -> google.protobuf.Timestamp
-	3,  // 71: swarm.v1.Event.action:type_name -> swarm.v1.Event.Action
-	48, // 72: swarm.v1.Event.attributes:type_name -> swarm.v1.Event.AttributesEntry
-	41, // 73: swarm.v1.Event.object:type_name -> swarm.v1.Object
-	6,  // 74: swarm.v1.Object.node:type_name -> swarm.v1.Node
-	7,  // 75: swarm.v1.Object.node_state:type_name -> swarm.v1.NodeState
-	14, // 76: swarm.v1.Object.service:type_name -> swarm.v1.Service
-	17, // 77: swarm.v1.Object.revision:type_name -> swarm.v1.Revision
-	18, // 78: swarm.v1.Object.task:type_name -> swarm.v1.Task
-	21, // 79: swarm.v1.Object.task_status:type_name -> swarm.v1.TaskStatus
-	25, // 80: swarm.v1.Object.network:type_name -> swarm.v1.Network
-	26, // 81: swarm.v1.Object.endpoint:type_name -> swarm.v1.Endpoint
-	28, // 82: swarm.v1.Object.claim:type_name -> swarm.v1.Claim
-	29, // 83: swarm.v1.Object.secret:type_name -> swarm.v1.Secret
-	30, // 84: swarm.v1.Object.config:type_name -> swarm.v1.Config
-	32, // 85: swarm.v1.Object.volume:type_name -> swarm.v1.Volume
-	33, // 86: swarm.v1.Object.image:type_name -> swarm.v1.Image
-	34, // 87: swarm.v1.Object.image_copy:type_name -> swarm.v1.ImageCopy
-	35, // 88: swarm.v1.Object.cluster:type_name -> swarm.v1.Cluster
-	39, // 89: swarm.v1.Object.raft_member:type_name -> swarm.v1.RaftMember
-	50, // 90: swarm.v1.LogRecord.timestamp:type_name -> google.protobuf.Timestamp
-	4,  // 91: swarm.v1.LogRecord.stream:type_name -> swarm.v1.LogRecord.Stream
-	4,  // 92: swarm.v1.LogOptions.streams:type_name -> swarm.v1.LogRecord.Stream
-	50, // 93: swarm.v1.LogOptions.since:type_name -> google.protobuf.Timestamp
-	50, // 94: swarm.v1.LogOptions.until:type_name -> google.protobuf.Timestamp
-	44, // 95: swarm.v1.LogOptions.after:type_name -> swarm.v1.LogPlace
-	4,  // 96: swarm.v1.LogPlace.stream:type_name -> swarm.v1.LogRecord.Stream
-	49, // 97: swarm.v1.LogDetails.details:type_name -> swarm.v1.LogDetails.DetailsEntry
-	98, // [98:98] is the sub-list for method output_type
-	98, // [98:98] is the sub-list for method input_type
-	98, // [98:98] is the sub-list for extension type_name
-	98, // [98:98] is the sub-list for extension extendee
-	0,  // [0:98] is the sub-list for field type_name
+	51, // 7: swarm.v1.NodeState.since:type_name -> google.protobuf.Timestamp
+	53, // 8: swarm.v1.NodeDescription.platform:type_name -> swarm.v1.Platform
+	54, // 9: swarm.v1.NodeDescription.resources:type_name -> swarm.v1.Resources
+	11, // 10: swarm.v1.NodeDescription.engine:type_name -> swarm.v1.EngineDescription
+	14, // 11: swarm.v1.NodeDescription.tls_info:type_name -> swarm.v1.TLSInfo
+	10, // 12: swarm.v1.NodeDescription.port_conflicts:type_name -> swarm.v1.PortConflict
+	2,  // 13: swarm.v1.PortConflict.kind:type_name -> swarm.v1.PortConflict.Kind
+	47, // 14: swarm.v1.EngineDescription.labels:type_name -> swarm.v1.EngineDescription.LabelsEntry
+	13, // 15: swarm.v1.EngineDescription.plugins:type_name -> swarm.v1.PluginDescription
+	12, // 16: swarm.v1.EngineDescription.builds:type_name -> swarm.v1.RunningBuild
+	6,  // 17: swarm.v1.Service.meta:type_name -> swarm.v1.Meta
+	16, // 18: swarm.v1.Service.update_status:type_name -> swarm.v1.UpdateStatus
+	17, // 19: swarm.v1.Service.job_status:type_name -> swarm.v1.JobStatus
+	3,  // 20: swarm.v1.UpdateStatus.state:type_name -> swarm.v1.UpdateStatus.State
+	51, // 21: swarm.v1.UpdateStatus.started_at:type_name -> google.protobuf.Timestamp
+	51, // 22: swarm.v1.UpdateStatus.completed_at:type_name -> google.protobuf.Timestamp
+	51, // 23: swarm.v1.JobStatus.last_execution:type_name -> google.protobuf.Timestamp
+	6,  // 24: swarm.v1.Revision.meta:type_name -> swarm.v1.Meta
+	55, // 25: swarm.v1.Revision.spec:type_name -> swarm.v1.ServiceSpec
+	6,  // 26: swarm.v1.Task.meta:type_name -> swarm.v1.Meta
+	0,  // 27: swarm.v1.Task.desired_state:type_name -> swarm.v1.TaskState
+	51, // 28: swarm.v1.Task.start_after:type_name -> google.protobuf.Timestamp
+	51, // 29: swarm.v1.Task.deadline:type_name -> google.protobuf.Timestamp
+	20, // 30: swarm.v1.Task.restarts:type_name -> swarm.v1.RestartHistory
+	21, // 31: swarm.v1.Task.networks:type_name -> swarm.v1.NetworkAttachment
+	56, // 32: swarm.v1.Task.assigned_generic_resources:type_name -> swarm.v1.GenericResource
+	57, // 33: swarm.v1.Task.log_driver:type_name -> swarm.v1.Driver
+	51, // 34: swarm.v1.RestartHistory.recent:type_name -> google.protobuf.Timestamp
+	48, // 35: swarm.v1.NetworkAttachment.driver_opts:type_name -> swarm.v1.NetworkAttachment.DriverOptsEntry
+	6,  // 36: swarm.v1.TaskStatus.meta:type_name -> swarm.v1.Meta
+	0,  // 37: swarm.v1.TaskStatus.state:type_name -> swarm.v1.TaskState
+	51, // 38: swarm.v1.TaskStatus.timestamp:type_name -> google.protobuf.Timestamp
+	23, // 39: swarm.v1.TaskStatus.container_status:type_name -> swarm.v1.ContainerStatus
+	58, // 40: swarm.v1.TaskStatus.port_status:type_name -> swarm.v1.PortConfig
+	24, // 41: swarm.v1.TaskStatus.unplaced:type_name -> swarm.v1.Unplaced
+	51, // 42: swarm.v1.TaskStatus.running_since:type_name -> google.protobuf.Timestamp
+	25, // 43: swarm.v1.Unplaced.refusals:type_name -> swarm.v1.Refusal
+	6,  // 44: swarm.v1.Network.meta:type_name -> swarm.v1.Meta
+	59, // 45: swarm.v1.Network.spec:type_name -> swarm.v1.NetworkSpec
+	60, // 46: swarm.v1.Network.ipam:type_name -> swarm.v1.IPAMOptions
+	6,  // 47: swarm.v1.Endpoint.meta:type_name -> swarm.v1.Meta
+	61, // 48: swarm.v1.Endpoint.spec:type_name -> swarm.v1.EndpointSpec
+	58, // 49: swarm.v1.Endpoint.ports:type_name -> swarm.v1.PortConfig
+	28, // 50: swarm.v1.Endpoint.virtual_ips:type_name -> swarm.v1.VirtualIP
+	6,  // 51: swarm.v1.Claim.meta:type_name -> swarm.v1.Meta
+	6,  // 52: swarm.v1.Secret.meta:type_name -> swarm.v1.Meta
+	62, // 53: swarm.v1.Secret.spec:type_name -> swarm.v1.SecretSpec
+	32, // 54: swarm.v1.Secret.versions:type_name -> swarm.v1.DataVersion
+	6,  // 55: swarm.v1.Config.meta:type_name -> swarm.v1.Meta
+	63, // 56: swarm.v1.Config.spec:type_name -> swarm.v1.ConfigSpec
+	32, // 57: swarm.v1.Config.versions:type_name -> swarm.v1.DataVersion
+	51, // 58: swarm.v1.DataVersion.created_at:type_name -> google.protobuf.Timestamp
+	6,  // 59: swarm.v1.Volume.meta:type_name -> swarm.v1.Meta
+	64, // 60: swarm.v1.Volume.spec:type_name -> swarm.v1.VolumeSpec
+	6,  // 61: swarm.v1.Image.meta:type_name -> swarm.v1.Meta
+	53, // 62: swarm.v1.Image.platforms:type_name -> swarm.v1.Platform
+	6,  // 63: swarm.v1.ImageCopy.meta:type_name -> swarm.v1.Meta
+	6,  // 64: swarm.v1.Cluster.meta:type_name -> swarm.v1.Meta
+	65, // 65: swarm.v1.Cluster.spec:type_name -> swarm.v1.ClusterSpec
+	37, // 66: swarm.v1.Cluster.root_ca:type_name -> swarm.v1.RootCA
+	39, // 67: swarm.v1.Cluster.gossip_keys:type_name -> swarm.v1.EncryptionKey
+	39, // 68: swarm.v1.Cluster.unlock_key:type_name -> swarm.v1.EncryptionKey
+	38, // 69: swarm.v1.RootCA.join_tokens:type_name -> swarm.v1.JoinTokens
+	6,  // 70: swarm.v1.RaftMember.meta:type_name -> swarm.v1.Meta
+	51, // 71: swarm.v1.Event.time:type_name -> google.protobuf.Timestamp
+	4,  // 72: swarm.v1.Event.action:type_name -> swarm.v1.Event.Action
+	49, // 73: swarm.v1.Event.attributes:type_name -> swarm.v1.Event.AttributesEntry
+	42, // 74: swarm.v1.Event.object:type_name -> swarm.v1.Object
+	7,  // 75: swarm.v1.Object.node:type_name -> swarm.v1.Node
+	8,  // 76: swarm.v1.Object.node_state:type_name -> swarm.v1.NodeState
+	15, // 77: swarm.v1.Object.service:type_name -> swarm.v1.Service
+	18, // 78: swarm.v1.Object.revision:type_name -> swarm.v1.Revision
+	19, // 79: swarm.v1.Object.task:type_name -> swarm.v1.Task
+	22, // 80: swarm.v1.Object.task_status:type_name -> swarm.v1.TaskStatus
+	26, // 81: swarm.v1.Object.network:type_name -> swarm.v1.Network
+	27, // 82: swarm.v1.Object.endpoint:type_name -> swarm.v1.Endpoint
+	29, // 83: swarm.v1.Object.claim:type_name -> swarm.v1.Claim
+	30, // 84: swarm.v1.Object.secret:type_name -> swarm.v1.Secret
+	31, // 85: swarm.v1.Object.config:type_name -> swarm.v1.Config
+	33, // 86: swarm.v1.Object.volume:type_name -> swarm.v1.Volume
+	34, // 87: swarm.v1.Object.image:type_name -> swarm.v1.Image
+	35, // 88: swarm.v1.Object.image_copy:type_name -> swarm.v1.ImageCopy
+	36, // 89: swarm.v1.Object.cluster:type_name -> swarm.v1.Cluster
+	40, // 90: swarm.v1.Object.raft_member:type_name -> swarm.v1.RaftMember
+	51, // 91: swarm.v1.LogRecord.timestamp:type_name -> google.protobuf.Timestamp
+	5,  // 92: swarm.v1.LogRecord.stream:type_name -> swarm.v1.LogRecord.Stream
+	5,  // 93: swarm.v1.LogOptions.streams:type_name -> swarm.v1.LogRecord.Stream
+	51, // 94: swarm.v1.LogOptions.since:type_name -> google.protobuf.Timestamp
+	51, // 95: swarm.v1.LogOptions.until:type_name -> google.protobuf.Timestamp
+	45, // 96: swarm.v1.LogOptions.after:type_name -> swarm.v1.LogPlace
+	5,  // 97: swarm.v1.LogPlace.stream:type_name -> swarm.v1.LogRecord.Stream
+	50, // 98: swarm.v1.LogDetails.details:type_name -> swarm.v1.LogDetails.DetailsEntry
+	99, // [99:99] is the sub-list for method output_type
+	99, // [99:99] is the sub-list for method input_type
+	99, // [99:99] is the sub-list for extension type_name
+	99, // [99:99] is the sub-list for extension extendee
+	0,  // [0:99] is the sub-list for field type_name
 }
 
 func init() { file_swarm_v1_object_proto_init() }
@@ -4331,7 +4409,7 @@ func file_swarm_v1_object_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swarm_v1_object_proto_rawDesc), len(file_swarm_v1_object_proto_rawDesc)),
-			NumEnums:      5,
+			NumEnums:      6,
 			NumMessages:   45,
 			NumExtensions: 0,
 			NumServices:   0,

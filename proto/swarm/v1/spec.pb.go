@@ -3230,7 +3230,9 @@ type PortConfig struct {
 	PublishedPort uint32                 `protobuf:"varint,4,opt,name=published_port,json=publishedPort,proto3" json:"published_port,omitempty"`
 	PublishMode   PortConfig_PublishMode `protobuf:"varint,5,opt,name=publish_mode,json=publishMode,proto3,enum=swarm.v1.PortConfig_PublishMode" json:"publish_mode,omitempty"`
 	// Binds to one address of the host. Empty: all.
-	HostIp        string `protobuf:"bytes,6,opt,name=host_ip,json=hostIp,proto3" json:"host_ip,omitempty"`
+	HostIp string `protobuf:"bytes,6,opt,name=host_ip,json=hostIp,proto3" json:"host_ip,omitempty"`
+	// By what number nodes send each other the port's traffic, where published_port is another's. 0: by that. The cluster sets it.
+	MeshPort      uint32 `protobuf:"varint,7,opt,name=mesh_port,json=meshPort,proto3" json:"mesh_port,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3305,6 +3307,13 @@ func (x *PortConfig) GetHostIp() string {
 		return x.HostIp
 	}
 	return ""
+}
+
+func (x *PortConfig) GetMeshPort() uint32 {
+	if x != nil {
+		return x.MeshPort
+	}
+	return 0
 }
 
 type NodeSpec struct {
@@ -4624,7 +4633,7 @@ const file_swarm_v1_spec_proto_rawDesc = "" +
 	"\x05ports\x18\x02 \x03(\v2\x14.swarm.v1.PortConfigR\x05ports\"\x1a\n" +
 	"\x04Mode\x12\a\n" +
 	"\x03VIP\x10\x00\x12\t\n" +
-	"\x05DNSRR\x10\x01\"\xda\x02\n" +
+	"\x05DNSRR\x10\x01\"\xf7\x02\n" +
 	"\n" +
 	"PortConfig\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x129\n" +
@@ -4633,7 +4642,8 @@ const file_swarm_v1_spec_proto_rawDesc = "" +
 	"targetPort\x12%\n" +
 	"\x0epublished_port\x18\x04 \x01(\rR\rpublishedPort\x12C\n" +
 	"\fpublish_mode\x18\x05 \x01(\x0e2 .swarm.v1.PortConfig.PublishModeR\vpublishMode\x12\x17\n" +
-	"\ahost_ip\x18\x06 \x01(\tR\x06hostIp\"&\n" +
+	"\ahost_ip\x18\x06 \x01(\tR\x06hostIp\x12\x1b\n" +
+	"\tmesh_port\x18\a \x01(\rR\bmeshPort\"&\n" +
 	"\bProtocol\x12\a\n" +
 	"\x03TCP\x10\x00\x12\a\n" +
 	"\x03UDP\x10\x01\x12\b\n" +

@@ -979,6 +979,7 @@ func (m *PortConfig) CloneVT() *PortConfig {
 	r.PublishedPort = m.PublishedPort
 	r.PublishMode = m.PublishMode
 	r.HostIp = m.HostIp
+	r.MeshPort = m.MeshPort
 	if len(m.unknownFields) > 0 {
 		r.unknownFields = make([]byte, len(m.unknownFields))
 		copy(r.unknownFields, m.unknownFields)
@@ -2840,6 +2841,9 @@ func (this *PortConfig) EqualVT(that *PortConfig) bool {
 		return false
 	}
 	if this.HostIp != that.HostIp {
+		return false
+	}
+	if this.MeshPort != that.MeshPort {
 		return false
 	}
 	return string(this.unknownFields) == string(that.unknownFields)
@@ -6022,6 +6026,11 @@ func (m *PortConfig) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
 	}
+	if m.MeshPort != 0 {
+		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.MeshPort))
+		i--
+		dAtA[i] = 0x38
+	}
 	if len(m.HostIp) > 0 {
 		i -= len(m.HostIp)
 		copy(dAtA[i:], m.HostIp)
@@ -8221,6 +8230,9 @@ func (m *PortConfig) SizeVT() (n int) {
 	l = len(m.HostIp)
 	if l > 0 {
 		n += 1 + l + protohelpers.SizeOfVarint(uint64(l))
+	}
+	if m.MeshPort != 0 {
+		n += 1 + protohelpers.SizeOfVarint(uint64(m.MeshPort))
 	}
 	n += len(m.unknownFields)
 	return n
@@ -15713,6 +15725,25 @@ func (m *PortConfig) UnmarshalVT(dAtA []byte) error {
 			}
 			m.HostIp = string(dAtA[iNdEx:postIndex])
 			iNdEx = postIndex
+		case 7:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field MeshPort", wireType)
+			}
+			m.MeshPort = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.MeshPort |= uint32(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
 		default:
 			iNdEx = preIndex
 			skippy, err := protohelpers.Skip(dAtA[iNdEx:])

@@ -1,0 +1,126 @@
+package manager_test
+
+import (
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/google/go-cmp/cmp"
+
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+func publishing(name string, ports ...*swarmv1.PortConfig) *swarmv1.ServiceSpec {
+	s := serviceSpec(name, 1)
+	s.EndpointSpec = &swarmv1.EndpointSpec{Ports: ports}
+	return s
+}
+
+func portAt(ip string) *swarmv1.PortConfig {
+	return &swarmv1.PortConfig{TargetPort: 80, PublishedPort: 8080, HostIp: ip}
+}
+
+// portClaims are the claims of ports, by service where that is known.
+func (r *rig) portClaims() (out []string) {
+	for c := range r.store.View().Claims.Prefix("port/") {
+		owner := c.GetOwner()
+		if svc, ok := r.store.View().Services.Get(owner); ok {
+			owner = svc.GetName()
+		}
+		out = append(out, strings.TrimPrefix(c.GetKey(), "port/ingress/tcp/")+" "+owner)
+	}
+	return out
+}
+
+func (r *rig) wantPorts(what string, want ...string) {
+	r.t.Helper()
+	if diff := cmp.Diff(want, r.portClaims()); diff != "" {
+		r.t.Errorf("%s: claims of ports: -want +got:\n%s", what, diff)
+	}
+}
+
+func (r *rig) refusedPort(what string, s *swarmv1.ServiceSpec, holder string) {
+	r.t.Helper()
+	_, err := r.admin.CreateService(r.t.Context(), &swarmv1.CreateServiceRequest{Spec: s})
+	refused(r.t, what, err, errdefs.IsAlreadyExists, "port 8080/tcp is already published by service "+holder)
+}
+
+// One port on several addresses: each is a service's own, and has a number of its own between nodes.
+func TestControl_PortOnAddresses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		r.create(publishing("a", portAt("192.0.2.1")))
+		r.create(publishing("b", portAt("192.0.2.2"), portAt("2001:db8::1")))
+		first := []string{"65534 b", "65535 b", "8080 a", "8080/192.0.2.1 a", "8080/192.0.2.2 b", "8080/2001:db8::1 b"}
+		r.wantPorts("two services", first...)
+		if ports := r.service("b").GetEndpoint().GetPorts(); ports[0].GetMeshPort() != 65535 || ports[1].GetMeshPort() != 65534 {
+			t.Errorf("numbers of b between nodes: %v", ports)
+		}
+		r.refusedPort("an address in use", publishing("c", portAt("::ffff:192.0.2.2")), "b")
+		r.refusedPort("all addresses", publishing("c", portAt("0.0.0.0")), "a")
+		r.refusedPort("the hosts' own", publishing("c", &swarmv1.PortConfig{TargetPort: 80, PublishedPort: 8080, PublishMode: swarmv1.PortConfig_HOST}), "a")
+
+		// Whose number it is stays so, in whatever order the ports are named.
+		again := publishing("b", portAt("2001:db8::1"), portAt("192.0.2.3"), portAt("192.0.2.2"))
+		again.Labels = map[string]string{"turn": "2"}
+		r.update(again)
+		r.wantPorts("a third address", "65533 b", "65534 b", "65535 b", "8080 a", "8080/192.0.2.1 a", "8080/192.0.2.2 b", "8080/192.0.2.3 b", "8080/2001:db8::1 b")
+		if ports := r.service("b").GetEndpoint().GetPorts(); ports[0].GetMeshPort() != 65534 || ports[1].GetMeshPort() != 65533 || ports[2].GetMeshPort() != 65535 {
+			t.Errorf("numbers of b between nodes: %v", ports)
+		}
+		if _, err := r.admin.RemoveService(t.Context(), &swarmv1.GetRequest{Id: "a"}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		r.refusedPort("all addresses, when the first has gone", publishing("c", portAt("")), "b")
+		r.update(publishing("b", portAt("")))
+		r.wantPorts("all addresses, alone", "8080 b")
+		r.update(serviceSpec("b", 1))
+		r.wantPorts("nothing published")
+	})
+}
+
+// A port cannot be all nodes' and one node's at once.
+func TestControl_PortOfAHostIsNotTheMesh(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		r.join("h1")
+		synctest.Wait()
+		host := &swarmv1.PortConfig{TargetPort: 80, PublishedPort: 8080, PublishMode: swarmv1.PortConfig_HOST}
+		r.create(publishing("edge", host))
+		time.Sleep(time.Second)
+		synctest.Wait()
+		r.refusedPort("what a task has on its host", publishing("web", portAt("")), "edge")
+		r.update(publishing("edge", portAt("")))
+		r.refusedPort("what the mesh has", publishing("web", host), "edge")
+	})
+}
+
+// Of two that ask at the same moment, one has it.
+func TestControl_ConcurrentPortsOnAddresses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		var wg sync.WaitGroup
+		for i, ip := range []string{"192.0.2.1", "", "192.0.2.2", "192.0.2.1"} {
+			wg.Go(func() {
+				_, err := r.admin.CreateService(t.Context(), &swarmv1.CreateServiceRequest{Spec: publishing(string(rune('a'+i)), portAt(ip))})
+				if err != nil && !errdefs.IsAlreadyExists(err) {
+					refused(t, "a port in use", err, errdefs.IsAlreadyExists, "already published")
+				}
+			})
+		}
+		wg.Wait()
+		claims := r.portClaims()
+		on := func(suffix string) int {
+			return len(slices.DeleteFunc(slices.Clone(claims), func(c string) bool { return !strings.Contains(c, suffix) }))
+		}
+		if all := on("8080 b"); all > 1 || all == 1 && len(claims) != 1 || all == 0 && (on("/192.0.2.1 ") != 1 || on("/192.0.2.2 ") != 1 || len(claims) != 4) {
+			t.Errorf("claims of ports: %q", claims)
+		}
+	})
+}
