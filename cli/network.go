@@ -31,7 +31,7 @@ type networkCreateOptions struct {
 func (a *app) newNetworkCreate() *cobra.Command {
 	o := networkCreateOptions{
 		subnets: list{kind: "strings"}, ranges: list{kind: "strings"}, gateways: list{kind: "strings"},
-		labels: list{kind: "list"}, options: list{kind: "map", check: checkKeyValue},
+		labels: list{kind: "list"}, options: list{kind: "map"},
 	}
 	c := verb(&cobra.Command{
 		Use: "create [OPTIONS] NETWORK", Short: "Create a network", Args: exactArgs(1), ValidArgsFunction: cobra.NoFileCompletions,

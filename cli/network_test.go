@@ -90,14 +90,14 @@ func networkServer() *fakeServer {
 func TestNetworkCreate(t *testing.T) {
 	s := networkServer()
 	got := run{server: s}.run(t, "network", "create", "-d", "overlay", "--subnet", "10.9.0.0/24", "--subnet", "fd00:9::/64", "--gateway", "10.9.0.254",
-		"--ip-range", "10.9.0.0/26", "--label", "a=b", "--opt", "x=y", "--internal", "--attachable", "lan")
+		"--ip-range", "10.9.0.0/26", "--label", "a=b", "--opt", "com.docker.network.driver.mtu=1400", "--internal", "--attachable", "lan")
 	if got.code != 0 || got.out != "net0000000000000000000009\n" {
 		t.Fatalf("got %+v", got)
 	}
 	spec := s.networks[2].Network.Spec
 	want := &swarmv1.NetworkSpec{
 		Name: "lan", Labels: map[string]string{"a": "b"}, Internal: true, Attachable: true, Ipv6Enabled: true,
-		DriverConfig: &swarmv1.Driver{Name: "overlay", Options: map[string]string{"x": "y"}},
+		DriverConfig: &swarmv1.Driver{Name: "overlay", Options: map[string]string{"com.docker.network.driver.mtu": "1400"}},
 		Ipam: &swarmv1.IPAMOptions{Driver: &swarmv1.Driver{Name: "default"}, Configs: []*swarmv1.IPAMConfig{
 			{Subnet: "10.9.0.0/24", Gateway: "10.9.0.254", Range: "10.9.0.0/26"}, {Subnet: "fd00:9::/64"},
 		}},
@@ -106,6 +106,9 @@ func TestNetworkCreate(t *testing.T) {
 		t.Errorf("got %v\nwant %v", spec, want)
 	}
 	for _, test := range []struct{ args, says string }{
+		{"--opt encrypted lan", "traffic between hosts is not encrypted"},
+		{"--opt com.docker.network.driver.mtu=big lan", "use a number from 1280 to 65535"},
+		{"--opt a=b lan", `network option "a" is not known`},
 		{"-d bridge lan", "networks of driver bridge are built in"},
 		{"--gateway 10.1.0.1 lan", "no subnet has gateway 10.1.0.1 in it"},
 		{"--subnet 10.1.0.0/33 lan", "write it like 10.1.0.0/24"},

@@ -48,7 +48,7 @@ func networkObject(info *swarmv1.NetworkInfo, verbose bool) object {
 		config = append(config, member{"Gateway", c.GetGateway()})
 		for _, u := range info.GetUse() {
 			if u.GetSubnet() == c.GetSubnet() {
-				config = append(config, member{"Used", u.GetUsed()}, member{"Total", u.GetTotal()})
+				config = append(config, member{"Used", u.GetUsed()}, member{"Total", u.GetTotal()}, member{"Exhausted", u.GetUsed() >= u.GetTotal()})
 			}
 		}
 		configs = append(configs, config)

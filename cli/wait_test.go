@@ -160,7 +160,8 @@ func TestWait_WarnsOfNodesThatDoNotAnswer(t *testing.T) {
 		}
 		nodes := testNodes()
 		nodes[0].State.Description.PortConflicts = []*swarmv1.PortConflict{
-			elsewhere(82), elsewhere(83), {Port: 82, Protocol: "tcp", Reason: "not this one"},
+			elsewhere(82), elsewhere(83),
+			{Port: 82, Protocol: "tcp", Reason: "not this one"},
 			{Port: 80, Protocol: "tcp", Kind: swarmv1.PortConflict_UNABLE, Reason: "device swmesh: operation not supported"},
 			{Port: 81, Protocol: "tcp", Kind: swarmv1.PortConflict_UNABLE, Reason: "device swmesh: operation not supported"},
 		}
@@ -170,8 +171,10 @@ func TestWait_WarnsOfNodesThatDoNotAnswer(t *testing.T) {
 		s := &fakeServer{nodes: nodes, onCreate: play(step{10 * time.Millisecond, func(s *fakeServer) {
 			set(task("t1", 1, swarmv1.TaskState_RUNNING, 0, began))(s)
 			s.services[0].Endpoint = &swarmv1.Endpoint{Ports: []*swarmv1.PortConfig{
-				{TargetPort: 80, PublishedPort: 80}, {TargetPort: 80, PublishedPort: 81},
-				{TargetPort: 80, PublishedPort: 82, HostIp: "192.0.2.7"}, {TargetPort: 80, PublishedPort: 83, HostIp: "192.0.2.7"},
+				{TargetPort: 80, PublishedPort: 80},
+				{TargetPort: 80, PublishedPort: 81},
+				{TargetPort: 80, PublishedPort: 82, HostIp: "192.0.2.7"},
+				{TargetPort: 80, PublishedPort: 83, HostIp: "192.0.2.7"},
 			}}
 		}})}
 		got := run{server: s}.run(t, "service", "create", "-q", "--name", "web", "nginx")

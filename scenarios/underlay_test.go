@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"strings"
 	"testing"
 
 	"swarm/dev"
@@ -26,7 +27,7 @@ func TestUnderlay(t *testing.T) {
 		prepare func(*crowd)
 	}{
 		{"small packets between strict hosts with dockerd", dev.Options{MTU: 1400, IPv6: true}, func(c *crowd) { c.strict(); c.dockerd() }},
-		{"large packets over IPv6", dev.Options{MTU: 9000, Advertise6: true}, func(*crowd) {}},
+		{"large packets over IPv6 alone", dev.Options{MTU: 9000, Advertise6: true}, func(c *crowd) { c.noIPv4() }},
 	} {
 		t.Run(one.name, func(t *testing.T) {
 			t.Parallel()
@@ -103,15 +104,39 @@ func (c *crowd) dockerd() {
 		c.t.Log("no nft here: forwarding is left as it is")
 		return
 	}
+	c.rules(docker)
+}
+
+// rules loads nftables rules on every host.
+func (c *crowd) rules(text string) {
+	c.t.Helper()
 	for _, h := range c.hosts {
-		file := c.t.TempDir() + "/docker.nft"
-		if err := os.WriteFile(file, []byte(docker), 0o600); err != nil {
+		file := c.t.TempDir() + "/rules.nft"
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			c.t.Fatal(err)
 		}
 		if out, err := exec.CommandContext(c.ctx, "nsenter", "--net="+h.Namespace, "nft", "-f", file).CombinedOutput(); err != nil {
 			c.t.Fatalf("%s: %v: %s", h.Name, err, out)
 		}
 	}
+}
+
+// noIPv4 keeps hosts from each other but by IPv6; this machine reaches them as before.
+func (c *crowd) noIPv4() {
+	c.t.Helper()
+	if _, err := exec.LookPath("nft"); err != nil {
+		c.t.Log("no nft here: hosts reach each other by IPv4 too")
+		return
+	}
+	var hosts []string
+	for _, h := range c.hosts {
+		hosts = append(hosts, h.Address.String())
+	}
+	set := "{ " + strings.Join(hosts, ", ") + " }"
+	c.rules(fmt.Sprintf(`
+table ip no-ipv4 {
+	chain out { type filter hook output priority -400; oifname eth0 ip saddr %s ip daddr %s drop; }
+}`, set, set))
 }
 
 func (c *crowd) onHosts(do func() error) {

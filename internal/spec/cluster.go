@@ -78,6 +78,9 @@ func checkPools(n *swarmv1.NetworkDefaults) error {
 		if p.Masked() != p {
 			return invalid("address pool %s has host bits set: write %s", quote(s), p.Masked())
 		}
+		if !p.Addr().Is4() || p.Addr().IsLoopback() || p.Addr().IsMulticast() {
+			return invalid("address pool %s is not one of IPv4 addresses for hosts: choose one like 10.0.0.0/8; networks with --ipv6 get a subnet of their own", p)
+		}
 		if uint32(p.Bits()) > n.SubnetSize {
 			return invalid("address pool %s is smaller than one subnet of size %d: use a larger pool", quote(s), n.SubnetSize)
 		}

@@ -1,8 +1,10 @@
 package spec
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 
 	"swarm/internal/ident"
@@ -14,6 +16,10 @@ const (
 	driverOverlay = "overlay"
 	// Subnets of a size that makes sense: at least one address to give, at most what can be counted.
 	minHostBits, maxHostBits = 2, 64
+
+	// optionMTU is what Docker calls the option, in bytes. IPv6 needs the least.
+	optionMTU      = "com.docker.network.driver.mtu"
+	minMTU, maxMTU = 1280, 65535
 )
 
 // Ingress is the network that published ports travel on from node to node. The cluster makes it.
@@ -44,6 +50,9 @@ func Network(in *swarmv1.NetworkSpec) (*swarmv1.NetworkSpec, error) {
 	default:
 		return nil, invalid("network driver %s is not known: use overlay", quote(d))
 	}
+	if err := checkNetworkOptions(n.DriverConfig.GetOptions()); err != nil {
+		return nil, err
+	}
 	if d := n.GetIpam().GetDriver().GetName(); d != "" && d != "default" {
 		return nil, invalid("IPAM driver %s is not known: leave it out, or use default", quote(d))
 	}
@@ -60,6 +69,31 @@ func Network(in *swarmv1.NetworkSpec) (*swarmv1.NetworkSpec, error) {
 		n.Ipv6Enabled = n.Ipv6Enabled || p.Addr().Is6()
 	}
 	return n, nil
+}
+
+func checkNetworkOptions(options map[string]string) error {
+	for _, key := range slices.Sorted(maps.Keys(options)) {
+		switch key {
+		case optionMTU:
+			if n, err := strconv.Atoi(options[key]); err != nil || n < minMTU || n > maxMTU {
+				return invalid("option %s is %s: use a number from %d to %d", key, quote(options[key]), minMTU, maxMTU)
+			}
+		case "encrypted":
+			return invalid("traffic between hosts is not encrypted: leave option encrypted out, and use a private network between the hosts")
+		default:
+			return invalid("network option %s is not known: leave it out; there is %s", quote(key), optionMTU)
+		}
+	}
+	return nil
+}
+
+// NetworkMTU is the MTU that a network asks for; 0: that of the underlay decides.
+func NetworkMTU(n *swarmv1.NetworkSpec) int {
+	mtu, err := strconv.Atoi(n.GetDriverConfig().GetOptions()[optionMTU])
+	if err != nil {
+		return 0
+	}
+	return mtu
 }
 
 func checkIPAM(c *swarmv1.IPAMConfig) (netip.Prefix, error) {

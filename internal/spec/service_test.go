@@ -242,6 +242,7 @@ func TestCluster(t *testing.T) {
 		"is not above the heartbeat period":         {Dispatcher: &swarmv1.DispatcherConfig{SessionTimeout: durationpb.New(time.Second)}},
 		"address pool \"10.0.0.1/8\" has host bits": {Network: &swarmv1.NetworkDefaults{DefaultAddrPool: []string{"10.0.0.1/8"}}},
 		"address pool \"10.0.0.0/30\" is smaller":   {Network: &swarmv1.NetworkDefaults{DefaultAddrPool: []string{"10.0.0.0/30"}}},
+		"address pool fd00::/8 is not one of IPv4":  {Network: &swarmv1.NetworkDefaults{DefaultAddrPool: []string{"fd00::/8"}}},
 		"gossip port 70000 is out of range":         {Network: &swarmv1.NetworkDefaults{GossipPort: 70000}},
 		"raft election timeout 100ms is below":      {Raft: &swarmv1.RaftConfig{ElectionTimeout: durationpb.New(100 * time.Millisecond)}},
 	} {

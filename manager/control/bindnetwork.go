@@ -16,6 +16,9 @@ func bindNetworks(v *raftstore.View, list []*swarmv1.NetworkAttachmentConfig) er
 	seen := make(map[string]string, len(list))
 	for _, n := range list {
 		asked := n.GetTarget()
+		for key := range n.GetDriverOpts() {
+			return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("option %q of network %s is not known: there are none, leave driver-opt out", key, asked))
+		}
 		if spec.LocalNetwork(asked) {
 			if len(n.GetAddresses()) > 0 || len(n.GetAliases()) > 0 {
 				return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("network %s has no names and gives addresses by itself: leave alias and ip out, or use an overlay network", asked))

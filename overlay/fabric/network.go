@@ -113,7 +113,7 @@ func (f *Fabric) raise(ctx context.Context, want Network) (*network, error) {
 	if err != nil {
 		return nil, err
 	}
-	want.MTU = cmp.Or(want.MTU, f.cfg.MTU, u.mtu)
+	want.MTU = cmp.Or(min(want.MTU, u.mtu), f.cfg.MTU, u.mtu) // What is larger gets nowhere.
 	pin := f.pin(want.ID)
 	if !netns.Pinned(pin) {
 		if err := netns.Create(pin); err != nil {

@@ -27,6 +27,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"swarm/internal/spec"
 	"swarm/overlay/bridge"
 	"swarm/overlay/directory"
 	"swarm/overlay/fabric"
@@ -323,7 +324,8 @@ func (t *attached) legs() []fabric.Leg {
 	var out []fabric.Leg
 	for i, o := range t.Overlays {
 		out = append(out, fabric.Leg{
-			TaskID: t.TaskID, Network: fabric.Network{ID: o.Network.GetId(), VNI: o.Network.GetVni()}, Netns: t.Result.Netns,
+			TaskID: t.TaskID, Network: fabric.Network{ID: o.Network.GetId(), VNI: o.Network.GetVni(), MTU: spec.NetworkMTU(o.Network.GetSpec())},
+			Netns:     t.Result.Netns,
 			Interface: Interface(i), Addresses: o.Addresses,
 		})
 	}
