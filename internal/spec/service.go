@@ -57,7 +57,7 @@ func checkService(s *swarmv1.ServiceSpec) error {
 	if p := s.GetPriority(); p < -maxPriority || p > maxPriority {
 		return invalid("priority %d is out of range: use %d to %d", p, -maxPriority, maxPriority)
 	}
-	return first(checkModePorts(s), checkRequested(s))
+	return first(checkModePorts(s), checkNetworkPorts(s), checkRequested(s))
 }
 
 // checkRequested: an address that is asked for is one task's.
@@ -85,6 +85,24 @@ func checkMode(m *swarmv1.ServiceMode) error {
 func checkCount(what string, n, least uint64) error {
 	if n < least || n > MaxReplicas {
 		return invalid("%s %d is out of range: use %d to %d", what, n, least, MaxReplicas)
+	}
+	return nil
+}
+
+// checkNetworkPorts: networks host and none are alone, and no port leads there.
+func checkNetworkPorts(s *swarmv1.ServiceSpec) error {
+	uses := s.GetTaskTemplate().GetNetworks()
+	if len(uses) != 1 || uses[0].GetTarget() != "host" && uses[0].GetTarget() != "none" {
+		return nil
+	}
+	for _, p := range s.GetEndpointSpec().GetPorts() {
+		own := p.GetPublishMode() == swarmv1.PortConfig_HOST && p.GetPublishedPort() == p.GetTargetPort()
+		switch {
+		case uses[0].GetTarget() == "none":
+			return invalid("port %s cannot be published on network none: leave it out, or use another network", portName(p))
+		case !own:
+			return invalid("port %s cannot be published on network host, where tasks have the host's own ports: leave it out, or use another network", portName(p))
+		}
 	}
 	return nil
 }

@@ -112,6 +112,9 @@ var refusals = []struct {
 	{"mesh port on an address and on all", ports(
 		&swarmv1.PortConfig{TargetPort: 80, PublishedPort: 8080, HostIp: "0.0.0.0"}, &swarmv1.PortConfig{TargetPort: 80, PublishedPort: 8080, HostIp: "192.0.2.2"},
 	), "port 8080/tcp is published twice"},
+	{"mesh port on network host", portOn("host", &swarmv1.PortConfig{TargetPort: 80, PublishedPort: 80}), "port 80:80/tcp cannot be published on network host, where tasks have the host's own ports"},
+	{"another port on network host", portOn("host", &swarmv1.PortConfig{TargetPort: 80, PublishedPort: 8080, PublishMode: swarmv1.PortConfig_HOST}), "on network host"},
+	{"port on network none", portOn("none", &swarmv1.PortConfig{TargetPort: 80, PublishedPort: 80, PublishMode: swarmv1.PortConfig_HOST}), "on network none"},
 	{"published port", ports(&swarmv1.PortConfig{TargetPort: 80, PublishedPort: 70000}), "published port 70000 is out of range"},
 	{"host ip", ports(&swarmv1.PortConfig{TargetPort: 80, HostIp: "localhost"}), "is not an IP address"},
 	{"mesh without address", func(s *swarmv1.ServiceSpec) {
@@ -264,6 +267,13 @@ func TestSecretConfigNetworkNode(t *testing.T) {
 	wantRefusal(t, "role", err, "use worker or manager")
 	_, err = Node(&swarmv1.NodeSpec{Labels: map[string]string{"": "x"}})
 	wantRefusal(t, "label", err, "has no key")
+}
+
+func portOn(network string, p *swarmv1.PortConfig) func(*swarmv1.ServiceSpec) {
+	return func(s *swarmv1.ServiceSpec) {
+		ports(p)(s)
+		s.TaskTemplate.Networks = []*swarmv1.NetworkAttachmentConfig{{Target: network}}
+	}
 }
 
 func hostIPPort(ip string, target uint32) *swarmv1.PortConfig {
