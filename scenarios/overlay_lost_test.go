@@ -77,12 +77,19 @@ func (c *crowd) workerWith(service string) (population, dev.Host) {
 
 func (m member) is(o member) bool { return m.id == o.id }
 
-// forsake waits until nobody is told of a host's tasks, and then sees that nothing fails any more.
-func (o *observers) forsake(before population, lost dev.Host) {
+// forsake waits until nobody is told of the tasks of lost hosts, and then sees that nothing fails any more.
+func (o *observers) forsake(before population, lost ...dev.Host) {
 	o.c.t.Helper()
 	began := time.Now()
-	on, _ := apart(before.of("api"), lost.Name)
-	o.c.eventually("nobody is sent to "+lost.Name, func() error {
+	var (
+		names []string
+		on    []member
+	)
+	for _, h := range lost {
+		there, _ := apart(before.of("api"), h.Name)
+		names, on = append(names, h.Name), append(on, there...)
+	}
+	o.c.eventually(fmt.Sprint("nobody is sent to ", names), func() error {
 		for who, r := range o.reports() {
 			n := len(r.Changes)
 			if n == 0 {
@@ -111,13 +118,15 @@ func (o *observers) forsake(before population, lost dev.Host) {
 			}
 		}
 	}
-	o.c.t.Logf("%s: nobody is sent there after %v; %d connections failed before", lost.Name, took.Round(10*time.Millisecond), failed)
+	o.c.t.Logf("%v: nobody is sent there after %v; %d connections failed before", names, took.Round(10*time.Millisecond), failed)
 }
 
-// testQuorumLost takes the managers their majority: traffic and names go on, and a host that dies then is forsaken too.
+// testQuorumLost takes the managers their majority: traffic and names go on. Then it takes them their power: the others forsake
+// them, though they are most of the cluster.
 func testQuorumLost(t *testing.T, c *crowd) {
 	red, lost := c.workerWith("api")
 	_, from := apart(red.of("web"), lost.Name)
+	managers, workers := c.hosts[:3], c.hosts[3:]
 	held := askers()
 	held = append(held, traffic.Watch{Name: "hold", Kind: "hold", Target: traffic.Target{Network: "tcp", Address: "api:" + echoPort}, Every: 4 * lookupEvery, Count: 4})
 	o := c.observe("quorum", from, held...)
@@ -136,15 +145,24 @@ func testQuorumLost(t *testing.T, c *crowd) {
 	<-time.After(quiet) // What is watched.
 	o.unbroken()
 
-	two := c.observe("dead", from[:2], askers()...)
-	if err := c.playground.PowerOff(c.ctx, lost.Name); err != nil {
-		t.Fatal(err)
+	var alive []member
+	for _, h := range workers {
+		on, _ := apart(red.of("web"), h.Name)
+		alive = append(alive, on...)
 	}
-	two.forsake(red, lost)
+	two := c.observe("dead", alive, askers()...)
+	for _, h := range managers {
+		if err := c.playground.PowerOff(c.ctx, h.Name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	two.forsake(red, managers...)
 	if err := c.playground.Heal(); err != nil {
 		t.Fatal(err)
 	}
-	c.start(lost)
+	for _, h := range managers {
+		c.start(h)
+	}
 	c.reachable("red", len(red.members))
 }
 

@@ -236,7 +236,7 @@ func (h hearsay) Status(nodeID string) dispatch.GossipStatus {
 	case !ok:
 		return dispatch.GossipUnknown
 	case m.Status == gossip.Failed:
-		if dead, _ := h.g.witness.Dead(); slices.Contains(dead, nodeID) {
+		if v, _ := h.g.witness.Verdict(); slices.Contains(v.Dead, nodeID) {
 			return dispatch.GossipDead
 		}
 		return dispatch.GossipFailed
@@ -249,7 +249,7 @@ func (h hearsay) Status(nodeID string) dispatch.GossipStatus {
 
 func (h hearsay) Changed() (members, verdicts <-chan struct{}) {
 	_, members = h.g.Gossip.Members()
-	_, verdicts = h.g.witness.Dead()
+	_, verdicts = h.g.witness.Verdict()
 	return members, verdicts
 }
 

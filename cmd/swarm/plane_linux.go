@@ -174,8 +174,8 @@ func (g *gossipMember) knock(ctx context.Context, id string) error {
 
 // report is which nodes are dead.
 func (o *overlay) report() (directory.Report, <-chan struct{}) {
-	dead, changed := o.gossip.witness.Dead()
-	return directory.Report{Dead: dead, Faulty: o.gossip.Health() >= maxHealth}, changed
+	v, changed := o.gossip.witness.Verdict()
+	return directory.Report{Dead: v.Dead, Certain: v.Certain, Faulty: o.gossip.Health() >= maxHealth}, changed
 }
 
 // overlayNetwork fits the plane to the worker.

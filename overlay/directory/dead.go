@@ -1,16 +1,20 @@
 package directory
 
+import "slices"
+
 // Report is what gossip, and the witness that doubts it, say at one moment.
 type Report struct {
 	// Dead nodes: they do not answer, or have left. Nodes that gossip does not know are not among them.
 	Dead []string
+	// Certain are those of them who are dead whatever else speaks against the report.
+	Certain []string
 	// Faulty: the fault is likely to be on this side, for our own probes go unanswered and unrefuted.
 	Faulty bool
 }
 
 // Hear takes over which nodes are dead, unless the report is not to be believed: when it comes from a node that is itself in
-// trouble, or when more than half of the other nodes vanished, it is us who are cut off, and what was known before is better.
-// Nodes that came back count at once in any case.
+// trouble, or when more than half of the other nodes vanished, it is likely us who stand still or are cut off, and what was known
+// before is better. Nodes of whom it is certain, and those that came back, count at once in any case.
 func (d *Directory) Hear(r Report) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -22,7 +26,7 @@ func (d *Directory) Hear(r Report) {
 	}
 	if others := len(d.peers) - 1; r.Faulty || others > 1 && 2*len(now) > others {
 		for id := range now {
-			if !d.dead[id] {
+			if !d.dead[id] && !slices.Contains(r.Certain, id) {
 				delete(now, id)
 			}
 		}

@@ -3,7 +3,8 @@
 // Gossip goes by packets that are not sent again: on a line that loses some, or beside a host that stands still for a
 // moment, it declares the living dead; and it cannot tell a host from its daemon, without which containers go on. So a
 // death is believed when nobody answers at the node's cluster port either. A refusal is an answer. Nodes that said goodbye
-// are not asked.
+// are not asked. Who has not answered for a while, or has said goodbye, is dead beyond doubt: nothing else that is at
+// fault lasts so long.
 //
 // It owns the verdicts, while gossip holds on to its own, and asks again until then. It refuses to bring anybody back whom gossip has not lost.
 // Caller: the data plane's wiring in cmd. Goroutines: those of a round of questions, which waits for them.
@@ -13,6 +14,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 	"syscall"
@@ -28,6 +30,8 @@ const (
 	askers = 3
 	// again is the pause between two rounds of questions.
 	again = time.Second
+	// Certain is how long nobody has to answer for it to be beyond doubt: a host that stands still itself comes to in less.
+	Certain = 5 * time.Second
 )
 
 // Suspects are what gossip says at one moment.
@@ -45,34 +49,51 @@ type Deps struct {
 	Knock func(ctx context.Context, id string) error
 }
 
+// Verdict lists nodes in order.
+type Verdict struct {
+	// Dead nodes do not answer; Certain are those of them of whom there is no doubt.
+	Dead, Certain []string
+}
+
 // Witness is safe for several goroutines.
 type Witness struct {
 	deps Deps
 
 	mu      sync.Mutex // guards what follows
-	dead    []string
-	changed chan struct{} // closed and replaced when dead changes
+	verdict Verdict
+	changed chan struct{} // closed and replaced when verdict changes
 }
 
 // New returns a witness that takes nobody for dead.
 func New(deps Deps) *Witness { return &Witness{deps: deps, changed: make(chan struct{})} }
 
-// Dead lists the nodes that are dead, in order, and a channel that is closed at the next change.
-func (w *Witness) Dead() ([]string, <-chan struct{}) {
+// Verdict says who is dead, with a channel that is closed when that changes.
+func (w *Witness) Verdict() (Verdict, <-chan struct{}) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.dead, w.changed
+	return w.verdict, w.changed
 }
 
 // Run asks until ctx ends.
 func (w *Witness) Run(ctx context.Context) error {
+	since := map[string]time.Time{} // when a node was silent for the first time of those in a row
 	for {
 		s, changed := w.deps.Suspects()
 		silent := w.ask(ctx, s.Failed)
 		if ctx.Err() != nil {
 			return nil
 		}
-		w.conclude(append(silent, s.Left...))
+		maps.DeleteFunc(since, func(id string, _ time.Time) bool { return !slices.Contains(silent, id) })
+		certain := slices.Clone(s.Left)
+		for _, id := range silent {
+			if _, again := since[id]; !again {
+				since[id] = time.Now()
+			}
+			if time.Since(since[id]) >= Certain {
+				certain = append(certain, id)
+			}
+		}
+		w.conclude(Verdict{Dead: append(silent, s.Left...), Certain: certain})
 		if len(s.Failed) == 0 {
 			select {
 			case <-changed:
@@ -129,15 +150,16 @@ func (w *Witness) answers(ctx context.Context, id string) bool {
 	return alive
 }
 
-func (w *Witness) conclude(dead []string) {
-	slices.Sort(dead)
+func (w *Witness) conclude(v Verdict) {
+	slices.Sort(v.Dead)
+	slices.Sort(v.Certain)
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if slices.Equal(dead, w.dead) {
+	if slices.Equal(v.Dead, w.verdict.Dead) && slices.Equal(v.Certain, w.verdict.Certain) {
 		return
 	}
-	w.deps.Log.Info("nodes that do not answer", "nodes", dead)
-	w.dead = dead
+	w.deps.Log.Info("nodes that do not answer", "nodes", v.Dead, "certain", v.Certain)
+	w.verdict = v
 	close(w.changed)
 	w.changed = make(chan struct{})
 }

@@ -18,6 +18,15 @@ type world struct {
 	suspects Suspects
 	changed  chan struct{}
 	answer   map[string]error // nil and absent: connects; errSilent: until the asker gives up
+
+	verdict Verdict // as expect saw it
+}
+
+func (w *world) certain(t *testing.T, want ...string) {
+	t.Helper()
+	if got := w.verdict.Certain; !slices.Equal(got, want) {
+		t.Errorf("certain: got %v, want %v", got, want)
+	}
 }
 
 var errSilent = errors.New("no answer")
@@ -64,7 +73,8 @@ func bubble(t *testing.T, test func(w *world, expect func(after time.Duration, d
 			t.Helper()
 			time.Sleep(after)
 			synctest.Wait()
-			if got, _ := witness.Dead(); !slices.Equal(got, want) {
+			w.verdict, _ = witness.Verdict()
+			if got := w.verdict.Dead; !slices.Equal(got, want) {
 				t.Errorf("dead: got %v, want %v", got, want)
 			}
 		})
@@ -87,6 +97,26 @@ func TestSilenceIsDeath(t *testing.T) {
 	})
 }
 
+// Who answers once is asked for as long again.
+func TestLongSilenceIsCertain(t *testing.T) {
+	bubble(t, func(w *world, expect func(time.Duration, ...string)) {
+		w.set("n2", errSilent)
+		w.say(Suspects{Failed: []string{"n2"}})
+		expect(Certain, "n2")
+		w.certain(t)
+		w.set("n2", nil)
+		expect(again + Patience)
+		w.set("n2", errSilent)
+		expect(Certain, "n2")
+		w.certain(t)
+		expect(again+2*Patience, "n2")
+		w.certain(t, "n2")
+		w.say(Suspects{})
+		expect(again + Patience)
+		w.certain(t)
+	})
+}
+
 func TestWhoAnswersLives(t *testing.T) {
 	for name, answer := range map[string]error{"connects": nil, "its daemon is gone": syscall.ECONNREFUSED} {
 		t.Run(name, func(t *testing.T) {
@@ -106,6 +136,7 @@ func TestGoodbyeIsBelieved(t *testing.T) {
 	bubble(t, func(w *world, expect func(time.Duration, ...string)) {
 		w.say(Suspects{Left: []string{"n3"}})
 		expect(0, "n3")
+		w.certain(t, "n3")
 		w.say(Suspects{})
 		expect(0)
 	})
