@@ -7,6 +7,8 @@ import (
 
 	"github.com/hashicorp/raft"
 	"golang.org/x/sync/errgroup"
+
+	"swarm/internal/pause"
 )
 
 // announcer tells the other members at once what is committed. Raft itself tells them with the next entries, or else
@@ -70,10 +72,7 @@ func (s *Store) announceTo(ctx context.Context, to raft.Server) error {
 				sent = index
 				break
 			}
-			select {
-			case <-time.After(time.Millisecond << try):
-			case <-ctx.Done():
-			}
+			_ = pause.For(ctx, time.Millisecond<<try)
 			index, term, moved = s.announce.current()
 		}
 		select {

@@ -61,15 +61,12 @@ func (c *contact) alone(ctx context.Context, delay time.Duration) bool {
 		if wait <= 0 {
 			return true
 		}
-		timer := time.NewTimer(wait)
 		select {
-		case <-timer.C:
+		case <-time.After(wait):
 		case <-changed:
 		case <-ctx.Done():
-			timer.Stop()
 			return false
 		}
-		timer.Stop()
 	}
 }
 
@@ -85,9 +82,7 @@ func (c *contact) lost(ctx context.Context, lease time.Duration) error {
 		}
 		var expired <-chan time.Time
 		if manager == "" {
-			timer := time.NewTimer(wait)
-			defer timer.Stop()
-			expired = timer.C
+			expired = time.After(wait)
 		}
 		select {
 		case <-expired:

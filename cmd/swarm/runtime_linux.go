@@ -9,6 +9,7 @@ import (
 
 	"swarm/cli"
 	"swarm/internal/footprint"
+	"swarm/internal/pause"
 	"swarm/overlay/resolve"
 	"swarm/worker/containerd/layout"
 	"swarm/worker/containerd/reaper"
@@ -50,10 +51,8 @@ func answerNames(ctx context.Context, socket string) {
 			return
 		}
 		log.Error("names are not answered", "err", err, "retry", time.Second)
-		select {
-		case <-ctx.Done():
+		if pause.For(ctx, time.Second) != nil {
 			return
-		case <-time.After(time.Second):
 		}
 	}
 }

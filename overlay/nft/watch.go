@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"swarm/internal/pause"
 )
 
 // Watch calls check after changes to the host's nftables, at most once an
@@ -36,10 +38,8 @@ func Watch(ctx context.Context, interval time.Duration, check func(context.Conte
 		if err != nil && !errors.Is(err, unix.ENOBUFS) {
 			return fmt.Errorf("watch nftables: %w", err)
 		}
-		select {
-		case <-ctx.Done():
+		if pause.For(ctx, interval) != nil {
 			return nil
-		case <-time.After(interval):
 		}
 		// What comes after this is looked at in the next round.
 		drain(f, buf)

@@ -26,6 +26,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"swarm/internal/pause"
 	"swarm/internal/transport"
 	swarmv1 "swarm/proto/swarm/v1"
 )
@@ -296,10 +297,7 @@ func (p *Prober) Probe(ctx context.Context, r *swarmv1.ProbeRequest) (*swarmv1.P
 		return nil
 	})
 	g.Go(func() error {
-		select {
-		case <-time.After(speech):
-		case <-ctx.Done():
-		}
+		_ = pause.For(ctx, speech)
 		return nil
 	})
 	_ = g.Wait() // None of them fails: what went wrong stands in the answer.

@@ -19,9 +19,9 @@ import (
 	"github.com/miekg/dns"
 	"golang.org/x/sys/unix"
 
-	swarmv1 "swarm/proto/swarm/v1"
-
+	"swarm/internal/pause"
 	"swarm/overlay/netns"
+	swarmv1 "swarm/proto/swarm/v1"
 )
 
 // Address is the name server's in every container, as in Docker: configurations name it.
@@ -37,6 +37,8 @@ const (
 	maxQuestion = 1232
 	// tcpIdle ends a connection on which nothing is asked, and one that does not take its answer.
 	tcpIdle = 10 * time.Second
+	// socketRest keeps a socket that only fails from taking a core.
+	socketRest = 10 * time.Millisecond
 	// maxStreams and maxPassed bound what one container can make us hold: connections, and questions to others.
 	maxStreams, maxPassed = 64, 256
 )
@@ -130,7 +132,7 @@ func (c *container) serveUDP(ctx context.Context) {
 			return
 		}
 		if err != nil {
-			if !pause(ctx) {
+			if pause.For(ctx, socketRest) != nil {
 				return
 			}
 			continue
@@ -167,16 +169,6 @@ func (c *container) answerUDP(req, m *dns.Msg, to netip.AddrPort) {
 	}
 }
 
-// pause keeps a socket that only fails from taking a core; false when ctx has ended.
-func pause(ctx context.Context) bool {
-	select {
-	case <-ctx.Done():
-		return false
-	case <-time.After(10 * time.Millisecond):
-		return true
-	}
-}
-
 func (c *container) serveTCP(ctx context.Context) {
 	for {
 		conn, err := c.tcp.Accept()
@@ -184,7 +176,7 @@ func (c *container) serveTCP(ctx context.Context) {
 			return
 		}
 		if err != nil {
-			if !pause(ctx) {
+			if pause.For(ctx, socketRest) != nil {
 				return
 			}
 			continue

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/protobuf/proto"
 
+	"swarm/internal/pause"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -186,7 +187,7 @@ func (f *Feed) Run(ctx context.Context) error {
 		return fmt.Errorf("name responder: %w", err)
 	}
 	defer conn.Close()
-	pause := retryMin
+	wait := retryMin
 	for {
 		began := time.Now()
 		err := f.speak(ctx, swarmv1.NewResolverClient(conn))
@@ -194,15 +195,13 @@ func (f *Feed) Run(ctx context.Context) error {
 			return nil
 		}
 		if time.Since(began) > retryMax {
-			pause = retryMin
+			wait = retryMin
 		}
-		f.log.WarnContext(ctx, "name responder does not listen", "socket", f.socket, "err", err, "retry", pause)
-		select {
-		case <-ctx.Done():
+		f.log.WarnContext(ctx, "name responder does not listen", "socket", f.socket, "err", err, "retry", wait)
+		if pause.For(ctx, wait) != nil {
 			return nil
-		case <-time.After(pause):
 		}
-		pause = min(2*pause, retryMax)
+		wait = min(2*wait, retryMax)
 	}
 }
 

@@ -19,6 +19,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"swarm/internal/pause"
 	"swarm/overlay/netns"
 )
 
@@ -67,9 +68,7 @@ func Make(ctx context.Context, underlay *netlink.Handle, in *netns.Namespace, s 
 			}
 			return nil
 		}
-		select {
-		case <-time.After(5 * time.Millisecond):
-		case <-ctx.Done():
+		if pause.For(ctx, 5*time.Millisecond) != nil {
 			return fmt.Errorf("vxlan network identifier %d on UDP port %d is in use on this host by a device that is not swarm's: remove it, or use another port: %w",
 				s.VNI, s.Port, err)
 		}

@@ -17,6 +17,7 @@ import (
 	"github.com/containerd/typeurl/v2"
 	"google.golang.org/grpc"
 
+	"swarm/internal/pause"
 	"swarm/worker"
 	"swarm/worker/containerd/exit"
 	"swarm/worker/containerd/layout"
@@ -41,7 +42,7 @@ func (r *Runtime) Wait(ctx context.Context, taskID string) (worker.Exit, error) 
 }
 
 func (r *Runtime) wait(ctx context.Context, id string) (worker.Exit, error) {
-	pause := retryMin
+	rest := retryMin
 	for {
 		resp, err := r.client.TaskService().Wait(ctx, &tasks.WaitRequest{ContainerID: id}, grpc.WaitForReady(true))
 		if err == nil {
@@ -54,13 +55,11 @@ func (r *Runtime) wait(ctx context.Context, id string) (worker.Exit, error) {
 			return r.lost(ctx, id)
 		}
 		// containerd restarts, or the shim has died: it answers, or says not found, soon.
-		r.log.DebugContext(ctx, "waiting for a container again", "task", id, "err", err, "retry", pause)
-		select {
-		case <-time.After(pause/2 + rand.N(pause)):
-		case <-ctx.Done():
-			return worker.Exit{}, ctx.Err()
+		r.log.DebugContext(ctx, "waiting for a container again", "task", id, "err", err, "retry", rest)
+		if err := pause.For(ctx, rest/2+rand.N(rest)); err != nil {
+			return worker.Exit{}, err
 		}
-		pause = min(2*pause, retryMax)
+		rest = min(2*rest, retryMax)
 	}
 }
 

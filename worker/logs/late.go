@@ -4,6 +4,8 @@ import (
 	"context"
 	"sync"
 	"time"
+
+	"swarm/internal/pause"
 )
 
 // retryEvery is how long after a journal could not be written that is tried again: a disk that was full tells nobody that
@@ -46,9 +48,7 @@ func (s *Store) runLate(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		}
-		select {
-		case <-time.After(retryEvery):
-		case <-ctx.Done():
+		if pause.For(ctx, retryEvery) != nil {
 			return nil
 		}
 		for j, finish := range s.late.take() {

@@ -66,15 +66,15 @@ func (w *watcher) drop(j *journal) {
 	delete(w.wdsOf, j)
 }
 
-// pause is how long events gather after some have been read. A first line is followed at once; to those who write
+// gathering is how long events gather after some have been read. A first line is followed at once; to those who write
 // without pause, every line would otherwise cost a wake-up, an event and a small copy. The kernel merges an event with an
 // equal one before it, so that few are waiting.
-const pause = 10 * time.Millisecond
+const gathering = 10 * time.Millisecond
 
 // run tells mark of every journal with news, until close or the end of ctx.
 func (w *watcher) run(ctx context.Context, mark func(*journal)) error {
 	buf := make([]byte, 64<<10)
-	timer := time.NewTimer(pause)
+	timer := time.NewTimer(gathering)
 	defer timer.Stop()
 	for {
 		n, err := w.f.Read(buf)
@@ -84,7 +84,7 @@ func (w *watcher) run(ctx context.Context, mark func(*journal)) error {
 		for _, j := range w.journals(buf[:n]) {
 			mark(j)
 		}
-		timer.Reset(pause)
+		timer.Reset(gathering)
 		select {
 		case <-timer.C:
 		case <-ctx.Done():

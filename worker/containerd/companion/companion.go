@@ -33,6 +33,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/health/grpc_health_v1"
 
+	"swarm/internal/pause"
 	"swarm/worker/containerd/binary"
 	"swarm/worker/containerd/layout"
 	"swarm/worker/containerd/lock"
@@ -93,7 +94,7 @@ func New(cfg Config, deps Deps) (*Companion, error) {
 
 // Run keeps the runtime process running until ctx is done, and leaves it running.
 func (c *Companion) Run(ctx context.Context) error {
-	pause := restartMin
+	rest := restartMin
 	for {
 		began := time.Now()
 		err := c.serve(ctx)
@@ -102,18 +103,16 @@ func (c *Companion) Run(ctx context.Context) error {
 		}
 		switch served := c.set(false, err); {
 		case time.Since(began) > steady:
-			pause = restartMin
+			rest = restartMin
 		case served:
-			pause = min(pause, restartServed)
+			rest = min(rest, restartServed)
 		}
-		wait := pause/2 + rand.N(pause)
+		wait := rest/2 + rand.N(rest)
 		c.log.WarnContext(ctx, "runtime process is not running", "err", err, "retry", wait.Round(time.Millisecond))
-		select {
-		case <-ctx.Done():
+		if pause.For(ctx, wait) != nil {
 			return nil
-		case <-time.After(wait):
 		}
-		pause = min(2*pause, restartMax)
+		rest = min(2*rest, restartMax)
 	}
 }
 

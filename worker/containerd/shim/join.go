@@ -18,6 +18,7 @@ import (
 	"github.com/containerd/containerd/v2/defaults"
 	"github.com/containerd/containerd/v2/pkg/shim"
 
+	"swarm/internal/pause"
 	"swarm/worker/containerd/layout"
 )
 
@@ -88,9 +89,7 @@ func answers(ctx context.Context, path string) (bool, error) {
 		case !errors.Is(err, syscall.EAGAIN):
 			return false, err
 		}
-		select {
-		case <-time.After(answerEvery):
-		case <-ctx.Done():
+		if pause.For(ctx, answerEvery) != nil {
 			return false, err
 		}
 	}
