@@ -134,6 +134,7 @@ func TestInfo(t *testing.T) {
 		HostChanges: []string{"nft table inet swarm"}, Uptime: durationpb.New(90 * time.Minute),
 		Description: &swarmv1.NodeDescription{Hostname: "host1", Resources: &swarmv1.Resources{NanoCpus: 2e9, MemoryBytes: 8 << 30}},
 	}}
+	s.cluster = &swarmv1.Cluster{Spec: &swarmv1.ClusterSpec{Network: &swarmv1.NetworkDefaults{DefaultAddrPool: []string{"10.0.0.0/8", "172.20.0.0/16"}, SubnetSize: 24, DataPathPort: 4789}}}
 	golden(t, "info.golden", run{server: s}.run(t, "info").out)
 	got := run{server: s}.run(t, "info", "--format", "{{.NodeID}} {{.Role}} {{len .Members}}")
 	if got.out != "node1 manager 1\n" {

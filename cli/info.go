@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/docker/go-units"
@@ -32,12 +33,18 @@ func (a *app) runInfo(ctx context.Context, tmpl string) error {
 		if tmpl != "" {
 			return printObject(a.Out, tmpl, describe(r))
 		}
-		writeInfo(a.Out, r)
+		var networks *swarmv1.NetworkDefaults
+		if r.ControlAvailable {
+			// What else there is to say is said without it.
+			cluster, _ := c.GetCluster(ctx, &swarmv1.GetRequest{})
+			networks = cluster.GetSpec().GetNetwork()
+		}
+		writeInfo(a.Out, r, networks)
 		return nil
 	})
 }
 
-func writeInfo(w io.Writer, r *swarmv1.InfoResponse) {
+func writeInfo(w io.Writer, r *swarmv1.InfoResponse, networks *swarmv1.NetworkDefaults) {
 	line := func(key string, value any) { fmt.Fprintf(w, "%s: %v\n", key, value) }
 	line("Swarm", r.LocalNodeState)
 	if r.Error != "" {
@@ -54,6 +61,11 @@ func writeInfo(w io.Writer, r *swarmv1.InfoResponse) {
 		line(" Leader", r.LeaderId)
 		line(" Managers", r.Managers)
 		line(" Nodes", r.Nodes)
+	}
+	if networks != nil {
+		line(" Default Address Pool", strings.Join(networks.DefaultAddrPool, "  "))
+		line(" SubnetSize", networks.SubnetSize)
+		line(" Data Path Port", networks.DataPathPort)
 	}
 	if len(r.Members) > 0 {
 		fmt.Fprintf(w, " Gossip: %d members, health score %d\n", len(r.Members), r.GossipHealth)

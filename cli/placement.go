@@ -36,6 +36,9 @@ func refusalLine(r *swarmv1.Refusal) string {
 	if reason == "" {
 		reason = r.GetFilter()
 	}
+	if r.GetNodes() == 0 {
+		return reason // no node was asked
+	}
 	if strings.Contains(" "+reason, fmt.Sprintf(" %d node", r.GetNodes())) {
 		return reason // it counts for itself
 	}
@@ -63,6 +66,11 @@ func placementHint(u *swarmv1.Unplaced, image string) string {
 		return "label a node with `swarm node update --label-add KEY=VALUE NODE`, or change the constraint"
 	case "cpu", "memory", "generic":
 		return "lower the --reserve-* values, remove other services, or add a node"
+	case "address":
+		if strings.Contains(worst.GetReason(), "asked for") {
+			return "ask for another address, or for none"
+		}
+		return "lower the replicas, or use a network with a larger subnet: `swarm network create --subnet`, then `swarm service update --network-rm --network-add`"
 	case "port":
 		return "publish another port, or lower the replicas to the number of free nodes"
 	case "max-replicas":

@@ -281,7 +281,7 @@ func TestSettle_Removed(t *testing.T) {
 func TestPlacementHints(t *testing.T) {
 	for filter, want := range map[string]string{
 		"constraint": "--label-add", "memory": "--reserve-", "image": "docker save app:1 | swarm image load", "down": "swarm node ls", "availability": "--availability active",
-		"port": "another port", "max-replicas": "--replicas-max-per-node", "platform": "platform", "new-filter": "",
+		"port": "another port", "max-replicas": "--replicas-max-per-node", "platform": "platform", "new-filter": "", "address": "--network-rm",
 	} {
 		if got := placementHint(unplaced(1, filter).Status.Unplaced, "app:1"); !strings.Contains(got, want) || want == "" && got != "" {
 			t.Errorf("%s: got %q, want %q", filter, got, want)

@@ -228,7 +228,7 @@ func (h *host) changes() []string {
 		return nil
 	}
 	changes := []string{
-		"nftables table swarm0 and device swarm0, while tasks use the bridge network",
+		"nftables tables swarm-bridge (families inet and bridge) and device swarm0, while tasks use the bridge network",
 		"nftables tables swarm-mesh and swarm-mesh-zones, device swmesh, routing rules and tables, while ports are published on all nodes",
 		"accept rules for these devices in others' chains that drop what is forwarded; net.ipv4.ip_forward and net.ipv6.conf.all.forwarding: as long",
 		"cgroup " + h.options.CgroupParent,
