@@ -160,7 +160,7 @@ func (r *revision) why(f refusal, n *node, count uint64) string {
 	case refusedPort:
 		for _, port := range r.ports {
 			if n.publishes(port) {
-				return "has port " + port + " taken by another task"
+				return "has port " + port + " taken by " + n.publisher(port)
 			}
 		}
 	case refusedMaxReplicas:

@@ -185,6 +185,26 @@ func (n *node) publishes(port string) bool {
 	return false
 }
 
+// publisher names who has a port, or one that no host can serve beside it.
+func (n *node) publisher(port string) string {
+	name := ""
+	for s := range n.services {
+		publishes := false
+		for _, rev := range s.revs {
+			publishes = publishes || slices.ContainsFunc(rev.ports, func(p string) bool {
+				return p == port || strings.HasPrefix(p, port+"/") || strings.HasPrefix(port, p+"/")
+			})
+		}
+		if publishes && (name == "" || s.row.GetName() < name) {
+			name = s.row.GetName()
+		}
+	}
+	if name == "" {
+		return "another task"
+	}
+	return "a task of service " + name
+}
+
 // hostPort reads the claim of a host port, "port/<node>/tcp/8080" or "port/<node>/tcp/8080/<address>".
 func hostPort(key string) (nodeID, port string, ok bool) {
 	rest, ok := strings.CutPrefix(key, "port/")

@@ -269,6 +269,11 @@ func TestPlan_HostPortsAreClaimed(t *testing.T) {
 	m.addService("api", hostPortOf(80))
 	m.settle()
 	wantOn(t, m, "api", map[string]int{})
+	for _, task := range m.tasks() {
+		if got, want := m.status(task.GetId()).GetUnplaced().GetNearest(), "a: has port tcp/80 taken by a task of service web"; task.GetServiceId() == "api" && got != want {
+			t.Errorf("nearest: got %q, want %q", got, want)
+		}
+	}
 	m.edit("web", replicas(1))
 	m.settle()
 	if got := m.running("web") + m.running("api"); got != 2 {
