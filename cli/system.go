@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"io"
 	"strings"
 	"text/tabwriter"
 
@@ -171,60 +172,69 @@ func size(bytes int64) string { return units.HumanSizeWithPrecision(float64(byte
 
 // dfDetails lists everything on every node.
 func (a *app) dfDetails(nodes []*swarmv1.NodeUsage) error {
-	table := func(title, header string, lines func(n *swarmv1.NodeUsage, line func(...any))) error {
-		fmt.Fprintf(a.Out, "%s space usage:\n\n", title)
-		tw := tabwriter.NewWriter(a.Out, 10, 1, 3, ' ', 0)
-		fmt.Fprintln(tw, header)
-		for _, n := range nodes {
-			lines(n, func(cells ...any) {
-				words := []string{n.GetHostname()}
-				for _, c := range cells {
-					words = append(words, fmt.Sprint(c))
-				}
-				fmt.Fprintln(tw, strings.Join(words, "\t"))
-			})
-		}
-		if err := tw.Flush(); err != nil {
+	for _, t := range a.usageTables() {
+		if err := t.print(a.Out, nodes); err != nil {
 			return err
 		}
-		fmt.Fprintln(a.Out)
-		return nil
 	}
-	err := table("Images", "NODE\tREPOSITORY\tTAG\tIMAGE ID\tCREATED\tSIZE\tSHARED SIZE\tUNIQUE SIZE\tCONTAINERS", func(n *swarmv1.NodeUsage, line func(...any)) {
-		for _, i := range n.GetUsage().GetImages() {
-			repository, tag := splitName(i.GetImage().GetName())
-			line(repository, tag, shortID(strings.TrimPrefix(i.GetImage().GetDigest(), "sha256:")), ago(a.Now(), i.GetSince()),
-				size(i.GetSize()), size(i.GetSize()-i.GetUnique()), size(i.GetUnique()), i.GetContainers())
-		}
-	})
-	if err != nil {
-		return err
-	}
-	err = table("Containers", "NODE\tTASK ID\tSIZE\tSTATUS", func(n *swarmv1.NodeUsage, line func(...any)) {
-		for _, c := range n.GetUsage().GetContainers() {
-			line(c.GetTaskId(), size(c.GetSize()), containerWord(c))
-		}
-	})
-	if err != nil {
-		return err
-	}
-	err = table("Local Volumes", "NODE\tVOLUME NAME\tLINKS\tSIZE", func(n *swarmv1.NodeUsage, line func(...any)) {
-		for _, v := range n.GetUsage().GetVolumes() {
-			line(v.GetName(), v.GetLinks(), size(v.GetSize()))
-		}
-	})
-	if err != nil {
-		return err
-	}
-	return table("Logs", "NODE\tTASK ID\tSIZE\tSTATUS", func(n *swarmv1.NodeUsage, line func(...any)) {
-		for _, l := range n.GetUsage().GetLogs() {
-			word := "Kept"
-			if l.GetRetired() != nil {
-				word = "Removed " + ago(a.Now(), l.GetRetired())
+	return nil
+}
+
+// usageTable is what of one kind takes room, on each node.
+type usageTable struct {
+	title, header string
+	rows          func(u *swarmv1.DiskUsageResponse, row func(cells ...any))
+}
+
+func (t usageTable) print(w io.Writer, nodes []*swarmv1.NodeUsage) error {
+	fmt.Fprintf(w, "%s space usage:\n\n", t.title)
+	tw := tabwriter.NewWriter(w, 10, 1, 3, ' ', 0)
+	fmt.Fprintln(tw, "NODE\t"+t.header)
+	for _, n := range nodes {
+		t.rows(n.GetUsage(), func(cells ...any) {
+			words := []string{n.GetHostname()}
+			for _, c := range cells {
+				words = append(words, fmt.Sprint(c))
 			}
-			line(l.GetTaskId(), size(l.GetSize()), word)
-		}
-	})
+			fmt.Fprintln(tw, strings.Join(words, "\t"))
+		})
+	}
+	if err := tw.Flush(); err != nil {
+		return err
+	}
+	fmt.Fprintln(w)
+	return nil
+}
+
+func (a *app) usageTables() []usageTable {
+	return []usageTable{
+		{"Images", "REPOSITORY\tTAG\tIMAGE ID\tCREATED\tSIZE\tSHARED SIZE\tUNIQUE SIZE\tCONTAINERS", func(u *swarmv1.DiskUsageResponse, row func(...any)) {
+			for _, i := range u.GetImages() {
+				repository, tag := splitName(i.GetImage().GetName())
+				row(repository, tag, shortID(strings.TrimPrefix(i.GetImage().GetDigest(), "sha256:")), ago(a.Now(), i.GetSince()),
+					size(i.GetSize()), size(i.GetSize()-i.GetUnique()), size(i.GetUnique()), i.GetContainers())
+			}
+		}},
+		{"Containers", "TASK ID\tSIZE\tSTATUS", func(u *swarmv1.DiskUsageResponse, row func(...any)) {
+			for _, c := range u.GetContainers() {
+				row(c.GetTaskId(), size(c.GetSize()), containerWord(c))
+			}
+		}},
+		{"Local Volumes", "VOLUME NAME\tLINKS\tSIZE", func(u *swarmv1.DiskUsageResponse, row func(...any)) {
+			for _, v := range u.GetVolumes() {
+				row(v.GetName(), v.GetLinks(), size(v.GetSize()))
+			}
+		}},
+		{"Logs", "TASK ID\tSIZE\tSTATUS", func(u *swarmv1.DiskUsageResponse, row func(...any)) {
+			for _, l := range u.GetLogs() {
+				word := "Kept"
+				if l.GetRetired() != nil {
+					word = "Removed " + ago(a.Now(), l.GetRetired())
+				}
+				row(l.GetTaskId(), size(l.GetSize()), word)
+			}
+		}},
+	}
 }
 
 func containerWord(c *swarmv1.HeldContainer) string {
