@@ -24,102 +24,132 @@ import (
 	"swarm/scenarios/traffic"
 )
 
-func main() {
-	listen := flag.String("listen", ":8080", "address to serve HTTP on; empty: serve nothing")
-	echo := flag.String("echo", "", "address to echo lines over TCP and datagrams over UDP on; empty: echo nothing")
-	exitAfter := flag.Duration("exit-after", 0, "end by itself after this time; 0: never")
-	exitCode := flag.Int("exit-code", 0, "code of that end")
-	logEvery := flag.Duration("log-every", 0, "write a numbered line this often; 0: never")
-	printed := flag.String("print", "", "write this to stdout first, as it is: a Go string without its quotes")
-	long := flag.Int("print-long", 0, "write a line of so many letters to stdout, then")
-	get := flag.String("get", "", "URL to ask for once; print the answer and end")
-	lookup := flag.String("lookup", "", "name or address to ask the name server for once; print the answers in order and end")
-	show := flag.String("show", "", "write the first of these files, separated by commas, that is there to stdout")
-	hold := flag.Int("hold", 0, "hold so many MiB of memory")
-	ignoreTerm := flag.Bool("ignore-term", false, "do not end on SIGTERM")
+// options are what the image's caller wants of it.
+type options struct {
+	listen, echo, print, get, lookup, show string
+	exitAfter, logEvery                    time.Duration
+	exitCode, long, hold                   int
+	ignoreTerm                             bool
+}
+
+func parse() (o options) {
+	flag.StringVar(&o.listen, "listen", ":8080", "address to serve HTTP on; empty: serve nothing")
+	flag.StringVar(&o.echo, "echo", "", "address to echo lines over TCP and datagrams over UDP on; empty: echo nothing")
+	flag.DurationVar(&o.exitAfter, "exit-after", 0, "end by itself after this time; 0: never")
+	flag.IntVar(&o.exitCode, "exit-code", 0, "code of that end")
+	flag.DurationVar(&o.logEvery, "log-every", 0, "write a numbered line this often; 0: never")
+	flag.StringVar(&o.print, "print", "", "write this to stdout first, as it is: a Go string without its quotes")
+	flag.IntVar(&o.long, "print-long", 0, "write a line of so many letters to stdout, then")
+	flag.StringVar(&o.get, "get", "", "URL to ask for once; print the answer and end")
+	flag.StringVar(&o.lookup, "lookup", "", "name or address to ask the name server for once; print the answers in order and end")
+	flag.StringVar(&o.show, "show", "", "write the first of these files, separated by commas, that is there to stdout")
+	flag.IntVar(&o.hold, "hold", 0, "hold so many MiB of memory")
+	flag.BoolVar(&o.ignoreTerm, "ignore-term", false, "do not end on SIGTERM")
 	flag.Parse()
+	return o
+}
+
+func main() {
 	log.SetFlags(0)
-	if *get != "" {
-		if err := ask(*get); err != nil {
-			log.Fatal(err)
+	o, code := parse(), 0
+	var err error
+	switch {
+	case o.get != "":
+		err = ask(o.get)
+	case o.lookup != "":
+		err = resolve(o.lookup)
+	default:
+		if err = o.say(); err == nil {
+			code = o.serve()
 		}
-		return
 	}
-
-	if *lookup != "" {
-		if err := resolve(*lookup); err != nil {
-			log.Fatal(err)
-		}
-		return
-	}
-
-	text, err := strconv.Unquote(`"` + *printed + `"`)
 	if err != nil {
-		log.Fatalf("-print %s: %v", *printed, err)
+		log.Fatal(err)
+	}
+	os.Exit(code)
+}
+
+// say writes what is to be written at once.
+func (o options) say() error {
+	text, err := strconv.Unquote(`"` + o.print + `"`)
+	if err != nil {
+		return fmt.Errorf("-print %s: %w", o.print, err)
 	}
 	fmt.Print(text)
-	if *long > 0 {
-		fmt.Println(strings.Repeat("x", *long))
+	if o.long > 0 {
+		fmt.Println(strings.Repeat("x", o.long))
 	}
-	for _, file := range strings.Split(*show, ",") {
+	for _, file := range strings.Split(o.show, ",") {
 		if b, err := os.ReadFile(file); err == nil {
 			os.Stdout.Write(b)
 			break
 		}
 	}
-	held := bytes.Repeat([]byte{1}, *hold<<20)
+	return nil
+}
+
+// serve serves until it is told to end, or ends by itself with a code.
+func (o options) serve() (code int) {
+	held := bytes.Repeat([]byte{1}, o.hold<<20)
 	defer runtime.KeepAlive(held)
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
 	exits := make(chan int, 1)
-	if *exitAfter > 0 {
-		time.AfterFunc(*exitAfter, func() { exits <- *exitCode })
+	if o.exitAfter > 0 {
+		time.AfterFunc(o.exitAfter, func() { exits <- o.exitCode })
 	}
 	var lines atomic.Int64
-	if *logEvery > 0 {
-		go count(*logEvery, &lines)
+	if o.logEvery > 0 {
+		go count(o.logEvery, &lines)
 	}
+	mux := handler(exits, &lines)
+	traffic.Handle(context.Background(), mux)
+	stop := o.open(mux)
+	log.Printf("hello: up as pid %d", os.Getpid())
+	for {
+		select {
+		case code := <-exits:
+			log.Printf("hello: ends with code %d", code)
+			return code
+		case s := <-signals:
+			log.Printf("hello: got %v", s)
+			if !o.ignoreTerm {
+				stop()
+				return 0
+			}
+		}
+	}
+}
+
+// open listens. stop ends that, and what is under way has a second to end too.
+func (o options) open(h http.Handler) (stop func()) {
 	echoing, stopEcho := context.WithCancel(context.Background())
 	echoed := make(chan struct{})
 	go func() {
 		defer close(echoed)
-		if *echo == "" {
+		if o.echo == "" {
 			return
 		}
-		if err := traffic.Echo(echoing, *echo); echoing.Err() == nil {
+		if err := traffic.Echo(echoing, o.echo); echoing.Err() == nil {
 			log.Fatal(err)
 		}
 	}()
-	mux := handler(exits, &lines)
-	traffic.Handle(context.Background(), mux)
-	server := &http.Server{Addr: *listen, Handler: mux}
-	if *listen != "" {
+	server := &http.Server{Addr: o.listen, Handler: h}
+	if o.listen != "" {
 		go func() {
 			if err := server.ListenAndServe(); !errors.Is(err, http.ErrServerClosed) {
 				log.Fatal(err)
 			}
 		}()
 	}
-	log.Printf("hello: up as pid %d", os.Getpid())
-	for {
+	return func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		stopEcho()
+		_ = server.Shutdown(ctx)
 		select {
-		case code := <-exits:
-			log.Printf("hello: ends with code %d", code)
-			os.Exit(code)
-		case s := <-signals:
-			log.Printf("hello: got %v", s)
-			if *ignoreTerm {
-				continue
-			}
-			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-			stopEcho()
-			_ = server.Shutdown(ctx)
-			select {
-			case <-echoed:
-			case <-ctx.Done():
-			}
-			cancel()
-			return
+		case <-echoed:
+		case <-ctx.Done():
 		}
 	}
 }
