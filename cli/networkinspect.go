@@ -163,10 +163,12 @@ func networkHosts(s *swarmv1.NetworkSurvey) []any {
 		for _, p := range has.GetPeers() {
 			peers = append(peers, object{{"IP", p.GetAddr()}, {"Endpoints", p.GetEndpoints()}})
 		}
-		out = append(out, append(o,
-			member{"VNI", has.GetVni()}, member{"MTU", has.GetMtu()},
-			member{"Underlay", net.JoinHostPort(has.GetUnderlay(), fmt.Sprint(has.GetPort()))},
-			member{"Netns", has.GetNetns()}, member{"Tasks", textList(has.GetTaskIds())}, member{"Peers", peers},
+		o = append(o, member{"VNI", has.GetVni()}, member{"MTU", has.GetMtu()},
+			member{"Underlay", net.JoinHostPort(has.GetUnderlay(), fmt.Sprint(has.GetPort()))})
+		if has.GetNetns() != "" { // Network ingress is in the host's own.
+			o = append(o, member{"Netns", has.GetNetns()})
+		}
+		out = append(out, append(o, member{"Tasks", textList(has.GetTaskIds())}, member{"Peers", peers},
 			member{"Received", trafficObject(has.GetReceived())}, member{"Sent", trafficObject(has.GetSent())}))
 	}
 	return out

@@ -141,7 +141,7 @@ func (o *overlay) show(ctx context.Context, f *families, service map[string]stri
 			}
 		}
 	}
-	networks, err := o.fabric.Networks(ctx)
+	networks, err := o.networks(ctx)
 	if err != nil {
 		return err
 	}

@@ -12,7 +12,7 @@ import (
 
 // held is what this host's kernel has of a network.
 func (o *overlay) held(ctx context.Context, id string) (*swarmv1.NodeNetwork, error) {
-	all, err := o.fabric.Networks(ctx)
+	all, err := o.networks(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -22,6 +22,20 @@ func (o *overlay) held(ctx context.Context, id string) (*swarmv1.NodeNetwork, er
 		}
 	}
 	return &swarmv1.NodeNetwork{Absent: true}, nil
+}
+
+// networks are those that this host has, ingress among them.
+func (o *overlay) networks(ctx context.Context) ([]fabric.Info, error) {
+	all, err := o.fabric.Networks(ctx)
+	ingress := o.directory.Ingress()
+	if err != nil || ingress == nil {
+		return all, err
+	}
+	info, ok, err := o.fabric.Host(ctx, ingress.GetId(), meshDevice)
+	if ok {
+		all = append(all, info)
+	}
+	return all, err
 }
 
 func heldNetwork(n fabric.Info) *swarmv1.NodeNetwork {

@@ -18,8 +18,7 @@ import (
 // surveyPatience is for one node, which reads its kernel's tables.
 const surveyPatience = 3 * time.Second
 
-// SurveyNetwork asks every node what it has of a network, and compares that with what the managers know. Network ingress is
-// not a network of tasks: its nodes are in GetNetwork's answer.
+// SurveyNetwork asks every node what it has of a network, and compares that with what the managers know.
 func (s *Server) SurveyNetwork(ctx context.Context, req *swarmv1.GetRequest) (*swarmv1.NetworkSurvey, error) {
 	if spec.LocalNetwork(req.GetId()) {
 		return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("network %s is every node's own: there is nothing to compare", req.GetId()))
@@ -44,7 +43,7 @@ func (s *Server) SurveyNetwork(ctx context.Context, req *swarmv1.GetRequest) (*s
 	})
 	// Compared with what is known now: a node may have heard of a change before it was asked.
 	v = s.store.View()
-	members := membersOf(v, n.GetId())
+	members := membersOf(v, n)
 	out := &swarmv1.NetworkSurvey{}
 	for i, f := range found {
 		if f.GetError() == "" {
@@ -65,10 +64,18 @@ type onNode struct {
 	tasks map[string]bool
 }
 
-func membersOf(v *raftstore.View, network string) map[string]onNode {
+func membersOf(v *raftstore.View, network *swarmv1.Network) map[string]onNode {
 	out := map[string]onNode{}
+	if network.GetSpec().GetIngress() {
+		// The nodes themselves are on it, each while ports are published.
+		for id := range meshAddresses(v) {
+			row, _ := v.Nodes.Get(id)
+			out[id] = onNode{addr: dataPath(row), tasks: map[string]bool{id: false}}
+		}
+		return out
+	}
 	for svc := range v.Services.All() {
-		for _, b := range backendsOn(v, svc.GetId(), network) {
+		for _, b := range backendsOn(v, svc.GetId(), network.GetId()) {
 			node, ok := out[b.GetNodeId()]
 			if !ok {
 				row, _ := v.Nodes.Get(b.GetNodeId())
@@ -106,6 +113,10 @@ func differences(has *swarmv1.NodeNetwork, n *swarmv1.Network, members map[strin
 			out = append(out, "task "+id+" is not attached")
 		}
 	}
+	what := "tasks"
+	if n.GetSpec().GetIngress() {
+		what = "nodes"
+	}
 	known, wanted := map[string]int{}, map[string]int{}
 	for _, p := range has.GetPeers() {
 		known[p.GetAddr()], wanted[p.GetAddr()] = int(p.GetEndpoints()), 0
@@ -117,7 +128,7 @@ func differences(has *swarmv1.NodeNetwork, n *swarmv1.Network, members map[strin
 	}
 	for _, addr := range slices.Sorted(maps.Keys(wanted)) {
 		if known[addr] != wanted[addr] {
-			out = append(out, fmt.Sprintf("it knows %d tasks on host %s, and there are %d", known[addr], addr, wanted[addr]))
+			out = append(out, fmt.Sprintf("it knows %d %s on host %s, and there are %d", known[addr], what, addr, wanted[addr]))
 		}
 	}
 	return out

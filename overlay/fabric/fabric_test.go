@@ -11,7 +11,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"swarm/internal/eventually"
 	"swarm/overlay/fabric"
@@ -406,4 +408,44 @@ func links(t *testing.T, pin string) []netlink.Link {
 		t.Fatal(err)
 	}
 	return list
+}
+
+// The routing mesh's network is described too, though its device is another's, and in the host's own namespace.
+func TestHost_DescribesADeviceOfAnother(t *testing.T) {
+	h := newWorld(t, settings{hosts: 1}).hosts[0]
+	describe := func() (info fabric.Info, ok bool) {
+		t.Helper()
+		h.do(func() (err error) {
+			info, ok, err = h.f.Host(t.Context(), "in", "mesh0")
+			return err
+		})
+		return info, ok
+	}
+	if info, ok := describe(); ok {
+		t.Errorf("before there is a device: %+v", info)
+	}
+	h.do(func() error {
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name, attrs.MTU = "mesh0", 1350
+		if err := netlink.LinkAdd(&netlink.Vxlan{LinkAttrs: attrs, VxlanId: 70000, Port: 4789, SrcAddr: h.addr.AsSlice()}); err != nil {
+			return err
+		}
+		link, err := netlink.LinkByName("mesh0")
+		if err != nil {
+			return err
+		}
+		return netlink.NeighSet(&netlink.Neigh{
+			LinkIndex: link.Attrs().Index, Family: unix.AF_BRIDGE, State: unix.NUD_PERMANENT | unix.NUD_NOARP, Flags: unix.NTF_SELF,
+			IP: net.IPv4(192, 0, 2, 9), HardwareAddr: net.HardwareAddr{2, 0, 0, 0, 0, 9},
+		})
+	})
+	got, ok := describe()
+	want := fabric.Info{
+		Network: fabric.Network{ID: "in", VNI: 70000}, Device: "mesh0", Port: 4789, Underlay: h.addr,
+		Peers: []fabric.Peer{{Host: netip.MustParseAddr("192.0.2.9"), Endpoints: 1}},
+	}
+	want.MTU = 1350
+	if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); !ok || diff != "" {
+		t.Errorf("there: %t %s", ok, diff)
+	}
 }

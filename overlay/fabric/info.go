@@ -5,15 +5,20 @@ package fabric
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
+
+	"github.com/vishvananda/netlink"
+
+	"swarm/overlay/vxlan"
 )
 
 // Info is what a network is on this host.
 type Info struct {
 	Network
-	// Pin is the network's namespace: `nsenter --net=PIN ip address`.
+	// Pin is the network's namespace: `nsenter --net=PIN ip address`; empty: the host's.
 	Pin    string
 	Bridge string
 	Device string
@@ -58,23 +63,65 @@ func (f *Fabric) Networks(ctx context.Context) ([]Info, error) {
 		if err != nil {
 			return nil, fmt.Errorf("network %s: vxlan device: %w", id, err)
 		}
-		info.MTU = link.Attrs().MTU
-		if s := link.Attrs().Statistics; s != nil {
-			info.Received = Traffic{Packets: s.RxPackets, Bytes: s.RxBytes, Dropped: s.RxDropped}
-			info.Sent = Traffic{Packets: s.TxPackets, Bytes: s.TxBytes, Dropped: s.TxDropped}
-		}
+		info.look(link)
 		out = append(out, info)
 	}
 	slices.SortFunc(out, func(a, b Info) int { return cmp.Compare(a.ID, b.ID) })
 	return out, nil
 }
 
+// Host describes a network that the host itself is on, as the routing mesh's: its device is in the host's own namespace, and not
+// this package's. False: there is none.
+func (f *Fabric) Host(ctx context.Context, id, device string) (Info, bool, error) {
+	release, err := f.take(ctx)
+	if err != nil {
+		return Info{}, false, err
+	}
+	defer release()
+	if err := f.openHost(); err != nil {
+		return Info{}, false, err
+	}
+	link, err := f.host.h.LinkByName(device)
+	if errors.As(err, &netlink.LinkNotFoundError{}) {
+		return Info{}, false, nil
+	}
+	v, ok := link.(*netlink.Vxlan)
+	if err != nil || !ok {
+		return Info{}, false, err
+	}
+	entries, err := vxlan.Open(f.host.ns, v.Index, false)
+	if err != nil {
+		return Info{}, false, err
+	}
+	has, err := entries.Read()
+	if err := errors.Join(err, entries.Close()); err != nil {
+		return Info{}, false, fmt.Errorf("network %s: %w", id, err)
+	}
+	info := Info{Network: Network{ID: id, VNI: uint32(v.VxlanId)}, Device: device, Port: uint16(v.Port), Underlay: f.cfg.Underlay, Peers: peers(has)}
+	info.look(link)
+	return info, true, nil
+}
+
+// look takes what the device says.
+func (i *Info) look(link netlink.Link) {
+	i.MTU = link.Attrs().MTU
+	if s := link.Attrs().Statistics; s != nil {
+		i.Received = Traffic{Packets: s.RxPackets, Bytes: s.RxBytes, Dropped: s.RxDropped}
+		i.Sent = Traffic{Packets: s.TxPackets, Bytes: s.TxBytes, Dropped: s.TxDropped}
+	}
+}
+
 func (n *network) peers() []Peer {
+	if n.has == nil {
+		return nil
+	}
+	return peers(*n.has)
+}
+
+func peers(has vxlan.Table) []Peer {
 	count := make(map[netip.Addr]int)
-	if n.has != nil {
-		for _, host := range n.has.Forward {
-			count[host]++
-		}
+	for _, host := range has.Forward {
+		count[host]++
 	}
 	var out []Peer
 	for host, endpoints := range count {
