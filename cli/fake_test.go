@@ -32,6 +32,7 @@ type fakeServer struct {
 	services []*swarmv1.ServiceInfo
 	tasks    []*swarmv1.TaskInfo
 	images   []*swarmv1.ImageInfo
+	usage    []*swarmv1.NodeUsage
 	info     *swarmv1.InfoResponse
 	logs     []*swarmv1.LogRecord
 	events   []*swarmv1.Event

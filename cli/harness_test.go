@@ -113,6 +113,7 @@ func (s *fakeServer) dial(t *testing.T, target cli.Target) (cli.Conn, error) {
 	swarmv1.RegisterControlServer(g, s)
 	swarmv1.RegisterDaemonServer(g, daemonServer{fake: s})
 	swarmv1.RegisterCAServer(g, caServer{fake: s})
+	swarmv1.RegisterDisksServer(g, disksServer{fake: s})
 	served := make(chan struct{})
 	go func() {
 		defer close(served)
