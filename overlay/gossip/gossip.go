@@ -12,6 +12,7 @@
 package gossip
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -94,22 +95,13 @@ func (c Conflict) String() string {
 }
 
 func (c Config) withDefaults() (Config, error) {
-	setDuration := func(d *time.Duration, v time.Duration) {
-		if *d == 0 {
-			*d = v
-		}
-	}
-	setDuration(&c.ProbeInterval, 500*time.Millisecond)
-	setDuration(&c.ProbeTimeout, 200*time.Millisecond)
-	setDuration(&c.GossipInterval, 100*time.Millisecond)
-	setDuration(&c.ReconnectInterval, 5*time.Second)
-	setDuration(&c.ForgetAfter, 72*time.Hour)
-	if c.SuspicionMult == 0 {
-		c.SuspicionMult = 3
-	}
-	if c.Port == 0 {
-		c.Port = DefaultPort
-	}
+	c.Port = cmp.Or(c.Port, DefaultPort)
+	c.ProbeInterval = cmp.Or(c.ProbeInterval, 500*time.Millisecond)
+	c.ProbeTimeout = cmp.Or(c.ProbeTimeout, 200*time.Millisecond)
+	c.GossipInterval = cmp.Or(c.GossipInterval, 100*time.Millisecond)
+	c.SuspicionMult = cmp.Or(c.SuspicionMult, 3)
+	c.ReconnectInterval = cmp.Or(c.ReconnectInterval, 5*time.Second)
+	c.ForgetAfter = cmp.Or(c.ForgetAfter, 72*time.Hour)
 	switch {
 	case c.NodeID == "":
 		return c, fmt.Errorf("gossip: no node id: %w", errdefs.ErrInvalidArgument)
