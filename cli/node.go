@@ -249,13 +249,7 @@ func writeNode(w io.Writer, n *swarmv1.NodeInfo) {
 			line(" "+capitalized(b.GetPart()), b.GetBuild())
 		}
 	}
-	conflicts := slices.DeleteFunc(slices.Clone(d.GetPortConflicts()), func(c *swarmv1.PortConflict) bool { return c.GetKind() == swarmv1.PortConflict_ELSEWHERE })
-	if len(conflicts) > 0 {
-		fmt.Fprintln(w, "Ports of others:")
-		for _, c := range conflicts {
-			fmt.Fprintf(w, " - %s\n", c.GetReason())
-		}
-	}
+	writePortConflicts(w, d.GetPortConflicts())
 }
 
 // onEach runs fn on each reference, says what went wrong with which, and goes on.

@@ -1,6 +1,7 @@
 package cli_test
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -59,6 +60,16 @@ func TestNodeInspect(t *testing.T) {
 	got := run{server: nodeServer()}.run(t, "node", "inspect", "-f", "{{.Status.State}} {{.Spec.Role}} {{.Description.Resources.NanoCPUs}}", "self")
 	if got.out != "ready manager 2000000000\n" {
 		t.Errorf("template: got %+v", got)
+	}
+	s := nodeServer()
+	s.nodes[0].State.Description.PortConflicts = []*swarmv1.PortConflict{
+		{Port: 82, Protocol: "tcp", Address: "192.0.2.7", Kind: swarmv1.PortConflict_ELSEWHERE, Reason: "no such address"},
+		{Port: 81, Protocol: "udp", Kind: swarmv1.PortConflict_UNABLE, Reason: "device swmesh: address already in use"},
+		{Port: 80, Protocol: "tcp", Reason: "port 80/tcp is in use on this host by nginx (process 7)"},
+	}
+	got = run{server: s}.run(t, "node", "inspect", "--pretty", "host2")
+	if want := "Ports of others:\n - port 80/tcp is in use on this host by nginx (process 7)\nPorts not answered:\n - port 81/udp: device swmesh: address already in use\n"; !strings.HasSuffix(got.out, want) {
+		t.Errorf("ports: got %q, want %q at its end", got.out, want)
 	}
 	refused(t, "unknown", run{server: nodeServer()}.run(t, "node", "inspect", "host9"), "node host9: not found")
 }

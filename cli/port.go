@@ -53,9 +53,6 @@ func parseLongPorts(s string) ([]*swarmv1.PortConfig, error) {
 	if target == "" {
 		return nil, fmt.Errorf("the port in the container is missing: add target=PORT")
 	}
-	if published == "0" { // The cluster chooses.
-		published = ""
-	}
 	return expandPorts(p, published, target)
 }
 
@@ -66,7 +63,7 @@ func expandPorts(p *swarmv1.PortConfig, published, target string) ([]*swarmv1.Po
 		return nil, err
 	}
 	count, first := to-from+1, uint32(0)
-	if published != "" {
+	if published != "" && published != "0" { // Otherwise the cluster chooses.
 		last := uint32(0)
 		if first, last, err = portRange("published", published); err != nil {
 			return nil, err

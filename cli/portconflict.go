@@ -3,7 +3,9 @@ package cli
 import (
 	"context"
 	"fmt"
+	"io"
 	"slices"
+	"strings"
 
 	"swarm/internal/spec"
 	swarmv1 "swarm/proto/swarm/v1"
@@ -45,7 +47,7 @@ func (a *app) warnPorts(ctx context.Context, c client, s *swarmv1.ServiceInfo) {
 			case swarmv1.PortConflict_ELSEWHERE:
 				without++
 			case swarmv1.PortConflict_UNABLE:
-				warn(at + "; `swarm doctor` there says what its kernel lacks, or publish with mode=host")
+				warn(at + "; `swarm doctor` there says what is in the way, or publish with mode=host")
 			default:
 				warn(at + "; stop that program, or publish another port")
 			}
@@ -54,6 +56,26 @@ func (a *app) warnPorts(ctx context.Context, c client, s *swarmv1.ServiceInfo) {
 			warn(fmt.Sprintf("no node has address %s: port %d/%s does not answer until one does", p.GetHostIp(), p.GetPublishedPort(), enumWord(p.GetProtocol())))
 		}
 	}
+}
+
+// writePortConflicts lists the published ports that a node does not answer at.
+func writePortConflicts(w io.Writer, conflicts []*swarmv1.PortConflict) {
+	var others, unable []string
+	for _, c := range conflicts {
+		switch c.GetKind() {
+		case swarmv1.PortConflict_PROGRAM:
+			others = append(others, c.GetReason())
+		case swarmv1.PortConflict_UNABLE:
+			unable = append(unable, fmt.Sprintf("port %d/%s: %s", c.GetPort(), c.GetProtocol(), c.GetReason()))
+		}
+	}
+	list := func(heading string, lines []string) {
+		if len(lines) > 0 {
+			fmt.Fprintf(w, "%s\n - %s\n", heading, strings.Join(lines, "\n - "))
+		}
+	}
+	list("Ports of others:", others)
+	list("Ports not answered:", unable)
 }
 
 // concerns tells whether the conflict is about the port: of one number there may be several, on an address each.

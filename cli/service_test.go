@@ -53,9 +53,9 @@ func TestServiceCreateSpec(t *testing.T) {
 		{"--mode replicated-job --replicas 4 nginx", `mode{replicated_job{max_concurrent:4 total_completions:4}} task_template{container_spec{image:"nginx"}}`},
 		{"-l a=b -l c --container-label d=e nginx", one + `labels{key:"a" value:"b"} labels{key:"c" value:""} task_template{container_spec{image:"nginx" labels{key:"d" value:"e"}}}`},
 		{"-e A=1 -e B --env-file " + envFile + " -e NOPE nginx", one + `task_template{container_spec{image:"nginx" env:["A=1","C=3","HOME=/home/u","B=b"]}}`},
-		{"-p 8080:80 -p 53:53/udp -p 9000-9001:90-91 -p 7 -p 10.0.0.1:81:82 nginx", one + `task_template{container_spec{image:"nginx"}} endpoint_spec{
+		{"-p 8080:80 -p 53:53/udp -p 9000-9001:90-91 -p 7 -p 0:8 -p 10.0.0.1:81:82 nginx", one + `task_template{container_spec{image:"nginx"}} endpoint_spec{
 			ports{target_port:80 published_port:8080} ports{target_port:53 published_port:53 protocol:UDP} ports{target_port:90 published_port:9000}
-			ports{target_port:91 published_port:9001} ports{target_port:7} ports{target_port:82 published_port:81 host_ip:"10.0.0.1"}}`},
+			ports{target_port:91 published_port:9001} ports{target_port:7} ports{target_port:8} ports{target_port:82 published_port:81 host_ip:"10.0.0.1"}}`},
 		{"-p 8000-8001:80 -p published=9000-9001,target=90-91,protocol=udp,ip=10.0.0.1 nginx", one + `task_template{container_spec{image:"nginx"}} endpoint_spec{
 			ports{target_port:80 published_port:8000} ports{target_port:80 published_port:8001}
 			ports{target_port:90 published_port:9000 protocol:UDP host_ip:"10.0.0.1"} ports{target_port:91 published_port:9001 protocol:UDP host_ip:"10.0.0.1"}}`},

@@ -179,7 +179,7 @@ func TestWait_WarnsOfNodesThatDoNotAnswer(t *testing.T) {
 		}})}
 		got := run{server: s}.run(t, "service", "create", "-q", "--name", "web", "nginx")
 		want := `Warning: be careful
-Warning: node host2 does not answer for the service: device swmesh: operation not supported; ` + "`swarm doctor`" + ` there says what its kernel lacks, or publish with mode=host
+Warning: node host2 does not answer for the service: device swmesh: operation not supported; ` + "`swarm doctor`" + ` there says what is in the way, or publish with mode=host
 Warning: node host1 does not answer for the service: port 80/tcp is in use on this host by nginx (process 7); stop that program, or publish another port
 Warning: no node has address 192.0.2.7: port 82/tcp does not answer until one does
 `

@@ -132,7 +132,7 @@ func judgePorts(ports []Port, n Networks, member bool) []Finding {
 		v.add(Failure, held+": no service is answered there", "stop that program, and the port is taken within ten seconds; or publish another one")
 	}
 	for _, unable := range n.Unable {
-		v.add(Failure, unable+": no service is answered there", "see what is said of the kernel here, or publish with mode=host")
+		v.add(Failure, unable+": no service is answered there", "see what is said of kernel and ports here, or publish with mode=host")
 	}
 	if member {
 		// The cluster's own are this host's daemon's: the other nodes tell whether they are reached.
