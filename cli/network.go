@@ -116,6 +116,7 @@ func (a *app) runNetworkCreate(ctx context.Context, o networkCreateOptions) erro
 		if err != nil {
 			return err
 		}
+		a.warn(n.GetWarnings())
 		fmt.Fprintln(a.Out, n.GetNetwork().GetId())
 		return nil
 	})

@@ -67,12 +67,21 @@ func TestControl_Networks(t *testing.T) {
 		w.send(&swarmv1.FromWorker{Message: &swarmv1.FromWorker_Description{Description: &swarmv1.NodeDescription{Hostname: "h1", Routed: []string{"10.0.1.0/24", "10.0.2.128/30"}}}})
 		synctest.Wait()
 		before := r.claims()
+		if info, err := r.admin.CreateNetwork(t.Context(), &swarmv1.CreateNetworkRequest{Spec: &swarmv1.NetworkSpec{
+			Name: "over", Ipam: &swarmv1.IPAMOptions{Configs: []*swarmv1.IPAMConfig{{Subnet: "10.0.1.128/25"}}},
+		}}); err != nil || len(info.GetWarnings()) != 1 || !strings.Contains(info.GetWarnings()[0], "subnet 10.0.1.128/25 overlaps 10.0.1.0/24, which node h1 leads to") {
+			t.Errorf("a subnet that a node leads to: %v, %v", info.GetWarnings(), err)
+		}
+		if _, err := r.admin.RemoveNetwork(t.Context(), &swarmv1.GetRequest{Id: "over"}); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
 		web := r.network("web", func(s *swarmv1.NetworkSpec) { s.Ipv6Enabled = true })
 		if c := web.GetIpam().GetConfigs(); c[0].GetSubnet() != "10.0.3.0/24" || c[0].GetGateway() != "10.0.3.1" || !strings.HasPrefix(c[1].GetSubnet(), "fd") {
 			t.Errorf("the next free subnets are %v", c)
 		}
-		if web.GetVni() != 65537 {
-			t.Errorf("vni %d, want 65537", web.GetVni())
+		if web.GetVni() != 65538 {
+			t.Errorf("vni %d, want 65538", web.GetVni())
 		}
 		_, err := r.admin.CreateNetwork(t.Context(), &swarmv1.CreateNetworkRequest{Spec: &swarmv1.NetworkSpec{Name: "web"}})
 		refused(t, "a name in use", err, errdefs.IsAlreadyExists, "already exists")

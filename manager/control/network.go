@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -47,7 +48,38 @@ func (s *Server) CreateNetwork(ctx context.Context, req *swarmv1.CreateNetworkRe
 		return nil, fmt.Errorf("create network %s: %w", wanted.GetName(), err)
 	}
 	s.log.Info("network created", "network", id, "name", wanted.GetName(), "actor", actor(ctx))
-	return s.GetNetwork(ctx, &swarmv1.GetRequest{Id: id})
+	info, err := s.GetNetwork(ctx, &swarmv1.GetRequest{Id: id})
+	if err == nil {
+		info.Warnings = overlaps(s.store.View(), info.GetNetwork())
+	}
+	return info, err
+}
+
+// overlaps warns of ranges that nodes lead to and the network takes: its containers look for them there.
+func overlaps(v *raftstore.View, n *swarmv1.Network) (out []string) {
+	for _, c := range n.GetIpam().GetConfigs() {
+		subnet, err := netip.ParsePrefix(c.GetSubnet())
+		if err != nil {
+			continue
+		}
+		nodes := map[string][]string{} // by the range
+		for st := range v.NodeStates.All() {
+			for _, text := range st.GetDescription().GetRouted() {
+				if p, err := netip.ParsePrefix(text); err == nil && p.Overlaps(subnet) {
+					nodes[text] = append(nodes[text], nodeName(v, st.GetNodeId()))
+				}
+			}
+		}
+		for _, text := range slices.Sorted(maps.Keys(nodes)) {
+			who := "node " + slices.Min(nodes[text]) + " leads"
+			if more := len(nodes[text]) - 1; more > 0 {
+				who = fmt.Sprintf("node %s and %d more lead", slices.Min(nodes[text]), more)
+			}
+			out = append(out, fmt.Sprintf("subnet %s overlaps %s, which %s to: containers on network %s neither reach nor answer who is there; choose another --subnet",
+				subnet, text, who, n.GetSpec().GetName()))
+		}
+	}
+	return out
 }
 
 func ulaBits() (out [5]byte) {

@@ -2002,9 +2002,11 @@ type NetworkInfo struct {
 	Network *Network               `protobuf:"bytes,1,opt,name=network,proto3" json:"network,omitempty"`
 	Use     []*AddressUse          `protobuf:"bytes,2,rep,name=use,proto3" json:"use,omitempty"`
 	// In the answer to GetNetwork: services and tasks on the network, and the nodes that carry it.
-	Services      []*Routing `protobuf:"bytes,3,rep,name=services,proto3" json:"services,omitempty"`
-	Backends      []*Backend `protobuf:"bytes,4,rep,name=backends,proto3" json:"backends,omitempty"`
-	Peers         []*Peering `protobuf:"bytes,5,rep,name=peers,proto3" json:"peers,omitempty"`
+	Services []*Routing `protobuf:"bytes,3,rep,name=services,proto3" json:"services,omitempty"`
+	Backends []*Backend `protobuf:"bytes,4,rep,name=backends,proto3" json:"backends,omitempty"`
+	Peers    []*Peering `protobuf:"bytes,5,rep,name=peers,proto3" json:"peers,omitempty"`
+	// In the answer to CreateNetwork: what the user should know, a line each.
+	Warnings      []string `protobuf:"bytes,6,rep,name=warnings,proto3" json:"warnings,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2070,6 +2072,13 @@ func (x *NetworkInfo) GetBackends() []*Backend {
 func (x *NetworkInfo) GetPeers() []*Peering {
 	if x != nil {
 		return x.Peers
+	}
+	return nil
+}
+
+func (x *NetworkInfo) GetWarnings() []string {
+	if x != nil {
+		return x.Warnings
 	}
 	return nil
 }
@@ -2440,13 +2449,14 @@ const file_swarm_v1_control_proto_rawDesc = "" +
 	"\x14PruneNetworksRequest\x12(\n" +
 	"\x06filter\x18\x01 \x01(\v2\x10.swarm.v1.FilterR\x06filter\"1\n" +
 	"\x15PruneNetworksResponse\x12\x18\n" +
-	"\aremoved\x18\x01 \x03(\tR\aremoved\"\xe9\x01\n" +
+	"\aremoved\x18\x01 \x03(\tR\aremoved\"\x85\x02\n" +
 	"\vNetworkInfo\x12+\n" +
 	"\anetwork\x18\x01 \x01(\v2\x11.swarm.v1.NetworkR\anetwork\x12&\n" +
 	"\x03use\x18\x02 \x03(\v2\x14.swarm.v1.AddressUseR\x03use\x12-\n" +
 	"\bservices\x18\x03 \x03(\v2\x11.swarm.v1.RoutingR\bservices\x12-\n" +
 	"\bbackends\x18\x04 \x03(\v2\x11.swarm.v1.BackendR\bbackends\x12'\n" +
-	"\x05peers\x18\x05 \x03(\v2\x11.swarm.v1.PeeringR\x05peers\">\n" +
+	"\x05peers\x18\x05 \x03(\v2\x11.swarm.v1.PeeringR\x05peers\x12\x1a\n" +
+	"\bwarnings\x18\x06 \x03(\tR\bwarnings\">\n" +
 	"\rNetworkSurvey\x12-\n" +
 	"\x05nodes\x18\x01 \x03(\v2\x17.swarm.v1.NetworkOnNodeR\x05nodes\"\xad\x01\n" +
 	"\rNetworkOnNode\x12\x17\n" +
