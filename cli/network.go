@@ -152,18 +152,36 @@ var networkListing = listing{
 }
 
 func (a *app) runNetworkLs(ctx context.Context, o networkLsOptions) error {
-	filter, rest, err := parseFilters(o.filters, "id", "name", "label", "driver", "scope", "type")
+	filter, rest, err := parseFilters(o.filters, "id", "name", "label", "driver", "scope", "type", "dangling")
 	if err != nil {
 		return err
+	}
+	for i, value := range rest["dangling"] {
+		dangling, err := strconv.ParseBool(value)
+		if err != nil {
+			return invalid("filter dangling=%s: use true or false", value)
+		}
+		rest["dangling"][i] = strconv.FormatBool(dangling)
+	}
+	for _, value := range rest["type"] {
+		if value != "custom" && value != "builtin" {
+			return invalid("filter type=%s: use custom or builtin", value)
+		}
 	}
 	return a.with(ctx, func(c client) error {
 		r, err := c.ListNetworks(ctx, &swarmv1.ListRequest{Filter: filter})
 		if err != nil {
 			return err
 		}
+		var used map[string]bool
+		if len(rest["dangling"]) > 0 {
+			if used, err = usedNetworks(ctx, c); err != nil {
+				return err
+			}
+		}
 		var rows []row
 		for _, n := range r.Networks {
-			if networkFits(n.GetNetwork(), rest) {
+			if networkFits(n.GetNetwork(), used[n.GetNetwork().GetId()], rest) {
 				rows = append(rows, networkRow(n, o.noTrunc))
 			}
 		}
@@ -171,12 +189,26 @@ func (a *app) runNetworkLs(ctx context.Context, o networkLsOptions) error {
 	})
 }
 
-func networkFits(n *swarmv1.Network, want map[string][]string) bool {
+// usedNetworks are those that services are on, by id.
+func usedNetworks(ctx context.Context, c client) (map[string]bool, error) {
+	r, err := c.ListServices(ctx, &swarmv1.ListRequest{})
+	used := map[string]bool{}
+	for _, s := range r.GetServices() {
+		for _, n := range s.GetRevision().GetSpec().GetTaskTemplate().GetNetworks() {
+			used[n.GetTarget()] = true
+		}
+	}
+	return used, err
+}
+
+func networkFits(n *swarmv1.Network, used bool, want map[string][]string) bool {
 	kind := "custom"
 	if spec.LocalNetwork(n.GetId()) || n.GetSpec().GetIngress() {
 		kind = "builtin"
 	}
-	for key, value := range map[string]string{"driver": n.GetSpec().GetDriverConfig().GetName(), "scope": networkScope(n), "type": kind} {
+	for key, value := range map[string]string{
+		"driver": n.GetSpec().GetDriverConfig().GetName(), "scope": networkScope(n), "type": kind, "dangling": strconv.FormatBool(kind == "custom" && !used),
+	} {
 		if len(want[key]) > 0 && !slices.Contains(want[key], value) {
 			return false
 		}

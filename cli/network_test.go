@@ -126,6 +126,20 @@ func TestNetworkLsAndInspect(t *testing.T) {
 	if got := (run{server: networkServer()}).run(t, "network", "ls", "-q", "--filter", "type=custom"); got.out != "net000000000\n" {
 		t.Errorf("custom networks: got %+v", got)
 	}
+	s := networkServer()
+	for want, filter := range map[string]string{"web\n": "dangling=true", "bridge\n": "dangling=0"} {
+		if got := (run{server: s}).run(t, "network", "ls", "--format", "{{.Name}}", "--filter", filter); got.out != want {
+			t.Errorf("%s: got %+v", filter, got)
+		}
+	}
+	s.services = []*swarmv1.ServiceInfo{{Revision: &swarmv1.Revision{Spec: &swarmv1.ServiceSpec{
+		TaskTemplate: &swarmv1.TaskSpec{Networks: []*swarmv1.NetworkAttachmentConfig{{Target: "net0000000000000000000001"}}},
+	}}}}
+	if got := (run{server: s}).run(t, "network", "ls", "-q", "--filter", "dangling=true"); got.out != "" || got.code != 0 {
+		t.Errorf("no network dangles: got %+v", got)
+	}
+	refused(t, "dangling", run{server: s}.run(t, "network", "ls", "--filter", "dangling=x"), "use true or false")
+	refused(t, "type", run{server: s}.run(t, "network", "ls", "--filter", "type=x"), "use custom or builtin")
 	golden(t, "network-inspect.golden", run{server: networkServer()}.run(t, "network", "inspect", "web").out)
 	golden(t, "network-inspect-verbose.golden", run{server: networkServer()}.run(t, "network", "inspect", "-v", "web", "bridge").out)
 }
