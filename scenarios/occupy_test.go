@@ -1,12 +1,14 @@
 package scenarios
 
 import (
+	"io"
 	"net"
+	"strings"
 
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-// occupy HOST PORT: another program of the host listens there; `occupy -stop HOST PORT`: it does not any more.
+// occupy HOST PORT: another program of the host listens there, or at PORT/udp; `occupy -stop HOST PORT`: it does not any more.
 func cmdOccupy(ts *testscript.TestScript, neg bool, args []string) {
 	s := sceneOf(ts)
 	if len(args) == 3 && args[0] == "-stop" {
@@ -21,13 +23,17 @@ func cmdOccupy(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) != 2 {
 		ts.Fatalf("usage: occupy [-stop] HOST PORT")
 	}
-	var l net.Listener
+	var l io.Closer
 	ts.Check(playground(ts).Do(args[0], func() (err error) {
+		if port, udp := strings.CutSuffix(args[1], "/udp"); udp {
+			l, err = net.ListenPacket("udp", ":"+port)
+			return err
+		}
 		l, err = net.Listen("tcp", ":"+args[1])
 		return err
 	}))
 	if s.occupied == nil {
-		s.occupied = map[string]net.Listener{}
+		s.occupied = map[string]io.Closer{}
 	}
 	s.occupied[args[0]+" "+args[1]] = l
 	ts.Defer(func() { _ = l.Close() }) // Again is harmless.

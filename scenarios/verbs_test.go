@@ -27,7 +27,7 @@ type scene struct {
 	deadline     time.Time
 	playground   *dev.Playground
 	stops        []func()                // of programs beside the daemons
-	occupied     map[string]net.Listener // by "HOST PORT"
+	occupied     map[string]io.Closer // by "HOST PORT"
 }
 
 type sceneKey struct{}
