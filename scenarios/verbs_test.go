@@ -26,7 +26,7 @@ type scene struct {
 	name, binary string
 	deadline     time.Time
 	playground   *dev.Playground
-	stops        []func()                // of programs beside the daemons
+	stops        []func()             // of programs beside the daemons
 	occupied     map[string]io.Closer // by "HOST PORT"
 }
 
