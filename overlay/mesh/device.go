@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/safchain/ethtool"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -54,6 +55,9 @@ func (m *Mesh) ensureDevice(self Node) (netlink.Link, error) {
 	if err := errors.Join(m.setSysctls(), forwarding.Enable(m.here, m.h, link), m.address(link, self)); err != nil {
 		return nil, err
 	}
+	if err := m.here.Do(m.passAtOnce); err != nil {
+		m.log.Debug("packets between hosts are gathered twice", "device", m.cfg.Device, "err", err)
+	}
 	if err := m.h.LinkSetUp(link); err != nil {
 		return nil, err
 	}
@@ -62,6 +66,17 @@ func (m *Mesh) ensureDevice(self Node) (netlink.Link, error) {
 		return link, hostnet.AnswerLoopback6(m.h, link.Attrs().Index)
 	}
 	return link, nil
+}
+
+// passAtOnce has the device pass on what it has taken out of VXLAN as it comes. The interface below has put segments together
+// already, across VXLAN; to try it again costs each packet a turn of the scheduler's.
+func (m *Mesh) passAtOnce() error {
+	e, err := ethtool.NewEthtool()
+	if err != nil {
+		return err
+	}
+	defer e.Close()
+	return e.Change(m.cfg.Device, map[string]bool{"rx-gro": false})
 }
 
 func (m *Mesh) fits(link netlink.Link, self Node) bool {
