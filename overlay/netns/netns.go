@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -187,12 +188,22 @@ func (n *Namespace) SetSysctls(values map[string]string) error {
 	return n.Do(func() error {
 		var errs []error
 		for key, value := range values {
-			if err := os.WriteFile(sysctlPath(key), []byte(value), 0o644); err != nil {
+			if err := setSysctl(sysctlPath(key), value); err != nil {
 				errs = append(errs, fmt.Errorf("sysctl %s=%s: %w", key, value, err))
 			}
 		}
 		return errors.Join(errs...)
 	})
+}
+
+// setSysctl leaves alone what is as it should be: some writes need the lock of all the machine's interfaces, and the kernel has
+// them try again at once, and again, until it is free.
+func setSysctl(path, value string) error {
+	b, err := os.ReadFile(path)
+	if err == nil && slices.Equal(strings.Fields(string(b)), strings.Fields(value)) {
+		return nil
+	}
+	return os.WriteFile(path, []byte(value), 0o644)
 }
 
 // sysctlPath relies on /proc/sys/net showing the namespace of the thread that opens it.

@@ -32,11 +32,8 @@ func directions() (accepted, made counted) {
 		counted{"made", nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource, expr.MetaKeyOIFNAME, 4}
 }
 
-// maxInterfaces is far more than a container has.
-const maxInterfaces = 1024
-
 func (d counted) set() *nftables.Set {
-	return &nftables.Set{Table: table(), ID: d.id, Name: d.name, KeyType: nftables.TypeIFName, Dynamic: true, Size: maxInterfaces}
+	return &nftables.Set{Table: table(), ID: d.id, Name: d.name, KeyType: nftables.TypeIFName, Dynamic: true}
 }
 
 func (d counted) create(conn *nftables.Conn) error {

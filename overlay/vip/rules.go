@@ -65,9 +65,11 @@ func (r rung) set() *nftables.Set {
 	return s
 }
 
+// datagrams has no size: the kernel's own limit, 65535, counts then, and memory is taken as needed. With one it is taken at once,
+// a megabyte for each container.
 func datagrams(family int) *nftables.Set {
 	f := nft.Families()[family]
-	return &nftables.Set{Table: table(), ID: uint32(1 + family), Name: "datagrams" + f.Digit, KeyType: f.Address, Dynamic: true, Size: 65535}
+	return &nftables.Set{Table: table(), ID: uint32(1 + family), Name: "datagrams" + f.Digit, KeyType: f.Address, Dynamic: true}
 }
 
 // change gathers elements to take away and to add.
