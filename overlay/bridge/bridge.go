@@ -25,6 +25,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"swarm/overlay/hostport"
 	"swarm/overlay/netns"
 	"swarm/overlay/nft"
 )
@@ -130,7 +131,7 @@ type Bridge struct {
 
 type attached struct {
 	Held
-	holds []hold
+	holds []*hostport.Held
 	// published: the rules know its ports.
 	published bool
 }
@@ -221,7 +222,19 @@ func (b *Bridge) connect(t *attached) error {
 		// Somebody may have flushed the host's rules: write them all.
 		all := b.published()
 		all[addr] = t.use()
-		return b.net.sync(all)
+		if err := b.net.sync(all); err != nil {
+			return err
+		}
+	}
+	return t.listen()
+}
+
+// listen: the rules know the ports.
+func (t *attached) listen() error {
+	for _, h := range t.holds {
+		if err := h.Listen(); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -375,7 +388,10 @@ func (b *Bridge) mend(t *attached) error {
 	b.describe(t, addr)
 	t.published = t.use().matters()
 	var err error
-	if t.holds, err = b.ports.reclaim(t.TaskID, t.Result.Ports); err != nil {
+	if t.holds, err = b.ports.reclaim(t.TaskID, t.Result.Ports); err == nil {
+		err = t.listen()
+	}
+	if err != nil {
 		// The rules send the packets to the task all the same.
 		b.log.Warn("a published port was taken while the daemon was away", "task", t.TaskID, "err", err)
 	}

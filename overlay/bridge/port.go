@@ -5,7 +5,6 @@ package bridge
 import (
 	"errors"
 	"fmt"
-	"io"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -82,9 +81,6 @@ func (a *Attachment) validate() error {
 	return nil
 }
 
-// hold keeps a port from every other program of the host while it is published.
-type hold struct{ io.Closer }
-
 // portBook knows which task has which port.
 type portBook struct {
 	first, last, cursor uint16
@@ -96,7 +92,7 @@ func newPortBook(first, last uint16) *portBook {
 }
 
 // hold takes all of a task's ports or none, and chooses those that are 0.
-func (b *portBook) hold(task string, wanted []Port) (ports []Port, holds []hold, err error) {
+func (b *portBook) hold(task string, wanted []Port) (ports []Port, holds []*hostport.Held, err error) {
 	defer func() {
 		if err != nil {
 			for _, h := range holds {
@@ -113,7 +109,7 @@ func (b *portBook) hold(task string, wanted []Port) (ports []Port, holds []hold,
 			if (p.Published == 0) != chosen {
 				continue
 			}
-			var h hold
+			var h *hostport.Held
 			if chosen {
 				ports[i], h, err = b.choose(p)
 			} else {
@@ -131,8 +127,8 @@ func (b *portBook) hold(task string, wanted []Port) (ports []Port, holds []hold,
 
 // reclaim holds ports that a task had before this process began. What cannot be
 // held is reported; the task keeps the port in the book.
-func (b *portBook) reclaim(task string, ports []Port) ([]hold, error) {
-	var holds []hold
+func (b *portBook) reclaim(task string, ports []Port) ([]*hostport.Held, error) {
+	var holds []*hostport.Held
 	var errs []error
 	for _, p := range ports {
 		h, err := b.bind(p)
@@ -160,7 +156,7 @@ func (b *portBook) holder(p Port) (string, bool) {
 }
 
 // choose goes round the range, so that a freed port comes up last.
-func (b *portBook) choose(p Port) (Port, hold, error) {
+func (b *portBook) choose(p Port) (Port, *hostport.Held, error) {
 	for range int(b.last-b.first) + 1 {
 		b.cursor++
 		if b.cursor > b.last || b.cursor < b.first {
@@ -172,17 +168,16 @@ func (b *portBook) choose(p Port) (Port, hold, error) {
 			return p, h, nil
 		}
 		if !errdefs.IsAlreadyExists(err) {
-			return p, hold{}, err
+			return p, nil, err
 		}
 	}
-	return p, hold{}, fmt.Errorf("every %s port from %d to %d is in use on this host: %w",
+	return p, nil, fmt.Errorf("every %s port from %d to %d is in use on this host: %w",
 		p.Protocol, b.first, b.last, errdefs.ErrResourceExhausted)
 }
 
-func (b *portBook) bind(p Port) (hold, error) {
+func (b *portBook) bind(p Port) (*hostport.Held, error) {
 	if task, ok := b.holder(p); ok {
-		return hold{}, fmt.Errorf("port %s is published by task %s on this host: %w", p, task, errdefs.ErrAlreadyExists)
+		return nil, fmt.Errorf("port %s is published by task %s on this host: %w", p, task, errdefs.ErrAlreadyExists)
 	}
-	c, err := hostport.Hold(p.Protocol, p.HostIP, p.Published)
-	return hold{c}, err
+	return hostport.Hold(p.Protocol, p.HostIP, p.Published)
 }

@@ -22,6 +22,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 
+	"swarm/overlay/hostport"
 	"swarm/overlay/netns"
 	"swarm/overlay/nft"
 )
@@ -53,7 +54,7 @@ type Mesh struct {
 	h    *netlink.Handle
 	rules
 	links known
-	books map[Port]hold
+	books map[Port]*hostport.Held
 }
 
 // known is what this process has brought in line with the kernel.
@@ -73,7 +74,7 @@ func New(cfg Config, deps Deps) *Mesh {
 	}
 	return &Mesh{
 		cfg: cfg, log: deps.Log, turn: make(chan struct{}, 1),
-		rules: rules{port: cfg.Port}, books: make(map[Port]hold),
+		rules: rules{port: cfg.Port}, books: make(map[Port]*hostport.Held),
 	}
 }
 
@@ -145,6 +146,7 @@ func (m *Mesh) sync(s State) ([]Conflict, error) {
 	if err != nil {
 		return conflicts, err
 	}
+	conflicts = append(conflicts, m.listen()...)
 	if moved {
 		// What is no longer used goes when nothing refers to it any more.
 		if err := m.disconnect(s); err != nil {

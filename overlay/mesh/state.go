@@ -7,7 +7,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"slices"
@@ -157,7 +156,7 @@ func compareTargets(a, b target) int {
 
 // tables spells out who answers where. A port that this host does not hold is left to who does, but backends here still
 // serve the other hosts.
-func (s State) tables(held map[Port]hold) desired {
+func (s State) tables(held map[Port]*hostport.Held) desired {
 	d := desired{entries: make(map[entry][]target), peers: s.Peers}
 	peers := make(map[string]Node, len(s.Peers))
 	for _, p := range s.Peers {
@@ -216,8 +215,6 @@ func (p Published) targets(f nft.Family, self Node, peers map[string]Node) (here
 	return slices.Compact(here), slices.Compact(all)
 }
 
-type hold struct{ io.Closer }
-
 // hold takes the ports that are to answer here, and lets go of the others.
 func (m *Mesh) hold(ports []Published) ([]Conflict, error) {
 	var errs []error
@@ -239,10 +236,22 @@ func (m *Mesh) hold(ports []Published) ([]Conflict, error) {
 		c, err := hostport.Hold(p.Protocol, p.IP, p.Published)
 		switch {
 		case err == nil:
-			m.books[p.Port] = hold{c}
+			m.books[p.Port] = c
 		default:
 			conflicts = append(conflicts, Conflict{p.Port, err, p.IP.IsValid() && errdefs.IsInvalidArgument(err)})
 		}
 	}
 	return conflicts, errors.Join(errs...)
+}
+
+// listen is for ports that the rules know. One that another program has got meanwhile is left to it by the next Sync.
+func (m *Mesh) listen() []Conflict {
+	var conflicts []Conflict
+	for p, h := range m.books {
+		if err := h.Listen(); err != nil {
+			conflicts = append(conflicts, Conflict{Port: p, Err: errors.Join(err, h.Close())})
+			delete(m.books, p)
+		}
+	}
+	return conflicts
 }

@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"swarm/overlay/hostport"
 )
 
 // Hosts hear of a change one after the other: what one that is behind sends here is still, or already, taken.
@@ -32,7 +34,7 @@ func TestTables_StandbyServesOtherHostsAlone(t *testing.T) {
 			p := Published{Port: Port{Published: 8080, Protocol: "tcp"}, Target: 80, Number: tt.number, Local: tt.local, Backends: tt.backends, Standby: tt.standby}
 			s := State{Self: node("n1", "10.0.0.2/24"), Peers: []Node{node("n2", "10.0.0.3/24")}, Ports: []Published{p}}
 			got := map[string]string{}
-			for e, targets := range s.tables(map[Port]hold{p.Port: {}}).entries {
+			for e, targets := range s.tables(map[Port]*hostport.Held{p.Port: {}}).entries {
 				text := ""
 				for _, target := range targets {
 					if text != "" {
