@@ -35,14 +35,14 @@ func (r *rules) frameChains() []*nft.Chain {
 	door := &nft.Chain{Name: "door", Type: nftables.ChainTypeFilter, Hook: nftables.ChainHookInput, Prio: last}
 	for _, key := range []expr.MetaKey{expr.MetaKeyIIFNAME, expr.MetaKeyOIFNAME} {
 		apart.Add(&expr.Meta{Key: expr.MetaKeyMARK, Register: nft.Reg}, nft.NotEqual(redirected()),
-			&expr.Meta{Key: key, Register: nft.Reg}, nft.Equal([]byte(apartPrefix)), drop())
+			&expr.Meta{Key: key, Register: nft.Reg}, nft.Equal([]byte(apartPrefix)), nft.Drop())
 	}
 	for _, f := range r.families() {
 		subnet, gateway := r.rangeOf(f), r.in(f, hostnet.Nth(r.subnet, 1))
 		for _, prefix := range []string{cablePrefix, apartPrefix} {
 			door.Add(&expr.Meta{Key: expr.MetaKeyPROTOCOL, Register: nft.Reg}, nft.Equal(binary.BigEndian.AppendUint16(nil, f.EtherType())),
 				f.DstIn(expr.CmpOpEq, subnet), f.LoadDst(nft.Reg), nft.NotEqual(gateway.AsSlice()),
-				&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: nft.Reg}, nft.Equal([]byte(prefix)), drop())
+				&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: nft.Reg}, nft.Equal([]byte(prefix)), nft.Drop())
 		}
 	}
 	return []*nft.Chain{apart, door}

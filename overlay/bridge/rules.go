@@ -3,7 +3,6 @@
 package bridge
 
 import (
-	"encoding/binary"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -178,14 +177,6 @@ func (r *rules) change(addr netip.Addr, u use, apply func(*nftables.Conn, *nftab
 	return forgetUDP(u.ports)
 }
 
-// loopback is the range of the family that is the host alone.
-func loopback(f nft.Family) netip.Prefix {
-	if f.Number == unix.NFPROTO_IPV6 {
-		return netip.MustParsePrefix("::1/128")
-	}
-	return netip.MustParsePrefix("127.0.0.0/8")
-}
-
 // rangeOf is the bridge's in the family; IPv6's is not valid where the host has none.
 func (r *rules) rangeOf(f nft.Family) netip.Prefix {
 	if f.Number == unix.NFPROTO_IPV6 {
@@ -207,14 +198,14 @@ func (r *rules) chains() []*nft.Chain {
 	back := &nft.Chain{Name: "back", Type: nftables.ChainTypeNAT, Hook: nftables.ChainHookPostrouting, Prio: nftables.ChainPriorityNATSource}
 	for _, f := range r.families() {
 		sets, subnet := r.sets(f), r.rangeOf(f)
-		in.Add(f.Is(), f.DstIn(expr.CmpOpEq, loopback(f)), r.from(expr.CmpOpEq), drop())
-		in.Add(f.Is(), f.DstIn(expr.CmpOpEq, subnet), r.from(expr.CmpOpNeq), nft.Interface(expr.MetaKeyIIFNAME, expr.CmpOpNeq, "lo"), drop())
+		in.Add(f.Is(), f.DstIn(expr.CmpOpEq, f.Loopback()), r.from(expr.CmpOpEq), nft.Drop())
+		in.Add(f.Is(), f.DstIn(expr.CmpOpEq, subnet), r.from(expr.CmpOpNeq), nft.Interface(expr.MetaKeyIIFNAME, expr.CmpOpNeq, "lo"), nft.Drop())
 		for _, ch := range []*nft.Chain{in, out} {
 			ch.Add(f.Is(), lookupOne(f, sets[1]))
 			ch.Add(f.Is(), nft.ToLocal(), lookup(f, sets[0], 0))
 		}
 		back.Add(f.Is(), f.SrcIn(expr.CmpOpEq, subnet), r.to(expr.CmpOpNeq), &expr.Masq{})
-		back.Add(f.Is(), r.to(expr.CmpOpEq), f.SrcIn(expr.CmpOpEq, loopback(f)), &expr.Masq{})
+		back.Add(f.Is(), r.to(expr.CmpOpEq), f.SrcIn(expr.CmpOpEq, f.Loopback()), &expr.Masq{})
 		back.Add(f.Is(), r.to(expr.CmpOpEq), f.SrcIn(expr.CmpOpEq, subnet), nft.Redirected(), &expr.Masq{})
 	}
 	return append([]*nft.Chain{in, out, back}, r.filters()...)
@@ -224,23 +215,21 @@ func (r *rules) chains() []*nft.Chain {
 func (r *rules) filters() []*nft.Chain {
 	fence := &nft.Chain{Name: "fence", Type: nftables.ChainTypeFilter, Hook: nftables.ChainHookForward, Prio: nftables.ChainPriorityFilter}
 	fence.Add(r.from(expr.CmpOpEq), &expr.Verdict{Kind: expr.VerdictGoto, Chain: "outward"})
-	fence.Add(r.to(expr.CmpOpNeq), pass())
-	fence.Add(nft.Redirected(), pass())
-	fence.Add(nft.Answering(), pass())
+	fence.Add(r.to(expr.CmpOpNeq), nft.Return())
+	fence.Add(nft.Redirected(), nft.Return())
+	fence.Add(nft.Answering(), nft.Return())
 	// It says by which device once more: a drop of everything is what a firewall ends in, which accept rules of ours go into.
-	fence.Add(r.to(expr.CmpOpEq), drop())
+	fence.Add(r.to(expr.CmpOpEq), nft.Drop())
 
 	outward := &nft.Chain{Name: "outward"}
 	outward.Add(r.markRedirected())
 	moat := &nft.Chain{Name: "moat", Type: nftables.ChainTypeFilter, Hook: nftables.ChainHookInput, Prio: nftables.ChainPriorityFilter}
-	moat.Add(r.from(expr.CmpOpNeq), pass())
+	moat.Add(r.from(expr.CmpOpNeq), nft.Return())
 	for _, ch := range []*nft.Chain{outward, moat} {
 		if r.forbidden != 0 {
-			ch.Add(nft.Protocol(expr.CmpOpEq, unix.IPPROTO_UDP),
-				&expr.Payload{DestRegister: nft.Reg, Base: expr.PayloadBaseTransportHeader, Offset: portDst, Len: 2},
-				nft.Equal(binary.BigEndian.AppendUint16(nil, r.forbidden)), drop())
+			ch.Add(nft.DatagramTo(r.forbidden), nft.Drop())
 		}
-		ch.Add(nft.Answering(), pass())
+		ch.Add(nft.Answering(), nft.Return())
 		for _, f := range r.families() {
 			inner := r.sets(f)[2]
 			// What is not tracked neither asks nor answers: a neighbour may be looked for.
@@ -249,13 +238,10 @@ func (r *rules) filters() []*nft.Chain {
 		}
 	}
 	for _, f := range r.families() {
-		moat.Add(f.Is(), f.DstIn(expr.CmpOpEq, loopback(f)), drop())
+		moat.Add(f.Is(), f.DstIn(expr.CmpOpEq, f.Loopback()), nft.Drop())
 	}
 	return []*nft.Chain{fence, outward, moat}
 }
-
-func drop() expr.Any { return &expr.Verdict{Kind: expr.VerdictDrop} }
-func pass() expr.Any { return &expr.Verdict{Kind: expr.VerdictReturn} }
 
 // lookupOne: dnat to (daddr . l4proto . th dport) in map one.
 func lookupOne(f nft.Family, s *nftables.Set) []expr.Any {

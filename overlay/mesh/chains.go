@@ -4,7 +4,6 @@ package mesh
 
 import (
 	"encoding/binary"
-	"net/netip"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
@@ -66,7 +65,7 @@ func (r *rules) fromPeers() []expr.Any {
 
 // toOthers ends a chain for what does not leave by the device. It comes first: most packets of the host are none of ours.
 func (r *rules) toOthers() []expr.Any {
-	return nft.Join(nft.Device(expr.MetaKeyOIF, expr.CmpOpNeq, r.index), &expr.Verdict{Kind: expr.VerdictReturn})
+	return nft.Join(nft.Device(expr.MetaKeyOIF, expr.CmpOpNeq, r.index), nft.Return())
 }
 
 // loadPeer puts the source's hardware address into the register.
@@ -83,7 +82,7 @@ func (r *rules) mark() *nft.Chain {
 	load := &expr.Ct{Key: expr.CtKeyMARK, Register: nft.Reg}
 	ch.Add(load, masked(), nft.Answering(), load, &expr.Meta{Key: expr.MetaKeyMARK, Register: nft.Reg, SourceRegister: true})
 	ipv4 := nft.Families()[0]
-	ch.Add(r.fromPeers(), ipv4.Is(), ipv4.DstIn(expr.CmpOpEq, netip.MustParsePrefix("127.0.0.0/8")), &expr.Verdict{Kind: expr.VerdictDrop})
+	ch.Add(r.fromPeers(), ipv4.Is(), ipv4.DstIn(expr.CmpOpEq, ipv4.Loopback()), nft.Drop())
 	return ch
 }
 
@@ -91,9 +90,8 @@ func (r *rules) mark() *nft.Chain {
 func (r *rules) back() *nft.Chain {
 	ch := base("back", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource)
 	ch.Add(r.toOthers())
-	for i, f := range nft.Families() {
-		loopback := netip.MustParsePrefix([]string{"127.0.0.0/8", "::1/128"}[i])
-		ch.Add(f.Is(), f.SrcIn(expr.CmpOpEq, loopback), &expr.Masq{})
+	for _, f := range nft.Families() {
+		ch.Add(f.Is(), f.SrcIn(expr.CmpOpEq, f.Loopback()), &expr.Masq{})
 		turned := fixedSets()["turned"+f.Digit]
 		ch.Add(f.Is(), f.LoadSrc(nft.Reg), f.LoadDst(nft.Reg32(f.Words())),
 			&expr.Lookup{SourceRegister: nft.Reg, SetName: turned.Name, SetID: turned.ID}, &expr.Masq{})
@@ -144,10 +142,8 @@ func (r *rules) closed() *nft.Chain {
 	ch := base("closed", nftables.ChainTypeFilter, nftables.ChainHookInput, nftables.ChainPriorityFilter)
 	refuse := &expr.Verdict{Kind: expr.VerdictGoto, Chain: "refuse"}
 	// Most of what comes in: an answer is for a client of this host, which has the port, and so have the overlay's frames.
-	ch.Add(nft.Answering(), &expr.Verdict{Kind: expr.VerdictReturn})
-	ch.Add(nft.Protocol(expr.CmpOpEq, unix.IPPROTO_UDP),
-		&expr.Payload{DestRegister: nft.Reg, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
-		nft.Equal(binary.BigEndian.AppendUint16(nil, uint16(r.port))), &expr.Verdict{Kind: expr.VerdictReturn})
+	ch.Add(nft.Answering(), nft.Return())
+	ch.Add(nft.DatagramTo(uint16(r.port)), nft.Return())
 	held := fixedSets()["held"]
 	ch.Add(loadPort(0), &expr.Lookup{SourceRegister: nft.Reg, SetName: held.Name, SetID: held.ID}, refuse)
 	for _, f := range nft.Families() {

@@ -41,6 +41,14 @@ func Families() []Family {
 // Of tells whether the address is of the family.
 func (f Family) Of(a netip.Addr) bool { return a.BitLen() == int(f.Len)*8 }
 
+// Loopback is the range that is the host alone.
+func (f Family) Loopback() netip.Prefix {
+	if f.Len == 4 {
+		return netip.MustParsePrefix("127.0.0.0/8")
+	}
+	return netip.MustParsePrefix("::1/128")
+}
+
 // EtherType is the family's in a frame.
 func (f Family) EtherType() uint16 {
 	if f.Len == 4 {
@@ -104,6 +112,19 @@ func NotEqual(data []byte) expr.Any { return &expr.Cmp{Op: expr.CmpOpNeq, Regist
 func Protocol(op expr.CmpOp, number byte) []expr.Any {
 	return []expr.Any{&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: Reg}, &expr.Cmp{Op: op, Register: Reg, Data: []byte{number}}}
 }
+
+// DatagramTo matches UDP to a port.
+func DatagramTo(port uint16) []expr.Any {
+	return append(Protocol(expr.CmpOpEq, unix.IPPROTO_UDP),
+		&expr.Payload{DestRegister: Reg, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
+		Equal(binary.BigEndian.AppendUint16(nil, port)))
+}
+
+// Drop ends a packet.
+func Drop() expr.Any { return &expr.Verdict{Kind: expr.VerdictDrop} }
+
+// Return ends a chain: to a base chain's policy, or to where it was jumped from.
+func Return() expr.Any { return &expr.Verdict{Kind: expr.VerdictReturn} }
 
 // Random puts a number below modulus into the register; keys have it in the machine's byte order.
 func Random(reg uint32, modulus int) expr.Any {
