@@ -99,7 +99,24 @@ func PeerOf(c net.Conn) (AuthInfo, bool) {
 // conclusions of their own.
 type peerConn struct {
 	net.Conn
-	info AuthInfo
+	info   AuthInfo
+	expiry *time.Timer // nil: the connection may outlive the certificate
+}
+
+// closeAtExpiry ends the connection when the peer's certificate expires, and with it every stream that the certificate
+// opened. A connection whose certificate has already expired is for renewal alone, which is judged at each call.
+func (c *peerConn) closeAtExpiry(now time.Time) {
+	if left := c.info.Peer.NotAfter.Sub(now); c.info.Peer.Kind != pki.KindUnknown && left > 0 {
+		c.expiry = time.AfterFunc(left, func() { _ = c.Conn.Close() })
+	}
+}
+
+// Close implements net.Conn.
+func (c *peerConn) Close() error {
+	if c.expiry != nil {
+		c.expiry.Stop()
+	}
+	return c.Conn.Close()
 }
 
 func secured(c *tls.Conn, p pki.Peer) *peerConn {

@@ -39,6 +39,10 @@ type ListenerConfig struct {
 type ListenerDeps struct {
 	Identity *Identity
 	Log      *slog.Logger
+	// Admit says whether a peer may speak a protocol (ProtoGRPC, ProtoRaft, ProtoBlob) here now. The Listener asks it after
+	// each handshake, and again for every open connection in Review. It must not block. Nil admits every peer that the
+	// handshake accepted.
+	Admit func(proto string, who AuthInfo) error
 }
 
 // Listener takes the connections of a node's one port, does the TLS handshake, and hands them on by ALPN. Clients that
@@ -55,8 +59,14 @@ type Listener struct {
 	parts   map[string]*queue // by ALPN; absent while nobody serves it
 	closed  bool
 
-	connsMu sync.Mutex // guards conns; may be taken under mu
-	conns   map[*tracked]struct{}
+	connsMu sync.Mutex            // guards conns; may be taken under mu
+	conns   map[*tracked]admitted // the zero value until the handshake is over
+}
+
+// admitted is the peer of an open connection and what it speaks.
+type admitted struct {
+	proto string
+	who   AuthInfo
 }
 
 var errNotServed = errdefs.ErrUnavailable.WithMessage("what the client asks for is not served here now")
@@ -80,7 +90,7 @@ func NewListener(cfg ListenerConfig, deps ListenerDeps, addr net.Addr) *Listener
 		slots:   make(chan struct{}, cfg.MaxHandshakes),
 		pending: list.New(),
 		parts:   map[string]*queue{},
-		conns:   map[*tracked]struct{}{},
+		conns:   map[*tracked]admitted{},
 	}
 }
 
@@ -164,8 +174,8 @@ func (l *Listener) Run(ctx context.Context, ln net.Listener) error {
 			_ = conn.Close()
 			return nil
 		}
-		conn = l.track(conn)
-		wg.Go(func() { l.shake(ctx, conn) })
+		known := l.track(conn)
+		wg.Go(func() { l.shake(ctx, known) })
 	}
 }
 
@@ -179,7 +189,7 @@ func (l *Listener) track(c net.Conn) *tracked {
 	t := &tracked{c, l}
 	l.connsMu.Lock()
 	defer l.connsMu.Unlock()
-	l.conns[t] = struct{}{}
+	l.conns[t] = admitted{}
 	return t
 }
 
@@ -188,6 +198,41 @@ func (t *tracked) Close() error {
 	delete(t.l.conns, t)
 	t.l.connsMu.Unlock()
 	return t.Conn.Close()
+}
+
+// admit asks Admit about the peer of a connection, and notes the peer for Review. It notes first: a Review that runs at
+// the same time then judges the connection too, and no change of membership falls between the two.
+func (l *Listener) admit(conn *tracked, a admitted) error {
+	l.connsMu.Lock()
+	if _, open := l.conns[conn]; open {
+		l.conns[conn] = a
+	}
+	l.connsMu.Unlock()
+	return l.judge(a)
+}
+
+func (l *Listener) judge(a admitted) error {
+	if l.deps.Admit == nil {
+		return nil
+	}
+	return l.deps.Admit(a.proto, a.who)
+}
+
+// Review asks Admit again about the peer of every open connection and closes those that it refuses. Call it when a
+// membership, a role or a credential has changed.
+func (l *Listener) Review() {
+	l.connsMu.Lock()
+	open := maps.Clone(l.conns)
+	l.connsMu.Unlock()
+	for conn, a := range open {
+		if a.proto == "" {
+			continue // still in its handshake
+		}
+		if err := l.judge(a); err != nil {
+			_ = conn.Close()
+			l.deps.Log.Info("connection closed", "peer", a.who.String(), "protocol", a.proto, "err", err)
+		}
+	}
 }
 
 func (l *Listener) closeConns() {
@@ -234,7 +279,7 @@ func (l *Listener) dropStalled() {
 }
 
 // shake does one handshake and hands the connection on. It frees the slot of acquire as soon as the handshake is over.
-func (l *Listener) shake(ctx context.Context, raw net.Conn) {
+func (l *Listener) shake(ctx context.Context, raw *tracked) {
 	l.mu.Lock()
 	entry := l.pending.PushBack(&handshake{conn: raw, since: time.Now()})
 	l.mu.Unlock()
@@ -251,7 +296,7 @@ func (l *Listener) shake(ctx context.Context, raw net.Conn) {
 
 	if err == nil { // a server that does not accept for that long is as good as absent
 		hctx, cancel := context.WithTimeout(ctx, l.cfg.HandshakeTimeout)
-		err = l.handOn(hctx, conn)
+		err = l.handOn(hctx, raw, conn)
 		cancel()
 	}
 	if err != nil {
@@ -263,7 +308,7 @@ func (l *Listener) shake(ctx context.Context, raw net.Conn) {
 }
 
 // handOn gives a connection to the part that its ALPN names. On an error the caller closes it.
-func (l *Listener) handOn(ctx context.Context, conn *tls.Conn) error {
+func (l *Listener) handOn(ctx context.Context, raw *tracked, conn *tls.Conn) error {
 	cs := conn.ConnectionState()
 	switch cs.NegotiatedProtocol {
 	case "":
@@ -280,7 +325,12 @@ func (l *Listener) handOn(ctx context.Context, conn *tls.Conn) error {
 	if err != nil {
 		return err
 	}
-	return to.put(ctx, secured(conn, p))
+	peer := secured(conn, p)
+	if err := l.admit(raw, admitted{cs.NegotiatedProtocol, peer.info}); err != nil {
+		return err
+	}
+	peer.closeAtExpiry(l.deps.Identity.now())
+	return to.put(ctx, peer)
 }
 
 // queue is a net.Listener fed by put.

@@ -100,10 +100,15 @@ func (p probe) Watch(_ *healthpb.HealthCheckRequest, stream grpc.ServerStreaming
 }
 
 func startNode(t testing.TB, id *Identity, cfg ListenerConfig) *node {
+	return startNodeWith(t, id, cfg, nil)
+}
+
+// startNodeWith is startNode with a say in who is admitted.
+func startNodeWith(t testing.TB, id *Identity, cfg ListenerConfig, admit func(string, AuthInfo) error) *node {
 	raw := must[net.Listener](t)(net.Listen("tcp", "127.0.0.1:0"))
 	n := &node{
 		id: id.NodeID(), ident: id, addr: raw.Addr().String(), seen: make(chan AuthInfo, 100),
-		ln: NewListener(cfg, ListenerDeps{Identity: id, Log: slog.New(slog.DiscardHandler)}, raw.Addr()),
+		ln: NewListener(cfg, ListenerDeps{Identity: id, Log: slog.New(slog.DiscardHandler), Admit: admit}, raw.Addr()),
 	}
 	server := grpc.NewServer(ServerOptions()...)
 	healthpb.RegisterHealthServer(server, probe{seen: n.seen})

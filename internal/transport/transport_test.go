@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -364,5 +365,54 @@ func TestDialer_CachesForgetsAndCloses(t *testing.T) {
 	defer byAddr.Close()
 	if err := check(t, byAddr); err != nil {
 		t.Error(err)
+	}
+}
+
+// Who may speak is asked at the handshake and by Review; a certificate ends its connections when it expires.
+func TestListener_ClosesWhatIsNoLongerAdmitted(t *testing.T) {
+	root := newRoot(t, "c1")
+	removed := newID()
+	denied := map[string]bool{}
+	var mu sync.Mutex // guards denied
+	server := startNodeWith(t, identity(t, fresh(t, root, newID()), root.Cert), ListenerConfig{}, func(proto string, who AuthInfo) error {
+		mu.Lock()
+		defer mu.Unlock()
+		if denied[proto+" "+who.NodeID()] {
+			return errdefs.ErrPermissionDenied.WithMessage("removed")
+		}
+		return nil
+	})
+	blobs := server.ln.Blob()
+	open := func(id string, validity time.Duration) (net.Conn, <-chan error) {
+		d := dialer(t, identity(t, credential(t, root.SignNode, id, validity, time.Now()), root.Cert), server)
+		conn := must[net.Conn](t)(d.DialALPN(t.Context(), server.id, ProtoBlob))
+		accepted := must[net.Conn](t)(blobs.Accept())
+		t.Cleanup(func() { _ = conn.Close(); _ = accepted.Close() })
+		closed := make(chan error, 1)
+		go func() {
+			_, err := conn.Read(make([]byte, 1))
+			closed <- err
+		}()
+		return conn, closed
+	}
+	_, gone := open(removed, time.Hour)
+	_, stays := open(newID(), time.Hour)
+	_, expires := open(newID(), 2*time.Second)
+	mu.Lock()
+	denied[ProtoBlob+" "+removed] = true
+	mu.Unlock()
+	server.ln.Review()
+	<-gone
+	<-expires
+	select {
+	case err := <-stays:
+		t.Errorf("the connection of a member was closed: %v", err)
+	default:
+	}
+	d := dialer(t, identity(t, fresh(t, root, removed), root.Cert), server)
+	if conn, err := d.DialALPN(t.Context(), server.id, ProtoBlob); err == nil {
+		if _, err := conn.Read(make([]byte, 1)); err == nil {
+			t.Error("a peer that is not admitted was served")
+		}
 	}
 }

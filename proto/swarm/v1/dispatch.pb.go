@@ -1393,7 +1393,10 @@ type Peering struct {
 	// On the network `ingress`, in prefix notation, at most one of each family.
 	MeshAddresses []string `protobuf:"bytes,4,rep,name=mesh_addresses,json=meshAddresses,proto3" json:"mesh_addresses,omitempty"`
 	// Where else the node is reached, when that is not the data path address.
-	Others        []string `protobuf:"bytes,5,rep,name=others,proto3" json:"others,omitempty"`
+	Others []string `protobuf:"bytes,5,rep,name=others,proto3" json:"others,omitempty"`
+	// SubjectPublicKeyInfo in DER of the keys that the node may use: that of its newest certificate, and the one before
+	// until a session with the newest has been seen.
+	PublicKeys    [][]byte `protobuf:"bytes,6,rep,name=public_keys,json=publicKeys,proto3" json:"public_keys,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1459,6 +1462,13 @@ func (x *Peering) GetMeshAddresses() []string {
 func (x *Peering) GetOthers() []string {
 	if x != nil {
 		return x.Others
+	}
+	return nil
+}
+
+func (x *Peering) GetPublicKeys() [][]byte {
+	if x != nil {
+		return x.PublicKeys
 	}
 	return nil
 }
@@ -3277,13 +3287,15 @@ const file_swarm_v1_dispatch_proto_rawDesc = "" +
 	"\arouting\x18\n" +
 	" \x01(\v2\x11.swarm.v1.RoutingH\x00R\arouting\x12-\n" +
 	"\abackend\x18\v \x01(\v2\x11.swarm.v1.BackendH\x00R\abackendB\b\n" +
-	"\x06object\"\x91\x01\n" +
+	"\x06object\"\xb2\x01\n" +
 	"\aPeering\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1a\n" +
 	"\bhostname\x18\x02 \x01(\tR\bhostname\x12\x12\n" +
 	"\x04addr\x18\x03 \x01(\tR\x04addr\x12%\n" +
 	"\x0emesh_addresses\x18\x04 \x03(\tR\rmeshAddresses\x12\x16\n" +
-	"\x06others\x18\x05 \x03(\tR\x06others\"\xa5\x01\n" +
+	"\x06others\x18\x05 \x03(\tR\x06others\x12\x1f\n" +
+	"\vpublic_keys\x18\x06 \x03(\fR\n" +
+	"publicKeys\"\xa5\x01\n" +
 	"\aRouting\x12\x1d\n" +
 	"\n" +
 	"service_id\x18\x01 \x01(\tR\tserviceId\x12\x12\n" +

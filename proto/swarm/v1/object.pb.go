@@ -441,10 +441,14 @@ type Node struct {
 	// Identifies the machine, so that a second join of the same host and a cloned disk are told apart.
 	MachineId string `protobuf:"bytes,4,opt,name=machine_id,json=machineId,proto3" json:"machine_id,omitempty"`
 	// Host to reach the node at, without port; gossip, Raft, gRPC and blobs use it.
-	Addr          string `protobuf:"bytes,5,opt,name=addr,proto3" json:"addr,omitempty"`
-	Port          uint32 `protobuf:"varint,6,opt,name=port,proto3" json:"port,omitempty"`
-	DataPathAddr  string `protobuf:"bytes,7,opt,name=data_path_addr,json=dataPathAddr,proto3" json:"data_path_addr,omitempty"`
-	Hostname      string `protobuf:"bytes,8,opt,name=hostname,proto3" json:"hostname,omitempty"`
+	Addr         string `protobuf:"bytes,5,opt,name=addr,proto3" json:"addr,omitempty"`
+	Port         uint32 `protobuf:"varint,6,opt,name=port,proto3" json:"port,omitempty"`
+	DataPathAddr string `protobuf:"bytes,7,opt,name=data_path_addr,json=dataPathAddr,proto3" json:"data_path_addr,omitempty"`
+	Hostname     string `protobuf:"bytes,8,opt,name=hostname,proto3" json:"hostname,omitempty"`
+	// SubjectPublicKeyInfo in DER of the key that the node's newest certificate was issued for.
+	PublicKey []byte `protobuf:"bytes,9,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"`
+	// The same of the certificate before, until a session with the newest one has been seen. Empty: none.
+	PreviousKey   []byte `protobuf:"bytes,10,opt,name=previous_key,json=previousKey,proto3" json:"previous_key,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -533,6 +537,20 @@ func (x *Node) GetHostname() string {
 		return x.Hostname
 	}
 	return ""
+}
+
+func (x *Node) GetPublicKey() []byte {
+	if x != nil {
+		return x.PublicKey
+	}
+	return nil
+}
+
+func (x *Node) GetPreviousKey() []byte {
+	if x != nil {
+		return x.PreviousKey
+	}
+	return nil
 }
 
 // NodeState: what the worker says of its node (description) and what the leader concludes (state). Key: node id.
@@ -3835,7 +3853,7 @@ const file_swarm_v1_object_proto_rawDesc = "" +
 	"\n" +
 	"created_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x129\n" +
 	"\n" +
-	"updated_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\tupdatedAt\"\xeb\x01\n" +
+	"updated_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\tupdatedAt\"\xad\x02\n" +
 	"\x04Node\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\"\n" +
 	"\x04meta\x18\x02 \x01(\v2\x0e.swarm.v1.MetaR\x04meta\x12&\n" +
@@ -3845,7 +3863,11 @@ const file_swarm_v1_object_proto_rawDesc = "" +
 	"\x04addr\x18\x05 \x01(\tR\x04addr\x12\x12\n" +
 	"\x04port\x18\x06 \x01(\rR\x04port\x12$\n" +
 	"\x0edata_path_addr\x18\a \x01(\tR\fdataPathAddr\x12\x1a\n" +
-	"\bhostname\x18\b \x01(\tR\bhostname\"\xf8\x02\n" +
+	"\bhostname\x18\b \x01(\tR\bhostname\x12\x1d\n" +
+	"\n" +
+	"public_key\x18\t \x01(\fR\tpublicKey\x12!\n" +
+	"\fprevious_key\x18\n" +
+	" \x01(\fR\vpreviousKey\"\xf8\x02\n" +
 	"\tNodeState\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\"\n" +
 	"\x04meta\x18\x02 \x01(\v2\x0e.swarm.v1.MetaR\x04meta\x12;\n" +

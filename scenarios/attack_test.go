@@ -1,0 +1,125 @@
+package scenarios
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+
+	"swarm/dev"
+	"swarm/internal/pki"
+)
+
+// attacker is a program on the network of one of the hosts, with a credential that it stole or with none. It speaks TLS by
+// itself and not through internal/transport, whose client checks would stand in its way.
+type attacker struct {
+	c    *crowd
+	at   dev.Host
+	cred pki.Credential // zero: anonymous
+}
+
+// attacker is on the network of a host and has the credential in that host's state folder.
+func (c *crowd) attacker(at dev.Host) *attacker {
+	c.t.Helper()
+	return &attacker{c: c, at: at, cred: c.stolen(at)}
+}
+
+// anonymous is an attacker on the network of a host, without a credential.
+func (c *crowd) anonymous(at dev.Host) *attacker { return &attacker{c: c, at: at} }
+
+// stolen is the credential in a host's state folder.
+func (c *crowd) stolen(from dev.Host) pki.Credential {
+	c.t.Helper()
+	cred, _, err := pki.Disk{Dir: filepath.Join(from.StateDir, "certificates")}.Load()
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return cred
+}
+
+// dial opens a connection from the attacker's network, without TLS. network is tcp or udp.
+func (a *attacker) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	return a.c.dialFrom(a.at)(ctx, network, address)
+}
+
+// tls opens a connection to a host's cluster port for one ALPN protocol ("h2", "swarm-raft/1", "swarm-blob/1").
+func (a *attacker) tls(ctx context.Context, to dev.Host, alpn string) (*tls.Conn, error) {
+	raw, err := a.dial(ctx, "tcp", clusterPort(to))
+	if err != nil {
+		return nil, err
+	}
+	conn := tls.Client(raw, a.config(alpn))
+	if err := conn.HandshakeContext(ctx); err != nil {
+		_ = raw.Close()
+		return nil, err
+	}
+	return conn, nil
+}
+
+// grpc is a client of a host's RPCs. The test closes it at its end.
+func (a *attacker) grpc(to dev.Host) *grpc.ClientConn {
+	a.c.t.Helper()
+	dial := func(ctx context.Context, address string) (net.Conn, error) { return a.dial(ctx, "tcp", address) }
+	conn, err := grpc.NewClient("passthrough:///"+clusterPort(to), grpc.WithContextDialer(dial), grpc.WithNoProxy(),
+		grpc.WithTransportCredentials(credentials.NewTLS(a.config("h2"))),
+		grpc.WithDefaultCallOptions(grpc.MaxCallSendMsgSize(64<<20), grpc.MaxCallRecvMsgSize(64<<20)))
+	if err != nil {
+		a.c.t.Fatal(err)
+	}
+	a.c.t.Cleanup(func() { _ = conn.Close() })
+	return conn
+}
+
+// config trusts any server: whom the attacker talks to is no concern of the attacker's.
+func (a *attacker) config(alpn string) *tls.Config {
+	config := &tls.Config{MinVersion: tls.VersionTLS13, NextProtos: []string{alpn}, InsecureSkipVerify: true}
+	if a.cred.Cert != nil {
+		config.Certificates = []tls.Certificate{a.cred.TLS()}
+	}
+	return config
+}
+
+// clusterPort is where a host's daemon serves gRPC, Raft and blobs.
+func clusterPort(h dev.Host) string { return net.JoinHostPort(h.Address.String(), "2377") }
+
+// resident is how much memory a host's daemon has, in bytes, as the kernel counts it.
+func (c *crowd) resident(h dev.Host) int64 {
+	c.t.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", c.host(h.Name).PID))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	fields := strings.Fields(string(text))
+	pages, err := strconv.ParseInt(fields[1], 10, 64)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return pages * int64(os.Getpagesize())
+}
+
+// allReady fails unless every host's daemon runs and every node is ready: what must hold after each attack.
+func (c *crowd) allReady() {
+	c.t.Helper()
+	for _, h := range c.hosts {
+		if c.host(h.Name).PID == 0 {
+			c.t.Errorf("the daemon of %s has ended", h.Name)
+		}
+	}
+	c.eventually("all nodes ready", func() error {
+		out, err := c.run("node", "ls", "--format", "{{.Hostname}} {{.Status}}")
+		if err != nil {
+			return err
+		}
+		if ready := strings.Count(out, " Ready\n"); ready != len(c.hosts) {
+			return fmt.Errorf("%d of %d ready:\n%s", ready, len(c.hosts), out)
+		}
+		return nil
+	})
+}
