@@ -1,0 +1,120 @@
+// Package logsample writes log lines that a stranger, a worker or a container can cause as often as it likes. Of the lines
+// with the same key it writes the first of each interval, with the number of those that it left out before. It owns no
+// goroutine. Anybody may call it.
+package logsample
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"os"
+	"sync"
+	"time"
+)
+
+const (
+	// Interval is how often a line with the same key is written.
+	Interval = time.Minute
+	// maxKeys bounds the keys that are remembered, and with it the lines of one interval. A caller that varies its key more
+	// often shares the rest key.
+	maxKeys = 128
+	// restKey stands for all keys that are not remembered because there are too many.
+	restKey = ""
+)
+
+// Sampler limits the lines of one place of the program. It is safe for concurrent use.
+type Sampler struct {
+	log *slog.Logger
+
+	mu   sync.Mutex // guards keys; not held while a line is written
+	keys map[string]*window
+}
+
+// window is what is known of a key.
+type window struct {
+	opened     time.Time // when its last line was written
+	suppressed int       // lines left out since then
+}
+
+// New returns a Sampler that writes to log.
+func New(log *slog.Logger) *Sampler {
+	return &Sampler{log: log, keys: map[string]*window{}}
+}
+
+// Log writes a line, unless one with the same key was written less than Interval ago. The key is the kind of event and who
+// caused it, such as a reason and an origin; it must not be text of the caller's choice alone. A line that follows others
+// which were left out says how many, as "suppressed".
+func (s *Sampler) Log(level slog.Level, key, msg string, args ...any) {
+	if !s.log.Enabled(context.Background(), level) {
+		return
+	}
+	suppressed, due := s.count(key, time.Now())
+	if !due {
+		return
+	}
+	if suppressed > 0 {
+		args = append(args[:len(args):len(args)], "suppressed", suppressed)
+	}
+	s.log.Log(context.Background(), level, msg, args...)
+}
+
+// count notes an event and reports whether its line is due.
+func (s *Sampler) count(key string, now time.Time) (suppressed int, due bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	w := s.keys[key]
+	if w == nil {
+		if len(s.keys) >= maxKeys {
+			s.expire(now)
+		}
+		if len(s.keys) >= maxKeys {
+			key = restKey
+			w = s.keys[key]
+		}
+	}
+	switch {
+	case w == nil:
+		s.keys[key] = &window{opened: now}
+		return 0, true
+	case now.Sub(w.opened) < Interval:
+		w.suppressed++
+		return 0, false
+	default:
+		suppressed = w.suppressed
+		*w = window{opened: now}
+		return suppressed, true
+	}
+}
+
+// expire forgets the keys whose interval is over. What they left out counts for the rest key.
+func (s *Sampler) expire(now time.Time) {
+	lost := 0
+	for key, w := range s.keys {
+		if key != restKey && now.Sub(w.opened) >= Interval {
+			lost += w.suppressed
+			delete(s.keys, key)
+		}
+	}
+	if lost == 0 {
+		return
+	}
+	if s.keys[restKey] == nil {
+		s.keys[restKey] = &window{}
+	}
+	s.keys[restKey].suppressed += lost
+}
+
+// Reason is the text of an error without the addresses of a connection, which differ from one attempt to the next: a key
+// that contained them would never repeat.
+func Reason(err error) string {
+	var netErr *net.OpError
+	if errors.As(err, &netErr) && netErr.Err != nil {
+		err = netErr.Err
+	}
+	var callErr *os.SyscallError
+	if errors.As(err, &callErr) {
+		err = callErr.Err
+	}
+	return err.Error()
+}
