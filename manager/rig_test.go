@@ -2,6 +2,7 @@ package manager_test
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"log/slog"
 	"net"
@@ -175,7 +176,12 @@ func (r *rig) dial(who transport.AuthInfo) *grpc.ClientConn {
 }
 
 func nodeInfo(id string) transport.AuthInfo {
-	return transport.AuthInfo{Peer: pki.Peer{Kind: pki.KindNode, ID: id, NotAfter: time.Now().Add(time.Hour)}}
+	return transport.AuthInfo{Peer: pki.Peer{Kind: pki.KindNode, ID: id, NotAfter: time.Now().Add(time.Hour), Cert: certOf(id)}}
+}
+
+// certOf stands for a node's certificate: its key is the node's id.
+func certOf(id string) *x509.Certificate {
+	return &x509.Certificate{RawSubjectPublicKeyInfo: []byte(id)}
 }
 
 // addNode writes the rows of a node that has joined.
@@ -183,7 +189,7 @@ func (r *rig) addNode(host string) string {
 	r.t.Helper()
 	id := ident.NewID()
 	r.commit(
-		raftstore.Create(&swarmv1.Node{Id: id, MachineId: host, Hostname: host, Addr: host, Port: 2377, Spec: &swarmv1.NodeSpec{}}),
+		raftstore.Create(&swarmv1.Node{Id: id, MachineId: host, Hostname: host, Addr: host, Port: 2377, Spec: &swarmv1.NodeSpec{}, PublicKey: []byte(id)}),
 		raftstore.Create(&swarmv1.NodeState{NodeId: id}),
 	)
 	return id

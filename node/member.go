@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 
+	"swarm/internal/members"
 	"swarm/internal/pki"
 	"swarm/internal/transport"
 	swarmv1 "swarm/proto/swarm/v1"
@@ -93,7 +94,7 @@ func (n *Node) newMember(state Membership, cred pki.Credential, bundle *pki.Bund
 	}
 	m.base = Base{
 		Membership: state, Identity: identity, Dialer: transport.NewDialer(identity, m.resolve), Listener: m.listener,
-		Log: log,
+		Members: members.New(), Log: log,
 	}
 	m.base.Dir = n.disk.workerDir()
 	if err := os.MkdirAll(m.base.Dir, 0o700); err != nil {

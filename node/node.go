@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"swarm/internal/members"
 	"swarm/internal/transport"
 	swarmv1 "swarm/proto/swarm/v1"
 )
@@ -45,6 +46,8 @@ type Base struct {
 	Identity   *transport.Identity
 	Dialer     *transport.Dialer
 	Listener   *transport.Listener
+	// Members are the keys of the cluster's nodes. The worker fills it; whoever takes something from a node asks it.
+	Members *members.Members
 	// Dir is the part's own folder.
 	Dir string
 	Log *slog.Logger

@@ -171,7 +171,7 @@ func (p *parts) newWorker(b node.Base, g node.Gossip, hooks node.WorkerHooks) (n
 	}
 	var (
 		network  worker.Network = simulated.NewNetwork()
-		topology func([]*swarmv1.AssignmentChange)
+		topology = b.Members.Apply
 		inForce  func(context.Context) error
 		held     func(context.Context, string) (*swarmv1.NodeNetwork, error)
 	)
@@ -181,7 +181,11 @@ func (p *parts) newWorker(b node.Base, g node.Gossip, hooks node.WorkerHooks) (n
 		if m.overlay, err = p.newOverlay(b, m.gossip, func() { m.Redescribe() }); err != nil {
 			return nil, err
 		}
-		network, topology, held = overlayNetwork{m.overlay.Plane}, m.overlay.directory.Apply, m.overlay.held
+		network, held = overlayNetwork{m.overlay.Plane}, m.overlay.held
+		topology = func(changes []*swarmv1.AssignmentChange) {
+			b.Members.Apply(changes)
+			m.overlay.directory.Apply(changes)
+		}
 		inForce = m.overlay.InForce
 		describe = func() *swarmv1.NodeDescription {
 			d := p.host.describe()

@@ -6,8 +6,10 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/asn1"
 	"encoding/pem"
 	"fmt"
+	"math/big"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -15,8 +17,8 @@ import (
 	"swarm/internal/ident"
 )
 
-// Kind is what a certificate's holder is. It stands in the certificate (a user's has OU "user", a node's has none), so
-// that a user's credential can never act as a node.
+// Kind is what a certificate's holder is. It stands in the certificate (a user's has OU "user", a manager's
+// "swarm-manager", another node's none), so that a user's credential can never act as a node.
 type Kind int
 
 const (
@@ -28,7 +30,27 @@ const (
 	KindUser
 )
 
-const userUnit = "user"
+const (
+	userUnit = "user"
+	// managerUnit is Docker's, so that an external authority which knows Docker's roles can sign for us.
+	managerUnit = "swarm-manager"
+)
+
+// issuedID is the object identifier of the extension of a manager's certificate that holds the Raft index at which it was
+// issued: an UUID arc (ITU-T X.667), which needs no registration.
+var issuedID = asn1.ObjectIdentifier{2, 25, 1704906243, 1}
+
+// Manager is what stands in the certificate of a manager.
+type Manager struct {
+	NodeID string
+	// Issued is the index of the replica that said, when the certificate was signed, that the node is a manager. A replica
+	// that knows a newer index knows better.
+	Issued uint64
+}
+
+// MinManagerValidity is the shortest life of a manager's certificate. Joiners and users at a distance check it, and their
+// clocks may be wrong by hours.
+const MinManagerValidity = 24 * time.Hour
 
 // String is the kind's word in messages and logs.
 func (k Kind) String() string {
@@ -83,6 +105,42 @@ func (r *Root) SignNode(csrPEM []byte, nodeID string, validity time.Duration, no
 		DNSNames:    []string{nodeID},
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 	}, validity, now)
+}
+
+// SignManager issues the certificate with which a node proves that it is a manager: to joiners and users, who have no
+// state to look into, and to the Raft of the other managers. It is valid from Backdate before now until now+validity, and
+// for no less than MinManagerValidity. The node keeps its node certificate.
+func (r *Root) SignManager(csrPEM []byte, m Manager, validity time.Duration, now time.Time) (*x509.Certificate, error) {
+	if err := ident.CheckID("node", m.NodeID); err != nil {
+		return nil, fmt.Errorf("sign certificate: %w", err)
+	}
+	issued, err := asn1.Marshal(new(big.Int).SetUint64(m.Issued))
+	if err != nil {
+		return nil, fmt.Errorf("sign certificate of %s: %w", m.NodeID, err)
+	}
+	return r.sign(csrPEM, &x509.Certificate{
+		Subject:         pkix.Name{CommonName: m.NodeID, Organization: []string{r.ClusterID()}, OrganizationalUnit: []string{managerUnit}},
+		DNSNames:        []string{m.NodeID},
+		ExtKeyUsage:     []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+		ExtraExtensions: []pkix.Extension{{Id: issuedID, Value: issued}},
+	}, max(validity, MinManagerValidity), now)
+}
+
+// issuedOf reads the index out of a manager's certificate. A certificate without one, as an authority that does not know the
+// extension signs it, has index 0: every replica knows better. false: the extension is damaged.
+func issuedOf(cert *x509.Certificate) (index uint64, ok bool) {
+	for _, e := range cert.Extensions {
+		if !e.Id.Equal(issuedID) {
+			continue
+		}
+		var n *big.Int
+		rest, err := asn1.Unmarshal(e.Value, &n)
+		if err != nil || len(rest) > 0 || !n.IsUint64() {
+			return 0, false
+		}
+		return n.Uint64(), true // x509 refuses a certificate that has an extension twice
+	}
+	return 0, true
 }
 
 // SignUser issues the certificate of a user. It can be the client of a connection, never the server, and never a node.

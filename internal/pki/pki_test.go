@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"errors"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -58,6 +59,37 @@ func TestVerify_NodeAndUser(t *testing.T) {
 	peer, err = Verify([]*x509.Certificate{user}, bundle, start)
 	if err != nil || peer.Kind != KindUser || peer.ID != id {
 		t.Errorf("a user named like a node: got %+v, %v", peer, err)
+	}
+}
+
+// A manager's certificate says so, lives for a day at least, and carries the index, whatever its size.
+func TestVerify_Manager(t *testing.T) {
+	root := newRoot(t, "c1")
+	bundle := bundleOf(t, root.Cert)
+	id := ident.NewID()
+	for _, tt := range []struct {
+		issued         uint64
+		validity, want time.Duration
+	}{
+		{0, time.Minute, MinManagerValidity},
+		{1, DefaultValidity, DefaultValidity},
+		{math.MaxUint64, MinManagerValidity, MinManagerValidity},
+	} {
+		_, csr := request(t)
+		cert := must[*x509.Certificate](t)(root.SignManager(csr, Manager{NodeID: id, Issued: tt.issued}, tt.validity, start))
+		peer, err := Verify([]*x509.Certificate{cert}, bundle, start)
+		if err != nil || peer.Kind != KindNode || peer.ID != id || !peer.Manager || peer.Issued != tt.issued || !peer.NotAfter.Equal(start.Add(tt.want)) {
+			t.Errorf("issued at %d for %s: got %+v, %v", tt.issued, tt.validity, peer, err)
+		}
+		if !bytes.Equal(peer.PublicKey(), cert.RawSubjectPublicKeyInfo) {
+			t.Errorf("issued at %d: the peer has another key than its certificate", tt.issued)
+		}
+	}
+	if peer, err := Verify([]*x509.Certificate{nodeCert(t, root, id)}, bundle, start); err != nil || peer.Manager {
+		t.Errorf("a node's certificate: got %+v, %v; want no manager", peer, err)
+	}
+	if key := (Peer{}).PublicKey(); key != nil {
+		t.Errorf("nobody has the key %x", key)
 	}
 }
 

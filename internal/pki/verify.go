@@ -27,11 +27,23 @@ var (
 
 // Peer is what a verified certificate proves.
 type Peer struct {
-	Kind      Kind
-	ID        string // the node's id, or the user's name
+	Kind Kind
+	ID   string // the node's id, or the user's name
+	// Manager is set for a node whose certificate says that it is a manager, and Issued is then the Raft index at which
+	// that was so. A node without it may be a manager all the same: its node certificate does not say.
+	Manager   bool
+	Issued    uint64
 	ClusterID string
 	NotAfter  time.Time
 	Cert      *x509.Certificate
+}
+
+// PublicKey is the key that the peer has proven to hold, as SubjectPublicKeyInfo in DER; nil without a certificate.
+func (p Peer) PublicKey() []byte {
+	if p.Cert == nil {
+		return nil
+	}
+	return p.Cert.RawSubjectPublicKeyInfo
 }
 
 // refusal is a one-line sentence that is one of the errors above.
@@ -106,7 +118,7 @@ func checkChain(leaf *x509.Certificate, rest []*x509.Certificate, bundle *Bundle
 }
 
 // identify reads kind and id from a certificate that an authority of ours signed. It is strict: whatever does not look
-// exactly as SignNode or SignUser make it proves nothing.
+// exactly as SignNode, SignManager or SignUser make it proves nothing.
 func identify(leaf *x509.Certificate) (Peer, error) {
 	id := leaf.Subject.CommonName
 	peer := Peer{ID: id, ClusterID: first(leaf.Subject.Organization), NotAfter: leaf.NotAfter, Cert: leaf}
@@ -117,6 +129,13 @@ func identify(leaf *x509.Certificate) (Peer, error) {
 	case leaf.IsCA || id == "":
 	case len(units) == 0 && client && server && slices.Equal(leaf.DNSNames, []string{id}):
 		peer.Kind = KindNode
+		return peer, nil
+	case slices.Equal(units, []string{managerUnit}) && client && server && slices.Equal(leaf.DNSNames, []string{id}):
+		issued, ok := issuedOf(leaf)
+		if !ok {
+			break
+		}
+		peer.Kind, peer.Manager, peer.Issued = KindNode, true, issued
 		return peer, nil
 	case slices.Equal(units, []string{userUnit}) && client && !server && len(leaf.DNSNames) == 0:
 		peer.Kind = KindUser

@@ -1,7 +1,6 @@
 package ca_test
 
 import (
-	"context"
 	"log/slog"
 	"strings"
 	"testing"
@@ -12,7 +11,6 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"swarm/internal/pki"
-	"swarm/internal/transport"
 	"swarm/manager/ca"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
@@ -202,37 +200,6 @@ func TestJoin_AHostWhoseNodeIsDownJoinsAnew(t *testing.T) {
 		second, err := r.server.Join(t.Context(), r.request())
 		if err != nil || second.GetNodeId() == first.GetNodeId() {
 			t.Errorf("join of a host whose node is down: %v, %v; want a new id", second.GetNodeId(), err)
-		}
-	})
-}
-
-func TestRenew(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t)
-		joined, err := r.server.Join(t.Context(), r.request())
-		if err != nil {
-			t.Fatal(err)
-		}
-		as := func(id string, until time.Time) context.Context {
-			return transport.WithAuthInfo(t.Context(), transport.AuthInfo{Peer: pki.Peer{Kind: pki.KindNode, ID: id, NotAfter: until}})
-		}
-		expired := as(joined.GetNodeId(), time.Now().Add(-time.Hour))
-		resp, err := r.server.Renew(expired, &swarmv1.RenewRequest{Csr: csr(t), MachineId: "machine-1"})
-		if err != nil {
-			t.Fatalf("renew an expired certificate: %v", err)
-		}
-		if cert, err := pki.ParseCert(resp.GetCertificate()); err != nil || cert.Subject.CommonName != joined.GetNodeId() || time.Until(cert.NotAfter) < time.Hour {
-			t.Errorf("renewed certificate %v, %v", cert, err)
-		}
-		if _, err := r.server.Renew(expired, &swarmv1.RenewRequest{Csr: csr(t), MachineId: "machine-9"}); !errdefs.IsPermissionDenied(err) {
-			t.Errorf("renew from another machine: got %v, want a refusal", err)
-		}
-		removed := as("zzzzzzzzzzzzzzzzzzzzzzzzz", time.Now().Add(time.Hour))
-		if _, err := r.server.Renew(removed, &swarmv1.RenewRequest{Csr: csr(t), MachineId: "machine-1"}); !errdefs.IsPermissionDenied(err) || !strings.Contains(err.Error(), "removed") {
-			t.Errorf("renew of a removed node: got %v, want a refusal", err)
-		}
-		if _, err := r.server.Renew(transport.WithAuthInfo(t.Context(), transport.AuthInfo{}), &swarmv1.RenewRequest{Csr: csr(t)}); !errdefs.IsPermissionDenied(err) {
-			t.Errorf("renew by nobody: got %v, want a refusal", err)
 		}
 	})
 }

@@ -76,7 +76,7 @@ func NewCluster(f Founder, now time.Time) (*Founding, error) {
 	}
 	node := &swarmv1.Node{
 		Id: f.NodeID, MachineId: f.MachineID, Addr: f.Addr, Port: f.Port, DataPathAddr: f.DataPathAddr, Hostname: f.Hostname,
-		Spec: &swarmv1.NodeSpec{Role: swarmv1.NodeSpec_MANAGER, Availability: f.Availability},
+		Spec: &swarmv1.NodeSpec{Role: swarmv1.NodeSpec_MANAGER, Availability: f.Availability}, PublicKey: cert.RawSubjectPublicKeyInfo,
 	}
 	return &Founding{
 		Cluster: cluster, Node: node, Certificate: certPEM(cert), Bundle: bundle.PEM(),

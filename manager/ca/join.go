@@ -11,7 +11,6 @@ import (
 
 	"swarm/internal/ident"
 	"swarm/internal/pki"
-	"swarm/internal/transport"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
 )
@@ -70,6 +69,7 @@ func (s *Server) Join(ctx context.Context, req *swarmv1.JoinRequest) (*swarmv1.J
 	if err != nil {
 		return nil, fmt.Errorf("join: %w", err)
 	}
+	node.PublicKey = cert.RawSubjectPublicKeyInfo
 	changes := []*swarmv1.Change{raftstore.Create(node), raftstore.Create(newState(node, now))}
 	for _, st := range given {
 		n, _ := view.Nodes.Get(st.GetNodeId())
@@ -210,46 +210,6 @@ func stateWord(st *swarmv1.NodeState) string {
 		return "ready"
 	}
 	return "has just joined"
-}
-
-// Renew signs a fresh certificate for a node that still is one. Its old certificate may have expired; that it holds the
-// old key was proven by the handshake.
-func (s *Server) Renew(ctx context.Context, req *swarmv1.RenewRequest) (*swarmv1.RenewResponse, error) {
-	who, err := transport.FromContext(ctx)
-	if err != nil {
-		return nil, err
-	}
-	id := who.NodeID()
-	if id == "" {
-		return nil, errdefs.ErrPermissionDenied.WithMessage("renew certificate: only a node can renew its own")
-	}
-	view, c, err := s.current(ctx)
-	if errdefs.IsUnavailable(err) {
-		// Managers whose certificates have all expired elect nobody until they are renewed. The certificate proves an id
-		// alone, so that signing from an old view gives a removed node nothing.
-		view, c, err = s.cluster()
-	}
-	if err != nil {
-		return nil, err
-	}
-	node, ok := view.Nodes.Get(id)
-	if !ok {
-		return nil, errdefs.ErrPermissionDenied.WithMessage(fmt.Sprintf(
-			"renew certificate: node %s was removed from the cluster: run `swarm leave --force` on it and join again", id))
-	}
-	if node.GetMachineId() != req.GetMachineId() {
-		return nil, errdefs.ErrPermissionDenied.WithMessage(fmt.Sprintf(
-			"renew certificate: node id %s belongs to another machine, %s at %s (a cloned disk?): run `swarm leave --force` on one of the two", id, node.GetHostname(), node.GetAddr()))
-	}
-	root, bundle, err := signingRoot(c)
-	if err != nil {
-		return nil, fmt.Errorf("renew certificate: %w", err)
-	}
-	cert, err := root.SignNode(req.GetCsr(), id, validity(c), time.Now())
-	if err != nil {
-		return nil, fmt.Errorf("renew certificate: %w", err)
-	}
-	return &swarmv1.RenewResponse{Certificate: certPEM(cert), Bundle: bundle.PEM()}, nil
 }
 
 // CreateCredential signs a certificate for a user of the API.

@@ -7,6 +7,8 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"swarm/internal/members"
+	"swarm/internal/pki"
 	"swarm/internal/transport"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
@@ -125,14 +127,15 @@ func Rules() map[string]Rule {
 	}
 }
 
-// Members tells whether a node belongs to the cluster now, and with which role.
-type Members func(nodeID string) (role swarmv1.NodeSpec_Role, member bool)
+// Members tells whether a node belongs to the cluster now, and with which role. A node whose certificate is for a key that
+// newer ones have replaced does not.
+type Members func(who pki.Peer) (role swarmv1.NodeSpec_Role, member bool)
 
 // MembersOf reads the replica at every call, so that a demotion or a removal counts at once.
 func MembersOf(store *raftstore.Store) Members {
-	return func(nodeID string) (swarmv1.NodeSpec_Role, bool) {
-		n, ok := store.View().Nodes.Get(nodeID)
-		return n.GetSpec().GetRole(), ok
+	return func(who pki.Peer) (swarmv1.NodeSpec_Role, bool) {
+		n, ok := store.View().Nodes.Get(who.ID)
+		return n.GetSpec().GetRole(), ok && members.Allows(n, who.PublicKey())
 	}
 }
 
@@ -172,12 +175,12 @@ func (a *Authoriser) judge(who transport.AuthInfo, rule Rule, now time.Time) err
 	case who.NodeID() == "":
 		return denied(who, rule)
 	}
-	role, member := a.members(who.NodeID())
+	role, member := a.members(who.Peer)
 	switch {
 	case !member && may(stranger):
 		return nil
 	case !member:
-		return errdefs.ErrPermissionDenied.WithMessage(fmt.Sprintf("%s is not a member of this cluster: it was removed, or has joined this moment", who))
+		return errdefs.ErrPermissionDenied.WithMessage(fmt.Sprintf("%s is not a member of this cluster: it was removed, has joined this moment, or its certificate is not the newest", who))
 	case may(worker), role == swarmv1.NodeSpec_MANAGER && may(manager):
 		return nil
 	}

@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"swarm/internal/ipam"
+	"swarm/internal/members"
 	"swarm/internal/spec"
 	"swarm/internal/task"
 	"swarm/internal/template"
@@ -421,7 +422,7 @@ func (a *atlas) network(m *marks, view *raftstore.View) {
 func (a *atlas) peer(m *marks, view *raftstore.View, id string) {
 	var now *swarmv1.Peering
 	if n, ok := present(view.Nodes.Get(id)); ok {
-		now = &swarmv1.Peering{NodeId: id, Hostname: n.GetHostname(), Addr: n.GetDataPathAddr()}
+		now = &swarmv1.Peering{NodeId: id, Hostname: n.GetHostname(), Addr: n.GetDataPathAddr(), PublicKeys: members.KeysOf(n)}
 		switch {
 		case now.Addr == "":
 			now.Addr = n.GetAddr()

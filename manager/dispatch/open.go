@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"swarm/internal/transport"
+	"swarm/manager/ca"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
 )
@@ -83,6 +84,9 @@ func (s *Server) open(ctx context.Context, id string, hello *swarmv1.Hello, stre
 	if !ok {
 		return nil, errRemoved
 	}
+	if err := s.checkKey(ctx, node); err != nil {
+		return nil, err
+	}
 	if e := view.Cluster().GetEpoch(); hello.GetEpoch() != 0 && hello.GetEpoch() != e {
 		return nil, errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf(
 			"the cluster was recreated (epoch %d, the node knows %d): run `swarm leave --force` on the node and join again", e, hello.GetEpoch()))
@@ -99,6 +103,22 @@ func (s *Server) open(ctx context.Context, id string, hello *swarmv1.Hello, stre
 		return nil, err
 	}
 	return newSession(s, id, epoch, addr, stream), nil
+}
+
+// checkKey refuses a node whose certificate newer ones have replaced. One that uses the newest has received it: the key
+// before is forgotten.
+func (s *Server) checkKey(ctx context.Context, node *swarmv1.Node) error {
+	who, err := transport.FromContext(ctx)
+	if err != nil {
+		return err
+	}
+	if err := ca.CheckKey(node, who.Peer); err != nil {
+		return err
+	}
+	if err := ca.Seen(ctx, s.deps.Store, who.Peer); err != nil {
+		return fmt.Errorf("note the newest key of node %s: %w", node.GetId(), err)
+	}
+	return nil
 }
 
 // fresh is a view that holds all that the leader had committed, so that neither a node that has just joined is unknown
