@@ -1,14 +1,9 @@
 package cli
 
 import (
-	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"io"
-	"slices"
-	"strconv"
-	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/spf13/cobra"
@@ -56,12 +51,9 @@ func (a *app) runExec(ctx context.Context, o execOptions) error {
 		return invalid("the input device is not a terminal: leave -t out")
 	}
 	start := &swarmv1.ExecStart{
-		Command: o.command, Env: env, User: o.user, Dir: o.dir, Tty: o.tty, Stdin: o.interactive, Privileged: o.privileged,
+		TaskId: o.ref, Command: o.command, Env: env, User: o.user, Dir: o.dir, Tty: o.tty, Stdin: o.interactive, Privileged: o.privileged,
 	}
 	return a.with(ctx, func(c client) error {
-		if start.TaskId, err = findTask(ctx, c, o.ref); err != nil {
-			return err
-		}
 		if o.tty && screen != nil {
 			if w, h, err := screen.Size(); err == nil {
 				start.Width, start.Height = uint32(w), uint32(h)
@@ -187,49 +179,4 @@ func (a *app) receive(stream swarmv1.Control_ExecClient) (int, error) {
 			return 0, err
 		}
 	}
-}
-
-// findTask takes a task's id or name, or SERVICE[.SLOT] for the running task of a service: the first slot when none is named.
-func findTask(ctx context.Context, c client, ref string) (string, error) {
-	t, err := c.GetTask(ctx, &swarmv1.GetRequest{Id: ref})
-	if err == nil {
-		return t.Task.GetId(), nil
-	}
-	if !isNotFound(err) {
-		return "", err
-	}
-	name, wanted := ref, uint64(0)
-	s, err := c.GetService(ctx, &swarmv1.GetRequest{Id: name})
-	if isNotFound(err) {
-		if i := strings.LastIndexByte(ref, '.'); i > 0 {
-			if n, numErr := strconv.ParseUint(ref[i+1:], 10, 64); numErr == nil {
-				name, wanted = ref[:i], n
-				s, err = c.GetService(ctx, &swarmv1.GetRequest{Id: name})
-			}
-		}
-	}
-	if isNotFound(err) {
-		return "", errdefs.ErrNotFound.WithMessage(fmt.Sprintf("%s is neither a task nor a service: see `swarm service ls` and `swarm task ls`", ref))
-	}
-	if err != nil {
-		return "", err
-	}
-	r, err := c.ListTasks(ctx, &swarmv1.ListRequest{Filter: &swarmv1.Filter{ServiceIds: []string{s.Service.Id}}})
-	if err != nil {
-		return "", err
-	}
-	return pickTask(r.Tasks, ref, wanted)
-}
-
-func pickTask(tasks []*swarmv1.TaskInfo, ref string, slot uint64) (string, error) {
-	running := slices.DeleteFunc(slices.Clone(tasks), func(t *swarmv1.TaskInfo) bool {
-		return t.GetStatus().GetState() != swarmv1.TaskState_RUNNING || slot != 0 && t.Task.GetSlot() != slot
-	})
-	if len(running) == 0 {
-		return "", errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf("%s has no running task: see `swarm service ps`", ref))
-	}
-	slices.SortFunc(running, func(a, b *swarmv1.TaskInfo) int {
-		return cmp.Or(cmp.Compare(a.Task.GetSlot(), b.Task.GetSlot()), cmp.Compare(a.Task.GetId(), b.Task.GetId()))
-	})
-	return running[0].Task.GetId(), nil
 }

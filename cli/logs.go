@@ -95,21 +95,13 @@ func (a *app) runLogs(ctx context.Context, o logsOptions) error {
 		return err
 	}
 	return a.with(ctx, func(c client) error {
-		req := &swarmv1.LogsRequest{Task: o.ref, Options: options}
-		filter := &swarmv1.Filter{}
-		if !o.task {
-			s, err := c.GetService(ctx, &swarmv1.GetRequest{Id: o.ref})
-			switch {
-			case err == nil:
-				req = &swarmv1.LogsRequest{Service: s.Service.Id, Options: options}
-				filter.ServiceIds = []string{s.Service.Id}
-			case !isNotFound(err):
-				return err
-			}
+		req := &swarmv1.LogsRequest{Service: o.ref, Options: options} // or a task: the manager knows
+		if o.task {
+			req = &swarmv1.LogsRequest{Task: o.ref, Options: options}
 		}
 		p := &logPrinter{out: a.Out, err: a.Err, logsOptions: o, raw: o.raw}
 		if !o.raw {
-			p.find = taskFinder(ctx, c, req, filter)
+			p.find = taskFinder(ctx, c, req.Service)
 		}
 		if err := copyLogs(ctx, c, req, p); err != nil && !(o.follow && ctx.Err() != nil) {
 			return err
@@ -118,11 +110,12 @@ func (a *app) runLogs(ctx context.Context, o logsOptions) error {
 	})
 }
 
-// taskFinder looks tasks up for the prefixes of lines; those that come later are asked for when they are first seen.
-func taskFinder(ctx context.Context, c client, req *swarmv1.LogsRequest, filter *swarmv1.Filter) func(id string) *swarmv1.TaskInfo {
+// taskFinder looks tasks up for the prefixes of lines. The tasks of the service are listed at once; others, and those that
+// come later, are asked for when a line of theirs is first seen.
+func taskFinder(ctx context.Context, c client, service string) func(id string) *swarmv1.TaskInfo {
 	known := map[string]*swarmv1.TaskInfo{}
-	if req.Service != "" {
-		if r, err := c.ListTasks(ctx, &swarmv1.ListRequest{Filter: filter}); err == nil {
+	if service != "" {
+		if r, err := c.ListTasks(ctx, &swarmv1.ListRequest{Filter: &swarmv1.Filter{ServiceIds: []string{service}}}); err == nil {
 			for _, t := range r.Tasks {
 				known[t.Task.GetId()] = t
 			}

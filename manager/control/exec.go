@@ -23,7 +23,7 @@ func (s *Server) Exec(stream swarmv1.Control_ExecServer) error {
 		return errdefs.ErrInvalidArgument.WithMessage("exec: the first message must say in which task and what")
 	}
 	v := s.store.View()
-	t, err := findTask(v, start.GetTaskId())
+	t, err := findRunning(v, start.GetTaskId())
 	if err != nil {
 		return err
 	}

@@ -48,20 +48,18 @@ func (s *Server) Logs(req *swarmv1.LogsRequest, stream swarmv1.Control_LogsServe
 type scope struct{ service, task string }
 
 func logScope(v *raftstore.View, req *swarmv1.LogsRequest) (scope, error) {
-	ref := req.GetService()
-	if ref != "" {
-		svc, err := findService(v, ref)
-		if err == nil {
-			return scope{service: svc.GetId()}, nil
-		}
-		t, taskErr := findTask(v, ref) // as in Docker: one argument for both
-		if taskErr != nil {
-			return scope{}, err
-		}
-		return scope{task: t.GetId()}, nil
+	if req.GetService() == "" {
+		t, err := findTask(v, req.GetTask())
+		return scope{task: t.GetId()}, err
 	}
-	t, err := findTask(v, req.GetTask())
-	return scope{task: t.GetId()}, err
+	found, err := find(req.GetService(), serviceNoun(v), taskNoun(v)) // As in Docker: one argument for both.
+	if err != nil {
+		return scope{}, err
+	}
+	if _, ok := found.(*swarmv1.Task); ok {
+		return scope{task: found.GetId()}, nil
+	}
+	return scope{service: found.GetId()}, nil
 }
 
 func (w scope) has(t *swarmv1.Task) bool {

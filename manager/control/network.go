@@ -218,13 +218,6 @@ func localNetworks() []*swarmv1.NetworkInfo {
 	return out
 }
 
-func findNetwork(v *raftstore.View, ref string) (*swarmv1.Network, error) {
-	if n, ok := v.NetworkByName(ref); ok {
-		return n, nil
-	}
-	return find("network", ref, "swarm network ls", v.Networks, (*swarmv1.Network).GetId, nil)
-}
-
 // RemoveNetwork removes a network that nothing uses.
 func (s *Server) RemoveNetwork(ctx context.Context, req *swarmv1.GetRequest) (*swarmv1.RemoveResponse, error) {
 	if spec.LocalNetwork(req.GetId()) {

@@ -14,12 +14,15 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"swarm/scenarios/traffic"
 )
@@ -28,7 +31,7 @@ import (
 type options struct {
 	listen, echo, print, get, lookup, show string
 	exitAfter, logEvery                    time.Duration
-	exitCode, long, hold                   int
+	exitCode, long, hold, threads          int
 	ignoreTerm                             bool
 }
 
@@ -44,6 +47,7 @@ func parse() (o options) {
 	flag.StringVar(&o.lookup, "lookup", "", "name or address to ask the name server for once; print the answers in order and end")
 	flag.StringVar(&o.show, "show", "", "write the first of these files, separated by commas, that is there to stdout")
 	flag.IntVar(&o.hold, "hold", 0, "hold so many MiB of memory")
+	flag.IntVar(&o.threads, "threads", 0, "start so many threads, which the kernel counts as processes, and hold them")
 	flag.BoolVar(&o.ignoreTerm, "ignore-term", false, "do not end on SIGTERM")
 	flag.Parse()
 	return o
@@ -92,6 +96,7 @@ func (o options) say() error {
 func (o options) serve() (code int) {
 	held := bytes.Repeat([]byte{1}, o.hold<<20)
 	defer runtime.KeepAlive(held)
+	spawn(o.threads)
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
 	exits := make(chan int, 1)
@@ -118,6 +123,28 @@ func (o options) serve() (code int) {
 				return 0
 			}
 		}
+	}
+}
+
+// spawn starts n threads that wait for ever. A kernel that refuses one ends the process: Go's runtime then names how many
+// there were.
+func spawn(n int) {
+	debug.SetMaxThreads(max(n+1000, 10_000))
+	var started atomic.Int64
+	for range n {
+		go func() {
+			runtime.LockOSThread()
+			started.Add(1)
+			for {
+				_, _ = unix.Ppoll(nil, nil, nil) // Returns only when a signal interrupts it.
+			}
+		}()
+	}
+	for n > 0 && started.Load() < int64(n) {
+		time.Sleep(10 * time.Millisecond)
+	}
+	if n > 0 {
+		log.Printf("hello: holds %d threads", n)
 	}
 }
 

@@ -514,7 +514,7 @@ func (x *ServiceStatus) GetCompletedTasks() uint64 {
 
 type GetRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Id, unique id prefix or name.
+	// Id, name, or unique prefix of the id, of four characters or more; the first that fits, in this order.
 	Id            string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1379,8 +1379,9 @@ func (x *WatchRequest) GetObjects() bool {
 
 type LogsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Service or task, id or name.
-	Service       string      `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	// Service or task: id, unique prefix of the id, or name.
+	Service string `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	// Task alone, as above.
 	Task          string      `protobuf:"bytes,2,opt,name=task,proto3" json:"task,omitempty"`
 	Options       *LogOptions `protobuf:"bytes,3,opt,name=options,proto3" json:"options,omitempty"`
 	unknownFields protoimpl.UnknownFields

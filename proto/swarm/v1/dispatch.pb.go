@@ -2227,17 +2227,18 @@ func (x *TaskLogsResponse) GetNotices() []string {
 }
 
 type ExecStart struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	TaskId        string                 `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
-	Command       []string               `protobuf:"bytes,2,rep,name=command,proto3" json:"command,omitempty"`
-	Env           []string               `protobuf:"bytes,3,rep,name=env,proto3" json:"env,omitempty"`
-	User          string                 `protobuf:"bytes,4,opt,name=user,proto3" json:"user,omitempty"`
-	Dir           string                 `protobuf:"bytes,5,opt,name=dir,proto3" json:"dir,omitempty"`
-	Tty           bool                   `protobuf:"varint,6,opt,name=tty,proto3" json:"tty,omitempty"`
-	Stdin         bool                   `protobuf:"varint,7,opt,name=stdin,proto3" json:"stdin,omitempty"`
-	Privileged    bool                   `protobuf:"varint,8,opt,name=privileged,proto3" json:"privileged,omitempty"`
-	Width         uint32                 `protobuf:"varint,9,opt,name=width,proto3" json:"width,omitempty"`
-	Height        uint32                 `protobuf:"varint,10,opt,name=height,proto3" json:"height,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// From a user: a task or a service, by id, unique prefix of the id, or name. To a worker: a task's id.
+	TaskId        string   `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
+	Command       []string `protobuf:"bytes,2,rep,name=command,proto3" json:"command,omitempty"`
+	Env           []string `protobuf:"bytes,3,rep,name=env,proto3" json:"env,omitempty"`
+	User          string   `protobuf:"bytes,4,opt,name=user,proto3" json:"user,omitempty"`
+	Dir           string   `protobuf:"bytes,5,opt,name=dir,proto3" json:"dir,omitempty"`
+	Tty           bool     `protobuf:"varint,6,opt,name=tty,proto3" json:"tty,omitempty"`
+	Stdin         bool     `protobuf:"varint,7,opt,name=stdin,proto3" json:"stdin,omitempty"`
+	Privileged    bool     `protobuf:"varint,8,opt,name=privileged,proto3" json:"privileged,omitempty"`
+	Width         uint32   `protobuf:"varint,9,opt,name=width,proto3" json:"width,omitempty"`
+	Height        uint32   `protobuf:"varint,10,opt,name=height,proto3" json:"height,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
