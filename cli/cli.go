@@ -23,12 +23,14 @@ import (
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
 
+	"swarm/internal/printable"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
 // Deps is what the command line works with.
 type Deps struct {
-	// In, Out and Err are the process's own. A terminal is recognised when they are files.
+	// In, Out and Err are the process's own. A terminal is recognised when they are files. What is printed is escaped, so that
+	// a terminal acts on nothing that others wrote.
 	In       io.Reader
 	Out, Err io.Writer
 	// Env reads the environment; os.Getenv outside tests.
@@ -77,7 +79,7 @@ func Main(ctx context.Context, deps Deps, args []string) int {
 	case ctx.Err() != nil && isCanceled(err):
 		return 130
 	}
-	fmt.Fprintln(deps.Err, "Error: "+errorLine(err))
+	printf(deps.Err, "Error: %s\n", errorLine(err))
 	return 1
 }
 
@@ -95,6 +97,7 @@ type app struct {
 
 // New returns the command tree.
 func New(deps Deps) *cobra.Command {
+	deps.Out, deps.Err = printable.NewWriter(deps.Out), printable.NewWriter(deps.Err)
 	a := &app{Deps: deps}
 	root := &cobra.Command{
 		Use:              "swarm [OPTIONS] COMMAND",

@@ -124,8 +124,8 @@ func (a *app) runInit(ctx context.Context, o initOptions) error {
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(a.Out, "Swarm initialized: current node (%s) is now a manager.\n\n", r.NodeId)
-		fmt.Fprintf(a.Out, "To add a worker to this swarm, run the following command:\n\n    swarm join --token %s %s\n\n", r.WorkerToken, r.Addr)
+		printf(a.Out, "Swarm initialized: current node (%s) is now a manager.\n\n", r.NodeId)
+		printf(a.Out, "To add a worker to this swarm, run the following command:\n\n    swarm join --token %s %s\n\n", r.WorkerToken, r.Addr)
 		fmt.Fprintln(a.Out, "To add a manager to this swarm, run 'swarm join-token manager' and follow the instructions.")
 		return nil
 	})
@@ -192,7 +192,7 @@ func (a *app) runJoin(ctx context.Context, o joinOptions) error {
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(a.Out, "This node joined a swarm as a %s.\n", enumWord(r.Role))
+		printf(a.Out, "This node joined a swarm as a %s.\n", enumWord(r.Role))
 		return nil
 	})
 }
@@ -296,7 +296,7 @@ func (a *app) runJoinToken(ctx context.Context, o joinTokenOptions) error {
 			token = cluster.GetRootCa().GetJoinTokens().GetManager()
 		}
 		if o.quiet {
-			fmt.Fprintln(a.Out, token)
+			printf(a.Out, "%s\n", token)
 			return nil
 		}
 		addr, err := managerAddr(ctx, c)
@@ -304,9 +304,9 @@ func (a *app) runJoinToken(ctx context.Context, o joinTokenOptions) error {
 			return err
 		}
 		if o.rotate {
-			fmt.Fprintf(a.Out, "Successfully rotated %s join token.\n\n", o.role)
+			printf(a.Out, "Successfully rotated %s join token.\n\n", o.role)
 		}
-		fmt.Fprintf(a.Out, "To add a %s to this swarm, run the following command:\n\n    swarm join --token %s %s\n\n", o.role, token, addr)
+		printf(a.Out, "To add a %s to this swarm, run the following command:\n\n    swarm join --token %s %s\n\n", o.role, token, addr)
 		return nil
 	})
 }

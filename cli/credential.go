@@ -88,10 +88,10 @@ func (a *app) runCredentialCreate(ctx context.Context, o credentialOptions) erro
 		if err := writeSecretFile(o.output, EncodeCredential(cred, bundle)); err != nil {
 			return err
 		}
-		fmt.Fprintln(a.Out, o.output)
-		fmt.Fprintf(a.Err, "Credential of %s is valid until %s. To use it on another machine, copy the file there and run:\n\n", o.name, cert.NotAfter.UTC().Format(time.RFC3339))
+		printf(a.Out, "%s\n", o.output)
+		printf(a.Err, "Credential of %s is valid until %s. To use it on another machine, copy the file there and run:\n\n", o.name, cert.NotAfter.UTC().Format(time.RFC3339))
 		for _, m := range r.Managers {
-			fmt.Fprintf(a.Err, "    swarm -H tcp://%s --credential %s node ls\n", hostPort(m), filepath.Base(o.output))
+			printf(a.Err, "    swarm -H tcp://%s --credential %s node ls\n", hostPort(m), filepath.Base(o.output))
 		}
 		return nil
 	})

@@ -90,7 +90,7 @@ func (a *app) newDevUp(playground *string) *cobra.Command {
 			if o.Nodes < 0 || o.Managers < 0 {
 				return invalid("--nodes and --managers cannot be negative")
 			}
-			return a.Dev.Up(c.Context(), o, func(line string) { fmt.Fprintln(a.Err, line) })
+			return a.Dev.Up(c.Context(), o, func(line string) { printf(a.Err, "%s\n", line) })
 		},
 	})
 	f := c.Flags()
@@ -226,7 +226,7 @@ func (a *app) devStop(ctx context.Context, p, host string) error { return a.Dev.
 // devDone prints the host that something was done to.
 func (a *app) devDone(host string, err error) error {
 	if err == nil {
-		fmt.Fprintln(a.Out, host)
+		printf(a.Out, "%s\n", host)
 	}
 	return err
 }

@@ -127,6 +127,5 @@ func writeEvent(w io.Writer, e *swarmv1.Event, format string, t *template.Templa
 		attributes = append(attributes, k+"="+e.Attributes[k])
 	}
 	attributes = append(attributes, fmt.Sprintf("index=%d", e.Index))
-	_, err := fmt.Fprintf(w, "%s %s %s %s (%s)\n", stamp(e.Time), e.Type, enumWord(e.Action), e.Id, strings.Join(attributes, ", "))
-	return err
+	return printf(w, "%s %s %s %s (%s)\n", stamp(e.Time), e.Type, enumWord(e.Action), e.Id, strings.Join(attributes, ", "))
 }

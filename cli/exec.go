@@ -98,7 +98,7 @@ func (a *app) exec(ctx context.Context, c client, start *swarmv1.ExecStart, keyb
 		defer close(sent)
 		sendInput(ctx, stream, start, up, screen)
 	}()
-	code, err := a.receive(stream)
+	code, err := a.receive(stream, start.Tty)
 	cancel()
 	<-sent
 	return code, err
@@ -153,7 +153,11 @@ func sendInput(ctx context.Context, stream swarmv1.Control_ExecClient, start *sw
 	}
 }
 
-func (a *app) receive(stream swarmv1.Control_ExecClient) (int, error) {
+// receive prints what the command says until its exit code comes. With a terminal of its own the command draws on the user's,
+// as the user asked; without, its output is only read there.
+func (a *app) receive(stream swarmv1.Control_ExecClient, tty bool) (int, error) {
+	stdout, stderr := contentOf(a.Out, tty), contentOf(a.Err, tty)
+	defer flush(stdout, stderr)
 	started := false
 	for {
 		m, err := stream.Recv()
@@ -169,9 +173,9 @@ func (a *app) receive(stream swarmv1.Control_ExecClient) (int, error) {
 		started = true
 		switch m := m.Message.(type) {
 		case *swarmv1.ExecOutput_Stdout:
-			_, err = a.Out.Write(m.Stdout)
+			_, err = stdout.Write(m.Stdout)
 		case *swarmv1.ExecOutput_Stderr:
-			_, err = a.Err.Write(m.Stderr)
+			_, err = stderr.Write(m.Stderr)
 		case *swarmv1.ExecOutput_ExitCode:
 			return int(m.ExitCode), nil
 		}

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"text/tabwriter"
 	"text/template"
+
+	"swarm/internal/printable"
 )
 
 // row is one object of a list as templates and JSON see it.
@@ -35,6 +37,18 @@ const formatHelp = `Format output using a custom template: 'table': Print output
 	`'table TEMPLATE': Print output in table format using the given Go template, 'json': Print in JSON format, ` +
 	`'TEMPLATE': Print output using the given Go template`
 
+// oneLine is the row with its texts as they may stand in a line of a list.
+func (r row) oneLine() row {
+	out := make(row, len(r))
+	for field, v := range r {
+		if s, ok := v.(string); ok {
+			v = printable.Line(s)
+		}
+		out[field] = v
+	}
+	return out
+}
+
 // print writes the rows as f asks for.
 func (l listing) print(w io.Writer, f format, rows []row) error {
 	id := l.id
@@ -45,7 +59,7 @@ func (l listing) print(w io.Writer, f format, rows []row) error {
 	switch {
 	case f.quiet && (f.template == "" || f.template == "table"):
 		for _, r := range rows {
-			fmt.Fprintln(w, r[id])
+			printf(w, "%v\n", r[id])
 		}
 		return nil
 	case f.template == "json":
@@ -65,7 +79,7 @@ func (l listing) print(w io.Writer, f format, rows []row) error {
 		return err
 	}
 	for _, r := range rows {
-		if err := execTemplate(w, t, r); err != nil {
+		if err := execTemplate(w, t, r.oneLine()); err != nil {
 			return err
 		}
 	}
@@ -91,7 +105,7 @@ func (l listing) printTable(w io.Writer, tmpl string, rows []row) error {
 	}
 	tw := tabwriter.NewWriter(w, 10, 1, 3, ' ', 0)
 	for _, r := range append([]row{header}, rows...) {
-		if err := execTemplate(tw, t, r); err != nil {
+		if err := execTemplate(tw, t, r.oneLine()); err != nil {
 			return err
 		}
 	}

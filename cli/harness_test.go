@@ -56,6 +56,16 @@ type run struct {
 	installer cli.Installer
 	doctor    func(context.Context, cli.DoctorRequest) ([]cli.Finding, error)
 	target    *cli.Target // set to what was dialed
+	tty       bool        // output goes to a terminal
+}
+
+// screen is a terminal that remembers what it was told.
+type screen struct{ bytes.Buffer }
+
+func (*screen) Size() (width, height int, err error) { return 200, 50, nil }
+func (*screen) Raw() (func(), error)                 { return func() {}, nil }
+func (*screen) Resized(context.Context) <-chan struct{} {
+	return nil
 }
 
 // result is what a command line left behind.
@@ -71,12 +81,16 @@ func (r run) run(t *testing.T, args ...string) result {
 
 func (r run) runContext(ctx context.Context, t *testing.T, args ...string) result {
 	t.Helper()
-	var out, errOut bytes.Buffer
+	var out, errOut screen
+	stdout, stderr := io.Writer(&out.Buffer), io.Writer(&errOut.Buffer)
+	if r.tty {
+		stdout, stderr = &out, &errOut
+	}
 	if r.stdin == nil {
 		r.stdin = bytes.NewReader(nil)
 	}
 	deps := cli.Deps{
-		In: r.stdin, Out: &out, Err: &errOut,
+		In: r.stdin, Out: stdout, Err: stderr,
 		Env:     func(k string) string { return r.env[k] },
 		Now:     time.Now,
 		Version: &swarmv1.VersionInfo{Version: "v1.2.3", GoVersion: "go1.26", Os: "linux", Arch: "amd64"},

@@ -165,7 +165,7 @@ func (a *app) runImageLoad(ctx context.Context, o imageLoadOptions) error {
 			return err
 		}
 		for _, image := range images {
-			fmt.Fprintln(a.Out, "Loaded image: "+shortImage(image.GetName()))
+			printf(a.Out, "Loaded image: %s\n", shortImage(image.GetName()))
 		}
 		return nil
 	})
@@ -260,7 +260,7 @@ func (a *app) newImageRm() *cobra.Command {
 					if _, err := cl.RemoveImage(c.Context(), &swarmv1.RemoveClusterImageRequest{Id: ref, Force: force}); err != nil {
 						return err
 					}
-					fmt.Fprintln(a.Out, "Removed: "+ref)
+					printf(a.Out, "Removed: %s\n", ref)
 					return nil
 				})
 			})

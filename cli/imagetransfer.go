@@ -141,9 +141,9 @@ func (a *app) printDigests(images []*swarmv1.Image, quiet bool) {
 		}
 		seen[i.GetName()+i.GetDigest()] = true
 		if !quiet && i.GetDigest() != "" {
-			fmt.Fprintln(a.Err, "Digest: "+i.GetDigest())
+			printf(a.Err, "Digest: %s\n", i.GetDigest())
 		}
-		fmt.Fprintln(a.Out, i.GetName())
+		printf(a.Out, "%s\n", i.GetName())
 	}
 }
 

@@ -45,7 +45,7 @@ func (a *app) runInfo(ctx context.Context, tmpl string) error {
 }
 
 func writeInfo(w io.Writer, r *swarmv1.InfoResponse, networks *swarmv1.NetworkDefaults) {
-	line := func(key string, value any) { fmt.Fprintf(w, "%s: %v\n", key, value) }
+	line := func(key string, value any) { printf(w, "%s: %v\n", key, value) }
 	line("Swarm", r.LocalNodeState)
 	if r.Error != "" {
 		line(" Error", r.Error)
@@ -68,9 +68,9 @@ func writeInfo(w io.Writer, r *swarmv1.InfoResponse, networks *swarmv1.NetworkDe
 		line(" Data Path Port", networks.DataPathPort)
 	}
 	if len(r.Members) > 0 {
-		fmt.Fprintf(w, " Gossip: %d members, health score %d\n", len(r.Members), r.GossipHealth)
+		printf(w, " Gossip: %d members, health score %d\n", len(r.Members), r.GossipHealth)
 		for _, m := range r.Members {
-			fmt.Fprintf(w, "  %s %s %s\n", m.NodeId, m.Addr, m.Status)
+			printf(w, "  %s %s %s\n", m.NodeId, m.Addr, m.Status)
 		}
 	}
 	line("Tasks", r.Tasks)
@@ -103,7 +103,7 @@ func writeInfo(w io.Writer, r *swarmv1.InfoResponse, networks *swarmv1.NetworkDe
 	if len(r.HostChanges) > 0 {
 		fmt.Fprintln(w, "Changes to this host:")
 		for _, c := range r.HostChanges {
-			fmt.Fprintf(w, " %s\n", c)
+			printf(w, " %s\n", c)
 		}
 	}
 }
@@ -143,16 +143,16 @@ func (a *app) runVersion(ctx context.Context, tmpl string) error {
 		return flushErr
 	}
 	if err != nil {
-		fmt.Fprintln(a.Err, errorLine(err))
+		printf(a.Err, "%s\n", errorLine(err))
 	}
 	return nil
 }
 
 func writeVersion(w io.Writer, name string, v *swarmv1.VersionInfo) {
-	fmt.Fprintf(w, "%s:\n", name)
+	printf(w, "%s:\n", name)
 	line := func(key, value string) {
 		if value != "" {
-			fmt.Fprintf(w, " %s:\t%s\n", key, value)
+			printf(w, " %s:\t%s\n", key, value)
 		}
 	}
 	line("Version", v.GetVersion())

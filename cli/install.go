@@ -36,10 +36,10 @@ func (a *app) runInstall(ctx context.Context) error {
 		return err
 	}
 	if got.Unit == "" {
-		fmt.Fprintf(a.Out, "Installed %s. This host has no systemd: have its init system run `%s daemon`.\n", got.Program, got.Program)
+		printf(a.Out, "Installed %s. This host has no systemd: have its init system run `%s daemon`.\n", got.Program, got.Program)
 		return nil
 	}
-	fmt.Fprintf(a.Out, "Installed %s and started %s.\n", got.Program, got.Unit)
+	printf(a.Out, "Installed %s and started %s.\n", got.Program, got.Unit)
 	return nil
 }
 
@@ -67,7 +67,7 @@ func (a *app) runUninstall(ctx context.Context, o uninstallOptions) error {
 	}
 	removed, err := a.Installer.Uninstall(ctx, o.purge)
 	for _, what := range removed {
-		fmt.Fprintln(a.Out, what)
+		printf(a.Out, "%s\n", what)
 	}
 	if err != nil {
 		return err

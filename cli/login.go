@@ -78,7 +78,7 @@ func (a *app) runLogin(ctx context.Context, o loginOptions) error {
 		return err
 	}
 	if keys.Helper(key) == "" {
-		fmt.Fprintf(a.Err, "WARNING! Your credentials are stored unencrypted in '%s'.\nConfigure a credential helper (credsStore in that file) to remove this warning.\n", keys.Path())
+		printf(a.Err, "WARNING! Your credentials are stored unencrypted in '%s'.\nConfigure a credential helper (credsStore in that file) to remove this warning.\n", keys.Path())
 	}
 	fmt.Fprintln(a.Out, "Login Succeeded")
 	return nil
@@ -98,7 +98,7 @@ func (a *app) loginAgain(ctx context.Context, keys *keychain.File, key string) (
 		fmt.Fprintln(a.Out, "Login Succeeded")
 		return true, "", nil
 	case isUnauthorized(err) && terminalOf(a.In) != nil:
-		fmt.Fprintln(a.Err, errorLine(err))
+		printf(a.Err, "%s\n", errorLine(err))
 		return false, c.Username, nil
 	}
 	return false, "", err
@@ -165,8 +165,8 @@ func (a *app) askUser(o *loginOptions, key string) error {
 	if o.known != "" {
 		offer = " (" + o.known + ")"
 	}
-	fmt.Fprintf(a.Err, "Username for %s%s: ", keychain.Host(key), offer)
-	line, err := enter(a.In, a.Err)
+	printf(a.Err, "Username for %s%s: ", keychain.Host(key), offer)
+	line, err := enter(a.In, bytesOf(a.Err))
 	fmt.Fprintln(a.Err)
 	if err != nil {
 		return err
@@ -232,10 +232,10 @@ func (a *app) runLogout(ctx context.Context, server string) error {
 		return err
 	}
 	if !had {
-		fmt.Fprintln(a.Out, "Not logged in to "+key)
+		printf(a.Out, "Not logged in to %s\n", key)
 		return nil
 	}
-	fmt.Fprintln(a.Out, "Removing login credentials for "+key)
+	printf(a.Out, "Removing login credentials for %s\n", key)
 	return nil
 }
 

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"swarm/internal/printable"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -67,7 +68,7 @@ func (p *logPrinter) write(m *swarmv1.TaskLogsResponse) {
 // note tells the reader something that is not in the logs.
 func (p *logPrinter) note(text string) {
 	p.close()
-	_, _ = fmt.Fprintf(p.err, "swarm: %s\n", text)
+	printf(p.err, "swarm: %s\n", text)
 }
 
 func (p *logPrinter) print(r *swarmv1.LogRecord) {
@@ -134,7 +135,7 @@ func (p *logPrinter) front(r *swarmv1.LogRecord) string {
 		b.WriteString(p.prefix(r) + " | ")
 	}
 	if p.logsOptions.details {
-		b.WriteString(p.details[r.TaskId] + " ")
+		b.WriteString(printable.Line(p.details[r.TaskId]) + " ")
 	}
 	return b.String()
 }
@@ -155,6 +156,7 @@ func (p *logPrinter) flush() {
 		p.open = nil
 	}
 	p.parts = nil
+	flush(p.out, p.err)
 }
 
 // prefix is "web.1.k3x9q2m4z7aa@node2", padded so that the bars of all lines stand below each other.
@@ -170,7 +172,7 @@ func (p *logPrinter) prefix(r *swarmv1.LogRecord) string {
 		}
 		name += "." + id
 	}
-	s := name + "@" + node
+	s := printable.Line(name + "@" + node)
 	p.width = max(p.width, len(s)+4)
 	return fmt.Sprintf("%-*s", p.width, s)
 }

@@ -44,7 +44,7 @@ func (a *app) newLogs(what, short string, task bool, complete cobra.CompletionFu
 	f.BoolVar(&o.noResolve, "no-resolve", false, "Do not map IDs to Names in output")
 	f.BoolVar(&o.noTaskIDs, "no-task-ids", false, "Do not include task IDs in output")
 	f.BoolVar(&o.noTrunc, "no-trunc", false, "Do not truncate output")
-	f.BoolVar(&o.raw, "raw", false, "Do not neatly format logs")
+	f.BoolVar(&o.raw, "raw", false, "Do not neatly format logs, nor escape control characters on a terminal")
 	f.StringVar(&o.since, "since", "", `Show logs since timestamp (e.g. "2013-01-02T13:23:37Z") or relative (e.g. "42m" for 42 minutes)`)
 	f.StringVar(&o.until, "until", "", `Show logs before a timestamp (e.g. "2013-01-02T13:23:37Z") or relative (e.g. "42m" for 42 minutes)`)
 	f.StringVarP(&o.tail, "tail", "n", "all", "Number of lines to show from the end of the logs")
@@ -99,7 +99,7 @@ func (a *app) runLogs(ctx context.Context, o logsOptions) error {
 		if o.task {
 			req = &swarmv1.LogsRequest{Task: o.ref, Options: options}
 		}
-		p := &logPrinter{out: a.Out, err: a.Err, logsOptions: o, raw: o.raw}
+		p := &logPrinter{out: contentOf(a.Out, o.raw), err: contentOf(a.Err, o.raw), logsOptions: o, raw: o.raw}
 		if !o.raw {
 			p.find = taskFinder(ctx, c, req.Service)
 		}

@@ -117,7 +117,7 @@ func (a *app) runNetworkCreate(ctx context.Context, o networkCreateOptions) erro
 			return err
 		}
 		a.warn(n.GetWarnings())
-		fmt.Fprintln(a.Out, n.GetNetwork().GetId())
+		printf(a.Out, "%s\n", n.GetNetwork().GetId())
 		return nil
 	})
 }
@@ -268,7 +268,7 @@ func (a *app) newNetworkRm() *cobra.Command {
 				return a.onEach(args, func(ref string) error {
 					_, err := cl.RemoveNetwork(c.Context(), &swarmv1.GetRequest{Id: ref})
 					if err == nil {
-						fmt.Fprintln(a.Out, ref)
+						printf(a.Out, "%s\n", ref)
 					} else if force && isNotFound(err) {
 						return nil
 					}
@@ -309,7 +309,7 @@ func (a *app) newNetworkPrune() *cobra.Command {
 					return err
 				}
 				if len(r.Removed) > 0 {
-					fmt.Fprintln(a.Out, "Deleted Networks:\n"+strings.Join(r.Removed, "\n"))
+					a.printList("Deleted Networks:\n", r.Removed)
 				}
 				return nil
 			})

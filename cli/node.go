@@ -210,7 +210,7 @@ func nodeObject(n *swarmv1.NodeInfo) object {
 func writeNode(w io.Writer, n *swarmv1.NodeInfo) {
 	node, state := n.GetNode(), n.GetState()
 	d := state.GetDescription()
-	line := func(name string, v any) { fmt.Fprintf(w, "%-24s%v\n", name+":", v) }
+	line := func(name string, v any) { printf(w, "%-24s%v\n", name+":", v) }
 	line("ID", node.GetId())
 	if node.GetSpec().GetName() != "" {
 		line("Name", node.GetSpec().GetName())
@@ -218,7 +218,7 @@ func writeNode(w io.Writer, n *swarmv1.NodeInfo) {
 	if labels := node.GetSpec().GetLabels(); len(labels) > 0 {
 		fmt.Fprintln(w, "Labels:")
 		for _, k := range slices.Sorted(maps.Keys(labels)) {
-			fmt.Fprintf(w, " - %s=%s\n", k, labels[k])
+			printf(w, " - %s=%s\n", k, labels[k])
 		}
 	}
 	line("Hostname", nodeHostname(n))

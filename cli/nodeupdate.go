@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"fmt"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -67,7 +66,7 @@ func (a *app) runNodeUpdate(ctx context.Context, o nodeUpdateOptions) error {
 		if _, err := updateNode(ctx, c, o.ref, o.apply); err != nil {
 			return err
 		}
-		fmt.Fprintln(a.Out, o.ref)
+		printf(a.Out, "%s\n", o.ref)
 		return nil
 	})
 }
@@ -118,11 +117,11 @@ func (a *app) runNodeRole(ctx context.Context, role swarmv1.NodeSpec_Role, refs 
 			case err != nil:
 				return err
 			case before.GetNode().GetSpec().GetRole() == role:
-				fmt.Fprintf(a.Out, "Node %s is already a %s.\n", ref, enumWord(role))
+				printf(a.Out, "Node %s is already a %s.\n", ref, enumWord(role))
 			case role == swarmv1.NodeSpec_MANAGER:
-				fmt.Fprintf(a.Out, "Node %s promoted to a manager in the swarm.\n", ref)
+				printf(a.Out, "Node %s promoted to a manager in the swarm.\n", ref)
 			default:
-				fmt.Fprintf(a.Out, "Manager %s demoted in the swarm.\n", ref)
+				printf(a.Out, "Manager %s demoted in the swarm.\n", ref)
 			}
 			return nil
 		})
@@ -150,7 +149,7 @@ func (a *app) runNodeRm(ctx context.Context, force bool, refs []string) error {
 			if _, err := c.RemoveNode(ctx, &swarmv1.RemoveNodeRequest{Id: n.Node.Id, Force: force}); err != nil {
 				return err
 			}
-			fmt.Fprintln(a.Out, ref)
+			printf(a.Out, "%s\n", ref)
 			return nil
 		})
 	})

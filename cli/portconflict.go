@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"strings"
 
 	"swarm/internal/spec"
 	swarmv1 "swarm/proto/swarm/v1"
@@ -70,8 +69,12 @@ func writePortConflicts(w io.Writer, conflicts []*swarmv1.PortConflict) {
 		}
 	}
 	list := func(heading string, lines []string) {
-		if len(lines) > 0 {
-			fmt.Fprintf(w, "%s\n - %s\n", heading, strings.Join(lines, "\n - "))
+		if len(lines) == 0 {
+			return
+		}
+		printf(w, "%s\n", heading)
+		for _, line := range lines {
+			printf(w, " - %s\n", line)
 		}
 	}
 	list("Ports of others:", others)

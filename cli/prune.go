@@ -111,9 +111,9 @@ func (a *app) agreed(o pruneOptions) bool {
 		which = "all images without at least one service associated to them"
 	}
 	if o.imagesOnly {
-		fmt.Fprintf(a.Err, "WARNING! This will remove %s.\n", which)
+		printf(a.Err, "WARNING! This will remove %s.\n", which)
 	} else {
-		fmt.Fprintf(a.Err, "WARNING! This will remove:\n  - all dead containers\n  - all logs of removed tasks\n  - all networks not used by at least one service\n  - %s\n\n", which)
+		printf(a.Err, "WARNING! This will remove:\n  - all dead containers\n  - all logs of removed tasks\n  - all networks not used by at least one service\n  - %s\n\n", which)
 	}
 	return a.confirmed()
 }
@@ -132,7 +132,7 @@ func (a *app) printPruned(r *swarmv1.DisksPruneResponse, networks []string) erro
 	failed := false
 	for _, n := range r.GetNodes() {
 		if n.GetError() != "" {
-			fmt.Fprintf(a.Err, "node %s was not cleaned: %s\n", n.GetHostname(), n.GetError())
+			printf(a.Err, "node %s was not cleaned: %s\n", n.GetHostname(), n.GetError())
 			failed = true
 		}
 		containers = append(containers, n.GetPruned().GetContainers()...)
@@ -152,20 +152,25 @@ func (a *app) printPruned(r *swarmv1.DisksPruneResponse, networks []string) erro
 		images = append(images, "deleted: "+d)
 	}
 	a.printKind("Images", images)
-	fmt.Fprintln(a.Out, "Total reclaimed space: "+size(reclaimed))
+	printf(a.Out, "Total reclaimed space: %s\n", size(reclaimed))
 	if failed {
 		return ExitError{Code: 1}
 	}
 	return nil
 }
 
+// printList prints a heading, which ends its line itself, and items below it.
+func (a *app) printList(heading string, items []string) {
+	fmt.Fprint(a.Out, heading)
+	for _, i := range items {
+		printf(a.Out, "%s\n", i)
+	}
+}
+
 func (a *app) printKind(kind string, items []string) {
 	if len(items) == 0 {
 		return
 	}
-	fmt.Fprintf(a.Out, "Deleted %s:\n", kind)
-	for _, i := range items {
-		fmt.Fprintln(a.Out, i)
-	}
+	a.printList("Deleted "+kind+":\n", items)
 	fmt.Fprintln(a.Out)
 }

@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"fmt"
 	"path/filepath"
 
 	"github.com/distribution/reference"
@@ -21,7 +20,7 @@ func (a *app) imageAuth(ctx context.Context, s *swarmv1.ServiceSpec, keep bool) 
 		return auth, err
 	}
 	if auth == "" {
-		fmt.Fprintf(a.Err, "Warning: no credentials for the registry of %s are known: log in with `swarm login` first\n", c.GetImage())
+		printf(a.Err, "Warning: no credentials for the registry of %s are known: log in with `swarm login` first\n", c.GetImage())
 		return "", nil
 	}
 	c.PullOptions = &swarmv1.PullOptions{RegistryAuth: auth}

@@ -62,7 +62,7 @@ func (a *app) runServiceCreate(ctx context.Context, o createOptions) error {
 			return err
 		}
 		a.warn(r.Warnings)
-		fmt.Fprintln(a.Out, r.Id)
+		printf(a.Out, "%s\n", r.Id)
 		if o.flags.detach {
 			return nil
 		}
@@ -91,7 +91,7 @@ func generatedName(image string) string {
 
 func (a *app) warn(warnings []string) {
 	for _, w := range warnings {
-		fmt.Fprintln(a.Err, "Warning: "+w)
+		printf(a.Err, "Warning: %s\n", w)
 	}
 }
 
@@ -247,7 +247,7 @@ func (a *app) runServiceScale(ctx context.Context, detach bool, args []string) e
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(a.Out, "%s scaled to %d\n", ref, n)
+			printf(a.Out, "%s scaled to %d\n", ref, n)
 			waits = append(waits, w)
 			return nil
 		})
@@ -289,7 +289,7 @@ func (a *app) runServiceRm(ctx context.Context, refs []string) error {
 			if _, err := c.RemoveService(ctx, &swarmv1.GetRequest{Id: ref}); err != nil {
 				return err
 			}
-			fmt.Fprintln(a.Out, ref)
+			printf(a.Out, "%s\n", ref)
 			return nil
 		})
 	})

@@ -75,7 +75,7 @@ type pretty struct{ w io.Writer }
 
 func (p pretty) line(name, value string) {
 	if value != "" {
-		fmt.Fprintf(p.w, "%-16s%s\n", name+":", value)
+		printf(p.w, "%-16s%s\n", name+":", value)
 	}
 }
 
@@ -89,9 +89,9 @@ func (p pretty) pairs(name string, m map[string]string) {
 	if len(m) == 0 {
 		return
 	}
-	fmt.Fprintf(p.w, "%s:\n", name)
+	printf(p.w, "%s:\n", name)
 	for _, k := range slices.Sorted(maps.Keys(m)) {
-		fmt.Fprintf(p.w, " %s=%s\n", k, m[k])
+		printf(p.w, " %s=%s\n", k, m[k])
 	}
 }
 
@@ -145,7 +145,7 @@ func (p pretty) policy(name string, u *swarmv1.UpdateConfig) {
 	if u == nil {
 		return
 	}
-	fmt.Fprintf(p.w, "%s:\n", name)
+	printf(p.w, "%s:\n", name)
 	p.line(" Parallelism", fmt.Sprint(u.GetParallelism()))
 	if u.Delay != nil {
 		p.line(" Delay", u.GetDelay().AsDuration().String())
@@ -192,7 +192,7 @@ func (p pretty) resources(r *swarmv1.ResourceRequirements) {
 		if r == nil {
 			return
 		}
-		fmt.Fprintf(p.w, " %s:\n", name)
+		printf(p.w, " %s:\n", name)
 		if r.NanoCpus != 0 {
 			p.line("  CPU", fmt.Sprintf("%g", float64(r.NanoCpus)/1e9))
 		}

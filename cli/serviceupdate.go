@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/spf13/cobra"
 
@@ -108,7 +107,7 @@ func (a *app) updateAndWait(ctx context.Context, ref string, e serviceEdit, deta
 		if err != nil {
 			return err
 		}
-		fmt.Fprintln(a.Out, ref)
+		printf(a.Out, "%s\n", ref)
 		if detach {
 			return nil
 		}

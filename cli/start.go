@@ -87,12 +87,12 @@ func inactive(ctx context.Context, c client) bool {
 
 func (a *app) sayStarted(s *StartedDaemon) {
 	if s.Copied {
-		fmt.Fprintf(a.Err, "Copied this program to %s.\n", s.Program)
+		printf(a.Err, "Copied this program to %s.\n", s.Program)
 	}
 	if s.Unit != "" {
-		fmt.Fprintf(a.Err, "Installed and started %s; `swarm uninstall` removes it.\n", s.Unit)
+		printf(a.Err, "Installed and started %s; `swarm uninstall` removes it.\n", s.Unit)
 		return
 	}
-	fmt.Fprintf(a.Err, "Started the swarm daemon (process %d, log %s).\n", s.PID, s.Log)
-	fmt.Fprintf(a.Err, "It does not start by itself after a reboot: have your init system run `%s daemon`.\n", s.Program)
+	printf(a.Err, "Started the swarm daemon (process %d, log %s).\n", s.PID, s.Log)
+	printf(a.Err, "It does not start by itself after a reboot: have your init system run `%s daemon`.\n", s.Program)
 }

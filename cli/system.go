@@ -10,6 +10,7 @@ import (
 	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 
+	"swarm/internal/printable"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -75,7 +76,7 @@ func (a *app) runSystemDf(ctx context.Context, o dfOptions) error {
 		}
 		for _, n := range r.GetNodes() {
 			if n.GetError() != "" {
-				fmt.Fprintf(a.Err, "node %s is not counted: %s\n", n.GetHostname(), n.GetError())
+				printf(a.Err, "node %s is not counted: %s\n", n.GetHostname(), n.GetError())
 			}
 		}
 		switch {
@@ -187,14 +188,14 @@ type usageTable struct {
 }
 
 func (t usageTable) print(w io.Writer, nodes []*swarmv1.NodeUsage) error {
-	fmt.Fprintf(w, "%s space usage:\n\n", t.title)
+	printf(w, "%s space usage:\n\n", t.title)
 	tw := tabwriter.NewWriter(w, 10, 1, 3, ' ', 0)
 	fmt.Fprintln(tw, "NODE\t"+t.header)
 	for _, n := range nodes {
 		t.rows(n.GetUsage(), func(cells ...any) {
-			words := []string{n.GetHostname()}
+			words := []string{printable.Line(n.GetHostname())}
 			for _, c := range cells {
-				words = append(words, fmt.Sprint(c))
+				words = append(words, printable.Line(fmt.Sprint(c)))
 			}
 			fmt.Fprintln(tw, strings.Join(words, "\t"))
 		})

@@ -7,6 +7,8 @@ import (
 	"syscall"
 
 	"golang.org/x/term"
+
+	"swarm/internal/printable"
 )
 
 // terminal is a stream that a person sits at.
@@ -23,6 +25,8 @@ func terminalOf(stream any) terminal {
 	switch s := stream.(type) {
 	case terminal:
 		return s
+	case *printable.Writer:
+		return terminalOf(s.Unwrap())
 	case *os.File:
 		if term.IsTerminal(int(s.Fd())) {
 			return fileTerminal{int(s.Fd())}

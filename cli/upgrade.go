@@ -59,7 +59,7 @@ func (a *app) runUpgrade(ctx context.Context, file string) error {
 		return err
 	}
 	if before.GetBuild() == program.Version.GetBuild() {
-		fmt.Fprintf(a.Err, "This host runs %s already.\n", before.GetBuild())
+		printf(a.Err, "This host runs %s already.\n", before.GetBuild())
 		return nil
 	}
 	installed, undo, err := a.Upgrade.Replace(ctx, t.Address, program)
@@ -74,7 +74,7 @@ func (a *app) runUpgrade(ctx context.Context, file string) error {
 			"build %s does not serve (%v): %s is the former program again: restart the daemon with it; containers have not been touched",
 			program.Version.GetBuild(), err, installed))
 	}
-	fmt.Fprintf(a.Out, "%s -> %s\n", before.GetBuild(), program.Version.GetBuild())
+	printf(a.Out, "%s -> %s\n", before.GetBuild(), program.Version.GetBuild())
 	return nil
 }
 

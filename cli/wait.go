@@ -10,6 +10,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"swarm/internal/printable"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -144,19 +145,19 @@ func watchService(ctx context.Context, c client, id string) (<-chan struct{}, fu
 
 // background is what Ctrl-C leaves behind, in Docker's words.
 func (a *app) background(name string) error {
-	fmt.Fprintf(a.Err, "Operation continuing in background.\nUse `swarm service ps %s` to check progress.\n", name)
+	printf(a.Err, "Operation continuing in background.\nUse `swarm service ps %s` to check progress.\n", name)
 	return nil
 }
 
 // report says what went wrong: details and the last log lines first, then the error in one line.
 func (a *app) report(ctx context.Context, c client, name string, f *failure) error {
 	if f.unplaced != nil {
-		fmt.Fprintf(a.Err, "no node takes a task of %s:\n", name)
+		printf(a.Err, "no node takes a task of %s:\n", name)
 		for _, r := range f.unplaced.GetRefusals() {
-			fmt.Fprintln(a.Err, "  "+refusalLine(r))
+			printf(a.Err, "  %s\n", refusalLine(r))
 		}
 		if f.unplaced.GetNearest() != "" {
-			fmt.Fprintln(a.Err, "  nearest: "+f.unplaced.GetNearest())
+			printf(a.Err, "  nearest: %s\n", f.unplaced.GetNearest())
 		}
 	}
 	if f.task != nil {
@@ -178,9 +179,9 @@ func (a *app) showLastLogs(ctx context.Context, c client, t *swarmv1.TaskInfo) {
 	if err != nil || lines.Len() == 0 {
 		return // the reason has been told; the log is what more there is
 	}
-	fmt.Fprintf(a.Err, "last lines of %s (%s):\n", taskName(t), shortID(t.Task.GetId()))
+	printf(a.Err, "last lines of %s (%s):\n", taskName(t), shortID(t.Task.GetId()))
 	for line := range strings.Lines(lines.String()) {
-		fmt.Fprintln(a.Err, "  "+strings.TrimRight(line, "\n"))
+		fmt.Fprintln(a.Err, "  "+strings.TrimRight(line, "\r\n"))
 	}
 }
 
@@ -208,7 +209,7 @@ func (v *view) done(p progress) {
 	p.verifying = false
 	v.show(p)
 	if !v.quiet && p.name != "" {
-		fmt.Fprintf(v.w, "verify: Service %s converged\n", p.name)
+		printf(v.w, "verify: Service %s converged\n", p.name)
 	}
 }
 
@@ -219,7 +220,7 @@ func (v *view) draw(lines []string) {
 	if v.tty == nil {
 		for _, line := range lines {
 			if !slices.Contains(v.last, line) {
-				fmt.Fprintln(v.w, line)
+				printf(v.w, "%s\n", line)
 			}
 		}
 		v.last = lines
@@ -234,6 +235,7 @@ func (v *view) draw(lines []string) {
 		fmt.Fprintf(&b, "\x1b[%dA", v.drawn)
 	}
 	for _, line := range lines {
+		line = printable.Line(line)
 		if r := []rune(line); len(r) >= width {
 			line = string(r[:width-1])
 		}
@@ -241,7 +243,7 @@ func (v *view) draw(lines []string) {
 	}
 	b.WriteString("\x1b[J")
 	v.drawn = len(lines)
-	_, _ = io.WriteString(v.w, b.String())
+	_, _ = io.WriteString(bytesOf(v.w), b.String())
 }
 
 // progressLines is the picture, in Docker's words. A countdown is for terminals only.
