@@ -1,7 +1,9 @@
 package cli
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"time"
@@ -12,7 +14,7 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// Program is another build of swarm, in a file.
+// Program is another build of swarm, in a file that root alone can change.
 type Program struct {
 	Path    string
 	Version *swarmv1.VersionInfo
@@ -20,8 +22,9 @@ type Program struct {
 
 // Upgrader replaces the program that this host's daemon runs.
 type Upgrader interface {
-	// Inspect asks a file which build of swarm it is.
-	Inspect(ctx context.Context, path string) (Program, error)
+	// Stage copies a file to where root alone can change it, below the daemon's state folder, and asks the copy which build of
+	// swarm it is. Whatever becomes of the file afterwards, the copy is what was looked at. Release removes it.
+	Stage(ctx context.Context, path, stateDir string) (p Program, release func() error, err error)
 	// Replace puts the program in the place of the one that the daemon behind a socket was started from, and has the daemon
 	// run it. It returns before that answers. Undo puts the old file back.
 	Replace(ctx context.Context, socket string, p Program) (installed string, undo func() error, err error)
@@ -38,7 +41,7 @@ func (a *app) newUpgrade() *cobra.Command {
 	return c
 }
 
-func (a *app) runUpgrade(ctx context.Context, file string) error {
+func (a *app) runUpgrade(ctx context.Context, file string) (err error) {
 	path, err := filepath.Abs(file)
 	if err != nil {
 		return err
@@ -50,14 +53,16 @@ func (a *app) runUpgrade(ctx context.Context, file string) error {
 	if t.Network != "unix" {
 		return invalid("%s is another host: run `swarm upgrade` on the host itself", t)
 	}
-	program, err := a.Upgrade.Inspect(ctx, path)
+	daemon, err := a.daemonInfo(ctx)
 	if err != nil {
 		return err
 	}
-	before, err := a.daemonBuild(ctx)
+	before := daemon.GetVersion()
+	program, release, err := a.Upgrade.Stage(ctx, path, cmp.Or(daemon.GetStateDir(), DefaultStateDir))
 	if err != nil {
 		return err
 	}
+	defer func() { err = errors.Join(err, release()) }()
 	if before.GetBuild() == program.Version.GetBuild() {
 		printf(a.Err, "This host runs %s already.\n", before.GetBuild())
 		return nil
@@ -78,14 +83,13 @@ func (a *app) runUpgrade(ctx context.Context, file string) error {
 	return nil
 }
 
-// daemonBuild asks the daemon what it is.
-func (a *app) daemonBuild(ctx context.Context) (v *swarmv1.VersionInfo, err error) {
+// daemonInfo asks the daemon what it is.
+func (a *app) daemonInfo(ctx context.Context) (info *swarmv1.InfoResponse, err error) {
 	err = a.with(ctx, func(c client) error {
-		r, err := c.daemon.Info(ctx, &swarmv1.InfoRequest{})
-		v = r.GetVersion()
+		info, err = c.daemon.Info(ctx, &swarmv1.InfoRequest{})
 		return err
 	})
-	return v, err
+	return info, err
 }
 
 // awaitBuild returns when the daemon is of that build.
@@ -96,8 +100,8 @@ func (a *app) awaitBuild(ctx context.Context, build string) error {
 	defer tick.Stop()
 	var last error
 	for {
-		v, err := a.daemonBuild(ctx)
-		if err == nil && v.GetBuild() == build {
+		info, err := a.daemonInfo(ctx)
+		if err == nil && info.GetVersion().GetBuild() == build {
 			return nil
 		}
 		if ctx.Err() == nil {
@@ -107,7 +111,7 @@ func (a *app) awaitBuild(ctx context.Context, build string) error {
 		case <-tick.C:
 		case <-ctx.Done():
 			if last == nil {
-				last = fmt.Errorf("the daemon is still of build %s", v.GetBuild())
+				last = fmt.Errorf("the daemon is still of build %s", info.GetVersion().GetBuild())
 			}
 			return last
 		}

@@ -40,8 +40,9 @@ type Installed struct {
 }
 
 // Install puts the program self into its place, unless it stands in a folder of programs already, and writes and enables
-// the units. It starts nothing. Doing it again changes only what is out of date.
-func (h *Host) Install(ctx context.Context, self string) (Installed, error) {
+// the units. It starts nothing. Doing it again changes only what is out of date. The program is read from content, which for
+// the running one is /proc/self/exe: somebody else may have put another file at self since it was started.
+func (h *Host) Install(ctx context.Context, self, content string) (Installed, error) {
 	in := Installed{Program: self}
 	before, err := h.record()
 	if err != nil {
@@ -50,7 +51,7 @@ func (h *Host) Install(ctx context.Context, self string) (Installed, error) {
 	in.Fresh = before == "" && !h.exists(filepath.Join(unitDir, Service))
 	if !slices.Contains(programDirs, filepath.Dir(self)) {
 		in.Program = program
-		if in.Copied, err = h.copyProgram(self); err != nil {
+		if in.Copied, err = h.copyProgram(content); err != nil {
 			return in, fmt.Errorf("copy %s to %s: %w", self, program, err)
 		}
 	}

@@ -81,7 +81,7 @@ func (r *rig) asked() []string {
 
 func (r *rig) install(self string) install.Installed {
 	r.Helper()
-	in, err := r.host.Install(r.Context(), self)
+	in, err := r.host.Install(r.Context(), self, self)
 	if err != nil {
 		r.Fatalf("install %s: %v", self, err)
 	}

@@ -30,10 +30,10 @@ func (h *Host) record() (string, error) {
 	return strings.TrimSpace(string(text)), err
 }
 
-// copyProgram puts self into its place at once: a daemon that runs from there keeps the file it was started from.
-func (h *Host) copyProgram(self string) (copied bool, err error) {
+// copyProgram puts the program into its place at once: a daemon that runs from there keeps the file it was started from.
+func (h *Host) copyProgram(content string) (copied bool, err error) {
 	target := h.path(program)
-	if same, err := equal(self, target); same || err != nil {
+	if same, err := equal(content, target); same || err != nil {
 		return false, err
 	}
 	if err := os.MkdirAll(filepath.Dir(target), 0o755); err != nil {
@@ -46,7 +46,7 @@ func (h *Host) copyProgram(self string) (copied bool, err error) {
 	if err := os.WriteFile(h.path(h.recordFile()), []byte(program+"\n"), 0o600); err != nil {
 		return false, err
 	}
-	from, err := os.Open(self)
+	from, err := os.Open(content)
 	if err != nil {
 		return false, err
 	}

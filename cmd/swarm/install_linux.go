@@ -48,7 +48,7 @@ func (i *installer) Install(ctx context.Context) (*cli.StartedDaemon, error) {
 	if err != nil {
 		return nil, err
 	}
-	in, err := i.host.Install(ctx, self)
+	in, err := i.host.Install(ctx, self, runningProgram)
 	if err != nil {
 		return nil, fmt.Errorf("install swarm: %w", err)
 	}

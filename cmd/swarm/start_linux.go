@@ -74,7 +74,8 @@ func detached(ctx context.Context, logFile string) (*cli.StartedDaemon, error) {
 		return nil, err
 	}
 	defer ready.Close()
-	cmd := exec.Command(program, "daemon", "--log-file", logFile)
+	cmd := exec.Command(runningProgram, "daemon", "--log-file", logFile)
+	cmd.Args[0] = program
 	cmd.Dir, cmd.Stdout, cmd.Stderr = "/", log, log
 	cmd.Env = append(os.Environ(), ready.env())
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}

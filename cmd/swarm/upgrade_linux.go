@@ -33,11 +33,57 @@ type upgrader struct{}
 
 func upgrades() cli.Upgrader { return upgrader{} }
 
-// Inspect implements cli.Upgrader.
-func (upgrader) Inspect(ctx context.Context, path string) (cli.Program, error) {
+// maxProgram bounds the size of a file that is taken for a program, in bytes; swarm has some 50 MiB.
+const maxProgram = 1 << 30
+
+// Stage implements cli.Upgrader.
+func (upgrader) Stage(ctx context.Context, path, stateDir string) (p cli.Program, release func() error, err error) {
+	dir, err := os.MkdirTemp(stateDir, "upgrade-") // For its owner alone, root.
+	if err != nil {
+		return p, nil, fmt.Errorf("copy %s: %w", path, err)
+	}
+	release = func() error { return os.RemoveAll(dir) }
+	staged := filepath.Join(dir, "swarm")
+	if err = copyRegular(path, staged); err == nil {
+		p, err = inspect(ctx, path, staged)
+	}
+	if err != nil {
+		return p, nil, errors.Join(err, release())
+	}
+	return p, release, nil
+}
+
+// copyRegular copies a regular file; another kind is refused, without waiting for somebody who writes to it.
+func copyRegular(path, to string) error {
+	from, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return err
+	}
+	defer from.Close()
+	switch info, err := from.Stat(); {
+	case err != nil:
+		return err
+	case !info.Mode().IsRegular():
+		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("%s is not a regular file: name the file of a program", path))
+	case info.Size() > maxProgram:
+		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("%s has %d bytes: no swarm has more than %d", path, info.Size(), maxProgram))
+	}
+	out, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o700)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, io.LimitReader(from, maxProgram)) // It may grow meanwhile.
+	if err = errors.Join(err, out.Close()); err != nil {
+		return fmt.Errorf("copy %s to %s: %w", path, to, err)
+	}
+	return nil
+}
+
+// inspect asks the copy of a file, which the user knows as path, which build of swarm it is.
+func inspect(ctx context.Context, path, staged string) (cli.Program, error) {
 	ctx, cancel := context.WithTimeout(ctx, inspectTimeout)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, path, "-H", "unix:///nonexistent", "version", "--format", "{{json .Client}}")
+	cmd := exec.CommandContext(ctx, staged, "-H", "unix:///nonexistent", "version", "--format", "{{json .Client}}")
 	out, err := cmd.Output()
 	var v swarmv1.VersionInfo
 	if len(out) > 0 { // what cannot be reached is the daemon, on purpose
@@ -52,7 +98,7 @@ func (upgrader) Inspect(ctx context.Context, path string) (cli.Program, error) {
 	if v.Os != runtime.GOOS || v.Arch != runtime.GOARCH {
 		return cli.Program{}, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("%s is for %s/%s, and this host is %s/%s", path, v.Os, v.Arch, runtime.GOOS, runtime.GOARCH))
 	}
-	return cli.Program{Path: path, Version: &v}, nil
+	return cli.Program{Path: staged, Version: &v}, nil
 }
 
 // Replace implements cli.Upgrader.

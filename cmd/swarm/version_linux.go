@@ -1,7 +1,6 @@
 package main
 
 import (
-	"os"
 	"strings"
 	"sync"
 
@@ -12,13 +11,12 @@ import (
 	"swarm/worker/containerd/runc"
 )
 
+// runningProgram is the file that this process runs, whatever was put at its path since.
+const runningProgram = "/proc/self/exe"
+
 // build names this program's build; reading its own file once is enough.
 var build = sync.OnceValue(func() string {
-	program, err := os.Executable()
-	if err != nil {
-		return version
-	}
-	id, err := binary.BuildID(program, version)
+	id, err := binary.BuildID(runningProgram, version)
 	if err != nil {
 		return version
 	}

@@ -86,10 +86,7 @@ func Install(dir, build string, src Source) (Set, error) {
 // InstallSelf installs the running program, of the given version, and the runc it
 // carries, or the host's when it carries none.
 func InstallSelf(dir, version string) (Set, error) {
-	self, err := os.Executable()
-	if err != nil {
-		return Set{}, fmt.Errorf("install the running program: %w", err)
-	}
+	const self = "/proc/self/exe" // Its path may lead to another file by now.
 	build, err := BuildID(self, version)
 	if err != nil {
 		return Set{}, err
