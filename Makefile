@@ -5,11 +5,14 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo deve
 REVISION := $(shell git rev-parse --short=12 HEAD 2>/dev/null)
 LDFLAGS := -s -w -X main.version=$(VERSION) -X main.revision=$(REVISION)
 
-# runc is built once for each set of modules and embedded. Without libseccomp it
-# has no seccomp profiles: `make deps` installs it, `swarm version` says which.
+# runc is built once for each set of modules and embedded. Without libseccomp it would run containers without a
+# seccomp profile, so a build without it stops, unless SECCOMP=no asks for that. `make deps` installs it. The recipe
+# looks for it, not this line: make reads this before `deps` has run.
+SECCOMP ?= yes
+INCLUDE ?= /usr/include
 RUNC      := worker/containerd/runc/embed
 RUNC_VERSION := $(shell awk '$$1 == "github.com/opencontainers/runc" && $$2 ~ /^v/ { print $$2 }' go.mod)
-RUNC_TAGS := $(if $(wildcard /usr/include/seccomp.h),seccomp )netgo osusergo
+RUNC_TAGS := $(if $(filter no,$(SECCOMP)),,seccomp )netgo osusergo
 
 .DEFAULT_GOAL := help
 .PHONY: help deps deps-bench deps-vm vm build demo test check scenarios bare bench bench-peer soak fuzz generate install clean FORCE image cross
@@ -20,23 +23,27 @@ help: ## list the targets
 deps: ## install what the build and the tests need from the distribution, if it is missing
 	@missing=; \
 	command -v gcc >/dev/null || missing="$$missing gcc libc6-dev"; \
-	[ -e /usr/include/seccomp.h ] || missing="$$missing libseccomp-dev"; \
+	[ '$(SECCOMP)' = no ] || [ -e '$(INCLUDE)/seccomp.h' ] || missing="$$missing libseccomp-dev"; \
 	[ -x /bin/busybox ] || missing="$$missing busybox-static"; \
 	command -v ip >/dev/null || missing="$$missing iproute2"; \
 	command -v nft >/dev/null || missing="$$missing nftables"; \
 	[ -z "$$missing" ] || { apt-get update -q && apt-get install -y -q --no-install-recommends $$missing; }
 
-build: $(RUNC)/runc ## bin/swarm: command line, daemon, containerd, shim and runc in one static file
+build: $(RUNC)/runc ## bin/swarm: command line, daemon, containerd, shim and runc in one static file; SECCOMP=no without libseccomp
 	CGO_ENABLED=0 go build -trimpath -tags embedrunc -ldflags '$(LDFLAGS)' -o bin/swarm ./cmd/swarm
 
-# about changes, and runc is built again, when its version does or libseccomp comes or goes.
+# about says how the runc beside it was built. It changes, and runc is built again, when the version or SECCOMP does.
 $(RUNC)/about: FORCE
 	@mkdir -p $(@D)
-	@echo '$(RUNC_VERSION) $(RUNC_TAGS)' | cmp -s - $@ || echo '$(RUNC_VERSION) $(RUNC_TAGS)' >$@
+	@echo '$(RUNC_VERSION) $(RUNC_TAGS)' | cmp -s - $@ && exit; \
+	[ '$(SECCOMP)' = no ] || [ -e '$(INCLUDE)/seccomp.h' ] || { \
+		echo '$(INCLUDE)/seccomp.h is missing. Without libseccomp, containers would run without a seccomp profile.'; \
+		echo 'Install it: make deps. To build without it all the same: make build SECCOMP=no'; exit 1; }; \
+	echo '$(RUNC_VERSION) $(RUNC_TAGS)' >$@
 
 $(RUNC)/runc: go.mod $(RUNC)/about
 	CGO_ENABLED=1 go build -trimpath -buildvcs=false -tags '$(RUNC_TAGS)' -ldflags '-s -w -extldflags -static' \
-		-o $@ github.com/opencontainers/runc
+		-o $@ github.com/opencontainers/runc || { rm -f $(RUNC)/about; exit 1; }
 	@touch $@
 
 image: build/hello.tar

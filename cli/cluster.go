@@ -127,8 +127,20 @@ func (a *app) runInit(ctx context.Context, o initOptions) error {
 		printf(a.Out, "Swarm initialized: current node (%s) is now a manager.\n\n", r.NodeId)
 		printf(a.Out, "To add a worker to this swarm, run the following command:\n\n    swarm join --token %s %s\n\n", r.WorkerToken, r.Addr)
 		fmt.Fprintln(a.Out, "To add a manager to this swarm, run 'swarm join-token manager' and follow the instructions.")
+		a.warnProfiles(ctx, c)
 		return nil
 	})
+}
+
+// warnProfiles says so when this node runs containers without seccomp profiles. The node is a member either way.
+func (a *app) warnProfiles(ctx context.Context, c client) {
+	info, err := c.daemon.Info(ctx, &swarmv1.InfoRequest{})
+	if err != nil {
+		return
+	}
+	if missing := WithoutProfiles(info.GetVersion()); missing != "" {
+		a.warn([]string{missing})
+	}
 }
 
 type joinOptions struct {
@@ -193,6 +205,7 @@ func (a *app) runJoin(ctx context.Context, o joinOptions) error {
 			return err
 		}
 		printf(a.Out, "This node joined a swarm as a %s.\n", enumWord(r.Role))
+		a.warnProfiles(ctx, c)
 		return nil
 	})
 }

@@ -78,7 +78,7 @@ func writeInfo(w io.Writer, r *swarmv1.InfoResponse, networks *swarmv1.NetworkDe
 		line("Server Version", v.Version)
 		line("containerd", v.Containerd)
 		line("runc", v.Runc)
-		line("seccomp", v.Seccomp)
+		line("seccomp", seccompWord(v))
 	}
 	if d := r.Description; d != nil {
 		line("Name", d.Hostname)
@@ -148,6 +148,18 @@ func (a *app) runVersion(ctx context.Context, tmpl string) error {
 	return nil
 }
 
+// WithoutProfiles says that the containers of a build run without seccomp profiles, and why; "" when they do not, and when the
+// build carries no runc of its own: what that of the host can do, its node finds out.
+func WithoutProfiles(v *swarmv1.VersionInfo) string {
+	if v.GetSeccomp() || v.GetRunc() == "" || v.GetRunc() == hostRunc {
+		return ""
+	}
+	return "containers run without a seccomp profile and may make any system call: this swarm was built without libseccomp"
+}
+
+// hostRunc is the version of runc that a build without one names.
+const hostRunc = "of the host"
+
 func writeVersion(w io.Writer, name string, v *swarmv1.VersionInfo) {
 	printf(w, "%s:\n", name)
 	line := func(key, value string) {
@@ -165,6 +177,14 @@ func writeVersion(w io.Writer, name string, v *swarmv1.VersionInfo) {
 	line("containerd", v.GetContainerd())
 	line("runc", v.GetRunc())
 	if v.GetRunc() != "" {
-		line("seccomp", fmt.Sprint(v.GetSeccomp()))
+		line("seccomp", seccompWord(v))
 	}
+}
+
+// seccompWord is "true", or "false" with what that means.
+func seccompWord(v *swarmv1.VersionInfo) string {
+	if missing := WithoutProfiles(v); missing != "" {
+		return "false (" + missing + ")"
+	}
+	return fmt.Sprint(v.GetSeccomp())
 }

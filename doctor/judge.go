@@ -12,7 +12,7 @@ import (
 // Judge says what the observations mean. Its order is that of a host's layers, from the kernel up.
 func Judge(o Observations) []Finding {
 	return slices.Concat(
-		judgeKernel(o.Features), judgeCgroup(o.Cgroup), judgeDisk(o.Disk), judgeSysctls(o.Sysctls, o.Firewall),
+		judgeKernel(o.Features), judgeRunc(o.Runc), judgeCgroup(o.Cgroup), judgeDisk(o.Disk), judgeSysctls(o.Sysctls, o.Firewall),
 		judgeFirewall(o.Firewall), judgeMTU(o.MTU, o.MTUProblem, o.Networks),
 		judgeNetworks(o.Networks), judgePorts(o.Ports, o.Networks, o.Cluster.Active()), judgeDNS(o.DNS), judgeClock(o.Clock), judgeCluster(o.Cluster),
 	)
@@ -33,6 +33,14 @@ func judgeKernel(features []Feature) []Finding {
 		v.add(Failure, fmt.Sprintf("%s does not work (%s): no %s", f.Name, f.Reason, f.For), remedy)
 	}
 	return v.orOK(strings.Join(names, ", ") + " work")
+}
+
+func judgeRunc(r Runc) []Finding {
+	v := verdict{subject: "runc"}
+	if r.NoProfiles != "" {
+		v.add(Warning, r.NoProfiles, "use a release of swarm, or build it where libseccomp is: `make deps`, then `make build`")
+	}
+	return v.orOK(fmt.Sprintf("version %s, with seccomp profiles", r.Version))
 }
 
 // controllers are needed of either cgroup version; v1Controllers only where they are controllers at all.

@@ -16,6 +16,7 @@ func well() Observations {
 	}
 	return Observations{
 		Features: []Feature{{Name: "VXLAN", Module: "vxlan", For: "overlay networks"}, {Name: "seccomp", For: "profiles"}},
+		Runc:     Runc{Version: "1.2.3"},
 		Cgroup:   Cgroup{Version: 1, Controllers: cgroup},
 		Ports:    []Port{{Network: "tcp", Number: 2377, For: "the cluster", Flag: "--listen-addr"}},
 		MTU:      1500,
@@ -60,8 +61,8 @@ func TestJudge_AWellHostHasNothingToRemedy(t *testing.T) {
 			t.Errorf("%+v", f)
 		}
 	}
-	if len(subjects) != 11 {
-		t.Errorf("got %d subjects, want 11: each is told about: %v", len(subjects), subjects)
+	if len(subjects) != 12 {
+		t.Errorf("got %d subjects, want 12: each is told about: %v", len(subjects), subjects)
 	}
 }
 
@@ -75,6 +76,7 @@ func TestJudge(t *testing.T) {
 		remedy  string // part of the remedy
 	}{
 		{"no vxlan", func(o *Observations) { o.Features[0].Reason = "operation not supported" }, "kernel", Failure, "VXLAN does not work (operation not supported)", "modprobe vxlan"},
+		{"no profiles", func(o *Observations) { o.Runc.NoProfiles = "runc has no seccomp" }, "runc", Warning, "runc has no seccomp", "make deps"},
 		{"no seccomp", func(o *Observations) { o.Features[1].Reason = "not built" }, "kernel", Failure, "seccomp", "use a kernel that has seccomp"},
 		{"no cgroups", func(o *Observations) { o.Cgroup = Cgroup{} }, "cgroup", Failure, "no cgroups are mounted", "nsenter"},
 		{"no memory controller", func(o *Observations) { delete(o.Cgroup.Controllers, "memory") }, "cgroup", Failure, "memory is missing", "cgroup_enable=memory"},

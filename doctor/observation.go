@@ -9,6 +9,7 @@ import (
 // worked.
 type Observations struct {
 	Features []Feature
+	Runc     Runc
 	Cgroup   Cgroup
 	Ports    []Port
 	// MTU of the way out, in bytes; MTUProblem when it could not be found out.
@@ -31,6 +32,13 @@ type Feature struct {
 	// For is what does not work without it.
 	For    string
 	Reason string
+}
+
+// Runc is the program that starts containers here.
+type Runc struct {
+	Version string
+	// NoProfiles says why containers run without seccomp profiles; empty when they do not.
+	NoProfiles string
 }
 
 // Cgroup is the host's cgroup hierarchy, or hierarchies.

@@ -61,6 +61,9 @@ func serveDaemon(ctx context.Context, o cli.DaemonOptions, s starter) error {
 		return err
 	}
 	defer closeLog()
+	if missing := cli.WithoutProfiles(versionInfo()); missing != "" {
+		log.Warn(missing)
+	}
 	machine, err := machineID(o)
 	if err != nil {
 		return err

@@ -54,6 +54,11 @@ func observe(ctx context.Context, r cli.DoctorRequest) (doctor.Observations, err
 		o.Features = append(o.Features, doctor.Feature{Name: f.Name, Module: f.Module, For: f.For, Reason: errorText(f.Err)})
 	}
 	o.Features = append(o.Features, doctor.ObserveSeccomp())
+	built := versionInfo()
+	if r.Info.GetVersion() != nil {
+		built = r.Info.GetVersion() // of the daemon, which starts the containers
+	}
+	o.Runc = doctor.Runc{Version: built.GetRunc(), NoProfiles: cli.WithoutProfiles(built)}
 	mtu, err := survey.MTU()
 	o.MTU, o.MTUProblem = mtu, errorText(err)
 	if r.Info != nil {
