@@ -149,7 +149,7 @@ func (o *serviceFlags) registerResources(defaults func(string) string) {
 	f := o.set
 	f.Var(&o.limitCPU, "limit-cpu", "Limit CPUs")
 	f.Var(&o.limitMemory, "limit-memory", "Limit Memory")
-	f.Int64Var(&o.limitPids, "limit-pids", 0, "Limit maximum number of processes (default 0 = unlimited)")
+	f.Int64Var(&o.limitPids, "limit-pids", 0, "Limit maximum number of processes and threads (0 = unlimited, default 4096)")
 	f.Var(&o.reserveCPU, "reserve-cpu", "Reserve CPUs")
 	f.Var(&o.reserveMemory, "reserve-memory", "Reserve Memory")
 	f.Var(&o.memorySwap, "memory-swap", "Swap Bytes (-1 for unlimited)")

@@ -199,8 +199,8 @@ func (p pretty) resources(r *swarmv1.ResourceRequirements) {
 		if r.MemoryBytes != 0 {
 			p.line("  Memory", units.BytesSize(float64(r.MemoryBytes)))
 		}
-		if r.Pids != 0 {
-			p.line("  PIDs", fmt.Sprint(r.Pids))
+		if r.Pids != nil {
+			p.line("  PIDs", pidsWord(r.GetPids()))
 		}
 	}
 	if r.GetLimits() == nil && r.GetReservations() == nil {
@@ -209,4 +209,12 @@ func (p pretty) resources(r *swarmv1.ResourceRequirements) {
 	fmt.Fprintln(p.w, "Resources:")
 	one("Reservations", r.GetReservations())
 	one("Limits", r.GetLimits())
+}
+
+// pidsWord is a limit of processes; 0 is none.
+func pidsWord(n int64) string {
+	if n == 0 {
+		return "unlimited"
+	}
+	return fmt.Sprint(n)
 }

@@ -173,7 +173,7 @@ func (o *serviceFlags) applyResources(t *swarmv1.TaskSpec) error {
 		}
 		set(o, "limit-cpu", &r.Limits.NanoCpus, o.limitCPU.nano)
 		set(o, "limit-memory", &r.Limits.MemoryBytes, o.limitMemory.bytes)
-		set(o, "limit-pids", &r.Limits.Pids, o.limitPids)
+		set(o, "limit-pids", &r.Limits.Pids, &o.limitPids)
 	}
 	if o.given("reserve-cpu", "reserve-memory") {
 		r := reservationsOf(t)

@@ -212,7 +212,13 @@ func attackUpgrade(t *testing.T, c *crowd, installed, next string) {
 	if bytes.HasPrefix(now, []byte(mark)) || strings.Contains(string(out), "does not serve") || bytes.HasPrefix(old, []byte(mark)) {
 		t.Error("the host's program was replaced by a file that nobody has inspected")
 	}
-	c.eventually("the host runs the build that was inspected", func() error { return c.notUpgraded(c.hosts[0], build) })
+	c.eventually("the host runs the build that was inspected", func() error {
+		got, err := c.run("node", "inspect", "--format", "{{.Description.Engine.Build}}", c.hosts[0].Name)
+		if err == nil && strings.TrimSpace(got) != build {
+			err = fmt.Errorf("node inspect says build %s, want %s", strings.TrimSpace(got), build)
+		}
+		return err
+	})
 }
 
 // swapOnceRead puts evil in the place of file when file has been read to its end for the first time. The channel is closed

@@ -3,15 +3,19 @@ package spec
 import (
 	"time"
 
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
 // What a spec that says nothing means. The values are Docker's unless a comment says otherwise.
 const (
-	DefaultRestartDelay     = 5 * time.Second
-	DefaultMonitor          = 5 * time.Second
-	DefaultStopGracePeriod  = 10 * time.Second
+	DefaultRestartDelay    = 5 * time.Second
+	DefaultMonitor         = 5 * time.Second
+	DefaultStopGracePeriod = 10 * time.Second
+	// DefaultPids limits the processes and threads of a container, so that one that forks without end leaves its host able to
+	// work: the kernel has 32768 for all of them, or 4 million. Docker has no limit. Programs that need more say so.
+	DefaultPids             = 4096
 	DefaultParallelism      = 1
 	DefaultTaskHistory      = 5
 	DefaultSnapshotInterval = 10_000
@@ -89,6 +93,7 @@ func defaultTask(t *swarmv1.TaskSpec, job bool) {
 	if t.ContainerSpec.StopGracePeriod == nil {
 		t.ContainerSpec.StopGracePeriod = durationpb.New(DefaultStopGracePeriod)
 	}
+	defaultLimits(t)
 	if t.RestartPolicy == nil {
 		t.RestartPolicy = &swarmv1.RestartPolicy{}
 	}
@@ -103,6 +108,18 @@ func defaultTask(t *swarmv1.TaskSpec, job bool) {
 	if job && t.RestartPolicy.Condition == swarmv1.RestartPolicy_ANY {
 		// A job that ended well is done; what is left of "any" is "on failure".
 		t.RestartPolicy.Condition = swarmv1.RestartPolicy_ON_FAILURE
+	}
+}
+
+func defaultLimits(t *swarmv1.TaskSpec) {
+	if t.Resources == nil {
+		t.Resources = &swarmv1.ResourceRequirements{}
+	}
+	if t.Resources.Limits == nil {
+		t.Resources.Limits = &swarmv1.Resources{}
+	}
+	if l := t.Resources.Limits; l.Pids == nil {
+		l.Pids = proto.Int64(DefaultPids)
 	}
 }
 

@@ -7,8 +7,10 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/testing/protocmp"
 	"google.golang.org/protobuf/types/known/durationpb"
+
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -36,6 +38,14 @@ func TestService_Defaults(t *testing.T) {
 	}
 	if got := s.UpdateConfig.Parallelism; got != 1 {
 		t.Errorf("parallelism: got %d, want 1", got)
+	}
+	if got := s.TaskTemplate.Resources.Limits.GetPids(); got != DefaultPids {
+		t.Errorf("limit of processes: got %d, want %d", got, DefaultPids)
+	}
+	unlimited := valid()
+	unlimited.TaskTemplate.Resources = &swarmv1.ResourceRequirements{Limits: &swarmv1.Resources{Pids: proto.Int64(0)}}
+	if u, err := Service(unlimited); err != nil || u.TaskTemplate.Resources.Limits.Pids == nil || u.TaskTemplate.Resources.Limits.GetPids() != 0 {
+		t.Errorf("no limit of processes that was asked for: got %v, %v", u.GetTaskTemplate().GetResources(), err)
 	}
 	again, err := Service(s)
 	if err != nil {
@@ -216,7 +226,7 @@ func TestSameTasks_LimitsChangeInPlace(t *testing.T) {
 		{"none", &swarmv1.ResourceRequirements{Limits: &swarmv1.Resources{}, Reservations: &swarmv1.Resources{}}, true, true},
 		{"cpu", &swarmv1.ResourceRequirements{Limits: &swarmv1.Resources{NanoCpus: 1}}, true, false},
 		{"memory", &swarmv1.ResourceRequirements{Limits: &swarmv1.Resources{MemoryBytes: 1}}, true, false},
-		{"pids", &swarmv1.ResourceRequirements{Limits: &swarmv1.Resources{Pids: 1}}, true, false},
+		{"pids", &swarmv1.ResourceRequirements{Limits: &swarmv1.Resources{Pids: proto.Int64(1)}}, true, false},
 		{"reserved", &swarmv1.ResourceRequirements{Reservations: &swarmv1.Resources{NanoCpus: 1, MemoryBytes: 1}}, true, false},
 		{"swap", &swarmv1.ResourceRequirements{SwapBytes: &swap}, true, false},
 		{"swappiness", &swarmv1.ResourceRequirements{MemorySwappiness: &swappy}, false, true},

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/proto"
+
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -29,7 +31,7 @@ func (m *model) alive(service string) map[string]uint64 {
 
 func limit(nanoCPUs, memory, pids int64) func(*swarmv1.ServiceSpec) {
 	return func(s *swarmv1.ServiceSpec) {
-		s.TaskTemplate.Resources = &swarmv1.ResourceRequirements{Limits: &swarmv1.Resources{NanoCpus: nanoCPUs, MemoryBytes: memory, Pids: pids}}
+		s.TaskTemplate.Resources = &swarmv1.ResourceRequirements{Limits: &swarmv1.Resources{NanoCpus: nanoCPUs, MemoryBytes: memory, Pids: proto.Int64(pids)}}
 	}
 }
 

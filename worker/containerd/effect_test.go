@@ -12,13 +12,14 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/proto"
 
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/worker"
 )
 
 func limits(nano, memory, pids int64) *swarmv1.Resources {
-	return &swarmv1.Resources{NanoCpus: nano, MemoryBytes: memory, Pids: pids}
+	return &swarmv1.Resources{NanoCpus: nano, MemoryBytes: memory, Pids: proto.Int64(pids)}
 }
 
 // cgroupFile reads a limit of the container's own cgroup, by its name in either version.

@@ -12,10 +12,10 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
-
-	"swarm/worker"
+	"google.golang.org/protobuf/proto"
 
 	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/worker"
 )
 
 // Behaviour is what a container of the suite is to do once it has started.
@@ -193,7 +193,7 @@ func waitEndsWithContext(t *testing.T, s suite) {
 }
 
 func limits(nanoCPUs, memory, pids int64) *swarmv1.ResourceRequirements {
-	return &swarmv1.ResourceRequirements{Limits: &swarmv1.Resources{NanoCpus: nanoCPUs, MemoryBytes: memory, Pids: pids}}
+	return &swarmv1.ResourceRequirements{Limits: &swarmv1.Resources{NanoCpus: nanoCPUs, MemoryBytes: memory, Pids: proto.Int64(pids)}}
 }
 
 func update(t *testing.T, s suite) {

@@ -2573,8 +2573,8 @@ type Resources struct {
 	// Billionths of a CPU.
 	NanoCpus    int64 `protobuf:"varint,1,opt,name=nano_cpus,json=nanoCpus,proto3" json:"nano_cpus,omitempty"`
 	MemoryBytes int64 `protobuf:"varint,2,opt,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty"`
-	// Processes; 0: not limited. Only a limit, never a reservation.
-	Pids          int64              `protobuf:"varint,3,opt,name=pids,proto3" json:"pids,omitempty"`
+	// Processes and threads of a container. 0: not limited; unset: 4096. Only a limit, never a reservation.
+	Pids          *int64             `protobuf:"varint,3,opt,name=pids,proto3,oneof" json:"pids,omitempty"`
 	Generic       []*GenericResource `protobuf:"bytes,4,rep,name=generic,proto3" json:"generic,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2625,8 +2625,8 @@ func (x *Resources) GetMemoryBytes() int64 {
 }
 
 func (x *Resources) GetPids() int64 {
-	if x != nil {
-		return x.Pids
+	if x != nil && x.Pids != nil {
+		return *x.Pids
 	}
 	return 0
 }
@@ -4568,12 +4568,13 @@ const file_swarm_v1_spec_proto_rawDesc = "" +
 	"swap_bytes\x18\x03 \x01(\x03H\x00R\tswapBytes\x88\x01\x01\x120\n" +
 	"\x11memory_swappiness\x18\x04 \x01(\x03H\x01R\x10memorySwappiness\x88\x01\x01B\r\n" +
 	"\v_swap_bytesB\x14\n" +
-	"\x12_memory_swappiness\"\x94\x01\n" +
+	"\x12_memory_swappiness\"\xa2\x01\n" +
 	"\tResources\x12\x1b\n" +
 	"\tnano_cpus\x18\x01 \x01(\x03R\bnanoCpus\x12!\n" +
-	"\fmemory_bytes\x18\x02 \x01(\x03R\vmemoryBytes\x12\x12\n" +
-	"\x04pids\x18\x03 \x01(\x03R\x04pids\x123\n" +
-	"\ageneric\x18\x04 \x03(\v2\x19.swarm.v1.GenericResourceR\ageneric\"Q\n" +
+	"\fmemory_bytes\x18\x02 \x01(\x03R\vmemoryBytes\x12\x17\n" +
+	"\x04pids\x18\x03 \x01(\x03H\x00R\x04pids\x88\x01\x01\x123\n" +
+	"\ageneric\x18\x04 \x03(\v2\x19.swarm.v1.GenericResourceR\agenericB\a\n" +
+	"\x05_pids\"Q\n" +
 	"\x0fGenericResource\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x03R\x05value\x12\x14\n" +
@@ -4992,6 +4993,7 @@ func file_swarm_v1_spec_proto_init() {
 	}
 	file_swarm_v1_spec_proto_msgTypes[8].OneofWrappers = []any{}
 	file_swarm_v1_spec_proto_msgTypes[25].OneofWrappers = []any{}
+	file_swarm_v1_spec_proto_msgTypes[26].OneofWrappers = []any{}
 	file_swarm_v1_spec_proto_msgTypes[30].OneofWrappers = []any{
 		(*PlacementPreference_Spread)(nil),
 	}

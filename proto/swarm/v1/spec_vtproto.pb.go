@@ -728,7 +728,10 @@ func (m *Resources) CloneVT() *Resources {
 	r := new(Resources)
 	r.NanoCpus = m.NanoCpus
 	r.MemoryBytes = m.MemoryBytes
-	r.Pids = m.Pids
+	if rhs := m.Pids; rhs != nil {
+		tmpVal := *rhs
+		r.Pids = &tmpVal
+	}
 	if rhs := m.Generic; rhs != nil {
 		tmpContainer := make([]*GenericResource, len(rhs))
 		for k, v := range rhs {
@@ -2458,7 +2461,7 @@ func (this *Resources) EqualVT(that *Resources) bool {
 	if this.MemoryBytes != that.MemoryBytes {
 		return false
 	}
-	if this.Pids != that.Pids {
+	if p, q := this.Pids, that.Pids; (p == nil && q != nil) || (p != nil && (q == nil || *p != *q)) {
 		return false
 	}
 	if len(this.Generic) != len(that.Generic) {
@@ -5432,8 +5435,8 @@ func (m *Resources) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 			dAtA[i] = 0x22
 		}
 	}
-	if m.Pids != 0 {
-		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.Pids))
+	if m.Pids != nil {
+		i = protohelpers.EncodeVarint(dAtA, i, uint64(*m.Pids))
 		i--
 		dAtA[i] = 0x18
 	}
@@ -7970,8 +7973,8 @@ func (m *Resources) SizeVT() (n int) {
 	if m.MemoryBytes != 0 {
 		n += 1 + protohelpers.SizeOfVarint(uint64(m.MemoryBytes))
 	}
-	if m.Pids != 0 {
-		n += 1 + protohelpers.SizeOfVarint(uint64(m.Pids))
+	if m.Pids != nil {
+		n += 1 + protohelpers.SizeOfVarint(uint64(*m.Pids))
 	}
 	if len(m.Generic) > 0 {
 		for _, e := range m.Generic {
@@ -14129,7 +14132,7 @@ func (m *Resources) UnmarshalVT(dAtA []byte) error {
 			if wireType != 0 {
 				return fmt.Errorf("proto: wrong wireType = %d for field Pids", wireType)
 			}
-			m.Pids = 0
+			var v int64
 			for shift := uint(0); ; shift += 7 {
 				if shift >= 64 {
 					return protohelpers.ErrIntOverflow
@@ -14139,11 +14142,12 @@ func (m *Resources) UnmarshalVT(dAtA []byte) error {
 				}
 				b := dAtA[iNdEx]
 				iNdEx++
-				m.Pids |= int64(b&0x7F) << shift
+				v |= int64(b&0x7F) << shift
 				if b < 0x80 {
 					break
 				}
 			}
+			m.Pids = &v
 		case 4:
 			if wireType != 2 {
 				return fmt.Errorf("proto: wrong wireType = %d for field Generic", wireType)
