@@ -95,8 +95,12 @@ func Open(dir string) (*File, error) {
 	if err != nil {
 		return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("registry credentials in %s cannot be read (%v): correct the file, or remove it and log in again", f.path, err))
 	}
-	if f.auths == nil { // the file says null
+	// What is not there may be null in the file.
+	if f.auths == nil {
 		f.auths = map[string]entry{}
+	}
+	if f.members == nil {
+		f.members = map[string]json.RawMessage{}
 	}
 	return f, nil
 }

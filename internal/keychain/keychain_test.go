@@ -168,3 +168,35 @@ func TestFile_Helper(t *testing.T) {
 	}
 	want(t, open(t, dir), "r", nil)
 }
+
+// FuzzOpen: Docker's configuration file, which other programs write. What is stored is found again.
+func FuzzOpen(f *testing.F) {
+	f.Add(`{"auths":{"r.example":{"auth":"YTpi"}},"credHelpers":{"x":"y"},"HttpHeaders":{}}`)
+	f.Add(`{"auths":null,"credsStore":""}`)
+	f.Add(`null`)
+	f.Fuzz(func(t *testing.T, text string) {
+		dir := t.TempDir()
+		write(t, filepath.Join(dir, "config.json"), text, 0o600)
+		file, err := keychain.Open(dir)
+		if err != nil {
+			return
+		}
+		_ = file.Registries()
+		const key = "fuzz.example"
+		if file.Helper(key) != "" {
+			return // Would run a program.
+		}
+		_, _ = file.Find(t.Context(), key)
+		stored := keychain.Credentials{Username: "u", Password: "p:q", ServerAddress: key}
+		if err := file.Store(t.Context(), key, stored); err != nil {
+			return
+		}
+		again, err := keychain.Open(dir)
+		if err != nil {
+			t.Fatalf("%q cannot be read after credentials were stored: %v", text, err)
+		}
+		if got, err := again.Find(t.Context(), key); err != nil || got == nil || got.Username != "u" || got.Password != "p:q" {
+			t.Errorf("%q: stored credentials: got %v, %v", text, got, err)
+		}
+	})
+}

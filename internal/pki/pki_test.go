@@ -5,6 +5,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/pem"
 	"errors"
 	"math"
 	"os"
@@ -369,5 +370,31 @@ func FuzzParsePEM(f *testing.F) {
 			t.Error("a credential of two halves")
 		}
 		_, _ = ParseCSR(data)
+	})
+}
+
+// FuzzDER: what a stranger sends as a certificate or a signing request. None ends the program, and no certificate that the
+// cluster has not signed makes a peer.
+func FuzzDER(f *testing.F) {
+	root := newRoot(f, "c1")
+	_, csr := request(f)
+	cert := must[*x509.Certificate](f)(root.SignManager(csr, Manager{NodeID: ident.NewID(), Issued: 7}, time.Hour, start))
+	block, _ := pem.Decode(csr)
+	f.Add(cert.Raw)
+	f.Add(block.Bytes)
+	f.Add(root.Cert.Raw)
+	known := map[string]bool{string(cert.Raw): true}
+	bundle := must[*Bundle](f)(NewBundle(root.Cert))
+	f.Fuzz(func(t *testing.T, der []byte) {
+		_, _ = ParseCSR(pem.EncodeToMemory(&pem.Block{Type: pemRequest, Bytes: der}))
+		parsed, err := ParseCert(pem.EncodeToMemory(&pem.Block{Type: pemCert, Bytes: der}))
+		if err != nil {
+			return
+		}
+		_, _ = identify(parsed)
+		if peer, err := Verify([]*x509.Certificate{parsed}, bundle, start); err == nil && !known[string(parsed.Raw)] {
+			t.Errorf("a peer without a certificate of ours: %+v", peer)
+		}
+		_, _ = ParseBundle(pem.EncodeToMemory(&pem.Block{Type: pemCert, Bytes: der}))
 	})
 }

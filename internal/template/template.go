@@ -114,12 +114,30 @@ func expand(what string, s *string, d *data) error {
 	if err != nil {
 		return invalid(what, *s, err)
 	}
-	var b strings.Builder
+	b := bounded{room: maxText}
 	if err := t.Execute(&b, d); err != nil {
 		return invalid(what, *s, err)
 	}
-	*s = b.String()
+	*s = b.text.String()
 	return nil
+}
+
+// maxText is the longest text that a template may give, in bytes: managers expand hostnames, and a few characters of a
+// template can ask for gigabytes.
+const maxText = 64 << 10
+
+// bounded is a text that refuses to become longer.
+type bounded struct {
+	text strings.Builder
+	room int
+}
+
+func (b *bounded) Write(p []byte) (int, error) {
+	if len(p) > b.room {
+		return 0, fmt.Errorf("it gives more than %d bytes", maxText)
+	}
+	b.room -= len(p)
+	return b.text.Write(p)
 }
 
 // functions are those of Docker's templates that make sense on text.

@@ -66,3 +66,20 @@ func TestHostname(t *testing.T) {
 		t.Errorf("unknown field: %v", err)
 	}
 }
+
+// FuzzExpand: whoever may create services may give templates, which managers and workers expand. None ends the program, takes
+// long, or makes more than maxText.
+func FuzzExpand(f *testing.F) {
+	for _, s := range []string{
+		"{{.Service.Name}}-{{.Task.Slot}}", `{{index .Service.Labels "tier" | upper}}`, `{{define "a"}}x{{template "a"}}{{end}}{{template "a"}}`,
+		`{{printf "%999999d" 1}}`, "{{range .Service.Labels}}{{.}}{{end}}", `{{join (split .Task.ID "1") ","}}`,
+	} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		got, err := Hostname(revision(&swarmv1.ContainerSpec{Hostname: s}), &swarmv1.Task{Id: "t1", Slot: 2}, Node{ID: "n1", Hostname: "host1"})
+		if err == nil && len(got) > maxText && isTemplate(s) {
+			t.Errorf("%q: %d bytes, want at most %d", s, len(got), maxText)
+		}
+	})
+}

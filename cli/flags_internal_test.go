@@ -1,0 +1,37 @@
+package cli
+
+import (
+	"strings"
+	"testing"
+)
+
+// FuzzFlags: what scripts put into flags from elsewhere. A value is refused or taken, in any case at once and in one line.
+func FuzzFlags(f *testing.F) {
+	for _, s := range []string{
+		"8080:80/tcp", "127.0.0.1:8000-8010:80-90", "published=1,target=2,mode=host", "type=bind,source=/a,target=/b,readonly",
+		"type=tmpfs,target=/t,tmpfs-size=1m,tmpfs-mode=1777", "name=net,alias=a,driver-opt=k=v", "source=s,target=t,mode=0400", "spread=node.labels.a",
+		"nofile=1:2", "gpu=2", "/dev/a:/dev/b:rwm", "A=1", "host:1.2.3.4", "1.5", "10g", `"a b" c\ d`,
+	} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		for name, parse := range map[string]func(string) error{
+			"ports":      func(s string) error { _, err := parsePorts(s); return err },
+			"mount":      func(s string) error { _, err := parseMount(s); return err },
+			"network":    func(s string) error { _, err := parseNetwork(s); return err },
+			"secret":     func(s string) error { _, err := parseSecret(s); return err },
+			"config":     func(s string) error { _, err := parseConfig(s); return err },
+			"preference": func(s string) error { _, err := parsePref(s); return err },
+			"ulimit":     func(s string) error { _, err := parseUlimit(s); return err },
+			"generic":    func(s string) error { _, err := parseGeneric(s); return err },
+			"device":     func(s string) error { _, err := parseDevice(s); return err },
+			"host":       checkExtraHost, "label": checkLabelFlag, "env": checkEnv, "security": checkSecurityOpt, "constraint": checkConstraint,
+			"memory": func(s string) error { return new(memory).Set(s) }, "cpus": func(s string) error { return new(cpus).Set(s) },
+			"words": func(s string) error { return new(words).Set(s) }, "rate": func(s string) error { return new(rate).Set(s) },
+		} {
+			if err := parse(s); err != nil && strings.ContainsAny(errorLine(err), "\n\r") {
+				t.Errorf("%s %q: an error of several lines: %q", name, s, err)
+			}
+		}
+	})
+}

@@ -1,0 +1,69 @@
+//go:build linux
+
+package resolve
+
+import (
+	"bytes"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+)
+
+// FuzzStream: what containers send over TCP.
+func FuzzStream(f *testing.F) {
+	b, err := new(dns.Msg).SetQuestion("web.", dns.TypeA).Pack()
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(append([]byte{0, byte(len(b))}, b...))
+	f.Add([]byte{0xff, 0xff, 1})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		req, err := readMsg(bytes.NewReader(b))
+		if err != nil {
+			return
+		}
+		m := refused(req)
+		if m == nil {
+			m = reply(req, dns.RcodeServerFailure)
+		}
+		if out, err := pack(req, m, true); err == nil && len(out) > dns.MaxMsgSize {
+			t.Errorf("answer of %d bytes", len(out))
+		}
+	})
+}
+
+// FuzzUpstream: what name servers answer, which is remembered and given to containers.
+func FuzzUpstream(f *testing.F) {
+	req := new(dns.Msg).SetQuestion("www.example.", dns.TypeA)
+	answer := new(dns.Msg).SetReply(req)
+	rr, err := dns.NewRR("www.example. 60 IN A 192.0.2.1")
+	if err != nil {
+		f.Fatal(err)
+	}
+	answer.Answer = []dns.RR{rr}
+	b, err := answer.Pack()
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(b, uint32(1))
+	now := time.Unix(1_000_000, 0)
+	f.Fuzz(func(t *testing.T, b []byte, later uint32) {
+		m := new(dns.Msg)
+		if m.Unpack(b) != nil {
+			return
+		}
+		c := newCache(64 << 10)
+		q := question{name: "www.example.", kind: dns.TypeA}
+		c.put(q, m, now)
+		if lasts := lifetime(m); lasts < 0 || lasts > maxPositive {
+			t.Errorf("remembered for %v", lasts)
+		}
+		if got := c.get(q, now.Add(time.Duration(later)*time.Second)); got != nil {
+			m = got
+		}
+		if out, err := pack(req, fit(m.Copy(), req), false); err == nil && len(out) > maxUDP {
+			t.Errorf("answer of %d bytes", len(out))
+		}
+	})
+}
