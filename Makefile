@@ -15,7 +15,7 @@ RUNC_VERSION := $(shell awk '$$1 == "github.com/opencontainers/runc" && $$2 ~ /^
 RUNC_TAGS := $(if $(filter no,$(SECCOMP)),,seccomp )netgo osusergo
 
 .DEFAULT_GOAL := help
-.PHONY: help deps deps-bench deps-vm vm build demo test check scenarios bare bench bench-peer soak fuzz generate install clean FORCE image cross
+.PHONY: help deps deps-bench deps-vm vm build demo test check scenarios bare bench bench-peer soak fuzz vuln generate install clean FORCE image cross
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -125,6 +125,10 @@ fuzz: ## every fuzz test for FUZZTIME
 			echo "$$pkg $$f"; go test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; \
 		done; \
 	done
+
+VULNDB ?= https://vuln.go.dev
+vuln: ## known vulnerabilities in the code that is called; VULNDB=file:///FOLDER for a copy of the database
+	go tool govulncheck -db '$(VULNDB)' ./...
 
 generate: ## the code that is made from the .proto files
 	go generate ./proto/...
