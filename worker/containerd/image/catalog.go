@@ -167,10 +167,20 @@ func (s *Store) find(ctx context.Context, ref string) (*entry, error) {
 // survey finds out which blobs of an image are in the store.
 func survey(ctx context.Context, store content.Store, root ocispec.Descriptor) (extent, error) {
 	x := extent{blobs: map[string]blob{}}
-	return x, x.walk(ctx, store, root)
+	return x, x.walk(ctx, store, root, 0)
 }
 
-func (x *extent) walk(ctx context.Context, store content.Store, desc ocispec.Descriptor) error {
+// maxNesting is how deep an index may be within others. Builders make one index of manifests; OCI allows more.
+const maxNesting = 3
+
+// walk adds what desc leads to. It refuses what would be long to walk for everybody after us: an index that is listed twice,
+// because a few small ones that list each other many times name billions of manifests, and one that is nested too deep.
+func (x *extent) walk(ctx context.Context, store content.Store, desc ocispec.Descriptor, depth int) error {
+	if images.IsIndexType(desc.MediaType) {
+		if _, twice := x.blobs[desc.Digest.String()]; twice || depth > maxNesting {
+			return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("index %s is listed twice, or more than %d levels deep", desc.Digest, maxNesting))
+		}
+	}
 	children, err := images.Children(ctx, store, desc)
 	if errdefs.IsNotFound(err) {
 		if x.broken == "" {
@@ -184,7 +194,7 @@ func (x *extent) walk(ctx context.Context, store content.Store, desc ocispec.Des
 	if images.IsIndexType(desc.MediaType) {
 		x.add(desc)
 		for _, child := range children {
-			if err := x.walk(ctx, store, child); err != nil {
+			if err := x.walk(ctx, store, child, depth+1); err != nil {
 				return err
 			}
 		}

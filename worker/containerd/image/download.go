@@ -59,7 +59,7 @@ func (d *download) run(ctx context.Context) (ocispec.Descriptor, error) {
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
-	manifest, err := d.choose(ctx, root)
+	manifest, err := d.choose(ctx, root, 0)
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
@@ -212,10 +212,14 @@ func mediaTypeOf(data []byte) (string, error) {
 	return "", errdefs.ErrInvalidArgument.WithMessage("the digest names something that is not an image: give the digest of a manifest or index")
 }
 
-// choose finds the platform's manifest, through the index if there is one.
-func (d *download) choose(ctx context.Context, desc ocispec.Descriptor) (ocispec.Descriptor, error) {
+// choose finds the platform's manifest, through the index if there is one. depth is how many indexes led to desc: a registry
+// could go on for ever.
+func (d *download) choose(ctx context.Context, desc ocispec.Descriptor, depth int) (ocispec.Descriptor, error) {
 	if !images.IsIndexType(desc.MediaType) {
 		return desc, nil
+	}
+	if depth > maxNesting {
+		return ocispec.Descriptor{}, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("index %s is more than %d levels deep", desc.Digest, maxNesting))
 	}
 	all, err := images.Children(ctx, d.store, desc)
 	if err != nil {
@@ -250,7 +254,7 @@ func (d *download) choose(ctx context.Context, desc ocispec.Descriptor) (ocispec
 	if err := d.blob(ctx, fit[0]); err != nil {
 		return ocispec.Descriptor{}, err
 	}
-	return d.choose(ctx, fit[0])
+	return d.choose(ctx, fit[0], depth+1)
 }
 
 // boolOrder puts false before true.

@@ -7,12 +7,15 @@ import (
 	"bytes"
 	"context"
 	"encoding/base64"
+	"encoding/json"
+	"slices"
 	"testing"
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images/archive"
 	"github.com/containerd/containerd/v2/pkg/archive/compression"
 	"github.com/containerd/containerd/v2/plugins/content/local"
+	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -38,6 +41,30 @@ func FuzzManifest(f *testing.F) {
 		root.MediaType = mediaType
 		_, _ = survey(ctx, store, root)
 	})
+}
+
+// A few small indexes that list each other many times are refused, instead of walked for years.
+func TestSurvey_RefusesAnExplosion(t *testing.T) {
+	store, err := local.NewStore(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	inner := put(t, store, []byte(`{"manifests":[]}`))
+	inner.MediaType = ocispec.MediaTypeImageIndex
+	for _, copies := range []int{100, 1} {
+		outer := inner
+		for range maxNesting + 1 {
+			data, err := json.Marshal(ocispec.Index{Manifests: slices.Repeat([]ocispec.Descriptor{outer}, copies)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			outer = put(t, store, data)
+			outer.MediaType = ocispec.MediaTypeImageIndex
+		}
+		if _, err := survey(t.Context(), store, outer); !errdefs.IsInvalidArgument(err) {
+			t.Errorf("indexes that list each other %d times: got %v, want a refusal", copies, err)
+		}
+	}
 }
 
 // put stores a blob.

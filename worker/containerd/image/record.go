@@ -39,6 +39,9 @@ func recordsOf(ref spec.Image, d digest.Digest) ([]string, error) {
 // is for this node, and records it. A platform other than the node's is unpacked when a container asks for it.
 func (s *Store) keep(ctx context.Context, ref spec.Image, target ocispec.Descriptor, loaded bool) error {
 	store := s.client.ContentStore()
+	if _, err := survey(ctx, store, target); err != nil { // before others walk through it
+		return err
+	}
 	link := images.SetChildrenLabels(store, images.HandlerFunc(func(ctx context.Context, desc ocispec.Descriptor) ([]ocispec.Descriptor, error) {
 		children, err := images.Children(ctx, store, desc)
 		if errdefs.IsNotFound(err) {
