@@ -33,6 +33,7 @@ type options struct {
 	exitAfter, logEvery                    time.Duration
 	exitCode, long, hold, threads          int
 	ignoreTerm                             bool
+	hostile
 }
 
 func parse() (o options) {
@@ -49,6 +50,7 @@ func parse() (o options) {
 	flag.IntVar(&o.hold, "hold", 0, "hold so many MiB of memory")
 	flag.IntVar(&o.threads, "threads", 0, "start so many threads, which the kernel counts as processes, and hold them")
 	flag.BoolVar(&o.ignoreTerm, "ignore-term", false, "do not end on SIGTERM")
+	o.hostile.flags()
 	flag.Parse()
 	return o
 }
@@ -58,12 +60,14 @@ func main() {
 	o, code := parse(), 0
 	var err error
 	switch {
+	case o.id:
+		fmt.Println(os.Geteuid())
 	case o.get != "":
 		err = ask(o.get)
 	case o.lookup != "":
 		err = resolve(o.lookup)
 	default:
-		if err = o.say(); err == nil {
+		if err = errors.Join(o.say(), o.begin()); err == nil {
 			code = o.serve()
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"log"
 	"os"
 	"runtime"
+	"strings"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -25,16 +26,17 @@ func main() {
 	out := flag.String("o", "", "archive to write")
 	tag := flag.String("t", "", "name of the image")
 	padding := flag.Int64("padding", 0, "bytes of incompressible ballast, in a layer of its own")
+	fifo := flag.String("fifo", "", "named pipe to put into the image")
 	flag.Parse()
 	if *out == "" || *tag == "" || flag.NArg() != 1 {
 		log.Fatal("usage: mkimage -o ARCHIVE -t NAME:TAG BINARY")
 	}
-	if err := build(*out, *tag, flag.Arg(0), *padding); err != nil {
+	if err := build(*out, *tag, flag.Arg(0), *fifo, *padding); err != nil {
 		log.Fatal("mkimage: ", err)
 	}
 }
 
-func build(out, tag, binary string, padding int64) error {
+func build(out, tag, binary, fifo string, padding int64) error {
 	ref, err := name.NewTag(tag)
 	if err != nil {
 		return err
@@ -43,13 +45,16 @@ func build(out, tag, binary string, padding int64) error {
 	if err != nil {
 		return err
 	}
-	layers := []file{{"app", 0o755, content}}
-	img, err := addLayer(empty.Image, layers)
+	files := []file{{name: "app", mode: 0o755, content: content}}
+	if fifo != "" {
+		files = append(files, file{name: strings.TrimPrefix(fifo, "/"), mode: 0o644, kind: tar.TypeFifo})
+	}
+	img, err := addLayer(empty.Image, files)
 	if err != nil {
 		return err
 	}
 	if padding > 0 {
-		if img, err = addLayer(img, []file{{"ballast", 0o644, noise(padding)}}); err != nil {
+		if img, err = addLayer(img, []file{{name: "ballast", mode: 0o644, content: noise(padding)}}); err != nil {
 			return err
 		}
 	}
@@ -72,13 +77,14 @@ type file struct {
 	name    string
 	mode    int64
 	content []byte
+	kind    byte // of the archive's format; 0: an ordinary file
 }
 
 func addLayer(img v1.Image, files []file) (v1.Image, error) {
 	var buf bytes.Buffer
 	w := tar.NewWriter(&buf)
 	for _, f := range files {
-		header := &tar.Header{Name: f.name, Mode: f.mode, Size: int64(len(f.content)), ModTime: time.Unix(0, 0)}
+		header := &tar.Header{Name: f.name, Typeflag: f.kind, Mode: f.mode, Size: int64(len(f.content)), ModTime: time.Unix(0, 0)}
 		if err := w.WriteHeader(header); err != nil {
 			return nil, err
 		}

@@ -1,0 +1,79 @@
+package main
+
+import (
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// hostile are what a container of a stranger may try. Attack tests ask for it.
+type hostile struct {
+	swap, link, copyTo, touch string
+	id                        bool
+}
+
+func (h *hostile) flags() {
+	flag.StringVar(&h.swap, "swap", "", "exchange this folder and a symbolic link to -swap-link, again and again")
+	flag.StringVar(&h.link, "swap-link", "", "what -swap's symbolic link leads to")
+	flag.StringVar(&h.copyTo, "copy-setuid", "", "copy this program to this file, to run as root whoever starts it")
+	flag.StringVar(&h.touch, "touch", "", "make this file")
+	flag.BoolVar(&h.id, "id", false, "print the effective user id and end")
+}
+
+// begin does what is done once, and starts the exchange.
+func (h *hostile) begin() error {
+	if h.touch != "" {
+		if err := os.WriteFile(h.touch, []byte("touched\n"), 0o644); err != nil {
+			return err
+		}
+	}
+	if h.copyTo != "" {
+		if err := copySetuid(h.copyTo); err != nil {
+			return err
+		}
+	}
+	if h.swap == "" {
+		return nil
+	}
+	other := filepath.Join(filepath.Dir(h.swap), "other")
+	if err := os.MkdirAll(h.swap, 0o755); err != nil {
+		return err
+	}
+	if err := os.Symlink(h.link, other); err != nil {
+		return err
+	}
+	go func() {
+		for {
+			if err := unix.Renameat2(unix.AT_FDCWD, h.swap, unix.AT_FDCWD, other, unix.RENAME_EXCHANGE); err != nil {
+				fmt.Println("swap:", err)
+				return
+			}
+			time.Sleep(50 * time.Microsecond)
+		}
+	}()
+	return nil
+}
+
+func copySetuid(to string) error {
+	from, err := os.Open("/proc/self/exe")
+	if err != nil {
+		return err
+	}
+	defer from.Close()
+	f, err := os.Create(to)
+	if err != nil {
+		return err
+	}
+	if _, err := io.Copy(f, from); err != nil {
+		return err
+	}
+	if err := f.Close(); err != nil {
+		return err
+	}
+	return os.Chmod(to, 0o755|os.ModeSetuid)
+}
