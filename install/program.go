@@ -10,6 +10,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"swarm/internal/private"
 )
 
 // program is where a copy is put.
@@ -39,7 +41,7 @@ func (h *Host) copyProgram(content string) (copied bool, err error) {
 	if err := os.MkdirAll(filepath.Dir(target), 0o755); err != nil {
 		return false, err
 	}
-	if err := os.MkdirAll(h.path(h.cfg.StateDir), 0o711); err != nil {
+	if err := private.Folder(h.path(h.cfg.StateDir)); err != nil {
 		return false, err
 	}
 	// The record first: a copy that nobody knows of would stay for ever.

@@ -17,6 +17,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"swarm/internal/members"
+	"swarm/internal/private"
 	"swarm/internal/transport"
 	swarmv1 "swarm/proto/swarm/v1"
 )
@@ -179,10 +180,12 @@ func New(cfg Config, deps Deps) *Node {
 // Run serves the local socket and lives the membership until ctx ends.
 func (n *Node) Run(ctx context.Context) error {
 	n.started = time.Now()
-	for _, dir := range []string{n.cfg.StateDir, n.cfg.RunDir} {
-		if err := os.MkdirAll(dir, 0o711); err != nil {
-			return err
-		}
+	if err := private.Folder(n.cfg.StateDir); err != nil {
+		return err
+	}
+	// The socket in it is also for the members of its group.
+	if err := os.MkdirAll(n.cfg.RunDir, 0o711); err != nil {
+		return err
 	}
 	local, err := transport.ListenUnix(n.cfg.Socket(), n.cfg.Group)
 	if err != nil {

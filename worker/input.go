@@ -9,6 +9,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"swarm/internal/private"
 	"swarm/internal/template"
 	swarmv1 "swarm/proto/swarm/v1"
 )
@@ -189,7 +190,7 @@ func (w *Worker) container(in *inputs, attached Attached) (Container, error) {
 
 func (w *Worker) writeFiles(c *Container, attached Attached, host bool) error {
 	dir := path.Join(w.filesRoot(), c.Task.Id)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := private.Folder(dir); err != nil {
 		return err
 	}
 	f := etc{spec: c.Spec(), hostname: c.Hostname, attached: attached, host: host}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -13,6 +12,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"swarm/internal/private"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -84,7 +84,8 @@ func New(cfg Config, deps Deps) (*Worker, error) {
 
 // Run works until ctx ends, and then leaves the containers running. It runs once.
 func (w *Worker) Run(ctx context.Context) error {
-	if err := os.MkdirAll(w.filesRoot(), 0o755); err != nil {
+	// Containers write to the files there and may give them any mode.
+	if err := private.Folder(w.filesRoot()); err != nil {
 		return fmt.Errorf("run worker: %w", err)
 	}
 	// The state is written to the end, also what the loops say while they end.

@@ -24,6 +24,7 @@ import (
 	"swarm/internal/footprint"
 	"swarm/internal/ident"
 	"swarm/internal/logfile"
+	"swarm/internal/private"
 	"swarm/node"
 )
 
@@ -212,7 +213,7 @@ func keptMachineID(file string) (string, error) {
 
 // lockState makes sure that one daemon at a time uses a state folder.
 func lockState(dir string) (unlock func(), err error) {
-	if err := os.MkdirAll(dir, 0o711); err != nil {
+	if err := private.Folder(dir); err != nil {
 		return nil, err
 	}
 	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR|syscall.O_CLOEXEC, 0o600)

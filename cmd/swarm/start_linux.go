@@ -17,6 +17,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"swarm/cli"
+	"swarm/internal/private"
 )
 
 const (
@@ -57,7 +58,7 @@ func detached(ctx context.Context, logFile string) (*cli.StartedDaemon, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(filepath.Dir(logFile), 0o711); err != nil {
+	if err := private.Folder(filepath.Dir(logFile)); err != nil {
 		return nil, err
 	}
 	log, err := os.OpenFile(logFile, os.O_CREATE|os.O_RDWR|os.O_APPEND, 0o600)

@@ -44,7 +44,7 @@ func Create(path string) error {
 	if Pinned(path) {
 		return fmt.Errorf("create network namespace %s: %w", path, errdefs.ErrAlreadyExists)
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return fmt.Errorf("create network namespace: %w", err)
 	}
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDONLY|unix.O_NOFOLLOW, 0o444)
