@@ -94,6 +94,9 @@ func (h *host) newContainers() error {
 	if err := mount.SetTempMountLocation(filepath.Join(h.options.RunDir, "mounts")); err != nil {
 		return err
 	}
+	if _, err := mount.CleanupTempMounts(0); err != nil {
+		h.log.Warn("temporary mounts of a former daemon remain", "err", err)
+	}
 	if address == "" {
 		address = l.Socket()
 		cfg.RuncRoot, cfg.Runc, cfg.Build, cfg.Exits = l.RuncRoot(), set.Runc, set.Build, layout.Exits(l.State())
@@ -156,6 +159,9 @@ func (h *host) ready(ctx context.Context) error {
 		}
 	}
 	if h.execs != nil {
+		if err := h.execs.Recover(); err != nil {
+			h.log.Warn("what a former daemon has left in its folders remains", "err", err)
+		}
 		h.endExecs(ctx)
 	}
 	return nil

@@ -118,6 +118,7 @@ var doors = []struct {
 	{"github.com/tidwall/btree", []string{"raftstore"}},
 	{"go.etcd.io/bbolt", []string{"raftstore", "worker"}},
 	{"github.com/containerd/containerd", []string{"worker/containerd", "cmd", "bench"}},
+	{"github.com/cyphar/filepath-securejoin", []string{"worker/containerd/inroot"}},
 	{"github.com/spf13/cobra", []string{"cli"}},
 	{"github.com/rogpeppe/go-internal", []string{"scenarios"}},
 	{"github.com/bufbuild", []string{"proto/gen"}},

@@ -189,7 +189,7 @@ func execProcess(own *specs.Process, start *swarmv1.ExecStart, pid uint32) (*spe
 	}
 	if start.GetUser() != "" {
 		// Of the container as it is now, not of the image: accounts may have been added.
-		accounts, err := readAccounts(fmt.Sprintf("/proc/%d/root", pid))
+		accounts, err := readAccounts(fmt.Sprintf("/proc/%d/root", pid)) // The kernel has this link lead to the container's root.
 		if err != nil {
 			return nil, fmt.Errorf("accounts: %w", err)
 		}

@@ -14,12 +14,14 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"swarm/internal/private"
 	"swarm/worker"
 	"swarm/worker/containerd/ocispec"
 )
 
 // Folders of one task: what persists below the state folder, what must not reach a disk below the run folder.
-func (r *Runtime) taskDir(id string) string  { return filepath.Join(r.cfg.StateDir, "tasks", id) }
+func (r *Runtime) tasksRoot() string         { return filepath.Join(r.cfg.StateDir, "tasks") }
+func (r *Runtime) taskDir(id string) string  { return filepath.Join(r.tasksRoot(), id) }
 func (r *Runtime) filesDir(id string) string { return filepath.Join(r.filesRoot(), id) }
 func (r *Runtime) filesRoot() string         { return filepath.Join(r.cfg.RunDir, "files") }
 func (r *Runtime) execDir() string           { return filepath.Join(r.cfg.RunDir, "exec") }
@@ -39,7 +41,7 @@ func (r *Runtime) started(id string) bool {
 }
 
 func (r *Runtime) markStarted(id string) error {
-	if err := os.MkdirAll(r.taskDir(id), 0o711); err != nil {
+	if err := private.Folder(r.taskDir(id)); err != nil {
 		return err
 	}
 	return os.WriteFile(filepath.Join(r.taskDir(id), "started"), nil, 0o600)

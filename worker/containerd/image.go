@@ -6,9 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"io/fs"
-	"os"
+	"path"
 	"strings"
 	"sync"
 
@@ -16,13 +14,13 @@ import (
 	coreimages "github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
-	confs "github.com/containerd/continuity/fs"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
 	"github.com/opencontainers/image-spec/identity"
 	imagespec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"swarm/worker/containerd/inroot"
 	"swarm/worker/containerd/ocispec"
 )
 
@@ -50,7 +48,7 @@ type images struct {
 
 // slot is the place of one image; whoever comes first fills it, the others wait.
 type slot struct {
-	mu    sync.Mutex // guards image
+	turn  chan struct{} // of capacity 1: whoever has put something in has the turn, which guards image
 	image *image
 }
 
@@ -65,8 +63,12 @@ func (s *images) get(ctx context.Context, ref, platform string) (*image, error) 
 		pin = held.Target.Digest.String()
 	}
 	place := s.slot(pin, platform)
-	place.mu.Lock()
-	defer place.mu.Unlock()
+	select {
+	case place.turn <- struct{}{}:
+	case <-ctx.Done():
+		return nil, fmt.Errorf("image %s: %w", ref, ctx.Err())
+	}
+	defer func() { <-place.turn }()
 	if place.image == nil {
 		i, err := s.read(ctx, ref, platform)
 		if err != nil {
@@ -82,7 +84,7 @@ func (s *images) slot(digest, platform string) *slot {
 	defer s.mu.Unlock()
 	key := digest + " " + platform
 	if s.known[key] == nil {
-		s.known[key] = new(slot)
+		s.known[key] = &slot{turn: make(chan struct{}, 1)}
 	}
 	return s.known[key]
 }
@@ -117,6 +119,9 @@ func (s *images) read(ctx context.Context, ref, platform string) (*image, error)
 	if err != nil {
 		return nil, err
 	}
+	if err := checkConfig(spec.Config); err != nil {
+		return nil, err
+	}
 	i := &image{
 		name:     held.Name,
 		digest:   held.Target.Digest.String(),
@@ -133,6 +138,25 @@ func (s *images) read(ctx context.Context, ref, platform string) (*image, error)
 	}
 	i.accounts, err = s.accounts(ctx, i.chain)
 	return i, err
+}
+
+// maxUser bounds the user that an image names, in bytes: two names, each as long as Linux allows.
+const maxUser = 513
+
+// checkConfig refuses a configuration that no container could be started from, and whose words would fill messages.
+func checkConfig(c imagespec.ImageConfig) error {
+	if n := len(c.User); n > maxUser {
+		return fmt.Errorf("its user has %d bytes, at most %d are allowed: %w", n, maxUser, errdefs.ErrInvalidArgument)
+	}
+	if n := len(c.Volumes); n > maxImageVolumes {
+		return fmt.Errorf("it declares %d volumes, at most %d are allowed: %w", n, maxImageVolumes, errdefs.ErrInvalidArgument)
+	}
+	for volume := range c.Volumes {
+		if first, _, _ := strings.Cut(strings.TrimPrefix(path.Join("/", volume), "/"), "/"); first == "proc" || first == "sys" {
+			return fmt.Errorf("it declares a volume at %.256q, where the kernel's own files are: %w", volume, errdefs.ErrInvalidArgument)
+		}
+	}
+	return nil
 }
 
 // find looks by name, then by digest under any name.
@@ -185,29 +209,9 @@ func (s *images) accounts(ctx context.Context, chain string) (ocispec.Accounts, 
 
 // readAccounts reads the users and groups of a file tree. Absent files are empty.
 func readAccounts(root string) (a ocispec.Accounts, err error) {
-	if a.Passwd, err = readIn(root, "/etc/passwd"); err != nil {
+	if a.Passwd, err = inroot.ReadFile(root, "/etc/passwd", maxAccounts); err != nil {
 		return a, err
 	}
-	a.Group, err = readIn(root, "/etc/group")
+	a.Group, err = inroot.ReadFile(root, "/etc/group", maxAccounts)
 	return a, err
-}
-
-// readIn reads a file below root, without leaving it by symbolic links.
-func readIn(root, name string) ([]byte, error) {
-	path, err := confs.RootPath(root, name)
-	if err != nil {
-		return nil, err
-	}
-	f, err := os.Open(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
-		return nil, err
-	}
-	return io.ReadAll(io.LimitReader(f, maxAccounts))
 }

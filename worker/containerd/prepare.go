@@ -75,6 +75,10 @@ func (r *Runtime) record(ctx context.Context, c worker.Container, img *image, vo
 	id := c.Task.GetId()
 	cgroup := r.cgroup(c)
 	group := r.groups.assign(id, c.Task.GetServiceId())
+	annotations := map[string]string{layout.GroupAnnotation: group}
+	if err := annotate(annotations, vols.staged); err != nil {
+		return false, err
+	}
 	spec, err := ocispec.Build(ocispec.Input{
 		Container:   c,
 		Image:       img.config,
@@ -85,7 +89,7 @@ func (r *Runtime) record(ctx context.Context, c worker.Container, img *image, vo
 		Files:       r.filePaths(c),
 		Cgroup:      cgroup,
 		Init:        r.cfg.Init,
-		Annotations: map[string]string{layout.GroupAnnotation: group},
+		Annotations: annotations,
 	})
 	if err != nil {
 		r.groups.forget(id)
@@ -151,6 +155,7 @@ func (r *Runtime) equip(ctx context.Context, c worker.Container, img *image, vol
 		logs:     c.LogDir,
 		terminal: c.Spec().GetTty(),
 		stdin:    c.Spec().GetOpenStdin(),
+		staged:   vols.staged,
 	})
 	return nil
 }

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"strings"
 
@@ -18,6 +17,7 @@ import (
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"golang.org/x/sys/unix"
 
+	"swarm/internal/private"
 	"swarm/worker"
 )
 
@@ -28,6 +28,7 @@ type prepared struct {
 	logs     string // folder; empty: output is discarded
 	terminal bool
 	stdin    bool
+	staged   []place // in the order of the staging folder
 }
 
 // Start runs a prepared container: two calls to containerd when this process prepared it.
@@ -61,14 +62,13 @@ func (r *Runtime) start(ctx context.Context, id string) (uint32, error) {
 	if err != nil {
 		return 0, err
 	}
-	err = r.create(ctx, req, p.service)
-	for attempt := 1; errors.Is(err, errShimLeft) && attempt < shimAttempts; attempt++ {
-		r.log.InfoContext(ctx, "another shim takes the container", "task", id, "err", err)
-		r.groups.retire(id)
-		err = r.create(ctx, req, p.service)
+	if err := r.stage(id, p.staged); err != nil {
+		return 0, err
 	}
-	if errdefs.IsAlreadyExists(err) {
-		err = r.wantCreated(ctx, id)
+	err = r.createOnce(ctx, req, p.service)
+	// Where the outcome is not known a shim may still set the container up: the next start or Remove unstages.
+	if len(p.staged) > 0 && (err == nil || ctx.Err() == nil && !errdefs.IsUnavailable(err)) {
+		err = errors.Join(err, r.unstage(id))
 	}
 	if err != nil {
 		return 0, err
@@ -78,6 +78,22 @@ func (r *Runtime) start(ctx context.Context, id string) (uint32, error) {
 		return 0, err
 	}
 	return r.run(ctx, id)
+}
+
+// createOnce has a shim set the container up, another one when the first has left. A container that is set up already, and
+// has not run, is as good.
+func (r *Runtime) createOnce(ctx context.Context, req *tasks.CreateTaskRequest, service string) error {
+	id := req.ContainerID
+	err := r.create(ctx, req, service)
+	for attempt := 1; errors.Is(err, errShimLeft) && attempt < shimAttempts; attempt++ {
+		r.log.InfoContext(ctx, "another shim takes the container", "task", id, "err", err)
+		r.groups.retire(id)
+		err = r.create(ctx, req, service)
+	}
+	if errdefs.IsAlreadyExists(err) {
+		return r.wantCreated(ctx, id)
+	}
+	return err
 }
 
 // errShimLeft: the shim of the container's group ended while it was asked for one more: it was killed, or the one
@@ -160,7 +176,7 @@ func (r *Runtime) createRequest(id string, p prepared) (*tasks.CreateTaskRequest
 		}
 	}
 	if p.stdin {
-		if err := os.MkdirAll(r.taskDir(id), 0o711); err != nil {
+		if err := private.Folder(r.taskDir(id)); err != nil {
 			return nil, err
 		}
 		// A pipe that nobody writes to: the container's input stays open and empty.
@@ -200,6 +216,10 @@ func (r *Runtime) recall(ctx context.Context, id string) (prepared, error) {
 	if err != nil {
 		return p, err
 	}
+	staged, err := stagedOf(spec)
+	if err != nil {
+		return p, err
+	}
 	rootfs, err := r.client.SnapshotService(c.Snapshotter).Mounts(ctx, c.SnapshotKey)
 	if err != nil {
 		return p, err
@@ -210,6 +230,7 @@ func (r *Runtime) recall(ctx context.Context, id string) (prepared, error) {
 		logs:     c.Labels[labelLogs],
 		terminal: spec.Process != nil && spec.Process.Terminal,
 		stdin:    c.Labels[labelStdin] != "",
+		staged:   staged,
 	}, nil
 }
 
@@ -217,7 +238,7 @@ func (r *Runtime) recall(ctx context.Context, id string) (prepared, error) {
 var specFaults = []string{
 	"exec:", "exec format error", "no such file or directory", "not a directory", "is a directory", "permission denied",
 	"operation not permitted", "invalid argument", "error mounting", "unknown capability", "sysctl", "error setting rlimit",
-	"unable to apply apparmor", "chdir to cwd", "not a device node",
+	"unable to apply apparmor", "chdir to cwd", "not a device node", "file exists",
 }
 
 // classify makes of runc's words an error class, and one line.

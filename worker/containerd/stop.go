@@ -122,6 +122,9 @@ func (r *Runtime) remove(ctx context.Context, id string) error {
 	if err := r.removeCgroup(ctx, id); err != nil {
 		return err
 	}
+	if err := r.unstage(id); err != nil {
+		return err
+	}
 	// The record goes last of what containerd has: List names the container as long as something is left.
 	err := r.client.SnapshotService(r.cfg.Snapshotter).Remove(ctx, id)
 	if err != nil && !errdefs.IsNotFound(err) {

@@ -34,7 +34,7 @@ func (r *Runtime) ContainerSizes(ctx context.Context) (map[string]int64, error) 
 
 // VolumeSizes is how large each named volume is.
 func (r *Runtime) VolumeSizes(ctx context.Context) (map[string]int64, error) {
-	root := filepath.Join(r.cfg.StateDir, "volumes")
+	root := r.volumesRoot()
 	entries, err := os.ReadDir(root)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -51,27 +51,28 @@ func (r *Runtime) VolumeSizes(ctx context.Context) (map[string]int64, error) {
 	return sizes, nil
 }
 
-// folderSize adds up the blocks of all files below. What goes while it looks does not count.
-func folderSize(ctx context.Context, root string) (size int64, err error) {
-	err = filepath.WalkDir(root, func(_ string, d fs.DirEntry, err error) error {
+// folderSize adds up the blocks of all files below. Containers write there meanwhile: the look-ups do not leave the folder,
+// and what goes, or leads out, does not count.
+func folderSize(ctx context.Context, dir string) (size int64, err error) {
+	root, err := os.OpenRoot(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	defer root.Close()
+	err = fs.WalkDir(root.FS(), ".", func(name string, _ fs.DirEntry, err error) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if errors.Is(err, fs.ErrNotExist) {
+		if err != nil {
 			return nil
 		}
-		if err != nil {
-			return err
-		}
-		info, err := d.Info()
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		if st, ok := info.Sys().(*syscall.Stat_t); ok {
-			size += st.Blocks * 512
+		if info, err := root.Lstat(name); err == nil {
+			if st, ok := info.Sys().(*syscall.Stat_t); ok {
+				size += st.Blocks * 512
+			}
 		}
 		return nil
 	})

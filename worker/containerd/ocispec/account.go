@@ -5,7 +5,9 @@ package ocispec
 import (
 	"bytes"
 	"cmp"
+	"errors"
 	"fmt"
+	"math"
 	"strconv"
 
 	"github.com/containerd/errdefs"
@@ -22,13 +24,16 @@ type Accounts struct {
 // user's supplementary groups count unless a group is given.
 func (a Accounts) User(name string, groups []string) (specs.User, error) {
 	found, err := user.GetExecUser(name, nil, bytes.NewReader(a.Passwd), bytes.NewReader(a.Group))
-	if err != nil {
-		return specs.User{}, fmt.Errorf("user %q: the image does not have it, use a number: %w: %w", name, err, errdefs.ErrInvalidArgument)
+	if errors.Is(err, user.ErrRange) {
+		return specs.User{}, fmt.Errorf("user %q: a number is out of range: %w: %w", name, err, errdefs.ErrInvalidArgument)
+	}
+	if err != nil { // Whose text has the name as it is, control characters and all.
+		return specs.User{}, fmt.Errorf("user %q: the image does not have it, use a number: %w", name, errdefs.ErrInvalidArgument)
 	}
 	u := specs.User{UID: uint32(found.Uid), GID: uint32(found.Gid)}
 	more, err := user.GetAdditionalGroups(groups, bytes.NewReader(a.Group))
 	if err != nil {
-		return specs.User{}, fmt.Errorf("groups %q: the image does not have them, use numbers: %w: %w", groups, err, errdefs.ErrInvalidArgument)
+		return specs.User{}, fmt.Errorf("groups %q: the image does not have them, use numbers: %w", groups, errdefs.ErrInvalidArgument)
 	}
 	seen := map[int]bool{found.Gid: true}
 	u.AdditionalGids = append(u.AdditionalGids, u.GID)
@@ -38,7 +43,23 @@ func (a Accounts) User(name string, groups []string) (specs.User, error) {
 			u.AdditionalGids = append(u.AdditionalGids, uint32(gid))
 		}
 	}
-	return u, nil
+	if n := len(u.AdditionalGids); n > maxGroups {
+		return specs.User{}, fmt.Errorf("user %q: it has %d groups, the kernel allows %d: %w", name, n, maxGroups, errdefs.ErrInvalidArgument)
+	}
+	return u, checkIDs(name, append(found.Sgids, found.Uid, found.Gid)...)
+}
+
+// maxGroups is the kernel's NGROUPS_MAX.
+const maxGroups = 65536
+
+// checkIDs refuses numbers that the kernel has no user or group for. An image may list any.
+func checkIDs(name string, ids ...int) error {
+	for _, id := range ids {
+		if id < 0 || id > math.MaxInt32 {
+			return fmt.Errorf("%q: the image lists it with the number %d, use one from 0 to %d: %w", name, id, math.MaxInt32, errdefs.ErrInvalidArgument)
+		}
+	}
+	return nil
 }
 
 // UID resolves one user, by name or number; empty is root.
@@ -50,7 +71,7 @@ func (a Accounts) UID(name string) (int, error) {
 	if err != nil || len(found) == 0 {
 		return 0, fmt.Errorf("user %q: the image does not have it, use a number: %w", name, errdefs.ErrInvalidArgument)
 	}
-	return found[0].Uid, nil
+	return found[0].Uid, checkIDs(name, found[0].Uid)
 }
 
 // GID resolves one group, by name or number; empty is root.
@@ -62,5 +83,5 @@ func (a Accounts) GID(name string) (int, error) {
 	if err != nil || len(found) == 0 {
 		return 0, fmt.Errorf("group %q: the image does not have it, use a number: %w", name, errdefs.ErrInvalidArgument)
 	}
-	return found[0].Gid, nil
+	return found[0].Gid, checkIDs(name, found[0].Gid)
 }

@@ -108,7 +108,7 @@ func userMount(m *swarmv1.Mount, volume string) (specs.Mount, error) {
 		if !path.IsAbs(m.GetSource()) {
 			return specs.Mount{}, fmt.Errorf("bind source %q is not an absolute path: %w", m.GetSource(), errdefs.ErrInvalidArgument)
 		}
-		return bindMount(m)
+		return bindMount(m, cmp.Or(volume, m.GetSource()))
 	case swarmv1.Mount_VOLUME:
 		if volume == "" {
 			return specs.Mount{}, fmt.Errorf("volume %q has no folder on this node: %w", m.GetSource(), errdefs.ErrInvalidArgument)
@@ -120,7 +120,7 @@ func userMount(m *swarmv1.Mount, volume string) (specs.Mount, error) {
 	return specs.Mount{}, fmt.Errorf("mounts of type %s are not supported: use bind, volume or tmpfs: %w", m.GetType(), errdefs.ErrInvalidArgument)
 }
 
-func bindMount(m *swarmv1.Mount) (specs.Mount, error) {
+func bindMount(m *swarmv1.Mount, source string) (specs.Mount, error) {
 	kind := "rbind"
 	if m.GetBindOptions().GetNonRecursive() {
 		kind = "bind"
@@ -133,7 +133,7 @@ func bindMount(m *swarmv1.Mount) (specs.Mount, error) {
 	if m.GetReadOnly() {
 		mode = "ro"
 	}
-	return specs.Mount{Type: "bind", Source: m.GetSource(), Options: []string{kind, propagation, mode}}, nil
+	return specs.Mount{Type: "bind", Source: source, Options: []string{kind, propagation, mode}}, nil
 }
 
 func tmpfs(m *swarmv1.Mount) specs.Mount {

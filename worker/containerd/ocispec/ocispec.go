@@ -39,7 +39,8 @@ type Input struct {
 	// Accounts are those of the image.
 	Accounts Accounts
 	Host     Host
-	// Volumes are the host folders of the spec's mounts of type volume, by the mount's index.
+	// Volumes are the host folders of the spec's mounts of type volume, by the mount's index, and those of mounts of type
+	// bind that are not of their own source.
 	Volumes map[int]string
 	// Anonymous are host folders for paths that the image declares as volumes and no mount covers.
 	Anonymous map[string]string

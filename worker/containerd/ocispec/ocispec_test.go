@@ -207,6 +207,23 @@ func FuzzCustomSeccomp(f *testing.F) {
 	})
 }
 
+// An image lists its users and groups, and so does a container that a second process starts in.
+func FuzzAccounts(f *testing.F) {
+	f.Add([]byte("root:x:0:0:root:/root:/bin/sh\nalice:x:1000:1001::/home/alice:/bin/sh\n"), []byte("wheel:x:10:root,alice\n"), "alice:wheel")
+	f.Add([]byte("a:x:-1:99999999999::/:\n\n:::::::\n"), []byte("g:x:-7:a\n"), "a")
+	f.Fuzz(func(t *testing.T, passwd, group []byte, name string) {
+		a := Accounts{Passwd: passwd, Group: group}
+		if u, err := a.User(name, nil); err == nil && (u.UID > math.MaxInt32 || u.GID > math.MaxInt32 || len(u.AdditionalGids) == 0) {
+			t.Errorf("user %q: got %+v", name, u)
+		}
+		for _, resolve := range []func(string) (int, error){a.UID, a.GID} {
+			if id, err := resolve(name); err == nil && (id < 0 || id > math.MaxInt32) {
+				t.Errorf("%q: got %d", name, id)
+			}
+		}
+	})
+}
+
 // Kernels with AppArmor or SELinux are not at hand everywhere: what runc is told is looked at instead.
 func TestBuild_ConfinementByTheKernelsModules(t *testing.T) {
 	for name, c := range map[string]struct {

@@ -1,0 +1,76 @@
+package rules
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// pathCalls are the functions of package os, and of others, that look a path up by its name.
+var pathCalls = map[string][]string{
+	"os": {
+		"Chmod", "Chown", "Chtimes", "Create", "DirFS", "Lchown", "Link", "Lstat", "Mkdir", "MkdirAll", "MkdirTemp", "Open", "OpenFile",
+		"ReadDir", "ReadFile", "Readlink", "Remove", "RemoveAll", "Rename", "Stat", "Symlink", "Truncate", "WriteFile",
+	},
+	"unix":     {"Chmod", "Chown", "Lchown", "Link", "Mkdir", "Mkfifo", "Mknod", "Mount", "Open", "Rename", "Rmdir", "Symlink", "Unmount"},
+	"filepath": {"EvalSymlinks", "Glob", "Walk", "WalkDir"},
+}
+
+// beneath are the files of package worker/containerd, which has to do with containers' trees, that look paths up by name,
+// and why they may: none of these paths leads below what a container writes.
+var beneath = map[string]string{
+	"exec.go":   "the folder of execs' pipes",
+	"folder.go": "folders and files of tasks and secrets, where root alone writes",
+	"host.go":   "files of the kernel",
+	"reap.go":   "cgroups",
+	"stage.go":  "staging folders and those above volumes' data",
+	"start.go":  "a task's folder",
+	"stop.go":   "containerd's bundles",
+	"usage.go":  "the list of volumes; what is in one is walked by os.Root",
+	"volume.go": "bind sources up to a volume, volumes' own folders, and copies beside them",
+}
+
+// What containers write is looked up by package inroot, which cannot be led astray. In the runtime adapter a path is looked
+// up by name only in files that say what they look at. Nobody resolves a path in a tree to open the result by name.
+func TestContainersTreesAreOpenedBeneath(t *testing.T) {
+	used := map[string]bool{}
+	for _, f := range tracked(t, "*.go") {
+		if strings.HasSuffix(f, "_test.go") || generated(f) {
+			continue
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), filepath.Join(root, f), nil, parser.SkipObjectResolution)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ast.Inspect(file, func(n ast.Node) bool {
+			sel, ok := n.(*ast.SelectorExpr)
+			if !ok {
+				return true
+			}
+			pkg, ok := sel.X.(*ast.Ident)
+			if !ok {
+				return true
+			}
+			if sel.Sel.Name == "RootPath" || sel.Sel.Name == "SecureJoin" {
+				t.Errorf("%s: %s.%s: what it finds may be something else when it is opened: use package worker/containerd/inroot", f, pkg.Name, sel.Sel.Name)
+			}
+			if filepath.Dir(f) != "worker/containerd" || !slices.Contains(pathCalls[pkg.Name], sel.Sel.Name) {
+				return true
+			}
+			if beneath[filepath.Base(f)] == "" {
+				t.Errorf("%s: %s.%s looks a path up by name: use package inroot, or say in this test why no container writes there", f, pkg.Name, sel.Sel.Name)
+			}
+			used[filepath.Base(f)] = true
+			return true
+		})
+	}
+	for f := range beneath {
+		if !used[f] {
+			t.Errorf("%s looks no path up by name any more: take it from the list", f)
+		}
+	}
+}
