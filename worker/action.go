@@ -417,17 +417,6 @@ func (t *taskLoop) tryOften(ctx context.Context, what string, do func() error) e
 	}
 }
 
-// slot runs do when one of the node's slots for work with containers is free.
-func (w *Worker) slot(ctx context.Context, do func() error) error {
-	select {
-	case w.slots <- struct{}{}:
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	defer func() { <-w.slots }()
-	return do()
-}
-
 // describeExit is Docker's text of a failed container, with what more is known.
 func describeExit(e Exit) string {
 	switch {

@@ -135,7 +135,31 @@ func (p *parts) run(told context.Context, n *node.Node, shown net.Listener, s st
 		}
 		return n.Run(ctx)
 	})
-	return g.Wait()
+	return p.await(ctx, g.Wait)
+}
+
+// endGrace is how long the parts of a daemon may take to end. What does not end then hangs in the kernel, in a file system
+// that does not answer, and ends with the process.
+const endGrace = 10 * time.Second
+
+// await returns what wait does, or, when ctx ended endGrace ago, nothing: the daemon ends without what still runs.
+func (p *parts) await(ctx context.Context, wait func() error) error {
+	ended := make(chan error, 1)
+	go func() { ended <- wait() }() // Left to itself where wait does not return: the process ends.
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+	}
+	late := time.NewTimer(endGrace)
+	defer late.Stop()
+	select {
+	case err := <-ended:
+		return err
+	case <-late.C:
+		p.log.Error("the daemon ends without a part that does not end", "after", endGrace, "cause", context.Cause(ctx))
+		return nil
+	}
 }
 
 func newLog(o cli.DaemonOptions) (*slog.Logger, func(), error) {

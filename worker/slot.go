@@ -1,0 +1,49 @@
+package worker
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+const (
+	// slotLimit is how long work with a container may hold a slot. Work that takes longer goes on without one: it waits for
+	// something, and so would all others.
+	slotLimit = 10 * time.Second
+	// endPatience is how long work may take to end after its context has. Then it is left to itself.
+	endPatience = 2 * time.Second
+)
+
+// slot runs do when one of the node's slots for work with containers is free. It returns when do has returned, or soon after
+// ctx has ended: a call of do's may hang in the kernel, in a file system that does not answer, where nothing can interrupt
+// it. It ends then by itself, at its next look at ctx, and its goroutine with it.
+func (w *Worker) slot(ctx context.Context, do func() error) error {
+	select {
+	case w.slots <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	free := sync.OnceFunc(func() { <-w.slots })
+	defer free()
+	late := time.AfterFunc(slotLimit, func() {
+		w.deps.Log.Warn("work with a container takes long and goes on beside the others", "after", slotLimit)
+		free()
+	})
+	defer late.Stop()
+	done := make(chan error, 1)
+	go func() { done <- do() }()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+	}
+	ending := time.NewTimer(endPatience)
+	defer ending.Stop()
+	select {
+	case err := <-done:
+		return err
+	case <-ending.C:
+		w.deps.Log.Warn("work with a container does not end and is left to itself", "err", context.Cause(ctx))
+		return ctx.Err()
+	}
+}
