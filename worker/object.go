@@ -60,6 +60,17 @@ func (k objectKey) onDisk() bool {
 	return k.kind != swarmv1.AssignmentRef_SECRET && k.kind != swarmv1.AssignmentRef_KEY
 }
 
+// forDisk is what of an object may be written to state.db: all but the credentials for a registry, which a worker has in
+// memory alone. As with secrets, the managers send them again with the first message of a session.
+func forDisk(a *swarmv1.Assignment) *swarmv1.Assignment {
+	if containerSpec(a.GetRevision()).GetPullOptions().GetRegistryAuth() == "" {
+		return a
+	}
+	a = a.CloneVT()
+	containerSpec(a.GetRevision()).PullOptions.RegistryAuth = ""
+	return a
+}
+
 // topology says whether an object tells of the cluster's networks.
 func (k objectKey) topology() bool {
 	switch k.kind {

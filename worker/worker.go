@@ -180,7 +180,7 @@ func (w *Worker) apply(msg *swarmv1.Assignments) {
 		}
 		var value []byte
 		if c.now != nil {
-			value = marshal(c.now)
+			value = marshal(forDisk(c.now))
 		}
 		w.state.set(bucketObject, c.key.String(), value)
 	}
