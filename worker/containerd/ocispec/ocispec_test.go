@@ -252,19 +252,3 @@ func TestBuild_ConfinementByTheKernelsModules(t *testing.T) {
 		}
 	}
 }
-
-// FuzzAccounts: the files of users and groups in an image, which the container may have written, and what a service asks for.
-func FuzzAccounts(f *testing.F) {
-	f.Add([]byte("root:x:0:0:root:/root:/bin/sh\nme:x:7:8::/:\n"), []byte("root:x:0:\nmine:x:8:me\n"), "me:mine", "mine")
-	f.Add([]byte("me:x:-1:99999999999"), []byte(":::"), "4294967295", "-1")
-	f.Fuzz(func(t *testing.T, passwd, group []byte, name, more string) {
-		a := Accounts{Passwd: passwd, Group: group}
-		_, _ = a.User(name, []string{more})
-		if uid, err := a.UID(name); err == nil && (uid < 0 || int64(uid) > math.MaxInt32) {
-			t.Errorf("%q is user %d", name, uid)
-		}
-		if gid, err := a.GID(name); err == nil && (gid < 0 || int64(gid) > math.MaxInt32) {
-			t.Errorf("%q is group %d", name, gid)
-		}
-	})
-}
