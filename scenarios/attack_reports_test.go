@@ -1,0 +1,446 @@
+package scenarios
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"swarm/dev"
+	"swarm/internal/pki"
+	"swarm/internal/transport"
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+// TestAttackReports takes the place of a worker with the certificate from its state folder, and sends the managers what no
+// worker of this project sends. After each attack the cluster must be as it was, and usable.
+func TestAttackReports(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes a minute")
+	}
+	t.Parallel()
+	c := newCrowdOf(t, binaryUnderTest(t), dev.Options{Nodes: 4, Managers: 3})
+	a := newImpostor(c, c.hosts[3])
+	leader := c.leader()
+	for _, attack := range []struct {
+		name string
+		run  func(*testing.T, *impostor)
+	}{
+		{"Description", attackDescription},
+		{"Digests", attackDigests},
+		{"Routes", attackRoutes},
+		{"Hostname", attackHostname},
+		{"States", attackStates},
+		{"Protocol", attackProtocol},
+		{"Release", attackRelease},
+		{"Repoint", attackRepoint},
+	} {
+		t.Run(attack.name, func(t *testing.T) {
+			attack.run(t, a.in(t))
+			if now := c.leader(); now != leader {
+				t.Errorf("the leader is %s now, and was %s before", now, leader)
+			}
+			a.in(t).sane()
+		})
+	}
+	a.end()
+	c.start(c.host(a.host.Name))
+	c.eventually(a.host.Name+" works again", func() error { return c.statusIs(a.host.Name, "Ready") })
+}
+
+// impostor speaks as the daemon of a host that has been killed.
+type impostor struct {
+	*crowd
+	host  dev.Host
+	node  *swarmv1.Node
+	conn  *transport.Conn
+	admin *grpc.ClientConn // the operator's, at the leader
+	task  string           // a task of the host
+	done  func()
+	rss   int // of the leader before the first attack, in bytes
+}
+
+func newImpostor(c *crowd, h dev.Host) *impostor {
+	c.t.Helper()
+	a := &impostor{crowd: c, host: h}
+	c.swarm("service", "create", "--name", "bound", "--constraint", "node.hostname=="+h.Name, "swarm/hello:1")
+	a.task = c.running("bound").id
+	admin, err := transport.DialUnix(c.hosts[0].Socket)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	a.admin = admin
+	c.t.Cleanup(func() { _ = admin.Close() })
+	if a.node, err = a.row(); err != nil {
+		c.t.Fatal(err)
+	}
+	if err := c.playground.Kill(c.ctx, h.Name); err != nil {
+		c.t.Fatal(err)
+	}
+	id, err := a.identity()
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	a.conn = transport.NewDialer(id, nil).DialAddr(net.JoinHostPort(c.hosts[0].Address.String(), "2377"))
+	c.t.Cleanup(func() { _ = a.conn.Close() })
+	a.done = a.serve(id)
+	c.t.Cleanup(a.end)
+	a.rss = a.memory()
+	return a
+}
+
+// identity is what lies in the host's state folder.
+func (a *impostor) identity() (*transport.Identity, error) {
+	cred, roots, err := pki.Disk{Dir: filepath.Join(a.host.StateDir, "certificates")}.Load()
+	if err != nil {
+		return nil, err
+	}
+	return transport.NewIdentity(cred, roots, time.Now)
+}
+
+// in is the same with another test.
+func (a *impostor) in(t *testing.T) *impostor {
+	out := *a
+	out.crowd = a.crowd.in(t)
+	return &out
+}
+
+func (a *impostor) row() (*swarmv1.Node, error) {
+	info, err := a.info()
+	return info.GetNode(), err
+}
+
+// info is what the managers say of the host.
+func (a *impostor) info() (*swarmv1.NodeInfo, error) {
+	ctx, cancel := context.WithTimeout(a.ctx, 20*time.Second)
+	defer cancel()
+	return swarmv1.NewControlClient(a.admin).GetNode(ctx, &swarmv1.GetRequest{Id: a.host.Name})
+}
+
+// end frees the host's port.
+func (a *impostor) end() {
+	if a.done != nil {
+		a.done()
+		a.done = nil
+	}
+}
+
+// session opens one, with a description.
+func (a *impostor) session(d *swarmv1.NodeDescription) (swarmv1.Dispatcher_SessionClient, *swarmv1.Welcome, error) {
+	stream, err := swarmv1.NewDispatcherClient(a.conn).Session(a.t.Context())
+	if err != nil {
+		return nil, nil, err
+	}
+	hello := &swarmv1.Hello{Description: d, MachineId: a.node.GetMachineId(), Addr: a.node.GetAddr(), Port: a.node.GetPort()}
+	if err := stream.Send(&swarmv1.FromWorker{Message: &swarmv1.FromWorker_Hello{Hello: hello}}); err != nil {
+		return nil, nil, err
+	}
+	first, err := stream.Recv()
+	if err != nil {
+		return nil, nil, err
+	}
+	if first.GetWelcome() == nil {
+		return nil, nil, fmt.Errorf("the session began with %T", first.GetMessage())
+	}
+	return stream, first.GetWelcome(), nil
+}
+
+// open opens a session that must be had, as an honest worker would.
+func (a *impostor) open() (swarmv1.Dispatcher_SessionClient, *swarmv1.Welcome) {
+	a.t.Helper()
+	var stream swarmv1.Dispatcher_SessionClient
+	var welcome *swarmv1.Welcome
+	a.eventually("a session opens", func() (err error) {
+		stream, welcome, err = a.session(a.description())
+		return err
+	})
+	return stream, welcome
+}
+
+func (a *impostor) description() *swarmv1.NodeDescription {
+	return &swarmv1.NodeDescription{
+		Hostname: a.host.Name, Platform: &swarmv1.Platform{Os: "linux", Architecture: "x86_64"},
+		Resources: &swarmv1.Resources{NanoCpus: 2e9, MemoryBytes: 4 << 30},
+	}
+}
+
+// send sends messages, and an honest description at last, and gives what the managers have then stored of the host, or why
+// the session was closed.
+func (a *impostor) send(messages ...*swarmv1.FromWorker) error {
+	a.t.Helper()
+	stream, _ := a.open()
+	for _, m := range messages {
+		if err := stream.Send(m); err != nil {
+			break
+		}
+	}
+	closed := make(chan error, 1)
+	go func() {
+		for {
+			if _, err := stream.Recv(); err != nil {
+				closed <- err
+				return
+			}
+		}
+	}()
+	select {
+	case err := <-closed:
+		return err
+	case <-time.After(3 * time.Second): // Long enough for a commit.
+		_ = stream.CloseSend()
+		return nil
+	}
+}
+
+func (c *crowd) leader() string {
+	c.t.Helper()
+	var name string
+	c.eventually("there is a leader", func() error {
+		out, err := c.run("node", "ls", "--format", "{{.Hostname}} {{.ManagerStatus}}")
+		if err != nil {
+			return err
+		}
+		for line := range strings.Lines(out) {
+			if host, status, _ := strings.Cut(strings.TrimSpace(line), " "); status == "Leader" {
+				name = host
+				return nil
+			}
+		}
+		return fmt.Errorf("no leader in %q", out)
+	})
+	return name
+}
+
+// memory is the resident memory of the managers' daemons, the largest.
+func (a *impostor) memory() (most int) {
+	for _, h := range a.hosts[:3] {
+		status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", h.PID))
+		for line := range strings.Lines(string(status)) {
+			if value, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+				kb, _ := strconv.Atoi(strings.Fields(value)[0])
+				most = max(most, kb<<10)
+			}
+		}
+	}
+	return most
+}
+
+// sane checks that the cluster is as before: its nodes are listed, a network can be made, and memory is bounded.
+func (a *impostor) sane() {
+	a.t.Helper()
+	began := time.Now()
+	out, err := a.run("node", "ls", "--format", "{{.Hostname}}")
+	if err != nil {
+		a.t.Errorf("node ls: %v", err)
+	}
+	if got := strings.Fields(out); err == nil && strings.Join(got, " ") != "node1 node2 node3 node4" {
+		a.t.Errorf("node ls lists %q", got)
+	}
+	listed := time.Since(began)
+	if _, err := a.run("network", "create", "after"); err != nil {
+		a.t.Errorf("network create: %v", err)
+	} else if _, err := a.run("network", "rm", "after"); err != nil {
+		a.t.Errorf("network rm: %v", err)
+	}
+	grown := (a.memory() - a.rss) >> 20
+	a.t.Logf("node ls took %v, network create and rm %v; the managers' memory has grown by %d MB", listed.Round(time.Millisecond), (time.Since(began) - listed).Round(time.Millisecond), grown)
+	if grown > 100 {
+		a.t.Errorf("the managers' memory has grown by %d MB", grown)
+	}
+}
+
+func described(d *swarmv1.NodeDescription) *swarmv1.FromWorker {
+	return &swarmv1.FromWorker{Message: &swarmv1.FromWorker_Description{Description: d}}
+}
+
+// attackDescription sends a description that makes a row too large for any list.
+func attackDescription(t *testing.T, a *impostor) {
+	d := a.description()
+	d.Unavailable = strings.Repeat("x", 15<<20)
+	t.Log("the session ended: ", a.send(described(d)))
+	info, err := a.info()
+	if err != nil {
+		t.Errorf("node inspect: %v", err)
+	}
+	if size := info.GetState().GetDescription().SizeVT(); size > 1<<20 {
+		t.Errorf("a description of %d bytes was stored", size)
+	}
+}
+
+// attackDigests reports more images than there are.
+func attackDigests(t *testing.T, a *impostor) {
+	var messages []*swarmv1.FromWorker
+	for i := range 2 {
+		report := &swarmv1.ImageReport{}
+		for j := range 150_000 {
+			report.Held = append(report.Held, fmt.Sprintf("sha256:%064x", i*1_000_000+j))
+		}
+		messages = append(messages, &swarmv1.FromWorker{Message: &swarmv1.FromWorker_Images{Images: report}})
+	}
+	t.Log("the session ended: ", a.send(messages...))
+}
+
+// attackRoutes claims every address.
+func attackRoutes(t *testing.T, a *impostor) {
+	d := a.description()
+	d.Routed = []string{"0.0.0.0/0", "0.0.0.0/1", "128.0.0.0/1", "10.0.0.0/8", "::/0"}
+	for i := range 256 {
+		d.Routed = append(d.Routed, fmt.Sprintf("10.%d.0.0/16", i))
+	}
+	t.Log("the session ended: ", a.send(described(d)))
+	out, err := a.run("network", "create", "made")
+	if err != nil {
+		t.Errorf("network create: %v", err)
+		return
+	}
+	t.Log("network create says: ", strings.TrimSpace(out))
+	a.swarm("network", "rm", "made")
+}
+
+// attackHostname takes another name: it forges a row, and draws a service and its secret to itself.
+func attackHostname(t *testing.T, a *impostor) {
+	d := a.description()
+	d.Hostname = "vault\nforged  node1  Ready"
+	t.Log("the session ended: ", a.send(described(d)))
+	d.Hostname = "vault"
+	t.Log("the session ended: ", a.send(described(d)))
+	a.swarm("service", "create", "-d", "--name", "drawn", "--constraint", "node.hostname==vault", "swarm/hello:1")
+	defer a.swarm("service", "rm", "drawn")
+	time.Sleep(time.Second)
+	rows, err := a.ps("drawn")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range rows {
+		if r.node != "" {
+			t.Errorf("a task for node vault was given to %s", r.node)
+		}
+	}
+}
+
+// attackStates reports what a task cannot be, and addresses, ports and times that it cannot have.
+func attackStates(t *testing.T, a *impostor) {
+	st := &swarmv1.TaskStatus{TaskId: a.task, State: 999, Message: "\x1b[2J" + strings.Repeat("m", 1<<20), Timestamp: timestamppb.Now()}
+	for i := range 100_000 {
+		st.Addresses = append(st.Addresses, strconv.Itoa(i))
+	}
+	t.Log("the session ended: ", a.send(&swarmv1.FromWorker{Message: &swarmv1.FromWorker_Status{Status: &swarmv1.StatusReport{
+		Sequence: 1, Updates: []*swarmv1.TaskStatus{st},
+	}}}))
+	info, err := swarmv1.NewControlClient(a.admin).GetTask(a.ctx, &swarmv1.GetRequest{Id: a.task})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := info.GetStatus()
+	if swarmv1.TaskState_name[int32(got.GetState())] == "" {
+		t.Errorf("state %d was stored", got.GetState())
+	}
+	if size := got.SizeVT(); size > 64<<10 || strings.Contains(got.GetMessage(), "\x1b") {
+		t.Errorf("a status of %d bytes was stored; it says %.20q", size, got.GetMessage())
+	}
+}
+
+// attackProtocol sends reports faster than they are acknowledged, and greets twice.
+func attackProtocol(t *testing.T, a *impostor) {
+	var flood []*swarmv1.FromWorker
+	for i := range 2000 {
+		flood = append(flood, &swarmv1.FromWorker{Message: &swarmv1.FromWorker_Status{Status: &swarmv1.StatusReport{
+			Sequence: uint64(i + 1), Updates: []*swarmv1.TaskStatus{{TaskId: a.task, State: swarmv1.TaskState_RUNNING, Message: strings.Repeat("m", 4000)}},
+		}}})
+	}
+	if err := a.send(flood...); err == nil {
+		t.Error("a session goes on that reports without waiting for acknowledgements")
+	} else {
+		t.Log("the session ended: ", err)
+	}
+	if err := a.send(&swarmv1.FromWorker{Message: &swarmv1.FromWorker_Hello{Hello: &swarmv1.Hello{}}}); err == nil {
+		t.Error("a session goes on that greets twice")
+	} else {
+		t.Log("the session ended: ", err)
+	}
+}
+
+// attackRelease asks to remove images that are not there, each of which makes a row.
+func attackRelease(t *testing.T, a *impostor) {
+	req := &swarmv1.ReleaseRequest{}
+	for i := range 50 {
+		req.Digests = append(req.Digests, fmt.Sprintf("sha256:%064x", 9_000_000+i), "no digest "+strconv.Itoa(i))
+	}
+	ctx, cancel := context.WithTimeout(a.ctx, 20*time.Second)
+	defer cancel()
+	before := a.swarm("system", "df") // Fails when a row is not one.
+	_, err := swarmv1.NewDisksClient(a.conn).Release(ctx, req)
+	t.Logf("release: %v; df: %d bytes", err, len(before))
+}
+
+// attackRepoint answers a pull with another image's digest.
+func attackRepoint(t *testing.T, a *impostor) {
+	stream, _ := a.open() // So that the node is ready, and is asked.
+	defer func() { _ = stream.CloseSend() }()
+	a.eventually("the host is ready", func() error { return a.statusIs(a.host.Name, "Ready") })
+	digest := func() string {
+		return strings.TrimSpace(a.swarm("image", "ls", "--no-trunc", "--format", "{{.Digest}}", "swarm/hello:1"))
+	}
+	before := digest()
+	out, err := a.run("image", "pull", "--node", a.host.Name, "swarm/hello:1")
+	t.Logf("pull of a loaded image: %v: %s", err, strings.TrimSpace(out))
+	if now := digest(); now != before {
+		t.Errorf("swarm/hello:1 was %s and is %s", before, now)
+	}
+	out, err = a.run("image", "pull", "--node", a.host.Name, "127.0.0.1:1/app:1")
+	t.Logf("pull from a registry that is not there: %v: %s", err, strings.TrimSpace(out))
+	if out := a.swarm("image", "ls"); strings.Contains(out, "127.0.0.1:1/app") || strings.Contains(out, "other/name") {
+		t.Errorf("a node's answer became an image: %s", out)
+	}
+}
+
+// evil is the digest that the impostor answers every pull with.
+var evil = "sha256:" + strings.Repeat("e", 64)
+
+// fakeNode answers managers.
+type fakeNode struct {
+	swarmv1.UnimplementedWorkerServer
+}
+
+func (fakeNode) PullImage(req *swarmv1.PullImageRequest, stream grpc.ServerStreamingServer[swarmv1.ImageProgress]) error {
+	name, _, _ := strings.Cut(req.GetReference(), "@")
+	return errors.Join(
+		stream.Send(&swarmv1.ImageProgress{Step: "done", Image: &swarmv1.Image{Name: "docker.io/other/name:1", Digest: evil}}),
+		stream.Send(&swarmv1.ImageProgress{Step: "done", Image: &swarmv1.Image{Name: name, Digest: evil, Size: 1 << 60}}),
+	)
+}
+
+// serve answers at the host's port with the host's certificate.
+func (a *impostor) serve(id *transport.Identity) func() {
+	a.t.Helper()
+	var ln net.Listener
+	a.eventually("the port of "+a.host.Name+" is free", func() error {
+		return a.playground.Do(a.host.Name, func() (err error) {
+			ln, err = net.Listen("tcp", net.JoinHostPort(a.host.Address.String(), strconv.Itoa(int(a.node.GetPort()))))
+			return err
+		})
+	})
+	listener := transport.NewListener(transport.ListenerConfig{}, transport.ListenerDeps{Identity: id, Log: slog.New(slog.DiscardHandler)}, ln.Addr())
+	server := grpc.NewServer(transport.ServerOptions()...)
+	swarmv1.RegisterWorkerServer(server, fakeNode{})
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan struct{}, 2)
+	go func() { _ = listener.Run(ctx, ln); ended <- struct{}{} }()
+	go func() { _ = server.Serve(listener.GRPC()); ended <- struct{}{} }()
+	return func() {
+		server.Stop()
+		cancel()
+		<-ended
+		<-ended
+	}
+}
