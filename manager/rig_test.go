@@ -225,6 +225,7 @@ type worker struct {
 	removed  bool
 	epoch    uint64
 	acked    uint64
+	unsaid   []*swarmv1.TaskStatus // while a report waits for its acknowledgement
 	roles    []swarmv1.NodeSpec_Role
 	parted   bool // told that its node is down
 }
@@ -313,6 +314,7 @@ func (w *worker) receive() error {
 			w.parted = true
 		case *swarmv1.ToWorker_StatusAck:
 			w.acked = m.StatusAck.GetSequence()
+			w.say()
 		case *swarmv1.ToWorker_Assignments:
 			w.messages = append(w.messages, m.Assignments)
 			if w.quiet || w.busy {
@@ -351,9 +353,19 @@ func (w *worker) obey(a *swarmv1.Assignments) {
 		updates = append(updates, st)
 	}
 	if len(updates) > 0 {
-		w.sequence++
-		w.send(&swarmv1.FromWorker{Message: &swarmv1.FromWorker_Status{Status: &swarmv1.StatusReport{Sequence: w.sequence, Updates: updates}}})
+		w.say(updates...)
 	}
+}
+
+// say queues statuses, and reports them when the last report is acknowledged. The caller holds the mutex.
+func (w *worker) say(updates ...*swarmv1.TaskStatus) {
+	w.unsaid = append(w.unsaid, updates...)
+	if w.acked < w.sequence || len(w.unsaid) == 0 {
+		return
+	}
+	w.sequence++
+	w.send(&swarmv1.FromWorker{Message: &swarmv1.FromWorker_Status{Status: &swarmv1.StatusReport{Sequence: w.sequence, Updates: w.unsaid}}})
+	w.unsaid = nil
 }
 
 // confirm says that assignments are in force.
@@ -365,8 +377,7 @@ func (w *worker) confirm(a *swarmv1.Assignments) {
 func (w *worker) report(st *swarmv1.TaskStatus) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.sequence++
-	w.send(&swarmv1.FromWorker{Message: &swarmv1.FromWorker_Status{Status: &swarmv1.StatusReport{Sequence: w.sequence, Updates: []*swarmv1.TaskStatus{st}}}})
+	w.say(st)
 }
 
 func (w *worker) silence() {

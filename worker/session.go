@@ -239,7 +239,7 @@ func (s *session) holdings(ctx context.Context) (<-chan struct{}, error) {
 		s.w.deps.Log.Warn("list images", "err", err)
 		return changed, nil
 	}
-	report := &swarmv1.ImageReport{Complete: true}
+	report := &swarmv1.ImageReport{}
 	for _, i := range held {
 		report.Held = append(report.Held, i.Digest)
 	}

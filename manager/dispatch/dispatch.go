@@ -19,6 +19,8 @@ import (
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 
+	"swarm/internal/bounds"
+	"swarm/internal/logsample"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
 )
@@ -70,6 +72,7 @@ type Server struct {
 	deps Deps
 	log  *slog.Logger
 
+	sampled *logsample.Sampler // of what workers cause
 	reports *committer
 	tracker *tracker
 	herald  chan struct{} // capacity 1: a session began or ended, tell the leader now
@@ -80,6 +83,7 @@ type Server struct {
 	mu       sync.Mutex // guards the rest
 	stopped  bool
 	sessions map[string]*session // by node id
+	opens    map[string]*pace    // of sessions, by the id of the member that opens them
 	ended    map[string]ending   // sessions over within the session timeout, and not begun anew here
 	followed uint64              // store index of the newest change that the sessions are marked with
 	moved    chan struct{}       // closed and renewed when followed grows
@@ -99,10 +103,12 @@ type ending struct {
 func New(cfg Config, deps Deps) *Server {
 	s := &Server{
 		cfg: cfg, deps: deps, log: deps.Log,
+		sampled:  logsample.New(deps.Log),
 		tracker:  newTracker(),
 		atlas:    newAtlas(),
 		herald:   make(chan struct{}, 1),
 		sessions: make(map[string]*session),
+		opens:    make(map[string]*pace),
 		ended:    make(map[string]ending),
 		moved:    make(chan struct{}),
 	}
@@ -200,6 +206,7 @@ func (s *Server) mark(view *raftstore.View, m *marks, index uint64) {
 		}
 	}
 	for _, node := range m.gone {
+		delete(s.opens, node)
 		if sess := s.sessions[node]; sess != nil {
 			sess.close(errRemoved)
 		}
@@ -235,8 +242,18 @@ func (s *Server) closeAll(err error) {
 	}
 }
 
+// leftOut logs what is not used of a worker's message. Every worker can cause such lines as often as it likes.
+func (s *Server) leftOut(node, what string) {
+	if what != "" {
+		s.sampled.Log(slog.LevelWarn, "left out "+node, "part of a worker's message is not used", "node", node, "reason", what)
+	}
+}
+
 // Holders are the ready nodes that hold all blobs of an image.
 func (s *Server) Holders(ctx context.Context, req *swarmv1.HoldersRequest) (*swarmv1.HoldersResponse, error) {
+	if !bounds.IsDigest(req.GetDigest()) {
+		return nil, errdefs.ErrInvalidArgument.WithMessage("holders of an image: no valid digest is named")
+	}
 	view := s.deps.Store.View()
 	self := callerID(ctx)
 	out := &swarmv1.HoldersResponse{}

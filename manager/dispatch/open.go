@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/peer"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"swarm/internal/bounds"
 	"swarm/internal/transport"
 	"swarm/manager/ca"
 	swarmv1 "swarm/proto/swarm/v1"
@@ -87,6 +88,11 @@ func (s *Server) open(ctx context.Context, id string, hello *swarmv1.Hello, stre
 	if err := s.checkKey(ctx, node); err != nil {
 		return nil, err
 	}
+	if wait := s.opensSoon(id); wait > 0 {
+		return nil, errdefs.ErrResourceExhausted.WithMessage(fmt.Sprintf("node %s opens sessions too often: try again in %s", id, wait.Round(time.Millisecond)))
+	}
+	hello, left := bounds.Hello(hello, node.GetHostname())
+	s.leftOut(id, left)
 	if e := view.Cluster().GetEpoch(); hello.GetEpoch() != 0 && hello.GetEpoch() != e {
 		return nil, errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf(
 			"the cluster was recreated (epoch %d, the node knows %d): run `swarm leave --force` on the node and join again", e, hello.GetEpoch()))
@@ -119,6 +125,18 @@ func (s *Server) checkKey(ctx context.Context, node *swarmv1.Node) error {
 		return fmt.Errorf("note the newest key of node %s: %w", node.GetId(), err)
 	}
 	return nil
+}
+
+// opensSoon notes that a member opens a session. It returns how long the member must wait when it does so too often.
+func (s *Server) opensSoon(id string) time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p := s.opens[id]
+	if p == nil {
+		p = &pace{burst: opensBurst, period: opensPeriod}
+		s.opens[id] = p
+	}
+	return p.take(time.Now())
 }
 
 // fresh is a view that holds all that the leader had committed, so that neither a node that has just joined is unknown

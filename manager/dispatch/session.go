@@ -3,7 +3,9 @@ package dispatch
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"log/slog"
 	"slices"
 	"sync"
 	"time"
@@ -11,6 +13,7 @@ import (
 	"github.com/containerd/errdefs"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"swarm/internal/bounds"
 	"swarm/manager/ca"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
@@ -25,6 +28,7 @@ type session struct {
 	server *Server
 	wake   chan struct{} // capacity 1: there is something to send
 	over   chan struct{} // closed by close
+	facts  pace          // of what is committed of the node; the committer's
 
 	mu      sync.Mutex // guards the rest
 	err     error      // why it is over
@@ -36,6 +40,9 @@ type session struct {
 	beat    time.Time
 	beatSeq uint64 // to be answered; 0: none
 	departs bool   // the worker's host is going down
+	said    uint64 // sequence of the newest status report
+	stored  uint64 // of the newest one that is acknowledged
+	sending uint64 // of the newest assignments that are on their way, or there
 
 	progress progress
 }
@@ -43,7 +50,7 @@ type session struct {
 func newSession(s *Server, node string, epoch uint64, addr string, stream swarmv1.Dispatcher_SessionServer) *session {
 	return &session{
 		node: node, epoch: epoch, addr: addr, stream: stream, server: s, beat: time.Now(), whole: true,
-		wake: make(chan struct{}, 1), over: make(chan struct{}), progress: progress{moved: make(chan struct{})},
+		wake: make(chan struct{}, 1), over: make(chan struct{}), facts: pace{burst: factsBurst, period: factsPeriod}, progress: progress{moved: make(chan struct{})},
 	}
 }
 
@@ -99,7 +106,7 @@ func (x *session) newer(view *raftstore.View) {
 // ack tells the worker that a report is committed.
 func (x *session) ack(sequence uint64) {
 	x.mu.Lock()
-	x.acks = append(x.acks, sequence)
+	x.acks, x.stored = append(x.acks, sequence), max(x.stored, sequence)
 	x.mu.Unlock()
 	x.nudge()
 }
@@ -147,7 +154,7 @@ func (x *session) take() work {
 	return w
 }
 
-// receive takes the worker's messages until the stream ends.
+// receive takes the worker's messages until the stream ends, or one does not keep to the protocol.
 func (x *session) receive() {
 	for {
 		msg, err := x.stream.Recv()
@@ -160,24 +167,59 @@ func (x *session) receive() {
 			return
 		}
 		x.heard()
-		switch m := msg.GetMessage().(type) {
-		case *swarmv1.FromWorker_Heartbeat:
-			x.mu.Lock()
-			x.beatSeq = m.Heartbeat.GetSequence()
-			x.mu.Unlock()
-			x.nudge()
-		case *swarmv1.FromWorker_InForce:
-			x.acted(m.InForce.GetSequence())
-		case *swarmv1.FromWorker_Departure:
-			x.depart()
-		case *swarmv1.FromWorker_Status:
-			x.server.reports.add(entry{session: x, status: m.Status})
-		case *swarmv1.FromWorker_Description:
-			x.server.reports.add(entry{session: x, description: m.Description})
-		case *swarmv1.FromWorker_Images:
-			x.server.reports.add(entry{session: x, images: m.Images})
+		if err := x.hear(msg); err != nil {
+			x.server.sampled.Log(slog.LevelWarn, "protocol "+x.node, "session of a worker that does not keep to the protocol is closed", "node", x.node, "err", err)
+			x.close(err)
+			return
 		}
 	}
+}
+
+// hear acts on a message, as far as it is within bounds. An error ends the session.
+func (x *session) hear(msg *swarmv1.FromWorker) error {
+	row, _ := x.server.deps.Store.View().Nodes.Get(x.node)
+	msg, left, err := bounds.FromWorker(msg, row.GetHostname())
+	if err != nil {
+		return err
+	}
+	x.server.leftOut(x.node, left)
+	switch m := msg.GetMessage().(type) {
+	case *swarmv1.FromWorker_Hello:
+		return errdefs.ErrInvalidArgument.WithMessage("a session has one hello, and this is the second")
+	case *swarmv1.FromWorker_Heartbeat:
+		x.mu.Lock()
+		x.beatSeq = m.Heartbeat.GetSequence()
+		x.mu.Unlock()
+		x.nudge()
+	case *swarmv1.FromWorker_InForce:
+		return x.acted(m.InForce.GetSequence())
+	case *swarmv1.FromWorker_Departure:
+		x.depart()
+	case *swarmv1.FromWorker_Status:
+		if err := x.says(m.Status.GetSequence()); err != nil {
+			return err
+		}
+		x.server.reports.add(&entry{session: x, status: m.Status})
+	case *swarmv1.FromWorker_Description:
+		x.server.reports.add(&entry{session: x, description: m.Description})
+	case *swarmv1.FromWorker_Images:
+		x.server.reports.add(&entry{session: x, images: m.Images})
+	}
+	return nil
+}
+
+// says notes that a status report came. A worker sends one at a time: the next when the last is acknowledged.
+func (x *session) says(sequence uint64) error {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	switch {
+	case x.said != x.stored:
+		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("status report %d came before report %d was acknowledged", sequence, x.said))
+	case sequence != x.said+1:
+		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("status report %d came after %d", sequence, x.said))
+	}
+	x.said = sequence
+	return nil
 }
 
 // sent notes that the worker has been told all that was marked up to marks, the last of it in the assignments of sequence.
@@ -187,10 +229,15 @@ func (x *session) sent(marks, sequence uint64) {
 	x.progress.sent(marks, sequence)
 }
 
-func (x *session) acted(sequence uint64) {
+// acted notes that the worker has acted on assignments, which it must have been sent.
+func (x *session) acted(sequence uint64) error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	if sequence > x.sending {
+		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("assignments %d are acknowledged, and %d were the last", sequence, x.sending))
+	}
 	x.progress.acted(sequence)
+	return nil
 }
 
 // heard: whatever comes from a worker shows that it lives.
@@ -264,6 +311,9 @@ func (x *session) talk(out *outbox, sequence *uint64, w work) error {
 		return nil
 	}
 	*sequence++
+	x.mu.Lock()
+	x.sending = *sequence
+	x.mu.Unlock()
 	return x.stream.Send(&swarmv1.ToWorker{Message: &swarmv1.ToWorker_Assignments{Assignments: &swarmv1.Assignments{
 		Sequence: *sequence, Complete: w.whole, Index: w.view.Index(), Changes: changes,
 	}}})

@@ -477,7 +477,8 @@ func (x *Heartbeat) GetSequence() uint64 {
 	return 0
 }
 
-// StatusReport: sequence grows by one a report within a session; an ack means committed through Raft.
+// StatusReport: sequence grows by one a report within a session. An ack means committed through Raft, and the next report
+// may be sent only then.
 type StatusReport struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Sequence      uint64                 `protobuf:"varint,1,opt,name=sequence,proto3" json:"sequence,omitempty"`
@@ -530,12 +531,10 @@ func (x *StatusReport) GetUpdates() []*TaskStatus {
 	return nil
 }
 
-// ImageReport: digests wholly held by this node. Complete: replaces what was reported before.
+// ImageReport names all images that this node holds wholly, by digest. It replaces what was reported before.
 type ImageReport struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Complete      bool                   `protobuf:"varint,1,opt,name=complete,proto3" json:"complete,omitempty"`
-	Held          []string               `protobuf:"bytes,2,rep,name=held,proto3" json:"held,omitempty"`
-	Gone          []string               `protobuf:"bytes,3,rep,name=gone,proto3" json:"gone,omitempty"`
+	Held          []string               `protobuf:"bytes,1,rep,name=held,proto3" json:"held,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -570,23 +569,9 @@ func (*ImageReport) Descriptor() ([]byte, []int) {
 	return file_swarm_v1_dispatch_proto_rawDescGZIP(), []int{6}
 }
 
-func (x *ImageReport) GetComplete() bool {
-	if x != nil {
-		return x.Complete
-	}
-	return false
-}
-
 func (x *ImageReport) GetHeld() []string {
 	if x != nil {
 		return x.Held
-	}
-	return nil
-}
-
-func (x *ImageReport) GetGone() []string {
-	if x != nil {
-		return x.Gone
 	}
 	return nil
 }
@@ -3234,11 +3219,9 @@ const file_swarm_v1_dispatch_proto_rawDesc = "" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\"Z\n" +
 	"\fStatusReport\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12.\n" +
-	"\aupdates\x18\x02 \x03(\v2\x14.swarm.v1.TaskStatusR\aupdates\"Q\n" +
-	"\vImageReport\x12\x1a\n" +
-	"\bcomplete\x18\x01 \x01(\bR\bcomplete\x12\x12\n" +
-	"\x04held\x18\x02 \x03(\tR\x04held\x12\x12\n" +
-	"\x04gone\x18\x03 \x03(\tR\x04gone\"\xdf\x02\n" +
+	"\aupdates\x18\x02 \x03(\v2\x14.swarm.v1.TaskStatusR\aupdates\"!\n" +
+	"\vImageReport\x12\x12\n" +
+	"\x04held\x18\x01 \x03(\tR\x04held\"\xdf\x02\n" +
 	"\bToWorker\x12-\n" +
 	"\awelcome\x18\x01 \x01(\v2\x11.swarm.v1.WelcomeH\x00R\awelcome\x12=\n" +
 	"\rheartbeat_ack\x18\x02 \x01(\v2\x16.swarm.v1.HeartbeatAckH\x00R\fheartbeatAck\x129\n" +

@@ -206,16 +206,10 @@ func (m *ImageReport) CloneVT() *ImageReport {
 		return (*ImageReport)(nil)
 	}
 	r := new(ImageReport)
-	r.Complete = m.Complete
 	if rhs := m.Held; rhs != nil {
 		tmpContainer := make([]string, len(rhs))
 		copy(tmpContainer, rhs)
 		r.Held = tmpContainer
-	}
-	if rhs := m.Gone; rhs != nil {
-		tmpContainer := make([]string, len(rhs))
-		copy(tmpContainer, rhs)
-		r.Gone = tmpContainer
 	}
 	if len(m.unknownFields) > 0 {
 		r.unknownFields = make([]byte, len(m.unknownFields))
@@ -1601,23 +1595,11 @@ func (this *ImageReport) EqualVT(that *ImageReport) bool {
 	} else if this == nil || that == nil {
 		return false
 	}
-	if this.Complete != that.Complete {
-		return false
-	}
 	if len(this.Held) != len(that.Held) {
 		return false
 	}
 	for i, vx := range this.Held {
 		vy := that.Held[i]
-		if vx != vy {
-			return false
-		}
-	}
-	if len(this.Gone) != len(that.Gone) {
-		return false
-	}
-	for i, vx := range this.Gone {
-		vy := that.Gone[i]
 		if vx != vy {
 			return false
 		}
@@ -3835,33 +3817,14 @@ func (m *ImageReport) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
 	}
-	if len(m.Gone) > 0 {
-		for iNdEx := len(m.Gone) - 1; iNdEx >= 0; iNdEx-- {
-			i -= len(m.Gone[iNdEx])
-			copy(dAtA[i:], m.Gone[iNdEx])
-			i = protohelpers.EncodeVarint(dAtA, i, uint64(len(m.Gone[iNdEx])))
-			i--
-			dAtA[i] = 0x1a
-		}
-	}
 	if len(m.Held) > 0 {
 		for iNdEx := len(m.Held) - 1; iNdEx >= 0; iNdEx-- {
 			i -= len(m.Held[iNdEx])
 			copy(dAtA[i:], m.Held[iNdEx])
 			i = protohelpers.EncodeVarint(dAtA, i, uint64(len(m.Held[iNdEx])))
 			i--
-			dAtA[i] = 0x12
+			dAtA[i] = 0xa
 		}
-	}
-	if m.Complete {
-		i--
-		if m.Complete {
-			dAtA[i] = 1
-		} else {
-			dAtA[i] = 0
-		}
-		i--
-		dAtA[i] = 0x8
 	}
 	return len(dAtA) - i, nil
 }
@@ -6601,17 +6564,8 @@ func (m *ImageReport) SizeVT() (n int) {
 	}
 	var l int
 	_ = l
-	if m.Complete {
-		n += 2
-	}
 	if len(m.Held) > 0 {
 		for _, s := range m.Held {
-			l = len(s)
-			n += 1 + l + protohelpers.SizeOfVarint(uint64(l))
-		}
-	}
-	if len(m.Gone) > 0 {
-		for _, s := range m.Gone {
 			l = len(s)
 			n += 1 + l + protohelpers.SizeOfVarint(uint64(l))
 		}
@@ -8606,26 +8560,6 @@ func (m *ImageReport) UnmarshalVT(dAtA []byte) error {
 		}
 		switch fieldNum {
 		case 1:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Complete", wireType)
-			}
-			var v int
-			for shift := uint(0); ; shift += 7 {
-				if shift >= 64 {
-					return protohelpers.ErrIntOverflow
-				}
-				if iNdEx >= l {
-					return io.ErrUnexpectedEOF
-				}
-				b := dAtA[iNdEx]
-				iNdEx++
-				v |= int(b&0x7F) << shift
-				if b < 0x80 {
-					break
-				}
-			}
-			m.Complete = bool(v != 0)
-		case 2:
 			if wireType != 2 {
 				return fmt.Errorf("proto: wrong wireType = %d for field Held", wireType)
 			}
@@ -8656,38 +8590,6 @@ func (m *ImageReport) UnmarshalVT(dAtA []byte) error {
 				return io.ErrUnexpectedEOF
 			}
 			m.Held = append(m.Held, string(dAtA[iNdEx:postIndex]))
-			iNdEx = postIndex
-		case 3:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Gone", wireType)
-			}
-			var stringLen uint64
-			for shift := uint(0); ; shift += 7 {
-				if shift >= 64 {
-					return protohelpers.ErrIntOverflow
-				}
-				if iNdEx >= l {
-					return io.ErrUnexpectedEOF
-				}
-				b := dAtA[iNdEx]
-				iNdEx++
-				stringLen |= uint64(b&0x7F) << shift
-				if b < 0x80 {
-					break
-				}
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protohelpers.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protohelpers.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Gone = append(m.Gone, string(dAtA[iNdEx:postIndex]))
 			iNdEx = postIndex
 		default:
 			iNdEx = preIndex

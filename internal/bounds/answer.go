@@ -1,0 +1,146 @@
+package bounds
+
+import (
+	"slices"
+
+	"swarm/internal/ident"
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+const (
+	// MaxRecord is the longest log record that LogRecords passes, in bytes. Workers cut lines at a quarter of it.
+	MaxRecord = 64 << 10
+	// MaxOutput is the longest piece of a process's output that Output passes, in bytes.
+	MaxOutput = 1 << 20
+	// MaxRelease is how many images a node may ask to remove at once.
+	MaxRelease = 1024
+
+	maxStep    = 256
+	maxLayer   = 64
+	maxHeldOf  = 8192 // images, containers, volumes or logs of one node
+	maxPath    = 4096
+	maxDetails = 64
+	maxTasks   = 8192 // of one network on one node
+	maxPeers   = 8192
+	maxTried   = 32
+)
+
+// Progress returns what may be shown of a node's progress with an image. What the image is, the node does not say: of its
+// answer only success counts. Who passes the message on names the node.
+func Progress(p *swarmv1.ImageProgress) *swarmv1.ImageProgress {
+	return &swarmv1.ImageProgress{
+		Step: Text(p.GetStep(), maxStep), Id: Text(p.GetId(), maxLayer), Current: max(p.GetCurrent(), 0), Total: max(p.GetTotal(), 0),
+	}
+}
+
+// LogRecords returns what may be shown of a node's answer to a question for the logs of tasks: records and details of these
+// tasks. whose gives the rest of what a record says of its task; it is called with ids from tasks alone.
+func LogRecords(m *swarmv1.TaskLogsResponse, tasks []string, whose func(taskID string) *swarmv1.LogRecord) *swarmv1.TaskLogsResponse {
+	out := &swarmv1.TaskLogsResponse{}
+	for _, r := range m.GetRecords() {
+		known := r.GetStream() == swarmv1.LogRecord_STDOUT || r.GetStream() == swarmv1.LogRecord_STDERR
+		if !known || len(r.GetData()) > MaxRecord || !slices.Contains(tasks, r.GetTaskId()) {
+			continue
+		}
+		of := whose(r.GetTaskId())
+		out.Records = append(out.Records, &swarmv1.LogRecord{
+			Timestamp: instant(r.GetTimestamp()), Stream: r.GetStream(), Data: r.GetData(), TaskId: r.GetTaskId(), NodeId: of.GetNodeId(),
+			ServiceId: of.GetServiceId(), Slot: of.GetSlot(), Offset: r.GetOffset(), Partial: r.GetPartial(), Lost: r.GetLost(),
+		})
+	}
+	out.Details = pick(m.GetDetails(), len(tasks), func(d *swarmv1.LogDetails) (*swarmv1.LogDetails, bool) {
+		if !slices.Contains(tasks, d.GetTaskId()) {
+			return nil, false
+		}
+		details := make(map[string]string)
+		for key, value := range d.GetDetails() {
+			if len(details) < maxDetails {
+				details[Text(key, maxValue)] = Text(value, MaxText)
+			}
+		}
+		return &swarmv1.LogDetails{TaskId: d.GetTaskId(), Details: details}, true
+	})
+	return out
+}
+
+// Output returns a piece of what a process in a container writes; an error when the piece is longer than any node sends.
+// The bytes are the process's own: whoever shows them on a terminal decides what may control it.
+func Output(m *swarmv1.ExecOutput) (*swarmv1.ExecOutput, error) {
+	if n := m.SizeVT(); n > MaxOutput {
+		return nil, invalid("the node sends a piece of output of %d bytes, at most %d are allowed", n, MaxOutput)
+	}
+	return m, nil
+}
+
+// DiskUsage returns what may be used of a node's account of its disk.
+func DiskUsage(u *swarmv1.DiskUsageResponse) *swarmv1.DiskUsageResponse {
+	return &swarmv1.DiskUsageResponse{
+		Path: Text(u.GetPath(), maxPath), Total: max(u.GetTotal(), 0), Free: max(u.GetFree(), 0), ImagesSize: max(u.GetImagesSize(), 0),
+		Images: pick(u.GetImages(), maxHeldOf, heldImage),
+		Containers: pick(u.GetContainers(), maxHeldOf, func(c *swarmv1.HeldContainer) (*swarmv1.HeldContainer, bool) {
+			ok := ident.IsKey(c.GetTaskId()) && (c.GetServiceId() == "" || ident.IsKey(c.GetServiceId()))
+			return &swarmv1.HeldContainer{
+				TaskId: c.GetTaskId(), ServiceId: c.GetServiceId(), Running: c.GetRunning(), Dead: c.GetDead(), Size: max(c.GetSize(), 0),
+			}, ok
+		}),
+		Volumes: pick(u.GetVolumes(), maxHeldOf, func(v *swarmv1.HeldVolume) (*swarmv1.HeldVolume, bool) {
+			return &swarmv1.HeldVolume{Name: Text(v.GetName(), ident.MaxVolumeName), Links: v.GetLinks(), Size: max(v.GetSize(), 0)}, v.GetName() != ""
+		}),
+		Logs: pick(u.GetLogs(), maxHeldOf, func(l *swarmv1.HeldLog) (*swarmv1.HeldLog, bool) {
+			return &swarmv1.HeldLog{TaskId: l.GetTaskId(), Size: max(l.GetSize(), 0), Retired: instant(l.GetRetired())}, ident.IsKey(l.GetTaskId())
+		}),
+	}
+}
+
+func heldImage(h *swarmv1.HeldImage) (*swarmv1.HeldImage, bool) {
+	img := h.GetImage()
+	return &swarmv1.HeldImage{
+		Image: &swarmv1.Image{
+			Name: Text(img.GetName(), maxStep), Digest: img.GetDigest(), Size: max(img.GetSize(), 0), Loaded: img.GetLoaded(),
+			Platforms: pick(img.GetPlatforms(), maxDetails, func(p *swarmv1.Platform) (*swarmv1.Platform, bool) { return platform(p), p != nil }),
+		},
+		Containers: h.GetContainers(), Since: instant(h.GetSince()), Labels: labels(h.GetLabels()), Size: max(h.GetSize(), 0), Unique: max(h.GetUnique(), 0),
+	}, IsDigest(img.GetDigest())
+}
+
+// DiskPruned returns what may be used of a node's account of what it removed.
+func DiskPruned(p *swarmv1.DiskPruneResponse) *swarmv1.DiskPruneResponse {
+	key := func(s string) (string, bool) { return s, ident.IsKey(s) }
+	return &swarmv1.DiskPruneResponse{
+		Digests: Digests(p.GetDigests(), maxHeldOf), Containers: pick(p.GetContainers(), maxHeldOf, key), Logs: pick(p.GetLogs(), maxHeldOf, key),
+		Reclaimed: max(p.GetReclaimed(), 0),
+	}
+}
+
+// Network returns what may be used of a node's account of a network.
+func Network(n *swarmv1.NodeNetwork) *swarmv1.NodeNetwork {
+	return &swarmv1.NodeNetwork{
+		Index: n.GetIndex(), Absent: n.GetAbsent(), Vni: n.GetVni(), Mtu: n.GetMtu(), Underlay: Text(n.GetUnderlay(), maxWord), Port: n.GetPort(),
+		Netns:   Text(n.GetNetns(), maxPath),
+		TaskIds: pick(n.GetTaskIds(), maxTasks, func(s string) (string, bool) { return s, ident.IsKey(s) }),
+		Peers: pick(n.GetPeers(), maxPeers, func(p *swarmv1.NodeNetworkPeer) (*swarmv1.NodeNetworkPeer, bool) {
+			return &swarmv1.NodeNetworkPeer{Addr: p.GetAddr(), Endpoints: p.GetEndpoints()}, isAddr(p.GetAddr())
+		}),
+		Received: traffic(n.GetReceived()), Sent: traffic(n.GetSent()),
+	}
+}
+
+func traffic(t *swarmv1.NetworkTraffic) *swarmv1.NetworkTraffic {
+	if t == nil {
+		return nil
+	}
+	return &swarmv1.NetworkTraffic{Packets: t.GetPackets(), Bytes: t.GetBytes(), Dropped: t.GetDropped()}
+}
+
+// Probe returns what may be used of a peer's answer to a probe.
+func Probe(p *swarmv1.ProbeResponse) *swarmv1.ProbeResponse {
+	return &swarmv1.ProbeResponse{
+		Hostname: Text(p.GetHostname(), ident.MaxHostname), ReceivedAt: instant(p.GetReceivedAt()), AnsweredAt: instant(p.GetAnsweredAt()),
+		SmallCame: p.GetSmallCame(), LargeCame: p.GetLargeCame(), Large: p.GetLarge(),
+		Tried: pick(p.GetTried(), maxTried, func(t *swarmv1.TriedWay) (*swarmv1.TriedWay, bool) {
+			return &swarmv1.TriedWay{
+				Network: Text(t.GetNetwork(), maxLayer), Port: t.GetPort(), Purpose: Text(t.GetPurpose(), maxStep), Bytes: t.GetBytes(), Error: Text(t.GetError(), maxTrouble),
+			}, true
+		}),
+	}
+}

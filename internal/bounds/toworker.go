@@ -1,0 +1,219 @@
+package bounds
+
+import (
+	"fmt"
+	"net/netip"
+	"time"
+
+	"swarm/internal/ident"
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+const (
+	// MaxPeers is how many managers, or holders of an image, a node believes in.
+	MaxPeers = 1024
+	// MaxBundle is the largest set of root certificates, in bytes.
+	MaxBundle = 256 << 10
+
+	minHeartbeat, maxHeartbeat = 100 * time.Millisecond, time.Minute
+
+	maxKey      = 1 << 10 // an encryption key
+	maxVNI      = 1<<24 - 1
+	maxAttached = 1 << 10 // networks of one object, addresses of one network, ports of one service
+)
+
+// Assignments returns the changes that a worker may act on: those whose ids can be names of files, and whose addresses,
+// ranges and ports are well formed. left says why the others were left out, in a line each.
+func Assignments(m *swarmv1.Assignments) (clean *swarmv1.Assignments, left []string) {
+	clean = &swarmv1.Assignments{Sequence: m.GetSequence(), Complete: m.GetComplete(), Index: m.GetIndex()}
+	for _, c := range m.GetChanges() {
+		switch change := c.GetChange().(type) {
+		case *swarmv1.AssignmentChange_Put:
+			if err := checkAssignment(change.Put); err != nil {
+				left = append(left, err.Error())
+				continue
+			}
+		case *swarmv1.AssignmentChange_Remove:
+			if change.Remove == nil {
+				left = append(left, "a change removes nothing")
+				continue
+			}
+		default:
+			continue // Of a newer version of the managers.
+		}
+		clean.Changes = append(clean.Changes, c)
+	}
+	return clean, left
+}
+
+func checkAssignment(a *swarmv1.Assignment) error {
+	switch o := a.GetObject().(type) {
+	case *swarmv1.Assignment_Task:
+		return checkTask(o.Task)
+	case *swarmv1.Assignment_Revision:
+		return ident.CheckKey("service", o.Revision.GetServiceId())
+	case *swarmv1.Assignment_Secret:
+		return ident.CheckKey("secret", o.Secret.GetId())
+	case *swarmv1.Assignment_Config:
+		return ident.CheckKey("config", o.Config.GetId())
+	case *swarmv1.Assignment_Endpoint:
+		return checkEndpoint(o.Endpoint)
+	case *swarmv1.Assignment_Key:
+		if len(o.Key.GetKey()) > maxKey {
+			return invalid("an encryption key has %d bytes", len(o.Key.GetKey()))
+		}
+		return ident.CheckKey("subsystem", o.Key.GetSubsystem())
+	case *swarmv1.Assignment_Network:
+		return checkNetwork(o.Network)
+	case *swarmv1.Assignment_Image:
+		if !IsDigest(o.Image.GetDigest()) {
+			return invalid("image %q has no valid digest", Text(o.Image.GetName(), maxStep))
+		}
+		return ident.CheckKey("image", o.Image.GetId())
+	case *swarmv1.Assignment_Peering:
+		return checkPeering(o.Peering)
+	case *swarmv1.Assignment_Routing:
+		return checkRouting(o.Routing)
+	case *swarmv1.Assignment_Backend:
+		return checkBackend(o.Backend)
+	}
+	return nil // Of a newer version of the managers: it has no effect.
+}
+
+func checkTask(t *swarmv1.Task) error {
+	if err := ident.CheckKey("task", t.GetId()); err != nil {
+		return err
+	}
+	if err := ident.CheckKey("service", t.GetServiceId()); err != nil {
+		return fmt.Errorf("task %s: %w", t.GetId(), err)
+	}
+	if _, known := swarmv1.TaskState_name[int32(t.GetDesiredState())]; !known {
+		return invalid("task %s is to be of state %d, which is not known", t.GetId(), t.GetDesiredState())
+	}
+	return checkAttachments("task "+t.GetId(), t.GetNetworks())
+}
+
+func checkAttachments(whose string, all []*swarmv1.NetworkAttachment) error {
+	if len(all) > maxAttached {
+		return invalid("%s is on %d networks", whose, len(all))
+	}
+	for _, n := range all {
+		if err := ident.CheckKey("network", n.GetNetworkId()); err != nil {
+			return fmt.Errorf("%s: %w", whose, err)
+		}
+		if err := checkPrefixes(whose, n.GetAddresses()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func checkPrefixes(whose string, all []string) error {
+	if len(all) > maxAttached {
+		return invalid("%s has %d addresses", whose, len(all))
+	}
+	for _, s := range all {
+		if _, err := netip.ParsePrefix(s); err != nil {
+			return invalid("%s: %q is no address in prefix notation", whose, Text(s, maxWord))
+		}
+	}
+	return nil
+}
+
+func checkEndpoint(e *swarmv1.Endpoint) error {
+	if err := ident.CheckKey("service", e.GetServiceId()); err != nil {
+		return err
+	}
+	whose := "the endpoint of service " + e.GetServiceId()
+	if len(e.GetPorts()) > maxAttached || len(e.GetVirtualIps()) > maxAttached {
+		return invalid("%s has %d ports and %d addresses", whose, len(e.GetPorts()), len(e.GetVirtualIps()))
+	}
+	for _, p := range e.GetPorts() {
+		ok := isPort(p.GetTargetPort()) && (p.GetPublishedPort() == 0 || isPort(p.GetPublishedPort())) && p.GetMeshPort() < 1<<16 &&
+			(p.GetHostIp() == "" || isAddr(p.GetHostIp()))
+		if !ok {
+			return invalid("%s has a port that is none: %d to %d", whose, p.GetPublishedPort(), p.GetTargetPort())
+		}
+	}
+	for _, v := range e.GetVirtualIps() {
+		if err := checkPrefixes(whose, []string{v.GetAddr()}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func checkNetwork(n *swarmv1.Network) error {
+	if err := ident.CheckKey("network", n.GetId()); err != nil {
+		return err
+	}
+	if n.GetVni() > maxVNI || len(n.GetIpam().GetConfigs()) > maxAttached {
+		return invalid("network %s has identifier %d and %d subnets", n.GetId(), n.GetVni(), len(n.GetIpam().GetConfigs()))
+	}
+	for _, c := range n.GetIpam().GetConfigs() {
+		if err := checkPrefixes("network "+n.GetId(), []string{c.GetSubnet()}); err != nil {
+			return err
+		}
+		if c.GetGateway() != "" && !isAddr(c.GetGateway()) {
+			return invalid("network %s: gateway %q is no address", n.GetId(), Text(c.GetGateway(), maxWord))
+		}
+	}
+	return nil
+}
+
+func checkPeering(p *swarmv1.Peering) error {
+	if err := ident.CheckKey("node", p.GetNodeId()); err != nil {
+		return err
+	}
+	for _, s := range append([]string{p.GetAddr()}, p.GetOthers()...) {
+		if s != "" && !isHost(s) {
+			return invalid("node %s: %q is no address", p.GetNodeId(), Text(s, maxWord))
+		}
+	}
+	return checkPrefixes("node "+p.GetNodeId(), p.GetMeshAddresses())
+}
+
+func checkRouting(r *swarmv1.Routing) error {
+	if err := ident.CheckKey("service", r.GetServiceId()); err != nil {
+		return err
+	}
+	if r.GetEndpoint() != nil {
+		if err := checkEndpoint(r.GetEndpoint()); err != nil {
+			return err
+		}
+	}
+	return checkAttachments("service "+r.GetServiceId(), r.GetNetworks())
+}
+
+func checkBackend(b *swarmv1.Backend) error {
+	for _, id := range []struct{ kind, value string }{{"task", b.GetTaskId()}, {"service", b.GetServiceId()}, {"node", b.GetNodeId()}} {
+		if err := ident.CheckKey(id.kind, id.value); err != nil {
+			return err
+		}
+	}
+	return checkAttachments("task "+b.GetTaskId(), b.GetNetworks())
+}
+
+// Peers returns the peers whose id and address are well formed, at most MaxPeers.
+func Peers(in []*swarmv1.Peer) []*swarmv1.Peer {
+	return pick(in, MaxPeers, func(p *swarmv1.Peer) (*swarmv1.Peer, bool) {
+		ok := ident.IsKey(p.GetNodeId()) && isHost(p.GetAddr()) && isPort(p.GetPort())
+		return &swarmv1.Peer{NodeId: p.GetNodeId(), Addr: p.GetAddr(), Port: p.GetPort()}, ok
+	})
+}
+
+// isHost tells whether s is where one host is reached: an address, or a name.
+func isHost(s string) bool {
+	if _, err := netip.ParseAddr(s); err == nil {
+		return ident.CheckHostAddress("address", s) == nil
+	}
+	return ident.CheckHostname(s) == nil
+}
+
+// Heartbeat returns a period at which heartbeats can be sent; fallback for one that is not set.
+func Heartbeat(d, fallback time.Duration) time.Duration {
+	if d <= 0 {
+		return fallback
+	}
+	return max(minHeartbeat, min(d, maxHeartbeat))
+}
