@@ -123,9 +123,6 @@ func managerWord(m *swarmv1.ManagerStatus) string {
 }
 
 func nodeHostname(n *swarmv1.NodeInfo) string {
-	if h := n.GetState().GetDescription().GetHostname(); h != "" {
-		return h
-	}
 	return n.GetNode().GetHostname()
 }
 

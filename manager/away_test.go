@@ -56,7 +56,7 @@ func TestControl_LogsOfANodeThatIsAway(t *testing.T) {
 				b := r.join("host-b")
 				id := r.create(serviceSpec("web", 4))
 				for task := range r.store.View().TasksOfService(id) {
-					h.logs[task.GetId()] = []*swarmv1.LogRecord{{TaskId: task.GetId(), Offset: 1, Data: []byte("x")}}
+					h.logs[task.GetId()] = []*swarmv1.LogRecord{{TaskId: task.GetId(), Stream: swarmv1.LogRecord_STDOUT, Offset: 1, Data: []byte("x")}}
 				}
 				away.Store(&b.id)
 				stream, err := r.admin.Logs(t.Context(), &swarmv1.LogsRequest{Service: "web", Options: &swarmv1.LogOptions{Tail: -1}})

@@ -310,7 +310,7 @@ func TestControl_LogsAreMergedInTime(t *testing.T) {
 		for task := range r.store.View().TasksOfService(id) {
 			for n := range 3 {
 				h.logs[task.GetId()] = append(h.logs[task.GetId()], &swarmv1.LogRecord{
-					TaskId: task.GetId(), Offset: uint64(n), Data: []byte{byte('a' + 2*n + i)},
+					TaskId: task.GetId(), Stream: swarmv1.LogRecord_STDOUT, Offset: uint64(n), Data: []byte{byte('a' + 2*n + i)},
 					Timestamp: timestamppb.New(start.Add(time.Duration(2*n+i) * time.Second)),
 				})
 			}

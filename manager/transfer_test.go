@@ -18,6 +18,8 @@ import (
 	"swarm/raftstore"
 )
 
+var otherDigest = "sha256:" + strings.Repeat("e", 64)
+
 // carrier is a node's worker that moves images.
 type carrier struct {
 	swarmv1.UnimplementedWorkerServer
@@ -42,7 +44,8 @@ func (c *carrier) PullImage(req *swarmv1.PullImageRequest, stream grpc.ServerStr
 	c.note("pulls " + req.Reference)
 	return errors.Join(
 		stream.Send(&swarmv1.ImageProgress{Id: "layer", Step: "Downloading"}),
-		stream.Send(&swarmv1.ImageProgress{Step: "done", Image: &swarmv1.Image{Name: req.Reference, Digest: testDigest}}))
+		// What a node says that the image is counts for nothing.
+		stream.Send(&swarmv1.ImageProgress{Step: "done", Image: &swarmv1.Image{Name: "other:1", Digest: otherDigest, Size: 1 << 60}}))
 }
 
 func (c *carrier) PushImage(req *swarmv1.PushImageRequest, stream grpc.ServerStreamingServer[swarmv1.ImageProgress]) error {
@@ -76,7 +79,7 @@ func TestControl_ImagesMoveBetweenNodesAndRegistries(t *testing.T) {
 		var moves []string
 		lacking := map[string]bool{}
 		r := newRig(t, func(d *manager.Deps) {
-			d.Resolver = digests{}
+			d.Resolver = digests{"docker.io/library/demo:1": testDigest}
 			d.Conn = func(node string) (grpc.ClientConnInterface, error) {
 				c := &carrier{node: node, lacks: lacking[node], mu: &mu, moves: &moves}
 				return serve(t, nodeInfo(self), func(s grpc.ServiceRegistrar) { swarmv1.RegisterWorkerServer(s, c) }, func(context.Context, string) error { return nil }), nil
@@ -95,7 +98,7 @@ func TestControl_ImagesMoveBetweenNodesAndRegistries(t *testing.T) {
 		if err != nil || last.GetImage().GetDigest() != testDigest || last.GetNode() == "" {
 			t.Fatalf("pull: got %v, %v", last, err)
 		}
-		if len(moves) != 2 || moves[0] != a.id+" pulls docker.io/library/demo:1" {
+		if len(moves) != 2 || moves[0] != a.id+" pulls docker.io/library/demo:1@"+testDigest {
 			t.Errorf("pulls: got %q, want each node once, the first named first", moves)
 		}
 
@@ -155,7 +158,7 @@ func TestControl_PullGoesOnWhereItCan(t *testing.T) {
 		synctest.Wait()
 		_, err := drain(t, must(r.admin.PullImage(t.Context(), &swarmv1.PullImageClusterRequest{Reference: "demo:1", Nodes: []string{a.id, b.id, c.id}})), nil)
 		refused(t, "a pull of three nodes of which one is full", err, errdefs.IsResourceExhausted, "host-b: no space left")
-		if want := c.id + " pulls docker.io/library/demo:1"; !slices.Contains(moves, want) {
+		if want := c.id + " pulls docker.io/library/demo:1@" + testDigest; !slices.Contains(moves, want) {
 			t.Errorf("pulls: got %q, want also %q", moves, want)
 		}
 	})

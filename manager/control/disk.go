@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 
+	"swarm/internal/bounds"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
 )
@@ -66,7 +67,10 @@ func (s *Server) usage(ctx context.Context, nodes []*swarmv1.Node) []*swarmv1.No
 	s.askAll(ctx, nodes, usagePatience, func(ctx context.Context, i int, conn grpc.ClientConnInterface, err error) {
 		out[i] = &swarmv1.NodeUsage{NodeId: nodes[i].GetId(), Hostname: nodeName(s.store.View(), nodes[i].GetId())}
 		if err == nil {
-			out[i].Usage, err = swarmv1.NewDiskClient(conn).Usage(ctx, &swarmv1.DiskUsageRequest{})
+			var answer *swarmv1.DiskUsageResponse
+			if answer, err = swarmv1.NewDiskClient(conn).Usage(ctx, &swarmv1.DiskUsageRequest{}); err == nil {
+				out[i].Usage = bounds.DiskUsage(answer)
+			}
 		}
 		out[i].Error = complaint(err)
 	})
@@ -101,7 +105,7 @@ func complaint(err error) string {
 	if err == nil {
 		return ""
 	}
-	return strings.ReplaceAll(err.Error(), "\n", " ")
+	return bounds.Text(err.Error(), bounds.MaxText)
 }
 
 // Prune removes what nothing uses: on every node, or on those that are named.
@@ -130,9 +134,13 @@ func (d *Disks) Prune(ctx context.Context, req *swarmv1.DisksPruneRequest) (*swa
 		id := nodes[i].GetId()
 		out.Nodes[i] = &swarmv1.NodePruned{NodeId: id, Hostname: nodeName(s.store.View(), id)}
 		if err == nil {
-			out.Nodes[i].Pruned, err = swarmv1.NewDiskClient(conn).Prune(ctx, &swarmv1.DiskPruneRequest{
+			var answer *swarmv1.DiskPruneResponse
+			answer, err = swarmv1.NewDiskClient(conn).Prune(ctx, &swarmv1.DiskPruneRequest{
 				Digests: digests[id], Containers: req.GetContainers(), Logs: req.GetLogs(), Until: req.GetUntil(),
 			})
+			if err == nil {
+				out.Nodes[i].Pruned = bounds.DiskPruned(answer)
+			}
 		}
 		out.Nodes[i].Error = complaint(err)
 	})
@@ -141,12 +149,14 @@ func (d *Disks) Prune(ctx context.Context, req *swarmv1.DisksPruneRequest) (*swa
 
 // untag makes the cluster forget the images that no service and no container uses, as far as the filter goes.
 func (s *Server) untag(ctx context.Context, usage []*swarmv1.NodeUsage, req *swarmv1.DisksPruneRequest) ([]string, error) {
+	// Every holder must agree that the filter names an image: labels are what a node says of it.
 	used, passes := map[string]bool{}, map[string]bool{}
 	for _, u := range usage {
 		for _, h := range u.GetUsage().GetImages() {
 			digest := h.GetImage().GetDigest()
 			used[digest] = used[digest] || h.GetContainers() > 0
-			passes[digest] = passes[digest] || labelsPass(req.GetLabels(), h.GetLabels())
+			before, seen := passes[digest]
+			passes[digest] = (before || !seen) && labelsPass(req.GetLabels(), h.GetLabels())
 		}
 	}
 	var names []string

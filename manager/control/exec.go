@@ -9,6 +9,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"swarm/internal/bounds"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -66,6 +67,9 @@ func relay(user swarmv1.Control_ExecServer, node swarmv1.Worker_ExecClient) erro
 		out, err := node.Recv()
 		if errors.Is(err, io.EOF) {
 			return nil
+		}
+		if err == nil {
+			out, err = bounds.Output(out)
 		}
 		if err != nil {
 			return err

@@ -144,7 +144,7 @@ func (l *logs) read(ctx context.Context, node, id string, o *swarmv1.LogOptions)
 		return false, err
 	}
 	for {
-		msg, err := from.Recv()
+		msg, err := l.recv(from, node, id)
 		if errors.Is(err, io.EOF) {
 			return heard, nil
 		}

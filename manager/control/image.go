@@ -10,6 +10,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"swarm/internal/bounds"
 	"swarm/internal/ident"
 	"swarm/internal/spec"
 	"swarm/internal/task"
@@ -77,7 +78,7 @@ func (s *Server) LoadImage(stream swarmv1.Control_LoadImageServer) error {
 		return errdefs.ErrInvalidArgument.WithMessage("load image: the archive holds no image with a name: give it one with --name")
 	}
 	for _, img := range images {
-		stored, err := s.record(ctx, img, s.cfg.NodeID, true)
+		stored, err := s.loaded(ctx, img)
 		if err != nil {
 			return err
 		}
@@ -107,32 +108,46 @@ func (a *archive) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// record makes an image known under its name, as a node holds it.
-func (s *Server) record(ctx context.Context, img *swarmv1.Image, node string, loaded bool) (*swarmv1.Image, error) {
+// loaded makes an image known under its name, as this manager's node has just loaded it. The digest is of the bytes that
+// came through here.
+func (s *Server) loaded(ctx context.Context, img *swarmv1.Image) (*swarmv1.Image, error) {
 	parsed, err := spec.ParseImage(img.GetName())
 	if err != nil {
 		return nil, err
 	}
-	var stored *swarmv1.Image
-	write := func(v *raftstore.View) ([]*swarmv1.Change, error) {
-		stored = &swarmv1.Image{
-			Id: ident.NewID(), Name: parsed.Name, Digest: img.GetDigest(), Platforms: img.GetPlatforms(), Size: img.GetSize(), Loaded: loaded,
-		}
-		change := raftstore.Create(stored)
+	if !bounds.IsDigest(img.GetDigest()) {
+		return nil, errdefs.ErrInternal.WithMessage(fmt.Sprintf("load image %s: its digest %q is none", parsed.Familiar(), img.GetDigest()))
+	}
+	stored, err := s.recordCopy(ctx, img.GetDigest(), s.cfg.NodeID, func(v *raftstore.View) (*swarmv1.Image, *swarmv1.Change) {
+		row := &swarmv1.Image{Id: ident.NewID(), Name: parsed.Name, Digest: img.GetDigest(), Platforms: img.GetPlatforms(), Size: img.GetSize(), Loaded: true}
 		if old, ok := v.ImageByName(parsed.Name); ok {
-			stored.Id, stored.Meta = old.GetId(), old.GetMeta()
-			stored.Loaded = loaded || old.GetLoaded() && old.GetDigest() == img.GetDigest()
-			change = raftstore.Update(stored)
+			row.Id, row.Meta = old.GetId(), old.GetMeta()
+			return row, raftstore.Update(row)
 		}
-		changes := []*swarmv1.Change{change}
-		c := &swarmv1.ImageCopy{Digest: img.GetDigest(), NodeId: node}
+		return row, raftstore.Create(row)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("record image %s: %w", parsed.Name, err)
+	}
+	s.log.Info("image recorded", "image", parsed.Name, "digest", img.GetDigest(), "node", s.cfg.NodeID)
+	return stored, nil
+}
+
+// recordCopy writes that a node holds a digest, together with the change of an image's row that edit makes; nil: none.
+func (s *Server) recordCopy(ctx context.Context, digest, node string, edit func(*raftstore.View) (*swarmv1.Image, *swarmv1.Change)) (stored *swarmv1.Image, err error) {
+	write := func(v *raftstore.View) (changes []*swarmv1.Change, _ error) {
+		var change *swarmv1.Change
+		if stored, change = edit(v); change != nil {
+			changes = append(changes, change)
+		}
+		c := &swarmv1.ImageCopy{Digest: digest, NodeId: node}
 		if _, ok := v.ImageCopies.Get(raftstore.Key(c)); !ok {
 			changes = append(changes, raftstore.Put(c))
 		}
 		return changes, nil
 	}
 	for range attempts {
-		// Two loads of one new name race: the second finds the row of the first.
+		// Two writers of one new name race: the second finds the row of the first.
 		if _, err = s.write(ctx, 0, write); !errdefs.IsAlreadyExists(err) {
 			break
 		}
@@ -140,11 +155,7 @@ func (s *Server) record(ctx context.Context, img *swarmv1.Image, node string, lo
 			return nil, err
 		}
 	}
-	if err != nil {
-		return nil, fmt.Errorf("record image %s: %w", parsed.Name, err)
-	}
-	s.log.Info("image recorded", "image", parsed.Name, "digest", img.GetDigest(), "node", node)
-	return stored, nil
+	return stored, err
 }
 
 // RemoveImage makes the cluster forget an image, and has its nodes delete it unless another name or a service keeps it.

@@ -78,7 +78,7 @@ func (l *logs) fill(ctx context.Context, h *head) {
 	}
 	for len(h.records) == 0 && h.err == nil {
 		var msg *swarmv1.TaskLogsResponse
-		if msg, h.err = h.from.Recv(); h.err == nil && len(msg.GetDetails()) > 0 {
+		if msg, h.err = l.recv(h.from, h.node, h.task); h.err == nil && len(msg.GetDetails()) > 0 {
 			h.err = l.pass(&swarmv1.TaskLogsResponse{Details: msg.GetDetails()})
 		}
 		h.records = msg.GetRecords()

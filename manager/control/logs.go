@@ -11,6 +11,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"swarm/internal/bounds"
 	"swarm/internal/spec"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
@@ -185,6 +186,18 @@ func (l *logs) open(ctx context.Context, node string, tasks []string, o *swarmv1
 		return nil, err
 	}
 	return swarmv1.NewWorkerClient(conn).Logs(ctx, &swarmv1.TaskLogsRequest{TaskIds: tasks, Options: o})
+}
+
+// recv receives what a node says of one of its tasks. Whose records they are, the managers know themselves.
+func (l *logs) recv(from swarmv1.Worker_LogsClient, node, id string) (*swarmv1.TaskLogsResponse, error) {
+	msg, err := from.Recv()
+	if err != nil {
+		return nil, err
+	}
+	return bounds.LogRecords(msg, []string{id}, func(string) *swarmv1.LogRecord {
+		t, _ := l.server.store.View().Tasks.Get(id)
+		return &swarmv1.LogRecord{NodeId: node, ServiceId: t.GetServiceId(), Slot: t.GetSlot()}
+	}), nil
 }
 
 // complain says whose logs are missing and why, once for each node until it is heard again. That a node has none of a

@@ -160,7 +160,9 @@ func subnets(v *raftstore.View, sp *swarmv1.NetworkSpec, random [5]byte) (*swarm
 	return out, nil
 }
 
-// fromPool chooses a subnet that no other network has and no node routes elsewhere.
+// fromPool chooses a subnet that no other network has and no node routes elsewhere. When the routes of workers leave none,
+// only those of managers count: a worker that is misconfigured, or lies, must not keep networks from being made, and the
+// creator is warned of the overlap.
 func fromPool(v *raftstore.View) (netip.Prefix, error) {
 	defaults := v.Cluster().GetSpec().GetNetwork()
 	var pools, taken []netip.Prefix
@@ -183,14 +185,12 @@ func fromPool(v *raftstore.View) (netip.Prefix, error) {
 			}
 		}
 	}
-	for st := range v.NodeStates.All() {
-		for _, text := range st.GetDescription().GetRouted() {
-			if p, err := netip.ParsePrefix(text); err == nil {
-				taken = append(taken, p)
-			}
-		}
+	managers, workers := routed(v)
+	taken = append(taken, managers...)
+	p, ok := ipam.Choose(pools, size, append(slices.Clone(taken), workers...))
+	if !ok {
+		p, ok = ipam.Choose(pools, size, taken)
 	}
-	p, ok := ipam.Choose(pools, size, taken)
 	if !ok {
 		texts := make([]string, len(pools))
 		for i, p := range pools {
@@ -201,6 +201,24 @@ func fromPool(v *raftstore.View) (netip.Prefix, error) {
 			size, strings.Join(texts, ", "), v.Networks.Len()))
 	}
 	return p, nil
+}
+
+// routed are the ranges that the cluster's nodes lead elsewhere.
+func routed(v *raftstore.View) (managers, workers []netip.Prefix) {
+	for st := range v.NodeStates.All() {
+		row, _ := v.Nodes.Get(st.GetNodeId())
+		for _, text := range st.GetDescription().GetRouted() {
+			p, err := netip.ParsePrefix(text)
+			switch {
+			case err != nil:
+			case row.GetSpec().GetRole() == swarmv1.NodeSpec_MANAGER:
+				managers = append(managers, p)
+			default:
+				workers = append(workers, p)
+			}
+		}
+	}
+	return managers, workers
 }
 
 // localNetworks are the built-in networks as the lists show them, with Docker's drivers.

@@ -41,7 +41,7 @@ func (s *Server) GetNetwork(_ context.Context, req *swarmv1.GetRequest) (*swarmv
 	for node := range v.Nodes.All() {
 		if carriers[node.GetId()] || n.GetSpec().GetIngress() {
 			info.Peers = append(info.Peers, &swarmv1.Peering{
-				NodeId: node.GetId(), Hostname: hostname(v, node), Addr: dataPath(node), MeshAddresses: mesh[node.GetId()],
+				NodeId: node.GetId(), Hostname: node.GetHostname(), Addr: dataPath(node), MeshAddresses: mesh[node.GetId()],
 			})
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/containerd/errdefs"
 	"google.golang.org/grpc"
 
+	"swarm/internal/bounds"
 	"swarm/internal/spec"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
@@ -37,7 +38,10 @@ func (s *Server) SurveyNetwork(ctx context.Context, req *swarmv1.GetRequest) (*s
 		id := nodes[i].GetId()
 		found[i] = &swarmv1.NetworkOnNode{NodeId: id, Hostname: nodeName(v, id)}
 		if err == nil {
-			found[i].Network, err = swarmv1.NewWorkerClient(conn).Network(ctx, &swarmv1.NodeNetworkRequest{Id: n.GetId()})
+			var answer *swarmv1.NodeNetwork
+			if answer, err = swarmv1.NewWorkerClient(conn).Network(ctx, &swarmv1.NodeNetworkRequest{Id: n.GetId()}); err == nil {
+				found[i].Network = bounds.Network(answer)
+			}
 		}
 		found[i].Error = complaint(err)
 	})

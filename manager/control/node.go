@@ -48,7 +48,7 @@ func (s *Server) ListNodes(_ context.Context, req *swarmv1.ListRequest) (*swarmv
 		}
 	}
 	slices.SortStableFunc(out.Nodes, func(a, b *swarmv1.NodeInfo) int {
-		return cmp.Compare(hostname(v, a.GetNode()), hostname(v, b.GetNode()))
+		return cmp.Compare(a.GetNode().GetHostname(), b.GetNode().GetHostname())
 	})
 	return out, nil
 }
@@ -56,7 +56,7 @@ func (s *Server) ListNodes(_ context.Context, req *swarmv1.ListRequest) (*swarmv
 func nodeSubject(v *raftstore.View, n *swarmv1.Node) subject {
 	st, _ := v.NodeStates.Get(n.GetId())
 	return subject{
-		id: n.GetId(), names: []string{n.GetSpec().GetName(), hostname(v, n)}, nodes: []string{n.GetId()},
+		id: n.GetId(), names: []string{n.GetSpec().GetName(), n.GetHostname()}, nodes: []string{n.GetId()},
 		labels: []map[string]string{n.GetSpec().GetLabels(), st.GetDescription().GetEngine().GetLabels()},
 		role:   n.GetSpec().GetRole(), hasRole: true,
 	}

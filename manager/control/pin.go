@@ -8,6 +8,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"swarm/internal/bounds"
 	"swarm/internal/spec"
 	swarmv1 "swarm/proto/swarm/v1"
 )
@@ -27,37 +28,51 @@ func (s *Server) pin(ctx context.Context, sp *swarmv1.ServiceSpec, auth string, 
 	if img.Digest != "" {
 		return nil, nil
 	}
-	row, ok := s.store.View().ImageByName(img.Name)
-	held := func() ([]string, error) {
-		img.Digest = row.GetDigest()
-		c.Image = img.String()
+	if noResolve {
+		if row, ok := s.store.View().ImageByName(img.Name); ok {
+			img.Digest = row.GetDigest()
+			c.Image = img.String()
+		}
 		return nil, nil
 	}
+	digest, warning, err := s.digestOf(ctx, img, auth)
 	switch {
-	case ok && (row.GetLoaded() || noResolve): // no registry knows better
-		return held()
-	case noResolve:
-		return nil, nil
-	}
-	digest, err := s.resolve(ctx, img, auth)
-	switch {
-	case err != nil && ok:
-		s.log.Info("image pinned as the cluster has it", "image", img.Name, "err", err)
-		return held()
-	case err == nil:
-		img.Digest = digest
-		c.Image = img.String()
-		return nil, nil
 	case errdefs.IsNotFound(err):
 		return nil, errdefs.ErrNotFound.WithMessage(fmt.Sprintf(
 			"unknown image %s: its registry does not have it: check the name, or load it with `docker save %s | swarm image load`", img.Familiar(), img.Familiar()))
-	case errdefs.IsUnauthorized(err), errdefs.IsPermissionDenied(err):
+	case err != nil:
 		return nil, errdefs.ErrPermissionDenied.WithMessage(fmt.Sprintf(
 			"unknown image %s: its registry refuses to tell of it, so that it does not exist or needs a login: check the name, or run `swarm login %s` and create the service with --with-registry-auth", img.Familiar(), registryOf(img.Name)))
+	case warning != "":
+		return []string{warning}, nil
+	}
+	img.Digest = digest
+	c.Image = img.String()
+	return nil, nil
+}
+
+// digestOf finds what a name without digest means now: the image that was loaded under it, what its registry has, or what
+// the cluster has when the registry cannot be asked. Without a digest, warning says why there is none: each node then asks
+// the registry for itself. ErrNotFound, ErrUnauthenticated and ErrPermissionDenied are the registry's answers.
+func (s *Server) digestOf(ctx context.Context, img spec.Image, auth string) (digest, warning string, err error) {
+	row, known := s.store.View().ImageByName(img.Name)
+	if known && row.GetLoaded() { // No registry knows better.
+		return row.GetDigest(), "", nil
+	}
+	digest, err = s.resolve(ctx, img, auth)
+	switch {
+	case err == nil:
+		return digest, "", nil
+	case known:
+		s.log.Info("image pinned as the cluster has it", "image", img.Name, "err", err)
+		return row.GetDigest(), "", nil
+	case errdefs.IsNotFound(err), errdefs.IsUnauthorized(err), errdefs.IsPermissionDenied(err):
+		return "", "", err
 	}
 	s.log.Info("image not resolved", "image", img.Name, "err", err)
-	return []string{fmt.Sprintf(
-		"image %s could not be resolved to a digest (%s): nodes may run different versions of it", img.Familiar(), reason(img, err))}, nil
+	return "", fmt.Sprintf(
+		"image %s could not be accessed on a registry to record its digest (%s). Each node will access %s independently, possibly leading to different nodes running different versions of the image.",
+		img.Familiar(), reason(img, err), img.Familiar()), nil
 }
 
 // registryOf is the registry of a normalised name.
@@ -80,5 +95,9 @@ func (s *Server) resolve(ctx context.Context, img spec.Image, auth string) (stri
 	}
 	ctx, cancel := context.WithTimeout(ctx, registryPatience)
 	defer cancel()
-	return s.deps.Resolver.Resolve(ctx, img.Name, auth)
+	digest, err := s.deps.Resolver.Resolve(ctx, img.Name, auth)
+	if err == nil && !bounds.IsDigest(digest) {
+		return "", errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("registry %s names no valid digest", registryOf(img.Name)))
+	}
+	return digest, err
 }

@@ -194,14 +194,6 @@ func nodeName(v *raftstore.View, id string) string {
 	if n.GetSpec().GetName() != "" {
 		return n.GetSpec().GetName()
 	}
-	return hostname(v, n)
-}
-
-func hostname(v *raftstore.View, n *swarmv1.Node) string {
-	st, _ := v.NodeStates.Get(n.GetId())
-	if h := st.GetDescription().GetHostname(); h != "" {
-		return h
-	}
 	return n.GetHostname()
 }
 

@@ -6,6 +6,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"swarm/internal/bounds"
 	"swarm/internal/transport"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
@@ -22,6 +23,9 @@ func (d *Disks) Release(ctx context.Context, req *swarmv1.ReleaseRequest) (*swar
 		return nil, err
 	}
 	node, out := who.NodeID(), &swarmv1.ReleaseResponse{}
+	if n := len(req.GetDigests()); n > bounds.MaxRelease || len(bounds.Digests(req.GetDigests(), n)) < n {
+		return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("release images: %d digests are named; at most %d are allowed, and all must be valid", n, bounds.MaxRelease))
+	}
 	for _, digest := range req.GetDigests() {
 		granted := false
 		_, err := d.server.write(ctx, 0, func(v *raftstore.View) (changes []*swarmv1.Change, _ error) {
@@ -43,25 +47,24 @@ func (d *Disks) Release(ctx context.Context, req *swarmv1.ReleaseRequest) (*swar
 func release(v *raftstore.View, node, digest string, undo bool) (changes []*swarmv1.Change, granted bool) {
 	own := &swarmv1.ImageCopy{Digest: digest, NodeId: node}
 	row, recorded := v.ImageCopies.Get(raftstore.Key(own))
-	if recorded {
-		own = row.CloneVT()
-	}
-	own.Leaving = !undo
-	write := raftstore.Update
-	if !recorded {
-		write = raftstore.Create
-	}
 	if undo {
 		if !recorded || !row.GetLeaving() {
 			return nil, false
 		}
-		return []*swarmv1.Change{write(own)}, false
+		own = row.CloneVT()
+		own.Leaving = false
+		return []*swarmv1.Change{raftstore.Update(own)}, false
 	}
 	if len(usedBy(v, digest)) > 0 {
 		return nil, false
 	}
-	changes = append(changes, write(own))
 	need := copiesToStay(v, digest)
+	if !recorded { // Nobody counts on this copy, and a row of a digest that is needed is not made on a node's word.
+		return nil, need == 0
+	}
+	own = row.CloneVT()
+	own.Leaving = true
+	changes = append(changes, raftstore.Update(own))
 	for c := range v.ImageCopies.Prefix(digest + "/") {
 		if need == 0 {
 			break

@@ -2,16 +2,12 @@ package control
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"strings"
 	"sync"
 
 	"github.com/containerd/errdefs"
-	"golang.org/x/sync/errgroup"
-	"google.golang.org/grpc"
 
 	"swarm/internal/ident"
 	"swarm/internal/spec"
@@ -19,10 +15,7 @@ import (
 	"swarm/raftstore"
 )
 
-// What goes between registries and nodes: pull, push, and whether a registry takes a login.
-
-// parallelNodes fetch at once, once the first has the image: they have it from one another.
-const parallelNodes = 8
+// What goes from nodes to registries, the images' names, and whether a registry takes a login.
 
 // progressSender keeps the first error of a stream that nobody reads any more. Nodes and layers tell side by side.
 type progressSender struct {
@@ -45,132 +38,6 @@ func (p *progressSender) failed() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.err
-}
-
-// PullImage has nodes fetch an image; without names, this manager's.
-func (s *Server) PullImage(req *swarmv1.PullImageClusterRequest, stream swarmv1.Control_PullImageServer) error {
-	parsed, err := spec.ParseImage(req.GetReference())
-	if err != nil {
-		return err
-	}
-	nodes, err := s.pullers(req)
-	if err != nil {
-		return err
-	}
-	progress := &progressSender{send: stream.Send}
-	one := func(node string) error {
-		if err := s.pullOn(stream.Context(), node, len(nodes) > 1, parsed, req.GetRegistryAuth(), progress); err != nil {
-			return fmt.Errorf("pull %s on node %s: %w", parsed.Familiar(), nodeName(s.store.View(), node), err)
-		}
-		return nil
-	}
-	// The first has it from the registry, the others from nodes.
-	if err := one(nodes[0]); err != nil {
-		return err
-	}
-	// A node that cannot have it keeps none of the others from it.
-	errs := make([]error, len(nodes))
-	var group errgroup.Group
-	group.SetLimit(parallelNodes)
-	for i, node := range nodes[1:] {
-		group.Go(func() error {
-			errs[i] = one(node)
-			return nil
-		})
-	}
-	return errors.Join(append(errs, group.Wait(), progress.failed())...)
-}
-
-// pullers are the nodes that a request names.
-func (s *Server) pullers(req *swarmv1.PullImageClusterRequest) ([]string, error) {
-	v := s.store.View()
-	var nodes []string
-	for _, ref := range req.GetNodes() {
-		n, err := s.node(v, ref)
-		if err != nil {
-			return nil, err
-		}
-		if !slices.Contains(nodes, n.GetId()) {
-			nodes = append(nodes, n.GetId())
-		}
-	}
-	if req.GetAll() {
-		for n := range v.Nodes.All() {
-			if st, _ := v.NodeStates.Get(n.GetId()); st.GetState() == swarmv1.NodeState_READY {
-				nodes = append(nodes, n.GetId())
-			}
-		}
-		if len(nodes) == 0 {
-			return nil, errdefs.ErrUnavailable.WithMessage("no node is ready to pull an image: see `swarm node ls`")
-		}
-	}
-	if len(nodes) == 0 {
-		nodes = []string{s.cfg.NodeID}
-	}
-	return nodes, nil
-}
-
-func (s *Server) pullOn(ctx context.Context, node string, named bool, ref spec.Image, auth string, progress *progressSender) error {
-	name := ""
-	if named {
-		name = nodeName(s.store.View(), node)
-	}
-	img, err := s.pull(ctx, node, ref.String(), auth, func(m *swarmv1.ImageProgress) {
-		if name != "" {
-			m = m.CloneVT() // others may hear of the same pull
-			m.Node = name
-		}
-		progress.tell(m)
-	})
-	if err != nil {
-		return err
-	}
-	if img.GetName() == "" {
-		img = img.CloneVT()
-		img.Name = ref.Name
-	}
-	stored, err := s.record(ctx, img, node, false)
-	if err != nil {
-		return err
-	}
-	progress.tell(&swarmv1.ImageProgress{Step: "pulled", Image: stored, Node: name})
-	return progress.failed()
-}
-
-func (s *Server) pull(ctx context.Context, node, ref, auth string, progress func(*swarmv1.ImageProgress)) (*swarmv1.Image, error) {
-	if node == s.cfg.NodeID && s.deps.Images != nil {
-		return s.deps.Images.Pull(ctx, ref, auth, progress)
-	}
-	conn, err := s.deps.Conn(node)
-	if err != nil {
-		return nil, err
-	}
-	from, err := swarmv1.NewWorkerClient(conn).PullImage(ctx, &swarmv1.PullImageRequest{Reference: ref, RegistryAuth: auth})
-	if err != nil {
-		return nil, err
-	}
-	img, err := follow(from, progress)
-	if err == nil && img == nil {
-		err = errdefs.ErrInternal.WithMessage("the node did not say what it pulled")
-	}
-	return img, err
-}
-
-// follow passes a node's progress on, to its end, and gives the image of the last message.
-func follow(from grpc.ServerStreamingClient[swarmv1.ImageProgress], progress func(*swarmv1.ImageProgress)) (img *swarmv1.Image, err error) {
-	for {
-		msg, err := from.Recv()
-		switch {
-		case errors.Is(err, io.EOF):
-			return img, nil
-		case err != nil:
-			return nil, err
-		case msg.GetImage() != nil:
-			img = msg.GetImage()
-		case msg.GetId() != "" || msg.GetStep() != "done":
-			progress(msg)
-		}
-	}
 }
 
 // PushImage has a node that holds all of an image send it to the registry of its name: this manager's node if it can.
@@ -228,8 +95,7 @@ func (s *Server) push(ctx context.Context, node, ref, auth string, progress func
 	if err != nil {
 		return err
 	}
-	_, err = follow(from, progress)
-	return err
+	return follow(from, progress)
 }
 
 // TagImage gives an image a second name. A name that another image has moves to this one.

@@ -319,11 +319,10 @@ func hostname(view *raftstore.View, t *swarmv1.Task) string {
 	if rev.GetSpec().GetTaskTemplate().GetContainerSpec().GetHostname() == "" {
 		return ""
 	}
-	node := template.Node{ID: t.GetNodeId()}
-	if st, ok := view.NodeStates.Get(t.GetNodeId()); ok {
-		d := st.GetDescription()
-		node.Hostname, node.OS, node.Arch = d.GetHostname(), d.GetPlatform().GetOs(), d.GetPlatform().GetArchitecture()
-	}
+	row, _ := view.Nodes.Get(t.GetNodeId())
+	st, _ := view.NodeStates.Get(t.GetNodeId())
+	platform := st.GetDescription().GetPlatform()
+	node := template.Node{ID: t.GetNodeId(), Hostname: row.GetHostname(), OS: platform.GetOs(), Arch: platform.GetArchitecture()}
 	name, err := template.Hostname(rev, t, node)
 	if err != nil {
 		return ""

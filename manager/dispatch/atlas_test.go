@@ -302,7 +302,6 @@ func protoOf(m proto.Message) protoreflect.Value {
 func TestAtlas_NamesOfServicesAndContainers(t *testing.T) {
 	c := newCountry(t)
 	c.node("n0")
-	c.put(&swarmv1.NodeState{NodeId: "n0", Description: &swarmv1.NodeDescription{Hostname: "host0"}})
 	c.session("n0")
 	rev := &swarmv1.Revision{ServiceId: "db", Number: 1, Spec: &swarmv1.ServiceSpec{Name: "db", TaskTemplate: &swarmv1.TaskSpec{
 		ContainerSpec: &swarmv1.ContainerSpec{Hostname: "{{.Service.Name}}-{{.Task.Slot}}.{{.Node.Hostname}}"},
@@ -324,7 +323,7 @@ func TestAtlas_NamesOfServicesAndContainers(t *testing.T) {
 	})
 	c.status("t2", swarmv1.TaskState_STARTING)
 	c.check(c.publish())
-	if got := n0.has[ref{kind: swarmv1.AssignmentRef_BACKEND, id: "t2"}].(*swarmv1.Backend).GetHostname(); got != "db-3.host0" {
+	if got := n0.has[ref{kind: swarmv1.AssignmentRef_BACKEND, id: "t2"}].(*swarmv1.Backend).GetHostname(); got != "db-3.n0" {
 		t.Errorf("hostname: got %q", got)
 	}
 	if got := n0.has[ref{kind: swarmv1.AssignmentRef_BACKEND, id: "t1"}].(*swarmv1.Backend).GetHostname(); got != "" {

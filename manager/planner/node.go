@@ -125,12 +125,8 @@ func (n *node) name() string {
 	return n.id
 }
 
-func (n *node) hostname() string {
-	if h := n.state.GetDescription().GetHostname(); h != "" {
-		return h
-	}
-	return n.row.GetHostname()
-}
+// hostname is the one that the node joined with, whatever it calls itself now: constraints place secrets by it.
+func (n *node) hostname() string { return n.row.GetHostname() }
 
 // gone: nothing will ever report from there again.
 func (n *node) gone() bool { return n.row == nil }
