@@ -12,10 +12,12 @@ import (
 	"sync"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 
 	"swarm/internal/members"
+	"swarm/internal/bounds"
 	"swarm/internal/pki"
 	"swarm/internal/transport"
 	swarmv1 "swarm/proto/swarm/v1"
@@ -258,8 +260,8 @@ func (m *member) onNode(u *swarmv1.NodeUpdate) {
 	if u.Node.GetSpec() != nil {
 		m.state.Manager = u.Node.Spec.Role == swarmv1.NodeSpec_MANAGER
 	}
-	if len(u.Managers) > 0 {
-		m.state.Managers = peersOf(u.Managers)
+	if managers := bounds.Peers(u.GetManagers()); len(managers) > 0 {
+		m.state.Managers = peersOf(managers)
 	}
 	after := m.state
 	m.mu.Unlock()
@@ -284,6 +286,9 @@ func (m *member) onNode(u *swarmv1.NodeUpdate) {
 func (m *member) trust(pem []byte) error {
 	if len(pem) == 0 {
 		return nil
+	}
+	if len(pem) > bounds.MaxBundle {
+		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("the set of roots has %d bytes, at most %d are allowed", len(pem), bounds.MaxBundle))
 	}
 	bundle, err := pki.ParseBundle(pem)
 	if err != nil {

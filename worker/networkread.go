@@ -5,6 +5,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"swarm/internal/ident"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -12,6 +13,9 @@ import (
 func (w *Worker) Network(ctx context.Context, req *swarmv1.NodeNetworkRequest) (*swarmv1.NodeNetwork, error) {
 	if w.deps.Overlay == nil {
 		return nil, errdefs.ErrNotImplemented.WithMessage("this node only pretends to run containers: it has no networks")
+	}
+	if err := ident.CheckKey("network", req.GetId()); err != nil {
+		return nil, err
 	}
 	// Read first: the answer is at least as new.
 	index, _ := w.Seen()

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 
+	"swarm/internal/ident"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -19,6 +20,11 @@ import (
 func (w *Worker) Logs(req *swarmv1.TaskLogsRequest, stream grpc.ServerStreamingServer[swarmv1.TaskLogsResponse]) error {
 	if w.deps.Logs == nil {
 		return fmt.Errorf("logs: this node keeps no output of its containers: %w", errdefs.ErrNotImplemented)
+	}
+	for _, id := range req.GetTaskIds() {
+		if err := ident.CheckKey("task", id); err != nil {
+			return err
+		}
 	}
 	var mu sync.Mutex // makes the tasks take turns on the stream
 	g, ctx := errgroup.WithContext(stream.Context())
@@ -47,6 +53,9 @@ func (w *Worker) Exec(stream grpc.BidiStreamingServer[swarmv1.ExecInput, swarmv1
 	start := first.GetStart()
 	if start == nil || len(start.Command) == 0 {
 		return fmt.Errorf("exec: the first message must name a task and a command: %w", errdefs.ErrInvalidArgument)
+	}
+	if err := ident.CheckKey("task", start.GetTaskId()); err != nil {
+		return err
 	}
 	ctx, cancel := context.WithCancel(stream.Context())
 	defer cancel()

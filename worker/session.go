@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync/atomic"
 	"time"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sync/errgroup"
 
+	"swarm/internal/bounds"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -51,10 +53,8 @@ func (w *Worker) session(stop context.Context, nodeID string) (lasted time.Durat
 	began := time.Now()
 	w.deps.Log.Info("session", "node", nodeID, "session", welcome.SessionEpoch)
 	w.reports.begin()
-	s := &session{w: w, stream: stream, welcome: welcome, period: welcome.HeartbeatPeriod.AsDuration(), fresh: make(chan struct{}, 1), inForce: make(chan uint64)}
-	if s.period <= 0 {
-		s.period = defaultHeartbeat
-	}
+	s := &session{w: w, stream: stream, welcome: welcome, fresh: make(chan struct{}, 1), inForce: make(chan uint64)}
+	s.period = bounds.Heartbeat(welcome.GetHeartbeatPeriod().AsDuration(), defaultHeartbeat)
 	s.heard.Store(began.UnixNano())
 	w.contact.set(nodeID, began)
 	defer func() { w.contact.set("", time.Unix(0, s.heard.Load())) }()
@@ -121,11 +121,11 @@ func (s *session) read() error {
 				return err
 			}
 		case *swarmv1.ToWorker_StatusAck:
-			s.w.acked(m.StatusAck.Sequence)
+			s.w.acked(m.StatusAck.GetSequence())
 		case *swarmv1.ToWorker_DepartureAck:
 			s.w.hasParted()
 		case *swarmv1.ToWorker_HeartbeatAck:
-			s.answered.Store(m.HeartbeatAck.Sequence)
+			s.answered.Store(m.HeartbeatAck.GetSequence())
 		case *swarmv1.ToWorker_Node:
 			if s.w.deps.OnNode != nil {
 				s.w.deps.OnNode(m.Node)
@@ -146,6 +146,10 @@ func (s *session) assignments(msg *swarmv1.Assignments) error {
 		return fmt.Errorf("manager is behind: its state is of index %d, this node has acted on %d: %w", msg.Index, index, errdefs.ErrUnavailable)
 	}
 	s.assigned = msg.Sequence
+	msg, left := bounds.Assignments(msg)
+	for _, why := range left {
+		s.w.sampled.Log(slog.LevelError, "assignments", "an assignment is not used: it is not well formed", "err", why)
+	}
 	s.w.apply(msg)
 	s.assigns(msg.Sequence)
 	if msg.Index > index {
@@ -184,7 +188,7 @@ func (s *session) write(ctx context.Context) error {
 			departing = nil
 			err = s.stream.Send(&swarmv1.FromWorker{Message: &swarmv1.FromWorker_Departure{Departure: &swarmv1.Departure{}}})
 		case <-s.w.redescribe:
-			err = s.stream.Send(&swarmv1.FromWorker{Message: &swarmv1.FromWorker_Description{Description: s.w.deps.Describe()}})
+			err = s.stream.Send(&swarmv1.FromWorker{Message: &swarmv1.FromWorker_Description{Description: s.w.describe()}})
 		case <-held:
 			held, err = s.holdings(ctx)
 		}
@@ -243,7 +247,14 @@ func (s *session) holdings(ctx context.Context) (<-chan struct{}, error) {
 	for _, i := range held {
 		report.Held = append(report.Held, i.Digest)
 	}
+	report, _ = bounds.Images(report) // Managers would leave out the rest.
 	return changed, s.stream.Send(&swarmv1.FromWorker{Message: &swarmv1.FromWorker_Images{Images: report}})
+}
+
+// describe says what the node is, within the managers' bounds: a host with thousands of routes has a large description.
+func (w *Worker) describe() *swarmv1.NodeDescription {
+	d := w.deps.Describe()
+	return bounds.Description(d, d.GetHostname())
 }
 
 func closedChan() <-chan struct{} {

@@ -50,7 +50,7 @@ func TestWorker_TellsTopology(t *testing.T) {
 			{Object: &swarmv1.Assignment_Network{Network: &swarmv1.Network{Id: "net"}}},
 			{Object: &swarmv1.Assignment_Peering{Peering: &swarmv1.Peering{NodeId: "n2"}}},
 			{Object: &swarmv1.Assignment_Routing{Routing: &swarmv1.Routing{ServiceId: "web"}}},
-			{Object: &swarmv1.Assignment_Backend{Backend: &swarmv1.Backend{TaskId: "t9"}}},
+			{Object: &swarmv1.Assignment_Backend{Backend: &swarmv1.Backend{TaskId: "t9", ServiceId: "web", NodeId: "n2"}}},
 		}
 		m.initial = append([]*swarmv1.Assignment{revisionObject()}, topology...)
 		r.start()

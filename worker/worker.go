@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"swarm/internal/logsample"
 	"swarm/internal/private"
 	swarmv1 "swarm/proto/swarm/v1"
 )
@@ -30,6 +31,7 @@ type Worker struct {
 	images  *imageKeeper
 	cleaner *cleaner
 	settler *settler
+	sampled *logsample.Sampler // of what managers cause
 
 	redescribe chan struct{} // one token: the description changed
 	synced     chan struct{} // closed by the first complete set of assignments
@@ -70,6 +72,7 @@ func New(cfg Config, deps Deps) (*Worker, error) {
 		contact:    newContact(mem.epoch, mem.index),
 		slots:      make(chan struct{}, cfg.Starts),
 		settler:    newSettler(),
+		sampled:    logsample.New(deps.Log),
 		redescribe: make(chan struct{}, 1),
 		synced:     make(chan struct{}),
 		departing:  make(chan struct{}),

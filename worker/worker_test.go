@@ -174,9 +174,10 @@ func TestWorker_ImagesToKeepAreFetchedAndReported(t *testing.T) {
 		m := r.managers["m1"]
 		r.start()
 		m.waitSession(1)
-		image := &swarmv1.Image{Id: "i1", Name: "docker.io/library/mine:1", Digest: "sha256:5", Loaded: true}
+		digest := "sha256:" + strings.Repeat("5", 64)
+		image := &swarmv1.Image{Id: "i1", Name: "docker.io/library/mine:1", Digest: digest, Loaded: true}
 		m.assign(puts(&swarmv1.Assignment{Object: &swarmv1.Assignment_Image{Image: image}})...)
-		m.wait("report of the image", func() bool { return slices.Equal(m.images.GetHeld(), []string{"sha256:5"}) })
+		m.wait("report of the image", func() bool { return slices.Equal(m.images.GetHeld(), []string{digest}) })
 	})
 }
 

@@ -245,7 +245,7 @@ func (m *workerMember) Run(ctx context.Context) error {
 		g.Go(func() error { return watchDisk(ctx, m.host.disk, m.Redescribe) })
 	}
 	if m.host.store != nil {
-		server := &http.Server{Handler: m.host.store.Handler(), ReadHeaderTimeout: 10 * time.Second, ConnContext: withCaller}
+		server := &http.Server{Handler: m.host.store.Handler(), ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: 16 << 10, ConnContext: withCaller}
 		g.Go(func() error {
 			stop := context.AfterFunc(ctx, func() { _ = server.Close() })
 			defer stop()

@@ -9,6 +9,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"swarm/internal/bounds"
 	"swarm/internal/transport"
 	"swarm/node"
 	swarmv1 "swarm/proto/swarm/v1"
@@ -70,7 +71,7 @@ func (s *peerSource) ask(ctx context.Context, managerID, digest string) ([]strin
 		return nil, err
 	}
 	var ids []string
-	for _, h := range answer.GetHolders() {
+	for _, h := range bounds.Peers(answer.GetHolders()) {
 		ids = append(ids, h.GetNodeId())
 	}
 	return ids, nil

@@ -78,6 +78,9 @@ func (d *Dialer) DialALPN(ctx context.Context, nodeID, proto string) (net.Conn, 
 	return conn, nil
 }
 
+// maxPeerHeader bounds the header of a peer's answer, in bytes.
+const maxPeerHeader = 16 << 10
+
 // BlobTransport speaks HTTP to the blob servers of nodes: the host of a URL is the node's id, as in
 // http://<node id>/path. The bytes go through TLS; net/http must not know.
 func (d *Dialer) BlobTransport() *http.Transport {
@@ -89,8 +92,11 @@ func (d *Dialer) BlobTransport() *http.Transport {
 			}
 			return d.DialALPN(ctx, nodeID, ProtoBlob)
 		},
-		Proxy:               nil, // cluster traffic never goes through one
-		DisableCompression:  true,
+		Proxy:              nil, // cluster traffic never goes through one
+		DisableCompression: true,
+		// A peer's headers are a few lines.
+		MaxResponseHeaderBytes: maxPeerHeader,
+
 		MaxIdleConnsPerHost: 4,
 		IdleConnTimeout:     30 * time.Second,
 	}

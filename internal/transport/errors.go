@@ -14,7 +14,12 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"swarm/internal/bounds"
 )
+
+// maxErrorText bounds the text of a peer's error, in bytes: it is logged, shown and passed on.
+const maxErrorText = 16 << 10
 
 // conflictDetail marks a conflict in a status, since gRPC has one code for it and for an abort.
 const conflictDetail = "conflict"
@@ -100,7 +105,10 @@ func FromStatus(err error) error {
 	if !ok {
 		return err
 	}
-	e := &remoteError{text: oneLine(plainText(s.Message())), class: classOf(s.Code()), status: s}
+	e := &remoteError{text: bounds.Text(oneLine(plainText(s.Message())), maxErrorText), class: classOf(s.Code()), status: s}
+	if s.Message() != bounds.Text(s.Message(), maxErrorText) { // It may be passed on as it is.
+		e.status = status.New(s.Code(), e.text)
+	}
 	for _, d := range s.Details() {
 		if v, ok := d.(*wrapperspb.StringValue); ok && s.Code() == codes.Aborted && v.Value == conflictDetail {
 			e.class = errdefs.ErrConflict

@@ -85,14 +85,14 @@ func (s *Server) open(ctx context.Context, id string, hello *swarmv1.Hello, stre
 	if !ok {
 		return nil, errRemoved
 	}
-	if err := s.checkKey(ctx, node); err != nil {
-		return nil, err
-	}
 	if wait := s.opensSoon(id); wait > 0 {
 		return nil, errdefs.ErrResourceExhausted.WithMessage(fmt.Sprintf("node %s opens sessions too often: try again in %s", id, wait.Round(time.Millisecond)))
 	}
 	hello, left := bounds.Hello(hello, node.GetHostname())
 	s.leftOut(id, left)
+	if err := s.checkKey(ctx, node); err != nil {
+		return nil, err
+	}
 	if e := view.Cluster().GetEpoch(); hello.GetEpoch() != 0 && hello.GetEpoch() != e {
 		return nil, errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf(
 			"the cluster was recreated (epoch %d, the node knows %d): run `swarm leave --force` on the node and join again", e, hello.GetEpoch()))

@@ -26,6 +26,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"swarm/internal/bounds"
 	"swarm/internal/pause"
 	"swarm/internal/transport"
 	swarmv1 "swarm/proto/swarm/v1"
@@ -183,6 +184,7 @@ func (p *Prober) exchange(ctx context.Context, n Node, port uint16, about *swarm
 	if err != nil {
 		return nil, nil, err
 	}
+	answer = bounds.Probe(answer) // A peer sends it.
 	about.Hostname = answer.Hostname
 	offset, trip := offset(sent, answer.ReceivedAt.AsTime(), answer.AnsweredAt.AsTime(), back)
 	about.ClockOffset, about.RoundTrip = durationpb.New(offset), durationpb.New(trip)

@@ -23,8 +23,10 @@ import (
 )
 
 const (
-	// patience is how long a source may deliver nothing in the middle of a blob.
-	patience = 30 * time.Second
+	// patience is how long a source may take for the next pieceSize bytes of a blob: one that delivers a byte now and then
+	// must not hold up a pull for ever.
+	patience  = 30 * time.Second
+	pieceSize = 16 << 10
 	// nodePatience is how long a node may take to begin: it has the blob on its disk or has it not.
 	nodePatience = 5 * time.Second
 )
@@ -95,9 +97,10 @@ func (n *node) get(ctx context.Context, kind string, d digest.Digest, offset int
 		u.RawQuery = queryDirect
 	}
 	n.mu.Unlock()
-	// A node that has the blob on its way says so until it has it.
+	// A node that has the blob on its way says so until it has it, which it does not do for ever.
+	latest := time.Now().Add(relayPatience + nodePatience)
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{Got1xxResponse: func(int, textproto.MIMEHeader) error {
-		watch.timer.Reset(nodePatience)
+		watch.timer.Reset(min(nodePatience, time.Until(latest)))
 		return nil
 	}})
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
@@ -201,6 +204,8 @@ type watchdog struct {
 	timer  *time.Timer
 	cancel context.CancelCauseFunc
 	cause  func() error
+	begun  bool // something was delivered
+	came   int  // bytes since the timer was set
 }
 
 var errStalled = errdefs.ErrUnavailable.WithMessage("nothing comes from it")
@@ -213,7 +218,8 @@ func watched(ctx context.Context, first time.Duration) (context.Context, *watchd
 
 func (w *watchdog) Read(p []byte) (int, error) {
 	n, err := w.ReadCloser.Read(p)
-	if n > 0 {
+	if w.came += n; w.came >= pieceSize || n > 0 && !w.begun {
+		w.begun, w.came = true, 0
 		w.timer.Reset(patience)
 	}
 	return n, w.explain(err)

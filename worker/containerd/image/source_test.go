@@ -13,22 +13,23 @@ import (
 	"github.com/containerd/errdefs"
 )
 
-// trickle delivers a byte every pause, and nothing after the last.
+// trickle delivers a piece every pause, and nothing after the last.
 type trickle struct {
-	ctx   context.Context
-	pause time.Duration
-	bytes int
+	ctx    context.Context
+	pause  time.Duration
+	pieces int
+	size   int // of a piece
 }
 
 func (r *trickle) Read(p []byte) (int, error) {
 	wait := r.pause
-	if r.bytes == 0 {
+	if r.pieces == 0 {
 		wait = 24 * time.Hour
 	}
 	select {
 	case <-time.After(wait):
-		r.bytes--
-		return copy(p, "x"), nil
+		r.pieces--
+		return min(len(p), r.size), nil
 	case <-r.ctx.Done():
 		return 0, r.ctx.Err()
 	}
@@ -37,14 +38,27 @@ func (r *trickle) Read(p []byte) (int, error) {
 func TestWatchdog_EndsWhatStallsAndNotWhatIsSlow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, watch := watched(t.Context(), patience)
-		watch.ReadCloser = io.NopCloser(&trickle{ctx: ctx, pause: patience - time.Second, bytes: 100})
-		data, err := io.ReadAll(watch)
-		if len(data) != 100 || !errors.Is(err, errStalled) || !errdefs.IsUnavailable(classed(err)) {
-			t.Errorf("got %d bytes, %v, want 100 and a stall", len(data), err)
+		watch.ReadCloser = io.NopCloser(&trickle{ctx: ctx, pause: patience - time.Second, pieces: 100, size: pieceSize})
+		n, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{watch}, make([]byte, pieceSize))
+		if n != 100*pieceSize || !errors.Is(err, errStalled) || !errdefs.IsUnavailable(classed(err)) {
+			t.Errorf("got %d bytes, %v, want %d and a stall", n, err, 100*pieceSize)
 		}
 		if err := watch.Close(); err != nil {
 			t.Error(err)
 		}
+	})
+}
+
+// A source that delivers a byte before each deadline must not hold up a pull for ever.
+func TestWatchdog_EndsWhatDrips(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, watch := watched(t.Context(), patience)
+		watch.ReadCloser = io.NopCloser(&trickle{ctx: ctx, pause: patience / 10, pieces: 1 << 30, size: 1})
+		began := time.Now()
+		if _, err := io.ReadAll(watch); !errors.Is(err, errStalled) || time.Since(began) > 3*patience {
+			t.Errorf("got %v after %v, want a stall within %v", err, time.Since(began), 3*patience)
+		}
+		watch.stop()
 	})
 }
 
