@@ -67,7 +67,7 @@ type impostor struct {
 	admin *grpc.ClientConn // the operator's, at the leader
 	task  string           // a task of the host
 	done  func()
-	rss   int // of the leader before the first attack, in bytes
+	rss   int // memory() before the first attack
 }
 
 func newImpostor(c *crowd, h dev.Host) *impostor {
@@ -316,16 +316,18 @@ func attackHostname(t *testing.T, a *impostor) {
 	t.Log("the session ended: ", a.send(described(d)))
 	a.swarm("service", "create", "-d", "--name", "drawn", "--constraint", "node.hostname==vault", "swarm/hello:1")
 	defer a.swarm("service", "rm", "drawn")
-	time.Sleep(time.Second)
-	rows, err := a.ps("drawn")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, r := range rows {
-		if r.node != "" {
-			t.Errorf("a task for node vault was given to %s", r.node)
+	a.eventually("the service for node vault is judged", func() error {
+		rows, err := a.ps("drawn")
+		switch {
+		case err != nil || len(rows) == 0:
+			return fmt.Errorf("%v, %v", rows, err)
+		case rows[0].node != "":
+			t.Errorf("a task for node vault was given to %s", rows[0].node)
+		case rows[0].err == "":
+			return errors.New("no reason is given why the task is pending")
 		}
-	}
+		return nil
+	})
 }
 
 // attackStates reports what a task cannot be, and addresses, ports and times that it cannot have.
