@@ -156,7 +156,7 @@ func (s *Store) attempt(ctx context.Context, r *swarmv1.Request) (*swarmv1.Answe
 			return nil, ctx.Err()
 		}
 		err = errgrpc.ToNative(err)
-		if errdefs.IsInvalidArgument(err) || errdefs.IsPermissionDenied(err) || errdefs.IsUnauthorized(err) {
+		if errdefs.IsInvalidArgument(err) || errdefs.IsResourceExhausted(err) || errdefs.IsPermissionDenied(err) || errdefs.IsUnauthorized(err) {
 			return nil, &final{err}
 		}
 		return nil, err

@@ -1,0 +1,239 @@
+package dispatch
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"google.golang.org/protobuf/proto"
+
+	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/raftstore"
+	"swarm/raftstore/raftstoretest"
+)
+
+// ledger is a store that takes every commit but those that hold a poisonous task's status.
+type ledger struct {
+	view *raftstore.View
+	// poison judges a commit.
+	poison func(tasks []string) error
+
+	mu      sync.Mutex // guards what follows
+	commits [][]string // task ids of each commit that succeeded
+	tries   int
+}
+
+func (l *ledger) View() *raftstore.View { return l.view }
+
+func (l *ledger) WaitIndex(context.Context, uint64) (*raftstore.View, error) { return l.view, nil }
+
+func (l *ledger) CommitGroups(_ context.Context, _ string, groups []*swarmv1.Group) (uint64, []error, error) {
+	var tasks []string
+	for _, g := range groups {
+		for _, c := range g.GetChanges() {
+			tasks = append(tasks, c.GetPut().GetTaskStatus().GetTaskId())
+		}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.tries++
+	if err := l.poison(tasks); err != nil {
+		return 0, nil, err
+	}
+	l.commits = append(l.commits, tasks)
+	return 1, make([]error, len(groups)), nil
+}
+
+// stored are the tasks whose status was committed.
+func (l *ledger) stored() (all []string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, tasks := range l.commits {
+		all = append(all, tasks...)
+	}
+	slices.Sort(all)
+	return all
+}
+
+// nodes are n sessions, each of a node with one task.
+func nodes(n int) (view *raftstore.View, sessions []*session) {
+	rows := make([]proto.Message, 0, 3*n)
+	for i := range n {
+		node, task := fmt.Sprintf("n%02d", i), fmt.Sprintf("t%02d", i)
+		rows = append(rows, &swarmv1.Node{Id: node, Hostname: node}, &swarmv1.NodeState{NodeId: node, SessionEpoch: 1},
+			&swarmv1.Task{Id: task, ServiceId: "s", NodeId: node, Revision: 1}, &swarmv1.TaskStatus{TaskId: task, State: swarmv1.TaskState_ASSIGNED})
+		sessions = append(sessions, newSession(nil, node, 1, node, nil))
+	}
+	return raftstoretest.View(rows...), sessions
+}
+
+func statusOf(x *session, sequence uint64) *entry {
+	return &entry{session: x, status: &swarmv1.StatusReport{Sequence: sequence, Updates: []*swarmv1.TaskStatus{{
+		TaskId: "t" + x.node[1:], State: swarmv1.TaskState_RUNNING,
+	}}}}
+}
+
+func isAcked(x *session) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.stored > 0
+}
+
+// A report that the store does not take, whatever it says to that, is dropped, and holds up no other.
+func TestCommitter_DropsPoison(t *testing.T) {
+	for name, answer := range map[string]error{
+		"as invalid":   errdefs.ErrInvalidArgument.WithMessage("a change has no key"),
+		"as too large": errdefs.ErrResourceExhausted.WithMessage("larger than max"),
+		// What a leader that cannot be told of it looks like to a follower.
+		"as if there were no leader": errdefs.ErrUnavailable.WithMessage("the leader does not answer"),
+		"in a way nobody knows":      fmt.Errorf("odd"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				view, sessions := nodes(20)
+				l := &ledger{view: view, poison: func(tasks []string) error {
+					if slices.Contains(tasks, "t07") {
+						return answer
+					}
+					return nil
+				}}
+				c := newCommitter(slog.New(slog.DiscardHandler), l)
+				ctx, cancel := context.WithCancel(t.Context())
+				done := make(chan error, 1)
+				go func() { done <- c.run(ctx) }()
+				for _, x := range sessions {
+					c.add(statusOf(x, 1))
+				}
+				time.Sleep(10 * time.Second)
+				synctest.Wait()
+				for _, x := range sessions {
+					if bad := x.node == "n07"; isAcked(x) == bad {
+						t.Errorf("node %s: acknowledged %v", x.node, isAcked(x))
+					}
+				}
+				if sessions[7].reason() == nil && name != "as if there were no leader" && name != "in a way nobody knows" {
+					t.Error("the session that the report came in goes on")
+				}
+				// Another one comes through; that shows that the leader is there, and the report is given up.
+				c.add(statusOf(sessions[3], 2))
+				time.Sleep(20 * time.Second)
+				synctest.Wait()
+				if err := sessions[7].reason(); err == nil || !strings.Contains(err.Error(), "cannot be stored") {
+					t.Errorf("the session that the report came in ended with %v", err)
+				}
+				tries := l.tries
+				time.Sleep(time.Hour)
+				synctest.Wait()
+				if l.tries != tries {
+					t.Errorf("the report is tried %d times more", l.tries-tries)
+				}
+				cancel()
+				if err := <-done; err != nil {
+					t.Error(err)
+				}
+			})
+		})
+	}
+}
+
+// Without a leader nothing is lost: all is committed when there is one.
+func TestCommitter_WaitsForTheLeader(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		view, sessions := nodes(20)
+		began := time.Now()
+		l := &ledger{view: view, poison: func([]string) error {
+			if time.Since(began) < time.Minute {
+				return errdefs.ErrUnavailable.WithMessage("the managers have no leader now")
+			}
+			return nil
+		}}
+		c := newCommitter(slog.New(slog.DiscardHandler), l)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- c.run(ctx) }()
+		for _, x := range sessions {
+			c.add(statusOf(x, 1))
+		}
+		time.Sleep(2 * time.Minute)
+		synctest.Wait()
+		if got := l.stored(); len(got) != len(sessions) {
+			t.Errorf("stored after the leader's return: %v, want all %d", got, len(sessions))
+		}
+		for _, x := range sessions {
+			if !isAcked(x) || x.reason() != nil {
+				t.Errorf("node %s: acknowledged %v, ended with %v", x.node, isAcked(x), x.reason())
+			}
+		}
+		cancel()
+		<-done
+	})
+}
+
+// However often a worker describes itself, one description waits, and the newest is committed.
+func TestCommitter_KeepsTheNewestFacts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		view, sessions := nodes(1)
+		l := &ledger{view: view, poison: func([]string) error { return nil }}
+		c := newCommitter(slog.New(slog.DiscardHandler), l)
+		x := sessions[0]
+		for i := range 1000 {
+			c.add(&entry{session: x, description: &swarmv1.NodeDescription{Unavailable: fmt.Sprint(i)}})
+			c.add(&entry{session: x, images: &swarmv1.ImageReport{}})
+		}
+		c.add(statusOf(x, 1))
+		if len(c.queue) != 1 || len(c.waiting) != 1 {
+			t.Errorf("%d entries wait, want 1", len(c.queue))
+		}
+		entries, _ := c.take(time.Now())
+		if len(entries) != 1 || entries[0].description.GetUnavailable() != "999" || entries[0].status == nil || entries[0].images == nil {
+			t.Errorf("got %v, want all that the worker said, the newest of each kind", entries)
+		}
+		for range factsBurst * 2 {
+			c.add(&entry{session: x, description: &swarmv1.NodeDescription{}})
+			c.take(time.Now())
+		}
+		c.add(statusOf(x, 2))
+		entries, wait := c.take(time.Now())
+		if len(entries) != 1 || entries[0].status == nil || entries[0].facts() || wait <= 0 {
+			t.Errorf("got %v and a wait of %v, want the status alone, and the description later", entries, wait)
+		}
+		time.Sleep(wait)
+		if entries, _ = c.take(time.Now()); len(entries) != 1 || entries[0].description == nil {
+			t.Errorf("got %v after the wait, want the description", entries)
+		}
+	})
+}
+
+func TestPace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := pace{burst: 3, period: time.Second}
+		for i := range 3 {
+			if w := p.take(time.Now()); w != 0 {
+				t.Errorf("event %d waits %v", i, w)
+			}
+		}
+		if w := p.take(time.Now()); w != time.Second {
+			t.Errorf("the fourth waits %v, want 1 s", w)
+		}
+		time.Sleep(time.Second)
+		if w := p.take(time.Now()); w != 0 {
+			t.Errorf("after a second one waits %v", w)
+		}
+		time.Sleep(time.Hour)
+		for i := range 3 {
+			if w := p.take(time.Now()); w != 0 {
+				t.Errorf("after an hour event %d waits %v", i, w)
+			}
+		}
+		if p.take(time.Now()) == 0 {
+			t.Error("an hour gives more than the burst")
+		}
+	})
+}
