@@ -85,6 +85,10 @@ func TestNodeUpdate(t *testing.T) {
 	if req.Version != 5 || req.Spec.Role != swarmv1.NodeSpec_MANAGER || req.Spec.Availability != swarmv1.NodeSpec_ACTIVE || len(req.Spec.Labels) != 1 || req.Spec.Labels["disk"] != "ssd" {
 		t.Errorf("got %v", req)
 	}
+	s = nodeServer()
+	if got := (run{server: s}).run(t, "node", "update", "--hostname", "db1", "host3"); got.code != 0 || len(s.nodeReqs) != 1 || s.nodeReqs[0].Hostname != "db1" {
+		t.Errorf("a new hostname: got %+v, %v", got, s.nodeReqs)
+	}
 	refused(t, "label", run{server: nodeServer()}.run(t, "node", "update", "--label-rm", "x", "host3"), "key x doesn't exist")
 }
 

@@ -10,7 +10,7 @@ import (
 )
 
 type nodeUpdateOptions struct {
-	ref                string
+	ref, hostname      string
 	role, availability choice
 	labelAdd, labelRm  list
 }
@@ -29,6 +29,7 @@ func (a *app) newNodeUpdate() *cobra.Command {
 	})
 	f := c.Flags()
 	f.Var(&o.availability, "availability", `Availability of the node ("active", "pause", "drain")`)
+	f.StringVar(&o.hostname, "hostname", "", "Hostname of the node in the swarm, for lists and constraints (default: as it joined)")
 	f.Var(&o.labelAdd, "label-add", `Add or update a node label ("key=value")`)
 	f.Var(&o.labelRm, "label-rm", "Remove a node label if exists")
 	f.Var(&o.role, "role", `Role of the node ("worker", "manager")`)
@@ -63,7 +64,7 @@ func (o nodeUpdateOptions) apply(spec *swarmv1.NodeSpec) error {
 
 func (a *app) runNodeUpdate(ctx context.Context, o nodeUpdateOptions) error {
 	return a.with(ctx, func(c client) error {
-		if _, err := updateNode(ctx, c, o.ref, o.apply); err != nil {
+		if _, err := updateNode(ctx, c, o.ref, o.hostname, o.apply); err != nil {
 			return err
 		}
 		printf(a.Out, "%s\n", o.ref)
@@ -74,8 +75,9 @@ func (a *app) runNodeUpdate(ctx context.Context, o nodeUpdateOptions) error {
 // staleRetries bounds how often an edit is made anew because somebody else wrote in between.
 const staleRetries = 10
 
-// updateNode edits a node's spec, again when another write came first. It returns the node as it was.
-func updateNode(ctx context.Context, c client, ref string, edit func(*swarmv1.NodeSpec) error) (*swarmv1.NodeInfo, error) {
+// updateNode edits a node's spec, and its hostname unless that is empty, again when another write came first. It returns
+// the node as it was.
+func updateNode(ctx context.Context, c client, ref, hostname string, edit func(*swarmv1.NodeSpec) error) (*swarmv1.NodeInfo, error) {
 	for try := 0; ; try++ {
 		n, err := findNode(ctx, c, ref)
 		if err != nil {
@@ -88,10 +90,10 @@ func updateNode(ctx context.Context, c client, ref string, edit func(*swarmv1.No
 		if err := edit(spec); err != nil {
 			return nil, err
 		}
-		if spec.EqualVT(n.GetNode().GetSpec()) {
+		if spec.EqualVT(n.GetNode().GetSpec()) && (hostname == "" || hostname == n.GetNode().GetHostname()) {
 			return n, nil
 		}
-		_, err = c.UpdateNode(ctx, &swarmv1.UpdateNodeRequest{Id: n.Node.Id, Version: n.Node.GetMeta().GetVersion(), Spec: spec})
+		_, err = c.UpdateNode(ctx, &swarmv1.UpdateNodeRequest{Id: n.Node.Id, Version: n.Node.GetMeta().GetVersion(), Spec: spec, Hostname: hostname})
 		if isStale(err) && try < staleRetries {
 			continue
 		}
@@ -109,7 +111,7 @@ func (a *app) newNodeRole(name, short string, role swarmv1.NodeSpec_Role) *cobra
 func (a *app) runNodeRole(ctx context.Context, role swarmv1.NodeSpec_Role, refs []string) error {
 	return a.with(ctx, func(c client) error {
 		return a.onEach(refs, func(ref string) error {
-			before, err := updateNode(ctx, c, ref, func(spec *swarmv1.NodeSpec) error {
+			before, err := updateNode(ctx, c, ref, "", func(spec *swarmv1.NodeSpec) error {
 				spec.Role = role
 				return nil
 			})

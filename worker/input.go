@@ -46,7 +46,7 @@ func (w *Worker) gather(t *swarmv1.Task) (*inputs, error) {
 	if raw == nil {
 		return nil, fmt.Errorf("revision %s: %w", revisionID(t.ServiceId, t.Revision), errdefs.ErrNotFound)
 	}
-	rev, err := template.Expand(raw, t, template.Node{ID: w.cfg.NodeID, Hostname: w.cfg.Hostname, OS: w.cfg.OS, Arch: w.cfg.Arch})
+	rev, err := template.Expand(raw, t, template.Node{ID: w.cfg.NodeID, Hostname: w.hostname(), OS: w.cfg.OS, Arch: w.cfg.Arch})
 	if err != nil {
 		return nil, err
 	}
@@ -163,7 +163,7 @@ func file(target *swarmv1.FileTarget, name, dir string, mode uint32, data []byte
 func (w *Worker) container(in *inputs, attached Attached) (Container, error) {
 	c := Container{
 		Task: in.task, Revision: in.revision, Netns: attached.Netns, Files: in.files, CgroupParent: w.cfg.CgroupParent,
-		Node: NodeInfo{ID: w.cfg.NodeID, Hostname: w.cfg.Hostname, OS: w.cfg.OS, Arch: w.cfg.Arch},
+		Node: NodeInfo{ID: w.cfg.NodeID, Hostname: w.hostname(), OS: w.cfg.OS, Arch: w.cfg.Arch},
 	}
 	spec := c.Spec()
 	host := onHost(in.attachment)

@@ -127,6 +127,7 @@ func (s *session) read() error {
 		case *swarmv1.ToWorker_HeartbeatAck:
 			s.answered.Store(m.HeartbeatAck.GetSequence())
 		case *swarmv1.ToWorker_Node:
+			s.w.rename(m.Node.GetNode().GetHostname())
 			if s.w.deps.OnNode != nil {
 				s.w.deps.OnNode(m.Node)
 			}

@@ -9,9 +9,11 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 
+	"swarm/internal/ident"
 	"swarm/internal/logsample"
 	"swarm/internal/private"
 	swarmv1 "swarm/proto/swarm/v1"
@@ -33,8 +35,9 @@ type Worker struct {
 	settler *settler
 	sampled *logsample.Sampler // of what managers cause
 
-	redescribe chan struct{} // one token: the description changed
-	synced     chan struct{} // closed by the first complete set of assignments
+	renamed    atomic.Pointer[string] // hostname by the managers; nil: they have not said it
+	redescribe chan struct{}          // one token: the description changed
+	synced     chan struct{}          // closed by the first complete set of assignments
 	syncOnce   sync.Once
 	departing  chan struct{} // closed when the host goes down
 	departOnce sync.Once
@@ -135,6 +138,22 @@ func (w *Worker) Redescribe() {
 	select {
 	case w.redescribe <- struct{}{}:
 	default:
+	}
+}
+
+// hostname is what the cluster calls this node, as far as a manager has said it.
+func (w *Worker) hostname() string {
+	if name := w.renamed.Load(); name != nil {
+		return *name
+	}
+	return w.cfg.Hostname
+}
+
+// rename takes over what the cluster calls this node: the names of containers are made from it, here and in every node's
+// name server.
+func (w *Worker) rename(name string) {
+	if ident.CheckHostname(name) == nil {
+		w.renamed.Store(&name)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"swarm/internal/ident"
 	"swarm/internal/spec"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
@@ -91,7 +92,7 @@ func (s *Server) reachable(v *raftstore.View, id string) bool {
 	return st.GetState() == swarmv1.NodeState_READY
 }
 
-// UpdateNode writes a node's spec. Promotion and demotion are changes of its role: the managers follow.
+// UpdateNode writes a node's spec and, when the request names one, its hostname. Promotion and demotion are changes of its role: the managers follow.
 func (s *Server) UpdateNode(ctx context.Context, req *swarmv1.UpdateNodeRequest) (*swarmv1.NodeInfo, error) {
 	found, err := s.node(s.store.View(), req.GetId())
 	if err != nil {
@@ -100,6 +101,11 @@ func (s *Server) UpdateNode(ctx context.Context, req *swarmv1.UpdateNodeRequest)
 	wanted, err := spec.Node(req.GetSpec())
 	if err != nil {
 		return nil, err
+	}
+	if req.GetHostname() != "" {
+		if err := ident.CheckHostname(req.GetHostname()); err != nil {
+			return nil, err
+		}
 	}
 	_, err = s.write(ctx, req.GetVersion(), func(v *raftstore.View) ([]*swarmv1.Change, error) {
 		n, ok := v.Nodes.Get(found.GetId())
@@ -114,15 +120,27 @@ func (s *Server) UpdateNode(ctx context.Context, req *swarmv1.UpdateNodeRequest)
 		}
 		row := n.CloneVT()
 		row.Spec = wanted
+		row.Hostname = cmp.Or(req.GetHostname(), n.GetHostname())
 		if row.EqualVT(n) {
 			return nil, nil
 		}
-		return []*swarmv1.Change{raftstore.Update(row)}, nil
+		return append(renamed(v, row), raftstore.Update(row)), nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("update node %s: %w", found.GetId(), err)
 	}
 	return s.GetNode(ctx, &swarmv1.GetRequest{Id: found.GetId()})
+}
+
+// renamed is the change of what is shown of a node whose hostname differs from now on.
+func renamed(v *raftstore.View, n *swarmv1.Node) []*swarmv1.Change {
+	st, ok := v.NodeStates.Get(n.GetId())
+	if !ok || st.GetDescription() == nil || st.GetDescription().GetHostname() == n.GetHostname() {
+		return nil
+	}
+	st = st.CloneVT()
+	st.Description.Hostname = n.GetHostname()
+	return []*swarmv1.Change{raftstore.Update(st)}
 }
 
 // checkDemotion keeps the managers able to decide: one must stay, and of those that stay most must be up.

@@ -825,8 +825,10 @@ type UpdateNodeRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	// 0: whatever the version.
-	Version       uint64    `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
-	Spec          *NodeSpec `protobuf:"bytes,3,opt,name=spec,proto3" json:"spec,omitempty"`
+	Version uint64    `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
+	Spec    *NodeSpec `protobuf:"bytes,3,opt,name=spec,proto3" json:"spec,omitempty"`
+	// What constraints, lists and names call the node, whatever its host calls itself. Empty: as it is.
+	Hostname      string `protobuf:"bytes,4,opt,name=hostname,proto3" json:"hostname,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -880,6 +882,13 @@ func (x *UpdateNodeRequest) GetSpec() *NodeSpec {
 		return x.Spec
 	}
 	return nil
+}
+
+func (x *UpdateNodeRequest) GetHostname() string {
+	if x != nil {
+		return x.Hostname
+	}
+	return ""
 }
 
 type RemoveNodeRequest struct {
@@ -2379,11 +2388,12 @@ const file_swarm_v1_control_proto_rawDesc = "" +
 	"\x12ListImagesResponse\x12+\n" +
 	"\x06images\x18\x01 \x03(\v2\x13.swarm.v1.ImageInfoR\x06images\"I\n" +
 	"\x15ListRevisionsResponse\x120\n" +
-	"\trevisions\x18\x01 \x03(\v2\x12.swarm.v1.RevisionR\trevisions\"e\n" +
+	"\trevisions\x18\x01 \x03(\v2\x12.swarm.v1.RevisionR\trevisions\"\x81\x01\n" +
 	"\x11UpdateNodeRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\x04R\aversion\x12&\n" +
-	"\x04spec\x18\x03 \x01(\v2\x12.swarm.v1.NodeSpecR\x04spec\"9\n" +
+	"\x04spec\x18\x03 \x01(\v2\x12.swarm.v1.NodeSpecR\x04spec\x12\x1a\n" +
+	"\bhostname\x18\x04 \x01(\tR\bhostname\"9\n" +
 	"\x11RemoveNodeRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
 	"\x05force\x18\x02 \x01(\bR\x05force\"\x10\n" +

@@ -444,7 +444,8 @@ type Node struct {
 	Addr         string `protobuf:"bytes,5,opt,name=addr,proto3" json:"addr,omitempty"`
 	Port         uint32 `protobuf:"varint,6,opt,name=port,proto3" json:"port,omitempty"`
 	DataPathAddr string `protobuf:"bytes,7,opt,name=data_path_addr,json=dataPathAddr,proto3" json:"data_path_addr,omitempty"`
-	Hostname     string `protobuf:"bytes,8,opt,name=hostname,proto3" json:"hostname,omitempty"`
+	// As at join, until an operator changes it. What the worker says later changes nothing: constraints place secrets by it.
+	Hostname string `protobuf:"bytes,8,opt,name=hostname,proto3" json:"hostname,omitempty"`
 	// SubjectPublicKeyInfo in DER of the key that the node's newest certificate was issued for.
 	PublicKey []byte `protobuf:"bytes,9,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"`
 	// The same of the certificate before, until a session with the newest one has been seen. Empty: none.
@@ -657,12 +658,13 @@ func (x *NodeState) GetSince() *timestamppb.Timestamp {
 }
 
 type NodeDescription struct {
-	state     protoimpl.MessageState `protogen:"open.v1"`
-	Hostname  string                 `protobuf:"bytes,1,opt,name=hostname,proto3" json:"hostname,omitempty"`
-	Platform  *Platform              `protobuf:"bytes,2,opt,name=platform,proto3" json:"platform,omitempty"`
-	Resources *Resources             `protobuf:"bytes,3,opt,name=resources,proto3" json:"resources,omitempty"`
-	Engine    *EngineDescription     `protobuf:"bytes,4,opt,name=engine,proto3" json:"engine,omitempty"`
-	TlsInfo   *TLSInfo               `protobuf:"bytes,5,opt,name=tls_info,json=tlsInfo,proto3" json:"tls_info,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Set by the managers: the node's.
+	Hostname  string             `protobuf:"bytes,1,opt,name=hostname,proto3" json:"hostname,omitempty"`
+	Platform  *Platform          `protobuf:"bytes,2,opt,name=platform,proto3" json:"platform,omitempty"`
+	Resources *Resources         `protobuf:"bytes,3,opt,name=resources,proto3" json:"resources,omitempty"`
+	Engine    *EngineDescription `protobuf:"bytes,4,opt,name=engine,proto3" json:"engine,omitempty"`
+	TlsInfo   *TLSInfo           `protobuf:"bytes,5,opt,name=tls_info,json=tlsInfo,proto3" json:"tls_info,omitempty"`
 	// Disk trouble and the like, in the node's own words; a node with one refuses new tasks with this reason.
 	Unavailable string `protobuf:"bytes,6,opt,name=unavailable,proto3" json:"unavailable,omitempty"`
 	// Ranges that the host routes otherwise than by its default route, in prefix notation: networks of the cluster keep clear of them.
