@@ -16,8 +16,8 @@ import (
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 
-	"swarm/internal/members"
 	"swarm/internal/bounds"
+	"swarm/internal/members"
 	"swarm/internal/pki"
 	"swarm/internal/transport"
 	swarmv1 "swarm/proto/swarm/v1"

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -63,11 +62,11 @@ type impostor struct {
 	*crowd
 	host  dev.Host
 	node  *swarmv1.Node
-	conn  *transport.Conn
+	conn  *grpc.ClientConn // with the host's certificate, at the leader
 	admin *grpc.ClientConn // the operator's, at the leader
 	task  string           // a task of the host
 	done  func()
-	rss   int // memory() before the first attack
+	rss   int64 // memory() before the first attack
 }
 
 func newImpostor(c *crowd, h dev.Host) *impostor {
@@ -91,8 +90,7 @@ func newImpostor(c *crowd, h dev.Host) *impostor {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	a.conn = transport.NewDialer(id, nil).DialAddr(net.JoinHostPort(c.hosts[0].Address.String(), "2377"))
-	c.t.Cleanup(func() { _ = a.conn.Close() })
+	a.conn = c.attacker(h).grpc(c.hosts[0])
 	a.done = a.serve(id)
 	c.t.Cleanup(a.end)
 	a.rss = a.memory()
@@ -219,16 +217,10 @@ func (c *crowd) leader() string {
 	return name
 }
 
-// memory is the resident memory of the managers' daemons, the largest.
-func (a *impostor) memory() (most int) {
+// memory is what the managers' daemons have, the largest of them.
+func (a *impostor) memory() (most int64) {
 	for _, h := range a.hosts[:3] {
-		status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", h.PID))
-		for line := range strings.Lines(string(status)) {
-			if value, ok := strings.CutPrefix(line, "VmRSS:"); ok {
-				kb, _ := strconv.Atoi(strings.Fields(value)[0])
-				most = max(most, kb<<10)
-			}
-		}
+		most = max(most, a.resident(h))
 	}
 	return most
 }

@@ -62,8 +62,11 @@ func TestDescription(t *testing.T) {
 		Hostname: "vault\nforged", Resources: &swarmv1.Resources{NanoCpus: math.MaxInt64, MemoryBytes: math.MinInt64},
 		Routed: []string{"0.0.0.0/0", "0.0.0.0/1", "::/0", "fd00::/8", "10.1.2.3/16", "10.1.0.0/16", "nonsense", "10.0.0.0/99"},
 		PortConflicts: []*swarmv1.PortConflict{
-			{Port: 0, Protocol: "tcp"}, {Port: 70000, Protocol: "tcp"}, {Port: 80, Protocol: "icmp"},
-			{Port: 80, Protocol: "tcp", Kind: 99}, {Port: 80, Protocol: "tcp", Address: "here"},
+			{Port: 0, Protocol: "tcp"},
+			{Port: 70000, Protocol: "tcp"},
+			{Port: 80, Protocol: "icmp"},
+			{Port: 80, Protocol: "tcp", Kind: 99},
+			{Port: 80, Protocol: "tcp", Address: "here"},
 		},
 		Engine: &swarmv1.EngineDescription{Labels: map[string]string{"": "empty", "a\nb": "forged", "good": "\x1b[0m"}},
 	}
@@ -218,9 +221,15 @@ func TestAssignments(t *testing.T) {
 
 func TestPeers(t *testing.T) {
 	got := bounds.Peers([]*swarmv1.Peer{
-		{NodeId: "n1", Addr: "192.0.2.1", Port: 2377}, {NodeId: "n2", Addr: "manager.example", Port: 2377}, {NodeId: "n3", Addr: "fd00::1", Port: 1},
-		{NodeId: "", Addr: "192.0.2.1", Port: 2377}, {NodeId: "n4", Addr: "", Port: 2377}, {NodeId: "n5", Addr: "192.0.2.1"},
-		{NodeId: "n6", Addr: "0.0.0.0", Port: 2377}, {NodeId: "n7", Addr: "a b", Port: 2377}, {NodeId: "n8", Addr: "192.0.2.1", Port: 65536},
+		{NodeId: "n1", Addr: "192.0.2.1", Port: 2377},
+		{NodeId: "n2", Addr: "manager.example", Port: 2377},
+		{NodeId: "n3", Addr: "fd00::1", Port: 1},
+		{NodeId: "", Addr: "192.0.2.1", Port: 2377},
+		{NodeId: "n4", Addr: "", Port: 2377},
+		{NodeId: "n5", Addr: "192.0.2.1"},
+		{NodeId: "n6", Addr: "0.0.0.0", Port: 2377},
+		{NodeId: "n7", Addr: "a b", Port: 2377},
+		{NodeId: "n8", Addr: "192.0.2.1", Port: 65536},
 	})
 	if len(got) != 3 || got[2].GetNodeId() != "n3" {
 		t.Errorf("got %v, want the first three", got)

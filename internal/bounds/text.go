@@ -68,16 +68,6 @@ func shorten(s string, limit int) string {
 	return s + cut
 }
 
-// texts cleans the first limit texts that are not empty.
-func texts(in []string, limit, length int) (out []string) {
-	for _, s := range in {
-		if s = Text(s, length); s != "" && len(out) < limit {
-			out = append(out, s)
-		}
-	}
-	return out
-}
-
 // pick returns what valid makes of the first limit items that it accepts.
 func pick[T any](in []T, limit int, valid func(T) (T, bool)) (out []T) {
 	for _, item := range in {
