@@ -187,6 +187,7 @@ func (m *Manager) lead(ctx context.Context) error {
 	for name, duty := range map[string]func(context.Context) error{
 		"plan": m.plan, "judge nodes": m.dispatch.LeadLiveness, "seat managers": m.seats, "reap": m.reap, "forget": m.forget,
 		"align endpoints": m.control.AlignEndpoints, "make network ingress": m.control.MakeIngress,
+		"rotate gossip keys": m.rotateGossipKeys,
 	} {
 		g.Go(func() error {
 			m.persist(ctx, name, duty)

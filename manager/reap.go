@@ -64,8 +64,14 @@ func (m *Manager) forget(ctx context.Context) error {
 		for _, s := range m.store.Servers() {
 			voters[s.ID] = true
 		}
-		for _, g := range neverCame(m.store.View(), voters, time.Now()) {
+		gone := neverCame(m.store.View(), voters, time.Now())
+		for _, g := range gone {
 			if _, _, err := m.store.CommitGroups(ctx, "reaper", []*swarmv1.Group{g}); err != nil {
+				return err
+			}
+		}
+		if len(gone) > 0 { // They know the gossip keys.
+			if err := m.replaceGossipKey(ctx); err != nil {
 				return err
 			}
 		}

@@ -2,14 +2,11 @@ package node
 
 import (
 	"bytes"
-	"cmp"
 	"slices"
 
+	"swarm/internal/gossipkeys"
 	swarmv1 "swarm/proto/swarm/v1"
 )
-
-// gossipSubsystem marks the keys of gossip among the cluster's.
-const gossipSubsystem = "gossip"
 
 // onKeys takes over the gossip keys of the cluster, and remembers them: a node that was off while they changed must
 // still be understood by those that kept the older one.
@@ -35,12 +32,9 @@ func (m *member) onKeys(all []*swarmv1.EncryptionKey) {
 	m.base.Log.Info("gossip keys changed", "keys", len(keys))
 }
 
-// gossipKeys picks the keys of gossip, the newest first: the one that encrypts.
-func gossipKeys(all []*swarmv1.EncryptionKey) [][]byte {
-	own := slices.DeleteFunc(slices.Clone(all), func(k *swarmv1.EncryptionKey) bool { return k.GetSubsystem() != gossipSubsystem })
-	slices.SortFunc(own, func(a, b *swarmv1.EncryptionKey) int { return cmp.Compare(b.GetLamportTime(), a.GetLamportTime()) })
-	keys := make([][]byte, 0, len(own))
-	for _, k := range own {
+// gossipKeys picks the keys of gossip, first the one that encrypts.
+func gossipKeys(all []*swarmv1.EncryptionKey) (keys [][]byte) {
+	for _, k := range gossipkeys.Order(all) {
 		keys = append(keys, k.GetKey())
 	}
 	return keys

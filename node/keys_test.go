@@ -8,7 +8,7 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-func TestNode_GossipKeysAreRememberedNewestFirst(t *testing.T) {
+func TestNode_GossipKeysAreRememberedInTheirOrder(t *testing.T) {
 	manager, host := pair(t)
 	if _, err := host.join(manager.cluster.token.String(), manager.addr()); err != nil {
 		t.Fatal(err)
@@ -18,8 +18,9 @@ func TestNode_GossipKeysAreRememberedNewestFirst(t *testing.T) {
 		{Subsystem: "gossip", Key: []byte("old"), LamportTime: 1},
 		{Subsystem: "ipsec", Key: []byte("other"), LamportTime: 9},
 		{Subsystem: "gossip", Key: []byte("new"), LamportTime: 2},
+		{Subsystem: "gossip", Key: []byte("next"), LamportTime: 3, Standby: true},
 	})
-	want := [][]byte{[]byte("new"), []byte("old")}
+	want := [][]byte{[]byte("new"), []byte("old"), []byte("next")}
 	if got := g.keys.Load(); got == nil || cmp.Diff(want, *got) != "" {
 		t.Errorf("gossip got %q, want %q", got, want)
 	}
@@ -30,7 +31,7 @@ func TestNode_GossipKeysAreRememberedNewestFirst(t *testing.T) {
 
 	g.keys.Store(nil)
 	w.hooks.OnKeys(nil) // Before the managers have sent any.
-	w.hooks.OnKeys([]*swarmv1.EncryptionKey{{Subsystem: "gossip", Key: []byte("new"), LamportTime: 2}, {Subsystem: "gossip", Key: []byte("old"), LamportTime: 1}})
+	w.hooks.OnKeys([]*swarmv1.EncryptionKey{{Subsystem: "gossip", Key: []byte("new"), LamportTime: 2}, {Subsystem: "gossip", Key: []byte("old"), LamportTime: 1}, {Subsystem: "gossip", Key: []byte("next"), LamportTime: 3, Standby: true}})
 	if g.keys.Load() != nil {
 		t.Error("gossip was told of keys that it has")
 	}

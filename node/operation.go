@@ -192,9 +192,7 @@ func (n *Node) admitted(ctx context.Context, req *swarmv1.JoinClusterRequest, to
 	state.NodeID, state.ClusterID = answer.NodeId, answer.ClusterId
 	state.Manager = answer.Role == swarmv1.NodeSpec_MANAGER
 	state.Managers = peersOf(answer.Managers)
-	for _, k := range answer.GossipKeys {
-		state.GossipKeys = append(state.GossipKeys, k.Key)
-	}
+	state.GossipKeys = gossipKeys(answer.GossipKeys)
 	if p := answer.Network.GetGossipPort(); p != 0 {
 		state.GossipPort = uint16(p)
 	}

@@ -8,7 +8,6 @@ import (
 	"crypto/x509"
 	"fmt"
 	"log/slog"
-	"slices"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -122,15 +121,3 @@ func fresh(root *pki.Root) (*swarmv1.RootCA, *pki.Bundle, error) {
 }
 
 func certPEM(cert *x509.Certificate) []byte { return pki.EncodeCert(cert) }
-
-// gossipKeys are handed to joiners; the first is the one that encrypts.
-func gossipKeys(c *swarmv1.Cluster) []*swarmv1.EncryptionKey {
-	keys := make([]*swarmv1.EncryptionKey, 0, len(c.GetGossipKeys()))
-	for _, k := range c.GetGossipKeys() {
-		keys = append(keys, k.CloneVT())
-	}
-	slices.SortStableFunc(keys, func(a, b *swarmv1.EncryptionKey) int {
-		return int(int64(b.GetLamportTime()) - int64(a.GetLamportTime()))
-	})
-	return keys
-}

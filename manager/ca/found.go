@@ -7,6 +7,7 @@ import (
 	"github.com/containerd/errdefs"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"swarm/internal/gossipkeys"
 	"swarm/internal/ident"
 	"swarm/internal/pki"
 	swarmv1 "swarm/proto/swarm/v1"
@@ -68,7 +69,7 @@ func NewCluster(f Founder, now time.Time) (*Founding, error) {
 	}
 	cluster := &swarmv1.Cluster{
 		Id: f.ClusterID, Spec: spec, RootCa: rootCA, Epoch: 1, Format: f.Format,
-		GossipKeys: []*swarmv1.EncryptionKey{{Subsystem: "gossip", Key: pki.NewGossipKey(), LamportTime: 1}},
+		GossipKeys: []*swarmv1.EncryptionKey{gossipkeys.First(pki.NewGossipKey(), now)},
 	}
 	cert, err := root.SignNode(f.CSR, f.NodeID, validity(cluster), now)
 	if err != nil {

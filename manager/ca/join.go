@@ -9,6 +9,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"swarm/internal/gossipkeys"
 	"swarm/internal/ident"
 	"swarm/internal/pki"
 	swarmv1 "swarm/proto/swarm/v1"
@@ -86,7 +87,7 @@ func (s *Server) Join(ctx context.Context, req *swarmv1.JoinRequest) (*swarmv1.J
 	s.log.Info("node joined", "node", node.GetId(), "hostname", node.GetHostname(), "addr", node.GetAddr(), "role", role.String())
 	return &swarmv1.JoinResponse{
 		NodeId: node.GetId(), ClusterId: c.GetId(), Certificate: certPEM(cert), Bundle: bundle.PEM(), Role: role,
-		Managers: Managers(view), GossipKeys: gossipKeys(c), Network: c.GetSpec().GetNetwork(), Index: index,
+		Managers: Managers(view), GossipKeys: gossipkeys.Order(c.GetGossipKeys()), Network: c.GetSpec().GetNetwork(), Index: index,
 	}, nil
 }
 

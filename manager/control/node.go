@@ -6,10 +6,13 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/containerd/errdefs"
 
+	"swarm/internal/gossipkeys"
 	"swarm/internal/ident"
+	"swarm/internal/pki"
 	"swarm/internal/spec"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
@@ -209,6 +212,11 @@ func removal(v *raftstore.View, n *swarmv1.Node, force bool) ([]*swarmv1.Change,
 		return nil, errdefs.ErrFailedPrecondition.WithMessage("it is up: run `swarm leave` on it first, or remove it with --force")
 	}
 	changes := []*swarmv1.Change{raftstore.Delete(n)}
+	if c := v.Cluster().CloneVT(); c != nil {
+		// The node knows the gossip keys.
+		c.GossipKeys = gossipkeys.Replace(c.GossipKeys, pki.NewGossipKey(), time.Now())
+		changes = append(changes, raftstore.Update(c))
+	}
 	if ok {
 		// Without precondition: a heartbeat's conclusion in the same moment must not keep the row.
 		changes = append(changes, raftstore.DeleteKey(raftstore.TableNodeState, n.GetId()))

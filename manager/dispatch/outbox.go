@@ -18,7 +18,7 @@ type outbox struct {
 	counts  map[ref]int       // tasks that need it
 	version map[ref]uint64    // of what was sent
 	images  map[string]uint64 // kept image id -> version
-	keys    map[string]uint64 // key id -> lamport time
+	keys    map[string]bool   // key id -> on standby
 	chart   chart
 }
 
@@ -30,7 +30,7 @@ type sent struct {
 func newOutbox(node string) *outbox {
 	return &outbox{
 		node: node, tasks: make(map[string]sent), counts: make(map[ref]int), version: make(map[ref]uint64),
-		images: make(map[string]uint64), keys: make(map[string]uint64), chart: newChart(),
+		images: make(map[string]uint64), keys: make(map[string]bool), chart: newChart(),
 	}
 }
 
@@ -222,11 +222,11 @@ func depsOf(view *raftstore.View, t *swarmv1.Task) []ref {
 }
 
 func (o *outbox) syncKeys(d *delta, view *raftstore.View) {
-	now := make(map[string]uint64)
+	now := make(map[string]bool)
 	for _, k := range view.Cluster().GetGossipKeys() {
 		id := KeyID(k)
-		now[id] = k.GetLamportTime()
-		if _, ok := o.keys[id]; !ok {
+		now[id] = k.GetStandby()
+		if standby, ok := o.keys[id]; !ok || standby != now[id] {
 			d.deps = append(d.deps, put(&swarmv1.Assignment{Object: &swarmv1.Assignment_Key{Key: k}}))
 		}
 	}

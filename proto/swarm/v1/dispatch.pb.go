@@ -1381,7 +1381,9 @@ type Peering struct {
 	Others []string `protobuf:"bytes,5,rep,name=others,proto3" json:"others,omitempty"`
 	// SubjectPublicKeyInfo in DER of the keys that the node may use: that of its newest certificate, and the one before
 	// until a session with the newest has been seen.
-	PublicKeys    [][]byte `protobuf:"bytes,6,rep,name=public_keys,json=publicKeys,proto3" json:"public_keys,omitempty"`
+	PublicKeys [][]byte `protobuf:"bytes,6,rep,name=public_keys,json=publicKeys,proto3" json:"public_keys,omitempty"`
+	// Cluster port.
+	Port          uint32 `protobuf:"varint,7,opt,name=port,proto3" json:"port,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1456,6 +1458,13 @@ func (x *Peering) GetPublicKeys() [][]byte {
 		return x.PublicKeys
 	}
 	return nil
+}
+
+func (x *Peering) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
 }
 
 // Routing is a service's names, virtual addresses and published ports. Key: service id. A node is told of the services that
@@ -3271,7 +3280,7 @@ const file_swarm_v1_dispatch_proto_rawDesc = "" +
 	"\arouting\x18\n" +
 	" \x01(\v2\x11.swarm.v1.RoutingH\x00R\arouting\x12-\n" +
 	"\abackend\x18\v \x01(\v2\x11.swarm.v1.BackendH\x00R\abackendB\b\n" +
-	"\x06object\"\xb2\x01\n" +
+	"\x06object\"\xc6\x01\n" +
 	"\aPeering\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1a\n" +
 	"\bhostname\x18\x02 \x01(\tR\bhostname\x12\x12\n" +
@@ -3279,7 +3288,8 @@ const file_swarm_v1_dispatch_proto_rawDesc = "" +
 	"\x0emesh_addresses\x18\x04 \x03(\tR\rmeshAddresses\x12\x16\n" +
 	"\x06others\x18\x05 \x03(\tR\x06others\x12\x1f\n" +
 	"\vpublic_keys\x18\x06 \x03(\fR\n" +
-	"publicKeys\"\xa5\x01\n" +
+	"publicKeys\x12\x12\n" +
+	"\x04port\x18\a \x01(\rR\x04port\"\xa5\x01\n" +
 	"\aRouting\x12\x1d\n" +
 	"\n" +
 	"service_id\x18\x01 \x01(\tR\tserviceId\x12\x12\n" +

@@ -586,6 +586,7 @@ func (m *Peering) CloneVT() *Peering {
 	r.NodeId = m.NodeId
 	r.Hostname = m.Hostname
 	r.Addr = m.Addr
+	r.Port = m.Port
 	if rhs := m.MeshAddresses; rhs != nil {
 		tmpContainer := make([]string, len(rhs))
 		copy(tmpContainer, rhs)
@@ -2378,6 +2379,9 @@ func (this *Peering) EqualVT(that *Peering) bool {
 		if string(vx) != string(vy) {
 			return false
 		}
+	}
+	if this.Port != that.Port {
+		return false
 	}
 	return string(this.unknownFields) == string(that.unknownFields)
 }
@@ -4728,6 +4732,11 @@ func (m *Peering) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
 	}
+	if m.Port != 0 {
+		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.Port))
+		i--
+		dAtA[i] = 0x38
+	}
 	if len(m.PublicKeys) > 0 {
 		for iNdEx := len(m.PublicKeys) - 1; iNdEx >= 0; iNdEx-- {
 			i -= len(m.PublicKeys[iNdEx])
@@ -7026,6 +7035,9 @@ func (m *Peering) SizeVT() (n int) {
 			l = len(b)
 			n += 1 + l + protohelpers.SizeOfVarint(uint64(l))
 		}
+	}
+	if m.Port != 0 {
+		n += 1 + protohelpers.SizeOfVarint(uint64(m.Port))
 	}
 	n += len(m.unknownFields)
 	return n
@@ -10432,6 +10444,25 @@ func (m *Peering) UnmarshalVT(dAtA []byte) error {
 			m.PublicKeys = append(m.PublicKeys, make([]byte, postIndex-iNdEx))
 			copy(m.PublicKeys[len(m.PublicKeys)-1], dAtA[iNdEx:postIndex])
 			iNdEx = postIndex
+		case 7:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Port", wireType)
+			}
+			m.Port = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.Port |= uint32(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
 		default:
 			iNdEx = preIndex
 			skippy, err := protohelpers.Skip(dAtA[iNdEx:])

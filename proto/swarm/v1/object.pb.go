@@ -2994,10 +2994,14 @@ func (x *JoinTokens) GetManager() string {
 }
 
 type EncryptionKey struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Subsystem     string                 `protobuf:"bytes,1,opt,name=subsystem,proto3" json:"subsystem,omitempty"`
-	Key           []byte                 `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
-	LamportTime   uint64                 `protobuf:"varint,3,opt,name=lamport_time,json=lamportTime,proto3" json:"lamport_time,omitempty"`
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Subsystem   string                 `protobuf:"bytes,1,opt,name=subsystem,proto3" json:"subsystem,omitempty"`
+	Key         []byte                 `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
+	LamportTime uint64                 `protobuf:"varint,3,opt,name=lamport_time,json=lamportTime,proto3" json:"lamport_time,omitempty"`
+	// When the key became what it is: standby, or the one that encrypts.
+	Since *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=since,proto3" json:"since,omitempty"`
+	// Nodes decrypt with it already and do not encrypt with it yet.
+	Standby       bool `protobuf:"varint,5,opt,name=standby,proto3" json:"standby,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3051,6 +3055,20 @@ func (x *EncryptionKey) GetLamportTime() uint64 {
 		return x.LamportTime
 	}
 	return 0
+}
+
+func (x *EncryptionKey) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *EncryptionKey) GetStandby() bool {
+	if x != nil {
+		return x.Standby
+	}
+	return false
 }
 
 // RaftMember: a manager as a member of Raft. Written by the manager itself at its start. Key: node id.
@@ -4106,11 +4124,13 @@ const file_swarm_v1_object_proto_rawDesc = "" +
 	"\n" +
 	"JoinTokens\x12\x16\n" +
 	"\x06worker\x18\x01 \x01(\tR\x06worker\x12\x18\n" +
-	"\amanager\x18\x02 \x01(\tR\amanager\"b\n" +
+	"\amanager\x18\x02 \x01(\tR\amanager\"\xae\x01\n" +
 	"\rEncryptionKey\x12\x1c\n" +
 	"\tsubsystem\x18\x01 \x01(\tR\tsubsystem\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\fR\x03key\x12!\n" +
-	"\flamport_time\x18\x03 \x01(\x04R\vlamportTime\"w\n" +
+	"\flamport_time\x18\x03 \x01(\x04R\vlamportTime\x120\n" +
+	"\x05since\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x18\n" +
+	"\astandby\x18\x05 \x01(\bR\astandby\"w\n" +
 	"\n" +
 	"RaftMember\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\"\n" +
@@ -4298,110 +4318,111 @@ var file_swarm_v1_object_proto_goTypes = []any{
 	(*ClusterSpec)(nil),           // 65: swarm.v1.ClusterSpec
 }
 var file_swarm_v1_object_proto_depIdxs = []int32{
-	51, // 0: swarm.v1.Meta.created_at:type_name -> google.protobuf.Timestamp
-	51, // 1: swarm.v1.Meta.updated_at:type_name -> google.protobuf.Timestamp
-	6,  // 2: swarm.v1.Node.meta:type_name -> swarm.v1.Meta
-	52, // 3: swarm.v1.Node.spec:type_name -> swarm.v1.NodeSpec
-	6,  // 4: swarm.v1.NodeState.meta:type_name -> swarm.v1.Meta
-	9,  // 5: swarm.v1.NodeState.description:type_name -> swarm.v1.NodeDescription
-	1,  // 6: swarm.v1.NodeState.state:type_name -> swarm.v1.NodeState.State
-	51, // 7: swarm.v1.NodeState.since:type_name -> google.protobuf.Timestamp
-	53, // 8: swarm.v1.NodeDescription.platform:type_name -> swarm.v1.Platform
-	54, // 9: swarm.v1.NodeDescription.resources:type_name -> swarm.v1.Resources
-	11, // 10: swarm.v1.NodeDescription.engine:type_name -> swarm.v1.EngineDescription
-	14, // 11: swarm.v1.NodeDescription.tls_info:type_name -> swarm.v1.TLSInfo
-	10, // 12: swarm.v1.NodeDescription.port_conflicts:type_name -> swarm.v1.PortConflict
-	2,  // 13: swarm.v1.PortConflict.kind:type_name -> swarm.v1.PortConflict.Kind
-	47, // 14: swarm.v1.EngineDescription.labels:type_name -> swarm.v1.EngineDescription.LabelsEntry
-	13, // 15: swarm.v1.EngineDescription.plugins:type_name -> swarm.v1.PluginDescription
-	12, // 16: swarm.v1.EngineDescription.builds:type_name -> swarm.v1.RunningBuild
-	6,  // 17: swarm.v1.Service.meta:type_name -> swarm.v1.Meta
-	16, // 18: swarm.v1.Service.update_status:type_name -> swarm.v1.UpdateStatus
-	17, // 19: swarm.v1.Service.job_status:type_name -> swarm.v1.JobStatus
-	3,  // 20: swarm.v1.UpdateStatus.state:type_name -> swarm.v1.UpdateStatus.State
-	51, // 21: swarm.v1.UpdateStatus.started_at:type_name -> google.protobuf.Timestamp
-	51, // 22: swarm.v1.UpdateStatus.completed_at:type_name -> google.protobuf.Timestamp
-	51, // 23: swarm.v1.JobStatus.last_execution:type_name -> google.protobuf.Timestamp
-	6,  // 24: swarm.v1.Revision.meta:type_name -> swarm.v1.Meta
-	55, // 25: swarm.v1.Revision.spec:type_name -> swarm.v1.ServiceSpec
-	6,  // 26: swarm.v1.Task.meta:type_name -> swarm.v1.Meta
-	0,  // 27: swarm.v1.Task.desired_state:type_name -> swarm.v1.TaskState
-	51, // 28: swarm.v1.Task.start_after:type_name -> google.protobuf.Timestamp
-	51, // 29: swarm.v1.Task.deadline:type_name -> google.protobuf.Timestamp
-	20, // 30: swarm.v1.Task.restarts:type_name -> swarm.v1.RestartHistory
-	21, // 31: swarm.v1.Task.networks:type_name -> swarm.v1.NetworkAttachment
-	56, // 32: swarm.v1.Task.assigned_generic_resources:type_name -> swarm.v1.GenericResource
-	57, // 33: swarm.v1.Task.log_driver:type_name -> swarm.v1.Driver
-	51, // 34: swarm.v1.RestartHistory.recent:type_name -> google.protobuf.Timestamp
-	48, // 35: swarm.v1.NetworkAttachment.driver_opts:type_name -> swarm.v1.NetworkAttachment.DriverOptsEntry
-	6,  // 36: swarm.v1.TaskStatus.meta:type_name -> swarm.v1.Meta
-	0,  // 37: swarm.v1.TaskStatus.state:type_name -> swarm.v1.TaskState
-	51, // 38: swarm.v1.TaskStatus.timestamp:type_name -> google.protobuf.Timestamp
-	23, // 39: swarm.v1.TaskStatus.container_status:type_name -> swarm.v1.ContainerStatus
-	58, // 40: swarm.v1.TaskStatus.port_status:type_name -> swarm.v1.PortConfig
-	24, // 41: swarm.v1.TaskStatus.unplaced:type_name -> swarm.v1.Unplaced
-	51, // 42: swarm.v1.TaskStatus.running_since:type_name -> google.protobuf.Timestamp
-	25, // 43: swarm.v1.Unplaced.refusals:type_name -> swarm.v1.Refusal
-	6,  // 44: swarm.v1.Network.meta:type_name -> swarm.v1.Meta
-	59, // 45: swarm.v1.Network.spec:type_name -> swarm.v1.NetworkSpec
-	60, // 46: swarm.v1.Network.ipam:type_name -> swarm.v1.IPAMOptions
-	6,  // 47: swarm.v1.Endpoint.meta:type_name -> swarm.v1.Meta
-	61, // 48: swarm.v1.Endpoint.spec:type_name -> swarm.v1.EndpointSpec
-	58, // 49: swarm.v1.Endpoint.ports:type_name -> swarm.v1.PortConfig
-	28, // 50: swarm.v1.Endpoint.virtual_ips:type_name -> swarm.v1.VirtualIP
-	6,  // 51: swarm.v1.Claim.meta:type_name -> swarm.v1.Meta
-	6,  // 52: swarm.v1.Secret.meta:type_name -> swarm.v1.Meta
-	62, // 53: swarm.v1.Secret.spec:type_name -> swarm.v1.SecretSpec
-	32, // 54: swarm.v1.Secret.versions:type_name -> swarm.v1.DataVersion
-	6,  // 55: swarm.v1.Config.meta:type_name -> swarm.v1.Meta
-	63, // 56: swarm.v1.Config.spec:type_name -> swarm.v1.ConfigSpec
-	32, // 57: swarm.v1.Config.versions:type_name -> swarm.v1.DataVersion
-	51, // 58: swarm.v1.DataVersion.created_at:type_name -> google.protobuf.Timestamp
-	6,  // 59: swarm.v1.Volume.meta:type_name -> swarm.v1.Meta
-	64, // 60: swarm.v1.Volume.spec:type_name -> swarm.v1.VolumeSpec
-	6,  // 61: swarm.v1.Image.meta:type_name -> swarm.v1.Meta
-	53, // 62: swarm.v1.Image.platforms:type_name -> swarm.v1.Platform
-	6,  // 63: swarm.v1.ImageCopy.meta:type_name -> swarm.v1.Meta
-	6,  // 64: swarm.v1.Cluster.meta:type_name -> swarm.v1.Meta
-	65, // 65: swarm.v1.Cluster.spec:type_name -> swarm.v1.ClusterSpec
-	37, // 66: swarm.v1.Cluster.root_ca:type_name -> swarm.v1.RootCA
-	39, // 67: swarm.v1.Cluster.gossip_keys:type_name -> swarm.v1.EncryptionKey
-	39, // 68: swarm.v1.Cluster.unlock_key:type_name -> swarm.v1.EncryptionKey
-	38, // 69: swarm.v1.RootCA.join_tokens:type_name -> swarm.v1.JoinTokens
-	6,  // 70: swarm.v1.RaftMember.meta:type_name -> swarm.v1.Meta
-	51, // 71: swarm.v1.Event.time:type_name -> google.protobuf.Timestamp
-	4,  // 72: swarm.v1.Event.action:type_name -> swarm.v1.Event.Action
-	49, // 73: swarm.v1.Event.attributes:type_name -> swarm.v1.Event.AttributesEntry
-	42, // 74: swarm.v1.Event.object:type_name -> swarm.v1.Object
-	7,  // 75: swarm.v1.Object.node:type_name -> swarm.v1.Node
-	8,  // 76: swarm.v1.Object.node_state:type_name -> swarm.v1.NodeState
-	15, // 77: swarm.v1.Object.service:type_name -> swarm.v1.Service
-	18, // 78: swarm.v1.Object.revision:type_name -> swarm.v1.Revision
-	19, // 79: swarm.v1.Object.task:type_name -> swarm.v1.Task
-	22, // 80: swarm.v1.Object.task_status:type_name -> swarm.v1.TaskStatus
-	26, // 81: swarm.v1.Object.network:type_name -> swarm.v1.Network
-	27, // 82: swarm.v1.Object.endpoint:type_name -> swarm.v1.Endpoint
-	29, // 83: swarm.v1.Object.claim:type_name -> swarm.v1.Claim
-	30, // 84: swarm.v1.Object.secret:type_name -> swarm.v1.Secret
-	31, // 85: swarm.v1.Object.config:type_name -> swarm.v1.Config
-	33, // 86: swarm.v1.Object.volume:type_name -> swarm.v1.Volume
-	34, // 87: swarm.v1.Object.image:type_name -> swarm.v1.Image
-	35, // 88: swarm.v1.Object.image_copy:type_name -> swarm.v1.ImageCopy
-	36, // 89: swarm.v1.Object.cluster:type_name -> swarm.v1.Cluster
-	40, // 90: swarm.v1.Object.raft_member:type_name -> swarm.v1.RaftMember
-	51, // 91: swarm.v1.LogRecord.timestamp:type_name -> google.protobuf.Timestamp
-	5,  // 92: swarm.v1.LogRecord.stream:type_name -> swarm.v1.LogRecord.Stream
-	5,  // 93: swarm.v1.LogOptions.streams:type_name -> swarm.v1.LogRecord.Stream
-	51, // 94: swarm.v1.LogOptions.since:type_name -> google.protobuf.Timestamp
-	51, // 95: swarm.v1.LogOptions.until:type_name -> google.protobuf.Timestamp
-	45, // 96: swarm.v1.LogOptions.after:type_name -> swarm.v1.LogPlace
-	5,  // 97: swarm.v1.LogPlace.stream:type_name -> swarm.v1.LogRecord.Stream
-	50, // 98: swarm.v1.LogDetails.details:type_name -> swarm.v1.LogDetails.DetailsEntry
-	99, // [99:99] is the sub-list for method output_type
-	99, // [99:99] is the sub-list for method input_type
-	99, // [99:99] is the sub-list for extension type_name
-	99, // [99:99] is the sub-list for extension extendee
-	0,  // [0:99] is the sub-list for field type_name
+	51,  // 0: swarm.v1.Meta.created_at:type_name -> google.protobuf.Timestamp
+	51,  // 1: swarm.v1.Meta.updated_at:type_name -> google.protobuf.Timestamp
+	6,   // 2: swarm.v1.Node.meta:type_name -> swarm.v1.Meta
+	52,  // 3: swarm.v1.Node.spec:type_name -> swarm.v1.NodeSpec
+	6,   // 4: swarm.v1.NodeState.meta:type_name -> swarm.v1.Meta
+	9,   // 5: swarm.v1.NodeState.description:type_name -> swarm.v1.NodeDescription
+	1,   // 6: swarm.v1.NodeState.state:type_name -> swarm.v1.NodeState.State
+	51,  // 7: swarm.v1.NodeState.since:type_name -> google.protobuf.Timestamp
+	53,  // 8: swarm.v1.NodeDescription.platform:type_name -> swarm.v1.Platform
+	54,  // 9: swarm.v1.NodeDescription.resources:type_name -> swarm.v1.Resources
+	11,  // 10: swarm.v1.NodeDescription.engine:type_name -> swarm.v1.EngineDescription
+	14,  // 11: swarm.v1.NodeDescription.tls_info:type_name -> swarm.v1.TLSInfo
+	10,  // 12: swarm.v1.NodeDescription.port_conflicts:type_name -> swarm.v1.PortConflict
+	2,   // 13: swarm.v1.PortConflict.kind:type_name -> swarm.v1.PortConflict.Kind
+	47,  // 14: swarm.v1.EngineDescription.labels:type_name -> swarm.v1.EngineDescription.LabelsEntry
+	13,  // 15: swarm.v1.EngineDescription.plugins:type_name -> swarm.v1.PluginDescription
+	12,  // 16: swarm.v1.EngineDescription.builds:type_name -> swarm.v1.RunningBuild
+	6,   // 17: swarm.v1.Service.meta:type_name -> swarm.v1.Meta
+	16,  // 18: swarm.v1.Service.update_status:type_name -> swarm.v1.UpdateStatus
+	17,  // 19: swarm.v1.Service.job_status:type_name -> swarm.v1.JobStatus
+	3,   // 20: swarm.v1.UpdateStatus.state:type_name -> swarm.v1.UpdateStatus.State
+	51,  // 21: swarm.v1.UpdateStatus.started_at:type_name -> google.protobuf.Timestamp
+	51,  // 22: swarm.v1.UpdateStatus.completed_at:type_name -> google.protobuf.Timestamp
+	51,  // 23: swarm.v1.JobStatus.last_execution:type_name -> google.protobuf.Timestamp
+	6,   // 24: swarm.v1.Revision.meta:type_name -> swarm.v1.Meta
+	55,  // 25: swarm.v1.Revision.spec:type_name -> swarm.v1.ServiceSpec
+	6,   // 26: swarm.v1.Task.meta:type_name -> swarm.v1.Meta
+	0,   // 27: swarm.v1.Task.desired_state:type_name -> swarm.v1.TaskState
+	51,  // 28: swarm.v1.Task.start_after:type_name -> google.protobuf.Timestamp
+	51,  // 29: swarm.v1.Task.deadline:type_name -> google.protobuf.Timestamp
+	20,  // 30: swarm.v1.Task.restarts:type_name -> swarm.v1.RestartHistory
+	21,  // 31: swarm.v1.Task.networks:type_name -> swarm.v1.NetworkAttachment
+	56,  // 32: swarm.v1.Task.assigned_generic_resources:type_name -> swarm.v1.GenericResource
+	57,  // 33: swarm.v1.Task.log_driver:type_name -> swarm.v1.Driver
+	51,  // 34: swarm.v1.RestartHistory.recent:type_name -> google.protobuf.Timestamp
+	48,  // 35: swarm.v1.NetworkAttachment.driver_opts:type_name -> swarm.v1.NetworkAttachment.DriverOptsEntry
+	6,   // 36: swarm.v1.TaskStatus.meta:type_name -> swarm.v1.Meta
+	0,   // 37: swarm.v1.TaskStatus.state:type_name -> swarm.v1.TaskState
+	51,  // 38: swarm.v1.TaskStatus.timestamp:type_name -> google.protobuf.Timestamp
+	23,  // 39: swarm.v1.TaskStatus.container_status:type_name -> swarm.v1.ContainerStatus
+	58,  // 40: swarm.v1.TaskStatus.port_status:type_name -> swarm.v1.PortConfig
+	24,  // 41: swarm.v1.TaskStatus.unplaced:type_name -> swarm.v1.Unplaced
+	51,  // 42: swarm.v1.TaskStatus.running_since:type_name -> google.protobuf.Timestamp
+	25,  // 43: swarm.v1.Unplaced.refusals:type_name -> swarm.v1.Refusal
+	6,   // 44: swarm.v1.Network.meta:type_name -> swarm.v1.Meta
+	59,  // 45: swarm.v1.Network.spec:type_name -> swarm.v1.NetworkSpec
+	60,  // 46: swarm.v1.Network.ipam:type_name -> swarm.v1.IPAMOptions
+	6,   // 47: swarm.v1.Endpoint.meta:type_name -> swarm.v1.Meta
+	61,  // 48: swarm.v1.Endpoint.spec:type_name -> swarm.v1.EndpointSpec
+	58,  // 49: swarm.v1.Endpoint.ports:type_name -> swarm.v1.PortConfig
+	28,  // 50: swarm.v1.Endpoint.virtual_ips:type_name -> swarm.v1.VirtualIP
+	6,   // 51: swarm.v1.Claim.meta:type_name -> swarm.v1.Meta
+	6,   // 52: swarm.v1.Secret.meta:type_name -> swarm.v1.Meta
+	62,  // 53: swarm.v1.Secret.spec:type_name -> swarm.v1.SecretSpec
+	32,  // 54: swarm.v1.Secret.versions:type_name -> swarm.v1.DataVersion
+	6,   // 55: swarm.v1.Config.meta:type_name -> swarm.v1.Meta
+	63,  // 56: swarm.v1.Config.spec:type_name -> swarm.v1.ConfigSpec
+	32,  // 57: swarm.v1.Config.versions:type_name -> swarm.v1.DataVersion
+	51,  // 58: swarm.v1.DataVersion.created_at:type_name -> google.protobuf.Timestamp
+	6,   // 59: swarm.v1.Volume.meta:type_name -> swarm.v1.Meta
+	64,  // 60: swarm.v1.Volume.spec:type_name -> swarm.v1.VolumeSpec
+	6,   // 61: swarm.v1.Image.meta:type_name -> swarm.v1.Meta
+	53,  // 62: swarm.v1.Image.platforms:type_name -> swarm.v1.Platform
+	6,   // 63: swarm.v1.ImageCopy.meta:type_name -> swarm.v1.Meta
+	6,   // 64: swarm.v1.Cluster.meta:type_name -> swarm.v1.Meta
+	65,  // 65: swarm.v1.Cluster.spec:type_name -> swarm.v1.ClusterSpec
+	37,  // 66: swarm.v1.Cluster.root_ca:type_name -> swarm.v1.RootCA
+	39,  // 67: swarm.v1.Cluster.gossip_keys:type_name -> swarm.v1.EncryptionKey
+	39,  // 68: swarm.v1.Cluster.unlock_key:type_name -> swarm.v1.EncryptionKey
+	38,  // 69: swarm.v1.RootCA.join_tokens:type_name -> swarm.v1.JoinTokens
+	51,  // 70: swarm.v1.EncryptionKey.since:type_name -> google.protobuf.Timestamp
+	6,   // 71: swarm.v1.RaftMember.meta:type_name -> swarm.v1.Meta
+	51,  // 72: swarm.v1.Event.time:type_name -> google.protobuf.Timestamp
+	4,   // 73: swarm.v1.Event.action:type_name -> swarm.v1.Event.Action
+	49,  // 74: swarm.v1.Event.attributes:type_name -> swarm.v1.Event.AttributesEntry
+	42,  // 75: swarm.v1.Event.object:type_name -> swarm.v1.Object
+	7,   // 76: swarm.v1.Object.node:type_name -> swarm.v1.Node
+	8,   // 77: swarm.v1.Object.node_state:type_name -> swarm.v1.NodeState
+	15,  // 78: swarm.v1.Object.service:type_name -> swarm.v1.Service
+	18,  // 79: swarm.v1.Object.revision:type_name -> swarm.v1.Revision
+	19,  // 80: swarm.v1.Object.task:type_name -> swarm.v1.Task
+	22,  // 81: swarm.v1.Object.task_status:type_name -> swarm.v1.TaskStatus
+	26,  // 82: swarm.v1.Object.network:type_name -> swarm.v1.Network
+	27,  // 83: swarm.v1.Object.endpoint:type_name -> swarm.v1.Endpoint
+	29,  // 84: swarm.v1.Object.claim:type_name -> swarm.v1.Claim
+	30,  // 85: swarm.v1.Object.secret:type_name -> swarm.v1.Secret
+	31,  // 86: swarm.v1.Object.config:type_name -> swarm.v1.Config
+	33,  // 87: swarm.v1.Object.volume:type_name -> swarm.v1.Volume
+	34,  // 88: swarm.v1.Object.image:type_name -> swarm.v1.Image
+	35,  // 89: swarm.v1.Object.image_copy:type_name -> swarm.v1.ImageCopy
+	36,  // 90: swarm.v1.Object.cluster:type_name -> swarm.v1.Cluster
+	40,  // 91: swarm.v1.Object.raft_member:type_name -> swarm.v1.RaftMember
+	51,  // 92: swarm.v1.LogRecord.timestamp:type_name -> google.protobuf.Timestamp
+	5,   // 93: swarm.v1.LogRecord.stream:type_name -> swarm.v1.LogRecord.Stream
+	5,   // 94: swarm.v1.LogOptions.streams:type_name -> swarm.v1.LogRecord.Stream
+	51,  // 95: swarm.v1.LogOptions.since:type_name -> google.protobuf.Timestamp
+	51,  // 96: swarm.v1.LogOptions.until:type_name -> google.protobuf.Timestamp
+	45,  // 97: swarm.v1.LogOptions.after:type_name -> swarm.v1.LogPlace
+	5,   // 98: swarm.v1.LogPlace.stream:type_name -> swarm.v1.LogRecord.Stream
+	50,  // 99: swarm.v1.LogDetails.details:type_name -> swarm.v1.LogDetails.DetailsEntry
+	100, // [100:100] is the sub-list for method output_type
+	100, // [100:100] is the sub-list for method input_type
+	100, // [100:100] is the sub-list for extension type_name
+	100, // [100:100] is the sub-list for extension extendee
+	0,   // [0:100] is the sub-list for field type_name
 }
 
 func init() { file_swarm_v1_object_proto_init() }

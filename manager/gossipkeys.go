@@ -1,0 +1,65 @@
+package manager
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"swarm/internal/gossipkeys"
+	"swarm/internal/pki"
+	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/raftstore"
+)
+
+// rotateGossipKeys takes the keys of gossip from step to step. A removed node begins a rotation in the commit that removes
+// it, so that no change of leadership can lose it.
+func (m *Manager) rotateGossipKeys(ctx context.Context) error {
+	view, w := m.store.Watch(raftstore.TableCluster)
+	defer w.Close()
+	for {
+		cluster := view.Cluster()
+		next, wait := gossipkeys.Step(cluster.GetGossipKeys(), pki.NewGossipKey(), time.Now())
+		// Keys that did not change are the same objects.
+		if cluster != nil && !slices.Equal(next, gossipkeys.Order(cluster.GetGossipKeys())) {
+			if err := m.writeGossipKeys(ctx, cluster, next); err != nil {
+				return err
+			}
+			m.log.Info("gossip keys changed", "keys", len(next), "encrypts", gossipkeys.Order(next)[0].GetLamportTime())
+		}
+		looked, cancel := context.WithTimeout(ctx, wait)
+		batch, err := w.Next(looked)
+		late := looked.Err() != nil
+		cancel()
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err == nil:
+			view = batch.View
+		case late:
+			view = m.store.View()
+		default:
+			return err
+		}
+	}
+}
+
+// replaceGossipKey begins a rotation now.
+func (m *Manager) replaceGossipKey(ctx context.Context) error {
+	cluster := m.store.View().Cluster()
+	if cluster == nil {
+		return nil
+	}
+	return m.writeGossipKeys(ctx, cluster, gossipkeys.Replace(cluster.GetGossipKeys(), pki.NewGossipKey(), time.Now()))
+}
+
+func (m *Manager) writeGossipKeys(ctx context.Context, cluster *swarmv1.Cluster, keys []*swarmv1.EncryptionKey) error {
+	cluster = cluster.CloneVT()
+	cluster.GossipKeys = keys
+	_, err := m.store.Commit(ctx, "gossip keys", raftstore.Update(cluster))
+	if errdefs.IsAborted(err) || errdefs.IsConflict(err) {
+		return nil // Somebody else changed the cluster: the watch tells, and the keys are looked at again.
+	}
+	return err
+}
