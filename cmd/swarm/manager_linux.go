@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -103,7 +102,6 @@ func (m *managerMember) Run(ctx context.Context) error {
 		}
 	})
 	parts.Go(func() error { return m.commitFounding(ctx) })
-	parts.Go(func() error { return m.seedGossip(ctx) })
 	parts.Go(func() error { return m.Manager.Run(ctx) })
 	err := parts.Wait()
 	closeErr := m.store.Close()
@@ -128,33 +126,6 @@ func (m *managerMember) Standing() node.Standing {
 		s.Voter = s.Voter || server.ID == m.base.Membership.NodeID && server.Voter
 	}
 	return s
-}
-
-// seedGossip has the gossip look for every node that the cluster has, should it be alone: a manager that was away knows no
-// other manager when there is none, and nobody looks for a node that has said goodbye.
-func (m *managerMember) seedGossip(ctx context.Context) error {
-	for {
-		view, w := m.store.Watch(raftstore.TableNode)
-		var err error
-		for err == nil {
-			var seeds []string
-			for n := range view.Nodes.All() {
-				if n.GetId() != m.base.Membership.NodeID {
-					seeds = append(seeds, net.JoinHostPort(n.GetAddr(), strconv.Itoa(int(m.base.Membership.GossipPort))))
-				}
-			}
-			m.gossip.SetSeeds(seeds)
-			var batch raftstore.Batch
-			if batch, err = w.Next(ctx); err == nil {
-				view = batch.View
-			}
-		}
-		w.Close()
-		if ctx.Err() != nil {
-			return nil
-		}
-		m.base.Log.Warn("nodes to gossip with are read again", "err", err)
-	}
 }
 
 func (m *managerMember) foundingFile() string { return filepath.Join(m.base.Dir, "founding") }

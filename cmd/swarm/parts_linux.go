@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/ecdsa"
 	"errors"
 	"log/slog"
 	"net"
@@ -92,10 +93,11 @@ func (p *parts) newGossip(b node.Base) (node.Gossip, error) {
 	}
 	g, err := gossip.New(gossip.Config{
 		NodeID: b.Membership.NodeID, BindAddr: bind, AdvertiseAddr: advertise, Port: b.Membership.GossipPort,
-		Keys: b.Membership.GossipKeys, SnapshotPath: filepath.Join(b.Dir, "gossip"),
+		Keys: b.Membership.GossipKeys,
 		Tags: map[string]string{gossip.TagRole: role, gossip.TagBuild: version, tagPort: strconv.Itoa(int(b.Membership.Port)), tagData: dataPath(b.Membership).String()},
 	}, gossip.Deps{
 		Log:      b.Log,
+		Key:      func() *ecdsa.PrivateKey { return b.Identity.Credential().Key },
 		Conflict: func(c gossip.Conflict) { b.Log.Error("two machines have one node id", "conflict", c.String()) },
 	})
 	if err != nil {
@@ -124,8 +126,11 @@ func (g *gossipMember) Members() []*swarmv1.Member {
 	return out
 }
 
-// Resolve finds a node's cluster port by what it gossips.
+// Resolve finds a node's cluster port by what the managers tell of it, or else by what it gossips.
 func (g *gossipMember) Resolve(nodeID string) (node.Peer, bool) {
+	if p, ok := g.Peer(nodeID); ok && p.Addr.IsValid() && p.Port != 0 {
+		return node.Peer{NodeID: nodeID, Addr: p.Addr.String(), Port: p.Port}, true
+	}
 	m, ok := g.Member(nodeID)
 	port, err := strconv.ParseUint(m.Tags[tagPort], 10, 16)
 	if !ok || err != nil {
@@ -171,9 +176,12 @@ func (p *parts) newWorker(b node.Base, g node.Gossip, hooks node.WorkerHooks) (n
 	}
 	var (
 		network  worker.Network = simulated.NewNetwork()
-		topology = b.Members.Apply
-		inForce  func(context.Context) error
-		held     func(context.Context, string) (*swarmv1.NodeNetwork, error)
+		topology                = func(changes []*swarmv1.AssignmentChange) {
+			b.Members.Apply(changes)
+			m.gossip.Apply(changes)
+		}
+		inForce func(context.Context) error
+		held    func(context.Context, string) (*swarmv1.NodeNetwork, error)
 	)
 	describe := p.host.describe
 	if p.host.bridge != nil {
@@ -182,8 +190,9 @@ func (p *parts) newWorker(b node.Base, g node.Gossip, hooks node.WorkerHooks) (n
 			return nil, err
 		}
 		network, held = overlayNetwork{m.overlay.Plane}, m.overlay.held
+		told := topology
 		topology = func(changes []*swarmv1.AssignmentChange) {
-			b.Members.Apply(changes)
+			told(changes)
 			m.overlay.directory.Apply(changes)
 		}
 		inForce = m.overlay.InForce

@@ -110,7 +110,6 @@ var doors = []struct {
 }{
 	{"github.com/hashicorp/raft", []string{"raftstore"}},
 	{"github.com/hashicorp/raft-boltdb", []string{"raftstore"}},
-	{"github.com/hashicorp/serf", []string{"overlay"}},
 	{"github.com/hashicorp/memberlist", []string{"overlay"}},
 	{"github.com/vishvananda", []string{"overlay"}},
 	{"github.com/google/nftables", []string{"overlay"}},

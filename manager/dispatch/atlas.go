@@ -421,7 +421,9 @@ func (a *atlas) network(m *marks, view *raftstore.View) {
 func (a *atlas) peer(m *marks, view *raftstore.View, id string) {
 	var now *swarmv1.Peering
 	if n, ok := present(view.Nodes.Get(id)); ok {
-		now = &swarmv1.Peering{NodeId: id, Hostname: n.GetHostname(), Addr: n.GetDataPathAddr(), PublicKeys: members.KeysOf(n)}
+		now = &swarmv1.Peering{
+			NodeId: id, Hostname: n.GetHostname(), Addr: n.GetDataPathAddr(), Port: n.GetPort(), PublicKeys: members.KeysOf(n),
+		}
 		switch {
 		case now.Addr == "":
 			now.Addr = n.GetAddr()

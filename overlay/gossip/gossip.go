@@ -1,33 +1,37 @@
 //go:build linux
 
-// Package gossip keeps every node's view of which nodes are there, by serf on
-// memberlist, encrypted.
+// Package gossip keeps every node's view of which nodes are there, by memberlist. See docs/adr/0008.
 //
-// It owns one serf instance with its port and key ring. What it says is a hint,
-// soft and unordered: it may speed a decision up, and decides nothing. It carries
-// membership and a few tags, and refuses to carry state. Two machines with one
-// node id are reported and the second is ignored, never followed. Caller: the
-// daemon. Goroutines: serf's own and its sockets', until Close, and the one that
-// calls Run.
+// It owns one memberlist with its port. What it says is a hint, soft and unordered: it may speed a decision up, and decides
+// nothing. It carries membership and a few tags, and refuses to carry state. Only members are listened to: all that is sent
+// is encrypted with the cluster's gossip key and signed with the key of the sender's certificate, which the managers name.
+// What a node says of itself (tags, address, goodbye) carries its own signature. That a node has failed may be claimed by
+// any member: whoever acts on it asks that node first (package witness). Two machines with one node id are reported and the
+// second is ignored, never followed. Caller: the daemon. Goroutines: memberlist's own and its transport's, until Close, and
+// the one that calls Run.
 package gossip
 
 import (
 	"cmp"
 	"context"
+	"crypto/ecdsa"
 	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/hashicorp/memberlist"
-	"github.com/hashicorp/serf/serf"
+
+	"swarm/overlay/gossip/envelope"
 )
 
 // Names of the tags that every node has.
@@ -42,10 +46,6 @@ const KeySize = 32
 // DefaultPort of the gossip, TCP and UDP.
 const DefaultPort = 7946
 
-// eventBacklog holds what happens between New and Run, and while Run is busy: serf
-// stands still while it is full.
-const eventBacklog = 4096
-
 // Config of a node's membership. Zero durations are defaults, which find a dead
 // member in 4 s at 100 members.
 type Config struct {
@@ -57,10 +57,8 @@ type Config struct {
 	Port uint16
 	// Keys of KeySize bytes. The first encrypts; each decrypts.
 	Keys [][]byte
-	// Tags, 512 bytes in all.
+	// Tags, 400 bytes in all.
 	Tags map[string]string
-	// SnapshotPath is a file that remembers members over a restart; empty: none.
-	SnapshotPath string
 
 	// ProbeInterval: how often a node probes another, default 500 ms. ProbeTimeout:
 	// when it asks others to try, default 200 ms. SuspicionMult: how many intervals,
@@ -68,14 +66,13 @@ type Config struct {
 	// GossipInterval: how often news is passed on, default 100 ms.
 	ProbeInterval, ProbeTimeout, GossipInterval time.Duration
 	SuspicionMult                               int
-	// ReconnectInterval: how often one that failed is tried again, default 5 s.
-	// ForgetAfter: when it is dropped from the list, default 72 h.
-	ReconnectInterval, ForgetAfter time.Duration
 }
 
 // Deps of the membership.
 type Deps struct {
 	Log *slog.Logger
+	// Key is that of this node's certificate, which signs what it sends.
+	Key func() *ecdsa.PrivateKey
 	// Transport replaces the sockets, in tests.
 	Transport memberlist.Transport
 	// Conflict, if set, is told by Run of a second machine with a node's id: once a
@@ -100,11 +97,9 @@ func (c Config) withDefaults() (Config, error) {
 	c.ProbeTimeout = cmp.Or(c.ProbeTimeout, 200*time.Millisecond)
 	c.GossipInterval = cmp.Or(c.GossipInterval, 100*time.Millisecond)
 	c.SuspicionMult = cmp.Or(c.SuspicionMult, 3)
-	c.ReconnectInterval = cmp.Or(c.ReconnectInterval, 5*time.Second)
-	c.ForgetAfter = cmp.Or(c.ForgetAfter, 72*time.Hour)
 	switch {
-	case c.NodeID == "":
-		return c, fmt.Errorf("gossip: no node id: %w", errdefs.ErrInvalidArgument)
+	case c.NodeID == "" || len(c.NodeID) > envelope.MaxID:
+		return c, fmt.Errorf("gossip: node id %q: want 1 to %d bytes: %w", c.NodeID, envelope.MaxID, errdefs.ErrInvalidArgument)
 	case !c.BindAddr.IsValid() || !c.AdvertiseAddr.IsValid():
 		return c, fmt.Errorf("gossip: bind address %s, advertised %s: give both: %w", c.BindAddr, c.AdvertiseAddr, errdefs.ErrInvalidArgument)
 	case c.AdvertiseAddr.IsUnspecified():
@@ -118,24 +113,31 @@ func (c Config) withDefaults() (Config, error) {
 // Gossip is this node's membership.
 type Gossip struct {
 	deps      Deps
-	serf      *serf.Serf
-	ring      *memberlist.Keyring
-	events    chan serf.Event
+	self      string
+	addr      netip.AddrPort
+	list      *memberlist.Memberlist
+	ring      *envelope.Ring
+	opener    *envelope.Opener
+	transport *guard
 	conflicts chan Conflict
-	self      Member
+	roster    atomic.Pointer[roster]
+	signing   atomic.Pointer[signing]
+	choosing  sync.Mutex // held while signing changes
 
-	// mu guards what follows.
+	// mu guards what follows. Memberlist calls us with its own lock held: it is not called with this one.
 	mu      sync.Mutex
-	members map[string]Member
+	members map[string]*record
+	up      map[string]bool // that memberlist takes for alive, members or not
 	changed chan struct{}
 	seeds   []string
+	floor   uint64 // what this node says next is later
 
-	// reseed wakes Run after SetSeeds.
-	reseed chan struct{}
+	// look wakes Run to find others; say, to tell them anew what this node says of itself.
+	look, say chan struct{}
 	// told belongs to Run: when each conflict was last reported.
 	told map[Conflict]time.Time
 
-	// leaving counts calls of serf's Leave, which cannot be interrupted.
+	// leaving counts calls of Leave, which cannot be interrupted.
 	leaving   sync.WaitGroup
 	closeOnce sync.Once
 	closeErr  error
@@ -147,30 +149,31 @@ func New(cfg Config, deps Deps) (*Gossip, error) {
 	if err != nil {
 		return nil, err
 	}
-	ring, err := memberlist.NewKeyring(cfg.Keys, cfg.Keys[0])
-	if err != nil {
-		return nil, fmt.Errorf("gossip keys: %w", err)
-	}
 	g := &Gossip{
-		deps:      deps,
-		ring:      ring,
-		events:    make(chan serf.Event, eventBacklog),
-		conflicts: make(chan Conflict, 16),
-		members:   make(map[string]Member),
-		changed:   make(chan struct{}),
-		reseed:    make(chan struct{}, 1),
-		told:      make(map[Conflict]time.Time),
+		deps: deps, self: cfg.NodeID, addr: netip.AddrPortFrom(cfg.AdvertiseAddr.Unmap(), cfg.Port),
+		ring: &envelope.Ring{}, conflicts: make(chan Conflict, 16),
+		members: map[string]*record{}, up: map[string]bool{}, changed: make(chan struct{}),
+		look: make(chan struct{}, 1), say: make(chan struct{}, 1), told: map[Conflict]time.Time{},
 	}
-	g.self = Member{ID: cfg.NodeID, Addr: netip.AddrPortFrom(cfg.AdvertiseAddr, cfg.Port), Status: Alive, Tags: maps.Clone(cfg.Tags), Since: time.Now()}
-	g.members[cfg.NodeID] = g.self
+	g.roster.Store(&roster{})
+	if err := g.UpdateKeys(cfg.Keys); err != nil {
+		return nil, err
+	}
+	g.members[g.self] = &record{addr: g.addr, up: true, since: time.Now(), said: statement{tags: maps.Clone(cfg.Tags)}, verified: true}
+	if err := g.state(false); err != nil {
+		return nil, err
+	}
 	at := netip.AddrPortFrom(cfg.BindAddr, cfg.Port)
 	if g.deps.Transport == nil {
 		if g.deps.Transport, err = listen(at, deps.Log); err != nil {
 			return nil, fmt.Errorf("gossip: %w", err)
 		}
 	}
-	if g.serf, err = serf.Create(g.serfConfig(cfg)); err != nil {
-		return nil, errors.Join(fmt.Errorf("gossip on %s: %w", at, err), g.deps.Transport.Shutdown())
+	g.opener = envelope.NewOpener(g.ring, func(id string) (envelope.Trust, bool) { return g.roster.Load().trust(id) })
+	g.transport = newGuard(g.deps.Transport, deps.Log, envelope.NewSealer(g.self, g.ring, g.signingKey), g.opener,
+		func(a netip.Addr) bool { return g.roster.Load().addrs[a] })
+	if g.list, err = memberlist.Create(g.config(cfg)); err != nil {
+		return nil, errors.Join(fmt.Errorf("gossip on %s: %w", at, err), g.transport.Shutdown())
 	}
 	return g, nil
 }
@@ -180,90 +183,145 @@ func New(cfg Config, deps Deps) (*Gossip, error) {
 // many join at once, about one in a hundred times somebody is missed, and only the exchange tells him.
 const exchangeInterval = 10 * time.Second
 
-func (g *Gossip) serfConfig(cfg Config) *serf.Config {
+func (g *Gossip) config(cfg Config) *memberlist.Config {
 	ml := memberlist.DefaultLANConfig()
-	ml.Transport = g.deps.Transport
+	ml.Name = cfg.NodeID
+	ml.Transport = g.transport
 	ml.BindAddr, ml.BindPort = cfg.BindAddr.String(), int(cfg.Port)
 	ml.AdvertiseAddr, ml.AdvertisePort = cfg.AdvertiseAddr.String(), int(cfg.Port)
 	ml.ProbeInterval, ml.ProbeTimeout = cfg.ProbeInterval, cfg.ProbeTimeout
 	ml.SuspicionMult, ml.GossipInterval = cfg.SuspicionMult, cfg.GossipInterval
 	ml.TCPTimeout = 3 * time.Second
 	ml.PushPullInterval = exchangeInterval
-	ml.Keyring = g.ring
-	ml.GossipVerifyIncoming, ml.GossipVerifyOutgoing = true, true
+	ml.UDPBufferSize -= envelope.Overhead(len(cfg.NodeID))
 	// A host that comes back with another address may have its name again.
 	ml.DeadNodeReclaimTime = 3 * time.Second
 	ml.EnableCompression = false
-	ml.Alive = aliveDelegate{g}
-	ml.Logger = newLogger(g.deps.Log)
-	ml.LogOutput = nil
-
-	sc := serf.DefaultConfig()
-	sc.NodeName, sc.Tags = cfg.NodeID, maps.Clone(cfg.Tags)
-	sc.MemberlistConfig = ml
-	sc.EventCh = g.events
-	// A goodbye may be that of a host that goes down: it comes back. One that leaves for good loses its snapshot.
-	sc.SnapshotPath, sc.RejoinAfterLeave = cfg.SnapshotPath, true
-	sc.ReconnectInterval, sc.ReconnectTimeout = cfg.ReconnectInterval, cfg.ForgetAfter
-	sc.TombstoneTimeout = cfg.ForgetAfter
-	sc.BroadcastTimeout, sc.LeavePropagateDelay = 2*time.Second, 500*time.Millisecond
-	sc.DisableCoordinates = true
-	// serf would let the members vote and stop the loser. Who is who is a matter of
-	// certificates; here the first keeps the name.
-	sc.EnableNameConflictResolution = false
-	sc.Logger, sc.LogOutput = ml.Logger, nil
-	return sc
+	d := delegate{g}
+	ml.Alive, ml.Events, ml.Delegate = d, d, d
+	ml.Logger, ml.LogOutput = newLogger(g.deps.Log), nil
+	return ml
 }
 
-// seedInterval is how often a node that sees no other tries its seeds.
-const seedInterval = 5 * time.Second
+// state words what this node says of itself from now on.
+func (g *Gossip) state(leaving bool) error {
+	key := g.signingKey()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	own := g.members[g.self]
+	next := statement{tags: own.said.tags, leaving: leaving || own.said.leaving}
+	next.made = max(own.said.later(), g.floor+1)
+	meta, err := next.sign(key, g.self, g.addr)
+	if err != nil {
+		return err
+	}
+	own.said, own.meta = next, meta
+	return nil
+}
+
+const (
+	// seedInterval is how often, at most, a node that sees no other tries its seeds, and any node one that it misses. A node
+	// that has just joined tries sooner: the managers may not yet know of each other that it is a member.
+	seedInterval  = 5 * time.Second
+	firstInterval = 250 * time.Millisecond
+	// seedsAtOnce are tried before the next pause.
+	seedsAtOnce = 5
+	// sayTimeout bounds how long this node tries to tell another what it says of itself.
+	sayTimeout = 2 * time.Second
+	// leaveDelay is for the goodbye to go round.
+	leaveDelay = 500 * time.Millisecond
+)
 
 // Run follows the membership until ctx ends. It stays in the cluster then; see Leave and Close.
 func (g *Gossip) Run(ctx context.Context) error {
-	retry := time.NewTimer(seedInterval)
+	wait := firstInterval
+	retry := time.NewTimer(wait)
 	defer retry.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-g.serf.ShutdownCh():
-			return nil
-		case ev := <-g.events:
-			if me, ok := ev.(serf.MemberEvent); ok {
-				g.observe(me)
-			}
 		case c := <-g.conflicts:
 			g.report(c)
-		case <-g.reseed:
-			g.findOthers(ctx)
-			retry.Reset(seedInterval)
+		case <-g.say:
+			if err := g.speak(false); err != nil {
+				g.deps.Log.Warn("tell others of this node", "err", err)
+			}
+		case <-g.look:
+			wait = firstInterval
+			retry.Reset(wait/2 + rand.N(wait))
 		case <-retry.C:
 			g.findOthers(ctx)
-			retry.Reset(seedInterval)
+			wait = min(2*wait, seedInterval)
+			retry.Reset(wait)
 		}
 	}
 }
 
-// SetSeeds gives the addresses that Run tries, at once and then for as long as
+// speak tells the others anew what this node says of itself.
+func (g *Gossip) speak(leaving bool) error {
+	if err := g.state(leaving); err != nil {
+		return err
+	}
+	return g.list.UpdateNode(sayTimeout)
+}
+
+// SetSeeds gives the addresses that Run tries, soon and then for as long as
 // this node sees no other.
 func (g *Gossip) SetSeeds(addrs []string) {
 	g.mu.Lock()
 	g.seeds = slices.Clone(addrs)
 	g.mu.Unlock()
-	select {
-	case g.reseed <- struct{}{}:
-	default: // Run has not yet looked at the former ones.
+	wake(g.look)
+}
+
+// findOthers tries to reach others while this node sees none, and otherwise a member that it misses, if any.
+func (g *Gossip) findOthers(ctx context.Context) {
+	addrs, alone := g.missing()
+	if alone {
+		rand.Shuffle(len(addrs), func(i, j int) { addrs[i], addrs[j] = addrs[j], addrs[i] })
+	}
+	for _, addr := range addrs {
+		if n, err := g.Join(ctx, []string{addr}); n > 0 || ctx.Err() != nil {
+			return
+		} else if err != nil {
+			g.deps.Log.Debug("no other member answers", "err", err)
+		}
 	}
 }
 
-func (g *Gossip) findOthers(ctx context.Context) {
-	seeds := g.seedsIfAlone()
-	if len(seeds) == 0 {
-		return
+// missing gives addresses to try. A member that does not answer is tried about eight times by all others together in each
+// interval, however many they are.
+func (g *Gossip) missing() (addrs []string, alone bool) {
+	peers := g.roster.Load().peers
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	up := 0
+	for id := range g.members {
+		if id != g.self && g.up[id] {
+			up++
+		}
 	}
-	if _, err := g.Join(ctx, seeds); err != nil && ctx.Err() == nil {
-		g.deps.Log.Debug("no other member answers", "err", err)
+	for id, p := range peers {
+		r := g.members[id]
+		if id == g.self || g.up[id] || !p.Addr.IsValid() || up > 0 && r != nil && r.status() == Left {
+			continue
+		}
+		at := netip.AddrPortFrom(p.Addr, g.addr.Port())
+		if r != nil && r.addr.Addr() == p.Addr {
+			at = r.addr
+		}
+		addrs = append(addrs, at.String())
 	}
+	if up == 0 {
+		addrs = slices.Concat(addrs, g.seeds)
+		rand.Shuffle(len(addrs), func(i, j int) { addrs[i], addrs[j] = addrs[j], addrs[i] })
+		return addrs[:min(len(addrs), seedsAtOnce)], true
+	}
+	if len(addrs) == 0 || rand.IntN(up) >= 8*len(addrs) {
+		return nil, false
+	}
+	return []string{addrs[rand.IntN(len(addrs))]}, false
 }
 
 // Join contacts members by address ("host:port", or a host on our port) and
@@ -278,7 +336,7 @@ func (g *Gossip) Join(ctx context.Context, addrs []string) (int, error) {
 		if err := ctx.Err(); err != nil {
 			return joined, errors.Join(append(errs, err)...)
 		}
-		n, err := g.serf.Join([]string{g.withPort(addr)}, true)
+		n, err := g.list.Join([]string{g.withPort(addr)})
 		joined += n
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", addr, err))
@@ -288,43 +346,23 @@ func (g *Gossip) Join(ctx context.Context, addrs []string) (int, error) {
 		return joined, nil
 	}
 	return 0, fmt.Errorf("join gossip: no member answers (port %d tcp and udp open? same cluster?): %w: %w",
-		g.self.Addr.Port(), errors.Join(errs...), errdefs.ErrUnavailable)
+		g.addr.Port(), errors.Join(errs...), errdefs.ErrUnavailable)
 }
 
 func (g *Gossip) withPort(addr string) string {
 	if _, _, err := net.SplitHostPort(addr); err == nil {
 		return addr
 	}
-	return net.JoinHostPort(addr, strconv.Itoa(int(g.self.Addr.Port())))
+	return net.JoinHostPort(addr, strconv.Itoa(int(g.addr.Port())))
 }
 
-// UpdateKeys replaces the key ring. To change the key of a cluster: add the new
+// UpdateKeys replaces the keys. To change the key of a cluster: add the new
 // one at the end everywhere, then put it first everywhere, then remove the old.
 func (g *Gossip) UpdateKeys(keys [][]byte) error {
 	if err := validKeys(keys); err != nil {
 		return err
 	}
-	for _, k := range keys {
-		if err := g.ring.AddKey(k); err != nil {
-			return fmt.Errorf("add gossip key: %w", err)
-		}
-	}
-	if err := g.ring.UseKey(keys[0]); err != nil {
-		return fmt.Errorf("use gossip key: %w", err)
-	}
-	wanted := make(map[string]bool, len(keys))
-	for _, k := range keys {
-		wanted[string(k)] = true
-	}
-	for _, k := range g.ring.GetKeys() {
-		if wanted[string(k)] {
-			continue
-		}
-		if err := g.ring.RemoveKey(k); err != nil {
-			return fmt.Errorf("remove gossip key: %w", err)
-		}
-	}
-	return nil
+	return g.ring.Set(keys)
 }
 
 func validKeys(keys [][]byte) error {
@@ -341,13 +379,21 @@ func validKeys(keys [][]byte) error {
 
 // Health is memberlist's opinion of this node itself: 0 is well; above, the fault
 // may be here when others seem to fail.
-func (g *Gossip) Health() int { return g.serf.Memberlist().GetHealthScore() }
+func (g *Gossip) Health() int { return g.list.GetHealthScore() }
 
 // Leave tells the others that this node goes for good, and waits until it is
 // likely that they know: about a second, at most five, or until ctx ends.
 func (g *Gossip) Leave(ctx context.Context) error {
 	done := make(chan error, 1)
-	g.leaving.Go(func() { done <- g.serf.Leave() })
+	g.leaving.Go(func() {
+		// The goodbye itself is what this node says; Leave then ends the probes.
+		err := g.speak(true)
+		if err == nil {
+			err = g.list.Leave(sayTimeout)
+		}
+		<-time.After(leaveDelay)
+		done <- err
+	})
 	select {
 	case err := <-done:
 		if err != nil {
@@ -362,10 +408,10 @@ func (g *Gossip) Leave(ctx context.Context) error {
 // Close stops listening. Without Leave the others will see this node fail.
 func (g *Gossip) Close() error {
 	g.closeOnce.Do(func() {
-		if err := g.serf.Shutdown(); err != nil {
+		g.leaving.Wait() // Memberlist panics when it is left after its shutdown.
+		if err := g.list.Shutdown(); err != nil {
 			g.closeErr = fmt.Errorf("close gossip: %w", err)
 		}
-		g.leaving.Wait()
 	})
 	return g.closeErr
 }

@@ -5,11 +5,16 @@ package gossip_test
 import (
 	"bytes"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
-	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -19,13 +24,15 @@ import (
 	"github.com/containerd/errdefs"
 
 	"swarm/overlay/gossip"
+	swarmv1 "swarm/proto/swarm/v1"
 )
 
-func key(b byte) []byte { return bytes.Repeat([]byte{b}, gossip.KeySize) }
+func gossipKey(b byte) []byte { return bytes.Repeat([]byte{b}, gossip.KeySize) }
 
 // node is a running member.
 type node struct {
 	*gossip.Gossip
+	id        string
 	stop      func()
 	conflicts chan gossip.Conflict
 }
@@ -33,6 +40,12 @@ type node struct {
 type cluster struct {
 	t   *testing.T
 	net *network
+	keys *keychain
+	// told is what the managers tell of the nodes.
+	told map[string]*swarmv1.Peering
+	// silent managers tell nothing.
+	silent bool
+	nodes  []*node
 }
 
 func ip(i int) string { return fmt.Sprintf("10.0.0.%d", i) }
@@ -42,14 +55,19 @@ func (c *cluster) start(i int, change func(*gossip.Config)) *node {
 	c.t.Helper()
 	cfg := gossip.Config{
 		NodeID: fmt.Sprintf("n%d", i), BindAddr: netip.MustParseAddr("0.0.0.0"), AdvertiseAddr: netip.MustParseAddr(ip(i)),
-		Keys: [][]byte{key(1)}, Tags: map[string]string{gossip.TagRole: "worker"},
+		Keys: [][]byte{gossipKey(1)}, Tags: map[string]string{gossip.TagRole: "worker"},
 	}
 	if change != nil {
 		change(&cfg)
 	}
-	n := &node{conflicts: make(chan gossip.Conflict, 16)}
+	n := &node{id: cfg.NodeID, conflicts: make(chan gossip.Conflict, 16)}
+	fresh := c.keys.get(n.id) == nil
+	if fresh {
+		c.keys.set(n.id, newKey(c.t))
+	}
 	deps := gossip.Deps{
 		Log:       slog.New(slog.DiscardHandler),
+		Key:       func() *ecdsa.PrivateKey { return c.keys.get(n.id) },
 		Transport: c.net.attach(cfg.AdvertiseAddr.String(), gossip.DefaultPort),
 		Conflict:  func(x gossip.Conflict) { n.conflicts <- x },
 	}
@@ -59,7 +77,80 @@ func (c *cluster) start(i int, change func(*gossip.Config)) *node {
 	}
 	n.Gossip = g
 	n.stop = runUntilStopped(c.t, g)
+	c.nodes = append(c.nodes, n)
+	if fresh {
+		c.tell(n.id, cfg.AdvertiseAddr.String())
+	}
 	return n
+}
+
+// tell has the managers tell all nodes of one, and the node of all.
+func (c *cluster) tell(id, addr string) {
+	c.told[id] = peering(id, addr, c.keys.get(id))
+	if c.silent {
+		return
+	}
+	for _, n := range c.nodes {
+		if n.id == id {
+			n.Apply(puts(slices.Collect(maps.Values(c.told))...))
+		} else {
+			n.Apply(puts(c.told[id]))
+		}
+	}
+}
+
+// keychain is the keys of the nodes' certificates, by id.
+type keychain struct {
+	mu sync.Mutex // guards of
+	of map[string]*ecdsa.PrivateKey
+}
+
+func (k *keychain) get(id string) *ecdsa.PrivateKey {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.of[id]
+}
+
+func (k *keychain) set(id string, key *ecdsa.PrivateKey) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.of[id] = key
+}
+
+func newKey(t testing.TB) *ecdsa.PrivateKey {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
+func peering(id, addr string, keys ...*ecdsa.PrivateKey) *swarmv1.Peering {
+	p := &swarmv1.Peering{NodeId: id, Addr: addr, Port: 2377}
+	for _, key := range keys {
+		der, err := x509.MarshalPKIXPublicKey(key.Public())
+		if err != nil {
+			panic(err)
+		}
+		p.PublicKeys = append(p.PublicKeys, der)
+	}
+	return p
+}
+
+func puts(peerings ...*swarmv1.Peering) (out []*swarmv1.AssignmentChange) {
+	for _, p := range peerings {
+		out = append(out, &swarmv1.AssignmentChange{Change: &swarmv1.AssignmentChange_Put{
+			Put: &swarmv1.Assignment{Object: &swarmv1.Assignment_Peering{Peering: p}},
+		}})
+	}
+	return out
+}
+
+func removes(id string) []*swarmv1.AssignmentChange {
+	return []*swarmv1.AssignmentChange{{Change: &swarmv1.AssignmentChange_Remove{
+		Remove: &swarmv1.AssignmentRef{Kind: swarmv1.AssignmentRef_PEERING, Id: id},
+	}}}
 }
 
 // runUntilStopped stops at the end of the test if nobody did before.
@@ -77,11 +168,11 @@ func runUntilStopped(t *testing.T, g *gossip.Gossip) (stop func()) {
 	return stop
 }
 
-// newCluster is for a bubble: what serf and memberlist run ends at their next tick
+// newCluster is for a bubble: what memberlist runs ends at their next tick
 // after the members have been stopped.
 func newCluster(t *testing.T) *cluster {
 	t.Cleanup(func() { time.Sleep(2 * time.Minute) })
-	return &cluster{t: t, net: newNetwork()}
+	return &cluster{t: t, net: newNetwork(), keys: &keychain{of: map[string]*ecdsa.PrivateKey{}}, told: map[string]*swarmv1.Peering{}}
 }
 
 // allKnow is how long news may take to everybody: packets may miss a member, and the first exchange of all that is known
@@ -197,7 +288,7 @@ func TestLeave_IsNotAFailure(t *testing.T) {
 
 func TestUpdateKeys_RotatesWithoutAFailure(t *testing.T) {
 	five(t, func(t *testing.T, _ *cluster, nodes []*node) {
-		for _, keys := range [][][]byte{{key(1), key(2)}, {key(2), key(1)}, {key(2)}} {
+		for _, keys := range [][][]byte{{gossipKey(1), gossipKey(2)}, {gossipKey(2), gossipKey(1)}, {gossipKey(2)}} {
 			for _, n := range nodes {
 				if err := n.UpdateKeys(keys); err != nil {
 					t.Fatal(err)
@@ -216,7 +307,7 @@ func TestUpdateKeys_RotatesWithoutAFailure(t *testing.T) {
 
 func TestJoin_WrongKeyIsRefused(t *testing.T) {
 	five(t, func(t *testing.T, c *cluster, nodes []*node) {
-		n := c.start(6, func(cfg *gossip.Config) { cfg.Keys = [][]byte{key(9)} })
+		n := c.start(6, func(cfg *gossip.Config) { cfg.Keys = [][]byte{gossipKey(9)} })
 		if _, err := n.Join(t.Context(), []string{ip(1), ip(2)}); !errors.Is(err, errdefs.ErrUnavailable) {
 			t.Errorf("join with a wrong key: got %v, want unavailable", err)
 		}
@@ -266,6 +357,7 @@ func TestReturn_WithAnotherAddress(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		back := c.start(15, func(cfg *gossip.Config) { cfg.NodeID = "n5" })
 		nodes[4] = back
+		c.tell("n5", ip(15))
 		if _, err := back.Join(t.Context(), []string{ip(1)}); err != nil {
 			t.Fatal(err)
 		}
@@ -284,25 +376,16 @@ func TestReturn_WithAnotherAddress(t *testing.T) {
 func TestRun_ALoneNodeTriesItsSeeds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t)
-		g, err := gossip.New(gossip.Config{
-			NodeID: "n2", BindAddr: netip.MustParseAddr("0.0.0.0"), AdvertiseAddr: netip.MustParseAddr(ip(2)), Keys: [][]byte{key(1)},
-		}, gossip.Deps{
-			Log: slog.New(slog.DiscardHandler), Transport: c.net.attach(ip(2), gossip.DefaultPort),
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		runUntilStopped(t, g)
-		g.SetSeeds([]string{ip(1)})
+		c.silent = true // n2 has not been told of any member.
+		c.start(2, nil).SetSeeds([]string{ip(1)})
 		time.Sleep(time.Minute)
-		first := c.start(1, nil)
-		first.await(t, 10*time.Second, "n1 alive, n2 alive")
+		c.start(1, nil).await(t, 10*time.Second, "n1 alive, n2 alive")
 	})
 }
 
 func TestNew_Refuses(t *testing.T) {
 	good := gossip.Config{
-		NodeID: "n", BindAddr: netip.MustParseAddr("127.0.0.1"), AdvertiseAddr: netip.MustParseAddr("127.0.0.1"), Keys: [][]byte{key(1)},
+		NodeID: "n", BindAddr: netip.MustParseAddr("127.0.0.1"), AdvertiseAddr: netip.MustParseAddr("127.0.0.1"), Keys: [][]byte{gossipKey(1)},
 	}
 	for name, change := range map[string]func(*gossip.Config){
 		"no id":                   func(c *gossip.Config) { c.NodeID = "" },
@@ -314,36 +397,34 @@ func TestNew_Refuses(t *testing.T) {
 	} {
 		cfg := good
 		change(&cfg)
-		if _, err := gossip.New(cfg, gossip.Deps{Log: slog.New(slog.DiscardHandler)}); !errors.Is(err, errdefs.ErrInvalidArgument) {
+		if _, err := gossip.New(cfg, gossip.Deps{Log: slog.New(slog.DiscardHandler), Key: func() *ecdsa.PrivateKey { return nil }}); !errors.Is(err, errdefs.ErrInvalidArgument) {
 			t.Errorf("%s: got %v, want invalid argument", name, err)
 		}
 	}
 }
 
-// TestSockets_RejoinFromTheSnapshot uses real sockets: a member that restarts finds
-// the others by what it has written down.
-func TestSockets_RejoinFromTheSnapshot(t *testing.T) {
-	dir := t.TempDir()
-	start := func(i int) *node {
+// TestSockets_RejoinFromTheRoster uses real sockets: a member that restarts finds the others by what the managers told of
+// them before.
+func TestSockets_RejoinFromTheRoster(t *testing.T) {
+	one, two := newKey(t), newKey(t)
+	told := puts(peering("n1", "127.77.0.1", one), peering("n2", "127.77.0.2", two))
+	start := func(i int, key *ecdsa.PrivateKey) *node {
 		t.Helper()
 		addr := netip.MustParseAddr(fmt.Sprintf("127.77.0.%d", i))
 		g, err := gossip.New(gossip.Config{
-			NodeID: fmt.Sprintf("n%d", i), BindAddr: addr, AdvertiseAddr: addr, Keys: [][]byte{key(1)},
-			SnapshotPath: filepath.Join(dir, fmt.Sprint(i)),
-		}, gossip.Deps{Log: slog.New(slog.DiscardHandler)})
+			NodeID: fmt.Sprintf("n%d", i), BindAddr: addr, AdvertiseAddr: addr, Keys: [][]byte{gossipKey(1)},
+		}, gossip.Deps{Log: slog.New(slog.DiscardHandler), Key: func() *ecdsa.PrivateKey { return key }})
 		if err != nil {
 			t.Fatal(err)
 		}
+		g.Apply(told)
 		return &node{Gossip: g, stop: runUntilStopped(t, g)}
 	}
-	a, b := start(1), start(2)
-	if _, err := b.Join(t.Context(), []string{"127.77.0.1"}); err != nil {
-		t.Fatal(err)
-	}
-	a.await(t, 5*time.Second, "n1 alive, n2 alive")
-	b.await(t, 5*time.Second, "n1 alive, n2 alive")
+	a, b := start(1, one), start(2, two)
+	a.await(t, 10*time.Second, "n1 alive, n2 alive")
+	b.await(t, 10*time.Second, "n1 alive, n2 alive")
 	b.stop()
-	b = start(2)
+	b = start(2, two)
 	b.await(t, 10*time.Second, "n1 alive, n2 alive")
 }
 

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// newLogger sends the lines of serf and memberlist to l. What they call
+// newLogger sends the lines of memberlist to l. What they call
 // information is for their makers; warnings are a weather report of the network
 // and follow each other fast, so that of alike lines one a minute is enough.
 func newLogger(l *slog.Logger) *log.Logger {
@@ -38,17 +38,11 @@ func (w *lineWriter) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// probed is what memberlist says of a VXLAN packet, such as a host sends that wants to join, to try the port.
-const probed = "Decrypt packet failed: unsupported encryption version 8"
-
 func parseLine(line string) (slog.Level, string) {
 	line = strings.TrimSpace(line)
 	tag, text, ok := strings.Cut(line, "] ")
 	if !ok || !strings.HasPrefix(tag, "[") {
 		return slog.LevelDebug, line
-	}
-	if strings.Contains(text, probed) {
-		return slog.LevelDebug, text
 	}
 	switch tag[1:] {
 	case "ERR", "ERROR":

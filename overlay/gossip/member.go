@@ -3,6 +3,7 @@
 package gossip
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -15,7 +16,6 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/hashicorp/memberlist"
-	"github.com/hashicorp/serf/serf"
 )
 
 // Status of a member, as this node sees it.
@@ -25,11 +25,10 @@ type Status string
 const (
 	// Alive answers probes, or is suspected and may still object.
 	Alive Status = "alive"
-	// Leaving has said that it goes, and is still there.
-	Leaving Status = "leaving"
-	// Left went as announced.
+	// Left has said goodbye, with its signature.
 	Left Status = "left"
-	// Failed did not answer, to us or to those that we asked.
+	// Failed did not answer, to us or to those that we asked, or others say so: whoever acts on it asks the node itself
+	// first, for any member can claim it.
 	Failed Status = "failed"
 )
 
@@ -43,15 +42,41 @@ type Member struct {
 	Tags   map[string]string
 }
 
+// record is what is known of a member by gossip.
+type record struct {
+	addr netip.AddrPort
+	// up: memberlist takes it for alive.
+	up    bool
+	since time.Time // of its status
+	// meta is its newest statement, said the same read. verified: it was signed with a key that the managers named.
+	meta     []byte
+	said     statement
+	verified bool
+}
+
+func (r *record) status() Status {
+	switch {
+	case r.said.leaving:
+		return Left
+	case r.up:
+		return Alive
+	default:
+		return Failed
+	}
+}
+
+func (r *record) member(id string) Member {
+	return Member{ID: id, Addr: r.addr, Status: r.status(), Since: r.since, Tags: maps.Clone(r.said.tags)}
+}
+
 // Members lists all members, by id, and a channel that is closed at the next
 // change: look, act, wait for it, look again, and nothing is missed.
 func (g *Gossip) Members() ([]Member, <-chan struct{}) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	list := make([]Member, 0, len(g.members))
-	for _, m := range g.members {
-		m.Tags = maps.Clone(m.Tags)
-		list = append(list, m)
+	for id, r := range g.members {
+		list = append(list, r.member(id))
 	}
 	slices.SortFunc(list, func(a, b Member) int { return cmp.Compare(a.ID, b.ID) })
 	return list, g.changed
@@ -61,9 +86,11 @@ func (g *Gossip) Members() ([]Member, <-chan struct{}) {
 func (g *Gossip) Member(id string) (Member, bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	m, ok := g.members[id]
-	m.Tags = maps.Clone(m.Tags)
-	return m, ok
+	r, ok := g.members[id]
+	if !ok {
+		return Member{}, false
+	}
+	return r.member(id), true
 }
 
 // Ping sends a packet to a member by UDP and returns when the answer has come. A packet that is lost is sent again, until
@@ -74,7 +101,7 @@ func (g *Gossip) Ping(ctx context.Context, id string) error {
 		return fmt.Errorf("ping node %s: %w", id, errdefs.ErrNotFound)
 	}
 	for {
-		_, err := g.serf.Memberlist().Ping(id, net.UDPAddrFromAddrPort(m.Addr))
+		_, err := g.list.Ping(id, net.UDPAddrFromAddrPort(m.Addr))
 		if err == nil {
 			return nil
 		}
@@ -88,73 +115,152 @@ func (g *Gossip) Ping(ctx context.Context, id string) error {
 	}
 }
 
-// seedsIfAlone is empty while another member is alive.
-func (g *Gossip) seedsIfAlone() []string {
+// edit changes the record of a member that is up or not, and tells those that wait when its status or address has changed.
+func (g *Gossip) edit(id string, up bool, change func(*record)) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for id, m := range g.members {
-		if id != g.self.ID && m.Status == Alive {
-			return nil
-		}
+	if up {
+		g.up[id] = true
+	} else {
+		delete(g.up, id)
 	}
-	return slices.Clone(g.seeds)
+	r := g.members[id]
+	if r == nil {
+		return
+	}
+	before := *r
+	r.up = up
+	change(r)
+	if r.status() != before.status() {
+		r.since = time.Now()
+	} else if r.addr == before.addr {
+		return
+	}
+	g.notify()
 }
 
-// observe takes an event of serf over into the list.
-func (g *Gossip) observe(ev serf.MemberEvent) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	for _, sm := range ev.Members {
-		if ev.Type == serf.EventMemberReap {
-			delete(g.members, sm.Name)
-			continue
-		}
-		m := Member{ID: sm.Name, Addr: addrPort(sm.Addr, sm.Port), Tags: maps.Clone(sm.Tags), Status: statusOf(ev.Type, sm.Status), Since: time.Now()}
-		if old, ok := g.members[m.ID]; ok && old.Status == m.Status {
-			m.Since = old.Since
-		}
-		g.members[m.ID] = m
-	}
+// notify is called with mu held.
+func (g *Gossip) notify() {
 	close(g.changed)
 	g.changed = make(chan struct{})
 }
 
-// statusOf goes by the event: the status in it may be of a later one.
-func statusOf(ev serf.EventType, s serf.MemberStatus) Status {
+// judge drops the members that a new roster does not list, and those whose statement, taken on trust before there was a
+// roster, turns out to be forged.
+func (g *Gossip) judge(r *roster) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for id, m := range g.members {
+		trust, known := r.trust(id)
+		if known && !m.verified {
+			said, err := readStatement(m.meta, id, m.addr, trust)
+			if known = err == nil; known {
+				m.said, m.verified = said, true
+			}
+		}
+		if !known && id != g.self {
+			delete(g.members, id)
+		}
+	}
+	g.notify()
+}
+
+// delegate hears from memberlist, with memberlist's lock held: none of its methods calls memberlist.
+type delegate struct{ g *Gossip }
+
+var (
+	_ memberlist.AliveDelegate = delegate{}
+	_ memberlist.EventDelegate = delegate{}
+	_ memberlist.Delegate      = delegate{}
+)
+
+// NotifyAlive judges every claim that a node is alive. With an error, memberlist does not hear of it.
+func (d delegate) NotifyAlive(peer *memberlist.Node) error {
+	return guarded(func() error { return d.g.hear(peer.Name, addrPort(peer.Addr, peer.Port), peer.Meta) })
+}
+
+// hear takes over what a node says of itself at an address, if the node itself has said it.
+func (g *Gossip) hear(id string, addr netip.AddrPort, meta []byte) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	r := g.members[id]
+	if r != nil && r.addr == addr && bytes.Equal(r.meta, meta) {
+		return nil // The usual case: what it said is known.
+	}
+	trust, known := g.roster.Load().trust(id)
+	if !known {
+		return errors.New("it is no member")
+	}
+	said, err := readStatement(meta, id, addr, trust)
 	switch {
-	case ev == serf.EventMemberFailed:
-		return Failed
-	case ev == serf.EventMemberLeave:
-		return Left
-	case s == serf.StatusLeaving:
-		return Leaving
+	case err != nil:
+		return err
+	case r == nil:
+		r = &record{addr: addr, up: g.up[id], since: time.Now()}
+		g.members[id] = r
+	case r.addr != addr && r.status() == Alive:
+		g.clash(Conflict{NodeID: id, Member: r.addr, Other: addr})
+		return nil // Memberlist ignores it by itself.
+	case id == g.self:
+		// This node's own words, of before its clock was set back: it speaks again, later than that.
+		if said.made > r.said.made {
+			g.floor = max(g.floor, said.made)
+			wake(g.say)
+		}
+		return nil
+	case r.verified && said.made < r.said.made && (r.up || said.leaving):
+		return errors.New("it has said something else since")
+	}
+	before := r.status()
+	r.addr, r.meta, r.said, r.verified = addr, bytes.Clone(meta), said, !trust.Blind
+	if r.status() != before {
+		r.since = time.Now()
+	}
+	g.notify()
+	return nil
+}
+
+// clash reports a conflict to Run. The other machine will claim again.
+func (g *Gossip) clash(c Conflict) {
+	select {
+	case g.conflicts <- c:
 	default:
-		return Alive
 	}
 }
+
+// NotifyJoin and the next two are memberlist.EventDelegate.
+func (d delegate) NotifyJoin(n *memberlist.Node) { d.NotifyUpdate(n) }
+
+func (d delegate) NotifyUpdate(n *memberlist.Node) {
+	d.g.edit(n.Name, true, func(r *record) { r.addr = addrPort(n.Addr, n.Port) })
+}
+
+// NotifyLeave is told that a node is dead or gone: by memberlist's packets, which any member can forge. That it has left
+// counts by its statement alone.
+func (d delegate) NotifyLeave(n *memberlist.Node) {
+	if n.Name != d.g.self {
+		d.g.edit(n.Name, false, func(*record) {})
+	}
+}
+
+// NodeMeta and the rest are memberlist.Delegate. There is no state besides the membership, and there are no messages.
+func (d delegate) NodeMeta(int) []byte {
+	d.g.mu.Lock()
+	defer d.g.mu.Unlock()
+	return d.g.members[d.g.self].meta
+}
+
+func (delegate) NotifyMsg([]byte) {}
+
+func (delegate) GetBroadcasts(int, int) [][]byte { return nil }
+
+func (delegate) LocalState(bool) []byte { return nil }
+
+func (delegate) MergeRemoteState([]byte, bool) {}
 
 func addrPort(ip net.IP, port uint16) netip.AddrPort {
 	addr, _ := netip.AddrFromSlice(ip)
 	return netip.AddrPortFrom(addr.Unmap(), port)
-}
-
-// aliveDelegate looks at every claim to be alive before memberlist does, and finds
-// those at a second address. Memberlist ignores them by itself.
-type aliveDelegate struct{ g *Gossip }
-
-// NotifyAlive implements memberlist.AliveDelegate, with memberlist's lock held.
-func (d aliveDelegate) NotifyAlive(peer *memberlist.Node) error {
-	addr := addrPort(peer.Addr, peer.Port)
-	known, ok := d.g.Member(peer.Name)
-	if !ok || known.Status == Failed || known.Status == Left || known.Addr == addr {
-		return nil
-	}
-	select {
-	case d.g.conflicts <- Conflict{NodeID: peer.Name, Member: known.Addr, Other: addr}:
-	default:
-		// It will claim again.
-	}
-	return nil
 }
 
 // report passes a conflict on, unless it did so within the last minute.

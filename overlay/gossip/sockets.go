@@ -137,11 +137,12 @@ func (s *sockets) FinalAdvertiseAddr(ip string, port int) (net.IP, int, error) {
 }
 
 func (s *sockets) WriteTo(b []byte, addr string) (time.Time, error) {
-	to, err := net.ResolveUDPAddr("udp", addr)
+	// Addresses come from members' messages too: names are not resolved.
+	to, err := netip.ParseAddrPort(addr)
 	if err != nil {
 		return time.Time{}, err
 	}
-	_, err = s.udp.WriteToUDP(b, to)
+	_, err = s.udp.WriteToUDPAddrPort(b, to)
 	return time.Now(), err
 }
 
@@ -150,7 +151,11 @@ func (s *sockets) WriteToAddress(b []byte, addr memberlist.Address) (time.Time, 
 }
 
 func (s *sockets) DialTimeout(addr string, timeout time.Duration) (net.Conn, error) {
-	return net.DialTimeout("tcp", addr, timeout)
+	to, err := netip.ParseAddrPort(addr)
+	if err != nil {
+		return nil, err
+	}
+	return net.DialTimeout("tcp", to.String(), timeout)
 }
 
 func (s *sockets) DialAddressTimeout(addr memberlist.Address, timeout time.Duration) (net.Conn, error) {

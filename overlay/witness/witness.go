@@ -2,8 +2,9 @@
 //
 // Gossip goes by packets that are not sent again: on a line that loses some, or beside a host that stands still for a
 // moment, it declares the living dead; and it cannot tell a host from its daemon, without which containers go on. So a
-// death is believed when nobody answers at the node's cluster port either. A refusal is an answer. Nodes that said goodbye
-// are not asked. Who has not answered for a while, or has said goodbye, is dead beyond doubt: nothing else that is at
+// death is believed when nobody answers at the node's cluster port either. A refusal is an answer. Any member can claim
+// that another is dead, so that the question is also what makes the claim true. Nodes that said goodbye are not asked: a
+// goodbye carries the signature of the node that says it. Who has not answered for a while, or has said goodbye, is dead beyond doubt: nothing else that is at
 // fault lasts so long.
 //
 // It owns the verdicts, while gossip holds on to its own, and asks again until then. It refuses to bring anybody back whom gossip has not lost.
@@ -36,7 +37,7 @@ const (
 
 // Suspects are what gossip says at one moment.
 type Suspects struct {
-	// Failed nodes do not answer gossip; Left ones said that they go.
+	// Failed nodes do not answer gossip, or a member claims so; Left ones have said goodbye with their own signature.
 	Failed, Left []string
 }
 

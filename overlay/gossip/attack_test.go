@@ -1,0 +1,181 @@
+//go:build linux
+
+package gossip_test
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hashicorp/go-msgpack/v2/codec"
+
+	"swarm/overlay/gossip"
+	"swarm/overlay/gossip/envelope"
+)
+
+const allAlive = "n1 alive, n2 alive, n3 alive, n4 alive, n5 alive"
+
+// message is one of memberlist's.
+func message(kind byte, body map[string]any) []byte {
+	out := bytes.NewBuffer([]byte{kind})
+	if err := codec.NewEncoder(out, &codec.MsgpackHandle{}).Encode(body); err != nil {
+		panic(err)
+	}
+	return out.Bytes()
+}
+
+// say sends a message in the name of a node, with its keys, to all.
+func (c *cluster) say(as string, nodes []*node, b []byte) {
+	c.t.Helper()
+	ring := &envelope.Ring{}
+	if err := ring.Set([][]byte{gossipKey(1)}); err != nil {
+		c.t.Fatal(err)
+	}
+	sealer := envelope.NewSealer(as, ring, func() *ecdsa.PrivateKey { return c.keys.get(as) })
+	from := c.net.attach("10.0.0.66", gossip.DefaultPort)
+	for i := range nodes {
+		sealed, err := sealer.Packet(b)
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		if _, err := from.WriteTo(sealed, ip(i+1)+":7946"); err != nil {
+			c.t.Fatal(err)
+		}
+	}
+}
+
+// A member says goodbye in another's name: nobody takes that for one, and the node objects.
+func TestAttack_ForgedGoodbyes(t *testing.T) {
+	five(t, func(t *testing.T, c *cluster, nodes []*node) {
+		for i := range 100 {
+			c.say("n2", nodes, message(5, map[string]any{"Incarnation": uint32(10 * i), "Node": "n3", "From": "n3"}))
+			time.Sleep(100 * time.Millisecond)
+			for _, n := range nodes {
+				if m, _ := n.Member("n3"); m.Status == gossip.Left {
+					t.Fatalf("%s takes n3 for gone", n.id)
+				}
+			}
+		}
+		for _, n := range nodes {
+			n.await(t, allKnow, allAlive)
+		}
+	})
+}
+
+// A member brings in another, and moves one: the metadata of both is signed with the member's own key.
+func TestAttack_ForgedMembers(t *testing.T) {
+	five(t, func(t *testing.T, c *cluster, nodes []*node) {
+		for _, id := range []string{"n3", "n9"} {
+			c.say("n2", nodes, message(4, map[string]any{
+				"Incarnation": 1000, "Node": id, "Addr": []byte{10, 0, 0, 66}, "Port": 7946, "Meta": make([]byte, 20), "Vsn": []byte{1, 5, 2, 0, 0, 0},
+			}))
+		}
+		time.Sleep(time.Minute)
+		for _, n := range nodes {
+			if got, _ := n.statuses(); got != allAlive {
+				t.Errorf("%s: %s", n.id, got)
+			}
+			if m, _ := n.Member("n3"); m.Addr.Addr().String() != ip(3) || m.Tags[gossip.TagRole] != "worker" {
+				t.Errorf("%s takes n3 for %+v", n.id, m)
+			}
+			if len(n.conflicts) > 0 {
+				t.Errorf("%s calls a forgery a conflict: %v", n.id, <-n.conflicts)
+			}
+		}
+	})
+}
+
+// A node that was removed runs on with its key: the others forget it at once, for good.
+func TestAttack_RemovedMember(t *testing.T) {
+	five(t, func(t *testing.T, _ *cluster, nodes []*node) {
+		const without = "n1 alive, n2 alive, n3 alive, n4 alive"
+		for _, n := range nodes[:4] {
+			n.Apply(removes("n5"))
+			n.await(t, time.Second, without)
+		}
+		for range 60 {
+			time.Sleep(time.Second)
+			for _, n := range nodes[:4] {
+				if got, _ := n.statuses(); got != without {
+					t.Fatalf("%s: %s", n.id, got)
+				}
+			}
+		}
+		if _, err := nodes[4].Join(t.Context(), []string{ip(1)}); err == nil {
+			t.Error("the removed node is let in")
+		}
+	})
+}
+
+// What a node was told before it knew the members' keys is judged again when it does.
+func TestAttack_LiesBeforeTheFirstList(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t)
+		c.silent = true
+		n := c.start(1, nil)
+		c.keys.set("x", newKey(t))
+		c.say("x", []*node{n}, message(4, map[string]any{
+			"Incarnation": 1, "Node": "lie", "Addr": []byte{10, 0, 0, 66}, "Port": 7946, "Meta": make([]byte, 20), "Vsn": []byte{1, 5, 2, 0, 0, 0},
+		}))
+		n.await(t, time.Second, "lie alive, n1 alive")
+		n.Apply(puts(c.told["n1"]))
+		n.await(t, time.Second, "n1 alive")
+	})
+}
+
+// A member that the others are told of late is not missed for long.
+func TestRoster_ANewMemberIsToldOfLate(t *testing.T) {
+	five(t, func(t *testing.T, c *cluster, nodes []*node) {
+		c.silent = true
+		late := c.start(6, nil)
+		late.SetSeeds([]string{ip(1)})
+		time.Sleep(10 * time.Second)
+		nodes[0].await(t, 0, allAlive)
+		c.silent = false
+		c.tell("n6", ip(6))
+		for _, n := range append(nodes, late) {
+			n.await(t, allKnow, allAlive+", n6 alive")
+		}
+	})
+}
+
+// A node's certificate is renewed: the managers tell of the new key beside the old one, then of the new one alone.
+func TestKey_RenewedWithoutAFailure(t *testing.T) {
+	five(t, func(t *testing.T, c *cluster, nodes []*node) {
+		old, renewed := c.keys.get("n3"), newKey(t)
+		c.keys.set("n3", renewed) // The node has it before the others know.
+		time.Sleep(10 * time.Second)
+		for _, p := range [][]*ecdsa.PrivateKey{{renewed, old}, {renewed}} {
+			for _, n := range nodes {
+				n.Apply(puts(peering("n3", ip(3), p...)))
+				time.Sleep(100 * time.Millisecond)
+			}
+			time.Sleep(30 * time.Second)
+			for _, n := range nodes {
+				n.await(t, 0, allAlive)
+			}
+		}
+		// One that has not heard n3 before verifies what it says with the new key.
+		sixth := c.start(6, nil)
+		c.told["n3"] = peering("n3", ip(3), renewed)
+		c.tell("n6", ip(6))
+		sixth.await(t, allKnow, allAlive+", n6 alive")
+	})
+}
+
+func TestLeave_AndReturn(t *testing.T) {
+	five(t, func(t *testing.T, c *cluster, nodes []*node) {
+		if err := nodes[4].Leave(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		nodes[4].stop()
+		nodes[0].await(t, 4*time.Second, "n1 alive, n2 alive, n3 alive, n4 alive, n5 left")
+		back := c.start(5, nil)
+		c.tell("n5", ip(5))
+		for _, n := range append(nodes[:4], back) {
+			n.await(t, allKnow, allAlive)
+		}
+	})
+}

@@ -1,0 +1,108 @@
+//go:build linux
+
+package gossip
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"net/netip"
+	"testing"
+
+	"swarm/overlay/gossip/envelope"
+)
+
+// What a node said at some time, and then says at another, with what has become of it in between.
+func TestHear(t *testing.T) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	here, there := netip.MustParseAddrPort("10.0.0.2:7946"), netip.MustParseAddrPort("10.0.0.3:7946")
+	type words struct {
+		made    uint64
+		leaving bool
+		addr    netip.AddrPort
+	}
+	meta := func(w words) []byte {
+		b, err := statement{made: w.made, leaving: w.leaving, tags: map[string]string{"a": "b"}}.sign(key, "n2", w.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	for _, tt := range []struct {
+		name         string
+		first, later words
+		up           bool
+		refused      bool
+		conflict     bool
+		want         Status
+		at           netip.AddrPort
+	}{
+		{name: "says goodbye", first: words{1, false, here}, later: words{2, true, here}, up: true, want: Left, at: here},
+		{name: "goodbye of the last time", first: words{2, false, here}, later: words{1, true, here}, up: true, refused: true, want: Alive, at: here},
+		{name: "the same of one that failed", first: words{2, false, here}, later: words{1, true, here}, refused: true, want: Failed, at: here},
+		{name: "returns", first: words{1, true, here}, later: words{2, false, here}, up: true, want: Alive, at: here},
+		{name: "returns with its clock set back", first: words{2, true, here}, later: words{1, false, here}, want: Failed, at: here},
+		{name: "what it said before", first: words{2, false, here}, later: words{1, false, here}, up: true, refused: true, want: Alive, at: here},
+		{name: "a second machine", first: words{1, false, here}, later: words{2, false, there}, up: true, conflict: true, want: Alive, at: here},
+		{name: "moved", first: words{1, false, here}, later: words{2, false, there}, want: Failed, at: there},
+	} {
+		g := &Gossip{
+			self: "n1", members: map[string]*record{}, up: map[string]bool{}, changed: make(chan struct{}), conflicts: make(chan Conflict, 1),
+		}
+		g.roster.Store(&roster{told: true, peers: map[string]Peer{"n2": {keys: []*ecdsa.PublicKey{&key.PublicKey}}}})
+		if err := g.hear("n2", tt.first.addr, meta(tt.first)); err != nil {
+			t.Fatal(err)
+		}
+		g.edit("n2", tt.up, func(*record) {})
+		err := g.hear("n2", tt.later.addr, meta(tt.later))
+		if (err != nil) != tt.refused || len(g.conflicts) > 0 != tt.conflict {
+			t.Errorf("%s: %v, %d conflicts", tt.name, err, len(g.conflicts))
+		}
+		if m, _ := g.Member("n2"); m.Status != tt.want || m.Addr != tt.at {
+			t.Errorf("%s: %s at %s, want %s at %s", tt.name, m.Status, m.Addr, tt.want, tt.at)
+		}
+		if g.hear("n2", here, make([]byte, 30)) == nil || g.hear("n2", here, nil) == nil || g.hear("n3", here, meta(tt.first)) == nil {
+			t.Errorf("%s: a forgery is heard", tt.name)
+		}
+	}
+}
+
+func TestStatement_Bounds(t *testing.T) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, tags := range map[string]map[string]string{
+		"a tag too long": {"a": string(make([]byte, 256))},
+		"all too long":   {"a": string(make([]byte, 255)), "b": string(make([]byte, 255))},
+	} {
+		if _, err := (statement{tags: tags}).sign(key, "n", netip.AddrPort{}); err == nil {
+			t.Errorf("%s: signed", name)
+		}
+	}
+}
+
+func FuzzStatement(f *testing.F) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		f.Fatal(err)
+	}
+	addr := netip.MustParseAddrPort("10.0.0.2:7946")
+	meta, err := statement{made: 7, leaving: true, tags: map[string]string{"role": "worker"}}.sign(key, "n2", addr)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(meta)
+	trust := envelope.Trust{Keys: []*ecdsa.PublicKey{&key.PublicKey}}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if s, err := readStatement(b, "n2", addr, envelope.Trust{Blind: true}); err == nil && s.leaving {
+			t.Error("an unverified goodbye counts")
+		}
+		if _, err := readStatement(b, "n3", addr, trust); err == nil {
+			t.Error("the statement of another node counts")
+		}
+	})
+}
