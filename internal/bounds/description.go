@@ -66,7 +66,7 @@ func resources(r *swarmv1.Resources) *swarmv1.Resources {
 		return nil
 	}
 	return &swarmv1.Resources{
-		NanoCpus: within(r.GetNanoCpus(), maxCPUs*1e9), MemoryBytes: within(r.GetMemoryBytes(), maxMemory), Pids: within(r.GetPids(), maxAmount),
+		NanoCpus: within(r.GetNanoCpus(), maxCPUs*1e9), MemoryBytes: within(r.GetMemoryBytes(), maxMemory),
 		Generic: pick(r.GetGeneric(), maxGeneric, func(g *swarmv1.GenericResource) (*swarmv1.GenericResource, bool) {
 			g = &swarmv1.GenericResource{Kind: Text(g.GetKind(), maxWord), Value: within(g.GetValue(), maxAmount), Named: Text(g.GetNamed(), maxWord)}
 			return g, g.Kind != ""
