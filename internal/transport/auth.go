@@ -25,6 +25,20 @@ type AuthInfo struct {
 	// Local is set when the peer came through the local socket, whose file mode is its authorisation. There is no
 	// certificate then.
 	Local *LocalUser
+	// Running is set when something is judged again that the peer was allowed to begin: then a key
+	// counts that was current at the time. Otherwise the renewal of a certificate would cut the
+	// streams of its node.
+	Running bool
+
+	conn *peerConn // nil for calls inside of one process
+}
+
+// HangUp closes the connection of the peer, and so ends all of its calls. It is for a peer that may
+// not do any more what one of its calls goes on doing.
+func (a AuthInfo) HangUp() {
+	if a.conn != nil {
+		_ = a.conn.Close()
+	}
 }
 
 // LocalUser is the process at the other end of the local socket, as the kernel vouches for it.
@@ -120,14 +134,17 @@ func (c *peerConn) Close() error {
 }
 
 func secured(c *tls.Conn, p pki.Peer) *peerConn {
-	return &peerConn{Conn: c, info: AuthInfo{
+	out := &peerConn{Conn: c, info: AuthInfo{
 		CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity},
 		Peer:           p,
 	}}
+	out.info.conn = out
+	return out
 }
 
 // judgeClient decides on a client in the handshake. Without a certificate, or with one that has only expired, a client may
-// still speak gRPC, where joining and renewal are served; Raft and blobs are for members of good standing.
+// still speak gRPC, where joining and renewal are served. Blobs need the certificate of a node, Raft that of a manager.
+// Whether the node still is one, ListenerDeps.Admit knows.
 func judgeClient(cs tls.ConnectionState, bundle *pki.Bundle, now time.Time) (pki.Peer, error) {
 	member := cs.NegotiatedProtocol == ProtoRaft || cs.NegotiatedProtocol == ProtoBlob
 	if len(cs.PeerCertificates) == 0 {
@@ -144,22 +161,27 @@ func judgeClient(cs tls.ConnectionState, bundle *pki.Bundle, now time.Time) (pki
 		return pki.Peer{}, err
 	case member && p.Kind != pki.KindNode:
 		return pki.Peer{}, errdefs.ErrPermissionDenied.WithMessage(fmt.Sprintf("%s is for nodes, not for %s %s", cs.NegotiatedProtocol, p.Kind, p.ID))
+	case cs.NegotiatedProtocol == ProtoRaft && !p.Manager:
+		return pki.Peer{}, errdefs.ErrPermissionDenied.WithMessage(fmt.Sprintf("%s needs a manager's certificate, and that of node %s does not say that it is one", cs.NegotiatedProtocol, p.ID))
 	}
 	return p, nil
 }
 
 // judgeServer decides on a server in the handshake.
-func judgeServer(cs tls.ConnectionState, bundle *pki.Bundle, wantID, alpn string, now time.Time) (pki.Peer, error) {
+func judgeServer(cs tls.ConnectionState, bundle *pki.Bundle, want wanted, now time.Time) (pki.Peer, error) {
 	p, err := pki.Verify(cs.PeerCertificates, bundle, now)
 	switch {
 	case err != nil:
 		return pki.Peer{}, err
 	case p.Kind != pki.KindNode:
 		return pki.Peer{}, errdefs.ErrUnauthenticated.WithMessage(fmt.Sprintf("%s %s answers, which is no node", p.Kind, p.ID))
-	case wantID != "" && p.ID != wantID:
-		return pki.Peer{}, errdefs.ErrUnauthenticated.WithMessage(fmt.Sprintf("node %s answers, and not node %s: the address has changed hands", p.ID, wantID))
-	case cs.NegotiatedProtocol != alpn:
-		return pki.Peer{}, errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf("node %s does not speak %s", p.ID, alpn))
+	case want.nodeID != "" && p.ID != want.nodeID:
+		return pki.Peer{}, errdefs.ErrUnauthenticated.WithMessage(fmt.Sprintf("node %s answers, and not node %s: the address has changed hands", p.ID, want.nodeID))
+	case want.manager && !p.Manager:
+		return pki.Peer{}, errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf(
+			"the host there is node %s, which is not a manager: give the address of a manager (`swarm node ls` on one lists them)", p.ID))
+	case cs.NegotiatedProtocol != want.alpn:
+		return pki.Peer{}, errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf("node %s does not speak %s", p.ID, want.alpn))
 	}
 	return p, nil
 }

@@ -25,7 +25,7 @@ func TestPinnedBootstrap_ThenAnAnonymousCall(t *testing.T) {
 		"rotation, before renewal":  {old, []*x509.Certificate{old.Cert, next.Cert, cross}},
 		"rotation, after a renewal": {next, []*x509.Certificate{old.Cert, next.Cert, cross}},
 	} {
-		server := startNode(t, identity(t, fresh(t, tt.signer, newID()), tt.bundle...), ListenerConfig{})
+		server := startNode(t, managerIdentity(t, tt.signer, newID(), tt.bundle...), ListenerConfig{})
 		got, err := PinnedBootstrap(t.Context(), server.addr, pki.NewToken(old.Cert), time.Now())
 		if err != nil {
 			t.Errorf("%s: %v", name, err)

@@ -47,7 +47,7 @@ type era struct {
 }
 
 // newConn makes a Conn whose every attempt to connect asks lookup. name stands in messages.
-func newConn(id *Identity, name, wantID string, lookup func() (string, error)) *Conn {
+func newConn(id *Identity, name string, want wanted, lookup func() (string, error)) *Conn {
 	dial := func(ctx context.Context, _ string) (net.Conn, error) {
 		addr, err := lookup()
 		if err != nil {
@@ -57,8 +57,8 @@ func newConn(id *Identity, name, wantID string, lookup func() (string, error)) *
 	}
 	options := append(clientOptions(),
 		grpc.WithContextDialer(dial),
-		grpc.WithTransportCredentials(clientCreds{id: id, name: name, wantID: wantID}))
-	authority := wantID // only a label: the handshake verifies the node
+		grpc.WithTransportCredentials(clientCreds{id: id, name: name, want: want}))
+	authority := want.nodeID // only a label: the handshake verifies the node
 	if authority == "" {
 		authority = name
 	}
@@ -170,12 +170,13 @@ func (c *Conn) end(e *era) {
 
 // clientCreds does the client's side of the handshake inside of gRPC, so that its errors reach the caller.
 type clientCreds struct {
-	id           *Identity
-	name, wantID string
+	id   *Identity
+	name string
+	want wanted
 }
 
 func (c clientCreds) ClientHandshake(ctx context.Context, _ string, raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	conn, err := clientHandshake(ctx, c.id, raw, c.wantID, ProtoGRPC)
+	conn, err := clientHandshake(ctx, c.id, raw, c.want)
 	if err != nil {
 		return nil, nil, fmt.Errorf("%s: %w", c.name, err)
 	}

@@ -51,18 +51,26 @@ func (d *Dialer) DialGRPC(nodeID string) (*Conn, error) {
 	if c := d.conns[nodeID]; c != nil {
 		return c, nil
 	}
-	c := newConn(d.id, "node "+nodeID, nodeID, func() (string, error) { return d.lookup(nodeID) })
+	c := newConn(d.id, "node "+nodeID, wanted{nodeID: nodeID, alpn: ProtoGRPC}, func() (string, error) { return d.lookup(nodeID) })
 	d.conns[nodeID] = c
 	return c, nil
 }
 
-// DialAddr returns a connection for RPCs to whichever node of the cluster answers at addr. The caller closes it.
+// DialAddr returns a connection for RPCs to whichever manager of the cluster answers at addr.
+// Another node that answers there is sent nothing: what joiners and users send is for managers. The
+// caller closes it.
 func (d *Dialer) DialAddr(addr string) *Conn {
-	return newConn(d.id, addr, "", func() (string, error) { return addr, nil })
+	return newConn(d.id, addr, wanted{manager: true, alpn: ProtoGRPC}, func() (string, error) { return addr, nil })
 }
 
-// DialALPN opens a connection to a node for one of the protocols ProtoRaft and ProtoBlob. PeerOf tells whose it is.
+// DialALPN opens a connection to a node for one of the protocols ProtoRaft and ProtoBlob. PeerOf
+// tells whose it is. For ProtoRaft this node must hold a manager's certificate;
+// errdefs.ErrUnavailable as long as it does not. The node that answers need not: a new manager has
+// none until it has caught up, and the caller knows whom it dials.
 func (d *Dialer) DialALPN(ctx context.Context, nodeID, proto string) (net.Conn, error) {
+	if proto == ProtoRaft && d.id.Manager().Cert == nil {
+		return nil, errdefs.ErrUnavailable.WithMessage("dial node " + nodeID + ": this node has no manager's certificate yet")
+	}
 	addr, err := d.lookup(nodeID)
 	if err != nil {
 		return nil, fmt.Errorf("dial node %s: %w", nodeID, err)
@@ -71,7 +79,7 @@ func (d *Dialer) DialALPN(ctx context.Context, nodeID, proto string) (net.Conn, 
 	if err != nil {
 		return nil, fmt.Errorf("dial node %s: %w", nodeID, err)
 	}
-	conn, err := clientHandshake(ctx, d.id, raw, nodeID, proto)
+	conn, err := clientHandshake(ctx, d.id, raw, wanted{nodeID: nodeID, alpn: proto})
 	if err != nil {
 		return nil, fmt.Errorf("dial node %s at %s: %w", nodeID, addr, err)
 	}
@@ -160,8 +168,8 @@ func dialTCP(ctx context.Context, addr string) (net.Conn, error) {
 }
 
 // clientHandshake makes raw a verified connection, or closes it.
-func clientHandshake(ctx context.Context, id *Identity, raw net.Conn, wantID, alpn string) (*peerConn, error) {
-	config, proven := id.clientConfig(wantID, alpn)
+func clientHandshake(ctx context.Context, id *Identity, raw net.Conn, want wanted) (*peerConn, error) {
+	config, proven := id.clientConfig(want)
 	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()
 	conn := tls.Client(raw, config)
@@ -195,12 +203,12 @@ const alertNoProtocol = tls.AlertError(120)
 // Bootstrap is what a joiner learns from the first contact.
 type Bootstrap struct {
 	Bundle *pki.Bundle // to be trusted from now on
-	Peer   pki.Peer    // the node that answered
+	Peer   pki.Peer    // the manager that answered
 }
 
 // PinnedBootstrap fetches the roots of the cluster at addr and checks that the token pins one of them, before anything
-// secret is sent. The server proves that it holds a certificate which ends in the pinned root; TLS 1.3 signs the whole
-// of what it presents, and so the other roots of the bundle are as trustworthy.
+// secret is sent. The server proves that it holds a manager's certificate which ends in the pinned root; TLS 1.3 signs the
+// whole of what it presents, and so the other roots of the bundle are as trustworthy.
 func PinnedBootstrap(ctx context.Context, addr string, token pki.Token, now time.Time) (Bootstrap, error) {
 	raw, err := dialTCP(ctx, addr)
 	if err != nil {
@@ -249,7 +257,7 @@ func judgeBootstrap(cs tls.ConnectionState, addr string, token pki.Token, now ti
 	if err != nil {
 		return Bootstrap{}, err
 	}
-	p, err := judgeServer(cs, pinned, "", protoRoots, now)
+	p, err := judgeServer(cs, pinned, wanted{manager: true, alpn: protoRoots}, now)
 	if err != nil {
 		return Bootstrap{}, fmt.Errorf("%s: %w", addr, err)
 	}

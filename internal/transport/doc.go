@@ -1,8 +1,9 @@
 // Package transport owns how members and users reach each other: the one TLS 1.3 listener of a node (Listener), which
 // does the handshake itself and hands connections on by ALPN to gRPC, Raft and the blob server; the local socket of the
-// CLI (ListenUnix); and the way out (Dialer, DialPinned). It proves who the peer is (AuthInfo) and refuses to decide
-// what the peer may do: that is the authorisation's, from the replicated state, at every call. Certificates and roots
-// are read from an Identity at each handshake, so both can change while connections live.
+// CLI (ListenUnix); and the way out (Dialer, PinnedBootstrap). It proves who the peer is (AuthInfo) and refuses to decide
+// what the peer may do: that is the authorisation's, from the replicated state, at every connection (ListenerDeps.Admit)
+// and at every call. Certificates and roots are read from an Identity at each handshake, so both can change while
+// connections live. A connection ends with the certificate of its peer.
 //
 // The daemon and the CLI call it. Goroutines: Listener.Run has one per unfinished handshake and waits for them; gRPC
 // clients have gRPC's own, ended by Close.

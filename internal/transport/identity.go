@@ -15,7 +15,8 @@ import (
 
 // Identity holds who this process is and whom it trusts. Both can be replaced at any time; handshakes that begin
 // afterwards use the new ones, connections that live are not touched. The zero credential means anonymous: a joiner
-// that knows the roots only. It is safe for concurrent use.
+// that knows the roots only. A manager has a second credential, for the same node, which says that it is a manager; see
+// SetManager. It is safe for concurrent use.
 type Identity struct {
 	now func() time.Time
 
@@ -24,13 +25,25 @@ type Identity struct {
 	changed chan struct{} // closed and replaced by every Set
 }
 
+// Which certificate a node that is a manager presents:
+//
+//	as the server   for gRPC, Raft and the roots   the manager's
+//	                for blobs                      the node's
+//	as the client   for Raft                       the manager's, and nothing without one
+//	                for gRPC                       the manager's, if it is for the key of the node's
+//	                for blobs                      the node's
+//
+// A manager's certificate is signed by the node itself, so that managers reach each other for gRPC
+// also when all node certificates have expired. One for an older key is not presented for gRPC: the
+// key in use must show in sessions.
+
 // identityState is immutable.
 type identityState struct {
-	cred    pki.Credential
-	self    pki.Peer // what the credential proves, also when it has expired; zero when anonymous
+	cred    pki.Credential // zero when anonymous
+	self    pki.Peer       // what the credential proves, also when it has expired; zero when anonymous
+	manager pki.Credential // zero unless the node is a manager
 	bundle  *pki.Bundle
 	gen     uint64
-	present *tls.Certificate // nil when anonymous
 }
 
 // NewIdentity makes a holder. cred may be zero (anonymous), the bundle may not be nil. now is time.Now outside tests.
@@ -64,18 +77,45 @@ func (id *Identity) SetCredential(cred pki.Credential) error {
 	return id.setLocked(cred, id.state.bundle)
 }
 
+// SetManager gives the node a manager's credential, or with the zero one takes it away. It refuses
+// one that is not this node's. Changed does not tell of it; RPCs that begin afterwards go through
+// new connections, as after Set.
+func (id *Identity) SetManager(cred pki.Credential) error {
+	id.mu.Lock()
+	defer id.mu.Unlock()
+	next := *id.state
+	next.gen++
+	next.manager = cred
+	if cred.Cert != nil {
+		peer, err := pki.Verify([]*x509.Certificate{cred.Cert}, id.state.bundle, id.now())
+		if err != nil {
+			return fmt.Errorf("set manager credential: %w", err)
+		}
+		if !peer.Manager || peer.ID != id.state.self.ID {
+			return errdefs.ErrInvalidArgument.WithMessage("set manager credential: the certificate is not of this node as a manager")
+		}
+	}
+	id.state = &next
+	return nil
+}
+
+// Manager is the credential that says that this node is a manager, zero when it has none.
+func (id *Identity) Manager() pki.Credential { return id.load().manager }
+
 func (id *Identity) setLocked(cred pki.Credential, bundle *pki.Bundle) error {
 	if bundle == nil {
 		return errdefs.ErrInvalidArgument.WithMessage("set identity: no roots to trust")
 	}
 	next := &identityState{cred: cred, bundle: bundle}
+	if id.state != nil {
+		next.manager = id.state.manager
+	}
 	if cred.Cert != nil {
 		self, err := pki.Verify([]*x509.Certificate{cred.Cert}, bundle, id.now())
 		if err != nil && self.Kind == pki.KindUnknown {
 			return fmt.Errorf("set identity: %w", err)
 		}
-		present := cred.TLS(bundle.Cross()...)
-		next.self, next.present = self, &present
+		next.self = self
 	}
 	if id.state != nil {
 		next.gen = id.state.gen + 1
@@ -116,21 +156,37 @@ func (id *Identity) Changed() <-chan struct{} {
 	return id.changed
 }
 
+// server is the credential for a client that offers these protocols. Clients of ours offer one.
+func (s *identityState) server(protos []string) pki.Credential {
+	if s.manager.Cert == nil || slices.Contains(protos, ProtoBlob) {
+		return s.cred
+	}
+	return s.manager
+}
+
+// client is the credential for a connection that this node opens, zero for an anonymous one.
+func (s *identityState) client(alpn string) pki.Credential {
+	if alpn == ProtoRaft || alpn == ProtoGRPC && s.manager.Cert != nil && s.manager.Key.Equal(s.cred.Key) {
+		return s.manager
+	}
+	return s.cred
+}
+
 // serverConfig is the TLS configuration of one handshake as the server.
 func (id *Identity) serverConfig(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 	s := id.load()
-	if s.present == nil {
+	cred := s.server(hello.SupportedProtos)
+	if cred.Cert == nil {
 		return nil, errdefs.ErrFailedPrecondition.WithMessage("this host has no certificate yet")
 	}
-	present := s.present
+	chain := s.bundle.Cross()
 	if slices.Contains(hello.SupportedProtos, protoRoots) {
-		withRoots := s.cred.TLS(slices.Concat(s.bundle.Cross(), s.bundle.Roots())...)
-		present = &withRoots
+		chain = s.bundle.Certs()
 	}
 	return &tls.Config{
 		MinVersion:             tls.VersionTLS13,
 		NextProtos:             []string{ProtoGRPC, ProtoRaft, ProtoBlob, protoRoots},
-		Certificates:           []tls.Certificate{*present},
+		Certificates:           []tls.Certificate{cred.TLS(chain...)},
 		ClientAuth:             tls.RequestClientCert, // verified below, against our roots and with our errors
 		SessionTicketsDisabled: true,                  // a resumed session would keep a certificate alive past its renewal
 		Time:                   id.now,
@@ -141,24 +197,33 @@ func (id *Identity) serverConfig(hello *tls.ClientHelloInfo) (*tls.Config, error
 	}, nil
 }
 
-// clientConfig is the TLS configuration of one handshake as the client. wantID is the node that must answer; with "" any
-// node of the cluster may. The returned function gives the server's proven identity after the handshake.
-func (id *Identity) clientConfig(wantID, alpn string) (*tls.Config, func() pki.Peer) {
+// wanted is who must answer a client.
+type wanted struct {
+	nodeID  string // "": any node of the cluster may
+	manager bool   // it must prove to be a manager
+	alpn    string
+}
+
+// clientConfig is the TLS configuration of one handshake as the client. The returned function gives
+// the server's proven identity after the handshake.
+func (id *Identity) clientConfig(want wanted) (*tls.Config, func() pki.Peer) {
 	s := id.load()
 	var peer pki.Peer // written in the handshake, read after it
 	return &tls.Config{
 		MinVersion:         tls.VersionTLS13,
-		NextProtos:         []string{alpn},
+		NextProtos:         []string{want.alpn},
 		InsecureSkipVerify: true, // names are node ids and roots are ours: VerifyConnection does all of it
 		Time:               id.now,
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-			if s.present == nil {
+			cred := s.client(want.alpn)
+			if cred.Cert == nil {
 				return &tls.Certificate{}, nil
 			}
-			return s.present, nil
+			present := cred.TLS(s.bundle.Cross()...)
+			return &present, nil
 		},
 		VerifyConnection: func(cs tls.ConnectionState) (err error) {
-			peer, err = judgeServer(cs, s.bundle, wantID, alpn, id.now())
+			peer, err = judgeServer(cs, s.bundle, want, id.now())
 			return err
 		},
 	}, func() pki.Peer { return peer }

@@ -228,6 +228,7 @@ func (l *Listener) Review() {
 		if a.proto == "" {
 			continue // still in its handshake
 		}
+		a.who.Running = a.proto == ProtoGRPC // a connection for blobs is opened again at little cost
 		if err := l.judge(a); err != nil {
 			_ = conn.Close()
 			l.deps.Log.Info("connection closed", "peer", a.who.String(), "protocol", a.proto, "err", err)

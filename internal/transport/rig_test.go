@@ -58,6 +58,23 @@ func identity(t testing.TB, cred pki.Credential, roots ...*x509.Certificate) *Id
 	return must[*Identity](t)(NewIdentity(cred, bundleOf(t, roots...), time.Now))
 }
 
+// managerIdentity is the identity of a node that is a manager.
+func managerIdentity(t testing.TB, root *pki.Root, id string, roots ...*x509.Certificate) *Identity {
+	cred := fresh(t, root, id)
+	out := identity(t, cred, roots...)
+	if err := out.SetManager(managerCredential(t, root, id, cred)); err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// managerCredential is one for the key of a node's.
+func managerCredential(t testing.TB, root *pki.Root, id string, of pki.Credential) pki.Credential {
+	csr := must[[]byte](t)(pki.CreateCSR(of.Key))
+	cert := must[*x509.Certificate](t)(root.SignManager(csr, pki.Manager{NodeID: id, Issued: 7}, time.Hour, time.Now()))
+	return must[pki.Credential](t)(pki.NewCredential(cert, of.Key))
+}
+
 // node is a listener on loopback with a gRPC server behind it.
 type node struct {
 	id    string

@@ -205,7 +205,7 @@ func TestDialALPN_RaftReachesTheNodeAndNamesIt(t *testing.T) {
 	root := newRoot(t, "c1")
 	server := startNode(t, identity(t, fresh(t, root, newID()), root.Cert), ListenerConfig{})
 	clientID := newID()
-	d := dialer(t, identity(t, fresh(t, root, clientID), root.Cert), server)
+	d := dialer(t, managerIdentity(t, root, clientID, root.Cert), server)
 	ctx := t.Context()
 	for range 2 { // a part can be opened again after its Close, as when a node becomes a manager for the second time
 		part := server.ln.Raft()
@@ -344,7 +344,7 @@ func TestAuthInfo_ExpiresOnLiveConnections(t *testing.T) {
 
 func TestDialer_CachesForgetsAndCloses(t *testing.T) {
 	root := newRoot(t, "c1")
-	server := startNode(t, identity(t, fresh(t, root, newID()), root.Cert), ListenerConfig{})
+	server := startNode(t, managerIdentity(t, root, newID(), root.Cert), ListenerConfig{})
 	d := dialer(t, identity(t, fresh(t, root, newID()), root.Cert), server)
 	a, b := must[*Conn](t)(d.DialGRPC(server.id)), must[*Conn](t)(d.DialGRPC(server.id))
 	if a != b {
