@@ -6,13 +6,36 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// network is raft's transport, with pipelines that a sender cannot be stuck in.
+// network is Raft's transport: a raft.NetworkTransport for what this member sends, and inbound for
+// what others send.
 //
-// Raft's own hold no answer: whoever sends waits until the one before is read. When a follower refuses, or knows a newer
+// Its pipelines are such that a sender cannot be stuck in them. Raft's own hold no answer: whoever sends waits until the one before is read. When a follower refuses, or knows a newer
 // term, raft's reader ends; a send that was under way then waits for ever, because only its own end closes the pipeline.
 // The follower gets heartbeats and nothing else until the leader changes, and the leader can never be stopped
 // (hashicorp/raft#612).
-type network struct{ *raft.NetworkTransport }
+type network struct {
+	*raft.NetworkTransport
+	in *inbound
+}
+
+func newNetwork(layer *streamLayer, conf raft.NetworkTransportConfig) network {
+	out := conf
+	out.Stream = layer
+	return network{raft.NewNetworkTransportWithConfig(&out), newInbound(layer, conf)}
+}
+
+// Consumer implements raft.Transport.
+func (n network) Consumer() <-chan raft.RPC { return n.in.rpcs }
+
+// SetHeartbeatHandler implements raft.Transport.
+func (n network) SetHeartbeatHandler(handle func(raft.RPC)) { n.in.heartbeat.Store(&handle) }
+
+// Close implements raft.WithClose. It closes the stream layer, and with it all connections.
+func (n network) Close() error {
+	err := n.NetworkTransport.Close()
+	n.in.close()
+	return err
+}
 
 // AppendEntriesPipeline implements raft.Transport.
 func (n network) AppendEntriesPipeline(id raft.ServerID, address raft.ServerAddress) (raft.AppendPipeline, error) {

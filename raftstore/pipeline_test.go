@@ -25,7 +25,7 @@ func TestPipeline_SendsThoughNobodyReads(t *testing.T) {
 		}
 	}()
 	t.Cleanup(func() { <-answering })
-	p, err := network{from}.AppendEntriesPipeline("to", to.LocalAddr())
+	p, err := network{NetworkTransport: from}.AppendEntriesPipeline("to", to.LocalAddr())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 
 	"github.com/containerd/errdefs"
 	"github.com/hashicorp/raft"
@@ -116,6 +117,17 @@ func offline(
 	}
 	_, trans := raft.NewInmemTransport(raft.ServerAddress(cfg.NodeID))
 	return errors.Join(do(conf, disk, snaps, trans), disk.Close())
+}
+
+// KeepState makes sure that this replica knows the state of an index, or a newer one, as soon as it
+// is opened again. What is in the log alone it knows only once a leader has told it how much of the
+// log is committed.
+func (s *Store) KeepState(ctx context.Context, index uint64) error {
+	last, err := strconv.ParseUint(s.raft.Stats()["last_snapshot_index"], 10, 64)
+	if err == nil && last >= index {
+		return nil
+	}
+	return s.Snapshot(ctx)
 }
 
 // Snapshot takes one now and truncates the log, as the store does by itself when the log has grown.

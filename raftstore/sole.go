@@ -11,13 +11,12 @@ import (
 // failure costs that wait and nothing else.
 func (s *Store) standAtOnce(context.Context) error {
 	servers := s.servers()
-	if len(servers) != 1 || string(servers[0].ID) != s.cfg.NodeID || s.deps.Dial == nil {
+	if len(servers) != 1 || string(servers[0].ID) != s.cfg.NodeID {
 		return nil
 	}
-	var answer raft.TimeoutNowResponse
-	if err := s.trans.TimeoutNow(servers[0].ID, servers[0].Address, &raft.TimeoutNowRequest{RPCHeader: raft.RPCHeader{
+	if err := s.trans.in.self(&raft.TimeoutNowRequest{RPCHeader: raft.RPCHeader{
 		ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(s.cfg.NodeID), Addr: []byte(s.cfg.NodeID),
-	}}, &answer); err != nil {
+	}}); err != nil {
 		s.log.Debug("stand for election at once", "err", err)
 	}
 	return nil

@@ -73,6 +73,8 @@ type Deps struct {
 	Log *slog.Logger
 	// Listener yields connections of other members that want to speak Raft.
 	Listener net.Listener
+	// PeerOf is the node id that a connection of Listener has proven. Nil: the id that it says is believed.
+	PeerOf func(net.Conn) string
 	// Dial connects to another member's Listener.
 	Dial func(ctx context.Context, nodeID string) (net.Conn, error)
 	// Conn is where another member serves Raft's RPCs (Store.Service).
@@ -130,9 +132,9 @@ func (s *Store) open() (err error) {
 	s.stable = &patientStable{StableStore: s.disk, log: s.log, closed: s.closed}
 	conf := raftConfig(s.cfg, s.log)
 	s.layer = newStreamLayer(s.cfg, s.deps, s.fsm, s.log)
-	s.trans = network{raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
-		Stream: s.layer, MaxPool: 4, Timeout: 5 * time.Second, Logger: conf.Logger, MsgpackUseNewTimeFormat: true,
-	})}
+	s.trans = newNetwork(s.layer, raft.NetworkTransportConfig{
+		MaxPool: 4, Timeout: 5 * time.Second, Logger: conf.Logger, MsgpackUseNewTimeFormat: true,
+	})
 	if s.cfg.Bootstrap {
 		if err := bootstrap(conf, s.disk, snaps, s.trans); err != nil {
 			return err

@@ -15,10 +15,16 @@ import (
 )
 
 // Every connection starts with a hello, in which the caller says who it is: a member of another cluster, or of this one
-// before it was recovered by force, must not take part. It travels with the first bytes and costs no round trip.
-const helloMagic = "swr1"
+// before it was recovered by force, must not take part. It travels with the first bytes and costs no round trip. That the
+// caller is who it says, the connection has proven; see Deps.PeerOf.
+const (
+	helloMagic = "swr1"
+	// helloTimeout bounds how long a caller may take to send its hello.
+	helloTimeout = 10 * time.Second
+)
 
-// streamLayer gives Raft its connections. Raft's addresses are node ids: where a node is, Deps.Dial knows.
+// streamLayer gives Raft the connections that this member opens, and knows those that others opened
+// (see inbound). Raft's addresses are node ids: where a node is, Deps.Dial knows.
 type streamLayer struct {
 	cfg  Config
 	deps Deps
@@ -65,17 +71,10 @@ func (l *streamLayer) Close() error {
 	return l.deps.Listener.Close()
 }
 
-// Accept waits for a connection. Its hello is read with its first bytes, so that a silent caller holds up nobody.
+// Accept waits for the end: what others open, inbound accepts.
 func (l *streamLayer) Accept() (net.Conn, error) {
-	if l.deps.Listener == nil {
-		<-l.done.Done()
-		return nil, net.ErrClosed
-	}
-	c, err := l.deps.Listener.Accept()
-	if err != nil {
-		return nil, err
-	}
-	return &greeted{Conn: l.track(c), layer: l}, nil
+	<-l.done.Done()
+	return nil, net.ErrClosed
 }
 
 // tracked is a connection that Close will end.
@@ -143,26 +142,6 @@ func (c *greeting) Write(p []byte) (int, error) {
 	return max(n-len(hello), 0), err
 }
 
-// greeted is an accepted connection; the hello is judged before the first byte is read.
-type greeted struct {
-	net.Conn
-	layer *streamLayer
-	once  sync.Once
-	err   error
-}
-
-func (c *greeted) Read(p []byte) (int, error) {
-	c.once.Do(func() {
-		if c.err = c.judge(); c.err != nil {
-			c.layer.refused(c.RemoteAddr(), c.err)
-		}
-	})
-	if c.err != nil {
-		return 0, c.err
-	}
-	return c.Conn.Read(p)
-}
-
 // refused logs a refusal, once a minute for each reason: a peer that is refused tries again and again.
 func (l *streamLayer) refused(from net.Addr, err error) {
 	level := slog.LevelWarn
@@ -183,42 +162,49 @@ func (l *streamLayer) refused(from net.Addr, err error) {
 	}
 }
 
-func (c *greeted) judge() error {
-	_ = c.SetReadDeadline(time.Now().Add(10 * time.Second))
+// greet reads the hello of an accepted connection and says which member opened it. It refuses one
+// that is of another cluster or epoch, or that is not who it says.
+func (l *streamLayer) greet(c net.Conn) (node string, err error) {
+	_ = c.SetReadDeadline(time.Now().Add(helloTimeout))
 	defer c.SetReadDeadline(time.Time{}) //nolint:errcheck // a broken connection shows at the next read
 	head := make([]byte, len(helloMagic)+8)
-	if _, err := io.ReadFull(c.Conn, head); err != nil {
-		return err
+	if _, err := io.ReadFull(c, head); err != nil {
+		return "", err
 	}
 	if string(head[:len(helloMagic)]) != helloMagic {
-		return errors.New("it does not speak Raft")
+		return "", errors.New("it does not speak Raft")
 	}
 	epoch := binary.BigEndian.Uint64(head[len(helloMagic):])
-	node, err := c.text()
+	if node, err = helloText(c); err != nil {
+		return "", err
+	}
+	cluster, err := helloText(c)
 	if err != nil {
-		return err
+		return "", err
 	}
-	cluster, err := c.text()
-	if err != nil {
-		return err
+	if mine := l.cfg.ClusterID; mine != "" && cluster != "" && cluster != mine {
+		return "", fmt.Errorf("manager %s belongs to cluster %s", node, cluster)
 	}
-	if mine := c.layer.cfg.ClusterID; mine != "" && cluster != "" && cluster != mine {
-		return fmt.Errorf("manager %s belongs to cluster %s", node, cluster)
+	if mine := l.epoch(); mine != 0 && epoch != 0 && epoch != mine {
+		return "", fmt.Errorf("manager %s is of cluster epoch %d, this is epoch %d: it must leave and join again", node, epoch, mine)
 	}
-	if mine := c.layer.epoch(); mine != 0 && epoch != 0 && epoch != mine {
-		return fmt.Errorf("manager %s is of cluster epoch %d, this is epoch %d: it must leave and join again", node, epoch, mine)
+	if l.deps.PeerOf != nil {
+		if proven := l.deps.PeerOf(c); proven != node {
+			return "", fmt.Errorf("node %q says that it is manager %q", proven, node)
+		}
 	}
-	return nil
+	return node, nil
 }
 
-// text reads one length and string, byte by byte as far as the length: nothing that follows may be swallowed.
-func (c *greeted) text() (string, error) {
-	n, err := binary.ReadUvarint(oneByte{c.Conn})
+// helloText reads one length and string, byte by byte as far as the length: nothing that follows
+// may be swallowed.
+func helloText(c net.Conn) (string, error) {
+	n, err := binary.ReadUvarint(oneByte{c})
 	if err != nil || n > 256 {
 		return "", errors.Join(errors.New("a damaged hello"), err)
 	}
 	b := make([]byte, n)
-	_, err = io.ReadFull(c.Conn, b)
+	_, err = io.ReadFull(c, b)
 	return string(b), err
 }
 
