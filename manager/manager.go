@@ -4,7 +4,8 @@
 //
 // It refuses to know how the store replicates and how the planner decides. The daemon makes one Manager a term, registers
 // its services, asks Authorise about every call on the node, and runs Run beside the store's own. Goroutines: those of
-// dispatch, and one for each of the seven duties of a leader; Run waits for all.
+// dispatch, three for this node's certificate and the review of who is connected, and one for each of the seven duties of a
+// leader; Run waits for all.
 package manager
 
 import (
@@ -21,6 +22,7 @@ import (
 	"google.golang.org/grpc"
 
 	"swarm/internal/pause"
+	"swarm/internal/transport"
 	"swarm/manager/ca"
 	"swarm/manager/control"
 	"swarm/manager/dispatch"
@@ -34,11 +36,16 @@ type Gossip = dispatch.Gossip
 // Config is who this manager is.
 type Config struct{ NodeID string }
 
-// Deps are what a Manager needs. Gossip, Images, Resolver and Login may be nil.
+// Deps are what a Manager needs. Gossip, Identity, Review, Images, Resolver and Login may be nil.
 type Deps struct {
 	Log    *slog.Logger
 	Store  *raftstore.Store
 	Gossip Gossip
+	// Identity is given the certificate which says that this node is a manager.
+	Identity *transport.Identity
+	// Review is called when Admit or Authorise may answer otherwise than before: a node, its role
+	// or its key, a member of Raft or the cluster has changed.
+	Review func()
 	// Conn reaches another node's gRPC services.
 	Conn func(nodeID string) (grpc.ClientConnInterface, error)
 	// RaftAnswers tells whether a node's Raft listener takes connections: only then does it become a voter.
@@ -119,6 +126,19 @@ func (m *Manager) Authorise(ctx context.Context, fullMethod string) error {
 	return nil
 }
 
+// Admit says whether a peer may have a connection for a protocol with this manager, by the
+// replicated state. For Raft, of which the certificate says that its holder is a manager, see
+// raftstore.Store.Hears.
+func (m *Manager) Admit(proto string, who transport.AuthInfo) error {
+	if err := m.auth.Admit(proto, who); err != nil {
+		return err
+	}
+	if proto == transport.ProtoRaft {
+		return m.store.Hears(who.NodeID(), who.Peer.Issued)
+	}
+	return nil
+}
+
 // Peer is how to reach a node, as replicated.
 func (m *Manager) Peer(nodeID string) (*swarmv1.Peer, bool) {
 	n, ok := m.store.View().Nodes.Get(nodeID)
@@ -128,23 +148,23 @@ func (m *Manager) Peer(nodeID string) (*swarmv1.Peer, bool) {
 // readyPause is between two looks at the own vote: Raft tells nobody that it has come.
 const readyPause = 10 * time.Millisecond
 
-// Ready waits until this member knows the cluster, votes, and knows a leader.
+// Ready waits until this member knows the cluster, can prove to be a manager, votes, and knows a
+// leader.
 func (m *Manager) Ready(ctx context.Context) error {
-	view, w := m.store.Watch(raftstore.TableCluster, raftstore.TableNode)
-	defer w.Close()
-	for {
-		if _, ok := view.Nodes.Get(m.cfg.NodeID); ok && view.Cluster() != nil {
-			break
+	for !m.known() {
+		_, w := m.store.Watch(raftstore.TableCluster, raftstore.TableNode)
+		err := error(nil)
+		if !m.known() { // it may have come before the watch
+			_, err = w.Next(ctx)
 		}
-		batch, err := w.Next(ctx)
-		if err != nil {
+		w.Close()
+		if err != nil && !errors.Is(err, raftstore.ErrResync) { // a new manager often gets a snapshot
 			return fmt.Errorf("wait for the cluster's state: %w", err)
 		}
-		view = batch.View
 	}
-	for !m.votes() {
+	for !m.votes() || !m.certified() {
 		if err := ctx.Err(); err != nil {
-			return fmt.Errorf("wait for this manager's vote: %w", err)
+			return fmt.Errorf("wait for this manager's vote and certificate: %w", err)
 		}
 		_ = pause.For(ctx, readyPause)
 	}
@@ -164,6 +184,17 @@ func (m *Manager) Resign(ctx context.Context) error {
 	return err
 }
 
+// known says whether the replica has the cluster and this node.
+func (m *Manager) known() bool {
+	view := m.store.View()
+	_, ok := view.Nodes.Get(m.cfg.NodeID)
+	return ok && view.Cluster() != nil
+}
+
+func (m *Manager) certified() bool {
+	return m.deps.Identity == nil || m.deps.Identity.Manager().Cert != nil
+}
+
 func (m *Manager) votes() bool {
 	return slices.ContainsFunc(m.store.Servers(), func(s raftstore.Server) bool { return s.ID == m.cfg.NodeID && s.Voter })
 }
@@ -172,12 +203,25 @@ func (m *Manager) votes() bool {
 func (m *Manager) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return m.dispatch.Run(ctx) })
+	g.Go(func() error { return m.certify(ctx) })
+	g.Go(func() error { return m.review(ctx) })
 	g.Go(func() error { return m.store.Lead(ctx, m.lead) })
 	err := g.Wait()
 	if errors.Is(err, context.Canceled) {
 		return nil
 	}
 	return err
+}
+
+// review has connections and calls judged again when somebody's rights may have changed. A node
+// that was demoted is heard by Raft until its vote has been taken; the row of the member of Raft
+// goes right after.
+func (m *Manager) review(ctx context.Context) error {
+	if m.deps.Review == nil {
+		return nil
+	}
+	return m.follow(ctx, func(*raftstore.View) { m.deps.Review() },
+		raftstore.TableNode, raftstore.TableRaftMember, raftstore.TableCluster)
 }
 
 // lead is everything that only the leader does, for one term.

@@ -18,19 +18,22 @@ import (
 )
 
 const (
-	// MaxExpired is how long after its end a node's certificate can still be renewed: a host that was off for longer leaves
-	// and joins again. Without a limit the disk of every former host would be a key to the cluster for ever.
+	// MaxExpired is how long after its end a node's certificate can still be renewed: a host that
+	// was off for longer leaves and joins again. Without a limit the disk of every former host
+	// would be a key to the cluster for ever.
 	MaxExpired = 90 * 24 * time.Hour
-	// renewAttempts bounds how often a renewal is tried again because the row of the node changed meanwhile.
+	// renewAttempts bounds how often a renewal is tried again because the row of the node changed
+	// meanwhile.
 	renewAttempts = 8
 )
 
 const joinAgain = "run `swarm leave --force` on the node and join again"
 
-// Renew signs a fresh certificate for a node. The old one may have expired up to MaxExpired ago. It must be for the key
-// issued last, or for the one before as long as no session with the newest has been seen: the answer that carried the
-// newest certificate may have been lost. The new key is in the node's row before the node gets the certificate, so the
-// call needs the leader. The managers need no certificate of this kind to elect one: they sign for themselves.
+// Renew signs a fresh certificate for a node. The old one may have expired up to MaxExpired ago. It
+// must be for the key issued last, or for the one before as long as no session with the newest has
+// been seen: the answer that carried the newest certificate may have been lost. The new key is in
+// the node's row before the node gets the certificate, so the call needs the leader. The managers
+// need no certificate of this kind to elect one: they sign for themselves.
 func (s *Server) Renew(ctx context.Context, req *swarmv1.RenewRequest) (*swarmv1.RenewResponse, error) {
 	who, err := transport.FromContext(ctx)
 	if err != nil {
@@ -92,8 +95,8 @@ func renewable(node *swarmv1.Node, who pki.Peer, machineID string, now time.Time
 	return nil
 }
 
-// rekeyed is the row of a node that gets a certificate for a new key. The previous key stays the one that the node has
-// proven to hold, however many answers were lost.
+// rekeyed is the row of a node that gets a certificate for a new key. The previous key stays the
+// one that the node has proven to hold, however many answers were lost.
 func rekeyed(node *swarmv1.Node, who pki.Peer, cert *x509.Certificate) *swarmv1.Node {
 	next := node.CloneVT()
 	next.PublicKey, next.PreviousKey = cert.RawSubjectPublicKeyInfo, who.PublicKey()
@@ -103,8 +106,8 @@ func rekeyed(node *swarmv1.Node, who pki.Peer, cert *x509.Certificate) *swarmv1.
 	return next
 }
 
-// CheckKey refuses a certificate of a node for a key that newer ones have replaced. The error is of class
-// permission denied.
+// CheckKey refuses a certificate of a node for a key that newer ones have replaced. The error is of
+// class permission denied.
 func CheckKey(node *swarmv1.Node, who pki.Peer) error {
 	if members.Allows(node, who.PublicKey()) {
 		return nil
@@ -113,8 +116,8 @@ func CheckKey(node *swarmv1.Node, who pki.Peer) error {
 		"the certificate of node %s is not the one issued last, but an older one (a restored or stolen disk?): %s", node.GetId(), joinAgain))
 }
 
-// Seen notes that a node uses the key issued last, so that the one before opens nothing any more. It does nothing in the
-// usual case, when that is known.
+// Seen notes that a node uses the key issued last, so that the one before opens nothing any more.
+// It does nothing in the usual case, when that is known.
 func Seen(ctx context.Context, store *raftstore.Store, who pki.Peer) error {
 	for range renewAttempts {
 		node, ok := store.View().Nodes.Get(who.ID)

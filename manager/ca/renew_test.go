@@ -88,7 +88,8 @@ func TestRenew_Refusals(t *testing.T) {
 	})
 }
 
-// A key opens the next certificate until the one after it was used. A node that never gets the answer is not locked out.
+// A key opens the next certificate until the one after it was used. A node that never gets the
+// answer is not locked out.
 func TestRenew_OnlyTheNewestKeys(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)

@@ -8,7 +8,6 @@ import (
 	"github.com/containerd/errdefs"
 
 	"swarm/internal/members"
-	"swarm/internal/pki"
 	"swarm/internal/transport"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
@@ -127,27 +126,28 @@ func Rules() map[string]Rule {
 	}
 }
 
-// Members tells whether a node belongs to the cluster now, and with which role. A node whose certificate is for a key that
-// newer ones have replaced does not.
-type Members func(who pki.Peer) (role swarmv1.NodeSpec_Role, member bool)
+// Members tells whether a node belongs to the cluster now, and with which role. A node whose
+// certificate is for a key that newer ones have replaced does not, unless it has begun already.
+type Members func(who transport.AuthInfo) (role swarmv1.NodeSpec_Role, member bool)
 
 // MembersOf reads the replica at every call, so that a demotion or a removal counts at once.
 func MembersOf(store *raftstore.Store) Members {
-	return func(who pki.Peer) (swarmv1.NodeSpec_Role, bool) {
-		n, ok := store.View().Nodes.Get(who.ID)
-		return n.GetSpec().GetRole(), ok && members.Allows(n, who.PublicKey())
+	return func(who transport.AuthInfo) (swarmv1.NodeSpec_Role, bool) {
+		n, ok := store.View().Nodes.Get(who.NodeID())
+		return n.GetSpec().GetRole(), ok && (who.Running || members.Allows(n, who.Peer.PublicKey()))
 	}
 }
 
 // Authoriser judges calls by the table.
 type Authoriser struct {
-	rules   map[string]Rule
-	members Members
+	rules     map[string]Rule
+	protocols map[string]Rule
+	members   Members
 }
 
 // NewAuthoriser makes an Authoriser.
 func NewAuthoriser(members Members) *Authoriser {
-	return &Authoriser{rules: Rules(), members: members}
+	return &Authoriser{rules: Rules(), protocols: Protocols(), members: members}
 }
 
 // Authorise says whether the peer of the call may call the method.
@@ -175,7 +175,7 @@ func (a *Authoriser) judge(who transport.AuthInfo, rule Rule, now time.Time) err
 	case who.NodeID() == "":
 		return denied(who, rule)
 	}
-	role, member := a.members(who.Peer)
+	role, member := a.members(who)
 	switch {
 	case !member && may(stranger):
 		return nil

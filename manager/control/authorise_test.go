@@ -57,8 +57,8 @@ func TestRules_NameEveryRPCAndNoOther(t *testing.T) {
 // callers of every kind, against the whole protocol.
 func TestAuthoriser_Walk(t *testing.T) {
 	now := time.Now()
-	members := func(who pki.Peer) (swarmv1.NodeSpec_Role, bool) {
-		switch who.ID {
+	members := func(who transport.AuthInfo) (swarmv1.NodeSpec_Role, bool) {
+		switch who.NodeID() {
 		case "m":
 			return swarmv1.NodeSpec_MANAGER, true
 		case "w":

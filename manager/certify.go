@@ -1,0 +1,94 @@
+package manager
+
+import (
+	"context"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"swarm/internal/pki"
+	"swarm/manager/ca"
+	"swarm/raftstore"
+)
+
+// certifyPause is between two attempts to sign that failed.
+const certifyPause = 10 * time.Second
+
+// certify keeps the certificate which says that this node is a manager: it signs one as soon as the
+// replica holds the authority's key and says that the node is a manager, another at half of its
+// life, and another when the key of the node changes. It needs nobody else, so that managers whose
+// certificates have all expired find each other again.
+func (m *Manager) certify(ctx context.Context) error {
+	if m.deps.Identity == nil {
+		return nil
+	}
+	changed := make(chan struct{}, 1)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		return m.follow(ctx, func(*raftstore.View) {
+			select {
+			case changed <- struct{}{}:
+			default:
+			}
+		}, raftstore.TableNode, raftstore.TableCluster)
+	})
+	g.Go(func() error {
+		for {
+			renewed := m.deps.Identity.Changed()
+			timer := time.NewTimer(time.Until(m.certifyIfDue(ctx, time.Now())))
+			select {
+			case <-renewed:
+			case <-changed:
+			case <-timer.C:
+			case <-ctx.Done():
+			}
+			timer.Stop()
+			if ctx.Err() != nil {
+				return nil
+			}
+		}
+	})
+	return g.Wait()
+}
+
+// certifyIfDue signs when it is time, and says when to look again at the latest.
+func (m *Manager) certifyIfDue(ctx context.Context, now time.Time) time.Time {
+	node, held := m.deps.Identity.Credential(), m.deps.Identity.Manager()
+	if held.Cert != nil && held.Key.Equal(node.Key) {
+		if due := pki.RenewAt(held.Cert, 0); due.After(now) {
+			return due
+		}
+	}
+	view := m.store.View()
+	cred, err := ca.SignManager(view, m.cfg.NodeID, node, now)
+	if err == nil {
+		err = m.deps.Identity.SetManager(cred)
+	}
+	if err != nil {
+		m.log.Debug("this node cannot prove to be a manager yet", "node", m.cfg.NodeID, "err", err)
+		return now.Add(certifyPause)
+	}
+	m.log.Info("certificate as a manager signed", "node", m.cfg.NodeID, "index", view.Index(), "until", cred.Cert.NotAfter)
+	// After a restart the other managers are not reached without the certificate, and the
+	// certificate is not signed without the authority's key. So the key must be known before
+	// another manager is heard.
+	if err := m.store.KeepState(ctx, view.Index()); err != nil && ctx.Err() == nil {
+		m.log.Warn("this manager cannot start without another one: its state is not in a snapshot", "node", m.cfg.NodeID, "err", err)
+	}
+	return pki.RenewAt(cred.Cert, 0)
+}
+
+// follow calls fn now and after every change of the tables, until ctx ends.
+func (m *Manager) follow(ctx context.Context, fn func(*raftstore.View), tables ...raftstore.TableID) error {
+	for ctx.Err() == nil {
+		view, w := m.store.Watch(tables...)
+		for err := error(nil); err == nil; {
+			fn(view)
+			var batch raftstore.Batch
+			batch, err = w.Next(ctx)
+			view = batch.View
+		}
+		w.Close()
+	}
+	return nil
+}

@@ -1,0 +1,32 @@
+package control
+
+import (
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"swarm/internal/transport"
+)
+
+// Protocols is the table of the protocols that the cluster port of a manager speaks (ALPN), and of
+// who may have a connection for each. It stands before Rules, which judges the calls of gRPC: there
+// a stranger and nobody may call, so they may connect. What it says of Raft holds for nodes whose
+// certificate says that they are managers; the transport refuses others, and raftstore.Store.Hears
+// tells former managers from those that the replica does not know yet. Roots are read off the
+// handshake: there is no connection to judge.
+func Protocols() map[string]Rule {
+	return map[string]Rule{
+		transport.ProtoGRPC: {Serve, "call", anonymous | anyNode | user | expired | stranger},
+		transport.ProtoRaft: {Serve, "log", anyNode | stranger},
+		transport.ProtoBlob: {Get, "image copy", anyNode},
+	}
+}
+
+// Admit says whether a peer may have a connection for a protocol.
+func (a *Authoriser) Admit(proto string, who transport.AuthInfo) error {
+	rule, ok := a.protocols[proto]
+	if !ok {
+		return errdefs.ErrPermissionDenied.WithMessage(proto + " is not served here")
+	}
+	return a.judge(who, rule, time.Now())
+}
