@@ -92,11 +92,11 @@ func (n *Node) newMember(state Membership, cred pki.Credential, bundle *pki.Bund
 	m = &member{
 		node: n, ln: ln, rows: rows, state: state, running: make(chan struct{}), gone: make(chan struct{}),
 		roles: make(chan struct{}, 1), changed: make(chan struct{}), end: func(error) {},
-		listener: transport.NewListener(transport.ListenerConfig{}, transport.ListenerDeps{Identity: identity, Log: log}, ln.Addr()),
 	}
+	m.listener = transport.NewListener(transport.ListenerConfig{}, transport.ListenerDeps{Identity: identity, Log: log, Admit: m.admit}, ln.Addr())
 	m.base = Base{
 		Membership: state, Identity: identity, Dialer: transport.NewDialer(identity, m.resolve), Listener: m.listener,
-		Members: members.New(), Log: log,
+		Members: members.New(), Review: m.review, Log: log,
 	}
 	m.base.Dir = n.disk.workerDir()
 	if err := os.MkdirAll(m.base.Dir, 0o700); err != nil {
@@ -132,6 +132,7 @@ func (m *member) run(ctx context.Context, server *grpc.Server) error {
 	parts.Go(func() error { return m.worker.Run(ctx) })
 	parts.Go(func() error { return m.govern(ctx) })
 	parts.Go(func() error { return m.renew(ctx) })
+	parts.Go(func() error { return m.reviewMembers(ctx) })
 	close(m.running)
 
 	err := parts.Wait()
@@ -191,6 +192,10 @@ func (m *member) govern1(ctx context.Context) error {
 	defer func() {
 		m.node.services.Withdraw("manager")
 		m.setManager(nil)
+		if err := m.base.Identity.SetManager(pki.Credential{}); err != nil {
+			m.base.Log.Error("drop the certificate as a manager", "err", err)
+		}
+		m.review()
 	}()
 	done := make(chan error, 1)
 	go func() { done <- manager.Run(ctx) }()
@@ -269,6 +274,7 @@ func (m *member) onNode(u *swarmv1.NodeUpdate) {
 		if err := m.node.disk.save(&after); err != nil {
 			m.base.Log.Error("remember the cluster's managers", "err", err)
 		}
+		m.review()
 	}
 	if before.Manager != after.Manager {
 		m.base.Log.Info("role changed", "manager", after.Manager)

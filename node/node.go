@@ -49,6 +49,9 @@ type Base struct {
 	Listener   *transport.Listener
 	// Members are the keys of the cluster's nodes. The worker fills it; whoever takes something from a node asks it.
 	Members *members.Members
+	// Review judges all connections and calls of this node again: closes those that are not
+	// admitted any more.
+	Review func()
 	// Dir is the part's own folder.
 	Dir string
 	Log *slog.Logger
@@ -59,8 +62,11 @@ type Manager interface {
 	// Run blocks until ctx ends; it hands leadership over first.
 	Run(ctx context.Context) error
 	Register(grpc.ServiceRegistrar)
-	// Authorise judges every call on this node while it is a manager.
+	// Authorise judges every call on this node while it is a manager, and Admit every connection.
+	// They must not block. The manager calls Base.Review when they may answer otherwise than
+	// before.
 	Authorise(ctx context.Context, fullMethod string) error
+	Admit(proto string, who transport.AuthInfo) error
 	Resolve(nodeID string) (Peer, bool)
 	// Ready blocks until this member votes and knows a leader.
 	Ready(ctx context.Context) error

@@ -129,6 +129,7 @@ func (m *fakeManager) Register(r grpc.ServiceRegistrar) {
 	swarmv1.RegisterCAServer(r, authority{cluster: m.rig.cluster})
 }
 func (m *fakeManager) Authorise(context.Context, string) error { return nil }
+func (m *fakeManager) Admit(string, transport.AuthInfo) error  { return nil }
 func (m *fakeManager) Resolve(string) (Peer, bool)             { return Peer{}, false }
 func (m *fakeManager) Ready(context.Context) error             { return nil }
 func (m *fakeManager) Resign(context.Context) error {
@@ -244,10 +245,31 @@ func (r *rig) deps() Deps {
 			defer r.mu.Unlock()
 			m := &fakeManager{rig: r, base: b, rows: len(rows)}
 			r.managers = append(r.managers, m)
+			if err := r.certify(b); err != nil {
+				return nil, err
+			}
 			return m, os.WriteFile(filepath.Join(b.Dir, "secrets"), nil, 0o600)
 		},
 		Clean: func(context.Context) error { r.cleaned.Add(1); return nil },
 	}
+}
+
+// certify gives the node what a manager signs for itself.
+func (r *rig) certify(b Base) error {
+	key := b.Identity.Credential().Key
+	csr, err := pki.CreateCSR(key)
+	if err != nil {
+		return err
+	}
+	cert, err := r.cluster.root.SignManager(csr, pki.Manager{NodeID: b.Membership.NodeID}, time.Hour, time.Now())
+	if err != nil {
+		return err
+	}
+	cred, err := pki.NewCredential(cert, key)
+	if err != nil {
+		return err
+	}
+	return b.Identity.SetManager(cred)
 }
 
 func (r *rig) found(q FoundRequest) (Founded, error) {

@@ -3,19 +3,30 @@ package node
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 
 	"github.com/containerd/errdefs"
 	"google.golang.org/grpc"
+
+	"swarm/internal/transport"
 )
 
 // Services is a grpc.ServiceRegistrar whose services come and go while the server runs: a node becomes a manager and
 // ceases to be one without cutting the streams of those who read its logs. Every call is authorised here, in one place.
 type Services struct {
-	mu        sync.RWMutex // guards the two below; not held while a call runs
+	mu        sync.RWMutex // guards the three below; not held while a call runs
 	methods   map[string]method
 	authorise func(ctx context.Context, fullMethod string) error
+	running   map[*call]struct{}
+}
+
+// call is one that runs.
+type call struct {
+	who    transport.AuthInfo
+	method string
 }
 
 // method is either unary or a stream.
@@ -27,7 +38,9 @@ type method struct {
 	owner string
 }
 
-func newServices() *Services { return &Services{methods: map[string]method{}} }
+func newServices() *Services {
+	return &Services{methods: map[string]method{}, running: map[*call]struct{}{}}
+}
 
 // ServerOption makes a server answer from s.
 func (s *Services) ServerOption() grpc.ServerOption { return grpc.UnknownServiceHandler(s.handle) }
@@ -71,6 +84,40 @@ func (s *Services) SetAuthorise(judge func(ctx context.Context, fullMethod strin
 	s.authorise = judge
 }
 
+// Review judges all calls that run again, and hangs up on the peers of those that are not allowed
+// any more.
+func (s *Services) Review() {
+	s.mu.RLock()
+	judge := s.authorise
+	running := slices.Collect(maps.Keys(s.running))
+	s.mu.RUnlock()
+	for _, c := range running {
+		who := c.who
+		who.Running = true
+		if judge(transport.WithAuthInfo(context.Background(), who), c.method) != nil {
+			who.HangUp()
+		}
+	}
+}
+
+// begin notes a call for Review; the returned function forgets it. A call through no listener of
+// ours is not noted: it is refused.
+func (s *Services) begin(ctx context.Context, name string) (end func()) {
+	who, err := transport.FromContext(ctx)
+	if err != nil {
+		return func() {}
+	}
+	c := &call{who: who, method: name}
+	s.mu.Lock()
+	s.running[c] = struct{}{}
+	s.mu.Unlock()
+	return func() {
+		s.mu.Lock()
+		delete(s.running, c)
+		s.mu.Unlock()
+	}
+}
+
 func (s *Services) handle(_ any, stream grpc.ServerStream) error {
 	name, ok := grpc.MethodFromServerStream(stream)
 	if !ok {
@@ -84,6 +131,9 @@ func (s *Services) handle(_ any, stream grpc.ServerStream) error {
 		return notHere(name)
 	}
 	ctx := stream.Context()
+	// Noted first: a Review at the same time then judges the call too, and no change falls between
+	// the two.
+	defer s.begin(ctx, name)()
 	if err := judge(ctx, name); err != nil {
 		return err
 	}

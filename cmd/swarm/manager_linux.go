@@ -58,12 +58,13 @@ func (p *parts) newManager(b node.Base, g node.Gossip, rows []*swarmv1.Change) (
 	m.store, err = raftstore.Open(raftstore.Config{
 		NodeID: b.Membership.NodeID, ClusterID: b.Membership.ClusterID, Dir: b.Dir, Bootstrap: err == nil, Build: version, Sealer: ring,
 		Timeouts: raftTimeouts(p.options.RaftTimeout),
-	}, raftstore.Deps{Log: b.Log, Listener: b.Listener.Raft(), Dial: dialRaft, Conn: conn, Committed: func(took time.Duration) { p.monitor.commits.Observe(took) }})
+	}, raftstore.Deps{Log: b.Log, Listener: b.Listener.Raft(), PeerOf: peerID, Dial: dialRaft, Conn: conn, Committed: func(took time.Duration) { p.monitor.commits.Observe(took) }})
 	if err != nil {
 		return nil, err
 	}
 	deps := manager.Deps{
 		Log: b.Log, Store: m.store, Gossip: hearsay{m.gossip}, Conn: conn, Images: imagesOf{p.host},
+		Identity: b.Identity, Review: b.Review,
 		RaftAnswers: func(ctx context.Context, nodeID string) error {
 			c, err := dialRaft(ctx, nodeID)
 			if err != nil {
@@ -77,6 +78,12 @@ func (p *parts) newManager(b node.Base, g node.Gossip, rows []*swarmv1.Change) (
 	}
 	m.Manager = manager.New(manager.Config{NodeID: b.Membership.NodeID}, deps)
 	return m, nil
+}
+
+// peerID is the node that a connection has proven.
+func peerID(c net.Conn) string {
+	who, _ := transport.PeerOf(c)
+	return who.NodeID()
 }
 
 // raftTimeouts keeps Raft's proportions: a leader that is out of touch steps down before another can be elected. What
