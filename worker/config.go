@@ -93,6 +93,9 @@ type Deps struct {
 	Managers func() []*swarmv1.Peer
 	// Dial gives a connection to a node. The connection is the callee's, and stays open.
 	Dial func(nodeID string) (grpc.ClientConnInterface, error)
+	// Renewed is closed by the next renewal of this node's certificate, with which Dial connects
+	// from then on. Optional.
+	Renewed func() <-chan struct{}
 	// Describe says what the node is; asked at the start of a session and after Redescribe.
 	Describe func() *swarmv1.NodeDescription
 	// OnNode is told of role, managers, roots and removal. It must not block and may keep the message. Optional.

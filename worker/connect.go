@@ -2,8 +2,10 @@ package worker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
+	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -31,9 +33,14 @@ func (w *Worker) connect(ctx context.Context) error {
 			peer := queue[0]
 			queue = queue[1:]
 			last = peer.NodeId
-			lasted, err := w.session(ctx, peer.NodeId)
+			lasted, err := w.sessionOfKey(ctx, peer.NodeId)
 			if ctx.Err() != nil {
 				break
+			}
+			if errors.Is(err, errRenewed) {
+				w.deps.Log.Info("session begins anew with the renewed certificate", "node", peer.NodeId)
+				round, queue = 0, order(w.deps.Managers(), "")
+				continue
 			}
 			if lasted >= settled {
 				w.deps.Log.Warn("session ended", "node", peer.NodeId, "err", err)
@@ -51,6 +58,31 @@ func (w *Worker) connect(ctx context.Context) error {
 		round++
 	}
 	return nil
+}
+
+// errRenewed ends a session whose certificate has been replaced.
+var errRenewed = errors.New("the certificate of this node was renewed")
+
+// sessionOfKey is a session that ends in order when this node gets a new certificate: the managers
+// let a node use its former key until a session has shown the new one.
+func (w *Worker) sessionOfKey(ctx context.Context, nodeID string) (lasted time.Duration, err error) {
+	if w.deps.Renewed == nil {
+		return w.session(ctx, nodeID)
+	}
+	renewed := w.deps.Renewed() // before the connection is made
+	stop, end := context.WithCancelCause(ctx)
+	var watch sync.WaitGroup
+	watch.Go(func() {
+		select {
+		case <-renewed:
+			end(errRenewed)
+		case <-stop.Done():
+		}
+	})
+	lasted, err = w.session(stop, nodeID)
+	end(nil)
+	watch.Wait()
+	return lasted, err
 }
 
 // logAttempt tells the first failures of a row to the operator, and all of them to who debugs.

@@ -154,3 +154,29 @@ func TestWorker_RemovedNodeIsTold(t *testing.T) {
 		}
 	})
 }
+
+// The managers see a renewed certificate at once, and the end of the old session is in order.
+func TestWorker_RenewalBeginsTheSessionAnew(t *testing.T) {
+	bubble(t, simulated.Config{}, []string{"m1"}, func(t *testing.T, r *rig) {
+		renewed := make(chan struct{})
+		r.edit = func(_ *worker.Config, d *worker.Deps) {
+			d.Renewed = func() <-chan struct{} { return renewed }
+		}
+		m := r.managers["m1"]
+		r.start()
+		m.waitSession(1)
+		time.Sleep(time.Minute)
+		before := renewed
+		renewed = make(chan struct{})
+		began := time.Now()
+		close(before)
+		m.waitSession(2)
+		if took := time.Since(began); took > 0 {
+			t.Errorf("the new session came after %s, want at once", took)
+		}
+		time.Sleep(time.Minute)
+		if m.sessions != 2 {
+			t.Errorf("%d sessions, want 2", m.sessions)
+		}
+	})
+}

@@ -214,6 +214,7 @@ func (p *parts) newWorker(b node.Base, g node.Gossip, hooks node.WorkerHooks) (n
 		Logs: store, Describe: describe, OnNode: hooks.OnNode, OnKeys: hooks.OnKeys, OnTopology: topology, InForce: inForce, Overlay: held,
 		Managers: func() []*swarmv1.Peer { return peerMessages(hooks.Managers()) },
 		Dial:     func(nodeID string) (grpc.ClientConnInterface, error) { return b.Dialer.DialGRPC(nodeID) },
+		Renewed:  b.Identity.Changed,
 		OnContact: func(_ string, up bool) {
 			if up && !contacted {
 				contacted = true
