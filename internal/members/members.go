@@ -1,7 +1,8 @@
-// Package members is what a node knows of the cluster's members without asking a manager: the public keys that each of
-// them may use now. Managers tell every node with the peerings of its session, and the worker remembers them between two
-// runs of the daemon. Whoever accepts something from another node asks here: the blob server whom it serves, gossip whose
-// packets it reads. A manager, which has the rows themselves, judges connections by those. No I/O, no goroutines.
+// Package members is what a node knows of the cluster's members without asking a manager: the
+// public keys that each of them may use now. Managers tell every node with the peerings of its
+// session, and the worker remembers them between two runs of the daemon. Whoever accepts something
+// from another node asks here: the blob server whom it serves, gossip whose packets it reads. A
+// manager, which has the rows themselves, judges connections by those. No I/O, no goroutines.
 package members
 
 import (
@@ -49,15 +50,16 @@ func (m *Members) Apply(changes []*swarmv1.AssignmentChange) {
 	}
 }
 
-// Known reports whether the managers have told of any member. Until then Holds is false for everybody.
+// Known reports whether the managers have told of any member. Until then Holds is false for
+// everybody.
 func (m *Members) Known() bool {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	return len(m.keys) > 0
 }
 
-// Keys are the public keys that a node may use now, as SubjectPublicKeyInfo in DER; none for a node that is no member.
-// The caller must not change them.
+// Keys are the public keys that a node may use now, as SubjectPublicKeyInfo in DER; none for a node
+// that is no member. The caller must not change them.
 func (m *Members) Keys(nodeID string) [][]byte {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
@@ -76,8 +78,8 @@ func (m *Members) Changed() <-chan struct{} {
 	return m.changed
 }
 
-// KeysOf are the public keys that the row of a node allows: that of its newest certificate, and the one before until a
-// session with the newest has been seen.
+// KeysOf are the public keys that the row of a node allows: that of its newest certificate, and the
+// one before until a session with the newest has been seen.
 func KeysOf(n *swarmv1.Node) [][]byte {
 	var out [][]byte
 	for _, k := range [][]byte{n.GetPublicKey(), n.GetPreviousKey()} {
