@@ -1,0 +1,96 @@
+package raftstore
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/containerd/errdefs"
+)
+
+// leader answers after a second, with a view that says when it was asked.
+type leader struct {
+	asked []time.Time
+	err   error
+}
+
+func (l *leader) latest(ctx context.Context) (*View, error) {
+	l.asked = append(l.asked, time.Now()) // one at a time: the race detector sees
+	select {
+	case <-time.After(time.Second):
+		return &View{index: uint64(len(l.asked))}, l.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func TestRefresher_OneQuestionForAll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := &leader{}
+		r := &Refresher{latest: l.latest, turn: make(chan struct{}, 1)}
+		var wg sync.WaitGroup
+		for i := range 500 {
+			wg.Go(func() {
+				time.Sleep(time.Duration(i) * 10 * time.Millisecond)
+				began := time.Now()
+				v, err := r.View(t.Context())
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if at := l.asked[v.index-1]; at.Before(began) {
+					t.Errorf("a call of %v got a view of %v before", began, began.Sub(at))
+				}
+				if took := time.Since(began); took > 3*time.Second {
+					t.Errorf("a call took %v", took)
+				}
+			})
+		}
+		wg.Wait()
+		if n := len(l.asked); n > 7 || r.Asked() != uint64(n) {
+			t.Errorf("%d questions, counted as %d, in 5 s; want one a second", n, r.Asked())
+		}
+	})
+}
+
+func TestRefresher_FailuresAndImpatience(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := &leader{err: errors.New("no leader")}
+		r := &Refresher{latest: l.latest, turn: make(chan struct{}, 1)}
+		var wg sync.WaitGroup
+		impatient, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		wg.Go(func() {
+			if _, err := r.View(impatient); !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("impatient: %v", err)
+			}
+		})
+		for range 100 {
+			wg.Go(func() {
+				time.Sleep(50 * time.Millisecond)
+				if _, err := r.View(t.Context()); !errors.Is(err, l.err) {
+					t.Errorf("got %v, want the leader's error", err)
+				}
+			})
+		}
+		wg.Wait()
+		if n := len(l.asked); n > 3 {
+			t.Errorf("%d questions", n)
+		}
+		var refused int
+		for range maxRefreshing + 10 {
+			wg.Go(func() {
+				if _, err := r.View(t.Context()); errdefs.IsUnavailable(err) {
+					refused++
+				}
+			})
+		}
+		wg.Wait()
+		if refused == 0 {
+			t.Error("any number may wait")
+		}
+	})
+}
