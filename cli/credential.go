@@ -12,7 +12,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/spf13/cobra"
-	"google.golang.org/protobuf/types/known/timestamppb"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"swarm/internal/ident"
 	"swarm/internal/pki"
@@ -20,7 +20,8 @@ import (
 )
 
 func (a *app) newCredential() *cobra.Command {
-	return group(&cobra.Command{Use: "credential", Short: "Manage client certificates"}, a.newCredentialCreate())
+	return group(&cobra.Command{Use: "credential", Short: "Manage client certificates"},
+		a.newCredentialCreate(), a.newCredentialLs(), a.newCredentialRm())
 }
 
 type credentialOptions struct {
@@ -39,7 +40,7 @@ func (a *app) newCredentialCreate() *cobra.Command {
 		},
 	})
 	c.Flags().StringVarP(&o.output, "output", "o", "", "File to write, which must not exist (default NAME.pem)")
-	c.Flags().DurationVar(&o.expiry, "expiry", 0, "Validity period (ns|us|ms|s|m|h) (default: as long as a node's)")
+	c.Flags().DurationVar(&o.expiry, "expiry", 0, "Validity period (ns|us|ms|s|m|h) (default and maximum: that of a node's certificate, and the rest of your own credential's)")
 	return c
 }
 
@@ -66,7 +67,7 @@ func (a *app) runCredentialCreate(ctx context.Context, o credentialOptions) erro
 	}
 	req := &swarmv1.CreateCredentialRequest{Name: o.name, Csr: csr}
 	if o.expiry > 0 {
-		req.NotAfter = timestamppb.New(a.Now().Add(o.expiry))
+		req.Validity = durationpb.New(o.expiry)
 	}
 	return a.with(ctx, func(c client) error {
 		r, err := c.ca.CreateCredential(ctx, req)
@@ -94,6 +95,108 @@ func (a *app) runCredentialCreate(ctx context.Context, o credentialOptions) erro
 			printf(a.Err, "    swarm -H tcp://%s --credential %s node ls\n", hostPort(m), filepath.Base(o.output))
 		}
 		return nil
+	})
+}
+
+type credentialLsOptions struct {
+	listOptions
+	noTrunc bool
+}
+
+func (a *app) newCredentialLs() *cobra.Command {
+	var o credentialLsOptions
+	c := verb(&cobra.Command{
+		Use: "ls [OPTIONS]", Aliases: []string{"list"}, Short: "List client certificates", Args: noArgs, ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: func(c *cobra.Command, _ []string) error { return a.runCredentialLs(c.Context(), o) },
+	})
+	listFlags(c, &o.listOptions, "Only display credential IDs")
+	c.Flags().BoolVar(&o.noTrunc, "no-trunc", false, "Do not truncate the output")
+	return c
+}
+
+var credentialListing = listing{
+	columns: []column{{"ID", "CREDENTIAL ID"}, {"Name", "NAME"}, {"Until", "VALID UNTIL"}, {"Issuer", "CREATED BY"}},
+	more:    []column{{"IssuerID", "CREATED WITH"}, {"CreatedAt", "CREATED AT"}},
+}
+
+func (a *app) runCredentialLs(ctx context.Context, o credentialLsOptions) error {
+	filter, _, err := parseFilters(o.filters, "id", "name")
+	if err != nil {
+		return err
+	}
+	return a.with(ctx, func(c client) error {
+		r, err := c.ListCredentials(ctx, &swarmv1.ListRequest{Filter: filter})
+		if err != nil {
+			return err
+		}
+		short := shortID
+		if o.noTrunc {
+			short = func(id string) string { return id }
+		}
+		var rows []row
+		for _, cred := range r.Credentials {
+			rows = append(rows, row{
+				"ID": short(cred.GetId()), "Name": cred.GetName(), "Until": cred.GetUntil().AsTime().Format(time.RFC3339),
+				"Issuer": cred.GetIssuer(), "IssuerID": short(cred.GetIssuerId()), "CreatedAt": stamp(cred.GetMeta().GetCreatedAt()),
+			})
+		}
+		return credentialListing.print(a.Out, o.format, rows)
+	})
+}
+
+func (a *app) newCredentialRm() *cobra.Command {
+	var force bool
+	c := verb(&cobra.Command{
+		Use: "rm [OPTIONS] CREDENTIAL [CREDENTIAL...]", Aliases: []string{"remove"}, Short: "Revoke one or more client certificates", Args: minArgs(1),
+		Long: `Revoke client certificates by ID, by the beginning of an ID (4 characters or more), or by name.
+
+A name revokes all certificates of that name. Whoever holds one is refused from
+then on, and open connections are closed. Certificates that were created with
+one of them stay: they are listed, to be revoked too if they are not trusted.`,
+		ValidArgsFunction: a.completeCredentials,
+		RunE: func(c *cobra.Command, args []string) error {
+			return a.with(c.Context(), func(cl client) error {
+				return a.onEach(args, func(ref string) error {
+					err := a.runCredentialRm(c.Context(), cl, ref)
+					if force && isNotFound(err) {
+						return nil
+					}
+					return err
+				})
+			})
+		},
+	})
+	c.Flags().BoolVarP(&force, "force", "f", false, "Do not error if the credential does not exist")
+	return c
+}
+
+func (a *app) runCredentialRm(ctx context.Context, c client, ref string) error {
+	r, err := c.RemoveCredential(ctx, &swarmv1.GetRequest{Id: ref})
+	if err != nil {
+		return err
+	}
+	for _, cred := range r.Removed {
+		fmt.Fprintln(a.Out, cred.GetId())
+	}
+	for _, cred := range r.Issued {
+		a.warn([]string{fmt.Sprintf("credential %s (%s), which %s created with it, is still valid: to revoke it too, run `swarm credential rm %s`",
+			shortID(cred.GetId()), cred.GetName(), cred.GetIssuer(), shortID(cred.GetId()))})
+	}
+	return nil
+}
+
+// completeCredentials offers ids, with the names as descriptions: a name may stand for several.
+func (a *app) completeCredentials(c *cobra.Command, _ []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	return a.names(c, func(ctx context.Context, c client) ([]string, error) {
+		r, err := c.ListCredentials(ctx, &swarmv1.ListRequest{})
+		if err != nil {
+			return nil, err
+		}
+		var out []string
+		for _, cred := range r.Credentials {
+			out = append(out, cobra.CompletionWithDesc(shortID(cred.GetId()), cred.GetName()))
+		}
+		return out, nil
 	})
 }
 

@@ -36,7 +36,7 @@ func (a *app) newEvents() *cobra.Command {
 var (
 	eventTypes = []string{
 		"node", "node_state", "service", "revision", "task", "task_status", "network", "endpoint", "secret", "config", "volume",
-		"image", "image_copy", "cluster",
+		"image", "image_copy", "cluster", "credential",
 	}
 	eventActions = []string{"create", "update", "remove"}
 )

@@ -38,6 +38,8 @@ type fakeServer struct {
 	events   []*swarmv1.Event
 	root     *pki.Root
 
+	credentials []*swarmv1.Credential
+
 	created    *swarmv1.CreateServiceRequest
 	updates    []*swarmv1.UpdateServiceRequest
 	nodeReqs   []*swarmv1.UpdateNodeRequest
@@ -353,6 +355,41 @@ func (c caServer) CreateCredential(_ context.Context, r *swarmv1.CreateCredentia
 		Certificate: pki.EncodeCert(cert), Bundle: c.fake.root.CertPEM(),
 		Managers: []*swarmv1.Peer{{NodeId: "node1", Addr: "10.0.0.1", Port: 2377}},
 	}, nil
+}
+
+func (s *fakeServer) ListCredentials(_ context.Context, r *swarmv1.ListRequest) (*swarmv1.ListCredentialsResponse, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := &swarmv1.ListCredentialsResponse{}
+	for _, c := range s.credentials {
+		fits := func(prefix string) bool {
+			return strings.HasPrefix(c.GetId(), prefix) || strings.HasPrefix(c.GetName(), prefix)
+		}
+		if p := r.GetFilter().GetPrefixes(); len(p) == 0 || slices.ContainsFunc(p, fits) {
+			out.Credentials = append(out.Credentials, c)
+		}
+	}
+	return out, nil
+}
+
+func (s *fakeServer) RemoveCredential(_ context.Context, r *swarmv1.GetRequest) (*swarmv1.RemoveCredentialResponse, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := &swarmv1.RemoveCredentialResponse{}
+	for _, c := range s.credentials {
+		if c.GetName() == r.GetId() {
+			out.Removed = append(out.Removed, c)
+		}
+	}
+	if len(out.Removed) == 0 {
+		return nil, status.Error(codes.NotFound, "credential "+r.GetId()+" not found")
+	}
+	for _, c := range s.credentials {
+		if c.GetIssuerId() == out.Removed[0].GetId() {
+			out.Issued = append(out.Issued, c)
+		}
+	}
+	return out, nil
 }
 
 // task is a task of service web in a state.

@@ -53,6 +53,8 @@ type Deps struct {
 	Images      control.Images
 	Resolver    control.Resolver
 	Login       func(ctx context.Context, registry, registryAuth string) error
+	// Drop closes the connections of the peers that the function names. It may be nil.
+	Drop func(named func(who transport.AuthInfo) bool)
 }
 
 // Manager is one node's part in managing the cluster.
@@ -77,7 +79,7 @@ func New(cfg Config, deps Deps) *Manager {
 		Log: deps.Log, Store: deps.Store, Gossip: deps.Gossip, Conn: deps.Conn,
 	})
 	m.ca = ca.New(ca.Deps{Log: deps.Log, Store: deps.Store})
-	m.auth = control.NewAuthoriser(control.MembersOf(deps.Store))
+	m.auth = control.NewAuthoriser(control.MembersOf(deps.Store), control.CredentialsOf(deps.Store))
 	return m
 }
 
@@ -206,6 +208,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	g.Go(func() error { return m.certify(ctx) })
 	g.Go(func() error { return m.review(ctx) })
 	g.Go(func() error { return m.store.Lead(ctx, m.lead) })
+	g.Go(func() error { return m.dropRevoked(ctx) })
 	err := g.Wait()
 	if errors.Is(err, context.Canceled) {
 		return nil

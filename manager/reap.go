@@ -3,11 +3,13 @@ package manager
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"time"
 
 	"swarm/internal/ipam"
 	"swarm/internal/pause"
+	"swarm/internal/pki"
 	"swarm/manager/ca"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
@@ -56,16 +58,18 @@ func (m *Manager) reap(ctx context.Context) error {
 	}
 }
 
-// forget removes nodes that were admitted and never came: the host's join failed after the answer, and it was not tried
-// again. Who comes after all is told that it was removed, and joins anew. A manager that votes has come.
+// forget removes nodes that were admitted and never came: the host's join failed after the answer,
+// and it was not tried again. Who comes after all is told that it was removed, and joins anew. A
+// manager that votes has come. It also removes credentials that have ended.
 func (m *Manager) forget(ctx context.Context) error {
 	for {
 		voters := make(map[string]bool)
 		for _, s := range m.store.Servers() {
 			voters[s.ID] = true
 		}
-		gone := neverCame(m.store.View(), voters, time.Now())
-		for _, g := range gone {
+		view, now := m.store.View(), time.Now()
+		gone := neverCame(view, voters, now)
+		for _, g := range slices.Concat(gone, ended(view, now)) {
 			if _, _, err := m.store.CommitGroups(ctx, "reaper", []*swarmv1.Group{g}); err != nil {
 				return err
 			}
@@ -88,6 +92,18 @@ func neverCame(v *raftstore.View, voters map[string]bool, now time.Time) []*swar
 		n, ok := v.Nodes.Get(st.GetNodeId())
 		if ok && !voters[n.GetId()] && st.GetState() == swarmv1.NodeState_DOWN && ca.NeverReported(st) && now.Sub(st.GetSince().AsTime()) > forgetAfter {
 			out = append(out, raftstore.Group(raftstore.Delete(n), raftstore.Delete(st)))
+		}
+	}
+	return out
+}
+
+// ended is a group for each credential that has ended. A row stays for as long as another manager's
+// clock may be behind: without it the holder would be told that the credential was revoked.
+func ended(v *raftstore.View, now time.Time) []*swarmv1.Group {
+	var out []*swarmv1.Group
+	for c := range v.Credentials.All() {
+		if now.Sub(c.GetUntil().AsTime()) > pki.Backdate {
+			out = append(out, raftstore.Group(raftstore.Delete(c)))
 		}
 	}
 	return out

@@ -457,3 +457,31 @@ func FuzzRestore(f *testing.F) {
 		}
 	})
 }
+
+// Every kind of row of the protocol is a table, and is in a snapshot.
+func TestSnapshot_HoldsEveryTable(t *testing.T) {
+	f := newFSM()
+	fields := (&swarmv1.Object{}).ProtoReflect().Descriptor().Fields()
+	g := &swarmv1.Group{}
+	for i := range fields.Len() {
+		o := &swarmv1.Object{}
+		row := o.ProtoReflect().Mutable(fields.Get(i)).Message()
+		for _, name := range []protoreflect.Name{"id", "key", "node_id", "task_id", "service_id", "digest"} {
+			if fd := row.Descriptor().Fields().ByName(name); fd != nil {
+				row.Set(fd, protoreflect.ValueOfString("x"))
+			}
+		}
+		g.Changes = append(g.Changes, &swarmv1.Change{Op: &swarmv1.Change_Put{Put: o}})
+	}
+	f.Apply(logOf(t, 1, &swarmv1.Envelope{Format: Format, Time: timestamppb.Now(), Requests: []*swarmv1.Request{{
+		Session: []byte("s"), Sequence: 1, Groups: []*swarmv1.Group{g},
+	}}}))
+	kinds := map[string]bool{}
+	restored(t, f).view().rows(func(r Row) bool {
+		kinds[fmt.Sprintf("%T", r)] = true
+		return true
+	})
+	if len(kinds) != fields.Len() || fields.Len() != tables-1 {
+		t.Errorf("%d kinds of %d come back from a snapshot, and there are %d tables: %v", len(kinds), fields.Len(), tables-1, slices.Sorted(maps.Keys(kinds)))
+	}
+}

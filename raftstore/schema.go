@@ -30,13 +30,14 @@ const (
 	TableImageCopy  TableID = 14
 	TableCluster    TableID = 15
 	TableRaftMember TableID = 16
+	TableCredential TableID = 17
 
-	tables = 17 // one more than the highest
+	tables = 18 // one more than the highest
 )
 
 var tableNames = [tables]string{
 	"", "node", "node state", "service", "revision", "task", "task status", "network", "endpoint", "claim", "secret",
-	"config", "volume", "image", "image copy", "cluster", "raft member",
+	"config", "volume", "image", "image copy", "cluster", "raft member", "credential",
 }
 
 // String is the noun of one row, as messages use it.
@@ -125,6 +126,8 @@ func unwrap(o *swarmv1.Object) (TableID, Row) {
 		return TableCluster, k.Cluster
 	case *swarmv1.Object_RaftMember:
 		return TableRaftMember, k.RaftMember
+	case *swarmv1.Object_Credential:
+		return TableCredential, k.Credential
 	}
 	return 0, nil
 }
@@ -164,6 +167,8 @@ func wrap(obj proto.Message) (TableID, *swarmv1.Object) {
 		return TableCluster, &swarmv1.Object{Object: &swarmv1.Object_Cluster{Cluster: o}}
 	case *swarmv1.RaftMember:
 		return TableRaftMember, &swarmv1.Object{Object: &swarmv1.Object_RaftMember{RaftMember: o}}
+	case *swarmv1.Credential:
+		return TableCredential, &swarmv1.Object{Object: &swarmv1.Object_Credential{Credential: o}}
 	}
 	return 0, nil
 }

@@ -104,7 +104,8 @@ func (v *View) rows(yield func(Row) bool) {
 	_ = each(v.Nodes, yield) && each(v.NodeStates, yield) && each(v.Services, yield) && each(v.Revisions, yield) &&
 		each(v.Tasks, yield) && each(v.Statuses, yield) && each(v.Networks, yield) && each(v.Endpoints, yield) &&
 		each(v.Claims, yield) && each(v.Secrets, yield) && each(v.Configs, yield) && each(v.Volumes, yield) &&
-		each(v.Images, yield) && each(v.ImageCopies, yield) && each(v.Clusters, yield) && each(v.RaftMembers, yield)
+		each(v.Images, yield) && each(v.ImageCopies, yield) && each(v.Clusters, yield) && each(v.RaftMembers, yield) &&
+		each(v.Credentials, yield)
 }
 
 func each[T Row](t Table[T], yield func(Row) bool) bool {

@@ -30,6 +30,7 @@ type state struct {
 	imageCopies *rows[*swarmv1.ImageCopy]
 	clusters    *rows[*swarmv1.Cluster]
 	members     *rows[*swarmv1.RaftMember]
+	credentials *rows[*swarmv1.Credential]
 
 	all [tables]anyRows // the same, by TableID; 0 is nil
 }
@@ -90,9 +91,13 @@ func newState() *state {
 	s.members = newRows(schema[*swarmv1.RaftMember]{
 		TableRaftMember, (*swarmv1.RaftMember).GetNodeId, func(r *swarmv1.RaftMember, m *swarmv1.Meta) { r.Meta = m }, nil,
 	})
+	s.credentials = newRows(schema[*swarmv1.Credential]{
+		TableCredential, (*swarmv1.Credential).GetId, func(r *swarmv1.Credential, m *swarmv1.Meta) { r.Meta = m }, nil,
+	})
 	s.all = [tables]anyRows{
 		nil, s.nodes, s.nodeStates, s.services, s.revisions, s.tasks, s.statuses, s.networks, s.endpoints, s.claims,
 		s.secrets, s.configs, s.volumes, s.images, s.imageCopies, s.clusters, s.members,
+		s.credentials,
 	}
 	return s
 }
@@ -137,6 +142,7 @@ func (s *state) view() *View {
 		ImageCopies: Table[*swarmv1.ImageCopy]{s.imageCopies.tree},
 		Clusters:    Table[*swarmv1.Cluster]{s.clusters.tree},
 		RaftMembers: Table[*swarmv1.RaftMember]{s.members.tree},
+		Credentials: Table[*swarmv1.Credential]{s.credentials.tree},
 		index:       s.index,
 		cluster:     s.cluster(),
 		bySlot:      s.tasks.indexes[0].tree,

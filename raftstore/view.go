@@ -28,6 +28,7 @@ type View struct {
 	ImageCopies Table[*swarmv1.ImageCopy]
 	Clusters    Table[*swarmv1.Cluster]
 	RaftMembers Table[*swarmv1.RaftMember]
+	Credentials Table[*swarmv1.Credential]
 
 	index   uint64
 	cluster *swarmv1.Cluster

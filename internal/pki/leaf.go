@@ -181,3 +181,7 @@ func RenewAt(cert *x509.Certificate, jitter float64) time.Time {
 	jitter = max(-1, min(1, jitter))
 	return signed.Add(life/2 + time.Duration(float64(life)/10*jitter))
 }
+
+// Serial is the serial number of a certificate as text: 32 hexadecimal digits. It is the id of a
+// user's credential.
+func Serial(cert *x509.Certificate) string { return fmt.Sprintf("%032x", cert.SerialNumber) }

@@ -66,6 +66,14 @@ func (a AuthInfo) User() string {
 	return ""
 }
 
+// Credential is the id of a user's credential, "" for anything but a user.
+func (a AuthInfo) Credential() string {
+	if a.Peer.Kind == pki.KindUser && a.Peer.Cert != nil {
+		return pki.Serial(a.Peer.Cert)
+	}
+	return ""
+}
+
 // Anonymous reports whether the peer has proven nothing.
 func (a AuthInfo) Anonymous() bool { return a.Local == nil && a.Peer.Kind == pki.KindUnknown }
 

@@ -204,27 +204,6 @@ func TestJoin_AHostWhoseNodeIsDownJoinsAnew(t *testing.T) {
 	})
 }
 
-func TestCreateCredential(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t)
-		resp, err := r.server.CreateCredential(t.Context(), &swarmv1.CreateCredentialRequest{Name: "jane", Csr: csr(t)})
-		if err != nil {
-			t.Fatal(err)
-		}
-		bundle, _ := pki.ParseBundle(resp.GetBundle())
-		cert, err := pki.ParseCert(resp.GetCertificate())
-		if err != nil {
-			t.Fatal(err)
-		}
-		if len(resp.GetManagers()) != 1 || bundle == nil || cert.Subject.CommonName != "jane" {
-			t.Errorf("credential of %q, managers %v", cert.Subject.CommonName, resp.GetManagers())
-		}
-		if _, err := r.server.CreateCredential(t.Context(), &swarmv1.CreateCredentialRequest{Name: "a b", Csr: csr(t)}); !errdefs.IsInvalidArgument(err) {
-			t.Errorf("a name with a space: got %v, want a refusal", err)
-		}
-	})
-}
-
 // report is a node's first session.
 func (r *rig) report(id string) {
 	r.t.Helper()

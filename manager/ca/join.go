@@ -212,32 +212,3 @@ func stateWord(st *swarmv1.NodeState) string {
 	}
 	return "has just joined"
 }
-
-// CreateCredential signs a certificate for a user of the API.
-func (s *Server) CreateCredential(_ context.Context, req *swarmv1.CreateCredentialRequest) (*swarmv1.CreateCredentialResponse, error) {
-	if err := ident.CheckUserName(req.GetName()); err != nil {
-		return nil, err
-	}
-	view, c, err := s.cluster()
-	if err != nil {
-		return nil, err
-	}
-	root, bundle, err := signingRoot(c)
-	if err != nil {
-		return nil, fmt.Errorf("create credential %s: %w", req.GetName(), err)
-	}
-	now, life := time.Now(), validity(c)
-	if req.GetNotAfter() != nil {
-		life = req.GetNotAfter().AsTime().Sub(now)
-		if life <= 0 {
-			return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf(
-				"create credential %s: it would have expired at %s already: give a later time", req.GetName(), req.GetNotAfter().AsTime().Format(time.RFC3339)))
-		}
-	}
-	cert, err := root.SignUser(req.GetCsr(), req.GetName(), life, now)
-	if err != nil {
-		return nil, fmt.Errorf("create credential %s: %w", req.GetName(), err)
-	}
-	s.log.Info("credential created", "user", req.GetName(), "not_after", cert.NotAfter)
-	return &swarmv1.CreateCredentialResponse{Certificate: certPEM(cert), Bundle: bundle.PEM(), Managers: Managers(view)}, nil
-}

@@ -56,7 +56,7 @@ func Rules() map[string]Rule {
 	const people = user | local
 	return map[string]Rule{
 		"/swarm.v1.CA/Roots":            {Get, "root", anonymous | anyNode | people | expired | stranger},
-		"/swarm.v1.CA/Join":             {Create, "node", anonymous | local},
+		"/swarm.v1.CA/Join":             {Create, "node", anonymous}, // the handler judges the proof of a token
 		"/swarm.v1.CA/Renew":            {Update, "certificate", anyNode | expired | stranger},
 		"/swarm.v1.CA/CreateCredential": {Create, "credential", people},
 
@@ -88,32 +88,35 @@ func Rules() map[string]Rule {
 		"/swarm.v1.Daemon/Leave": {Delete, "node", local},
 		"/swarm.v1.Daemon/Info":  {Get, "host", people},
 
-		"/swarm.v1.Admission/Probe": {Get, "host", anonymous}, // the handler judges the token
+		"/swarm.v1.Admission/Probe": {Get, "host", anonymous}, // the same
 		"/swarm.v1.Doctor/Survey":   {Get, "host", local},
 		"/swarm.v1.Doctor/Probe":    {Get, "host", anyNode},
 
-		"/swarm.v1.Control/GetCluster":    {Get, "cluster", people},
-		"/swarm.v1.Control/UpdateCluster": {Update, "cluster", people},
-		"/swarm.v1.Control/GetNode":       {Get, "node", people},
-		"/swarm.v1.Control/ListNodes":     {List, "node", people},
-		"/swarm.v1.Control/UpdateNode":    {Update, "node", people},
-		"/swarm.v1.Control/RemoveNode":    {Delete, "node", people},
-		"/swarm.v1.Control/GetService":    {Get, "service", people},
-		"/swarm.v1.Control/ListServices":  {List, "service", people},
-		"/swarm.v1.Control/CreateService": {Create, "service", people},
-		"/swarm.v1.Control/UpdateService": {Update, "service", people},
-		"/swarm.v1.Control/RemoveService": {Delete, "service", people},
-		"/swarm.v1.Control/ListRevisions": {List, "revision", people},
-		"/swarm.v1.Control/GetTask":       {Get, "task", people},
-		"/swarm.v1.Control/ListTasks":     {List, "task", people},
-		"/swarm.v1.Control/GetImage":      {Get, "image", people},
-		"/swarm.v1.Control/ListImages":    {List, "image", people},
-		"/swarm.v1.Control/LoadImage":     {Create, "image", people},
-		"/swarm.v1.Control/PullImage":     {Create, "image", people},
-		"/swarm.v1.Control/PushImage":     {Get, "image", people},
-		"/swarm.v1.Control/TagImage":      {Create, "image", people},
-		"/swarm.v1.Control/RemoveImage":   {Delete, "image", people},
-		"/swarm.v1.Control/Login":         {Get, "registry", people},
+		"/swarm.v1.Control/GetCluster":       {Get, "cluster", people},
+		"/swarm.v1.Control/UpdateCluster":    {Update, "cluster", people},
+		"/swarm.v1.Control/GetNode":          {Get, "node", people},
+		"/swarm.v1.Control/ListNodes":        {List, "node", people},
+		"/swarm.v1.Control/UpdateNode":       {Update, "node", people},
+		"/swarm.v1.Control/RemoveNode":       {Delete, "node", people},
+		"/swarm.v1.Control/GetService":       {Get, "service", people},
+		"/swarm.v1.Control/ListServices":     {List, "service", people},
+		"/swarm.v1.Control/CreateService":    {Create, "service", people},
+		"/swarm.v1.Control/UpdateService":    {Update, "service", people},
+		"/swarm.v1.Control/RemoveService":    {Delete, "service", people},
+		"/swarm.v1.Control/ListRevisions":    {List, "revision", people},
+		"/swarm.v1.Control/GetTask":          {Get, "task", people},
+		"/swarm.v1.Control/ListTasks":        {List, "task", people},
+		"/swarm.v1.Control/GetImage":         {Get, "image", people},
+		"/swarm.v1.Control/ListImages":       {List, "image", people},
+		"/swarm.v1.Control/LoadImage":        {Create, "image", people},
+		"/swarm.v1.Control/PullImage":        {Create, "image", people},
+		"/swarm.v1.Control/PushImage":        {Get, "image", people},
+		"/swarm.v1.Control/TagImage":         {Create, "image", people},
+		"/swarm.v1.Control/RemoveImage":      {Delete, "image", people},
+		"/swarm.v1.Control/Login":            {Get, "registry", people},
+		"/swarm.v1.Control/ListCredentials":  {List, "credential", people},
+		"/swarm.v1.Control/RemoveCredential": {Delete, "credential", people},
+
 		"/swarm.v1.Control/CreateNetwork": {Create, "network", people},
 		"/swarm.v1.Control/GetNetwork":    {Get, "network", people},
 		"/swarm.v1.Control/SurveyNetwork": {Get, "network", people},
@@ -138,16 +141,40 @@ func MembersOf(store *raftstore.Store) Members {
 	}
 }
 
+// Credentials finds the credential with an id, nil when there is none. Its errors are transient.
+type Credentials func(ctx context.Context, id string) (*swarmv1.Credential, error)
+
+// CredentialsOf reads the replica at every call, so that a removal counts at once. It catches up
+// with the leader, once a second at most, before it says that there is none: the credential may
+// have been created a moment ago.
+func CredentialsOf(store *raftstore.Store) Credentials {
+	fresh := raftstore.NewRefresher(store)
+	return func(ctx context.Context, id string) (*swarmv1.Credential, error) {
+		if row, ok := store.View().Credentials.Get(id); ok {
+			return row, nil
+		}
+		ctx, cancel := context.WithTimeout(ctx, catchUp)
+		defer cancel()
+		view, err := fresh.View(ctx)
+		if err != nil {
+			return nil, err
+		}
+		row, _ := view.Credentials.Get(id)
+		return row, nil
+	}
+}
+
 // Authoriser judges calls by the table.
 type Authoriser struct {
-	rules     map[string]Rule
-	protocols map[string]Rule
-	members   Members
+	rules       map[string]Rule
+	protocols   map[string]Rule
+	members     Members
+	credentials Credentials
 }
 
 // NewAuthoriser makes an Authoriser.
-func NewAuthoriser(members Members) *Authoriser {
-	return &Authoriser{rules: Rules(), protocols: Protocols(), members: members}
+func NewAuthoriser(members Members, credentials Credentials) *Authoriser {
+	return &Authoriser{rules: Rules(), protocols: Protocols(), members: members, credentials: credentials}
 }
 
 // Authorise says whether the peer of the call may call the method.
@@ -160,7 +187,29 @@ func (a *Authoriser) Authorise(ctx context.Context, fullMethod string) error {
 	if !ok {
 		return errdefs.ErrPermissionDenied.WithMessage(fullMethod + " is not served here: it stands in no authorisation table")
 	}
-	return a.judge(who, rule, time.Now())
+	now := time.Now()
+	if err := a.judge(who, rule, now); err != nil || who.User() == "" {
+		return err
+	}
+	return a.judgeCredential(ctx, who, now)
+}
+
+// judgeCredential refuses a user whose credential was removed. That the certificate has not ended
+// is known already; the row is asked as well, so that what `swarm credential ls` shows is what
+// holds.
+func (a *Authoriser) judgeCredential(ctx context.Context, who transport.AuthInfo, now time.Time) error {
+	row, err := a.credentials(ctx, who.Credential())
+	switch {
+	case err != nil:
+		return fmt.Errorf("look credential of %s up: %w", who, err)
+	case row == nil || row.GetName() != who.User():
+		return errdefs.ErrUnauthenticated.WithMessage(fmt.Sprintf(
+			"credential %.12s of %s was revoked: create another with `swarm credential create %s` on a manager", who.Credential(), who, who.User()))
+	case now.After(row.GetUntil().AsTime()):
+		return errdefs.ErrUnauthenticated.WithMessage(fmt.Sprintf(
+			"credential of %s expired at %s: create another with `swarm credential create %s` on a manager", who, row.GetUntil().AsTime().Format(time.RFC3339), who.User()))
+	}
+	return nil
 }
 
 func (a *Authoriser) judge(who transport.AuthInfo, rule Rule, now time.Time) error {

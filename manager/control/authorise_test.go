@@ -1,6 +1,7 @@
 package control
 
 import (
+	"context"
 	"strings"
 	"testing"
 	"time"
@@ -8,6 +9,7 @@ import (
 	"github.com/containerd/errdefs"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"swarm/internal/pki"
 	"swarm/internal/transport"
@@ -69,6 +71,31 @@ func TestAuthoriser_Walk(t *testing.T) {
 	node := func(id string, until time.Time) transport.AuthInfo {
 		return transport.AuthInfo{Peer: pki.Peer{Kind: pki.KindNode, ID: id, NotAfter: until}}
 	}
+	root, err := pki.CreateRoot("c1", now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// user is one with a certificate; those of whom the managers have a row are in rows.
+	rows := map[string]*swarmv1.Credential{}
+	user := func(until time.Time, known bool) transport.AuthInfo {
+		key, err := pki.NewKey()
+		if err != nil {
+			t.Fatal(err)
+		}
+		csr, err := pki.CreateCSR(key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cert, err := root.SignUser(csr, "jane", time.Hour, now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if known {
+			rows[pki.Serial(cert)] = &swarmv1.Credential{Id: pki.Serial(cert), Name: "jane", Until: timestamppb.New(until)}
+		}
+		return transport.AuthInfo{Peer: pki.Peer{Kind: pki.KindUser, ID: "jane", NotAfter: until, Cert: cert}}
+	}
+	credentials := func(_ context.Context, id string) (*swarmv1.Credential, error) { return rows[id], nil }
 	const release = "/swarm.v1.Disks/Release"
 	people := func(m string) bool { return under(m, "Disks") && m != release }
 	later, before := now.Add(time.Hour), now.Add(-time.Hour)
@@ -81,12 +108,14 @@ func TestAuthoriser_Walk(t *testing.T) {
 			return m == "/swarm.v1.CA/Roots" || m == "/swarm.v1.CA/Join" || m == "/swarm.v1.Admission/Probe"
 		}},
 		{"local", transport.AuthInfo{Local: &transport.LocalUser{}}, func(m string) bool {
-			return under(m, "Control", "Daemon") || people(m) || under(m, "CA") && !strings.HasSuffix(m, "/Renew") || m == "/swarm.v1.Doctor/Survey"
+			return under(m, "Control", "Daemon") || people(m) || under(m, "CA") && !strings.HasSuffix(m, "/Renew") && !strings.HasSuffix(m, "/Join") || m == "/swarm.v1.Doctor/Survey"
 		}},
-		{"user", transport.AuthInfo{Peer: pki.Peer{Kind: pki.KindUser, ID: "jane", NotAfter: later}}, func(m string) bool {
+		{"user", user(later, true), func(m string) bool {
 			return under(m, "Control") || people(m) || m == "/swarm.v1.Daemon/Info" || m == "/swarm.v1.CA/Roots" || m == "/swarm.v1.CA/CreateCredential"
 		}},
-		{"expired user", transport.AuthInfo{Peer: pki.Peer{Kind: pki.KindUser, ID: "jane", NotAfter: before}}, func(m string) bool { return m == "/swarm.v1.CA/Roots" }},
+		{"expired user", user(before, true), func(string) bool { return false }},
+		{"revoked user", user(later, false), func(string) bool { return false }},
+		{"user whose row has ended", shorter(user(before, true), later), func(string) bool { return false }},
 		{"worker", node("w", later), func(m string) bool {
 			return under(m, "Dispatcher") || m == release || m == "/swarm.v1.Doctor/Probe" || m == "/swarm.v1.CA/Roots" || m == "/swarm.v1.CA/Renew"
 		}},
@@ -98,7 +127,7 @@ func TestAuthoriser_Walk(t *testing.T) {
 			return m == "/swarm.v1.Dispatcher/Session" || m == "/swarm.v1.CA/Roots" || m == "/swarm.v1.CA/Renew"
 		}},
 	}
-	auth := NewAuthoriser(members)
+	auth := NewAuthoriser(members, credentials)
 	for _, c := range callers {
 		t.Run(c.name, func(t *testing.T) {
 			ctx := transport.WithAuthInfo(t.Context(), c.who)
@@ -119,6 +148,12 @@ func TestAuthoriser_Walk(t *testing.T) {
 	if err := auth.Authorise(t.Context(), "/swarm.v1.CA/Join"); !errdefs.IsUnauthorized(err) {
 		t.Errorf("a call through no listener of ours: got %v, want a refusal", err)
 	}
+}
+
+// shorter is a user whose certificate lives longer than the row.
+func shorter(who transport.AuthInfo, until time.Time) transport.AuthInfo {
+	who.Peer.NotAfter = until
+	return who
 }
 
 func under(method string, services ...string) bool {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"google.golang.org/protobuf/proto"
@@ -19,7 +20,7 @@ func watchable() []raftstore.TableID {
 	return []raftstore.TableID{
 		raftstore.TableNode, raftstore.TableNodeState, raftstore.TableService, raftstore.TableRevision, raftstore.TableTask,
 		raftstore.TableTaskStatus, raftstore.TableNetwork, raftstore.TableEndpoint, raftstore.TableSecret, raftstore.TableConfig,
-		raftstore.TableVolume, raftstore.TableImage, raftstore.TableImageCopy, raftstore.TableCluster,
+		raftstore.TableVolume, raftstore.TableImage, raftstore.TableImageCopy, raftstore.TableCluster, raftstore.TableCredential,
 	}
 }
 
@@ -165,6 +166,8 @@ func attributes(v *raftstore.View, row proto.Message) map[string]string {
 		a["name"] = o.GetSpec().GetName()
 	case *swarmv1.Volume:
 		a["name"] = o.GetSpec().GetName()
+	case *swarmv1.Credential:
+		a["name"], a["issuer"], a["until"] = o.GetName(), o.GetIssuer(), o.GetUntil().AsTime().Format(time.RFC3339)
 	}
 	for k, value := range a {
 		if value == "" {
@@ -212,6 +215,8 @@ func eventSubject(v *raftstore.View, c raftstore.RowChange) subject {
 		return subject{id: c.Key, names: []string{o.GetSpec().GetName()}, labels: []map[string]string{o.GetSpec().GetLabels()}}
 	case *swarmv1.Volume:
 		return subject{id: c.Key, names: []string{o.GetSpec().GetName()}, labels: []map[string]string{o.GetSpec().GetLabels()}}
+	case *swarmv1.Credential:
+		return subject{id: c.Key, names: []string{o.GetName()}}
 	}
 	return subject{id: c.Key}
 }

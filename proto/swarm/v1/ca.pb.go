@@ -11,7 +11,7 @@ package swarmv1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
-	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -500,8 +500,9 @@ type CreateCredentialRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	Csr   []byte                 `protobuf:"bytes,2,opt,name=csr,proto3" json:"csr,omitempty"`
-	// Unset: as a node's.
-	NotAfter      *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=not_after,json=notAfter,proto3" json:"not_after,omitempty"`
+	// Unset: as long as allowed, which is as long as a node's certificate, and not beyond the end of
+	// the caller's own credential.
+	Validity      *durationpb.Duration `protobuf:"bytes,3,opt,name=validity,proto3" json:"validity,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -550,9 +551,9 @@ func (x *CreateCredentialRequest) GetCsr() []byte {
 	return nil
 }
 
-func (x *CreateCredentialRequest) GetNotAfter() *timestamppb.Timestamp {
+func (x *CreateCredentialRequest) GetValidity() *durationpb.Duration {
 	if x != nil {
-		return x.NotAfter
+		return x.Validity
 	}
 	return nil
 }
@@ -621,7 +622,7 @@ var File_swarm_v1_ca_proto protoreflect.FileDescriptor
 
 const file_swarm_v1_ca_proto_rawDesc = "" +
 	"\n" +
-	"\x11swarm/v1/ca.proto\x12\bswarm.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15swarm/v1/object.proto\x1a\x13swarm/v1/spec.proto\"\x0e\n" +
+	"\x11swarm/v1/ca.proto\x12\bswarm.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x15swarm/v1/object.proto\x1a\x13swarm/v1/spec.proto\"\x0e\n" +
 	"\fRootsRequest\"F\n" +
 	"\rRootsResponse\x12\x16\n" +
 	"\x06bundle\x18\x01 \x01(\fR\x06bundle\x12\x1d\n" +
@@ -660,11 +661,11 @@ const file_swarm_v1_ca_proto_rawDesc = "" +
 	"machine_id\x18\x02 \x01(\tR\tmachineId\"I\n" +
 	"\rRenewResponse\x12 \n" +
 	"\vcertificate\x18\x01 \x01(\fR\vcertificate\x12\x16\n" +
-	"\x06bundle\x18\x02 \x01(\fR\x06bundle\"x\n" +
+	"\x06bundle\x18\x02 \x01(\fR\x06bundle\"v\n" +
 	"\x17CreateCredentialRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
-	"\x03csr\x18\x02 \x01(\fR\x03csr\x127\n" +
-	"\tnot_after\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\bnotAfter\"\x80\x01\n" +
+	"\x03csr\x18\x02 \x01(\fR\x03csr\x125\n" +
+	"\bvalidity\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\bvalidity\"\x80\x01\n" +
 	"\x18CreateCredentialResponse\x12 \n" +
 	"\vcertificate\x18\x01 \x01(\fR\vcertificate\x12\x16\n" +
 	"\x06bundle\x18\x02 \x01(\fR\x06bundle\x12*\n" +
@@ -702,7 +703,7 @@ var file_swarm_v1_ca_proto_goTypes = []any{
 	(NodeSpec_Role)(0),               // 10: swarm.v1.NodeSpec.Role
 	(*EncryptionKey)(nil),            // 11: swarm.v1.EncryptionKey
 	(*NetworkDefaults)(nil),          // 12: swarm.v1.NetworkDefaults
-	(*timestamppb.Timestamp)(nil),    // 13: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),      // 13: google.protobuf.Duration
 }
 var file_swarm_v1_ca_proto_depIdxs = []int32{
 	9,  // 0: swarm.v1.JoinRequest.availability:type_name -> swarm.v1.NodeSpec.Availability
@@ -710,7 +711,7 @@ var file_swarm_v1_ca_proto_depIdxs = []int32{
 	4,  // 2: swarm.v1.JoinResponse.managers:type_name -> swarm.v1.Peer
 	11, // 3: swarm.v1.JoinResponse.gossip_keys:type_name -> swarm.v1.EncryptionKey
 	12, // 4: swarm.v1.JoinResponse.network:type_name -> swarm.v1.NetworkDefaults
-	13, // 5: swarm.v1.CreateCredentialRequest.not_after:type_name -> google.protobuf.Timestamp
+	13, // 5: swarm.v1.CreateCredentialRequest.validity:type_name -> google.protobuf.Duration
 	4,  // 6: swarm.v1.CreateCredentialResponse.managers:type_name -> swarm.v1.Peer
 	0,  // 7: swarm.v1.CA.Roots:input_type -> swarm.v1.RootsRequest
 	2,  // 8: swarm.v1.CA.Join:input_type -> swarm.v1.JoinRequest

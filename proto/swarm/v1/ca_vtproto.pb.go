@@ -7,10 +7,10 @@ package swarmv1
 import (
 	fmt "fmt"
 	protohelpers "github.com/planetscale/vtprotobuf/protohelpers"
-	timestamppb1 "github.com/planetscale/vtprotobuf/types/known/timestamppb"
+	durationpb1 "github.com/planetscale/vtprotobuf/types/known/durationpb"
 	proto "google.golang.org/protobuf/proto"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
-	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	io "io"
 )
 
@@ -206,7 +206,7 @@ func (m *CreateCredentialRequest) CloneVT() *CreateCredentialRequest {
 	}
 	r := new(CreateCredentialRequest)
 	r.Name = m.Name
-	r.NotAfter = (*timestamppb.Timestamp)((*timestamppb1.Timestamp)(m.NotAfter).CloneVT())
+	r.Validity = (*durationpb.Duration)((*durationpb1.Duration)(m.Validity).CloneVT())
 	if rhs := m.Csr; rhs != nil {
 		tmpBytes := make([]byte, len(rhs))
 		copy(tmpBytes, rhs)
@@ -489,7 +489,7 @@ func (this *CreateCredentialRequest) EqualVT(that *CreateCredentialRequest) bool
 	if string(this.Csr) != string(that.Csr) {
 		return false
 	}
-	if !(*timestamppb1.Timestamp)(this.NotAfter).EqualVT((*timestamppb1.Timestamp)(that.NotAfter)) {
+	if !(*durationpb1.Duration)(this.Validity).EqualVT((*durationpb1.Duration)(that.Validity)) {
 		return false
 	}
 	return string(this.unknownFields) == string(that.unknownFields)
@@ -994,8 +994,8 @@ func (m *CreateCredentialRequest) MarshalToSizedBufferVT(dAtA []byte) (int, erro
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
 	}
-	if m.NotAfter != nil {
-		size, err := (*timestamppb1.Timestamp)(m.NotAfter).MarshalToSizedBufferVT(dAtA[:i])
+	if m.Validity != nil {
+		size, err := (*durationpb1.Duration)(m.Validity).MarshalToSizedBufferVT(dAtA[:i])
 		if err != nil {
 			return 0, err
 		}
@@ -1271,8 +1271,8 @@ func (m *CreateCredentialRequest) SizeVT() (n int) {
 	if l > 0 {
 		n += 1 + l + protohelpers.SizeOfVarint(uint64(l))
 	}
-	if m.NotAfter != nil {
-		l = (*timestamppb1.Timestamp)(m.NotAfter).SizeVT()
+	if m.Validity != nil {
+		l = (*durationpb1.Duration)(m.Validity).SizeVT()
 		n += 1 + l + protohelpers.SizeOfVarint(uint64(l))
 	}
 	n += len(m.unknownFields)
@@ -2578,7 +2578,7 @@ func (m *CreateCredentialRequest) UnmarshalVT(dAtA []byte) error {
 			iNdEx = postIndex
 		case 3:
 			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field NotAfter", wireType)
+				return fmt.Errorf("proto: wrong wireType = %d for field Validity", wireType)
 			}
 			var msglen int
 			for shift := uint(0); ; shift += 7 {
@@ -2605,10 +2605,10 @@ func (m *CreateCredentialRequest) UnmarshalVT(dAtA []byte) error {
 			if postIndex > l {
 				return io.ErrUnexpectedEOF
 			}
-			if m.NotAfter == nil {
-				m.NotAfter = &timestamppb.Timestamp{}
+			if m.Validity == nil {
+				m.Validity = &durationpb.Duration{}
 			}
-			if err := (*timestamppb1.Timestamp)(m.NotAfter).UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
+			if err := (*durationpb1.Duration)(m.Validity).UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
 				return err
 			}
 			iNdEx = postIndex

@@ -1830,6 +1830,104 @@ func (*LoginResponse) Descriptor() ([]byte, []int) {
 	return file_swarm_v1_control_proto_rawDescGZIP(), []int{29}
 }
 
+type ListCredentialsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Credentials   []*Credential          `protobuf:"bytes,1,rep,name=credentials,proto3" json:"credentials,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListCredentialsResponse) Reset() {
+	*x = ListCredentialsResponse{}
+	mi := &file_swarm_v1_control_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListCredentialsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListCredentialsResponse) ProtoMessage() {}
+
+func (x *ListCredentialsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_control_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListCredentialsResponse.ProtoReflect.Descriptor instead.
+func (*ListCredentialsResponse) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *ListCredentialsResponse) GetCredentials() []*Credential {
+	if x != nil {
+		return x.Credentials
+	}
+	return nil
+}
+
+type RemoveCredentialResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What was removed: all credentials of the name, or the one with the id.
+	Removed []*Credential `protobuf:"bytes,1,rep,name=removed,proto3" json:"removed,omitempty"`
+	// What the removed credentials had created, directly or through others, and is still valid.
+	Issued        []*Credential `protobuf:"bytes,2,rep,name=issued,proto3" json:"issued,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveCredentialResponse) Reset() {
+	*x = RemoveCredentialResponse{}
+	mi := &file_swarm_v1_control_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveCredentialResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveCredentialResponse) ProtoMessage() {}
+
+func (x *RemoveCredentialResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_control_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveCredentialResponse.ProtoReflect.Descriptor instead.
+func (*RemoveCredentialResponse) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *RemoveCredentialResponse) GetRemoved() []*Credential {
+	if x != nil {
+		return x.Removed
+	}
+	return nil
+}
+
+func (x *RemoveCredentialResponse) GetIssued() []*Credential {
+	if x != nil {
+		return x.Issued
+	}
+	return nil
+}
+
 type CreateNetworkRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Spec          *NetworkSpec           `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"`
@@ -1839,7 +1937,7 @@ type CreateNetworkRequest struct {
 
 func (x *CreateNetworkRequest) Reset() {
 	*x = CreateNetworkRequest{}
-	mi := &file_swarm_v1_control_proto_msgTypes[30]
+	mi := &file_swarm_v1_control_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1851,7 +1949,7 @@ func (x *CreateNetworkRequest) String() string {
 func (*CreateNetworkRequest) ProtoMessage() {}
 
 func (x *CreateNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[30]
+	mi := &file_swarm_v1_control_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1864,7 +1962,7 @@ func (x *CreateNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateNetworkRequest.ProtoReflect.Descriptor instead.
 func (*CreateNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{30}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *CreateNetworkRequest) GetSpec() *NetworkSpec {
@@ -1883,7 +1981,7 @@ type ListNetworksResponse struct {
 
 func (x *ListNetworksResponse) Reset() {
 	*x = ListNetworksResponse{}
-	mi := &file_swarm_v1_control_proto_msgTypes[31]
+	mi := &file_swarm_v1_control_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1895,7 +1993,7 @@ func (x *ListNetworksResponse) String() string {
 func (*ListNetworksResponse) ProtoMessage() {}
 
 func (x *ListNetworksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[31]
+	mi := &file_swarm_v1_control_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1908,7 +2006,7 @@ func (x *ListNetworksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNetworksResponse.ProtoReflect.Descriptor instead.
 func (*ListNetworksResponse) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{31}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ListNetworksResponse) GetNetworks() []*NetworkInfo {
@@ -1927,7 +2025,7 @@ type PruneNetworksRequest struct {
 
 func (x *PruneNetworksRequest) Reset() {
 	*x = PruneNetworksRequest{}
-	mi := &file_swarm_v1_control_proto_msgTypes[32]
+	mi := &file_swarm_v1_control_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1939,7 +2037,7 @@ func (x *PruneNetworksRequest) String() string {
 func (*PruneNetworksRequest) ProtoMessage() {}
 
 func (x *PruneNetworksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[32]
+	mi := &file_swarm_v1_control_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1952,7 +2050,7 @@ func (x *PruneNetworksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PruneNetworksRequest.ProtoReflect.Descriptor instead.
 func (*PruneNetworksRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{32}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *PruneNetworksRequest) GetFilter() *Filter {
@@ -1972,7 +2070,7 @@ type PruneNetworksResponse struct {
 
 func (x *PruneNetworksResponse) Reset() {
 	*x = PruneNetworksResponse{}
-	mi := &file_swarm_v1_control_proto_msgTypes[33]
+	mi := &file_swarm_v1_control_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1984,7 +2082,7 @@ func (x *PruneNetworksResponse) String() string {
 func (*PruneNetworksResponse) ProtoMessage() {}
 
 func (x *PruneNetworksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[33]
+	mi := &file_swarm_v1_control_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1997,7 +2095,7 @@ func (x *PruneNetworksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PruneNetworksResponse.ProtoReflect.Descriptor instead.
 func (*PruneNetworksResponse) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{33}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *PruneNetworksResponse) GetRemoved() []string {
@@ -2023,7 +2121,7 @@ type NetworkInfo struct {
 
 func (x *NetworkInfo) Reset() {
 	*x = NetworkInfo{}
-	mi := &file_swarm_v1_control_proto_msgTypes[34]
+	mi := &file_swarm_v1_control_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2035,7 +2133,7 @@ func (x *NetworkInfo) String() string {
 func (*NetworkInfo) ProtoMessage() {}
 
 func (x *NetworkInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[34]
+	mi := &file_swarm_v1_control_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2048,7 +2146,7 @@ func (x *NetworkInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkInfo.ProtoReflect.Descriptor instead.
 func (*NetworkInfo) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{34}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *NetworkInfo) GetNetwork() *Network {
@@ -2103,7 +2201,7 @@ type NetworkSurvey struct {
 
 func (x *NetworkSurvey) Reset() {
 	*x = NetworkSurvey{}
-	mi := &file_swarm_v1_control_proto_msgTypes[35]
+	mi := &file_swarm_v1_control_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2115,7 +2213,7 @@ func (x *NetworkSurvey) String() string {
 func (*NetworkSurvey) ProtoMessage() {}
 
 func (x *NetworkSurvey) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[35]
+	mi := &file_swarm_v1_control_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2128,7 +2226,7 @@ func (x *NetworkSurvey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkSurvey.ProtoReflect.Descriptor instead.
 func (*NetworkSurvey) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{35}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *NetworkSurvey) GetNodes() []*NetworkOnNode {
@@ -2153,7 +2251,7 @@ type NetworkOnNode struct {
 
 func (x *NetworkOnNode) Reset() {
 	*x = NetworkOnNode{}
-	mi := &file_swarm_v1_control_proto_msgTypes[36]
+	mi := &file_swarm_v1_control_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2165,7 +2263,7 @@ func (x *NetworkOnNode) String() string {
 func (*NetworkOnNode) ProtoMessage() {}
 
 func (x *NetworkOnNode) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[36]
+	mi := &file_swarm_v1_control_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2178,7 +2276,7 @@ func (x *NetworkOnNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkOnNode.ProtoReflect.Descriptor instead.
 func (*NetworkOnNode) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{36}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *NetworkOnNode) GetNodeId() string {
@@ -2229,7 +2327,7 @@ type AddressUse struct {
 
 func (x *AddressUse) Reset() {
 	*x = AddressUse{}
-	mi := &file_swarm_v1_control_proto_msgTypes[37]
+	mi := &file_swarm_v1_control_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2241,7 +2339,7 @@ func (x *AddressUse) String() string {
 func (*AddressUse) ProtoMessage() {}
 
 func (x *AddressUse) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[37]
+	mi := &file_swarm_v1_control_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2254,7 +2352,7 @@ func (x *AddressUse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddressUse.ProtoReflect.Descriptor instead.
 func (*AddressUse) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{37}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *AddressUse) GetSubnet() string {
@@ -2289,7 +2387,7 @@ type RemoveClusterImageRequest struct {
 
 func (x *RemoveClusterImageRequest) Reset() {
 	*x = RemoveClusterImageRequest{}
-	mi := &file_swarm_v1_control_proto_msgTypes[38]
+	mi := &file_swarm_v1_control_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2301,7 +2399,7 @@ func (x *RemoveClusterImageRequest) String() string {
 func (*RemoveClusterImageRequest) ProtoMessage() {}
 
 func (x *RemoveClusterImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[38]
+	mi := &file_swarm_v1_control_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2314,7 +2412,7 @@ func (x *RemoveClusterImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveClusterImageRequest.ProtoReflect.Descriptor instead.
 func (*RemoveClusterImageRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{38}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *RemoveClusterImageRequest) GetId() string {
@@ -2452,7 +2550,12 @@ const file_swarm_v1_control_proto_rawDesc = "" +
 	"\fLoginRequest\x12\x16\n" +
 	"\x06server\x18\x01 \x01(\tR\x06server\x12#\n" +
 	"\rregistry_auth\x18\x02 \x01(\tR\fregistryAuth\"\x0f\n" +
-	"\rLoginResponse\"A\n" +
+	"\rLoginResponse\"Q\n" +
+	"\x17ListCredentialsResponse\x126\n" +
+	"\vcredentials\x18\x01 \x03(\v2\x14.swarm.v1.CredentialR\vcredentials\"x\n" +
+	"\x18RemoveCredentialResponse\x12.\n" +
+	"\aremoved\x18\x01 \x03(\v2\x14.swarm.v1.CredentialR\aremoved\x12,\n" +
+	"\x06issued\x18\x02 \x03(\v2\x14.swarm.v1.CredentialR\x06issued\"A\n" +
 	"\x14CreateNetworkRequest\x12)\n" +
 	"\x04spec\x18\x01 \x01(\v2\x15.swarm.v1.NetworkSpecR\x04spec\"I\n" +
 	"\x14ListNetworksResponse\x121\n" +
@@ -2483,7 +2586,7 @@ const file_swarm_v1_control_proto_rawDesc = "" +
 	"\x05total\x18\x03 \x01(\x04R\x05total\"A\n" +
 	"\x19RemoveClusterImageRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
-	"\x05force\x18\x02 \x01(\bR\x05force2\x82\x10\n" +
+	"\x05force\x18\x02 \x01(\bR\x05force2\x9d\x11\n" +
 	"\aControl\x125\n" +
 	"\n" +
 	"GetCluster\x12\x14.swarm.v1.GetRequest\x1a\x11.swarm.v1.Cluster\x12B\n" +
@@ -2511,7 +2614,9 @@ const file_swarm_v1_control_proto_rawDesc = "" +
 	"\tPushImage\x12!.swarm.v1.PushImageClusterRequest\x1a\x17.swarm.v1.ImageProgress0\x01\x12:\n" +
 	"\bTagImage\x12\x19.swarm.v1.TagImageRequest\x1a\x13.swarm.v1.ImageInfo\x12L\n" +
 	"\vRemoveImage\x12#.swarm.v1.RemoveClusterImageRequest\x1a\x18.swarm.v1.RemoveResponse\x128\n" +
-	"\x05Login\x12\x16.swarm.v1.LoginRequest\x1a\x17.swarm.v1.LoginResponse\x12F\n" +
+	"\x05Login\x12\x16.swarm.v1.LoginRequest\x1a\x17.swarm.v1.LoginResponse\x12K\n" +
+	"\x0fListCredentials\x12\x15.swarm.v1.ListRequest\x1a!.swarm.v1.ListCredentialsResponse\x12L\n" +
+	"\x10RemoveCredential\x12\x14.swarm.v1.GetRequest\x1a\".swarm.v1.RemoveCredentialResponse\x12F\n" +
 	"\rCreateNetwork\x12\x1e.swarm.v1.CreateNetworkRequest\x1a\x15.swarm.v1.NetworkInfo\x129\n" +
 	"\n" +
 	"GetNetwork\x12\x14.swarm.v1.GetRequest\x1a\x15.swarm.v1.NetworkInfo\x12>\n" +
@@ -2536,7 +2641,7 @@ func file_swarm_v1_control_proto_rawDescGZIP() []byte {
 }
 
 var file_swarm_v1_control_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_swarm_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
+var file_swarm_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
 var file_swarm_v1_control_proto_goTypes = []any{
 	(ManagerStatus_Reachability)(0),   // 0: swarm.v1.ManagerStatus.Reachability
 	(*Filter)(nil),                    // 1: swarm.v1.Filter
@@ -2569,145 +2674,155 @@ var file_swarm_v1_control_proto_goTypes = []any{
 	(*TagImageRequest)(nil),           // 28: swarm.v1.TagImageRequest
 	(*LoginRequest)(nil),              // 29: swarm.v1.LoginRequest
 	(*LoginResponse)(nil),             // 30: swarm.v1.LoginResponse
-	(*CreateNetworkRequest)(nil),      // 31: swarm.v1.CreateNetworkRequest
-	(*ListNetworksResponse)(nil),      // 32: swarm.v1.ListNetworksResponse
-	(*PruneNetworksRequest)(nil),      // 33: swarm.v1.PruneNetworksRequest
-	(*PruneNetworksResponse)(nil),     // 34: swarm.v1.PruneNetworksResponse
-	(*NetworkInfo)(nil),               // 35: swarm.v1.NetworkInfo
-	(*NetworkSurvey)(nil),             // 36: swarm.v1.NetworkSurvey
-	(*NetworkOnNode)(nil),             // 37: swarm.v1.NetworkOnNode
-	(*AddressUse)(nil),                // 38: swarm.v1.AddressUse
-	(*RemoveClusterImageRequest)(nil), // 39: swarm.v1.RemoveClusterImageRequest
-	(NodeSpec_Role)(0),                // 40: swarm.v1.NodeSpec.Role
-	(TaskState)(0),                    // 41: swarm.v1.TaskState
-	(*Node)(nil),                      // 42: swarm.v1.Node
-	(*NodeState)(nil),                 // 43: swarm.v1.NodeState
-	(*Task)(nil),                      // 44: swarm.v1.Task
-	(*TaskStatus)(nil),                // 45: swarm.v1.TaskStatus
-	(*Service)(nil),                   // 46: swarm.v1.Service
-	(*Revision)(nil),                  // 47: swarm.v1.Revision
-	(*Endpoint)(nil),                  // 48: swarm.v1.Endpoint
-	(*NodeSpec)(nil),                  // 49: swarm.v1.NodeSpec
-	(*ServiceSpec)(nil),               // 50: swarm.v1.ServiceSpec
-	(*ClusterSpec)(nil),               // 51: swarm.v1.ClusterSpec
-	(*LogOptions)(nil),                // 52: swarm.v1.LogOptions
-	(*Image)(nil),                     // 53: swarm.v1.Image
-	(*NetworkSpec)(nil),               // 54: swarm.v1.NetworkSpec
-	(*Network)(nil),                   // 55: swarm.v1.Network
-	(*Routing)(nil),                   // 56: swarm.v1.Routing
-	(*Backend)(nil),                   // 57: swarm.v1.Backend
-	(*Peering)(nil),                   // 58: swarm.v1.Peering
-	(*NodeNetwork)(nil),               // 59: swarm.v1.NodeNetwork
-	(*ExecInput)(nil),                 // 60: swarm.v1.ExecInput
-	(*Cluster)(nil),                   // 61: swarm.v1.Cluster
-	(*ImageProgress)(nil),             // 62: swarm.v1.ImageProgress
-	(*Event)(nil),                     // 63: swarm.v1.Event
-	(*TaskLogsResponse)(nil),          // 64: swarm.v1.TaskLogsResponse
-	(*ExecOutput)(nil),                // 65: swarm.v1.ExecOutput
+	(*ListCredentialsResponse)(nil),   // 31: swarm.v1.ListCredentialsResponse
+	(*RemoveCredentialResponse)(nil),  // 32: swarm.v1.RemoveCredentialResponse
+	(*CreateNetworkRequest)(nil),      // 33: swarm.v1.CreateNetworkRequest
+	(*ListNetworksResponse)(nil),      // 34: swarm.v1.ListNetworksResponse
+	(*PruneNetworksRequest)(nil),      // 35: swarm.v1.PruneNetworksRequest
+	(*PruneNetworksResponse)(nil),     // 36: swarm.v1.PruneNetworksResponse
+	(*NetworkInfo)(nil),               // 37: swarm.v1.NetworkInfo
+	(*NetworkSurvey)(nil),             // 38: swarm.v1.NetworkSurvey
+	(*NetworkOnNode)(nil),             // 39: swarm.v1.NetworkOnNode
+	(*AddressUse)(nil),                // 40: swarm.v1.AddressUse
+	(*RemoveClusterImageRequest)(nil), // 41: swarm.v1.RemoveClusterImageRequest
+	(NodeSpec_Role)(0),                // 42: swarm.v1.NodeSpec.Role
+	(TaskState)(0),                    // 43: swarm.v1.TaskState
+	(*Node)(nil),                      // 44: swarm.v1.Node
+	(*NodeState)(nil),                 // 45: swarm.v1.NodeState
+	(*Task)(nil),                      // 46: swarm.v1.Task
+	(*TaskStatus)(nil),                // 47: swarm.v1.TaskStatus
+	(*Service)(nil),                   // 48: swarm.v1.Service
+	(*Revision)(nil),                  // 49: swarm.v1.Revision
+	(*Endpoint)(nil),                  // 50: swarm.v1.Endpoint
+	(*NodeSpec)(nil),                  // 51: swarm.v1.NodeSpec
+	(*ServiceSpec)(nil),               // 52: swarm.v1.ServiceSpec
+	(*ClusterSpec)(nil),               // 53: swarm.v1.ClusterSpec
+	(*LogOptions)(nil),                // 54: swarm.v1.LogOptions
+	(*Image)(nil),                     // 55: swarm.v1.Image
+	(*Credential)(nil),                // 56: swarm.v1.Credential
+	(*NetworkSpec)(nil),               // 57: swarm.v1.NetworkSpec
+	(*Network)(nil),                   // 58: swarm.v1.Network
+	(*Routing)(nil),                   // 59: swarm.v1.Routing
+	(*Backend)(nil),                   // 60: swarm.v1.Backend
+	(*Peering)(nil),                   // 61: swarm.v1.Peering
+	(*NodeNetwork)(nil),               // 62: swarm.v1.NodeNetwork
+	(*ExecInput)(nil),                 // 63: swarm.v1.ExecInput
+	(*Cluster)(nil),                   // 64: swarm.v1.Cluster
+	(*ImageProgress)(nil),             // 65: swarm.v1.ImageProgress
+	(*Event)(nil),                     // 66: swarm.v1.Event
+	(*TaskLogsResponse)(nil),          // 67: swarm.v1.TaskLogsResponse
+	(*ExecOutput)(nil),                // 68: swarm.v1.ExecOutput
 }
 var file_swarm_v1_control_proto_depIdxs = []int32{
-	40, // 0: swarm.v1.Filter.roles:type_name -> swarm.v1.NodeSpec.Role
-	41, // 1: swarm.v1.Filter.desired_states:type_name -> swarm.v1.TaskState
-	42, // 2: swarm.v1.NodeInfo.node:type_name -> swarm.v1.Node
-	43, // 3: swarm.v1.NodeInfo.state:type_name -> swarm.v1.NodeState
+	42, // 0: swarm.v1.Filter.roles:type_name -> swarm.v1.NodeSpec.Role
+	43, // 1: swarm.v1.Filter.desired_states:type_name -> swarm.v1.TaskState
+	44, // 2: swarm.v1.NodeInfo.node:type_name -> swarm.v1.Node
+	45, // 3: swarm.v1.NodeInfo.state:type_name -> swarm.v1.NodeState
 	3,  // 4: swarm.v1.NodeInfo.manager_status:type_name -> swarm.v1.ManagerStatus
 	0,  // 5: swarm.v1.ManagerStatus.reachability:type_name -> swarm.v1.ManagerStatus.Reachability
-	44, // 6: swarm.v1.TaskInfo.task:type_name -> swarm.v1.Task
-	45, // 7: swarm.v1.TaskInfo.status:type_name -> swarm.v1.TaskStatus
-	46, // 8: swarm.v1.ServiceInfo.service:type_name -> swarm.v1.Service
-	47, // 9: swarm.v1.ServiceInfo.revision:type_name -> swarm.v1.Revision
-	48, // 10: swarm.v1.ServiceInfo.endpoint:type_name -> swarm.v1.Endpoint
+	46, // 6: swarm.v1.TaskInfo.task:type_name -> swarm.v1.Task
+	47, // 7: swarm.v1.TaskInfo.status:type_name -> swarm.v1.TaskStatus
+	48, // 8: swarm.v1.ServiceInfo.service:type_name -> swarm.v1.Service
+	49, // 9: swarm.v1.ServiceInfo.revision:type_name -> swarm.v1.Revision
+	50, // 10: swarm.v1.ServiceInfo.endpoint:type_name -> swarm.v1.Endpoint
 	6,  // 11: swarm.v1.ServiceInfo.status:type_name -> swarm.v1.ServiceStatus
 	1,  // 12: swarm.v1.ListRequest.filter:type_name -> swarm.v1.Filter
 	2,  // 13: swarm.v1.ListNodesResponse.nodes:type_name -> swarm.v1.NodeInfo
 	5,  // 14: swarm.v1.ListServicesResponse.services:type_name -> swarm.v1.ServiceInfo
 	4,  // 15: swarm.v1.ListTasksResponse.tasks:type_name -> swarm.v1.TaskInfo
 	24, // 16: swarm.v1.ListImagesResponse.images:type_name -> swarm.v1.ImageInfo
-	47, // 17: swarm.v1.ListRevisionsResponse.revisions:type_name -> swarm.v1.Revision
-	49, // 18: swarm.v1.UpdateNodeRequest.spec:type_name -> swarm.v1.NodeSpec
-	50, // 19: swarm.v1.CreateServiceRequest.spec:type_name -> swarm.v1.ServiceSpec
-	50, // 20: swarm.v1.UpdateServiceRequest.spec:type_name -> swarm.v1.ServiceSpec
-	51, // 21: swarm.v1.UpdateClusterRequest.spec:type_name -> swarm.v1.ClusterSpec
+	49, // 17: swarm.v1.ListRevisionsResponse.revisions:type_name -> swarm.v1.Revision
+	51, // 18: swarm.v1.UpdateNodeRequest.spec:type_name -> swarm.v1.NodeSpec
+	52, // 19: swarm.v1.CreateServiceRequest.spec:type_name -> swarm.v1.ServiceSpec
+	52, // 20: swarm.v1.UpdateServiceRequest.spec:type_name -> swarm.v1.ServiceSpec
+	53, // 21: swarm.v1.UpdateClusterRequest.spec:type_name -> swarm.v1.ClusterSpec
 	1,  // 22: swarm.v1.WatchRequest.filter:type_name -> swarm.v1.Filter
-	52, // 23: swarm.v1.LogsRequest.options:type_name -> swarm.v1.LogOptions
-	53, // 24: swarm.v1.ImageInfo.image:type_name -> swarm.v1.Image
-	54, // 25: swarm.v1.CreateNetworkRequest.spec:type_name -> swarm.v1.NetworkSpec
-	35, // 26: swarm.v1.ListNetworksResponse.networks:type_name -> swarm.v1.NetworkInfo
-	1,  // 27: swarm.v1.PruneNetworksRequest.filter:type_name -> swarm.v1.Filter
-	55, // 28: swarm.v1.NetworkInfo.network:type_name -> swarm.v1.Network
-	38, // 29: swarm.v1.NetworkInfo.use:type_name -> swarm.v1.AddressUse
-	56, // 30: swarm.v1.NetworkInfo.services:type_name -> swarm.v1.Routing
-	57, // 31: swarm.v1.NetworkInfo.backends:type_name -> swarm.v1.Backend
-	58, // 32: swarm.v1.NetworkInfo.peers:type_name -> swarm.v1.Peering
-	37, // 33: swarm.v1.NetworkSurvey.nodes:type_name -> swarm.v1.NetworkOnNode
-	59, // 34: swarm.v1.NetworkOnNode.network:type_name -> swarm.v1.NodeNetwork
-	7,  // 35: swarm.v1.Control.GetCluster:input_type -> swarm.v1.GetRequest
-	21, // 36: swarm.v1.Control.UpdateCluster:input_type -> swarm.v1.UpdateClusterRequest
-	7,  // 37: swarm.v1.Control.GetNode:input_type -> swarm.v1.GetRequest
-	8,  // 38: swarm.v1.Control.ListNodes:input_type -> swarm.v1.ListRequest
-	14, // 39: swarm.v1.Control.UpdateNode:input_type -> swarm.v1.UpdateNodeRequest
-	15, // 40: swarm.v1.Control.RemoveNode:input_type -> swarm.v1.RemoveNodeRequest
-	7,  // 41: swarm.v1.Control.GetService:input_type -> swarm.v1.GetRequest
-	8,  // 42: swarm.v1.Control.ListServices:input_type -> swarm.v1.ListRequest
-	17, // 43: swarm.v1.Control.CreateService:input_type -> swarm.v1.CreateServiceRequest
-	19, // 44: swarm.v1.Control.UpdateService:input_type -> swarm.v1.UpdateServiceRequest
-	7,  // 45: swarm.v1.Control.RemoveService:input_type -> swarm.v1.GetRequest
-	7,  // 46: swarm.v1.Control.ListRevisions:input_type -> swarm.v1.GetRequest
-	7,  // 47: swarm.v1.Control.GetTask:input_type -> swarm.v1.GetRequest
-	8,  // 48: swarm.v1.Control.ListTasks:input_type -> swarm.v1.ListRequest
-	7,  // 49: swarm.v1.Control.GetImage:input_type -> swarm.v1.GetRequest
-	8,  // 50: swarm.v1.Control.ListImages:input_type -> swarm.v1.ListRequest
-	25, // 51: swarm.v1.Control.LoadImage:input_type -> swarm.v1.LoadImageRequest
-	26, // 52: swarm.v1.Control.PullImage:input_type -> swarm.v1.PullImageClusterRequest
-	27, // 53: swarm.v1.Control.PushImage:input_type -> swarm.v1.PushImageClusterRequest
-	28, // 54: swarm.v1.Control.TagImage:input_type -> swarm.v1.TagImageRequest
-	39, // 55: swarm.v1.Control.RemoveImage:input_type -> swarm.v1.RemoveClusterImageRequest
-	29, // 56: swarm.v1.Control.Login:input_type -> swarm.v1.LoginRequest
-	31, // 57: swarm.v1.Control.CreateNetwork:input_type -> swarm.v1.CreateNetworkRequest
-	7,  // 58: swarm.v1.Control.GetNetwork:input_type -> swarm.v1.GetRequest
-	7,  // 59: swarm.v1.Control.SurveyNetwork:input_type -> swarm.v1.GetRequest
-	8,  // 60: swarm.v1.Control.ListNetworks:input_type -> swarm.v1.ListRequest
-	7,  // 61: swarm.v1.Control.RemoveNetwork:input_type -> swarm.v1.GetRequest
-	33, // 62: swarm.v1.Control.PruneNetworks:input_type -> swarm.v1.PruneNetworksRequest
-	22, // 63: swarm.v1.Control.Watch:input_type -> swarm.v1.WatchRequest
-	23, // 64: swarm.v1.Control.Logs:input_type -> swarm.v1.LogsRequest
-	60, // 65: swarm.v1.Control.Exec:input_type -> swarm.v1.ExecInput
-	61, // 66: swarm.v1.Control.GetCluster:output_type -> swarm.v1.Cluster
-	61, // 67: swarm.v1.Control.UpdateCluster:output_type -> swarm.v1.Cluster
-	2,  // 68: swarm.v1.Control.GetNode:output_type -> swarm.v1.NodeInfo
-	9,  // 69: swarm.v1.Control.ListNodes:output_type -> swarm.v1.ListNodesResponse
-	2,  // 70: swarm.v1.Control.UpdateNode:output_type -> swarm.v1.NodeInfo
-	16, // 71: swarm.v1.Control.RemoveNode:output_type -> swarm.v1.RemoveResponse
-	5,  // 72: swarm.v1.Control.GetService:output_type -> swarm.v1.ServiceInfo
-	10, // 73: swarm.v1.Control.ListServices:output_type -> swarm.v1.ListServicesResponse
-	18, // 74: swarm.v1.Control.CreateService:output_type -> swarm.v1.CreateServiceResponse
-	20, // 75: swarm.v1.Control.UpdateService:output_type -> swarm.v1.UpdateServiceResponse
-	16, // 76: swarm.v1.Control.RemoveService:output_type -> swarm.v1.RemoveResponse
-	13, // 77: swarm.v1.Control.ListRevisions:output_type -> swarm.v1.ListRevisionsResponse
-	4,  // 78: swarm.v1.Control.GetTask:output_type -> swarm.v1.TaskInfo
-	11, // 79: swarm.v1.Control.ListTasks:output_type -> swarm.v1.ListTasksResponse
-	24, // 80: swarm.v1.Control.GetImage:output_type -> swarm.v1.ImageInfo
-	12, // 81: swarm.v1.Control.ListImages:output_type -> swarm.v1.ListImagesResponse
-	62, // 82: swarm.v1.Control.LoadImage:output_type -> swarm.v1.ImageProgress
-	62, // 83: swarm.v1.Control.PullImage:output_type -> swarm.v1.ImageProgress
-	62, // 84: swarm.v1.Control.PushImage:output_type -> swarm.v1.ImageProgress
-	24, // 85: swarm.v1.Control.TagImage:output_type -> swarm.v1.ImageInfo
-	16, // 86: swarm.v1.Control.RemoveImage:output_type -> swarm.v1.RemoveResponse
-	30, // 87: swarm.v1.Control.Login:output_type -> swarm.v1.LoginResponse
-	35, // 88: swarm.v1.Control.CreateNetwork:output_type -> swarm.v1.NetworkInfo
-	35, // 89: swarm.v1.Control.GetNetwork:output_type -> swarm.v1.NetworkInfo
-	36, // 90: swarm.v1.Control.SurveyNetwork:output_type -> swarm.v1.NetworkSurvey
-	32, // 91: swarm.v1.Control.ListNetworks:output_type -> swarm.v1.ListNetworksResponse
-	16, // 92: swarm.v1.Control.RemoveNetwork:output_type -> swarm.v1.RemoveResponse
-	34, // 93: swarm.v1.Control.PruneNetworks:output_type -> swarm.v1.PruneNetworksResponse
-	63, // 94: swarm.v1.Control.Watch:output_type -> swarm.v1.Event
-	64, // 95: swarm.v1.Control.Logs:output_type -> swarm.v1.TaskLogsResponse
-	65, // 96: swarm.v1.Control.Exec:output_type -> swarm.v1.ExecOutput
-	66, // [66:97] is the sub-list for method output_type
-	35, // [35:66] is the sub-list for method input_type
-	35, // [35:35] is the sub-list for extension type_name
-	35, // [35:35] is the sub-list for extension extendee
-	0,  // [0:35] is the sub-list for field type_name
+	54, // 23: swarm.v1.LogsRequest.options:type_name -> swarm.v1.LogOptions
+	55, // 24: swarm.v1.ImageInfo.image:type_name -> swarm.v1.Image
+	56, // 25: swarm.v1.ListCredentialsResponse.credentials:type_name -> swarm.v1.Credential
+	56, // 26: swarm.v1.RemoveCredentialResponse.removed:type_name -> swarm.v1.Credential
+	56, // 27: swarm.v1.RemoveCredentialResponse.issued:type_name -> swarm.v1.Credential
+	57, // 28: swarm.v1.CreateNetworkRequest.spec:type_name -> swarm.v1.NetworkSpec
+	37, // 29: swarm.v1.ListNetworksResponse.networks:type_name -> swarm.v1.NetworkInfo
+	1,  // 30: swarm.v1.PruneNetworksRequest.filter:type_name -> swarm.v1.Filter
+	58, // 31: swarm.v1.NetworkInfo.network:type_name -> swarm.v1.Network
+	40, // 32: swarm.v1.NetworkInfo.use:type_name -> swarm.v1.AddressUse
+	59, // 33: swarm.v1.NetworkInfo.services:type_name -> swarm.v1.Routing
+	60, // 34: swarm.v1.NetworkInfo.backends:type_name -> swarm.v1.Backend
+	61, // 35: swarm.v1.NetworkInfo.peers:type_name -> swarm.v1.Peering
+	39, // 36: swarm.v1.NetworkSurvey.nodes:type_name -> swarm.v1.NetworkOnNode
+	62, // 37: swarm.v1.NetworkOnNode.network:type_name -> swarm.v1.NodeNetwork
+	7,  // 38: swarm.v1.Control.GetCluster:input_type -> swarm.v1.GetRequest
+	21, // 39: swarm.v1.Control.UpdateCluster:input_type -> swarm.v1.UpdateClusterRequest
+	7,  // 40: swarm.v1.Control.GetNode:input_type -> swarm.v1.GetRequest
+	8,  // 41: swarm.v1.Control.ListNodes:input_type -> swarm.v1.ListRequest
+	14, // 42: swarm.v1.Control.UpdateNode:input_type -> swarm.v1.UpdateNodeRequest
+	15, // 43: swarm.v1.Control.RemoveNode:input_type -> swarm.v1.RemoveNodeRequest
+	7,  // 44: swarm.v1.Control.GetService:input_type -> swarm.v1.GetRequest
+	8,  // 45: swarm.v1.Control.ListServices:input_type -> swarm.v1.ListRequest
+	17, // 46: swarm.v1.Control.CreateService:input_type -> swarm.v1.CreateServiceRequest
+	19, // 47: swarm.v1.Control.UpdateService:input_type -> swarm.v1.UpdateServiceRequest
+	7,  // 48: swarm.v1.Control.RemoveService:input_type -> swarm.v1.GetRequest
+	7,  // 49: swarm.v1.Control.ListRevisions:input_type -> swarm.v1.GetRequest
+	7,  // 50: swarm.v1.Control.GetTask:input_type -> swarm.v1.GetRequest
+	8,  // 51: swarm.v1.Control.ListTasks:input_type -> swarm.v1.ListRequest
+	7,  // 52: swarm.v1.Control.GetImage:input_type -> swarm.v1.GetRequest
+	8,  // 53: swarm.v1.Control.ListImages:input_type -> swarm.v1.ListRequest
+	25, // 54: swarm.v1.Control.LoadImage:input_type -> swarm.v1.LoadImageRequest
+	26, // 55: swarm.v1.Control.PullImage:input_type -> swarm.v1.PullImageClusterRequest
+	27, // 56: swarm.v1.Control.PushImage:input_type -> swarm.v1.PushImageClusterRequest
+	28, // 57: swarm.v1.Control.TagImage:input_type -> swarm.v1.TagImageRequest
+	41, // 58: swarm.v1.Control.RemoveImage:input_type -> swarm.v1.RemoveClusterImageRequest
+	29, // 59: swarm.v1.Control.Login:input_type -> swarm.v1.LoginRequest
+	8,  // 60: swarm.v1.Control.ListCredentials:input_type -> swarm.v1.ListRequest
+	7,  // 61: swarm.v1.Control.RemoveCredential:input_type -> swarm.v1.GetRequest
+	33, // 62: swarm.v1.Control.CreateNetwork:input_type -> swarm.v1.CreateNetworkRequest
+	7,  // 63: swarm.v1.Control.GetNetwork:input_type -> swarm.v1.GetRequest
+	7,  // 64: swarm.v1.Control.SurveyNetwork:input_type -> swarm.v1.GetRequest
+	8,  // 65: swarm.v1.Control.ListNetworks:input_type -> swarm.v1.ListRequest
+	7,  // 66: swarm.v1.Control.RemoveNetwork:input_type -> swarm.v1.GetRequest
+	35, // 67: swarm.v1.Control.PruneNetworks:input_type -> swarm.v1.PruneNetworksRequest
+	22, // 68: swarm.v1.Control.Watch:input_type -> swarm.v1.WatchRequest
+	23, // 69: swarm.v1.Control.Logs:input_type -> swarm.v1.LogsRequest
+	63, // 70: swarm.v1.Control.Exec:input_type -> swarm.v1.ExecInput
+	64, // 71: swarm.v1.Control.GetCluster:output_type -> swarm.v1.Cluster
+	64, // 72: swarm.v1.Control.UpdateCluster:output_type -> swarm.v1.Cluster
+	2,  // 73: swarm.v1.Control.GetNode:output_type -> swarm.v1.NodeInfo
+	9,  // 74: swarm.v1.Control.ListNodes:output_type -> swarm.v1.ListNodesResponse
+	2,  // 75: swarm.v1.Control.UpdateNode:output_type -> swarm.v1.NodeInfo
+	16, // 76: swarm.v1.Control.RemoveNode:output_type -> swarm.v1.RemoveResponse
+	5,  // 77: swarm.v1.Control.GetService:output_type -> swarm.v1.ServiceInfo
+	10, // 78: swarm.v1.Control.ListServices:output_type -> swarm.v1.ListServicesResponse
+	18, // 79: swarm.v1.Control.CreateService:output_type -> swarm.v1.CreateServiceResponse
+	20, // 80: swarm.v1.Control.UpdateService:output_type -> swarm.v1.UpdateServiceResponse
+	16, // 81: swarm.v1.Control.RemoveService:output_type -> swarm.v1.RemoveResponse
+	13, // 82: swarm.v1.Control.ListRevisions:output_type -> swarm.v1.ListRevisionsResponse
+	4,  // 83: swarm.v1.Control.GetTask:output_type -> swarm.v1.TaskInfo
+	11, // 84: swarm.v1.Control.ListTasks:output_type -> swarm.v1.ListTasksResponse
+	24, // 85: swarm.v1.Control.GetImage:output_type -> swarm.v1.ImageInfo
+	12, // 86: swarm.v1.Control.ListImages:output_type -> swarm.v1.ListImagesResponse
+	65, // 87: swarm.v1.Control.LoadImage:output_type -> swarm.v1.ImageProgress
+	65, // 88: swarm.v1.Control.PullImage:output_type -> swarm.v1.ImageProgress
+	65, // 89: swarm.v1.Control.PushImage:output_type -> swarm.v1.ImageProgress
+	24, // 90: swarm.v1.Control.TagImage:output_type -> swarm.v1.ImageInfo
+	16, // 91: swarm.v1.Control.RemoveImage:output_type -> swarm.v1.RemoveResponse
+	30, // 92: swarm.v1.Control.Login:output_type -> swarm.v1.LoginResponse
+	31, // 93: swarm.v1.Control.ListCredentials:output_type -> swarm.v1.ListCredentialsResponse
+	32, // 94: swarm.v1.Control.RemoveCredential:output_type -> swarm.v1.RemoveCredentialResponse
+	37, // 95: swarm.v1.Control.CreateNetwork:output_type -> swarm.v1.NetworkInfo
+	37, // 96: swarm.v1.Control.GetNetwork:output_type -> swarm.v1.NetworkInfo
+	38, // 97: swarm.v1.Control.SurveyNetwork:output_type -> swarm.v1.NetworkSurvey
+	34, // 98: swarm.v1.Control.ListNetworks:output_type -> swarm.v1.ListNetworksResponse
+	16, // 99: swarm.v1.Control.RemoveNetwork:output_type -> swarm.v1.RemoveResponse
+	36, // 100: swarm.v1.Control.PruneNetworks:output_type -> swarm.v1.PruneNetworksResponse
+	66, // 101: swarm.v1.Control.Watch:output_type -> swarm.v1.Event
+	67, // 102: swarm.v1.Control.Logs:output_type -> swarm.v1.TaskLogsResponse
+	68, // 103: swarm.v1.Control.Exec:output_type -> swarm.v1.ExecOutput
+	71, // [71:104] is the sub-list for method output_type
+	38, // [38:71] is the sub-list for method input_type
+	38, // [38:38] is the sub-list for extension type_name
+	38, // [38:38] is the sub-list for extension extendee
+	0,  // [0:38] is the sub-list for field type_name
 }
 
 func init() { file_swarm_v1_control_proto_init() }
@@ -2724,7 +2839,7 @@ func file_swarm_v1_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swarm_v1_control_proto_rawDesc), len(file_swarm_v1_control_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   39,
+			NumMessages:   41,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -21,37 +21,39 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Control_GetCluster_FullMethodName    = "/swarm.v1.Control/GetCluster"
-	Control_UpdateCluster_FullMethodName = "/swarm.v1.Control/UpdateCluster"
-	Control_GetNode_FullMethodName       = "/swarm.v1.Control/GetNode"
-	Control_ListNodes_FullMethodName     = "/swarm.v1.Control/ListNodes"
-	Control_UpdateNode_FullMethodName    = "/swarm.v1.Control/UpdateNode"
-	Control_RemoveNode_FullMethodName    = "/swarm.v1.Control/RemoveNode"
-	Control_GetService_FullMethodName    = "/swarm.v1.Control/GetService"
-	Control_ListServices_FullMethodName  = "/swarm.v1.Control/ListServices"
-	Control_CreateService_FullMethodName = "/swarm.v1.Control/CreateService"
-	Control_UpdateService_FullMethodName = "/swarm.v1.Control/UpdateService"
-	Control_RemoveService_FullMethodName = "/swarm.v1.Control/RemoveService"
-	Control_ListRevisions_FullMethodName = "/swarm.v1.Control/ListRevisions"
-	Control_GetTask_FullMethodName       = "/swarm.v1.Control/GetTask"
-	Control_ListTasks_FullMethodName     = "/swarm.v1.Control/ListTasks"
-	Control_GetImage_FullMethodName      = "/swarm.v1.Control/GetImage"
-	Control_ListImages_FullMethodName    = "/swarm.v1.Control/ListImages"
-	Control_LoadImage_FullMethodName     = "/swarm.v1.Control/LoadImage"
-	Control_PullImage_FullMethodName     = "/swarm.v1.Control/PullImage"
-	Control_PushImage_FullMethodName     = "/swarm.v1.Control/PushImage"
-	Control_TagImage_FullMethodName      = "/swarm.v1.Control/TagImage"
-	Control_RemoveImage_FullMethodName   = "/swarm.v1.Control/RemoveImage"
-	Control_Login_FullMethodName         = "/swarm.v1.Control/Login"
-	Control_CreateNetwork_FullMethodName = "/swarm.v1.Control/CreateNetwork"
-	Control_GetNetwork_FullMethodName    = "/swarm.v1.Control/GetNetwork"
-	Control_SurveyNetwork_FullMethodName = "/swarm.v1.Control/SurveyNetwork"
-	Control_ListNetworks_FullMethodName  = "/swarm.v1.Control/ListNetworks"
-	Control_RemoveNetwork_FullMethodName = "/swarm.v1.Control/RemoveNetwork"
-	Control_PruneNetworks_FullMethodName = "/swarm.v1.Control/PruneNetworks"
-	Control_Watch_FullMethodName         = "/swarm.v1.Control/Watch"
-	Control_Logs_FullMethodName          = "/swarm.v1.Control/Logs"
-	Control_Exec_FullMethodName          = "/swarm.v1.Control/Exec"
+	Control_GetCluster_FullMethodName       = "/swarm.v1.Control/GetCluster"
+	Control_UpdateCluster_FullMethodName    = "/swarm.v1.Control/UpdateCluster"
+	Control_GetNode_FullMethodName          = "/swarm.v1.Control/GetNode"
+	Control_ListNodes_FullMethodName        = "/swarm.v1.Control/ListNodes"
+	Control_UpdateNode_FullMethodName       = "/swarm.v1.Control/UpdateNode"
+	Control_RemoveNode_FullMethodName       = "/swarm.v1.Control/RemoveNode"
+	Control_GetService_FullMethodName       = "/swarm.v1.Control/GetService"
+	Control_ListServices_FullMethodName     = "/swarm.v1.Control/ListServices"
+	Control_CreateService_FullMethodName    = "/swarm.v1.Control/CreateService"
+	Control_UpdateService_FullMethodName    = "/swarm.v1.Control/UpdateService"
+	Control_RemoveService_FullMethodName    = "/swarm.v1.Control/RemoveService"
+	Control_ListRevisions_FullMethodName    = "/swarm.v1.Control/ListRevisions"
+	Control_GetTask_FullMethodName          = "/swarm.v1.Control/GetTask"
+	Control_ListTasks_FullMethodName        = "/swarm.v1.Control/ListTasks"
+	Control_GetImage_FullMethodName         = "/swarm.v1.Control/GetImage"
+	Control_ListImages_FullMethodName       = "/swarm.v1.Control/ListImages"
+	Control_LoadImage_FullMethodName        = "/swarm.v1.Control/LoadImage"
+	Control_PullImage_FullMethodName        = "/swarm.v1.Control/PullImage"
+	Control_PushImage_FullMethodName        = "/swarm.v1.Control/PushImage"
+	Control_TagImage_FullMethodName         = "/swarm.v1.Control/TagImage"
+	Control_RemoveImage_FullMethodName      = "/swarm.v1.Control/RemoveImage"
+	Control_Login_FullMethodName            = "/swarm.v1.Control/Login"
+	Control_ListCredentials_FullMethodName  = "/swarm.v1.Control/ListCredentials"
+	Control_RemoveCredential_FullMethodName = "/swarm.v1.Control/RemoveCredential"
+	Control_CreateNetwork_FullMethodName    = "/swarm.v1.Control/CreateNetwork"
+	Control_GetNetwork_FullMethodName       = "/swarm.v1.Control/GetNetwork"
+	Control_SurveyNetwork_FullMethodName    = "/swarm.v1.Control/SurveyNetwork"
+	Control_ListNetworks_FullMethodName     = "/swarm.v1.Control/ListNetworks"
+	Control_RemoveNetwork_FullMethodName    = "/swarm.v1.Control/RemoveNetwork"
+	Control_PruneNetworks_FullMethodName    = "/swarm.v1.Control/PruneNetworks"
+	Control_Watch_FullMethodName            = "/swarm.v1.Control/Watch"
+	Control_Logs_FullMethodName             = "/swarm.v1.Control/Logs"
+	Control_Exec_FullMethodName             = "/swarm.v1.Control/Exec"
 )
 
 // ControlClient is the client API for Control service.
@@ -81,6 +83,10 @@ type ControlClient interface {
 	RemoveImage(ctx context.Context, in *RemoveClusterImageRequest, opts ...grpc.CallOption) (*RemoveResponse, error)
 	// Login asks a registry whether it takes the credentials, and keeps nothing.
 	Login(ctx context.Context, in *LoginRequest, opts ...grpc.CallOption) (*LoginResponse, error)
+	// CA.CreateCredential makes them.
+	ListCredentials(ctx context.Context, in *ListRequest, opts ...grpc.CallOption) (*ListCredentialsResponse, error)
+	// RemoveCredential takes an id, a name, or the beginning of an id.
+	RemoveCredential(ctx context.Context, in *GetRequest, opts ...grpc.CallOption) (*RemoveCredentialResponse, error)
 	CreateNetwork(ctx context.Context, in *CreateNetworkRequest, opts ...grpc.CallOption) (*NetworkInfo, error)
 	GetNetwork(ctx context.Context, in *GetRequest, opts ...grpc.CallOption) (*NetworkInfo, error)
 	// SurveyNetwork asks the nodes what they have of a network.
@@ -342,6 +348,26 @@ func (c *controlClient) Login(ctx context.Context, in *LoginRequest, opts ...grp
 	return out, nil
 }
 
+func (c *controlClient) ListCredentials(ctx context.Context, in *ListRequest, opts ...grpc.CallOption) (*ListCredentialsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListCredentialsResponse)
+	err := c.cc.Invoke(ctx, Control_ListCredentials_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlClient) RemoveCredential(ctx context.Context, in *GetRequest, opts ...grpc.CallOption) (*RemoveCredentialResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RemoveCredentialResponse)
+	err := c.cc.Invoke(ctx, Control_RemoveCredential_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *controlClient) CreateNetwork(ctx context.Context, in *CreateNetworkRequest, opts ...grpc.CallOption) (*NetworkInfo, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(NetworkInfo)
@@ -480,6 +506,10 @@ type ControlServer interface {
 	RemoveImage(context.Context, *RemoveClusterImageRequest) (*RemoveResponse, error)
 	// Login asks a registry whether it takes the credentials, and keeps nothing.
 	Login(context.Context, *LoginRequest) (*LoginResponse, error)
+	// CA.CreateCredential makes them.
+	ListCredentials(context.Context, *ListRequest) (*ListCredentialsResponse, error)
+	// RemoveCredential takes an id, a name, or the beginning of an id.
+	RemoveCredential(context.Context, *GetRequest) (*RemoveCredentialResponse, error)
 	CreateNetwork(context.Context, *CreateNetworkRequest) (*NetworkInfo, error)
 	GetNetwork(context.Context, *GetRequest) (*NetworkInfo, error)
 	// SurveyNetwork asks the nodes what they have of a network.
@@ -565,6 +595,12 @@ func (UnimplementedControlServer) RemoveImage(context.Context, *RemoveClusterIma
 }
 func (UnimplementedControlServer) Login(context.Context, *LoginRequest) (*LoginResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Login not implemented")
+}
+func (UnimplementedControlServer) ListCredentials(context.Context, *ListRequest) (*ListCredentialsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListCredentials not implemented")
+}
+func (UnimplementedControlServer) RemoveCredential(context.Context, *GetRequest) (*RemoveCredentialResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RemoveCredential not implemented")
 }
 func (UnimplementedControlServer) CreateNetwork(context.Context, *CreateNetworkRequest) (*NetworkInfo, error) {
 	return nil, status.Error(codes.Unimplemented, "method CreateNetwork not implemented")
@@ -985,6 +1021,42 @@ func _Control_Login_Handler(srv interface{}, ctx context.Context, dec func(inter
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Control_ListCredentials_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).ListCredentials(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_ListCredentials_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).ListCredentials(ctx, req.(*ListRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Control_RemoveCredential_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).RemoveCredential(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_RemoveCredential_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).RemoveCredential(ctx, req.(*GetRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Control_CreateNetwork_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(CreateNetworkRequest)
 	if err := dec(in); err != nil {
@@ -1204,6 +1276,14 @@ var Control_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Login",
 			Handler:    _Control_Login_Handler,
+		},
+		{
+			MethodName: "ListCredentials",
+			Handler:    _Control_ListCredentials_Handler,
+		},
+		{
+			MethodName: "RemoveCredential",
+			Handler:    _Control_RemoveCredential_Handler,
 		},
 		{
 			MethodName: "CreateNetwork",

@@ -318,7 +318,7 @@ func (x Event_Action) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Event_Action.Descriptor instead.
 func (Event_Action) EnumDescriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{35, 0}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{36, 0}
 }
 
 type LogRecord_Stream int32
@@ -367,7 +367,7 @@ func (x LogRecord_Stream) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use LogRecord_Stream.Descriptor instead.
 func (LogRecord_Stream) EnumDescriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{37, 0}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{38, 0}
 }
 
 // Meta stands in every stored object. The store sets it in Apply; what a caller puts there is ignored.
@@ -3141,6 +3141,97 @@ func (x *RaftMember) GetBuild() string {
 	return ""
 }
 
+// Credential: a client certificate of a user, which counts for as long as its row is there. Created
+// by the certificate authority, removed by `credential rm`, or by the leader after its end.
+type Credential struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Serial number of the certificate: 32 hexadecimal digits.
+	Id   string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Meta *Meta  `protobuf:"bytes,2,opt,name=meta,proto3" json:"meta,omitempty"`
+	// The user's. Several credentials may have the same name.
+	Name string `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	// When the certificate ends.
+	Until *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=until,proto3" json:"until,omitempty"`
+	// Who had it created: "user jane", "local uid 0".
+	Issuer string `protobuf:"bytes,5,opt,name=issuer,proto3" json:"issuer,omitempty"`
+	// The credential of the user who had it created; empty: it was made on a manager's local socket.
+	IssuerId      string `protobuf:"bytes,6,opt,name=issuer_id,json=issuerId,proto3" json:"issuer_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Credential) Reset() {
+	*x = Credential{}
+	mi := &file_swarm_v1_object_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Credential) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Credential) ProtoMessage() {}
+
+func (x *Credential) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_object_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Credential.ProtoReflect.Descriptor instead.
+func (*Credential) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *Credential) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Credential) GetMeta() *Meta {
+	if x != nil {
+		return x.Meta
+	}
+	return nil
+}
+
+func (x *Credential) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Credential) GetUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Until
+	}
+	return nil
+}
+
+func (x *Credential) GetIssuer() string {
+	if x != nil {
+		return x.Issuer
+	}
+	return ""
+}
+
+func (x *Credential) GetIssuerId() string {
+	if x != nil {
+		return x.IssuerId
+	}
+	return ""
+}
+
 // Event is told, never stored: the broker makes it from changes.
 type Event struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -3159,7 +3250,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_swarm_v1_object_proto_msgTypes[35]
+	mi := &file_swarm_v1_object_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3171,7 +3262,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[35]
+	mi := &file_swarm_v1_object_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3184,7 +3275,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{35}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Event) GetIndex() uint64 {
@@ -3257,6 +3348,7 @@ type Object struct {
 	//	*Object_ImageCopy
 	//	*Object_Cluster
 	//	*Object_RaftMember
+	//	*Object_Credential
 	Object        isObject_Object `protobuf_oneof:"object"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -3264,7 +3356,7 @@ type Object struct {
 
 func (x *Object) Reset() {
 	*x = Object{}
-	mi := &file_swarm_v1_object_proto_msgTypes[36]
+	mi := &file_swarm_v1_object_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3276,7 +3368,7 @@ func (x *Object) String() string {
 func (*Object) ProtoMessage() {}
 
 func (x *Object) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[36]
+	mi := &file_swarm_v1_object_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3289,7 +3381,7 @@ func (x *Object) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Object.ProtoReflect.Descriptor instead.
 func (*Object) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{36}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Object) GetObject() isObject_Object {
@@ -3443,6 +3535,15 @@ func (x *Object) GetRaftMember() *RaftMember {
 	return nil
 }
 
+func (x *Object) GetCredential() *Credential {
+	if x != nil {
+		if x, ok := x.Object.(*Object_Credential); ok {
+			return x.Credential
+		}
+	}
+	return nil
+}
+
 type isObject_Object interface {
 	isObject_Object()
 }
@@ -3511,6 +3612,10 @@ type Object_RaftMember struct {
 	RaftMember *RaftMember `protobuf:"bytes,16,opt,name=raft_member,json=raftMember,proto3,oneof"`
 }
 
+type Object_Credential struct {
+	Credential *Credential `protobuf:"bytes,17,opt,name=credential,proto3,oneof"`
+}
+
 func (*Object_Node) isObject_Object() {}
 
 func (*Object_NodeState) isObject_Object() {}
@@ -3543,6 +3648,8 @@ func (*Object_Cluster) isObject_Object() {}
 
 func (*Object_RaftMember) isObject_Object() {}
 
+func (*Object_Credential) isObject_Object() {}
+
 type LogRecord struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Timestamp *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=timestamp,proto3" json:"timestamp,omitempty"`
@@ -3564,7 +3671,7 @@ type LogRecord struct {
 
 func (x *LogRecord) Reset() {
 	*x = LogRecord{}
-	mi := &file_swarm_v1_object_proto_msgTypes[37]
+	mi := &file_swarm_v1_object_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3576,7 +3683,7 @@ func (x *LogRecord) String() string {
 func (*LogRecord) ProtoMessage() {}
 
 func (x *LogRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[37]
+	mi := &file_swarm_v1_object_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3589,7 +3696,7 @@ func (x *LogRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogRecord.ProtoReflect.Descriptor instead.
 func (*LogRecord) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{37}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *LogRecord) GetTimestamp() *timestamppb.Timestamp {
@@ -3680,7 +3787,7 @@ type LogOptions struct {
 
 func (x *LogOptions) Reset() {
 	*x = LogOptions{}
-	mi := &file_swarm_v1_object_proto_msgTypes[38]
+	mi := &file_swarm_v1_object_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3692,7 +3799,7 @@ func (x *LogOptions) String() string {
 func (*LogOptions) ProtoMessage() {}
 
 func (x *LogOptions) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[38]
+	mi := &file_swarm_v1_object_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3705,7 +3812,7 @@ func (x *LogOptions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogOptions.ProtoReflect.Descriptor instead.
 func (*LogOptions) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{38}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *LogOptions) GetStreams() []LogRecord_Stream {
@@ -3768,7 +3875,7 @@ type LogPlace struct {
 
 func (x *LogPlace) Reset() {
 	*x = LogPlace{}
-	mi := &file_swarm_v1_object_proto_msgTypes[39]
+	mi := &file_swarm_v1_object_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3780,7 +3887,7 @@ func (x *LogPlace) String() string {
 func (*LogPlace) ProtoMessage() {}
 
 func (x *LogPlace) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[39]
+	mi := &file_swarm_v1_object_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3793,7 +3900,7 @@ func (x *LogPlace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogPlace.ProtoReflect.Descriptor instead.
 func (*LogPlace) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{39}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *LogPlace) GetStream() LogRecord_Stream {
@@ -3821,7 +3928,7 @@ type LogDetails struct {
 
 func (x *LogDetails) Reset() {
 	*x = LogDetails{}
-	mi := &file_swarm_v1_object_proto_msgTypes[40]
+	mi := &file_swarm_v1_object_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3833,7 +3940,7 @@ func (x *LogDetails) String() string {
 func (*LogDetails) ProtoMessage() {}
 
 func (x *LogDetails) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_object_proto_msgTypes[40]
+	mi := &file_swarm_v1_object_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3846,7 +3953,7 @@ func (x *LogDetails) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogDetails.ProtoReflect.Descriptor instead.
 func (*LogDetails) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_object_proto_rawDescGZIP(), []int{40}
+	return file_swarm_v1_object_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *LogDetails) GetTaskId() string {
@@ -4136,7 +4243,15 @@ const file_swarm_v1_object_proto_rawDesc = "" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\"\n" +
 	"\x04meta\x18\x02 \x01(\v2\x0e.swarm.v1.MetaR\x04meta\x12\x16\n" +
 	"\x06format\x18\x03 \x01(\rR\x06format\x12\x14\n" +
-	"\x05build\x18\x04 \x01(\tR\x05build\"\xf9\x02\n" +
+	"\x05build\x18\x04 \x01(\tR\x05build\"\xbb\x01\n" +
+	"\n" +
+	"Credential\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\"\n" +
+	"\x04meta\x18\x02 \x01(\v2\x0e.swarm.v1.MetaR\x04meta\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\x120\n" +
+	"\x05until\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\x12\x16\n" +
+	"\x06issuer\x18\x05 \x01(\tR\x06issuer\x12\x1b\n" +
+	"\tissuer_id\x18\x06 \x01(\tR\bissuerId\"\xf9\x02\n" +
 	"\x05Event\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\x12.\n" +
 	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x12\n" +
@@ -4156,7 +4271,7 @@ const file_swarm_v1_object_proto_rawDesc = "" +
 	"\n" +
 	"\x06UPDATE\x10\x01\x12\n" +
 	"\n" +
-	"\x06REMOVE\x10\x02\"\x83\x06\n" +
+	"\x06REMOVE\x10\x02\"\xbb\x06\n" +
 	"\x06Object\x12$\n" +
 	"\x04node\x18\x01 \x01(\v2\x0e.swarm.v1.NodeH\x00R\x04node\x124\n" +
 	"\n" +
@@ -4178,7 +4293,10 @@ const file_swarm_v1_object_proto_rawDesc = "" +
 	"image_copy\x18\x0e \x01(\v2\x13.swarm.v1.ImageCopyH\x00R\timageCopy\x12-\n" +
 	"\acluster\x18\x0f \x01(\v2\x11.swarm.v1.ClusterH\x00R\acluster\x127\n" +
 	"\vraft_member\x18\x10 \x01(\v2\x14.swarm.v1.RaftMemberH\x00R\n" +
-	"raftMemberB\b\n" +
+	"raftMember\x126\n" +
+	"\n" +
+	"credential\x18\x11 \x01(\v2\x14.swarm.v1.CredentialH\x00R\n" +
+	"credentialB\b\n" +
 	"\x06object\"\xe7\x02\n" +
 	"\tLogRecord\x128\n" +
 	"\ttimestamp\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\ttimestamp\x122\n" +
@@ -4248,7 +4366,7 @@ func file_swarm_v1_object_proto_rawDescGZIP() []byte {
 }
 
 var file_swarm_v1_object_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_swarm_v1_object_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
+var file_swarm_v1_object_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
 var file_swarm_v1_object_proto_goTypes = []any{
 	(TaskState)(0),                // 0: swarm.v1.TaskState
 	(NodeState_State)(0),          // 1: swarm.v1.NodeState.State
@@ -4291,138 +4409,142 @@ var file_swarm_v1_object_proto_goTypes = []any{
 	(*JoinTokens)(nil),            // 38: swarm.v1.JoinTokens
 	(*EncryptionKey)(nil),         // 39: swarm.v1.EncryptionKey
 	(*RaftMember)(nil),            // 40: swarm.v1.RaftMember
-	(*Event)(nil),                 // 41: swarm.v1.Event
-	(*Object)(nil),                // 42: swarm.v1.Object
-	(*LogRecord)(nil),             // 43: swarm.v1.LogRecord
-	(*LogOptions)(nil),            // 44: swarm.v1.LogOptions
-	(*LogPlace)(nil),              // 45: swarm.v1.LogPlace
-	(*LogDetails)(nil),            // 46: swarm.v1.LogDetails
-	nil,                           // 47: swarm.v1.EngineDescription.LabelsEntry
-	nil,                           // 48: swarm.v1.NetworkAttachment.DriverOptsEntry
-	nil,                           // 49: swarm.v1.Event.AttributesEntry
-	nil,                           // 50: swarm.v1.LogDetails.DetailsEntry
-	(*timestamppb.Timestamp)(nil), // 51: google.protobuf.Timestamp
-	(*NodeSpec)(nil),              // 52: swarm.v1.NodeSpec
-	(*Platform)(nil),              // 53: swarm.v1.Platform
-	(*Resources)(nil),             // 54: swarm.v1.Resources
-	(*ServiceSpec)(nil),           // 55: swarm.v1.ServiceSpec
-	(*GenericResource)(nil),       // 56: swarm.v1.GenericResource
-	(*Driver)(nil),                // 57: swarm.v1.Driver
-	(*PortConfig)(nil),            // 58: swarm.v1.PortConfig
-	(*NetworkSpec)(nil),           // 59: swarm.v1.NetworkSpec
-	(*IPAMOptions)(nil),           // 60: swarm.v1.IPAMOptions
-	(*EndpointSpec)(nil),          // 61: swarm.v1.EndpointSpec
-	(*SecretSpec)(nil),            // 62: swarm.v1.SecretSpec
-	(*ConfigSpec)(nil),            // 63: swarm.v1.ConfigSpec
-	(*VolumeSpec)(nil),            // 64: swarm.v1.VolumeSpec
-	(*ClusterSpec)(nil),           // 65: swarm.v1.ClusterSpec
+	(*Credential)(nil),            // 41: swarm.v1.Credential
+	(*Event)(nil),                 // 42: swarm.v1.Event
+	(*Object)(nil),                // 43: swarm.v1.Object
+	(*LogRecord)(nil),             // 44: swarm.v1.LogRecord
+	(*LogOptions)(nil),            // 45: swarm.v1.LogOptions
+	(*LogPlace)(nil),              // 46: swarm.v1.LogPlace
+	(*LogDetails)(nil),            // 47: swarm.v1.LogDetails
+	nil,                           // 48: swarm.v1.EngineDescription.LabelsEntry
+	nil,                           // 49: swarm.v1.NetworkAttachment.DriverOptsEntry
+	nil,                           // 50: swarm.v1.Event.AttributesEntry
+	nil,                           // 51: swarm.v1.LogDetails.DetailsEntry
+	(*timestamppb.Timestamp)(nil), // 52: google.protobuf.Timestamp
+	(*NodeSpec)(nil),              // 53: swarm.v1.NodeSpec
+	(*Platform)(nil),              // 54: swarm.v1.Platform
+	(*Resources)(nil),             // 55: swarm.v1.Resources
+	(*ServiceSpec)(nil),           // 56: swarm.v1.ServiceSpec
+	(*GenericResource)(nil),       // 57: swarm.v1.GenericResource
+	(*Driver)(nil),                // 58: swarm.v1.Driver
+	(*PortConfig)(nil),            // 59: swarm.v1.PortConfig
+	(*NetworkSpec)(nil),           // 60: swarm.v1.NetworkSpec
+	(*IPAMOptions)(nil),           // 61: swarm.v1.IPAMOptions
+	(*EndpointSpec)(nil),          // 62: swarm.v1.EndpointSpec
+	(*SecretSpec)(nil),            // 63: swarm.v1.SecretSpec
+	(*ConfigSpec)(nil),            // 64: swarm.v1.ConfigSpec
+	(*VolumeSpec)(nil),            // 65: swarm.v1.VolumeSpec
+	(*ClusterSpec)(nil),           // 66: swarm.v1.ClusterSpec
 }
 var file_swarm_v1_object_proto_depIdxs = []int32{
-	51,  // 0: swarm.v1.Meta.created_at:type_name -> google.protobuf.Timestamp
-	51,  // 1: swarm.v1.Meta.updated_at:type_name -> google.protobuf.Timestamp
+	52,  // 0: swarm.v1.Meta.created_at:type_name -> google.protobuf.Timestamp
+	52,  // 1: swarm.v1.Meta.updated_at:type_name -> google.protobuf.Timestamp
 	6,   // 2: swarm.v1.Node.meta:type_name -> swarm.v1.Meta
-	52,  // 3: swarm.v1.Node.spec:type_name -> swarm.v1.NodeSpec
+	53,  // 3: swarm.v1.Node.spec:type_name -> swarm.v1.NodeSpec
 	6,   // 4: swarm.v1.NodeState.meta:type_name -> swarm.v1.Meta
 	9,   // 5: swarm.v1.NodeState.description:type_name -> swarm.v1.NodeDescription
 	1,   // 6: swarm.v1.NodeState.state:type_name -> swarm.v1.NodeState.State
-	51,  // 7: swarm.v1.NodeState.since:type_name -> google.protobuf.Timestamp
-	53,  // 8: swarm.v1.NodeDescription.platform:type_name -> swarm.v1.Platform
-	54,  // 9: swarm.v1.NodeDescription.resources:type_name -> swarm.v1.Resources
+	52,  // 7: swarm.v1.NodeState.since:type_name -> google.protobuf.Timestamp
+	54,  // 8: swarm.v1.NodeDescription.platform:type_name -> swarm.v1.Platform
+	55,  // 9: swarm.v1.NodeDescription.resources:type_name -> swarm.v1.Resources
 	11,  // 10: swarm.v1.NodeDescription.engine:type_name -> swarm.v1.EngineDescription
 	14,  // 11: swarm.v1.NodeDescription.tls_info:type_name -> swarm.v1.TLSInfo
 	10,  // 12: swarm.v1.NodeDescription.port_conflicts:type_name -> swarm.v1.PortConflict
 	2,   // 13: swarm.v1.PortConflict.kind:type_name -> swarm.v1.PortConflict.Kind
-	47,  // 14: swarm.v1.EngineDescription.labels:type_name -> swarm.v1.EngineDescription.LabelsEntry
+	48,  // 14: swarm.v1.EngineDescription.labels:type_name -> swarm.v1.EngineDescription.LabelsEntry
 	13,  // 15: swarm.v1.EngineDescription.plugins:type_name -> swarm.v1.PluginDescription
 	12,  // 16: swarm.v1.EngineDescription.builds:type_name -> swarm.v1.RunningBuild
 	6,   // 17: swarm.v1.Service.meta:type_name -> swarm.v1.Meta
 	16,  // 18: swarm.v1.Service.update_status:type_name -> swarm.v1.UpdateStatus
 	17,  // 19: swarm.v1.Service.job_status:type_name -> swarm.v1.JobStatus
 	3,   // 20: swarm.v1.UpdateStatus.state:type_name -> swarm.v1.UpdateStatus.State
-	51,  // 21: swarm.v1.UpdateStatus.started_at:type_name -> google.protobuf.Timestamp
-	51,  // 22: swarm.v1.UpdateStatus.completed_at:type_name -> google.protobuf.Timestamp
-	51,  // 23: swarm.v1.JobStatus.last_execution:type_name -> google.protobuf.Timestamp
+	52,  // 21: swarm.v1.UpdateStatus.started_at:type_name -> google.protobuf.Timestamp
+	52,  // 22: swarm.v1.UpdateStatus.completed_at:type_name -> google.protobuf.Timestamp
+	52,  // 23: swarm.v1.JobStatus.last_execution:type_name -> google.protobuf.Timestamp
 	6,   // 24: swarm.v1.Revision.meta:type_name -> swarm.v1.Meta
-	55,  // 25: swarm.v1.Revision.spec:type_name -> swarm.v1.ServiceSpec
+	56,  // 25: swarm.v1.Revision.spec:type_name -> swarm.v1.ServiceSpec
 	6,   // 26: swarm.v1.Task.meta:type_name -> swarm.v1.Meta
 	0,   // 27: swarm.v1.Task.desired_state:type_name -> swarm.v1.TaskState
-	51,  // 28: swarm.v1.Task.start_after:type_name -> google.protobuf.Timestamp
-	51,  // 29: swarm.v1.Task.deadline:type_name -> google.protobuf.Timestamp
+	52,  // 28: swarm.v1.Task.start_after:type_name -> google.protobuf.Timestamp
+	52,  // 29: swarm.v1.Task.deadline:type_name -> google.protobuf.Timestamp
 	20,  // 30: swarm.v1.Task.restarts:type_name -> swarm.v1.RestartHistory
 	21,  // 31: swarm.v1.Task.networks:type_name -> swarm.v1.NetworkAttachment
-	56,  // 32: swarm.v1.Task.assigned_generic_resources:type_name -> swarm.v1.GenericResource
-	57,  // 33: swarm.v1.Task.log_driver:type_name -> swarm.v1.Driver
-	51,  // 34: swarm.v1.RestartHistory.recent:type_name -> google.protobuf.Timestamp
-	48,  // 35: swarm.v1.NetworkAttachment.driver_opts:type_name -> swarm.v1.NetworkAttachment.DriverOptsEntry
+	57,  // 32: swarm.v1.Task.assigned_generic_resources:type_name -> swarm.v1.GenericResource
+	58,  // 33: swarm.v1.Task.log_driver:type_name -> swarm.v1.Driver
+	52,  // 34: swarm.v1.RestartHistory.recent:type_name -> google.protobuf.Timestamp
+	49,  // 35: swarm.v1.NetworkAttachment.driver_opts:type_name -> swarm.v1.NetworkAttachment.DriverOptsEntry
 	6,   // 36: swarm.v1.TaskStatus.meta:type_name -> swarm.v1.Meta
 	0,   // 37: swarm.v1.TaskStatus.state:type_name -> swarm.v1.TaskState
-	51,  // 38: swarm.v1.TaskStatus.timestamp:type_name -> google.protobuf.Timestamp
+	52,  // 38: swarm.v1.TaskStatus.timestamp:type_name -> google.protobuf.Timestamp
 	23,  // 39: swarm.v1.TaskStatus.container_status:type_name -> swarm.v1.ContainerStatus
-	58,  // 40: swarm.v1.TaskStatus.port_status:type_name -> swarm.v1.PortConfig
+	59,  // 40: swarm.v1.TaskStatus.port_status:type_name -> swarm.v1.PortConfig
 	24,  // 41: swarm.v1.TaskStatus.unplaced:type_name -> swarm.v1.Unplaced
-	51,  // 42: swarm.v1.TaskStatus.running_since:type_name -> google.protobuf.Timestamp
+	52,  // 42: swarm.v1.TaskStatus.running_since:type_name -> google.protobuf.Timestamp
 	25,  // 43: swarm.v1.Unplaced.refusals:type_name -> swarm.v1.Refusal
 	6,   // 44: swarm.v1.Network.meta:type_name -> swarm.v1.Meta
-	59,  // 45: swarm.v1.Network.spec:type_name -> swarm.v1.NetworkSpec
-	60,  // 46: swarm.v1.Network.ipam:type_name -> swarm.v1.IPAMOptions
+	60,  // 45: swarm.v1.Network.spec:type_name -> swarm.v1.NetworkSpec
+	61,  // 46: swarm.v1.Network.ipam:type_name -> swarm.v1.IPAMOptions
 	6,   // 47: swarm.v1.Endpoint.meta:type_name -> swarm.v1.Meta
-	61,  // 48: swarm.v1.Endpoint.spec:type_name -> swarm.v1.EndpointSpec
-	58,  // 49: swarm.v1.Endpoint.ports:type_name -> swarm.v1.PortConfig
+	62,  // 48: swarm.v1.Endpoint.spec:type_name -> swarm.v1.EndpointSpec
+	59,  // 49: swarm.v1.Endpoint.ports:type_name -> swarm.v1.PortConfig
 	28,  // 50: swarm.v1.Endpoint.virtual_ips:type_name -> swarm.v1.VirtualIP
 	6,   // 51: swarm.v1.Claim.meta:type_name -> swarm.v1.Meta
 	6,   // 52: swarm.v1.Secret.meta:type_name -> swarm.v1.Meta
-	62,  // 53: swarm.v1.Secret.spec:type_name -> swarm.v1.SecretSpec
+	63,  // 53: swarm.v1.Secret.spec:type_name -> swarm.v1.SecretSpec
 	32,  // 54: swarm.v1.Secret.versions:type_name -> swarm.v1.DataVersion
 	6,   // 55: swarm.v1.Config.meta:type_name -> swarm.v1.Meta
-	63,  // 56: swarm.v1.Config.spec:type_name -> swarm.v1.ConfigSpec
+	64,  // 56: swarm.v1.Config.spec:type_name -> swarm.v1.ConfigSpec
 	32,  // 57: swarm.v1.Config.versions:type_name -> swarm.v1.DataVersion
-	51,  // 58: swarm.v1.DataVersion.created_at:type_name -> google.protobuf.Timestamp
+	52,  // 58: swarm.v1.DataVersion.created_at:type_name -> google.protobuf.Timestamp
 	6,   // 59: swarm.v1.Volume.meta:type_name -> swarm.v1.Meta
-	64,  // 60: swarm.v1.Volume.spec:type_name -> swarm.v1.VolumeSpec
+	65,  // 60: swarm.v1.Volume.spec:type_name -> swarm.v1.VolumeSpec
 	6,   // 61: swarm.v1.Image.meta:type_name -> swarm.v1.Meta
-	53,  // 62: swarm.v1.Image.platforms:type_name -> swarm.v1.Platform
+	54,  // 62: swarm.v1.Image.platforms:type_name -> swarm.v1.Platform
 	6,   // 63: swarm.v1.ImageCopy.meta:type_name -> swarm.v1.Meta
 	6,   // 64: swarm.v1.Cluster.meta:type_name -> swarm.v1.Meta
-	65,  // 65: swarm.v1.Cluster.spec:type_name -> swarm.v1.ClusterSpec
+	66,  // 65: swarm.v1.Cluster.spec:type_name -> swarm.v1.ClusterSpec
 	37,  // 66: swarm.v1.Cluster.root_ca:type_name -> swarm.v1.RootCA
 	39,  // 67: swarm.v1.Cluster.gossip_keys:type_name -> swarm.v1.EncryptionKey
 	39,  // 68: swarm.v1.Cluster.unlock_key:type_name -> swarm.v1.EncryptionKey
 	38,  // 69: swarm.v1.RootCA.join_tokens:type_name -> swarm.v1.JoinTokens
-	51,  // 70: swarm.v1.EncryptionKey.since:type_name -> google.protobuf.Timestamp
+	52,  // 70: swarm.v1.EncryptionKey.since:type_name -> google.protobuf.Timestamp
 	6,   // 71: swarm.v1.RaftMember.meta:type_name -> swarm.v1.Meta
-	51,  // 72: swarm.v1.Event.time:type_name -> google.protobuf.Timestamp
-	4,   // 73: swarm.v1.Event.action:type_name -> swarm.v1.Event.Action
-	49,  // 74: swarm.v1.Event.attributes:type_name -> swarm.v1.Event.AttributesEntry
-	42,  // 75: swarm.v1.Event.object:type_name -> swarm.v1.Object
-	7,   // 76: swarm.v1.Object.node:type_name -> swarm.v1.Node
-	8,   // 77: swarm.v1.Object.node_state:type_name -> swarm.v1.NodeState
-	15,  // 78: swarm.v1.Object.service:type_name -> swarm.v1.Service
-	18,  // 79: swarm.v1.Object.revision:type_name -> swarm.v1.Revision
-	19,  // 80: swarm.v1.Object.task:type_name -> swarm.v1.Task
-	22,  // 81: swarm.v1.Object.task_status:type_name -> swarm.v1.TaskStatus
-	26,  // 82: swarm.v1.Object.network:type_name -> swarm.v1.Network
-	27,  // 83: swarm.v1.Object.endpoint:type_name -> swarm.v1.Endpoint
-	29,  // 84: swarm.v1.Object.claim:type_name -> swarm.v1.Claim
-	30,  // 85: swarm.v1.Object.secret:type_name -> swarm.v1.Secret
-	31,  // 86: swarm.v1.Object.config:type_name -> swarm.v1.Config
-	33,  // 87: swarm.v1.Object.volume:type_name -> swarm.v1.Volume
-	34,  // 88: swarm.v1.Object.image:type_name -> swarm.v1.Image
-	35,  // 89: swarm.v1.Object.image_copy:type_name -> swarm.v1.ImageCopy
-	36,  // 90: swarm.v1.Object.cluster:type_name -> swarm.v1.Cluster
-	40,  // 91: swarm.v1.Object.raft_member:type_name -> swarm.v1.RaftMember
-	51,  // 92: swarm.v1.LogRecord.timestamp:type_name -> google.protobuf.Timestamp
-	5,   // 93: swarm.v1.LogRecord.stream:type_name -> swarm.v1.LogRecord.Stream
-	5,   // 94: swarm.v1.LogOptions.streams:type_name -> swarm.v1.LogRecord.Stream
-	51,  // 95: swarm.v1.LogOptions.since:type_name -> google.protobuf.Timestamp
-	51,  // 96: swarm.v1.LogOptions.until:type_name -> google.protobuf.Timestamp
-	45,  // 97: swarm.v1.LogOptions.after:type_name -> swarm.v1.LogPlace
-	5,   // 98: swarm.v1.LogPlace.stream:type_name -> swarm.v1.LogRecord.Stream
-	50,  // 99: swarm.v1.LogDetails.details:type_name -> swarm.v1.LogDetails.DetailsEntry
-	100, // [100:100] is the sub-list for method output_type
-	100, // [100:100] is the sub-list for method input_type
-	100, // [100:100] is the sub-list for extension type_name
-	100, // [100:100] is the sub-list for extension extendee
-	0,   // [0:100] is the sub-list for field type_name
+	6,   // 72: swarm.v1.Credential.meta:type_name -> swarm.v1.Meta
+	52,  // 73: swarm.v1.Credential.until:type_name -> google.protobuf.Timestamp
+	52,  // 74: swarm.v1.Event.time:type_name -> google.protobuf.Timestamp
+	4,   // 75: swarm.v1.Event.action:type_name -> swarm.v1.Event.Action
+	50,  // 76: swarm.v1.Event.attributes:type_name -> swarm.v1.Event.AttributesEntry
+	43,  // 77: swarm.v1.Event.object:type_name -> swarm.v1.Object
+	7,   // 78: swarm.v1.Object.node:type_name -> swarm.v1.Node
+	8,   // 79: swarm.v1.Object.node_state:type_name -> swarm.v1.NodeState
+	15,  // 80: swarm.v1.Object.service:type_name -> swarm.v1.Service
+	18,  // 81: swarm.v1.Object.revision:type_name -> swarm.v1.Revision
+	19,  // 82: swarm.v1.Object.task:type_name -> swarm.v1.Task
+	22,  // 83: swarm.v1.Object.task_status:type_name -> swarm.v1.TaskStatus
+	26,  // 84: swarm.v1.Object.network:type_name -> swarm.v1.Network
+	27,  // 85: swarm.v1.Object.endpoint:type_name -> swarm.v1.Endpoint
+	29,  // 86: swarm.v1.Object.claim:type_name -> swarm.v1.Claim
+	30,  // 87: swarm.v1.Object.secret:type_name -> swarm.v1.Secret
+	31,  // 88: swarm.v1.Object.config:type_name -> swarm.v1.Config
+	33,  // 89: swarm.v1.Object.volume:type_name -> swarm.v1.Volume
+	34,  // 90: swarm.v1.Object.image:type_name -> swarm.v1.Image
+	35,  // 91: swarm.v1.Object.image_copy:type_name -> swarm.v1.ImageCopy
+	36,  // 92: swarm.v1.Object.cluster:type_name -> swarm.v1.Cluster
+	40,  // 93: swarm.v1.Object.raft_member:type_name -> swarm.v1.RaftMember
+	41,  // 94: swarm.v1.Object.credential:type_name -> swarm.v1.Credential
+	52,  // 95: swarm.v1.LogRecord.timestamp:type_name -> google.protobuf.Timestamp
+	5,   // 96: swarm.v1.LogRecord.stream:type_name -> swarm.v1.LogRecord.Stream
+	5,   // 97: swarm.v1.LogOptions.streams:type_name -> swarm.v1.LogRecord.Stream
+	52,  // 98: swarm.v1.LogOptions.since:type_name -> google.protobuf.Timestamp
+	52,  // 99: swarm.v1.LogOptions.until:type_name -> google.protobuf.Timestamp
+	46,  // 100: swarm.v1.LogOptions.after:type_name -> swarm.v1.LogPlace
+	5,   // 101: swarm.v1.LogPlace.stream:type_name -> swarm.v1.LogRecord.Stream
+	51,  // 102: swarm.v1.LogDetails.details:type_name -> swarm.v1.LogDetails.DetailsEntry
+	103, // [103:103] is the sub-list for method output_type
+	103, // [103:103] is the sub-list for method input_type
+	103, // [103:103] is the sub-list for extension type_name
+	103, // [103:103] is the sub-list for extension extendee
+	0,   // [0:103] is the sub-list for field type_name
 }
 
 func init() { file_swarm_v1_object_proto_init() }
@@ -4431,7 +4553,7 @@ func file_swarm_v1_object_proto_init() {
 		return
 	}
 	file_swarm_v1_spec_proto_init()
-	file_swarm_v1_object_proto_msgTypes[36].OneofWrappers = []any{
+	file_swarm_v1_object_proto_msgTypes[37].OneofWrappers = []any{
 		(*Object_Node)(nil),
 		(*Object_NodeState)(nil),
 		(*Object_Service)(nil),
@@ -4448,6 +4570,7 @@ func file_swarm_v1_object_proto_init() {
 		(*Object_ImageCopy)(nil),
 		(*Object_Cluster)(nil),
 		(*Object_RaftMember)(nil),
+		(*Object_Credential)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -4455,7 +4578,7 @@ func file_swarm_v1_object_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swarm_v1_object_proto_rawDesc), len(file_swarm_v1_object_proto_rawDesc)),
 			NumEnums:      6,
-			NumMessages:   45,
+			NumMessages:   46,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -1,0 +1,109 @@
+package control
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/containerd/errdefs"
+
+	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/raftstore"
+)
+
+// minPrefix is the shortest beginning of an id that names a credential: a shorter one could be a
+// typing error.
+const minPrefix = 4
+
+// ListCredentials lists the credentials of users, by name and, of one name, the oldest first.
+func (s *Server) ListCredentials(_ context.Context, req *swarmv1.ListRequest) (*swarmv1.ListCredentialsResponse, error) {
+	out := &swarmv1.ListCredentialsResponse{}
+	for c := range s.store.View().Credentials.All() {
+		if matches(req.GetFilter(), subject{id: c.GetId(), names: []string{c.GetName()}}) {
+			out.Credentials = append(out.Credentials, c)
+		}
+	}
+	sortCredentials(out.Credentials)
+	return out, nil
+}
+
+func sortCredentials(list []*swarmv1.Credential) {
+	slices.SortStableFunc(list, func(a, b *swarmv1.Credential) int {
+		return cmp.Or(cmp.Compare(a.GetName(), b.GetName()), a.GetMeta().GetCreatedAt().AsTime().Compare(b.GetMeta().GetCreatedAt().AsTime()))
+	})
+}
+
+// RemoveCredential revokes a credential by its id or a unique beginning of it, or all of a name.
+// Every manager refuses their holders from the moment that it hears of it, and closes their
+// connections.
+func (s *Server) RemoveCredential(ctx context.Context, req *swarmv1.GetRequest) (*swarmv1.RemoveCredentialResponse, error) {
+	out := &swarmv1.RemoveCredentialResponse{}
+	_, err := s.write(ctx, 0, func(v *raftstore.View) ([]*swarmv1.Change, error) {
+		named, err := findCredentials(v, req.GetId())
+		if err != nil {
+			return nil, err
+		}
+		out.Removed, out.Issued = named, issuedBy(v, named)
+		var changes []*swarmv1.Change
+		for _, c := range named {
+			changes = append(changes, raftstore.Delete(c))
+		}
+		return changes, nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("remove credential: %w", err)
+	}
+	return out, nil
+}
+
+// findCredentials looks credentials up by id, by name, then by the beginning of an id.
+func findCredentials(v *raftstore.View, ref string) ([]*swarmv1.Credential, error) {
+	if ref == "" {
+		return nil, errdefs.ErrInvalidArgument.WithMessage("credential is not named: give its id, the beginning of its id, or its name")
+	}
+	if c, ok := v.Credentials.Get(ref); ok {
+		return []*swarmv1.Credential{c}, nil
+	}
+	var named, begun []*swarmv1.Credential
+	for c := range v.Credentials.All() {
+		if c.GetName() == ref {
+			named = append(named, c)
+		}
+		if len(ref) >= minPrefix && strings.HasPrefix(c.GetId(), ref) {
+			begun = append(begun, c)
+		}
+	}
+	switch {
+	case len(named) > 0:
+		sortCredentials(named)
+		return named, nil
+	case len(begun) == 1:
+		return begun, nil
+	case len(begun) > 1:
+		return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("credential %s is ambiguous: %d ids begin with it: give more of the id", ref, len(begun)))
+	}
+	return nil, errdefs.ErrNotFound.WithMessage(fmt.Sprintf("credential %s not found: list them with `swarm credential ls`", ref))
+}
+
+// issuedBy are the credentials that others had created, directly or through further ones, without
+// those.
+func issuedBy(v *raftstore.View, issuers []*swarmv1.Credential) []*swarmv1.Credential {
+	known := make(map[string]bool)
+	for _, c := range issuers {
+		known[c.GetId()] = true
+	}
+	var out []*swarmv1.Credential
+	for found := true; found; {
+		found = false
+		for c := range v.Credentials.All() {
+			if known[c.GetIssuerId()] && !known[c.GetId()] {
+				known[c.GetId()], found = true, true
+				out = append(out, c)
+			}
+		}
+	}
+	sortCredentials(out)
+	return out
+}

@@ -1,0 +1,175 @@
+package manager_test
+
+import (
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"swarm/internal/pki"
+	"swarm/internal/transport"
+	"swarm/manager"
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+// connections are those of a listener.
+type connections struct {
+	mu      sync.Mutex // guards the rest
+	open    []transport.AuthInfo
+	dropped []string
+}
+
+func (c *connections) drop(named func(transport.AuthInfo) bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.open = slices.DeleteFunc(c.open, func(who transport.AuthInfo) bool {
+		if named(who) {
+			c.dropped = append(c.dropped, who.String())
+			return true
+		}
+		return false
+	})
+}
+
+// credential creates a credential as the holder of another, or at the local socket.
+func (r *rig) credential(by transport.AuthInfo, name string, validity time.Duration) transport.AuthInfo {
+	r.t.Helper()
+	key, err := pki.NewKey()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	csr, err := pki.CreateCSR(key)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	req := &swarmv1.CreateCredentialRequest{Name: name, Csr: csr}
+	if validity > 0 {
+		req.Validity = durationpb.New(validity)
+	}
+	resp, err := swarmv1.NewCAClient(r.dial(by)).CreateCredential(r.t.Context(), req)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	cert, err := pki.ParseCert(resp.GetCertificate())
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return transport.AuthInfo{Peer: pki.Peer{Kind: pki.KindUser, ID: name, NotAfter: cert.NotAfter, Cert: cert}}
+}
+
+var local = transport.AuthInfo{Local: &transport.LocalUser{}}
+
+func (r *rig) credentials() (out []string) {
+	r.t.Helper()
+	list, err := r.admin.ListCredentials(r.t.Context(), &swarmv1.ListRequest{})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	for _, c := range list.GetCredentials() {
+		out = append(out, c.GetName())
+	}
+	return out
+}
+
+func TestManager_RevokesCredentials(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		conns := &connections{}
+		r := newRig(t, func(d *manager.Deps) { d.Drop = conns.drop })
+		jane, ann := r.credential(local, "jane", 0), r.credential(local, "ann", 0)
+		again := r.credential(local, "jane", time.Hour)
+		child := r.credential(jane, "child", 0)
+		conns.open = []transport.AuthInfo{jane, ann, again, child, nodeInfo(self)}
+		client := swarmv1.NewControlClient(r.dial(jane))
+		if _, err := client.ListNodes(t.Context(), &swarmv1.ListRequest{}); err != nil {
+			t.Fatal(err)
+		}
+		if got := r.credentials(); !slices.Equal(got, []string{"ann", "child", "jane", "jane"}) {
+			t.Errorf("credentials %v", got)
+		}
+		out, err := r.admin.RemoveCredential(t.Context(), &swarmv1.GetRequest{Id: "jane"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if len(out.GetRemoved()) != 2 || len(out.GetIssued()) != 1 || out.GetIssued()[0].GetName() != "child" {
+			t.Errorf("removed %v, issued %v; want both of jane, and child", out.GetRemoved(), out.GetIssued())
+		}
+		if !slices.Equal(conns.dropped, []string{"user jane", "user jane"}) {
+			t.Errorf("connections of %v were closed, want jane's two", conns.dropped)
+		}
+		if _, err := client.ListNodes(t.Context(), &swarmv1.ListRequest{}); !errdefs.IsUnauthorized(err) || !strings.Contains(err.Error(), "revoked") {
+			t.Errorf("a call with a revoked credential: got %v, want a refusal", err)
+		}
+		if _, err := swarmv1.NewControlClient(r.dial(child)).ListNodes(t.Context(), &swarmv1.ListRequest{}); err != nil {
+			t.Errorf("a call with the credential that is left: %v", err)
+		}
+	})
+}
+
+func TestManager_FindsCredentials(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		id := r.credential(local, "jane", 0).Credential()
+		named := r.credential(local, id[:6], 0).Credential() // a name that looks like the beginning of an id
+		for ref, class := range map[string]func(error) bool{"": errdefs.IsInvalidArgument, id[:3]: errdefs.IsNotFound, "nobody": errdefs.IsNotFound} {
+			if _, err := r.admin.RemoveCredential(t.Context(), &swarmv1.GetRequest{Id: ref}); !class(err) {
+				t.Errorf("remove %q: got %v, want a refusal", ref, err)
+			}
+		}
+		for _, c := range []struct{ ref, want string }{{id[:6], named}, {id[:5], id}} {
+			out, err := r.admin.RemoveCredential(t.Context(), &swarmv1.GetRequest{Id: c.ref})
+			if err != nil || len(out.GetRemoved()) != 1 || out.GetRemoved()[0].GetId() != c.want {
+				t.Errorf("remove %s: got %v, %v, want %s", c.ref, out.GetRemoved(), err, c.want)
+			}
+		}
+	})
+}
+
+// The row of a credential that has ended goes; the one of another stays.
+func TestManager_ForgetsCredentialsThatEnded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		r.credential(local, "short", time.Minute)
+		r.credential(local, "long", 24*time.Hour)
+		time.Sleep(30 * time.Minute)
+		synctest.Wait()
+		if got := r.credentials(); !slices.Equal(got, []string{"long", "short"}) {
+			t.Errorf("credentials %v after half an hour", got)
+		}
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if got := r.credentials(); !slices.Equal(got, []string{"long"}) {
+			t.Errorf("credentials %v after an hour and a half, want long alone", got)
+		}
+	})
+}
+
+// A watcher hears of credentials as of everything else.
+func TestManager_TellsOfCredentials(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		w, err := r.admin.Watch(t.Context(), &swarmv1.WatchRequest{Types: []string{"credential"}, Filter: &swarmv1.Filter{Names: []string{"jane"}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Header(); err != nil {
+			t.Fatal(err)
+		}
+		r.credential(local, "ann", 0)
+		id := r.credential(local, "jane", 0).Credential()
+		if _, err := r.admin.RemoveCredential(t.Context(), &swarmv1.GetRequest{Id: "jane"}); err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range []swarmv1.Event_Action{swarmv1.Event_CREATE, swarmv1.Event_REMOVE} {
+			e, err := w.Recv()
+			if err != nil || e.GetAction() != want || e.GetId() != id || e.GetAttributes()["name"] != "jane" || e.GetAttributes()["issuer"] != "local uid 0" {
+				t.Errorf("got %v, %v, want %s of %s", e, err, want, id)
+			}
+		}
+	})
+}
