@@ -11,7 +11,6 @@ import (
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/types/known/durationpb"
 
-	"swarm/internal/pki"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -127,6 +126,7 @@ func (a *app) runInit(ctx context.Context, o initOptions) error {
 		printf(a.Out, "Swarm initialized: current node (%s) is now a manager.\n\n", r.NodeId)
 		printf(a.Out, "To add a worker to this swarm, run the following command:\n\n    swarm join --token %s %s\n\n", r.WorkerToken, r.Addr)
 		fmt.Fprintln(a.Out, "To add a manager to this swarm, run 'swarm join-token manager' and follow the instructions.")
+		fmt.Fprintln(a.Out, tokenFileHint)
 		a.warnProfiles(ctx, c)
 		return nil
 	})
@@ -143,8 +143,11 @@ func (a *app) warnProfiles(ctx context.Context, c client) {
 	}
 }
 
+// tokenFileHint is for hosts with users that are not to have the token.
+const tokenFileHint = "On a host with other users, put the token into a file and use --token-file: they can read command lines."
+
 type joinOptions struct {
-	token                       string
+	token, tokenFile            string
 	remotes                     []string
 	advertise, listen, dataPath string
 	availability                choice
@@ -165,18 +168,14 @@ func (a *app) newJoin() *cobra.Command {
 	c.Flags().Var(&o.availability, "availability", `Availability of the node ("active", "pause", "drain")`)
 	noSystemdFlag(c, &o.noSystemd)
 	c.Flags().BoolVar(&o.skipCheck, "skip-network-check", false, "Join without trying the ports to and from the manager")
-	c.Flags().StringVar(&o.token, "token", "", "Token for entry into the swarm")
+	c.Flags().StringVar(&o.token, "token", "", `Token for entry into the swarm ("-": read it from standard input)`)
+	c.Flags().StringVar(&o.tokenFile, "token-file", "", `File with the token, which other users of this host cannot read, unlike a command line ("-": standard input)`)
 	completeChoices(c, "availability", availabilities)
 	return c
 }
 
-func (o joinOptions) request() (*swarmv1.JoinClusterRequest, error) {
-	if o.token == "" {
-		return nil, invalid("a join token is missing: print one with `swarm join-token worker` or `swarm join-token manager` on a manager, and give it with --token")
-	}
-	if _, err := pki.ParseToken(o.token); err != nil {
-		return nil, err
-	}
+// request checks the options and words them for the daemon.
+func (o joinOptions) request(token string) (*swarmv1.JoinClusterRequest, error) {
 	if err := checkAddresses(o.advertise, o.listen, o.dataPath); err != nil {
 		return nil, err
 	}
@@ -189,13 +188,17 @@ func (o joinOptions) request() (*swarmv1.JoinClusterRequest, error) {
 		remotes = append(remotes, addr)
 	}
 	return &swarmv1.JoinClusterRequest{
-		Token: strings.TrimSpace(o.token), RemoteAddrs: remotes, AdvertiseAddr: o.advertise, ListenAddr: o.listen,
+		Token: token, RemoteAddrs: remotes, AdvertiseAddr: o.advertise, ListenAddr: o.listen,
 		DataPathAddr: o.dataPath, Availability: availability(o.availability.value), SkipNetworkCheck: o.skipCheck,
 	}, nil
 }
 
 func (a *app) runJoin(ctx context.Context, o joinOptions) error {
-	req, err := o.request()
+	token, err := a.readToken(o.token, o.tokenFile)
+	if err != nil {
+		return err
+	}
+	req, err := o.request(token)
 	if err != nil {
 		return err
 	}
@@ -320,6 +323,7 @@ func (a *app) runJoinToken(ctx context.Context, o joinTokenOptions) error {
 			printf(a.Out, "Successfully rotated %s join token.\n\n", o.role)
 		}
 		printf(a.Out, "To add a %s to this swarm, run the following command:\n\n    swarm join --token %s %s\n\n", o.role, token, addr)
+		fmt.Fprintln(a.Out, tokenFileHint)
 		return nil
 	})
 }

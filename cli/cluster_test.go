@@ -109,13 +109,15 @@ func tokenServer() *fakeServer {
 	}
 }
 
+const tokenHint = "On a host with other users, put the token into a file and use --token-file: they can read command lines.\n"
+
 func TestJoinToken(t *testing.T) {
 	for _, tc := range []struct{ args, want string }{
 		{"-q worker", "SWMTKN-w\n"},
 		{"-q manager", "SWMTKN-m\n"},
 		{"--rotate -q worker", "SWMTKN-rotated\n"},
-		{"manager", "To add a manager to this swarm, run the following command:\n\n    swarm join --token SWMTKN-m 10.0.0.1:2377\n\n"},
-		{"--rotate worker", "Successfully rotated worker join token.\n\nTo add a worker to this swarm, run the following command:\n\n    swarm join --token SWMTKN-rotated 10.0.0.1:2377\n\n"},
+		{"manager", "To add a manager to this swarm, run the following command:\n\n    swarm join --token SWMTKN-m 10.0.0.1:2377\n\n" + tokenHint},
+		{"--rotate worker", "Successfully rotated worker join token.\n\nTo add a worker to this swarm, run the following command:\n\n    swarm join --token SWMTKN-rotated 10.0.0.1:2377\n\n" + tokenHint},
 	} {
 		got := run{server: tokenServer()}.run(t, append([]string{"join-token"}, strings.Fields(tc.args)...)...)
 		if got.code != 0 || got.out != tc.want {
