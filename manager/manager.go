@@ -111,8 +111,11 @@ func (m *Manager) Register(r grpc.ServiceRegistrar) {
 // Sessions counts the workers that are connected to this manager.
 func (m *Manager) Sessions() int { return m.dispatch.Sessions() }
 
-// Admits refuses a token that no host may join with.
-func (m *Manager) Admits(ctx context.Context, token string) error { return m.ca.Admits(ctx, token) }
+// Admits refuses a caller that has not proved that it knows a join token.
+func (m *Manager) Admits(ctx context.Context) error { return m.ca.Admits(ctx) }
+
+// WrongTokens counts the calls that were refused because they proved no current join token.
+func (m *Manager) WrongTokens() uint64 { return m.ca.WrongTokens() }
 
 // Authorise judges any call on this node, by the replicated state.
 func (m *Manager) Authorise(ctx context.Context, fullMethod string) error {

@@ -64,7 +64,7 @@ func advertise(given string, defaultPort uint16, addrs hostAddrs) (addr string, 
 		if ip.IsUnspecified() {
 			return "", 0, invalid("advertise address %s: others cannot reach an unspecified address: give one of this host's", given)
 		}
-		return ip.String(), port, nil
+		return ip.Unmap().String(), port, nil
 	}
 	all, err := addrs()
 	if err != nil {

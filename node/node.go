@@ -143,8 +143,9 @@ type Deps struct {
 	NewGossip  func(Base) (Gossip, error)
 	NewWorker  func(Base, Gossip, WorkerHooks) (Worker, error)
 	NewManager func(b Base, g Gossip, rows []*swarmv1.Change) (Manager, error)
-	// CheckWays tries the ways between this host and a manager, and refuses when one is blocked. Optional.
-	CheckWays func(ctx context.Context, conn grpc.ClientConnInterface, token string, m Membership) error
+	// CheckWays tries the ways between this host and the manager at the other end of a connection
+	// that proves the join token, and refuses when one is blocked. Optional.
+	CheckWays func(ctx context.Context, conn grpc.ClientConnInterface, m Membership) error
 	// Clean removes every container and network of the former member from this host.
 	Clean    func(ctx context.Context) error
 	Describe func() *swarmv1.NodeDescription

@@ -120,7 +120,10 @@ func TestNode_JoinThatFailsLeavesNothing(t *testing.T) {
 		{"another cluster's token", other.token.String(), host.addr(), nil, func(err error) bool { return err != nil }, "names the root"},
 		{"wrong secret", wrongSecret, host.addr(), nil, errdefs.IsPermissionDenied, "not valid"},
 		{"port taken", good, taken.Addr().String(), nil, func(err error) bool { return err != nil }, "--listen-addr"},
-		{"refused", good, host.addr(), func() { manager.cluster.refuse = errdefs.ErrFailedPrecondition.WithMessage("cloned") }, errdefs.IsFailedPrecondition, "cloned"},
+		{"a server that does not know the token", good, host.addr(), func() { manager.cluster.forged = true }, errdefs.IsUnauthorized, "does not know the join token"},
+		{"refused", good, host.addr(), func() {
+			manager.cluster.forged, manager.cluster.refuse = false, errdefs.ErrFailedPrecondition.WithMessage("cloned")
+		}, errdefs.IsFailedPrecondition, "cloned"},
 		{"no worker", good, host.addr(), func() { manager.cluster.refuse, host.noWorker = nil, errors.New("no containerd") }, func(err error) bool { return err != nil }, "no containerd"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -183,7 +183,7 @@ func (n *Node) admitted(ctx context.Context, req *swarmv1.JoinClusterRequest, to
 		return nil, err
 	}
 	answer, err := n.ask(ctx, req, token, state, &swarmv1.JoinRequest{
-		Token: req.Token, Csr: csr, MachineId: n.cfg.MachineID, Hostname: n.cfg.Hostname, Addr: state.Addr,
+		Csr: csr, MachineId: n.cfg.MachineID, Hostname: n.cfg.Hostname, Addr: state.Addr,
 		Port: uint32(state.Port), DataPathAddr: state.DataPathAddr, Availability: req.Availability, Build: n.cfg.Version.GetBuild(),
 	})
 	if err != nil {
@@ -244,21 +244,22 @@ func (n *Node) askAt(ctx context.Context, addr string, how *swarmv1.JoinClusterR
 	defer dialer.Close()
 	conn := dialer.DialAddr(addr)
 	defer conn.Close()
+	proving := transport.Proving(conn, token)
 	if !how.SkipNetworkCheck {
-		if err := n.checkWays(ctx, conn, how.Token, state); err != nil {
+		if err := n.checkWays(ctx, proving, state); err != nil {
 			return nil, err
 		}
 	}
-	return swarmv1.NewCAClient(conn).Join(ctx, req)
+	return swarmv1.NewCAClient(proving).Join(ctx, req)
 }
 
 // checkWays refuses a host that could be a member only in part. A manager that cannot try the ways is no reason: whatever
 // ails it, the join itself says.
-func (n *Node) checkWays(ctx context.Context, conn grpc.ClientConnInterface, token string, state Membership) error {
+func (n *Node) checkWays(ctx context.Context, conn grpc.ClientConnInterface, state Membership) error {
 	if n.deps.CheckWays == nil {
 		return nil
 	}
-	err := n.deps.CheckWays(ctx, conn, token, state)
+	err := n.deps.CheckWays(ctx, conn, state)
 	if errdefs.IsUnavailable(err) || errdefs.IsNotImplemented(err) || errdefs.IsDeadlineExceeded(err) {
 		n.deps.Log.Warn("the ways to the cluster could not be tried", "err", err)
 		return nil

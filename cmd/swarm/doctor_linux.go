@@ -168,9 +168,9 @@ func dataPath(m node.Membership) netip.AddrPort {
 	return netip.AddrPortFrom(addr, cmp.Or(m.DataPathPort, probe.DefaultDataPort))
 }
 
-// admit is what a host that joins is told of this manager, if its token is right.
-func (m *managerMember) admit(ctx context.Context, token string) (probe.Gate, error) {
-	if err := m.Admits(ctx, token); err != nil {
+// admit is what a host that joins is told of this manager, if it has proved a join token.
+func (m *managerMember) admit(ctx context.Context) (probe.Gate, error) {
+	if err := m.Admits(ctx); err != nil {
 		return probe.Gate{}, err
 	}
 	own := m.base.Membership
@@ -185,7 +185,7 @@ func (m *managerMember) Register(r grpc.ServiceRegistrar) {
 }
 
 // checkWays has the ways between this host and a manager tried, and refuses when one is blocked.
-func checkWays(ctx context.Context, conn grpc.ClientConnInterface, token string, m node.Membership) error {
+func checkWays(ctx context.Context, conn grpc.ClientConnInterface, m node.Membership) error {
 	addr, err := netip.ParseAddr(m.Addr)
 	if err != nil {
 		return err
@@ -195,7 +195,7 @@ func checkWays(ctx context.Context, conn grpc.ClientConnInterface, token string,
 		bind = netip.IPv6Unspecified()
 	}
 	met, err := probe.Join(ctx, swarmv1.NewAdmissionClient(conn), probe.Joiner{
-		Token: token, Addr: addr, Port: m.Port, DataAddr: dataPath(m).Addr(), Bind: bind,
+		Addr: addr, Port: m.Port, DataAddr: dataPath(m).Addr(), Bind: bind,
 	})
 	if err != nil {
 		return err

@@ -15,7 +15,7 @@ type families struct {
 	dnsQueries, dnsAnswers, dnsFailures, dnsContainers, taskDNS         *metrics.Family
 
 	leads, hasLeader, term, last, committed, applied, voters, commitTime *metrics.Family
-	sessions, nodes, tasks, services                                     *metrics.Family
+	sessions, badTokens, nodes, tasks, services                          *metrics.Family
 }
 
 // trafficFamilies is one direction.
@@ -74,6 +74,7 @@ func newFamilies() *families {
 		voters:     family(g, "swarm_raft_voters", "Managers that vote."),
 		commitTime: family(h, "swarm_raft_commit_duration_seconds", "From the proposal of an entry by this leader to its being applied here."),
 		sessions:   family(g, "swarm_manager_sessions", "Workers connected to this manager."),
+		badTokens:  family(c, "swarm_manager_wrong_join_tokens_total", "Calls to join, or to have the ways tried before, that this manager refused because they proved no current join token."),
 		nodes:      family(g, "swarm_cluster_nodes", "Nodes of the cluster; on the leader.", "state"),
 		tasks:      family(g, "swarm_cluster_tasks", "Tasks of the cluster; on the leader.", "state"),
 		services:   family(g, "swarm_cluster_services", "Services of the cluster; on the leader."),

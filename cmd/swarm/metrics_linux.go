@@ -200,6 +200,7 @@ func (m *managerMember) metrics(f *families) metrics.Source {
 		emit(f.applied, float64(s.Applied))
 		emit(f.voters, float64(s.Voters))
 		emit(f.sessions, float64(m.Sessions()))
+		emit(f.badTokens, float64(m.WrongTokens()))
 		if !s.Leads {
 			return nil
 		}

@@ -215,10 +215,10 @@ func TestToken(t *testing.T) {
 	root := newRoot(t, "c1")
 	token := NewToken(root.Cert)
 	got, err := ParseToken(" " + token.String() + "\n")
-	if err != nil || !got.Equal(token) {
+	if err != nil || got != token {
 		t.Fatalf("ParseToken(%q) = %v, %v", token, got, err)
 	}
-	if token.Equal(NewToken(root.Cert)) {
+	if token == NewToken(root.Cert) {
 		t.Error("two tokens are equal")
 	}
 	if _, err := token.CheckRoots(bundleOf(t, root.Cert), "10.0.0.9:2377"); err != nil {
@@ -333,6 +333,38 @@ func TestRoot_PEMRoundTrip(t *testing.T) {
 	}
 	if _, err := ParseRoot(a.CertPEM(), b.KeyPEM()); !errdefs.IsInvalidArgument(err) {
 		t.Errorf("key of another root: got %v", err)
+	}
+}
+
+// A proof is of one token, one side and one connection.
+func TestToken_Proof(t *testing.T) {
+	root, err := CreateRoot("c1", time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	token, here, there := NewToken(root.Cert), []byte("here"), []byte("there")
+	proof := token.Proof(SideJoiner, here)
+	for name, c := range map[string]struct {
+		token   Token
+		proof   []byte
+		side    Side
+		binding []byte
+		want    bool
+	}{
+		"the same":             {token, proof, SideJoiner, here, true},
+		"another token":        {NewToken(root.Cert), proof, SideJoiner, here, false},
+		"the other side":       {token, proof, SideManager, here, false},
+		"another connection":   {token, proof, SideJoiner, there, false},
+		"no connection":        {token, token.Proof(SideJoiner, nil), SideJoiner, nil, false},
+		"no proof":             {token, nil, SideJoiner, here, false},
+		"the beginning of one": {token, proof[:16], SideJoiner, here, false},
+	} {
+		if got := c.token.Proves(c.proof, c.side, c.binding); got != c.want {
+			t.Errorf("%s: proves %t, want %t", name, got, c.want)
+		}
+	}
+	if strings.Contains(string(proof), token.Secret) {
+		t.Error("the proof has the secret in it")
 	}
 }
 

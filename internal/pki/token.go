@@ -1,7 +1,8 @@
 package pki
 
 import (
-	"crypto/subtle"
+	"crypto/hmac"
+	"crypto/sha256"
 	"crypto/x509"
 	"fmt"
 	"strings"
@@ -20,8 +21,9 @@ const (
 	tokenHelp = "print one with `swarm join-token worker` or `swarm join-token manager` on a manager"
 )
 
-// Token is a join token: the digest of the root that the joiner pins before it says anything, and a secret that lets it
-// in with the role the secret belongs to. Its text has the shape of Docker's.
+// Token is a join token: the digest of the root that the joiner pins before it says anything, and a
+// secret that lets it in with the role the secret belongs to. The secret never leaves the two hosts
+// that know it: each proves to the other that it knows it. Its text has the shape of Docker's.
 type Token struct {
 	Digest string
 	Secret string
@@ -37,11 +39,33 @@ func (t Token) String() string {
 	return strings.Join([]string{tokenPrefix, tokenVersion, t.Digest, t.Secret}, "-")
 }
 
-// Equal compares two tokens in a time that tells nothing of where they differ.
-func (t Token) Equal(other Token) bool {
-	digest := subtle.ConstantTimeCompare([]byte(t.Digest), []byte(other.Digest))
-	secret := subtle.ConstantTimeCompare([]byte(t.Secret), []byte(other.Secret))
-	return digest&secret == 1
+// Side is one end of a connection on which both ends prove that they know a token.
+type Side string
+
+// The sides. Their proofs differ, so that neither end can answer with what it was sent.
+const (
+	// SideJoiner is the host that wants to join.
+	SideJoiner Side = "joiner"
+	// SideManager is the manager that it asks.
+	SideManager Side = "manager"
+)
+
+// Proof is what a side sends to show that it knows the token: an HMAC-SHA256 over the binding of
+// the connection, which both ends derive from their handshake. It tells the receiver nothing of the
+// secret, and is of no use on any other connection: a server between the two ends has a connection,
+// and so a binding, with each of them.
+func (t Token) Proof(side Side, binding []byte) []byte {
+	mac := hmac.New(sha256.New, []byte(t.Secret))
+	// Sizes are fixed but for the side, whose words are no prefixes of each other.
+	mac.Write([]byte("swarm join proof 1 " + string(side) + " " + t.Digest + " "))
+	mac.Write(binding)
+	return mac.Sum(nil)
+}
+
+// Proves reports whether proof is what the side sends for this token and binding, in a time that
+// tells nothing of where they differ. Nothing is proved without a binding.
+func (t Token) Proves(proof []byte, side Side, binding []byte) bool {
+	return len(binding) > 0 && hmac.Equal(proof, t.Proof(side, binding))
 }
 
 // CheckRoots finds the root that the token pins, and says so when the token is of another cluster. where names who

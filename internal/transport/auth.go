@@ -25,6 +25,10 @@ type AuthInfo struct {
 	// Local is set when the peer came through the local socket, whose file mode is its authorisation. There is no
 	// certificate then.
 	Local *LocalUser
+	// Binding is the same 32 bytes at both ends of a connection, and different on every other one
+	// (RFC 9266 with a label of ours). Proofs of a join token are made over it. It is empty for a
+	// local peer.
+	Binding []byte
 	// Running is set when something is judged again that the peer was allowed to begin: then a key
 	// counts that was current at the time. Otherwise the renewal of a certificate would cut the
 	// streams of its node.
@@ -141,10 +145,22 @@ func (c *peerConn) Close() error {
 	return c.Conn.Close()
 }
 
+// bindingLabel and bindingSize are those of AuthInfo.Binding.
+const (
+	bindingLabel = "EXPORTER-swarm-binding"
+	bindingSize  = 32
+)
+
 func secured(c *tls.Conn, p pki.Peer) *peerConn {
+	cs := c.ConnectionState()
+	binding, err := cs.ExportKeyingMaterial(bindingLabel, nil, bindingSize)
+	if err != nil {
+		panic("transport: no keying material of a TLS 1.3 connection: " + err.Error()) // only renegotiation, which 1.3 has not
+	}
 	out := &peerConn{Conn: c, info: AuthInfo{
 		CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity},
 		Peer:           p,
+		Binding:        binding,
 	}}
 	out.info.conn = out
 	return out

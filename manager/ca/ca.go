@@ -1,17 +1,21 @@
-// Package ca is the certificate authority of a cluster: it lets hosts in by join token, signs and renews certificates of
-// nodes, and issues credentials of users. The root, its key and the tokens are the Cluster row; the package keeps no
-// state of its own, so every manager serves it. It creates Node rows and their NodeState, and nobody else does. It
-// refuses to decide who may call it, which is the authorisation table's, and it dials nobody. No goroutines.
+// Package ca is the certificate authority of a cluster: it lets hosts in by join token, signs and
+// renews certificates of nodes, and issues credentials of users. The root, its key and the tokens
+// are the Cluster row; the package keeps no state of its own but who tried wrong tokens, so every
+// manager serves it. It creates Node rows, their NodeState, and Credential rows, and nobody else
+// does. It refuses to decide who may call it, which is the authorisation table's, and it dials
+// nobody. No goroutines.
 package ca
 
 import (
 	"crypto/x509"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/errdefs"
 
+	"swarm/internal/logsample"
 	"swarm/internal/pki"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
@@ -28,10 +32,20 @@ type Server struct {
 	swarmv1.UnimplementedCAServer
 	log   *slog.Logger
 	store *raftstore.Store
+	// fresh serves those whose join token this replica does not know, guesses limits them, and
+	// refusals logs them.
+	fresh    *raftstore.Refresher
+	guesses  guesses
+	refusals *logsample.Sampler
+	wrong    atomic.Uint64
 }
 
 // New makes a Server.
-func New(deps Deps) *Server { return &Server{log: deps.Log, store: deps.Store} }
+func New(deps Deps) *Server {
+	return &Server{
+		log: deps.Log, store: deps.Store, fresh: raftstore.NewRefresher(deps.Store), refusals: logsample.New(deps.Log),
+	}
+}
 
 // cluster is the Cluster row of the local replica.
 func (s *Server) cluster() (*raftstore.View, *swarmv1.Cluster, error) {

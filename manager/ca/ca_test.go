@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"swarm/internal/pki"
+	"swarm/internal/transport"
 	"swarm/manager/ca"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
@@ -27,8 +28,13 @@ type rig struct {
 
 func newRig(t *testing.T) *rig {
 	t.Helper()
+	return newRigAt(t, "10.0.0.1")
+}
+
+func newRigAt(t *testing.T, addr string) *rig {
+	t.Helper()
 	found, err := ca.NewCluster(ca.Founder{
-		CSR: csr(t), MachineID: "machine-0", Hostname: "host-0", Addr: "10.0.0.1", Port: 2377,
+		CSR: csr(t), MachineID: "machine-0", Hostname: "host-0", Addr: addr, Port: 2377,
 		Spec: &swarmv1.ClusterSpec{Network: &swarmv1.NetworkDefaults{GossipPort: 7946}},
 	}, time.Now())
 	if err != nil {
@@ -60,8 +66,31 @@ func (r *rig) tokens() *swarmv1.JoinTokens {
 
 func (r *rig) request() *swarmv1.JoinRequest {
 	return &swarmv1.JoinRequest{
-		Token: r.tokens().GetWorker(), Csr: csr(r.t), MachineId: "machine-1", Hostname: "host-1", Addr: "10.0.0.2", Port: 2377,
+		Csr: csr(r.t), MachineId: "machine-1", Hostname: "host-1", Addr: "10.0.0.2", Port: 2377,
 	}
+}
+
+// joinAs joins as a host that knows the token of a role.
+func (r *rig) joinAs(role swarmv1.NodeSpec_Role, req *swarmv1.JoinRequest) (*swarmv1.JoinResponse, error) {
+	token := r.tokens().GetWorker()
+	if role == swarmv1.NodeSpec_MANAGER {
+		token = r.tokens().GetManager()
+	}
+	return r.joinWith(token, req)
+}
+
+func (r *rig) joinWith(text string, req *swarmv1.JoinRequest) (*swarmv1.JoinResponse, error) {
+	r.t.Helper()
+	token, err := pki.ParseToken(text)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return r.server.Join(transport.WithProof(r.t.Context(), token), req)
+}
+
+func (r *rig) joinWorker(req *swarmv1.JoinRequest) (*swarmv1.JoinResponse, error) {
+	r.t.Helper()
+	return r.joinAs(swarmv1.NodeSpec_WORKER, req)
 }
 
 func (r *rig) setState(id string, state swarmv1.NodeState_State) {
@@ -80,9 +109,9 @@ func TestJoin_MakesANode(t *testing.T) {
 		for _, role := range []swarmv1.NodeSpec_Role{swarmv1.NodeSpec_WORKER, swarmv1.NodeSpec_MANAGER} {
 			req := r.request()
 			if role == swarmv1.NodeSpec_MANAGER {
-				req.Token, req.MachineId, req.Hostname, req.Addr = r.tokens().GetManager(), "machine-2", "host-2", "10.0.0.3"
+				req.MachineId, req.Hostname, req.Addr = "machine-2", "host-2", "10.0.0.3"
 			}
-			resp, err := r.server.Join(t.Context(), req)
+			resp, err := r.joinAs(role, req)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -120,15 +149,6 @@ func TestJoin_Refuses(t *testing.T) {
 		class func(error) bool
 		says  string
 	}{
-		{"no token", func(_ *rig, q *swarmv1.JoinRequest) { q.Token = "" }, errdefs.IsInvalidArgument, "swarm join-token worker"},
-		{"rotated token", func(r *rig, _ *swarmv1.JoinRequest) { r.rotate(true, false) }, errdefs.IsUnauthorized, "join token was rotated"},
-		{"token of another cluster", func(r *rig, q *swarmv1.JoinRequest) {
-			other, err := pki.CreateRoot("other", time.Now())
-			if err != nil {
-				r.t.Fatal(err)
-			}
-			q.Token = pki.NewToken(other.Cert).String()
-		}, errdefs.IsUnauthorized, "does not belong to the cluster"},
 		{"this host twice", func(r *rig, q *swarmv1.JoinRequest) {
 			r.setState(r.found.Node.GetId(), swarmv1.NodeState_READY)
 			q.MachineId, q.Hostname = "machine-0", "host-0"
@@ -136,9 +156,28 @@ func TestJoin_Refuses(t *testing.T) {
 		{"a cloned machine id", func(_ *rig, q *swarmv1.JoinRequest) { q.MachineId = "machine-0" }, errdefs.IsAlreadyExists, "cloned disk"},
 		{"an address in use", func(_ *rig, q *swarmv1.JoinRequest) { q.Addr = "10.0.0.1" }, errdefs.IsAlreadyExists, "--advertise-addr"},
 		{"no address", func(_ *rig, q *swarmv1.JoinRequest) { q.Addr = "host-1" }, errdefs.IsInvalidArgument, "not an IP address"},
-		{"an address for nobody", func(_ *rig, q *swarmv1.JoinRequest) { q.Addr = "0.0.0.0" }, errdefs.IsInvalidArgument, "cannot reach"},
+		{"an address for nobody", func(_ *rig, q *swarmv1.JoinRequest) { q.Addr = "0.0.0.0" }, errdefs.IsInvalidArgument, "one host"},
 		{"no port", func(_ *rig, q *swarmv1.JoinRequest) { q.Port = 0 }, errdefs.IsInvalidArgument, "port 0"},
 		{"no machine id", func(_ *rig, q *swarmv1.JoinRequest) { q.MachineId = "" }, errdefs.IsInvalidArgument, "machine id"},
+		{"a machine id of two lines", func(_ *rig, q *swarmv1.JoinRequest) { q.MachineId = "a\nb" }, errdefs.IsInvalidArgument, "machine id"},
+		{"no hostname", func(_ *rig, q *swarmv1.JoinRequest) { q.Hostname = "" }, errdefs.IsInvalidArgument, "hostname"},
+		{"a hostname that forges a row", func(_ *rig, q *swarmv1.JoinRequest) { q.Hostname = "good\nforged" }, errdefs.IsInvalidArgument, "hostname"},
+		{"a hostname that clears the terminal", func(_ *rig, q *swarmv1.JoinRequest) { q.Hostname = "\x1b[2J" }, errdefs.IsInvalidArgument, "hostname"},
+		{"a huge hostname", func(_ *rig, q *swarmv1.JoinRequest) { q.Hostname = strings.Repeat("x", 1<<20) }, errdefs.IsInvalidArgument, "hostname"},
+		{"a port beyond the last", func(_ *rig, q *swarmv1.JoinRequest) { q.Port = 65536 }, errdefs.IsInvalidArgument, "port 65536"},
+		{"a loopback address", func(_ *rig, q *swarmv1.JoinRequest) { q.Addr = "127.0.0.1" }, errdefs.IsInvalidArgument, "loopback"},
+		{"a link-local address", func(_ *rig, q *swarmv1.JoinRequest) { q.Addr = "169.254.1.1" }, errdefs.IsInvalidArgument, "link-local"},
+		{"a link-local IPv6 address", func(_ *rig, q *swarmv1.JoinRequest) { q.Addr = "fe80::1" }, errdefs.IsInvalidArgument, "link-local"},
+		{"an address with a zone", func(_ *rig, q *swarmv1.JoinRequest) { q.Addr = "fe80::1%eth0" }, errdefs.IsInvalidArgument, "not an IP address"},
+		{"a multicast address", func(_ *rig, q *swarmv1.JoinRequest) { q.Addr = "224.0.0.1" }, errdefs.IsInvalidArgument, "one host"},
+		{"a broadcast address", func(_ *rig, q *swarmv1.JoinRequest) { q.Addr = "255.255.255.255" }, errdefs.IsInvalidArgument, "one host"},
+		{"the first node's address in disguise", func(_ *rig, q *swarmv1.JoinRequest) { q.Addr = "::ffff:10.0.0.1" }, errdefs.IsInvalidArgument, "must be written as 10.0.0.1"},
+		{"an IPv6 address at length", func(_ *rig, q *swarmv1.JoinRequest) { q.Addr = "fd00:0::1" }, errdefs.IsInvalidArgument, "must be written as fd00::1"},
+		{"a data path on loopback", func(_ *rig, q *swarmv1.JoinRequest) { q.DataPathAddr = "::1" }, errdefs.IsInvalidArgument, "--data-path-addr"},
+		{"an availability of its own", func(_ *rig, q *swarmv1.JoinRequest) { q.Availability = 77 }, errdefs.IsInvalidArgument, "availability 77"},
+		{"a build of two lines", func(_ *rig, q *swarmv1.JoinRequest) { q.Build = "v1\nv2" }, errdefs.IsInvalidArgument, "build"},
+		{"a long build", func(_ *rig, q *swarmv1.JoinRequest) { q.Build = strings.Repeat("v", 200) }, errdefs.IsInvalidArgument, "build"},
+		{"a huge certificate request", func(_ *rig, q *swarmv1.JoinRequest) { q.Csr = make([]byte, 8<<10) }, errdefs.IsInvalidArgument, "certificate request"},
 		{"a key of another kind", func(_ *rig, q *swarmv1.JoinRequest) { q.Csr = []byte("no") }, errdefs.IsInvalidArgument, "certificate request"},
 	}
 	for _, tt := range tests {
@@ -148,7 +187,7 @@ func TestJoin_Refuses(t *testing.T) {
 				req := r.request()
 				tt.edit(r, req)
 				nodes := r.store.View().Nodes.Len()
-				_, err := r.server.Join(t.Context(), req)
+				_, err := r.joinWorker(req)
 				if err == nil || !tt.class(err) || !strings.Contains(err.Error(), tt.says) || strings.Contains(err.Error(), "\n") {
 					t.Errorf("got %v, want a line that says %q", err, tt.says)
 				}
@@ -179,7 +218,7 @@ func TestRotateTokens_ReplacesOnlyWhatIsAskedFor(t *testing.T) {
 		if r.tokens().GetWorker() == before.GetWorker() || r.tokens().GetManager() != before.GetManager() {
 			t.Error("rotating the worker token must change it, and no other")
 		}
-		if _, err := r.server.Join(t.Context(), r.request()); err != nil {
+		if _, err := r.joinWorker(r.request()); err != nil {
 			t.Errorf("join with the new token: %v", err)
 		}
 	})
@@ -188,16 +227,16 @@ func TestRotateTokens_ReplacesOnlyWhatIsAskedFor(t *testing.T) {
 func TestJoin_AHostWhoseNodeIsDownJoinsAnew(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
-		first, err := r.server.Join(t.Context(), r.request())
+		first, err := r.joinWorker(r.request())
 		if err != nil {
 			t.Fatal(err)
 		}
 		r.report(first.GetNodeId())
-		if _, err := r.server.Join(t.Context(), r.request()); !errdefs.IsAlreadyExists(err) {
+		if _, err := r.joinWorker(r.request()); !errdefs.IsAlreadyExists(err) {
 			t.Errorf("second join of a node that is not down: got %v, want a refusal", err)
 		}
 		r.setState(first.GetNodeId(), swarmv1.NodeState_DOWN)
-		second, err := r.server.Join(t.Context(), r.request())
+		second, err := r.joinWorker(r.request())
 		if err != nil || second.GetNodeId() == first.GetNodeId() {
 			t.Errorf("join of a host whose node is down: %v, %v; want a new id", second.GetNodeId(), err)
 		}
@@ -220,14 +259,14 @@ func TestJoin_AgainAfterAFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
 		for _, down := range []bool{false, true} {
-			first, err := r.server.Join(t.Context(), r.request())
+			first, err := r.joinWorker(r.request())
 			if err != nil {
 				t.Fatal(err)
 			}
 			if down {
 				r.setState(first.GetNodeId(), swarmv1.NodeState_DOWN)
 			}
-			second, err := r.server.Join(t.Context(), r.request())
+			second, err := r.joinWorker(r.request())
 			if err != nil {
 				t.Fatalf("second try: %v", err)
 			}
@@ -248,7 +287,7 @@ func TestJoin_AgainAfterAFailure(t *testing.T) {
 		} {
 			req := r.request()
 			edit(req)
-			if _, err := r.server.Join(t.Context(), req); !errdefs.IsAlreadyExists(err) || !strings.Contains(err.Error(), says) {
+			if _, err := r.joinWorker(req); !errdefs.IsAlreadyExists(err) || !strings.Contains(err.Error(), says) {
 				t.Errorf("got %v, want a refusal that says %q", err, says)
 			}
 		}

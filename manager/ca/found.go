@@ -52,6 +52,11 @@ func NewCluster(f Founder, now time.Time) (*Founding, error) {
 	if f.Addr == "" || f.Port == 0 {
 		return nil, errdefs.ErrInvalidArgument.WithMessage("create cluster: the first node has no address: give one with --advertise-addr")
 	}
+	if f.Hostname != "" {
+		if err := checkHostname(f.Hostname); err != nil {
+			return nil, fmt.Errorf("create cluster: %w", err)
+		}
+	}
 	root, err := pki.CreateRoot(f.ClusterID, now)
 	if err != nil {
 		return nil, fmt.Errorf("create cluster: %w", err)

@@ -3,7 +3,6 @@ package ca
 import (
 	"context"
 	"fmt"
-	"net/netip"
 	"slices"
 	"time"
 
@@ -11,12 +10,9 @@ import (
 
 	"swarm/internal/gossipkeys"
 	"swarm/internal/ident"
-	"swarm/internal/pki"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
 )
-
-const tokenRotated = "join token was rotated or is mistyped: get the current one with `swarm join-token %s` on a manager"
 
 // Roots hands out the root certificates to whoever asks: the joiner pins their digest against its token.
 func (s *Server) Roots(context.Context, *swarmv1.RootsRequest) (*swarmv1.RootsResponse, error) {
@@ -27,31 +23,17 @@ func (s *Server) Roots(context.Context, *swarmv1.RootsRequest) (*swarmv1.RootsRe
 	return &swarmv1.RootsResponse{Bundle: c.GetRootCa().GetBundle(), ClusterId: c.GetId()}, nil
 }
 
-// Admits refuses a token that no host may join with.
-func (s *Server) Admits(ctx context.Context, token string) error {
-	_, c, err := s.current(ctx)
-	if err != nil {
-		return err
-	}
-	_, err = roleOf(token, c)
-	return err
-}
-
-// Join makes a host a node: it checks the token, refuses a host that is a node already, writes the node's rows and signs
-// its certificate.
+// Join makes a host a node: it has the host prove that it knows a join token, refuses a host that
+// is a node already, writes the node's rows and signs its certificate.
 func (s *Server) Join(ctx context.Context, req *swarmv1.JoinRequest) (*swarmv1.JoinResponse, error) {
-	// The newest state: a token rotated a moment ago, or a node removed on another manager, must count here.
-	view, c, err := s.current(ctx)
+	view, role, err := s.admit(ctx) // the newest view: a node that was removed on another manager must be gone here too
 	if err != nil {
 		return nil, err
 	}
-	role, err := roleOf(req.GetToken(), c)
-	if err != nil {
-		return nil, err
+	if err := checkHost(view, req); err != nil {
+		return nil, fmt.Errorf("join: %w", err)
 	}
-	if err := checkHost(req); err != nil {
-		return nil, err
-	}
+	c := view.Cluster()
 	given := abandoned(view, req)
 	if err := refuseTwice(view, req, given); err != nil {
 		return nil, err
@@ -101,61 +83,6 @@ func (s *Server) current(ctx context.Context) (*raftstore.View, *swarmv1.Cluster
 		return nil, nil, errdefs.ErrUnavailable.WithMessage("the cluster is being created: try again")
 	}
 	return view, view.Cluster(), nil
-}
-
-// roleOf compares the token with both of the cluster's, always, and in constant time.
-func roleOf(text string, c *swarmv1.Cluster) (swarmv1.NodeSpec_Role, error) {
-	token, err := pki.ParseToken(text)
-	if err != nil {
-		return 0, err
-	}
-	tokens := c.GetRootCa().GetJoinTokens()
-	worker, err := pki.ParseToken(tokens.GetWorker())
-	if err != nil {
-		return 0, fmt.Errorf("read the cluster's worker token: %w", errdefs.ErrInternal)
-	}
-	manager, err := pki.ParseToken(tokens.GetManager())
-	if err != nil {
-		return 0, fmt.Errorf("read the cluster's manager token: %w", errdefs.ErrInternal)
-	}
-	isWorker, isManager := token.Equal(worker), token.Equal(manager)
-	switch {
-	case isManager:
-		return swarmv1.NodeSpec_MANAGER, nil
-	case isWorker:
-		return swarmv1.NodeSpec_WORKER, nil
-	}
-	bundle, err := bundleOf(c)
-	if err != nil {
-		return 0, err
-	}
-	if _, err := token.CheckRoots(bundle, "this manager"); err != nil {
-		return 0, err
-	}
-	return 0, errdefs.ErrUnauthenticated.WithMessage(fmt.Sprintf(tokenRotated, "worker"))
-}
-
-// checkHost refuses values that no node could work with.
-func checkHost(req *swarmv1.JoinRequest) error {
-	switch {
-	case req.GetMachineId() == "":
-		return errdefs.ErrInvalidArgument.WithMessage("join: the host gave no machine id")
-	case req.GetHostname() == "":
-		return errdefs.ErrInvalidArgument.WithMessage("join: the host gave no hostname")
-	case req.GetPort() == 0 || req.GetPort() > 65535:
-		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("join: port %d is out of range: it must be 1 to 65535", req.GetPort()))
-	}
-	for _, a := range []string{req.GetAddr(), req.GetDataPathAddr()} {
-		addr, err := netip.ParseAddr(a)
-		switch {
-		case a == "" && req.GetAddr() != "":
-		case err != nil:
-			return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("join: address %q is not an IP address: give one with --advertise-addr", a))
-		case addr.IsUnspecified() || addr.IsMulticast():
-			return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("join: other nodes cannot reach a host at %s: give an address with --advertise-addr", a))
-		}
-	}
-	return nil
 }
 
 // abandoned are the nodes that this very host was admitted as and never became: its join failed after our answer, or the

@@ -34,7 +34,7 @@ func parse(t *testing.T, certificate []byte) *x509.Certificate {
 // join makes a node and returns its id and certificate.
 func (r *rig) join() (string, *x509.Certificate) {
 	r.t.Helper()
-	joined, err := r.server.Join(r.t.Context(), r.request())
+	joined, err := r.joinWorker(r.request())
 	if err != nil {
 		r.t.Fatal(err)
 	}

@@ -39,19 +39,19 @@ type Gate struct {
 // Gatekeeper implements the Admission service.
 type Gatekeeper struct {
 	swarmv1.UnimplementedAdmissionServer
-	admit func(ctx context.Context, token string) (Gate, error)
+	admit func(ctx context.Context) (Gate, error)
 }
 
-// NewGatekeeper makes a Gatekeeper; admit refuses wrong tokens.
-func NewGatekeeper(admit func(ctx context.Context, token string) (Gate, error)) *Gatekeeper {
+// NewGatekeeper makes a Gatekeeper; admit refuses the caller of an RPC who has not proved a join
+// token.
+func NewGatekeeper(admit func(ctx context.Context) (Gate, error)) *Gatekeeper {
 	return &Gatekeeper{admit: admit}
 }
 
 // Joiner is a host that wants to join. Its cluster port is open.
 type Joiner struct {
-	Token string
-	Addr  netip.Addr
-	Port  uint16
+	Addr netip.Addr
+	Port uint16
 	// DataAddr takes packets of overlay networks, Bind is what gossip will listen on.
 	DataAddr, Bind netip.Addr
 }
@@ -180,7 +180,7 @@ func (k *Gatekeeper) Probe(stream swarmv1.Admission_ProbeServer) error {
 	if err != nil {
 		return err
 	}
-	gate, err := k.admit(ctx, first.Token)
+	gate, err := k.admit(ctx)
 	if err != nil {
 		return err
 	}
@@ -223,7 +223,8 @@ func (k *Gatekeeper) Probe(stream swarmv1.Admission_ProbeServer) error {
 	return nil
 }
 
-// Join tries the ways between this host and the manager at the other end of the connection.
+// Join tries the ways between this host and the manager at the other end of the connection, which
+// proves a join token (transport.Proving).
 func Join(ctx context.Context, c swarmv1.AdmissionClient, j Joiner) (*swarmv1.SurveyedNode, error) {
 	ctx, cancel := context.WithTimeout(ctx, joinLimit)
 	defer cancel()
@@ -233,7 +234,7 @@ func Join(ctx context.Context, c swarmv1.AdmissionClient, j Joiner) (*swarmv1.Su
 	}
 	nonce := newNonce()
 	// What is wrong with sending is told by receiving.
-	_ = stream.Send(&swarmv1.AdmissionRequest{Token: j.Token, Nonce: nonce, Addr: j.Addr.String(), Port: uint32(j.Port), DataPathAddr: j.DataAddr.String()})
+	_ = stream.Send(&swarmv1.AdmissionRequest{Nonce: nonce, Addr: j.Addr.String(), Port: uint32(j.Port), DataPathAddr: j.DataAddr.String()})
 	gate, err := stream.Recv()
 	if err != nil {
 		return nil, err

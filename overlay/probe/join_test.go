@@ -18,16 +18,22 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// newGate is a manager at 127.81.1.1 whose token is "token", and the host at 127.81.1.2 that wants to join.
+// newGate is a manager at 127.81.1.1, and the host at 127.81.1.2 that wants to join.
 func newGate(t *testing.T) (swarmv1.AdmissionClient, Joiner) {
+	t.Helper()
+	return newGateThat(t, func(context.Context) error { return nil })
+}
+
+// newGateThat is newGate with a manager that admits whom the function does not refuse.
+func newGateThat(t *testing.T, admit func(context.Context) error) (swarmv1.AdmissionClient, Joiner) {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("raw sockets need root")
 	}
 	cluster, gossip := listener(t, "127.81.1.1", "cluster"), listener(t, "127.81.1.1", "gossip")
-	k := NewGatekeeper(func(_ context.Context, token string) (Gate, error) {
-		if token != "token" {
-			return Gate{}, errdefs.ErrUnauthenticated.WithMessage("a wrong token")
+	k := NewGatekeeper(func(ctx context.Context) (Gate, error) {
+		if err := admit(ctx); err != nil {
+			return Gate{}, err
 		}
 		return Gate{
 			Hostname: "gate", Addr: cluster.Addr, Port: cluster.Port, GossipPort: gossip.GossipPort,
@@ -39,7 +45,7 @@ func newGate(t *testing.T) (swarmv1.AdmissionClient, Joiner) {
 	}))
 	swarmv1.RegisterAdmissionServer(server, k)
 	host := listener(t, "127.81.1.2", "host")
-	return swarmv1.NewAdmissionClient(grpctest.Serve(t, server)), Joiner{Token: "token", Addr: host.Addr, Port: host.Port, DataAddr: host.Addr, Bind: host.Addr}
+	return swarmv1.NewAdmissionClient(grpctest.Serve(t, server)), Joiner{Addr: host.Addr, Port: host.Port, DataAddr: host.Addr, Bind: host.Addr}
 }
 
 func TestJoin_EveryWayWorks(t *testing.T) {
@@ -79,12 +85,11 @@ func TestJoin_WhatDoesNotComeIsTold(t *testing.T) {
 }
 
 func TestJoin_Refusals(t *testing.T) {
-	c, j := newGate(t)
-	wrong := j
-	wrong.Token = "other"
-	if _, err := Join(t.Context(), c, wrong); !errdefs.IsUnauthorized(transport.FromStatus(err)) {
+	closed, j := newGateThat(t, func(context.Context) error { return errdefs.ErrUnauthenticated.WithMessage("a wrong token") })
+	if _, err := Join(t.Context(), closed, j); !errdefs.IsUnauthorized(transport.FromStatus(err)) {
 		t.Errorf("a wrong token: %v", err)
 	}
+	c, j := newGate(t)
 	// Something else has the ports of gossip.
 	j.Bind = netip.MustParseAddr("127.81.1.1")
 	_, err := Join(t.Context(), c, j)
@@ -95,7 +100,7 @@ func TestJoin_Refusals(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_ = stream.Send(&swarmv1.AdmissionRequest{Token: "token", Addr: "x", Nonce: []byte{1}})
+	_ = stream.Send(&swarmv1.AdmissionRequest{Addr: "x", Nonce: []byte{1}})
 	if _, err := stream.Recv(); !errdefs.IsInvalidArgument(transport.FromStatus(err)) {
 		t.Errorf("nonsense: %v", err)
 	}

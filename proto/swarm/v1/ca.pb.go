@@ -113,10 +113,12 @@ func (x *RootsResponse) GetClusterId() string {
 	return ""
 }
 
+// JoinRequest is answered where the header of the call proves that the caller knows a join token:
+// see transport.Proving. The token itself is never sent. The answer's header proves that the
+// manager knows it too.
 type JoinRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Token string                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
-	// DER certificate signing request; its subject is ignored.
+	// PEM certificate signing request; its subject is ignored.
 	Csr           []byte                `protobuf:"bytes,2,opt,name=csr,proto3" json:"csr,omitempty"`
 	MachineId     string                `protobuf:"bytes,3,opt,name=machine_id,json=machineId,proto3" json:"machine_id,omitempty"`
 	Hostname      string                `protobuf:"bytes,4,opt,name=hostname,proto3" json:"hostname,omitempty"`
@@ -157,13 +159,6 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
 	return file_swarm_v1_ca_proto_rawDescGZIP(), []int{2}
-}
-
-func (x *JoinRequest) GetToken() string {
-	if x != nil {
-		return x.Token
-	}
-	return ""
 }
 
 func (x *JoinRequest) GetCsr() []byte {
@@ -627,9 +622,8 @@ const file_swarm_v1_ca_proto_rawDesc = "" +
 	"\rRootsResponse\x12\x16\n" +
 	"\x06bundle\x18\x01 \x01(\fR\x06bundle\x12\x1d\n" +
 	"\n" +
-	"cluster_id\x18\x02 \x01(\tR\tclusterId\"\x99\x02\n" +
-	"\vJoinRequest\x12\x14\n" +
-	"\x05token\x18\x01 \x01(\tR\x05token\x12\x10\n" +
+	"cluster_id\x18\x02 \x01(\tR\tclusterId\"\x83\x02\n" +
+	"\vJoinRequest\x12\x10\n" +
 	"\x03csr\x18\x02 \x01(\fR\x03csr\x12\x1d\n" +
 	"\n" +
 	"machine_id\x18\x03 \x01(\tR\tmachineId\x12\x1a\n" +

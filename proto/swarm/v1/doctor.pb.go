@@ -608,7 +608,6 @@ func (x *ProbeResponse) GetLarge() uint32 {
 // AdmissionRequest is what a host says that wants to join. The first names it; the second says that it listens.
 type AdmissionRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Token string                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
 	// Marks its packets; 16 bytes.
 	Nonce []byte `protobuf:"bytes,2,opt,name=nonce,proto3" json:"nonce,omitempty"`
 	// Where it will be reached.
@@ -647,13 +646,6 @@ func (x *AdmissionRequest) ProtoReflect() protoreflect.Message {
 // Deprecated: Use AdmissionRequest.ProtoReflect.Descriptor instead.
 func (*AdmissionRequest) Descriptor() ([]byte, []int) {
 	return file_swarm_v1_doctor_proto_rawDescGZIP(), []int{8}
-}
-
-func (x *AdmissionRequest) GetToken() string {
-	if x != nil {
-		return x.Token
-	}
-	return ""
 }
 
 func (x *AdmissionRequest) GetNonce() []byte {
@@ -846,9 +838,8 @@ const file_swarm_v1_doctor_proto_rawDesc = "" +
 	"\n" +
 	"large_came\x18\x05 \x01(\bR\tlargeCame\x12(\n" +
 	"\x05tried\x18\x06 \x03(\v2\x12.swarm.v1.TriedWayR\x05tried\x12\x14\n" +
-	"\x05large\x18\a \x01(\rR\x05large\"\x8c\x01\n" +
+	"\x05large\x18\a \x01(\rR\x05large\"v\n" +
 	"\x10AdmissionRequest\x12\x14\n" +
-	"\x05token\x18\x01 \x01(\tR\x05token\x12\x14\n" +
 	"\x05nonce\x18\x02 \x01(\fR\x05nonce\x12\x12\n" +
 	"\x04addr\x18\x03 \x01(\tR\x04addr\x12\x12\n" +
 	"\x04port\x18\x04 \x01(\rR\x04port\x12$\n" +

@@ -172,7 +172,8 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// Served by managers, for hosts without a certificate yet: a join token proves that they may ask.
+// Served by managers, for hosts without a certificate yet: both ends prove that they know a join
+// token, as for CA.Join.
 type AdmissionClient interface {
 	// Probe tries the ways between the host and the manager with real packets. The caller closes its side when it has
 	// heard enough.
@@ -204,7 +205,8 @@ type Admission_ProbeClient = grpc.BidiStreamingClient[AdmissionRequest, Admissio
 // All implementations must embed UnimplementedAdmissionServer
 // for forward compatibility.
 //
-// Served by managers, for hosts without a certificate yet: a join token proves that they may ask.
+// Served by managers, for hosts without a certificate yet: both ends prove that they know a join
+// token, as for CA.Join.
 type AdmissionServer interface {
 	// Probe tries the ways between the host and the manager with real packets. The caller closes its side when it has
 	// heard enough.

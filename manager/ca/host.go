@@ -1,0 +1,96 @@
+package ca
+
+import (
+	"fmt"
+	"net/netip"
+
+	"swarm/internal/ident"
+	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/raftstore"
+)
+
+const (
+	// maxCSR bounds a certificate request: one for a P-256 key has about 400 bytes.
+	maxCSR = 4 << 10
+	// maxBuild bounds the name of a build.
+	maxBuild = 128
+)
+
+// checkHost refuses what a host that joins cannot be or must not be: it becomes a row that every
+// list shows, and addresses that every node sends to.
+func checkHost(view *raftstore.View, req *swarmv1.JoinRequest) error {
+	if err := checkHostname(req.GetHostname()); err != nil {
+		return err
+	}
+	if err := ident.CheckKey("machine", req.GetMachineId()); err != nil {
+		return err
+	}
+	if p := req.GetPort(); p == 0 || p > 65535 {
+		return invalid("port %d is out of range: it must be 1 to 65535", p)
+	}
+	if n := len(req.GetCsr()); n > maxCSR {
+		return invalid("certificate request has %d bytes, at most %d are allowed", n, maxCSR)
+	}
+	if _, known := swarmv1.NodeSpec_Availability_name[int32(req.GetAvailability())]; !known {
+		return invalid("availability %d is not known: use active, pause or drain", req.GetAvailability())
+	}
+	if !printable(req.GetBuild(), maxBuild) {
+		return invalid("the name of the host's build has characters other than printable ASCII, or more than %d of them", maxBuild)
+	}
+	if err := checkAddress(view, "advertise address", "--advertise-addr", req.GetAddr()); err != nil {
+		return err
+	}
+	if req.GetDataPathAddr() == "" {
+		return nil
+	}
+	return checkAddress(view, "data path address", "--data-path-addr", req.GetDataPathAddr())
+}
+
+func checkHostname(name string) error {
+	if err := ident.CheckHostname(name); err != nil {
+		return fmt.Errorf("%w: rename the host, or give its daemon another name with --hostname", err)
+	}
+	return nil
+}
+
+// checkAddress refuses an address at which other nodes cannot reach a host, and one in another form
+// than the canonical: a second spelling would hide that two nodes have the same. Loopback addresses
+// are for clusters whose managers have one too.
+func checkAddress(view *raftstore.View, what, flag, text string) error {
+	if err := ident.CheckHostAddress(what, text); err != nil {
+		return fmt.Errorf("%w: give one with %s", err, flag)
+	}
+	a, err := netip.ParseAddr(text)
+	switch {
+	case err != nil:
+		return err
+	case a.Unmap().String() != text:
+		return invalid("%s %s must be written as %s: give it so with %s", what, text, a.Unmap(), flag)
+	case a.IsLinkLocalUnicast():
+		return invalid("%s %s is link-local, which other nodes cannot reach: give another with %s", what, text, flag)
+	case a.IsLoopback() && !onLoopback(view):
+		return invalid("%s %s is a loopback address, which other nodes cannot reach: give another with %s", what, text, flag)
+	}
+	return nil
+}
+
+// onLoopback reports whether the cluster is one of a single machine: all managers have loopback
+// addresses.
+func onLoopback(view *raftstore.View) bool {
+	for _, p := range Managers(view) {
+		if a, err := netip.ParseAddr(p.GetAddr()); err != nil || !a.IsLoopback() {
+			return false
+		}
+	}
+	return true
+}
+
+// printable reports whether s is printable ASCII of at most limit characters.
+func printable(s string, limit int) bool {
+	for i := range len(s) {
+		if s[i] < ' ' || s[i] > '~' {
+			return false
+		}
+	}
+	return len(s) <= limit
+}
