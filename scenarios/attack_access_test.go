@@ -1,0 +1,417 @@
+package scenarios
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+
+	"swarm/dev"
+	"swarm/internal/pki"
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+// TestAttackAccess attacks the ways into a cluster: credentials of users, join tokens, and what a
+// host says that joins.
+func TestAttackAccess(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes most of a minute")
+	}
+	t.Parallel()
+	c := newCrowdOf(t, binaryUnderTest(t), dev.Options{Nodes: 3, Managers: 2})
+	t.Run("credential of a minute", func(t *testing.T) { c.in(t).attackLifetime() })
+	t.Run("revoked credential", func(t *testing.T) { c.in(t).attackRevoked() })
+	t.Run("flood of wrong tokens", func(t *testing.T) { c.in(t).attackFlood() })
+	t.Run("hostile host", func(t *testing.T) { c.in(t).attackHost() })
+	t.Run("fake manager", func(t *testing.T) { c.in(t).attackJoiner() })
+}
+
+// remote runs the client at a host as the holder of a credential.
+func (c *crowd) remote(at dev.Host, credential string, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(c.ctx, time.Minute)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, c.binary, append([]string{"-H", "tcp://" + at.Address.String(), "--credential", credential}, args...)...).CombinedOutput()
+	return string(out), err
+}
+
+// attackLifetime has a credential of a minute create one of twenty years.
+func (c *crowd) attackLifetime() {
+	short, long := filepath.Join(c.t.TempDir(), "short.pem"), filepath.Join(c.t.TempDir(), "long.pem")
+	c.swarm("credential", "create", "--expiry", "1m", "-o", short, "short")
+	out, err := c.remote(c.hosts[0], short, "credential", "create", "--expiry", "175200h", "-o", long, "long")
+	if err == nil || !strings.Contains(out, "outlives") {
+		c.t.Errorf("a credential of a minute created one of twenty years: %v, %s", err, out)
+	}
+	if _, err := c.remote(c.hosts[0], short, "credential", "create", "-o", long, "long"); err != nil {
+		c.t.Fatal(err)
+	}
+	row := strings.Fields(c.swarm("credential", "ls", "--filter", "name=long", "--format", "{{.Name}} {{.Until}}"))
+	until, err := time.Parse(time.RFC3339, row[len(row)-1])
+	if left := time.Until(until); err != nil || left > time.Minute {
+		c.t.Errorf("what a credential of a minute creates lives %v, %v", left, err)
+	}
+	c.t.Logf("twenty years: %s; without a wish: %v", strings.TrimSpace(out), time.Until(until).Round(time.Second))
+	c.swarm("credential", "rm", "short", "long")
+}
+
+// attackRevoked uses a credential after it was revoked on another manager: for new calls, through a
+// stream that is open, and to create another.
+func (c *crowd) attackRevoked() {
+	file := filepath.Join(c.t.TempDir(), "jane.pem")
+	c.swarm("credential", "create", "-o", file, "jane")
+	var said bytes.Buffer
+	stream := exec.CommandContext(c.ctx, c.binary, "-H", "tcp://"+c.hosts[1].Address.String(), "--credential", file, "events", "--format", "json")
+	stream.Stdout, stream.Stderr = &said, &said
+	if err := stream.Start(); err != nil {
+		c.t.Fatal(err)
+	}
+	c.eventually("the stream is open", func() error {
+		c.swarm("credential", "create", "-o", filepath.Join(c.t.TempDir(), "noise.pem"), "noise")
+		if info, err := c.remote(c.hosts[1], file, "node", "ls", "-q"); err != nil {
+			return fmt.Errorf("%w: %s", err, info)
+		}
+		return nil
+	})
+	ended := make(chan error, 1)
+	go func() { ended <- stream.Wait() }()
+	c.swarm("credential", "rm", "jane", "noise")
+	began := time.Now()
+	select {
+	case <-ended:
+	case <-time.After(30 * time.Second):
+		_ = stream.Process.Kill()
+		<-ended
+		c.t.Error("a stream of a revoked credential goes on")
+	}
+	closed := time.Since(began)
+	for _, at := range c.hosts[:2] {
+		for _, args := range [][]string{{"node", "ls"}, {"credential", "create", "-o", filepath.Join(c.t.TempDir(), "x.pem"), "x"}} {
+			c.eventually("refused", func() error {
+				if out, err := c.remote(at, file, args...); err == nil || !strings.Contains(out, "revoked") {
+					return fmt.Errorf("%s with a revoked credential at %s: %v, %s", args[0], at.Name, err, out)
+				}
+				return nil
+			})
+		}
+	}
+	c.t.Logf("the stream was closed after %v, and said %.200q", closed.Round(time.Millisecond), said.String())
+}
+
+// knows proves a join token as a joiner does, over whatever TLS connection.
+type knows struct{ token pki.Token }
+
+func (k knows) GetRequestMetadata(ctx context.Context, _ ...string) (map[string]string, error) {
+	call, _ := credentials.RequestInfoFromContext(ctx)
+	info, ok := call.AuthInfo.(credentials.TLSInfo)
+	if !ok {
+		return nil, errors.New("no TLS")
+	}
+	binding, err := info.State.ExportKeyingMaterial("EXPORTER-swarm-binding", nil, 32)
+	return map[string]string{"swarm-join-proof-bin": string(k.token.Proof(pki.SideJoiner, binding))}, err
+}
+
+func (knows) RequireTransportSecurity() bool { return true }
+
+// token is the cluster's join token of a role.
+func (c *crowd) token(role string) pki.Token {
+	c.t.Helper()
+	token, err := pki.ParseToken(strings.TrimSpace(c.swarm("join-token", "-q", role)))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return token
+}
+
+// received counts the packets that a host got from others.
+func (c *crowd) received(h dev.Host) (packets int) {
+	c.t.Helper()
+	out, err := exec.CommandContext(c.ctx, "nsenter", "--net="+h.Namespace, "cat", "/proc/net/dev").Output()
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	for line := range strings.Lines(string(out)) {
+		name, rest, ok := strings.Cut(line, ":")
+		if f := strings.Fields(rest); ok && strings.TrimSpace(name) != "lo" {
+			n, _ := strconv.Atoi(f[1])
+			packets += n
+		}
+	}
+	return packets
+}
+
+// attackFlood joins with wrong tokens, through the manager that does not lead. Neither the leader
+// nor the log must feel it.
+func (c *crowd) attackFlood() {
+	const callers, each = 20, 100
+	leader, follower := c.hosts[0], c.hosts[1]
+	if c.leader() != leader.Name {
+		leader, follower = follower, leader
+	}
+	wrong := c.token("worker")
+	wrong.Secret = strings.Repeat("0", len(wrong.Secret))
+	client := swarmv1.NewCAClient(c.anonymous(c.hosts[2]).grpc(follower))
+	logged := c.logLines(follower)
+	before, began := c.received(leader), time.Now()
+	var mu sync.Mutex
+	answers := map[codes.Code]int{}
+	var wg sync.WaitGroup
+	for range callers {
+		wg.Go(func() {
+			for range each {
+				_, err := client.Join(c.ctx, &swarmv1.JoinRequest{}, grpc.PerRPCCredentials(knows{wrong}))
+				mu.Lock()
+				answers[status.Code(err)]++
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	took := time.Since(began)
+	flood := c.received(leader) - before
+	before = c.received(leader)
+	<-time.After(took) // as long without attacks, for comparison
+	quiet, lines := c.received(leader)-before, c.logLines(follower)-logged
+	if flood > quiet+callers*each/10 {
+		c.t.Errorf("%d wrong tokens cost the leader %d packets, beside the %d of a quiet time", callers*each, flood-quiet, quiet)
+	}
+	if lines > 50 {
+		c.t.Errorf("%d wrong tokens made %d lines of log", callers*each, lines)
+	}
+	if answers[codes.OK] > 0 {
+		c.t.Errorf("%d wrong tokens were taken", answers[codes.OK])
+	}
+	// A right one is taken meanwhile, from the same address.
+	client2 := swarmv1.NewAdmissionClient(c.anonymous(c.hosts[2]).grpc(follower))
+	probe, err := client2.Probe(c.ctx, grpc.PerRPCCredentials(knows{c.token("worker")}))
+	if err == nil {
+		_ = probe.Send(&swarmv1.AdmissionRequest{})
+		_, err = probe.Recv()
+	}
+	if status.Code(err) != codes.InvalidArgument { // the request is empty: the token was taken
+		c.t.Errorf("a right token after the flood: got %v, want the request to be looked at", err)
+	}
+	c.t.Logf("%d wrong tokens in %v: %v; the leader got %d packets (%d in a quiet time), the log %d lines", callers*each, took.Round(time.Millisecond), answers, flood, quiet, lines)
+}
+
+// leader is the name of the host that leads.
+func (c *crowd) leader() string {
+	c.t.Helper()
+	for line := range strings.Lines(c.swarm("node", "ls", "--format", "{{.Hostname}} {{.ManagerStatus}}")) {
+		if name, state, _ := strings.Cut(strings.TrimSpace(line), " "); state == "Leader" {
+			return name
+		}
+	}
+	c.t.Fatal("nobody leads")
+	return ""
+}
+
+func (c *crowd) logLines(h dev.Host) int {
+	c.t.Helper()
+	text, err := os.ReadFile(h.Log)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return bytes.Count(text, []byte("\n"))
+}
+
+// attackHost joins with a right token as hosts that forge rows of lists, take over the terminal,
+// fill the memory, or have the addresses of others.
+func (c *crowd) attackHost() {
+	client := swarmv1.NewCAClient(c.anonymous(c.hosts[2]).grpc(c.hosts[0]))
+	key, err := pki.NewKey()
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	csr, err := pki.CreateCSR(key)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	token, before := c.token("worker"), c.swarm("node", "ls", "-q")
+	refused := 0
+	for name, edit := range map[string]func(*swarmv1.JoinRequest){
+		"a hostname of two lines":    func(r *swarmv1.JoinRequest) { r.Hostname = "good\nforged-node" },
+		"a hostname that clears":     func(r *swarmv1.JoinRequest) { r.Hostname = "\x1b[2Jgone" },
+		"a hostname of a megabyte":   func(r *swarmv1.JoinRequest) { r.Hostname = strings.Repeat("x", 1<<20) },
+		"a machine id of two lines":  func(r *swarmv1.JoinRequest) { r.MachineId = "m\nm" },
+		"a build that clears":        func(r *swarmv1.JoinRequest) { r.Build = "\x1b[2J" },
+		"a loopback address":         func(r *swarmv1.JoinRequest) { r.Addr = "127.0.0.1" },
+		"a link-local address":       func(r *swarmv1.JoinRequest) { r.Addr = "169.254.169.254" },
+		"a multicast address":        func(r *swarmv1.JoinRequest) { r.DataPathAddr = "ff02::1" },
+		"a manager's address at it":  func(r *swarmv1.JoinRequest) { r.Addr = "::ffff:" + c.hosts[0].Address.String() },
+		"an availability of its own": func(r *swarmv1.JoinRequest) { r.Availability = 99 },
+	} {
+		r := &swarmv1.JoinRequest{Csr: csr, MachineId: "evil", Hostname: "evil", Addr: "192.0.2.99", Port: 2377}
+		edit(r)
+		answer, err := client.Join(c.ctx, r, grpc.PerRPCCredentials(knows{token}))
+		if err == nil {
+			c.t.Errorf("%s: it joined as node %s", name, answer.GetNodeId())
+			continue
+		}
+		if text := err.Error(); strings.ContainsAny(text, "\n\x1b") || len(text) > 1000 {
+			c.t.Errorf("%s: the refusal repeats it: %.200q", name, text)
+		}
+		refused++
+	}
+	if after := c.swarm("node", "ls", "-q"); after != before {
+		c.t.Errorf("nodes are\n%s, and were\n%s", after, before)
+	}
+	c.t.Logf("%d hostile hosts were refused", refused)
+}
+
+// fake is a server that a joiner takes for a manager. It remembers all that it is sent.
+type fake struct {
+	swarmv1.UnimplementedCAServer
+	swarmv1.UnimplementedAdmissionServer
+
+	mu    sync.Mutex // guards the rest
+	got   bytes.Buffer
+	calls int
+}
+
+func (f *fake) note(ctx context.Context, what string) {
+	header, _ := metadata.FromIncomingContext(ctx)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.calls++
+	fmt.Fprintln(&f.got, what, header)
+}
+
+func (f *fake) Join(ctx context.Context, r *swarmv1.JoinRequest) (*swarmv1.JoinResponse, error) {
+	f.note(ctx, r.String())
+	header, _ := metadata.FromIncomingContext(ctx)
+	// The best answer of somebody without the token: the joiner's own proof.
+	_ = grpc.SetHeader(ctx, metadata.MD{"swarm-join-proof-bin": header.Get("swarm-join-proof-bin")})
+	return &swarmv1.JoinResponse{NodeId: "mine", ClusterId: "mine"}, nil
+}
+
+func (f *fake) Probe(stream swarmv1.Admission_ProbeServer) error {
+	r, err := stream.Recv()
+	f.note(stream.Context(), fmt.Sprint(r, err))
+	return stream.Send(&swarmv1.AdmissionProbe{Addr: "192.0.2.1", Nonce: make([]byte, 16)})
+}
+
+// tapped is a connection of which the fake reads along.
+type tapped struct {
+	net.Conn
+	fake *fake
+}
+
+func (t tapped) Read(b []byte) (int, error) {
+	n, err := t.Conn.Read(b)
+	t.fake.mu.Lock()
+	defer t.fake.mu.Unlock()
+	t.fake.got.Write(b[:n])
+	return n, err
+}
+
+type tappedListener struct {
+	net.Listener
+	fake *fake
+}
+
+func (l tappedListener) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	return tapped{conn, l.fake}, err
+}
+
+// pretend serves a fake with a stolen certificate at a host's address, and returns where.
+func (c *crowd) pretend(at dev.Host, cred pki.Credential, bundle *pki.Bundle) (*fake, string) {
+	c.t.Helper()
+	var raw net.Listener
+	if err := c.playground.Do(at.Name, func() (err error) {
+		raw, err = net.Listen("tcp", net.JoinHostPort(at.Address.String(), "0"))
+		return err
+	}); err != nil {
+		c.t.Fatal(err)
+	}
+	const roots = "swarm-roots/1"
+	f := &fake{}
+	secure := tls.NewListener(raw, &tls.Config{MinVersion: tls.VersionTLS13, GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		chain := cred.TLS()
+		if slices.Contains(hello.SupportedProtos, roots) {
+			chain = cred.TLS(bundle.Roots()...)
+		}
+		return &tls.Config{MinVersion: tls.VersionTLS13, NextProtos: []string{"h2", roots}, Certificates: []tls.Certificate{chain}, ClientAuth: tls.RequestClientCert}, nil
+	}})
+	server := grpc.NewServer()
+	swarmv1.RegisterCAServer(server, f)
+	swarmv1.RegisterAdmissionServer(server, f)
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		_ = server.Serve(tappedListener{secure, f})
+	}()
+	c.t.Cleanup(func() {
+		server.Stop()
+		<-served
+	})
+	return f, raw.Addr().String()
+}
+
+// attackJoiner gives a joiner the address of a server that has a stolen certificate, of a worker
+// and of a manager, and not the join token. It must learn nothing of the token, and not be
+// believed.
+func (c *crowd) attackJoiner() {
+	joiner := c.hosts[2]
+	stolen := map[string]pki.Credential{"worker": c.stolen(joiner), "manager": c.stolen(c.hosts[1])}
+	_, bundle, err := pki.Disk{Dir: filepath.Join(joiner.StateDir, "certificates")}.Load()
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	if _, err := c.runAt(joiner, "leave", "--force"); err != nil {
+		c.t.Fatal(err)
+	}
+	token := c.token("manager")
+	file := filepath.Join(c.t.TempDir(), "token")
+	if err := os.WriteFile(file, []byte(token.String()), 0o600); err != nil {
+		c.t.Fatal(err)
+	}
+	for whose, cred := range stolen {
+		for _, skip := range []bool{false, true} {
+			f, addr := c.pretend(c.hosts[1], cred, bundle)
+			out, err := c.runAt(joiner, "join", "--skip-network-check="+strconv.FormatBool(skip), "--token-file", file, addr)
+			if err == nil {
+				c.t.Errorf("a host joined a fake manager with the certificate of a %s", whose)
+			}
+			f.mu.Lock()
+			seen, calls, size := bytes.Contains(f.got.Bytes(), []byte(token.Secret)), f.calls, f.got.Len()
+			f.mu.Unlock()
+			if seen {
+				c.t.Errorf("a fake manager with the certificate of a %s was sent the token", whose)
+			}
+			c.t.Logf("certificate of a %s: %d calls, %d bytes, secret among them: %t; the joiner says: %s", whose, calls, size, seen, strings.TrimSpace(out))
+		}
+	}
+	if out, err := c.runAt(joiner, "info", "--format", "{{.State}}"); err != nil || strings.Contains(out, "active\n") && !strings.Contains(out, "inactive") {
+		c.t.Errorf("the joiner is %s, %v", out, err)
+	}
+	// The true managers let it in, with the token of a worker and through the same flag.
+	if err := os.WriteFile(file, []byte(c.token("worker").String()), 0o600); err != nil {
+		c.t.Fatal(err)
+	}
+	c.eventually("the joiner's former node is gone", func() error {
+		_, err := c.run("node", "rm", joiner.Name)
+		return err
+	})
+	if out, err := c.runAt(joiner, "join", "--token-file", file, clusterPort(c.hosts[0])); err != nil {
+		c.t.Fatal(err, out)
+	}
+	c.allReady()
+}
