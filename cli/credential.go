@@ -176,7 +176,7 @@ func (a *app) runCredentialRm(ctx context.Context, c client, ref string) error {
 		return err
 	}
 	for _, cred := range r.Removed {
-		fmt.Fprintln(a.Out, cred.GetId())
+		printf(a.Out, "%s\n", cred.GetId())
 	}
 	for _, cred := range r.Issued {
 		a.warn([]string{fmt.Sprintf("credential %s (%s), which %s created with it, is still valid: to revoke it too, run `swarm credential rm %s`",

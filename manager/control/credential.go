@@ -13,10 +13,6 @@ import (
 	"swarm/raftstore"
 )
 
-// minPrefix is the shortest beginning of an id that names a credential: a shorter one could be a
-// typing error.
-const minPrefix = 4
-
 // ListCredentials lists the credentials of users, by name and, of one name, the oldest first.
 func (s *Server) ListCredentials(_ context.Context, req *swarmv1.ListRequest) (*swarmv1.ListCredentialsResponse, error) {
 	out := &swarmv1.ListCredentialsResponse{}
@@ -58,7 +54,7 @@ func (s *Server) RemoveCredential(ctx context.Context, req *swarmv1.GetRequest) 
 	return out, nil
 }
 
-// findCredentials looks credentials up by id, by name, then by the beginning of an id.
+// findCredentials looks credentials up as find does, but a name may stand for several.
 func findCredentials(v *raftstore.View, ref string) ([]*swarmv1.Credential, error) {
 	if ref == "" {
 		return nil, errdefs.ErrInvalidArgument.WithMessage("credential is not named: give its id, the beginning of its id, or its name")
