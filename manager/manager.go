@@ -53,8 +53,6 @@ type Deps struct {
 	Images      control.Images
 	Resolver    control.Resolver
 	Login       func(ctx context.Context, registry, registryAuth string) error
-	// Drop closes the connections of the peers that the function names. It may be nil.
-	Drop func(named func(who transport.AuthInfo) bool)
 }
 
 // Manager is one node's part in managing the cluster.
@@ -211,7 +209,6 @@ func (m *Manager) Run(ctx context.Context) error {
 	g.Go(func() error { return m.certify(ctx) })
 	g.Go(func() error { return m.review(ctx) })
 	g.Go(func() error { return m.store.Lead(ctx, m.lead) })
-	g.Go(func() error { return m.dropRevoked(ctx) })
 	err := g.Wait()
 	if errors.Is(err, context.Canceled) {
 		return nil
@@ -227,7 +224,7 @@ func (m *Manager) review(ctx context.Context) error {
 		return nil
 	}
 	return m.follow(ctx, func(*raftstore.View) { m.deps.Review() },
-		raftstore.TableNode, raftstore.TableRaftMember, raftstore.TableCluster)
+		raftstore.TableNode, raftstore.TableRaftMember, raftstore.TableCluster, raftstore.TableCredential)
 }
 
 // lead is everything that only the leader does, for one term.

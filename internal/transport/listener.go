@@ -236,21 +236,6 @@ func (l *Listener) Review() {
 	}
 }
 
-// Drop closes the open connections of the peers that the function names. They may connect again,
-// and are told by the answer to their next call what has changed, which a connection that is
-// refused cannot.
-func (l *Listener) Drop(named func(who AuthInfo) bool) {
-	l.connsMu.Lock()
-	open := maps.Clone(l.conns)
-	l.connsMu.Unlock()
-	for conn, a := range open {
-		if a.proto != "" && named(a.who) {
-			_ = conn.Close()
-			l.deps.Log.Info("connection closed", "peer", a.who.String(), "protocol", a.proto)
-		}
-	}
-}
-
 func (l *Listener) closeConns() {
 	l.connsMu.Lock()
 	open := slices.Collect(maps.Keys(l.conns))

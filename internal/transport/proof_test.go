@@ -181,32 +181,3 @@ func TestProving_Relay(t *testing.T) {
 		t.Errorf("the manager believes the relay: %v", passed)
 	}
 }
-
-// TestDrop: the connection of a peer that is named ends, with its streams; the others stay.
-func TestDrop(t *testing.T) {
-	root := newRoot(t, "c1")
-	server := startNode(t, identity(t, fresh(t, root, newID()), root.Cert), ListenerConfig{})
-	open := func(id *Identity) grpc.ServerStreamingClient[healthpb.HealthCheckResponse] {
-		conn := must[*Conn](t)(dialer(t, id, server).DialGRPC(server.id))
-		s, err := healthpb.NewHealthClient(conn).Watch(t.Context(), &healthpb.HealthCheckRequest{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := s.Recv(); err != nil {
-			t.Fatal(err)
-		}
-		return s
-	}
-	gone, stays := fresh(t, root, newID()), fresh(t, root, newID())
-	first, second := open(identity(t, gone, root.Cert)), open(identity(t, stays, root.Cert))
-	server.ln.Drop(func(who AuthInfo) bool { return who.Peer.ID == gone.Cert.Subject.CommonName })
-	if _, err := first.Recv(); !errdefs.IsUnavailable(err) {
-		t.Errorf("a stream of the peer that was named: %v, want an end", err)
-	}
-	if err := check(t, must[*Conn](t)(dialer(t, identity(t, stays, root.Cert), server).DialGRPC(server.id))); err != nil {
-		t.Error(err)
-	}
-	if err := second.Context().Err(); err != nil {
-		t.Errorf("a stream of another peer ended: %v", err)
-	}
-}

@@ -141,16 +141,18 @@ func MembersOf(store *raftstore.Store) Members {
 	}
 }
 
-// Credentials finds the credential with an id, nil when there is none. Its errors are transient.
-type Credentials func(ctx context.Context, id string) (*swarmv1.Credential, error)
+// Credentials finds the row of a user's credential, nil when there is none. Its errors are transient.
+type Credentials func(ctx context.Context, who transport.AuthInfo) (*swarmv1.Credential, error)
 
 // CredentialsOf reads the replica at every call, so that a removal counts at once. It catches up
 // with the leader, once a second at most, before it says that there is none: the credential may
-// have been created a moment ago.
+// have been created a moment ago. For a call that runs already it does not: the replica had the row
+// when the call began.
 func CredentialsOf(store *raftstore.Store) Credentials {
 	fresh := raftstore.NewRefresher(store)
-	return func(ctx context.Context, id string) (*swarmv1.Credential, error) {
-		if row, ok := store.View().Credentials.Get(id); ok {
+	return func(ctx context.Context, who transport.AuthInfo) (*swarmv1.Credential, error) {
+		id := who.Credential()
+		if row, ok := store.View().Credentials.Get(id); ok || who.Running {
 			return row, nil
 		}
 		ctx, cancel := context.WithTimeout(ctx, catchUp)
@@ -198,7 +200,7 @@ func (a *Authoriser) Authorise(ctx context.Context, fullMethod string) error {
 // is known already; the row is asked as well, so that what `swarm credential ls` shows is what
 // holds.
 func (a *Authoriser) judgeCredential(ctx context.Context, who transport.AuthInfo, now time.Time) error {
-	row, err := a.credentials(ctx, who.Credential())
+	row, err := a.credentials(ctx, who)
 	switch {
 	case err != nil:
 		return fmt.Errorf("look credential of %s up: %w", who, err)

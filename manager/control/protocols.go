@@ -1,6 +1,7 @@
 package control
 
 import (
+	"context"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -22,11 +23,16 @@ func Protocols() map[string]Rule {
 	}
 }
 
-// Admit says whether a peer may have a connection for a protocol.
+// Admit says whether a peer may have a connection for a protocol. A user with a revoked credential
+// may open one, and is told why each call is refused; a connection that was open at the time ends.
 func (a *Authoriser) Admit(proto string, who transport.AuthInfo) error {
 	rule, ok := a.protocols[proto]
 	if !ok {
 		return errdefs.ErrPermissionDenied.WithMessage(proto + " is not served here")
 	}
-	return a.judge(who, rule, time.Now())
+	now := time.Now()
+	if err := a.judge(who, rule, now); err != nil || who.User() == "" || !who.Running {
+		return err
+	}
+	return a.judgeCredential(context.Background(), who, now) // does not wait for what runs already
 }

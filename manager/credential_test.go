@@ -3,7 +3,6 @@ package manager_test
 import (
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -16,25 +15,6 @@ import (
 	"swarm/manager"
 	swarmv1 "swarm/proto/swarm/v1"
 )
-
-// connections are those of a listener.
-type connections struct {
-	mu      sync.Mutex // guards the rest
-	open    []transport.AuthInfo
-	dropped []string
-}
-
-func (c *connections) drop(named func(transport.AuthInfo) bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.open = slices.DeleteFunc(c.open, func(who transport.AuthInfo) bool {
-		if named(who) {
-			c.dropped = append(c.dropped, who.String())
-			return true
-		}
-		return false
-	})
-}
 
 // credential creates a credential as the holder of another, or at the local socket.
 func (r *rig) credential(by transport.AuthInfo, name string, validity time.Duration) transport.AuthInfo {
@@ -78,12 +58,20 @@ func (r *rig) credentials() (out []string) {
 
 func TestManager_RevokesCredentials(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		conns := &connections{}
-		r := newRig(t, func(d *manager.Deps) { d.Drop = conns.drop })
+		reviewed := 0
+		r := newRig(t, func(d *manager.Deps) { d.Review = func() { reviewed++ } })
 		jane, ann := r.credential(local, "jane", 0), r.credential(local, "ann", 0)
 		again := r.credential(local, "jane", time.Hour)
 		child := r.credential(jane, "child", 0)
-		conns.open = []transport.AuthInfo{jane, ann, again, child, nodeInfo(self)}
+		open := []transport.AuthInfo{jane, ann, again, child}
+		for i := range open {
+			open[i].Running = true
+			if err := r.mgr.Admit(transport.ProtoGRPC, open[i]); err != nil {
+				t.Errorf("%s: %v", open[i], err)
+			}
+		}
+		synctest.Wait()
+		before := reviewed
 		client := swarmv1.NewControlClient(r.dial(jane))
 		if _, err := client.ListNodes(t.Context(), &swarmv1.ListRequest{}); err != nil {
 			t.Fatal(err)
@@ -99,8 +87,13 @@ func TestManager_RevokesCredentials(t *testing.T) {
 		if len(out.GetRemoved()) != 2 || len(out.GetIssued()) != 1 || out.GetIssued()[0].GetName() != "child" {
 			t.Errorf("removed %v, issued %v; want both of jane, and child", out.GetRemoved(), out.GetIssued())
 		}
-		if !slices.Equal(conns.dropped, []string{"user jane", "user jane"}) {
-			t.Errorf("connections of %v were closed, want jane's two", conns.dropped)
+		if reviewed == before {
+			t.Error("the removal of credentials has no connection reviewed")
+		}
+		for i, stays := range []bool{false, true, false, true} {
+			if err := r.mgr.Admit(transport.ProtoGRPC, open[i]); (err == nil) != stays {
+				t.Errorf("the open connection %d, of %s: %v, want it to stay: %v", i, open[i], err, stays)
+			}
 		}
 		if _, err := client.ListNodes(t.Context(), &swarmv1.ListRequest{}); !errdefs.IsUnauthorized(err) || !strings.Contains(err.Error(), "revoked") {
 			t.Errorf("a call with a revoked credential: got %v, want a refusal", err)
