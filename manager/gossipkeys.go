@@ -13,8 +13,8 @@ import (
 	"swarm/raftstore"
 )
 
-// rotateGossipKeys takes the keys of gossip from step to step. A removed node begins a rotation in the commit that removes
-// it, so that no change of leadership can lose it.
+// rotateGossipKeys takes the keys of gossip from step to step. A removed node begins a rotation in
+// the commit that removes it, so that no change of leadership can lose it.
 func (m *Manager) rotateGossipKeys(ctx context.Context) error {
 	view, w := m.store.Watch(raftstore.TableCluster)
 	defer w.Close()

@@ -11,7 +11,8 @@ import (
 	"swarm/raftstore"
 )
 
-// The key of gossip is replaced on schedule and when a node is removed, and the removed node learns none of the new ones.
+// The key of gossip is replaced on schedule and when a node is removed, and the removed node learns
+// none of the new ones.
 func TestManager_RotatesGossipKeys(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)

@@ -26,8 +26,8 @@ import (
 	"swarm/overlay/gossip/envelope"
 )
 
-// TestAttackGossip attacks the gossip of a cluster: as a stranger, with the gossip key from a worker's state folder, and
-// with the disk of a removed node.
+// TestAttackGossip attacks the gossip of a cluster: as a stranger, with the gossip key from a
+// worker's state folder, and with the disk of a removed node.
 func TestAttackGossip(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes most of a minute")
@@ -122,7 +122,8 @@ func (g *gossiper) encrypted(message, extra []byte) []byte {
 	return gcm.Seal(append([]byte{1}, nonce...), nonce, message, extra)
 }
 
-// say sends messages to a host by UDP: as memberlist encrypts them, and in envelopes that are signed as the member's.
+// say sends messages to a host by UDP: as memberlist encrypts them, and in envelopes that are
+// signed as the member's.
 func (g *gossiper) say(to dev.Host, messages ...[]byte) {
 	g.c.t.Helper()
 	for _, m := range messages {

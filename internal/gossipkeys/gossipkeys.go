@@ -1,6 +1,7 @@
-// Package gossipkeys decides how the keys that encrypt a cluster's gossip change. A new key is handed out first, and nodes
-// decrypt with it; then they encrypt with it; the former one decrypts for a while yet. No step waits for a node: one that
-// was away is told the keys in its session with a manager, which does not need them.
+// Package gossipkeys decides how the keys that encrypt a cluster's gossip change. A new key is
+// handed out first, and nodes decrypt with it; then they encrypt with it; the former one decrypts
+// for a while yet. No step waits for a node: one that was away is told the keys in its session with
+// a manager, which does not need them.
 //
 // It is pure. Callers: the leader, which writes the keys, and nodes, which use them.
 package gossipkeys
@@ -21,7 +22,8 @@ const Subsystem = "gossip"
 const (
 	// Period is how long a key encrypts before the next one is made.
 	Period = 12 * time.Hour
-	// Settle is how long a new key is known before it encrypts: sessions carry it to all nodes meanwhile.
+	// Settle is how long a new key is known before it encrypts: sessions carry it to all nodes
+	// meanwhile.
 	Settle = 10 * time.Second
 	// Retain is how long the former keys decrypt.
 	Retain = 10 * time.Minute
@@ -34,8 +36,8 @@ func First(key []byte, now time.Time) *swarmv1.EncryptionKey {
 	return &swarmv1.EncryptionKey{Subsystem: Subsystem, Key: key, LamportTime: 1, Since: timestamppb.New(now)}
 }
 
-// Replace returns the keys with a new one on standby. One that was on standby goes: a node that is removed at this moment
-// may have been told of it.
+// Replace returns the keys with a new one on standby. One that was on standby goes: a node that is
+// removed at this moment may have been told of it.
 func Replace(keys []*swarmv1.EncryptionKey, fresh []byte, now time.Time) []*swarmv1.EncryptionKey {
 	var newest uint64
 	for _, k := range keys {
@@ -52,8 +54,8 @@ func Replace(keys []*swarmv1.EncryptionKey, fresh []byte, now time.Time) []*swar
 	return next
 }
 
-// Step returns the keys as they are to be now, and how long they stay so. fresh is used if a new key is due. Keys that are
-// not changed are returned as they were given.
+// Step returns the keys as they are to be now, and how long they stay so. fresh is used if a new
+// key is due. Keys that are not changed are returned as they were given.
 func Step(keys []*swarmv1.EncryptionKey, fresh []byte, now time.Time) (next []*swarmv1.EncryptionKey, wait time.Duration) {
 	next = Order(keys)
 	if len(next) == 0 {
@@ -83,8 +85,8 @@ func Step(keys []*swarmv1.EncryptionKey, fresh []byte, now time.Time) (next []*s
 	return next, wait
 }
 
-// Order sorts the keys of gossip among others: first the one that encrypts, then those that it followed, the newest first,
-// then the one on standby.
+// Order sorts the keys of gossip among others: first the one that encrypts, then those that it
+// followed, the newest first, then the one on standby.
 func Order(all []*swarmv1.EncryptionKey) []*swarmv1.EncryptionKey {
 	own := slices.DeleteFunc(slices.Clone(all), func(k *swarmv1.EncryptionKey) bool { return k.GetSubsystem() != Subsystem })
 	slices.SortFunc(own, func(a, b *swarmv1.EncryptionKey) int {

@@ -61,7 +61,8 @@ func TestStep(t *testing.T) {
 	}
 }
 
-// At every step each node understands those that are a step behind, and those that are a step ahead.
+// At every step each node understands those that are a step behind, and those that are a step
+// ahead.
 func TestStep_NeighboursUnderstandEachOther(t *testing.T) {
 	keys, now := []*swarmv1.EncryptionKey{key(1, 0, false)}, start
 	has := func(all []*swarmv1.EncryptionKey, k *swarmv1.EncryptionKey) bool {

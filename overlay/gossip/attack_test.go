@@ -64,7 +64,8 @@ func TestAttack_ForgedGoodbyes(t *testing.T) {
 	})
 }
 
-// A member brings in another, and moves one: the metadata of both is signed with the member's own key.
+// A member brings in another, and moves one: the metadata of both is signed with the member's own
+// key.
 func TestAttack_ForgedMembers(t *testing.T) {
 	five(t, func(t *testing.T, c *cluster, nodes []*node) {
 		for _, id := range []string{"n3", "n9"} {
@@ -141,7 +142,8 @@ func TestRoster_ANewMemberIsToldOfLate(t *testing.T) {
 	})
 }
 
-// A node's certificate is renewed: the managers tell of the new key beside the old one, then of the new one alone.
+// A node's certificate is renewed: the managers tell of the new key beside the old one, then of the
+// new one alone.
 func TestKey_RenewedWithoutAFailure(t *testing.T) {
 	five(t, func(t *testing.T, c *cluster, nodes []*node) {
 		old, renewed := c.keys.get("n3"), newKey(t)

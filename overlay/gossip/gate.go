@@ -8,8 +8,9 @@ import (
 	"swarm/overlay/gossip/envelope"
 )
 
-// The messages of memberlist, by their first byte. Those that it has besides (state of the application, compressed and
-// encrypted ones, labels) are never sent by this program and not let through.
+// The messages of memberlist, by their first byte. Those that it has besides (state of the
+// application, compressed and encrypted ones, labels) are never sent by this program and not let
+// through.
 const (
 	msgPing         = 0
 	msgIndirectPing = 1
@@ -50,8 +51,9 @@ var (
 	number16 = field{number, 1<<16 - 1}
 )
 
-// messages are the fields that each message may have. Everything that memberlist's decoders get has passed this table:
-// they allocate what a header announces, and index into arrays that may be too short.
+// messages are the fields that each message may have. Everything that memberlist's decoders get has
+// passed this table: they allocate what a header announces, and index into arrays that may be too
+// short.
 var messages = map[byte]map[string]field{
 	msgPing: {"SeqNo": number32, "Node": name32, "SourceAddr": {address, 0}, "SourcePort": number16, "SourceNode": name32},
 	msgIndirectPing: {
@@ -145,7 +147,8 @@ func admitStream(b []byte) error {
 	return nil
 }
 
-// scanner reads the subset of msgpack that memberlist writes, without allocating. bad says that something else came.
+// scanner reads the subset of msgpack that memberlist writes, without allocating. bad says that
+// something else came.
 type scanner struct {
 	rest []byte
 	bad  bool
@@ -208,7 +211,8 @@ func (s *scanner) big(n int) (v uint64) {
 	return v
 }
 
-// length reads a length: small ones are in the first byte, between low and high; b16 and b32 come before longer ones.
+// length reads a length: small ones are in the first byte, between low and high; b16 and b32 come
+// before longer ones.
 func (s *scanner) length(low, high, b16, b32 byte) int {
 	switch b := s.next(); {
 	case b >= low && b <= high:

@@ -186,8 +186,8 @@ func deliver(t testing.TB, w *wire, s *envelope.Sealer, b []byte) {
 	}
 }
 
-// FuzzPacket gives memberlist what a member that runs a program of its own could send. Memberlist's goroutines must not
-// panic.
+// FuzzPacket gives memberlist what a member that runs a program of its own could send. Memberlist's
+// goroutines must not panic.
 func FuzzPacket(f *testing.F) {
 	w, s, _ := target(f)
 	for _, b := range [][]byte{nil, ping, suspect, message(msgAlive, aliveBody), compound(ping, suspect), bomb()} {

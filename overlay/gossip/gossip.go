@@ -1,14 +1,16 @@
 //go:build linux
 
-// Package gossip keeps every node's view of which nodes are there, by memberlist. See docs/adr/0008.
+// Package gossip keeps every node's view of which nodes are there, by memberlist. See
+// docs/adr/0008.
 //
-// It owns one memberlist with its port. What it says is a hint, soft and unordered: it may speed a decision up, and decides
-// nothing. It carries membership and a few tags, and refuses to carry state. Only members are listened to: all that is sent
-// is encrypted with the cluster's gossip key and signed with the key of the sender's certificate, which the managers name.
-// What a node says of itself (tags, address, goodbye) carries its own signature. That a node has failed may be claimed by
-// any member: whoever acts on it asks that node first (package witness). Two machines with one node id are reported and the
-// second is ignored, never followed. Caller: the daemon. Goroutines: memberlist's own and its transport's, until Close, and
-// the one that calls Run.
+// It owns one memberlist with its port. What it says is a hint, soft and unordered: it may speed a
+// decision up, and decides nothing. It carries membership and a few tags, and refuses to carry
+// state. Only members are listened to: all that is sent is encrypted with the cluster's gossip key
+// and signed with the key of the sender's certificate, which the managers name. What a node says of
+// itself (tags, address, goodbye) carries its own signature. That a node has failed may be claimed
+// by any member: whoever acts on it asks that node first (package witness). Two machines with one
+// node id are reported and the second is ignored, never followed. Caller: the daemon. Goroutines:
+// memberlist's own and its transport's, until Close, and the one that calls Run.
 package gossip
 
 import (
@@ -124,7 +126,8 @@ type Gossip struct {
 	signing   atomic.Pointer[signing]
 	choosing  sync.Mutex // held while signing changes
 
-	// mu guards what follows. Memberlist calls us with its own lock held: it is not called with this one.
+	// mu guards what follows. Memberlist calls us with its own lock held: it is not called with
+	// this one.
 	mu      sync.Mutex
 	members map[string]*record
 	up      map[string]bool // that memberlist takes for alive, members or not
@@ -178,9 +181,10 @@ func New(cfg Config, deps Deps) (*Gossip, error) {
 	return g, nil
 }
 
-// exchangeInterval is how often this node and another tell each other all that they know, in clusters of up to 32; in
-// larger ones it is longer. News goes round in a bounded number of packets to members by lot: in a small cluster that
-// many join at once, about one in a hundred times somebody is missed, and only the exchange tells him.
+// exchangeInterval is how often this node and another tell each other all that they know, in
+// clusters of up to 32; in larger ones it is longer. News goes round in a bounded number of packets
+// to members by lot: in a small cluster that many join at once, about one in a hundred times
+// somebody is missed, and only the exchange tells him.
 const exchangeInterval = 10 * time.Second
 
 func (g *Gossip) config(cfg Config) *memberlist.Config {
@@ -220,8 +224,9 @@ func (g *Gossip) state(leaving bool) error {
 }
 
 const (
-	// seedInterval is how often, at most, a node that sees no other tries its seeds, and any node one that it misses. A node
-	// that has just joined tries sooner: the managers may not yet know of each other that it is a member.
+	// seedInterval is how often, at most, a node that sees no other tries its seeds, and any node
+	// one that it misses. A node that has just joined tries sooner: the managers may not yet know
+	// of each other that it is a member.
 	seedInterval  = 5 * time.Second
 	firstInterval = 250 * time.Millisecond
 	// seedsAtOnce are tried before the next pause.
@@ -275,7 +280,8 @@ func (g *Gossip) SetSeeds(addrs []string) {
 	wake(g.look)
 }
 
-// findOthers tries to reach others while this node sees none, and otherwise a member that it misses, if any.
+// findOthers tries to reach others while this node sees none, and otherwise a member that it
+// misses, if any.
 func (g *Gossip) findOthers(ctx context.Context) {
 	addrs, alone := g.missing()
 	if alone {
@@ -290,8 +296,8 @@ func (g *Gossip) findOthers(ctx context.Context) {
 	}
 }
 
-// missing gives addresses to try. A member that does not answer is tried about eight times by all others together in each
-// interval, however many they are.
+// missing gives addresses to try. A member that does not answer is tried about eight times by all
+// others together in each interval, however many they are.
 func (g *Gossip) missing() (addrs []string, alone bool) {
 	peers := g.roster.Load().peers
 	g.mu.Lock()

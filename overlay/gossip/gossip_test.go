@@ -38,8 +38,8 @@ type node struct {
 }
 
 type cluster struct {
-	t   *testing.T
-	net *network
+	t    *testing.T
+	net  *network
 	keys *keychain
 	// told is what the managers tell of the nodes.
 	told map[string]*swarmv1.Peering
@@ -175,8 +175,8 @@ func newCluster(t *testing.T) *cluster {
 	return &cluster{t: t, net: newNetwork(), keys: &keychain{of: map[string]*ecdsa.PrivateKey{}}, told: map[string]*swarmv1.Peering{}}
 }
 
-// allKnow is how long news may take to everybody: packets may miss a member, and the first exchange of all that is known
-// comes between one and two intervals after the start.
+// allKnow is how long news may take to everybody: packets may miss a member, and the first exchange
+// of all that is known comes between one and two intervals after the start.
 const allKnow = 20 * time.Second
 
 // five runs fn on a cluster of five, in a bubble of its own time.
@@ -403,8 +403,8 @@ func TestNew_Refuses(t *testing.T) {
 	}
 }
 
-// TestSockets_RejoinFromTheRoster uses real sockets: a member that restarts finds the others by what the managers told of
-// them before.
+// TestSockets_RejoinFromTheRoster uses real sockets: a member that restarts finds the others by
+// what the managers told of them before.
 func TestSockets_RejoinFromTheRoster(t *testing.T) {
 	one, two := newKey(t), newKey(t)
 	told := puts(peering("n1", "127.77.0.1", one), peering("n2", "127.77.0.2", two))

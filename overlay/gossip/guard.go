@@ -23,15 +23,17 @@ import (
 const (
 	// maxStreams are open at once to this node, from all addresses that are no member's.
 	maxStreams = 64
-	// maxStreamsEach are open at once from one address. A member has two: an exchange of state, and a probe.
+	// maxStreamsEach are open at once from one address. A member has two: an exchange of state, and
+	// a probe.
 	maxStreamsEach = 8
 )
 
 // probed begins a VXLAN packet, such as a host sends that wants to join, to try the port.
 var probed = []byte{8}
 
-// guard stands between memberlist and the network. Memberlist gets the messages of members and nothing else, in the forms
-// that it sends itself; what it sends is sealed. Memberlist has no key of its own.
+// guard stands between memberlist and the network. Memberlist gets the messages of members and
+// nothing else, in the forms that it sends itself; what it sends is sealed. Memberlist has no key
+// of its own.
 //
 // One goroutine, until Shutdown.
 type guard struct {
@@ -169,8 +171,8 @@ func (g *guard) admit(conn net.Conn) (*stream, bool) {
 	})}, true
 }
 
-// stream is a connection to another member: one message in each direction, as memberlist uses it. Memberlist sets the
-// deadlines, and closes it.
+// stream is a connection to another member: one message in each direction, as memberlist uses it.
+// Memberlist sets the deadlines, and closes it.
 type stream struct {
 	net.Conn
 	guard   *guard

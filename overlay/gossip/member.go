@@ -27,8 +27,8 @@ const (
 	Alive Status = "alive"
 	// Left has said goodbye, with its signature.
 	Left Status = "left"
-	// Failed did not answer, to us or to those that we asked, or others say so: whoever acts on it asks the node itself
-	// first, for any member can claim it.
+	// Failed did not answer, to us or to those that we asked, or others say so: whoever acts on it
+	// asks the node itself first, for any member can claim it.
 	Failed Status = "failed"
 )
 
@@ -48,7 +48,8 @@ type record struct {
 	// up: memberlist takes it for alive.
 	up    bool
 	since time.Time // of its status
-	// meta is its newest statement, said the same read. verified: it was signed with a key that the managers named.
+	// meta is its newest statement, said the same read. verified: it was signed with a key that the
+	// managers named.
 	meta     []byte
 	said     statement
 	verified bool
@@ -93,8 +94,8 @@ func (g *Gossip) Member(id string) (Member, bool) {
 	return r.member(id), true
 }
 
-// Ping sends a packet to a member by UDP and returns when the answer has come. A packet that is lost is sent again, until
-// ctx ends: ErrUnavailable then.
+// Ping sends a packet to a member by UDP and returns when the answer has come. A packet that is
+// lost is sent again, until ctx ends: ErrUnavailable then.
 func (g *Gossip) Ping(ctx context.Context, id string) error {
 	m, ok := g.Member(id)
 	if !ok {
@@ -115,7 +116,8 @@ func (g *Gossip) Ping(ctx context.Context, id string) error {
 	}
 }
 
-// edit changes the record of a member that is up or not, and tells those that wait when its status or address has changed.
+// edit changes the record of a member that is up or not, and tells those that wait when its status
+// or address has changed.
 func (g *Gossip) edit(id string, up bool, change func(*record)) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -145,8 +147,8 @@ func (g *Gossip) notify() {
 	g.changed = make(chan struct{})
 }
 
-// judge drops the members that a new roster does not list, and those whose statement, taken on trust before there was a
-// roster, turns out to be forged.
+// judge drops the members that a new roster does not list, and those whose statement, taken on
+// trust before there was a roster, turns out to be forged.
 func (g *Gossip) judge(r *roster) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -165,7 +167,8 @@ func (g *Gossip) judge(r *roster) {
 	g.notify()
 }
 
-// delegate hears from memberlist, with memberlist's lock held: none of its methods calls memberlist.
+// delegate hears from memberlist, with memberlist's lock held: none of its methods calls
+// memberlist.
 type delegate struct{ g *Gossip }
 
 var (
@@ -174,7 +177,8 @@ var (
 	_ memberlist.Delegate      = delegate{}
 )
 
-// NotifyAlive judges every claim that a node is alive. With an error, memberlist does not hear of it.
+// NotifyAlive judges every claim that a node is alive. With an error, memberlist does not hear of
+// it.
 func (d delegate) NotifyAlive(peer *memberlist.Node) error {
 	return guarded(func() error { return d.g.hear(peer.Name, addrPort(peer.Addr, peer.Port), peer.Meta) })
 }
@@ -202,7 +206,8 @@ func (g *Gossip) hear(id string, addr netip.AddrPort, meta []byte) error {
 		g.clash(Conflict{NodeID: id, Member: r.addr, Other: addr})
 		return nil // Memberlist ignores it by itself.
 	case id == g.self:
-		// This node's own words, of before its clock was set back: it speaks again, later than that.
+		// This node's own words, of before its clock was set back: it speaks again, later than
+		// that.
 		if said.made > r.said.made {
 			g.floor = max(g.floor, said.made)
 			wake(g.say)
@@ -235,15 +240,16 @@ func (d delegate) NotifyUpdate(n *memberlist.Node) {
 	d.g.edit(n.Name, true, func(r *record) { r.addr = addrPort(n.Addr, n.Port) })
 }
 
-// NotifyLeave is told that a node is dead or gone: by memberlist's packets, which any member can forge. That it has left
-// counts by its statement alone.
+// NotifyLeave is told that a node is dead or gone: by memberlist's packets, which any member can
+// forge. That it has left counts by its statement alone.
 func (d delegate) NotifyLeave(n *memberlist.Node) {
 	if n.Name != d.g.self {
 		d.g.edit(n.Name, false, func(*record) {})
 	}
 }
 
-// NodeMeta and the rest are memberlist.Delegate. There is no state besides the membership, and there are no messages.
+// NodeMeta and the rest are memberlist.Delegate. There is no state besides the membership, and
+// there are no messages.
 func (d delegate) NodeMeta(int) []byte {
 	d.g.mu.Lock()
 	defer d.g.mu.Unlock()

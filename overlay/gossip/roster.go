@@ -39,9 +39,9 @@ func (r *roster) trust(id string) (t envelope.Trust, known bool) {
 	return envelope.Trust{Keys: p.keys}, known
 }
 
-// Apply takes over what the managers tell of the members. The first call lists them all. From then on nobody else is
-// listened to, and nobody is believed whose signature is not that of the key which the managers name. Changes of other
-// objects are passed over.
+// Apply takes over what the managers tell of the members. The first call lists them all. From then
+// on nobody else is listened to, and nobody is believed whose signature is not that of the key
+// which the managers name. Changes of other objects are passed over.
 func (g *Gossip) Apply(changes []*swarmv1.AssignmentChange) {
 	next := &roster{told: true, peers: maps.Clone(g.roster.Load().peers), addrs: map[netip.Addr]bool{}}
 	if next.peers == nil {
@@ -75,7 +75,8 @@ func (g *Gossip) Apply(changes []*swarmv1.AssignmentChange) {
 	wake(g.look)
 }
 
-// peer reads a peering. A key that cannot be read is left out: without any, the node is not believed.
+// peer reads a peering. A key that cannot be read is left out: without any, the node is not
+// believed.
 func (g *Gossip) peer(p *swarmv1.Peering) Peer {
 	out := Peer{ID: p.GetNodeId(), Port: uint16(p.GetPort())}
 	at := p.GetAddr()
@@ -114,8 +115,8 @@ func (g *Gossip) Peer(id string) (Peer, bool) {
 // signing is which key this node signs with.
 type signing struct{ current, chosen *ecdsa.PrivateKey }
 
-// signingKey is the key of this node's certificate; after a renewal the one before, until the managers have told of the new
-// one, and so the others as well.
+// signingKey is the key of this node's certificate; after a renewal the one before, until the
+// managers have told of the new one, and so the others as well.
 func (g *Gossip) signingKey() *ecdsa.PrivateKey {
 	if s := g.signing.Load(); s != nil && s.current == g.deps.Key() {
 		return s.chosen

@@ -18,12 +18,14 @@ import (
 const (
 	// longestPacket is the most that UDP carries, rounded up.
 	longestPacket = 1 << 16
-	// receiveBuffer holds what arrives while this node is busy; the kernel's limit (net.core.rmem_max) may be less.
+	// receiveBuffer holds what arrives while this node is busy; the kernel's limit
+	// (net.core.rmem_max) may be less.
 	receiveBuffer = 2 << 20
 )
 
-// sockets are memberlist's way to the others, a port of TCP and the same of UDP. Its own NetTransport reads each packet
-// into 64 KiB that were made for it: nine tenths of what a node at rest allocates. Here it takes as much as it is long.
+// sockets are memberlist's way to the others, a port of TCP and the same of UDP. Its own
+// NetTransport reads each packet into 64 KiB that were made for it: nine tenths of what a node at
+// rest allocates. Here it takes as much as it is long.
 //
 // Two goroutines read, until Shutdown.
 type sockets struct {
@@ -107,8 +109,8 @@ func (s *sockets) accept() {
 	}
 }
 
-// again says whether to try once more after an error, and waits: 10 ms at first, a second at most. The next error is as likely as this
-// one (a process without file descriptors, say).
+// again says whether to try once more after an error, and waits: 10 ms at first, a second at most.
+// The next error is as likely as this one (a process without file descriptors, say).
 func (s *sockets) again(what string, err error, failures int) bool {
 	if errors.Is(err, net.ErrClosed) {
 		return false

@@ -14,12 +14,14 @@ import (
 	"swarm/overlay/gossip/envelope"
 )
 
-// statement is what a node says of itself, signed with its key. It travels as the node's metadata: whoever passes it on
-// cannot change it, and the node's id and address are signed with it.
+// statement is what a node says of itself, signed with its key. It travels as the node's metadata:
+// whoever passes it on cannot change it, and the node's id and address are signed with it.
 //
-//	signature's length, signature, time (8 bytes), flags, then tags: each name and value with its length before it
+//	signature's length, signature, time (8 bytes), flags,
+//	then tags: each name and value with its length before it
 type statement struct {
-	// made orders the statements of a node. It is the time at which the node made it, by the node's clock, in nanoseconds.
+	// made orders the statements of a node. It is the time at which the node made it, by the node's
+	// clock, in nanoseconds.
 	made uint64
 	// leaving: the node says goodbye.
 	leaving bool
@@ -87,8 +89,8 @@ func parseStatement(meta []byte) (s statement, sig, body []byte, err error) {
 	return s, sig, body, nil
 }
 
-// readStatement reads and verifies the metadata of the node with that id and address. With blind trust it is not verified,
-// and a goodbye does not count.
+// readStatement reads and verifies the metadata of the node with that id and address. With blind
+// trust it is not verified, and a goodbye does not count.
 func readStatement(meta []byte, id string, addr netip.AddrPort, trust envelope.Trust) (statement, error) {
 	s, sig, body, err := parseStatement(meta)
 	switch {
@@ -103,5 +105,6 @@ func readStatement(meta []byte, id string, addr netip.AddrPort, trust envelope.T
 	return s, nil
 }
 
-// later is the time for the next statement, later than an earlier one also when the clock was set back.
+// later is the time for the next statement, later than an earlier one also when the clock was set
+// back.
 func (s statement) later() uint64 { return max(uint64(time.Now().UnixNano()), s.made+1) }

@@ -1,9 +1,11 @@
-// Package envelope seals what members send each other by gossip, and opens it. Memberlist's own encryption proves only that
-// a sender had the cluster's gossip key, which every member has and a removed one has had. An envelope is encrypted with
-// that key and, inside, signed with the key of the sender's certificate.
+// Package envelope seals what members send each other by gossip, and opens it. Memberlist's own
+// encryption proves only that a sender had the cluster's gossip key, which every member has and a
+// removed one has had. An envelope is encrypted with that key and, inside, signed with the key of
+// the sender's certificate.
 //
-// It does no I/O, owns no goroutine, and refuses to look into what it carries: see package gossip for that. Caller: package
-// gossip, and tests that play an attacker. All types are safe for concurrent use.
+// It does no I/O, owns no goroutine, and refuses to look into what it carries: see package gossip
+// for that. Caller: package gossip, and tests that play an attacker. All types are safe for
+// concurrent use.
 //
 //	byte       0     1..4     5..16    17..
 //	envelope   'S'   key id   nonce    AES-256-GCM of: signature's length, signature, signed part
@@ -50,7 +52,8 @@ const (
 	fixed = 1 + 1 + 8 + 8 // of the signed part, besides the id and the payload
 )
 
-// Overhead is how many bytes an envelope adds at most to the payload of a sender with an id of that length.
+// Overhead is how many bytes an envelope adds at most to the payload of a sender with an id of that
+// length.
 func Overhead(idLen int) int { return head + 1 + maxSignature + fixed + idLen + tagLen }
 
 // Ring holds the gossip keys of a cluster.
@@ -103,8 +106,8 @@ type Sealer struct {
 	packets, parts atomic.Uint64
 }
 
-// NewSealer returns a Sealer for the member with that id, of at most MaxID bytes. The ring must have been set. key gives
-// the key to sign with, for each envelope anew.
+// NewSealer returns a Sealer for the member with that id, of at most MaxID bytes. The ring must
+// have been set. key gives the key to sign with, for each envelope anew.
 func NewSealer(id string, ring *Ring, key func() *ecdsa.PrivateKey) *Sealer {
 	var session [8]byte
 	_, _ = rand.Read(session[:]) // It never fails.
@@ -147,7 +150,8 @@ func (s *Sealer) seal(dst []byte, kind Kind, seq uint64, payload []byte) ([]byte
 	return key.aead.Seal(dst, nonce, plain, dst[at:at+1+idSize]), nil
 }
 
-// envelopeDomain keeps signatures of envelopes apart from all others that are made with a node's key.
+// envelopeDomain keeps signatures of envelopes apart from all others that are made with a node's
+// key.
 const envelopeDomain = "swarm gossip envelope"
 
 func sign(key *ecdsa.PrivateKey, signed []byte) ([]byte, error) {

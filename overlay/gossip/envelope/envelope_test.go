@@ -149,7 +149,8 @@ func TestMessage(t *testing.T) {
 	}
 }
 
-// Parts of two messages do not make a third one, a packet is no part of one, and an announced length is not allocated.
+// Parts of two messages do not make a third one, a packet is no part of one, and an announced
+// length is not allocated.
 func TestReadMessage_Refuses(t *testing.T) {
 	s, o, _ := pair(t)
 	message := func() []byte {

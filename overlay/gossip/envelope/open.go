@@ -38,7 +38,8 @@ type Opener struct {
 	seen map[string]*sender
 }
 
-// NewOpener returns an Opener. trust gives the keys of a node; a node that is not known is no member.
+// NewOpener returns an Opener. trust gives the keys of a node; a node that is not known is no
+// member.
 func NewOpener(ring *Ring, trust func(id string) (Trust, bool)) *Opener {
 	return &Opener{ring: ring, trust: trust, seen: map[string]*sender{}}
 }
@@ -52,8 +53,8 @@ type Opened struct {
 	session, seq uint64
 }
 
-// Open decrypts an envelope in place, and verifies its sender. What comes from a stranger costs no more than looking at
-// five bytes, and what comes from one who has a gossip key one decryption.
+// Open decrypts an envelope in place, and verifies its sender. What comes from a stranger costs no
+// more than looking at five bytes, and what comes from one who has a gossip key one decryption.
 func (o *Opener) Open(b []byte) (Opened, error) {
 	if len(b) < head+tagLen || b[0] != magic {
 		return Opened{}, ErrForeign
@@ -117,8 +118,9 @@ func (o *Opener) Forget(keep func(id string) bool) {
 	}
 }
 
-// rememberedSessions of a sender: a session lasts as long as its daemon runs. A packet of a session that was forgotten may
-// be replayed, which is harmless: what a node says of itself carries its time, and statements of others their incarnation.
+// rememberedSessions of a sender: a session lasts as long as its daemon runs. A packet of a session
+// that was forgotten may be replayed, which is harmless: what a node says of itself carries its
+// time, and statements of others their incarnation.
 const rememberedSessions = 4
 
 // sender is what was received of a member, the newest session first.
@@ -164,7 +166,8 @@ func (s *session) empty() bool { return s.packets.top == 0 && s.parts.top == 0 }
 // windowSize is by how many envelopes one may be overtaken.
 const windowSize = 256
 
-// window remembers which of the latest sequence numbers it has seen, as in RFC 6479. Numbers begin at 1.
+// window remembers which of the latest sequence numbers it has seen, as in RFC 6479. Numbers begin
+// at 1.
 type window struct {
 	top  uint64
 	seen [windowSize / 64]uint64 // a ring of bits

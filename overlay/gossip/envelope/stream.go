@@ -7,9 +7,11 @@ import (
 )
 
 const (
-	// partSize is how much of a message one envelope carries. A stranger can have no more than one in memory.
+	// partSize is how much of a message one envelope carries. A stranger can have no more than one
+	// in memory.
 	partSize = 32 << 10
-	// MaxMessage is the most that a message on a stream may carry: the state of 10,000 members is less.
+	// MaxMessage is the most that a message on a stream may carry: the state of 10,000 members is
+	// less.
 	MaxMessage = 4 << 20
 )
 
