@@ -1,6 +1,8 @@
 package cli_test
 
 import (
+	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -234,5 +236,29 @@ func TestOutput_Error(t *testing.T) {
 	got := run{server: &fakeServer{exec: fails}}.run(t, "exec", "web", "ls")
 	if want := `Error: first\x1b[2J; second\u202e` + "\n"; got.errOut != want || got.code != 1 {
 		t.Errorf("got %+v, want %q", got, want)
+	}
+}
+
+// Whatever is printed with a value in it is printed by printf, which keeps the value on its line. Help is our own text. An
+// exception carries its reason on its line.
+func TestOutput_ValuesGoThroughPrintf(t *testing.T) {
+	files, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	direct := regexp.MustCompile(`fmt\.Fprintf\(|fmt\.Fprint(ln)?\([^,()]+, ([^"]|"[^"]*"[^)])`)
+	for _, file := range files {
+		if strings.HasSuffix(file, "_test.go") || file == "output.go" || file == "help.go" {
+			continue
+		}
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for n, line := range strings.Split(string(text), "\n") {
+			if direct.MatchString(line) && !strings.Contains(line, "// printf: ") {
+				t.Errorf("%s:%d: use printf: %s", file, n+1, strings.TrimSpace(line))
+			}
+		}
 	}
 }

@@ -161,7 +161,7 @@ func (a *app) printPruned(r *swarmv1.DisksPruneResponse, networks []string) erro
 
 // printList prints a heading, which ends its line itself, and items below it.
 func (a *app) printList(heading string, items []string) {
-	fmt.Fprint(a.Out, heading)
+	fmt.Fprint(a.Out, heading) // printf: the heading is ours
 	for _, i := range items {
 		printf(a.Out, "%s\n", i)
 	}

@@ -181,7 +181,7 @@ func (a *app) showLastLogs(ctx context.Context, c client, t *swarmv1.TaskInfo) {
 	}
 	printf(a.Err, "last lines of %s (%s):\n", taskName(t), shortID(t.Task.GetId()))
 	for line := range strings.Lines(lines.String()) {
-		fmt.Fprintln(a.Err, "  "+strings.TrimRight(line, "\r\n"))
+		fmt.Fprintln(a.Err, "  "+strings.TrimRight(line, "\r\n")) // printf: a line of a log keeps its tabs
 	}
 }
 
@@ -232,7 +232,7 @@ func (v *view) draw(lines []string) {
 	}
 	var b strings.Builder
 	if v.drawn > 0 {
-		fmt.Fprintf(&b, "\x1b[%dA", v.drawn)
+		fmt.Fprintf(&b, "\x1b[%dA", v.drawn) // printf: moves the cursor
 	}
 	for _, line := range lines {
 		line = printable.Line(line)
