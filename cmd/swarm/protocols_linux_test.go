@@ -26,6 +26,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
 	"google.golang.org/protobuf/types/known/emptypb"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"swarm/internal/eventually"
 	"swarm/internal/ident"
@@ -171,12 +172,17 @@ func (r *protocolRig) makeCallers() {
 	r.commit(raftstore.Update(row))
 	expired := add("expired", r.node(swarmv1.NodeSpec_WORKER, -time.Minute))
 	expired.asManager = pki.Credential{}
-	key, csr := r.key()
-	user, err := r.root.SignUser(csr, "jane", time.Hour, time.Now())
-	if err != nil {
-		r.t.Fatal(err)
+	for _, name := range []string{"user", "revoked user"} {
+		key, csr := r.key()
+		cert, err := r.root.SignUser(csr, "jane", time.Hour, time.Now())
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		add(name, protocolCaller{cred: pki.Credential{Cert: cert, Key: key}})
+		if name == "user" {
+			r.commit(raftstore.Create(&swarmv1.Credential{Id: pki.Serial(cert), Name: "jane", Until: timestamppb.New(cert.NotAfter)}))
+		}
 	}
-	add("user", protocolCaller{cred: pki.Credential{Cert: user, Key: key}})
 	add("anonymous", protocolCaller{})
 }
 
