@@ -161,7 +161,7 @@ func (c *crowd) received(h dev.Host) (packets int) {
 func (c *crowd) attackFlood() {
 	const callers, each = 20, 100
 	leader, follower := c.hosts[0], c.hosts[1]
-	if c.leader() != leader.Name {
+	if c.leaderName() != leader.Name {
 		leader, follower = follower, leader
 	}
 	wrong := c.token("worker")
@@ -210,8 +210,8 @@ func (c *crowd) attackFlood() {
 	c.t.Logf("%d wrong tokens in %v: %v; the leader got %d packets (%d in a quiet time), the log %d lines", callers*each, took.Round(time.Millisecond), answers, flood, quiet, lines)
 }
 
-// leader is the name of the host that leads.
-func (c *crowd) leader() string {
+// leaderName is the name of the host that leads.
+func (c *crowd) leaderName() string {
 	c.t.Helper()
 	for line := range strings.Lines(c.swarm("node", "ls", "--format", "{{.Hostname}} {{.ManagerStatus}}")) {
 		if name, state, _ := strings.Cut(strings.TrimSpace(line), " "); state == "Leader" {
