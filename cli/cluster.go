@@ -126,7 +126,7 @@ func (a *app) runInit(ctx context.Context, o initOptions) error {
 		printf(a.Out, "Swarm initialized: current node (%s) is now a manager.\n\n", r.NodeId)
 		printf(a.Out, "To add a worker to this swarm, run the following command:\n\n    swarm join --token %s %s\n\n", r.WorkerToken, r.Addr)
 		fmt.Fprintln(a.Out, "To add a manager to this swarm, run 'swarm join-token manager' and follow the instructions.")
-		fmt.Fprintln(a.Out, tokenFileHint)
+		fmt.Fprintln(a.Out, tokenFileHint) // printf: our own text
 		a.warnProfiles(ctx, c)
 		return nil
 	})
@@ -323,7 +323,7 @@ func (a *app) runJoinToken(ctx context.Context, o joinTokenOptions) error {
 			printf(a.Out, "Successfully rotated %s join token.\n\n", o.role)
 		}
 		printf(a.Out, "To add a %s to this swarm, run the following command:\n\n    swarm join --token %s %s\n\n", o.role, token, addr)
-		fmt.Fprintln(a.Out, tokenFileHint)
+		fmt.Fprintln(a.Out, tokenFileHint) // printf: our own text
 		return nil
 	})
 }
