@@ -14,7 +14,6 @@ import (
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sync/errgroup"
-	"google.golang.org/grpc"
 
 	"swarm/internal/bounds"
 	"swarm/internal/members"
@@ -112,7 +111,7 @@ func (n *Node) newMember(state Membership, cred pki.Credential, bundle *pki.Bund
 }
 
 // run lives the membership. The transport outlives the parts, so that a leader can hand over.
-func (m *member) run(ctx context.Context, server *grpc.Server) error {
+func (m *member) run(ctx context.Context, s servers) error {
 	ctx, m.end = context.WithCancelCause(ctx)
 	defer m.end(nil)
 	defer m.base.Dialer.Close()
@@ -123,7 +122,8 @@ func (m *member) run(ctx context.Context, server *grpc.Server) error {
 	defer stopBelow()
 	transports, below := errgroup.WithContext(below)
 	transports.Go(func() error { return m.listener.Run(below, m.ln) })
-	transports.Go(func() error { return serve(below, server, m.listener.GRPC()) })
+	transports.Go(func() error { return serve(below, s.members, m.listener.GRPC()) })
+	transports.Go(func() error { return serve(below, s.strangers, m.listener.Strangers()) })
 
 	parts, ctx := errgroup.WithContext(ctx)
 	stop := context.AfterFunc(below, func() { m.end(errors.New("the listener failed")) })

@@ -201,15 +201,23 @@ func (n *Node) Run(ctx context.Context) error {
 	if n.deps.Listening != nil {
 		n.deps.Listening()
 	}
-	server := grpc.NewServer(append(transport.ServerOptions(), n.services.ServerOption())...)
+	s := servers{
+		members:   grpc.NewServer(append(transport.ServerOptions(), n.services.ServerOption())...),
+		strangers: grpc.NewServer(append(transport.StrangerOptions(), n.services.ServerOption())...),
+	}
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return serve(ctx, server, local) })
+	g.Go(func() error { return serve(ctx, s.members, local) })
 	g.Go(func() error {
-		defer server.Stop()
-		return n.live(ctx, server)
+		defer s.members.Stop()
+		defer s.strangers.Stop()
+		return n.live(ctx, s)
 	})
 	return g.Wait()
 }
+
+// servers answer from the same Services. What gRPC bounds, it bounds for a server: callers without a valid certificate have
+// one of their own.
+type servers struct{ members, strangers *grpc.Server }
 
 // serve serves until ctx ends; a listener that was closed is no error.
 func serve(ctx context.Context, server *grpc.Server, ln net.Listener) error {
@@ -223,7 +231,7 @@ func serve(ctx context.Context, server *grpc.Server, ln net.Listener) error {
 }
 
 // live runs one membership after the other: the one on disk, then those that Init and Join begin.
-func (n *Node) live(ctx context.Context, server *grpc.Server) error {
+func (n *Node) live(ctx context.Context, s servers) error {
 	remembered, err := n.resume()
 	if errdefs.IsDataLoss(err) {
 		// Not the end: the operator must be able to ask what is wrong, and to leave.
@@ -243,7 +251,7 @@ func (n *Node) live(ctx context.Context, server *grpc.Server) error {
 			}
 		}
 		n.setMember(next, nil)
-		err := next.run(ctx, server)
+		err := next.run(ctx, s)
 		if ctx.Err() != nil {
 			return err
 		}

@@ -242,7 +242,8 @@ func (n *Node) askAt(ctx context.Context, addr string, how *swarmv1.JoinClusterR
 	}
 	dialer := transport.NewDialer(identity, nil)
 	defer dialer.Close()
-	conn := dialer.DialAddr(addr)
+	source, _ := netip.ParseAddr(state.Addr) // was parsed by place
+	conn := dialer.DialAddrFrom(source, addr)
 	defer conn.Close()
 	proving := transport.Proving(conn, token)
 	if !how.SkipNetworkCheck {

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"swarm/internal/logsample"
 )
 
 // Every connection starts with a hello, in which the caller says who it is: a member of another cluster, or of this one
@@ -33,13 +35,14 @@ type streamLayer struct {
 	done context.Context // ends with Close, and with it every dial
 	stop context.CancelFunc
 
-	mu   sync.Mutex            // guards the rest
+	said *logsample.Sampler
+
+	mu   sync.Mutex            // guards open
 	open map[net.Conn]struct{} // both ways; nil once closed. Raft itself forgets those that it accepted.
-	said map[string]time.Time  // when a refusal was logged last, by its text
 }
 
 func newStreamLayer(cfg Config, deps Deps, f *fsm, log *slog.Logger) *streamLayer {
-	l := &streamLayer{cfg: cfg, deps: deps, fsm: f, log: log, open: make(map[net.Conn]struct{}), said: make(map[string]time.Time)}
+	l := &streamLayer{cfg: cfg, deps: deps, fsm: f, log: log, said: logsample.New(log), open: make(map[net.Conn]struct{})}
 	l.done, l.stop = context.WithCancel(context.Background())
 	return l
 }
@@ -148,18 +151,7 @@ func (l *streamLayer) refused(from net.Addr, err error) {
 	if errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) || errors.Is(err, io.ErrClosedPipe) {
 		level = slog.LevelDebug // hung up before it said anything
 	}
-	l.mu.Lock()
-	due := time.Since(l.said[err.Error()]) > time.Minute
-	if due {
-		if len(l.said) > 100 {
-			clear(l.said)
-		}
-		l.said[err.Error()] = time.Now()
-	}
-	l.mu.Unlock()
-	if due {
-		l.log.Log(context.Background(), level, "a Raft connection is refused", "addr", from, "err", err)
-	}
+	l.said.Log(level, logsample.Reason(err), "a Raft connection is refused", "addr", from, "err", err)
 }
 
 // greet reads the hello of an accepted connection and says which member opened it. It refuses one

@@ -255,7 +255,10 @@ func (m *workerMember) Run(ctx context.Context) error {
 		g.Go(func() error { return watchDisk(ctx, m.host.disk, m.Redescribe) })
 	}
 	if m.host.store != nil {
-		server := &http.Server{Handler: m.host.store.Handler(), ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: 16 << 10, ConnContext: withCaller}
+		server := &http.Server{
+			Handler: m.host.store.Handler(), ConnContext: withCaller, ErrorLog: slog.NewLogLogger(m.host.log.Handler(), slog.LevelDebug),
+			ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
+		}
 		g.Go(func() error {
 			stop := context.AfterFunc(ctx, func() { _ = server.Close() })
 			defer stop()

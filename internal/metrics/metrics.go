@@ -19,6 +19,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/net/netutil"
 )
 
 // Kind says how a number moves.
@@ -157,8 +158,12 @@ func (c *Count) Add(n int, labels ...string) { c.of.WithLabelValues(labels...).A
 // Forget shows those of the labels no more.
 func (c *Count) Forget(labels ...string) { c.of.DeleteLabelValues(labels...) }
 
-// readTime bounds how long a client may take to ask.
-const readTime = 5 * time.Second
+const (
+	// readTime bounds how long a client may take to ask, and writeTime how long the answer may take.
+	readTime, writeTime = 5 * time.Second, 30 * time.Second
+	// maxConns bounds the clients that are connected at once. Those beyond wait.
+	maxConns = 64
+)
 
 // Serve answers at /metrics until ctx ends, and closes the listener.
 func (r *Registry) Serve(ctx context.Context, ln net.Listener) error {
@@ -169,10 +174,13 @@ func (r *Registry) Serve(ctx context.Context, ln net.Listener) error {
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprintln(w, "metrics of this node are at /metrics")
 	})
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: readTime, IdleTimeout: 2 * time.Minute, ErrorLog: slog.NewLogLogger(r.log.Handler(), slog.LevelDebug)}
+	server := &http.Server{
+		Handler: mux, ReadTimeout: readTime, WriteTimeout: writeTime, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10,
+		ErrorLog: slog.NewLogLogger(r.log.Handler(), slog.LevelDebug),
+	}
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
 	defer stop()
-	if err := server.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
+	if err := server.Serve(netutil.LimitListener(ln, maxConns)); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serve metrics: %w", err)
 	}
 	return nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -30,6 +31,8 @@ var errConnClosed = errdefs.ErrUnavailable.WithMessage("the connection has been 
 type Conn struct {
 	id    *Identity
 	build func() (*grpc.ClientConn, error)
+	// source is the address of this host to connect by; not valid: the kernel chooses. Set before the first call.
+	source netip.Addr
 
 	mu     sync.Mutex // guards what follows; not held across I/O
 	cur    *era
@@ -48,12 +51,13 @@ type era struct {
 
 // newConn makes a Conn whose every attempt to connect asks lookup. name stands in messages.
 func newConn(id *Identity, name string, want wanted, lookup func() (string, error)) *Conn {
+	c := &Conn{id: id, all: map[*era]struct{}{}}
 	dial := func(ctx context.Context, _ string) (net.Conn, error) {
 		addr, err := lookup()
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", name, err)
 		}
-		return dialTCP(ctx, addr)
+		return dialFrom(ctx, c.source, addr)
 	}
 	options := append(clientOptions(),
 		grpc.WithContextDialer(dial),
@@ -62,8 +66,8 @@ func newConn(id *Identity, name string, want wanted, lookup func() (string, erro
 	if authority == "" {
 		authority = name
 	}
-	build := func() (*grpc.ClientConn, error) { return grpc.NewClient("passthrough:///"+authority, options...) }
-	return &Conn{id: id, build: build, all: map[*era]struct{}{}}
+	c.build = func() (*grpc.ClientConn, error) { return grpc.NewClient("passthrough:///"+authority, options...) }
+	return c
 }
 
 // clientOptions are those of every connection.

@@ -142,11 +142,12 @@ func (d *Dialer) lookup(nodeID string) (string, error) {
 	return "", errdefs.ErrUnavailable.WithMessage("its address is not known")
 }
 
+// keepAlive finds out that the other host is gone.
+var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 10 * time.Second, Interval: 5 * time.Second, Count: 3}
+
 // dialTCP connects, never through a proxy, and says what is wrong in words.
 func dialTCP(ctx context.Context, addr string) (net.Conn, error) {
-	d := net.Dialer{Timeout: dialTimeout, KeepAliveConfig: net.KeepAliveConfig{
-		Enable: true, Idle: 10 * time.Second, Interval: 5 * time.Second, Count: 3,
-	}}
+	d := net.Dialer{Timeout: dialTimeout, KeepAliveConfig: keepAlive}
 	conn, err := d.DialContext(ctx, "tcp", addr)
 	if err == nil {
 		return conn, nil

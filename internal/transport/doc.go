@@ -5,6 +5,9 @@
 // and at every call. Certificates and roots are read from an Identity at each handshake, so both can change while
 // connections live. A connection ends with the certificate of its peer.
 //
+// A caller is a stranger until its certificate has proved to be valid. Strangers share budgets of handshakes, connections
+// and bytes, and a gRPC server of their own (StrangerOptions): what they do costs members nothing.
+//
 // The daemon and the CLI call it. Goroutines: Listener.Run has one per unfinished handshake and waits for them; gRPC
 // clients have gRPC's own, ended by Close.
 package transport

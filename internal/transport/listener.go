@@ -5,15 +5,21 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"net"
+	"net/netip"
 	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/errdefs"
 
+	"swarm/internal/logsample"
+	"swarm/internal/origin"
 	"swarm/internal/pause"
 )
 
@@ -21,18 +27,46 @@ const (
 	// DefaultHandshakeTimeout bounds a handshake from accept to finish.
 	DefaultHandshakeTimeout = 10 * time.Second
 	// DefaultMaxHandshakes bounds the unfinished handshakes; each holds a goroutine and about 20 KiB.
-	DefaultMaxHandshakes = 512
+	DefaultMaxHandshakes = 128
+	// DefaultMaxStrangers bounds the connections of callers without a valid certificate; each holds up to 200 KiB. A host
+	// that joins needs one for a second.
+	DefaultMaxStrangers = 64
+	// One origin has at most this part of the handshakes, and of the strangers.
+	handshakesPart, strangersPart = 4, 8
 
-	// stalledAfter is when an unfinished handshake may be dropped to make room: far more than one needs, also on a busy
-	// machine with many waiting, and far less than a client that never speaks would take.
-	stalledAfter = 2 * time.Second
-	makeRoomTick = 100 * time.Millisecond
+	// DefaultMaxOfPeer bounds the connections of one node or user, over all protocols. A node has one for gRPC, one for
+	// Raft and a few for blobs with each other node.
+	DefaultMaxOfPeer = 256
+
+	// strangerBytes is what a caller without a valid certificate may send in the life of its connection, handshake included.
+	// A join sends 3 KiB. It bounds what any abuse of TLS, HTTP/2 or gRPC can cost.
+	strangerBytes = 16 << 10
 )
 
 // ListenerConfig is what can be set of a Listener. The zero value means the defaults.
 type ListenerConfig struct {
 	HandshakeTimeout time.Duration
-	MaxHandshakes    int
+	// MaxHandshakes bounds the unfinished handshakes, MaxStrangers the connections without a valid certificate after their
+	// handshake. One origin has a part of each; see package origin.
+	MaxHandshakes, MaxStrangers int
+	// MaxOfPeer bounds the connections of one node or user.
+	MaxOfPeer int
+}
+
+func (c ListenerConfig) withDefaults() ListenerConfig {
+	if c.HandshakeTimeout <= 0 {
+		c.HandshakeTimeout = DefaultHandshakeTimeout
+	}
+	if c.MaxHandshakes <= 0 {
+		c.MaxHandshakes = DefaultMaxHandshakes
+	}
+	if c.MaxStrangers <= 0 {
+		c.MaxStrangers = DefaultMaxStrangers
+	}
+	if c.MaxOfPeer <= 0 {
+		c.MaxOfPeer = DefaultMaxOfPeer
+	}
+	return c
 }
 
 // ListenerDeps are what a Listener needs.
@@ -46,21 +80,24 @@ type ListenerDeps struct {
 }
 
 // Listener takes the connections of a node's one port, does the TLS handshake, and hands them on by ALPN. Clients that
-// stall in the handshake hold up nobody.
+// stall in the handshake hold up nobody. Callers without a valid certificate share budgets of their own, so that members
+// get in whatever strangers do.
 type Listener struct {
 	cfg  ListenerConfig
 	deps ListenerDeps
+	said *logsample.Sampler
 
-	addr  net.Addr
-	slots chan struct{}
+	addr net.Addr
 
-	mu      sync.Mutex        // guards what follows
-	pending *list.List        // of *handshake, oldest first
-	parts   map[string]*queue // by ALPN; absent while nobody serves it
-	closed  bool
+	mu     sync.Mutex        // guards what follows
+	parts  map[string]*queue // by ALPN, or partStrangers; absent while nobody serves it
+	closed bool
 
-	connsMu sync.Mutex            // guards conns; may be taken under mu
-	conns   map[*tracked]admitted // the zero value until the handshake is over
+	connsMu    sync.Mutex            // guards what follows; may be taken under mu
+	conns      map[*tracked]admitted // the zero value until the handshake is over
+	handshakes *pool
+	strangers  *pool
+	ofPeer     map[string]int // how many connections a node or user has, by AuthInfo.String
 }
 
 // admitted is the peer of an open connection and what it speaks.
@@ -69,35 +106,33 @@ type admitted struct {
 	who   AuthInfo
 }
 
-var errNotServed = errdefs.ErrUnavailable.WithMessage("what the client asks for is not served here now")
+// partStrangers is the part for gRPC with callers that have no valid certificate.
+const partStrangers = "strangers"
 
-type handshake struct {
-	conn  net.Conn
-	since time.Time
-}
+var errNotServed = errdefs.ErrUnavailable.WithMessage("what the client asks for is not served here now")
 
 // NewListener makes a Listener. addr is what its parts report as their address.
 func NewListener(cfg ListenerConfig, deps ListenerDeps, addr net.Addr) *Listener {
-	if cfg.HandshakeTimeout <= 0 {
-		cfg.HandshakeTimeout = DefaultHandshakeTimeout
-	}
-	if cfg.MaxHandshakes <= 0 {
-		cfg.MaxHandshakes = DefaultMaxHandshakes
-	}
+	cfg = cfg.withDefaults()
 	return &Listener{
-		cfg: cfg, deps: deps,
-		addr:    addr,
-		slots:   make(chan struct{}, cfg.MaxHandshakes),
-		pending: list.New(),
-		parts:   map[string]*queue{},
-		conns:   map[*tracked]admitted{},
+		cfg: cfg, deps: deps, said: logsample.New(deps.Log),
+		addr:       addr,
+		parts:      map[string]*queue{},
+		conns:      map[*tracked]admitted{},
+		handshakes: newPool(cfg.MaxHandshakes, handshakesPart),
+		strangers:  newPool(cfg.MaxStrangers, strangersPart),
+		ofPeer:     map[string]int{},
 	}
 }
 
-// GRPC opens the part where connections for gRPC come out, to be served with ServerOptions. Peers may be anonymous or
-// expired. Connections for a part that is not open are refused. A part can be opened again, also after its Close, as
-// when a node becomes a manager for the second time; the newest one gets the connections.
+// GRPC opens the part where connections for gRPC come out, to be served with ServerOptions: those of nodes and users whose
+// certificate is valid. Connections for a part that is not open are refused. A part can be opened again, also after its
+// Close, as when a node becomes a manager for the second time; the newest one gets the connections.
 func (l *Listener) GRPC() net.Listener { return l.open(ProtoGRPC) }
+
+// Strangers opens the part where connections for gRPC come out whose peers are anonymous or have an expired certificate,
+// to be served with StrangerOptions.
+func (l *Listener) Strangers() net.Listener { return l.open(partStrangers) }
 
 // Raft opens the part where connections for Raft come out, as GRPC does; PeerOf names the node.
 func (l *Listener) Raft() net.Listener { return l.open(ProtoRaft) }
@@ -162,7 +197,7 @@ func (l *Listener) Run(ctx context.Context, ln net.Listener) error {
 			if errors.Is(err, net.ErrClosed) {
 				return err
 			}
-			l.deps.Log.Warn("accept", "err", err) // out of file descriptors, mostly: it passes
+			l.said.Log(slog.LevelWarn, "accept "+logsample.Reason(err), "accept", "err", err) // out of file descriptors, mostly: it passes
 			if pause.For(ctx, backoff) != nil {
 				return nil
 			}
@@ -170,10 +205,6 @@ func (l *Listener) Run(ctx context.Context, ln net.Listener) error {
 			continue
 		}
 		backoff = 5 * time.Millisecond
-		if !l.acquire(ctx) {
-			_ = conn.Close()
-			return nil
-		}
 		known := l.track(conn)
 		wg.Go(func() { l.shake(ctx, known) })
 	}
@@ -182,33 +213,106 @@ func (l *Listener) Run(ctx context.Context, ln net.Listener) error {
 // tracked is a connection that the listener knows of until it is closed.
 type tracked struct {
 	net.Conn
-	l *Listener
+	l      *Listener
+	origin netip.Prefix
+	since  time.Time
+	// left is how many bytes the caller may still send, unless its certificate is valid.
+	left    atomic.Int64
+	trusted atomic.Bool
+	// dropped is set before the connection is closed in favour of another.
+	dropped atomic.Bool
+
+	// in is the pool that counts the connection, nil when none does; place is where. Guarded by the listener's connsMu.
+	in    *pool
+	place *list.Element
 }
 
+// track takes in a new connection, and drops another when there are too many unfinished handshakes.
 func (l *Listener) track(c net.Conn) *tracked {
-	t := &tracked{c, l}
+	t := &tracked{Conn: c, l: l, origin: origin.Of(c.RemoteAddr()), since: time.Now()}
+	t.left.Store(strangerBytes)
 	l.connsMu.Lock()
-	defer l.connsMu.Unlock()
 	l.conns[t] = admitted{}
+	dropped := l.handshakes.add(t)
+	l.connsMu.Unlock()
+	l.drop(dropped)
 	return t
 }
 
+// drop closes a connection in favour of a newer one. Nil is no error.
+func (l *Listener) drop(t *tracked) {
+	if t == nil {
+		return
+	}
+	t.dropped.Store(true)
+	_ = t.Close()
+	l.said.Log(slog.LevelWarn, "crowded", "connection refused", "remote", t.RemoteAddr().String(), "err", errCrowded)
+}
+
+// Read implements net.Conn.
+func (t *tracked) Read(p []byte) (int, error) {
+	n, err := t.Conn.Read(p)
+	if t.trusted.Load() || t.left.Add(-int64(n)) >= 0 {
+		return n, err
+	}
+	return 0, errdefs.ErrResourceExhausted.WithMessage(fmt.Sprintf("a caller without a certificate sent more than %d bytes", strangerBytes))
+}
+
+// Close implements net.Conn.
 func (t *tracked) Close() error {
 	t.l.connsMu.Lock()
-	delete(t.l.conns, t)
+	t.l.forget(t)
 	t.l.connsMu.Unlock()
 	return t.Conn.Close()
 }
 
+// forget takes a connection out of all counts. The caller holds connsMu.
+func (l *Listener) forget(t *tracked) {
+	if t.in != nil {
+		t.in.remove(t)
+	}
+	a, open := l.conns[t]
+	delete(l.conns, t)
+	if !open || a.proto == "" || !t.trusted.Load() {
+		return
+	}
+	who := a.who.String()
+	if l.ofPeer[who]--; l.ofPeer[who] == 0 {
+		delete(l.ofPeer, who)
+	}
+}
+
 // admit asks Admit about the peer of a connection, and notes the peer for Review. It notes first: a Review that runs at
 // the same time then judges the connection too, and no change of membership falls between the two.
-func (l *Listener) admit(conn *tracked, a admitted) error {
-	l.connsMu.Lock()
-	if _, open := l.conns[conn]; open {
-		l.conns[conn] = a
+func (l *Listener) admit(conn *tracked, a admitted, valid bool) error {
+	if err := l.note(conn, a, valid); err != nil {
+		return err
 	}
-	l.connsMu.Unlock()
 	return l.judge(a)
+}
+
+// note counts a connection after its handshake: for its peer if the peer's certificate is valid, else among the strangers.
+func (l *Listener) note(conn *tracked, a admitted, valid bool) error {
+	l.connsMu.Lock()
+	if _, open := l.conns[conn]; !open {
+		l.connsMu.Unlock()
+		return net.ErrClosed
+	}
+	l.handshakes.remove(conn)
+	var dropped *tracked
+	if who := a.who.String(); !valid {
+		dropped = l.strangers.add(conn)
+	} else if l.ofPeer[who] >= l.cfg.MaxOfPeer {
+		l.connsMu.Unlock()
+		return errTooMany
+	} else {
+		l.ofPeer[who]++
+		conn.trusted.Store(true)
+	}
+	l.conns[conn] = a
+	l.connsMu.Unlock()
+	l.drop(dropped)
+	return nil
 }
 
 func (l *Listener) judge(a admitted) error {
@@ -231,7 +335,7 @@ func (l *Listener) Review() {
 		a.who.Running = a.proto == ProtoGRPC // a connection for blobs is opened again at little cost
 		if err := l.judge(a); err != nil {
 			_ = conn.Close()
-			l.deps.Log.Info("connection closed", "peer", a.who.String(), "protocol", a.proto, "err", err)
+			l.said.Log(slog.LevelInfo, "closed "+a.who.String()+" "+a.proto, "connection closed", "peer", a.who.String(), "protocol", a.proto, "err", err)
 		}
 	}
 }
@@ -245,56 +349,12 @@ func (l *Listener) closeConns() {
 	}
 }
 
-// acquire takes a slot for a handshake. When there is none it drops those that have stalled until one is free.
-func (l *Listener) acquire(ctx context.Context) bool {
-	for {
-		select {
-		case l.slots <- struct{}{}:
-			return true
-		default:
-		}
-		l.dropStalled()
-		timer := time.NewTimer(makeRoomTick)
-		select {
-		case l.slots <- struct{}{}:
-			timer.Stop()
-			return true
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
-			return false
-		}
-	}
-}
-
-func (l *Listener) dropStalled() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for e := l.pending.Front(); e != nil; e = e.Next() {
-		h := e.Value.(*handshake)
-		if time.Since(h.since) < stalledAfter {
-			return
-		}
-		_ = h.conn.Close() // its goroutine sees the error, and frees the slot
-	}
-}
-
-// shake does one handshake and hands the connection on. It frees the slot of acquire as soon as the handshake is over.
+// shake does one handshake and hands the connection on.
 func (l *Listener) shake(ctx context.Context, raw *tracked) {
-	l.mu.Lock()
-	entry := l.pending.PushBack(&handshake{conn: raw, since: time.Now()})
-	l.mu.Unlock()
-
 	conn := tls.Server(raw, &tls.Config{MinVersion: tls.VersionTLS13, GetConfigForClient: l.deps.Identity.serverConfig})
 	hctx, cancel := context.WithTimeout(ctx, l.cfg.HandshakeTimeout)
 	err := conn.HandshakeContext(hctx)
 	cancel()
-
-	l.mu.Lock()
-	l.pending.Remove(entry)
-	l.mu.Unlock()
-	<-l.slots
-
 	if err == nil { // a server that does not accept for that long is as good as absent
 		hctx, cancel := context.WithTimeout(ctx, l.cfg.HandshakeTimeout)
 		err = l.handOn(hctx, raw, conn)
@@ -302,10 +362,20 @@ func (l *Listener) shake(ctx context.Context, raw *tracked) {
 	}
 	if err != nil {
 		_ = conn.Close()
-		if ctx.Err() == nil {
-			l.deps.Log.Info("connection refused", "remote", raw.RemoteAddr().String(), "err", err)
+		if ctx.Err() == nil && !raw.dropped.Load() {
+			l.said.Log(slog.LevelInfo, raw.origin.String()+" "+kindOf(err), "connection refused", "remote", raw.RemoteAddr().String(), "err", err)
 		}
 	}
+}
+
+// kindOf is the reason of a refusal without what differs from one attempt to the next, or is of the caller's choice, such as
+// the versions of TLS that it offers.
+func kindOf(err error) string {
+	reason := logsample.Reason(err)
+	if i := strings.IndexAny(reason, "[0123456789"); i > 0 {
+		reason = reason[:i]
+	}
+	return reason
 }
 
 // handOn gives a connection to the part that its ALPN names. On an error the caller closes it.
@@ -317,20 +387,25 @@ func (l *Listener) handOn(ctx context.Context, raw *tracked, conn *tls.Conn) err
 	case protoRoots: // the joiner has what it came for
 		return conn.Close()
 	}
-	to := l.part(cs.NegotiatedProtocol)
-	if to == nil {
-		return errNotServed
-	}
 	// The handshake accepted the peer; this reads who it is, against roots that may be newer by now.
-	p, err := judgeClient(cs, l.deps.Identity.Bundle(), l.deps.Identity.now())
+	now := l.deps.Identity.now()
+	p, err := judgeClient(cs, l.deps.Identity.Bundle(), now)
 	if err != nil {
 		return err
 	}
 	peer := secured(conn, p)
-	if err := l.admit(raw, admitted{cs.NegotiatedProtocol, peer.info}); err != nil {
+	part, valid := cs.NegotiatedProtocol, !peer.info.Anonymous() && !peer.info.Expired(now)
+	if !valid {
+		part = partStrangers
+	}
+	to := l.part(part)
+	if to == nil {
+		return errNotServed
+	}
+	if err := l.admit(raw, admitted{cs.NegotiatedProtocol, peer.info}, valid); err != nil {
 		return err
 	}
-	peer.closeAtExpiry(l.deps.Identity.now())
+	peer.closeAtExpiry(now)
 	return to.put(ctx, peer)
 }
 

@@ -127,20 +127,23 @@ func startNodeWith(t testing.TB, id *Identity, cfg ListenerConfig, admit func(st
 		id: id.NodeID(), ident: id, addr: raw.Addr().String(), seen: make(chan AuthInfo, 100),
 		ln: NewListener(cfg, ListenerDeps{Identity: id, Log: slog.New(slog.DiscardHandler), Admit: admit}, raw.Addr()),
 	}
-	server := grpc.NewServer(ServerOptions()...)
-	healthpb.RegisterHealthServer(server, probe{seen: n.seen})
-	part := n.ln.GRPC()
+	members, strangers := grpc.NewServer(ServerOptions()...), grpc.NewServer(StrangerOptions()...)
 	ctx, cancel := context.WithCancel(context.Background())
 	n.leave = cancel
-	ran, served := make(chan error, 1), make(chan error, 1)
+	ran, served := make(chan error, 1), make(chan error, 2)
+	for server, part := range map[*grpc.Server]net.Listener{members: n.ln.GRPC(), strangers: n.ln.Strangers()} {
+		healthpb.RegisterHealthServer(server, probe{seen: n.seen})
+		go func() { served <- server.Serve(part) }()
+	}
 	go func() { ran <- n.ln.Run(ctx, raw) }()
-	go func() { served <- server.Serve(part) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-ran; err != nil {
 			t.Errorf("Run: %v", err)
 		}
-		server.Stop()
+		members.Stop()
+		strangers.Stop()
+		<-served
 		<-served
 	})
 	return n

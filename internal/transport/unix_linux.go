@@ -9,6 +9,8 @@ import (
 	"os/user"
 	"path/filepath"
 	"strconv"
+	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/containerd/errdefs"
@@ -16,8 +18,12 @@ import (
 	"google.golang.org/grpc/credentials"
 )
 
-// maxSocketPath is the kernel's limit for a socket's path (sun_path, with its closing zero).
-const maxSocketPath = 107
+const (
+	// maxSocketPath is the kernel's limit for a socket's path (sun_path, with its closing zero).
+	maxSocketPath = 107
+	// maxLocal bounds the connections of the host's users. One beyond is closed, which its user is told.
+	maxLocal = 1024
+)
 
 // ListenUnix opens the local socket for the CLI: for root and the members of group, if that group exists, else for root
 // alone. Who may open the socket may do everything. A socket that a dead daemon left is replaced; one that answers is not.
@@ -47,7 +53,7 @@ func ListenUnix(path, group string) (net.Listener, error) {
 		_ = ln.Close()
 		return nil, fmt.Errorf("listen on %s: %w", path, err)
 	}
-	return unixListener{ln}, nil
+	return &unixListener{Listener: ln}, nil
 }
 
 // removeStale removes a socket that nobody listens on.
@@ -86,20 +92,38 @@ func share(path, group string) error {
 }
 
 // unixListener asks the kernel who connects.
-type unixListener struct{ net.Listener }
+type unixListener struct {
+	net.Listener
+	open atomic.Int64
+}
 
-func (l unixListener) Accept() (net.Conn, error) {
+// localConn is a connection that its listener counts.
+type localConn struct {
+	net.Conn
+	closed func()
+}
+
+// Close implements net.Conn.
+func (c localConn) Close() error {
+	c.closed()
+	return c.Conn.Close()
+}
+
+// Accept implements net.Listener.
+func (l *unixListener) Accept() (net.Conn, error) {
 	for {
 		conn, err := l.Listener.Accept()
 		if err != nil {
 			return nil, err
 		}
 		who, err := localUser(conn)
-		if err != nil { // it has gone already
+		if err != nil || l.open.Load() >= maxLocal { // it has gone already, or there are too many
 			_ = conn.Close()
 			continue
 		}
-		return &peerConn{Conn: conn, info: AuthInfo{
+		l.open.Add(1)
+		counted := localConn{Conn: conn, closed: sync.OnceFunc(func() { l.open.Add(-1) })}
+		return &peerConn{Conn: counted, info: AuthInfo{
 			CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity},
 			Local:          who,
 		}}, nil

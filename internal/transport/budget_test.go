@@ -1,0 +1,197 @@
+package transport
+
+import (
+	"bytes"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/status"
+
+	"swarm/internal/eventually"
+	"swarm/internal/pki"
+)
+
+// TestPool adds connections of the origins a to z in order, and says which of them are left.
+func TestPool(t *testing.T) {
+	for _, c := range []struct {
+		limit      int
+		came, left string
+	}{
+		{4, "abc", "abc"},
+		{4, "aaa", "aa"},              // half of all, at most
+		{4, "abcde", "bcde"},          // one each: the oldest of all goes
+		{4, "aabbc", "abbc"},          // two origins have the most: the one with the oldest connection loses it
+		{4, "abbcd", "abcd"},          // the origin with the most loses its oldest
+		{4, "abababab", "abab"},       // the newest stay
+		{4, "aabbaaaaaaaabb", "aabb"}, // what one origin does costs another nothing
+		{1, "ab", "b"},
+	} {
+		p := newPool(c.limit, 2)
+		var left []*tracked
+		for i, name := range c.came {
+			conn := &tracked{origin: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(name)}), 32), since: time.Unix(int64(i), 0)}
+			left = append(left, conn)
+			if dropped := p.add(conn); dropped != nil {
+				left = slices.DeleteFunc(left, func(c *tracked) bool { return c == dropped })
+			}
+		}
+		var names []byte
+		for _, conn := range left {
+			names = append(names, conn.origin.Addr().As4()[3])
+		}
+		slices.Sort(names)
+		want := []byte(c.left)
+		slices.Sort(want)
+		if !bytes.Equal(names, want) || p.size != len(left) {
+			t.Errorf("limit %d, %s came: left %s of size %d, want %s", c.limit, c.came, names, p.size, want)
+		}
+		for _, conn := range left {
+			p.remove(conn)
+		}
+		if p.size != 0 || len(p.origins) != 0 {
+			t.Errorf("limit %d, %s came: %d connections of %d origins are left after all have gone", c.limit, c.came, p.size, len(p.origins))
+		}
+	}
+}
+
+// anonymous opens a connection without a certificate.
+func anonymous(t *testing.T, server *node) *tls.Conn {
+	t.Helper()
+	conn, err := tls.Dial("tcp", server.addr, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{ProtoGRPC}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	return conn
+}
+
+// hungUp reports whether the other side has closed a connection.
+func hungUp(conn net.Conn) bool {
+	_ = conn.SetReadDeadline(time.Now().Add(10 * time.Millisecond))
+	_, err := io.Copy(io.Discard, conn)
+	return err == nil || errors.Is(err, syscall.ECONNRESET)
+}
+
+// Strangers lose connections to strangers alone, and a new one gets in always.
+func TestListener_StrangersShareABudget(t *testing.T) {
+	root := newRoot(t, "c1")
+	server := startNode(t, identity(t, fresh(t, root, newID()), root.Cert), ListenerConfig{MaxStrangers: 32})
+	d := dialer(t, identity(t, fresh(t, root, newID()), root.Cert), server)
+	member := must[*Conn](t)(d.DialGRPC(server.id))
+	stream := must[grpc.ServerStreamingClient[healthpb.HealthCheckResponse]](t)(healthpb.NewHealthClient(member).Watch(t.Context(), &healthpb.HealthCheckRequest{}))
+	if _, err := stream.Recv(); err != nil {
+		t.Fatal(err)
+	}
+	var strangers []*tls.Conn
+	for range 40 {
+		strangers = append(strangers, anonymous(t, server))
+	}
+	eventually.Nil(t, "one address has its part of the places", func() error {
+		open := slices.DeleteFunc(slices.Clone(strangers), func(c *tls.Conn) bool { return hungUp(c) })
+		if len(open) != 4 {
+			return fmt.Errorf("%d strangers are connected, want 4", len(open))
+		}
+		return nil
+	})
+	late := dialer(t, identity(t, pki.Credential{}, root.Cert), server).DialAddr(server.addr)
+	defer late.Close()
+	if err := check(t, late); err != nil {
+		t.Errorf("a call of one more stranger: %v", err)
+	}
+	if err := check(t, member); err != nil {
+		t.Errorf("a call of a member: %v", err)
+	}
+	stop := time.AfterFunc(time.Second, func() { _ = member.Close() })
+	defer stop.Stop()
+	if _, err := stream.Recv(); !stop.Stop() && err == nil {
+		t.Error("the stream of a member has ended")
+	}
+}
+
+// A stranger may send so much and no more, whatever it sends.
+func TestListener_StrangersSendLittle(t *testing.T) {
+	root := newRoot(t, "c1")
+	server := startNode(t, identity(t, fresh(t, root, newID()), root.Cert), ListenerConfig{})
+	conn := anonymous(t, server)
+	if _, err := io.WriteString(conn, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00"); err != nil {
+		t.Fatal(err)
+	}
+	go func() { _, _ = io.Copy(io.Discard, conn) }()
+	ping := append([]byte("\x00\x00\x08\x06\x01\x00\x00\x00\x00"), make([]byte, 8)...) // an answer, which nobody counts
+	block, sent := bytes.Repeat(ping, 64), 0
+	for err := error(nil); err == nil && sent < 64<<20; sent += len(block) { // the kernel's buffers take a part
+		_ = conn.SetWriteDeadline(time.Now().Add(10 * time.Second))
+		_, err = conn.Write(block)
+	}
+	if sent >= 64<<20 {
+		t.Errorf("a stranger sent %d bytes, the limit is %d", sent, strangerBytes)
+	}
+}
+
+// Messages of strangers are small; those of members need not be.
+func TestServers_BoundMessages(t *testing.T) {
+	root := newRoot(t, "c1")
+	server := startNode(t, identity(t, fresh(t, root, newID()), root.Cert), ListenerConfig{})
+	large := &healthpb.HealthCheckRequest{Service: strings.Repeat("x", strangerMessage)}
+	for _, c := range []struct {
+		name string
+		cred pki.Credential
+		want codes.Code
+	}{
+		{"anonymous", pki.Credential{}, codes.ResourceExhausted},
+		{"expired", expired(t, root, newID()), codes.ResourceExhausted},
+		{"member", fresh(t, root, newID()), codes.OK},
+	} {
+		conn := dialer(t, identity(t, c.cred, root.Cert), server).DialAddr(server.addr)
+		_, err := healthpb.NewHealthClient(conn).Check(t.Context(), large)
+		if got := status.Code(err); got != c.want && !(c.want == codes.ResourceExhausted && errdefs.IsResourceExhausted(err)) {
+			t.Errorf("%s sends %d bytes: %v, want %v", c.name, strangerMessage, err, c.want)
+		}
+		_ = conn.Close()
+	}
+}
+
+// One node has so many connections, and others have theirs.
+func TestListener_BoundsThoseOfAPeer(t *testing.T) {
+	root := newRoot(t, "c1")
+	server := startNode(t, identity(t, fresh(t, root, newID()), root.Cert), ListenerConfig{MaxOfPeer: 3})
+	blobs := server.ln.Blob()
+	go func() {
+		for conn, err := blobs.Accept(); err == nil; conn, err = blobs.Accept() {
+			_, _ = conn.Write([]byte("."))
+			t.Cleanup(func() { _ = conn.Close() })
+		}
+	}()
+	greedy := dialer(t, identity(t, fresh(t, root, newID()), root.Cert), server)
+	served := func(d *Dialer) bool {
+		conn := must[net.Conn](t)(d.DialALPN(t.Context(), server.id, ProtoBlob))
+		t.Cleanup(func() { _ = conn.Close() })
+		_, err := conn.Read(make([]byte, 1))
+		return err == nil
+	}
+	got := 0
+	for range 10 {
+		if served(greedy) {
+			got++
+		}
+	}
+	if got != 3 {
+		t.Errorf("a peer has %d connections, want 3", got)
+	}
+	if !served(dialer(t, identity(t, fresh(t, root, newID()), root.Cert), server)) {
+		t.Error("another peer has none")
+	}
+}
