@@ -9,13 +9,16 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"syscall"
 	"time"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc/peer"
 
+	"swarm/internal/origin"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -24,6 +27,10 @@ const (
 	// trips, and whoever has to wait for the bound is refused.
 	joinPatience = 3 * time.Second
 	joinLimit    = 3 * joinPatience
+	// joinsAtOnce is how many hosts a manager tries at a time, and joinsOfOrigin how many with one address. Others wait for
+	// joinTurn.
+	joinsAtOnce, joinsOfOrigin = 8, 1
+	joinTurn                   = joinPatience
 )
 
 // Gate is a manager, as hosts that join are told of it.
@@ -39,13 +46,16 @@ type Gate struct {
 // Gatekeeper implements the Admission service.
 type Gatekeeper struct {
 	swarmv1.UnimplementedAdmissionServer
-	admit func(ctx context.Context) (Gate, error)
+	slots *slots
+	// permit says whether a caller may have an address tried.
+	permit func(caller net.Addr, addr netip.Addr) error
+	admit  func(ctx context.Context) (Gate, error)
 }
 
 // NewGatekeeper makes a Gatekeeper; admit refuses the caller of an RPC who has not proved a join
 // token.
 func NewGatekeeper(admit func(ctx context.Context) (Gate, error)) *Gatekeeper {
-	return &Gatekeeper{admit: admit}
+	return &Gatekeeper{admit: admit, permit: permit, slots: newSlots(joinsAtOnce, joinsOfOrigin)}
 }
 
 // Joiner is a host that wants to join. Its cluster port is open.
@@ -171,8 +181,26 @@ func newNonce() []byte {
 	return nonce
 }
 
-// Probe implements the Admission service. Packets go to the address that the host wants to be reached by, when its token
-// is right, and nowhere else.
+// permit refuses every address but the one that the caller's connection comes from: a manager that tried others would scan
+// ports, and send packets to third hosts, for everybody who has a join token.
+func permit(caller net.Addr, addr netip.Addr) error {
+	at, err := netip.ParseAddrPort(caller.String())
+	seen := at.Addr().Unmap().WithZone("")
+	switch {
+	case err != nil || !addr.IsGlobalUnicast() || addr == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
+		return errdefs.ErrPermissionDenied.WithMessage(fmt.Sprintf("%s is no address of a node: ways to it are not tried", addr))
+	case seen.Is4() != addr.Is4():
+		return errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("this manager sees the host at %s, and tries ways to no other address", seen))
+	case seen != addr:
+		return errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf(
+			"the manager sees this host at %s and tries no way to %s: if that is not the address by which other nodes reach this host, name it with --advertise-addr; "+
+				"to join all the same: --skip-network-check", seen, addr))
+	}
+	return nil
+}
+
+// Probe implements the Admission service. Packets go to the address that the host calls from, when its token is right, and
+// nowhere else.
 func (k *Gatekeeper) Probe(stream swarmv1.Admission_ProbeServer) error {
 	ctx, cancel := context.WithTimeout(stream.Context(), joinLimit)
 	defer cancel()
@@ -188,11 +216,19 @@ func (k *Gatekeeper) Probe(stream swarmv1.Admission_ProbeServer) error {
 	if err != nil || len(first.Nonce) != nonceSize || first.Port == 0 || first.Port > 65535 {
 		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("a probe of %q, port %d, with a nonce of %d bytes", first.Addr, first.Port, len(first.Nonce)))
 	}
-	dataAddr, err := netip.ParseAddr(first.DataPathAddr)
-	if err != nil {
-		dataAddr = addr
+	caller, ok := peer.FromContext(ctx)
+	if !ok {
+		return errdefs.ErrInternal.WithMessage("a call without a caller")
 	}
-	gossip, data := netip.AddrPortFrom(addr, gate.GossipPort), netip.AddrPortFrom(dataAddr, gate.Data.Port())
+	if err := k.permit(caller.Addr, addr.Unmap()); err != nil {
+		return err
+	}
+	release, err := k.slots.take(ctx, origin.Of(caller.Addr).String(), joinTurn)
+	if err != nil {
+		return err
+	}
+	defer release()
+	gossip, data := netip.AddrPortFrom(addr, gate.GossipPort), netip.AddrPortFrom(addr, gate.Data.Port())
 	line, err := newLine(ctx, gossip, data, first.Nonce)
 	if err != nil {
 		return err
@@ -276,6 +312,9 @@ func Join(ctx context.Context, c swarmv1.AdmissionClient, j Joiner) (*swarmv1.Su
 		return nil, err
 	}
 	out.Out, out.In = append(out.Out, verdict.Out...), append(verdict.In, line.ways()...)
+	if j.DataAddr != j.Addr { // the manager sends nothing there: it cannot know whose address that is
+		out.In = slices.DeleteFunc(out.In, func(w *swarmv1.TriedWay) bool { return w.Network == "udp" && w.Port == gate.DataPathPort })
+	}
 	_ = stream.CloseSend()
 	_, _ = stream.Recv() // the manager has ended
 	return out, nil

@@ -4,6 +4,7 @@ package probe
 
 import (
 	"context"
+	"net"
 	"net/netip"
 	"os"
 	"strings"
@@ -40,6 +41,7 @@ func newGateThat(t *testing.T, admit func(context.Context) error) (swarmv1.Admis
 			Data: netip.AddrPortFrom(cluster.Addr, testDataPort),
 		}, nil
 	})
+	k.permit = func(net.Addr, netip.Addr) error { return nil } // the connection is through memory
 	server := grpc.NewServer(grpc.StreamInterceptor(func(srv any, ss grpc.ServerStream, _ *grpc.StreamServerInfo, next grpc.StreamHandler) error {
 		return transport.ToStatus(next(srv, ss))
 	}))
@@ -103,5 +105,38 @@ func TestJoin_Refusals(t *testing.T) {
 	_ = stream.Send(&swarmv1.AdmissionRequest{Addr: "x", Nonce: []byte{1}})
 	if _, err := stream.Recv(); !errdefs.IsInvalidArgument(transport.FromStatus(err)) {
 		t.Errorf("nonsense: %v", err)
+	}
+}
+
+// A manager tries the address that the caller comes from, and no other.
+func TestPermit(t *testing.T) {
+	for _, c := range []struct {
+		caller, addr string
+		want         func(error) bool
+	}{
+		{"192.0.2.7:1234", "192.0.2.7", nil},
+		{"[2001:db8::7]:1234", "2001:db8::7", nil},
+		{"[::ffff:192.0.2.7]:1234", "192.0.2.7", nil},
+		{"192.0.2.7:1234", "192.0.2.8", errdefs.IsFailedPrecondition},
+		{"[2001:db8::7]:1234", "2001:db8::8", errdefs.IsFailedPrecondition},
+		{"192.0.2.7:1234", "2001:db8::7", errdefs.IsUnavailable},
+		{"127.0.0.1:1234", "127.0.0.1", errdefs.IsPermissionDenied},
+		{"[::1]:1234", "::1", errdefs.IsPermissionDenied},
+		{"[fe80::1%eth0]:1234", "fe80::1", errdefs.IsPermissionDenied},
+		{"169.254.1.1:1234", "169.254.1.1", errdefs.IsPermissionDenied},
+		{"224.0.0.1:1234", "224.0.0.1", errdefs.IsPermissionDenied},
+		{"[ff02::1]:1234", "ff02::1", errdefs.IsPermissionDenied},
+		{"255.255.255.255:1234", "255.255.255.255", errdefs.IsPermissionDenied},
+		{"0.0.0.0:1234", "0.0.0.0", errdefs.IsPermissionDenied},
+		{"/run/swarm.sock", "192.0.2.7", errdefs.IsPermissionDenied},
+	} {
+		caller := net.Addr(&net.UnixAddr{Name: c.caller, Net: "unix"})
+		if at, err := netip.ParseAddrPort(c.caller); err == nil {
+			caller = net.TCPAddrFromAddrPort(at)
+		}
+		err := permit(caller, netip.MustParseAddr(c.addr))
+		if c.want == nil && err != nil || c.want != nil && !c.want(err) {
+			t.Errorf("%s has %s tried: %v", c.caller, c.addr, err)
+		}
 	}
 }

@@ -43,6 +43,9 @@ const (
 	grace  = 300 * time.Millisecond
 	// atOnce is how many nodes are probed at a time.
 	atOnce = 16
+	// answersAtOnce is how many probes of others this node answers at a time, and answersOfNode how many of one node. Others
+	// wait for patience.
+	answersAtOnce, answersOfNode = 16, 2
 )
 
 // Node is another member.
@@ -84,12 +87,15 @@ type Deps struct {
 // Prober implements the Doctor service.
 type Prober struct {
 	swarmv1.UnimplementedDoctorServer
-	cfg  Config
-	deps Deps
+	cfg   Config
+	deps  Deps
+	slots *slots
 }
 
 // New makes a Prober.
-func New(cfg Config, deps Deps) *Prober { return &Prober{cfg: cfg, deps: deps} }
+func New(cfg Config, deps Deps) *Prober {
+	return &Prober{cfg: cfg, deps: deps, slots: newSlots(answersAtOnce, answersOfNode)}
+}
 
 // Survey implements the Doctor service.
 func (p *Prober) Survey(ctx context.Context, r *swarmv1.SurveyRequest) (*swarmv1.SurveyResponse, error) {
@@ -268,6 +274,11 @@ func (p *Prober) Probe(ctx context.Context, r *swarmv1.ProbeRequest) (*swarmv1.P
 	if err != nil {
 		return nil, err
 	}
+	release, err := p.slots.take(ctx, caller.ID, patience)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
 	hear, err := listen(ctx, caller.data(port).Addr(), port, r.Nonce)
 	if err != nil {
 		return nil, err
