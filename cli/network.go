@@ -21,11 +21,11 @@ func (a *app) newNetwork() *cobra.Command {
 }
 
 type networkCreateOptions struct {
-	name                                string
-	driver, ipamDriver, scope           string
-	subnets, ranges, gateways           list
-	labels, options                     list
-	internal, attachable, ipv6, ingress bool
+	name                                            string
+	driver, ipamDriver, scope                       string
+	subnets, ranges, gateways                       list
+	labels, options                                 list
+	internal, attachable, ipv6, ingress, hostAccess bool
 }
 
 func (a *app) newNetworkCreate() *cobra.Command {
@@ -48,6 +48,7 @@ func (a *app) newNetworkCreate() *cobra.Command {
 	f.Var(&o.labels, "label", "Set metadata on a network")
 	f.VarP(&o.options, "opt", "o", "Set driver specific options")
 	f.BoolVar(&o.internal, "internal", false, "Restrict external access to the network")
+	f.BoolVar(&o.hostAccess, "host-access", false, "Let containers reach the cluster's own ports (2377, 7946) on its nodes")
 	f.BoolVar(&o.attachable, "attachable", false, "Enable manual container attachment")
 	f.BoolVar(&o.ipv6, "ipv6", false, "Enable IPv6 networking")
 	f.BoolVar(&o.ingress, "ingress", false, "Create swarm routing-mesh network (the swarm makes it by itself)")
@@ -63,6 +64,7 @@ func (o networkCreateOptions) spec() (*swarmv1.NetworkSpec, error) {
 	}
 	s := &swarmv1.NetworkSpec{
 		Name: o.name, Labels: addPairs(nil, o.labels.values), Internal: o.internal, Attachable: o.attachable, Ingress: o.ingress, Ipv6Enabled: o.ipv6,
+		HostAccess:   o.hostAccess,
 		DriverConfig: &swarmv1.Driver{Name: o.driver, Options: addPairs(nil, o.options.values)},
 	}
 	var configs []*swarmv1.IPAMConfig

@@ -62,6 +62,7 @@ func networkObject(info *swarmv1.NetworkInfo, verbose bool) object {
 		{"EnableIPv6", s.GetIpv6Enabled()},
 		{"IPAM", object{{"Driver", "default"}, {"Config", configs}}},
 		{"Internal", s.GetInternal()},
+		{"HostAccess", s.GetHostAccess()},
 		{"Attachable", s.GetAttachable()},
 		{"Ingress", s.GetIngress()},
 		{"VNI", n.GetVni()},

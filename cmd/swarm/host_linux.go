@@ -255,6 +255,7 @@ func (h *host) describe() *swarmv1.NodeDescription {
 	return &swarmv1.NodeDescription{
 		Unavailable: unavailable,
 		Routed:      h.routed(),
+		Addresses:   h.addresses(),
 		Hostname:    h.options.Hostname,
 		Platform:    &swarmv1.Platform{Os: runtime.GOOS, Architecture: machineName()},
 		Resources: &swarmv1.Resources{
@@ -280,6 +281,22 @@ func (h *host) routed() []string {
 	out := make([]string, len(ranges))
 	for i, r := range ranges {
 		out[i] = r.String()
+	}
+	return out
+}
+
+// maxAddresses is how many addresses a node reports. A host with more has containers' bridges of other programs.
+const maxAddresses = 32
+
+// addresses lists where other hosts may reach this one. A host that cannot be asked has none: containers elsewhere are kept
+// from its advertised addresses alone.
+func (h *host) addresses() (out []string) {
+	found, err := hostnet.Addresses(meshDevice, bridgeDevice)
+	if err != nil {
+		h.log.Warn("the host's addresses cannot be read", "err", err)
+	}
+	for _, addr := range found[:min(len(found), maxAddresses)] {
+		out = append(out, addr.String())
 	}
 	return out
 }

@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	"swarm/node"
+	"swarm/overlay/bridge"
 	"swarm/overlay/directory"
 	"swarm/overlay/fabric"
 	"swarm/overlay/gossip"
@@ -72,7 +73,11 @@ func (p *parts) newOverlay(b node.Base, g *gossipMember, conflicted func()) (*ov
 	if o.fabric, err = p.host.newFabric(underlay, b.Membership.DataPathPort); err != nil {
 		return nil, err
 	}
-	p.host.bridge.Forbid(cmp.Or(b.Membership.DataPathPort, probe.DefaultDataPort))
+	dataPort := cmp.Or(b.Membership.DataPathPort, probe.DefaultDataPort)
+	p.host.bridge.Forbid(dataPort)
+	p.host.bridge.Guard(bridge.ClusterPorts{
+		Cluster: cmp.Or(b.Membership.ListenPort, b.Membership.Port), Gossip: b.Membership.GossipPort, Data: dataPort,
+	})
 	// It connects when it is asked.
 	if o.dnsConn, err = grpc.NewClient("unix://"+p.host.resolver(), grpc.WithTransportCredentials(insecure.NewCredentials())); err != nil {
 		return nil, err
@@ -232,6 +237,7 @@ func planeAttachment(a worker.Attachment) (plane.Attachment, error) {
 			out.Overlays = append(out.Overlays, plane.Overlay{Network: use.Network, Addresses: addresses})
 			out.Bridged = true
 			out.Closed = out.Closed && use.Network.GetSpec().GetInternal()
+			out.HostAccess = out.HostAccess || use.Network.GetSpec().GetHostAccess()
 		case worker.DriverBridge:
 			out.Bridged, out.Closed = true, false
 		case worker.DriverNone:

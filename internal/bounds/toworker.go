@@ -2,7 +2,9 @@ package bounds
 
 import (
 	"fmt"
+	"math"
 	"net/netip"
+	"slices"
 	"time"
 
 	"swarm/internal/ident"
@@ -165,10 +167,13 @@ func checkPeering(p *swarmv1.Peering) error {
 	if err := ident.CheckKey("node", p.GetNodeId()); err != nil {
 		return err
 	}
-	for _, s := range append([]string{p.GetAddr()}, p.GetOthers()...) {
+	for _, s := range slices.Concat([]string{p.GetAddr()}, p.GetOthers(), p.GetAddresses()) {
 		if s != "" && !isHost(s) {
 			return invalid("node %s: %q is no address", p.GetNodeId(), Text(s, maxWord))
 		}
+	}
+	if p.GetPort() > math.MaxUint16 {
+		return invalid("node %s: %d is no port", p.GetNodeId(), p.GetPort())
 	}
 	return checkPrefixes("node "+p.GetNodeId(), p.GetMeshAddresses())
 }

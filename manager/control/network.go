@@ -34,6 +34,10 @@ func (s *Server) CreateNetwork(ctx context.Context, req *swarmv1.CreateNetworkRe
 	if wanted.GetIngress() {
 		return nil, errdefs.ErrInvalidArgument.WithMessage("the cluster makes network ingress by itself: leave --ingress out")
 	}
+	if wanted.GetInternal() && wanted.GetHostAccess() {
+		return nil, errdefs.ErrInvalidArgument.WithMessage(
+			fmt.Sprintf("network %s is internal, and so its containers reach no node: leave --internal or --host-access out", wanted.GetName()))
+	}
 	if wanted.GetName() == spec.Ingress {
 		return nil, errdefs.ErrInvalidArgument.WithMessage("network ingress is the cluster's own: choose another name")
 	}

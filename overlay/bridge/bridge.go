@@ -48,6 +48,7 @@ type Config struct {
 	FirstPort, LastPort uint16
 
 	forbidden uint16
+	guard     guard
 }
 
 func (c Config) withDefaults() (Config, error) {
@@ -88,7 +89,9 @@ type Attachment struct {
 	Apart bool
 	// NoEgress tasks only answer, at their published ports.
 	NoEgress bool
-	Ports    []Port
+	// HostAccess tasks reach the cluster's own ports on its nodes, see Guard.
+	HostAccess bool
+	Ports      []Port
 }
 
 // Result is what a task was given.
@@ -253,9 +256,11 @@ func (b *Bridge) describe(t *attached, addr netip.Addr) {
 }
 
 // use is what the rules are to know of the task.
-func (t *attached) use() use { return use{ports: t.Result.Ports, noEgress: t.NoEgress} }
+func (t *attached) use() use {
+	return use{ports: t.Result.Ports, noEgress: t.NoEgress, hostAccess: t.HostAccess}
+}
 
-func (u use) matters() bool { return len(u.ports) > 0 || u.noEgress }
+func (u use) matters() bool { return len(u.ports) > 0 || u.noEgress || u.hostAccess }
 
 // Detach undoes Attach; a task that is not attached is no error.
 func (b *Bridge) Detach(ctx context.Context, taskID string) error {

@@ -79,7 +79,7 @@ func (b *Bridge) ensureUp(published map[netip.Addr]use) error {
 		return err
 	}
 	b.net.subnet, b.net.subnet6, b.net.mtu = b.cfg.Subnet, b.cfg.Subnet6, b.cfg.MTU
-	b.net.forbidden = b.cfg.forbidden
+	b.net.forbidden, b.net.guard = b.cfg.forbidden, b.cfg.guard
 	if err := b.net.ensureBridge(); err != nil {
 		return fmt.Errorf("bridge %s: %w", b.cfg.BridgeName, err)
 	}

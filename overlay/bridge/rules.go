@@ -12,7 +12,6 @@ import (
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
-	"swarm/overlay/hostport"
 	"swarm/overlay/nft"
 )
 
@@ -23,14 +22,15 @@ const portDst = 2
 //
 //	map any4:  protocol . port           -> address . port   ports on all of the host's addresses
 //	map one4:  address . protocol . port -> address . port   ports on one of them
-//	set inner4: addresses of tasks without a way out
+//	set inner4: addresses of tasks without a way out; more sets are those of guard
 //	in (prerouting), nat: who is not on the bridge cannot name an address in it; who is on it cannot name 127.0.0.0/8
 //	in, out (output), nat: look the destination up in `one`, then in `any` if it is an address of the host
 //	back (postrouting), nat: masquerade what leaves the bridge for elsewhere, and
 //	      published ports used by the host's loopback or from the bridge itself
 //	fence (forward): to the bridge goes what was redirected to it, and answers; what comes from it passes `outward`
 //	outward, moat (input): who is in `inner` only answers; outward marks what `apart` lets through;
-//	      neither lets a task send to the port where hosts take each other's frames, moat nothing to 127.0.0.0/8
+//	      neither lets a task send to the port where hosts take each other's frames, moat nothing to 127.0.0.0/8;
+//	      both refuse what is for the cluster's own ports, see guard
 //
 // A table of the same name in the bridge family keeps apart what never comes to the host's own hooks:
 //
@@ -46,14 +46,15 @@ type rules struct {
 	subnet, subnet6 netip.Prefix
 	// forbidden is the UDP port that tasks send nothing to; 0: none.
 	forbidden uint16
+	guard     guard
 	log       *slog.Logger
 	conn      nft.Conn
 }
 
 // use is what the rules know of a task.
 type use struct {
-	ports    []Port
-	noEgress bool
+	ports                []Port
+	noEgress, hostAccess bool
 }
 
 func (r *rules) tableName() string {
@@ -74,11 +75,20 @@ func (r *rules) table() *nftables.Table {
 	return &nftables.Table{Family: nftables.TableFamilyINet, Name: r.tableName()}
 }
 
-// sets of one family: any, one, inner.
-func (r *rules) sets(f nft.Family) [3]*nftables.Set {
+// Indexes of sets: those of a family that hold what tasks have.
+const (
+	anySet = iota
+	oneSet
+	innerSet
+	openSet
+	setCount
+)
+
+// sets of one family: any, one, inner, open.
+func (r *rules) sets(f nft.Family) [setCount]*nftables.Set {
 	id := uint32(f.Number) * 10
 	to := nftables.MustConcatSetType(f.Address, nftables.TypeInetService)
-	return [3]*nftables.Set{
+	return [setCount]*nftables.Set{
 		{
 			Table: r.table(), ID: id, Name: "any" + f.Digit, IsMap: true, Concatenation: true, DataType: to,
 			KeyType: nftables.MustConcatSetType(nftables.TypeInetProto, nftables.TypeInetService),
@@ -88,28 +98,32 @@ func (r *rules) sets(f nft.Family) [3]*nftables.Set {
 			KeyType: nftables.MustConcatSetType(f.Address, nftables.TypeInetProto, nftables.TypeInetService),
 		},
 		{Table: r.table(), ID: id + 2, Name: "inner" + f.Digit, KeyType: f.Address},
+		{Table: r.table(), ID: id + 3, Name: "open" + f.Digit, KeyType: f.Address},
 	}
 }
 
 // elements spells uses out for the sets of a family.
-func (r *rules) elements(f nft.Family, uses map[netip.Addr]use) (out [3][]nftables.SetElement) {
+func (r *rules) elements(f nft.Family, uses map[netip.Addr]use) (out [setCount][]nftables.SetElement) {
 	for addr, u := range uses {
 		if addr = r.in(f, addr); !addr.IsValid() {
 			continue
 		}
 		for _, p := range u.ports {
-			key := append(nft.Pad([]byte{hostport.Number(p.Protocol)}), nft.Port(p.Published)...)
+			key := portKey(p)
 			e := nftables.SetElement{Key: key, Val: append(addr.AsSlice(), nft.Port(p.Target)...)}
 			switch {
 			case !p.HostIP.IsValid():
-				out[0] = append(out[0], e)
+				out[anySet] = append(out[anySet], e)
 			case f.Of(p.HostIP):
 				e.Key = append(p.HostIP.AsSlice(), key...)
-				out[1] = append(out[1], e)
+				out[oneSet] = append(out[oneSet], e)
 			}
 		}
 		if u.noEgress {
-			out[2] = append(out[2], nftables.SetElement{Key: addr.AsSlice()})
+			out[innerSet] = append(out[innerSet], nftables.SetElement{Key: addr.AsSlice()})
+		}
+		if u.hostAccess {
+			out[openSet] = append(out[openSet], nftables.SetElement{Key: addr.AsSlice()})
 		}
 	}
 	return out
@@ -141,6 +155,9 @@ func (r *rules) sync(uses map[netip.Addr]use) error {
 					return err
 				}
 			}
+		}
+		if err := r.syncGuard(c); err != nil {
+			return err
 		}
 		nft.WriteChains(c, t, r.chains())
 		r.syncFrames(c)
@@ -201,8 +218,8 @@ func (r *rules) chains() []*nft.Chain {
 		in.Add(f.Is(), f.DstIn(expr.CmpOpEq, f.Loopback()), r.from(expr.CmpOpEq), nft.Drop())
 		in.Add(f.Is(), f.DstIn(expr.CmpOpEq, subnet), r.from(expr.CmpOpNeq), nft.Interface(expr.MetaKeyIIFNAME, expr.CmpOpNeq, "lo"), nft.Drop())
 		for _, ch := range []*nft.Chain{in, out} {
-			ch.Add(f.Is(), lookupOne(f, sets[1]))
-			ch.Add(f.Is(), nft.ToLocal(), lookup(f, sets[0], 0))
+			ch.Add(f.Is(), lookupOne(f, sets[oneSet]))
+			ch.Add(f.Is(), nft.ToLocal(), lookup(f, sets[anySet], 0))
 		}
 		back.Add(f.Is(), f.SrcIn(expr.CmpOpEq, subnet), r.to(expr.CmpOpNeq), &expr.Masq{})
 		back.Add(f.Is(), r.to(expr.CmpOpEq), f.SrcIn(expr.CmpOpEq, f.Loopback()), &expr.Masq{})
@@ -231,13 +248,15 @@ func (r *rules) filters() []*nft.Chain {
 		}
 		ch.Add(nft.Answering(), nft.Return())
 		for _, f := range r.families() {
-			inner := r.sets(f)[2]
+			inner := r.sets(f)[innerSet]
 			// What is not tracked neither asks nor answers: a neighbour may be looked for.
 			ch.Add(nft.Asking(), f.Is(), f.LoadSrc(nft.Reg), &expr.Lookup{SourceRegister: nft.Reg, SetName: inner.Name, SetID: inner.ID},
-				&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_ADMIN_PROHIBITED})
+				prohibited())
 		}
 	}
 	for _, f := range r.families() {
+		outward.Add(r.refuse(f, r.nodesSet(f), true))
+		moat.Add(r.refuse(f, r.ownSet(), false))
 		moat.Add(f.Is(), f.DstIn(expr.CmpOpEq, f.Loopback()), nft.Drop())
 	}
 	return []*nft.Chain{fence, outward, moat}
@@ -304,5 +323,5 @@ func (r *rules) intact(c *nftables.Conn, uses map[netip.Addr]use) (bool, error) 
 			}
 		}
 	}
-	return true, nil
+	return r.guardIntact(c)
 }

@@ -18,6 +18,20 @@ type Peer struct {
 	Mesh []netip.Prefix
 	// Others are further addresses of the node.
 	Others []netip.Addr
+	// Port is the node's for the cluster. Addresses are those that the node reports of itself.
+	Port      uint16
+	Addresses []netip.Addr
+}
+
+// Services lists where the node serves the cluster: its port at each of its addresses. It has duplicates.
+func (p Peer) Services() []netip.AddrPort {
+	var out []netip.AddrPort
+	for _, addr := range slices.Concat([]netip.Addr{p.Underlay}, p.Others, p.Addresses) {
+		if addr.IsValid() {
+			out = append(out, netip.AddrPortFrom(addr, p.Port))
+		}
+	}
+	return out
 }
 
 func peerOf(p *swarmv1.Peering) Peer {
@@ -28,9 +42,16 @@ func peerOf(p *swarmv1.Peering) Peer {
 			out.Mesh = append(out.Mesh, prefix)
 		}
 	}
-	for _, a := range p.GetOthers() {
-		if addr, err := netip.ParseAddr(a); err == nil {
-			out.Others = append(out.Others, addr)
+	out.Others, out.Addresses = parseAddrs(p.GetOthers()), parseAddrs(p.GetAddresses())
+	out.Port = uint16(p.GetPort())
+	return out
+}
+
+// parseAddrs leaves out what is no address.
+func parseAddrs(texts []string) (out []netip.Addr) {
+	for _, text := range texts {
+		if addr, err := netip.ParseAddr(text); err == nil {
+			out = append(out, addr)
 		}
 	}
 	return out
@@ -38,7 +59,7 @@ func peerOf(p *swarmv1.Peering) Peer {
 
 func (p Peer) equal(o Peer) bool {
 	return p.ID == o.ID && p.Hostname == o.Hostname && p.Underlay == o.Underlay && slices.Equal(p.Mesh, o.Mesh) &&
-		slices.Equal(p.Others, o.Others)
+		slices.Equal(p.Others, o.Others) && p.Port == o.Port && slices.Equal(p.Addresses, o.Addresses)
 }
 
 // Peers lists all nodes, this one among them, by id.

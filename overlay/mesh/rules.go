@@ -33,7 +33,8 @@ import (
 //	in-again, out-again: the same for a connection that found nothing, see below
 //	back (postrouting), nat: masquerade the host's loopback, and a peer that would be answered by itself
 //	leave (postrouting): segments fit the mesh, whatever the ways there say of packets that do not; the mark ends here
-//	closed (input): what no rule has redirected found no backend, and is refused
+//	closed (input): what no rule has redirected found no backend, and is refused; so is all that comes by the mesh for the
+//	      host itself
 //
 // A port is in one map of a kind at a time, and moves between sizes in one transaction. A packet is not judged in one: that
 // the kernel commits between two lookups may hide the port in both maps, and so each is looked up twice.

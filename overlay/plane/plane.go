@@ -41,6 +41,7 @@ type Bridge interface {
 	Attach(ctx context.Context, a bridge.Attachment) (bridge.Result, error)
 	Detach(ctx context.Context, taskID string) error
 	Restore(ctx context.Context, keep []bridge.Held) error
+	GuardNodes(ctx context.Context, nodes []netip.AddrPort) error
 }
 
 // Fabric is the part of package fabric that is used here.
@@ -106,6 +107,8 @@ type Attachment struct {
 	Bridged bool
 	// Closed: the leg answers and does not ask.
 	Closed bool
+	// HostAccess: the leg reaches the cluster's own ports on its nodes.
+	HostAccess bool
 	// Ports published on this node alone.
 	Ports []bridge.Port
 	// Upstreams answer names that the cluster does not know; empty: the host's.
@@ -316,7 +319,7 @@ func (p *Plane) Restore(ctx context.Context, keep []Held) error {
 func (a Attachment) leg() bridge.Attachment {
 	return bridge.Attachment{
 		TaskID: a.TaskID, Isolated: !a.Bridged, Interface: Interface(len(a.Overlays)),
-		Apart: len(a.Overlays) > 0, NoEgress: a.Closed, Ports: a.Ports,
+		Apart: len(a.Overlays) > 0, NoEgress: a.Closed, HostAccess: a.HostAccess, Ports: a.Ports,
 	}
 }
 

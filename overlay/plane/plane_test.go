@@ -30,7 +30,9 @@ import (
 type kernel struct {
 	mu    sync.Mutex // guards what follows
 	lines []string
-	fail  map[string]error // by a line's first word
+	// guarded is what the bridge was told of nodes.
+	guarded []netip.AddrPort
+	fail    map[string]error // by a line's first word
 }
 
 func (k *kernel) note(format string, args ...any) error {
@@ -57,6 +59,13 @@ func (b fakeBridge) Attach(_ context.Context, a bridge.Attachment) (bridge.Resul
 func (b fakeBridge) Detach(_ context.Context, id string) error { return b.note("unbridge %s", id) }
 func (b fakeBridge) Restore(_ context.Context, keep []bridge.Held) error {
 	return b.note("rebridge %d", len(keep))
+}
+
+func (b fakeBridge) GuardNodes(_ context.Context, nodes []netip.AddrPort) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.guarded = nodes
+	return nil
 }
 
 type fakeFabric struct{ *kernel }
@@ -360,6 +369,27 @@ func TestAfterAFailureAllMembersAreTold(t *testing.T) {
 		time.Sleep(retryAfter) // in the bubble
 		if got := settled(); !slices.Contains(got, "sync net [{t2 [10.0.1.4] 192.0.2.2} {t3 [10.0.1.5] 192.0.2.2}]") {
 			t.Errorf("after a failure: %q", got)
+		}
+	})
+}
+
+// The bridge hears where nodes serve the cluster, and hears it again when that changes.
+func TestBridgeGuardsNodes(t *testing.T) {
+	run(t, func(p *Plane, d *directory.Directory, k *kernel, settled func() []string) {
+		tell := func(node *swarmv1.Peering) string {
+			d.Apply(puts(&swarmv1.Assignment{Object: &swarmv1.Assignment_Peering{Peering: node}}))
+			settled()
+			k.mu.Lock()
+			defer k.mu.Unlock()
+			return fmt.Sprint(k.guarded)
+		}
+		first := tell(&swarmv1.Peering{NodeId: "n1", Addr: "192.0.2.1", Port: 2377, Others: []string{"198.51.100.1"}})
+		if want := "[192.0.2.1:2377 198.51.100.1:2377]"; first != want {
+			t.Errorf("got %s, want %s", first, want)
+		}
+		second := tell(&swarmv1.Peering{NodeId: "n2", Port: 2378, Addresses: []string{"2001:db8::2", "no address"}})
+		if want := "[192.0.2.1:2377 198.51.100.1:2377 [2001:db8::2]:2378]"; second != want {
+			t.Errorf("got %s, want %s", second, want)
 		}
 	})
 }

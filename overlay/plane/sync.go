@@ -106,6 +106,9 @@ func (p *Plane) cut(ctx context.Context) error {
 func (p *Plane) sync(ctx context.Context, changes directory.Changes) (concerned, error) {
 	on := concerned{}
 	errs := []error{p.syncNetworks(ctx, changes, on)}
+	if changes.Peers {
+		errs = append(errs, p.guardNodes(ctx))
+	}
 	d := p.difference(changes)
 	tasks := p.tasksOn(d)
 	errs = append(errs, p.followAll(ctx, tasks, d, on))
@@ -120,6 +123,18 @@ func (p *Plane) sync(ctx context.Context, changes directory.Changes) (concerned,
 		errs = append(errs, err)
 	}
 	return on, errors.Join(errs...)
+}
+
+// guardNodes has the bridge keep tasks from the cluster's own ports on all nodes.
+func (p *Plane) guardNodes(ctx context.Context) error {
+	var nodes []netip.AddrPort
+	for _, peer := range p.deps.Directory.Peers() {
+		nodes = append(nodes, peer.Services()...)
+	}
+	if err := p.deps.Bridge.GuardNodes(ctx, nodes); err != nil {
+		return fmt.Errorf("keep containers from the ports of nodes: %w", err)
+	}
+	return nil
 }
 
 // syncNetworks tells where tasks on other hosts are: the members that changed where that is enough.

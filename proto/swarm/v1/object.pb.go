@@ -671,6 +671,8 @@ type NodeDescription struct {
 	Routed []string `protobuf:"bytes,7,rep,name=routed,proto3" json:"routed,omitempty"`
 	// Ports that services publish on all nodes, and that this one does not answer at.
 	PortConflicts []*PortConflict `protobuf:"bytes,8,rep,name=port_conflicts,json=portConflicts,proto3" json:"port_conflicts,omitempty"`
+	// Addresses of the host, other than those of the cluster's networks.
+	Addresses     []string `protobuf:"bytes,9,rep,name=addresses,proto3" json:"addresses,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -757,6 +759,13 @@ func (x *NodeDescription) GetRouted() []string {
 func (x *NodeDescription) GetPortConflicts() []*PortConflict {
 	if x != nil {
 		return x.PortConflicts
+	}
+	return nil
+}
+
+func (x *NodeDescription) GetAddresses() []string {
+	if x != nil {
+		return x.Addresses
 	}
 	return nil
 }
@@ -4008,7 +4017,7 @@ const file_swarm_v1_object_proto_rawDesc = "" +
 	"\aUNKNOWN\x10\x00\x12\b\n" +
 	"\x04DOWN\x10\x01\x12\t\n" +
 	"\x05READY\x10\x02\x12\x10\n" +
-	"\fDISCONNECTED\x10\x03\"\xec\x02\n" +
+	"\fDISCONNECTED\x10\x03\"\x8a\x03\n" +
 	"\x0fNodeDescription\x12\x1a\n" +
 	"\bhostname\x18\x01 \x01(\tR\bhostname\x12.\n" +
 	"\bplatform\x18\x02 \x01(\v2\x12.swarm.v1.PlatformR\bplatform\x121\n" +
@@ -4017,7 +4026,8 @@ const file_swarm_v1_object_proto_rawDesc = "" +
 	"\btls_info\x18\x05 \x01(\v2\x11.swarm.v1.TLSInfoR\atlsInfo\x12 \n" +
 	"\vunavailable\x18\x06 \x01(\tR\vunavailable\x12\x16\n" +
 	"\x06routed\x18\a \x03(\tR\x06routed\x12=\n" +
-	"\x0eport_conflicts\x18\b \x03(\v2\x16.swarm.v1.PortConflictR\rportConflicts\"\xd1\x01\n" +
+	"\x0eport_conflicts\x18\b \x03(\v2\x16.swarm.v1.PortConflictR\rportConflicts\x12\x1c\n" +
+	"\taddresses\x18\t \x03(\tR\taddresses\"\xd1\x01\n" +
 	"\fPortConflict\x12\x12\n" +
 	"\x04port\x18\x01 \x01(\rR\x04port\x12\x1a\n" +
 	"\bprotocol\x18\x02 \x01(\tR\bprotocol\x12\x16\n" +

@@ -3389,12 +3389,14 @@ type NetworkSpec struct {
 	Name   string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	Labels map[string]string      `protobuf:"bytes,2,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// overlay, bridge, host, none.
-	DriverConfig  *Driver      `protobuf:"bytes,3,opt,name=driver_config,json=driverConfig,proto3" json:"driver_config,omitempty"`
-	Internal      bool         `protobuf:"varint,4,opt,name=internal,proto3" json:"internal,omitempty"`
-	Attachable    bool         `protobuf:"varint,5,opt,name=attachable,proto3" json:"attachable,omitempty"`
-	Ingress       bool         `protobuf:"varint,6,opt,name=ingress,proto3" json:"ingress,omitempty"`
-	Ipv6Enabled   bool         `protobuf:"varint,7,opt,name=ipv6_enabled,json=ipv6Enabled,proto3" json:"ipv6_enabled,omitempty"`
-	Ipam          *IPAMOptions `protobuf:"bytes,8,opt,name=ipam,proto3" json:"ipam,omitempty"`
+	DriverConfig *Driver      `protobuf:"bytes,3,opt,name=driver_config,json=driverConfig,proto3" json:"driver_config,omitempty"`
+	Internal     bool         `protobuf:"varint,4,opt,name=internal,proto3" json:"internal,omitempty"`
+	Attachable   bool         `protobuf:"varint,5,opt,name=attachable,proto3" json:"attachable,omitempty"`
+	Ingress      bool         `protobuf:"varint,6,opt,name=ingress,proto3" json:"ingress,omitempty"`
+	Ipv6Enabled  bool         `protobuf:"varint,7,opt,name=ipv6_enabled,json=ipv6Enabled,proto3" json:"ipv6_enabled,omitempty"`
+	Ipam         *IPAMOptions `protobuf:"bytes,8,opt,name=ipam,proto3" json:"ipam,omitempty"`
+	// Containers on the network reach the cluster's own ports on its nodes, which others do not.
+	HostAccess    bool `protobuf:"varint,9,opt,name=host_access,json=hostAccess,proto3" json:"host_access,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3483,6 +3485,13 @@ func (x *NetworkSpec) GetIpam() *IPAMOptions {
 		return x.Ipam
 	}
 	return nil
+}
+
+func (x *NetworkSpec) GetHostAccess() bool {
+	if x != nil {
+		return x.HostAccess
+	}
+	return false
 }
 
 type IPAMOptions struct {
@@ -4669,7 +4678,7 @@ const file_swarm_v1_spec_proto_rawDesc = "" +
 	"\n" +
 	"\x06ACTIVE\x10\x00\x12\t\n" +
 	"\x05PAUSE\x10\x01\x12\t\n" +
-	"\x05DRAIN\x10\x02\"\xf2\x02\n" +
+	"\x05DRAIN\x10\x02\"\x93\x03\n" +
 	"\vNetworkSpec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x129\n" +
 	"\x06labels\x18\x02 \x03(\v2!.swarm.v1.NetworkSpec.LabelsEntryR\x06labels\x125\n" +
@@ -4680,7 +4689,9 @@ const file_swarm_v1_spec_proto_rawDesc = "" +
 	"attachable\x12\x18\n" +
 	"\aingress\x18\x06 \x01(\bR\aingress\x12!\n" +
 	"\fipv6_enabled\x18\a \x01(\bR\vipv6Enabled\x12)\n" +
-	"\x04ipam\x18\b \x01(\v2\x15.swarm.v1.IPAMOptionsR\x04ipam\x1a9\n" +
+	"\x04ipam\x18\b \x01(\v2\x15.swarm.v1.IPAMOptionsR\x04ipam\x12\x1f\n" +
+	"\vhost_access\x18\t \x01(\bR\n" +
+	"hostAccess\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"g\n" +

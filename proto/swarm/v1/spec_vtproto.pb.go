@@ -1032,6 +1032,7 @@ func (m *NetworkSpec) CloneVT() *NetworkSpec {
 	r.Ingress = m.Ingress
 	r.Ipv6Enabled = m.Ipv6Enabled
 	r.Ipam = m.Ipam.CloneVT()
+	r.HostAccess = m.HostAccess
 	if rhs := m.Labels; rhs != nil {
 		tmpContainer := make(map[string]string, len(rhs))
 		for k, v := range rhs {
@@ -2933,6 +2934,9 @@ func (this *NetworkSpec) EqualVT(that *NetworkSpec) bool {
 		return false
 	}
 	if !this.Ipam.EqualVT(that.Ipam) {
+		return false
+	}
+	if this.HostAccess != that.HostAccess {
 		return false
 	}
 	return string(this.unknownFields) == string(that.unknownFields)
@@ -6170,6 +6174,16 @@ func (m *NetworkSpec) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
 	}
+	if m.HostAccess {
+		i--
+		if m.HostAccess {
+			dAtA[i] = 1
+		} else {
+			dAtA[i] = 0
+		}
+		i--
+		dAtA[i] = 0x48
+	}
 	if m.Ipam != nil {
 		size, err := m.Ipam.MarshalToSizedBufferVT(dAtA[:i])
 		if err != nil {
@@ -8306,6 +8320,9 @@ func (m *NetworkSpec) SizeVT() (n int) {
 	if m.Ipam != nil {
 		l = m.Ipam.SizeVT()
 		n += 1 + l + protohelpers.SizeOfVarint(uint64(l))
+	}
+	if m.HostAccess {
+		n += 2
 	}
 	n += len(m.unknownFields)
 	return n
@@ -16358,6 +16375,26 @@ func (m *NetworkSpec) UnmarshalVT(dAtA []byte) error {
 				return err
 			}
 			iNdEx = postIndex
+		case 9:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field HostAccess", wireType)
+			}
+			var v int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				v |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			m.HostAccess = bool(v != 0)
 		default:
 			iNdEx = preIndex
 			skippy, err := protohelpers.Skip(dAtA[iNdEx:])
