@@ -1,0 +1,475 @@
+package scenarios
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sync/errgroup"
+
+	"swarm/dev"
+	"swarm/internal/pki"
+	"swarm/internal/transport"
+	"swarm/overlay/netns"
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+const (
+	hostileConnections = 2000
+	refusedConnections = 5000
+	// hostileAddresses is from how many addresses the hostile connections come.
+	hostileAddresses = 40
+	mayGrow          = 50 << 20
+	// joinBound is generous: the figure that is printed counts, and the machine is shared.
+	joinBound = 20 * time.Second
+)
+
+// TestAttackLimits: callers without a certificate, hosts that hold a join token, and containers.
+func TestAttackLimits(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes most of a minute")
+	}
+	t.Parallel()
+	c := newCrowdOf(t, binaryUnderTest(t), dev.Options{Nodes: 3, Managers: 1, IPv6: true})
+	for _, step := range []struct {
+		name string
+		run  func(*crowd)
+	}{
+		{"container", (*crowd).attackFromContainer},
+		{"probe", (*crowd).attackByProbe},
+		{"log", (*crowd).attackLog},
+		{"flood", (*crowd).attackByFlood},
+	} {
+		t.Run(step.name, func(t *testing.T) { step.run(c.in(t)) })
+	}
+}
+
+// attackFromContainer connects from a container to the cluster's own ports on every address of every host.
+func (c *crowd) attackFromContainer() {
+	c.swarm("service", "create", "--name", "web", "--publish", "published="+meshPort+",target=8080", "swarm/hello:1")
+	c.swarm("service", "create", "--name", "inside", "--mode", "global", "--constraint", "node.hostname!="+c.hosts[2].Name, "swarm/hello:1")
+	var rows []psRow
+	for _, service := range []string{"web", "inside"} { // the first is on network ingress too
+		some, err := c.ps(service)
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		rows = append(rows, some...)
+	}
+	if len(rows) != 3 {
+		c.t.Fatalf("tasks: %v", rows)
+	}
+	var mu sync.Mutex // guards the two below
+	var open []string
+	tried := 0
+	var g errgroup.Group
+	for _, row := range rows {
+		own := c.addresses(c.host(row.node))
+		for _, to := range c.hosts {
+			for _, addr := range c.addresses(to) {
+				if to.Name != row.node && slices.Contains(own, addr) {
+					continue // each host has it
+				}
+				g.Go(func() error {
+					reached, err := c.clusterPortsReached(row, to, addr)
+					mu.Lock()
+					defer mu.Unlock()
+					tried += 4
+					for _, port := range reached {
+						open = append(open, fmt.Sprintf("from %s to %s %s %s", row.node, to.Name, addr, port))
+					}
+					return err
+				})
+			}
+			g.Go(func() error {
+				if err := c.inContainer(row, func() error { return connects(netip.AddrPortFrom(to.Address, 7000)) }); err != nil {
+					return fmt.Errorf("a container on %s does not reach the published port of %s: %w", row.node, to.Name, err)
+				}
+				return nil
+			})
+		}
+	}
+	if err := g.Wait(); err != nil {
+		c.t.Error(err)
+	}
+	c.t.Logf("a container reaches %d of %d cluster ports", len(open), tried)
+	if len(open) > 0 {
+		c.t.Errorf("a container reaches cluster ports:\n%s", strings.Join(open, "\n"))
+	}
+	c.swarm("service", "rm", "web", "inside")
+
+	// Whoever needs it says so.
+	c.swarm("network", "create", "--host-access", "ops")
+	c.swarm("service", "create", "--name", "ops", "--network", "ops", "swarm/hello:1")
+	for _, to := range c.hosts {
+		reached, err := c.clusterPortsReached(c.running("ops"), to, to.Address)
+		if err != nil || !slices.Equal(reached, []string{"2377/tcp", "7946/tcp", "7946/udp"}) {
+			c.t.Errorf("a container on a network with host access reaches %v of %s: %v", reached, to.Name, err)
+		}
+	}
+	c.swarm("service", "rm", "ops")
+}
+
+// addresses are those of the host that containers can name.
+func (c *crowd) addresses(h dev.Host) (out []netip.Addr) {
+	c.t.Helper()
+	err := c.playground.Do(h.Name, func() error {
+		all, err := net.InterfaceAddrs()
+		for _, a := range all {
+			if p, err := netip.ParsePrefix(a.String()); err == nil && !p.Addr().IsLoopback() && !p.Addr().IsLinkLocalUnicast() {
+				out = append(out, p.Addr())
+			}
+		}
+		return err
+	})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return out
+}
+
+// inContainer runs fn in the network namespace of a task.
+func (c *crowd) inContainer(task psRow, fn func() error) error {
+	ns, err := netns.Open(filepath.Join(c.host(task.node).RunDir, "netns", task.id))
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	return ns.Do(fn)
+}
+
+// clusterPortsReached says which cluster ports of a host's address a task reaches.
+func (c *crowd) clusterPortsReached(from psRow, to dev.Host, addr netip.Addr) (reached []string, err error) {
+	mark := fmt.Appendf(nil, "attack %x", randomBytes(8))
+	heard, err := c.hears(to, addr.Is6(), mark)
+	if err != nil {
+		return nil, err
+	}
+	err = c.inContainer(from, func() error {
+		for _, port := range []uint16{2377, 7946} {
+			if connects(netip.AddrPortFrom(addr, port)) == nil {
+				reached = append(reached, fmt.Sprintf("%d/tcp", port))
+			}
+		}
+		for _, port := range []uint16{7946, 4789} {
+			conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(netip.AddrPortFrom(addr, port)))
+			if err != nil {
+				continue // no route
+			}
+			for range 3 {
+				_, _ = conn.Write(mark) // refused: the verdict is what was heard
+			}
+			_ = conn.Close()
+		}
+		return nil
+	})
+	for _, port := range heard() {
+		reached = append(reached, fmt.Sprintf("%d/udp", port))
+	}
+	return reached, err
+}
+
+// hears listens to what a host's firewall lets through, and returns a function that tells to which UDP ports datagrams with
+// a mark came.
+func (c *crowd) hears(h dev.Host, v6 bool, mark []byte) (func() []int, error) {
+	network := "ip4:udp"
+	if v6 {
+		network = "ip6:udp"
+	}
+	var conn net.PacketConn
+	if err := c.playground.Do(h.Name, func() (err error) { conn, err = net.ListenPacket(network, ""); return err }); err != nil {
+		return nil, err
+	}
+	return func() (ports []int) {
+		defer conn.Close()
+		_ = conn.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
+		buf := make([]byte, 64<<10)
+		for {
+			n, _, err := conn.ReadFrom(buf)
+			if err != nil {
+				return ports
+			}
+			if port := int(buf[2])<<8 | int(buf[3]); n > 8 && bytes.HasPrefix(buf[8:n], mark) && !slices.Contains(ports, port) {
+				ports = append(ports, port)
+			}
+		}
+	}, nil
+}
+
+func connects(to netip.AddrPort) error {
+	conn, err := net.DialTimeout("tcp", to.String(), time.Second)
+	if err != nil {
+		return err
+	}
+	return conn.Close()
+}
+
+// attackByProbe has a manager try ports of others.
+func (c *crowd) attackByProbe() {
+	conn, token := c.stranger("worker")
+	for _, victim := range []struct {
+		addr string
+		port uint32
+	}{
+		{c.hosts[1].Address.String(), 2377},
+		{"127.0.0.1", 2377},
+		{"::1", 2377},
+		{"169.254.1.1", 80},
+		{"224.0.0.1", 80},
+		{"255.255.255.255", 80},
+		{"::ffff:127.0.0.1", 2377},
+		{c.hosts[0].Address.String(), 2377},
+	} {
+		answer, err := askProbe(c.ctx, conn, token, victim.addr, victim.port)
+		if err == nil {
+			c.t.Errorf("a holder of a token had the manager try %s port %d: %v", victim.addr, victim.port, answer.In)
+		} else if !errdefs.IsPermissionDenied(err) && !errdefs.IsInvalidArgument(err) && !errdefs.IsFailedPrecondition(err) {
+			c.t.Errorf("probe of %s port %d: %v; want that it is refused", victim.addr, victim.port, err)
+		}
+	}
+	c.t.Run("many", func(t *testing.T) {
+		var wg sync.WaitGroup
+		var mu sync.Mutex
+		refused := 0
+		for range 50 {
+			wg.Go(func() {
+				conn, token, err := c.tryStranger("worker")
+				if err == nil {
+					_, err = askProbe(c.ctx, conn, token, c.machine(false), 9)
+				}
+				if err != nil {
+					mu.Lock()
+					refused++
+					mu.Unlock()
+				}
+			})
+		}
+		wg.Wait()
+		t.Logf("50 probes at once: %d are refused", refused)
+		if refused < 40 {
+			t.Errorf("50 probes at once: %d are refused, want most of them", refused)
+		}
+	})
+}
+
+// stranger is a caller with nothing but a join token.
+func (c *crowd) stranger(role string) (*transport.Conn, string) {
+	c.t.Helper()
+	conn, token, err := c.tryStranger(role)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return conn, token
+}
+
+func (c *crowd) tryStranger(role string) (*transport.Conn, string, error) {
+	text, err := c.run("join-token", "-q", role)
+	if err != nil {
+		return nil, "", err
+	}
+	text = strings.TrimSpace(text)
+	token, err := pki.ParseToken(text)
+	if err != nil {
+		return nil, "", err
+	}
+	at := clusterPort(c.hosts[0])
+	found, err := transport.PinnedBootstrap(c.ctx, at, token, time.Now())
+	if err != nil {
+		return nil, "", err
+	}
+	identity, err := transport.NewIdentity(pki.Credential{}, found.Bundle, time.Now)
+	if err != nil {
+		return nil, "", err
+	}
+	conn := transport.NewDialer(identity, nil).DialAddr(at)
+	c.t.Cleanup(func() { _ = conn.Close() })
+	return conn, text, nil
+}
+
+// askProbe has a manager try the ways to a host, and returns what it found.
+func askProbe(ctx context.Context, conn *transport.Conn, token, addr string, port uint32) (*swarmv1.AdmissionProbe, error) {
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	stream, err := swarmv1.NewAdmissionClient(conn).Probe(ctx)
+	if err != nil {
+		return nil, err
+	}
+	_ = stream.Send(&swarmv1.AdmissionRequest{Token: token, Nonce: randomBytes(16), Addr: addr, Port: port})
+	if _, err := stream.Recv(); err != nil {
+		return nil, err
+	}
+	_ = stream.Send(&swarmv1.AdmissionRequest{})
+	return stream.Recv()
+}
+
+// attackLog has thousands of connections refused.
+func (c *crowd) attackLog() {
+	before := c.logLines(c.hosts[0])
+	c.fromHost(c.hosts[1], refusedConnections, func(i int, conn net.Conn) {
+		defer conn.Close()
+		_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+		if i%2 == 0 {
+			_, _ = io.WriteString(conn, "GET / HTTP/1.0\r\n\r\n")
+		} else {
+			_ = tls.Client(conn, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"swarm-raft/1"}}).Handshake()
+		}
+		_, _ = io.Copy(io.Discard, conn)
+	})
+	written := c.logLines(c.hosts[0]) - before
+	c.t.Logf("%d refused connections: %d lines of log", refusedConnections, written)
+	if written > 100 {
+		c.t.Errorf("%d refused connections write %d lines of log", refusedConnections, written)
+	}
+}
+
+func (c *crowd) logLines(h dev.Host) int {
+	c.t.Helper()
+	text, err := os.ReadFile(h.Log)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return bytes.Count(text, []byte("\n"))
+}
+
+// fromHost opens connections to the first host from inside of another, and returns when each has been used.
+func (c *crowd) fromHost(h dev.Host, n int, use func(int, net.Conn)) {
+	c.t.Helper()
+	var wg sync.WaitGroup
+	slots := make(chan struct{}, 64)
+	for i := range n {
+		slots <- struct{}{}
+		conn := c.dialAs(h, netip.Addr{})
+		if conn == nil {
+			<-slots
+			continue
+		}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			use(i, conn)
+		})
+	}
+	wg.Wait()
+}
+
+// dialAs connects to the manager's cluster port from a host, by one of its addresses; nil: it was refused.
+func (c *crowd) dialAs(h dev.Host, from netip.Addr) (conn net.Conn) {
+	d := net.Dialer{Timeout: 5 * time.Second}
+	if from.IsValid() {
+		d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(from, 0))
+	}
+	_ = c.playground.Do(h.Name, func() (err error) { // a connection that is refused is an answer
+		conn, err = d.Dial("tcp", clusterPort(c.hosts[0]))
+		return err
+	})
+	return conn
+}
+
+// attackByFlood opens hostile connections from many addresses while a host joins.
+func (c *crowd) attackByFlood() {
+	manager, attacker, joiner := c.hosts[0], c.hosts[1], c.hosts[2]
+	calm, err := c.joinAgain(joiner)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.leave(joiner)
+	before := c.resident(manager)
+	c.forgetPeak(manager)
+	f := newFlood(c, attacker, c.moreAddresses(attacker))
+	f.open(hostileConnections)
+	f.press()
+	took, err := c.join(joiner)
+	if err != nil {
+		c.t.Errorf("a good join meanwhile: %v", err)
+	}
+	c.allReady()
+	f.close()
+	grown := c.peak(manager) - before
+	c.t.Logf("%d hostile connections, %d MiB sent: the manager grew from %d MiB by %d MiB; a good join took %v, without them %v",
+		hostileConnections, f.sent.Load()>>20, before>>20, grown>>20, took.Round(time.Millisecond), calm.Round(time.Millisecond))
+	if grown > mayGrow {
+		c.t.Errorf("the manager grew by %d MiB", grown>>20)
+	}
+	if took > joinBound {
+		c.t.Errorf("a good join took %v", took)
+	}
+}
+
+func (c *crowd) leave(h dev.Host) {
+	c.t.Helper()
+	if out, err := c.runAt(h, "leave"); err != nil {
+		c.t.Fatal(err, out)
+	}
+	c.eventually("the host is forgotten", func() error { return ignore(c.run("node", "rm", "--force", h.Name)) })
+}
+
+// join has a host join and returns how long that took.
+func (c *crowd) join(h dev.Host) (time.Duration, error) {
+	c.t.Helper()
+	token := strings.TrimSpace(c.swarm("join-token", "-q", "worker"))
+	began := time.Now()
+	_, err := c.runAt(h, "join", "--token", token, clusterPort(c.hosts[0]))
+	return time.Since(began), err
+}
+
+// joinAgain is join for a host that is a member.
+func (c *crowd) joinAgain(h dev.Host) (time.Duration, error) {
+	c.t.Helper()
+	c.leave(h)
+	return c.join(h)
+}
+
+func ignore(_ string, err error) error { return err }
+
+// moreAddresses gives a host more addresses on its network, and returns them.
+func (c *crowd) moreAddresses(h dev.Host) (out []netip.Addr) {
+	c.t.Helper()
+	addr := h.Address.As4()
+	for i := range hostileAddresses {
+		addr[3] = byte(200 + i)
+		more := netip.AddrFrom4(addr)
+		if text, err := exec.CommandContext(c.ctx, "nsenter", "--net="+h.Namespace, "ip", "addr", "add", more.String()+"/32", "dev", "eth0").CombinedOutput(); err != nil {
+			c.t.Fatalf("%v: %s", err, text)
+		}
+		out = append(out, more)
+	}
+	return out
+}
+
+// forgetPeak has the kernel begin anew to note the most memory that a host's daemon has; peak tells it.
+func (c *crowd) forgetPeak(h dev.Host) {
+	c.t.Helper()
+	if err := os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", c.host(h.Name).PID), []byte("5"), 0o200); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+func (c *crowd) peak(h dev.Host) int64 {
+	c.t.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", c.host(h.Name).PID))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	_, line, _ := strings.Cut(string(text), "VmHWM:")
+	kib, err := strconv.ParseInt(strings.Fields(line)[0], 10, 64)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return kib << 10
+}
+
+var errStopped = errors.New("the attack is over")
