@@ -222,15 +222,6 @@ func (c *crowd) leaderName() string {
 	return ""
 }
 
-func (c *crowd) logLines(h dev.Host) int {
-	c.t.Helper()
-	text, err := os.ReadFile(h.Log)
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	return bytes.Count(text, []byte("\n"))
-}
-
 // attackHost joins with a right token as hosts that forge rows of lists, take over the terminal,
 // fill the memory, or have the addresses of others.
 func (c *crowd) attackHost() {

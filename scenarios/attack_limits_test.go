@@ -21,6 +21,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
 
 	"swarm/dev"
 	"swarm/internal/pki"
@@ -221,7 +222,7 @@ func connects(to netip.AddrPort) error {
 
 // attackByProbe has a manager try ports of others.
 func (c *crowd) attackByProbe() {
-	conn, token := c.stranger("worker")
+	conn := c.stranger("worker")
 	for _, victim := range []struct {
 		addr string
 		port uint32
@@ -235,7 +236,7 @@ func (c *crowd) attackByProbe() {
 		{"::ffff:127.0.0.1", 2377},
 		{c.hosts[0].Address.String(), 2377},
 	} {
-		answer, err := askProbe(c.ctx, conn, token, victim.addr, victim.port)
+		answer, err := askProbe(c.ctx, conn, victim.addr, victim.port)
 		if err == nil {
 			c.t.Errorf("a holder of a token had the manager try %s port %d: %v", victim.addr, victim.port, answer.In)
 		} else if !errdefs.IsPermissionDenied(err) && !errdefs.IsInvalidArgument(err) && !errdefs.IsFailedPrecondition(err) {
@@ -248,9 +249,9 @@ func (c *crowd) attackByProbe() {
 		refused := 0
 		for range 50 {
 			wg.Go(func() {
-				conn, token, err := c.tryStranger("worker")
+				conn, err := c.tryStranger("worker")
 				if err == nil {
-					_, err = askProbe(c.ctx, conn, token, c.machine(false), 9)
+					_, err = askProbe(c.ctx, conn, c.machine(false), 9)
 				}
 				if err != nil {
 					mu.Lock()
@@ -267,49 +268,48 @@ func (c *crowd) attackByProbe() {
 	})
 }
 
-// stranger is a caller with nothing but a join token.
-func (c *crowd) stranger(role string) (*transport.Conn, string) {
+// stranger is a caller with nothing but a join token, which it proves.
+func (c *crowd) stranger(role string) grpc.ClientConnInterface {
 	c.t.Helper()
-	conn, token, err := c.tryStranger(role)
+	conn, err := c.tryStranger(role)
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	return conn, token
+	return conn
 }
 
-func (c *crowd) tryStranger(role string) (*transport.Conn, string, error) {
+func (c *crowd) tryStranger(role string) (grpc.ClientConnInterface, error) {
 	text, err := c.run("join-token", "-q", role)
 	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
-	text = strings.TrimSpace(text)
-	token, err := pki.ParseToken(text)
+	token, err := pki.ParseToken(strings.TrimSpace(text))
 	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
 	at := clusterPort(c.hosts[0])
 	found, err := transport.PinnedBootstrap(c.ctx, at, token, time.Now())
 	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
 	identity, err := transport.NewIdentity(pki.Credential{}, found.Bundle, time.Now)
 	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
 	conn := transport.NewDialer(identity, nil).DialAddr(at)
 	c.t.Cleanup(func() { _ = conn.Close() })
-	return conn, text, nil
+	return transport.Proving(conn, token), nil
 }
 
 // askProbe has a manager try the ways to a host, and returns what it found.
-func askProbe(ctx context.Context, conn *transport.Conn, token, addr string, port uint32) (*swarmv1.AdmissionProbe, error) {
+func askProbe(ctx context.Context, conn grpc.ClientConnInterface, addr string, port uint32) (*swarmv1.AdmissionProbe, error) {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
 	stream, err := swarmv1.NewAdmissionClient(conn).Probe(ctx)
 	if err != nil {
 		return nil, err
 	}
-	_ = stream.Send(&swarmv1.AdmissionRequest{Token: token, Nonce: randomBytes(16), Addr: addr, Port: port})
+	_ = stream.Send(&swarmv1.AdmissionRequest{Nonce: randomBytes(16), Addr: addr, Port: port})
 	if _, err := stream.Recv(); err != nil {
 		return nil, err
 	}
@@ -319,7 +319,7 @@ func askProbe(ctx context.Context, conn *transport.Conn, token, addr string, por
 
 // attackLog has thousands of connections refused.
 func (c *crowd) attackLog() {
-	before := c.logLines(c.hosts[0])
+	before := c.linesOfLog(c.hosts[0])
 	c.fromHost(c.hosts[1], refusedConnections, func(i int, conn net.Conn) {
 		defer conn.Close()
 		_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
@@ -330,14 +330,14 @@ func (c *crowd) attackLog() {
 		}
 		_, _ = io.Copy(io.Discard, conn)
 	})
-	written := c.logLines(c.hosts[0]) - before
+	written := c.linesOfLog(c.hosts[0]) - before
 	c.t.Logf("%d refused connections: %d lines of log", refusedConnections, written)
 	if written > 100 {
 		c.t.Errorf("%d refused connections write %d lines of log", refusedConnections, written)
 	}
 }
 
-func (c *crowd) logLines(h dev.Host) int {
+func (c *crowd) linesOfLog(h dev.Host) int {
 	c.t.Helper()
 	text, err := os.ReadFile(h.Log)
 	if err != nil {

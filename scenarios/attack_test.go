@@ -1,6 +1,7 @@
 package scenarios
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"fmt"
@@ -92,7 +93,7 @@ func clusterPort(h dev.Host) string { return net.JoinHostPort(h.Address.String()
 // resident is how much memory a host's daemon has, in bytes, as the kernel counts it.
 func (c *crowd) resident(h dev.Host) int64 {
 	c.t.Helper()
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", c.host(h.Name).PID))
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", c.daemonOf(h)))
 	if err != nil {
 		c.t.Fatal(err)
 	}
@@ -104,11 +105,31 @@ func (c *crowd) resident(h dev.Host) int64 {
 	return pages * int64(os.Getpagesize())
 }
 
+// logLines is how many lines a host's daemon has written to its log.
+func (c *crowd) logLines(h dev.Host) int {
+	c.t.Helper()
+	text, err := os.ReadFile(h.Log)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return bytes.Count(text, []byte("\n"))
+}
+
+// daemonOf is the process of a host's daemon now, 0 when it has ended.
+func (c *crowd) daemonOf(h dev.Host) int {
+	c.t.Helper()
+	now, err := c.playground.Host(h.Name)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return now.PID
+}
+
 // allReady fails unless every host's daemon runs and every node is ready: what must hold after each attack.
 func (c *crowd) allReady() {
 	c.t.Helper()
 	for _, h := range c.hosts {
-		if c.host(h.Name).PID == 0 {
+		if c.daemonOf(h) == 0 {
 			c.t.Errorf("the daemon of %s has ended", h.Name)
 		}
 	}

@@ -95,7 +95,9 @@ func TestAuthoriser_Walk(t *testing.T) {
 		}
 		return transport.AuthInfo{Peer: pki.Peer{Kind: pki.KindUser, ID: "jane", NotAfter: until, Cert: cert}}
 	}
-	credentials := func(_ context.Context, who transport.AuthInfo) (*swarmv1.Credential, error) { return rows[who.Credential()], nil }
+	credentials := func(_ context.Context, who transport.AuthInfo) (*swarmv1.Credential, error) {
+		return rows[who.Credential()], nil
+	}
 	const release = "/swarm.v1.Disks/Release"
 	people := func(m string) bool { return under(m, "Disks") && m != release }
 	later, before := now.Add(time.Hour), now.Add(-time.Hour)
