@@ -106,8 +106,7 @@ func TestListener_StrangersShareABudget(t *testing.T) {
 		}
 		return nil
 	})
-	late := dialer(t, identity(t, pki.Credential{}, root.Cert), server).DialAddr(server.addr)
-	defer late.Close()
+	late := must[*Conn](t)(dialer(t, identity(t, pki.Credential{}, root.Cert), server).DialGRPC(server.id))
 	if err := check(t, late); err != nil {
 		t.Errorf("a call of one more stranger: %v", err)
 	}
@@ -155,12 +154,11 @@ func TestServers_BoundMessages(t *testing.T) {
 		{"expired", expired(t, root, newID()), codes.ResourceExhausted},
 		{"member", fresh(t, root, newID()), codes.OK},
 	} {
-		conn := dialer(t, identity(t, c.cred, root.Cert), server).DialAddr(server.addr)
+		conn := must[*Conn](t)(dialer(t, identity(t, c.cred, root.Cert), server).DialGRPC(server.id))
 		_, err := healthpb.NewHealthClient(conn).Check(t.Context(), large)
 		if got := status.Code(err); got != c.want && !(c.want == codes.ResourceExhausted && errdefs.IsResourceExhausted(err)) {
 			t.Errorf("%s sends %d bytes: %v, want %v", c.name, strangerMessage, err, c.want)
 		}
-		_ = conn.Close()
 	}
 }
 

@@ -60,9 +60,9 @@ func (g gate) Watch(_ *healthpb.HealthCheckRequest, stream grpc.ServerStreamingS
 func startGate(t *testing.T, id *Identity, g gate) string {
 	raw := must[net.Listener](t)(net.Listen("tcp", "127.0.0.1:0"))
 	ln := NewListener(ListenerConfig{}, ListenerDeps{Identity: id, Log: slog.New(slog.DiscardHandler)}, raw.Addr())
-	server := grpc.NewServer(ServerOptions()...)
+	server := grpc.NewServer(StrangerOptions()...)
 	healthpb.RegisterHealthServer(server, g)
-	part := ln.GRPC()
+	part := ln.Strangers()
 	var wg sync.WaitGroup
 	ctx, cancel := context.WithCancel(context.Background())
 	wg.Go(func() { _ = ln.Run(ctx, raw) })
@@ -94,7 +94,7 @@ func ask(t *testing.T, conn grpc.ClientConnInterface, token pki.Token) (unary, s
 
 func TestProving(t *testing.T) {
 	root := newRoot(t, "c1")
-	server, joiner := identity(t, fresh(t, root, newID()), root.Cert), identity(t, pki.Credential{}, root.Cert)
+	server, joiner := managerIdentity(t, root, newID(), root.Cert), identity(t, pki.Credential{}, root.Cert)
 	token, other := pki.NewToken(root.Cert), pki.NewToken(root.Cert)
 	var mu sync.Mutex
 	var sent []string // the proofs that came, all servers'
@@ -159,13 +159,13 @@ func TestProving_Relay(t *testing.T) {
 	root := newRoot(t, "c1")
 	token := pki.NewToken(root.Cert)
 	joiner := identity(t, pki.Credential{}, root.Cert)
-	manager := startGate(t, identity(t, fresh(t, root, newID()), root.Cert), gate{token: token})
+	manager := startGate(t, managerIdentity(t, root, newID(), root.Cert), gate{token: token})
 	d := NewDialer(joiner, nil)
 	onward := d.DialAddr(manager)
 	defer d.Close()
 	defer onward.Close()
 	var passed error
-	relay := startGate(t, identity(t, fresh(t, root, newID()), root.Cert), gate{token: token, forge: func(ctx context.Context) metadata.MD {
+	relay := startGate(t, managerIdentity(t, root, newID(), root.Cert), gate{token: token, forge: func(ctx context.Context) metadata.MD {
 		header, _ := metadata.FromIncomingContext(ctx)
 		out := metadata.NewOutgoingContext(context.WithoutCancel(ctx), metadata.Pairs(proofKey, header.Get(proofKey)[0]))
 		var back metadata.MD
