@@ -252,7 +252,33 @@ func (l *lan) trio(tb testing.TB, cfg raftstore.Config) []*member {
 		}
 		cancel()
 	}
+	for _, m := range out {
+		m.awaitVoters(tb, len(out))
+	}
 	return out
+}
+
+// awaitVoters waits until the member knows so many voters. One that is cut off earlier refuses its vote to those that it
+// does not know, and no majority is left when the leader is gone.
+func (m *member) awaitVoters(tb testing.TB, n int) {
+	tb.Helper()
+	timeout := time.After(time.Minute)
+	for {
+		voters := 0
+		for _, s := range m.Servers() {
+			if s.Voter {
+				voters++
+			}
+		}
+		if voters == n {
+			return
+		}
+		select {
+		case <-time.After(10 * time.Millisecond):
+		case <-timeout:
+			tb.Fatalf("%s knows %d voters, want %d", m.id, voters, n)
+		}
+	}
 }
 
 // leaderOf waits until one of the members leads.

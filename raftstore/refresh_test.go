@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -13,18 +14,40 @@ import (
 
 // leader answers after a second, with a view that says when it was asked.
 type leader struct {
+	err error
+
+	mu    sync.Mutex // guards the rest
 	asked []time.Time
-	err   error
+	busy  bool
 }
 
 func (l *leader) latest(ctx context.Context) (*View, error) {
-	l.asked = append(l.asked, time.Now()) // one at a time: the race detector sees
+	l.mu.Lock()
+	if l.busy {
+		panic("two questions at a time")
+	}
+	l.busy = true
+	l.asked = append(l.asked, time.Now())
+	index := uint64(len(l.asked))
+	l.mu.Unlock()
+	defer func() {
+		l.mu.Lock()
+		l.busy = false
+		l.mu.Unlock()
+	}()
 	select {
 	case <-time.After(time.Second):
-		return &View{index: uint64(len(l.asked))}, l.err
+		return &View{index: index}, l.err
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
+}
+
+// askedAt is when the leader was asked the question that a view answers.
+func (l *leader) askedAt(v *View) time.Time {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.asked[v.index-1]
 }
 
 func TestRefresher_OneQuestionForAll(t *testing.T) {
@@ -41,7 +64,7 @@ func TestRefresher_OneQuestionForAll(t *testing.T) {
 					t.Error(err)
 					return
 				}
-				if at := l.asked[v.index-1]; at.Before(began) {
+				if at := l.askedAt(v); at.Before(began) {
 					t.Errorf("a call of %v got a view of %v before", began, began.Sub(at))
 				}
 				if took := time.Since(began); took > 3*time.Second {
@@ -80,16 +103,16 @@ func TestRefresher_FailuresAndImpatience(t *testing.T) {
 		if n := len(l.asked); n > 3 {
 			t.Errorf("%d questions", n)
 		}
-		var refused int
+		var refused atomic.Int64
 		for range maxRefreshing + 10 {
 			wg.Go(func() {
 				if _, err := r.View(t.Context()); errdefs.IsUnavailable(err) {
-					refused++
+					refused.Add(1)
 				}
 			})
 		}
 		wg.Wait()
-		if refused == 0 {
+		if refused.Load() == 0 {
 			t.Error("any number may wait")
 		}
 	})
