@@ -63,7 +63,11 @@ func (p *pool) oldestOfLargest() *tracked {
 	return found
 }
 
+// remove takes a connection out. One that is not in the pool is no error, nor is a nil pool.
 func (p *pool) remove(c *tracked) {
+	if p == nil || c.in != p {
+		return
+	}
 	of := p.origins[c.origin]
 	of.Remove(c.place)
 	if of.Len() == 0 {

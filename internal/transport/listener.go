@@ -219,7 +219,7 @@ type tracked struct {
 	// left is how many bytes the caller may still send, unless its certificate is valid.
 	left    atomic.Int64
 	trusted atomic.Bool
-	// dropped is set before the connection is closed in favour of another.
+	// dropped is set when the connection is taken out of the listener's counts in favour of another, before it is closed.
 	dropped atomic.Bool
 
 	// in is the pool that counts the connection, nil when none does; place is where. Guarded by the listener's connsMu.
@@ -233,18 +233,27 @@ func (l *Listener) track(c net.Conn) *tracked {
 	t.left.Store(strangerBytes)
 	l.connsMu.Lock()
 	l.conns[t] = admitted{}
-	dropped := l.handshakes.add(t)
+	dropped := l.crowd(l.handshakes, t)
 	l.connsMu.Unlock()
 	l.drop(dropped)
 	return t
 }
 
-// drop closes a connection in favour of a newer one. Nil is no error.
+// crowd puts a connection into a pool and returns the one that must go for it, nil if none. That one is in no count from
+// here on: its handshake may end at this moment, and must find it gone. The caller holds connsMu, and calls drop after.
+func (l *Listener) crowd(p *pool, t *tracked) (dropped *tracked) {
+	if dropped = p.add(t); dropped != nil {
+		dropped.dropped.Store(true)
+		l.forget(dropped)
+	}
+	return dropped
+}
+
+// drop closes a connection that crowd returned. Nil is no error.
 func (l *Listener) drop(t *tracked) {
 	if t == nil {
 		return
 	}
-	t.dropped.Store(true)
 	_ = t.Close()
 	l.said.Log(slog.LevelWarn, "crowded", "connection refused", "remote", t.RemoteAddr().String(), "err", errCrowded)
 }
@@ -268,9 +277,7 @@ func (t *tracked) Close() error {
 
 // forget takes a connection out of all counts. The caller holds connsMu.
 func (l *Listener) forget(t *tracked) {
-	if t.in != nil {
-		t.in.remove(t)
-	}
+	t.in.remove(t)
 	a, open := l.conns[t]
 	delete(l.conns, t)
 	if !open || a.proto == "" || !t.trusted.Load() {
@@ -298,10 +305,10 @@ func (l *Listener) note(conn *tracked, a admitted, valid bool) error {
 		l.connsMu.Unlock()
 		return net.ErrClosed
 	}
-	l.handshakes.remove(conn)
+	conn.in.remove(conn)
 	var dropped *tracked
 	if who := a.who.String(); !valid {
-		dropped = l.strangers.add(conn)
+		dropped = l.crowd(l.strangers, conn)
 	} else if l.ofPeer[who] >= l.cfg.MaxOfPeer {
 		l.connsMu.Unlock()
 		return errTooMany
