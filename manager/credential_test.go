@@ -66,8 +66,8 @@ func TestManager_RevokesCredentials(t *testing.T) {
 		open := []transport.AuthInfo{jane, ann, again, child}
 		for i := range open {
 			open[i].Running = true
-			if err := r.mgr.Admit(transport.ProtoGRPC, open[i]); err != nil {
-				t.Errorf("%s: %v", open[i], err)
+			if trust, err := r.mgr.Admit(transport.ProtoGRPC, open[i]); err != nil || trust != transport.Full {
+				t.Errorf("%s: trust %d, %v", open[i], trust, err)
 			}
 		}
 		synctest.Wait()
@@ -91,8 +91,8 @@ func TestManager_RevokesCredentials(t *testing.T) {
 			t.Error("the removal of credentials has no connection reviewed")
 		}
 		for i, stays := range []bool{false, true, false, true} {
-			if err := r.mgr.Admit(transport.ProtoGRPC, open[i]); (err == nil) != stays {
-				t.Errorf("the open connection %d, of %s: %v, want it to stay: %v", i, open[i], err, stays)
+			if trust, err := r.mgr.Admit(transport.ProtoGRPC, open[i]); err != nil || (trust == transport.Full) != stays {
+				t.Errorf("the open connection %d, of %s: trust %d, %v, want it to stay: %v", i, open[i], trust, err, stays)
 			}
 		}
 		if _, err := client.ListNodes(t.Context(), &swarmv1.ListRequest{}); !errdefs.IsUnauthorized(err) || !strings.Contains(err.Error(), "revoked") {

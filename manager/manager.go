@@ -129,17 +129,15 @@ func (m *Manager) Authorise(ctx context.Context, fullMethod string) error {
 	return nil
 }
 
-// Admit says whether a peer may have a connection for a protocol with this manager, by the
-// replicated state. For Raft, of which the certificate says that its holder is a manager, see
+// Admit says whether a peer may have a connection for a protocol with this manager, and how far it
+// is trusted, by the replicated state. For Raft, of which the certificate says that its holder is a manager, see
 // raftstore.Store.Hears.
-func (m *Manager) Admit(proto string, who transport.AuthInfo) error {
-	if err := m.auth.Admit(proto, who); err != nil {
-		return err
+func (m *Manager) Admit(proto string, who transport.AuthInfo) (transport.Trust, error) {
+	trust, err := m.auth.Admit(proto, who)
+	if err != nil || proto != transport.ProtoRaft {
+		return trust, err
 	}
-	if proto == transport.ProtoRaft {
-		return m.store.Hears(who.NodeID(), who.Peer.Issued)
-	}
-	return nil
+	return transport.Full, m.store.Hears(who.NodeID(), who.Peer.Issued)
 }
 
 // Peer is how to reach a node, as replicated.

@@ -75,14 +75,17 @@ func (n *Node) authorise(ctx context.Context, fullMethod string) error {
 // admit judges every connection of another host, as authorise judges calls. A node that does not
 // know the members yet takes connections of the managers that let it in, and serves blobs to
 // nobody: whoever wants one asks another node.
-func (m *member) admit(proto string, peer transport.AuthInfo) error {
+func (m *member) admit(proto string, peer transport.AuthInfo) (transport.Trust, error) {
 	if manager, _ := m.managing(); manager != nil {
 		return manager.Admit(proto, peer)
 	}
-	if m.isOne(peer, workerProtocols[proto]) {
-		return nil
+	switch may := workerProtocols[proto]; {
+	case m.isOne(peer, may&byManager):
+		return transport.Full, nil
+	case m.isOne(peer, may):
+		return transport.Worker, nil
 	}
-	return errdefs.ErrPermissionDenied.WithMessage(fmt.Sprintf("%s may not speak %s with a worker", peer, proto))
+	return transport.Stranger, errdefs.ErrPermissionDenied.WithMessage(fmt.Sprintf("%s may not speak %s with a worker", peer, proto))
 }
 
 // isOne says whether a peer is one of those.

@@ -123,6 +123,7 @@ func (m *member) run(ctx context.Context, s servers) error {
 	transports, below := errgroup.WithContext(below)
 	transports.Go(func() error { return m.listener.Run(below, m.ln) })
 	transports.Go(func() error { return serve(below, s.members, m.listener.GRPC()) })
+	transports.Go(func() error { return serve(below, s.workers, m.listener.Workers()) })
 	transports.Go(func() error { return serve(below, s.strangers, m.listener.Strangers()) })
 
 	parts, ctx := errgroup.WithContext(ctx)

@@ -66,7 +66,7 @@ type Manager interface {
 	// They must not block. The manager calls Base.Review when they may answer otherwise than
 	// before.
 	Authorise(ctx context.Context, fullMethod string) error
-	Admit(proto string, who transport.AuthInfo) error
+	Admit(proto string, who transport.AuthInfo) (transport.Trust, error)
 	Resolve(nodeID string) (Peer, bool)
 	// Ready blocks until this member votes and knows a leader.
 	Ready(ctx context.Context) error
@@ -203,21 +203,23 @@ func (n *Node) Run(ctx context.Context) error {
 	}
 	s := servers{
 		members:   grpc.NewServer(append(transport.ServerOptions(), n.services.ServerOption())...),
+		workers:   grpc.NewServer(append(transport.WorkerOptions(), n.services.ServerOption())...),
 		strangers: grpc.NewServer(append(transport.StrangerOptions(), n.services.ServerOption())...),
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return serve(ctx, s.members, local) })
 	g.Go(func() error {
 		defer s.members.Stop()
+		defer s.workers.Stop()
 		defer s.strangers.Stop()
 		return n.live(ctx, s)
 	})
 	return g.Wait()
 }
 
-// servers answer from the same Services. What gRPC bounds, it bounds for a server: callers without a valid certificate have
-// one of their own.
-type servers struct{ members, strangers *grpc.Server }
+// servers answer from the same Services. What gRPC bounds, it bounds for a server: workers and strangers have one each
+// of their own.
+type servers struct{ members, workers, strangers *grpc.Server }
 
 // serve serves until ctx ends; a listener that was closed is no error.
 func serve(ctx context.Context, server *grpc.Server, ln net.Listener) error {

@@ -135,9 +135,11 @@ func (m *fakeManager) Register(r grpc.ServiceRegistrar) {
 	swarmv1.RegisterCAServer(r, authority{cluster: m.rig.cluster})
 }
 func (m *fakeManager) Authorise(context.Context, string) error { return nil }
-func (m *fakeManager) Admit(string, transport.AuthInfo) error  { return nil }
-func (m *fakeManager) Resolve(string) (Peer, bool)             { return Peer{}, false }
-func (m *fakeManager) Ready(context.Context) error             { return nil }
+func (m *fakeManager) Admit(string, transport.AuthInfo) (transport.Trust, error) {
+	return transport.Full, nil
+}
+func (m *fakeManager) Resolve(string) (Peer, bool) { return Peer{}, false }
+func (m *fakeManager) Ready(context.Context) error { return nil }
 func (m *fakeManager) Resign(context.Context) error {
 	m.resigned.Store(true)
 	m.unseated.Store(true)

@@ -5,11 +5,16 @@ import (
 	"slices"
 	"sync"
 
+	"swarm/internal/bounds"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// maxUpdates bounds one report, far below gRPC's limit for a message.
-const maxUpdates = 2000
+const (
+	// maxUpdates bounds one report, as bounds.MaxReport does.
+	maxUpdates = 2000
+	// statusExtra is what a status takes in a report beside its own size.
+	statusExtra = 64
+)
 
 // reports is the queue of statuses on their way to the managers: of each task only the last one counts. One report is on
 // its way at a time; what comes up meanwhile makes the next, so batches grow with the load and nothing waits for a timer.
@@ -70,18 +75,17 @@ func (r *reports) next(sessionEpoch uint64, flush bool) *swarmv1.StatusReport {
 	if r.inflight != nil || len(r.pending) == 0 || !r.urgent && !flush {
 		return nil
 	}
-	if len(r.pending) <= maxUpdates {
-		r.inflight, r.pending, r.urgent = r.pending, map[string]*swarmv1.TaskStatus{}, false
-	} else {
-		r.inflight = map[string]*swarmv1.TaskStatus{}
-		for id, s := range r.pending {
-			if len(r.inflight) == maxUpdates {
-				break
-			}
-			r.inflight[id] = s
-			delete(r.pending, id)
+	r.inflight = map[string]*swarmv1.TaskStatus{}
+	size := 0
+	for id, s := range r.pending {
+		size += s.SizeVT() + statusExtra
+		if len(r.inflight) == maxUpdates || len(r.inflight) > 0 && size > bounds.MaxReport {
+			break
 		}
+		r.inflight[id] = s
+		delete(r.pending, id)
 	}
+	r.urgent = r.urgent && len(r.pending) > 0
 	r.sequence++
 	report := &swarmv1.StatusReport{Sequence: r.sequence}
 	for _, id := range slices.Sorted(maps.Keys(r.inflight)) {

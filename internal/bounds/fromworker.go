@@ -17,7 +17,7 @@ const (
 	// MaxStatus is the largest status that FromWorker returns, in bytes.
 	MaxStatus = 64 << 10
 	// MaxReport bounds the statuses of one report together, in bytes. A worker that has more to say makes several reports.
-	MaxReport = 4 << 20
+	MaxReport = 1 << 20
 	// MaxHeld is how many images of a node the managers remember. What a node holds beyond them, other nodes do not fetch
 	// from it.
 	MaxHeld = 4096

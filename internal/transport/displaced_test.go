@@ -33,7 +33,7 @@ func TestListener_ForgetsTheDisplacedAtOnce(t *testing.T) {
 	if dropped != first {
 		t.Fatal("the oldest connection was not displaced")
 	}
-	if err := l.note(first, admitted{proto: ProtoGRPC}, false); !errors.Is(err, net.ErrClosed) {
+	if err := l.note(first, admitted{proto: ProtoGRPC}); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("the handshake of a displaced connection ends: got %v, want %v", err, net.ErrClosed)
 	}
 	l.drop(dropped)
@@ -53,7 +53,7 @@ func TestListener_CountsWhileHandshakesEnd(t *testing.T) {
 		}
 		var wg sync.WaitGroup
 		for _, c := range held {
-			wg.Go(func() { _ = l.note(c, admitted{proto: ProtoGRPC}, false) })
+			wg.Go(func() { _ = l.note(c, admitted{proto: ProtoGRPC}) })
 		}
 		for range many {
 			l.track(silent{})

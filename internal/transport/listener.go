@@ -34,13 +34,18 @@ const (
 	// One origin has at most this part of the handshakes, and of the strangers.
 	handshakesPart, strangersPart = 4, 8
 
-	// DefaultMaxOfPeer bounds the connections of one node or user, over all protocols. A node has one for gRPC, one for
+	// DefaultMaxOfPeer bounds the connections of one certificate's key for one protocol. A node has one for gRPC, one for
 	// Raft and a few for blobs with each other node.
 	DefaultMaxOfPeer = 256
+	// maxOfWorker is DefaultMaxOfPeer for the gRPC of a worker, which has one, and a second while its certificate changes.
+	maxOfWorker = 8
 
 	// strangerBytes is what a caller without a valid certificate may send in the life of its connection, handshake included.
 	// A join sends 3 KiB. It bounds what any abuse of TLS, HTTP/2 or gRPC can cost.
 	strangerBytes = 16 << 10
+	// formerBytes is what a stranger may send besides whose certificate the cluster issued: the hello of a node that is to
+	// learn of its removal has up to 256 KiB.
+	formerBytes = 512 << 10
 )
 
 // ListenerConfig is what can be set of a Listener. The zero value means the defaults.
@@ -49,7 +54,7 @@ type ListenerConfig struct {
 	// MaxHandshakes bounds the unfinished handshakes, MaxStrangers the connections without a valid certificate after their
 	// handshake. One origin has a part of each; see package origin.
 	MaxHandshakes, MaxStrangers int
-	// MaxOfPeer bounds the connections of one node or user.
+	// MaxOfPeer bounds the connections of one key for one protocol; a worker has fewer for gRPC.
 	MaxOfPeer int
 }
 
@@ -73,11 +78,26 @@ func (c ListenerConfig) withDefaults() ListenerConfig {
 type ListenerDeps struct {
 	Identity *Identity
 	Log      *slog.Logger
-	// Admit says whether a peer may speak a protocol (ProtoGRPC, ProtoRaft, ProtoBlob) here now. The Listener asks it after
-	// each handshake, and again for every open connection in Review. It must not block. Nil admits every peer that the
-	// handshake accepted.
-	Admit func(proto string, who AuthInfo) error
+	// Admit says whether a peer may speak a protocol (ProtoGRPC, ProtoRaft, ProtoBlob) here now, and how far it is trusted.
+	// The Listener asks it after each handshake, and again for every open connection in Review; then AuthInfo.Running is
+	// set for those that it must answer without a wait. Nil admits every peer that the handshake accepted, and trusts
+	// those with a valid certificate fully.
+	Admit func(proto string, who AuthInfo) (Trust, error)
 }
+
+// Trust is how much of a listener a peer may have: connections, calls and bytes. What it may call is judged elsewhere.
+type Trust uint8
+
+// The kinds of peers, by their limits.
+const (
+	// Stranger has proven nothing that counts now: it has no certificate, or one that has expired, was replaced or revoked,
+	// or is of a node that was removed.
+	Stranger Trust = iota
+	// Worker is a node of which nothing large is expected. Its host may be in the hands of whoever broke out of a container.
+	Worker
+	// Full is for managers and users.
+	Full
+)
 
 // Listener takes the connections of a node's one port, does the TLS handshake, and hands them on by ALPN. Clients that
 // stall in the handshake hold up nobody. Callers without a valid certificate share budgets of their own, so that members
@@ -97,17 +117,43 @@ type Listener struct {
 	conns      map[*tracked]admitted // the zero value until the handshake is over
 	handshakes *pool
 	strangers  *pool
-	ofPeer     map[string]int // how many connections a node or user has, by AuthInfo.String
+	ofPeer     map[holder]int // how many connections of peers there are that are no strangers
 }
 
-// admitted is the peer of an open connection and what it speaks.
+// admitted is the peer of an open connection, what it speaks, and how far it was trusted at accept.
 type admitted struct {
 	proto string
 	who   AuthInfo
+	trust Trust
 }
 
-// partStrangers is the part for gRPC with callers that have no valid certificate.
-const partStrangers = "strangers"
+// holder has a budget of connections. It is a key, and neither a node nor a user: whoever has a former key of one, or a
+// revoked credential, takes nothing from the holder of the current one.
+type holder struct{ proto, key string }
+
+func (a admitted) holder() holder { return holder{a.proto, string(a.who.Peer.PublicKey())} }
+
+// part is where the connection comes out.
+func (a admitted) part() string {
+	switch {
+	case a.proto == ProtoGRPC && a.trust == Stranger:
+		return partStrangers
+	case a.proto == ProtoGRPC && a.trust == Worker:
+		return partWorkers
+	}
+	return a.proto
+}
+
+// The parts for gRPC with strangers and with workers.
+const (
+	partStrangers = "strangers"
+	partWorkers   = "workers"
+)
+
+var (
+	errNotVouched = errdefs.ErrPermissionDenied.WithMessage("the cluster does not vouch for the peer's certificate")
+	errOtherTrust = errdefs.ErrUnavailable.WithMessage("the peer's standing has changed: it may connect again")
+)
 
 var errNotServed = errdefs.ErrUnavailable.WithMessage("what the client asks for is not served here now")
 
@@ -121,17 +167,19 @@ func NewListener(cfg ListenerConfig, deps ListenerDeps, addr net.Addr) *Listener
 		conns:      map[*tracked]admitted{},
 		handshakes: newPool(cfg.MaxHandshakes, handshakesPart),
 		strangers:  newPool(cfg.MaxStrangers, strangersPart),
-		ofPeer:     map[string]int{},
+		ofPeer:     map[holder]int{},
 	}
 }
 
-// GRPC opens the part where connections for gRPC come out, to be served with ServerOptions: those of nodes and users whose
-// certificate is valid. Connections for a part that is not open are refused. A part can be opened again, also after its
+// GRPC opens the part where connections for gRPC come out, to be served with ServerOptions: those of peers that are trusted
+// fully. Connections for a part that is not open are refused. A part can be opened again, also after its
 // Close, as when a node becomes a manager for the second time; the newest one gets the connections.
 func (l *Listener) GRPC() net.Listener { return l.open(ProtoGRPC) }
 
-// Strangers opens the part where connections for gRPC come out whose peers are anonymous or have an expired certificate,
-// to be served with StrangerOptions.
+// Workers opens the part where connections for gRPC of workers come out, to be served with WorkerOptions.
+func (l *Listener) Workers() net.Listener { return l.open(partWorkers) }
+
+// Strangers opens the part where connections for gRPC of strangers come out, to be served with StrangerOptions.
 func (l *Listener) Strangers() net.Listener { return l.open(partStrangers) }
 
 // Raft opens the part where connections for Raft come out, as GRPC does; PeerOf names the node.
@@ -216,7 +264,7 @@ type tracked struct {
 	l      *Listener
 	origin netip.Prefix
 	since  time.Time
-	// left is how many bytes the caller may still send, unless its certificate is valid.
+	// left is how many bytes the caller may still send while it is a stranger.
 	left    atomic.Int64
 	trusted atomic.Bool
 	// dropped is set when the connection is taken out of the listener's counts in favour of another, before it is closed.
@@ -280,40 +328,53 @@ func (l *Listener) forget(t *tracked) {
 	t.in.remove(t)
 	a, open := l.conns[t]
 	delete(l.conns, t)
-	if !open || a.proto == "" || !t.trusted.Load() {
+	if !open || a.trust == Stranger {
 		return
 	}
-	who := a.who.String()
-	if l.ofPeer[who]--; l.ofPeer[who] == 0 {
-		delete(l.ofPeer, who)
+	of := a.holder()
+	if l.ofPeer[of]--; l.ofPeer[of] == 0 {
+		delete(l.ofPeer, of)
 	}
 }
 
-// admit asks Admit about the peer of a connection, and notes the peer for Review. It notes first: a Review that runs at
-// the same time then judges the connection too, and no change of membership falls between the two.
-func (l *Listener) admit(conn *tracked, a admitted, valid bool) error {
-	if err := l.note(conn, a, valid); err != nil {
-		return err
+// admit asks Admit about the peer of a connection, and notes the peer for Review. It asks again thereafter, so that no
+// change of membership falls between the two. The result says how far the peer is trusted.
+func (l *Listener) admit(conn *tracked, a admitted) (admitted, error) {
+	trust, err := l.judge(a)
+	if err != nil {
+		return a, err
 	}
-	return l.judge(a)
+	a.trust = trust
+	if err := l.note(conn, a); err != nil {
+		return a, err
+	}
+	return a, l.judgeAgain(a)
 }
 
-// note counts a connection after its handshake: for its peer if the peer's certificate is valid, else among the strangers.
-func (l *Listener) note(conn *tracked, a admitted, valid bool) error {
+// note counts a connection after its handshake: for its peer's key, or among the strangers.
+func (l *Listener) note(conn *tracked, a admitted) error {
 	l.connsMu.Lock()
 	if _, open := l.conns[conn]; !open {
 		l.connsMu.Unlock()
 		return net.ErrClosed
 	}
-	conn.in.remove(conn)
+	most := l.cfg.MaxOfPeer
+	if a.part() == partWorkers {
+		most = min(most, maxOfWorker)
+	}
 	var dropped *tracked
-	if who := a.who.String(); !valid {
+	if of := a.holder(); a.trust == Stranger {
+		conn.in.remove(conn)
 		dropped = l.crowd(l.strangers, conn)
-	} else if l.ofPeer[who] >= l.cfg.MaxOfPeer {
+		if !a.who.Anonymous() {
+			conn.left.Add(formerBytes)
+		}
+	} else if l.ofPeer[of] >= most {
 		l.connsMu.Unlock()
 		return errTooMany
 	} else {
-		l.ofPeer[who]++
+		conn.in.remove(conn)
+		l.ofPeer[of]++
 		conn.trusted.Store(true)
 	}
 	l.conns[conn] = a
@@ -322,15 +383,40 @@ func (l *Listener) note(conn *tracked, a admitted, valid bool) error {
 	return nil
 }
 
-func (l *Listener) judge(a admitted) error {
-	if l.deps.Admit == nil {
-		return nil
+// judge asks Admit. Without a valid certificate a peer is a stranger in any case, and strangers speak gRPC alone.
+func (l *Listener) judge(a admitted) (Trust, error) {
+	trust := Full
+	if l.deps.Admit != nil {
+		var err error
+		if trust, err = l.deps.Admit(a.proto, a.who); err != nil {
+			return Stranger, err
+		}
 	}
-	return l.deps.Admit(a.proto, a.who)
+	if a.who.Anonymous() || a.who.Expired(l.deps.Identity.now()) {
+		trust = Stranger
+	}
+	if trust == Stranger && a.proto != ProtoGRPC {
+		return Stranger, errNotVouched
+	}
+	return trust, nil
 }
 
-// Review asks Admit again about the peer of every open connection and closes those that it refuses. Call it when a
-// membership, a role or a credential has changed.
+// judgeAgain asks Admit about a connection that was admitted. An error means that it must end: the peer may not have it any
+// more, or comes back with other limits. The key of a node's connection for gRPC counts as it was at accept. One for blobs is
+// opened again at little cost.
+func (l *Listener) judgeAgain(a admitted) error {
+	a.who.Running = a.proto == ProtoGRPC && (a.trust != Stranger || a.who.User() != "")
+	trust, err := l.judge(a)
+	now := a
+	if now.trust = trust; err == nil && now.part() != a.part() {
+		return errOtherTrust
+	}
+	return err
+}
+
+// Review asks Admit again about the peer of every open connection and closes those that it refuses, and those for
+// gRPC of peers that it trusts otherwise. Call
+// it when a membership, a role or a credential has changed.
 func (l *Listener) Review() {
 	l.connsMu.Lock()
 	open := maps.Clone(l.conns)
@@ -339,8 +425,7 @@ func (l *Listener) Review() {
 		if a.proto == "" {
 			continue // still in its handshake
 		}
-		a.who.Running = a.proto == ProtoGRPC // a connection for blobs is opened again at little cost
-		if err := l.judge(a); err != nil {
+		if err := l.judgeAgain(a); err != nil {
 			_ = conn.Close()
 			l.said.Log(slog.LevelInfo, "closed "+a.who.String()+" "+a.proto, "connection closed", "peer", a.who.String(), "protocol", a.proto, "err", err)
 		}
@@ -401,16 +486,13 @@ func (l *Listener) handOn(ctx context.Context, raw *tracked, conn *tls.Conn) err
 		return err
 	}
 	peer := secured(conn, p)
-	part, valid := cs.NegotiatedProtocol, !peer.info.Anonymous() && !peer.info.Expired(now)
-	if !valid {
-		part = partStrangers
+	a, err := l.admit(raw, admitted{proto: cs.NegotiatedProtocol, who: peer.info})
+	if err != nil {
+		return err
 	}
-	to := l.part(part)
+	to := l.part(a.part())
 	if to == nil {
 		return errNotServed
-	}
-	if err := l.admit(raw, admitted{cs.NegotiatedProtocol, peer.info}, valid); err != nil {
-		return err
 	}
 	peer.closeAtExpiry(now)
 	return to.put(ctx, peer)

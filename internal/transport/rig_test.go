@@ -121,17 +121,17 @@ func startNode(t testing.TB, id *Identity, cfg ListenerConfig) *node {
 }
 
 // startNodeWith is startNode with a say in who is admitted.
-func startNodeWith(t testing.TB, id *Identity, cfg ListenerConfig, admit func(string, AuthInfo) error) *node {
+func startNodeWith(t testing.TB, id *Identity, cfg ListenerConfig, admit func(string, AuthInfo) (Trust, error)) *node {
 	raw := must[net.Listener](t)(net.Listen("tcp", "127.0.0.1:0"))
 	n := &node{
 		id: id.NodeID(), ident: id, addr: raw.Addr().String(), seen: make(chan AuthInfo, 100),
 		ln: NewListener(cfg, ListenerDeps{Identity: id, Log: slog.New(slog.DiscardHandler), Admit: admit}, raw.Addr()),
 	}
-	members, strangers := grpc.NewServer(ServerOptions()...), grpc.NewServer(StrangerOptions()...)
+	members, workers, strangers := grpc.NewServer(ServerOptions()...), grpc.NewServer(WorkerOptions()...), grpc.NewServer(StrangerOptions()...)
 	ctx, cancel := context.WithCancel(context.Background())
 	n.leave = cancel
-	ran, served := make(chan error, 1), make(chan error, 2)
-	for server, part := range map[*grpc.Server]net.Listener{members: n.ln.GRPC(), strangers: n.ln.Strangers()} {
+	ran, served := make(chan error, 1), make(chan error, 3)
+	for server, part := range map[*grpc.Server]net.Listener{members: n.ln.GRPC(), workers: n.ln.Workers(), strangers: n.ln.Strangers()} {
 		healthpb.RegisterHealthServer(server, probe{seen: n.seen})
 		go func() { served <- server.Serve(part) }()
 	}
@@ -142,7 +142,9 @@ func startNodeWith(t testing.TB, id *Identity, cfg ListenerConfig, admit func(st
 			t.Errorf("Run: %v", err)
 		}
 		members.Stop()
+		workers.Stop()
 		strangers.Stop()
+		<-served
 		<-served
 		<-served
 	})

@@ -18,7 +18,13 @@ const (
 	// memberHeaders and strangerHeaders bound the headers of a call, in bytes.
 	memberHeaders, strangerHeaders = 64 << 10, 8 << 10
 
-	// What callers without a valid certificate may have. A join is two calls with messages of less than 2 KiB.
+	// What workers may have. A connection of a worker has a session, and a few short calls. MaxWorkerMessage is the largest
+	// message of a worker; a report of statuses is (bounds.MaxReport). What one key can have the server hold in unfinished
+	// messages is maxOfWorker * workerStreams * MaxWorkerMessage, 68 MiB.
+	workerStreams    = 8
+	MaxWorkerMessage = 1<<20 + 64<<10
+
+	// What strangers may have. A join is two calls with messages of less than 2 KiB.
 	strangerStreams = 8
 	strangerMessage = 8 << 10
 	strangerBuffer  = 4 << 10
@@ -41,6 +47,18 @@ func ServerOptions() []grpc.ServerOption {
 		grpc.MaxConcurrentStreams(memberStreams),
 		grpc.MaxHeaderListSize(memberHeaders),
 		grpc.MaxRecvMsgSize(maxMessage),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: keepaliveTime, Timeout: keepaliveTimeout}),
+	)
+}
+
+// WorkerOptions are those of the gRPC server on Listener.Workers. It does what a server with ServerOptions does, with smaller
+// messages and fewer calls.
+func WorkerOptions() []grpc.ServerOption {
+	return append(commonOptions(),
+		grpc.MaxConcurrentStreams(workerStreams),
+		grpc.MaxHeaderListSize(strangerHeaders),
+		grpc.MaxRecvMsgSize(MaxWorkerMessage),
+		grpc.StaticStreamWindowSize(smallWindow),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: keepaliveTime, Timeout: keepaliveTimeout}),
 	)
 }

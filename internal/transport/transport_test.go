@@ -371,13 +371,13 @@ func TestListener_ClosesWhatIsNoLongerAdmitted(t *testing.T) {
 	removed := newID()
 	denied := map[string]bool{}
 	var mu sync.Mutex // guards denied
-	server := startNodeWith(t, identity(t, fresh(t, root, newID()), root.Cert), ListenerConfig{}, func(proto string, who AuthInfo) error {
+	server := startNodeWith(t, identity(t, fresh(t, root, newID()), root.Cert), ListenerConfig{}, func(proto string, who AuthInfo) (Trust, error) {
 		mu.Lock()
 		defer mu.Unlock()
 		if denied[proto+" "+who.NodeID()] {
-			return errdefs.ErrPermissionDenied.WithMessage("removed")
+			return Stranger, errdefs.ErrPermissionDenied.WithMessage("removed")
 		}
-		return nil
+		return Full, nil
 	})
 	blobs := server.ln.Blob()
 	open := func(id string, validity time.Duration) (net.Conn, <-chan error) {

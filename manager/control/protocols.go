@@ -7,6 +7,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"swarm/internal/transport"
+	swarmv1 "swarm/proto/swarm/v1"
 )
 
 // Protocols is the table of the protocols that the cluster port of a manager speaks (ALPN), and of
@@ -23,16 +24,26 @@ func Protocols() map[string]Rule {
 	}
 }
 
-// Admit says whether a peer may have a connection for a protocol. A user with a revoked credential
-// may open one, and is told why each call is refused; a connection that was open at the time ends.
-func (a *Authoriser) Admit(proto string, who transport.AuthInfo) error {
+// Admit says whether a peer may have a connection for a protocol, and how far it is trusted. Users whose credential is not
+// known and nodes that are not known, by their current key, are strangers: they may connect, and are told why a call is
+// refused.
+func (a *Authoriser) Admit(proto string, who transport.AuthInfo) (transport.Trust, error) {
 	rule, ok := a.protocols[proto]
 	if !ok {
-		return errdefs.ErrPermissionDenied.WithMessage(proto + " is not served here")
+		return transport.Stranger, errdefs.ErrPermissionDenied.WithMessage(proto + " is not served here")
 	}
 	now := time.Now()
-	if err := a.judge(who, rule, now); err != nil || who.User() == "" || !who.Running {
-		return err
+	if err := a.judge(who, rule, now); err != nil {
+		return transport.Stranger, err
 	}
-	return a.judgeCredential(context.Background(), who, now) // does not wait for what runs already
+	role, member := a.members(who)
+	switch {
+	case who.User() != "" && a.judgeCredential(context.Background(), who, now) == nil: // waits no longer than catchUp
+		return transport.Full, nil
+	case !member || who.NodeID() == "":
+		return transport.Stranger, nil
+	case role == swarmv1.NodeSpec_MANAGER:
+		return transport.Full, nil
+	}
+	return transport.Worker, nil
 }

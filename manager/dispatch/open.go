@@ -22,6 +22,8 @@ const (
 	// openPatience bounds what a session's start waits for: the leader, and this replica to catch up with it.
 	openPatience = 5 * time.Second
 	openAttempts = 8
+	// helloPatience bounds how long the first message of a session may take.
+	helloPatience = 10 * time.Second
 )
 
 // errRemoved tells a host that it is no node any more; Session says so in the stream too.
@@ -42,15 +44,7 @@ func (s *Server) Session(stream swarmv1.Dispatcher_SessionServer) error {
 	if id == "" {
 		return errdefs.ErrPermissionDenied.WithMessage("only a node can open a session")
 	}
-	first, err := stream.Recv()
-	if err != nil {
-		return err
-	}
-	hello := first.GetHello()
-	if hello == nil {
-		return errdefs.ErrInvalidArgument.WithMessage("the first message of a session is a hello")
-	}
-	x, err := s.open(ctx, id, hello, stream)
+	x, err := s.greet(ctx, id, stream)
 	if errors.Is(err, errRemoved) {
 		_ = stream.Send(&swarmv1.ToWorker{Message: &swarmv1.ToWorker_Node{Node: &swarmv1.NodeUpdate{Removed: true}}})
 	}
@@ -71,6 +65,53 @@ func (s *Server) Session(stream swarmv1.Dispatcher_SessionServer) error {
 	err = x.send(ctx, timeout)
 	x.close(err)
 	return err
+}
+
+// greet reads the hello and opens the session. A node that is not known here is judged before: if it was removed, it learns
+// so whatever the size of its hello.
+func (s *Server) greet(ctx context.Context, id string, stream swarmv1.Dispatcher_SessionServer) (*session, error) {
+	if _, ok := s.deps.Store.View().Nodes.Get(id); !ok {
+		ctx, cancel := context.WithTimeout(ctx, openPatience)
+		defer cancel()
+		if view, err := s.fresh(ctx, 0); err != nil {
+			return nil, err
+		} else if _, ok := view.Nodes.Get(id); !ok {
+			return nil, errRemoved
+		}
+	}
+	hello, err := s.hello(stream)
+	if err != nil {
+		return nil, err
+	}
+	return s.open(ctx, id, hello, stream)
+}
+
+// hello reads the first message of a session. A worker that does not send it whole in time holds no stream: the end of the
+// call ends the reading too.
+func (s *Server) hello(stream swarmv1.Dispatcher_SessionServer) (*swarmv1.Hello, error) {
+	type read struct {
+		msg *swarmv1.FromWorker
+		err error
+	}
+	came := make(chan read, 1)
+	go func() {
+		msg, err := stream.Recv()
+		came <- read{msg, err}
+	}()
+	late := time.NewTimer(helloPatience)
+	defer late.Stop()
+	select {
+	case r := <-came:
+		if r.err != nil {
+			return nil, r.err
+		}
+		if hello := r.msg.GetHello(); hello != nil {
+			return hello, nil
+		}
+		return nil, errdefs.ErrInvalidArgument.WithMessage("the first message of a session is a hello")
+	case <-late.C:
+		return nil, errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("the hello of the session did not come within %s", helloPatience))
+	}
 }
 
 // open judges whether the session may start, and says in the store that it does.

@@ -1,0 +1,82 @@
+package transport
+
+import (
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"google.golang.org/grpc/codes"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/status"
+
+	"swarm/internal/eventually"
+)
+
+// Whoever the cluster does not vouch for has a stranger's limits, a worker those of workers.
+func TestListener_LimitsByTrust(t *testing.T) {
+	root := newRoot(t, "c1")
+	for _, c := range []struct {
+		name  string
+		trust Trust
+		most  int // bytes of a message
+	}{{"stranger", Stranger, strangerMessage}, {"worker", Worker, MaxWorkerMessage}, {"full", Full, maxMessage}} {
+		server := startNodeWith(t, identity(t, fresh(t, root, newID()), root.Cert), ListenerConfig{}, func(string, AuthInfo) (Trust, error) { return c.trust, nil })
+		conn := must[*Conn](t)(dialer(t, identity(t, fresh(t, root, newID()), root.Cert), server).DialGRPC(server.id))
+		client := healthpb.NewHealthClient(conn)
+		if err := check(t, conn); err != nil {
+			t.Errorf("%s: %v", c.name, err)
+		}
+		if _, err := client.Check(t.Context(), &healthpb.HealthCheckRequest{Service: strings.Repeat("x", c.most/2)}); err != nil {
+			t.Errorf("%s sends %d bytes: %v", c.name, c.most/2, err)
+		}
+		if c.trust == Full {
+			continue // the client has the same limit
+		}
+		if _, err := client.Check(t.Context(), &healthpb.HealthCheckRequest{Service: strings.Repeat("x", c.most)}); err == nil || status.Code(err) == codes.Unavailable {
+			t.Errorf("%s sends %d bytes: %v, want that they are too many", c.name, c.most, err)
+		}
+	}
+}
+
+// A connection ends when its peer is trusted otherwise, and the next one has the new limits.
+func TestListener_ReviewsTrust(t *testing.T) {
+	root := newRoot(t, "c1")
+	var trust atomic.Int32
+	trust.Store(int32(Full))
+	server := startNodeWith(t, identity(t, fresh(t, root, newID()), root.Cert), ListenerConfig{}, func(string, AuthInfo) (Trust, error) { return Trust(trust.Load()), nil })
+	conn := must[*Conn](t)(dialer(t, identity(t, fresh(t, root, newID()), root.Cert), server).DialGRPC(server.id))
+	for _, next := range []Trust{Stranger, Worker, Full} {
+		stream := must[healthpb.Health_WatchClient](t)(healthpb.NewHealthClient(conn).Watch(t.Context(), &healthpb.HealthCheckRequest{}))
+		if _, err := stream.Recv(); err != nil {
+			t.Fatal(err)
+		}
+		trust.Store(int32(next))
+		server.ln.Review()
+		if _, err := stream.Recv(); err == nil {
+			t.Errorf("trust %d: the connection goes on", next)
+		}
+		eventually.Nil(t, "it connects again", func() error { return check(t, conn) })
+	}
+}
+
+// Connections of a former key of a node take nothing from its present one.
+func TestListener_CountsByKey(t *testing.T) {
+	root := newRoot(t, "c1")
+	server := startNodeWith(t, identity(t, fresh(t, root, newID()), root.Cert), ListenerConfig{}, func(string, AuthInfo) (Trust, error) { return Worker, nil })
+	id := newID()
+	old, current := fresh(t, root, id), fresh(t, root, id)
+	served := 0
+	for range maxOfWorker + 4 {
+		conn := must[*Conn](t)(dialer(t, identity(t, old, root.Cert), server).DialGRPC(server.id))
+		if check(t, conn) == nil {
+			served++
+		}
+	}
+	if served != maxOfWorker {
+		t.Errorf("one key has %d connections, want %d", served, maxOfWorker)
+	}
+	conn := must[*Conn](t)(dialer(t, identity(t, current, root.Cert), server).DialGRPC(server.id))
+	if err := check(t, conn); err != nil {
+		t.Errorf("the next key of the same node: %v", err)
+	}
+}
