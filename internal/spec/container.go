@@ -25,6 +25,7 @@ func checkContainer(c *swarmv1.ContainerSpec) error {
 	}
 	return first(
 		checkLabels("container", c.GetLabels()),
+		checkWords(c),
 		checkEnv(c.GetEnv()),
 		checkHostname(c.GetHostname()),
 		checkAbsolute("working directory", c.GetDir()),
@@ -38,6 +39,14 @@ func checkContainer(c *swarmv1.ContainerSpec) error {
 		checkUlimits(c.GetUlimits()),
 		checkNumbers(c),
 		checkPlatform(c.GetPlatform()))
+}
+
+// checkWords bounds what goes into every task of a service, and into the process of its container.
+func checkWords(c *swarmv1.ContainerSpec) error {
+	if over := OverWords(c.GetEnv(), c.GetCommand(), c.GetArgs()); over != "" {
+		return invalid("service has %s: keep large data in a config", over)
+	}
+	return nil
 }
 
 func checkEnv(env []string) error {

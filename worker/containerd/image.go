@@ -20,6 +20,7 @@ import (
 	"github.com/opencontainers/image-spec/identity"
 	imagespec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"swarm/worker/containerd/document"
 	"swarm/worker/containerd/inroot"
 	"swarm/worker/containerd/ocispec"
 )
@@ -115,7 +116,7 @@ func (s *images) read(ctx context.Context, ref, platform string) (*image, error)
 		match = platforms.Only(p)
 	}
 	ci := client.NewImageWithPlatform(s.client, held, match)
-	spec, err := ci.Spec(ctx)
+	spec, err := document.ConfigOf(ctx, s.client.ContentStore(), held.Target, match)
 	if err != nil {
 		return nil, err
 	}

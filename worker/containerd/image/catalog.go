@@ -18,6 +18,7 @@ import (
 
 	"swarm/internal/spec"
 	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/worker/containerd/document"
 )
 
 // catalog is what containerd's records said when it was read. Immutable.
@@ -116,6 +117,10 @@ func (s *Store) read(ctx context.Context) (*catalog, error) {
 		e := c.images[d]
 		if e == nil {
 			x, err := survey(ctx, s.client.ContentStore(), r.Target)
+			if errdefs.IsInvalidArgument(err) {
+				s.log.Warn("image is not valid and not used", "image", r.Name, "err", err)
+				continue
+			}
 			if err != nil {
 				return nil, fmt.Errorf("image %s: %w", r.Name, err)
 			}
@@ -181,7 +186,7 @@ func (x *extent) walk(ctx context.Context, store content.Store, desc ocispec.Des
 			return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("index %s is listed twice, or more than %d levels deep", desc.Digest, maxNesting))
 		}
 	}
-	children, err := images.Children(ctx, store, desc)
+	children, err := document.Children(ctx, store, desc)
 	if errdefs.IsNotFound(err) {
 		if x.broken == "" {
 			x.broken = desc.Digest.String()
@@ -233,17 +238,23 @@ func (x *extent) add(desc ocispec.Descriptor) {
 	x.blobs[desc.Digest.String()] = blob{mediaType: desc.MediaType, size: desc.Size}
 }
 
-// platformOf is what the index says of a manifest, else what its configuration says.
+// platformOf is what the index says of a manifest, else what its configuration says, which is checked in any case.
 func platformOf(ctx context.Context, store content.Provider, desc ocispec.Descriptor, children []ocispec.Descriptor) (ocispec.Platform, error) {
+	var own ocispec.Platform
+	for _, child := range children {
+		if images.IsConfigType(child.MediaType) {
+			config, err := document.Config(ctx, store, child)
+			if err != nil {
+				return ocispec.Platform{}, err
+			}
+			own = platforms.Normalize(config.Platform)
+			break
+		}
+	}
 	if desc.Platform != nil {
 		return platforms.Normalize(*desc.Platform), nil
 	}
-	for _, child := range children {
-		if images.IsConfigType(child.MediaType) {
-			return images.ConfigPlatform(ctx, store, child)
-		}
-	}
-	return ocispec.Platform{}, nil
+	return own, nil
 }
 
 // validDigest refuses what is no digest.

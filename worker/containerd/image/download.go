@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/worker/containerd/document"
 )
 
 const (
@@ -29,8 +30,6 @@ const (
 	parallel = 4
 	// parallelPeers is how many nodes are asked at once whether they have an image.
 	parallelPeers = 8
-	// maxManifest bounds what is read into memory on a stranger's word; registries refuse more than 4 MiB.
-	maxManifest = 4 << 20
 )
 
 // download fetches one image's blobs into the content store, each from the first source that delivers what its digest
@@ -63,7 +62,7 @@ func (d *download) run(ctx context.Context) (ocispec.Descriptor, error) {
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
-	children, err := images.Children(ctx, d.store, manifest)
+	children, err := document.Children(ctx, d.store, manifest)
 	if err != nil {
 		return ocispec.Descriptor{}, fmt.Errorf("manifest %s: %w: %w", manifest.Digest, err, errdefs.ErrInvalidArgument)
 	}
@@ -111,7 +110,7 @@ func (d *download) run(ctx context.Context) (ocispec.Descriptor, error) {
 // root fetches the index or manifest that the digest names; how long it is and what type it has is not known before.
 func (d *download) root(ctx context.Context) (ocispec.Descriptor, error) {
 	want := digest.Digest(d.order.ref.Digest)
-	if data, err := content.ReadBlob(ctx, d.store, ocispec.Descriptor{Digest: want}); err == nil {
+	if data, err := document.Read(ctx, d.store, ocispec.Descriptor{Digest: want}); err == nil {
 		return d.keepRoot(ctx, data)
 	}
 	data := d.askPeers(ctx, want)
@@ -170,7 +169,7 @@ func readRoot(ctx context.Context, src source, want digest.Digest) ([]byte, erro
 		return nil, err
 	}
 	defer body.Close()
-	data, err := io.ReadAll(io.LimitReader(body, maxManifest+1))
+	data, err := io.ReadAll(io.LimitReader(body, document.MaxSize+1))
 	if err != nil {
 		return nil, fmt.Errorf("read manifest: %w", classed(err))
 	}
@@ -221,7 +220,7 @@ func (d *download) choose(ctx context.Context, desc ocispec.Descriptor, depth in
 	if depth > maxNesting {
 		return ocispec.Descriptor{}, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("index %s is more than %d levels deep", desc.Digest, maxNesting))
 	}
-	all, err := images.Children(ctx, d.store, desc)
+	all, err := document.Children(ctx, d.store, desc)
 	if err != nil {
 		return ocispec.Descriptor{}, fmt.Errorf("index %s: %w: %w", desc.Digest, err, errdefs.ErrInvalidArgument)
 	}
@@ -251,7 +250,7 @@ func (d *download) choose(ctx context.Context, desc ocispec.Descriptor, depth in
 		}
 		return 0
 	})
-	if err := d.blob(ctx, fit[0]); err != nil {
+	if err := d.document(ctx, fit[0]); err != nil {
 		return ocispec.Descriptor{}, err
 	}
 	return d.choose(ctx, fit[0], depth+1)
@@ -268,11 +267,19 @@ func boolOrder(a, b bool) int {
 	return 1
 }
 
+// document fetches a manifest, an index or a configuration, unless its descriptor says that it is too large to be read.
+func (d *download) document(ctx context.Context, desc ocispec.Descriptor) error {
+	if err := document.CheckSize(desc); err != nil {
+		return err
+	}
+	return d.blob(ctx, desc)
+}
+
 // fits refuses a manifest whose configuration is for another platform.
 func (d *download) fits(ctx context.Context, manifest ocispec.Descriptor, children []ocispec.Descriptor) error {
 	for _, c := range children {
 		if images.IsConfigType(c.MediaType) {
-			if err := d.blob(ctx, c); err != nil {
+			if err := d.document(ctx, c); err != nil {
 				return err
 			}
 		}

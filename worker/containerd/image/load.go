@@ -21,6 +21,7 @@ import (
 	"swarm/internal/disk"
 	"swarm/internal/spec"
 	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/worker/containerd/document"
 )
 
 // Load reads an OCI or Docker archive, plain or compressed by gzip or zstd, and keeps its images; it returns one for
@@ -46,7 +47,12 @@ func (s *Store) Load(ctx context.Context, from io.Reader, name string, progress 
 			s.log.Warn("lease of a loaded image expires by itself", "err", err)
 		}
 	}()
-	index, err := s.ingest(ctx, from, newMeter("load", 0, progress))
+	var index ocispec.Descriptor
+	// A compressed archive may be much larger than what was sent.
+	err = s.whileRoom(ctx, func(ctx context.Context) (err error) {
+		index, err = s.ingest(ctx, from, newMeter("load", 0, progress))
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -71,6 +77,14 @@ func (s *Store) Load(ctx context.Context, from io.Reader, name string, progress 
 type anyNode struct{ content.Store }
 
 func (anyNode) Walk(context.Context, content.WalkFunc, ...string) error { return nil }
+
+// ReaderAt bounds documents, which Import reads into memory. Layers, of which it does not know the type yet, it streams.
+func (n anyNode) ReaderAt(ctx context.Context, desc ocispec.Descriptor) (content.ReaderAt, error) {
+	if desc.MediaType == "" {
+		return n.Store.ReaderAt(ctx, desc)
+	}
+	return document.Bounded(n.Store).ReaderAt(ctx, desc)
+}
 
 // ingest stores the archive's blobs and gives its index.
 func (s *Store) ingest(ctx context.Context, from io.Reader, m *meter) (ocispec.Descriptor, error) {
@@ -111,6 +125,8 @@ func (r *metered) Read(p []byte) (int, error) {
 func (r *metered) explain(err error) error {
 	invalid := errdefs.ErrInvalidArgument.WithMessage
 	switch {
+	case document.Limit(err) != "":
+		return invalid("the archive is refused: " + document.Limit(err))
 	case r.err != nil:
 		return fmt.Errorf("read archive: %w", r.err)
 	case disk.IsFull(err):
@@ -175,7 +191,7 @@ func (s *Store) named(ctx context.Context, index ocispec.Descriptor, name string
 }
 
 func (s *Store) manifests(ctx context.Context, index ocispec.Descriptor) ([]ocispec.Descriptor, error) {
-	data, err := content.ReadBlob(ctx, s.client.ContentStore(), index)
+	data, err := document.Read(ctx, s.client.ContentStore(), index)
 	if err != nil {
 		return nil, fmt.Errorf("index of the archive: %w", err)
 	}
@@ -196,6 +212,9 @@ func (s *Store) judge(ctx context.Context, name string, target ocispec.Descripto
 		return found{}, err
 	}
 	x, err := survey(ctx, s.client.ContentStore(), target)
+	if limit := document.Limit(err); limit != "" {
+		return found{}, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("%s: its %s", ref.Familiar(), limit))
+	}
 	if err != nil {
 		return found{}, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("%s: the archive is damaged: %s", ref.Familiar(), oneLine(err)))
 	}

@@ -19,6 +19,7 @@ import (
 	"swarm/internal/spec"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/worker"
+	"swarm/worker/containerd/document"
 )
 
 // Push sends an image that this node holds, all its platforms, to the registry that its name names. What the registry
@@ -66,7 +67,7 @@ type upload struct {
 }
 
 func (u *upload) tree(ctx context.Context, desc ocispec.Descriptor) error {
-	children, err := images.Children(ctx, u.store, desc)
+	children, err := document.Children(ctx, u.store, desc)
 	if err != nil {
 		return incomplete(desc, err)
 	}

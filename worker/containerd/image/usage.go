@@ -7,12 +7,11 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/containerd/containerd/v2/client"
-	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/image-spec/identity"
 
 	"swarm/worker"
+	"swarm/worker/containerd/document"
 )
 
 // Holdings lists the images that are wholly here, with what they take: blobs, and the snapshots of their layers.
@@ -83,8 +82,7 @@ func (s *Store) parts(ctx context.Context, e *entry) (map[string]int64, map[stri
 	if !e.serves(s.platform) {
 		return parts, nil, nil
 	}
-	image := client.NewImageWithPlatform(s.client, images.Image{Name: e.records[0], Target: e.target}, s.platform)
-	config, err := image.Spec(ctx)
+	config, err := document.ConfigOf(ctx, s.client.ContentStore(), e.target, s.platform)
 	if errdefs.IsNotFound(err) { // removed meanwhile
 		return parts, nil, nil
 	}

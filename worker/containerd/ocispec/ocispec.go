@@ -205,24 +205,33 @@ func Environment(image, own []string, hostname string, tty bool) []string {
 	return MergeEnv(MergeEnv(env, image), own)
 }
 
-// MergeEnv changes an environment: NAME=value sets, a bare NAME removes.
+// MergeEnv changes an environment: NAME=value sets, a bare NAME removes. A variable keeps its place when it is set again.
 func MergeEnv(env, changes []string) []string {
+	place := make(map[string]int, len(env)+len(changes))
+	for i, e := range env {
+		name, _, _ := strings.Cut(e, "=")
+		if _, known := place[name]; !known {
+			place[name] = i
+		}
+	}
 	for _, change := range changes {
 		name, _, set := strings.Cut(change, "=")
 		if name == "" {
 			continue
 		}
-		i := slices.IndexFunc(env, func(e string) bool { return strings.HasPrefix(e, name+"=") })
+		i, known := place[name]
 		switch {
-		case i >= 0 && set:
+		case known && set:
 			env[i] = change
-		case i >= 0:
-			env = slices.Delete(env, i, i+1)
+		case known:
+			env[i] = ""
+			delete(place, name)
 		case set:
+			place[name] = len(env)
 			env = append(env, change)
 		}
 	}
-	return env
+	return slices.DeleteFunc(env, func(e string) bool { return e == "" })
 }
 
 func rlimits(limits []*swarmv1.Ulimit) ([]specs.POSIXRlimit, error) {

@@ -3,6 +3,7 @@
 package ocispec
 
 import (
+	"fmt"
 	"math"
 	"slices"
 	"strings"
@@ -250,5 +251,20 @@ func TestBuild_ConfinementByTheKernelsModules(t *testing.T) {
 		if s.Process.ApparmorProfile != c.apparmor || s.Process.SelinuxLabel != c.selinux {
 			t.Errorf("%s: got %q and %q, want %q and %q", name, s.Process.ApparmorProfile, s.Process.SelinuxLabel, c.apparmor, c.selinux)
 		}
+	}
+}
+
+// Many variables take a time that grows with their number, not with its square.
+func TestMergeEnv_Many(t *testing.T) {
+	const many = 200_000
+	changes := make([]string, 0, 2*many)
+	for i := range many {
+		changes = append(changes, fmt.Sprintf("N%d=1", i))
+	}
+	for i := range many - 1 {
+		changes = append(changes, fmt.Sprintf("N%d", i))
+	}
+	if got := MergeEnv(nil, changes); len(got) != 1 || got[0] != "N199999=1" {
+		t.Errorf("got %d variables, want the last one", len(got))
 	}
 }

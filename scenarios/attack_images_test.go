@@ -1,0 +1,104 @@
+package scenarios
+
+import (
+	"archive/tar"
+	"compress/gzip"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+
+	"swarm/dev"
+)
+
+// TestAttackImages: archives of images whose documents are made to use up a node.
+func TestAttackImages(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts a daemon")
+	}
+	t.Parallel()
+	c := newCrowdOf(t, binaryUnderTest(t), dev.Options{Nodes: 1, Managers: 1})
+	var many strings.Builder
+	for i := range 150_000 {
+		fmt.Fprintf(&many, `,"N%d=x"`, i)
+	}
+	for _, step := range []struct {
+		name, env string
+		spaces    int64
+		refusal   string
+	}{
+		{"a large configuration", "", 300 << 20, "at most 4194304 are allowed"},
+		{"many variables", many.String(), 0, "at most 65536 are allowed"},
+		{"long variables", `,"LONG=` + strings.Repeat("x", 1<<20) + `"`, 0, "at most 524288 are allowed"},
+	} {
+		t.Run(step.name, func(t *testing.T) {
+			c := c.in(t)
+			archive := filepath.Join(t.TempDir(), "hostile.tar.gz")
+			if err := hostileArchive(archive, step.env, step.spaces); err != nil {
+				t.Fatal(err)
+			}
+			sent, err := os.Stat(archive)
+			if err != nil {
+				t.Fatal(err)
+			}
+			before := c.resident(c.hosts[0])
+			out, err := c.run("image", "load", "-i", archive)
+			_, refusal, refused := strings.Cut(strings.TrimSpace(out), "Error: ") // What is before it is progress.
+			if err == nil || !refused || !strings.Contains(refusal, step.refusal) || strings.Contains(refusal, "\n") || len(refusal) > 1024 {
+				t.Errorf("image load: got %.2000q, %v, want one line: %s", out, err, step.refusal)
+			}
+			grown := c.resident(c.hosts[0]) - before
+			t.Logf("an archive of %d bytes: the daemon grew by %d MiB, %s", sent.Size(), grown>>20, refusal)
+			if grown > 2*mayGrow {
+				t.Errorf("the daemon grew by %d bytes", grown)
+			}
+			c.allReady()
+		})
+	}
+}
+
+// hostileArchive writes a compressed Docker archive of an empty image with more variables, a list of JSON texts that begins
+// with a comma, and spaces behind its configuration.
+func hostileArchive(path, env string, spaces int64) error {
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	z, err := gzip.NewWriterLevel(f, gzip.BestSpeed)
+	if err != nil {
+		return err
+	}
+	w := tar.NewWriter(z)
+	layer := make([]byte, 1024) // the end of an archive, without anything before it
+	config := fmt.Sprintf(`{"os":"linux","architecture":%q,"config":{"Cmd":["/app"],"Env":["A=b"%s]},"rootfs":{"type":"layers","diff_ids":["sha256:%x"]}}`,
+		runtime.GOARCH, env, sha256.Sum256(layer))
+	for _, e := range []struct {
+		name, text string
+		spaces     int64
+	}{
+		{"layer.tar", string(layer), 0},
+		{"config.json", config, spaces},
+		{"manifest.json", `[{"Config":"config.json","RepoTags":["swarm/hostile:1"],"Layers":["layer.tar"]}]`, 0},
+	} {
+		err = errors.Join(err, w.WriteHeader(&tar.Header{Name: e.name, Mode: 0o644, Size: int64(len(e.text)) + e.spaces}))
+		_, werr := io.Copy(w, io.MultiReader(strings.NewReader(e.text), io.LimitReader(blanks{}, e.spaces)))
+		err = errors.Join(err, werr)
+	}
+	return errors.Join(err, w.Close(), z.Close())
+}
+
+// blanks is an endless text of spaces.
+type blanks struct{}
+
+func (blanks) Read(p []byte) (int, error) {
+	for i := range p {
+		p[i] = ' '
+	}
+	return len(p), nil
+}
