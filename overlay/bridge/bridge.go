@@ -135,7 +135,7 @@ type Bridge struct {
 type attached struct {
 	Held
 	holds []*hostport.Held
-	// published: the rules know its ports.
+	// published: the rules know the task.
 	published bool
 }
 
@@ -218,9 +218,7 @@ func (b *Bridge) connect(t *attached) error {
 	if err := b.net.plug(t); err != nil {
 		return err
 	}
-	if t.published = t.use().matters(); !t.published {
-		return nil
-	}
+	t.published = true
 	if err := b.net.publish(addr, t.use()); err != nil {
 		// Somebody may have flushed the host's rules: write them all.
 		all := b.published()
@@ -257,10 +255,8 @@ func (b *Bridge) describe(t *attached, addr netip.Addr) {
 
 // use is what the rules are to know of the task.
 func (t *attached) use() use {
-	return use{ports: t.Result.Ports, noEgress: t.NoEgress, hostAccess: t.HostAccess}
+	return use{cable: port(t), ports: t.Result.Ports, noEgress: t.NoEgress, hostAccess: t.HostAccess}
 }
-
-func (u use) matters() bool { return len(u.ports) > 0 || u.noEgress || u.hostAccess }
 
 // Detach undoes Attach; a task that is not attached is no error.
 func (b *Bridge) Detach(ctx context.Context, taskID string) error {
@@ -346,8 +342,8 @@ func (b *Bridge) Restore(ctx context.Context, keep []Held) error {
 	// The rules are replaced at once and by the same: no connection is refused meanwhile.
 	published := make(map[netip.Addr]use)
 	for _, k := range keep {
-		if u := (&attached{Held: k}).use(); u.matters() && !k.Isolated {
-			published[k.Result.Address.Addr()] = u
+		if !k.Isolated {
+			published[k.Result.Address.Addr()] = (&attached{Held: k}).use()
 		}
 	}
 	if err := b.ensureUp(published); err != nil {
@@ -391,7 +387,7 @@ func (b *Bridge) mend(t *attached) error {
 	}
 	// These follow from the address; a caller that kept only the address is as good.
 	b.describe(t, addr)
-	t.published = t.use().matters()
+	t.published = true
 	var err error
 	if t.holds, err = b.ports.reclaim(t.TaskID, t.Result.Ports); err == nil {
 		err = t.listen()

@@ -4,10 +4,14 @@ package bridge
 
 import (
 	"encoding/binary"
+	"net"
+	"net/netip"
+	"slices"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
 
 	"swarm/overlay/hostnet"
 	"swarm/overlay/nft"
@@ -20,14 +24,6 @@ func (r *rules) frames() *nftables.Table {
 	return &nftables.Table{Family: nftables.TableFamilyBridge, Name: r.tableName()}
 }
 
-func (r *rules) syncFrames(c *nftables.Conn) {
-	t := r.frames()
-	c.AddTable(t)
-	c.DelTable(t)
-	c.AddTable(t)
-	nft.WriteChains(c, t, r.frameChains())
-}
-
 func (r *rules) frameChains() []*nft.Chain {
 	// After br_netfilter, which shows what it redirects to the host's chain `fence`.
 	last := nftables.ChainPriorityRef(200) // NF_BR_PRI_FILTER_OTHER
@@ -37,15 +33,106 @@ func (r *rules) frameChains() []*nft.Chain {
 		apart.Add(&expr.Meta{Key: expr.MetaKeyMARK, Register: nft.Reg}, nft.NotEqual(redirected()),
 			&expr.Meta{Key: key, Register: nft.Reg}, nft.Equal([]byte(apartPrefix)), nft.Drop())
 	}
+	for _, prefix := range []string{cablePrefix, apartPrefix} {
+		// 01:80:c2:00:00:00-0f: the host takes these by the cable itself, where no rule looks for tasks.
+		door.Add(&expr.Payload{DestRegister: nft.Reg, Base: expr.PayloadBaseLLHeader, Offset: etherDst, Len: 6},
+			&expr.Bitwise{SourceRegister: nft.Reg, DestRegister: nft.Reg, Len: 6, Mask: []byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xf0}, Xor: make([]byte, 6)},
+			nft.Equal([]byte{0x01, 0x80, 0xc2, 0, 0, 0}), byCable(prefix), nft.Drop())
+	}
 	for _, f := range r.families() {
 		subnet, gateway := r.rangeOf(f), r.in(f, hostnet.Nth(r.subnet, 1))
 		for _, prefix := range []string{cablePrefix, apartPrefix} {
-			door.Add(&expr.Meta{Key: expr.MetaKeyPROTOCOL, Register: nft.Reg}, nft.Equal(binary.BigEndian.AppendUint16(nil, f.EtherType())),
-				f.DstIn(expr.CmpOpEq, subnet), f.LoadDst(nft.Reg), nft.NotEqual(gateway.AsSlice()),
-				&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: nft.Reg}, nft.Equal([]byte(prefix)), nft.Drop())
+			door.Add(etherType(f.EtherType()), f.DstIn(expr.CmpOpEq, subnet), f.LoadDst(nft.Reg), nft.NotEqual(gateway.AsSlice()),
+				byCable(prefix), nft.Drop())
 		}
 	}
-	return []*nft.Chain{apart, door}
+	return append(r.senderChains(), apart, door)
+}
+
+// senderChains tie a cable to what its task is. They come before br_netfilter too.
+func (r *rules) senderChains() []*nft.Chain {
+	first := nftables.ChainPriorityRef(-200) // NF_BR_PRI_FILTER_BRIDGED
+	source := &nft.Chain{Name: "source", Type: nftables.ChainTypeFilter, Hook: nftables.ChainHookPrerouting, Prio: first}
+	for _, prefix := range []string{cablePrefix, apartPrefix} {
+		source.Add(byCable(prefix), &expr.Verdict{Kind: expr.VerdictGoto, Chain: "sender"})
+	}
+	sender := &nft.Chain{Name: "sender"}
+	ipv4, ipv6 := nft.Families()[0], nft.Families()[1]
+	ether := payload(expr.PayloadBaseLLHeader, etherSrc, 6)
+	sender.Add(etherType(ipv4.EtherType()), r.owned(ipv4, ether, payload(expr.PayloadBaseNetworkHeader, ipv4.Src, 4)), nft.Return())
+	arpAddress := payload(expr.PayloadBaseNetworkHeader, arpSenderIP, 4)
+	sender.Add(etherType(unix.ETH_P_ARP), r.owned(ipv4, ether, arpAddress),
+		r.owned(ipv4, payload(expr.PayloadBaseNetworkHeader, arpSenderMAC, 6), arpAddress), nft.Return())
+	for _, kind := range []byte{routerAdvertisement, redirect} {
+		sender.Add(ofIPv6(kind), nft.Drop())
+	}
+	const target = 8
+	ownTarget := r.owned(ipv6, ether, payload(expr.PayloadBaseTransportHeader, target, 16))
+	ownSource := r.owned(ipv6, ether, payload(expr.PayloadBaseNetworkHeader, ipv6.Src, 16))
+	sender.Add(ofIPv6(neighbourAdvertisement), ownTarget, ownSource, nft.Return())
+	sender.Add(ofIPv6(neighbourAdvertisement), nft.Drop())
+	sender.Add(etherType(ipv6.EtherType()), ownSource, nft.Return())
+	// VLAN tags, other protocols, DHCP from no address: nothing that a task needs.
+	sender.Add(nft.Drop())
+	return []*nft.Chain{source, sender}
+}
+
+// Offsets in frames, ARP and types of ICMPv6.
+const (
+	etherDst, etherSrc        = 0, 6
+	arpSenderMAC, arpSenderIP = 8, 14
+	routerAdvertisement       = 134
+	neighbourAdvertisement    = 136
+	redirect                  = 137
+)
+
+func payload(base expr.PayloadBase, offset, length uint32) expr.Payload {
+	return expr.Payload{Base: base, Offset: offset, Len: length}
+}
+
+// owned matches when the cable's task has this hardware address and this address.
+func (r *rules) owned(f nft.Family, mac, addr expr.Payload) []expr.Any {
+	const macWord, addrWord = unix.IFNAMSIZ / 4, unix.IFNAMSIZ/4 + 2
+	mac.DestRegister, addr.DestRegister = nft.Reg32(macWord), nft.Reg32(addrWord)
+	s := r.sets(f)[ownSet]
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: nft.Reg}, &mac, &addr,
+		&expr.Lookup{SourceRegister: nft.Reg, SetName: s.Name, SetID: s.ID},
+	}
+}
+
+// ownElements are what owned looks up. In IPv6 a task has the address that follows from its hardware address too.
+func ownElements(f nft.Family, cable string, mac net.HardwareAddr, addr netip.Addr) (out []nftables.SetElement) {
+	name := make([]byte, unix.IFNAMSIZ)
+	copy(name, cable)
+	addresses := []netip.Addr{addr}
+	if addr.Is6() {
+		addresses = append(addresses, linkLocal(mac))
+	}
+	for _, a := range addresses {
+		out = append(out, nftables.SetElement{Key: slices.Concat(name, nft.Pad(slices.Clone(mac)), a.AsSlice())})
+	}
+	return out
+}
+
+// linkLocal is the address that the kernel makes of a hardware address (RFC 4291, appendix A).
+func linkLocal(mac net.HardwareAddr) netip.Addr {
+	return netip.AddrFrom16([16]byte{0xfe, 0x80, 8: mac[0] ^ 2, mac[1], mac[2], 0xff, 0xfe, mac[3], mac[4], mac[5]})
+}
+
+func etherType(number uint16) []expr.Any {
+	return []expr.Any{&expr.Meta{Key: expr.MetaKeyPROTOCOL, Register: nft.Reg}, nft.Equal(binary.BigEndian.AppendUint16(nil, number))}
+}
+
+// byCable matches what comes by a device whose name begins so.
+func byCable(prefix string) []expr.Any {
+	return []expr.Any{&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: nft.Reg}, nft.Equal([]byte(prefix))}
+}
+
+// ofIPv6 matches a type of ICMPv6.
+func ofIPv6(kind byte) []expr.Any {
+	return nft.Join(etherType(unix.ETH_P_IPV6), nft.Protocol(expr.CmpOpEq, unix.IPPROTO_ICMPV6),
+		&expr.Payload{DestRegister: nft.Reg, Base: expr.PayloadBaseTransportHeader, Len: 1}, nft.Equal([]byte{kind}))
 }
 
 // redirected is the mark of what the bridge passes on to a published port. No task can set it: a packet that leaves a

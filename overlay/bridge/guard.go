@@ -72,8 +72,8 @@ func (b *Bridge) GuardNodes(ctx context.Context, nodes []netip.AddrPort) error {
 	return nil
 }
 
-// ownSet is the set own.
-func (r *rules) ownSet() *nftables.Set {
+// portsSet is the set own.
+func (r *rules) portsSet() *nftables.Set {
 	return &nftables.Set{
 		Table: r.table(), ID: 1, Name: "own", Concatenation: true,
 		KeyType: nftables.MustConcatSetType(nftables.TypeInetProto, nftables.TypeInetService),
@@ -92,7 +92,7 @@ func portKey(p Port) []byte {
 	return append(nft.Pad([]byte{hostport.Number(p.Protocol)}), nft.Port(p.Published)...)
 }
 
-func (g guard) ownElements() (out []nftables.SetElement) {
+func (g guard) portElements() (out []nftables.SetElement) {
 	for _, p := range g.ports.at(netip.Addr{}) {
 		out = append(out, nftables.SetElement{Key: portKey(p)})
 	}
@@ -117,7 +117,7 @@ func (g guard) nodeElements(f nft.Family) (out []nftables.SetElement) {
 
 // syncGuard queues the sets with their elements.
 func (r *rules) syncGuard(c *nftables.Conn) error {
-	sets := map[*nftables.Set][]nftables.SetElement{r.ownSet(): r.guard.ownElements()}
+	sets := map[*nftables.Set][]nftables.SetElement{r.portsSet(): r.guard.portElements()}
 	for _, f := range nft.Families() {
 		sets[r.nodesSet(f)] = r.guard.nodeElements(f)
 	}
@@ -148,7 +148,7 @@ func (r *rules) replaceNodes() error {
 
 // guardIntact compares the sizes of the sets.
 func (r *rules) guardIntact(c *nftables.Conn) (bool, error) {
-	want := map[*nftables.Set]int{r.ownSet(): len(r.guard.ownElements())}
+	want := map[*nftables.Set]int{r.portsSet(): len(r.guard.portElements())}
 	for _, f := range nft.Families() {
 		want[r.nodesSet(f)] = len(r.guard.nodeElements(f))
 	}

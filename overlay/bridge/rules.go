@@ -30,12 +30,15 @@ const portDst = 2
 //	fence (forward): to the bridge goes what was redirected to it, and answers; what comes from it passes `outward`
 //	outward, moat (input): who is in `inner` only answers; outward marks what `apart` lets through;
 //	      neither lets a task send to the port where hosts take each other's frames, moat nothing to 127.0.0.0/8;
-//	      both refuse what is for the cluster's own ports, see guard
+//	      both refuse what is for the cluster's own ports, see guard, and drop what conntrack finds invalid
 //
-// A table of the same name in the bridge family keeps apart what never comes to the host's own hooks:
+// A table of the same name in the bridge family judges frames, also those that never come to the host's own hooks:
 //
+//	set own4: cable . hardware address . address   who sends by which cable; what `inner` and `open` say of addresses rests on it
+//	source (prerouting): what comes by a cable passes `sender`, before the bridge learns from it
+//	sender: a task sends as itself, and answers for itself alone
 //	apart (forward): nothing goes to or comes from a task that is apart, other than by the host
-//	door (input): what is sent to the host is for the host, or for elsewhere: not for a neighbour
+//	door (input): what is sent to the host is for the host, or for elsewhere: not for a neighbour, nor for bridges themselves
 //
 // Ports come and go as elements: the rules are the same for any number of them.
 type rules struct {
@@ -53,6 +56,8 @@ type rules struct {
 
 // use is what the rules know of a task.
 type use struct {
+	// cable names the host's end of it.
+	cable                string
 	ports                []Port
 	noEgress, hostAccess bool
 }
@@ -81,10 +86,11 @@ const (
 	oneSet
 	innerSet
 	openSet
+	ownSet
 	setCount
 )
 
-// sets of one family: any, one, inner, open.
+// sets of one family: any, one, inner, open; and own, in the table of frames.
 func (r *rules) sets(f nft.Family) [setCount]*nftables.Set {
 	id := uint32(f.Number) * 10
 	to := nftables.MustConcatSetType(f.Address, nftables.TypeInetService)
@@ -99,15 +105,21 @@ func (r *rules) sets(f nft.Family) [setCount]*nftables.Set {
 		},
 		{Table: r.table(), ID: id + 2, Name: "inner" + f.Digit, KeyType: f.Address},
 		{Table: r.table(), ID: id + 3, Name: "open" + f.Digit, KeyType: f.Address},
+		{
+			Table: r.frames(), ID: id + 4, Name: "own" + f.Digit, Concatenation: true,
+			KeyType: nftables.MustConcatSetType(nftables.TypeIFName, nftables.TypeEtherAddr, f.Address),
+		},
 	}
 }
 
 // elements spells uses out for the sets of a family.
 func (r *rules) elements(f nft.Family, uses map[netip.Addr]use) (out [setCount][]nftables.SetElement) {
-	for addr, u := range uses {
-		if addr = r.in(f, addr); !addr.IsValid() {
+	for first, u := range uses {
+		addr := r.in(f, first)
+		if !addr.IsValid() {
 			continue
 		}
+		out[ownSet] = append(out[ownSet], ownElements(f, u.cable, macOf(first), addr)...)
 		for _, p := range u.ports {
 			key := portKey(p)
 			e := nftables.SetElement{Key: key, Val: append(addr.AsSlice(), nft.Port(p.Target)...)}
@@ -141,10 +153,12 @@ func (r *rules) in(f nft.Family, addr netip.Addr) netip.Addr {
 func (r *rules) sync(uses map[netip.Addr]use) error {
 	return r.conn.Do(func(c *nftables.Conn) error {
 		t := r.table()
-		// Adding first makes the deletion valid when there was no table.
-		c.AddTable(t)
-		c.DelTable(t)
-		c.AddTable(t)
+		for _, t := range []*nftables.Table{t, r.frames()} {
+			// Adding first makes the deletion valid when there was no table.
+			c.AddTable(t)
+			c.DelTable(t)
+			c.AddTable(t)
+		}
 		for _, f := range nft.Families() {
 			elements := r.elements(f, uses)
 			for i, s := range r.sets(f) {
@@ -160,7 +174,7 @@ func (r *rules) sync(uses map[netip.Addr]use) error {
 			return err
 		}
 		nft.WriteChains(c, t, r.chains())
-		r.syncFrames(c)
+		nft.WriteChains(c, r.frames(), r.frameChains())
 		if err := c.Flush(); err != nil {
 			return fmt.Errorf("write nftables table %s (the kernel needs nf_tables with inet, bridge, nat and fib): %w", t.Name, err)
 		}
@@ -184,7 +198,7 @@ func (r *rules) change(addr netip.Addr, u use, apply func(*nftables.Conn, *nftab
 			}
 		}
 		if err := c.Flush(); err != nil {
-			return fmt.Errorf("change published ports %v: %w", u.ports, err)
+			return fmt.Errorf("change rules for address %s, published ports %v: %w", addr, u.ports, err)
 		}
 		return nil
 	})
@@ -247,6 +261,8 @@ func (r *rules) filters() []*nft.Chain {
 			ch.Add(nft.DatagramTo(r.forbidden), nft.Drop())
 		}
 		ch.Add(nft.Answering(), nft.Return())
+		// What belongs to no connection has no direction either, and would pass what follows.
+		ch.Add(nft.Invalid(), nft.Drop())
 		for _, f := range r.families() {
 			inner := r.sets(f)[innerSet]
 			// What is not tracked neither asks nor answers: a neighbour may be looked for.
@@ -255,8 +271,12 @@ func (r *rules) filters() []*nft.Chain {
 		}
 	}
 	for _, f := range r.families() {
+		// A neighbour is looked for on the bridge alone.
+		inner := r.sets(f)[innerSet]
+		outward.Add(r.to(expr.CmpOpNeq), f.Is(), f.LoadSrc(nft.Reg), &expr.Lookup{SourceRegister: nft.Reg, SetName: inner.Name, SetID: inner.ID},
+			nft.Drop())
 		outward.Add(r.refuse(f, r.nodesSet(f), true))
-		moat.Add(r.refuse(f, r.ownSet(), false))
+		moat.Add(r.refuse(f, r.portsSet(), false))
 		moat.Add(f.Is(), f.DstIn(expr.CmpOpEq, f.Loopback()), nft.Drop())
 	}
 	return []*nft.Chain{fence, outward, moat}

@@ -175,6 +175,15 @@ func Answering() []expr.Any {
 	return []expr.Any{&expr.Ct{Key: expr.CtKeyDIRECTION, Register: Reg}, Equal([]byte{1})}
 }
 
+// Invalid matches packets that belong to no connection and open none, by the kernel's reckoning.
+func Invalid() []expr.Any {
+	return []expr.Any{
+		&expr.Ct{Key: expr.CtKeySTATE, Register: Reg},
+		&expr.Bitwise{SourceRegister: Reg, DestRegister: Reg, Len: 4, Mask: binaryutil.NativeEndian.PutUint32(expr.CtStateBitINVALID), Xor: make([]byte, 4)},
+		NotEqual(make([]byte, 4)),
+	}
+}
+
 // Port is a port as a field of a key or value: each fills 4 bytes.
 func Port(n uint16) []byte { return Pad(binary.BigEndian.AppendUint16(nil, n)) }
 
