@@ -52,6 +52,7 @@ func TestAttackLimits(t *testing.T) {
 		run  func(*crowd)
 	}{
 		{"container", (*crowd).attackFromContainer},
+		{"spoof", (*crowd).attackBySpoofing},
 		{"probe", (*crowd).attackByProbe},
 		{"log", (*crowd).attackLog},
 		{"flood", (*crowd).attackByFlood},

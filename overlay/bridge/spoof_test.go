@@ -48,6 +48,7 @@ func TestSender_TaskSendsAsItselfAlone(t *testing.T) {
 // spoof tries all that a task could send in another's name.
 func (w *world) spoof(inner, plain, victim bridge.Result) {
 	w.t.Helper()
+	wantAnswer(w.t, "the host, IPv6", w.host, "["+victim.Address6.Addr().String()+"]:80", "victim "+plain.Gateway6.String())
 	gateway, client := hardware("02:53:ac:1e:00:01"), netip.MustParseAddr(clientAddr)
 	free, free6 := netip.MustParseAddr("172.30.200.200"), netip.MustParseAddr("fd53:5741:524d::c8c8")
 	host6 := plain.Gateway6
@@ -57,7 +58,9 @@ func (w *world) spoof(inner, plain, victim bridge.Result) {
 
 	atClient, atHost := w.hear(w.client), w.hear(w.host)
 	send := func(from bridge.Result, frames ...[]byte) { w.send(from, frames...) }
-	udp := func(src, dst netip.Addr, mark string) []byte { return ipPacket(src, dst, unix.IPPROTO_UDP, datagram(mark)) }
+	udp := func(src, dst netip.Addr, mark string) []byte {
+		return ipPacket(src, dst, unix.IPPROTO_UDP, datagram(mark))
+	}
 	send(plain,
 		frame(gateway, mac, udp(free, client, "free source")),
 		frame(gateway, mac, udp(victim.Address.Addr(), client, "source of another")),
@@ -67,6 +70,7 @@ func (w *world) spoof(inner, plain, victim bridge.Result) {
 		frame(gateway, mac, udp(free6, host6, "free source, IPv6")),
 		// The host would take these by the cable itself.
 		frame(hardware("01:80:c2:00:00:0e"), mac, udp(own, plain.Gateway, "to bridges")),
+		frame(hardware("01:80:c2:00:00:0e"), mac, udp(own6, host6, "to bridges, IPv6")),
 		frame(gateway, mac, udp(own, client, "plain good")),
 		frame(gateway, mac, udp(own6, host6, "host good, IPv6")),
 	)

@@ -14,6 +14,7 @@ import (
 // hostile are what a container of a stranger may try. Attack tests ask for it.
 type hostile struct {
 	swap, link, copyTo, touch string
+	spoof, spoofDial          string
 	id                        bool
 }
 
@@ -22,6 +23,8 @@ func (h *hostile) flags() {
 	flag.StringVar(&h.link, "swap-link", "", "what -swap's symbolic link leads to")
 	flag.StringVar(&h.copyTo, "copy-setuid", "", "copy this program to this file, to run as root whoever starts it")
 	flag.StringVar(&h.touch, "touch", "", "make this file")
+	flag.StringVar(&h.spoof, "spoof", "", "claim this IPv4 address and take the connections that come for it; needs CAP_NET_RAW")
+	flag.StringVar(&h.spoofDial, "spoof-dial", "", "address and port that -spoof connects to from the address that it claims")
 	flag.BoolVar(&h.id, "id", false, "print the effective user id and end")
 }
 

@@ -62,6 +62,8 @@ func main() {
 	switch {
 	case o.id:
 		fmt.Println(os.Geteuid())
+	case o.spoof != "":
+		err = spoof(o.spoof, o.spoofDial)
 	case o.get != "":
 		err = ask(o.get)
 	case o.lookup != "":
