@@ -34,7 +34,7 @@ func (r *rules) frameChains() []*nft.Chain {
 			&expr.Meta{Key: key, Register: nft.Reg}, nft.Equal([]byte(apartPrefix)), nft.Drop())
 	}
 	for _, prefix := range []string{cablePrefix, apartPrefix} {
-		// 01:80:c2:00:00:00-0f: the host takes these by the cable itself, where no rule looks for tasks.
+		// 01:80:c2:00:00:00-0f, see judgeAll too: the host takes these by the cable itself, where no rule looks for tasks.
 		door.Add(&expr.Payload{DestRegister: nft.Reg, Base: expr.PayloadBaseLLHeader, Offset: etherDst, Len: 6},
 			&expr.Bitwise{SourceRegister: nft.Reg, DestRegister: nft.Reg, Len: 6, Mask: []byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xf0}, Xor: make([]byte, 6)},
 			nft.Equal([]byte{0x01, 0x80, 0xc2, 0, 0, 0}), byCable(prefix), nft.Drop())

@@ -153,7 +153,7 @@ func (p *plumbing) makeBridge() error {
 
 // setUp gives the device all that it has to have, there or not.
 func (p *plumbing) setUp(link netlink.Link) error {
-	if err := errors.Join(p.setSysctls(), forwarding.Enable(p.here, p.h, link)); err != nil {
+	if err := errors.Join(p.judgeAll(link), p.setSysctls(), forwarding.Enable(p.here, p.h, link)); err != nil {
 		return err
 	}
 	gateway := netip.PrefixFrom(hostnet.Nth(p.subnet, 1), p.subnet.Bits())
@@ -167,6 +167,18 @@ func (p *plumbing) setUp(link netlink.Link) error {
 		}
 	}
 	return errors.Join(p.h.LinkSetUp(link), p.loopback6())
+}
+
+// judgeAll has frames for 01:80:c2:00:00:0e pass the rules of the bridge, as those for its neighbours do: the kernel would
+// learn from them, and take them in by the cable itself, before any rule.
+func (p *plumbing) judgeAll(link netlink.Link) error {
+	mask := uint16(1 << 0x0e)
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.Index = p.name, link.Attrs().Index
+	if err := p.h.LinkModify(&netlink.Bridge{LinkAttrs: attrs, GroupFwdMask: &mask}); err != nil {
+		return fmt.Errorf("frames for bridges: %w", err)
+	}
+	return nil
 }
 
 // addAddress makes the address usable at once: nobody else can have it.

@@ -56,6 +56,9 @@ func (w *world) spoof(inner, plain, victim bridge.Result) {
 	mac := hardware(plain.MAC)
 	wantAnswer(w.t, "before", w.client, hostAddr+":8080", "victim "+clientAddr)
 
+	// A bridge that learns from these sends the victim's frames to the task.
+	w.send(plain, frame(hardware("01:80:c2:00:00:0e"), hardware(victim.MAC), ipPacket(own, client, unix.IPPROTO_UDP, datagram("learn"))))
+	wantAnswer(w.t, "after frames for bridges", w.client, hostAddr+":8080", "victim "+clientAddr)
 	atClient, atHost := w.hear(w.client), w.hear(w.host)
 	send := func(from bridge.Result, frames ...[]byte) { w.send(from, frames...) }
 	udp := func(src, dst netip.Addr, mark string) []byte {
@@ -70,6 +73,8 @@ func (w *world) spoof(inner, plain, victim bridge.Result) {
 		frame(gateway, mac, udp(free6, host6, "free source, IPv6")),
 		// The host would take these by the cable itself.
 		frame(hardware("01:80:c2:00:00:0e"), mac, udp(own, plain.Gateway, "to bridges")),
+		frame(hardware("01:80:c2:00:00:00"), mac, udp(own6, host6, "to bridges, spanning tree")),
+		frame(hardware("01:80:c2:00:00:03"), mac, udp(own6, host6, "to bridges, 802.1X")),
 		frame(hardware("01:80:c2:00:00:0e"), mac, udp(own6, host6, "to bridges, IPv6")),
 		frame(gateway, mac, udp(own, client, "plain good")),
 		frame(gateway, mac, udp(own6, host6, "host good, IPv6")),
