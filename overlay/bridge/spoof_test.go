@@ -101,7 +101,7 @@ func (w *world) spoof(inner, plain, victim bridge.Result) {
 	lies = append(lies, arp(mac, mac, free), arp(mac, hardware(victim.MAC), own))
 	for range 15 { // the kernel believes no news for a second
 		send(plain, lies...)
-		time.Sleep(100 * time.Millisecond)
+		<-time.After(100 * time.Millisecond) // The interval of the lies.
 	}
 	for addr, want := range map[netip.Addr]string{
 		victim.Address.Addr(): victim.MAC, victim.Address6.Addr(): victim.MAC, own: plain.MAC, free: "",
