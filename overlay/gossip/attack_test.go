@@ -64,6 +64,30 @@ func TestAttack_ForgedGoodbyes(t *testing.T) {
 	})
 }
 
+// A member calls another dead, with the highest incarnation that there is and with the highest that
+// is let through. The node objects, and is alive for everybody.
+func TestAttack_ForgedIncarnations(t *testing.T) {
+	for name, incarnation := range map[string]func() uint32{
+		"the last one":         func() uint32 { return 1<<32 - 1 },
+		"half of them":         func() uint32 { return 1 << 31 },
+		"of the clock":         func() uint32 { return uint32(time.Now().Unix()) },
+		"a little before that": func() uint32 { return uint32(time.Now().Unix() - 1) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			five(t, func(t *testing.T, c *cluster, nodes []*node) {
+				for _, kind := range []byte{3, 5, 5} {
+					c.say("n2", nodes, message(kind, map[string]any{"Incarnation": incarnation(), "Node": "n3", "From": "n2"}))
+					time.Sleep(100 * time.Millisecond)
+				}
+				time.Sleep(time.Minute)
+				for _, n := range nodes {
+					n.await(t, 0, allAlive)
+				}
+			})
+		})
+	}
+}
+
 // A member brings in another, and moves one: the metadata of both is signed with the member's own
 // key.
 func TestAttack_ForgedMembers(t *testing.T) {

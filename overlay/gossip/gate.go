@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"time"
 
 	"swarm/overlay/gossip/envelope"
 )
@@ -37,7 +38,27 @@ const (
 	flag
 	address // of 4 or 16 bytes
 	versions
+	accused // an incarnation that somebody calls dead
+	claimed // an incarnation that somebody calls alive, or tells of in an exchange of state
 )
+
+// claimLead is how far, in seconds, an incarnation may be ahead of this host's clock. The clocks of
+// hosts may differ by as much.
+const claimLead = 3600
+
+// Memberlist orders what it hears of a node by the node's incarnation, a number of 32 bits that
+// wraps: of two claims the one with the higher counts, and the node objects to a claim with the
+// next number. A claim with the highest could never be objected to. Any member can make one, so no
+// incarnation is let through that is above the time in seconds, 1.8e9 in 2026. A node's own grows
+// by one with each restart, renewal and objection, and does not come near. What a forged claim
+// leaves no room for now has it a moment later; an objection has room at once, for it may be ahead.
+func (s *scanner) incarnation(k kind) {
+	most := min(s.clock, 1<<32-1-2*claimLead)
+	if k == claimed {
+		most += claimLead
+	}
+	s.number(most)
+}
 
 // field bounds a value: a number itself, a text its length.
 type field struct {
@@ -62,10 +83,10 @@ var messages = map[byte]map[string]field{
 	},
 	msgAck:     {"SeqNo": number32, "Payload": {text, 0}},
 	msgNack:    {"SeqNo": number32},
-	msgSuspect: {"Incarnation": number32, "Node": name32, "From": name32},
-	msgDead:    {"Incarnation": number32, "Node": name32, "From": name32},
+	msgSuspect: {"Incarnation": {accused, 0}, "Node": name32, "From": name32},
+	msgDead:    {"Incarnation": {accused, 0}, "Node": name32, "From": name32},
 	msgAlive: {
-		"Incarnation": number32, "Node": name32, "Addr": {address, 0}, "Port": number16, "Meta": {text, 512}, "Vsn": {versions, 0},
+		"Incarnation": {claimed, 0}, "Node": name32, "Addr": {address, 0}, "Port": number16, "Meta": {text, 512}, "Vsn": {versions, 0},
 	},
 	msgError: {"Error": {text, 1024}},
 }
@@ -74,7 +95,7 @@ var (
 	// pushPullHeader is followed by as many states as it says, and nothing else.
 	pushPullHeader = map[string]field{"Nodes": {number, envelope.MaxMessage / 32}, "UserStateLen": {number, 0}, "Join": {flag, 0}}
 	nodeState      = map[string]field{
-		"Name": name32, "Addr": {address, 0}, "Port": number16, "Meta": {text, 512}, "Incarnation": number32,
+		"Name": name32, "Addr": {address, 0}, "Port": number16, "Meta": {text, 512}, "Incarnation": {claimed, 0},
 		"State": {number, 3}, "Vsn": {versions, 0},
 	}
 )
@@ -117,7 +138,7 @@ func admitFields(b []byte) error {
 	if !ok {
 		return fmt.Errorf("%w: type %d", errGate, b[0])
 	}
-	s := scanner{rest: b[1:]}
+	s := newScanner(b[1:])
 	if s.fields(fields); s.bad || len(s.rest) > 0 {
 		return fmt.Errorf("%w: malformed, of type %d", errGate, b[0])
 	}
@@ -136,7 +157,7 @@ func admitStream(b []byte) error {
 	default:
 		return fmt.Errorf("%w: type %d on a stream", errGate, b[0])
 	}
-	s := scanner{rest: b[1:]}
+	s := newScanner(b[1:])
 	s.fields(pushPullHeader)
 	for n := s.nodes; n > 0 && !s.bad; n-- {
 		s.fields(nodeState)
@@ -154,6 +175,12 @@ type scanner struct {
 	bad  bool
 	// nodes is the field Nodes.
 	nodes uint64
+	// clock is this host's, in seconds.
+	clock uint64
+}
+
+func newScanner(b []byte) scanner {
+	return scanner{rest: b, clock: uint64(max(0, time.Now().Unix()))}
 }
 
 // fields reads a map with some of the fields, each at most once.
@@ -175,6 +202,8 @@ func (s *scanner) fields(allowed map[string]field) {
 			if string(key) == "Nodes" {
 				s.nodes = v
 			}
+		case accused, claimed:
+			s.incarnation(f.kind)
 		case text:
 			s.bytes(int(f.max))
 		case flag:

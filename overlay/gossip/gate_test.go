@@ -80,7 +80,7 @@ func message(kind byte, bodies ...map[string]any) []byte {
 
 var (
 	ping      = message(msgPing, map[string]any{"SeqNo": 1, "Node": "n1", "SourceAddr": []byte{10, 0, 0, 2}, "SourcePort": 7946, "SourceNode": "n2"})
-	suspect   = message(msgSuspect, map[string]any{"Incarnation": uint32(1 << 31), "Node": "n1", "From": "n2"})
+	suspect   = message(msgSuspect, map[string]any{"Incarnation": uint32(1 << 20), "Node": "n1", "From": "n2"})
 	aliveBody = map[string]any{"Incarnation": 300, "Node": "n3", "Addr": []byte{10, 0, 0, 3}, "Port": 7946, "Meta": make([]byte, 300), "Vsn": []byte{1, 5, 2, 0, 0, 0}}
 	header    = map[string]any{"Nodes": 1, "UserStateLen": 0, "Join": true}
 	stateBody = map[string]any{"Name": "n3", "Addr": []byte{10, 0, 0, 3}, "Port": 7946, "Meta": nil, "Incarnation": 1, "State": 0, "Vsn": []byte{1, 5, 2, 0, 0, 0}}
@@ -158,6 +158,12 @@ func TestAdmit(t *testing.T) {
 		{"state of fewer nodes", message(msgPushPull, with(header, "Nodes", 2), stateBody), false, false},
 		{"state of the application", message(msgPushPull, with(header, "UserStateLen", 1<<20), stateBody), false, false},
 		{"negative state of the application", message(msgPushPull, with(header, "UserStateLen", -1), stateBody), false, false},
+		{"suspect whose objection would wrap", message(msgSuspect, map[string]any{"Incarnation": uint32(1<<32 - 1), "Node": "n1", "From": "n2"}), false, false},
+		{"dead of an incarnation that may not be", message(msgDead, map[string]any{"Incarnation": uint32(1<<32 - 1), "Node": "n1", "From": "n2"}), false, false},
+		{"dead ahead of the clock", message(msgDead, map[string]any{"Incarnation": uint32(time.Now().Unix() + 60), "Node": "n1", "From": "n2"}), false, false},
+		{"alive a little ahead of the clock", message(msgAlive, with(aliveBody, "Incarnation", uint32(time.Now().Unix()+60))), true, false},
+		{"alive of an incarnation that may not be", message(msgAlive, with(aliveBody, "Incarnation", uint32(1<<32-1))), false, false},
+		{"state of an incarnation that may not be", message(msgPushPull, header, with(stateBody, "Incarnation", uint32(1<<32-1))), false, false},
 		{"unknown state", message(msgPushPull, header, with(stateBody, "State", 4)), false, false},
 	} {
 		if err := admitPacket(tt.b); (err == nil) != tt.packet {
