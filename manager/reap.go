@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"swarm/internal/ipam"
+	"swarm/internal/members"
 	"swarm/internal/pause"
 	"swarm/internal/pki"
 	"swarm/manager/ca"
@@ -19,9 +20,8 @@ const (
 	// keptRevisions of a service stay besides those that are in use.
 	keptRevisions = 100
 	reapBatch     = 1000
-	// forgetAfter is how long a node may take from its admission to its first session.
-	forgetAfter = time.Hour
-	forgetPause = 10 * time.Minute
+	// forgetPause is between two looks for nodes that were admitted and never came.
+	forgetPause = time.Minute
 )
 
 // reap deletes rows whose owner is gone: what a leader that was lost in the middle, or two writers in one moment, left
@@ -90,7 +90,7 @@ func neverCame(v *raftstore.View, voters map[string]bool, now time.Time) []*swar
 	var out []*swarmv1.Group
 	for st := range v.NodeStates.All() {
 		n, ok := v.Nodes.Get(st.GetNodeId())
-		if ok && !voters[n.GetId()] && st.GetState() == swarmv1.NodeState_DOWN && ca.NeverReported(st) && now.Sub(st.GetSince().AsTime()) > forgetAfter {
+		if ok && !voters[n.GetId()] && st.GetState() == swarmv1.NodeState_DOWN && members.NeverReported(st) && now.Sub(st.GetSince().AsTime()) > ca.ForgetAfter {
 			out = append(out, raftstore.Group(raftstore.Delete(n), raftstore.Delete(st)))
 		}
 	}

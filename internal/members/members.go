@@ -78,6 +78,12 @@ func (m *Members) Changed() <-chan struct{} {
 	return m.changed
 }
 
+// NeverReported reports whether a node was admitted and has had no session since. Whoever knows a
+// join token can make such nodes: what costs the cluster something is for the others.
+func NeverReported(st *swarmv1.NodeState) bool {
+	return st.GetState() != swarmv1.NodeState_READY && st.GetSessionEpoch() == 0
+}
+
 // KeysOf are the public keys that the row of a node allows: that of its newest certificate, and the
 // one before until a session with the newest has been seen.
 func KeysOf(n *swarmv1.Node) [][]byte {

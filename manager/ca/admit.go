@@ -28,7 +28,7 @@ func (s *Server) Admits(ctx context.Context) error {
 // WrongTokens counts the calls that were refused because they proved no current join token.
 func (s *Server) WrongTokens() uint64 { return s.wrong.Load() }
 
-// Asked counts the questions to the leader that wrong tokens have caused.
+// Asked counts the questions to the leader that wrong tokens and unknown nodes have caused.
 func (s *Server) Asked() uint64 { return s.fresh.Asked() }
 
 // admit returns the newest view and the role that the caller may join with. Its answer carries this
@@ -49,7 +49,7 @@ func (s *Server) admit(ctx context.Context) (*raftstore.View, swarmv1.NodeSpec_R
 	}
 	newest := s.store.Latest
 	if known == nil {
-		if !s.guesses.allow(origin.Of(remote(ctx))) {
+		if s.guesses.Take(origin.Of(remote(ctx))) > 0 {
 			return nil, 0, s.refuse(ctx, errdefs.ErrResourceExhausted.WithMessage(
 				"too many wrong join tokens from this address: wait a minute, and get the current token with `swarm join-token worker` on a manager"))
 		}

@@ -1,7 +1,7 @@
 // Package ca is the certificate authority of a cluster: it lets hosts in by join token, signs and
 // renews certificates of nodes, and issues credentials of users. The root, its key and the tokens
-// are the Cluster row; the package keeps no state of its own but who tried wrong tokens, so every
-// manager serves it. It creates Node rows, their NodeState, and Credential rows, and nobody else
+// are the Cluster row; the package keeps no state of its own but who tried wrong tokens and who
+// renewed, so every manager serves it. It creates Node rows, their NodeState, and Credential rows, and nobody else
 // does. It refuses to decide who may call it, which is the authorisation table's, and it dials
 // nobody. No goroutines.
 package ca
@@ -10,12 +10,14 @@ import (
 	"crypto/x509"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"sync/atomic"
 	"time"
 
 	"github.com/containerd/errdefs"
 
 	"swarm/internal/logsample"
+	"swarm/internal/pace"
 	"swarm/internal/pki"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
@@ -32,18 +34,40 @@ type Server struct {
 	swarmv1.UnimplementedCAServer
 	log   *slog.Logger
 	store *raftstore.Store
-	// fresh serves those whose join token this replica does not know, guesses limits them, and
-	// refusals logs them.
+	// fresh serves those whose join token, or node, this replica does not know. guesses limits
+	// wrong tokens by the origin, and refusals logs them.
 	fresh    *raftstore.Refresher
-	guesses  guesses
+	guesses  *pace.Each[netip.Prefix]
 	refusals *logsample.Sampler
 	wrong    atomic.Uint64
+	// renewals limits each node.
+	renewals *pace.Each[string]
+	// admitting holds one token; its holder admits a host, and may use admitted, the index of the
+	// newest host's rows.
+	admitting chan struct{}
+	admitted  uint64
 }
+
+const (
+	// guessBurst is how many wrong join tokens one origin may try at once, and guessEvery how long
+	// it then waits for each further one. A person who mistypes needs a few. The secrets are too
+	// long to be guessed at any rate: what is limited is the work that each attempt makes.
+	guessBurst = 10
+	guessEvery = 10 * time.Second
+	// renewBurst and renewEvery bound how often one node may renew its certificate, which is a
+	// write of the leader's each time, and news for all nodes. Certificates live 30 seconds at
+	// least, and a node whose answer was lost tries again.
+	renewBurst = 10
+	renewEvery = 10 * time.Second
+)
 
 // New makes a Server.
 func New(deps Deps) *Server {
 	return &Server{
 		log: deps.Log, store: deps.Store, fresh: raftstore.NewRefresher(deps.Store), refusals: logsample.New(deps.Log),
+		guesses:   pace.New[netip.Prefix](pace.Budget{Burst: guessBurst, Period: guessEvery}),
+		renewals:  pace.New[string](pace.Budget{Burst: renewBurst, Period: renewEvery}),
+		admitting: make(chan struct{}, 1),
 	}
 }
 

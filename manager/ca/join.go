@@ -3,6 +3,7 @@ package ca
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -10,6 +11,8 @@ import (
 
 	"swarm/internal/gossipkeys"
 	"swarm/internal/ident"
+	"swarm/internal/members"
+	"swarm/internal/origin"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
 )
@@ -30,6 +33,15 @@ func (s *Server) Join(ctx context.Context, req *swarmv1.JoinRequest) (*swarmv1.J
 	if err != nil {
 		return nil, err
 	}
+	select { // one after the other, so that each counts those before it
+	case s.admitting <- struct{}{}:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	defer func() { <-s.admitting }()
+	if view, err = s.store.WaitIndex(ctx, max(s.admitted, view.Index())); err != nil {
+		return nil, err
+	}
 	if err := checkHost(view, req); err != nil {
 		return nil, fmt.Errorf("join: %w", err)
 	}
@@ -37,6 +49,10 @@ func (s *Server) Join(ctx context.Context, req *swarmv1.JoinRequest) (*swarmv1.J
 	given := abandoned(view, req)
 	if err := refuseTwice(view, req, given); err != nil {
 		return nil, err
+	}
+	from := origin.Of(remote(ctx))
+	if err := refuseCrowd(view, from, given); err != nil {
+		return nil, fmt.Errorf("join: %w", err)
 	}
 	root, bundle, err := signingRoot(c)
 	if err != nil {
@@ -53,7 +69,7 @@ func (s *Server) Join(ctx context.Context, req *swarmv1.JoinRequest) (*swarmv1.J
 		return nil, fmt.Errorf("join: %w", err)
 	}
 	node.PublicKey = cert.RawSubjectPublicKeyInfo
-	changes := []*swarmv1.Change{raftstore.Create(node), raftstore.Create(newState(node, now))}
+	changes := []*swarmv1.Change{raftstore.Create(node), raftstore.Create(arrived(node, from, now))}
 	for _, st := range given {
 		n, _ := view.Nodes.Get(st.GetNodeId())
 		// With preconditions: a node that has reported meanwhile stays, and this host is told so when it asks again.
@@ -63,6 +79,7 @@ func (s *Server) Join(ctx context.Context, req *swarmv1.JoinRequest) (*swarmv1.J
 	if err != nil {
 		return nil, fmt.Errorf("join host %s: %w", req.GetHostname(), err)
 	}
+	s.admitted = index
 	for _, st := range given {
 		s.log.Info("a node that this host was admitted as before, and never was, is removed", "node", st.GetNodeId(), "hostname", req.GetHostname())
 	}
@@ -73,9 +90,24 @@ func (s *Server) Join(ctx context.Context, req *swarmv1.JoinRequest) (*swarmv1.J
 	}, nil
 }
 
-// current is a view no older than what the leader had committed when it was asked.
-func (s *Server) current(ctx context.Context) (*raftstore.View, *swarmv1.Cluster, error) {
-	view, err := s.store.Latest(ctx)
+// arrived is the state of a node that was admitted: until its first session, its address there is
+// where it called from.
+func arrived(n *swarmv1.Node, from netip.Prefix, now time.Time) *swarmv1.NodeState {
+	st := newState(n, now)
+	if at := from.Addr(); from.IsValid() && !at.IsLoopback() {
+		st.Addr = at.String()
+	}
+	return st
+}
+
+// current is a view that holds all that was committed when a node called. Those that this replica
+// does not know, such as nodes that were removed, share one question to the leader a second.
+func (s *Server) current(ctx context.Context, node string) (*raftstore.View, *swarmv1.Cluster, error) {
+	newest := s.store.Latest
+	if _, known := s.store.View().Nodes.Get(node); !known {
+		newest = s.fresh.View
+	}
+	view, err := newest(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -91,16 +123,48 @@ func abandoned(view *raftstore.View, req *swarmv1.JoinRequest) []*swarmv1.NodeSt
 	var out []*swarmv1.NodeState
 	for n := range view.Nodes.All() {
 		same := n.GetMachineId() == req.GetMachineId() && n.GetAddr() == req.GetAddr() && n.GetPort() == req.GetPort()
-		if st, ok := view.NodeStates.Get(n.GetId()); ok && same && NeverReported(st) {
+		if st, ok := view.NodeStates.Get(n.GetId()); ok && same && members.NeverReported(st) {
 			out = append(out, st)
 		}
 	}
 	return out
 }
 
-// NeverReported tells a node that was admitted and has had no session since.
-func NeverReported(st *swarmv1.NodeState) bool {
-	return st.GetState() != swarmv1.NodeState_READY && st.GetSessionEpoch() == 0
+const (
+	// maxWaiting is how many nodes may be admitted and not have reported, and maxWaitingEach how
+	// many of them from one origin. Of a host that joins, only the seconds until its first session
+	// count. Without a limit, who knows a join token fills every list and every table with hosts
+	// that do not exist.
+	maxWaiting     = 64
+	maxWaitingEach = 32
+	// ForgetAfter is how long a node may take from its admission to its first session. Then it is
+	// forgotten, and joins again.
+	ForgetAfter = 10 * time.Minute
+)
+
+// refuseCrowd refuses a host while too many have been admitted that never reported, those that it
+// replaces aside.
+func refuseCrowd(view *raftstore.View, from netip.Prefix, given []*swarmv1.NodeState) error {
+	all, same := 0, 0
+	for st := range view.NodeStates.All() {
+		if !members.NeverReported(st) || slices.Contains(given, st) {
+			continue
+		}
+		all++
+		if at, err := netip.ParseAddr(st.GetAddr()); err == nil && origin.OfIP(at) == from {
+			same++
+		}
+	}
+	what := fmt.Sprintf("%d hosts were", all)
+	switch {
+	case all >= maxWaiting:
+	case same >= maxWaitingEach:
+		what = fmt.Sprintf("%d hosts were, from %s,", same, from)
+	default:
+		return nil
+	}
+	return errdefs.ErrResourceExhausted.WithMessage(fmt.Sprintf(
+		"%s admitted and have never reported: wait until they do or are forgotten, after %s, or remove them with `swarm node rm --force` on a manager; if nobody knows them, `swarm join-token --rotate` first", what, ForgetAfter))
 }
 
 // refuseTwice keeps one host from being two nodes, those that it never became aside. A node that is down may have lost its

@@ -42,6 +42,10 @@ func (s *Server) Renew(ctx context.Context, req *swarmv1.RenewRequest) (*swarmv1
 	if who.NodeID() == "" {
 		return nil, errdefs.ErrPermissionDenied.WithMessage("renew certificate: only a node can renew its own")
 	}
+	if wait := s.renewals.Take(who.NodeID()); wait > 0 {
+		return nil, errdefs.ErrResourceExhausted.WithMessage(fmt.Sprintf(
+			"renew certificate: node %s renews too often: try again in %s", who.NodeID(), wait.Round(time.Millisecond)))
+	}
 	for range renewAttempts {
 		answer, err := s.renew(ctx, who.Peer, req)
 		if err == nil || !errdefs.IsAborted(err) {
@@ -52,7 +56,7 @@ func (s *Server) Renew(ctx context.Context, req *swarmv1.RenewRequest) (*swarmv1
 }
 
 func (s *Server) renew(ctx context.Context, who pki.Peer, req *swarmv1.RenewRequest) (*swarmv1.RenewResponse, error) {
-	view, c, err := s.current(ctx)
+	view, c, err := s.current(ctx, who.ID)
 	if err != nil {
 		return nil, err
 	}

@@ -117,11 +117,11 @@ func TestRenew_OnlyTheNewestKeys(t *testing.T) {
 			}
 		}
 		lost := must(k0, "first renewal")
-		k1 := must(k0, "again, because the answer was lost")
+		must(k0, "again, because the answer was lost")
 		refused(lost, "with the key of the answer that was lost")
 		seen(k0) // a session with the old key says nothing
 		must(k0, "a third time")
-		k1 = must(k0, "a fourth time")
+		k1 := must(k0, "a fourth time")
 		seen(k1)
 		refused(k0, "with a key whose successor is in use")
 		k2 := must(k1, "the next renewal")

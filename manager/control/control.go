@@ -17,6 +17,7 @@ import (
 	"github.com/containerd/errdefs"
 	"google.golang.org/grpc"
 
+	"swarm/internal/pace"
 	"swarm/internal/transport"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
@@ -66,11 +67,16 @@ type Server struct {
 	store *raftstore.Store
 	// cursors says which addresses this manager gave last.
 	cursors cursors
+	// releases limits each node's.
+	releases *pace.Each[string]
 }
 
 // New makes a Server.
 func New(cfg Config, deps Deps) *Server {
-	return &Server{cfg: cfg, deps: deps, log: deps.Log, store: deps.Store}
+	return &Server{
+		cfg: cfg, deps: deps, log: deps.Log, store: deps.Store,
+		releases: pace.New[string](pace.Budget{Burst: releaseBurst, Period: releaseEvery}),
+	}
 }
 
 const (

@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/containerd/errdefs"
 
@@ -14,6 +15,13 @@ import (
 
 // loadedCopies of a loaded image stay: no registry can give it again.
 const loadedCopies = 3
+
+const (
+	// releaseBurst and releaseEvery bound for how many images one node may ask, each of which is a write of the leader's. A
+	// node whose disk is full asks for all that it can spare.
+	releaseBurst = 256
+	releaseEvery = 250 * time.Millisecond
+)
 
 // Release gives a node leave to remove images. What is granted stands in the replicated state before the node hears of
 // it, with the other copies as they were counted: of two nodes that ask at once, the second is judged by what the first got.
@@ -27,6 +35,12 @@ func (d *Disks) Release(ctx context.Context, req *swarmv1.ReleaseRequest) (*swar
 		return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("release images: %d digests are named; at most %d are allowed, and all must be valid", n, bounds.MaxRelease))
 	}
 	for _, digest := range req.GetDigests() {
+		if wait := d.server.releases.Take(node); wait > 0 {
+			if len(out.Granted) > 0 { // The node must hear of them, and asks again for the others.
+				return out, nil
+			}
+			return nil, errdefs.ErrResourceExhausted.WithMessage(fmt.Sprintf("release images: node %s asks too often: try again in %s", node, wait.Round(time.Millisecond)))
+		}
 		granted := false
 		_, err := d.server.write(ctx, 0, func(v *raftstore.View) (changes []*swarmv1.Change, _ error) {
 			changes, granted = release(v, node, digest, req.GetUndo())

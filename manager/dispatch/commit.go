@@ -140,7 +140,7 @@ func (c *committer) take(now time.Time) (out []*entry, wait time.Duration) {
 		e := c.waiting[x]
 		delete(c.waiting, x)
 		if e.facts() {
-			if w := x.facts.take(now); w > 0 {
+			if w := x.facts.Take(now); w > 0 {
 				wait = max(w, wait)
 				later := *e
 				later.status = nil

@@ -210,30 +210,3 @@ func TestCommitter_KeepsTheNewestFacts(t *testing.T) {
 		}
 	})
 }
-
-func TestPace(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		p := pace{burst: 3, period: time.Second}
-		for i := range 3 {
-			if w := p.take(time.Now()); w != 0 {
-				t.Errorf("event %d waits %v", i, w)
-			}
-		}
-		if w := p.take(time.Now()); w != time.Second {
-			t.Errorf("the fourth waits %v, want 1 s", w)
-		}
-		time.Sleep(time.Second)
-		if w := p.take(time.Now()); w != 0 {
-			t.Errorf("after a second one waits %v", w)
-		}
-		time.Sleep(time.Hour)
-		for i := range 3 {
-			if w := p.take(time.Now()); w != 0 {
-				t.Errorf("after an hour event %d waits %v", i, w)
-			}
-		}
-		if p.take(time.Now()) == 0 {
-			t.Error("an hour gives more than the burst")
-		}
-	})
-}

@@ -21,6 +21,7 @@ import (
 
 	"swarm/internal/bounds"
 	"swarm/internal/logsample"
+	"swarm/internal/pace"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
 )
@@ -78,12 +79,13 @@ type Server struct {
 	herald  chan struct{} // capacity 1: a session began or ended, tell the leader now
 	keep    atomic.Pointer[keepers]
 	atlas   *atlas
-	receive sync.WaitGroup // one for each session's receiving goroutine
+	receive sync.WaitGroup       // one for each session's receiving goroutine
+	opens   *pace.Each[string]   // of sessions, by the id of the member that opens them
+	refresh *raftstore.Refresher // for callers that this replica does not know
 
 	mu       sync.Mutex // guards the rest
 	stopped  bool
 	sessions map[string]*session // by node id
-	opens    map[string]*pace    // of sessions, by the id of the member that opens them
 	ended    map[string]ending   // sessions over within the session timeout, and not begun anew here
 	followed uint64              // store index of the newest change that the sessions are marked with
 	moved    chan struct{}       // closed and renewed when followed grows
@@ -108,7 +110,8 @@ func New(cfg Config, deps Deps) *Server {
 		atlas:    newAtlas(),
 		herald:   make(chan struct{}, 1),
 		sessions: make(map[string]*session),
-		opens:    make(map[string]*pace),
+		opens:    pace.New[string](pace.Budget{Burst: opensBurst, Period: opensPeriod}),
+		refresh:  raftstore.NewRefresher(deps.Store),
 		ended:    make(map[string]ending),
 		moved:    make(chan struct{}),
 	}
@@ -206,7 +209,6 @@ func (s *Server) mark(view *raftstore.View, m *marks, index uint64) {
 		}
 	}
 	for _, node := range m.gone {
-		delete(s.opens, node)
 		if sess := s.sessions[node]; sess != nil {
 			sess.close(errRemoved)
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"time"
 
@@ -24,6 +25,9 @@ const (
 	openAttempts = 8
 	// helloPatience bounds how long the first message of a session may take.
 	helloPatience = 10 * time.Second
+	// opensBurst and opensPeriod bound how often one node may open a session, each of which is a write of the leader's.
+	opensBurst  = 20
+	opensPeriod = time.Second
 )
 
 // errRemoved tells a host that it is no node any more; Session says so in the stream too.
@@ -49,20 +53,16 @@ func (s *Server) Session(stream swarmv1.Dispatcher_SessionServer) error {
 		_ = stream.Send(&swarmv1.ToWorker{Message: &swarmv1.ToWorker_Node{Node: &swarmv1.NodeUpdate{Removed: true}}})
 	}
 	if err != nil {
-		s.log.Info("session refused", "node", id, "err", err)
+		s.sampled.Log(slog.LevelInfo, "refused "+id, "session refused", "node", id, "err", err)
 		return err
 	}
+	cluster := s.deps.Store.View().Cluster()
+	_, x.patience = Pace(cluster)
 	if err := s.begin(x); err != nil {
 		return err
 	}
 	defer s.finish(x)
-	cluster := s.deps.Store.View().Cluster()
-	if err := stream.Send(welcome(s.cfg.NodeID, x.epoch, cluster)); err != nil {
-		x.close(errBroken)
-		return err
-	}
-	_, timeout := Pace(cluster)
-	err = x.send(ctx, timeout)
+	err = x.serve(ctx, welcome(s.cfg.NodeID, x.epoch, cluster))
 	x.close(err)
 	return err
 }
@@ -73,7 +73,7 @@ func (s *Server) greet(ctx context.Context, id string, stream swarmv1.Dispatcher
 	if _, ok := s.deps.Store.View().Nodes.Get(id); !ok {
 		ctx, cancel := context.WithTimeout(ctx, openPatience)
 		defer cancel()
-		if view, err := s.fresh(ctx, 0); err != nil {
+		if view, err := s.fresh(ctx, id, 0); err != nil {
 			return nil, err
 		} else if _, ok := view.Nodes.Get(id); !ok {
 			return nil, errRemoved
@@ -118,16 +118,16 @@ func (s *Server) hello(stream swarmv1.Dispatcher_SessionServer) (*swarmv1.Hello,
 func (s *Server) open(ctx context.Context, id string, hello *swarmv1.Hello, stream swarmv1.Dispatcher_SessionServer) (*session, error) {
 	ctx, cancel := context.WithTimeout(ctx, openPatience)
 	defer cancel()
-	view, err := s.fresh(ctx, hello.GetSeenIndex())
+	if wait := s.opens.Take(id); wait > 0 {
+		return nil, errdefs.ErrResourceExhausted.WithMessage(fmt.Sprintf("node %s opens sessions too often: try again in %s", id, wait.Round(time.Millisecond)))
+	}
+	view, err := s.fresh(ctx, id, hello.GetSeenIndex())
 	if err != nil {
 		return nil, err
 	}
 	node, ok := view.Nodes.Get(id)
 	if !ok {
 		return nil, errRemoved
-	}
-	if wait := s.opensSoon(id); wait > 0 {
-		return nil, errdefs.ErrResourceExhausted.WithMessage(fmt.Sprintf("node %s opens sessions too often: try again in %s", id, wait.Round(time.Millisecond)))
 	}
 	hello, left := bounds.Hello(hello, node.GetHostname())
 	s.leftOut(id, left)
@@ -168,22 +168,15 @@ func (s *Server) checkKey(ctx context.Context, node *swarmv1.Node) error {
 	return nil
 }
 
-// opensSoon notes that a member opens a session. It returns how long the member must wait when it does so too often.
-func (s *Server) opensSoon(id string) time.Duration {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	p := s.opens[id]
-	if p == nil {
-		p = &pace{burst: opensBurst, period: opensPeriod}
-		s.opens[id] = p
-	}
-	return p.take(time.Now())
-}
-
 // fresh is a view that holds all that the leader had committed, so that neither a node that has just joined is unknown
-// here, nor one that was removed known; and all that the worker has seen.
-func (s *Server) fresh(ctx context.Context, seen uint64) (*raftstore.View, error) {
-	view, err := s.deps.Store.Latest(ctx)
+// here, nor one that was removed known; and all that the worker has seen. Those that are unknown here share one question to
+// the leader a second: a host that was removed may ask without end.
+func (s *Server) fresh(ctx context.Context, id string, seen uint64) (*raftstore.View, error) {
+	newest := s.deps.Store.Latest
+	if _, known := s.deps.Store.View().Nodes.Get(id); !known {
+		newest = s.refresh.View
+	}
+	view, err := newest(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -264,7 +257,7 @@ func (s *Server) record(ctx context.Context, id, addr string, hello *swarmv1.Hel
 		case !errdefs.IsAborted(err) && !errdefs.IsConflict(err) && !errdefs.IsAlreadyExists(err):
 			return 0, fmt.Errorf("record session of node %s: %w", id, err)
 		}
-		if view, err = s.fresh(ctx, 0); err != nil {
+		if view, err = s.fresh(ctx, id, 0); err != nil {
 			return 0, err
 		}
 	}

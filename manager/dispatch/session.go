@@ -14,12 +14,20 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"swarm/internal/bounds"
+	"swarm/internal/pace"
 	"swarm/manager/ca"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
 )
 
-// session is one worker's stream. The handler's goroutine sends, another receives.
+const (
+	// factsBurst and factsPeriod bound how often descriptions and image reports of one session are committed: so many at
+	// once, and one more each period. Only the newest counts, so an honest worker loses nothing when it waits.
+	factsBurst  = 20
+	factsPeriod = 500 * time.Millisecond
+)
+
+// session is one worker's stream. One goroutine sends, another receives; the handler's own waits for the first.
 type session struct {
 	node   string
 	epoch  uint64
@@ -28,7 +36,10 @@ type session struct {
 	server *Server
 	wake   chan struct{} // capacity 1: there is something to send
 	over   chan struct{} // closed by close
-	facts  pace          // of what is committed of the node; the committer's
+	stuck  chan struct{} // closed when the worker has not taken a message for as long as patience
+	// patience is the session timeout of the cluster.
+	patience time.Duration
+	facts    pace.Pace // of what is committed of the node; the committer's
 
 	mu      sync.Mutex // guards the rest
 	err     error      // why it is over
@@ -50,7 +61,7 @@ type session struct {
 func newSession(s *Server, node string, epoch uint64, addr string, stream swarmv1.Dispatcher_SessionServer) *session {
 	return &session{
 		node: node, epoch: epoch, addr: addr, stream: stream, server: s, beat: time.Now(), whole: true,
-		wake: make(chan struct{}, 1), over: make(chan struct{}), facts: pace{burst: factsBurst, period: factsPeriod}, progress: progress{moved: make(chan struct{})},
+		wake: make(chan struct{}, 1), over: make(chan struct{}), stuck: make(chan struct{}), facts: pace.Pace{Budget: pace.Budget{Burst: factsBurst, Period: factsPeriod}}, progress: progress{moved: make(chan struct{})},
 	}
 }
 
@@ -250,6 +261,37 @@ func (x *session) heard() {
 // errBroken is the end of a session whose connection broke: the worker will not read it.
 var errBroken = errdefs.ErrUnavailable.WithMessage("the connection to the worker broke")
 
+// serve sends until the session is over. A worker that reads nothing blocks a message for as long as its stream is open,
+// and what is marked meanwhile is kept: the stream ends with its handler, so the handler does not wait for such a message.
+func (x *session) serve(ctx context.Context, first *swarmv1.ToWorker) error {
+	done := make(chan error, 1)
+	go func() {
+		if err := x.tell(first); err != nil {
+			done <- errBroken
+			return
+		}
+		done <- x.send(ctx, x.patience)
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-x.stuck:
+		err := errdefs.ErrUnavailable.WithMessage("the worker has taken no message for " + x.patience.String() + ": the session is over")
+		x.server.sampled.Log(slog.LevelWarn, "stuck "+x.node, "session of a worker that does not read is closed", "node", x.node, "err", err)
+		return err
+	}
+}
+
+// tell sends a message. It is called by one goroutine, until it fails.
+func (x *session) tell(m *swarmv1.ToWorker) error {
+	late := time.AfterFunc(x.patience, func() { close(x.stuck) })
+	err := x.stream.Send(m)
+	if !late.Stop() { // It is over: nothing may be sent after what was late.
+		return errBroken
+	}
+	return err
+}
+
 // send tells the worker all that concerns it until the session is over. What changes while a message is on its way makes
 // the next one, so that batches grow with the load.
 func (x *session) send(ctx context.Context, timeout time.Duration) error {
@@ -263,7 +305,7 @@ func (x *session) send(ctx context.Context, timeout time.Duration) error {
 		}
 		x.sent(w.marks, sequence)
 		if w.departs && !parted && isDown(w.view, x.node) {
-			if err := x.stream.Send(&swarmv1.ToWorker{Message: &swarmv1.ToWorker_DepartureAck{DepartureAck: &swarmv1.DepartureAck{}}}); err != nil {
+			if err := x.tell(&swarmv1.ToWorker{Message: &swarmv1.ToWorker_DepartureAck{DepartureAck: &swarmv1.DepartureAck{}}}); err != nil {
 				return errBroken
 			}
 			parted = true
@@ -287,17 +329,17 @@ func (x *session) send(ctx context.Context, timeout time.Duration) error {
 // talk sends what one look found.
 func (x *session) talk(out *outbox, sequence *uint64, w work) error {
 	if w.beat != 0 {
-		if err := x.stream.Send(&swarmv1.ToWorker{Message: &swarmv1.ToWorker_HeartbeatAck{HeartbeatAck: &swarmv1.HeartbeatAck{Sequence: w.beat}}}); err != nil {
+		if err := x.tell(&swarmv1.ToWorker{Message: &swarmv1.ToWorker_HeartbeatAck{HeartbeatAck: &swarmv1.HeartbeatAck{Sequence: w.beat}}}); err != nil {
 			return err
 		}
 	}
 	for _, seq := range w.acks {
-		if err := x.stream.Send(&swarmv1.ToWorker{Message: &swarmv1.ToWorker_StatusAck{StatusAck: &swarmv1.StatusAck{Sequence: seq}}}); err != nil {
+		if err := x.tell(&swarmv1.ToWorker{Message: &swarmv1.ToWorker_StatusAck{StatusAck: &swarmv1.StatusAck{Sequence: seq}}}); err != nil {
 			return err
 		}
 	}
 	if w.whole || slices.Contains(w.dirty, ref{kind: kindNode}) {
-		if err := x.stream.Send(nodeUpdate(w.view, x.node)); err != nil {
+		if err := x.tell(nodeUpdate(w.view, x.node)); err != nil {
 			return err
 		}
 	}
@@ -314,7 +356,7 @@ func (x *session) talk(out *outbox, sequence *uint64, w work) error {
 	x.mu.Lock()
 	x.sending = *sequence
 	x.mu.Unlock()
-	return x.stream.Send(&swarmv1.ToWorker{Message: &swarmv1.ToWorker_Assignments{Assignments: &swarmv1.Assignments{
+	return x.tell(&swarmv1.ToWorker{Message: &swarmv1.ToWorker_Assignments{Assignments: &swarmv1.Assignments{
 		Sequence: *sequence, Complete: w.whole, Index: w.view.Index(), Changes: changes,
 	}}})
 }
@@ -328,7 +370,7 @@ func isDown(view *raftstore.View, node string) bool {
 func (x *session) farewell() error {
 	err := x.reason()
 	if errors.Is(err, errRemoved) {
-		_ = x.stream.Send(&swarmv1.ToWorker{Message: &swarmv1.ToWorker_Node{Node: &swarmv1.NodeUpdate{Removed: true}}})
+		_ = x.tell(&swarmv1.ToWorker{Message: &swarmv1.ToWorker_Node{Node: &swarmv1.NodeUpdate{Removed: true}}})
 	}
 	return err
 }

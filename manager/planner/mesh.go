@@ -6,10 +6,11 @@ import (
 	"slices"
 
 	"swarm/internal/ipam"
+	"swarm/internal/members"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// mesh gives every node its addresses on network ingress, and takes back those of nodes that were removed. What goes from
+// mesh gives every node that has reported its addresses on network ingress, and takes back those of nodes that were removed. What goes from
 // node to node on behalf of published ports carries them. A node's IPv6 address has the host number of the other.
 func (r *run) mesh() {
 	if !r.p.meshNow {
@@ -28,6 +29,9 @@ func (r *run) mesh() {
 		return
 	}
 	for _, n := range r.p.order {
+		if members.NeverReported(n.state) { // Whoever knows a join token makes as many as the network has addresses.
+			continue
+		}
 		r.out.reset()
 		r.moved = r.moved[:0]
 		if !r.enmesh(n) {

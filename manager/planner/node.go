@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/proto"
+	"swarm/internal/members"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -72,6 +73,9 @@ func (p *Picture) foldState(s *swarmv1.NodeState, gone bool) {
 		n.state = nil
 	} else {
 		n.state = s
+	}
+	if members.NeverReported(old) && !members.NeverReported(n.state) {
+		p.meshDirty = true
 	}
 	if old != nil && !gone && old.GetState() == s.GetState() && proto.Equal(old.GetDescription(), s.GetDescription()) {
 		return // a new session of a node that is as it was

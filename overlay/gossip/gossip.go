@@ -308,6 +308,8 @@ func (g *Gossip) missing() (addrs []string, alone bool) {
 			up++
 		}
 	}
+	// Those that this node has heard of come first: of the others nobody knows whether they exist.
+	var heard []string
 	for id, p := range peers {
 		r := g.members[id]
 		if id == g.self || g.up[id] || !p.Addr.IsValid() || up > 0 && r != nil && r.status() == Left {
@@ -317,17 +319,38 @@ func (g *Gossip) missing() (addrs []string, alone bool) {
 		if r != nil && r.addr.Addr() == p.Addr {
 			at = r.addr
 		}
-		addrs = append(addrs, at.String())
+		if r != nil {
+			heard = append(heard, at.String())
+		} else {
+			addrs = append(addrs, at.String())
+		}
 	}
 	if up == 0 {
-		addrs = slices.Concat(addrs, g.seeds)
-		rand.Shuffle(len(addrs), func(i, j int) { addrs[i], addrs[j] = addrs[j], addrs[i] })
-		return addrs[:min(len(addrs), seedsAtOnce)], true
+		return pick(seedsAtOnce, heard, g.seeds, addrs), true
 	}
-	if len(addrs) == 0 || rand.IntN(up) >= 8*len(addrs) {
+	if n := len(heard) + len(addrs); n == 0 || rand.IntN(up) >= 8*n {
 		return nil, false
 	}
-	return []string{addrs[rand.IntN(len(addrs))]}, false
+	groups := [][]string{heard, addrs}
+	rand.Shuffle(len(groups), func(i, j int) { groups[i], groups[j] = groups[j], groups[i] })
+	return pick(1, groups...), false
+}
+
+// pick takes n by lot, from one group after the other, so that none crowds out another.
+func pick(n int, groups ...[]string) (out []string) {
+	for i, g := range groups {
+		groups[i] = slices.Clone(g)
+		rand.Shuffle(len(g), func(a, b int) { groups[i][a], groups[i][b] = groups[i][b], groups[i][a] })
+	}
+	for more := true; more && len(out) < n; {
+		more = false
+		for i, g := range groups {
+			if len(g) > 0 && len(out) < n {
+				out, groups[i], more = append(out, g[0]), g[1:], true
+			}
+		}
+	}
+	return out
 }
 
 // Join contacts members by address ("host:port", or a host on our port) and
