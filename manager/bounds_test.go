@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/errdefs"
 	"google.golang.org/grpc"
 
+	"swarm/internal/ident"
 	"swarm/manager"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
@@ -200,4 +201,28 @@ func (u unreachable) Resolve(ctx context.Context, ref, auth string) (string, err
 		return "", errdefs.ErrUnavailable.WithMessage("no route to the registry")
 	}
 	return u.digests.Resolve(ctx, ref, auth)
+}
+
+// A node that was removed opens sessions without end: the pace comes before anything that costs.
+func TestManager_SessionsOfARemovedNodeArePaced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		told, paced := 0, 0
+		id := ident.NewID()
+		for range 40 {
+			w := r.open(id, "host-a")
+			synctest.Wait()
+			switch err := <-w.done; {
+			case errdefs.IsPermissionDenied(err):
+				told++
+			case errdefs.IsResourceExhausted(err):
+				paced++
+			default:
+				t.Errorf("the session ended with %v", err)
+			}
+		}
+		if told == 0 {
+			t.Errorf("%d calls are told that the node was removed, %d that they must wait", told, paced)
+		}
+	})
 }

@@ -47,7 +47,8 @@ const maxKeys = 4096
 type Each[K comparable] struct {
 	budget Budget
 
-	mu sync.Mutex // guards full
+	mu    sync.Mutex // guards the rest
+	swept time.Time  // when forget last looked
 	// full has, for each caller, when all of its budget is back. One that is not there has all of it.
 	full map[K]time.Time
 }
@@ -76,6 +77,10 @@ func (e *Each[K]) Take(who K) (wait time.Duration) {
 
 // forget drops the callers that have all of their budget.
 func (e *Each[K]) forget(now time.Time) {
+	if now.Sub(e.swept) < e.budget.Period {
+		return // A crowd does not have all looked at with each call.
+	}
+	e.swept = now
 	for who, full := range e.full {
 		if !full.After(now) {
 			delete(e.full, who)

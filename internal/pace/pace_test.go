@@ -52,7 +52,7 @@ func TestEach(t *testing.T) {
 			t.Errorf("two callers did it %d times, want 4", n)
 		}
 		// However many callers there are, those that are not remembered share one budget.
-		if n, most := allowed(1, 100_000), 2*4096+2; n > most {
+		if n, most := allowed(1, 6_000), 2*4096+2; n > most {
 			t.Errorf("a crowd did it %d times, want at most %d", n, most)
 		}
 		time.Sleep(time.Hour)

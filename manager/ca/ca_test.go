@@ -1,7 +1,9 @@
 package ca_test
 
 import (
+	"fmt"
 	"log/slog"
+	"net/netip"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -290,6 +292,76 @@ func TestJoin_AgainAfterAFailure(t *testing.T) {
 			if _, err := r.joinWorker(req); !errdefs.IsAlreadyExists(err) || !strings.Contains(err.Error(), says) {
 				t.Errorf("got %v, want a refusal that says %q", err, says)
 			}
+		}
+	})
+}
+
+// Who knows a join token makes some nodes that do not exist, and then no more until they are
+// forgotten; a host whose answer was lost replaces its own.
+func TestJoin_BoundsThoseThatNeverReported(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		token, _ := pki.ParseToken(r.tokens().GetWorker())
+		join := func(i int, from string) (string, error) {
+			req := r.request()
+			req.MachineId, req.Hostname, req.Addr = fmt.Sprintf("ghost-%d", i), fmt.Sprintf("ghost-%d", i), fmt.Sprintf("10.9.%d.1", i)
+			answer, err := r.server.Join(r.as(t.Context(), token, netip.MustParseAddr(from)), req)
+			return answer.GetNodeId(), err
+		}
+		admitted, first := 0, ""
+		for i := range 100 {
+			id, err := join(i, fmt.Sprintf("192.0.2.%d", i/50))
+			switch {
+			case err == nil:
+				admitted++
+				if first == "" {
+					first = id
+				}
+			case !errdefs.IsResourceExhausted(err) || !strings.Contains(err.Error(), "swarm node rm"):
+				t.Errorf("got %v, want a refusal that says what to do", err)
+			}
+		}
+		if admitted > 64 || admitted < 60 {
+			t.Errorf("%d of 100 were admitted, want 64 at most", admitted)
+		}
+		if _, err := join(0, "192.0.2.0"); !errdefs.IsResourceExhausted(err) && err != nil {
+			t.Errorf("a host that asks again: %v", err)
+		}
+	})
+}
+
+// A node renews a few times at once, as when answers are lost, and not without end.
+func TestRenew_IsPaced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		id, cert := r.join()
+		renewed := func() (n int) {
+			for range 50 {
+				_, err := r.renew(holder(t, id, cert, time.Now().Add(time.Hour)))
+				switch {
+				case err == nil:
+					n++
+				case !errdefs.IsResourceExhausted(err) || !strings.Contains(err.Error(), "try again in"):
+					t.Errorf("got %v, want a refusal for a while", err)
+				}
+			}
+			return n
+		}
+		if n := renewed(); n < 10 || n > 12 {
+			t.Errorf("%d renewals of 50, want 10", n)
+		}
+		time.Sleep(20 * time.Second)
+		if n := renewed(); n == 0 || n > 4 {
+			t.Errorf("%d renewals after a pause, want 2", n)
+		}
+		before := r.server.Asked()
+		for range 50 {
+			if _, err := r.renew(holder(t, "zzzzzzzzzzzzzzzzzzzzzzzzz", cert, time.Now().Add(time.Hour))); err == nil {
+				t.Error("a removed node renews")
+			}
+		}
+		if asked := r.server.Asked() - before; asked > 11 {
+			t.Errorf("a removed node made %d questions to the leader", asked)
 		}
 	})
 }

@@ -322,7 +322,7 @@ func (m *model) running(service string) int {
 // addNode makes a node that is ready, with 4 CPUs and 8 GiB.
 func (m *model) addNode(id string, edit ...func(*swarmv1.Node, *swarmv1.NodeState)) {
 	n := &swarmv1.Node{Id: id, Spec: &swarmv1.NodeSpec{Labels: map[string]string{}}, Hostname: id}
-	s := &swarmv1.NodeState{NodeId: id, State: swarmv1.NodeState_READY, Since: timestamppb.New(m.now), Description: &swarmv1.NodeDescription{
+	s := &swarmv1.NodeState{NodeId: id, State: swarmv1.NodeState_READY, SessionEpoch: 1, Since: timestamppb.New(m.now), Description: &swarmv1.NodeDescription{
 		Hostname: id, Platform: &swarmv1.Platform{Os: "linux", Architecture: "x86_64"},
 		Resources: &swarmv1.Resources{NanoCpus: 4e9, MemoryBytes: 8 << 30},
 		Engine:    &swarmv1.EngineDescription{Labels: map[string]string{}},
