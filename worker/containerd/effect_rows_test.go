@@ -149,6 +149,9 @@ func mountEffects(dir string) []effect {
 			Source: dir, Target: "/mnt", BindOptions: &swarmv1.BindOptions{NonRecursive: true},
 		}), "0"},
 		{"bind of all below", "ls /mnt/below", mount(&swarmv1.Mount{Source: dir, Target: "/mnt"}), "inside"},
+		{"a read-only bind is so below", "touch /mnt/below/x 2>/dev/null || echo refused; ls /mnt/below", mount(&swarmv1.Mount{
+			Source: dir, Target: "/mnt", ReadOnly: true,
+		}), "refused\ninside"},
 		{"tmpfs's options", "cp /bin/busybox /cache/busybox && /cache/busybox sh -c 'echo runs'; grep -o ' /cache .*' /proc/self/mountinfo | grep -o uid=5", mount(&swarmv1.Mount{
 			Type: swarmv1.Mount_TMPFS, Target: "/cache", TmpfsOptions: &swarmv1.TmpfsOptions{Options: []string{"exec", "uid=5"}},
 		}), "runs\nuid=5"},

@@ -87,6 +87,22 @@ func fileSystemBelow(t *testing.T, dir string) {
 	}
 }
 
+// In production the daemon has a low score, which protects it when memory runs out. Neither containers nor what is
+// run in them may inherit its score. This test raises the score, for which no privilege is needed.
+func TestRuntime_OOMScoreIsNotTheDaemons(t *testing.T) {
+	n := newNode(t)
+	score := fmt.Sprintf("/proc/%d/oom_score_adj", n.Pid())
+	if err := os.WriteFile(score, []byte("300"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+
+	c := n.container("sleep 1000")
+	n.run(c)
+	if got := strings.TrimSpace(n.inside(c.Task.GetId(), "cat /proc/1/oom_score_adj /proc/self/oom_score_adj")); got != "0\n0" {
+		t.Errorf("scores of a container and of an exec: got %q, want 0", got)
+	}
+}
+
 func TestRuntime_VolumesOutliveTheirContainers(t *testing.T) {
 	n := newNode(t)
 	named := func(c *worker.Container) {

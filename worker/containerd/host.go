@@ -8,12 +8,14 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"slices"
 	"sync"
 
 	"github.com/containerd/cgroups/v3"
 	"github.com/containerd/containerd/v2/contrib/apparmor"
 	hostapparmor "github.com/containerd/containerd/v2/pkg/apparmor"
 	"github.com/opencontainers/runtime-spec/specs-go/features"
+	"golang.org/x/sys/unix"
 
 	"swarm/worker/containerd/ocispec"
 )
@@ -26,11 +28,13 @@ type host func() ocispec.Host
 
 func newHost(runc string, log *slog.Logger) host {
 	return sync.OnceValue(func() ocispec.Host {
+		f := featuresOf(cmp.Or(runc, "runc"), log)
 		return ocispec.Host{
-			Cgroup2:   cgroups.Mode() == cgroups.Unified,
-			SwapLimit: swapLimit(),
-			Seccomp:   seccompOf(cmp.Or(runc, "runc"), log),
-			AppArmor:  loadAppArmor(log),
+			Cgroup2:           cgroups.Mode() == cgroups.Unified,
+			SwapLimit:         swapLimit(),
+			Seccomp:           hasSeccomp(f, log),
+			RecursiveReadOnly: recursiveReadOnly(f),
+			AppArmor:          loadAppArmor(log),
 		}
 	})
 }
@@ -43,21 +47,36 @@ func swapLimit() bool {
 	return err == nil
 }
 
-// seccompOf asks runc whether it was built with seccomp, and the kernel.
-func seccompOf(runc string, log *slog.Logger) bool {
-	if _, err := os.Stat("/proc/sys/kernel/seccomp"); err != nil {
-		return false
-	}
+// featuresOf asks runc what it was built with. Of a runc that does not say nothing is expected.
+func featuresOf(runc string, log *slog.Logger) (f features.Features) {
 	out, err := exec.Command(runc, "features").Output()
-	var f features.Features
 	if err == nil {
 		err = json.Unmarshal(out, &f)
 	}
-	if err != nil || f.Linux == nil || f.Linux.Seccomp == nil || f.Linux.Seccomp.Enabled == nil || !*f.Linux.Seccomp.Enabled {
-		log.Warn("containers run without seccomp profiles: runc was built without them", "runc", runc, "err", err)
+	if err != nil {
+		log.Warn("runc does not say what it can do", "runc", runc, "err", err)
+		return features.Features{}
+	}
+	return f
+}
+
+// hasSeccomp tells whether runc was built with seccomp, and the kernel.
+func hasSeccomp(f features.Features, log *slog.Logger) bool {
+	if _, err := os.Stat("/proc/sys/kernel/seccomp"); err != nil {
+		return false
+	}
+	if f.Linux == nil || f.Linux.Seccomp == nil || f.Linux.Seccomp.Enabled == nil || !*f.Linux.Seccomp.Enabled {
+		log.Warn("containers run without seccomp profiles: runc was built without them")
 		return false
 	}
 	return true
+}
+
+// recursiveReadOnly tells whether runc knows the mount option rro, and the kernel the system call behind it, which is of
+// Linux 5.12.
+func recursiveReadOnly(f features.Features) bool {
+	// Without attributes the call changes nothing.
+	return slices.Contains(f.MountOptions, "rro") && unix.MountSetattr(unix.AT_FDCWD, "/", 0, &unix.MountAttr{}) == nil
 }
 
 func loadAppArmor(log *slog.Logger) string {

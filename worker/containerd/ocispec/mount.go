@@ -81,7 +81,7 @@ func userMounts(in Input) ([]specs.Mount, error) {
 		if !path.IsAbs(m.GetTarget()) || path.Clean(m.GetTarget()) == "/" {
 			return nil, fmt.Errorf("mount %q: its target is not an absolute path below /: %w", m.GetTarget(), errdefs.ErrInvalidArgument)
 		}
-		made, err := userMount(m, in.Volumes[i])
+		made, err := userMount(m, in.Volumes[i], in.Host)
 		if err != nil {
 			return nil, fmt.Errorf("mount %s: %w", m.GetTarget(), err)
 		}
@@ -102,38 +102,46 @@ func userMounts(in Input) ([]specs.Mount, error) {
 	return all, nil
 }
 
-func userMount(m *swarmv1.Mount, volume string) (specs.Mount, error) {
+func userMount(m *swarmv1.Mount, volume string, host Host) (specs.Mount, error) {
 	switch m.GetType() {
 	case swarmv1.Mount_BIND:
 		if !path.IsAbs(m.GetSource()) {
 			return specs.Mount{}, fmt.Errorf("bind source %q is not an absolute path: %w", m.GetSource(), errdefs.ErrInvalidArgument)
 		}
-		return bindMount(m, cmp.Or(volume, m.GetSource()))
+		return bindMount(m, cmp.Or(volume, m.GetSource()), host)
 	case swarmv1.Mount_VOLUME:
 		if volume == "" {
 			return specs.Mount{}, fmt.Errorf("volume %q has no folder on this node: %w", m.GetSource(), errdefs.ErrInvalidArgument)
 		}
-		return bind(volume, "", m.GetReadOnly()), nil
+		return userBind(volume, "rprivate", m.GetReadOnly(), false, host), nil
 	case swarmv1.Mount_TMPFS:
 		return tmpfs(m), nil
 	}
 	return specs.Mount{}, fmt.Errorf("mounts of type %s are not supported: use bind, volume or tmpfs: %w", m.GetType(), errdefs.ErrInvalidArgument)
 }
 
-func bindMount(m *swarmv1.Mount, source string) (specs.Mount, error) {
-	kind := "rbind"
-	if m.GetBindOptions().GetNonRecursive() {
-		kind = "bind"
-	}
+func bindMount(m *swarmv1.Mount, source string, host Host) (specs.Mount, error) {
 	propagation := cmp.Or(m.GetBindOptions().GetPropagation(), "rprivate")
 	if !slices.Contains([]string{"private", "rprivate", "shared", "rshared", "slave", "rslave"}, propagation) {
 		return specs.Mount{}, fmt.Errorf("propagation %q: known are private, shared, slave, and with r in front: %w", propagation, errdefs.ErrInvalidArgument)
 	}
-	mode := "rw"
-	if m.GetReadOnly() {
-		mode = "ro"
+	return userBind(source, propagation, m.GetReadOnly(), m.GetBindOptions().GetNonRecursive(), host), nil
+}
+
+// userBind is a bind mount of a folder that may have other file systems mounted below it. A read-only one is read-only with
+// all of them, as in Docker. A host that cannot make them read-only does not mount them.
+func userBind(source, propagation string, readOnly, alone bool, host Host) specs.Mount {
+	m := specs.Mount{Type: "bind", Source: source, Options: []string{"rbind", propagation, "rw"}}
+	if readOnly {
+		m.Options[2] = "ro"
 	}
-	return specs.Mount{Type: "bind", Source: source, Options: []string{kind, propagation, mode}}, nil
+	switch {
+	case alone, readOnly && !host.RecursiveReadOnly:
+		m.Options[0] = "bind"
+	case readOnly:
+		m.Options = append(m.Options, "rro")
+	}
+	return m
 }
 
 func tmpfs(m *swarmv1.Mount) specs.Mount {

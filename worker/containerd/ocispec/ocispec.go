@@ -62,6 +62,8 @@ type Host struct {
 	SwapLimit bool
 	// Seccomp: runc can apply profiles.
 	Seccomp bool
+	// RecursiveReadOnly: runc and the kernel can make a mount read-only together with all that is mounted below it.
+	RecursiveReadOnly bool
 	// AppArmor is the name of the default profile, loaded; empty: the host has no AppArmor.
 	AppArmor string
 }
@@ -160,9 +162,9 @@ func process(s *specs.Spec, in Input) error {
 		Rlimits:         limits,
 		NoNewPrivileges: c.GetPrivileges().GetNoNewPrivileges(),
 	}
-	if score := int(c.GetOomScoreAdj()); score != 0 {
-		s.Process.OOMScoreAdj = &score
-	}
+	// Without a score of its own a container inherits that of its shim, and with it the daemon's protection.
+	score := int(c.GetOomScoreAdj())
+	s.Process.OOMScoreAdj = &score
 	return nil
 }
 

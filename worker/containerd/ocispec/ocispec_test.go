@@ -103,6 +103,49 @@ func TestBuild_Refuses(t *testing.T) {
 	}
 }
 
+func TestBuild_OOMScoreIsAlwaysSet(t *testing.T) {
+	for _, want := range []int{0, -10, 500} {
+		s, err := Build(input(&swarmv1.ContainerSpec{OomScoreAdj: int64(want)}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := s.Process.OOMScoreAdj; got == nil || *got != want {
+			t.Errorf("got %v, want %d", got, want)
+		}
+	}
+}
+
+func TestBuild_ReadOnlyBinds(t *testing.T) {
+	for _, c := range []struct {
+		mount *swarmv1.Mount
+		host  Host
+		want  []string
+	}{
+		{&swarmv1.Mount{}, Host{RecursiveReadOnly: true}, []string{"rbind", "rprivate", "rw"}},
+		{&swarmv1.Mount{ReadOnly: true}, Host{RecursiveReadOnly: true}, []string{"rbind", "rprivate", "ro", "rro"}},
+		{&swarmv1.Mount{ReadOnly: true}, Host{}, []string{"bind", "rprivate", "ro"}},
+		{&swarmv1.Mount{ReadOnly: true, BindOptions: &swarmv1.BindOptions{NonRecursive: true}}, Host{RecursiveReadOnly: true}, []string{"bind", "rprivate", "ro"}},
+	} {
+		for _, kind := range []swarmv1.Mount_Type{swarmv1.Mount_BIND, swarmv1.Mount_VOLUME} {
+			if kind == swarmv1.Mount_VOLUME && c.mount.GetBindOptions() != nil {
+				continue
+			}
+			m := c.mount.CloneVT()
+			m.Type, m.Source, m.Target = kind, "/source", "/target"
+			in := input(&swarmv1.ContainerSpec{Mounts: []*swarmv1.Mount{m}})
+			in.Host, in.Volumes = c.host, map[int]string{0: "/source"}
+			s, err := Build(in)
+			if err != nil {
+				t.Fatal(err)
+			}
+			i := slices.IndexFunc(s.Mounts, func(m specs.Mount) bool { return m.Destination == "/target" })
+			if diff := cmp.Diff(c.want, s.Mounts[i].Options); diff != "" {
+				t.Errorf("%v on %+v (-want +got):\n%s", m, c.host, diff)
+			}
+		}
+	}
+}
+
 func TestBuild_ParentsBeforeChildrenAndFilesLast(t *testing.T) {
 	in := input(&swarmv1.ContainerSpec{Mounts: []*swarmv1.Mount{
 		{Type: swarmv1.Mount_TMPFS, Target: "/a/b"}, {Type: swarmv1.Mount_TMPFS, Target: "/a"}, {Type: swarmv1.Mount_TMPFS, Target: "/dev/shm"},
