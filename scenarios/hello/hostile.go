@@ -16,6 +16,8 @@ type hostile struct {
 	swap, link, copyTo, touch string
 	spoof, spoofDial          string
 	id                        bool
+	nest                      int
+	nestIn, fill              string
 }
 
 func (h *hostile) flags() {
@@ -25,6 +27,9 @@ func (h *hostile) flags() {
 	flag.StringVar(&h.touch, "touch", "", "make this file")
 	flag.StringVar(&h.spoof, "spoof", "", "claim this IPv4 address and take the connections that come for it; needs CAP_NET_RAW")
 	flag.StringVar(&h.spoofDial, "spoof-dial", "", "address and port that -spoof connects to from the address that it claims")
+	flag.IntVar(&h.nest, "nest", 0, "make this many folders, one in the other, below -nest-in")
+	flag.StringVar(&h.nestIn, "nest-in", "/", "where -nest begins")
+	flag.StringVar(&h.fill, "fill", "", "append to this file until that fails, at most 16 MiB, and print how many bytes it took")
 	flag.BoolVar(&h.id, "id", false, "print the effective user id and end")
 }
 
@@ -39,6 +44,16 @@ func (h *hostile) begin() error {
 		if err := copySetuid(h.copyTo); err != nil {
 			return err
 		}
+	}
+	if h.nest > 0 {
+		if err := nest(h.nestIn, h.nest); err != nil {
+			return err
+		}
+		fmt.Println("nested", h.nest)
+	}
+	if h.fill != "" {
+		n, err := fill(h.fill)
+		fmt.Println("filled", n, err)
 	}
 	if h.swap == "" {
 		return nil
@@ -60,6 +75,39 @@ func (h *hostile) begin() error {
 		}
 	}()
 	return nil
+}
+
+// nest makes folders one in the other, with two of them open.
+func nest(dir string, levels int) error {
+	at, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	for i := 0; i < levels && err == nil; i++ {
+		if err = unix.Mkdirat(at, "d", 0o755); err != nil {
+			break
+		}
+		var next int
+		if next, err = unix.Openat(at, "d", unix.O_RDONLY|unix.O_DIRECTORY, 0); err != nil {
+			break
+		}
+		err = unix.Close(at)
+		at = next
+	}
+	return err
+}
+
+// fill appends to a file as long as it takes bytes.
+func fill(name string) (written int, err error) {
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	block := make([]byte, 64<<10)
+	for written < 16<<20 && err == nil {
+		var n int
+		n, err = f.Write(block)
+		written += n
+	}
+	return written, err
 }
 
 func copySetuid(to string) error {

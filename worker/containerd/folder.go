@@ -3,6 +3,7 @@
 package containerd
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -16,6 +17,7 @@ import (
 
 	"swarm/internal/private"
 	"swarm/worker"
+	"swarm/worker/containerd/inroot"
 	"swarm/worker/containerd/ocispec"
 )
 
@@ -123,8 +125,8 @@ func (r *Runtime) ensureTmpfs() error {
 }
 
 // removeFolders removes all that a task has on this host outside containerd.
-func (r *Runtime) removeFolders(id string) error {
-	return errors.Join(os.RemoveAll(r.filesDir(id)), os.RemoveAll(r.taskDir(id)))
+func (r *Runtime) removeFolders(ctx context.Context, id string) error {
+	return errors.Join(os.RemoveAll(r.filesDir(id)), inroot.RemoveAll(ctx, r.taskDir(id)))
 }
 
 // Close undoes what is not of a single task: the tmpfs, when no task has files in it.

@@ -80,7 +80,7 @@ func (r *Runtime) record(ctx context.Context, c worker.Container, img *image, vo
 		return false, err
 	}
 	spec, err := ocispec.Build(ocispec.Input{
-		Container:   c,
+		Container:   r.withEtc(c),
 		Image:       img.config,
 		Accounts:    img.accounts,
 		Host:        r.host(),
@@ -133,6 +133,9 @@ func (r *Runtime) record(ctx context.Context, c worker.Container, img *image, vo
 func (r *Runtime) equip(ctx context.Context, c worker.Container, img *image, vols volumes) error {
 	if err := r.writeFiles(c, img.accounts); err != nil {
 		return err
+	}
+	if err := r.writeEtc(c); err != nil {
+		return fmt.Errorf("files of its /etc: %w", err)
 	}
 	sn := r.client.SnapshotService(r.cfg.Snapshotter)
 	rootfs, err := sn.Prepare(ctx, c.Task.GetId(), img.chain)

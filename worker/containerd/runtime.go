@@ -43,7 +43,8 @@ type Config struct {
 	// StateDir is persistent: volumes, and a folder for each task. It also tells this daemon's containers from those of
 	// another on the same containerd.
 	StateDir string
-	// RunDir is not: secrets and configs, on a tmpfs, and the pipes of execs.
+	// RunDir is not: secrets and configs, on a tmpfs, the files of a container's /etc, on one for each task, and the pipes
+	// of execs.
 	RunDir string
 	// RuncRoot and Runc are the runc options of every container: its state folder, which no other daemon may share, and
 	// the program; empty: what the containerd at hand has configured.
@@ -129,7 +130,7 @@ func New(cfg Config, deps Deps) (*Runtime, error) {
 		return nil, err
 	}
 	if cfg.Snapshotter == "" {
-		cfg.Snapshotter = "overlayfs"
+		cfg.Snapshotter = overlayfs
 	}
 	opts, err := typeurl.MarshalAny(&options.Options{Root: cfg.RuncRoot, BinaryName: cfg.Runc, SystemdCgroup: cfg.SystemdCgroup})
 	if err != nil {

@@ -3,6 +3,7 @@
 package containerd
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -181,7 +182,7 @@ func (r *Runtime) recoverFills() error {
 	for _, dir := range r.aboveData() {
 		for _, left := range folders(dir) {
 			if strings.HasPrefix(filepath.Base(left), fillPrefix) {
-				all = errors.Join(all, os.RemoveAll(left))
+				all = errors.Join(all, inroot.RemoveAll(context.Background(), left))
 			}
 		}
 	}

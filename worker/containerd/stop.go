@@ -18,6 +18,7 @@ import (
 	"github.com/moby/sys/signal"
 
 	"swarm/internal/pause"
+	"swarm/worker/containerd/inroot"
 	"swarm/worker/containerd/layout"
 )
 
@@ -125,6 +126,12 @@ func (r *Runtime) remove(ctx context.Context, id string) error {
 	if err := r.unstage(id); err != nil {
 		return err
 	}
+	if err := r.removeEtc(id); err != nil {
+		return err
+	}
+	if err := r.emptyRootfs(ctx, id); err != nil {
+		return fmt.Errorf("file system: %w", err)
+	}
 	// The record goes last of what containerd has: List names the container as long as something is left.
 	err := r.client.SnapshotService(r.cfg.Snapshotter).Remove(ctx, id)
 	if err != nil && !errdefs.IsNotFound(err) {
@@ -139,7 +146,17 @@ func (r *Runtime) remove(ctx context.Context, id string) error {
 			return err
 		}
 	}
-	return r.removeFolders(id)
+	return r.removeFolders(ctx, id)
+}
+
+// emptyRootfs removes what a container has written to its own file system. The snapshotter, which removes the rest, has a
+// descriptor open for each level of folders, and a container can make more levels than it may have descriptors.
+func (r *Runtime) emptyRootfs(ctx context.Context, id string) error {
+	dir, err := r.writtenTo(ctx, r.cfg.Snapshotter, id)
+	if err != nil || dir == "" {
+		return ignoreNotFound(err)
+	}
+	return inroot.RemoveBelow(ctx, dir)
 }
 
 // A shim that still sets a container up is waited for, with a bound: containerd gives one that it has given up on 5 s to

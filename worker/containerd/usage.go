@@ -9,12 +9,18 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"syscall"
+	"strings"
 
-	"github.com/containerd/errdefs"
+	"github.com/containerd/containerd/v2/core/containers"
+
+	"swarm/worker/containerd/inroot"
 )
 
-// ContainerSizes is how many bytes each container has written to its own file system.
+// overlayfs is the snapshotter whose layout writtenTo knows.
+const overlayfs = "overlayfs"
+
+// ContainerSizes is how many bytes each container has written to its own file system. Of one that cannot be counted the size
+// is 0 or what was counted, and the log says so: the other containers' sizes are of use without it.
 func (r *Runtime) ContainerSizes(ctx context.Context) (map[string]int64, error) {
 	ctx = namespaced(ctx)
 	owned, err := r.owned(ctx)
@@ -23,16 +29,54 @@ func (r *Runtime) ContainerSizes(ctx context.Context) (map[string]int64, error) 
 	}
 	sizes := make(map[string]int64, len(owned))
 	for _, c := range owned {
-		u, err := r.client.SnapshotService(c.Snapshotter).Usage(ctx, c.SnapshotKey)
-		if err != nil && !errdefs.IsNotFound(err) {
-			return nil, fmt.Errorf("size of container %s: %w", c.ID, err)
+		size, err := r.containerSize(ctx, c)
+		if ctx.Err() != nil {
+			return nil, fmt.Errorf("sizes of containers: %w", ctx.Err())
 		}
-		sizes[c.ID] = u.Size
+		if err != nil {
+			r.log.WarnContext(ctx, "size of a container is not known in full", "task", c.ID, "err", err)
+		}
+		sizes[c.ID] = size
 	}
 	return sizes, nil
 }
 
-// VolumeSizes is how large each named volume is.
+// containerSize is how much a container has written to its own file system. The snapshotter is asked only when it is not
+// known where that is: it looks each file up by its whole path, which may be longer than a path can be.
+func (r *Runtime) containerSize(ctx context.Context, c containers.Container) (int64, error) {
+	dir, err := r.writtenTo(ctx, c.Snapshotter, c.SnapshotKey)
+	if err != nil {
+		return 0, ignoreNotFound(err)
+	}
+	if dir != "" {
+		return inroot.Size(ctx, dir)
+	}
+	u, err := r.client.SnapshotService(c.Snapshotter).Usage(ctx, c.SnapshotKey)
+	return u.Size, ignoreNotFound(err)
+}
+
+// writtenTo is the folder of the host in which the snapshotter overlayfs keeps what a container writes to its own file
+// system; empty for another snapshotter.
+func (r *Runtime) writtenTo(ctx context.Context, snapshotter, key string) (string, error) {
+	if snapshotter != overlayfs {
+		return "", nil
+	}
+	mounts, err := r.client.SnapshotService(snapshotter).Mounts(ctx, key)
+	if err != nil || len(mounts) != 1 {
+		return "", err
+	}
+	if m := mounts[0]; m.Type == "bind" { // It has no layers below it.
+		return m.Source, nil
+	}
+	for _, o := range mounts[0].Options {
+		if dir, ok := strings.CutPrefix(o, "upperdir="); ok {
+			return dir, nil
+		}
+	}
+	return "", nil
+}
+
+// VolumeSizes is how large each named volume is, as ContainerSizes counts.
 func (r *Runtime) VolumeSizes(ctx context.Context) (map[string]int64, error) {
 	root := r.volumesRoot()
 	entries, err := os.ReadDir(root)
@@ -44,37 +88,14 @@ func (r *Runtime) VolumeSizes(ctx context.Context) (map[string]int64, error) {
 	}
 	sizes := make(map[string]int64, len(entries))
 	for _, e := range entries {
-		if sizes[e.Name()], err = folderSize(ctx, filepath.Join(root, e.Name())); err != nil {
-			return nil, fmt.Errorf("size of volume %s: %w", e.Name(), err)
-		}
-	}
-	return sizes, nil
-}
-
-// folderSize adds up the blocks of all files below. Containers write there meanwhile: the look-ups do not leave the folder,
-// and what goes, or leads out, does not count.
-func folderSize(ctx context.Context, dir string) (size int64, err error) {
-	root, err := os.OpenRoot(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return 0, nil
-	}
-	if err != nil {
-		return 0, err
-	}
-	defer root.Close()
-	err = fs.WalkDir(root.FS(), ".", func(name string, _ fs.DirEntry, err error) error {
+		size, err := inroot.Size(ctx, filepath.Join(root, e.Name()))
 		if ctx.Err() != nil {
-			return ctx.Err()
+			return nil, fmt.Errorf("sizes of volumes: %w", ctx.Err())
 		}
 		if err != nil {
-			return nil
+			r.log.WarnContext(ctx, "size of a volume is not known in full", "volume", e.Name(), "err", err)
 		}
-		if info, err := root.Lstat(name); err == nil {
-			if st, ok := info.Sys().(*syscall.Stat_t); ok {
-				size += st.Blocks * 512
-			}
-		}
-		return nil
-	})
-	return size, err
+		sizes[e.Name()] = size
+	}
+	return sizes, nil
 }

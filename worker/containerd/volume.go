@@ -293,7 +293,7 @@ const fillPrefix = ".fill-"
 
 // copyUp copies what the image, whose tree is at root, has in the volume's place. Containers that have the volume already
 // may write to it meanwhile: so the copy is made beside it, and then each entry is moved. An entry that is there stays.
-func (f filling) copyUp(ctx context.Context, root string) error {
+func (f filling) copyUp(ctx context.Context, root string) (err error) {
 	source, err := inroot.Open(root, f.target)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
 		return nil
@@ -309,7 +309,7 @@ func (f filling) copyUp(ctx context.Context, root string) error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(beside)
+	defer func() { err = errors.Join(err, inroot.RemoveAll(context.WithoutCancel(ctx), beside)) }()
 	made := filepath.Join(beside, "copy")
 	// Whoever stops the task ends the copy: what it is made in is not there any more.
 	stop := context.AfterFunc(ctx, func() { _ = os.Rename(made, filepath.Join(beside, "stopped")) })

@@ -9,6 +9,8 @@
 // yields a handle, and only a regular file or a folder is opened from it. The kernel does this from 5.6 on; before, the
 // library walks the path by itself and checks each step.
 //
+// RemoveAll and Size walk a whole tree, which may be of any depth, with a bounded number of descriptors.
+//
 // Package worker/containerd calls it. It runs no goroutine.
 package inroot
 

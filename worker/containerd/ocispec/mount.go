@@ -32,13 +32,14 @@ func mounts(s *specs.Spec, in Input) error {
 		return slices.ContainsFunc(own, func(o specs.Mount) bool { return o.Destination == m.Destination })
 	})
 	s.Mounts = append(s.Mounts, own...)
+	// As in Docker, a container may change these unless its root is read-only.
 	for _, f := range []struct{ source, target string }{
 		{in.Container.ResolvConf, "/etc/resolv.conf"},
 		{in.Container.HostnameFile, "/etc/hostname"},
 		{in.Container.HostsFile, "/etc/hosts"},
 	} {
 		if f.source != "" {
-			s.Mounts = append(s.Mounts, bind(f.source, f.target, false))
+			s.Mounts = append(s.Mounts, bind(f.source, f.target, c.GetReadOnly()))
 		}
 	}
 	if len(in.Files) != len(in.Container.Files) {
