@@ -35,6 +35,9 @@ func TestAttackFiles(t *testing.T) {
 		{"a swapped folder leads to the host", filesAttack.swappedFolder},
 		{"users of the host run a volume's setuid program", filesAttack.setuid},
 		{"an image's named pipe holds the node", filesAttack.namedPipe},
+		{"files of etc fill the host's run folder", filesAttack.fillsRun},
+		{"a read-only bind is written below", filesAttack.writesBelow},
+		{"deep folders exhaust the daemon for ever", filesAttack.deepFolders},
 		{"a worker's disk has registry passwords", filesAttack.registryPassword},
 	} {
 		t.Run(step.name, func(t *testing.T) {

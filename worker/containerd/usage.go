@@ -34,7 +34,7 @@ func (r *Runtime) ContainerSizes(ctx context.Context) (map[string]int64, error) 
 			return nil, fmt.Errorf("sizes of containers: %w", ctx.Err())
 		}
 		if err != nil {
-			r.log.WarnContext(ctx, "size of a container is not known in full", "task", c.ID, "err", err)
+			r.log.DebugContext(ctx, "size of a container is not known in full", "task", c.ID, "err", err)
 		}
 		sizes[c.ID] = size
 	}
@@ -93,7 +93,7 @@ func (r *Runtime) VolumeSizes(ctx context.Context) (map[string]int64, error) {
 			return nil, fmt.Errorf("sizes of volumes: %w", ctx.Err())
 		}
 		if err != nil {
-			r.log.WarnContext(ctx, "size of a volume is not known in full", "volume", e.Name(), "err", err)
+			r.log.DebugContext(ctx, "size of a volume is not known in full", "volume", e.Name(), "err", err)
 		}
 		sizes[e.Name()] = size
 	}
