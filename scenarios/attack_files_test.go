@@ -37,7 +37,7 @@ func TestAttackFiles(t *testing.T) {
 		{"an image's named pipe holds the node", filesAttack.namedPipe},
 		{"files of etc fill the host's run folder", filesAttack.fillsRun},
 		{"a read-only bind is written below", filesAttack.writesBelow},
-		{"deep folders exhaust the daemon for ever", filesAttack.deepFolders},
+		{"deep folders exhaust the daemon", filesAttack.deepFolders},
 		{"a worker's disk has registry passwords", filesAttack.registryPassword},
 	} {
 		t.Run(step.name, func(t *testing.T) {

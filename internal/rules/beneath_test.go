@@ -23,6 +23,7 @@ var pathCalls = map[string][]string{
 // beneath are the files of package worker/containerd, which has to do with containers' trees, that look paths up by name,
 // and why they may: none of these paths leads below what a container writes.
 var beneath = map[string]string{
+	"etc.go":    "folders with the files of tasks' /etc: a container is given the single files",
 	"exec.go":   "the folder of execs' pipes",
 	"folder.go": "folders and files of tasks and secrets, where root alone writes",
 	"host.go":   "files of the kernel",
@@ -30,7 +31,7 @@ var beneath = map[string]string{
 	"stage.go":  "staging folders and those above volumes' data",
 	"start.go":  "a task's folder",
 	"stop.go":   "containerd's bundles",
-	"usage.go":  "the list of volumes; what is in one is walked by os.Root",
+	"usage.go":  "the list of volumes; what is in one is counted by package inroot",
 	"volume.go": "bind sources up to a volume, volumes' own folders, and copies beside them",
 }
 
