@@ -24,6 +24,7 @@ type Refresher struct {
 	asked   atomic.Uint64 // questions so far, for tests and metrics
 
 	turn chan struct{} // holds one token; its holder may use what follows
+	last time.Time     // when the leader was asked last, answered or not
 	at   time.Time     // when the newest answer was asked for
 	view *View
 	err  error
@@ -53,20 +54,20 @@ func (r *Refresher) View(ctx context.Context) (*View, error) {
 	if r.at.After(began) {
 		return r.view, r.err // an earlier holder asked while this call waited
 	}
-	timer := time.NewTimer(time.Until(r.at.Add(refreshPause)))
+	timer := time.NewTimer(time.Until(r.last.Add(refreshPause)))
 	defer timer.Stop()
 	select {
 	case <-timer.C:
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	at := time.Now()
+	r.last = time.Now()
+	r.asked.Add(1)
 	view, err := r.latest(ctx)
 	if ctx.Err() != nil {
 		return nil, ctx.Err() // this caller's impatience is no answer for the others
 	}
-	r.asked.Add(1)
-	r.at, r.view, r.err = at, view, err
+	r.at, r.view, r.err = r.last, view, err
 	return view, err
 }
 

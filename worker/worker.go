@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"swarm/internal/bounds"
 	"swarm/internal/ident"
 	"swarm/internal/logsample"
 	"swarm/internal/private"
@@ -322,8 +323,14 @@ func (w *Worker) task(id string) *taskLoop {
 	return w.tasks[id]
 }
 
-// report queues a status for the managers, and remembers it.
+// report queues a status for the managers, and remembers it. A container chooses some of its texts, such as the answer to a
+// health check. They are cut to what managers take: a report that they refuse would be sent again in every session and hold
+// up those of all other tasks.
 func (w *Worker) report(s *swarmv1.TaskStatus, urgent bool) {
+	if len(s.Err) > bounds.MaxText || len(s.Message) > bounds.MaxText {
+		s = s.CloneVT()
+		s.Err, s.Message = bounds.Text(s.Err, bounds.MaxText), bounds.Text(s.Message, bounds.MaxText)
+	}
 	w.state.set(bucketStatus, s.TaskId, marshal(s))
 	w.state.set(bucketUnsent, s.TaskId, []byte{1})
 	w.reports.add(s, urgent)

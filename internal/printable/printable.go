@@ -11,9 +11,10 @@ import (
 )
 
 // hostile reports whether a terminal acts on a character instead of showing it: a control character (C0, DEL, C1), or a
-// mark that has a terminal or an editor show text in another order than it stands (U+202A to U+202E, U+2066 to U+2069).
+// mark that has a terminal or an editor show text in another order than it stands (U+061C, U+200E, U+200F, U+202A to U+202E,
+// U+2066 to U+2069) or on another line (U+2028, U+2029).
 func hostile(r rune) bool {
-	return r < ' ' || r >= 0x7f && r <= 0x9f || r >= 0x202a && r <= 0x202e || r >= 0x2066 && r <= 0x2069
+	return r < ' ' || r == 0x061c || r == 0x200e || r == 0x200f || r == 0x2028 || r == 0x2029 || r >= 0x7f && r <= 0x9f || r >= 0x202a && r <= 0x202e || r >= 0x2066 && r <= 0x2069
 }
 
 // escaped is how a character that is not shown appears. Characters above U+007E have the form that is valid in a JSON string

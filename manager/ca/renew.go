@@ -42,7 +42,7 @@ func (s *Server) Renew(ctx context.Context, req *swarmv1.RenewRequest) (*swarmv1
 	if who.NodeID() == "" {
 		return nil, errdefs.ErrPermissionDenied.WithMessage("renew certificate: only a node can renew its own")
 	}
-	if wait := s.renewals.Take(who.NodeID()); wait > 0 {
+	if wait := s.renewals.Take(PaceOf(s.store.View(), who.Peer)); wait > 0 {
 		return nil, errdefs.ErrResourceExhausted.WithMessage(fmt.Sprintf(
 			"renew certificate: node %s renews too often: try again in %s", who.NodeID(), wait.Round(time.Millisecond)))
 	}
@@ -81,6 +81,16 @@ func (s *Server) renew(ctx context.Context, who pki.Peer, req *swarmv1.RenewRequ
 	}
 	s.log.Info("certificate renewed", "node", who.ID, "until", cert.NotAfter)
 	return &swarmv1.RenewResponse{Certificate: certPEM(cert), Bundle: bundle.PEM()}, nil
+}
+
+// PaceOf names the budget that a call of a node is taken from. It is the node's, if the replica knows the key of the
+// certificate as one that the node may use; another key has a budget of its own, so that the holder of an old certificate
+// takes nothing from the node.
+func PaceOf(view *raftstore.View, who pki.Peer) string {
+	if node, ok := view.Nodes.Get(who.ID); ok && members.Allows(node, who.PublicKey()) {
+		return who.ID
+	}
+	return who.ID + " " + string(who.PublicKey())
 }
 
 // renewable refuses a renewal that is not the node's, or comes too late.

@@ -118,7 +118,11 @@ func (s *Server) hello(stream swarmv1.Dispatcher_SessionServer) (*swarmv1.Hello,
 func (s *Server) open(ctx context.Context, id string, hello *swarmv1.Hello, stream swarmv1.Dispatcher_SessionServer) (*session, error) {
 	ctx, cancel := context.WithTimeout(ctx, openPatience)
 	defer cancel()
-	if wait := s.opens.Take(id); wait > 0 {
+	who, err := transport.FromContext(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if wait := s.opens.Take(ca.PaceOf(s.deps.Store.View(), who.Peer)); wait > 0 {
 		return nil, errdefs.ErrResourceExhausted.WithMessage(fmt.Sprintf("node %s opens sessions too often: try again in %s", id, wait.Round(time.Millisecond)))
 	}
 	view, err := s.fresh(ctx, id, hello.GetSeenIndex())

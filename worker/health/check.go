@@ -126,7 +126,7 @@ func get(dial dialFunc, address string) func(context.Context) error {
 		_, _ = io.CopyN(io.Discard, resp.Body, 1<<10) // lets the server end in peace; the status has told what counts
 		_ = resp.Body.Close()
 		if resp.StatusCode < 200 || resp.StatusCode > 399 {
-			return fmt.Errorf("GET %s: %s", address, resp.Status)
+			return fmt.Errorf("GET %s: %d %s", address, resp.StatusCode, http.StatusText(resp.StatusCode))
 		}
 		return nil
 	}
