@@ -234,7 +234,7 @@ func FuzzStream(f *testing.F) {
 // A stranger cannot keep members out by holding streams open, and gives them up in time.
 func TestGuard_StreamsAreBounded(t *testing.T) {
 	w, s, g := target(t)
-	g.roster.Store(&roster{addrs: map[netip.Addr]bool{netip.MustParseAddr("10.0.0.2"): true}})
+	g.roster.Store(&roster{addrs: map[netip.Addr]bool{netip.MustParseAddr("10.0.0.2"): true, netip.MustParseAddr("fd00::2"): true}})
 	var held []net.Conn
 	connect := func(from string) (refused bool) {
 		here, there := net.Pipe()
@@ -258,7 +258,7 @@ func TestGuard_StreamsAreBounded(t *testing.T) {
 	if len(held) != maxStreams {
 		t.Errorf("%d streams of strangers, want %d", len(held), maxStreams)
 	}
-	if connect("10.0.0.2:1") {
+	if connect("10.0.0.2:1") || connect("[fd00::2]:1") {
 		t.Error("a member is kept out")
 	}
 	for _, c := range held { // Memberlist's deadline passes.

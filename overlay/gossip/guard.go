@@ -145,10 +145,16 @@ func (g *guard) refused(what string, from net.Addr, err error) {
 	g.log.Log(slog.LevelInfo, what+" "+at.String()+" "+err.Error(), "gossip "+what+" refused", "from", at, "err", err)
 }
 
-// admit takes a stream in, unless too many are open.
+// admit takes a stream in, unless too many are open. A member is counted by its address; others share the budget of their
+// origin, which for IPv6 is a whole network and may be that of a member.
 func (g *guard) admit(conn net.Conn) (*stream, bool) {
 	at := origin.Of(conn.RemoteAddr())
-	anonymous := !g.member(at.Addr())
+	from, _ := netip.ParseAddrPort(conn.RemoteAddr().String()) // the zero address is no member's
+	addr := from.Addr().Unmap().WithZone("")
+	anonymous := !g.member(addr)
+	if !anonymous {
+		at = netip.PrefixFrom(addr, addr.BitLen())
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.open[at] >= maxStreamsEach || anonymous && g.all >= maxStreams {
