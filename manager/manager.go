@@ -44,7 +44,7 @@ type Deps struct {
 	// Identity is given the certificate which says that this node is a manager.
 	Identity *transport.Identity
 	// Review is called when Admit or Authorise may answer otherwise than before: a node, its role
-	// or its key, a member of Raft or the cluster has changed.
+	// or its key, a member of Raft, the cluster or a credential has changed.
 	Review func()
 	// Conn reaches another node's gRPC services.
 	Conn func(nodeID string) (grpc.ClientConnInterface, error)

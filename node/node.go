@@ -63,8 +63,9 @@ type Manager interface {
 	Run(ctx context.Context) error
 	Register(grpc.ServiceRegistrar)
 	// Authorise judges every call on this node while it is a manager, and Admit every connection.
-	// They must not block. The manager calls Base.Review when they may answer otherwise than
-	// before.
+	// They wait for the leader only for a user whose credential the replica does not know, a few
+	// seconds at most, and never when AuthInfo.Running is set. The manager calls Base.Review when
+	// they may answer otherwise than before.
 	Authorise(ctx context.Context, fullMethod string) error
 	Admit(proto string, who transport.AuthInfo) (transport.Trust, error)
 	Resolve(nodeID string) (Peer, bool)

@@ -22,7 +22,7 @@ const (
 // spaces. Every other character that is not printable, such as one that controls a terminal or the direction of writing,
 // becomes U+FFFD. A text that is cut ends with an ellipsis.
 func Text(s string, limit int) string {
-	if len(s) <= limit && isPlain(s) {
+	if len(s) <= limit && IsPlain(s) {
 		return s
 	}
 	var b strings.Builder
@@ -36,8 +36,8 @@ func Text(s string, limit int) string {
 	return b.String()
 }
 
-// isPlain reports whether s is printable ASCII.
-func isPlain(s string) bool {
+// IsPlain reports whether s consists of printable ASCII characters. The empty string does.
+func IsPlain(s string) bool {
 	for i := range len(s) {
 		if s[i] < ' ' || s[i] > '~' {
 			return false

@@ -414,9 +414,8 @@ func (l *Listener) judgeAgain(a admitted) error {
 	return err
 }
 
-// Review asks Admit again about the peer of every open connection and closes those that it refuses, and those for
-// gRPC of peers that it trusts otherwise. Call
-// it when a membership, a role or a credential has changed.
+// Review asks Admit again about the peer of every open connection. It closes those that Admit refuses, and those for gRPC
+// whose peer Admit now trusts differently. Call it when a membership, a role or a credential has changed.
 func (l *Listener) Review() {
 	l.connsMu.Lock()
 	open := maps.Clone(l.conns)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 
+	"swarm/internal/bounds"
 	"swarm/internal/ident"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
@@ -34,7 +35,7 @@ func checkHost(view *raftstore.View, req *swarmv1.JoinRequest) error {
 	if _, known := swarmv1.NodeSpec_Availability_name[int32(req.GetAvailability())]; !known {
 		return invalid("availability %d is not known: use active, pause or drain", req.GetAvailability())
 	}
-	if !printable(req.GetBuild(), maxBuild) {
+	if b := req.GetBuild(); len(b) > maxBuild || !bounds.IsPlain(b) {
 		return invalid("the name of the host's build has characters other than printable ASCII, or more than %d of them", maxBuild)
 	}
 	if err := checkAddress(view, "advertise address", "--advertise-addr", req.GetAddr()); err != nil {
@@ -83,14 +84,4 @@ func onLoopback(view *raftstore.View) bool {
 		}
 	}
 	return true
-}
-
-// printable reports whether s is printable ASCII of at most limit characters.
-func printable(s string, limit int) bool {
-	for i := range len(s) {
-		if s[i] < ' ' || s[i] > '~' {
-			return false
-		}
-	}
-	return len(s) <= limit
 }

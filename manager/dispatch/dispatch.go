@@ -80,7 +80,7 @@ type Server struct {
 	keep    atomic.Pointer[keepers]
 	atlas   *atlas
 	receive sync.WaitGroup       // one for each session's receiving goroutine
-	opens   *pace.Each[string]   // of sessions, by the id of the member that opens them
+	opens   *pace.Each[string]   // of sessions, by ca.PaceOf
 	refresh *raftstore.Refresher // for callers that this replica does not know
 
 	mu       sync.Mutex // guards the rest
