@@ -19,6 +19,7 @@ const (
 // Refresher brings the replica up to date for calls that anybody can cause. However many there are,
 // the leader is asked once a second. It is safe for concurrent use.
 type Refresher struct {
+	store   *Store // nil in tests of View
 	latest  func(context.Context) (*View, error)
 	waiting atomic.Int32
 	asked   atomic.Uint64 // questions so far, for tests and metrics
@@ -32,7 +33,7 @@ type Refresher struct {
 
 // NewRefresher makes a Refresher of a store.
 func NewRefresher(s *Store) *Refresher {
-	return &Refresher{latest: s.Latest, turn: make(chan struct{}, 1)}
+	return &Refresher{store: s, latest: s.Latest, turn: make(chan struct{}, 1)}
 }
 
 // View returns a view that holds everything that was committed when the call began. It takes up to
@@ -69,6 +70,15 @@ func (r *Refresher) View(ctx context.Context) (*View, error) {
 	}
 	r.at, r.view, r.err = r.last, view, err
 	return view, err
+}
+
+// ViewFor is View for the call of a node. A node that the replica knows asks the leader by itself.
+// All others, such as nodes that were removed and ask without end, share the questions.
+func (r *Refresher) ViewFor(ctx context.Context, nodeID string) (*View, error) {
+	if _, known := r.store.View().Nodes.Get(nodeID); known {
+		return r.store.Latest(ctx)
+	}
+	return r.View(ctx)
 }
 
 // Asked counts the questions to the leader so far.

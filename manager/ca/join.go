@@ -103,11 +103,7 @@ func arrived(n *swarmv1.Node, from netip.Prefix, now time.Time) *swarmv1.NodeSta
 // current is a view that holds all that was committed when a node called. Those that this replica
 // does not know, such as nodes that were removed, share one question to the leader a second.
 func (s *Server) current(ctx context.Context, node string) (*raftstore.View, *swarmv1.Cluster, error) {
-	newest := s.store.Latest
-	if _, known := s.store.View().Nodes.Get(node); !known {
-		newest = s.fresh.View
-	}
-	view, err := newest(ctx)
+	view, err := s.fresh.ViewFor(ctx, node)
 	if err != nil {
 		return nil, nil, err
 	}

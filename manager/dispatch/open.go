@@ -176,11 +176,7 @@ func (s *Server) checkKey(ctx context.Context, node *swarmv1.Node) error {
 // here, nor one that was removed known; and all that the worker has seen. Those that are unknown here share one question to
 // the leader a second: a host that was removed may ask without end.
 func (s *Server) fresh(ctx context.Context, id string, seen uint64) (*raftstore.View, error) {
-	newest := s.deps.Store.Latest
-	if _, known := s.deps.Store.View().Nodes.Get(id); !known {
-		newest = s.refresh.View
-	}
-	view, err := newest(ctx)
+	view, err := s.refresh.ViewFor(ctx, id)
 	if err != nil {
 		return nil, err
 	}
