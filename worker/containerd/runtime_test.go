@@ -24,7 +24,7 @@ import (
 
 func TestRuntime_LifeOfAContainer(t *testing.T) {
 	n := newNode(t)
-	c := n.container("echo out; echo err >&2; trap 'exit 3' USR1; while :; do sleep 0.02; done")
+	c := n.container("trap 'exit 3' USR1; echo out; echo err >&2; while :; do sleep 0.02; done")
 	id := c.Task.GetId()
 	for range 2 { // the second changes nothing
 		if err := n.runtime.Prepare(n.Ctx, c); err != nil {

@@ -110,6 +110,18 @@ func (n *node) run(id, group string, args []string, opts ...oci.SpecOpts) contai
 	return task
 }
 
+// awaitReady waits until the `probe wait` in each container listens for its signal. The kernel drops
+// a signal to the first process of a PID namespace that the process does not handle yet.
+func (n *node) awaitReady(tasks ...containerd.Task) {
+	n.T.Helper()
+	for _, task := range tasks {
+		eventually.Nil(n.T, task.ID()+" to be ready", func() error {
+			_, err := os.Stat(fmt.Sprintf("/proc/%d/root/ready", task.Pid()))
+			return err
+		})
+	}
+}
+
 func (n *node) record(id string) (exit.Record, error) {
 	return exit.Dir(layout.Exits(n.Layout.State())).Read(layout.Namespace, id)
 }

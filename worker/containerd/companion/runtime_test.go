@@ -68,6 +68,7 @@ func TestRuntime_KilledLosesNeitherContainersNorExits(t *testing.T) {
 	stays := n.run("stays", "g1", []string{"wait"})
 	leaves := n.run("leaves", "g1", []string{"wait"})
 	alone := n.run("alone", "", []string{"wait"})
+	n.awaitReady(leaves, alone)
 
 	n.Kill()
 	for _, task := range []containerd.Task{leaves, alone} {

@@ -1,5 +1,6 @@
-// Command probe is what the tests run in containers: `probe exit N` ends with N,
-// `probe wait` ends with 3 on SIGUSR1, `probe eat` takes memory until it is stopped.
+// Command probe is the program that the tests run in containers: `probe exit N` ends with N,
+// `probe wait` ends with 3 on SIGUSR1 and makes the file /ready once it listens for that signal,
+// `probe eat` takes memory until it is stopped.
 package main
 
 import (
@@ -20,6 +21,9 @@ func main() {
 	case "wait":
 		c := make(chan os.Signal, 1)
 		signal.Notify(c, syscall.SIGUSR1)
+		if err := os.WriteFile("/ready", nil, 0o600); err != nil {
+			panic(err)
+		}
 		<-c
 		os.Exit(3)
 	case "eat":
