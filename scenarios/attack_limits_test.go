@@ -24,6 +24,7 @@ import (
 	"google.golang.org/grpc"
 
 	"swarm/dev"
+	"swarm/internal/eventually"
 	"swarm/internal/pki"
 	"swarm/internal/transport"
 	"swarm/overlay/netns"
@@ -113,6 +114,7 @@ func (c *crowd) attackFromContainer() {
 	if len(open) > 0 {
 		c.t.Errorf("a container reaches cluster ports:\n%s", strings.Join(open, "\n"))
 	}
+	c.attackLateAddresses(rows)
 	c.swarm("service", "rm", "web", "inside")
 
 	// Whoever needs it says so.
@@ -125,6 +127,39 @@ func (c *crowd) attackFromContainer() {
 		}
 	}
 	c.swarm("service", "rm", "ops")
+}
+
+// attackLateAddresses gives a host more addresses while its session is open.
+func (c *crowd) attackLateAddresses(from []psRow) {
+	to := c.hosts[2]
+	for addr, bits := range map[netip.Addr]string{far(to.Address): "/32", far(to.Address6): "/128"} {
+		cmd := exec.CommandContext(c.ctx, "nsenter", "--net="+to.Namespace, "ip", "addr", "add", addr.String()+bits, "dev", "eth0", "nodad")
+		if text, err := cmd.CombinedOutput(); err != nil {
+			c.t.Fatalf("%v: %s", err, text)
+		}
+		began := time.Now()
+		for _, row := range from {
+			if row.node == to.Name {
+				continue
+			}
+			eventually.Nil(c.t, fmt.Sprintf("a container on %s is kept from %s, which %s has since its session began", row.node, addr, to.Name), func() error {
+				reached, err := c.clusterPortsReached(row, to, addr)
+				if err == nil && len(reached) > 0 {
+					err = fmt.Errorf("it reaches %v", reached)
+				}
+				return err
+			})
+		}
+		c.t.Logf("containers are kept from the late address %s within %s", addr, time.Since(began).Round(time.Millisecond))
+	}
+}
+
+// far is an address of the same network that no host has.
+func far(a netip.Addr) netip.Addr {
+	b := a.AsSlice()
+	b[len(b)-1] += 100
+	out, _ := netip.AddrFromSlice(b)
+	return out
 }
 
 // addresses are those of the host that containers can name.

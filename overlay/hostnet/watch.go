@@ -1,0 +1,79 @@
+//go:build linux
+
+package hostnet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"swarm/internal/pause"
+)
+
+// Notices are netlink messages by which the kernel tells that something has changed.
+type Notices struct {
+	// Of names what changes, in errors.
+	Of string
+	// Protocol is a netlink family, and Groups a bit mask of its multicast groups.
+	Protocol int
+	Groups   uint32
+}
+
+// AddressNotices are those of addresses that the host gets or loses.
+func AddressNotices() Notices {
+	return Notices{
+		Of: "addresses", Protocol: unix.NETLINK_ROUTE,
+		Groups: 1<<(unix.RTNLGRP_IPV4_IFADDR-1) | 1<<(unix.RTNLGRP_IPV6_IFADDR-1),
+	}
+}
+
+// Watch calls check once notices are subscribed to, and again after notices, at most once an
+// interval, until ctx ends. The kernel may drop notices when there are too many: Watch takes that
+// for a notice.
+func Watch(ctx context.Context, n Notices, interval time.Duration, check func(context.Context)) error {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, n.Protocol)
+	if err != nil {
+		return fmt.Errorf("watch %s: %w", n.Of, err)
+	}
+	f := os.NewFile(uintptr(fd), "notices of "+n.Of)
+	defer f.Close()
+	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: n.Groups}); err != nil {
+		return fmt.Errorf("watch %s: %w", n.Of, err)
+	}
+	stop := context.AfterFunc(ctx, func() { _ = f.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	buf := make([]byte, 64<<10)
+	for {
+		check(ctx)
+		_, err := f.Read(buf)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil && !errors.Is(err, unix.ENOBUFS) {
+			return fmt.Errorf("watch %s: %w", n.Of, err)
+		}
+		if pause.For(ctx, interval) != nil {
+			return nil
+		}
+		// What comes after this is looked at in the next round.
+		drain(f, buf)
+		if ctx.Err() != nil {
+			return nil
+		}
+	}
+}
+
+// drain discards the notices that have queued up.
+func drain(f *os.File, buf []byte) {
+	for {
+		_ = f.SetReadDeadline(time.Now().Add(time.Millisecond))
+		if _, err := f.Read(buf); err != nil && !errors.Is(err, unix.ENOBUFS) {
+			break
+		}
+	}
+	_ = f.SetReadDeadline(time.Time{})
+}
