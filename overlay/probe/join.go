@@ -50,12 +50,14 @@ type Gatekeeper struct {
 	// permit says whether a caller may have an address tried.
 	permit func(caller net.Addr, addr netip.Addr) error
 	admit  func(ctx context.Context) (Gate, error)
+	// limit bounds a call.
+	limit time.Duration
 }
 
 // NewGatekeeper makes a Gatekeeper; admit refuses the caller of an RPC who has not proved a join
 // token.
 func NewGatekeeper(admit func(ctx context.Context) (Gate, error)) *Gatekeeper {
-	return &Gatekeeper{admit: admit, permit: permit, slots: newSlots(joinsAtOnce, joinsOfOrigin)}
+	return &Gatekeeper{admit: admit, permit: permit, limit: joinLimit, slots: newSlots(joinsAtOnce, joinsOfOrigin)}
 }
 
 // Joiner is a host that wants to join. Its cluster port is open.
@@ -202,9 +204,9 @@ func permit(caller net.Addr, addr netip.Addr) error {
 // Probe implements the Admission service. Packets go to the address that the host calls from, when its token is right, and
 // nowhere else.
 func (k *Gatekeeper) Probe(stream swarmv1.Admission_ProbeServer) error {
-	ctx, cancel := context.WithTimeout(stream.Context(), joinLimit)
+	ctx, cancel := context.WithTimeout(stream.Context(), k.limit)
 	defer cancel()
-	first, err := stream.Recv()
+	first, err := next(ctx, stream)
 	if err != nil {
 		return err
 	}
@@ -241,7 +243,7 @@ func (k *Gatekeeper) Probe(stream swarmv1.Admission_ProbeServer) error {
 	}); err != nil {
 		return err
 	}
-	if _, err := stream.Recv(); err != nil { // now it listens
+	if _, err := next(ctx, stream); err != nil { // now it listens
 		return err
 	}
 	line.speak(ctx, gossip, data, nonce)
@@ -255,8 +257,28 @@ func (k *Gatekeeper) Probe(stream swarmv1.Admission_ProbeServer) error {
 	if err := stream.Send(&swarmv1.AdmissionProbe{Out: line.ways(), In: in}); err != nil {
 		return err
 	}
-	_, _ = stream.Recv() // its end: until then this side speaks
+	_, _ = next(ctx, stream) // its end: until then this side speaks
 	return nil
+}
+
+// next receives from a stream until ctx ends. After an error the handler returns, which ends the
+// stream and so the receiving.
+func next(ctx context.Context, stream swarmv1.Admission_ProbeServer) (*swarmv1.AdmissionRequest, error) {
+	type received struct {
+		request *swarmv1.AdmissionRequest
+		err     error
+	}
+	came := make(chan received, 1)
+	go func() {
+		request, err := stream.Recv()
+		came <- received{request, err}
+	}()
+	select {
+	case r := <-came:
+		return r.request, r.err
+	case <-ctx.Done():
+		return nil, errdefs.ErrUnavailable.WithMessage("the host that wants to join has sent nothing in time")
+	}
 }
 
 // Join tries the ways between this host and the manager at the other end of the connection, which

@@ -14,6 +14,7 @@ import (
 	"github.com/containerd/errdefs"
 	"google.golang.org/grpc"
 
+	"swarm/internal/eventually"
 	"swarm/internal/grpctest"
 	"swarm/internal/transport"
 	swarmv1 "swarm/proto/swarm/v1"
@@ -22,11 +23,12 @@ import (
 // newGate is a manager at 127.81.1.1, and the host at 127.81.1.2 that wants to join.
 func newGate(t *testing.T) (swarmv1.AdmissionClient, Joiner) {
 	t.Helper()
-	return newGateThat(t, func(context.Context) error { return nil })
+	return newGateThat(t, joinLimit, func(context.Context) error { return nil })
 }
 
-// newGateThat is newGate with a manager that admits whom the function does not refuse.
-func newGateThat(t *testing.T, admit func(context.Context) error) (swarmv1.AdmissionClient, Joiner) {
+// newGateThat is newGate with a manager that bounds a call, and admits callers that the function
+// does not refuse.
+func newGateThat(t *testing.T, limit time.Duration, admit func(context.Context) error) (swarmv1.AdmissionClient, Joiner) {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("raw sockets need root")
@@ -42,6 +44,7 @@ func newGateThat(t *testing.T, admit func(context.Context) error) (swarmv1.Admis
 		}, nil
 	})
 	k.permit = func(net.Addr, netip.Addr) error { return nil } // the connection is through memory
+	k.limit = limit
 	server := grpc.NewServer(grpc.StreamInterceptor(func(srv any, ss grpc.ServerStream, _ *grpc.StreamServerInfo, next grpc.StreamHandler) error {
 		return transport.ToStatus(next(srv, ss))
 	}))
@@ -87,7 +90,7 @@ func TestJoin_WhatDoesNotComeIsTold(t *testing.T) {
 }
 
 func TestJoin_Refusals(t *testing.T) {
-	closed, j := newGateThat(t, func(context.Context) error { return errdefs.ErrUnauthenticated.WithMessage("a wrong token") })
+	closed, j := newGateThat(t, joinLimit, func(context.Context) error { return errdefs.ErrUnauthenticated.WithMessage("a wrong token") })
 	if _, err := Join(t.Context(), closed, j); !errdefs.IsUnauthorized(transport.FromStatus(err)) {
 		t.Errorf("a wrong token: %v", err)
 	}
@@ -105,6 +108,30 @@ func TestJoin_Refusals(t *testing.T) {
 	_ = stream.Send(&swarmv1.AdmissionRequest{Addr: "x", Nonce: []byte{1}})
 	if _, err := stream.Recv(); !errdefs.IsInvalidArgument(transport.FromStatus(err)) {
 		t.Errorf("nonsense: %v", err)
+	}
+}
+
+// A caller that says nothing more, at either step, does not keep others with its address from their
+// turn.
+func TestProbe_SilentCallersHoldNoSlot(t *testing.T) {
+	for name, say := range map[string]int{"before it listens": 1, "after the verdict": 2} {
+		t.Run(name, func(t *testing.T) {
+			c, j := newGateThat(t, time.Second, func(context.Context) error { return nil })
+			stream, err := c.Probe(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			for range say {
+				_ = stream.Send(&swarmv1.AdmissionRequest{Nonce: newNonce(), Addr: j.Addr.String(), Port: uint32(j.Port)})
+				if _, err := stream.Recv(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			eventually.Nil(t, "another host has its turn", func() error {
+				_, err := Join(t.Context(), c, j)
+				return err
+			})
+		})
 	}
 }
 
