@@ -109,7 +109,7 @@ type WorkerHooks struct {
 type Gossip interface {
 	Run(ctx context.Context) error
 	Members() []*swarmv1.Member
-	// Resolve finds a node by what it gossips of itself.
+	// Resolve finds a node by what the managers have told of it.
 	Resolve(nodeID string) (Peer, bool)
 	// UpdateKeys replaces the keys; the first encrypts, each decrypts.
 	UpdateKeys(keys [][]byte) error

@@ -6,7 +6,6 @@ import (
 	"net/netip"
 	"os"
 	"slices"
-	"strconv"
 
 	"github.com/containerd/errdefs"
 	"google.golang.org/grpc"
@@ -119,23 +118,26 @@ func triedWays(tried []*swarmv1.TriedWay, in bool) []doctor.Way {
 // newProber tries the ways between a member and those that it gossips with.
 func newProber(hostname string, g *gossipMember, b node.Base, self func(context.Context) (*swarmv1.SurveyedSelf, error)) *probe.Prober {
 	return probe.New(probe.Config{Hostname: hostname, Data: dataPath(b.Membership)}, probe.Deps{
-		Others: g.others, Ping: g.Ping, Self: self,
+		Others: func() []probe.Node { return g.others(b.Membership) }, Ping: g.Ping, Self: self,
 		Dial: func(nodeID string) (grpc.ClientConnInterface, error) { return b.Dialer.DialGRPC(nodeID) },
 	})
 }
 
-// others lists the other nodes that belong here, those that do not answer among them.
-func (g *gossipMember) others() []probe.Node {
+// others lists the other nodes that belong here, those that do not answer among them. Where they
+// are is what the managers tell: packets are sent there. The ports of gossip and of overlay
+// networks are the same on all nodes.
+func (g *gossipMember) others(own node.Membership) []probe.Node {
 	members, _ := g.Gossip.Members()
 	var out []probe.Node
 	for _, m := range members {
-		port, err := strconv.ParseUint(m.Tags[tagPort], 10, 16)
-		if m.ID == g.self || m.Status == gossip.Left || err != nil {
+		p, ok := g.Peer(m.ID)
+		if m.ID == g.self || m.Status == gossip.Left || !ok {
 			continue
 		}
-		n := probe.Node{ID: m.ID, Addr: m.Addr.Addr(), Port: uint16(port), GossipPort: m.Addr.Port()}
-		n.Data, _ = netip.ParseAddrPort(m.Tags[tagData]) // a build from before it has none
-		out = append(out, n)
+		out = append(out, probe.Node{
+			ID: m.ID, Addr: p.Addr, Port: p.Port, GossipPort: own.GossipPort,
+			Data: netip.AddrPortFrom(p.DataAddr, dataPath(own).Port()),
+		})
 	}
 	return out
 }

@@ -59,12 +59,6 @@ func (p *parts) found(r node.FoundRequest) (node.Founded, error) {
 	return out, nil
 }
 
-// Gossip tags: a node's cluster port, and the address and port on which it takes packets of overlay networks.
-const (
-	tagPort = "port"
-	tagData = "data"
-)
-
 // gossipMember fits package gossip to package node.
 type gossipMember struct {
 	*gossip.Gossip
@@ -94,7 +88,7 @@ func (p *parts) newGossip(b node.Base) (node.Gossip, error) {
 	g, err := gossip.New(gossip.Config{
 		NodeID: b.Membership.NodeID, BindAddr: bind, AdvertiseAddr: advertise, Port: b.Membership.GossipPort,
 		Keys: b.Membership.GossipKeys,
-		Tags: map[string]string{gossip.TagRole: role, gossip.TagBuild: version, tagPort: strconv.Itoa(int(b.Membership.Port)), tagData: dataPath(b.Membership).String()},
+		Tags: map[string]string{gossip.TagRole: role, gossip.TagBuild: version},
 	}, gossip.Deps{
 		Log:      b.Log,
 		Key:      func() *ecdsa.PrivateKey { return b.Identity.Credential().Key },
@@ -126,17 +120,11 @@ func (g *gossipMember) Members() []*swarmv1.Member {
 	return out
 }
 
-// Resolve finds a node's cluster port by what the managers tell of it, or else by what it gossips.
+// Resolve finds a node's cluster port by what the managers tell of it. What it gossips of itself
+// names no place: other nodes connect there.
 func (g *gossipMember) Resolve(nodeID string) (node.Peer, bool) {
-	if p, ok := g.Peer(nodeID); ok && p.Addr.IsValid() && p.Port != 0 {
-		return node.Peer{NodeID: nodeID, Addr: p.Addr.String(), Port: p.Port}, true
-	}
-	m, ok := g.Member(nodeID)
-	port, err := strconv.ParseUint(m.Tags[tagPort], 10, 16)
-	if !ok || err != nil {
-		return node.Peer{}, false
-	}
-	return node.Peer{NodeID: nodeID, Addr: m.Addr.Addr().String(), Port: uint16(port)}, true
+	p, ok := g.Peer(nodeID)
+	return node.Peer{NodeID: nodeID, Addr: p.Addr.String(), Port: p.Port}, ok && p.Addr.IsValid() && p.Port != 0
 }
 
 // alive lists the other nodes that answer.

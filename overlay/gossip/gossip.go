@@ -214,7 +214,7 @@ func (g *Gossip) state(leaving bool) error {
 	defer g.mu.Unlock()
 	own := g.members[g.self]
 	next := statement{tags: own.said.tags, leaving: leaving || own.said.leaving}
-	next.made = max(own.said.later(), g.floor+1)
+	next.made = max(later(own.said.made), later(g.floor))
 	meta, err := next.sign(key, g.self, g.addr)
 	if err != nil {
 		return err

@@ -6,8 +6,10 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"math"
 	"net/netip"
 	"testing"
+	"time"
 
 	"swarm/overlay/gossip/envelope"
 )
@@ -47,12 +49,12 @@ func TestHear(t *testing.T) {
 		{name: "returns with its clock set back", first: words{2, true, here}, later: words{1, false, here}, want: Failed, at: here},
 		{name: "what it said before", first: words{2, false, here}, later: words{1, false, here}, up: true, refused: true, want: Alive, at: here},
 		{name: "a second machine", first: words{1, false, here}, later: words{2, false, there}, up: true, conflict: true, want: Alive, at: here},
-		{name: "moved", first: words{1, false, here}, later: words{2, false, there}, want: Failed, at: there},
+		{name: "at an address of another host", first: words{1, false, here}, later: words{2, false, there}, refused: true, want: Failed, at: here},
 	} {
 		g := &Gossip{
 			self: "n1", members: map[string]*record{}, up: map[string]bool{}, changed: make(chan struct{}), conflicts: make(chan Conflict, 1),
 		}
-		g.roster.Store(&roster{told: true, peers: map[string]Peer{"n2": {keys: []*ecdsa.PublicKey{&key.PublicKey}}}})
+		g.roster.Store(&roster{told: true, peers: map[string]Peer{"n2": {Addr: here.Addr(), keys: []*ecdsa.PublicKey{&key.PublicKey}}}})
 		if err := g.hear("n2", tt.first.addr, meta(tt.first)); err != nil {
 			t.Fatal(err)
 		}
@@ -66,6 +68,69 @@ func TestHear(t *testing.T) {
 		}
 		if g.hear("n2", here, make([]byte, 30)) == nil || g.hear("n2", here, nil) == nil || g.hear("n3", here, meta(tt.first)) == nil {
 			t.Errorf("%s: a forgery is heard", tt.name)
+		}
+	}
+}
+
+// A node names an address of another host, before or after the managers have told where it is.
+func TestHear_AddressIsTheManagers(t *testing.T) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	own, victim := netip.MustParseAddrPort("10.0.0.2:7946"), netip.MustParseAddrPort("192.0.2.9:53")
+	meta, err := statement{made: 1}.sign(key, "n2", victim)
+	if err != nil {
+		t.Fatal(err)
+	}
+	told := &roster{told: true, peers: map[string]Peer{"n2": {Addr: own.Addr(), keys: []*ecdsa.PublicKey{&key.PublicKey}}}}
+	for _, early := range []bool{true, false} {
+		g := &Gossip{self: "n1", members: map[string]*record{}, up: map[string]bool{}, changed: make(chan struct{})}
+		g.roster.Store(&roster{})
+		if early {
+			if err := g.hear("n2", victim, meta); err != nil {
+				t.Fatal(err)
+			}
+		}
+		g.roster.Store(told)
+		g.judge(told)
+		if err := g.hear("n2", victim, meta); err == nil {
+			t.Errorf("early %t: an address of another host is heard", early)
+		}
+		if m, known := g.Member("n2"); known {
+			t.Errorf("early %t: the node is taken to be at %s", early, m.Addr)
+		}
+	}
+}
+
+// A node whose key was copied, or whose clock was wrong, has said something at the last time that
+// there is. It can still say something later.
+func TestStatement_DatedAhead(t *testing.T) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := netip.MustParseAddrPort("10.0.0.2:7946")
+	trust := envelope.Trust{Keys: []*ecdsa.PublicKey{&key.PublicKey}}
+	now := uint64(time.Now().UnixNano())
+	for made, heard := range map[uint64]bool{
+		1:                     true,
+		now:                   true,
+		now + 59*60*1e9:       true,
+		now + 2*claimLead*1e9: false,
+		math.MaxInt64:         false,
+		math.MaxUint64:        false,
+	} {
+		meta, err := statement{made: made}.sign(key, "n2", at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := readStatement(meta, "n2", at, trust); (err == nil) != heard {
+			t.Errorf("dated %d, now %d: %v, want that it is heard: %t", made, now, err, heard)
+		}
+		next := later(made)
+		if early(next) || next < now || heard && next <= made {
+			t.Errorf("after one of %d the next is of %d, now %d", made, next, now)
 		}
 	}
 }

@@ -147,13 +147,14 @@ func (g *Gossip) notify() {
 	g.changed = make(chan struct{})
 }
 
-// judge drops the members that a new roster does not list, and those whose statement, taken on
-// trust before there was a roster, turns out to be forged.
+// judge drops the members that a new roster does not list, those that it lists at another address,
+// and those whose statement, taken on trust before there was a roster, turns out to be forged.
 func (g *Gossip) judge(r *roster) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for id, m := range g.members {
 		trust, known := r.trust(id)
+		known = known && r.places(id, m.addr.Addr()) == nil
 		if known && !m.verified {
 			said, err := readStatement(m.meta, id, m.addr, trust)
 			if known = err == nil; known {
@@ -191,20 +192,27 @@ func (g *Gossip) hear(id string, addr netip.AddrPort, meta []byte) error {
 	if r != nil && r.addr == addr && bytes.Equal(r.meta, meta) {
 		return nil // The usual case: what it said is known.
 	}
-	trust, known := g.roster.Load().trust(id)
+	told := g.roster.Load()
+	trust, known := told.trust(id)
 	if !known {
 		return errors.New("it is no member")
 	}
 	said, err := readStatement(meta, id, addr, trust)
-	switch {
-	case err != nil:
+	if err != nil {
 		return err
+	}
+	if r != nil && r.addr != addr && r.status() == Alive {
+		g.clash(Conflict{NodeID: id, Member: r.addr, Other: addr})
+		return nil // Memberlist ignores it by itself.
+	}
+	// Every member sends packets there: the node must not choose where.
+	if err := told.places(id, addr.Addr()); err != nil && id != g.self {
+		return err
+	}
+	switch {
 	case r == nil:
 		r = &record{addr: addr, up: g.up[id], since: time.Now()}
 		g.members[id] = r
-	case r.addr != addr && r.status() == Alive:
-		g.clash(Conflict{NodeID: id, Member: r.addr, Other: addr})
-		return nil // Memberlist ignores it by itself.
 	case id == g.self:
 		// This node's own words, of before its clock was set back: it speaks again, later than
 		// that.
@@ -213,7 +221,7 @@ func (g *Gossip) hear(id string, addr netip.AddrPort, meta []byte) error {
 			wake(g.say)
 		}
 		return nil
-	case r.verified && said.made < r.said.made && (r.up || said.leaving):
+	case r.verified && said.made < r.said.made && !early(r.said.made) && (r.up || said.leaving):
 		return errors.New("it has said something else since")
 	}
 	before := r.status()

@@ -19,7 +19,9 @@ type Peer struct {
 	// Addr is where it is reached, and Port its cluster port.
 	Addr netip.Addr
 	Port uint16
-	keys []*ecdsa.PublicKey
+	// DataAddr is where it takes packets of overlay networks.
+	DataAddr netip.Addr
+	keys     []*ecdsa.PublicKey
 }
 
 // roster is the managers' list of all members. It is immutable.
@@ -37,6 +39,14 @@ func (r *roster) trust(id string) (t envelope.Trust, known bool) {
 	}
 	p, known := r.peers[id]
 	return envelope.Trust{Keys: p.keys}, known
+}
+
+// places refuses an address of a node that is not the one that the managers tell.
+func (r *roster) places(id string, at netip.Addr) error {
+	if p, known := r.peers[id]; known && p.Addr != at {
+		return fmt.Errorf("it is at %s by what managers tell, and not at %s", p.Addr, at)
+	}
+	return nil
 }
 
 // Apply takes over what the managers tell of the members. The first call lists them all. From then
@@ -84,6 +94,7 @@ func (g *Gossip) peer(p *swarmv1.Peering) Peer {
 		at = others[0] // Another address than that of the data path.
 	}
 	out.Addr, _ = netip.ParseAddr(at)
+	out.DataAddr, _ = netip.ParseAddr(p.GetAddr())
 	for _, der := range p.GetPublicKeys() {
 		key, err := parseKey(der)
 		if err != nil {

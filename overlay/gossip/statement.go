@@ -96,6 +96,8 @@ func readStatement(meta []byte, id string, addr netip.AddrPort, trust envelope.T
 	switch {
 	case err != nil:
 		return s, err
+	case early(s.made):
+		return s, fmt.Errorf("statement is dated more than %d seconds ahead", claimLead)
 	case trust.Blind:
 		s.leaving = false
 		return s, nil
@@ -105,6 +107,18 @@ func readStatement(meta []byte, id string, addr netip.AddrPort, trust envelope.T
 	return s, nil
 }
 
+// early reports whether a statement is dated further ahead than clocks of hosts may differ. Nobody
+// hears it: the node could say nothing later than the last time that there is.
+func early(made uint64) bool {
+	return made > uint64(time.Now().Add(claimLead*time.Second).UnixNano())
+}
+
 // later is the time for the next statement, later than an earlier one also when the clock was set
-// back.
-func (s statement) later() uint64 { return max(uint64(time.Now().UnixNano()), s.made+1) }
+// back. An earlier one that nobody hears does not count.
+func later(made uint64) uint64 {
+	now := uint64(time.Now().UnixNano())
+	if early(made) {
+		return now
+	}
+	return max(now, made+1)
+}
