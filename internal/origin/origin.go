@@ -12,7 +12,11 @@ const ipv6Bits = 64
 
 // Of returns the origin of a connection: its IPv4 address, or the /64 network of its IPv6 address. Two callers with the
 // same origin share a budget. An address without an IP, such as that of a Unix socket, gives the zero Prefix.
-func Of(addr net.Addr) netip.Prefix {
+func Of(addr net.Addr) netip.Prefix { return OfIP(IP(addr)) }
+
+// IP returns the address of a connection's end without a zone, and IPv4 as such. Without an IP it
+// is the zero Addr.
+func IP(addr net.Addr) netip.Addr {
 	var ip netip.Addr
 	switch a := addr.(type) {
 	case *net.TCPAddr:
@@ -25,7 +29,7 @@ func Of(addr net.Addr) netip.Prefix {
 			ip = at.Addr()
 		}
 	}
-	return OfIP(ip)
+	return ip.Unmap().WithZone("")
 }
 
 // OfIP is Of for an address without a port.

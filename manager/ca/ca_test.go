@@ -36,7 +36,7 @@ func newRig(t *testing.T) *rig {
 func newRigAt(t *testing.T, addr string) *rig {
 	t.Helper()
 	found, err := ca.NewCluster(ca.Founder{
-		CSR: csr(t), MachineID: "machine-0", Hostname: "host-0", Addr: addr, Port: 2377,
+		CSR: csr(t), MachineID: "machine-0", Hostname: "host-0", Addr: addr, Port: 2377, DataPathAddr: dataPathOf(addr),
 		Spec: &swarmv1.ClusterSpec{Network: &swarmv1.NetworkDefaults{GossipPort: 7946}},
 	}, time.Now())
 	if err != nil {
@@ -47,6 +47,14 @@ func newRigAt(t *testing.T, addr string) *rig {
 		t.Fatal(err)
 	}
 	return &rig{t: t, store: store, found: found, server: ca.New(ca.Deps{Log: slog.New(slog.DiscardHandler), Store: store})}
+}
+
+// dataPathOf is the first node's data path address.
+func dataPathOf(addr string) string {
+	if addr == "10.0.0.1" {
+		return "10.1.0.1"
+	}
+	return ""
 }
 
 func csr(t *testing.T) []byte {
@@ -157,6 +165,10 @@ func TestJoin_Refuses(t *testing.T) {
 		}, errdefs.IsAlreadyExists, "this host is already node"},
 		{"a cloned machine id", func(_ *rig, q *swarmv1.JoinRequest) { q.MachineId = "machine-0" }, errdefs.IsAlreadyExists, "cloned disk"},
 		{"an address in use", func(_ *rig, q *swarmv1.JoinRequest) { q.Addr = "10.0.0.1" }, errdefs.IsAlreadyExists, "--advertise-addr"},
+		{"an address in use, with another port", func(_ *rig, q *swarmv1.JoinRequest) { q.Addr, q.Port = "10.0.0.1", 3377 }, errdefs.IsAlreadyExists, "--advertise-addr"},
+		{"a data path at another node", func(_ *rig, q *swarmv1.JoinRequest) { q.DataPathAddr = "10.0.0.1" }, errdefs.IsAlreadyExists, "--data-path-addr"},
+		{"the data path of another node", func(_ *rig, q *swarmv1.JoinRequest) { q.DataPathAddr = "10.1.0.1" }, errdefs.IsAlreadyExists, "--data-path-addr"},
+		{"the data path of another node, as its own", func(_ *rig, q *swarmv1.JoinRequest) { q.Addr = "10.1.0.1" }, errdefs.IsAlreadyExists, "--advertise-addr"},
 		{"no address", func(_ *rig, q *swarmv1.JoinRequest) { q.Addr = "host-1" }, errdefs.IsInvalidArgument, "not an IP address"},
 		{"an address for nobody", func(_ *rig, q *swarmv1.JoinRequest) { q.Addr = "0.0.0.0" }, errdefs.IsInvalidArgument, "one host"},
 		{"no port", func(_ *rig, q *swarmv1.JoinRequest) { q.Port = 0 }, errdefs.IsInvalidArgument, "port 0"},
@@ -292,6 +304,35 @@ func TestJoin_AgainAfterAFailure(t *testing.T) {
 			if _, err := r.joinWorker(req); !errdefs.IsAlreadyExists(err) || !strings.Contains(err.Error(), says) {
 				t.Errorf("got %v, want a refusal that says %q", err, says)
 			}
+		}
+	})
+}
+
+// A host that joins is a row before it reports. Another holder of the token, elsewhere, does not
+// push it out by its words.
+func TestJoin_ReplacesNoOtherHost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		token, _ := pki.ParseToken(r.tokens().GetWorker())
+		join := func(from string) (string, error) {
+			answer, err := r.server.Join(r.as(t.Context(), token, netip.MustParseAddr(from)), r.request())
+			return answer.GetNodeId(), err
+		}
+		id, err := join("2001:db8::7")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if st, _ := r.store.View().NodeStates.Get(id); st.GetAddr() != "2001:db8::7" {
+			t.Errorf("the node's address is %s, want the one that it called from", st.GetAddr())
+		}
+		if _, err := join("2001:db8:1::7"); !errdefs.IsAlreadyExists(err) {
+			t.Errorf("another host with its words: %v, want a refusal", err)
+		}
+		if _, ok := r.store.View().Nodes.Get(id); !ok {
+			t.Error("the node that has just joined is gone")
+		}
+		if _, err := join("2001:db8::8"); err != nil {
+			t.Errorf("the host itself, which has another address of its network now: %v", err)
 		}
 	})
 }

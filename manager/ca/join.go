@@ -46,11 +46,11 @@ func (s *Server) Join(ctx context.Context, req *swarmv1.JoinRequest) (*swarmv1.J
 		return nil, fmt.Errorf("join: %w", err)
 	}
 	c := view.Cluster()
-	given := abandoned(view, req)
+	from := caller(ctx, req)
+	given := abandoned(view, req, from)
 	if err := refuseTwice(view, req, given); err != nil {
 		return nil, err
 	}
-	from := origin.Of(remote(ctx))
 	if err := refuseCrowd(view, from, given); err != nil {
 		return nil, fmt.Errorf("join: %w", err)
 	}
@@ -90,14 +90,28 @@ func (s *Server) Join(ctx context.Context, req *swarmv1.JoinRequest) (*swarmv1.J
 	}, nil
 }
 
+// caller is the address that a host joins from, or the one that it advertises when it calls by
+// loopback or through memory.
+func caller(ctx context.Context, req *swarmv1.JoinRequest) netip.Addr {
+	if at := origin.IP(remote(ctx)); at.IsValid() && !at.IsLoopback() {
+		return at
+	}
+	at, _ := netip.ParseAddr(req.GetAddr()) // checkHost has parsed it
+	return at
+}
+
 // arrived is the state of a node that was admitted: until its first session, its address there is
 // where it called from.
-func arrived(n *swarmv1.Node, from netip.Prefix, now time.Time) *swarmv1.NodeState {
+func arrived(n *swarmv1.Node, from netip.Addr, now time.Time) *swarmv1.NodeState {
 	st := newState(n, now)
-	if at := from.Addr(); from.IsValid() && !at.IsLoopback() {
-		st.Addr = at.String()
-	}
+	st.Addr = from.String()
 	return st
+}
+
+// calledFrom reports whether a node that has not reported was admitted from an origin.
+func calledFrom(st *swarmv1.NodeState, from netip.Prefix) bool {
+	at, err := netip.ParseAddr(st.GetAddr())
+	return err == nil && origin.OfIP(at) == from
 }
 
 // current is a view that holds all that was committed when a node called. Those that this replica
@@ -113,13 +127,15 @@ func (s *Server) current(ctx context.Context, node string) (*raftstore.View, *sw
 	return view, view.Cluster(), nil
 }
 
-// abandoned are the nodes that this very host was admitted as and never became: its join failed after our answer, or the
-// answer was lost. A host that runs as one of them does not ask again.
-func abandoned(view *raftstore.View, req *swarmv1.JoinRequest) []*swarmv1.NodeState {
+// abandoned are the nodes that this very host was admitted as and never became: its join failed
+// after our answer, or the answer was lost. A host that runs as one of them does not ask again. It
+// calls from the same origin: machine id, address and port are words that any host with a join
+// token can say of another that joins at this moment.
+func abandoned(view *raftstore.View, req *swarmv1.JoinRequest, from netip.Addr) []*swarmv1.NodeState {
 	var out []*swarmv1.NodeState
 	for n := range view.Nodes.All() {
 		same := n.GetMachineId() == req.GetMachineId() && n.GetAddr() == req.GetAddr() && n.GetPort() == req.GetPort()
-		if st, ok := view.NodeStates.Get(n.GetId()); ok && same && members.NeverReported(st) {
+		if st, ok := view.NodeStates.Get(n.GetId()); ok && same && members.NeverReported(st) && calledFrom(st, origin.OfIP(from)) {
 			out = append(out, st)
 		}
 	}
@@ -140,14 +156,14 @@ const (
 
 // refuseCrowd refuses a host while too many have been admitted that never reported, those that it
 // replaces aside.
-func refuseCrowd(view *raftstore.View, from netip.Prefix, given []*swarmv1.NodeState) error {
-	all, same := 0, 0
+func refuseCrowd(view *raftstore.View, caller netip.Addr, given []*swarmv1.NodeState) error {
+	all, same, from := 0, 0, origin.OfIP(caller)
 	for st := range view.NodeStates.All() {
 		if !members.NeverReported(st) || slices.Contains(given, st) {
 			continue
 		}
 		all++
-		if at, err := netip.ParseAddr(st.GetAddr()); err == nil && origin.OfIP(at) == from {
+		if calledFrom(st, from) {
 			same++
 		}
 	}
@@ -185,8 +201,29 @@ func refuseTwice(view *raftstore.View, req *swarmv1.JoinRequest, given []*swarmv
 				"address %s port %d is already that of node %s (%s, %s): give another with --advertise-addr, or run `swarm node rm --force %s` on a manager",
 				req.GetAddr(), req.GetPort(), n.GetId(), n.GetHostname(), stateWord(st), n.GetId()))
 		}
+		for _, own := range addresses(req.GetAddr(), req.GetDataPathAddr()) {
+			if slices.Contains(addresses(n.GetAddr(), n.GetDataPathAddr()), own) {
+				flag := "--advertise-addr"
+				if own != req.GetAddr() {
+					flag = "--data-path-addr"
+				}
+				return errdefs.ErrAlreadyExists.WithMessage(fmt.Sprintf(
+					"address %s is already that of node %s (%s, %s): give another with %s, or run `swarm node rm --force %s` on a manager",
+					own, n.GetId(), n.GetHostname(), stateWord(st), flag, n.GetId()))
+			}
+		}
 	}
 	return nil
+}
+
+// addresses are those of a node that other nodes send to, and that no two nodes have: the ports of
+// gossip and of overlay networks are the same on all nodes. Clusters on loopback are for trying,
+// and their nodes differ by their cluster ports alone.
+func addresses(advertised, dataPath string) []string {
+	return slices.DeleteFunc([]string{advertised, dataPath}, func(text string) bool {
+		a, err := netip.ParseAddr(text)
+		return err != nil || a.IsLoopback()
+	})
 }
 
 func sameHost(n *swarmv1.Node, req *swarmv1.JoinRequest) bool {
