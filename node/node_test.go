@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
 	"os"
 	"strings"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sync/errgroup"
 
 	"swarm/internal/eventually"
 	"swarm/internal/pki"
@@ -145,6 +147,58 @@ func TestNode_JoinThatFailsLeavesNothing(t *testing.T) {
 	if _, err := host.join(good, manager.addr()); err != nil {
 		t.Errorf("join after all: %v", err)
 	}
+}
+
+// A manager cuts connections of one origin when there are too many, and answers that its cluster
+// has no leader. The host tries again by itself.
+func TestNode_JoinTriesAgainWhenItIsCutOff(t *testing.T) {
+	manager, host := pair(t)
+	busy := cutting(t, manager.addr(), 3)
+	if _, err := host.join(manager.cluster.token.String(), busy); err != nil {
+		t.Errorf("join through a manager that cuts the first connections: %v", err)
+	}
+}
+
+// cutting passes connections on, all but the first ones, and returns its address. Of those it cuts
+// one before its handshake and lets the next pass, in turn, so that both the first contact and the
+// request are cut off.
+func cutting(t *testing.T, to string, first int) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var g errgroup.Group
+	g.Go(func() error {
+		for n := 0; ; n++ {
+			conn, err := ln.Accept()
+			if err != nil {
+				return nil // the test has ended
+			}
+			if n < 2*first && n%2 == 0 {
+				_ = conn.Close()
+				continue
+			}
+			g.Go(func() error {
+				defer conn.Close()
+				out, err := net.Dial("tcp", to)
+				if err != nil {
+					return err
+				}
+				defer out.Close()
+				go func() { _, _ = io.Copy(out, conn); _ = out.Close() }() // ends with conn
+				_, _ = io.Copy(conn, out)
+				return nil
+			})
+		}
+	})
+	t.Cleanup(func() {
+		_ = ln.Close()
+		if err := g.Wait(); err != nil {
+			t.Error(err)
+		}
+	})
+	return ln.Addr().String()
 }
 
 func TestNode_JoinTriesTheNextManager(t *testing.T) {

@@ -101,8 +101,8 @@ func TestListener_StrangersShareABudget(t *testing.T) {
 	}
 	eventually.Nil(t, "one address has its part of the places", func() error {
 		open := slices.DeleteFunc(slices.Clone(strangers), func(c *tls.Conn) bool { return hungUp(c) })
-		if len(open) != 4 {
-			return fmt.Errorf("%d strangers are connected, want 4", len(open))
+		if len(open) != 16 {
+			return fmt.Errorf("%d strangers are connected, want 16", len(open))
 		}
 		return nil
 	})
@@ -117,6 +117,20 @@ func TestListener_StrangersShareABudget(t *testing.T) {
 	defer stop.Stop()
 	if _, err := stream.Recv(); !stop.Stop() && err == nil {
 		t.Error("the stream of a member has ended")
+	}
+}
+
+// Hosts of one network that join at once are not cut off for each other.
+func TestListener_HostsOfOneOriginJoinAtOnce(t *testing.T) {
+	root := newRoot(t, "c1")
+	server := startNode(t, identity(t, fresh(t, root, newID()), root.Cert), ListenerConfig{})
+	var hosts []*tls.Conn
+	for range DefaultMaxStrangers / 2 {
+		hosts = append(hosts, anonymous(t, server))
+	}
+	cut := slices.DeleteFunc(slices.Clone(hosts), func(c *tls.Conn) bool { return !hungUp(c) })
+	if len(cut) > 0 {
+		t.Errorf("%d of %d hosts are cut off", len(cut), len(hosts))
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -207,9 +208,12 @@ type Bootstrap struct {
 	Peer   pki.Peer    // the manager that answered
 }
 
-// PinnedBootstrap fetches the roots of the cluster at addr and checks that the token pins one of them, before anything
-// secret is sent. The server proves that it holds a manager's certificate which ends in the pinned root; TLS 1.3 signs the
-// whole of what it presents, and so the other roots of the bundle are as trustworthy.
+// PinnedBootstrap fetches the roots of the cluster at addr and checks that the token pins one of
+// them, before anything secret is sent. The server proves that it holds a manager's certificate
+// which ends in the pinned root; TLS 1.3 signs the whole of what it presents, and so the other
+// roots of the bundle are as trustworthy. It fails with ErrUnavailable when nobody answers, and
+// with ErrAborted when the other side hangs up, as a manager does that has too many connections:
+// then another attempt may succeed.
 func PinnedBootstrap(ctx context.Context, addr string, token pki.Token, now time.Time) (Bootstrap, error) {
 	raw, err := dialTCP(ctx, addr)
 	if err != nil {
@@ -235,6 +239,8 @@ func PinnedBootstrap(ctx context.Context, addr string, token pki.Token, now time
 		return Bootstrap{}, verdict
 	case err != nil && errors.Is(ctx.Err(), context.Canceled):
 		return Bootstrap{}, ctx.Err()
+	case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE):
+		return Bootstrap{}, errdefs.ErrAborted.WithMessage(addr + " hangs up: it is a swarm manager with too many connections, which serves this host later, or another program: give the address and port that `swarm join-token` prints")
 	case err != nil:
 		return Bootstrap{}, notSwarm(addr)
 	}

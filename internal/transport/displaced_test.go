@@ -22,7 +22,7 @@ func quietListener() *Listener {
 func TestListener_ForgetsTheDisplacedAtOnce(t *testing.T) {
 	l := quietListener()
 	first := l.track(silent{})
-	for range DefaultMaxHandshakes/handshakesPart - 1 {
+	for range DefaultMaxHandshakes/originPart - 1 {
 		l.track(silent{})
 	}
 	next := &tracked{Conn: silent{}, l: l, origin: first.origin}
@@ -45,7 +45,7 @@ func TestListener_ForgetsTheDisplacedAtOnce(t *testing.T) {
 // Handshakes end while newer connections displace theirs.
 func TestListener_CountsWhileHandshakesEnd(t *testing.T) {
 	l := quietListener()
-	const many = DefaultMaxHandshakes / handshakesPart
+	const many = DefaultMaxHandshakes / originPart
 	for range 500 {
 		var held []*tracked
 		for range many {

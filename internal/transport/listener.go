@@ -31,8 +31,10 @@ const (
 	// DefaultMaxStrangers bounds the connections of callers without a valid certificate; each holds up to 200 KiB. A host
 	// that joins needs one for a second.
 	DefaultMaxStrangers = 64
-	// One origin has at most this part of the handshakes, and of the strangers.
-	handshakesPart, strangersPart = 4, 8
+	// One origin has at most this part of the handshakes, and of the strangers: half. An origin may
+	// be a network in which many hosts join at once, and what others have is theirs whatever the
+	// part is: a full pool drops the connections of the largest origin.
+	originPart = 2
 
 	// DefaultMaxOfPeer bounds the connections of one certificate's key for one protocol. A node has one for gRPC, one for
 	// Raft and a few for blobs with each other node.
@@ -165,8 +167,8 @@ func NewListener(cfg ListenerConfig, deps ListenerDeps, addr net.Addr) *Listener
 		addr:       addr,
 		parts:      map[string]*queue{},
 		conns:      map[*tracked]admitted{},
-		handshakes: newPool(cfg.MaxHandshakes, handshakesPart),
-		strangers:  newPool(cfg.MaxStrangers, strangersPart),
+		handshakes: newPool(cfg.MaxHandshakes, originPart),
+		strangers:  newPool(cfg.MaxStrangers, originPart),
 		ofPeer:     map[holder]int{},
 	}
 }
