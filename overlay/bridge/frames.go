@@ -72,7 +72,7 @@ func (r *rules) senderChains() []*nft.Chain {
 	sender.Add(ofIPv6(neighbourAdvertisement), ownTarget, ownSource, nft.Return())
 	sender.Add(ofIPv6(neighbourAdvertisement), nft.Drop())
 	sender.Add(etherType(ipv6.EtherType()), ownSource, nft.Return())
-	// VLAN tags, other protocols, DHCP from no address: nothing that a task needs.
+	// Frames with a VLAN tag, other protocols, DHCP from no address: nothing that a task needs.
 	sender.Add(nft.Drop())
 	return []*nft.Chain{source, sender}
 }
@@ -80,6 +80,7 @@ func (r *rules) senderChains() []*nft.Chain {
 // Offsets in frames, ARP and types of ICMPv6.
 const (
 	etherDst, etherSrc        = 0, 6
+	etherTypeAt               = 12
 	arpSenderMAC, arpSenderIP = 8, 14
 	routerAdvertisement       = 134
 	neighbourAdvertisement    = 136
@@ -120,8 +121,12 @@ func linkLocal(mac net.HardwareAddr) netip.Addr {
 	return netip.AddrFrom16([16]byte{0xfe, 0x80, 8: mac[0] ^ 2, mac[1], mac[2], 0xff, 0xfe, mac[3], mac[4], mac[5]})
 }
 
+// etherType matches what the frame itself says. That of a frame with a VLAN tag is the tag's, also
+// where the kernel has taken the tag out of the frame, and meta protocol is that of the packet.
 func etherType(number uint16) []expr.Any {
-	return []expr.Any{&expr.Meta{Key: expr.MetaKeyPROTOCOL, Register: nft.Reg}, nft.Equal(binary.BigEndian.AppendUint16(nil, number))}
+	load := payload(expr.PayloadBaseLLHeader, etherTypeAt, 2)
+	load.DestRegister = nft.Reg
+	return []expr.Any{&load, nft.Equal(binary.BigEndian.AppendUint16(nil, number))}
 }
 
 // byCable matches what comes by a device whose name begins so.

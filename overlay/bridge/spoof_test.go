@@ -76,6 +76,10 @@ func (w *world) spoof(inner, plain, victim bridge.Result) {
 		frame(hardware("01:80:c2:00:00:00"), mac, udp(own6, host6, "to bridges, spanning tree")),
 		frame(hardware("01:80:c2:00:00:03"), mac, udp(own6, host6, "to bridges, 802.1X")),
 		frame(hardware("01:80:c2:00:00:0e"), mac, udp(own6, host6, "to bridges, IPv6")),
+		// The host takes the tag of VLAN 0 away, and reads on.
+		tagged(0x8100, 0, frame(gateway, mac, udp(own, client, "with a VLAN tag"))),
+		tagged(0x88a8, 0, frame(gateway, mac, udp(own, client, "with a service VLAN tag"))),
+		tagged(0x8100, 0, frame(gateway, mac, udp(own6, host6, "with a VLAN tag, IPv6"))),
 		frame(gateway, mac, udp(own, client, "plain good")),
 		frame(gateway, mac, udp(own6, host6, "host good, IPv6")),
 	)
@@ -113,6 +117,13 @@ func (w *world) spoof(inner, plain, victim bridge.Result) {
 	wantAnswer(w.t, "after", w.client, hostAddr+":8080", "victim "+clientAddr)
 	wantAnswer(w.t, "a task to another", w.in(plain), victim.Address.Addr().String()+":80", "victim "+own.String())
 	wantAnswer(w.t, "a task to another, IPv6", w.in(plain), "["+victim.Address6.Addr().String()+"]:80", "victim "+own6.String())
+}
+
+// tagged is a frame with a VLAN tag of a kind.
+func tagged(kind, vlan uint16, frame []byte) []byte {
+	const addresses = 12
+	tag := binary.BigEndian.AppendUint16(binary.BigEndian.AppendUint16(nil, kind), vlan)
+	return slices.Concat(frame[:addresses], tag, frame[addresses:])
 }
 
 // hear notes what comes into a namespace past its interfaces' rules, and returns a function that wants one mark and no other.

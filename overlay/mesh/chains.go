@@ -143,11 +143,10 @@ func (r *rules) closed() *nft.Chain {
 	refuse := &expr.Verdict{Kind: expr.VerdictGoto, Chain: "refuse"}
 	// Most of what comes in: an answer is for a client of this host, which has the port, and so have the overlay's frames.
 	ch.Add(nft.Answering(), nft.Return())
-	// What a container or a peer sends to the host by its address on the mesh, and to no published port, is not the mesh's: the
-	// cluster's own ports are there too.
-	for _, protocol := range []byte{unix.IPPROTO_TCP, unix.IPPROTO_UDP} {
-		ch.Add(r.fromPeers(), nft.Protocol(expr.CmpOpEq, protocol), refuse)
-	}
+	// What a container or a peer sends to the host by its address on the mesh, and to no published
+	// port, is not the mesh's: the cluster's own ports are there too. By ICMP hosts look for each
+	// other, and tell of packets that do not fit.
+	ch.Add(r.fromPeers(), nft.Protocol(expr.CmpOpNeq, unix.IPPROTO_ICMP), nft.Protocol(expr.CmpOpNeq, unix.IPPROTO_ICMPV6), refuse)
 	ch.Add(nft.DatagramTo(uint16(r.port)), nft.Return())
 	held := fixedSets()["held"]
 	ch.Add(loadPort(0), &expr.Lookup{SourceRegister: nft.Reg, SetName: held.Name, SetID: held.ID}, refuse)

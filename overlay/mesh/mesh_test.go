@@ -4,8 +4,14 @@ package mesh_test
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
+	"slices"
+	"strings"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"swarm/overlay/bridge"
 	"swarm/overlay/netns"
@@ -98,6 +104,54 @@ func TestClients(t *testing.T) {
 		} {
 			for _, network := range []string{"tcp", "udp"} {
 				w.want(c.what, c.from, network, at(c.to, c.port), c.want)
+			}
+		}
+	}
+}
+
+// What a peer sends to a host by its address on the mesh, and to no published port, does not come
+// to the host's programs.
+func TestPeers_ReachNothingOfTheHost(t *testing.T) {
+	w := newWorld(t)
+	here := w.hosts[0].run("here")
+	w.publish(port(8081, here))
+	from, to := w.hosts[0].ns, w.hosts[1]
+	for i, f := range []struct {
+		network string
+		addr    func(int) netip.Addr
+	}{{"ip4", v4}, {"ip6", v6}} {
+		for _, protocol := range []int{unix.IPPROTO_TCP, unix.IPPROTO_UDP, unix.IPPROTO_SCTP, unix.IPPROTO_GRE, 253} {
+			network := fmt.Sprint(f.network, ":", protocol)
+			send := func(addr netip.Addr, mark string) {
+				w.inside(from, func() error {
+					conn, err := net.Dial(network, addr.String())
+					if err != nil {
+						return err
+					}
+					defer conn.Close()
+					_, err = conn.Write([]byte(mark + strings.Repeat(" ", 40)))
+					return err
+				})
+			}
+			var ear net.PacketConn
+			to.do(func() (err error) { ear, err = net.ListenPacket(network, ""); return err })
+			send(to.node.Mesh[i].Addr(), "by the mesh")
+			send(f.addr(12), "by the host's network")
+			_ = ear.SetReadDeadline(time.Now().Add(10 * time.Second))
+			var heard []string
+			for buf := make([]byte, 2000); ; {
+				n, _, err := ear.ReadFrom(buf)
+				if err != nil {
+					break
+				}
+				if mark := strings.TrimSpace(string(buf[:n])); strings.HasPrefix(mark, "by ") {
+					heard = append(heard, mark)
+					_ = ear.SetReadDeadline(time.Now().Add(300 * time.Millisecond))
+				}
+			}
+			_ = ear.Close()
+			if want := []string{"by the host's network"}; !slices.Equal(heard, want) {
+				t.Errorf("%s: the host hears %q, want %q", network, heard, want)
 			}
 		}
 	}
