@@ -67,23 +67,39 @@ func (s *Server) Session(stream swarmv1.Dispatcher_SessionServer) error {
 	return err
 }
 
-// greet reads the hello and opens the session. A node that is not known here is judged before: if it was removed, it learns
-// so whatever the size of its hello.
+// greet reads the hello and opens the session. The node is judged before: if it was removed, it
+// learns so whatever the size of its hello.
 func (s *Server) greet(ctx context.Context, id string, stream swarmv1.Dispatcher_SessionServer) (*session, error) {
-	if _, ok := s.deps.Store.View().Nodes.Get(id); !ok {
-		ctx, cancel := context.WithTimeout(ctx, openPatience)
-		defer cancel()
-		if view, err := s.fresh(ctx, id, 0); err != nil {
-			return nil, err
-		} else if _, ok := view.Nodes.Get(id); !ok {
-			return nil, errRemoved
-		}
+	view, err := s.known(ctx, id)
+	if err != nil {
+		return nil, err
 	}
 	hello, err := s.hello(stream)
 	if err != nil {
 		return nil, err
 	}
-	return s.open(ctx, id, hello, stream)
+	return s.open(ctx, id, view, hello, stream)
+}
+
+// known returns a view in which the node is a member, as often as nodes may open sessions.
+func (s *Server) known(ctx context.Context, id string) (*raftstore.View, error) {
+	ctx, cancel := context.WithTimeout(ctx, openPatience)
+	defer cancel()
+	who, err := transport.FromContext(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if wait := s.opens.Take(ca.PaceOf(s.deps.Store.View(), who.Peer)); wait > 0 {
+		return nil, errdefs.ErrResourceExhausted.WithMessage(fmt.Sprintf("node %s opens sessions too often: try again in %s", id, wait.Round(time.Millisecond)))
+	}
+	view, err := s.fresh(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	if _, ok := view.Nodes.Get(id); !ok {
+		return nil, errRemoved
+	}
+	return view, nil
 }
 
 // hello reads the first message of a session. A worker that does not send it whole in time holds no stream: the end of the
@@ -114,24 +130,15 @@ func (s *Server) hello(stream swarmv1.Dispatcher_SessionServer) (*swarmv1.Hello,
 	}
 }
 
-// open judges whether the session may start, and says in the store that it does.
-func (s *Server) open(ctx context.Context, id string, hello *swarmv1.Hello, stream swarmv1.Dispatcher_SessionServer) (*session, error) {
+// open judges by a view in which the node is a member whether the session may start, and says in
+// the store that it does. A node that is removed meanwhile is refused by the store.
+func (s *Server) open(ctx context.Context, id string, view *raftstore.View, hello *swarmv1.Hello, stream swarmv1.Dispatcher_SessionServer) (*session, error) {
 	ctx, cancel := context.WithTimeout(ctx, openPatience)
 	defer cancel()
-	who, err := transport.FromContext(ctx)
-	if err != nil {
-		return nil, err
-	}
-	if wait := s.opens.Take(ca.PaceOf(s.deps.Store.View(), who.Peer)); wait > 0 {
-		return nil, errdefs.ErrResourceExhausted.WithMessage(fmt.Sprintf("node %s opens sessions too often: try again in %s", id, wait.Round(time.Millisecond)))
-	}
-	view, err := s.fresh(ctx, id, hello.GetSeenIndex())
-	if err != nil {
-		return nil, err
-	}
-	node, ok := view.Nodes.Get(id)
-	if !ok {
-		return nil, errRemoved
+	node, _ := view.Nodes.Get(id)
+	if index, seen := view.Index(), hello.GetSeenIndex(); index < seen {
+		return nil, errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf(
+			"the node has seen a newer state (index %d) than this cluster has (%d): was the cluster restored from an older snapshot? run `swarm leave --force` on the node and join again", seen, index))
 	}
 	hello, left := bounds.Hello(hello, node.GetHostname())
 	s.leftOut(id, left)
@@ -172,17 +179,14 @@ func (s *Server) checkKey(ctx context.Context, node *swarmv1.Node) error {
 	return nil
 }
 
-// fresh is a view that holds all that the leader had committed, so that neither a node that has just joined is unknown
-// here, nor one that was removed known; and all that the worker has seen. Those that are unknown here share one question to
-// the leader a second: a host that was removed may ask without end.
-func (s *Server) fresh(ctx context.Context, id string, seen uint64) (*raftstore.View, error) {
+// fresh is a view that holds all that the leader had committed, so that neither a node that has
+// just joined is unknown here, nor one that was removed known; and so all that the worker has seen
+// before it called. Those that are unknown here share one question to the leader a second: a host
+// that was removed may ask without end.
+func (s *Server) fresh(ctx context.Context, id string) (*raftstore.View, error) {
 	view, err := s.refresh.ViewFor(ctx, id)
 	if err != nil {
 		return nil, err
-	}
-	if index := view.Index(); index < seen {
-		return nil, errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf(
-			"the node has seen a newer state (index %d) than this cluster has (%d): was the cluster restored from an older snapshot? run `swarm leave --force` on the node and join again", seen, index))
 	}
 	if view.Cluster() == nil {
 		return nil, errdefs.ErrUnavailable.WithMessage("the cluster is being created: try again")
@@ -257,7 +261,7 @@ func (s *Server) record(ctx context.Context, id, addr string, hello *swarmv1.Hel
 		case !errdefs.IsAborted(err) && !errdefs.IsConflict(err) && !errdefs.IsAlreadyExists(err):
 			return 0, fmt.Errorf("record session of node %s: %w", id, err)
 		}
-		if view, err = s.fresh(ctx, id, 0); err != nil {
+		if view, err = s.fresh(ctx, id); err != nil {
 			return 0, err
 		}
 	}
