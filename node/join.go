@@ -87,8 +87,9 @@ func (n *Node) admitted(ctx context.Context, req *swarmv1.JoinClusterRequest, to
 }
 
 const (
-	// joinPatience is for how long a join is tried again after a manager was reached and did not answer: it serves few
-	// hosts of one origin at once, or its cluster has no leader at the moment. The pauses double from the first to the last.
+	// joinPatience is for how long a join is tried again after a manager was reached and did not
+	// answer: it serves few hosts of one origin at once, or its cluster has no leader at the
+	// moment. The pauses double from the first to the last.
 	joinPatience            = 30 * time.Second
 	joinPause, maxJoinPause = 250 * time.Millisecond, 4 * time.Second
 )
@@ -108,8 +109,9 @@ func (n *Node) ask(ctx context.Context, how *swarmv1.JoinClusterRequest, token p
 	}
 }
 
-// askEach sends the request to the first manager that proves to be of the token's cluster. A manager that cannot be reached
-// is not the last. again reports whether one was reached and did not answer.
+// askEach sends the request to the first manager that proves to be of the token's cluster. A
+// manager that cannot be reached is not the last. again reports whether one was reached and did not
+// answer.
 func (n *Node) askEach(ctx context.Context, how *swarmv1.JoinClusterRequest, token pki.Token, state Membership, req *swarmv1.JoinRequest) (answer *swarmv1.JoinResponse, again bool, err error) {
 	var lastErr error
 	for _, given := range how.RemoteAddrs {
@@ -131,8 +133,8 @@ func (n *Node) askEach(ctx context.Context, how *swarmv1.JoinClusterRequest, tok
 	return nil, again, lastErr
 }
 
-// askAt tries the ways to and from one manager, unless that is not wanted, and asks it. cut reports whether the manager was
-// reached and has not answered.
+// askAt tries the ways to and from one manager, unless that is not wanted, and asks it. cut reports
+// whether the manager was reached and has not answered.
 func (n *Node) askAt(ctx context.Context, addr string, how *swarmv1.JoinClusterRequest, token pki.Token, state Membership, req *swarmv1.JoinRequest) (answer *swarmv1.JoinResponse, cut bool, err error) {
 	found, err := transport.PinnedBootstrap(ctx, addr, token, time.Now())
 	if err != nil {
@@ -157,8 +159,8 @@ func (n *Node) askAt(ctx context.Context, addr string, how *swarmv1.JoinClusterR
 	return answer, errdefs.IsUnavailable(err), err
 }
 
-// checkWays refuses a host that could be a member only in part. A manager that cannot try the ways is no reason: whatever
-// ails it, the join itself says.
+// checkWays refuses a host that could be a member only in part. A manager that cannot try the ways
+// is no reason: whatever ails it, the join itself says.
 func (n *Node) checkWays(ctx context.Context, conn grpc.ClientConnInterface, state Membership) error {
 	if n.deps.CheckWays == nil {
 		return nil
