@@ -2,6 +2,7 @@ package scenarios
 
 import (
 	"archive/tar"
+	"cmp"
 	"compress/gzip"
 	"crypto/sha256"
 	"errors"
@@ -28,18 +29,21 @@ func TestAttackImages(t *testing.T) {
 		fmt.Fprintf(&many, `,"N%d=x"`, i)
 	}
 	for _, step := range []struct {
-		name, env string
-		spaces    int64
-		refusal   string
+		name    string
+		archive hostile
+		refusal string
 	}{
-		{"a large configuration", "", 300 << 20, "at most 4194304 are allowed"},
-		{"many variables", many.String(), 0, "at most 65536 are allowed"},
-		{"long variables", `,"LONG=` + strings.Repeat("x", 1<<20) + `"`, 0, "at most 524288 are allowed"},
+		{"a large configuration", hostile{spaces: 300 << 20}, "at most 4194304 are allowed"},
+		{"many variables", hostile{env: many.String()}, "at most 65536 are allowed"},
+		{"long variables", hostile{env: `,"LONG=` + strings.Repeat("x", 1<<20) + `"`}, "at most 524288 are allowed"},
+		{"a long list", hostile{list: "[" + strings.Repeat("{},", 10<<20/3) + "{}]"}, "manifest.json has 10485763 bytes, at most 4194304 are allowed"},
+		{"many images", hostile{list: "[" + strings.Repeat("{},", 1<<20) + "{}]"}, "manifest.json has 1048576 elements, at most 65536 are allowed"},
+		{"many links", hostile{links: 300_000}, "more than 16384 entries"},
 	} {
 		t.Run(step.name, func(t *testing.T) {
 			c := c.in(t)
 			archive := filepath.Join(t.TempDir(), "hostile.tar.gz")
-			if err := hostileArchive(archive, step.env, step.spaces); err != nil {
+			if err := step.archive.write(archive); err != nil {
 				t.Fatal(err)
 			}
 			sent, err := os.Stat(archive)
@@ -62,9 +66,15 @@ func TestAttackImages(t *testing.T) {
 	}
 }
 
-// hostileArchive writes a compressed Docker archive of an empty image with more variables, a list of JSON texts that begins
-// with a comma, and spaces behind its configuration.
-func hostileArchive(path, env string, spaces int64) error {
+// hostile is a compressed Docker archive of an empty image.
+type hostile struct {
+	env    string // more variables: a list of JSON texts that begins with a comma
+	spaces int64  // behind its configuration
+	list   string // in place of its manifest.json
+	links  int    // symbolic links to its layer
+}
+
+func (h hostile) write(path string) error {
 	f, err := os.Create(path)
 	if err != nil {
 		return err
@@ -77,18 +87,21 @@ func hostileArchive(path, env string, spaces int64) error {
 	w := tar.NewWriter(z)
 	layer := make([]byte, 1024) // the end of an archive, without anything before it
 	config := fmt.Sprintf(`{"os":"linux","architecture":%q,"config":{"Cmd":["/app"],"Env":["A=b"%s]},"rootfs":{"type":"layers","diff_ids":["sha256:%x"]}}`,
-		runtime.GOARCH, env, sha256.Sum256(layer))
+		runtime.GOARCH, h.env, sha256.Sum256(layer))
 	for _, e := range []struct {
 		name, text string
 		spaces     int64
 	}{
 		{"layer.tar", string(layer), 0},
-		{"config.json", config, spaces},
-		{"manifest.json", `[{"Config":"config.json","RepoTags":["swarm/hostile:1"],"Layers":["layer.tar"]}]`, 0},
+		{"config.json", config, h.spaces},
+		{"manifest.json", cmp.Or(h.list, `[{"Config":"config.json","RepoTags":["swarm/hostile:1"],"Layers":["layer.tar"]}]`), 0},
 	} {
 		err = errors.Join(err, w.WriteHeader(&tar.Header{Name: e.name, Mode: 0o644, Size: int64(len(e.text)) + e.spaces}))
 		_, werr := io.Copy(w, io.MultiReader(strings.NewReader(e.text), io.LimitReader(blanks{}, e.spaces)))
 		err = errors.Join(err, werr)
+	}
+	for i := range h.links {
+		err = errors.Join(err, w.WriteHeader(&tar.Header{Typeflag: tar.TypeSymlink, Name: fmt.Sprint("link", i), Linkname: "layer.tar"}))
 	}
 	return errors.Join(err, w.Close(), z.Close())
 }

@@ -2,9 +2,10 @@
 
 // Package document reads the JSON documents of images: indexes, manifests and configurations. Layers are streamed, but
 // a document is held in memory, and whoever made the image chose its size and its contents. Therefore all of the node
-// reads documents through this package, which refuses those beyond its bounds before they are decoded.
+// reads documents through this package, which refuses those beyond its bounds before they are decoded. Archive does the
+// same for the entries of an archive.
 //
-// It owns the bounds of documents. It keeps nothing, and runs no goroutine. Called by worker/containerd and its image store.
+// It owns the bounds of documents and archives. It keeps nothing, and runs no goroutine. Called by worker/containerd and its image store.
 package document
 
 import (
@@ -16,6 +17,7 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
@@ -34,8 +36,12 @@ const (
 	maxElements = 64 << 10
 	// maxLayers bounds the layers of one manifest, as Docker does: overlayfs takes no more.
 	maxLayers = 128
-	// maxManifests bounds what one index lists.
+	// maxManifests bounds what one index lists, and the names of images in one archive.
 	maxManifests = 1024
+	// maxType bounds a media type, in bytes, as RFC 6838 does.
+	maxType = 255
+	// maxPlatform bounds all words of a platform together, in bytes.
+	maxPlatform = 255
 )
 
 // limitError is the refusal of a document that is beyond a bound. It is an ErrInvalidArgument.
@@ -96,11 +102,19 @@ func (b bounded) ReaderAt(ctx context.Context, desc imagespec.Descriptor) (conte
 	if err != nil {
 		return nil, err
 	}
-	// All but the first element of a list or an object follow a comma. Commas within texts count too: no image has so many.
-	if n := bytes.Count(data, []byte(",")); n > maxElements {
-		return nil, beyond("%s has %d elements, at most %d are allowed", describe(desc), n, maxElements)
+	if err := checkElements(describe(desc), data); err != nil {
+		return nil, err
 	}
 	return held{bytes.NewReader(data)}, nil
+}
+
+// checkElements refuses a document that would take very much memory once it is decoded.
+func checkElements(what string, data []byte) error {
+	// All but the first element of a list or an object follow a comma. Commas within texts count too: no image has so many.
+	if n := bytes.Count(data, []byte(",")); n > maxElements {
+		return beyond("%s has %d elements, at most %d are allowed", what, n, maxElements)
+	}
+	return nil
 }
 
 // held is a document in memory.
@@ -127,7 +141,27 @@ func Children(ctx context.Context, from content.Provider, desc imagespec.Descrip
 	case images.IsManifestType(desc.MediaType) && n-1 > maxLayers:
 		return nil, beyond("%s has %d layers, at most %d are allowed", describe(desc), n-1, maxLayers)
 	}
+	for _, child := range children {
+		if err := checkWords(desc, child.MediaType, child.Platform); err != nil {
+			return nil, err
+		}
+	}
 	return children, nil
+}
+
+// checkWords refuses a type or a platform that is no name of one. They are kept with each image and each of its blobs.
+func checkWords(in imagespec.Descriptor, mediaType string, p *imagespec.Platform) error {
+	if n := len(mediaType); n > maxType {
+		return beyond("%s has a media type of %d bytes, at most %d are allowed", describe(in), n, maxType)
+	}
+	if p == nil {
+		return nil
+	}
+	words := append([]string{p.OS, p.Architecture, p.Variant, p.OSVersion}, p.OSFeatures...)
+	if n := len(strings.Join(words, " ")); n > maxPlatform {
+		return beyond("%s has a platform of %d bytes, at most %d are allowed", describe(in), n, maxPlatform)
+	}
+	return nil
 }
 
 // Config returns a configuration. ErrInvalidArgument: its variables, arguments, labels, paths and ports are beyond the
@@ -140,6 +174,9 @@ func Config(ctx context.Context, from content.Provider, desc imagespec.Descripto
 	}
 	if err := json.Unmarshal(data, &image); err != nil {
 		return image, fmt.Errorf("%s is not JSON of an image: %w", describe(desc), err)
+	}
+	if err := checkWords(desc, "", &image.Platform); err != nil {
+		return image, err
 	}
 	c := image.Config
 	labels := slices.Concat(slices.Collect(maps.Keys(c.Labels)), slices.Collect(maps.Values(c.Labels)))

@@ -82,6 +82,8 @@ func TestConfig_IsBounded(t *testing.T) {
 		"a long argument":      {config: config(imagespec.ImageConfig{Cmd: []string{long}}), says: "at most 524288"},
 		"a long entrypoint":    {config: config(imagespec.ImageConfig{Entrypoint: []string{long}}), says: "at most 524288"},
 		"a long folder":        {config: config(imagespec.ImageConfig{WorkingDir: long}), says: "at most 524288"},
+		"a long system":        {config: imagespec.Image{Platform: imagespec.Platform{OS: long}}, says: "a platform of 1048579 bytes, at most 255"},
+		"many features":        {config: imagespec.Image{Platform: imagespec.Platform{OSFeatures: env[:100]}}, says: "at most 255"},
 		"a long signal":        {config: config(imagespec.ImageConfig{StopSignal: long}), says: "at most 524288"},
 		"hundreds of variable": {config: config(imagespec.ImageConfig{Env: env[:800]})},
 	} {
@@ -121,6 +123,8 @@ func TestChildren_AreBounded(t *testing.T) {
 		"layers":      {manifest(129, 0), "has 129 layers, at most 128"},
 		"a large one": {manifest(1, document.MaxSize), "at most 4194304"},
 		"an index":    {store.put(t, imagespec.MediaTypeImageIndex, imagespec.Index{Manifests: slices.Repeat([]imagespec.Descriptor{manifest(1, 0)}, 1025)}, 0), "lists 1025 manifests"},
+		"a long type": {store.put(t, imagespec.MediaTypeImageManifest, imagespec.Manifest{Config: config, Layers: []imagespec.Descriptor{{MediaType: strings.Repeat("x", 256), Digest: layer.Digest}}}, 0), "a media type of 256 bytes, at most 255"},
+		"a platform":  {store.put(t, imagespec.MediaTypeImageIndex, imagespec.Index{Manifests: []imagespec.Descriptor{{Digest: layer.Digest, Platform: &imagespec.Platform{Variant: strings.Repeat("x", 256)}}}}, 0), "at most 255"},
 		"annotations": {store.put(t, imagespec.MediaTypeImageIndex, imagespec.Index{Annotations: notes}, 0), "elements, at most 65536"},
 	} {
 		_, err := document.Children(t.Context(), store, c.desc)

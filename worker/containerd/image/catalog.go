@@ -50,6 +50,7 @@ type extent struct {
 	platforms []ocispec.Platform // of the manifests that are whole
 	// broken names a blob that is missing from a manifest that is here.
 	broken string
+	listed int // manifests and indexes that were looked at
 }
 
 func (x extent) size() (n int64) {
@@ -175,8 +176,13 @@ func survey(ctx context.Context, store content.Store, root ocispec.Descriptor) (
 	return x, x.walk(ctx, store, root, 0)
 }
 
-// maxNesting is how deep an index may be within others. Builders make one index of manifests; OCI allows more.
-const maxNesting = 3
+const (
+	// maxNesting is how deep an index may be within others. Builders make one index of manifests; OCI allows more.
+	maxNesting = 3
+	// maxListed bounds what all indexes of an image list together, and maxPlatforms the platforms that it is for: each
+	// node remembers its blobs, and the managers its platforms.
+	maxListed, maxPlatforms = 1024, 64
+)
 
 // walk adds what desc leads to. It refuses what would be long to walk for everybody after us: an index that is listed twice,
 // because a few small ones that list each other many times name billions of manifests, and one that is nested too deep.
@@ -185,6 +191,9 @@ func (x *extent) walk(ctx context.Context, store content.Store, desc ocispec.Des
 		if _, twice := x.blobs[desc.Digest.String()]; twice || depth > maxNesting {
 			return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("index %s is listed twice, or more than %d levels deep", desc.Digest, maxNesting))
 		}
+	}
+	if x.listed++; x.listed > maxListed {
+		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("its indexes list more than %d manifests", maxListed))
 	}
 	children, err := document.Children(ctx, store, desc)
 	if errdefs.IsNotFound(err) {
@@ -228,8 +237,11 @@ func (x *extent) manifest(ctx context.Context, store content.Store, desc ocispec
 	if err != nil {
 		return err
 	}
-	if p.OS != "unknown" { // an attestation
-		x.platforms = append(x.platforms, p)
+	if p.OS == "unknown" { // an attestation
+		return nil
+	}
+	if x.platforms = append(x.platforms, p); len(x.platforms) > maxPlatforms {
+		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("it is for more than %d platforms", maxPlatforms))
 	}
 	return nil
 }

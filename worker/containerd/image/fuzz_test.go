@@ -9,6 +9,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/containerd/containerd/v2/core/content"
@@ -18,6 +19,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"swarm/worker/containerd/document"
 )
 
 // FuzzManifest: what a registry or an archive calls a manifest or an index, and the configuration that it names.
@@ -67,6 +70,43 @@ func TestSurvey_RefusesAnExplosion(t *testing.T) {
 	}
 }
 
+// An image takes a bounded part of what nodes and managers remember.
+func TestSurvey_IsBounded(t *testing.T) {
+	store, err := local.NewStore(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := put(t, store, []byte(`{"os":"linux","architecture":"amd64"}`))
+	config.MediaType = ocispec.MediaTypeImageConfig
+	index := func(manifests ...ocispec.Descriptor) ocispec.Descriptor {
+		data, err := json.Marshal(ocispec.Index{Manifests: manifests})
+		if err != nil {
+			t.Fatal(err)
+		}
+		d := put(t, store, data)
+		d.MediaType = ocispec.MediaTypeImageIndex
+		return d
+	}
+	data, err := json.Marshal(ocispec.Manifest{Config: config})
+	if err != nil {
+		t.Fatal(err)
+	}
+	manifest := put(t, store, data)
+	manifest.MediaType = ocispec.MediaTypeImageManifest
+	for n, says := range map[int]string{maxPlatforms: "", maxPlatforms + 1: "more than 64 platforms"} {
+		_, err := survey(t.Context(), store, index(slices.Repeat([]ocispec.Descriptor{manifest}, n)...))
+		if says == "" && err != nil || says != "" && (!errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), says)) {
+			t.Errorf("%d platforms: got %v, want %q", n, err, says)
+		}
+	}
+	absent := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromString("absent")}
+	half := slices.Repeat([]ocispec.Descriptor{absent}, maxListed/2)
+	_, err = survey(t.Context(), store, index(index(half...), index(slices.Concat(half, half[:1])...)))
+	if !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), "more than 1024 manifests") {
+		t.Errorf("many manifests: got %v, want a refusal", err)
+	}
+}
+
 // put stores a blob.
 func put(t *testing.T, store content.Store, data []byte) ocispec.Descriptor {
 	t.Helper()
@@ -104,7 +144,7 @@ func FuzzArchive(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, _ = archive.ImportIndex(context.Background(), anyNode{store}, plain)
+		_, _ = archive.ImportIndex(context.Background(), anyNode{store}, document.Archive(plain))
 	})
 }
 

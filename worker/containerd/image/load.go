@@ -5,7 +5,6 @@ package image
 import (
 	"archive/tar"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -66,8 +65,7 @@ func (s *Store) Load(ctx context.Context, from io.Reader, name string, progress 
 		if err := s.keep(ctx, f.ref, f.target, true); err != nil {
 			return nil, fmt.Errorf("%s: %w", f.ref.Familiar(), err)
 		}
-		e := &entry{digest: f.target.Digest.String(), loaded: true, extent: f.extent}
-		out = append(out, e.proto(f.ref.Name))
+		out = append(out, f.image)
 	}
 	return out, nil
 }
@@ -94,7 +92,7 @@ func (s *Store) ingest(ctx context.Context, from io.Reader, m *meter) (ocispec.D
 		return ocispec.Descriptor{}, source.explain(err)
 	}
 	defer plain.Close()
-	index, err := archive.ImportIndex(ctx, anyNode{s.client.ContentStore()}, plain)
+	index, err := archive.ImportIndex(ctx, anyNode{s.client.ContentStore()}, document.Archive(plain))
 	if err != nil {
 		return ocispec.Descriptor{}, source.explain(err)
 	}
@@ -147,8 +145,11 @@ func (r *metered) explain(err error) error {
 type found struct {
 	ref    spec.Image
 	target ocispec.Descriptor
-	extent extent
+	image  *swarmv1.Image
 }
+
+// maxBlobs bounds the blobs of all images of an archive, counted for each name: the node remembers them.
+const maxBlobs = 32 << 10
 
 // named finds the images of an archive and what they are called.
 func (s *Store) named(ctx context.Context, index ocispec.Descriptor, name string) ([]found, error) {
@@ -180,10 +181,14 @@ func (s *Store) named(ctx context.Context, index ocispec.Descriptor, name string
 		}
 	}
 	var out []found
+	blobs := 0
 	for _, n := range order {
-		f, err := s.judge(ctx, n, byName[n])
+		f, own, err := s.judge(ctx, n, byName[n])
 		if err != nil {
 			return nil, err
+		}
+		if blobs += own; blobs > maxBlobs {
+			return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("the images of the archive have more than %d blobs: load fewer at a time", maxBlobs))
 		}
 		out = append(out, f)
 	}
@@ -191,38 +196,38 @@ func (s *Store) named(ctx context.Context, index ocispec.Descriptor, name string
 }
 
 func (s *Store) manifests(ctx context.Context, index ocispec.Descriptor) ([]ocispec.Descriptor, error) {
-	data, err := document.Read(ctx, s.client.ContentStore(), index)
+	manifests, err := document.Children(ctx, s.client.ContentStore(), index)
+	if limit := document.Limit(err); limit != "" {
+		return nil, errdefs.ErrInvalidArgument.WithMessage("the archive is refused: " + limit)
+	}
 	if err != nil {
-		return nil, fmt.Errorf("index of the archive: %w", err)
+		return nil, errdefs.ErrInvalidArgument.WithMessage("the archive is damaged: its index.json: " + oneLine(err))
 	}
-	var parsed ocispec.Index
-	if err := json.Unmarshal(data, &parsed); err != nil {
-		return nil, errdefs.ErrInvalidArgument.WithMessage("the archive is damaged: its index.json is not JSON")
-	}
-	if len(parsed.Manifests) == 0 {
+	if len(manifests) == 0 {
 		return nil, errdefs.ErrInvalidArgument.WithMessage("the archive holds no image")
 	}
-	return parsed.Manifests, nil
+	return manifests, nil
 }
 
-// judge refuses an image of which no platform is whole.
-func (s *Store) judge(ctx context.Context, name string, target ocispec.Descriptor) (found, error) {
+// judge refuses an image of which no platform is whole. It returns how many blobs the image has.
+func (s *Store) judge(ctx context.Context, name string, target ocispec.Descriptor) (found, int, error) {
 	ref, err := spec.ParseImage(name)
 	if err != nil {
-		return found{}, err
+		return found{}, 0, err
 	}
 	x, err := survey(ctx, s.client.ContentStore(), target)
 	if limit := document.Limit(err); limit != "" {
-		return found{}, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("%s: its %s", ref.Familiar(), limit))
+		return found{}, 0, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("%s: its %s", ref.Familiar(), limit))
 	}
 	if err != nil {
-		return found{}, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("%s: the archive is damaged: %s", ref.Familiar(), oneLine(err)))
+		return found{}, 0, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("%s: the archive is damaged: %s", ref.Familiar(), oneLine(err)))
 	}
 	if len(x.platforms) == 0 {
-		return found{}, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf(
+		return found{}, 0, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf(
 			"%s: the archive is not whole, it lacks %s: make it again with `docker save -o FILE IMAGE`", ref.Familiar(), x.broken))
 	}
-	return found{ref: ref, target: target, extent: x}, nil
+	e := &entry{digest: target.Digest.String(), loaded: true, extent: x}
+	return found{ref: ref, target: target, image: e.proto(ref.Name)}, len(x.blobs), nil
 }
 
 // ownName is the name that an archive gives an image, or empty. A bare tag names none.
