@@ -33,7 +33,7 @@ const (
 	// The sockets' port is from here on: above those that the kernel gives to clients, and not 53, which a
 	// container may want for itself.
 	firstPort, ports = 61000, 4500
-	// maxQuestion is what a question may have, in bytes.
+	// maxQuestion is what a question may have, in bytes, over UDP and over TCP.
 	maxQuestion = 1232
 	// tcpIdle ends a connection on which nothing is asked, and one that does not take its answer.
 	tcpIdle = 10 * time.Second
@@ -41,7 +41,44 @@ const (
 	socketRest = 10 * time.Millisecond
 	// maxStreams and maxPassed bound what one container can make us hold: connections, and questions to others.
 	maxStreams, maxPassed = 64, 256
+	// ownStreams and ownPassed of these are always free for the container. sharedStreams and sharedPassed bound what
+	// all containers of the server have beyond them.
+	ownStreams, ownPassed       = 4, 16
+	sharedStreams, sharedPassed = 256, 1024
 )
+
+// slots are what one container may have at once.
+type slots struct {
+	own, more chan struct{}
+	shared    chan struct{} // of all containers
+}
+
+func newSlots(own, most int, shared chan struct{}) slots {
+	return slots{own: make(chan struct{}, own), more: make(chan struct{}, most-own), shared: shared}
+}
+
+// take takes one, until free is called. Not ok: the container, or all of them together, have as many as they may.
+func (s slots) take() (free func(), ok bool) {
+	try := func(c chan struct{}) bool {
+		select {
+		case c <- struct{}{}:
+			return true
+		default:
+			return false
+		}
+	}
+	if try(s.own) {
+		return func() { <-s.own }, true
+	}
+	if !try(s.more) {
+		return nil, false
+	}
+	if !try(s.shared) {
+		<-s.more
+		return nil, false
+	}
+	return func() { <-s.shared; <-s.more }, true
+}
 
 // container is one that is served.
 type container struct {
@@ -54,8 +91,8 @@ type container struct {
 	// stop ends questions under way; wg has all goroutines.
 	stop context.CancelFunc
 	wg   sync.WaitGroup
-	// streams and passed are slots.
-	streams, passed chan struct{}
+	// streams are for connections, passed for questions over UDP to others.
+	streams, passed slots
 }
 
 func openContainer(ctx context.Context, s *Server, cfg *swarmv1.ResolverContainer) (*container, error) {
@@ -64,7 +101,10 @@ func openContainer(ctx context.Context, s *Server, cfg *swarmv1.ResolverContaine
 		return nil, err
 	}
 	defer ns.Close()
-	c := &container{s: s, id: ns.ID(), streams: make(chan struct{}, maxStreams), passed: make(chan struct{}, maxPassed)}
+	c := &container{
+		s: s, id: ns.ID(),
+		streams: newSlots(ownStreams, maxStreams, s.streams), passed: newSlots(ownPassed, maxPassed, s.passed),
+	}
 	c.cfg.Store(newAsker(cfg, nil))
 	if err := ns.Do(func() error { return c.listen(cfg.Id) }); err != nil {
 		return nil, err
@@ -137,25 +177,25 @@ func (c *container) serveUDP(ctx context.Context) {
 			}
 			continue
 		}
-		req := new(dns.Msg)
-		if req.Unpack(buf[:n]) != nil || req.Response {
+		req, err := readQuestion(buf[:n])
+		if err != nil {
 			continue
 		}
 		if m := c.s.local(c.cfg.Load(), req); m != nil {
 			c.answerUDP(req, m, from)
 			continue
 		}
-		select {
-		case c.passed <- struct{}{}:
-			c.wg.Go(func() {
-				defer func() { <-c.passed }()
-				if m := c.s.pass(ctx, c.cfg.Load().ResolverContainer, req, false); m != nil {
-					c.answerUDP(req, m, from)
-				}
-			})
-		default:
+		free, ok := c.passed.take()
+		if !ok {
 			c.answerUDP(req, reply(req, dns.RcodeServerFailure), from)
+			continue
 		}
+		c.wg.Go(func() {
+			defer free()
+			if m := c.s.pass(ctx, c.cfg.Load().ResolverContainer, req, false); m != nil {
+				c.answerUDP(req, m, from)
+			}
+		})
 	}
 }
 
@@ -181,15 +221,15 @@ func (c *container) serveTCP(ctx context.Context) {
 			}
 			continue
 		}
-		select {
-		case c.streams <- struct{}{}:
-			c.wg.Go(func() {
-				defer func() { <-c.streams }()
-				c.serveStream(ctx, conn)
-			})
-		default:
+		free, ok := c.streams.take()
+		if !ok {
 			conn.Close()
+			continue
 		}
+		c.wg.Go(func() {
+			defer free()
+			c.serveStream(ctx, conn)
+		})
 	}
 }
 
@@ -226,9 +266,30 @@ func readMsg(from io.Reader) (*dns.Msg, error) {
 	if _, err := io.ReadFull(from, size[:]); err != nil {
 		return nil, err
 	}
-	b := make([]byte, binary.BigEndian.Uint16(size[:]))
+	n := binary.BigEndian.Uint16(size[:])
+	if n > maxQuestion {
+		return nil, os.ErrInvalid
+	}
+	b := make([]byte, n)
 	if _, err := io.ReadFull(from, b); err != nil {
 		return nil, err
+	}
+	return readQuestion(b)
+}
+
+// headerSize is what a message begins with, in bytes: its id, flags, and the number of records in each of its four sections.
+const headerSize = 12
+
+// readQuestion decodes what a client sent. It is an error when that is no question at all. A question has one record of
+// EDNS besides, at most: of a message with more records the header alone is decoded, and refused, because a decoded record
+// may take a hundred times its bytes. Nothing is kept of EDNS that answers do not depend on, for as long as others are asked.
+func readQuestion(b []byte) (*dns.Msg, error) {
+	if len(b) < headerSize {
+		return nil, os.ErrInvalid
+	}
+	count := func(at int) uint16 { return binary.BigEndian.Uint16(b[at:]) }
+	if count(4) > 1 || count(6) > 0 || count(8) > 0 || count(10) > 1 {
+		b = b[:headerSize]
 	}
 	req := new(dns.Msg)
 	if err := req.Unpack(b); err != nil {
@@ -236,6 +297,12 @@ func readMsg(from io.Reader) (*dns.Msg, error) {
 	}
 	if req.Response {
 		return nil, os.ErrInvalid
+	}
+	opt := req.IsEdns0()
+	req.Extra = nil
+	if opt != nil {
+		opt.Option = nil
+		req.Extra = []dns.RR{opt}
 	}
 	return req, nil
 }

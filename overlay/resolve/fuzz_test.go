@@ -18,10 +18,15 @@ func FuzzStream(f *testing.F) {
 	}
 	f.Add(append([]byte{0, byte(len(b))}, b...))
 	f.Add([]byte{0xff, 0xff, 1})
+	many := hostile(f, dns.TypeA)
+	f.Add(append([]byte{byte(len(many) >> 8), byte(len(many))}, many...))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		req, err := readMsg(bytes.NewReader(b))
 		if err != nil {
 			return
+		}
+		if len(req.Question) > 1 || len(req.Answer)+len(req.Ns) > 0 || len(req.Extra) > 1 {
+			t.Errorf("decoded %v", req)
 		}
 		m := refused(req)
 		if m == nil {

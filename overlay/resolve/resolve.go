@@ -54,6 +54,9 @@ type Server struct {
 	log      *slog.Logger
 	upstream *upstream
 
+	// streams and passed are what containers share of their slots.
+	streams, passed chan struct{}
+
 	queries, answered, failed atomic.Uint64
 	version                   atomic.Uint64
 
@@ -75,6 +78,7 @@ func New(cfg Config, deps Deps) *Server {
 	return &Server{
 		cfg: cfg, log: deps.Log, upstream: newUpstream(cfg.ResolvConf),
 		containers: make(map[string]*container), names: make(names),
+		streams: make(chan struct{}, sharedStreams), passed: make(chan struct{}, sharedPassed),
 	}
 }
 

@@ -247,8 +247,8 @@ func FuzzLocal(f *testing.F) {
 	n := world(f)
 	c := &swarmv1.ResolverContainer{NetworkIds: []string{"n1", "n2"}, Internal: true}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		req := new(dns.Msg)
-		if req.Unpack(b) != nil {
+		req, err := readQuestion(b)
+		if err != nil {
 			return
 		}
 		m := refused(req)
