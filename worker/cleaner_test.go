@@ -27,6 +27,7 @@ type fakeDisk struct {
 	busy     string   // the digest whose removal fails
 	released []string
 	undone   []string
+	counting func() // called while sizes of volumes are added up
 }
 
 func (f *fakeDisk) Dir() string              { return "/state" }
@@ -39,6 +40,11 @@ func (f *fakeDisk) Holdings(context.Context) ([]Holding, int64, error) {
 	return slices.Clone(f.held), 0, nil
 }
 func (f *fakeDisk) ContainerSizes(context.Context) (map[string]int64, error) { return nil, nil }
+
+func (f *fakeDisk) VolumeSizes(context.Context) (map[string]int64, error) {
+	f.counting()
+	return nil, nil
+}
 
 func (f *fakeDisk) Now() (disk.Space, error) {
 	used := f.other + 10*len(f.held)

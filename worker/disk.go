@@ -24,11 +24,17 @@ type diskService struct {
 
 var errNoStorage = errdefs.ErrNotImplemented.WithMessage("this node keeps nothing on a disk: its containers are simulated")
 
-// Usage implements swarmv1.DiskServer.
+// Usage implements swarmv1.DiskServer. One call at a time looks at the disk: containers may have made millions of files.
 func (d *diskService) Usage(ctx context.Context, _ *swarmv1.DiskUsageRequest) (*swarmv1.DiskUsageResponse, error) {
 	w := d.w
 	if w.deps.Storage == nil || w.deps.Space == nil {
 		return nil, errNoStorage
+	}
+	select {
+	case w.measure <- struct{}{}:
+		defer func() { <-w.measure }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
 	}
 	space := w.deps.Space.Space()
 	out := &swarmv1.DiskUsageResponse{Path: w.deps.Space.Dir(), Total: int64(space.Total), Free: int64(space.Free)}

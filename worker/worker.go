@@ -31,6 +31,7 @@ type Worker struct {
 	reports *reports
 	contact *contact
 	slots   chan struct{} // a token for each container being created, started or removed
+	measure chan struct{} // a token while what lies on the disk is added up
 	images  *imageKeeper
 	cleaner *cleaner
 	settler *settler
@@ -75,6 +76,7 @@ func New(cfg Config, deps Deps) (*Worker, error) {
 		state: st, objects: newObjects(), reports: newReports(),
 		contact:    newContact(mem.epoch, mem.index),
 		slots:      make(chan struct{}, cfg.Starts),
+		measure:    make(chan struct{}, 1),
 		settler:    newSettler(),
 		sampled:    logsample.New(deps.Log),
 		redescribe: make(chan struct{}, 1),

@@ -141,6 +141,17 @@ func TestSize(t *testing.T) {
 	if size, err := Size(t.Context(), dir); err != nil || size-empty < 1<<20 || size-empty > 1<<20+64<<10 {
 		t.Errorf("got %d more, %v, want 1 MiB", size-empty, err)
 	}
+	// A name that is elsewhere has its share: a third of 1 MiB.
+	outside := filepath.Join(t.TempDir(), "c")
+	if err := os.Link(filepath.Join(dir, "a"), outside); err != nil {
+		t.Fatal(err)
+	}
+	if size, err := Size(t.Context(), dir); err != nil || size-empty < 600<<10 || size-empty > 700<<10+64<<10 {
+		t.Errorf("with a name outside: got %d more, %v, want 2/3 MiB", size-empty, err)
+	}
+	if err := os.Remove(outside); err != nil {
+		t.Fatal(err)
+	}
 	nest(t, dir, 5000)
 	if size, err := Size(t.Context(), dir); !errors.Is(err, ErrPartial) || size < 1<<20 {
 		t.Errorf("a deep tree: got %d, %v, want a part", size, err)

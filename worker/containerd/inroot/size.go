@@ -17,9 +17,11 @@ const maxSizeEntries = 4 << 20
 // ErrPartial is returned by Size for a tree that has more entries or levels than it looks at.
 var ErrPartial = errors.New("it has too many files or too many levels of folders to count them all")
 
-// Size adds up the blocks, in bytes, of all files below the folder at path, each file once. It follows no link and has at
-// most maxLevels folders open. Containers may write there meanwhile: what goes does not count. A folder that is not there
-// has the size 0. With ErrPartial it returns the size of what it has looked at.
+// Size adds up the blocks, in bytes, of all files below the folder at path. Each name of a file with several counts its
+// share of the file, so that nothing has to be remembered of millions of files: a file of which other names are elsewhere
+// counts in part. Size follows no symbolic link and has at most maxLevels folders open. Containers may write there
+// meanwhile: what goes does not count. A folder that is not there has the size 0. With ErrPartial it returns the size of
+// what it has looked at.
 func Size(ctx context.Context, path string) (int64, error) {
 	top, err := os.OpenFile(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -33,7 +35,7 @@ func Size(ctx context.Context, path string) (int64, error) {
 	if err := unix.Fstat(int(top.Fd()), &st); err != nil {
 		return 0, err
 	}
-	s := sizer{ctx: ctx, bytes: st.Blocks * 512, left: maxSizeEntries, linked: make(map[file]bool)}
+	s := sizer{ctx: ctx, bytes: st.Blocks * 512, left: maxSizeEntries}
 	err = s.folder(top, 1)
 	if err == nil && s.cut {
 		err = ErrPartial
@@ -41,16 +43,12 @@ func Size(ctx context.Context, path string) (int64, error) {
 	return s.bytes, err
 }
 
-// file is what a file with several names is known by.
-type file struct{ device, inode uint64 }
-
 // sizer adds up one tree.
 type sizer struct {
-	ctx    context.Context // of the one call
-	bytes  int64
-	left   int // entries that may be looked at
-	cut    bool
-	linked map[file]bool
+	ctx   context.Context // of the one call
+	bytes int64
+	left  int // entries that may be looked at
+	cut   bool
 }
 
 // folder adds up what is in a folder. What cannot be looked at does not count.
@@ -63,18 +61,11 @@ func (s *sizer) folder(dir *os.File, level int) error {
 		if err := unix.Fstatat(int(dir.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 			return nil
 		}
-		isDir := st.Mode&unix.S_IFMT == unix.S_IFDIR
-		if !isDir && st.Nlink > 1 {
-			f := file{st.Dev, st.Ino}
-			if s.linked[f] {
-				return nil
-			}
-			s.linked[f] = true
-		}
-		s.bytes += st.Blocks * 512
-		if !isDir {
+		if st.Mode&unix.S_IFMT != unix.S_IFDIR {
+			s.bytes += st.Blocks * 512 / max(1, int64(st.Nlink))
 			return nil
 		}
+		s.bytes += st.Blocks * 512
 		if level >= maxLevels {
 			s.cut = true
 			return nil
