@@ -79,6 +79,13 @@ func TestRuntime_HostileImages(t *testing.T) {
 		{"odd variables", imagev1.Config{Env: []string{"", "=", "=x", "A", "A="}}, nil, ""},
 		{"many volumes", imagev1.Config{Volumes: many}, nil, "it declares 1000 volumes"},
 		{"a volume for the kernel's files", imagev1.Config{Volumes: map[string]struct{}{"/v/../proc": {}}}, nil, "where the kernel's own files are"},
+		{"a volume at a link to them", imagev1.Config{Volumes: map[string]struct{}{"/v/a/fs": {}}}, []containerdtest.File{
+			entry(tar.Header{Name: "v", Typeflag: tar.TypeSymlink, Linkname: "w"}), entry(tar.Header{Name: "w/a", Typeflag: tar.TypeSymlink, Linkname: "../../sys"}),
+		}, "where the kernel's own files are"},
+		{"a volume at a link to itself", imagev1.Config{Volumes: map[string]struct{}{"/v": {}}}, []containerdtest.File{entry(tar.Header{Name: "v", Typeflag: tar.TypeSymlink, Linkname: "v"})}, "too many levels of symbolic links"},
+		{"a volume for devices", imagev1.Config{Volumes: map[string]struct{}{"/d": {}}}, []containerdtest.File{entry(tar.Header{Name: "d", Typeflag: tar.TypeSymlink, Linkname: "/dev"})}, "where the kernel's own files are"},
+		{"a volume for shared memory", imagev1.Config{Volumes: map[string]struct{}{"/dev/shm": {}}}, nil, ""},
+		{"a volume for everything", imagev1.Config{Volumes: map[string]struct{}{"/d": {}}}, []containerdtest.File{entry(tar.Header{Name: "d", Typeflag: tar.TypeSymlink, Linkname: "."})}, "where the kernel's own files are"},
 		{"volumes outside", imagev1.Config{Volumes: map[string]struct{}{"/": {}, "..": {}, "../../x": {}, "": {}}}, nil, ""},
 		{"a volume at a link out", imagev1.Config{Volumes: map[string]struct{}{"/v": {}}}, []containerdtest.File{entry(tar.Header{Name: "v", Typeflag: tar.TypeSymlink, Linkname: "/etc"})}, ""},
 		{"a folder outside", imagev1.Config{WorkingDir: "../../../w"}, nil, ""},

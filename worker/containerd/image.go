@@ -137,7 +137,13 @@ func (s *images) read(ctx context.Context, ref, platform string) (*image, error)
 	} else if err != nil {
 		return nil, err
 	}
-	i.accounts, err = s.accounts(ctx, i.chain)
+	err = s.view(ctx, i.chain, func(root string) (err error) {
+		if err := checkVolumes(root, i.config.Volumes); err != nil {
+			return err
+		}
+		i.accounts, err = readAccounts(root)
+		return err
+	})
 	return i, err
 }
 
@@ -152,8 +158,23 @@ func checkConfig(c imagespec.ImageConfig) error {
 	if n := len(c.Volumes); n > maxImageVolumes {
 		return fmt.Errorf("it declares %d volumes, at most %d are allowed: %w", n, maxImageVolumes, errdefs.ErrInvalidArgument)
 	}
-	for volume := range c.Volumes {
-		if first, _, _ := strings.Cut(strings.TrimPrefix(path.Join("/", volume), "/"), "/"); first == "proc" || first == "sys" {
+	return nil
+}
+
+// checkVolumes refuses volumes that would cover the kernel's own files, or all of the container's. The paths are those at
+// which runc mounts them: the image's tree, at root, may have a link on the way.
+func checkVolumes(root string, declared map[string]struct{}) error {
+	for volume := range declared {
+		at := path.Join("/", volume)
+		if at == "/" {
+			continue // It is left out.
+		}
+		at, err := inroot.Resolve(root, at)
+		if err != nil {
+			return fmt.Errorf("its volume at %.256q: %w: %w", volume, err, errdefs.ErrInvalidArgument)
+		}
+		first, below, _ := strings.Cut(strings.TrimPrefix(at, "/"), "/")
+		if first == "" || first == "proc" || first == "sys" || first == "dev" && (below == "" || below == "pts") {
 			return fmt.Errorf("it declares a volume at %.256q, where the kernel's own files are: %w", volume, errdefs.ErrInvalidArgument)
 		}
 	}
@@ -185,9 +206,8 @@ func (s *images) find(ctx context.Context, ref string) (coreimages.Image, error)
 	return found[0], nil
 }
 
-// accounts reads the image's own users and groups, from a view of it that lives as long as this call.
-func (s *images) accounts(ctx context.Context, chain string) (ocispec.Accounts, error) {
-	var a ocispec.Accounts
+// view calls look with the folder of an image's files, which is there as long as this call.
+func (s *images) view(ctx context.Context, chain string, look func(root string) error) error {
 	key := "accounts-" + chain
 	sn := s.client.SnapshotService(s.snapshotter)
 	// The root label keeps it from the garbage collector meanwhile.
@@ -196,16 +216,13 @@ func (s *images) accounts(ctx context.Context, chain string) (ocispec.Accounts, 
 		mounts, err = sn.Mounts(ctx, key)
 	}
 	if err != nil {
-		return a, fmt.Errorf("view of its files: %w", err)
+		return fmt.Errorf("view of its files: %w", err)
 	}
-	err = mount.WithReadonlyTempMount(ctx, mounts, func(root string) (err error) {
-		a, err = readAccounts(root)
-		return err
-	})
+	err = mount.WithReadonlyTempMount(ctx, mounts, look)
 	if rerr := sn.Remove(context.WithoutCancel(ctx), key); rerr != nil && !errdefs.IsNotFound(rerr) {
 		err = errors.Join(err, rerr)
 	}
-	return a, err
+	return err
 }
 
 // readAccounts reads the users and groups of a file tree. Absent files are empty.

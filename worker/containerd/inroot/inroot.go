@@ -24,6 +24,7 @@ import (
 	"strconv"
 
 	"github.com/containerd/errdefs"
+	securejoin "github.com/cyphar/filepath-securejoin"
 	pathrs "github.com/cyphar/filepath-securejoin/pathrs-lite"
 	"golang.org/x/sys/unix"
 )
@@ -36,6 +37,17 @@ func Open(root, name string) (*os.File, error) {
 	}
 	defer top.Close()
 	return pathrs.OpenatInRoot(top, name)
+}
+
+// Resolve returns where name leads below the folder root, as a path from there that begins with a slash. What is not there
+// has no links. The answer holds as long as nobody writes below root: to open something there, use Open.
+func Resolve(root, name string) (string, error) {
+	at, err := securejoin.SecureJoin(root, name)
+	if err != nil {
+		return "", err
+	}
+	below, err := filepath.Rel(root, at)
+	return filepath.Join("/", below), err
 }
 
 // MkdirAll makes the folder name below the folder root, and the folders above it, with mode 0755 where they are missing. It

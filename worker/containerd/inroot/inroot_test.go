@@ -207,3 +207,22 @@ func TestUnbind(t *testing.T) {
 		t.Error("removed a folder that has something in it")
 	}
 }
+
+func TestResolve(t *testing.T) {
+	root := t.TempDir()
+	for name, to := range map[string]string{"a": "/b/c", "up": "../../..", "self": "self", "abs": "/proc"} {
+		if err := os.Symlink(to, filepath.Join(root, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, want := range map[string]string{
+		"/": "/", "x": "/x", "/x/../y": "/y", "a/d": "/b/c/d", "up": "/", "up/etc": "/etc", "/abs/sys": "/proc/sys",
+	} {
+		if got, err := Resolve(root, name); err != nil || got != want {
+			t.Errorf("%s: got %s, %v, want %s", name, got, err, want)
+		}
+	}
+	if got, err := Resolve(root, "self/x"); !errors.Is(err, unix.ELOOP) {
+		t.Errorf("a link to itself: got %s, %v", got, err)
+	}
+}
