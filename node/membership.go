@@ -1,6 +1,7 @@
 package node
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"swarm/internal/pki"
+	"swarm/internal/tree"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -120,5 +122,6 @@ func (d disk) forget() error {
 	if err := os.Remove(d.file()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return errors.Join(d.credential().Remove(), os.RemoveAll(d.managerDir()), os.RemoveAll(d.workerDir()))
+	// Containers have made what is in volumes, folders of any depth.
+	return errors.Join(d.credential().Remove(), os.RemoveAll(d.managerDir()), tree.RemoveAll(context.Background(), d.workerDir()))
 }

@@ -17,6 +17,7 @@ import (
 
 	"swarm/cli"
 	"swarm/install"
+	"swarm/internal/tree"
 	"swarm/overlay/bridge"
 	"swarm/worker/containerd/companion"
 	"swarm/worker/containerd/layout"
@@ -100,7 +101,7 @@ func (i *installer) Uninstall(ctx context.Context, purge bool) ([]string, error)
 		folders = append(folders, i.layout.Data)
 	}
 	for _, dir := range folders {
-		gone, err := removeFolder(dir)
+		gone, err := removeFolder(ctx, dir)
 		if err != nil {
 			return removed, fmt.Errorf("remove %s: %w", dir, err)
 		}
@@ -179,7 +180,7 @@ func (i *installer) removeTraces(ctx context.Context) ([]string, error) {
 
 // removeFolder removes a folder with all that is mounted in it. One that is a mount itself, or a link to elsewhere, was made
 // by the operator: then what is in it goes, and it stays.
-func removeFolder(dir string) (bool, error) {
+func removeFolder(ctx context.Context, dir string) (bool, error) {
 	real, err := filepath.EvalSymlinks(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
@@ -201,7 +202,8 @@ func removeFolder(dir string) (bool, error) {
 		return false, err
 	}
 	for _, e := range entries {
-		if err := os.RemoveAll(filepath.Join(real, e.Name())); err != nil {
+		// Containers have made what is in volumes and images' layers, folders of any depth.
+		if err := tree.RemoveAll(ctx, filepath.Join(real, e.Name())); err != nil {
 			return true, err
 		}
 	}

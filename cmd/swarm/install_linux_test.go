@@ -1,12 +1,29 @@
 package main
 
 import (
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"swarm/internal/tree/treetest"
 )
+
+// Folders that a container has nested deeply do not keep a host from being cleaned.
+func TestRemoveFolder_AnyDepth(t *testing.T) {
+	treetest.FewDescriptors(t)
+	dir := t.TempDir()
+	treetest.Nest(t, dir, 1000)
+	if gone, err := removeFolder(t.Context(), dir); !gone || err != nil {
+		t.Errorf("removed %v, %v", gone, err)
+	}
+	if _, err := os.Lstat(dir); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("it is still there: %v", err)
+	}
+}
 
 func TestRemoveFolder(t *testing.T) {
 	full := func(dir string) string {
@@ -17,13 +34,13 @@ func TestRemoveFolder(t *testing.T) {
 	}
 	wantGone := func(dir string) {
 		t.Helper()
-		if gone, err := removeFolder(dir); !gone || err != nil {
+		if gone, err := removeFolder(t.Context(), dir); !gone || err != nil {
 			t.Errorf("%s: removed %v, %v", dir, gone, err)
 		}
 	}
 	plain := full(filepath.Join(t.TempDir(), "plain"))
 	wantGone(plain)
-	if gone, err := removeFolder(plain); gone || err != nil {
+	if gone, err := removeFolder(t.Context(), plain); gone || err != nil {
 		t.Errorf("again: removed %v, %v", gone, err)
 	}
 	target, link := full(t.TempDir()), filepath.Join(t.TempDir(), "link")

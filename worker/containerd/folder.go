@@ -16,8 +16,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"swarm/internal/private"
+	"swarm/internal/tree"
 	"swarm/worker"
-	"swarm/worker/containerd/inroot"
 	"swarm/worker/containerd/ocispec"
 )
 
@@ -126,7 +126,7 @@ func (r *Runtime) ensureTmpfs() error {
 
 // removeFolders removes all that a task has on this host outside containerd.
 func (r *Runtime) removeFolders(ctx context.Context, id string) error {
-	return errors.Join(os.RemoveAll(r.filesDir(id)), inroot.RemoveAll(ctx, r.taskDir(id)))
+	return errors.Join(os.RemoveAll(r.filesDir(id)), tree.RemoveAll(ctx, r.taskDir(id)))
 }
 
 // Close undoes what is not of a single task: the tmpfs, when no task has files in it.

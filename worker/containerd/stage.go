@@ -17,6 +17,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"swarm/internal/private"
+	"swarm/internal/tree"
 	"swarm/worker/containerd/inroot"
 )
 
@@ -182,7 +183,7 @@ func (r *Runtime) recoverFills() error {
 	for _, dir := range r.aboveData() {
 		for _, left := range folders(dir) {
 			if strings.HasPrefix(filepath.Base(left), fillPrefix) {
-				all = errors.Join(all, inroot.RemoveAll(context.Background(), left))
+				all = errors.Join(all, tree.RemoveAll(context.Background(), left))
 			}
 		}
 	}

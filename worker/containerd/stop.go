@@ -18,7 +18,7 @@ import (
 	"github.com/moby/sys/signal"
 
 	"swarm/internal/pause"
-	"swarm/worker/containerd/inroot"
+	"swarm/internal/tree"
 	"swarm/worker/containerd/layout"
 )
 
@@ -156,7 +156,7 @@ func (r *Runtime) emptyRootfs(ctx context.Context, id string) error {
 	if err != nil || dir == "" {
 		return ignoreNotFound(err)
 	}
-	return inroot.RemoveBelow(ctx, dir)
+	return tree.RemoveBelow(ctx, dir)
 }
 
 // A shim that still sets a container up is waited for, with a bound: containerd gives one that it has given up on 5 s to

@@ -13,7 +13,7 @@ import (
 
 	"github.com/containerd/containerd/v2/core/containers"
 
-	"swarm/worker/containerd/inroot"
+	"swarm/internal/tree"
 )
 
 // overlayfs is the snapshotter whose layout writtenTo knows.
@@ -49,7 +49,7 @@ func (r *Runtime) containerSize(ctx context.Context, c containers.Container) (in
 		return 0, ignoreNotFound(err)
 	}
 	if dir != "" {
-		return inroot.Size(ctx, dir)
+		return tree.Size(ctx, dir)
 	}
 	u, err := r.client.SnapshotService(c.Snapshotter).Usage(ctx, c.SnapshotKey)
 	return u.Size, ignoreNotFound(err)
@@ -88,7 +88,7 @@ func (r *Runtime) VolumeSizes(ctx context.Context) (map[string]int64, error) {
 	}
 	sizes := make(map[string]int64, len(entries))
 	for _, e := range entries {
-		size, err := inroot.Size(ctx, filepath.Join(root, e.Name()))
+		size, err := tree.Size(ctx, filepath.Join(root, e.Name()))
 		if ctx.Err() != nil {
 			return nil, fmt.Errorf("sizes of volumes: %w", ctx.Err())
 		}

@@ -23,6 +23,7 @@ import (
 
 	"swarm/internal/ident"
 	"swarm/internal/private"
+	"swarm/internal/tree"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/worker"
 	"swarm/worker/containerd/inroot"
@@ -309,7 +310,7 @@ func (f filling) copyUp(ctx context.Context, root string) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, inroot.RemoveAll(context.WithoutCancel(ctx), beside)) }()
+	defer func() { err = errors.Join(err, tree.RemoveAll(context.WithoutCancel(ctx), beside)) }()
 	made := filepath.Join(beside, "copy")
 	// Whoever stops the task ends the copy: what it is made in is not there any more.
 	stop := context.AfterFunc(ctx, func() { _ = os.Rename(made, filepath.Join(beside, "stopped")) })

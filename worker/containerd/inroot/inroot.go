@@ -9,7 +9,7 @@
 // yields a handle, and only a regular file or a folder is opened from it. The kernel does this from 5.6 on; before, the
 // library walks the path by itself and checks each step.
 //
-// RemoveAll and Size walk a whole tree, which may be of any depth, with a bounded number of descriptors.
+// Whole trees are removed and measured by package internal/tree.
 //
 // Package worker/containerd calls it. It runs no goroutine.
 package inroot

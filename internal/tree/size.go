@@ -1,6 +1,6 @@
 //go:build linux
 
-package inroot
+package tree
 
 import (
 	"context"

@@ -1,6 +1,6 @@
 //go:build linux
 
-package inroot
+package tree
 
 import (
 	"context"
@@ -11,52 +11,11 @@ import (
 	"path/filepath"
 	"testing"
 
-	"golang.org/x/sys/unix"
+	"swarm/internal/tree/treetest"
 )
 
-// nest makes a chain of folders, with a file in each, with the descriptors of two of them.
-func nest(t *testing.T, dir string, levels int) {
-	t.Helper()
-	at, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY, 0)
-	for i := 0; i < levels && err == nil; i++ {
-		if err = unix.Mkdirat(at, "d", 0o700); err != nil {
-			break
-		}
-		var next int
-		if next, err = unix.Openat(at, "d", unix.O_RDONLY|unix.O_DIRECTORY, 0); err != nil {
-			break
-		}
-		_ = unix.Close(at)
-		at = next
-		if err = unix.Mknodat(at, "f", unix.S_IFREG|0o600, 0); err != nil {
-			break
-		}
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	_ = unix.Close(at)
-}
-
-// limitDescriptors leaves the test few descriptors more than a walk may use.
-func limitDescriptors(t *testing.T) {
-	t.Helper()
-	var was unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &was); err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: maxLevels + 64, Max: was.Max}); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &was); err != nil {
-			t.Error(err)
-		}
-	})
-}
-
 func TestRemoveAll_AnyDepth(t *testing.T) {
-	limitDescriptors(t)
+	treetest.FewDescriptors(t)
 	root := t.TempDir()
 	tree := filepath.Join(root, "tree")
 	outside := filepath.Join(root, "outside")
@@ -65,8 +24,8 @@ func TestRemoveAll_AnyDepth(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	nest(t, outside, 1)
-	nest(t, tree, 5000)
+	treetest.Nest(t, outside, 1)
+	treetest.Nest(t, tree, 5000)
 	for i := range 3000 {
 		if err := os.WriteFile(filepath.Join(tree, "d", fmt.Sprint(i)), nil, 0o600); err != nil {
 			t.Fatal(err)
@@ -110,7 +69,7 @@ func TestRemoveAll_AnyDepth(t *testing.T) {
 
 func TestRemoveAll_EndsWithItsContext(t *testing.T) {
 	dir := t.TempDir()
-	nest(t, dir, 100)
+	treetest.Nest(t, dir, 100)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	err := RemoveAll(ctx, dir)
@@ -120,7 +79,7 @@ func TestRemoveAll_EndsWithItsContext(t *testing.T) {
 }
 
 func TestSize(t *testing.T) {
-	limitDescriptors(t)
+	treetest.FewDescriptors(t)
 	dir := t.TempDir()
 	if size, err := Size(t.Context(), filepath.Join(dir, "absent")); size != 0 || err != nil {
 		t.Errorf("a folder that is not there: got %d, %v", size, err)
@@ -152,7 +111,7 @@ func TestSize(t *testing.T) {
 	if err := os.Remove(outside); err != nil {
 		t.Fatal(err)
 	}
-	nest(t, dir, 5000)
+	treetest.Nest(t, dir, 5000)
 	if size, err := Size(t.Context(), dir); !errors.Is(err, ErrPartial) || size < 1<<20 {
 		t.Errorf("a deep tree: got %d, %v, want a part", size, err)
 	}

@@ -1,6 +1,9 @@
 //go:build linux
 
-package inroot
+// Package tree removes and measures whole file trees that containers have made, such as the data of a volume. A tree may be
+// of any depth and size: neither function has more than a bounded number of descriptors open, and neither follows links.
+// It runs no goroutine.
+package tree
 
 import (
 	"context"
@@ -23,7 +26,7 @@ const maxLevels = 64
 // has maxLevels open at most, and moves folders that lie deeper up to the top of the tree. It follows no link. An error
 // does not keep it from removing the rest; the first one is returned, and names the entry but not the folders above it.
 func RemoveAll(ctx context.Context, path string) error {
-	parent, err := openRoot(filepath.Dir(path))
+	parent, err := os.OpenFile(filepath.Dir(path), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}

@@ -1,0 +1,26 @@
+package node
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"testing"
+
+	"swarm/internal/tree/treetest"
+)
+
+// Folders that a container has nested deeply do not keep a node from leaving its cluster.
+func TestDisk_ForgetsVolumesOfAnyDepth(t *testing.T) {
+	treetest.FewDescriptors(t)
+	d := disk{dir: t.TempDir()}
+	if err := os.Mkdir(d.workerDir(), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	treetest.Nest(t, d.workerDir(), 1000)
+	if err := d.forget(); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Lstat(d.workerDir()); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the volumes are still there: %v", err)
+	}
+}
