@@ -183,6 +183,7 @@ func await(w http.ResponseWriter, r *http.Request, settled <-chan struct{}) {
 		case <-ctx.Done():
 			return
 		case <-beat.C:
+			giveTime(w)
 			w.WriteHeader(http.StatusProcessing)
 		}
 	}

@@ -56,6 +56,7 @@ func (s *Store) open(ctx context.Context, digest string) (content.ReaderAt, blob
 // a blob that is on its way. Whoever may connect may read: the transport decides.
 func (s *Store) Handler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		giveTime(w)
 		if r.Method != http.MethodGet && r.Method != http.MethodHead {
 			w.Header().Set("Allow", "GET, HEAD")
 			http.Error(w, "only GET and HEAD", http.StatusMethodNotAllowed)
@@ -121,7 +122,33 @@ func (s *Store) serve(w http.ResponseWriter, r *http.Request, digest string) {
 	w.Header().Set("Content-Type", b.mediaType)
 	w.Header().Set("Docker-Content-Digest", digest)
 	w.Header().Set("Etag", `"`+digest+`"`)
-	http.ServeContent(w, r, "", time.Time{}, limited{newBuffered(opened), r.Context(), &s.limiter})
+	send(w, r, limited{newBuffered(opened), r.Context(), &s.limiter})
+}
+
+// takePatience is how long a node may take over a piece of a blob, of 32 KiB, before its connection is closed. A node that
+// reads nothing would hold the connection and its goroutine for ever.
+const takePatience = 30 * time.Second
+
+// giveTime has the connection closed unless what is written next is taken in time. A deadline of a former request ends.
+func giveTime(w http.ResponseWriter) {
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(takePatience)) // Connections in tests have none.
+}
+
+// send answers with a blob.
+func send(w http.ResponseWriter, r *http.Request, content io.ReadSeeker) {
+	http.ServeContent(w, r, "", time.Time{}, moving{content, w})
+}
+
+// moving gives the node time for each piece.
+type moving struct {
+	io.ReadSeeker
+	to http.ResponseWriter
+}
+
+func (m moving) Read(p []byte) (int, error) {
+	n, err := m.ReadSeeker.Read(p)
+	giveTime(m.to)
+	return n, err
 }
 
 // sendOn has the caller ask another node for the same.
