@@ -108,7 +108,7 @@ func (h *host) newContainers() error {
 	if h.client, err = containerd.Connect(address); err != nil {
 		return err
 	}
-	rt, err := containerd.New(cfg, containerd.Deps{Log: h.log, Client: h.client})
+	rt, err := containerd.New(cfg, containerd.Deps{Log: h.log, Client: h.client, Room: h.disk.Room})
 	if err != nil {
 		return err
 	}

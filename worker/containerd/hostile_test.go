@@ -20,6 +20,7 @@ import (
 
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/worker"
+	"swarm/worker/containerd"
 	"swarm/worker/containerd/containerdtest"
 )
 
@@ -347,5 +348,33 @@ func TestRuntime_CopyEndsWithItsContext(t *testing.T) {
 	left, _ := filepath.Glob(filepath.Join(n.config().StateDir, "volumes/copied/.fill-*"))
 	if len(left) > 0 {
 		t.Errorf("copies remain: %v", left)
+	}
+}
+
+// An image that is here but not unpacked, as one for another platform, is unpacked when a container needs it.
+func TestRuntime_UnpackingEndsWhenTheDiskFills(t *testing.T) {
+	n := newNode(t)
+	const ref = "example.com/bomb:1"
+	n.load(ref, imagev1.Config{}, containerdtest.File{Header: tar.Header{Name: "zeros", Mode: 0o600}, Body: make([]byte, 256<<20)})
+	full := errdefs.ErrResourceExhausted.WithMessage("its disk has 1 MB left")
+	r, err := containerd.New(n.config(), containerd.Deps{Log: n.Log(), Client: n.client, Room: func(bytes int64) error {
+		if bytes > 0 {
+			return full
+		}
+		return nil
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	task := n.container("exit 0", func(w *worker.Container) { w.Spec().Image = ref })
+	if err := r.Prepare(n.Ctx, task); !errdefs.IsResourceExhausted(err) || !strings.Contains(err.Error(), full.Error()) {
+		t.Errorf("got %v, want %v", err, full)
+	}
+	// With room it is unpacked.
+	if err := n.runtime.Prepare(n.Ctx, task); err != nil {
+		t.Error(err)
+	}
+	if err := n.runtime.Remove(n.Ctx, task.Task.GetId()); err != nil {
+		t.Error(err)
 	}
 }

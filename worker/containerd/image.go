@@ -20,6 +20,7 @@ import (
 	"github.com/opencontainers/image-spec/identity"
 	imagespec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"swarm/internal/disk"
 	"swarm/worker/containerd/document"
 	"swarm/worker/containerd/inroot"
 	"swarm/worker/containerd/ocispec"
@@ -42,6 +43,7 @@ type image struct {
 type images struct {
 	client      *client.Client
 	snapshotter string
+	room        func(bytes int64) error
 
 	mu    sync.Mutex // guards known
 	known map[string]*slot
@@ -131,7 +133,8 @@ func (s *images) read(ctx context.Context, ref, platform string) (*image, error)
 		config:   spec.Config,
 	}
 	if _, err := s.client.SnapshotService(s.snapshotter).Stat(ctx, i.chain); errdefs.IsNotFound(err) {
-		if err := ci.Unpack(ctx, s.snapshotter); err != nil {
+		err := disk.WhileRoom(ctx, s.room, func(ctx context.Context) error { return ci.Unpack(ctx, s.snapshotter) })
+		if err != nil {
 			return nil, fmt.Errorf("unpack: %w", err)
 		}
 	} else if err != nil {

@@ -84,6 +84,8 @@ type Deps struct {
 	Log *slog.Logger
 	// Client is from Connect.
 	Client *client.Client
+	// Room refuses what the disk has no room for, in bytes. Nil: there always is.
+	Room func(bytes int64) error
 }
 
 // Runtime implements worker.Runtime and worker.Executor.
@@ -146,7 +148,7 @@ func New(cfg Config, deps Deps) (*Runtime, error) {
 		groups:   newGroups(cfg.Build),
 		prepared: make(map[string]prepared),
 	}
-	r.images = images{client: deps.Client, snapshotter: cfg.Snapshotter, known: make(map[string]*slot)}
+	r.images = images{client: deps.Client, snapshotter: cfg.Snapshotter, room: deps.Room, known: make(map[string]*slot)}
 	return r, nil
 }
 

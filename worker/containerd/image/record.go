@@ -7,8 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"sync"
-	"time"
 
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/images"
@@ -18,15 +16,13 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"swarm/internal/disk"
 	"swarm/internal/spec"
 	"swarm/worker/containerd/document"
 )
 
 // labelLoaded marks the record of an image that came from an archive: no registry need have it.
 const labelLoaded = "io.swarm.loaded"
-
-// lookForRoom is how often the disk is looked at while something of unknown size is written to it.
-const lookForRoom = 50 * time.Millisecond
 
 // recordsOf are containerd's names of an image: by digest, so that the image outlives a tag that moves on, and by tag.
 func recordsOf(ref spec.Image, d digest.Digest) ([]string, error) {
@@ -95,33 +91,7 @@ func (s *Store) unpack(ctx context.Context, name string, target ocispec.Descript
 // whileRoom runs do, and cancels it when the disk comes to its reserve: how much a compressed layer unpacks to is known only
 // afterwards. containerd removes the layer that it was about to unpack.
 func (s *Store) whileRoom(ctx context.Context, do func(context.Context) error) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	var watch sync.WaitGroup
-	ended := make(chan struct{})
-	watch.Go(func() {
-		tick := time.NewTicker(lookForRoom)
-		defer tick.Stop()
-		for {
-			select {
-			case <-ended:
-				return
-			case <-tick.C:
-				if err := s.room(1); err != nil {
-					cancel(err)
-					return
-				}
-			}
-		}
-	})
-	err := do(ctx)
-	close(ended)
-	watch.Wait()
-	var local *localError
-	if err != nil && errors.As(context.Cause(ctx), &local) {
-		return local
-	}
-	return err
+	return disk.WhileRoom(ctx, s.room, do)
 }
 
 // record writes a record or moves it to another target. Once loaded, a digest stays loaded.
