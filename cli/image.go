@@ -88,10 +88,14 @@ func imageRow(i *swarmv1.ImageInfo, o imageListOptions, now time.Time) row {
 	if !o.noTrunc {
 		id = shortID(strings.TrimPrefix(id, "sha256:"))
 	}
+	size := "N/A" // No manager has fetched it yet: docs/registries.md says why no other node is believed.
+	if image.GetSize() > 0 {
+		size = units.HumanSizeWithPrecision(float64(image.GetSize()), 3)
+	}
 	return row{
 		"Repository": repository, "Tag": tag, "ID": id, "Digest": image.GetDigest(),
 		"CreatedSince": ago(now, image.GetMeta().GetCreatedAt()), "CreatedAt": stamp(image.GetMeta().GetCreatedAt()),
-		"Size": units.HumanSizeWithPrecision(float64(image.GetSize()), 3), "Nodes": fmt.Sprint(len(i.GetNodeIds())),
+		"Size": size, "Nodes": fmt.Sprint(len(i.GetNodeIds())),
 		"Loaded": fmt.Sprint(image.GetLoaded()), "Name": image.GetName(),
 	}
 }
