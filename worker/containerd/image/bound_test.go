@@ -3,6 +3,7 @@
 package image_test
 
 import (
+	"bytes"
 	"io"
 	"strings"
 	"testing"
@@ -11,7 +12,11 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/google/go-containerregistry/pkg/authn"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/static"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+	"github.com/klauspost/compress/zstd"
 
 	"swarm/worker"
 	"swarm/worker/containerd/image"
@@ -51,6 +56,40 @@ func TestPull_LargeConfiguration(t *testing.T) {
 	}
 	if held, err := n.List(t.Context()); err != nil || len(held) > 0 {
 		t.Errorf("it holds %v, %v", held, err)
+	}
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) {
+	clear(p)
+	return len(p), nil
+}
+
+// An archive and a layer are refused that ask their reader to hold 512 MiB.
+func TestLoad_WindowsAreBounded(t *testing.T) {
+	n := newNode(t, image.Config{}, image.Deps{})
+	var hostile bytes.Buffer
+	w, err := zstd.NewWriter(&hostile, zstd.WithWindowSize(512<<20))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.Copy(w, io.LimitReader(zeros{}, 600<<20)); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	const says = "with a window of more than 32 MiB"
+	_, err = n.Load(t.Context(), bytes.NewReader(hostile.Bytes()), "", nil)
+	wantInvalid(t, "an archive", err, says)
+	for _, mediaType := range []types.MediaType{types.OCILayerZStd, types.OCILayer, types.DockerLayer} {
+		img, err := mutate.AppendLayers(newImage(t, 1), static.NewLayer(hostile.Bytes(), mediaType))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = n.Load(t.Context(), bytes.NewReader(ociArchive(t, mutate.AppendManifests(empty.Index, mutate.IndexAddendum{Add: img}))), "hostile:1", nil)
+		wantInvalid(t, "a layer of type "+string(mediaType), err, says)
 	}
 }
 

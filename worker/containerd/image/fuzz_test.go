@@ -14,13 +14,13 @@ import (
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images/archive"
-	"github.com/containerd/containerd/v2/pkg/archive/compression"
 	"github.com/containerd/containerd/v2/plugins/content/local"
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"swarm/worker/containerd/document"
+	"swarm/worker/containerd/inflate"
 )
 
 // FuzzManifest: what a registry or an archive calls a manifest or an index, and the configuration that it names.
@@ -135,7 +135,7 @@ func FuzzArchive(f *testing.F) {
 	f.Add(b.Bytes())
 	f.Add([]byte{0x1f, 0x8b})
 	f.Fuzz(func(t *testing.T, data []byte) {
-		plain, err := compression.DecompressStream(bytes.NewReader(data))
+		plain, err := inflate.Stream(bytes.NewReader(data))
 		if err != nil {
 			return
 		}

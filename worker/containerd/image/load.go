@@ -13,7 +13,6 @@ import (
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/images/archive"
-	"github.com/containerd/containerd/v2/pkg/archive/compression"
 	"github.com/containerd/errdefs"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -21,6 +20,7 @@ import (
 	"swarm/internal/spec"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/worker/containerd/document"
+	"swarm/worker/containerd/inflate"
 )
 
 // Load reads an OCI or Docker archive, plain or compressed by gzip or zstd, and keeps its images; it returns one for
@@ -87,7 +87,7 @@ func (n anyNode) ReaderAt(ctx context.Context, desc ocispec.Descriptor) (content
 // ingest stores the archive's blobs and gives its index.
 func (s *Store) ingest(ctx context.Context, from io.Reader, m *meter) (ocispec.Descriptor, error) {
 	source := &metered{from: from, meter: m}
-	plain, err := compression.DecompressStream(source)
+	plain, err := inflate.Stream(source)
 	if err != nil {
 		return ocispec.Descriptor{}, source.explain(err)
 	}
@@ -125,6 +125,8 @@ func (r *metered) explain(err error) error {
 	switch {
 	case document.Limit(err) != "":
 		return invalid("the archive is refused: " + document.Limit(err))
+	case errors.Is(err, inflate.ErrWindow):
+		return invalid("the archive is refused: " + inflate.ErrWindow.Error())
 	case r.err != nil:
 		return fmt.Errorf("read archive: %w", r.err)
 	case disk.IsFull(err):

@@ -9,7 +9,8 @@
 // Containers and their shims are not its children in any way that matters: they
 // go on when it stops or is killed, and the next one finds them again.
 //
-// cmd calls Run, once in a process: it sets the process's PATH and log level.
+// cmd calls Run, once in a process: it sets the process's PATH and log level, and how
+// layers are decompressed.
 // The goroutines are containerd's.
 package server
 
@@ -24,10 +25,12 @@ import (
 
 	containerd "github.com/containerd/containerd/v2/cmd/containerd/server"
 	srvconfig "github.com/containerd/containerd/v2/cmd/containerd/server/config"
+	"github.com/containerd/containerd/v2/core/diff"
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 
+	"swarm/worker/containerd/inflate"
 	"swarm/worker/containerd/layout"
 	"swarm/worker/containerd/lock"
 )
@@ -74,6 +77,7 @@ func Run(ctx context.Context, cfg Config, beside ...func(context.Context)) error
 		log.G(ctx).WithError(err).Warn("temporary mounts of an earlier run remain")
 	}
 
+	diff.RegisterProcessor(inflate.Processor)
 	srv, err := containerd.New(ctx, containerdConfig(cfg))
 	if err != nil {
 		return fmt.Errorf("set up containerd in %s: %w", cfg.Root, err)
