@@ -66,15 +66,15 @@ func (zeros) Read(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// An archive and a layer are refused that ask their reader to hold 512 MiB.
+// An archive and a layer are refused that ask their reader to hold 128 MiB.
 func TestLoad_WindowsAreBounded(t *testing.T) {
 	n := newNode(t, image.Config{}, image.Deps{})
 	var hostile bytes.Buffer
-	w, err := zstd.NewWriter(&hostile, zstd.WithWindowSize(512<<20))
+	w, err := zstd.NewWriter(&hostile, zstd.WithWindowSize(128<<20))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := io.Copy(w, io.LimitReader(zeros{}, 600<<20)); err != nil {
+	if _, err := io.Copy(w, io.LimitReader(zeros{}, 150<<20)); err != nil {
 		t.Fatal(err)
 	}
 	if err := w.Close(); err != nil {

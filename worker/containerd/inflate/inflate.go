@@ -2,9 +2,10 @@
 
 // Package inflate decompresses the layers and archives of images. Whoever compressed one by zstd chose how much of the text
 // the reader has to hold, the window: a layer of some kilobytes can ask for 512 MiB, of which containerd's own reader
-// allocates twice as much. This package refuses windows of more than 32 MiB.
+// allocates twice as much. This package refuses windows of more than 32 MiB. It also refuses layers of very many entries,
+// which containerd remembers while it unpacks a layer: one folder, listed millions of times, compresses to little.
 //
-// It keeps nothing; a reader has the goroutines of its library until Close. The image store calls Stream, and the embedded
+// It keeps nothing; a reader has a goroutine, and those of its library, until Close. The image store calls Stream, and the embedded
 // containerd gets Processor.
 package inflate
 
@@ -64,17 +65,21 @@ func (r reader) Close() error {
 	return nil
 }
 
-// Processor is a diff.Handler, which takes the place of containerd's for compressed layers.
+// Processor is a diff.Handler, which takes the place of containerd's. What it makes of a layer has a bounded number of entries.
 func Processor(ctx context.Context, mediaType string) (diff.StreamProcessorInit, bool) {
-	if how, err := images.DiffCompression(ctx, mediaType); err != nil || how == "" {
+	how, err := images.DiffCompression(ctx, mediaType)
+	if err != nil {
 		return nil, false
 	}
 	return func(_ context.Context, from diff.StreamProcessor, _ map[string]typeurl.Any) (diff.StreamProcessor, error) {
+		if how == "" {
+			return layer{boundEntries(from, maxHeld)}, nil
+		}
 		plain, err := Stream(from)
 		if err != nil {
 			return nil, err
 		}
-		return layer{plain}, nil
+		return layer{boundEntries(plain, maxHeld)}, nil
 	}, true
 }
 
