@@ -25,7 +25,11 @@ import (
 
 	"swarm/dev"
 	"swarm/internal/pki"
+	"swarm/internal/seal"
+	"swarm/manager/ca"
 	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/raftstore"
+	"swarm/raftstore/raftstoretest"
 )
 
 // TestAttackAccess attacks the ways into a cluster: credentials of users, join tokens, and what a
@@ -295,6 +299,8 @@ func (f *fake) Join(ctx context.Context, r *swarmv1.JoinRequest) (*swarmv1.JoinR
 func (f *fake) Probe(stream swarmv1.Admission_ProbeServer) error {
 	r, err := stream.Recv()
 	f.note(stream.Context(), fmt.Sprint(r, err))
+	header, _ := metadata.FromIncomingContext(stream.Context())
+	_ = stream.SetHeader(metadata.MD{"swarm-join-proof-bin": header.Get("swarm-join-proof-bin")})
 	return stream.Send(&swarmv1.AdmissionProbe{Addr: "192.0.2.1", Nonce: make([]byte, 16)})
 }
 
@@ -356,38 +362,84 @@ func (c *crowd) pretend(at dev.Host, cred pki.Credential, bundle *pki.Bundle) (*
 	return f, raw.Addr().String()
 }
 
-// attackJoiner gives a joiner the address of a server that has a stolen certificate, of a worker
-// and of a manager, and not the join token. It must learn nothing of the token, and not be
-// believed.
+// forged is a manager's certificate, for the node of a manager, as whoever has a copy of its state
+// folder signs it: with the key of the authority.
+func (c *crowd) forged(from dev.Host) pki.Credential {
+	c.t.Helper()
+	state, backup := filepath.Join(from.StateDir, "manager"), c.t.TempDir()
+	if err := os.CopyFS(filepath.Join(backup, "snapshots"), os.DirFS(filepath.Join(state, "snapshots"))); err != nil {
+		c.t.Fatal(err)
+	}
+	keys, err := os.ReadFile(filepath.Join(state, "keys"))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	ring, err := seal.ParseRing(keys, nil)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	node := c.stolen(from)
+	config := raftstore.Config{NodeID: idOf(node), Dir: backup, Sealer: ring}
+	if err := raftstore.Recover(config, raftstore.Deps{}); err != nil {
+		c.t.Fatal(err)
+	}
+	store, err := raftstore.Open(config, raftstore.Deps{})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	raftstoretest.Run(c.t, store)
+	cred, err := ca.SignManager(store.View(), idOf(node), node, time.Now())
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return cred
+}
+
+// attackJoiner gives a joiner the address of a server that has a stolen certificate and not the
+// join token: that of a worker, that of a manager's node, and one that says that it is a manager. It
+// must learn nothing of the token, and not be believed.
 func (c *crowd) attackJoiner() {
 	joiner := c.hosts[2]
-	stolen := map[string]pki.Credential{"worker": c.stolen(joiner), "manager": c.stolen(c.hosts[1])}
 	_, bundle, err := pki.Disk{Dir: filepath.Join(joiner.StateDir, "certificates")}.Load()
 	if err != nil {
 		c.t.Fatal(err)
 	}
+	pretenders := []struct {
+		name   string
+		cred   pki.Credential
+		called bool // The certificate is believed, so that the proof of the token is what is left.
+	}{
+		{"a worker", c.stolen(joiner), false},
+		{"a manager's node", c.stolen(c.hosts[1]), false},
+		{"a manager", c.forged(c.hosts[1]), true},
+	}
 	if _, err := c.runAt(joiner, "leave", "--force"); err != nil {
 		c.t.Fatal(err)
 	}
+	c.swarm("join-token", "--rotate", "manager") // The state folder has the one before.
 	token := c.token("manager")
 	file := filepath.Join(c.t.TempDir(), "token")
 	if err := os.WriteFile(file, []byte(token.String()), 0o600); err != nil {
 		c.t.Fatal(err)
 	}
-	for whose, cred := range stolen {
+	for _, p := range pretenders {
 		for _, skip := range []bool{false, true} {
-			f, addr := c.pretend(c.hosts[1], cred, bundle)
+			f, addr := c.pretend(c.hosts[1], p.cred, bundle)
 			out, err := c.runAt(joiner, "join", "--skip-network-check="+strconv.FormatBool(skip), "--token-file", file, addr)
-			if err == nil {
-				c.t.Errorf("a host joined a fake manager with the certificate of a %s", whose)
-			}
 			f.mu.Lock()
 			seen, calls, size := bytes.Contains(f.got.Bytes(), []byte(token.Secret)), f.calls, f.got.Len()
 			f.mu.Unlock()
-			if seen {
-				c.t.Errorf("a fake manager with the certificate of a %s was sent the token", whose)
+			switch {
+			case err == nil:
+				c.t.Errorf("a host joined a fake manager with the certificate of %s", p.name)
+			case seen:
+				c.t.Errorf("a fake manager with the certificate of %s was sent the token", p.name)
+			case (calls > 0) != p.called:
+				c.t.Errorf("a fake manager with the certificate of %s was called %d times, want some: %t", p.name, calls, p.called)
+			case p.called && !strings.Contains(out, "does not know the join token"):
+				c.t.Errorf("the joiner does not say that a fake manager with the certificate of %s knows no token: %s", p.name, out)
 			}
-			c.t.Logf("certificate of a %s: %d calls, %d bytes, secret among them: %t; the joiner says: %s", whose, calls, size, seen, strings.TrimSpace(out))
+			c.t.Logf("certificate of %s: %d calls, %d bytes, secret among them: %t; the joiner says: %s", p.name, calls, size, seen, strings.TrimSpace(out))
 		}
 	}
 	if out, err := c.runAt(joiner, "info", "--format", "{{.State}}"); err != nil || strings.Contains(out, "active\n") && !strings.Contains(out, "inactive") {
