@@ -1,6 +1,7 @@
 package planner
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -152,5 +153,36 @@ func TestPlan_NodesGetMeshAddresses(t *testing.T) {
 	m.settle()
 	if c, _ := m.rows["9/addr/ingress/10.0.0.4"].(*swarmv1.Claim); c.GetOwner() != "node/n3" {
 		t.Errorf("the next address is %v's, want the new node's", c)
+	}
+}
+
+// Whoever knows a join token makes as many nodes as network ingress has addresses. They get none
+// before a host opens their session.
+func TestPlan_NodesThatNeverReportedGetNoMeshAddress(t *testing.T) {
+	m := newModel(t)
+	m.addNetwork("ingress", "10.0.0.0/29") // It has addresses for five nodes.
+	joined := func(_ *swarmv1.Node, s *swarmv1.NodeState) { s.State, s.SessionEpoch = swarmv1.NodeState_DOWN, 0 }
+	for i := range 20 {
+		m.addNode(fmt.Sprintf("ghost%d", i), joined)
+	}
+	m.addNode("n1")
+	m.settle()
+	if got := m.claims()["node"]; got != 1 {
+		t.Errorf("%d addresses of network ingress are held, want 1: nodes that never reported have none\n%s", got, m)
+	}
+	st := m.rows["2/ghost7"].(*swarmv1.NodeState).CloneVT()
+	st.State, st.SessionEpoch = swarmv1.NodeState_READY, 1
+	m.put(st)
+	m.settle()
+	if c, _ := m.rows["9/addr/ingress/10.0.0.3"].(*swarmv1.Claim); m.claims()["node"] != 2 || c.GetOwner() != "node/ghost7" {
+		t.Errorf("after its first session a node has no address of its own: got %v\n%s", c, m)
+	}
+	// It keeps it while it is down: it was a node once.
+	st = m.rows["2/ghost7"].(*swarmv1.NodeState).CloneVT()
+	st.State = swarmv1.NodeState_DOWN
+	m.put(st)
+	m.settle()
+	if got := m.claims()["node"]; got != 2 {
+		t.Errorf("%d addresses are held when a node that reported is down, want 2\n%s", got, m)
 	}
 }
