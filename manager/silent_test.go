@@ -1,0 +1,160 @@
+package manager_test
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"swarm/internal/logsample"
+	"swarm/internal/transport"
+	"swarm/manager"
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+// journal keeps what a manager logs.
+type journal struct {
+	mu   sync.Mutex // guards text
+	text bytes.Buffer
+}
+
+func (j *journal) Write(p []byte) (int, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.text.Write(p)
+}
+
+// lines are those that say something.
+func (j *journal) lines(says string) (out []string) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for line := range strings.Lines(j.text.String()) {
+		if strings.Contains(line, says) {
+			out = append(out, strings.TrimSpace(line))
+		}
+	}
+	return out
+}
+
+// first opens a session, sends what is given, and returns how the session ended.
+func first(ctx context.Context, c swarmv1.DispatcherClient, messages ...*swarmv1.FromWorker) error {
+	stream, err := c.Session(ctx)
+	if err != nil {
+		return err
+	}
+	for _, m := range messages {
+		_ = stream.Send(m) // Recv says why it failed.
+	}
+	for err == nil {
+		_, err = stream.Recv()
+	}
+	return transport.FromStatus(err)
+}
+
+// A worker that is refused again and again writes one line a minute, which counts the others.
+func TestManager_RefusedSessionsWriteFewLines(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var logged journal
+		r := newRig(t, func(d *manager.Deps) { d.Log = slog.New(slog.NewTextHandler(&logged, nil)) })
+		id := r.addNode("host-a")
+		client := swarmv1.NewDispatcherClient(r.dial(nodeInfo(id)))
+		clone := &swarmv1.FromWorker{Message: &swarmv1.FromWorker_Hello{Hello: &swarmv1.Hello{MachineId: "another"}}}
+		for range 500 {
+			if err := first(t.Context(), client, clone); !errdefs.IsAlreadyExists(err) && !errdefs.IsResourceExhausted(err) {
+				t.Fatalf("a clone's session ended with %v", err)
+			}
+		}
+		if got := logged.lines("session refused"); len(got) != 1 || !strings.Contains(got[0], id) {
+			t.Errorf("500 refusals of node %s wrote %d lines: %q", id, len(got), got)
+		}
+		time.Sleep(logsample.Interval)
+		_ = first(t.Context(), client, clone)
+		if got := logged.lines("session refused"); len(got) != 2 || !strings.Contains(got[1], "suppressed=499") {
+			t.Errorf("the next minute's line does not count 499 others: %q", got)
+		}
+	})
+}
+
+// A worker that opens sessions and sends nothing holds no stream for long, and is no node that works.
+func TestManager_SessionWithoutHelloIsClosed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		id := r.addNode("host-a")
+		client := swarmv1.NewDispatcherClient(r.dial(nodeInfo(id)))
+		began := time.Now()
+		ends := make(chan error, 8)
+		for range cap(ends) {
+			go func() { ends <- first(t.Context(), client) }()
+		}
+		for range cap(ends) {
+			if err := <-ends; !errdefs.IsUnavailable(err) || !strings.Contains(err.Error(), "hello") {
+				t.Errorf("a session without a hello ended with %v", err)
+			}
+		}
+		if took := time.Since(began); took > 10*time.Second {
+			t.Errorf("sessions without a hello were open for %s, want 10s at most", took)
+		}
+		if r.state(id) == swarmv1.NodeState_READY || r.mgr.Sessions() != 0 {
+			t.Errorf("a node that has said nothing is %s, with %d sessions", r.state(id), r.mgr.Sessions())
+		}
+		beat := &swarmv1.FromWorker{Message: &swarmv1.FromWorker_Heartbeat{Heartbeat: &swarmv1.Heartbeat{Sequence: 1}}}
+		began = time.Now()
+		if err := first(t.Context(), client, beat); !errdefs.IsInvalidArgument(err) || time.Since(began) > 0 {
+			t.Errorf("a session that begins with a heartbeat ended after %s with %v", time.Since(began), err)
+		}
+	})
+}
+
+// A worker that reads nothing is given up after the session timeout, however much there is to tell it and however lively it
+// is otherwise. Until then it holds up nobody else.
+func TestManager_DeafWorkerIsGivenUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var logged journal
+		r := newRig(t, func(d *manager.Deps) { d.Log = slog.New(slog.NewTextHandler(&logged, nil)) })
+		good := r.join("host-b")
+		id := r.addNode("host-a")
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		stream, err := swarmv1.NewDispatcherClient(r.dial(nodeInfo(id))).Session(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = stream.Send(&swarmv1.FromWorker{Message: &swarmv1.FromWorker_Hello{Hello: &swarmv1.Hello{
+			MachineId: "host-a", Addr: "host-a", Port: 2377, Description: &swarmv1.NodeDescription{
+				Hostname: "host-a", Platform: &swarmv1.Platform{Os: "linux", Architecture: "amd64"},
+				Resources: &swarmv1.Resources{NanoCpus: 4e9, MemoryBytes: 8 << 30},
+			},
+		}}})
+		synctest.Wait()
+		if r.state(id) != swarmv1.NodeState_READY {
+			t.Fatalf("the node is %s", r.state(id))
+		}
+		spec := serviceSpec("web", 8)
+		spec.TaskTemplate.ContainerSpec.Env = []string{"LARGE=" + strings.Repeat("x", 400<<10)} // More than gRPC buffers.
+		began := time.Now()
+		r.create(spec)
+		if got := good.running(); got != 4 || time.Since(began) > 0 {
+			t.Errorf("the other node has %d tasks after %s, want 4 at once", got, time.Since(began))
+		}
+		for r.mgr.Sessions() > 1 && time.Since(began) < time.Minute {
+			_ = stream.Send(&swarmv1.FromWorker{Message: &swarmv1.FromWorker_Heartbeat{Heartbeat: &swarmv1.Heartbeat{Sequence: 1}}})
+			time.Sleep(time.Second)
+		}
+		if took := time.Since(began); took > 11*time.Second {
+			t.Errorf("the session of a worker that reads nothing was open for %s, want the session timeout, 10s", took)
+		}
+		if got := logged.lines("does not read"); len(got) != 1 {
+			t.Errorf("its end is logged as %q, want one line", got)
+		}
+		time.Sleep(time.Minute)
+		if r.state(id) == swarmv1.NodeState_READY || good.running() != 8 {
+			t.Errorf("a minute later the node is %s, and the other has %d tasks, want all 8", r.state(id), good.running())
+		}
+	})
+}
