@@ -1,20 +1,16 @@
 package worker
 
 import (
-	"maps"
 	"slices"
+	"strings"
 	"sync"
 
 	"swarm/internal/bounds"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-const (
-	// maxUpdates bounds one report, as bounds.MaxReport does.
-	maxUpdates = 2000
-	// statusExtra is what a status takes in a report beside its own size.
-	statusExtra = 64
-)
+// statusExtra is what a status takes in a report beside its own size, in bytes, with the epoch and the sequence.
+const statusExtra = 64
 
 // reports is the queue of statuses on their way to the managers: of each task only the last one counts. One report is on
 // its way at a time; what comes up meanwhile makes the next, so batches grow with the load and nothing waits for a timer.
@@ -68,7 +64,7 @@ func (r *reports) begin() {
 }
 
 // next takes the next report, or nil: nothing to say, or the last one is not acknowledged. Unless flush, passing states
-// alone are nothing to say.
+// alone are nothing to say. A report is one that managers take, see bounds.Report: what does not fit makes further ones.
 func (r *reports) next(sessionEpoch uint64, flush bool) *swarmv1.StatusReport {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -76,23 +72,25 @@ func (r *reports) next(sessionEpoch uint64, flush bool) *swarmv1.StatusReport {
 		return nil
 	}
 	r.inflight = map[string]*swarmv1.TaskStatus{}
+	report := &swarmv1.StatusReport{Sequence: r.sequence + 1}
 	size := 0
 	for id, s := range r.pending {
-		size += s.SizeVT() + statusExtra
-		if len(r.inflight) == maxUpdates || len(r.inflight) > 0 && size > bounds.MaxReport {
+		// A report that managers refuse would be sent again in every session, and hold up all other tasks.
+		taken, _ := bounds.Status(s)
+		size += taken.SizeVT() + statusExtra
+		if len(r.inflight) == bounds.MaxUpdates || len(r.inflight) > 0 && size > bounds.MaxReport {
 			break
 		}
 		r.inflight[id] = s
 		delete(r.pending, id)
+		if taken != nil {
+			taken.SessionEpoch, taken.Sequence = sessionEpoch, report.Sequence
+			report.Updates = append(report.Updates, taken)
+		}
 	}
 	r.urgent = r.urgent && len(r.pending) > 0
-	r.sequence++
-	report := &swarmv1.StatusReport{Sequence: r.sequence}
-	for _, id := range slices.Sorted(maps.Keys(r.inflight)) {
-		s := r.inflight[id].CloneVT()
-		s.SessionEpoch, s.Sequence = sessionEpoch, r.sequence
-		report.Updates = append(report.Updates, s)
-	}
+	r.sequence = report.Sequence
+	slices.SortFunc(report.Updates, func(a, b *swarmv1.TaskStatus) int { return strings.Compare(a.GetTaskId(), b.GetTaskId()) })
 	return report
 }
 
