@@ -114,8 +114,9 @@ func (t *tracker) inUse(node, addr string, now time.Time, grace time.Duration) (
 	return s, ok && !s.ended && s.addr != "" && s.addr != addr && now.Sub(s.heard) < grace
 }
 
-// known brings the tracker in line with the store: an epoch that no report has told of yet was begun just now, by
-// whichever manager; a node that is gone is forgotten.
+// known brings the tracker in line with a view of the store, which is no older than the last one. An
+// epoch that no report has told of yet was begun just now, by whichever manager. A node that is gone
+// is forgotten.
 func (t *tracker) known(view *raftstore.View, now time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -157,14 +158,13 @@ func (s *Server) LeadLiveness(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		for {
-			batch, err := w.Next(ctx)
+			_, err := w.Next(ctx)
 			if ctx.Err() != nil {
 				return nil
 			}
 			if err != nil {
 				return fmt.Errorf("watch nodes: %w", err)
 			}
-			s.tracker.known(batch.View, time.Now())
 			s.tracker.nudge()
 		}
 	})
@@ -204,6 +204,8 @@ func (s *Server) judge(ctx context.Context) error {
 // judgeAll writes what follows for every node, and returns when to look again.
 func (s *Server) judgeAll(ctx context.Context) (time.Duration, error) {
 	now, view := time.Now(), s.deps.Store.View()
+	// Of this very view: a node without a sighting would be taken for one with a session.
+	s.tracker.known(view, now)
 	s.tracker.report(s.sessionReport(now), now)
 	beat, timeout := Pace(view.Cluster())
 	next := timeout
