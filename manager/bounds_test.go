@@ -235,7 +235,9 @@ func TestDisks_ReleasesOfANodeArePaced(t *testing.T) {
 		for i := range 1000 {
 			digests = append(digests, fmt.Sprintf("sha256:%064x", i))
 		}
-		client := func(host string) swarmv1.DisksClient { return swarmv1.NewDisksClient(r.dial(nodeInfo(r.addNode(host)))) }
+		client := func(host string) swarmv1.DisksClient {
+			return swarmv1.NewDisksClient(r.dial(nodeInfo(r.addNode(host))))
+		}
 		greedy, modest := client("host-a"), client("host-b")
 		ask := func(c swarmv1.DisksClient, digests []string) (granted int, err error) {
 			answer, err := c.Release(t.Context(), &swarmv1.ReleaseRequest{Digests: digests})

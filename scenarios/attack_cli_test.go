@@ -40,6 +40,7 @@ func TestAttackCLI(t *testing.T) {
 	c := newCrowdOf(t, installed, dev.Options{Nodes: 1, Managers: 1})
 	t.Run("Exec", func(t *testing.T) { attackExec(t, c.in(t)) })
 	t.Run("Escapes", func(t *testing.T) { attackTerminal(t, c.in(t)) })
+	t.Run("HealthCheck", func(t *testing.T) { attackHealth(t, c.in(t)) })
 	t.Run("ForkBomb", func(t *testing.T) { attackProcesses(t, c.in(t)) })
 	t.Run("Upgrade", func(t *testing.T) { attackUpgrade(t, c.in(t), installed, next) })
 }
@@ -126,6 +127,31 @@ func attackTerminal(t *testing.T, c *crowd) {
 	}
 	t.Logf("%d commands passed control characters on", found)
 	c.swarm("service", "rm", "loud", "broken")
+}
+
+// attackHealth answers a health check with megabytes and escape sequences, which become the reason why the task has failed. The
+// node must report it, and its other tasks after it.
+func attackHealth(t *testing.T, c *crowd) {
+	c.swarm("service", "create", "-d", "--name", "sick", "--restart-condition", "none",
+		"--health-http", "127.0.0.1:9090", "--health-retries", "1", "--health-interval", "100ms", "swarm/hello:1", "-babble", ":9090")
+	var reason string
+	c.eventually("sick fails", func() error {
+		rows, err := c.ps("sick")
+		if err == nil && (len(rows) == 0 || rows[0].err == "") {
+			err = fmt.Errorf("%v", rows)
+		} else if err == nil {
+			reason = rows[0].err
+		}
+		return err
+	})
+	if len(reason) > len(`""`)+4096 || control.MatchString(reason) || !strings.Contains(reason, "owned") {
+		t.Errorf("the task failed with %d bytes, %.200q, want at most 4096 and no controls", len(reason), reason)
+	}
+	if out, err := c.run("service", "create", "--name", "well", "swarm/hello:1"); err != nil {
+		t.Errorf("another task of the node: %v, %s", err, out)
+	}
+	t.Logf("the task failed with %d bytes: %.100q", len(reason), reason)
+	c.swarm("service", "rm", "sick", "well")
 }
 
 // onTerminal runs a command whose standard output and error are a terminal, and returns what arrives there.

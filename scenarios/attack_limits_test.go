@@ -56,6 +56,7 @@ func TestAttackLimits(t *testing.T) {
 		{"spoof", (*crowd).attackBySpoofing},
 		{"probe", (*crowd).attackByProbe},
 		{"log", (*crowd).attackLog},
+		{"ghosts", (*crowd).attackByGhosts},
 		{"flood", (*crowd).attackByFlood},
 	} {
 		t.Run(step.name, func(t *testing.T) { step.run(c.in(t)) })

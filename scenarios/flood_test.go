@@ -18,10 +18,10 @@ import (
 )
 
 const (
-	// announced is the size of a message that a hostile stream begins, and floodStreams how many of them a connection has.
-	announced, floodStreams = 16<<20 - 1, 160
-	// perStream and floodBytes bound what one stream, and all of them together, send.
-	perStream, floodBytes = 2 << 20, 1 << 30
+	// floodStreams is how many streams a hostile connection has.
+	floodStreams = 160
+	// floodBytes bounds what all hostile streams together send.
+	floodBytes = 1 << 30
 )
 
 // flood is a number of hostile connections to a manager.
@@ -129,25 +129,33 @@ func shake(raw net.Conn) (*tls.Conn, *http2.Framer, error) {
 	if err := conn.Handshake(); err != nil {
 		return nil, nil, err
 	}
-	if _, err := io.WriteString(conn, http2.ClientPreface); err != nil {
-		return nil, nil, err
-	}
-	framer := http2.NewFramer(conn, conn)
-	return conn, framer, framer.WriteSettings()
+	framer, err := beginHTTP2(conn)
+	return conn, framer, err
 }
 
-// request is the header block of a call that anybody may make.
-func request(more ...hpack.HeaderField) []byte {
+func beginHTTP2(conn *tls.Conn) (*http2.Framer, error) {
+	if _, err := io.WriteString(conn, http2.ClientPreface); err != nil {
+		return nil, err
+	}
+	framer := http2.NewFramer(conn, conn)
+	return framer, framer.WriteSettings()
+}
+
+// anybodys is the path of a call that anybody may make.
+const anybodys = "/swarm.v1.CA/Join"
+
+// request is the header block of a call.
+func request(path string) []byte {
 	var block bytes.Buffer
 	e := hpack.NewEncoder(&block)
-	for _, h := range append([]hpack.HeaderField{
+	for _, h := range []hpack.HeaderField{
 		{Name: ":method", Value: "POST"},
 		{Name: ":scheme", Value: "https"},
-		{Name: ":path", Value: "/swarm.v1.CA/Join"},
+		{Name: ":path", Value: path},
 		{Name: ":authority", Value: "x"},
 		{Name: "content-type", Value: "application/grpc"},
 		{Name: "te", Value: "trailers"},
-	}, more...) {
+	} {
 		_ = e.WriteField(h) // into memory
 	}
 	return block.Bytes()
@@ -159,7 +167,7 @@ func (f *flood) floodHeaders(raw net.Conn) error {
 	if err != nil {
 		return err
 	}
-	if err := framer.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: request()}); err != nil {
+	if err := framer.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: request(anybodys)}); err != nil {
 		return err
 	}
 	var block bytes.Buffer
@@ -187,7 +195,7 @@ func (f *flood) resetStreams(raw net.Conn) error {
 		if err := f.spend(100); err != nil {
 			return err
 		}
-		if err := framer.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: request(), EndHeaders: true}); err != nil {
+		if err := framer.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: request(anybodys), EndHeaders: true}); err != nil {
 			return err
 		}
 		if err := framer.WriteRSTStream(id, http2.ErrCodeCancel); err != nil {
@@ -203,11 +211,24 @@ func (f *flood) announce(raw net.Conn) error {
 	if err != nil {
 		return err
 	}
-	w := &windows{conn: 65535, stream: map[uint32]int{}, sent: map[uint32]int{}, more: make(chan struct{}, 1)}
+	return promise{path: anybodys, streams: floodStreams, size: 16<<20 - 1, sends: 2 << 20, spend: f.spend}.make(framer)
+}
+
+// promise is a number of messages that are begun and not ended.
+type promise struct {
+	path        string
+	streams     uint32
+	size, sends int             // of each message, in bytes: what is announced, and how much of that is sent at most
+	spend       func(int) error // is told what is sent
+}
+
+// make returns when the connection ends or the promise is spent.
+func (p promise) make(framer *http2.Framer) error {
+	w := &windows{conn: 65535, stream: map[uint32]int{}, sent: map[uint32]int{}, perStream: p.sends, more: make(chan struct{}, 1)}
 	go w.read(framer)
-	prefix := binary.BigEndian.AppendUint32([]byte{0}, announced)
-	block := request()
-	for i := range uint32(floodStreams) {
+	prefix := binary.BigEndian.AppendUint32([]byte{0}, uint32(p.size))
+	block := request(p.path)
+	for i := range p.streams {
 		if err := w.write(func() error {
 			id := 2*i + 1
 			if err := framer.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: block, EndHeaders: true}); err != nil {
@@ -225,7 +246,7 @@ func (f *flood) announce(raw net.Conn) error {
 		if !ok {
 			return nil
 		}
-		if err := f.spend(len(chunk)); err != nil {
+		if err := p.spend(len(chunk)); err != nil {
 			return err
 		}
 		if err := w.write(func() error { return framer.WriteData(id, false, chunk) }); err != nil {
@@ -248,8 +269,10 @@ type windows struct {
 	conn   int
 	stream map[uint32]int
 	sent   map[uint32]int
-	ended  bool
-	more   chan struct{}
+	// perStream bounds what one stream sends, in bytes.
+	perStream int
+	ended     bool
+	more      chan struct{}
 }
 
 func (w *windows) write(do func() error) error {
@@ -299,7 +322,7 @@ func (w *windows) take(n int) (uint32, bool) {
 		w.mu.Lock()
 		if w.conn >= n {
 			for id, room := range w.stream {
-				if room >= n && w.sent[id]+n <= perStream {
+				if room >= n && w.sent[id]+n <= w.perStream {
 					w.conn -= n
 					w.stream[id] -= n
 					w.sent[id] += n

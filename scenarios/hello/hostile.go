@@ -4,8 +4,10 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -17,7 +19,7 @@ type hostile struct {
 	spoof, spoofDial          string
 	id                        bool
 	nest                      int
-	nestIn, fill              string
+	nestIn, fill, babble      string
 }
 
 func (h *hostile) flags() {
@@ -30,6 +32,7 @@ func (h *hostile) flags() {
 	flag.IntVar(&h.nest, "nest", 0, "make this many folders, one in the other, below -nest-in")
 	flag.StringVar(&h.nestIn, "nest-in", "/", "where -nest begins")
 	flag.StringVar(&h.fill, "fill", "", "append to this file until that fails, at most 16 MiB, and print how many bytes it took")
+	flag.StringVar(&h.babble, "babble", "", "address to listen on and to answer with one line of escape sequences and 2 MiB of letters; empty: nothing")
 	flag.BoolVar(&h.id, "id", false, "print the effective user id and end")
 }
 
@@ -55,6 +58,11 @@ func (h *hostile) begin() error {
 		n, err := fill(h.fill)
 		fmt.Println("filled", n, err)
 	}
+	if h.babble != "" {
+		if err := babble(h.babble); err != nil {
+			return err
+		}
+	}
 	if h.swap == "" {
 		return nil
 	}
@@ -72,6 +80,28 @@ func (h *hostile) begin() error {
 				return
 			}
 			time.Sleep(50 * time.Microsecond)
+		}
+	}()
+	return nil
+}
+
+// babble answers all that connect with what is no HTTP.
+func babble(addr string) error {
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return err
+	}
+	line := []byte("\x1b]0;owned\a\u202e" + strings.Repeat("x", 2<<20) + "\r\n\r\n")
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				_, _ = c.Write(line)
+				_ = c.Close()
+			}()
 		}
 	}()
 	return nil

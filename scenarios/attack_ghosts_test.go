@@ -1,0 +1,206 @@
+package scenarios
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"swarm/dev"
+	"swarm/internal/pki"
+	"swarm/internal/transport"
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+const (
+	// ghostsTried is how many nodes the holder of a join token tries to make, and ghostsAllowed how many may wait for their
+	// first session from one address.
+	ghostsTried, ghostsAllowed = 40, 32
+	// promising is how many connections one node has with messages that it begins and does not end.
+	promising = 64
+	// workerMayGrow is how much memory these may cost a manager, in bytes: what transport.MaxWorkerMessage says of one key,
+	// and as much again for buffers and garbage.
+	workerMayGrow = 140 << 20
+)
+
+// attackByGhosts makes nodes with a join token that have no host. One of them opens a session and is removed. Others begin
+// large messages and never end them.
+func (c *crowd) attackByGhosts() {
+	manager, at := c.hosts[0], c.hosts[1]
+	before := c.swarm("node", "ls", "-q")
+	ghosts := c.makeGhosts(manager, at)
+	c.removedInSession(manager, at, ghosts[0])
+	c.promises("a worker", manager, at, ghosts[1], "/swarm.v1.Disks/Release", workerMayGrow)
+	c.promises("a removed node", manager, at, ghosts[0], "/swarm.v1.CA/Renew", mayGrow)
+
+	if out, err := c.run("service", "create", "--name", "spread", "--replicas", "6", "swarm/hello:1"); err != nil {
+		c.t.Errorf("a service beside ghosts: %v, %s", err, out)
+	}
+	c.swarm("service", "rm", "spread")
+	var ids []string
+	for _, g := range ghosts[1:] {
+		ids = append(ids, idOf(g))
+	}
+	c.swarm(append([]string{"node", "rm", "--force"}, ids...)...)
+	if after := c.swarm("node", "ls", "-q"); after != before {
+		c.t.Errorf("after the ghosts were removed the nodes are\n%s, and were\n%s", after, before)
+	}
+	c.allReady()
+}
+
+// makeGhosts joins as many hosts as there are not, from one address.
+func (c *crowd) makeGhosts(manager, at dev.Host) (ghosts []pki.Credential) {
+	c.t.Helper()
+	token := c.token("worker")
+	refused := 0
+	for i := range ghostsTried {
+		cred, err := c.joinGhost(manager, at, token, i)
+		switch {
+		case err == nil:
+			ghosts = append(ghosts, cred)
+		case strings.Contains(err.Error(), "never reported"):
+			refused++
+		default:
+			c.t.Fatal("a ghost joins: ", err)
+		}
+	}
+	began := time.Now()
+	out, err := c.run("node", "ls", "-q")
+	listed, nodes := time.Since(began), len(strings.Fields(out))
+	if len(ghosts) != ghostsAllowed || refused != ghostsTried-ghostsAllowed || err != nil || nodes != len(c.hosts)+ghostsAllowed {
+		c.t.Fatalf("%d of %d ghosts joined, want %d; node ls lists %d nodes: %v", len(ghosts), ghostsTried, ghostsAllowed, nodes, err)
+	}
+	c.t.Logf("%d of %d ghosts of one join token were admitted, %d refused; node ls took %v", len(ghosts), ghostsTried, refused, listed.Round(time.Millisecond))
+	return ghosts
+}
+
+// joinGhost joins a host that is not there.
+func (c *crowd) joinGhost(manager, at dev.Host, token pki.Token, i int) (cred pki.Credential, err error) {
+	key, err := pki.NewKey()
+	if err != nil {
+		return cred, err
+	}
+	csr, err := pki.CreateCSR(key)
+	if err != nil {
+		return cred, err
+	}
+	answer, err := swarmv1.NewCAClient(c.anonymous(at).grpc(manager)).Join(c.ctx, &swarmv1.JoinRequest{
+		Csr: csr, MachineId: fmt.Sprintf("ghost%d", i), Hostname: fmt.Sprintf("ghost%d", i), Addr: fmt.Sprintf("192.0.2.%d", i+1), Port: 2377,
+	}, grpc.PerRPCCredentials(knows{token}))
+	if err != nil {
+		return cred, err
+	}
+	cert, err := pki.ParseCert(answer.GetCertificate())
+	if err != nil {
+		return cred, err
+	}
+	return pki.NewCredential(cert, key)
+}
+
+// removedInSession removes a node while its session is open. It is told so, the session ends, and it gets no other.
+func (c *crowd) removedInSession(manager, at dev.Host, cred pki.Credential) {
+	c.t.Helper()
+	open := func() (swarmv1.Dispatcher_SessionClient, error) {
+		stream, err := swarmv1.NewDispatcherClient((&attacker{c: c, at: at, cred: cred}).grpc(manager)).Session(c.ctx)
+		if err == nil {
+			_ = stream.Send(&swarmv1.FromWorker{Message: &swarmv1.FromWorker_Hello{Hello: &swarmv1.Hello{MachineId: "ghost0"}}}) // Recv says why
+		}
+		return stream, err
+	}
+	stream, err := open()
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	if first, err := stream.Recv(); err != nil || first.GetWelcome() == nil {
+		c.t.Fatalf("the session of a node begins with %v, %v", first, err)
+	}
+	ended := make(chan error, 1)
+	go func() {
+		for {
+			if _, err := stream.Recv(); err != nil {
+				ended <- err
+				return
+			}
+		}
+	}()
+	c.swarm("node", "rm", "--force", idOf(cred))
+	began := time.Now()
+	select {
+	case err := <-ended:
+		c.t.Logf("the session of a removed node ended after %v: %v", time.Since(began).Round(time.Millisecond), err)
+	case <-time.After(5 * time.Second):
+		c.t.Error("the session of a removed node is open 5s after its removal")
+	}
+	stream, err = open()
+	for told := false; err == nil; {
+		var m *swarmv1.ToWorker
+		if m, err = stream.Recv(); m.GetWelcome() != nil || m.GetAssignments() != nil {
+			c.t.Fatalf("a removed node opened a session: %v", m)
+		}
+		if told = told || m.GetNode().GetRemoved(); err != nil && (!told || !strings.Contains(err.Error(), "removed from the cluster")) {
+			c.t.Errorf("a removed node that opens a session is told of its removal: %t; it ended with %v", told, err)
+		}
+	}
+}
+
+// promises has a node begin messages on all streams of many connections, and send all of each but its end.
+func (c *crowd) promises(whose string, manager, at dev.Host, cred pki.Credential, path string, may int64) {
+	c.t.Helper()
+	before := c.resident(manager)
+	c.forgetPeak(manager)
+	var sent, refused atomic.Int64
+	spend := func(n int) error {
+		if sent.Add(int64(n)) > floodBytes {
+			return errStopped
+		}
+		return nil
+	}
+	a := &attacker{c: c, at: at, cred: cred}
+	var all sync.WaitGroup
+	var conns []io.Closer
+	for range promising {
+		conn, err := a.tls(c.ctx, manager, "h2")
+		if err != nil {
+			refused.Add(1)
+			continue
+		}
+		conns = append(conns, conn)
+		all.Go(func() {
+			framer, err := beginHTTP2(conn)
+			if err == nil {
+				err = promise{path: path, streams: 64, size: transport.MaxWorkerMessage, sends: transport.MaxWorkerMessage - 1, spend: spend}.make(framer)
+			}
+			if err != nil && !errors.Is(err, errStopped) {
+				refused.Add(1)
+			}
+		})
+	}
+	last := int64(-1) // Until nothing more is taken.
+	c.eventually("all is sent that is taken", func() error {
+		now := sent.Load()
+		defer func() { last = now }()
+		if now != last {
+			return fmt.Errorf("%d bytes so far", now)
+		}
+		return nil
+	})
+	began := time.Now()
+	if _, err := c.run("node", "ls"); err != nil {
+		c.t.Errorf("node ls: %v", err)
+	}
+	grown := c.peak(manager) - before
+	c.t.Logf("%s began messages on %d connections, of which %d were refused or ended, and sent %d MiB: the manager grew by %d MiB; node ls took %v",
+		whose, promising, refused.Load(), sent.Load()>>20, grown>>20, time.Since(began).Round(time.Millisecond))
+	if grown > may {
+		c.t.Errorf("%s that ends no message costs the manager %d MiB, want %d at most", whose, grown>>20, may>>20)
+	}
+	for _, conn := range conns {
+		_ = conn.Close()
+	}
+	all.Wait()
+}
