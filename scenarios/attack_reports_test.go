@@ -42,6 +42,7 @@ func TestAttackReports(t *testing.T) {
 		{"States", attackStates},
 		{"Protocol", attackProtocol},
 		{"Release", attackRelease},
+		{"Deaf", attackDeaf},
 		{"Repoint", attackRepoint},
 	} {
 		t.Run(attack.name, func(t *testing.T) {

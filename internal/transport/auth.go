@@ -127,6 +127,19 @@ type peerConn struct {
 	net.Conn
 	info   AuthInfo
 	expiry *time.Timer // nil: the connection may outlive the certificate
+	// unread is how long one Write may take; 0: as long as it likes.
+	unread time.Duration
+}
+
+// Write implements net.Conn. Whoever reads nothing loses the connection, and with it frees what waits to be sent: gRPC would
+// keep it for as long as the peer sends something.
+func (c *peerConn) Write(p []byte) (int, error) {
+	if c.unread > 0 {
+		if err := c.SetWriteDeadline(time.Now().Add(c.unread)); err != nil {
+			return 0, err
+		}
+	}
+	return c.Conn.Write(p)
 }
 
 // closeAtExpiry ends the connection when the peer's certificate expires, and with it every stream that the certificate

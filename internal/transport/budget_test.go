@@ -2,12 +2,15 @@ package transport
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"syscall"
@@ -205,5 +208,53 @@ func TestListener_BoundsThoseOfAPeer(t *testing.T) {
 	}
 	if !served(dialer(t, identity(t, fresh(t, root, newID()), root.Cert), server)) {
 		t.Error("another peer has none")
+	}
+}
+
+// A peer that reads nothing loses its connection, though it sends.
+func TestListener_ClosesUnread(t *testing.T) {
+	root := newRoot(t, "c1")
+	raw := must[net.Listener](t)(net.Listen("tcp", "127.0.0.1:0"))
+	id := identity(t, fresh(t, root, newID()), root.Cert)
+	worker := func(string, AuthInfo) (Trust, error) { return Worker, nil }
+	ln := NewListener(ListenerConfig{Unread: 300 * time.Millisecond}, ListenerDeps{Identity: id, Log: slog.New(slog.DiscardHandler), Admit: worker}, raw.Addr())
+	part := ln.Workers()
+	ran := make(chan error, 1)
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() { ran <- ln.Run(ctx, raw) }()
+	defer func() {
+		cancel()
+		<-ran
+	}()
+	cred := fresh(t, root, newID())
+	deaf, err := tls.Dial("tcp", raw.Addr().String(), &tls.Config{InsecureSkipVerify: true, NextProtos: []string{ProtoGRPC}, Certificates: []tls.Certificate{cred.TLS()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer deaf.Close()
+	conn := must[net.Conn](t)(part.Accept())
+	defer conn.Close()
+	go func() { // It is lively otherwise.
+		for err := error(nil); err == nil; {
+			_, err = deaf.Write([]byte("still here"))
+		}
+	}()
+	go func() { _, _ = io.Copy(io.Discard, conn) }()
+	failed := make(chan error, 1)
+	go func() {
+		for block := make([]byte, 32<<10); ; {
+			if _, err := conn.Write(block); err != nil {
+				failed <- err
+				return
+			}
+		}
+	}()
+	select {
+	case err := <-failed:
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("the write ended with %v, want the deadline", err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("a peer that reads nothing has its connection after 10s")
 	}
 }

@@ -42,6 +42,9 @@ const (
 	// maxOfWorker is DefaultMaxOfPeer for the gRPC of a worker, which has one, and a second while its certificate changes.
 	maxOfWorker = 8
 
+	// DefaultUnread is how long a peer may take for what is written to it for gRPC at once, 32 KiB as a rule.
+	DefaultUnread = 30 * time.Second
+
 	// strangerBytes is what a caller without a valid certificate may send in the life of its connection, handshake included.
 	// A join sends 3 KiB. It bounds what any abuse of TLS, HTTP/2 or gRPC can cost.
 	strangerBytes = 16 << 10
@@ -58,6 +61,8 @@ type ListenerConfig struct {
 	MaxHandshakes, MaxStrangers int
 	// MaxOfPeer bounds the connections of one key for one protocol; a worker has fewer for gRPC.
 	MaxOfPeer int
+	// Unread is how long a peer may leave what it is sent by gRPC unread. Then its connection is closed.
+	Unread time.Duration
 }
 
 func (c ListenerConfig) withDefaults() ListenerConfig {
@@ -72,6 +77,9 @@ func (c ListenerConfig) withDefaults() ListenerConfig {
 	}
 	if c.MaxOfPeer <= 0 {
 		c.MaxOfPeer = DefaultMaxOfPeer
+	}
+	if c.Unread <= 0 {
+		c.Unread = DefaultUnread
 	}
 	return c
 }
@@ -496,6 +504,9 @@ func (l *Listener) handOn(ctx context.Context, raw *tracked, conn *tls.Conn) err
 		return errNotServed
 	}
 	peer.closeAtExpiry(now)
+	if a.proto == ProtoGRPC { // Raft and HTTP have deadlines of their own.
+		peer.unread = l.cfg.Unread
+	}
 	return to.put(ctx, peer)
 }
 

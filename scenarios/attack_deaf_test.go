@@ -1,0 +1,90 @@
+package scenarios
+
+import (
+	"encoding/binary"
+	"errors"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/net/http2"
+
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+const (
+	// deafServices services with variables of deafBytes each are what the deaf worker is to be told in every session.
+	deafServices, deafBytes = 12, 400 << 10
+	// deafTried is how many sessions it opens, and deafAllowed how many of them a connection has room for: those that are over
+	// count until the worker has read their end.
+	deafTried, deafAllowed = 16, 8
+	// deafMayGrow is how much memory it may cost a manager, in bytes: what the sessions are told, and as much again.
+	deafMayGrow = 2 * deafAllowed * deafServices * deafBytes
+)
+
+// attackDeaf opens one session after another on a connection from which it reads nothing, while there is much to tell it.
+func attackDeaf(t *testing.T, a *impostor) {
+	var names []string
+	for i := range deafServices {
+		names = append(names, "told"+strconv.Itoa(i))
+		file := filepath.Join(t.TempDir(), "variables")
+		if err := os.WriteFile(file, []byte("LARGE="+strings.Repeat("x", deafBytes)+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		a.swarm("service", "create", "--detach", "--name", names[i], "--constraint", "node.hostname=="+a.host.Name, "--env-file", file, "swarm/hello:1")
+	}
+	before := a.memory()
+	info, err := a.info()
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := info.GetState().GetSessionEpoch()
+	conn, err := a.attacker(a.host).tls(t.Context(), a.hosts[0], "h2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	framer, err := beginHTTP2(conn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = framer.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1<<31 - 1})
+	_ = framer.WriteWindowUpdate(0, 1<<30)
+	hello := &swarmv1.FromWorker{Message: &swarmv1.FromWorker_Hello{Hello: &swarmv1.Hello{
+		Description: a.description(), MachineId: a.node.GetMachineId(), Addr: a.node.GetAddr(), Port: a.node.GetPort(),
+	}}}
+	body, err := hello.MarshalVT()
+	if err != nil {
+		t.Fatal(err)
+	}
+	message := append(binary.BigEndian.AppendUint32([]byte{0}, uint32(len(body))), body...)
+	tick := time.NewTicker(250 * time.Millisecond)
+	defer tick.Stop()
+	for i := range uint32(deafTried) {
+		<-tick.C
+		err := errors.Join(
+			framer.WriteHeaders(http2.HeadersFrameParam{StreamID: 2*i + 1, BlockFragment: request("/swarm.v1.Dispatcher/Session"), EndHeaders: true}),
+			framer.WriteData(2*i+1, false, message))
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	began := time.Now()
+	if out, err := a.run("service", "create", "--name", "others", "--constraint", "node.hostname!="+a.host.Name, "--replicas", "3", "swarm/hello:1"); err != nil {
+		t.Errorf("a service of other nodes: %v, %s", err, out)
+	}
+	if info, err = a.info(); err != nil {
+		t.Fatal(err)
+	}
+	sessions, grown := info.GetState().GetSessionEpoch()-first, a.memory()-before
+	t.Logf("a worker that reads nothing opened %d of %d sessions: the managers grew by %d MiB, a service of others took %v",
+		sessions, deafTried, grown>>20, time.Since(began).Round(time.Millisecond))
+	if sessions == 0 || sessions > deafAllowed || grown > deafMayGrow {
+		t.Errorf("%d sessions of a worker that reads nothing, the managers grew by %d MiB; want %d sessions and %d MiB at most",
+			sessions, grown>>20, deafAllowed, deafMayGrow>>20)
+	}
+	a.swarm(append([]string{"service", "rm", "others"}, names...)...)
+}
