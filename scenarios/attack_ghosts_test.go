@@ -35,8 +35,9 @@ func (c *crowd) attackByGhosts() {
 	before := c.swarm("node", "ls", "-q")
 	ghosts := c.makeGhosts(manager, at)
 	c.removedInSession(manager, at, ghosts[0])
-	c.promises("a worker", manager, at, ghosts[1], "/swarm.v1.Disks/Release", workerMayGrow)
+	// The one that costs less comes first: what the other frees would hide its growth.
 	c.promises("a removed node", manager, at, ghosts[0], "/swarm.v1.CA/Renew", mayGrow)
+	c.promises("a worker", manager, at, ghosts[1], "/swarm.v1.Disks/Release", workerMayGrow)
 
 	if out, err := c.run("service", "create", "--name", "spread", "--replicas", "6", "swarm/hello:1"); err != nil {
 		c.t.Errorf("a service beside ghosts: %v, %s", err, out)
