@@ -56,8 +56,8 @@ func TestAttackLimits(t *testing.T) {
 		{"spoof", (*crowd).attackBySpoofing},
 		{"probe", (*crowd).attackByProbe},
 		{"log", (*crowd).attackLog},
-		{"ghosts", (*crowd).attackByGhosts},
 		{"flood", (*crowd).attackByFlood},
+		{"ghosts", (*crowd).attackByGhosts},
 	} {
 		t.Run(step.name, func(t *testing.T) { step.run(c.in(t)) })
 	}
