@@ -61,7 +61,7 @@ func openDisk(cfg Config, deps Deps, log hclog.Logger) (*logStore, raft.Snapshot
 	if cfg.Sealer != nil {
 		snaps = &sealedSnapshots{SnapshotStore: snaps, sealer: cfg.Sealer}
 	}
-	store, err := newLogStore(disk, cfg.Sealer)
+	store, err := newLogStore(disk, snaps, cfg.Sealer)
 	if err != nil {
 		return nil, nil, errors.Join(err, disk.Close())
 	}

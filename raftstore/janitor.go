@@ -27,7 +27,7 @@ func (s *Store) janitor(ctx context.Context) error {
 		if s.disk.size() < limit {
 			continue
 		}
-		size, err := s.snapshot()
+		size, err := s.snapshot(s.disk.trailing(s.cfg.TrailingBytes))
 		switch {
 		case err == nil:
 			limit = max(s.cfg.SnapshotBytes, size)
@@ -40,10 +40,13 @@ func (s *Store) janitor(ctx context.Context) error {
 	}
 }
 
-// snapshot takes one and gives its size.
-func (s *Store) snapshot() (int64, error) {
+// snapshot takes a snapshot, cuts the log to the given number of entries, but at least one, and returns
+// the size of the snapshot in bytes.
+func (s *Store) snapshot(trailing uint64) (int64, error) {
+	s.snapshots.Lock() // Raft reads the number of entries only when it cuts the log
+	defer s.snapshots.Unlock()
 	reloaded := s.raft.ReloadableConfig()
-	reloaded.TrailingLogs = max(s.disk.trailing(s.cfg.TrailingBytes), 1)
+	reloaded.TrailingLogs = max(trailing, 1)
 	if err := s.raft.ReloadConfig(reloaded); err != nil {
 		return 0, err
 	}

@@ -2,6 +2,7 @@ package raftstore
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -18,6 +19,7 @@ const (
 type logStore struct {
 	Disk
 	sealer Sealer
+	snaps  raft.SnapshotStore
 
 	mu     sync.Mutex // guards the rest; not held across I/O
 	first  uint64     // index of sizes[0]
@@ -27,15 +29,16 @@ type logStore struct {
 	fresh  int64 // bytes stored since the last snapshot
 	grown  chan struct{}
 
-	trouble atomic.Pointer[error] // why the last entries could not be stored; nil when they were
+	guard   func(from, to uint64) error // refuses a removal of entries; nil until follow was called
+	trouble atomic.Pointer[error]       // why the last entries could not be stored; nil when they were
 }
 
 // newLogStore reads the whole log once: to know its sizes, and to notice damage before anything is built upon it.
-func newLogStore(disk Disk, sealer Sealer) (*logStore, error) {
+func newLogStore(disk Disk, snaps raft.SnapshotStore, sealer Sealer) (*logStore, error) {
 	if sealer == nil {
 		sealer = checksums{}
 	}
-	s := &logStore{Disk: disk, sealer: sealer, grown: make(chan struct{}, 1)}
+	s := &logStore{Disk: disk, snaps: snaps, sealer: sealer, grown: make(chan struct{}, 1)}
 	first, err := disk.FirstIndex()
 	if err != nil {
 		return nil, fmt.Errorf("read log: %w", err)
@@ -53,6 +56,16 @@ func newLogStore(disk Disk, sealer Sealer) (*logStore, error) {
 	}
 	return s, nil
 }
+
+// errNoSnapshot refuses the first entry of another member's log.
+var errNoSnapshot = errors.New("a new member takes no log from its beginning: it waits for a snapshot")
+
+// follow makes the store refuse entry 1 from now on, and every removal of entries that guard refuses.
+// Only bootstrapping writes entry 1; every other member must begin with a snapshot. A member that replayed
+// the log from its beginning would take up the configurations of the past on its way. If one of them has
+// this member as the only voter, a missed heartbeat would make it the leader of a cluster which no longer
+// exists.
+func (s *logStore) follow(guard func(from, to uint64) error) { s.guard = guard }
 
 // bind is what a sealed entry cannot be moved away from.
 func (s *logStore) bind(l *raft.Log) []byte {
@@ -72,13 +85,28 @@ func (s *logStore) read(index uint64, l *raft.Log) error {
 	return nil
 }
 
-// GetLog finds an entry in memory, else on disk.
+// GetLog finds an entry in memory, else on disk. The last entry in the newest snapshot has its index and
+// term, but no content, if the log begins after it. Raft only asks for its term: a member that could not
+// tell it would refuse the entry after it when the leader sends that one again, and the leader would send
+// the snapshot again, without pause and for ever.
 func (s *logStore) GetLog(index uint64, l *raft.Log) error {
 	if c := s.cache(index); c != nil {
 		*l = *c
 		return nil
 	}
-	return s.read(index, l)
+	err := s.read(index, l)
+	if !errors.Is(err, raft.ErrLogNotFound) {
+		return err
+	}
+	metas, listErr := s.snaps.List()
+	if listErr != nil {
+		return listErr
+	}
+	if len(metas) == 0 || metas[0].Index != index {
+		return err
+	}
+	*l = raft.Log{Index: index, Term: metas[0].Term, Type: raft.LogNoop}
+	return nil
 }
 
 func (s *logStore) cache(index uint64) *raft.Log {
@@ -95,6 +123,9 @@ func (s *logStore) StoreLog(l *raft.Log) error { return s.StoreLogs([]*raft.Log{
 
 // StoreLogs seals and stores entries in one transaction.
 func (s *logStore) StoreLogs(logs []*raft.Log) error {
+	if s.guard != nil && len(logs) > 0 && logs[0].Index == 1 {
+		return errNoSnapshot
+	}
 	sealed := make([]*raft.Log, len(logs))
 	for i, l := range logs {
 		c := *l
@@ -147,6 +178,11 @@ func (s *logStore) noteLocked(l *raft.Log) {
 
 // DeleteRange removes entries, from the old end in steps, so that appends come in between.
 func (s *logStore) DeleteRange(from, to uint64) error {
+	if s.guard != nil {
+		if err := s.guard(from, to); err != nil {
+			return err
+		}
+	}
 	s.mu.Lock()
 	end := s.first + uint64(len(s.sizes))
 	oldEnd := from <= s.first

@@ -198,6 +198,11 @@ func (s *Store) add(ctx context.Context, id string) error {
 			return nil
 		}
 	}
+	// The new member begins with a snapshot of this moment, because the log no longer reaches back to
+	// its first entry (see logStore.follow).
+	if _, err := s.snapshot(1); err != nil {
+		return fmt.Errorf("add manager %s: take a snapshot: %w", id, err)
+	}
 	sid, addr := raft.ServerID(id), raft.ServerAddress(id)
 	f := s.raft.AddNonvoter(sid, addr, 0, 0)
 	if err := s.wait(ctx, f, "add manager "+id); err != nil {

@@ -135,6 +135,6 @@ func (s *Store) Snapshot(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	_, err := s.snapshot()
+	_, err := s.snapshot(s.disk.trailing(s.cfg.TrailingBytes))
 	return err
 }

@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"strconv"
 	"sync"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/hashicorp/raft"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
@@ -103,6 +105,8 @@ type Store struct {
 	peers    *peers
 	announce *announcer
 
+	snapshots sync.Mutex // held while a snapshot is being taken
+
 	closed    chan struct{}
 	closeOnce sync.Once
 	closeErr  error
@@ -140,7 +144,37 @@ func (s *Store) open() (err error) {
 			return err
 		}
 	}
+	s.disk.follow(s.keepApplied)
 	s.raft, err = raft.NewRaft(conf, s.fsm, s.disk, s.stable, snaps, s.trans)
+	return err
+}
+
+// keepApplied stops the member rather than let a leader replace entries that the member has applied: its
+// state would be one that the cluster does not have. Raft rules that out as long as no member loses what
+// it has acknowledged, for example with an old copy of its disk. The next start reads the state anew, and
+// then knows only what is in the snapshot.
+func (s *Store) keepApplied(from, to uint64) error {
+	applied := s.fsm.applied.Load()
+	if from > applied {
+		return nil
+	}
+	first, err := s.disk.FirstIndex()
+	if err != nil {
+		return err
+	}
+	snapshot, err := strconv.ParseUint(s.raft.Stats()["last_snapshot_index"], 10, 64)
+	if err != nil {
+		return err
+	}
+	if from == first && min(to, applied) <= snapshot {
+		return nil // what a snapshot covers is removed from the beginning of the log
+	}
+	err = errdefs.ErrDataLoss.WithMessage(fmt.Sprintf("the leader's log contradicts entry %d, which this manager has applied (up to %d): "+
+		"another manager has lost its state; if this manager does not start again, demote it, remove its state and promote it", from, applied))
+	select {
+	case s.fsm.halted <- err:
+	default: // it has another reason already
+	}
 	return err
 }
 

@@ -123,3 +123,25 @@ func (i *Intruder) Append(epoch uint64, changes ...*swarmv1.Change) error {
 	}
 	return nil
 }
+
+// Rewrite makes the member follow the Intruder in the next term, and sends another entry than the one
+// that the member has at the index. The entry before it must be of term 1, or missing for index 1.
+func (i *Intruder) Rewrite(index uint64) error {
+	term, err := i.Term()
+	if err != nil {
+		return err
+	}
+	term++
+	other := &raft.AppendEntriesRequest{
+		RPCHeader: i.header, Term: term, PrevLogEntry: index - 1, PrevLogTerm: min(index-1, 1),
+		Entries: []*raft.Log{{Index: index, Term: term, Type: raft.LogNoop}},
+	}
+	var out raft.AppendEntriesResponse
+	if err := i.trans.AppendEntries("victim", "victim", other, &out); err != nil {
+		return err
+	}
+	if !out.Success {
+		return errors.New("the member does not take the entry")
+	}
+	return nil
+}

@@ -1,0 +1,136 @@
+package raftstore_test
+
+import (
+	"fmt"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"swarm/raftstore"
+	"swarm/raftstore/raftstoretest"
+)
+
+// afterAppend calls a function once, after the first entries were stored.
+type afterAppend struct {
+	raftstore.Disk
+	once sync.Once
+	do   func()
+}
+
+func (d *afterAppend) StoreLogs(logs []*raft.Log) error {
+	err := d.Disk.StoreLogs(logs)
+	if err == nil {
+		d.once.Do(d.do)
+	}
+	return err
+}
+
+func (d *afterAppend) StoreLog(l *raft.Log) error { return d.StoreLogs([]*raft.Log{l}) }
+
+// A member that was the only voter once comes back without state and is cut off while it catches up. It
+// must not lead the cluster of that time.
+func TestCluster_FormerSoleVoterJoinsAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLAN()
+		first := l.start(t, raftstore.Config{NodeID: "m1", Bootstrap: true})
+		first.awaitLead(t)
+		for i := range 2000 {
+			if _, err := first.Commit(t.Context(), "test", raftstore.Create(task(fmt.Sprintf("t%d", i)))); err != nil {
+				t.Fatal(err)
+			}
+		}
+		others := []*member{first}
+		for _, id := range []string{"m2", "m3"} {
+			others = append(others, l.start(t, raftstore.Config{NodeID: id}))
+			if err := first.AddVoter(t.Context(), id); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := first.TransferLeadership(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		leader := leaderOf(t, others[1:]...)
+		if err := leader.RemoveServer(t.Context(), "m1"); err != nil {
+			t.Fatal(err)
+		}
+		_ = l.stop(first)
+
+		appended := make(chan struct{})
+		again := l.start(t, raftstore.Config{NodeID: "m1"}, func(d *raftstore.Deps) {
+			d.WrapDisk = func(disk raftstore.Disk) raftstore.Disk {
+				return &afterAppend{Disk: disk, do: func() { l.setCut("m1", true); close(appended) }}
+			}
+		})
+		added := make(chan error, 1)
+		go func() { added <- leader.AddVoter(t.Context(), "m1") }()
+		<-appended
+		for range 100 {
+			time.Sleep(100 * time.Millisecond)
+			if again.IsLeader() {
+				t.Fatalf("a member that was cut off with %d of 2000 tasks leads", again.View().Tasks.Len())
+			}
+		}
+		l.setCut("m1", false)
+		if err := <-added; err != nil {
+			t.Fatal(err)
+		}
+		again.awaitVoters(t, 3)
+		if !leader.IsLeader() {
+			t.Error("the leader lost its office to a member that was catching up")
+		}
+		if got := again.View().Tasks.Len(); got != 2000 {
+			t.Errorf("the member has %d tasks, want 2000", got)
+		}
+	})
+}
+
+// A leader that has not taken a snapshot for a new member cannot make it replay the log.
+func TestCluster_NewMemberTakesNoLogFromItsBeginning(t *testing.T) {
+	l := newLAN()
+	m := l.start(t, raftstore.Config{NodeID: "m1"})
+	leader := raftstoretest.NewIntruder("m2", "", func() (net.Conn, error) { return l.dial(t.Context(), "m2", "m1") })
+	defer leader.Close()
+	if err := leader.Append(0, raftstore.Create(task("t1"))); err == nil {
+		t.Error("a member without state took entry 1 from another one")
+	}
+	if got := m.View().Index(); got != 0 {
+		t.Errorf("index: got %d, want 0", got)
+	}
+}
+
+// A member must not go on with a state that the cluster does not have. Two faults at once can bring that
+// about: another member comes back with an old disk while a third one is cut off.
+func TestCluster_StopsWhenAppliedEntriesAreCut(t *testing.T) {
+	for name, dir := range map[string]string{"memory": "", "disk": t.TempDir()} {
+		t.Run(name, func(t *testing.T) {
+			l := newLAN()
+			m := l.start(t, raftstore.Config{NodeID: "m1", Bootstrap: true, Dir: dir})
+			m.awaitLead(t)
+			if _, err := m.Commit(t.Context(), "test", raftstore.Create(task("t1"))); err != nil {
+				t.Fatal(err)
+			}
+			leader := raftstoretest.NewIntruder("m2", "", func() (net.Conn, error) { return l.dial(t.Context(), "m2", "m1") })
+			defer leader.Close()
+			if err := leader.Rewrite(2); err == nil {
+				t.Error("the member gave up entry 2, which it had applied")
+			}
+			select {
+			case err := <-m.runErr:
+				if err == nil || !strings.Contains(err.Error(), "contradicts") {
+					t.Errorf("run: got %v, want that the log contradicts the state", err)
+				}
+				m.runErr <- err // for stop
+			case <-time.After(time.Minute):
+				t.Error("the member goes on")
+			}
+			if _, ok := m.View().Tasks.Get("t1"); !ok {
+				t.Error("the state was changed")
+			}
+		})
+	}
+}
