@@ -110,7 +110,11 @@ func (s *fakeServer) GetNode(_ context.Context, r *swarmv1.GetRequest) (*swarmv1
 	defer s.mu.Unlock()
 	for _, n := range s.nodes {
 		if n.Node.Id == r.Id || n.Node.Hostname == r.Id {
-			return n, nil
+			told := n.CloneVT()
+			if n.GetManagerStatus().GetReachability() == swarmv1.ManagerStatus_CATCHING_UP && n.GetState().GetState() != swarmv1.NodeState_DOWN {
+				n.ManagerStatus.Reachability = swarmv1.ManagerStatus_REACHABLE // at the next look
+			}
+			return told, nil
 		}
 	}
 	return nil, notFound("node", r.Id)
@@ -130,6 +134,11 @@ func (s *fakeServer) UpdateNode(_ context.Context, r *swarmv1.UpdateNodeRequest)
 		return nil, status.Error(codes.Aborted, "update out of sequence")
 	}
 	s.nodeReqs = append(s.nodeReqs, r)
+	for _, n := range s.nodes {
+		if n.Node.Id == r.Id && r.GetSpec().GetRole() == swarmv1.NodeSpec_MANAGER && n.ManagerStatus == nil {
+			n.ManagerStatus = &swarmv1.ManagerStatus{Reachability: swarmv1.ManagerStatus_CATCHING_UP}
+		}
+	}
 	return &swarmv1.NodeInfo{Node: &swarmv1.Node{Id: r.Id, Spec: r.Spec}}, nil
 }
 

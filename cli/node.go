@@ -119,7 +119,7 @@ func managerWord(m *swarmv1.ManagerStatus) string {
 	case m.Leader:
 		return "Leader"
 	}
-	return capitalized(enumWord(m.Reachability))
+	return capitalized(strings.ReplaceAll(enumWord(m.Reachability), "-", " "))
 }
 
 func nodeHostname(n *swarmv1.NodeInfo) string {
@@ -230,7 +230,7 @@ func writeNode(w io.Writer, n *swarmv1.NodeInfo) {
 	if m := n.GetManagerStatus(); m != nil {
 		fmt.Fprintln(w, "Manager Status:")
 		line(" Address", m.GetAddr())
-		line(" Raft Status", capitalized(enumWord(m.GetReachability())))
+		line(" Raft Status", capitalized(strings.ReplaceAll(enumWord(m.GetReachability()), "-", " ")))
 		line(" Leader", map[bool]string{true: "Yes", false: "No"}[m.GetLeader()])
 	}
 	fmt.Fprintln(w, "Platform:")

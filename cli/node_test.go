@@ -94,7 +94,16 @@ func TestNodeUpdate(t *testing.T) {
 
 func TestNodeRoles(t *testing.T) {
 	s := nodeServer()
-	got := run{server: s}.run(t, "node", "promote", "host1", "host3")
+	got := run{server: s}.run(t, "node", "promote", "host3")
+	if want := "Error: node host3 is a manager from now on, but it is down: it gets its vote when it is back\n"; got.code != 1 || got.errOut != want {
+		t.Errorf("promote a node that is down: got %+v, want %q", got, want)
+	}
+	s = nodeServer()
+	s.nodes[2].State.State = swarmv1.NodeState_READY
+	got = run{server: s}.run(t, "node", "promote", "host1", "host3")
+	if s.nodes[2].GetManagerStatus().GetReachability() != swarmv1.ManagerStatus_REACHABLE {
+		t.Error("promote returned before the new manager voted")
+	}
 	if got.out != "Node host1 is already a manager.\nNode host3 promoted to a manager in the swarm.\n" || len(s.nodeReqs) != 1 {
 		t.Errorf("got %+v, %d requests", got, len(s.nodeReqs))
 	}

@@ -2,10 +2,14 @@ package cli
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
+	"swarm/internal/pause"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -121,6 +125,9 @@ func (a *app) runNodeRole(ctx context.Context, role swarmv1.NodeSpec_Role, refs 
 			case before.GetNode().GetSpec().GetRole() == role:
 				printf(a.Out, "Node %s is already a %s.\n", ref, enumWord(role))
 			case role == swarmv1.NodeSpec_MANAGER:
+				if err := awaitVote(ctx, c, before.GetNode().GetId()); err != nil {
+					return fmt.Errorf("node %s is a manager from now on, but it %w", ref, err)
+				}
 				printf(a.Out, "Node %s promoted to a manager in the swarm.\n", ref)
 			default:
 				printf(a.Out, "Manager %s demoted in the swarm.\n", ref)
@@ -128,6 +135,34 @@ func (a *app) runNodeRole(ctx context.Context, role swarmv1.NodeSpec_Role, refs 
 			return nil
 		})
 	})
+}
+
+const (
+	// voteWait is how long promote waits for a new manager, which receives the whole state first.
+	voteWait = 2 * time.Minute
+	votePoll = 100 * time.Millisecond
+)
+
+// awaitVote waits until a new manager votes: only then does the cluster survive the loss of one more. The
+// error completes a sentence of which the node is the subject.
+func awaitVote(ctx context.Context, c client, id string) error {
+	for began := time.Now(); ; {
+		n, err := c.GetNode(ctx, &swarmv1.GetRequest{Id: id})
+		switch {
+		case err != nil:
+			return fmt.Errorf("cannot be watched: %w", err)
+		case n.GetManagerStatus().GetLeader(), n.GetManagerStatus().GetReachability() == swarmv1.ManagerStatus_REACHABLE:
+			return nil
+		case n.GetState().GetState() == swarmv1.NodeState_DOWN:
+			return errors.New("is down: it gets its vote when it is back")
+		}
+		if err := pause.For(ctx, votePoll); err != nil {
+			return fmt.Errorf("had no vote yet: %w", err)
+		}
+		if time.Since(began) > voteWait {
+			return fmt.Errorf("had no vote after %s: see `swarm node ls` here and the log of the daemon there", voteWait)
+		}
+	}
 }
 
 func (a *app) newNodeRm() *cobra.Command {

@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
@@ -242,19 +243,42 @@ func (m *Manager) lead(ctx context.Context) error {
 	return g.Wait()
 }
 
-// dutyPause is between two attempts at a duty that failed. One that fell behind begins anew at once.
-const dutyPause = time.Second
+const (
+	// dutyPause is between two attempts at a duty that failed. It doubles with every panic in a row.
+	dutyPause    = time.Second
+	dutyPauseMax = time.Minute
+)
 
-// persist keeps a duty up for the whole term: one that failed must not cost the leadership.
+// persist keeps a duty up for the whole term. A duty that fails, or panics, does not cost the leadership:
+// it begins anew with the newest view, after a pause. A duty that fell behind begins anew at once.
 func (m *Manager) persist(ctx context.Context, name string, duty func(context.Context) error) {
-	for ctx.Err() == nil {
-		err := duty(ctx)
+	wait := dutyPause
+	for {
+		err := attempt(ctx, duty)
 		if ctx.Err() != nil {
 			return
 		}
 		m.log.Warn("a duty of the leader begins anew", "duty", name, "err", err)
-		if !errors.Is(err, raftstore.ErrResync) {
+		switch {
+		case errors.Is(err, raftstore.ErrResync):
+		case errors.Is(err, errPanicked):
+			_ = pause.For(ctx, wait)
+			wait = min(2*wait, dutyPauseMax)
+		default:
 			_ = pause.For(ctx, dutyPause)
+			wait = dutyPause
 		}
 	}
+}
+
+var errPanicked = errors.New("panic")
+
+// attempt runs a duty once. A panic in the goroutine of the duty becomes an error with its stack.
+func attempt(ctx context.Context, duty func(context.Context) error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%w: %v\n%s", errPanicked, p, debug.Stack())
+		}
+	}()
+	return duty(ctx)
 }

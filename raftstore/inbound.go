@@ -147,8 +147,10 @@ func sentBy(id string, command any) error {
 	var old []byte // where former versions of Raft put the id; it may be missing
 	switch r := command.(type) {
 	case *raft.AppendEntriesRequest:
+		//lint:ignore SA1019 Raft still reads it when Addr is missing
 		old = r.Leader
 	case *raft.RequestVoteRequest:
+		//lint:ignore SA1019 Raft still reads it when Addr is missing
 		old = r.Candidate
 	case *raft.InstallSnapshotRequest:
 		old = r.Leader

@@ -1,3 +1,5 @@
+//lint:file-ignore SA1019 an attacker sends deprecated fields as well
+
 package raftstore
 
 import (

@@ -72,20 +72,34 @@ func (s *Server) nodeInfo(v *raftstore.View, n *swarmv1.Node) *swarmv1.NodeInfo 
 	if n.GetSpec().GetRole() == swarmv1.NodeSpec_MANAGER {
 		info.ManagerStatus = &swarmv1.ManagerStatus{
 			Leader: s.store.Leader() == n.GetId(), Addr: n.GetAddr() + ":" + strconv.Itoa(int(n.GetPort())),
-			Reachability: swarmv1.ManagerStatus_UNREACHABLE,
-		}
-		if s.reachable(v, n.GetId()) {
-			info.ManagerStatus.Reachability = swarmv1.ManagerStatus_REACHABLE
+			Reachability: s.reachability(v, n.GetId()),
 		}
 	}
 	return info
 }
 
-// reachable: gossip knows first; where it knows nothing, what the leader concluded counts.
-func (s *Server) reachable(v *raftstore.View, id string) bool {
-	if id == s.cfg.NodeID || id == s.store.Leader() {
-		return true
+// reachability is what this manager knows of another one as a member of Raft.
+func (s *Server) reachability(v *raftstore.View, id string) swarmv1.ManagerStatus_Reachability {
+	servers := s.store.Servers()
+	at := slices.IndexFunc(servers, func(m raftstore.Server) bool { return m.ID == id })
+	votes := at >= 0 && servers[at].Voter
+	switch {
+	case id == s.cfg.NodeID, id == s.store.Leader():
+	case votes && s.store.IsLeader(): // Raft's own heartbeats tell
+		if !servers[at].Reachable {
+			return swarmv1.ManagerStatus_UNREACHABLE
+		}
+	case !s.alive(v, id):
+		return swarmv1.ManagerStatus_UNREACHABLE
 	}
+	if !votes {
+		return swarmv1.ManagerStatus_CATCHING_UP
+	}
+	return swarmv1.ManagerStatus_REACHABLE
+}
+
+// alive: gossip knows first. Where it knows nothing, the leader's verdict counts.
+func (s *Server) alive(v *raftstore.View, id string) bool {
 	if s.deps.Gossip != nil {
 		if alive, known := s.deps.Gossip.Alive(id); known {
 			return alive
@@ -157,7 +171,7 @@ func (s *Server) checkDemotion(v *raftstore.View, n *swarmv1.Node, wanted *swarm
 			continue
 		}
 		stay++
-		if s.reachable(v, m.GetId()) {
+		if s.reachability(v, m.GetId()) == swarmv1.ManagerStatus_REACHABLE {
 			up++
 		}
 	}

@@ -102,6 +102,8 @@ func (r *run) judgeHead(t *task) (action, string) {
 		return r.judgeEnd(t)
 	case t.unplaced() && t.node == nil:
 		return keep, ""
+	case t.node == nil:
+		return rescue, "no node has it"
 	case t.node.gone():
 		return rescue, "its node was removed"
 	case t.node.down():

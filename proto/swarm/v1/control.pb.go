@@ -29,6 +29,8 @@ const (
 	ManagerStatus_UNKNOWN     ManagerStatus_Reachability = 0
 	ManagerStatus_UNREACHABLE ManagerStatus_Reachability = 1
 	ManagerStatus_REACHABLE   ManagerStatus_Reachability = 2
+	// The node answers, but has no vote yet: it is receiving the cluster's state.
+	ManagerStatus_CATCHING_UP ManagerStatus_Reachability = 3
 )
 
 // Enum value maps for ManagerStatus_Reachability.
@@ -37,11 +39,13 @@ var (
 		0: "UNKNOWN",
 		1: "UNREACHABLE",
 		2: "REACHABLE",
+		3: "CATCHING_UP",
 	}
 	ManagerStatus_Reachability_value = map[string]int32{
 		"UNKNOWN":     0,
 		"UNREACHABLE": 1,
 		"REACHABLE":   2,
+		"CATCHING_UP": 3,
 	}
 )
 
@@ -2448,15 +2452,16 @@ const file_swarm_v1_control_proto_rawDesc = "" +
 	"\bNodeInfo\x12\"\n" +
 	"\x04node\x18\x01 \x01(\v2\x0e.swarm.v1.NodeR\x04node\x12)\n" +
 	"\x05state\x18\x02 \x01(\v2\x13.swarm.v1.NodeStateR\x05state\x12>\n" +
-	"\x0emanager_status\x18\x03 \x01(\v2\x17.swarm.v1.ManagerStatusR\rmanagerStatus\"\xc2\x01\n" +
+	"\x0emanager_status\x18\x03 \x01(\v2\x17.swarm.v1.ManagerStatusR\rmanagerStatus\"\xd3\x01\n" +
 	"\rManagerStatus\x12\x16\n" +
 	"\x06leader\x18\x01 \x01(\bR\x06leader\x12H\n" +
 	"\freachability\x18\x02 \x01(\x0e2$.swarm.v1.ManagerStatus.ReachabilityR\freachability\x12\x12\n" +
-	"\x04addr\x18\x03 \x01(\tR\x04addr\";\n" +
+	"\x04addr\x18\x03 \x01(\tR\x04addr\"L\n" +
 	"\fReachability\x12\v\n" +
 	"\aUNKNOWN\x10\x00\x12\x0f\n" +
 	"\vUNREACHABLE\x10\x01\x12\r\n" +
-	"\tREACHABLE\x10\x02\"\xb2\x01\n" +
+	"\tREACHABLE\x10\x02\x12\x0f\n" +
+	"\vCATCHING_UP\x10\x03\"\xb2\x01\n" +
 	"\bTaskInfo\x12\"\n" +
 	"\x04task\x18\x01 \x01(\v2\x0e.swarm.v1.TaskR\x04task\x12,\n" +
 	"\x06status\x18\x02 \x01(\v2\x14.swarm.v1.TaskStatusR\x06status\x12!\n" +
