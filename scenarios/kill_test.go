@@ -105,7 +105,9 @@ func newCrowdOf(t *testing.T, binary string, o dev.Options) *crowd {
 	if c.hosts, err = p.Hosts(); err != nil {
 		t.Fatal(err)
 	}
-	c.swarm("image", "load", "-i", filepath.Join(c.images, "hello.tar"))
+	if !slices.Contains(o.DaemonArgs, "--simulated") {
+		c.swarm("image", "load", "-i", filepath.Join(c.images, "hello.tar"))
+	}
 	return c
 }
 
