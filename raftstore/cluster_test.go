@@ -27,7 +27,8 @@ type lan struct {
 	members map[string]*member
 	cut     map[[2]string]bool
 	conns   map[[2]string][]net.Conn
-	lose    int // every so many replies to Propose are lost; 0: none
+	frozen  string // the member that takes calls and never answers
+	lose    int    // every so many replies to Propose are lost; 0: none
 	replies int
 }
 
@@ -55,6 +56,19 @@ func (l *lan) find(from, to string) (*member, error) {
 		return nil, errUnreachable
 	}
 	return m, nil
+}
+
+func (l *lan) freeze(id string) {
+	l.mu.Lock()
+	l.frozen = id
+	l.mu.Unlock()
+	l.setCut(id, true)
+}
+
+func (l *lan) isFrozen(id string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.frozen == id
 }
 
 // setCut cuts or heals the links of a member to all others.
@@ -99,6 +113,10 @@ type loopback struct {
 }
 
 func (c loopback) Invoke(ctx context.Context, method string, args, reply any, _ ...grpc.CallOption) error {
+	if c.lan.isFrozen(c.to) {
+		<-ctx.Done()
+		return ctx.Err()
+	}
 	m, err := c.lan.find(c.from, c.to)
 	if err != nil {
 		return err
@@ -332,6 +350,33 @@ func TestCluster_LosesItsLeader(t *testing.T) {
 		back := l.start(t, raftstore.Config{NodeID: "m1", ClusterID: "c", Dir: filepath.Join(dir, "m1")})
 		if v, err := back.WaitIndex(ctx, index); err != nil || v.Tasks.Len() != 2 {
 			t.Errorf("the member that came back: %v", err)
+		}
+	})
+}
+
+// Calls to a leader that takes them and never answers go to the next leader as soon as there is one.
+func TestCluster_FrozenLeaderHoldsNobodyUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLAN()
+		ms := l.trio(t, raftstore.Config{})
+		l.freeze("m1")
+		for name, call := range map[string]func() error{
+			"commit": func() error {
+				_, err := ms[1].Commit(t.Context(), "test", raftstore.Create(task("t1")))
+				return err
+			},
+			"read": func() error {
+				_, err := ms[2].Latest(t.Context())
+				return err
+			},
+		} {
+			began := time.Now()
+			if err := call(); err != nil || time.Since(began) > 3*time.Second {
+				t.Errorf("%s: got %v after %v, want nil within 3s", name, err, time.Since(began))
+			}
+		}
+		if _, ok := leaderOf(t, ms[1:]...).View().Tasks.Get("t1"); !ok {
+			t.Error("an acknowledged write is missing")
 		}
 	})
 }

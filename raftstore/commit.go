@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
-	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/hashicorp/raft"
 
 	swarmv1 "swarm/proto/swarm/v1"
@@ -142,23 +141,15 @@ func (s *Store) attempt(ctx context.Context, r *swarmv1.Request) (*swarmv1.Answe
 	if s.raft.State() == raft.Leader {
 		return s.await(ctx, s.enqueue(ctx, r)[0])
 	}
-	leader := s.Leader()
-	if leader == "" || leader == s.cfg.NodeID {
-		return nil, s.noLeader()
+	var resp *swarmv1.ProposeResponse
+	err := s.atLeader(ctx, func(ctx context.Context, rpc swarmv1.RaftClient) (err error) {
+		resp, err = rpc.Propose(ctx, &swarmv1.ProposeRequest{Request: r})
+		return err
+	})
+	if errdefs.IsInvalidArgument(err) || errdefs.IsResourceExhausted(err) || errdefs.IsPermissionDenied(err) || errdefs.IsUnauthorized(err) {
+		return nil, &final{err}
 	}
-	rpc, err := s.peer(leader)
 	if err != nil {
-		return nil, err
-	}
-	resp, err := rpc.Propose(ctx, &swarmv1.ProposeRequest{Request: r})
-	if err != nil {
-		if ctx.Err() != nil {
-			return nil, ctx.Err()
-		}
-		err = errgrpc.ToNative(err)
-		if errdefs.IsInvalidArgument(err) || errdefs.IsResourceExhausted(err) || errdefs.IsPermissionDenied(err) || errdefs.IsUnauthorized(err) {
-			return nil, &final{err}
-		}
 		return nil, err
 	}
 	a := &swarmv1.Answer{Sequence: r.GetSequence(), Index: resp.GetIndex(), Groups: uint32(len(r.GetGroups()))}

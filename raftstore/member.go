@@ -173,7 +173,9 @@ func (s *Store) configure(ctx context.Context, action swarmv1.ConfigureRequest_A
 	if err != nil {
 		return err
 	}
-	_, err = rpc.Configure(ctx, &swarmv1.ConfigureRequest{Action: action, NodeId: id})
+	ctx, cancel := context.WithTimeout(ctx, 2*catchUp)
+	defer cancel()
+	_, err = rpc.Configure(ctx, &swarmv1.ConfigureRequest{Action: action, NodeId: id}) // it may move the leadership
 	return errgrpc.ToNative(err)
 }
 

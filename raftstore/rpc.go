@@ -23,6 +23,43 @@ func (s *Store) peer(id string) (swarmv1.RaftClient, error) {
 	return swarmv1.NewRaftClient(cc), nil
 }
 
+// atLeader calls the member that leads. The call ends when this member sees that leadership has moved, and
+// after Timeouts.Leader: a host that has lost power or is frozen takes calls and never answers. What
+// became of such a call is unknown. Its error is of class unavailable.
+func (s *Store) atLeader(ctx context.Context, call func(context.Context, swarmv1.RaftClient) error) error {
+	leader := s.Leader()
+	if leader == "" || leader == s.cfg.NodeID {
+		return s.noLeader()
+	}
+	rpc, err := s.peer(leader)
+	if err != nil {
+		return err
+	}
+	bounded, cancel := context.WithTimeout(ctx, s.cfg.Timeouts.Leader)
+	defer cancel()
+	go func() {
+		for moved := s.reign.changed(); bounded.Err() == nil; moved = s.reign.changed() {
+			if s.Leader() != leader {
+				cancel()
+			}
+			select {
+			case <-moved:
+			case <-bounded.Done():
+			}
+		}
+	}()
+	err = call(bounded, rpc)
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case bounded.Err() != nil:
+		return errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("manager %s, which led, did not answer", leader))
+	}
+	return errgrpc.ToNative(err)
+}
+
 // service is the member's RPCs, which other members call.
 type service struct {
 	swarmv1.UnimplementedRaftServer
@@ -119,19 +156,13 @@ func (s *Store) askIndex(ctx context.Context) (uint64, error) {
 	if s.raft.State() == raft.Leader {
 		return s.readIndex(ctx)
 	}
-	leader := s.Leader()
-	if leader == "" || leader == s.cfg.NodeID {
-		return 0, s.noLeader()
-	}
-	rpc, err := s.peer(leader)
-	if err != nil {
-		return 0, err
-	}
-	out, err := rpc.ReadIndex(ctx, &swarmv1.ReadIndexRequest{})
-	if ctx.Err() != nil {
-		return 0, ctx.Err()
-	}
-	return out.GetIndex(), errgrpc.ToNative(err)
+	var index uint64
+	err := s.atLeader(ctx, func(ctx context.Context, rpc swarmv1.RaftClient) error {
+		out, err := rpc.ReadIndex(ctx, &swarmv1.ReadIndexRequest{})
+		index = out.GetIndex()
+		return err
+	})
+	return index, err
 }
 
 // Applied answers when this replica has applied the index.
