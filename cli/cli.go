@@ -93,6 +93,10 @@ type app struct {
 	Deps
 	host       string // flag --host
 	credential string // flag --credential
+	// acceptStale is the flag --stale.
+	acceptStale bool
+	// stale is why answers of this command may be old; "" while they are not.
+	stale string
 }
 
 // New returns the command tree.
@@ -113,6 +117,7 @@ func New(deps Deps) *cobra.Command {
 	flags := root.PersistentFlags()
 	flags.StringVarP(&a.host, "host", "H", "", "Daemon to connect to (unix:///PATH or tcp://HOST[:PORT]; default $SWARM_HOST, else "+DefaultHost+")")
 	flags.StringVar(&a.credential, "credential", "", "File with a client certificate, for tcp hosts (default $SWARM_CREDENTIAL, else the one in your configuration folder)")
+	flags.BoolVar(&a.acceptStale, "stale", false, "Show what the manager that is asked knows, without a question to the leader: it may be old")
 	root.SetIn(deps.In)
 	root.SetOut(deps.Out)
 	root.SetErr(deps.Err)

@@ -7,6 +7,10 @@ import (
 	"strconv"
 	"strings"
 
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
+
+	"swarm/internal/stale"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -125,10 +129,30 @@ func (a *app) with(ctx context.Context, fn func(client) error) error {
 		return a.explain(err)
 	}
 	defer conn.Close()
+	noticed := noticing{ClientConnInterface: conn, app: a}
 	return a.explain(fn(client{
-		ControlClient: swarmv1.NewControlClient(conn),
+		ControlClient: swarmv1.NewControlClient(noticed),
 		daemon:        swarmv1.NewDaemonClient(conn),
 		ca:            swarmv1.NewCAClient(conn),
 		disks:         swarmv1.NewDisksClient(conn),
 	}))
+}
+
+// noticing asks for old answers if the user wants them, and says on stderr, once, when an answer may be old.
+type noticing struct {
+	grpc.ClientConnInterface
+	app *app
+}
+
+func (n noticing) Invoke(ctx context.Context, method string, args, reply any, opts ...grpc.CallOption) error {
+	if n.app.acceptStale {
+		ctx = metadata.AppendToOutgoingContext(ctx, stale.Accept, "1")
+	}
+	var header metadata.MD
+	err := n.ClientConnInterface.Invoke(ctx, method, args, reply, append(opts, grpc.Header(&header))...)
+	if notice := header.Get(stale.Notice); err == nil && len(notice) > 0 && n.app.stale == "" {
+		n.app.stale = notice[0]
+		printf(n.app.Err, "Warning: %s\n", notice[0])
+	}
+	return err
 }

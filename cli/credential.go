@@ -140,7 +140,7 @@ func (a *app) runCredentialLs(ctx context.Context, o credentialLsOptions) error 
 				"Issuer": cred.GetIssuer(), "IssuerID": short(cred.GetIssuerId()), "CreatedAt": stamp(cred.GetMeta().GetCreatedAt()),
 			})
 		}
-		return credentialListing.print(a.Out, o.format, rows)
+		return a.list(credentialListing, o.format, rows)
 	})
 }
 

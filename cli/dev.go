@@ -178,7 +178,7 @@ func (a *app) runDevLs(playground string, f format) error {
 			})
 		}
 	}
-	return devListing.print(a.Out, f, rows)
+	return a.list(devListing, f, rows)
 }
 
 func (a *app) newDevShell(playground *string) *cobra.Command {

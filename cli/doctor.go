@@ -104,7 +104,7 @@ func (a *app) printFindings(findings []Finding, f format) error {
 		}
 		rows = append(rows, row{"Level": found.Level, "Subject": found.Subject, "Finding": found.Text, "Remedy": found.Remedy})
 	}
-	err := doctorListing.print(a.Out, format{template: f.template}, rows)
+	err := a.list(doctorListing, format{template: f.template}, rows)
 	if broken {
 		err = errors.Join(err, ExitError{Code: 1})
 	}

@@ -49,6 +49,16 @@ func (r row) oneLine() row {
 	return out
 }
 
+// list prints rows as f asks for. In JSON, rows that may be old say so in the field Stale.
+func (a *app) list(l listing, f format, rows []row) error {
+	if a.stale != "" && f.template == "json" {
+		for _, r := range rows {
+			r["Stale"] = a.stale
+		}
+	}
+	return l.print(a.Out, f, rows)
+}
+
 // print writes the rows as f asks for.
 func (l listing) print(w io.Writer, f format, rows []row) error {
 	id := l.id

@@ -76,7 +76,7 @@ func (a *app) runImageLs(ctx context.Context, o imageListOptions) error {
 		if o.digests {
 			l.columns = append(append([]column{}, l.columns[:2]...), append([]column{{"Digest", "DIGEST"}}, l.columns[2:]...)...)
 		}
-		return l.print(a.Out, o.format, rows)
+		return a.list(l, o.format, rows)
 	})
 }
 

@@ -117,6 +117,11 @@ func (a *app) runInspect(ctx context.Context, i inspection, o inspectOptions) er
 			}
 			objects = append(objects, one)
 		}
+		if a.stale != "" {
+			for i := range objects {
+				objects[i] = append(objects[i], member{"Stale", a.stale})
+			}
+		}
 		return printObjects(a.Out, o.template, objects)
 	})
 }

@@ -187,7 +187,7 @@ func (a *app) runNetworkLs(ctx context.Context, o networkLsOptions) error {
 				rows = append(rows, networkRow(n, o.noTrunc))
 			}
 		}
-		return networkListing.print(a.Out, o.format, rows)
+		return a.list(networkListing, o.format, rows)
 	})
 }
 

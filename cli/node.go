@@ -78,7 +78,7 @@ func (a *app) runNodeLs(ctx context.Context, o listOptions) error {
 				rows = append(rows, nodeRow(n, self, o.format.template == "" && !o.format.quiet))
 			}
 		}
-		return nodeListing.print(a.Out, o.format, rows)
+		return a.list(nodeListing, o.format, rows)
 	})
 }
 

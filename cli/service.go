@@ -133,7 +133,7 @@ func (a *app) runServiceLs(ctx context.Context, o listOptions) error {
 		for _, s := range r.Services {
 			rows = append(rows, serviceRow(s, o.format.template == "" && !o.format.quiet))
 		}
-		return serviceListing.print(a.Out, o.format, rows)
+		return a.list(serviceListing, o.format, rows)
 	})
 }
 

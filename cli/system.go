@@ -85,11 +85,11 @@ func (a *app) runSystemDf(ctx context.Context, o dfOptions) error {
 		case o.verbose:
 			return a.dfDetails(r.GetNodes())
 		}
-		if err := dfListing.print(a.Out, format{template: o.format}, dfRows(r.GetNodes())); err != nil || o.format != "" {
+		if err := a.list(dfListing, format{template: o.format}, dfRows(r.GetNodes())); err != nil || o.format != "" {
 			return err
 		}
 		fmt.Fprintln(a.Out)
-		return dfNodeListing.print(a.Out, format{}, dfNodeRows(r.GetNodes()))
+		return a.list(dfNodeListing, format{}, dfNodeRows(r.GetNodes()))
 	})
 }
 

@@ -86,7 +86,7 @@ func (a *app) listTasks(ctx context.Context, c client, o taskListOptions, filter
 	if err != nil {
 		return err
 	}
-	return taskListing.print(a.Out, o.format, taskRows(r.Tasks, o, a.Now()))
+	return a.list(taskListing, o.format, taskRows(r.Tasks, o, a.Now()))
 }
 
 // taskRows sorts by service and slot, newest first, and marks history as Docker does.

@@ -100,7 +100,7 @@ func (l liveness) Alive(id string) (alive, known bool) {
 
 // Register adds all services of a manager, the store's included.
 func (m *Manager) Register(r grpc.ServiceRegistrar) {
-	swarmv1.RegisterControlServer(control.Current(r, m.store), m.control)
+	swarmv1.RegisterControlServer(control.Current(r, m.store, m.control.StaleNotice), m.control)
 	swarmv1.RegisterDisksServer(r, m.control.Disks())
 	swarmv1.RegisterCAServer(r, m.ca)
 	swarmv1.RegisterRaftServer(r, m.store.Service())

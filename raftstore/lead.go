@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"time"
 
 	"github.com/hashicorp/raft"
 )
@@ -14,9 +15,22 @@ type reign struct {
 	term  context.Context // ends with this member's leadership; nil while it does not lead
 	end   context.CancelFunc
 	moved chan struct{} // closed and renewed by every change
+	alone time.Time     // since when no leader is known; zero while one is
 }
 
-func newReign() *reign { return &reign{moved: make(chan struct{})} }
+func newReign() *reign { return &reign{moved: make(chan struct{}), alone: time.Now()} }
+
+// follows takes in whether Raft knows a leader.
+func (r *reign) follows(known bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case known:
+		r.alone = time.Time{}
+	case r.alone.IsZero():
+		r.alone = time.Now()
+	}
+}
 
 // changed is closed at the next change of leader, or when this member's leadership begins or ends.
 func (r *reign) changed() <-chan struct{} {
@@ -129,6 +143,17 @@ func (s *Store) IsLeader() bool {
 func (s *Store) Leader() string {
 	_, id := s.raft.LeaderWithID()
 	return string(id)
+}
+
+// Leaderless returns since when this member has known no leader. It returns the zero time while it knows
+// one, which may have lost its office or its host a moment ago.
+func (s *Store) Leaderless() time.Time {
+	if s.Leader() != "" {
+		return time.Time{}
+	}
+	s.reign.mu.Lock()
+	defer s.reign.mu.Unlock()
+	return s.reign.alone
 }
 
 // LeaderChanged is closed at the next change of leader. Take it before reading Leader.

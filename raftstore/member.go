@@ -83,6 +83,7 @@ func (s *Store) watchPeers(ctx context.Context) error {
 		case ob := <-seen:
 			switch d := ob.Data.(type) {
 			case raft.LeaderObservation:
+				s.reign.follows(s.Leader() != "")
 				s.reign.notify()
 			case raft.FailedHeartbeatObservation:
 				if s.peers.set(d.PeerID, true) {

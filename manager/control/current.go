@@ -2,51 +2,97 @@ package control
 
 import (
 	"context"
+	"fmt"
 	"slices"
+	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
 
+	"swarm/internal/stale"
 	"swarm/raftstore"
 )
 
-// Current registers services at r whose unary calls answer from this manager's replica, as ever, but do not say that
-// something is not there, or is there already, before the replica has caught up with the leader: after a restart, or
-// right after a write through another manager, it may not have heard yet.
-func Current(r grpc.ServiceRegistrar, store replica) grpc.ServiceRegistrar {
-	return current{ServiceRegistrar: r, store: store}
+// readWait is how long a read waits for the leader before it answers from this manager's view.
+const readWait = 3 * time.Second
+
+// Current registers services at r whose unary calls do not answer from an old replica.
+//
+// A read (Get..., List..., Survey...) first waits until this manager's view holds everything that was
+// committed when the read came, by whichever manager. If the leader does not answer within readWait, the
+// answer comes from the view as it is, and its header has stale.Notice with the text of notice. A caller
+// that sends stale.Accept gets the view at once.
+//
+// A write does not report that something is missing, or exists, before it has compared with the leader.
+// Streams are as they are.
+func Current(r grpc.ServiceRegistrar, store replica, notice func() string) grpc.ServiceRegistrar {
+	return current{ServiceRegistrar: r, store: store, notice: notice}
 }
 
 // replica is what Current needs of a store.
 type replica interface {
 	View() *raftstore.View
 	Latest(ctx context.Context) (*raftstore.View, error)
+	Leaderless() time.Time
 }
 
 type current struct {
 	grpc.ServiceRegistrar
-	store replica
+	store  replica
+	notice func() string
 }
 
-// RegisterService puts ask around every unary method, within the interceptors of the server.
+// RegisterService puts read or ask around every unary method, within the interceptors of the server.
 func (n current) RegisterService(desc *grpc.ServiceDesc, impl any) {
 	d := *desc
 	d.Methods = slices.Clone(desc.Methods)
 	for i, m := range desc.Methods {
+		answer := n.ask
+		if isRead(m.MethodName) {
+			answer = n.read
+		}
 		d.Methods[i].Handler = func(srv any, ctx context.Context, dec func(any) error, outer grpc.UnaryServerInterceptor) (any, error) {
 			return m.Handler(srv, ctx, dec, func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
-				ask := func(ctx context.Context, req any) (any, error) { return n.ask(ctx, req, handle) }
+				inner := func(ctx context.Context, req any) (any, error) { return answer(ctx, req, handle) }
 				if outer == nil {
-					return ask(ctx, req)
+					return inner(ctx, req)
 				}
-				return outer(ctx, req, info, ask)
+				return outer(ctx, req, info, inner)
 			})
 		}
 	}
 	n.ServiceRegistrar.RegisterService(&d, impl)
 }
 
-// ask asks once more when the answer may have been of yesterday. Without a leader it was the best there is.
+func isRead(method string) bool {
+	return strings.HasPrefix(method, "Get") || strings.HasPrefix(method, "List") || strings.HasPrefix(method, "Survey")
+}
+
+// read answers from a view that is not older than the question.
+func (n current) read(ctx context.Context, req any, handle grpc.UnaryHandler) (any, error) {
+	if md, _ := metadata.FromIncomingContext(ctx); len(md.Get(stale.Accept)) > 0 {
+		return handle(ctx, req)
+	}
+	wait := readWait
+	if alone := n.store.Leaderless(); !alone.IsZero() && time.Since(alone) > readWait {
+		wait = 0 // the election that is under way has failed before
+	}
+	bounded, cancel := context.WithTimeout(ctx, wait)
+	_, err := n.store.Latest(bounded)
+	cancel()
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	if err != nil {
+		_ = grpc.SetHeader(ctx, metadata.Pairs(stale.Notice, n.notice()))
+	}
+	return handle(ctx, req)
+}
+
+// ask repeats a call that failed with NotFound or AlreadyExists once the replica has caught up with the
+// leader, because the first answer may be old.
 func (n current) ask(ctx context.Context, req any, handle grpc.UnaryHandler) (any, error) {
 	before := n.store.View().Index()
 	out, err := handle(ctx, req)
@@ -59,4 +105,25 @@ func (n current) ask(ctx context.Context, req any, handle grpc.UnaryHandler) (an
 		return out, err
 	}
 	return handle(ctx, req)
+}
+
+// StaleNotice says since when this manager has had no leader, and which managers do not answer.
+func (s *Server) StaleNotice() string {
+	view := s.store.View()
+	what := "the leader does not answer"
+	if alone := s.store.Leaderless(); !alone.IsZero() {
+		what = fmt.Sprintf("there has been no leader for %s", time.Since(alone).Round(time.Second))
+	}
+	var missing []string
+	for _, m := range s.store.Servers() {
+		if m.ID != s.cfg.NodeID && !s.alive(view, m.ID) {
+			missing = append(missing, nodeName(view, m.ID))
+		}
+	}
+	text := fmt.Sprintf("manager %s cannot confirm this with the others: %s", nodeName(view, s.cfg.NodeID), what)
+	if len(missing) > 0 {
+		slices.Sort(missing)
+		text += "; managers that do not answer: " + strings.Join(missing, ", ")
+	}
+	return text
 }

@@ -2,11 +2,16 @@ package control
 
 import (
 	"context"
+	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/containerd/errdefs"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
 
+	"swarm/internal/stale"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
 	"swarm/raftstore/raftstoretest"
@@ -17,11 +22,18 @@ type behind struct {
 	*raftstore.Store
 	view   *raftstore.View
 	cutOff bool
+	waits  bool // Latest takes as long as its context allows when cut off
+	alone  time.Time
 }
+
+func (b *behind) Leaderless() time.Time { return b.alone }
 
 func (b *behind) View() *raftstore.View { return b.view }
 
 func (b *behind) Latest(ctx context.Context) (_ *raftstore.View, err error) {
+	if b.cutOff && b.waits {
+		<-ctx.Done()
+	}
 	if b.cutOff {
 		return nil, errdefs.ErrUnavailable
 	}
@@ -64,4 +76,59 @@ func TestCurrent(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A read waits for the newest state. Without a leader it answers all the same, says so, and does not wait
+// again while there is none.
+func TestCurrent_Reads(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := raftstoretest.New(t)
+		b := &behind{Store: store, view: store.View(), waits: true}
+		if _, err := store.Commit(t.Context(), "test", raftstore.Create(&swarmv1.Service{Id: "s1", Name: "api"})); err != nil {
+			t.Fatal(err)
+		}
+		look := func(context.Context, any) (any, error) { return b.View().Services.Len(), nil }
+		for _, c := range []struct {
+			what   string
+			cutOff bool
+			alone  time.Duration
+			accept bool
+			want   int
+			within time.Duration
+			notice string
+		}{
+			{what: "the caller accepts an old answer", accept: true},
+			{what: "no leader answers", cutOff: true, within: readWait, notice: "no contact"},
+			{what: "there has been no leader for long", cutOff: true, alone: time.Minute, notice: "no contact"},
+			{what: "a leader answers", want: 1},
+		} {
+			b.cutOff, b.alone = c.cutOff, time.Time{}
+			if c.alone > 0 {
+				b.alone = time.Now().Add(-c.alone)
+			}
+			ctx, header := t.Context(), &headerStream{}
+			if c.accept {
+				ctx = metadata.NewIncomingContext(ctx, metadata.Pairs(stale.Accept, "1"))
+			}
+			began := time.Now()
+			got, err := current{store: b, notice: func() string { return "no contact" }}.read(grpc.NewContextWithServerTransportStream(ctx, header), nil, look)
+			if err != nil || got != c.want || time.Since(began) != c.within {
+				t.Errorf("%s: got %v, %v after %s, want %d after %s", c.what, got, err, time.Since(began), c.want, c.within)
+			}
+			if notice := strings.Join(header.Get(stale.Notice), ""); notice != c.notice {
+				t.Errorf("%s: got notice %q, want %q", c.what, notice, c.notice)
+			}
+		}
+	})
+}
+
+// headerStream keeps the header of an answer.
+type headerStream struct {
+	grpc.ServerTransportStream
+	metadata.MD
+}
+
+func (h *headerStream) SetHeader(md metadata.MD) error {
+	h.MD = metadata.Join(h.MD, md)
+	return nil
 }
