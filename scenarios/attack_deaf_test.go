@@ -18,11 +18,12 @@ import (
 const (
 	// deafServices services with variables of deafBytes each are what the deaf worker is to be told in every session.
 	deafServices, deafBytes = 12, 400 << 10
-	// deafTried is how many sessions it opens, and deafAllowed how many of them a connection has room for: those that are over
-	// count until the worker has read their end.
+	// deafTried is how many sessions it opens, and deafAllowed how many of them a connection has room for.
 	deafTried, deafAllowed = 16, 8
 	// deafMayGrow is how much memory it may cost a manager, in bytes: what the sessions are told, and as much again.
 	deafMayGrow = 2 * deafAllowed * deafServices * deafBytes
+	// deafAtMost is how long its connection may live once it has opened sessions.
+	deafAtMost = 8 * time.Second
 )
 
 // attackDeaf opens one session after another on a connection from which it reads nothing, while there is much to tell it.
@@ -63,14 +64,22 @@ func attackDeaf(t *testing.T, a *impostor) {
 	message := append(binary.BigEndian.AppendUint32([]byte{0}, uint32(len(body))), body...)
 	tick := time.NewTicker(250 * time.Millisecond)
 	defer tick.Stop()
-	for i := range uint32(deafTried) {
+	opened := time.Now()
+	var ended error
+	for i := uint32(0); ended == nil && i < deafTried; i++ {
 		<-tick.C
-		err := errors.Join(
+		ended = errors.Join(
 			framer.WriteHeaders(http2.HeadersFrameParam{StreamID: 2*i + 1, BlockFragment: request("/swarm.v1.Dispatcher/Session"), EndHeaders: true}),
 			framer.WriteData(2*i+1, false, message))
-		if err != nil {
-			t.Fatal(err)
-		}
+	}
+	for ended == nil && time.Since(opened) < deafAtMost {
+		<-tick.C
+		ended = framer.WritePing(true, [8]byte{})
+	}
+	if took := time.Since(opened); ended == nil {
+		t.Errorf("a worker that reads nothing has its connection after %v, want that its second session ends it", took)
+	} else {
+		t.Logf("the connection of a worker that reads nothing ended after %v", took.Round(time.Millisecond))
 	}
 	began := time.Now()
 	if out, err := a.run("service", "create", "--name", "others", "--constraint", "node.hostname!="+a.host.Name, "--replicas", "3", "swarm/hello:1"); err != nil {

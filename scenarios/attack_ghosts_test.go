@@ -23,9 +23,11 @@ const (
 	ghostsTried, ghostsAllowed = 40, 32
 	// promising is how many connections one node has with messages that it begins and does not end.
 	promising = 64
-	// workerMayGrow is how much memory these may cost a manager, in bytes: what transport.MaxWorkerMessage says of one key,
-	// and as much again for buffers and garbage.
-	workerMayGrow = 140 << 20
+	// workerMayGrow is how much memory these may cost a manager for one key, and allMayGrow for those of all ghosts, in bytes:
+	// 3.3 MiB of a key (transport.WorkerOptions), and as much again for buffers and garbage.
+	workerMayGrow, allMayGrow = 20 << 20, 220 << 20
+	// ofEach is how many connections each of all ghosts makes.
+	ofEach = 8
 )
 
 // attackByGhosts makes nodes with a join token that have no host. One of them opens a session and is removed. Others begin
@@ -36,8 +38,9 @@ func (c *crowd) attackByGhosts() {
 	ghosts := c.makeGhosts(manager, at)
 	c.removedInSession(manager, at, ghosts[0])
 	// The one that costs less comes first: what the other frees would hide its growth.
-	c.promises("a removed node", manager, at, ghosts[0], "/swarm.v1.CA/Renew", mayGrow)
-	c.promises("a worker", manager, at, ghosts[1], "/swarm.v1.Disks/Release", workerMayGrow)
+	c.promises("a removed node", manager, at, ghosts[:1], promising, "/swarm.v1.CA/Renew", mayGrow)
+	c.promises("a worker", manager, at, ghosts[1:2], promising, "/swarm.v1.Disks/Release", workerMayGrow)
+	c.promises("all ghosts", manager, at, ghosts[1:], ofEach, "/swarm.v1.Disks/Release", allMayGrow)
 
 	if out, err := c.run("service", "create", "--name", "spread", "--replicas", "6", "swarm/hello:1"); err != nil {
 		c.t.Errorf("a service beside ghosts: %v, %s", err, out)
@@ -149,8 +152,8 @@ func (c *crowd) removedInSession(manager, at dev.Host, cred pki.Credential) {
 	}
 }
 
-// promises has a node begin messages on all streams of many connections, and send all of each but its end.
-func (c *crowd) promises(whose string, manager, at dev.Host, cred pki.Credential, path string, may int64) {
+// promises has nodes begin messages on all streams of many connections each, and send all of each but its end.
+func (c *crowd) promises(whose string, manager, at dev.Host, creds []pki.Credential, each int, path string, may int64) {
 	c.t.Helper()
 	before := c.resident(manager)
 	c.forgetPeak(manager)
@@ -161,10 +164,10 @@ func (c *crowd) promises(whose string, manager, at dev.Host, cred pki.Credential
 		}
 		return nil
 	}
-	a := &attacker{c: c, at: at, cred: cred}
 	var all sync.WaitGroup
 	var conns []io.Closer
-	for range promising {
+	for i := range len(creds) * each {
+		a := &attacker{c: c, at: at, cred: creds[i%len(creds)]}
 		conn, err := a.tls(c.ctx, manager, "h2")
 		if err != nil {
 			refused.Add(1)
@@ -196,7 +199,7 @@ func (c *crowd) promises(whose string, manager, at dev.Host, cred pki.Credential
 	}
 	grown := c.peak(manager) - before
 	c.t.Logf("%s began messages on %d connections, of which %d were refused or ended, and sent %d MiB: the manager grew by %d MiB; node ls took %v",
-		whose, promising, refused.Load(), sent.Load()>>20, grown>>20, time.Since(began).Round(time.Millisecond))
+		whose, len(creds)*each, refused.Load(), sent.Load()>>20, grown>>20, time.Since(began).Round(time.Millisecond))
 	if grown > may {
 		c.t.Errorf("%s that ends no message costs the manager %d MiB, want %d at most", whose, grown>>20, may>>20)
 	}

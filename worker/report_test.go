@@ -44,7 +44,7 @@ func TestReports_AreSplit(t *testing.T) {
 	}{
 		{"few", 10, "short", 1},
 		{"many", 2*bounds.MaxUpdates + 1, "", 3},
-		{"large", 1000, strings.Repeat("x", bounds.MaxText), 4},
+		{"large", 1000, strings.Repeat("x", bounds.MaxText), 13},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r := newReports()

@@ -16,8 +16,8 @@ const (
 	MaxUpdates = 2000
 	// MaxStatus is the largest status that FromWorker returns, in bytes.
 	MaxStatus = 64 << 10
-	// MaxReport bounds the statuses of one report together, in bytes. A worker that has more to say makes several reports.
-	MaxReport = 1 << 20
+	// MaxReport bounds a report of statuses or of images, in bytes. A worker that has more statuses makes several reports.
+	MaxReport = 320 << 10
 	// MaxHeld is how many images of a node the managers remember. What a node holds beyond them, other nodes do not fetch
 	// from it.
 	MaxHeld = 4096
@@ -27,6 +27,7 @@ const (
 	maxContainer = 128 // a container's id
 	maxMachine   = 128 // a machine's id
 	maxDigest    = 7 + 128
+	digestExtra  = 3 // of a digest in a report
 )
 
 // FromWorker returns what may be used of a message of a worker's session; hostname is the one that the node joined with.
@@ -154,12 +155,16 @@ func port(p *swarmv1.PortConfig) (*swarmv1.PortConfig, bool) {
 	}, true
 }
 
-// Images returns the first MaxHeld valid digests of a report, each once.
+// Images returns the first MaxHeld valid digests of a report, each once, as far as they fit into MaxReport.
 func Images(r *swarmv1.ImageReport) (clean *swarmv1.ImageReport, left string) {
 	seen := make(map[string]bool, min(len(r.GetHeld()), MaxHeld))
+	size := 0
 	clean = &swarmv1.ImageReport{Held: pick(r.GetHeld(), MaxHeld, func(s string) (string, bool) {
-		ok := IsDigest(s) && !seen[s]
-		seen[s] = seen[s] || ok
+		ok := IsDigest(s) && !seen[s] && size+len(s)+digestExtra <= MaxReport
+		if ok {
+			seen[s] = true
+			size += len(s) + digestExtra
+		}
 		return s, ok
 	})}
 	if n := len(r.GetHeld()) - len(clean.Held); n > 0 {

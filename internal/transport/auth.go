@@ -129,6 +129,8 @@ type peerConn struct {
 	expiry *time.Timer // nil: the connection may outlive the certificate
 	// unread is how long one Write may take; 0: as long as it likes.
 	unread time.Duration
+	// reading is held by the call that reads its first message, see boundFirst.
+	reading chan struct{}
 }
 
 // Write implements net.Conn. Whoever reads nothing loses the connection, and with it frees what waits to be sent: gRPC would
@@ -170,7 +172,7 @@ func secured(c *tls.Conn, p pki.Peer) *peerConn {
 	if err != nil {
 		panic("transport: no keying material of a TLS 1.3 connection: " + err.Error()) // only renegotiation, which 1.3 has not
 	}
-	out := &peerConn{Conn: c, info: AuthInfo{
+	out := &peerConn{Conn: c, reading: make(chan struct{}, 1), info: AuthInfo{
 		CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity},
 		Peer:           p,
 		Binding:        binding,

@@ -106,6 +106,7 @@ func (d *Dialer) BlobTransport() *http.Transport {
 		// A peer's headers are a few lines.
 		MaxResponseHeaderBytes: maxPeerHeader,
 
+		MaxConnsPerHost:     maxBlobsOfWorker,
 		MaxIdleConnsPerHost: 4,
 		IdleConnTimeout:     30 * time.Second,
 	}

@@ -39,8 +39,11 @@ const (
 	// DefaultMaxOfPeer bounds the connections of one certificate's key for one protocol. A node has one for gRPC, one for
 	// Raft and a few for blobs with each other node.
 	DefaultMaxOfPeer = 256
-	// maxOfWorker is DefaultMaxOfPeer for the gRPC of a worker, which has one, and a second while its certificate changes.
-	maxOfWorker = 8
+	// maxOfWorker is DefaultMaxOfPeer for the gRPC of a worker. It has one connection, a second while its certificate or the
+	// roots change, and for some seconds those that broke without its server's knowing.
+	maxOfWorker = 4
+	// maxBlobsOfWorker is DefaultMaxOfPeer for the blobs of a worker, whose Dialer opens no more.
+	maxBlobsOfWorker = 64
 
 	// DefaultUnread is how long a peer may take for what is written to it for gRPC at once, 32 KiB as a rule.
 	DefaultUnread = 30 * time.Second
@@ -59,7 +62,7 @@ type ListenerConfig struct {
 	// MaxHandshakes bounds the unfinished handshakes, MaxStrangers the connections without a valid certificate after their
 	// handshake. One origin has a part of each; see package origin.
 	MaxHandshakes, MaxStrangers int
-	// MaxOfPeer bounds the connections of one key for one protocol; a worker has fewer for gRPC.
+	// MaxOfPeer bounds the connections of one key for one protocol; a worker has fewer.
 	MaxOfPeer int
 	// Unread is how long a peer may leave what it is sent by gRPC unread. Then its connection is closed.
 	Unread time.Duration
@@ -369,8 +372,11 @@ func (l *Listener) note(conn *tracked, a admitted) error {
 		return net.ErrClosed
 	}
 	most := l.cfg.MaxOfPeer
-	if a.part() == partWorkers {
+	switch {
+	case a.part() == partWorkers:
 		most = min(most, maxOfWorker)
+	case a.trust == Worker:
+		most = min(most, maxBlobsOfWorker)
 	}
 	var dropped *tracked
 	if of := a.holder(); a.trust == Stranger {

@@ -9,6 +9,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/keepalive"
+
+	"swarm/internal/bounds"
 )
 
 const (
@@ -19,10 +21,11 @@ const (
 	memberHeaders, strangerHeaders = 64 << 10, 8 << 10
 
 	// What workers may have. A connection of a worker has a session, and a few short calls. MaxWorkerMessage is the largest
-	// message of a worker; a report of statuses is (bounds.MaxReport). What one key can have the server hold in unfinished
-	// messages is maxOfWorker * workerStreams * MaxWorkerMessage, 68 MiB.
+	// message of a worker, in bytes; a report is. Of unfinished messages the server holds of one connection one that is read,
+	// and the first window of the others (boundFirst): of one key, maxOfWorker times 832 KiB. To these comes one message of the
+	// session of the node.
 	workerStreams    = 8
-	MaxWorkerMessage = 1<<20 + 64<<10
+	MaxWorkerMessage = bounds.MaxReport + 64<<10
 
 	// What strangers may have. A join is two calls with messages of less than 2 KiB.
 	strangerStreams = 8
@@ -52,12 +55,13 @@ func ServerOptions() []grpc.ServerOption {
 }
 
 // WorkerOptions are those of the gRPC server on Listener.Workers. It does what a server with ServerOptions does, with smaller
-// messages and fewer calls.
+// messages and fewer calls, whose first messages must come soon. It must serve all calls as streams, see boundFirst.
 func WorkerOptions() []grpc.ServerOption {
 	return append(commonOptions(),
 		grpc.MaxConcurrentStreams(workerStreams),
 		grpc.MaxHeaderListSize(strangerHeaders),
 		grpc.MaxRecvMsgSize(MaxWorkerMessage),
+		grpc.ChainStreamInterceptor(boundFirst(firstPatience)),
 		grpc.StaticStreamWindowSize(smallWindow),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: keepaliveTime, Timeout: keepaliveTimeout}),
 	)

@@ -15,6 +15,7 @@ import (
 
 	"swarm/internal/bounds"
 	"swarm/internal/pace"
+	"swarm/internal/transport"
 	"swarm/manager/ca"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
@@ -25,6 +26,8 @@ const (
 	// once, and one more each period. Only the newest counts, so an honest worker loses nothing when it waits.
 	factsBurst  = 20
 	factsPeriod = 500 * time.Millisecond
+	// farewellPatience bounds how long a session that is over waits for the worker to take the message that is on its way.
+	farewellPatience = 2 * time.Second
 )
 
 // session is one worker's stream. One goroutine sends, another receives; the handler's own waits for the first.
@@ -262,7 +265,9 @@ func (x *session) heard() {
 var errBroken = errdefs.ErrUnavailable.WithMessage("the connection to the worker broke")
 
 // serve sends until the session is over. A worker that reads nothing blocks a message for as long as its stream is open,
-// and what is marked meanwhile is kept: the stream ends with its handler, so the handler does not wait for such a message.
+// and what is marked meanwhile is kept. So serve waits for such a message no longer than the patience, and shortly once the
+// session is over. Then it hangs up on the worker, because gRPC keeps a message that is not taken for as long as the
+// connection lives, though the call has ended.
 func (x *session) serve(ctx context.Context, first *swarmv1.ToWorker) error {
 	done := make(chan error, 1)
 	go func() {
@@ -272,14 +277,26 @@ func (x *session) serve(ctx context.Context, first *swarmv1.ToWorker) error {
 		}
 		done <- x.send(ctx, x.patience)
 	}()
+	err := errdefs.ErrUnavailable.WithMessage("the worker has taken no message for " + x.patience.String() + ": the session is over")
 	select {
 	case err := <-done:
 		return err
 	case <-x.stuck:
-		err := errdefs.ErrUnavailable.WithMessage("the worker has taken no message for " + x.patience.String() + ": the session is over")
 		x.server.sampled.Log(slog.LevelWarn, "stuck "+x.node, "session of a worker that does not read is closed", "node", x.node, "err", err)
-		return err
+	case <-x.over:
+		late := time.NewTimer(farewellPatience)
+		defer late.Stop()
+		select {
+		case err := <-done:
+			return err
+		case <-late.C:
+			err = x.reason()
+		}
 	}
+	if who, known := transport.FromContext(ctx); known == nil {
+		who.HangUp()
+	}
+	return err
 }
 
 // tell sends a message. It is called by one goroutine, until it fails.
@@ -319,7 +336,8 @@ func (x *session) send(ctx context.Context, timeout time.Duration) error {
 		case <-silence.C:
 			left := timeout - time.Since(x.lastBeat())
 			if left <= 0 {
-				return errdefs.ErrUnavailable.WithMessage("no heartbeat for " + timeout.String() + ": the session is over")
+				x.close(errdefs.ErrUnavailable.WithMessage("no heartbeat for " + timeout.String() + ": the session is over"))
+				return x.farewell()
 			}
 			silence.Reset(left)
 		}
@@ -366,12 +384,15 @@ func isDown(view *raftstore.View, node string) bool {
 	return ok && st.GetState() == swarmv1.NodeState_DOWN
 }
 
-// farewell is how a session ends that either side has closed. A node that was removed is told so.
+// farewell is how a session ends that either side has closed. A node that was removed is told so. Others get an empty
+// message, which they do not act on: gRPC takes it when the worker has read all before it but 64 KiB.
 func (x *session) farewell() error {
 	err := x.reason()
+	last := &swarmv1.ToWorker{}
 	if errors.Is(err, errRemoved) {
-		_ = x.tell(&swarmv1.ToWorker{Message: &swarmv1.ToWorker_Node{Node: &swarmv1.NodeUpdate{Removed: true}}})
+		last.Message = &swarmv1.ToWorker_Node{Node: &swarmv1.NodeUpdate{Removed: true}}
 	}
+	_ = x.tell(last)
 	return err
 }
 
