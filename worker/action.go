@@ -239,14 +239,31 @@ func (t *taskLoop) watch(ctx context.Context) outcome {
 	}
 }
 
-// fence stops a single-writer task when its node has been out of contact for the lease: a replacement starts after it.
+// fence stops a single-writer task before the lease of its node runs out. The task has the last quarter of
+// the lease to stop by itself; when the lease has run out its shim kills it, also when this daemon is gone.
 func (t *taskLoop) fence() []check {
 	if !t.revision.GetSpec().GetSingleWriter() {
 		return nil
 	}
 	return []check{func(ctx context.Context) outcome {
-		return outcome{event: task.Sick, err: t.w.contact.lost(ctx, t.w.cfg.Lease)}
+		return outcome{event: task.Sick, err: t.w.leaseLost(ctx)}
 	}}
+}
+
+// leaseLost waits until three quarters of the lease have gone by since a manager confirmed a heartbeat, and
+// says so. It returns ctx's error when that ends first.
+func (w *Worker) leaseLost(ctx context.Context) error {
+	for {
+		length := time.Duration(w.leaseLength.Load())
+		left := w.lease.Left() - length/4
+		if left <= 0 {
+			return fmt.Errorf("fenced: no manager has confirmed for %s that this node is in contact, and another node may take over", length-w.lease.Left().Round(time.Millisecond))
+		}
+		// Suspended time does not count for timers.
+		if err := pause.For(ctx, min(left, time.Second)); err != nil {
+			return err
+		}
+	}
 }
 
 // attend waits for the container's end, or for the first check that has an answer.
@@ -422,6 +439,8 @@ func describeExit(e Exit) string {
 	switch {
 	case e.CodeUnknown:
 		return "task: the container ended, and its exit code is not known"
+	case e.Fenced:
+		return "fenced: killed, because no manager has confirmed that its node is in contact, and another node may take over"
 	case e.OOM:
 		return fmt.Sprintf("task: non-zero exit (%d): out of memory", e.Code)
 	case e.Code != 0:

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc"
 
 	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/worker/lease"
 )
 
 // Config is what can be set of a Worker.
@@ -34,9 +35,8 @@ type Config struct {
 	ConnectTimeout time.Duration
 	// MaxBackoff caps the pause after no manager was reachable. Default 2 s.
 	MaxBackoff time.Duration
-	// Lease is how long after the last word of a manager a single-writer task goes on. A replacement must not start
-	// earlier. Default 10 s.
-	Lease time.Duration
+	// SinceBoot is the clock of leases. Default lease.Now.
+	SinceBoot func() time.Duration
 	// Clean bounds what stays on the disk.
 	Clean Clean
 	// OS and Arch are for templates. Empty: those of this program.
@@ -47,8 +47,9 @@ const (
 	defaultStarts         = 4
 	defaultConnectTimeout = 2 * time.Second
 	defaultMaxBackoff     = 2 * time.Second
-	defaultLease          = 10 * time.Second
-	defaultHeartbeat      = time.Second
+	// defaultLease is the managers' default session timeout.
+	defaultLease     = 10 * time.Second
+	defaultHeartbeat = time.Second
 	// missedHeartbeats unanswered in a row end a session: the managers count the same way.
 	missedHeartbeats = 3
 	// defaultGrace is Docker's stop grace period.
@@ -56,6 +57,9 @@ const (
 )
 
 func (c Config) validate() (Config, error) {
+	if c.SinceBoot == nil {
+		c.SinceBoot = lease.Now
+	}
 	switch {
 	case c.NodeID == "":
 		return c, fmt.Errorf("worker configuration names no node: %w", errdefs.ErrInvalidArgument)
@@ -67,9 +71,6 @@ func (c Config) validate() (Config, error) {
 	}
 	if c.ConnectTimeout <= 0 {
 		c.ConnectTimeout = defaultConnectTimeout
-	}
-	if c.Lease <= 0 {
-		c.Lease = defaultLease
 	}
 	if c.MaxBackoff <= 0 {
 		c.MaxBackoff = defaultMaxBackoff

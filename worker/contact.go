@@ -2,7 +2,6 @@ package worker
 
 import (
 	"context"
-	"fmt"
 	"sync"
 	"time"
 )
@@ -66,29 +65,6 @@ func (c *contact) alone(ctx context.Context, delay time.Duration) bool {
 		case <-changed:
 		case <-ctx.Done():
 			return false
-		}
-	}
-}
-
-// lost waits until no manager was heard for the lease, and says so; it returns ctx's error when that ends first.
-func (c *contact) lost(ctx context.Context, lease time.Duration) error {
-	for {
-		c.mu.Lock()
-		manager, since, changed := c.manager, c.since, c.changed
-		c.mu.Unlock()
-		wait := time.Until(since.Add(lease))
-		if manager == "" && wait <= 0 {
-			return fmt.Errorf("fenced: no manager was reachable for %s, and another node may take over", lease)
-		}
-		var expired <-chan time.Time
-		if manager == "" {
-			expired = time.After(wait)
-		}
-		select {
-		case <-expired:
-		case <-changed:
-		case <-ctx.Done():
-			return ctx.Err()
 		}
 	}
 }

@@ -165,6 +165,9 @@ func (w *Worker) container(in *inputs, attached Attached) (Container, error) {
 		Task: in.task, Revision: in.revision, Netns: attached.Netns, Files: in.files, CgroupParent: w.cfg.CgroupParent,
 		Node: NodeInfo{ID: w.cfg.NodeID, Hostname: w.hostname(), OS: w.cfg.OS, Arch: w.cfg.Arch},
 	}
+	if in.revision.GetSpec().GetSingleWriter() {
+		c.Lease = w.lease.Path()
+	}
 	spec := c.Spec()
 	host := onHost(in.attachment)
 	c.Hostname = spec.Hostname

@@ -66,7 +66,7 @@ func runDir(t testing.TB) string {
 // start runs a worker process over what the rig keeps: the state, the containers, the network.
 func (r *rig) start() {
 	r.t.Helper()
-	cfg := worker.Config{NodeID: "n1", Hostname: "host1", ClusterID: "c1", StateDir: r.dir, RunDir: r.run}
+	cfg := worker.Config{NodeID: "n1", Hostname: "host1", ClusterID: "c1", StateDir: r.dir, RunDir: r.run, SinceBoot: func() time.Duration { return time.Duration(time.Now().UnixNano()) }}
 	deps := worker.Deps{
 		Log: slog.New(slog.NewTextHandler(r.t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})), Runtime: r.runtime, Images: r.images, Network: r.network, Executor: r.runtime,
 		Managers: func() []*swarmv1.Peer { return r.peers },
@@ -238,7 +238,7 @@ func (m *manager) receive(s *managerSession) error {
 		switch x := msg.Message.(type) {
 		case *swarmv1.FromWorker_Heartbeat:
 			if !m.deaf {
-				answer = &swarmv1.ToWorker{Message: &swarmv1.ToWorker_HeartbeatAck{HeartbeatAck: &swarmv1.HeartbeatAck{Sequence: x.Heartbeat.Sequence}}}
+				answer = &swarmv1.ToWorker{Message: &swarmv1.ToWorker_HeartbeatAck{HeartbeatAck: &swarmv1.HeartbeatAck{Sequence: x.Heartbeat.Sequence, Confirmed: x.Heartbeat.Sequence}}}
 			}
 		case *swarmv1.FromWorker_Status:
 			m.reports = append(m.reports, x.Status)

@@ -58,6 +58,9 @@ type Container struct {
 	// LogDir holds StdoutFile and StderrFile, opened for append by the shim. With a terminal all goes to StdoutFile. Empty:
 	// what the container writes is thrown away.
 	LogDir string
+	// Lease is the file (see package lease) whose end also ends the container: it is killed then, whatever
+	// becomes of this process. Empty: no lease ends it.
+	Lease string
 	// CgroupParent is the cgroup that containers of this node live under.
 	CgroupParent string
 	Node         NodeInfo
@@ -101,6 +104,8 @@ type Exit struct {
 	At   time.Time
 	// OOM: the kernel killed a process of the container for lack of memory.
 	OOM bool
+	// Fenced: the shim killed the container because its lease had run out.
+	Fenced bool
 	// CodeUnknown: it has ended, and nobody recorded how. Code is -1 then.
 	CodeUnknown bool
 }

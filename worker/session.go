@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -22,6 +24,10 @@ type session struct {
 	stream  swarmv1.Dispatcher_SessionClient
 	welcome *swarmv1.Welcome
 	period  time.Duration // of heartbeats
+	lease   time.Duration // of single-writer tasks, after a heartbeat that was confirmed
+
+	mu   sync.Mutex               // guards sent
+	sent map[uint64]time.Duration // when heartbeats were sent that are not confirmed, since boot
 
 	assigned uint64        // sequence of the last assignments; the reader's
 	beat     uint64        // sequence of the last heartbeat; the writer's
@@ -43,6 +49,7 @@ func (w *Worker) session(stop context.Context, nodeID string) (lasted time.Durat
 		cancel(fmt.Errorf("no welcome within %s: %w", w.cfg.ConnectTimeout, errdefs.ErrUnavailable))
 	})
 	defer late.Stop()
+	greeted := w.cfg.SinceBoot()
 	stream, welcome, err := w.welcome(ctx, nodeID)
 	if err == nil && (!late.Stop() || !abandon()) {
 		err = context.Cause(ctx)
@@ -53,9 +60,14 @@ func (w *Worker) session(stop context.Context, nodeID string) (lasted time.Durat
 	began := time.Now()
 	w.deps.Log.Info("session", "node", nodeID, "session", welcome.SessionEpoch)
 	w.reports.begin()
-	s := &session{w: w, stream: stream, welcome: welcome, fresh: make(chan struct{}, 1), inForce: make(chan uint64)}
+	s := &session{
+		w: w, stream: stream, welcome: welcome, fresh: make(chan struct{}, 1), inForce: make(chan uint64),
+		lease: bounds.Lease(welcome.GetLease().AsDuration(), defaultLease), sent: make(map[uint64]time.Duration),
+	}
 	s.period = bounds.Heartbeat(welcome.GetHeartbeatPeriod().AsDuration(), defaultHeartbeat)
 	s.heard.Store(began.UnixNano())
+	w.leaseLength.Store(int64(s.lease))
+	w.renew(greeted + s.lease) // the session's epoch is committed
 	w.contact.set(nodeID, began)
 	defer func() { w.contact.set("", time.Unix(0, s.heard.Load())) }()
 	if w.deps.OnContact != nil {
@@ -126,6 +138,7 @@ func (s *session) read() error {
 			s.w.hasParted()
 		case *swarmv1.ToWorker_HeartbeatAck:
 			s.answered.Store(m.HeartbeatAck.GetSequence())
+			s.confirmed(m.HeartbeatAck.GetConfirmed())
 		case *swarmv1.ToWorker_Node:
 			s.w.rename(m.Node.GetNode().GetHostname())
 			if s.w.deps.OnNode != nil {
@@ -222,8 +235,29 @@ func (s *session) watch(ctx context.Context) error {
 	return fmt.Errorf("manager has not answered %d heartbeats: %w", missedHeartbeats, errdefs.ErrUnavailable)
 }
 
+// confirmed renews the lease from when a heartbeat was sent that the leader has heard of.
+func (s *session) confirmed(sequence uint64) {
+	s.mu.Lock()
+	at, ok := s.sent[sequence]
+	maps.DeleteFunc(s.sent, func(n uint64, _ time.Duration) bool { return n <= sequence })
+	s.mu.Unlock()
+	if ok {
+		s.w.renew(at + s.lease)
+	}
+}
+
+// renew moves the end of the lease of single-writer tasks on.
+func (w *Worker) renew(end time.Duration) {
+	if err := w.lease.Renew(end); err != nil {
+		w.deps.Log.Error("single-writer tasks may be killed", "err", err)
+	}
+}
+
 func (s *session) heartbeat() error {
 	s.beat++
+	s.mu.Lock()
+	s.sent[s.beat] = s.w.cfg.SinceBoot()
+	s.mu.Unlock()
 	return s.stream.Send(&swarmv1.FromWorker{Message: &swarmv1.FromWorker_Heartbeat{Heartbeat: &swarmv1.Heartbeat{Sequence: s.beat}}})
 }
 

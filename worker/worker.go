@@ -18,6 +18,7 @@ import (
 	"swarm/internal/logsample"
 	"swarm/internal/private"
 	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/worker/lease"
 )
 
 // Worker is one node's agent. It implements swarmv1.WorkerServer.
@@ -30,12 +31,15 @@ type Worker struct {
 	objects *objects
 	reports *reports
 	contact *contact
-	slots   chan struct{} // a token for each container being created, started or removed
-	measure chan struct{} // a token while what lies on the disk is added up
-	images  *imageKeeper
-	cleaner *cleaner
-	settler *settler
-	sampled *logsample.Sampler // of what managers cause
+	lease   *lease.Lease // of single-writer tasks
+	// leaseLength is the session's, in ns.
+	leaseLength atomic.Int64
+	slots       chan struct{} // a token for each container being created, started or removed
+	measure     chan struct{} // a token while what lies on the disk is added up
+	images      *imageKeeper
+	cleaner     *cleaner
+	settler     *settler
+	sampled     *logsample.Sampler // of what managers cause
 
 	renamed    atomic.Pointer[string] // hostname by the managers; nil: they have not said it
 	redescribe chan struct{}          // one token: the description changed
@@ -75,6 +79,7 @@ func New(cfg Config, deps Deps) (*Worker, error) {
 		cfg: cfg, deps: deps,
 		state: st, objects: newObjects(), reports: newReports(),
 		contact:    newContact(mem.epoch, mem.index),
+		lease:      lease.New(filepath.Join(cfg.RunDir, "lease"), cfg.SinceBoot),
 		slots:      make(chan struct{}, cfg.Starts),
 		measure:    make(chan struct{}, 1),
 		settler:    newSettler(),

@@ -18,6 +18,7 @@ const (
 	MaxBundle = 256 << 10
 
 	minHeartbeat, maxHeartbeat = 100 * time.Millisecond, time.Minute
+	maxLease                   = time.Hour
 
 	maxKey      = 1 << 10 // an encryption key
 	maxVNI      = 1<<24 - 1
@@ -213,6 +214,14 @@ func isHost(s string) bool {
 		return ident.CheckHostAddress("address", s) == nil
 	}
 	return ident.CheckHostname(s) == nil
+}
+
+// Lease returns how long single-writer tasks may run without a manager; fallback if it is not set.
+func Lease(d, fallback time.Duration) time.Duration {
+	if d <= 0 {
+		return fallback
+	}
+	return max(minHeartbeat, min(d, maxLease))
 }
 
 // Heartbeat returns a period at which heartbeats can be sent; fallback for one that is not set.

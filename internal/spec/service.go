@@ -57,7 +57,22 @@ func checkService(s *swarmv1.ServiceSpec) error {
 	if p := s.GetPriority(); p < -maxPriority || p > maxPriority {
 		return invalid("priority %d is out of range: use %d to %d", p, -maxPriority, maxPriority)
 	}
-	return first(checkModePorts(s), checkNetworkPorts(s), checkRequested(s))
+	return first(checkModePorts(s), checkNetworkPorts(s), checkRequested(s), checkSingleWriter(s))
+}
+
+// checkSingleWriter refuses what would run two tasks of a slot at once.
+func checkSingleWriter(s *swarmv1.ServiceSpec) error {
+	switch {
+	case !s.GetSingleWriter():
+		return nil
+	case s.GetMode().GetReplicated() == nil:
+		return invalid("single-writer is for replicated services: leave it out, or use replicated mode")
+	case s.GetUpdateConfig().GetOrder() == swarmv1.UpdateConfig_START_FIRST:
+		return invalid("single-writer and update order start-first exclude each other: a new task would start beside the old one; use stop-first")
+	case s.GetRollbackConfig().GetOrder() == swarmv1.UpdateConfig_START_FIRST:
+		return invalid("single-writer and rollback order start-first exclude each other: a new task would start beside the old one; use stop-first")
+	}
+	return nil
 }
 
 // checkRequested: an address that is asked for is one task's.

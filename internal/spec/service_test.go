@@ -89,6 +89,18 @@ var refusals = []struct {
 	edit func(*swarmv1.ServiceSpec)
 	want string
 }{
+	{"single writer on every node", func(s *swarmv1.ServiceSpec) {
+		s.SingleWriter, s.Mode = true, &swarmv1.ServiceMode{Mode: &swarmv1.ServiceMode_Global{Global: &swarmv1.GlobalService{}}}
+	}, "single-writer is for replicated services"},
+	{"single writer as a job", func(s *swarmv1.ServiceSpec) {
+		s.SingleWriter, s.Mode = true, &swarmv1.ServiceMode{Mode: &swarmv1.ServiceMode_ReplicatedJob{ReplicatedJob: &swarmv1.ReplicatedJob{}}}
+	}, "single-writer is for replicated services"},
+	{"single writer beside its successor", func(s *swarmv1.ServiceSpec) {
+		s.SingleWriter, s.UpdateConfig = true, &swarmv1.UpdateConfig{Order: swarmv1.UpdateConfig_START_FIRST}
+	}, "update order start-first exclude each other"},
+	{"single writer beside its predecessor", func(s *swarmv1.ServiceSpec) {
+		s.SingleWriter, s.RollbackConfig = true, &swarmv1.UpdateConfig{Order: swarmv1.UpdateConfig_START_FIRST}
+	}, "rollback order start-first exclude each other"},
 	{"no name", func(s *swarmv1.ServiceSpec) { s.Name = "" }, "service name is empty"},
 	{"bad name", func(s *swarmv1.ServiceSpec) { s.Name = "a.b" }, "is not valid"},
 	{"long name", func(s *swarmv1.ServiceSpec) { s.Name = strings.Repeat("a", 64) }, "too long"},

@@ -25,7 +25,9 @@ func (s *Server) askLeader(ctx context.Context, r *swarmv1.SessionReport) (*swar
 	return swarmv1.NewLivenessClient(conn).Report(ctx, r)
 }
 
-// tellLeader reports the sessions every heartbeat, and at once when one begins or ends. A manager that the leader has
+// tellLeader reports the sessions twice every heartbeat, and at once when one begins or ends. The workers
+// are told which of their heartbeats the leader has heard of: the lease of single-writer tasks counts from
+// these. A manager that the leader has
 // not answered for three heartbeats closes its sessions: its workers find a manager that is in touch.
 func (s *Server) tellLeader(ctx context.Context) error {
 	touched := time.Now()
@@ -39,17 +41,29 @@ func (s *Server) tellLeader(ctx context.Context) error {
 			return nil
 		}
 		beat, _ := Pace(s.deps.Store.View().Cluster())
+		beats := s.beats()
 		switch {
-		case s.deps.Store.IsLeader():
-			touched = time.Now()
-			s.tracker.nudge() // as a report would
 		case s.tell(ctx, beat):
 			touched = time.Now()
+			for x, sequence := range beats {
+				x.confirm(sequence)
+			}
 		case time.Since(touched) >= missedBeats*beat:
 			s.closeAll(errdefs.ErrUnavailable.WithMessage("this manager is out of touch with the leader: another one takes over"))
 		}
-		timer.Reset(beat)
+		timer.Reset(beat / 2) // so that a heartbeat is confirmed before the next one is due
 	}
+}
+
+// beats is the newest heartbeat of each session.
+func (s *Server) beats() map[*session]uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := make(map[*session]uint64, len(s.sessions))
+	for _, x := range s.sessions {
+		out[x] = x.newest()
+	}
+	return out
 }
 
 // tell makes one report, and closes the sessions that are superseded elsewhere.

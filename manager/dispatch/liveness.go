@@ -10,6 +10,8 @@ import (
 // Evidence is what the leader knows of a node at one moment.
 type Evidence struct {
 	State swarmv1.NodeState_State
+	// Fenced is what the node's row says.
+	Fenced bool
 	// Heard is how long ago the node's newest session was last heard, by the manager that serves it; for a session that is
 	// over, how long ago it ended. Never more than Leading, for what happened before nobody here knows.
 	Heard time.Duration
@@ -34,6 +36,8 @@ type Limits struct {
 type Verdict struct {
 	State swarmv1.NodeState_State
 	Why   string
+	// Fenced: the node is down, and the lease of its single-writer tasks has run out.
+	Fenced bool
 	// Next is when, from now, the same evidence would say something else; 0: never.
 	Next time.Duration
 }
@@ -44,6 +48,24 @@ type Verdict struct {
 // goodbye a failure that gossip sees is no news: a daemon that is restarted or upgraded has the session timeout to return. A leader
 // that has led for less than three heartbeats declares nobody down. A node that says that its host goes down is down.
 func Judge(e Evidence, l Limits) Verdict {
+	v := judgeState(e, l)
+	if v.State != swarmv1.NodeState_DOWN {
+		return v
+	}
+	// The node counts from when it sent the last heartbeat that was confirmed, which was before it was
+	// heard. What happened before this leader's term counts from its start.
+	left := l.Timeout + fenceMargin - e.Heard
+	v.Fenced = e.Fenced || left <= 0
+	if !v.Fenced && (v.Next == 0 || left < v.Next) {
+		v.Next = left
+	}
+	return v
+}
+
+// fenceMargin is how long a shim may take to notice that the lease has run out, and to kill a container.
+const fenceMargin = time.Second
+
+func judgeState(e Evidence, l Limits) Verdict {
 	if e.Departing {
 		return Verdict{State: swarmv1.NodeState_DOWN, Why: "its host is going down"}
 	}

@@ -48,6 +48,14 @@ func TestJudge(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			got := Judge(tt.in, limits)
+			if tt.want == down { // until its lease has surely run out, and the shims have had their time
+				tt.next = max(limits.Timeout+fenceMargin-tt.in.Heard, 0)
+				if want := tt.next == 0; got.Fenced != want {
+					t.Errorf("Judge(%+v): got fenced %t, want %t", tt.in, got.Fenced, want)
+				}
+			} else if got.Fenced {
+				t.Error("a node that is not down is fenced")
+			}
 			if got.State != tt.want || got.Next != tt.next {
 				t.Errorf("Judge(%+v) = %s next %s, want %s next %s", tt.in, got.State, got.Next, tt.want, tt.next)
 			}

@@ -248,7 +248,7 @@ func (s *Server) record(ctx context.Context, id, addr string, hello *swarmv1.Hel
 			next.Since = timestamppb.Now()
 		}
 		next.SessionEpoch++
-		next.State, next.Message, next.Addr = swarmv1.NodeState_READY, "", addr
+		next.State, next.Message, next.Addr, next.Fenced = swarmv1.NodeState_READY, "", addr, false
 		if hello.GetDescription() != nil {
 			next.Description = hello.GetDescription()
 		}

@@ -52,11 +52,13 @@ type session struct {
 	view    *raftstore.View // newest seen; nil until the first mark
 	acks    []uint64
 	beat    time.Time
-	beatSeq uint64 // to be answered; 0: none
-	departs bool   // the worker's host is going down
-	said    uint64 // sequence of the newest status report
-	stored  uint64 // of the newest one that is acknowledged
-	sending uint64 // of the newest assignments that are on their way, or there
+	beatSeq uint64 // newest heartbeat
+	// answered is the newest heartbeat that was answered, confirmed the newest that the leader has heard of.
+	answered, confirmed, toldConfirmed uint64
+	departs                            bool   // the worker's host is going down
+	said                               uint64 // sequence of the newest status report
+	stored                             uint64 // of the newest one that is acknowledged
+	sending                            uint64 // of the newest assignments that are on their way, or there
 
 	progress progress
 }
@@ -154,8 +156,8 @@ type work struct {
 	dirty []ref
 	view  *raftstore.View
 	acks  []uint64
-	beat  uint64
-	marks uint64 // that this is the work of
+	beat  *swarmv1.HeartbeatAck // nil: there is nothing to answer
+	marks uint64                // that this is the work of
 	// departs: the worker wants to know when its node is down for everybody.
 	departs bool
 }
@@ -163,8 +165,12 @@ type work struct {
 func (x *session) take() work {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	w := work{whole: x.whole, dirty: x.dirty, view: x.view, acks: x.acks, beat: x.beatSeq, marks: x.progress.marks, departs: x.departs}
-	x.whole, x.dirty, x.acks, x.beatSeq = false, nil, nil, 0
+	w := work{whole: x.whole, dirty: x.dirty, view: x.view, acks: x.acks, marks: x.progress.marks, departs: x.departs}
+	x.whole, x.dirty, x.acks = false, nil, nil
+	if x.beatSeq > x.answered || x.confirmed > x.toldConfirmed {
+		w.beat = &swarmv1.HeartbeatAck{Sequence: x.beatSeq, Confirmed: x.confirmed}
+		x.answered, x.toldConfirmed = x.beatSeq, x.confirmed
+	}
 	return w
 }
 
@@ -252,6 +258,24 @@ func (x *session) acted(sequence uint64) error {
 	}
 	x.progress.acted(sequence)
 	return nil
+}
+
+// newest is the newest heartbeat.
+func (x *session) newest() uint64 {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.beatSeq
+}
+
+// confirm tells the worker that the leader has heard of a heartbeat.
+func (x *session) confirm(sequence uint64) {
+	x.mu.Lock()
+	news := sequence > x.confirmed
+	x.confirmed = max(x.confirmed, sequence)
+	x.mu.Unlock()
+	if news {
+		x.nudge()
+	}
 }
 
 // heard: whatever comes from a worker shows that it lives.
@@ -346,8 +370,8 @@ func (x *session) send(ctx context.Context, timeout time.Duration) error {
 
 // talk sends what one look found.
 func (x *session) talk(out *outbox, sequence *uint64, w work) error {
-	if w.beat != 0 {
-		if err := x.tell(&swarmv1.ToWorker{Message: &swarmv1.ToWorker_HeartbeatAck{HeartbeatAck: &swarmv1.HeartbeatAck{Sequence: w.beat}}}); err != nil {
+	if w.beat != nil {
+		if err := x.tell(&swarmv1.ToWorker{Message: &swarmv1.ToWorker_HeartbeatAck{HeartbeatAck: w.beat}}); err != nil {
 			return err
 		}
 	}
@@ -405,8 +429,9 @@ func nodeUpdate(view *raftstore.View, node string) *swarmv1.ToWorker {
 }
 
 func welcome(manager string, epoch uint64, c *swarmv1.Cluster) *swarmv1.ToWorker {
-	beat, _ := Pace(c)
+	beat, timeout := Pace(c)
 	return &swarmv1.ToWorker{Message: &swarmv1.ToWorker_Welcome{Welcome: &swarmv1.Welcome{
 		ManagerId: manager, SessionEpoch: epoch, HeartbeatPeriod: durationpb.New(beat), Epoch: c.GetEpoch(),
+		Lease: durationpb.New(timeout),
 	}}}
 }

@@ -143,7 +143,7 @@ func (t *tracker) evidence(st *swarmv1.NodeState, gossip GossipStatus, now time.
 	defer t.mu.Unlock()
 	s, leading := t.nodes[st.GetNodeId()], now.Sub(t.since)
 	return Evidence{
-		State: st.GetState(), Heard: min(now.Sub(s.heard), leading), Open: !s.ended, Broken: s.broken,
+		State: st.GetState(), Fenced: st.GetFenced(), Heard: min(now.Sub(s.heard), leading), Open: !s.ended, Broken: s.broken,
 		Departing: s.departing, Gossip: gossip, Leading: leading,
 	}
 }
@@ -215,11 +215,14 @@ func (s *Server) judgeAll(ctx context.Context) (time.Duration, error) {
 		if v.Next > 0 {
 			next = min(next, v.Next)
 		}
-		if v.State == st.GetState() {
+		if v.State == st.GetState() && v.Fenced == st.GetFenced() {
 			continue
 		}
 		row := st.CloneVT()
-		row.State, row.Message, row.Since = v.State, v.Why, timestamppb.New(now)
+		row.Fenced = v.Fenced
+		if v.State != st.GetState() {
+			row.State, row.Message, row.Since = v.State, v.Why, timestamppb.New(now)
+		}
 		groups = append(groups, &swarmv1.Group{Changes: []*swarmv1.Change{raftstore.Update(row)}})
 		s.log.Info("node state", "node", st.GetNodeId(), "state", v.State.String(), "why", v.Why)
 	}
@@ -284,6 +287,10 @@ func (s *Server) hear(ctx context.Context, r *swarmv1.SessionReport) (*swarmv1.S
 		return nil, errdefs.ErrUnavailable.WithMessage("this manager does not lead: ask " + s.deps.Store.Leader())
 	}
 	s.tracker.nudge()
+	// A leader that slept may have a successor, which has not heard of these sessions.
+	if _, err := s.deps.Store.ReadIndex(ctx); err != nil || !s.deps.Store.IsLeader() {
+		return nil, errdefs.ErrUnavailable.WithMessage("this manager cannot confirm that it leads: ask again")
+	}
 	slices.Sort(superseded)
 	return &swarmv1.SessionReportAck{LeaderId: s.cfg.NodeID, Superseded: superseded, Refused: s.refusal(r.GetOpening(), now)}, nil
 }

@@ -76,6 +76,9 @@ func (r *Runtime) record(ctx context.Context, c worker.Container, img *image, vo
 	cgroup := r.cgroup(c)
 	group := r.groups.assign(id, c.Task.GetServiceId())
 	annotations := map[string]string{layout.GroupAnnotation: group}
+	if c.Lease != "" {
+		annotations[layout.LeaseAnnotation] = c.Lease
+	}
 	if err := annotate(annotations, vols.staged); err != nil {
 		return false, err
 	}

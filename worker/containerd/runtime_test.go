@@ -20,6 +20,7 @@ import (
 	"swarm/internal/eventually"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/worker"
+	"swarm/worker/lease"
 )
 
 func TestRuntime_LifeOfAContainer(t *testing.T) {
@@ -317,5 +318,45 @@ func TestRuntime_ImageRemovedMeanwhile(t *testing.T) {
 	n.run(again)
 	if e := n.wait(again.Task.GetId()); e.Code != 5 {
 		t.Errorf("exit: got %+v, want code 5", e)
+	}
+}
+
+// The lease ends a container that ignores signals while the daemon and containerd are dead.
+func TestRuntime_LeaseEndsContainersByItself(t *testing.T) {
+	n := newNode(t)
+	held := lease.New(filepath.Join(t.TempDir(), "lease"), lease.Now)
+	const span = 3 * time.Second
+	if err := held.Renew(lease.Now() + time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	c := n.container("trap '' TERM; while :; do sleep 0.02; done")
+	c.Lease = held.Path()
+	free := n.container("while :; do sleep 0.02; done")
+	pid, freePid := n.run(c).Pid, n.run(free).Pid
+
+	short := lease.New(filepath.Join(t.TempDir(), "short"), lease.Now)
+	end := lease.Now() + span
+	if err := short.Renew(end); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(short.Path(), held.Path()); err != nil {
+		t.Fatal(err)
+	}
+	n.Kill()
+	for syscall.Kill(int(pid), 0) == nil {
+		if lease.Now() > end+10*time.Second {
+			t.Fatal("the container runs on after its lease has run out")
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	if now := lease.Now(); now < end || now > end+time.Second {
+		t.Errorf("the container ended %s after its lease, want from 0 to 1s", now-end)
+	}
+	if err := syscall.Kill(int(freePid), 0); err != nil {
+		t.Errorf("a container without a lease: got %v, want it running", err)
+	}
+	n.Start("")
+	if e := n.wait(c.Task.GetId()); e.Code != 137 || !e.Fenced {
+		t.Errorf("exit: got %+v, want 137 and fenced", e)
 	}
 }

@@ -46,7 +46,8 @@ func (r *Runtime) wait(ctx context.Context, id string) (worker.Exit, error) {
 	for {
 		resp, err := r.client.TaskService().Wait(ctx, &tasks.WaitRequest{ContainerID: id}, grpc.WaitForReady(true))
 		if err == nil {
-			return worker.Exit{Code: int(resp.ExitStatus), At: resp.ExitedAt.AsTime(), OOM: r.oom(ctx, id)}, nil
+			rec, _ := r.recorded(id)
+			return worker.Exit{Code: int(resp.ExitStatus), At: resp.ExitedAt.AsTime(), OOM: r.oom(ctx, id), Fenced: rec.Fenced}, nil
 		}
 		if ctx.Err() != nil {
 			return worker.Exit{}, ctx.Err()
@@ -71,7 +72,7 @@ func (r *Runtime) lost(ctx context.Context, id string) (worker.Exit, error) {
 			unknown.At = rec.ExitedAt
 			return unknown, nil
 		}
-		return worker.Exit{Code: int(rec.Status), At: rec.ExitedAt, OOM: rec.OOM}, nil
+		return worker.Exit{Code: int(rec.Status), At: rec.ExitedAt, OOM: rec.OOM, Fenced: rec.Fenced}, nil
 	}
 	if r.started(id) {
 		return unknown, nil

@@ -765,8 +765,11 @@ type Welcome struct {
 	SessionEpoch    uint64                 `protobuf:"varint,2,opt,name=session_epoch,json=sessionEpoch,proto3" json:"session_epoch,omitempty"`
 	HeartbeatPeriod *durationpb.Duration   `protobuf:"bytes,3,opt,name=heartbeat_period,json=heartbeatPeriod,proto3" json:"heartbeat_period,omitempty"`
 	Epoch           uint64                 `protobuf:"varint,4,opt,name=epoch,proto3" json:"epoch,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// How long the node's single-writer tasks may run after a heartbeat that the leader has heard of: the
+	// session timeout.
+	Lease         *durationpb.Duration `protobuf:"bytes,5,opt,name=lease,proto3" json:"lease,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Welcome) Reset() {
@@ -827,9 +830,18 @@ func (x *Welcome) GetEpoch() uint64 {
 	return 0
 }
 
+func (x *Welcome) GetLease() *durationpb.Duration {
+	if x != nil {
+		return x.Lease
+	}
+	return nil
+}
+
 type HeartbeatAck struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Sequence      uint64                 `protobuf:"varint,1,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Sequence uint64                 `protobuf:"varint,1,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	// The newest heartbeat of the session that the leader has heard of.
+	Confirmed     uint64 `protobuf:"varint,2,opt,name=confirmed,proto3" json:"confirmed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -867,6 +879,13 @@ func (*HeartbeatAck) Descriptor() ([]byte, []int) {
 func (x *HeartbeatAck) GetSequence() uint64 {
 	if x != nil {
 		return x.Sequence
+	}
+	return 0
+}
+
+func (x *HeartbeatAck) GetConfirmed() uint64 {
+	if x != nil {
+		return x.Confirmed
 	}
 	return 0
 }
@@ -3249,15 +3268,17 @@ const file_swarm_v1_dispatch_proto_rawDesc = "" +
 	"\x04node\x18\x05 \x01(\v2\x14.swarm.v1.NodeUpdateH\x00R\x04node\x12=\n" +
 	"\rdeparture_ack\x18\x06 \x01(\v2\x16.swarm.v1.DepartureAckH\x00R\fdepartureAckB\t\n" +
 	"\amessage\"\x0e\n" +
-	"\fDepartureAck\"\xa9\x01\n" +
+	"\fDepartureAck\"\xda\x01\n" +
 	"\aWelcome\x12\x1d\n" +
 	"\n" +
 	"manager_id\x18\x01 \x01(\tR\tmanagerId\x12#\n" +
 	"\rsession_epoch\x18\x02 \x01(\x04R\fsessionEpoch\x12D\n" +
 	"\x10heartbeat_period\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x0fheartbeatPeriod\x12\x14\n" +
-	"\x05epoch\x18\x04 \x01(\x04R\x05epoch\"*\n" +
+	"\x05epoch\x18\x04 \x01(\x04R\x05epoch\x12/\n" +
+	"\x05lease\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x05lease\"H\n" +
 	"\fHeartbeatAck\x12\x1a\n" +
-	"\bsequence\x18\x01 \x01(\x04R\bsequence\"'\n" +
+	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12\x1c\n" +
+	"\tconfirmed\x18\x02 \x01(\x04R\tconfirmed\"'\n" +
 	"\tStatusAck\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\"\x8e\x01\n" +
 	"\n" +
@@ -3549,64 +3570,65 @@ var file_swarm_v1_dispatch_proto_depIdxs = []int32{
 	13, // 13: swarm.v1.ToWorker.node:type_name -> swarm.v1.NodeUpdate
 	9,  // 14: swarm.v1.ToWorker.departure_ack:type_name -> swarm.v1.DepartureAck
 	45, // 15: swarm.v1.Welcome.heartbeat_period:type_name -> google.protobuf.Duration
-	46, // 16: swarm.v1.NodeUpdate.node:type_name -> swarm.v1.Node
-	47, // 17: swarm.v1.NodeUpdate.managers:type_name -> swarm.v1.Peer
-	15, // 18: swarm.v1.Assignments.changes:type_name -> swarm.v1.AssignmentChange
-	16, // 19: swarm.v1.AssignmentChange.put:type_name -> swarm.v1.Assignment
-	20, // 20: swarm.v1.AssignmentChange.remove:type_name -> swarm.v1.AssignmentRef
-	48, // 21: swarm.v1.Assignment.task:type_name -> swarm.v1.Task
-	49, // 22: swarm.v1.Assignment.revision:type_name -> swarm.v1.Revision
-	50, // 23: swarm.v1.Assignment.secret:type_name -> swarm.v1.Secret
-	51, // 24: swarm.v1.Assignment.config:type_name -> swarm.v1.Config
-	52, // 25: swarm.v1.Assignment.endpoint:type_name -> swarm.v1.Endpoint
-	53, // 26: swarm.v1.Assignment.key:type_name -> swarm.v1.EncryptionKey
-	54, // 27: swarm.v1.Assignment.network:type_name -> swarm.v1.Network
-	55, // 28: swarm.v1.Assignment.image:type_name -> swarm.v1.Image
-	17, // 29: swarm.v1.Assignment.peering:type_name -> swarm.v1.Peering
-	18, // 30: swarm.v1.Assignment.routing:type_name -> swarm.v1.Routing
-	19, // 31: swarm.v1.Assignment.backend:type_name -> swarm.v1.Backend
-	52, // 32: swarm.v1.Routing.endpoint:type_name -> swarm.v1.Endpoint
-	56, // 33: swarm.v1.Routing.networks:type_name -> swarm.v1.NetworkAttachment
-	56, // 34: swarm.v1.Backend.networks:type_name -> swarm.v1.NetworkAttachment
-	0,  // 35: swarm.v1.AssignmentRef.kind:type_name -> swarm.v1.AssignmentRef.Kind
-	47, // 36: swarm.v1.HoldersResponse.holders:type_name -> swarm.v1.Peer
-	26, // 37: swarm.v1.SessionReport.sessions:type_name -> swarm.v1.SessionEntry
-	26, // 38: swarm.v1.SessionReport.opening:type_name -> swarm.v1.SessionEntry
-	57, // 39: swarm.v1.SessionEntry.last_heartbeat:type_name -> google.protobuf.Timestamp
-	58, // 40: swarm.v1.TaskLogsRequest.options:type_name -> swarm.v1.LogOptions
-	59, // 41: swarm.v1.TaskLogsResponse.records:type_name -> swarm.v1.LogRecord
-	60, // 42: swarm.v1.TaskLogsResponse.details:type_name -> swarm.v1.LogDetails
-	30, // 43: swarm.v1.ExecInput.start:type_name -> swarm.v1.ExecStart
-	32, // 44: swarm.v1.ExecInput.resize:type_name -> swarm.v1.Resize
-	40, // 45: swarm.v1.NodeNetwork.peers:type_name -> swarm.v1.NodeNetworkPeer
-	41, // 46: swarm.v1.NodeNetwork.received:type_name -> swarm.v1.NetworkTraffic
-	41, // 47: swarm.v1.NodeNetwork.sent:type_name -> swarm.v1.NetworkTraffic
-	55, // 48: swarm.v1.ImageProgress.image:type_name -> swarm.v1.Image
-	1,  // 49: swarm.v1.Dispatcher.Session:input_type -> swarm.v1.FromWorker
-	21, // 50: swarm.v1.Dispatcher.Holders:input_type -> swarm.v1.HoldersRequest
-	23, // 51: swarm.v1.Dispatcher.Settled:input_type -> swarm.v1.SettledRequest
-	25, // 52: swarm.v1.Liveness.Report:input_type -> swarm.v1.SessionReport
-	28, // 53: swarm.v1.Worker.Logs:input_type -> swarm.v1.TaskLogsRequest
-	31, // 54: swarm.v1.Worker.Exec:input_type -> swarm.v1.ExecInput
-	34, // 55: swarm.v1.Worker.PullImage:input_type -> swarm.v1.PullImageRequest
-	35, // 56: swarm.v1.Worker.PushImage:input_type -> swarm.v1.PushImageRequest
-	36, // 57: swarm.v1.Worker.RemoveImage:input_type -> swarm.v1.RemoveImageRequest
-	38, // 58: swarm.v1.Worker.Network:input_type -> swarm.v1.NodeNetworkRequest
-	8,  // 59: swarm.v1.Dispatcher.Session:output_type -> swarm.v1.ToWorker
-	22, // 60: swarm.v1.Dispatcher.Holders:output_type -> swarm.v1.HoldersResponse
-	24, // 61: swarm.v1.Dispatcher.Settled:output_type -> swarm.v1.SettledResponse
-	27, // 62: swarm.v1.Liveness.Report:output_type -> swarm.v1.SessionReportAck
-	29, // 63: swarm.v1.Worker.Logs:output_type -> swarm.v1.TaskLogsResponse
-	33, // 64: swarm.v1.Worker.Exec:output_type -> swarm.v1.ExecOutput
-	42, // 65: swarm.v1.Worker.PullImage:output_type -> swarm.v1.ImageProgress
-	42, // 66: swarm.v1.Worker.PushImage:output_type -> swarm.v1.ImageProgress
-	37, // 67: swarm.v1.Worker.RemoveImage:output_type -> swarm.v1.RemoveImageResponse
-	39, // 68: swarm.v1.Worker.Network:output_type -> swarm.v1.NodeNetwork
-	59, // [59:69] is the sub-list for method output_type
-	49, // [49:59] is the sub-list for method input_type
-	49, // [49:49] is the sub-list for extension type_name
-	49, // [49:49] is the sub-list for extension extendee
-	0,  // [0:49] is the sub-list for field type_name
+	45, // 16: swarm.v1.Welcome.lease:type_name -> google.protobuf.Duration
+	46, // 17: swarm.v1.NodeUpdate.node:type_name -> swarm.v1.Node
+	47, // 18: swarm.v1.NodeUpdate.managers:type_name -> swarm.v1.Peer
+	15, // 19: swarm.v1.Assignments.changes:type_name -> swarm.v1.AssignmentChange
+	16, // 20: swarm.v1.AssignmentChange.put:type_name -> swarm.v1.Assignment
+	20, // 21: swarm.v1.AssignmentChange.remove:type_name -> swarm.v1.AssignmentRef
+	48, // 22: swarm.v1.Assignment.task:type_name -> swarm.v1.Task
+	49, // 23: swarm.v1.Assignment.revision:type_name -> swarm.v1.Revision
+	50, // 24: swarm.v1.Assignment.secret:type_name -> swarm.v1.Secret
+	51, // 25: swarm.v1.Assignment.config:type_name -> swarm.v1.Config
+	52, // 26: swarm.v1.Assignment.endpoint:type_name -> swarm.v1.Endpoint
+	53, // 27: swarm.v1.Assignment.key:type_name -> swarm.v1.EncryptionKey
+	54, // 28: swarm.v1.Assignment.network:type_name -> swarm.v1.Network
+	55, // 29: swarm.v1.Assignment.image:type_name -> swarm.v1.Image
+	17, // 30: swarm.v1.Assignment.peering:type_name -> swarm.v1.Peering
+	18, // 31: swarm.v1.Assignment.routing:type_name -> swarm.v1.Routing
+	19, // 32: swarm.v1.Assignment.backend:type_name -> swarm.v1.Backend
+	52, // 33: swarm.v1.Routing.endpoint:type_name -> swarm.v1.Endpoint
+	56, // 34: swarm.v1.Routing.networks:type_name -> swarm.v1.NetworkAttachment
+	56, // 35: swarm.v1.Backend.networks:type_name -> swarm.v1.NetworkAttachment
+	0,  // 36: swarm.v1.AssignmentRef.kind:type_name -> swarm.v1.AssignmentRef.Kind
+	47, // 37: swarm.v1.HoldersResponse.holders:type_name -> swarm.v1.Peer
+	26, // 38: swarm.v1.SessionReport.sessions:type_name -> swarm.v1.SessionEntry
+	26, // 39: swarm.v1.SessionReport.opening:type_name -> swarm.v1.SessionEntry
+	57, // 40: swarm.v1.SessionEntry.last_heartbeat:type_name -> google.protobuf.Timestamp
+	58, // 41: swarm.v1.TaskLogsRequest.options:type_name -> swarm.v1.LogOptions
+	59, // 42: swarm.v1.TaskLogsResponse.records:type_name -> swarm.v1.LogRecord
+	60, // 43: swarm.v1.TaskLogsResponse.details:type_name -> swarm.v1.LogDetails
+	30, // 44: swarm.v1.ExecInput.start:type_name -> swarm.v1.ExecStart
+	32, // 45: swarm.v1.ExecInput.resize:type_name -> swarm.v1.Resize
+	40, // 46: swarm.v1.NodeNetwork.peers:type_name -> swarm.v1.NodeNetworkPeer
+	41, // 47: swarm.v1.NodeNetwork.received:type_name -> swarm.v1.NetworkTraffic
+	41, // 48: swarm.v1.NodeNetwork.sent:type_name -> swarm.v1.NetworkTraffic
+	55, // 49: swarm.v1.ImageProgress.image:type_name -> swarm.v1.Image
+	1,  // 50: swarm.v1.Dispatcher.Session:input_type -> swarm.v1.FromWorker
+	21, // 51: swarm.v1.Dispatcher.Holders:input_type -> swarm.v1.HoldersRequest
+	23, // 52: swarm.v1.Dispatcher.Settled:input_type -> swarm.v1.SettledRequest
+	25, // 53: swarm.v1.Liveness.Report:input_type -> swarm.v1.SessionReport
+	28, // 54: swarm.v1.Worker.Logs:input_type -> swarm.v1.TaskLogsRequest
+	31, // 55: swarm.v1.Worker.Exec:input_type -> swarm.v1.ExecInput
+	34, // 56: swarm.v1.Worker.PullImage:input_type -> swarm.v1.PullImageRequest
+	35, // 57: swarm.v1.Worker.PushImage:input_type -> swarm.v1.PushImageRequest
+	36, // 58: swarm.v1.Worker.RemoveImage:input_type -> swarm.v1.RemoveImageRequest
+	38, // 59: swarm.v1.Worker.Network:input_type -> swarm.v1.NodeNetworkRequest
+	8,  // 60: swarm.v1.Dispatcher.Session:output_type -> swarm.v1.ToWorker
+	22, // 61: swarm.v1.Dispatcher.Holders:output_type -> swarm.v1.HoldersResponse
+	24, // 62: swarm.v1.Dispatcher.Settled:output_type -> swarm.v1.SettledResponse
+	27, // 63: swarm.v1.Liveness.Report:output_type -> swarm.v1.SessionReportAck
+	29, // 64: swarm.v1.Worker.Logs:output_type -> swarm.v1.TaskLogsResponse
+	33, // 65: swarm.v1.Worker.Exec:output_type -> swarm.v1.ExecOutput
+	42, // 66: swarm.v1.Worker.PullImage:output_type -> swarm.v1.ImageProgress
+	42, // 67: swarm.v1.Worker.PushImage:output_type -> swarm.v1.ImageProgress
+	37, // 68: swarm.v1.Worker.RemoveImage:output_type -> swarm.v1.RemoveImageResponse
+	39, // 69: swarm.v1.Worker.Network:output_type -> swarm.v1.NodeNetwork
+	60, // [60:70] is the sub-list for method output_type
+	50, // [50:60] is the sub-list for method input_type
+	50, // [50:50] is the sub-list for extension type_name
+	50, // [50:50] is the sub-list for extension extendee
+	0,  // [0:50] is the sub-list for field type_name
 }
 
 func init() { file_swarm_v1_dispatch_proto_init() }

@@ -320,6 +320,7 @@ func (m *Welcome) CloneVT() *Welcome {
 	r.SessionEpoch = m.SessionEpoch
 	r.HeartbeatPeriod = (*durationpb.Duration)((*durationpb1.Duration)(m.HeartbeatPeriod).CloneVT())
 	r.Epoch = m.Epoch
+	r.Lease = (*durationpb.Duration)((*durationpb1.Duration)(m.Lease).CloneVT())
 	if len(m.unknownFields) > 0 {
 		r.unknownFields = make([]byte, len(m.unknownFields))
 		copy(r.unknownFields, m.unknownFields)
@@ -337,6 +338,7 @@ func (m *HeartbeatAck) CloneVT() *HeartbeatAck {
 	}
 	r := new(HeartbeatAck)
 	r.Sequence = m.Sequence
+	r.Confirmed = m.Confirmed
 	if len(m.unknownFields) > 0 {
 		r.unknownFields = make([]byte, len(m.unknownFields))
 		copy(r.unknownFields, m.unknownFields)
@@ -1830,6 +1832,9 @@ func (this *Welcome) EqualVT(that *Welcome) bool {
 	if this.Epoch != that.Epoch {
 		return false
 	}
+	if !(*durationpb1.Duration)(this.Lease).EqualVT((*durationpb1.Duration)(that.Lease)) {
+		return false
+	}
 	return string(this.unknownFields) == string(that.unknownFields)
 }
 
@@ -1847,6 +1852,9 @@ func (this *HeartbeatAck) EqualVT(that *HeartbeatAck) bool {
 		return false
 	}
 	if this.Sequence != that.Sequence {
+		return false
+	}
+	if this.Confirmed != that.Confirmed {
 		return false
 	}
 	return string(this.unknownFields) == string(that.unknownFields)
@@ -4090,6 +4098,16 @@ func (m *Welcome) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
 	}
+	if m.Lease != nil {
+		size, err := (*durationpb1.Duration)(m.Lease).MarshalToSizedBufferVT(dAtA[:i])
+		if err != nil {
+			return 0, err
+		}
+		i -= size
+		i = protohelpers.EncodeVarint(dAtA, i, uint64(size))
+		i--
+		dAtA[i] = 0x2a
+	}
 	if m.Epoch != 0 {
 		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.Epoch))
 		i--
@@ -4149,6 +4167,11 @@ func (m *HeartbeatAck) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 	if m.unknownFields != nil {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
+	}
+	if m.Confirmed != 0 {
+		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.Confirmed))
+		i--
+		dAtA[i] = 0x10
 	}
 	if m.Sequence != 0 {
 		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.Sequence))
@@ -6733,6 +6756,10 @@ func (m *Welcome) SizeVT() (n int) {
 	if m.Epoch != 0 {
 		n += 1 + protohelpers.SizeOfVarint(uint64(m.Epoch))
 	}
+	if m.Lease != nil {
+		l = (*durationpb1.Duration)(m.Lease).SizeVT()
+		n += 1 + l + protohelpers.SizeOfVarint(uint64(l))
+	}
 	n += len(m.unknownFields)
 	return n
 }
@@ -6745,6 +6772,9 @@ func (m *HeartbeatAck) SizeVT() (n int) {
 	_ = l
 	if m.Sequence != 0 {
 		n += 1 + protohelpers.SizeOfVarint(uint64(m.Sequence))
+	}
+	if m.Confirmed != 0 {
+		n += 1 + protohelpers.SizeOfVarint(uint64(m.Confirmed))
 	}
 	n += len(m.unknownFields)
 	return n
@@ -9137,6 +9167,42 @@ func (m *Welcome) UnmarshalVT(dAtA []byte) error {
 					break
 				}
 			}
+		case 5:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Lease", wireType)
+			}
+			var msglen int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				msglen |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			if msglen < 0 {
+				return protohelpers.ErrInvalidLength
+			}
+			postIndex := iNdEx + msglen
+			if postIndex < 0 {
+				return protohelpers.ErrInvalidLength
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			if m.Lease == nil {
+				m.Lease = &durationpb.Duration{}
+			}
+			if err := (*durationpb1.Duration)(m.Lease).UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
+				return err
+			}
+			iNdEx = postIndex
 		default:
 			iNdEx = preIndex
 			skippy, err := protohelpers.Skip(dAtA[iNdEx:])
@@ -9203,6 +9269,25 @@ func (m *HeartbeatAck) UnmarshalVT(dAtA []byte) error {
 				b := dAtA[iNdEx]
 				iNdEx++
 				m.Sequence |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+		case 2:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Confirmed", wireType)
+			}
+			m.Confirmed = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.Confirmed |= uint64(b&0x7F) << shift
 				if b < 0x80 {
 					break
 				}

@@ -565,8 +565,10 @@ type NodeState struct {
 	// Address seen by the manager that serves the session.
 	Addr string `protobuf:"bytes,6,opt,name=addr,proto3" json:"addr,omitempty"`
 	// Grows by one with every session of the node; orders its status reports.
-	SessionEpoch  uint64                 `protobuf:"varint,7,opt,name=session_epoch,json=sessionEpoch,proto3" json:"session_epoch,omitempty"`
-	Since         *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=since,proto3" json:"since,omitempty"`
+	SessionEpoch uint64                 `protobuf:"varint,7,opt,name=session_epoch,json=sessionEpoch,proto3" json:"session_epoch,omitempty"`
+	Since        *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=since,proto3" json:"since,omitempty"`
+	// The node is down, and the lease of its single-writer tasks has run out: none of them runs.
+	Fenced        bool `protobuf:"varint,9,opt,name=fenced,proto3" json:"fenced,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -655,6 +657,13 @@ func (x *NodeState) GetSince() *timestamppb.Timestamp {
 		return x.Since
 	}
 	return nil
+}
+
+func (x *NodeState) GetFenced() bool {
+	if x != nil {
+		return x.Fenced
+	}
+	return false
 }
 
 type NodeDescription struct {
@@ -4003,7 +4012,7 @@ const file_swarm_v1_object_proto_rawDesc = "" +
 	"\n" +
 	"public_key\x18\t \x01(\fR\tpublicKey\x12!\n" +
 	"\fprevious_key\x18\n" +
-	" \x01(\fR\vpreviousKey\"\xf8\x02\n" +
+	" \x01(\fR\vpreviousKey\"\x90\x03\n" +
 	"\tNodeState\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\"\n" +
 	"\x04meta\x18\x02 \x01(\v2\x0e.swarm.v1.MetaR\x04meta\x12;\n" +
@@ -4012,7 +4021,8 @@ const file_swarm_v1_object_proto_rawDesc = "" +
 	"\amessage\x18\x05 \x01(\tR\amessage\x12\x12\n" +
 	"\x04addr\x18\x06 \x01(\tR\x04addr\x12#\n" +
 	"\rsession_epoch\x18\a \x01(\x04R\fsessionEpoch\x120\n" +
-	"\x05since\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\x05since\";\n" +
+	"\x05since\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x16\n" +
+	"\x06fenced\x18\t \x01(\bR\x06fenced\";\n" +
 	"\x05State\x12\v\n" +
 	"\aUNKNOWN\x10\x00\x12\b\n" +
 	"\x04DOWN\x10\x01\x12\t\n" +

@@ -31,6 +31,8 @@ type Record struct {
 	// OOM says that the kernel killed at least one process of the container
 	// because its memory limit was reached.
 	OOM bool `json:"oom,omitempty"`
+	// Fenced says that the shim killed the container because its lease had run out.
+	Fenced bool `json:"fenced,omitempty"`
 	// ShimLost says that the shim died first. The container was then killed by
 	// force, and Status is what that kill implies, not what was observed.
 	ShimLost bool `json:"shim_lost,omitempty"`

@@ -27,6 +27,10 @@ const RuntimeName = "io.containerd.runc.v2"
 // on its way out and may still accept one connection. Number the groups.
 const GroupAnnotation = "io.containerd.runc.v2.group"
 
+// LeaseAnnotation is the OCI annotation that names the lease file of a container: its shim kills the
+// container when the lease has run out.
+const LeaseAnnotation = "swarm.lease"
+
 // maxStateLen is what a unix socket address (107 bytes) leaves for State: the
 // socket's name is "/s/" and 64 hexadecimal digits.
 const maxStateLen = 107 - 64 - len("/s/")

@@ -44,10 +44,9 @@ func (r reaper) Start(ctx context.Context, opts *bootapi.BootstrapParams) (*boot
 	return r.Shim.Start(ctx, opts)
 }
 
-// groupAddress is where the shim of the group listens whose container's bundle is the working folder; empty: the container
-// has no group.
-func groupAddress(ctx context.Context, opts *bootapi.BootstrapParams) (string, error) {
-	text, err := os.ReadFile("config.json")
+// annotation reads an annotation of the container of a bundle; "" if it has none.
+func annotation(bundle, name string) (string, error) {
+	text, err := os.ReadFile(filepath.Join(bundle, "config.json"))
 	if err != nil {
 		return "", err
 	}
@@ -57,9 +56,15 @@ func groupAddress(ctx context.Context, opts *bootapi.BootstrapParams) (string, e
 	if err := json.Unmarshal(text, &spec); err != nil {
 		return "", fmt.Errorf("read config.json: %w", err)
 	}
-	group := spec.Annotations[layout.GroupAnnotation]
-	if group == "" {
-		return "", nil
+	return spec.Annotations[name], nil
+}
+
+// groupAddress is where the shim of the group listens whose container's bundle is the working folder; empty: the container
+// has no group.
+func groupAddress(ctx context.Context, opts *bootapi.BootstrapParams) (string, error) {
+	group, err := annotation(".", layout.GroupAnnotation)
+	if err != nil || group == "" {
+		return "", err
 	}
 	dir := opts.GetSocketDir()
 	if dir == "" {

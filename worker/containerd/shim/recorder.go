@@ -47,8 +47,9 @@ type watch struct {
 	done   chan struct{} // closed when the record stands, or never will
 	output []*output
 
-	mu  sync.Mutex // guards oom
-	oom bool
+	mu     sync.Mutex // guards the rest
+	oom    bool
+	fenced bool // killed because its lease had run out
 }
 
 func newRecorder(ctx context.Context) *recorder {
@@ -70,6 +71,10 @@ func (r *recorder) Create(ctx context.Context, req *taskapi.CreateTaskRequest) (
 	if err := dir.Remove(namespace, req.ID); err != nil {
 		return nil, err
 	}
+	leased, err := annotation(req.Bundle, layout.LeaseAnnotation)
+	if err != nil {
+		return nil, err
+	}
 	w := r.add(req.ID)
 	resp, err := r.create(ctx, req, w)
 	if err == nil {
@@ -87,6 +92,9 @@ func (r *recorder) Create(ctx context.Context, req *taskapi.CreateTaskRequest) (
 		defer cancel()
 		r.record(watchCtx, dir, namespace, req.ID, w)
 	}()
+	if leased != "" {
+		go r.fence(watchCtx, leased, req.ID, w)
+	}
 	return resp, nil
 }
 
@@ -132,6 +140,9 @@ func (r *recorder) record(ctx context.Context, dir exit.Dir, namespace, id strin
 		ExitedAt: resp.ExitedAt.AsTime(),
 		OOM:      r.oomKilled(ctx, id, w),
 	}
+	w.mu.Lock()
+	rec.Fenced = w.fenced
+	w.mu.Unlock()
 	if err := dir.Write(namespace, id, rec); err != nil {
 		log.G(ctx).WithError(err).WithField("id", id).Error("exit is not recorded")
 	}

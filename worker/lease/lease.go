@@ -1,0 +1,96 @@
+//go:build linux
+
+// Package lease keeps the end of a node's lease: the time until which the node's single-writer tasks may
+// run although another node may be about to take them over.
+//
+// The daemon moves the end on whenever the managers confirm a heartbeat. The shims of single-writer tasks
+// read it, and kill their containers when it has come. The end is kept in a file, so that the lease runs
+// out by itself when the daemon dies, and as a time of CLOCK_BOOTTIME, which nobody sets and which goes on
+// while the machine is suspended. The file must not survive a reboot.
+//
+// The package runs no goroutine. Its functions are safe for concurrent use by one daemon and many shims.
+package lease
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Now is the time since the machine was booted.
+func Now() time.Duration {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
+		panic(fmt.Sprintf("read CLOCK_BOOTTIME: %v", err)) // every supported kernel has it
+	}
+	return time.Duration(ts.Nano())
+}
+
+// Left is how much of the lease in a file is left. It is 0 when the lease has run out, and when the file
+// cannot be read: a container whose lease is not known must not run.
+func Left(path string) time.Duration {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return 0
+	}
+	end, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
+	if err != nil {
+		return 0
+	}
+	return max(time.Duration(end)-Now(), 0)
+}
+
+// Lease is the daemon's side of the file.
+type Lease struct {
+	path string
+	now  func() time.Duration
+
+	mu  sync.Mutex // guards end and the file
+	end time.Duration
+}
+
+// New makes the lease of a file, which need not exist. What an earlier daemon was granted stays. now is Now,
+// but in tests.
+func New(path string, now func() time.Duration) *Lease {
+	l := &Lease{path: path, now: now}
+	if left := Left(path); left > 0 {
+		l.end = now() + left
+	}
+	return l
+}
+
+// Path is the file's.
+func (l *Lease) Path() string { return l.path }
+
+// Renew moves the end to a time since boot. It never moves it back.
+func (l *Lease) Renew(end time.Duration) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if end <= l.end {
+		return nil
+	}
+	l.end = end
+	next := filepath.Join(filepath.Dir(l.path), "."+filepath.Base(l.path))
+	err := os.WriteFile(next, []byte(strconv.FormatInt(int64(end), 10)), 0o600)
+	if err == nil {
+		err = os.Rename(next, l.path)
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("renew the lease of single-writer tasks: %w", err), os.Remove(next))
+	}
+	return nil
+}
+
+// Left is how much of the lease is left, 0 when it has run out.
+func (l *Lease) Left() time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return max(l.end-l.now(), 0)
+}
