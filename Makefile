@@ -95,7 +95,7 @@ deps-bench: deps ## what benchmarks compare with
 
 ONLY   ?=
 ROUNDS ?= 5
-bench: deps-bench build image ## figures against peers and limits, in the same run; ONLY=cold,containers,latency,placement,logs,image,idle,net,net-scale
+bench: deps-bench build image ## figures against peers and limits, in the same run; ONLY=cold,containers,latency,placement,logs,image,idle,net,net-scale,churn
 	go run ./bench -only='$(ONLY)' -rounds=$(ROUNDS)
 
 bench-peer: deps-bench build image ## against another system's cluster, for minutes; ONLY=overlay

@@ -28,7 +28,7 @@ type group struct {
 	run  func(ctx context.Context, e env) error
 	// peer: it runs another system's cluster for minutes; only -peer asks for it.
 	peer bool
-	// part of another group, run alone only when it is asked for.
+	// part of another group, or takes many minutes: run only when it is asked for.
 	part bool
 }
 
@@ -54,6 +54,7 @@ func groups() []group {
 		{name: "logs", run: logs},
 		{name: "image", run: images},
 		{name: "idle", run: idle},
+		{name: "churn", run: churn, part: true},
 		{name: "net", run: network},
 		{name: "net-scale", run: netScale},
 		{name: "propagation", run: propagation, part: true},

@@ -1,0 +1,127 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"swarm/dev"
+	"swarm/internal/pause"
+	"swarm/worker/containerd/layout"
+)
+
+const (
+	// churnRest is how long nothing happens before memory is measured.
+	churnRest    = 30 * time.Second
+	managerTasks = 20_000
+	workerTasks  = 2_000
+)
+
+// churn: what is left in a manager, and in a worker, of tasks that came and went.
+func churn(ctx context.Context, e env) error {
+	if err := managerChurn(ctx, e); err != nil {
+		return err
+	}
+	return workerChurn(ctx, e)
+}
+
+func managerChurn(ctx context.Context, e env) error {
+	const at = 500
+	c, err := bring(ctx, e, dev.Options{Nodes: 3, Managers: 3, DaemonArgs: []string{"--simulated"}})
+	if err != nil {
+		return err
+	}
+	defer c.down()
+	leader := c.hosts[0]
+	pss, err := churned(ctx, c, managerTasks/at, at, func() (float64, error) {
+		return memory([]process{{leader.PID, daemonProcess}}, "Pss", daemonProcess)
+	}, nil)
+	if err != nil {
+		return err
+	}
+	figure("manager_churn_ratio", pss[2]/pss[0], "x", fmt.Sprintf("PSS after %d simulated tasks against a fresh cluster: %.0f, %.0f after half, %.0f MB; goal 1.5", managerTasks, pss[0], pss[1], pss[2]))
+	log, err := size(leader.StateDir, "raft.db")
+	if err != nil {
+		return err
+	}
+	figure("manager_log_mb", log/1e6, "MB", "the file of the Raft log after it")
+	if err := c.Kill(ctx, leader.Name); err != nil {
+		return err
+	}
+	began := time.Now()
+	if err := c.Start(ctx, leader.Name); err != nil {
+		return err
+	}
+	figure("manager_start_ms", ms(time.Since(began)), "ms", "until the daemon is ready with that log")
+	return nil
+}
+
+func workerChurn(ctx context.Context, e env) error {
+	const at = 50
+	c, err := bring(ctx, e, dev.Options{Nodes: 1, Managers: 1}, e.archive)
+	if err != nil {
+		return err
+	}
+	defer c.down()
+	host := c.hosts[0]
+	bare, err := newBare(ctx, layout.Layout{Data: host.StateDir, Run: host.RunDir}.Socket(), e.cgroup())
+	if err != nil {
+		return err
+	}
+	defer bare.client.Close()
+	pss, err := churned(ctx, c, workerTasks/at, at, func() (float64, error) {
+		all, err := processes(host)
+		if err != nil {
+			return 0, err
+		}
+		return memory(all, "Pss", daemonProcess, runtimeProcess)
+	}, bare.gone)
+	if err != nil {
+		return err
+	}
+	figure("worker_churn_ratio", pss[2]/pss[0], "x", fmt.Sprintf("PSS of daemon and runtime after %d containers against before: %.0f, %.0f after half, %.0f MB; goal 1.5", workerTasks, pss[0], pss[1], pss[2]))
+	logs, err := os.ReadDir(filepath.Join(host.StateDir, "logs"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	figure("log_folders", float64(len(logs)), "", "that are left of them")
+	return nil
+}
+
+// churned measures before, after half and after all of so many services of n tasks have come and gone.
+func churned(ctx context.Context, c *cluster, services, n int, measure func() (float64, error), gone func(context.Context) error) (pss [3]float64, err error) {
+	for i := range services + 1 {
+		if i == 0 || i == services/2 || i == services {
+			if err := pause.For(ctx, churnRest); err != nil {
+				return pss, err
+			}
+			if pss[2*i/services], err = measure(); err != nil {
+				return pss, err
+			}
+		}
+		if i == services {
+			break
+		}
+		if _, _, err := createAndRemove(ctx, c.control, service(fmt.Sprintf("churn%d", i), uint64(n)), n, gone); err != nil {
+			return pss, err
+		}
+	}
+	return pss, nil
+}
+
+// size adds up the files of a name below a folder.
+func size(dir, name string) (total float64, err error) {
+	err = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.Name() != name {
+			return err
+		}
+		info, err := d.Info()
+		total += float64(info.Size())
+		return err
+	})
+	return total, err
+}
