@@ -239,7 +239,8 @@ func (s *Server) rollback(ctx context.Context, id string, version uint64) (*swar
 		number = previous.GetNumber()
 		row.Revision, row.PreviousRevision = number, svc.GetRevision()
 		row.UpdateStatus = &swarmv1.UpdateStatus{
-			State: swarmv1.UpdateStatus_ROLLBACK_STARTED, StartedAt: timestamppb.Now(), Message: "rollback asked for by " + actor(ctx),
+			State: swarmv1.UpdateStatus_ROLLBACK_STARTED, StartedAt: timestamppb.Now(), StartedVersion: svc.GetMeta().GetVersion(),
+			Message: "rollback asked for by " + actor(ctx),
 		}
 		changes, err := s.reendpoint(v, id, previous.GetSpec())
 		return append(changes, raftstore.Update(row)), err

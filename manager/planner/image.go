@@ -25,23 +25,28 @@ func (r *run) lacking(rev *revision) map[*node]*task {
 	var lacking map[*node]*task
 	for _, s := range r.svc.list {
 		for _, t := range s.tasks {
-			if !t.failed || t.node == nil || t.state() != swarmv1.TaskState_REJECTED || !t.rev.pullsAs(rev) || !spec.LacksImage(t.status.GetErr()) {
+			if !t.failed || t.node == nil || !lacksImage(t) || !t.rev.pullsAs(rev) {
 				continue
 			}
-			at := rejectedAt(t)
+			at := reportedAt(t)
 			if !at.After(r.p.imageNews) || !r.now.Before(at.Add(imageRetry)) {
 				continue
 			}
 			if lacking == nil {
 				lacking = map[*node]*task{}
 			}
-			if o := lacking[t.node]; o == nil || rejectedAt(o).Before(at) || rejectedAt(o).Equal(at) && o.id < t.id {
+			if o := lacking[t.node]; o == nil || reportedAt(o).Before(at) || reportedAt(o).Equal(at) && o.id < t.id {
 				lacking[t.node] = t
 			}
 		}
 	}
 	r.lackingFor, r.lackingOf = rev, lacking
 	return lacking
+}
+
+// lacksImage: the task was rejected because its node could not get the image.
+func lacksImage(t *task) bool {
+	return t.state() == swarmv1.TaskState_REJECTED && spec.LacksImage(t.status.GetErr())
 }
 
 func (r *revision) image() string { return r.spec().GetTaskTemplate().GetContainerSpec().GetImage() }
@@ -54,8 +59,8 @@ func (r *revision) pullsAs(o *revision) bool {
 		mine.GetContainerSpec().GetPullOptions().GetRegistryAuth() == others.GetContainerSpec().GetPullOptions().GetRegistryAuth()
 }
 
-// rejectedAt is by the store's clock, not the worker's: it is compared with when images came.
-func rejectedAt(t *task) time.Time {
+// reportedAt is when the task's status was written, by the store's clock: a worker's is not to be compared with others.
+func reportedAt(t *task) time.Time {
 	if at := t.status.GetMeta().GetUpdatedAt(); at != nil {
 		return at.AsTime()
 	}

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"swarm/internal/ipam"
+	"swarm/internal/spec"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -48,6 +49,55 @@ func (m *model) checkSlots() {
 			m.t.Fatalf("slot %s has two tasks:\n%s", slot, m.String())
 		}
 		live[slot] = t
+	}
+}
+
+// meantToRun are the tasks that may run as soon as they can.
+func (m *model) meantToRun() map[string]bool {
+	out := map[string]bool{}
+	for _, t := range m.tasks() {
+		if t.DesiredState == swarmv1.TaskState_RUNNING {
+			out[t.Id] = true
+		}
+	}
+	return out
+}
+
+// checkPaces: what a plan lets run has no predecessor on a node in reach that may still run, but for one that a start-first
+// replacement takes over from; and what follows a rejected task goes to no node before its time.
+func (m *model) checkPaces(before map[string]bool) {
+	m.t.Helper()
+	slots := map[string][]*swarmv1.Task{}
+	for _, t := range m.tasks() {
+		slot := fmt.Sprintf("%s.%d", t.ServiceId, t.Slot)
+		if t.Slot == 0 {
+			slot = t.ServiceId + "." + t.NodeId
+		}
+		slots[slot] = append(slots[slot], t)
+	}
+	for slot, list := range slots {
+		live, stopping := 0, 0
+		for _, t := range list {
+			st, node := m.status(t.Id).State, m.rows["2/"+t.NodeId]
+			switch state, _ := node.(*swarmv1.NodeState); {
+			case t.DesiredState <= swarmv1.TaskState_RUNNING:
+				live++
+			case m.rows["1/"+t.NodeId] != nil && state.GetState() != swarmv1.NodeState_DOWN && st >= swarmv1.TaskState_ASSIGNED && st <= swarmv1.TaskState_RUNNING:
+				stopping++
+			}
+		}
+		for _, t := range list {
+			st := m.status(t.Id).State
+			if t.DesiredState != swarmv1.TaskState_RUNNING || before[t.Id] || st > swarmv1.TaskState_RUNNING {
+				continue
+			}
+			if live == 1 && stopping > 0 {
+				m.t.Fatalf("slot %s runs one task while another stops:\n%s", slot, m)
+			}
+			if old := m.status(t.Replaces); old.GetState() == swarmv1.TaskState_REJECTED && !spec.LacksImage(old.GetErr()) && t.Restarts.GetAttempts() > 0 && st > swarmv1.TaskState_PENDING && t.StartAfter.AsTime().After(m.now) {
+				m.t.Fatalf("slot %s follows a rejected task before its time:\n%s", slot, m)
+			}
+		}
 	}
 }
 

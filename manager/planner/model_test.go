@@ -29,6 +29,8 @@ type model struct {
 	next time.Time
 	// fails says whether a task fails when the worker starts it.
 	fails func(*swarmv1.Task) bool
+	// rejects says whether a worker cannot prepare a task.
+	rejects func(*swarmv1.Task) bool
 	// completes says whether a task ends with code 0 once it runs.
 	completes func(*swarmv1.Task) bool
 	plans     int
@@ -37,9 +39,11 @@ type model struct {
 func newModel(t testing.TB) *model {
 	return &model{
 		t: t, rows: map[string]proto.Message{}, now: epoch, pic: newPicture(),
-		fails: func(*swarmv1.Task) bool { return false }, completes: func(*swarmv1.Task) bool { return false },
+		fails: never, rejects: never, completes: never,
 	}
 }
+
+func never(*swarmv1.Task) bool { return false }
 
 func rowKey(m proto.Message) string {
 	switch o := m.(type) {
@@ -158,6 +162,7 @@ func (m *model) plan() int {
 	}
 	m.next = res.Next
 	m.plans++
+	meant := m.meantToRun()
 	n := 0
 	for _, g := range res.Groups {
 		n += len(g.Changes)
@@ -166,6 +171,7 @@ func (m *model) plan() int {
 		}
 	}
 	m.check()
+	m.checkPaces(meant)
 	return n
 }
 
@@ -187,17 +193,17 @@ func (m *model) workOn(t *swarmv1.Task) bool {
 		node.GetState() != swarmv1.NodeState_READY || m.rows["1/"+t.NodeId] == nil {
 		return false
 	}
-	if t.StartAfter != nil && t.StartAfter.AsTime().After(m.now) && t.DesiredState <= swarmv1.TaskState_RUNNING {
-		return false
-	}
 	next := st.State
 	switch {
 	case t.DesiredState > swarmv1.TaskState_RUNNING:
 		next = swarmv1.TaskState_SHUTDOWN
-	case m.fails(t):
-		next = swarmv1.TaskState_FAILED
+	case st.State < swarmv1.TaskState_READY && m.rejects(t):
+		next = swarmv1.TaskState_REJECTED
 	case st.State < swarmv1.TaskState_READY:
 		next = swarmv1.TaskState_READY
+	case t.StartAfter != nil && t.StartAfter.AsTime().After(m.now):
+	case m.fails(t) && t.DesiredState == swarmv1.TaskState_RUNNING:
+		next = swarmv1.TaskState_FAILED
 	case t.DesiredState == swarmv1.TaskState_RUNNING && st.State < swarmv1.TaskState_RUNNING:
 		next = swarmv1.TaskState_RUNNING
 	case m.completes(t):

@@ -16,9 +16,11 @@ type want struct {
 	node       *node // the only node that will do (global services); nil: any
 	desired    swarmv1.TaskState
 	startAfter time.Time
-	restarts   *swarmv1.RestartHistory
-	reason     string
-	atom       int // of the slot's other changes; 0: it has none
+	// later: no node is looked for before startAfter.
+	later    bool
+	restarts *swarmv1.RestartHistory
+	reason   string
+	atom     int // of the slot's other changes; 0: it has none
 }
 
 // taken is one placement of this plan.
@@ -60,6 +62,9 @@ func (r *run) place() {
 
 // retry looks for a node for a task that has none. What it says of why there is none is written only when it is new.
 func (r *run) retry(t *task) {
+	if r.pending(instant(t.row.GetStartAfter())) {
+		return
+	}
 	n, why := r.find(t.rev, t.node)
 	if n == nil {
 		if t.status == nil || t.status.GetErr() == why.err && t.status.GetUnplaced().EqualVT(why.unplaced) {
@@ -87,11 +92,16 @@ const (
 
 // make creates the task, on a node if one takes it.
 func (r *run) make(w *want, left int) {
-	n, why := r.find(w.rev, w.node)
+	var n *node
+	var why verdict
+	if !w.later || !r.pending(w.startAfter) {
+		n, why = r.find(w.rev, w.node)
+	}
 	row, st := r.out.create(left)
 	row.Id, row.ServiceId, row.Revision, row.Slot = w.id, r.svc.id, w.rev.row.GetNumber(), w.key.number
 	row.DesiredState, row.StartAfter, row.Restarts, row.Replaces = w.desired, stamp(w.startAfter), w.restarts, w.replaces
 	row.Networks, row.JobIteration = w.rev.networks, r.svc.row.GetJobStatus().GetJobIteration()
+	row.Update = r.updateStatus().GetStartedVersion()
 	if w.rev.row.GetSpec().GetTaskTemplate().GetLogDriver() == nil {
 		row.LogDriver = r.p.logDriver
 	}
@@ -107,6 +117,15 @@ func (r *run) make(w *want, left int) {
 	st.State, st.Message = swarmv1.TaskState_ASSIGNED, w.message(assigned)
 	row.Networks = r.address(w.rev, w.id)
 	r.claim(w.rev, n, w.id)
+}
+
+// pending says whether the time is still to come, and if so asks to be woken then.
+func (r *run) pending(at time.Time) bool {
+	if !at.After(r.now) {
+		return false
+	}
+	r.wake(at)
+	return true
 }
 
 // message says what happened and, when the task follows another, why.
@@ -150,7 +169,7 @@ func (r *run) find(rev *revision, only *node) (*node, verdict) {
 func (r *run) explain(rev *revision, nodes []*node) verdict {
 	lacking := r.lacking(rev)
 	for _, t := range lacking {
-		r.wake(rejectedAt(t).Add(imageRetry))
+		r.wake(reportedAt(t).Add(imageRetry))
 	}
 	return rev.explain(nodes, func(n *node) uint64 { return r.count(rev, n) }, lacking)
 }

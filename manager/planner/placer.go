@@ -70,9 +70,10 @@ func (r *run) placedHere() map[*node]int {
 	return placed
 }
 
-// A node on which tasks of a revision have failed this often of late is taken only when no other has room (as in Docker).
+// A node on which tasks of a revision have failed this often of late is taken only when no other has room. Docker waits for
+// 5 failures, but its restart delay does not grow.
 const (
-	failingOften  = 5
+	failingOften  = 3
 	failingWithin = 5 * time.Minute
 )
 
@@ -83,7 +84,7 @@ func (r *run) failing(rev *revision) map[*node]int {
 	failing := map[*node]int{}
 	for _, s := range r.svc.list {
 		for _, t := range s.tasks {
-			if t.failed && t.node != nil && t.rev == rev && r.now.Sub(instant(t.status.GetTimestamp())) < failingWithin {
+			if t.failed && t.node != nil && t.rev == rev && r.now.Sub(reportedAt(t)) < failingWithin {
 				failing[t.node]++
 			}
 		}

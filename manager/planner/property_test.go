@@ -21,7 +21,7 @@ func (m *model) chaos(r *rand.Rand) {
 	node := fmt.Sprintf("n%d", r.IntN(8))
 	service := fmt.Sprintf("s%d", r.IntN(6))
 	_, known := m.rows["1/"+node]
-	switch r.IntN(15) {
+	switch r.IntN(16) {
 	case 0, 1:
 		if !known {
 			m.addNode(node, func(n *swarmv1.Node, _ *swarmv1.NodeState) { n.Spec.Labels["zone"] = fmt.Sprint(r.IntN(3)) })
@@ -78,6 +78,10 @@ func (m *model) chaos(r *rand.Rand) {
 			}
 		}
 	case 14:
+		if s := m.service(service); s != nil && !s.PendingDelete {
+			m.edit(service, updating(func(u *swarmv1.UpdateConfig) { u.Order = swarmv1.UpdateConfig_Order(r.IntN(2)) }))
+		}
+	case 15:
 		m.now = m.now.Add(time.Duration(r.IntN(10_000)) * time.Millisecond)
 	}
 }
@@ -133,6 +137,7 @@ func TestProperty_Converges(t *testing.T) {
 			m := newModel(t)
 			m.addNetworks()
 			m.addNode("n0")
+			m.rejects = func(*swarmv1.Task) bool { return r.IntN(8) == 0 }
 			for range 80 {
 				m.chaos(r)
 				switch r.IntN(4) {
@@ -143,6 +148,7 @@ func TestProperty_Converges(t *testing.T) {
 					m.work()
 				}
 			}
+			m.rejects = never
 			m.pass(10 * time.Minute)
 			if m.plan()+m.work() != 0 {
 				t.Fatalf("does not rest:\n%s", m)

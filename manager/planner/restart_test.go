@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -59,8 +60,8 @@ func TestPlan_HistoryIsReaped(t *testing.T) {
 	m.fails = always
 	m.pass(10 * time.Minute)
 	for _, x := range m.tasks() {
-		if x.Restarts.GetAttempts() < 50 && m.status(x.Id).State < swarmv1.TaskState_RUNNING {
-			t.Errorf("attempts in 10 minutes: got %d, want about 120", x.Restarts.GetAttempts())
+		if got := x.Restarts.GetAttempts(); got != 11 && m.status(x.Id).State < swarmv1.TaskState_RUNNING {
+			t.Errorf("restart that is next after 10 minutes, with 5 s growing to 80 s: got %d, want 11", got)
 		}
 	}
 	if got, want := len(m.tasks()), 2*(1+5); got != want {
@@ -70,6 +71,165 @@ func TestPlan_HistoryIsReaped(t *testing.T) {
 	m.settle()
 	if got, want := len(m.tasks()), 2*(1+1); got != want {
 		t.Errorf("rows with a history of 1: got %d, want %d\n%s", got, want, m)
+	}
+}
+
+// attempts counts how often a node got a task of the service to try, in the time that passes.
+func (m *model) attempts(t *testing.T, d time.Duration) int {
+	t.Helper()
+	n := 0
+	tries := m.rejects
+	m.rejects = func(x *swarmv1.Task) bool { n++; return tries(x) }
+	m.pass(d)
+	m.rejects = tries
+	return n
+}
+
+// A task that its node cannot prepare is tried again after the restart delay, not at the speed of the cluster.
+func TestPlan_RejectedTaskWaitsForTheDelay(t *testing.T) {
+	m := cluster(t, "a", "b")
+	m.addService("web")
+	m.rejects = always
+	if got := m.attempts(t, 4*time.Second); got != 1 {
+		t.Fatalf("attempts before the delay of 5 s: got %d, want 1\n%s", got, m)
+	}
+	next := m.tasks()[len(m.tasks())-1]
+	if st := m.status(next.Id); st.State != swarmv1.TaskState_PENDING || next.StartAfter.AsTime().Sub(epoch) != 5*time.Second || next.Restarts.GetAttempts() != 1 {
+		t.Errorf("what comes next: got %v %v, want a pending task, restart 1 after 5 s", next, st)
+	}
+	// 5, 15, 35, 75, 155, 235 ... 555 s.
+	if got := m.attempts(t, 10*time.Minute-4*time.Second); got != 10 {
+		t.Errorf("attempts in 10 minutes: got %d, want 10\n%s", got, m)
+	}
+	m.rejects = never
+	m.pass(2 * time.Minute)
+	if got := m.running("web"); got != 1 {
+		t.Errorf("running when the node can: got %d\n%s", got, m)
+	}
+}
+
+func TestPlan_RejectedTaskOfAServiceWithoutDelayWaits(t *testing.T) {
+	m := cluster(t, "a")
+	m.addService("web", restarting(func(p *swarmv1.RestartPolicy) { p.Delay = durationpb.New(0) }))
+	m.rejects = always
+	if got := m.attempts(t, time.Minute); got > 8 {
+		t.Errorf("attempts in a minute with a restart delay of 0: got %d, want at most 8", got)
+	}
+}
+
+func TestRestartPolicy_Pause(t *testing.T) {
+	for _, c := range []struct {
+		delay time.Duration
+		want  []time.Duration // in seconds
+	}{
+		{5 * time.Second, []time.Duration{5, 5, 10, 20, 40, 80, 80, 80}},
+		{time.Minute, []time.Duration{60, 60, 120, 240, 300, 300}},
+		{time.Hour, []time.Duration{3600, 3600, 3600, 3600}},
+		{0, []time.Duration{1, 1, 2, 4, 8, 16, 16}},
+	} {
+		for streak, want := range c.want {
+			p := restartPolicy{delay: c.delay}
+			if got := p.pause(&task{}, uint64(streak)); got != want*time.Second {
+				t.Errorf("pause after %d failures in a row, with a delay of %v: got %v, want %v", streak, c.delay, got, want*time.Second)
+			}
+		}
+	}
+}
+
+// The delay that has grown is the first again once a task has run for ten times the delay. Successes never make it grow.
+func TestPlan_DelayBeginsAnew(t *testing.T) {
+	m := cluster(t, "a")
+	m.addService("web")
+	m.fails = always
+	m.pass(time.Minute) // 0, 5, 15, 35 s: the next is due at 75 s
+	m.fails = never
+	m.pass(time.Minute)
+	wait := func(runs time.Duration, end swarmv1.TaskState) time.Duration {
+		t.Helper()
+		m.pass(runs)
+		for _, x := range m.tasks() {
+			if m.status(x.Id).State == swarmv1.TaskState_RUNNING {
+				m.report(x.Id, end)
+				m.settle()
+				next := m.tasks()[len(m.tasks())-1]
+				d := next.StartAfter.AsTime().Sub(m.now)
+				m.pass(d)
+				return d
+			}
+		}
+		t.Fatalf("nothing runs:\n%s", m)
+		return 0
+	}
+	if got, want := wait(0, swarmv1.TaskState_FAILED), 80*time.Second; got != want {
+		t.Errorf("delay after the fifth failure, when a task has run for 45 s: got %v, want %v\n%s", got, want, m)
+	}
+	if got, want := wait(50*time.Second, swarmv1.TaskState_FAILED), 5*time.Second; got != want {
+		t.Errorf("delay when a task has run for 50 s: got %v, want %v\n%s", got, want, m)
+	}
+	for range 3 {
+		if got, want := wait(time.Second, swarmv1.TaskState_COMPLETE), 5*time.Second; got != want {
+			t.Errorf("delay after a success: got %v, want %v\n%s", got, want, m)
+		}
+	}
+}
+
+// In a drain whose new tasks are rejected, the first comes at once, the second after the delay; and none starts while the
+// task of the drained node may still run.
+func TestPlan_DrainWhoseTasksAreRejected(t *testing.T) {
+	m := cluster(t, "a", "b")
+	m.addService("web")
+	m.settle()
+	first := m.tasks()[0]
+	m.setNode(first.NodeId, drain)
+	m.rejects = always
+	tries := 0
+	for range 20 { // the old task stops for 20 s
+		m.plan()
+		for _, x := range m.tasks() {
+			if x.Id != first.Id && m.workOn(x) {
+				tries++
+			}
+		}
+		m.now = m.now.Add(time.Second)
+	}
+	if tries != 3 { // at 0, 5, 15 s
+		t.Errorf("attempts in 20 s of a drain: got %d, want 3\n%s", tries, m)
+	}
+	m.rejects = never
+	m.now = m.now.Add(2 * time.Minute)
+	for range 20 {
+		m.plan()
+		for _, x := range m.tasks() {
+			if x.Id != first.Id {
+				m.workOn(x)
+			}
+		}
+	}
+	if got := m.running("web"); got != 0 {
+		t.Errorf("running beside the task that stops: got %d\n%s", got, m)
+	}
+	m.pass(2 * time.Minute)
+	if got := m.running("web"); got != 1 {
+		t.Errorf("running: got %d\n%s", got, m)
+	}
+}
+
+// A node without the image is no failure of the task: the other nodes are tried at once.
+func TestPlan_NodesWithoutTheImageAreTriedAtOnce(t *testing.T) {
+	m := cluster(t, "a", "b", "c", "d")
+	m.addService("web")
+	for range 3 {
+		m.plan()
+		for _, x := range m.tasks() {
+			if st := m.status(x.Id).CloneVT(); st.State == swarmv1.TaskState_ASSIGNED {
+				st.State, st.Err, st.Timestamp = swarmv1.TaskState_REJECTED, "no such image: load it with swarm image load", timestamppb.New(m.now)
+				m.put(st)
+			}
+		}
+	}
+	m.pass(5 * time.Second)
+	if got := m.running("web"); got != 1 {
+		t.Errorf("running on the fourth node after one delay: got %d\n%s", got, m)
 	}
 }
 
@@ -113,7 +273,7 @@ func TestPlan_MaxAttempts(t *testing.T) {
 	if got, want := len(m.tasks()), 4; got != want {
 		t.Fatalf("tasks of 3 attempts: got %d, want %d\n%s", got, want, m)
 	}
-	m.fails = func(*swarmv1.Task) bool { return false }
+	m.fails = never
 	m.edit("web", replicas(2))
 	m.pass(time.Hour)
 	if got := m.running("web"); got != 1 {
@@ -140,7 +300,7 @@ func TestPlan_MaxAttemptsInWindow(t *testing.T) {
 		m.report(live, swarmv1.TaskState_FAILED)
 		m.pass(40 * time.Second)
 	}
-	m.fails = always
+	m.fails = always // each after 5 s: a delay that grew would bring fewer than 2 in a minute
 	m.report(m.tasks()[len(m.tasks())-1].Id, swarmv1.TaskState_FAILED)
 	m.pass(time.Hour)
 	if got := m.running("web"); got != 0 {

@@ -81,6 +81,11 @@ func (r *run) judgePair(v view) view {
 			// Rolled back before the new task was up: the old one is what is wanted.
 			r.shutdown(head)
 			v.head, v.older = older, nil
+		} else if !r.startFirst() && head.status.GetUnplaced() != nil && head.rev.template() == r.cur.template() {
+			// The order is stop-first by now: what the old one holds may be what the new one waits for.
+			r.shutdown(older)
+			r.out.edit(head).DesiredState = swarmv1.TaskState_READY
+			v.older = nil
 		}
 		return v
 	}
@@ -173,7 +178,7 @@ func (r *run) promote(v *view) {
 	if t == nil || t.desired() != swarmv1.TaskState_READY {
 		return
 	}
-	if before := v.slot.find(t.row.GetReplaces()); before != nil && !before.over() {
+	if r.stopping(v.slot, t) {
 		return
 	}
 	r.out.edit(t).DesiredState = swarmv1.TaskState_RUNNING
@@ -187,7 +192,9 @@ func (r *run) succeed(v *view) {
 	switch {
 	case v.act == restart && w.rev.template() == t.rev.template():
 		w.restarts, w.startAfter = t.rev.restart.next(t, r.now)
-	case v.older != nil:
+		// What was rejected once is likely to be again; what has run is prepared meanwhile, and keeps its room.
+		w.later = t.state() == swarmv1.TaskState_REJECTED && !lacksImage(t)
+	case v.older != nil && (v.act != renew || r.startFirst()):
 		// The old task runs on: there is nothing to wait for.
 	case v.act == rescue && r.svc.row != nil && w.rev.spec().GetSingleWriter() && t.node.down():
 		w.startAfter = t.node.downSince().Add(r.p.lease)
@@ -195,11 +202,16 @@ func (r *run) succeed(v *view) {
 		// Both run until the new one is RUNNING; then judgePair stops the old one.
 		r.wants = append(r.wants, w)
 		return
+	case v.older != nil: // The update before was start-first, this one is not.
+		r.shutdown(v.older)
 	case !t.over():
 		w.desired = swarmv1.TaskState_READY
 	}
 	if v.older != nil {
 		w.replaces = v.older.id
+	}
+	if r.stopping(v.slot, t) {
+		w.desired = swarmv1.TaskState_READY
 	}
 	r.shutdown(t)
 	r.wants = append(r.wants, w)
@@ -209,10 +221,18 @@ func (r *run) succeed(v *view) {
 func (r *run) follow(v *view, t *task) {
 	w := r.want(v.slot.key, t)
 	w.atom = r.out.atom
-	if !t.over() {
+	if r.stopping(v.slot, nil) {
 		w.desired = swarmv1.TaskState_READY
 	}
 	r.wants = append(r.wants, w)
+}
+
+// stopping says whether another task of the slot than t may still run though it has been told to stop, now or before: then
+// the next one waits.
+func (r *run) stopping(s *slot, t *task) bool {
+	return slices.ContainsFunc(s.tasks, func(o *task) bool {
+		return o != t && !o.over() && (!o.live() || r.out.tasks[o.id].GetPut().GetTask().GetDesiredState() > swarmv1.TaskState_RUNNING)
+	})
 }
 
 // want is a new task of the current revision; t is the task it follows, nil for none.
@@ -220,6 +240,9 @@ func (r *run) want(k slotKey, t *task) want {
 	w := want{key: k, rev: r.successor(t), desired: swarmv1.TaskState_RUNNING}
 	if t != nil {
 		w.id, w.replaces = idAfter(t.id), t.id
+		for r.p.tasks[w.id] != nil { // one that was to replace t and was given up
+			w.id = idAfter(w.id)
+		}
 		if w.rev.template() == t.rev.template() {
 			w.restarts = t.row.GetRestarts()
 		}
@@ -246,8 +269,10 @@ func (r *run) shutdown(t *task) {
 	switch {
 	case t.unplaced(), t.node != nil && t.node.gone() && !t.ended():
 		r.erase(t)
-	case t.desired() < swarmv1.TaskState_SHUTDOWN:
-		r.out.edit(t).DesiredState = swarmv1.TaskState_SHUTDOWN
+	case t.live():
+		if row := r.out.edit(t); row.GetDesiredState() < swarmv1.TaskState_SHUTDOWN {
+			row.DesiredState = swarmv1.TaskState_SHUTDOWN
+		}
 	}
 }
 

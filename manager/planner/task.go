@@ -200,15 +200,6 @@ func (s *slot) newest() *task {
 	return s.tasks[0]
 }
 
-func (s *slot) find(id string) *task {
-	for _, t := range s.tasks {
-		if t.id == id {
-			return t
-		}
-	}
-	return nil
-}
-
 // count adds the task to the figures of its node, service and revision; uncount takes exactly that away again.
 func (p *Picture) count(t *task) {
 	s := t.svc

@@ -12,7 +12,8 @@ import (
 // where the old one was; only its state and its start are stored, in the service's row.
 //
 // The control API clears update_status with every new revision, and writes ROLLBACK_STARTED with a roll back that the
-// user asked for. A status that is older than the current revision is of an earlier update and does not count.
+// user asked for. A status that is older than the current revision is of an earlier update and does not count. What came
+// before or after is told by versions, since times are by the clock of the manager that led.
 
 const (
 	stateNone     = swarmv1.UpdateStatus_UNKNOWN
@@ -26,14 +27,18 @@ const (
 
 func (r *run) updateState() swarmv1.UpdateStatus_State {
 	st := r.svc.row.GetUpdateStatus()
-	if st.GetState() == backStarted {
-		return backStarted
-	}
-	created, started := r.cur.row.GetMeta().GetCreatedAt(), st.GetStartedAt()
-	if created != nil && started != nil && started.AsTime().Before(created.AsTime()) {
+	if st.GetState() != backStarted && st.GetStartedVersion() < r.cur.row.GetMeta().GetVersion() {
 		return stateNone
 	}
 	return st.GetState()
+}
+
+// updateStatus is as this plan leaves it.
+func (r *run) updateStatus() *swarmv1.UpdateStatus {
+	if r.row != nil {
+		return r.row.GetUpdateStatus()
+	}
+	return r.svc.row.GetUpdateStatus()
 }
 
 // paused: tasks that must be replaced anyway keep their revision.
@@ -80,12 +85,13 @@ func (r *run) update() bool {
 	if state == statePaused || state == backPaused {
 		return true
 	}
-	p := r.progress(state)
 	active := state == stateUpdating || state == backStarted
+	p := r.progress(active)
 	if !active && len(p.dirty) == 0 {
 		return true
 	}
 	if !active {
+		p = r.progress(true) // with the slots that an update before this one left unfinished
 		r.setUpdate(stateUpdating, "update in progress")
 	} else if p.total > 0 && float32(p.failed)/float32(p.total) > r.updateConfig().GetMaxFailureRatio() {
 		return r.fail(state, p)
@@ -118,7 +124,7 @@ func (r *run) advance(p progress) {
 		switch {
 		case v.head == nil:
 			v.act = fill
-		case v.head.unplaced():
+		case v.head.unplaced() && (v.older == nil || r.startFirst()):
 			v.act = renew // nothing stops, nothing to wait for
 			continue
 		default:
@@ -126,7 +132,7 @@ func (r *run) advance(p progress) {
 		}
 		if hands--; hands < 0 {
 			v.act = keep
-			if v.head == nil {
+			if v.head == nil || v.head.ended() {
 				v.act = finished
 			}
 		}
@@ -153,7 +159,7 @@ func (r *run) fail(state swarmv1.UpdateStatus_State, p progress) bool {
 		r.out.reset()
 		row := r.serviceRow()
 		row.Revision, row.PreviousRevision = row.GetPreviousRevision(), 0
-		row.UpdateStatus = &swarmv1.UpdateStatus{State: backStarted, StartedAt: r.nowpb, Message: "update rolled back " + why}
+		row.UpdateStatus = &swarmv1.UpdateStatus{State: backStarted, StartedAt: r.nowpb, StartedVersion: row.GetMeta().GetVersion(), Message: "update rolled back " + why}
 		return false
 	default:
 		r.setUpdate(statePaused, "update paused "+why)
@@ -173,10 +179,7 @@ func (r *run) serviceRow() *swarmv1.Service {
 func (r *run) setUpdate(state swarmv1.UpdateStatus_State, message string) {
 	st := r.svc.row.GetUpdateStatus().CloneVT()
 	if st == nil || state == stateUpdating {
-		st = &swarmv1.UpdateStatus{StartedAt: r.nowpb}
-		if created := r.cur.row.GetMeta().GetCreatedAt(); created != nil && created.AsTime().After(r.now) {
-			st.StartedAt = created // written under a clock that was ahead
-		}
+		st = &swarmv1.UpdateStatus{StartedAt: r.nowpb, StartedVersion: r.svc.row.GetMeta().GetVersion()}
 	}
 	st.State, st.Message = state, message
 	if state == stateDone || state == backDone {
@@ -185,10 +188,9 @@ func (r *run) setUpdate(state swarmv1.UpdateStatus_State, message string) {
 	r.serviceRow().UpdateStatus = st
 }
 
-func (r *run) progress(state swarmv1.UpdateStatus_State) progress {
+// progress looks at all slots; those that are up to date matter while an update is active.
+func (r *run) progress(active bool) progress {
 	var p progress
-	started := instant(r.svc.row.GetUpdateStatus().GetStartedAt())
-	active := state == stateUpdating || state == backStarted
 	for i := range r.views {
 		v := &r.views[i]
 		if v.act == drop || v.act == stop {
@@ -209,22 +211,22 @@ func (r *run) progress(state swarmv1.UpdateStatus_State) progress {
 			continue
 		}
 		if active {
-			r.gauge(&p, v, t, started)
+			r.gauge(&p, v, t)
 		}
 	}
 	return p
 }
 
 // gauge adds a slot that has a task of the new template.
-func (r *run) gauge(p *progress, v *view, t *task, started time.Time) {
+func (r *run) gauge(p *progress, v *view, t *task) {
 	config := r.updateConfig()
 	delay, monitor := config.GetDelay().AsDuration(), config.GetMonitor().AsDuration()
-	if bad := r.failedSince(v.slot, started, monitor); bad != nil {
+	if bad := r.failed(v.slot, monitor); bad != nil {
 		p.failed++
 		if p.culprit == "" {
 			p.culprit = bad.id
 		}
-		if r.within(instant(bad.status.GetTimestamp()), delay) {
+		if r.within(reportedAt(bad), delay) {
 			p.busy++
 		}
 		return
@@ -235,7 +237,7 @@ func (r *run) gauge(p *progress, v *view, t *task, started time.Time) {
 		p.busy++
 		p.unsettled++
 	default:
-		since := instant(t.status.GetRunningSince())
+		since := reportedAt(t)
 		if r.within(since, delay) {
 			p.busy++
 		}
@@ -255,11 +257,12 @@ func (r *run) within(since time.Time, d time.Duration) bool {
 	return true
 }
 
-// failedSince returns the task of the slot that failed in this update: it is new, and it ended before it had run for the
-// monitor time.
-func (r *run) failedSince(s *slot, started time.Time, monitor time.Duration) *task {
+// failed returns the task of the slot that failed in this update: the update made it, and it ended before it had run for
+// the monitor time.
+func (r *run) failed(s *slot, monitor time.Duration) *task {
+	update := r.svc.row.GetUpdateStatus().GetStartedVersion()
 	for _, t := range s.tasks {
-		if t.rev.template() != r.cur.template() || !t.failure() || instant(t.row.GetMeta().GetCreatedAt()).Before(started) {
+		if t.rev.template() != r.cur.template() || !t.failure() || t.row.GetUpdate() != update {
 			continue
 		}
 		since := t.status.GetRunningSince()

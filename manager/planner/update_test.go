@@ -111,7 +111,7 @@ func TestPlan_FailedUpdatePauses(t *testing.T) {
 	if got := m.ofRevision("web")[1]; got != 3 {
 		t.Errorf("old tasks after the loss of a node: got %d, want 3\n%s", got, m)
 	}
-	m.fails = func(*swarmv1.Task) bool { return false }
+	m.fails = never
 	m.edit("web", image("docker.io/library/good"))
 	m.pass(2 * time.Minute)
 	if got := m.ofRevision("web")[3]; got != 4 {
@@ -188,5 +188,99 @@ func TestPlan_GlobalUpdate(t *testing.T) {
 	m.pass(time.Minute)
 	if got := m.ofRevision("agent"); got[2] != 3 || m.service("agent").UpdateStatus.State != swarmv1.UpdateStatus_COMPLETED {
 		t.Errorf("running by revision: got %v, %v\n%s", got, m.service("agent").UpdateStatus, m)
+	}
+}
+
+// A start-first update that waits for what the old tasks hold is mended by the order stop-first, with a new update or
+// without.
+func TestPlan_StopFirstMendsAStuckUpdate(t *testing.T) {
+	stopFirst := updating(func(u *swarmv1.UpdateConfig) { u.Order = swarmv1.UpdateConfig_STOP_FIRST })
+	force := func(s *swarmv1.ServiceSpec) { s.TaskTemplate.ForceUpdate++ }
+	for _, c := range []struct {
+		name  string
+		needs func(*swarmv1.ServiceSpec)
+		edits []func(*swarmv1.ServiceSpec)
+	}{
+		{"port, forced", hostPortOf(8080), []func(*swarmv1.ServiceSpec){stopFirst, force}},
+		{"port", hostPortOf(8080), []func(*swarmv1.ServiceSpec){stopFirst}},
+		{"CPUs, forced", reserve(3e9, 0), []func(*swarmv1.ServiceSpec){stopFirst, force}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			m := cluster(t, "a", "b")
+			m.addService("web", replicas(2), c.needs, updating(func(u *swarmv1.UpdateConfig) { u.Order = swarmv1.UpdateConfig_START_FIRST }))
+			m.settle()
+			m.edit("web", force)
+			m.pass(time.Minute)
+			if got := m.ofRevision("web"); got[1] != 2 {
+				t.Fatalf("running while the update waits: got %v, want 2 old ones\n%s", got, m)
+			}
+			m.edit("web", c.edits...)
+			least := 2
+			for m.plan()+m.work() > 0 {
+				least = min(least, m.running("web"))
+			}
+			if least != 1 {
+				t.Errorf("least running, with a parallelism of 1: got %d\n%s", least, m)
+			}
+			m.pass(time.Minute)
+			if got := m.ofRevision("web"); got[1] != 0 || m.running("web") != 2 {
+				t.Errorf("running after the update: got %v, want 2 new ones\n%s", got, m)
+			}
+			if st := m.service("web").UpdateStatus; st.GetState() != swarmv1.UpdateStatus_COMPLETED {
+				t.Errorf("update status: got %v, want COMPLETED", st)
+			}
+		})
+	}
+}
+
+// Managers' and workers' clocks differ: what failed in an update is told by versions, and how long a task has run by the
+// manager's clock.
+func TestPlan_UpdateUnderClocksThatDiffer(t *testing.T) {
+	m := cluster(t, "a", "b")
+	m.addService("web", replicas(3))
+	m.settle()
+	m.fails = failsOn(2)
+	m.edit("web", image("docker.io/library/bad"))
+	m.plan()                      // begins under one leader
+	m.now = m.now.Add(-time.Hour) // goes on under another
+	m.pass(time.Minute)
+	if st := m.service("web").UpdateStatus; st.State != swarmv1.UpdateStatus_PAUSED {
+		t.Errorf("update that fails under a leader whose clock is behind: got %v, want PAUSED\n%s", st, m)
+	}
+
+	m.fails = never
+	m.edit("web", image("docker.io/library/good"))
+	for range 20 {
+		m.plan()
+		m.work()
+		for _, x := range m.tasks() {
+			if st := m.status(x.Id).CloneVT(); st.State == swarmv1.TaskState_RUNNING && st.RunningSince.AsTime().Before(m.now.Add(time.Minute)) {
+				st.RunningSince, st.Timestamp = timestamppb.New(m.now.Add(time.Hour)), timestamppb.New(m.now.Add(time.Hour))
+				m.put(st)
+			}
+		}
+		m.now = m.now.Add(5 * time.Second)
+	}
+	if st := m.service("web").UpdateStatus; st.State != swarmv1.UpdateStatus_COMPLETED {
+		t.Errorf("update on workers whose clock is ahead: got %v, want COMPLETED\n%s", st, m)
+	}
+}
+
+// A failure before an update that returns to the same template does not count against it.
+func TestPlan_UpdateCountsItsOwnFailuresOnly(t *testing.T) {
+	m := cluster(t, "a")
+	m.addService("web")
+	m.fails = always
+	m.pass(30 * time.Second)
+	m.fails = never
+	m.edit("web", image("docker.io/library/web:2"))
+	m.pass(time.Minute)
+	s := m.service("web").CloneVT()
+	s.Revision, s.PreviousRevision = 1, 2
+	s.UpdateStatus = &swarmv1.UpdateStatus{State: swarmv1.UpdateStatus_ROLLBACK_STARTED, StartedAt: timestamppb.New(m.now), StartedVersion: s.Meta.Version}
+	m.put(s)
+	m.pass(time.Minute)
+	if st := m.service("web").UpdateStatus; st.State != swarmv1.UpdateStatus_ROLLBACK_COMPLETED {
+		t.Errorf("rollback to what failed before: got %v, want ROLLBACK_COMPLETED\n%s", st, m)
 	}
 }

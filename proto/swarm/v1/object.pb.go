@@ -1222,13 +1222,15 @@ func (x *Service) GetPendingDelete() bool {
 }
 
 type UpdateStatus struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	State         UpdateStatus_State     `protobuf:"varint,1,opt,name=state,proto3,enum=swarm.v1.UpdateStatus_State" json:"state,omitempty"`
-	StartedAt     *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
-	CompletedAt   *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=completed_at,json=completedAt,proto3" json:"completed_at,omitempty"`
-	Message       string                 `protobuf:"bytes,4,opt,name=message,proto3" json:"message,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	State       UpdateStatus_State     `protobuf:"varint,1,opt,name=state,proto3,enum=swarm.v1.UpdateStatus_State" json:"state,omitempty"`
+	StartedAt   *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
+	CompletedAt *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=completed_at,json=completedAt,proto3" json:"completed_at,omitempty"`
+	Message     string                 `protobuf:"bytes,4,opt,name=message,proto3" json:"message,omitempty"`
+	// Version of the service's row from which it started: it names the update, and grows with each.
+	StartedVersion uint64 `protobuf:"varint,5,opt,name=started_version,json=startedVersion,proto3" json:"started_version,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *UpdateStatus) Reset() {
@@ -1287,6 +1289,13 @@ func (x *UpdateStatus) GetMessage() string {
 		return x.Message
 	}
 	return ""
+}
+
+func (x *UpdateStatus) GetStartedVersion() uint64 {
+	if x != nil {
+		return x.StartedVersion
+	}
+	return 0
 }
 
 type JobStatus struct {
@@ -1439,7 +1448,7 @@ type Task struct {
 	Slot         uint64    `protobuf:"varint,5,opt,name=slot,proto3" json:"slot,omitempty"`
 	NodeId       string    `protobuf:"bytes,6,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
 	DesiredState TaskState `protobuf:"varint,7,opt,name=desired_state,json=desiredState,proto3,enum=swarm.v1.TaskState" json:"desired_state,omitempty"`
-	// The worker starts the task no sooner: the restart delay.
+	// The worker starts the task no sooner, and the planner places no PENDING task sooner: the restart delay.
 	StartAfter *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=start_after,json=startAfter,proto3" json:"start_after,omitempty"`
 	// When the desired state must have been reached; the planner acts then.
 	Deadline                 *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=deadline,proto3" json:"deadline,omitempty"`
@@ -1450,7 +1459,9 @@ type Task struct {
 	// The task that this one replaces.
 	Replaces string `protobuf:"bytes,14,opt,name=replaces,proto3" json:"replaces,omitempty"`
 	// The cluster's default of when the task was made, if its revision names none.
-	LogDriver     *Driver `protobuf:"bytes,15,opt,name=log_driver,json=logDriver,proto3" json:"log_driver,omitempty"`
+	LogDriver *Driver `protobuf:"bytes,15,opt,name=log_driver,json=logDriver,proto3" json:"log_driver,omitempty"`
+	// started_version of the newest update of the service when the task was made: an update counts failures of its own tasks.
+	Update        uint64 `protobuf:"varint,16,opt,name=update,proto3" json:"update,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1590,12 +1601,21 @@ func (x *Task) GetLogDriver() *Driver {
 	return nil
 }
 
+func (x *Task) GetUpdate() uint64 {
+	if x != nil {
+		return x.Update
+	}
+	return 0
+}
+
 // RestartHistory is replicated with the task, so that a new leader counts attempts as the old one did.
 type RestartHistory struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Attempts uint64                 `protobuf:"varint,1,opt,name=attempts,proto3" json:"attempts,omitempty"`
 	// Restarts inside the policy's window, oldest first, at most max_attempts.
-	Recent        []*timestamppb.Timestamp `protobuf:"bytes,2,rep,name=recent,proto3" json:"recent,omitempty"`
+	Recent []*timestamppb.Timestamp `protobuf:"bytes,2,rep,name=recent,proto3" json:"recent,omitempty"`
+	// How many tasks of the slot have failed in a row, each before it had run for long: the restart delay grows with it.
+	Streak        uint64 `protobuf:"varint,3,opt,name=streak,proto3" json:"streak,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1642,6 +1662,13 @@ func (x *RestartHistory) GetRecent() []*timestamppb.Timestamp {
 		return x.Recent
 	}
 	return nil
+}
+
+func (x *RestartHistory) GetStreak() uint64 {
+	if x != nil {
+		return x.Streak
+	}
+	return 0
 }
 
 type NetworkAttachment struct {
@@ -2156,12 +2183,14 @@ func (x *Network) GetPendingDelete() bool {
 
 // Endpoint: a service's place on the network. Key: service id.
 type Endpoint struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	ServiceId     string                 `protobuf:"bytes,1,opt,name=service_id,json=serviceId,proto3" json:"service_id,omitempty"`
-	Meta          *Meta                  `protobuf:"bytes,2,opt,name=meta,proto3" json:"meta,omitempty"`
-	Spec          *EndpointSpec          `protobuf:"bytes,3,opt,name=spec,proto3" json:"spec,omitempty"`
-	Ports         []*PortConfig          `protobuf:"bytes,4,rep,name=ports,proto3" json:"ports,omitempty"`
-	VirtualIps    []*VirtualIP           `protobuf:"bytes,5,rep,name=virtual_ips,json=virtualIps,proto3" json:"virtual_ips,omitempty"`
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	ServiceId  string                 `protobuf:"bytes,1,opt,name=service_id,json=serviceId,proto3" json:"service_id,omitempty"`
+	Meta       *Meta                  `protobuf:"bytes,2,opt,name=meta,proto3" json:"meta,omitempty"`
+	Spec       *EndpointSpec          `protobuf:"bytes,3,opt,name=spec,proto3" json:"spec,omitempty"`
+	Ports      []*PortConfig          `protobuf:"bytes,4,rep,name=ports,proto3" json:"ports,omitempty"`
+	VirtualIps []*VirtualIP           `protobuf:"bytes,5,rep,name=virtual_ips,json=virtualIps,proto3" json:"virtual_ips,omitempty"`
+	// After a rollback by policy: why the service does not yet have the ports and addresses of its revision. Empty: it has.
+	Unmet         string `protobuf:"bytes,6,opt,name=unmet,proto3" json:"unmet,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2229,6 +2258,13 @@ func (x *Endpoint) GetVirtualIps() []*VirtualIP {
 		return x.VirtualIps
 	}
 	return nil
+}
+
+func (x *Endpoint) GetUnmet() string {
+	if x != nil {
+		return x.Unmet
+	}
+	return ""
 }
 
 type VirtualIP struct {
@@ -4080,13 +4116,14 @@ const file_swarm_v1_object_proto_rawDesc = "" +
 	"\rupdate_status\x18\x06 \x01(\v2\x16.swarm.v1.UpdateStatusR\fupdateStatus\x122\n" +
 	"\n" +
 	"job_status\x18\a \x01(\v2\x13.swarm.v1.JobStatusR\tjobStatus\x12%\n" +
-	"\x0epending_delete\x18\b \x01(\bR\rpendingDelete\"\xd9\x02\n" +
+	"\x0epending_delete\x18\b \x01(\bR\rpendingDelete\"\x82\x03\n" +
 	"\fUpdateStatus\x122\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x1c.swarm.v1.UpdateStatus.StateR\x05state\x129\n" +
 	"\n" +
 	"started_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\x12=\n" +
 	"\fcompleted_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\vcompletedAt\x12\x18\n" +
-	"\amessage\x18\x04 \x01(\tR\amessage\"\x80\x01\n" +
+	"\amessage\x18\x04 \x01(\tR\amessage\x12'\n" +
+	"\x0fstarted_version\x18\x05 \x01(\x04R\x0estartedVersion\"\x80\x01\n" +
 	"\x05State\x12\v\n" +
 	"\aUNKNOWN\x10\x00\x12\f\n" +
 	"\bUPDATING\x10\x01\x12\n" +
@@ -4106,7 +4143,7 @@ const file_swarm_v1_object_proto_rawDesc = "" +
 	"\x04meta\x18\x03 \x01(\v2\x0e.swarm.v1.MetaR\x04meta\x12)\n" +
 	"\x04spec\x18\x04 \x01(\v2\x15.swarm.v1.ServiceSpecR\x04spec\x12\x1a\n" +
 	"\btemplate\x18\x05 \x01(\x04R\btemplate\x12\x14\n" +
-	"\x05actor\x18\x06 \x01(\tR\x05actor\"\x8b\x05\n" +
+	"\x05actor\x18\x06 \x01(\tR\x05actor\"\xa3\x05\n" +
 	"\x04Task\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\"\n" +
 	"\x04meta\x18\x02 \x01(\v2\x0e.swarm.v1.MetaR\x04meta\x12\x1d\n" +
@@ -4126,10 +4163,12 @@ const file_swarm_v1_object_proto_rawDesc = "" +
 	"\x1aassigned_generic_resources\x18\r \x03(\v2\x19.swarm.v1.GenericResourceR\x18assignedGenericResources\x12\x1a\n" +
 	"\breplaces\x18\x0e \x01(\tR\breplaces\x12/\n" +
 	"\n" +
-	"log_driver\x18\x0f \x01(\v2\x10.swarm.v1.DriverR\tlogDriver\"`\n" +
+	"log_driver\x18\x0f \x01(\v2\x10.swarm.v1.DriverR\tlogDriver\x12\x16\n" +
+	"\x06update\x18\x10 \x01(\x04R\x06update\"x\n" +
 	"\x0eRestartHistory\x12\x1a\n" +
 	"\battempts\x18\x01 \x01(\x04R\battempts\x122\n" +
-	"\x06recent\x18\x02 \x03(\v2\x1a.google.protobuf.TimestampR\x06recent\"\xf7\x01\n" +
+	"\x06recent\x18\x02 \x03(\v2\x1a.google.protobuf.TimestampR\x06recent\x12\x16\n" +
+	"\x06streak\x18\x03 \x01(\x04R\x06streak\"\xf7\x01\n" +
 	"\x11NetworkAttachment\x12\x1d\n" +
 	"\n" +
 	"network_id\x18\x01 \x01(\tR\tnetworkId\x12\x1c\n" +
@@ -4179,7 +4218,7 @@ const file_swarm_v1_object_proto_rawDesc = "" +
 	"\x04spec\x18\x03 \x01(\v2\x15.swarm.v1.NetworkSpecR\x04spec\x12\x10\n" +
 	"\x03vni\x18\x04 \x01(\rR\x03vni\x12)\n" +
 	"\x04ipam\x18\x05 \x01(\v2\x15.swarm.v1.IPAMOptionsR\x04ipam\x12%\n" +
-	"\x0epending_delete\x18\x06 \x01(\bR\rpendingDeleteJ\x04\b\a\x10\b\"\xdb\x01\n" +
+	"\x0epending_delete\x18\x06 \x01(\bR\rpendingDeleteJ\x04\b\a\x10\b\"\xf1\x01\n" +
 	"\bEndpoint\x12\x1d\n" +
 	"\n" +
 	"service_id\x18\x01 \x01(\tR\tserviceId\x12\"\n" +
@@ -4187,7 +4226,8 @@ const file_swarm_v1_object_proto_rawDesc = "" +
 	"\x04spec\x18\x03 \x01(\v2\x16.swarm.v1.EndpointSpecR\x04spec\x12*\n" +
 	"\x05ports\x18\x04 \x03(\v2\x14.swarm.v1.PortConfigR\x05ports\x124\n" +
 	"\vvirtual_ips\x18\x05 \x03(\v2\x13.swarm.v1.VirtualIPR\n" +
-	"virtualIps\">\n" +
+	"virtualIps\x12\x14\n" +
+	"\x05unmet\x18\x06 \x01(\tR\x05unmet\">\n" +
 	"\tVirtualIP\x12\x1d\n" +
 	"\n" +
 	"network_id\x18\x01 \x01(\tR\tnetworkId\x12\x12\n" +

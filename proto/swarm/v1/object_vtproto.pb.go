@@ -300,6 +300,7 @@ func (m *UpdateStatus) CloneVT() *UpdateStatus {
 	r.StartedAt = (*timestamppb.Timestamp)((*timestamppb1.Timestamp)(m.StartedAt).CloneVT())
 	r.CompletedAt = (*timestamppb.Timestamp)((*timestamppb1.Timestamp)(m.CompletedAt).CloneVT())
 	r.Message = m.Message
+	r.StartedVersion = m.StartedVersion
 	if len(m.unknownFields) > 0 {
 		r.unknownFields = make([]byte, len(m.unknownFields))
 		copy(r.unknownFields, m.unknownFields)
@@ -369,6 +370,7 @@ func (m *Task) CloneVT() *Task {
 	r.JobIteration = m.JobIteration
 	r.Replaces = m.Replaces
 	r.LogDriver = m.LogDriver.CloneVT()
+	r.Update = m.Update
 	if rhs := m.Networks; rhs != nil {
 		tmpContainer := make([]*NetworkAttachment, len(rhs))
 		for k, v := range rhs {
@@ -400,6 +402,7 @@ func (m *RestartHistory) CloneVT() *RestartHistory {
 	}
 	r := new(RestartHistory)
 	r.Attempts = m.Attempts
+	r.Streak = m.Streak
 	if rhs := m.Recent; rhs != nil {
 		tmpContainer := make([]*timestamppb.Timestamp, len(rhs))
 		for k, v := range rhs {
@@ -587,6 +590,7 @@ func (m *Endpoint) CloneVT() *Endpoint {
 	r.ServiceId = m.ServiceId
 	r.Meta = m.Meta.CloneVT()
 	r.Spec = m.Spec.CloneVT()
+	r.Unmet = m.Unmet
 	if rhs := m.Ports; rhs != nil {
 		tmpContainer := make([]*PortConfig, len(rhs))
 		for k, v := range rhs {
@@ -1658,6 +1662,9 @@ func (this *UpdateStatus) EqualVT(that *UpdateStatus) bool {
 	if this.Message != that.Message {
 		return false
 	}
+	if this.StartedVersion != that.StartedVersion {
+		return false
+	}
 	return string(this.unknownFields) == string(that.unknownFields)
 }
 
@@ -1803,6 +1810,9 @@ func (this *Task) EqualVT(that *Task) bool {
 	if !this.LogDriver.EqualVT(that.LogDriver) {
 		return false
 	}
+	if this.Update != that.Update {
+		return false
+	}
 	return string(this.unknownFields) == string(that.unknownFields)
 }
 
@@ -1838,6 +1848,9 @@ func (this *RestartHistory) EqualVT(that *RestartHistory) bool {
 				return false
 			}
 		}
+	}
+	if this.Streak != that.Streak {
+		return false
 	}
 	return string(this.unknownFields) == string(that.unknownFields)
 }
@@ -2153,6 +2166,9 @@ func (this *Endpoint) EqualVT(that *Endpoint) bool {
 				return false
 			}
 		}
+	}
+	if this.Unmet != that.Unmet {
+		return false
 	}
 	return string(this.unknownFields) == string(that.unknownFields)
 }
@@ -4109,6 +4125,11 @@ func (m *UpdateStatus) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
 	}
+	if m.StartedVersion != 0 {
+		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.StartedVersion))
+		i--
+		dAtA[i] = 0x28
+	}
 	if len(m.Message) > 0 {
 		i -= len(m.Message)
 		copy(dAtA[i:], m.Message)
@@ -4299,6 +4320,13 @@ func (m *Task) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
 	}
+	if m.Update != 0 {
+		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.Update))
+		i--
+		dAtA[i] = 0x1
+		i--
+		dAtA[i] = 0x80
+	}
 	if m.LogDriver != nil {
 		size, err := m.LogDriver.MarshalToSizedBufferVT(dAtA[:i])
 		if err != nil {
@@ -4453,6 +4481,11 @@ func (m *RestartHistory) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 	if m.unknownFields != nil {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
+	}
+	if m.Streak != 0 {
+		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.Streak))
+		i--
+		dAtA[i] = 0x18
 	}
 	if len(m.Recent) > 0 {
 		for iNdEx := len(m.Recent) - 1; iNdEx >= 0; iNdEx-- {
@@ -4994,6 +5027,13 @@ func (m *Endpoint) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 	if m.unknownFields != nil {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
+	}
+	if len(m.Unmet) > 0 {
+		i -= len(m.Unmet)
+		copy(dAtA[i:], m.Unmet)
+		i = protohelpers.EncodeVarint(dAtA, i, uint64(len(m.Unmet)))
+		i--
+		dAtA[i] = 0x32
 	}
 	if len(m.VirtualIps) > 0 {
 		for iNdEx := len(m.VirtualIps) - 1; iNdEx >= 0; iNdEx-- {
@@ -7223,6 +7263,9 @@ func (m *UpdateStatus) SizeVT() (n int) {
 	if l > 0 {
 		n += 1 + l + protohelpers.SizeOfVarint(uint64(l))
 	}
+	if m.StartedVersion != 0 {
+		n += 1 + protohelpers.SizeOfVarint(uint64(m.StartedVersion))
+	}
 	n += len(m.unknownFields)
 	return n
 }
@@ -7342,6 +7385,9 @@ func (m *Task) SizeVT() (n int) {
 		l = m.LogDriver.SizeVT()
 		n += 1 + l + protohelpers.SizeOfVarint(uint64(l))
 	}
+	if m.Update != 0 {
+		n += 2 + protohelpers.SizeOfVarint(uint64(m.Update))
+	}
 	n += len(m.unknownFields)
 	return n
 }
@@ -7360,6 +7406,9 @@ func (m *RestartHistory) SizeVT() (n int) {
 			l = (*timestamppb1.Timestamp)(e).SizeVT()
 			n += 1 + l + protohelpers.SizeOfVarint(uint64(l))
 		}
+	}
+	if m.Streak != 0 {
+		n += 1 + protohelpers.SizeOfVarint(uint64(m.Streak))
 	}
 	n += len(m.unknownFields)
 	return n
@@ -7596,6 +7645,10 @@ func (m *Endpoint) SizeVT() (n int) {
 			l = e.SizeVT()
 			n += 1 + l + protohelpers.SizeOfVarint(uint64(l))
 		}
+	}
+	l = len(m.Unmet)
+	if l > 0 {
+		n += 1 + l + protohelpers.SizeOfVarint(uint64(l))
 	}
 	n += len(m.unknownFields)
 	return n
@@ -10954,6 +11007,25 @@ func (m *UpdateStatus) UnmarshalVT(dAtA []byte) error {
 			}
 			m.Message = string(dAtA[iNdEx:postIndex])
 			iNdEx = postIndex
+		case 5:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field StartedVersion", wireType)
+			}
+			m.StartedVersion = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.StartedVersion |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
 		default:
 			iNdEx = preIndex
 			skippy, err := protohelpers.Skip(dAtA[iNdEx:])
@@ -11788,6 +11860,25 @@ func (m *Task) UnmarshalVT(dAtA []byte) error {
 				return err
 			}
 			iNdEx = postIndex
+		case 16:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Update", wireType)
+			}
+			m.Update = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.Update |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
 		default:
 			iNdEx = preIndex
 			skippy, err := protohelpers.Skip(dAtA[iNdEx:])
@@ -11892,6 +11983,25 @@ func (m *RestartHistory) UnmarshalVT(dAtA []byte) error {
 				return err
 			}
 			iNdEx = postIndex
+		case 3:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Streak", wireType)
+			}
+			m.Streak = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.Streak |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
 		default:
 			iNdEx = preIndex
 			skippy, err := protohelpers.Skip(dAtA[iNdEx:])
@@ -13519,6 +13629,38 @@ func (m *Endpoint) UnmarshalVT(dAtA []byte) error {
 			if err := m.VirtualIps[len(m.VirtualIps)-1].UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
 				return err
 			}
+			iNdEx = postIndex
+		case 6:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Unmet", wireType)
+			}
+			var stringLen uint64
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				stringLen |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			intStringLen := int(stringLen)
+			if intStringLen < 0 {
+				return protohelpers.ErrInvalidLength
+			}
+			postIndex := iNdEx + intStringLen
+			if postIndex < 0 {
+				return protohelpers.ErrInvalidLength
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.Unmet = string(dAtA[iNdEx:postIndex])
 			iNdEx = postIndex
 		default:
 			iNdEx = preIndex
