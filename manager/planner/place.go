@@ -29,6 +29,21 @@ type taken struct {
 	rev  *revision
 }
 
+// left is a task that this plan stops: the node is not to be charged with it when others are placed.
+type left struct {
+	service *service
+	node    *node
+}
+
+// leave notes that the task is about to stop.
+func (r *run) leave(t *task) {
+	if t.active {
+		t.svc.nodes[t.node]--
+		t.node.total--
+		r.left = append(r.left, left{t.svc, t.node})
+	}
+}
+
 // given are the generic resources of a placement.
 type given struct {
 	node    *node
@@ -231,6 +246,10 @@ func (r *run) undo() {
 	}
 	for _, g := range r.given {
 		g.node.used.dropGeneric(g.generic)
+	}
+	for _, l := range r.left {
+		l.service.nodes[l.node]++
+		l.node.total++
 	}
 	r.lower()
 	r.unaddress()

@@ -79,6 +79,7 @@ type run struct {
 	// taken is what this plan has placed, so that what follows sees it, and undo can take it back.
 	taken []taken
 	given []given
+	left  []left
 	// raised is what tasks on their nodes reserve more than before.
 	raised []raised
 	// spots are the addresses that this plan has given; steps where the cursors were before it; filled the networks that

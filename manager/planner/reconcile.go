@@ -211,6 +211,7 @@ func (r *run) removeSlot(s *slot) {
 			r.erase(t)
 		case t.desired() != swarmv1.TaskState_REMOVE:
 			r.out.edit(t).DesiredState = swarmv1.TaskState_REMOVE
+			r.leave(t)
 		}
 	}
 }

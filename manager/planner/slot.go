@@ -272,6 +272,7 @@ func (r *run) shutdown(t *task) {
 	case t.live():
 		if row := r.out.edit(t); row.GetDesiredState() < swarmv1.TaskState_SHUTDOWN {
 			row.DesiredState = swarmv1.TaskState_SHUTDOWN
+			r.leave(t)
 		}
 	}
 }

@@ -233,6 +233,19 @@ func TestPlan_StopFirstMendsAStuckUpdate(t *testing.T) {
 	}
 }
 
+// What an update stops is not counted when the new tasks are spread.
+func TestPlan_UpdateSpreadsTasks(t *testing.T) {
+	m := cluster(t, "a")
+	m.addService("web", replicas(6), updating(func(u *swarmv1.UpdateConfig) { u.Parallelism = 6 }))
+	m.settle()
+	m.addNode("b")
+	m.edit("web", func(s *swarmv1.ServiceSpec) { s.TaskTemplate.ForceUpdate++ })
+	m.pass(time.Minute)
+	if got := m.on("web"); got["a"] != 3 || got["b"] != 3 {
+		t.Errorf("tasks by node: got %v, want 3 and 3\n%s", got, m)
+	}
+}
+
 // Managers' and workers' clocks differ: what failed in an update is told by versions, and how long a task has run by the
 // manager's clock.
 func TestPlan_UpdateUnderClocksThatDiffer(t *testing.T) {
