@@ -10,8 +10,9 @@ import (
 )
 
 const (
-	// MaxReplicas of one service: above what any cluster of this design holds, below what a typing error makes.
-	MaxReplicas = 10_000_000
+	// MaxReplicas of one service: what a cluster of this design holds at most, below what a typing error makes. Nodes take any
+	// number of tasks that reserve nothing, and a task costs the managers about 1 KB.
+	MaxReplicas = 100_000
 	maxPriority = 1000
 	maxLabels   = 1 << 16 // bytes of one set of labels
 )

@@ -69,10 +69,28 @@ func (r *run) place() {
 		}
 		r.make(w, len(r.wants)-i)
 	}
+	r.extend()
 	for _, p := range r.placers {
 		r.p.spare.heap = p.root.heap[:0]
 	}
 	r.placers = r.placers[:0]
+}
+
+// maxWaiting bounds the tasks of a service that exist though no node takes them. The other slots that the service lacks are
+// only counted: what one of its new tasks is refused all are, and 5,000,000 of them took 4.9 GB.
+const maxWaiting = 1000
+
+// extend makes the tasks of the slots that the service never had.
+func (r *run) extend() {
+	r.out.atom = len(r.views) + len(r.wants)
+	for ; r.more > 0; r.more-- {
+		w := r.want(slotKey{number: r.number}, nil)
+		r.out.atom++
+		if !r.make(&w, r.more) {
+			return
+		}
+		r.number++
+	}
 }
 
 // retry looks for a node for a task that has none. What it says of why there is none is written only when it is new.
@@ -92,6 +110,7 @@ func (r *run) retry(t *task) {
 	if t.status == nil {
 		return // its status comes with the next batch
 	}
+	r.waits--
 	row := r.out.edit(t)
 	row.NodeId, row.AssignedGenericResources = n.id, r.take(t.rev, n)
 	row.Networks = r.address(t.rev, t.id)
@@ -105,12 +124,17 @@ const (
 	pending  = "pending task scheduling"
 )
 
-// make creates the task, on a node if one takes it.
-func (r *run) make(w *want, left int) {
+// make creates the task, on a node if one takes it. False: none does, and too many wait already.
+func (r *run) make(w *want, left int) bool {
 	var n *node
 	var why verdict
 	if !w.later || !r.pending(w.startAfter) {
 		n, why = r.find(w.rev, w.node)
+	}
+	if n == nil {
+		if r.waits++; r.waits > maxWaiting && w.key.number > 0 && w.replaces == "" {
+			return false
+		}
 	}
 	row, st := r.out.create(left)
 	row.Id, row.ServiceId, row.Revision, row.Slot = w.id, r.svc.id, w.rev.row.GetNumber(), w.key.number
@@ -126,12 +150,13 @@ func (r *run) make(w *want, left int) {
 	st.TaskId, st.Timestamp = w.id, r.nowpb
 	if n == nil {
 		st.State, st.Message, st.Err, st.Unplaced = swarmv1.TaskState_PENDING, w.message(pending), why.err, why.unplaced
-		return
+		return true
 	}
 	row.NodeId, row.AssignedGenericResources = n.id, r.take(w.rev, n)
 	st.State, st.Message = swarmv1.TaskState_ASSIGNED, w.message(assigned)
 	row.Networks = r.address(w.rev, w.id)
 	r.claim(w.rev, n, w.id)
+	return true
 }
 
 // pending says whether the time is still to come, and if so asks to be woken then.

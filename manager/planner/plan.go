@@ -98,6 +98,10 @@ type run struct {
 	due   time.Time
 	freed map[string]bool  // keys of the rows that this plan deletes
 	row   *swarmv1.Service // copy of the service's row that will be written
+	// more slots are wanted, from number on; waits counts the tasks without a node, this plan's included.
+	more   int
+	number uint64
+	waits  int
 	// from is where the placements of the service begin in taken.
 	from    int
 	placers []*placer
@@ -118,6 +122,7 @@ func (r *run) service(s *service) {
 	r.svc, r.cur, r.due = s, s.current(), time.Time{}
 	r.views, r.wants, r.freed = r.views[:0], r.wants[:0], nil
 	r.row, r.from, r.lackingFor = nil, len(r.taken), nil
+	r.more, r.waits = 0, s.waiting
 	r.out.reset()
 	switch {
 	case s.row == nil || s.row.GetPendingDelete():

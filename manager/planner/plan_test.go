@@ -367,3 +367,31 @@ func TestPlan_PriorityTakesTheRoomThatIsLeft(t *testing.T) {
 	wantOn(t, m, "zzz", map[string]int{"a": 2})
 	wantOn(t, m, "aaa", map[string]int{})
 }
+
+// Slots for which there is no room are counted, not stored: a number with two zeros too many costs next to nothing.
+func TestPlan_SlotsWithoutRoomAreCounted(t *testing.T) {
+	m := cluster(t)
+	m.addService("many", replicas(50_000), reserve(1e9, 0))
+	m.settle()
+	if got := len(m.tasks()); got != maxWaiting {
+		t.Fatalf("tasks that wait: got %d, want %d", got, maxWaiting)
+	}
+	m.addNode("a", func(_ *swarmv1.Node, s *swarmv1.NodeState) { s.Description.Resources.NanoCpus = 1500e9 })
+	m.settle()
+	if got := m.running("many"); got != 1500 {
+		t.Errorf("running with room for 1500: got %d", got)
+	}
+	if got := len(m.tasks()); got != 1500+maxWaiting {
+		t.Errorf("tasks with room for 1500: got %d, want %d", got, 1500+maxWaiting)
+	}
+	m.edit("many", replicas(2000))
+	m.settle()
+	if got := len(m.tasks()); got != 2000 {
+		t.Errorf("tasks of 2000 replicas: got %d", got)
+	}
+	m.edit("many", replicas(3))
+	m.settle()
+	if got := len(m.tasks()); got != 3 || m.running("many") != 3 {
+		t.Errorf("tasks of 3 replicas: got %d, of which %d run", got, m.running("many"))
+	}
+}

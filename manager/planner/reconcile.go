@@ -35,16 +35,19 @@ func (r *run) replicated() {
 }
 
 // grow takes the lowest free numbers for n more slots. A slot that is being dropped is taken up again; its new task
-// waits for the old one to stop.
+// waits for the old one to stop. Numbers above all known ones are left to extend.
 func (r *run) grow(n int) {
-	r.wants = slices.Grow(r.wants, n)
 	number := uint64(1)
 	known := len(r.views)
 	for i := 0; n > 0; number++ {
 		for i < known && r.views[i].slot.key.number < number {
 			i++
 		}
-		if i == known || r.views[i].slot.key.number > number {
+		if i == known {
+			r.more, r.number = n, number
+			return
+		}
+		if r.views[i].slot.key.number > number {
 			r.wants = append(r.wants, r.want(slotKey{number: number}, nil))
 			n--
 			continue
