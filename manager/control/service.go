@@ -216,7 +216,7 @@ func (s *Server) reendpoint(v *raftstore.View, id string, next *swarmv1.ServiceS
 		return append(changes, raftstore.Create(&swarmv1.Endpoint{ServiceId: id, Spec: next.GetEndpointSpec(), Ports: ports, VirtualIps: vips})), nil
 	}
 	row := old.CloneVT()
-	row.Spec, row.Ports, row.VirtualIps = next.GetEndpointSpec(), ports, vips
+	row.Spec, row.Ports, row.VirtualIps, row.Unmet = next.GetEndpointSpec(), ports, vips, ""
 	if row.EqualVT(old) {
 		return changes, nil
 	}
