@@ -172,7 +172,8 @@ func (a *app) runNodePs(ctx context.Context, o taskListOptions, refs []string) e
 			}
 			filter.NodeIds = append(filter.NodeIds, n.Node.Id)
 		}
-		return a.listTasks(ctx, c, o, filter)
+		_, err := a.listTasks(ctx, c, o, filter)
+		return err
 	})
 }
 

@@ -87,6 +87,20 @@ func placementHint(u *swarmv1.Unplaced, image string) string {
 	return ""
 }
 
+// orderHint is the remedy of a start-first update whose new tasks wait for what the old ones hold; "" when that is not why.
+func orderHint(service *swarmv1.ServiceInfo, t *swarmv1.TaskInfo) string {
+	if service.GetRevision().GetSpec().GetUpdateConfig().GetOrder() != swarmv1.UpdateConfig_START_FIRST || t.GetStatus().GetState() > swarmv1.TaskState_PENDING || t.GetTask().GetReplaces() == "" || t.GetTask().GetRestarts().GetAttempts() > 0 {
+		return ""
+	}
+	for _, r := range t.GetStatus().GetUnplaced().GetRefusals() {
+		switch r.GetFilter() {
+		case "cpu", "memory", "generic", "port", "max-replicas", "address":
+			return "let old tasks stop before new ones start with `swarm service update --force --update-order stop-first " + service.GetService().GetName() + "`"
+		}
+	}
+	return ""
+}
+
 func loadHint(image string) string {
 	return "bring the image with `docker save " + image + " | swarm image load`, or use one that a registry has"
 }

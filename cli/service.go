@@ -152,13 +152,17 @@ func serviceRow(s *swarmv1.ServiceInfo, short bool) row {
 			published = append(published, p)
 		}
 	}
+	held := portList(published)
+	if why := s.GetEndpoint().GetUnmet(); why != "" {
+		held = strings.TrimSpace(held + " (waits: " + why + ")")
+	}
 	update := ""
 	if u := s.GetService().GetUpdateStatus(); u.GetState() != swarmv1.UpdateStatus_UNKNOWN {
 		update = enumWord(u.GetState())
 	}
 	return row{
 		"ID": id, "Name": s.GetService().GetName(), "Mode": modeWord(asked.GetMode()), "Replicas": replicasWord(s),
-		"Image": shortImage(asked.GetTaskTemplate().GetContainerSpec().GetImage()), "Ports": portList(published),
+		"Image": shortImage(asked.GetTaskTemplate().GetContainerSpec().GetImage()), "Ports": held,
 		"Revision": fmt.Sprint(s.GetService().GetRevision()), "UpdateStatus": update,
 	}
 }
@@ -193,16 +197,28 @@ func (a *app) runServicePs(ctx context.Context, o taskListOptions, refs []string
 		return err
 	}
 	return a.with(ctx, func(c client) error {
+		services := map[string]*swarmv1.ServiceInfo{}
 		if err := a.onEach(refs, func(ref string) error {
 			s, err := c.GetService(ctx, &swarmv1.GetRequest{Id: ref})
 			if err == nil {
 				filter.ServiceIds = append(filter.ServiceIds, s.Service.Id)
+				services[s.Service.Id] = s
+				if why := s.GetEndpoint().GetUnmet(); why != "" {
+					printf(a.Err, "service %s was rolled back and does not have its former ports and addresses yet: %s\n", s.Service.GetName(), why)
+				}
 			}
 			return err
 		}); err != nil {
 			return err
 		}
-		return a.listTasks(ctx, c, o, filter)
+		tasks, err := a.listTasks(ctx, c, o, filter)
+		for _, t := range tasks {
+			if hint := orderHint(services[t.GetTask().GetServiceId()], t); hint != "" {
+				printf(a.Err, "the update of service %s waits for what its old tasks hold: %s\n", t.GetServiceName(), hint)
+				delete(services, t.GetTask().GetServiceId())
+			}
+		}
+		return err
 	})
 }
 

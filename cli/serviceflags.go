@@ -177,7 +177,7 @@ func (o *serviceFlags) registerHealth() {
 func (o *serviceFlags) registerPolicies(defaults func(string) string) {
 	f := o.set
 	f.Var(&o.restartCondition, "restart-condition", `Restart when condition is met ("none", "on-failure", "any")`+defaults(`"any"`))
-	f.DurationVar(&o.restartDelay, "restart-delay", 0, "Delay between restart attempts (ns|us|ms|s|m|h)"+defaults("5s"))
+	f.DurationVar(&o.restartDelay, "restart-delay", 0, "Delay between restart attempts; it grows with every failure in a row, up to 16 times (ns|us|ms|s|m|h)"+defaults("5s"))
 	f.Uint64Var(&o.restartAttempts, "restart-max-attempts", 0, "Maximum number of restarts before giving up")
 	f.DurationVar(&o.restartWindow, "restart-window", 0, "Window used to evaluate the restart policy (ns|us|ms|s|m|h)")
 

@@ -384,9 +384,13 @@ func taskFailure(t *swarmv1.TaskInfo, what string) *failure {
 
 func placementFailure(service *swarmv1.ServiceInfo, tasks []*swarmv1.TaskInfo, desired int) *failure {
 	u := tasks[0].GetStatus().GetUnplaced()
+	hint := orderHint(service, tasks[0])
+	if hint == "" {
+		hint = placementHint(u, shortImage(service.GetRevision().GetSpec().GetTaskTemplate().GetContainerSpec().GetImage()))
+	}
 	return &failure{
 		reason:   fmt.Sprintf("%d of %d tasks cannot be placed: %s", len(tasks), max(desired, len(tasks)), unplacedLine(u)),
-		unplaced: u, hint: placementHint(u, shortImage(service.GetRevision().GetSpec().GetTaskTemplate().GetContainerSpec().GetImage())),
+		unplaced: u, hint: hint,
 	}
 }
 
@@ -427,6 +431,9 @@ func (s *settler) updateFailure(state swarmv1.UpdateStatus_State, service *swarm
 	reason := service.GetService().GetUpdateStatus().GetMessage()
 	if !strings.HasPrefix(reason, what) { // Managers begin with the same words where they have more to say.
 		reason = strings.TrimSuffix(what+": "+reason, ": ")
+	}
+	if why := service.GetEndpoint().GetUnmet(); why != "" {
+		reason += "; it does not have its former ports and addresses yet: " + why
 	}
 	f := &failure{reason: reason}
 	for _, failed := range s.failures {

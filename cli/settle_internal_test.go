@@ -288,3 +288,30 @@ func TestPlacementHints(t *testing.T) {
 		}
 	}
 }
+
+// A start-first update that waits for what the old tasks hold has a remedy of its own.
+func TestSettle_StuckStartFirst(t *testing.T) {
+	stuck := unplaced(1, "port")
+	stuck.Task.Replaces = "old"
+	scene := replicated(1).with(stuck)
+	scene.service.Revision.Spec.UpdateConfig = &swarmv1.UpdateConfig{Order: swarmv1.UpdateConfig_START_FIRST}
+	if got, want := placementFailure(scene.service, scene.tasks, 1).hint, "`swarm service update --force --update-order stop-first web`"; !strings.Contains(got, want) {
+		t.Errorf("hint: got %q, want %s in it", got, want)
+	}
+	scene.service.Revision.Spec.UpdateConfig.Order = swarmv1.UpdateConfig_STOP_FIRST
+	if got := placementFailure(scene.service, scene.tasks, 1).hint; !strings.Contains(got, "another port") {
+		t.Errorf("hint of a stop-first update: got %q", got)
+	}
+}
+
+func TestTaskRow_RestartThatIsWaitedFor(t *testing.T) {
+	x := tsk(1, 1, swarmv1.TaskState_PENDING)
+	x.Task.Restarts, x.Task.StartAfter = &swarmv1.RestartHistory{Attempts: 4}, timestamppb.New(start.Add(20*time.Second))
+	row := taskRow(x, taskListOptions{}, false, start)
+	if row["Error"] != `"restart 4 in 20s"` || row["Restarts"] != "4" || row["StartAfter"] != start.Add(20*time.Second).UTC().Format(time.RFC3339Nano) {
+		t.Errorf("row of a task that waits: got %v", row)
+	}
+	if got := taskRow(x, taskListOptions{}, false, start.Add(time.Minute))["Error"]; got != "" {
+		t.Errorf("error after the time: got %q", got)
+	}
+}

@@ -41,7 +41,7 @@ var taskListing = listing{
 		{"Error", "ERROR"},
 		{"Ports", "PORTS"},
 	},
-	more: []column{{"ServiceID", "SERVICE ID"}, {"NodeID", "NODE ID"}, {"State", "STATE"}, {"Slot", "SLOT"}, {"Revision", "REVISION"}, {"Addresses", "ADDRESSES"}},
+	more: []column{{"ServiceID", "SERVICE ID"}, {"NodeID", "NODE ID"}, {"State", "STATE"}, {"Slot", "SLOT"}, {"Revision", "REVISION"}, {"Addresses", "ADDRESSES"}, {"Restarts", "RESTARTS"}, {"StartAfter", "START AFTER"}},
 }
 
 func (a *app) newTaskLs() *cobra.Command {
@@ -61,7 +61,8 @@ func (a *app) newTaskLs() *cobra.Command {
 					}
 					filter.ServiceIds = append(filter.ServiceIds, s.Service.Id)
 				}
-				return a.listTasks(c.Context(), cl, o, filter)
+				_, err = a.listTasks(c.Context(), cl, o, filter)
+				return err
 			})
 		},
 	})
@@ -70,23 +71,23 @@ func (a *app) newTaskLs() *cobra.Command {
 }
 
 // listTasks prints the tasks that fit the filter, with those that came before in their slots below them.
-func (a *app) listTasks(ctx context.Context, c client, o taskListOptions, filter *swarmv1.Filter) error {
+func (a *app) listTasks(ctx context.Context, c client, o taskListOptions, filter *swarmv1.Filter) ([]*swarmv1.TaskInfo, error) {
 	_, rest, err := parseFilters(o.filters, append([]string{"service"}, taskFilters...)...)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, ref := range rest["node"] {
 		n, err := findNode(ctx, c, ref)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		filter.NodeIds = append(filter.NodeIds, n.Node.Id)
 	}
 	r, err := c.ListTasks(ctx, &swarmv1.ListRequest{Filter: filter})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return a.list(taskListing, o.format, taskRows(r.Tasks, o, a.Now()))
+	return r.Tasks, a.list(taskListing, o.format, taskRows(r.Tasks, o, a.Now()))
 }
 
 // taskRows sorts by service and slot, newest first, and marks history as Docker does.
@@ -135,6 +136,9 @@ func taskRow(t *swarmv1.TaskInfo, o taskListOptions, history bool, now time.Time
 		node = task.GetNodeId()
 	}
 	failure := taskError(st)
+	if next := restartIn(task, st, now); next != "" {
+		failure = next
+	}
 	if failure != "" {
 		failure = `"` + failure + `"`
 	}
@@ -160,7 +164,17 @@ func taskRow(t *swarmv1.TaskInfo, o taskListOptions, history bool, now time.Time
 		"ServiceID": task.GetServiceId(), "NodeID": task.GetNodeId(), "State": enumWord(st.GetState()),
 		"Slot": fmt.Sprint(task.GetSlot()), "Revision": fmt.Sprint(task.GetRevision()),
 		"Addresses": addressList(task.GetNetworks()),
+		"Restarts":  fmt.Sprint(task.GetRestarts().GetAttempts()), "StartAfter": stamp(task.GetStartAfter()),
 	}
+}
+
+// restartIn is "restart 4 in 20s" of a task that waits for the restart delay, "" for others.
+func restartIn(task *swarmv1.Task, st *swarmv1.TaskStatus, now time.Time) string {
+	left := task.GetStartAfter().AsTime().Sub(now)
+	if task.GetRestarts().GetAttempts() == 0 || st.GetState() > swarmv1.TaskState_READY || task.GetDesiredState() > swarmv1.TaskState_RUNNING || left <= 0 {
+		return ""
+	}
+	return fmt.Sprintf("restart %d in %s", task.GetRestarts().GetAttempts(), max(left.Round(time.Second), time.Second))
 }
 
 // addressList is a task's addresses on overlay networks, in the order of its interfaces.
