@@ -66,17 +66,20 @@ func (s *Server) align(ctx context.Context, id string) (met bool, err error) {
 	if !errdefs.IsAlreadyExists(err) && !errdefs.IsResourceExhausted(err) && !errdefs.IsFailedPrecondition(err) {
 		return err == nil, err
 	}
-	why := err.Error()
-	return false, s.alignTo(ctx, func(v *raftstore.View) ([]*swarmv1.Change, error) {
+	why, news := err.Error(), false
+	err = s.alignTo(ctx, func(v *raftstore.View) ([]*swarmv1.Change, error) {
 		rev, endpoint := endpointOf(v, id)
 		if rev == nil || endpoint.GetUnmet() == why || aligned(v, endpoint, rev.GetSpec()) {
 			return nil, nil
 		}
-		s.log.Warn("a service that was rolled back cannot have its former ports and addresses yet", "service", id, "err", why)
 		row := endpoint.CloneVT()
-		row.Unmet = why
+		row.Unmet, news = why, true
 		return []*swarmv1.Change{raftstore.Update(row)}, nil
 	})
+	if news {
+		s.log.Warn("a service that was rolled back cannot have its former ports and addresses yet", "service", id, "err", why)
+	}
+	return false, err
 }
 
 // alignTo writes the changes if there are any. A service that is gone needs none.
