@@ -40,11 +40,10 @@ func (r *rules) frameChains() []*nft.Chain {
 			nft.Equal([]byte{0x01, 0x80, 0xc2, 0, 0, 0}), byCable(prefix), nft.Drop())
 	}
 	for _, f := range r.families() {
-		subnet, gateway := r.rangeOf(f), r.in(f, hostnet.Nth(r.subnet, 1))
-		for _, prefix := range []string{cablePrefix, apartPrefix} {
-			door.Add(etherType(f.EtherType()), f.DstIn(expr.CmpOpEq, subnet), f.LoadDst(nft.Reg), nft.NotEqual(gateway.AsSlice()),
-				byCable(prefix), nft.Drop())
-		}
+		subnet, gateway, mates := r.rangeOf(f), r.in(f, hostnet.Nth(r.subnet, 1)), r.sets(f)[mateSet]
+		inside := nft.Join(etherType(f.EtherType()), f.DstIn(expr.CmpOpEq, subnet), f.LoadDst(nft.Reg), nft.NotEqual(gateway.AsSlice()))
+		door.Add(inside, byCable(apartPrefix), nft.Drop())
+		door.Add(inside, &expr.Lookup{SourceRegister: nft.Reg, SetName: mates.Name, SetID: mates.ID, Invert: true}, byCable(cablePrefix), nft.Drop())
 	}
 	return append(r.senderChains(), apart, door)
 }
@@ -71,6 +70,8 @@ func (r *rules) senderChains() []*nft.Chain {
 	ownSource := r.owned(ipv6, ether, payload(expr.PayloadBaseNetworkHeader, ipv6.Src, 16))
 	sender.Add(ofIPv6(neighbourAdvertisement), ownTarget, ownSource, nft.Return())
 	sender.Add(ofIPv6(neighbourAdvertisement), nft.Drop())
+	// Answers to the host apart, nothing is for a link-local address: the host would look for it.
+	sender.Add(etherType(ipv6.EtherType()), ipv6.DstIn(expr.CmpOpEq, linkLocals()), nft.Drop())
 	sender.Add(etherType(ipv6.EtherType()), ownSource, nft.Return())
 	// Frames with a VLAN tag, other protocols, DHCP from no address: nothing that a task needs.
 	sender.Add(nft.Drop())
@@ -115,6 +116,8 @@ func ownElements(f nft.Family, cable string, mac net.HardwareAddr, addr netip.Ad
 	}
 	return out
 }
+
+func linkLocals() netip.Prefix { return netip.MustParsePrefix("fe80::/10") }
 
 // linkLocal is the address that the kernel makes of a hardware address (RFC 4291, appendix A).
 func linkLocal(mac net.HardwareAddr) netip.Addr {

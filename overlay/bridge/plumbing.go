@@ -258,18 +258,21 @@ func port(t *attached) string {
 	return cable.PortName(cablePrefix, t.TaskID)
 }
 
-// cable is a task's connection.
+// cable is a task's connection. The gateway is its only neighbour: the kernel counts the neighbours of all namespaces
+// together, and a task that looked for many would leave none to the host.
 func (p *plumbing) cable(t *attached) cable.Cable {
 	r := t.Result
 	c := cable.Cable{
 		Port: port(t), Bridge: p.index, Group: p.group(), MTU: p.mtu,
-		Interface: r.Interface, MAC: macOf(r.Address.Addr()), Addresses: []netip.Prefix{r.Address}, Gateways: []netip.Addr{r.Gateway},
+		Interface: r.Interface, MAC: macOf(r.Address.Addr()), Addresses: []netip.Prefix{single(r.Address)}, Gateways: []netip.Addr{r.Gateway},
 	}
 	if r.Address6.IsValid() {
-		c.Addresses, c.Gateways = append(c.Addresses, r.Address6), append(c.Gateways, r.Gateway6)
+		c.Addresses, c.Gateways = append(c.Addresses, single(r.Address6)), append(c.Gateways, r.Gateway6)
 	}
 	return c
 }
+
+func single(p netip.Prefix) netip.Prefix { return netip.PrefixFrom(p.Addr(), p.Addr().BitLen()) }
 
 // plug connects the task's namespace to the bridge.
 func (p *plumbing) plug(t *attached) error {

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -35,10 +36,12 @@ const portDst = 2
 // A table of the same name in the bridge family judges frames, also those that never come to the host's own hooks:
 //
 //	set own4: cable . hardware address . address   who sends by which cable; what `inner` and `open` say of addresses rests on it
+//	set mates4: addresses of tasks that are not apart
 //	source (prerouting): what comes by a cable passes `sender`, before the bridge learns from it
 //	sender: a task sends as itself, and answers for itself alone
 //	apart (forward): nothing goes to or comes from a task that is apart, other than by the host
-//	door (input): what is sent to the host is for the host, or for elsewhere: not for a neighbour, nor for bridges themselves
+//	door (input): what is sent to the host is for the host, for elsewhere, or from one task that is not apart to another:
+//	      for no other address of the range, which the host would look for, nor for bridges themselves
 //
 // Ports come and go as elements: the rules are the same for any number of them.
 type rules struct {
@@ -87,10 +90,11 @@ const (
 	innerSet
 	openSet
 	ownSet
+	mateSet
 	setCount
 )
 
-// sets of one family: any, one, inner, open; and own, in the table of frames.
+// sets of one family: any, one, inner, open; and own and mates, in the table of frames.
 func (r *rules) sets(f nft.Family) [setCount]*nftables.Set {
 	id := uint32(f.Number) * 10
 	to := nftables.MustConcatSetType(f.Address, nftables.TypeInetService)
@@ -109,6 +113,7 @@ func (r *rules) sets(f nft.Family) [setCount]*nftables.Set {
 			Table: r.frames(), ID: id + 4, Name: "own" + f.Digit, Concatenation: true,
 			KeyType: nftables.MustConcatSetType(nftables.TypeIFName, nftables.TypeEtherAddr, f.Address),
 		},
+		{Table: r.frames(), ID: id + 5, Name: "mates" + f.Digit, KeyType: f.Address},
 	}
 }
 
@@ -120,6 +125,9 @@ func (r *rules) elements(f nft.Family, uses map[netip.Addr]use) (out [setCount][
 			continue
 		}
 		out[ownSet] = append(out[ownSet], ownElements(f, u.cable, macOf(first), addr)...)
+		if strings.HasPrefix(u.cable, cablePrefix) {
+			out[mateSet] = append(out[mateSet], nftables.SetElement{Key: addr.AsSlice()})
+		}
 		for _, p := range u.ports {
 			key := portKey(p)
 			e := nftables.SetElement{Key: key, Val: append(addr.AsSlice(), nft.Port(p.Target)...)}
@@ -271,6 +279,9 @@ func (r *rules) filters() []*nft.Chain {
 		}
 	}
 	for _, f := range r.families() {
+		if f.Of(linkLocals().Addr()) {
+			outward.Add(f.Is(), f.DstIn(expr.CmpOpEq, linkLocals()), nft.Drop()) // An answer to nobody.
+		}
 		// A neighbour is looked for on the bridge alone.
 		inner := r.sets(f)[innerSet]
 		outward.Add(r.to(expr.CmpOpNeq), f.Is(), f.LoadSrc(nft.Reg), &expr.Lookup{SourceRegister: nft.Reg, SetName: inner.Name, SetID: inner.ID},

@@ -34,6 +34,9 @@ var containerSysctls = map[string]string{
 	"ipv4.ping_group_range":           "0 2147483647",
 	"ipv4.conf.all.rp_filter":         "0",
 	"ipv4.conf.default.rp_filter":     "0",
+	// A redirect would make a neighbour of an address that lies behind the gateway.
+	"ipv4.conf.all.accept_redirects":     "0",
+	"ipv4.conf.default.accept_redirects": "0",
 }
 
 // Cable is one connection.
@@ -48,8 +51,9 @@ type Cable struct {
 	// Interface names the container's end.
 	Interface string
 	MAC       net.HardwareAddr
+	// Addresses with the ranges in which the container looks for neighbours by itself.
 	Addresses []netip.Prefix
-	// Gateways of the default routes, at most one of each family.
+	// Gateways of the default routes, at most one of each family. They need not lie in those ranges.
 	Gateways []netip.Addr
 }
 
@@ -104,14 +108,18 @@ func (c Cable) hasIPv6() bool {
 	return slices.ContainsFunc(c.Addresses, func(p netip.Prefix) bool { return p.Addr().Is6() })
 }
 
-// ipv6Sysctls: an address of ours is unique and usable at once; an interface without
-// one makes no addresses of its own.
+// ipv6Sysctls: an address of ours is unique and usable at once; the interface makes no addresses
+// of its own. A link-local one would make neighbours of 2^64 others: the kernel counts the
+// neighbours of all network namespaces together, and gives a host none beyond its threshold.
 func (c Cable) ipv6Sysctls() map[string]string {
 	conf, disable := "ipv6/conf/"+c.Interface+"/", "1"
 	if c.hasIPv6() {
 		disable = "0"
 	}
-	return map[string]string{conf + "disable_ipv6": disable, conf + "accept_dad": "0", conf + "accept_ra": "0"}
+	return map[string]string{
+		conf + "addr_gen_mode": "1", conf + "disable_ipv6": disable,
+		conf + "accept_dad": "0", conf + "accept_ra": "0", conf + "accept_redirects": "0",
+	}
 }
 
 // configure sets addresses and default route at the container's end.
@@ -133,7 +141,9 @@ func (c Cable) configure(far *netlink.Handle) error {
 		return fmt.Errorf("interface %s: %w", c.Interface, err)
 	}
 	for _, gw := range c.Gateways {
-		if err := far.RouteAdd(&netlink.Route{LinkIndex: eth.Attrs().Index, Gw: gw.AsSlice()}); err != nil {
+		link := eth.Attrs().Index
+		to := &netlink.Route{LinkIndex: link, Dst: hostnet.IPNet(netip.PrefixFrom(gw, gw.BitLen())), Scope: netlink.SCOPE_LINK}
+		if err := errors.Join(far.RouteAdd(to), far.RouteAdd(&netlink.Route{LinkIndex: link, Gw: gw.AsSlice()})); err != nil {
 			return fmt.Errorf("route by %s: %w", gw, err)
 		}
 	}
