@@ -8,5 +8,5 @@
 //
 // The store refuses to interpret what is written, and to keep logs of finished tasks beyond a bound of bytes and age.
 // worker calls it through its LogStore interface; cmd makes it. Goroutines, in Run: one reads inotify events for all
-// sources, one copies; readers copy what they are about to read themselves. Linux only.
+// sources, one polls those that cannot be watched, one copies; readers copy what they are about to read themselves. Linux only.
 package logs

@@ -32,6 +32,8 @@ type Config struct {
 	// RetainBytes and RetainAge bound the logs of tasks that are history; defaults 512 MB and a week.
 	RetainBytes int64
 	RetainAge   time.Duration
+
+	inotify func() (int, error)
 }
 
 // Defaults of Config.
@@ -80,12 +82,11 @@ func New(cfg Config, deps Deps) (*Store, error) {
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open logs: %w", err)
 	}
-	watch, err := newWatcher()
-	if err != nil {
-		return nil, fmt.Errorf("open logs: %w", err)
+	if cfg.inotify == nil {
+		cfg.inotify = newInotify
 	}
 	s := &Store{
-		cfg: cfg, log: deps.Log, watch: watch, late: newLate(),
+		cfg: cfg, log: deps.Log, watch: newWatcher(cfg.inotify), late: newLate(),
 		journals: map[string]*journal{}, dirty: map[*journal]bool{}, wake: make(chan struct{}, 1),
 	}
 	if err := s.open(); err != nil {
@@ -144,6 +145,7 @@ func (s *Store) Run(ctx context.Context) error {
 		}
 		return err
 	})
+	g.Go(func() error { s.watch.poll(ctx, s.mark); return nil })
 	g.Go(func() error { return s.copy(ctx) })
 	g.Go(func() error { return s.runLate(ctx) })
 	return g.Wait()
@@ -155,8 +157,8 @@ func (s *Store) follow(j *journal) {
 		if src == nil {
 			continue
 		}
-		if err := s.watch.add(src.f.Name(), j); err != nil { // the output is still copied when it is read, and at the end
-			s.log.Warn("follow output", "task", j.task.Id, "err", err)
+		if err := s.watch.add(src.f.Name(), j); err != nil {
+			s.log.Warn("output is looked at once a second, because it cannot be watched", "task", j.task.Id, "err", err)
 		}
 	}
 	s.mark(j)

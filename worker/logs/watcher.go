@@ -4,32 +4,49 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"os"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"swarm/internal/pause"
 )
 
-// watcher tells which journals' sources grow, by one inotify instance for all of them.
+// watcher tells which journals' sources grow, by one inotify instance for all of them. Root in a container is the host's
+// root, and has as many instances and watches as that: while there is none for us, sources are polled.
 type watcher struct {
-	f *os.File // the inotify instance; reading it parks the goroutine in Go's poller
+	inotify func() (int, error)
+	opened  chan struct{} // closed with the first instance
+	blind   chan struct{} // one token: there are files that are polled
 
-	mu    sync.Mutex // guards what follows
-	byWD  map[int32]*journal
-	wdsOf map[*journal][]int32
+	mu     sync.Mutex // guards what follows
+	f      *os.File   // the instance, nil: not yet; reading it parks the goroutine in Go's poller
+	closed bool
+	byWD   map[int32]*journal
+	wdsOf  map[*journal][]int32
+	polled map[string]*journal // by path
 }
 
-func newWatcher() (*watcher, error) {
-	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
-	if err != nil {
-		return nil, fmt.Errorf("inotify: %w", err)
+func newWatcher(inotify func() (int, error)) *watcher {
+	return &watcher{
+		inotify: inotify, opened: make(chan struct{}), blind: make(chan struct{}, 1),
+		byWD: map[int32]*journal{}, wdsOf: map[*journal][]int32{}, polled: map[string]*journal{},
 	}
-	return &watcher{f: os.NewFile(uintptr(fd), "inotify"), byWD: map[int32]*journal{}, wdsOf: map[*journal][]int32{}}, nil
 }
+
+func newInotify() (int, error) { return unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK) }
 
 // close ends run.
-func (w *watcher) close() { _ = w.f.Close() }
+func (w *watcher) close() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.closed = true
+	if w.f != nil {
+		_ = w.f.Close()
+	}
+}
 
 // control calls fn with the descriptor, unless it is closed.
 func (w *watcher) control(fn func(fd int)) error {
@@ -40,9 +57,30 @@ func (w *watcher) control(fn func(fd int)) error {
 	return raw.Control(func(fd uintptr) { fn(int(fd)) })
 }
 
+// add begins to watch a file. With an error the file is polled, until it can be watched.
 func (w *watcher) add(path string, j *journal) error {
 	w.mu.Lock() // held across the call, so that no event comes before its watch is known
 	defer w.mu.Unlock()
+	err := w.addLocked(path, j)
+	if err != nil && !w.closed {
+		w.polled[path] = j
+		w.pollSoon()
+	}
+	return err
+}
+
+func (w *watcher) addLocked(path string, j *journal) error {
+	if w.f == nil && !w.closed {
+		fd, err := w.inotify()
+		if err != nil {
+			return fmt.Errorf("inotify: %w", err)
+		}
+		w.f = os.NewFile(uintptr(fd), "inotify")
+		close(w.opened)
+	}
+	if w.closed {
+		return os.ErrClosed
+	}
 	var wd int
 	var err error
 	if cerr := w.control(func(fd int) { wd, err = unix.InotifyAddWatch(fd, path, unix.IN_MODIFY) }); cerr != nil {
@@ -59,11 +97,56 @@ func (w *watcher) add(path string, j *journal) error {
 func (w *watcher) drop(j *journal) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	maps.DeleteFunc(w.polled, func(_ string, of *journal) bool { return of == j })
 	for _, wd := range w.wdsOf[j] {
 		delete(w.byWD, wd)
 		_ = w.control(func(fd int) { _, _ = unix.InotifyRmWatch(fd, uint32(wd)) }) // gone with its file already, perhaps
 	}
 	delete(w.wdsOf, j)
+}
+
+// pollEvery is how often files that cannot be watched are looked at.
+const pollEvery = time.Second
+
+func (w *watcher) pollSoon() {
+	select {
+	case w.blind <- struct{}{}:
+	default:
+	}
+}
+
+// poll tells mark of the journals whose files are not watched, and tries to watch them, until the end of ctx.
+func (w *watcher) poll(ctx context.Context, mark func(*journal)) {
+	for {
+		select {
+		case <-w.blind:
+		case <-ctx.Done():
+			return
+		}
+		if pause.For(ctx, pollEvery) != nil {
+			return
+		}
+		for _, j := range w.retry() {
+			mark(j)
+		}
+	}
+}
+
+// retry tries to watch what is polled, and returns whose it was: they may have grown before they were watched.
+func (w *watcher) retry() []*journal {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var all []*journal
+	for path, j := range w.polled {
+		all = append(all, j)
+		if w.addLocked(path, j) == nil {
+			delete(w.polled, path)
+		}
+	}
+	if len(w.polled) > 0 {
+		w.pollSoon()
+	}
+	return all
 }
 
 // gathering is how long events gather after some have been read. A first line is followed at once; to those who write
@@ -73,6 +156,11 @@ const gathering = 10 * time.Millisecond
 
 // run tells mark of every journal with news, until close or the end of ctx.
 func (w *watcher) run(ctx context.Context, mark func(*journal)) error {
+	select {
+	case <-w.opened:
+	case <-ctx.Done():
+		return nil
+	}
 	buf := make([]byte, 64<<10)
 	timer := time.NewTimer(gathering)
 	defer timer.Stop()
