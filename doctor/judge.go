@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"swarm/internal/sysctl"
 )
 
 // Judge says what the observations mean. Its order is that of a host's layers, from the kernel up.
@@ -141,9 +143,6 @@ func percentUsed(total, free uint64) int {
 	return int((total - min(free, total)) * 100 / total)
 }
 
-// neighbours is room for a hundred containers that each talk to a hundred and sixty others.
-const neighbours = 16384
-
 func judgeSysctls(settings []Sysctl, fw Firewall) []Finding {
 	v := verdict{subject: "sysctl"}
 	values := map[string]Sysctl{}
@@ -169,11 +168,16 @@ func judgeSysctls(settings []Sysctl, fw Firewall) []Finding {
 		v.add(Warning, sysctlBridge+" is 1: the firewall's FORWARD rules also judge packets between containers of this host",
 			"sysctl -w net.bridge.bridge-nf-call-iptables=0, unless another container engine on this host needs it")
 	}
-	for _, key := range []string{sysctlNeighbours, sysctlNeighbours6} {
-		// What the kernel has by default is enough for few containers that talk to few others each.
-		if n, err := strconv.Atoi(values[key].Value); err == nil && n < neighbours {
-			v.add(Note, fmt.Sprintf("%s is %d, for the neighbours of all containers of this host together: beyond, connections fail with \"No buffer space available\", and the kernel logs \"neighbour table overflow\"", key, n),
-				fmt.Sprintf("where many containers talk to many others: sysctl -w %s=%d, and the same line in /etc/sysctl.d/90-swarm.conf", key, neighbours))
+	for _, l := range sysctl.Limits() {
+		f := values[l.Key]
+		n, err := strconv.ParseInt(f.Value, 10, 64)
+		switch {
+		case err != nil || n >= l.Least:
+		case f.Fixed:
+			v.add(Warning, fmt.Sprintf("%s is %d and cannot be raised from here: one container can use it up, and then %s", l.Key, n, l.Why),
+				fmt.Sprintf("sysctl -w %s=%d where it can be written, and the same line in /etc/sysctl.d/90-swarm.conf", l.Key, l.Least))
+		default:
+			v.add(Note, fmt.Sprintf("%s is %d: the daemon raises it to %d when it starts", l.Key, n, l.Least), "")
 		}
 	}
 	return v.orOK("ip_forward, rp_filter and bridge-nf-call-iptables let containers talk")

@@ -20,7 +20,7 @@ func well() Observations {
 		Cgroup:   Cgroup{Version: 1, Controllers: cgroup},
 		Ports:    []Port{{Network: "tcp", Number: 2377, For: "the cluster", Flag: "--listen-addr"}},
 		MTU:      1500,
-		Sysctls:  []Sysctl{{Key: sysctlForward, Value: "1"}, {Key: sysctlRPFilter, Value: "2"}, {Key: sysctlBridge, Value: "1"}, {Key: sysctlNeighbours, Value: "16384"}},
+		Sysctls:  []Sysctl{{Key: sysctlForward, Value: "1"}, {Key: sysctlRPFilter, Value: "2"}, {Key: sysctlBridge, Value: "1"}, {Key: "fs.inotify.max_user_instances", Value: "8192"}},
 		Clock:    Clock{Synchronised: true, Error: time.Millisecond},
 		Disk: Disk{
 			Path: "/var/lib/swarm", Looked: "/var/lib", Total: 100 << 30, Free: 50 << 30, Inodes: 100, InodesFree: 50,
@@ -98,7 +98,8 @@ func TestJudge(t *testing.T) {
 		{"disk that stalls", func(o *Observations) { o.Disk.SyncSlowest = time.Second }, "disk", Failure, "only after 1s", "worker"},
 		{"no forwarding", func(o *Observations) { o.Sysctls[0].Value = "0" }, "sysctl", Note, "turns it on", ""},
 		{"no forwarding, fixed", func(o *Observations) { o.Sysctls[0].Value, o.Sysctls[0].Fixed = "0", true }, "sysctl", Failure, "cannot be written", "sysctl -w net.ipv4.ip_forward=1"},
-		{"few neighbours", func(o *Observations) { o.Sysctls[3].Value = "1024" }, "sysctl", Note, "gc_thresh3 is 1024", "gc_thresh3=16384"},
+		{"a low limit", func(o *Observations) { o.Sysctls[3].Value = "128" }, "sysctl", Note, "max_user_instances is 128: the daemon raises it to 8192", ""},
+		{"a low limit that stays", func(o *Observations) { o.Sysctls[3] = Sysctl{o.Sysctls[3].Key, "128", true} }, "sysctl", Warning, "cannot be raised", "max_user_instances=8192"},
 		{"strict rp_filter", func(o *Observations) { o.Sysctls[1].Value = "1" }, "sysctl", Warning, "strict", "rp_filter=2"},
 		{"bridged packets judged", func(o *Observations) { o.Firewall.ForwardDrop = []string{"ip filter FORWARD"} }, "sysctl", Warning, "between containers", "bridge-nf-call-iptables=0"},
 		{"forward drop", func(o *Observations) { o.Firewall.ForwardDrop = []string{"ip filter FORWARD"} }, "firewall", Note, "ip filter FORWARD", "nft list chain ip filter FORWARD"},

@@ -3,6 +3,8 @@ package doctor
 import (
 	"net/netip"
 	"time"
+
+	"swarm/internal/sysctl"
 )
 
 // Observations are what was seen, without judgement. An empty reason (the Reason, Problem and Taken fields) means that it
@@ -71,14 +73,15 @@ const (
 	sysctlForward  = "net.ipv4.ip_forward"
 	sysctlRPFilter = "net.ipv4.conf.all.rp_filter"
 	sysctlBridge   = "net.bridge.bridge-nf-call-iptables"
-	// The kernel counts the neighbours of all network namespaces, containers' too, against these.
-	sysctlNeighbours  = "net.ipv4.neigh.default.gc_thresh3"
-	sysctlNeighbours6 = "net.ipv6.neigh.default.gc_thresh3"
 )
 
 // SysctlKeys are the settings that Judge wants to see.
 func SysctlKeys() []string {
-	return []string{sysctlForward, sysctlRPFilter, sysctlBridge, sysctlNeighbours, sysctlNeighbours6}
+	keys := []string{sysctlForward, sysctlRPFilter, sysctlBridge}
+	for _, l := range sysctl.Limits() {
+		keys = append(keys, l.Key)
+	}
+	return keys
 }
 
 // Firewall is the rules of others.

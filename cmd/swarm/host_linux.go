@@ -18,6 +18,7 @@ import (
 	"swarm/cli"
 	"swarm/install"
 	"swarm/internal/disk"
+	"swarm/internal/sysctl"
 	"swarm/overlay/bridge"
 	"swarm/overlay/fabric"
 	"swarm/overlay/hostnet"
@@ -63,6 +64,9 @@ func newHost(o cli.DaemonOptions, log *slog.Logger) (*host, error) {
 		h.runtime = simulated.New(simulated.Config{}, images)
 		return h, nil
 	}
+	if err := sysctl.Raise(raisedLimits(o.RunDir)); err != nil {
+		log.Warn("the kernel's limits that all containers of this host share stay as they are: see swarm doctor", "err", err)
+	}
 	var err error
 	if h.disk, err = disk.NewWatch(o.StateDir, log); err != nil {
 		return nil, err
@@ -77,6 +81,9 @@ func newHost(o cli.DaemonOptions, log *slog.Logger) (*host, error) {
 	h.bridge = b
 	return h, nil
 }
+
+// raisedLimits is the file in which package sysctl notes what it has raised.
+func raisedLimits(runDir string) string { return filepath.Join(runDir, "sysctls") }
 
 // newContainers plugs the runtime together: the embedded containerd, or the one that --containerd-address names.
 func (h *host) newContainers() error {
@@ -238,6 +245,7 @@ func (h *host) changes() []string {
 		"nftables tables swarm-bridge (families inet and bridge) and device swarm0, while tasks use the bridge network",
 		"nftables tables swarm-mesh and swarm-mesh-zones, device swmesh, routing rules and tables, while ports are published on all nodes",
 		"accept rules for these devices in others' chains that drop what is forwarded; net.ipv4.ip_forward and net.ipv6.conf.all.forwarding: as long",
+		"limits of the kernel that containers share, until swarm is uninstalled: see swarm doctor",
 		"cgroup " + h.options.CgroupParent,
 	}
 	return append(changes, install.New(install.Config{}).Units()...)

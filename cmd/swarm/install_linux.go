@@ -17,6 +17,7 @@ import (
 
 	"swarm/cli"
 	"swarm/install"
+	"swarm/internal/sysctl"
 	"swarm/internal/tree"
 	"swarm/overlay/bridge"
 	"swarm/worker/containerd/companion"
@@ -155,7 +156,7 @@ func (i *installer) removeTraces(ctx context.Context) ([]string, error) {
 		return nil, err
 	}
 	defer h.bridge.Close()
-	if err := h.purgeNetworks(ctx); err != nil {
+	if err := errors.Join(h.purgeNetworks(ctx), sysctl.Restore(raisedLimits(i.layout.Run))); err != nil {
 		return nil, err
 	}
 	var removed []string
