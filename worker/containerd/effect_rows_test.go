@@ -78,6 +78,7 @@ func processEffects() []effect {
 		}), "1000\n1001\n1001 2000 3000 4000\n/home/alice"},
 		{"user by number", "id -u; id -g", container(func(s *swarmv1.ContainerSpec) { s.User = "1234:10" }), "1234\n10"},
 		{"root's groups", "id -G", nil, "0 10"},
+		{"bounded terminals", `grep devpts /proc/mounts | grep -o max=.*[0-9] | cut -d" " -f1`, nil, "max=256"},
 		{"terminal", "tty; echo $TERM", container(func(s *swarmv1.ContainerSpec) { s.Tty = true }), "/dev/pts/0\r\nxterm\r"},
 		{"open input", "read line & sleep 0.2; kill %1 && echo still open", container(func(s *swarmv1.ContainerSpec) { s.OpenStdin = true }), "still open"},
 		{"closed input", "read line || echo closed", nil, "closed"},

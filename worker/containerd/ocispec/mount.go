@@ -57,7 +57,10 @@ func mounts(s *specs.Spec, in Input) error {
 	return nil
 }
 
-// kernelMounts are Docker's.
+// maxTerminals bounds a container's pseudo-terminals: the kernel has 4,096 for all mounts of devpts together.
+const maxTerminals = 256
+
+// kernelMounts are Docker's, but for maxTerminals.
 func kernelMounts(in Input) []specs.Mount {
 	c := in.Container.Spec()
 	ro := "ro"
@@ -68,7 +71,7 @@ func kernelMounts(in Input) []specs.Mount {
 	return []specs.Mount{
 		{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
 		{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "strictatime", "mode=755", "size=65536k"}},
-		{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}},
+		{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5", "max=" + strconv.Itoa(maxTerminals)}},
 		{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", ro}},
 		{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"nosuid", "noexec", "nodev", "relatime", ro}},
 		{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}},
