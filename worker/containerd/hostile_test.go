@@ -378,3 +378,46 @@ func TestRuntime_UnpackingEndsWhenTheDiskFills(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// An image declares volumes in volumes: each takes over what the next one has.
+func TestRuntime_CopyOfVolumesEndsWhenTheDiskFills(t *testing.T) {
+	n := newNode(t)
+	const ref, size = "example.com/volumes:1", 32 << 20
+	dir, volumes := "", map[string]struct{}{}
+	var files []containerdtest.File
+	for range 10 {
+		dir += "/v"
+		volumes[dir] = struct{}{}
+		files = append(files, containerdtest.File{Header: tar.Header{Name: dir[1:] + "/", Typeflag: tar.TypeDir, Mode: 0o700}})
+	}
+	files = append(files, containerdtest.File{Header: tar.Header{Name: dir[1:] + "/zeros", Mode: 0o600}, Body: make([]byte, size)})
+	n.load(ref, imagev1.Config{Volumes: volumes}, files...)
+	task := n.container("exit 0", func(w *worker.Container) { w.Spec().Image = ref })
+	id := task.Task.GetId()
+	if err := n.runtime.Prepare(n.Ctx, task); err != nil {
+		t.Fatal(err)
+	}
+	// They are counted as what the container has written.
+	if sizes, err := n.runtime.ContainerSizes(n.Ctx); err != nil || sizes[id] < 10*size {
+		t.Errorf("the container takes %d bytes, %v, want its ten volumes of %d", sizes[id], err, size)
+	}
+	if err := n.runtime.Remove(n.Ctx, id); err != nil {
+		t.Fatal(err)
+	}
+	full := errdefs.ErrResourceExhausted.WithMessage("its disk has 1 MB left")
+	r, err := containerd.New(n.config(), containerd.Deps{Log: n.Log(), Client: n.client, Room: func(bytes int64) error {
+		if bytes > 0 {
+			return full
+		}
+		return nil
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Prepare(n.Ctx, task); !errdefs.IsResourceExhausted(err) || !strings.Contains(err.Error(), full.Error()) {
+		t.Errorf("got %v, want %v", err, full)
+	}
+	if err := r.Remove(n.Ctx, id); err != nil {
+		t.Error(err)
+	}
+}

@@ -19,7 +19,7 @@ import (
 // overlayfs is the snapshotter whose layout writtenTo knows.
 const overlayfs = "overlayfs"
 
-// ContainerSizes is how many bytes each container has written to its own file system. Of one that cannot be counted the size
+// ContainerSizes is how many bytes each container has written to its own file system and to its volumes without a name. Of one that cannot be counted the size
 // is 0 or what was counted, and the log says so: the other containers' sizes are of use without it.
 func (r *Runtime) ContainerSizes(ctx context.Context) (map[string]int64, error) {
 	ctx = namespaced(ctx)
@@ -30,6 +30,10 @@ func (r *Runtime) ContainerSizes(ctx context.Context) (map[string]int64, error) 
 	sizes := make(map[string]int64, len(owned))
 	for _, c := range owned {
 		size, err := r.containerSize(ctx, c)
+		volumes, verr := tree.Size(ctx, filepath.Join(r.taskDir(c.ID), "volumes"))
+		if size += volumes; !errors.Is(verr, fs.ErrNotExist) {
+			err = errors.Join(err, verr)
+		}
 		if ctx.Err() != nil {
 			return nil, fmt.Errorf("sizes of containers: %w", ctx.Err())
 		}

@@ -21,6 +21,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"swarm/internal/disk"
 	"swarm/internal/ident"
 	"swarm/internal/private"
 	"swarm/internal/tree"
@@ -242,12 +243,15 @@ func (r *Runtime) makeVolumes(ctx context.Context, v volumes, rootfs []mount.Mou
 		return nil
 	}
 	return mount.WithReadonlyTempMount(ctx, rootfs, func(root string) error {
-		for _, f := range empty {
-			if err := f.copyUp(ctx, root); err != nil {
-				return fmt.Errorf("volume at %s: copy of the image's files: %w", f.target, err)
+		// An image of a few bytes may declare volumes in volumes, each with a copy of what the next has.
+		return disk.WhileRoom(ctx, r.images.room, func(ctx context.Context) error {
+			for _, f := range empty {
+				if err := f.copyUp(ctx, root); err != nil {
+					return fmt.Errorf("volume at %s: copy of the image's files: %w", f.target, err)
+				}
 			}
-		}
-		return nil
+			return nil
+		})
 	})
 }
 
