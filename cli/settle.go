@@ -3,8 +3,9 @@ package cli
 import (
 	"fmt"
 	"slices"
-	"strings"
 	"time"
+
+	"swarm/internal/spec"
 
 	swarmv1 "swarm/proto/swarm/v1"
 )
@@ -27,6 +28,8 @@ type settler struct {
 	// templates are those of the revisions that are known: tasks of one template need not be replaced by one another.
 	templates map[uint64]uint64
 	caughtUp  bool                                    // the change that is waited for has been seen
+	since     time.Time                               // of the first look after that
+	rolled    *failure                                // why the managers roll the service back
 	failures  map[string]map[string]*swarmv1.TaskInfo // by slot and task id
 
 	stable                   string // what the stable state consists of
@@ -50,24 +53,17 @@ type verdict struct {
 	progress progress
 }
 
-// failure says why a service does not settle.
-type failure struct {
-	// reason is one line: what and why.
-	reason string
-	// task is the one whose logs tell more; nil when none ran.
-	task *swarmv1.TaskInfo
-	// unplaced explains placement, node by node.
-	unplaced *swarmv1.Unplaced
-	hint     string
-}
-
 // progress is what there is to show.
 type progress struct {
 	name             string
 	running, desired int
-	job              bool
-	slots            []slotProgress
-	note             string
+	// ended tasks completed and are not restarted, because the restart policy does not ask for it.
+	ended int
+	// stopping tasks still run although they are to end.
+	stopping int
+	job      bool
+	slots    []slotProgress
+	note     string
 	// verify is how long the tasks still have to stay as they are; only when verifying.
 	verify    time.Duration
 	verifying bool
@@ -94,8 +90,13 @@ func (s *settler) judge(now time.Time, service *swarmv1.ServiceInfo, tasks []*sw
 		v.again = 100 * time.Millisecond // this manager has not heard of the change yet
 		return v
 	}
+	if s.since.IsZero() {
+		s.since = now
+	}
 	template := service.GetRevision().GetTemplate()
 	s.learn(service.GetRevision())
+	state := s.updateState(service)
+	s.noteRollback(state, service)
 	if template != s.template {
 		s.template, s.failures = template, map[string]map[string]*swarmv1.TaskInfo{}
 	}
@@ -106,12 +107,19 @@ func (s *settler) judge(now time.Time, service *swarmv1.ServiceInfo, tasks []*sw
 		return v
 	}
 	ids, extra := s.survey(&v.progress, service, slots)
-	state := s.updateState(service)
+	if v.progress.desired == 0 && service.GetRevision().GetSpec().GetMode().GetReplicated() == nil && now.Sub(s.since) < patience {
+		v.again = patience - now.Sub(s.since) // nobody has counted the nodes yet
+		return v
+	}
 	v.progress.note = updateNote(state, service)
 	if v.failure = s.updateFailure(state, service); v.failure != nil {
 		return v
 	}
-	if len(ids) >= v.progress.desired && extra == 0 {
+	if len(ids)+v.progress.ended >= v.progress.desired && extra == 0 {
+		if s.rolledBack(state) {
+			v.failure = s.rollbackFailure(service)
+			return v
+		}
 		s.verify(now, &v, service, ids)
 		if v.settled && (state == swarmv1.UpdateStatus_UPDATING || state == swarmv1.UpdateStatus_ROLLBACK_STARTED) {
 			v.settled = false // the managers have the last word
@@ -120,6 +128,9 @@ func (s *settler) judge(now time.Time, service *swarmv1.ServiceInfo, tasks []*sw
 	}
 	s.stable = ""
 	s.judgeFailures(now, &v, service, slots)
+	if v.failure != nil && s.rolledBack(state) {
+		v.failure.reason = "the update was rolled back, and the previous specification does not run either: " + v.failure.reason
+	}
 	return v
 }
 
@@ -215,8 +226,8 @@ func (s *settler) current(sl slot) *swarmv1.TaskInfo {
 
 // survey fills in the progress, and returns the ids of the tasks that are as wanted and how many are too many.
 func (s *settler) survey(p *progress, service *swarmv1.ServiceInfo, slots []slot) (ids []string, extra int) {
-	spec := service.GetRevision().GetSpec()
-	replicated := spec.GetMode().GetReplicated()
+	asked := service.GetRevision().GetSpec()
+	replicated := asked.GetMode().GetReplicated()
 	if replicated != nil {
 		p.desired = int(replicated.GetReplicas())
 	} else {
@@ -225,6 +236,7 @@ func (s *settler) survey(p *progress, service *swarmv1.ServiceInfo, slots []slot
 	place := 0
 	for _, sl := range slots {
 		t := s.current(sl)
+		p.stopping += stopping(sl)
 		if replicated == nil && t == nil {
 			continue
 		}
@@ -235,6 +247,9 @@ func (s *settler) survey(p *progress, service *swarmv1.ServiceInfo, slots []slot
 		}
 		if place > p.desired && replicated != nil {
 			continue
+		}
+		if s.ended(service, sl) {
+			p.ended++
 		}
 		if t != nil && s.wanted(t) && t.GetStatus().GetState() == swarmv1.TaskState_RUNNING {
 			ids = append(ids, t.Task.GetId())
@@ -247,6 +262,34 @@ func (s *settler) survey(p *progress, service *swarmv1.ServiceInfo, slots []slot
 	}
 	p.running = len(ids)
 	return ids, extra
+}
+
+// stopping counts the tasks of the slot that still run although they are to end.
+func stopping(sl slot) (n int) {
+	for _, t := range sl.tasks {
+		state := t.GetStatus().GetState()
+		if t.Task.GetDesiredState() > swarmv1.TaskState_RUNNING && state >= swarmv1.TaskState_STARTING && state <= swarmv1.TaskState_RUNNING {
+			n++
+		}
+	}
+	return n
+}
+
+// completed is the task of the slot that ended with 0 and has no successor; nil when there is none.
+func (s *settler) completed(sl slot) *swarmv1.TaskInfo {
+	if t := sl.tasks[0]; s.current(sl) == nil && s.wanted(t) && t.GetStatus().GetState() == swarmv1.TaskState_COMPLETE {
+		return t
+	}
+	return nil
+}
+
+// ended reports whether the slot has done what its service asks for: its task completed and is not to be restarted.
+func (s *settler) ended(service *swarmv1.ServiceInfo, sl slot) bool {
+	return s.completed(sl) != nil && restartPolicyOf(service).GetCondition() != swarmv1.RestartPolicy_ANY
+}
+
+func restartPolicyOf(service *swarmv1.ServiceInfo) *swarmv1.RestartPolicy {
+	return service.GetRevision().GetSpec().GetTaskTemplate().GetRestartPolicy()
 }
 
 func (s *settler) slotProgress(label string, sl slot, t *swarmv1.TaskInfo) slotProgress {
@@ -263,34 +306,14 @@ func (s *settler) slotProgress(label string, sl slot, t *swarmv1.TaskInfo) slotP
 			return out // It is on its way: what became of the one before it was said then.
 		}
 	}
+	if s.completed(sl) != nil {
+		out.state = enumWord(swarmv1.TaskState_COMPLETE)
+		return out
+	}
 	if last := newestFailure(s.failures[sl.key]); last != nil && out.detail == "" {
 		out.detail = failureWord(last)
 	}
 	return out
-}
-
-func newestFailure(failed map[string]*swarmv1.TaskInfo) *swarmv1.TaskInfo {
-	var newest *swarmv1.TaskInfo
-	for _, t := range failed {
-		if newest == nil || t.Task.GetMeta().GetCreatedAt().AsTime().After(newest.Task.GetMeta().GetCreatedAt().AsTime()) {
-			newest = t
-		}
-	}
-	return newest
-}
-
-// failureWord is why a task has failed.
-func failureWord(t *swarmv1.TaskInfo) string {
-	st := t.GetStatus()
-	switch {
-	case st.GetErr() != "":
-		return taskError(st)
-	case st.GetContainerStatus().GetOomKilled():
-		return "it ran out of memory"
-	case st.GetContainerStatus().GetExitCodeUnknown():
-		return "it ended, with an exit code that nobody knows"
-	}
-	return fmt.Sprintf("exit code %d", st.GetContainerStatus().GetExitCode())
 }
 
 // verify waits for the monitor time in which nothing may change.
@@ -302,19 +325,28 @@ func (s *settler) verify(now time.Time, v *verdict, service *swarmv1.ServiceInfo
 	}
 	clear(s.unplacedSince)
 	clear(s.deadSince)
-	spec := service.GetRevision().GetSpec()
-	policy := spec.GetUpdateConfig()
+	asked := service.GetRevision().GetSpec()
+	policy := asked.GetUpdateConfig()
 	if s.rollback {
-		policy = spec.GetRollbackConfig()
+		policy = asked.GetRollbackConfig()
 	}
 	monitor := defaultMonitor
 	if d := policy.GetMonitor().AsDuration(); d > 0 {
 		monitor = d
 	}
-	if v.progress.desired == 0 && spec.GetMode().GetReplicated() != nil {
+	if v.progress.desired == 0 && asked.GetMode().GetReplicated() != nil {
 		monitor = 0
 	}
+	if v.progress.ended > 0 {
+		monitor = max(monitor, patience)
+	}
 	left := monitor - now.Sub(s.stableSince)
+	if n := v.progress.stopping; n > 0 && left <= 0 { // A node that is out of contact may never say that its task has stopped.
+		if v.again = stopGrace(asked) + patience - now.Sub(s.stableSince); v.again > 0 {
+			v.progress.note = fmt.Sprintf("%d task%s still to stop", n, plural(n))
+			return
+		}
+	}
 	if left <= 0 {
 		v.settled = true
 		return
@@ -323,75 +355,12 @@ func (s *settler) verify(now time.Time, v *verdict, service *swarmv1.ServiceInfo
 	v.again = min(left, time.Second)
 }
 
-// judgeFailures looks for what will not get better by itself.
-func (s *settler) judgeFailures(now time.Time, v *verdict, service *swarmv1.ServiceInfo, slots []slot) {
-	wait := func(since map[string]time.Time, key string, is bool) bool {
-		if !is {
-			delete(since, key)
-			return false
-		}
-		if _, ok := since[key]; !ok {
-			since[key] = now
-		}
-		left := patience - now.Sub(since[key])
-		if left > 0 && (v.again == 0 || left < v.again) {
-			v.again = left
-		}
-		return left <= 0
+// stopGrace is how long the tasks of a service may take to stop.
+func stopGrace(asked *swarmv1.ServiceSpec) time.Duration {
+	if d := asked.GetTaskTemplate().GetContainerSpec().GetStopGracePeriod(); d != nil {
+		return d.AsDuration()
 	}
-	var unplaced []*swarmv1.TaskInfo
-	inFlight := false
-	for _, sl := range slots {
-		t, failed := s.current(sl), s.failures[sl.key]
-		if willRollBack(service) {
-			failed = nil // the managers act on these
-		}
-		if len(failed) >= failureLimit {
-			v.failure = taskFailure(newestFailure(failed), fmt.Sprintf("failed %d times", len(failed)))
-			return
-		}
-		if wait(s.deadSince, sl.key, t == nil && len(failed) > 0) {
-			v.failure = taskFailure(newestFailure(failed), "failed and is not restarted")
-			return
-		}
-		stuck := t != nil && t.GetStatus().GetState() == swarmv1.TaskState_PENDING && t.GetStatus().GetUnplaced() != nil
-		if wait(s.unplacedSince, sl.key, stuck) {
-			unplaced = append(unplaced, t)
-		}
-		inFlight = inFlight || t != nil && !stuck && t.GetStatus().GetState() < swarmv1.TaskState_RUNNING
-	}
-	if len(unplaced) > 0 && !inFlight {
-		v.failure = placementFailure(service, unplaced, v.progress.desired)
-	}
-}
-
-// willRollBack reports whether the managers themselves act on a failing update.
-func willRollBack(service *swarmv1.ServiceInfo) bool {
-	return service.GetService().GetUpdateStatus().GetState() == swarmv1.UpdateStatus_UPDATING &&
-		service.GetRevision().GetSpec().GetUpdateConfig().GetFailureAction() == swarmv1.UpdateConfig_ROLLBACK
-}
-
-func taskFailure(t *swarmv1.TaskInfo, what string) *failure {
-	where := ""
-	if node := nodeName(t); node != "" {
-		where = " on " + node
-	}
-	return &failure{
-		reason: fmt.Sprintf("task %s (%s)%s %s: %s", taskName(t), shortID(t.Task.GetId()), where, what, failureWord(t)),
-		task:   t, hint: imageHint(t.GetStatus().GetErr(), t.GetImage()),
-	}
-}
-
-func placementFailure(service *swarmv1.ServiceInfo, tasks []*swarmv1.TaskInfo, desired int) *failure {
-	u := tasks[0].GetStatus().GetUnplaced()
-	hint := orderHint(service, tasks[0])
-	if hint == "" {
-		hint = placementHint(u, shortImage(service.GetRevision().GetSpec().GetTaskTemplate().GetContainerSpec().GetImage()))
-	}
-	return &failure{
-		reason:   fmt.Sprintf("%d of %d tasks cannot be placed: %s", len(tasks), max(desired, len(tasks)), unplacedLine(u)),
-		unplaced: u, hint: hint,
-	}
+	return spec.DefaultStopGracePeriod
 }
 
 // updateState is how far the update is, UNKNOWN when there is none or the status is an older update's.
@@ -413,39 +382,6 @@ func updateNote(state swarmv1.UpdateStatus_State, service *swarmv1.ServiceInfo) 
 	return "rollback: the previous specification is being restored"
 }
 
-func (s *settler) updateFailure(state swarmv1.UpdateStatus_State, service *swarmv1.ServiceInfo) *failure {
-	what := ""
-	switch state {
-	case swarmv1.UpdateStatus_PAUSED:
-		what = "update paused"
-	case swarmv1.UpdateStatus_ROLLBACK_PAUSED:
-		what = "rollback paused"
-	case swarmv1.UpdateStatus_ROLLBACK_COMPLETED:
-		if !s.rollback {
-			what = "service rolled back"
-		}
-	}
-	if what == "" {
-		return nil
-	}
-	reason := service.GetService().GetUpdateStatus().GetMessage()
-	if !strings.HasPrefix(reason, what) { // Managers begin with the same words where they have more to say.
-		reason = strings.TrimSuffix(what+": "+reason, ": ")
-	}
-	if why := service.GetEndpoint().GetUnmet(); why != "" {
-		reason += "; it does not have its former ports and addresses yet: " + why
-	}
-	f := &failure{reason: reason}
-	for _, failed := range s.failures {
-		if t := newestFailure(failed); t != nil {
-			f.task, f.hint = t, imageHint(t.GetStatus().GetErr(), t.GetImage())
-			f.reason += fmt.Sprintf("; task %s: %s", taskName(t), failureWord(t))
-			break
-		}
-	}
-	return f
-}
-
 func isJob(service *swarmv1.ServiceInfo) bool {
 	m := service.GetRevision().GetSpec().GetMode()
 	return m.GetReplicatedJob() != nil || m.GetGlobalJob() != nil
@@ -455,19 +391,29 @@ func isJob(service *swarmv1.ServiceInfo) bool {
 func (s *settler) judgeJob(now time.Time, v *verdict, service *swarmv1.ServiceInfo, slots []slot) {
 	p := &v.progress
 	p.job, p.desired = true, int(service.GetStatus().GetDesiredTasks())
+	replicated := service.GetRevision().GetSpec().GetMode().GetReplicatedJob() != nil
 	if job := service.GetRevision().GetSpec().GetMode().GetReplicatedJob(); job != nil {
 		p.desired = int(job.GetTotalCompletions())
 	}
 	iteration := service.GetService().GetJobStatus().GetJobIteration()
+	slots = slices.DeleteFunc(slots, func(sl slot) bool { return sl.tasks[0].Task.GetJobIteration() < iteration })
+	if !replicated {
+		p.desired = max(p.desired, len(slots)) // The count may be older than the tasks.
+		if p.desired == 0 && now.Sub(s.since) < patience {
+			v.again = patience - now.Sub(s.since) // nobody has counted the nodes yet
+			return
+		}
+	}
 	for i, sl := range slots {
 		t := sl.tasks[0]
-		if t.Task.GetJobIteration() < iteration {
-			continue
+		label := fmt.Sprintf("%d/%d", i+1, p.desired)
+		if !replicated {
+			label = nodeName(t)
 		}
 		if t.GetStatus().GetState() == swarmv1.TaskState_COMPLETE {
 			p.running++
 		}
-		p.slots = append(p.slots, slotProgress{label: fmt.Sprintf("%d/%d", i+1, p.desired), state: enumWord(t.GetStatus().GetState()), detail: taskError(t.GetStatus())})
+		p.slots = append(p.slots, slotProgress{label: label, state: enumWord(t.GetStatus().GetState()), detail: taskError(t.GetStatus())})
 	}
 	if v.settled = p.desired > 0 && p.running >= p.desired; !v.settled {
 		s.judgeFailures(now, v, service, slots)

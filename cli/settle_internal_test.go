@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -129,15 +130,169 @@ func TestSettle_VerifiesForTheMonitorTime(t *testing.T) {
 	}
 }
 
-func TestSettle_ScaleToNothingSettlesAtOnce(t *testing.T) {
+// A service that is scaled down has converged when its tasks have stopped. A node that never says so is not waited for.
+func TestSettle_ScaleDownWaitsForTasksToStop(t *testing.T) {
+	stopping := func() *swarmv1.TaskInfo {
+		gone := tsk(1, 1, swarmv1.TaskState_RUNNING)
+		gone.Task.DesiredState = swarmv1.TaskState_REMOVE
+		return gone
+	}
 	s := newSettler(waitOptions{})
-	gone := tsk(1, 1, swarmv1.TaskState_RUNNING)
-	if got := s.see(0, replicated(0).with(gone)); got.String() != "waiting" {
+	if got := s.see(0, replicated(0).with(tsk(1, 1, swarmv1.TaskState_RUNNING))); got.String() != "waiting" {
 		t.Errorf("still running: got %s", got)
 	}
-	gone.Task.DesiredState = swarmv1.TaskState_REMOVE
-	if got := s.see(time.Second, replicated(0).with(gone)); got.String() != "settled" {
-		t.Errorf("told to stop: got %s", got)
+	gone := stopping()
+	if got := s.see(time.Second, replicated(0).with(gone)); got.String() != "waiting" || got.progress.note != "1 task still to stop" {
+		t.Errorf("told to stop: got %s, %+v", got, got.progress)
+	}
+	gone.Status.State = swarmv1.TaskState_SHUTDOWN
+	if got := s.see(2*time.Second, replicated(0).with(gone)); got.String() != "settled" || got.progress.rest() != "" {
+		t.Errorf("stopped: got %s, %q", got, got.progress.rest())
+	}
+	silent := newSettler(waitOptions{})
+	sc := replicated(0).with(stopping())
+	sc.service.Revision.Spec.TaskTemplate.ContainerSpec.StopGracePeriod = durationpb.New(3 * time.Second)
+	if got := silent.see(0, sc); got.String() != "waiting" || got.again != 5*time.Second {
+		t.Errorf("a silent node: got %s, again %s", got, got.again)
+	}
+	if got := silent.see(5*time.Second, sc); got.String() != "settled" || got.progress.rest() != "; 1 task is still being stopped" {
+		t.Errorf("a node that stays silent: got %s, %q", got, got.progress.rest())
+	}
+}
+
+// Each outcome of waiting, and what the user reads of it: it is made from the state that it speaks of.
+func TestSettle_OutcomesAndTheirWords(t *testing.T) {
+	const running, complete, failed, assigned, ready = swarmv1.TaskState_RUNNING, swarmv1.TaskState_COMPLETE, swarmv1.TaskState_FAILED, swarmv1.TaskState_ASSIGNED, swarmv1.TaskState_READY
+	restart := func(sc scene, c swarmv1.RestartPolicy_Condition) scene {
+		sc.service = sc.service.CloneVT()
+		sc.service.Revision.Spec.TaskTemplate.RestartPolicy = &swarmv1.RestartPolicy{Condition: c}
+		return sc
+	}
+	job := func(mode string, desired uint64) scene {
+		sc := replicated(0)
+		sc.service.Revision.Spec.Mode = serviceMode(mode)
+		sc.service.Status.DesiredTasks = desired
+		return restart(sc, swarmv1.RestartPolicy_NONE)
+	}
+	exit := func(slot uint64, state swarmv1.TaskState, code int32) *swarmv1.TaskInfo {
+		x := tsk(slot, 1, state)
+		x.Status.ContainerStatus.ExitCode = code
+		return x
+	}
+	updated := replicated(1).revise()
+	back := replicated(1).update(swarmv1.UpdateStatus_ROLLBACK_COMPLETED, "rollback completed")
+	back.service.Service.Meta = &swarmv1.Meta{Version: 30}
+	const stays, never = "service web stays as asked for", "is not started again until the service changes"
+	for _, c := range []struct {
+		name string
+		wait waitOptions
+		// looks are taken one after the other, patience and more apart.
+		looks []scene
+		// end is the verdict; says what it must say, not what it must not.
+		end       string
+		says, not []string
+	}{
+		{
+			name: "ended with 0, restart none", looks: []scene{restart(replicated(1), swarmv1.RestartPolicy_NONE).with(exit(1, complete, 0))},
+			end: "settled", says: []string{"1 of 1 tasks ended with exit code 0 and is not restarted"},
+		},
+		{
+			name: "two of three ended with 0, restart on-failure", looks: []scene{
+				restart(replicated(3), swarmv1.RestartPolicy_ON_FAILURE).with(exit(1, complete, 0), exit(2, complete, 0), tsk(3, 1, running)),
+			},
+			end: "settled", says: []string{"2 of 3 tasks ended with exit code 0 and are not restarted"},
+		},
+		{
+			name: "ended with 0 and no attempt is left, restart any", looks: []scene{replicated(1).with(exit(1, complete, 0))},
+			end: "failed", says: []string{"ended and is not restarted: exit code 0", never}, not: []string{stays},
+		},
+		{
+			name: "ended with 3, restart none", looks: []scene{restart(replicated(1), swarmv1.RestartPolicy_NONE).with(tsk(1, 1, failed))},
+			end: "failed", says: []string{"failed and is not restarted: exit code 3", never}, not: []string{stays},
+		},
+		{
+			name: "keeps failing", looks: []scene{replicated(1).with(tsk(1, 1, failed), tsk(1, 1, failed), tsk(1, 1, failed), tsk(1, 1, ready))},
+			end: "failed", says: []string{"failed 3 times", stays, "started again until they run"}, not: []string{never},
+		},
+		{
+			name: "failed three times, and no attempt is left", looks: []scene{replicated(1).with(tsk(1, 1, failed), tsk(1, 1, failed), tsk(1, 1, failed))},
+			end: "failed", says: []string{"failed and is not restarted", never}, not: []string{stays},
+		},
+		{
+			name: "nowhere to run", looks: []scene{replicated(1).with(unplaced(1, "memory"))},
+			end: "failed", says: []string{"cannot be placed", stays, "as soon as nodes take them"}, not: []string{never},
+		},
+		{
+			name: "a failed job", looks: []scene{job("replicated-job", 1).with(tsk(1, 1, failed))},
+			end: "failed", says: []string{"failed and is not restarted", never}, not: []string{stays},
+		},
+		{
+			name: "a job that completed", looks: []scene{job("replicated-job", 1).with(exit(1, complete, 0))},
+			end: "settled", not: []string{"ended"},
+		},
+		{
+			name: "a job on every node, its nodes not counted yet", looks: []scene{job("global-job", 0).with(exit(0, complete, 0))},
+			end: "settled",
+		},
+		{
+			name: "update paused", wait: waitOptions{revision: 2}, looks: []scene{
+				updated.update(swarmv1.UpdateStatus_PAUSED, "update paused due to failure or early termination of task x").with(tsk(1, 2, failed)),
+			},
+			end: "failed", says: []string{"update paused due to failure", "not updated yet keep the previous", "swarm service rollback web"}, not: []string{stays},
+		},
+		{
+			name: "rollback paused", wait: waitOptions{revision: 1, rollback: true}, looks: []scene{
+				replicated(1).update(swarmv1.UpdateStatus_ROLLBACK_PAUSED, "rollback paused due to x").with(tsk(1, 1, failed)),
+			},
+			end: "failed", says: []string{"rollback paused due to x", "not rolled back yet"}, not: []string{stays, "swarm service rollback"},
+		},
+		{
+			name: "rolled back", wait: waitOptions{revision: 2, index: 20}, looks: []scene{
+				updated.update(swarmv1.UpdateStatus_UPDATING, "").with(tsk(1, 2, failed)),
+				updated.update(swarmv1.UpdateStatus_ROLLBACK_STARTED, "update rolled back due to failure").with(tsk(1, 2, failed)),
+				back.with(tsk(1, 2, failed), tsk(1, 1, running)),
+			},
+			end: "failed", says: []string{"update rolled back due to failure; task web.1: exit code 3", "runs its previous specification again"}, not: []string{stays, "completed"},
+		},
+		{
+			name: "rolled back, not running yet", wait: waitOptions{revision: 2, index: 20}, looks: []scene{back.with(tsk(1, 1, assigned))},
+			end: "waiting",
+		},
+		{
+			name: "rolled back to what does not run either", wait: waitOptions{revision: 2, index: 20}, looks: []scene{
+				back.with(tsk(1, 1, failed), tsk(1, 1, failed), tsk(1, 1, failed), tsk(1, 1, ready)),
+			},
+			end: "failed", says: []string{"the previous specification does not run either", "failed 3 times"}, not: []string{"runs its previous specification again"},
+		},
+		{
+			name: "removed", looks: []scene{{service: &swarmv1.ServiceInfo{Service: &swarmv1.Service{Name: "web", PendingDelete: true}, Revision: &swarmv1.Revision{}}}},
+			end: "failed", says: []string{"is being removed"}, not: []string{stays, never, "swarm service ps"},
+		},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s, at := newSettler(c.wait), time.Duration(0)
+			var v verdict
+			for _, look := range append(c.looks, slices.Repeat(c.looks[len(c.looks)-1:], 3)...) {
+				v, at = s.see(at, look), at+patience+time.Second
+			}
+			text, end := v.progress.rest(), v.String()
+			if v.failure != nil {
+				text, end = v.failure.text("web"), "failed"
+			}
+			if end != c.end {
+				t.Errorf("got %s: %s, want %s", v, text, c.end)
+			}
+			for _, w := range c.says {
+				if !strings.Contains(text, w) {
+					t.Errorf("got %q, want %q in it", text, w)
+				}
+			}
+			for _, w := range append(c.not, "starts as soon as it can") {
+				if strings.Contains(text, w) {
+					t.Errorf("got %q, which says %q", text, w)
+				}
+			}
+		})
 	}
 }
 
@@ -216,8 +371,8 @@ func TestSettle_RollingUpdate(t *testing.T) {
 	if got := s.see(0, half.update(swarmv1.UpdateStatus_ROLLBACK_STARTED, "too many failures")); got.String() != "waiting" || got.progress.note != "rollback: too many failures" {
 		t.Errorf("rolling back: got %s, %+v", got, got.progress)
 	}
-	if got := s.see(0, half.update(swarmv1.UpdateStatus_ROLLBACK_COMPLETED, "done")); got.String() != "failure: service rolled back: done" {
-		t.Errorf("rolled back: got %s", got)
+	if got := s.see(0, half.update(swarmv1.UpdateStatus_ROLLBACK_COMPLETED, "done")); got.String() != "waiting" {
+		t.Errorf("rolled back, and slot 2 does not run yet: got %s", got)
 	}
 	// The managers go back to revision 1 themselves: its tasks are wanted again, those of revision 2 are not.
 	back := newSettler(waitOptions{revision: 2, index: 20})

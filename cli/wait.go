@@ -163,11 +163,7 @@ func (a *app) report(ctx context.Context, c client, name string, f *failure) err
 	if f.task != nil {
 		a.showLastLogs(ctx, c, f.task)
 	}
-	msg := f.reason + fmt.Sprintf("; service %s stays as asked for and starts as soon as it can: see `swarm service ps %s`", name, name)
-	if f.hint != "" {
-		msg += "; " + f.hint
-	}
-	return errdefs.ErrFailedPrecondition.WithMessage(msg)
+	return errdefs.ErrFailedPrecondition.WithMessage(f.text(name))
 }
 
 func (a *app) showLastLogs(ctx context.Context, c client, t *swarmv1.TaskInfo) {
@@ -209,8 +205,26 @@ func (v *view) done(p progress) {
 	p.verifying = false
 	v.show(p)
 	if !v.quiet && p.name != "" {
-		printf(v.w, "verify: Service %s converged\n", p.name)
+		printf(v.w, "verify: Service %s converged%s\n", p.name, p.rest())
 	}
+}
+
+// rest is what there is to know of a service that has converged though not all of its tasks run, or too many do.
+func (p progress) rest() string {
+	be := func(n int) string {
+		if n == 1 {
+			return "is"
+		}
+		return "are"
+	}
+	words := ""
+	if p.ended > 0 {
+		words = fmt.Sprintf(": %d of %d tasks ended with exit code 0 and %s not restarted", p.ended, p.desired, be(p.ended))
+	}
+	if p.stopping > 0 {
+		words += fmt.Sprintf("; %d task%s %s still being stopped", p.stopping, plural(p.stopping), be(p.stopping))
+	}
+	return words
 }
 
 // end leaves the last picture where it is.

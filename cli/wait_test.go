@@ -94,7 +94,7 @@ func TestWait_CrashLoop(t *testing.T) {
 		want := `last lines of web.1 (t3):
   no such database
   bye
-Error: task web.1 (t3) on host2 failed 3 times: task: non-zero exit (3); service web stays as asked for and starts as soon as it can: see ` + "`swarm service ps web`\n"
+Error: task web.1 (t3) on host2 failed 3 times: task: non-zero exit (3); service web stays as asked for, and its tasks are started again until they run; see ` + "`swarm service ps web`\n"
 		if !strings.HasSuffix(got.errOut, want) {
 			t.Errorf("got\n%s\nwant at the end\n%s", got.errOut, want)
 		}
@@ -119,7 +119,7 @@ func TestWait_Unplaced(t *testing.T) {
   4 nodes: node.labels.zone==east does not hold
   1 node: it is down
   nearest: host3 has zone west
-Error: 1 of 1 tasks cannot be placed: no suitable node (4 nodes: node.labels.zone==east does not hold; 1 node: it is down); nearest: host3 has zone west; service web stays as asked for and starts as soon as it can: see ` +
+Error: 1 of 1 tasks cannot be placed: no suitable node (4 nodes: node.labels.zone==east does not hold; 1 node: it is down); nearest: host3 has zone west; service web stays as asked for, and starts its tasks as soon as nodes take them; see ` +
 			"`swarm service ps web`; label a node with `swarm node update --label-add KEY=VALUE NODE`, or change the constraint\n"
 		if got.code != 1 || !strings.HasSuffix(got.errOut, want) {
 			t.Errorf("got %+v, want at the end\n%s", got, want)
