@@ -200,16 +200,18 @@ func TestStore_After(t *testing.T) {
 	}
 	all := records(t, s, "t1", nil)
 	for cut := 1; cut < len(all); cut++ {
-		last := map[swarmv1.LogRecord_Stream]*swarmv1.LogPlace{}
-		for _, r := range all[:cut] {
-			last[r.Stream] = &swarmv1.LogPlace{Stream: r.Stream, Offset: r.Offset}
-		}
-		o := &swarmv1.LogOptions{Tail: 3}
-		for _, place := range last {
-			o.After = append(o.After, place)
-		}
-		if diff := cmp.Diff(lines(all[cut:]), lines(records(t, s, "t1", o))); diff != "" {
-			t.Fatalf("behind record %d: %s", cut, diff)
+		for _, tail := range []int{1, 2, cut} { // with a tail of 1, one stream has no place
+			last := map[swarmv1.LogRecord_Stream]*swarmv1.LogPlace{}
+			for _, r := range all[max(0, cut-tail):cut] {
+				last[r.Stream] = &swarmv1.LogPlace{Stream: r.Stream, Offset: r.Offset}
+			}
+			o := &swarmv1.LogOptions{Tail: int64(tail)}
+			for _, place := range last {
+				o.After = append(o.After, place)
+			}
+			if diff := cmp.Diff(lines(all[cut:]), lines(records(t, s, "t1", o))); diff != "" {
+				t.Fatalf("behind record %d, of which the last %d are known: %s", cut, tail, diff)
+			}
 		}
 	}
 }

@@ -57,6 +57,9 @@ type reader struct {
 	skip   int64 // matching lines still to be left out
 	done   bool  // past opts.until
 	after  map[swarmv1.LogRecord_Stream]uint64
+	// behind: the record of every place in after was passed. A stream without a place is wanted from there on: what it has
+	// before was left out by opts.tail.
+	behind bool
 
 	batch []*swarmv1.LogRecord
 	bytes int
@@ -145,20 +148,28 @@ func (r *reader) seek(v view) error {
 	return nil
 }
 
-// seekAfter begins with the last segment in whose beginning both streams had not passed their places.
+// seekAfter begins with the last segment in whose beginning no stream had passed its place.
 func (r *reader) seekAfter(v view) error {
 	r.after = map[swarmv1.LogRecord_Stream]uint64{}
 	for _, place := range r.opts.After {
 		r.after[place.Stream] = place.Offset
 	}
-	places := [2]uint64{r.after[swarmv1.LogRecord_STDOUT], r.after[swarmv1.LogRecord_STDERR]}
+	r.behind = true // so it is if the record of the place was rotated away
 	for _, s := range slices.Backward(v.segments) {
 		offsets, err := r.header(s)
 		if err != nil {
 			return err
 		}
-		if offsets[0] <= places[0] && offsets[1] <= places[1] {
-			r.number = s.number
+		before := true
+		for stream, place := range r.after {
+			at := offsets[0]
+			if stream == swarmv1.LogRecord_STDERR {
+				at = offsets[1]
+			}
+			before = before && at <= place
+		}
+		if before {
+			r.number, r.behind = s.number, false
 			return nil
 		}
 	}
@@ -203,10 +214,13 @@ func (r *reader) read(ctx context.Context, v view) error {
 			continue
 		}
 		if s.number > r.number {
-			r.number, r.at = s.number, 0
+			r.number, r.at, r.behind = s.number, 0, true
 		}
 		err := r.scan(s.number, r.at, s.size, func(rec record, next int64) (bool, error) {
 			r.at = next
+			if place, ok := r.after[streamOf(rec)]; ok && rec.offset >= place {
+				r.behind = true
+			}
 			if r.opts.Until != nil && stamp(rec.time).After(r.opts.Until.AsTime()) {
 				r.done = true
 				return false, nil
@@ -258,7 +272,7 @@ func (r *reader) matches(rec record) bool {
 	if len(r.opts.Streams) > 0 && !slices.Contains(r.opts.Streams, streamOf(rec)) {
 		return false
 	}
-	if place, ok := r.after[streamOf(rec)]; ok && rec.offset <= place {
+	if place, ok := r.after[streamOf(rec)]; ok && rec.offset <= place || !ok && len(r.after) > 0 && !r.behind {
 		return false
 	}
 	at := stamp(rec.time)

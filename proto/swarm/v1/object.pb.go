@@ -3833,7 +3833,8 @@ type LogOptions struct {
 	Until *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=until,proto3" json:"until,omitempty"`
 	// What the log driver was told to add about the task.
 	Details bool `protobuf:"varint,6,opt,name=details,proto3" json:"details,omitempty"`
-	// For one task: only what comes behind these places, whatever tail says.
+	// For one task: only what comes behind these places, whatever tail says. A stream without a place begins behind
+	// the place of the other stream, in the order in which the node wrote them.
 	After         []*LogPlace `protobuf:"bytes,7,rep,name=after,proto3" json:"after,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
