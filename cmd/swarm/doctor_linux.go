@@ -128,10 +128,16 @@ func newProber(hostname string, g *gossipMember, b node.Base, self func(context.
 // networks are the same on all nodes.
 func (g *gossipMember) others(own node.Membership) []probe.Node {
 	members, _ := g.Gossip.Members()
+	return probed(g.self, members, g.Peer, own)
+}
+
+// probed lists the members that the managers know. Gossip goes on naming a node that was removed
+// while it was dead.
+func probed(self string, members []gossip.Member, peer func(id string) (gossip.Peer, bool), own node.Membership) []probe.Node {
 	var out []probe.Node
 	for _, m := range members {
-		p, ok := g.Peer(m.ID)
-		if m.ID == g.self || m.Status == gossip.Left || !ok {
+		p, ok := peer(m.ID)
+		if m.ID == self || m.Status == gossip.Left || !ok {
 			continue
 		}
 		out = append(out, probe.Node{
