@@ -34,7 +34,7 @@ func mountField(m *swarmv1.Mount, key, value string) (err error) {
 	case "type":
 		n, ok := swarmv1.Mount_Type_value[strings.ToUpper(value)]
 		if !ok {
-			return fmt.Errorf("unknown type %q: use bind, volume, tmpfs or image", value)
+			return fmt.Errorf("unknown type %q: use bind, volume or tmpfs", value)
 		}
 		m.Type = swarmv1.Mount_Type(n)
 	case "source", "src":
@@ -175,8 +175,8 @@ func checkMount(m *swarmv1.Mount) error {
 		return fmt.Errorf("source %q is not a volume's name (a path is type=bind)", m.Source)
 	case m.Type == swarmv1.Mount_TMPFS && m.Source != "":
 		return fmt.Errorf("a tmpfs mount has no source")
-	case m.Type == swarmv1.Mount_IMAGE && m.Source == "":
-		return fmt.Errorf("an image mount needs source=IMAGE")
+	case m.Type == swarmv1.Mount_IMAGE:
+		return fmt.Errorf("nodes cannot mount images yet: use bind, volume or tmpfs")
 	case m.BindOptions != nil && m.Type != swarmv1.Mount_BIND:
 		return fmt.Errorf("bind-* options do not belong to type=%s", kind)
 	case m.VolumeOptions != nil && m.Type != swarmv1.Mount_VOLUME:

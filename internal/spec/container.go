@@ -122,6 +122,10 @@ func checkMount(m *swarmv1.Mount) error {
 		if strings.ContainsRune(m.GetSource(), '/') {
 			return invalid("volume name %s holds a slash: use type=bind for a path of the node", quote(m.GetSource()))
 		}
+		if d := m.GetVolumeOptions().GetDriverConfig(); d.GetName() != "" && d.GetName() != "local" || len(d.GetOptions()) > 0 {
+			return invalid("volume at %s asks for driver %s with %d options: nodes have only local, without options; leave both out",
+				quote(m.GetTarget()), quote(d.GetName()), len(d.GetOptions()))
+		}
 		// Without a name it is the task's own; a template is filled in for each task.
 		if name := m.GetSource(); name != "" && !strings.Contains(name, "{{") {
 			return ident.CheckVolumeName(name)
@@ -134,11 +138,9 @@ func checkMount(m *swarmv1.Mount) error {
 			return invalid("tmpfs size %d at %s is negative: use 0 for no limit", m.GetTmpfsOptions().GetSizeBytes(), quote(m.GetTarget()))
 		}
 	case swarmv1.Mount_IMAGE:
-		if _, err := ParseImage(m.GetSource()); err != nil {
-			return err
-		}
+		return invalid("mount of image %s at %s: nodes cannot mount images yet: use bind, volume or tmpfs", quote(m.GetSource()), quote(m.GetTarget()))
 	default:
-		return invalid("mount type %d at %s is not known: use bind, volume, tmpfs or image", m.GetType(), quote(m.GetTarget()))
+		return invalid("mount type %d at %s is not known: use bind, volume or tmpfs", m.GetType(), quote(m.GetTarget()))
 	}
 	return nil
 }

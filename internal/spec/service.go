@@ -6,6 +6,7 @@ import (
 
 	"google.golang.org/protobuf/types/known/durationpb"
 	"swarm/internal/ident"
+	"swarm/internal/template"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -41,6 +42,7 @@ func checkService(s *swarmv1.ServiceSpec) error {
 		checkLabels("service", s.GetLabels()),
 		checkMode(s.GetMode()),
 		checkContainer(s.GetTaskTemplate().GetContainerSpec()),
+		template.Check(s),
 		checkResources(s.GetTaskTemplate().GetResources()),
 		checkRestart(s.GetTaskTemplate().GetRestartPolicy()),
 		checkPlacement(s.GetTaskTemplate().GetPlacement()),

@@ -80,6 +80,10 @@ func ports(list ...*swarmv1.PortConfig) func(*swarmv1.ServiceSpec) {
 	return func(s *swarmv1.ServiceSpec) { s.EndpointSpec.Ports = list }
 }
 
+func env(values ...string) func(*swarmv1.ServiceSpec) {
+	return func(s *swarmv1.ServiceSpec) { s.TaskTemplate.ContainerSpec.Env = values }
+}
+
 func mounts(list ...*swarmv1.Mount) func(*swarmv1.ServiceSpec) {
 	return container(func(c *swarmv1.ContainerSpec) { c.Mounts = list })
 }
@@ -152,6 +156,12 @@ var refusals = []struct {
 	{"mount twice", mounts(&swarmv1.Mount{Source: "/a", Target: "/x"}, &swarmv1.Mount{Source: "/b", Target: "/x/"}), "is used twice"},
 	{"bind without source", mounts(&swarmv1.Mount{Target: "/x"}), "has no source"},
 	{"volume that is no folder's name", mounts(&swarmv1.Mount{Type: swarmv1.Mount_VOLUME, Source: "..", Target: "/x"}), "must start with a letter or digit"},
+	{"mount of an image", mounts(&swarmv1.Mount{Type: swarmv1.Mount_IMAGE, Source: "app:1", Target: "/x"}), "cannot mount images yet"},
+	{"volume driver", mounts(&swarmv1.Mount{Type: swarmv1.Mount_VOLUME, Target: "/x", VolumeOptions: &swarmv1.VolumeOptions{
+		DriverConfig: &swarmv1.Driver{Name: "nfs"},
+	}}), "nodes have only local"},
+	{"template of an unknown field", mounts(&swarmv1.Mount{Type: swarmv1.Mount_VOLUME, Source: "v{{.Task.Nope}}", Target: "/x"}), "Nope"},
+	{"template without an end", env("X={{ not closed"), `env "X={{ not closed" is no valid template`},
 	{"volume with slash", mounts(&swarmv1.Mount{Type: swarmv1.Mount_VOLUME, Source: "a/b", Target: "/x"}), "holds a slash"},
 	{"env", container(func(c *swarmv1.ContainerSpec) { c.Env = []string{"=x"} }), "write KEY=VALUE"},
 	{"signal", container(func(c *swarmv1.ContainerSpec) { c.StopSignal = "SIGNOT" }), "stop signal \"SIGNOT\" is not known"},
@@ -192,6 +202,7 @@ func TestService_Accepts(t *testing.T) {
 		"one port for two protocols":          ports(&swarmv1.PortConfig{TargetPort: 53, PublishedPort: 53}, &swarmv1.PortConfig{TargetPort: 53, PublishedPort: 53, Protocol: swarmv1.PortConfig_UDP}),
 		"signals of all kinds":                container(func(c *swarmv1.ContainerSpec) { c.StopSignal = "RTMIN+3" }),
 		"an unlimited ulimit":                 container(func(c *swarmv1.ContainerSpec) { c.Ulimits = []*swarmv1.Ulimit{{Name: "core", Soft: -1, Hard: -1}} }),
+		"a template that depends on the node": env(`X={{index (split .Node.Hostname "-") 2}}`),
 		"a templated volume name":             mounts(&swarmv1.Mount{Type: swarmv1.Mount_VOLUME, Source: "data-{{.Task.Slot}}", Target: "/x"}),
 		"a templated hostname":                container(func(c *swarmv1.ContainerSpec) { c.Hostname = "{{.Node.Hostname}}-{{.Task.Slot}}" }),
 	} {

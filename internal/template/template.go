@@ -5,7 +5,9 @@
 package template
 
 import (
+	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	texttemplate "text/template"
@@ -37,29 +39,52 @@ type data struct {
 
 // Expand returns the revision with all templates filled in for a task: rev itself when it has none.
 func Expand(rev *swarmv1.Revision, task *swarmv1.Task, node Node) (*swarmv1.Revision, error) {
-	if !hasTemplates(rev.GetSpec().GetTaskTemplate().GetContainerSpec()) {
+	if !slices.ContainsFunc(places(rev.GetSpec()), func(p place) bool { return isTemplate(*p.text) }) {
 		return rev, nil
 	}
 	d := dataOf(rev, task, node)
 	out := rev.CloneVT()
-	spec := out.Spec.TaskTemplate.ContainerSpec
-	for i := range spec.Env {
-		if err := expand("env", &spec.Env[i], d); err != nil {
-			return nil, err
-		}
-	}
-	if err := expand("hostname", &spec.Hostname, d); err != nil {
-		return nil, err
-	}
-	for _, m := range spec.Mounts {
-		if err := expand("mount source", &m.Source, d); err != nil {
-			return nil, err
-		}
-		if err := expand("mount target", &m.Target, d); err != nil {
+	for _, p := range places(out.Spec) {
+		if err := expand(p.what, p.text, d); err != nil {
 			return nil, err
 		}
 	}
 	return out, nil
+}
+
+// Check refuses a spec with a template that cannot be filled in for any task: one that does not parse, or names a field that
+// does not exist. Whether the others can be depends on the task and its node.
+func Check(spec *swarmv1.ServiceSpec) error {
+	d := dataOf(&swarmv1.Revision{Spec: spec}, &swarmv1.Task{}, Node{})
+	for _, p := range places(spec) {
+		text := *p.text
+		if err := expand(p.what, &text, d); errors.Is(err, errNever) {
+			return err
+		}
+	}
+	return nil
+}
+
+// place is a text of a spec that may be a template.
+type place struct {
+	what string
+	text *string
+}
+
+func places(spec *swarmv1.ServiceSpec) []place {
+	c := spec.GetTaskTemplate().GetContainerSpec()
+	if c == nil {
+		return nil
+	}
+	var out []place
+	for i := range c.Env {
+		out = append(out, place{"env", &c.Env[i]})
+	}
+	out = append(out, place{"hostname", &c.Hostname})
+	for _, m := range c.Mounts {
+		out = append(out, place{"mount source", &m.Source}, place{"mount target", &m.Target})
+	}
+	return out
 }
 
 // Hostname is the one that the service sets for its containers, filled in for a task; "" when it sets none.
@@ -73,23 +98,6 @@ func Hostname(rev *swarmv1.Revision, task *swarmv1.Task, node Node) (string, err
 }
 
 func isTemplate(s string) bool { return strings.Contains(s, "{{") }
-
-func hasTemplates(spec *swarmv1.ContainerSpec) bool {
-	if spec == nil {
-		return false
-	}
-	for _, e := range spec.Env {
-		if isTemplate(e) {
-			return true
-		}
-	}
-	for _, m := range spec.Mounts {
-		if isTemplate(m.Source) || isTemplate(m.Target) {
-			return true
-		}
-	}
-	return isTemplate(spec.Hostname)
-}
 
 func dataOf(rev *swarmv1.Revision, task *swarmv1.Task, node Node) *data {
 	d := &data{}
@@ -112,10 +120,13 @@ func expand(what string, s *string, d *data) error {
 	}
 	t, err := texttemplate.New(what).Option("missingkey=zero").Funcs(functions()).Parse(*s)
 	if err != nil {
-		return invalid(what, *s, err)
+		return fmt.Errorf("%w%w", invalid(what, *s, err), errNever)
 	}
 	b := bounded{room: maxText}
 	if err := t.Execute(&b, d); err != nil {
+		if strings.Contains(err.Error(), "can't evaluate field") { // text/template has no error of its own for this
+			return fmt.Errorf("%w%w", invalid(what, *s, err), errNever)
+		}
 		return invalid(what, *s, err)
 	}
 	*s = b.text.String()
@@ -150,7 +161,10 @@ func functions() texttemplate.FuncMap {
 	}
 }
 
+// errNever marks a template that can be filled in for no task; it adds no words.
+var errNever = errors.New("")
+
 func invalid(what, text string, err error) error {
-	return fmt.Errorf("%s %q is no valid template: %s; known are .Service, .Node and .Task, as in Docker: %w",
-		what, text, strings.TrimPrefix(err.Error(), "template: "), errdefs.ErrInvalidArgument)
+	return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("%s %q is no valid template: %s; known are .Service, .Node and .Task, as in Docker",
+		what, text, strings.TrimPrefix(err.Error(), "template: ")))
 }
