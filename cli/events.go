@@ -113,14 +113,17 @@ func (a *app) runEvents(ctx context.Context, o eventsOptions) error {
 
 func writeEvent(w io.Writer, e *swarmv1.Event, format string, t *template.Template) error {
 	if format != "" {
-		r := row{
-			"Type": e.Type, "Action": enumWord(e.Action), "ID": e.Id, "Index": e.Index, "Time": stamp(e.Time),
-			"Actor": map[string]any{"ID": e.Id, "Attributes": e.Attributes}, "Attributes": e.Attributes, "Scope": "swarm",
+		o := object{
+			{"Action", enumWord(e.Action)}, {"Actor", object{{"ID", e.Id}, {"Attributes", pairsObject(e.Attributes)}}},
+			{"Attributes", pairsObject(e.Attributes)}, {"ID", e.Id}, {"Index", e.Index}, {"Scope", "swarm"}, {"Time", stamp(e.Time)}, {"Type", e.Type},
 		}
 		if t == nil {
-			return printJSON(w, r)
+			return printJSON(w, o)
 		}
-		return execTemplate(w, t, r)
+		if err := checkFields(t, o); err != nil {
+			return err
+		}
+		return execTemplate(w, t.Option("missingkey=default"), plain(o)) // which attributes an event has depends on its type
 	}
 	attributes := make([]string, 0, len(e.Attributes)+1)
 	for _, k := range slices.Sorted(maps.Keys(e.Attributes)) {

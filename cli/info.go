@@ -128,10 +128,7 @@ func (a *app) runVersion(ctx context.Context, tmpl string) error {
 		return err
 	})
 	if tmpl != "" {
-		both := object{{"Client", describe(a.Version)}}
-		if server != nil {
-			both = append(both, member{"Server", describe(server)})
-		}
+		both := object{{"Client", describe(a.Version)}}.with("Server", server)
 		return printObject(a.Out, tmpl, both)
 	}
 	tw := tabwriter.NewWriter(a.Out, 0, 1, 2, ' ', 0)

@@ -31,8 +31,11 @@ type member struct {
 func (o object) MarshalJSON() ([]byte, error) {
 	var b bytes.Buffer
 	b.WriteByte('{')
-	for i, m := range o {
-		if i > 0 {
+	for _, m := range o {
+		if _, ok := m.Value.(absent); ok {
+			continue
+		}
+		if b.Len() > 1 {
 			b.WriteByte(',')
 		}
 		name, err := json.Marshal(m.Name)
@@ -57,7 +60,9 @@ func plain(v any) any {
 	case object:
 		m := make(map[string]any, len(v))
 		for _, e := range v {
-			m[e.Name] = plain(e.Value)
+			if _, ok := e.Value.(absent); !ok {
+				m[e.Name] = plain(e.Value)
+			}
 		}
 		return m
 	case []any:
@@ -117,10 +122,8 @@ func (a *app) runInspect(ctx context.Context, i inspection, o inspectOptions) er
 			}
 			objects = append(objects, one)
 		}
-		if a.stale != "" {
-			for i := range objects {
-				objects[i] = append(objects[i], member{"Stale", a.stale})
-			}
+		for i := range objects {
+			objects[i] = append(objects[i], optional("Stale", a.stale, a.stale != ""))
 		}
 		return printObjects(a.Out, o.template, objects)
 	})
@@ -154,6 +157,9 @@ func printObject(w io.Writer, tmpl string, o object) error {
 	}
 	t, err := parseTemplate(tmpl)
 	if err != nil {
+		return err
+	}
+	if err := checkFields(t, o); err != nil {
 		return err
 	}
 	return execTemplate(w, t.Option("missingkey=default"), plain(o))
@@ -190,13 +196,11 @@ func describe(m proto.Message) object { return describeMessage(m.ProtoReflect())
 
 func describeMessage(m protoreflect.Message) object {
 	out := object{}
-	if !m.IsValid() {
-		return out
-	}
 	fields := m.Descriptor().Fields()
 	for i := range fields.Len() {
 		fd := fields.Get(i)
-		if !m.Has(fd) && !alwaysShown(fd) {
+		if !m.IsValid() || !m.Has(fd) && !alwaysShown(fd) {
+			out = append(out, member{fieldName(fd), absentField(m, fd)})
 			continue
 		}
 		out = append(out, member{fieldName(fd), describeField(fd, m.Get(fd))})
@@ -307,7 +311,7 @@ func stored(id string, meta *swarmv1.Meta) object {
 // with adds a member unless the message is not set.
 func (o object) with(name string, m proto.Message) object {
 	if !m.ProtoReflect().IsValid() {
-		return o
+		return append(o, member{name, absent{func() protoreflect.Message { return m.ProtoReflect().New() }}})
 	}
 	return append(o, member{name, describe(m)})
 }

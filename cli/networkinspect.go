@@ -42,10 +42,7 @@ func networkObject(info *swarmv1.NetworkInfo, verbose bool) object {
 	configs := []any{}
 	for _, c := range n.GetIpam().GetConfigs() {
 		config := object{{"Subnet", c.GetSubnet()}}
-		if c.GetRange() != "" {
-			config = append(config, member{"IPRange", c.GetRange()})
-		}
-		config = append(config, member{"Gateway", c.GetGateway()})
+		config = append(config, optional("IPRange", c.GetRange(), c.GetRange() != ""), member{"Gateway", c.GetGateway()})
 		for _, u := range info.GetUse() {
 			if u.GetSubnet() == c.GetSubnet() {
 				config = append(config, member{"Used", u.GetUsed()}, member{"Total", u.GetTotal()}, member{"Exhausted", u.GetUsed() >= u.GetTotal()})
@@ -73,16 +70,9 @@ func networkObject(info *swarmv1.NetworkInfo, verbose bool) object {
 	peers := []any{}
 	for _, p := range info.GetPeers() {
 		peer := object{{"Name", p.GetHostname()}, {"ID", p.GetNodeId()}, {"IP", p.GetAddr()}}
-		if len(p.GetMeshAddresses()) > 0 {
-			peer = append(peer, member{"Addresses", p.GetMeshAddresses()})
-		}
-		peers = append(peers, peer)
+		peers = append(peers, append(peer, optional("Addresses", p.GetMeshAddresses(), len(p.GetMeshAddresses()) > 0)))
 	}
-	o = append(o, member{"Peers", peers})
-	if verbose {
-		o = append(o, member{"Services", networkServices(info)})
-	}
-	return o
+	return append(o, member{"Peers", peers}, optional("Services", networkServices(info), verbose))
 }
 
 func pairsObject(m map[string]string) map[string]string {
@@ -153,7 +143,7 @@ func networkHosts(s *swarmv1.NetworkSurvey) []any {
 		case len(n.GetDifferences()) > 0:
 			o = append(o, member{"State", "differs"}, member{"Differences", n.GetDifferences()})
 		default:
-			o = append(o, member{"State", "in step"})
+			o = append(o, member{"State", "in step"}, member{"Differences", absent{}})
 		}
 		o = append(o, member{"Index", has.GetIndex()})
 		if has.GetAbsent() {
@@ -166,10 +156,8 @@ func networkHosts(s *swarmv1.NetworkSurvey) []any {
 		}
 		o = append(o, member{"VNI", has.GetVni()}, member{"MTU", has.GetMtu()},
 			member{"Underlay", net.JoinHostPort(has.GetUnderlay(), fmt.Sprint(has.GetPort()))})
-		if has.GetNetns() != "" { // Network ingress is in the host's own.
-			o = append(o, member{"Netns", has.GetNetns()})
-		}
-		out = append(out, append(o, member{"Tasks", textList(has.GetTaskIds())}, member{"Peers", peers},
+		out = append(out, append(o, optional("Netns", has.GetNetns(), has.GetNetns() != ""), // Network ingress is in the host's own.
+			member{"Tasks", textList(has.GetTaskIds())}, member{"Peers", peers},
 			member{"Received", trafficObject(has.GetReceived())}, member{"Sent", trafficObject(has.GetSent())}))
 	}
 	return out

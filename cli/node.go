@@ -197,11 +197,9 @@ func (a *app) newNodeInspect() *cobra.Command {
 func nodeObject(n *swarmv1.NodeInfo) object {
 	node, state := n.GetNode(), n.GetState()
 	o := stored(node.GetId(), node.GetMeta()).with("Spec", node.GetSpec()).with("Description", state.GetDescription())
-	status := object{{"State", enumWord(state.GetState())}}
-	if state.GetMessage() != "" {
-		status = append(status, member{"Message", state.GetMessage()})
+	status := object{
+		{"State", enumWord(state.GetState())}, optional("Message", state.GetMessage(), state.GetMessage() != ""), {"Addr", node.GetAddr()},
 	}
-	status = append(status, member{"Addr", node.GetAddr()})
 	return append(o, member{"Status", status}).with("ManagerStatus", n.GetManagerStatus())
 }
 

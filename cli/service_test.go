@@ -135,7 +135,7 @@ func TestServiceCreateRefuses(t *testing.T) {
 		{"-p published=80 nginx", "add target=PORT"},
 		{"--mount type=bind,target=/x nginx", "a bind mount needs source=PATH"},
 		{"--mount type=bind,source=x,target=/x nginx", "is not an absolute path (a volume is type=volume)"},
-		{"--mount type=disk,target=/x nginx", `unknown type "disk": use bind, volume, tmpfs or image`},
+		{"--mount type=disk,target=/x nginx", `unknown type "disk": use bind, volume or tmpfs`},
 		{"--mount target=x nginx", `target "x" is not an absolute path`},
 		{"--mount target=/x,tmpfs-size=1 nginx", "tmpfs-* options do not belong to type=volume"},
 		{"--constraint zone=east nginx", `invalid argument "zone=east" for "--constraint" flag`},

@@ -1,0 +1,158 @@
+package cli
+
+import (
+	"strings"
+	"text/template"
+	"text/template/parse"
+
+	"google.golang.org/protobuf/reflect/protoreflect"
+)
+
+// A template may name a field that an object has but that is not set: it prints <no value>, as in Docker. A field that the object can never
+// have is a typing error, and text/template cannot tell the two apart.
+
+// absent is the value of a member that is not set. JSON leaves it out, templates may name it.
+type absent struct {
+	// message makes the zero message of a field that holds one; nil for the others, and for maps, whose keys are the user's.
+	message func() protoreflect.Message
+}
+
+// optional is a member that is not always there.
+func optional(name string, value any, set bool) member {
+	if !set {
+		return member{name, absent{}}
+	}
+	return member{name, value}
+}
+
+func absentField(m protoreflect.Message, fd protoreflect.FieldDescriptor) absent {
+	if fd.Kind() != protoreflect.MessageKind || fd.IsMap() || fd.Message().ParentFile().Package() == "google.protobuf" {
+		return absent{}
+	}
+	if fd.IsList() {
+		return absent{func() protoreflect.Message { return m.NewField(fd).List().NewElement().Message() }}
+	}
+	return absent{func() protoreflect.Message { return m.NewField(fd).Message() }}
+}
+
+// checkFields refuses a template that names a field which root can never have. Where the template walks through a variable or
+// the result of a function, it is not checked.
+func checkFields(t *template.Template, root object) error {
+	c := fieldCheck{root: root}
+	c.list(t.Root, root)
+	return c.err
+}
+
+type fieldCheck struct {
+	root object
+	err  error
+}
+
+func (c *fieldCheck) list(l *parse.ListNode, dot any) {
+	if l == nil {
+		return
+	}
+	for _, n := range l.Nodes {
+		switch n := n.(type) {
+		case *parse.ActionNode:
+			c.pipe(n.Pipe, dot)
+		case *parse.IfNode:
+			c.branch(&n.BranchNode, dot, dot)
+		case *parse.WithNode:
+			c.branch(&n.BranchNode, dot, c.pipe(n.Pipe, dot))
+		case *parse.RangeNode:
+			c.branch(&n.BranchNode, dot, element(c.pipe(n.Pipe, dot)))
+		}
+	}
+}
+
+func (c *fieldCheck) branch(b *parse.BranchNode, dot, inner any) {
+	c.pipe(b.Pipe, dot)
+	c.list(b.List, inner)
+	c.list(b.ElseList, dot)
+}
+
+// pipe checks a pipeline, and returns its value if that is a field of dot, else nil.
+func (c *fieldCheck) pipe(p *parse.PipeNode, dot any) (value any) {
+	if p == nil {
+		return nil
+	}
+	for _, cmd := range p.Cmds {
+		value = nil
+		for _, arg := range cmd.Args {
+			v := c.arg(arg, dot)
+			if len(p.Cmds) == 1 && len(cmd.Args) == 1 {
+				value = v
+			}
+		}
+	}
+	return value
+}
+
+func (c *fieldCheck) arg(n parse.Node, dot any) any {
+	switch n := n.(type) {
+	case *parse.DotNode:
+		return dot
+	case *parse.FieldNode:
+		return c.walk(dot, n.Ident)
+	case *parse.VariableNode:
+		if n.Ident[0] == "$" {
+			return c.walk(c.root, n.Ident[1:])
+		}
+	case *parse.ChainNode:
+		c.arg(n.Node, dot)
+	case *parse.PipeNode:
+		return c.pipe(n, dot)
+	}
+	return nil
+}
+
+// walk goes down from v by names of fields; what it does not know is nil.
+func (c *fieldCheck) walk(v any, path []string) any {
+	for i, name := range path {
+		if a, ok := v.(absent); ok && a.message != nil {
+			v = describeMessage(a.message())
+		}
+		o, ok := v.(object)
+		if !ok {
+			return nil
+		}
+		at := o.index(name)
+		if at < 0 && c.err == nil {
+			c.err = invalid("format: there is no field .%s: see the fields with --format json", strings.Join(path[:i+1], "."))
+		}
+		if at < 0 {
+			return nil
+		}
+		v = o[at].Value
+	}
+	return v
+}
+
+func (o object) index(name string) int {
+	for i, m := range o {
+		if m.Name == name {
+			return i
+		}
+	}
+	return -1
+}
+
+// element is what a range over v has as its dot: it has the members of all elements.
+func element(v any) any {
+	var all object
+	switch v := v.(type) {
+	case absent:
+		return v
+	case []any:
+		for _, e := range v {
+			if o, ok := e.(object); ok {
+				all = append(all, o...)
+			}
+		}
+	}
+	if all == nil {
+		return nil
+	}
+	return all
+}

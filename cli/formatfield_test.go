@@ -1,0 +1,50 @@
+package cli_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+// A field that an object can never have is an error. One that is not set is shown as Docker shows it.
+func TestFormatFields(t *testing.T) {
+	s := webServer(t, time.Now())
+	s.info = &swarmv1.InfoResponse{NodeId: "node1", LocalNodeState: "active"}
+	s.events = []*swarmv1.Event{{Type: "task", Action: swarmv1.Event_UPDATE, Id: "t1"}, {Type: "service", Id: "s1", Attributes: map[string]string{"name": "web"}}}
+	for _, c := range []struct {
+		args   []string
+		format string
+		// want is what is printed; with an error, what the error has.
+		want string
+		fail bool
+	}{
+		{[]string{"info"}, "{{.NodeID}}", "node1\n", false},
+		{[]string{"info"}, "{{.Swarm.LocalNodeState}}", "there is no field .Swarm", true},
+		{[]string{"info"}, "{{.Error}}", "<no value>\n", false},
+		{[]string{"info"}, "{{.Description.Hostname}}", "<no value>\n", false},
+		{[]string{"info"}, "{{.Description.Nope}}", "there is no field .Description.Nope", true},
+		{[]string{"version"}, "{{.Client.Version}} {{.Server.Version}}", "v1.2.3 <no value>\n", false},
+		{[]string{"version"}, "{{.Client.Nope}}", "no field .Client.Nope", true},
+		{[]string{"service", "inspect", "web"}, "{{.Nope}}", "no field .Nope", true},
+		{[]string{"service", "inspect", "web"}, "{{.Spec.TaskTemplate.Nope}}", "no field .Spec.TaskTemplate.Nope", true},
+		{[]string{"service", "inspect", "web"}, "{{.PreviousSpec.Nope}}", "no field .PreviousSpec.Nope", true},
+		{[]string{"service", "inspect", "web"}, "{{.PreviousSpec.Name}} {{.Stale}}", "<no value> <no value>\n", false},
+		{[]string{"service", "inspect", "web"}, "{{.Spec.Labels.anything}}", "<no value>\n", false},
+		{[]string{"service", "inspect", "web"}, "{{if .PreviousSpec}}some{{else}}none{{end}}", "none\n", false},
+		{[]string{"service", "inspect", "web"}, "{{with .Spec}}{{.Nope}}{{end}}", "no field .Nope", true},
+		{[]string{"service", "inspect", "web"}, "{{range .Spec.TaskTemplate.Networks}}{{.Nope}}{{end}}", "no field .Nope", true},
+		{[]string{"service", "inspect", "web"}, "{{range .Spec.TaskTemplate.Networks}}{{$.Nope}}{{end}}", "no field .Nope", true},
+		{[]string{"service", "inspect", "web"}, "{{json .Nope}}", "no field .Nope", true},
+		{[]string{"service", "ls"}, "{{.Nope}}", "Nope", true},
+		{[]string{"node", "ls"}, "table {{.Nope}}", "Nope", true},
+		{[]string{"events"}, "{{.ID}} {{.Actor.Attributes.name}}", "t1 <no value>\ns1 web\n", false},
+		{[]string{"events"}, "{{.Nope}}", "no field .Nope", true},
+	} {
+		got := run{server: s}.run(t, append(c.args, "--format", c.format)...)
+		if c.fail && (got.code != 1 || !strings.Contains(got.errOut, c.want) || got.out != "") || !c.fail && (got.code != 0 || got.out != c.want) {
+			t.Errorf("%s --format %s: got %+v, want %q", strings.Join(c.args, " "), c.format, got, c.want)
+		}
+	}
+}
