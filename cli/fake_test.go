@@ -371,10 +371,10 @@ func (s *fakeServer) ListCredentials(_ context.Context, r *swarmv1.ListRequest) 
 	defer s.mu.Unlock()
 	out := &swarmv1.ListCredentialsResponse{}
 	for _, c := range s.credentials {
-		fits := func(prefix string) bool {
-			return strings.HasPrefix(c.GetId(), prefix) || strings.HasPrefix(c.GetName(), prefix)
+		begins := func(text string, prefixes []string) bool {
+			return len(prefixes) == 0 || slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(text, p) })
 		}
-		if p := r.GetFilter().GetPrefixes(); len(p) == 0 || slices.ContainsFunc(p, fits) {
+		if f := r.GetFilter(); begins(c.GetId(), f.GetIdPrefixes()) && begins(c.GetName(), f.GetNamePrefixes()) {
 			out.Credentials = append(out.Credentials, c)
 		}
 	}

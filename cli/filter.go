@@ -32,9 +32,9 @@ func parseFilters(filters []string, allowed ...string) (*swarmv1.Filter, map[str
 		}
 		switch key {
 		case "id":
-			out.Prefixes = append(out.Prefixes, value)
+			out.IdPrefixes = append(out.IdPrefixes, value)
 		case "name":
-			out.Prefixes = append(out.Prefixes, value)
+			out.NamePrefixes = append(out.NamePrefixes, value)
 		case "label", "node.label":
 			out.Labels = append(out.Labels, value)
 		case "mode":

@@ -33,6 +33,9 @@ type format struct {
 	quiet    bool
 }
 
+// table reports whether it is the table for people, the default one.
+func (f format) table() bool { return (f.template == "" || f.template == "table") && !f.quiet }
+
 const formatHelp = `Format output using a custom template: 'table': Print output in table format with column headers (default), ` +
 	`'table TEMPLATE': Print output in table format using the given Go template, 'json': Print in JSON format, ` +
 	`'TEMPLATE': Print output using the given Go template`

@@ -63,6 +63,11 @@ func (a *app) runNodeLs(ctx context.Context, o listOptions) error {
 	if err != nil {
 		return err
 	}
+	for _, m := range rest["membership"] { // Docker's pending nodes are not kept here: one that joins is taken in, or refused.
+		if m != "accepted" {
+			return invalid("unknown membership %q: use accepted, which every node is", m)
+		}
+	}
 	return a.with(ctx, func(c client) error {
 		r, err := c.ListNodes(ctx, &swarmv1.ListRequest{Filter: filter})
 		if err != nil {
@@ -74,9 +79,7 @@ func (a *app) runNodeLs(ctx context.Context, o listOptions) error {
 		})
 		var rows []row
 		for _, n := range r.Nodes {
-			if membership := rest["membership"]; len(membership) == 0 || slices.Contains(membership, "accepted") {
-				rows = append(rows, nodeRow(n, self, o.format.template == "" && !o.format.quiet))
-			}
+			rows = append(rows, nodeRow(n, self, o.format.table()))
 		}
 		return a.list(nodeListing, o.format, rows)
 	})

@@ -131,7 +131,7 @@ func (a *app) runServiceLs(ctx context.Context, o listOptions) error {
 		sortBy(r.Services, func(s *swarmv1.ServiceInfo) string { return s.GetService().GetName() })
 		rows := make([]row, 0, len(r.Services))
 		for _, s := range r.Services {
-			rows = append(rows, serviceRow(s, o.format.template == "" && !o.format.quiet))
+			rows = append(rows, serviceRow(s, o.format.table()))
 		}
 		return a.list(serviceListing, o.format, rows)
 	})

@@ -146,7 +146,7 @@ func taskRow(t *swarmv1.TaskInfo, o taskListOptions, history bool, now time.Time
 		image = shortImage(image)
 	}
 	// Only the table for people is cut, and of that not why a task waits: that is what they came for.
-	if !o.noTrunc && o.format.template == "" && !o.format.quiet {
+	if !o.noTrunc && o.format.table() {
 		id = shortID(id)
 		if r := []rune(failure); len(r) > errorWidth && st.GetUnplaced() == nil {
 			failure = string(r[:errorWidth-2]) + `…"`

@@ -11,6 +11,7 @@ import (
 // subject is what a filter can see of a row.
 type subject struct {
 	id       string
+	digest   string // an image's, in hexadecimal digits: it is shown as its id
 	names    []string
 	labels   []map[string]string
 	services []string
@@ -31,6 +32,8 @@ func matches(f *swarmv1.Filter, s subject) bool {
 	return fits(f.GetIds(), func(v string) bool { return v == s.id }) &&
 		fits(f.GetNames(), func(v string) bool { return slices.Contains(s.names, v) }) &&
 		fits(f.GetPrefixes(), func(v string) bool { return s.begins(v) }) &&
+		fits(f.GetIdPrefixes(), func(v string) bool { return s.idBegins(v) }) &&
+		fits(f.GetNamePrefixes(), func(v string) bool { return s.nameBegins(v) }) &&
 		labelled(f.GetLabels(), s.labels) &&
 		fits(f.GetServiceIds(), func(v string) bool { return slices.Contains(s.services, v) }) &&
 		fits(f.GetNodeIds(), func(v string) bool { return slices.Contains(s.nodes, v) }) &&
@@ -43,8 +46,14 @@ func fits[T any](values []T, fit func(T) bool) bool {
 	return len(values) == 0 || slices.ContainsFunc(values, fit)
 }
 
-func (s subject) begins(prefix string) bool {
-	return strings.HasPrefix(s.id, prefix) || slices.ContainsFunc(s.names, func(n string) bool { return strings.HasPrefix(n, prefix) })
+func (s subject) begins(prefix string) bool { return s.idBegins(prefix) || s.nameBegins(prefix) }
+
+func (s subject) idBegins(prefix string) bool {
+	return strings.HasPrefix(s.id, prefix) || s.digest != "" && strings.HasPrefix(s.digest, strings.TrimPrefix(prefix, "sha256:"))
+}
+
+func (s subject) nameBegins(prefix string) bool {
+	return slices.ContainsFunc(s.names, func(n string) bool { return strings.HasPrefix(n, prefix) })
 }
 
 // labelled: as in Docker, every label that is asked for must be there.

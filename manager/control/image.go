@@ -34,7 +34,9 @@ func (s *Server) ListImages(_ context.Context, req *swarmv1.ListRequest) (*swarm
 	for img := range v.Images.All() {
 		info := imageInfo(v, img)
 		parsed, _ := spec.ParseImage(img.GetName())
-		if matches(req.GetFilter(), subject{id: img.GetId(), names: []string{img.GetName(), parsed.Familiar()}, nodes: info.GetNodeIds()}) {
+		if matches(req.GetFilter(), subject{
+			id: img.GetId(), digest: strings.TrimPrefix(img.GetDigest(), "sha256:"), names: []string{img.GetName(), parsed.Familiar()}, nodes: info.GetNodeIds(),
+		}) {
 			out.Images = append(out.Images, info)
 		}
 	}

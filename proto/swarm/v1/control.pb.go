@@ -91,6 +91,8 @@ type Filter struct {
 	DesiredStates []TaskState     `protobuf:"varint,8,rep,packed,name=desired_states,json=desiredStates,proto3,enum=swarm.v1.TaskState" json:"desired_states,omitempty"`
 	// replicated, global, replicated-job, global-job.
 	Modes         []string `protobuf:"bytes,9,rep,name=modes,proto3" json:"modes,omitempty"`
+	IdPrefixes    []string `protobuf:"bytes,10,rep,name=id_prefixes,json=idPrefixes,proto3" json:"id_prefixes,omitempty"`
+	NamePrefixes  []string `protobuf:"bytes,11,rep,name=name_prefixes,json=namePrefixes,proto3" json:"name_prefixes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -184,6 +186,20 @@ func (x *Filter) GetDesiredStates() []TaskState {
 func (x *Filter) GetModes() []string {
 	if x != nil {
 		return x.Modes
+	}
+	return nil
+}
+
+func (x *Filter) GetIdPrefixes() []string {
+	if x != nil {
+		return x.IdPrefixes
+	}
+	return nil
+}
+
+func (x *Filter) GetNamePrefixes() []string {
+	if x != nil {
+		return x.NamePrefixes
 	}
 	return nil
 }
@@ -2437,7 +2453,7 @@ var File_swarm_v1_control_proto protoreflect.FileDescriptor
 
 const file_swarm_v1_control_proto_rawDesc = "" +
 	"\n" +
-	"\x16swarm/v1/control.proto\x12\bswarm.v1\x1a\x17swarm/v1/dispatch.proto\x1a\x15swarm/v1/object.proto\x1a\x13swarm/v1/spec.proto\"\xa1\x02\n" +
+	"\x16swarm/v1/control.proto\x12\bswarm.v1\x1a\x17swarm/v1/dispatch.proto\x1a\x15swarm/v1/object.proto\x1a\x13swarm/v1/spec.proto\"\xe7\x02\n" +
 	"\x06Filter\x12\x10\n" +
 	"\x03ids\x18\x01 \x03(\tR\x03ids\x12\x14\n" +
 	"\x05names\x18\x02 \x03(\tR\x05names\x12\x1a\n" +
@@ -2448,7 +2464,11 @@ const file_swarm_v1_control_proto_rawDesc = "" +
 	"\bnode_ids\x18\x06 \x03(\tR\anodeIds\x12-\n" +
 	"\x05roles\x18\a \x03(\x0e2\x17.swarm.v1.NodeSpec.RoleR\x05roles\x12:\n" +
 	"\x0edesired_states\x18\b \x03(\x0e2\x13.swarm.v1.TaskStateR\rdesiredStates\x12\x14\n" +
-	"\x05modes\x18\t \x03(\tR\x05modes\"\x99\x01\n" +
+	"\x05modes\x18\t \x03(\tR\x05modes\x12\x1f\n" +
+	"\vid_prefixes\x18\n" +
+	" \x03(\tR\n" +
+	"idPrefixes\x12#\n" +
+	"\rname_prefixes\x18\v \x03(\tR\fnamePrefixes\"\x99\x01\n" +
 	"\bNodeInfo\x12\"\n" +
 	"\x04node\x18\x01 \x01(\v2\x0e.swarm.v1.NodeR\x04node\x12)\n" +
 	"\x05state\x18\x02 \x01(\v2\x13.swarm.v1.NodeStateR\x05state\x12>\n" +

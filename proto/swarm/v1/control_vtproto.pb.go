@@ -69,6 +69,16 @@ func (m *Filter) CloneVT() *Filter {
 		copy(tmpContainer, rhs)
 		r.Modes = tmpContainer
 	}
+	if rhs := m.IdPrefixes; rhs != nil {
+		tmpContainer := make([]string, len(rhs))
+		copy(tmpContainer, rhs)
+		r.IdPrefixes = tmpContainer
+	}
+	if rhs := m.NamePrefixes; rhs != nil {
+		tmpContainer := make([]string, len(rhs))
+		copy(tmpContainer, rhs)
+		r.NamePrefixes = tmpContainer
+	}
 	if len(m.unknownFields) > 0 {
 		r.unknownFields = make([]byte, len(m.unknownFields))
 		copy(r.unknownFields, m.unknownFields)
@@ -1019,6 +1029,24 @@ func (this *Filter) EqualVT(that *Filter) bool {
 	}
 	for i, vx := range this.Modes {
 		vy := that.Modes[i]
+		if vx != vy {
+			return false
+		}
+	}
+	if len(this.IdPrefixes) != len(that.IdPrefixes) {
+		return false
+	}
+	for i, vx := range this.IdPrefixes {
+		vy := that.IdPrefixes[i]
+		if vx != vy {
+			return false
+		}
+	}
+	if len(this.NamePrefixes) != len(that.NamePrefixes) {
+		return false
+	}
+	for i, vx := range this.NamePrefixes {
+		vy := that.NamePrefixes[i]
 		if vx != vy {
 			return false
 		}
@@ -2234,6 +2262,24 @@ func (m *Filter) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 	if m.unknownFields != nil {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
+	}
+	if len(m.NamePrefixes) > 0 {
+		for iNdEx := len(m.NamePrefixes) - 1; iNdEx >= 0; iNdEx-- {
+			i -= len(m.NamePrefixes[iNdEx])
+			copy(dAtA[i:], m.NamePrefixes[iNdEx])
+			i = protohelpers.EncodeVarint(dAtA, i, uint64(len(m.NamePrefixes[iNdEx])))
+			i--
+			dAtA[i] = 0x5a
+		}
+	}
+	if len(m.IdPrefixes) > 0 {
+		for iNdEx := len(m.IdPrefixes) - 1; iNdEx >= 0; iNdEx-- {
+			i -= len(m.IdPrefixes[iNdEx])
+			copy(dAtA[i:], m.IdPrefixes[iNdEx])
+			i = protohelpers.EncodeVarint(dAtA, i, uint64(len(m.IdPrefixes[iNdEx])))
+			i--
+			dAtA[i] = 0x52
+		}
 	}
 	if len(m.Modes) > 0 {
 		for iNdEx := len(m.Modes) - 1; iNdEx >= 0; iNdEx-- {
@@ -4548,6 +4594,18 @@ func (m *Filter) SizeVT() (n int) {
 			n += 1 + l + protohelpers.SizeOfVarint(uint64(l))
 		}
 	}
+	if len(m.IdPrefixes) > 0 {
+		for _, s := range m.IdPrefixes {
+			l = len(s)
+			n += 1 + l + protohelpers.SizeOfVarint(uint64(l))
+		}
+	}
+	if len(m.NamePrefixes) > 0 {
+		for _, s := range m.NamePrefixes {
+			l = len(s)
+			n += 1 + l + protohelpers.SizeOfVarint(uint64(l))
+		}
+	}
 	n += len(m.unknownFields)
 	return n
 }
@@ -5746,6 +5804,70 @@ func (m *Filter) UnmarshalVT(dAtA []byte) error {
 				return io.ErrUnexpectedEOF
 			}
 			m.Modes = append(m.Modes, string(dAtA[iNdEx:postIndex]))
+			iNdEx = postIndex
+		case 10:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field IdPrefixes", wireType)
+			}
+			var stringLen uint64
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				stringLen |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			intStringLen := int(stringLen)
+			if intStringLen < 0 {
+				return protohelpers.ErrInvalidLength
+			}
+			postIndex := iNdEx + intStringLen
+			if postIndex < 0 {
+				return protohelpers.ErrInvalidLength
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.IdPrefixes = append(m.IdPrefixes, string(dAtA[iNdEx:postIndex]))
+			iNdEx = postIndex
+		case 11:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field NamePrefixes", wireType)
+			}
+			var stringLen uint64
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				stringLen |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			intStringLen := int(stringLen)
+			if intStringLen < 0 {
+				return protohelpers.ErrInvalidLength
+			}
+			postIndex := iNdEx + intStringLen
+			if postIndex < 0 {
+				return protohelpers.ErrInvalidLength
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.NamePrefixes = append(m.NamePrefixes, string(dAtA[iNdEx:postIndex]))
 			iNdEx = postIndex
 		default:
 			iNdEx = preIndex
