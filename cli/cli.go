@@ -122,7 +122,7 @@ func New(deps Deps) *cobra.Command {
 	root.SetOut(deps.Out)
 	root.SetErr(deps.Err)
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
-		return usageError(c, "%s", strings.TrimSuffix(err.Error(), "\n"))
+		return usageError(c, "%s", flagError(err))
 	})
 	a.setHelp(root)
 	root.AddCommand(a.newInit(), a.newJoin(), a.newLeave(), a.newSwarmUpdate(), a.newJoinToken(), a.newInfo(), a.newVersion(), a.newDoctor())

@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"strconv"
 	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 )
@@ -16,6 +18,31 @@ import (
 // usageError is a command line that cannot be understood: one line that ends with where to read on.
 func usageError(c *cobra.Command, format string, args ...any) error {
 	return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf(format, args...) + fmt.Sprintf(" (see '%s --help')", c.CommandPath()))
+}
+
+// flagError is what is wrong with a flag, in the words of this program also for the values that pflag parses.
+func flagError(err error) string {
+	var bad *pflag.InvalidValueError
+	if !errors.As(err, &bad) {
+		return strings.TrimSuffix(err.Error(), "\n")
+	}
+	kind, quoted := bad.GetFlag().Value.Type(), fmt.Sprintf("%q", bad.GetValue())
+	name := "--" + bad.GetFlag().Name
+	hints := map[string]string{
+		"uint64": "use a whole number, 0 or more", "uint32": "use a whole number, 0 or more", "uint16": "use a whole number, 0 or more", "uint": "use a whole number, 0 or more",
+		"int64": "use a whole number", "int": "use a whole number", "float64": "use a number", "bool": "use true or false",
+		"duration": "use a duration such as 500ms, 90s, 5m or 1h30m",
+	}
+	hint, ok := hints[kind]
+	switch {
+	case ok && errors.Is(bad, strconv.ErrRange):
+		return fmt.Sprintf("invalid argument %s for %q flag: it is out of range", quoted, name)
+	case ok:
+		return fmt.Sprintf("invalid argument %s for %q flag: %s", quoted, name, hint)
+	case strings.Contains(bad.Unwrap().Error(), quoted):
+		return name + ": " + bad.Unwrap().Error() // It has the value already.
+	}
+	return strings.TrimSuffix(err.Error(), "\n")
 }
 
 // invalid is a value that can be nothing sensible, whatever the cluster.
@@ -134,7 +161,8 @@ func (a *app) explain(err error) error {
 		case strings.Contains(err.Error(), "permission denied"):
 			hint = "permission denied: run as root, or as a member of the socket's group"
 		case t.Network != "unix":
-			hint = "is it running there, and does a firewall let port " + t.port() + " through? (" + lastClause(errorLine(err)) + ")"
+			hint = "is it running there, and does a firewall let port " + t.port() + " through?"
+			hint += " (" + lastClause(strings.TrimSuffix(errorLine(err), ": is swarm running there?")) + ")"
 		}
 		return errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("cannot reach the swarm daemon at %s: %s", t, hint))
 	case isUnimplemented(err):

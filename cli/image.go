@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -65,7 +66,7 @@ func (a *app) runImageLs(ctx context.Context, o imageListOptions) error {
 		if err != nil {
 			return err
 		}
-		sortBy(r.Images, func(i *swarmv1.ImageInfo) string { return i.GetImage().GetName() })
+		sortBy(r.Images, func(i *swarmv1.ImageInfo) string { return shortImage(i.GetImage().GetName()) })
 		var rows []row
 		for _, i := range r.Images {
 			if row := imageRow(i, o, a.Now()); o.match == "" || o.match == row["Repository"] || o.match == fmt.Sprint(row["Repository"], ":", row["Tag"]) {
@@ -240,7 +241,7 @@ func (a *app) newImageInspect() *cobra.Command {
 }
 
 func imageObject(i *swarmv1.ImageInfo) object {
-	o := stored(i.GetImage().GetId(), i.GetImage().GetMeta())
+	o := stored(cmp.Or(i.GetImage().GetDigest(), i.GetImage().GetId()), i.GetImage().GetMeta()) // As in Docker and in `image ls`.
 	for _, m := range describe(i.GetImage()) {
 		if m.Name != "ID" && m.Name != "Meta" {
 			o = append(o, m)
@@ -264,7 +265,7 @@ func (a *app) newImageRm() *cobra.Command {
 					if _, err := cl.RemoveImage(c.Context(), &swarmv1.RemoveClusterImageRequest{Id: ref, Force: force}); err != nil {
 						return err
 					}
-					printf(a.Out, "Removed: %s\n", ref)
+					printf(a.Out, "Untagged: %s\n", ref)
 					return nil
 				})
 			})

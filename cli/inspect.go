@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -115,35 +116,38 @@ func (a *app) runInspect(ctx context.Context, i inspection, o inspectOptions) er
 			return a.writeEach(ctx, c, i, o.refs)
 		}
 		var objects []object
-		for _, ref := range o.refs {
+		missing := a.onEach(o.refs, func(ref string) error {
 			one, err := i.object(ctx, c, ref)
-			if err != nil {
-				return err
+			if err == nil {
+				objects = append(objects, one)
 			}
-			objects = append(objects, one)
+			return err
+		})
+		if missing != nil && len(objects) == 0 {
+			return missing
 		}
 		for i := range objects {
 			objects[i] = append(objects[i], optional("Stale", a.stale, a.stale != ""))
 		}
-		return printObjects(a.Out, o.template, objects)
+		return errors.Join(printObjects(a.Out, o.template, objects), missing)
 	})
 }
 
 // writeEach prints one after the other, with an empty line between.
 func (a *app) writeEach(ctx context.Context, c client, i inspection, refs []string) error {
-	for n, ref := range refs {
+	first := true
+	return a.onEach(refs, func(ref string) error {
 		var one bytes.Buffer
 		if err := i.write(ctx, c, &one, ref); err != nil {
 			return err
 		}
-		if n > 0 {
+		if !first {
 			fmt.Fprintln(a.Out)
 		}
-		if _, err := one.WriteTo(a.Out); err != nil {
-			return err
-		}
-	}
-	return nil
+		first = false
+		_, err := one.WriteTo(a.Out)
+		return err
+	})
 }
 
 func inspectFormatFlag(c *cobra.Command, dst *string) {

@@ -168,15 +168,18 @@ func (a *app) runNodePs(ctx context.Context, o taskListOptions, refs []string) e
 		return err
 	}
 	return a.with(ctx, func(c client) error {
-		for _, ref := range refs {
+		missing := a.onEach(refs, func(ref string) error {
 			n, err := findNode(ctx, c, ref)
-			if err != nil {
-				return err
+			if err == nil {
+				filter.NodeIds = append(filter.NodeIds, n.Node.Id)
 			}
-			filter.NodeIds = append(filter.NodeIds, n.Node.Id)
+			return err
+		})
+		if len(filter.NodeIds) == 0 {
+			return missing
 		}
 		_, err := a.listTasks(ctx, c, o, filter)
-		return err
+		return errors.Join(err, missing)
 	})
 }
 

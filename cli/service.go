@@ -2,7 +2,9 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"math"
 	"path"
 	"strconv"
 	"strings"
@@ -198,7 +200,7 @@ func (a *app) runServicePs(ctx context.Context, o taskListOptions, refs []string
 	}
 	return a.with(ctx, func(c client) error {
 		services := map[string]*swarmv1.ServiceInfo{}
-		if err := a.onEach(refs, func(ref string) error {
+		missing := a.onEach(refs, func(ref string) error {
 			s, err := c.GetService(ctx, &swarmv1.GetRequest{Id: ref})
 			if err == nil {
 				filter.ServiceIds = append(filter.ServiceIds, s.Service.Id)
@@ -208,8 +210,9 @@ func (a *app) runServicePs(ctx context.Context, o taskListOptions, refs []string
 				}
 			}
 			return err
-		}); err != nil {
-			return err
+		})
+		if len(filter.ServiceIds) == 0 {
+			return missing
 		}
 		tasks, err := a.listTasks(ctx, c, o, filter)
 		for _, t := range tasks {
@@ -218,7 +221,7 @@ func (a *app) runServicePs(ctx context.Context, o taskListOptions, refs []string
 				delete(services, t.GetTask().GetServiceId())
 			}
 		}
-		return err
+		return errors.Join(err, missing)
 	})
 }
 
@@ -241,6 +244,9 @@ func parseScale(args []string) (refs []string, replicas []uint64, err error) {
 			return nil, nil, invalid("invalid scale specifier %q: use SERVICE=REPLICAS", arg)
 		}
 		n, err := strconv.ParseUint(count, 10, 32)
+		if errors.Is(err, strconv.ErrRange) {
+			return nil, nil, invalid("replicas value %s for %s is out of range: use 0 to %d", count, ref, math.MaxUint32)
+		}
 		if err != nil {
 			return nil, nil, invalid("invalid replicas value %q for %s: use a whole number, 0 or more", count, ref)
 		}

@@ -138,7 +138,7 @@ func TestServiceCreateRefuses(t *testing.T) {
 		{"--mount type=disk,target=/x nginx", `unknown type "disk": use bind, volume or tmpfs`},
 		{"--mount target=x nginx", `target "x" is not an absolute path`},
 		{"--mount target=/x,tmpfs-size=1 nginx", "tmpfs-* options do not belong to type=volume"},
-		{"--constraint zone=east nginx", `invalid argument "zone=east" for "--constraint" flag`},
+		{"--constraint zone=east nginx", `--constraint: constraint "zone=east" has no operator`},
 		{"--placement-pref zone nginx", "use spread=node.labels.LABEL"},
 		{"--limit-memory lots nginx", "use a number of bytes with an optional unit"},
 		{"--limit-cpu x nginx", "use a number of CPUs"},

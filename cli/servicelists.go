@@ -1,6 +1,8 @@
 package cli
 
 import (
+	"fmt"
+	"path"
 	"slices"
 	"strings"
 
@@ -11,6 +13,14 @@ import (
 func (l *serviceLists) addTo(s *swarmv1.ServiceSpec) error {
 	t := s.TaskTemplate
 	c := t.ContainerSpec
+	targets := map[string]bool{}
+	for _, m := range l.mounts.values { // One may take the place of a mount that the service has, but not of another on the command line.
+		target := path.Clean(m.Target)
+		if targets[target] {
+			return invalid("mount target %q is used twice: mount one thing there", target)
+		}
+		targets[target] = true
+	}
 	l.addContainer(c)
 	s.Labels = addPairs(s.Labels, l.labels.values)
 	for _, n := range l.networks.values {
@@ -140,50 +150,74 @@ func capability(name string) string {
 	return "CAP_" + name
 }
 
-// takeFrom removes what the --*-rm flags name; removing what is not there is no error, as in Docker.
-func (r removals) takeFrom(s *swarmv1.ServiceSpec) error {
+// takeFrom removes what the --*-rm flags name. Removing what is not there is no error, as in Docker; idle says which flags
+// removed nothing.
+func (r removals) takeFrom(s *swarmv1.ServiceSpec) (idle []string, err error) {
+	for _, rm := range removalHelp {
+		for _, value := range r[rm.name].values {
+			before := s.CloneVT()
+			if err := (removals{rm.name: {values: []string{value}}}).take(s); err != nil {
+				return nil, err
+			}
+			if s.EqualVT(before) {
+				idle = append(idle, fmt.Sprintf("--%s %s removes nothing: service %s does not have it", rm.name, value, s.GetName()))
+			}
+		}
+	}
+	return idle, nil
+}
+
+// of is the values of a flag, none when it was not given.
+func (r removals) of(flag string) []string {
+	if l := r[flag]; l != nil {
+		return l.values
+	}
+	return nil
+}
+
+func (r removals) take(s *swarmv1.ServiceSpec) error {
 	t := s.TaskTemplate
 	c := t.ContainerSpec
 	if err := r.ports(s); err != nil {
 		return err
 	}
 	r.container(c)
-	for _, key := range r["label-rm"].values {
+	for _, key := range r.of("label-rm") {
 		delete(s.Labels, key)
 	}
-	t.Networks = without(t.Networks, r["network-rm"].values, func(n *swarmv1.NetworkAttachmentConfig) string { return n.Target })
+	t.Networks = without(t.Networks, r.of("network-rm"), func(n *swarmv1.NetworkAttachmentConfig) string { return n.Target })
 	if p := t.Placement; p != nil {
-		p.Constraints = without(p.Constraints, r["constraint-rm"].values, itself)
-		p.Preferences = without(p.Preferences, r["placement-pref-rm"].values, func(p *swarmv1.PlacementPreference) string {
+		p.Constraints = without(p.Constraints, r.of("constraint-rm"), itself)
+		p.Preferences = without(p.Preferences, r.of("placement-pref-rm"), func(p *swarmv1.PlacementPreference) string {
 			return "spread=" + p.GetSpread().GetSpreadDescriptor()
 		})
 	}
 	if res := t.GetResources().GetReservations(); res != nil {
-		res.Generic = without(res.Generic, r["generic-resource-rm"].values, func(g *swarmv1.GenericResource) string { return g.Kind })
+		res.Generic = without(res.Generic, r.of("generic-resource-rm"), func(g *swarmv1.GenericResource) string { return g.Kind })
 	}
 	return nil
 }
 
 func (r removals) container(c *swarmv1.ContainerSpec) {
-	for _, key := range r["container-label-rm"].values {
+	for _, key := range r.of("container-label-rm") {
 		delete(c.Labels, key)
 	}
-	for _, key := range r["sysctl-rm"].values {
+	for _, key := range r.of("sysctl-rm") {
 		delete(c.Sysctls, key)
 	}
-	c.Env = without(c.Env, r["env-rm"].values, func(e string) string { return e[:len(e)-len(afterEqual(e))] })
-	c.Groups = without(c.Groups, r["group-rm"].values, itself)
-	c.Hosts = withoutHosts(c.Hosts, r["host-rm"].values)
+	c.Env = without(c.Env, r.of("env-rm"), func(e string) string { return e[:len(e)-len(afterEqual(e))] })
+	c.Groups = without(c.Groups, r.of("group-rm"), itself)
+	c.Hosts = withoutHosts(c.Hosts, r.of("host-rm"))
 	if d := c.DnsConfig; d != nil {
-		d.Nameservers = without(d.Nameservers, r["dns-rm"].values, itself)
-		d.Options = without(d.Options, r["dns-option-rm"].values, itself)
-		d.Search = without(d.Search, r["dns-search-rm"].values, itself)
+		d.Nameservers = without(d.Nameservers, r.of("dns-rm"), itself)
+		d.Options = without(d.Options, r.of("dns-option-rm"), itself)
+		d.Search = without(d.Search, r.of("dns-search-rm"), itself)
 	}
-	c.Mounts = without(c.Mounts, r["mount-rm"].values, func(m *swarmv1.Mount) string { return m.Target })
-	c.Secrets = without(c.Secrets, r["secret-rm"].values, func(s *swarmv1.SecretReference) string { return s.SecretName })
-	c.Configs = without(c.Configs, r["config-rm"].values, func(s *swarmv1.ConfigReference) string { return s.ConfigName })
-	c.Ulimits = without(c.Ulimits, r["ulimit-rm"].values, func(u *swarmv1.Ulimit) string { return u.Name })
-	c.Devices = without(c.Devices, r["device-rm"].values, func(d *swarmv1.DeviceMapping) string { return d.PathInContainer })
+	c.Mounts = without(c.Mounts, r.of("mount-rm"), func(m *swarmv1.Mount) string { return m.Target })
+	c.Secrets = without(c.Secrets, r.of("secret-rm"), func(s *swarmv1.SecretReference) string { return s.SecretName })
+	c.Configs = without(c.Configs, r.of("config-rm"), func(s *swarmv1.ConfigReference) string { return s.ConfigName })
+	c.Ulimits = without(c.Ulimits, r.of("ulimit-rm"), func(u *swarmv1.Ulimit) string { return u.Name })
+	c.Devices = without(c.Devices, r.of("device-rm"), func(d *swarmv1.DeviceMapping) string { return d.PathInContainer })
 }
 
 func itself(s string) string { return s }
@@ -220,7 +254,7 @@ func withoutHosts(hosts, remove []string) []string {
 
 // ports removes published ports by target port, with or without protocol, or by published:target.
 func (r removals) ports(s *swarmv1.ServiceSpec) error {
-	for _, text := range r["publish-rm"].values {
+	for _, text := range r.of("publish-rm") {
 		wanted, err := parsePorts(text)
 		if err != nil {
 			return invalid("--publish-rm %s: %s", text, err)

@@ -141,7 +141,7 @@ func parseConfig(s string) (*swarmv1.ConfigReference, error) {
 func parsePref(s string) (*swarmv1.PlacementPreference, error) {
 	strategy, descriptor, _ := strings.Cut(s, "=")
 	if strategy != "spread" || descriptor == "" {
-		return nil, fmt.Errorf("use spread=node.labels.LABEL or spread=engine.labels.LABEL")
+		return nil, fmt.Errorf("use spread=node.labels.LABEL")
 	}
 	return &swarmv1.PlacementPreference{Preference: &swarmv1.PlacementPreference_Spread{
 		Spread: &swarmv1.SpreadOver{SpreadDescriptor: descriptor},

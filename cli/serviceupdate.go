@@ -2,8 +2,11 @@ package cli
 
 import (
 	"context"
+	"slices"
+	"sync"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"swarm/internal/spec"
 	swarmv1 "swarm/proto/swarm/v1"
@@ -42,7 +45,7 @@ func (a *app) newServiceUpdate() *cobra.Command {
 }
 
 // edit changes the spec as the options say: first what is removed, then what is added.
-func (o updateOptions) edit(s *swarmv1.ServiceSpec, getenv func(string) string) error {
+func (o updateOptions) edit(s *swarmv1.ServiceSpec, getenv func(string) string, warn func([]string)) error {
 	if err := o.flags.apply(s); err != nil {
 		return err
 	}
@@ -59,9 +62,11 @@ func (o updateOptions) edit(s *swarmv1.ServiceSpec, getenv func(string) string) 
 	if o.force {
 		t.ForceUpdate++
 	}
-	if err := o.removals.takeFrom(s); err != nil {
+	idle, err := o.removals.takeFrom(s)
+	if err != nil {
 		return err
 	}
+	warn(idle)
 	env, err := environment(o.lists.env.values, nil, getenv)
 	if err != nil {
 		return err
@@ -76,18 +81,38 @@ func (o updateOptions) edit(s *swarmv1.ServiceSpec, getenv func(string) string) 
 }
 
 func (a *app) runServiceUpdate(ctx context.Context, o updateOptions) error {
+	if o.rollback {
+		if other := o.otherFlag(); other != "" {
+			return invalid("--%s may not be combined with --rollback: roll back first, then update", other)
+		}
+	}
 	if o.image != "" {
 		if err := checkImage(o.image); err != nil {
 			return err
 		}
 	}
+	var once sync.Once
 	e := serviceEdit{
-		edit: func(s *swarmv1.ServiceSpec) error { return o.edit(s, a.Env) },
+		edit: func(s *swarmv1.ServiceSpec) error {
+			return o.edit(s, a.Env, func(idle []string) {
+				once.Do(func() { a.warn(idle) }) // the edit is repeated when another write came first
+			})
+		},
 		// What is removed and added is named by name; ids would not be found.
 		byName:   len(o.lists.networks.values)+len(o.removals["network-rm"].values) > 0,
 		rollback: o.rollback, withAuth: o.flags.withAuth, noResolve: o.flags.noResolve, newImage: o.image != "" || o.flags.withAuth,
 	}
 	return a.updateAndWait(ctx, o.ref, e, o.flags.detach, o.flags.quiet)
+}
+
+// otherFlag is the first flag that was given of those which change the specification; "" when there is none.
+func (o updateOptions) otherFlag() (name string) {
+	o.flags.set.Visit(func(f *pflag.Flag) {
+		if name == "" && !slices.Contains([]string{"rollback", "detach", "quiet"}, f.Name) {
+			name = f.Name
+		}
+	})
+	return name
 }
 
 // serviceEdit is a change of a service's spec.

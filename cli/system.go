@@ -209,7 +209,7 @@ func (t usageTable) print(w io.Writer, nodes []*swarmv1.NodeUsage) error {
 
 func (a *app) usageTables() []usageTable {
 	return []usageTable{
-		{"Images", "REPOSITORY\tTAG\tIMAGE ID\tCREATED\tSIZE\tSHARED SIZE\tUNIQUE SIZE\tCONTAINERS", func(u *swarmv1.DiskUsageResponse, row func(...any)) {
+		{"Images", "REPOSITORY\tTAG\tIMAGE ID\tLAST USED\tSIZE\tSHARED SIZE\tUNIQUE SIZE\tCONTAINERS", func(u *swarmv1.DiskUsageResponse, row func(...any)) {
 			for _, i := range u.GetImages() {
 				repository, tag := splitName(i.GetImage().GetName())
 				row(repository, tag, shortID(strings.TrimPrefix(i.GetImage().GetDigest(), "sha256:")), ago(a.Now(), i.GetSince()),

@@ -123,7 +123,12 @@ func (m *memory) Set(s string) error {
 		return nil
 	}
 	n, err := units.RAMInBytes(s)
-	if err != nil || n < 0 {
+	switch {
+	case err == nil && n < 0 && !strings.HasPrefix(s, "-"):
+		return fmt.Errorf("that is more than any machine has")
+	case (err != nil || n < 0) && m.negative:
+		return fmt.Errorf("use a number of bytes with an optional unit, b, k, m or g, or -1 for no limit")
+	case err != nil || n < 0:
 		return fmt.Errorf("use a number of bytes with an optional unit: b, k, m or g")
 	}
 	m.bytes = n

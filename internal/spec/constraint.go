@@ -33,7 +33,7 @@ type Constraint struct {
 const (
 	nodeLabelPrefix   = "node.labels."
 	engineLabelPrefix = "engine.labels."
-	constraintKeys    = "node.id, node.hostname, node.role, node.platform.os, node.platform.arch, node.labels.KEY, engine.labels.KEY"
+	constraintKeys    = "node.id, node.hostname, node.role, node.platform.os, node.platform.arch, node.labels.KEY"
 )
 
 // String writes the constraint as ParseConstraint reads it.

@@ -146,7 +146,7 @@ func checkLabels(kind string, labels map[string]string) error {
 		}
 	}
 	if size > maxLabels {
-		return invalid("%s labels take %d bytes: at most %d are allowed; keep large data in a config", kind, size, maxLabels)
+		return invalid("%s labels take %d bytes: at most %d are allowed; keep large data in a volume or in the image", kind, size, maxLabels)
 	}
 	return nil
 }

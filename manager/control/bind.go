@@ -47,7 +47,7 @@ func missing(kind, name, id string) error {
 	if name == "" {
 		name = id
 	}
-	return errdefs.ErrNotFound.WithMessage(fmt.Sprintf("%s %s not found: create it first", kind, name))
+	return errdefs.ErrNotFound.WithMessage(fmt.Sprintf("%s %s not found: secrets and configs cannot be created yet", kind, name))
 }
 
 func bindVersion(kind, name string, number *uint64, versions []*swarmv1.DataVersion) error {

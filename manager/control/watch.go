@@ -97,6 +97,9 @@ func (s *Server) watchFrom(since uint64, tables []raftstore.TableID) (*raftstore
 		_, w := s.store.Watch(tables...)
 		return w, nil
 	}
+	if newest := s.store.View().Index(); since > newest {
+		return nil, errdefs.ErrOutOfRange.WithMessage(fmt.Sprintf("there is no event %d yet: the newest that this manager knows is %d", since, newest))
+	}
 	w, err := s.store.Since(since, tables...)
 	if errors.Is(err, raftstore.ErrResync) {
 		return nil, tooOld(since)
