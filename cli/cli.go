@@ -158,13 +158,29 @@ func group(c *cobra.Command, sub ...*cobra.Command) *cobra.Command {
 			name += " "
 		}
 		msg := fmt.Sprintf("unknown command %q", name+args[0])
-		if near := c.SuggestionsFor(args[0]); len(near) > 0 {
+		if hint := elsewhere[name+args[0]]; hint != "" {
+			msg += ": " + hint
+		} else if near := c.SuggestionsFor(args[0]); len(near) > 0 {
 			msg += fmt.Sprintf(": did you mean %q?", name+near[0])
 		}
 		return usageError(c, "%s", msg)
 	}
 	c.AddCommand(sub...)
 	return c
+}
+
+// elsewhere says of words that users of Docker type where the thing is, or that it is not there.
+var elsewhere = map[string]string{
+	"ps":     "tasks are listed by `swarm service ps SERVICE`, `swarm node ps NODE` and `swarm task ls`",
+	"logs":   "logs are shown by `swarm service logs SERVICE` and `swarm task logs TASK`",
+	"run":    "containers are run by `swarm service create IMAGE`",
+	"images": "images are listed by `swarm image ls`",
+	"pull":   "images are fetched by `swarm image pull IMAGE`",
+	"load":   "images are brought by `swarm image load`",
+	"secret": "secrets are not there yet",
+	"config": "configs are not there yet",
+	"stack":  "stacks are not there yet",
+	"volume": "volumes are made with the tasks that name them; commands for them are not there yet",
 }
 
 // verb finishes a command that does something.

@@ -114,8 +114,14 @@ func (a *app) runEvents(ctx context.Context, o eventsOptions) error {
 func writeEvent(w io.Writer, e *swarmv1.Event, format string, t *template.Template) error {
 	if format != "" {
 		o := object{
-			{"Action", enumWord(e.Action)}, {"Actor", object{{"ID", e.Id}, {"Attributes", pairsObject(e.Attributes)}}},
-			{"Attributes", pairsObject(e.Attributes)}, {"ID", e.Id}, {"Index", e.Index}, {"Scope", "swarm"}, {"Time", stamp(e.Time)}, {"Type", e.Type},
+			{"Action", enumWord(e.Action)},
+			{"Actor", object{{"ID", e.Id}, {"Attributes", pairsObject(e.Attributes)}}},
+			{"Attributes", pairsObject(e.Attributes)},
+			{"ID", e.Id},
+			{"Index", e.Index},
+			{"Scope", "swarm"},
+			{"Time", stamp(e.Time)},
+			{"Type", e.Type},
 		}
 		if t == nil {
 			return printJSON(w, o)

@@ -259,6 +259,9 @@ func describeValue(fd protoreflect.FieldDescriptor, v protoreflect.Value) any {
 		}
 		return describeMessage(v.Message())
 	case protoreflect.EnumKind:
+		if fd.Enum().FullName() == swarmv1.UpdateStatus_State(0).Descriptor().FullName() {
+			return updateWord(swarmv1.UpdateStatus_State(v.Enum()))
+		}
 		if name := fd.Enum().Values().ByNumber(v.Enum()); name != nil {
 			return strings.ReplaceAll(strings.ToLower(string(name.Name())), "_", "-")
 		}

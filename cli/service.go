@@ -160,7 +160,7 @@ func serviceRow(s *swarmv1.ServiceInfo, short bool) row {
 	}
 	update := ""
 	if u := s.GetService().GetUpdateStatus(); u.GetState() != swarmv1.UpdateStatus_UNKNOWN {
-		update = enumWord(u.GetState())
+		update = updateWord(u.GetState())
 	}
 	return row{
 		"ID": id, "Name": s.GetService().GetName(), "Mode": modeWord(asked.GetMode()), "Replicas": replicasWord(s),

@@ -38,7 +38,8 @@ func (a *app) prettyService(ctx context.Context, c client, w io.Writer, ref stri
 	if err := nameNetworks(ctx, c, s.GetRevision().GetSpec()); err != nil {
 		return err
 	}
-	writeService(w, s, ago(a.Now(), s.GetService().GetUpdateStatus().GetStartedAt()))
+	update := s.GetService().GetUpdateStatus()
+	writeService(w, s, ago(a.Now(), update.GetStartedAt()), ago(a.Now(), update.GetCompletedAt()))
 	return nil
 }
 
@@ -75,7 +76,7 @@ type pretty struct{ w io.Writer }
 
 func (p pretty) line(name, value string) {
 	if value != "" {
-		printf(p.w, "%-16s%s\n", name+":", value)
+		printf(p.w, "%-15s %s\n", name+":", value)
 	}
 }
 
@@ -95,7 +96,7 @@ func (p pretty) pairs(name string, m map[string]string) {
 	}
 }
 
-func writeService(w io.Writer, s *swarmv1.ServiceInfo, started string) {
+func writeService(w io.Writer, s *swarmv1.ServiceInfo, started, completed string) {
 	p := pretty{w}
 	service, spec := s.GetService(), s.GetRevision().GetSpec()
 	p.line("ID", service.GetId())
@@ -108,8 +109,9 @@ func writeService(w io.Writer, s *swarmv1.ServiceInfo, started string) {
 	p.line("Revision", fmt.Sprint(service.GetRevision()))
 	if u := service.GetUpdateStatus(); u.GetState() != swarmv1.UpdateStatus_UNKNOWN {
 		fmt.Fprintln(w, "UpdateStatus:")
-		p.line(" State", enumWord(u.GetState()))
+		p.line(" State", updateWord(u.GetState()))
 		p.line(" Started", started)
+		p.line(" Completed", completed)
 		p.line(" Message", u.GetMessage())
 	}
 	t := spec.GetTaskTemplate()
@@ -121,10 +123,15 @@ func writeService(w io.Writer, s *swarmv1.ServiceInfo, started string) {
 		}
 		p.number(" Max Replicas Per Node", pl.GetMaxReplicas())
 	}
+	p.restart(t.GetRestartPolicy())
 	p.policy("UpdateConfig", spec.GetUpdateConfig())
 	p.policy("RollbackConfig", spec.GetRollbackConfig())
 	p.container(t.GetContainerSpec())
 	p.resources(t.GetResources())
+	if d := t.GetLogDriver(); d.GetName() != "" || len(d.GetOptions()) > 0 {
+		p.line("Log Driver", d.GetName())
+		p.each(" Option", pairs(d.GetOptions()))
+	}
 	for _, n := range t.GetNetworks() {
 		p.line("Network", n.GetTarget())
 	}
@@ -158,21 +165,61 @@ func (p pretty) policy(name string, u *swarmv1.UpdateConfig) {
 	p.line(" Order", enumWord(u.GetOrder()))
 }
 
+// each writes a line for every value.
+func (p pretty) each(name string, values []string) {
+	for _, v := range values {
+		p.line(name, v)
+	}
+}
+
+func pairs(m map[string]string) (out []string) {
+	for _, k := range slices.Sorted(maps.Keys(m)) {
+		out = append(out, k+"="+m[k])
+	}
+	return out
+}
+
+func (p pretty) restart(r *swarmv1.RestartPolicy) {
+	if r == nil {
+		return
+	}
+	fmt.Fprintln(p.w, "RestartPolicy:")
+	p.line(" Condition", enumWord(r.GetCondition()))
+	if r.Delay != nil {
+		p.line(" Delay", r.GetDelay().AsDuration().String())
+	}
+	p.number(" Max Attempts", r.GetMaxAttempts())
+	if r.Window != nil {
+		p.line(" Window", r.GetWindow().AsDuration().String())
+	}
+}
+
 func (p pretty) container(c *swarmv1.ContainerSpec) {
 	fmt.Fprintln(p.w, "ContainerSpec:")
 	p.line(" Image", c.GetImage())
 	p.line(" Command", strings.Join(c.GetCommand(), " "))
 	p.line(" Args", strings.Join(c.GetArgs(), " "))
-	p.line(" Env", strings.Join(c.GetEnv(), " "))
+	p.each(" Env", c.GetEnv())
 	p.line(" Dir", c.GetDir())
 	p.line(" User", c.GetUser())
 	p.line(" Hostname", c.GetHostname())
 	if c.GetInit() {
 		p.line(" Init", "true")
 	}
+	p.line(" Stop signal", c.GetStopSignal())
 	if c.StopGracePeriod != nil {
 		p.line(" Stop grace", c.GetStopGracePeriod().AsDuration().String())
 	}
+	p.each(" Capability add", c.GetCapabilityAdd())
+	p.each(" Capability drop", c.GetCapabilityDrop())
+	p.each(" Sysctl", pairs(c.GetSysctls()))
+	for _, u := range c.GetUlimits() {
+		p.line(" Ulimit", fmt.Sprintf("%s=%d:%d", u.GetName(), u.GetSoft(), u.GetHard()))
+	}
+	p.each(" DNS", c.GetDnsConfig().GetNameservers())
+	p.each(" DNS option", c.GetDnsConfig().GetOptions())
+	p.each(" DNS search", c.GetDnsConfig().GetSearch())
+	p.each(" Host", c.GetHosts())
 	for _, m := range c.GetMounts() {
 		p.line(" Mount", fmt.Sprintf("%s %s -> %s (%s)", enumWord(m.Type), m.Source, m.Target, map[bool]string{true: "ro", false: "rw"}[m.ReadOnly]))
 	}

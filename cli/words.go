@@ -21,6 +21,9 @@ func enumWord(v fmt.Stringer) string {
 	return strings.ReplaceAll(strings.ToLower(v.String()), "_", "-")
 }
 
+// updateWord is the state of an update as Docker writes it: "rollback_completed".
+func updateWord(st swarmv1.UpdateStatus_State) string { return strings.ToLower(st.String()) }
+
 // capitalized is a state as tables show it: "Running".
 func capitalized(s string) string {
 	if s == "" {

@@ -4,6 +4,11 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	swarmv1 "swarm/proto/swarm/v1"
 )
 
 // What cannot be understood is said in this program's own words, and once.
@@ -64,5 +69,38 @@ func TestUpdate_RemovalOfNothingIsSaid(t *testing.T) {
 	}
 	if got := (run{server: webServer(t, time.Now())}).run(t, "service", "update", "-d", "--env-rm", "A", "web"); got.code != 0 || got.errOut != "" {
 		t.Errorf("removing what is there: got %+v", got)
+	}
+}
+
+// Words of Docker's that this program does not have name what to use, or that it is not there yet.
+func TestUnknownCommands_OfDocker(t *testing.T) {
+	for word, want := range map[string]string{
+		"stack": "not there yet", "secret": "not there yet", "config": "not there yet", "volume": "not there yet",
+		"ps": "swarm service ps", "logs": "swarm service logs", "srvice": `did you mean "service"?`,
+	} {
+		got := run{server: &fakeServer{}}.run(t, word)
+		if got.code != 1 || !strings.Contains(got.errOut, want) || strings.HasPrefix(want, "swarm") && strings.Contains(got.errOut, "did you mean") {
+			t.Errorf("%s: got %+v, want %q", word, got, want)
+		}
+	}
+}
+
+// States of updates are spelled as Docker spells them, and no label of --pretty touches its value.
+func TestServiceInspect_Words(t *testing.T) {
+	s := webServer(t, time.Now())
+	s.services[0] = s.services[0].CloneVT()
+	s.services[0].Service.UpdateStatus = &swarmv1.UpdateStatus{State: swarmv1.UpdateStatus_ROLLBACK_COMPLETED, StartedAt: timestamppb.Now(), CompletedAt: timestamppb.Now()}
+	s.services[0].Revision.Spec.UpdateConfig = &swarmv1.UpdateConfig{Monitor: durationpb.New(5 * time.Second)}
+	s.services[0].Revision.Spec.TaskTemplate.RestartPolicy = &swarmv1.RestartPolicy{Condition: swarmv1.RestartPolicy_ON_FAILURE, MaxAttempts: 3}
+	pretty := run{server: s}.run(t, "service", "inspect", "--pretty", "web").out
+	for _, want := range []string{"rollback_completed\n", " Monitoring Period: 5s\n", " Max failure ratio: 0\n", " Completed:", " Condition:     on-failure\n", " Max Attempts:  3\n"} {
+		if !strings.Contains(pretty, want) {
+			t.Errorf("got\n%swant %q", pretty, want)
+		}
+	}
+	for _, args := range [][]string{{"inspect", "-f", "{{.UpdateStatus.State}}", "web"}, {"ls", "--format", "{{.UpdateStatus}}"}} {
+		if got := (run{server: s}).run(t, append([]string{"service"}, args...)...); got.out != "rollback_completed\n" {
+			t.Errorf("%v: got %+v", args, got)
+		}
 	}
 }
