@@ -57,6 +57,8 @@ type fakeServer struct {
 	logNotices []string
 
 	changed chan struct{}
+	// beforeCreate runs, unlocked, before a service is created.
+	beforeCreate func()
 	// onCreate runs, unlocked, after a service was created; list before each list of tasks.
 	onCreate func(s *fakeServer, id string)
 	exec     func(stream swarmv1.Control_ExecServer) error
@@ -167,6 +169,9 @@ func (s *fakeServer) ListServices(context.Context, *swarmv1.ListRequest) (*swarm
 }
 
 func (s *fakeServer) CreateService(_ context.Context, r *swarmv1.CreateServiceRequest) (*swarmv1.CreateServiceResponse, error) {
+	if s.beforeCreate != nil {
+		s.beforeCreate()
+	}
 	s.mu.Lock()
 	s.created = r
 	id := "svc0000000000000000000001"

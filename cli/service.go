@@ -8,6 +8,7 @@ import (
 	"path"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/distribution/reference"
 	"github.com/spf13/cobra"
@@ -59,7 +60,9 @@ func (a *app) runServiceCreate(ctx context.Context, o createOptions) error {
 		return err
 	}
 	return a.with(ctx, func(c client) error {
+		answered := a.sayWhyWaiting(ctx, c, asked.Name)
 		r, err := c.CreateService(ctx, &swarmv1.CreateServiceRequest{Spec: asked, RegistryAuth: auth, NoResolveImage: o.flags.noResolve})
+		answered()
 		if err != nil {
 			return err
 		}
@@ -70,6 +73,26 @@ func (a *app) runServiceCreate(ctx context.Context, o createOptions) error {
 		}
 		return a.wait(ctx, c, waitOptions{serviceID: r.Id, quiet: o.flags.quiet, index: r.Index})
 	})
+}
+
+// slowAnswer is after how long a user wants to know why nothing happens.
+const slowAnswer = time.Second
+
+// sayWhyWaiting says, when the creation of a service takes long, that the one which had its name is still being removed. What
+// it returns ends that, and waits.
+func (a *app) sayWhyWaiting(ctx context.Context, c client, name string) func() {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if !sleep(ctx, slowAnswer, nil) {
+			return
+		}
+		if s, err := c.GetService(ctx, &swarmv1.GetRequest{Id: name}); err == nil && s.GetService().GetPendingDelete() {
+			printf(a.Err, "service %s is still being removed: waiting until its tasks have stopped\n", name)
+		}
+	}()
+	return func() { cancel(); <-done }
 }
 
 // generatedName names a service after its image: "redis-k3x9q". Docker's random names say nothing of what runs.

@@ -188,3 +188,19 @@ Warning: no node has address 192.0.2.7: port 82/tcp does not answer until one do
 		}
 	})
 }
+
+// A service whose name still belongs to one that is being removed is created once that is gone, and not in silence.
+func TestServiceCreate_SaysThatItWaitsForTheName(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := webServer(t, time.Now())
+		s.services[0].Service.PendingDelete = true
+		s.beforeCreate = func() {
+			time.Sleep(10 * time.Second)
+			s.change(func() { s.services = nil })
+		}
+		got := run{server: s}.run(t, "service", "create", "-d", "--name", "web", "nginx")
+		if got.code != 0 || got.errOut != "service web is still being removed: waiting until its tasks have stopped\nWarning: be careful\n" {
+			t.Errorf("got %+v", got)
+		}
+	})
+}
