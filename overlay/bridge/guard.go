@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -22,6 +23,7 @@ import (
 //	set own:     protocol . port             ports of this host, at every address of it
 //	set nodes4:  address . protocol . port   ports of nodes
 //	set open4:   addresses of tasks with HostAccess
+//	set opens4:  how fast each task opens connections
 type guard struct {
 	ports ClusterPorts
 	nodes []netip.AddrPort
@@ -120,6 +122,7 @@ func (r *rules) syncGuard(c *nftables.Conn) error {
 	sets := map[*nftables.Set][]nftables.SetElement{r.portsSet(): r.guard.portElements()}
 	for _, f := range nft.Families() {
 		sets[r.nodesSet(f)] = r.guard.nodeElements(f)
+		sets[r.opensSet(f)] = nil
 	}
 	for s, elements := range sets {
 		if err := c.AddSet(s, nil); err != nil {
@@ -174,6 +177,30 @@ func (r *rules) refuse(f nft.Family, of *nftables.Set, withAddress bool) []expr.
 		&expr.Payload{DestRegister: nft.Reg32(words + 1), Base: expr.PayloadBaseTransportHeader, Offset: portDst, Len: 2},
 		&expr.Lookup{SourceRegister: nft.Reg, SetName: of.Name, SetID: of.ID},
 		prohibited())
+}
+
+// The host tracks the connections of all its tasks in one table, of 262,144 entries by default. What a task opens at this
+// rate fills at most 60 % of it: an entry without an answer is kept for 30 s (UDP) or 120 s (TCP), one with for 120 s (UDP).
+const (
+	opensEachSecond = 1000
+	opensAtOnce     = 32768
+)
+
+// opensSet holds how fast each task opens connections.
+func (r *rules) opensSet(f nft.Family) *nftables.Set {
+	return &nftables.Set{
+		Table: r.table(), ID: uint32(f.Number)*10 + 8, Name: "opens" + f.Digit, KeyType: f.Address,
+		Dynamic: true, HasTimeout: true, Timeout: 2 * time.Minute, Size: 1 << 16,
+	}
+}
+
+// pace is the rule of one family that drops what opens connections too fast.
+func (r *rules) pace(f nft.Family) []expr.Any {
+	s := r.opensSet(f)
+	return nft.Join(nft.Opening(), f.Is(), f.LoadSrc(nft.Reg), &expr.Dynset{
+		SrcRegKey: nft.Reg, SetName: s.Name, SetID: s.ID, Operation: uint32(unix.NFT_DYNSET_OP_UPDATE),
+		Exprs: []expr.Any{&expr.Limit{Type: expr.LimitTypePkts, Unit: expr.LimitTimeSecond, Rate: opensEachSecond, Burst: opensAtOnce, Over: true}},
+	}, nft.Drop())
 }
 
 // prohibited tells the sender that a rule is in the way.

@@ -272,6 +272,7 @@ func (r *rules) filters() []*nft.Chain {
 		// What belongs to no connection has no direction either, and would pass what follows.
 		ch.Add(nft.Invalid(), nft.Drop())
 		for _, f := range r.families() {
+			ch.Add(r.pace(f))
 			inner := r.sets(f)[innerSet]
 			// What is not tracked neither asks nor answers: a neighbour may be looked for.
 			ch.Add(nft.Asking(), f.Is(), f.LoadSrc(nft.Reg), &expr.Lookup{SourceRegister: nft.Reg, SetName: inner.Name, SetID: inner.ID},

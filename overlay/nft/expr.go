@@ -175,11 +175,16 @@ func Answering() []expr.Any {
 	return []expr.Any{&expr.Ct{Key: expr.CtKeyDIRECTION, Register: Reg}, Equal([]byte{1})}
 }
 
+// Opening matches the packets that open a connection.
+func Opening() []expr.Any { return state(expr.CtStateBitNEW) }
+
 // Invalid matches packets that belong to no connection and open none, by the kernel's reckoning.
-func Invalid() []expr.Any {
+func Invalid() []expr.Any { return state(expr.CtStateBitINVALID) }
+
+func state(bit uint32) []expr.Any {
 	return []expr.Any{
 		&expr.Ct{Key: expr.CtKeySTATE, Register: Reg},
-		&expr.Bitwise{SourceRegister: Reg, DestRegister: Reg, Len: 4, Mask: binaryutil.NativeEndian.PutUint32(expr.CtStateBitINVALID), Xor: make([]byte, 4)},
+		&expr.Bitwise{SourceRegister: Reg, DestRegister: Reg, Len: 4, Mask: binaryutil.NativeEndian.PutUint32(bit), Xor: make([]byte, 4)},
 		NotEqual(make([]byte, 4)),
 	}
 }
