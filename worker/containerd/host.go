@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"sync"
 
@@ -35,8 +36,15 @@ func newHost(runc string, log *slog.Logger) host {
 			Seccomp:           hasSeccomp(f, log),
 			RecursiveReadOnly: recursiveReadOnly(f),
 			AppArmor:          loadAppArmor(log),
+			Throttling:        throttling(),
 		}
 	})
+}
+
+// throttling lists the folders that count how often a processor was slowed down for its heat.
+func throttling() []string {
+	folders, _ := filepath.Glob("/sys/devices/system/cpu/cpu*/thermal_throttle") // It fails for a bad pattern alone.
+	return folders
 }
 
 func swapLimit() bool {

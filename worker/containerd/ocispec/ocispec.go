@@ -66,6 +66,8 @@ type Host struct {
 	RecursiveReadOnly bool
 	// AppArmor is the name of the default profile, loaded; empty: the host has no AppArmor.
 	AppArmor string
+	// Throttling are folders of /sys that tell what other programs do, by the heat of processors.
+	Throttling []string
 }
 
 // Build makes the spec. ErrInvalidArgument names what is wrong with the input.

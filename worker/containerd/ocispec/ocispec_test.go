@@ -311,3 +311,18 @@ func TestMergeEnv_Many(t *testing.T) {
 		t.Errorf("got %d variables, want the last one", len(got))
 	}
 }
+
+func TestBuild_MasksThrottling(t *testing.T) {
+	const folder = "/sys/devices/system/cpu/cpu0/thermal_throttle"
+	for _, privileged := range []bool{false, true} {
+		in := input(&swarmv1.ContainerSpec{Privileged: privileged})
+		in.Host.Throttling = []string{folder}
+		s, err := Build(in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if masked := slices.Contains(s.Linux.MaskedPaths, folder); masked == privileged {
+			t.Errorf("privileged %v: masked %v", privileged, masked)
+		}
+	}
+}

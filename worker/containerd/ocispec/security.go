@@ -5,6 +5,7 @@ package ocispec
 import (
 	"cmp"
 	"fmt"
+	"slices"
 
 	"github.com/containerd/containerd/v2/contrib/seccomp"
 	"github.com/containerd/errdefs"
@@ -13,7 +14,7 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// maskedPaths and readonlyPaths are Docker's.
+// maskedPaths, with Host.Throttling, and readonlyPaths are Docker's.
 var (
 	maskedPaths = []string{
 		"/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/sched_debug",
@@ -25,7 +26,7 @@ var (
 func security(s *specs.Spec, in Input) error {
 	c := in.Container.Spec()
 	if !c.GetPrivileged() {
-		s.Linux.MaskedPaths, s.Linux.ReadonlyPaths = maskedPaths, readonlyPaths
+		s.Linux.MaskedPaths, s.Linux.ReadonlyPaths = slices.Concat(maskedPaths, in.Host.Throttling), readonlyPaths
 	}
 	if err := apparmor(s, in); err != nil {
 		return err
