@@ -54,6 +54,7 @@ func TestAttackLimits(t *testing.T) {
 	}{
 		{"container", (*crowd).attackFromContainer},
 		{"spoof", (*crowd).attackBySpoofing},
+		{"neighbours", (*crowd).attackByNeighbours},
 		{"probe", (*crowd).attackByProbe},
 		{"log", (*crowd).attackLog},
 		{"flood", (*crowd).attackByFlood},
