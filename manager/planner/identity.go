@@ -5,7 +5,7 @@ import (
 	"math/bits"
 )
 
-// Ids of tasks are derived, not drawn: a task's from the one that it follows, and the first of a slot from the slot and
+// Ids of tasks are derived, not drawn: a task's from the newest one of its slot, and the first of a slot from the slot and
 // the version of the service's row at that time. So two plans that fill a slot from the same rows, say by a leader and by
 // the one that followed it, make the same id, and the store takes only one of them. An id does not come twice: a slot
 // without predecessor in which there once was a task has been dropped by a change of the service's row.
@@ -19,6 +19,16 @@ func idFirst(s *service, k slotKey) string {
 	h.number(k.number)
 	h.number(s.row.GetMeta().GetVersion())
 	return h.id()
+}
+
+// idNext is the id of the next task of a slot that has had tasks. It follows from the newest task, which is not always the
+// one that is replaced: after a start-first update that failed, the slot's running task is older than the failed one.
+func idNext(s *slot) string {
+	id := idAfter(s.newest().id)
+	for s.find(id) != nil {
+		id = idAfter(id)
+	}
+	return id
 }
 
 func idAfter(id string) string {

@@ -239,10 +239,7 @@ func (r *run) stopping(s *slot, t *task) bool {
 func (r *run) want(k slotKey, t *task) want {
 	w := want{key: k, rev: r.successor(t), desired: swarmv1.TaskState_RUNNING}
 	if t != nil {
-		w.id, w.replaces = idAfter(t.id), t.id
-		for r.p.tasks[w.id] != nil { // one that was to replace t and was given up
-			w.id = idAfter(w.id)
-		}
+		w.id, w.replaces = idNext(t.slot), t.id
 		if w.rev.template() == t.rev.template() {
 			w.restarts = t.row.GetRestarts()
 		}
