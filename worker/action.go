@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"os"
@@ -90,7 +91,9 @@ func (t *taskLoop) prepared(ctx context.Context) error {
 		return err
 	}
 	return t.tryOften(ctx, "create container", func() error {
-		err := t.w.slot(ctx, func() error { return t.w.deps.Runtime.Prepare(ctx, c) })
+		err := t.answered(ctx, "create container", func() error {
+			return t.w.slot(ctx, func() error { return t.w.deps.Runtime.Prepare(ctx, c) })
+		})
 		if errdefs.IsNotFound(err) { // the image went between the pull and now
 			if perr := t.pull(ctx, in.revision); perr != nil {
 				return perr
@@ -105,7 +108,10 @@ func (t *taskLoop) pull(ctx context.Context, rev *swarmv1.Revision) error {
 	spec := containerSpec(rev)
 	req := PullRequest{Ref: spec.GetImage(), Auth: spec.GetPullOptions().GetRegistryAuth(), Platform: spec.GetPlatform()}
 	for try := 1; ; try++ {
-		_, err := t.w.deps.Images.Pull(ctx, req, nil)
+		err := t.answered(ctx, "pull image", func() error {
+			_, err := t.w.deps.Images.Pull(ctx, req, nil)
+			return err
+		})
 		if err == nil {
 			return nil
 		}
@@ -164,10 +170,12 @@ func (t *taskLoop) setAttached(a Attached) {
 // start starts the container. One that ran already, before this daemon, is taken as it is.
 func (t *taskLoop) start(ctx context.Context) outcome {
 	var started Started
-	err := t.w.slot(ctx, func() error {
-		var err error
-		started, err = t.w.deps.Runtime.Start(ctx, t.id)
-		return err
+	err := t.answered(ctx, "start container", func() error {
+		return t.w.slot(ctx, func() error {
+			var err error
+			started, err = t.w.deps.Runtime.Start(ctx, t.id)
+			return err
+		})
 	})
 	switch {
 	case errdefs.IsFailedPrecondition(err):
@@ -196,7 +204,7 @@ func (t *taskLoop) healthProber() *health.Prober {
 	t.mu.Unlock()
 	t.prober = health.New(check, health.Target{
 		Exec: func(ctx context.Context, command []string, out *health.Output) (int, error) {
-			return t.w.deps.Executor.Exec(ctx, &swarmv1.ExecStart{TaskId: t.id, Command: command}, ExecStreams{Stdout: out, Stderr: out})
+			return t.w.deps.Executor.Exec(ctx, &swarmv1.ExecStart{TaskId: t.id, Command: command}, ExecStreams{Stdout: out, Stderr: out, Whole: true})
 		},
 		Netns: netns,
 	})
@@ -390,7 +398,10 @@ func (t *taskLoop) revive(ctx context.Context, exit Exit) bool {
 	}
 	t.restarts++
 	t.w.deps.Log.Info("no manager is reachable: starting the task again", "task", t.id, "err", describeExit(exit))
-	if err := t.w.slot(ctx, func() error { return t.w.deps.Runtime.Remove(ctx, t.id) }); err != nil {
+	err := t.answered(ctx, "remove container", func() error {
+		return t.w.slot(ctx, func() error { return t.w.deps.Runtime.Remove(ctx, t.id) })
+	})
+	if err != nil {
 		return false
 	}
 	t.prober = nil
@@ -429,6 +440,30 @@ func (t *taskLoop) tryOften(ctx context.Context, what string, do func() error) e
 		}
 		t.w.deps.Log.Warn(what, "task", t.id, "err", err)
 		if pause.For(ctx, backoff(try, retryFirst, retryLimit)) != nil {
+			return err
+		}
+	}
+}
+
+// awayTold is how many calls in a row the runtime leaves without an answer before users are told of it. One that was killed
+// is back after two or three.
+const awayTold = 5
+
+// answered makes a call to the runtime until the runtime answers: its absence is no failure of the task.
+func (t *taskLoop) answered(ctx context.Context, what string, do func() error) error {
+	for try := 0; ; try++ {
+		err := do()
+		if !errors.Is(err, ErrRuntimeAway) || ctx.Err() != nil {
+			if try >= awayTold {
+				t.ails("")
+			}
+			return err
+		}
+		t.w.deps.Log.Warn(what+" again", "task", t.id, "err", err)
+		if try == awayTold-1 {
+			t.ails(fmt.Sprintf("%s: %v", what, err))
+		}
+		if pause.For(ctx, backoff(try, 100*time.Millisecond, retryLimit)) != nil {
 			return err
 		}
 	}

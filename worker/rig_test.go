@@ -330,6 +330,13 @@ func (m *manager) wait(what string, ok func() bool) {
 	}
 }
 
+// status is the last one that was reported of a task; nil: none was.
+func (m *manager) status(id string) *swarmv1.TaskStatus {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.statuses[id]
+}
+
 func (m *manager) waitState(id string, state swarmv1.TaskState) *swarmv1.TaskStatus {
 	m.t.Helper()
 	m.wait(fmt.Sprintf("%s %s", id, state), func() bool { return m.statuses[id].GetState() == state })

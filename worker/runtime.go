@@ -2,15 +2,35 @@ package worker
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"io"
 	"syscall"
 	"time"
 
+	"github.com/containerd/errdefs"
+
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
+// ErrRuntimeAway means that the runtime does not answer, or went away before it did. The call may have taken effect or
+// not: nothing is known of the container, which is no failure of its task. Make the same call again. After a Start that
+// took effect, the repeated call returns ErrFailedPrecondition; a repeated Prepare, Update, Stop or Remove changes
+// nothing.
+var ErrRuntimeAway = errdefs.ErrUnavailable.WithMessage("the node's container runtime does not answer")
+
+// Away returns an error of a call to the runtime's process: ErrRuntimeAway and what came, if that says that the process was
+// not there to answer.
+func Away(err error) error {
+	if errdefs.IsUnavailable(err) && !errors.Is(err, ErrRuntimeAway) {
+		return fmt.Errorf("%w: %w", ErrRuntimeAway, err)
+	}
+	return err
+}
+
 // Runtime runs the containers of tasks, one for each task, named by the task's id. Implementations are safe for
 // concurrent use by many tasks; calls for one task do not overlap, except that Wait runs beside Stop, Update and Remove.
+// Every method but Wait, which goes on through a restart of the runtime, may return ErrRuntimeAway.
 // worker/runtimetest is the contract in executable form.
 type Runtime interface {
 	// Prepare creates the container, whose image is held already (Images.Pull), without starting it. Doing it again for the
@@ -119,8 +139,10 @@ type Found struct {
 
 // Executor runs a second process in a task's container.
 type Executor interface {
-	// Exec runs until the process ends, and gives its exit code. The end of ctx kills the process. ErrNotFound: no such
-	// container, ErrFailedPrecondition: it does not run, ErrInvalidArgument: the command cannot be started.
+	// Exec runs until the process ends, and gives its exit code. Output that processes write which the process has left
+	// behind is lost then. The end of ctx kills the process. ErrNotFound: no such
+	// container, ErrFailedPrecondition: it does not run, ErrInvalidArgument: the command cannot be started, ErrRuntimeAway:
+	// nothing is known of the process.
 	Exec(ctx context.Context, start *swarmv1.ExecStart, streams ExecStreams) (exitCode int, err error)
 }
 
@@ -133,6 +155,8 @@ type ExecStreams struct {
 	Signals <-chan syscall.Signal
 	// Started, when set, is called once the process runs.
 	Started func()
+	// Whole: the end of ctx kills not only the process, but also what it has started, as far as that can be told.
+	Whole bool
 }
 
 // PullRequest names an image to fetch.
@@ -157,7 +181,8 @@ type PushRequest struct {
 type Images interface {
 	// Pull fetches what is missing and makes the image ready for Prepare; it costs next to nothing when the node has it.
 	// progress may be nil. Errors: ErrNotFound (no registry or peer has it: trying again is of little use), ErrUnavailable
-	// (worth trying again), ErrUnauthenticated and ErrPermissionDenied (credentials), ErrInvalidArgument (reference or platform).
+	// (worth trying again), ErrUnauthenticated and ErrPermissionDenied (credentials), ErrInvalidArgument (reference or platform),
+	// ErrRuntimeAway (the store is the runtime's).
 	Pull(ctx context.Context, req PullRequest, progress func(*swarmv1.ImageProgress)) (*swarmv1.Image, error)
 	// Push sends a held image with all its platforms to its registry. ErrNotFound: the node does not hold all of it; else as Pull.
 	Push(ctx context.Context, req PushRequest, progress func(*swarmv1.ImageProgress)) error

@@ -1,6 +1,7 @@
 package worker_test
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -217,4 +218,69 @@ func count(m *manager, state swarmv1.TaskState) int {
 		}
 	}
 	return n
+}
+
+// The runtime's process is killed while tasks are prepared, started and stopped: none of them fails, and each goes on once
+// it is back.
+func TestWorker_RuntimeAwayIsNoFailureOfTheTask(t *testing.T) {
+	cfg := simulated.Config{Delays: simulated.Delays{Prepare: time.Second, Start: time.Second, Stop: time.Second}}
+	for _, c := range []struct {
+		name  string
+		after time.Duration
+		while swarmv1.TaskState
+		want  swarmv1.TaskState
+	}{
+		{"preparing", 500 * time.Millisecond, swarmv1.TaskState_PREPARING, running},
+		{"starting", 1500 * time.Millisecond, swarmv1.TaskState_STARTING, running},
+		{"stopping", 3000 * time.Millisecond, running, shutdown},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			bubble(t, cfg, []string{"m1"}, func(t *testing.T, r *rig) {
+				m := r.managers["m1"]
+				m.initial = []*swarmv1.Assignment{revisionObject(), taskObject("t1", running)}
+				r.start()
+				time.Sleep(c.after)
+				if c.want == shutdown {
+					m.assign(puts(taskObject("t1", shutdown))...)
+					time.Sleep(500 * time.Millisecond)
+				}
+				r.runtime.SetAway(true)
+				time.Sleep(time.Minute)
+				s := m.status("t1")
+				if s.GetState() != c.while {
+					t.Errorf("after a minute without the runtime: %v, want %v", s, c.while)
+				}
+				if c.want == running && !strings.Contains(s.GetErr(), "container runtime does not answer") {
+					t.Errorf("the status does not say what is wrong: %v", s)
+				}
+				r.runtime.SetAway(false)
+				if s := m.waitState("t1", c.want); s.Err != "" {
+					t.Errorf("status = %v, want no error", s)
+				}
+				if n := r.runtime.Starts(); n != 1 {
+					t.Errorf("%d starts, want 1", n)
+				}
+			})
+		})
+	}
+}
+
+// A health check that cannot be made because the runtime is away says nothing of the container.
+func TestWorker_RuntimeAwayIsNoSickness(t *testing.T) {
+	cfg := simulated.Config{Exec: func(context.Context, *swarmv1.ExecStart, worker.ExecStreams) int { return 0 }}
+	bubble(t, cfg, []string{"m1"}, func(t *testing.T, r *rig) {
+		m := r.managers["m1"]
+		m.initial = []*swarmv1.Assignment{revisionObject(func(s *swarmv1.ServiceSpec) {
+			s.TaskTemplate.ContainerSpec.Healthcheck = &swarmv1.HealthConfig{Test: []string{"CMD", "probe"}, Interval: durationpb.New(time.Second), Retries: 1}
+		}), taskObject("t1", running)}
+		r.start()
+		m.waitState("t1", running)
+		r.runtime.SetAway(true)
+		time.Sleep(time.Minute)
+		r.runtime.SetAway(false)
+		time.Sleep(10 * time.Second)
+		if s := m.status("t1"); s.GetState() != running || !s.GetReady() {
+			t.Errorf("status = %v, want one that runs and is ready", s)
+		}
+	})
 }

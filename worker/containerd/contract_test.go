@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"sync"
 	"testing"
 
 	"swarm/internal/eventually"
@@ -36,7 +37,11 @@ func TestRuntime_KeepsTheContract(t *testing.T) {
 			}
 		})
 		ready := &readyRuntime{Runtime: r, n: n, logs: make(map[string]string)}
-		return runtimetest.System{Runtime: ready, Executor: r, Container: func(b runtimetest.Behaviour) worker.Container {
+		away := func() func() {
+			n.Kill()
+			return sync.OnceFunc(func() { n.Start("") })
+		}
+		return runtimetest.System{Runtime: ready, Executor: r, Away: away, Container: func(b runtimetest.Behaviour) worker.Container {
 			script := "trap 'exit 0' TERM USR1"
 			if b.Stubborn {
 				script = "trap '' TERM USR1"

@@ -35,7 +35,7 @@ func (r *Runtime) Exec(ctx context.Context, start *swarmv1.ExecStart, streams wo
 	ctx = namespaced(ctx)
 	code, err := r.exec(ctx, start, streams)
 	if err != nil {
-		return 0, fmt.Errorf("exec in container %s: %w", start.GetTaskId(), err)
+		return 0, fmt.Errorf("exec in container %s: %w", start.GetTaskId(), worker.Away(err))
 	}
 	return code, nil
 }

@@ -143,7 +143,8 @@ func (g *groups) join(ctx context.Context, task, service string) (name string, m
 			grp = g.assignLocked(task, service)
 			moved = true
 		}
-		if len(grp.joined) > 0 || len(grp.joining) == 0 {
+		// One that is joining already was asked for before, and nobody knows what came of that.
+		if len(grp.joined) > 0 || len(grp.joining) == 0 || grp.joining[task] {
 			grp.joining[task] = true
 			g.mu.Unlock()
 			return grp.name, moved, nil

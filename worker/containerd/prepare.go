@@ -32,14 +32,14 @@ func (r *Runtime) Prepare(ctx context.Context, c worker.Container) error {
 		return nil
 	}
 	if err := r.loadGroups(ctx); err != nil {
-		return fmt.Errorf("prepare container %s: %w", id, err)
+		return fmt.Errorf("prepare container %s: %w", id, worker.Away(err))
 	}
 	err := r.prepare(ctx, c)
 	if errors.Is(err, errStaleImage) { // what was known of it is forgotten
 		err = r.prepare(ctx, c)
 	}
 	if err != nil {
-		return fmt.Errorf("prepare container %s: %w", id, err)
+		return fmt.Errorf("prepare container %s: %w", id, worker.Away(err))
 	}
 	return nil
 }

@@ -157,11 +157,11 @@ func (r *Runtime) List(ctx context.Context) ([]worker.Found, error) {
 	ctx = namespaced(ctx)
 	owned, err := r.owned(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("list containers: %w", err)
+		return nil, fmt.Errorf("list containers: %w", worker.Away(err))
 	}
 	running, err := r.running(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("list running containers: %w", err)
+		return nil, fmt.Errorf("list running containers: %w", worker.Away(err))
 	}
 	found := make([]worker.Found, 0, len(owned))
 	for _, c := range owned {

@@ -38,7 +38,7 @@ func (r *Runtime) Start(ctx context.Context, taskID string) (worker.Started, err
 	}
 	pid, err := r.start(namespaced(ctx), taskID)
 	if err != nil {
-		return worker.Started{}, fmt.Errorf("start container %s: %w", taskID, err)
+		return worker.Started{}, fmt.Errorf("start container %s: %w", taskID, worker.Away(err))
 	}
 	return worker.Started{Pid: pid}, nil
 }
@@ -120,6 +120,9 @@ func (r *Runtime) create(ctx context.Context, req *tasks.CreateTaskRequest, serv
 	if err = errgrpc.ToNative(err); err == nil || errdefs.IsAlreadyExists(err) {
 		r.groups.joined(id)
 		return err
+	}
+	if ctx.Err() == nil && errdefs.IsUnavailable(err) {
+		return err // The shim may have it: the next Start or Remove tells.
 	}
 	r.groups.left(id)
 	if ctx.Err() == nil && !strings.Contains(err.Error(), "OCI runtime") &&

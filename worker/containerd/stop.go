@@ -19,6 +19,7 @@ import (
 
 	"swarm/internal/pause"
 	"swarm/internal/tree"
+	"swarm/worker"
 	"swarm/worker/containerd/layout"
 )
 
@@ -29,7 +30,7 @@ func (r *Runtime) Stop(ctx context.Context, taskID, sig string, grace time.Durat
 		return err
 	}
 	if err := r.stop(namespaced(ctx), taskID, sig, grace); err != nil {
-		return fmt.Errorf("stop container %s: %w", taskID, err)
+		return fmt.Errorf("stop container %s: %w", taskID, worker.Away(err))
 	}
 	return nil
 }
@@ -107,7 +108,7 @@ func (r *Runtime) Remove(ctx context.Context, taskID string) error {
 	}
 	ctx = namespaced(ctx)
 	if err := r.remove(ctx, taskID); err != nil {
-		return fmt.Errorf("remove container %s: %w", taskID, err)
+		return fmt.Errorf("remove container %s: %w", taskID, worker.Away(err))
 	}
 	return nil
 }

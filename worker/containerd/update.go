@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc"
 
 	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/worker"
 	"swarm/worker/containerd/ocispec"
 )
 
@@ -27,7 +28,7 @@ func (r *Runtime) Update(ctx context.Context, taskID string, want *swarmv1.Resou
 		return err
 	}
 	if err := r.update(namespaced(ctx), taskID, want); err != nil {
-		return fmt.Errorf("update container %s: %w", taskID, err)
+		return fmt.Errorf("update container %s: %w", taskID, worker.Away(err))
 	}
 	return nil
 }

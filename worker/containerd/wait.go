@@ -36,7 +36,7 @@ func (r *Runtime) Wait(ctx context.Context, taskID string) (worker.Exit, error) 
 	}
 	e, err := r.wait(namespaced(ctx), taskID)
 	if err != nil {
-		return worker.Exit{}, fmt.Errorf("wait for container %s: %w", taskID, err)
+		return worker.Exit{}, fmt.Errorf("wait for container %s: %w", taskID, worker.Away(err))
 	}
 	return e, nil
 }

@@ -92,6 +92,8 @@ func command(target Target, args []string) func(context.Context) error {
 		var out Output
 		code, err := target.Exec(ctx, args, &out)
 		switch {
+		case errdefs.IsUnavailable(err):
+			return fmt.Errorf("run %s: %w: %w", args[0], errNotMade, err)
 		case err != nil:
 			return fmt.Errorf("run %s: %w", args[0], err)
 		case code != 0 && out.String() != "":

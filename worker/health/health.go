@@ -8,6 +8,7 @@ package health
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -28,7 +29,8 @@ const (
 
 // Target is how to reach the container.
 type Target struct {
-	// Exec runs a command in the container and returns its exit code.
+	// Exec runs a command in the container and returns its exit code. ErrUnavailable: the command could not be run, for a
+	// reason that is not the container's; such a check counts neither as passed nor as failed.
 	Exec func(ctx context.Context, command []string, out *Output) (int, error)
 	// Netns is the path of the container's network namespace; empty: the host's.
 	Netns string
@@ -83,6 +85,9 @@ func orInt(n, def int) int {
 // up to the interval; such early failures do not count until one interval has passed.
 const first = 50 * time.Millisecond
 
+// errNotMade is a check that has no answer, because it could not be made.
+var errNotMade = errors.New("the check could not be made")
+
 // UntilHealthy checks until the container is healthy (nil) or is not, for good (why). It returns ctx's error when that
 // ends.
 func (p *Prober) UntilHealthy(ctx context.Context) error {
@@ -107,7 +112,7 @@ func (p *Prober) UntilHealthy(ctx context.Context) error {
 		if quick < interval && time.Since(p.began) < interval {
 			wait = quick
 			quick *= 2
-		} else if !p.starting() {
+		} else if !p.starting() && !errors.Is(err, errNotMade) {
 			if p.failed++; p.failed >= p.cfg.retries {
 				return fmt.Errorf("unhealthy: %w", err)
 			}
@@ -133,6 +138,8 @@ func (p *Prober) UntilSick(ctx context.Context) error {
 			return ctx.Err()
 		case err == nil:
 			p.failed = 0
+			continue
+		case errors.Is(err, errNotMade):
 			continue
 		}
 		if p.failed++; p.failed >= p.cfg.retries {

@@ -32,6 +32,9 @@ type System struct {
 	Runtime worker.Runtime
 	// Executor is nil when there is none to be tested. Containers have the programs true, false, echo and cat.
 	Executor worker.Executor
+	// Away has the runtime's process go away, as by a kill, while its containers go on. The runtime is back when back
+	// returns, which does nothing the second time.
+	Away func() (back func())
 	// Container makes a new container's description, with an id of its own and an image that is held.
 	Container func(Behaviour) worker.Container
 }
@@ -60,6 +63,9 @@ func Run(t *testing.T, factory func(t *testing.T) System) {
 		{"WaitAndStopAtOnce", waitAndStopAtOnce},
 		{"RemoveKillsAndIsIdempotent", removeKillsAndIsIdempotent},
 		{"List", list},
+		{"AwayIsAnErrorOfItsOwn", awayIsAnErrorOfItsOwn},
+		{"WaitGoesOnThroughAway", waitGoesOnThroughAway},
+		{"StartWhenTheRuntimeGoesAway", startWhenTheRuntimeGoesAway},
 		{"Exec", execRuns},
 		{"ExecRefused", execRefused},
 	} {
@@ -323,6 +329,89 @@ func list(t *testing.T, s suite) {
 			t.Errorf("List has %+v (%v), want %+v", got, ok, want)
 		}
 		s.must(s.Runtime.Remove(s.ctx, id))
+	}
+}
+
+func awayIsAnErrorOfItsOwn(t *testing.T, s suite) {
+	prepared := s.Container(Behaviour{})
+	s.must(s.Runtime.Prepare(s.ctx, prepared))
+	running, _ := s.started(Behaviour{})
+	calls := []struct {
+		name string
+		call func() error
+	}{
+		{"Prepare", func() error { return s.Runtime.Prepare(s.ctx, prepared) }},
+		{"Start", func() error { _, err := s.Runtime.Start(s.ctx, prepared.Task.Id); return err }},
+		{"Update", func() error { return s.Runtime.Update(s.ctx, running, limits(1e9, 64<<20, 50)) }},
+		{"Stop", func() error { return s.Runtime.Stop(s.ctx, running, "", limit) }},
+		{"Remove", func() error { return s.Runtime.Remove(s.ctx, running) }},
+		{"List", func() error { _, err := s.Runtime.List(s.ctx); return err }},
+	}
+	if s.Executor != nil {
+		calls = slices.Insert(calls, 2, struct {
+			name string
+			call func() error
+		}{"Exec", func() error {
+			_, err := s.Executor.Exec(s.ctx, &swarmv1.ExecStart{TaskId: running, Command: []string{"true"}}, worker.ExecStreams{})
+			return err
+		}})
+	}
+	back := s.Away()
+	defer back()
+	for _, c := range calls {
+		if err := c.call(); !errors.Is(err, worker.ErrRuntimeAway) || !errdefs.IsUnavailable(err) {
+			t.Errorf("%s while the runtime is away: %v, want ErrRuntimeAway", c.name, err)
+		}
+	}
+	back()
+	for _, c := range calls {
+		if err := c.call(); err != nil {
+			t.Errorf("%s once the runtime is back: %v", c.name, err)
+		}
+	}
+	s.must(s.Runtime.Remove(s.ctx, prepared.Task.Id))
+}
+
+func waitGoesOnThroughAway(t *testing.T, s suite) {
+	id, _ := s.started(Behaviour{})
+	waited := make(chan error, 1)
+	go func() {
+		_, err := s.Runtime.Wait(s.ctx, id)
+		waited <- err
+	}()
+	back := s.Away()
+	defer back()
+	back()
+	s.must(s.Runtime.Stop(s.ctx, id, "", limit))
+	if err := <-waited; err != nil {
+		t.Errorf("Wait through the absence of the runtime: %v", err)
+	}
+	s.must(s.Runtime.Remove(s.ctx, id))
+}
+
+// A container that starts while the runtime goes away runs, once, when Start is called again until there is an answer.
+func startWhenTheRuntimeGoesAway(t *testing.T, s suite) {
+	for range 3 {
+		c := s.Container(Behaviour{})
+		s.must(s.Runtime.Prepare(s.ctx, c))
+		begun := make(chan error, 1)
+		go func() {
+			_, err := s.Runtime.Start(s.ctx, c.Task.Id)
+			begun <- err
+		}()
+		back := s.Away()
+		err := <-begun
+		back()
+		for errors.Is(err, worker.ErrRuntimeAway) {
+			_, err = s.Runtime.Start(s.ctx, c.Task.Id)
+		}
+		if err != nil && !errdefs.IsFailedPrecondition(err) {
+			t.Errorf("Start while the runtime goes away: %v, want nil, or failed precondition: it runs", err)
+		}
+		if f, ok := s.find(c.Task.Id); !ok || !f.Running {
+			t.Errorf("container that was started while the runtime went away: %+v, %v; want one that runs", f, ok)
+		}
+		s.must(s.Runtime.Remove(s.ctx, c.Task.Id))
 	}
 }
 

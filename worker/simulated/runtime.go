@@ -7,6 +7,7 @@
 package simulated
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -51,6 +52,8 @@ type Runtime struct {
 	containers map[string]*container
 	pid        uint32
 	starts     int
+	away       bool
+	back       chan struct{} // closed when away ends
 }
 
 type container struct {
@@ -74,14 +77,58 @@ func New(cfg Config, images *Images) *Runtime {
 }
 
 func (r *Runtime) fail(op, taskID string) error {
+	if err := r.answers(); err != nil {
+		return err
+	}
 	if r.cfg.Fail == nil {
 		return nil
 	}
 	return r.cfg.Fail(op, taskID)
 }
 
+// SetAway has the runtime go away, as a process that was killed, and come back. Its containers go on meanwhile. Calls that
+// are under way take effect, and are not answered.
+func (r *Runtime) SetAway(away bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case away && !r.away:
+		r.back = make(chan struct{})
+	case !away && r.away:
+		close(r.back)
+	}
+	r.away = away
+}
+
+// answers is worker.ErrRuntimeAway while the runtime is away.
+func (r *Runtime) answers() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.away {
+		return worker.ErrRuntimeAway
+	}
+	return nil
+}
+
+// whenBack returns when the runtime is not away.
+func (r *Runtime) whenBack(ctx context.Context) error {
+	r.mu.Lock()
+	away, back := r.away, r.back
+	r.mu.Unlock()
+	if !away {
+		return nil
+	}
+	select {
+	case <-back:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 // Prepare implements worker.Runtime.
-func (r *Runtime) Prepare(ctx context.Context, c worker.Container) error {
+func (r *Runtime) Prepare(ctx context.Context, c worker.Container) (err error) {
+	defer func() { err = cmp.Or(r.answers(), err) }()
 	if err := r.fail("prepare", c.Task.Id); err != nil {
 		return err
 	}
@@ -100,7 +147,8 @@ func (r *Runtime) Prepare(ctx context.Context, c worker.Container) error {
 }
 
 // Start implements worker.Runtime.
-func (r *Runtime) Start(ctx context.Context, taskID string) (worker.Started, error) {
+func (r *Runtime) Start(ctx context.Context, taskID string) (_ worker.Started, err error) {
+	defer func() { err = cmp.Or(r.answers(), err) }()
 	if err := r.fail("start", taskID); err != nil {
 		return worker.Started{}, err
 	}
@@ -173,12 +221,12 @@ func (r *Runtime) Wait(ctx context.Context, taskID string) (worker.Exit, error) 
 	}
 	select {
 	case <-c.exited:
-		return c.exit, nil
+		return c.exit, r.whenBack(ctx)
 	default:
 	}
 	select {
 	case <-c.exited:
-		return c.exit, nil
+		return c.exit, r.whenBack(ctx)
 	case <-ctx.Done():
 		return worker.Exit{}, ctx.Err()
 	}
@@ -210,7 +258,8 @@ func (r *Runtime) Limits(taskID string) *swarmv1.ResourceRequirements {
 }
 
 // Stop implements worker.Runtime.
-func (r *Runtime) Stop(ctx context.Context, taskID, signal string, grace time.Duration) error {
+func (r *Runtime) Stop(ctx context.Context, taskID, signal string, grace time.Duration) (err error) {
+	defer func() { err = cmp.Or(r.answers(), err) }()
 	if err := r.fail("stop", taskID); err != nil {
 		return err
 	}
@@ -261,7 +310,8 @@ func number(signal string) int {
 }
 
 // Remove implements worker.Runtime.
-func (r *Runtime) Remove(ctx context.Context, taskID string) error {
+func (r *Runtime) Remove(ctx context.Context, taskID string) (err error) {
+	defer func() { err = cmp.Or(r.answers(), err) }()
 	if err := r.fail("remove", taskID); err != nil {
 		return err
 	}
@@ -281,6 +331,9 @@ func (r *Runtime) Remove(ctx context.Context, taskID string) error {
 
 // List implements worker.Runtime.
 func (r *Runtime) List(context.Context) ([]worker.Found, error) {
+	if err := r.answers(); err != nil {
+		return nil, err
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var out []worker.Found
@@ -311,7 +364,8 @@ func (r *Runtime) Container(taskID string) (worker.Container, bool) {
 }
 
 // Exec implements worker.Executor.
-func (r *Runtime) Exec(ctx context.Context, start *swarmv1.ExecStart, streams worker.ExecStreams) (int, error) {
+func (r *Runtime) Exec(ctx context.Context, start *swarmv1.ExecStart, streams worker.ExecStreams) (_ int, err error) {
+	defer func() { err = cmp.Or(r.answers(), err) }()
 	if err := r.fail("exec", start.TaskId); err != nil {
 		return 0, err
 	}

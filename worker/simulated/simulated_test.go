@@ -32,7 +32,11 @@ func TestRuntime_Contract(t *testing.T) {
 			t.Fatal(err)
 		}
 		r := simulated.New(cfg, images)
-		return runtimetest.System{Runtime: r, Executor: r, Container: func(b runtimetest.Behaviour) worker.Container {
+		away := func() func() {
+			r.SetAway(true)
+			return func() { r.SetAway(false) }
+		}
+		return runtimetest.System{Runtime: r, Executor: r, Away: away, Container: func(b runtimetest.Behaviour) worker.Container {
 			id := fmt.Sprintf("task%d", len(behaviours))
 			behaviours[id] = b
 			return worker.Container{
