@@ -5,7 +5,6 @@ package containerd
 import (
 	"context"
 	"crypto/rand"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -17,15 +16,27 @@ import (
 	"github.com/containerd/containerd/v2/pkg/cap"
 	"github.com/containerd/containerd/v2/pkg/cio"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
+	"swarm/internal/pause"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/worker"
 	"swarm/worker/containerd/ocispec"
 )
 
-// drainGrace is how long the output of an exec that has ended may go on: a child in the background may hold it open.
-const drainGrace = 2 * time.Second
+const (
+	// drainQuiet and drainGrace bound the wait for the output of an exec that has ended. What it wrote is on its way; a
+	// child in the background may hold the output open for ever.
+	drainQuiet = 250 * time.Millisecond
+	drainGrace = 2 * time.Second
+	// startPatience is how long the start of an exec may go on after ctx has ended. A start that is given up may leave a
+	// process that nobody ends.
+	startPatience = 5 * time.Second
+	// cleanPatience bounds the attempts to clean up after an exec. The shim waits up to 10 s for the end of its output, and
+	// the runtime's process may be away.
+	cleanPatience = time.Minute
+)
 
 // Exec runs a second process in a container until it ends or ctx does.
 func (r *Runtime) Exec(ctx context.Context, start *swarmv1.ExecStart, streams worker.ExecStreams) (int, error) {
@@ -56,23 +67,23 @@ func (r *Runtime) exec(ctx context.Context, start *swarmv1.ExecStart, streams wo
 		return 0, err
 	}
 	in := &input{r: streams.Stdin, ended: make(chan struct{})}
-	p, err := task.Exec(ctx, rand.Text(), process, r.execIO(start, streams, in))
+	out := newOutlet()
+	defer out.close()
+	p, err := task.Exec(ctx, rand.Text(), process, r.execIO(start, streams, in, out))
 	if err != nil {
 		return 0, classify(err)
 	}
 	// The end of ctx must not keep the process from being cleaned up.
 	after := context.WithoutCancel(ctx)
-	var opts []client.ProcessDeleteOpts
-	defer func() {
-		if _, derr := p.Delete(after, opts...); derr != nil && !errdefs.IsNotFound(derr) {
-			err = errors.Join(err, fmt.Errorf("clean up: %w", derr))
-		}
-	}()
+	// Nobody waits for the clean-up: a child may hold the output open, for which the shim waits. It ends after cleanPatience.
+	defer func() { go r.cleanUp(after, p, err != nil) }()
 	exited, err := p.Wait(after)
 	if err != nil {
 		return 0, err
 	}
-	if err := p.Start(ctx); err != nil {
+	starting, cancel := lasting(ctx, startPatience)
+	defer cancel()
+	if err := p.Start(starting); err != nil {
 		return 0, classify(err)
 	}
 	if streams.Started != nil {
@@ -81,33 +92,64 @@ func (r *Runtime) exec(ctx context.Context, start *swarmv1.ExecStart, streams wo
 	if start.GetTty() && start.GetWidth() > 0 {
 		r.resize(after, p, start.GetWidth(), start.GetHeight())
 	}
-	code, err := r.attend(ctx, p, exited, in, streams)
-	if err != nil {
-		opts = append(opts, client.WithProcessKill) // it may run still
+	e := &execution{id: start.GetTaskId(), process: p, exited: exited, in: in, out: out}
+	return r.attend(ctx, e, streams)
+}
+
+// execution is an exec that was started.
+type execution struct {
+	id      string // of the container
+	process client.Process
+	exited  <-chan client.ExitStatus
+	in      *input
+	out     *outlet
+}
+
+// cleanUp removes an exec from its shim. With kill it may still run.
+func (r *Runtime) cleanUp(ctx context.Context, p client.Process, kill bool) {
+	ctx, cancel := context.WithTimeout(ctx, cleanPatience)
+	defer cancel()
+	var opts []client.ProcessDeleteOpts
+	if kill {
+		opts = append(opts, client.WithProcessKill)
 	}
-	return code, err
+	for rest := retryMin; ; rest = min(2*rest, retryMax) {
+		_, err := p.Delete(ctx, opts...)
+		if err == nil || errdefs.IsNotFound(err) {
+			return
+		}
+		again := errdefs.IsUnavailable(err) || kill && errdefs.IsFailedPrecondition(err) // It may be about to start.
+		if !again || pause.For(ctx, rest) != nil {
+			r.log.WarnContext(ctx, "an exec that has ended is not cleaned up", "exec", p.ID(), "err", err)
+			return
+		}
+	}
 }
 
 // attend serves a running process until it has ended and its output is read.
-func (r *Runtime) attend(ctx context.Context, p client.Process, exited <-chan client.ExitStatus, in *input, streams worker.ExecStreams) (int, error) {
-	after, done, ended := context.WithoutCancel(ctx), ctx.Done(), in.ended
+func (r *Runtime) attend(ctx context.Context, e *execution, streams worker.ExecStreams) (int, error) {
+	after, done, ended := context.WithoutCancel(ctx), ctx.Done(), e.in.ended
 	for {
 		select {
-		case status := <-exited:
+		case status := <-e.exited:
 			code, _, err := status.Result()
 			if err != nil {
-				return 0, err
+				return 0, errgrpc.ToNative(err)
 			}
-			drain(ctx, p.IO())
-			return int(code), context.Cause(ctx)
+			late := context.Cause(ctx)
+			if late != nil && streams.Whole {
+				r.killWhole(after, e) // The process ended while it was to be killed.
+			}
+			e.out.drain(ctx, e.process.IO())
+			return int(code), late
 		case <-done:
 			done = nil // what remains is its end
-			if err := p.Kill(after, syscall.SIGKILL); err != nil && !errdefs.IsNotFound(err) {
+			if err := r.endExec(after, e, streams.Whole); err != nil && !errdefs.IsNotFound(err) {
 				return 0, err
 			}
 		case <-ended:
 			ended = nil
-			if err := p.CloseIO(after, client.WithStdinCloser); err != nil && !errdefs.IsNotFound(err) {
+			if err := e.process.CloseIO(after, client.WithStdinCloser); err != nil && !errdefs.IsNotFound(err) {
 				r.log.DebugContext(ctx, "close input of exec", "err", err)
 			}
 		case size, ok := <-streams.Resize:
@@ -115,16 +157,40 @@ func (r *Runtime) attend(ctx context.Context, p client.Process, exited <-chan cl
 				streams.Resize = nil
 				continue
 			}
-			r.resize(after, p, size.GetWidth(), size.GetHeight())
+			r.resize(after, e.process, size.GetWidth(), size.GetHeight())
 		case sig, ok := <-streams.Signals:
 			if !ok {
 				streams.Signals = nil
 				continue
 			}
-			if err := p.Kill(after, sig); err != nil && !errdefs.IsNotFound(err) {
+			if err := e.process.Kill(after, sig); err != nil && !errdefs.IsNotFound(err) {
 				r.log.DebugContext(ctx, "signal exec", "err", err)
 			}
 		}
+	}
+}
+
+// endExec kills an exec, and with whole all that came of it.
+func (r *Runtime) endExec(ctx context.Context, e *execution, whole bool) error {
+	if whole {
+		r.killWhole(ctx, e)
+	}
+	return e.process.Kill(ctx, syscall.SIGKILL)
+}
+
+func (r *Runtime) killWhole(ctx context.Context, e *execution) {
+	if err := r.killTree(ctx, e.id, int(e.process.Pid())); err != nil {
+		r.log.WarnContext(ctx, "what an exec has started remains", "task", e.id, "err", err)
+	}
+}
+
+// lasting returns a context that ends the given time after ctx.
+func lasting(ctx context.Context, more time.Duration) (context.Context, context.CancelFunc) {
+	later, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() { time.AfterFunc(more, cancel) })
+	return later, func() {
+		stop()
+		cancel()
 	}
 }
 
@@ -132,20 +198,6 @@ func (r *Runtime) attend(ctx context.Context, p client.Process, exited <-chan cl
 func (r *Runtime) resize(ctx context.Context, p client.Process, width, height uint32) {
 	if err := p.Resize(ctx, width, height); err != nil {
 		r.log.DebugContext(ctx, "resize exec", "err", err)
-	}
-}
-
-// drain waits for the output's end, for a while.
-func drain(ctx context.Context, streams cio.IO) {
-	read := make(chan struct{})
-	go func() { // ends when the caller closes streams, at the latest
-		defer close(read)
-		streams.Wait()
-	}()
-	select {
-	case <-read:
-	case <-ctx.Done():
-	case <-time.After(drainGrace):
 	}
 }
 
@@ -222,8 +274,8 @@ func withoutHome(env, own []string) []string {
 }
 
 // execIO connects the streams by pipes in the run folder.
-func (r *Runtime) execIO(start *swarmv1.ExecStart, streams worker.ExecStreams, in *input) cio.Creator {
-	stdout, stderr := orDiscard(streams.Stdout), orDiscard(streams.Stderr)
+func (r *Runtime) execIO(start *swarmv1.ExecStart, streams worker.ExecStreams, in *input, out *outlet) cio.Creator {
+	stdout, stderr := out.to(streams.Stdout), out.to(streams.Stderr)
 	var stdin io.Reader
 	if streams.Stdin != nil {
 		stdin = in
@@ -233,13 +285,6 @@ func (r *Runtime) execIO(start *swarmv1.ExecStart, streams worker.ExecStreams, i
 		opts = []cio.Opt{cio.WithFIFODir(r.execDir()), cio.WithStreams(stdin, stdout, nil), cio.WithTerminal}
 	}
 	return cio.NewCreator(opts...)
-}
-
-func orDiscard(w io.Writer) io.Writer {
-	if w == nil {
-		return io.Discard
-	}
-	return w
 }
 
 // input tells when it has come to its end: the shim holds the pipe open until it is told.

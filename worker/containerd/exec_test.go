@@ -128,6 +128,75 @@ func TestRuntime_Exec(t *testing.T) {
 	}
 }
 
+// An exec ends with its process, also when children hold its output open, and gives what there is.
+func TestRuntime_ExecDoesNotWaitForItsChildren(t *testing.T) {
+	n := newNode(t)
+	c := n.container("exec sleep 1000")
+	n.run(c)
+	for _, command := range []string{
+		"sleep 1500 & echo started; exit 3", "setsid sleep 1500 & echo started; exit 3", "(while echo; do sleep 0.1; done) & echo started; exit 3",
+	} {
+		var out output
+		began := time.Now()
+		code, err := n.runtime.Exec(n.Ctx, &swarmv1.ExecStart{TaskId: c.Task.GetId(), Command: []string{"sh", "-c", command}}, worker.ExecStreams{Stdout: &out})
+		if took := time.Since(began); err != nil || code != 3 || !strings.Contains(out.String(), "started\n") || took > 5*time.Second {
+			t.Errorf("exec %q: %d, %v, %q after %v; want 3 and its output at once", command, code, err, out.String(), took)
+		}
+	}
+}
+
+// The end of ctx takes all that came of an exec, where that is asked for: a health check that took too long.
+func TestRuntime_ExecEndsWhole(t *testing.T) {
+	n := newNode(t)
+	c := n.container("sleep 1600 & exec sleep 1000")
+	n.run(c)
+	id := c.Task.GetId()
+	for _, command := range []string{
+		"sleep 1501 & echo up; sleep 1502",
+		"setsid sleep 1501 & echo up; sleep 1502",
+		"(sleep 1501 &) ; echo up; sleep 1502",
+		"setsid sh -c 'sleep 1501 & sleep 1503' & echo up; sleep 1502",
+		"trap '' HUP TERM INT; nohup sleep 1501 & echo up; sleep 1502 & wait",
+	} {
+		ctx, cancel := context.WithCancel(n.Ctx)
+		began := make(chan time.Time, 1)
+		out := &hook{text: "up", then: func() {
+			began <- time.Now()
+			cancel()
+		}}
+		_, err := n.runtime.Exec(ctx, &swarmv1.ExecStart{TaskId: id, Command: []string{"sh", "-c", command}}, worker.ExecStreams{Stdout: out, Whole: true})
+		if took := time.Since(<-began); !errors.Is(err, context.Canceled) || took > 5*time.Second {
+			t.Errorf("exec %q: %v after %v, want canceled at once", command, err, took)
+		}
+		cancel()
+		eventually.Nil(t, "end of what came of "+command, func() error {
+			var ps output
+			_, err := n.runtime.Exec(n.Ctx, &swarmv1.ExecStart{TaskId: id, Command: []string{"ps", "-o", "args"}}, worker.ExecStreams{Stdout: &ps})
+			if err == nil && strings.Contains(ps.String(), "sleep 150") {
+				err = errors.New(ps.String())
+			}
+			if err == nil && (!strings.Contains(ps.String(), "sleep 1600") || !strings.Contains(ps.String(), "sleep 1000")) {
+				t.Fatalf("processes of the container itself are gone: %s", ps.String())
+			}
+			return err
+		})
+	}
+}
+
+// hook calls then when text has been written.
+type hook struct {
+	text string
+	then func()
+}
+
+func (h *hook) Write(p []byte) (int, error) {
+	if h.text != "" && strings.Contains(string(p), h.text) {
+		h.text = ""
+		h.then()
+	}
+	return len(p), nil
+}
+
 func TestRuntime_ExecIsInteractive(t *testing.T) {
 	n := newNode(t)
 	c := n.container("exec sleep 1000")
