@@ -187,15 +187,30 @@ func (t *taskLoop) start(ctx context.Context) outcome {
 }
 
 // healthProber makes the task's prober once; nil: it has no health check.
-func (t *taskLoop) healthProber() *health.Prober {
-	if t.prober != nil {
+func (t *taskLoop) healthProber(ctx context.Context) *health.Prober {
+	if t.probed {
 		return t.prober
 	}
 	rev := t.revision
 	if rev == nil { // Which limits the container has is still not known.
 		rev = t.w.revisionOf(t.now())
 	}
-	check := containerSpec(rev).GetHealthcheck()
+	own := containerSpec(rev).GetHealthcheck()
+	var image ImageDefaults
+	if len(own.GetTest()) == 0 || health.Enabled(own) {
+		err := t.answered(ctx, "read the image's health check", func() (err error) {
+			image, err = t.w.deps.Runtime.ImageDefaults(ctx, t.id)
+			return err
+		})
+		if err != nil {
+			if ctx.Err() == nil && !errdefs.IsNotFound(err) { // Without a container the wait tells.
+				t.w.deps.Log.Error("read the image's health check", "task", t.id, "err", err)
+			}
+			return nil
+		}
+	}
+	t.probed = true
+	check := health.Merge(own, image.Healthcheck)
 	if !health.Enabled(check) {
 		return nil
 	}
@@ -206,6 +221,7 @@ func (t *taskLoop) healthProber() *health.Prober {
 		Exec: func(ctx context.Context, command []string, out *health.Output) (int, error) {
 			return t.w.deps.Executor.Exec(ctx, &swarmv1.ExecStart{TaskId: t.id, Command: command}, ExecStreams{Stdout: out, Stderr: out, Whole: true})
 		},
+		Shell: image.Shell,
 		Netns: netns,
 	})
 	return t.prober
@@ -217,7 +233,7 @@ type check func(ctx context.Context) outcome
 // probe waits until the container is healthy, or has ended.
 func (t *taskLoop) probe(ctx context.Context) outcome {
 	t.tune(ctx)
-	p := t.healthProber()
+	p := t.healthProber(ctx)
 	if p == nil {
 		return outcome{event: task.Healthy}
 	}
@@ -235,7 +251,7 @@ func (t *taskLoop) watch(ctx context.Context) outcome {
 	for {
 		t.tune(ctx)
 		var checks []check
-		if p := t.healthProber(); p != nil {
+		if p := t.healthProber(ctx); p != nil {
 			checks = append(checks, func(ctx context.Context) outcome {
 				return outcome{event: task.Sick, err: p.UntilSick(ctx)}
 			})
@@ -404,7 +420,7 @@ func (t *taskLoop) revive(ctx context.Context, exit Exit) bool {
 	if err != nil {
 		return false
 	}
-	t.prober = nil
+	t.prober, t.probed = nil, false
 	if err := t.prepared(ctx); err != nil {
 		return false
 	}

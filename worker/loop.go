@@ -35,9 +35,10 @@ type taskLoop struct {
 
 	// Of the goroutine alone.
 	revision *swarmv1.Revision // that the container has the limits of; nil: not known
-	prober   *health.Prober
-	reason   string // why it is stopped though it should run
-	restarts int    // made out of contact
+	prober   *health.Prober    // nil: there is no health check, or it is not known
+	probed   bool              // prober is known
+	reason   string            // why it is stopped though it should run
+	restarts int               // made out of contact
 }
 
 // outcome is how an action ended.

@@ -3,6 +3,7 @@ package worker_test
 import (
 	"context"
 	"io"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -68,4 +69,57 @@ func TestWorker_RunningMeansHealthy(t *testing.T) {
 			t.Errorf("RUNNING %s after it was healthy", took)
 		}
 	})
+}
+
+// A service's own check comes first, field by field, as in Docker; --no-healthcheck, which is NONE, turns the image's off.
+func TestWorker_HonoursTheImagesHealthcheck(t *testing.T) {
+	image := &swarmv1.HealthConfig{Test: []string{"CMD-SHELL", "of the image"}, Interval: durationpb.New(time.Second), Retries: 2}
+	for _, c := range []struct {
+		name string
+		own  *swarmv1.HealthConfig
+		runs string // the command; empty: none
+		sick time.Duration
+	}{
+		{"image's", nil, "/bin/ash -ec of the image", 2 * time.Second},
+		{"image's, other interval", &swarmv1.HealthConfig{Interval: durationpb.New(5 * time.Second)}, "/bin/ash -ec of the image", 10 * time.Second},
+		{"service's", &swarmv1.HealthConfig{Test: []string{"CMD", "own"}, Retries: 3}, "own", 3 * time.Second},
+		{"none", &swarmv1.HealthConfig{Test: []string{"NONE"}}, "", 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var sick atomic.Bool
+			var ran atomic.Pointer[string]
+			cfg := simulated.Config{
+				Defaults: func(worker.Container) worker.ImageDefaults {
+					return worker.ImageDefaults{Healthcheck: image, Shell: []string{"/bin/ash", "-ec"}}
+				},
+				Exec: func(_ context.Context, e *swarmv1.ExecStart, _ worker.ExecStreams) int {
+					command := strings.Join(e.Command, " ")
+					ran.Store(&command)
+					if sick.Load() {
+						return 1
+					}
+					return 0
+				},
+			}
+			bubble(t, cfg, []string{"m1"}, func(t *testing.T, r *rig) {
+				m := r.managers["m1"]
+				m.initial = []*swarmv1.Assignment{revisionObject(func(s *swarmv1.ServiceSpec) { s.TaskTemplate.ContainerSpec.Healthcheck = c.own }), taskObject("t1", running)}
+				r.start()
+				m.waitState("t1", running)
+				sick.Store(true)
+				began := time.Now()
+				if c.runs == "" {
+					time.Sleep(time.Minute)
+					if s := m.status("t1"); s.GetState() != running || ran.Load() != nil {
+						t.Errorf("status = %v, ran %v; want one that runs and no check", s, ran.Load())
+					}
+					return
+				}
+				m.waitState("t1", failed)
+				if got := ran.Load(); got == nil || *got != c.runs || time.Since(began) != c.sick {
+					t.Errorf("ran %q, failed after %v; want %q, %v", *got, time.Since(began), c.runs, c.sick)
+				}
+			})
+		})
+	}
 }

@@ -50,6 +50,9 @@ type Runtime interface {
 	// Stop sends the signal ("SIGTERM", "TERM", "15"; empty: the image's own, else SIGTERM), and after grace SIGKILL, and returns when the
 	// container has ended. What does not run, or does not exist, is stopped: nil. Grace 0 kills at once.
 	Stop(ctx context.Context, taskID, signal string, grace time.Duration) error
+	// ImageDefaults returns what the image of a prepared container asks for beyond its process. ErrNotFound: there is no such
+	// container.
+	ImageDefaults(ctx context.Context, taskID string) (ImageDefaults, error)
 	// Remove deletes the container, killing it if it runs, its snapshot and all that Prepare made. Idempotent.
 	Remove(ctx context.Context, taskID string) error
 	// List names every container this node has, running or not.
@@ -115,6 +118,15 @@ type NodeInfo struct {
 // Started is what is known of a container that runs.
 type Started struct {
 	Pid uint32
+}
+
+// ImageDefaults is what an image says of containers that is not of their process, within the bounds of a service's own
+// values. A service's own values come first.
+type ImageDefaults struct {
+	// Healthcheck is the image's HEALTHCHECK; nil: it has none.
+	Healthcheck *swarmv1.HealthConfig
+	// Shell runs the checks of kind CMD-SHELL; empty: /bin/sh -c.
+	Shell []string
 }
 
 // Exit is how a container ended.

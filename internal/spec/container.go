@@ -43,7 +43,7 @@ func checkContainer(c *swarmv1.ContainerSpec) error {
 
 // checkWords bounds what goes into every task of a service, and into the process of its container.
 func checkWords(c *swarmv1.ContainerSpec) error {
-	if over := OverWords(c.GetEnv(), c.GetCommand(), c.GetArgs()); over != "" {
+	if over := OverWords(c.GetEnv(), c.GetCommand(), c.GetArgs(), c.GetHealthcheck().GetTest()); over != "" {
 		return invalid("service has %s: keep large data in a volume or in the image", over)
 	}
 	return nil

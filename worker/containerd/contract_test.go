@@ -39,7 +39,13 @@ func TestRuntime_KeepsTheContract(t *testing.T) {
 		ready := &readyRuntime{Runtime: r, n: n, logs: make(map[string]string)}
 		away := func() func() {
 			n.Kill()
-			return sync.OnceFunc(func() { n.Start("") })
+			return sync.OnceFunc(func() {
+				n.Start("")
+				eventually.Nil(t, "connection to the runtime", func() error {
+					_, err := r.List(n.Ctx)
+					return err
+				})
+			})
 		}
 		return runtimetest.System{Runtime: ready, Executor: r, Away: away, Container: func(b runtimetest.Behaviour) worker.Container {
 			script := "trap 'exit 0' TERM USR1"

@@ -21,6 +21,7 @@ import (
 	imagespec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"swarm/internal/disk"
+	"swarm/worker"
 	"swarm/worker/containerd/document"
 	"swarm/worker/containerd/inroot"
 	"swarm/worker/containerd/ocispec"
@@ -36,6 +37,7 @@ type image struct {
 	platform string // as asked for
 	chain    string // the snapshot of its layers
 	config   imagespec.ImageConfig
+	defaults worker.ImageDefaults
 	accounts ocispec.Accounts
 }
 
@@ -131,6 +133,7 @@ func (s *images) read(ctx context.Context, ref, platform string) (*image, error)
 		platform: platform,
 		chain:    identity.ChainID(spec.RootFS.DiffIDs).String(),
 		config:   spec.Config,
+		defaults: defaultsOf(spec.Extra),
 	}
 	if _, err := s.client.SnapshotService(s.snapshotter).Stat(ctx, i.chain); errdefs.IsNotFound(err) {
 		err := disk.WhileRoom(ctx, s.room, func(ctx context.Context) error { return ci.Unpack(ctx, s.snapshotter) })

@@ -82,6 +82,9 @@ func (r *Runtime) record(ctx context.Context, c worker.Container, img *image, vo
 	if err := annotate(annotations, vols.staged); err != nil {
 		return false, err
 	}
+	if err := annotateDefaults(annotations, img.defaults); err != nil {
+		return false, err
+	}
 	spec, err := ocispec.Build(ocispec.Input{
 		Container:   r.withEtc(c),
 		Image:       img.config,

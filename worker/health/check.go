@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 
@@ -71,7 +72,11 @@ func checkOf(test []string, target Target) func(context.Context) error {
 	case "CMD":
 		return command(target, test[1:])
 	case "CMD-SHELL":
-		return command(target, []string{"/bin/sh", "-c", strings.Join(test[1:], " ")})
+		shell := target.Shell
+		if len(shell) == 0 {
+			shell = []string{"/bin/sh", "-c"}
+		}
+		return command(target, append(slices.Clone(shell), strings.Join(test[1:], " ")))
 	case "HTTP":
 		return get(dial, test[1])
 	case "TCP":

@@ -7,6 +7,7 @@
 package health
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -32,8 +33,36 @@ type Target struct {
 	// Exec runs a command in the container and returns its exit code. ErrUnavailable: the command could not be run, for a
 	// reason that is not the container's; such a check counts neither as passed nor as failed.
 	Exec func(ctx context.Context, command []string, out *Output) (int, error)
+	// Shell runs checks of kind CMD-SHELL; empty: /bin/sh -c.
+	Shell []string
 	// Netns is the path of the container's network namespace; empty: the host's.
 	Netns string
+}
+
+// Merge returns the check of a service whose image has one too, as Docker does: what the service does not set is the
+// image's. Nil: neither has one. A service that has the kind NONE has no check.
+func Merge(own, image *swarmv1.HealthConfig) *swarmv1.HealthConfig {
+	switch {
+	case image == nil:
+		return own
+	case own == nil:
+		return image
+	}
+	m := own.CloneVT()
+	if len(m.Test) == 0 {
+		m.Test = image.Test
+	}
+	m.Interval, m.Timeout = orNext(m.Interval, image.Interval), orNext(m.Timeout, image.Timeout)
+	m.StartPeriod, m.StartInterval = orNext(m.StartPeriod, image.StartPeriod), orNext(m.StartInterval, image.StartInterval)
+	m.Retries = cmp.Or(m.Retries, image.Retries)
+	return m
+}
+
+func orNext(d, next *durationpb.Duration) *durationpb.Duration {
+	if d.AsDuration() > 0 {
+		return d
+	}
+	return next
 }
 
 // Enabled says whether there is a check to be made.

@@ -37,6 +37,8 @@ type Config struct {
 	Fail func(op, taskID string) error
 	// Life, optional, says how a container that starts will end by itself; false: not before it is stopped.
 	Life func(c worker.Container) (after time.Duration, code int, ends bool)
+	// Defaults, optional, is what the container's image asks for.
+	Defaults func(c worker.Container) worker.ImageDefaults
 	// Obey, optional, says how long a container takes to obey its stop signal, in place of Delays.Stop.
 	Obey func(c worker.Container) time.Duration
 	// Exec, optional, plays a process in a container and returns its exit code.
@@ -307,6 +309,21 @@ func number(signal string) int {
 	default:
 		return 15
 	}
+}
+
+// ImageDefaults implements worker.Runtime.
+func (r *Runtime) ImageDefaults(_ context.Context, taskID string) (worker.ImageDefaults, error) {
+	if err := r.answers(); err != nil {
+		return worker.ImageDefaults{}, err
+	}
+	c := r.get(taskID)
+	switch {
+	case c == nil:
+		return worker.ImageDefaults{}, fmt.Errorf("image defaults of task %s: no container: %w", taskID, errdefs.ErrNotFound)
+	case r.cfg.Defaults == nil:
+		return worker.ImageDefaults{}, nil
+	}
+	return r.cfg.Defaults(c.c), nil
 }
 
 // Remove implements worker.Runtime.

@@ -164,17 +164,41 @@ func checkWords(in imagespec.Descriptor, mediaType string, p *imagespec.Platform
 	return nil
 }
 
+// Image is the configuration of an image, with what Docker adds to the fields of OCI.
+type Image struct {
+	imagespec.Image
+	Extra Extra
+}
+
+// Extra is what Docker adds to an image's configuration.
+type Extra struct {
+	Healthcheck *Healthcheck
+	// Shell is the program, with its first arguments, that runs what is written as one text.
+	Shell []string
+}
+
+// Healthcheck is a HEALTHCHECK as Docker writes it. Durations are in nanoseconds.
+type Healthcheck struct {
+	Test                                          []string
+	Interval, Timeout, StartPeriod, StartInterval int64
+	Retries                                       int64
+}
+
 // Config returns a configuration. ErrInvalidArgument: its variables, arguments, labels, paths and ports are beyond the
 // bounds of a service's own words.
-func Config(ctx context.Context, from content.Provider, desc imagespec.Descriptor) (imagespec.Image, error) {
-	var image imagespec.Image
+func Config(ctx context.Context, from content.Provider, desc imagespec.Descriptor) (Image, error) {
+	var image Image
+	var docker struct {
+		Config Extra `json:"config"`
+	}
 	data, err := Read(ctx, from, desc)
 	if err != nil {
 		return image, err
 	}
-	if err := json.Unmarshal(data, &image); err != nil {
+	if err := errors.Join(json.Unmarshal(data, &image.Image), json.Unmarshal(data, &docker)); err != nil {
 		return image, fmt.Errorf("%s is not JSON of an image: %w", describe(desc), err)
 	}
+	image.Extra = docker.Config
 	if err := checkWords(desc, "", &image.Platform); err != nil {
 		return image, err
 	}
@@ -182,18 +206,22 @@ func Config(ctx context.Context, from content.Provider, desc imagespec.Descripto
 	labels := slices.Concat(slices.Collect(maps.Keys(c.Labels)), slices.Collect(maps.Values(c.Labels)))
 	own := []string{c.WorkingDir, c.StopSignal}
 	paths := slices.Concat(slices.Collect(maps.Keys(c.Volumes)), slices.Collect(maps.Keys(c.ExposedPorts)))
-	if over := spec.OverWords(c.Env, c.Entrypoint, c.Cmd, labels, own, paths); over != "" {
+	var check []string
+	if h := image.Extra.Healthcheck; h != nil {
+		check = h.Test
+	}
+	if over := spec.OverWords(c.Env, c.Entrypoint, c.Cmd, labels, own, paths, check, image.Extra.Shell); over != "" {
 		return image, beyond("%s has %s", describe(desc), over)
 	}
 	return image, nil
 }
 
 // ConfigOf returns the configuration of an image's manifest for a platform.
-func ConfigOf(ctx context.Context, from content.Provider, target imagespec.Descriptor, platform platforms.MatchComparer) (imagespec.Image, error) {
+func ConfigOf(ctx context.Context, from content.Provider, target imagespec.Descriptor, platform platforms.MatchComparer) (Image, error) {
 	target.Data = nil
 	desc, err := images.Config(ctx, Bounded(from), target, platform)
 	if err != nil {
-		return imagespec.Image{}, err
+		return Image{}, err
 	}
 	return Config(ctx, from, desc)
 }
