@@ -80,8 +80,20 @@ func Main(ctx context.Context, deps Deps, args []string) int {
 		return 130
 	}
 	printf(deps.Err, "Error: %s\n", errorLine(err))
+	var own codedError
+	if errors.As(err, &own) {
+		return own.code
+	}
 	return 1
 }
+
+// codedError is an error that ends the process with a code of its own.
+type codedError struct {
+	error
+	code int
+}
+
+func (e codedError) Unwrap() error { return e.error }
 
 // ExitError ends the process with a code and says nothing: what there was to say has been said by the command that ran.
 type ExitError struct{ Code int }

@@ -63,7 +63,12 @@ func TestInitRefuses(t *testing.T) {
 // refused checks that a command line failed with one line on standard error.
 func refused(t *testing.T, line string, got result, want string) {
 	t.Helper()
-	if got.code != 1 || got.out != "" || !strings.HasPrefix(got.errOut, "Error: ") || !strings.Contains(got.errOut, want) || strings.Count(got.errOut, "\n") != 1 {
+	refusedWith(t, 1, line, got, want)
+}
+
+func refusedWith(t *testing.T, code int, line string, got result, want string) {
+	t.Helper()
+	if got.code != code || got.out != "" || !strings.HasPrefix(got.errOut, "Error: ") || !strings.Contains(got.errOut, want) || strings.Count(got.errOut, "\n") != 1 {
 		t.Errorf("%s: got %+v, want one line with %q", line, got, want)
 	}
 }

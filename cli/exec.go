@@ -53,22 +53,29 @@ func (a *app) runExec(ctx context.Context, o execOptions) error {
 	start := &swarmv1.ExecStart{
 		TaskId: o.ref, Command: o.command, Env: env, User: o.user, Dir: o.dir, Tty: o.tty, Stdin: o.interactive, Privileged: o.privileged,
 	}
-	return a.with(ctx, func(c client) error {
+	code := 0
+	err = a.with(ctx, func(c client) error {
 		if o.tty && screen != nil {
 			if w, h, err := screen.Size(); err == nil {
 				start.Width, start.Height = uint32(w), uint32(h)
 			}
 		}
-		code, err := a.exec(ctx, c, start, keyboard, screen)
-		if err != nil {
-			return err
-		}
-		if code != 0 {
-			return ExitError{Code: code}
-		}
-		return nil
+		var err error
+		code, err = a.exec(ctx, c, start, keyboard, screen)
+		return err
 	})
+	switch {
+	case err != nil:
+		return codedError{err, codeNoAnswer}
+	case code != 0:
+		return ExitError{Code: code}
+	}
+	return nil
 }
+
+// codeNoAnswer is the exit code of `swarm exec` when the command did not run, or nobody knows how it ended, as in Docker.
+// 126 and 127 come from the node: the command cannot be executed, or was not found.
+const codeNoAnswer = 125
 
 // exec runs the session: what is typed goes up, what is said comes down, until the exit code comes.
 func (a *app) exec(ctx context.Context, c client, start *swarmv1.ExecStart, keyboard, screen terminal) (int, error) {

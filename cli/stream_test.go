@@ -61,7 +61,7 @@ func TestExec(t *testing.T) {
 		}
 	}
 	s.exec = func(swarmv1.Control_ExecServer) error { return notFound("task or service", "nope") }
-	refused(t, "no task", run{server: s}.run(t, "exec", "nope", "ls"), "task or service nope: not found")
+	refusedWith(t, 125, "no task", run{server: s}.run(t, "exec", "nope", "ls"), "task or service nope: not found")
 }
 
 func TestExecPassesInputAndExitCode(t *testing.T) {
@@ -74,7 +74,7 @@ func TestExecPassesInputAndExitCode(t *testing.T) {
 	}
 	refused(t, "-t", run{server: s}.run(t, "exec", "-it", "web", "sh"), "the input device is not a terminal")
 	s.exec = func(swarmv1.Control_ExecServer) error { return nil }
-	refused(t, "no code", run{server: s}.run(t, "exec", "web", "sh"), "the session ended without an exit code")
+	refusedWith(t, 125, "no code", run{server: s}.run(t, "exec", "web", "sh"), "the session ended without an exit code")
 }
 
 func TestImageLoad(t *testing.T) {

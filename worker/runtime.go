@@ -153,9 +153,34 @@ type Found struct {
 type Executor interface {
 	// Exec runs until the process ends, and gives its exit code. Output that processes write which the process has left
 	// behind is lost then. The end of ctx kills the process. ErrNotFound: no such
-	// container, ErrFailedPrecondition: it does not run, ErrInvalidArgument: the command cannot be started, ErrRuntimeAway:
+	// container, ErrFailedPrecondition: it does not run, a CommandError: the command cannot be started, ErrRuntimeAway:
 	// nothing is known of the process.
 	Exec(ctx context.Context, start *swarmv1.ExecStart, streams ExecStreams) (exitCode int, err error)
+}
+
+// Codes of a command that was not started, as shells and Docker have them.
+const (
+	codeNotExecutable = 126
+	codeNotFound      = 127
+)
+
+// CommandError says that the command of an exec cannot be started, though its container runs. It is an ErrInvalidArgument.
+type CommandError struct {
+	// NotFound: there is no such program; otherwise there is, and it cannot be executed.
+	NotFound bool
+	// Text names the command and says what is wrong with it.
+	Text string
+}
+
+func (e *CommandError) Error() string { return e.Text }
+func (e *CommandError) Unwrap() error { return errdefs.ErrInvalidArgument }
+
+// Code is what the exec ends with for its user.
+func (e *CommandError) Code() int {
+	if e.NotFound {
+		return codeNotFound
+	}
+	return codeNotExecutable
 }
 
 // ExecStreams connects an exec. Nil readers and writers mean nothing to read and discard.

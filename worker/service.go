@@ -77,6 +77,13 @@ func (w *Worker) Exec(stream grpc.BidiStreamingServer[swarmv1.ExecInput, swarmv1
 	}()
 	code, err := w.deps.Executor.Exec(ctx, start, streams)
 	_ = stdin.Close() // a process that ended does not read what still comes
+	var refused *CommandError
+	if errors.As(err, &refused) {
+		if err := e.send(&swarmv1.ExecOutput{Message: &swarmv1.ExecOutput_Stderr{Stderr: []byte("Error: " + refused.Text + "\n")}}); err != nil {
+			return err
+		}
+		code, err = refused.Code(), nil
+	}
 	if err != nil {
 		return fmt.Errorf("exec in task %s: %w", start.TaskId, err)
 	}

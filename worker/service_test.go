@@ -83,6 +83,30 @@ func TestWorker_ExecStreamsBothWays(t *testing.T) {
 	}
 }
 
+// A command that cannot be started ends with the code that shells give it, and says why.
+func TestWorker_ExecOfWhatCannotBeStarted(t *testing.T) {
+	r := newRig(t, simulated.Config{}, "m1")
+	defer r.close()
+	m := r.managers["m1"]
+	m.initial = []*swarmv1.Assignment{revisionObject(), taskObject("t1", running)}
+	r.start()
+	m.waitState("t1", running)
+	stream, err := r.client().Exec(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := stream.Send(&swarmv1.ExecInput{Message: &swarmv1.ExecInput_Start{Start: &swarmv1.ExecStart{TaskId: "t1", Command: []string{"absent"}}}}); err != nil {
+		t.Fatal(err)
+	}
+	said, err := stream.Recv()
+	if err != nil || !strings.HasPrefix(string(said.GetStderr()), "Error: exec ") || !strings.HasSuffix(string(said.GetStderr()), "\n") {
+		t.Errorf("first: %v, %v; want a line that says why", said, err)
+	}
+	if end, err := stream.Recv(); err != nil || end.GetExitCode() != 127 {
+		t.Errorf("then: %v, %v; want exit code 127", end, err)
+	}
+}
+
 func TestWorker_ExecEndsWithItsCaller(t *testing.T) {
 	ended := make(chan error, 1)
 	cfg := simulated.Config{Exec: func(ctx context.Context, _ *swarmv1.ExecStart, _ worker.ExecStreams) int {

@@ -84,7 +84,7 @@ func (r *Runtime) exec(ctx context.Context, start *swarmv1.ExecStart, streams wo
 	starting, cancel := lasting(ctx, startPatience)
 	defer cancel()
 	if err := p.Start(starting); err != nil {
-		return 0, classify(err)
+		return 0, commandError(classify(err))
 	}
 	if streams.Started != nil {
 		streams.Started()
@@ -94,6 +94,22 @@ func (r *Runtime) exec(ctx context.Context, start *swarmv1.ExecStart, streams wo
 	}
 	e := &execution{id: start.GetTaskId(), process: p, exited: exited, in: in, out: out}
 	return r.attend(ctx, e, streams)
+}
+
+// maxRefusal bounds what is told of runc's words on a command, in bytes: it quotes the command.
+const maxRefusal = 1024
+
+// commandError makes of runc's words a worker.CommandError, if they are about the command.
+func commandError(err error) error {
+	text := strings.TrimSuffix(err.Error(), ": "+errdefs.ErrInvalidArgument.Error())
+	const before = "unable to start container process: "
+	i := strings.LastIndex(text, before)
+	if !errdefs.IsInvalidArgument(err) || i < 0 {
+		return err
+	}
+	text = text[i+len(before):]
+	missing := strings.Contains(text, "executable file not found") || strings.Contains(text, "no such file or directory")
+	return &worker.CommandError{NotFound: missing, Text: text[:min(len(text), maxRefusal)]}
 }
 
 // execution is an exec that was started.

@@ -81,6 +81,14 @@ func TestRuntime_EndExecs(t *testing.T) {
 	}
 }
 
+// refusedWith is for a command that cannot be started, and is told in one clause.
+func refusedWith(code int) func(error) bool {
+	return func(err error) bool {
+		var refused *worker.CommandError
+		return errors.As(err, &refused) && refused.Code() == code && !strings.Contains(refused.Text, "OCI runtime")
+	}
+}
+
 func TestRuntime_Exec(t *testing.T) {
 	n := newNode(t)
 	c := n.container("exec sleep 1000", func(c *worker.Container) { c.Spec().Env = []string{"OWN=1"} })
@@ -103,7 +111,10 @@ func TestRuntime_Exec(t *testing.T) {
 		{name: "terminal", start: &swarmv1.ExecStart{Command: []string{"sh", "-c", "stty size; echo $TERM"}, Tty: true, Width: 100, Height: 40}, out: "40 100\r\nxterm\r\n"},
 		{name: "privileged", start: &swarmv1.ExecStart{Command: []string{"sh", "-c", "grep CapEff /proc/self/status | grep -c a80425fb"}, Privileged: true}, out: "0\n", code: 1},
 		{name: "background child", start: &swarmv1.ExecStart{Command: []string{"sh", "-c", "sleep 0.5 & echo done"}}, out: "done\n"},
-		{name: "no such program", start: &swarmv1.ExecStart{Command: []string{"/absent"}}, want: errdefs.IsInvalidArgument},
+		{name: "no such program", start: &swarmv1.ExecStart{Command: []string{"/absent"}}, want: refusedWith(127)},
+		{name: "no such program in PATH", start: &swarmv1.ExecStart{Command: []string{"absent"}}, want: refusedWith(127)},
+		{name: "not executable", start: &swarmv1.ExecStart{Command: []string{"/etc/passwd"}}, want: refusedWith(126)},
+		{name: "a folder", start: &swarmv1.ExecStart{Command: []string{"/etc"}}, want: refusedWith(126)},
 		{name: "no command", start: &swarmv1.ExecStart{}, want: errdefs.IsInvalidArgument},
 		{name: "no such user", start: &swarmv1.ExecStart{Command: []string{"true"}, User: "bob"}, want: errdefs.IsInvalidArgument},
 	} {

@@ -463,8 +463,10 @@ func execRefused(t *testing.T, s suite) {
 		t.Errorf("exec in what has ended: %v, want failed precondition", err)
 	}
 	id, _ := s.started(Behaviour{})
-	if err := run(id, "/no/such/program"); !errdefs.IsInvalidArgument(err) {
-		t.Errorf("exec of a program that is not there: %v, want invalid argument", err)
+	err := run(id, "/no/such/program")
+	var refused *worker.CommandError
+	if !errdefs.IsInvalidArgument(err) || !errors.As(err, &refused) || !refused.NotFound {
+		t.Errorf("exec of a program that is not there: %v, want a CommandError of one that is not found", err)
 	}
 	s.must(s.Runtime.Remove(s.ctx, ended))
 	s.must(s.Runtime.Remove(s.ctx, id))

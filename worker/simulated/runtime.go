@@ -397,7 +397,7 @@ func (r *Runtime) Exec(ctx context.Context, start *swarmv1.ExecStart, streams wo
 		return 0, fmt.Errorf("exec in task %s: it does not run: %w", start.TaskId, errdefs.ErrFailedPrecondition)
 	}
 	if r.cfg.Exec == nil && !isKnown(start.Command) {
-		return 0, fmt.Errorf("exec %q: no such program: %w", start.Command, errdefs.ErrInvalidArgument)
+		return 0, &worker.CommandError{NotFound: true, Text: fmt.Sprintf("exec %q: no such program", start.Command)}
 	}
 	if streams.Started != nil {
 		streams.Started()
