@@ -79,12 +79,12 @@ func Main(ctx context.Context, deps Deps, args []string) int {
 	case ctx.Err() != nil && isCanceled(err):
 		return 130
 	}
-	printf(deps.Err, "Error: %s\n", errorLine(err))
-	var own codedError
+	code, own := 1, codedError{}
 	if errors.As(err, &own) {
-		return own.code
+		err, code = own.error, own.code
 	}
-	return 1
+	printf(deps.Err, "Error: %s\n", errorLine(err))
+	return code
 }
 
 // codedError is an error that ends the process with a code of its own.

@@ -234,7 +234,7 @@ func TestOutput_Error(t *testing.T) {
 		return status.Error(codes.Internal, "first\x1b[2J\nsecond\u202e")
 	}
 	got := run{server: &fakeServer{exec: fails}}.run(t, "exec", "web", "ls")
-	if want := `Error: first\x1b[2J; second\u202e` + "\n"; got.errOut != want || got.code != 1 {
+	if want := `Error: first\x1b[2J; second\u202e` + "\n"; got.errOut != want || got.code != 125 {
 		t.Errorf("got %+v, want %q", got, want)
 	}
 }

@@ -109,7 +109,7 @@ func TestWorker_HonoursTheImagesHealthcheck(t *testing.T) {
 				sick.Store(true)
 				began := time.Now()
 				if c.runs == "" {
-					time.Sleep(time.Minute)
+					<-time.After(time.Minute) // of the bubble
 					if s := m.status("t1"); s.GetState() != running || ran.Load() != nil {
 						t.Errorf("status = %v, ran %v; want one that runs and no check", s, ran.Load())
 					}

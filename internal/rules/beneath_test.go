@@ -31,6 +31,7 @@ var beneath = map[string]string{
 	"stage.go":  "staging folders and those above volumes' data",
 	"start.go":  "a task's folder",
 	"stop.go":   "containerd's bundles",
+	"tree.go":   "the kernel's account of a process",
 	"usage.go":  "the list of volumes; what is in one is counted by package tree",
 	"volume.go": "bind sources up to a volume, volumes' own folders, and copies beside them",
 }
