@@ -165,7 +165,11 @@ func TestJoin_Refuses(t *testing.T) {
 		}, errdefs.IsAlreadyExists, "this host is already node"},
 		{"a cloned machine id", func(_ *rig, q *swarmv1.JoinRequest) { q.MachineId = "machine-0" }, errdefs.IsAlreadyExists, "cloned disk"},
 		{"an address in use", func(_ *rig, q *swarmv1.JoinRequest) { q.Addr = "10.0.0.1" }, errdefs.IsAlreadyExists, "--advertise-addr"},
-		{"an address in use, with another port", func(_ *rig, q *swarmv1.JoinRequest) { q.Addr, q.Port = "10.0.0.1", 3377 }, errdefs.IsAlreadyExists, "--advertise-addr"},
+		{"an address in use, with another port", func(r *rig, q *swarmv1.JoinRequest) {
+			r.clusterPort(3377)
+			q.Addr, q.Port = "10.0.0.1", 3377
+		}, errdefs.IsAlreadyExists, "--advertise-addr"},
+		{"a port of its choice", func(_ *rig, q *swarmv1.JoinRequest) { q.Port = 443 }, errdefs.IsInvalidArgument, "neither the cluster's port, 2377"},
 		{"a data path at another node", func(_ *rig, q *swarmv1.JoinRequest) { q.DataPathAddr = "10.0.0.1" }, errdefs.IsAlreadyExists, "--data-path-addr"},
 		{"the data path of another node", func(_ *rig, q *swarmv1.JoinRequest) { q.DataPathAddr = "10.1.0.1" }, errdefs.IsAlreadyExists, "--data-path-addr"},
 		{"the data path of another node, as its own", func(_ *rig, q *swarmv1.JoinRequest) { q.Addr = "10.1.0.1" }, errdefs.IsAlreadyExists, "--advertise-addr"},
@@ -211,6 +215,38 @@ func TestJoin_Refuses(t *testing.T) {
 			})
 		})
 	}
+}
+
+func (r *rig) clusterPort(port uint32) {
+	r.t.Helper()
+	c := r.store.View().Cluster().CloneVT()
+	c.Spec.Network.ClusterPort = port
+	if _, err := r.store.Commit(r.t.Context(), "test", raftstore.Update(c)); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// Nodes keep containers from the ports that others serve the cluster on: a worker serves on the cluster's or a manager's.
+func TestJoin_Ports(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		join := func(role swarmv1.NodeSpec_Role, n int, port uint32) error {
+			req := r.request()
+			req.MachineId, req.Hostname, req.Addr, req.Port = fmt.Sprint("machine-", n), fmt.Sprint("host-", n), fmt.Sprint("10.0.0.", n), port
+			_, err := r.joinAs(role, req)
+			return err
+		}
+		for i, err := range []error{
+			join(swarmv1.NodeSpec_MANAGER, 10, 3377), join(swarmv1.NodeSpec_WORKER, 11, 3377), join(swarmv1.NodeSpec_WORKER, 12, 2377),
+		} {
+			if err != nil {
+				t.Errorf("join %d: %v", i, err)
+			}
+		}
+		if err := join(swarmv1.NodeSpec_WORKER, 13, 4377); !errdefs.IsInvalidArgument(err) {
+			t.Errorf("a worker with a port of its own: %v", err)
+		}
+	})
 }
 
 func (r *rig) rotate(worker, manager bool) {

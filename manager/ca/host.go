@@ -1,11 +1,14 @@
 package ca
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"swarm/internal/bounds"
 	"swarm/internal/ident"
+	"swarm/internal/spec"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
 )
@@ -45,6 +48,18 @@ func checkHost(view *raftstore.View, req *swarmv1.JoinRequest) error {
 		return nil
 	}
 	return checkAddress(view, "data path address", "--data-path-addr", req.GetDataPathAddr())
+}
+
+// checkPort refuses a worker whose port for the cluster is neither the cluster's nor a manager's: every node keeps its
+// containers from that port, at whatever address, so that a holder of the worker token must not choose it. On a single
+// machine, where nodes differ by their ports, containers reach none of them.
+func checkPort(view *raftstore.View, role swarmv1.NodeSpec_Role, port uint32) error {
+	common := cmp.Or(view.Cluster().GetSpec().GetNetwork().GetClusterPort(), spec.DefaultClusterPort)
+	of := func(p *swarmv1.Peer) bool { return p.GetPort() == port }
+	if role == swarmv1.NodeSpec_MANAGER || port == common || slices.ContainsFunc(Managers(view), of) || onLoopback(view) {
+		return nil
+	}
+	return invalid("port %d is neither the cluster's port, %d, nor a manager's: give another with --advertise-addr, and with --listen-addr if it listens on another port", port, common)
 }
 
 func checkHostname(name string) error {

@@ -45,6 +45,9 @@ func (s *Server) Join(ctx context.Context, req *swarmv1.JoinRequest) (*swarmv1.J
 	if err := checkHost(view, req); err != nil {
 		return nil, fmt.Errorf("join: %w", err)
 	}
+	if err := checkPort(view, role, req.GetPort()); err != nil {
+		return nil, fmt.Errorf("join: %w", err)
+	}
 	c := view.Cluster()
 	from := caller(ctx, req)
 	given := abandoned(view, req, from)

@@ -3,6 +3,7 @@ package planner
 import (
 	"encoding/binary"
 	"math/bits"
+	"slices"
 )
 
 // Ids of tasks are derived, not drawn: a task's from the newest one of its slot, and the first of a slot from the slot and
@@ -25,7 +26,7 @@ func idFirst(s *service, k slotKey) string {
 // one that is replaced: after a start-first update that failed, the slot's running task is older than the failed one.
 func idNext(s *slot) string {
 	id := idAfter(s.newest().id)
-	for s.find(id) != nil {
+	for slices.ContainsFunc(s.tasks, func(t *task) bool { return t.id == id }) {
 		id = idAfter(id)
 	}
 	return id

@@ -5,7 +5,6 @@ package bridge
 import (
 	"context"
 	"fmt"
-	"net/netip"
 	"slices"
 	"time"
 
@@ -17,76 +16,58 @@ import (
 	"swarm/overlay/nft"
 )
 
-// guard is what tasks without HostAccess are kept from. A task that could reach the cluster's own ports would be a stranger
-// inside of every firewall that keeps strangers from them, with the address of its host.
+// guard is what tasks without HostAccess are kept from: the cluster's own ports. A task that could reach them would be a
+// stranger inside of every firewall that keeps strangers from them, with the address of its host.
 //
-//	set own:     protocol . port             ports of this host, at every address of it
-//	set nodes4:  address . protocol . port   ports of nodes
+//	set ports:   protocol . port   the cluster's own ports, at whatever address
 //	set open4:   addresses of tasks with HostAccess
 //	set opens4:  how fast each task opens connections
+//
+// Addresses have no part in it. This host cannot know all of another node's, and a list of them that nodes report would let
+// each node cut tasks everywhere off from addresses that are not its own.
 type guard struct {
 	ports ClusterPorts
-	nodes []netip.AddrPort
+	// others are cluster ports of other nodes.
+	others []uint16
 }
 
-// ClusterPorts are those that every node serves the cluster on. Cluster may differ from node to node.
+// ClusterPorts are those that this host serves the cluster on. Cluster may differ from node to node.
 type ClusterPorts struct{ Cluster, Gossip, Data uint16 }
 
-// at lists the ports of a node: of all addresses of this host when addr is not valid. The zero ClusterPorts has none.
-func (p ClusterPorts) at(addr netip.Addr) []Port {
-	if p == (ClusterPorts{}) {
-		return nil
-	}
-	return []Port{
-		{HostIP: addr, Published: p.Cluster, Protocol: "tcp"},
-		{HostIP: addr, Published: p.Gossip, Protocol: "tcp"},
-		{HostIP: addr, Published: p.Gossip, Protocol: "udp"},
-		{HostIP: addr, Published: p.Data, Protocol: "udp"},
-	}
-}
-
-// Guard keeps tasks without HostAccess from the cluster's own ports: at every address of this host, and at those of
-// GuardNodes. Called before any Attach or Restore.
+// Guard keeps tasks without HostAccess from the cluster's own ports, at every address: these and those of GuardPorts.
+// Called before any Attach or Restore.
 func (b *Bridge) Guard(ports ClusterPorts) { b.cfg.guard.ports = ports }
 
-// GuardNodes tells the addresses of all nodes, each with its port for the cluster. It replaces what was told before.
-func (b *Bridge) GuardNodes(ctx context.Context, nodes []netip.AddrPort) error {
+// GuardPorts tells the TCP ports that nodes serve the cluster on. It replaces what was told before.
+func (b *Bridge) GuardPorts(ctx context.Context, others []uint16) error {
 	release, err := b.take(ctx)
 	if err != nil {
 		return err
 	}
 	defer release()
-	if slices.Equal(b.cfg.guard.nodes, nodes) {
+	if slices.Equal(b.cfg.guard.others, others) {
 		return nil
 	}
 	if !b.up {
-		b.cfg.guard.nodes = nodes
+		b.cfg.guard.others = others
 		return nil
 	}
-	b.net.guard.nodes = nodes
-	if err := b.net.replaceNodes(); err != nil {
+	b.net.guard.others = others
+	if err := b.net.replacePorts(); err != nil {
 		// Somebody may have flushed the host's rules: write them all.
 		if err := b.net.sync(b.published()); err != nil {
 			return err
 		}
 	}
-	b.cfg.guard.nodes = nodes
+	b.cfg.guard.others = others
 	return nil
 }
 
-// portsSet is the set own.
+// portsSet is the set ports.
 func (r *rules) portsSet() *nftables.Set {
 	return &nftables.Set{
-		Table: r.table(), ID: 1, Name: "own", Concatenation: true,
+		Table: r.table(), ID: 1, Name: "ports", Concatenation: true,
 		KeyType: nftables.MustConcatSetType(nftables.TypeInetProto, nftables.TypeInetService),
-	}
-}
-
-// nodesSet is the set nodes of one family.
-func (r *rules) nodesSet(f nft.Family) *nftables.Set {
-	return &nftables.Set{
-		Table: r.table(), ID: uint32(f.Number)*10 + 9, Name: "nodes" + f.Digit, Concatenation: true,
-		KeyType: nftables.MustConcatSetType(f.Address, nftables.TypeInetProto, nftables.TypeInetService),
 	}
 }
 
@@ -94,89 +75,72 @@ func portKey(p Port) []byte {
 	return append(nft.Pad([]byte{hostport.Number(p.Protocol)}), nft.Port(p.Published)...)
 }
 
-func (g guard) portElements() (out []nftables.SetElement) {
-	for _, p := range g.ports.at(netip.Addr{}) {
-		out = append(out, nftables.SetElement{Key: portKey(p)})
+// elements are those of the set ports, each once. The zero ClusterPorts guards nothing.
+func (g guard) elements() (out []nftables.SetElement) {
+	if g.ports == (ClusterPorts{}) {
+		return nil
 	}
-	return out
-}
-
-// nodeElements are those of the set nodes of one family, each once.
-func (g guard) nodeElements(f nft.Family) (out []nftables.SetElement) {
+	all := []Port{
+		{Published: g.ports.Cluster, Protocol: "tcp"},
+		{Published: g.ports.Gossip, Protocol: "tcp"},
+		{Published: g.ports.Gossip, Protocol: "udp"},
+		{Published: g.ports.Data, Protocol: "udp"},
+	}
+	for _, port := range g.others {
+		all = append(all, Port{Published: port, Protocol: "tcp"})
+	}
 	seen := map[Port]bool{}
-	for _, n := range g.nodes {
-		ports := g.ports
-		ports.Cluster = n.Port()
-		for _, p := range ports.at(n.Addr().Unmap()) {
-			if f.Of(p.HostIP) && !seen[p] {
-				seen[p] = true
-				out = append(out, nftables.SetElement{Key: append(p.HostIP.AsSlice(), portKey(p)...)})
-			}
+	for _, p := range all {
+		if !seen[p] {
+			seen[p] = true
+			out = append(out, nftables.SetElement{Key: portKey(p)})
 		}
 	}
 	return out
 }
 
-// syncGuard queues the sets with their elements.
+// syncGuard queues the sets, with the elements of ports.
 func (r *rules) syncGuard(c *nftables.Conn) error {
-	sets := map[*nftables.Set][]nftables.SetElement{r.portsSet(): r.guard.portElements()}
+	sets := []*nftables.Set{r.portsSet()}
 	for _, f := range nft.Families() {
-		sets[r.nodesSet(f)] = r.guard.nodeElements(f)
-		sets[r.opensSet(f)] = nil
+		sets = append(sets, r.opensSet(f))
 	}
-	for s, elements := range sets {
-		if err := c.AddSet(s, nil); err != nil {
+	for _, set := range sets {
+		if err := c.AddSet(set, nil); err != nil {
 			return fmt.Errorf("nftables: %w", err)
 		}
-		if err := nft.AddElements(c, s, elements); err != nil {
-			return err
-		}
 	}
-	return nil
+	return nft.AddElements(c, r.portsSet(), r.guard.elements())
 }
 
-// replaceNodes replaces the elements of the sets nodes.
-func (r *rules) replaceNodes() error {
+// replacePorts replaces the elements of the set ports.
+func (r *rules) replacePorts() error {
 	return r.conn.Do(func(c *nftables.Conn) error {
-		for _, f := range nft.Families() {
-			s := r.nodesSet(f)
-			c.FlushSet(s)
-			if err := nft.AddElements(c, s, r.guard.nodeElements(f)); err != nil {
-				return err
-			}
+		c.FlushSet(r.portsSet())
+		if err := nft.AddElements(c, r.portsSet(), r.guard.elements()); err != nil {
+			return err
 		}
 		return c.Flush()
 	})
 }
 
-// guardIntact compares the sizes of the sets.
+// guardIntact compares the size of the set.
 func (r *rules) guardIntact(c *nftables.Conn) (bool, error) {
-	want := map[*nftables.Set]int{r.portsSet(): len(r.guard.portElements())}
-	for _, f := range nft.Families() {
-		want[r.nodesSet(f)] = len(r.guard.nodeElements(f))
-	}
-	for s, n := range want {
-		got, err := c.GetSetElements(s)
-		if err != nil || len(got) != n {
-			return false, err
-		}
-	}
-	return true, nil
+	got, err := c.GetSetElements(r.portsSet())
+	return err == nil && len(got) == len(r.guard.elements()), err
 }
 
-// refuse is the rule of one family that refuses what a set has: of ports alone, or of addresses and ports.
-func (r *rules) refuse(f nft.Family, of *nftables.Set, withAddress bool) []expr.Any {
-	open := r.sets(f)[openSet]
-	rule := nft.Join(f.Is(), f.LoadSrc(nft.Reg), &expr.Lookup{SourceRegister: nft.Reg, SetName: open.Name, SetID: open.ID, Invert: true})
-	words := 0
-	if withAddress {
-		rule, words = append(rule, f.LoadDst(nft.Reg)), f.Words()
-	}
-	return append(rule,
-		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: nft.Reg32(words)},
-		&expr.Payload{DestRegister: nft.Reg32(words + 1), Base: expr.PayloadBaseTransportHeader, Offset: portDst, Len: 2},
-		&expr.Lookup{SourceRegister: nft.Reg, SetName: of.Name, SetID: of.ID},
-		prohibited())
+// refuse is the rule of one family that refuses what is for the cluster's own ports.
+func (r *rules) refuse(f nft.Family) []expr.Any {
+	open, ports := r.sets(f)[openSet], r.portsSet()
+	return nft.Join(f.Is(), f.LoadSrc(nft.Reg),
+		[]expr.Any{
+			&expr.Lookup{SourceRegister: nft.Reg, SetName: open.Name, SetID: open.ID, Invert: true},
+			&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: nft.Reg32(0)},
+			&expr.Payload{DestRegister: nft.Reg32(1), Base: expr.PayloadBaseTransportHeader, Offset: portDst, Len: 2},
+			&expr.Lookup{SourceRegister: nft.Reg, SetName: ports.Name, SetID: ports.ID},
+			prohibited(),
+		})
 }
 
 // The host tracks the connections of all its tasks in one table, of 262,144 entries by default. What a task opens at this

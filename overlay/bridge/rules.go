@@ -287,9 +287,14 @@ func (r *rules) filters() []*nft.Chain {
 		inner := r.sets(f)[innerSet]
 		outward.Add(r.to(expr.CmpOpNeq), f.Is(), f.LoadSrc(nft.Reg), &expr.Lookup{SourceRegister: nft.Reg, SetName: inner.Name, SetID: inner.ID},
 			nft.Drop())
-		outward.Add(r.refuse(f, r.nodesSet(f), true))
-		moat.Add(r.refuse(f, r.portsSet(), false))
+		moat.Add(r.refuse(f))
 		moat.Add(f.Is(), f.DstIn(expr.CmpOpEq, f.Loopback()), nft.Drop())
+	}
+	// The port of a neighbour, or of a service that is published, is the container's own.
+	outward.Add(r.to(expr.CmpOpEq), nft.Return())
+	outward.Add(nft.Redirected(), nft.Return())
+	for _, f := range r.families() {
+		outward.Add(r.refuse(f))
 	}
 	return []*nft.Chain{fence, outward, moat}
 }

@@ -41,7 +41,7 @@ type Bridge interface {
 	Attach(ctx context.Context, a bridge.Attachment) (bridge.Result, error)
 	Detach(ctx context.Context, taskID string) error
 	Restore(ctx context.Context, keep []bridge.Held) error
-	GuardNodes(ctx context.Context, nodes []netip.AddrPort) error
+	GuardPorts(ctx context.Context, others []uint16) error
 }
 
 // Fabric is the part of package fabric that is used here.

@@ -31,7 +31,7 @@ type kernel struct {
 	mu    sync.Mutex // guards what follows
 	lines []string
 	// guarded is what the bridge was told of nodes.
-	guarded []netip.AddrPort
+	guarded []uint16
 	fail    map[string]error // by a line's first word
 }
 
@@ -61,10 +61,10 @@ func (b fakeBridge) Restore(_ context.Context, keep []bridge.Held) error {
 	return b.note("rebridge %d", len(keep))
 }
 
-func (b fakeBridge) GuardNodes(_ context.Context, nodes []netip.AddrPort) error {
+func (b fakeBridge) GuardPorts(_ context.Context, others []uint16) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.guarded = nodes
+	b.guarded = others
 	return nil
 }
 
@@ -373,8 +373,8 @@ func TestAfterAFailureAllMembersAreTold(t *testing.T) {
 	})
 }
 
-// The bridge hears where nodes serve the cluster, and hears it again when that changes.
-func TestBridgeGuardsNodes(t *testing.T) {
+// The bridge hears on which ports nodes serve the cluster, and hears it again when that changes.
+func TestBridgeGuardsPorts(t *testing.T) {
 	run(t, func(p *Plane, d *directory.Directory, k *kernel, settled func() []string) {
 		tell := func(node *swarmv1.Peering) string {
 			d.Apply(puts(&swarmv1.Assignment{Object: &swarmv1.Assignment_Peering{Peering: node}}))
@@ -383,13 +383,12 @@ func TestBridgeGuardsNodes(t *testing.T) {
 			defer k.mu.Unlock()
 			return fmt.Sprint(k.guarded)
 		}
-		first := tell(&swarmv1.Peering{NodeId: "n1", Addr: "192.0.2.1", Port: 2377, Others: []string{"198.51.100.1"}})
-		if want := "[192.0.2.1:2377 198.51.100.1:2377]"; first != want {
-			t.Errorf("got %s, want %s", first, want)
+		tell(&swarmv1.Peering{NodeId: "n1", Addr: "192.0.2.1", Port: 2377})
+		if got := tell(&swarmv1.Peering{NodeId: "n3", Addr: "192.0.2.3", Port: 2377}); got != "[2377]" {
+			t.Errorf("two nodes, one port: got %s", got)
 		}
-		second := tell(&swarmv1.Peering{NodeId: "n2", Port: 2378, Addresses: []string{"2001:db8::2", "no address"}})
-		if want := "[192.0.2.1:2377 198.51.100.1:2377 [2001:db8::2]:2378]"; second != want {
-			t.Errorf("got %s, want %s", second, want)
+		if got := tell(&swarmv1.Peering{NodeId: "n2", Port: 2378}); got != "[2377 2378]" {
+			t.Errorf("another port: got %s", got)
 		}
 	})
 }

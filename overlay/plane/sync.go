@@ -107,7 +107,7 @@ func (p *Plane) sync(ctx context.Context, changes directory.Changes) (concerned,
 	on := concerned{}
 	errs := []error{p.syncNetworks(ctx, changes, on)}
 	if changes.Peers {
-		errs = append(errs, p.guardNodes(ctx))
+		errs = append(errs, p.guardPorts(ctx))
 	}
 	d := p.difference(changes)
 	tasks := p.tasksOn(d)
@@ -125,13 +125,16 @@ func (p *Plane) sync(ctx context.Context, changes directory.Changes) (concerned,
 	return on, errors.Join(errs...)
 }
 
-// guardNodes has the bridge keep tasks from the cluster's own ports on all nodes.
-func (p *Plane) guardNodes(ctx context.Context) error {
-	var nodes []netip.AddrPort
+// guardPorts has the bridge keep tasks from the ports that nodes serve the cluster on.
+func (p *Plane) guardPorts(ctx context.Context) error {
+	var ports []uint16
 	for _, peer := range p.deps.Directory.Peers() {
-		nodes = append(nodes, peer.Services()...)
+		if peer.Port != 0 {
+			ports = append(ports, peer.Port)
+		}
 	}
-	if err := p.deps.Bridge.GuardNodes(ctx, nodes); err != nil {
+	slices.Sort(ports)
+	if err := p.deps.Bridge.GuardPorts(ctx, slices.Compact(ports)); err != nil {
 		return fmt.Errorf("keep containers from the ports of nodes: %w", err)
 	}
 	return nil
