@@ -106,8 +106,8 @@ func (d *Dialer) BlobTransport() *http.Transport {
 		// A peer's headers are a few lines.
 		MaxResponseHeaderBytes: maxPeerHeader,
 
-		MaxConnsPerHost:     maxBlobsOfWorker,
 		MaxIdleConnsPerHost: 4,
+		MaxConnsPerHost:     maxBlobs,
 		IdleConnTimeout:     30 * time.Second,
 	}
 }

@@ -42,8 +42,9 @@ const (
 	// maxOfWorker is DefaultMaxOfPeer for the gRPC of a worker. It has one connection, a second while its certificate or the
 	// roots change, and for some seconds those that broke without its server's knowing.
 	maxOfWorker = 4
-	// maxBlobsOfWorker is DefaultMaxOfPeer for the blobs of a worker, whose Dialer opens no more.
-	maxBlobsOfWorker = 64
+	// maxBlobs is DefaultMaxOfPeer for the blobs of a worker, whose Dialer opens no more; a pull has four. Each that is
+	// served has buffers of about half a MiB.
+	maxBlobs = 32
 
 	// DefaultUnread is how long a peer may take for what is written to it for gRPC at once, 32 KiB as a rule.
 	DefaultUnread = 30 * time.Second
@@ -376,7 +377,7 @@ func (l *Listener) note(conn *tracked, a admitted) error {
 	case a.part() == partWorkers:
 		most = min(most, maxOfWorker)
 	case a.trust == Worker:
-		most = min(most, maxBlobsOfWorker)
+		most = min(most, maxBlobs)
 	}
 	var dropped *tracked
 	if of := a.holder(); a.trust == Stranger {

@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"net"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -78,5 +79,32 @@ func TestListener_CountsByKey(t *testing.T) {
 	conn := must[*Conn](t)(dialer(t, identity(t, current, root.Cert), server).DialGRPC(server.id))
 	if err := check(t, conn); err != nil {
 		t.Errorf("the next key of the same node: %v", err)
+	}
+}
+
+// A worker has few connections for blobs, and a manager many: each is served from buffers.
+func TestListener_BlobsOfAWorker(t *testing.T) {
+	root := newRoot(t, "c1")
+	for trust, want := range map[Trust]int{Worker: maxBlobs, Full: maxBlobs + 4} {
+		server := startNodeWith(t, identity(t, fresh(t, root, newID()), root.Cert), ListenerConfig{}, func(string, AuthInfo) (Trust, error) { return trust, nil })
+		blobs := server.ln.Blob()
+		go func() {
+			for conn, err := blobs.Accept(); err == nil; conn, err = blobs.Accept() {
+				_, _ = conn.Write([]byte("."))
+				t.Cleanup(func() { _ = conn.Close() })
+			}
+		}()
+		d := dialer(t, identity(t, fresh(t, root, newID()), root.Cert), server)
+		served := 0
+		for range maxBlobs + 4 {
+			conn := must[net.Conn](t)(d.DialALPN(t.Context(), server.id, ProtoBlob))
+			t.Cleanup(func() { _ = conn.Close() })
+			if _, err := conn.Read(make([]byte, 1)); err == nil {
+				served++
+			}
+		}
+		if served != want {
+			t.Errorf("trust %d: one key has %d connections, want %d", trust, served, want)
+		}
 	}
 }

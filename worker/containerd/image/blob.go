@@ -104,6 +104,9 @@ func (d *download) copy(ctx context.Context, w content.Writer, src source, desc 
 	return &localError{fmt.Errorf("store blob %s: %w", desc.Digest, err)}
 }
 
+// chunk is how much of a blob is given to containerd at once.
+const chunk = 1 << 20
+
 // pour copies in large pieces: each is a call to containerd.
 func pour(w io.Writer, r io.Reader) (written int64, err error) {
 	buf := make([]byte, chunk)

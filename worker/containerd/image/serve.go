@@ -122,12 +122,37 @@ func (s *Store) serve(w http.ResponseWriter, r *http.Request, digest string) {
 	w.Header().Set("Content-Type", b.mediaType)
 	w.Header().Set("Docker-Content-Digest", digest)
 	w.Header().Set("Etag", `"`+digest+`"`)
-	send(w, r, limited{newBuffered(opened), r.Context(), &s.limiter})
+	s.transfer(w, r, limited{newBuffered(opened), r.Context(), &s.limiter})
 }
 
-// takePatience is how long a node may take over a piece of a blob, of 32 KiB, before its connection is closed. A node that
-// reads nothing would hold the connection and its goroutine for ever.
-const takePatience = 30 * time.Second
+const (
+	// takePatience is how long a node may take over a blob, and the time that its bytes take at takeRate, before its
+	// connection is closed. A node that reads nothing, or a little now and then, would hold the connection, its goroutine and
+	// its buffers for ever.
+	takePatience = 30 * time.Second
+	// takeRate is in bytes a second. A node that cannot have a blob so fast gets it elsewhere.
+	takeRate = 16 << 10
+	// maxTransfers is how many blobs are sent at a time, to all nodes together. Each takes about half a MiB here and in
+	// containerd.
+	maxTransfers = 64
+	// transferTurn is how long a request waits while there are as many. Less than nodePatience.
+	transferTurn = 3 * time.Second
+)
+
+// transfer answers with a blob, as one of maxTransfers.
+func (s *Store) transfer(w http.ResponseWriter, r *http.Request, content io.ReadSeeker) {
+	ctx, cancel := context.WithTimeout(r.Context(), transferTurn)
+	defer cancel()
+	select {
+	case s.transfers <- struct{}{}:
+	case <-ctx.Done():
+		http.Error(w, "the node sends as many blobs as it can", http.StatusServiceUnavailable)
+		return
+	}
+	defer func() { <-s.transfers }()
+	giveTime(w)
+	send(w, r, content)
+}
 
 // giveTime has the connection closed unless what is written next is taken in time. A deadline of a former request ends.
 func giveTime(w http.ResponseWriter) {
@@ -136,18 +161,28 @@ func giveTime(w http.ResponseWriter) {
 
 // send answers with a blob.
 func send(w http.ResponseWriter, r *http.Request, content io.ReadSeeker) {
-	http.ServeContent(w, r, "", time.Time{}, moving{content, w})
+	http.ServeContent(w, r, "", time.Time{}, &moving{ReadSeeker: content, to: w})
 }
 
-// moving gives the node time for each piece.
+// moving gives the node time for what it is sent. The time that reading takes does not count: it is this node's own, and may
+// be the limiter's.
 type moving struct {
 	io.ReadSeeker
-	to http.ResponseWriter
+	to    http.ResponseWriter
+	bytes int
+	taken time.Duration // by the node, for all but the last piece
+	since time.Time     // when the last piece was read
 }
 
-func (m moving) Read(p []byte) (int, error) {
+func (m *moving) Read(p []byte) (int, error) {
+	if !m.since.IsZero() {
+		m.taken += time.Since(m.since)
+	}
 	n, err := m.ReadSeeker.Read(p)
-	giveTime(m.to)
+	m.since = time.Now()
+	left := takePatience + time.Duration(m.bytes)*time.Second/takeRate - m.taken
+	m.bytes += n
+	_ = http.NewResponseController(m.to).SetWriteDeadline(m.since.Add(left)) // Connections in tests have none.
 	return n, err
 }
 
@@ -158,8 +193,9 @@ func sendOn(w http.ResponseWriter, r *http.Request, nodeID string) {
 	w.WriteHeader(http.StatusTemporaryRedirect)
 }
 
-// chunk is how much of a blob is asked of containerd at once: each time costs a call, and HTTP asks for 32 KiB.
-const chunk = 1 << 20
+// serveChunk is how much of a blob is asked of containerd at once: each time costs a call, and HTTP asks for 32 KiB. Each
+// transfer has a buffer of it.
+const serveChunk = 256 << 10
 
 // buffered reads a blob in chunks.
 type buffered struct {
@@ -169,7 +205,7 @@ type buffered struct {
 
 func newBuffered(r content.ReaderAt) *buffered {
 	section := io.NewSectionReader(r, 0, r.Size())
-	return &buffered{section: section, Reader: bufio.NewReaderSize(section, int(min(chunk, max(r.Size(), 16))))}
+	return &buffered{section: section, Reader: bufio.NewReaderSize(section, int(min(serveChunk, max(r.Size(), 16))))}
 }
 
 // Seek throws away what was read ahead.

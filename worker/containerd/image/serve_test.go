@@ -8,6 +8,8 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -33,6 +35,7 @@ func TestSend_EndsWhenNothingIsTaken(t *testing.T) {
 		server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			began := time.Now()
 			giveTime(w)
+			w.Header().Set("Content-Type", "application/octet-stream")
 			send(w, r, bytes.NewReader(blob))
 			ended <- time.Since(began)
 		})}
@@ -64,7 +67,7 @@ func TestSend_EndsWhenNothingIsTaken(t *testing.T) {
 			var got bytes.Buffer
 			for err == nil {
 				time.Sleep(takePatience / 3)
-				_, err = io.CopyN(&got, r.Body, 20<<10)
+				_, err = io.CopyN(&got, r.Body, takeRate*10)
 			}
 			if !bytes.Equal(got.Bytes(), blob) {
 				t.Errorf("a slow node got %d of %d bytes, %v", got.Len(), len(blob), err)
@@ -77,7 +80,44 @@ func TestSend_EndsWhenNothingIsTaken(t *testing.T) {
 		}
 		slow.Close()
 		<-ended
+
+		// One that takes a little now and then, as much as it likes of the time for a piece.
+		trickle := ask()
+		defer trickle.Close()
+		var taking sync.WaitGroup
+		taking.Go(func() {
+			for b := make([]byte, 4<<10); ; time.Sleep(time.Second) {
+				if _, err := trickle.Read(b); err != nil {
+					return
+				}
+			}
+		})
+		if took := <-ended; took > 2*takePatience {
+			t.Errorf("a node that takes 4 KiB a second was served for %v", took)
+		}
+		trickle.Close()
+		taking.Wait()
 		close(conns)
 		<-served
+	})
+}
+
+// Transfers take memory: only so many go on at a time, and the next waits a little.
+func TestTransfer_AreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &Store{transfers: make(chan struct{}, 1)}
+		ask := func() int {
+			w := httptest.NewRecorder()
+			s.transfer(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil), bytes.NewReader([]byte("layer")))
+			return w.Code
+		}
+		s.transfers <- struct{}{}
+		if got := ask(); got != http.StatusServiceUnavailable {
+			t.Errorf("one more than there may be: %d", got)
+		}
+		time.AfterFunc(transferTurn/2, func() { <-s.transfers })
+		if got := ask(); got != http.StatusOK {
+			t.Errorf("after another has ended: %d", got)
+		}
 	})
 }

@@ -64,6 +64,8 @@ type Store struct {
 	relay    relay
 	limiter  limiter
 	arrivals arrivals
+	// transfers holds an element for each blob that is being sent to a node.
+	transfers chan struct{}
 
 	mu      sync.Mutex // guards what follows; never held while containerd is asked
 	held    *catalog   // nil: to be read
@@ -90,6 +92,8 @@ func New(cfg Config, deps Deps) (*Store, error) {
 		platform: platforms.Default(),
 		changed:  make(chan struct{}),
 		limiter:  limiter{rate: cfg.PeerBandwidth},
+
+		transfers: make(chan struct{}, maxTransfers),
 	}
 	if s.client == nil {
 		c, err := client.New(cfg.Address, client.WithDefaultNamespace(layout.Namespace))
