@@ -136,7 +136,7 @@ func (d *download) askPeers(ctx context.Context, want digest.Digest) (data []byt
 	var group errgroup.Group
 	group.SetLimit(parallelPeers)
 	for _, src := range d.sources {
-		if !src.peer() || ctx.Err() != nil {
+		if !src.peer() || src.last() || ctx.Err() != nil {
 			continue
 		}
 		group.Go(func() error {
@@ -323,22 +323,22 @@ func (d *download) leased(ctx context.Context, desc ocispec.Descriptor) bool {
 	return errdefs.IsAlreadyExists(err)
 }
 
-// each tries sources, peers first, until one succeeds. A peer that is out of order or lies is not asked again. The error
-// is the registry's, which comes last.
+// each tries sources, peers first, until one succeeds. A peer that is out of order or lies is not asked again. One that was
+// slow is asked once more, after all others. The error is the registry's, or that of a slow peer.
 func (d *download) each(ctx context.Context, try func(source) error) error {
 	var verdict error
-	for _, src := range d.sources {
-		d.mu.Lock()
-		skip := d.dropped[src]
-		d.mu.Unlock()
-		if skip {
-			continue
-		}
+	tried := map[source]bool{}
+	for src := d.next(tried); src != nil; src = d.next(tried) {
+		tried[src] = true
 		err := try(src)
 		d.judge(src, err)
 		var local *localError
-		if err == nil || ctx.Err() != nil || errors.As(err, &local) {
+		switch {
+		case err == nil, ctx.Err() != nil, errors.As(err, &local):
 			return err
+		case errors.Is(err, errSlow):
+			delete(tried, src)
+			continue
 		}
 		verdict = err
 	}
@@ -346,6 +346,22 @@ func (d *download) each(ctx context.Context, try func(source) error) error {
 		verdict = fmt.Errorf("all sources have failed: %w", errdefs.ErrUnavailable)
 	}
 	return verdict
+}
+
+// next gives the source to be tried next, nil when there is none.
+func (d *download) next(tried map[source]bool) (last source) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, src := range d.sources {
+		switch {
+		case tried[src] || d.dropped[src]:
+		case !src.last():
+			return src
+		case last == nil:
+			last = src
+		}
+	}
+	return last
 }
 
 // judge remembers what a source did.
@@ -361,7 +377,10 @@ func (d *download) judge(src source, err error) {
 		return
 	}
 	d.log.Info("image source failed", "source", src, "image", d.order.ref.Name, "err", err)
-	if src.peer() {
+	if errors.Is(err, errSlow) || errors.Is(err, errStalled) || errors.Is(err, errCorrupt) {
+		src.fault()
+	}
+	if src.peer() && !errors.Is(err, errSlow) {
 		d.dropped[src] = true
 	}
 }

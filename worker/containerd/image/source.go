@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptrace"
@@ -27,6 +28,12 @@ const (
 	// must not hold up a pull for ever.
 	patience  = 30 * time.Second
 	pieceSize = 16 << 10
+	// A node must deliver nodeRate bytes a second on average, and has nodeCredit more time than that. One that does not is asked
+	// again after all other sources, and without this bound, which no pull may need: the line may be slow.
+	nodeRate   = 256 << 10
+	nodeCredit = 10 * time.Second
+	// lameFor is how long a node that was slow, or lied, comes after other sources.
+	lameFor = 5 * time.Minute
 	// nodePatience is how long a node may take to begin: it has the blob on its disk or has it not.
 	nodePatience = 5 * time.Second
 )
@@ -37,6 +44,9 @@ type source interface {
 	root(ctx context.Context, d digest.Digest) (io.ReadCloser, error)
 	// open opens a blob at an offset.
 	open(ctx context.Context, desc ocispec.Descriptor, offset int64) (io.ReadCloser, error)
+	// last says whether the source is to be asked after all others, and fault that it was slow or lied.
+	last() bool
+	fault()
 	// insist says whether the source has sent us on to another for a blob, and has it serve the blob itself from now on.
 	insist(d digest.Digest) bool
 	peer() bool
@@ -49,17 +59,42 @@ func (s *Store) sources(ctx context.Context, o order) []source {
 	if s.deps.Peers != nil && s.deps.PeerTransport != nil {
 		client := &http.Client{Transport: s.deps.PeerTransport}
 		for _, id := range s.deps.Peers(ctx, o.ref.Digest) {
-			out = append(out, &node{id: id, client: client})
+			out = append(out, &node{id: id, client: client, lame: &s.lame})
 		}
 		rand.Shuffle(len(out), func(i, j int) { out[i], out[j] = out[j], out[i] })
 	}
 	return append(out, &registry{name: o.ref.Name, resolver: s.resolver(o.ref, o.auth)})
 }
 
+// lame are the nodes that were slow, or lied, a short while ago.
+type lame struct {
+	mu    sync.Mutex // guards until
+	until map[string]time.Time
+}
+
+// note puts a node among them.
+func (l *lame) note(id string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.until == nil {
+		l.until = map[string]time.Time{}
+	}
+	now := time.Now()
+	maps.DeleteFunc(l.until, func(_ string, until time.Time) bool { return !now.Before(until) })
+	l.until[id] = now.Add(lameFor)
+}
+
+func (l *lame) has(id string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return time.Now().Before(l.until[id])
+}
+
 // node is another node's Handler.
 type node struct {
 	id     string
 	client *http.Client
+	lame   *lame
 
 	mu     sync.Mutex             // guards direct
 	direct map[digest.Digest]bool // blobs for which it has sent us on; true: no more
@@ -78,6 +113,8 @@ func (n *node) insist(d digest.Digest) bool {
 	return sentOn && !direct
 }
 
+func (n *node) last() bool     { return n.lame.has(n.id) }
+func (n *node) fault()         { n.lame.note(n.id) }
 func (n *node) peer() bool     { return true }
 func (n *node) String() string { return "node " + n.id }
 
@@ -91,6 +128,9 @@ func (n *node) open(ctx context.Context, desc ocispec.Descriptor, offset int64) 
 
 func (n *node) get(ctx context.Context, kind string, d digest.Digest, offset int64) (io.ReadCloser, error) {
 	ctx, watch := watched(ctx, nodePatience)
+	if !n.last() {
+		watch.rate = nodeRate
+	}
 	u := url.URL{Scheme: "http", Host: n.id, Path: "/v2/image/" + kind + "/" + d.String()}
 	n.mu.Lock()
 	if n.direct[d] {
@@ -157,6 +197,8 @@ type registry struct {
 	resolver remotes.Resolver
 }
 
+func (r *registry) last() bool                { return false }
+func (r *registry) fault()                    {}
 func (r *registry) peer() bool                { return false }
 func (r *registry) insist(digest.Digest) bool { return false }
 func (r *registry) String() string            { return "registry " + domain(r.name) }
@@ -206,9 +248,16 @@ type watchdog struct {
 	cause  func() error
 	begun  bool // something was delivered
 	came   int  // bytes since the timer was set
+
+	rate   int64         // bytes a second that are demanded; 0: none
+	all    int64         // bytes that were delivered
+	waited time.Duration // for them
 }
 
-var errStalled = errdefs.ErrUnavailable.WithMessage("nothing comes from it")
+var (
+	errStalled = errdefs.ErrUnavailable.WithMessage("nothing comes from it")
+	errSlow    = errdefs.ErrUnavailable.WithMessage("it delivers too slowly")
+)
 
 // watched is a context that ends when the watchdog is not fed: by the time first from now on, and then by patience.
 func watched(ctx context.Context, first time.Duration) (context.Context, *watchdog) {
@@ -217,7 +266,14 @@ func watched(ctx context.Context, first time.Duration) (context.Context, *watchd
 }
 
 func (w *watchdog) Read(p []byte) (int, error) {
+	began := time.Now()
 	n, err := w.ReadCloser.Read(p)
+	w.all += int64(n)
+	w.waited += time.Since(began)
+	if w.rate > 0 && err == nil && w.waited > nodeCredit+time.Duration(w.all)*time.Second/time.Duration(w.rate) {
+		w.cancel(errSlow)
+		return n, errSlow
+	}
 	if w.came += n; w.came >= pieceSize || n > 0 && !w.begun {
 		w.begun, w.came = true, 0
 		w.timer.Reset(patience)

@@ -5,7 +5,9 @@ package image
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"log/slog"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -59,6 +61,67 @@ func TestWatchdog_EndsWhatDrips(t *testing.T) {
 			t.Errorf("got %v after %v, want a stall within %v", err, time.Since(began), 3*patience)
 		}
 		watch.stop()
+	})
+}
+
+// A node that delivers just enough not to stall is left for another source.
+func TestWatchdog_EndsWhatIsSlow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for size, want := range map[int]error{nodeRate / 8: errSlow, nodeRate: errStalled} {
+			ctx, watch := watched(t.Context(), patience)
+			watch.rate = nodeRate
+			watch.ReadCloser = io.NopCloser(&trickle{ctx: ctx, pause: time.Second, pieces: 60, size: size})
+			began := time.Now()
+			_, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{watch}, make([]byte, nodeRate))
+			if took := time.Since(began); !errors.Is(err, want) || want == errSlow && took > 2*nodeCredit {
+				t.Errorf("%d bytes a second: got %v after %v, want %v", size, err, took, want)
+			}
+			watch.stop()
+		}
+	})
+}
+
+// slowSource is a node that is too slow until it has been called so.
+type slowSource struct {
+	registry
+	lame *lame
+}
+
+func (s *slowSource) last() bool     { return s.lame.has("slow") }
+func (s *slowSource) fault()         { s.lame.note("slow") }
+func (s *slowSource) peer() bool     { return true }
+func (s *slowSource) String() string { return "slow" }
+
+// A slow node comes after the registry, in this pull and in those of the next minutes, and is not given up.
+func TestEach_SlowNodesComeLast(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		slow, last := &slowSource{lame: &lame{}}, &registry{name: "localhost/app"}
+		pull := func() (order []string) {
+			d := &download{sources: []source{slow, last}, dropped: map[source]bool{}, log: slog.New(slog.DiscardHandler)}
+			err := d.each(t.Context(), func(src source) error {
+				order = append(order, src.String())
+				switch {
+				case src == last:
+					return errdefs.ErrNotFound
+				case slow.last():
+					return nil
+				}
+				return errSlow
+			})
+			if err != nil {
+				t.Error(err)
+			}
+			return order
+		}
+		for _, want := range []string{"[slow registry localhost slow]", "[registry localhost slow]"} {
+			if got := fmt.Sprint(pull()); got != want {
+				t.Errorf("got %s, want %s", got, want)
+			}
+		}
+		time.Sleep(lameFor)
+		if slow.last() {
+			t.Error("it is lame for ever")
+		}
 	})
 }
 

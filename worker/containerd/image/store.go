@@ -64,6 +64,7 @@ type Store struct {
 	relay    relay
 	limiter  limiter
 	arrivals arrivals
+	lame     lame
 	// transfers holds an element for each blob that is being sent to a node.
 	transfers chan struct{}
 
