@@ -5,7 +5,7 @@
 // death is believed when nobody answers at the node's cluster port either. A refusal is an answer. Any member can claim
 // that another is dead, so that the question is also what makes the claim true. Nodes that said goodbye are not asked: a
 // goodbye carries the signature of the node that says it. Who has not answered for a while, or has said goodbye, is dead beyond doubt: nothing else that is at
-// fault lasts so long.
+// fault lasts so long. It is asked rarely from then on.
 //
 // It owns the verdicts, while gossip holds on to its own, and asks again until then. It refuses to bring anybody back whom gossip has not lost.
 // Caller: the data plane's wiring in cmd. Goroutines: those of a round of questions, which waits for them.
@@ -21,16 +21,24 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"swarm/internal/pause"
 )
 
 const (
 	// Patience is how long a node has to answer.
 	Patience = time.Second
-	// askers go at once: that a line which loses one packet in twenty loses all of them is one case in a thousand.
-	askers = 3
-	// again is the pause between two rounds of questions.
-	again = time.Second
+	// askers go one after the other, askerPause apart, until one has an answer: that a line which loses one packet in twenty
+	// loses all of them is one case in a thousand.
+	askers     = 3
+	askerPause = Patience / 5
+	// atOnce is how many nodes are asked at a time. Any member can claim that all others have failed.
+	atOnce = 32
+	// again is the pause between two rounds of questions. One that is dead beyond doubt is asked less and less often, down to
+	// once in seldom: gossip tells of it when it comes back, unless gossip alone is cut off.
+	again  = time.Second
+	seldom = 16 * time.Second
 	// Certain is how long nobody has to answer for it to be beyond doubt: a host that stands still itself comes to in less.
 	Certain = 5 * time.Second
 )
@@ -75,24 +83,45 @@ func (w *Witness) Verdict() (Verdict, <-chan struct{}) {
 	return w.verdict, w.changed
 }
 
+// silence is of a node that does not answer.
+type silence struct {
+	since time.Time // the first time of those in a row
+	next  time.Time // when it is asked again; zero: in each round
+	pause time.Duration
+}
+
 // Run asks until ctx ends.
 func (w *Witness) Run(ctx context.Context) error {
-	since := map[string]time.Time{} // when a node was silent for the first time of those in a row
+	dead := map[string]silence{}
 	for {
 		s, changed := w.deps.Suspects()
-		silent := w.ask(ctx, s.Failed)
+		var due, silent []string
+		for _, id := range s.Failed {
+			if time.Now().Before(dead[id].next) {
+				silent = append(silent, id)
+			} else {
+				due = append(due, id)
+			}
+		}
+		silent = append(silent, w.ask(ctx, due)...)
 		if ctx.Err() != nil {
 			return nil
 		}
-		maps.DeleteFunc(since, func(id string, _ time.Time) bool { return !slices.Contains(silent, id) })
+		maps.DeleteFunc(dead, func(id string, _ silence) bool { return !slices.Contains(silent, id) })
 		certain := slices.Clone(s.Left)
 		for _, id := range silent {
-			if _, again := since[id]; !again {
-				since[id] = time.Now()
+			d := dead[id]
+			if d.since.IsZero() {
+				d.since = time.Now()
 			}
-			if time.Since(since[id]) >= Certain {
+			if time.Since(d.since) >= Certain {
 				certain = append(certain, id)
+				if slices.Contains(due, id) {
+					d.pause = min(max(2*d.pause, again), seldom)
+					d.next = time.Now().Add(d.pause)
+				}
 			}
+			dead[id] = d
 		}
 		w.conclude(Verdict{Dead: append(silent, s.Left...), Certain: certain})
 		if len(s.Failed) == 0 {
@@ -111,32 +140,36 @@ func (w *Witness) Run(ctx context.Context) error {
 
 // ask gives those that do not answer.
 func (w *Witness) ask(ctx context.Context, ids []string) []string {
-	ctx, cancel := context.WithTimeout(ctx, Patience)
-	defer cancel()
 	var (
-		asking sync.WaitGroup
+		asking errgroup.Group
 		mu     sync.Mutex // guards silent
 		silent []string
 	)
+	asking.SetLimit(atOnce)
 	for _, id := range ids {
-		asking.Go(func() {
+		asking.Go(func() error {
 			if !w.answers(ctx, id) {
 				mu.Lock()
 				defer mu.Unlock()
 				silent = append(silent, id)
 			}
+			return nil
 		})
 	}
-	asking.Wait()
+	_ = asking.Wait() // nobody returns an error
 	return silent
 }
 
 func (w *Witness) answers(ctx context.Context, id string) bool {
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := context.WithTimeout(ctx, Patience)
 	defer cancel()
 	heard := make(chan bool, askers)
-	for range askers {
+	for i := range askers {
 		go func() {
+			if pause.For(ctx, time.Duration(i)*askerPause) != nil { // another has an answer
+				heard <- false
+				return
+			}
 			err := w.deps.Knock(ctx, id)
 			heard <- err == nil || errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ECONNRESET)
 		}()

@@ -3,6 +3,7 @@ package witness
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
 	"sync"
@@ -18,6 +19,8 @@ type world struct {
 	suspects Suspects
 	changed  chan struct{}
 	answer   map[string]error // nil and absent: connects; errSilent: until the asker gives up
+
+	knocks, at, most int // in all, at this moment, and the most at once
 
 	verdict Verdict // as expect saw it
 }
@@ -54,7 +57,14 @@ func (w *world) look() (Suspects, <-chan struct{}) {
 func (w *world) knock(ctx context.Context, id string) error {
 	w.mu.Lock()
 	err := w.answer[id]
+	w.knocks, w.at = w.knocks+1, w.at+1
+	w.most = max(w.most, w.at)
 	w.mu.Unlock()
+	defer func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.at--
+	}()
 	if err == errSilent {
 		<-ctx.Done()
 		return ctx.Err()
@@ -139,5 +149,46 @@ func TestGoodbyeIsBelieved(t *testing.T) {
 		w.certain(t, "n3")
 		w.say(Suspects{})
 		expect(0)
+	})
+}
+
+// Any member can claim that all others have failed, and each that does not answer is asked for ever: neither may make a node
+// flood the network.
+func TestQuestionsAreFew(t *testing.T) {
+	bubble(t, func(w *world, expect func(time.Duration, ...string)) {
+		var ids []string
+		for i := range 200 {
+			ids = append(ids, fmt.Sprintf("n%03d", i))
+			w.set(ids[i], errSilent)
+		}
+		w.say(Suspects{Failed: ids})
+		expect(5*time.Minute, ids...)
+		w.certain(t, ids...)
+		w.mu.Lock()
+		if w.most > atOnce*askers {
+			t.Errorf("%d questions at once, want at most %d", w.most, atOnce*askers)
+		}
+		w.knocks = 0
+		w.mu.Unlock()
+		expect(10*time.Minute, ids...)
+		w.mu.Lock()
+		if per := float64(w.knocks) / 200 / 600; per > 0.25 {
+			t.Errorf("%.2f questions a second to a node that is dead beyond doubt", per)
+		}
+		w.knocks = 0
+		w.mu.Unlock()
+		for _, id := range ids {
+			w.set(id, nil)
+		}
+		expect(2 * seldom)
+		w.mu.Lock()
+		w.knocks = 0
+		w.mu.Unlock()
+		expect(10 * time.Second)
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if w.knocks > 200*11 {
+			t.Errorf("%d questions in 10 s to 200 nodes that answer", w.knocks)
+		}
 	})
 }
