@@ -165,6 +165,8 @@ type attached struct {
 	turn sync.Mutex
 	// behind: the namespace is not known to have all that was computed before, and needs all of it anew.
 	behind atomic.Bool
+	// failures in a row to bring the namespace up to date with the rest of the host. The plane's turn guards it.
+	failures int
 }
 
 // newAttached is a task whose namespace is still to be programmed.

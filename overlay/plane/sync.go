@@ -22,6 +22,9 @@ const (
 	retryAfter = time.Second
 	// knockAfter, times retryAfter, is when a port that another program has is asked for again.
 	knockAfter = 10
+	// ownTrouble is how many times in a row a task's namespace may fail before that is the task's own trouble: its container may
+	// be privileged to change the namespace, and must not keep the host from saying that the rest is in force.
+	ownTrouble = 3
 )
 
 // Run follows the directory, from Restore on, until ctx ends, and then leaves all as it is: traffic goes on.
@@ -74,7 +77,7 @@ func (p *Plane) catchUp(ctx context.Context) error {
 	p.turn.Lock()
 	defer p.turn.Unlock()
 	p.pending = p.deps.Directory.Take().With(p.pending)
-	if p.pending.Empty() {
+	if p.pending.Empty() && !p.troubled() {
 		return nil
 	}
 	began := time.Now()
@@ -187,13 +190,32 @@ func (p *Plane) followAll(ctx context.Context, tasks []*attached, d difference, 
 	}
 	for i, t := range tasks {
 		if errs[i] == nil {
+			t.failures = 0
 			continue
+		}
+		if t.failures++; t.failures == ownTrouble+1 {
+			p.deps.Log.Error("a task's service addresses cannot be kept up to date: it may reach tasks that have stopped; it is tried again", "task", t.TaskID, "err", errs[i])
 		}
 		for _, o := range t.Overlays {
 			on.note(o.Network.GetId(), errs[i])
 		}
+		if t.failures > ownTrouble {
+			errs[i] = nil
+		}
 	}
 	return errors.Join(errs...)
+}
+
+// troubled reports whether there are tasks whose namespaces could not be brought up to date. The caller has the turn.
+func (p *Plane) troubled() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, t := range p.tasks {
+		if t.failures > 0 && t.behind.Load() {
+			return true
+		}
+	}
+	return false
 }
 
 // follow returns what brings a task's service addresses up to date: what changed, where that is enough.
