@@ -66,3 +66,42 @@ func TestDispatch_SettledWaitsForEveryNode(t *testing.T) {
 		}
 	})
 }
+
+// TestDispatch_SettledLeavesOutNodesThatLag: a worker that keeps its session and never acts on what it is told holds up nobody
+// for long, and is waited for again once it has caught up.
+func TestDispatch_SettledLeavesOutNodesThatLag(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		one, two := r.join("h1"), r.join("h2")
+		time.Sleep(time.Minute)
+		client := swarmv1.NewDispatcherClient(r.dial(nodeInfo(one.id)))
+		settled := func(what string, least, most time.Duration) {
+			t.Helper()
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			defer cancel()
+			began := time.Now()
+			_, err := client.Settled(ctx, &swarmv1.SettledRequest{})
+			if took := time.Since(began); err != nil || took < least || took > most {
+				t.Errorf("%s: answered after %s, %v", what, took, err)
+			}
+		}
+		two.delay()
+		r.create(serviceSpec("web", 2))
+		synctest.Wait()
+		settled("it has just been told", time.Second, 4*time.Second)
+		r.create(serviceSpec("api", 2))
+		synctest.Wait()
+		settled("it lags", 0, 100*time.Millisecond)
+		if got := r.state(two.id); got != swarmv1.NodeState_READY {
+			t.Errorf("the node is %s", got)
+		}
+		two.speak()
+		r.create(serviceSpec("db", 2))
+		synctest.Wait()
+		settled("it has caught up", 0, 100*time.Millisecond)
+		two.delay()
+		r.create(serviceSpec("cache", 2))
+		synctest.Wait()
+		settled("it has been told anew", time.Second, 4*time.Second)
+	})
+}

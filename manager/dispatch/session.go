@@ -97,7 +97,7 @@ func (x *session) nudge() {
 func (x *session) mark(view *raftstore.View, refs ...ref) {
 	x.mu.Lock()
 	x.dirty = append(x.dirty, refs...)
-	x.progress.marks++
+	x.progress.mark(time.Now())
 	x.newer(view)
 	x.mu.Unlock()
 	x.nudge()
@@ -107,7 +107,7 @@ func (x *session) mark(view *raftstore.View, refs ...ref) {
 func (x *session) markAll(view *raftstore.View) {
 	x.mu.Lock()
 	x.whole = true
-	x.progress.marks++
+	x.progress.mark(time.Now())
 	x.newer(view)
 	x.mu.Unlock()
 	x.nudge()
@@ -246,7 +246,7 @@ func (x *session) says(sequence uint64) error {
 func (x *session) sent(marks, sequence uint64) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.progress.sent(marks, sequence)
+	x.progress.sent(marks, sequence, time.Now())
 }
 
 // acted notes that the worker has acted on assignments, which it must have been sent.

@@ -3,6 +3,7 @@ package dispatch
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"sync"
@@ -22,11 +23,15 @@ const (
 	settlePatience = 30 * time.Second
 	// settleRound bounds one look at all nodes: one that is silent may count as down by the next.
 	settleRound = 3 * time.Second
+	// lagAfter is how long a node may take to act on what it is told. Then it is waited for no longer, until it has caught up:
+	// whoever has root on a worker could otherwise hold up every task that stops, and every update, for ever.
+	lagAfter = 3 * time.Second
 	// settleRetry is the pause after some nodes had no session: theirs begin anew, or they are about to count as down.
 	settleRetry = 50 * time.Millisecond
 )
 
-// Settled waits until what this manager knows is in force on every ready node, whichever manager serves it.
+// Settled waits until what this manager knows is in force on every ready node, whichever manager serves it, nodes that lag
+// aside.
 func (s *Server) Settled(ctx context.Context, req *swarmv1.SettledRequest) (*swarmv1.SettledResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, settlePatience)
 	defer cancel()
@@ -94,7 +99,7 @@ func (s *Server) settledAt(ctx context.Context, manager string, index uint64) ([
 	return answer.GetNodeIds(), transport.FromStatus(err)
 }
 
-// settledHere waits for the ready nodes whose sessions are served here, and names them.
+// settledHere waits for the ready nodes whose sessions are served here, and names them, with those that lag.
 func (s *Server) settledHere(ctx context.Context, index uint64) (nodes []string, err error) {
 	sessions, err := s.marked(ctx, index)
 	if err != nil {
@@ -102,7 +107,14 @@ func (s *Server) settledHere(ctx context.Context, index uint64) (nodes []string,
 	}
 	view := s.deps.Store.View()
 	for _, x := range sessions {
-		if isReady(view, x.node) && x.settle(ctx) {
+		if !isReady(view, x.node) {
+			continue
+		}
+		open, lags := x.settle(ctx)
+		if lags {
+			s.sampled.Log(slog.LevelWarn, "lags "+x.node, "a node does not act on what it is told: tasks that stop do not wait for it", "node", x.node, "for", lagAfter)
+		}
+		if open {
 			nodes = append(nodes, x.node)
 		}
 	}
@@ -156,22 +168,49 @@ type progress struct {
 	marks    uint64        // so far
 	inForce  uint64        // of these, what the worker has acted on
 	told     []told        // on its way to the worker, in order
+	unsaid   time.Time     // of the first mark that is not in told; zero: none
 	sequence uint64        // of the newest assignments that the worker has acted on
 	moved    chan struct{} // closed and renewed when inForce grows
 }
 
-// told: the assignments of this sequence say all that was marked up to marks.
-type told struct{ marks, sequence uint64 }
+// told: the assignments of this sequence say all that was marked up to marks, the first of it at since.
+type told struct {
+	marks, sequence uint64
+	since           time.Time
+}
+
+// mark notes that there is something to say.
+func (p *progress) mark(now time.Time) {
+	p.marks++
+	if p.unsaid.IsZero() {
+		p.unsaid = now
+	}
+}
+
+// behind is since when the worker has had to act on something; zero: it has acted on all.
+func (p *progress) behind() time.Time {
+	if len(p.told) > 0 {
+		return p.told[0].since
+	}
+	return p.unsaid
+}
 
 // sent notes that all that was marked up to marks has been said, the last of it in the assignments of this sequence.
-func (p *progress) sent(marks, sequence uint64) {
+func (p *progress) sent(marks, sequence uint64, now time.Time) {
+	since := p.unsaid
+	if since.IsZero() {
+		since = now
+	}
+	if p.unsaid = now; marks == p.marks {
+		p.unsaid = time.Time{}
+	}
 	switch n := len(p.told); {
 	case sequence <= p.sequence:
 		p.reach(marks)
 	case n > 0 && p.told[n-1].sequence == sequence:
 		p.told[n-1].marks = marks
 	default:
-		p.told = append(p.told, told{marks, sequence})
+		p.told = append(p.told, told{marks, sequence, since})
 	}
 }
 
@@ -192,22 +231,29 @@ func (p *progress) reach(marks uint64) {
 	}
 }
 
-// settle waits until the worker has acted on all that its session is marked with by now. false: the session is over, or ctx.
-func (x *session) settle(ctx context.Context) bool {
+// settle waits until the worker has acted on all that its session is marked with by now, or lags. Not open: the session is
+// over, or ctx.
+func (x *session) settle(ctx context.Context) (open, lags bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	for want := x.progress.marks; x.progress.inForce < want; {
-		moved := x.progress.moved
+		moved, left := x.progress.moved, time.Until(x.progress.behind().Add(lagAfter))
+		if left <= 0 {
+			return !x.isOver, true
+		}
 		x.mu.Unlock()
+		lag := time.NewTimer(left)
 		select {
 		case <-moved:
+		case <-lag.C:
 		case <-x.over:
 		case <-ctx.Done():
 		}
+		lag.Stop()
 		x.mu.Lock()
 		if x.isOver || ctx.Err() != nil {
-			return false
+			return false, false
 		}
 	}
-	return !x.isOver
+	return !x.isOver, false
 }
