@@ -23,17 +23,6 @@ type Peer struct {
 	Addresses []netip.Addr
 }
 
-// Services lists where the node serves the cluster: its port at each of its addresses. It has duplicates.
-func (p Peer) Services() []netip.AddrPort {
-	var out []netip.AddrPort
-	for _, addr := range slices.Concat([]netip.Addr{p.Underlay}, p.Others, p.Addresses) {
-		if addr.IsValid() {
-			out = append(out, netip.AddrPortFrom(addr, p.Port))
-		}
-	}
-	return out
-}
-
 func peerOf(p *swarmv1.Peering) Peer {
 	out := Peer{ID: p.GetNodeId(), Hostname: p.GetHostname()}
 	out.Underlay, _ = netip.ParseAddr(p.GetAddr()) // The zero address: not yet reachable.
