@@ -8,7 +8,10 @@ import (
 	"io"
 	"maps"
 	"math/rand/v2"
+	"runtime"
 	"slices"
+	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -418,6 +421,53 @@ func TestWatch_InOrderWithoutGapAndResync(t *testing.T) {
 	if _, err := s.Since(1000); !errors.Is(err, ErrResync) {
 		t.Errorf("since an index yet to come: %v", err)
 	}
+}
+
+// What is kept for watchers is bounded in bytes, whatever the size of rows: a worker writes large ones as often as it may.
+func TestWatch_HistoryIsBoundedInBytes(t *testing.T) {
+	text := strings.Repeat("x", 250)
+	large := func(i int) *swarmv1.Change {
+		d := &swarmv1.NodeDescription{Engine: &swarmv1.EngineDescription{Labels: map[string]string{}}}
+		for j := range 200 {
+			d.Engine.Labels[fmt.Sprintf("%d-%s", j, text)] = fmt.Sprintf("%d-%s", i, text)
+		}
+		return Put(&swarmv1.NodeState{NodeId: "n1", Description: d})
+	}
+	small := func(i int) *swarmv1.Change {
+		now := timestamppb.Now()
+		return Put(&swarmv1.TaskStatus{TaskId: strconv.Itoa(i % 100), SessionEpoch: uint64(i), State: swarmv1.TaskState_RUNNING, Message: fmt.Sprintf("started %d", i), Timestamp: now, RunningSince: now})
+	}
+	for name, tc := range map[string]struct {
+		change func(i int) *swarmv1.Change
+		n, one int // changes, and of one batch
+	}{"large rows": {large, 600, 1}, "small rows": {small, 60_000, 1}, "small rows in batches": {small, 60_000, 100}} {
+		t.Run(name, func(t *testing.T) {
+			f := newFSM()
+			before := heap()
+			for i := 0; i < tc.n; {
+				g := &swarmv1.Group{}
+				for range tc.one {
+					g.Changes = append(g.Changes, tc.change(i))
+					i++
+				}
+				f.Apply(logOf(t, uint64(i), &swarmv1.Envelope{Format: Format, Requests: []*swarmv1.Request{{Groups: []*swarmv1.Group{g}}}}))
+			}
+			grown := heap() - before
+			t.Logf("%d changes are kept, %.1f MB by estimate and %.1f MB of memory", f.broker.kept, float64(f.broker.bytes)/1e6, float64(grown)/1e6)
+			if grown > keepBytes*3/2 {
+				t.Errorf("the history takes %d bytes, want at most about %d", grown, keepBytes)
+			}
+			runtime.KeepAlive(f)
+		})
+	}
+}
+
+// heap is the memory that is in use after a collection.
+func heap() int {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int(m.HeapAlloc)
 }
 
 func FuzzDecode(f *testing.F) {

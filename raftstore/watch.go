@@ -14,8 +14,12 @@ import (
 // view and watch anew.
 var ErrResync = errors.New("watch fell behind: take a view and watch anew")
 
-// keepChanges is how many changes the broker keeps for watchers that are behind and for Since.
-const keepChanges = 1 << 16
+const (
+	// keepChanges and keepBytes bound the changes that the broker keeps for watchers that are behind and for Since: their
+	// number, and about how many bytes of memory they take.
+	keepChanges = 1 << 16
+	keepBytes   = 16 << 20
+)
 
 // RowChange is one row before and after: Old is nil when it was created, New when it was deleted.
 type RowChange struct {
@@ -37,6 +41,7 @@ type Batch struct {
 type batch struct {
 	index   uint64 // of the newest entry in it
 	changes []RowChange
+	bytes   int         // what it costs to keep; set before it is linked
 	lost    atomic.Bool // dropped: what it links to may be gone
 	next    atomic.Pointer[batch]
 	ready   chan struct{}
@@ -50,6 +55,7 @@ type broker struct {
 	mu    sync.Mutex // guards the rest, and appending
 	head  *batch     // oldest; its own changes count as dropped
 	kept  int        // changes from head.next on
+	bytes int        // of them
 	limit int
 }
 
@@ -64,12 +70,35 @@ func newBroker() *broker {
 func (b *broker) append(index uint64, changes []RowChange) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.appendLocked(&batch{index: index, changes: changes, ready: make(chan struct{})})
+	n := &batch{index: index, changes: changes, bytes: cost(changes), ready: make(chan struct{})}
+	b.appendLocked(n)
 	b.kept += len(changes)
+	b.bytes += n.bytes
 	// Links count as a change too, so that empty batches are bounded as well.
-	for b.kept++; b.kept > b.limit && b.head.next.Load() != b.tail.Load(); {
+	for b.kept++; (b.kept > b.limit || b.bytes > keepBytes) && b.head.next.Load() != b.tail.Load(); {
 		b.dropLocked()
 	}
+}
+
+const (
+	// changeCost is about the memory of a change without its row, and of a batch without its changes.
+	changeCost = 192
+	// rowCost is about the memory that a row takes beyond its encoded size. A status of 60 bytes takes 310, and a
+	// description of 104 KB in many texts 113 KB.
+	rowCost = 256
+)
+
+// cost estimates the memory that changes keep. Only old rows count: a new row is in the state, and once it no longer is,
+// it is the old row of a later change.
+func cost(changes []RowChange) int {
+	sum := changeCost
+	for i := range changes {
+		sum += changeCost
+		if old, ok := changes[i].Old.(interface{ SizeVT() int }); ok {
+			sum += rowCost + old.SizeVT()
+		}
+	}
+	return sum
 }
 
 func (b *broker) appendLocked(n *batch) {
@@ -84,6 +113,7 @@ func (b *broker) dropLocked() {
 	old := b.head
 	b.head = old.next.Load()
 	b.kept -= len(b.head.changes) + 1
+	b.bytes -= b.head.bytes
 	old.lost.Store(true)
 	old.next.Store(nil) // so that a watcher that never comes back holds one link, not all that follow
 }
@@ -96,7 +126,7 @@ func (b *broker) reset(index uint64) {
 	for b.head != b.tail.Load() {
 		b.dropLocked()
 	}
-	b.kept = 0
+	b.kept, b.bytes = 0, 0
 }
 
 // Watcher yields what happens in some tables, in order and without a gap. It has no goroutine: who calls Next walks.
