@@ -13,29 +13,17 @@ type Budget struct {
 	Period time.Duration
 }
 
-// take spends one of a budget that is whole again at the time full. It returns when it then is, or,
-// when nothing is left, how long it takes until something is.
-func (b Budget) take(full, now time.Time) (next time.Time, wait time.Duration) {
+// take spends n of a budget that is whole again at the time full, if at least one is left: what goes
+// beyond the budget is a debt that the periods to come pay. It returns when the budget is whole
+// again, or, when nothing is left, how long it takes until something is.
+func (b Budget) take(n int, full, now time.Time) (next time.Time, wait time.Duration) {
 	if full.Before(now) {
 		full = now
 	}
-	next = full.Add(b.Period)
-	if over := next.Sub(now) - time.Duration(b.Burst)*b.Period; over > 0 {
+	if over := full.Add(b.Period).Sub(now) - time.Duration(b.Burst)*b.Period; over > 0 {
 		return full, over
 	}
-	return next, 0
-}
-
-// Pace is one budget and what is left of it. It is not safe for concurrent use.
-type Pace struct {
-	Budget
-	full time.Time // when all of it is back
-}
-
-// Take spends one. When nothing is left it returns how long it takes until something is.
-func (p *Pace) Take(now time.Time) (wait time.Duration) {
-	p.full, wait = p.take(p.full, now)
-	return wait
+	return full.Add(time.Duration(n) * b.Period), 0
 }
 
 // maxKeys bounds the callers that are remembered.
@@ -60,7 +48,11 @@ func New[K comparable](b Budget) *Each[K] {
 
 // Take spends one of a caller's budget. When nothing is left of it, it returns how long it takes
 // until something is.
-func (e *Each[K]) Take(who K) (wait time.Duration) {
+func (e *Each[K]) Take(who K) (wait time.Duration) { return e.TakeN(who, 1) }
+
+// TakeN is Take of n at once, which may be more than is left, and more than the burst: the caller
+// then waits until the debt is paid. With n = 0 it spends nothing.
+func (e *Each[K]) TakeN(who K, n int) (wait time.Duration) {
 	now := time.Now()
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -71,7 +63,7 @@ func (e *Each[K]) Take(who K) (wait time.Duration) {
 			who = rest
 		}
 	}
-	e.full[who], wait = e.budget.take(e.full[who], now)
+	e.full[who], wait = e.budget.take(n, e.full[who], now)
 	return wait
 }
 

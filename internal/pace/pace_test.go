@@ -8,26 +8,26 @@ import (
 	"swarm/internal/pace"
 )
 
-func TestPace(t *testing.T) {
+func TestEach_Take(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := pace.Pace{Budget: pace.Budget{Burst: 3, Period: time.Second}}
+		p := pace.New[int](pace.Budget{Burst: 3, Period: time.Second})
 		all := func() {
 			t.Helper()
 			for i := range 3 {
-				if w := p.Take(time.Now()); w != 0 {
+				if w := p.Take(1); w != 0 {
 					t.Errorf("number %d of 3 at once waits %v", i+1, w)
 				}
 			}
-			if w := p.Take(time.Now()); w != time.Second {
+			if w := p.Take(1); w != time.Second {
 				t.Errorf("the next waits %v, want 1s", w)
 			}
 		}
 		all()
 		time.Sleep(time.Second)
-		if w := p.Take(time.Now()); w != 0 {
+		if w := p.Take(1); w != 0 {
 			t.Errorf("after a period one waits %v", w)
 		}
-		if w := p.Take(time.Now()); w != time.Second {
+		if w := p.Take(1); w != time.Second {
 			t.Errorf("a second one after a period waits %v, want 1s", w)
 		}
 		time.Sleep(time.Hour)
@@ -35,7 +35,7 @@ func TestPace(t *testing.T) {
 	})
 }
 
-func TestEach(t *testing.T) {
+func TestEach_Crowd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := pace.New[int](pace.Budget{Burst: 2, Period: time.Minute})
 		allowed := func(from, to int) (n int) {
@@ -58,6 +58,27 @@ func TestEach(t *testing.T) {
 		time.Sleep(time.Hour)
 		if n := allowed(200_000, 200_010); n != 20 {
 			t.Errorf("after a pause ten new callers did it %d times, want 20", n)
+		}
+	})
+}
+
+func TestEach_TakeN(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := pace.New[int](pace.Budget{Burst: 10, Period: time.Second})
+		for i, n := range []int{0, 4, 5, 0, 100} { // one is left for the last
+			if w := e.TakeN(1, n); w != 0 {
+				t.Errorf("number %d, of %d, waits %v", i, n, w)
+			}
+		}
+		if w := e.TakeN(1, 0); w != 100*time.Second {
+			t.Errorf("with a debt of 99 the next waits %v, want 100s", w)
+		}
+		time.Sleep(100 * time.Second)
+		if w := e.TakeN(1, 1); w != 0 {
+			t.Errorf("once the debt is paid the next waits %v", w)
+		}
+		if w := e.TakeN(1, 1); w != time.Second {
+			t.Errorf("the one after waits %v, want 1s", w)
 		}
 	})
 }

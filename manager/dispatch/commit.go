@@ -9,7 +9,9 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"swarm/internal/bounds"
 	"swarm/internal/logsample"
+	"swarm/internal/pace"
 	"swarm/internal/pause"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
@@ -24,6 +26,14 @@ const (
 	maxFailures = 3
 	// seenPatience bounds the wait for this replica to hold what was just committed.
 	seenPatience = 5 * time.Second
+)
+
+// How much of each node is committed, however often it opens a session: so much at once, and one more each period. Only
+// the newest description and image report count, so an honest worker loses nothing when it waits.
+var (
+	factsPace  = pace.Budget{Burst: 20, Period: 500 * time.Millisecond}                // descriptions and image reports
+	statusPace = pace.Budget{Burst: 8 << 20, Period: time.Second / (512 << 10)}        // bytes of task statuses
+	copiesPace = pace.Budget{Burst: 2 * bounds.MaxHeld, Period: 10 * time.Millisecond} // image copies that come or go
 )
 
 // entry is what one session's worker has reported and the store does not have: at most one report of each kind, since of
@@ -77,6 +87,8 @@ type committer struct {
 	store   rows
 	wake    chan struct{} // capacity 1
 
+	facts, statusBytes, copies *pace.Each[string] // by node
+
 	mu      sync.Mutex          // guards what follows
 	waiting map[*session]*entry // one for each session
 	queue   []*session          // of waiting, oldest first
@@ -87,7 +99,10 @@ type committer struct {
 }
 
 func newCommitter(log *slog.Logger, store rows) *committer {
-	return &committer{log: log, sampled: logsample.New(log), store: store, wake: make(chan struct{}, 1), waiting: make(map[*session]*entry), part: maxGroups}
+	return &committer{
+		log: log, sampled: logsample.New(log), store: store, wake: make(chan struct{}, 1), waiting: make(map[*session]*entry), part: maxGroups,
+		facts: pace.New[string](factsPace), statusBytes: pace.New[string](statusPace), copies: pace.New[string](copiesPace),
+	}
 }
 
 // add queues a report, in the place of what it makes out of date.
@@ -126,9 +141,9 @@ func (c *committer) putBack(entries []*entry, front bool) {
 	}
 }
 
-// take removes up to c.part entries with about maxGroups changes from the queue, oldest first. Facts of a session that
-// reports them too often stay, for at least wait.
-func (c *committer) take(now time.Time) (out []*entry, wait time.Duration) {
+// take removes up to c.part entries with about maxGroups changes from the queue, oldest first. What a node reports too
+// often stays, for at least wait.
+func (c *committer) take() (out []*entry, wait time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	size, stay := 0, c.queue[:0:0]
@@ -139,17 +154,15 @@ func (c *committer) take(now time.Time) (out []*entry, wait time.Duration) {
 		}
 		e := c.waiting[x]
 		delete(c.waiting, x)
-		if e.facts() {
-			if w := x.facts.Take(now); w > 0 {
-				wait = max(w, wait)
-				later := *e
-				later.status = nil
-				c.waiting[x], stay = &later, append(stay, x)
-				if e.status == nil {
-					continue
-				}
-				e = &entry{session: x, status: e.status, failures: e.failures, since: e.since}
+		later, w := c.hold(e)
+		if w > 0 && !x.ended() { // The next session of the node says it all again.
+			c.waiting[x], stay = later, append(stay, x)
+			if wait == 0 || w < wait {
+				wait = w
 			}
+		}
+		if e.status == nil && !e.facts() {
+			continue
 		}
 		size += e.changes()
 		out = append(out, e)
@@ -158,16 +171,41 @@ func (c *committer) take(now time.Time) (out []*entry, wait time.Duration) {
 	return out, wait
 }
 
+// hold moves from an entry to later what its node reports too often, and returns how long some of it has to wait.
+func (c *committer) hold(e *entry) (later *entry, wait time.Duration) {
+	node := e.session.node
+	later = &entry{session: e.session, failures: e.failures, since: e.since}
+	over := func(w time.Duration) bool {
+		if w > 0 && (wait == 0 || w < wait) {
+			wait = w
+		}
+		return w > 0
+	}
+	if e.status != nil && over(c.statusBytes.TakeN(node, e.status.SizeVT())) {
+		e.status, later.status = nil, e.status
+	}
+	if e.images != nil && over(c.copies.TakeN(node, 0)) { // write spends what it turns out to change
+		e.images, later.images = nil, e.images
+	}
+	if e.facts() && over(c.facts.Take(node)) {
+		e.description, later.description = nil, e.description
+		if e.images != nil {
+			e.images, later.images = nil, e.images
+		}
+	}
+	return later, wait
+}
+
 func (c *committer) run(ctx context.Context) error {
 	for ctx.Err() == nil {
-		entries, wait := c.take(time.Now())
+		entries, wait := c.take()
 		if len(entries) > 0 {
 			c.commit(ctx, entries)
 			continue
 		}
 		var due <-chan time.Time
 		if wait > 0 {
-			due = time.After(wait)
+			due = time.After(max(wait, commitPause))
 		}
 		select {
 		case <-c.wake:

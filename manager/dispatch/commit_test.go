@@ -14,6 +14,7 @@ import (
 	"github.com/containerd/errdefs"
 	"google.golang.org/protobuf/proto"
 
+	"swarm/internal/pace"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
 	"swarm/raftstore/raftstoretest"
@@ -191,22 +192,108 @@ func TestCommitter_KeepsTheNewestFacts(t *testing.T) {
 		if len(c.queue) != 1 || len(c.waiting) != 1 {
 			t.Errorf("%d entries wait, want 1", len(c.queue))
 		}
-		entries, _ := c.take(time.Now())
+		entries, _ := c.take()
 		if len(entries) != 1 || entries[0].description.GetUnavailable() != "999" || entries[0].status == nil || entries[0].images == nil {
 			t.Errorf("got %v, want all that the worker said, the newest of each kind", entries)
 		}
-		for range factsBurst * 2 {
+		for range factsPace.Burst * 2 {
 			c.add(&entry{session: x, description: &swarmv1.NodeDescription{}})
-			c.take(time.Now())
+			c.take()
 		}
 		c.add(statusOf(x, 2))
-		entries, wait := c.take(time.Now())
+		entries, wait := c.take()
 		if len(entries) != 1 || entries[0].status == nil || entries[0].facts() || wait <= 0 {
 			t.Errorf("got %v and a wait of %v, want the status alone, and the description later", entries, wait)
 		}
 		time.Sleep(wait)
-		if entries, _ = c.take(time.Now()); len(entries) != 1 || entries[0].description == nil {
+		if entries, _ = c.take(); len(entries) != 1 || entries[0].description == nil {
 			t.Errorf("got %v after the wait, want the description", entries)
+		}
+	})
+}
+
+// A node that opens sessions without end reports no more than one that keeps its session.
+func TestCommitter_PacesNodesNotSessions(t *testing.T) {
+	long := strings.Repeat("m", 4000)
+	digests := func(from int) *swarmv1.ImageReport {
+		r := &swarmv1.ImageReport{}
+		for i := range 4096 {
+			r.Held = append(r.Held, fmt.Sprintf("sha256:%064x", from+i))
+		}
+		return r
+	}
+	flip := []*swarmv1.ImageReport{digests(0), digests(1_000_000)}
+	for name, tc := range map[string]struct {
+		report func(i int, x *session) *entry
+		most   int // reports of a minute
+	}{
+		"descriptions": {func(i int, x *session) *entry {
+			return &entry{session: x, description: &swarmv1.NodeDescription{Unavailable: fmt.Sprint(i)}}
+		}, 20 + 2*60},
+		// 8 MiB and 512 KiB a second.
+		"statuses": {func(i int, x *session) *entry {
+			e := statusOf(x, uint64(i))
+			for range 100 {
+				u := e.status.GetUpdates()[0].CloneVT()
+				u.Message = long
+				e.status.Updates = append(e.status.Updates, u)
+			}
+			return e
+		}, (8<<20+60*512<<10)/400_000 + 1},
+		// Each makes 4,096 copies, for the view stays empty: two are the burst, and 100 a second.
+		"images": {func(i int, x *session) *entry { return &entry{session: x, images: flip[i%2]} }, 2 + 60*100/4096 + 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				view, sessions := nodes(2)
+				l := &ledger{view: view, poison: func([]string) error { return nil }}
+				c := newCommitter(slog.New(slog.DiscardHandler), l)
+				taken, x := 0, sessions[0]
+				for i := range 600 {
+					x.close(nil)
+					x = newSession(nil, x.node, uint64(i+1), "", nil)
+					c.add(tc.report(i, x))
+					for {
+						entries, _ := c.take()
+						if len(entries) == 0 {
+							break
+						}
+						taken += len(entries)
+						c.groups(view, entries)
+					}
+					time.Sleep(100 * time.Millisecond)
+				}
+				if taken > tc.most || taken < tc.most-2 {
+					t.Errorf("%d reports of a minute are committed, want %d", taken, tc.most)
+				}
+				if len(c.waiting) > 1 {
+					t.Errorf("%d reports of sessions that are over wait", len(c.waiting)-1)
+				}
+				c.add(tc.report(1, sessions[1]))
+				if entries, _ := c.take(); !slices.ContainsFunc(entries, func(e *entry) bool { return e.session == sessions[1] }) {
+					t.Errorf("got %v, want the report of the other node", entries)
+				}
+			})
+		})
+	}
+}
+
+// A node that comes and goes without end writes few lines, and one that does it rarely writes all.
+func TestServer_NotesOfANodeArePaced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out strings.Builder
+		log := slog.New(slog.NewTextHandler(&out, nil))
+		s := &Server{log: log, notes: pace.New[string](pace.Budget{Burst: notesBurst, Period: notesPeriod})}
+		for range 600 {
+			s.note("n1", "session begins", "node", "n1")
+			time.Sleep(100 * time.Millisecond)
+		}
+		s.note("n2", "session begins", "node", "n2")
+		if n := strings.Count(out.String(), "node=n1"); n < notesBurst || n > notesBurst+3 {
+			t.Errorf("the node writes %d lines a minute, want about %d", n, notesBurst)
+		}
+		if !strings.Contains(out.String(), "node=n2") {
+			t.Error("another node writes no line")
 		}
 	})
 }

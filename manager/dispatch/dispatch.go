@@ -32,6 +32,9 @@ const (
 	DefaultSessionTimeout = 10 * time.Second
 	// missedBeats makes a session doubtful, and a manager that the leader has not answered for as long a lost one.
 	missedBeats = 3
+	// notesBurst and notesPeriod bound the lines about the sessions and the state of one node.
+	notesBurst  = 20
+	notesPeriod = 20 * time.Second
 )
 
 // GossipStatus is what the membership gossip says of a node.
@@ -81,6 +84,7 @@ type Server struct {
 	atlas   *atlas
 	receive sync.WaitGroup       // one for each session's receiving goroutine
 	opens   *pace.Each[string]   // of sessions, by ca.PaceOf
+	notes   *pace.Each[string]   // of lines in the log, by node
 	refresh *raftstore.Refresher // for callers that this replica does not know
 
 	mu       sync.Mutex // guards the rest
@@ -111,6 +115,7 @@ func New(cfg Config, deps Deps) *Server {
 		herald:   make(chan struct{}, 1),
 		sessions: make(map[string]*session),
 		opens:    pace.New[string](pace.Budget{Burst: opensBurst, Period: opensPeriod}),
+		notes:    pace.New[string](pace.Budget{Burst: notesBurst, Period: notesPeriod}),
 		refresh:  raftstore.NewRefresher(deps.Store),
 		ended:    make(map[string]ending),
 		moved:    make(chan struct{}),
@@ -242,6 +247,16 @@ func (s *Server) closeAll(err error) {
 	for _, sess := range s.all() {
 		sess.close(err)
 	}
+}
+
+// note logs what happened to a node. Every worker can cause such lines as often as it may open a session: beyond the pace
+// they are of level Debug.
+func (s *Server) note(node, msg string, args ...any) {
+	level := slog.LevelInfo
+	if s.notes.Take(node) > 0 {
+		level = slog.LevelDebug
+	}
+	s.log.Log(context.Background(), level, msg, args...)
 }
 
 // leftOut logs what is not used of a worker's message. Every worker can cause such lines as often as it likes.

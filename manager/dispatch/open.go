@@ -297,7 +297,7 @@ func (s *Server) begin(x *session) error {
 		defer s.receive.Done()
 		x.receive()
 	}()
-	s.log.Info("session begins", "node", x.node, "addr", x.addr, "epoch", x.epoch)
+	s.note(x.node, "session begins", "node", x.node, "addr", x.addr, "epoch", x.epoch)
 	s.tellNow()
 	return nil
 }
@@ -313,7 +313,7 @@ func (s *Server) finish(x *session) {
 		s.ended[x.node] = ending{epoch: x.epoch, at: time.Now(), addr: x.addr, broken: broken, departing: x.departing()}
 	}
 	s.mu.Unlock()
-	s.log.Info("session ends", "node", x.node, "epoch", x.epoch, "err", x.reason())
+	s.note(x.node, "session ends", "node", x.node, "epoch", x.epoch, "err", x.reason())
 	s.tellNow()
 }
 

@@ -27,7 +27,11 @@ func (c *committer) groups(view *raftstore.View, entries []*entry) (groups []*sw
 			last[st.GetTaskId()] = len(groups)
 			groups, owners = append(groups, group), append(owners, i)
 		}
-		for _, change := range append(descriptions(view, e), copiesOf(view, e)...) {
+		copies := copiesOf(view, e)
+		if len(copies) > 0 {
+			c.copies.TakeN(e.session.node, len(copies))
+		}
+		for _, change := range append(descriptions(view, e), copies...) {
 			groups, owners = append(groups, raftstore.Group(change)), append(owners, i)
 		}
 	}

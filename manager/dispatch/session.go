@@ -14,21 +14,14 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"swarm/internal/bounds"
-	"swarm/internal/pace"
 	"swarm/internal/transport"
 	"swarm/manager/ca"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
 )
 
-const (
-	// factsBurst and factsPeriod bound how often descriptions and image reports of one session are committed: so many at
-	// once, and one more each period. Only the newest counts, so an honest worker loses nothing when it waits.
-	factsBurst  = 20
-	factsPeriod = 500 * time.Millisecond
-	// farewellPatience bounds how long a session that is over waits for the worker to take the message that is on its way.
-	farewellPatience = 2 * time.Second
-)
+// farewellPatience bounds how long a session that is over waits for the worker to take the message that is on its way.
+const farewellPatience = 2 * time.Second
 
 // session is one worker's stream. One goroutine sends, another receives; the handler's own waits for the first.
 type session struct {
@@ -42,7 +35,6 @@ type session struct {
 	stuck  chan struct{} // closed when the worker has not taken a message for as long as patience
 	// patience is the session timeout of the cluster.
 	patience time.Duration
-	facts    pace.Pace // of what is committed of the node; the committer's
 
 	mu      sync.Mutex // guards the rest
 	err     error      // why it is over
@@ -66,7 +58,7 @@ type session struct {
 func newSession(s *Server, node string, epoch uint64, addr string, stream swarmv1.Dispatcher_SessionServer) *session {
 	return &session{
 		node: node, epoch: epoch, addr: addr, stream: stream, server: s, beat: time.Now(), whole: true,
-		wake: make(chan struct{}, 1), over: make(chan struct{}), stuck: make(chan struct{}), facts: pace.Pace{Budget: pace.Budget{Burst: factsBurst, Period: factsPeriod}}, progress: progress{moved: make(chan struct{})},
+		wake: make(chan struct{}, 1), over: make(chan struct{}), stuck: make(chan struct{}), progress: progress{moved: make(chan struct{})},
 	}
 }
 
@@ -78,6 +70,13 @@ func (x *session) close(err error) {
 		x.isOver, x.err = true, err
 		close(x.over)
 	}
+}
+
+// ended reports whether the session is over, for whatever reason.
+func (x *session) ended() bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.isOver
 }
 
 func (x *session) reason() error {

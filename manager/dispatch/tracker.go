@@ -224,7 +224,7 @@ func (s *Server) judgeAll(ctx context.Context) (time.Duration, error) {
 			row.State, row.Message, row.Since = v.State, v.Why, timestamppb.New(now)
 		}
 		groups = append(groups, &swarmv1.Group{Changes: []*swarmv1.Change{raftstore.Update(row)}})
-		s.log.Info("node state", "node", st.GetNodeId(), "state", v.State.String(), "why", v.Why)
+		s.note(st.GetNodeId(), "node state", "node", st.GetNodeId(), "state", v.State.String(), "why", v.Why)
 	}
 	if len(groups) == 0 {
 		return next, nil
