@@ -23,6 +23,9 @@ const (
 	maxTasks   = 8192 // of one network on one node
 	maxPeers   = 8192
 	maxTried   = 32
+	// maxHeldBytes bounds what one node's account of its disk takes in an answer about all nodes. 1,000 images with a few
+	// labels each take about as much.
+	maxHeldBytes = 256 << 10
 )
 
 // Progress returns what may be shown of a node's progress with an image. What the image is, the node does not say: of its
@@ -72,23 +75,37 @@ func Output(m *swarmv1.ExecOutput) (*swarmv1.ExecOutput, error) {
 	return m, nil
 }
 
-// DiskUsage returns what may be used of a node's account of its disk.
+// DiskUsage returns what may be used of a node's account of its disk, at most maxHeldBytes of it.
 func DiskUsage(u *swarmv1.DiskUsageResponse) *swarmv1.DiskUsageResponse {
+	left := maxHeldBytes
 	return &swarmv1.DiskUsageResponse{
 		Path: Text(u.GetPath(), maxPath), Total: max(u.GetTotal(), 0), Free: max(u.GetFree(), 0), ImagesSize: max(u.GetImagesSize(), 0),
-		Images: pick(u.GetImages(), maxHeldOf, heldImage),
-		Containers: pick(u.GetContainers(), maxHeldOf, func(c *swarmv1.HeldContainer) (*swarmv1.HeldContainer, bool) {
+		Images: pick(u.GetImages(), maxHeldOf, fits(&left, heldImage)),
+		Containers: pick(u.GetContainers(), maxHeldOf, fits(&left, func(c *swarmv1.HeldContainer) (*swarmv1.HeldContainer, bool) {
 			ok := ident.IsKey(c.GetTaskId()) && (c.GetServiceId() == "" || ident.IsKey(c.GetServiceId()))
 			return &swarmv1.HeldContainer{
 				TaskId: c.GetTaskId(), ServiceId: c.GetServiceId(), Running: c.GetRunning(), Dead: c.GetDead(), Size: max(c.GetSize(), 0),
 			}, ok
-		}),
-		Volumes: pick(u.GetVolumes(), maxHeldOf, func(v *swarmv1.HeldVolume) (*swarmv1.HeldVolume, bool) {
+		})),
+		Volumes: pick(u.GetVolumes(), maxHeldOf, fits(&left, func(v *swarmv1.HeldVolume) (*swarmv1.HeldVolume, bool) {
 			return &swarmv1.HeldVolume{Name: Text(v.GetName(), ident.MaxVolumeName), Links: v.GetLinks(), Size: max(v.GetSize(), 0)}, v.GetName() != ""
-		}),
-		Logs: pick(u.GetLogs(), maxHeldOf, func(l *swarmv1.HeldLog) (*swarmv1.HeldLog, bool) {
+		})),
+		Logs: pick(u.GetLogs(), maxHeldOf, fits(&left, func(l *swarmv1.HeldLog) (*swarmv1.HeldLog, bool) {
 			return &swarmv1.HeldLog{TaskId: l.GetTaskId(), Size: max(l.GetSize(), 0), Retired: instant(l.GetRetired())}, ident.IsKey(l.GetTaskId())
-		}),
+		})),
+	}
+}
+
+// fits returns a function for pick that also leaves out the items for which no bytes are left, once valid has cleaned
+// them: a byte that is not printable becomes three.
+func fits[T interface{ SizeVT() int }](left *int, valid func(T) (T, bool)) func(T) (T, bool) {
+	return func(in T) (T, bool) {
+		out, ok := valid(in)
+		if !ok || out.SizeVT() > *left {
+			return out, false
+		}
+		*left -= out.SizeVT()
+		return out, true
 	}
 }
 

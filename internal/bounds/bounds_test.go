@@ -271,3 +271,19 @@ func TestLogRecords(t *testing.T) {
 func isClean(s string, limit int) bool {
 	return len(s) <= limit && utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsGraphic(r) && r != utf8.RuneError })
 }
+
+// One node's account of its disk leaves room for those of all others, whatever its texts grow to.
+func TestDiskUsage_IsBoundedInBytes(t *testing.T) {
+	u, labels := &swarmv1.DiskUsageResponse{}, map[string]string{}
+	for i := range 64 {
+		labels[fmt.Sprintf("%02d", i)] = strings.Repeat("\x01", 85)
+	}
+	for i := range 2000 {
+		u.Images = append(u.Images, &swarmv1.HeldImage{Image: &swarmv1.Image{Digest: fmt.Sprintf("sha256:%064x", i)}, Labels: labels})
+		u.Volumes = append(u.Volumes, &swarmv1.HeldVolume{Name: strings.Repeat("v", 200)})
+	}
+	got := bounds.DiskUsage(u)
+	if n := got.SizeVT(); n > 300<<10 || len(got.GetImages()) == 0 {
+		t.Errorf("the account has %d bytes and %d images, want at most 256 KiB", n, len(got.GetImages()))
+	}
+}
