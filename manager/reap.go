@@ -59,7 +59,7 @@ func (m *Manager) reap(ctx context.Context) error {
 }
 
 // forget removes nodes that were admitted and never came: the host's join failed after the answer,
-// and it was not tried again. Who comes after all is told that it was removed, and joins anew. A
+// and it was not tried again. It also removes guests if there are many. Who comes after all is told that it was removed, and joins anew. A
 // manager that votes has come. It also removes credentials that have ended.
 func (m *Manager) forget(ctx context.Context) error {
 	for {
@@ -68,7 +68,7 @@ func (m *Manager) forget(ctx context.Context) error {
 			voters[s.ID] = true
 		}
 		view, now := m.store.View(), time.Now()
-		gone := neverCame(view, voters, now)
+		gone := append(neverCame(view, voters, now), guests(view, voters, now)...)
 		for _, g := range slices.Concat(gone, ended(view, now)) {
 			if _, _, err := m.store.CommitGroups(ctx, "reaper", []*swarmv1.Group{g}); err != nil {
 				return err
@@ -91,6 +91,25 @@ func neverCame(v *raftstore.View, voters map[string]bool, now time.Time) []*swar
 	for st := range v.NodeStates.All() {
 		n, ok := v.Nodes.Get(st.GetNodeId())
 		if ok && !voters[n.GetId()] && st.GetState() == swarmv1.NodeState_DOWN && members.NeverReported(st) && now.Sub(st.GetSince().AsTime()) > ca.ForgetAfter {
+			out = append(out, raftstore.Group(raftstore.Delete(n), raftstore.Delete(st)))
+		}
+	}
+	return out
+}
+
+// guests is a group for each guest to be forgotten: one that has been down for a while, if there are
+// more than the cluster keeps. It is rejected if the node returns in the same moment.
+func guests(v *raftstore.View, voters map[string]bool, now time.Time) []*swarmv1.Group {
+	var all []*swarmv1.NodeState
+	for st := range v.NodeStates.All() {
+		if members.Guest(st) && !voters[st.GetNodeId()] {
+			all = append(all, st)
+		}
+	}
+	slices.SortFunc(all, func(a, b *swarmv1.NodeState) int { return a.GetSince().AsTime().Compare(b.GetSince().AsTime()) })
+	var out []*swarmv1.Group
+	for _, st := range all[:max(len(all)-ca.KeptGuests, 0)] {
+		if n, ok := v.Nodes.Get(st.GetNodeId()); ok && now.Sub(st.GetSince().AsTime()) > ca.ForgetGuestAfter {
 			out = append(out, raftstore.Group(raftstore.Delete(n), raftstore.Delete(st)))
 		}
 	}

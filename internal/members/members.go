@@ -9,6 +9,7 @@ import (
 	"bytes"
 	"slices"
 	"sync"
+	"time"
 
 	swarmv1 "swarm/proto/swarm/v1"
 )
@@ -82,6 +83,17 @@ func (m *Members) Changed() <-chan struct{} {
 // join token can make such nodes: what costs the cluster something is for the others.
 func NeverReported(st *swarmv1.NodeState) bool {
 	return st.GetState() != swarmv1.NodeState_READY && st.GetSessionEpoch() == 0
+}
+
+// settledAfter is how long a node must have been up in sum to be more than a guest.
+const settledAfter = 10 * time.Minute
+
+// Guest reports whether a node is down and was up for a few minutes only in all its life. Whoever
+// knows a join token can make such nodes too. It says nothing of nodes that went down under builds
+// that did not note how long nodes are up.
+func Guest(st *swarmv1.NodeState) bool {
+	up := st.GetUp().AsDuration()
+	return st.GetState() == swarmv1.NodeState_DOWN && up > 0 && up < settledAfter
 }
 
 // KeysOf are the public keys that the row of a node allows: that of its newest certificate, and the

@@ -40,6 +40,9 @@ type Server struct {
 	guesses  *pace.Each[netip.Prefix]
 	refusals *logsample.Sampler
 	wrong    atomic.Uint64
+	// joinsOf limits the hosts of each origin, and joins all.
+	joinsOf *pace.Each[netip.Prefix]
+	joins   *pace.Each[struct{}]
 	// renewals limits each node.
 	renewals *pace.Each[string]
 	// admitting holds one token; its holder admits a host, and may use admitted, the index of the
@@ -67,6 +70,8 @@ func New(deps Deps) *Server {
 		log: deps.Log, store: deps.Store, fresh: raftstore.NewRefresher(deps.Store), refusals: logsample.New(deps.Log),
 		guesses:   pace.New[netip.Prefix](pace.Budget{Burst: guessBurst, Period: guessEvery}),
 		renewals:  pace.New[string](pace.Budget{Burst: renewBurst, Period: renewEvery}),
+		joinsOf:   pace.New[netip.Prefix](pace.Budget{Burst: joinBurst, Period: joinEvery}),
+		joins:     pace.New[struct{}](pace.Budget{Burst: allBurst, Period: allEvery}),
 		admitting: make(chan struct{}, 1),
 	}
 }

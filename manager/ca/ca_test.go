@@ -11,6 +11,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"swarm/internal/pki"
 	"swarm/internal/transport"
@@ -405,6 +406,41 @@ func TestJoin_BoundsThoseThatNeverReported(t *testing.T) {
 			t.Errorf("a host that asks again: %v", err)
 		}
 	})
+}
+
+// A node that opened one session and went away counts like one that never reported, and hosts of
+// one origin join at a bounded pace even if they stay.
+func TestJoin_BoundsGuests(t *testing.T) {
+	for name, up := range map[string]time.Duration{"guests": time.Second, "nodes that stay": time.Hour} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newRig(t)
+				token, _ := pki.ParseToken(r.tokens().GetWorker())
+				admitted := 0
+				for i := range 150 {
+					req := r.request()
+					req.MachineId, req.Hostname, req.Addr = fmt.Sprintf("ghost-%d", i), fmt.Sprintf("ghost-%d", i), fmt.Sprintf("10.9.%d.1", i)
+					answer, err := r.server.Join(r.as(t.Context(), token, netip.MustParseAddr("192.0.2.1")), req)
+					if err != nil {
+						if !errdefs.IsResourceExhausted(err) {
+							t.Fatal(err)
+						}
+						continue
+					}
+					admitted++
+					st, _ := r.store.View().NodeStates.Get(answer.GetNodeId())
+					st = st.CloneVT()
+					st.State, st.SessionEpoch, st.Up = swarmv1.NodeState_DOWN, 1, durationpb.New(up)
+					if _, err := r.store.Commit(t.Context(), "test", raftstore.Update(st)); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if most := map[bool]int{true: 32, false: 66}[up < time.Minute]; admitted > most || admitted < most-3 {
+					t.Errorf("%d of 150 hosts joined, want %d", admitted, most)
+				}
+			})
+		})
+	}
 }
 
 // A node renews a few times at once, as when answers are lost, and not without end.

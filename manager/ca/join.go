@@ -57,6 +57,9 @@ func (s *Server) Join(ctx context.Context, req *swarmv1.JoinRequest) (*swarmv1.J
 	if err := refuseCrowd(view, from, given); err != nil {
 		return nil, fmt.Errorf("join: %w", err)
 	}
+	if err := s.checkPace(origin.OfIP(from)); err != nil {
+		return nil, fmt.Errorf("join: %w", err)
+	}
 	root, bundle, err := signingRoot(c)
 	if err != nil {
 		return nil, fmt.Errorf("join: %w", err)
@@ -146,23 +149,44 @@ func abandoned(view *raftstore.View, req *swarmv1.JoinRequest, from netip.Addr) 
 }
 
 const (
-	// maxWaiting is how many nodes may be admitted and not have reported, and maxWaitingEach how
-	// many of them from one origin. Of a host that joins, only the seconds until its first session
-	// count. Without a limit, who knows a join token fills every list and every table with hosts
-	// that do not exist.
+	// maxWaiting is how many nodes may be admitted and not have reported, or be guests
+	// (members.Guest), and maxWaitingEach how many of them from one origin. Of a host that joins,
+	// only the seconds until its first session count. Without a limit, who knows a join token fills
+	// every list and every table with hosts that do not exist.
 	maxWaiting     = 64
 	maxWaitingEach = 32
 	// ForgetAfter is how long a node may take from its admission to its first session. Then it is
 	// forgotten, and joins again.
 	ForgetAfter = 10 * time.Minute
+	// KeptGuests is how many guests stay. Of more, those that have been down for longest are
+	// forgotten, once they have been down for ForgetGuestAfter.
+	KeptGuests       = 16
+	ForgetGuestAfter = time.Hour
+	// joinBurst and joinEvery bound how often hosts of one origin join by one manager, and allBurst
+	// and allEvery how often all do.
+	joinBurst, joinEvery = 64, 10 * time.Second
+	allBurst, allEvery   = 256, 2 * time.Second
 )
 
-// refuseCrowd refuses a host while too many have been admitted that never reported, those that it
-// replaces aside.
+// pace refuses a host when hosts join too often.
+func (s *Server) checkPace(from netip.Prefix) error {
+	wait := s.joinsOf.Take(from)
+	if wait == 0 {
+		wait = s.joins.Take(struct{}{})
+	}
+	if wait == 0 {
+		return nil
+	}
+	return errdefs.ErrResourceExhausted.WithMessage(fmt.Sprintf(
+		"hosts join too often: try again in %s; if nobody knows them, run `swarm join-token --rotate` on a manager", wait.Round(time.Second)))
+}
+
+// refuseCrowd refuses a host while too many have been admitted that never reported or are guests,
+// those that it replaces aside.
 func refuseCrowd(view *raftstore.View, caller netip.Addr, given []*swarmv1.NodeState) error {
 	all, same, from := 0, 0, origin.OfIP(caller)
 	for st := range view.NodeStates.All() {
-		if !members.NeverReported(st) || slices.Contains(given, st) {
+		if !members.NeverReported(st) && !members.Guest(st) || slices.Contains(given, st) {
 			continue
 		}
 		all++
@@ -179,7 +203,7 @@ func refuseCrowd(view *raftstore.View, caller netip.Addr, given []*swarmv1.NodeS
 		return nil
 	}
 	return errdefs.ErrResourceExhausted.WithMessage(fmt.Sprintf(
-		"%s admitted and have never reported: wait until they do or are forgotten, after %s, or remove them with `swarm node rm --force` on a manager; if nobody knows them, `swarm join-token --rotate` first", what, ForgetAfter))
+		"%s admitted and have never reported, or only for a few minutes: wait until they do or are forgotten, after %s to %s, or remove them with `swarm node rm --force` on a manager; if nobody knows them, `swarm join-token --rotate` first", what, ForgetAfter, ForgetGuestAfter))
 }
 
 // refuseTwice keeps one host from being two nodes, those that it never became aside. A node that is down may have lost its

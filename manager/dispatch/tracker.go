@@ -10,6 +10,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sync/errgroup"
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	swarmv1 "swarm/proto/swarm/v1"
@@ -222,6 +223,9 @@ func (s *Server) judgeAll(ctx context.Context) (time.Duration, error) {
 		row.Fenced = v.Fenced
 		if v.State != st.GetState() {
 			row.State, row.Message, row.Since = v.State, v.Why, timestamppb.New(now)
+			if st.GetState() == swarmv1.NodeState_READY {
+				row.Up = durationpb.New(st.GetUp().AsDuration() + max(now.Sub(st.GetSince().AsTime()), 1))
+			}
 		}
 		groups = append(groups, &swarmv1.Group{Changes: []*swarmv1.Change{raftstore.Update(row)}})
 		s.note(st.GetNodeId(), "node state", "node", st.GetNodeId(), "state", v.State.String(), "why", v.Why)

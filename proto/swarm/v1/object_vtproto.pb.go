@@ -7,9 +7,11 @@ package swarmv1
 import (
 	fmt "fmt"
 	protohelpers "github.com/planetscale/vtprotobuf/protohelpers"
+	durationpb1 "github.com/planetscale/vtprotobuf/types/known/durationpb"
 	timestamppb1 "github.com/planetscale/vtprotobuf/types/known/timestamppb"
 	proto "google.golang.org/protobuf/proto"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	io "io"
 )
@@ -88,6 +90,7 @@ func (m *NodeState) CloneVT() *NodeState {
 	r.SessionEpoch = m.SessionEpoch
 	r.Since = (*timestamppb.Timestamp)((*timestamppb1.Timestamp)(m.Since).CloneVT())
 	r.Fenced = m.Fenced
+	r.Up = (*durationpb.Duration)((*durationpb1.Duration)(m.Up).CloneVT())
 	if len(m.unknownFields) > 0 {
 		r.unknownFields = make([]byte, len(m.unknownFields))
 		copy(r.unknownFields, m.unknownFields)
@@ -1349,6 +1352,9 @@ func (this *NodeState) EqualVT(that *NodeState) bool {
 		return false
 	}
 	if this.Fenced != that.Fenced {
+		return false
+	}
+	if !(*durationpb1.Duration)(this.Up).EqualVT((*durationpb1.Duration)(that.Up)) {
 		return false
 	}
 	return string(this.unknownFields) == string(that.unknownFields)
@@ -3490,6 +3496,16 @@ func (m *NodeState) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 	if m.unknownFields != nil {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
+	}
+	if m.Up != nil {
+		size, err := (*durationpb1.Duration)(m.Up).MarshalToSizedBufferVT(dAtA[:i])
+		if err != nil {
+			return 0, err
+		}
+		i -= size
+		i = protohelpers.EncodeVarint(dAtA, i, uint64(size))
+		i--
+		dAtA[i] = 0x52
 	}
 	if m.Fenced {
 		i--
@@ -7015,6 +7031,10 @@ func (m *NodeState) SizeVT() (n int) {
 	if m.Fenced {
 		n += 2
 	}
+	if m.Up != nil {
+		l = (*durationpb1.Duration)(m.Up).SizeVT()
+		n += 1 + l + protohelpers.SizeOfVarint(uint64(l))
+	}
 	n += len(m.unknownFields)
 	return n
 }
@@ -9253,6 +9273,42 @@ func (m *NodeState) UnmarshalVT(dAtA []byte) error {
 				}
 			}
 			m.Fenced = bool(v != 0)
+		case 10:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Up", wireType)
+			}
+			var msglen int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				msglen |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			if msglen < 0 {
+				return protohelpers.ErrInvalidLength
+			}
+			postIndex := iNdEx + msglen
+			if postIndex < 0 {
+				return protohelpers.ErrInvalidLength
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			if m.Up == nil {
+				m.Up = &durationpb.Duration{}
+			}
+			if err := (*durationpb1.Duration)(m.Up).UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
+				return err
+			}
+			iNdEx = postIndex
 		default:
 			iNdEx = preIndex
 			skippy, err := protohelpers.Skip(dAtA[iNdEx:])
