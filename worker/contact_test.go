@@ -61,7 +61,7 @@ func TestWorker_SingleWriterIsFenced(t *testing.T) {
 			m.refuse = nil
 			m.mu.Unlock()
 		}
-		cut(6 * time.Second)
+		cut(5 * time.Second)
 		time.Sleep(time.Minute)
 		if s := m.statuses["t1"]; s.State != running {
 			t.Fatalf("stopped within the lease: %v", s)
