@@ -3,6 +3,7 @@ package raftstore_test
 import (
 	"fmt"
 	"net"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -132,5 +133,42 @@ func TestCluster_StopsWhenAppliedEntriesAreCut(t *testing.T) {
 				t.Error("the state was changed")
 			}
 		})
+	}
+}
+
+// A member that was caught up by a snapshot has a log without a gap, and starts again.
+func TestCluster_StartsAgainAfterASnapshotOfTheLeader(t *testing.T) {
+	l := newLAN()
+	dir := t.TempDir()
+	ms := l.trio(t, raftstore.Config{Dir: dir, TrailingBytes: 1})
+	l.setCut("m3", true)
+	var last uint64
+	for i := range 20 {
+		index, err := ms[0].Commit(t.Context(), "test", raftstore.Create(task(fmt.Sprintf("t%d", i))))
+		if err != nil {
+			t.Fatal(err)
+		}
+		last = index
+	}
+	if err := ms[0].Snapshot(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	l.setCut("m3", false)
+	if _, err := ms[2].WaitIndex(t.Context(), last); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ms[0].Commit(t.Context(), "test", raftstore.Create(task("after"))); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ms[2].Latest(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	_ = l.stop(ms[2])
+	again := l.start(t, raftstore.Config{NodeID: "m3", Dir: filepath.Join(dir, "m3")})
+	if _, err := again.Latest(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := again.View().Tasks.Len(); got != 21 {
+		t.Errorf("tasks after the start: got %d, want 21", got)
 	}
 }

@@ -49,7 +49,11 @@ func newLogStore(disk Disk, snaps raft.SnapshotStore, sealer Sealer) (*logStore,
 	}
 	for i := first; first > 0 && i <= last; i++ {
 		var l raft.Log
-		if err := s.read(i, &l); err != nil {
+		err := s.read(i, &l)
+		if errors.Is(err, raft.ErrLogNotFound) {
+			continue // a snapshot was installed, and Raft kept entries from before it
+		}
+		if err != nil {
 			return nil, fmt.Errorf("read log entry %d: %w", i, err)
 		}
 		s.note(&l)

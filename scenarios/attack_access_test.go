@@ -442,7 +442,7 @@ func (c *crowd) attackJoiner() {
 			c.t.Logf("certificate of %s: %d calls, %d bytes, secret among them: %t; the joiner says: %s", p.name, calls, size, seen, strings.TrimSpace(out))
 		}
 	}
-	if out, err := c.runAt(joiner, "info", "--format", "{{.State}}"); err != nil || strings.Contains(out, "active\n") && !strings.Contains(out, "inactive") {
+	if out, err := c.runAt(joiner, "info", "--format", "{{.LocalNodeState}}"); err != nil || strings.Contains(out, "active\n") && !strings.Contains(out, "inactive") {
 		c.t.Errorf("the joiner is %s, %v", out, err)
 	}
 	// The true managers let it in, with the token of a worker and through the same flag.

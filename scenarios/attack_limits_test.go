@@ -153,6 +153,10 @@ func (c *crowd) attackLateAddresses(from []psRow) {
 			})
 		}
 		c.t.Logf("containers are kept from the late address %s within %s", addr, time.Since(began).Round(time.Millisecond))
+		// The host joins again later, and one with several addresses has to say which.
+		if text, err := exec.CommandContext(c.ctx, "nsenter", "--net="+to.Namespace, "ip", "addr", "del", addr.String()+bits, "dev", "eth0").CombinedOutput(); err != nil {
+			c.t.Fatalf("%v: %s", err, text)
+		}
 	}
 }
 

@@ -79,7 +79,7 @@ func New(cfg Config, deps Deps) (*Worker, error) {
 		cfg: cfg, deps: deps,
 		state: st, objects: newObjects(), reports: newReports(),
 		contact:    newContact(mem.epoch, mem.index),
-		lease:      lease.New(filepath.Join(cfg.RunDir, "lease"), cfg.SinceBoot),
+		lease:      lease.New(filepath.Join(cfg.RunDir, "lease", "end"), cfg.SinceBoot),
 		slots:      make(chan struct{}, cfg.Starts),
 		measure:    make(chan struct{}, 1),
 		settler:    newSettler(),

@@ -78,6 +78,9 @@ func (l *Lease) Renew(end time.Duration) error {
 	}
 	l.end = end
 	next := filepath.Join(filepath.Dir(l.path), "."+filepath.Base(l.path))
+	if err := os.MkdirAll(filepath.Dir(l.path), 0o700); err != nil {
+		return fmt.Errorf("renew the lease of single-writer tasks: %w", err)
+	}
 	err := os.WriteFile(next, []byte(strconv.FormatInt(int64(end), 10)), 0o600)
 	if err == nil {
 		err = os.Rename(next, l.path)
