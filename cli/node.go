@@ -122,7 +122,12 @@ func managerWord(m *swarmv1.ManagerStatus) string {
 	case m.Leader:
 		return "Leader"
 	}
-	return capitalized(strings.ReplaceAll(enumWord(m.Reachability), "-", " "))
+	return reachabilityWord(m)
+}
+
+// reachabilityWord is what is known of a manager as a member of Raft: "Catching up".
+func reachabilityWord(m *swarmv1.ManagerStatus) string {
+	return capitalized(strings.ReplaceAll(enumWord(m.GetReachability()), "-", " "))
 }
 
 func nodeHostname(n *swarmv1.NodeInfo) string {
@@ -235,7 +240,7 @@ func writeNode(w io.Writer, n *swarmv1.NodeInfo) {
 	if m := n.GetManagerStatus(); m != nil {
 		fmt.Fprintln(w, "Manager Status:")
 		line(" Address", m.GetAddr())
-		line(" Raft Status", capitalized(strings.ReplaceAll(enumWord(m.GetReachability()), "-", " ")))
+		line(" Raft Status", reachabilityWord(m))
 		line(" Leader", map[bool]string{true: "Yes", false: "No"}[m.GetLeader()])
 	}
 	fmt.Fprintln(w, "Platform:")
