@@ -6,8 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"sync"
 
 	cgroup1 "github.com/containerd/cgroups/v3/cgroup1/stats"
@@ -71,14 +69,13 @@ func (r *recorder) Create(ctx context.Context, req *taskapi.CreateTaskRequest) (
 	if err := dir.Remove(namespace, req.ID); err != nil {
 		return nil, err
 	}
-	leased, err := annotation(req.Bundle, layout.LeaseAnnotation)
-	if err != nil {
-		return nil, err
-	}
 	w := r.add(req.ID)
 	resp, err := r.create(ctx, req, w)
+	var leased string
 	if err == nil {
-		err = r.disown(ctx, req)
+		if leased, err = annotation(req.Bundle, layout.LeaseAnnotation); err != nil {
+			err = r.disown(ctx, req, err)
+		}
 	}
 	if err != nil {
 		r.forget(req.ID, w)
@@ -98,17 +95,14 @@ func (r *recorder) Create(ctx context.Context, req *taskapi.CreateTaskRequest) (
 	return resp, nil
 }
 
-// disown takes a container away again that containerd gave up while it was set up: its bundle is gone, so nobody else would
-// ever end it, nor this shim.
-func (r *recorder) disown(ctx context.Context, req *taskapi.CreateTaskRequest) error {
-	if _, err := os.Stat(req.Bundle); !errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
+// disown takes a container away again whose bundle cannot be read. containerd gave it up while it was set up, as a rule, and
+// removed the bundle: nobody else would ever end the container, nor this shim.
+func (r *recorder) disown(ctx context.Context, req *taskapi.CreateTaskRequest, unread error) error {
 	ctx = context.WithoutCancel(ctx)
 	_, killed := r.TTRPCTaskService.Kill(ctx, &taskapi.KillRequest{ID: req.ID, Signal: uint32(unix.SIGKILL), All: true})
 	_, deleted := r.TTRPCTaskService.Delete(ctx, &taskapi.DeleteRequest{ID: req.ID})
 	_, shut := r.TTRPCTaskService.Shutdown(ctx, &taskapi.ShutdownRequest{ID: req.ID}) // unless it has others
-	log.G(ctx).WithField("id", req.ID).WithError(errors.Join(killed, deleted, shut)).Info("container given up while it was set up")
+	log.G(ctx).WithField("id", req.ID).WithError(errors.Join(unread, killed, deleted, shut)).Info("container given up while it was set up")
 	return errgrpc.ToGRPC(fmt.Errorf("container %s was given up while it was set up: %w", req.ID, errdefs.ErrUnavailable))
 }
 

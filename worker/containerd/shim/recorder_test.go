@@ -113,6 +113,9 @@ func setUp(t *testing.T, f *fakeTasks) (*recorder, context.Context, exit.Dir, *t
 	if err := os.MkdirAll(bundle, 0o755); err != nil {
 		t.Fatal(err)
 	}
+	if err := os.WriteFile(filepath.Join(bundle, "config.json"), []byte("{}"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	r := newRecorder(t.Context())
 	r.TTRPCTaskService = f
 	return r, namespaces.WithNamespace(t.Context(), layout.Namespace), exit.Dir(layout.Exits(state)),
