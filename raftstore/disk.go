@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -41,7 +42,7 @@ func openDisk(cfg Config, deps Deps, log hclog.Logger) (*logStore, raft.Snapshot
 	var disk Disk
 	var snaps raft.SnapshotStore
 	if cfg.Dir == "" {
-		disk, snaps = memory{raft.NewInmemStore()}, raft.NewInmemSnapshotStore()
+		disk, snaps = memory{raft.NewInmemStore()}, &memorySnapshots{whole: raft.NewInmemSnapshotStore()}
 	} else {
 		if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 			return nil, nil, err
@@ -88,6 +89,54 @@ func openBolt(path string) (Disk, error) {
 type memory struct{ *raft.InmemStore }
 
 func (memory) Close() error { return nil }
+
+// memorySnapshots keeps the newest whole snapshot in memory. raft.InmemSnapshotStore alone would hand out a snapshot that is
+// still being written.
+type memorySnapshots struct {
+	mu    sync.Mutex // guards whole
+	whole *raft.InmemSnapshotStore
+}
+
+func (m *memorySnapshots) newest() *raft.InmemSnapshotStore {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.whole
+}
+
+func (m *memorySnapshots) List() ([]*raft.SnapshotMeta, error) { return m.newest().List() }
+
+func (m *memorySnapshots) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
+	return m.newest().Open(id)
+}
+
+func (m *memorySnapshots) Create(version raft.SnapshotVersion, index, term uint64, conf raft.Configuration, confIndex uint64, trans raft.Transport) (raft.SnapshotSink, error) {
+	next := raft.NewInmemSnapshotStore()
+	sink, err := next.Create(version, index, term, conf, confIndex, trans)
+	return &memorySink{SnapshotSink: sink, of: m, next: next}, err
+}
+
+// memorySink takes the place of the snapshot before when it is closed.
+type memorySink struct {
+	raft.SnapshotSink
+	of       *memorySnapshots
+	next     *raft.InmemSnapshotStore
+	canceled bool
+}
+
+func (s *memorySink) Cancel() error {
+	s.canceled = true
+	return nil
+}
+
+func (s *memorySink) Close() error {
+	if s.canceled {
+		return nil
+	}
+	s.of.mu.Lock()
+	defer s.of.mu.Unlock()
+	s.of.whole = s.next
+	return nil
+}
 
 // checksums is the Sealer of a log in the clear: it notices damage.
 type checksums struct{}
