@@ -65,7 +65,6 @@ bare: deps build image ## swarm on Debian's minimal base, with nothing else inst
 test: deps build cross image ## everything: unit, synctest, property and contract tests with the race detector, then real clusters
 	go vet ./...
 	CGO_ENABLED=1 go test -race -shuffle=on -tags embedrunc -timeout 10m $$(go list ./... | grep -v /scenarios)
-	go test -shuffle=on ./manager/planner # all rounds of the property tests
 	go test -count=1 -timeout 30m -parallel $(PARALLEL) ./scenarios
 
 # Scenarios share the machine's cores with five daemons each.

@@ -3,13 +3,12 @@ package planner
 import (
 	"encoding/binary"
 	"math/bits"
-	"slices"
 )
 
-// Ids of tasks are derived, not drawn: a task's from the newest one of its slot, and the first of a slot from the slot and
-// the version of the service's row at that time. So two plans that fill a slot from the same rows, say by a leader and by
-// the one that followed it, make the same id, and the store takes only one of them. An id does not come twice: a slot
-// without predecessor in which there once was a task has been dropped by a change of the service's row.
+// Ids of tasks are derived, not drawn: from the slot's newest task, if it has one, and the version of the service's row. So
+// two plans that fill a slot from the same rows, say by a leader and by the one that followed it, make the same id, and the
+// store takes only one of them. An id that a node has had does not come twice: a slot's newest task is forgotten only where
+// another follows in the same plan, or with the slot, which a change of the service's row has dropped.
 
 const idLen = 25
 
@@ -25,16 +24,10 @@ func idFirst(s *service, k slotKey) string {
 // idNext is the id of the next task of a slot that has had tasks. It follows from the newest task, which is not always the
 // one that is replaced: after a start-first update that failed, the slot's running task is older than the failed one.
 func idNext(s *slot) string {
-	id := idAfter(s.newest().id)
-	for slices.ContainsFunc(s.tasks, func(t *task) bool { return t.id == id }) {
-		id = idAfter(id)
-	}
-	return id
-}
-
-func idAfter(id string) string {
+	newest := s.newest()
 	h := newHash()
-	h.text(id)
+	h.text(newest.id)
+	h.number(newest.svc.row.GetMeta().GetVersion())
 	return h.id()
 }
 

@@ -1,6 +1,7 @@
 package planner
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -34,12 +35,14 @@ type model struct {
 	// completes says whether a task ends with code 0 once it runs.
 	completes func(*swarmv1.Task) bool
 	plans     int
+	// placed holds the tasks that a node has had, and the node.
+	placed map[string]string
 }
 
 func newModel(t testing.TB) *model {
 	return &model{
 		t: t, rows: map[string]proto.Message{}, now: epoch, pic: newPicture(),
-		fails: never, rejects: never, completes: never,
+		fails: never, rejects: never, completes: never, placed: map[string]string{},
 	}
 }
 
@@ -103,6 +106,16 @@ func (m *model) write(row proto.Message) {
 		meta.CreatedAt = metaOf(old).GetCreatedAt()
 	}
 	setMeta(row, meta)
+	switch o := row.(type) {
+	case *swarmv1.Task:
+		if old == nil && m.placed[o.Id] != "" {
+			m.t.Fatalf("the id of task %s comes twice:\n%s", o.Id, m)
+		}
+	case *swarmv1.TaskStatus:
+		if t, ok := m.rows["5/"+o.TaskId].(*swarmv1.Task); ok && o.State >= swarmv1.TaskState_ASSIGNED {
+			m.placed[o.TaskId] = t.NodeId
+		}
+	}
 	m.rows[key] = row
 	m.pic.fold(old, row)
 }
@@ -111,6 +124,8 @@ func (m *model) drop(key string) {
 	if old := m.rows[key]; old != nil {
 		m.index++
 		delete(m.rows, key)
+		// A host that joins again is another node.
+		maps.DeleteFunc(m.placed, func(_, node string) bool { return key == "1/"+node })
 		m.pic.fold(old, nil)
 	}
 }
@@ -287,7 +302,7 @@ func (m *model) tasks() []*swarmv1.Task {
 		if c := strings.Compare(a.NodeId, b.NodeId); c != 0 && a.Slot == 0 {
 			return c
 		}
-		return a.Meta.CreatedAt.AsTime().Compare(b.Meta.CreatedAt.AsTime())
+		return cmp.Compare(a.Ordinal, b.Ordinal)
 	})
 	return out
 }

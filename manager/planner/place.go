@@ -11,6 +11,7 @@ import (
 type want struct {
 	key        slotKey
 	id         string
+	ordinal    uint64
 	replaces   string
 	rev        *revision
 	node       *node // the only node that will do (global services); nil: any
@@ -140,6 +141,7 @@ func (r *run) make(w *want, left int) bool {
 	row.Id, row.ServiceId, row.Revision, row.Slot = w.id, r.svc.id, w.rev.row.GetNumber(), w.key.number
 	row.DesiredState, row.StartAfter, row.Restarts, row.Replaces = w.desired, stamp(w.startAfter), w.restarts, w.replaces
 	row.Networks, row.JobIteration = w.rev.networks, r.svc.row.GetJobStatus().GetJobIteration()
+	row.Ordinal = w.ordinal
 	row.Update = r.updateStatus().GetStartedVersion()
 	if w.rev.row.GetSpec().GetTaskTemplate().GetLogDriver() == nil {
 		row.LogDriver = r.p.logDriver

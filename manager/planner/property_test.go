@@ -128,7 +128,7 @@ func (m *model) randomSpec(r *rand.Rand) []func(*swarmv1.ServiceSpec) {
 // becomes what it was asked to be, and then stays so.
 func TestProperty_Converges(t *testing.T) {
 	rounds := 150
-	if testing.Short() || raced {
+	if testing.Short() {
 		rounds = 30
 	}
 	for seed := range uint64(rounds) {
@@ -218,7 +218,7 @@ func (m *model) nodes() (out []string) {
 // Use of addresses returns to where it was, however often services come and go, and a freed address is given last.
 func TestProperty_AddressesComeBack(t *testing.T) {
 	rounds := 20
-	if testing.Short() || raced {
+	if testing.Short() {
 		rounds = 4
 	}
 	for seed := range uint64(rounds) {

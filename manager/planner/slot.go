@@ -237,9 +237,9 @@ func (r *run) stopping(s *slot, t *task) bool {
 
 // want is a new task of the current revision; t is the task it follows, nil for none.
 func (r *run) want(k slotKey, t *task) want {
-	w := want{key: k, rev: r.successor(t), desired: swarmv1.TaskState_RUNNING}
+	w := want{key: k, ordinal: 1, rev: r.successor(t), desired: swarmv1.TaskState_RUNNING}
 	if t != nil {
-		w.id, w.replaces = idNext(t.slot), t.id
+		w.id, w.ordinal, w.replaces = idNext(t.slot), t.slot.newest().row.GetOrdinal()+1, t.id
 		if w.rev.template() == t.rev.template() {
 			w.restarts = t.row.GetRestarts()
 		}

@@ -100,7 +100,6 @@ func (p *Picture) revise(t *task, number uint64) {
 		return
 	}
 	p.roomier = true
-	t.slot.sort()
 	if was.row == nil && was.tasks == 0 {
 		for n, r := range t.svc.revs {
 			if r == was {
@@ -162,43 +161,15 @@ func (s *slot) insert(t *task) {
 	s.sort()
 }
 
-// sort keeps the slot's tasks oldest first: by creation, and whoever replaces another behind it.
+// sort keeps the slot's tasks oldest first.
 func (s *slot) sort() {
-	older := func(a, b *task) int {
-		return cmp.Or(
-			instant(a.row.GetMeta().GetCreatedAt()).Compare(instant(b.row.GetMeta().GetCreatedAt())),
-			cmp.Compare(a.row.GetRevision(), b.row.GetRevision()),
-			cmp.Compare(a.row.GetRestarts().GetAttempts(), b.row.GetRestarts().GetAttempts()),
-			cmp.Compare(a.id, b.id))
-	}
-	if len(s.tasks) == 1 {
-		return
-	}
-	slices.SortFunc(s.tasks, older)
-	// Times and revisions tie when a task is replaced by one of its own revision within a moment.
-	for i := 0; i < len(s.tasks); {
-		before := s.tasks[i].row.GetReplaces()
-		j := slices.IndexFunc(s.tasks[i+1:], func(t *task) bool { return t.id == before })
-		if j < 0 {
-			i++
-			continue
-		}
-		j += i + 1
-		t := s.tasks[j]
-		copy(s.tasks[i+1:j+1], s.tasks[i:j])
-		s.tasks[i] = t
-	}
+	slices.SortFunc(s.tasks, func(a, b *task) int {
+		return cmp.Or(cmp.Compare(a.row.GetOrdinal(), b.row.GetOrdinal()), cmp.Compare(a.id, b.id))
+	})
 }
 
-// newest is the task that nothing has replaced: the last of the chain.
-func (s *slot) newest() *task {
-	for i := len(s.tasks) - 1; i > 0; i-- {
-		if t := s.tasks[i]; !slices.ContainsFunc(s.tasks, func(o *task) bool { return o.row.GetReplaces() == t.id }) {
-			return t
-		}
-	}
-	return s.tasks[0]
-}
+// newest is the task that was made last.
+func (s *slot) newest() *task { return s.tasks[len(s.tasks)-1] }
 
 // count adds the task to the figures of its node, service and revision; uncount takes exactly that away again.
 func (p *Picture) count(t *task) {

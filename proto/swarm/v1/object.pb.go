@@ -691,8 +691,6 @@ type NodeDescription struct {
 	Routed []string `protobuf:"bytes,7,rep,name=routed,proto3" json:"routed,omitempty"`
 	// Ports that services publish on all nodes, and that this one does not answer at.
 	PortConflicts []*PortConflict `protobuf:"bytes,8,rep,name=port_conflicts,json=portConflicts,proto3" json:"port_conflicts,omitempty"`
-	// Addresses of the host, other than those of the cluster's networks.
-	Addresses     []string `protobuf:"bytes,9,rep,name=addresses,proto3" json:"addresses,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -779,13 +777,6 @@ func (x *NodeDescription) GetRouted() []string {
 func (x *NodeDescription) GetPortConflicts() []*PortConflict {
 	if x != nil {
 		return x.PortConflicts
-	}
-	return nil
-}
-
-func (x *NodeDescription) GetAddresses() []string {
-	if x != nil {
-		return x.Addresses
 	}
 	return nil
 }
@@ -1472,7 +1463,9 @@ type Task struct {
 	// The cluster's default of when the task was made, if its revision names none.
 	LogDriver *Driver `protobuf:"bytes,15,opt,name=log_driver,json=logDriver,proto3" json:"log_driver,omitempty"`
 	// started_version of the newest update of the service when the task was made: an update counts failures of its own tasks.
-	Update        uint64 `protobuf:"varint,16,opt,name=update,proto3" json:"update,omitempty"`
+	Update uint64 `protobuf:"varint,16,opt,name=update,proto3" json:"update,omitempty"`
+	// The task's place among those of its slot in the order in which they were made, from 1.
+	Ordinal       uint64 `protobuf:"varint,17,opt,name=ordinal,proto3" json:"ordinal,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1615,6 +1608,13 @@ func (x *Task) GetLogDriver() *Driver {
 func (x *Task) GetUpdate() uint64 {
 	if x != nil {
 		return x.Update
+	}
+	return 0
+}
+
+func (x *Task) GetOrdinal() uint64 {
+	if x != nil {
+		return x.Ordinal
 	}
 	return 0
 }
@@ -4077,7 +4077,7 @@ const file_swarm_v1_object_proto_rawDesc = "" +
 	"\aUNKNOWN\x10\x00\x12\b\n" +
 	"\x04DOWN\x10\x01\x12\t\n" +
 	"\x05READY\x10\x02\x12\x10\n" +
-	"\fDISCONNECTED\x10\x03\"\x8a\x03\n" +
+	"\fDISCONNECTED\x10\x03\"\xec\x02\n" +
 	"\x0fNodeDescription\x12\x1a\n" +
 	"\bhostname\x18\x01 \x01(\tR\bhostname\x12.\n" +
 	"\bplatform\x18\x02 \x01(\v2\x12.swarm.v1.PlatformR\bplatform\x121\n" +
@@ -4086,8 +4086,7 @@ const file_swarm_v1_object_proto_rawDesc = "" +
 	"\btls_info\x18\x05 \x01(\v2\x11.swarm.v1.TLSInfoR\atlsInfo\x12 \n" +
 	"\vunavailable\x18\x06 \x01(\tR\vunavailable\x12\x16\n" +
 	"\x06routed\x18\a \x03(\tR\x06routed\x12=\n" +
-	"\x0eport_conflicts\x18\b \x03(\v2\x16.swarm.v1.PortConflictR\rportConflicts\x12\x1c\n" +
-	"\taddresses\x18\t \x03(\tR\taddresses\"\xd1\x01\n" +
+	"\x0eport_conflicts\x18\b \x03(\v2\x16.swarm.v1.PortConflictR\rportConflicts\"\xd1\x01\n" +
 	"\fPortConflict\x12\x12\n" +
 	"\x04port\x18\x01 \x01(\rR\x04port\x12\x1a\n" +
 	"\bprotocol\x18\x02 \x01(\tR\bprotocol\x12\x16\n" +
@@ -4157,7 +4156,7 @@ const file_swarm_v1_object_proto_rawDesc = "" +
 	"\x04meta\x18\x03 \x01(\v2\x0e.swarm.v1.MetaR\x04meta\x12)\n" +
 	"\x04spec\x18\x04 \x01(\v2\x15.swarm.v1.ServiceSpecR\x04spec\x12\x1a\n" +
 	"\btemplate\x18\x05 \x01(\x04R\btemplate\x12\x14\n" +
-	"\x05actor\x18\x06 \x01(\tR\x05actor\"\xa3\x05\n" +
+	"\x05actor\x18\x06 \x01(\tR\x05actor\"\xbd\x05\n" +
 	"\x04Task\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\"\n" +
 	"\x04meta\x18\x02 \x01(\v2\x0e.swarm.v1.MetaR\x04meta\x12\x1d\n" +
@@ -4178,7 +4177,8 @@ const file_swarm_v1_object_proto_rawDesc = "" +
 	"\breplaces\x18\x0e \x01(\tR\breplaces\x12/\n" +
 	"\n" +
 	"log_driver\x18\x0f \x01(\v2\x10.swarm.v1.DriverR\tlogDriver\x12\x16\n" +
-	"\x06update\x18\x10 \x01(\x04R\x06update\"x\n" +
+	"\x06update\x18\x10 \x01(\x04R\x06update\x12\x18\n" +
+	"\aordinal\x18\x11 \x01(\x04R\aordinal\"x\n" +
 	"\x0eRestartHistory\x12\x1a\n" +
 	"\battempts\x18\x01 \x01(\x04R\battempts\x122\n" +
 	"\x06recent\x18\x02 \x03(\v2\x1a.google.protobuf.TimestampR\x06recent\x12\x16\n" +

@@ -125,11 +125,6 @@ func (m *NodeDescription) CloneVT() *NodeDescription {
 		}
 		r.PortConflicts = tmpContainer
 	}
-	if rhs := m.Addresses; rhs != nil {
-		tmpContainer := make([]string, len(rhs))
-		copy(tmpContainer, rhs)
-		r.Addresses = tmpContainer
-	}
 	if len(m.unknownFields) > 0 {
 		r.unknownFields = make([]byte, len(m.unknownFields))
 		copy(r.unknownFields, m.unknownFields)
@@ -374,6 +369,7 @@ func (m *Task) CloneVT() *Task {
 	r.Replaces = m.Replaces
 	r.LogDriver = m.LogDriver.CloneVT()
 	r.Update = m.Update
+	r.Ordinal = m.Ordinal
 	if rhs := m.Networks; rhs != nil {
 		tmpContainer := make([]*NetworkAttachment, len(rhs))
 		for k, v := range rhs {
@@ -1417,15 +1413,6 @@ func (this *NodeDescription) EqualVT(that *NodeDescription) bool {
 			}
 		}
 	}
-	if len(this.Addresses) != len(that.Addresses) {
-		return false
-	}
-	for i, vx := range this.Addresses {
-		vy := that.Addresses[i]
-		if vx != vy {
-			return false
-		}
-	}
 	return string(this.unknownFields) == string(that.unknownFields)
 }
 
@@ -1817,6 +1804,9 @@ func (this *Task) EqualVT(that *Task) bool {
 		return false
 	}
 	if this.Update != that.Update {
+		return false
+	}
+	if this.Ordinal != that.Ordinal {
 		return false
 	}
 	return string(this.unknownFields) == string(that.unknownFields)
@@ -3611,15 +3601,6 @@ func (m *NodeDescription) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
 	}
-	if len(m.Addresses) > 0 {
-		for iNdEx := len(m.Addresses) - 1; iNdEx >= 0; iNdEx-- {
-			i -= len(m.Addresses[iNdEx])
-			copy(dAtA[i:], m.Addresses[iNdEx])
-			i = protohelpers.EncodeVarint(dAtA, i, uint64(len(m.Addresses[iNdEx])))
-			i--
-			dAtA[i] = 0x4a
-		}
-	}
 	if len(m.PortConflicts) > 0 {
 		for iNdEx := len(m.PortConflicts) - 1; iNdEx >= 0; iNdEx-- {
 			size, err := m.PortConflicts[iNdEx].MarshalToSizedBufferVT(dAtA[:i])
@@ -4335,6 +4316,13 @@ func (m *Task) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 	if m.unknownFields != nil {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
+	}
+	if m.Ordinal != 0 {
+		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.Ordinal))
+		i--
+		dAtA[i] = 0x1
+		i--
+		dAtA[i] = 0x88
 	}
 	if m.Update != 0 {
 		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.Update))
@@ -7081,12 +7069,6 @@ func (m *NodeDescription) SizeVT() (n int) {
 			n += 1 + l + protohelpers.SizeOfVarint(uint64(l))
 		}
 	}
-	if len(m.Addresses) > 0 {
-		for _, s := range m.Addresses {
-			l = len(s)
-			n += 1 + l + protohelpers.SizeOfVarint(uint64(l))
-		}
-	}
 	n += len(m.unknownFields)
 	return n
 }
@@ -7407,6 +7389,9 @@ func (m *Task) SizeVT() (n int) {
 	}
 	if m.Update != 0 {
 		n += 2 + protohelpers.SizeOfVarint(uint64(m.Update))
+	}
+	if m.Ordinal != 0 {
+		n += 2 + protohelpers.SizeOfVarint(uint64(m.Ordinal))
 	}
 	n += len(m.unknownFields)
 	return n
@@ -9633,38 +9618,6 @@ func (m *NodeDescription) UnmarshalVT(dAtA []byte) error {
 			if err := m.PortConflicts[len(m.PortConflicts)-1].UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
 				return err
 			}
-			iNdEx = postIndex
-		case 9:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Addresses", wireType)
-			}
-			var stringLen uint64
-			for shift := uint(0); ; shift += 7 {
-				if shift >= 64 {
-					return protohelpers.ErrIntOverflow
-				}
-				if iNdEx >= l {
-					return io.ErrUnexpectedEOF
-				}
-				b := dAtA[iNdEx]
-				iNdEx++
-				stringLen |= uint64(b&0x7F) << shift
-				if b < 0x80 {
-					break
-				}
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return protohelpers.ErrInvalidLength
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return protohelpers.ErrInvalidLength
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Addresses = append(m.Addresses, string(dAtA[iNdEx:postIndex]))
 			iNdEx = postIndex
 		default:
 			iNdEx = preIndex
@@ -11931,6 +11884,25 @@ func (m *Task) UnmarshalVT(dAtA []byte) error {
 				b := dAtA[iNdEx]
 				iNdEx++
 				m.Update |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+		case 17:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Ordinal", wireType)
+			}
+			m.Ordinal = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.Ordinal |= uint64(b&0x7F) << shift
 				if b < 0x80 {
 					break
 				}
