@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"time"
 
 	"github.com/containerd/containerd/v2/client"
@@ -264,7 +263,6 @@ func (h *host) describe() *swarmv1.NodeDescription {
 	return &swarmv1.NodeDescription{
 		Unavailable: unavailable,
 		Routed:      h.routed(),
-		Addresses:   h.addresses(),
 		Hostname:    h.options.Hostname,
 		Platform:    &swarmv1.Platform{Os: runtime.GOOS, Architecture: machineName()},
 		Resources: &swarmv1.Resources{
@@ -292,44 +290,6 @@ func (h *host) routed() []string {
 		out[i] = r.String()
 	}
 	return out
-}
-
-// maxAddresses is how many addresses a node reports, which is how many managers take.
-const maxAddresses = 32
-
-// addresses lists where other hosts may reach this one, those of devices with a default route
-// first. A host that cannot be asked has none: containers elsewhere are kept from its advertised
-// addresses alone.
-func (h *host) addresses() (out []string) {
-	found, err := hostnet.Addresses(meshDevice, bridgeDevice)
-	if err != nil {
-		h.log.Warn("the host's addresses cannot be read", "err", err)
-	}
-	for _, addr := range found[:min(len(found), maxAddresses)] {
-		out = append(out, addr.String())
-	}
-	return out
-}
-
-// addressesDelay gathers a burst of changes of the host's addresses, and bounds how often managers
-// are told.
-const addressesDelay = time.Second
-
-// watchAddresses calls redescribe when the host has other addresses than before, and once at its
-// start.
-func (h *host) watchAddresses(ctx context.Context, redescribe func()) error {
-	var known []netip.Addr
-	return hostnet.Watch(ctx, hostnet.AddressNotices(), addressesDelay, func(context.Context) {
-		now, err := hostnet.Addresses(meshDevice, bridgeDevice)
-		if err == nil && slices.Equal(now, known) {
-			return
-		}
-		if known = now; len(now) > maxAddresses {
-			h.log.Warn("this host has more addresses than managers are told: containers of other nodes are not kept from the cluster's ports at the rest",
-				"addresses", len(now), "told", maxAddresses)
-		}
-		redescribe() // which logs why addresses cannot be read
-	})
 }
 
 // machineName is the architecture in the words of Docker's API.

@@ -238,7 +238,6 @@ func (m *workerMember) Run(ctx context.Context) error {
 	})
 	if m.overlay != nil {
 		g.Go(func() error { return m.overlay.Run(ctx) })
-		g.Go(func() error { return m.host.watchAddresses(ctx, m.Redescribe) })
 	}
 	if m.host.disk != nil {
 		g.Go(func() error { return watchDisk(ctx, m.host.disk, m.Redescribe) })

@@ -43,7 +43,6 @@ func Description(d *swarmv1.NodeDescription, hostname string) *swarmv1.NodeDescr
 		Hostname: Text(hostname, maxValue), Platform: platform(d.GetPlatform()), Resources: resources(d.GetResources()),
 		Engine: engine(d.GetEngine()), Unavailable: Text(d.GetUnavailable(), maxTrouble), Routed: routes(d.GetRouted()),
 		PortConflicts: pick(d.GetPortConflicts(), maxConflicts, conflict),
-		Addresses:     pick(d.GetAddresses(), maxAddresses, func(a string) (string, bool) { return a, isAddr(a) }),
 	}
 	if t := d.GetTlsInfo(); t != nil && len(t.GetTrustRoot()) <= maxIdentity && len(t.GetCertIssuerSubject()) <= maxIdentity && len(t.GetCertIssuerPublicKey()) <= maxIdentity {
 		out.TlsInfo = &swarmv1.TLSInfo{

@@ -23,7 +23,7 @@ const (
 	MaxHeld = 4096
 
 	maxPorts     = 256 // of one task
-	maxAddresses = 32  // of one task, or of a host
+	maxAddresses = 32  // of one task
 	maxContainer = 128 // a container's id
 	maxMachine   = 128 // a machine's id
 	maxDigest    = 7 + 128

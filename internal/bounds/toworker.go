@@ -168,7 +168,7 @@ func checkPeering(p *swarmv1.Peering) error {
 	if err := ident.CheckKey("node", p.GetNodeId()); err != nil {
 		return err
 	}
-	for _, s := range slices.Concat([]string{p.GetAddr()}, p.GetOthers(), p.GetAddresses()) {
+	for _, s := range slices.Concat([]string{p.GetAddr()}, p.GetOthers()) {
 		if s != "" && !isHost(s) {
 			return invalid("node %s: %q is no address", p.GetNodeId(), Text(s, maxWord))
 		}

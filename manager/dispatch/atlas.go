@@ -95,12 +95,6 @@ func (a *atlas) apply(m *marks, batch raftstore.Batch) {
 			a.status(m, batch.View, c)
 		case raftstore.TableNode:
 			a.peer(m, batch.View, c.Key)
-		case raftstore.TableNodeState:
-			before, _ := c.Old.(*swarmv1.NodeState)
-			after, _ := c.New.(*swarmv1.NodeState)
-			if !slices.Equal(before.GetDescription().GetAddresses(), after.GetDescription().GetAddresses()) {
-				a.peer(m, batch.View, c.Key)
-			}
 		case raftstore.TableClaim:
 			before, _ := c.Old.(*swarmv1.Claim)
 			after, _ := c.New.(*swarmv1.Claim)
@@ -429,9 +423,6 @@ func (a *atlas) peer(m *marks, view *raftstore.View, id string) {
 	if n, ok := present(view.Nodes.Get(id)); ok {
 		now = &swarmv1.Peering{
 			NodeId: id, Hostname: n.GetHostname(), Addr: n.GetDataPathAddr(), Port: n.GetPort(), PublicKeys: members.KeysOf(n),
-		}
-		if st, ok := view.NodeStates.Get(id); ok {
-			now.Addresses = st.GetDescription().GetAddresses()
 		}
 		switch {
 		case now.Addr == "":

@@ -23,8 +23,6 @@ const (
 	// openPatience bounds what a session's start waits for: the leader, and this replica to catch up with it.
 	openPatience = 5 * time.Second
 	openAttempts = 8
-	// helloPatience bounds how long the first message of a session may take.
-	helloPatience = 10 * time.Second
 	// opensBurst and opensPeriod bound how often one node may open a session, each of which is a write of the leader's.
 	opensBurst  = 20
 	opensPeriod = time.Second
@@ -74,7 +72,7 @@ func (s *Server) greet(ctx context.Context, id string, stream swarmv1.Dispatcher
 	if err != nil {
 		return nil, err
 	}
-	hello, err := s.hello(stream)
+	hello, err := readHello(stream)
 	if err != nil {
 		return nil, err
 	}
@@ -102,32 +100,16 @@ func (s *Server) known(ctx context.Context, id string) (*raftstore.View, error) 
 	return view, nil
 }
 
-// hello reads the first message of a session. A worker that does not send it whole in time holds no stream: the end of the
-// call ends the reading too.
-func (s *Server) hello(stream swarmv1.Dispatcher_SessionServer) (*swarmv1.Hello, error) {
-	type read struct {
-		msg *swarmv1.FromWorker
-		err error
+// readHello reads the first message of a session.
+func readHello(stream swarmv1.Dispatcher_SessionServer) (*swarmv1.Hello, error) {
+	msg, err := stream.Recv()
+	if err != nil {
+		return nil, err
 	}
-	came := make(chan read, 1)
-	go func() {
-		msg, err := stream.Recv()
-		came <- read{msg, err}
-	}()
-	late := time.NewTimer(helloPatience)
-	defer late.Stop()
-	select {
-	case r := <-came:
-		if r.err != nil {
-			return nil, r.err
-		}
-		if hello := r.msg.GetHello(); hello != nil {
-			return hello, nil
-		}
-		return nil, errdefs.ErrInvalidArgument.WithMessage("the first message of a session is a hello")
-	case <-late.C:
-		return nil, errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("the hello of the session did not come within %s", helloPatience))
+	if hello := msg.GetHello(); hello != nil {
+		return hello, nil
 	}
+	return nil, errdefs.ErrInvalidArgument.WithMessage("the first message of a session is a hello")
 }
 
 // open judges by a view in which the node is a member whether the session may start, and says in

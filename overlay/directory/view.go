@@ -18,9 +18,8 @@ type Peer struct {
 	Mesh []netip.Prefix
 	// Others are further addresses of the node.
 	Others []netip.Addr
-	// Port is the node's for the cluster. Addresses are those that the node reports of itself.
-	Port      uint16
-	Addresses []netip.Addr
+	// Port is the node's for the cluster.
+	Port uint16
 }
 
 func peerOf(p *swarmv1.Peering) Peer {
@@ -31,7 +30,7 @@ func peerOf(p *swarmv1.Peering) Peer {
 			out.Mesh = append(out.Mesh, prefix)
 		}
 	}
-	out.Others, out.Addresses = parseAddrs(p.GetOthers()), parseAddrs(p.GetAddresses())
+	out.Others = parseAddrs(p.GetOthers())
 	out.Port = uint16(p.GetPort())
 	return out
 }
@@ -48,7 +47,7 @@ func parseAddrs(texts []string) (out []netip.Addr) {
 
 func (p Peer) equal(o Peer) bool {
 	return p.ID == o.ID && p.Hostname == o.Hostname && p.Underlay == o.Underlay && slices.Equal(p.Mesh, o.Mesh) &&
-		slices.Equal(p.Others, o.Others) && p.Port == o.Port && slices.Equal(p.Addresses, o.Addresses)
+		slices.Equal(p.Others, o.Others) && p.Port == o.Port
 }
 
 // Peers lists all nodes, this one among them, by id.

@@ -23,14 +23,6 @@ type Notices struct {
 	Groups   uint32
 }
 
-// AddressNotices are those of addresses that the host gets or loses.
-func AddressNotices() Notices {
-	return Notices{
-		Of: "addresses", Protocol: unix.NETLINK_ROUTE,
-		Groups: 1<<(unix.RTNLGRP_IPV4_IFADDR-1) | 1<<(unix.RTNLGRP_IPV6_IFADDR-1),
-	}
-}
-
 // Watch calls check once notices are subscribed to, and again after notices, at most once an
 // interval, until ctx ends. The kernel may drop notices when there are too many: Watch takes that
 // for a notice.

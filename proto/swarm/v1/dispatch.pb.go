@@ -1402,9 +1402,7 @@ type Peering struct {
 	// until a session with the newest has been seen.
 	PublicKeys [][]byte `protobuf:"bytes,6,rep,name=public_keys,json=publicKeys,proto3" json:"public_keys,omitempty"`
 	// Cluster port.
-	Port uint32 `protobuf:"varint,7,opt,name=port,proto3" json:"port,omitempty"`
-	// Addresses that the node itself reports, so that containers are kept from the cluster's ports there.
-	Addresses     []string `protobuf:"bytes,8,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	Port          uint32 `protobuf:"varint,7,opt,name=port,proto3" json:"port,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1486,13 +1484,6 @@ func (x *Peering) GetPort() uint32 {
 		return x.Port
 	}
 	return 0
-}
-
-func (x *Peering) GetAddresses() []string {
-	if x != nil {
-		return x.Addresses
-	}
-	return nil
 }
 
 // Routing is a service's names, virtual addresses and published ports. Key: service id. A node is told of the services that
@@ -3310,7 +3301,7 @@ const file_swarm_v1_dispatch_proto_rawDesc = "" +
 	"\arouting\x18\n" +
 	" \x01(\v2\x11.swarm.v1.RoutingH\x00R\arouting\x12-\n" +
 	"\abackend\x18\v \x01(\v2\x11.swarm.v1.BackendH\x00R\abackendB\b\n" +
-	"\x06object\"\xe4\x01\n" +
+	"\x06object\"\xc6\x01\n" +
 	"\aPeering\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1a\n" +
 	"\bhostname\x18\x02 \x01(\tR\bhostname\x12\x12\n" +
@@ -3319,8 +3310,7 @@ const file_swarm_v1_dispatch_proto_rawDesc = "" +
 	"\x06others\x18\x05 \x03(\tR\x06others\x12\x1f\n" +
 	"\vpublic_keys\x18\x06 \x03(\fR\n" +
 	"publicKeys\x12\x12\n" +
-	"\x04port\x18\a \x01(\rR\x04port\x12\x1c\n" +
-	"\taddresses\x18\b \x03(\tR\taddresses\"\xa5\x01\n" +
+	"\x04port\x18\a \x01(\rR\x04port\"\xa5\x01\n" +
 	"\aRouting\x12\x1d\n" +
 	"\n" +
 	"service_id\x18\x01 \x01(\tR\tserviceId\x12\x12\n" +
