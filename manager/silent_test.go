@@ -81,32 +81,18 @@ func TestManager_RefusedSessionsWriteFewLines(t *testing.T) {
 	})
 }
 
-// A worker that opens sessions and sends nothing holds no stream for long, and is no node that works.
-func TestManager_SessionWithoutHelloIsClosed(t *testing.T) {
+func TestManager_SessionBeginsWithAHello(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
 		id := r.addNode("host-a")
-		client := swarmv1.NewDispatcherClient(r.dial(nodeInfo(id)))
+		beat := &swarmv1.FromWorker{Message: &swarmv1.FromWorker_Heartbeat{Heartbeat: &swarmv1.Heartbeat{Sequence: 1}}}
 		began := time.Now()
-		ends := make(chan error, 8)
-		for range cap(ends) {
-			go func() { ends <- first(t.Context(), client) }()
-		}
-		for range cap(ends) {
-			if err := <-ends; !errdefs.IsUnavailable(err) || !strings.Contains(err.Error(), "hello") {
-				t.Errorf("a session without a hello ended with %v", err)
-			}
-		}
-		if took := time.Since(began); took > 10*time.Second {
-			t.Errorf("sessions without a hello were open for %s, want 10s at most", took)
+		err := first(t.Context(), swarmv1.NewDispatcherClient(r.dial(nodeInfo(id))), beat)
+		if !errdefs.IsInvalidArgument(err) || time.Since(began) > 0 {
+			t.Errorf("a session that begins with a heartbeat ended after %s with %v", time.Since(began), err)
 		}
 		if r.state(id) == swarmv1.NodeState_READY || r.mgr.Sessions() != 0 {
-			t.Errorf("a node that has said nothing is %s, with %d sessions", r.state(id), r.mgr.Sessions())
-		}
-		beat := &swarmv1.FromWorker{Message: &swarmv1.FromWorker_Heartbeat{Heartbeat: &swarmv1.Heartbeat{Sequence: 1}}}
-		began = time.Now()
-		if err := first(t.Context(), client, beat); !errdefs.IsInvalidArgument(err) || time.Since(began) > 0 {
-			t.Errorf("a session that begins with a heartbeat ended after %s with %v", time.Since(began), err)
+			t.Errorf("a node that has not said hello is %s, with %d sessions", r.state(id), r.mgr.Sessions())
 		}
 	})
 }
