@@ -1,10 +1,12 @@
 package main
 
 import (
+	"bufio"
 	"flag"
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -99,6 +101,8 @@ func babble(addr string) error {
 				return
 			}
 			go func() {
+				// What is left unread would have the connection reset, and the answer lost with it.
+				_, _ = http.ReadRequest(bufio.NewReader(c))
 				_, _ = c.Write(line)
 				_ = c.Close()
 			}()
