@@ -166,11 +166,7 @@ func (s *Store) configure(ctx context.Context, action swarmv1.ConfigureRequest_A
 	if s.raft.State() == raft.Leader {
 		return s.configureHere(ctx, action, id)
 	}
-	leader := s.Leader()
-	if leader == "" {
-		return s.noLeader()
-	}
-	rpc, err := s.peer(leader)
+	_, rpc, err := s.leaderPeer()
 	if err != nil {
 		return err
 	}

@@ -27,11 +27,7 @@ func (s *Store) peer(id string) (swarmv1.RaftClient, error) {
 // after Timeouts.Leader: a host that has lost power or is frozen takes calls and never answers. What
 // became of such a call is unknown. Its error is of class unavailable.
 func (s *Store) atLeader(ctx context.Context, call func(context.Context, swarmv1.RaftClient) error) error {
-	leader := s.Leader()
-	if leader == "" || leader == s.cfg.NodeID {
-		return s.noLeader()
-	}
-	rpc, err := s.peer(leader)
+	leader, rpc, err := s.leaderPeer()
 	if err != nil {
 		return err
 	}
@@ -58,6 +54,16 @@ func (s *Store) atLeader(ctx context.Context, call func(context.Context, swarmv1
 		return errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("manager %s, which led, did not answer", leader))
 	}
 	return errgrpc.ToNative(err)
+}
+
+// leaderPeer is the other member that leads.
+func (s *Store) leaderPeer() (string, swarmv1.RaftClient, error) {
+	leader := s.Leader()
+	if leader == "" || leader == s.cfg.NodeID {
+		return "", nil, s.noLeader()
+	}
+	rpc, err := s.peer(leader)
+	return leader, rpc, err
 }
 
 // service is the member's RPCs, which other members call.
