@@ -1,13 +1,16 @@
 package manager_test
 
 import (
+	"fmt"
 	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"swarm/manager/ca"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
 )
@@ -48,6 +51,41 @@ func TestManager_ForgetsWhoNeverCame(t *testing.T) {
 		}
 		if _, ok := r.store.View().NodeStates.Get("never"); ok {
 			t.Error("its state is left")
+		}
+	})
+}
+
+// Of nodes that were up for minutes only, those that have been down for longest are forgotten, down to as many as the
+// cluster keeps. Who was up for long stays, and who went down a moment ago too.
+func TestManager_ForgetsGuests(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		down := func(id string, up, ago time.Duration) {
+			_, err := r.store.Commit(t.Context(), "test",
+				raftstore.Create(&swarmv1.Node{Id: id, MachineId: id, Addr: "host-" + id, Port: 2377, Spec: &swarmv1.NodeSpec{Role: swarmv1.NodeSpec_WORKER}}),
+				raftstore.Create(&swarmv1.NodeState{
+					NodeId: id, State: swarmv1.NodeState_DOWN, SessionEpoch: 1, Up: durationpb.New(up),
+					Since: timestamppb.New(time.Now().Add(-ago)),
+				}))
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		down("settled", 11*time.Minute, 30*24*time.Hour)
+		down("oldest", time.Minute, 3*time.Hour)
+		down("old", 9*time.Minute, 2*time.Hour)
+		for i := range ca.KeptGuests {
+			down(fmt.Sprint("recent", i), time.Minute, 0)
+		}
+		time.Sleep(2 * time.Minute)
+		synctest.Wait()
+		left := map[string]bool{}
+		for n := range r.store.View().Nodes.All() {
+			left[n.GetId()] = true
+		}
+		if left["oldest"] || left["old"] || !left["settled"] || len(left) != 2+ca.KeptGuests {
+			t.Errorf("left are %d nodes: oldest %t, old %t, settled %t; want settled, this manager and %d guests",
+				len(left), left["oldest"], left["old"], left["settled"], ca.KeptGuests)
 		}
 	})
 }

@@ -18,6 +18,8 @@ import (
 const (
 	// maxMessage bounds a gRPC message, both ways.
 	maxMessage = 16 << 20
+	// maxAnswer bounds a manager's answer to a user, which may list all that the cluster has.
+	maxAnswer = 256 << 20
 	// keepaliveTime is the shortest that gRPC allows; liveness does not rest on it, only the clean-up of dead connections.
 	keepaliveTime    = 10 * time.Second
 	keepaliveTimeout = 5 * time.Second
@@ -50,7 +52,7 @@ type era struct {
 }
 
 // newConn makes a Conn whose every attempt to connect asks lookup. name stands in messages.
-func newConn(id *Identity, name string, want wanted, lookup func() (string, error)) *Conn {
+func newConn(id *Identity, name string, want wanted, lookup func() (string, error), more ...grpc.DialOption) *Conn {
 	c := &Conn{id: id, all: map[*era]struct{}{}}
 	dial := func(ctx context.Context, _ string) (net.Conn, error) {
 		addr, err := lookup()
@@ -62,6 +64,7 @@ func newConn(id *Identity, name string, want wanted, lookup func() (string, erro
 	options := append(clientOptions(),
 		grpc.WithContextDialer(dial),
 		grpc.WithTransportCredentials(clientCreds{id: id, name: name, want: want}))
+	options = append(options, more...)
 	authority := want.nodeID // only a label: the handshake verifies the node
 	if authority == "" {
 		authority = name

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"google.golang.org/grpc"
 
 	"swarm/internal/pki"
 )
@@ -61,7 +62,8 @@ func (d *Dialer) DialGRPC(nodeID string) (*Conn, error) {
 // Another node that answers there is sent nothing: what joiners and users send is for managers. The
 // caller closes it.
 func (d *Dialer) DialAddr(addr string) *Conn {
-	return newConn(d.id, addr, wanted{manager: true, alpn: ProtoGRPC}, func() (string, error) { return addr, nil })
+	return newConn(d.id, addr, wanted{manager: true, alpn: ProtoGRPC}, func() (string, error) { return addr, nil },
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer)))
 }
 
 // DialALPN opens a connection to a node for one of the protocols ProtoRaft and ProtoBlob. PeerOf

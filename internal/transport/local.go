@@ -26,6 +26,7 @@ func DialUnix(path string) (*grpc.ClientConn, error) {
 		return conn, err
 	}
 	// The kernel is what protects this connection.
-	options := append(clientOptions(), grpc.WithContextDialer(dial), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	options := append(clientOptions(), grpc.WithContextDialer(dial), grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer)))
 	return grpc.NewClient("passthrough:///localhost", options...)
 }

@@ -11,6 +11,7 @@ import (
 
 	"google.golang.org/grpc"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/protobuf/encoding/protowire"
 
 	"swarm/internal/ident"
 	"swarm/internal/pki"
@@ -92,7 +93,7 @@ type probe struct {
 	err  func() error
 }
 
-func (p probe) Check(ctx context.Context, _ *healthpb.HealthCheckRequest) (*healthpb.HealthCheckResponse, error) {
+func (p probe) Check(ctx context.Context, req *healthpb.HealthCheckRequest) (*healthpb.HealthCheckResponse, error) {
 	info, err := FromContext(ctx)
 	if err != nil {
 		return nil, err
@@ -101,7 +102,11 @@ func (p probe) Check(ctx context.Context, _ *healthpb.HealthCheckRequest) (*heal
 		return nil, p.err()
 	}
 	p.seen <- info
-	return &healthpb.HealthCheckResponse{Status: healthpb.HealthCheckResponse_SERVING}, nil
+	resp := &healthpb.HealthCheckResponse{Status: healthpb.HealthCheckResponse_SERVING}
+	if req.GetService() == "large" {
+		resp.ProtoReflect().SetUnknown(protowire.AppendBytes(protowire.AppendTag(nil, 99, protowire.BytesType), make([]byte, 2*maxMessage)))
+	}
+	return resp, nil
 }
 
 // Watch answers once and stays until the caller leaves.

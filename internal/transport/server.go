@@ -50,6 +50,7 @@ func ServerOptions() []grpc.ServerOption {
 		grpc.MaxConcurrentStreams(memberStreams),
 		grpc.MaxHeaderListSize(memberHeaders),
 		grpc.MaxRecvMsgSize(maxMessage),
+		grpc.MaxSendMsgSize(maxAnswer),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: keepaliveTime, Timeout: keepaliveTimeout}),
 	)
 }

@@ -39,6 +39,20 @@ func TestListener_LimitsByTrust(t *testing.T) {
 	}
 }
 
+// A manager tells a user all that the cluster has, and a node no more than fits a message.
+func TestDialer_LargeAnswers(t *testing.T) {
+	root := newRoot(t, "c1")
+	server := startNodeWith(t, managerIdentity(t, root, newID(), root.Cert), ListenerConfig{}, nil)
+	d := dialer(t, identity(t, fresh(t, root, newID()), root.Cert), server)
+	ask := &healthpb.HealthCheckRequest{Service: "large"}
+	if _, err := healthpb.NewHealthClient(d.DialAddr(server.addr)).Check(t.Context(), ask); err != nil {
+		t.Errorf("to a user: %v", err)
+	}
+	if _, err := healthpb.NewHealthClient(must[*Conn](t)(d.DialGRPC(server.id))).Check(t.Context(), ask); err == nil {
+		t.Error("a node takes an answer of any size")
+	}
+}
+
 // A connection ends when its peer is trusted otherwise, and the next one has the new limits.
 func TestListener_ReviewsTrust(t *testing.T) {
 	root := newRoot(t, "c1")

@@ -51,33 +51,10 @@ func (s *Server) ListNodes(_ context.Context, req *swarmv1.ListRequest) (*swarmv
 			out.Nodes = append(out.Nodes, s.nodeInfo(v, n))
 		}
 	}
-	for _, info := range out.Nodes {
-		if info.GetState().SizeVT() > listBytes/len(out.Nodes) {
-			info.State = brief(info.GetState())
-		}
-	}
 	slices.SortStableFunc(out.Nodes, func(a, b *swarmv1.NodeInfo) int {
 		return cmp.Compare(a.GetNode().GetHostname(), b.GetNode().GetHostname())
 	})
 	return out, nil
-}
-
-// listBytes is about what the states in a list of nodes may take: a message has 16 MiB at most.
-const listBytes = 8 << 20
-
-// brief is the state of a node whose description takes more than its share of a list: with what a
-// table shows. An inspection has the whole.
-func brief(st *swarmv1.NodeState) *swarmv1.NodeState {
-	d := st.GetDescription()
-	return &swarmv1.NodeState{
-		NodeId: st.GetNodeId(), Meta: st.GetMeta(), State: st.GetState(), Message: st.GetMessage(), Addr: st.GetAddr(),
-		SessionEpoch: st.GetSessionEpoch(), Since: st.GetSince(), Up: st.GetUp(),
-		Description: &swarmv1.NodeDescription{
-			Hostname: d.GetHostname(), Platform: d.GetPlatform(), Unavailable: d.GetUnavailable(),
-			Resources: &swarmv1.Resources{NanoCpus: d.GetResources().GetNanoCpus(), MemoryBytes: d.GetResources().GetMemoryBytes()},
-			Engine:    &swarmv1.EngineDescription{EngineVersion: d.GetEngine().GetEngineVersion()},
-		},
-	}
 }
 
 func nodeSubject(v *raftstore.View, n *swarmv1.Node) subject {
