@@ -89,3 +89,22 @@ func TestManager_ForgetsGuests(t *testing.T) {
 		}
 	})
 }
+
+// How long a node was up adds up over its sessions; members.Guest judges by it.
+func TestManager_AddsUpHowLongANodeWasUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		id := r.addNode("host-a")
+		for _, session := range []time.Duration{4 * time.Minute, 7 * time.Minute} {
+			w := r.open(id, "host-a")
+			time.Sleep(session)
+			w.cancel()
+			time.Sleep(time.Minute)
+			synctest.Wait()
+		}
+		st, _ := r.store.View().NodeStates.Get(id)
+		if up := st.GetUp().AsDuration(); st.GetState() != swarmv1.NodeState_DOWN || up < 11*time.Minute || up > 12*time.Minute {
+			t.Errorf("a node with sessions of 4 and 7 minutes is %s and was up for %s", st.GetState(), up)
+		}
+	})
+}
