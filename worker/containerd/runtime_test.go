@@ -12,7 +12,11 @@ import (
 	"testing"
 	"time"
 
+	tasks "github.com/containerd/containerd/api/services/tasks/v1"
+	tasktypes "github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/containerd/v2/core/images"
+	mounts "github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sync/errgroup"
@@ -20,6 +24,7 @@ import (
 	"swarm/internal/eventually"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/worker"
+	"swarm/worker/containerd/layout"
 	"swarm/worker/lease"
 )
 
@@ -358,5 +363,44 @@ func TestRuntime_LeaseEndsContainersByItself(t *testing.T) {
 	n.Start("")
 	if e := n.wait(c.Task.GetId()); e.Code != 137 || !e.Fenced {
 		t.Errorf("exit: got %+v, want 137 and fenced", e)
+	}
+}
+
+// A container that a runtime was killed over while it was set up may be dead before anybody has started it. That is no end
+// of the task: it is set up anew.
+func TestRuntime_ContainerThatDiedBeforeItsStartIsSetUpAnew(t *testing.T) {
+	n := newNode(t)
+	c := n.container("echo runs; exit 6")
+	id := c.Task.GetId()
+	if err := n.runtime.Prepare(n.Ctx, c); err != nil {
+		t.Fatal(err)
+	}
+	ctx := namespaces.WithNamespace(n.Ctx, layout.Namespace)
+	rootfs, err := n.client.SnapshotService("overlayfs").Mounts(ctx, id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	created, err := n.client.TaskService().Create(ctx, &tasks.CreateTaskRequest{ContainerID: id, Rootfs: mounts.ToProto(rootfs)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(int(created.GetPid()), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	eventually.Nil(t, "the end of the container", func() error {
+		resp, err := n.client.TaskService().Get(ctx, &tasks.GetRequest{ContainerID: id})
+		if err == nil && resp.GetProcess().GetStatus() != tasktypes.Status_STOPPED {
+			err = fmt.Errorf("its status is %s", resp.GetProcess().GetStatus())
+		}
+		return err
+	})
+	if _, err := n.runtime.Start(n.Ctx, id); err != nil {
+		t.Fatal(err)
+	}
+	if e := n.wait(id); e.Code != 6 {
+		t.Errorf("exit: got %+v, want code 6", e)
+	}
+	if got := n.read(filepath.Join(c.LogDir, worker.StdoutFile)); got != "runs\n" {
+		t.Errorf("output: got %q", got)
 	}
 }

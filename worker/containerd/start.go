@@ -81,13 +81,30 @@ func (r *Runtime) start(ctx context.Context, id string) (uint32, error) {
 }
 
 // createOnce has a shim set the container up, another one when the first has left. A container that is set up already, and
-// has not run, is as good.
+// waits to be started, is as good. One that ended before it was ever started is set up anew: it was given up while it was set
+// up, by a runtime that was killed or whose caller was, and how its first process ended says nothing of the task.
 func (r *Runtime) createOnce(ctx context.Context, req *tasks.CreateTaskRequest, service string) error {
 	id := req.ContainerID
 	err := r.create(ctx, req, service)
-	for attempt := 1; errors.Is(err, errShimLeft) && attempt < shimAttempts; attempt++ {
-		r.log.InfoContext(ctx, "another shim takes the container", "task", id, "err", err)
-		r.groups.retire(id)
+	for attempt := 1; attempt < shimAttempts; attempt++ {
+		switch {
+		case errors.Is(err, errShimLeft):
+			r.log.InfoContext(ctx, "another shim takes the container", "task", id, "err", err)
+			r.groups.retire(id)
+		case errdefs.IsAlreadyExists(err):
+			if created, err := r.isCreated(ctx, id); created || err != nil {
+				return err
+			}
+			r.log.InfoContext(ctx, "the container was given up while it was set up, and is set up anew", "task", id)
+			if err := r.groups.leave(ctx, id); err != nil {
+				return err
+			}
+			if err := r.deleteWhole(ctx, id); err != nil {
+				return err
+			}
+		default:
+			return err
+		}
 		err = r.create(ctx, req, service)
 	}
 	if errdefs.IsAlreadyExists(err) {
@@ -155,18 +172,20 @@ func (r *Runtime) run(ctx context.Context, id string) (uint32, error) {
 
 // wantCreated is nil for a task that was created and has not been started.
 func (r *Runtime) wantCreated(ctx context.Context, id string) error {
+	created, err := r.isCreated(ctx, id)
+	if err == nil && !created {
+		err = fmt.Errorf("it has run before: %w", errdefs.ErrFailedPrecondition)
+	}
+	return err
+}
+
+// isCreated tells whether a task was created and has not been started.
+func (r *Runtime) isCreated(ctx context.Context, id string) (bool, error) {
 	resp, err := r.client.TaskService().Get(ctx, &tasks.GetRequest{ContainerID: id})
 	if err != nil {
-		err = errgrpc.ToNative(err)
-		if errdefs.IsNotFound(err) {
-			return fmt.Errorf("it has run before: %w", errdefs.ErrFailedPrecondition)
-		}
-		return err
+		return false, ignoreNotFound(errgrpc.ToNative(err))
 	}
-	if resp.Process.GetStatus() != tasktypes.Status_CREATED {
-		return fmt.Errorf("it has run before: %w", errdefs.ErrFailedPrecondition)
-	}
-	return nil
+	return resp.Process.GetStatus() == tasktypes.Status_CREATED, nil
 }
 
 func (r *Runtime) createRequest(id string, p prepared) (*tasks.CreateTaskRequest, error) {
