@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"sync"
 
 	cgroup1 "github.com/containerd/cgroups/v3/cgroup1/stats"
@@ -35,8 +36,10 @@ type recorder struct {
 	taskapi.TTRPCTaskService
 	ctx context.Context // the shim's life, not a call's
 
-	mu      sync.Mutex // guards watches
-	watches map[string]*watch
+	mu       sync.Mutex // guards what follows
+	watches  map[string]*watch
+	creating map[string]chan struct{} // by container that is being set up: closed at its end
+	setups   int                      // calls that set a container up, or wait to
 }
 
 // watch is the wait for one container's exit.
@@ -51,7 +54,7 @@ type watch struct {
 }
 
 func newRecorder(ctx context.Context) *recorder {
-	return &recorder{ctx: ctx, watches: make(map[string]*watch)}
+	return &recorder{ctx: ctx, watches: make(map[string]*watch), creating: make(map[string]chan struct{})}
 }
 
 // RegisterTTRPC makes the recorder, not the service inside it, what the shim serves.
@@ -60,7 +63,27 @@ func (r *recorder) RegisterTTRPC(server *ttrpc.Server) error {
 	return nil
 }
 
+// errGivenUp: containerd gave a container up while it was set up.
+var errGivenUp = fmt.Errorf("given up while it was set up: %w", errdefs.ErrUnavailable)
+
+// Create sets a container up, and goes on to do so when the containerd that asked is killed meanwhile: ttrpc then cancels
+// the call, and a runc that is killed halfway leaves a container of which nobody knows how far it got. The next containerd
+// may ask for the same container again before this call has ended, and waits for that.
 func (r *recorder) Create(ctx context.Context, req *taskapi.CreateTaskRequest) (*taskapi.CreateTaskResponse, error) {
+	ctx = context.WithoutCancel(ctx)
+	end := r.begin(req.ID)
+	resp, err := r.createOnce(ctx, req)
+	end()
+	if errors.Is(err, errGivenUp) {
+		// Nobody else would ever end this shim, unless it has other containers.
+		_, shut := r.Shutdown(ctx, &taskapi.ShutdownRequest{ID: req.ID})
+		log.G(ctx).WithField("id", req.ID).WithError(errors.Join(err, shut)).Info("container taken away")
+		return nil, errgrpc.ToGRPC(fmt.Errorf("container %s: %w", req.ID, errGivenUp))
+	}
+	return resp, err
+}
+
+func (r *recorder) createOnce(ctx context.Context, req *taskapi.CreateTaskRequest) (*taskapi.CreateTaskResponse, error) {
 	namespace, err := namespaces.NamespaceRequired(ctx)
 	if err != nil {
 		return nil, err
@@ -70,13 +93,7 @@ func (r *recorder) Create(ctx context.Context, req *taskapi.CreateTaskRequest) (
 		return nil, err
 	}
 	w := r.add(req.ID)
-	resp, err := r.create(ctx, req, w)
-	var leased string
-	if err == nil {
-		if leased, err = annotation(req.Bundle, layout.LeaseAnnotation); err != nil {
-			err = r.disown(ctx, req, err)
-		}
-	}
+	leased, resp, err := r.createOwned(ctx, req, w)
 	if err != nil {
 		r.forget(req.ID, w)
 		close(w.done)
@@ -95,15 +112,64 @@ func (r *recorder) Create(ctx context.Context, req *taskapi.CreateTaskRequest) (
 	return resp, nil
 }
 
-// disown takes a container away again whose bundle cannot be read. containerd gave it up while it was set up, as a rule, and
-// removed the bundle: nobody else would ever end the container, nor this shim.
-func (r *recorder) disown(ctx context.Context, req *taskapi.CreateTaskRequest, unread error) error {
-	ctx = context.WithoutCancel(ctx)
-	_, killed := r.TTRPCTaskService.Kill(ctx, &taskapi.KillRequest{ID: req.ID, Signal: uint32(unix.SIGKILL), All: true})
-	_, deleted := r.TTRPCTaskService.Delete(ctx, &taskapi.DeleteRequest{ID: req.ID})
-	_, shut := r.TTRPCTaskService.Shutdown(ctx, &taskapi.ShutdownRequest{ID: req.ID}) // unless it has others
-	log.G(ctx).WithField("id", req.ID).WithError(errors.Join(unread, killed, deleted, shut)).Info("container given up while it was set up")
-	return errgrpc.ToGRPC(fmt.Errorf("container %s was given up while it was set up: %w", req.ID, errdefs.ErrUnavailable))
+// createOwned sets a container up, and takes it away again when its bundle is gone by then, or another one's: containerd
+// gave it up meanwhile, and nobody else would ever end it.
+func (r *recorder) createOwned(ctx context.Context, req *taskapi.CreateTaskRequest, w *watch) (leased string, resp *taskapi.CreateTaskResponse, err error) {
+	bundle, err := os.Open(req.Bundle) // Held open, so that no later folder has the same number.
+	if err != nil {
+		return "", nil, fmt.Errorf("%w: %w", errGivenUp, err)
+	}
+	defer bundle.Close()
+	if resp, err = r.create(ctx, req, w); err != nil {
+		return "", nil, err
+	}
+	if err = isStill(req.Bundle, bundle); err == nil {
+		leased, err = annotation(req.Bundle, layout.LeaseAnnotation)
+	}
+	if err != nil {
+		_, killed := r.TTRPCTaskService.Kill(ctx, &taskapi.KillRequest{ID: req.ID, Signal: uint32(unix.SIGKILL), All: true})
+		_, deleted := r.TTRPCTaskService.Delete(ctx, &taskapi.DeleteRequest{ID: req.ID})
+		return "", nil, errors.Join(errGivenUp, err, killed, deleted)
+	}
+	return leased, resp, nil
+}
+
+// begin waits until no other call sets up a container of this id, and keeps others waiting until end is called.
+func (r *recorder) begin(id string) (end func()) {
+	mine := make(chan struct{})
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.setups++
+	for {
+		other := r.creating[id]
+		if other == nil {
+			break
+		}
+		r.mu.Unlock()
+		<-other
+		r.mu.Lock()
+	}
+	r.creating[id] = mine
+	return func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.setups--
+		delete(r.creating, id)
+		close(mine)
+	}
+}
+
+// isStill says whether a path leads to the folder that was opened there.
+func isStill(path string, opened *os.File) error {
+	now, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	was, err := opened.Stat()
+	if err == nil && !os.SameFile(now, was) {
+		err = fmt.Errorf("bundle %s is another container's: %w", path, errdefs.ErrNotFound)
+	}
+	return err
 }
 
 // create has the container's output carried by this shim's own outputs.
@@ -212,10 +278,21 @@ func (r *recorder) Delete(ctx context.Context, req *taskapi.DeleteRequest) (*tas
 	return resp, nil
 }
 
-// Shutdown is spelt out because the embedded interface would hide that a shim
-// in use refuses it: the service inside counts its containers.
+// Shutdown leaves a shim that sets a container up alone. The service inside counts only containers that are set up, and
+// ends the shim when there is none.
 func (r *recorder) Shutdown(ctx context.Context, req *taskapi.ShutdownRequest) (*emptypb.Empty, error) {
+	r.mu.Lock()
+	busy := r.setups > 0
+	r.mu.Unlock()
+	if busy {
+		return &emptypb.Empty{}, nil
+	}
 	return r.TTRPCTaskService.Shutdown(ctx, req)
+}
+
+// Start starts a process, and goes on to do so when the containerd that asked is killed meanwhile: see Create.
+func (r *recorder) Start(ctx context.Context, req *taskapi.StartRequest) (*taskapi.StartResponse, error) {
+	return r.TTRPCTaskService.Start(context.WithoutCancel(ctx), req)
 }
 
 // settle returns when a container that has ended has its record, or when the

@@ -34,6 +34,7 @@ import (
 type fakeTasks struct {
 	taskapi.TTRPCTaskService
 	createErr error
+	creating  func(context.Context) // what happens while a container is set up
 	stats     any
 	done      []string
 
@@ -49,8 +50,15 @@ func (f *fakeTasks) end(status uint32) {
 	close(f.exited)
 }
 
-func (f *fakeTasks) Create(context.Context, *taskapi.CreateTaskRequest) (*taskapi.CreateTaskResponse, error) {
+func (f *fakeTasks) Create(ctx context.Context, _ *taskapi.CreateTaskRequest) (*taskapi.CreateTaskResponse, error) {
+	if f.creating != nil {
+		f.creating(ctx)
+	}
 	return &taskapi.CreateTaskResponse{}, f.createErr
+}
+
+func (f *fakeTasks) Start(ctx context.Context, _ *taskapi.StartRequest) (*taskapi.StartResponse, error) {
+	return &taskapi.StartResponse{}, ctx.Err()
 }
 
 func (f *fakeTasks) Wait(ctx context.Context, _ *taskapi.WaitRequest) (*taskapi.WaitResponse, error) {
@@ -207,8 +215,10 @@ func TestRecorder_CreationForgetsANamesake(t *testing.T) {
 func TestRecorder_TakesAwayWhatNobodyWaitsFor(t *testing.T) {
 	f := &fakeTasks{}
 	r, ctx, _, req := setUp(t, f)
-	if err := os.RemoveAll(req.Bundle); err != nil {
-		t.Fatal(err)
+	f.creating = func(context.Context) {
+		if err := os.RemoveAll(req.Bundle); err != nil {
+			t.Error(err)
+		}
 	}
 	if _, err := r.Create(ctx, req); !errdefs.IsUnavailable(errgrpc.ToNative(err)) {
 		t.Errorf("create: got %v, want unavailable", err)
@@ -219,6 +229,77 @@ func TestRecorder_TakesAwayWhatNobodyWaitsFor(t *testing.T) {
 	if len(r.watches) != 0 {
 		t.Errorf("watches: got %d, want none", len(r.watches))
 	}
+}
+
+// ttrpc cancels the calls of a containerd that is killed. A runc that is killed with its call leaves a container of which
+// nobody knows how far it got.
+func TestRecorder_CallsOutliveWhoeverMadeThem(t *testing.T) {
+	f := &fakeTasks{}
+	r, ctx, _, req := setUp(t, f)
+	ctx, cancel := context.WithCancel(ctx)
+	f.creating = func(ctx context.Context) {
+		cancel()
+		if ctx.Err() != nil {
+			t.Errorf("create: its context ended with the caller's: %v", ctx.Err())
+		}
+	}
+	if _, err := r.Create(ctx, req); err != nil {
+		t.Errorf("create: %v", err)
+	}
+	if _, err := r.Start(ctx, &taskapi.StartRequest{ID: req.ID}); err != nil {
+		t.Errorf("start: %v", err)
+	}
+}
+
+// A containerd that was killed while a container was set up is followed by one that gives it up and asks for it again, in a
+// bundle of the same name, while the first call goes on. The first container is taken away before the second is set up, and
+// the shim does not end meanwhile.
+func TestRecorder_SetsAContainerUpOnceAtATime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeTasks{}
+		r, ctx, _, req := setUp(t, f)
+		calls, first := 0, make(chan struct{})
+		f.creating = func(context.Context) {
+			f.done = append(f.done, "create")
+			if calls++; calls == 1 {
+				<-first
+			}
+		}
+		errs := make(chan error, 1)
+		go func() {
+			_, err := r.Create(ctx, req)
+			errs <- err
+		}()
+		synctest.Wait()
+		if _, err := r.Shutdown(ctx, &taskapi.ShutdownRequest{}); err != nil {
+			t.Fatal(err)
+		}
+		config, err := os.ReadFile(filepath.Join(req.Bundle, "config.json"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(os.RemoveAll(req.Bundle), os.Mkdir(req.Bundle, 0o755), os.WriteFile(filepath.Join(req.Bundle, "config.json"), config, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		second := make(chan error, 1)
+		go func() {
+			_, err := r.Create(ctx, req)
+			second <- err
+		}()
+		synctest.Wait()
+		close(first)
+		if err := <-errs; !errdefs.IsUnavailable(errgrpc.ToNative(err)) {
+			t.Errorf("the first: %v, want unavailable", err)
+		}
+		if err := <-second; err != nil {
+			t.Errorf("the second: %v", err)
+		}
+		if diff := cmp.Diff([]string{"create", "kill", "delete", "create"}, f.done); diff != "" {
+			t.Errorf("done (-want +got):\n%s", diff)
+		}
+		f.end(0)
+		synctest.Wait()
+	})
 }
 
 func TestRecorder_FindsOutWhetherMemoryRanOut(t *testing.T) {
