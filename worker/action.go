@@ -322,10 +322,14 @@ func (t *taskLoop) attend(ctx context.Context, checks []check) outcome {
 	}
 }
 
-// wait waits for the container's end.
+// wait waits for the container's end, and until the managers have said what they want of the task: a daemon that was killed
+// may have stopped the container and not have written down that it was asked to. Such an end is no failure.
 func (t *taskLoop) wait(ctx context.Context) outcome {
 	for try := 0; ; try++ {
 		exit, err := t.w.deps.Runtime.Wait(ctx, t.id)
+		if err == nil || errdefs.IsNotFound(err) {
+			t.w.awaitManagers(ctx)
+		}
 		if ctx.Err() != nil && err != nil {
 			return outcome{event: task.Look, err: ctx.Err()}
 		}

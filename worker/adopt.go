@@ -98,6 +98,22 @@ func (w *Worker) isSynced() bool {
 	}
 }
 
+// awaitManagers waits until the managers have said which tasks this node has, or until the node has been out of contact with
+// them for so long that it acts alone.
+func (w *Worker) awaitManagers(ctx context.Context) {
+	for !w.isSynced() && ctx.Err() == nil {
+		changed := w.contact.next()
+		if w.contact.alone(ctx, 0) {
+			return
+		}
+		select { // There is a session.
+		case <-w.synced:
+		case <-changed:
+		case <-ctx.Done():
+		}
+	}
+}
+
 // sweep runs once, after the first complete set: tasks that waited for it go on, and containers that belong to no task
 // are removed.
 func (w *Worker) sweep(ctx context.Context) error {

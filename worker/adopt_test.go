@@ -67,6 +67,35 @@ func TestWorker_RestartAdoptsWhatRuns(t *testing.T) {
 	})
 }
 
+// A daemon that is killed right after it has stopped a container has not written down that it was asked to.
+func TestWorker_StopThatWasForgottenIsNoFailure(t *testing.T) {
+	bubble(t, simulated.Config{}, []string{"m1"}, func(t *testing.T, r *rig) {
+		m := r.managers["m1"]
+		m.initial = []*swarmv1.Assignment{revisionObject(), taskObject("t1", running), taskObject("t2", running), taskObject("t3", running)}
+		r.start()
+		for _, id := range []string{"t1", "t2", "t3"} {
+			m.waitState(id, running)
+		}
+		synctest.Wait()
+		r.stop()
+		for _, id := range []string{"t1", "t2", "t3"} {
+			r.runtime.End(id, worker.Exit{Code: 2})
+		}
+		m.initial = []*swarmv1.Assignment{revisionObject(), taskObject("t1", swarmv1.TaskState_SHUTDOWN), taskObject("t3", running)}
+		r.start()
+		if s := m.waitState("t1", swarmv1.TaskState_SHUTDOWN); s.GetErr() != "" || s.GetContainerStatus().GetExitCode() != 2 {
+			t.Errorf("t1, which the managers had stopped: %v", s)
+		}
+		m.wait("the end of t2", func() bool { return m.statuses["t2"].GetState() >= swarmv1.TaskState_COMPLETE || r.w.Tasks() == 2 })
+		if s := m.status("t2"); s.GetState() == failed {
+			t.Errorf("t2, which is assigned no more: %v", s)
+		}
+		if s := m.waitState("t3", failed); s.GetContainerStatus().GetExitCode() != 2 {
+			t.Errorf("t3, which should run: %v", s)
+		}
+	})
+}
+
 func TestWorker_TaskThatHadNotStartedWaitsForTheManagers(t *testing.T) {
 	bubble(t, simulated.Config{Delays: simulated.Delays{Prepare: time.Hour}}, []string{"m1"}, func(t *testing.T, r *rig) {
 		m := r.managers["m1"]

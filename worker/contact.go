@@ -41,6 +41,13 @@ func (c *contact) set(manager string, since time.Time) {
 	c.changed = make(chan struct{})
 }
 
+// next returns what is closed when a session begins or ends.
+func (c *contact) next() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.changed
+}
+
 // outOfContact is how long no manager must have been there before the worker acts alone: what the managers allow too
 // before they call a node down.
 const outOfContact = 10 * time.Second
