@@ -115,8 +115,9 @@ vm: deps-vm build image ## three Debian machines in qemu: systemd, cgroup v2, re
 	build/vm/vm -record docs/verified.md -revision '$(VERSION)'
 
 MINUTES ?= 30
-soak: deps build ## 500 rounds of networks made and removed, then scenarios, in random order, for MINUTES
-	scenarios/soak.sh '$(MINUTES)' '$(PARALLEL)'
+TEST    ?=
+soak: deps build ## 500 rounds of networks made and removed, then scenarios, in random order, for MINUTES; or ROUNDS rounds of TEST, resumable
+	@if [ -n '$(TEST)' ]; then scenarios/resume.sh '$(TEST)' '$(ROUNDS)'; else scenarios/soak.sh '$(MINUTES)' '$(PARALLEL)'; fi
 
 FUZZTIME ?= 20s
 fuzz: ## every fuzz test for FUZZTIME

@@ -25,53 +25,117 @@ const (
 	killAfterMax = 1800 * time.Millisecond
 )
 
-// TestKillRuntimeDuringUpdate kills the runtime process of a host, in every third round together with the daemon, in the
-// middle of a rolling update, while tasks are PREPARING, STARTING and stopping. The death of the runtime is no failure of a
-// task: every update completes, no task has failed, and no container is left that belongs to no task. ROUNDS is how often,
-// default 4; SEED replays.
-func TestKillRuntimeDuringUpdate(t *testing.T) {
+// victims are the processes of a host that a round kills.
+var victims = []string{"daemon", "runtime", "daemon and runtime"}
+
+// TestKillDuringUpdate kills the daemon of a host, its runtime, and both, in turn, in the middle of a rolling update, while
+// tasks are PREPARING, STARTING and stopping. Their death is no failure of a task: every update completes, no task has
+// failed, no slot has more containers than the order of the update allows, and no container is left that belongs to no task.
+// ROUNDS is how many, default 6; SEED replays; FROM is the number of the first round, as each round draws from the seed and
+// its own number.
+func TestKillDuringUpdate(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes most of a minute")
 	}
 	t.Parallel()
-	seed, rounds := number(t, "SEED", rand.Uint64()), int(number(t, "ROUNDS", 4))
+	seed, rounds, from := number(t, "SEED", rand.Uint64()), int(number(t, "ROUNDS", 6)), int(number(t, "FROM", 0))
 	t.Logf("SEED=%d", seed)
-	random := rand.New(rand.NewPCG(seed, 0))
 	c := newCrowdOf(t, binaryUnderTest(t), dev.Options{Nodes: 2, Managers: 1})
 	c.swarm("service", "create", "--name", "web", "--replicas", strconv.Itoa(killUpdateTasks),
 		"--stop-grace-period", "500ms", "--update-parallelism", "2", "--update-monitor", "500ms", "--update-failure-action", "rollback",
 		"swarm/hello:1", "-ignore-term")
 	wrong := map[string]int{}
-	for i := range rounds {
-		order, host, both := []string{"stop-first", "start-first"}[random.IntN(2)], c.hosts[random.IntN(2)], i%3 == 2
+	for i := from; i < from+rounds; i++ {
+		random := rand.New(rand.NewPCG(seed, uint64(i)))
+		order, host, victim := []string{"stop-first", "start-first"}[random.IntN(2)], c.hosts[random.IntN(2)], victims[i%len(victims)]
 		after := killAfterMin + time.Duration(random.Int64N(int64(killAfterMax-killAfterMin)))
+		stop := c.census()
 		c.swarm("service", "update", "--detach", "--update-order", order, "--env-add", fmt.Sprintf("ROUND=%d", i), "web")
 		<-time.After(after) // Random on purpose: where in the update the kill falls is what the rounds are about.
-		c.killRuntime(host, both)
+		c.kill(host, victim)
 		began := time.Now()
 		c.afterUpdate(wrong)
-		t.Logf("round %d: %s, killed on %s after %v (daemon too: %v), update done %v later; wrong so far: %v",
-			i, order, host.Name, after.Round(time.Millisecond), both, time.Since(began).Round(10*time.Millisecond), wrong)
+		c.crowded(stop(), order, wrong)
+		t.Logf("round %d: %s, killed the %s of %s after %v, update done %v later; wrong so far: %v",
+			i, order, victim, host.Name, after.Round(time.Millisecond), time.Since(began).Round(10*time.Millisecond), wrong)
 	}
 	for what, n := range wrong {
 		t.Errorf("%d times in %d rounds, want 0: %s", n, rounds, what)
 	}
 }
 
-// killRuntime kills a host's runtime, and the daemon before it if asked, which is then started again.
-func (c *crowd) killRuntime(h dev.Host, both bool) {
+// kill kills processes of a host. Its daemon is started again.
+func (c *crowd) kill(h dev.Host, victim string) {
 	c.t.Helper()
 	runtime := c.runtimeOf(h)
-	if both {
+	if strings.HasPrefix(victim, "daemon") {
 		if err := c.playground.Kill(c.ctx, h.Name); err != nil {
 			c.t.Fatal(err)
 		}
 	}
-	if err := syscall.Kill(runtime, syscall.SIGKILL); err != nil {
-		c.t.Fatalf("kill the runtime of %s: %v", h.Name, err)
+	if strings.HasSuffix(victim, "runtime") {
+		if err := syscall.Kill(runtime, syscall.SIGKILL); err != nil {
+			c.t.Fatalf("kill the runtime of %s: %v", h.Name, err)
+		}
 	}
-	if both {
+	if strings.HasPrefix(victim, "daemon") {
 		c.start(h)
+	}
+}
+
+// censusEvery is how often it is looked at which tasks have containers.
+const censusEvery = 50 * time.Millisecond
+
+// census looks again and again at which tasks have containers, until stop is called.
+func (c *crowd) census() (stop func() [][]string) {
+	end, seen := make(chan struct{}), make(chan [][]string)
+	go func() {
+		var all [][]string
+		for {
+			all = append(all, c.containers())
+			select {
+			case <-time.After(censusEvery):
+			case <-end:
+				seen <- all
+				return
+			}
+		}
+	}()
+	return func() [][]string {
+		close(end)
+		return <-seen
+	}
+}
+
+// crowded counts slots in which more containers ran at once than the order of an update allows.
+func (c *crowd) crowded(census [][]string, order string, wrong map[string]int) {
+	c.t.Helper()
+	slotOf := map[string]string{}
+	for line := range strings.Lines(c.swarm("service", "ps", "--no-trunc", "--format", "{{.ID}} {{.Name}}", "web")) {
+		if f := strings.Fields(line); len(f) > 1 {
+			slotOf[f[0]] = f[len(f)-1]
+		}
+	}
+	allowed := 1
+	if order == "start-first" {
+		allowed = 2
+	}
+	worst := map[string][]string{}
+	for _, ids := range census {
+		now := map[string][]string{}
+		for _, id := range ids {
+			slot := slotOf[id]
+			if slot == "" { // afterUpdate counts containers without a task.
+				continue
+			}
+			now[slot] = append(now[slot], id)
+			if len(now[slot]) > allowed && len(now[slot]) > len(worst[slot]) {
+				worst[slot] = now[slot]
+			}
+		}
+	}
+	for slot, ids := range worst {
+		wrong[fmt.Sprintf("%s had the containers %v at once in an update that is %s", slot, ids, order)]++
 	}
 }
 
