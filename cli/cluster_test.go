@@ -227,19 +227,21 @@ func TestDaemonFlags(t *testing.T) {
 	r := run{daemon: func(_ context.Context, o cli.DaemonOptions) error { got = o; return nil }}
 	if res := r.run(t, "daemon", "--state-dir", "/a/", "--run-dir", "/b", "--hostname", "h", "--log-level", "debug", "--cgroup-parent", "/x",
 		"--insecure-registry", "r:5000", "--insecure-registry", "10.0.0.0/8", "--registry-certs-dir", "/certs",
-		"--peer-bandwidth", "50MB/s", "--disk-clean-start", "90", "--image-max-age", "0", "--raft-timeout", "2s"); res.code != 0 {
+		"--peer-bandwidth", "50MB/s", "--disk-clean-start", "90", "--image-max-age", "0", "--removed-logs-max-size", "5g", "--raft-timeout", "2s"); res.code != 0 {
 		t.Fatalf("got %+v", res)
 	}
 	want := cli.DaemonOptions{
 		StateDir: "/a", RunDir: "/b", Hostname: "h", LogLevel: "debug", LogFormat: "text", CgroupParent: "/x",
 		InsecureRegistries: []string{"r:5000", "10.0.0.0/8"}, RegistryCertsDirs: []string{"/certs"},
-		PeerBandwidth: 50_000_000, CleanStart: 90, CleanStop: 75, RaftTimeout: 2 * time.Second, MetricsAddr: cli.DefaultMetricsAddr,
+		PeerBandwidth: 50_000_000, CleanStart: 90, CleanStop: 75, LogsAge: 168 * time.Hour, LogsSize: 5 << 30, RaftTimeout: 2 * time.Second, MetricsAddr: cli.DefaultMetricsAddr,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("options (-want +got):\n%s", diff)
 	}
 	refused(t, "rate", r.run(t, "daemon", "--peer-bandwidth", "fast"), "such as 50MB/s")
 	refused(t, "silence", r.run(t, "daemon", "--raft-timeout", "1ms"), "less than 100ms")
+	refused(t, "age of logs", r.run(t, "daemon", "--removed-logs-max-age", "0"), "give a duration such as 168h")
+	refused(t, "size of logs", r.run(t, "daemon", "--removed-logs-max-size", "0"), "such as 1g")
 	refused(t, "marks", r.run(t, "daemon", "--disk-clean-start", "60"), "the first not less than the second")
 	refused(t, "metrics for all", r.run(t, "daemon", "--metrics-addr", ":9377"), "0.0.0.0:9377 if that is meant")
 	refused(t, "metrics", r.run(t, "daemon", "--metrics-addr", "9377"), "not ADDRESS:PORT")

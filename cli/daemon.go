@@ -39,6 +39,9 @@ type DaemonOptions struct {
 	// an image that nothing uses stays, 0: for ever.
 	CleanStart, CleanStop int
 	ImageAge              time.Duration
+	// LogsAge and LogsSize, in bytes, bound the logs of removed tasks that stay.
+	LogsAge  time.Duration
+	LogsSize int64
 	// RaftTimeout is how long a manager hears nothing from its leader before it seeks another.
 	RaftTimeout time.Duration
 	// MetricsAddr is where Prometheus finds this node's metrics; empty: nowhere. MetricsAsked: the user named it.
@@ -70,11 +73,12 @@ func (a *app) newDaemon() *cobra.Command {
 	driver := choice{choices: cgroupDrivers}
 	level, format := choice{value: "info", choices: logLevels}, choice{value: "text", choices: logFormats}
 	var bandwidth rate
+	logs := memory{bytes: 1 << 30}
 	c := verb(&cobra.Command{
 		Use: "daemon [OPTIONS]", Short: "Run this host's part of the swarm", Args: noArgs, ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(c *cobra.Command, _ []string) error {
 			o.CgroupDriver = driver.value
-			o.PeerBandwidth = bandwidth.perSecond
+			o.PeerBandwidth, o.LogsSize = bandwidth.perSecond, logs.bytes
 			o.LogLevel, o.LogFormat = level.value, format.value
 			o.MetricsAsked = c.Flags().Changed("metrics-addr")
 			if err := o.validate(); err != nil {
@@ -98,6 +102,8 @@ func (a *app) newDaemon() *cobra.Command {
 	f.IntVar(&o.CleanStart, "disk-clean-start", 85, "Percentage of the disk in use at which images and logs that nothing needs are removed")
 	f.IntVar(&o.CleanStop, "disk-clean-stop", 75, "Percentage of the disk in use at which that ends")
 	f.DurationVar(&o.ImageAge, "image-max-age", 720*time.Hour, "How long an image stays that nothing uses; 0: until the disk fills")
+	f.DurationVar(&o.LogsAge, "removed-logs-max-age", 7*24*time.Hour, "How long the log of a removed task stays")
+	f.Var(&logs, "removed-logs-max-size", "Bytes that the logs of removed tasks take on the disk, at most: the oldest go first")
 	f.DurationVar(&o.RaftTimeout, "raft-timeout", 500*time.Millisecond, "How long a manager hears nothing from its leader before it seeks another: the same on all of them, more on slow hosts and lines")
 	f.StringVar(&o.MetricsAddr, "metrics-addr", DefaultMetricsAddr, `Address and port for Prometheus to read metrics at, without a password ("off": nowhere)`)
 	f.Var(&level, "log-level", `Least level to log ("debug", "info", "warn", "error")`)
@@ -183,6 +189,10 @@ func (o *DaemonOptions) validate() error {
 		return invalid("--raft-timeout %s is less than %s: leaders would be lost that are there", o.RaftTimeout, minRaftTimeout)
 	case o.ImageAge < 0:
 		return invalid("--image-max-age %s is negative: give a duration such as 720h, or 0", o.ImageAge)
+	case o.LogsAge <= 0:
+		return invalid("--removed-logs-max-age %s: give a duration such as 168h", o.LogsAge)
+	case o.LogsSize <= 0:
+		return invalid("--removed-logs-max-size: give a number of bytes such as 1g")
 	case strings.ContainsAny(o.MachineID, " \t\n/"):
 		return invalid("--machine-id %q has blanks or slashes: use letters and digits", o.MachineID)
 	}

@@ -158,7 +158,10 @@ func (p *parts) newWorker(b node.Base, g node.Gossip, hooks node.WorkerHooks) (n
 		transport: b.Dialer.BlobTransport(), alive: m.gossip.alive, managers: hooks.Managers, dial: b.Dialer, log: b.Log,
 	}
 	m.prober = newProber(p.options.Hostname, m.gossip, b, m.self)
-	store, err := logs.New(logs.Config{Dir: filepath.Join(p.options.StateDir, "logs"), NodeID: b.Membership.NodeID}, logs.Deps{Log: b.Log})
+	store, err := logs.New(logs.Config{
+		Dir: filepath.Join(p.options.StateDir, "logs"), NodeID: b.Membership.NodeID,
+		RetainAge: p.options.LogsAge, RetainBytes: p.options.LogsSize,
+	}, logs.Deps{Log: b.Log})
 	if err != nil {
 		return nil, err
 	}

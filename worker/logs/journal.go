@@ -169,7 +169,10 @@ func (j *journal) copyLocked(buf []byte, end bool) (more bool, err error) {
 		}
 		before, now := s.offset, time.Now().UnixNano()
 		j.batch = j.batch[:0]
-		lost, err := s.skip(j.max*int64(j.keep), now, buf)
+		lost, left, err := s.skip(j.max*int64(j.keep), now, buf)
+		if left <= 0 && err == nil {
+			continue // one of two streams is idle, as a rule
+		}
 		if lost.flags != 0 {
 			j.batch = appendRecord(j.batch, lost)
 		}

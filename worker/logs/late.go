@@ -57,6 +57,8 @@ func (s *Store) runLate(ctx context.Context) error {
 				s.mark(j)
 			case j.finish() != nil: // which was said at the first attempt
 				s.late.add(j, true)
+			default:
+				s.release(j)
 			}
 		}
 	}

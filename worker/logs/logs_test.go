@@ -268,30 +268,60 @@ func TestStore_GivesSpaceBack(t *testing.T) {
 
 func TestStore_RetiredLogsGoByBytesAndAge(t *testing.T) {
 	dir := t.TempDir()
-	cfg := Config{Dir: dir, RetainBytes: 3000, RetainAge: time.Hour}
+	cfg := Config{Dir: dir, RetainAge: time.Hour}
 	s := open(t, cfg)
-	for i := range 5 {
-		id := fmt.Sprintf("t%d", i)
-		write(t, create(t, s, id), worker.StdoutFile, strings.Repeat("w", 900)+"\n")
-		s.Retire(id)
+	text := strings.Repeat("w", 900) + "\n"
+	write(t, create(t, s, "first"), worker.StdoutFile, text)
+	s.Retire("first")
+	each := s.Sizes()[0].Bytes // on the disk: small logs take whole blocks, and a folder
+	if each < folderBytes+4096 {
+		t.Fatalf("a log with one line takes %d bytes", each)
 	}
 	s.Close()
+	cfg.RetainBytes = 3*each + 1
 	s = open(t, cfg)
 	for i := range 5 {
-		err := s.Read(t.Context(), fmt.Sprintf("t%d", i), nil, func(*swarmv1.TaskLogsResponse) error { return nil })
-		if kept := err == nil; kept != (i >= 2) {
-			t.Errorf("t%d kept: %v", i, kept)
+		id := fmt.Sprintf("t%d", i)
+		write(t, create(t, s, id), worker.StdoutFile, text)
+		s.Retire(id)
+	}
+	for range 2 {
+		for i := range 5 {
+			id := fmt.Sprintf("t%d", i)
+			err := s.Read(t.Context(), id, nil, func(m *swarmv1.TaskLogsResponse) error {
+				if got := string(m.Records[0].Data) + "\n"; got != text {
+					t.Errorf("%s: %q", id, got)
+				}
+				return nil
+			})
+			if kept := err == nil; kept != (i >= 2) {
+				t.Errorf("%s kept: %v", id, kept)
+			}
 		}
+		s.Close()
+		s = open(t, cfg)
+	}
+	if len(s.journals) != 0 {
+		t.Errorf("%d logs of history are held open", len(s.journals))
 	}
 	create(t, s, "live")
-	create(t, s, "orphan")
+	write(t, create(t, s, "orphan"), worker.StdoutFile, text)
+	create(t, s, "mute")
 	s.Keep([]string{"live"})
-	if len(s.retired) != 4 {
+	if len(s.retired) != 3 || s.retired[2].id != "orphan" {
 		t.Errorf("retired: %v", s.retired)
 	}
+	if _, err := os.Stat(filepath.Join(dir, "mute")); !os.IsNotExist(err) {
+		t.Errorf("the log of a task that wrote nothing: %v", err)
+	}
+	create(t, s, "orphan") // The same task again: its log is a new one.
+	if got := records(t, s, "orphan", nil); len(got) != 0 {
+		t.Errorf("a new log begins with %q", lines(got))
+	}
 	s.prune(time.Now().Add(2 * time.Hour))
-	if len(s.journals) != 1 || len(s.retired) != 0 {
-		t.Errorf("%d logs, %d retired after two hours", len(s.journals), len(s.retired))
+	entries, err := os.ReadDir(dir)
+	if len(s.retired) != 0 || len(entries) != 2 || err != nil {
+		t.Errorf("after two hours: %v retired, %v on the disk, %v; want live and orphan", s.retired, entries, err)
 	}
 }
 

@@ -10,7 +10,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/containerd/errdefs"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	swarmv1 "swarm/proto/swarm/v1"
@@ -24,10 +23,11 @@ const (
 
 // Read implements worker.LogStore. A record's data has no end of line.
 func (s *Store) Read(ctx context.Context, taskID string, opts *swarmv1.LogOptions, send func(*swarmv1.TaskLogsResponse) error) error {
-	j := s.get(taskID)
-	if j == nil {
-		return fmt.Errorf("logs of task %s: this node has none: %w", taskID, errdefs.ErrNotFound)
+	j, done, err := s.journal(taskID)
+	if err != nil {
+		return err
 	}
+	defer done()
 	if opts == nil {
 		opts = &swarmv1.LogOptions{Tail: -1}
 	}

@@ -2,7 +2,6 @@ package logs
 
 import (
 	"slices"
-	"time"
 
 	"swarm/worker"
 )
@@ -30,10 +29,9 @@ func (s *Store) Sizes() []worker.LogSize {
 // Discard implements worker.LogStore.
 func (s *Store) Discard(taskID string) {
 	s.mu.Lock()
-	retired := slices.ContainsFunc(s.retired, func(r retiree) bool { return r.id == taskID })
+	retired := s.isRetiredLocked(taskID)
 	s.mu.Unlock()
 	if retired {
 		s.drop(taskID)
 	}
-	s.prune(time.Now())
 }

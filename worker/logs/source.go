@@ -68,18 +68,21 @@ func (s *source) lines(buf []byte, now int64, end bool, emit func(record)) (more
 // skip leaves out the beginning of what is not copied yet when that is more than limit bytes, up to the end of a line.
 // So a container that writes faster than its output is copied takes a bounded part of the disk; what is left out would
 // have been rotated away by what comes after it.
-func (s *source) skip(limit int64, now int64, buf []byte) (record, error) {
+//
+// left is how many bytes are not copied yet, those that are left out too.
+func (s *source) skip(limit int64, now int64, buf []byte) (lost record, left int64, err error) {
 	info, err := s.f.Stat()
 	if err != nil {
-		return record{}, err
+		return record{}, 0, err
 	}
-	if info.Size()-int64(s.offset) <= limit {
-		return record{}, nil
+	left = info.Size() - int64(s.offset)
+	if left <= limit {
+		return record{}, left, nil
 	}
 	to := info.Size() - limit
 	n, err := s.f.ReadAt(buf[:maxLine], to)
 	if err != nil && !errors.Is(err, io.EOF) {
-		return record{}, fmt.Errorf("read output: %w", err)
+		return record{}, left, fmt.Errorf("read output: %w", err)
 	}
 	to += int64(bytes.IndexByte(buf[:n], '\n') + 1)
 	r := record{
@@ -87,7 +90,7 @@ func (s *source) skip(limit int64, now int64, buf []byte) (record, error) {
 		data: binary.BigEndian.AppendUint64(nil, uint64(to)-s.offset),
 	}
 	s.offset = uint64(to)
-	return r, nil
+	return r, left, nil
 }
 
 // punch gives the space of what is in records back to the disk.

@@ -29,7 +29,8 @@ type Config struct {
 	// SegmentBytes and Segments bound a task's log unless its options say otherwise; defaults 10 MB and 5.
 	SegmentBytes int64
 	Segments     int
-	// RetainBytes and RetainAge bound the logs of tasks that are history; defaults 512 MB and a week.
+	// RetainBytes and RetainAge bound the logs of tasks that are history, by what they take on the disk; defaults 1 GiB and a
+	// week.
 	RetainBytes int64
 	RetainAge   time.Duration
 
@@ -40,7 +41,7 @@ type Config struct {
 const (
 	DefaultSegmentBytes = spec.DefaultLogSize
 	DefaultSegments     = spec.DefaultLogFiles
-	DefaultRetainBytes  = 512_000_000
+	DefaultRetainBytes  = 1 << 30
 	DefaultRetainAge    = 7 * 24 * time.Hour
 )
 
@@ -56,16 +57,9 @@ type Store struct {
 
 	mu       sync.Mutex // guards what follows
 	journals map[string]*journal
-	retired  []retiree // oldest first
+	retired  []retiree // oldest first; one that is finished has no journal
 	dirty    map[*journal]bool
 	wake     chan struct{} // one token: dirty is not empty
-}
-
-// retiree is the log of a task that is history.
-type retiree struct {
-	id    string
-	at    time.Time
-	bytes int64
 }
 
 var _ worker.LogStore = (*Store)(nil)
@@ -104,15 +98,18 @@ func (s *Store) open() error {
 	}
 	for _, e := range entries {
 		dir := filepath.Join(s.cfg.Dir, e.Name())
+		if r, ok := readRetiree(dir); ok {
+			s.retired = append(s.retired, r)
+			if finished(dir) {
+				continue
+			}
+		}
 		j, err := openJournal(dir, s.cfg.SegmentBytes, s.cfg.Segments)
 		if err != nil {
 			s.log.Warn("log is not readable", "task", e.Name(), "err", err)
 			continue
 		}
 		s.journals[e.Name()] = j
-		if info, err := os.Stat(filepath.Join(dir, retiredFile)); err == nil {
-			s.retired = append(s.retired, retiree{e.Name(), info.ModTime(), j.bytes()})
-		}
 		s.follow(j)
 	}
 	slices.SortFunc(s.retired, func(a, b retiree) int { return a.at.Compare(b.at) })
@@ -148,6 +145,7 @@ func (s *Store) Run(ctx context.Context) error {
 	g.Go(func() error { s.watch.poll(ctx, s.mark); return nil })
 	g.Go(func() error { return s.copy(ctx) })
 	g.Go(func() error { return s.runLate(ctx) })
+	g.Go(func() error { return s.runPrune(ctx) })
 	return g.Wait()
 }
 
@@ -232,6 +230,8 @@ func (s *Store) Create(t *swarmv1.Task, r *swarmv1.Revision) (string, error) {
 			return dir, nil
 		}
 		s.drop(t.Id) // of a container that is gone: offsets of its output mean nothing for the next one's
+	} else {
+		s.Discard(t.Id)
 	}
 	container := r.GetSpec().GetTaskTemplate().GetContainerSpec()
 	if err := writeTask(dir, t, driver, l.Details(container.GetLabels(), container.GetEnv())); err != nil {
@@ -287,67 +287,6 @@ func (s *Store) finish(j *journal) {
 	}
 }
 
-// Retire implements worker.LogStore.
-func (s *Store) Retire(taskID string) {
-	j := s.get(taskID)
-	if j == nil {
-		return
-	}
-	s.Finish(taskID)
-	now := time.Now()
-	if err := os.WriteFile(filepath.Join(j.dir, retiredFile), nil, 0o600); err != nil {
-		s.log.Warn("retire log", "task", taskID, "err", err)
-	}
-	s.mu.Lock()
-	if !slices.ContainsFunc(s.retired, func(r retiree) bool { return r.id == taskID }) {
-		s.retired = append(s.retired, retiree{taskID, now, j.bytes()})
-	}
-	s.mu.Unlock()
-	s.prune(now)
-}
-
-// Keep implements worker.LogStore.
-func (s *Store) Keep(taskIDs []string) {
-	keep := map[string]bool{}
-	for _, id := range taskIDs {
-		keep[id] = true
-	}
-	var gone []string
-	s.mu.Lock()
-	for _, r := range s.retired {
-		keep[r.id] = true // as it is
-	}
-	for id := range s.journals {
-		if !keep[id] {
-			gone = append(gone, id)
-		}
-	}
-	s.mu.Unlock()
-	for _, id := range gone {
-		s.Retire(id)
-	}
-	s.prune(time.Now())
-}
-
-// prune removes retired logs that are too old, or too much, oldest first.
-func (s *Store) prune(now time.Time) {
-	s.mu.Lock()
-	var total int64
-	for _, r := range s.retired {
-		total += r.bytes
-	}
-	var gone []string
-	for len(s.retired) > 0 && (total > s.cfg.RetainBytes || now.Sub(s.retired[0].at) > s.cfg.RetainAge) {
-		total -= s.retired[0].bytes
-		gone = append(gone, s.retired[0].id)
-		s.retired = s.retired[1:]
-	}
-	s.mu.Unlock()
-	for _, id := range gone {
-		s.drop(id)
-	}
-}
-
 // drop removes a log.
 func (s *Store) drop(id string) {
 	s.mu.Lock()
@@ -355,12 +294,11 @@ func (s *Store) drop(id string) {
 	delete(s.journals, id)
 	s.retired = slices.DeleteFunc(s.retired, func(r retiree) bool { return r.id == id })
 	s.mu.Unlock()
-	if j == nil {
-		return
+	if j != nil {
+		s.watch.drop(j)
+		j.close()
 	}
-	s.watch.drop(j)
-	j.close()
-	if err := os.RemoveAll(j.dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := os.RemoveAll(filepath.Join(s.cfg.Dir, id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		s.log.Warn("remove log", "task", id, "err", err)
 	}
 }

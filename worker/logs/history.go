@@ -1,0 +1,179 @@
+package logs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"syscall"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"swarm/internal/pause"
+	"swarm/worker"
+)
+
+// retiree is the log of a task that is history. Nothing of it is in memory but this, so that a node on which many tasks have
+// come and gone needs no more than another.
+type retiree struct {
+	id    string
+	at    time.Time
+	bytes int64 // on the disk
+}
+
+// readRetiree reads a task's folder; false: the task is not history.
+func readRetiree(dir string) (r retiree, ok bool) {
+	info, err := os.Stat(filepath.Join(dir, retiredFile))
+	if err != nil {
+		return r, false
+	}
+	return retiree{filepath.Base(dir), info.ModTime(), usage(dir)}, true
+}
+
+// folderBytes is what a folder itself takes.
+const folderBytes = 4096
+
+// usage is what a task's folder takes of the disk.
+func usage(dir string) (bytes int64) {
+	entries, _ := os.ReadDir(dir) // One that is gone takes nothing.
+	for _, e := range entries {
+		if info, err := e.Info(); err == nil {
+			if st, ok := info.Sys().(*syscall.Stat_t); ok {
+				bytes += st.Blocks * 512
+			}
+		}
+	}
+	return bytes + folderBytes
+}
+
+// finished says whether all output in a task's folder is in records.
+func finished(dir string) bool {
+	for _, name := range []string{worker.StdoutFile, worker.StderrFile} {
+		if _, err := os.Lstat(filepath.Join(dir, name)); !errors.Is(err, fs.ErrNotExist) {
+			return false
+		}
+	}
+	return true
+}
+
+// Retire implements worker.LogStore. A log without a record is removed.
+func (s *Store) Retire(taskID string) {
+	j := s.get(taskID)
+	if j == nil {
+		return
+	}
+	s.Finish(taskID)
+	if j.bytes() == 0 && finished(j.dir) {
+		s.drop(taskID)
+		return
+	}
+	if err := os.WriteFile(filepath.Join(j.dir, retiredFile), nil, 0o600); err != nil {
+		s.log.Warn("retire log", "task", taskID, "err", err)
+	}
+	now := time.Now()
+	s.mu.Lock()
+	if !s.isRetiredLocked(taskID) {
+		s.retired = append(s.retired, retiree{taskID, now, usage(j.dir)})
+	}
+	s.mu.Unlock()
+	s.release(j)
+	s.prune(now)
+}
+
+func (s *Store) isRetiredLocked(id string) bool {
+	return slices.ContainsFunc(s.retired, func(r retiree) bool { return r.id == id })
+}
+
+// release forgets a journal that is history and finished. What it has on the disk stays.
+func (s *Store) release(j *journal) {
+	j.mu.Lock()
+	done := j.finishedLocked()
+	j.mu.Unlock()
+	s.mu.Lock()
+	done = done && s.journals[j.task.Id] == j && s.isRetiredLocked(j.task.Id)
+	if done {
+		delete(s.journals, j.task.Id)
+	}
+	s.mu.Unlock()
+	if done {
+		j.close()
+	}
+}
+
+// journal returns the journal of a task, and opens that of one that is history.
+func (s *Store) journal(id string) (j *journal, done func(), err error) {
+	s.mu.Lock()
+	j, retired := s.journals[id], s.isRetiredLocked(id)
+	s.mu.Unlock()
+	switch {
+	case j != nil:
+		return j, func() {}, nil
+	case !retired:
+		return nil, nil, fmt.Errorf("logs of task %s: this node has none: %w", id, errdefs.ErrNotFound)
+	}
+	if j, err = openJournal(filepath.Join(s.cfg.Dir, id), s.cfg.SegmentBytes, s.cfg.Segments); err != nil {
+		return nil, nil, err
+	}
+	return j, j.close, nil
+}
+
+// Keep implements worker.LogStore.
+func (s *Store) Keep(taskIDs []string) {
+	keep := map[string]bool{}
+	for _, id := range taskIDs {
+		keep[id] = true
+	}
+	var gone []string
+	s.mu.Lock()
+	for _, r := range s.retired {
+		keep[r.id] = true // as it is
+	}
+	for id := range s.journals {
+		if !keep[id] {
+			gone = append(gone, id)
+		}
+	}
+	s.mu.Unlock()
+	for _, id := range gone {
+		s.Retire(id)
+	}
+	s.prune(time.Now())
+}
+
+// pruneEvery is how exactly the age of a log is kept to on a node on which no task goes.
+const pruneEvery = time.Hour
+
+// runPrune removes what has become too old, until ctx ends.
+func (s *Store) runPrune(ctx context.Context) error {
+	for {
+		s.prune(time.Now())
+		if pause.For(ctx, pruneEvery) != nil {
+			return nil
+		}
+	}
+}
+
+// prune removes retired logs that are too old, or too much, oldest first.
+func (s *Store) prune(now time.Time) {
+	s.mu.Lock()
+	var total int64
+	for _, r := range s.retired {
+		total += r.bytes
+	}
+	var gone []string
+	for _, r := range s.retired {
+		if total <= s.cfg.RetainBytes && now.Sub(r.at) <= s.cfg.RetainAge {
+			break
+		}
+		total -= r.bytes
+		gone = append(gone, r.id)
+	}
+	s.mu.Unlock()
+	for _, id := range gone {
+		s.drop(id)
+	}
+}
