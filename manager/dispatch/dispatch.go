@@ -98,7 +98,7 @@ type Server struct {
 // ending is what is left of a session that is over.
 type ending struct {
 	epoch  uint64
-	at     time.Time
+	heard  time.Time // the worker, for the last time
 	addr   string
 	broken bool
 	// departing: the worker had said that its host goes down.

@@ -12,8 +12,8 @@ type Evidence struct {
 	State swarmv1.NodeState_State
 	// Fenced is what the node's row says.
 	Fenced bool
-	// Heard is how long ago the node's newest session was last heard, by the manager that serves it; for a session that is
-	// over, how long ago it ended. Never more than Leading, for what happened before nobody here knows.
+	// Heard is how long ago the node was last heard in its newest session, whether that is over or not, by the manager that
+	// serves it. Never more than Leading, for what happened before nobody here knows.
 	Heard time.Duration
 	// Open: the newest session is not known to be over.
 	Open bool

@@ -286,13 +286,14 @@ func (s *Server) begin(x *session) error {
 
 var errSuperseded = errdefs.ErrAborted.WithMessage("a newer session of this node has begun")
 
-// finish takes the session off the books; how it ended is evidence.
+// finish takes the session off the books; how it ended is evidence. When it ended is none: a connection that a firewall
+// cuts breaks after a while, when the node has not been heard for as long already.
 func (s *Server) finish(x *session) {
 	broken := errors.Is(x.reason(), errBroken)
 	s.mu.Lock()
 	if s.sessions[x.node] == x {
 		delete(s.sessions, x.node)
-		s.ended[x.node] = ending{epoch: x.epoch, at: time.Now(), addr: x.addr, broken: broken, departing: x.departing()}
+		s.ended[x.node] = ending{epoch: x.epoch, heard: x.lastBeat(), addr: x.addr, broken: broken, departing: x.departing()}
 	}
 	s.mu.Unlock()
 	s.note(x.node, "session ends", "node", x.node, "epoch", x.epoch, "err", x.reason())

@@ -262,10 +262,10 @@ func (s *Server) sessionReport(now time.Time) *swarmv1.SessionReport {
 			Departing: x.departing(),
 		})
 	}
-	maps.DeleteFunc(s.ended, func(_ string, e ending) bool { return now.Sub(e.at) > 2*timeout })
+	maps.DeleteFunc(s.ended, func(_ string, e ending) bool { return now.Sub(e.heard) > 2*timeout })
 	for id, e := range s.ended {
 		r.Sessions = append(r.Sessions, &swarmv1.SessionEntry{
-			NodeId: id, SessionEpoch: e.epoch, AgeMs: uint64(now.Sub(e.at).Milliseconds()), Addr: e.addr, Ended: true, Broken: e.broken,
+			NodeId: id, SessionEpoch: e.epoch, AgeMs: uint64(now.Sub(e.heard).Milliseconds()), Addr: e.addr, Ended: true, Broken: e.broken,
 			Departing: e.departing,
 		})
 	}

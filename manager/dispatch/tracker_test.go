@@ -5,6 +5,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/errdefs"
+
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
 	"swarm/raftstore/raftstoretest"
@@ -27,5 +29,37 @@ func TestJudgeAll_NewNodeIsNotReady(t *testing.T) {
 	}
 	if st, _ := s.deps.Store.View().NodeStates.Get("joined"); st.GetState() != swarmv1.NodeState_DOWN {
 		t.Errorf("a node without a session is judged %s", st.GetState())
+	}
+}
+
+// A session ends some time after the node was last heard, with a connection that a firewall cuts. The session timeout counts
+// from when the node was heard, and is not waited for a second time.
+func TestJudgeAll_CountsFromWhenTheNodeWasHeard(t *testing.T) {
+	for _, why := range []error{errBroken, errdefs.ErrUnavailable} {
+		for age, want := range map[time.Duration]swarmv1.NodeState_State{
+			DefaultSessionTimeout - time.Second: swarmv1.NodeState_READY,
+			DefaultSessionTimeout:               swarmv1.NodeState_DOWN,
+		} {
+			s := New(Config{NodeID: "m1"}, Deps{Log: slog.New(slog.DiscardHandler), Store: raftstoretest.New(t)})
+			s.tracker.start(time.Now().Add(-time.Hour))
+			for _, row := range []raftstore.Row{
+				&swarmv1.Node{Id: "cut"}, &swarmv1.NodeState{NodeId: "cut", State: swarmv1.NodeState_READY, SessionEpoch: 1},
+			} {
+				if _, err := s.deps.Store.Commit(t.Context(), "join", raftstore.Create(row)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			x := newSession(s, "cut", 1, "10.0.0.1", nil)
+			s.sessions["cut"] = x
+			x.beat = time.Now().Add(-age)
+			x.close(why)
+			s.finish(x)
+			if _, err := s.judgeAll(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if st, _ := s.deps.Store.View().NodeStates.Get("cut"); st.GetState() != want {
+				t.Errorf("%v: the node was last heard %s ago and is %s, want %s", why, age, st.GetState(), want)
+			}
+		}
 	}
 }
