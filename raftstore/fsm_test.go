@@ -457,8 +457,36 @@ func TestWatch_HistoryIsBoundedInBytes(t *testing.T) {
 			if grown > keepBytes*3/2 {
 				t.Errorf("the history takes %d bytes, want at most about %d", grown, keepBytes)
 			}
+			f.broker.trim(restBytes)
+			if rest := heap() - before; rest > 2*restBytes {
+				t.Errorf("at rest the history takes %d bytes, want at most about %d", rest, restBytes)
+			}
 			runtime.KeepAlive(f)
 		})
+	}
+}
+
+// What is no longer in memory is read from the disk.
+func TestLogStore_UncachedEntriesStay(t *testing.T) {
+	s, err := newLogStore(memory{raft.NewInmemStore()}, raft.NewInmemSnapshotStore(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const n = 100
+	for i := uint64(1); i <= n; i++ {
+		if err := s.StoreLog(&raft.Log{Index: i, Term: 1, Data: bytes.Repeat([]byte{byte(i)}, restBytes/10)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.uncache(restBytes)
+	if s.cached > restBytes || len(s.recent) == 0 || s.cache(n) == nil {
+		t.Errorf("%d entries with %d bytes are in memory, want the newest with at most %d", len(s.recent), s.cached, restBytes)
+	}
+	for i := uint64(1); i <= n; i++ {
+		var l raft.Log
+		if err := s.GetLog(i, &l); err != nil || l.Index != i || len(l.Data) != restBytes/10 || l.Data[0] != byte(i) {
+			t.Errorf("entry %d: got %d with %d bytes, %v", i, l.Index, len(l.Data), err)
+		}
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -171,13 +172,26 @@ func (s *logStore) noteLocked(l *raft.Log) {
 	s.fresh += size
 	s.recent = append(s.recent, l)
 	s.cached += size
+	s.uncacheLocked(cacheBytes)
+}
+
+// uncacheLocked drops the oldest entries from memory until the others take at most so many bytes.
+func (s *logStore) uncacheLocked(bytes int64) {
 	drop := 0
-	for s.cached > cacheBytes && drop < len(s.recent)-1 {
+	for s.cached > bytes && drop < len(s.recent)-1 {
 		s.cached -= int64(len(s.recent[drop].Data))
 		s.recent[drop] = nil
 		drop++
 	}
 	s.recent = s.recent[drop:]
+}
+
+// uncache drops what is in memory but for the newest entries.
+func (s *logStore) uncache(bytes int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.uncacheLocked(bytes)
+	s.recent = slices.Clone(s.recent)
 }
 
 // DeleteRange removes entries, from the old end in steps, so that appends come in between.

@@ -19,6 +19,8 @@ const (
 	// number, and about how many bytes of memory they take.
 	keepChanges = 1 << 16
 	keepBytes   = 16 << 20
+	// restBytes of them stay when the manager has come to rest: nobody is behind then.
+	restBytes = 1 << 20
 )
 
 // RowChange is one row before and after: Old is nil when it was created, New when it was deleted.
@@ -75,7 +77,19 @@ func (b *broker) append(index uint64, changes []RowChange) {
 	b.kept += len(changes)
 	b.bytes += n.bytes
 	// Links count as a change too, so that empty batches are bounded as well.
-	for b.kept++; (b.kept > b.limit || b.bytes > keepBytes) && b.head.next.Load() != b.tail.Load(); {
+	b.kept++
+	b.trimLocked(keepBytes)
+}
+
+// trim drops the oldest batches until the others take at most so many bytes.
+func (b *broker) trim(bytes int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.trimLocked(bytes)
+}
+
+func (b *broker) trimLocked(bytes int) {
+	for next := b.head.next.Load(); (b.kept > b.limit || b.bytes > bytes) && next != nil && next != b.tail.Load(); next = b.head.next.Load() {
 		b.dropLocked()
 	}
 }

@@ -120,6 +120,9 @@ func (p *parts) run(told context.Context, n *node.Node, shown net.Listener, s st
 	})
 	g.Go(func() error {
 		footprint.Keep(ctx, func() {
+			if store := p.store.Load(); store != nil {
+				store.Trim()
+			}
 			footprint.Free()
 			footprint.Forget()
 		})

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -35,12 +36,13 @@ type managerMember struct {
 	gossip   *gossipMember
 	hostname string
 	monitor  *monitor
+	running  *atomic.Pointer[raftstore.Store]
 }
 
 // newManager opens this member's replica. rows found a cluster: they are kept in a file until they are committed, so that
 // a crash between the two loses nothing.
 func (p *parts) newManager(b node.Base, g node.Gossip, rows []*swarmv1.Change) (node.Manager, error) {
-	m := &managerMember{base: b, gossip: g.(*gossipMember), hostname: p.options.Hostname, monitor: p.monitor}
+	m := &managerMember{base: b, gossip: g.(*gossipMember), hostname: p.options.Hostname, monitor: p.monitor, running: &p.store}
 	if len(rows) > 0 {
 		if err := m.keepFounding(rows); err != nil {
 			return nil, err
@@ -95,6 +97,8 @@ func raftTimeouts(silence time.Duration) raftstore.Timeouts {
 // Run blocks until ctx ends. The store goes last, and hands leadership over before.
 func (m *managerMember) Run(ctx context.Context) error {
 	defer m.monitor.Add(m.metrics(m.monitor.of))()
+	m.running.Store(m.store)
+	defer m.running.Store(nil)
 	below, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	stores, below := errgroup.WithContext(below)

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -37,6 +38,7 @@ type parts struct {
 	machine string
 	log     *slog.Logger
 	monitor *monitor
+	store   atomic.Pointer[raftstore.Store] // of the manager that runs; nil: none does
 }
 
 // found makes the first rows of a new cluster.

@@ -17,7 +17,7 @@ const (
 	// period is how often Keep looks whether the process works.
 	period = 10 * time.Second
 	// quiet is how much processor time a process at rest uses in a period, at most.
-	quiet = period / 100
+	quiet = period / 25
 )
 
 // Keep calls trim (Free, and in the daemon Forget) whenever the process comes to rest after work, its start for one,
