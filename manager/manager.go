@@ -51,9 +51,11 @@ type Deps struct {
 	Conn func(nodeID string) (grpc.ClientConnInterface, error)
 	// RaftAnswers tells whether a node's Raft listener takes connections: only then does it become a voter.
 	RaftAnswers func(ctx context.Context, nodeID string) error
-	Images      control.Images
-	Resolver    control.Resolver
-	Login       func(ctx context.Context, registry, registryAuth string) error
+	// Answers tells whether a node answers at an address and port, and proves there who it is. Nil: nobody is asked.
+	Answers  func(ctx context.Context, nodeID, hostport string) error
+	Images   control.Images
+	Resolver control.Resolver
+	Login    func(ctx context.Context, registry, registryAuth string) error
 }
 
 // Manager is one node's part in managing the cluster.
@@ -75,7 +77,7 @@ func New(cfg Config, deps Deps) *Manager {
 		Log: deps.Log, Store: deps.Store, Conn: deps.Conn, Images: deps.Images, Resolver: deps.Resolver, Login: deps.Login, Gossip: liveness{deps.Gossip},
 	})
 	m.dispatch = dispatch.New(dispatch.Config{NodeID: cfg.NodeID}, dispatch.Deps{
-		Log: deps.Log, Store: deps.Store, Gossip: deps.Gossip, Conn: deps.Conn,
+		Log: deps.Log, Store: deps.Store, Gossip: deps.Gossip, Conn: deps.Conn, Answers: deps.Answers,
 	})
 	m.ca = ca.New(ca.Deps{Log: deps.Log, Store: deps.Store})
 	m.auth = control.NewAuthoriser(control.MembersOf(deps.Store), control.CredentialsOf(deps.Store))

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"log/slog"
 	"net"
 	"net/netip"
 	"strings"
@@ -118,5 +119,66 @@ func TestInward(t *testing.T) {
 		if got := inward(name); got != want {
 			t.Errorf("%s: got %t, want %t", name, got, want)
 		}
+	}
+}
+
+// A node takes the address that the interface of its former one has now. One that leads here by NAT stays.
+func TestMove(t *testing.T) {
+	for _, c := range []struct {
+		name               string
+		advertise, data    string
+		before, after      map[string][]string
+		addr, dataPath     string
+		listen, wantListen string
+	}{
+		{
+			name: "another lease", before: map[string][]string{"eth0": {"10.0.0.1"}}, after: map[string][]string{"eth0": {"10.0.0.9"}},
+			addr: "10.0.0.9", dataPath: "10.0.0.9",
+		},
+		{
+			name: "the same, and one more", before: map[string][]string{"eth0": {"10.0.0.1"}}, after: map[string][]string{"eth0": {"10.0.0.1"}, "eth1": {"10.1.0.1"}},
+			addr: "10.0.0.1", dataPath: "10.0.0.1",
+		},
+		{
+			name: "an interface of several", advertise: "eth0", data: "eth1", listen: "eth0",
+			before: map[string][]string{"eth0": {"10.0.0.1"}, "eth1": {"10.1.0.1"}}, after: map[string][]string{"eth0": {"10.0.0.9"}, "eth1": {"10.1.0.9"}},
+			addr: "10.0.0.9", dataPath: "10.1.0.9", wantListen: "10.0.0.9",
+		},
+		{
+			name: "given, behind NAT", advertise: "192.0.2.7", before: map[string][]string{"eth0": {"10.0.0.1"}}, after: map[string][]string{"eth0": {"10.0.0.9"}},
+			addr: "192.0.2.7", dataPath: "192.0.2.7",
+		},
+		{
+			name: "given, of an interface", advertise: "10.0.0.1", before: map[string][]string{"eth0": {"10.0.0.1"}, "eth1": {"10.1.0.1"}},
+			after: map[string][]string{"eth0": {"10.0.0.9"}, "eth1": {"10.1.0.1"}}, addr: "10.0.0.9", dataPath: "10.0.0.9",
+		},
+		{
+			name: "no network yet", before: map[string][]string{"eth0": {"10.0.0.1"}}, after: nil,
+			addr: "10.0.0.1", dataPath: "10.0.0.1",
+		},
+		{
+			name: "several to choose from", before: map[string][]string{"eth0": {"10.0.0.1"}}, after: map[string][]string{"eth0": {"10.0.0.9"}, "eth1": {"10.1.0.9"}},
+			addr: "10.0.0.1", dataPath: "10.0.0.1",
+		},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			n := &Node{addrs: host(c.before), disk: disk{dir: t.TempDir()}, deps: Deps{Log: slog.New(slog.NewTextHandler(t.Output(), nil))}}
+			m, err := n.place(c.advertise, c.listen, c.data, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			m.NodeID, m.ClusterID = "n1", "c1"
+			m.Managers = []Peer{{NodeID: "n1", Addr: m.Addr}, {NodeID: "n2", Addr: "10.0.0.2"}}
+			n.addrs = host(c.after)
+			if err := n.move(&m); err != nil {
+				t.Fatal(err)
+			}
+			if m.Addr != c.addr || m.DataPathAddr != c.dataPath || m.ListenAddr != c.wantListen || m.Managers[0].Addr != c.addr || m.Managers[1].Addr != "10.0.0.2" {
+				t.Errorf("got %+v, want address %s, data path %s, listening on %q", m, c.addr, c.dataPath, c.wantListen)
+			}
+			if moved, err := n.disk.load(); err != nil || (moved != nil) != (c.addr != "10.0.0.1" && c.advertise != "192.0.2.7") || moved != nil && moved.Addr != c.addr {
+				t.Errorf("on the disk: %+v, %v", moved, err)
+			}
+		})
 	}
 }

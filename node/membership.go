@@ -27,6 +27,10 @@ type Membership struct {
 	// Addr is how others reach this node, without port.
 	Addr         string `json:"addr"`
 	DataPathAddr string `json:"data_path_addr"`
+	// AddrOf and DataPathOf are the interfaces that have the addresses: anyInterface when the host had one address, and empty
+	// when none has it, or a former build wrote this.
+	AddrOf     string `json:"addr_of,omitempty"`
+	DataPathOf string `json:"data_path_of,omitempty"`
 	// ListenAddr is bound by the cluster port.
 	ListenAddr string `json:"listen_addr"`
 	// Port is where others reach the cluster port; ListenPort is bound, and 0 when it is the same.

@@ -294,6 +294,9 @@ func (n *Node) resume() (*member, error) {
 	if err != nil {
 		return nil, damaged("load this node's certificate: %v", err)
 	}
+	if err := n.move(remembered); err != nil {
+		return nil, err
+	}
 	ln, err := listen(*remembered)
 	if err != nil {
 		return nil, err

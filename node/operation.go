@@ -62,7 +62,16 @@ func (n *Node) place(advertiseAddr, listenAddr, dataPathAddr string, gossipPort 
 	case gossipPort > math.MaxUint16:
 		return Membership{}, invalid("gossip port %d is not in 1-65535", gossipPort)
 	}
-	m := Membership{Addr: addr, DataPathAddr: dataPath, ListenAddr: listenHost, Port: advertised, GossipPort: uint16(gossipPort)}
+	all, err := n.addrs()
+	if err != nil {
+		return Membership{}, fmt.Errorf("list addresses: %w", err)
+	}
+	m := Membership{
+		Addr: addr, DataPathAddr: dataPath, AddrOf: interfaceOf(advertiseAddr, addr, all), ListenAddr: listenHost, Port: advertised, GossipPort: uint16(gossipPort),
+	}
+	if dataPathAddr != "" {
+		m.DataPathOf = interfaceOf(dataPathAddr, dataPath, all)
+	}
 	if listenAddr != "" && port != advertised {
 		m.ListenPort = port
 	}

@@ -20,10 +20,11 @@ type Config struct {
 	Hostname string
 	// ClusterID names the cluster that the stored assignments belong to: with another one they are not used.
 	ClusterID string
-	// MachineID, Addr and Port are told to the managers.
-	MachineID string
-	Addr      string
-	Port      uint32
+	// MachineID, Addr, DataPathAddr and Port are told to the managers.
+	MachineID    string
+	Addr         string
+	DataPathAddr string
+	Port         uint32
 	// StateDir survives a reboot and holds state.db. RunDir need not; it holds the tasks' small files.
 	StateDir string
 	RunDir   string

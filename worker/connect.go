@@ -120,7 +120,8 @@ func (w *Worker) welcome(ctx context.Context, nodeID string) (swarmv1.Dispatcher
 	}
 	epoch, index := w.contact.seen()
 	hello := &swarmv1.Hello{
-		Description: w.describe(), MachineId: w.cfg.MachineID, Addr: w.cfg.Addr, Port: w.cfg.Port, SeenIndex: index, Epoch: epoch,
+		Description: w.describe(), MachineId: w.cfg.MachineID, Addr: w.cfg.Addr, DataPathAddr: w.cfg.DataPathAddr,
+		Port: w.cfg.Port, SeenIndex: index, Epoch: epoch,
 	}
 	if err := stream.Send(&swarmv1.FromWorker{Message: &swarmv1.FromWorker_Hello{Hello: hello}}); err != nil {
 		if _, rerr := stream.Recv(); rerr != nil { // says why, where Send says EOF

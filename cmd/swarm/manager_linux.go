@@ -66,7 +66,7 @@ func (p *parts) newManager(b node.Base, g node.Gossip, rows []*swarmv1.Change) (
 	}
 	deps := manager.Deps{
 		Log: b.Log, Store: m.store, Gossip: hearsay{m.gossip}, Conn: conn, Images: imagesOf{p.host},
-		Identity: b.Identity, Review: b.Review,
+		Identity: b.Identity, Review: b.Review, Answers: b.Dialer.Answers,
 		RaftAnswers: func(ctx context.Context, nodeID string) error {
 			c, err := dialRaft(ctx, nodeID)
 			if err != nil {

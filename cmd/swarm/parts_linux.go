@@ -198,7 +198,7 @@ func (p *parts) newWorker(b node.Base, g node.Gossip, hooks node.WorkerHooks) (n
 	contacted := false // OnContact is called by one goroutine.
 	w, err := worker.New(worker.Config{
 		NodeID: b.Membership.NodeID, ClusterID: b.Membership.ClusterID, Hostname: p.options.Hostname, MachineID: p.machine,
-		Addr: b.Membership.Addr, Port: uint32(b.Membership.Port), StateDir: b.Dir, RunDir: p.options.RunDir,
+		Addr: b.Membership.Addr, DataPathAddr: b.Membership.DataPathAddr, Port: uint32(b.Membership.Port), StateDir: b.Dir, RunDir: p.options.RunDir,
 		CgroupParent: p.options.CgroupParent,
 		Clean:        worker.Clean{Start: p.options.CleanStart, Stop: p.options.CleanStop, ImageAge: p.options.ImageAge},
 	}, worker.Deps{

@@ -69,6 +69,9 @@ func Hello(h *swarmv1.Hello, hostname string) (clean *swarmv1.Hello, left string
 	}
 	if isHost(h.GetAddr()) && isPort(h.GetPort()) {
 		clean.Addr, clean.Port = h.GetAddr(), h.GetPort()
+		if isHost(h.GetDataPathAddr()) {
+			clean.DataPathAddr = h.GetDataPathAddr()
+		}
 	}
 	switch size := h.GetDescription().SizeVT(); {
 	case size > maxRawDescription:

@@ -89,6 +89,20 @@ func (d *Dialer) DialALPN(ctx context.Context, nodeID, proto string) (net.Conn, 
 	return conn, nil
 }
 
+// Answers tells whether a node answers at an address, and proves there that it is that node. It asks as every connection of
+// this node does, and hangs up.
+func (d *Dialer) Answers(ctx context.Context, nodeID, hostport string) error {
+	raw, err := dialTCP(ctx, hostport)
+	if err != nil {
+		return err
+	}
+	conn, err := clientHandshake(ctx, d.id, raw, wanted{nodeID: nodeID, alpn: ProtoGRPC})
+	if err != nil {
+		return err
+	}
+	return conn.Close()
+}
+
 // maxPeerHeader bounds the header of a peer's answer, in bytes.
 const maxPeerHeader = 16 << 10
 

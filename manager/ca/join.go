@@ -253,6 +253,50 @@ func addresses(advertised, dataPath string) []string {
 	})
 }
 
+// Moved is the row of a node that greets with other addresses than it has; nil: it has them. It refuses what Join refuses of
+// an address: one at which other nodes cannot be reached, and one of another node that is not down.
+func Moved(view *raftstore.View, id string, hello *swarmv1.Hello) (*swarmv1.Node, error) {
+	old, ok := view.Nodes.Get(id)
+	if !ok || hello.GetAddr() == "" {
+		return nil, nil
+	}
+	next := old.CloneVT()
+	next.Addr, next.Port = hello.GetAddr(), hello.GetPort()
+	switch {
+	case hello.GetDataPathAddr() != "":
+		next.DataPathAddr = hello.GetDataPathAddr()
+	case old.GetDataPathAddr() == old.GetAddr():
+		next.DataPathAddr = next.Addr
+	}
+	if next.Addr == old.GetAddr() && next.Port == old.GetPort() && next.DataPathAddr == old.GetDataPathAddr() {
+		return nil, nil
+	}
+	for _, a := range []string{next.Addr, next.DataPathAddr} {
+		if a != "" {
+			if err := checkAddress(view, "address", "--advertise-addr at the next join", a); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if err := checkPort(view, old.GetSpec().GetRole(), next.Port); err != nil {
+		return nil, err
+	}
+	for n := range view.Nodes.All() {
+		if st, _ := view.NodeStates.Get(n.GetId()); n.GetId() == id || st.GetState() == swarmv1.NodeState_DOWN {
+			continue
+		}
+		same := n.GetAddr() == next.Addr && n.GetPort() == next.Port
+		for _, own := range addresses(next.Addr, next.DataPathAddr) {
+			same = same || slices.Contains(addresses(n.GetAddr(), n.GetDataPathAddr()), own)
+		}
+		if same {
+			return nil, errdefs.ErrAlreadyExists.WithMessage(fmt.Sprintf(
+				"the node has another address now, %s, which is already that of node %s (%s): give one of them another", next.Addr, n.GetId(), n.GetHostname()))
+		}
+	}
+	return next, nil
+}
+
 func sameHost(n *swarmv1.Node, req *swarmv1.JoinRequest) bool {
 	return n.GetAddr() == req.GetAddr() || n.GetHostname() == req.GetHostname()
 }

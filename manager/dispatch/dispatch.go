@@ -66,6 +66,8 @@ type Deps struct {
 	Gossip Gossip
 	// Conn reaches another manager's gRPC services.
 	Conn func(nodeID string) (grpc.ClientConnInterface, error)
+	// Answers tells whether a node answers at an address and port, and proves there who it is. Nil: nobody is asked.
+	Answers func(ctx context.Context, nodeID, hostport string) error
 }
 
 // Server serves swarmv1.Dispatcher and swarmv1.Liveness.

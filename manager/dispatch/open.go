@@ -138,6 +138,9 @@ func (s *Server) open(ctx context.Context, id string, view *raftstore.View, hell
 	if err := s.refuseClone(ctx, id, addr); err != nil {
 		return nil, err
 	}
+	if err := s.move(ctx, id, hello); err != nil {
+		return nil, err
+	}
 	epoch, err := s.record(ctx, id, addr, hello)
 	if err != nil {
 		return nil, err

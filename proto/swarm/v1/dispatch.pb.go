@@ -356,7 +356,9 @@ type Hello struct {
 	// Highest store index of any assignment the worker has acted on: older state is refused by both sides.
 	SeenIndex uint64 `protobuf:"varint,5,opt,name=seen_index,json=seenIndex,proto3" json:"seen_index,omitempty"`
 	// Cluster epoch the worker knows.
-	Epoch         uint64 `protobuf:"varint,6,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Epoch uint64 `protobuf:"varint,6,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// Where VXLAN packets go. Empty: to addr.
+	DataPathAddr  string `protobuf:"bytes,7,opt,name=data_path_addr,json=dataPathAddr,proto3" json:"data_path_addr,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -431,6 +433,13 @@ func (x *Hello) GetEpoch() uint64 {
 		return x.Epoch
 	}
 	return 0
+}
+
+func (x *Hello) GetDataPathAddr() string {
+	if x != nil {
+		return x.DataPathAddr
+	}
+	return ""
 }
 
 type Heartbeat struct {
@@ -3233,7 +3242,7 @@ const file_swarm_v1_dispatch_proto_rawDesc = "" +
 	"\amessage\",\n" +
 	"\x0eAssignmentsAck\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\"\v\n" +
-	"\tDeparture\"\xc0\x01\n" +
+	"\tDeparture\"\xe6\x01\n" +
 	"\x05Hello\x12;\n" +
 	"\vdescription\x18\x01 \x01(\v2\x19.swarm.v1.NodeDescriptionR\vdescription\x12\x1d\n" +
 	"\n" +
@@ -3242,7 +3251,8 @@ const file_swarm_v1_dispatch_proto_rawDesc = "" +
 	"\x04port\x18\x04 \x01(\rR\x04port\x12\x1d\n" +
 	"\n" +
 	"seen_index\x18\x05 \x01(\x04R\tseenIndex\x12\x14\n" +
-	"\x05epoch\x18\x06 \x01(\x04R\x05epoch\"'\n" +
+	"\x05epoch\x18\x06 \x01(\x04R\x05epoch\x12$\n" +
+	"\x0edata_path_addr\x18\a \x01(\tR\fdataPathAddr\"'\n" +
 	"\tHeartbeat\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\"Z\n" +
 	"\fStatusReport\x12\x1a\n" +

@@ -149,6 +149,7 @@ func (m *Hello) CloneVT() *Hello {
 	r.Port = m.Port
 	r.SeenIndex = m.SeenIndex
 	r.Epoch = m.Epoch
+	r.DataPathAddr = m.DataPathAddr
 	if len(m.unknownFields) > 0 {
 		r.unknownFields = make([]byte, len(m.unknownFields))
 		copy(r.unknownFields, m.unknownFields)
@@ -1525,6 +1526,9 @@ func (this *Hello) EqualVT(that *Hello) bool {
 		return false
 	}
 	if this.Epoch != that.Epoch {
+		return false
+	}
+	if this.DataPathAddr != that.DataPathAddr {
 		return false
 	}
 	return string(this.unknownFields) == string(that.unknownFields)
@@ -3668,6 +3672,13 @@ func (m *Hello) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 	if m.unknownFields != nil {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
+	}
+	if len(m.DataPathAddr) > 0 {
+		i -= len(m.DataPathAddr)
+		copy(dAtA[i:], m.DataPathAddr)
+		i = protohelpers.EncodeVarint(dAtA, i, uint64(len(m.DataPathAddr)))
+		i--
+		dAtA[i] = 0x3a
 	}
 	if m.Epoch != 0 {
 		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.Epoch))
@@ -6554,6 +6565,10 @@ func (m *Hello) SizeVT() (n int) {
 	if m.Epoch != 0 {
 		n += 1 + protohelpers.SizeOfVarint(uint64(m.Epoch))
 	}
+	l = len(m.DataPathAddr)
+	if l > 0 {
+		n += 1 + l + protohelpers.SizeOfVarint(uint64(l))
+	}
 	n += len(m.unknownFields)
 	return n
 }
@@ -8376,6 +8391,38 @@ func (m *Hello) UnmarshalVT(dAtA []byte) error {
 					break
 				}
 			}
+		case 7:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field DataPathAddr", wireType)
+			}
+			var stringLen uint64
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				stringLen |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			intStringLen := int(stringLen)
+			if intStringLen < 0 {
+				return protohelpers.ErrInvalidLength
+			}
+			postIndex := iNdEx + intStringLen
+			if postIndex < 0 {
+				return protohelpers.ErrInvalidLength
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.DataPathAddr = string(dAtA[iNdEx:postIndex])
+			iNdEx = postIndex
 		default:
 			iNdEx = preIndex
 			skippy, err := protohelpers.Skip(dAtA[iNdEx:])
