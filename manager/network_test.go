@@ -72,16 +72,25 @@ func TestControl_Networks(t *testing.T) {
 		}}); err != nil || len(info.GetWarnings()) != 1 || !strings.Contains(info.GetWarnings()[0], "subnet 10.0.1.128/25 overlaps 10.0.1.0/24, which node h1 leads to") {
 			t.Errorf("a subnet that a node leads to: %v, %v", info.GetWarnings(), err)
 		}
-		if _, err := r.admin.RemoveNetwork(t.Context(), &swarmv1.GetRequest{Id: "over"}); err != nil {
-			t.Fatal(err)
+		if info, err := r.admin.CreateNetwork(t.Context(), &swarmv1.CreateNetworkRequest{Spec: &swarmv1.NetworkSpec{
+			Name: "twice", Ipam: &swarmv1.IPAMOptions{Configs: []*swarmv1.IPAMConfig{{Subnet: "10.0.1.0/24"}}},
+		}}); err != nil || !slices.ContainsFunc(info.GetWarnings(), func(w string) bool {
+			return strings.HasPrefix(w, "subnet 10.0.1.0/24 overlaps 10.0.1.128/25 of network over: a task that is on both networks reaches")
+		}) {
+			t.Errorf("a subnet that another network has: %v, %v", info.GetWarnings(), err)
+		}
+		for _, name := range []string{"over", "twice"} {
+			if _, err := r.admin.RemoveNetwork(t.Context(), &swarmv1.GetRequest{Id: name}); err != nil {
+				t.Fatal(err)
+			}
 		}
 		synctest.Wait()
 		web := r.network("web", func(s *swarmv1.NetworkSpec) { s.Ipv6Enabled = true })
 		if c := web.GetIpam().GetConfigs(); c[0].GetSubnet() != "10.0.3.0/24" || c[0].GetGateway() != "10.0.3.1" || !strings.HasPrefix(c[1].GetSubnet(), "fd") {
 			t.Errorf("the next free subnets are %v", c)
 		}
-		if web.GetVni() != 65538 {
-			t.Errorf("vni %d, want 65538", web.GetVni())
+		if web.GetVni() != 65539 {
+			t.Errorf("vni %d, want 65539", web.GetVni())
 		}
 		_, err := r.admin.CreateNetwork(t.Context(), &swarmv1.CreateNetworkRequest{Spec: &swarmv1.NetworkSpec{Name: "web"}})
 		refused(t, "a name in use", err, errdefs.IsAlreadyExists, "already exists")

@@ -66,20 +66,31 @@ func (v *View) RevisionsOf(serviceID string) iter.Seq[*swarmv1.Revision] {
 	return v.Revisions.Prefix(serviceID + "/")
 }
 
-// ServiceByName finds a service.
-func (v *View) ServiceByName(name string) (*swarmv1.Service, bool) { return v.names.services.Get(name) }
+// ServiceByName finds a service by its name, without regard to case. State of older builds may hold two services whose
+// names differ in case alone; then only the exact name finds one.
+func (v *View) ServiceByName(name string) (*swarmv1.Service, bool) {
+	return folded(v.names.services, name)
+}
 
-// NetworkByName finds a network.
-func (v *View) NetworkByName(name string) (*swarmv1.Network, bool) { return v.names.networks.Get(name) }
+// NetworkByName finds a network as ServiceByName finds a service.
+func (v *View) NetworkByName(name string) (*swarmv1.Network, bool) {
+	return folded(v.names.networks, name)
+}
 
 // SecretByName finds a secret.
-func (v *View) SecretByName(name string) (*swarmv1.Secret, bool) { return v.names.secrets.Get(name) }
+func (v *View) SecretByName(name string) (*swarmv1.Secret, bool) {
+	return exactly(v.names.secrets, name)
+}
 
 // ConfigByName finds a config.
-func (v *View) ConfigByName(name string) (*swarmv1.Config, bool) { return v.names.configs.Get(name) }
+func (v *View) ConfigByName(name string) (*swarmv1.Config, bool) {
+	return exactly(v.names.configs, name)
+}
 
 // ImageByName finds an image by its normalised name.
-func (v *View) ImageByName(name string) (*swarmv1.Image, bool) { return v.names.images.Get(name) }
+func (v *View) ImageByName(name string) (*swarmv1.Image, bool) {
+	return exactly(v.names.images, name)
+}
 
 // TasksOfService yields a service's tasks by slot, then id.
 func (v *View) TasksOfService(serviceID string) iter.Seq[*swarmv1.Task] {

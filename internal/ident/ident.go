@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"fmt"
 	"math/big"
+	"strings"
 
 	"github.com/containerd/errdefs"
 )
@@ -72,6 +73,9 @@ func CheckID(kind, s string) error {
 	}
 	return invalid("%s id %s is not valid: it must be %d lower-case letters and digits", kind, quote(s), IDLen)
 }
+
+// Fold is a name as DNS compares it. Names of services and networks that Fold makes equal are one name.
+func Fold(name string) string { return strings.ToLower(name) }
 
 // CheckServiceName refuses a name that cannot be a service's: it becomes a DNS label in every container.
 func CheckServiceName(s string) error { return checkLabel("service", s) }

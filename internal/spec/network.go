@@ -37,7 +37,7 @@ func Network(in *swarmv1.NetworkSpec) (*swarmv1.NetworkSpec, error) {
 		return nil, err
 	}
 	n := in.CloneVT()
-	if LocalNetwork(n.GetName()) {
+	if LocalNetwork(ident.Fold(n.GetName())) {
 		return nil, invalid("network %s is built in, every node has it: choose another name", n.GetName())
 	}
 	if n.DriverConfig.GetName() == "" {
@@ -102,7 +102,7 @@ func checkIPAM(c *swarmv1.IPAMConfig) (netip.Prefix, error) {
 	case c.GetSubnet() == "":
 		return subnet, invalid("IP range and gateway need a subnet to be in: give --subnet too")
 	case err != nil || subnet.Addr().Is4In6():
-		return subnet, invalid("subnet %s is not one: write it like 10.1.0.0/24", quote(c.GetSubnet()))
+		return subnet, invalid("subnet %s is not valid: write it like 10.1.0.0/24", quote(c.GetSubnet()))
 	case subnet.Masked() != subnet:
 		return subnet, invalid("subnet %s has host bits set: write %s", quote(c.GetSubnet()), subnet.Masked())
 	case subnet.Addr().IsLoopback() || subnet.Addr().IsMulticast() || subnet.Addr().IsLinkLocalUnicast() || subnet.Addr().IsUnspecified():

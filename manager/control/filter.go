@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 
+	"swarm/internal/ident"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
 )
@@ -30,7 +31,7 @@ func matches(f *swarmv1.Filter, s subject) bool {
 		return true
 	}
 	return fits(f.GetIds(), func(v string) bool { return v == s.id }) &&
-		fits(f.GetNames(), func(v string) bool { return slices.Contains(s.names, v) }) &&
+		fits(f.GetNames(), func(v string) bool { return s.isNamed(v) }) &&
 		fits(f.GetPrefixes(), func(v string) bool { return s.begins(v) }) &&
 		fits(f.GetIdPrefixes(), func(v string) bool { return s.idBegins(v) }) &&
 		fits(f.GetNamePrefixes(), func(v string) bool { return s.nameBegins(v) }) &&
@@ -52,8 +53,12 @@ func (s subject) idBegins(prefix string) bool {
 	return strings.HasPrefix(s.id, prefix) || s.digest != "" && strings.HasPrefix(s.digest, strings.TrimPrefix(prefix, "sha256:"))
 }
 
+func (s subject) isNamed(name string) bool {
+	return slices.ContainsFunc(s.names, func(n string) bool { return ident.Fold(n) == ident.Fold(name) })
+}
+
 func (s subject) nameBegins(prefix string) bool {
-	return slices.ContainsFunc(s.names, func(n string) bool { return strings.HasPrefix(n, prefix) })
+	return slices.ContainsFunc(s.names, func(n string) bool { return strings.HasPrefix(ident.Fold(n), ident.Fold(prefix)) })
 }
 
 // labelled: as in Docker, every label that is asked for must be there.

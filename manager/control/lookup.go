@@ -35,15 +35,14 @@ type storedObject interface {
 type noun struct {
 	// kind is the word for one of them, list the command that lists them.
 	kind, list string
-	// byID yields the objects with exactly this id, byName those with exactly this name, and byPrefix those whose id
-	// begins so.
+	// byID yields the objects with exactly this id, byName those with this name, and byPrefix those whose id begins so.
 	byID, byName, byPrefix func(string) iter.Seq[object]
 	// label is what a user calls the object, to tell candidates apart.
 	label func(object) string
 }
 
-// find is the only rule by which a reference becomes an object, whatever the command. An exact id comes first, then an exact
-// name, then the beginning of an id, of at least minPrefix characters. Each step looks at all nouns before the next one
+// find is the only rule by which a reference becomes an object, whatever the command. An exact id comes first, then a name,
+// without regard to case, then the beginning of an id, of at least minPrefix characters. Each step looks at all nouns before the next one
 // does, so that the name of a service is never taken for the beginning of a task's id. More than one match is an error that
 // names the candidates; none is ErrNotFound.
 func find(ref string, nouns ...noun) (object, error) {
@@ -145,11 +144,16 @@ func among[T storedObject](table raftstore.Table[T], fits func(T) bool) iter.Seq
 
 func nodeNoun(v *raftstore.View) noun {
 	n := rows(v.Nodes, func(name string) iter.Seq[object] {
-		return among(v.Nodes, func(n *swarmv1.Node) bool { return n.GetSpec().GetName() == name || n.GetHostname() == name })
+		return among(v.Nodes, func(n *swarmv1.Node) bool { return called(n, name) })
 	})
 	n.kind, n.list = "node", "swarm node ls"
 	n.label = func(o object) string { return nodeName(v, o.GetId()) }
 	return n
+}
+
+// called reports whether a node has this name, without regard to case, as hostnames are compared.
+func called(n *swarmv1.Node, name string) bool {
+	return strings.EqualFold(n.GetSpec().GetName(), name) || strings.EqualFold(n.GetHostname(), name)
 }
 
 func serviceNoun(v *raftstore.View) noun {
@@ -271,16 +275,12 @@ func findRunning(v *raftstore.View, ref string) (*swarmv1.Task, error) {
 		return cmp.Or(cmp.Compare(starting(v, a), starting(v, b)), cmp.Compare(a.GetSlot(), b.GetSlot()), cmp.Compare(a.GetId(), b.GetId()))
 	})
 	if len(running) == 0 || starting(v, running[0]) > 1 {
-		return nil, errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf("%s %s has no running task: see `swarm service ps`", nounOf(isTask), ref))
+		if isTask {
+			return nil, errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf("task %s does not run: see `swarm service ps %s`", ref, serviceName(v, t.GetServiceId())))
+		}
+		return nil, errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf("service %s has no running task: see `swarm service ps %s`", ref, ref))
 	}
 	return running[0], nil
-}
-
-func nounOf(isTask bool) string {
-	if isTask {
-		return "task"
-	}
-	return "service"
 }
 
 // starting ranks tasks by how well a command can run in them: running, starting, not at all.
@@ -306,7 +306,7 @@ func tasksNamed(v *raftstore.View, name string) iter.Seq[*swarmv1.Task] {
 			return
 		}
 		for t := range v.TasksOfService(svc.GetId()) {
-			if taskName(svc.GetName(), t) == name && !yield(t) {
+			if strings.EqualFold(taskName(svc.GetName(), t), name) && !yield(t) {
 				return
 			}
 		}

@@ -91,6 +91,37 @@ func TestFind_OneRuleForAllNouns(t *testing.T) {
 	}
 }
 
+// References do not depend on case where DNS does not: services, networks, hosts, and the tasks that are called by them.
+func TestFind_NamesWithoutCase(t *testing.T) {
+	task := &swarmv1.Task{Id: "task1", ServiceId: "service1", Slot: 1}
+	v := raftstoretest.View(
+		&swarmv1.Service{Id: "service1", Name: "Api"}, task, &swarmv1.TaskStatus{TaskId: "task1", State: swarmv1.TaskState_RUNNING},
+		&swarmv1.Network{Id: "network1", Spec: &swarmv1.NetworkSpec{Name: "n12"}}, &swarmv1.Node{Id: "node1", Hostname: "Host-A"},
+		// From a time when these were accepted: each is found by its own spelling, and no other spelling says which one is meant.
+		&swarmv1.Service{Id: "service2", Name: "Old"}, &swarmv1.Service{Id: "service3", Name: "old"},
+	)
+	for _, tc := range []struct {
+		lookup    func(*raftstore.View, string) (string, error)
+		ref, want string
+	}{
+		{lookupOf(findService), "API", "service1"},
+		{lookupOf(findService), "Api", "service1"},
+		{lookupOf(findNetwork), "N12", "network1"},
+		{lookupOf(findNode), "host-a", "node1"},
+		{lookupOf(findRunning), "api.1", "task1"},
+		{lookupOf(findTask), "API.1", "task1"},
+		{lookupOf(findService), "Old", "service2"},
+		{lookupOf(findService), "old", "service3"},
+	} {
+		if got, err := tc.lookup(v, tc.ref); err != nil || got != tc.want {
+			t.Errorf("%s: got %s, %v, want %s", tc.ref, got, err, tc.want)
+		}
+	}
+	if _, err := findService(v, "OLD"); !errdefs.IsNotFound(err) {
+		t.Errorf("OLD: got %v, want not found", err)
+	}
+}
+
 func TestFind_AmbiguousNamesFiveCandidates(t *testing.T) {
 	var rows []proto.Message
 	for i := range 9 {
@@ -134,7 +165,7 @@ func TestFindRunning(t *testing.T) {
 		"t1ne":         "t1new",
 		"glob":         "tglob",
 		"glob.nodeid1": "tglob",
-		"glob.nodeid2": "task glob.nodeid2 has no running task",
+		"glob.nodeid2": "task glob.nodeid2 does not run: see `swarm service ps ",
 		"t":            "service t has no running task", // and no other's
 		"servicet":     "service t",
 		"serv":         "is ambiguous",

@@ -38,12 +38,15 @@ func (s *Server) CreateNetwork(ctx context.Context, req *swarmv1.CreateNetworkRe
 		return nil, errdefs.ErrInvalidArgument.WithMessage(
 			fmt.Sprintf("network %s is internal, and so its containers reach no node: leave --internal or --host-access out", wanted.GetName()))
 	}
-	if wanted.GetName() == spec.Ingress {
+	if ident.Fold(wanted.GetName()) == spec.Ingress {
 		return nil, errdefs.ErrInvalidArgument.WithMessage("network ingress is the cluster's own: choose another name")
 	}
 	id, random := ident.NewID(), ulaBits()
 	_, err = s.write(ctx, 0, func(v *raftstore.View) ([]*swarmv1.Change, error) {
 		if other, taken := v.NetworkByName(wanted.GetName()); taken {
+			if had := other.GetSpec().GetName(); had != wanted.GetName() {
+				return nil, sameButForCase("network", wanted.GetName(), had, other.GetId(), "")
+			}
 			return nil, errdefs.ErrAlreadyExists.WithMessage(fmt.Sprintf("network with name %s already exists (%s): choose another name", wanted.GetName(), other.GetId()))
 		}
 		return newNetwork(v, id, wanted, random)
@@ -59,12 +62,21 @@ func (s *Server) CreateNetwork(ctx context.Context, req *swarmv1.CreateNetworkRe
 	return info, err
 }
 
-// overlaps warns of ranges that nodes lead to and the network takes: its containers look for them there.
+// overlaps warns of ranges that nodes lead to, or other networks have, and the network takes: its containers look for them
+// there.
 func overlaps(v *raftstore.View, n *swarmv1.Network) (out []string) {
 	for _, c := range n.GetIpam().GetConfigs() {
 		subnet, err := netip.ParsePrefix(c.GetSubnet())
 		if err != nil {
 			continue
+		}
+		for other := range v.Networks.All() {
+			for _, o := range other.GetIpam().GetConfigs() {
+				if p, err := netip.ParsePrefix(o.GetSubnet()); err == nil && other.GetId() != n.GetId() && p.Overlaps(subnet) {
+					out = append(out, fmt.Sprintf("subnet %s overlaps %s of network %s: a task that is on both networks reaches those addresses on one of them alone; choose another --subnet",
+						subnet, p, other.GetSpec().GetName()))
+				}
+			}
 		}
 		nodes := map[string][]string{} // by the range
 		for st := range v.NodeStates.All() {
@@ -103,7 +115,7 @@ func newNetwork(v *raftstore.View, id string, sp *swarmv1.NetworkSpec, random [5
 		return nil, err
 	}
 	row := &swarmv1.Network{Id: id, Spec: sp, Vni: vni, Ipam: options}
-	return append(claims, raftstore.Create(row)), nil
+	return append(claims, claimName(v, "network", sp.GetName(), id), raftstore.Create(row)), nil
 }
 
 func nextVNI(v *raftstore.View, network string) (uint32, []*swarmv1.Change, error) {
@@ -271,6 +283,9 @@ func (s *Server) removeNetwork(ctx context.Context, found *swarmv1.Network) erro
 			return nil, inUse(n, users)
 		}
 		changes := []*swarmv1.Change{raftstore.Delete(n), raftstore.DeleteKey(raftstore.TableClaim, fmt.Sprintf("vni/%d", n.GetVni()))}
+		if c, ok := v.Claims.Get(nameClaim("network", n.GetSpec().GetName())); ok && c.GetOwner() == n.GetId() {
+			changes = append(changes, raftstore.Delete(c))
+		}
 		for c := range v.Claims.Prefix("next/" + n.GetId() + "/") {
 			changes = append(changes, raftstore.DeleteKey(raftstore.TableClaim, c.GetKey()))
 		}

@@ -135,6 +135,9 @@ func (s *Server) UpdateNode(ctx context.Context, req *swarmv1.UpdateNodeRequest)
 		if err := s.checkDemotion(v, n, wanted); err != nil {
 			return nil, err
 		}
+		if err := checkNames(v, n, wanted.GetName(), req.GetHostname()); err != nil {
+			return nil, err
+		}
 		row := n.CloneVT()
 		row.Spec = wanted
 		row.Hostname = cmp.Or(req.GetHostname(), n.GetHostname())
@@ -144,9 +147,22 @@ func (s *Server) UpdateNode(ctx context.Context, req *swarmv1.UpdateNodeRequest)
 		return append(renamed(v, row), raftstore.Update(row)), nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("update node %s: %w", found.GetId(), err)
+		return nil, fmt.Errorf("update node %s: %w", nodeOr(found), err)
 	}
 	return s.GetNode(ctx, &swarmv1.GetRequest{Id: found.GetId()})
+}
+
+// checkNames refuses to give a node a name that another node has: neither could be told by it. Hosts may join with one
+// hostname.
+func checkNames(v *raftstore.View, n *swarmv1.Node, name, hostname string) error {
+	for other := range v.Nodes.All() {
+		for _, wanted := range []string{name, hostname} {
+			if wanted != "" && other.GetId() != n.GetId() && !called(n, wanted) && called(other, wanted) {
+				return errdefs.ErrAlreadyExists.WithMessage(fmt.Sprintf("node %s has the name %s: choose another", other.GetId(), nodeOr(other)))
+			}
+		}
+	}
+	return nil
 }
 
 // renamed is the change of what is shown of a node whose hostname differs from now on.
@@ -177,7 +193,7 @@ func (s *Server) checkDemotion(v *raftstore.View, n *swarmv1.Node, wanted *swarm
 	}
 	switch {
 	case stay == 0:
-		return errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf("node %s is the last manager: promote another node first with `swarm node promote`", nodeName(v, n.GetId())))
+		return errdefs.ErrFailedPrecondition.WithMessage("it is the last manager: promote another node first with `swarm node promote`")
 	case up < stay/2+1:
 		return errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf(
 			"without node %s only %d of %d managers would answer, and the cluster could decide nothing: bring the others back, or demote one that is down", nodeName(v, n.GetId()), up, stay))
@@ -219,7 +235,7 @@ func nodeOr(n *swarmv1.Node) string {
 // removal is the rows that go with a node.
 func removal(v *raftstore.View, n *swarmv1.Node, force bool) ([]*swarmv1.Change, error) {
 	if n.GetSpec().GetRole() == swarmv1.NodeSpec_MANAGER {
-		return nil, errdefs.ErrFailedPrecondition.WithMessage("it is a manager: demote it first with `swarm node demote " + n.GetId() + "`")
+		return nil, errdefs.ErrFailedPrecondition.WithMessage("it is a manager: demote it first with `swarm node demote " + nodeOr(n) + "`")
 	}
 	st, ok := v.NodeStates.Get(n.GetId())
 	if st.GetState() == swarmv1.NodeState_READY && !force {

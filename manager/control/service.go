@@ -55,7 +55,7 @@ func (s *Server) CreateService(ctx context.Context, req *swarmv1.CreateServiceRe
 			return nil, err
 		}
 		end := &swarmv1.Endpoint{ServiceId: id, Spec: complete.GetEndpointSpec(), Ports: ports, VirtualIps: vips}
-		return append(slices.Concat(claims, addresses, networks), raftstore.Create(svc), raftstore.Create(rev), raftstore.Create(end)), nil
+		return append(slices.Concat(claims, addresses, networks), claimName(v, "service", svc.GetName(), id), raftstore.Create(svc), raftstore.Create(rev), raftstore.Create(end)), nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("create service %s: %w", wanted.GetName(), err)
@@ -71,9 +71,13 @@ func nameFree(v *raftstore.View, name string) error {
 	case !taken:
 		return nil
 	case svc.GetPendingDelete():
-		return leaving{fmt.Sprintf("service %s is still being removed: try again when its tasks have stopped (`swarm service ps %s`)", name, svc.GetId()), []string{svc.GetId()}}
+		return leaving{fmt.Sprintf("service %s is still being removed: try again when its tasks have stopped (`swarm service ps %s`)", svc.GetName(), svc.GetId()), []string{svc.GetId()}}
 	}
-	return errdefs.ErrAlreadyExists.WithMessage(fmt.Sprintf("service name %s is already taken by service %s: choose another name, or change that one with `swarm service update`", name, svc.GetId()))
+	const remedy = ", or change that one with `swarm service update`"
+	if svc.GetName() != name {
+		return sameButForCase("service", name, svc.GetName(), svc.GetId(), remedy)
+	}
+	return errdefs.ErrAlreadyExists.WithMessage(fmt.Sprintf("service name %s is already taken by service %s: choose another name%s", name, svc.GetId(), remedy))
 }
 
 func isJob(s *swarmv1.ServiceSpec) bool {
