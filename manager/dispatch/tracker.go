@@ -116,19 +116,15 @@ func (t *tracker) inUse(node, addr string, now time.Time, grace time.Duration) (
 }
 
 // known brings the tracker in line with a view of the store, which is no older than the last one. An
-// epoch that no report has told of yet was begun just now, by whichever manager. A node that is gone
-// is forgotten.
+// epoch that no report has told of yet was begun just now, by whichever manager, and a node that was
+// not there has joined just now. A node that is gone is forgotten.
 func (t *tracker) known(view *raftstore.View, now time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for st := range view.NodeStates.All() {
 		if s, ok := t.nodes[st.GetNodeId()]; !ok || s.epoch < st.GetSessionEpoch() {
-			heard := now
-			if !ok {
-				heard = t.since // what happened before this term counts from its start
-			}
 			t.nodes[st.GetNodeId()] = sighting{
-				epoch: st.GetSessionEpoch(), heard: heard, ended: st.GetState() != swarmv1.NodeState_READY, seeded: true,
+				epoch: st.GetSessionEpoch(), heard: now, ended: st.GetState() != swarmv1.NodeState_READY, seeded: true,
 			}
 		}
 	}

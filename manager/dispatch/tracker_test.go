@@ -3,6 +3,7 @@ package dispatch
 import (
 	"log/slog"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -62,4 +63,25 @@ func TestJudgeAll_CountsFromWhenTheNodeWasHeard(t *testing.T) {
 			}
 		}
 	}
+}
+
+// A node that joins in the middle of a term has as long for its first session as any other.
+func TestJudgeAll_NewNodeHasItsTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := New(Config{NodeID: "m1"}, Deps{Log: slog.New(slog.DiscardHandler), Store: raftstoretest.New(t)})
+		s.tracker.start(time.Now())
+		time.Sleep(time.Hour)
+		if _, err := s.deps.Store.Commit(t.Context(), "join", raftstore.Create(&swarmv1.NodeState{NodeId: "joined", Message: "joined, and has not reported yet"})); err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range []swarmv1.NodeState_State{swarmv1.NodeState_UNKNOWN, swarmv1.NodeState_UNKNOWN, swarmv1.NodeState_DOWN} {
+			if _, err := s.judgeAll(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if st, _ := s.deps.Store.View().NodeStates.Get("joined"); st.GetState() != want {
+				t.Errorf("got %s (%s), want %s", st.GetState(), st.GetMessage(), want)
+			}
+			time.Sleep(9 * time.Second)
+		}
+	})
 }
