@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -54,10 +55,14 @@ func (n *Node) authorise(ctx context.Context, fullMethod string) error {
 	}
 	m := n.current()
 	if m == nil {
-		return notHere(fullMethod)
+		return n.absent(fullMethod)
 	}
 	if manager, _ := m.managing(); manager != nil {
-		return manager.Authorise(ctx, fullMethod)
+		err := manager.Authorise(ctx, fullMethod)
+		if why := m.worker.Refusal(); errdefs.IsUnavailable(err) && why != nil { // It will not be ready by itself.
+			return errdefs.ErrUnavailable.WithMessage("the cluster does not take this node in: " + innermost(why))
+		}
+		return err
 	}
 	var may workerCaller
 	longest := 0
@@ -70,6 +75,29 @@ func (n *Node) authorise(ctx context.Context, fullMethod string) error {
 		return nil
 	}
 	return errdefs.ErrPermissionDenied.WithMessage(peer.String() + " may not call " + fullMethod + " on a worker")
+}
+
+// innermost is an error without what its callers have put in front of it.
+func innermost(err error) string {
+	for {
+		inner := errors.Unwrap(err)
+		if inner == nil || !strings.HasSuffix(err.Error(), ": "+inner.Error()) {
+			return err.Error()
+		}
+		err = inner
+	}
+}
+
+// absent says why this node does not serve a method: the part that would is not there, or not yet.
+func (n *Node) absent(fullMethod string) error {
+	n.mu.Lock()
+	m, resumed := n.member, n.resumed
+	n.mu.Unlock()
+	// A service that this node's role has is about to be registered.
+	if !resumed || m != nil && (ofEveryNode(fullMethod) || m.remembered().Manager) {
+		return errdefs.ErrUnavailable.WithMessage("this node's daemon is starting: try again in a moment")
+	}
+	return notHere(fullMethod)
 }
 
 // admit judges every connection of another host, as authorise judges calls. A node that does not

@@ -91,6 +91,8 @@ type Worker interface {
 	Connected(ctx context.Context) error
 	// Tasks on this node.
 	Tasks() int
+	// Refusal is why the managers do not serve this node; nil when one does, or none has answered.
+	Refusal() error
 	// Depart tells the managers that this host goes down, and stops every task with its grace.
 	Depart(ctx context.Context) error
 	// Close frees the worker's files; Run does it too. For a member that never ran.
@@ -169,9 +171,10 @@ type Node struct {
 	// operation is held during Init, Join and Leave: one at a time.
 	operation sync.Mutex
 
-	mu     sync.Mutex // guards member and err
-	member *member    // nil while inactive
-	err    error      // why this host cannot be the member that it remembers to be
+	mu      sync.Mutex // guards the three below
+	member  *member    // nil while inactive
+	err     error      // why this host cannot be the member that it remembers to be
+	resumed bool       // what is remembered on disk has been read
 }
 
 // New makes a node; nothing runs and nothing is written until Run.
@@ -181,6 +184,7 @@ func New(cfg Config, deps Deps) *Node {
 		begin: make(chan *member),
 	}
 	n.services.SetAuthorise(n.authorise)
+	n.services.absent = n.absent
 	swarmv1.RegisterDaemonServer(n.services.For("daemon"), n)
 	return n
 }
@@ -236,6 +240,7 @@ func serve(ctx context.Context, server *grpc.Server, ln net.Listener) error {
 // live runs one membership after the other: the one on disk, then those that Init and Join begin.
 func (n *Node) live(ctx context.Context, s servers) error {
 	remembered, err := n.resume()
+	n.setMember(remembered, nil)
 	if errdefs.IsDataLoss(err) {
 		// Not the end: the operator must be able to ask what is wrong, and to leave.
 		n.deps.Log.Error("this host cannot take part in its cluster", "err", err)
@@ -307,7 +312,7 @@ func (n *Node) resume() (*member, error) {
 func (n *Node) setMember(m *member, err error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.member, n.err = m, err
+	n.member, n.err, n.resumed = m, err, true
 }
 
 // broken is why this host cannot be the member that it remembers to be, nil when it is or remembers nothing.

@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -69,6 +70,41 @@ func TestNode_InitInfoLeave(t *testing.T) {
 	if again := r.init(); again.ClusterId == made.ClusterId {
 		t.Error("a second cluster has the id of the first")
 	}
+}
+
+// A manager whose daemon starts says so, and not that it is none.
+func TestNode_ManagerThatStartsSaysSo(t *testing.T) {
+	r := newRig(t, newCluster(t)).up()
+	ask := func() error {
+		_, err := swarmv1.NewCAClient(r.conn).Roots(t.Context(), &swarmv1.RootsRequest{})
+		return err
+	}
+	wantError(t, "a host of no cluster", ask(), errdefs.IsUnavailable, "not a swarm manager")
+	r.init()
+	if err := r.stop(); err != nil {
+		t.Fatal(err)
+	}
+	r.hold = make(chan struct{})
+	r.up()
+	wantError(t, "a manager that starts", ask(), errdefs.IsUnavailable, "this node's daemon is starting: try again in a moment")
+	close(r.hold)
+	eventually.True(t, "the manager answers", func() bool { return errdefs.IsNotImplemented(ask()) })
+}
+
+// A node whose managers refuse it, as a cloned disk, says why its own manager is not ready.
+func TestNode_RefusedManagerSaysWhy(t *testing.T) {
+	r := newRig(t, newCluster(t))
+	r.unready = errdefs.ErrUnavailable.WithMessage("this manager has not received the cluster's state yet")
+	r.up().init()
+	ask := func() error {
+		_, err := swarmv1.NewCAClient(r.conn).Roots(t.Context(), &swarmv1.RootsRequest{})
+		return err
+	}
+	eventually.True(t, "the manager answers", func() bool { return strings.Contains(ask().Error(), "has not received") })
+	r.mu.Lock()
+	r.refusal = fmt.Errorf("greet manager m1: %w", errdefs.ErrAlreadyExists.WithMessage("node id n is already in use by h (a cloned disk?): run `swarm leave --force` on one"))
+	r.mu.Unlock()
+	wantError(t, "a refused node", ask(), errdefs.IsUnavailable, "the cluster does not take this node in: node id n is already in use by h (a cloned disk?)")
 }
 
 func TestNode_SeveralAddressesAreRefusedWithTheList(t *testing.T) {

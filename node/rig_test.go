@@ -134,7 +134,7 @@ func (m *fakeManager) Run(ctx context.Context) error {
 func (m *fakeManager) Register(r grpc.ServiceRegistrar) {
 	swarmv1.RegisterCAServer(r, authority{cluster: m.rig.cluster})
 }
-func (m *fakeManager) Authorise(context.Context, string) error { return nil }
+func (m *fakeManager) Authorise(context.Context, string) error { return m.rig.unready }
 func (m *fakeManager) Admit(string, transport.AuthInfo) (transport.Trust, error) {
 	return transport.Full, nil
 }
@@ -165,6 +165,12 @@ func (w *fakeWorker) Run(ctx context.Context) error {
 func (w *fakeWorker) Register(grpc.ServiceRegistrar)  {}
 func (w *fakeWorker) Connected(context.Context) error { return nil }
 func (w *fakeWorker) Tasks() int                      { return 3 }
+func (w *fakeWorker) Refusal() error {
+	w.rig.mu.Lock()
+	defer w.rig.mu.Unlock()
+	return w.rig.refusal
+}
+
 func (w *fakeWorker) Depart(context.Context) error {
 	_, gossip, _ := w.rig.parts()
 	w.departed.Store(!gossip.said.Load())
@@ -197,13 +203,17 @@ type rig struct {
 	cfg      Config
 	port     uint16
 	client   swarmv1.DaemonClient
-	standing int // managers, as this one knows
+	conn     *grpc.ClientConn
+	hold     chan struct{} // if not nil, managers are made when it is closed
+	standing int           // managers, as this one knows
+	unready  error         // why the manager here does not answer
 	cleaned  atomic.Int32
 	noWorker error // what NewWorker answers
 	stop     func() error
 	node     *Node
 
-	mu       sync.Mutex // guards the newest of the parts
+	mu       sync.Mutex // guards the newest of the parts, and refusal
+	refusal  error      // why the managers do not serve this node
 	managers []*fakeManager
 	worker   *fakeWorker
 	gossip   *fakeGossip
@@ -249,6 +259,9 @@ func (r *rig) deps() Deps {
 			return r.worker, nil
 		},
 		NewManager: func(b Base, _ Gossip, rows []*swarmv1.Change) (Manager, error) {
+			if r.hold != nil {
+				<-r.hold
+			}
 			r.mu.Lock()
 			defer r.mu.Unlock()
 			m := &fakeManager{rig: r, base: b, rows: len(rows)}
@@ -333,7 +346,7 @@ func (r *rig) up() *rig {
 		r.t.Fatal(err)
 	}
 	r.t.Cleanup(func() { _ = conn.Close() })
-	r.client = swarmv1.NewDaemonClient(conn)
+	r.client, r.conn = swarmv1.NewDaemonClient(conn), conn
 	return r
 }
 

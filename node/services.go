@@ -21,6 +21,8 @@ type Services struct {
 	methods   map[string]method
 	authorise func(ctx context.Context, fullMethod string) error
 	running   map[*call]struct{}
+	// absent says why a method is not there. It is set before the first call.
+	absent func(fullMethod string) error
 }
 
 // call is one that runs.
@@ -39,7 +41,7 @@ type method struct {
 }
 
 func newServices() *Services {
-	return &Services{methods: map[string]method{}, running: map[*call]struct{}{}}
+	return &Services{methods: map[string]method{}, running: map[*call]struct{}{}, absent: notHere}
 }
 
 // ServerOption makes a server answer from s.
@@ -127,8 +129,11 @@ func (s *Services) handle(_ any, stream grpc.ServerStream) error {
 	m, found := s.methods[name]
 	judge := s.authorise
 	s.mu.RUnlock()
+	if !found && s.serves(name[:strings.LastIndexByte(name, '/')+1]) {
+		return fmt.Errorf("%s: %w", name, errdefs.ErrNotImplemented)
+	}
 	if !found {
-		return notHere(name)
+		return s.absent(name)
 	}
 	ctx := stream.Context()
 	// Noted first: a Review at the same time then judges the call too, and no change falls between
@@ -147,11 +152,29 @@ func (s *Services) handle(_ any, stream grpc.ServerStream) error {
 	return stream.SendMsg(answer)
 }
 
+// serves reports whether methods that begin so are served.
+func (s *Services) serves(service string) bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	for name := range s.methods {
+		if strings.HasPrefix(name, service) {
+			return true
+		}
+	}
+	return false
+}
+
+// everyNodes are the services of every member; the others of swarm.v1 are managers'.
+var everyNodes = []string{"/swarm.v1.Daemon/", "/swarm.v1.Worker/", "/swarm.v1.Doctor/", "/swarm.v1.Disk/"}
+
+func ofEveryNode(fullMethod string) bool {
+	return slices.ContainsFunc(everyNodes, func(service string) bool { return strings.HasPrefix(fullMethod, service) })
+}
+
 // notHere explains a service that this node does not have now.
 func notHere(fullMethod string) error {
 	switch {
-	case strings.HasPrefix(fullMethod, "/swarm.v1.Daemon/"), strings.HasPrefix(fullMethod, "/swarm.v1.Worker/"),
-		strings.HasPrefix(fullMethod, "/swarm.v1.Doctor/"), strings.HasPrefix(fullMethod, "/swarm.v1.Disk/"):
+	case ofEveryNode(fullMethod):
 		return errdefs.ErrUnavailable.WithMessage("this host is part of no cluster: run `swarm init` or `swarm join` first")
 	case strings.HasPrefix(fullMethod, "/swarm.v1."):
 		return errdefs.ErrUnavailable.WithMessage("this node is not a swarm manager: run the command on a manager, or name one with -H")

@@ -47,6 +47,7 @@ func (w *Worker) connect(ctx context.Context) error {
 				round, queue = 0, order(w.deps.Managers(), last)
 				continue
 			}
+			w.contact.refused(err)
 			w.logAttempt(round, peer.NodeId, err)
 			if len(queue) > 0 {
 				continue

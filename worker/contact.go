@@ -4,6 +4,8 @@ import (
 	"context"
 	"sync"
 	"time"
+
+	"github.com/containerd/errdefs"
 )
 
 // contact is what the worker knows of its managers: whether it has a session, and the newest state that it has acted on.
@@ -14,6 +16,7 @@ type contact struct {
 	changed chan struct{} // closed and replaced when manager changes
 	epoch   uint64        // of the cluster
 	index   uint64        // of the store
+	refusal error         // why managers do not serve this node, as one said last; nil once one does
 }
 
 func newContact(epoch, index uint64) *contact {
@@ -32,11 +35,25 @@ func (c *contact) see(epoch, index uint64) {
 	c.epoch, c.index = epoch, index
 }
 
+// refused notes that a manager does not serve this node, and will not by itself. Managers that cannot be reached, or are
+// not ready, say nothing of the node.
+func (c *contact) refused(err error) {
+	if !errdefs.IsAlreadyExists(err) && !errdefs.IsPermissionDenied(err) {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.refusal = err
+}
+
 // set notes a session's begin, or with "" its end; since is when the manager was heard last.
 func (c *contact) set(manager string, since time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.manager, c.since = manager, since
+	if manager != "" {
+		c.refusal = nil
+	}
 	close(c.changed)
 	c.changed = make(chan struct{})
 }

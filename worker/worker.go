@@ -201,6 +201,14 @@ func (w *Worker) Seen() (index uint64, connected bool) {
 	return w.contact.index, w.contact.manager != ""
 }
 
+// Refusal is why the managers do not serve this node, in a manager's words, as when its disk was cloned; nil when one
+// serves it, or none has answered.
+func (w *Worker) Refusal() error {
+	w.contact.mu.Lock()
+	defer w.contact.mu.Unlock()
+	return w.contact.refusal
+}
+
 // apply acts on a message of the managers. The session has checked its order.
 func (w *Worker) apply(msg *swarmv1.Assignments) {
 	changes := w.objects.apply(msg)

@@ -311,6 +311,7 @@ func (w stubWorker) Register(reg grpc.ServiceRegistrar) {
 	stub(reg, "Worker", "Disk", "Doctor", "Admission")
 }
 func (w stubWorker) Connected(context.Context) error { return nil }
+func (w stubWorker) Refusal() error                  { return nil }
 func (w stubWorker) Tasks() int                      { return 0 }
 func (w stubWorker) Depart(context.Context) error    { return nil }
 func (w stubWorker) Close() error                    { return w.blobs.Close() }
