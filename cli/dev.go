@@ -178,7 +178,11 @@ func (a *app) runDevLs(playground string, f format) error {
 			})
 		}
 	}
-	return a.list(devListing, f, rows)
+	l := devListing
+	if len(names) > 1 { // Their hosts have the same names.
+		l.columns = append([]column{{"Playground", "PLAYGROUND"}}, l.columns...)
+	}
+	return a.list(l, f, rows)
 }
 
 func (a *app) newDevShell(playground *string) *cobra.Command {

@@ -24,7 +24,13 @@ func (d fakeDev) Up(_ context.Context, o cli.DevOptions, progress func(string)) 
 	return d.say("up %q %d %d %v %s", o.Name, o.Nodes, o.Managers, o.DaemonArgs, o.Subnet)
 }
 func (d fakeDev) Down(_ context.Context, p string) error { return d.say("down %q", p) }
-func (d fakeDev) Playgrounds() ([]string, error)         { return []string{"dev"}, nil }
+func (d fakeDev) Playgrounds() ([]string, error) {
+	if d.said == nil {
+		return []string{"dev"}, nil
+	}
+	return []string{"cli", "dev"}, nil
+}
+
 func (d fakeDev) Hosts(string) ([]cli.DevHost, error) {
 	return []cli.DevHost{
 		{Name: "node1", Role: "manager", Address: "10.213.0.11", State: "running", PID: 42, Socket: "/run/swarm-dev/dev/node1/swarm.sock"},
@@ -70,5 +76,10 @@ node2     worker    10.213.0.12   off (cut off)             unix:///run/swarm-de
 `
 	if got.out != want {
 		t.Errorf("dev ls: got\n%s\nwant\n%s", got.out, want)
+	}
+	// Hosts of several playgrounds have the same names.
+	got = run{dev: fakeDev{new([]string)}}.run(t, "dev", "ls")
+	if lines := strings.Split(got.out, "\n"); len(lines) != 6 || !strings.HasPrefix(lines[0], "PLAYGROUND   NAME ") || !strings.HasPrefix(lines[1], "cli          node1 ") || !strings.HasPrefix(lines[3], "dev          node1 ") {
+		t.Errorf("dev ls of two playgrounds: got\n%s", got.out)
 	}
 }

@@ -133,11 +133,24 @@ func errorLine(err error) string {
 	if s, ok := status.FromError(err); ok && strings.HasPrefix(text, "rpc error: ") {
 		text = s.Message()
 	}
-	lines := strings.FieldsFunc(text, func(r rune) bool { return r == '\n' || r == '\r' })
+	lines := strings.FieldsFunc(withoutClass(text), func(r rune) bool { return r == '\n' || r == '\r' })
 	for i := range lines {
 		lines[i] = strings.TrimSpace(lines[i])
 	}
 	return strings.Join(lines, "; ")
+}
+
+// withoutClass is a text without the name of its error's class at its end: that is for programs.
+func withoutClass(text string) string {
+	for _, class := range []error{
+		errdefs.ErrInvalidArgument, errdefs.ErrFailedPrecondition, errdefs.ErrAlreadyExists, errdefs.ErrUnavailable, errdefs.ErrAborted,
+		errdefs.ErrConflict, errdefs.ErrInternal, errdefs.ErrUnknown, errdefs.ErrNotImplemented,
+	} {
+		if rest, ok := strings.CutSuffix(text, ": "+class.Error()); ok {
+			return withoutClass(rest)
+		}
+	}
+	return text
 }
 
 // plainError is an error with the words that users read, for where several are told at once.
@@ -149,11 +162,17 @@ func (e plainError) Unwrap() error { return e.error }
 // dialFailure matches how dialing and handshakes fail, in gRPC's words and in the kernel's.
 var dialFailure = regexp.MustCompile(`(?i)error while dialing|is not running on this host|dial (unix|tcp)|connection refused|no such file or directory|no route to host|network is unreachable|i/o timeout|reading server preface`)
 
+// silence matches how a connection ends that the other side has taken and then said nothing on.
+var silence = regexp.MustCompile(`^(raw-)?read (unix|tcp) .*use of closed network connection|keepalive ping failed`)
+
 // explain turns the error of a call into what the user can act on.
 func (a *app) explain(err error) error {
 	switch {
 	case err == nil:
 		return nil
+	case isUnavailable(err) && silence.MatchString(errorLine(err)):
+		t, _ := a.target()
+		return errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("the swarm daemon at %s does not answer: it hangs, or its host is overloaded; see its log, or restart it", t))
 	case isUnavailable(err) && dialFailure.MatchString(err.Error()) && !strings.Contains(err.Error(), "registry "): // which a daemon could not reach
 		t, _ := a.target()
 		hint := "is it running? (`swarm init` and `swarm join` start it, `swarm daemon` runs it in the foreground)"

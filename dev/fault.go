@@ -27,11 +27,11 @@ type Cut struct {
 func (c Cut) validate() error {
 	switch {
 	case len(c.Hosts) < 1 || len(c.Hosts) > 2:
-		return fmt.Errorf("name one host to cut off, or two to part: %w", errdefs.ErrInvalidArgument)
+		return errdefs.ErrInvalidArgument.WithMessage("name one host to cut off, or two to part")
 	case c.Port == 0 && c.Protocol != "":
-		return fmt.Errorf("protocol %s without a port: %w", c.Protocol, errdefs.ErrInvalidArgument)
+		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("protocol %s is given without a port: add --port", c.Protocol))
 	case len(c.Hosts) == 2 && c.Hosts[0] == c.Hosts[1]:
-		return fmt.Errorf("host %s cannot be parted from itself: %w", c.Hosts[0], errdefs.ErrInvalidArgument)
+		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("host %s cannot be parted from itself: name two hosts", c.Hosts[0]))
 	}
 	return nil
 }

@@ -17,7 +17,6 @@
 package dev
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -189,7 +188,7 @@ func (l *Lab) open(host string) (*netns.Namespace, error) {
 	}
 	ns, err := netns.Open(l.sw.NamespacePath(host))
 	if errdefs.IsNotFound(err) {
-		return nil, errors.Join(fmt.Errorf("host %s is off: %w", host, errdefs.ErrFailedPrecondition))
+		return nil, errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf("host %s is off: start it first", host))
 	}
 	return ns, err
 }

@@ -67,7 +67,7 @@ type Options struct {
 
 func (o Options) withDefaults() (Options, error) {
 	if o.Name == "" {
-		o.Name = "dev"
+		o.Name = defaultName
 	}
 	if o.Nodes == 0 {
 		o.Nodes = 5
@@ -97,7 +97,7 @@ func (o Options) withDefaults() (Options, error) {
 
 func (o Options) validate() error {
 	invalid := func(format string, args ...any) error {
-		return fmt.Errorf("%s: %w", fmt.Sprintf(format, args...), errdefs.ErrInvalidArgument)
+		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf(format, args...))
 	}
 	if err := validName(o.Name); err != nil {
 		return err
@@ -119,11 +119,22 @@ func (o Options) validate() error {
 	return nil
 }
 
+// defaultName is that of a playground for which none is given.
+const defaultName = "dev"
+
+// nameFlag is the flag by which the command line finds a playground.
+func nameFlag(name string) string {
+	if name == defaultName {
+		return ""
+	}
+	return " --name " + name
+}
+
 // validName keeps the name fit for a folder, a cgroup and, with a host's name, for
 // a unix socket's path of at most 107 bytes.
 func validName(name string) error {
 	if name == "" || len(name) > 12 || strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" {
-		return fmt.Errorf("playground name %q: give 1 to 12 small letters, digits and dashes: %w", name, errdefs.ErrInvalidArgument)
+		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("playground name %q is not valid: give 1 to 12 small letters, digits and dashes", name))
 	}
 	return nil
 }

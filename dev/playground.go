@@ -30,7 +30,7 @@ func Up(ctx context.Context, o Options) (*Playground, error) {
 		return nil, err
 	}
 	if os.Getuid() != 0 {
-		return nil, fmt.Errorf("hosts are network namespaces, which only root can make: run with sudo: %w", errdefs.ErrPermissionDenied)
+		return nil, errdefs.ErrPermissionDenied.WithMessage("hosts are network namespaces, which only root can make: run with sudo")
 	}
 	if err := removeLeftover(ctx, o); err != nil {
 		return nil, fmt.Errorf("playground %s: %w", o.Name, err)
@@ -72,7 +72,7 @@ func removeLeftover(ctx context.Context, o Options) error {
 // claim takes the name, the root folder and a subnet, and makes the switch.
 func claim(o Options) (*record, error) {
 	if _, err := os.Lstat(recordPath(o.Name)); err == nil {
-		return nil, fmt.Errorf("it is up already, remove it with `swarm dev down`: %w", errdefs.ErrAlreadyExists)
+		return nil, errdefs.ErrAlreadyExists.WithMessage("it is up already: remove it with `swarm dev down" + nameFlag(o.Name) + "`")
 	}
 	root, err := claimRoot(o)
 	if err != nil {
@@ -92,10 +92,14 @@ func claim(o Options) (*record, error) {
 		Binary: o.Binary, DaemonArgs: o.DaemonArgs, Env: o.Env,
 	}
 	for i := range o.Nodes {
-		h := hostRecord{Name: fmt.Sprintf("node%d", i+1), Role: Worker, Off: true, Simulated: i >= o.Nodes-o.Simulated}
+		h := hostRecord{Name: fmt.Sprintf("node%d", i+1), Off: true, Simulated: i >= o.Nodes-o.Simulated}
 		h.Address = hostnet.Nth(subnet, uint32(hostOffset+i+1))
-		if i < o.Managers {
+		switch {
+		case o.NoCluster:
+		case i < o.Managers:
 			h.Role = Manager
+		default:
+			h.Role = Worker
 		}
 		r.Hosts = append(r.Hosts, h)
 	}
@@ -119,7 +123,7 @@ func claimRoot(o Options) (string, error) {
 		return "", err
 	}
 	if len(entries) > 0 {
-		return "", fmt.Errorf("root folder %s is not empty, name another: %w", o.Root, errdefs.ErrFailedPrecondition)
+		return "", errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf("root folder %s is not empty: name another", o.Root))
 	}
 	if err := os.WriteFile(filepath.Join(o.Root, marker), []byte(o.Name+"\n"), 0o600); err != nil {
 		return "", err
@@ -202,7 +206,7 @@ func (r *record) cluster(ctx context.Context, o Options) error {
 // Open returns the handle of a playground that is up.
 func Open(name string) (*Playground, error) {
 	if name == "" {
-		name = "dev"
+		name = defaultName
 	}
 	if err := validName(name); err != nil {
 		return nil, err
@@ -232,13 +236,13 @@ func List() ([]string, error) {
 // reboot has left, and does nothing when there is nothing.
 func Down(ctx context.Context, name string) error {
 	if name == "" {
-		name = "dev"
+		name = defaultName
 	}
 	if err := validName(name); err != nil {
 		return err
 	}
 	if os.Getuid() != 0 {
-		return fmt.Errorf("remove playground %s: run with sudo: %w", name, errdefs.ErrPermissionDenied)
+		return errdefs.ErrPermissionDenied.WithMessage(fmt.Sprintf("only root can remove playground %s: run with sudo", name))
 	}
 	unlock, err := lock(runDir(name))
 	if err != nil {

@@ -65,7 +65,7 @@ func (p *Playground) inside(host string) (*record, *Lab, error) {
 		return nil, nil, err
 	}
 	if h.Off {
-		return nil, nil, fmt.Errorf("host %s is off: start it first: %w", host, errdefs.ErrFailedPrecondition)
+		return nil, nil, errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf("host %s is off: start it with `swarm dev start%s %s`", host, nameFlag(p.name), host))
 	}
 	lab, err := r.lab()
 	return r, lab, err

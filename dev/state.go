@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
@@ -19,7 +20,7 @@ import (
 	"swarm/overlay/vswitch"
 )
 
-// Role of a host when it was made; the cluster may have changed its mind since.
+// Role of a host when it was made; the cluster may have changed its mind since. Empty for a host that was not made a member.
 type Role string
 
 // The roles.
@@ -68,7 +69,7 @@ func (r *record) host(name string) (*hostRecord, error) {
 		for _, h := range r.Hosts {
 			names = append(names, h.Name)
 		}
-		return nil, fmt.Errorf("host %s of playground %s: %w (its hosts: %v)", name, r.Name, errdefs.ErrNotFound, names)
+		return nil, errdefs.ErrNotFound.WithMessage(fmt.Sprintf("playground %s has no host %s: its hosts are %s", r.Name, name, strings.Join(names, ", ")))
 	}
 	return &r.Hosts[i], nil
 }
@@ -116,14 +117,14 @@ func (r *record) cgroupParent(h string) string { return r.cgroupRoot() + "/" + h
 func load(name string) (*record, error) {
 	b, err := os.ReadFile(recordPath(name))
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("playground %s does not exist, make it with `swarm dev up`: %w", name, errdefs.ErrNotFound)
+		return nil, errdefs.ErrNotFound.WithMessage(fmt.Sprintf("playground %s does not exist: make it with `swarm dev up%s`", name, nameFlag(name)))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read playground %s: %w", name, err)
 	}
 	r := &record{}
 	if err := json.Unmarshal(b, r); err != nil {
-		return nil, fmt.Errorf("read playground %s: %w; remove it with `swarm dev down`", name, err)
+		return nil, fmt.Errorf("read playground %s: %w; remove it with `swarm dev down%s`", name, err, nameFlag(name))
 	}
 	return r, nil
 }
