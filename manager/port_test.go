@@ -1,6 +1,7 @@
 package manager_test
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -12,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/raftstore"
 )
 
 func publishing(name string, ports ...*swarmv1.PortConfig) *swarmv1.ServiceSpec {
@@ -122,5 +124,44 @@ func TestControl_ConcurrentPortsOnAddresses(t *testing.T) {
 		if all := on("8080 b"); all > 1 || all == 1 && len(claims) != 1 || all == 0 && (on("/192.0.2.1 ") != 1 || on("/192.0.2.2 ") != 1 || len(claims) != 4) {
 			t.Errorf("claims of ports: %q", claims)
 		}
+	})
+}
+
+// Nobody could answer at a port on which the nodes themselves do. A service that has such a port already may be updated.
+func TestControl_PortsOfTheCluster(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		r.join("h1")
+		synctest.Wait()
+		publish := func(port uint32, proto swarmv1.PortConfig_Protocol, mode swarmv1.PortConfig_PublishMode) *swarmv1.ServiceSpec {
+			s := serviceSpec(fmt.Sprintf("s%d%s%d", port, strings.ToLower(proto.String()), mode), 1)
+			s.EndpointSpec = &swarmv1.EndpointSpec{Ports: []*swarmv1.PortConfig{{TargetPort: 80, PublishedPort: port, Protocol: proto, PublishMode: mode}}}
+			return s
+		}
+		for _, mode := range []swarmv1.PortConfig_PublishMode{swarmv1.PortConfig_INGRESS, swarmv1.PortConfig_HOST} {
+			for _, c := range []struct {
+				port  uint32
+				proto swarmv1.PortConfig_Protocol
+				says  string
+			}{
+				{2377, swarmv1.PortConfig_TCP, "port 2377/tcp is taken on every node by swarm itself, and no service could answer there: publish another port"},
+				{7946, swarmv1.PortConfig_TCP, "port 7946/tcp is taken on every node by swarm's gossip"},
+				{7946, swarmv1.PortConfig_UDP, "port 7946/udp is taken on every node by swarm's gossip"},
+				{4789, swarmv1.PortConfig_UDP, "port 4789/udp is taken on every node by swarm's networks between nodes"},
+			} {
+				_, err := r.admin.CreateService(t.Context(), &swarmv1.CreateServiceRequest{Spec: publish(c.port, c.proto, mode)})
+				refused(t, fmt.Sprint(c.port, c.proto, mode), err, errdefs.IsInvalidArgument, c.says)
+			}
+		}
+		r.create(publish(2377, swarmv1.PortConfig_UDP, swarmv1.PortConfig_INGRESS))
+		r.create(publish(4789, swarmv1.PortConfig_TCP, swarmv1.PortConfig_INGRESS))
+		old := publish(9000, swarmv1.PortConfig_TCP, swarmv1.PortConfig_INGRESS)
+		r.create(old)
+		node, _ := r.store.View().Nodes.Get(self)
+		node = node.CloneVT()
+		node.Port = 9000
+		r.commit(raftstore.Update(node))
+		old.TaskTemplate.ForceUpdate++
+		r.update(old)
 	})
 }

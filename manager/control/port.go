@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -71,6 +72,9 @@ func meshed(p *swarmv1.PortConfig) bool { return p.GetPublishMode() != swarmv1.P
 
 // publish chooses the port where it is left open, and refuses one that somebody else has.
 func (b *portClaims) publish(p *swarmv1.PortConfig) error {
+	if err := b.clusters(p); err != nil {
+		return err
+	}
 	if p.GetPublishedPort() == 0 {
 		if !meshed(p) {
 			return nil
@@ -81,6 +85,33 @@ func (b *portClaims) publish(p *swarmv1.PortConfig) error {
 		b.asked[portKey(p.GetProtocol(), p.GetPublishedPort())] = true
 	}
 	return b.conflict(p)
+}
+
+// clusters refuses a port on which the nodes themselves answer: no request would reach the service. What got published
+// before stays.
+func (b *portClaims) clusters(p *swarmv1.PortConfig) error {
+	port, proto := p.GetPublishedPort(), p.GetProtocol()
+	if port == 0 || slices.ContainsFunc(b.old, func(o *swarmv1.PortConfig) bool { return samePort(o, p) }) {
+		return nil
+	}
+	network, what := b.view.Cluster().GetSpec().GetNetwork(), ""
+	switch {
+	case proto == swarmv1.PortConfig_SCTP:
+	case port == cmp.Or(network.GetGossipPort(), spec.DefaultGossipPort):
+		what = "swarm's gossip"
+	case proto == swarmv1.PortConfig_UDP && port == cmp.Or(network.GetDataPathPort(), spec.DefaultDataPathPort):
+		what = "swarm's networks between nodes"
+	case proto == swarmv1.PortConfig_TCP:
+		for n := range b.view.Nodes.All() {
+			if n.GetPort() == port {
+				what = "swarm itself"
+			}
+		}
+	}
+	if what == "" {
+		return nil
+	}
+	return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("port %d/%s is taken on every node by %s, and no service could answer there: publish another port", port, strings.ToLower(proto.String()), what))
 }
 
 // choose keeps the port that was chosen before for the same target, and else takes the first that is free.
