@@ -1,9 +1,15 @@
 package spec
 
 import (
+	"maps"
+	"net/url"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"swarm/internal/ident"
 	swarmv1 "swarm/proto/swarm/v1"
@@ -29,12 +35,15 @@ func checkContainer(c *swarmv1.ContainerSpec) error {
 		checkEnv(c.GetEnv()),
 		checkHostname(c.GetHostname()),
 		checkAbsolute("working directory", c.GetDir()),
+		checkUser(c.GetUser()),
+		checkIsolation(c.GetIsolation()),
 		checkMounts(c.GetMounts()),
 		checkFiles(c),
 		checkHealth(c.GetHealthcheck()),
 		checkSignal(c.GetStopSignal()),
 		checkDuration("stop grace period", c.GetStopGracePeriod()),
 		checkCapabilities(c),
+		checkSysctls(c.GetSysctls()),
 		checkDevices(c.GetDevices()),
 		checkUlimits(c.GetUlimits()),
 		checkNumbers(c),
@@ -84,6 +93,21 @@ func checkAbsolute(what, p string) error {
 	return nil
 }
 
+// checkUser lets names through: whether the image has them is for the node.
+func checkUser(u string) error {
+	if strings.Count(u, ":") > 1 || strings.ContainsAny(u, " \t\n") {
+		return invalid("user %s is not valid: write NAME or UID, or one of them with :GROUP or :GID", quote(u))
+	}
+	return nil
+}
+
+func checkIsolation(i string) error {
+	if i != "" && i != "default" {
+		return invalid("isolation %s is for Windows: leave it out", quote(i))
+	}
+	return nil
+}
+
 func checkMounts(mounts []*swarmv1.Mount) error {
 	seen := make(map[string]bool, len(mounts))
 	for _, m := range mounts {
@@ -125,6 +149,9 @@ func checkMount(m *swarmv1.Mount) error {
 		if d := m.GetVolumeOptions().GetDriverConfig(); d.GetName() != "" && d.GetName() != "local" || len(d.GetOptions()) > 0 {
 			return invalid("volume at %s asks for driver %s with %d options: nodes have only local, without options; leave both out",
 				quote(m.GetTarget()), quote(d.GetName()), len(d.GetOptions()))
+		}
+		if sub := m.GetVolumeOptions().GetSubpath(); slices.Contains(strings.Split(sub, "/"), "..") {
+			return invalid("subpath %s leads out of the volume: use a path in it", quote(sub))
 		}
 		// Without a name it is the task's own; a template is filled in for each task.
 		if name := m.GetSource(); name != "" && !strings.Contains(name, "{{") {
@@ -201,12 +228,49 @@ func checkHealth(h *swarmv1.HealthConfig) error {
 		if len(t) < least {
 			return invalid("health check %s has nothing to run: name what to check after it", t[0])
 		}
+		if err := checkHealthAddress(t); err != nil {
+			return err
+		}
 	}
 	return first(
-		checkDuration("health interval", h.GetInterval()),
-		checkDuration("health timeout", h.GetTimeout()),
-		checkDuration("health start period", h.GetStartPeriod()),
-		checkDuration("health start interval", h.GetStartInterval()))
+		checkPace("health interval", h.GetInterval()),
+		checkPace("health timeout", h.GetTimeout()),
+		checkPace("health start period", h.GetStartPeriod()),
+		checkPace("health start interval", h.GetStartInterval()))
+}
+
+// minPace is Docker's: what is checked more often keeps its node busy with checks.
+const minPace = time.Millisecond
+
+// checkPace is checkDuration for what is repeated. 0 is the default.
+func checkPace(what string, d *durationpb.Duration) error {
+	if err := checkDuration(what, d); err != nil {
+		return err
+	}
+	if v := d.AsDuration(); v != 0 && v < minPace {
+		return invalid("%s %s is too short: use %s or more", what, v, minPace)
+	}
+	return nil
+}
+
+// checkHealthAddress reads where a check that is not a command goes.
+func checkHealthAddress(test []string) error {
+	switch test[0] {
+	case "HTTP":
+		address := test[1]
+		if !strings.Contains(address, "://") {
+			address = "http://" + address
+		}
+		if u, err := url.Parse(address); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+			return invalid("health check address %s is not a URL: write it like http://localhost:8080/healthy", quote(test[1]))
+		}
+	case "TCP", "GRPC":
+		at := strings.LastIndexByte(test[1], ':')
+		if port, err := strconv.ParseUint(test[1][at+1:], 10, 16); at < 0 || err != nil || port == 0 {
+			return invalid("health check address %s is not HOST:PORT: write it like localhost:8080", quote(test[1]))
+		}
+	}
+	return nil
 }
 
 // checkSignal takes names with and without SIG, and numbers; whether the kernel of the node has it is for the node.
@@ -243,13 +307,30 @@ func set(words string) map[string]bool {
 func checkCapabilities(c *swarmv1.ContainerSpec) error {
 	for _, list := range [][]string{c.GetCapabilityAdd(), c.GetCapabilityDrop()} {
 		for _, k := range list {
-			if name := strings.TrimPrefix(strings.ToUpper(k), "CAP_"); name == "" || strings.Trim(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZ_0123456789") != "" {
-				return invalid("capability %s is not a name: write it like CAP_NET_ADMIN, or ALL", quote(k))
+			if name := strings.TrimPrefix(strings.ToUpper(k), "CAP_"); name != "ALL" && !capabilities[name] {
+				return invalid("capability %s is not known: use a name such as CAP_NET_ADMIN, or ALL", quote(k))
 			}
 		}
 	}
 	return nil
 }
+
+// capabilities of Linux, without CAP_.
+var capabilities = set("AUDIT_CONTROL AUDIT_READ AUDIT_WRITE BLOCK_SUSPEND BPF CHECKPOINT_RESTORE CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID IPC_LOCK IPC_OWNER KILL LEASE LINUX_IMMUTABLE MAC_ADMIN MAC_OVERRIDE MKNOD NET_ADMIN NET_BIND_SERVICE NET_BROADCAST NET_RAW PERFMON SETFCAP SETGID SETPCAP SETUID SYSLOG SYS_ADMIN SYS_BOOT SYS_CHROOT SYS_MODULE SYS_NICE SYS_PACCT SYS_PTRACE SYS_RAWIO SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG WAKE_ALARM")
+
+// checkSysctls lets through what a container has of its own. The others are the whole host's, and no node sets them.
+func checkSysctls(m map[string]string) error {
+	for _, key := range slices.Sorted(maps.Keys(m)) {
+		name := strings.ReplaceAll(key, "/", ".")
+		if !strings.HasPrefix(name, "net.") && !strings.HasPrefix(name, "fs.mqueue.") && !ownSysctls[name] {
+			return invalid("sysctl %s is not a container's own but its host's: use net.*, fs.mqueue.*, or one of %s", quote(key), words(ownSysctls))
+		}
+	}
+	return nil
+}
+
+// ownSysctls are those of the IPC and UTS namespaces.
+var ownSysctls = set("kernel.domainname kernel.msgmax kernel.msgmnb kernel.msgmni kernel.sem kernel.shmall kernel.shmmax kernel.shmmni kernel.shm_rmid_forced")
 
 func checkDevices(list []*swarmv1.DeviceMapping) error {
 	for _, d := range list {

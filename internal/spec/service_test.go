@@ -168,7 +168,18 @@ var refusals = []struct {
 	{"signal number", container(func(c *swarmv1.ContainerSpec) { c.StopSignal = "65" }), "out of range"},
 	{"health", container(func(c *swarmv1.ContainerSpec) { c.Healthcheck = &swarmv1.HealthConfig{Test: []string{"RUN", "x"}} }), "is not known"},
 	{"ulimit", container(func(c *swarmv1.ContainerSpec) { c.Ulimits = []*swarmv1.Ulimit{{Name: "nofile", Soft: 2, Hard: 1}} }), "above its hard limit"},
-	{"capability", container(func(c *swarmv1.ContainerSpec) { c.CapabilityAdd = []string{"net admin"} }), "is not a name"},
+	{"capability", container(func(c *swarmv1.ContainerSpec) { c.CapabilityAdd = []string{"net admin"} }), "is not known: use a name such as CAP_NET_ADMIN"},
+	{"capability that Linux does not have", container(func(c *swarmv1.ContainerSpec) { c.CapabilityDrop = []string{"CAP_FLY"} }), `"CAP_FLY" is not known`},
+	{"sysctl of the host", container(func(c *swarmv1.ContainerSpec) { c.Sysctls = map[string]string{"kernel.panic": "1"} }), "is not a container's own"},
+	{"health check that is no URL", container(func(c *swarmv1.ContainerSpec) {
+		c.Healthcheck = &swarmv1.HealthConfig{Test: []string{"HTTP", "ftp://x"}}
+	}), "is not a URL"},
+	{"health check without a port", container(func(c *swarmv1.ContainerSpec) {
+		c.Healthcheck = &swarmv1.HealthConfig{Test: []string{"TCP", "localhost"}}
+	}), "is not HOST:PORT"},
+	{"health check with a port out of range", container(func(c *swarmv1.ContainerSpec) {
+		c.Healthcheck = &swarmv1.HealthConfig{Test: []string{"GRPC", ":70000"}}
+	}), "is not HOST:PORT"},
 	{"two secrets at one path", container(func(c *swarmv1.ContainerSpec) {
 		c.Secrets = []*swarmv1.SecretReference{{SecretName: "a"}, {SecretName: "b", File: &swarmv1.FileTarget{Name: "a"}}}
 	}), "already taken"},

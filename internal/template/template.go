@@ -7,6 +7,7 @@ package template
 import (
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -166,5 +167,17 @@ var errNever = errors.New("")
 
 func invalid(what, text string, err error) error {
 	return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("%s %q is no valid template: %s; known are .Service, .Node and .Task, as in Docker",
-		what, text, strings.TrimPrefix(err.Error(), "template: ")))
+		what, text, reason(err)))
+}
+
+// Where in which template, and of which type of ours: text/template says so for programmers.
+var (
+	noField     = regexp.MustCompile(`can't evaluate field (\S+) in type \S+`)
+	coordinates = regexp.MustCompile(`^template: [^:]+(:\d+)+: (executing "[^"]*" at <[^>]*>: )?`)
+)
+
+// reason is what text/template says, in words for users.
+func reason(err error) string {
+	text := coordinates.ReplaceAllString(err.Error(), "")
+	return noField.ReplaceAllString(text, "there is no field $1")
 }
