@@ -16,11 +16,13 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"google.golang.org/grpc"
 
 	"swarm/internal/printable"
@@ -69,7 +71,7 @@ func Main(ctx context.Context, deps Deps, args []string) int {
 	defer stop()
 	root := New(deps)
 	root.SetArgs(args)
-	err := root.ExecuteContext(ctx)
+	err := root.ExecuteContext(context.WithValue(ctx, typed{}, args))
 	var exit ExitError
 	switch {
 	case err == nil:
@@ -83,8 +85,28 @@ func Main(ctx context.Context, deps Deps, args []string) int {
 	if errors.As(err, &own) {
 		err, code = own.error, own.code
 	}
+	var value *pflag.InvalidValueError
+	if errors.As(err, &value) { // of a flag before the verb, which cobra parses by itself
+		err = usageError(root, "%s", flagError(err))
+	}
 	printf(deps.Err, "Error: %s\n", errorLine(err))
 	return code
+}
+
+// typed is the key of the words of a command line in its context.
+type typed struct{}
+
+// unknownFlag is the first flag of the command line that no command up to c has; "" when there is none.
+func unknownFlag(c *cobra.Command) string {
+	words, _ := c.Context().Value(typed{}).([]string)
+	for _, word := range words {
+		name, _, _ := strings.Cut(strings.TrimLeft(word, "-"), "=")
+		short := !strings.HasPrefix(word, "--") && name != "" && c.Flags().ShorthandLookup(name[:1]) != nil
+		if strings.HasPrefix(word, "-") && name != "" && !short && c.Flags().Lookup(name) == nil {
+			return word
+		}
+	}
+	return ""
 }
 
 // codedError is an error that ends the process with a code of its own.
@@ -151,6 +173,7 @@ func New(deps Deps) *cobra.Command {
 	}
 	root.InitDefaultHelpFlag()
 	silenceHelpCommand(root)
+	a.completeFlags(root)
 	return root
 }
 
@@ -163,6 +186,9 @@ func group(c *cobra.Command, sub ...*cobra.Command) *cobra.Command {
 	c.SuggestionsMinimumDistance = 2
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if len(args) == 0 {
+			if flag := unknownFlag(c); flag != "" {
+				return usageError(c, "unknown flag: %s", flag)
+			}
 			return c.Help()
 		}
 		name := strings.TrimSpace(strings.TrimPrefix(c.CommandPath(), c.Root().Name()))
@@ -173,7 +199,8 @@ func group(c *cobra.Command, sub ...*cobra.Command) *cobra.Command {
 		if hint := elsewhere[name+args[0]]; hint != "" {
 			msg += ": " + hint
 		} else if near := c.SuggestionsFor(args[0]); len(near) > 0 {
-			msg += fmt.Sprintf(": did you mean %q?", name+near[0])
+			nearest := max(slices.IndexFunc(near, func(s string) bool { return strings.HasPrefix(args[0], s) }), 0)
+			msg += fmt.Sprintf(": did you mean %q?", name+near[nearest])
 		}
 		return usageError(c, "%s", msg)
 	}

@@ -264,7 +264,12 @@ func (a *app) newLeave() *cobra.Command {
 
 func (a *app) runLeave(ctx context.Context, force bool) error {
 	return a.with(ctx, func(c client) error {
-		if _, err := c.daemon.Leave(ctx, &swarmv1.LeaveRequest{Force: force}); err != nil {
+		answered := a.saySlow(ctx, func(context.Context) string {
+			return "waiting until the tasks of this node have stopped: each has its grace period"
+		})
+		_, err := c.daemon.Leave(ctx, &swarmv1.LeaveRequest{Force: force})
+		answered()
+		if err != nil {
 			return err
 		}
 		fmt.Fprintln(a.Out, "Node left the swarm.")

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/testing/protocmp"
 	"google.golang.org/protobuf/types/known/durationpb"
 
@@ -193,6 +195,33 @@ func TestUnreachable(t *testing.T) {
 	want := "Error: cannot reach the swarm daemon at unix:///run/swarm/swarm.sock: is it running? (`swarm init` and `swarm join` start it, `swarm daemon` runs it in the foreground)\n"
 	if got.errOut != want || got.code != 1 {
 		t.Errorf("got %+v, want %q", got, want)
+	}
+}
+
+// A daemon that has taken the connection and says nothing is there, but hangs.
+func TestUnreachable_Silent(t *testing.T) {
+	s := &fakeServer{initErr: status.Error(codes.Unavailable, "raw-read unix @->/run/swarm/swarm.sock: use of closed network connection")}
+	got := run{server: s}.run(t, "init")
+	want := "Error: the swarm daemon at unix:///run/swarm/swarm.sock does not answer: it hangs, or its host is overloaded; see its log, or restart it\n"
+	if got.errOut != want || got.code != 1 {
+		t.Errorf("got %+v, want %q", got, want)
+	}
+}
+
+// A build without libseccomp warns where it begins to run containers.
+func TestInit_WarnsWithoutSeccomp(t *testing.T) {
+	for _, line := range []string{"init", "join --token " + pki.NewToken(testRoot(t).Cert).String() + " 10.0.0.1"} {
+		for _, seccomp := range []bool{true, false} {
+			s := &fakeServer{info: &swarmv1.InfoResponse{Version: &swarmv1.VersionInfo{Runc: "1.5.2", Seccomp: seccomp}}}
+			got := run{server: s}.run(t, strings.Fields(line)...)
+			want := ""
+			if !seccomp {
+				want = "Warning: containers run without a seccomp profile and may make any system call: this swarm was built without libseccomp\n"
+			}
+			if got.code != 0 || got.errOut != want {
+				t.Errorf("%s, seccomp %v: got %+v, want %q", line, seccomp, got, want)
+			}
+		}
 	}
 }
 

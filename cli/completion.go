@@ -2,10 +2,12 @@ package cli
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	swarmv1 "swarm/proto/swarm/v1"
 )
@@ -50,6 +52,57 @@ func completeChoices(c *cobra.Command, flag string, values []string) {
 	}
 }
 
+// fileFlags take the name of a file, or of a folder.
+var fileFlags = []string{"credential", "env-file", "token-file", "input", "root", "state-dir", "run-dir", "registry-certs-dir", "log-file", "containerd-address"}
+
+// completeFlags gives every flag of a command and of those below it a completion of its own: a shell completes names of
+// files where there is none.
+func (a *app) completeFlags(c *cobra.Command) {
+	c.NonInheritedFlags().VisitAll(func(f *pflag.Flag) {
+		if _, has := c.GetFlagCompletionFunc(f.Name); has || slices.Contains(fileFlags, f.Name) {
+			return
+		}
+		if err := c.RegisterFlagCompletionFunc(f.Name, a.flagCompletion(f)); err != nil {
+			panic("cli: " + err.Error())
+		}
+	})
+	for _, sub := range c.Commands() {
+		a.completeFlags(sub)
+	}
+}
+
+func (a *app) flagCompletion(f *pflag.Flag) cobra.CompletionFunc {
+	if filter, ok := f.Value.(*filterFlag); ok {
+		return beginnings("=", filter.keys)
+	}
+	switch f.Name {
+	case "network", "network-add":
+		return a.completeNetworks(isForServices)
+	case "network-rm":
+		return a.completeNetworks(isCustom)
+	case "constraint", "constraint-add":
+		return beginnings("", []string{"node.id==", "node.hostname==", "node.role==", "node.platform.os==", "node.platform.arch==", "node.labels."})
+	case "placement-pref", "placement-pref-add":
+		return beginnings("", []string{"spread=node.labels."})
+	case "node":
+		return a.completeNodes
+	case "image":
+		return a.completeImages
+	case "format":
+		return cobra.FixedCompletions([]string{"json", "table"}, cobra.ShellCompDirectiveNoFileComp)
+	}
+	return cobra.NoFileCompletions
+}
+
+// beginnings completes what users go on with.
+func beginnings(end string, words []string) cobra.CompletionFunc {
+	out := make([]string, 0, len(words))
+	for _, w := range words {
+		out = append(out, w+end)
+	}
+	return cobra.FixedCompletions(out, cobra.ShellCompDirectiveNoFileComp|cobra.ShellCompDirectiveNoSpace)
+}
+
 // completionTimeout bounds how long a key press may take; a daemon that does not answer completes nothing.
 const completionTimeout = time.Second
 
@@ -92,10 +145,19 @@ func (a *app) completeScale(c *cobra.Command, _ []string, word string) ([]cobra.
 	if strings.Contains(word, "=") {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
-	names, directive := a.names(c, serviceNames)
-	for i := range names {
-		names[i] += "="
-	}
+	names, directive := a.names(c, func(ctx context.Context, c client) ([]string, error) {
+		r, err := c.ListServices(ctx, &swarmv1.ListRequest{})
+		if err != nil {
+			return nil, err
+		}
+		var out []string
+		for _, s := range r.Services {
+			if setReplicas(s.GetRevision().GetSpec().CloneVT(), 0) == nil { // The others cannot be scaled.
+				out = append(out, s.GetService().GetName()+"=")
+			}
+		}
+		return out, nil
+	})
 	return names, directive | cobra.ShellCompDirectiveNoSpace
 }
 

@@ -109,7 +109,7 @@ func (a *app) newCredentialLs() *cobra.Command {
 		Use: "ls [OPTIONS]", Aliases: []string{"list"}, Short: "List client certificates", Args: noArgs, ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(c *cobra.Command, _ []string) error { return a.runCredentialLs(c.Context(), o) },
 	})
-	listFlags(c, &o.listOptions, "Only display credential IDs")
+	listFlags(c, &o.listOptions, "Only display credential IDs", credentialFilters)
 	c.Flags().BoolVar(&o.noTrunc, "no-trunc", false, "Do not truncate the output")
 	return c
 }
@@ -120,7 +120,7 @@ var credentialListing = listing{
 }
 
 func (a *app) runCredentialLs(ctx context.Context, o credentialLsOptions) error {
-	filter, _, err := parseFilters(o.filters, "id", "name")
+	filter, _, err := parseFilters(o.filters, credentialFilters...)
 	if err != nil {
 		return err
 	}

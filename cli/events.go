@@ -27,7 +27,7 @@ func (a *app) newEvents() *cobra.Command {
 		Use: "events [OPTIONS]", Short: "Get real time events from the swarm", Args: noArgs, ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(c *cobra.Command, _ []string) error { return a.runEvents(c.Context(), o) },
 	})
-	c.Flags().VarP(&filterFlag{&o.filters}, "filter", "f", "Filter output based on conditions provided")
+	c.Flags().VarP(&filterFlag{&o.filters, eventFilters}, "filter", "f", "Filter output based on conditions provided")
 	c.Flags().StringVar(&o.format, "format", "", "Format output using a custom template: 'json': Print in JSON format, 'TEMPLATE': Print output using the given Go template")
 	c.Flags().Uint64Var(&o.since, "since", 0, "Show all events after this index, as an event names it (default: from now on)")
 	return c
@@ -43,7 +43,7 @@ var (
 
 // request words the options for managers; actions are filtered here.
 func (o eventsOptions) request(ctx context.Context, c client) (req *swarmv1.WatchRequest, actions []string, err error) {
-	filter, rest, err := parseFilters(o.filters, "type", "event", "action", "service", "node", "id", "name", "label")
+	filter, rest, err := parseFilters(o.filters, eventFilters...)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -32,11 +32,13 @@ type fakeServer struct {
 	services []*swarmv1.ServiceInfo
 	tasks    []*swarmv1.TaskInfo
 	images   []*swarmv1.ImageInfo
-	usage    []*swarmv1.NodeUsage
-	info     *swarmv1.InfoResponse
-	logs     []*swarmv1.LogRecord
-	events   []*swarmv1.Event
-	root     *pki.Root
+	// revisions are those that services had before.
+	revisions []*swarmv1.Revision
+	usage     []*swarmv1.NodeUsage
+	info      *swarmv1.InfoResponse
+	logs      []*swarmv1.LogRecord
+	events    []*swarmv1.Event
+	root      *pki.Root
 
 	credentials []*swarmv1.Credential
 
@@ -57,8 +59,8 @@ type fakeServer struct {
 	logNotices []string
 
 	changed chan struct{}
-	// beforeCreate runs, unlocked, before a service is created.
-	beforeCreate func()
+	// beforeCreate runs, unlocked, before a service is created, and beforeRemove before a network is removed, or a node leaves.
+	beforeCreate, beforeRemove func()
 	// onCreate runs, unlocked, after a service was created; list before each list of tasks.
 	onCreate func(s *fakeServer, id string)
 	exec     func(stream swarmv1.Control_ExecServer) error
@@ -220,7 +222,7 @@ func (s *fakeServer) RemoveService(_ context.Context, r *swarmv1.GetRequest) (*s
 func (s *fakeServer) ListRevisions(context.Context, *swarmv1.GetRequest) (*swarmv1.ListRevisionsResponse, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	r := &swarmv1.ListRevisionsResponse{}
+	r := &swarmv1.ListRevisionsResponse{Revisions: slices.Clone(s.revisions)}
 	for _, i := range s.services {
 		r.Revisions = append(r.Revisions, i.Revision)
 	}
@@ -344,6 +346,9 @@ func (d daemonServer) Join(_ context.Context, r *swarmv1.JoinClusterRequest) (*s
 func (d daemonServer) Leave(_ context.Context, r *swarmv1.LeaveRequest) (*swarmv1.LeaveResponse, error) {
 	if !r.Force {
 		return nil, status.Error(codes.FailedPrecondition, "this node is a manager: demote it first, or leave with --force")
+	}
+	if d.fake.beforeRemove != nil {
+		d.fake.beforeRemove()
 	}
 	return &swarmv1.LeaveResponse{}, nil
 }

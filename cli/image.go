@@ -50,14 +50,14 @@ func (a *app) newImageLs() *cobra.Command {
 			return a.runImageLs(c.Context(), o)
 		},
 	})
-	listFlags(c, &o.listOptions, "Only show image IDs")
+	listFlags(c, &o.listOptions, "Only show image IDs", imageFilters)
 	c.Flags().BoolVar(&o.noTrunc, "no-trunc", false, "Don't truncate output")
 	c.Flags().BoolVar(&o.digests, "digests", false, "Show digests")
 	return c
 }
 
 func (a *app) runImageLs(ctx context.Context, o imageListOptions) error {
-	filter, _, err := parseFilters(o.filters, "id", "name")
+	filter, _, err := parseFilters(o.filters, imageFilters...)
 	if err != nil {
 		return err
 	}

@@ -60,7 +60,7 @@ func (a *app) newNetworkCreate() *cobra.Command {
 // spec is the network that the options describe.
 func (o networkCreateOptions) spec() (*swarmv1.NetworkSpec, error) {
 	if o.scope != "swarm" && o.scope != "global" {
-		return nil, invalid("scope %q is not known: networks are of the whole swarm", o.scope)
+		return nil, invalid("scope %q is not known: networks are of the whole swarm; leave --scope out", o.scope)
 	}
 	s := &swarmv1.NetworkSpec{
 		Name: o.name, Labels: addPairs(nil, o.labels.values), Internal: o.internal, Attachable: o.attachable, Ingress: o.ingress, Ipv6Enabled: o.ipv6,
@@ -135,7 +135,7 @@ func (a *app) newNetworkLs() *cobra.Command {
 		Use: "ls [OPTIONS]", Aliases: []string{"list"}, Short: "List networks", Args: noArgs, ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(c *cobra.Command, _ []string) error { return a.runNetworkLs(c.Context(), o) },
 	})
-	listFlags(c, &o.listOptions, "Only display network IDs")
+	listFlags(c, &o.listOptions, "Only display network IDs", networkFilters)
 	c.Flags().BoolVar(&o.noTrunc, "no-trunc", false, "Do not truncate the output")
 	return c
 }
@@ -154,7 +154,7 @@ var networkListing = listing{
 }
 
 func (a *app) runNetworkLs(ctx context.Context, o networkLsOptions) error {
-	filter, rest, err := parseFilters(o.filters, "id", "name", "label", "driver", "scope", "type", "dangling")
+	filter, rest, err := parseFilters(o.filters, networkFilters...)
 	if err != nil {
 		return err
 	}
@@ -204,9 +204,9 @@ func usedNetworks(ctx context.Context, c client) (map[string]bool, error) {
 }
 
 func networkFits(n *swarmv1.Network, used bool, want map[string][]string) bool {
-	kind := "custom"
-	if spec.LocalNetwork(n.GetId()) || n.GetSpec().GetIngress() {
-		kind = "builtin"
+	kind := "builtin"
+	if isCustom(n) {
+		kind = "custom"
 	}
 	for key, value := range map[string]string{
 		"driver": n.GetSpec().GetDriverConfig().GetName(), "scope": networkScope(n), "type": kind, "dangling": strconv.FormatBool(kind == "custom" && !used),
@@ -264,11 +264,13 @@ func (a *app) newNetworkRm() *cobra.Command {
 	var force bool
 	c := verb(&cobra.Command{
 		Use: "rm NETWORK [NETWORK...]", Aliases: []string{"remove"}, Short: "Remove one or more networks", Args: minArgs(1),
-		ValidArgsFunction: a.completeNetworks,
+		ValidArgsFunction: a.completeNetworks(isCustom),
 		RunE: func(c *cobra.Command, args []string) error {
 			return a.with(c.Context(), func(cl client) error {
 				return a.onEach(args, func(ref string) error {
+					answered := a.saySlow(c.Context(), func(ctx context.Context) string { return networkIsHeld(ctx, cl, ref) })
 					_, err := cl.RemoveNetwork(c.Context(), &swarmv1.GetRequest{Id: ref})
+					answered()
 					if err == nil {
 						printf(a.Out, "%s\n", ref)
 					} else if force && isNotFound(err) {
@@ -283,13 +285,39 @@ func (a *app) newNetworkRm() *cobra.Command {
 	return c
 }
 
+// networkIsHeld says which services that are being removed keep a network from its removal.
+func networkIsHeld(ctx context.Context, c client, ref string) string {
+	n, err := c.GetNetwork(ctx, &swarmv1.GetRequest{Id: ref})
+	if err != nil {
+		return ""
+	}
+	services, err := c.ListServices(ctx, &swarmv1.ListRequest{})
+	if err != nil {
+		return ""
+	}
+	var names []string
+	for _, s := range services.GetServices() {
+		on := slices.ContainsFunc(s.GetRevision().GetSpec().GetTaskTemplate().GetNetworks(), func(use *swarmv1.NetworkAttachmentConfig) bool {
+			return use.GetTarget() == n.GetNetwork().GetId()
+		})
+		if s.GetService().GetPendingDelete() && on {
+			names = append(names, s.GetService().GetName())
+		}
+	}
+	if len(names) == 0 {
+		return ""
+	}
+	slices.Sort(names)
+	return fmt.Sprintf("network %s is in use by services that are being removed, %s: waiting until their tasks have stopped", ref, strings.Join(names, ", "))
+}
+
 func (a *app) newNetworkPrune() *cobra.Command {
 	var force bool
 	var filters []string
 	c := verb(&cobra.Command{
 		Use: "prune [OPTIONS]", Short: "Remove all unused networks", Args: noArgs, ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(c *cobra.Command, _ []string) error {
-			filter, rest, err := parseFilters(filters, "label", "until")
+			filter, rest, err := parseFilters(filters, networkPruneFilters...)
 			if err != nil {
 				return err
 			}
@@ -318,7 +346,7 @@ func (a *app) newNetworkPrune() *cobra.Command {
 		},
 	})
 	c.Flags().BoolVarP(&force, "force", "f", false, "Do not prompt for confirmation")
-	c.Flags().Var(&filterFlag{&filters}, "filter", `Provide filter values (e.g. "until=24h", "label=KEY=VALUE")`)
+	c.Flags().Var(&filterFlag{&filters, networkPruneFilters}, "filter", `Provide filter values (e.g. "until=24h", "label=KEY=VALUE")`)
 	return c
 }
 
@@ -348,19 +376,34 @@ func (a *app) networksUntil(ctx context.Context, c client, times []string) ([]st
 	return ids, nil
 }
 
-func (a *app) completeNetworks(c *cobra.Command, _ []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
-	return a.names(c, func(ctx context.Context, c client) ([]string, error) {
-		r, err := c.ListNetworks(ctx, &swarmv1.ListRequest{})
-		if err != nil {
-			return nil, err
-		}
-		var out []string
-		for _, n := range r.Networks {
-			out = append(out, n.GetNetwork().GetSpec().GetName())
-		}
-		return out, nil
-	})
+// completeNetworks offers the networks of which offered says that they fit.
+func (a *app) completeNetworks(offered func(*swarmv1.Network) bool) cobra.CompletionFunc {
+	return func(c *cobra.Command, _ []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		return a.names(c, func(ctx context.Context, c client) ([]string, error) {
+			r, err := c.ListNetworks(ctx, &swarmv1.ListRequest{})
+			if err != nil {
+				return nil, err
+			}
+			var out []string
+			for _, n := range r.Networks {
+				if offered(n.GetNetwork()) {
+					out = append(out, n.GetNetwork().GetSpec().GetName())
+				}
+			}
+			return out, nil
+		})
+	}
 }
+
+func isAnyNetwork(*swarmv1.Network) bool { return true }
+
+// isCustom reports whether users made the network.
+func isCustom(n *swarmv1.Network) bool {
+	return !spec.LocalNetwork(n.GetId()) && !n.GetSpec().GetIngress()
+}
+
+// isForServices reports whether services can be attached to the network.
+func isForServices(n *swarmv1.Network) bool { return !n.GetSpec().GetIngress() }
 
 // nameNetworks writes the spec's networks by name, as users name them; managers keep ids.
 func nameNetworks(ctx context.Context, c client, s *swarmv1.ServiceSpec) error {

@@ -51,6 +51,9 @@ func (s *fakeServer) RemoveNetwork(ctx context.Context, r *swarmv1.GetRequest) (
 	if _, err := s.GetNetwork(ctx, r); err != nil {
 		return nil, err
 	}
+	if s.beforeRemove != nil {
+		s.beforeRemove()
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.removed = append(s.removed, r.Id)

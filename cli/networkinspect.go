@@ -13,7 +13,7 @@ import (
 func (a *app) newNetworkInspect() *cobra.Command {
 	var verbose bool
 	c := a.newInspect(inspection{
-		use: "inspect [OPTIONS] NETWORK [NETWORK...]", short: "Display detailed information on one or more networks", complete: a.completeNetworks,
+		use: "inspect [OPTIONS] NETWORK [NETWORK...]", short: "Display detailed information on one or more networks", complete: a.completeNetworks(isAnyNetwork),
 		object: func(ctx context.Context, c client, ref string) (object, error) {
 			return inspectedNetwork(ctx, c, ref, verbose)
 		},

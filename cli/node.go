@@ -29,8 +29,8 @@ type listOptions struct {
 }
 
 // listFlags are the flags of every list.
-func listFlags(c *cobra.Command, o *listOptions, quietHelp string) {
-	c.Flags().VarP(&filterFlag{&o.filters}, "filter", "f", "Filter output based on conditions provided")
+func listFlags(c *cobra.Command, o *listOptions, quietHelp string, filters []string) {
+	c.Flags().VarP(&filterFlag{&o.filters, filters}, "filter", "f", "Filter output based on conditions provided")
 	c.Flags().StringVar(&o.format.template, "format", "", formatHelp)
 	c.Flags().BoolVarP(&o.format.quiet, "quiet", "q", false, quietHelp)
 }
@@ -42,7 +42,7 @@ func (a *app) newNodeLs() *cobra.Command {
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE:              func(c *cobra.Command, _ []string) error { return a.runNodeLs(c.Context(), o) },
 	})
-	listFlags(c, &o, "Only display IDs")
+	listFlags(c, &o, "Only display IDs", nodeFilters)
 	return c
 }
 
@@ -59,7 +59,7 @@ var nodeListing = listing{
 }
 
 func (a *app) runNodeLs(ctx context.Context, o listOptions) error {
-	filter, rest, err := parseFilters(o.filters, "id", "name", "label", "node.label", "role", "membership")
+	filter, rest, err := parseFilters(o.filters, nodeFilters...)
 	if err != nil {
 		return err
 	}
@@ -160,7 +160,7 @@ func (a *app) newNodePs() *cobra.Command {
 		ValidArgsFunction: a.completeNodes,
 		RunE:              func(c *cobra.Command, args []string) error { return a.runNodePs(c.Context(), o, args) },
 	})
-	taskListFlags(c, &o)
+	taskListFlags(c, &o, taskFilters)
 	return c
 }
 
@@ -264,7 +264,10 @@ func (a *app) onEach(refs []string, fn func(ref string) error) error {
 	var errs []error
 	for _, ref := range refs {
 		if err := fn(ref); err != nil {
-			errs = append(errs, plainError{a.explain(err)})
+			said := plainError{a.explain(err)}
+			if !slices.ContainsFunc(errs, func(e error) bool { return e.Error() == said.Error() }) {
+				errs = append(errs, said)
+			}
 		}
 	}
 	return errors.Join(errs...)

@@ -54,7 +54,7 @@ func pruneFlags(c *cobra.Command, o *pruneOptions, nodes *list) {
 	f := c.Flags()
 	f.BoolVarP(&o.all, "all", "a", false, "Remove all unused images, not just dangling ones")
 	f.BoolVarP(&o.force, "force", "f", false, "Do not prompt for confirmation")
-	f.Var(&filterFlag{&o.filters}, "filter", `Provide filter values (e.g. "until=24h", "label=KEY=VALUE"; labels are those of images)`)
+	f.Var(&filterFlag{&o.filters, pruneFilters}, "filter", `Provide filter values (e.g. "until=24h", "label=KEY=VALUE"; labels are those of images)`)
 	f.Var(nodes, "node", "Nodes to clean, by id or name (default: all)")
 }
 
@@ -78,7 +78,7 @@ func (a *app) runPrune(ctx context.Context, o pruneOptions) error {
 			}
 			req.Labels = append(req.Labels, k)
 		default:
-			return invalid("unknown filter %q: use one of until, label, label!", key)
+			return invalid("unknown filter %q: use one of %s", key, strings.Join(pruneFilters, ", "))
 		}
 	}
 	if len(req.Labels) > 0 { // nothing else has labels

@@ -8,7 +8,6 @@ import (
 	"path"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/distribution/reference"
 	"github.com/spf13/cobra"
@@ -75,24 +74,15 @@ func (a *app) runServiceCreate(ctx context.Context, o createOptions) error {
 	})
 }
 
-// slowAnswer is after how long a user wants to know why nothing happens.
-const slowAnswer = time.Second
-
 // sayWhyWaiting says, when the creation of a service takes long, that the one which had its name is still being removed. What
 // it returns ends that, and waits.
 func (a *app) sayWhyWaiting(ctx context.Context, c client, name string) func() {
-	ctx, cancel := context.WithCancel(ctx)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		if !sleep(ctx, slowAnswer, nil) {
-			return
-		}
+	return a.saySlow(ctx, func(ctx context.Context) string {
 		if s, err := c.GetService(ctx, &swarmv1.GetRequest{Id: name}); err == nil && s.GetService().GetPendingDelete() {
-			printf(a.Err, "service %s is still being removed: waiting until its tasks have stopped\n", name)
+			return fmt.Sprintf("service %s is still being removed: waiting until its tasks have stopped", name)
 		}
-	}()
-	return func() { cancel(); <-done }
+		return ""
+	})
 }
 
 // generatedName names a service after its image: "redis-k3x9q". Docker's random names say nothing of what runs.
@@ -127,7 +117,7 @@ func (a *app) newServiceLs() *cobra.Command {
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE:              func(c *cobra.Command, _ []string) error { return a.runServiceLs(c.Context(), o) },
 	})
-	listFlags(c, &o, "Only display IDs")
+	listFlags(c, &o, "Only display IDs", serviceFilters)
 	return c
 }
 
@@ -144,7 +134,7 @@ var serviceListing = listing{
 }
 
 func (a *app) runServiceLs(ctx context.Context, o listOptions) error {
-	filter, _, err := parseFilters(o.filters, "id", "label", "mode", "name")
+	filter, _, err := parseFilters(o.filters, serviceFilters...)
 	if err != nil {
 		return err
 	}
@@ -212,7 +202,7 @@ func (a *app) newServicePs() *cobra.Command {
 		ValidArgsFunction: a.completeServices,
 		RunE:              func(c *cobra.Command, args []string) error { return a.runServicePs(c.Context(), o, args) },
 	})
-	taskListFlags(c, &o)
+	taskListFlags(c, &o, taskFilters)
 	return c
 }
 

@@ -69,7 +69,11 @@ type progress struct {
 	verifying bool
 }
 
-type slotProgress struct{ label, state, detail string }
+type slotProgress struct {
+	label, state, detail string
+	// old: the task of the slot is not as wanted yet.
+	old bool
+}
 
 // slot is the tasks of one slot, newest first.
 type slot struct {
@@ -308,6 +312,10 @@ func (s *settler) slotProgress(label string, sl slot, t *swarmv1.TaskInfo) slotP
 	}
 	if s.completed(sl) != nil {
 		out.state = enumWord(swarmv1.TaskState_COMPLETE)
+		return out
+	}
+	if t != nil && !s.wanted(t) && len(s.failures[sl.key]) == 0 {
+		out.state, out.old = enumWord(t.GetStatus().GetState())+" (old)", true
 		return out
 	}
 	if last := newestFailure(s.failures[sl.key]); last != nil && out.detail == "" {

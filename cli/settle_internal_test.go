@@ -1,6 +1,8 @@
 package cli
 
 import (
+	"bytes"
+	"context"
 	"slices"
 	"strings"
 	"testing"
@@ -293,6 +295,43 @@ func TestSettle_OutcomesAndTheirWords(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// lowScreen is a terminal with few lines.
+type lowScreen struct {
+	bytes.Buffer
+	height int
+}
+
+func (s *lowScreen) Size() (width, height int, err error)  { return 80, s.height, nil }
+func (*lowScreen) Raw() (func(), error)                    { return func() {}, nil }
+func (*lowScreen) Resized(context.Context) <-chan struct{} { return nil }
+
+// What is drawn fits the terminal: lines that have scrolled out of it cannot be drawn anew.
+func TestView_FitsTheTerminal(t *testing.T) {
+	p := progress{name: "web", desired: 15, note: "rollback: x", verifying: true}
+	for range 15 {
+		p.slots = append(p.slots, slotProgress{label: "1/15", state: "running"})
+	}
+	for height, want := range map[int]int{8: 3, 18: 3, 19: 18, 50: 18} {
+		screen := &lowScreen{height: height}
+		newView(screen, false).show(p)
+		if got := strings.Count(screen.String(), "\n"); got != want {
+			t.Errorf("%d lines high: got %d lines, want %d", height, got, want)
+		}
+	}
+}
+
+// A task that an update has not touched yet shows that it runs, and that it is the old one: on a terminal, where the line is drawn anew.
+func TestSettle_OldTasksOfAnUpdate(t *testing.T) {
+	sc := replicated(2).revise().update(swarmv1.UpdateStatus_UPDATING, "").with(tsk(1, 2, swarmv1.TaskState_RUNNING), tsk(2, 1, swarmv1.TaskState_RUNNING))
+	p := newSettler(waitOptions{revision: 2}).see(0, sc).progress
+	if got, want := progressLines(p, true, 20), []string{"overall progress: 1 out of 2 tasks", "1/2: running", "2/2: running (old)"}; !slices.Equal(got, want) {
+		t.Errorf("terminal: got %q, want %q", got, want)
+	}
+	if got, want := progressLines(p, false, 20), []string{"overall progress: 1 out of 2 tasks", "1/2: running"}; !slices.Equal(got, want) {
+		t.Errorf("elsewhere: got %q, want %q", got, want)
 	}
 }
 

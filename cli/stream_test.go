@@ -240,6 +240,10 @@ func TestEvents(t *testing.T) {
 
 func TestCompletion(t *testing.T) {
 	s := webServer(t, time.Now())
+	s.networks = append(networkServer().networks, &swarmv1.NetworkInfo{Network: &swarmv1.Network{Id: "host", Spec: &swarmv1.NetworkSpec{Name: "host"}}},
+		&swarmv1.NetworkInfo{Network: &swarmv1.Network{Id: "net9", Spec: &swarmv1.NetworkSpec{Name: "ingress", Ingress: true}}})
+	global := &swarmv1.ServiceInfo{Service: &swarmv1.Service{Id: "svc2", Name: "glob"}, Revision: &swarmv1.Revision{Spec: spec(t, "mode{global{}}")}}
+	s.services = append(s.services, global)
 	for _, tc := range []struct{ line, want string }{
 		{"service rm w", "web"},
 		{"service scale w", "web="},
@@ -247,10 +251,26 @@ func TestCompletion(t *testing.T) {
 		{"exec web", "web.1\thost2"},
 		{"service create --mode gl", "global"},
 		{"join-token m", "manager"},
+		{"service create --network w", "web"},
+		{"service update --network-add w", "web"},
+		{"service create --constraint node.r", "node.role=="},
+		{"node ls --filter r", "role="},
+		{"service ls --format j", "json"},
+		{"image pull --node h", "host1"},
 	} {
 		got := run{server: s}.run(t, append([]string{"__complete"}, strings.Split(tc.line, " ")...)...)
 		if !strings.Contains(got.out, tc.want+"\n") {
 			t.Errorf("%s: got %+v, want %q", tc.line, got, tc.want)
+		}
+	}
+	// What cannot be done is not offered, nor are files where none are meant.
+	for line, want := range map[string]string{
+		"service scale ": "web=\n:6\n", "network rm ": "web\n:4\n", "service create --secret ": ":4\n", "service create --mount ": ":4\n",
+		"service create --network ": "bridge\nweb\nhost\n:4\n",
+		"join --token-file ":        ":0\n", "service create --env-file ": ":0\n",
+	} {
+		if got := (run{server: s}).run(t, append([]string{"__complete"}, strings.Split(line, " ")...)...); got.out != want {
+			t.Errorf("%s: got %q, want %q", line, got.out, want)
 		}
 	}
 	if got := (run{}).run(t, "__complete", "service", "rm", ""); got.out != ":4\n" {

@@ -22,10 +22,8 @@ type taskListOptions struct {
 	noTrunc, noResolve bool
 }
 
-var taskFilters = []string{"id", "name", "node", "desired-state", "label"}
-
-func taskListFlags(c *cobra.Command, o *taskListOptions) {
-	listFlags(c, &o.listOptions, "Only display task IDs")
+func taskListFlags(c *cobra.Command, o *taskListOptions, filters []string) {
+	listFlags(c, &o.listOptions, "Only display task IDs", filters)
 	c.Flags().BoolVar(&o.noTrunc, "no-trunc", false, "Do not truncate output")
 	c.Flags().BoolVar(&o.noResolve, "no-resolve", false, "Do not map IDs to Names")
 }
@@ -49,7 +47,7 @@ func (a *app) newTaskLs() *cobra.Command {
 	c := verb(&cobra.Command{
 		Use: "ls [OPTIONS]", Aliases: []string{"list"}, Short: "List tasks", Args: noArgs, ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(c *cobra.Command, _ []string) error {
-			filter, rest, err := parseFilters(o.filters, append([]string{"service"}, taskFilters...)...)
+			filter, rest, err := parseFilters(o.filters, allTasksFilters...)
 			if err != nil {
 				return err
 			}
@@ -66,13 +64,13 @@ func (a *app) newTaskLs() *cobra.Command {
 			})
 		},
 	})
-	taskListFlags(c, &o)
+	taskListFlags(c, &o, allTasksFilters)
 	return c
 }
 
 // listTasks prints the tasks that fit the filter, with those that came before in their slots below them.
 func (a *app) listTasks(ctx context.Context, c client, o taskListOptions, filter *swarmv1.Filter) ([]*swarmv1.TaskInfo, error) {
-	_, rest, err := parseFilters(o.filters, append([]string{"service"}, taskFilters...)...)
+	_, rest, err := parseFilters(o.filters, allTasksFilters...)
 	if err != nil {
 		return nil, err
 	}
@@ -191,7 +189,7 @@ func taskError(st *swarmv1.TaskStatus) string {
 	if u := st.GetUnplaced(); u != nil && st.GetState() <= swarmv1.TaskState_PENDING {
 		return unplacedLine(u)
 	}
-	return strings.Join(strings.Fields(st.GetErr()), " ")
+	return withoutClass(strings.Join(strings.Fields(st.GetErr()), " "))
 }
 
 func hostPorts(ports []*swarmv1.PortConfig) string { return portList(ports) }

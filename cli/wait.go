@@ -85,6 +85,26 @@ func (a *app) wait(ctx context.Context, c client, o waitOptions) error {
 	}
 }
 
+// slowAnswer is after how long a user wants to know why nothing happens.
+const slowAnswer = time.Second
+
+// saySlow says why the call that is under way takes so long, once it does. "" is nothing to say. What it returns ends that,
+// and waits.
+func (a *app) saySlow(ctx context.Context, why func(context.Context) string) func() {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if !sleep(ctx, slowAnswer, nil) {
+			return
+		}
+		if text := why(ctx); text != "" {
+			printf(a.Err, "%s\n", text)
+		}
+	}()
+	return func() { cancel(); <-done }
+}
+
 // sleep waits for d or for a change; false when the user has had enough.
 func sleep(ctx context.Context, d time.Duration, changes <-chan struct{}) bool {
 	timer := time.NewTimer(max(d, 0))
@@ -196,9 +216,16 @@ type view struct {
 func newView(w io.Writer, quiet bool) *view { return &view{w: w, quiet: quiet, tty: terminalOf(w)} }
 
 func (v *view) show(p progress) {
-	if !v.quiet && p.name != "" {
-		v.draw(progressLines(p, v.tty != nil))
+	if v.quiet || p.name == "" {
+		return
 	}
+	slots := shownSlots
+	if v.tty != nil {
+		if _, height, err := v.tty.Size(); err == nil && height > 0 { // What scrolls out of the screen cannot be drawn anew.
+			slots = min(slots, height-len(progressLines(p, true, 0))-1)
+		}
+	}
+	v.draw(progressLines(p, v.tty != nil, slots))
 }
 
 func (v *view) done(p progress) {
@@ -260,16 +287,17 @@ func (v *view) draw(lines []string) {
 	_, _ = io.WriteString(bytesOf(v.w), b.String())
 }
 
-// progressLines is the picture, in Docker's words. A countdown is for terminals only.
-func progressLines(p progress, countdown bool) []string {
+// progressLines is the picture, in Docker's words. A countdown is for terminals only, and so are tasks that were not touched
+// yet. Of more tasks than slots none has a line of its own.
+func progressLines(p progress, countdown bool, slots int) []string {
 	overall := fmt.Sprintf("overall progress: %d out of %d tasks", p.running, p.desired)
 	if p.job {
 		overall = fmt.Sprintf("job progress: %d out of %d complete", p.running, p.desired)
 	}
 	lines := []string{overall}
-	if len(p.slots) <= shownSlots {
+	if len(p.slots) <= slots {
 		for _, s := range p.slots {
-			if s.state == "" && s.detail == "" && !countdown {
+			if !countdown && (s.old || s.state == "" && s.detail == "") {
 				continue
 			}
 			line := s.label + ": " + s.state

@@ -204,3 +204,21 @@ func TestServiceCreate_SaysThatItWaitsForTheName(t *testing.T) {
 		}
 	})
 }
+
+// What takes long because tasks stop says so.
+func TestSlowRemovals(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := webServer(t, time.Now())
+		s.beforeRemove = func() { time.Sleep(10 * time.Second) }
+		s.networks = []*swarmv1.NetworkInfo{{Network: &swarmv1.Network{Id: "net1", Spec: &swarmv1.NetworkSpec{Name: "app"}}}}
+		s.services[0].Service.PendingDelete = true
+		for _, tc := range []struct{ line, out, errOut string }{
+			{"leave --force", "Node left the swarm.\n", "waiting until the tasks of this node have stopped: each has its grace period\n"},
+			{"network rm app", "app\n", "network app is in use by services that are being removed, web: waiting until their tasks have stopped\n"},
+		} {
+			if got := (run{server: s}).run(t, strings.Fields(tc.line)...); got.code != 0 || got.out != tc.out || got.errOut != tc.errOut {
+				t.Errorf("%s: got %+v, want %q and %q", tc.line, got, tc.out, tc.errOut)
+			}
+		}
+	})
+}
