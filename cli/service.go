@@ -20,7 +20,7 @@ import (
 func (a *app) newService() *cobra.Command {
 	return group(&cobra.Command{Use: "service", Short: "Manage swarm services"},
 		a.newServiceCreate(), a.newServiceLs(), a.newServicePs(), a.newServiceInspect(), a.newServiceUpdate(),
-		a.newServiceScale(), a.newServiceLogs(), a.newServiceRm(), a.newServiceRollback())
+		a.newServiceScale(), a.newServiceLogs(), a.newServiceRm(), a.newServiceRollback(), a.newServiceHistory())
 }
 
 func (a *app) newServiceCreate() *cobra.Command {

@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/encoding/prototext"
 	"google.golang.org/protobuf/testing/protocmp"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	swarmv1 "swarm/proto/swarm/v1"
 )
@@ -282,6 +283,53 @@ func TestServiceRollback(t *testing.T) {
 	s.services[0].Service.PreviousRevision = 1
 	if got := (run{server: s}).run(t, "service", "rollback", "-d", "web"); got.code != 0 || !s.updates[0].Rollback {
 		t.Errorf("got %+v", got)
+	}
+}
+
+// withHistory is webServer after two updates.
+func withHistory(t *testing.T, now time.Time) *fakeServer {
+	t.Helper()
+	s := webServer(t, now)
+	meta := func(ago time.Duration) *swarmv1.Meta {
+		return &swarmv1.Meta{CreatedAt: timestamppb.New(now.Add(-ago))}
+	}
+	for n, replicas := range []uint64{1, 2} {
+		old := s.services[0].Revision.CloneVT()
+		old.Number, old.Template, old.Actor, old.Meta = uint64(n+1), 1, "user jane", meta(time.Duration(3-n)*time.Hour)
+		old.Spec.Mode.GetReplicated().Replicas = replicas
+		old.Spec.TaskTemplate.ContainerSpec.Image = "docker.io/library/redis:6"
+		s.revisions = append(s.revisions, old)
+	}
+	s.services[0].Service.Revision, s.services[0].Service.PreviousRevision = 3, 2
+	s.services[0].Revision.Number, s.services[0].Revision.Actor, s.services[0].Revision.Meta = 3, "local uid 0", meta(time.Minute)
+	return s
+}
+
+func TestServiceHistory(t *testing.T) {
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	for name, args := range map[string]string{"service-history": "", "service-history-json": "--format json", "service-history-quiet": "-q"} {
+		got := run{server: withHistory(t, now), now: now}.run(t, strings.Fields("service history web "+args)...)
+		if got.code != 0 || got.errOut != "" {
+			t.Errorf("%s: got %+v", name, got)
+		}
+		golden(t, name+".golden", got.out)
+	}
+}
+
+// A rollback to a revision is an update to what that one asked for, with the image that it had.
+func TestServiceRollbackTo(t *testing.T) {
+	s := withHistory(t, time.Now())
+	got := run{server: s}.run(t, "service", "rollback", "-d", "--to", "1", "web")
+	if got.code != 0 || got.out != "web\n" || len(s.updates) != 1 {
+		t.Fatalf("got %+v", got)
+	}
+	if u := s.updates[0]; u.Rollback || !u.NoResolveImage || u.Version != 7 || !u.Spec.EqualVT(s.revisions[0].Spec) {
+		t.Errorf("got %v, want the specification of revision 1", u)
+	}
+	for to, want := range map[string]string{
+		"9": "service web has no revision 9: list them with `swarm service history web`", "3": "revision 3 is the current one of service web", "0": "--to 0 is no revision",
+	} {
+		refused(t, to, run{server: withHistory(t, time.Now())}.run(t, "service", "rollback", "-d", "--to", to, "web"), want)
 	}
 }
 

@@ -120,8 +120,10 @@ type serviceEdit struct {
 	edit func(*swarmv1.ServiceSpec) error
 	// byName: edit wants the names of networks, not their ids.
 	byName bool
-	// rollback returns to the previous revision; edit is not called.
+	// rollback returns to the previous revision; edit is not called. With to, the specification of that revision is written
+	// anew: managers go back one revision at a time.
 	rollback            bool
+	to                  uint64
 	newImage            bool // the registry will be asked
 	withAuth, noResolve bool
 }
@@ -148,31 +150,9 @@ func (a *app) editService(ctx context.Context, c client, ref string, e serviceEd
 		if err != nil {
 			return waitOptions{}, err
 		}
-		req := &swarmv1.UpdateServiceRequest{
-			Id: s.Service.Id, Version: s.Service.GetMeta().GetVersion(), NoResolveImage: e.noResolve, Rollback: e.rollback,
-		}
-		if e.rollback {
-			if s.Service.PreviousRevision == 0 {
-				return waitOptions{}, invalid("service %s has no previous specification: there is nothing to roll back to", ref)
-			}
-		} else {
-			req.Spec = s.GetRevision().GetSpec().CloneVT()
-			if e.byName {
-				if err := nameNetworks(ctx, c, req.Spec); err != nil {
-					return waitOptions{}, err
-				}
-			}
-			if err := e.edit(req.Spec); err != nil {
-				return waitOptions{}, err
-			}
-			if _, err := spec.Service(req.Spec); err != nil {
-				return waitOptions{}, err
-			}
-			if e.newImage {
-				if req.RegistryAuth, err = a.imageAuth(ctx, req.Spec, e.withAuth); err != nil {
-					return waitOptions{}, err
-				}
-			}
+		req, err := a.updateRequest(ctx, c, ref, s, e)
+		if err != nil {
+			return waitOptions{}, err
 		}
 		// What has failed before the change does not count against it.
 		tasks, err := c.ListTasks(ctx, &swarmv1.ListRequest{Filter: &swarmv1.Filter{ServiceIds: []string{s.Service.Id}}})
@@ -194,15 +174,65 @@ func (a *app) editService(ctx context.Context, c client, ref string, e serviceEd
 	}
 }
 
+// updateRequest is the request that makes the edit of the service as it is.
+func (a *app) updateRequest(ctx context.Context, c client, ref string, s *swarmv1.ServiceInfo, e serviceEdit) (*swarmv1.UpdateServiceRequest, error) {
+	req := &swarmv1.UpdateServiceRequest{
+		Id: s.Service.Id, Version: s.Service.GetMeta().GetVersion(), NoResolveImage: e.noResolve, Rollback: e.rollback,
+	}
+	switch {
+	case e.rollback:
+		if s.Service.PreviousRevision == 0 {
+			return nil, invalid("service %s has no previous specification: there is nothing to roll back to", ref)
+		}
+		return req, nil
+	case e.to != 0:
+		rev, err := findRevision(ctx, c, s.Service.Id, e.to)
+		switch {
+		case err != nil:
+			return nil, err
+		case rev == nil:
+			return nil, invalid("service %s has no revision %d: list them with `swarm service history %s`", ref, e.to, ref)
+		case rev.GetNumber() == s.Service.GetRevision():
+			return nil, invalid("revision %d is the current one of service %s: there is nothing to roll back", e.to, ref)
+		}
+		req.Spec, req.NoResolveImage = rev.GetSpec(), true // The image is the one that ran then.
+		return req, nil
+	}
+	req.Spec = s.GetRevision().GetSpec().CloneVT()
+	if e.byName {
+		if err := nameNetworks(ctx, c, req.Spec); err != nil {
+			return nil, err
+		}
+	}
+	if err := e.edit(req.Spec); err != nil {
+		return nil, err
+	}
+	if _, err := spec.Service(req.Spec); err != nil {
+		return nil, err
+	}
+	if e.newImage {
+		var err error
+		if req.RegistryAuth, err = a.imageAuth(ctx, req.Spec, e.withAuth); err != nil {
+			return nil, err
+		}
+	}
+	return req, nil
+}
+
 func (a *app) newServiceRollback() *cobra.Command {
 	var detach, quiet bool
+	var to uint64
 	c := verb(&cobra.Command{
 		Use: "rollback [OPTIONS] SERVICE", Short: "Revert changes to a service's configuration", Args: exactArgs(1),
 		ValidArgsFunction: a.completeServices,
 		RunE: func(c *cobra.Command, args []string) error {
-			return a.updateAndWait(c.Context(), args[0], serviceEdit{rollback: true}, detach, quiet)
+			if c.Flags().Changed("to") && to == 0 {
+				return invalid("--to 0 is no revision: they are numbered from 1; list them with `swarm service history %s`", args[0])
+			}
+			return a.updateAndWait(c.Context(), args[0], serviceEdit{rollback: to == 0, to: to}, detach, quiet)
 		},
 	})
+	c.Flags().Uint64Var(&to, "to", 0, "Update to the specification of this revision (default: return to the previous one)")
 	c.Flags().BoolVarP(&detach, "detach", "d", false, "Exit immediately instead of waiting for the service to converge")
 	c.Flags().BoolVarP(&quiet, "quiet", "q", false, "Suppress progress output")
 	return c

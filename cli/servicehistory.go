@@ -1,0 +1,91 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+type historyOptions struct {
+	ref     string
+	format  format
+	noTrunc bool
+}
+
+func (a *app) newServiceHistory() *cobra.Command {
+	var o historyOptions
+	c := verb(&cobra.Command{
+		Use: "history [OPTIONS] SERVICE", Short: "List the revisions of a service, newest first", Args: exactArgs(1), ValidArgsFunction: a.completeServices,
+		RunE: func(c *cobra.Command, args []string) error {
+			o.ref = args[0]
+			return a.runServiceHistory(c.Context(), o)
+		},
+	})
+	c.Flags().StringVar(&o.format.template, "format", "", formatHelp)
+	c.Flags().BoolVarP(&o.format.quiet, "quiet", "q", false, "Only display the numbers of revisions")
+	c.Flags().BoolVar(&o.noTrunc, "no-trunc", false, "Do not truncate output")
+	return c
+}
+
+var revisionListing = listing{
+	columns: []column{
+		{"Revision", "REVISION"},
+		{"Created", "CREATED"},
+		{"CreatedBy", "CREATED BY"},
+		{"Image", "IMAGE"},
+		{"Replicas", "REPLICAS"},
+		{"Current", "CURRENT"},
+	},
+	more: []column{{"CreatedAt", "CREATED AT"}, {"Mode", "MODE"}, {"Template", "TEMPLATE"}},
+	id:   "Revision",
+}
+
+func (a *app) runServiceHistory(ctx context.Context, o historyOptions) error {
+	return a.with(ctx, func(c client) error {
+		s, err := c.GetService(ctx, &swarmv1.GetRequest{Id: o.ref})
+		if err != nil {
+			return err
+		}
+		r, err := c.ListRevisions(ctx, &swarmv1.GetRequest{Id: s.GetService().GetId()})
+		if err != nil {
+			return err
+		}
+		slices.SortFunc(r.Revisions, func(a, b *swarmv1.Revision) int { return int(b.GetNumber()) - int(a.GetNumber()) })
+		rows := make([]row, 0, len(r.Revisions))
+		for _, rev := range r.Revisions {
+			rows = append(rows, revisionRow(s.GetService(), rev, o.noTrunc, a.Now()))
+		}
+		return a.list(revisionListing, o.format, rows)
+	})
+}
+
+func revisionRow(s *swarmv1.Service, rev *swarmv1.Revision, noTrunc bool, now time.Time) row {
+	image := rev.GetSpec().GetTaskTemplate().GetContainerSpec().GetImage()
+	if !noTrunc {
+		image = shortImage(image)
+	}
+	replicas := ""
+	switch m := rev.GetSpec().GetMode().GetMode().(type) {
+	case *swarmv1.ServiceMode_Replicated:
+		replicas = fmt.Sprint(m.Replicated.GetReplicas())
+	case *swarmv1.ServiceMode_ReplicatedJob:
+		replicas = fmt.Sprint(m.ReplicatedJob.GetTotalCompletions())
+	}
+	current := ""
+	switch rev.GetNumber() {
+	case s.GetRevision():
+		current = "current"
+	case s.GetPreviousRevision():
+		current = "previous" // where a rollback leads
+	}
+	return row{
+		"Revision": fmt.Sprint(rev.GetNumber()), "Created": ago(now, rev.GetMeta().GetCreatedAt()), "CreatedAt": stamp(rev.GetMeta().GetCreatedAt()),
+		"CreatedBy": rev.GetActor(), "Image": image, "Replicas": replicas, "Mode": modeWord(rev.GetSpec().GetMode()),
+		"Current": current, "Template": fmt.Sprint(rev.GetTemplate()),
+	}
+}
