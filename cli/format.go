@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"regexp"
 	"strings"
 	"text/tabwriter"
 	"text/template"
@@ -91,12 +92,27 @@ func (l listing) print(w io.Writer, f format, rows []row) error {
 	if err != nil {
 		return err
 	}
+	if len(rows) == 0 { // A field that does not exist is an error with nothing in the list too.
+		if err := execTemplate(io.Discard, t, l.header()); err != nil && strings.Contains(err.Error(), noField) {
+			return err
+		}
+		return nil
+	}
 	for _, r := range rows {
 		if err := execTemplate(w, t, r.oneLine()); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// header is the names of all fields, as rows have their values.
+func (l listing) header() row {
+	out := row{}
+	for _, c := range append(append([]column{}, l.columns...), l.more...) {
+		out[c.field] = c.header
+	}
+	return out
 }
 
 func (l listing) defaultTemplate() string {
@@ -112,12 +128,8 @@ func (l listing) printTable(w io.Writer, tmpl string, rows []row) error {
 	if err != nil {
 		return err
 	}
-	header := row{}
-	for _, c := range append(append([]column{}, l.columns...), l.more...) {
-		header[c.field] = c.header
-	}
 	tw := tabwriter.NewWriter(w, 10, 1, 3, ' ', 0)
-	for _, r := range append([]row{header}, rows...) {
+	for _, r := range append([]row{l.header()}, rows...) {
 		if err := execTemplate(tw, t, r.oneLine()); err != nil {
 			return err
 		}
@@ -202,6 +214,9 @@ func templateFuncs() template.FuncMap {
 func execTemplate(w io.Writer, t *template.Template, data any) error {
 	var b bytes.Buffer
 	if err := t.Execute(&b, data); err != nil {
+		if m := noEntry.FindStringSubmatch(err.Error()); m != nil {
+			return invalid("format: "+noField+" .%s: see the fields with --format json", m[1])
+		}
 		return invalid("format: %s; see the fields with --format json", templateReason(err))
 	}
 	b.WriteByte('\n')
@@ -209,11 +224,19 @@ func execTemplate(w io.Writer, t *template.Template, data any) error {
 	return err
 }
 
+const noField = "there is no field"
+
+// noEntry is how text/template says that a row has no such field.
+var noEntry = regexp.MustCompile(`map has no entry for key "([^"]*)"`)
+
+// coordinates are where in a template without a name text/template found a mistake.
+var coordinates = regexp.MustCompile(`^template: (:\d+)+: `)
+
 // templateReason drops text/template's coordinates.
 func templateReason(err error) string {
 	s := err.Error()
 	if i := strings.Index(s, "at <"); i >= 0 {
 		return s[i+len("at "):]
 	}
-	return strings.TrimPrefix(s, "template: ")
+	return coordinates.ReplaceAllString(s, "")
 }

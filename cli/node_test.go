@@ -49,7 +49,7 @@ func TestNodeLs(t *testing.T) {
 		}
 		golden(t, "node-ls-"+name+".golden", got.out)
 	}
-	refused(t, "template", run{server: nodeServer()}.run(t, "node", "ls", "--format", "{{.Nope}}"), `map has no entry for key "Nope"; see the fields with --format json`)
+	refused(t, "template", run{server: nodeServer()}.run(t, "node", "ls", "--format", "{{.Nope}}"), "there is no field .Nope: see the fields with --format json")
 	refused(t, "syntax", run{server: nodeServer()}.run(t, "node", "ls", "--format", "{{.ID"), "is not a Go template")
 	refused(t, "filter", run{server: nodeServer()}.run(t, "node", "ls", "--filter", "color=red"), `unknown filter "color": use one of id, name`)
 }

@@ -217,8 +217,8 @@ func newServiceLists() *serviceLists {
 	plain := func(check func(string) error) list { return list{kind: "list", check: check} }
 	return &serviceLists{
 		capAdd: plain(nil), capDrop: plain(nil), constraints: plain(checkConstraint), containerLabels: plain(checkLabelFlag),
-		labels: plain(checkLabelFlag), dns: plain(checkIP), dnsOptions: plain(nil), dnsSearch: plain(nil), env: plain(checkEnv), envFiles: plain(nil),
-		groups: plain(nil), hosts: plain(checkExtraHost), sysctls: plain(checkKeyValue),
+		labels: plain(checkLabelFlag), dns: plain(checkIP), dnsOptions: plain(checkWord), dnsSearch: plain(checkWord), env: plain(checkEnv), envFiles: plain(nil),
+		groups: plain(checkWord), hosts: plain(checkExtraHost), sysctls: plain(checkKeyValue),
 		generic:  parsed[*swarmv1.GenericResource]{kind: "list", parse: parseGeneric},
 		mounts:   parsed[*swarmv1.Mount]{kind: "mount", parse: parseMount},
 		ports:    parsed[[]*swarmv1.PortConfig]{kind: "port", parse: parsePorts},

@@ -21,6 +21,13 @@ func (l *serviceLists) addTo(s *swarmv1.ServiceSpec) error {
 		}
 		targets[target] = true
 	}
+	named := map[string]bool{}
+	for _, n := range l.networks.values {
+		if named[n.Target] {
+			return invalid("network %s is named twice: name each network once", n.Target)
+		}
+		named[n.Target] = true
+	}
 	l.addContainer(c)
 	s.Labels = addPairs(s.Labels, l.labels.values)
 	for _, n := range l.networks.values {

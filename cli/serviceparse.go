@@ -2,6 +2,7 @@ package cli
 
 import (
 	"encoding/csv"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -149,9 +150,19 @@ func parsePref(s string) (*swarmv1.PlacementPreference, error) {
 }
 
 func parseUlimit(s string) (*swarmv1.Ulimit, error) {
+	const hint = "use NAME=SOFT[:HARD], such as nofile=1024:2048"
 	u, err := units.ParseUlimit(s)
-	if err != nil {
-		return nil, fmt.Errorf("%w: use NAME=SOFT[:HARD], such as nofile=1024:2048", err)
+	var number *strconv.NumError
+	switch {
+	case errors.As(err, &number):
+		return nil, fmt.Errorf("%q is not a whole number: %s", number.Num, hint)
+	case err != nil && strings.HasPrefix(err.Error(), "invalid ulimit type"):
+		name, _ := keyValue(s)
+		return nil, fmt.Errorf("there is no limit %q: %s", name, hint)
+	case err != nil && strings.Contains(err.Error(), "less than or equal"):
+		return nil, fmt.Errorf("the soft limit is above the hard one: %s", hint)
+	case err != nil:
+		return nil, errors.New(hint)
 	}
 	return &swarmv1.Ulimit{Name: u.Name, Soft: u.Soft, Hard: u.Hard}, nil
 }
@@ -191,6 +202,14 @@ func parseDevice(s string) (*swarmv1.DeviceMapping, error) {
 func checkConstraint(s string) error {
 	_, err := spec.ParseConstraint(s)
 	return err
+}
+
+// checkWord wants one word.
+func checkWord(s string) error {
+	if s == "" || strings.ContainsAny(s, " \t\n") {
+		return fmt.Errorf("use a word without blanks")
+	}
+	return nil
 }
 
 func checkIP(s string) error {

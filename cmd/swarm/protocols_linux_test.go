@@ -32,7 +32,7 @@ import (
 	"swarm/raftstore"
 )
 
-var updateProtocols = flag.Bool("update", false, "rewrite docs/protocols.md")
+var update = flag.Bool("update", false, "rewrite docs/protocols.md and testdata/wrong.txt")
 
 const protocolsDoc = "../../docs/protocols.md"
 
@@ -187,12 +187,12 @@ func TestProtocols(t *testing.T) {
 			t.Fatalf("%s has no table between %q and %q", protocolsDoc, begin, end)
 		}
 		got := r.walk(role)
-		if got != was && !*updateProtocols {
+		if got != was && !*update {
 			t.Errorf("a %s does not do what %s says (look, and run with -update):\n%s", role, protocolsDoc, differing(was, got))
 		}
 		doc = before + begin + got + end + after
 	}
-	if *updateProtocols {
+	if *update {
 		if err := os.WriteFile(protocolsDoc, []byte(doc), 0o644); err != nil {
 			t.Fatal(err)
 		}
