@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -33,6 +34,7 @@ func TestScenario(t *testing.T) {
 			env.Setenv("PATH", filepath.Dir(binary)+":"+os.Getenv("PATH"))
 			env.Setenv("HELLO", filepath.Join(images, "hello.tar"))
 			env.Setenv("HELLO2", filepath.Join(images, "hello2.tar"))
+			env.Setenv("CHECKED", filepath.Join(images, "checked.tar"))
 			env.Setenv("REGISTRY_PROGRAM", filepath.Join(images, "registry"))
 			env.Setenv("SWARM_BINARY", binary)
 			env.Setenv("HOME", env.WorkDir)
@@ -86,14 +88,15 @@ func buildImages(t *testing.T) string {
 	if out, err := exec.Command("go", "build", "-trimpath", "-o", filepath.Join(dir, "registry"), "./registry").CombinedOutput(); err != nil {
 		t.Fatalf("build registry: %v\n%s", err, out)
 	}
-	for tag, file := range map[string]string{"swarm/hello:1": "hello.tar", "swarm/hello:2": "hello2.tar"} {
-		padding := "0"
-		if file == "hello2.tar" {
-			padding = "4096" // Another digest.
-		}
-		out, err := exec.Command("go", "run", "./mkimage", "-o", filepath.Join(dir, file), "-t", tag, "-padding", padding, hello).CombinedOutput()
+	for _, image := range [][]string{
+		{"-o", "hello.tar", "-t", "swarm/hello:1"},
+		{"-o", "hello2.tar", "-t", "swarm/hello:2", "-padding", "4096"}, // Another digest.
+		{"-o", "checked.tar", "-t", "swarm/checked:1", "-health", "/app -get http://127.0.0.1:8080/"},
+	} {
+		image[1] = filepath.Join(dir, image[1])
+		out, err := exec.Command("go", slices.Concat([]string{"run", "./mkimage"}, image, []string{hello})...).CombinedOutput()
 		if err != nil {
-			t.Fatalf("make image %s: %v\n%s", tag, err, out)
+			t.Fatalf("make image %s: %v\n%s", image[3], err, out)
 		}
 	}
 	return dir

@@ -27,16 +27,17 @@ func main() {
 	tag := flag.String("t", "", "name of the image")
 	padding := flag.Int64("padding", 0, "bytes of incompressible ballast, in a layer of its own")
 	fifo := flag.String("fifo", "", "named pipe to put into the image")
+	health := flag.String("health", "", "command of the image's HEALTHCHECK, words separated by blanks")
 	flag.Parse()
 	if *out == "" || *tag == "" || flag.NArg() != 1 {
 		log.Fatal("usage: mkimage -o ARCHIVE -t NAME:TAG BINARY")
 	}
-	if err := build(*out, *tag, flag.Arg(0), *fifo, *padding); err != nil {
+	if err := build(*out, *tag, flag.Arg(0), *fifo, strings.Fields(*health), *padding); err != nil {
 		log.Fatal("mkimage: ", err)
 	}
 }
 
-func build(out, tag, binary, fifo string, padding int64) error {
+func build(out, tag, binary, fifo string, health []string, padding int64) error {
 	ref, err := name.NewTag(tag)
 	if err != nil {
 		return err
@@ -66,6 +67,9 @@ func build(out, tag, binary, fifo string, padding int64) error {
 	config.OS, config.Architecture = "linux", runtime.GOARCH
 	config.Config.Entrypoint = []string{"/app"}
 	config.Config.Env = []string{"PATH=/bin:/usr/bin:/"}
+	if len(health) > 0 {
+		config.Config.Healthcheck = &v1.HealthConfig{Test: append([]string{"CMD"}, health...), Interval: time.Second, Retries: 2}
+	}
 	if img, err = mutate.ConfigFile(img, config); err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ package containerd_test
 
 import (
 	"archive/tar"
+	"os"
 	"reflect"
 	"strings"
 	"testing"
@@ -71,16 +72,24 @@ func TestRuntime_HonoursTheImagesConfiguration(t *testing.T) {
 		"WorkingDir":   "this test",
 		"Volumes":      "this test: a folder of its own for each container",
 		"StopSignal":   "TestRuntime_LifeOfAContainer",
-		"Healthcheck":  "this test; TestWorker_HonoursTheImagesHealthcheck",
+		"Healthcheck":  "this test; TestWorker_HonoursTheImagesHealthcheck; scenarios/image-healthcheck.txtar",
 		"Shell":        "this test: it runs a check of kind CMD-SHELL, and nothing else; the builder has applied it to Entrypoint and Cmd",
 		"Labels":       "not honoured: they describe the image, not the task",
 		"ExposedPorts": "not honoured: all ports of a task can be reached on its networks, and only a service publishes",
 		"ArgsEscaped":  "not honoured: Docker's, for Windows alone",
 	}
+	const page = "../../docs/images.md"
+	docs, err := os.ReadFile(page)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, config := range []any{imagespec.ImageConfig{}, document.Extra{}} {
 		for _, f := range reflect.VisibleFields(reflect.TypeOf(config)) {
 			if rows[f.Name] == "" {
 				t.Errorf("field %s of an image's configuration: nothing says whether it is honoured", f.Name)
+			}
+			if !strings.Contains(string(docs), "\n| "+f.Name+" | ") {
+				t.Errorf("field %s of an image's configuration: no row in %s", f.Name, page)
 			}
 		}
 	}
