@@ -32,6 +32,7 @@ const (
 	pullFirst    = time.Second
 	pullLimit    = 16 * time.Second
 	exitPatience = 5 * time.Second // for the runtime to tell how a stopped container ended
+	leasePoll    = 100 * time.Millisecond
 )
 
 // perform does an action to its end. When ctx ended first, the outcome is a Look: the table decides anew.
@@ -42,11 +43,6 @@ func (t *taskLoop) perform(ctx context.Context, action task.Action) outcome {
 		return outcome{event: task.Accepted}
 	case task.Prepare:
 		out = t.prepare(ctx)
-	case task.Delay:
-		if d := t.startAfter(); d > 0 && pause.For(ctx, d) != nil {
-			return outcome{event: task.Look}
-		}
-		return outcome{event: task.Due}
 	case task.Start:
 		out = t.start(ctx)
 	case task.Probe:
@@ -167,8 +163,18 @@ func (t *taskLoop) setAttached(a Attached) {
 	t.attached = a
 }
 
-// start starts the container. One that ran already, before this daemon, is taken as it is.
+// start starts the container. One that ran already, before this daemon, is taken as it is. A single-writer task waits while
+// its node is out of contact: another node may have taken over.
 func (t *taskLoop) start(ctx context.Context) outcome {
+	rev := t.revision
+	if rev == nil {
+		rev = t.w.revisionOf(t.now())
+	}
+	for rev.GetSpec().GetSingleWriter() && t.w.leaseLeft() <= 0 {
+		if err := pause.For(ctx, leasePoll); err != nil {
+			return outcome{event: task.Look, err: err}
+		}
+	}
 	var started Started
 	err := t.answered(ctx, "start container", func() error {
 		return t.w.slot(ctx, func() error {
@@ -278,9 +284,9 @@ func (t *taskLoop) fence() []check {
 // says so. It returns ctx's error when that ends first.
 func (w *Worker) leaseLost(ctx context.Context) error {
 	for {
-		length := time.Duration(w.leaseLength.Load())
-		left := w.lease.Left() - length/4
+		left := w.leaseLeft()
 		if left <= 0 {
+			length := time.Duration(w.leaseLength.Load())
 			return fmt.Errorf("fenced: no manager has confirmed for %s that this node is in contact, and another node may take over", length-w.lease.Left().Round(time.Millisecond))
 		}
 		// Suspended time does not count for timers.
@@ -288,6 +294,11 @@ func (w *Worker) leaseLost(ctx context.Context) error {
 			return err
 		}
 	}
+}
+
+// leaseLeft is how much is left of the time in which single-writer tasks may run undisturbed: three quarters of the lease.
+func (w *Worker) leaseLeft() time.Duration {
+	return w.lease.Left() - time.Duration(w.leaseLength.Load())/4
 }
 
 // attend waits for the container's end, or for the first check that has an answer.

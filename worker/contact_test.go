@@ -44,6 +44,41 @@ func TestWorker_OutOfContactItRestartsByPolicy(t *testing.T) {
 	})
 }
 
+// A single-writer task that is prepared while its node is out of contact is not started: whatever the managers have decided
+// meanwhile comes first.
+func TestWorker_SingleWriterDoesNotStartOutOfContact(t *testing.T) {
+	for name, desired := range map[string]swarmv1.TaskState{"and is stopped": swarmv1.TaskState_SHUTDOWN, "and is started": running} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, simulated.Config{Delays: simulated.Delays{Prepare: 20 * time.Second}}, []string{"m1"}, func(t *testing.T, r *rig) {
+				m := r.managers["m1"]
+				revision := revisionObject(func(s *swarmv1.ServiceSpec) { s.SingleWriter = true })
+				m.initial = []*swarmv1.Assignment{revision, taskObject("t1", running)}
+				r.start()
+				time.Sleep(time.Second)
+				m.mu.Lock()
+				m.refuse, m.initial = errdefs.ErrUnavailable, []*swarmv1.Assignment{revision, taskObject("t1", desired)}
+				m.mu.Unlock()
+				m.drop(errdefs.ErrUnavailable)
+				time.Sleep(time.Minute)
+				if n := r.runtime.Starts(); n != 0 {
+					t.Fatalf("%d starts out of contact, want 0", n)
+				}
+				m.mu.Lock()
+				m.refuse = nil
+				m.mu.Unlock()
+				if desired == running {
+					m.waitState("t1", running)
+					return
+				}
+				m.waitState("t1", swarmv1.TaskState_SHUTDOWN)
+				if n := r.runtime.Starts(); n != 0 {
+					t.Errorf("%d starts of a task that was taken over, want 0", n)
+				}
+			})
+		})
+	}
+}
+
 func TestWorker_SingleWriterIsFenced(t *testing.T) {
 	bubble(t, simulated.Config{}, []string{"m1"}, func(t *testing.T, r *rig) {
 		m := r.managers["m1"]

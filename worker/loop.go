@@ -3,9 +3,7 @@ package worker
 import (
 	"context"
 	"sync"
-	"time"
 
-	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"swarm/internal/task"
@@ -84,13 +82,13 @@ func (t *taskLoop) want(now *swarmv1.Task) {
 // everything else is seen by the next step.
 func (t *taskLoop) change(edit func()) {
 	t.mu.Lock()
-	stopped, start, revision := task.Stops(t.desiredLocked()), t.task.StartAfter, t.task.Revision
+	stopped, revision := task.Stops(t.desiredLocked()), t.task.Revision
 	edit()
-	moved, stops := !proto.Equal(t.task.StartAfter, start), task.Stops(t.desiredLocked())
+	stops := task.Stops(t.desiredLocked())
 	if t.busy {
 		ending := t.action == task.Stop || t.action == task.Clean // doing already what a stop would have it do
 		limits := t.task.Revision != revision && (t.action == task.Watch || t.action == task.Probe)
-		if stops && !stopped && !ending || moved && t.action == task.Delay || limits {
+		if stops && !stopped && !ending || limits {
 			t.interrupt()
 		}
 		t.mu.Unlock()
@@ -285,13 +283,4 @@ func (t *taskLoop) now() *swarmv1.Task {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.task
-}
-
-// startAfter is how long the start is still to be delayed.
-func (t *taskLoop) startAfter() time.Duration {
-	at := t.now().StartAfter
-	if at == nil {
-		return 0
-	}
-	return time.Until(at.AsTime())
 }

@@ -25,6 +25,7 @@ type session struct {
 	welcome *swarmv1.Welcome
 	period  time.Duration // of heartbeats
 	lease   time.Duration // of single-writer tasks, after a heartbeat that was confirmed
+	greeted time.Duration // before the session was recorded, since boot
 
 	mu   sync.Mutex               // guards sent
 	sent map[uint64]time.Duration // when heartbeats were sent that are not confirmed, since boot
@@ -62,12 +63,11 @@ func (w *Worker) session(stop context.Context, nodeID string) (lasted time.Durat
 	w.reports.begin()
 	s := &session{
 		w: w, stream: stream, welcome: welcome, fresh: make(chan struct{}, 1), inForce: make(chan uint64),
-		lease: bounds.Lease(welcome.GetLease().AsDuration(), defaultLease), sent: make(map[uint64]time.Duration),
+		lease: bounds.Lease(welcome.GetLease().AsDuration(), defaultLease), greeted: greeted, sent: make(map[uint64]time.Duration),
 	}
 	s.period = bounds.Heartbeat(welcome.GetHeartbeatPeriod().AsDuration(), defaultHeartbeat)
 	s.heard.Store(began.UnixNano())
 	w.leaseLength.Store(int64(s.lease))
-	w.renew(greeted + s.lease) // the session's epoch is committed
 	w.contact.set(nodeID, began)
 	defer func() { w.contact.set("", time.Unix(0, s.heard.Load())) }()
 	if w.deps.OnContact != nil {
@@ -138,7 +138,9 @@ func (s *session) read() error {
 			s.w.hasParted()
 		case *swarmv1.ToWorker_HeartbeatAck:
 			s.answered.Store(m.HeartbeatAck.GetSequence())
-			s.confirmed(m.HeartbeatAck.GetConfirmed())
+			if err := s.confirmed(m.HeartbeatAck.GetConfirmed()); err != nil {
+				return err
+			}
 		case *swarmv1.ToWorker_Node:
 			s.w.rename(m.Node.GetNode().GetHostname())
 			if s.w.deps.OnNode != nil {
@@ -159,12 +161,19 @@ func (s *session) assignments(msg *swarmv1.Assignments) error {
 	case msg.Index < index:
 		return fmt.Errorf("manager is behind: its state is of index %d, this node has acted on %d: %w", msg.Index, index, errdefs.ErrUnavailable)
 	}
+	begins := s.assigned == 0
 	s.assigned = msg.Sequence
 	msg, left := bounds.Assignments(msg)
 	for _, why := range left {
 		s.w.sampled.Log(slog.LevelError, "assignments", "an assignment is not used: it is not well formed", "err", why)
 	}
 	s.w.apply(msg)
+	if begins {
+		// Only now: whatever the managers decided while this node was fenced is known, and tasks that went elsewhere stop.
+		if err := s.w.lease.Begin(s.greeted + s.lease); err != nil {
+			return err
+		}
+	}
 	s.assigns(msg.Sequence)
 	if msg.Index > index {
 		s.w.contact.see(epoch, msg.Index)
@@ -235,15 +244,21 @@ func (s *session) watch(ctx context.Context) error {
 	return fmt.Errorf("manager has not answered %d heartbeats: %w", missedHeartbeats, errdefs.ErrUnavailable)
 }
 
-// confirmed renews the lease from when a heartbeat was sent that the leader has heard of.
-func (s *session) confirmed(sequence uint64) {
+// confirmed renews the lease from when a heartbeat was sent that the leader has heard of. A lease that has run out begins
+// again only with a session, and its complete assignments: an error ends this one.
+func (s *session) confirmed(sequence uint64) error {
 	s.mu.Lock()
 	at, ok := s.sent[sequence]
 	maps.DeleteFunc(s.sent, func(n uint64, _ time.Duration) bool { return n <= sequence })
 	s.mu.Unlock()
-	if ok {
-		s.w.renew(at + s.lease)
+	switch {
+	case !ok || s.assigned == 0:
+		return nil
+	case s.w.lease.Left() <= 0:
+		return fmt.Errorf("no heartbeat was confirmed for %s, the lease of this node: %w", s.lease, errdefs.ErrAborted)
 	}
+	s.w.renew(at + s.lease)
+	return nil
 }
 
 // renew moves the end of the lease of single-writer tasks on.

@@ -48,6 +48,19 @@ func Cluster(in *swarmv1.ClusterSpec) (*swarmv1.ClusterSpec, error) {
 	return c, nil
 }
 
+// SessionPace returns how often workers send heartbeats, and how long after the last one a node counts as down. The second
+// is also the lease of single-writer tasks. Fields that are not set have their defaults.
+func SessionPace(d *swarmv1.DispatcherConfig) (beat, timeout time.Duration) {
+	beat, timeout = DefaultHeartbeat, DefaultSessionTimeout
+	if d.GetHeartbeatPeriod().AsDuration() > 0 {
+		beat = d.GetHeartbeatPeriod().AsDuration()
+	}
+	if d.GetSessionTimeout().AsDuration() > 0 {
+		timeout = d.GetSessionTimeout().AsDuration()
+	}
+	return beat, max(timeout, MissedHeartbeats*beat)
+}
+
 func checkAtLeast(what string, d *durationpb.Duration, least time.Duration) error {
 	if err := checkDuration(what, d); err != nil {
 		return err

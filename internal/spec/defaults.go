@@ -23,6 +23,11 @@ const (
 	// DefaultHeartbeat and DefaultSessionTimeout bound how long a lost node goes unnoticed (Docker: 5 s and 15 s).
 	DefaultHeartbeat      = time.Second
 	DefaultSessionTimeout = 10 * time.Second
+	// MissedHeartbeats make a node doubtful: a session timeout is never shorter than as many heartbeat periods.
+	MissedHeartbeats = 3
+	// FenceMargin is how long after the end of a node's lease its single-writer tasks count as running: a shim notices the
+	// end and kills its container meanwhile.
+	FenceMargin = time.Second
 	// Timeouts of Raft: a lost leader is replaced in about 0.9 s.
 	DefaultHeartbeatTimeout = 500 * time.Millisecond
 	DefaultElectionTimeout  = 500 * time.Millisecond

@@ -14,7 +14,8 @@ func SameTasks(a, b *swarmv1.ServiceSpec) bool {
 		// too, and so do we: the revision of a task says by which rules it was placed.
 		return false
 	}
-	return sameHostPorts(a.GetEndpointSpec().GetPorts(), b.GetEndpointSpec().GetPorts())
+	// A container gets its lease when it is made.
+	return a.GetSingleWriter() == b.GetSingleWriter() && sameHostPorts(a.GetEndpointSpec().GetPorts(), b.GetEndpointSpec().GetPorts())
 }
 
 func sameHostPorts(a, b []*swarmv1.PortConfig) bool {

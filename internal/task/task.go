@@ -27,8 +27,6 @@ const (
 	Accepted
 	// Prepared: image, network, files and container are ready.
 	Prepared
-	// Due: the time of the task's start has come.
-	Due
 	// Started: the container runs, or ran.
 	Started
 	// Healthy: the health check passed, or there is none.
@@ -49,11 +47,11 @@ const (
 
 // Events lists all of them.
 func Events() []Event {
-	return []Event{Look, Accepted, Prepared, Due, Started, Healthy, Sick, Refused, Ended, Broke, Stopped, Cleaned}
+	return []Event{Look, Accepted, Prepared, Started, Healthy, Sick, Refused, Ended, Broke, Stopped, Cleaned}
 }
 
 func (e Event) String() string {
-	names := [...]string{"look", "accepted", "prepared", "due", "started", "healthy", "sick", "refused", "ended", "broke", "stopped", "cleaned"}
+	names := [...]string{"look", "accepted", "prepared", "started", "healthy", "sick", "refused", "ended", "broke", "stopped", "cleaned"}
 	if int(e) < len(names) {
 		return names[e]
 	}
@@ -71,8 +69,6 @@ const (
 	Accept
 	// Prepare pulls the image, attaches networks, writes files and creates the container: Prepared, Refused.
 	Prepare
-	// Delay waits for the time of the start: Due.
-	Delay
 	// Start starts the container: Started, Refused.
 	Start
 	// Probe waits until the container is healthy: Healthy, Sick, Ended, Broke.
@@ -86,7 +82,7 @@ const (
 )
 
 func (a Action) String() string {
-	names := [...]string{"rest", "accept", "prepare", "delay", "start", "probe", "watch", "stop", "clean"}
+	names := [...]string{"rest", "accept", "prepare", "start", "probe", "watch", "stop", "clean"}
 	if int(a) < len(names) {
 		return names[a]
 	}
@@ -157,16 +153,14 @@ var table = [...]rule{
 
 	{preparing, Look, goOn, preparing, Prepare},
 	{preparing, Prepared, ready, isReady, Rest},
-	{preparing, Prepared, run, isReady, Delay},
+	{preparing, Prepared, run, starting, Start},
 	{preparing, Refused, always, rejected, Clean},
 	{preparing, Look, stop, shutdown, Clean},
 	{preparing, Prepared, stop, shutdown, Clean},
 
 	{isReady, Look, ready, isReady, Rest},
-	{isReady, Look, run, isReady, Delay},
-	{isReady, Due, goOn, starting, Start},
+	{isReady, Look, run, starting, Start},
 	{isReady, Look, stop, shutdown, Clean},
-	{isReady, Due, stop, shutdown, Clean},
 
 	{starting, Look, goOn, starting, Start},
 	{starting, Started, goOn, starting, Probe},

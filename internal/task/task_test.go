@@ -49,7 +49,7 @@ func TestStep_StatesOnlyMoveForward(t *testing.T) {
 				if Terminal(got) && !Terminal(observed) && action != Clean {
 					t.Errorf("%s: ended without cleaning up", at)
 				}
-				if Stops(desired) && (action == Accept || action == Prepare || action == Delay || action == Start || action == Probe || action == Watch) {
+				if Stops(desired) && (action == Accept || action == Prepare || action == Start || action == Probe || action == Watch) {
 					t.Errorf("%s: goes on though the task should stop", at)
 				}
 			}
@@ -74,7 +74,6 @@ func TestStep_EveryOutcomeOfAnActionIsKnown(t *testing.T) {
 	outcomes := map[Action][]Event{
 		Accept:  {Accepted},
 		Prepare: {Prepared, Refused},
-		Delay:   {Due},
 		Start:   {Started, Refused},
 		Probe:   {Healthy, Sick, Ended, Broke},
 		Watch:   {Sick, Ended, Broke},

@@ -62,6 +62,9 @@ func (s *Server) CreateService(ctx context.Context, req *swarmv1.CreateServiceRe
 	}
 	s.log.Info("service created", "service", id, "name", wanted.GetName(), "actor", actor(ctx))
 	warnings = append(warnings, meshRoom(s.store.View(), wanted.GetEndpointSpec().GetPorts())...)
+	if advice := spec.AdviseSingleWriter(wanted); advice != "" {
+		warnings = append(warnings, advice)
+	}
 	return &swarmv1.CreateServiceResponse{Id: id, Warnings: warnings, Index: index}, nil
 }
 

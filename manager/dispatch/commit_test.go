@@ -70,7 +70,7 @@ func nodes(n int) (view *raftstore.View, sessions []*session) {
 		node, task := fmt.Sprintf("n%02d", i), fmt.Sprintf("t%02d", i)
 		rows = append(rows, &swarmv1.Node{Id: node, Hostname: node}, &swarmv1.NodeState{NodeId: node, SessionEpoch: 1},
 			&swarmv1.Task{Id: task, ServiceId: "s", NodeId: node, Revision: 1}, &swarmv1.TaskStatus{TaskId: task, State: swarmv1.TaskState_ASSIGNED})
-		sessions = append(sessions, newSession(nil, node, 1, node, nil))
+		sessions = append(sessions, newSession(nil, &swarmv1.NodeState{NodeId: node, SessionEpoch: 1, Addr: node}, nil))
 	}
 	return raftstoretest.View(rows...), sessions
 }
@@ -251,7 +251,7 @@ func TestCommitter_PacesNodesNotSessions(t *testing.T) {
 				taken, x := 0, sessions[0]
 				for i := range 600 {
 					x.close(nil)
-					x = newSession(nil, x.node, uint64(i+1), "", nil)
+					x = newSession(nil, &swarmv1.NodeState{NodeId: x.node, SessionEpoch: uint64(i + 1)}, nil)
 					c.add(tc.report(i, x))
 					for {
 						entries, _ := c.take()

@@ -22,16 +22,14 @@ import (
 	"swarm/internal/bounds"
 	"swarm/internal/logsample"
 	"swarm/internal/pace"
+	"swarm/internal/spec"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
 )
 
-// Defaults of the cluster's dispatcher settings.
 const (
-	DefaultHeartbeat      = time.Second
-	DefaultSessionTimeout = 10 * time.Second
 	// missedBeats makes a session doubtful, and a manager that the leader has not answered for as long a lost one.
-	missedBeats = 3
+	missedBeats = spec.MissedHeartbeats
 	// notesBurst and notesPeriod bound the lines about the sessions and the state of one node.
 	notesBurst  = 20
 	notesPeriod = 20 * time.Second
@@ -149,15 +147,7 @@ func (s *Server) Run(ctx context.Context) error {
 
 // Pace is the cluster's heartbeat period and session timeout.
 func Pace(c *swarmv1.Cluster) (beat, timeout time.Duration) {
-	beat, timeout = DefaultHeartbeat, DefaultSessionTimeout
-	d := c.GetSpec().GetDispatcher()
-	if d.GetHeartbeatPeriod().AsDuration() > 0 {
-		beat = d.GetHeartbeatPeriod().AsDuration()
-	}
-	if d.GetSessionTimeout().AsDuration() > 0 {
-		timeout = d.GetSessionTimeout().AsDuration()
-	}
-	return beat, max(timeout, missedBeats*beat)
+	return spec.SessionPace(c.GetSpec().GetDispatcher())
 }
 
 // follow marks in each session what a change in the store may mean for it. A mark names what to look at again, never what

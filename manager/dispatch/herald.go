@@ -2,6 +2,7 @@ package dispatch
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -41,13 +42,9 @@ func (s *Server) tellLeader(ctx context.Context) error {
 			return nil
 		}
 		beat, _ := Pace(s.deps.Store.View().Cluster())
-		beats := s.beats()
 		switch {
 		case s.tell(ctx, beat):
 			touched = time.Now()
-			for x, sequence := range beats {
-				x.confirm(sequence)
-			}
 		case time.Since(touched) >= missedBeats*beat:
 			s.closeAll(errdefs.ErrUnavailable.WithMessage("this manager is out of touch with the leader: another one takes over"))
 		}
@@ -66,20 +63,27 @@ func (s *Server) beats() map[*session]uint64 {
 	return out
 }
 
-// tell makes one report, and closes the sessions that are superseded elsewhere.
+// tell makes one report, closes the sessions that are superseded elsewhere or of nodes that were removed, and confirms the
+// heartbeats of the others.
 func (s *Server) tell(ctx context.Context, patience time.Duration) bool {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
+	beats := s.beats()
 	ack, err := s.askLeader(ctx, s.sessionReport(time.Now()))
 	if err != nil {
 		s.log.Debug("report sessions to the leader", "err", err)
 		return false
 	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	for _, id := range ack.GetSuperseded() {
 		if x := s.sessions[id]; x != nil {
 			x.close(errSuperseded)
+		}
+	}
+	s.mu.Unlock()
+	for x, sequence := range beats {
+		if !slices.Contains(ack.GetSuperseded(), x.node) {
+			x.confirm(sequence)
 		}
 	}
 	return true

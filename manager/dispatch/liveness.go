@@ -1,9 +1,11 @@
 package dispatch
 
 import (
+	"cmp"
 	"fmt"
 	"time"
 
+	"swarm/internal/spec"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -24,6 +26,8 @@ type Evidence struct {
 	Gossip    GossipStatus
 	// Leading is how long this manager has led.
 	Leading time.Duration
+	// Lease is how long the node's single-writer tasks may run after a heartbeat; 0: for the session timeout.
+	Lease time.Duration
 }
 
 // Limits are the cluster's.
@@ -54,16 +58,13 @@ func Judge(e Evidence, l Limits) Verdict {
 	}
 	// The node counts from when it sent the last heartbeat that was confirmed, which was before it was
 	// heard. What happened before this leader's term counts from its start.
-	left := l.Timeout + fenceMargin - e.Heard
+	left := cmp.Or(e.Lease, l.Timeout) + spec.FenceMargin - e.Heard
 	v.Fenced = e.Fenced || left <= 0
 	if !v.Fenced && (v.Next == 0 || left < v.Next) {
 		v.Next = left
 	}
 	return v
 }
-
-// fenceMargin is how long a shim may take to notice that the lease has run out, and to kill a container.
-const fenceMargin = time.Second
 
 func judgeState(e Evidence, l Limits) Verdict {
 	if e.Departing {

@@ -4,6 +4,7 @@ import (
 	"testing"
 	"time"
 
+	"swarm/internal/spec"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -49,7 +50,7 @@ func TestJudge(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			got := Judge(tt.in, limits)
 			if tt.want == down { // until its lease has surely run out, and the shims have had their time
-				tt.next = max(limits.Timeout+fenceMargin-tt.in.Heard, 0)
+				tt.next = max(limits.Timeout+spec.FenceMargin-tt.in.Heard, 0)
 				if want := tt.next == 0; got.Fenced != want {
 					t.Errorf("Judge(%+v): got fenced %t, want %t", tt.in, got.Fenced, want)
 				}
@@ -63,6 +64,23 @@ func TestJudge(t *testing.T) {
 				t.Error("a node is down and nobody says why")
 			}
 		})
+	}
+}
+
+// A node is fenced by the lease that its worker was granted, whatever the session timeout is by now.
+func TestJudge_FencesByTheLeaseOfTheNode(t *testing.T) {
+	limits := Limits{Beat: time.Second, Timeout: 10 * time.Second}
+	for _, lease := range []time.Duration{5 * time.Second, 30 * time.Second} {
+		e := Evidence{State: swarmv1.NodeState_DOWN, Lease: lease, Leading: time.Hour, Heard: max(lease, limits.Timeout)}
+		if lease > limits.Timeout {
+			if v := Judge(e, limits); v.Fenced || v.Next != spec.FenceMargin {
+				t.Errorf("lease %s, heard that long ago: got %+v, want not fenced for %s", lease, v, spec.FenceMargin)
+			}
+			e.Heard += spec.FenceMargin
+		}
+		if v := Judge(e, limits); !v.Fenced {
+			t.Errorf("lease %s, heard %s ago: got %+v, want fenced", lease, e.Heard, v)
+		}
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"google.golang.org/grpc/peer"
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"swarm/internal/bounds"
@@ -56,11 +57,12 @@ func (s *Server) Session(stream swarmv1.Dispatcher_SessionServer) error {
 	}
 	cluster := s.deps.Store.View().Cluster()
 	_, x.patience = Pace(cluster)
+	x.lease = min(x.lease, x.patience)
 	if err := s.begin(x); err != nil {
 		return err
 	}
 	defer s.finish(x)
-	err = x.serve(ctx, welcome(s.cfg.NodeID, x.epoch, cluster))
+	err = x.serve(ctx, welcome(s.cfg.NodeID, x, cluster))
 	x.close(err)
 	return err
 }
@@ -141,11 +143,11 @@ func (s *Server) open(ctx context.Context, id string, view *raftstore.View, hell
 	if err := s.move(ctx, id, hello); err != nil {
 		return nil, err
 	}
-	epoch, err := s.record(ctx, id, addr, hello)
+	row, err := s.record(ctx, id, addr, hello)
 	if err != nil {
 		return nil, err
 	}
-	return newSession(s, id, epoch, addr, stream), nil
+	return newSession(s, row, stream), nil
 }
 
 // checkKey refuses a node whose certificate newer ones have replaced. One that uses the newest has received it: the key
@@ -219,8 +221,8 @@ func (s *Server) refuseClone(ctx context.Context, id, addr string) error {
 	return nil
 }
 
-// record commits the start of a session and returns its epoch.
-func (s *Server) record(ctx context.Context, id, addr string, hello *swarmv1.Hello) (uint64, error) {
+// record commits the start of a session and returns the node's row.
+func (s *Server) record(ctx context.Context, id, addr string, hello *swarmv1.Hello) (*swarmv1.NodeState, error) {
 	view := s.deps.Store.View()
 	for range openAttempts {
 		old, ok := present(view.NodeStates.Get(id))
@@ -232,6 +234,11 @@ func (s *Server) record(ctx context.Context, id, addr string, hello *swarmv1.Hel
 		if next.State != swarmv1.NodeState_READY {
 			next.Since = timestamppb.Now()
 		}
+		_, lease := Pace(view.Cluster())
+		if !old.GetFenced() { // What an earlier session was granted has not run out for certain.
+			lease = max(lease, old.GetLease().AsDuration())
+		}
+		next.Lease = durationpb.New(lease)
 		next.SessionEpoch++
 		next.State, next.Message, next.Addr, next.Fenced = swarmv1.NodeState_READY, "", addr, false
 		if hello.GetDescription() != nil {
@@ -240,17 +247,17 @@ func (s *Server) record(ctx context.Context, id, addr string, hello *swarmv1.Hel
 		_, err := s.deps.Store.Commit(ctx, "node "+id, change(next))
 		switch {
 		case err == nil:
-			return next.SessionEpoch, nil
+			return next, nil
 		case errdefs.IsNotFound(err):
-			return 0, errRemoved
+			return nil, errRemoved
 		case !errdefs.IsAborted(err) && !errdefs.IsConflict(err) && !errdefs.IsAlreadyExists(err):
-			return 0, fmt.Errorf("record session of node %s: %w", id, err)
+			return nil, fmt.Errorf("record session of node %s: %w", id, err)
 		}
 		if view, err = s.fresh(ctx, id); err != nil {
-			return 0, err
+			return nil, err
 		}
 	}
-	return 0, errdefs.ErrUnavailable.WithMessage("record session of node " + id + ": its state keeps changing: try again")
+	return nil, errdefs.ErrUnavailable.WithMessage("record session of node " + id + ": its state keeps changing: try again")
 }
 
 // begin makes the session the node's, in place of an older one, and starts to receive.

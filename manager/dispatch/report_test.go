@@ -34,7 +34,7 @@ func TestStatuses(t *testing.T) {
 	own.PortStatus = []*swarmv1.PortConfig{
 		hostPort(80, 8080), hostPort(80, 8080), hostPort(80, 22), hostPort(81, 30123), hostPort(81, 443), hostPort(82, 8082), hostPort(83, 30124),
 	}
-	x := newSession(nil, "n", 7, "n", nil)
+	x := newSession(nil, &swarmv1.NodeState{NodeId: "n", SessionEpoch: 7, Addr: "n"}, nil)
 	got := statuses(view, &entry{session: x, status: &swarmv1.StatusReport{
 		Sequence: 3, Updates: []*swarmv1.TaskStatus{own, running("other"), running("ended"), running("nobody's")},
 	}}, now)
@@ -49,7 +49,7 @@ func TestStatuses(t *testing.T) {
 }
 
 func TestSession_OneReportAtATime(t *testing.T) {
-	x := newSession(nil, "n", 1, "n", nil)
+	x := newSession(nil, &swarmv1.NodeState{NodeId: "n", SessionEpoch: 1, Addr: "n"}, nil)
 	for _, step := range []struct {
 		what string
 		err  error

@@ -25,9 +25,11 @@ const farewellPatience = 2 * time.Second
 
 // session is one worker's stream. One goroutine sends, another receives; the handler's own waits for the first.
 type session struct {
-	node   string
-	epoch  uint64
-	addr   string // the worker's host, as seen from here
+	node  string
+	epoch uint64
+	addr  string // the worker's host, as seen from here
+	// lease of single-writer tasks that the worker is granted: no longer than the one in its node's row.
+	lease  time.Duration
 	stream swarmv1.Dispatcher_SessionServer
 	server *Server
 	wake   chan struct{} // capacity 1: there is something to send
@@ -51,13 +53,15 @@ type session struct {
 	said                               uint64 // sequence of the newest status report
 	stored                             uint64 // of the newest one that is acknowledged
 	sending                            uint64 // of the newest assignments that are on their way, or there
+	leased                             bool   // the worker has no lease of an earlier session any more
 
 	progress progress
 }
 
-func newSession(s *Server, node string, epoch uint64, addr string, stream swarmv1.Dispatcher_SessionServer) *session {
+// newSession makes the session that a node's row says has begun.
+func newSession(s *Server, row *swarmv1.NodeState, stream swarmv1.Dispatcher_SessionServer) *session {
 	return &session{
-		node: node, epoch: epoch, addr: addr, stream: stream, server: s, beat: time.Now(), whole: true,
+		node: row.GetNodeId(), epoch: row.GetSessionEpoch(), addr: row.GetAddr(), lease: row.GetLease().AsDuration(), stream: stream, server: s, beat: time.Now(), whole: true,
 		wake: make(chan struct{}, 1), over: make(chan struct{}), stuck: make(chan struct{}), progress: progress{moved: make(chan struct{})},
 	}
 }
@@ -256,6 +260,7 @@ func (x *session) acted(sequence uint64) error {
 		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("assignments %d are acknowledged, and %d were the last", sequence, x.sending))
 	}
 	x.progress.acted(sequence)
+	x.leased = true
 	return nil
 }
 
@@ -275,6 +280,16 @@ func (x *session) confirm(sequence uint64) {
 	if news {
 		x.nudge()
 	}
+}
+
+// leaseInForce is the lease that the worker holds, 0 while it may still hold one of an earlier session.
+func (x *session) leaseInForce() time.Duration {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if !x.leased {
+		return 0
+	}
+	return x.lease
 }
 
 // heard: whatever comes from a worker shows that it lives.
@@ -427,10 +442,10 @@ func nodeUpdate(view *raftstore.View, node string) *swarmv1.ToWorker {
 	}}}
 }
 
-func welcome(manager string, epoch uint64, c *swarmv1.Cluster) *swarmv1.ToWorker {
-	beat, timeout := Pace(c)
+func welcome(manager string, x *session, c *swarmv1.Cluster) *swarmv1.ToWorker {
+	beat, _ := Pace(c)
 	return &swarmv1.ToWorker{Message: &swarmv1.ToWorker_Welcome{Welcome: &swarmv1.Welcome{
-		ManagerId: manager, SessionEpoch: epoch, HeartbeatPeriod: durationpb.New(beat), Epoch: c.GetEpoch(),
-		Lease: durationpb.New(timeout),
+		ManagerId: manager, SessionEpoch: x.epoch, HeartbeatPeriod: durationpb.New(beat), Epoch: c.GetEpoch(),
+		Lease: durationpb.New(x.lease),
 	}}}
 }

@@ -28,6 +28,8 @@ type sighting struct {
 	seeded  bool // from the store alone; any manager's word is better
 	// departing: the node has said that its host goes down. It stays said for the session's epoch.
 	departing bool
+	// lease is the one that the worker holds; 0: not known.
+	lease time.Duration
 }
 
 // tracker holds the evidence while this manager leads, and is idle otherwise.
@@ -99,6 +101,7 @@ func (t *tracker) report(r *swarmv1.SessionReport, now time.Time) (leading bool,
 		t.note(e.GetNodeId(), sighting{
 			epoch: e.GetSessionEpoch(), manager: r.GetManagerId(), addr: e.GetAddr(),
 			heard: now.Add(-time.Duration(e.GetAgeMs()) * time.Millisecond), ended: e.GetEnded(), broken: e.GetBroken(), departing: e.GetDeparting(),
+			lease: e.GetLease().AsDuration(),
 		})
 		if t.nodes[e.GetNodeId()].epoch > e.GetSessionEpoch() && !e.GetEnded() {
 			superseded = append(superseded, e.GetNodeId())
@@ -141,8 +144,18 @@ func (t *tracker) evidence(st *swarmv1.NodeState, gossip GossipStatus, now time.
 	s, leading := t.nodes[st.GetNodeId()], now.Sub(t.since)
 	return Evidence{
 		State: st.GetState(), Fenced: st.GetFenced(), Heard: min(now.Sub(s.heard), leading), Open: !s.ended, Broken: s.broken,
-		Departing: s.departing, Gossip: gossip, Leading: leading,
+		Departing: s.departing, Gossip: gossip, Leading: leading, Lease: st.GetLease().AsDuration(),
 	}
+}
+
+// shorterLease is the lease that the worker holds when the node's row still has a longer one of an earlier session, else 0.
+func (t *tracker) shorterLease(st *swarmv1.NodeState) time.Duration {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if s := t.nodes[st.GetNodeId()]; s.epoch == st.GetSessionEpoch() && s.lease < st.GetLease().AsDuration() {
+		return s.lease
+	}
+	return 0
 }
 
 // LeadLiveness decides which nodes are up for as long as this manager leads.
@@ -212,11 +225,15 @@ func (s *Server) judgeAll(ctx context.Context) (time.Duration, error) {
 		if v.Next > 0 {
 			next = min(next, v.Next)
 		}
-		if v.State == st.GetState() && v.Fenced == st.GetFenced() {
+		shorter := s.tracker.shorterLease(st)
+		if v.State == st.GetState() && v.Fenced == st.GetFenced() && shorter == 0 {
 			continue
 		}
 		row := st.CloneVT()
 		row.Fenced = v.Fenced
+		if shorter > 0 {
+			row.Lease = durationpb.New(shorter)
+		}
 		if v.State != st.GetState() {
 			row.State, row.Message, row.Since = v.State, v.Why, timestamppb.New(now)
 			if st.GetState() == swarmv1.NodeState_READY {
@@ -255,7 +272,7 @@ func (s *Server) sessionReport(now time.Time) *swarmv1.SessionReport {
 		beat := x.lastBeat()
 		r.Sessions = append(r.Sessions, &swarmv1.SessionEntry{
 			NodeId: id, SessionEpoch: x.epoch, LastHeartbeat: timestamppb.New(beat), AgeMs: uint64(now.Sub(beat).Milliseconds()), Addr: x.addr,
-			Departing: x.departing(),
+			Departing: x.departing(), Lease: durationpb.New(x.leaseInForce()),
 		})
 	}
 	maps.DeleteFunc(s.ended, func(_ string, e ending) bool { return now.Sub(e.heard) > 2*timeout })
@@ -290,6 +307,13 @@ func (s *Server) hear(ctx context.Context, r *swarmv1.SessionReport) (*swarmv1.S
 	// A leader that slept may have a successor, which has not heard of these sessions.
 	if _, err := s.deps.Store.ReadIndex(ctx); err != nil || !s.deps.Store.IsLeader() {
 		return nil, errdefs.ErrUnavailable.WithMessage("this manager cannot confirm that it leads: ask again")
+	}
+	view := s.deps.Store.View()
+	for _, e := range r.GetSessions() {
+		// The lease of a node that was removed must not be renewed: from now on the planner waits for its end.
+		if _, member := view.Nodes.Get(e.GetNodeId()); !member && !e.GetEnded() {
+			superseded = append(superseded, e.GetNodeId())
+		}
 	}
 	slices.Sort(superseded)
 	return &swarmv1.SessionReportAck{LeaderId: s.cfg.NodeID, Superseded: superseded, Refused: s.refusal(r.GetOpening(), now)}, nil

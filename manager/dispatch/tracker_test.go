@@ -8,6 +8,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"swarm/internal/spec"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
 	"swarm/raftstore/raftstoretest"
@@ -38,19 +39,20 @@ func TestJudgeAll_NewNodeIsNotReady(t *testing.T) {
 func TestJudgeAll_CountsFromWhenTheNodeWasHeard(t *testing.T) {
 	for _, why := range []error{errBroken, errdefs.ErrUnavailable} {
 		for age, want := range map[time.Duration]swarmv1.NodeState_State{
-			DefaultSessionTimeout - time.Second: swarmv1.NodeState_READY,
-			DefaultSessionTimeout:               swarmv1.NodeState_DOWN,
+			spec.DefaultSessionTimeout - time.Second: swarmv1.NodeState_READY,
+			spec.DefaultSessionTimeout:               swarmv1.NodeState_DOWN,
 		} {
 			s := New(Config{NodeID: "m1"}, Deps{Log: slog.New(slog.DiscardHandler), Store: raftstoretest.New(t)})
 			s.tracker.start(time.Now().Add(-time.Hour))
+			state := &swarmv1.NodeState{NodeId: "cut", State: swarmv1.NodeState_READY, SessionEpoch: 1, Addr: "10.0.0.1"}
 			for _, row := range []raftstore.Row{
-				&swarmv1.Node{Id: "cut"}, &swarmv1.NodeState{NodeId: "cut", State: swarmv1.NodeState_READY, SessionEpoch: 1},
+				&swarmv1.Node{Id: "cut"}, state,
 			} {
 				if _, err := s.deps.Store.Commit(t.Context(), "join", raftstore.Create(row)); err != nil {
 					t.Fatal(err)
 				}
 			}
-			x := newSession(s, "cut", 1, "10.0.0.1", nil)
+			x := newSession(s, state, nil)
 			s.sessions["cut"] = x
 			x.beat = time.Now().Add(-age)
 			x.close(why)

@@ -1,6 +1,7 @@
 package planner
 
 import (
+	"cmp"
 	"time"
 
 	"swarm/internal/spec"
@@ -28,14 +29,13 @@ func (r *run) lacking(rev *revision) map[*node]*task {
 			if !t.failed || t.node == nil || !lacksImage(t) || !t.rev.pullsAs(rev) {
 				continue
 			}
-			at := reportedAt(t)
-			if !at.After(r.p.imageNews) || !r.now.Before(at.Add(imageRetry)) {
+			if version(t) <= r.p.imageNews || !r.now.Before(r.p.reportedAt(t).Add(imageRetry)) {
 				continue
 			}
 			if lacking == nil {
 				lacking = map[*node]*task{}
 			}
-			if o := lacking[t.node]; o == nil || reportedAt(o).Before(at) || reportedAt(o).Equal(at) && o.id < t.id {
+			if o := lacking[t.node]; o == nil || cmp.Or(cmp.Compare(version(o), version(t)), cmp.Compare(o.id, t.id)) < 0 {
 				lacking[t.node] = t
 			}
 		}
@@ -59,18 +59,13 @@ func (r *revision) pullsAs(o *revision) bool {
 		mine.GetContainerSpec().GetPullOptions().GetRegistryAuth() == others.GetContainerSpec().GetPullOptions().GetRegistryAuth()
 }
 
-// reportedAt is when the task's status was written, by the store's clock: a worker's is not to be compared with others.
-func reportedAt(t *task) time.Time {
-	if at := t.status.GetMeta().GetUpdatedAt(); at != nil {
-		return at.AsTime()
-	}
-	return instant(t.status.GetTimestamp())
-}
+// version is the index of the log entry that wrote the task's status.
+func version(t *task) uint64 { return t.status.GetMeta().GetVersion() }
 
 // news: whoever waits for an image may have it now.
 func (p *Picture) news(m *swarmv1.Meta) {
-	if at := instant(m.GetUpdatedAt()); at.After(p.imageNews) {
-		p.imageNews = at
+	if m.GetVersion() > p.imageNews {
+		p.imageNews = m.GetVersion()
 		p.roomier = true
 	}
 }

@@ -34,16 +34,24 @@ type model struct {
 	rejects func(*swarmv1.Task) bool
 	// completes says whether a task ends with code 0 once it runs.
 	completes func(*swarmv1.Task) bool
-	plans     int
+	// obeys says whether a task ends when it is told to.
+	obeys func(*swarmv1.Task) bool
+	plans int
+	// fold tells the picture of a change.
+	fold func(old, row proto.Message)
+	// fences are the nodes that are down, and when their leases have run out.
+	fences map[string]time.Time
 	// placed holds the tasks that a node has had, and the node.
 	placed map[string]string
 }
 
 func newModel(t testing.TB) *model {
-	return &model{
+	m := &model{
 		t: t, rows: map[string]proto.Message{}, now: epoch, pic: newPicture(),
-		fails: never, rejects: never, completes: never, placed: map[string]string{},
+		fails: never, rejects: never, completes: never, obeys: always, fences: map[string]time.Time{}, placed: map[string]string{},
 	}
+	m.fold = func(old, row proto.Message) { m.pic.fold(old, row) }
+	return m
 }
 
 func never(*swarmv1.Task) bool { return false }
@@ -117,7 +125,7 @@ func (m *model) write(row proto.Message) {
 		}
 	}
 	m.rows[key] = row
-	m.pic.fold(old, row)
+	m.fold(old, row)
 }
 
 func (m *model) drop(key string) {
@@ -126,7 +134,7 @@ func (m *model) drop(key string) {
 		delete(m.rows, key)
 		// A host that joins again is another node.
 		maps.DeleteFunc(m.placed, func(_, node string) bool { return key == "1/"+node })
-		m.pic.fold(old, nil)
+		m.fold(old, nil)
 	}
 }
 
@@ -160,7 +168,7 @@ func (m *model) commit(g Group) error {
 		key := fmt.Sprintf("%d/%s", c.GetDelete().GetTable(), c.GetDelete().GetKey())
 		if old := m.rows[key]; old != nil {
 			delete(m.rows, key)
-			m.pic.fold(old, nil)
+			m.fold(old, nil)
 		}
 	}
 	return nil
@@ -169,6 +177,7 @@ func (m *model) commit(g Group) error {
 // plan plans and commits once; it returns how many changes there were.
 func (m *model) plan() int {
 	m.t.Helper()
+	m.fence()
 	before := m.pic.figures()
 	due := m.pic.Due(m.now)
 	res := m.pic.Plan(due, m.now)
@@ -188,6 +197,30 @@ func (m *model) plan() int {
 	m.check()
 	m.checkPaces(meant)
 	return n
+}
+
+// lead makes another manager the leader, which knows the store and nothing else.
+func (m *model) lead() {
+	m.pic = newPicture()
+	for _, k := range slices.Sorted(maps.Keys(m.rows)) {
+		m.pic.fold(nil, m.rows[k])
+	}
+}
+
+// fence marks the nodes that have been down for long enough, as the leader does.
+func (m *model) fence() {
+	for _, id := range slices.Sorted(maps.Keys(m.fences)) {
+		s, ok := m.rows["2/"+id].(*swarmv1.NodeState)
+		if ok && m.fences[id].After(m.now) {
+			continue
+		}
+		delete(m.fences, id)
+		if ok {
+			s = s.CloneVT()
+			s.Fenced = true
+			m.put(s)
+		}
+	}
 }
 
 // work lets every worker do one step on each of its tasks; it returns how many statuses changed.
@@ -210,13 +243,13 @@ func (m *model) workOn(t *swarmv1.Task) bool {
 	}
 	next := st.State
 	switch {
+	case t.DesiredState > swarmv1.TaskState_RUNNING && !m.obeys(t):
 	case t.DesiredState > swarmv1.TaskState_RUNNING:
 		next = swarmv1.TaskState_SHUTDOWN
 	case st.State < swarmv1.TaskState_READY && m.rejects(t):
 		next = swarmv1.TaskState_REJECTED
 	case st.State < swarmv1.TaskState_READY:
 		next = swarmv1.TaskState_READY
-	case t.StartAfter != nil && t.StartAfter.AsTime().After(m.now):
 	case m.fails(t) && t.DesiredState == swarmv1.TaskState_RUNNING:
 		next = swarmv1.TaskState_FAILED
 	case t.DesiredState == swarmv1.TaskState_RUNNING && st.State < swarmv1.TaskState_RUNNING:
@@ -269,14 +302,12 @@ func (m *model) pass(d time.Duration) {
 	m.t.Fatalf("time does not pass:\n%s", m.String())
 }
 
-// soonest is when the planner or a worker has something to do next.
+// soonest is when the planner or the leader has something to do next.
 func (m *model) soonest() time.Time {
 	at := m.next
-	for _, t := range m.tasks() {
-		if s := t.GetStartAfter(); s != nil && t.DesiredState <= swarmv1.TaskState_RUNNING && s.AsTime().After(m.now) && m.status(t.Id).State < swarmv1.TaskState_RUNNING {
-			if at.IsZero() || s.AsTime().Before(at) {
-				at = s.AsTime()
-			}
+	for _, f := range m.fences {
+		if at.IsZero() || f.Before(at) {
+			at = f
 		}
 	}
 	if !at.IsZero() && !at.After(m.now) {
@@ -375,7 +406,11 @@ func (m *model) setNode(id string, edit func(*swarmv1.Node)) {
 
 func (m *model) setState(id string, state swarmv1.NodeState_State) {
 	s := m.rows["2/"+id].(*swarmv1.NodeState).CloneVT()
-	s.State, s.Since = state, timestamppb.New(m.now)
+	s.State, s.Since, s.Fenced = state, timestamppb.New(m.now), false
+	delete(m.fences, id)
+	if state == swarmv1.NodeState_DOWN {
+		m.fences[id] = m.now.Add(spec.DefaultSessionTimeout + spec.FenceMargin)
+	}
 	m.put(s)
 }
 

@@ -33,6 +33,10 @@ type node struct {
 	services map[*service]int32
 	// ports of the host that are claimed, as hostPortName spells them; nil when none is.
 	ports map[string]struct{}
+	// lease is that of the node's last session, as its row said.
+	lease time.Duration
+	// removed is when Due first saw that the node is no member any more. Zero: it is one, or Due has not looked yet.
+	removed time.Time
 }
 
 func (p *Picture) node(id string) *node {
@@ -40,6 +44,7 @@ func (p *Picture) node(id string) *node {
 	if n == nil {
 		n = &node{id: id, services: map[*service]int32{}}
 		p.nodes[id] = n
+		p.strangers[n] = struct{}{}
 	}
 	return n
 }
@@ -49,8 +54,11 @@ func (p *Picture) foldNode(id string, gone bool, set func(*node)) {
 	had := n.row != nil
 	if gone {
 		n.row = nil
+		p.strangers[n] = struct{}{}
 	} else {
 		set(n)
+		n.removed = time.Time{}
+		delete(p.strangers, n)
 	}
 	if had != (n.row != nil) {
 		p.reordered, p.meshDirty = true, true
@@ -63,6 +71,7 @@ func (p *Picture) foldNode(id string, gone bool, set func(*node)) {
 func (p *Picture) forget(n *node) {
 	if n != nil && n.row == nil && n.state == nil && len(n.services) == 0 && len(n.ports) == 0 {
 		delete(p.nodes, n.id)
+		delete(p.strangers, n)
 	}
 }
 
@@ -72,12 +81,12 @@ func (p *Picture) foldState(s *swarmv1.NodeState, gone bool) {
 	if gone {
 		n.state = nil
 	} else {
-		n.state = s
+		n.state, n.lease = s, s.GetLease().AsDuration()
 	}
 	if members.NeverReported(old) && !members.NeverReported(n.state) {
 		p.meshDirty = true
 	}
-	if old != nil && !gone && old.GetState() == s.GetState() && proto.Equal(old.GetDescription(), s.GetDescription()) {
+	if old != nil && !gone && old.GetState() == s.GetState() && old.GetFenced() == s.GetFenced() && proto.Equal(old.GetDescription(), s.GetDescription()) {
 		return // a new session of a node that is as it was
 	}
 	p.nodeChanged(n)

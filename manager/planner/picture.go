@@ -16,11 +16,13 @@ import (
 // Rows may arrive in any order, also a task before its node, service or revision: what a row names and nobody has seen
 // yet gets an entry without a row. The picture depends on the set of rows alone, never on their order.
 type Picture struct {
-	nodes    map[string]*node
-	order    []*node // every node with a row, by id
-	classes  map[string]*class
-	services map[string]*service
-	tasks    map[string]*task
+	nodes map[string]*node
+	order []*node // every node with a row, by id
+	// strangers are the nodes without a row: removed, or not seen yet.
+	strangers map[*node]struct{}
+	classes   map[string]*class
+	services  map[string]*service
+	tasks     map[string]*task
 	// early holds statuses whose task has not been seen.
 	early map[string]*swarmv1.TaskStatus
 	// claims by the owner's id, in key order.
@@ -33,7 +35,7 @@ type Picture struct {
 	// meshDirty: a node may lack its addresses there, or hold them for nothing; meshNow: the next plans look.
 	meshDirty, meshNow bool
 	history            int
-	// lease is how long a node out of contact may keep running single-writer tasks.
+	// lease is how long single-writer tasks may run after a heartbeat of their node.
 	lease time.Duration
 	// logDriver is of tasks whose revision names none.
 	logDriver *swarmv1.Driver
@@ -45,8 +47,11 @@ type Picture struct {
 	timed map[*service]time.Time
 	// roomier says that since the last Due some node may take more.
 	roomier bool
-	// imageNews is when the cluster last came to know of an image, or of a copy of one.
-	imageNews time.Time
+	// imageNews is the version of the newest image, or copy of one, that the cluster has come to know of.
+	imageNews uint64
+	// began is when Due was first called: rows of a version up to base were written before, by another leader as a rule.
+	began        time.Time
+	base, newest uint64
 	// spare is memory that plans use one after the other.
 	spare spare
 	// reordered says that order is out of date.
@@ -63,6 +68,7 @@ type spare struct {
 func newPicture() *Picture {
 	return &Picture{
 		nodes:     map[string]*node{},
+		strangers: map[*node]struct{}{},
 		classes:   map[string]*class{},
 		services:  map[string]*service{},
 		tasks:     map[string]*task{},
@@ -85,6 +91,7 @@ func (p *Picture) fold(old, row proto.Message) {
 	if gone {
 		row = old
 	}
+	p.newest = max(p.newest, row.(interface{ GetMeta() *swarmv1.Meta }).GetMeta().GetVersion())
 	switch o := row.(type) {
 	case *swarmv1.Node:
 		p.foldNode(o.GetId(), gone, func(n *node) { n.row = o })
@@ -118,19 +125,17 @@ func (p *Picture) fold(old, row proto.Message) {
 }
 
 func (p *Picture) foldCluster(c *swarmv1.Cluster) {
-	history, lease := spec.DefaultTaskHistory, spec.DefaultSessionTimeout
+	history := spec.DefaultTaskHistory
 	if o := c.GetSpec().GetOrchestration(); o != nil {
 		history = int(o.GetTaskHistoryRetentionLimit())
-	}
-	if d := c.GetSpec().GetDispatcher().GetSessionTimeout(); d != nil {
-		lease = d.AsDuration()
 	}
 	if history < p.history {
 		for _, s := range p.services {
 			p.touch(s)
 		}
 	}
-	p.history, p.lease, p.logDriver = history, lease, c.GetSpec().GetTaskDefaults().GetLogDriver()
+	_, p.lease = spec.SessionPace(c.GetSpec().GetDispatcher())
+	p.history, p.logDriver = history, c.GetSpec().GetTaskDefaults().GetLogDriver()
 }
 
 func (p *Picture) foldClaim(c *swarmv1.Claim, gone bool) {
@@ -176,6 +181,14 @@ func (p *Picture) touch(s *service) { p.dirty[s] = struct{}{} }
 // Due returns the services that want planning at time now, and forgets that they do: those that changes touched, those
 // whose deadline has come, and those with waiting tasks when there may be room.
 func (p *Picture) Due(now time.Time) []string {
+	if p.began.IsZero() {
+		p.began, p.base = now, p.newest
+	}
+	for n := range p.strangers {
+		if n.removed.IsZero() {
+			n.removed = now
+		}
+	}
 	for s, at := range p.timed {
 		if !at.After(now) {
 			p.touch(s)

@@ -96,7 +96,7 @@ func (r *run) extend() {
 
 // retry looks for a node for a task that has none. What it says of why there is none is written only when it is new.
 func (r *run) retry(t *task) {
-	if r.pending(instant(t.row.GetStartAfter())) {
+	if r.pending(r.p.startAfter(t)) {
 		return
 	}
 	n, why := r.find(t.rev, t.node)
@@ -211,7 +211,7 @@ func (r *run) find(rev *revision, only *node) (*node, verdict) {
 func (r *run) explain(rev *revision, nodes []*node) verdict {
 	lacking := r.lacking(rev)
 	for _, t := range lacking {
-		r.wake(reportedAt(t).Add(imageRetry))
+		r.wake(r.p.reportedAt(t).Add(imageRetry))
 	}
 	return rev.explain(nodes, func(n *node) uint64 { return r.count(rev, n) }, lacking)
 }

@@ -84,7 +84,7 @@ func (r *run) failing(rev *revision) map[*node]int {
 	failing := map[*node]int{}
 	for _, s := range r.svc.list {
 		for _, t := range s.tasks {
-			if t.failed && t.node != nil && t.rev == rev && r.now.Sub(reportedAt(t)) < failingWithin {
+			if t.failed && t.node != nil && t.rev == rev && r.now.Sub(r.p.reportedAt(t)) < failingWithin {
 				failing[t.node]++
 			}
 		}

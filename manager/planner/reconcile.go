@@ -205,12 +205,12 @@ func (r *run) remove() {
 	}
 }
 
-// removeSlot has every task of the slot stopped and its rows deleted as soon as nothing runs any more. On a node that
-// is lost nothing does: should it come back, it finds that the task is not its own.
+// removeSlot has every task of the slot stopped and its rows deleted as soon as it cannot run any more. On a node that is
+// lost it counts as stopped: should the node come back, it finds that the task is not its own.
 func (r *run) removeSlot(s *slot) {
 	for _, t := range s.tasks {
 		switch {
-		case t.over():
+		case !r.mayRun(t):
 			r.erase(t)
 		case t.desired() != swarmv1.TaskState_REMOVE:
 			r.out.edit(t).DesiredState = swarmv1.TaskState_REMOVE

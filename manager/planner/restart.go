@@ -39,9 +39,9 @@ func restartPolicyOf(p *swarmv1.RestartPolicy) restartPolicy {
 	return r
 }
 
-// allows says whether the ended task may be followed by another. It looks at when the task ended, not at the clock: an
-// attempt refused once stays refused.
-func (p restartPolicy) allows(t *task) bool {
+// allows says whether the task that ended at a time may be followed by another. It does not look at the clock: an attempt
+// refused once stays refused.
+func (p restartPolicy) allows(t *task, ended time.Time) bool {
 	switch p.condition {
 	case swarmv1.RestartPolicy_NONE:
 		return false
@@ -57,7 +57,7 @@ func (p restartPolicy) allows(t *task) bool {
 	if p.window == 0 {
 		return h.GetAttempts() < p.attempts
 	}
-	return uint64(len(p.within(h, reportedAt(t)))) < p.attempts
+	return uint64(len(p.within(h, ended))) < p.attempts
 }
 
 // within returns the restarts of the window that ends at the given time.

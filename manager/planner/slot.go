@@ -4,6 +4,7 @@ import (
 	"slices"
 	"time"
 
+	"swarm/internal/spec"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -21,7 +22,7 @@ const (
 	restart
 	// replace: its task must leave its node; the next one starts once this one has stopped.
 	replace
-	// rescue: its node is lost; the next one starts at once.
+	// rescue: its node is lost; the next one starts at once, a single-writer one once the node is fenced.
 	rescue
 	// renew: its task is outdated and its turn has come.
 	renew
@@ -75,8 +76,8 @@ func (r *run) judge(s *slot) view {
 // judgePair settles which of two live tasks stays. The older one runs on while a start-first replacement comes up.
 func (r *run) judgePair(v view) view {
 	head, older := v.head, v.older
-	linked := head.row.GetReplaces() == older.id && head.desired() == swarmv1.TaskState_RUNNING
-	if act, _ := r.judgeHead(older); linked && act == keep && !older.over() && !head.running() {
+	linked := head.row.GetReplaces() == older.id
+	if act, _ := r.judgeHead(older); linked && act == keep && r.mayRun(older) && !head.running() {
 		if older.rev.template() == r.cur.template() && head.rev.template() != r.cur.template() {
 			// Rolled back before the new task was up: the old one is what is wanted.
 			r.shutdown(head)
@@ -126,7 +127,7 @@ func (r *run) judgeEnd(t *task) (action, string) {
 	if r.svc.job() && t.state() == swarmv1.TaskState_COMPLETE {
 		return finished, ""
 	}
-	if !t.rev.restart.allows(t) {
+	if !t.rev.restart.allows(t, r.p.reportedAt(t)) {
 		return finished, ""
 	}
 	return restart, ""
@@ -172,13 +173,10 @@ func (r *run) act() {
 	}
 }
 
-// promote lets a task that waited for its predecessor run.
+// promote lets a task that waited for its predecessors run.
 func (r *run) promote(v *view) {
 	t := v.head
-	if t == nil || t.desired() != swarmv1.TaskState_READY {
-		return
-	}
-	if r.stopping(v.slot, t) {
+	if t == nil || t.desired() != swarmv1.TaskState_READY || r.pending(r.p.startAfter(t)) || !r.mayStart(v.slot, t, v.older) {
 		return
 	}
 	r.out.edit(t).DesiredState = swarmv1.TaskState_RUNNING
@@ -189,31 +187,29 @@ func (r *run) succeed(v *view) {
 	t := v.head
 	w := r.want(v.slot.key, t)
 	w.reason, w.atom = v.reason, r.out.atom
-	switch {
-	case v.act == restart && w.rev.template() == t.rev.template():
+	if v.act == restart && w.rev.template() == t.rev.template() {
 		w.restarts, w.startAfter = t.rev.restart.next(t, r.now)
 		// What was rejected once is likely to be again; what has run is prepared meanwhile, and keeps its room.
 		w.later = t.state() == swarmv1.TaskState_REJECTED && !lacksImage(t)
-	case v.older != nil && (v.act != renew || r.startFirst()):
-		// The old task runs on: there is nothing to wait for.
-	case v.act == rescue && r.svc.row != nil && w.rev.spec().GetSingleWriter() && t.node.down():
-		w.startAfter = t.node.downSince().Add(r.p.lease)
-	case v.act == renew && r.startFirst() && !t.over():
-		// Both run until the new one is RUNNING; then judgePair stops the old one.
-		r.wants = append(r.wants, w)
-		return
-	case v.older != nil: // The update before was start-first, this one is not.
-		r.shutdown(v.older)
-	case !t.over():
-		w.desired = swarmv1.TaskState_READY
+	}
+	stays := v.older // It runs on until the new task is RUNNING; then judgePair stops it.
+	switch {
+	case v.act == renew && !r.startFirst():
+		stays = nil // The update before may have been start-first; this one is not.
+	case v.act == renew && stays == nil && r.mayRun(t):
+		stays = t
+	}
+	for _, o := range []*task{v.older, t} {
+		if o != nil && o != stays {
+			r.shutdown(o)
+		}
 	}
 	if v.older != nil {
-		w.replaces = v.older.id
+		w.replaces = v.older.id // The head may be forgotten: no node has had it.
 	}
-	if r.stopping(v.slot, t) {
+	if r.pending(w.startAfter) || !r.mayStart(v.slot, nil, stays) {
 		w.desired = swarmv1.TaskState_READY
 	}
-	r.shutdown(t)
 	r.wants = append(r.wants, w)
 }
 
@@ -221,18 +217,48 @@ func (r *run) succeed(v *view) {
 func (r *run) follow(v *view, t *task) {
 	w := r.want(v.slot.key, t)
 	w.atom = r.out.atom
-	if r.stopping(v.slot, nil) {
+	if !r.mayStart(v.slot, nil, nil) {
 		w.desired = swarmv1.TaskState_READY
 	}
 	r.wants = append(r.wants, w)
 }
 
-// stopping says whether another task of the slot than t may still run though it has been told to stop, now or before: then
-// the next one waits.
-func (r *run) stopping(s *slot, t *task) bool {
-	return slices.ContainsFunc(s.tasks, func(o *task) bool {
-		return o != t && !o.over() && (!o.live() || r.out.tasks[o.id].GetPut().GetTask().GetDesiredState() > swarmv1.TaskState_RUNNING)
-	})
+// mayStart says whether a task of the slot may start: t, or for nil one that this plan makes. No other task of the slot
+// may still run, except the one beside which it comes up (start-first; nil: none). Until then the task is kept READY.
+func (r *run) mayStart(s *slot, t, beside *task) bool {
+	return !slices.ContainsFunc(s.tasks, func(o *task) bool { return o != t && o != beside && r.mayRun(o) })
+}
+
+// mayRun says whether a container of the task may run, as far as the cluster can know. A task on a lost node counts as not
+// running. A single-writer task there counts as running until it has been told to stop and the node is fenced, in this
+// order: a node that comes back gets its lease only together with that word, so it cannot run the task again.
+func (r *run) mayRun(t *task) bool {
+	switch {
+	case t.ended() || t.unplaced() || t.node == nil:
+		return false
+	case !t.node.lost():
+		return true
+	case !t.rev.spec().GetSingleWriter():
+		return false
+	}
+	return t.live() || !r.fenced(t.node)
+}
+
+// fenced says whether the lease of a lost node's single-writer tasks has run out, so that their shims have killed them. Of
+// a member the leader says it. A node that was removed may have had its lease renewed until this leader saw it go.
+func (r *run) fenced(n *node) bool {
+	switch {
+	case !n.gone():
+		return n.state.GetFenced()
+	case n.removed.IsZero():
+		return false
+	}
+	at := n.removed.Add(max(n.lease, r.p.lease) + spec.FenceMargin)
+	if at.After(r.now) {
+		r.wake(at)
+		return false
+	}
+	return true
 }
 
 // want is a new task of the current revision; t is the task it follows, nil for none.
@@ -264,7 +290,7 @@ func (r *run) successor(t *task) *revision {
 // shutdown stops a task and keeps its row as history. A task that no node has is forgotten instead.
 func (r *run) shutdown(t *task) {
 	switch {
-	case t.unplaced(), t.node != nil && t.node.gone() && !t.ended():
+	case t.unplaced(), t.node != nil && t.node.gone() && !t.ended() && !r.mayRun(t):
 		r.erase(t)
 	case t.live():
 		if row := r.out.edit(t); row.GetDesiredState() < swarmv1.TaskState_SHUTDOWN {
@@ -301,13 +327,13 @@ func (r *run) reapSlot(v *view) {
 			continue
 		}
 		switch {
+		case r.mayRun(t):
+			continue
 		case t.node != nil && t.node.gone() && !t.ended() && t != newest:
 			r.erase(t)
 			continue
 		case t.node != nil && t.node.down() && !t.ended():
 			r.orphan(t)
-			continue
-		case !t.over():
 			continue
 		case t.desired() == swarmv1.TaskState_REMOVE && t != newest:
 			r.erase(t)
@@ -321,7 +347,7 @@ func (r *run) reapSlot(v *view) {
 
 // orphan ends a task of a node that is down, once that has lasted too long; until then the node may report.
 func (r *run) orphan(t *task) {
-	at := t.node.downSince().Add(orphanAfter)
+	at := r.p.clip(t.node.downSince(), t.node.state.GetMeta()).Add(orphanAfter)
 	if at.After(r.now) {
 		r.wake(at)
 		return

@@ -36,11 +36,6 @@ func (t *task) running() bool { return t.state() == swarmv1.TaskState_RUNNING }
 // unplaced: no node has it, so that nobody but the planner knows of it.
 func (t *task) unplaced() bool { return t.state() < swarmv1.TaskState_ASSIGNED }
 
-// over: nothing of it runs as far as the cluster is concerned, and nobody will report on it.
-func (t *task) over() bool {
-	return t.ended() || t.unplaced() || t.node == nil || t.node.lost()
-}
-
 // failure: it ended otherwise than by success or by being asked to.
 func (t *task) failure() bool {
 	return t.state() == swarmv1.TaskState_FAILED || t.state() == swarmv1.TaskState_REJECTED

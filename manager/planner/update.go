@@ -226,7 +226,7 @@ func (r *run) gauge(p *progress, v *view, t *task) {
 		if p.culprit == "" {
 			p.culprit = bad.id
 		}
-		if r.within(reportedAt(bad), delay) {
+		if r.within(r.p.reportedAt(bad), delay) {
 			p.busy++
 		}
 		return
@@ -237,7 +237,7 @@ func (r *run) gauge(p *progress, v *view, t *task) {
 		p.busy++
 		p.unsettled++
 	default:
-		since := reportedAt(t)
+		since := r.p.reportedAt(t)
 		if r.within(since, delay) {
 			p.busy++
 		}

@@ -27,6 +27,9 @@ func (r *Runtime) Prepare(ctx context.Context, c worker.Container) error {
 	if err := validID(id); err != nil {
 		return err
 	}
+	if c.Lease != "" && r.cfg.Build == "" {
+		return errForeignShim
+	}
 	ctx = namespaced(ctx)
 	if r.started(id) {
 		return nil
@@ -43,6 +46,10 @@ func (r *Runtime) Prepare(ctx context.Context, c worker.Container) error {
 	}
 	return nil
 }
+
+// errForeignShim refuses single-writer tasks where only containerd's own shims are at hand: they know of no lease.
+var errForeignShim = errdefs.ErrFailedPrecondition.WithMessage(
+	"--single-writer needs the containerd that swarm brings: start the daemon of this node without --containerd-address, or keep the service off it with a constraint")
 
 // errStaleImage: an image has been removed since it was looked at.
 var errStaleImage = errors.New("the image's snapshot is gone")

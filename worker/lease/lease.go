@@ -35,7 +35,10 @@ func Now() time.Duration {
 
 // Left is how much of the lease in a file is left. It is 0 when the lease has run out, and when the file
 // cannot be read: a container whose lease is not known must not run.
-func Left(path string) time.Duration {
+func Left(path string) time.Duration { return max(End(path)-Now(), 0) }
+
+// End is the time since boot at which the lease in a file runs out, 0 when the file cannot be read.
+func End(path string) time.Duration {
 	text, err := os.ReadFile(path)
 	if err != nil {
 		return 0
@@ -44,7 +47,7 @@ func Left(path string) time.Duration {
 	if err != nil {
 		return 0
 	}
-	return max(time.Duration(end)-Now(), 0)
+	return time.Duration(end)
 }
 
 // Lease is the daemon's side of the file.
@@ -59,15 +62,18 @@ type Lease struct {
 // New makes the lease of a file, which need not exist. What an earlier daemon was granted stays. now is Now,
 // but in tests.
 func New(path string, now func() time.Duration) *Lease {
-	l := &Lease{path: path, now: now}
-	if left := Left(path); left > 0 {
-		l.end = now() + left
-	}
-	return l
+	return &Lease{path: path, now: now, end: End(path)}
 }
 
 // Path is the file's.
 func (l *Lease) Path() string { return l.path }
+
+// Begin moves the end to a time since boot, also back: a session begins, and what was granted before counts no longer.
+func (l *Lease) Begin(end time.Duration) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.setLocked(end)
+}
 
 // Renew moves the end to a time since boot. It never moves it back.
 func (l *Lease) Renew(end time.Duration) error {
@@ -76,6 +82,10 @@ func (l *Lease) Renew(end time.Duration) error {
 	if end <= l.end {
 		return nil
 	}
+	return l.setLocked(end)
+}
+
+func (l *Lease) setLocked(end time.Duration) error {
 	l.end = end
 	next := filepath.Join(filepath.Dir(l.path), "."+filepath.Base(l.path))
 	if err := os.MkdirAll(filepath.Dir(l.path), 0o700); err != nil {

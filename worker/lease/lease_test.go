@@ -28,6 +28,14 @@ func TestLease(t *testing.T) {
 			}
 		}
 	}
+	if err := l.Begin(lease.Now() + time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	for who, got := range map[string]time.Duration{"daemon": l.Left(), "shim": lease.Left(path)} {
+		if got > time.Minute {
+			t.Errorf("%s: got %s left of a lease that has begun anew, want a minute", who, got)
+		}
+	}
 	past := filepath.Join(t.TempDir(), "past")
 	if err := lease.New(past, lease.Now).Renew(lease.Now() - time.Second); err != nil {
 		t.Fatal(err)

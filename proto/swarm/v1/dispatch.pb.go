@@ -774,8 +774,8 @@ type Welcome struct {
 	SessionEpoch    uint64                 `protobuf:"varint,2,opt,name=session_epoch,json=sessionEpoch,proto3" json:"session_epoch,omitempty"`
 	HeartbeatPeriod *durationpb.Duration   `protobuf:"bytes,3,opt,name=heartbeat_period,json=heartbeatPeriod,proto3" json:"heartbeat_period,omitempty"`
 	Epoch           uint64                 `protobuf:"varint,4,opt,name=epoch,proto3" json:"epoch,omitempty"`
-	// How long the node's single-writer tasks may run after a heartbeat that the leader has heard of: the
-	// session timeout.
+	// How long the node's single-writer tasks may run after a heartbeat that the leader has heard of, as the node's row
+	// says. It begins with the first assignments of the session, and counts from before the session was recorded.
 	Lease         *durationpb.Duration `protobuf:"bytes,5,opt,name=lease,proto3" json:"lease,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1980,7 +1980,9 @@ type SessionEntry struct {
 	// It ended without a goodbye: the connection broke.
 	Broken bool `protobuf:"varint,7,opt,name=broken,proto3" json:"broken,omitempty"`
 	// The node has said that its host is going down.
-	Departing     bool `protobuf:"varint,8,opt,name=departing,proto3" json:"departing,omitempty"`
+	Departing bool `protobuf:"varint,8,opt,name=departing,proto3" json:"departing,omitempty"`
+	// The lease of single-writer tasks that the worker holds; not set while it may still hold one of an earlier session.
+	Lease         *durationpb.Duration `protobuf:"bytes,9,opt,name=lease,proto3" json:"lease,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2069,6 +2071,13 @@ func (x *SessionEntry) GetDeparting() bool {
 		return x.Departing
 	}
 	return false
+}
+
+func (x *SessionEntry) GetLease() *durationpb.Duration {
+	if x != nil {
+		return x.Lease
+	}
+	return nil
 }
 
 type SessionReportAck struct {
@@ -3368,7 +3377,7 @@ const file_swarm_v1_dispatch_proto_rawDesc = "" +
 	"\n" +
 	"manager_id\x18\x01 \x01(\tR\tmanagerId\x122\n" +
 	"\bsessions\x18\x02 \x03(\v2\x16.swarm.v1.SessionEntryR\bsessions\x120\n" +
-	"\aopening\x18\x03 \x01(\v2\x16.swarm.v1.SessionEntryR\aopening\"\x86\x02\n" +
+	"\aopening\x18\x03 \x01(\v2\x16.swarm.v1.SessionEntryR\aopening\"\xb7\x02\n" +
 	"\fSessionEntry\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12#\n" +
 	"\rsession_epoch\x18\x02 \x01(\x04R\fsessionEpoch\x12A\n" +
@@ -3377,7 +3386,8 @@ const file_swarm_v1_dispatch_proto_rawDesc = "" +
 	"\x04addr\x18\x05 \x01(\tR\x04addr\x12\x14\n" +
 	"\x05ended\x18\x06 \x01(\bR\x05ended\x12\x16\n" +
 	"\x06broken\x18\a \x01(\bR\x06broken\x12\x1c\n" +
-	"\tdeparting\x18\b \x01(\bR\tdeparting\"i\n" +
+	"\tdeparting\x18\b \x01(\bR\tdeparting\x12/\n" +
+	"\x05lease\x18\t \x01(\v2\x19.google.protobuf.DurationR\x05lease\"i\n" +
 	"\x10SessionReportAck\x12\x1b\n" +
 	"\tleader_id\x18\x01 \x01(\tR\bleaderId\x12\x1e\n" +
 	"\n" +
@@ -3595,40 +3605,41 @@ var file_swarm_v1_dispatch_proto_depIdxs = []int32{
 	26, // 38: swarm.v1.SessionReport.sessions:type_name -> swarm.v1.SessionEntry
 	26, // 39: swarm.v1.SessionReport.opening:type_name -> swarm.v1.SessionEntry
 	57, // 40: swarm.v1.SessionEntry.last_heartbeat:type_name -> google.protobuf.Timestamp
-	58, // 41: swarm.v1.TaskLogsRequest.options:type_name -> swarm.v1.LogOptions
-	59, // 42: swarm.v1.TaskLogsResponse.records:type_name -> swarm.v1.LogRecord
-	60, // 43: swarm.v1.TaskLogsResponse.details:type_name -> swarm.v1.LogDetails
-	30, // 44: swarm.v1.ExecInput.start:type_name -> swarm.v1.ExecStart
-	32, // 45: swarm.v1.ExecInput.resize:type_name -> swarm.v1.Resize
-	40, // 46: swarm.v1.NodeNetwork.peers:type_name -> swarm.v1.NodeNetworkPeer
-	41, // 47: swarm.v1.NodeNetwork.received:type_name -> swarm.v1.NetworkTraffic
-	41, // 48: swarm.v1.NodeNetwork.sent:type_name -> swarm.v1.NetworkTraffic
-	55, // 49: swarm.v1.ImageProgress.image:type_name -> swarm.v1.Image
-	1,  // 50: swarm.v1.Dispatcher.Session:input_type -> swarm.v1.FromWorker
-	21, // 51: swarm.v1.Dispatcher.Holders:input_type -> swarm.v1.HoldersRequest
-	23, // 52: swarm.v1.Dispatcher.Settled:input_type -> swarm.v1.SettledRequest
-	25, // 53: swarm.v1.Liveness.Report:input_type -> swarm.v1.SessionReport
-	28, // 54: swarm.v1.Worker.Logs:input_type -> swarm.v1.TaskLogsRequest
-	31, // 55: swarm.v1.Worker.Exec:input_type -> swarm.v1.ExecInput
-	34, // 56: swarm.v1.Worker.PullImage:input_type -> swarm.v1.PullImageRequest
-	35, // 57: swarm.v1.Worker.PushImage:input_type -> swarm.v1.PushImageRequest
-	36, // 58: swarm.v1.Worker.RemoveImage:input_type -> swarm.v1.RemoveImageRequest
-	38, // 59: swarm.v1.Worker.Network:input_type -> swarm.v1.NodeNetworkRequest
-	8,  // 60: swarm.v1.Dispatcher.Session:output_type -> swarm.v1.ToWorker
-	22, // 61: swarm.v1.Dispatcher.Holders:output_type -> swarm.v1.HoldersResponse
-	24, // 62: swarm.v1.Dispatcher.Settled:output_type -> swarm.v1.SettledResponse
-	27, // 63: swarm.v1.Liveness.Report:output_type -> swarm.v1.SessionReportAck
-	29, // 64: swarm.v1.Worker.Logs:output_type -> swarm.v1.TaskLogsResponse
-	33, // 65: swarm.v1.Worker.Exec:output_type -> swarm.v1.ExecOutput
-	42, // 66: swarm.v1.Worker.PullImage:output_type -> swarm.v1.ImageProgress
-	42, // 67: swarm.v1.Worker.PushImage:output_type -> swarm.v1.ImageProgress
-	37, // 68: swarm.v1.Worker.RemoveImage:output_type -> swarm.v1.RemoveImageResponse
-	39, // 69: swarm.v1.Worker.Network:output_type -> swarm.v1.NodeNetwork
-	60, // [60:70] is the sub-list for method output_type
-	50, // [50:60] is the sub-list for method input_type
-	50, // [50:50] is the sub-list for extension type_name
-	50, // [50:50] is the sub-list for extension extendee
-	0,  // [0:50] is the sub-list for field type_name
+	45, // 41: swarm.v1.SessionEntry.lease:type_name -> google.protobuf.Duration
+	58, // 42: swarm.v1.TaskLogsRequest.options:type_name -> swarm.v1.LogOptions
+	59, // 43: swarm.v1.TaskLogsResponse.records:type_name -> swarm.v1.LogRecord
+	60, // 44: swarm.v1.TaskLogsResponse.details:type_name -> swarm.v1.LogDetails
+	30, // 45: swarm.v1.ExecInput.start:type_name -> swarm.v1.ExecStart
+	32, // 46: swarm.v1.ExecInput.resize:type_name -> swarm.v1.Resize
+	40, // 47: swarm.v1.NodeNetwork.peers:type_name -> swarm.v1.NodeNetworkPeer
+	41, // 48: swarm.v1.NodeNetwork.received:type_name -> swarm.v1.NetworkTraffic
+	41, // 49: swarm.v1.NodeNetwork.sent:type_name -> swarm.v1.NetworkTraffic
+	55, // 50: swarm.v1.ImageProgress.image:type_name -> swarm.v1.Image
+	1,  // 51: swarm.v1.Dispatcher.Session:input_type -> swarm.v1.FromWorker
+	21, // 52: swarm.v1.Dispatcher.Holders:input_type -> swarm.v1.HoldersRequest
+	23, // 53: swarm.v1.Dispatcher.Settled:input_type -> swarm.v1.SettledRequest
+	25, // 54: swarm.v1.Liveness.Report:input_type -> swarm.v1.SessionReport
+	28, // 55: swarm.v1.Worker.Logs:input_type -> swarm.v1.TaskLogsRequest
+	31, // 56: swarm.v1.Worker.Exec:input_type -> swarm.v1.ExecInput
+	34, // 57: swarm.v1.Worker.PullImage:input_type -> swarm.v1.PullImageRequest
+	35, // 58: swarm.v1.Worker.PushImage:input_type -> swarm.v1.PushImageRequest
+	36, // 59: swarm.v1.Worker.RemoveImage:input_type -> swarm.v1.RemoveImageRequest
+	38, // 60: swarm.v1.Worker.Network:input_type -> swarm.v1.NodeNetworkRequest
+	8,  // 61: swarm.v1.Dispatcher.Session:output_type -> swarm.v1.ToWorker
+	22, // 62: swarm.v1.Dispatcher.Holders:output_type -> swarm.v1.HoldersResponse
+	24, // 63: swarm.v1.Dispatcher.Settled:output_type -> swarm.v1.SettledResponse
+	27, // 64: swarm.v1.Liveness.Report:output_type -> swarm.v1.SessionReportAck
+	29, // 65: swarm.v1.Worker.Logs:output_type -> swarm.v1.TaskLogsResponse
+	33, // 66: swarm.v1.Worker.Exec:output_type -> swarm.v1.ExecOutput
+	42, // 67: swarm.v1.Worker.PullImage:output_type -> swarm.v1.ImageProgress
+	42, // 68: swarm.v1.Worker.PushImage:output_type -> swarm.v1.ImageProgress
+	37, // 69: swarm.v1.Worker.RemoveImage:output_type -> swarm.v1.RemoveImageResponse
+	39, // 70: swarm.v1.Worker.Network:output_type -> swarm.v1.NodeNetwork
+	61, // [61:71] is the sub-list for method output_type
+	51, // [51:61] is the sub-list for method input_type
+	51, // [51:51] is the sub-list for extension type_name
+	51, // [51:51] is the sub-list for extension extendee
+	0,  // [0:51] is the sub-list for field type_name
 }
 
 func init() { file_swarm_v1_dispatch_proto_init() }

@@ -810,6 +810,7 @@ func (m *SessionEntry) CloneVT() *SessionEntry {
 	r.Ended = m.Ended
 	r.Broken = m.Broken
 	r.Departing = m.Departing
+	r.Lease = (*durationpb.Duration)((*durationpb1.Duration)(m.Lease).CloneVT())
 	if len(m.unknownFields) > 0 {
 		r.unknownFields = make([]byte, len(m.unknownFields))
 		copy(r.unknownFields, m.unknownFields)
@@ -2686,6 +2687,9 @@ func (this *SessionEntry) EqualVT(that *SessionEntry) bool {
 		return false
 	}
 	if this.Departing != that.Departing {
+		return false
+	}
+	if !(*durationpb1.Duration)(this.Lease).EqualVT((*durationpb1.Duration)(that.Lease)) {
 		return false
 	}
 	return string(this.unknownFields) == string(that.unknownFields)
@@ -5286,6 +5290,16 @@ func (m *SessionEntry) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
 	}
+	if m.Lease != nil {
+		size, err := (*durationpb1.Duration)(m.Lease).MarshalToSizedBufferVT(dAtA[:i])
+		if err != nil {
+			return 0, err
+		}
+		i -= size
+		i = protohelpers.EncodeVarint(dAtA, i, uint64(size))
+		i--
+		dAtA[i] = 0x4a
+	}
 	if m.Departing {
 		i--
 		if m.Departing {
@@ -7289,6 +7303,10 @@ func (m *SessionEntry) SizeVT() (n int) {
 	}
 	if m.Departing {
 		n += 2
+	}
+	if m.Lease != nil {
+		l = (*durationpb1.Duration)(m.Lease).SizeVT()
+		n += 1 + l + protohelpers.SizeOfVarint(uint64(l))
 	}
 	n += len(m.unknownFields)
 	return n
@@ -11876,6 +11894,42 @@ func (m *SessionEntry) UnmarshalVT(dAtA []byte) error {
 				}
 			}
 			m.Departing = bool(v != 0)
+		case 9:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Lease", wireType)
+			}
+			var msglen int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				msglen |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			if msglen < 0 {
+				return protohelpers.ErrInvalidLength
+			}
+			postIndex := iNdEx + msglen
+			if postIndex < 0 {
+				return protohelpers.ErrInvalidLength
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			if m.Lease == nil {
+				m.Lease = &durationpb.Duration{}
+			}
+			if err := (*durationpb1.Duration)(m.Lease).UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
+				return err
+			}
+			iNdEx = postIndex
 		default:
 			iNdEx = preIndex
 			skippy, err := protohelpers.Skip(dAtA[iNdEx:])

@@ -572,7 +572,10 @@ type NodeState struct {
 	Fenced bool `protobuf:"varint,9,opt,name=fenced,proto3" json:"fenced,omitempty"`
 	// How long the node was READY in sum, until it last went down. Not set: it never went down, or did
 	// so under an older build.
-	Up            *durationpb.Duration `protobuf:"bytes,10,opt,name=up,proto3" json:"up,omitempty"`
+	Up *durationpb.Duration `protobuf:"bytes,10,opt,name=up,proto3" json:"up,omitempty"`
+	// How long the node's single-writer tasks may run after a heartbeat that the leader has heard of: the session timeout,
+	// or the longer one of a session before, until the worker is known to have the new one, or the node was fenced.
+	Lease         *durationpb.Duration `protobuf:"bytes,11,opt,name=lease,proto3" json:"lease,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -673,6 +676,13 @@ func (x *NodeState) GetFenced() bool {
 func (x *NodeState) GetUp() *durationpb.Duration {
 	if x != nil {
 		return x.Up
+	}
+	return nil
+}
+
+func (x *NodeState) GetLease() *durationpb.Duration {
+	if x != nil {
+		return x.Lease
 	}
 	return nil
 }
@@ -1450,7 +1460,7 @@ type Task struct {
 	Slot         uint64    `protobuf:"varint,5,opt,name=slot,proto3" json:"slot,omitempty"`
 	NodeId       string    `protobuf:"bytes,6,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
 	DesiredState TaskState `protobuf:"varint,7,opt,name=desired_state,json=desiredState,proto3,enum=swarm.v1.TaskState" json:"desired_state,omitempty"`
-	// The worker starts the task no sooner, and the planner places no PENDING task sooner: the restart delay.
+	// The restart delay: until then, by the leader's clock, the planner keeps the task READY, and finds no node for a PENDING one.
 	StartAfter *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=start_after,json=startAfter,proto3" json:"start_after,omitempty"`
 	// When the desired state must have been reached; the planner acts then.
 	Deadline                 *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=deadline,proto3" json:"deadline,omitempty"`
@@ -4060,7 +4070,7 @@ const file_swarm_v1_object_proto_rawDesc = "" +
 	"\n" +
 	"public_key\x18\t \x01(\fR\tpublicKey\x12!\n" +
 	"\fprevious_key\x18\n" +
-	" \x01(\fR\vpreviousKey\"\xbb\x03\n" +
+	" \x01(\fR\vpreviousKey\"\xec\x03\n" +
 	"\tNodeState\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\"\n" +
 	"\x04meta\x18\x02 \x01(\v2\x0e.swarm.v1.MetaR\x04meta\x12;\n" +
@@ -4072,7 +4082,8 @@ const file_swarm_v1_object_proto_rawDesc = "" +
 	"\x05since\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x16\n" +
 	"\x06fenced\x18\t \x01(\bR\x06fenced\x12)\n" +
 	"\x02up\x18\n" +
-	" \x01(\v2\x19.google.protobuf.DurationR\x02up\";\n" +
+	" \x01(\v2\x19.google.protobuf.DurationR\x02up\x12/\n" +
+	"\x05lease\x18\v \x01(\v2\x19.google.protobuf.DurationR\x05lease\";\n" +
 	"\x05State\x12\v\n" +
 	"\aUNKNOWN\x10\x00\x12\b\n" +
 	"\x04DOWN\x10\x01\x12\t\n" +
@@ -4521,106 +4532,107 @@ var file_swarm_v1_object_proto_depIdxs = []int32{
 	1,   // 6: swarm.v1.NodeState.state:type_name -> swarm.v1.NodeState.State
 	52,  // 7: swarm.v1.NodeState.since:type_name -> google.protobuf.Timestamp
 	54,  // 8: swarm.v1.NodeState.up:type_name -> google.protobuf.Duration
-	55,  // 9: swarm.v1.NodeDescription.platform:type_name -> swarm.v1.Platform
-	56,  // 10: swarm.v1.NodeDescription.resources:type_name -> swarm.v1.Resources
-	11,  // 11: swarm.v1.NodeDescription.engine:type_name -> swarm.v1.EngineDescription
-	14,  // 12: swarm.v1.NodeDescription.tls_info:type_name -> swarm.v1.TLSInfo
-	10,  // 13: swarm.v1.NodeDescription.port_conflicts:type_name -> swarm.v1.PortConflict
-	2,   // 14: swarm.v1.PortConflict.kind:type_name -> swarm.v1.PortConflict.Kind
-	48,  // 15: swarm.v1.EngineDescription.labels:type_name -> swarm.v1.EngineDescription.LabelsEntry
-	13,  // 16: swarm.v1.EngineDescription.plugins:type_name -> swarm.v1.PluginDescription
-	12,  // 17: swarm.v1.EngineDescription.builds:type_name -> swarm.v1.RunningBuild
-	6,   // 18: swarm.v1.Service.meta:type_name -> swarm.v1.Meta
-	16,  // 19: swarm.v1.Service.update_status:type_name -> swarm.v1.UpdateStatus
-	17,  // 20: swarm.v1.Service.job_status:type_name -> swarm.v1.JobStatus
-	3,   // 21: swarm.v1.UpdateStatus.state:type_name -> swarm.v1.UpdateStatus.State
-	52,  // 22: swarm.v1.UpdateStatus.started_at:type_name -> google.protobuf.Timestamp
-	52,  // 23: swarm.v1.UpdateStatus.completed_at:type_name -> google.protobuf.Timestamp
-	52,  // 24: swarm.v1.JobStatus.last_execution:type_name -> google.protobuf.Timestamp
-	6,   // 25: swarm.v1.Revision.meta:type_name -> swarm.v1.Meta
-	57,  // 26: swarm.v1.Revision.spec:type_name -> swarm.v1.ServiceSpec
-	6,   // 27: swarm.v1.Task.meta:type_name -> swarm.v1.Meta
-	0,   // 28: swarm.v1.Task.desired_state:type_name -> swarm.v1.TaskState
-	52,  // 29: swarm.v1.Task.start_after:type_name -> google.protobuf.Timestamp
-	52,  // 30: swarm.v1.Task.deadline:type_name -> google.protobuf.Timestamp
-	20,  // 31: swarm.v1.Task.restarts:type_name -> swarm.v1.RestartHistory
-	21,  // 32: swarm.v1.Task.networks:type_name -> swarm.v1.NetworkAttachment
-	58,  // 33: swarm.v1.Task.assigned_generic_resources:type_name -> swarm.v1.GenericResource
-	59,  // 34: swarm.v1.Task.log_driver:type_name -> swarm.v1.Driver
-	52,  // 35: swarm.v1.RestartHistory.recent:type_name -> google.protobuf.Timestamp
-	49,  // 36: swarm.v1.NetworkAttachment.driver_opts:type_name -> swarm.v1.NetworkAttachment.DriverOptsEntry
-	6,   // 37: swarm.v1.TaskStatus.meta:type_name -> swarm.v1.Meta
-	0,   // 38: swarm.v1.TaskStatus.state:type_name -> swarm.v1.TaskState
-	52,  // 39: swarm.v1.TaskStatus.timestamp:type_name -> google.protobuf.Timestamp
-	23,  // 40: swarm.v1.TaskStatus.container_status:type_name -> swarm.v1.ContainerStatus
-	60,  // 41: swarm.v1.TaskStatus.port_status:type_name -> swarm.v1.PortConfig
-	24,  // 42: swarm.v1.TaskStatus.unplaced:type_name -> swarm.v1.Unplaced
-	52,  // 43: swarm.v1.TaskStatus.running_since:type_name -> google.protobuf.Timestamp
-	25,  // 44: swarm.v1.Unplaced.refusals:type_name -> swarm.v1.Refusal
-	6,   // 45: swarm.v1.Network.meta:type_name -> swarm.v1.Meta
-	61,  // 46: swarm.v1.Network.spec:type_name -> swarm.v1.NetworkSpec
-	62,  // 47: swarm.v1.Network.ipam:type_name -> swarm.v1.IPAMOptions
-	6,   // 48: swarm.v1.Endpoint.meta:type_name -> swarm.v1.Meta
-	63,  // 49: swarm.v1.Endpoint.spec:type_name -> swarm.v1.EndpointSpec
-	60,  // 50: swarm.v1.Endpoint.ports:type_name -> swarm.v1.PortConfig
-	28,  // 51: swarm.v1.Endpoint.virtual_ips:type_name -> swarm.v1.VirtualIP
-	6,   // 52: swarm.v1.Claim.meta:type_name -> swarm.v1.Meta
-	6,   // 53: swarm.v1.Secret.meta:type_name -> swarm.v1.Meta
-	64,  // 54: swarm.v1.Secret.spec:type_name -> swarm.v1.SecretSpec
-	32,  // 55: swarm.v1.Secret.versions:type_name -> swarm.v1.DataVersion
-	6,   // 56: swarm.v1.Config.meta:type_name -> swarm.v1.Meta
-	65,  // 57: swarm.v1.Config.spec:type_name -> swarm.v1.ConfigSpec
-	32,  // 58: swarm.v1.Config.versions:type_name -> swarm.v1.DataVersion
-	52,  // 59: swarm.v1.DataVersion.created_at:type_name -> google.protobuf.Timestamp
-	6,   // 60: swarm.v1.Volume.meta:type_name -> swarm.v1.Meta
-	66,  // 61: swarm.v1.Volume.spec:type_name -> swarm.v1.VolumeSpec
-	6,   // 62: swarm.v1.Image.meta:type_name -> swarm.v1.Meta
-	55,  // 63: swarm.v1.Image.platforms:type_name -> swarm.v1.Platform
-	6,   // 64: swarm.v1.ImageCopy.meta:type_name -> swarm.v1.Meta
-	6,   // 65: swarm.v1.Cluster.meta:type_name -> swarm.v1.Meta
-	67,  // 66: swarm.v1.Cluster.spec:type_name -> swarm.v1.ClusterSpec
-	37,  // 67: swarm.v1.Cluster.root_ca:type_name -> swarm.v1.RootCA
-	39,  // 68: swarm.v1.Cluster.gossip_keys:type_name -> swarm.v1.EncryptionKey
-	39,  // 69: swarm.v1.Cluster.unlock_key:type_name -> swarm.v1.EncryptionKey
-	38,  // 70: swarm.v1.RootCA.join_tokens:type_name -> swarm.v1.JoinTokens
-	52,  // 71: swarm.v1.EncryptionKey.since:type_name -> google.protobuf.Timestamp
-	6,   // 72: swarm.v1.RaftMember.meta:type_name -> swarm.v1.Meta
-	6,   // 73: swarm.v1.Credential.meta:type_name -> swarm.v1.Meta
-	52,  // 74: swarm.v1.Credential.until:type_name -> google.protobuf.Timestamp
-	52,  // 75: swarm.v1.Event.time:type_name -> google.protobuf.Timestamp
-	4,   // 76: swarm.v1.Event.action:type_name -> swarm.v1.Event.Action
-	50,  // 77: swarm.v1.Event.attributes:type_name -> swarm.v1.Event.AttributesEntry
-	43,  // 78: swarm.v1.Event.object:type_name -> swarm.v1.Object
-	7,   // 79: swarm.v1.Object.node:type_name -> swarm.v1.Node
-	8,   // 80: swarm.v1.Object.node_state:type_name -> swarm.v1.NodeState
-	15,  // 81: swarm.v1.Object.service:type_name -> swarm.v1.Service
-	18,  // 82: swarm.v1.Object.revision:type_name -> swarm.v1.Revision
-	19,  // 83: swarm.v1.Object.task:type_name -> swarm.v1.Task
-	22,  // 84: swarm.v1.Object.task_status:type_name -> swarm.v1.TaskStatus
-	26,  // 85: swarm.v1.Object.network:type_name -> swarm.v1.Network
-	27,  // 86: swarm.v1.Object.endpoint:type_name -> swarm.v1.Endpoint
-	29,  // 87: swarm.v1.Object.claim:type_name -> swarm.v1.Claim
-	30,  // 88: swarm.v1.Object.secret:type_name -> swarm.v1.Secret
-	31,  // 89: swarm.v1.Object.config:type_name -> swarm.v1.Config
-	33,  // 90: swarm.v1.Object.volume:type_name -> swarm.v1.Volume
-	34,  // 91: swarm.v1.Object.image:type_name -> swarm.v1.Image
-	35,  // 92: swarm.v1.Object.image_copy:type_name -> swarm.v1.ImageCopy
-	36,  // 93: swarm.v1.Object.cluster:type_name -> swarm.v1.Cluster
-	40,  // 94: swarm.v1.Object.raft_member:type_name -> swarm.v1.RaftMember
-	41,  // 95: swarm.v1.Object.credential:type_name -> swarm.v1.Credential
-	52,  // 96: swarm.v1.LogRecord.timestamp:type_name -> google.protobuf.Timestamp
-	5,   // 97: swarm.v1.LogRecord.stream:type_name -> swarm.v1.LogRecord.Stream
-	5,   // 98: swarm.v1.LogOptions.streams:type_name -> swarm.v1.LogRecord.Stream
-	52,  // 99: swarm.v1.LogOptions.since:type_name -> google.protobuf.Timestamp
-	52,  // 100: swarm.v1.LogOptions.until:type_name -> google.protobuf.Timestamp
-	46,  // 101: swarm.v1.LogOptions.after:type_name -> swarm.v1.LogPlace
-	5,   // 102: swarm.v1.LogPlace.stream:type_name -> swarm.v1.LogRecord.Stream
-	51,  // 103: swarm.v1.LogDetails.details:type_name -> swarm.v1.LogDetails.DetailsEntry
-	104, // [104:104] is the sub-list for method output_type
-	104, // [104:104] is the sub-list for method input_type
-	104, // [104:104] is the sub-list for extension type_name
-	104, // [104:104] is the sub-list for extension extendee
-	0,   // [0:104] is the sub-list for field type_name
+	54,  // 9: swarm.v1.NodeState.lease:type_name -> google.protobuf.Duration
+	55,  // 10: swarm.v1.NodeDescription.platform:type_name -> swarm.v1.Platform
+	56,  // 11: swarm.v1.NodeDescription.resources:type_name -> swarm.v1.Resources
+	11,  // 12: swarm.v1.NodeDescription.engine:type_name -> swarm.v1.EngineDescription
+	14,  // 13: swarm.v1.NodeDescription.tls_info:type_name -> swarm.v1.TLSInfo
+	10,  // 14: swarm.v1.NodeDescription.port_conflicts:type_name -> swarm.v1.PortConflict
+	2,   // 15: swarm.v1.PortConflict.kind:type_name -> swarm.v1.PortConflict.Kind
+	48,  // 16: swarm.v1.EngineDescription.labels:type_name -> swarm.v1.EngineDescription.LabelsEntry
+	13,  // 17: swarm.v1.EngineDescription.plugins:type_name -> swarm.v1.PluginDescription
+	12,  // 18: swarm.v1.EngineDescription.builds:type_name -> swarm.v1.RunningBuild
+	6,   // 19: swarm.v1.Service.meta:type_name -> swarm.v1.Meta
+	16,  // 20: swarm.v1.Service.update_status:type_name -> swarm.v1.UpdateStatus
+	17,  // 21: swarm.v1.Service.job_status:type_name -> swarm.v1.JobStatus
+	3,   // 22: swarm.v1.UpdateStatus.state:type_name -> swarm.v1.UpdateStatus.State
+	52,  // 23: swarm.v1.UpdateStatus.started_at:type_name -> google.protobuf.Timestamp
+	52,  // 24: swarm.v1.UpdateStatus.completed_at:type_name -> google.protobuf.Timestamp
+	52,  // 25: swarm.v1.JobStatus.last_execution:type_name -> google.protobuf.Timestamp
+	6,   // 26: swarm.v1.Revision.meta:type_name -> swarm.v1.Meta
+	57,  // 27: swarm.v1.Revision.spec:type_name -> swarm.v1.ServiceSpec
+	6,   // 28: swarm.v1.Task.meta:type_name -> swarm.v1.Meta
+	0,   // 29: swarm.v1.Task.desired_state:type_name -> swarm.v1.TaskState
+	52,  // 30: swarm.v1.Task.start_after:type_name -> google.protobuf.Timestamp
+	52,  // 31: swarm.v1.Task.deadline:type_name -> google.protobuf.Timestamp
+	20,  // 32: swarm.v1.Task.restarts:type_name -> swarm.v1.RestartHistory
+	21,  // 33: swarm.v1.Task.networks:type_name -> swarm.v1.NetworkAttachment
+	58,  // 34: swarm.v1.Task.assigned_generic_resources:type_name -> swarm.v1.GenericResource
+	59,  // 35: swarm.v1.Task.log_driver:type_name -> swarm.v1.Driver
+	52,  // 36: swarm.v1.RestartHistory.recent:type_name -> google.protobuf.Timestamp
+	49,  // 37: swarm.v1.NetworkAttachment.driver_opts:type_name -> swarm.v1.NetworkAttachment.DriverOptsEntry
+	6,   // 38: swarm.v1.TaskStatus.meta:type_name -> swarm.v1.Meta
+	0,   // 39: swarm.v1.TaskStatus.state:type_name -> swarm.v1.TaskState
+	52,  // 40: swarm.v1.TaskStatus.timestamp:type_name -> google.protobuf.Timestamp
+	23,  // 41: swarm.v1.TaskStatus.container_status:type_name -> swarm.v1.ContainerStatus
+	60,  // 42: swarm.v1.TaskStatus.port_status:type_name -> swarm.v1.PortConfig
+	24,  // 43: swarm.v1.TaskStatus.unplaced:type_name -> swarm.v1.Unplaced
+	52,  // 44: swarm.v1.TaskStatus.running_since:type_name -> google.protobuf.Timestamp
+	25,  // 45: swarm.v1.Unplaced.refusals:type_name -> swarm.v1.Refusal
+	6,   // 46: swarm.v1.Network.meta:type_name -> swarm.v1.Meta
+	61,  // 47: swarm.v1.Network.spec:type_name -> swarm.v1.NetworkSpec
+	62,  // 48: swarm.v1.Network.ipam:type_name -> swarm.v1.IPAMOptions
+	6,   // 49: swarm.v1.Endpoint.meta:type_name -> swarm.v1.Meta
+	63,  // 50: swarm.v1.Endpoint.spec:type_name -> swarm.v1.EndpointSpec
+	60,  // 51: swarm.v1.Endpoint.ports:type_name -> swarm.v1.PortConfig
+	28,  // 52: swarm.v1.Endpoint.virtual_ips:type_name -> swarm.v1.VirtualIP
+	6,   // 53: swarm.v1.Claim.meta:type_name -> swarm.v1.Meta
+	6,   // 54: swarm.v1.Secret.meta:type_name -> swarm.v1.Meta
+	64,  // 55: swarm.v1.Secret.spec:type_name -> swarm.v1.SecretSpec
+	32,  // 56: swarm.v1.Secret.versions:type_name -> swarm.v1.DataVersion
+	6,   // 57: swarm.v1.Config.meta:type_name -> swarm.v1.Meta
+	65,  // 58: swarm.v1.Config.spec:type_name -> swarm.v1.ConfigSpec
+	32,  // 59: swarm.v1.Config.versions:type_name -> swarm.v1.DataVersion
+	52,  // 60: swarm.v1.DataVersion.created_at:type_name -> google.protobuf.Timestamp
+	6,   // 61: swarm.v1.Volume.meta:type_name -> swarm.v1.Meta
+	66,  // 62: swarm.v1.Volume.spec:type_name -> swarm.v1.VolumeSpec
+	6,   // 63: swarm.v1.Image.meta:type_name -> swarm.v1.Meta
+	55,  // 64: swarm.v1.Image.platforms:type_name -> swarm.v1.Platform
+	6,   // 65: swarm.v1.ImageCopy.meta:type_name -> swarm.v1.Meta
+	6,   // 66: swarm.v1.Cluster.meta:type_name -> swarm.v1.Meta
+	67,  // 67: swarm.v1.Cluster.spec:type_name -> swarm.v1.ClusterSpec
+	37,  // 68: swarm.v1.Cluster.root_ca:type_name -> swarm.v1.RootCA
+	39,  // 69: swarm.v1.Cluster.gossip_keys:type_name -> swarm.v1.EncryptionKey
+	39,  // 70: swarm.v1.Cluster.unlock_key:type_name -> swarm.v1.EncryptionKey
+	38,  // 71: swarm.v1.RootCA.join_tokens:type_name -> swarm.v1.JoinTokens
+	52,  // 72: swarm.v1.EncryptionKey.since:type_name -> google.protobuf.Timestamp
+	6,   // 73: swarm.v1.RaftMember.meta:type_name -> swarm.v1.Meta
+	6,   // 74: swarm.v1.Credential.meta:type_name -> swarm.v1.Meta
+	52,  // 75: swarm.v1.Credential.until:type_name -> google.protobuf.Timestamp
+	52,  // 76: swarm.v1.Event.time:type_name -> google.protobuf.Timestamp
+	4,   // 77: swarm.v1.Event.action:type_name -> swarm.v1.Event.Action
+	50,  // 78: swarm.v1.Event.attributes:type_name -> swarm.v1.Event.AttributesEntry
+	43,  // 79: swarm.v1.Event.object:type_name -> swarm.v1.Object
+	7,   // 80: swarm.v1.Object.node:type_name -> swarm.v1.Node
+	8,   // 81: swarm.v1.Object.node_state:type_name -> swarm.v1.NodeState
+	15,  // 82: swarm.v1.Object.service:type_name -> swarm.v1.Service
+	18,  // 83: swarm.v1.Object.revision:type_name -> swarm.v1.Revision
+	19,  // 84: swarm.v1.Object.task:type_name -> swarm.v1.Task
+	22,  // 85: swarm.v1.Object.task_status:type_name -> swarm.v1.TaskStatus
+	26,  // 86: swarm.v1.Object.network:type_name -> swarm.v1.Network
+	27,  // 87: swarm.v1.Object.endpoint:type_name -> swarm.v1.Endpoint
+	29,  // 88: swarm.v1.Object.claim:type_name -> swarm.v1.Claim
+	30,  // 89: swarm.v1.Object.secret:type_name -> swarm.v1.Secret
+	31,  // 90: swarm.v1.Object.config:type_name -> swarm.v1.Config
+	33,  // 91: swarm.v1.Object.volume:type_name -> swarm.v1.Volume
+	34,  // 92: swarm.v1.Object.image:type_name -> swarm.v1.Image
+	35,  // 93: swarm.v1.Object.image_copy:type_name -> swarm.v1.ImageCopy
+	36,  // 94: swarm.v1.Object.cluster:type_name -> swarm.v1.Cluster
+	40,  // 95: swarm.v1.Object.raft_member:type_name -> swarm.v1.RaftMember
+	41,  // 96: swarm.v1.Object.credential:type_name -> swarm.v1.Credential
+	52,  // 97: swarm.v1.LogRecord.timestamp:type_name -> google.protobuf.Timestamp
+	5,   // 98: swarm.v1.LogRecord.stream:type_name -> swarm.v1.LogRecord.Stream
+	5,   // 99: swarm.v1.LogOptions.streams:type_name -> swarm.v1.LogRecord.Stream
+	52,  // 100: swarm.v1.LogOptions.since:type_name -> google.protobuf.Timestamp
+	52,  // 101: swarm.v1.LogOptions.until:type_name -> google.protobuf.Timestamp
+	46,  // 102: swarm.v1.LogOptions.after:type_name -> swarm.v1.LogPlace
+	5,   // 103: swarm.v1.LogPlace.stream:type_name -> swarm.v1.LogRecord.Stream
+	51,  // 104: swarm.v1.LogDetails.details:type_name -> swarm.v1.LogDetails.DetailsEntry
+	105, // [105:105] is the sub-list for method output_type
+	105, // [105:105] is the sub-list for method input_type
+	105, // [105:105] is the sub-list for extension type_name
+	105, // [105:105] is the sub-list for extension extendee
+	0,   // [0:105] is the sub-list for field type_name
 }
 
 func init() { file_swarm_v1_object_proto_init() }

@@ -91,6 +91,7 @@ func (m *NodeState) CloneVT() *NodeState {
 	r.Since = (*timestamppb.Timestamp)((*timestamppb1.Timestamp)(m.Since).CloneVT())
 	r.Fenced = m.Fenced
 	r.Up = (*durationpb.Duration)((*durationpb1.Duration)(m.Up).CloneVT())
+	r.Lease = (*durationpb.Duration)((*durationpb1.Duration)(m.Lease).CloneVT())
 	if len(m.unknownFields) > 0 {
 		r.unknownFields = make([]byte, len(m.unknownFields))
 		copy(r.unknownFields, m.unknownFields)
@@ -1351,6 +1352,9 @@ func (this *NodeState) EqualVT(that *NodeState) bool {
 		return false
 	}
 	if !(*durationpb1.Duration)(this.Up).EqualVT((*durationpb1.Duration)(that.Up)) {
+		return false
+	}
+	if !(*durationpb1.Duration)(this.Lease).EqualVT((*durationpb1.Duration)(that.Lease)) {
 		return false
 	}
 	return string(this.unknownFields) == string(that.unknownFields)
@@ -3486,6 +3490,16 @@ func (m *NodeState) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 	if m.unknownFields != nil {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
+	}
+	if m.Lease != nil {
+		size, err := (*durationpb1.Duration)(m.Lease).MarshalToSizedBufferVT(dAtA[:i])
+		if err != nil {
+			return 0, err
+		}
+		i -= size
+		i = protohelpers.EncodeVarint(dAtA, i, uint64(size))
+		i--
+		dAtA[i] = 0x5a
 	}
 	if m.Up != nil {
 		size, err := (*durationpb1.Duration)(m.Up).MarshalToSizedBufferVT(dAtA[:i])
@@ -7023,6 +7037,10 @@ func (m *NodeState) SizeVT() (n int) {
 		l = (*durationpb1.Duration)(m.Up).SizeVT()
 		n += 1 + l + protohelpers.SizeOfVarint(uint64(l))
 	}
+	if m.Lease != nil {
+		l = (*durationpb1.Duration)(m.Lease).SizeVT()
+		n += 1 + l + protohelpers.SizeOfVarint(uint64(l))
+	}
 	n += len(m.unknownFields)
 	return n
 }
@@ -9291,6 +9309,42 @@ func (m *NodeState) UnmarshalVT(dAtA []byte) error {
 				m.Up = &durationpb.Duration{}
 			}
 			if err := (*durationpb1.Duration)(m.Up).UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
+				return err
+			}
+			iNdEx = postIndex
+		case 11:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Lease", wireType)
+			}
+			var msglen int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				msglen |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			if msglen < 0 {
+				return protohelpers.ErrInvalidLength
+			}
+			postIndex := iNdEx + msglen
+			if postIndex < 0 {
+				return protohelpers.ErrInvalidLength
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			if m.Lease == nil {
+				m.Lease = &durationpb.Duration{}
+			}
+			if err := (*durationpb1.Duration)(m.Lease).UnmarshalVT(dAtA[iNdEx:postIndex]); err != nil {
 				return err
 			}
 			iNdEx = postIndex

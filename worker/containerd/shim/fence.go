@@ -23,9 +23,9 @@ const (
 
 // fence kills a container when its lease has run out: its node has been out of contact for so long that
 // another node may run a task of the same slot. It returns when the container has ended or is deleted.
-func (r *recorder) fence(ctx context.Context, path, id string, w *watch) {
+func (r *recorder) fence(ctx context.Context, id string, w *watch) {
 	for {
-		left := lease.Left(path)
+		left := lease.Left(w.lease)
 		if left <= 0 {
 			w.mu.Lock()
 			news := !w.fenced

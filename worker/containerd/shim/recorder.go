@@ -27,6 +27,7 @@ import (
 
 	"swarm/worker/containerd/exit"
 	"swarm/worker/containerd/layout"
+	"swarm/worker/lease"
 )
 
 // recorder is the task service with exit records. It waits for every container
@@ -47,6 +48,7 @@ type watch struct {
 	cancel context.CancelFunc
 	done   chan struct{} // closed when the record stands, or never will
 	output []*output
+	lease  string // file whose end ends the container; empty: none
 
 	mu     sync.Mutex // guards the rest
 	oom    bool
@@ -93,7 +95,7 @@ func (r *recorder) createOnce(ctx context.Context, req *taskapi.CreateTaskReques
 		return nil, err
 	}
 	w := r.add(req.ID)
-	leased, resp, err := r.createOwned(ctx, req, w)
+	resp, err := r.createOwned(ctx, req, w)
 	if err != nil {
 		r.forget(req.ID, w)
 		close(w.done)
@@ -106,32 +108,32 @@ func (r *recorder) createOnce(ctx context.Context, req *taskapi.CreateTaskReques
 		defer cancel()
 		r.record(watchCtx, dir, namespace, req.ID, w)
 	}()
-	if leased != "" {
-		go r.fence(watchCtx, leased, req.ID, w)
+	if w.lease != "" {
+		go r.fence(watchCtx, req.ID, w)
 	}
 	return resp, nil
 }
 
 // createOwned sets a container up, and takes it away again when its bundle is gone by then, or another one's: containerd
 // gave it up meanwhile, and nobody else would ever end it.
-func (r *recorder) createOwned(ctx context.Context, req *taskapi.CreateTaskRequest, w *watch) (leased string, resp *taskapi.CreateTaskResponse, err error) {
+func (r *recorder) createOwned(ctx context.Context, req *taskapi.CreateTaskRequest, w *watch) (resp *taskapi.CreateTaskResponse, err error) {
 	bundle, err := os.Open(req.Bundle) // Held open, so that no later folder has the same number.
 	if err != nil {
-		return "", nil, fmt.Errorf("%w: %w", errGivenUp, err)
+		return nil, fmt.Errorf("%w: %w", errGivenUp, err)
 	}
 	defer bundle.Close()
 	if resp, err = r.create(ctx, req, w); err != nil {
-		return "", nil, err
+		return nil, err
 	}
 	if err = isStill(req.Bundle, bundle); err == nil {
-		leased, err = annotation(req.Bundle, layout.LeaseAnnotation)
+		w.lease, err = annotation(req.Bundle, layout.LeaseAnnotation)
 	}
 	if err != nil {
 		_, killed := r.TTRPCTaskService.Kill(ctx, &taskapi.KillRequest{ID: req.ID, Signal: uint32(unix.SIGKILL), All: true})
 		_, deleted := r.TTRPCTaskService.Delete(ctx, &taskapi.DeleteRequest{ID: req.ID})
-		return "", nil, errors.Join(errGivenUp, err, killed, deleted)
+		return nil, errors.Join(errGivenUp, err, killed, deleted)
 	}
-	return leased, resp, nil
+	return resp, nil
 }
 
 // begin waits until no other call sets up a container of this id, and keeps others waiting until end is called.
@@ -290,8 +292,12 @@ func (r *recorder) Shutdown(ctx context.Context, req *taskapi.ShutdownRequest) (
 	return r.TTRPCTaskService.Shutdown(ctx, req)
 }
 
-// Start starts a process, and goes on to do so when the containerd that asked is killed meanwhile: see Create.
+// Start starts a process, and goes on to do so when the containerd that asked is killed meanwhile: see Create. It refuses a
+// container whose lease has run out while it was set up.
 func (r *recorder) Start(ctx context.Context, req *taskapi.StartRequest) (*taskapi.StartResponse, error) {
+	if w := r.get(req.ID); w != nil && w.lease != "" && req.ExecID == "" && lease.Left(w.lease) <= 0 {
+		return nil, errgrpc.ToGRPC(fmt.Errorf("start container %s: no manager has confirmed for the length of the lease that its node is in contact: %w", req.ID, errdefs.ErrAborted))
+	}
 	return r.TTRPCTaskService.Start(context.WithoutCancel(ctx), req)
 }
 

@@ -1,0 +1,161 @@
+package planner
+
+import (
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+func singleWriter(s *swarmv1.ServiceSpec) { s.SingleWriter = true }
+
+// split returns the tasks that are live and those that are not.
+func (m *model) split() (live, dead []*swarmv1.Task) {
+	for _, t := range m.tasks() {
+		if t.DesiredState <= swarmv1.TaskState_RUNNING {
+			live = append(live, t)
+		} else {
+			dead = append(dead, t)
+		}
+	}
+	return live, dead
+}
+
+// only is the one live task; it has the desired state.
+func (m *model) only(want swarmv1.TaskState) *swarmv1.Task {
+	m.t.Helper()
+	live, _ := m.split()
+	if len(live) != 1 || live[0].DesiredState != want {
+		m.t.Fatalf("live tasks: got %v, want one that should be %s:\n%s", live, want, m)
+	}
+	return live[0]
+}
+
+// lose loses the node of the one task.
+func (m *model) lose() (id string) {
+	m.t.Helper()
+	id = m.only(swarmv1.TaskState_RUNNING).NodeId
+	m.setState(id, swarmv1.NodeState_DOWN)
+	m.settle()
+	return id
+}
+
+func TestPlan_SingleWriterWaitsForTheFence(t *testing.T) {
+	m := cluster(t, "a", "b")
+	m.addService("db", singleWriter)
+	m.settle()
+	m.lose()
+	m.only(swarmv1.TaskState_READY)
+	m.pass(10 * time.Second)
+	m.only(swarmv1.TaskState_READY)
+	m.pass(2 * time.Second) // The lease is 10 s, and the margin 1 s.
+	m.only(swarmv1.TaskState_RUNNING)
+}
+
+// A node that comes back before it is fenced has its word.
+func TestPlan_SingleWriterWaitsForANodeThatIsBack(t *testing.T) {
+	m := cluster(t, "a", "b")
+	m.addService("db", singleWriter)
+	m.settle()
+	lost := m.lose()
+	m.setState(lost, swarmv1.NodeState_READY)
+	m.plan()
+	m.only(swarmv1.TaskState_READY)
+	m.now = m.now.Add(time.Hour)
+	m.plan()
+	m.only(swarmv1.TaskState_READY)
+	m.settle() // it reports the end
+	m.only(swarmv1.TaskState_RUNNING)
+}
+
+// Nobody says that a node is fenced which was removed: the wait is for a lease.
+func TestPlan_SingleWriterOnARemovedNode(t *testing.T) {
+	m := cluster(t, "a", "b")
+	m.addService("db", singleWriter)
+	m.settle()
+	node := m.only(swarmv1.TaskState_RUNNING).NodeId
+	m.drop("1/" + node)
+	m.drop("2/" + node)
+	m.settle()
+	m.only(swarmv1.TaskState_READY)
+	m.pass(10 * time.Second)
+	m.only(swarmv1.TaskState_READY)
+	m.pass(2 * time.Second)
+	m.only(swarmv1.TaskState_RUNNING)
+}
+
+func TestPlan_SingleWriterScaledDownAndUp(t *testing.T) {
+	m := cluster(t, "a", "b")
+	m.addService("db", singleWriter)
+	m.settle()
+	m.lose()
+	m.edit("db", replicas(0))
+	m.settle()
+	m.edit("db", replicas(1))
+	m.settle()
+	m.only(swarmv1.TaskState_READY)
+	m.pass(12 * time.Second)
+	m.only(swarmv1.TaskState_RUNNING)
+}
+
+// A task that was told to stop and has not ended holds back whatever comes, also when what came next was rejected: in a
+// stop-first update, a roll back and a drain.
+func TestPlan_NoThirdTaskWhileOneStops(t *testing.T) {
+	for name, strike := range map[string]func(*model){
+		"update":   func(m *model) { m.edit("web", image("docker.io/library/web:2")) },
+		"rollback": func(m *model) { m.edit("web", image("docker.io/library/web:2")) },
+		"drain":    func(m *model) { m.setNode(m.only(swarmv1.TaskState_RUNNING).NodeId, drain) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := cluster(t, "a", "b")
+			m.addService("web", updating(func(u *swarmv1.UpdateConfig) {
+				if name == "rollback" {
+					u.FailureAction = swarmv1.UpdateConfig_ROLLBACK
+				}
+			}))
+			m.settle()
+			old := m.only(swarmv1.TaskState_RUNNING)
+			m.obeys = func(x *swarmv1.Task) bool { return x.Id != old.Id }
+			m.rejects = func(x *swarmv1.Task) bool { return x.Id != old.Id }
+			strike(m)
+			// Attempts at 0, 5 and 15 s; a roll back begins anew.
+			if got := m.attempts(t, 19*time.Second); got > 4 {
+				t.Errorf("attempts in 19 s with a restart delay of 5 s: got %d, want at most 4\n%s", got, m)
+			}
+			m.rejects = never
+			m.pass(time.Minute)
+			m.only(swarmv1.TaskState_READY)
+			m.obeys = always
+			m.pass(time.Minute)
+			m.only(swarmv1.TaskState_RUNNING)
+		})
+	}
+}
+
+// The manager that leads next has another clock: waits go on from when it leads, and are no longer than they were.
+func TestPlan_ClockOfTheNextLeader(t *testing.T) {
+	for _, skew := range []time.Duration{-time.Hour, time.Hour} {
+		t.Run(skew.String(), func(t *testing.T) {
+			m := cluster(t, "a", "b")
+			m.addService("web", restarting(func(p *swarmv1.RestartPolicy) { p.Delay = durationpb.New(20 * time.Second) }))
+			m.settle()
+			m.report(m.only(swarmv1.TaskState_RUNNING).Id, swarmv1.TaskState_FAILED)
+			m.settle()
+			m.only(swarmv1.TaskState_READY)
+			m.now = m.now.Add(skew)
+			m.lead()
+			m.pass(21 * time.Second)
+			m.only(swarmv1.TaskState_RUNNING)
+
+			m.edit("web", image("docker.io/library/web:2"))
+			m.pass(time.Second)
+			m.now = m.now.Add(skew)
+			m.lead()
+			m.pass(6 * time.Second)
+			if got := m.service("web").UpdateStatus.GetState(); got != swarmv1.UpdateStatus_COMPLETED {
+				t.Errorf("update after the monitor time: got %s", got)
+			}
+		})
+	}
+}
