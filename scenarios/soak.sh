@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes and removes networks and services, ROUNDS times, and then runs the scenarios in random order for MINUTES. The seed is
-# printed; SEED=n replays its order.
+# Makes and removes networks and services, ROUNDS times, strikes a single-writer service WRITER_ROUNDS times, and then runs
+# the scenarios in random order for MINUTES. The seed is printed; SEED=n replays its order.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 minutes=$1 parallel=$2
@@ -12,6 +12,11 @@ mkdir -p build
 if ! SEED=$seed ROUNDS=${ROUNDS:-500} go test -count=1 -timeout 4h -v -run 'TestRounds' ./scenarios 2>&1 | tee build/soak.log | grep --line-buffered ' rounds'; then
 	cat build/soak.log
 	echo "soak: rounds failed (seed $seed)"
+	exit 1
+fi
+if ! SEED=$seed ROUNDS=${WRITER_ROUNDS:-30} go test -count=1 -timeout 2h -v -run '^TestSingleWriter$' ./scenarios 2>&1 | tee build/soak.log | grep --line-buffered 'round'; then
+	cat build/soak.log
+	echo "soak: single-writer rounds failed (seed $seed)"
 	exit 1
 fi
 end=$((SECONDS + minutes * 60))

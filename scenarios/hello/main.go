@@ -29,10 +29,10 @@ import (
 
 // options are what the image's caller wants of it.
 type options struct {
-	listen, echo, print, get, lookup, show string
-	exitAfter, logEvery                    time.Duration
-	exitCode, long, hold, threads          int
-	ignoreTerm                             bool
+	listen, echo, print, get, lookup, show, writer string
+	exitAfter, logEvery                            time.Duration
+	exitCode, long, hold, threads                  int
+	ignoreTerm                                     bool
 	hostile
 }
 
@@ -49,6 +49,7 @@ func parse() (o options) {
 	flag.StringVar(&o.show, "show", "", "write the first of these files, separated by commas, that is there to stdout")
 	flag.IntVar(&o.hold, "hold", 0, "hold so many MiB of memory")
 	flag.IntVar(&o.threads, "threads", 0, "start so many threads, which the kernel counts as processes, and hold them")
+	flag.StringVar(&o.writer, "writer", "", "append the host's name to this file all the time; empty: to none")
 	flag.BoolVar(&o.ignoreTerm, "ignore-term", false, "do not end on SIGTERM")
 	o.hostile.flags()
 	flag.Parse()
@@ -112,6 +113,9 @@ func (o options) serve() (code int) {
 	var lines atomic.Int64
 	if o.logEvery > 0 {
 		go count(o.logEvery, &lines)
+	}
+	if o.writer != "" {
+		go write(o.writer)
 	}
 	mux := handler(exits, &lines)
 	traffic.Handle(context.Background(), mux)
@@ -238,6 +242,23 @@ func handler(exits chan<- int, lines *atomic.Int64) *http.ServeMux {
 		exits <- code
 	})
 	return mux
+}
+
+// writeEvery is how exactly the file of -writer tells when a container began and ended.
+const writeEvery = 5 * time.Millisecond
+
+// write appends a line with the name of the container to a file until the process ends.
+func write(name string) {
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o644)
+	if err != nil {
+		log.Fatal(err)
+	}
+	host, err := os.Hostname()
+	for err == nil {
+		_, err = f.WriteString(host + "\n")
+		time.Sleep(writeEvery)
+	}
+	log.Fatal(err)
 }
 
 func count(every time.Duration, lines *atomic.Int64) {

@@ -364,6 +364,19 @@ func (r *Runtime) List(context.Context) ([]worker.Found, error) {
 	return out, nil
 }
 
+// Running names the tasks whose containers run, also while the runtime is away.
+func (r *Runtime) Running() (tasks []string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for id, c := range r.containers {
+		if c.running() {
+			tasks = append(tasks, id)
+		}
+	}
+	slices.Sort(tasks)
+	return tasks
+}
+
 // Starts counts the containers ever started.
 func (r *Runtime) Starts() int {
 	r.mu.Lock()
