@@ -210,11 +210,16 @@ func (l logRun) ours(ctx context.Context, round string) (logged, error) {
 	spec.TaskTemplate.ContainerSpec.Args = []string{"/gate/s"}
 	spec.TaskTemplate.ContainerSpec.Mounts = []*swarmv1.Mount{{Type: swarmv1.Mount_BIND, Source: dir, Target: "/gate"}}
 	spec.TaskTemplate.RestartPolicy = &swarmv1.RestartPolicy{Condition: swarmv1.RestartPolicy_NONE}
+	logs := filepath.Join(l.hosts[0].StateDir, "logs")
+	before, err := os.ReadDir(logs)
+	if err != nil {
+		return logged{}, err
+	}
 	g, err := l.openGate(ctx, dir, func() error { return create(ctx, l.control, w, spec, l.writers) })
 	if err != nil {
 		return logged{}, err
 	}
-	out, err := l.measure(ctx, g, round)
+	out, err := l.measure(ctx, g, newEnds(logs, before), round)
 	g.close()
 	if err != nil {
 		return logged{}, err
@@ -225,7 +230,7 @@ func (l logRun) ours(ctx context.Context, round string) (logged, error) {
 	return out, w.until(none)
 }
 
-func (l logRun) measure(ctx context.Context, g *gate, round string) (logged, error) {
+func (l logRun) measure(ctx context.Context, g *gate, ends ends, round string) (logged, error) {
 	host, err := l.Host(l.hosts[0].Name)
 	if err != nil {
 		return logged{}, err
@@ -244,7 +249,7 @@ func (l logRun) measure(ctx context.Context, g *gate, round string) (logged, err
 		return logged{}, err
 	}
 	if err := poll(ctx, "the last lines in the log", func() bool {
-		n, ferr := finished(filepath.Join(l.hosts[0].StateDir, "logs"), round)
+		n, ferr := ends.finished(round)
 		err = ferr
 		return err != nil || n == l.writers
 	}); err != nil {
@@ -258,22 +263,41 @@ func (l logRun) measure(ctx context.Context, g *gate, round string) (logged, err
 	return logged{took: took, writers: used, node: after - before}, err
 }
 
-// finished counts the tasks whose log ends with a round's name. It looks at the files: asking the API would be measured.
-func finished(dir, round string) (n int, err error) {
-	tasks, err := os.ReadDir(dir)
+// ends looks for the last lines of tasks in their logs. It looks at the files: asking the API would be measured. So would be
+// looking at a log again whose end was seen, or at those of former rounds.
+type ends struct {
+	dir  string
+	old  int             // folders of former rounds
+	seen map[string]bool // folders that need no look
+}
+
+func newEnds(dir string, before []os.DirEntry) ends {
+	e := ends{dir, len(before), map[string]bool{}}
+	for _, t := range before {
+		e.seen[t.Name()] = true
+	}
+	return e
+}
+
+// finished counts the tasks whose log ends with a round's name.
+func (e ends) finished(round string) (n int, err error) {
+	tasks, err := os.ReadDir(e.dir)
 	if err != nil {
 		return 0, err
 	}
 	for _, t := range tasks {
-		segments, err := filepath.Glob(filepath.Join(dir, t.Name(), "segment.*"))
+		if e.seen[t.Name()] {
+			continue
+		}
+		segments, err := filepath.Glob(filepath.Join(e.dir, t.Name(), "segment.*"))
 		if err != nil {
 			return 0, err
 		}
 		if slices.ContainsFunc(segments, func(path string) bool { return endsWith(path, round) }) {
-			n++
+			e.seen[t.Name()] = true
 		}
 	}
-	return n, nil
+	return len(e.seen) - e.old, nil
 }
 
 func endsWith(path, text string) bool {

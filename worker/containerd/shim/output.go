@@ -25,13 +25,25 @@ const (
 	lastWords = 2 * time.Second
 )
 
+const (
+	// pipeBytes is how much a container may write while its output is not looked at.
+	pipeBytes = 256 << 10
+	// gathering is how long output gathers in the pipe after little has come: a writer without pause would otherwise have the
+	// shim woken for every line. The first line goes on at once.
+	gathering = 5 * time.Millisecond
+	// little is what is worth waiting for more.
+	little = pipeBytes / 4
+)
+
 // output carries one stream of a container into its file. containerd's shim ends a copy whose write fails: with a full
-// disk the container would hang in its next write, for good. It therefore copies into a pipe, and this goes on from there:
-// by splice while the file takes writes, else into memory, within bounds, so that the container never waits for a disk.
+// disk the container would hang in its next write, for good. The container therefore writes into a pipe, and this goes on
+// from there: by splice while the file takes writes, else into memory, within bounds, so that the container never waits for
+// a disk.
 type output struct {
 	from, to *os.File
-	keep     *os.File // the pipe's own writer: no end of file before the container's
-	fifo     string
+	stderr   bool
+	keep     *os.File      // the pipe's own writer: no end of file before the container's
+	fifo     string        // its name; empty: it has none, and the container gets keep
 	done     chan struct{} // closed at the end of the stream
 
 	held     []byte // not written yet; what it continues is
@@ -39,23 +51,39 @@ type output struct {
 	lost     int    // lines, since the file took no writes
 }
 
-// divert replaces the files that a request names by pipes to outputs. Pipes stay as they are.
+// divert has outputs carry the files that a request names. containerd's shim has a copy of its own between a container and a
+// named pipe. Where nothing else is asked for, the request is left without names, and the container writes into the outputs'
+// pipes themselves (see redirect): each line is copied once less. Pipes that are asked for stay as they are.
 func divert(req *taskapi.CreateTaskRequest) (outputs []*output, err error) {
+	direct := !req.Terminal && req.Stdin == ""
+	for _, name := range []string{req.Stdout, req.Stderr} {
+		direct = direct && (name == "" || isRegular(name))
+	}
 	for _, name := range []*string{&req.Stdout, &req.Stderr} {
-		if st, serr := os.Stat(*name); serr != nil || !st.Mode().IsRegular() {
+		if !isRegular(*name) {
 			continue
 		}
-		o, oerr := openOutput(*name, filepath.Join(req.Bundle, filepath.Base(*name)+".pipe"))
+		fifo := ""
+		if !direct {
+			fifo = filepath.Join(req.Bundle, filepath.Base(*name)+".pipe")
+		}
+		o, oerr := openOutput(*name, fifo)
 		if oerr != nil {
 			for _, o := range outputs {
 				o.close()
 			}
 			return nil, oerr
 		}
-		*name = o.fifo
+		o.stderr = name == &req.Stderr
+		*name = fifo
 		outputs = append(outputs, o)
 	}
 	return outputs, nil
+}
+
+func isRegular(name string) bool {
+	st, err := os.Stat(name)
+	return err == nil && st.Mode().IsRegular()
 }
 
 func openOutput(file, fifo string) (_ *output, err error) {
@@ -66,12 +94,6 @@ func openOutput(file, fifo string) (_ *output, err error) {
 			err = fmt.Errorf("output to %s: %w", file, err)
 		}
 	}()
-	if err := os.Remove(fifo); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
-	}
-	if err := unix.Mkfifo(fifo, 0o600); err != nil {
-		return nil, err
-	}
 	// Not for append: splice refuses that. Nobody else writes to the file.
 	if o.to, err = os.OpenFile(file, os.O_WRONLY, 0); err != nil {
 		return nil, err
@@ -79,17 +101,47 @@ func openOutput(file, fifo string) (_ *output, err error) {
 	if _, err := o.to.Seek(0, io.SeekEnd); err != nil {
 		return nil, err
 	}
-	if o.from, err = os.OpenFile(fifo, os.O_RDONLY|unix.O_NONBLOCK, 0); err != nil {
+	if err := o.openPipe(); err != nil {
 		return nil, err
 	}
-	o.keep, err = os.OpenFile(fifo, os.O_WRONLY|unix.O_NONBLOCK, 0)
-	return o, err
+	// The host may have too much in pipes already: then the pipe has its usual size.
+	_, _ = unix.FcntlInt(o.keep.Fd(), unix.F_SETPIPE_SZ, pipeBytes)
+	return o, nil
+}
+
+// openPipe opens the pipe. Whoever writes to it waits while it is full, and the reader waits in Go's poller.
+func (o *output) openPipe() (err error) {
+	if o.fifo == "" {
+		var ends [2]int
+		if err := unix.Pipe2(ends[:], unix.O_CLOEXEC); err != nil {
+			return err
+		}
+		o.keep = os.NewFile(uintptr(ends[1]), "output")
+		if err := unix.SetNonblock(ends[0], true); err != nil {
+			return errors.Join(err, unix.Close(ends[0]))
+		}
+		o.from = os.NewFile(uintptr(ends[0]), "output")
+		return nil
+	}
+	if err := os.Remove(o.fifo); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := unix.Mkfifo(o.fifo, 0o600); err != nil {
+		return err
+	}
+	if o.from, err = os.OpenFile(o.fifo, os.O_RDONLY|unix.O_NONBLOCK, 0); err != nil {
+		return err
+	}
+	o.keep, err = os.OpenFile(o.fifo, os.O_WRONLY|unix.O_NONBLOCK, 0)
+	return err
 }
 
 // begin lets go of the pipe's name and writer: the container has them open, or nobody ever will.
 func (o *output) begin() {
 	_ = o.keep.Close()
-	_ = os.Remove(o.fifo)
+	if o.fifo != "" {
+		_ = os.Remove(o.fifo)
+	}
 }
 
 // close frees an output that does not run.
@@ -99,7 +151,9 @@ func (o *output) close() {
 			_ = f.Close()
 		}
 	}
-	_ = os.Remove(o.fifo)
+	if o.fifo != "" {
+		_ = os.Remove(o.fifo)
+	}
 }
 
 // end waits for the stream's end, and for room in its file, but not for long: another process may hold the stream open.
@@ -151,6 +205,8 @@ func (o *output) splice() error {
 			return failure
 		case n == 0:
 			return io.EOF
+		case n < little:
+			time.Sleep(gathering)
 		}
 	}
 }

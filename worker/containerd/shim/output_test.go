@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -19,7 +20,12 @@ import (
 // startOutput diverts a file and returns the container's end of the pipe.
 func startOutput(t *testing.T, file string) (*output, *os.File) {
 	t.Helper()
-	req := &taskapi.CreateTaskRequest{Bundle: t.TempDir(), Stdout: file}
+	return startOutputOf(t, &taskapi.CreateTaskRequest{Bundle: t.TempDir(), Stdout: file})
+}
+
+func startOutputOf(t *testing.T, req *taskapi.CreateTaskRequest) (*output, *os.File) {
+	t.Helper()
+	file := req.Stdout
 	outs, err := divert(req)
 	if err != nil {
 		t.Fatal(err)
@@ -27,11 +33,18 @@ func startOutput(t *testing.T, file string) (*output, *os.File) {
 	if len(outs) != 1 || req.Stdout == file {
 		t.Fatalf("diverted %d streams, stdout to %s", len(outs), req.Stdout)
 	}
-	w, err := os.OpenFile(req.Stdout, os.O_WRONLY, 0)
+	o := outs[0]
+	var w *os.File
+	if req.Stdout != "" {
+		w, err = os.OpenFile(req.Stdout, os.O_WRONLY, 0)
+	} else { // as runc inherits it
+		var fd int
+		fd, err = unix.FcntlInt(o.keep.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+		w = os.NewFile(uintptr(fd), "container")
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := outs[0]
 	o.begin()
 	go o.run()
 	t.Cleanup(func() {
@@ -51,23 +64,28 @@ func emptyFile(t *testing.T, dir string) string {
 }
 
 func TestOutput_CarriesAll(t *testing.T) {
-	file := emptyFile(t, t.TempDir())
-	o, w := startOutput(t, file)
-	want := bytes.NewBufferString("before\n")
-	for i := range 50_000 {
-		line := fmt.Sprintf("line %d\n", i)
-		want.WriteString(line)
-		if _, err := w.WriteString(line); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	<-o.done
-	got, err := os.ReadFile(file)
-	if err != nil || !bytes.Equal(got, want.Bytes()) {
-		t.Fatalf("got %d bytes, want %d; %v", len(got), want.Len(), err)
+	for name, req := range map[string]*taskapi.CreateTaskRequest{"pipe": {}, "named pipe": {Terminal: true}} {
+		t.Run(name, func(t *testing.T) {
+			file := emptyFile(t, t.TempDir())
+			req.Bundle, req.Stdout = t.TempDir(), file
+			o, w := startOutputOf(t, req)
+			want := bytes.NewBufferString("before\n")
+			for i := range 50_000 {
+				line := fmt.Sprintf("line %d\n", i)
+				want.WriteString(line)
+				if _, err := w.WriteString(line); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := w.Close(); err != nil {
+				t.Fatal(err)
+			}
+			<-o.done
+			got, err := os.ReadFile(file)
+			if err != nil || !bytes.Equal(got, want.Bytes()) {
+				t.Fatalf("got %d bytes, want %d; %v", len(got), want.Len(), err)
+			}
+		})
 	}
 }
 
@@ -172,4 +190,38 @@ func TestOutput_EndsWithoutRoom(t *testing.T) {
 	gone := make(chan struct{})
 	close(gone)
 	o.end(gone)
+}
+
+// Only what creates a container gets the pipes of its outputs.
+func TestRedirect(t *testing.T) {
+	r := newRecorder(t.Context())
+	dir := t.TempDir()
+	for _, name := range []string{"stdout", "stderr"} {
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	req := &taskapi.CreateTaskRequest{ID: "c1", Bundle: dir, Stdout: filepath.Join(dir, "stdout"), Stderr: filepath.Join(dir, "stderr")}
+	w := r.add(req.ID)
+	var err error
+	if w.output, err = divert(req); err != nil || req.Stdout != "" || req.Stderr != "" || len(w.output) != 2 {
+		t.Fatalf("diverted %d streams of %v: %v", len(w.output), req, err)
+	}
+	for _, o := range w.output {
+		defer o.close()
+	}
+	for _, c := range []struct {
+		args       []string
+		redirected bool
+	}{
+		{[]string{"runc", "--root", "/r", "create", "--bundle", dir, "c1"}, true},
+		{[]string{"runc", "--root", "/r", "create", "--bundle", dir, "c2"}, false},
+		{[]string{"runc", "--root", "/r", "start", "c1"}, false},
+	} {
+		cmd := &exec.Cmd{Args: c.args}
+		r.redirect(cmd)
+		if got := cmd.Stdout == w.output[0].keep && cmd.Stderr == w.output[1].keep; got != c.redirected {
+			t.Errorf("%q: redirected %v, want %v", c.args, got, c.redirected)
+		}
+	}
 }

@@ -36,6 +36,7 @@ type fakeTasks struct {
 	createErr error
 	creating  func(context.Context) // what happens while a container is set up
 	stats     any
+	held      int // containers
 	done      []string
 
 	mu     sync.Mutex // guards status
@@ -53,6 +54,9 @@ func (f *fakeTasks) end(status uint32) {
 func (f *fakeTasks) Create(ctx context.Context, _ *taskapi.CreateTaskRequest) (*taskapi.CreateTaskResponse, error) {
 	if f.creating != nil {
 		f.creating(ctx)
+	}
+	if f.createErr == nil {
+		f.held++
 	}
 	return &taskapi.CreateTaskResponse{}, f.createErr
 }
@@ -82,6 +86,7 @@ func (f *fakeTasks) State(context.Context, *taskapi.StateRequest) (*taskapi.Stat
 }
 
 func (f *fakeTasks) Delete(context.Context, *taskapi.DeleteRequest) (*taskapi.DeleteResponse, error) {
+	f.held--
 	f.done = append(f.done, "delete")
 	return &taskapi.DeleteResponse{}, nil
 }
@@ -92,7 +97,9 @@ func (f *fakeTasks) Kill(context.Context, *taskapi.KillRequest) (*emptypb.Empty,
 }
 
 func (f *fakeTasks) Shutdown(context.Context, *taskapi.ShutdownRequest) (*emptypb.Empty, error) {
-	f.done = append(f.done, "shutdown")
+	if f.held == 0 { // as containerd's shim judges
+		f.done = append(f.done, "shutdown")
+	}
 	return &emptypb.Empty{}, nil
 }
 
