@@ -43,11 +43,12 @@ func Keep(ctx context.Context, trim func()) {
 	}
 }
 
-// Free gives heap back. What a sync.Pool holds (the buffers of gRPC and of copies, megabytes after an image has been
+// Free gives heap back, and what is mapped of databases. What a sync.Pool holds (the buffers of gRPC and of copies, megabytes after an image has been
 // through) survives one collection: the first one here makes it garbage, the second takes it.
 func Free() {
 	runtime.GC()
 	debug.FreeOSMemory()
+	unmapShared()
 }
 
 // used is the processor time of this process.
