@@ -57,7 +57,7 @@ demo: deps build image ## five hosts on this machine, ten replicas, a host lost 
 	bin/swarm dev down --name demo
 	scenarios/demo.sh
 
-bare: deps build image ## swarm on Debian's minimal base, with nothing else installed
+bare: deps image ## swarm on Debian's minimal base, with nothing else installed
 	@command -v debootstrap >/dev/null && command -v ip >/dev/null || { apt-get update -q && apt-get install -y -q --no-install-recommends debootstrap iproute2; }
 	scenarios/bare.sh
 

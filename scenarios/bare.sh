@@ -2,6 +2,8 @@
 # swarm on a host with nothing else installed: Debian's minimal base, in namespaces of its own, and one file copied into it.
 # There is no ip, iptables, nft, modprobe, runc or containerd in it, and swarm is run with an empty PATH besides. Everything
 # that the host starts, mounts and changes ends with its namespaces; the cgroups are looked at. Needs root and debootstrap.
+# The file is built before from a fresh clone, on another minimal base, with what README asks for. SWARM_BINARY names one
+# that is there already.
 set -euo pipefail
 suite=${SUITE:-bookworm}
 
@@ -11,7 +13,7 @@ fail() { printf 'bare: FAILED: %s\n' "$*"; exit 1; }
 # outside: on this machine, before anything is unshared.
 outside() {
 	cd "$(dirname "$0")/.."
-	local binary=${SWARM_BINARY:-bin/swarm} work status=0
+	local binary=${SWARM_BINARY:-} work status=0
 	if [ ! -d build/bare-root ]; then
 		say "Debian's minimal base, once"
 		rm -rf build/bare-root.tmp
@@ -20,6 +22,13 @@ outside() {
 	fi
 	work=$(mktemp -d /tmp/swarm-bare.XXXXXX)
 	trap "rm -rf --one-file-system '$work'" EXIT
+	if [ -z "$binary" ]; then
+		say "A fresh clone, built on the minimal base"
+		cp -a build/bare-root "$work/fresh"
+		git clone -q . "$work/fresh/src"
+		unshare --mount --pid --fork --kill-child "$0" compile "$work/fresh" "$(go env GOROOT)" "$(go env GOMODCACHE)" || fail "the build"
+		binary=$work/fresh/src/bin/swarm
+	fi
 	cp -a build/bare-root "$work/root"
 	install -D -m 0755 "$binary" "$work/root/usr/local/bin/swarm"
 	install -m 0755 "$0" "$work/root/bare.sh"
@@ -32,6 +41,33 @@ outside() {
 	# The daemon's own, empty; another daemon's are not.
 	rmdir /sys/fs/cgroup/swarm /sys/fs/cgroup/*/swarm 2>/dev/null || true
 	exit $status
+}
+
+# compile ROOT GO MODULES: the first build of a clone. The minimal base has no header of libseccomp: the build stops without
+# it, and the make that installs it builds a runc with it.
+compile() {
+	local root=$1
+	mount --make-rprivate /
+	mkdir -p "$root/go" "$root/modules"
+	mount --bind "$2" "$root/go"
+	mount --bind "$3" "$root/modules" # Only not to fetch them again.
+	mount -t proc proc "$root/proc"
+	mount --rbind /dev "$root/dev"
+	cp /etc/resolv.conf "$root/etc/resolv.conf"
+	chroot "$root" /usr/bin/env -i PATH=/go/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C DEBIAN_FRONTEND=noninteractive \
+		GOMODCACHE=/modules GOPROXY="${GOPROXY:-$(go env GOPROXY)}" ${http_proxy:+http_proxy="$http_proxy"} ${https_proxy:+https_proxy="$https_proxy"} \
+		/bin/bash -euo pipefail -c '
+		fail() { printf "bare: FAILED: %s\n" "$*"; exit 1; }
+		apt-get update -q >/tmp/apt.log && apt-get install -y -q --no-install-recommends gcc libc6-dev make git ca-certificates >>/tmp/apt.log || { cat /tmp/apt.log; exit 1; }
+		git config --global --add safe.directory /src
+		cd /src
+		[ ! -e /usr/include/seccomp.h ] || fail "this base has the header of libseccomp"
+		said=$(make -s build 2>&1) && fail "make build went on without libseccomp"
+		[[ $said == *"make deps"* ]] || fail "make build does not say how to get libseccomp: $said"
+		make deps build >/tmp/make.log 2>&1 || { tail -n 20 /tmp/make.log; exit 1; }
+		bin/swarm version
+		[[ $(bin/swarm version) =~ seccomp:[[:space:]]+true ]] || fail "the first build of a clone has no seccomp"
+	'
 }
 
 # boot: process 1 of the new host.
@@ -102,6 +138,7 @@ inside() {
 	[[ $(</tmp/said) =~ \(process\ ([0-9]+),\ log\ ([^\)]+)\) ]] || fail "init did not say what it started"
 	local daemon=${BASH_REMATCH[1]} log=${BASH_REMATCH[2]}
 	trap 'status=$?; if [ $status != 0 ]; then printf "the daemon log:\n%s\n" "$(<'"$log"')"; fi' EXIT
+	[[ $(</tmp/said) != *"without a seccomp profile"* ]] || fail "init warns: $(</tmp/said)"
 	show $swarm info
 
 	say "An image from a file, a service, and its answer"
@@ -145,6 +182,7 @@ inside() {
 
 case ${1:-} in
 boot) boot "$2" ;;
+compile) compile "$2" "$3" "$4" ;;
 inside) inside ;;
 *) outside ;;
 esac
