@@ -190,7 +190,7 @@ func (o *DaemonOptions) validate() error {
 	case o.ImageAge < 0:
 		return invalid("--image-max-age %s is negative: give a duration such as 720h, or 0", o.ImageAge)
 	case o.LogsAge <= 0:
-		return invalid("--removed-logs-max-age %s: give a duration such as 168h", o.LogsAge)
+		return invalid("--removed-logs-max-age %s is not positive: give a duration such as 168h", o.LogsAge)
 	case o.LogsSize <= 0:
 		return invalid("--removed-logs-max-size: give a number of bytes such as 1g")
 	case strings.ContainsAny(o.MachineID, " \t\n/"):
