@@ -22,6 +22,12 @@ func Update(obj proto.Message) *swarmv1.Change {
 // Put writes a row whatever is there. Only for rows with one writer.
 func Put(obj proto.Message) *swarmv1.Change { return &swarmv1.Change{Op: put(obj)} }
 
+// Touch writes a row as it was read, provided that it is still there. Others may touch it at the same time; who deletes it
+// by its version meanwhile is refused. Only for rows that do not change otherwise.
+func Touch(obj proto.Message) *swarmv1.Change {
+	return &swarmv1.Change{Precondition: &swarmv1.Change_IfPresent{IfPresent: true}, Op: put(obj)}
+}
+
 // Delete removes a row that must still have the version that obj was read with.
 func Delete(obj proto.Message) *swarmv1.Change {
 	table, _ := wrap(obj)

@@ -563,3 +563,31 @@ func TestSnapshot_HoldsEveryTable(t *testing.T) {
 		t.Errorf("%d kinds of %d come back from a snapshot, and there are %d tables: %v", len(kinds), fields.Len(), tables-1, slices.Sorted(maps.Keys(kinds)))
 	}
 }
+
+// Touch conflicts with nobody but who deletes the row by its version, and with that one both ways.
+func TestApply_Touch(t *testing.T) {
+	f := newFSM()
+	index := uint64(0)
+	apply := func(c *swarmv1.Change) codes.Code {
+		index++
+		r := f.Apply(logOf(t, index, &swarmv1.Envelope{Format: Format, Requests: []*swarmv1.Request{{Groups: []*swarmv1.Group{Group(c)}}}}))
+		for _, refused := range r.(*result).answers[0].GetRefused() {
+			return codes.Code(refused.GetResult().GetCode())
+		}
+		return codes.OK
+	}
+	row := &swarmv1.Network{Id: "n", Spec: &swarmv1.NetworkSpec{Name: "app"}}
+	if got := apply(Touch(row)); got != codes.NotFound {
+		t.Errorf("touch of a row that is not there: got %v, want NotFound", got)
+	}
+	apply(Create(row.CloneVT()))
+	read, _ := f.view().Networks.Get("n")
+	for i := range 2 {
+		if got := apply(Touch(read.CloneVT())); got != codes.OK {
+			t.Errorf("touch %d of what was read once: got %v, want OK", i+1, got)
+		}
+	}
+	if got := apply(Delete(read)); got != codes.Aborted {
+		t.Errorf("delete by a version before it was touched: got %v, want Aborted", got)
+	}
+}

@@ -261,6 +261,10 @@ func check(c *swarmv1.Change, table TableID, key string, old, row Row) *swarmv1.
 		if have := old.GetMeta().GetVersion(); have != p.IfVersion {
 			return refuse(codes.Aborted, "%s %s has changed: its version is %d, not %d", table, key, have, p.IfVersion)
 		}
+	case *swarmv1.Change_IfPresent:
+		if old == nil {
+			return refuse(codes.NotFound, "%s %s is gone", table, key)
+		}
 	case *swarmv1.Change_IfNewer:
 		if old == nil {
 			return refuse(codes.NotFound, "%s %s is gone", table, key)

@@ -58,7 +58,7 @@ func joinNetworks(v *raftstore.View, service string, next *swarmv1.ServiceSpec) 
 		if !ok {
 			return nil, errdefs.ErrNotFound.WithMessage(fmt.Sprintf("network %s was removed: create it anew, and name it in a service update", n.GetTarget()))
 		}
-		changes = append(changes, raftstore.Update(row.CloneVT()))
+		changes = append(changes, raftstore.Touch(row.CloneVT()))
 	}
 	return changes, nil
 }

@@ -286,6 +286,7 @@ type Change struct {
 	//	*Change_IfVersion
 	//	*Change_IfAbsent
 	//	*Change_IfNewer
+	//	*Change_IfPresent
 	Precondition isChange_Precondition `protobuf_oneof:"precondition"`
 	// Types that are valid to be assigned to Op:
 	//
@@ -360,6 +361,15 @@ func (x *Change) GetIfNewer() bool {
 	return false
 }
 
+func (x *Change) GetIfPresent() bool {
+	if x != nil {
+		if x, ok := x.Precondition.(*Change_IfPresent); ok {
+			return x.IfPresent
+		}
+	}
+	return false
+}
+
 func (x *Change) GetOp() isChange_Op {
 	if x != nil {
 		return x.Op
@@ -404,11 +414,18 @@ type Change_IfNewer struct {
 	IfNewer bool `protobuf:"varint,3,opt,name=if_newer,json=ifNewer,proto3,oneof"`
 }
 
+type Change_IfPresent struct {
+	// The row must exist, whatever its version.
+	IfPresent bool `protobuf:"varint,6,opt,name=if_present,json=ifPresent,proto3,oneof"`
+}
+
 func (*Change_IfVersion) isChange_Precondition() {}
 
 func (*Change_IfAbsent) isChange_Precondition() {}
 
 func (*Change_IfNewer) isChange_Precondition() {}
+
+func (*Change_IfPresent) isChange_Precondition() {}
 
 type isChange_Op interface {
 	isChange_Op()
@@ -1270,12 +1287,14 @@ const file_swarm_v1_raft_proto_rawDesc = "" +
 	"\x05actor\x18\x04 \x01(\tR\x05actor\x12'\n" +
 	"\x06groups\x18\x05 \x03(\v2\x0f.swarm.v1.GroupR\x06groups\"3\n" +
 	"\x05Group\x12*\n" +
-	"\achanges\x18\x01 \x03(\v2\x10.swarm.v1.ChangeR\achanges\"\xd0\x01\n" +
+	"\achanges\x18\x01 \x03(\v2\x10.swarm.v1.ChangeR\achanges\"\xf1\x01\n" +
 	"\x06Change\x12\x1f\n" +
 	"\n" +
 	"if_version\x18\x01 \x01(\x04H\x00R\tifVersion\x12\x1d\n" +
 	"\tif_absent\x18\x02 \x01(\bH\x00R\bifAbsent\x12\x1b\n" +
-	"\bif_newer\x18\x03 \x01(\bH\x00R\aifNewer\x12$\n" +
+	"\bif_newer\x18\x03 \x01(\bH\x00R\aifNewer\x12\x1f\n" +
+	"\n" +
+	"if_present\x18\x06 \x01(\bH\x00R\tifPresent\x12$\n" +
 	"\x03put\x18\x04 \x01(\v2\x10.swarm.v1.ObjectH\x01R\x03put\x12-\n" +
 	"\x06delete\x18\x05 \x01(\v2\x13.swarm.v1.ObjectRefH\x01R\x06deleteB\x0e\n" +
 	"\fpreconditionB\x04\n" +
@@ -1418,6 +1437,7 @@ func file_swarm_v1_raft_proto_init() {
 		(*Change_IfVersion)(nil),
 		(*Change_IfAbsent)(nil),
 		(*Change_IfNewer)(nil),
+		(*Change_IfPresent)(nil),
 		(*Change_Put)(nil),
 		(*Change_Delete)(nil),
 	}

@@ -150,6 +150,15 @@ func (m *Change_IfNewer) CloneVT() isChange_Precondition {
 	return r
 }
 
+func (m *Change_IfPresent) CloneVT() isChange_Precondition {
+	if m == nil {
+		return (*Change_IfPresent)(nil)
+	}
+	r := new(Change_IfPresent)
+	r.IfPresent = m.IfPresent
+	return r
+}
+
 func (m *Change_Put) CloneVT() isChange_Op {
 	if m == nil {
 		return (*Change_Put)(nil)
@@ -743,6 +752,23 @@ func (this *Change_Delete) EqualVT(thatIface isChange_Op) bool {
 		if !p.EqualVT(q) {
 			return false
 		}
+	}
+	return true
+}
+
+func (this *Change_IfPresent) EqualVT(thatIface isChange_Precondition) bool {
+	that, ok := thatIface.(*Change_IfPresent)
+	if !ok {
+		return false
+	}
+	if this == that {
+		return true
+	}
+	if this == nil && that != nil || this != nil && that == nil {
+		return false
+	}
+	if this.IfPresent != that.IfPresent {
+		return false
 	}
 	return true
 }
@@ -1372,7 +1398,7 @@ func (m *Change) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
 	}
-	if vtmsg, ok := m.Op.(interface {
+	if vtmsg, ok := m.Precondition.(interface {
 		MarshalToSizedBufferVT([]byte) (int, error)
 	}); ok {
 		size, err := vtmsg.MarshalToSizedBufferVT(dAtA[:i])
@@ -1381,7 +1407,7 @@ func (m *Change) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 		}
 		i -= size
 	}
-	if vtmsg, ok := m.Precondition.(interface {
+	if vtmsg, ok := m.Op.(interface {
 		MarshalToSizedBufferVT([]byte) (int, error)
 	}); ok {
 		size, err := vtmsg.MarshalToSizedBufferVT(dAtA[:i])
@@ -1483,6 +1509,23 @@ func (m *Change_Delete) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 		i--
 		dAtA[i] = 0x2a
 	}
+	return len(dAtA) - i, nil
+}
+func (m *Change_IfPresent) MarshalToVT(dAtA []byte) (int, error) {
+	size := m.SizeVT()
+	return m.MarshalToSizedBufferVT(dAtA[:size])
+}
+
+func (m *Change_IfPresent) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
+	i := len(dAtA)
+	i--
+	if m.IfPresent {
+		dAtA[i] = 1
+	} else {
+		dAtA[i] = 0
+	}
+	i--
+	dAtA[i] = 0x30
 	return len(dAtA) - i, nil
 }
 func (m *ObjectRef) MarshalVT() (dAtA []byte, err error) {
@@ -2366,6 +2409,15 @@ func (m *Change_Delete) SizeVT() (n int) {
 	}
 	return n
 }
+func (m *Change_IfPresent) SizeVT() (n int) {
+	if m == nil {
+		return 0
+	}
+	var l int
+	_ = l
+	n += 2
+	return n
+}
 func (m *ObjectRef) SizeVT() (n int) {
 	if m == nil {
 		return 0
@@ -3245,6 +3297,27 @@ func (m *Change) UnmarshalVT(dAtA []byte) error {
 				m.Op = &Change_Delete{Delete: v}
 			}
 			iNdEx = postIndex
+		case 6:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field IfPresent", wireType)
+			}
+			var v int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				v |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			b := bool(v != 0)
+			m.Precondition = &Change_IfPresent{IfPresent: b}
 		default:
 			iNdEx = preIndex
 			skippy, err := protohelpers.Skip(dAtA[iNdEx:])
