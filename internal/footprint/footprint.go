@@ -7,6 +7,7 @@ package footprint
 
 import (
 	"context"
+	"os"
 	"runtime"
 	"runtime/debug"
 	"syscall"
@@ -20,9 +21,17 @@ const (
 	quiet = period / 25
 )
 
-// Keep calls trim (Free, and in the daemon Forget) whenever the process comes to rest after work, its start for one,
-// until ctx ends.
+// garbage is by how many percent the heap grows before Go collects garbage, half of what Go does by itself. What a burst of
+// work leaves behind is as large as the heap was at its peak: some objects stay in most of its pages. Of the latency of a
+// service's creation and removal it costs nothing that can be measured.
+const garbage = 50
+
+// Keep has garbage collected earlier than Go does by itself, unless GOGC says otherwise, and calls trim (Free, and in the
+// daemon Forget) whenever the process comes to rest after work, its start for one, until ctx ends.
 func Keep(ctx context.Context, trim func()) {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(garbage)
+	}
 	tick := time.NewTicker(period)
 	defer tick.Stop()
 	worked, last := true, used()
