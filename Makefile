@@ -24,6 +24,7 @@ deps: ## install what the build and the tests need from the distribution, if it 
 	@missing=; \
 	command -v gcc >/dev/null || missing="$$missing gcc libc6-dev"; \
 	[ '$(SECCOMP)' = no ] || [ -e '$(INCLUDE)/seccomp.h' ] || missing="$$missing libseccomp-dev"; \
+	[ '$(SECCOMP)' = no ] || command -v pkg-config >/dev/null || missing="$$missing pkg-config"; \
 	[ -x /bin/busybox ] || missing="$$missing busybox-static"; \
 	command -v ip >/dev/null || missing="$$missing iproute2"; \
 	command -v nft >/dev/null || missing="$$missing nftables"; \
