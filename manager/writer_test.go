@@ -37,9 +37,9 @@ const (
 // healed, daemons and runtimes die, nodes are drained or removed by force, the service is updated, and the session timeout
 // changed, at random. No two
 // containers of it run at once, while the test plays the shims; and left alone it runs again. ROUNDS is how often,
-// default 20; SEED=n runs one seed.
+// default 10; SEED=n runs one seed.
 func TestSingleWriter_Simulated(t *testing.T) {
-	first, rounds := number(t, "SEED", 0), number(t, "ROUNDS", 20)
+	first, rounds := number(t, "SEED", 0), number(t, "ROUNDS", 10)
 	if os.Getenv("SEED") != "" {
 		rounds = 1
 	}

@@ -14,18 +14,18 @@ import (
 
 // TestProperty_OneTaskOfASlotAtATime cuts and heals hosts, kills daemons and runtimes, drains nodes, removes them by force,
 // updates services, rolls back and changes leaders at random, for services one of which is single-writer. What must hold
-// all the time is in checkWorld. Left alone, the services run again. SEED=n runs one seed.
+// all the time is in checkWorld. Left alone, the services run again. ROUNDS is how many seeds
+// there are, and SEED the first.
 func TestProperty_OneTaskOfASlotAtATime(t *testing.T) {
-	first, rounds := 0, 200
-	if testing.Short() {
-		rounds = 40
-	}
-	if text := os.Getenv("SEED"); text != "" {
-		n, err := strconv.Atoi(text)
-		if err != nil {
-			t.Fatal(err)
+	first, rounds := 0, 40
+	for name, value := range map[string]*int{"SEED": &first, "ROUNDS": &rounds} {
+		if text := os.Getenv(name); text != "" {
+			n, err := strconv.Atoi(text)
+			if err != nil {
+				t.Fatal(err)
+			}
+			*value = n
 		}
-		first, rounds = n, 1
 	}
 	for seed := first; seed < first+rounds; seed++ {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
