@@ -218,14 +218,28 @@ func (m *Manager) Run(ctx context.Context) error {
 }
 
 // review has connections and calls judged again when somebody's rights may have changed. A node
-// that was demoted is heard by Raft until its vote has been taken; the row of the member of Raft
-// goes right after.
+// that was demoted is heard by Raft for as long as it is a member there.
 func (m *Manager) review(ctx context.Context) error {
 	if m.deps.Review == nil {
 		return nil
 	}
-	return m.follow(ctx, func(*raftstore.View) { m.deps.Review() },
-		raftstore.TableNode, raftstore.TableRaftMember, raftstore.TableCluster, raftstore.TableCredential)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		for ctx.Err() == nil {
+			change := m.store.MembersChange()
+			m.deps.Review()
+			select {
+			case <-change:
+			case <-ctx.Done():
+			}
+		}
+		return nil
+	})
+	g.Go(func() error {
+		return m.follow(ctx, func(*raftstore.View) { m.deps.Review() },
+			raftstore.TableNode, raftstore.TableCluster, raftstore.TableCredential)
+	})
+	return g.Wait()
 }
 
 // lead is everything that only the leader does, for one term.

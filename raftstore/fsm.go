@@ -23,6 +23,7 @@ type fsm struct {
 	broker *broker
 
 	published atomic.Pointer[View]            // nil while a state that nobody holds is being written in place
+	members   *bell                           // rings when Raft has other members
 	applied   atomic.Uint64                   // index of the newest published view
 	cluster   atomic.Pointer[swarmv1.Cluster] // its Cluster row: to read it takes no view
 	writing   sync.Mutex                      // held from unpublish to publish: who finds no view waits here
@@ -31,7 +32,7 @@ type fsm struct {
 }
 
 func newFSM() *fsm {
-	f := &fsm{state: newState(), broker: newBroker(), halted: make(chan error, 1)}
+	f := &fsm{state: newState(), broker: newBroker(), members: newBell(), halted: make(chan error, 1)}
 	f.publish(nil)
 	return f
 }
@@ -90,6 +91,7 @@ func (f *fsm) show() {
 func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
 	out := make([]any, len(logs))
 	var changes []RowChange
+	configured := false
 	f.begin()
 	for i, l := range logs {
 		if l.Type == raft.LogCommand {
@@ -99,10 +101,14 @@ func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
 			}
 			out[i] = r
 		}
+		configured = configured || l.Type == raft.LogConfiguration
 		f.state.index = l.Index
 	}
 	f.publish(changes)
 	f.writing.Unlock()
+	if configured {
+		f.members.ring()
+	}
 	return out
 }
 

@@ -9,16 +9,39 @@ import (
 	"github.com/hashicorp/raft"
 )
 
+// bell tells whoever waits that something has happened.
+type bell struct {
+	mu   sync.Mutex // guards rung
+	rung chan struct{}
+}
+
+func newBell() *bell { return &bell{rung: make(chan struct{})} }
+
+// next is closed when the bell rings next.
+func (b *bell) next() <-chan struct{} {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.rung
+}
+
+func (b *bell) ring() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	close(b.rung)
+	b.rung = make(chan struct{})
+}
+
 // reign is what this member knows of leadership: its own as a context, and a signal for every change of leader.
 type reign struct {
+	moved *bell // rings at every change
+
 	mu    sync.Mutex      // guards the rest
 	term  context.Context // ends with this member's leadership; nil while it does not lead
 	end   context.CancelFunc
-	moved chan struct{} // closed and renewed by every change
-	alone time.Time     // since when no leader is known; zero while one is
+	alone time.Time // since when no leader is known; zero while one is
 }
 
-func newReign() *reign { return &reign{moved: make(chan struct{}), alone: time.Now()} }
+func newReign() *reign { return &reign{moved: newBell(), alone: time.Now()} }
 
 // follows takes in whether Raft knows a leader.
 func (r *reign) follows(known bool) {
@@ -33,25 +56,15 @@ func (r *reign) follows(known bool) {
 }
 
 // changed is closed at the next change of leader, or when this member's leadership begins or ends.
-func (r *reign) changed() <-chan struct{} {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.moved
-}
+func (r *reign) changed() <-chan struct{} { return r.moved.next() }
 
-func (r *reign) notify() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	close(r.moved)
-	r.moved = make(chan struct{})
-}
+func (r *reign) notify() { r.moved.ring() }
 
 func (r *reign) begin(ctx context.Context) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.term, r.end = context.WithCancel(ctx)
-	close(r.moved)
-	r.moved = make(chan struct{})
+	r.moved.ring()
 }
 
 func (r *reign) finish() {
@@ -62,14 +75,13 @@ func (r *reign) finish() {
 	}
 	r.end()
 	r.term, r.end = nil, nil
-	close(r.moved)
-	r.moved = make(chan struct{})
+	r.moved.ring()
 }
 
 func (r *reign) current() (context.Context, <-chan struct{}) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.term, r.moved
+	return r.term, r.moved.next()
 }
 
 // watchLeadership turns Raft's signals into a context. Leadership begins only after a barrier: everything that earlier

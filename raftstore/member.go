@@ -129,6 +129,9 @@ func (s *Store) voters() (n int) {
 	return n
 }
 
+// MembersChange is closed when Raft next has other members, as this one knows them.
+func (s *Store) MembersChange() <-chan struct{} { return s.fsm.members.next() }
+
 // Servers lists the members as this one knows them.
 func (s *Store) Servers() []Server {
 	leader := s.Leader()

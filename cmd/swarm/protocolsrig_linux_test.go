@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -43,6 +44,7 @@ type protocolRig struct {
 	bundle  *pki.Bundle
 	addrs   map[string]string // of the two daemons, by role
 	callers []protocolCaller
+	mu      sync.Mutex                  // guards told and hooks while the daemons start
 	told    map[string]*members.Members // by role, what the daemon was told of the cluster
 	hooks   map[string]node.WorkerHooks // by role
 }
@@ -295,7 +297,9 @@ func (r *protocolRig) newWorker(b node.Base, _ node.Gossip, hooks node.WorkerHoo
 	if b.Membership.Manager {
 		role = "manager"
 	}
+	r.mu.Lock()
 	r.told[role], r.hooks[role] = b.Members, hooks
+	r.mu.Unlock()
 	var told []*swarmv1.AssignmentChange
 	for n := range r.store.View().Nodes.All() {
 		told = append(told, &swarmv1.AssignmentChange{Change: &swarmv1.AssignmentChange_Put{Put: &swarmv1.Assignment{
