@@ -16,6 +16,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -44,7 +45,7 @@ type Deps struct {
 	Gossip Gossip
 	// Identity is given the certificate which says that this node is a manager.
 	Identity *transport.Identity
-	// Review is called when Admit or Authorise may answer otherwise than before: a node, its role
+	// Review is called, once at a time, when Admit or Authorise may answer otherwise than before: a node, its role
 	// or its key, a member of Raft, the cluster or a credential has changed.
 	Review func()
 	// Conn reaches another node's gRPC services.
@@ -223,11 +224,17 @@ func (m *Manager) review(ctx context.Context) error {
 	if m.deps.Review == nil {
 		return nil
 	}
+	var one sync.Mutex // held while Review runs
+	review := func() {
+		one.Lock()
+		defer one.Unlock()
+		m.deps.Review()
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		for ctx.Err() == nil {
 			change := m.store.MembersChange()
-			m.deps.Review()
+			review()
 			select {
 			case <-change:
 			case <-ctx.Done():
@@ -236,7 +243,7 @@ func (m *Manager) review(ctx context.Context) error {
 		return nil
 	})
 	g.Go(func() error {
-		return m.follow(ctx, func(*raftstore.View) { m.deps.Review() },
+		return m.follow(ctx, func(*raftstore.View) { review() },
 			raftstore.TableNode, raftstore.TableCluster, raftstore.TableCredential)
 	})
 	return g.Wait()
