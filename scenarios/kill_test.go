@@ -218,6 +218,8 @@ func (c *crowd) round(i int) time.Duration {
 	c.swarm("service", "create", "--detach", "--name", once, "--restart-condition", "none", "--constraint", "node.hostname=="+host.Name,
 		"--publish", "mode=host,target=8080", "swarm/hello:1")
 	row := c.running(once)
+	endpoint := c.endpoint(row)
+	c.serves(endpoint)
 	session := c.openSession(i, what, once)
 
 	runtime := c.runtimeOf(host)
@@ -231,7 +233,7 @@ func (c *crowd) round(i int) time.Duration {
 			c.t.Fatalf("kill the runtime of %s: %v", host.Name, err)
 		}
 	}
-	c.endTask(c.endpoint(row), code)
+	c.endTask(endpoint, code)
 	if session != nil {
 		session.ended(host.Name)
 	}
@@ -350,7 +352,18 @@ func (c *crowd) findRuntime(h dev.Host) (int, error) {
 	return 0, fmt.Errorf("host %s has no runtime process", h.Name)
 }
 
-// endTask has a task end with a code, and returns when its server is gone.
+// serves waits until a task's server answers: a task is Running once its process is.
+func (c *crowd) serves(endpoint string) {
+	c.t.Helper()
+	client := probe.New()
+	defer client.Close()
+	c.eventually(endpoint+" serves", func() error {
+		_, err := client.Get(endpoint + "/")
+		return err
+	})
+}
+
+// endTask has a task that serves end with a code, and returns when its server is gone.
 func (c *crowd) endTask(endpoint string, code int) {
 	c.t.Helper()
 	client := probe.New()
