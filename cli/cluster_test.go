@@ -198,6 +198,17 @@ func TestUnreachable(t *testing.T) {
 	}
 }
 
+// The reason of a connection that failed stands in brackets, without the question that the transport asks, which the hint asks.
+func TestUnreachable_ByTCP(t *testing.T) {
+	s := &fakeServer{initErr: status.Error(codes.Unavailable,
+		"connection error: desc = \"error reading server preface: 10.0.0.9:9999: connection refused: is swarm running there?")}
+	got := run{server: s}.run(t, "-H", "tcp://10.0.0.9:9999", "init")
+	want := "Error: cannot reach the swarm daemon at tcp://10.0.0.9:9999: is it running there, and does a firewall let port 9999 through? (connection refused)\n"
+	if got.errOut != want || got.code != 1 {
+		t.Errorf("got %+v, want %q", got, want)
+	}
+}
+
 // A daemon that has taken the connection and says nothing is there, but hangs.
 func TestUnreachable_Silent(t *testing.T) {
 	s := &fakeServer{initErr: status.Error(codes.Unavailable, "raw-read unix @->/run/swarm/swarm.sock: use of closed network connection")}
