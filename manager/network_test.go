@@ -36,10 +36,10 @@ func subnet(text string) func(*swarmv1.NetworkSpec) {
 	}
 }
 
-// claims are the claims of addresses, and of what else networks hold; cursors and names of services are not among them.
+// claims are the claims of addresses, and of what else networks hold; cursors are not among them.
 func (r *rig) claims() (out []string) {
 	for c := range r.store.View().Claims.All() {
-		if !strings.HasPrefix(c.GetKey(), "next/") && !strings.HasPrefix(c.GetKey(), "name/service/") {
+		if !strings.HasPrefix(c.GetKey(), "next/") {
 			out = append(out, c.GetKey())
 		}
 	}

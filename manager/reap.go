@@ -185,7 +185,7 @@ func leftovers(v *raftstore.View) []*swarmv1.Change {
 }
 
 // owned: ports of the mesh are claimed by services, ports of one node by tasks; addresses by tasks, services and nodes,
-// identifiers by networks, names by services and networks. Of other kinds this build cannot judge.
+// identifiers by networks. Of other kinds this build cannot judge.
 func owned(v *raftstore.View, c *swarmv1.Claim) bool {
 	kind, rest, _ := strings.Cut(c.GetKey(), "/")
 	switch kind {
@@ -195,10 +195,9 @@ func owned(v *raftstore.View, c *swarmv1.Claim) bool {
 		_, task := v.Tasks.Get(id)
 		_, node := v.Nodes.Get(id)
 		return service || task || node
-	case "vni", "name":
+	case "vni":
 		_, network := v.Networks.Get(c.GetOwner())
-		_, service := v.Services.Get(c.GetOwner())
-		return network || service
+		return network
 	case "next":
 		id, _, cursor := strings.Cut(rest, "/")
 		_, network := v.Networks.Get(id)

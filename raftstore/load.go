@@ -59,7 +59,7 @@ func (t *rows[T]) index() error {
 		if name == "" {
 			continue
 		}
-		if other, taken := t.names.Set(nameKey(name), r); taken {
+		if other, taken := t.names.Set(name, r); taken {
 			return fmt.Errorf("%s name %q belongs to %s and %s", t.id, name, t.key(other), t.key(r))
 		}
 	}

@@ -60,7 +60,9 @@ type schema[T Row] struct {
 	id      TableID
 	key     func(T) string
 	setMeta func(T, *swarmv1.Meta)
-	name    func(T) string // unique in the table unless empty; nil: the kind has none
+	// name is unique in the table unless it is empty; nil: the kind has none. Containers look services and networks up in DNS,
+	// which knows no case: Api and api would answer for each other, and so their names are folded.
+	name func(T) string
 }
 
 // Key is the key under which an object is stored; "" for what is no row.

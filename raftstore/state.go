@@ -6,6 +6,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"swarm/internal/ident"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -44,7 +45,8 @@ func newState() *state {
 		TableNodeState, (*swarmv1.NodeState).GetNodeId, func(r *swarmv1.NodeState, m *swarmv1.Meta) { r.Meta = m }, nil,
 	})
 	s.services = newRows(schema[*swarmv1.Service]{
-		TableService, (*swarmv1.Service).GetId, func(r *swarmv1.Service, m *swarmv1.Meta) { r.Meta = m }, (*swarmv1.Service).GetName,
+		TableService, (*swarmv1.Service).GetId, func(r *swarmv1.Service, m *swarmv1.Meta) { r.Meta = m },
+		func(r *swarmv1.Service) string { return ident.Fold(r.GetName()) },
 	})
 	s.revisions = newRows(schema[*swarmv1.Revision]{
 		TableRevision, func(r *swarmv1.Revision) string { return RevisionKey(r.GetServiceId(), r.GetNumber()) },
@@ -59,7 +61,7 @@ func newState() *state {
 	})
 	s.networks = newRows(schema[*swarmv1.Network]{
 		TableNetwork, (*swarmv1.Network).GetId, func(r *swarmv1.Network, m *swarmv1.Meta) { r.Meta = m },
-		func(r *swarmv1.Network) string { return r.GetSpec().GetName() },
+		func(r *swarmv1.Network) string { return ident.Fold(r.GetSpec().GetName()) },
 	})
 	s.endpoints = newRows(schema[*swarmv1.Endpoint]{
 		TableEndpoint, (*swarmv1.Endpoint).GetServiceId, func(r *swarmv1.Endpoint, m *swarmv1.Meta) { r.Meta = m }, nil,

@@ -6,7 +6,6 @@ import (
 
 	"github.com/tidwall/btree"
 
-	"swarm/internal/ident"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -55,7 +54,7 @@ func (t Table[T]) Prefix(p string) iter.Seq[T] {
 type rows[T Row] struct {
 	schema[T]
 	tree    *btree.Map[string, T]
-	names   *btree.Map[string, T] // by nameKey; nil when the kind has no unique name
+	names   *btree.Map[string, T] // nil when the kind has no unique name
 	indexes []*index[T]
 	shared  bool // a View that somebody holds has these trees
 }
@@ -77,35 +76,6 @@ func newRows[T Row](s schema[T], indexes ...*index[T]) *rows[T] {
 		r.names = &btree.Map[string, T]{}
 	}
 	return r
-}
-
-// nameKey sorts names that differ only in case next to each other.
-func nameKey(name string) string { return ident.Fold(name) + "\x00" + name }
-
-// exactly finds the row with this name.
-func exactly[T Row](names *btree.Map[string, T], name string) (T, bool) {
-	return names.Get(nameKey(name))
-}
-
-// folded finds the row with this name; if there is none, the only one whose name differs from it in case alone.
-func folded[T Row](names *btree.Map[string, T], name string) (T, bool) {
-	row, ok := exactly(names, name)
-	if ok {
-		return row, true
-	}
-	found, fold := 0, ident.Fold(name)+"\x00"
-	names.Ascend(fold, func(key string, r T) bool {
-		if !strings.HasPrefix(key, fold) {
-			return false
-		}
-		row, found = r, found+1
-		return true
-	})
-	if found != 1 {
-		var none T
-		return none, false
-	}
-	return row, true
 }
 
 // anyRows is a table without its type, for the path from the log.
@@ -155,7 +125,7 @@ func (t *rows[T]) holder(r Row) string {
 	if name == "" {
 		return ""
 	}
-	if other, ok := t.names.Get(nameKey(name)); ok && t.key(other) != t.key(row) {
+	if other, ok := t.names.Get(name); ok && t.key(other) != t.key(row) {
 		return t.key(other)
 	}
 	return ""
@@ -169,11 +139,11 @@ func (t *rows[T]) put(key string, r Row) Row {
 		name := t.name(row)
 		if existed {
 			if was := t.name(old); was != name && was != "" {
-				t.names.Delete(nameKey(was))
+				t.names.Delete(was)
 			}
 		}
 		if name != "" {
-			t.names.Set(nameKey(name), row)
+			t.names.Set(name, row)
 		}
 	}
 	for _, x := range t.indexes {
@@ -198,7 +168,7 @@ func (t *rows[T]) remove(key string) Row {
 	}
 	if t.names != nil {
 		if name := t.name(old); name != "" {
-			t.names.Delete(nameKey(name))
+			t.names.Delete(name)
 		}
 	}
 	for _, x := range t.indexes {

@@ -6,6 +6,7 @@ import (
 
 	"github.com/tidwall/btree"
 
+	"swarm/internal/ident"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -66,30 +67,29 @@ func (v *View) RevisionsOf(serviceID string) iter.Seq[*swarmv1.Revision] {
 	return v.Revisions.Prefix(serviceID + "/")
 }
 
-// ServiceByName finds a service by its name, without regard to case. State of older builds may hold two services whose
-// names differ in case alone; then only the exact name finds one.
+// ServiceByName finds a service by its name, without regard to case.
 func (v *View) ServiceByName(name string) (*swarmv1.Service, bool) {
-	return folded(v.names.services, name)
+	return v.names.services.Get(ident.Fold(name))
 }
 
-// NetworkByName finds a network as ServiceByName finds a service.
+// NetworkByName finds a network by its name, without regard to case.
 func (v *View) NetworkByName(name string) (*swarmv1.Network, bool) {
-	return folded(v.names.networks, name)
+	return v.names.networks.Get(ident.Fold(name))
 }
 
 // SecretByName finds a secret.
 func (v *View) SecretByName(name string) (*swarmv1.Secret, bool) {
-	return exactly(v.names.secrets, name)
+	return v.names.secrets.Get(name)
 }
 
 // ConfigByName finds a config.
 func (v *View) ConfigByName(name string) (*swarmv1.Config, bool) {
-	return exactly(v.names.configs, name)
+	return v.names.configs.Get(name)
 }
 
 // ImageByName finds an image by its normalised name.
 func (v *View) ImageByName(name string) (*swarmv1.Image, bool) {
-	return exactly(v.names.images, name)
+	return v.names.images.Get(name)
 }
 
 // TasksOfService yields a service's tasks by slot, then id.

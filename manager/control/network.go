@@ -115,7 +115,7 @@ func newNetwork(v *raftstore.View, id string, sp *swarmv1.NetworkSpec, random [5
 		return nil, err
 	}
 	row := &swarmv1.Network{Id: id, Spec: sp, Vni: vni, Ipam: options}
-	return append(claims, claimName(v, "network", sp.GetName(), id), raftstore.Create(row)), nil
+	return append(claims, raftstore.Create(row)), nil
 }
 
 func nextVNI(v *raftstore.View, network string) (uint32, []*swarmv1.Change, error) {
@@ -283,9 +283,6 @@ func (s *Server) removeNetwork(ctx context.Context, found *swarmv1.Network) erro
 			return nil, inUse(n, users)
 		}
 		changes := []*swarmv1.Change{raftstore.Delete(n), raftstore.DeleteKey(raftstore.TableClaim, fmt.Sprintf("vni/%d", n.GetVni()))}
-		if c, ok := v.Claims.Get(nameClaim("network", n.GetSpec().GetName())); ok && c.GetOwner() == n.GetId() {
-			changes = append(changes, raftstore.Delete(c))
-		}
 		for c := range v.Claims.Prefix("next/" + n.GetId() + "/") {
 			changes = append(changes, raftstore.DeleteKey(raftstore.TableClaim, c.GetKey()))
 		}

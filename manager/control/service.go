@@ -55,7 +55,7 @@ func (s *Server) CreateService(ctx context.Context, req *swarmv1.CreateServiceRe
 			return nil, err
 		}
 		end := &swarmv1.Endpoint{ServiceId: id, Spec: complete.GetEndpointSpec(), Ports: ports, VirtualIps: vips}
-		return append(slices.Concat(claims, addresses, networks), claimName(v, "service", svc.GetName(), id), raftstore.Create(svc), raftstore.Create(rev), raftstore.Create(end)), nil
+		return append(slices.Concat(claims, addresses, networks), raftstore.Create(svc), raftstore.Create(rev), raftstore.Create(end)), nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("create service %s: %w", wanted.GetName(), err)
@@ -68,6 +68,7 @@ func (s *Server) CreateService(ctx context.Context, req *swarmv1.CreateServiceRe
 	return &swarmv1.CreateServiceResponse{Id: id, Warnings: warnings, Index: index}, nil
 }
 
+// nameFree refuses a name that a service has, in this or another spelling.
 func nameFree(v *raftstore.View, name string) error {
 	svc, taken := v.ServiceByName(name)
 	switch {
@@ -81,6 +82,13 @@ func nameFree(v *raftstore.View, name string) error {
 		return sameButForCase("service", name, svc.GetName(), svc.GetId(), remedy)
 	}
 	return errdefs.ErrAlreadyExists.WithMessage(fmt.Sprintf("service name %s is already taken by service %s: choose another name%s", name, svc.GetId(), remedy))
+}
+
+// sameButForCase refuses a name that another object has in another spelling. remedy is what else the user can do than to
+// choose another name.
+func sameButForCase(kind, name, other, id, remedy string) error {
+	return errdefs.ErrAlreadyExists.WithMessage(fmt.Sprintf(
+		"%s name %s differs only in case from that of %s %s (%s), and DNS knows no case: choose another name%s", kind, name, kind, other, id, remedy))
 }
 
 func isJob(s *swarmv1.ServiceSpec) bool {
