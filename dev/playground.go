@@ -115,7 +115,7 @@ func claim(o Options) (*record, error) {
 }
 
 func claimRoot(o Options) (string, error) {
-	if err := os.MkdirAll(o.Root, 0o711); err != nil {
+	if err := makeAll(o.Root); err != nil {
 		return "", err
 	}
 	entries, err := os.ReadDir(o.Root)

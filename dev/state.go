@@ -146,7 +146,7 @@ func (r *record) save() error {
 // held for as long as a command on the playground runs, and ends with its process.
 func lock(dir string) (unlock func(), err error) {
 	for {
-		if err := os.MkdirAll(dir, 0o711); err != nil {
+		if err := makeAll(dir); err != nil {
 			return nil, err
 		}
 		f, err := os.Open(dir)
@@ -168,6 +168,17 @@ func lock(dir string) (unlock func(), err error) {
 		}
 		f.Close()
 	}
+}
+
+// makeAll makes a folder and those above it. Whoever removes the last playground there was removes the folders above, maybe
+// between the making of one and of the next.
+func makeAll(dir string) (err error) {
+	for range 100 {
+		if err = os.MkdirAll(dir, 0o711); !errors.Is(err, os.ErrNotExist) {
+			break
+		}
+	}
+	return err
 }
 
 func flock(f *os.File) error {
