@@ -4,6 +4,7 @@ package containerd_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -402,5 +403,32 @@ func TestRuntime_ContainerThatDiedBeforeItsStartIsSetUpAnew(t *testing.T) {
 	}
 	if got := n.read(filepath.Join(c.LogDir, worker.StdoutFile)); got != "runs\n" {
 		t.Errorf("output: got %q", got)
+	}
+}
+
+// A daemon that is killed leaves a call behind with which the runtime goes on. The next daemon's call is no failure of the
+// task meanwhile.
+func TestRuntime_StartWhileAnotherIsNotOver(t *testing.T) {
+	n := newNode(t)
+	c := n.container("exit 6")
+	id := c.Task.GetId()
+	if err := n.runtime.Prepare(n.Ctx, c); err != nil {
+		t.Fatal(err)
+	}
+	bundle := filepath.Join(layout.Bundles(n.Layout.State()), layout.Namespace, id)
+	if err := os.MkdirAll(bundle, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.runtime.Start(n.Ctx, id); !errors.Is(err, worker.ErrRuntimeAway) {
+		t.Errorf("start beside another call: got %v, want to be told to ask again", err)
+	}
+	if err := os.Remove(bundle); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.runtime.Start(n.Ctx, id); err != nil {
+		t.Fatal(err)
+	}
+	if e := n.wait(id); e.Code != 6 {
+		t.Errorf("exit: got %+v, want code 6", e)
 	}
 }

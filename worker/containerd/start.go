@@ -138,6 +138,9 @@ func (r *Runtime) create(ctx context.Context, req *tasks.CreateTaskRequest, serv
 		r.groups.joined(id)
 		return err
 	}
+	if ctx.Err() == nil && isSetUpByAnother(err, id) {
+		err = errdefs.ErrUnavailable.WithMessage("an earlier call that sets it up is not over")
+	}
 	if ctx.Err() == nil && errdefs.IsUnavailable(err) {
 		return err // The shim may have it: the next Start or Remove tells.
 	}
@@ -147,6 +150,12 @@ func (r *Runtime) create(ctx context.Context, req *tasks.CreateTaskRequest, serv
 		return fmt.Errorf("%w: %w", errShimLeft, err)
 	}
 	return classify(err)
+}
+
+// isSetUpByAnother says that containerd found the container's bundle: the call of a daemon that was killed meanwhile still sets
+// the container up, or takes it away again. containerd gives that no class.
+func isSetUpByAnother(err error, id string) bool {
+	return strings.Contains(err.Error(), "mkdir ") && strings.HasSuffix(err.Error(), "/"+id+": file exists")
 }
 
 // run starts the process of a created task, or takes the task away again.
