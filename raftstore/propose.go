@@ -40,7 +40,29 @@ type queue struct {
 	waiting []*proposal
 	wake    chan struct{}
 
-	submit sync.Mutex // held from taking a batch to handing it to Raft, so that the log keeps the queue's order
+	submit sync.Mutex     // held from taking a batch to handing it to Raft, so that the log keeps the queue's order; guards ended
+	ended  bool           // nothing is handed to Raft any more
+	flight sync.WaitGroup // entries that Raft has and has not answered
+}
+
+// quiescePatience bounds the wait for Raft's answers before it ends. Without a majority there are none, until it has ended.
+const quiescePatience = 2 * time.Second
+
+// quiesce hands no more entries to Raft, and waits until it has answered those that it has. Raft never answers what it has
+// committed and not yet applied when it ends.
+func (q *queue) quiesce() {
+	q.submit.Lock()
+	q.ended = true
+	q.submit.Unlock()
+	answered := make(chan struct{})
+	go func() {
+		defer close(answered)
+		q.flight.Wait()
+	}()
+	select {
+	case <-answered:
+	case <-time.After(quiescePatience):
+	}
 }
 
 func newQueue() *queue { return &queue{wake: make(chan struct{}, 1)} }
@@ -110,8 +132,9 @@ func (s *Store) propose(ctx context.Context) error {
 				break
 			}
 			if err == nil {
-				err = future.Error()
+				err = s.answered(future)
 			}
+			s.queue.flight.Done()
 			if err == nil && s.deps.Committed != nil {
 				s.deps.Committed(time.Since(began))
 			}
@@ -120,14 +143,30 @@ func (s *Store) propose(ctx context.Context) error {
 	}
 }
 
+// answered waits for Raft's answer, or until there will be none: see quiesce, and fsm.halt.
+func (s *Store) answered(future raft.ApplyFuture) error {
+	answer := make(chan error, 1)
+	go func() { answer <- future.Error() }()
+	select {
+	case err := <-answer:
+		return err
+	case <-s.gone:
+		return errClosed
+	}
+}
+
 // submit gathers an entry and hands it to Raft. It does not wait for the disk or for other members.
 func (s *Store) submit() ([]*proposal, raft.ApplyFuture, error) {
 	s.queue.submit.Lock()
 	defer s.queue.submit.Unlock()
+	if s.queue.ended {
+		return nil, nil, nil
+	}
 	batch := s.queue.take()
 	if len(batch) == 0 {
 		return nil, nil, nil
 	}
+	s.queue.flight.Add(1)
 	cluster := s.fsm.cluster.Load()
 	env := &swarmv1.Envelope{
 		Format: formatOf(cluster), Epoch: cluster.GetEpoch(), Time: timestamppb.New(time.Now()),

@@ -107,6 +107,9 @@ type Store struct {
 
 	snapshots sync.Mutex // held while a snapshot is being taken
 
+	gone    chan struct{} // closed by abandon: Raft has ended, and answers nothing any more
+	abandon func()
+
 	closed    chan struct{}
 	closeOnce sync.Once
 	closeErr  error
@@ -121,7 +124,9 @@ func Open(cfg Config, deps Deps) (*Store, error) {
 	s := &Store{
 		cfg: cfg, deps: deps, log: deps.Log, fsm: newFSM(), client: newClient(ident.RandomBytes(16)),
 		queue: newQueue(), reign: newReign(), peers: newPeers(), announce: newAnnouncer(), closed: make(chan struct{}),
+		gone: make(chan struct{}),
 	}
+	s.abandon = sync.OnceFunc(func() { close(s.gone) })
 	if err := s.open(); err != nil {
 		return nil, errors.Join(fmt.Errorf("open store of %s: %w", cfg.NodeID, err), s.release())
 	}
@@ -223,6 +228,7 @@ func (s *Store) Run(ctx context.Context) error {
 		case err := <-s.fsm.halted:
 			s.log.Error("this member stops: it cannot follow the log", "node", s.cfg.NodeID, "err", err)
 			s.raft.Shutdown()
+			s.abandon()
 			return err
 		case <-s.closed:
 			return errClosed
@@ -245,6 +251,7 @@ func (s *Store) Close() error {
 				s.log.Info("leadership was not handed over", "node", s.cfg.NodeID, "err", err)
 			}
 		}
+		s.queue.quiesce()
 		close(s.closed)
 		s.closeErr = s.release()
 	})
@@ -258,6 +265,7 @@ func (s *Store) release() error {
 		ended := s.raft.Shutdown()
 		_ = s.layer.Close() // so that nobody waits for a peer that does not answer
 		errs = append(errs, ended.Error())
+		s.abandon()
 	}
 	if s.trans.NetworkTransport != nil {
 		errs = append(errs, s.trans.Close())
