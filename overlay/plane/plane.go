@@ -27,6 +27,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"swarm/internal/logsample"
 	"swarm/internal/spec"
 	"swarm/overlay/bridge"
 	"swarm/overlay/directory"
@@ -132,6 +133,8 @@ type Held struct {
 // Plane is a host's data plane. Its methods may be called by several goroutines.
 type Plane struct {
 	deps Deps
+	// troubles writes what Run meets again each second.
+	troubles *logsample.Sampler
 	// restored is closed when Restore has succeeded.
 	restored chan struct{}
 
@@ -191,7 +194,7 @@ func (t *attached) overlapping() bool {
 // New returns a plane with no task: it touches nothing.
 func New(deps Deps) *Plane {
 	return &Plane{
-		deps: deps, tasks: map[string]*attached{}, seen: map[string]directory.Service{}, local: map[string][]netip.Addr{},
+		deps: deps, troubles: logsample.New(deps.Log), tasks: map[string]*attached{}, seen: map[string]directory.Service{}, local: map[string][]netip.Addr{},
 		served: map[string]bool{}, told: map[mesh.Port]string{}, called: map[string]string{}, restored: make(chan struct{}),
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"slices"
 	"time"
@@ -45,10 +46,10 @@ func (p *Plane) Run(ctx context.Context) error {
 		}
 		changed := p.deps.Directory.Changed()
 		if err := p.catchUp(ctx); err != nil && ctx.Err() == nil {
-			p.deps.Log.Error("program the overlay", "err", err)
+			p.troubles.Log(slog.LevelError, err.Error(), "program the overlay", "err", err)
 		}
 		if err := p.cut(ctx); err != nil && ctx.Err() == nil {
-			p.deps.Log.Error("cut connections to tasks that have ended", "err", err)
+			p.troubles.Log(slog.LevelError, err.Error(), "cut connections to tasks that have ended", "err", err)
 		}
 		select {
 		case <-ctx.Done():
