@@ -198,7 +198,8 @@ func TestUnreachable(t *testing.T) {
 	}
 }
 
-// The reason of a connection that failed stands in brackets, without the question that the transport asks, which the hint asks.
+// The message gives the reason of a failed connection in brackets. It leaves out the transport's
+// question, which the hint asks already.
 func TestUnreachable_ByTCP(t *testing.T) {
 	s := &fakeServer{initErr: status.Error(codes.Unavailable,
 		"connection error: desc = \"error reading server preface: 10.0.0.9:9999: connection refused: is swarm running there?")}

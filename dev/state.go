@@ -170,8 +170,8 @@ func lock(dir string) (unlock func(), err error) {
 	}
 }
 
-// makeAll makes a folder and those above it. Whoever removes the last playground there was removes the folders above, maybe
-// between the making of one and of the next.
+// makeAll creates a folder and its parents. It tries again when a parent vanishes meanwhile: the
+// removal of the last playground removes the empty parents.
 func makeAll(dir string) (err error) {
 	for range 100 {
 		if err = os.MkdirAll(dir, 0o711); !errors.Is(err, os.ErrNotExist) {

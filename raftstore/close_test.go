@@ -10,7 +10,8 @@ import (
 	"swarm/raftstore"
 )
 
-// A member that is closed while it writes ends: Raft does not answer what it has committed and not applied by then.
+// A member that is closed while it writes must end, although Raft does not answer entries that it has
+// committed but not applied by then.
 func TestClose_WhileItWrites(t *testing.T) {
 	for round := range 300 {
 		l := newLAN()

@@ -12,7 +12,8 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// A leader that cannot carry out an entry stops, although it waits for the answer to that entry itself.
+// A leader that cannot apply an entry must stop, although its own proposal of that entry is never
+// answered.
 func TestRun_LeaderThatCannotFollowStops(t *testing.T) {
 	unreachable := func(context.Context, string) (net.Conn, error) { return nil, net.ErrClosed }
 	listener, err := net.Listen("tcp", "127.0.0.1:0")

@@ -40,16 +40,19 @@ type queue struct {
 	waiting []*proposal
 	wake    chan struct{}
 
-	submit sync.Mutex     // held from taking a batch to handing it to Raft, so that the log keeps the queue's order; guards ended
-	ended  bool           // nothing is handed to Raft any more
+	// submit is held from taking a batch to handing it to Raft, so that the log keeps the queue's
+	// order. It guards ended.
+	submit sync.Mutex
+	ended  bool           // quiesce was called: nothing is handed to Raft any more
 	flight sync.WaitGroup // entries that Raft has and has not answered
 }
 
-// quiescePatience bounds the wait for Raft's answers before it ends. Without a majority there are none, until it has ended.
+// quiescePatience bounds the wait of quiesce. Without a majority Raft does not answer before it is
+// shut down.
 const quiescePatience = 2 * time.Second
 
-// quiesce hands no more entries to Raft, and waits until it has answered those that it has. Raft never answers what it has
-// committed and not yet applied when it ends.
+// quiesce stops handing entries to Raft and waits until Raft has answered the ones it has. Raft never
+// answers an entry that it has committed but not applied when it is shut down.
 func (q *queue) quiesce() {
 	q.submit.Lock()
 	q.ended = true
@@ -143,7 +146,8 @@ func (s *Store) propose(ctx context.Context) error {
 	}
 }
 
-// answered waits for Raft's answer, or until there will be none: see quiesce, and fsm.halt.
+// answered waits for Raft's answer to an entry. It returns errClosed once Raft is gone, because Raft
+// then leaves entries without an answer: see quiesce and fsm.halt.
 func (s *Store) answered(future raft.ApplyFuture) error {
 	answer := make(chan error, 1)
 	go func() { answer <- future.Error() }()

@@ -60,8 +60,8 @@ type schema[T Row] struct {
 	id      TableID
 	key     func(T) string
 	setMeta func(T, *swarmv1.Meta)
-	// name is unique in the table unless it is empty; nil: the kind has none. Containers look services and networks up in DNS,
-	// which knows no case: Api and api would answer for each other, and so their names are folded.
+	// name is unique in the table unless it is empty; nil: the kind has none. Names of services and
+	// networks are folded, because containers look them up in DNS, which ignores case.
 	name func(T) string
 }
 

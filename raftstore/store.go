@@ -107,7 +107,7 @@ type Store struct {
 
 	snapshots sync.Mutex // held while a snapshot is being taken
 
-	gone    chan struct{} // closed by abandon: Raft has ended, and answers nothing any more
+	gone    chan struct{} // closed by abandon: Raft is shut down and may leave entries unanswered
 	abandon func()
 
 	closed    chan struct{}

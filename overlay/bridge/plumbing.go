@@ -202,8 +202,9 @@ func (p *plumbing) setSysctls() error {
 	if forwarding.HasIPv6(p.here) {
 		values["ipv6/"+conf+"disable_ipv6"] = "0"
 		values["ipv6/"+conf+"accept_ra"] = "0"
-		// The host looks for tasks from its link-local address. While the kernel tried whether another has that one, for up to
-		// two seconds after the first task, nobody would be found, and who asked would be told that there is no route.
+		// The host sends neighbour solicitations from the bridge's link-local address. Duplicate
+		// address detection would keep that address unusable for up to two seconds after the first
+		// task, and tasks would get "no route to host" from each other.
 		values["ipv6/"+conf+"accept_dad"] = "0"
 	}
 	return p.here.SetSysctls(values)
