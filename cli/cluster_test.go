@@ -198,15 +198,19 @@ func TestUnreachable(t *testing.T) {
 	}
 }
 
-// The message gives the reason of a failed connection in brackets. It leaves out the transport's
-// question, which the hint asks already.
+// A host that cannot be reached by TCP: the message names the daemon once, and asks one question.
 func TestUnreachable_ByTCP(t *testing.T) {
-	s := &fakeServer{initErr: status.Error(codes.Unavailable,
-		"connection error: desc = \"error reading server preface: 10.0.0.9:9999: connection refused: is swarm running there?")}
-	got := run{server: s}.run(t, "-H", "tcp://10.0.0.9:9999", "init")
-	want := "Error: cannot reach the swarm daemon at tcp://10.0.0.9:9999: is it running there, and does a firewall let port 9999 through? (connection refused)\n"
-	if got.errOut != want || got.code != 1 {
-		t.Errorf("got %+v, want %q", got, want)
+	for _, why := range []string{
+		"connection refused: is swarm running there?",
+		"no route to it: are the two hosts on the same network?",
+		"no answer: is the host up, and does a firewall let the port through?",
+	} {
+		s := &fakeServer{initErr: status.Error(codes.Unavailable, "10.0.0.9:9999: "+why)}
+		got := run{server: s}.run(t, "-H", "tcp://10.0.0.9:9999", "init")
+		want := "Error: cannot reach the swarm daemon at tcp://10.0.0.9:9999: " + why + "\n"
+		if got.errOut != want || got.code != 1 {
+			t.Errorf("got %+v, want %q", got, want)
+		}
 	}
 }
 

@@ -160,7 +160,7 @@ func (e plainError) Error() string { return errorLine(e.error) }
 func (e plainError) Unwrap() error { return e.error }
 
 // dialFailure matches how dialing and handshakes fail, in gRPC's words and in the kernel's.
-var dialFailure = regexp.MustCompile(`(?i)error while dialing|is not running on this host|dial (unix|tcp)|connection refused|no such file or directory|no route to host|network is unreachable|i/o timeout|reading server preface`)
+var dialFailure = regexp.MustCompile(`(?i)error while dialing|is not running on this host|dial (unix|tcp)|connection refused|no such file or directory|no route to (host|it)|no answer: |network is unreachable|i/o timeout|reading server preface`)
 
 // silence matches how a connection ends that the other side has taken and then said nothing on.
 var silence = regexp.MustCompile(`^(raw-)?read (unix|tcp) .*use of closed network connection|keepalive ping failed`)
@@ -180,14 +180,22 @@ func (a *app) explain(err error) error {
 		case strings.Contains(err.Error(), "permission denied"):
 			hint = "permission denied: run as root, or as a member of the socket's group"
 		case t.Network != "unix":
-			hint = "is it running there, and does a firewall let port " + t.port() + " through?"
-			hint += " (" + lastClause(strings.TrimSuffix(errorLine(err), ": is swarm running there?")) + ")"
+			hint = unreached(errorLine(err), t)
 		}
 		return errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("cannot reach the swarm daemon at %s: %s", t, hint))
 	case isUnimplemented(err):
 		return errdefs.ErrNotImplemented.WithMessage("the daemon does not know this request: it is older than this program, or this node is not a swarm manager; use -H to name a manager (" + errorLine(err) + ")")
 	}
 	return err
+}
+
+// unreached is why a connection by TCP failed, with what to check: the words that package transport puts
+// after the address.
+func unreached(text string, t Target) string {
+	if _, why, ok := strings.Cut(text, t.Address+": "); ok {
+		return strings.TrimSuffix(why, `"`)
+	}
+	return "is it running there, and does a firewall let port " + t.port() + " through? (" + lastClause(text) + ")"
 }
 
 func lastClause(s string) string {
