@@ -212,6 +212,11 @@ func TestUnreachable_ByTCP(t *testing.T) {
 			t.Errorf("got %+v, want %q", got, want)
 		}
 	}
+	other := "10.0.0.3:2377: no answer: is the host up, and does a firewall let the port through?"
+	got := run{server: &fakeServer{initErr: status.Error(codes.Unavailable, other)}}.run(t, "init")
+	if got.errOut != "Error: "+other+"\n" {
+		t.Errorf("another host does not answer the daemon: got %+v, want %q", got, other)
+	}
 }
 
 // A daemon that has taken the connection and says nothing is there, but hangs.

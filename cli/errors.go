@@ -160,7 +160,7 @@ func (e plainError) Error() string { return errorLine(e.error) }
 func (e plainError) Unwrap() error { return e.error }
 
 // dialFailure matches how dialing and handshakes fail, in gRPC's words and in the kernel's.
-var dialFailure = regexp.MustCompile(`(?i)error while dialing|is not running on this host|dial (unix|tcp)|connection refused|no such file or directory|no route to (host|it)|no answer: |network is unreachable|i/o timeout|reading server preface`)
+var dialFailure = regexp.MustCompile(`(?i)error while dialing|is not running on this host|dial (unix|tcp)|connection refused|no such file or directory|no route to host|network is unreachable|i/o timeout|reading server preface`)
 
 // silence matches how a connection ends that the other side has taken and then said nothing on.
 var silence = regexp.MustCompile(`^(raw-)?read (unix|tcp) .*use of closed network connection|keepalive ping failed`)
@@ -173,7 +173,7 @@ func (a *app) explain(err error) error {
 	case isUnavailable(err) && silence.MatchString(errorLine(err)):
 		t, _ := a.target()
 		return errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("the swarm daemon at %s does not answer: it hangs, or its host is overloaded; see its log, or restart it", t))
-	case isUnavailable(err) && dialFailure.MatchString(err.Error()) && !strings.Contains(err.Error(), "registry "): // which a daemon could not reach
+	case isUnavailable(err) && a.notDialled(err.Error()) && !strings.Contains(err.Error(), "registry "): // which a daemon could not reach
 		t, _ := a.target()
 		hint := "is it running? (`swarm init` and `swarm join` start it, `swarm daemon` runs it in the foreground)"
 		switch {
@@ -187,6 +187,13 @@ func (a *app) explain(err error) error {
 		return errdefs.ErrNotImplemented.WithMessage("the daemon does not know this request: it is older than this program, or this node is not a swarm manager; use -H to name a manager (" + errorLine(err) + ")")
 	}
 	return err
+}
+
+// notDialled reports whether an error is of the connection to the daemon. A daemon tells of other hosts in
+// the words of package transport too, which count for the address of the target alone.
+func (a *app) notDialled(text string) bool {
+	t, _ := a.target()
+	return dialFailure.MatchString(text) || strings.Contains(text, t.Address+": no route to it: ") || strings.Contains(text, t.Address+": no answer: ")
 }
 
 // unreached is why a connection by TCP failed, with what to check: the words that package transport puts
