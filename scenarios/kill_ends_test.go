@@ -7,7 +7,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -46,7 +45,6 @@ func TestKill_Ends(t *testing.T) {
 			return err
 		})
 		want := map[string]int{}
-		runtime := c.runtimeOf(c.hosts[0])
 		var asked sync.WaitGroup
 		for _, row := range rows {
 			c.serves(c.endpoint(row))
@@ -63,16 +61,7 @@ func TestKill_Ends(t *testing.T) {
 		}
 		<-time.After(before) // Some tasks end before the kill.
 		what := killed(int(round))
-		if what != "runtime" {
-			if err := c.playground.Kill(c.ctx, c.hosts[0].Name); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if what != "daemon" {
-			if err := syscall.Kill(runtime, syscall.SIGKILL); err != nil {
-				t.Fatal(err)
-			}
-		}
+		c.kill(c.hosts[0], what != "runtime", what != "daemon")
 		<-time.After(time.Duration(lot.Int64N(int64(before)))) // Nothing runs for a moment.
 		c.start(c.hosts[0])
 		asked.Wait()
@@ -84,7 +73,7 @@ func TestKill_Ends(t *testing.T) {
 			}
 			var wrong []string
 			for _, r := range rows {
-				if code := want[r.id]; code == 0 || !strings.HasPrefix(r.state, "Failed") || !strings.Contains(r.err, fmt.Sprintf("(%d)", code)) {
+				if code := want[r.id]; code == 0 || !r.failedWith(code) {
 					wrong = append(wrong, fmt.Sprintf("%s is %s %q, want Failed with code %d", r.id, r.state, r.err, code))
 				}
 			}

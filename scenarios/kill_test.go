@@ -148,6 +148,11 @@ func (c *crowd) swarm(args ...string) string {
 // psRow is a line of service ps.
 type psRow struct{ id, node, state, err, ports string }
 
+// failedWith says whether the task has ended with an exit code other than 0.
+func (r psRow) failedWith(code int) bool {
+	return strings.HasPrefix(r.state, "Failed") && strings.Contains(r.err, fmt.Sprintf("(%d)", code))
+}
+
 func (c *crowd) ps(service string) ([]psRow, error) {
 	out, err := c.run("service", "ps", "--no-trunc", "--format", "{{.ID}}|{{.Node}}|{{.CurrentState}}|{{.Error}}|{{.Ports}}", service)
 	if err != nil {
@@ -222,17 +227,7 @@ func (c *crowd) round(i int) time.Duration {
 	c.serves(endpoint)
 	session := c.openSession(i, what, once)
 
-	runtime := c.runtimeOf(host)
-	if what != "runtime" {
-		if err := c.playground.Kill(c.ctx, host.Name); err != nil {
-			c.t.Fatal(err)
-		}
-	}
-	if what != "daemon" {
-		if err := syscall.Kill(runtime, syscall.SIGKILL); err != nil {
-			c.t.Fatalf("kill the runtime of %s: %v", host.Name, err)
-		}
-	}
+	c.kill(host, what != "runtime", what != "daemon")
 	c.endTask(endpoint, code)
 	if session != nil {
 		session.ended(host.Name)
@@ -259,6 +254,22 @@ func (c *crowd) round(i int) time.Duration {
 			c.t.Fatalf("round %d: %s on %s: after %v: %v", i, what, host.Name, took, wrong)
 		}
 		<-time.After(50 * time.Millisecond) // The interval of the poll.
+	}
+}
+
+// kill kills a host's daemon, the runtime beside it, or both.
+func (c *crowd) kill(h dev.Host, daemon, runtime bool) {
+	c.t.Helper()
+	pid := c.runtimeOf(h)
+	if daemon {
+		if err := c.playground.Kill(c.ctx, h.Name); err != nil {
+			c.t.Fatal(err)
+		}
+	}
+	if runtime {
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+			c.t.Fatalf("kill the runtime of %s: %v", h.Name, err)
+		}
 	}
 }
 
@@ -294,7 +305,7 @@ func (c *crowd) wrong(once string, code int) error {
 	if err != nil {
 		return err
 	}
-	if len(rows) != 1 || !strings.HasPrefix(rows[0].state, "Failed") || !strings.Contains(rows[0].err, fmt.Sprintf("(%d)", code)) {
+	if len(rows) != 1 || !rows[0].failedWith(code) {
 		return fmt.Errorf("%s is %v, want Failed with code %d", once, rows, code)
 	}
 	return nil

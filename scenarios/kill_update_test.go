@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -52,7 +51,7 @@ func TestKillDuringUpdate(t *testing.T) {
 		stop := c.census()
 		c.swarm("service", "update", "--detach", "--update-order", order, "--env-add", fmt.Sprintf("ROUND=%d", i), "web")
 		<-time.After(after) // Random on purpose: where in the update the kill falls is what the rounds are about.
-		c.kill(host, victim)
+		c.strike(host, victim)
 		began := time.Now()
 		c.afterUpdate(wrong)
 		c.crowded(stop(), order, wrong)
@@ -64,21 +63,12 @@ func TestKillDuringUpdate(t *testing.T) {
 	}
 }
 
-// kill kills processes of a host. Its daemon is started again.
-func (c *crowd) kill(h dev.Host, victim string) {
+// strike kills processes of a host. Its daemon is started again.
+func (c *crowd) strike(h dev.Host, victim string) {
 	c.t.Helper()
-	runtime := c.runtimeOf(h)
-	if strings.HasPrefix(victim, "daemon") {
-		if err := c.playground.Kill(c.ctx, h.Name); err != nil {
-			c.t.Fatal(err)
-		}
-	}
-	if strings.HasSuffix(victim, "runtime") {
-		if err := syscall.Kill(runtime, syscall.SIGKILL); err != nil {
-			c.t.Fatalf("kill the runtime of %s: %v", h.Name, err)
-		}
-	}
-	if strings.HasPrefix(victim, "daemon") {
+	daemon := strings.HasPrefix(victim, "daemon")
+	c.kill(h, daemon, strings.HasSuffix(victim, "runtime"))
+	if daemon {
 		c.start(h)
 	}
 }

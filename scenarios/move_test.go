@@ -28,7 +28,7 @@ func TestAddressChanges(t *testing.T) {
 	if err := c.playground.Stop(c.ctx, moving.Name); err != nil {
 		t.Fatal(err)
 	}
-	now := netip.AddrFrom4([4]byte{10, 213, moving.Address.As4()[2], 200})
+	now := far(moving.Address)
 	c.readdress(moving, now)
 	c.start(moving)
 
