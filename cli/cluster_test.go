@@ -212,10 +212,15 @@ func TestUnreachable_ByTCP(t *testing.T) {
 			t.Errorf("got %+v, want %q", got, want)
 		}
 	}
-	other := "10.0.0.3:2377: no answer: is the host up, and does a firewall let the port through?"
-	got := run{server: &fakeServer{initErr: status.Error(codes.Unavailable, other)}}.run(t, "init")
-	if got.errOut != "Error: "+other+"\n" {
-		t.Errorf("another host does not answer the daemon: got %+v, want %q", got, other)
+	// What the daemon says of another host.
+	for _, other := range []string{
+		"exec in task t1: 10.0.0.3:2377: connection refused: is swarm running there?",
+		"exec in task t1: 10.0.0.3:2377: no answer: is the host up, and does a firewall let the port through?",
+	} {
+		got := run{server: &fakeServer{initErr: status.Error(codes.Unavailable, other)}}.run(t, "init")
+		if got.errOut != "Error: "+other+"\n" {
+			t.Errorf("got %+v, want %q", got, other)
+		}
 	}
 }
 

@@ -189,11 +189,17 @@ func (a *app) explain(err error) error {
 	return err
 }
 
-// notDialled reports whether an error is of the connection to the daemon. A daemon tells of other hosts in
-// the words of package transport too, which count for the address of the target alone.
+// transportFailure matches how package transport words a failed dial, with the address before it.
+var transportFailure = regexp.MustCompile(`(\S+): (connection refused: is swarm|no route to it: |no answer: )`)
+
+// notDialled reports whether an error is of the connection to the daemon. A daemon tells in the words of
+// package transport of other hosts too.
 func (a *app) notDialled(text string) bool {
-	t, _ := a.target()
-	return dialFailure.MatchString(text) || strings.Contains(text, t.Address+": no route to it: ") || strings.Contains(text, t.Address+": no answer: ")
+	if m := transportFailure.FindStringSubmatch(text); m != nil {
+		t, _ := a.target()
+		return strings.HasSuffix(m[1], t.Address)
+	}
+	return dialFailure.MatchString(text)
 }
 
 // unreached is why a connection by TCP failed, with what to check: the words that package transport puts
