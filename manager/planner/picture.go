@@ -65,6 +65,20 @@ type spare struct {
 	heap  heap
 }
 
+// maxSpare is the capacity of the largest slice that is kept for the next plan. A plan that needs more
+// takes longer than the allocation does.
+const maxSpare = 4096
+
+// recycle empties a slice for the next use. It clears the elements, because a removed service with all
+// its tasks would otherwise stay in memory until a later plan is as large.
+func recycle[T any, S ~[]T](list S) S {
+	if cap(list) > maxSpare {
+		return nil
+	}
+	clear(list)
+	return list[:0]
+}
+
 func newPicture() *Picture {
 	return &Picture{
 		nodes:     map[string]*node{},

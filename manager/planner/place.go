@@ -72,7 +72,7 @@ func (r *run) place() {
 	}
 	r.extend()
 	for _, p := range r.placers {
-		r.p.spare.heap = p.root.heap[:0]
+		r.p.spare.heap = recycle(p.root.heap)
 	}
 	r.placers = r.placers[:0]
 }

@@ -32,7 +32,7 @@ func (r *run) newPlacer(rev *revision) *placer {
 	lacking := r.lacking(rev)
 	busy := len(r.svc.nodes) > 0 || len(placed) > 0
 	if len(rev.spread) == 0 {
-		p.root.heap, r.p.spare.heap = slices.Grow(r.p.spare.heap[:0], len(r.p.order)), nil
+		p.root.heap, r.p.spare.heap = slices.Grow(r.p.spare.heap, len(r.p.order)), nil
 	}
 	for _, c := range r.p.classes {
 		if rev.suitsClass(c) != fits {

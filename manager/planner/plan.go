@@ -35,14 +35,13 @@ const groupSize = 1024
 // change the picture in any way that later plans could see, except for the deadlines that Due watches.
 func (p *Picture) Plan(services []string, now time.Time) Result {
 	p.sortNodes()
-	r := &run{p: p, now: now, nowpb: timestamppb.New(now), views: p.spare.views, wants: p.spare.wants, taken: p.spare.taken[:0]}
+	r := &run{p: p, now: now, nowpb: timestamppb.New(now), views: p.spare.views, wants: p.spare.wants, taken: p.spare.taken}
 	for _, s := range p.byPriority(services) {
 		r.service(s)
 	}
 	r.mesh()
 	r.undo()
-	clear(r.wants)
-	p.spare.views, p.spare.wants, p.spare.taken = r.views, r.wants, r.taken
+	p.spare.views, p.spare.wants, p.spare.taken = recycle(r.views), recycle(r.wants), recycle(r.taken)
 	return Result{Groups: r.groups, Next: p.next()}
 }
 
@@ -120,7 +119,7 @@ func (r *run) wake(at time.Time) {
 // service plans one service: heal what broke, have as many tasks as wanted, renew what is outdated, place.
 func (r *run) service(s *service) {
 	r.svc, r.cur, r.due = s, s.current(), time.Time{}
-	r.views, r.wants, r.freed = r.views[:0], r.wants[:0], nil
+	r.views, r.wants, r.freed = recycle(r.views), recycle(r.wants), nil
 	r.row, r.from, r.lackingFor = nil, len(r.taken), nil
 	r.more, r.waits = 0, s.waiting
 	r.out.reset()

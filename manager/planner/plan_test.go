@@ -395,3 +395,28 @@ func TestPlan_SlotsWithoutRoomAreCounted(t *testing.T) {
 		t.Errorf("tasks of 3 replicas: got %d, of which %d run", got, m.running("many"))
 	}
 }
+
+// A removed service leaves nothing in the memory that plans share.
+func TestPlan_SpareHoldsNothing(t *testing.T) {
+	m := cluster(t, "a", "b")
+	m.addService("web", replicas(100))
+	m.settle()
+	m.edit("web", replicas(0))
+	m.settle()
+	spare := m.pic.spare
+	for _, v := range spare.views[:cap(spare.views)] {
+		if v.slot != nil {
+			t.Fatalf("slot %v of a removed task is kept", v.slot.key)
+		}
+	}
+	for _, w := range spare.wants[:cap(spare.wants)] {
+		if w.rev != nil {
+			t.Fatalf("a revision is kept for slot %v", w.key)
+		}
+	}
+	for _, tk := range spare.taken[:cap(spare.taken)] {
+		if tk.rev != nil {
+			t.Fatal("a revision is kept for a placement")
+		}
+	}
+}
