@@ -423,6 +423,46 @@ func TestWatch_InOrderWithoutGapAndResync(t *testing.T) {
 	}
 }
 
+// At rest nothing is kept. Watchers that have read everything do not notice.
+func TestWatch_Rest(t *testing.T) {
+	f := newFSM()
+	s := &Store{fsm: f, closed: make(chan struct{})}
+	claim := func(index uint64) {
+		f.Apply(logOf(t, index, &swarmv1.Envelope{Format: Format, Requests: []*swarmv1.Request{{Groups: []*swarmv1.Group{Group(Put(&swarmv1.Claim{Key: fmt.Sprint(index)}))}}}}))
+	}
+	f.broker.rest()
+	claim(1)
+	_, ahead := s.Watch()
+	_, behind := s.Watch()
+	claim(2)
+	claim(3)
+	if b, err := ahead.Next(t.Context()); err != nil || len(b.Changes) != 2 {
+		t.Fatalf("got %v, %v", b.Changes, err)
+	}
+	for range 2 {
+		f.broker.rest()
+	}
+	if f.broker.kept != 1 {
+		t.Errorf("%d changes and links are kept, want the link", f.broker.kept)
+	}
+	since, err := s.Since(3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Since(2); !errors.Is(err, ErrResync) {
+		t.Errorf("since an index that was dropped: %v", err)
+	}
+	if _, err := behind.Next(t.Context()); !errors.Is(err, ErrResync) {
+		t.Errorf("a watcher that had not read everything: %v", err)
+	}
+	claim(4)
+	for _, w := range []*Watcher{ahead, since} {
+		if b, err := w.Next(t.Context()); err != nil || len(b.Changes) != 1 || b.Changes[0].Index != 4 {
+			t.Errorf("got %v, %v, want entry 4", b.Changes, err)
+		}
+	}
+}
+
 // What is kept for watchers is bounded in bytes, whatever the size of rows: a worker writes large ones as often as it may.
 func TestWatch_HistoryIsBoundedInBytes(t *testing.T) {
 	text := strings.Repeat("x", 250)
@@ -457,9 +497,9 @@ func TestWatch_HistoryIsBoundedInBytes(t *testing.T) {
 			if grown > keepBytes*3/2 {
 				t.Errorf("the history takes %d bytes, want at most about %d", grown, keepBytes)
 			}
-			f.broker.trim(restBytes)
-			if rest := heap() - before; rest > 2*restBytes {
-				t.Errorf("at rest the history takes %d bytes, want at most about %d", rest, restBytes)
+			f.broker.rest()
+			if rest := heap() - before; rest > 1<<20 {
+				t.Errorf("at rest the history takes %d bytes, want at most about what the rows do", rest)
 			}
 			runtime.KeepAlive(f)
 		})
@@ -472,19 +512,19 @@ func TestLogStore_UncachedEntriesStay(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const n = 100
+	const n, size = 100, 100_000
 	for i := uint64(1); i <= n; i++ {
-		if err := s.StoreLog(&raft.Log{Index: i, Term: 1, Data: bytes.Repeat([]byte{byte(i)}, restBytes/10)}); err != nil {
+		if err := s.StoreLog(&raft.Log{Index: i, Term: 1, Data: bytes.Repeat([]byte{byte(i)}, size)}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	s.uncache(restBytes)
-	if s.cached > restBytes || len(s.recent) == 0 || s.cache(n) == nil {
-		t.Errorf("%d entries with %d bytes are in memory, want the newest with at most %d", len(s.recent), s.cached, restBytes)
+	s.uncache()
+	if s.cached != size || len(s.recent) != 1 || s.cache(n) == nil {
+		t.Errorf("%d entries with %d bytes are in memory, want the newest", len(s.recent), s.cached)
 	}
 	for i := uint64(1); i <= n; i++ {
 		var l raft.Log
-		if err := s.GetLog(i, &l); err != nil || l.Index != i || len(l.Data) != restBytes/10 || l.Data[0] != byte(i) {
+		if err := s.GetLog(i, &l); err != nil || l.Index != i || len(l.Data) != size || l.Data[0] != byte(i) {
 			t.Errorf("entry %d: got %d with %d bytes, %v", i, l.Index, len(l.Data), err)
 		}
 	}

@@ -43,8 +43,8 @@ func (s *Store) janitor(ctx context.Context) error {
 // Trim gives up what is kept in memory for followers and watchers that are behind. It is for a manager that has come to
 // rest: nobody is behind then, and whoever is after all reads the log from the disk, or takes a view and watches anew.
 func (s *Store) Trim() {
-	s.fsm.broker.trim(restBytes)
-	s.disk.uncache(restBytes)
+	s.fsm.broker.rest()
+	s.disk.uncache()
 }
 
 // snapshot takes a snapshot, cuts the log to the given number of entries, but at least one, and returns

@@ -186,11 +186,11 @@ func (s *logStore) uncacheLocked(bytes int64) {
 	s.recent = s.recent[drop:]
 }
 
-// uncache drops what is in memory but for the newest entries.
-func (s *logStore) uncache(bytes int64) {
+// uncache drops what is in memory but for the newest entry.
+func (s *logStore) uncache() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.uncacheLocked(bytes)
+	s.uncacheLocked(0)
 	s.recent = slices.Clone(s.recent)
 }
 

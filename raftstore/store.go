@@ -133,6 +133,10 @@ func Open(cfg Config, deps Deps) (*Store, error) {
 	return s, nil
 }
 
+// idleConns is how many connections to a member stay open without a request. Replication and heartbeats
+// use one each; the pipeline has its own. Each costs this member and the other a buffer of 256 KiB.
+const idleConns = 2
+
 func (s *Store) open() (err error) {
 	var snaps raft.SnapshotStore
 	if s.disk, snaps, err = openDisk(s.cfg, s.deps, raftLogger(s.log)); err != nil {
@@ -142,7 +146,7 @@ func (s *Store) open() (err error) {
 	conf := raftConfig(s.cfg, s.log)
 	s.layer = newStreamLayer(s.cfg, s.deps, s.fsm, s.log)
 	s.trans = newNetwork(s.layer, raft.NetworkTransportConfig{
-		MaxPool: 4, Timeout: 5 * time.Second, Logger: conf.Logger, MsgpackUseNewTimeFormat: true,
+		MaxPool: idleConns, Timeout: 5 * time.Second, Logger: conf.Logger, MsgpackUseNewTimeFormat: true,
 	})
 	if s.cfg.Bootstrap {
 		if err := bootstrap(conf, s.disk, snaps, s.trans); err != nil {

@@ -19,8 +19,6 @@ const (
 	// number, and about how many bytes of memory they take.
 	keepChanges = 1 << 16
 	keepBytes   = 16 << 20
-	// restBytes of them stay when the manager has come to rest: nobody is behind then.
-	restBytes = 1 << 20
 )
 
 // RowChange is one row before and after: Old is nil when it was created, New when it was deleted.
@@ -39,14 +37,21 @@ type Batch struct {
 	Changes []RowChange
 }
 
-// batch is one link of the list of what happened. Changes are set before it is linked. ready is closed when next is set.
+// batch is one link of the list of what happened. ready is closed when next is set.
 type batch struct {
-	index   uint64 // of the newest entry in it
-	changes []RowChange
-	bytes   int         // what it costs to keep; set before it is linked
-	lost    atomic.Bool // dropped: what it links to may be gone
+	index   uint64                      // of the newest entry in it
+	count   int                         // of changes
+	bytes   int                         // what it costs to keep
+	changes atomic.Pointer[[]RowChange] // nil once dropped, when the batch is the head
+	lost    atomic.Bool                 // dropped: what it links to may be gone
 	next    atomic.Pointer[batch]
 	ready   chan struct{}
+}
+
+func newBatch(index uint64, changes []RowChange) *batch {
+	b := &batch{index: index, count: len(changes), bytes: cost(changes), ready: make(chan struct{})}
+	b.changes.Store(&changes)
+	return b
 }
 
 // broker keeps the newest batches in a linked list. Watchers walk it by themselves, so a batch costs the same however
@@ -55,7 +60,7 @@ type broker struct {
 	tail atomic.Pointer[batch]
 
 	mu    sync.Mutex // guards the rest, and appending
-	head  *batch     // oldest; its own changes count as dropped
+	head  *batch     // oldest; its own changes are dropped
 	kept  int        // changes from head.next on
 	bytes int        // of them
 	limit int
@@ -63,7 +68,7 @@ type broker struct {
 
 func newBroker() *broker {
 	b := &broker{limit: keepChanges}
-	b.head = &batch{ready: make(chan struct{})}
+	b.head = newBatch(0, nil)
 	b.tail.Store(b.head)
 	return b
 }
@@ -72,24 +77,25 @@ func newBroker() *broker {
 func (b *broker) append(index uint64, changes []RowChange) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	n := &batch{index: index, changes: changes, bytes: cost(changes), ready: make(chan struct{})}
-	b.appendLocked(n)
-	b.kept += len(changes)
-	b.bytes += n.bytes
-	// Links count as a change too, so that empty batches are bounded as well.
-	b.kept++
-	b.trimLocked(keepBytes)
+	b.appendLocked(newBatch(index, changes))
+	for (b.kept > b.limit || b.bytes > keepBytes) && b.head.next.Load() != b.tail.Load() {
+		b.dropLocked()
+	}
 }
 
-// trim drops the oldest batches until the others take at most so many bytes.
-func (b *broker) trim(bytes int) {
+// rest drops all changes. A watcher that has read them goes on, because the newest batch stays as a link
+// and an empty one follows it. A watcher that has not read them gets ErrResync.
+func (b *broker) rest() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.trimLocked(bytes)
-}
-
-func (b *broker) trimLocked(bytes int) {
-	for next := b.head.next.Load(); (b.kept > b.limit || b.bytes > bytes) && next != nil && next != b.tail.Load(); next = b.head.next.Load() {
+	tail := b.tail.Load()
+	if tail == b.head {
+		return
+	}
+	if tail.count > 0 {
+		b.appendLocked(newBatch(tail.index, nil))
+	}
+	for b.head.next.Load() != b.tail.Load() {
 		b.dropLocked()
 	}
 }
@@ -120,13 +126,17 @@ func (b *broker) appendLocked(n *batch) {
 	old.next.Store(n)
 	b.tail.Store(n)
 	close(old.ready)
+	// A link counts as a change too, so that empty batches are bounded as well.
+	b.kept += n.count + 1
+	b.bytes += n.bytes
 }
 
 // dropLocked makes the second link the head. Watchers that still stand before it are behind.
 func (b *broker) dropLocked() {
 	old := b.head
 	b.head = old.next.Load()
-	b.kept -= len(b.head.changes) + 1
+	b.head.changes.Store(nil)
+	b.kept -= b.head.count + 1
 	b.bytes -= b.head.bytes
 	old.lost.Store(true)
 	old.next.Store(nil) // so that a watcher that never comes back holds one link, not all that follow
@@ -136,11 +146,10 @@ func (b *broker) dropLocked() {
 func (b *broker) reset(index uint64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.appendLocked(&batch{index: index, ready: make(chan struct{})})
+	b.appendLocked(newBatch(index, nil))
 	for b.head != b.tail.Load() {
 		b.dropLocked()
 	}
-	b.kept, b.bytes = 0, 0
 }
 
 // Watcher yields what happens in some tables, in order and without a gap. It has no goroutine: who calls Next walks.
@@ -257,18 +266,22 @@ func (w *Watcher) take() (out []RowChange, err error) {
 		if next == nil {
 			return out, nil
 		}
+		changes := next.changes.Load()
+		if changes == nil {
+			return nil, ErrResync
+		}
 		w.at = next
 		if next.index <= w.after {
 			continue
 		}
-		if out == nil && w.wantsAll(next.changes) {
-			out, shared = next.changes, true
+		if out == nil && w.wantsAll(*changes) {
+			out, shared = *changes, true
 			continue
 		}
-		for i := range next.changes {
-			if c := &next.changes[i]; w.wants(c) {
+		for i := range *changes {
+			if c := &(*changes)[i]; w.wants(c) {
 				if shared {
-					out, shared = append(make([]RowChange, 0, len(out)+len(next.changes)), out...), false
+					out, shared = append(make([]RowChange, 0, len(out)+len(*changes)), out...), false
 				}
 				out = append(out, *c)
 			}

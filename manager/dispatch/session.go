@@ -43,7 +43,7 @@ type session struct {
 	isOver  bool
 	whole   bool // send a complete set
 	dirty   []ref
-	view    *raftstore.View // newest seen; nil until the first mark
+	view    *raftstore.View // what to send, whole or dirty, is read from it; nil when there is nothing
 	acks    []uint64
 	beat    time.Time
 	beatSeq uint64 // newest heartbeat
@@ -169,7 +169,8 @@ func (x *session) take() work {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	w := work{whole: x.whole, dirty: x.dirty, view: x.view, acks: x.acks, marks: x.progress.marks, departs: x.departs}
-	x.whole, x.dirty, x.acks = false, nil, nil
+	// A view that is kept while nothing changes keeps rows that were removed since.
+	x.whole, x.dirty, x.view, x.acks = false, nil, nil, nil
 	if x.beatSeq > x.answered || x.confirmed > x.toldConfirmed {
 		w.beat = &swarmv1.HeartbeatAck{Sequence: x.beatSeq, Confirmed: x.confirmed}
 		x.answered, x.toldConfirmed = x.beatSeq, x.confirmed
@@ -359,7 +360,7 @@ func (x *session) send(ctx context.Context, timeout time.Duration) error {
 			return errBroken
 		}
 		x.sent(w.marks, sequence)
-		if w.departs && !parted && isDown(w.view, x.node) {
+		if w.departs && !parted && isDown(x.server.deps.Store.View(), x.node) {
 			if err := x.tell(&swarmv1.ToWorker{Message: &swarmv1.ToWorker_DepartureAck{DepartureAck: &swarmv1.DepartureAck{}}}); err != nil {
 				return errBroken
 			}
