@@ -124,7 +124,6 @@ func (p *parts) run(told context.Context, n *node.Node, shown net.Listener, s st
 				store.Trim()
 			}
 			footprint.Free()
-			footprint.Forget()
 		})
 		return nil
 	})
