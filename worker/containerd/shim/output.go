@@ -28,23 +28,28 @@ const (
 const (
 	// pipeBytes is how much a container may write while its output is not looked at.
 	pipeBytes = 256 << 10
-	// gathering is how long output gathers in the pipe after little has come: a writer without pause would otherwise have the
-	// shim woken for every line. The first line goes on at once.
-	gathering = 5 * time.Millisecond
-	// little is what is worth waiting for more.
-	little = pipeBytes / 4
+	// copyBytes is how much is read at once.
+	copyBytes = 16 << 10
+	// Output gathers in the pipe between two reads, because a shim that is woken for every line takes more
+	// time than the writer. The first line after a pause is read at once.
+	minGather, maxGather = 250 * time.Microsecond, 5 * time.Millisecond
 )
 
-// output carries one stream of a container into its file. containerd's shim ends a copy whose write fails: with a full
-// disk the container would hang in its next write, for good. The container therefore writes into a pipe, and this goes on
-// from there: by splice while the file takes writes, else into memory, within bounds, so that the container never waits for
-// a disk.
+// output copies one stream of a container into its file. containerd's shim ends a copy whose write fails:
+// with a full disk the container would hang in its next write, for good. The container therefore writes into
+// a pipe, and output copies from there into the file. While the file takes no writes, a bounded amount stays
+// in memory, so that the container never waits for a disk.
+//
+// output reads and writes rather than splices, because splice locks the pipe while the file is written, and
+// the container waits: a writer of 100-byte lines got 0.59 of its speed with a bare file by splice, and 0.8 to
+// 0.9 by copies.
 type output struct {
-	from, to *os.File
-	stderr   bool
-	keep     *os.File      // the pipe's own writer: no end of file before the container's
-	fifo     string        // its name; empty: it has none, and the container gets keep
-	done     chan struct{} // closed at the end of the stream
+	from   *reader
+	to     *os.File
+	stderr bool
+	keep   *os.File      // the pipe's own writer: no end of file before the container's
+	fifo   string        // its name; empty: it has none, and the container gets keep
+	done   chan struct{} // closed at the end of the stream
 
 	held     []byte // not written yet; what it continues is
 	skipping bool   // the last line that came is lost, and goes on
@@ -94,7 +99,7 @@ func openOutput(file, fifo string) (_ *output, err error) {
 			err = fmt.Errorf("output to %s: %w", file, err)
 		}
 	}()
-	// Not for append: splice refuses that. Nobody else writes to the file.
+	// Nobody else writes to the file.
 	if o.to, err = os.OpenFile(file, os.O_WRONLY, 0); err != nil {
 		return nil, err
 	}
@@ -117,11 +122,8 @@ func (o *output) openPipe() (err error) {
 			return err
 		}
 		o.keep = os.NewFile(uintptr(ends[1]), "output")
-		if err := unix.SetNonblock(ends[0], true); err != nil {
-			return errors.Join(err, unix.Close(ends[0]))
-		}
-		o.from = os.NewFile(uintptr(ends[0]), "output")
-		return nil
+		o.from, err = newReader(ends[0])
+		return err
 	}
 	if err := os.Remove(o.fifo); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -129,7 +131,11 @@ func (o *output) openPipe() (err error) {
 	if err := unix.Mkfifo(o.fifo, 0o600); err != nil {
 		return err
 	}
-	if o.from, err = os.OpenFile(o.fifo, os.O_RDONLY|unix.O_NONBLOCK, 0); err != nil {
+	fd, err := unix.Open(o.fifo, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return &fs.PathError{Op: "open", Path: o.fifo, Err: err}
+	}
+	if o.from, err = newReader(fd); err != nil {
 		return err
 	}
 	o.keep, err = os.OpenFile(o.fifo, os.O_WRONLY|unix.O_NONBLOCK, 0)
@@ -146,7 +152,10 @@ func (o *output) begin() {
 
 // close frees an output that does not run.
 func (o *output) close() {
-	for _, f := range []*os.File{o.from, o.to, o.keep} {
+	if o.from != nil {
+		_ = o.from.Close()
+	}
+	for _, f := range []*os.File{o.to, o.keep} {
 		if f != nil {
 			_ = f.Close()
 		}
@@ -170,52 +179,61 @@ func (o *output) end(until <-chan struct{}) {
 func (o *output) run() {
 	defer close(o.done)
 	defer func() { _ = errors.Join(o.to.Close(), o.from.Close()) }()
+	for !o.carry() && !o.hold() {
+	}
+}
+
+// carry copies the stream into the file until the stream ends, or until the file takes no more: then it
+// keeps the rest in held. It reports whether the stream has ended.
+func (o *output) carry() (ended bool) {
+	if err := o.from.SetReadDeadline(time.Time{}); err != nil {
+		return true
+	}
+	if err := o.from.wait(); err != nil {
+		return true
+	}
+	buf := make([]byte, copyBytes) // a stream that stays empty needs none
+	wait, gathered := minGather, 0
 	for {
-		err := o.splice()
-		if errors.Is(err, io.EOF) || errors.Is(err, os.ErrClosed) {
-			return
+		n, err := o.from.TryRead(buf)
+		written, refused := o.to.Write(buf[:n])
+		if refused != nil {
+			o.add(buf[written:n])
 		}
-		if o.hold() {
-			return
+		switch gathered += n; {
+		case err != nil:
+			return true
+		case refused != nil:
+			return false
+		case n == 0:
+			err = o.from.wait()
+		case n < copyBytes: // the pipe is empty
+			wait, gathered = gather(wait, gathered), 0
+			time.Sleep(wait)
+		}
+		if err != nil {
+			return true
 		}
 	}
 }
 
-// splice moves what comes until the file takes no more, or the stream ends. What was not written is in the pipe still.
-func (o *output) splice() error {
-	if err := o.from.SetReadDeadline(time.Time{}); err != nil {
-		return err
+// gather says how long output gathers next, given how much came in the time before. The pipe should be
+// neither full, which stops the writer, nor nearly empty.
+func gather(last time.Duration, bytes int) time.Duration {
+	switch {
+	case bytes > pipeBytes/2:
+		return max(last/2, minGather)
+	case bytes < pipeBytes/8:
+		return min(2*last, maxGather)
 	}
-	raw, err := o.from.SyscallConn()
-	if err != nil {
-		return err
-	}
-	for {
-		var n int64
-		var failure error
-		err := raw.Read(func(fd uintptr) bool {
-			n, failure = unix.Splice(int(fd), nil, int(o.to.Fd()), nil, 1<<20, unix.SPLICE_F_MOVE|unix.SPLICE_F_NONBLOCK)
-			return !errors.Is(failure, unix.EAGAIN)
-		})
-		switch {
-		case err != nil:
-			return err
-		case errors.Is(failure, unix.EINTR):
-		case failure != nil:
-			return failure
-		case n == 0:
-			return io.EOF
-		case n < little:
-			time.Sleep(gathering)
-		}
-	}
+	return last
 }
 
 // hold reads the stream into memory until the file has taken all of it; true at the end of the stream, or when whoever
 // deletes the container waits no longer.
 func (o *output) hold() (ended bool) {
 	buf := make([]byte, 32<<10)
-	var next time.Time // of a try to write
+	next := time.Now().Add(retryWrite) // of a try to write
 	for {
 		var deadline time.Time
 		if len(o.held) > 0 {
