@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -128,6 +129,25 @@ func (d *dockerCluster) join(ctx context.Context, managers int) error {
 		}
 	}
 	return nil
+}
+
+// processes returns dockerd and its containerd.
+func (d *dockerCluster) processes(h *dockerHost) (out []process, err error) {
+	own := filepath.Join(d.dir, h.name)
+	for kind, file := range map[kind]string{
+		daemonProcess: filepath.Join(own, "pid"), runtimeProcess: filepath.Join(own, "exec", "containerd", "containerd.pid"),
+	} {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return nil, err
+		}
+		pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", file, err)
+		}
+		out = append(out, process{pid, kind})
+	}
+	return out, nil
 }
 
 // docker runs the command line, in a cluster's first moments only: what is timed goes through the API.

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"swarm/dev"
@@ -12,58 +13,77 @@ import (
 // idleFor is how long nothing is asked of a cluster that is measured at rest.
 const idleFor = 30 * time.Second
 
-// idle: what a manager, a worker and the runtime beside it cost while nothing happens, and what 50 containers add.
+// idle: what a manager, a worker and the runtime beside it cost while nothing happens, against a manager
+// of Docker's that is idle at the same time, and what 50 containers add.
 func idle(ctx context.Context, e env) error {
+	docker, err := newDockerCluster(ctx, e, 1, 1)
+	if err != nil {
+		return err
+	}
+	defer docker.close()
 	c, err := bring(ctx, e, dev.Options{Nodes: 2, Managers: 1}, e.archive)
 	if err != nil {
 		return err
 	}
 	defer c.down()
-	used, err := rest(ctx, c.hosts[0])
+	manager, err := processes(c.hosts[0])
 	if err != nil {
 		return err
 	}
-	var rss [2]float64
-	var runtime float64
-	for i, h := range c.hosts {
-		all, err := processes(h)
-		if err != nil {
-			return err
-		}
-		if rss[i], err = memory(all, "Rss", daemonProcess); err != nil {
-			return err
-		}
-		one, err := memory(all, "Rss", runtimeProcess)
-		if err != nil {
-			return err
-		}
-		runtime = max(runtime, one)
+	worker, err := processes(c.hosts[1])
+	if err != nil {
+		return err
 	}
-	figure("manager_rss_mb", rss[0], "MB", "RSS of the daemon at rest; Docker Swarm's dockerd 111; goal 70")
-	figure("worker_rss_mb", rss[1], "MB", "the same on a worker; dockerd 88; goal 45")
-	figure("runtime_rss_mb", runtime, "MB", "the larger of the two runtimes; containerd beside dockerd 39; goal 40")
-	figure("manager_cpu_s", used.Seconds(), "s", "manager and its runtime, in 30 s without work; dockerd 0.16; goal 0.15")
+	dockerd, err := docker.processes(docker.hosts[0])
+	if err != nil {
+		return err
+	}
+	ours, dockers, err := rest(ctx, manager, dockerd)
+	if err != nil {
+		return err
+	}
+	managerPSS, err := memory(manager, "Pss", daemonProcess)
+	if err != nil {
+		return err
+	}
+	workerPSS, err := memory(worker, "Pss", daemonProcess)
+	if err != nil {
+		return err
+	}
+	runtimePSS, err := memory(slices.Concat(manager, worker), "Pss", runtimeProcess)
+	if err != nil {
+		return err
+	}
+	figure("manager_pss_mb", managerPSS, "MB", "PSS of the daemon at rest, of two daemons on this machine; goal 40")
+	figure("worker_pss_mb", workerPSS, "MB", "the same on a worker; goal 25")
+	figure("runtime_pss_mb", runtimePSS/2, "MB", "mean of the two runtimes")
+	figure("manager_cpu_vs_docker", ours.Seconds()/dockers.Seconds(), "x", fmt.Sprintf(
+		"processor time of a manager and its runtime in %v without work, to that of an idle dockerd in Swarm mode and its containerd at the same time: %.2f and %.2f s; goal 1",
+		idleFor, ours.Seconds(), dockers.Seconds()))
 	return fifty(ctx, c)
 }
 
-// rest waits until nothing has happened for a while, and gives the processor time that this took.
-func rest(ctx context.Context, h dev.Host) (time.Duration, error) {
-	if err := pause.For(ctx, 25*time.Second); err != nil { // what the start, the joins and the load have begun comes to its end
-		return 0, err
+// rest waits until the work of the start is over, and returns the processor time that two sets of processes
+// use in idleFor after it.
+func rest(ctx context.Context, a, b []process) (ofA, ofB time.Duration, err error) {
+	if err := pause.For(ctx, 25*time.Second); err != nil {
+		return 0, 0, err
 	}
-	all, err := processes(h)
-	if err != nil {
-		return 0, err
+	var used [2][2]time.Duration
+	for i := range used {
+		if i > 0 {
+			if err := pause.For(ctx, idleFor); err != nil {
+				return 0, 0, err
+			}
+		}
+		if used[i][0], err = cpu(a); err != nil {
+			return 0, 0, err
+		}
+		if used[i][1], err = cpu(b); err != nil {
+			return 0, 0, err
+		}
 	}
-	before, err := cpu(all)
-	if err != nil {
-		return 0, err
-	}
-	if err := pause.For(ctx, idleFor); err != nil {
-		return 0, err
-	}
-	after, err := cpu(all)
-	return after - before, err
+	return used[1][0] - used[0][0], used[1][1] - used[0][1], nil
 }
 
 // fifty measures what 50 containers on the worker add: their shims, and by how much the daemon and the runtime grow.
