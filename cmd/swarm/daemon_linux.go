@@ -24,7 +24,7 @@ import (
 	"swarm/internal/footprint"
 	"swarm/internal/ident"
 	"swarm/internal/logfile"
-	"swarm/internal/private"
+	"swarm/internal/notify"
 	"swarm/node"
 )
 
@@ -32,7 +32,7 @@ import (
 func runDaemon(ctx context.Context, o cli.DaemonOptions) error {
 	ctx, stop := untilTold(ctx)
 	defer stop()
-	starter, err := takeStarter()
+	starter, err := notify.TakeStarter()
 	if err != nil {
 		return err
 	}
@@ -43,7 +43,7 @@ func runDaemon(ctx context.Context, o cli.DaemonOptions) error {
 }
 
 // serveDaemon is the daemon of one host until ctx ends.
-func serveDaemon(ctx context.Context, o cli.DaemonOptions, s starter) error {
+func serveDaemon(ctx context.Context, o cli.DaemonOptions, s notify.Starter) error {
 	// A daemon outlives its terminal. Caught, not ignored: containers would inherit that.
 	ignoreHangups()
 	// Nor has it to do with the umask of whoever starts it: users of containers read files that it writes.
@@ -52,7 +52,7 @@ func serveDaemon(ctx context.Context, o cli.DaemonOptions, s starter) error {
 	if err != nil {
 		return err
 	}
-	unlock, err := lockState(o.StateDir)
+	unlock, err := install.LockState(o.StateDir)
 	if err != nil {
 		return err
 	}
@@ -85,7 +85,7 @@ func serveDaemon(ctx context.Context, o cli.DaemonOptions, s starter) error {
 	return p.run(ctx, p.newNode(s), shown, s)
 }
 
-func (p *parts) newNode(s starter) *node.Node {
+func (p *parts) newNode(s notify.Starter) *node.Node {
 	o := p.options
 	return node.New(node.Config{
 		StateDir: o.StateDir, RunDir: o.RunDir, Group: o.SocketGroup, Hostname: o.Hostname, MachineID: p.machine,
@@ -95,8 +95,8 @@ func (p *parts) newNode(s starter) *node.Node {
 		Log: p.log, Found: p.found, NewGossip: p.newGossip, NewWorker: p.newWorker, NewManager: p.newManager,
 		Clean: p.host.clean, Describe: p.host.describe, CheckWays: checkWays,
 		Listening: func() {
-			if err := s.tell(saysReady); err != nil {
-				p.log.Warn("the daemon's starter is gone", "err", err)
+			if err := s.Tell(notify.Ready); err != nil {
+				p.log.Warn("the daemon's notify.Starter is gone", "err", err)
 			}
 		},
 	})
@@ -104,7 +104,7 @@ func (p *parts) newNode(s starter) *node.Node {
 
 // run runs the host and its node until they are told to end, and departs first where the host goes down. shown is where
 // metrics are asked for, nil: nowhere.
-func (p *parts) run(told context.Context, n *node.Node, shown net.Listener, s starter) error {
+func (p *parts) run(told context.Context, n *node.Node, shown net.Listener, s notify.Starter) error {
 	// What ends a daemon does not end it before its last words.
 	life, end := context.WithCancelCause(context.WithoutCancel(told))
 	defer end(nil)
@@ -235,38 +235,4 @@ func keptMachineID(file string) (string, error) {
 	}
 	id := ident.NewID()
 	return id, os.WriteFile(file, []byte(id+"\n"), 0o600)
-}
-
-// lockState makes sure that one daemon at a time uses a state folder.
-func lockState(dir string) (unlock func(), err error) {
-	if err := private.Folder(dir); err != nil {
-		return nil, err
-	}
-	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR|syscall.O_CLOEXEC, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	if !locked(f, lockPatience) {
-		_ = f.Close()
-		return nil, fmt.Errorf("another swarm daemon uses %s: stop it, or give this one another --state-dir", dir)
-	}
-	return func() { _ = f.Close() }, nil
-}
-
-// lockPatience is how long a daemon that was killed may take to be gone: the kernel ends its threads, and children that it
-// was just starting, one after another.
-const lockPatience = 3 * time.Second
-
-// locked takes the lock, unless somebody else still has it when patience ends.
-func locked(f *os.File, patience time.Duration) bool {
-	deadline := time.Now().Add(patience)
-	for {
-		if syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) == nil {
-			return true
-		}
-		if time.Now().After(deadline) {
-			return false
-		}
-		<-time.After(20 * time.Millisecond) // The interval of the poll.
-	}
 }

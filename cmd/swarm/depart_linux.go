@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"swarm/install"
+	"swarm/internal/notify"
 	"swarm/node"
 )
 
@@ -36,7 +37,7 @@ const (
 // untilTold returns a context that ends with errReplaced or errDown when such a signal comes.
 func untilTold(ctx context.Context) (context.Context, context.CancelFunc) {
 	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, replaceSignal, downSignal)
+	signal.Notify(signals, install.ReplaceSignal, downSignal)
 	ctx, end := context.WithCancelCause(ctx)
 	go func() {
 		select {
@@ -53,7 +54,7 @@ func untilTold(ctx context.Context) (context.Context, context.CancelFunc) {
 }
 
 // depart has the node say goodbye and stop its tasks when what ended told is the host's end and not the daemon's alone.
-func depart(told context.Context, n *node.Node, s starter, log *slog.Logger) {
+func depart(told context.Context, n *node.Node, s notify.Starter, log *slog.Logger) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(told), departLimit)
 	defer cancel()
 	switch cause := context.Cause(told); {
@@ -67,7 +68,7 @@ func depart(told context.Context, n *node.Node, s starter, log *slog.Logger) {
 	more := time.NewTicker(departSteps)
 	defer more.Stop()
 	for {
-		if err := s.tell(fmt.Sprintf("STOPPING=1\nEXTEND_TIMEOUT_USEC=%d", (2 * departSteps).Microseconds())); err != nil {
+		if err := s.Tell(fmt.Sprintf("STOPPING=1\nEXTEND_TIMEOUT_USEC=%d", (2 * departSteps).Microseconds())); err != nil {
 			log.Warn("ask for time to stop tasks", "err", err)
 		}
 		select {

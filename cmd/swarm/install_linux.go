@@ -8,24 +8,17 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"slices"
-	"strings"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 
 	"swarm/cli"
 	"swarm/install"
 	"swarm/internal/sysctl"
-	"swarm/internal/tree"
 	"swarm/overlay/bridge"
 	"swarm/worker/containerd/companion"
 	"swarm/worker/containerd/layout"
 )
-
-// endPatience is how long a daemon that is told to end may take.
-const endPatience = 20 * time.Second
 
 // installer implements cli.Installer, for a daemon with the default folders.
 type installer struct {
@@ -102,7 +95,7 @@ func (i *installer) Uninstall(ctx context.Context, purge bool) ([]string, error)
 		folders = append(folders, i.layout.Data)
 	}
 	for _, dir := range folders {
-		gone, err := removeFolder(ctx, dir)
+		gone, err := install.RemoveFolder(ctx, dir)
 		if err != nil {
 			return removed, fmt.Errorf("remove %s: %w", dir, err)
 		}
@@ -116,35 +109,17 @@ func (i *installer) Uninstall(ctx context.Context, purge bool) ([]string, error)
 
 // end ends a daemon that runs by itself, and the container runtime.
 func (i *installer) end(ctx context.Context) error {
-	pid, err := daemonBehind(i.socket)
+	pid, err := install.DaemonBehind(i.socket)
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
 	case err != nil:
 		return err
 	default:
-		if err := endDaemon(pid, i.layout.Data); err != nil {
+		if err := install.EndDaemon(pid, i.layout.Data); err != nil {
 			return err
 		}
 	}
 	return companion.Stop(ctx, i.layout.Root())
-}
-
-// endDaemon returns when the daemon has given its state folder up.
-func endDaemon(pid int, stateDir string) error {
-	if err := syscall.Kill(pid, syscall.SIGTERM); err != nil && !errors.Is(err, syscall.ESRCH) {
-		return fmt.Errorf("stop daemon %d: %w", pid, err)
-	}
-	f, err := os.OpenFile(filepath.Join(stateDir, "lock"), os.O_RDWR|syscall.O_CLOEXEC, 0o600)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	} else if err != nil {
-		return err
-	}
-	defer f.Close()
-	if !locked(f, endPatience) {
-		return fmt.Errorf("daemon %d has not ended within %s: end it with `kill -9 %d` and try again", pid, endPatience, pid)
-	}
-	return nil
 }
 
 // removeTraces removes what a daemon makes outside its folders. Leaving a cluster does so too; here it is looked for again,
@@ -177,61 +152,4 @@ func (i *installer) removeTraces(ctx context.Context) ([]string, error) {
 		}
 	}
 	return removed, nil
-}
-
-// removeFolder removes a folder with all that is mounted in it. One that is a mount itself, or a link to elsewhere, was made
-// by the operator: then what is in it goes, and it stays.
-func removeFolder(ctx context.Context, dir string) (bool, error) {
-	real, err := filepath.EvalSymlinks(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	} else if err != nil {
-		return false, err
-	}
-	mounts, err := mountsBelow(real)
-	if err != nil {
-		return false, err
-	}
-	for _, m := range mounts {
-		err := unix.Unmount(m, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
-		if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
-			return false, fmt.Errorf("unmount %s: %w", m, err)
-		}
-	}
-	entries, err := os.ReadDir(real)
-	if err != nil {
-		return false, err
-	}
-	for _, e := range entries {
-		// Containers have made what is in volumes and images' layers, folders of any depth.
-		if err := tree.RemoveAll(ctx, filepath.Join(real, e.Name())); err != nil {
-			return true, err
-		}
-	}
-	if real != dir {
-		return true, nil
-	}
-	if err := os.Remove(dir); !errors.Is(err, unix.EBUSY) {
-		return true, err
-	}
-	return true, nil
-}
-
-// mountsBelow lists the mount points in a folder, the last one first: one may stand in another.
-func mountsBelow(dir string) ([]string, error) {
-	text, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		return nil, err
-	}
-	// proc(5): octal for what would break a line.
-	plain := strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
-	var found []string
-	for line := range strings.Lines(string(text)) {
-		fields := strings.Fields(line)
-		if len(fields) > 4 && strings.HasPrefix(plain.Replace(fields[4]), dir+"/") {
-			found = append(found, plain.Replace(fields[4]))
-		}
-	}
-	slices.Reverse(found)
-	return found, nil
 }

@@ -1,4 +1,6 @@
-package main
+//go:build linux
+
+package install
 
 import (
 	"errors"
@@ -17,7 +19,7 @@ func TestRemoveFolder_AnyDepth(t *testing.T) {
 	treetest.FewDescriptors(t)
 	dir := t.TempDir()
 	treetest.Nest(t, dir, 1000)
-	if gone, err := removeFolder(t.Context(), dir); !gone || err != nil {
+	if gone, err := RemoveFolder(t.Context(), dir); !gone || err != nil {
 		t.Errorf("removed %v, %v", gone, err)
 	}
 	if _, err := os.Lstat(dir); !errors.Is(err, fs.ErrNotExist) {
@@ -34,13 +36,13 @@ func TestRemoveFolder(t *testing.T) {
 	}
 	wantGone := func(dir string) {
 		t.Helper()
-		if gone, err := removeFolder(t.Context(), dir); !gone || err != nil {
+		if gone, err := RemoveFolder(t.Context(), dir); !gone || err != nil {
 			t.Errorf("%s: removed %v, %v", dir, gone, err)
 		}
 	}
 	plain := full(filepath.Join(t.TempDir(), "plain"))
 	wantGone(plain)
-	if gone, err := removeFolder(t.Context(), plain); gone || err != nil {
+	if gone, err := RemoveFolder(t.Context(), plain); gone || err != nil {
 		t.Errorf("again: removed %v, %v", gone, err)
 	}
 	target, link := full(t.TempDir()), filepath.Join(t.TempDir(), "link")

@@ -1,4 +1,6 @@
-package main
+//go:build linux
+
+package install
 
 import (
 	"fmt"
@@ -19,7 +21,7 @@ func TestStage_KeepsWhatItLookedAt(t *testing.T) {
 	if err := os.WriteFile(file, []byte(answer), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	p, release, err := upgrader{}.Stage(t.Context(), file, state)
+	p, release, err := Stage(t.Context(), file, state)
 	if err != nil || p.Version.GetBuild() != "b2" {
 		t.Fatalf("stage: %v, %v", p, err)
 	}
@@ -51,7 +53,7 @@ func TestStage_RefusesWhatIsNoProgram(t *testing.T) {
 		fifo: "not a regular file", dir: "not a regular file", "/dev/zero": "not a regular file",
 		text: text + " is not a swarm", filepath.Join(dir, "absent"): "no such file",
 	} {
-		if _, _, err := (upgrader{}).Stage(t.Context(), path, state); err == nil || !strings.Contains(err.Error(), want) {
+		if _, _, err := Stage(t.Context(), path, state); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got %v, want %q", path, err, want)
 		}
 	}

@@ -1,0 +1,76 @@
+//go:build linux
+
+package install
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"swarm/internal/tree"
+)
+
+// RemoveFolder unmounts everything below dir and removes dir with its content. If dir is itself a mount point or a
+// symbolic link, the operator made it: then only its content is removed. It reports whether there was a folder.
+func RemoveFolder(ctx context.Context, dir string) (bool, error) {
+	real, err := filepath.EvalSymlinks(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	} else if err != nil {
+		return false, err
+	}
+	mounts, err := mountsBelow(real)
+	if err != nil {
+		return false, err
+	}
+	for _, m := range mounts {
+		err := unix.Unmount(m, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+		if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+			return false, fmt.Errorf("unmount %s: %w", m, err)
+		}
+	}
+	entries, err := os.ReadDir(real)
+	if err != nil {
+		return false, err
+	}
+	for _, e := range entries {
+		// Containers may have nested folders in volumes to any depth, which os.RemoveAll cannot remove.
+		if err := tree.RemoveAll(ctx, filepath.Join(real, e.Name())); err != nil {
+			return true, err
+		}
+	}
+	if real != dir {
+		return true, nil
+	}
+	if err := os.Remove(dir); !errors.Is(err, unix.EBUSY) {
+		return true, err
+	}
+	return true, nil
+}
+
+// mountsBelow lists the mount points below a folder. The last one mounted comes first, because it may be below
+// another one.
+func mountsBelow(dir string) ([]string, error) {
+	text, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil, err
+	}
+	// proc(5): these characters are written as octal numbers.
+	plain := strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
+	var found []string
+	for line := range strings.Lines(string(text)) {
+		fields := strings.Fields(line)
+		if len(fields) > 4 && strings.HasPrefix(plain.Replace(fields[4]), dir+"/") {
+			found = append(found, plain.Replace(fields[4]))
+		}
+	}
+	slices.Reverse(found)
+	return found, nil
+}
