@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"swarm/internal/durable"
 	"swarm/internal/private"
 )
 
@@ -53,21 +54,7 @@ func (h *Host) copyProgram(content string) (copied bool, err error) {
 		return false, err
 	}
 	defer from.Close()
-	return true, replace(target, from, 0o755)
-}
-
-// replace puts a file in its place whole.
-func replace(target string, from io.Reader, mode os.FileMode) error {
-	tmp, err := os.CreateTemp(filepath.Dir(target), ".swarm-")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(tmp.Name()) // It is gone already when all went well.
-	_, err = io.Copy(tmp, from)
-	if err := errors.Join(err, tmp.Chmod(mode), tmp.Sync(), tmp.Close()); err != nil {
-		return err
-	}
-	return os.Rename(tmp.Name(), target)
+	return true, durable.Replace(target, from, 0o755)
 }
 
 // equal compares two files; one that is not there equals nothing.

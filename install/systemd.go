@@ -15,6 +15,8 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
+
+	"swarm/internal/durable"
 )
 
 // Names of the units.
@@ -66,7 +68,7 @@ func (h *Host) writeUnits(ctx context.Context, program string) error {
 		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
 			return err
 		}
-		if err := replace(file, strings.NewReader(text), 0o644); err != nil {
+		if err := durable.WriteFile(file, []byte(text), 0o644); err != nil {
 			return fmt.Errorf("write %s: %w", file, err)
 		}
 		changed = true

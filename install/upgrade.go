@@ -20,6 +20,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	swarmv1 "swarm/proto/swarm/v1"
+
+	"swarm/internal/durable"
 )
 
 // ReplaceSignal asks a daemon to exec the program that is installed in its place.
@@ -134,16 +136,6 @@ func putInPlace(file, target string) (undo func() error, err error) {
 		return nil, err
 	}
 	defer from.Close()
-	tmp, err := os.CreateTemp(filepath.Dir(target), ".swarm-upgrade-")
-	if err != nil {
-		return nil, err
-	}
-	defer os.Remove(tmp.Name()) // after the rename there is nothing to remove
-	_, err = io.Copy(tmp, from)
-	err = errors.Join(err, tmp.Chmod(0o755), tmp.Sync(), tmp.Close())
-	if err != nil {
-		return nil, err
-	}
 	old := target + ".old"
 	if err := os.Remove(old); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
@@ -151,5 +143,5 @@ func putInPlace(file, target string) (undo func() error, err error) {
 	if err := os.Link(target, old); err != nil {
 		return nil, err
 	}
-	return func() error { return os.Rename(old, target) }, os.Rename(tmp.Name(), target)
+	return func() error { return os.Rename(old, target) }, durable.Replace(target, from, 0o755)
 }

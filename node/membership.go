@@ -13,6 +13,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"swarm/internal/durable"
 	"swarm/internal/pki"
 	"swarm/internal/tree"
 	swarmv1 "swarm/proto/swarm/v1"
@@ -92,32 +93,13 @@ func damaged(format string, args ...any) error {
 	return errdefs.ErrDataLoss.WithMessage(fmt.Sprintf(format, args...) + ": restore it, or run `swarm leave --force` and join again")
 }
 
-// save replaces node.json at once; it is on the disk when save returns.
+// save replaces node.json durably.
 func (d disk) save(m *Membership) error {
 	text, err := json.MarshalIndent(m, "", "  ")
 	if err != nil {
 		return err
 	}
-	tmp, err := os.CreateTemp(d.dir, "node-*.tmp")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(tmp.Name())
-	_, err = tmp.Write(text)
-	if err == nil {
-		err = tmp.Sync()
-	}
-	if err := errors.Join(err, tmp.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(tmp.Name(), d.file()); err != nil {
-		return err
-	}
-	folder, err := os.Open(d.dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(folder.Sync(), folder.Close())
+	return durable.WriteFile(d.file(), text, 0o600)
 }
 
 // forget removes all that belongs to the cluster; images and the runtime's files stay.

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 
+	"swarm/internal/durable"
 	"swarm/internal/seal"
 	"swarm/internal/transport"
 	"swarm/manager"
@@ -146,7 +147,7 @@ func (m *managerMember) keepFounding(rows []*swarmv1.Change) error {
 	if err != nil {
 		return err
 	}
-	return writeDurably(m.foundingFile(), data)
+	return durable.WriteFile(m.foundingFile(), data, 0o600)
 }
 
 // commitFounding writes the first rows of a new cluster, if that is still to be done.
@@ -171,38 +172,13 @@ func (m *managerMember) commitFounding(ctx context.Context) error {
 	return os.Remove(m.foundingFile())
 }
 
-// writeDurably puts a secret file in place whole, on the disk when it returns: a log whose key was lost in a power failure
-// can never be read again.
-func writeDurably(file string, data []byte) error {
-	dir := filepath.Dir(file)
-	tmp, err := os.CreateTemp(dir, "new-*.tmp") // for the owner alone
-	if err != nil {
-		return err
-	}
-	defer os.Remove(tmp.Name())
-	_, err = tmp.Write(data)
-	if err == nil {
-		err = tmp.Sync()
-	}
-	if err := errors.Join(err, tmp.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(tmp.Name(), file); err != nil {
-		return err
-	}
-	folder, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(folder.Sync(), folder.Close())
-}
-
 // loadRing reads the keys of what lies on disk, or makes them.
 func loadRing(file string) (*seal.Ring, error) {
 	data, err := os.ReadFile(file)
 	if errors.Is(err, fs.ErrNotExist) {
 		ring := seal.NewRing(seal.NewKey())
-		return ring, writeDurably(file, ring.Encode(nil))
+		// Durably: a log whose key is lost in a power failure can never be read again.
+		return ring, durable.WriteFile(file, ring.Encode(nil), 0o600)
 	} else if err != nil {
 		return nil, err
 	}

@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 
 	"github.com/containerd/errdefs"
+
+	"swarm/internal/durable"
 )
 
 // Credential is a certificate with its private key.
@@ -118,36 +120,12 @@ func (d Disk) read(name string) ([]byte, error) {
 	return raw, err
 }
 
-// write puts data beside the file, onto the disk, and then in its place.
-func (d Disk) write(name string, data []byte) (err error) {
+func (d Disk) write(name string, data []byte) error {
 	if err := os.MkdirAll(d.Dir, 0o700); err != nil {
 		return fmt.Errorf("save credential: %w", err)
 	}
-	f, err := os.CreateTemp(d.Dir, "."+name+".*") // mode 0600
-	if err != nil {
+	if err := durable.WriteFile(filepath.Join(d.Dir, name), data, 0o600); err != nil {
 		return fmt.Errorf("save credential: %w", err)
 	}
-	defer func() {
-		if err != nil {
-			_ = os.Remove(f.Name())
-			err = fmt.Errorf("save credential: %w", err)
-		}
-	}()
-	_, err = f.Write(data)
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err != nil {
-		return err
-	}
-	if err = os.Rename(f.Name(), filepath.Join(d.Dir, name)); err != nil {
-		return err
-	}
-	return syncDir(d.Dir)
-}
-
-func syncDir(dir string) error {
-	f, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), f.Close())
+	return nil
 }
