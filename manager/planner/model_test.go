@@ -254,7 +254,7 @@ func (m *model) workOn(t *swarmv1.Task) bool {
 		next = swarmv1.TaskState_FAILED
 	case t.DesiredState == swarmv1.TaskState_RUNNING && st.State < swarmv1.TaskState_RUNNING:
 		next = swarmv1.TaskState_RUNNING
-	case m.completes(t):
+	case st.State == swarmv1.TaskState_RUNNING && m.completes(t):
 		next = swarmv1.TaskState_COMPLETE
 	}
 	if next == st.State {

@@ -41,6 +41,11 @@ func (t *task) failure() bool {
 	return t.state() == swarmv1.TaskState_FAILED || t.state() == swarmv1.TaskState_REJECTED
 }
 
+// endedEarly reports whether the task ended by itself although its restart policy lets no task of the service end.
+func (t *task) endedEarly() bool {
+	return t.failure() || t.state() == swarmv1.TaskState_COMPLETE && t.rev.restart.condition == swarmv1.RestartPolicy_ANY
+}
+
 func instant(ts *timestamppb.Timestamp) time.Time {
 	if ts == nil {
 		return time.Time{}

@@ -257,12 +257,13 @@ func (r *run) within(since time.Time, d time.Duration) bool {
 	return true
 }
 
-// failed returns the task of the slot that failed in this update: the update made it, and it ended before it had run for
-// the monitor time.
+// failed returns the task of the slot that failed in this update: the update made it, and it ended by itself before it had
+// run for the monitor time. A task that ended with exit code 0 has failed too if its restart policy starts another one
+// after it: the service is not meant to end.
 func (r *run) failed(s *slot, monitor time.Duration) *task {
 	update := r.svc.row.GetUpdateStatus().GetStartedVersion()
 	for _, t := range s.tasks {
-		if t.rev.template() != r.cur.template() || !t.failure() || t.row.GetUpdate() != update {
+		if t.rev.template() != r.cur.template() || !t.endedEarly() || t.row.GetUpdate() != update {
 			continue
 		}
 		since := t.status.GetRunningSince()

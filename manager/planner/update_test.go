@@ -119,6 +119,37 @@ func TestPlan_FailedUpdatePauses(t *testing.T) {
 	}
 }
 
+// New tasks that end at once with exit code 0 pause the update as failures do, unless the restart policy lets
+// tasks end.
+func TestPlan_EarlyEndPausesTheUpdate(t *testing.T) {
+	for name, tc := range map[string]struct {
+		condition swarmv1.RestartPolicy_Condition
+		order     swarmv1.UpdateConfig_Order
+		want      swarmv1.UpdateStatus_State
+	}{
+		"any, stop-first":  {swarmv1.RestartPolicy_ANY, swarmv1.UpdateConfig_STOP_FIRST, swarmv1.UpdateStatus_PAUSED},
+		"any, start-first": {swarmv1.RestartPolicy_ANY, swarmv1.UpdateConfig_START_FIRST, swarmv1.UpdateStatus_PAUSED},
+		"on-failure":       {swarmv1.RestartPolicy_ON_FAILURE, swarmv1.UpdateConfig_STOP_FIRST, swarmv1.UpdateStatus_COMPLETED},
+		"none":             {swarmv1.RestartPolicy_NONE, swarmv1.UpdateConfig_STOP_FIRST, swarmv1.UpdateStatus_COMPLETED},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := cluster(t, "a", "b")
+			m.addService("web", replicas(4), restarting(func(p *swarmv1.RestartPolicy) { p.Condition = tc.condition }), updating(func(u *swarmv1.UpdateConfig) { u.Order = tc.order }))
+			m.settle()
+			m.completes = failsOn(2)
+			m.edit("web", image("docker.io/library/bad"))
+			m.pass(2 * time.Minute)
+			if st := m.service("web").UpdateStatus; st.State != tc.want {
+				t.Errorf("update status: got %v, want %v\n%s", st, tc.want, m)
+			}
+			// The second task follows as soon as the first runs, which is before it ends.
+			if got := m.ofRevision("web")[1]; tc.want == swarmv1.UpdateStatus_PAUSED && got < 2 {
+				t.Errorf("untouched tasks: got %d, want 2 at least\n%s", got, m)
+			}
+		})
+	}
+}
+
 func TestPlan_FailedUpdateRollsBack(t *testing.T) {
 	m := cluster(t, "a", "b")
 	m.addService("web", replicas(4), updating(func(u *swarmv1.UpdateConfig) {
