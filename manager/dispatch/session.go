@@ -32,9 +32,10 @@ type session struct {
 	lease  time.Duration
 	stream swarmv1.Dispatcher_SessionServer
 	server *Server
-	wake   chan struct{} // capacity 1: there is something to send
-	over   chan struct{} // closed by close
-	stuck  chan struct{} // closed when the worker has not taken a message for as long as patience
+	latest func() *raftstore.View // the store's newest view
+	wake   chan struct{}          // capacity 1: there is something to send
+	over   chan struct{}          // closed by close
+	stuck  chan struct{}          // closed when the worker has not taken a message for as long as patience
 	// patience is the session timeout of the cluster.
 	patience time.Duration
 
@@ -44,6 +45,7 @@ type session struct {
 	whole   bool // send a complete set
 	dirty   []ref
 	view    *raftstore.View // what to send, whole or dirty, is read from it; nil when there is nothing
+	given   uint64          // index of the newest view that take has returned
 	acks    []uint64
 	beat    time.Time
 	beatSeq uint64 // newest heartbeat
@@ -60,10 +62,14 @@ type session struct {
 
 // newSession makes the session that a node's row says has begun.
 func newSession(s *Server, row *swarmv1.NodeState, stream swarmv1.Dispatcher_SessionServer) *session {
-	return &session{
+	x := &session{
 		node: row.GetNodeId(), epoch: row.GetSessionEpoch(), addr: row.GetAddr(), lease: row.GetLease().AsDuration(), stream: stream, server: s, beat: time.Now(), whole: true,
 		wake: make(chan struct{}, 1), over: make(chan struct{}), stuck: make(chan struct{}), progress: progress{moved: make(chan struct{})},
 	}
+	if s != nil {
+		x.latest = s.deps.Store.View
+	}
+	return x
 }
 
 // close ends the session with what the worker is told. The first reason stays.
@@ -169,6 +175,14 @@ func (x *session) take() work {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	w := work{whole: x.whole, dirty: x.dirty, view: x.view, acks: x.acks, marks: x.progress.marks, departs: x.departs}
+	if w.view != nil {
+		// A session that begins is marked with a newer view than the one that the follower of the store is about to
+		// mark it with. A worker must never be told of an older state.
+		if w.view.Index() < x.given {
+			w.view = x.latest()
+		}
+		x.given = w.view.Index()
+	}
 	// A view that is kept while nothing changes keeps rows that were removed since.
 	x.whole, x.dirty, x.view, x.acks = false, nil, nil, nil
 	if x.beatSeq > x.answered || x.confirmed > x.toldConfirmed {

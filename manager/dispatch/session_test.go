@@ -1,0 +1,37 @@
+package dispatch
+
+import (
+	"testing"
+
+	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/raftstore"
+)
+
+// A session begins with a view that is newer than the one which the follower of the store marks it with next. The
+// worker is not told of the older state again, and then a task that was stopped, or removed, does not start anew.
+func TestSession_NeverGoesBack(t *testing.T) {
+	task := func(id string, version uint64, desired swarmv1.TaskState) *swarmv1.Task {
+		return &swarmv1.Task{Id: id, ServiceId: "s", Slot: 1, NodeId: "n", DesiredState: desired, Meta: &swarmv1.Meta{Version: version}}
+	}
+	older := raftstore.ViewOf(task("t1", 5, swarmv1.TaskState_RUNNING))
+	for name, newer := range map[string]*raftstore.View{
+		"stopped": raftstore.ViewOf(task("t1", 9, swarmv1.TaskState_SHUTDOWN)),
+		"removed": raftstore.ViewOf(task("t2", 9, swarmv1.TaskState_RUNNING)),
+	} {
+		t.Run(name, func(t *testing.T) {
+			x := newSession(nil, &swarmv1.NodeState{NodeId: "n", SessionEpoch: 1, Addr: "n"}, nil)
+			x.latest = func() *raftstore.View { return newer }
+			a, out := newAtlas(), newOutbox("n")
+			x.markAll(newer)
+			out.complete(x.take().view, a, nil)
+			x.mark(older, ref{kind: swarmv1.AssignmentRef_TASK, id: "t1"})
+			w := x.take()
+			if w.view.Index() != 9 {
+				t.Errorf("index %d follows 9", w.view.Index())
+			}
+			if changes := out.update(w.view, a, w.dirty, nil); len(changes) > 0 {
+				t.Errorf("the worker is told %v", changes)
+			}
+		})
+	}
+}
