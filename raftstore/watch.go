@@ -19,6 +19,8 @@ const (
 	// number, and about how many bytes of memory they take.
 	keepChanges = 1 << 16
 	keepBytes   = 16 << 20
+	// restBytes of them stay at rest, for clients that come back after a short time.
+	restBytes = 64 << 10
 )
 
 // RowChange is one row before and after: Old is nil when it was created, New when it was deleted.
@@ -83,19 +85,15 @@ func (b *broker) append(index uint64, changes []RowChange) {
 	}
 }
 
-// rest drops all changes. A watcher that has read them goes on, because the newest batch stays as a link
-// and an empty one follows it. A watcher that has not read them gets ErrResync.
+// rest drops all changes but the newest, which take restBytes at most. A watcher that has read what is dropped goes
+// on. A watcher that has not gets ErrResync.
 func (b *broker) rest() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	tail := b.tail.Load()
-	if tail == b.head {
-		return
+	if tail := b.tail.Load(); tail != b.head && tail.bytes > restBytes {
+		b.appendLocked(newBatch(tail.index, nil)) // so that the newest batch may be dropped, too
 	}
-	if tail.count > 0 {
-		b.appendLocked(newBatch(tail.index, nil))
-	}
-	for b.head.next.Load() != b.tail.Load() {
+	for b.bytes > restBytes && b.head.next.Load() != b.tail.Load() {
 		b.dropLocked()
 	}
 }

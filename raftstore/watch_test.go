@@ -71,27 +71,32 @@ func TestWatch_InOrderWithoutGapAndResync(t *testing.T) {
 	}
 }
 
-// At rest nothing is kept. Watchers that have read everything do not notice.
+// At rest little is kept, and nothing of a large batch. Watchers that have read everything do not notice.
 func TestWatch_Rest(t *testing.T) {
 	f := newFSM()
 	s := &Store{fsm: f, closed: make(chan struct{})}
-	claim := func(index uint64) {
-		f.Apply(logOf(t, index, &swarmv1.Envelope{Format: Format, Requests: []*swarmv1.Request{{Groups: []*swarmv1.Group{Group(Put(&swarmv1.Claim{Key: fmt.Sprint(index)}))}}}}))
+	commit := func(index uint64, rows int) {
+		g := &swarmv1.Group{}
+		for i := range rows {
+			g.Changes = append(g.Changes, Put(&swarmv1.Claim{Key: fmt.Sprint(i)}))
+		}
+		f.Apply(logOf(t, index, &swarmv1.Envelope{Format: Format, Requests: []*swarmv1.Request{{Groups: []*swarmv1.Group{g}}}}))
 	}
 	f.broker.rest()
-	claim(1)
+	const many = 1000
+	commit(1, many)
 	_, ahead := s.Watch()
 	_, behind := s.Watch()
-	claim(2)
-	claim(3)
-	if b, err := ahead.Next(t.Context()); err != nil || len(b.Changes) != 2 {
-		t.Fatalf("got %v, %v", b.Changes, err)
+	commit(2, many)
+	commit(3, many)
+	if b, err := ahead.Next(t.Context()); err != nil || len(b.Changes) != 2*many {
+		t.Fatalf("got %d changes, %v", len(b.Changes), err)
 	}
 	for range 2 {
 		f.broker.rest()
 	}
 	if f.broker.kept != 1 {
-		t.Errorf("%d changes and links are kept, want the link", f.broker.kept)
+		t.Errorf("%d changes and links are kept, want one link", f.broker.kept)
 	}
 	since, err := s.Since(3)
 	if err != nil {
@@ -103,8 +108,13 @@ func TestWatch_Rest(t *testing.T) {
 	if _, err := behind.Next(t.Context()); !errors.Is(err, ErrResync) {
 		t.Errorf("a watcher that had not read everything: %v", err)
 	}
-	claim(4)
-	for _, w := range []*Watcher{ahead, since} {
+	commit(4, 1)
+	f.broker.rest()
+	again, err := s.Since(3)
+	if err != nil {
+		t.Fatalf("a small change that came before the rest: %v", err)
+	}
+	for _, w := range []*Watcher{ahead, since, again} {
 		if b, err := w.Next(t.Context()); err != nil || len(b.Changes) != 1 || b.Changes[0].Index != 4 {
 			t.Errorf("got %v, %v, want entry 4", b.Changes, err)
 		}
