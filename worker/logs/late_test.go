@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"swarm/internal/eventually"
+	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/worker"
 )
 
@@ -29,6 +30,9 @@ func TestStore_DiskFull(t *testing.T) {
 	run(t, s)
 	dir := create(t, s, "t1")
 	filler := filepath.Join(disk, "filler")
+	write(t, dir, worker.StdoutFile, "stored\n")
+	eventually.True(t, "the first line is copied", func() bool { return s.get("t1").bytes() > 0 })
+	stored := s.get("t1").bytes()
 	source, err := os.OpenFile(filepath.Join(dir, worker.StdoutFile), os.O_WRONLY, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -40,20 +44,28 @@ func TestStore_DiskFull(t *testing.T) {
 	if err := os.WriteFile(filler, make([]byte, 4<<20), 0o600); !errors.Is(err, unix.ENOSPC) {
 		t.Fatalf("the disk takes it all: %v", err)
 	}
-	var want []string
+	want := []string{"stored"}
 	for i := range 3000 {
 		want = append(want, fmt.Sprintf("line %d", i))
 	}
-	write(t, dir, worker.StdoutFile, strings.Join(want, "\n")+"\n")
+	write(t, dir, worker.StdoutFile, strings.Join(want[1:], "\n")+"\n")
 	eventually.True(t, "the store has met the full disk", func() bool {
 		s.late.mu.Lock()
 		defer s.late.mu.Unlock()
 		return len(s.late.journals) > 0
 	})
+	var shown []*swarmv1.LogRecord
+	err = s.Read(t.Context(), "t1", nil, func(r *swarmv1.TaskLogsResponse) error {
+		shown = append(shown, r.GetRecords()...)
+		return nil
+	})
+	if !errors.Is(err, unix.ENOSPC) || len(shown) != 1 || string(shown[0].GetData()) != "stored" {
+		t.Errorf("on a full disk: got %v, %v; want what is stored, and that more is missing", shown, err)
+	}
 	if err := os.Remove(filler); err != nil {
 		t.Fatal(err)
 	}
-	eventually.True(t, "the lines are copied", func() bool { return s.get("t1").bytes() > 0 })
+	eventually.True(t, "the lines are copied", func() bool { return s.get("t1").bytes() > stored })
 	if diff := cmp.Diff(want, lines(records(t, s, "t1", nil))); diff != "" {
 		t.Error(diff)
 	}

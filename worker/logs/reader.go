@@ -33,16 +33,14 @@ func (s *Store) Read(ctx context.Context, taskID string, opts *swarmv1.LogOption
 	}
 	buf := make([]byte, readSize)
 	for range 64 { // what the container has written until now, but not what one without pause goes on to write
-		more, err := j.copy(buf, false)
-		if err != nil {
-			return err
-		}
-		if !more {
+		var more bool
+		if more, err = j.copy(buf, false); !more || err != nil {
 			break
 		}
 	}
+	// What is stored is shown even if the disk takes no more. The error then says that the newest lines are missing.
 	r := &reader{j: j, opts: opts, node: s.cfg.NodeID, send: send}
-	return r.run(ctx)
+	return errors.Join(r.run(ctx), err)
 }
 
 // reader is one reading of one journal.
