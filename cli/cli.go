@@ -87,7 +87,7 @@ func Main(ctx context.Context, deps Deps, args []string) int {
 	}
 	var value *pflag.InvalidValueError
 	if errors.As(err, &value) { // of a flag before the verb, which cobra parses by itself
-		err = usageError(root, "%s", flagError(err))
+		err, code = usageError(root, "%s", flagError(err)), codeBadFlag
 	}
 	printf(deps.Err, "Error: %s\n", errorLine(err))
 	return code
@@ -108,6 +108,10 @@ func unknownFlag(c *cobra.Command) string {
 	}
 	return ""
 }
+
+// codeBadFlag is the exit code for an unknown flag or a value that a flag does not take, as in Docker. Other wrong
+// command lines exit with 1.
+const codeBadFlag = 125
 
 // codedError is an error that ends the process with a code of its own.
 type codedError struct {
@@ -156,7 +160,7 @@ func New(deps Deps) *cobra.Command {
 	root.SetOut(deps.Out)
 	root.SetErr(deps.Err)
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
-		return usageError(c, "%s", flagError(err))
+		return codedError{usageError(c, "%s", flagError(err)), codeBadFlag}
 	})
 	a.setHelp(root)
 	root.AddCommand(a.newInit(), a.newJoin(), a.newLeave(), a.newSwarmUpdate(), a.newJoinToken(), a.newInfo(), a.newVersion(), a.newDoctor())
@@ -187,7 +191,7 @@ func group(c *cobra.Command, sub ...*cobra.Command) *cobra.Command {
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if len(args) == 0 {
 			if flag := unknownFlag(c); flag != "" {
-				return usageError(c, "unknown flag: %s", flag)
+				return codedError{usageError(c, "unknown flag: %s", flag), codeBadFlag}
 			}
 			return c.Help()
 		}

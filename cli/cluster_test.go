@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -65,7 +66,27 @@ func TestInitRefuses(t *testing.T) {
 // refused checks that a command line failed with one line on standard error.
 func refused(t *testing.T, line string, got result, want string) {
 	t.Helper()
-	refusedWith(t, 1, line, got, want)
+	code := 1
+	if badFlag.MatchString(got.errOut) && got.code != code {
+		code = 125 // as in Docker; TestFlagErrors_ExitCode
+	}
+	refusedWith(t, code, line, got, want)
+}
+
+// badFlag matches what is said of a flag, or of the value it was given.
+var badFlag = regexp.MustCompile(`^Error: (unknown (shorthand )?flag|flag needs an argument|invalid argument "[^\n]*" for "|--[a-z-]+: )`)
+
+// The codes of Docker's command line: 125 for a flag that is not known or takes no such value, else 1.
+func TestFlagErrors_ExitCode(t *testing.T) {
+	for line, want := range map[string]int{
+		"service create --bogus x": 125, "service ls --bogus": 125, "service create --replicas abc x": 125, "service create --network": 125,
+		"exec -z x y": 125, "service --bogus": 125, "--host": 125, "--stale=maybe service ls": 125,
+		"nosuch": 1, "service nosuch": 1, "service create": 1, "node ls extra": 1,
+	} {
+		if got := (run{}).run(t, strings.Fields(line)...); got.code != want {
+			t.Errorf("%s: got %d, want %d: %s", line, got.code, want, got.errOut)
+		}
+	}
 }
 
 func refusedWith(t *testing.T, code int, line string, got result, want string) {

@@ -34,7 +34,7 @@ func judgeNode(n Node) []Finding {
 	name := fmt.Sprintf("%s (%s)", n.Name, n.Address)
 	if n.Problem != "" && !slices.ContainsFunc(n.Ways, func(w Way) bool { return w.Reason == "" }) {
 		v.add(Failure, fmt.Sprintf("nothing of %s answers: %s", name, n.Problem),
-			"see that the host is up and its daemon runs; if it is gone for good: swarm node rm --force")
+			fmt.Sprintf("see that the host is up and its daemon runs; if it is gone for good: `swarm node rm --force %s`, for a manager after `swarm node demote %s`", n.Name, n.Name))
 		return v.findings
 	}
 	for _, w := range n.Ways {

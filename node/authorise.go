@@ -97,6 +97,9 @@ func (n *Node) absent(fullMethod string) error {
 	if !resumed || m != nil && (ofEveryNode(fullMethod) || m.remembered().Manager) {
 		return errdefs.ErrUnavailable.WithMessage("this node's daemon is starting: try again in a moment")
 	}
+	if m == nil && !ofEveryNode(fullMethod) && strings.HasPrefix(fullMethod, "/swarm.v1.") {
+		return errdefs.ErrUnavailable.WithMessage("this node is not a swarm manager, and part of no cluster: run `swarm init` or `swarm join` first")
+	}
 	return notHere(fullMethod)
 }
 

@@ -337,9 +337,10 @@ func (r *rig) up() *rig {
 			r.t.Errorf("the daemon ended: %v", err)
 		}
 	})
-	eventually.True(r.t, "the local socket", func() bool {
-		_, err := os.Stat(r.cfg.Socket())
-		return err == nil
+	// The file is there before the daemon listens.
+	eventually.True(r.t, "the daemon listens", func() bool {
+		conn, err := net.Dial("unix", r.cfg.Socket())
+		return err == nil && conn.Close() == nil
 	})
 	conn, err := transport.DialUnix(r.cfg.Socket())
 	if err != nil {
