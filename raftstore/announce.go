@@ -16,13 +16,13 @@ import (
 // Raft would send later: an AppendEntries without entries. It names an entry and its term, so a member whose log differs
 // there refuses it, and it is sent in the term of that entry, which this member itself proposed as its leader.
 type announcer struct {
-	mu    sync.Mutex // guards the rest
-	index uint64
-	term  uint64
-	moved chan struct{} // closed and renewed when index grows
+	mu      sync.Mutex // guards the rest
+	index   uint64
+	term    uint64
+	changed chan struct{} // closed and renewed when index grows
 }
 
-func newAnnouncer() *announcer { return &announcer{moved: make(chan struct{})} }
+func newAnnouncer() *announcer { return &announcer{changed: make(chan struct{})} }
 
 func (a *announcer) committed(index, term uint64) {
 	a.mu.Lock()
@@ -31,14 +31,14 @@ func (a *announcer) committed(index, term uint64) {
 		return
 	}
 	a.index, a.term = index, term
-	close(a.moved)
-	a.moved = make(chan struct{})
+	close(a.changed)
+	a.changed = make(chan struct{})
 }
 
-func (a *announcer) current() (index, term uint64, moved <-chan struct{}) {
+func (a *announcer) current() (index, term uint64, changed <-chan struct{}) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.index, a.term, a.moved
+	return a.index, a.term, a.changed
 }
 
 // runAnnouncer has one goroutine for each other member while this one leads, so that a slow member delays no other.
@@ -46,7 +46,7 @@ func (a *announcer) current() (index, term uint64, moved <-chan struct{}) {
 func (s *Store) runAnnouncer(ctx context.Context) error {
 	return s.Lead(ctx, func(ctx context.Context) error {
 		for ctx.Err() == nil {
-			changed := s.peers.changedConfig()
+			changed := s.peers.configChanged()
 			round, stop := context.WithCancel(ctx)
 			g, round := errgroup.WithContext(round)
 			for _, server := range s.others() {
@@ -66,17 +66,17 @@ func (s *Store) runAnnouncer(ctx context.Context) error {
 func (s *Store) announceTo(ctx context.Context, to raft.Server) error {
 	sent := uint64(0)
 	for {
-		index, term, moved := s.announce.current()
+		index, term, changed := s.announce.current()
 		for try := 0; index > sent && ctx.Err() == nil; try++ {
-			if s.tell(to, index, term) || try == overtakes {
+			if s.sendAnnouncement(to, index, term) || try == announceRetries {
 				sent = index
 				break
 			}
 			_ = pause.For(ctx, time.Millisecond<<try)
-			index, term, moved = s.announce.current()
+			index, term, changed = s.announce.current()
 		}
 		select {
-		case <-moved:
+		case <-changed:
 		case <-ctx.Done():
 			return nil
 		}
@@ -85,11 +85,11 @@ func (s *Store) announceTo(ctx context.Context, to raft.Server) error {
 
 // overtakes is how often an announcement is repeated that came before the entry it tells of, which is under way on
 // another connection: for 1, 2, 4, ... ms, then Raft's own message is due.
-const overtakes = 5
+const announceRetries = 5
 
 // tell sends one announcement. false: the member does not have the entry yet. Other failures need no remedy: Raft's own
 // messages follow.
-func (s *Store) tell(to raft.Server, index, term uint64) bool {
+func (s *Store) sendAnnouncement(to raft.Server, index, term uint64) bool {
 	me := raft.ServerID(s.cfg.NodeID)
 	req := &raft.AppendEntriesRequest{
 		RPCHeader: raft.RPCHeader{

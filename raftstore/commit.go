@@ -47,14 +47,14 @@ func (s *Store) CommitGroups(ctx context.Context, actor string, groups []*swarmv
 		if first != nil {
 			a, err = s.await(ctx, first[i])
 		}
-		if first == nil || again(err) {
+		if first == nil || isRetryable(err) {
 			a, err = s.commit(ctx, r, err)
 		}
 		if err != nil {
 			return index, results, fmt.Errorf("commit: %w", err)
 		}
 		index = max(index, a.GetIndex())
-		errorsOf(a, results[at:at+len(r.GetGroups())])
+		fillResults(a, results[at:at+len(r.GetGroups())])
 		at += len(r.GetGroups())
 	}
 	return index, results, nil
@@ -107,7 +107,7 @@ func (s *Store) await(ctx context.Context, p *proposal) (*swarmv1.Answer, error)
 // commit brings one request to the leader. cause is why it is not the first try.
 func (s *Store) commit(ctx context.Context, r *swarmv1.Request, cause error) (a *swarmv1.Answer, err error) {
 	err = s.retry(ctx, cause, func() (err error) {
-		a, err = s.attempt(ctx, r)
+		a, err = s.proposeOnce(ctx, r)
 		return err
 	})
 	return a, err
@@ -115,39 +115,39 @@ func (s *Store) commit(ctx context.Context, r *swarmv1.Request, cause error) (a 
 
 // retry tries again and again while leadership moves.
 func (s *Store) retry(ctx context.Context, cause error, attempt func() error) error {
-	giveUp, cancel := context.WithTimeout(ctx, s.cfg.Timeouts.Leader)
+	deadline, cancel := context.WithTimeout(ctx, s.cfg.Timeouts.Leader)
 	defer cancel()
 	for try := 0; ; try++ {
-		moved := s.reign.changed()
+		leaderChanged := s.leadership.changed()
 		if try > 0 || cause != nil {
-			if err := s.pause(ctx, giveUp, moved, try, cause); err != nil {
+			if err := s.backOff(ctx, deadline, leaderChanged, try, cause); err != nil {
 				return err
 			}
 		}
 		if cause = attempt(); cause == nil {
 			return nil
 		}
-		if f, ok := cause.(*final); ok {
+		if f, ok := cause.(*permanentError); ok {
 			return f.error
 		}
-		if !again(cause) {
+		if !isRetryable(cause) {
 			return cause
 		}
 	}
 }
 
 // attempt proposes once, here or at the leader.
-func (s *Store) attempt(ctx context.Context, r *swarmv1.Request) (*swarmv1.Answer, error) {
+func (s *Store) proposeOnce(ctx context.Context, r *swarmv1.Request) (*swarmv1.Answer, error) {
 	if s.raft.State() == raft.Leader {
 		return s.await(ctx, s.enqueue(ctx, r)[0])
 	}
 	var resp *swarmv1.ProposeResponse
-	err := s.atLeader(ctx, func(ctx context.Context, rpc swarmv1.RaftClient) (err error) {
+	err := s.callLeader(ctx, func(ctx context.Context, rpc swarmv1.RaftClient) (err error) {
 		resp, err = rpc.Propose(ctx, &swarmv1.ProposeRequest{Request: r})
 		return err
 	})
 	if errdefs.IsInvalidArgument(err) || errdefs.IsResourceExhausted(err) || errdefs.IsPermissionDenied(err) || errdefs.IsUnauthorized(err) {
-		return nil, &final{err}
+		return nil, &permanentError{err}
 	}
 	if err != nil {
 		return nil, err
@@ -162,7 +162,7 @@ func (s *Store) attempt(ctx context.Context, r *swarmv1.Request) (*swarmv1.Answe
 }
 
 // pause waits until another try may fare better: leadership moved, or some time passed.
-func (s *Store) pause(ctx, giveUp context.Context, moved <-chan struct{}, try int, cause error) error {
+func (s *Store) backOff(ctx, deadline context.Context, leaderChanged <-chan struct{}, try int, cause error) error {
 	wait := min(5*time.Millisecond<<min(try, 6), 200*time.Millisecond)
 	if s.Leader() == "" {
 		wait = time.Hour // only an election helps
@@ -170,14 +170,14 @@ func (s *Store) pause(ctx, giveUp context.Context, moved <-chan struct{}, try in
 	timer := time.NewTimer(wait/2 + rand.N(wait))
 	defer timer.Stop()
 	select {
-	case <-moved:
+	case <-leaderChanged:
 	case <-timer.C:
-	case <-giveUp.Done():
+	case <-deadline.Done():
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
 		if s.Leader() == "" {
-			return s.noLeader()
+			return s.noLeaderError()
 		}
 		return errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("the leader %s does not answer: %v", s.Leader(), cause))
 	case <-s.closed:
@@ -187,13 +187,13 @@ func (s *Store) pause(ctx, giveUp context.Context, moved <-chan struct{}, try in
 }
 
 // final marks an error that no other try would change.
-type final struct{ error }
+type permanentError struct{ error }
 
 // noLeader says why nobody takes the change.
-func (s *Store) noLeader() error {
-	err := s.stable.trouble.Load()
+func (s *Store) noLeaderError() error {
+	err := s.stable.writeErr.Load()
 	if err == nil {
-		err = s.disk.trouble.Load()
+		err = s.disk.writeErr.Load()
 	}
 	if err != nil {
 		return errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("manager %s cannot write its disk (%v): free or repair it, or ask another manager", s.cfg.NodeID, *err))

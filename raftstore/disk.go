@@ -42,7 +42,7 @@ func openDisk(cfg Config, deps Deps, log hclog.Logger) (*logStore, raft.Snapshot
 	var disk Disk
 	var snaps raft.SnapshotStore
 	if cfg.Dir == "" {
-		disk, snaps = memory{raft.NewInmemStore()}, &memorySnapshots{whole: raft.NewInmemSnapshotStore()}
+		disk, snaps = memory{raft.NewInmemStore()}, &memorySnapshots{complete: raft.NewInmemSnapshotStore()}
 	} else {
 		if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 			return nil, nil, err
@@ -93,14 +93,14 @@ func (memory) Close() error { return nil }
 // memorySnapshots keeps the newest whole snapshot in memory. raft.InmemSnapshotStore alone would hand out a snapshot that is
 // still being written.
 type memorySnapshots struct {
-	mu    sync.Mutex // guards whole
-	whole *raft.InmemSnapshotStore
+	mu       sync.Mutex // guards whole
+	complete *raft.InmemSnapshotStore
 }
 
 func (m *memorySnapshots) newest() *raft.InmemSnapshotStore {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.whole
+	return m.complete
 }
 
 func (m *memorySnapshots) List() ([]*raft.SnapshotMeta, error) { return m.newest().List() }
@@ -112,13 +112,13 @@ func (m *memorySnapshots) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, er
 func (m *memorySnapshots) Create(version raft.SnapshotVersion, index, term uint64, conf raft.Configuration, confIndex uint64, trans raft.Transport) (raft.SnapshotSink, error) {
 	next := raft.NewInmemSnapshotStore()
 	sink, err := next.Create(version, index, term, conf, confIndex, trans)
-	return &memorySink{SnapshotSink: sink, of: m, next: next}, err
+	return &memorySink{SnapshotSink: sink, store: m, next: next}, err
 }
 
 // memorySink takes the place of the snapshot before when it is closed.
 type memorySink struct {
 	raft.SnapshotSink
-	of       *memorySnapshots
+	store    *memorySnapshots
 	next     *raft.InmemSnapshotStore
 	canceled bool
 }
@@ -132,9 +132,9 @@ func (s *memorySink) Close() error {
 	if s.canceled {
 		return nil
 	}
-	s.of.mu.Lock()
-	defer s.of.mu.Unlock()
-	s.of.whole = s.next
+	s.store.mu.Lock()
+	defer s.store.mu.Unlock()
+	s.store.complete = s.next
 	return nil
 }
 

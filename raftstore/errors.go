@@ -9,7 +9,7 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-const codeStale = codes.FailedPrecondition
+const codeWrongEpoch = codes.FailedPrecondition
 
 var (
 	errClosed   = errdefs.ErrUnavailable.WithMessage("the manager is stopping: ask another one")
@@ -17,7 +17,7 @@ var (
 )
 
 // native turns what Apply refused into an error of its class.
-func native(r *swarmv1.GroupResult) error {
+func refusalError(r *swarmv1.GroupResult) error {
 	if r.GetError() == "" && r.GetCode() == 0 {
 		return nil
 	}
@@ -25,10 +25,10 @@ func native(r *swarmv1.GroupResult) error {
 }
 
 // errorsOf spreads an answer over its groups.
-func errorsOf(a *swarmv1.Answer, into []error) {
+func fillResults(a *swarmv1.Answer, into []error) {
 	for _, r := range a.GetRefused() {
 		if int(r.GetGroup()) < len(into) {
-			into[r.GetGroup()] = native(r.GetResult())
+			into[r.GetGroup()] = refusalError(r.GetResult())
 		}
 	}
 }

@@ -22,17 +22,17 @@ type fsm struct {
 	state  *state
 	broker *broker
 
-	published atomic.Pointer[View]            // nil while a state that nobody holds is being written in place
-	members   *bell                           // rings when Raft has other members
-	applied   atomic.Uint64                   // index of the newest published view
-	cluster   atomic.Pointer[swarmv1.Cluster] // its Cluster row: to read it takes no view
-	writing   sync.Mutex                      // held from unpublish to publish: who finds no view waits here
+	published      atomic.Pointer[View]            // nil while a state that nobody holds is being written in place
+	membersChanged *broadcast                      // rings when Raft has other members
+	applied        atomic.Uint64                   // index of the newest published view
+	cluster        atomic.Pointer[swarmv1.Cluster] // its Cluster row: to read it takes no view
+	writing        sync.Mutex                      // held from unpublish to publish: who finds no view waits here
 
 	halted chan error // takes the one reason why the member can no longer follow the log
 }
 
 func newFSM() *fsm {
-	f := &fsm{state: newState(), broker: newBroker(), members: newBell(), halted: make(chan error, 1)}
+	f := &fsm{state: newState(), broker: newBroker(), membersChanged: newBroadcast(), halted: make(chan error, 1)}
 	f.publish(nil)
 	return f
 }
@@ -65,7 +65,7 @@ func (f *fsm) view() *View {
 
 // begin makes the state writable. When nobody took the view, its trees are written in place, and readers wait for the
 // moment that a batch takes; else what is written gets copied, and readers go on with the old view.
-func (f *fsm) begin() {
+func (f *fsm) beginWrite() {
 	f.writing.Lock()
 	v := f.published.Swap(nil)
 	if v.taken.Load() {
@@ -76,11 +76,11 @@ func (f *fsm) begin() {
 
 // publish shows the state, and then tells who waits for it.
 func (f *fsm) publish(changes []RowChange) {
-	f.show()
+	f.publishView()
 	f.broker.append(f.state.index, changes)
 }
 
-func (f *fsm) show() {
+func (f *fsm) publishView() {
 	v := f.state.view()
 	f.cluster.Store(v.cluster)
 	f.published.Store(v)
@@ -92,10 +92,10 @@ func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
 	out := make([]any, len(logs))
 	var changes []RowChange
 	configured := false
-	f.begin()
+	f.beginWrite()
 	for i, l := range logs {
 		if l.Type == raft.LogCommand {
-			r, err := f.entry(l, &changes)
+			r, err := f.applyEntry(l, &changes)
 			if err != nil {
 				f.halt(fmt.Errorf("apply log entry %d: %w", l.Index, err))
 			}
@@ -107,7 +107,7 @@ func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
 	f.publish(changes)
 	f.writing.Unlock()
 	if configured {
-		f.members.ring()
+		f.membersChanged.send()
 	}
 	return out
 }
@@ -129,7 +129,7 @@ func (f *fsm) halt(err error) {
 }
 
 // entry carries out one log entry. An error means that this member cannot know what the others do with it.
-func (f *fsm) entry(l *raft.Log, changes *[]RowChange) (*result, error) {
+func (f *fsm) applyEntry(l *raft.Log, changes *[]RowChange) (*result, error) {
 	env, err := decode(l.Data)
 	if err != nil {
 		return nil, err
@@ -140,7 +140,7 @@ func (f *fsm) entry(l *raft.Log, changes *[]RowChange) (*result, error) {
 	for i, r := range env.GetRequests() {
 		a := st.sessions.lookup(r)
 		if a == nil {
-			a = st.request(e, env, r)
+			a = st.applyRequest(e, env, r)
 			st.sessions.remember(l.Index, r, a)
 		}
 		res.answers[i] = a
@@ -150,15 +150,15 @@ func (f *fsm) entry(l *raft.Log, changes *[]RowChange) (*result, error) {
 }
 
 // request judges a request's groups one by one.
-func (s *state) request(e *entry, env *swarmv1.Envelope, r *swarmv1.Request) *swarmv1.Answer {
+func (s *state) applyRequest(e *entry, env *swarmv1.Envelope, r *swarmv1.Request) *swarmv1.Answer {
 	if epoch := s.cluster().GetEpoch(); epoch != env.GetEpoch() && epoch != 0 && env.GetEpoch() != 0 {
-		a := refuseAll(r, codeStale, fmt.Sprintf("the request is of cluster epoch %d; this is epoch %d", env.GetEpoch(), epoch))
+		a := refuseAll(r, codeWrongEpoch, fmt.Sprintf("the request is of cluster epoch %d; this is epoch %d", env.GetEpoch(), epoch))
 		a.Index = e.index
 		return a
 	}
 	a := &swarmv1.Answer{Sequence: r.GetSequence(), Index: e.index, Groups: uint32(len(r.GetGroups()))}
 	for i, g := range r.GetGroups() {
-		if refused := s.apply(e, g); refused != nil {
+		if refused := s.applyGroup(e, g); refused != nil {
 			a.Refused = append(a.Refused, &swarmv1.Refused{Group: uint32(i), Result: refused})
 		}
 	}
@@ -210,9 +210,9 @@ func (f *fsm) Restore(r io.ReadCloser) error {
 	if err != nil {
 		return fmt.Errorf("restore snapshot: %w", err)
 	}
-	f.begin()
+	f.beginWrite()
 	f.state = st
-	f.show()
+	f.publishView()
 	f.broker.reset(st.index)
 	f.writing.Unlock()
 	return nil

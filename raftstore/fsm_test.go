@@ -375,8 +375,8 @@ func TestLogStore_UncachedEntriesStay(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	s.uncache()
-	if s.cached != size || len(s.recent) != 1 || s.cache(n) == nil {
+	s.dropCache()
+	if s.cached != size || len(s.recent) != 1 || s.cachedEntry(n) == nil {
 		t.Errorf("%d entries with %d bytes are in memory, want the newest", len(s.recent), s.cached)
 	}
 	for i := uint64(1); i <= n; i++ {

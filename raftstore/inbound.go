@@ -22,15 +22,15 @@ type inbound struct {
 
 	heartbeat atomic.Pointer[func(raft.RPC)] // Raft's fast path; nil before Raft has set it
 
-	done chan struct{} // closed by close
-	once sync.Once
-	ends sync.WaitGroup // the goroutines
+	done       chan struct{} // closed by close
+	once       sync.Once
+	goroutines sync.WaitGroup // the goroutines
 }
 
 func newInbound(layer *streamLayer, conf raft.NetworkTransportConfig) *inbound {
 	in := &inbound{layer: layer, conf: conf, rpcs: make(chan raft.RPC), done: make(chan struct{})}
 	if layer.deps.Listener != nil {
-		in.ends.Go(in.accept)
+		in.goroutines.Go(in.accept)
 	}
 	return in
 }
@@ -38,7 +38,7 @@ func newInbound(layer *streamLayer, conf raft.NetworkTransportConfig) *inbound {
 // close ends every connection and waits for the goroutines. The layer must have been closed before.
 func (in *inbound) close() {
 	in.once.Do(func() { close(in.done) })
-	in.ends.Wait()
+	in.goroutines.Wait()
 }
 
 // accept runs until the listener is closed.
@@ -48,7 +48,7 @@ func (in *inbound) accept() {
 		c, err := in.layer.deps.Listener.Accept()
 		if err == nil {
 			wait = 5 * time.Millisecond
-			in.ends.Go(func() { in.serve(c) })
+			in.goroutines.Go(func() { in.serve(c) })
 			continue
 		}
 		if errors.Is(err, net.ErrClosed) {
@@ -72,12 +72,12 @@ func (in *inbound) serve(accepted net.Conn) {
 	// one.
 	c := in.layer.track(accepted)
 	defer c.Close()
-	from, err := in.layer.greet(accepted)
+	from, err := in.layer.readHello(accepted)
 	if err != nil {
-		in.layer.refused(accepted.RemoteAddr(), err)
+		in.layer.logRefusal(accepted.RemoteAddr(), err)
 		return
 	}
-	stream := &oneConn{Conn: c, ended: make(chan struct{}), closed: make(chan struct{})}
+	stream := &singleConnLayer{Conn: c, ended: make(chan struct{}), closed: make(chan struct{})}
 	conf := in.conf
 	conf.Stream = stream
 	trans := raft.NewNetworkTransportWithConfig(&conf)
@@ -85,7 +85,7 @@ func (in *inbound) serve(accepted net.Conn) {
 	forged := make(chan error, 1) // by a heartbeat
 	trans.SetHeartbeatHandler(func(rpc raft.RPC) {
 		handle := in.heartbeat.Load()
-		err := sentBy(from, rpc.Command)
+		err := checkSender(from, rpc.Command)
 		switch {
 		case err != nil:
 			select {
@@ -93,7 +93,7 @@ func (in *inbound) serve(accepted net.Conn) {
 			default:
 			}
 		case handle == nil:
-			in.pass(rpc, stream)
+			in.forward(rpc, stream)
 		default:
 			(*handle)(rpc)
 		}
@@ -101,13 +101,13 @@ func (in *inbound) serve(accepted net.Conn) {
 	for {
 		select {
 		case rpc := <-trans.Consumer():
-			if err := sentBy(from, rpc.Command); err != nil {
-				in.layer.refused(accepted.RemoteAddr(), err)
+			if err := checkSender(from, rpc.Command); err != nil {
+				in.layer.logRefusal(accepted.RemoteAddr(), err)
 				return
 			}
-			in.pass(rpc, stream)
+			in.forward(rpc, stream)
 		case err := <-forged:
-			in.layer.refused(accepted.RemoteAddr(), err)
+			in.layer.logRefusal(accepted.RemoteAddr(), err)
 			return
 		case <-stream.ended:
 			return
@@ -118,7 +118,7 @@ func (in *inbound) serve(accepted net.Conn) {
 }
 
 // pass hands an RPC to Raft.
-func (in *inbound) pass(rpc raft.RPC, from *oneConn) {
+func (in *inbound) forward(rpc raft.RPC, from *singleConnLayer) {
 	select {
 	case in.rpcs <- rpc:
 	case <-from.ended:
@@ -127,7 +127,7 @@ func (in *inbound) pass(rpc raft.RPC, from *oneConn) {
 }
 
 // self has Raft carry out an RPC of this member's own, without a connection.
-func (in *inbound) self(command any) error {
+func (in *inbound) sendToSelf(command any) error {
 	answer := make(chan raft.RPCResponse, 1)
 	select {
 	case in.rpcs <- raft.RPC{Command: command, RespChan: answer}:
@@ -143,7 +143,7 @@ func (in *inbound) self(command any) error {
 }
 
 // sentBy checks that every id in an RPC is that of the member that sent it.
-func sentBy(id string, command any) error {
+func checkSender(id string, command any) error {
 	var old []byte // where former versions of Raft put the id; it may be missing
 	switch r := command.(type) {
 	case *raft.AppendEntriesRequest:
@@ -172,45 +172,45 @@ func sentBy(id string, command any) error {
 }
 
 // oneConn is a raft.StreamLayer that yields one connection, and knows when that has ended.
-type oneConn struct {
+type singleConnLayer struct {
 	net.Conn
-	given   atomic.Bool
-	ended   chan struct{} // closed with the connection
-	closed  chan struct{} // closed with the layer
-	endOnce sync.Once
-	offOnce sync.Once
+	accepted  atomic.Bool
+	ended     chan struct{} // closed with the connection
+	closed    chan struct{} // closed with the layer
+	endOnce   sync.Once
+	closeOnce sync.Once
 }
 
 // Accept implements net.Listener.
-func (o *oneConn) Accept() (net.Conn, error) {
-	if o.given.CompareAndSwap(false, true) {
-		return endingConn{o.Conn, o}, nil
+func (o *singleConnLayer) Accept() (net.Conn, error) {
+	if o.accepted.CompareAndSwap(false, true) {
+		return notifyingConn{o.Conn, o}, nil
 	}
 	<-o.closed
 	return nil, net.ErrClosed
 }
 
 // Close implements net.Listener.
-func (o *oneConn) Close() error {
-	o.offOnce.Do(func() { close(o.closed) })
+func (o *singleConnLayer) Close() error {
+	o.closeOnce.Do(func() { close(o.closed) })
 	return nil
 }
 
 // Addr implements net.Listener.
-func (o *oneConn) Addr() net.Addr { return o.LocalAddr() }
+func (o *singleConnLayer) Addr() net.Addr { return o.LocalAddr() }
 
 // Dial implements raft.StreamLayer. Nothing is dialled through a connection that somebody else
 // opened.
-func (o *oneConn) Dial(raft.ServerAddress, time.Duration) (net.Conn, error) {
+func (o *singleConnLayer) Dial(raft.ServerAddress, time.Duration) (net.Conn, error) {
 	return nil, errors.ErrUnsupported
 }
 
-type endingConn struct {
+type notifyingConn struct {
 	net.Conn
-	of *oneConn
+	layer *singleConnLayer
 }
 
-func (c endingConn) Close() error {
-	c.of.endOnce.Do(func() { close(c.of.ended) })
+func (c notifyingConn) Close() error {
+	c.layer.endOnce.Do(func() { close(c.layer.ended) })
 	return c.Conn.Close()
 }

@@ -10,88 +10,90 @@ import (
 )
 
 // bell tells whoever waits that something has happened.
-type bell struct {
-	mu   sync.Mutex // guards rung
-	rung chan struct{}
+type broadcast struct {
+	mu sync.Mutex // guards rung
+	ch chan struct{}
 }
 
-func newBell() *bell { return &bell{rung: make(chan struct{})} }
+func newBroadcast() *broadcast { return &broadcast{ch: make(chan struct{})} }
 
 // next is closed when the bell rings next.
-func (b *bell) next() <-chan struct{} {
+func (b *broadcast) next() <-chan struct{} {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.rung
+	return b.ch
 }
 
-func (b *bell) ring() {
+func (b *broadcast) send() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	close(b.rung)
-	b.rung = make(chan struct{})
+	close(b.ch)
+	b.ch = make(chan struct{})
 }
 
 // reign is what this member knows of leadership: its own as a context, and a signal for every change of leader.
-type reign struct {
-	moved *bell // rings at every change
+type leadership struct {
+	changes *broadcast // rings at every change
 
-	mu    sync.Mutex      // guards the rest
-	term  context.Context // ends with this member's leadership; nil while it does not lead
-	end   context.CancelFunc
-	alone time.Time // since when no leader is known; zero while one is
+	mu              sync.Mutex      // guards the rest
+	term            context.Context // ends with this member's leadership; nil while it does not lead
+	cancel          context.CancelFunc
+	leaderlessSince time.Time // since when no leader is known; zero while one is
 }
 
-func newReign() *reign { return &reign{moved: newBell(), alone: time.Now()} }
+func newLeadership() *leadership {
+	return &leadership{changes: newBroadcast(), leaderlessSince: time.Now()}
+}
 
 // follows takes in whether Raft knows a leader.
-func (r *reign) follows(known bool) {
+func (r *leadership) setLeaderKnown(known bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	switch {
 	case known:
-		r.alone = time.Time{}
-	case r.alone.IsZero():
-		r.alone = time.Now()
+		r.leaderlessSince = time.Time{}
+	case r.leaderlessSince.IsZero():
+		r.leaderlessSince = time.Now()
 	}
 }
 
 // changed is closed at the next change of leader, or when this member's leadership begins or ends.
-func (r *reign) changed() <-chan struct{} { return r.moved.next() }
+func (r *leadership) changed() <-chan struct{} { return r.changes.next() }
 
-func (r *reign) notify() { r.moved.ring() }
+func (r *leadership) notify() { r.changes.send() }
 
-func (r *reign) begin(ctx context.Context) {
+func (r *leadership) begin(ctx context.Context) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.term, r.end = context.WithCancel(ctx)
-	r.moved.ring()
+	r.term, r.cancel = context.WithCancel(ctx)
+	r.changes.send()
 }
 
-func (r *reign) finish() {
+func (r *leadership) end() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.term == nil {
 		return
 	}
-	r.end()
-	r.term, r.end = nil, nil
-	r.moved.ring()
+	r.cancel()
+	r.term, r.cancel = nil, nil
+	r.changes.send()
 }
 
-func (r *reign) current() (context.Context, <-chan struct{}) {
+func (r *leadership) current() (context.Context, <-chan struct{}) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.term, r.moved.next()
+	return r.term, r.changes.next()
 }
 
 // watchLeadership turns Raft's signals into a context. Leadership begins only after a barrier: everything that earlier
 // leaders committed is in the view by then.
 func (s *Store) watchLeadership(ctx context.Context) error {
-	defer s.reign.finish()
+	defer s.leadership.end()
 	for {
 		select {
 		case leads := <-s.raft.LeaderCh():
-			s.reign.finish() // a loss between two signals is merged into the second
+			s.leadership.end() // a loss between two signals is merged into the second
 			if !leads {
 				continue
 			}
@@ -100,7 +102,7 @@ func (s *Store) watchLeadership(ctx context.Context) error {
 			}
 			s.log.Info("this manager leads", "node", s.cfg.NodeID, "index", s.fsm.applied.Load())
 			s.peers.reset()
-			s.reign.begin(ctx)
+			s.leadership.begin(ctx)
 		case <-ctx.Done():
 			return nil
 		}
@@ -112,10 +114,10 @@ func (s *Store) watchLeadership(ctx context.Context) error {
 // returns while it still leads. The store must be running.
 func (s *Store) Lead(ctx context.Context, fn func(ctx context.Context) error) error {
 	for {
-		term, moved := s.reign.current()
+		term, leaderChanged := s.leadership.current()
 		if term == nil {
 			select {
-			case <-moved:
+			case <-leaderChanged:
 				continue
 			case <-ctx.Done():
 				return nil
@@ -147,7 +149,7 @@ func within(ctx, term context.Context, fn func(context.Context) error) error {
 
 // IsLeader reports whether this member leads and has caught up with all earlier leaders.
 func (s *Store) IsLeader() bool {
-	term, _ := s.reign.current()
+	term, _ := s.leadership.current()
 	return term != nil && s.raft.State() == raft.Leader
 }
 
@@ -159,14 +161,14 @@ func (s *Store) Leader() string {
 
 // Leaderless returns since when this member has known no leader. It returns the zero time while it knows
 // one, which may have lost its office or its host a moment ago.
-func (s *Store) Leaderless() time.Time {
+func (s *Store) LeaderlessSince() time.Time {
 	if s.Leader() != "" {
 		return time.Time{}
 	}
-	s.reign.mu.Lock()
-	defer s.reign.mu.Unlock()
-	return s.reign.alone
+	s.leadership.mu.Lock()
+	defer s.leadership.mu.Unlock()
+	return s.leadership.leaderlessSince
 }
 
 // LeaderChanged is closed at the next change of leader. Take it before reading Leader.
-func (s *Store) LeaderChanged() <-chan struct{} { return s.reign.changed() }
+func (s *Store) LeaderChanged() <-chan struct{} { return s.leadership.changed() }

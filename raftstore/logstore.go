@@ -22,16 +22,16 @@ type logStore struct {
 	sealer Sealer
 	snaps  raft.SnapshotStore
 
-	mu     sync.Mutex // guards the rest; not held across I/O
-	first  uint64     // index of sizes[0]
-	sizes  []int64    // of every entry on disk
-	recent []*raft.Log
-	cached int64 // bytes of recent, which are the last entries
-	fresh  int64 // bytes stored since the last snapshot
-	grown  chan struct{}
+	mu            sync.Mutex // guards the rest; not held across I/O
+	first         uint64     // index of sizes[0]
+	sizes         []int64    // of every entry on disk
+	recent        []*raft.Log
+	cached        int64 // bytes of recent, which are the last entries
+	sinceSnapshot int64 // bytes stored since the last snapshot
+	grown         chan struct{}
 
-	guard   func(from, to uint64) error // refuses a removal of entries; nil until follow was called
-	trouble atomic.Pointer[error]       // why the last entries could not be stored; nil when they were
+	guard    func(from, to uint64) error // refuses a removal of entries; nil until follow was called
+	writeErr atomic.Pointer[error]       // why the last entries could not be stored; nil when they were
 }
 
 // newLogStore reads the whole log once: to know its sizes, and to notice damage before anything is built upon it.
@@ -57,7 +57,7 @@ func newLogStore(disk Disk, snaps raft.SnapshotStore, sealer Sealer) (*logStore,
 		if err != nil {
 			return nil, fmt.Errorf("read log entry %d: %w", i, err)
 		}
-		s.note(&l)
+		s.record(&l)
 	}
 	return s, nil
 }
@@ -70,10 +70,10 @@ var errNoSnapshot = errors.New("a new member takes no log from its beginning: it
 // the log from its beginning would take up the configurations of the past on its way. If one of them has
 // this member as the only voter, a missed heartbeat would make it the leader of a cluster which no longer
 // exists.
-func (s *logStore) follow(guard func(from, to uint64) error) { s.guard = guard }
+func (s *logStore) protect(guard func(from, to uint64) error) { s.guard = guard }
 
 // bind is what a sealed entry cannot be moved away from.
-func (s *logStore) bind(l *raft.Log) []byte {
+func (s *logStore) associatedData(l *raft.Log) []byte {
 	aad := binary.BigEndian.AppendUint64(make([]byte, 0, 17), l.Index)
 	return append(binary.BigEndian.AppendUint64(aad, l.Term), byte(l.Type))
 }
@@ -82,7 +82,7 @@ func (s *logStore) read(index uint64, l *raft.Log) error {
 	if err := s.Disk.GetLog(index, l); err != nil {
 		return err
 	}
-	plain, err := s.sealer.Open(l.Data, s.bind(l))
+	plain, err := s.sealer.Open(l.Data, s.associatedData(l))
 	if err != nil {
 		return err
 	}
@@ -95,7 +95,7 @@ func (s *logStore) read(index uint64, l *raft.Log) error {
 // tell it would refuse the entry after it when the leader sends that one again, and the leader would send
 // the snapshot again, without pause and for ever.
 func (s *logStore) GetLog(index uint64, l *raft.Log) error {
-	if c := s.cache(index); c != nil {
+	if c := s.cachedEntry(index); c != nil {
 		*l = *c
 		return nil
 	}
@@ -114,7 +114,7 @@ func (s *logStore) GetLog(index uint64, l *raft.Log) error {
 	return nil
 }
 
-func (s *logStore) cache(index uint64) *raft.Log {
+func (s *logStore) cachedEntry(index uint64) *raft.Log {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.recent) == 0 || index < s.recent[0].Index || index > s.recent[len(s.recent)-1].Index {
@@ -134,18 +134,18 @@ func (s *logStore) StoreLogs(logs []*raft.Log) error {
 	sealed := make([]*raft.Log, len(logs))
 	for i, l := range logs {
 		c := *l
-		c.Data = s.sealer.Seal(l.Data, s.bind(l))
+		c.Data = s.sealer.Seal(l.Data, s.associatedData(l))
 		sealed[i] = &c
 	}
 	if err := s.Disk.StoreLogs(sealed); err != nil {
-		s.trouble.Store(&err)
+		s.writeErr.Store(&err)
 		return fmt.Errorf("append to the log: %w", err)
 	}
-	s.trouble.Store(nil)
+	s.writeErr.Store(nil)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, l := range logs {
-		s.noteLocked(l)
+		s.recordLocked(l)
 	}
 	select {
 	case s.grown <- struct{}{}:
@@ -154,13 +154,13 @@ func (s *logStore) StoreLogs(logs []*raft.Log) error {
 	return nil
 }
 
-func (s *logStore) note(l *raft.Log) {
+func (s *logStore) record(l *raft.Log) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.noteLocked(l)
+	s.recordLocked(l)
 }
 
-func (s *logStore) noteLocked(l *raft.Log) {
+func (s *logStore) recordLocked(l *raft.Log) {
 	if len(s.sizes) == 0 || l.Index != s.first+uint64(len(s.sizes)) {
 		s.first, s.sizes = l.Index, s.sizes[:0]
 	}
@@ -169,14 +169,14 @@ func (s *logStore) noteLocked(l *raft.Log) {
 	}
 	size := int64(len(l.Data))
 	s.sizes = append(s.sizes, size)
-	s.fresh += size
+	s.sinceSnapshot += size
 	s.recent = append(s.recent, l)
 	s.cached += size
-	s.uncacheLocked(cacheBytes)
+	s.trimCacheLocked(cacheBytes)
 }
 
 // uncacheLocked drops the oldest entries from memory until the others take at most so many bytes.
-func (s *logStore) uncacheLocked(bytes int64) {
+func (s *logStore) trimCacheLocked(bytes int64) {
 	drop := 0
 	for s.cached > bytes && drop < len(s.recent)-1 {
 		s.cached -= int64(len(s.recent[drop].Data))
@@ -187,10 +187,10 @@ func (s *logStore) uncacheLocked(bytes int64) {
 }
 
 // uncache drops what is in memory but for the newest entry.
-func (s *logStore) uncache() {
+func (s *logStore) dropCache() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.uncacheLocked(0)
+	s.trimCacheLocked(0)
 	s.recent = slices.Clone(s.recent)
 }
 
@@ -231,17 +231,17 @@ func (s *logStore) DeleteRange(from, to uint64) error {
 }
 
 // size is how many bytes of entries came since the last snapshot.
-func (s *logStore) size() int64 {
+func (s *logStore) bytesSinceSnapshot() int64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.fresh
+	return s.sinceSnapshot
 }
 
 // snapshotTaken starts counting anew, but for what came while it was being taken.
 func (s *logStore) snapshotTaken(before int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.fresh -= before
+	s.sinceSnapshot -= before
 }
 
 // trailing says how many of the newest entries fit into the bytes that may stay behind a snapshot.

@@ -15,7 +15,7 @@ import (
 )
 
 // catchUp is how long a new member may take to read the whole state before it is turned away.
-const catchUp = time.Minute
+const catchUpTimeout = time.Minute
 
 // Server is a member of Raft.
 type Server struct {
@@ -28,19 +28,19 @@ type Server struct {
 
 // peers is what the leader's Raft observes of the others.
 type peers struct {
-	mu      sync.Mutex // guards the rest
-	failed  map[raft.ServerID]bool
-	changed chan struct{} // closed and renewed when members come or go
+	mu     sync.Mutex // guards the rest
+	failed map[raft.ServerID]bool
+	config chan struct{} // closed and renewed when members come or go
 }
 
 func newPeers() *peers {
-	return &peers{failed: make(map[raft.ServerID]bool), changed: make(chan struct{})}
+	return &peers{failed: make(map[raft.ServerID]bool), config: make(chan struct{})}
 }
 
-func (p *peers) changedConfig() <-chan struct{} {
+func (p *peers) configChanged() <-chan struct{} {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.changed
+	return p.config
 }
 
 // set reports whether that is news.
@@ -62,8 +62,8 @@ func (p *peers) reset() {
 func (p *peers) reconfigured() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	close(p.changed)
-	p.changed = make(chan struct{})
+	close(p.config)
+	p.config = make(chan struct{})
 }
 
 func (p *peers) reachable(id raft.ServerID) bool {
@@ -83,8 +83,8 @@ func (s *Store) watchPeers(ctx context.Context) error {
 		case ob := <-seen:
 			switch d := ob.Data.(type) {
 			case raft.LeaderObservation:
-				s.reign.follows(s.Leader() != "")
-				s.reign.notify()
+				s.leadership.setLeaderKnown(s.Leader() != "")
+				s.leadership.notify()
 			case raft.FailedHeartbeatObservation:
 				if s.peers.set(d.PeerID, true) {
 					s.log.Warn("another manager cannot be reached", "node", string(d.PeerID), "since", d.LastContact)
@@ -130,7 +130,7 @@ func (s *Store) voters() (n int) {
 }
 
 // MembersChange is closed when Raft next has other members, as this one knows them.
-func (s *Store) MembersChange() <-chan struct{} { return s.fsm.members.next() }
+func (s *Store) MembersChanged() <-chan struct{} { return s.fsm.membersChanged.next() }
 
 // Servers lists the members as this one knows them.
 func (s *Store) Servers() []Server {
@@ -169,11 +169,11 @@ func (s *Store) configure(ctx context.Context, action swarmv1.ConfigureRequest_A
 	if s.raft.State() == raft.Leader {
 		return s.configureHere(ctx, action, id)
 	}
-	_, rpc, err := s.leaderPeer()
+	_, rpc, err := s.leaderClient()
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, 2*catchUp)
+	ctx, cancel := context.WithTimeout(ctx, 2*catchUpTimeout)
 	defer cancel()
 	_, err = rpc.Configure(ctx, &swarmv1.ConfigureRequest{Action: action, NodeId: id}) // it may move the leadership
 	return errgrpc.ToNative(err)
@@ -186,7 +186,7 @@ func (s *Store) configureHere(ctx context.Context, action swarmv1.ConfigureReque
 	case swarmv1.ConfigureRequest_REMOVE:
 		return s.remove(ctx, id)
 	case swarmv1.ConfigureRequest_TRANSFER:
-		return s.wait(ctx, s.raft.LeadershipTransfer(), "hand over leadership")
+		return s.waitFuture(ctx, s.raft.LeadershipTransfer(), "hand over leadership")
 	}
 	return invalid("change members: unknown action %d", action)
 }
@@ -207,20 +207,20 @@ func (s *Store) add(ctx context.Context, id string) error {
 	}
 	sid, addr := raft.ServerID(id), raft.ServerAddress(id)
 	f := s.raft.AddNonvoter(sid, addr, 0, 0)
-	if err := s.wait(ctx, f, "add manager "+id); err != nil {
+	if err := s.waitFuture(ctx, f, "add manager "+id); err != nil {
 		return err
 	}
-	if err := s.awaitMember(ctx, id, f.Index()); err != nil {
+	if err := s.awaitCatchUp(ctx, id, f.Index()); err != nil {
 		undo := s.raft.RemoveServer(sid, 0, 0).Error()
 		return errors.Join(fmt.Errorf("add manager %s: it did not catch up: %w", id, err), undo)
 	}
-	return s.wait(ctx, s.raft.AddVoter(sid, addr, 0, 0), "add manager "+id)
+	return s.waitFuture(ctx, s.raft.AddVoter(sid, addr, 0, 0), "add manager "+id)
 }
 
-func (s *Store) awaitMember(ctx context.Context, id string, index uint64) error {
-	ctx, cancel := context.WithTimeout(ctx, catchUp)
+func (s *Store) awaitCatchUp(ctx context.Context, id string, index uint64) error {
+	ctx, cancel := context.WithTimeout(ctx, catchUpTimeout)
 	defer cancel()
-	rpc, err := s.peer(id)
+	rpc, err := s.raftClient(id)
 	if err != nil {
 		return err
 	}
@@ -251,21 +251,21 @@ func (s *Store) remove(ctx context.Context, id string) error {
 	if id == s.cfg.NodeID && voters > 0 {
 		return s.removeSelf(ctx)
 	}
-	return s.wait(ctx, s.raft.RemoveServer(raft.ServerID(id), 0, 0), "remove manager "+id)
+	return s.waitFuture(ctx, s.raft.RemoveServer(raft.ServerID(id), 0, 0), "remove manager "+id)
 }
 
 // removeSelf hands leadership over first, so that the cluster is never without a leader, and lets the next one do it.
 func (s *Store) removeSelf(ctx context.Context) error {
-	if err := s.wait(ctx, s.raft.LeadershipTransfer(), "hand over leadership"); err != nil {
+	if err := s.waitFuture(ctx, s.raft.LeadershipTransfer(), "hand over leadership"); err != nil {
 		return err
 	}
 	for {
-		moved := s.reign.changed()
+		leaderChanged := s.leadership.changed()
 		if leader := s.Leader(); leader != "" && leader != s.cfg.NodeID {
 			return s.configure(ctx, swarmv1.ConfigureRequest_REMOVE, s.cfg.NodeID)
 		}
 		select {
-		case <-moved:
+		case <-leaderChanged:
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-s.closed:
@@ -275,7 +275,7 @@ func (s *Store) removeSelf(ctx context.Context) error {
 }
 
 // wait waits for a future of Raft's no longer than ctx allows. Raft always answers in the end, so the goroutine ends.
-func (s *Store) wait(ctx context.Context, f raft.Future, what string) error {
+func (s *Store) waitFuture(ctx context.Context, f raft.Future, what string) error {
 	done := make(chan error, 1)
 	go func() { done <- f.Error() }()
 	select {

@@ -9,7 +9,7 @@ import (
 // A member that is added and does not answer leaves again. Whoever judges connections by the members is told both times.
 func TestStore_MembersChange(t *testing.T) {
 	s := raftstoretest.New(t)
-	changed := s.MembersChange()
+	changed := s.MembersChanged()
 	if err := s.AddVoter(t.Context(), "silent"); err == nil {
 		t.Error("a member that does not answer has a vote")
 	}

@@ -59,24 +59,24 @@ type pipeline struct {
 func newPipeline(inner raft.AppendPipeline) *pipeline {
 	p := &pipeline{AppendPipeline: inner, answers: make(chan raft.AppendFuture), closed: make(chan struct{}), done: make(chan struct{})}
 	p.closing = sync.OnceFunc(func() { close(p.closed) })
-	go p.hold()
+	go p.buffer()
 	return p
 }
 
-func (p *pipeline) hold() {
+func (p *pipeline) buffer() {
 	defer close(p.done)
-	var held []raft.AppendFuture
+	var buffered []raft.AppendFuture
 	for {
 		var first raft.AppendFuture
 		var out chan<- raft.AppendFuture
-		if len(held) > 0 {
-			first, out = held[0], p.answers
+		if len(buffered) > 0 {
+			first, out = buffered[0], p.answers
 		}
 		select {
 		case f := <-p.AppendPipeline.Consumer():
-			held = append(held, f)
+			buffered = append(buffered, f)
 		case out <- first:
-			held = held[1:]
+			buffered = buffered[1:]
 		case <-p.closed:
 			return
 		}

@@ -42,29 +42,29 @@ type queue struct {
 
 	// submit is held from taking a batch to handing it to Raft, so that the log keeps the queue's
 	// order. It guards ended.
-	submit sync.Mutex
-	ended  bool           // quiesce was called: nothing is handed to Raft any more
-	flight sync.WaitGroup // entries that Raft has and has not answered
+	submit   sync.Mutex
+	stopped  bool           // quiesce was called: nothing is handed to Raft any more
+	inFlight sync.WaitGroup // entries that Raft has and has not answered
 }
 
 // quiescePatience bounds the wait of quiesce. Without a majority Raft does not answer before it is
 // shut down.
-const quiescePatience = 2 * time.Second
+const quiesceTimeout = 2 * time.Second
 
 // quiesce stops handing entries to Raft and waits until Raft has answered the ones it has. Raft never
 // answers an entry that it has committed but not applied when it is shut down.
 func (q *queue) quiesce() {
 	q.submit.Lock()
-	q.ended = true
+	q.stopped = true
 	q.submit.Unlock()
 	answered := make(chan struct{})
 	go func() {
 		defer close(answered)
-		q.flight.Wait()
+		q.inFlight.Wait()
 	}()
 	select {
 	case <-answered:
-	case <-time.After(quiescePatience):
+	case <-time.After(quiesceTimeout):
 	}
 }
 
@@ -135,9 +135,9 @@ func (s *Store) propose(ctx context.Context) error {
 				break
 			}
 			if err == nil {
-				err = s.answered(future)
+				err = s.awaitRaft(future)
 			}
-			s.queue.flight.Done()
+			s.queue.inFlight.Done()
 			if err == nil && s.deps.Committed != nil {
 				s.deps.Committed(time.Since(began))
 			}
@@ -148,13 +148,13 @@ func (s *Store) propose(ctx context.Context) error {
 
 // answered waits for Raft's answer to an entry. It returns errClosed once Raft is gone, because Raft
 // then leaves entries without an answer: see quiesce and fsm.halt.
-func (s *Store) answered(future raft.ApplyFuture) error {
+func (s *Store) awaitRaft(future raft.ApplyFuture) error {
 	answer := make(chan error, 1)
 	go func() { answer <- future.Error() }()
 	select {
 	case err := <-answer:
 		return err
-	case <-s.gone:
+	case <-s.raftStopped:
 		return errClosed
 	}
 }
@@ -163,14 +163,14 @@ func (s *Store) answered(future raft.ApplyFuture) error {
 func (s *Store) submit() ([]*proposal, raft.ApplyFuture, error) {
 	s.queue.submit.Lock()
 	defer s.queue.submit.Unlock()
-	if s.queue.ended {
+	if s.queue.stopped {
 		return nil, nil, nil
 	}
 	batch := s.queue.take()
 	if len(batch) == 0 {
 		return nil, nil, nil
 	}
-	s.queue.flight.Add(1)
+	s.queue.inFlight.Add(1)
 	cluster := s.fsm.cluster.Load()
 	env := &swarmv1.Envelope{
 		Format: formatOf(cluster), Epoch: cluster.GetEpoch(), Time: timestamppb.New(time.Now()),
@@ -202,7 +202,7 @@ func (s *Store) deliver(batch []*proposal, future raft.ApplyFuture, err error) {
 
 // again reports whether a request may be proposed once more, here or elsewhere: its name keeps it from being carried out
 // twice. Nearly every error of Raft's means that leadership is moving, or that the disk refused.
-func again(err error) bool {
+func isRetryable(err error) bool {
 	return err != nil && !errors.Is(err, errClosed) && !errors.Is(err, raft.ErrRaftShutdown) &&
 		!errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded)
 }

@@ -25,7 +25,7 @@ func (s *Store) SaveSnapshot(w io.Writer) error {
 // when a majority is lost for good. The cluster's epoch grows, so that members left behind cannot come back with their
 // old state. No store may be open on Dir. Then Open it.
 func Recover(cfg Config, deps Deps) error {
-	f := &recovering{newFSM()}
+	f := &recoveryFSM{newFSM()}
 	err := offline(cfg, deps, func(conf *raft.Config, disk *logStore, snaps raft.SnapshotStore, trans raft.Transport) error {
 		done := make(chan error, 1)
 		go func() { // an entry that cannot be applied ends the goroutine that applies it
@@ -45,17 +45,17 @@ func Recover(cfg Config, deps Deps) error {
 }
 
 // recovering is an fsm whose next snapshot is of a new epoch.
-type recovering struct{ *fsm }
+type recoveryFSM struct{ *fsm }
 
-func (r *recovering) Snapshot() (raft.FSMSnapshot, error) {
-	r.begin()
-	r.state.nextEpoch()
+func (r *recoveryFSM) Snapshot() (raft.FSMSnapshot, error) {
+	r.beginWrite()
+	r.state.incrementEpoch()
 	r.publish(nil)
 	r.writing.Unlock()
 	return r.fsm.Snapshot()
 }
 
-func (s *state) nextEpoch() {
+func (s *state) incrementEpoch() {
 	if c := s.cluster(); c != nil {
 		c = c.CloneVT()
 		c.Epoch++
@@ -76,7 +76,7 @@ func Restore(cfg Config, deps Deps, saved io.Reader) error {
 	if st.cluster() == nil || st.index == 0 {
 		return invalid("restore snapshot: it holds no cluster")
 	}
-	st.nextEpoch()
+	st.incrementEpoch()
 	err = offline(cfg, deps, func(conf *raft.Config, disk *logStore, snaps raft.SnapshotStore, trans raft.Transport) error {
 		has, err := raft.HasExistingState(disk, disk, snaps)
 		if err != nil {
@@ -122,7 +122,7 @@ func offline(
 // KeepState makes sure that this replica knows the state of an index, or a newer one, as soon as it
 // is opened again. What is in the log alone it knows only once a leader has told it how much of the
 // log is committed.
-func (s *Store) KeepState(ctx context.Context, index uint64) error {
+func (s *Store) EnsureSnapshot(ctx context.Context, index uint64) error {
 	last, err := strconv.ParseUint(s.raft.Stats()["last_snapshot_index"], 10, 64)
 	if err == nil && last >= index {
 		return nil

@@ -12,7 +12,7 @@ import (
 )
 
 // peer is the way to another member's RPCs.
-func (s *Store) peer(id string) (swarmv1.RaftClient, error) {
+func (s *Store) raftClient(id string) (swarmv1.RaftClient, error) {
 	if s.deps.Conn == nil {
 		return nil, errdefs.ErrUnavailable.WithMessage("this manager knows no way to manager " + id)
 	}
@@ -26,20 +26,20 @@ func (s *Store) peer(id string) (swarmv1.RaftClient, error) {
 // atLeader calls the member that leads. The call ends when this member sees that leadership has moved, and
 // after Timeouts.Leader: a host that has lost power or is frozen takes calls and never answers. What
 // became of such a call is unknown. Its error is of class unavailable.
-func (s *Store) atLeader(ctx context.Context, call func(context.Context, swarmv1.RaftClient) error) error {
-	leader, rpc, err := s.leaderPeer()
+func (s *Store) callLeader(ctx context.Context, call func(context.Context, swarmv1.RaftClient) error) error {
+	leader, rpc, err := s.leaderClient()
 	if err != nil {
 		return err
 	}
 	bounded, cancel := context.WithTimeout(ctx, s.cfg.Timeouts.Leader)
 	defer cancel()
 	go func() {
-		for moved := s.reign.changed(); bounded.Err() == nil; moved = s.reign.changed() {
+		for leaderChanged := s.leadership.changed(); bounded.Err() == nil; leaderChanged = s.leadership.changed() {
 			if s.Leader() != leader {
 				cancel()
 			}
 			select {
-			case <-moved:
+			case <-leaderChanged:
 			case <-bounded.Done():
 			}
 		}
@@ -57,12 +57,12 @@ func (s *Store) atLeader(ctx context.Context, call func(context.Context, swarmv1
 }
 
 // leaderPeer is the other member that leads.
-func (s *Store) leaderPeer() (string, swarmv1.RaftClient, error) {
+func (s *Store) leaderClient() (string, swarmv1.RaftClient, error) {
 	leader := s.Leader()
 	if leader == "" || leader == s.cfg.NodeID {
-		return "", nil, s.noLeader()
+		return "", nil, s.noLeaderError()
 	}
-	rpc, err := s.peer(leader)
+	rpc, err := s.raftClient(leader)
 	return leader, rpc, err
 }
 
@@ -87,11 +87,11 @@ func (r *service) Propose(ctx context.Context, in *swarmv1.ProposeRequest) (*swa
 		}
 	}
 	if s.raft.State() != raft.Leader {
-		return nil, errgrpc.ToGRPC(s.notLeader())
+		return nil, errgrpc.ToGRPC(s.notLeaderError())
 	}
 	a, err := s.await(ctx, s.enqueue(ctx, req)[0])
 	if err != nil {
-		if again(err) {
+		if isRetryable(err) {
 			err = errdefs.ErrUnavailable.WithMessage("leadership moved: " + err.Error())
 		}
 		return nil, errgrpc.ToGRPC(err)
@@ -111,7 +111,7 @@ func (r *service) Propose(ctx context.Context, in *swarmv1.ProposeRequest) (*swa
 	return out, nil
 }
 
-func (s *Store) notLeader() error {
+func (s *Store) notLeaderError() error {
 	return errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("manager %s does not lead; manager %q does", s.cfg.NodeID, s.Leader()))
 }
 
@@ -126,10 +126,10 @@ func (r *service) ReadIndex(ctx context.Context, _ *swarmv1.ReadIndexRequest) (*
 
 func (s *Store) readIndex(ctx context.Context) (uint64, error) {
 	if !s.IsLeader() { // also while the barrier of a new term is under way: the view may miss what older leaders committed
-		return 0, s.notLeader()
+		return 0, s.notLeaderError()
 	}
 	index := s.fsm.applied.Load()
-	if err := s.wait(ctx, s.raft.VerifyLeader(), "read index"); err != nil {
+	if err := s.waitFuture(ctx, s.raft.VerifyLeader(), "read index"); err != nil {
 		return 0, err
 	}
 	return index, nil
@@ -149,7 +149,7 @@ func (s *Store) Latest(ctx context.Context) (*View, error) {
 // leader it waits for one, for as long as Commit does.
 func (s *Store) ReadIndex(ctx context.Context) (index uint64, err error) {
 	err = s.retry(ctx, nil, func() (err error) {
-		index, err = s.askIndex(ctx)
+		index, err = s.queryReadIndex(ctx)
 		return err
 	})
 	if err != nil {
@@ -158,12 +158,12 @@ func (s *Store) ReadIndex(ctx context.Context) (index uint64, err error) {
 	return index, nil
 }
 
-func (s *Store) askIndex(ctx context.Context) (uint64, error) {
+func (s *Store) queryReadIndex(ctx context.Context) (uint64, error) {
 	if s.raft.State() == raft.Leader {
 		return s.readIndex(ctx)
 	}
 	var index uint64
-	err := s.atLeader(ctx, func(ctx context.Context, rpc swarmv1.RaftClient) error {
+	err := s.callLeader(ctx, func(ctx context.Context, rpc swarmv1.RaftClient) error {
 		out, err := rpc.ReadIndex(ctx, &swarmv1.ReadIndexRequest{})
 		index = out.GetIndex()
 		return err
@@ -184,7 +184,7 @@ func (r *service) Applied(ctx context.Context, in *swarmv1.AppliedRequest) (*swa
 func (r *service) Configure(ctx context.Context, in *swarmv1.ConfigureRequest) (*swarmv1.ConfigureResponse, error) {
 	s := r.store
 	if s.raft.State() != raft.Leader {
-		return nil, errgrpc.ToGRPC(s.notLeader())
+		return nil, errgrpc.ToGRPC(s.notLeaderError())
 	}
 	if err := s.configureHere(ctx, in.GetAction(), in.GetNodeId()); err != nil {
 		return nil, errgrpc.ToGRPC(err)

@@ -116,34 +116,34 @@ func refuseAll(r *swarmv1.Request, code codes.Code, why string) *swarmv1.Answer 
 type client struct {
 	session []byte
 
-	mu   sync.Mutex // guards the rest
-	last uint64
-	low  uint64 // lowest number that is not answered
-	open map[uint64]struct{}
+	mu           sync.Mutex // guards the rest
+	lastSequence uint64
+	lowestOpen   uint64 // lowest number that is not answered
+	unanswered   map[uint64]struct{}
 }
 
 func newClient(session []byte) *client {
-	return &client{session: session, low: 1, open: make(map[uint64]struct{})}
+	return &client{session: session, lowestOpen: 1, unanswered: make(map[uint64]struct{})}
 }
 
 // begin numbers a request.
 func (c *client) begin(r *swarmv1.Request) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.last++
-	c.open[c.last] = struct{}{}
-	r.Session, r.Sequence, r.Answered = c.session, c.last, c.low
+	c.lastSequence++
+	c.unanswered[c.lastSequence] = struct{}{}
+	r.Session, r.Sequence, r.Answered = c.session, c.lastSequence, c.lowestOpen
 }
 
 // end says that nobody will propose the request again.
 func (c *client) end(r *swarmv1.Request) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	delete(c.open, r.GetSequence())
-	for c.low <= c.last {
-		if _, waits := c.open[c.low]; waits {
+	delete(c.unanswered, r.GetSequence())
+	for c.lowestOpen <= c.lastSequence {
+		if _, open := c.unanswered[c.lowestOpen]; open {
 			return
 		}
-		c.low++
+		c.lowestOpen++
 	}
 }

@@ -179,11 +179,11 @@ type entry struct {
 
 // apply judges one group and carries it out whole or not at all. Each change sees those before it. The error is not for
 // wrapping: its text is replicated, and must be the same on every member.
-func (s *state) apply(e *entry, g *swarmv1.Group) *swarmv1.GroupResult {
+func (s *state) applyGroup(e *entry, g *swarmv1.Group) *swarmv1.GroupResult {
 	before := len(e.changes)
 	for _, c := range g.GetChanges() {
-		if refused := s.change(e, c); refused != nil {
-			s.undo(e, before)
+		if refused := s.applyChange(e, c); refused != nil {
+			s.revert(e, before)
 			return refused
 		}
 	}
@@ -191,7 +191,7 @@ func (s *state) apply(e *entry, g *swarmv1.Group) *swarmv1.GroupResult {
 }
 
 // undo takes back the changes from the given one on, newest first.
-func (s *state) undo(e *entry, from int) {
+func (s *state) revert(e *entry, from int) {
 	for i := len(e.changes) - 1; i >= from; i-- {
 		c := &e.changes[i]
 		if c.Old == nil {
@@ -204,9 +204,9 @@ func (s *state) undo(e *entry, from int) {
 	e.changes = e.changes[:from]
 }
 
-func (s *state) change(e *entry, c *swarmv1.Change) *swarmv1.GroupResult {
+func (s *state) applyChange(e *entry, c *swarmv1.Change) *swarmv1.GroupResult {
 	if del := c.GetDelete(); del != nil {
-		return s.delete(e, c, TableID(del.GetTable()), del.GetKey())
+		return s.applyDelete(e, c, TableID(del.GetTable()), del.GetKey())
 	}
 	table, row := unwrap(c.GetPut())
 	key := Key(row)
@@ -215,10 +215,10 @@ func (s *state) change(e *entry, c *swarmv1.Change) *swarmv1.GroupResult {
 	}
 	rows := s.all[table]
 	old := rows.get(key)
-	if refused := check(c, table, key, old, row); refused != nil {
+	if refused := checkPrecondition(c, table, key, old, row); refused != nil {
 		return refused
 	}
-	if holder := rows.holder(row); holder != "" {
+	if holder := rows.nameHolder(row); holder != "" {
 		return refuse(codes.AlreadyExists, "%s name %q is taken by %s", table, nameOf(row), holder)
 	}
 	m := &swarmv1.Meta{Version: e.index, CreatedAt: e.time, UpdatedAt: e.time}
@@ -235,10 +235,10 @@ func (s *state) change(e *entry, c *swarmv1.Change) *swarmv1.GroupResult {
 	return nil
 }
 
-func (s *state) delete(e *entry, c *swarmv1.Change, table TableID, key string) *swarmv1.GroupResult {
+func (s *state) applyDelete(e *entry, c *swarmv1.Change, table TableID, key string) *swarmv1.GroupResult {
 	rows := s.all[table]
 	old := rows.get(key)
-	if refused := check(c, table, key, old, nil); refused != nil {
+	if refused := checkPrecondition(c, table, key, old, nil); refused != nil {
 		return refused
 	}
 	if old == nil { // without a precondition, gone is gone
@@ -250,11 +250,11 @@ func (s *state) delete(e *entry, c *swarmv1.Change, table TableID, key string) *
 }
 
 // check is the precondition of one change.
-func check(c *swarmv1.Change, table TableID, key string, old, row Row) *swarmv1.GroupResult {
+func checkPrecondition(c *swarmv1.Change, table TableID, key string, old, row Row) *swarmv1.GroupResult {
 	switch p := c.GetPrecondition().(type) {
 	case *swarmv1.Change_IfAbsent:
 		if old != nil {
-			return refuse(codes.AlreadyExists, "%s %s exists%s", table, key, owned(old))
+			return refuse(codes.AlreadyExists, "%s %s exists%s", table, key, ownerSuffix(old))
 		}
 	case *swarmv1.Change_IfVersion:
 		if old == nil {
@@ -285,7 +285,7 @@ func refuse(code codes.Code, format string, args ...any) *swarmv1.GroupResult {
 }
 
 // owned names who holds a claim.
-func owned(r Row) string {
+func ownerSuffix(r Row) string {
 	if c, ok := r.(*swarmv1.Claim); ok {
 		return " and belongs to " + c.GetOwner()
 	}

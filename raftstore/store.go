@@ -96,19 +96,19 @@ type Store struct {
 	raft   *raft.Raft
 	trans  network
 	disk   *logStore
-	stable *patientStable
+	stable *stallingStableStore
 	layer  *streamLayer
 
-	client   *client
-	queue    *queue
-	reign    *reign
-	peers    *peers
-	announce *announcer
+	client     *client
+	queue      *queue
+	leadership *leadership
+	peers      *peers
+	announce   *announcer
 
 	snapshots sync.Mutex // held while a snapshot is being taken
 
-	gone    chan struct{} // closed by abandon: Raft is shut down and may leave entries unanswered
-	abandon func()
+	raftStopped     chan struct{} // closed by abandon: Raft is shut down and may leave entries unanswered
+	markRaftStopped func()
 
 	closed    chan struct{}
 	closeOnce sync.Once
@@ -123,10 +123,10 @@ func Open(cfg Config, deps Deps) (*Store, error) {
 	deps.Log = orDiscard(deps.Log)
 	s := &Store{
 		cfg: cfg, deps: deps, log: deps.Log, fsm: newFSM(), client: newClient(ident.RandomBytes(16)),
-		queue: newQueue(), reign: newReign(), peers: newPeers(), announce: newAnnouncer(), closed: make(chan struct{}),
-		gone: make(chan struct{}),
+		queue: newQueue(), leadership: newLeadership(), peers: newPeers(), announce: newAnnouncer(), closed: make(chan struct{}),
+		raftStopped: make(chan struct{}),
 	}
-	s.abandon = sync.OnceFunc(func() { close(s.gone) })
+	s.markRaftStopped = sync.OnceFunc(func() { close(s.raftStopped) })
 	if err := s.open(); err != nil {
 		return nil, errors.Join(fmt.Errorf("open store of %s: %w", cfg.NodeID, err), s.release())
 	}
@@ -135,25 +135,25 @@ func Open(cfg Config, deps Deps) (*Store, error) {
 
 // idleConns is how many connections to a member stay open without a request. Replication and heartbeats
 // use one each; the pipeline has its own. Each costs this member and the other a buffer of 256 KiB.
-const idleConns = 2
+const maxIdleConns = 2
 
 func (s *Store) open() (err error) {
 	var snaps raft.SnapshotStore
 	if s.disk, snaps, err = openDisk(s.cfg, s.deps, raftLogger(s.log)); err != nil {
 		return err
 	}
-	s.stable = &patientStable{StableStore: s.disk, log: s.log, closed: s.closed}
+	s.stable = &stallingStableStore{StableStore: s.disk, log: s.log, closed: s.closed}
 	conf := raftConfig(s.cfg, s.log)
 	s.layer = newStreamLayer(s.cfg, s.deps, s.fsm, s.log)
 	s.trans = newNetwork(s.layer, raft.NetworkTransportConfig{
-		MaxPool: idleConns, Timeout: 5 * time.Second, Logger: conf.Logger, MsgpackUseNewTimeFormat: true,
+		MaxPool: maxIdleConns, Timeout: 5 * time.Second, Logger: conf.Logger, MsgpackUseNewTimeFormat: true,
 	})
 	if s.cfg.Bootstrap {
 		if err := bootstrap(conf, s.disk, snaps, s.trans); err != nil {
 			return err
 		}
 	}
-	s.disk.follow(s.keepApplied)
+	s.disk.protect(s.checkRemoval)
 	s.raft, err = raft.NewRaft(conf, s.fsm, s.disk, s.stable, snaps, s.trans)
 	return err
 }
@@ -162,7 +162,7 @@ func (s *Store) open() (err error) {
 // state would be one that the cluster does not have. Raft rules that out as long as no member loses what
 // it has acknowledged, for example with an old copy of its disk. The next start reads the state anew, and
 // then knows only what is in the snapshot.
-func (s *Store) keepApplied(from, to uint64) error {
+func (s *Store) checkRemoval(from, to uint64) error {
 	applied := s.fsm.applied.Load()
 	if from > applied {
 		return nil
@@ -222,17 +222,17 @@ func (s *Store) Run(ctx context.Context) error {
 	}
 	g.Go(func() error { return s.watchLeadership(ctx) })
 	g.Go(func() error { return s.watchPeers(ctx) })
-	g.Go(func() error { return s.standAtOnce(ctx) })
+	g.Go(func() error { return s.electSoleVoter(ctx) })
 	g.Go(func() error { return s.runAnnouncer(ctx) })
-	g.Go(func() error { return s.janitor(ctx) })
-	g.Go(func() error { return s.enlist(ctx) })
-	g.Go(func() error { return s.runGate(ctx) })
+	g.Go(func() error { return s.compactLog(ctx) })
+	g.Go(func() error { return s.publishFormat(ctx) })
+	g.Go(func() error { return s.reconcileMembers(ctx) })
 	g.Go(func() error {
 		select {
 		case err := <-s.fsm.halted:
 			s.log.Error("this member stops: it cannot follow the log", "node", s.cfg.NodeID, "err", err)
 			s.raft.Shutdown()
-			s.abandon()
+			s.markRaftStopped()
 			return err
 		case <-s.closed:
 			return errClosed
@@ -269,7 +269,7 @@ func (s *Store) release() error {
 		ended := s.raft.Shutdown()
 		_ = s.layer.Close() // so that nobody waits for a peer that does not answer
 		errs = append(errs, ended.Error())
-		s.abandon()
+		s.markRaftStopped()
 	}
 	if s.trans.NetworkTransport != nil {
 		errs = append(errs, s.trans.Close())

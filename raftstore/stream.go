@@ -35,14 +35,14 @@ type streamLayer struct {
 	done context.Context // ends with Close, and with it every dial
 	stop context.CancelFunc
 
-	said *logsample.Sampler
+	sampler *logsample.Sampler
 
 	mu   sync.Mutex            // guards open
 	open map[net.Conn]struct{} // both ways; nil once closed. Raft itself forgets those that it accepted.
 }
 
 func newStreamLayer(cfg Config, deps Deps, f *fsm, log *slog.Logger) *streamLayer {
-	l := &streamLayer{cfg: cfg, deps: deps, fsm: f, log: log, said: logsample.New(log), open: make(map[net.Conn]struct{})}
+	l := &streamLayer{cfg: cfg, deps: deps, fsm: f, log: log, sampler: logsample.New(log), open: make(map[net.Conn]struct{})}
 	l.done, l.stop = context.WithCancel(context.Background())
 	return l
 }
@@ -115,7 +115,7 @@ func (l *streamLayer) Dial(to raft.ServerAddress, timeout time.Duration) (net.Co
 	if err != nil {
 		return nil, fmt.Errorf("dial manager %s: %w", to, err)
 	}
-	return &greeting{Conn: l.track(c), layer: l}, nil
+	return &helloConn{Conn: l.track(c), layer: l}, nil
 }
 
 func (l *streamLayer) epoch() uint64 { return l.fsm.cluster.Load().GetEpoch() }
@@ -129,13 +129,13 @@ func (l *streamLayer) hello() []byte {
 }
 
 // greeting is a dialled connection; the hello goes out with the first write.
-type greeting struct {
+type helloConn struct {
 	net.Conn
 	layer *streamLayer
 	once  sync.Once
 }
 
-func (c *greeting) Write(p []byte) (int, error) {
+func (c *helloConn) Write(p []byte) (int, error) {
 	var hello []byte
 	c.once.Do(func() { hello = c.layer.hello() })
 	if hello == nil {
@@ -146,17 +146,17 @@ func (c *greeting) Write(p []byte) (int, error) {
 }
 
 // refused logs a refusal, once a minute for each reason: a peer that is refused tries again and again.
-func (l *streamLayer) refused(from net.Addr, err error) {
+func (l *streamLayer) logRefusal(from net.Addr, err error) {
 	level := slog.LevelWarn
 	if errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) || errors.Is(err, io.ErrClosedPipe) {
 		level = slog.LevelDebug // hung up before it said anything
 	}
-	l.said.Log(level, logsample.Reason(err), "a Raft connection is refused", "addr", from, "err", err)
+	l.sampler.Log(level, logsample.Reason(err), "a Raft connection is refused", "addr", from, "err", err)
 }
 
 // greet reads the hello of an accepted connection and says which member opened it. It refuses one
 // that is of another cluster or epoch, or that is not who it says.
-func (l *streamLayer) greet(c net.Conn) (node string, err error) {
+func (l *streamLayer) readHello(c net.Conn) (node string, err error) {
 	_ = c.SetReadDeadline(time.Now().Add(helloTimeout))
 	defer c.SetReadDeadline(time.Time{}) //nolint:errcheck // a broken connection shows at the next read
 	head := make([]byte, len(helloMagic)+8)
@@ -167,22 +167,22 @@ func (l *streamLayer) greet(c net.Conn) (node string, err error) {
 		return "", errors.New("it does not speak Raft")
 	}
 	epoch := binary.BigEndian.Uint64(head[len(helloMagic):])
-	if node, err = helloText(c); err != nil {
+	if node, err = readHelloString(c); err != nil {
 		return "", err
 	}
-	cluster, err := helloText(c)
+	clusterID, err := readHelloString(c)
 	if err != nil {
 		return "", err
 	}
-	if mine := l.cfg.ClusterID; mine != "" && cluster != "" && cluster != mine {
-		return "", fmt.Errorf("manager %s belongs to cluster %s", node, cluster)
+	if own := l.cfg.ClusterID; own != "" && clusterID != "" && clusterID != own {
+		return "", fmt.Errorf("manager %s belongs to cluster %s", node, clusterID)
 	}
-	if mine := l.epoch(); mine != 0 && epoch != 0 && epoch != mine {
-		return "", fmt.Errorf("manager %s is of cluster epoch %d, this is epoch %d: it must leave and join again", node, epoch, mine)
+	if own := l.epoch(); own != 0 && epoch != 0 && epoch != own {
+		return "", fmt.Errorf("manager %s is of cluster epoch %d, this is epoch %d: it must leave and join again", node, epoch, own)
 	}
 	if l.deps.PeerOf != nil {
-		if proven := l.deps.PeerOf(c); proven != node {
-			return "", fmt.Errorf("node %q says that it is manager %q", proven, node)
+		if authenticated := l.deps.PeerOf(c); authenticated != node {
+			return "", fmt.Errorf("node %q says that it is manager %q", authenticated, node)
 		}
 	}
 	return node, nil
@@ -190,7 +190,7 @@ func (l *streamLayer) greet(c net.Conn) (node string, err error) {
 
 // helloText reads one length and string, byte by byte as far as the length: nothing that follows
 // may be swallowed.
-func helloText(c net.Conn) (string, error) {
+func readHelloString(c net.Conn) (string, error) {
 	n, err := binary.ReadUvarint(oneByte{c})
 	if err != nil || n > 256 {
 		return "", errors.Join(errors.New("a damaged hello"), err)

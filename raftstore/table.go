@@ -83,7 +83,7 @@ type anyRows interface {
 	get(key string) Row
 	put(key string, r Row) (old Row)
 	remove(key string) (old Row)
-	holder(r Row) string
+	nameHolder(r Row) string
 	stamp(r Row, m *swarmv1.Meta)
 	load(r Row) error
 	index() error
@@ -92,7 +92,7 @@ type anyRows interface {
 
 // own makes the trees writable: it copies them when a View has them. A copy costs a few words now, and later the path
 // to each row that is written. It writes to its source too, which is why nobody but Apply may copy.
-func (t *rows[T]) own() {
+func (t *rows[T]) copyIfShared() {
 	if !t.shared {
 		return
 	}
@@ -116,7 +116,7 @@ func (t *rows[T]) get(key string) Row {
 }
 
 // holder is the key of another row that has the unique name of r; "" when the name is free.
-func (t *rows[T]) holder(r Row) string {
+func (t *rows[T]) nameHolder(r Row) string {
 	if t.names == nil {
 		return ""
 	}
@@ -132,7 +132,7 @@ func (t *rows[T]) holder(r Row) string {
 }
 
 func (t *rows[T]) put(key string, r Row) Row {
-	t.own()
+	t.copyIfShared()
 	row := r.(T)
 	old, existed := t.tree.Set(key, row)
 	if t.names != nil {
@@ -161,7 +161,7 @@ func (t *rows[T]) put(key string, r Row) Row {
 }
 
 func (t *rows[T]) remove(key string) Row {
-	t.own()
+	t.copyIfShared()
 	old, existed := t.tree.Delete(key)
 	if !existed {
 		return nil

@@ -43,7 +43,7 @@ type batch struct {
 	count   int                         // of changes
 	bytes   int                         // what it costs to keep
 	changes atomic.Pointer[[]RowChange] // nil once dropped, when the batch is the head
-	lost    atomic.Bool                 // dropped: what it links to may be gone
+	dropped atomic.Bool                 // dropped: what it links to may be gone
 	next    atomic.Pointer[batch]
 	ready   chan struct{}
 }
@@ -59,15 +59,15 @@ func newBatch(index uint64, changes []RowChange) *batch {
 type broker struct {
 	tail atomic.Pointer[batch]
 
-	mu    sync.Mutex // guards the rest, and appending
-	head  *batch     // oldest; its own changes are dropped
-	kept  int        // changes from head.next on
-	bytes int        // of them
-	limit int
+	mu         sync.Mutex // guards the rest, and appending
+	head       *batch     // oldest; its own changes are dropped
+	kept       int        // changes from head.next on
+	bytes      int        // of them
+	maxChanges int
 }
 
 func newBroker() *broker {
-	b := &broker{limit: keepChanges}
+	b := &broker{maxChanges: keepChanges}
 	b.head = newBatch(0, nil)
 	b.tail.Store(b.head)
 	return b
@@ -78,14 +78,14 @@ func (b *broker) append(index uint64, changes []RowChange) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.appendLocked(newBatch(index, changes))
-	for (b.kept > b.limit || b.bytes > keepBytes) && b.head.next.Load() != b.tail.Load() {
+	for (b.kept > b.maxChanges || b.bytes > keepBytes) && b.head.next.Load() != b.tail.Load() {
 		b.dropLocked()
 	}
 }
 
 // rest drops all changes. A watcher that has read them goes on, because the newest batch stays as a link
 // and an empty one follows it. A watcher that has not read them gets ErrResync.
-func (b *broker) rest() {
+func (b *broker) dropAll() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	tail := b.tail.Load()
@@ -138,7 +138,7 @@ func (b *broker) dropLocked() {
 	b.head.changes.Store(nil)
 	b.kept -= b.head.count + 1
 	b.bytes -= b.head.bytes
-	old.lost.Store(true)
+	old.dropped.Store(true)
 	old.next.Store(nil) // so that a watcher that never comes back holds one link, not all that follow
 }
 
@@ -196,7 +196,7 @@ func tableSet(ids []TableID) uint32 {
 }
 
 // maxTaken bounds what one Next returns, so that a watcher far behind works in steps.
-const maxTaken = 4096
+const maxNextChanges = 4096
 
 // Next waits for changes in the watched tables. Errors: ErrResync, the context's, or errdefs.ErrUnavailable when the
 // store closes.
@@ -213,7 +213,7 @@ func (w *Watcher) Next(ctx context.Context) (Batch, error) {
 func (w *Watcher) CatchUp(ctx context.Context, index uint64) (Batch, error) {
 	var out []RowChange
 	for !w.closed {
-		changes, err := w.take()
+		changes, err := w.available()
 		if err != nil {
 			return Batch{}, err
 		}
@@ -238,7 +238,7 @@ func (w *Watcher) CatchUp(ctx context.Context, index uint64) (Batch, error) {
 // next waits for changes, or for other to be closed: then there are none.
 func (w *Watcher) next(ctx context.Context, other <-chan struct{}) ([]RowChange, error) {
 	for !w.closed {
-		changes, err := w.take()
+		changes, err := w.available()
 		if err != nil || len(changes) > 0 {
 			return changes, err
 		}
@@ -256,11 +256,11 @@ func (w *Watcher) next(ctx context.Context, other <-chan struct{}) ([]RowChange,
 }
 
 // take walks over what is there. It stops at the tail.
-func (w *Watcher) take() (out []RowChange, err error) {
+func (w *Watcher) available() (out []RowChange, err error) {
 	shared := false // out is the batch's own slice
-	for len(out) < maxTaken {
+	for len(out) < maxNextChanges {
 		next := w.at.next.Load()
-		if w.at.lost.Load() {
+		if w.at.dropped.Load() {
 			return nil, ErrResync
 		}
 		if next == nil {

@@ -56,7 +56,7 @@ func TestWatch_InOrderWithoutGapAndResync(t *testing.T) {
 		t.Errorf("a watcher of another table: %v", err)
 	}
 	_, slow := s.Watch()
-	f.broker.limit = 10
+	f.broker.maxChanges = 10
 	for i := range uint64(20) {
 		claim(20+i, "x")
 	}
@@ -78,7 +78,7 @@ func TestWatch_Rest(t *testing.T) {
 	claim := func(index uint64) {
 		f.Apply(logOf(t, index, &swarmv1.Envelope{Format: Format, Requests: []*swarmv1.Request{{Groups: []*swarmv1.Group{Group(Put(&swarmv1.Claim{Key: fmt.Sprint(index)}))}}}}))
 	}
-	f.broker.rest()
+	f.broker.dropAll()
 	claim(1)
 	_, ahead := s.Watch()
 	_, behind := s.Watch()
@@ -88,7 +88,7 @@ func TestWatch_Rest(t *testing.T) {
 		t.Fatalf("got %v, %v", b.Changes, err)
 	}
 	for range 2 {
-		f.broker.rest()
+		f.broker.dropAll()
 	}
 	if f.broker.kept != 1 {
 		t.Errorf("%d changes and links are kept, want the link", f.broker.kept)
@@ -145,7 +145,7 @@ func TestWatch_HistoryIsBoundedInBytes(t *testing.T) {
 			if grown > keepBytes*3/2 {
 				t.Errorf("the history takes %d bytes, want at most about %d", grown, keepBytes)
 			}
-			f.broker.rest()
+			f.broker.dropAll()
 			if rest := heap() - before; rest > 1<<20 {
 				t.Errorf("at rest the history takes %d bytes, want at most about what the rows do", rest)
 			}

@@ -26,7 +26,7 @@ import (
 // The key of the certificate is not compared with the row's. A replica that was read from an older
 // snapshot knows an older key, and a manager signs its certificate itself, so that the comparison
 // would keep nobody out.
-func (s *Store) Hears(id string, issued uint64) error {
+func (s *Store) CheckPeer(id string, issued uint64) error {
 	view := s.View()
 	if view.Cluster() == nil || issued > view.Index() {
 		return nil
@@ -40,9 +40,9 @@ func (s *Store) Hears(id string, issued uint64) error {
 			return nil
 		}
 	}
-	why := "it was removed"
+	reason := "it was removed"
 	if ok {
-		why = "it was demoted"
+		reason = "it was demoted"
 	}
-	return errdefs.ErrPermissionDenied.WithMessage(fmt.Sprintf("node %s is not a manager of this cluster: %s", id, why))
+	return errdefs.ErrPermissionDenied.WithMessage(fmt.Sprintf("node %s is not a manager of this cluster: %s", id, reason))
 }

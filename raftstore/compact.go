@@ -11,20 +11,20 @@ import (
 // janitor takes a snapshot when the entries since the last one have grown larger than that snapshot and SnapshotBytes:
 // so what a member writes stays below three times what is committed, however large the state is. It then cuts the log
 // to TrailingBytes.
-func (s *Store) janitor(ctx context.Context) error {
+func (s *Store) compactLog(ctx context.Context) error {
 	limit := s.cfg.SnapshotBytes
-	space := room{log: s.log}
+	reserved := reservedSpace{log: s.log}
 	if s.cfg.Dir != "" {
-		space.path = filepath.Join(s.cfg.Dir, logFile)
+		reserved.path = filepath.Join(s.cfg.Dir, logFile)
 	}
 	for {
-		space.keep()
+		reserved.extend()
 		select {
 		case <-s.disk.grown:
 		case <-ctx.Done():
 			return nil
 		}
-		if s.disk.size() < limit {
+		if s.disk.bytesSinceSnapshot() < limit {
 			continue
 		}
 		size, err := s.snapshot(s.disk.trailing(s.cfg.TrailingBytes))
@@ -43,8 +43,8 @@ func (s *Store) janitor(ctx context.Context) error {
 // Trim gives up what is kept in memory for followers and watchers that are behind. It is for a manager that has come to
 // rest: nobody is behind then, and whoever is after all reads the log from the disk, or takes a view and watches anew.
 func (s *Store) Trim() {
-	s.fsm.broker.rest()
-	s.disk.uncache()
+	s.fsm.broker.dropAll()
+	s.disk.dropCache()
 }
 
 // snapshot takes a snapshot, cuts the log to the given number of entries, but at least one, and returns
@@ -57,7 +57,7 @@ func (s *Store) snapshot(trailing uint64) (int64, error) {
 	if err := s.raft.ReloadConfig(reloaded); err != nil {
 		return 0, err
 	}
-	before := s.disk.size()
+	before := s.disk.bytesSinceSnapshot()
 	f := s.raft.Snapshot()
 	if err := f.Error(); err != nil && !errors.Is(err, raft.ErrNothingNewToSnapshot) {
 		return 0, err

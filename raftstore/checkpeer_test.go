@@ -11,12 +11,12 @@ import (
 )
 
 // Who is heard: by the replica when it is as new as the certificate, by the certificate otherwise.
-func TestHears(t *testing.T) {
+func TestCheckPeer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLAN()
 		m := l.start(t, raftstore.Config{NodeID: "m1", Bootstrap: true})
 		m.awaitLead(t)
-		if err := m.Hears("m9", 0); err != nil {
+		if err := m.CheckPeer("m9", 0); err != nil {
 			t.Errorf("a replica without a state refuses: %v", err)
 		}
 		role := func(id string, r swarmv1.NodeSpec_Role) *swarmv1.Change {
@@ -52,7 +52,7 @@ func TestHears(t *testing.T) {
 			{"one that was promoted after this replica stopped", "w1", now + 1000, true},
 			{"one that is demoted and still votes", "m1", now, true},
 		} {
-			err := m.Hears(tt.id, tt.issued)
+			err := m.CheckPeer(tt.id, tt.issued)
 			if (err == nil) != tt.heard || err != nil && !errdefs.IsPermissionDenied(err) {
 				t.Errorf("%s: got %v, want heard: %v", tt.name, err, tt.heard)
 			}

@@ -11,14 +11,14 @@ import (
 const actor = "raftstore"
 
 // enlist tells the cluster which format this member's build knows: at its start, and whenever its row is wrong or gone.
-func (s *Store) enlist(ctx context.Context) error {
+func (s *Store) publishFormat(ctx context.Context) error {
 	for {
 		view, w := s.Watch(TableRaftMember, TableCluster)
 		for err := error(nil); err == nil; {
 			mine, _ := view.RaftMembers.Get(s.cfg.NodeID)
 			if view.cluster != nil && (mine.GetFormat() != Format || mine.GetBuild() != s.cfg.Build) {
 				row := &swarmv1.RaftMember{NodeId: s.cfg.NodeID, Format: Format, Build: s.cfg.Build}
-				if !s.insist(ctx, Put(row)) {
+				if !s.commitUntilDone(ctx, Put(row)) {
 					return nil
 				}
 			}
@@ -38,9 +38,9 @@ func (s *Store) enlist(ctx context.Context) error {
 }
 
 // insist commits until it succeeds or ctx ends.
-func (s *Store) insist(ctx context.Context, c *swarmv1.Change) bool {
+func (s *Store) commitUntilDone(ctx context.Context, c *swarmv1.Change) bool {
 	for {
-		moved := s.reign.changed()
+		leaderChanged := s.leadership.changed()
 		_, err := s.Commit(ctx, actor, c)
 		if err == nil {
 			return true
@@ -48,7 +48,7 @@ func (s *Store) insist(ctx context.Context, c *swarmv1.Change) bool {
 		s.log.Debug("a change of the store's own waits", "node", s.cfg.NodeID, "err", err)
 		timer := time.NewTimer(time.Second)
 		select {
-		case <-moved:
+		case <-leaderChanged:
 		case <-timer.C:
 		case <-ctx.Done():
 		case <-s.closed:
@@ -71,12 +71,12 @@ func (s *Store) isClosed() bool {
 
 // runGate raises the cluster's format, on the leader, once every member's build knows a newer one; and forgets members
 // that were removed. The format never falls: what was written stays written.
-func (s *Store) runGate(ctx context.Context) error {
+func (s *Store) reconcileMembers(ctx context.Context) error {
 	return s.Lead(ctx, func(ctx context.Context) error {
 		for ctx.Err() == nil {
-			changed := s.peers.changedConfig()
+			changed := s.peers.configChanged()
 			view, w := s.Watch(TableRaftMember, TableCluster)
-			if c := s.gate(view); len(c) > 0 {
+			if c := s.memberChanges(view); len(c) > 0 {
 				if _, err := s.Commit(ctx, actor, c...); err != nil && ctx.Err() == nil {
 					s.log.Debug("the gate of formats waits", "node", s.cfg.NodeID, "err", err)
 				}
@@ -89,7 +89,7 @@ func (s *Store) runGate(ctx context.Context) error {
 }
 
 // gate says what is to change in the state.
-func (s *Store) gate(view *View) (out []*swarmv1.Change) {
+func (s *Store) memberChanges(view *View) (out []*swarmv1.Change) {
 	servers := s.servers()
 	if view.cluster == nil || len(servers) == 0 {
 		return nil

@@ -1,7 +1,7 @@
 package raftstore
 
 // Standing is how far this member has come.
-type Standing struct {
+type Status struct {
 	Leads bool
 	// Leader is known; without one nothing can be written.
 	HasLeader bool
@@ -14,8 +14,8 @@ type Standing struct {
 }
 
 // Standing asks Raft; it costs no disk or network.
-func (s *Store) Standing() Standing {
-	return Standing{
+func (s *Store) Status() Status {
+	return Status{
 		Leads: s.IsLeader(), HasLeader: s.Leader() != "", Term: s.raft.CurrentTerm(), Last: s.raft.LastIndex(),
 		Committed: s.raft.CommitIndex(), Applied: s.fsm.applied.Load(), Voters: s.voters(),
 	}
