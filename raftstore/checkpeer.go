@@ -8,24 +8,26 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// Hears says whether this member takes part in Raft with the holder of a manager's certificate that
-// was issued at the given index. The error is of class permission denied. It does not block.
+// CheckPeer returns nil if this member may exchange Raft messages with the node id, whose manager
+// certificate was issued at log index issued. Otherwise it returns errdefs.ErrPermissionDenied. It
+// does not block.
 //
-// The replica decides if it is as new as the certificate: a node without a row was removed, one
-// with another role was demoted. An older replica knows nothing of a manager that came later, so
-// the certificate decides: a manager that was away while all others were replaced is caught up by
-// managers that it has never heard of. That costs no safety. Raft itself takes no vote and no
-// leader from a member whose log or term is behind, and a former manager could sign itself any
-// certificate, because it has held the key of the authority: only a new root shuts such a host out.
+// If the replica is at least as new as the certificate, the replica decides: a node without a row
+// was removed, and a node with another role was demoted. An older replica does not know managers
+// that were added later, so the certificate decides. Thus a manager that was offline while all
+// other managers were replaced can catch up from managers that it has never heard of. This is safe:
+// Raft accepts no vote and no leader from a member whose log or term is behind. A former manager
+// could forge any certificate anyway, because it has held the CA key; only a new root excludes such
+// a host.
 //
-// A node that is still in Raft's configuration is heard whatever its row says. Its vote counts
-// until the leader has taken it: members that stopped to hear a demoted leader at once would
-// neither follow it nor win against its longer log, and the cluster would have no leader for good.
-// The leader takes the vote right after the role or the row has gone.
+// A node that is still in Raft's configuration is always accepted, because its vote counts until
+// the leader has removed it. If members rejected a demoted leader at once, they would neither
+// follow it nor win an election against its longer log, and the cluster would stay without a
+// leader. The leader removes the vote right after the role changes or the row is deleted.
 //
-// The key of the certificate is not compared with the row's. A replica that was read from an older
-// snapshot knows an older key, and a manager signs its certificate itself, so that the comparison
-// would keep nobody out.
+// The key of the certificate is not compared with the key in the node's row. A replica that was
+// restored from an older snapshot knows an older key, and a manager signs its certificate itself,
+// so the comparison would exclude nobody.
 func (s *Store) CheckPeer(id string, issued uint64) error {
 	view := s.View()
 	if view.Cluster() == nil || issued > view.Index() {

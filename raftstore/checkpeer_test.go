@@ -10,7 +10,8 @@ import (
 	"swarm/raftstore"
 )
 
-// Who is heard: by the replica when it is as new as the certificate, by the certificate otherwise.
+// TestCheckPeer: the replica decides if it is as new as the certificate; otherwise the certificate
+// decides.
 func TestCheckPeer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLAN()
@@ -40,7 +41,7 @@ func TestCheckPeer(t *testing.T) {
 		for _, tt := range []struct {
 			name, id string
 			issued   uint64
-			heard    bool
+			accepted bool
 		}{
 			{"a manager", "m2", now, true},
 			{"a manager with an old certificate", "m2", 1, true},
@@ -53,8 +54,8 @@ func TestCheckPeer(t *testing.T) {
 			{"one that is demoted and still votes", "m1", now, true},
 		} {
 			err := m.CheckPeer(tt.id, tt.issued)
-			if (err == nil) != tt.heard || err != nil && !errdefs.IsPermissionDenied(err) {
-				t.Errorf("%s: got %v, want heard: %v", tt.name, err, tt.heard)
+			if (err == nil) != tt.accepted || err != nil && !errdefs.IsPermissionDenied(err) {
+				t.Errorf("%s: got %v, want accepted: %v", tt.name, err, tt.accepted)
 			}
 		}
 	})

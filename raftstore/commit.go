@@ -12,9 +12,12 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// Commit carries out changes as one group, all or none, on whichever member leads. The error is why the group was
-// refused: errdefs.ErrAborted (a version differs), ErrAlreadyExists (a row or a unique name), ErrNotFound (no row), or
-// that there is no leader (ErrUnavailable). When the context ends, the outcome is unknown.
+// Commit applies changes as one group, all or none, whichever member leads, and returns the index
+// of the log entry. If the group is refused, the error is errdefs.ErrAborted (a row has another
+// version), ErrAlreadyExists (the row or its unique name exists) or ErrNotFound (the row does not
+// exist). It is ErrInvalidArgument for an invalid change, and ErrUnavailable if no leader answers
+// within Timeouts.Leader. The outcome is unknown after ErrUnavailable and after the error of ctx.
+// Commit retries transient failures itself; a retry never applies a change twice.
 func (s *Store) Commit(ctx context.Context, actor string, changes ...*swarmv1.Change) (uint64, error) {
 	index, results, err := s.CommitGroups(ctx, actor, []*swarmv1.Group{{Changes: changes}})
 	if err != nil {
@@ -23,9 +26,11 @@ func (s *Store) Commit(ctx context.Context, actor string, changes ...*swarmv1.Ch
 	return index, results[0]
 }
 
-// CommitGroups carries out groups, each judged alone: results[i] is why group i was refused, or nil. They enter the log
-// in order, but a change of leader may reorder those that no entry holds together. err is for all: then what became of
-// the groups is unknown, and the results that are known are returned.
+// CommitGroups applies groups independently: results[i] is nil if group i was applied, else the
+// reason why it was refused, as for Commit. Groups enter the log in the given order, but a change
+// of leader may reorder groups in different log entries. index is the highest log index that was
+// reported. If err is not nil, the outcome of some groups is unknown, and results holds only what
+// is known.
 func (s *Store) CommitGroups(ctx context.Context, actor string, groups []*swarmv1.Group) (index uint64, results []error, err error) {
 	reqs, err := split(actor, groups)
 	if err != nil {
@@ -60,7 +65,8 @@ func (s *Store) CommitGroups(ctx context.Context, actor string, groups []*swarmv
 	return index, results, nil
 }
 
-// split makes requests that each fit into an entry, and refuses what Apply could not judge.
+// split packs the groups into requests that each fit into a log entry. It fails if a change is
+// invalid.
 func split(actor string, groups []*swarmv1.Group) ([]*swarmv1.Request, error) {
 	if len(groups) == 0 {
 		return nil, nil
@@ -84,6 +90,7 @@ func split(actor string, groups []*swarmv1.Group) ([]*swarmv1.Request, error) {
 	return reqs, nil
 }
 
+// enqueue adds the requests to the queue of this member, which should lead. It does not wait.
 func (s *Store) enqueue(ctx context.Context, reqs ...*swarmv1.Request) []*proposal {
 	out := make([]*proposal, len(reqs))
 	for i, r := range reqs {
@@ -93,6 +100,7 @@ func (s *Store) enqueue(ctx context.Context, reqs ...*swarmv1.Request) []*propos
 	return out
 }
 
+// await waits for the outcome of a proposal, the end of ctx, or Close.
 func (s *Store) await(ctx context.Context, p *proposal) (*swarmv1.Answer, error) {
 	select {
 	case o := <-p.done:
@@ -104,7 +112,8 @@ func (s *Store) await(ctx context.Context, p *proposal) (*swarmv1.Answer, error)
 	}
 }
 
-// commit brings one request to the leader. cause is why it is not the first try.
+// commit sends one request to the leader until it is answered. cause is the error of an earlier
+// try, or nil.
 func (s *Store) commit(ctx context.Context, r *swarmv1.Request, cause error) (a *swarmv1.Answer, err error) {
 	err = s.retry(ctx, cause, func() (err error) {
 		a, err = s.proposeOnce(ctx, r)
@@ -113,7 +122,8 @@ func (s *Store) commit(ctx context.Context, r *swarmv1.Request, cause error) (a 
 	return a, err
 }
 
-// retry tries again and again while leadership moves.
+// retry calls attempt until it succeeds, fails with an error that is not retryable, or
+// Timeouts.Leader has passed. cause is the error of an earlier try, or nil.
 func (s *Store) retry(ctx context.Context, cause error, attempt func() error) error {
 	deadline, cancel := context.WithTimeout(ctx, s.cfg.Timeouts.Leader)
 	defer cancel()
@@ -136,7 +146,8 @@ func (s *Store) retry(ctx context.Context, cause error, attempt func() error) er
 	}
 }
 
-// attempt proposes once, here or at the leader.
+// proposeOnce proposes the request once: to this member's Raft if it leads, else to the leader by
+// RPC.
 func (s *Store) proposeOnce(ctx context.Context, r *swarmv1.Request) (*swarmv1.Answer, error) {
 	if s.raft.State() == raft.Leader {
 		return s.await(ctx, s.enqueue(ctx, r)[0])
@@ -161,7 +172,7 @@ func (s *Store) proposeOnce(ctx context.Context, r *swarmv1.Request) (*swarmv1.A
 	return a, nil
 }
 
-// pause waits until another try may fare better: leadership moved, or some time passed.
+// backOff waits until leadership changes or the delay before the next try has passed.
 func (s *Store) backOff(ctx, deadline context.Context, leaderChanged <-chan struct{}, try int, cause error) error {
 	wait := min(5*time.Millisecond<<min(try, 6), 200*time.Millisecond)
 	if s.Leader() == "" {
@@ -186,10 +197,11 @@ func (s *Store) backOff(ctx, deadline context.Context, leaderChanged <-chan stru
 	return nil
 }
 
-// final marks an error that no other try would change.
+// permanentError marks an error that a retry cannot change.
 type permanentError struct{ error }
 
-// noLeader says why nobody takes the change.
+// noLeaderError explains why no leader accepts a request: this member's disk fails, or the cluster
+// has no leader.
 func (s *Store) noLeaderError() error {
 	err := s.stable.writeErr.Load()
 	if err == nil {

@@ -8,9 +8,9 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// janitor takes a snapshot when the entries since the last one have grown larger than that snapshot and SnapshotBytes:
-// so what a member writes stays below three times what is committed, however large the state is. It then cuts the log
-// to TrailingBytes.
+// compactLog takes a snapshot whenever the entries since the last snapshot exceed both that
+// snapshot's size and SnapshotBytes, and then truncates the log to TrailingBytes. So a member
+// writes less than three times the committed bytes, however large the state is.
 func (s *Store) compactLog(ctx context.Context) error {
 	limit := s.cfg.SnapshotBytes
 	reserved := reservedSpace{log: s.log}
@@ -34,23 +34,24 @@ func (s *Store) compactLog(ctx context.Context) error {
 		case errors.Is(err, raft.ErrRaftShutdown):
 			return nil
 		default:
-			limit += s.cfg.SnapshotBytes / 4 // not again at every entry
-			s.log.Error("no snapshot could be taken; the log grows", "node", s.cfg.NodeID, "err", err)
+			limit += s.cfg.SnapshotBytes / 4 // do not retry at every entry
+			s.log.Error("cannot take a Raft snapshot; the log keeps growing until one succeeds", "node", s.cfg.NodeID, "err", err)
 		}
 	}
 }
 
-// Trim gives up what is kept in memory for followers and watchers that are behind. It is for a manager that has come to
-// rest: nobody is behind then, and whoever is after all reads the log from the disk, or takes a view and watches anew.
+// Trim frees the memory that is kept for followers and watchers that are behind. Call it when the
+// manager is idle, because then nobody is behind. A follower that is behind anyway is served from
+// the disk, and such a watcher gets ErrResync.
 func (s *Store) Trim() {
 	s.fsm.broker.dropAll()
 	s.disk.dropCache()
 }
 
-// snapshot takes a snapshot, cuts the log to the given number of entries, but at least one, and returns
+// snapshot takes a snapshot, truncates the log to trailing entries, but at least one, and returns
 // the size of the snapshot in bytes.
 func (s *Store) snapshot(trailing uint64) (int64, error) {
-	s.snapshots.Lock() // Raft reads the number of entries only when it cuts the log
+	s.snapshots.Lock() // Raft reads TrailingLogs only when it truncates the log
 	defer s.snapshots.Unlock()
 	reloaded := s.raft.ReloadableConfig()
 	reloaded.TrailingLogs = max(trailing, 1)
@@ -65,7 +66,7 @@ func (s *Store) snapshot(trailing uint64) (int64, error) {
 	s.disk.snapshotTaken(before)
 	meta, r, err := f.Open()
 	if err != nil {
-		return 0, nil //nolint:nilerr // the size only spares work
+		return 0, nil //nolint:nilerr // the size is only used to skip work
 	}
 	return meta.Size, r.Close()
 }

@@ -19,14 +19,15 @@ import (
 	bberrors "go.etcd.io/bbolt/errors"
 )
 
-// Sealer encrypts records at rest; seal.Ring is one. aad is bound to the record. The sealed form of every record must be
-// longer than the plain one by the same number of bytes.
+// Sealer encrypts and decrypts records on disk; seal.Ring implements it. aad is the associated
+// data: Open must fail if it differs from the aad of Seal. Sealing must add the same number of
+// bytes to every record.
 type Sealer interface {
 	Seal(plain, aad []byte) []byte
 	Open(sealed, aad []byte) ([]byte, error)
 }
 
-// Disk is what the log lies on: entries, and a few values such as the vote.
+// Disk stores the log entries and a few values of Raft, such as the vote.
 type Disk interface {
 	raft.LogStore
 	raft.StableStore
@@ -35,7 +36,8 @@ type Disk interface {
 
 const logFile = "raft.db"
 
-// keptSnapshots on disk: the newest, and one before it in case that the newest is damaged.
+// keptSnapshots is the number of snapshots on disk: the newest one, and the one before it in case
+// the newest is damaged.
 const keptSnapshots = 2
 
 func openDisk(cfg Config, deps Deps, log hclog.Logger) (*logStore, raft.SnapshotStore, error) {
@@ -69,7 +71,8 @@ func openDisk(cfg Config, deps Deps, log hclog.Logger) (*logStore, raft.Snapshot
 	return store, snaps, nil
 }
 
-// openBolt: without the freelist on disk an append after a truncation takes 0.19 ms instead of 2.2.
+// openBolt opens the log file. Without the freelist on disk, an append after a truncation takes
+// 0.19 ms instead of 2.2 ms.
 func openBolt(path string) (Disk, error) {
 	bolt, err := raftboltdb.New(raftboltdb.Options{
 		Path: path, MsgpackUseNewTimeFormat: true,
@@ -90,10 +93,10 @@ type memory struct{ *raft.InmemStore }
 
 func (memory) Close() error { return nil }
 
-// memorySnapshots keeps the newest whole snapshot in memory. raft.InmemSnapshotStore alone would hand out a snapshot that is
-// still being written.
+// memorySnapshots keeps the newest complete snapshot in memory. raft.InmemSnapshotStore alone would
+// also return a snapshot that is still being written.
 type memorySnapshots struct {
-	mu       sync.Mutex // guards whole
+	mu       sync.Mutex // guards complete
 	complete *raft.InmemSnapshotStore
 }
 
@@ -115,7 +118,7 @@ func (m *memorySnapshots) Create(version raft.SnapshotVersion, index, term uint6
 	return &memorySink{SnapshotSink: sink, store: m, next: next}, err
 }
 
-// memorySink takes the place of the snapshot before when it is closed.
+// memorySink replaces the snapshot in the store when it is closed.
 type memorySink struct {
 	raft.SnapshotSink
 	store    *memorySnapshots
@@ -138,7 +141,7 @@ func (s *memorySink) Close() error {
 	return nil
 }
 
-// checksums is the Sealer of a log in the clear: it notices damage.
+// checksums is the Sealer of a log that is not encrypted. It detects damaged records.
 type checksums struct{}
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)

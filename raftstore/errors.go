@@ -16,7 +16,7 @@ var (
 	errNoLeader = errdefs.ErrUnavailable.WithMessage("the managers have no leader: more than half of them must be up and reach each other (swarm node ls)")
 )
 
-// native turns what Apply refused into an error of its class.
+// refusalError returns the error for the result of a group, or nil if the group was applied.
 func refusalError(r *swarmv1.GroupResult) error {
 	if r.GetError() == "" && r.GetCode() == 0 {
 		return nil
@@ -24,7 +24,7 @@ func refusalError(r *swarmv1.GroupResult) error {
 	return errgrpc.ToNative(status.Error(codes.Code(r.GetCode()), r.GetError()))
 }
 
-// errorsOf spreads an answer over its groups.
+// fillResults stores the refusals of an answer in into, by group.
 func fillResults(a *swarmv1.Answer, into []error) {
 	for _, r := range a.GetRefused() {
 		if int(r.GetGroup()) < len(into) {

@@ -11,20 +11,19 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// inbound takes the connections of other members. A raft.RPC does not tell through which connection
-// it came, so every connection has a raft.NetworkTransport of its own. What such a transport yields
-// is passed on to Raft if the ids in it are those of the member at the other end; the first other
-// id ends the connection.
+// inbound serves the connections that other members open. A raft.RPC does not tell which connection
+// it came from, so each connection has its own raft.NetworkTransport. An RPC is forwarded to Raft
+// if every id in it is the id of the authenticated peer. Any other id ends the connection.
 type inbound struct {
 	layer *streamLayer
-	conf  raft.NetworkTransportConfig // of each transport; Stream is set for each
-	rpcs  chan raft.RPC               // what Raft consumes
+	conf  raft.NetworkTransportConfig // template for each transport; Stream is set per connection
+	rpcs  chan raft.RPC               // consumed by Raft
 
-	heartbeat atomic.Pointer[func(raft.RPC)] // Raft's fast path; nil before Raft has set it
+	heartbeat atomic.Pointer[func(raft.RPC)] // handles heartbeats; set by Raft, nil before
 
 	done       chan struct{} // closed by close
 	once       sync.Once
-	goroutines sync.WaitGroup // the goroutines
+	goroutines sync.WaitGroup
 }
 
 func newInbound(layer *streamLayer, conf raft.NetworkTransportConfig) *inbound {
@@ -35,13 +34,13 @@ func newInbound(layer *streamLayer, conf raft.NetworkTransportConfig) *inbound {
 	return in
 }
 
-// close ends every connection and waits for the goroutines. The layer must have been closed before.
+// close ends every connection and waits for the goroutines. The layer must be closed first.
 func (in *inbound) close() {
 	in.once.Do(func() { close(in.done) })
 	in.goroutines.Wait()
 }
 
-// accept runs until the listener is closed.
+// accept accepts connections until the listener is closed.
 func (in *inbound) accept() {
 	const longest = time.Second
 	for wait := 5 * time.Millisecond; ; {
@@ -54,7 +53,7 @@ func (in *inbound) accept() {
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
-		in.layer.log.Warn("accept a Raft connection", "err", err, "again_in", wait)
+		in.layer.log.Warn("cannot accept a Raft connection; retrying", "err", err, "again_in", wait)
 		timer := time.NewTimer(wait)
 		select {
 		case <-timer.C:
@@ -66,10 +65,10 @@ func (in *inbound) accept() {
 	}
 }
 
-// serve passes on what comes through one connection until it ends.
+// serve forwards the RPCs of one connection until it ends.
 func (in *inbound) serve(accepted net.Conn) {
-	// The hello is read from what was accepted: Deps.PeerOf knows that one, and not the wrapped
-	// one.
+	// Deps.PeerOf knows the accepted connection, not the wrapped one, so the hello is read from the
+	// former.
 	c := in.layer.track(accepted)
 	defer c.Close()
 	from, err := in.layer.readHello(accepted)
@@ -82,7 +81,7 @@ func (in *inbound) serve(accepted net.Conn) {
 	conf.Stream = stream
 	trans := raft.NewNetworkTransportWithConfig(&conf)
 	defer trans.Close()
-	forged := make(chan error, 1) // by a heartbeat
+	forged := make(chan error, 1) // set by a heartbeat that names another id
 	trans.SetHeartbeatHandler(func(rpc raft.RPC) {
 		handle := in.heartbeat.Load()
 		err := checkSender(from, rpc.Command)
@@ -117,7 +116,7 @@ func (in *inbound) serve(accepted net.Conn) {
 	}
 }
 
-// pass hands an RPC to Raft.
+// forward gives an RPC to Raft.
 func (in *inbound) forward(rpc raft.RPC, from *singleConnLayer) {
 	select {
 	case in.rpcs <- rpc:
@@ -126,7 +125,7 @@ func (in *inbound) forward(rpc raft.RPC, from *singleConnLayer) {
 	}
 }
 
-// self has Raft carry out an RPC of this member's own, without a connection.
+// sendToSelf makes Raft handle an RPC from this member to itself, without a connection.
 func (in *inbound) sendToSelf(command any) error {
 	answer := make(chan raft.RPCResponse, 1)
 	select {
@@ -142,15 +141,15 @@ func (in *inbound) sendToSelf(command any) error {
 	}
 }
 
-// sentBy checks that every id in an RPC is that of the member that sent it.
+// checkSender returns an error unless every id in an RPC is the id of the member that sent it.
 func checkSender(id string, command any) error {
-	var old []byte // where former versions of Raft put the id; it may be missing
+	var old []byte // deprecated field with the sender's id; may be empty
 	switch r := command.(type) {
 	case *raft.AppendEntriesRequest:
-		//lint:ignore SA1019 Raft still reads it when Addr is missing
+		//lint:ignore SA1019 Raft still reads it if Addr is empty
 		old = r.Leader
 	case *raft.RequestVoteRequest:
-		//lint:ignore SA1019 Raft still reads it when Addr is missing
+		//lint:ignore SA1019 Raft still reads it if Addr is empty
 		old = r.Candidate
 	case *raft.InstallSnapshotRequest:
 		old = r.Leader
@@ -171,7 +170,7 @@ func checkSender(id string, command any) error {
 	return nil
 }
 
-// oneConn is a raft.StreamLayer that yields one connection, and knows when that has ended.
+// singleConnLayer is a raft.StreamLayer with one connection. It reports when that connection ends.
 type singleConnLayer struct {
 	net.Conn
 	accepted  atomic.Bool
@@ -199,8 +198,8 @@ func (o *singleConnLayer) Close() error {
 // Addr implements net.Listener.
 func (o *singleConnLayer) Addr() net.Addr { return o.LocalAddr() }
 
-// Dial implements raft.StreamLayer. Nothing is dialled through a connection that somebody else
-// opened.
+// Dial implements raft.StreamLayer. It always fails: a peer's connection is never used to open
+// another one.
 func (o *singleConnLayer) Dial(raft.ServerAddress, time.Duration) (net.Conn, error) {
 	return nil, errors.ErrUnsupported
 }

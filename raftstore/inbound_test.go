@@ -18,7 +18,7 @@ func TestCheckSender(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
 		command any
-		says    string // "": taken
+		says    string // part of the error; "": no error
 	}{
 		{"entries", &raft.AppendEntriesRequest{RPCHeader: good}, ""},
 		{"entries of an old version", &raft.AppendEntriesRequest{RPCHeader: good, Leader: []byte("n1")}, ""},
@@ -45,7 +45,7 @@ func TestCheckSender(t *testing.T) {
 	}
 }
 
-// FuzzGreet reads hellos, as whoever holds a manager's certificate can send them.
+// FuzzReadHello reads hellos that the holder of any manager's certificate could send.
 func FuzzReadHello(f *testing.F) {
 	layer := newStreamLayer(Config{NodeID: "n1", ClusterID: "c1"}, Deps{}, newFSM(), orDiscard(nil))
 	f.Add(layer.hello())

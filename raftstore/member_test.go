@@ -6,7 +6,8 @@ import (
 	"swarm/raftstore/raftstoretest"
 )
 
-// A member that is added and does not answer leaves again. Whoever judges connections by the members is told both times.
+// A member that is added and does not answer is removed again. MembersChanged must report it,
+// because connections are checked against the members.
 func TestStore_MembersChange(t *testing.T) {
 	s := raftstoretest.New(t)
 	changed := s.MembersChanged()
@@ -16,7 +17,7 @@ func TestStore_MembersChange(t *testing.T) {
 	select {
 	case <-changed:
 	default:
-		t.Error("nobody was told that Raft has another member")
+		t.Error("MembersChanged did not report the new member")
 	}
 	if got := s.Servers(); len(got) != 1 {
 		t.Errorf("members: %v, want the first one alone", got)

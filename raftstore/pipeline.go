@@ -6,13 +6,14 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// network is Raft's transport: a raft.NetworkTransport for what this member sends, and inbound for
-// what others send.
+// network is Raft's transport. Outgoing RPCs use a raft.NetworkTransport, and incoming ones use
+// inbound.
 //
-// Its pipelines are such that a sender cannot be stuck in them. Raft's own hold no answer: whoever sends waits until the one before is read. When a follower refuses, or knows a newer
-// term, raft's reader ends; a send that was under way then waits for ever, because only its own end closes the pipeline.
-// The follower gets heartbeats and nothing else until the leader changes, and the leader can never be stopped
-// (hashicorp/raft#612).
+// Its pipelines cannot block the sender. A pipeline of hashicorp/raft has no buffer for answers: a
+// send blocks until the previous answer is read. If a follower refuses entries or knows a newer
+// term, Raft stops reading answers, and a pending send blocks for ever, because only the sending
+// goroutine closes the pipeline. Then the follower gets nothing but heartbeats until the leader
+// changes, and the leader can never be shut down (hashicorp/raft#612).
 type network struct {
 	*raft.NetworkTransport
 	in *inbound
@@ -46,8 +47,8 @@ func (n network) AppendEntriesPipeline(id raft.ServerID, address raft.ServerAddr
 	return newPipeline(p), nil
 }
 
-// pipeline takes every answer as soon as it comes, and holds it until it is read. There are few: raft stops sending soon
-// after it stops reading.
+// pipeline reads every answer at once and buffers it until Raft reads it. The buffer stays small,
+// because Raft stops sending soon after it stops reading.
 type pipeline struct {
 	raft.AppendPipeline
 	answers chan raft.AppendFuture

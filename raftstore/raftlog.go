@@ -8,8 +8,8 @@ import (
 	"github.com/hashicorp/go-hclog"
 )
 
-// raftLogger brings Raft's messages to slog, one level lower than Raft gives them, except errors: an operator acts on
-// what the store says of leadership, not on every vote.
+// raftLogger forwards Raft's messages to slog: warnings at Info, errors at Error, and all others at
+// Debug. Operators act on the store's own messages about leadership, not on every vote.
 func raftLogger(log *slog.Logger) hclog.Logger {
 	l := hclog.NewInterceptLogger(&hclog.LoggerOptions{Name: "raft", Output: io.Discard, Level: hclog.Off})
 	l.RegisterSink(logSink{log})
@@ -18,10 +18,10 @@ func raftLogger(log *slog.Logger) hclog.Logger {
 
 type logSink struct{ log *slog.Logger }
 
-// expected are messages that Raft thinks odd and the store does not.
+// expectedMessages are warnings and errors of Raft that are normal here. They are logged at Debug.
 var expectedMessages = map[string]bool{
-	"failed to get previous log": true, // an announcement overtook the entries it tells of
-	// The store says once that a peer cannot be reached (watchPeers); Raft says it at every try.
+	"failed to get previous log": true, // an announcement overtook its entry
+	// watchPeers logs once that a peer cannot be reached. Raft logs every attempt.
 	"failed to heartbeat to":            true,
 	"failed to appendEntries to":        true,
 	"failed to pipeline appendEntries":  true,

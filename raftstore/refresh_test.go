@@ -12,7 +12,7 @@ import (
 	"github.com/containerd/errdefs"
 )
 
-// leader answers after a second, with a view that says when it was asked.
+// leader answers after one second, with a view whose index numbers the request.
 type leader struct {
 	err error
 
@@ -43,7 +43,7 @@ func (l *leader) latest(ctx context.Context) (*View, error) {
 	}
 }
 
-// askedAt is when the leader was asked the question that a view answers.
+// askedAt returns the time of the request that the view answers.
 func (l *leader) askedAt(v *View) time.Time {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -7,19 +7,20 @@ import (
 	"swarm/internal/disk"
 )
 
-// roomAhead is what the log can grow by when nothing else can be written any more: some hundred thousand small entries,
-// since space within the file is used again.
+// reserveBytes is how far the log can grow after the disk is full. Space inside the file is reused,
+// so this is enough for some hundred thousand small entries.
 const reserveBytes = 16 << 20
 
-// room keeps blocks for the log's file, so that a full disk does not stop the managers at once. One goroutine uses it.
+// reservedSpace allocates disk blocks ahead of the log file's size, so that a full disk does not
+// stop the managers at once. One goroutine uses it.
 type reservedSpace struct {
-	path          string // "": the log is in memory
+	path          string // "" if the log is in memory
 	log           *slog.Logger
-	sizeAtReserve int64 // of the file when room was last made
-	failed        bool  // the disk had none
+	sizeAtReserve int64 // file size at the last reservation
+	failed        bool  // the last reservation failed
 }
 
-// keep makes room when the file has grown into what it had, and again after the disk had none.
+// extend reserves space again after the file has grown, or if the last reservation failed.
 func (r *reservedSpace) extend() {
 	if r.path == "" {
 		return
@@ -30,7 +31,7 @@ func (r *reservedSpace) extend() {
 	}
 	err = disk.Ahead(r.path, reserveBytes)
 	if err != nil && !r.failed {
-		r.log.Warn("no room is kept for the managers' log", "err", err)
+		r.log.Warn("cannot reserve disk space for the Raft log; free space on the disk", "err", err)
 	}
 	r.sizeAtReserve, r.failed = st.Size(), err != nil
 }

@@ -9,15 +9,15 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// patientStable waits where Raft would panic: when a new term cannot be saved. Until it is saved the member must not
-// answer anybody, and it does not: the goroutine that would answer waits here. When the disk is well again, the member
-// goes on by itself.
+// stallingStableStore blocks where Raft would panic: when a new term cannot be saved. The member
+// must not answer anybody before the term is saved, and it cannot, because the goroutine that would
+// answer is blocked here. The member continues when the disk accepts writes again.
 type stallingStableStore struct {
 	raft.StableStore
 	log    *slog.Logger
 	closed <-chan struct{}
 
-	writeErr atomic.Pointer[error] // why it waits; nil when it does not
+	writeErr atomic.Pointer[error] // the last failure while it waits; else nil
 }
 
 func (p *stallingStableStore) SetUint64(key []byte, v uint64) error {
@@ -26,14 +26,14 @@ func (p *stallingStableStore) SetUint64(key []byte, v uint64) error {
 	for wait := 50 * time.Millisecond; err != nil; wait = min(2*wait, 5*time.Second) {
 		cause := err
 		p.writeErr.Store(&cause)
-		p.log.Error("this member is silent until its disk takes writes again", "err", err)
+		p.log.Error("cannot save the Raft term: this manager does not answer until its disk accepts writes; free or repair the disk", "err", err)
 		timer := time.NewTimer(wait)
 		select {
 		case <-timer.C:
 			err = p.StableStore.SetUint64(key, v)
 		case <-p.closed:
 			timer.Stop()
-			runtime.Goexit() // with an error, Raft would panic; without one, it would answer
+			runtime.Goexit() // an error would make Raft panic; nil would make it answer
 		}
 	}
 	return nil

@@ -1,19 +1,20 @@
 package raftstore
 
-// Standing is how far this member has come.
+// Status describes this member's position in Raft.
 type Status struct {
 	Leads bool
-	// Leader is known; without one nothing can be written.
+	// HasLeader is true if this member knows a leader. Without a leader nothing can be written.
 	HasLeader bool
 	Term      uint64
-	// Last is the index of the newest entry in the log here, Committed of the newest that a majority has, as far as this
-	// member knows, Applied of the newest that its view shows.
+	// Last is the index of the newest entry in this member's log. Committed is the newest index
+	// that this member knows to be on a majority. Applied is the newest index that its view
+	// includes.
 	Last, Committed, Applied uint64
-	// Voters of the cluster.
+	// Voters is the number of voters in the cluster.
 	Voters int
 }
 
-// Standing asks Raft; it costs no disk or network.
+// Status returns the current status. It uses neither disk nor network.
 func (s *Store) Status() Status {
 	return Status{
 		Leads: s.IsLeader(), HasLeader: s.Leader() != "", Term: s.raft.CurrentTerm(), Last: s.raft.LastIndex(),

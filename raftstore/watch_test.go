@@ -71,8 +71,8 @@ func TestWatch_InOrderWithoutGapAndResync(t *testing.T) {
 	}
 }
 
-// At rest nothing is kept. Watchers that have read everything do not notice.
-func TestWatch_Rest(t *testing.T) {
+// dropAll must keep no changes. Watchers that have read everything must not notice.
+func TestWatch_DropAll(t *testing.T) {
 	f := newFSM()
 	s := &Store{fsm: f, closed: make(chan struct{})}
 	claim := func(index uint64) {
@@ -111,7 +111,8 @@ func TestWatch_Rest(t *testing.T) {
 	}
 }
 
-// What is kept for watchers is bounded in bytes, whatever the size of rows: a worker writes large ones as often as it may.
+// The memory of the history is bounded whatever the size of rows, because a worker can write large
+// rows often.
 func TestWatch_HistoryIsBoundedInBytes(t *testing.T) {
 	text := strings.Repeat("x", 250)
 	large := func(i int) *swarmv1.Change {
@@ -127,7 +128,7 @@ func TestWatch_HistoryIsBoundedInBytes(t *testing.T) {
 	}
 	for name, tc := range map[string]struct {
 		change func(i int) *swarmv1.Change
-		n, one int // changes, and of one batch
+		n, one int // number of changes, and changes in one batch
 	}{"large rows": {large, 600, 1}, "small rows": {small, 60_000, 1}, "small rows in batches": {small, 60_000, 100}} {
 		t.Run(name, func(t *testing.T) {
 			f := newFSM()
