@@ -72,7 +72,7 @@ func (m *Manager) certifyIfDue(ctx context.Context, now time.Time) time.Time {
 	// After a restart the other managers are not reached without the certificate, and the
 	// certificate is not signed without the authority's key. So the key must be known before
 	// another manager is heard.
-	if err := m.store.KeepState(ctx, view.Index()); err != nil && ctx.Err() == nil {
+	if err := m.store.EnsureSnapshot(ctx, view.Index()); err != nil && ctx.Err() == nil {
 		m.log.Warn("this manager cannot start without another one: its state is not in a snapshot", "node", m.cfg.NodeID, "err", err)
 	}
 	return pki.RenewAt(cred.Cert, 0)

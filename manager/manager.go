@@ -135,13 +135,13 @@ func (m *Manager) Authorise(ctx context.Context, fullMethod string) error {
 
 // Admit says whether a peer may have a connection for a protocol with this manager, and how far it
 // is trusted, by the replicated state. For Raft, of which the certificate says that its holder is a manager, see
-// raftstore.Store.Hears.
+// raftstore.Store.CheckPeer.
 func (m *Manager) Admit(proto string, who transport.AuthInfo) (transport.Trust, error) {
 	trust, err := m.auth.Admit(proto, who)
 	if err != nil || proto != transport.ProtoRaft {
 		return trust, err
 	}
-	return transport.Full, m.store.Hears(who.NodeID(), who.Peer.Issued)
+	return transport.Full, m.store.CheckPeer(who.NodeID(), who.Peer.Issued)
 }
 
 // Peer is how to reach a node, as replicated.
@@ -233,7 +233,7 @@ func (m *Manager) review(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		for ctx.Err() == nil {
-			change := m.store.MembersChange()
+			change := m.store.MembersChanged()
 			review()
 			select {
 			case <-change:

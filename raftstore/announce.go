@@ -11,19 +11,22 @@ import (
 	"swarm/internal/pause"
 )
 
-// announcer tells the other members at once what is committed. Raft itself tells them with the next entries, or else
-// after CommitTimeout (50-100 ms): a follower's view would lag by that after every quiet moment. What is sent is what
-// Raft would send later: an AppendEntries without entries. It names an entry and its term, so a member whose log differs
-// there refuses it, and it is sent in the term of that entry, which this member itself proposed as its leader.
+// announcer tells the other members about committed entries at once. Raft itself tells them with
+// the next entries, or after CommitTimeout (50-100 ms), so a follower's view would lag by that time
+// after every pause. An announcement is the message that Raft would send later: an AppendEntries
+// without entries. It is safe because it names the entry and its term, so a member whose log
+// differs there refuses it, and because it carries the term in which this member proposed the entry
+// as the leader.
 type announcer struct {
-	mu    sync.Mutex // guards the rest
-	index uint64
-	term  uint64
-	moved chan struct{} // closed and renewed when index grows
+	mu      sync.Mutex // guards the rest
+	index   uint64
+	term    uint64
+	changed chan struct{} // closed and replaced when index grows
 }
 
-func newAnnouncer() *announcer { return &announcer{moved: make(chan struct{})} }
+func newAnnouncer() *announcer { return &announcer{changed: make(chan struct{})} }
 
+// committed records the newest committed entry and wakes the goroutines of runAnnouncer.
 func (a *announcer) committed(index, term uint64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -31,22 +34,23 @@ func (a *announcer) committed(index, term uint64) {
 		return
 	}
 	a.index, a.term = index, term
-	close(a.moved)
-	a.moved = make(chan struct{})
+	close(a.changed)
+	a.changed = make(chan struct{})
 }
 
-func (a *announcer) current() (index, term uint64, moved <-chan struct{}) {
+func (a *announcer) current() (index, term uint64, changed <-chan struct{}) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.index, a.term, a.moved
+	return a.index, a.term, a.changed
 }
 
-// runAnnouncer has one goroutine for each other member while this one leads, so that a slow member delays no other.
-// Each sends the newest index only: what is committed while a message is under way goes with the next.
+// runAnnouncer runs one goroutine for each other member while this member leads, so that a slow
+// member does not delay the others. Each goroutine sends only the newest index, so commits during
+// one message go out with the next.
 func (s *Store) runAnnouncer(ctx context.Context) error {
 	return s.Lead(ctx, func(ctx context.Context) error {
 		for ctx.Err() == nil {
-			changed := s.peers.changedConfig()
+			changed := s.peers.configChanged()
 			round, stop := context.WithCancel(ctx)
 			g, round := errgroup.WithContext(round)
 			for _, server := range s.others() {
@@ -66,30 +70,31 @@ func (s *Store) runAnnouncer(ctx context.Context) error {
 func (s *Store) announceTo(ctx context.Context, to raft.Server) error {
 	sent := uint64(0)
 	for {
-		index, term, moved := s.announce.current()
+		index, term, changed := s.announce.current()
 		for try := 0; index > sent && ctx.Err() == nil; try++ {
-			if s.tell(to, index, term) || try == overtakes {
+			if s.sendAnnouncement(to, index, term) || try == announceRetries {
 				sent = index
 				break
 			}
 			_ = pause.For(ctx, time.Millisecond<<try)
-			index, term, moved = s.announce.current()
+			index, term, changed = s.announce.current()
 		}
 		select {
-		case <-moved:
+		case <-changed:
 		case <-ctx.Done():
 			return nil
 		}
 	}
 }
 
-// overtakes is how often an announcement is repeated that came before the entry it tells of, which is under way on
-// another connection: for 1, 2, 4, ... ms, then Raft's own message is due.
-const overtakes = 5
+// announceRetries is how often an announcement is repeated if it arrived before its entry, which
+// travels on another connection. The delays are 1, 2, 4, 8 and 16 ms; after that, Raft's own
+// message is due.
+const announceRetries = 5
 
-// tell sends one announcement. false: the member does not have the entry yet. Other failures need no remedy: Raft's own
-// messages follow.
-func (s *Store) tell(to raft.Server, index, term uint64) bool {
+// sendAnnouncement sends one announcement. It returns false if the member does not have the entry
+// yet. After any other failure it returns true, because Raft's own messages follow.
+func (s *Store) sendAnnouncement(to raft.Server, index, term uint64) bool {
 	me := raft.ServerID(s.cfg.NodeID)
 	req := &raft.AppendEntriesRequest{
 		RPCHeader: raft.RPCHeader{
@@ -99,7 +104,7 @@ func (s *Store) tell(to raft.Server, index, term uint64) bool {
 	}
 	var resp raft.AppendEntriesResponse
 	if err := s.trans.AppendEntries(to.ID, to.Address, req, &resp); err != nil {
-		s.log.Debug("announcement was not delivered", "node", string(to.ID), "index", index, "err", err)
+		s.log.Debug("cannot announce a commit", "node", string(to.ID), "index", index, "err", err)
 		return true
 	}
 	return resp.Success || resp.Term > term || resp.LastLog >= index

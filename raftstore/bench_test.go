@@ -25,7 +25,7 @@ import (
 	"swarm/raftstore/raftstoretest"
 )
 
-// tcp gives the LAN's members real connections, for figures that mean something.
+// tcp gives the members real TCP connections, so that the figures are realistic.
 func tcp(tb testing.TB, id string, addrs *sync.Map) func(*raftstore.Deps) {
 	return func(d *raftstore.Deps) {
 		lis, err := net.Listen("tcp", "127.0.0.1:0")
@@ -58,7 +58,7 @@ func diskTrio(b *testing.B, sealer raftstore.Sealer) []*member {
 	return ms
 }
 
-// bareRaft is three members of hashicorp/raft with a state that does nothing: what the store is measured against.
+// bareRaft starts three members of hashicorp/raft with an empty FSM, as the baseline for the store.
 func bareRaft(b *testing.B) *raft.Raft {
 	dir := b.TempDir()
 	var all []*raft.Raft
@@ -153,7 +153,8 @@ func BenchmarkCommit(b *testing.B) {
 	}
 }
 
-// A write forwarded by a follower, until it is visible on that follower and on the third member.
+// BenchmarkForwardedThenVisible measures a write that a follower forwards, until it is visible on
+// that follower and on the third member.
 func BenchmarkForwardedThenVisible(b *testing.B) {
 	ms := diskTrio(b, nil)
 	load(b, 1, func(i int64) error {

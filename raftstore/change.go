@@ -9,42 +9,45 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// Create writes a row that must not exist yet.
+// Create writes obj if no row with its key exists.
 func Create(obj proto.Message) *swarmv1.Change {
 	return &swarmv1.Change{Precondition: &swarmv1.Change_IfAbsent{IfAbsent: true}, Op: put(obj)}
 }
 
-// Update writes a row that must still have the version that obj was read with.
+// Update writes obj if the stored row still has the version in obj's Meta.
 func Update(obj proto.Message) *swarmv1.Change {
 	return &swarmv1.Change{Precondition: ifVersion(obj), Op: put(obj)}
 }
 
-// Put writes a row whatever is there. Only for rows with one writer.
+// Put writes obj without a precondition. Use it only for rows with one writer.
 func Put(obj proto.Message) *swarmv1.Change { return &swarmv1.Change{Op: put(obj)} }
 
-// Touch writes a row as it was read, provided that it is still there. Others may touch it at the same time; who deletes it
-// by its version meanwhile is refused. Only for rows that do not change otherwise.
+// Touch writes obj, unchanged since it was read, if its row still exists. Concurrent Touches of a
+// row all succeed, but they change its version, so that a concurrent Delete by version is refused.
+// Use it only for rows that are never updated otherwise.
 func Touch(obj proto.Message) *swarmv1.Change {
 	return &swarmv1.Change{Precondition: &swarmv1.Change_IfPresent{IfPresent: true}, Op: put(obj)}
 }
 
-// Delete removes a row that must still have the version that obj was read with.
+// Delete removes the row of obj if the stored row still has the version in obj's Meta.
 func Delete(obj proto.Message) *swarmv1.Change {
 	table, _ := wrap(obj)
 	return &swarmv1.Change{Precondition: ifVersion(obj), Op: del(table, Key(obj))}
 }
 
-// DeleteKey removes a row whatever its version. That there is none is no error.
+// DeleteKey removes the row with the key, whatever its version. It does nothing if there is no such
+// row.
 func DeleteKey(table TableID, key string) *swarmv1.Change {
 	return &swarmv1.Change{Op: del(table, key)}
 }
 
-// Report writes a task status that must exist and be older: (session epoch, sequence) only grows.
+// Report writes a task status if a status of the task is stored and has a lower (session epoch,
+// sequence) pair.
 func Report(st *swarmv1.TaskStatus) *swarmv1.Change {
 	return &swarmv1.Change{Precondition: &swarmv1.Change_IfNewer{IfNewer: true}, Op: put(st)}
 }
 
-// Group makes a group of changes, which are applied all or none.
+// Group combines changes that are applied all together or not at all.
 func Group(changes ...*swarmv1.Change) *swarmv1.Group { return &swarmv1.Group{Changes: changes} }
 
 func put(obj proto.Message) *swarmv1.Change_Put { return &swarmv1.Change_Put{Put: Object(obj)} }
@@ -61,15 +64,16 @@ func ifVersion(obj proto.Message) *swarmv1.Change_IfVersion {
 	return &swarmv1.Change_IfVersion{IfVersion: row.GetMeta().GetVersion()}
 }
 
-// valid says whether Apply can judge the change. The proposer asks, so that nonsense never reaches the log; Apply asks
-// again, and stops the member when the answer has changed on the way.
+// valid returns an error if Apply could not execute the change. It is checked before a proposal, so
+// that an invalid change never enters the log. Apply checks again and stops the member if a change
+// in the log is invalid.
 func valid(c *swarmv1.Change) error {
 	var table TableID
 	switch op := c.GetOp().(type) {
 	case *swarmv1.Change_Put:
 		var row Row
 		if table, row = unwrap(op.Put); row == nil {
-			return invalid("a change puts an object of no known table")
+			return invalid("a change puts an object of an unknown table")
 		}
 		if Key(row) == "" {
 			return invalid("a change puts a %s without a key", table)
@@ -85,7 +89,7 @@ func valid(c *swarmv1.Change) error {
 		return invalid("a change neither puts nor deletes")
 	}
 	if c.GetIfNewer() && (table != TableTaskStatus || c.GetPut() == nil) {
-		return invalid("a change of a %s asks for a newer report; only task statuses have them", table)
+		return invalid("a change of a %s has the precondition if_newer; only task statuses can have it", table)
 	}
 	return nil
 }

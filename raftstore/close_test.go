@@ -10,8 +10,8 @@ import (
 	"swarm/raftstore"
 )
 
-// A member that is closed while it writes must end, although Raft does not answer entries that it has
-// committed but not applied by then.
+// A member that is closed while it writes must end, although Raft does not answer entries that are
+// committed but not yet applied at that moment.
 func TestClose_WhileItWrites(t *testing.T) {
 	for round := range 300 {
 		l := newLAN()

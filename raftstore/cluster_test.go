@@ -21,14 +21,15 @@ import (
 	"swarm/raftstore"
 )
 
-// lan joins members of one process: pipes for Raft, calls for its RPCs. Links can be cut.
+// lan connects members in one process: pipes carry Raft, and direct calls carry its RPCs. Links can
+// be cut.
 type lan struct {
 	mu      sync.Mutex // guards the rest
 	members map[string]*member
 	cut     map[[2]string]bool
 	conns   map[[2]string][]net.Conn
-	frozen  string // the member that takes calls and never answers
-	lose    int    // every so many replies to Propose are lost; 0: none
+	frozen  string // a member that accepts calls and never answers
+	lose    int    // every lose-th reply to Propose is lost; 0: none
 	replies int
 }
 
@@ -71,7 +72,7 @@ func (l *lan) isFrozen(id string) bool {
 	return l.frozen == id
 }
 
-// setCut cuts or heals the links of a member to all others.
+// setCut cuts or restores the links between a member and all others.
 func (l *lan) setCut(id string, cut bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -157,7 +158,7 @@ func (c loopback) NewStream(context.Context, *grpc.StreamDesc, string, ...grpc.C
 	return nil, errors.ErrUnsupported
 }
 
-// start opens a member and runs it until stop, or the test's end.
+// start opens a member and runs it until stop or the end of the test.
 func (l *lan) start(tb testing.TB, cfg raftstore.Config, edit ...func(*raftstore.Deps)) *member {
 	tb.Helper()
 	m := &member{id: cfg.NodeID, accept: make(chan net.Conn), done: make(chan struct{}), runErr: make(chan error, 1)}
@@ -206,7 +207,7 @@ func (l *lan) dial(ctx context.Context, from, to string) (net.Conn, error) {
 	return here, nil
 }
 
-// stop closes a member, as a planned stop does; it gives Run's error.
+// stop shuts a member down cleanly and returns the error of Run.
 func (l *lan) stop(m *member) error {
 	l.mu.Lock()
 	running := l.members[m.id] == m
@@ -226,7 +227,7 @@ func (l *lan) stop(m *member) error {
 	return <-m.runErr
 }
 
-// crash cuts a member off and then ends it, so that it can tell nobody.
+// crash isolates a member before it stops it, so that it cannot hand over leadership.
 func (l *lan) crash(m *member) {
 	l.setCut(m.id, true)
 	_ = l.stop(m)
@@ -248,7 +249,7 @@ func (m *member) awaitLead(tb testing.TB) {
 	}
 }
 
-// trio starts three members, m1 leading.
+// trio starts three members; m1 leads.
 func (l *lan) trio(tb testing.TB, cfg raftstore.Config) []*member {
 	tb.Helper()
 	var out []*member
@@ -276,8 +277,8 @@ func (l *lan) trio(tb testing.TB, cfg raftstore.Config) []*member {
 	return out
 }
 
-// awaitVoters waits until the member knows so many voters. One that is cut off earlier refuses its vote to those that it
-// does not know, and no majority is left when the leader is gone.
+// awaitVoters waits until the member knows n voters. A member that is cut off earlier refuses to
+// vote for members that it does not know, so there would be no majority without the leader.
 func (m *member) awaitVoters(tb testing.TB, n int) {
 	tb.Helper()
 	timeout := time.After(time.Minute)
@@ -346,7 +347,7 @@ func TestCluster_LosesItsLeader(t *testing.T) {
 				t.Errorf("%s: got %d tasks, %v", m.id, v.Tasks.Len(), err)
 			}
 		}
-		// It comes back and catches up.
+		// The old leader comes back and catches up.
 		back := l.start(t, raftstore.Config{NodeID: "m1", ClusterID: "c", Dir: filepath.Join(dir, "m1")})
 		if v, err := back.WaitIndex(ctx, index); err != nil || v.Tasks.Len() != 2 {
 			t.Errorf("the member that came back: %v", err)
@@ -354,7 +355,7 @@ func TestCluster_LosesItsLeader(t *testing.T) {
 	})
 }
 
-// Calls to a leader that takes them and never answers go to the next leader as soon as there is one.
+// Calls to a leader that never answers must be repeated at the next leader as soon as there is one.
 func TestCluster_FrozenLeaderHoldsNobodyUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLAN()
@@ -431,8 +432,8 @@ func TestCluster_FollowersLearnOfCommitsAtOnce(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			// In a bubble, time passes only when everybody waits for a timer: here for none, or for an announcement that
-			// overtook its entry.
+			// In a synctest bubble, time passes only while every goroutine waits. Here the only
+			// timer may be that of an announcement that overtook its entry.
 			if took := time.Since(start); took > 5*time.Millisecond {
 				t.Errorf("commit %d waited %s for a timer", i, took)
 			}
@@ -469,8 +470,8 @@ func TestCluster_RemovesAndTransfers(t *testing.T) {
 	})
 }
 
-// Create must never find its own row: a request whose answer was lost with a leader is proposed again, and carried out
-// once.
+// A request whose answer was lost with a leader is proposed again and must be applied once, so a
+// create never finds its own row.
 func TestCluster_OnceAcrossLeaderChanges(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLAN()
@@ -492,7 +493,7 @@ func TestCluster_OnceAcrossLeaderChanges(t *testing.T) {
 							t.Errorf("client %d, task %d: %v", c, i, err)
 							return
 						}
-						// Commit gave up after its time: then the outcome is unknown, and only then.
+						// The outcome is unknown only if Commit has given up after Timeouts.Leader.
 						if _, there := ms[c%3].View().Tasks.Get(fmt.Sprint(c, "-", i)); there {
 							break
 						}

@@ -12,9 +12,12 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// Commit carries out changes as one group, all or none, on whichever member leads. The error is why the group was
-// refused: errdefs.ErrAborted (a version differs), ErrAlreadyExists (a row or a unique name), ErrNotFound (no row), or
-// that there is no leader (ErrUnavailable). When the context ends, the outcome is unknown.
+// Commit applies changes as one group, all or none, whichever member leads, and returns the index
+// of the log entry. If the group is refused, the error is errdefs.ErrAborted (a row has another
+// version), ErrAlreadyExists (the row or its unique name exists) or ErrNotFound (the row does not
+// exist). It is ErrInvalidArgument for an invalid change, and ErrUnavailable if no leader answers
+// within Timeouts.Leader. The outcome is unknown after ErrUnavailable and after the error of ctx.
+// Commit retries transient failures itself; a retry never applies a change twice.
 func (s *Store) Commit(ctx context.Context, actor string, changes ...*swarmv1.Change) (uint64, error) {
 	index, results, err := s.CommitGroups(ctx, actor, []*swarmv1.Group{{Changes: changes}})
 	if err != nil {
@@ -23,9 +26,11 @@ func (s *Store) Commit(ctx context.Context, actor string, changes ...*swarmv1.Ch
 	return index, results[0]
 }
 
-// CommitGroups carries out groups, each judged alone: results[i] is why group i was refused, or nil. They enter the log
-// in order, but a change of leader may reorder those that no entry holds together. err is for all: then what became of
-// the groups is unknown, and the results that are known are returned.
+// CommitGroups applies groups independently: results[i] is nil if group i was applied, else the
+// reason why it was refused, as for Commit. Groups enter the log in the given order, but a change
+// of leader may reorder groups in different log entries. index is the highest log index that was
+// reported. If err is not nil, the outcome of some groups is unknown, and results holds only what
+// is known.
 func (s *Store) CommitGroups(ctx context.Context, actor string, groups []*swarmv1.Group) (index uint64, results []error, err error) {
 	reqs, err := split(actor, groups)
 	if err != nil {
@@ -47,20 +52,21 @@ func (s *Store) CommitGroups(ctx context.Context, actor string, groups []*swarmv
 		if first != nil {
 			a, err = s.await(ctx, first[i])
 		}
-		if first == nil || again(err) {
+		if first == nil || isRetryable(err) {
 			a, err = s.commit(ctx, r, err)
 		}
 		if err != nil {
 			return index, results, fmt.Errorf("commit: %w", err)
 		}
 		index = max(index, a.GetIndex())
-		errorsOf(a, results[at:at+len(r.GetGroups())])
+		fillResults(a, results[at:at+len(r.GetGroups())])
 		at += len(r.GetGroups())
 	}
 	return index, results, nil
 }
 
-// split makes requests that each fit into an entry, and refuses what Apply could not judge.
+// split packs the groups into requests that each fit into a log entry. It fails if a change is
+// invalid.
 func split(actor string, groups []*swarmv1.Group) ([]*swarmv1.Request, error) {
 	if len(groups) == 0 {
 		return nil, nil
@@ -84,6 +90,7 @@ func split(actor string, groups []*swarmv1.Group) ([]*swarmv1.Request, error) {
 	return reqs, nil
 }
 
+// enqueue adds the requests to the queue of this member, which should lead. It does not wait.
 func (s *Store) enqueue(ctx context.Context, reqs ...*swarmv1.Request) []*proposal {
 	out := make([]*proposal, len(reqs))
 	for i, r := range reqs {
@@ -93,6 +100,7 @@ func (s *Store) enqueue(ctx context.Context, reqs ...*swarmv1.Request) []*propos
 	return out
 }
 
+// await waits for the outcome of a proposal, the end of ctx, or Close.
 func (s *Store) await(ctx context.Context, p *proposal) (*swarmv1.Answer, error) {
 	select {
 	case o := <-p.done:
@@ -104,50 +112,53 @@ func (s *Store) await(ctx context.Context, p *proposal) (*swarmv1.Answer, error)
 	}
 }
 
-// commit brings one request to the leader. cause is why it is not the first try.
+// commit sends one request to the leader until it is answered. cause is the error of an earlier
+// try, or nil.
 func (s *Store) commit(ctx context.Context, r *swarmv1.Request, cause error) (a *swarmv1.Answer, err error) {
 	err = s.retry(ctx, cause, func() (err error) {
-		a, err = s.attempt(ctx, r)
+		a, err = s.proposeOnce(ctx, r)
 		return err
 	})
 	return a, err
 }
 
-// retry tries again and again while leadership moves.
+// retry calls attempt until it succeeds, fails with an error that is not retryable, or
+// Timeouts.Leader has passed. cause is the error of an earlier try, or nil.
 func (s *Store) retry(ctx context.Context, cause error, attempt func() error) error {
-	giveUp, cancel := context.WithTimeout(ctx, s.cfg.Timeouts.Leader)
+	deadline, cancel := context.WithTimeout(ctx, s.cfg.Timeouts.Leader)
 	defer cancel()
 	for try := 0; ; try++ {
-		moved := s.reign.changed()
+		leaderChanged := s.leadership.changed()
 		if try > 0 || cause != nil {
-			if err := s.pause(ctx, giveUp, moved, try, cause); err != nil {
+			if err := s.backOff(ctx, deadline, leaderChanged, try, cause); err != nil {
 				return err
 			}
 		}
 		if cause = attempt(); cause == nil {
 			return nil
 		}
-		if f, ok := cause.(*final); ok {
+		if f, ok := cause.(*permanentError); ok {
 			return f.error
 		}
-		if !again(cause) {
+		if !isRetryable(cause) {
 			return cause
 		}
 	}
 }
 
-// attempt proposes once, here or at the leader.
-func (s *Store) attempt(ctx context.Context, r *swarmv1.Request) (*swarmv1.Answer, error) {
+// proposeOnce proposes the request once: to this member's Raft if it leads, else to the leader by
+// RPC.
+func (s *Store) proposeOnce(ctx context.Context, r *swarmv1.Request) (*swarmv1.Answer, error) {
 	if s.raft.State() == raft.Leader {
 		return s.await(ctx, s.enqueue(ctx, r)[0])
 	}
 	var resp *swarmv1.ProposeResponse
-	err := s.atLeader(ctx, func(ctx context.Context, rpc swarmv1.RaftClient) (err error) {
+	err := s.callLeader(ctx, func(ctx context.Context, rpc swarmv1.RaftClient) (err error) {
 		resp, err = rpc.Propose(ctx, &swarmv1.ProposeRequest{Request: r})
 		return err
 	})
 	if errdefs.IsInvalidArgument(err) || errdefs.IsResourceExhausted(err) || errdefs.IsPermissionDenied(err) || errdefs.IsUnauthorized(err) {
-		return nil, &final{err}
+		return nil, &permanentError{err}
 	}
 	if err != nil {
 		return nil, err
@@ -161,8 +172,8 @@ func (s *Store) attempt(ctx context.Context, r *swarmv1.Request) (*swarmv1.Answe
 	return a, nil
 }
 
-// pause waits until another try may fare better: leadership moved, or some time passed.
-func (s *Store) pause(ctx, giveUp context.Context, moved <-chan struct{}, try int, cause error) error {
+// backOff waits until leadership changes or the delay before the next try has passed.
+func (s *Store) backOff(ctx, deadline context.Context, leaderChanged <-chan struct{}, try int, cause error) error {
 	wait := min(5*time.Millisecond<<min(try, 6), 200*time.Millisecond)
 	if s.Leader() == "" {
 		wait = time.Hour // only an election helps
@@ -170,14 +181,14 @@ func (s *Store) pause(ctx, giveUp context.Context, moved <-chan struct{}, try in
 	timer := time.NewTimer(wait/2 + rand.N(wait))
 	defer timer.Stop()
 	select {
-	case <-moved:
+	case <-leaderChanged:
 	case <-timer.C:
-	case <-giveUp.Done():
+	case <-deadline.Done():
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
 		if s.Leader() == "" {
-			return s.noLeader()
+			return s.noLeaderError()
 		}
 		return errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("the leader %s does not answer: %v", s.Leader(), cause))
 	case <-s.closed:
@@ -186,14 +197,15 @@ func (s *Store) pause(ctx, giveUp context.Context, moved <-chan struct{}, try in
 	return nil
 }
 
-// final marks an error that no other try would change.
-type final struct{ error }
+// permanentError marks an error that a retry cannot change.
+type permanentError struct{ error }
 
-// noLeader says why nobody takes the change.
-func (s *Store) noLeader() error {
-	err := s.stable.trouble.Load()
+// noLeaderError explains why no leader accepts a request: this member's disk fails, or the cluster
+// has no leader.
+func (s *Store) noLeaderError() error {
+	err := s.stable.writeErr.Load()
 	if err == nil {
-		err = s.disk.trouble.Load()
+		err = s.disk.writeErr.Load()
 	}
 	if err != nil {
 		return errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("manager %s cannot write its disk (%v): free or repair it, or ask another manager", s.cfg.NodeID, *err))

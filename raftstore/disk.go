@@ -19,14 +19,15 @@ import (
 	bberrors "go.etcd.io/bbolt/errors"
 )
 
-// Sealer encrypts records at rest; seal.Ring is one. aad is bound to the record. The sealed form of every record must be
-// longer than the plain one by the same number of bytes.
+// Sealer encrypts and decrypts records on disk; seal.Ring implements it. aad is the associated
+// data: Open must fail if it differs from the aad of Seal. Sealing must add the same number of
+// bytes to every record.
 type Sealer interface {
 	Seal(plain, aad []byte) []byte
 	Open(sealed, aad []byte) ([]byte, error)
 }
 
-// Disk is what the log lies on: entries, and a few values such as the vote.
+// Disk stores the log entries and a few values of Raft, such as the vote.
 type Disk interface {
 	raft.LogStore
 	raft.StableStore
@@ -35,14 +36,15 @@ type Disk interface {
 
 const logFile = "raft.db"
 
-// keptSnapshots on disk: the newest, and one before it in case that the newest is damaged.
+// keptSnapshots is the number of snapshots on disk: the newest one, and the one before it in case
+// the newest is damaged.
 const keptSnapshots = 2
 
 func openDisk(cfg Config, deps Deps, log hclog.Logger) (*logStore, raft.SnapshotStore, error) {
 	var disk Disk
 	var snaps raft.SnapshotStore
 	if cfg.Dir == "" {
-		disk, snaps = memory{raft.NewInmemStore()}, &memorySnapshots{whole: raft.NewInmemSnapshotStore()}
+		disk, snaps = memory{raft.NewInmemStore()}, &memorySnapshots{complete: raft.NewInmemSnapshotStore()}
 	} else {
 		if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 			return nil, nil, err
@@ -69,7 +71,8 @@ func openDisk(cfg Config, deps Deps, log hclog.Logger) (*logStore, raft.Snapshot
 	return store, snaps, nil
 }
 
-// openBolt: without the freelist on disk an append after a truncation takes 0.19 ms instead of 2.2.
+// openBolt opens the log file. Without the freelist on disk, an append after a truncation takes
+// 0.19 ms instead of 2.2 ms.
 func openBolt(path string) (Disk, error) {
 	bolt, err := raftboltdb.New(raftboltdb.Options{
 		Path: path, MsgpackUseNewTimeFormat: true,
@@ -90,17 +93,17 @@ type memory struct{ *raft.InmemStore }
 
 func (memory) Close() error { return nil }
 
-// memorySnapshots keeps the newest whole snapshot in memory. raft.InmemSnapshotStore alone would hand out a snapshot that is
-// still being written.
+// memorySnapshots keeps the newest complete snapshot in memory. raft.InmemSnapshotStore alone would
+// also return a snapshot that is still being written.
 type memorySnapshots struct {
-	mu    sync.Mutex // guards whole
-	whole *raft.InmemSnapshotStore
+	mu       sync.Mutex // guards complete
+	complete *raft.InmemSnapshotStore
 }
 
 func (m *memorySnapshots) newest() *raft.InmemSnapshotStore {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.whole
+	return m.complete
 }
 
 func (m *memorySnapshots) List() ([]*raft.SnapshotMeta, error) { return m.newest().List() }
@@ -112,13 +115,13 @@ func (m *memorySnapshots) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, er
 func (m *memorySnapshots) Create(version raft.SnapshotVersion, index, term uint64, conf raft.Configuration, confIndex uint64, trans raft.Transport) (raft.SnapshotSink, error) {
 	next := raft.NewInmemSnapshotStore()
 	sink, err := next.Create(version, index, term, conf, confIndex, trans)
-	return &memorySink{SnapshotSink: sink, of: m, next: next}, err
+	return &memorySink{SnapshotSink: sink, store: m, next: next}, err
 }
 
-// memorySink takes the place of the snapshot before when it is closed.
+// memorySink replaces the snapshot in the store when it is closed.
 type memorySink struct {
 	raft.SnapshotSink
-	of       *memorySnapshots
+	store    *memorySnapshots
 	next     *raft.InmemSnapshotStore
 	canceled bool
 }
@@ -132,13 +135,13 @@ func (s *memorySink) Close() error {
 	if s.canceled {
 		return nil
 	}
-	s.of.mu.Lock()
-	defer s.of.mu.Unlock()
-	s.of.whole = s.next
+	s.store.mu.Lock()
+	defer s.store.mu.Unlock()
+	s.store.complete = s.next
 	return nil
 }
 
-// checksums is the Sealer of a log in the clear: it notices damage.
+// checksums is the Sealer of a log that is not encrypted. It detects damaged records.
 type checksums struct{}
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)

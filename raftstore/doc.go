@@ -1,11 +1,13 @@
-// Package raftstore owns the replicated state of a cluster: the Raft log and its snapshots, the tables that the log
-// adds up to, and the order in which everybody hears of changes. Managers read an immutable View, compute changes from
-// it, and Commit them with the versions that they read; Apply judges each group alone. DESIGN.md says why.
+// Package raftstore owns the replicated state of a cluster: the Raft log, its snapshots, the tables
+// that result from applying the log, and the stream of changes that watchers read. A manager reads
+// an immutable View, computes changes from it, and calls Commit with the row versions that it read.
+// Apply accepts or refuses each group of changes independently. DESIGN.md gives the reasons.
 //
-// It refuses to know what the rows mean: it checks versions, absence, unique names and the order of reports, and
-// decides nothing else. It is the one door to hashicorp/raft and its stores. Only managers use it: control, planner,
-// dispatch and ca through Store; cmd wires it.
+// The package does not interpret rows. It checks only versions, absence, unique names and the order
+// of reports. No other package imports hashicorp/raft or its log stores. Only managers use this
+// package: control, planner, dispatch and ca call a Store, and cmd constructs it.
 //
-// Goroutines: Open starts those of Raft itself, which Close ends. Run has a few proposers, one watcher of leadership,
-// one announcer for each other member, and the log's janitor; it waits for all of them. A Watcher has none.
+// Goroutines: Open starts the goroutines of Raft, and Close ends them. Run starts the proposers,
+// the leadership watcher, one announcer for each other member, and the log compactor, and waits for
+// all of them. A Watcher has no goroutine.
 package raftstore

@@ -9,26 +9,26 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-const codeStale = codes.FailedPrecondition
+const codeWrongEpoch = codes.FailedPrecondition
 
 var (
 	errClosed   = errdefs.ErrUnavailable.WithMessage("the manager is stopping: ask another one")
 	errNoLeader = errdefs.ErrUnavailable.WithMessage("the managers have no leader: more than half of them must be up and reach each other (swarm node ls)")
 )
 
-// native turns what Apply refused into an error of its class.
-func native(r *swarmv1.GroupResult) error {
+// refusalError returns the error for the result of a group, or nil if the group was applied.
+func refusalError(r *swarmv1.GroupResult) error {
 	if r.GetError() == "" && r.GetCode() == 0 {
 		return nil
 	}
 	return errgrpc.ToNative(status.Error(codes.Code(r.GetCode()), r.GetError()))
 }
 
-// errorsOf spreads an answer over its groups.
-func errorsOf(a *swarmv1.Answer, into []error) {
+// fillResults stores the refusals of an answer in into, by group.
+func fillResults(a *swarmv1.Answer, into []error) {
 	for _, r := range a.GetRefused() {
 		if int(r.GetGroup()) < len(into) {
-			into[r.GetGroup()] = native(r.GetResult())
+			into[r.GetGroup()] = refusalError(r.GetResult())
 		}
 	}
 }

@@ -80,7 +80,7 @@ func TestFault_FsyncErrorUnderAFollower(t *testing.T) {
 	})
 }
 
-// What was damaged on disk must be noticed before anything is built upon it, with and without a key.
+// Damage on disk must be detected at Open, with and without a key.
 func TestFault_DamagedEntriesAreNoticedAtOpen(t *testing.T) {
 	for _, sealer := range []raftstore.Sealer{nil, seal.NewRing(seal.NewKey())} {
 		cfg := raftstore.Config{NodeID: "m1", Bootstrap: true, Dir: t.TempDir(), Sealer: sealer}
@@ -137,7 +137,7 @@ func TestRecover_OneOfThreeGoesOn(t *testing.T) {
 	if v := m2.View(); v.Tasks.Len() != 1 || v.Cluster().GetEpoch() != 2 {
 		t.Errorf("got %d tasks, epoch %d; want 1, epoch 2", v.Tasks.Len(), v.Cluster().GetEpoch())
 	}
-	// A member left behind must not reach it, whatever it believes.
+	// A member with the old epoch must not reach the recovered member.
 	stale := l.start(t, raftstore.Config{NodeID: "m1", ClusterID: "c", Dir: filepath.Join(dir, "m1"), Sealer: ring})
 	if _, err := m2.Commit(t.Context(), "test", raftstore.Create(task("b"))); err != nil {
 		t.Errorf("commit beside a member of the old epoch: %v", err)
@@ -164,7 +164,8 @@ func TestRecover_OneOfThreeGoesOn(t *testing.T) {
 	}
 }
 
-// A new member gets a snapshot when the log no longer reaches back far enough; keys differ from member to member.
+// A new member gets a snapshot if the log no longer reaches back far enough. Each member has its
+// own key.
 func TestSnapshot_ReachesANewMember(t *testing.T) {
 	l := newLAN()
 	cfg := raftstore.Config{NodeID: "m1", Bootstrap: true, Dir: t.TempDir(), Sealer: seal.NewRing(seal.NewKey()), SnapshotBytes: 200 << 10, TrailingBytes: 4 << 10}

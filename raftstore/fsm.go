@@ -13,59 +13,63 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// Format is the newest command format that this build knows. Raise it with every change of what Apply does or stores
-// that an older build would carry out differently, and write what is new only where View.Format allows it.
+// Format is the newest format of log entries and rows that this build knows. Raise it with every
+// change of Apply or of the rows that an older build would handle differently. Write data of a new
+// format only if View.Format allows it.
 const Format = 1
 
-// fsm carries the log over into the state and publishes views. Raft calls it from one goroutine.
+// fsm applies the log to the state and publishes views. Raft calls it from one goroutine.
 type fsm struct {
 	state  *state
 	broker *broker
 
-	published atomic.Pointer[View]            // nil while a state that nobody holds is being written in place
-	members   *bell                           // rings when Raft has other members
-	applied   atomic.Uint64                   // index of the newest published view
-	cluster   atomic.Pointer[swarmv1.Cluster] // its Cluster row: to read it takes no view
-	writing   sync.Mutex                      // held from unpublish to publish: who finds no view waits here
+	published      atomic.Pointer[View]            // nil while the state is written in place
+	membersChanged *broadcast                      // sent when Raft's configuration changes
+	applied        atomic.Uint64                   // index of the newest published view
+	cluster        atomic.Pointer[swarmv1.Cluster] // Cluster row of that view
+	writing        sync.Mutex                      // held from beginWrite to publish
 
-	halted chan error // takes the one reason why the member can no longer follow the log
+	halted chan error // receives the one reason why the member cannot follow the log
 }
 
 func newFSM() *fsm {
-	f := &fsm{state: newState(), broker: newBroker(), members: newBell(), halted: make(chan error, 1)}
+	f := &fsm{state: newState(), broker: newBroker(), membersChanged: newBroadcast(), halted: make(chan error, 1)}
 	f.publish(nil)
 	return f
 }
 
-// result is what Apply answers to a proposer.
+// result is what Apply returns to the proposer.
 type result struct {
 	term    uint64
-	answers []*swarmv1.Answer // one for each request of the entry
+	answers []*swarmv1.Answer // one for each request in the entry
 }
 
-// View is the newest state. It costs two atomic loads, unless a batch is being written in place.
+// view returns the newest view and marks it as taken. It costs two atomic loads, unless a batch is
+// being written in place.
 func (f *fsm) view() *View {
 	for {
 		v := f.published.Load()
 		if v == nil {
-			f.writing.Lock() // waits for publish
+			f.writing.Lock() // waits for the end of the batch
 			v = f.published.Load()
 			f.writing.Unlock()
 		}
 		if !v.taken.Load() {
 			v.taken.Store(true)
 		}
-		// begin withdraws a view first and then looks whether it was taken: if the view is still there, begin has yet to
-		// look, and will see that it was.
+		// beginWrite withdraws the view before it checks whether the view was taken. If the view is
+		// still published here, beginWrite has not yet made that check, and will see that it was
+		// taken.
 		if f.published.Load() == v {
 			return v
 		}
 	}
 }
 
-// begin makes the state writable. When nobody took the view, its trees are written in place, and readers wait for the
-// moment that a batch takes; else what is written gets copied, and readers go on with the old view.
-func (f *fsm) begin() {
+// beginWrite makes the state writable. If nobody has taken the view, the trees are written in
+// place, and new readers wait until the batch is applied. Otherwise the view stays published, and
+// tables are copied before they are written.
+func (f *fsm) beginWrite() {
 	f.writing.Lock()
 	v := f.published.Swap(nil)
 	if v.taken.Load() {
@@ -74,28 +78,28 @@ func (f *fsm) begin() {
 	}
 }
 
-// publish shows the state, and then tells who waits for it.
+// publish publishes the new view and then wakes the watchers.
 func (f *fsm) publish(changes []RowChange) {
-	f.show()
+	f.publishView()
 	f.broker.append(f.state.index, changes)
 }
 
-func (f *fsm) show() {
+func (f *fsm) publishView() {
 	v := f.state.view()
 	f.cluster.Store(v.cluster)
 	f.published.Store(v)
 	f.applied.Store(v.index)
 }
 
-// ApplyBatch applies entries that were committed together, and publishes one view for all of them.
+// ApplyBatch applies consecutive committed entries and publishes one view for all of them.
 func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
 	out := make([]any, len(logs))
 	var changes []RowChange
 	configured := false
-	f.begin()
+	f.beginWrite()
 	for i, l := range logs {
 		if l.Type == raft.LogCommand {
-			r, err := f.entry(l, &changes)
+			r, err := f.applyEntry(l, &changes)
 			if err != nil {
 				f.halt(fmt.Errorf("apply log entry %d: %w", l.Index, err))
 			}
@@ -107,17 +111,17 @@ func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
 	f.publish(changes)
 	f.writing.Unlock()
 	if configured {
-		f.members.ring()
+		f.membersChanged.send()
 	}
 	return out
 }
 
-// Apply is ApplyBatch of one.
+// Apply applies one entry.
 func (f *fsm) Apply(l *raft.Log) any { return f.ApplyBatch([]*raft.Log{l})[0] }
 
-// halt stops the member: whatever it did next would differ from what the others do. It ends the goroutine that applies,
-// so that nothing after the entry is applied, no snapshot is taken, and the entry is found again at the next start.
-// Readers keep the last view.
+// halt stops the member because its state would diverge from the other members'. It ends the
+// goroutine that applies the log, so no later entry is applied and no snapshot is taken, and the
+// same entry fails again at the next start. Readers keep the last view.
 func (f *fsm) halt(err error) {
 	f.published.CompareAndSwap(nil, f.state.view())
 	f.writing.Unlock()
@@ -128,8 +132,9 @@ func (f *fsm) halt(err error) {
 	runtime.Goexit()
 }
 
-// entry carries out one log entry. An error means that this member cannot know what the others do with it.
-func (f *fsm) entry(l *raft.Log, changes *[]RowChange) (*result, error) {
+// applyEntry applies one log entry. It fails if this build cannot know what other members do with
+// the entry.
+func (f *fsm) applyEntry(l *raft.Log, changes *[]RowChange) (*result, error) {
 	env, err := decode(l.Data)
 	if err != nil {
 		return nil, err
@@ -140,7 +145,7 @@ func (f *fsm) entry(l *raft.Log, changes *[]RowChange) (*result, error) {
 	for i, r := range env.GetRequests() {
 		a := st.sessions.lookup(r)
 		if a == nil {
-			a = st.request(e, env, r)
+			a = st.applyRequest(e, env, r)
 			st.sessions.remember(l.Index, r, a)
 		}
 		res.answers[i] = a
@@ -149,26 +154,27 @@ func (f *fsm) entry(l *raft.Log, changes *[]RowChange) (*result, error) {
 	return res, nil
 }
 
-// request judges a request's groups one by one.
-func (s *state) request(e *entry, env *swarmv1.Envelope, r *swarmv1.Request) *swarmv1.Answer {
+// applyRequest applies the groups of a request, each independently.
+func (s *state) applyRequest(e *entry, env *swarmv1.Envelope, r *swarmv1.Request) *swarmv1.Answer {
 	if epoch := s.cluster().GetEpoch(); epoch != env.GetEpoch() && epoch != 0 && env.GetEpoch() != 0 {
-		a := refuseAll(r, codeStale, fmt.Sprintf("the request is of cluster epoch %d; this is epoch %d", env.GetEpoch(), epoch))
+		a := refuseAll(r, codeWrongEpoch, fmt.Sprintf("the request is of cluster epoch %d; this is epoch %d", env.GetEpoch(), epoch))
 		a.Index = e.index
 		return a
 	}
 	a := &swarmv1.Answer{Sequence: r.GetSequence(), Index: e.index, Groups: uint32(len(r.GetGroups()))}
 	for i, g := range r.GetGroups() {
-		if refused := s.apply(e, g); refused != nil {
+		if refused := s.applyGroup(e, g); refused != nil {
 			a.Refused = append(a.Refused, &swarmv1.Refused{Group: uint32(i), Result: refused})
 		}
 	}
 	return a
 }
 
-// ErrUnknownFormat: the log or a snapshot was written by a newer build.
-var ErrUnknownFormat = errors.New("written by a newer build: upgrade this one")
+// ErrUnknownFormat means that the log or a snapshot was written by a newer build.
+var ErrUnknownFormat = errors.New("written by a newer build: upgrade this manager")
 
-// decode reads an entry strictly: what this build does not know it must not skip.
+// decode parses a log entry. It fails on unknown fields, because skipping them could make the
+// members diverge.
 func decode(data []byte) (*swarmv1.Envelope, error) {
 	env := &swarmv1.Envelope{}
 	if err := env.UnmarshalVT(data); err != nil {
@@ -199,20 +205,20 @@ func decode(data []byte) (*swarmv1.Envelope, error) {
 	return env, nil
 }
 
-// Snapshot captures the state without copying it: the view is immutable.
+// Snapshot returns the current state. It copies no rows, because a view is immutable.
 func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
 	return &snapshot{view: f.view(), sessions: f.state.sessions.save()}, nil
 }
 
-// Restore replaces the state.
+// Restore replaces the state with a snapshot.
 func (f *fsm) Restore(r io.ReadCloser) error {
 	st, err := readSnapshot(r)
 	if err != nil {
 		return fmt.Errorf("restore snapshot: %w", err)
 	}
-	f.begin()
+	f.beginWrite()
 	f.state = st
-	f.show()
+	f.publishView()
 	f.broker.reset(st.index)
 	f.writing.Unlock()
 	return nil

@@ -21,7 +21,7 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// random makes entries over few keys, so that preconditions and names collide.
+// random generates entries over few keys, so that preconditions and names conflict.
 type random struct {
 	*rand.Rand
 	seen map[string]uint64 // versions that a caller may have read, by table and key
@@ -88,7 +88,7 @@ func logOf(tb testing.TB, index uint64, env *swarmv1.Envelope) *raft.Log {
 	return &raft.Log{Index: index, Term: 1, Type: raft.LogCommand, Data: data}
 }
 
-// dump is the whole state in one text: rows, indexes and sessions.
+// dump returns the whole state as text: rows, indexes and sessions.
 func dump(f *fsm) string {
 	var b bytes.Buffer
 	v := f.view()
@@ -116,7 +116,7 @@ func TestApply_TwiceGivesTheSame(t *testing.T) {
 		for i := range uint64(200) {
 			l := logOf(t, i+1, r.envelope())
 			a.Apply(l)
-			if batch = append(batch, l); r.IntN(5) == 0 || i == 199 { // b applies in batches, and is read meanwhile
+			if batch = append(batch, l); r.IntN(5) == 0 || i == 199 { // b applies in batches, with reads in between
 				b.ApplyBatch(batch)
 				batch = nil
 				if r.IntN(2) == 0 {
@@ -163,7 +163,7 @@ func TestApply_ViewsNeverChange(t *testing.T) {
 	}
 }
 
-// model is the tables as plain maps, with the rules written a second time.
+// model is a second, independent implementation of the rules of Apply, with plain maps.
 type model map[string]Row
 
 func (m model) group(index uint64, g *swarmv1.Group) (codes.Code, model) {
@@ -229,7 +229,7 @@ func TestApply_AgainstAModel(t *testing.T) {
 		for i := range uint64(150) {
 			env := r.envelope()
 			for _, req := range env.Requests {
-				req.Session = nil // nothing is remembered
+				req.Session = nil // without a session, no answers are kept
 			}
 			got := f.Apply(logOf(t, i+1, env)).(*result)
 			for j, req := range env.Requests {
@@ -272,7 +272,7 @@ func TestApply_ARequestIsCarriedOutOnce(t *testing.T) {
 	}}
 	env := &swarmv1.Envelope{Format: Format, Requests: []*swarmv1.Request{req}}
 	first := f.Apply(logOf(t, 5, env)).(*result).answers[0]
-	// Across a snapshot, as when the new leader was restored from one.
+	// The state goes through a snapshot, as if the new leader had been restored from one.
 	f = restored(t, f)
 	second := f.Apply(logOf(t, 9, env)).(*result).answers[0]
 	if !first.EqualVT(second) || first.GetIndex() != 5 || len(first.GetRefused()) != 1 {
@@ -281,7 +281,8 @@ func TestApply_ARequestIsCarriedOutOnce(t *testing.T) {
 	if c, _ := f.view().Claims.Get("a"); c.GetMeta().GetVersion() != 5 {
 		t.Errorf("carried out twice: %v", c)
 	}
-	// A later request says that nobody waits for the first any more; then the first, delayed, is refused.
+	// A later request acknowledges the answer of the first. A delayed copy of the first request is
+	// then refused.
 	later := &swarmv1.Request{Session: []byte("x"), Sequence: 2, Answered: 2}
 	f.Apply(logOf(t, 10, &swarmv1.Envelope{Format: Format, Requests: []*swarmv1.Request{later}}))
 	if a := f.Apply(logOf(t, 11, env)).(*result).answers[0]; len(a.GetRefused()) != 2 {
@@ -330,7 +331,7 @@ func TestSnapshot_RestoreGivesTheSame(t *testing.T) {
 	}
 }
 
-// An entry that this build cannot judge as the others do must stop it.
+// If this build cannot judge an entry as the other members do, the entry must stop it.
 func TestApply_StopsAtWhatItDoesNotKnow(t *testing.T) {
 	newer, _ := (&swarmv1.Envelope{Format: Format + 1}).MarshalVT()
 	good, _ := (&swarmv1.Envelope{Format: Format}).MarshalVT()
@@ -363,7 +364,7 @@ func TestApply_StopsAtWhatItDoesNotKnow(t *testing.T) {
 	}
 }
 
-// What is no longer in memory is read from the disk.
+// Entries that were dropped from memory must be read from disk.
 func TestLogStore_UncachedEntriesStay(t *testing.T) {
 	s, err := newLogStore(memory{raft.NewInmemStore()}, raft.NewInmemSnapshotStore(), nil)
 	if err != nil {
@@ -375,8 +376,8 @@ func TestLogStore_UncachedEntriesStay(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	s.uncache()
-	if s.cached != size || len(s.recent) != 1 || s.cache(n) == nil {
+	s.dropCache()
+	if s.cached != size || len(s.recent) != 1 || s.cachedEntry(n) == nil {
 		t.Errorf("%d entries with %d bytes are in memory, want the newest", len(s.recent), s.cached)
 	}
 	for i := uint64(1); i <= n; i++ {
@@ -387,7 +388,7 @@ func TestLogStore_UncachedEntriesStay(t *testing.T) {
 	}
 }
 
-// heap is the memory that is in use after a collection.
+// heap returns the bytes in use after a garbage collection.
 func heap() int {
 	runtime.GC()
 	var m runtime.MemStats
@@ -406,7 +407,7 @@ func FuzzDecode(f *testing.F) {
 		if err != nil {
 			return
 		}
-		x := newFSM() // what decodes must apply
+		x := newFSM() // every entry that can be decoded must be applicable
 		_ = env
 		x.Apply(&raft.Log{Index: 1, Type: raft.LogCommand, Data: data})
 		restored(t, x)
@@ -433,7 +434,7 @@ func FuzzRestore(f *testing.F) {
 	})
 }
 
-// Every kind of row of the protocol is a table, and is in a snapshot.
+// Every kind of row in the protocol must have a table and be part of snapshots.
 func TestSnapshot_HoldsEveryTable(t *testing.T) {
 	f := newFSM()
 	fields := (&swarmv1.Object{}).ProtoReflect().Descriptor().Fields()
@@ -461,7 +462,7 @@ func TestSnapshot_HoldsEveryTable(t *testing.T) {
 	}
 }
 
-// Touch conflicts with nobody but who deletes the row by its version, and with that one both ways.
+// Touch conflicts only with a Delete by version, in both orders.
 func TestApply_Touch(t *testing.T) {
 	f := newFSM()
 	index := uint64(0)

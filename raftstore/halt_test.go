@@ -32,7 +32,7 @@ func TestRun_LeaderThatCannotFollowStops(t *testing.T) {
 	for !s.IsLeader() {
 		select {
 		case <-s.LeaderChanged():
-		case <-time.After(10 * time.Millisecond): // The interval of the poll.
+		case <-time.After(10 * time.Millisecond): // poll interval
 		}
 	}
 	s.enqueue(t.Context(), &swarmv1.Request{Groups: []*swarmv1.Group{{Changes: []*swarmv1.Change{{}}}}})

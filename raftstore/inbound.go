@@ -11,50 +11,49 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// inbound takes the connections of other members. A raft.RPC does not tell through which connection
-// it came, so every connection has a raft.NetworkTransport of its own. What such a transport yields
-// is passed on to Raft if the ids in it are those of the member at the other end; the first other
-// id ends the connection.
+// inbound serves the connections that other members open. A raft.RPC does not tell which connection
+// it came from, so each connection has its own raft.NetworkTransport. An RPC is forwarded to Raft
+// if every id in it is the id of the authenticated peer. Any other id ends the connection.
 type inbound struct {
 	layer *streamLayer
-	conf  raft.NetworkTransportConfig // of each transport; Stream is set for each
-	rpcs  chan raft.RPC               // what Raft consumes
+	conf  raft.NetworkTransportConfig // template for each transport; Stream is set per connection
+	rpcs  chan raft.RPC               // consumed by Raft
 
-	heartbeat atomic.Pointer[func(raft.RPC)] // Raft's fast path; nil before Raft has set it
+	heartbeat atomic.Pointer[func(raft.RPC)] // handles heartbeats; set by Raft, nil before
 
-	done chan struct{} // closed by close
-	once sync.Once
-	ends sync.WaitGroup // the goroutines
+	done       chan struct{} // closed by close
+	once       sync.Once
+	goroutines sync.WaitGroup
 }
 
 func newInbound(layer *streamLayer, conf raft.NetworkTransportConfig) *inbound {
 	in := &inbound{layer: layer, conf: conf, rpcs: make(chan raft.RPC), done: make(chan struct{})}
 	if layer.deps.Listener != nil {
-		in.ends.Go(in.accept)
+		in.goroutines.Go(in.accept)
 	}
 	return in
 }
 
-// close ends every connection and waits for the goroutines. The layer must have been closed before.
+// close ends every connection and waits for the goroutines. The layer must be closed first.
 func (in *inbound) close() {
 	in.once.Do(func() { close(in.done) })
-	in.ends.Wait()
+	in.goroutines.Wait()
 }
 
-// accept runs until the listener is closed.
+// accept accepts connections until the listener is closed.
 func (in *inbound) accept() {
 	const longest = time.Second
 	for wait := 5 * time.Millisecond; ; {
 		c, err := in.layer.deps.Listener.Accept()
 		if err == nil {
 			wait = 5 * time.Millisecond
-			in.ends.Go(func() { in.serve(c) })
+			in.goroutines.Go(func() { in.serve(c) })
 			continue
 		}
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
-		in.layer.log.Warn("accept a Raft connection", "err", err, "again_in", wait)
+		in.layer.log.Warn("cannot accept a Raft connection; retrying", "err", err, "again_in", wait)
 		timer := time.NewTimer(wait)
 		select {
 		case <-timer.C:
@@ -66,26 +65,26 @@ func (in *inbound) accept() {
 	}
 }
 
-// serve passes on what comes through one connection until it ends.
+// serve forwards the RPCs of one connection until it ends.
 func (in *inbound) serve(accepted net.Conn) {
-	// The hello is read from what was accepted: Deps.PeerOf knows that one, and not the wrapped
-	// one.
+	// Deps.PeerOf knows the accepted connection, not the wrapped one, so the hello is read from the
+	// former.
 	c := in.layer.track(accepted)
 	defer c.Close()
-	from, err := in.layer.greet(accepted)
+	from, err := in.layer.readHello(accepted)
 	if err != nil {
-		in.layer.refused(accepted.RemoteAddr(), err)
+		in.layer.logRefusal(accepted.RemoteAddr(), err)
 		return
 	}
-	stream := &oneConn{Conn: c, ended: make(chan struct{}), closed: make(chan struct{})}
+	stream := &singleConnLayer{Conn: c, ended: make(chan struct{}), closed: make(chan struct{})}
 	conf := in.conf
 	conf.Stream = stream
 	trans := raft.NewNetworkTransportWithConfig(&conf)
 	defer trans.Close()
-	forged := make(chan error, 1) // by a heartbeat
+	forged := make(chan error, 1) // set by a heartbeat that names another id
 	trans.SetHeartbeatHandler(func(rpc raft.RPC) {
 		handle := in.heartbeat.Load()
-		err := sentBy(from, rpc.Command)
+		err := checkSender(from, rpc.Command)
 		switch {
 		case err != nil:
 			select {
@@ -93,7 +92,7 @@ func (in *inbound) serve(accepted net.Conn) {
 			default:
 			}
 		case handle == nil:
-			in.pass(rpc, stream)
+			in.forward(rpc, stream)
 		default:
 			(*handle)(rpc)
 		}
@@ -101,13 +100,13 @@ func (in *inbound) serve(accepted net.Conn) {
 	for {
 		select {
 		case rpc := <-trans.Consumer():
-			if err := sentBy(from, rpc.Command); err != nil {
-				in.layer.refused(accepted.RemoteAddr(), err)
+			if err := checkSender(from, rpc.Command); err != nil {
+				in.layer.logRefusal(accepted.RemoteAddr(), err)
 				return
 			}
-			in.pass(rpc, stream)
+			in.forward(rpc, stream)
 		case err := <-forged:
-			in.layer.refused(accepted.RemoteAddr(), err)
+			in.layer.logRefusal(accepted.RemoteAddr(), err)
 			return
 		case <-stream.ended:
 			return
@@ -117,8 +116,8 @@ func (in *inbound) serve(accepted net.Conn) {
 	}
 }
 
-// pass hands an RPC to Raft.
-func (in *inbound) pass(rpc raft.RPC, from *oneConn) {
+// forward gives an RPC to Raft.
+func (in *inbound) forward(rpc raft.RPC, from *singleConnLayer) {
 	select {
 	case in.rpcs <- rpc:
 	case <-from.ended:
@@ -126,8 +125,8 @@ func (in *inbound) pass(rpc raft.RPC, from *oneConn) {
 	}
 }
 
-// self has Raft carry out an RPC of this member's own, without a connection.
-func (in *inbound) self(command any) error {
+// sendToSelf makes Raft handle an RPC from this member to itself, without a connection.
+func (in *inbound) sendToSelf(command any) error {
 	answer := make(chan raft.RPCResponse, 1)
 	select {
 	case in.rpcs <- raft.RPC{Command: command, RespChan: answer}:
@@ -142,15 +141,15 @@ func (in *inbound) self(command any) error {
 	}
 }
 
-// sentBy checks that every id in an RPC is that of the member that sent it.
-func sentBy(id string, command any) error {
-	var old []byte // where former versions of Raft put the id; it may be missing
+// checkSender returns an error unless every id in an RPC is the id of the member that sent it.
+func checkSender(id string, command any) error {
+	var old []byte // deprecated field with the sender's id; may be empty
 	switch r := command.(type) {
 	case *raft.AppendEntriesRequest:
-		//lint:ignore SA1019 Raft still reads it when Addr is missing
+		//lint:ignore SA1019 Raft still reads it if Addr is empty
 		old = r.Leader
 	case *raft.RequestVoteRequest:
-		//lint:ignore SA1019 Raft still reads it when Addr is missing
+		//lint:ignore SA1019 Raft still reads it if Addr is empty
 		old = r.Candidate
 	case *raft.InstallSnapshotRequest:
 		old = r.Leader
@@ -171,46 +170,46 @@ func sentBy(id string, command any) error {
 	return nil
 }
 
-// oneConn is a raft.StreamLayer that yields one connection, and knows when that has ended.
-type oneConn struct {
+// singleConnLayer is a raft.StreamLayer with one connection. It reports when that connection ends.
+type singleConnLayer struct {
 	net.Conn
-	given   atomic.Bool
-	ended   chan struct{} // closed with the connection
-	closed  chan struct{} // closed with the layer
-	endOnce sync.Once
-	offOnce sync.Once
+	accepted  atomic.Bool
+	ended     chan struct{} // closed with the connection
+	closed    chan struct{} // closed with the layer
+	endOnce   sync.Once
+	closeOnce sync.Once
 }
 
 // Accept implements net.Listener.
-func (o *oneConn) Accept() (net.Conn, error) {
-	if o.given.CompareAndSwap(false, true) {
-		return endingConn{o.Conn, o}, nil
+func (o *singleConnLayer) Accept() (net.Conn, error) {
+	if o.accepted.CompareAndSwap(false, true) {
+		return notifyingConn{o.Conn, o}, nil
 	}
 	<-o.closed
 	return nil, net.ErrClosed
 }
 
 // Close implements net.Listener.
-func (o *oneConn) Close() error {
-	o.offOnce.Do(func() { close(o.closed) })
+func (o *singleConnLayer) Close() error {
+	o.closeOnce.Do(func() { close(o.closed) })
 	return nil
 }
 
 // Addr implements net.Listener.
-func (o *oneConn) Addr() net.Addr { return o.LocalAddr() }
+func (o *singleConnLayer) Addr() net.Addr { return o.LocalAddr() }
 
-// Dial implements raft.StreamLayer. Nothing is dialled through a connection that somebody else
-// opened.
-func (o *oneConn) Dial(raft.ServerAddress, time.Duration) (net.Conn, error) {
+// Dial implements raft.StreamLayer. It always fails: a peer's connection is never used to open
+// another one.
+func (o *singleConnLayer) Dial(raft.ServerAddress, time.Duration) (net.Conn, error) {
 	return nil, errors.ErrUnsupported
 }
 
-type endingConn struct {
+type notifyingConn struct {
 	net.Conn
-	of *oneConn
+	layer *singleConnLayer
 }
 
-func (c endingConn) Close() error {
-	c.of.endOnce.Do(func() { close(c.of.ended) })
+func (c notifyingConn) Close() error {
+	c.layer.endOnce.Do(func() { close(c.layer.ended) })
 	return c.Conn.Close()
 }

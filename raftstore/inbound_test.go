@@ -10,7 +10,7 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-func TestSentBy(t *testing.T) {
+func TestCheckSender(t *testing.T) {
 	head := func(id, addr string) raft.RPCHeader {
 		return raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(id), Addr: []byte(addr)}
 	}
@@ -18,7 +18,7 @@ func TestSentBy(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
 		command any
-		says    string // "": taken
+		says    string // part of the error; "": no error
 	}{
 		{"entries", &raft.AppendEntriesRequest{RPCHeader: good}, ""},
 		{"entries of an old version", &raft.AppendEntriesRequest{RPCHeader: good, Leader: []byte("n1")}, ""},
@@ -38,15 +38,15 @@ func TestSentBy(t *testing.T) {
 		{"a hand-over by another", &raft.TimeoutNowRequest{RPCHeader: head("n2", "n2")}, `"n2"`},
 		{"no message of Raft's", "hello", "names no sender"},
 	} {
-		err := sentBy("n1", tt.command)
+		err := checkSender("n1", tt.command)
 		if (err == nil) != (tt.says == "") || err != nil && !strings.Contains(err.Error(), tt.says) {
 			t.Errorf("%s: got %v, want %q", tt.name, err, tt.says)
 		}
 	}
 }
 
-// FuzzGreet reads hellos, as whoever holds a manager's certificate can send them.
-func FuzzGreet(f *testing.F) {
+// FuzzReadHello reads hellos that the holder of any manager's certificate could send.
+func FuzzReadHello(f *testing.F) {
 	layer := newStreamLayer(Config{NodeID: "n1", ClusterID: "c1"}, Deps{}, newFSM(), orDiscard(nil))
 	f.Add(layer.hello())
 	f.Add([]byte(helloMagic))
@@ -57,7 +57,7 @@ func FuzzGreet(f *testing.F) {
 			_, _ = there.Write(data)
 			_ = there.Close()
 		}()
-		id, err := layer.greet(here)
+		id, err := layer.readHello(here)
 		_ = here.Close()
 		if err == nil && len(id) > 256 {
 			t.Errorf("an id of %d bytes", len(id))

@@ -16,7 +16,7 @@ import (
 	"swarm/raftstore/raftstoretest"
 )
 
-// afterAppend calls a function once, after the first entries were stored.
+// afterAppend calls do once, after the first entries were stored.
 type afterAppend struct {
 	raftstore.Disk
 	once sync.Once
@@ -33,8 +33,8 @@ func (d *afterAppend) StoreLogs(logs []*raft.Log) error {
 
 func (d *afterAppend) StoreLog(l *raft.Log) error { return d.StoreLogs([]*raft.Log{l}) }
 
-// A member that was the only voter once comes back without state and is cut off while it catches up. It
-// must not lead the cluster of that time.
+// A former sole voter rejoins without state and is cut off while it catches up. It must not become
+// the leader of the cluster of which it was the only voter.
 func TestCluster_FormerSoleVoterJoinsAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLAN()
@@ -90,7 +90,7 @@ func TestCluster_FormerSoleVoterJoinsAgain(t *testing.T) {
 	})
 }
 
-// A leader that has not taken a snapshot for a new member cannot make it replay the log.
+// A leader that has not taken a snapshot for a new member cannot make that member replay the log.
 func TestCluster_NewMemberTakesNoLogFromItsBeginning(t *testing.T) {
 	l := newLAN()
 	m := l.start(t, raftstore.Config{NodeID: "m1"})
@@ -104,8 +104,8 @@ func TestCluster_NewMemberTakesNoLogFromItsBeginning(t *testing.T) {
 	}
 }
 
-// A member must not go on with a state that the cluster does not have. Two faults at once can bring that
-// about: another member comes back with an old disk while a third one is cut off.
+// A member must not continue with a state that the cluster does not have. That takes two faults at
+// once: another member comes back with an old disk while a third member is cut off.
 func TestCluster_StopsWhenAppliedEntriesAreCut(t *testing.T) {
 	for name, dir := range map[string]string{"memory": "", "disk": t.TempDir()} {
 		t.Run(name, func(t *testing.T) {
@@ -136,7 +136,7 @@ func TestCluster_StopsWhenAppliedEntriesAreCut(t *testing.T) {
 	}
 }
 
-// A member that was caught up by a snapshot has a log without a gap, and starts again.
+// A member that caught up by a snapshot has a log without a gap and can restart.
 func TestCluster_StartsAgainAfterASnapshotOfTheLeader(t *testing.T) {
 	l := newLAN()
 	dir := t.TempDir()

@@ -9,113 +9,118 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// bell tells whoever waits that something has happened.
-type bell struct {
-	mu   sync.Mutex // guards rung
-	rung chan struct{}
+// broadcast wakes all goroutines that wait for an event.
+type broadcast struct {
+	mu sync.Mutex // guards ch
+	ch chan struct{}
 }
 
-func newBell() *bell { return &bell{rung: make(chan struct{})} }
+func newBroadcast() *broadcast { return &broadcast{ch: make(chan struct{})} }
 
-// next is closed when the bell rings next.
-func (b *bell) next() <-chan struct{} {
+// next returns a channel that is closed at the next send.
+func (b *broadcast) next() <-chan struct{} {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.rung
+	return b.ch
 }
 
-func (b *bell) ring() {
+func (b *broadcast) send() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	close(b.rung)
-	b.rung = make(chan struct{})
+	close(b.ch)
+	b.ch = make(chan struct{})
 }
 
-// reign is what this member knows of leadership: its own as a context, and a signal for every change of leader.
-type reign struct {
-	moved *bell // rings at every change
+// leadership is what this member knows about leadership: its own as a context, and a signal for
+// every change.
+type leadership struct {
+	changes *broadcast // sent at every change of leader
 
-	mu    sync.Mutex      // guards the rest
-	term  context.Context // ends with this member's leadership; nil while it does not lead
-	end   context.CancelFunc
-	alone time.Time // since when no leader is known; zero while one is
+	mu              sync.Mutex      // guards the rest
+	term            context.Context // ends with this leadership; nil while not leading
+	cancel          context.CancelFunc
+	leaderlessSince time.Time // zero while a leader is known
 }
 
-func newReign() *reign { return &reign{moved: newBell(), alone: time.Now()} }
+func newLeadership() *leadership {
+	return &leadership{changes: newBroadcast(), leaderlessSince: time.Now()}
+}
 
-// follows takes in whether Raft knows a leader.
-func (r *reign) follows(known bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+// setLeaderKnown records whether Raft knows a leader.
+func (l *leadership) setLeaderKnown(known bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	switch {
 	case known:
-		r.alone = time.Time{}
-	case r.alone.IsZero():
-		r.alone = time.Now()
+		l.leaderlessSince = time.Time{}
+	case l.leaderlessSince.IsZero():
+		l.leaderlessSince = time.Now()
 	}
 }
 
-// changed is closed at the next change of leader, or when this member's leadership begins or ends.
-func (r *reign) changed() <-chan struct{} { return r.moved.next() }
+// changed returns a channel that is closed when the leader changes, or when this member's
+// leadership begins or ends.
+func (l *leadership) changed() <-chan struct{} { return l.changes.next() }
 
-func (r *reign) notify() { r.moved.ring() }
+func (l *leadership) notify() { l.changes.send() }
 
-func (r *reign) begin(ctx context.Context) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.term, r.end = context.WithCancel(ctx)
-	r.moved.ring()
+func (l *leadership) begin(ctx context.Context) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.term, l.cancel = context.WithCancel(ctx)
+	l.changes.send()
 }
 
-func (r *reign) finish() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.term == nil {
+func (l *leadership) end() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.term == nil {
 		return
 	}
-	r.end()
-	r.term, r.end = nil, nil
-	r.moved.ring()
+	l.cancel()
+	l.term, l.cancel = nil, nil
+	l.changes.send()
 }
 
-func (r *reign) current() (context.Context, <-chan struct{}) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.term, r.moved.next()
+func (l *leadership) current() (context.Context, <-chan struct{}) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.term, l.changes.next()
 }
 
-// watchLeadership turns Raft's signals into a context. Leadership begins only after a barrier: everything that earlier
-// leaders committed is in the view by then.
+// watchLeadership turns Raft's leadership signals into a context. Leadership begins only after a
+// barrier, so that the view includes everything that earlier leaders committed.
 func (s *Store) watchLeadership(ctx context.Context) error {
-	defer s.reign.finish()
+	defer s.leadership.end()
 	for {
 		select {
 		case leads := <-s.raft.LeaderCh():
-			s.reign.finish() // a loss between two signals is merged into the second
+			s.leadership.end() // if leadership was lost and regained, there may be only one signal
 			if !leads {
 				continue
 			}
 			if err := s.raft.Barrier(0).Error(); err != nil {
-				continue // lost again; the signal is on its way
+				continue // lost again; the next signal says so
 			}
 			s.log.Info("this manager leads", "node", s.cfg.NodeID, "index", s.fsm.applied.Load())
 			s.peers.reset()
-			s.reign.begin(ctx)
+			s.leadership.begin(ctx)
 		case <-ctx.Done():
 			return nil
 		}
 	}
 }
 
-// Lead runs fn whenever this member leads, with a view that includes all that was committed before. fn's context ends
-// with leadership; fn must then return, and may be run again. Lead returns when ctx ends, or with an error that fn
-// returns while it still leads. The store must be running.
+// Lead runs fn each time this member becomes the leader. The view then includes everything that was
+// committed before. The context of fn ends with leadership; fn must then return, and may be run
+// again. Lead returns nil when ctx ends or the store is closed, and returns the error of fn if fn
+// fails while this member leads. Run must be running.
 func (s *Store) Lead(ctx context.Context, fn func(ctx context.Context) error) error {
 	for {
-		term, moved := s.reign.current()
+		term, leaderChanged := s.leadership.current()
 		if term == nil {
 			select {
-			case <-moved:
+			case <-leaderChanged:
 				continue
 			case <-ctx.Done():
 				return nil
@@ -134,6 +139,8 @@ func (s *Store) Lead(ctx context.Context, fn func(ctx context.Context) error) er
 	}
 }
 
+// within runs fn with a context that ends with ctx or with the term. It hides the error of fn if
+// either has ended.
 func within(ctx, term context.Context, fn func(context.Context) error) error {
 	run, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -145,28 +152,30 @@ func within(ctx, term context.Context, fn func(context.Context) error) error {
 	return err
 }
 
-// IsLeader reports whether this member leads and has caught up with all earlier leaders.
+// IsLeader reports whether this member leads and has applied everything that earlier leaders
+// committed.
 func (s *Store) IsLeader() bool {
-	term, _ := s.reign.current()
+	term, _ := s.leadership.current()
 	return term != nil && s.raft.State() == raft.Leader
 }
 
-// Leader is the id of the member that leads, as far as this one knows; "" when none does.
+// Leader returns the node id of the leader as far as this member knows, or "" if it knows none.
 func (s *Store) Leader() string {
 	_, id := s.raft.LeaderWithID()
 	return string(id)
 }
 
-// Leaderless returns since when this member has known no leader. It returns the zero time while it knows
-// one, which may have lost its office or its host a moment ago.
-func (s *Store) Leaderless() time.Time {
+// LeaderlessSince returns the time since which this member has known no leader, or the zero time if
+// it knows one. That leader may have failed a moment ago.
+func (s *Store) LeaderlessSince() time.Time {
 	if s.Leader() != "" {
 		return time.Time{}
 	}
-	s.reign.mu.Lock()
-	defer s.reign.mu.Unlock()
-	return s.reign.alone
+	s.leadership.mu.Lock()
+	defer s.leadership.mu.Unlock()
+	return s.leadership.leaderlessSince
 }
 
-// LeaderChanged is closed at the next change of leader. Take it before reading Leader.
-func (s *Store) LeaderChanged() <-chan struct{} { return s.reign.changed() }
+// LeaderChanged returns a channel that is closed when the leader changes, or when this member's
+// leadership begins or ends. Call it before Leader, so that no change is missed.
+func (s *Store) LeaderChanged() <-chan struct{} { return s.leadership.changed() }

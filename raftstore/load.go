@@ -11,7 +11,8 @@ import (
 
 func (t *rows[T]) stamp(r Row, m *swarmv1.Meta) { t.setMeta(r.(T), m) }
 
-// load appends rows that come in the order of their keys, as a snapshot holds them. Indexes wait for index().
+// load appends a row. Rows must come in the order of their keys, as in a snapshot. Call index after
+// the last row.
 func (t *rows[T]) load(r Row) error {
 	row := r.(T)
 	key := t.key(row)
@@ -27,7 +28,8 @@ func (t *rows[T]) load(r Row) error {
 	return nil
 }
 
-// index builds what load left out, by sorting: several times faster than inserting row by row.
+// index builds the indexes after load, by sorting. That is several times faster than inserting row
+// by row.
 func (t *rows[T]) index() error {
 	all := t.tree.Values()
 	for _, x := range t.indexes {

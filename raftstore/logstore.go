@@ -12,29 +12,31 @@ import (
 )
 
 const (
-	cacheBytes  = 16 << 20 // of the newest entries, in the clear, for replication
-	deleteBatch = 256      // entries in one transaction: a longer one would hold up appends
+	cacheBytes  = 16 << 20 // bytes of the newest entries kept decrypted in memory, for replication
+	deleteBatch = 256      // entries deleted in one transaction; more would delay appends
 )
 
-// logStore seals what goes to disk, keeps the newest entries at hand for replication, and counts bytes.
+// logStore encrypts entries on their way to disk, caches the newest entries for replication, and
+// counts the bytes since the last snapshot.
 type logStore struct {
 	Disk
 	sealer Sealer
 	snaps  raft.SnapshotStore
 
-	mu     sync.Mutex // guards the rest; not held across I/O
-	first  uint64     // index of sizes[0]
-	sizes  []int64    // of every entry on disk
-	recent []*raft.Log
-	cached int64 // bytes of recent, which are the last entries
-	fresh  int64 // bytes stored since the last snapshot
-	grown  chan struct{}
+	mu            sync.Mutex // guards the rest; not held during I/O
+	first         uint64     // index of sizes[0]
+	sizes         []int64    // of every entry on disk
+	recent        []*raft.Log
+	cached        int64 // bytes in recent, which holds the newest entries
+	sinceSnapshot int64 // bytes stored since the last snapshot
+	grown         chan struct{}
 
-	guard   func(from, to uint64) error // refuses a removal of entries; nil until follow was called
-	trouble atomic.Pointer[error]       // why the last entries could not be stored; nil when they were
+	guard    func(from, to uint64) error // refuses removals; nil until protect is called
+	writeErr atomic.Pointer[error]       // the error of the last append; nil if it succeeded
 }
 
-// newLogStore reads the whole log once: to know its sizes, and to notice damage before anything is built upon it.
+// newLogStore reads the whole log once, to learn the size of each entry and to detect damage before
+// the store uses the log.
 func newLogStore(disk Disk, snaps raft.SnapshotStore, sealer Sealer) (*logStore, error) {
 	if sealer == nil {
 		sealer = checksums{}
@@ -52,28 +54,27 @@ func newLogStore(disk Disk, snaps raft.SnapshotStore, sealer Sealer) (*logStore,
 		var l raft.Log
 		err := s.read(i, &l)
 		if errors.Is(err, raft.ErrLogNotFound) {
-			continue // a snapshot was installed, and Raft kept entries from before it
+			continue // Raft keeps entries from before a snapshot that it installed
 		}
 		if err != nil {
 			return nil, fmt.Errorf("read log entry %d: %w", i, err)
 		}
-		s.note(&l)
+		s.record(&l)
 	}
 	return s, nil
 }
 
-// errNoSnapshot refuses the first entry of another member's log.
-var errNoSnapshot = errors.New("a new member takes no log from its beginning: it waits for a snapshot")
+// errNoSnapshot refuses entry 1 from another member.
+var errNoSnapshot = errors.New("a new member refuses log entry 1: it must start from a snapshot")
 
-// follow makes the store refuse entry 1 from now on, and every removal of entries that guard refuses.
-// Only bootstrapping writes entry 1; every other member must begin with a snapshot. A member that replayed
-// the log from its beginning would take up the configurations of the past on its way. If one of them has
-// this member as the only voter, a missed heartbeat would make it the leader of a cluster which no longer
-// exists.
-func (s *logStore) follow(guard func(from, to uint64) error) { s.guard = guard }
+// protect makes the store refuse entry 1 and every removal of entries that guard refuses. Only
+// bootstrap writes entry 1; every other member must start from a snapshot. A member that replayed
+// the log from entry 1 would pass through old configurations. If one of them has this member as the
+// only voter, a missed heartbeat would make it the leader of a cluster that no longer exists.
+func (s *logStore) protect(guard func(from, to uint64) error) { s.guard = guard }
 
-// bind is what a sealed entry cannot be moved away from.
-func (s *logStore) bind(l *raft.Log) []byte {
+// associatedData binds a sealed entry to its index, term and type.
+func (s *logStore) associatedData(l *raft.Log) []byte {
 	aad := binary.BigEndian.AppendUint64(make([]byte, 0, 17), l.Index)
 	return append(binary.BigEndian.AppendUint64(aad, l.Term), byte(l.Type))
 }
@@ -82,7 +83,7 @@ func (s *logStore) read(index uint64, l *raft.Log) error {
 	if err := s.Disk.GetLog(index, l); err != nil {
 		return err
 	}
-	plain, err := s.sealer.Open(l.Data, s.bind(l))
+	plain, err := s.sealer.Open(l.Data, s.associatedData(l))
 	if err != nil {
 		return err
 	}
@@ -90,12 +91,12 @@ func (s *logStore) read(index uint64, l *raft.Log) error {
 	return nil
 }
 
-// GetLog finds an entry in memory, else on disk. The last entry in the newest snapshot has its index and
-// term, but no content, if the log begins after it. Raft only asks for its term: a member that could not
-// tell it would refuse the entry after it when the leader sends that one again, and the leader would send
-// the snapshot again, without pause and for ever.
+// GetLog reads an entry from memory or from disk. For the last entry of the newest snapshot, if it
+// is no longer in the log, GetLog returns the index and the term without the data. Raft needs that
+// term: without it, the member would refuse the following entry when the leader sends it again, and
+// the leader would send the snapshot again and again.
 func (s *logStore) GetLog(index uint64, l *raft.Log) error {
-	if c := s.cache(index); c != nil {
+	if c := s.cachedEntry(index); c != nil {
 		*l = *c
 		return nil
 	}
@@ -114,7 +115,7 @@ func (s *logStore) GetLog(index uint64, l *raft.Log) error {
 	return nil
 }
 
-func (s *logStore) cache(index uint64) *raft.Log {
+func (s *logStore) cachedEntry(index uint64) *raft.Log {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.recent) == 0 || index < s.recent[0].Index || index > s.recent[len(s.recent)-1].Index {
@@ -134,18 +135,18 @@ func (s *logStore) StoreLogs(logs []*raft.Log) error {
 	sealed := make([]*raft.Log, len(logs))
 	for i, l := range logs {
 		c := *l
-		c.Data = s.sealer.Seal(l.Data, s.bind(l))
+		c.Data = s.sealer.Seal(l.Data, s.associatedData(l))
 		sealed[i] = &c
 	}
 	if err := s.Disk.StoreLogs(sealed); err != nil {
-		s.trouble.Store(&err)
+		s.writeErr.Store(&err)
 		return fmt.Errorf("append to the log: %w", err)
 	}
-	s.trouble.Store(nil)
+	s.writeErr.Store(nil)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, l := range logs {
-		s.noteLocked(l)
+		s.recordLocked(l)
 	}
 	select {
 	case s.grown <- struct{}{}:
@@ -154,13 +155,13 @@ func (s *logStore) StoreLogs(logs []*raft.Log) error {
 	return nil
 }
 
-func (s *logStore) note(l *raft.Log) {
+func (s *logStore) record(l *raft.Log) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.noteLocked(l)
+	s.recordLocked(l)
 }
 
-func (s *logStore) noteLocked(l *raft.Log) {
+func (s *logStore) recordLocked(l *raft.Log) {
 	if len(s.sizes) == 0 || l.Index != s.first+uint64(len(s.sizes)) {
 		s.first, s.sizes = l.Index, s.sizes[:0]
 	}
@@ -169,14 +170,15 @@ func (s *logStore) noteLocked(l *raft.Log) {
 	}
 	size := int64(len(l.Data))
 	s.sizes = append(s.sizes, size)
-	s.fresh += size
+	s.sinceSnapshot += size
 	s.recent = append(s.recent, l)
 	s.cached += size
-	s.uncacheLocked(cacheBytes)
+	s.trimCacheLocked(cacheBytes)
 }
 
-// uncacheLocked drops the oldest entries from memory until the others take at most so many bytes.
-func (s *logStore) uncacheLocked(bytes int64) {
+// trimCacheLocked drops the oldest cached entries until the cache holds at most bytes, but keeps
+// the newest entry.
+func (s *logStore) trimCacheLocked(bytes int64) {
 	drop := 0
 	for s.cached > bytes && drop < len(s.recent)-1 {
 		s.cached -= int64(len(s.recent[drop].Data))
@@ -186,15 +188,16 @@ func (s *logStore) uncacheLocked(bytes int64) {
 	s.recent = s.recent[drop:]
 }
 
-// uncache drops what is in memory but for the newest entry.
-func (s *logStore) uncache() {
+// dropCache drops all cached entries except the newest.
+func (s *logStore) dropCache() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.uncacheLocked(0)
+	s.trimCacheLocked(0)
 	s.recent = slices.Clone(s.recent)
 }
 
-// DeleteRange removes entries, from the old end in steps, so that appends come in between.
+// DeleteRange removes entries. From the old end it removes them in steps, so that appends can run
+// in between.
 func (s *logStore) DeleteRange(from, to uint64) error {
 	if s.guard != nil {
 		if err := s.guard(from, to); err != nil {
@@ -217,7 +220,7 @@ func (s *logStore) DeleteRange(from, to uint64) error {
 		s.sizes = s.sizes[:from-s.first]
 	}
 	s.mu.Unlock()
-	if !oldEnd { // a conflicting tail goes at once: a crash must leave no hole
+	if !oldEnd { // one transaction, so that a crash leaves no gap
 		return s.Disk.DeleteRange(from, to)
 	}
 	for from <= to {
@@ -230,21 +233,22 @@ func (s *logStore) DeleteRange(from, to uint64) error {
 	return nil
 }
 
-// size is how many bytes of entries came since the last snapshot.
-func (s *logStore) size() int64 {
+// bytesSinceSnapshot returns how many bytes of entries were stored since the last snapshot.
+func (s *logStore) bytesSinceSnapshot() int64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.fresh
+	return s.sinceSnapshot
 }
 
-// snapshotTaken starts counting anew, but for what came while it was being taken.
+// snapshotTaken restarts the count. before is the count at the start of the snapshot; entries
+// stored during the snapshot stay counted.
 func (s *logStore) snapshotTaken(before int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.fresh -= before
+	s.sinceSnapshot -= before
 }
 
-// trailing says how many of the newest entries fit into the bytes that may stay behind a snapshot.
+// trailing returns how many of the newest entries fit into trailing bytes.
 func (s *logStore) trailing(trailing int64) (entries uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

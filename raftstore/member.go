@@ -14,36 +14,38 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// catchUp is how long a new member may take to read the whole state before it is turned away.
-const catchUp = time.Minute
+// catchUpTimeout bounds the time in which a new member must apply the whole state. A member that is
+// slower is removed again.
+const catchUpTimeout = time.Minute
 
-// Server is a member of Raft.
+// Server is a member of the Raft configuration.
 type Server struct {
 	ID     string
-	Voter  bool // false: it is still catching up
+	Voter  bool // false while it catches up
 	Leader bool
-	// Reachable is known to the leader alone; elsewhere it is true for the leader and this member.
+	// Reachable is accurate only on the leader. Other members report true for the leader and
+	// themselves, and false for the rest.
 	Reachable bool
 }
 
-// peers is what the leader's Raft observes of the others.
+// peers records what this member's Raft observes about the other members.
 type peers struct {
-	mu      sync.Mutex // guards the rest
-	failed  map[raft.ServerID]bool
-	changed chan struct{} // closed and renewed when members come or go
+	mu     sync.Mutex // guards the rest
+	failed map[raft.ServerID]bool
+	config chan struct{} // closed and replaced when the members change
 }
 
 func newPeers() *peers {
-	return &peers{failed: make(map[raft.ServerID]bool), changed: make(chan struct{})}
+	return &peers{failed: make(map[raft.ServerID]bool), config: make(chan struct{})}
 }
 
-func (p *peers) changedConfig() <-chan struct{} {
+func (p *peers) configChanged() <-chan struct{} {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.changed
+	return p.config
 }
 
-// set reports whether that is news.
+// set records whether the member's heartbeats fail, and reports whether that has changed.
 func (p *peers) set(id raft.ServerID, failed bool) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -52,7 +54,7 @@ func (p *peers) set(id raft.ServerID, failed bool) bool {
 	return was != failed
 }
 
-// reset forgets what an earlier term observed.
+// reset drops the observations of earlier terms.
 func (p *peers) reset() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -62,8 +64,8 @@ func (p *peers) reset() {
 func (p *peers) reconfigured() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	close(p.changed)
-	p.changed = make(chan struct{})
+	close(p.config)
+	p.config = make(chan struct{})
 }
 
 func (p *peers) reachable(id raft.ServerID) bool {
@@ -72,7 +74,7 @@ func (p *peers) reachable(id raft.ServerID) bool {
 	return !p.failed[id]
 }
 
-// watchPeers follows Raft's observations.
+// watchPeers handles Raft's observations: changes of leader, of members and of their reachability.
 func (s *Store) watchPeers(ctx context.Context) error {
 	seen := make(chan raft.Observation, 64)
 	o := raft.NewObserver(seen, false, nil)
@@ -83,8 +85,8 @@ func (s *Store) watchPeers(ctx context.Context) error {
 		case ob := <-seen:
 			switch d := ob.Data.(type) {
 			case raft.LeaderObservation:
-				s.reign.follows(s.Leader() != "")
-				s.reign.notify()
+				s.leadership.setLeaderKnown(s.Leader() != "")
+				s.leadership.notify()
 			case raft.FailedHeartbeatObservation:
 				if s.peers.set(d.PeerID, true) {
 					s.log.Warn("another manager cannot be reached", "node", string(d.PeerID), "since", d.LastContact)
@@ -129,10 +131,11 @@ func (s *Store) voters() (n int) {
 	return n
 }
 
-// MembersChange is closed when Raft next has other members, as this one knows them.
-func (s *Store) MembersChange() <-chan struct{} { return s.fsm.members.next() }
+// MembersChanged returns a channel that is closed when this member applies the next change of the
+// Raft configuration.
+func (s *Store) MembersChanged() <-chan struct{} { return s.fsm.membersChanged.next() }
 
-// Servers lists the members as this one knows them.
+// Servers returns the members as this member knows them.
 func (s *Store) Servers() []Server {
 	leader := s.Leader()
 	leads := leader == s.cfg.NodeID
@@ -147,35 +150,38 @@ func (s *Store) Servers() []Server {
 	return out
 }
 
-// AddVoter makes a node a member. It first catches up without a vote, so that the others can go on committing, and gets
-// its vote once it has the whole state. The node's store must be open, and reachable through Deps.
+// AddVoter makes the node a voter. The node first catches up as a non-voter, so that the others can
+// go on committing, and becomes a voter once it has applied the whole state. The node's store must
+// be open and reachable through Deps. AddVoter fails and removes the node again if it does not
+// catch up within a minute. It does nothing if the node is a voter already.
 func (s *Store) AddVoter(ctx context.Context, id string) error {
 	return s.configure(ctx, swarmv1.ConfigureRequest_ADD, id)
 }
 
-// RemoveServer takes a member out. It refuses when the members that remain, as far as they are reachable, could not
-// commit.
+// RemoveServer removes a member. It returns errdefs.ErrFailedPrecondition if fewer than a majority
+// of the remaining voters are reachable, and does nothing if the node is not a member.
 func (s *Store) RemoveServer(ctx context.Context, id string) error {
 	return s.configure(ctx, swarmv1.ConfigureRequest_REMOVE, id)
 }
 
-// TransferLeadership makes another member lead.
+// TransferLeadership transfers leadership to another member that Raft selects.
 func (s *Store) TransferLeadership(ctx context.Context) error {
 	return s.configure(ctx, swarmv1.ConfigureRequest_TRANSFER, "")
 }
 
-// configure brings the change to the leader.
+// configure executes the action on the leader.
 func (s *Store) configure(ctx context.Context, action swarmv1.ConfigureRequest_Action, id string) error {
 	if s.raft.State() == raft.Leader {
 		return s.configureHere(ctx, action, id)
 	}
-	_, rpc, err := s.leaderPeer()
+	_, rpc, err := s.leaderClient()
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, 2*catchUp)
+	ctx, cancel := context.WithTimeout(ctx, 2*catchUpTimeout)
 	defer cancel()
-	_, err = rpc.Configure(ctx, &swarmv1.ConfigureRequest{Action: action, NodeId: id}) // it may move the leadership
+	// This does not use callLeader, because the action may move leadership.
+	_, err = rpc.Configure(ctx, &swarmv1.ConfigureRequest{Action: action, NodeId: id})
 	return errgrpc.ToNative(err)
 }
 
@@ -186,7 +192,7 @@ func (s *Store) configureHere(ctx context.Context, action swarmv1.ConfigureReque
 	case swarmv1.ConfigureRequest_REMOVE:
 		return s.remove(ctx, id)
 	case swarmv1.ConfigureRequest_TRANSFER:
-		return s.wait(ctx, s.raft.LeadershipTransfer(), "hand over leadership")
+		return s.waitFuture(ctx, s.raft.LeadershipTransfer(), "hand over leadership")
 	}
 	return invalid("change members: unknown action %d", action)
 }
@@ -200,27 +206,27 @@ func (s *Store) add(ctx context.Context, id string) error {
 			return nil
 		}
 	}
-	// The new member begins with a snapshot of this moment, because the log no longer reaches back to
-	// its first entry (see logStore.follow).
+	// The log no longer reaches back to its first entry, so the new member starts from this
+	// snapshot (see logStore.protect).
 	if _, err := s.snapshot(1); err != nil {
 		return fmt.Errorf("add manager %s: take a snapshot: %w", id, err)
 	}
 	sid, addr := raft.ServerID(id), raft.ServerAddress(id)
 	f := s.raft.AddNonvoter(sid, addr, 0, 0)
-	if err := s.wait(ctx, f, "add manager "+id); err != nil {
+	if err := s.waitFuture(ctx, f, "add manager "+id); err != nil {
 		return err
 	}
-	if err := s.awaitMember(ctx, id, f.Index()); err != nil {
+	if err := s.awaitCatchUp(ctx, id, f.Index()); err != nil {
 		undo := s.raft.RemoveServer(sid, 0, 0).Error()
 		return errors.Join(fmt.Errorf("add manager %s: it did not catch up: %w", id, err), undo)
 	}
-	return s.wait(ctx, s.raft.AddVoter(sid, addr, 0, 0), "add manager "+id)
+	return s.waitFuture(ctx, s.raft.AddVoter(sid, addr, 0, 0), "add manager "+id)
 }
 
-func (s *Store) awaitMember(ctx context.Context, id string, index uint64) error {
-	ctx, cancel := context.WithTimeout(ctx, catchUp)
+func (s *Store) awaitCatchUp(ctx context.Context, id string, index uint64) error {
+	ctx, cancel := context.WithTimeout(ctx, catchUpTimeout)
 	defer cancel()
-	rpc, err := s.peer(id)
+	rpc, err := s.raftClient(id)
 	if err != nil {
 		return err
 	}
@@ -246,26 +252,27 @@ func (s *Store) remove(ctx context.Context, id string) error {
 	}
 	if up < voters/2+1 {
 		return errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf(
-			"remove manager %s: %d of the %d managers that remain can be reached, and %d are needed; bring one back first", id, up, voters, voters/2+1))
+			"remove manager %s: only %d of the %d remaining managers can be reached, and %d are needed; bring one back first", id, up, voters, voters/2+1))
 	}
 	if id == s.cfg.NodeID && voters > 0 {
 		return s.removeSelf(ctx)
 	}
-	return s.wait(ctx, s.raft.RemoveServer(raft.ServerID(id), 0, 0), "remove manager "+id)
+	return s.waitFuture(ctx, s.raft.RemoveServer(raft.ServerID(id), 0, 0), "remove manager "+id)
 }
 
-// removeSelf hands leadership over first, so that the cluster is never without a leader, and lets the next one do it.
+// removeSelf transfers leadership first and lets the next leader remove this member, so that the
+// cluster is never without a leader.
 func (s *Store) removeSelf(ctx context.Context) error {
-	if err := s.wait(ctx, s.raft.LeadershipTransfer(), "hand over leadership"); err != nil {
+	if err := s.waitFuture(ctx, s.raft.LeadershipTransfer(), "hand over leadership"); err != nil {
 		return err
 	}
 	for {
-		moved := s.reign.changed()
+		leaderChanged := s.leadership.changed()
 		if leader := s.Leader(); leader != "" && leader != s.cfg.NodeID {
 			return s.configure(ctx, swarmv1.ConfigureRequest_REMOVE, s.cfg.NodeID)
 		}
 		select {
-		case <-moved:
+		case <-leaderChanged:
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-s.closed:
@@ -274,8 +281,9 @@ func (s *Store) removeSelf(ctx context.Context) error {
 	}
 }
 
-// wait waits for a future of Raft's no longer than ctx allows. Raft always answers in the end, so the goroutine ends.
-func (s *Store) wait(ctx context.Context, f raft.Future, what string) error {
+// waitFuture waits for a future of Raft or the end of ctx. Raft always answers in the end, so the
+// goroutine does not leak.
+func (s *Store) waitFuture(ctx context.Context, f raft.Future, what string) error {
 	done := make(chan error, 1)
 	go func() { done <- f.Error() }()
 	select {

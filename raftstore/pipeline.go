@@ -6,13 +6,14 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// network is Raft's transport: a raft.NetworkTransport for what this member sends, and inbound for
-// what others send.
+// network is Raft's transport. Outgoing RPCs use a raft.NetworkTransport, and incoming ones use
+// inbound.
 //
-// Its pipelines are such that a sender cannot be stuck in them. Raft's own hold no answer: whoever sends waits until the one before is read. When a follower refuses, or knows a newer
-// term, raft's reader ends; a send that was under way then waits for ever, because only its own end closes the pipeline.
-// The follower gets heartbeats and nothing else until the leader changes, and the leader can never be stopped
-// (hashicorp/raft#612).
+// Its pipelines cannot block the sender. A pipeline of hashicorp/raft has no buffer for answers: a
+// send blocks until the previous answer is read. If a follower refuses entries or knows a newer
+// term, Raft stops reading answers, and a pending send blocks for ever, because only the sending
+// goroutine closes the pipeline. Then the follower gets nothing but heartbeats until the leader
+// changes, and the leader can never be shut down (hashicorp/raft#612).
 type network struct {
 	*raft.NetworkTransport
 	in *inbound
@@ -46,8 +47,8 @@ func (n network) AppendEntriesPipeline(id raft.ServerID, address raft.ServerAddr
 	return newPipeline(p), nil
 }
 
-// pipeline takes every answer as soon as it comes, and holds it until it is read. There are few: raft stops sending soon
-// after it stops reading.
+// pipeline reads every answer at once and buffers it until Raft reads it. The buffer stays small,
+// because Raft stops sending soon after it stops reading.
 type pipeline struct {
 	raft.AppendPipeline
 	answers chan raft.AppendFuture
@@ -59,24 +60,24 @@ type pipeline struct {
 func newPipeline(inner raft.AppendPipeline) *pipeline {
 	p := &pipeline{AppendPipeline: inner, answers: make(chan raft.AppendFuture), closed: make(chan struct{}), done: make(chan struct{})}
 	p.closing = sync.OnceFunc(func() { close(p.closed) })
-	go p.hold()
+	go p.buffer()
 	return p
 }
 
-func (p *pipeline) hold() {
+func (p *pipeline) buffer() {
 	defer close(p.done)
-	var held []raft.AppendFuture
+	var buffered []raft.AppendFuture
 	for {
 		var first raft.AppendFuture
 		var out chan<- raft.AppendFuture
-		if len(held) > 0 {
-			first, out = held[0], p.answers
+		if len(buffered) > 0 {
+			first, out = buffered[0], p.answers
 		}
 		select {
 		case f := <-p.AppendPipeline.Consumer():
-			held = append(held, f)
+			buffered = append(buffered, f)
 		case out <- first:
-			held = held[1:]
+			buffered = buffered[1:]
 		case <-p.closed:
 			return
 		}

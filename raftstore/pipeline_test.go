@@ -9,7 +9,8 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// A reader of answers that ended must not hold up who sends: raft would never come to close the pipeline.
+// A send must not block when Raft has stopped reading answers, because Raft would then never close
+// the pipeline.
 func TestPipeline_SendsThoughNobodyReads(t *testing.T) {
 	from, to := loopback(t), loopback(t)
 	answering := make(chan struct{})

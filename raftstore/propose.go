@@ -14,19 +14,21 @@ import (
 )
 
 const (
-	// maxEntry bounds what is gathered into one log entry. One request may be larger, as one group is never split.
+	// maxEntry bounds the size in bytes of a log entry. An entry with one request may be larger,
+	// because a group is never split.
 	maxEntry = 512 << 10
-	// proposers is how many entries are in flight at once: one is written while the one before is replicated, and
-	// whatever comes meanwhile gathers into the next. With 4 the entries are smaller, and throughput falls by half.
+	// proposers is the number of entries in flight. With 2, one entry is written while the previous
+	// one is replicated, and new requests gather for the next. With 4, entries are smaller and
+	// throughput halves.
 	proposers = 2
 )
 
-// proposal is one request on its way into the log of the leader, which is this member.
+// proposal is one request that waits to enter the log. This member is the leader.
 type proposal struct {
 	ctx  context.Context
 	req  *swarmv1.Request
 	size int
-	done chan outcome // buffered: nobody waits for who gave up
+	done chan outcome // buffered: the caller may have given up
 }
 
 type outcome struct {
@@ -34,37 +36,38 @@ type outcome struct {
 	err    error
 }
 
-// queue holds the proposals that wait for a proposer.
+// queue holds the proposals that no proposer has taken yet.
 type queue struct {
 	mu      sync.Mutex // guards waiting
 	waiting []*proposal
 	wake    chan struct{}
 
-	// submit is held from taking a batch to handing it to Raft, so that the log keeps the queue's
-	// order. It guards ended.
-	submit sync.Mutex
-	ended  bool           // quiesce was called: nothing is handed to Raft any more
-	flight sync.WaitGroup // entries that Raft has and has not answered
+	// submit is held from taking a batch until Raft has it, so that the log keeps the order of the
+	// queue. It guards stopped.
+	submit   sync.Mutex
+	stopped  bool           // set by quiesce: nothing more is given to Raft
+	inFlight sync.WaitGroup // entries that Raft has not answered
 }
 
-// quiescePatience bounds the wait of quiesce. Without a majority Raft does not answer before it is
-// shut down.
-const quiescePatience = 2 * time.Second
+// quiesceTimeout bounds the wait in quiesce. Without a majority, Raft answers only when it is shut
+// down.
+const quiesceTimeout = 2 * time.Second
 
-// quiesce stops handing entries to Raft and waits until Raft has answered the ones it has. Raft never
-// answers an entry that it has committed but not applied when it is shut down.
+// quiesce stops giving entries to Raft and waits until Raft has answered those in flight. It must
+// run before Raft is shut down, because Raft never answers an entry that is committed but not yet
+// applied at that moment.
 func (q *queue) quiesce() {
 	q.submit.Lock()
-	q.ended = true
+	q.stopped = true
 	q.submit.Unlock()
 	answered := make(chan struct{})
 	go func() {
 		defer close(answered)
-		q.flight.Wait()
+		q.inFlight.Wait()
 	}()
 	select {
 	case <-answered:
-	case <-time.After(quiescePatience):
+	case <-time.After(quiesceTimeout):
 	}
 }
 
@@ -84,7 +87,7 @@ func (q *queue) signal() {
 	}
 }
 
-// take removes what fits into one entry; whose caller has given up is dropped.
+// take removes the proposals that fit into one entry. It drops proposals whose caller has given up.
 func (q *queue) take() (out []*proposal) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -109,7 +112,7 @@ func (q *queue) take() (out []*proposal) {
 	return out
 }
 
-// fail answers everything that waits.
+// fail answers every waiting proposal with err.
 func (q *queue) fail(err error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -119,7 +122,8 @@ func (q *queue) fail(err error) {
 	q.waiting = nil
 }
 
-// propose is one proposer: it takes what waits, puts it into the log, and brings back the answers.
+// propose runs one proposer: it takes a batch from the queue, appends it to the log, and delivers
+// the answers.
 func (s *Store) propose(ctx context.Context) error {
 	for {
 		select {
@@ -135,9 +139,9 @@ func (s *Store) propose(ctx context.Context) error {
 				break
 			}
 			if err == nil {
-				err = s.answered(future)
+				err = s.awaitRaft(future)
 			}
-			s.queue.flight.Done()
+			s.queue.inFlight.Done()
 			if err == nil && s.deps.Committed != nil {
 				s.deps.Committed(time.Since(began))
 			}
@@ -146,31 +150,32 @@ func (s *Store) propose(ctx context.Context) error {
 	}
 }
 
-// answered waits for Raft's answer to an entry. It returns errClosed once Raft is gone, because Raft
-// then leaves entries without an answer: see quiesce and fsm.halt.
-func (s *Store) answered(future raft.ApplyFuture) error {
+// awaitRaft waits for Raft's answer to an entry. It returns errClosed after Raft was shut down,
+// because Raft then leaves entries unanswered (see quiesce and fsm.halt).
+func (s *Store) awaitRaft(future raft.ApplyFuture) error {
 	answer := make(chan error, 1)
 	go func() { answer <- future.Error() }()
 	select {
 	case err := <-answer:
 		return err
-	case <-s.gone:
+	case <-s.raftStopped:
 		return errClosed
 	}
 }
 
-// submit gathers an entry and hands it to Raft. It does not wait for the disk or for other members.
+// submit takes a batch and gives it to Raft as one entry. It does not wait for the disk or for
+// other members. The batch is empty if nothing waits.
 func (s *Store) submit() ([]*proposal, raft.ApplyFuture, error) {
 	s.queue.submit.Lock()
 	defer s.queue.submit.Unlock()
-	if s.queue.ended {
+	if s.queue.stopped {
 		return nil, nil, nil
 	}
 	batch := s.queue.take()
 	if len(batch) == 0 {
 		return nil, nil, nil
 	}
-	s.queue.flight.Add(1)
+	s.queue.inFlight.Add(1)
 	cluster := s.fsm.cluster.Load()
 	env := &swarmv1.Envelope{
 		Format: formatOf(cluster), Epoch: cluster.GetEpoch(), Time: timestamppb.New(time.Now()),
@@ -186,6 +191,7 @@ func (s *Store) submit() ([]*proposal, raft.ApplyFuture, error) {
 	return batch, s.raft.Apply(data, 0), nil
 }
 
+// deliver answers the proposals of a batch and announces the commit.
 func (s *Store) deliver(batch []*proposal, future raft.ApplyFuture, err error) {
 	if err != nil {
 		for _, p := range batch {
@@ -200,9 +206,10 @@ func (s *Store) deliver(batch []*proposal, future raft.ApplyFuture, err error) {
 	s.announce.committed(future.Index(), res.term)
 }
 
-// again reports whether a request may be proposed once more, here or elsewhere: its name keeps it from being carried out
-// twice. Nearly every error of Raft's means that leadership is moving, or that the disk refused.
-func again(err error) bool {
+// isRetryable reports whether a request may be proposed again after err. Its session and sequence
+// number keep it from being applied twice. Nearly every error of Raft means that leadership is
+// changing or that the disk failed.
+func isRetryable(err error) bool {
 	return err != nil && !errors.Is(err, errClosed) && !errors.Is(err, raft.ErrRaftShutdown) &&
 		!errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded)
 }

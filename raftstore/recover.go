@@ -11,24 +11,25 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// SaveSnapshot writes this replica's state, in the clear: the caller seals it under a passphrase. ReadIndex and
-// WaitIndex before it make sure that nothing is missing.
+// SaveSnapshot writes this replica's state to w, not encrypted: the caller must encrypt it. Call
+// ReadIndex and WaitIndex first to include everything that is committed.
 func (s *Store) SaveSnapshot(w io.Writer) error {
-	// Sessions are left out: a restored cluster has other members, and nobody waits for answers any more.
+	// Sessions are left out: the restored cluster has other members, and no client waits for old
+	// answers.
 	if err := (&snapshot{view: s.View()}).write(w); err != nil {
 		return fmt.Errorf("save snapshot: %w", err)
 	}
 	return nil
 }
 
-// Recover makes this member the only one, with all that its own log and snapshots hold, committed or not: the way back
-// when a majority is lost for good. The cluster's epoch grows, so that members left behind cannot come back with their
-// old state. No store may be open on Dir. Then Open it.
+// Recover makes this member the only one and applies everything in its log and snapshots, committed
+// or not. Use it when a majority is lost for good. It raises the cluster's epoch, so that members
+// with the old state cannot rejoin. No store may be open on Dir. Open the store afterwards.
 func Recover(cfg Config, deps Deps) error {
-	f := &recovering{newFSM()}
+	f := &recoveryFSM{newFSM()}
 	err := offline(cfg, deps, func(conf *raft.Config, disk *logStore, snaps raft.SnapshotStore, trans raft.Transport) error {
 		done := make(chan error, 1)
-		go func() { // an entry that cannot be applied ends the goroutine that applies it
+		go func() { // fsm.halt ends the goroutine that applies
 			done <- raft.RecoverCluster(conf, f, disk, disk, snaps, trans, soleMember(cfg.NodeID))
 		}()
 		select {
@@ -44,18 +45,18 @@ func Recover(cfg Config, deps Deps) error {
 	return nil
 }
 
-// recovering is an fsm whose next snapshot is of a new epoch.
-type recovering struct{ *fsm }
+// recoveryFSM is an fsm that raises the cluster's epoch before it takes a snapshot.
+type recoveryFSM struct{ *fsm }
 
-func (r *recovering) Snapshot() (raft.FSMSnapshot, error) {
-	r.begin()
-	r.state.nextEpoch()
+func (r *recoveryFSM) Snapshot() (raft.FSMSnapshot, error) {
+	r.beginWrite()
+	r.state.incrementEpoch()
 	r.publish(nil)
 	r.writing.Unlock()
 	return r.fsm.Snapshot()
 }
 
-func (s *state) nextEpoch() {
+func (s *state) incrementEpoch() {
 	if c := s.cluster(); c != nil {
 		c = c.CloneVT()
 		c.Epoch++
@@ -66,24 +67,26 @@ func (s *state) nextEpoch() {
 	}
 }
 
-// Restore fills an empty Dir with a saved state, as a cluster of this one member and of a new epoch. The state is read
-// whole before anything is written. Then Open it.
+// Restore writes a saved state into an empty Dir, as a cluster with this member only and with a new
+// epoch. It reads the whole snapshot before it writes anything. It returns
+// errdefs.ErrInvalidArgument for an invalid snapshot, and ErrFailedPrecondition if Dir holds a
+// state. Open the store afterwards.
 func Restore(cfg Config, deps Deps, saved io.Reader) error {
 	st, err := readSnapshot(saved)
 	if err != nil {
 		return errdefs.ErrInvalidArgument.WithMessage("restore snapshot: " + err.Error())
 	}
 	if st.cluster() == nil || st.index == 0 {
-		return invalid("restore snapshot: it holds no cluster")
+		return invalid("restore snapshot: it contains no cluster")
 	}
-	st.nextEpoch()
+	st.incrementEpoch()
 	err = offline(cfg, deps, func(conf *raft.Config, disk *logStore, snaps raft.SnapshotStore, trans raft.Transport) error {
 		has, err := raft.HasExistingState(disk, disk, snaps)
 		if err != nil {
 			return err
 		}
 		if has {
-			return errdefs.ErrFailedPrecondition.WithMessage(cfg.Dir + " holds a state already: leave the cluster first (swarm leave --force)")
+			return errdefs.ErrFailedPrecondition.WithMessage(cfg.Dir + " already contains a state: leave the cluster first (swarm leave --force)")
 		}
 		sink, err := snaps.Create(raft.SnapshotVersionMax, st.index, 1, soleMember(cfg.NodeID), 1, trans)
 		if err != nil {
@@ -92,7 +95,8 @@ func Restore(cfg Config, deps Deps, saved io.Reader) error {
 		if err := (&snapshot{view: st.view()}).Persist(sink); err != nil {
 			return err
 		}
-		return disk.SetUint64([]byte("CurrentTerm"), 1) // what Raft reads at its start: not below the snapshot's
+		// Raft's term must not be below the snapshot's.
+		return disk.SetUint64([]byte("CurrentTerm"), 1)
 	})
 	if err != nil {
 		return fmt.Errorf("restore snapshot into %s: %w", cfg.Dir, err)
@@ -100,7 +104,7 @@ func Restore(cfg Config, deps Deps, saved io.Reader) error {
 	return nil
 }
 
-// offline opens the disk without running Raft on it.
+// offline opens the disk without running Raft, calls do, and closes the disk.
 func offline(
 	cfg Config, deps Deps, do func(conf *raft.Config, disk *logStore, snaps raft.SnapshotStore, trans raft.Transport) error,
 ) error {
@@ -119,10 +123,10 @@ func offline(
 	return errors.Join(do(conf, disk, snaps, trans), disk.Close())
 }
 
-// KeepState makes sure that this replica knows the state of an index, or a newer one, as soon as it
-// is opened again. What is in the log alone it knows only once a leader has told it how much of the
-// log is committed.
-func (s *Store) KeepState(ctx context.Context, index uint64) error {
+// EnsureSnapshot takes a snapshot unless the last one includes index. Then this replica knows the
+// state at index as soon as it is opened again. It applies entries that are only in the log later,
+// once a leader has told it which of them are committed.
+func (s *Store) EnsureSnapshot(ctx context.Context, index uint64) error {
 	last, err := strconv.ParseUint(s.raft.Stats()["last_snapshot_index"], 10, 64)
 	if err == nil && last >= index {
 		return nil
@@ -130,7 +134,8 @@ func (s *Store) KeepState(ctx context.Context, index uint64) error {
 	return s.Snapshot(ctx)
 }
 
-// Snapshot takes one now and truncates the log, as the store does by itself when the log has grown.
+// Snapshot takes a snapshot and truncates the log. The store does so by itself when the log has
+// grown.
 func (s *Store) Snapshot(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return ctx.Err()

@@ -9,71 +9,72 @@ import (
 )
 
 const (
-	// refreshPause is the least time between two questions of a Refresher to the leader.
-	refreshPause = time.Second
-	// maxRefreshing is how many calls wait for a Refresher at most. Each is a goroutine with a
-	// request of a few KiB.
-	maxRefreshing = 1024
+	// refreshInterval is the minimum time between two requests of a Refresher to the leader.
+	refreshInterval = time.Second
+	// maxRefreshWaiters is the maximum number of calls that wait for a Refresher. Each call costs a
+	// goroutine and a request of a few KiB.
+	maxRefreshWaiters = 1024
 )
 
-// Refresher brings the replica up to date for calls that anybody can cause. However many there are,
-// the leader is asked once a second. It is safe for concurrent use.
+// Refresher brings the replica up to date on behalf of callers that are not trusted. It asks the
+// leader at most once a second, whatever the number of calls. A Refresher is safe for concurrent
+// use.
 type Refresher struct {
 	store   *Store // nil in tests of View
 	latest  func(context.Context) (*View, error)
 	waiting atomic.Int32
-	asked   atomic.Uint64 // questions so far, for tests and metrics
+	queries atomic.Uint64 // requests to the leader so far
 
-	turn chan struct{} // holds one token; its holder may use what follows
-	last time.Time     // when the leader was asked last, answered or not
-	at   time.Time     // when the newest answer was asked for
-	view *View
-	err  error
+	lock          chan struct{} // holds one token; its holder may use the fields below
+	lastQuery     time.Time     // time of the last request, answered or not
+	viewQueriedAt time.Time     // time of the request that returned view and err
+	view          *View
+	err           error
 }
 
-// NewRefresher makes a Refresher of a store.
+// NewRefresher returns a Refresher for a store.
 func NewRefresher(s *Store) *Refresher {
-	return &Refresher{store: s, latest: s.Latest, turn: make(chan struct{}, 1)}
+	return &Refresher{store: s, latest: s.Latest, lock: make(chan struct{}, 1)}
 }
 
-// View returns a view that holds everything that was committed when the call began. It takes up to
-// refreshPause and a round trip to the leader. Its errors are ErrUnavailable, which is transient,
-// and that of ctx.
+// View returns a view that includes everything that was committed when the call began. It takes up
+// to refreshInterval and a round trip to the leader. It returns the error of ctx, or
+// errdefs.ErrUnavailable, which is transient.
 func (r *Refresher) View(ctx context.Context) (*View, error) {
-	if r.waiting.Add(1) > maxRefreshing {
+	if r.waiting.Add(1) > maxRefreshWaiters {
 		r.waiting.Add(-1)
 		return nil, errdefs.ErrUnavailable.WithMessage("too many callers wait for the newest state of the cluster: try again in a moment")
 	}
 	defer r.waiting.Add(-1)
-	began := time.Now()
+	called := time.Now()
 	select {
-	case r.turn <- struct{}{}:
+	case r.lock <- struct{}{}:
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	defer func() { <-r.turn }()
-	if r.at.After(began) {
-		return r.view, r.err // an earlier holder asked while this call waited
+	defer func() { <-r.lock }()
+	if r.viewQueriedAt.After(called) {
+		return r.view, r.err // another call asked the leader after this one began
 	}
-	timer := time.NewTimer(time.Until(r.last.Add(refreshPause)))
+	timer := time.NewTimer(time.Until(r.lastQuery.Add(refreshInterval)))
 	defer timer.Stop()
 	select {
 	case <-timer.C:
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	r.last = time.Now()
-	r.asked.Add(1)
+	r.lastQuery = time.Now()
+	r.queries.Add(1)
 	view, err := r.latest(ctx)
 	if ctx.Err() != nil {
-		return nil, ctx.Err() // this caller's impatience is no answer for the others
+		return nil, ctx.Err() // this caller gave up; the others still need an answer
 	}
-	r.at, r.view, r.err = r.last, view, err
+	r.viewQueriedAt, r.view, r.err = r.lastQuery, view, err
 	return view, err
 }
 
-// ViewFor is View for the call of a node. A node that the replica knows asks the leader by itself.
-// All others, such as nodes that were removed and ask without end, share the questions.
+// ViewFor is View for a call from nodeID. If the replica knows the node, the leader is asked at
+// once. All other nodes, for example removed ones that keep calling, share the requests of View.
 func (r *Refresher) ViewFor(ctx context.Context, nodeID string) (*View, error) {
 	if _, known := r.store.View().Nodes.Get(nodeID); known {
 		return r.store.Latest(ctx)
@@ -81,5 +82,5 @@ func (r *Refresher) ViewFor(ctx context.Context, nodeID string) (*View, error) {
 	return r.View(ctx)
 }
 
-// Asked counts the questions to the leader so far.
-func (r *Refresher) Asked() uint64 { return r.asked.Load() }
+// LeaderQueries returns the number of requests to the leader so far.
+func (r *Refresher) LeaderQueries() uint64 { return r.queries.Load() }

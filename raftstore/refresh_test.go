@@ -12,7 +12,7 @@ import (
 	"github.com/containerd/errdefs"
 )
 
-// leader answers after a second, with a view that says when it was asked.
+// leader answers after one second, with a view whose index numbers the request.
 type leader struct {
 	err error
 
@@ -43,7 +43,7 @@ func (l *leader) latest(ctx context.Context) (*View, error) {
 	}
 }
 
-// askedAt is when the leader was asked the question that a view answers.
+// askedAt returns the time of the request that the view answers.
 func (l *leader) askedAt(v *View) time.Time {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -53,7 +53,7 @@ func (l *leader) askedAt(v *View) time.Time {
 func TestRefresher_OneQuestionForAll(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := &leader{}
-		r := &Refresher{latest: l.latest, turn: make(chan struct{}, 1)}
+		r := &Refresher{latest: l.latest, lock: make(chan struct{}, 1)}
 		var wg sync.WaitGroup
 		for i := range 500 {
 			wg.Go(func() {
@@ -73,8 +73,8 @@ func TestRefresher_OneQuestionForAll(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		if n := len(l.asked); n > 7 || r.Asked() != uint64(n) {
-			t.Errorf("%d questions, counted as %d, in 5 s; want one a second", n, r.Asked())
+		if n := len(l.asked); n > 7 || r.LeaderQueries() != uint64(n) {
+			t.Errorf("%d questions, counted as %d, in 5 s; want one a second", n, r.LeaderQueries())
 		}
 	})
 }
@@ -82,7 +82,7 @@ func TestRefresher_OneQuestionForAll(t *testing.T) {
 func TestRefresher_FailuresAndImpatience(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := &leader{err: errors.New("no leader")}
-		r := &Refresher{latest: l.latest, turn: make(chan struct{}, 1)}
+		r := &Refresher{latest: l.latest, lock: make(chan struct{}, 1)}
 		var wg sync.WaitGroup
 		impatient, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 		defer cancel()
@@ -104,7 +104,7 @@ func TestRefresher_FailuresAndImpatience(t *testing.T) {
 			t.Errorf("%d questions", n)
 		}
 		var refused atomic.Int64
-		for range maxRefreshing + 10 {
+		for range maxRefreshWaiters + 10 {
 			wg.Go(func() {
 				if _, err := r.View(t.Context()); errdefs.IsUnavailable(err) {
 					refused.Add(1)

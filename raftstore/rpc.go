@@ -11,10 +11,10 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// peer is the way to another member's RPCs.
-func (s *Store) peer(id string) (swarmv1.RaftClient, error) {
+// raftClient returns a client for the RPCs of another member.
+func (s *Store) raftClient(id string) (swarmv1.RaftClient, error) {
 	if s.deps.Conn == nil {
-		return nil, errdefs.ErrUnavailable.WithMessage("this manager knows no way to manager " + id)
+		return nil, errdefs.ErrUnavailable.WithMessage("this manager has no connection to manager " + id)
 	}
 	cc, err := s.deps.Conn(id)
 	if err != nil {
@@ -23,23 +23,23 @@ func (s *Store) peer(id string) (swarmv1.RaftClient, error) {
 	return swarmv1.NewRaftClient(cc), nil
 }
 
-// atLeader calls the member that leads. The call ends when this member sees that leadership has moved, and
-// after Timeouts.Leader: a host that has lost power or is frozen takes calls and never answers. What
-// became of such a call is unknown. Its error is of class unavailable.
-func (s *Store) atLeader(ctx context.Context, call func(context.Context, swarmv1.RaftClient) error) error {
-	leader, rpc, err := s.leaderPeer()
+// callLeader calls the leader, which is another member. The call is cancelled when this member sees
+// a change of leader, and after Timeouts.Leader, because a host that has lost power or is frozen
+// never answers. The outcome of a cancelled call is unknown; its error is errdefs.ErrUnavailable.
+func (s *Store) callLeader(ctx context.Context, call func(context.Context, swarmv1.RaftClient) error) error {
+	leader, rpc, err := s.leaderClient()
 	if err != nil {
 		return err
 	}
 	bounded, cancel := context.WithTimeout(ctx, s.cfg.Timeouts.Leader)
 	defer cancel()
 	go func() {
-		for moved := s.reign.changed(); bounded.Err() == nil; moved = s.reign.changed() {
+		for leaderChanged := s.leadership.changed(); bounded.Err() == nil; leaderChanged = s.leadership.changed() {
 			if s.Leader() != leader {
 				cancel()
 			}
 			select {
-			case <-moved:
+			case <-leaderChanged:
 			case <-bounded.Done():
 			}
 		}
@@ -51,32 +51,33 @@ func (s *Store) atLeader(ctx context.Context, call func(context.Context, swarmv1
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case bounded.Err() != nil:
-		return errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("manager %s, which led, did not answer", leader))
+		return errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("manager %s was the leader and did not answer", leader))
 	}
 	return errgrpc.ToNative(err)
 }
 
-// leaderPeer is the other member that leads.
-func (s *Store) leaderPeer() (string, swarmv1.RaftClient, error) {
+// leaderClient returns the node id of the leader and a client for its RPCs. It fails if no leader
+// is known or this member is the leader.
+func (s *Store) leaderClient() (string, swarmv1.RaftClient, error) {
 	leader := s.Leader()
 	if leader == "" || leader == s.cfg.NodeID {
-		return "", nil, s.noLeader()
+		return "", nil, s.noLeaderError()
 	}
-	rpc, err := s.peer(leader)
+	rpc, err := s.raftClient(leader)
 	return leader, rpc, err
 }
 
-// service is the member's RPCs, which other members call.
+// service serves the RPCs that members call on each other.
 type service struct {
 	swarmv1.UnimplementedRaftServer
 	store *Store
 }
 
-// Service is what other members call; serve it to managers only.
+// Service returns the RPC server for other members. Serve it to managers only.
 func (s *Store) Service() swarmv1.RaftServer { return &service{store: s} }
 
-// Propose carries out another member's request. It serves the leader's side of Commit. It does not pass the request on:
-// the sender knows better when to try elsewhere.
+// Propose proposes a request of another member; it is the leader's side of Commit. It does not
+// forward the request if this member does not lead, because the sender retries at the new leader.
 func (r *service) Propose(ctx context.Context, in *swarmv1.ProposeRequest) (*swarmv1.ProposeResponse, error) {
 	s, req := r.store, in.GetRequest()
 	for _, g := range req.GetGroups() {
@@ -87,11 +88,11 @@ func (r *service) Propose(ctx context.Context, in *swarmv1.ProposeRequest) (*swa
 		}
 	}
 	if s.raft.State() != raft.Leader {
-		return nil, errgrpc.ToGRPC(s.notLeader())
+		return nil, errgrpc.ToGRPC(s.notLeaderError())
 	}
 	a, err := s.await(ctx, s.enqueue(ctx, req)[0])
 	if err != nil {
-		if again(err) {
+		if isRetryable(err) {
 			err = errdefs.ErrUnavailable.WithMessage("leadership moved: " + err.Error())
 		}
 		return nil, errgrpc.ToGRPC(err)
@@ -111,11 +112,11 @@ func (r *service) Propose(ctx context.Context, in *swarmv1.ProposeRequest) (*swa
 	return out, nil
 }
 
-func (s *Store) notLeader() error {
-	return errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("manager %s does not lead; manager %q does", s.cfg.NodeID, s.Leader()))
+func (s *Store) notLeaderError() error {
+	return errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("manager %s is not the leader; the leader is %q", s.cfg.NodeID, s.Leader()))
 }
 
-// ReadIndex serves the leader's side of Store.ReadIndex.
+// ReadIndex is the leader's side of Store.ReadIndex.
 func (r *service) ReadIndex(ctx context.Context, _ *swarmv1.ReadIndexRequest) (*swarmv1.ReadIndexResponse, error) {
 	index, err := r.store.readIndex(ctx)
 	if err != nil {
@@ -125,17 +126,18 @@ func (r *service) ReadIndex(ctx context.Context, _ *swarmv1.ReadIndexRequest) (*
 }
 
 func (s *Store) readIndex(ctx context.Context) (uint64, error) {
-	if !s.IsLeader() { // also while the barrier of a new term is under way: the view may miss what older leaders committed
-		return 0, s.notLeader()
+	if !s.IsLeader() { // also before the barrier of the term: the view may be old
+		return 0, s.notLeaderError()
 	}
 	index := s.fsm.applied.Load()
-	if err := s.wait(ctx, s.raft.VerifyLeader(), "read index"); err != nil {
+	if err := s.waitFuture(ctx, s.raft.VerifyLeader(), "read index"); err != nil {
 		return 0, err
 	}
 	return index, nil
 }
 
-// Latest waits for a view that holds everything that was committed, by anybody, before it was called.
+// Latest waits for a view that includes everything that was committed, by any member, before the
+// call. Its errors are those of ReadIndex and WaitIndex.
 func (s *Store) Latest(ctx context.Context) (*View, error) {
 	index, err := s.ReadIndex(ctx)
 	if err != nil {
@@ -144,12 +146,13 @@ func (s *Store) Latest(ctx context.Context) (*View, error) {
 	return s.WaitIndex(ctx, index)
 }
 
-// ReadIndex gives an index such that a view at it holds everything that anybody was told is committed. On the leader it
-// costs one round of heartbeats, elsewhere one call more. WaitIndex then makes a read linearizable. Without an established
-// leader it waits for one, for as long as Commit does.
+// ReadIndex returns an index such that a view at that index includes every change whose commit was
+// reported before the call. With WaitIndex it makes reads linearizable. It costs one round of
+// heartbeats, and one RPC more if this member is not the leader. If there is no leader, ReadIndex
+// waits for one as long as Commit does, and then returns errdefs.ErrUnavailable.
 func (s *Store) ReadIndex(ctx context.Context) (index uint64, err error) {
 	err = s.retry(ctx, nil, func() (err error) {
-		index, err = s.askIndex(ctx)
+		index, err = s.queryReadIndex(ctx)
 		return err
 	})
 	if err != nil {
@@ -158,12 +161,12 @@ func (s *Store) ReadIndex(ctx context.Context) (index uint64, err error) {
 	return index, nil
 }
 
-func (s *Store) askIndex(ctx context.Context) (uint64, error) {
+func (s *Store) queryReadIndex(ctx context.Context) (uint64, error) {
 	if s.raft.State() == raft.Leader {
 		return s.readIndex(ctx)
 	}
 	var index uint64
-	err := s.atLeader(ctx, func(ctx context.Context, rpc swarmv1.RaftClient) error {
+	err := s.callLeader(ctx, func(ctx context.Context, rpc swarmv1.RaftClient) error {
 		out, err := rpc.ReadIndex(ctx, &swarmv1.ReadIndexRequest{})
 		index = out.GetIndex()
 		return err
@@ -171,7 +174,7 @@ func (s *Store) askIndex(ctx context.Context) (uint64, error) {
 	return index, err
 }
 
-// Applied answers when this replica has applied the index.
+// Applied answers once this replica has applied the index.
 func (r *service) Applied(ctx context.Context, in *swarmv1.AppliedRequest) (*swarmv1.AppliedResponse, error) {
 	view, err := r.store.WaitIndex(ctx, in.GetIndex())
 	if err != nil {
@@ -180,11 +183,11 @@ func (r *service) Applied(ctx context.Context, in *swarmv1.AppliedRequest) (*swa
 	return &swarmv1.AppliedResponse{Index: view.Index()}, nil
 }
 
-// Configure changes the members, for another member.
+// Configure changes the members on behalf of another member.
 func (r *service) Configure(ctx context.Context, in *swarmv1.ConfigureRequest) (*swarmv1.ConfigureResponse, error) {
 	s := r.store
 	if s.raft.State() != raft.Leader {
-		return nil, errgrpc.ToGRPC(s.notLeader())
+		return nil, errgrpc.ToGRPC(s.notLeaderError())
 	}
 	if err := s.configureHere(ctx, in.GetAction(), in.GetNodeId()); err != nil {
 		return nil, errgrpc.ToGRPC(err)

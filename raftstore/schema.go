@@ -8,11 +8,11 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// TableID numbers a table. It is the field number of the row's kind in swarmv1.Object, and stands in the log: never
-// reuse one.
+// TableID identifies a table. It is the field number of the row's kind in swarmv1.Object. It is
+// stored in the log, so an id is never reused.
 type TableID uint32
 
-// The tables.
+// The table ids.
 const (
 	TableNode       TableID = 1
 	TableNodeState  TableID = 2
@@ -32,7 +32,7 @@ const (
 	TableRaftMember TableID = 16
 	TableCredential TableID = 17
 
-	tables = 18 // one more than the highest
+	tables = 18 // highest id + 1
 )
 
 var tableNames = [tables]string{
@@ -40,7 +40,7 @@ var tableNames = [tables]string{
 	"config", "volume", "image", "image copy", "cluster", "raft member", "credential",
 }
 
-// String is the noun of one row, as messages use it.
+// String returns the name of one row of the table, as used in messages.
 func (t TableID) String() string {
 	if t > 0 && t < tables {
 		return tableNames[t]
@@ -48,24 +48,25 @@ func (t TableID) String() string {
 	return fmt.Sprintf("table %d", uint32(t))
 }
 
-// Row is a stored object. Rows of a View are read-only.
+// Row is a stored object. Rows in a View are read-only.
 type Row interface {
 	proto.Message
 	GetMeta() *swarmv1.Meta
 }
 
-// schema is all that the store knows of one kind of row. To add a kind: its message in object.proto, a TableID, and one
-// schema in newState.
+// schema describes one kind of row. To add a kind, add its message to object.proto, a TableID, and
+// a schema to newState.
 type schema[T Row] struct {
 	id      TableID
 	key     func(T) string
 	setMeta func(T, *swarmv1.Meta)
-	// name is unique in the table unless it is empty; nil: the kind has none. Names of services and
-	// networks are folded, because containers look them up in DNS, which ignores case.
+	// name returns the row's unique name; "" means that the row has none. If name is nil, the kind
+	// has no unique names. Names of services and networks are case-folded, because containers look
+	// them up in DNS, which ignores case.
 	name func(T) string
 }
 
-// Key is the key under which an object is stored; "" for what is no row.
+// Key returns the key under which obj is stored, or "" if obj is not a row.
 func Key(obj proto.Message) string {
 	switch o := obj.(type) {
 	case *swarmv1.Revision:
@@ -88,12 +89,13 @@ func Key(obj proto.Message) string {
 	return ""
 }
 
-// RevisionKey is the key of a service's revision. The number is padded so that revisions sort by it.
+// RevisionKey returns the key of a service's revision. The number is padded so that keys sort by
+// revision.
 func RevisionKey(serviceID string, number uint64) string {
 	return fmt.Sprintf("%s/%010d", serviceID, number)
 }
 
-// unwrap gives the row inside an Object and its table; nil for a kind that this build does not know.
+// unwrap returns the table and the row of an Object, or nil if this build does not know its kind.
 func unwrap(o *swarmv1.Object) (TableID, Row) {
 	switch k := o.GetObject().(type) {
 	case *swarmv1.Object_Node:
@@ -134,7 +136,7 @@ func unwrap(o *swarmv1.Object) (TableID, Row) {
 	return 0, nil
 }
 
-// wrap puts a row into an Object; nil for what is no row.
+// wrap returns the table of a row and an Object that contains it, or nil if obj is not a row.
 func wrap(obj proto.Message) (TableID, *swarmv1.Object) {
 	switch o := obj.(type) {
 	case *swarmv1.Node:
@@ -175,7 +177,7 @@ func wrap(obj proto.Message) (TableID, *swarmv1.Object) {
 	return 0, nil
 }
 
-// Object wraps a row as the wire and the log carry it; nil for what is no row.
+// Object wraps a row for the log and the wire. It returns nil if obj is not a row.
 func Object(obj proto.Message) *swarmv1.Object {
 	_, o := wrap(obj)
 	return o

@@ -10,9 +10,10 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// sealedSnapshots encrypts snapshot files. A file is records of sealedPlain bytes each and a shorter one, maybe empty,
-// at the end; a record is bound to its number and to whether it is the last, so none can be swapped, dropped or cut off.
-// To Raft, which sends snapshots to members with other keys, they look plain: contents and sizes.
+// sealedSnapshots encrypts snapshot files. A file consists of records of sealedPlain plain bytes;
+// the last record is shorter and may be empty. Each record is bound to its number and to whether it
+// is the last one, so records cannot be swapped, dropped or cut off. Raft sends snapshots to
+// members with other keys, so it sees contents and sizes decrypted.
 type sealedSnapshots struct {
 	raft.SnapshotStore
 	sealer Sealer
@@ -30,14 +31,14 @@ func sealedAAD(number uint64, last bool) []byte {
 	return append(aad, 0)
 }
 
-// plainSize is what a sealed file holds.
+// plainSize returns the decrypted size of a file.
 func (s *sealedSnapshots) plainSize(sealed int64) int64 {
 	over := s.overhead()
 	full := sealed / (sealedPlain + over)
 	return max(full*sealedPlain+sealed-full*(sealedPlain+over)-over, 0)
 }
 
-// List has the sizes in the clear.
+// List returns the snapshots with their decrypted sizes.
 func (s *sealedSnapshots) List() ([]*raft.SnapshotMeta, error) {
 	all, err := s.SnapshotStore.List()
 	for i, m := range all {
@@ -48,7 +49,7 @@ func (s *sealedSnapshots) List() ([]*raft.SnapshotMeta, error) {
 	return all, err
 }
 
-// Open yields the contents in the clear.
+// Open returns a reader of the decrypted snapshot.
 func (s *sealedSnapshots) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
 	m, r, err := s.SnapshotStore.Open(id)
 	if err != nil {
@@ -59,7 +60,7 @@ func (s *sealedSnapshots) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, er
 	return &c, &sealedReader{ReadCloser: r, sealer: s.sealer, record: make([]byte, sealedPlain+s.overhead())}, nil
 }
 
-// Create takes contents in the clear.
+// Create returns a sink that encrypts what is written to it.
 func (s *sealedSnapshots) Create(
 	v raft.SnapshotVersion, index, term uint64, conf raft.Configuration, confIndex uint64, trans raft.Transport,
 ) (raft.SnapshotSink, error) {
@@ -132,7 +133,7 @@ func (r *sealedReader) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// next opens one record. The last is the one that is shorter.
+// next decrypts one record. The last record is the one that is shorter.
 func (r *sealedReader) next() {
 	n, err := io.ReadFull(r.ReadCloser, r.record)
 	last := errors.Is(err, io.ErrUnexpectedEOF)

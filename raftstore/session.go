@@ -11,12 +11,13 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// maxSessions bounds what is remembered. A session is one start of a manager, so the one that was unused for longest is
-// long dead when so many others came after it.
+// maxSessions bounds the number of sessions. Each start of a manager opens a session, so the least
+// recently used of 64 sessions belongs to a process that has ended long ago.
 const maxSessions = 64
 
-// sessions is the replicated memory of requests: a request whose answer was lost with its leader is proposed again by
-// the same name, and must be carried out once. See DESIGN.md, "Once".
+// sessions holds the answers to recent requests and is part of the replicated state. A client
+// proposes a request again if its answer was lost with the leader; sessions ensure that it is
+// applied once. See DESIGN.md, "Exactly once".
 type sessions struct {
 	byID map[string]*session
 }
@@ -29,7 +30,7 @@ type session struct {
 
 func newSessions() sessions { return sessions{byID: make(map[string]*session)} }
 
-// lookup finds the answer that the request got before. nil: it is new.
+// lookup returns the answer to a request that was applied before, or nil if the request is new.
 func (s *sessions) lookup(r *swarmv1.Request) *swarmv1.Answer {
 	x := s.byID[string(r.GetSession())]
 	if x == nil {
@@ -44,7 +45,7 @@ func (s *sessions) lookup(r *swarmv1.Request) *swarmv1.Answer {
 	return nil
 }
 
-// remember keeps the answer, and forgets those that nobody waits for any more.
+// remember stores the answer to r, and drops the answers that the client has acknowledged.
 func (s *sessions) remember(index uint64, r *swarmv1.Request, a *swarmv1.Answer) {
 	if len(r.GetSession()) == 0 {
 		return
@@ -72,6 +73,8 @@ func (s *sessions) remember(index uint64, r *swarmv1.Request, a *swarmv1.Answer)
 	}
 }
 
+// evict drops the least recently used session. The id breaks ties, so that every member drops the
+// same one.
 func (s *sessions) evict() {
 	var oldest string
 	for id, x := range s.byID {
@@ -83,7 +86,7 @@ func (s *sessions) evict() {
 	delete(s.byID, oldest)
 }
 
-// save lists them in an order that is the same on every member.
+// save returns the sessions in an order that is the same on every member.
 func (s *sessions) save() []*swarmv1.Session {
 	out := make([]*swarmv1.Session, 0, len(s.byID))
 	for _, id := range slices.Sorted(maps.Keys(s.byID)) {
@@ -112,38 +115,38 @@ func refuseAll(r *swarmv1.Request, code codes.Code, why string) *swarmv1.Answer 
 	return a
 }
 
-// client names this member's requests: one session for each start.
+// client numbers the requests of this member. Every start of a manager is a new session.
 type client struct {
 	session []byte
 
-	mu   sync.Mutex // guards the rest
-	last uint64
-	low  uint64 // lowest number that is not answered
-	open map[uint64]struct{}
+	mu           sync.Mutex // guards lastSequence, lowestOpen and unanswered
+	lastSequence uint64
+	lowestOpen   uint64 // lowest sequence number that is not answered
+	unanswered   map[uint64]struct{}
 }
 
 func newClient(session []byte) *client {
-	return &client{session: session, low: 1, open: make(map[uint64]struct{})}
+	return &client{session: session, lowestOpen: 1, unanswered: make(map[uint64]struct{})}
 }
 
-// begin numbers a request.
+// begin assigns the session and the next sequence number to a request.
 func (c *client) begin(r *swarmv1.Request) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.last++
-	c.open[c.last] = struct{}{}
-	r.Session, r.Sequence, r.Answered = c.session, c.last, c.low
+	c.lastSequence++
+	c.unanswered[c.lastSequence] = struct{}{}
+	r.Session, r.Sequence, r.Answered = c.session, c.lastSequence, c.lowestOpen
 }
 
-// end says that nobody will propose the request again.
+// end records that the request will not be proposed again.
 func (c *client) end(r *swarmv1.Request) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	delete(c.open, r.GetSequence())
-	for c.low <= c.last {
-		if _, waits := c.open[c.low]; waits {
+	delete(c.unanswered, r.GetSequence())
+	for c.lowestOpen <= c.lastSequence {
+		if _, open := c.unanswered[c.lowestOpen]; open {
 			return
 		}
-		c.low++
+		c.lowestOpen++
 	}
 }

@@ -12,13 +12,13 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// A snapshot is snapshotMagic, a SnapshotHeader, and SnapshotChunks of about chunkBytes, each with its length as uvarint
-// in front. Rows come table by table in the order of keys, so that a restore appends. The last chunk is marked, and says
-// how many rows there were.
+// A snapshot consists of snapshotMagic, a SnapshotHeader, and SnapshotChunks of about chunkBytes. A
+// uvarint length precedes each message. Rows are ordered by table and key, so that a restore only
+// appends. The last chunk is marked as the end and contains the number of rows.
 const (
 	snapshotMagic = "swarm snapshot 1\n"
 	chunkBytes    = 256 << 10
-	maxChunk      = 64 << 20 // a row may be much larger than a chunk, but not this large
+	maxChunk      = 64 << 20 // read limit; a chunk with a large row exceeds chunkBytes
 )
 
 type snapshot struct {
@@ -26,7 +26,7 @@ type snapshot struct {
 	sessions []*swarmv1.Session
 }
 
-// Persist streams the snapshot.
+// Persist writes the snapshot to sink.
 func (s *snapshot) Persist(sink raft.SnapshotSink) error {
 	if err := s.write(sink); err != nil {
 		_ = sink.Cancel()
@@ -35,7 +35,7 @@ func (s *snapshot) Persist(sink raft.SnapshotSink) error {
 	return sink.Close()
 }
 
-// Release lets the view go.
+// Release drops the view.
 func (s *snapshot) Release() { s.view = nil }
 
 func (s *snapshot) write(w io.Writer) error {
@@ -99,7 +99,7 @@ func (c *chunkWriter) message(m interface {
 	_, c.err = c.w.Write(c.buf[:n])
 }
 
-// rows yields every row of every table, in the order of tables and keys.
+// rows yields every row, ordered by table and key.
 func (v *View) rows(yield func(Row) bool) {
 	_ = each(v.Nodes, yield) && each(v.NodeStates, yield) && each(v.Services, yield) && each(v.Revisions, yield) &&
 		each(v.Tasks, yield) && each(v.Statuses, yield) && each(v.Networks, yield) && each(v.Endpoints, yield) &&
@@ -117,12 +117,13 @@ func each[T Row](t Table[T], yield func(Row) bool) bool {
 	return true
 }
 
-// readSnapshot builds the state that a snapshot holds. It believes nothing: a snapshot may come from a file.
+// readSnapshot builds a state from a snapshot. The input is not trusted, because it may be a user's
+// file.
 func readSnapshot(r io.Reader) (*state, error) {
 	in := &chunkReader{r: bufio.NewReaderSize(r, chunkBytes)}
 	magic := make([]byte, len(snapshotMagic))
 	if _, err := io.ReadFull(in.r, magic); err != nil || string(magic) != snapshotMagic {
-		return nil, errors.New("this is no snapshot")
+		return nil, errors.New("the file is not a snapshot")
 	}
 	header := &swarmv1.SnapshotHeader{}
 	if err := in.message(header); err != nil {
@@ -158,7 +159,7 @@ func (c *chunkReader) message(m interface{ UnmarshalVT([]byte) error }) error {
 		return fmt.Errorf("a chunk of %d bytes is too large", n)
 	}
 	if uint64(cap(c.buf)) < n {
-		// Grows with what really comes, so that a damaged length costs no memory.
+		// The buffer grows with the data that arrives, so that a damaged length costs no memory.
 		c.buf = make([]byte, 0, min(n, 4*chunkBytes))
 	}
 	c.buf = c.buf[:0]
@@ -186,7 +187,7 @@ func (c *chunkReader) load(st *state) error {
 		for _, o := range chunk.GetObjects() {
 			table, row := unwrap(o)
 			if row == nil {
-				return fmt.Errorf("an object of no known table: %w", ErrUnknownFormat)
+				return fmt.Errorf("an object of an unknown table: %w", ErrUnknownFormat)
 			}
 			if err := st.all[table].load(row); err != nil {
 				return err
@@ -198,7 +199,7 @@ func (c *chunkReader) load(st *state) error {
 		}
 		if end := chunk.GetEnd(); end != nil {
 			if end.GetObjects() != rows {
-				return fmt.Errorf("%d rows, and %d were written", rows, end.GetObjects())
+				return fmt.Errorf("the snapshot has %d rows, but its end says %d", rows, end.GetObjects())
 			}
 			return nil
 		}

@@ -10,7 +10,7 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// state is what the log adds up to. Only one goroutine touches it: Raft's, through the fsm.
+// state is the result of applying the log. Only Raft's apply goroutine uses it, through fsm.
 type state struct {
 	index    uint64
 	sessions sessions
@@ -33,7 +33,7 @@ type state struct {
 	members     *rows[*swarmv1.RaftMember]
 	credentials *rows[*swarmv1.Credential]
 
-	all [tables]anyRows // the same, by TableID; 0 is nil
+	all [tables]anyRows // the tables above by TableID; all[0] is nil
 }
 
 func newState() *state {
@@ -125,7 +125,8 @@ func tasksByNode() *index[*swarmv1.Task] {
 	}, func(t *swarmv1.Task) bool { return t.NodeId != "" })
 }
 
-// view gives the tables away: nobody may write them before they are copied, unless the view comes back untaken.
+// view returns a View that shares the trees of all tables. A shared tree must be copied before it
+// is written, unless nobody has taken the view.
 func (s *state) view() *View {
 	v := &View{
 		Nodes:       Table[*swarmv1.Node]{s.nodes.tree},
@@ -158,7 +159,7 @@ func (s *state) view() *View {
 	return v
 }
 
-// share marks every table as held by a view.
+// share marks all tables as shared with a view.
 func (s *state) share() {
 	for _, t := range s.all[1:] {
 		t.share()
@@ -170,28 +171,28 @@ func (s *state) cluster() *swarmv1.Cluster {
 	return c
 }
 
-// entry is what Apply knows of the log entry it is in.
+// entry is the log entry that Apply is applying.
 type entry struct {
 	index   uint64
 	time    *timestamppb.Timestamp
 	changes []RowChange // of the groups applied so far, in order
 }
 
-// apply judges one group and carries it out whole or not at all. Each change sees those before it. The error is not for
-// wrapping: its text is replicated, and must be the same on every member.
-func (s *state) apply(e *entry, g *swarmv1.Group) *swarmv1.GroupResult {
+// applyGroup applies one group, all or nothing. Each change sees the changes before it. The
+// returned error must not be wrapped: its text is replicated and must be the same on every member.
+func (s *state) applyGroup(e *entry, g *swarmv1.Group) *swarmv1.GroupResult {
 	before := len(e.changes)
 	for _, c := range g.GetChanges() {
-		if refused := s.change(e, c); refused != nil {
-			s.undo(e, before)
+		if refused := s.applyChange(e, c); refused != nil {
+			s.revert(e, before)
 			return refused
 		}
 	}
 	return nil
 }
 
-// undo takes back the changes from the given one on, newest first.
-func (s *state) undo(e *entry, from int) {
+// revert undoes the changes from index from on, newest first.
+func (s *state) revert(e *entry, from int) {
 	for i := len(e.changes) - 1; i >= from; i-- {
 		c := &e.changes[i]
 		if c.Old == nil {
@@ -204,9 +205,9 @@ func (s *state) undo(e *entry, from int) {
 	e.changes = e.changes[:from]
 }
 
-func (s *state) change(e *entry, c *swarmv1.Change) *swarmv1.GroupResult {
+func (s *state) applyChange(e *entry, c *swarmv1.Change) *swarmv1.GroupResult {
 	if del := c.GetDelete(); del != nil {
-		return s.delete(e, c, TableID(del.GetTable()), del.GetKey())
+		return s.applyDelete(e, c, TableID(del.GetTable()), del.GetKey())
 	}
 	table, row := unwrap(c.GetPut())
 	key := Key(row)
@@ -215,10 +216,10 @@ func (s *state) change(e *entry, c *swarmv1.Change) *swarmv1.GroupResult {
 	}
 	rows := s.all[table]
 	old := rows.get(key)
-	if refused := check(c, table, key, old, row); refused != nil {
+	if refused := checkPrecondition(c, table, key, old, row); refused != nil {
 		return refused
 	}
-	if holder := rows.holder(row); holder != "" {
+	if holder := rows.nameHolder(row); holder != "" {
 		return refuse(codes.AlreadyExists, "%s name %q is taken by %s", table, nameOf(row), holder)
 	}
 	m := &swarmv1.Meta{Version: e.index, CreatedAt: e.time, UpdatedAt: e.time}
@@ -235,13 +236,13 @@ func (s *state) change(e *entry, c *swarmv1.Change) *swarmv1.GroupResult {
 	return nil
 }
 
-func (s *state) delete(e *entry, c *swarmv1.Change, table TableID, key string) *swarmv1.GroupResult {
+func (s *state) applyDelete(e *entry, c *swarmv1.Change, table TableID, key string) *swarmv1.GroupResult {
 	rows := s.all[table]
 	old := rows.get(key)
-	if refused := check(c, table, key, old, nil); refused != nil {
+	if refused := checkPrecondition(c, table, key, old, nil); refused != nil {
 		return refused
 	}
-	if old == nil { // without a precondition, gone is gone
+	if old == nil { // no precondition: the row is already deleted
 		return nil
 	}
 	rows.remove(key)
@@ -249,12 +250,12 @@ func (s *state) delete(e *entry, c *swarmv1.Change, table TableID, key string) *
 	return nil
 }
 
-// check is the precondition of one change.
-func check(c *swarmv1.Change, table TableID, key string, old, row Row) *swarmv1.GroupResult {
+// checkPrecondition returns why the change is refused, or nil.
+func checkPrecondition(c *swarmv1.Change, table TableID, key string, old, row Row) *swarmv1.GroupResult {
 	switch p := c.GetPrecondition().(type) {
 	case *swarmv1.Change_IfAbsent:
 		if old != nil {
-			return refuse(codes.AlreadyExists, "%s %s exists%s", table, key, owned(old))
+			return refuse(codes.AlreadyExists, "%s %s exists%s", table, key, ownerSuffix(old))
 		}
 	case *swarmv1.Change_IfVersion:
 		if old == nil {
@@ -284,8 +285,8 @@ func refuse(code codes.Code, format string, args ...any) *swarmv1.GroupResult {
 	return &swarmv1.GroupResult{Code: uint32(code), Error: fmt.Sprintf(format, args...)}
 }
 
-// owned names who holds a claim.
-func owned(r Row) string {
+// ownerSuffix names the owner if the row is a claim.
+func ownerSuffix(r Row) string {
 	if c, ok := r.(*swarmv1.Claim); ok {
 		return " and belongs to " + c.GetOwner()
 	}

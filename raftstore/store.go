@@ -19,30 +19,37 @@ import (
 	"swarm/internal/ident"
 )
 
-// Timeouts of Raft. Zero means the default.
+// Timeouts are the timeouts of Raft and of requests to the leader. A zero field selects the default.
 type Timeouts struct {
-	Heartbeat time.Duration // a follower that hears nothing for so long stands for election; 500 ms
-	Election  time.Duration // a candidate that has not won by then starts again; 500 ms
-	Lease     time.Duration // a leader that reaches no majority for so long steps down; 250 ms
-	Leader    time.Duration // how long Commit waits for a leader to appear; 5 s
+	// Heartbeat is how long a follower waits for a heartbeat before it starts an election. 500 ms.
+	Heartbeat time.Duration
+	// Election is how long a candidate tries to win before it starts another election. 500 ms.
+	Election time.Duration
+	// Lease is how long a leader may fail to reach a majority before it steps down. 250 ms.
+	Lease time.Duration
+	// Leader is how long Commit and ReadIndex retry, and bounds each call to the leader. 5 s.
+	Leader time.Duration
 }
 
-// Config says what the member is and where its state lies.
+// Config describes the member and where it stores its state.
 type Config struct {
 	NodeID    string
-	ClusterID string // "" before it is known: then no peer's is compared
-	// Dir holds raft.db and snapshots/. "" keeps everything in memory.
+	ClusterID string // "" while unknown: then the cluster ids of peers are not compared
+	// Dir holds raft.db and snapshots/. If it is "", everything is kept in memory.
 	Dir      string
 	Timeouts Timeouts
-	// Bootstrap starts a cluster of this one member when Dir holds no state.
+	// Bootstrap creates a cluster with this member as the only voter if Dir holds no state.
 	Bootstrap bool
-	// Build is what the member says of its version.
+	// Build is the version that this member publishes in its RaftMember row.
 	Build string
-	// Sealer encrypts what lies in Dir; nil leaves it in the clear, with checksums.
+	// Sealer encrypts the files in Dir. If it is nil, the files are not encrypted, and log entries
+	// carry checksums.
 	Sealer Sealer
-	// TrailingBytes of entries are kept after a snapshot for followers that are behind; 0: 32 MiB.
+	// TrailingBytes is how many bytes of entries stay in the log after a snapshot, for followers
+	// that are behind. 0 selects 32 MiB.
 	TrailingBytes int64
-	// SnapshotBytes of new entries trigger a snapshot, when the last snapshot is not larger than that; 0: 64 MiB.
+	// SnapshotBytes is how many bytes of new entries cause a snapshot. The size of the last
+	// snapshot counts instead if that is larger. 0 selects 64 MiB.
 	SnapshotBytes int64
 }
 
@@ -73,21 +80,24 @@ func orDiscard(log *slog.Logger) *slog.Logger {
 // Deps are the live objects that a Store uses.
 type Deps struct {
 	Log *slog.Logger
-	// Listener yields connections of other members that want to speak Raft.
+	// Listener accepts the Raft connections of other members.
 	Listener net.Listener
-	// PeerOf is the node id that a connection of Listener has proven. Nil: the id that it says is believed.
+	// PeerOf returns the node id that the peer of an accepted connection has authenticated as. If
+	// PeerOf is nil, the id in the hello is trusted.
 	PeerOf func(net.Conn) string
-	// Dial connects to another member's Listener.
+	// Dial connects to the Listener of another member.
 	Dial func(ctx context.Context, nodeID string) (net.Conn, error)
-	// Conn is where another member serves Raft's RPCs (Store.Service).
+	// Conn returns a gRPC connection to the Service of another member.
 	Conn func(nodeID string) (grpc.ClientConnInterface, error)
-	// Committed is told how long a log entry took from the proposal until it was applied here. It must not block. Optional.
+	// Committed, if set, receives the time from the proposal of a log entry by this member until
+	// this member has applied the entry. It must not block.
 	Committed func(took time.Duration)
-	// WrapDisk stands between the log and its file: for tests that break the disk. nil: nothing does.
+	// WrapDisk, if set, wraps the disk of the log. Tests use it to inject faults.
 	WrapDisk func(Disk) Disk
 }
 
-// Store is one member's replica and its way to the leader. Safe for concurrent use.
+// Store is one member's replica of the state and its client to the leader. A Store is safe for
+// concurrent use.
 type Store struct {
 	cfg    Config
 	deps   Deps
@@ -96,26 +106,26 @@ type Store struct {
 	raft   *raft.Raft
 	trans  network
 	disk   *logStore
-	stable *patientStable
+	stable *stallingStableStore
 	layer  *streamLayer
 
-	client   *client
-	queue    *queue
-	reign    *reign
-	peers    *peers
-	announce *announcer
+	client     *client
+	queue      *queue
+	leadership *leadership
+	peers      *peers
+	announce   *announcer
 
-	snapshots sync.Mutex // held while a snapshot is being taken
+	snapshots sync.Mutex // held while a snapshot is taken
 
-	gone    chan struct{} // closed by abandon: Raft is shut down and may leave entries unanswered
-	abandon func()
+	raftStopped     chan struct{} // closed by markRaftStopped when Raft may leave entries unanswered
+	markRaftStopped func()
 
 	closed    chan struct{}
 	closeOnce sync.Once
 	closeErr  error
 }
 
-// Open reads the state from disk and joins in Raft. Run must be running for Commit and Lead to work.
+// Open reads the state from disk and starts Raft. Commit and Lead work only while Run is running.
 func Open(cfg Config, deps Deps) (*Store, error) {
 	if err := cfg.complete(); err != nil {
 		return nil, err
@@ -123,46 +133,48 @@ func Open(cfg Config, deps Deps) (*Store, error) {
 	deps.Log = orDiscard(deps.Log)
 	s := &Store{
 		cfg: cfg, deps: deps, log: deps.Log, fsm: newFSM(), client: newClient(ident.RandomBytes(16)),
-		queue: newQueue(), reign: newReign(), peers: newPeers(), announce: newAnnouncer(), closed: make(chan struct{}),
-		gone: make(chan struct{}),
+		queue: newQueue(), leadership: newLeadership(), peers: newPeers(), announce: newAnnouncer(), closed: make(chan struct{}),
+		raftStopped: make(chan struct{}),
 	}
-	s.abandon = sync.OnceFunc(func() { close(s.gone) })
+	s.markRaftStopped = sync.OnceFunc(func() { close(s.raftStopped) })
 	if err := s.open(); err != nil {
 		return nil, errors.Join(fmt.Errorf("open store of %s: %w", cfg.NodeID, err), s.release())
 	}
 	return s, nil
 }
 
-// idleConns is how many connections to a member stay open without a request. Replication and heartbeats
-// use one each; the pipeline has its own. Each costs this member and the other a buffer of 256 KiB.
-const idleConns = 2
+// maxIdleConns is how many idle connections to each member stay open. Replication and heartbeats
+// use one connection each; a pipeline has its own. Each connection costs 256 KiB of buffers on both
+// members.
+const maxIdleConns = 2
 
 func (s *Store) open() (err error) {
 	var snaps raft.SnapshotStore
 	if s.disk, snaps, err = openDisk(s.cfg, s.deps, raftLogger(s.log)); err != nil {
 		return err
 	}
-	s.stable = &patientStable{StableStore: s.disk, log: s.log, closed: s.closed}
+	s.stable = &stallingStableStore{StableStore: s.disk, log: s.log, closed: s.closed}
 	conf := raftConfig(s.cfg, s.log)
 	s.layer = newStreamLayer(s.cfg, s.deps, s.fsm, s.log)
 	s.trans = newNetwork(s.layer, raft.NetworkTransportConfig{
-		MaxPool: idleConns, Timeout: 5 * time.Second, Logger: conf.Logger, MsgpackUseNewTimeFormat: true,
+		MaxPool: maxIdleConns, Timeout: 5 * time.Second, Logger: conf.Logger, MsgpackUseNewTimeFormat: true,
 	})
 	if s.cfg.Bootstrap {
 		if err := bootstrap(conf, s.disk, snaps, s.trans); err != nil {
 			return err
 		}
 	}
-	s.disk.follow(s.keepApplied)
+	s.disk.protect(s.checkRemoval)
 	s.raft, err = raft.NewRaft(conf, s.fsm, s.disk, s.stable, snaps, s.trans)
 	return err
 }
 
-// keepApplied stops the member rather than let a leader replace entries that the member has applied: its
-// state would be one that the cluster does not have. Raft rules that out as long as no member loses what
-// it has acknowledged, for example with an old copy of its disk. The next start reads the state anew, and
-// then knows only what is in the snapshot.
-func (s *Store) keepApplied(from, to uint64) error {
+// checkRemoval is called before entries are removed from the log. It refuses to remove entries that
+// this member has applied but that no snapshot covers, and stops the member: after the removal, the
+// member's state would differ from the cluster's. Raft never asks for such a removal unless a
+// member has lost entries that it had acknowledged, for example because its disk was replaced with
+// an old copy. At the next start the member reads its state from the snapshot alone.
+func (s *Store) checkRemoval(from, to uint64) error {
 	applied := s.fsm.applied.Load()
 	if from > applied {
 		return nil
@@ -176,13 +188,13 @@ func (s *Store) keepApplied(from, to uint64) error {
 		return err
 	}
 	if from == first && min(to, applied) <= snapshot {
-		return nil // what a snapshot covers is removed from the beginning of the log
+		return nil // covered by a snapshot: the usual removal from the beginning of the log
 	}
 	err = errdefs.ErrDataLoss.WithMessage(fmt.Sprintf("the leader's log contradicts entry %d, which this manager has applied (up to %d): "+
 		"another manager has lost its state; if this manager does not start again, demote it, remove its state and promote it", from, applied))
 	select {
 	case s.fsm.halted <- err:
-	default: // it has another reason already
+	default: // halted already holds a reason
 	}
 	return err
 }
@@ -206,15 +218,18 @@ func raftConfig(cfg Config, log *slog.Logger) *raft.Config {
 	conf.ElectionTimeout = cfg.Timeouts.Election
 	conf.LeaderLeaseTimeout = cfg.Timeouts.Lease
 	conf.Logger = raftLogger(log)
-	// Snapshots are taken by bytes, by the janitor; Raft's own trigger counts entries.
+	// The store takes snapshots by bytes (compactLog). Raft's own trigger counts entries and is
+	// disabled.
 	conf.SnapshotThreshold = 1 << 62
 	conf.TrailingLogs = 1 << 10
-	// Unbuffered: what lies in a buffer when Raft ends is never answered. The queue does the batching.
+	// Raft never answers proposals that are still in its buffer when it ends. The queue batches
+	// instead.
 	conf.BatchApplyCh = false
 	return conf
 }
 
-// Run serves until ctx ends, or until the member cannot follow the log any more; then the process must stop.
+// Run runs the store until ctx ends or the store is closed, and then returns nil. If the member can
+// no longer follow the log, Run returns the reason, and the process must exit.
 func (s *Store) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for range proposers {
@@ -222,17 +237,17 @@ func (s *Store) Run(ctx context.Context) error {
 	}
 	g.Go(func() error { return s.watchLeadership(ctx) })
 	g.Go(func() error { return s.watchPeers(ctx) })
-	g.Go(func() error { return s.standAtOnce(ctx) })
+	g.Go(func() error { return s.electSoleVoter(ctx) })
 	g.Go(func() error { return s.runAnnouncer(ctx) })
-	g.Go(func() error { return s.janitor(ctx) })
-	g.Go(func() error { return s.enlist(ctx) })
-	g.Go(func() error { return s.runGate(ctx) })
+	g.Go(func() error { return s.compactLog(ctx) })
+	g.Go(func() error { return s.publishFormat(ctx) })
+	g.Go(func() error { return s.reconcileMembers(ctx) })
 	g.Go(func() error {
 		select {
 		case err := <-s.fsm.halted:
-			s.log.Error("this member stops: it cannot follow the log", "node", s.cfg.NodeID, "err", err)
+			s.log.Error("this manager stops: it cannot follow the Raft log", "node", s.cfg.NodeID, "err", err)
 			s.raft.Shutdown()
-			s.abandon()
+			s.markRaftStopped()
 			return err
 		case <-s.closed:
 			return errClosed
@@ -247,12 +262,13 @@ func (s *Store) Run(ctx context.Context) error {
 	return err
 }
 
-// Close hands leadership over when it can, and ends Raft. Run must have returned, or be about to.
+// Close transfers leadership if this member leads other voters, and shuts Raft down. Call it after
+// Run has returned, or cancel Run's context right after it.
 func (s *Store) Close() error {
 	s.closeOnce.Do(func() {
 		if s.raft.State() == raft.Leader && s.voters() > 1 {
 			if err := s.raft.LeadershipTransfer().Error(); err != nil {
-				s.log.Info("leadership was not handed over", "node", s.cfg.NodeID, "err", err)
+				s.log.Info("cannot transfer leadership; the other managers elect a leader", "node", s.cfg.NodeID, "err", err)
 			}
 		}
 		s.queue.quiesce()
@@ -262,14 +278,14 @@ func (s *Store) Close() error {
 	return s.closeErr
 }
 
-// release frees what Open got, as far as it came.
+// release frees whatever open has acquired, also after open failed.
 func (s *Store) release() error {
 	var errs []error
 	if s.raft != nil {
 		ended := s.raft.Shutdown()
-		_ = s.layer.Close() // so that nobody waits for a peer that does not answer
+		_ = s.layer.Close() // unblocks goroutines that wait for an unresponsive peer
 		errs = append(errs, ended.Error())
-		s.abandon()
+		s.markRaftStopped()
 	}
 	if s.trans.NetworkTransport != nil {
 		errs = append(errs, s.trans.Close())
@@ -280,13 +296,15 @@ func (s *Store) release() error {
 	return errors.Join(errs...)
 }
 
-// NodeID is this member's.
+// NodeID returns the node id of this member.
 func (s *Store) NodeID() string { return s.cfg.NodeID }
 
-// View is the newest state of this replica. It never blocks for longer than a batch takes to apply.
+// View returns the newest state of this replica. It blocks at most while one batch is applied.
 func (s *Store) View() *View { return s.fsm.view() }
 
-// WaitIndex waits until this replica has applied the index. The context bounds it: without a leader it may never come.
+// WaitIndex waits until this replica has applied the entry with the given index, and returns a View
+// that includes it. Without a leader that may never happen, so bound ctx. It fails with the error
+// of ctx, or with errdefs.ErrUnavailable if the store is closed.
 func (s *Store) WaitIndex(ctx context.Context, index uint64) (*View, error) {
 	for {
 		tail := s.fsm.broker.tail.Load()

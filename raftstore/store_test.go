@@ -65,7 +65,7 @@ func TestWatcher_CatchUpNeedsNoChange(t *testing.T) {
 	defer cancel()
 	_, w := s.Watch(raftstore.TableNetwork)
 	for want, change := range []*swarmv1.Change{
-		raftstore.Create(&swarmv1.Service{Id: "s1", Name: "web"}), // of no interest to the watcher
+		raftstore.Create(&swarmv1.Service{Id: "s1", Name: "web"}), // not in a watched table
 		raftstore.Create(&swarmv1.Network{Id: "n1", Spec: &swarmv1.NetworkSpec{Name: "net"}}),
 	} {
 		index, err := s.Commit(ctx, "test", change)

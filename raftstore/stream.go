@@ -16,33 +16,34 @@ import (
 	"swarm/internal/logsample"
 )
 
-// Every connection starts with a hello, in which the caller says who it is: a member of another cluster, or of this one
-// before it was recovered by force, must not take part. It travels with the first bytes and costs no round trip. That the
-// caller is who it says, the connection has proven; see Deps.PeerOf.
+// Every connection starts with a hello, which names the caller's node, cluster and epoch. It keeps
+// out members of other clusters, and members of this cluster from before a forced recovery. The
+// hello travels with the first write and costs no round trip. The connection itself authenticates
+// the caller; see Deps.PeerOf.
 const (
 	helloMagic = "swr1"
 	// helloTimeout bounds how long a caller may take to send its hello.
 	helloTimeout = 10 * time.Second
 )
 
-// streamLayer gives Raft the connections that this member opens, and knows those that others opened
-// (see inbound). Raft's addresses are node ids: where a node is, Deps.Dial knows.
+// streamLayer dials other members for Raft, and tracks all connections, also those that inbound
+// accepts. Raft's addresses are node ids; Deps.Dial resolves them.
 type streamLayer struct {
 	cfg  Config
 	deps Deps
 	fsm  *fsm
 	log  *slog.Logger
-	done context.Context // ends with Close, and with it every dial
+	done context.Context // cancelled by Close; ends every dial
 	stop context.CancelFunc
 
-	said *logsample.Sampler
+	sampler *logsample.Sampler
 
 	mu   sync.Mutex            // guards open
-	open map[net.Conn]struct{} // both ways; nil once closed. Raft itself forgets those that it accepted.
+	open map[net.Conn]struct{} // dialled and accepted; nil once closed
 }
 
 func newStreamLayer(cfg Config, deps Deps, f *fsm, log *slog.Logger) *streamLayer {
-	l := &streamLayer{cfg: cfg, deps: deps, fsm: f, log: log, said: logsample.New(log), open: make(map[net.Conn]struct{})}
+	l := &streamLayer{cfg: cfg, deps: deps, fsm: f, log: log, sampler: logsample.New(log), open: make(map[net.Conn]struct{})}
 	l.done, l.stop = context.WithCancel(context.Background())
 	return l
 }
@@ -52,10 +53,10 @@ type nodeAddr string
 func (nodeAddr) Network() string  { return "node" }
 func (a nodeAddr) String() string { return string(a) }
 
-// Addr is the member's node id.
+// Addr returns the member's node id.
 func (l *streamLayer) Addr() net.Addr { return nodeAddr(l.cfg.NodeID) }
 
-// Close stops accepting and dialling, and ends every connection.
+// Close closes the listener and every connection, and cancels dials.
 func (l *streamLayer) Close() error {
 	l.stop()
 	l.mu.Lock()
@@ -74,13 +75,13 @@ func (l *streamLayer) Close() error {
 	return l.deps.Listener.Close()
 }
 
-// Accept waits for the end: what others open, inbound accepts.
+// Accept blocks until Close, because inbound accepts the connections.
 func (l *streamLayer) Accept() (net.Conn, error) {
 	<-l.done.Done()
 	return nil, net.ErrClosed
 }
 
-// tracked is a connection that Close will end.
+// tracked is a connection that streamLayer.Close closes.
 type tracked struct {
 	net.Conn
 	layer *streamLayer
@@ -104,10 +105,10 @@ func (c *tracked) Close() error {
 	return c.Conn.Close()
 }
 
-// Dial connects to a member.
+// Dial connects to another member.
 func (l *streamLayer) Dial(to raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
 	if l.deps.Dial == nil {
-		return nil, fmt.Errorf("dial manager %s: no way to other managers", to)
+		return nil, fmt.Errorf("dial manager %s: no dialer is configured", to)
 	}
 	ctx, cancel := context.WithTimeout(l.done, timeout)
 	defer cancel()
@@ -115,7 +116,7 @@ func (l *streamLayer) Dial(to raft.ServerAddress, timeout time.Duration) (net.Co
 	if err != nil {
 		return nil, fmt.Errorf("dial manager %s: %w", to, err)
 	}
-	return &greeting{Conn: l.track(c), layer: l}, nil
+	return &helloConn{Conn: l.track(c), layer: l}, nil
 }
 
 func (l *streamLayer) epoch() uint64 { return l.fsm.cluster.Load().GetEpoch() }
@@ -128,14 +129,14 @@ func (l *streamLayer) hello() []byte {
 	return b
 }
 
-// greeting is a dialled connection; the hello goes out with the first write.
-type greeting struct {
+// helloConn is a dialled connection. Its first write is preceded by the hello.
+type helloConn struct {
 	net.Conn
 	layer *streamLayer
 	once  sync.Once
 }
 
-func (c *greeting) Write(p []byte) (int, error) {
+func (c *helloConn) Write(p []byte) (int, error) {
 	var hello []byte
 	c.once.Do(func() { hello = c.layer.hello() })
 	if hello == nil {
@@ -145,55 +146,56 @@ func (c *greeting) Write(p []byte) (int, error) {
 	return max(n-len(hello), 0), err
 }
 
-// refused logs a refusal, once a minute for each reason: a peer that is refused tries again and again.
-func (l *streamLayer) refused(from net.Addr, err error) {
+// logRefusal logs a refused connection once a minute for each reason, because a refused peer
+// retries for ever.
+func (l *streamLayer) logRefusal(from net.Addr, err error) {
 	level := slog.LevelWarn
 	if errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) || errors.Is(err, io.ErrClosedPipe) {
-		level = slog.LevelDebug // hung up before it said anything
+		level = slog.LevelDebug // the peer hung up
 	}
-	l.said.Log(level, logsample.Reason(err), "a Raft connection is refused", "addr", from, "err", err)
+	l.sampler.Log(level, logsample.Reason(err), "refused a Raft connection", "addr", from, "err", err)
 }
 
-// greet reads the hello of an accepted connection and says which member opened it. It refuses one
-// that is of another cluster or epoch, or that is not who it says.
-func (l *streamLayer) greet(c net.Conn) (node string, err error) {
+// readHello reads the hello of an accepted connection and returns the caller's node id. It fails if
+// the caller has another cluster or epoch, or another node id than it has authenticated as.
+func (l *streamLayer) readHello(c net.Conn) (node string, err error) {
 	_ = c.SetReadDeadline(time.Now().Add(helloTimeout))
-	defer c.SetReadDeadline(time.Time{}) //nolint:errcheck // a broken connection shows at the next read
+	defer c.SetReadDeadline(time.Time{}) //nolint:errcheck // a broken connection fails at the next read
 	head := make([]byte, len(helloMagic)+8)
 	if _, err := io.ReadFull(c, head); err != nil {
 		return "", err
 	}
 	if string(head[:len(helloMagic)]) != helloMagic {
-		return "", errors.New("it does not speak Raft")
+		return "", errors.New("the peer does not speak Raft")
 	}
 	epoch := binary.BigEndian.Uint64(head[len(helloMagic):])
-	if node, err = helloText(c); err != nil {
+	if node, err = readHelloString(c); err != nil {
 		return "", err
 	}
-	cluster, err := helloText(c)
+	clusterID, err := readHelloString(c)
 	if err != nil {
 		return "", err
 	}
-	if mine := l.cfg.ClusterID; mine != "" && cluster != "" && cluster != mine {
-		return "", fmt.Errorf("manager %s belongs to cluster %s", node, cluster)
+	if own := l.cfg.ClusterID; own != "" && clusterID != "" && clusterID != own {
+		return "", fmt.Errorf("manager %s belongs to cluster %s", node, clusterID)
 	}
-	if mine := l.epoch(); mine != 0 && epoch != 0 && epoch != mine {
-		return "", fmt.Errorf("manager %s is of cluster epoch %d, this is epoch %d: it must leave and join again", node, epoch, mine)
+	if own := l.epoch(); own != 0 && epoch != 0 && epoch != own {
+		return "", fmt.Errorf("manager %s has cluster epoch %d, but this manager has epoch %d: the one with the lower epoch must leave and join again", node, epoch, own)
 	}
 	if l.deps.PeerOf != nil {
-		if proven := l.deps.PeerOf(c); proven != node {
-			return "", fmt.Errorf("node %q says that it is manager %q", proven, node)
+		if authenticated := l.deps.PeerOf(c); authenticated != node {
+			return "", fmt.Errorf("node %q claims to be manager %q", authenticated, node)
 		}
 	}
 	return node, nil
 }
 
-// helloText reads one length and string, byte by byte as far as the length: nothing that follows
-// may be swallowed.
-func helloText(c net.Conn) (string, error) {
+// readHelloString reads a length and a string. It reads the length byte by byte, so that it
+// consumes nothing after the string.
+func readHelloString(c net.Conn) (string, error) {
 	n, err := binary.ReadUvarint(oneByte{c})
 	if err != nil || n > 256 {
-		return "", errors.Join(errors.New("a damaged hello"), err)
+		return "", errors.Join(errors.New("the hello is damaged"), err)
 	}
 	b := make([]byte, n)
 	_, err = io.ReadFull(c, b)

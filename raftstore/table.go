@@ -9,12 +9,13 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// Table is the rows of one kind in one View: immutable, safe for concurrent use, in the order of their keys.
+// Table is the rows of one kind in a View, ordered by key. It is immutable and safe for concurrent
+// use.
 type Table[T Row] struct {
 	tree *btree.Map[string, T]
 }
 
-// Get finds a row by key.
+// Get returns the row with the key.
 func (t Table[T]) Get(key string) (T, bool) {
 	if t.tree == nil {
 		var none T
@@ -23,7 +24,7 @@ func (t Table[T]) Get(key string) (T, bool) {
 	return t.tree.Get(key)
 }
 
-// Len is the number of rows.
+// Len returns the number of rows.
 func (t Table[T]) Len() int {
 	if t.tree == nil {
 		return 0
@@ -31,7 +32,7 @@ func (t Table[T]) Len() int {
 	return t.tree.Len()
 }
 
-// All yields every row in the order of keys.
+// All yields every row, ordered by key.
 func (t Table[T]) All() iter.Seq[T] {
 	return func(yield func(T) bool) {
 		if t.tree != nil {
@@ -40,7 +41,7 @@ func (t Table[T]) All() iter.Seq[T] {
 	}
 }
 
-// Prefix yields the rows whose keys start with p, in the order of keys.
+// Prefix yields the rows whose keys start with p, ordered by key.
 func (t Table[T]) Prefix(p string) iter.Seq[T] {
 	return func(yield func(T) bool) {
 		if t.tree != nil {
@@ -49,20 +50,20 @@ func (t Table[T]) Prefix(p string) iter.Seq[T] {
 	}
 }
 
-// rows is the table that Apply writes, with its indexes. Nobody else touches it; what it hands to a View it copies
-// before it writes again (own).
+// rows is a table that Apply writes, with its indexes. Only Apply uses it. Before it writes trees
+// that a View shares, it copies them (copyIfShared).
 type rows[T Row] struct {
 	schema[T]
 	tree    *btree.Map[string, T]
-	names   *btree.Map[string, T] // nil when the kind has no unique name
+	names   *btree.Map[string, T] // nil if the kind has no unique name
 	indexes []*index[T]
-	shared  bool // a View that somebody holds has these trees
+	shared  bool // a View that somebody may hold has these trees
 }
 
-// index is a second order over the same rows. It holds pointers, no keys of its own.
+// index is a second order over the same rows. It holds pointers to rows, not keys.
 type index[T Row] struct {
-	less func(a, b T) bool // a total order: ties broken by key
-	has  func(T) bool      // whether the row is in the index at all
+	less func(a, b T) bool // a total order: ties are broken by key
+	has  func(T) bool      // whether the index includes the row
 	tree *btree.BTreeG[T]
 }
 
@@ -78,21 +79,22 @@ func newRows[T Row](s schema[T], indexes ...*index[T]) *rows[T] {
 	return r
 }
 
-// anyRows is a table without its type, for the path from the log.
+// anyRows is a table without its type parameter, for applying the log.
 type anyRows interface {
 	get(key string) Row
 	put(key string, r Row) (old Row)
 	remove(key string) (old Row)
-	holder(r Row) string
+	nameHolder(r Row) string
 	stamp(r Row, m *swarmv1.Meta)
 	load(r Row) error
 	index() error
 	share()
 }
 
-// own makes the trees writable: it copies them when a View has them. A copy costs a few words now, and later the path
-// to each row that is written. It writes to its source too, which is why nobody but Apply may copy.
-func (t *rows[T]) own() {
+// copyIfShared makes the trees writable: it copies them if a View shares them. The copy is lazy: it
+// costs a few words now, and later each write copies the path to its row. Copying also writes to
+// the source tree, so only Apply may copy.
+func (t *rows[T]) copyIfShared() {
 	if !t.shared {
 		return
 	}
@@ -115,8 +117,9 @@ func (t *rows[T]) get(key string) Row {
 	return nil // not a nil T in an interface
 }
 
-// holder is the key of another row that has the unique name of r; "" when the name is free.
-func (t *rows[T]) holder(r Row) string {
+// nameHolder returns the key of another row that has the unique name of r, or "" if the name is
+// free.
+func (t *rows[T]) nameHolder(r Row) string {
 	if t.names == nil {
 		return ""
 	}
@@ -132,7 +135,7 @@ func (t *rows[T]) holder(r Row) string {
 }
 
 func (t *rows[T]) put(key string, r Row) Row {
-	t.own()
+	t.copyIfShared()
 	row := r.(T)
 	old, existed := t.tree.Set(key, row)
 	if t.names != nil {
@@ -161,7 +164,7 @@ func (t *rows[T]) put(key string, r Row) Row {
 }
 
 func (t *rows[T]) remove(key string) Row {
-	t.own()
+	t.copyIfShared()
 	old, existed := t.tree.Delete(key)
 	if !existed {
 		return nil

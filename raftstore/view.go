@@ -10,8 +10,9 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// View is the whole state as of one log entry: immutable, safe for concurrent use, free to take and to keep. Its rows
-// are read-only: clone, edit, and write with the version that you read.
+// View is the whole state after one log entry. It is immutable, safe for concurrent use, and cheap
+// to take and to keep. Its rows are read-only: to change a row, clone it, edit the clone, and
+// commit it with the version that was read.
 type View struct {
 	Nodes       Table[*swarmv1.Node]
 	NodeStates  Table[*swarmv1.NodeState]
@@ -42,69 +43,70 @@ type View struct {
 		configs  *btree.Map[string, *swarmv1.Config]
 		images   *btree.Map[string, *swarmv1.Image]
 	}
-	taken atomic.Bool // somebody may hold it: Apply must copy what it writes
+	taken atomic.Bool // somebody may hold the view: Apply must copy before it writes
 }
 
-// Index is that of the newest log entry whose effects are in the view.
+// Index returns the index of the newest log entry that the view includes. Raft's no-ops and
+// barriers do not count.
 func (v *View) Index() uint64 { return v.index }
 
-// Cluster is the one Cluster row; nil before it is created.
+// Cluster returns the only Cluster row, or nil before it is created.
 func (v *View) Cluster() *swarmv1.Cluster { return v.cluster }
 
-// Status of a task; nil when there is none.
+// Status returns the status of a task, or nil if it has none.
 func (v *View) Status(taskID string) *swarmv1.TaskStatus {
 	st, _ := v.Statuses.Get(taskID)
 	return st
 }
 
-// Revision of a service.
+// Revision returns a revision of a service.
 func (v *View) Revision(serviceID string, number uint64) (*swarmv1.Revision, bool) {
 	return v.Revisions.Get(RevisionKey(serviceID, number))
 }
 
-// RevisionsOf yields a service's revisions, oldest first.
+// RevisionsOf yields the revisions of a service, oldest first.
 func (v *View) RevisionsOf(serviceID string) iter.Seq[*swarmv1.Revision] {
 	return v.Revisions.Prefix(serviceID + "/")
 }
 
-// ServiceByName finds a service by its name, without regard to case.
+// ServiceByName returns the service with the name, ignoring case.
 func (v *View) ServiceByName(name string) (*swarmv1.Service, bool) {
 	return v.names.services.Get(ident.Fold(name))
 }
 
-// NetworkByName finds a network by its name, without regard to case.
+// NetworkByName returns the network with the name, ignoring case.
 func (v *View) NetworkByName(name string) (*swarmv1.Network, bool) {
 	return v.names.networks.Get(ident.Fold(name))
 }
 
-// SecretByName finds a secret.
+// SecretByName returns the secret with the name. Case matters.
 func (v *View) SecretByName(name string) (*swarmv1.Secret, bool) {
 	return v.names.secrets.Get(name)
 }
 
-// ConfigByName finds a config.
+// ConfigByName returns the config with the name. Case matters.
 func (v *View) ConfigByName(name string) (*swarmv1.Config, bool) {
 	return v.names.configs.Get(name)
 }
 
-// ImageByName finds an image by its normalised name.
+// ImageByName returns the image with the normalised name.
 func (v *View) ImageByName(name string) (*swarmv1.Image, bool) {
 	return v.names.images.Get(name)
 }
 
-// TasksOfService yields a service's tasks by slot, then id.
+// TasksOfService yields the tasks of a service, ordered by slot and id.
 func (v *View) TasksOfService(serviceID string) iter.Seq[*swarmv1.Task] {
 	return ascend(v.bySlot, &swarmv1.Task{ServiceId: serviceID}, func(t *swarmv1.Task) bool { return t.GetServiceId() == serviceID })
 }
 
-// TasksOfSlot yields the tasks, running and past, of one slot of a service.
+// TasksOfSlot yields the tasks of one slot of a service, running and ended, ordered by id.
 func (v *View) TasksOfSlot(serviceID string, slot uint64) iter.Seq[*swarmv1.Task] {
 	return ascend(v.bySlot, &swarmv1.Task{ServiceId: serviceID, Slot: slot}, func(t *swarmv1.Task) bool {
 		return t.GetServiceId() == serviceID && t.GetSlot() == slot
 	})
 }
 
-// TasksOnNode yields the tasks that name the node.
+// TasksOnNode yields the tasks that are assigned to the node, ordered by id.
 func (v *View) TasksOnNode(nodeID string) iter.Seq[*swarmv1.Task] {
 	return ascend(v.byNode, &swarmv1.Task{NodeId: nodeID}, func(t *swarmv1.Task) bool { return t.GetNodeId() == nodeID })
 }
@@ -115,7 +117,8 @@ func ascend[T any](tree *btree.BTreeG[T], from T, in func(T) bool) iter.Seq[T] {
 	}
 }
 
-// Format is the newest command format that every member knows. What a newer format brought must not be written yet.
+// Format returns the newest format that every member knows. Data of a newer format must not be
+// written.
 func (v *View) Format() uint32 { return formatOf(v.cluster) }
 
 func formatOf(c *swarmv1.Cluster) uint32 { return max(c.GetFormat(), 1) }

@@ -10,8 +10,9 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// ViewOf builds a view that holds the objects, for tests and simulations: they become rows as they are, and those
-// without a version get version 1. It panics on what no state can hold: two objects of one key, a name taken twice.
+// ViewOf builds a view that holds objs, for tests and simulations. An object without a version gets
+// version 1. ViewOf modifies such objects, and panics if objs cannot form a state: an object is not
+// a row, or two objects have the same key or the same unique name.
 func ViewOf(objs ...proto.Message) *View {
 	type keyed struct {
 		key string

@@ -10,42 +10,43 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
-// ErrResync tells a watcher that changes were dropped before it read them, or that the whole state was replaced: take a
-// view and watch anew.
+// ErrResync means that a watcher missed changes: the store dropped them before the watcher read
+// them, or a snapshot replaced the state. Take a new view and start a new watch.
 var ErrResync = errors.New("watch fell behind: take a view and watch anew")
 
 const (
-	// keepChanges and keepBytes bound the changes that the broker keeps for watchers that are behind and for Since: their
-	// number, and about how many bytes of memory they take.
+	// keepChanges and keepBytes bound the changes that the broker keeps for slow watchers and for
+	// Since: their number, and their approximate memory in bytes.
 	keepChanges = 1 << 16
 	keepBytes   = 16 << 20
 	// restBytes of them stay at rest, for clients that come back after a short time.
 	restBytes = 64 << 10
 )
 
-// RowChange is one row before and after: Old is nil when it was created, New when it was deleted.
+// RowChange is a change of one row. Old is nil if the row was created, and New is nil if it was
+// deleted.
 type RowChange struct {
 	Table    TableID
 	Key      string
 	Old, New proto.Message
 	Index    uint64
-	Time     *timestamppb.Timestamp // when the leader proposed it
+	Time     *timestamppb.Timestamp // when the leader proposed the change
 }
 
-// Batch is what happened since the watcher last asked, in order. View is the state after it, or later: a row of Changes
-// may be changed again in View, and then the next batch says so.
+// Batch holds the changes since the previous call of Next, in order. View includes these changes
+// and maybe later ones, which the next batch reports.
 type Batch struct {
 	View    *View
 	Changes []RowChange
 }
 
-// batch is one link of the list of what happened. ready is closed when next is set.
+// batch is a link of the list of changes. ready is closed when next is set.
 type batch struct {
-	index   uint64                      // of the newest entry in it
-	count   int                         // of changes
-	bytes   int                         // what it costs to keep
-	changes atomic.Pointer[[]RowChange] // nil once dropped, when the batch is the head
-	lost    atomic.Bool                 // dropped: what it links to may be gone
+	index   uint64                      // of the newest entry in the batch
+	count   int                         // number of changes
+	bytes   int                         // estimated memory
+	changes atomic.Pointer[[]RowChange] // nil once dropped
+	dropped atomic.Bool                 // the batches after it may be gone
 	next    atomic.Pointer[batch]
 	ready   chan struct{}
 }
@@ -56,38 +57,39 @@ func newBatch(index uint64, changes []RowChange) *batch {
 	return b
 }
 
-// broker keeps the newest batches in a linked list. Watchers walk it by themselves, so a batch costs the same however
-// many watch, and a slow watcher keeps no more in memory than the broker does.
+// broker keeps the newest batches in a linked list. Watchers walk the list themselves, so the cost
+// of a batch does not depend on the number of watchers, and a slow watcher keeps no more memory in
+// use than the broker does.
 type broker struct {
 	tail atomic.Pointer[batch]
 
-	mu    sync.Mutex // guards the rest, and appending
-	head  *batch     // oldest; its own changes are dropped
-	kept  int        // changes from head.next on
-	bytes int        // of them
-	limit int
+	mu         sync.Mutex // guards the rest, and appending
+	head       *batch     // oldest batch; its own changes are dropped
+	kept       int        // changes and links after head
+	bytes      int        // estimated memory of them
+	maxChanges int
 }
 
 func newBroker() *broker {
-	b := &broker{limit: keepChanges}
+	b := &broker{maxChanges: keepChanges}
 	b.head = newBatch(0, nil)
 	b.tail.Store(b.head)
 	return b
 }
 
-// append links a batch and wakes who waits for it.
+// append appends a batch, wakes the watchers, and drops old batches beyond the bounds.
 func (b *broker) append(index uint64, changes []RowChange) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.appendLocked(newBatch(index, changes))
-	for (b.kept > b.limit || b.bytes > keepBytes) && b.head.next.Load() != b.tail.Load() {
+	for (b.kept > b.maxChanges || b.bytes > keepBytes) && b.head.next.Load() != b.tail.Load() {
 		b.dropLocked()
 	}
 }
 
-// rest drops all changes but the newest, which take restBytes at most. A watcher that has read what is dropped goes
-// on. A watcher that has not gets ErrResync.
-func (b *broker) rest() {
+// dropOld drops all changes but the newest, which take at most restBytes. A watcher that has read the
+// dropped changes goes on. A watcher that has not read them gets ErrResync.
+func (b *broker) dropOld() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if tail := b.tail.Load(); tail != b.head && tail.bytes > restBytes {
@@ -99,15 +101,16 @@ func (b *broker) rest() {
 }
 
 const (
-	// changeCost is about the memory of a change without its row, and of a batch without its changes.
+	// changeCost is the approximate memory of a change without its row, and of a batch without its
+	// changes.
 	changeCost = 192
-	// rowCost is about the memory that a row takes beyond its encoded size. A status of 60 bytes takes 310, and a
-	// description of 104 KB in many texts 113 KB.
+	// rowCost is the approximate memory of a row beyond its encoded size. A status of 60 encoded
+	// bytes takes 310 bytes, and a node description of 104 KB with many strings takes 113 KB.
 	rowCost = 256
 )
 
-// cost estimates the memory that changes keep. Only old rows count: a new row is in the state, and once it no longer is,
-// it is the old row of a later change.
+// cost estimates the memory that a batch keeps in use. It counts only old rows: a new row belongs
+// to the state, and when it leaves the state, it is the old row of a later change.
 func cost(changes []RowChange) int {
 	sum := changeCost
 	for i := range changes {
@@ -124,23 +127,24 @@ func (b *broker) appendLocked(n *batch) {
 	old.next.Store(n)
 	b.tail.Store(n)
 	close(old.ready)
-	// A link counts as a change too, so that empty batches are bounded as well.
+	// Every link counts as a change, so that empty batches are bounded too.
 	b.kept += n.count + 1
 	b.bytes += n.bytes
 }
 
-// dropLocked makes the second link the head. Watchers that still stand before it are behind.
+// dropLocked drops the changes of the second batch and makes it the head. Watchers that are still
+// before it have missed changes.
 func (b *broker) dropLocked() {
 	old := b.head
 	b.head = old.next.Load()
 	b.head.changes.Store(nil)
 	b.kept -= b.head.count + 1
 	b.bytes -= b.head.bytes
-	old.lost.Store(true)
-	old.next.Store(nil) // so that a watcher that never comes back holds one link, not all that follow
+	old.dropped.Store(true)
+	old.next.Store(nil) // a watcher that never returns must not keep the later batches in memory
 }
 
-// reset drops everything: the state was replaced by a snapshot.
+// reset drops all batches, because a snapshot has replaced the state.
 func (b *broker) reset(index uint64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -150,24 +154,26 @@ func (b *broker) reset(index uint64) {
 	}
 }
 
-// Watcher yields what happens in some tables, in order and without a gap. It has no goroutine: who calls Next walks.
-// One goroutine at a time.
+// Watcher yields the changes of some tables, in order and without gaps. It has no goroutine. Only
+// one goroutine may use it at a time.
 type Watcher struct {
 	store  *Store
 	at     *batch
-	tables uint32 // bit set
-	after  uint64 // changes up to this index are in the view that the watcher started from
+	tables uint32 // bit set of TableIDs
+	after  uint64 // changes up to this index are in the view that Watch returned
 	closed bool
 }
 
-// Watch gives a view and a watcher of every change after it. Without tables it watches all.
+// Watch returns a view and a watcher of all changes after it. Without tables it watches all tables.
 func (s *Store) Watch(tables ...TableID) (*View, *Watcher) {
-	at := s.fsm.broker.tail.Load() // before the view: what comes between is skipped by index
+	// The position is taken before the view. available skips changes that the view includes.
+	at := s.fsm.broker.tail.Load()
 	view := s.View()
 	return view, &Watcher{store: s, at: at, tables: tableSet(tables), after: view.Index()}
 }
 
-// Since resumes a watch after an index that was seen before. ErrResync when that is too long ago, or yet to come.
+// Since returns a watcher of the changes after index, which an earlier view or batch reported. It
+// returns ErrResync if those changes are no longer kept, or if index is newer than this replica.
 func (s *Store) Since(index uint64, tables ...TableID) (*Watcher, error) {
 	b := s.fsm.broker
 	b.mu.Lock()
@@ -193,11 +199,12 @@ func tableSet(ids []TableID) uint32 {
 	return set
 }
 
-// maxTaken bounds what one Next returns, so that a watcher far behind works in steps.
-const maxTaken = 4096
+// maxNextChanges is about the number of changes that one Next returns, so that a slow watcher
+// catches up in steps.
+const maxNextChanges = 4096
 
-// Next waits for changes in the watched tables. Errors: ErrResync, the context's, or errdefs.ErrUnavailable when the
-// store closes.
+// Next waits for changes in the watched tables. It fails with ErrResync, the error of ctx, or
+// errdefs.ErrUnavailable if the store or the watcher is closed.
 func (w *Watcher) Next(ctx context.Context) (Batch, error) {
 	changes, err := w.next(ctx, nil)
 	if err != nil {
@@ -206,18 +213,18 @@ func (w *Watcher) Next(ctx context.Context) (Batch, error) {
 	return Batch{View: w.store.View(), Changes: changes}, nil
 }
 
-// CatchUp waits until this replica has applied index, and gives what happened up to there and whatever else is there
-// already: it may be nothing at all. Errors as of Next.
+// CatchUp waits until this replica has applied index, and returns all changes up to it and any
+// later ones that are already available. The batch may have no changes. CatchUp fails as Next does.
 func (w *Watcher) CatchUp(ctx context.Context, index uint64) (Batch, error) {
 	var out []RowChange
 	for !w.closed {
-		changes, err := w.take()
+		changes, err := w.available()
 		if err != nil {
 			return Batch{}, err
 		}
 		out = append(out, changes...)
 		switch {
-		case len(changes) > 0: // take works in steps
+		case len(changes) > 0: // available returns changes in steps
 			continue
 		case max(w.at.index, w.after) >= index:
 			return Batch{View: w.store.View(), Changes: out}, nil
@@ -233,10 +240,10 @@ func (w *Watcher) CatchUp(ctx context.Context, index uint64) (Batch, error) {
 	return Batch{}, errClosed
 }
 
-// next waits for changes, or for other to be closed: then there are none.
+// next waits for changes. If other is closed first, it returns none.
 func (w *Watcher) next(ctx context.Context, other <-chan struct{}) ([]RowChange, error) {
 	for !w.closed {
-		changes, err := w.take()
+		changes, err := w.available()
 		if err != nil || len(changes) > 0 {
 			return changes, err
 		}
@@ -253,12 +260,12 @@ func (w *Watcher) next(ctx context.Context, other <-chan struct{}) ([]RowChange,
 	return nil, errClosed
 }
 
-// take walks over what is there. It stops at the tail.
-func (w *Watcher) take() (out []RowChange, err error) {
-	shared := false // out is the batch's own slice
-	for len(out) < maxTaken {
+// available returns changes that the watcher has not read yet, without waiting.
+func (w *Watcher) available() (out []RowChange, err error) {
+	shared := false // out is a slice that belongs to a batch
+	for len(out) < maxNextChanges {
 		next := w.at.next.Load()
-		if w.at.lost.Load() {
+		if w.at.dropped.Load() {
 			return nil, ErrResync
 		}
 		if next == nil {
@@ -299,5 +306,5 @@ func (w *Watcher) wantsAll(changes []RowChange) bool {
 	return len(changes) > 0
 }
 
-// Close lets go of what the watcher holds.
+// Close releases the batches that the watcher refers to. Later calls of Next fail.
 func (w *Watcher) Close() { w.closed, w.at = true, nil }

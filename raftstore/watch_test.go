@@ -56,7 +56,7 @@ func TestWatch_InOrderWithoutGapAndResync(t *testing.T) {
 		t.Errorf("a watcher of another table: %v", err)
 	}
 	_, slow := s.Watch()
-	f.broker.limit = 10
+	f.broker.maxChanges = 10
 	for i := range uint64(20) {
 		claim(20+i, "x")
 	}
@@ -71,8 +71,8 @@ func TestWatch_InOrderWithoutGapAndResync(t *testing.T) {
 	}
 }
 
-// At rest little is kept, and nothing of a large batch. Watchers that have read everything do not notice.
-func TestWatch_Rest(t *testing.T) {
+// dropOld keeps little, and nothing of a large batch. Watchers that have read everything do not notice.
+func TestWatch_DropOld(t *testing.T) {
 	f := newFSM()
 	s := &Store{fsm: f, closed: make(chan struct{})}
 	commit := func(index uint64, rows int) {
@@ -82,7 +82,7 @@ func TestWatch_Rest(t *testing.T) {
 		}
 		f.Apply(logOf(t, index, &swarmv1.Envelope{Format: Format, Requests: []*swarmv1.Request{{Groups: []*swarmv1.Group{g}}}}))
 	}
-	f.broker.rest()
+	f.broker.dropOld()
 	const many = 1000
 	commit(1, many)
 	_, ahead := s.Watch()
@@ -93,7 +93,7 @@ func TestWatch_Rest(t *testing.T) {
 		t.Fatalf("got %d changes, %v", len(b.Changes), err)
 	}
 	for range 2 {
-		f.broker.rest()
+		f.broker.dropOld()
 	}
 	if f.broker.kept != 1 {
 		t.Errorf("%d changes and links are kept, want one link", f.broker.kept)
@@ -109,7 +109,7 @@ func TestWatch_Rest(t *testing.T) {
 		t.Errorf("a watcher that had not read everything: %v", err)
 	}
 	commit(4, 1)
-	f.broker.rest()
+	f.broker.dropOld()
 	again, err := s.Since(3)
 	if err != nil {
 		t.Fatalf("a small change that came before the rest: %v", err)
@@ -121,7 +121,8 @@ func TestWatch_Rest(t *testing.T) {
 	}
 }
 
-// What is kept for watchers is bounded in bytes, whatever the size of rows: a worker writes large ones as often as it may.
+// The memory of the history is bounded whatever the size of rows, because a worker can write large
+// rows often.
 func TestWatch_HistoryIsBoundedInBytes(t *testing.T) {
 	text := strings.Repeat("x", 250)
 	large := func(i int) *swarmv1.Change {
@@ -137,7 +138,7 @@ func TestWatch_HistoryIsBoundedInBytes(t *testing.T) {
 	}
 	for name, tc := range map[string]struct {
 		change func(i int) *swarmv1.Change
-		n, one int // changes, and of one batch
+		n, one int // number of changes, and changes in one batch
 	}{"large rows": {large, 600, 1}, "small rows": {small, 60_000, 1}, "small rows in batches": {small, 60_000, 100}} {
 		t.Run(name, func(t *testing.T) {
 			f := newFSM()
@@ -155,7 +156,7 @@ func TestWatch_HistoryIsBoundedInBytes(t *testing.T) {
 			if grown > keepBytes*3/2 {
 				t.Errorf("the history takes %d bytes, want at most about %d", grown, keepBytes)
 			}
-			f.broker.rest()
+			f.broker.dropOld()
 			if rest := heap() - before; rest > 1<<20 {
 				t.Errorf("at rest the history takes %d bytes, want at most about what the rows do", rest)
 			}

@@ -191,7 +191,7 @@ func (f trafficFamilies) show(emit metrics.Emit, c plane.Count, labels ...string
 // metrics shows a manager's Raft and sessions, and on the leader the cluster.
 func (m *managerMember) metrics(f *families) metrics.Source {
 	return func(_ context.Context, emit metrics.Emit) error {
-		s := m.store.Standing()
+		s := m.store.Status()
 		emit(f.leads, truth(s.Leads))
 		emit(f.hasLeader, truth(s.HasLeader))
 		emit(f.term, float64(s.Term))

@@ -29,7 +29,7 @@ func (s *Server) Admits(ctx context.Context) error {
 func (s *Server) WrongTokens() uint64 { return s.wrong.Load() }
 
 // Asked counts the questions to the leader that wrong tokens and unknown nodes have caused.
-func (s *Server) Asked() uint64 { return s.fresh.Asked() }
+func (s *Server) Asked() uint64 { return s.fresh.LeaderQueries() }
 
 // admit returns the newest view and the role that the caller may join with. Its answer carries this
 // side's proof.

@@ -35,7 +35,7 @@ func Current(r grpc.ServiceRegistrar, store replica, notice func() string) grpc.
 type replica interface {
 	View() *raftstore.View
 	Latest(ctx context.Context) (*raftstore.View, error)
-	Leaderless() time.Time
+	LeaderlessSince() time.Time
 }
 
 type current struct {
@@ -76,7 +76,7 @@ func (n current) read(ctx context.Context, req any, handle grpc.UnaryHandler) (a
 		return handle(ctx, req)
 	}
 	wait := readWait
-	if alone := n.store.Leaderless(); !alone.IsZero() && time.Since(alone) > readWait {
+	if alone := n.store.LeaderlessSince(); !alone.IsZero() && time.Since(alone) > readWait {
 		wait = 0 // the election that is under way has failed before
 	}
 	bounded, cancel := context.WithTimeout(ctx, wait)
@@ -111,7 +111,7 @@ func (n current) ask(ctx context.Context, req any, handle grpc.UnaryHandler) (an
 func (s *Server) StaleNotice() string {
 	view := s.store.View()
 	what := "the leader does not answer"
-	if alone := s.store.Leaderless(); !alone.IsZero() {
+	if alone := s.store.LeaderlessSince(); !alone.IsZero() {
 		what = fmt.Sprintf("there has been no leader for %s", time.Since(alone).Round(time.Second))
 	}
 	var missing []string

@@ -26,7 +26,7 @@ type behind struct {
 	alone  time.Time
 }
 
-func (b *behind) Leaderless() time.Time { return b.alone }
+func (b *behind) LeaderlessSince() time.Time { return b.alone }
 
 func (b *behind) View() *raftstore.View { return b.view }
 

@@ -9,24 +9,26 @@ import (
 	"swarm/raftstore"
 )
 
-// Faults breaks the disk under a store's log: pass its Wrap as Deps.WrapDisk. The zero value breaks nothing.
+// Faults injects disk faults below a store's log: pass its Wrap as Deps.WrapDisk. The zero value
+// injects none.
 type Faults struct {
 	mu     sync.Mutex // guards the rest
 	write  error
 	damage map[uint64]func([]byte) []byte
 }
 
-// Wrap puts the faults before a disk.
+// Wrap returns a Disk that injects the faults into d.
 func (f *Faults) Wrap(d raftstore.Disk) raftstore.Disk { return &faultyDisk{Disk: d, faults: f} }
 
-// FailWrites makes every write fail with err, as a full disk or a failing fsync does; nil ends it.
+// FailWrites makes every write fail with err, like a full disk or a failing fsync. A nil err ends
+// that.
 func (f *Faults) FailWrites(err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.write = err
 }
 
-// Flip makes an entry read with one bit flipped in the middle.
+// Flip makes the entry at index read with one bit flipped in the middle.
 func (f *Faults) Flip(index uint64) {
 	f.set(index, func(b []byte) []byte {
 		b = bytes.Clone(b)
@@ -35,7 +37,7 @@ func (f *Faults) Flip(index uint64) {
 	})
 }
 
-// Tear makes an entry read as if only its first half had reached the disk.
+// Tear makes the entry at index read as if only its first half were on disk.
 func (f *Faults) Tear(index uint64) { f.set(index, func(b []byte) []byte { return b[:len(b)/2] }) }
 
 func (f *Faults) set(index uint64, fn func([]byte) []byte) {

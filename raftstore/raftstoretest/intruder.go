@@ -15,8 +15,8 @@ import (
 	"swarm/raftstore"
 )
 
-// Intruder speaks Raft to one member without being one. It does what a host that took over a node
-// could do: it asks for votes, and it sends entries as a leader would.
+// Intruder sends Raft RPCs to one member without being a member. It acts like a compromised node:
+// it requests votes, and it sends entries as a leader would.
 type Intruder struct {
 	trans    *raft.NetworkTransport
 	id       string
@@ -24,8 +24,8 @@ type Intruder struct {
 	closeAll func() error
 }
 
-// intruderLayer dials and never accepts. The first write of a connection is preceded by the hello
-// of package raftstore.
+// intruderLayer dials and never accepts. It sends the hello of package raftstore first on every
+// connection.
 type intruderLayer struct {
 	dial   func() (net.Conn, error)
 	hello  []byte
@@ -54,8 +54,8 @@ func (l *intruderLayer) Dial(raft.ServerAddress, time.Duration) (net.Conn, error
 	return c, err
 }
 
-// NewIntruder makes an Intruder that says in its hellos and RPCs that it is the node id. dial opens
-// a connection to the member that is attacked. Close it in the end.
+// NewIntruder returns an Intruder that uses id in its hellos and RPCs. dial opens a connection to
+// the attacked member. Close it at the end.
 func NewIntruder(id, clusterID string, dial func() (net.Conn, error)) *Intruder {
 	hello := binary.BigEndian.AppendUint64([]byte("swr1"), 0)
 	for _, s := range []string{id, clusterID} {
@@ -72,16 +72,17 @@ func NewIntruder(id, clusterID string, dial func() (net.Conn, error)) *Intruder 
 	}
 }
 
-// Close ends the Intruder's connections.
+// Close closes the Intruder's connections.
 func (i *Intruder) Close() error {
 	i.trans.CloseStreams()
 	return i.closeAll()
 }
 
-// Claim replaces the id that the RPCs name; the hello keeps its own.
+// Claim sets the id in later RPCs. The id in the hello stays.
 func (i *Intruder) Claim(id string) { i.header.ID, i.header.Addr = []byte(id), []byte(id) }
 
-// Term asks the member for its vote in term 0, which it cannot give, and returns the member's term.
+// Term requests the member's vote in term 0, which the member always refuses, and returns the
+// member's term.
 func (i *Intruder) Term() (uint64, error) {
 	var out raft.RequestVoteResponse
 	err := i.trans.RequestVote("victim", "victim", &raft.RequestVoteRequest{RPCHeader: i.header}, &out)
@@ -124,8 +125,8 @@ func (i *Intruder) Append(epoch uint64, changes ...*swarmv1.Change) error {
 	return nil
 }
 
-// Rewrite makes the member follow the Intruder in the next term, and sends another entry than the one
-// that the member has at the index. The entry before it must be of term 1, or missing for index 1.
+// Rewrite makes the member follow the Intruder in the next term, and sends another entry for index
+// than the member has. The entry before index must have term 1, or be missing if index is 1.
 func (i *Intruder) Rewrite(index uint64) error {
 	term, err := i.Term()
 	if err != nil {

@@ -1,5 +1,5 @@
-// Package raftstoretest makes stores and views for other packages' tests: in memory, without a network, fit for
-// testing/synctest.
+// Package raftstoretest makes stores and views for the tests of other packages. They are in memory,
+// use no network, and work in testing/synctest.
 package raftstoretest
 
 import (
@@ -12,7 +12,8 @@ import (
 	"swarm/raftstore"
 )
 
-// New opens a store of one member, in memory, and returns once it leads. It is closed with the test.
+// New opens a store with one member, in memory, and returns once it leads. The store is closed at
+// the end of the test.
 func New(tb testing.TB) *raftstore.Store {
 	tb.Helper()
 	s, err := raftstore.Open(raftstore.Config{
@@ -53,5 +54,5 @@ func Run(tb testing.TB, s *raftstore.Store) {
 	})
 }
 
-// View builds a view that holds the objects, without Raft. Objects without a version get version 1.
+// View returns a view that holds objs, without Raft. Objects without a version get version 1.
 func View(objs ...proto.Message) *raftstore.View { return raftstore.ViewOf(objs...) }

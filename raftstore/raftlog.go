@@ -8,20 +8,20 @@ import (
 	"github.com/hashicorp/go-hclog"
 )
 
-// raftLogger brings Raft's messages to slog, one level lower than Raft gives them, except errors: an operator acts on
-// what the store says of leadership, not on every vote.
+// raftLogger forwards Raft's messages to slog: warnings at Info, errors at Error, and all others at
+// Debug. Operators act on the store's own messages about leadership, not on every vote.
 func raftLogger(log *slog.Logger) hclog.Logger {
 	l := hclog.NewInterceptLogger(&hclog.LoggerOptions{Name: "raft", Output: io.Discard, Level: hclog.Off})
-	l.RegisterSink(sink{log})
+	l.RegisterSink(logSink{log})
 	return l
 }
 
-type sink struct{ log *slog.Logger }
+type logSink struct{ log *slog.Logger }
 
-// expected are messages that Raft thinks odd and the store does not.
-var expected = map[string]bool{
-	"failed to get previous log": true, // an announcement overtook the entries it tells of
-	// The store says once that a peer cannot be reached (watchPeers); Raft says it at every try.
+// expectedMessages are warnings and errors of Raft that are normal here. They are logged at Debug.
+var expectedMessages = map[string]bool{
+	"failed to get previous log": true, // an announcement overtook its entry
+	// watchPeers logs once that a peer cannot be reached. Raft logs every attempt.
 	"failed to heartbeat to":            true,
 	"failed to appendEntries to":        true,
 	"failed to pipeline appendEntries":  true,
@@ -31,10 +31,10 @@ var expected = map[string]bool{
 	"failed to decode incoming command": true,
 }
 
-func (s sink) Accept(name string, level hclog.Level, msg string, args ...any) {
+func (s logSink) Accept(name string, level hclog.Level, msg string, args ...any) {
 	at := slog.LevelDebug
 	switch {
-	case expected[msg]:
+	case expectedMessages[msg]:
 	case level == hclog.Warn:
 		at = slog.LevelInfo
 	case level >= hclog.Error:

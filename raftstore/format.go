@@ -7,18 +7,20 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// actor signs what the store writes by itself.
+// actor is the author of the changes that the store commits by itself.
 const actor = "raftstore"
 
-// enlist tells the cluster which format this member's build knows: at its start, and whenever its row is wrong or gone.
-func (s *Store) enlist(ctx context.Context) error {
+// publishFormat keeps this member's RaftMember row up to date: the newest format that its build
+// knows, and the build's version. It writes the row at the start and whenever the row is wrong or
+// missing.
+func (s *Store) publishFormat(ctx context.Context) error {
 	for {
 		view, w := s.Watch(TableRaftMember, TableCluster)
 		for err := error(nil); err == nil; {
 			mine, _ := view.RaftMembers.Get(s.cfg.NodeID)
 			if view.cluster != nil && (mine.GetFormat() != Format || mine.GetBuild() != s.cfg.Build) {
 				row := &swarmv1.RaftMember{NodeId: s.cfg.NodeID, Format: Format, Build: s.cfg.Build}
-				if !s.insist(ctx, Put(row)) {
+				if !s.commitUntilDone(ctx, Put(row)) {
 					return nil
 				}
 			}
@@ -32,23 +34,24 @@ func (s *Store) enlist(ctx context.Context) error {
 			return nil
 		case <-s.closed:
 			return nil
-		default: // to resync
+		default: // the watcher fell behind: start a new one
 		}
 	}
 }
 
-// insist commits until it succeeds or ctx ends.
-func (s *Store) insist(ctx context.Context, c *swarmv1.Change) bool {
+// commitUntilDone retries the commit until it succeeds. It returns false if ctx ends or the store
+// is closed.
+func (s *Store) commitUntilDone(ctx context.Context, c *swarmv1.Change) bool {
 	for {
-		moved := s.reign.changed()
+		leaderChanged := s.leadership.changed()
 		_, err := s.Commit(ctx, actor, c)
 		if err == nil {
 			return true
 		}
-		s.log.Debug("a change of the store's own waits", "node", s.cfg.NodeID, "err", err)
+		s.log.Debug("cannot publish this manager's format; retrying", "node", s.cfg.NodeID, "err", err)
 		timer := time.NewTimer(time.Second)
 		select {
-		case <-moved:
+		case <-leaderChanged:
 		case <-timer.C:
 		case <-ctx.Done():
 		case <-s.closed:
@@ -69,27 +72,29 @@ func (s *Store) isClosed() bool {
 	}
 }
 
-// runGate raises the cluster's format, on the leader, once every member's build knows a newer one; and forgets members
-// that were removed. The format never falls: what was written stays written.
-func (s *Store) runGate(ctx context.Context) error {
+// reconcileMembers runs on the leader. It raises the cluster's format once every member's build
+// knows a newer one, and deletes the rows of members that were removed. The format is never
+// lowered, because the state may already contain data of that format.
+func (s *Store) reconcileMembers(ctx context.Context) error {
 	return s.Lead(ctx, func(ctx context.Context) error {
 		for ctx.Err() == nil {
-			changed := s.peers.changedConfig()
+			changed := s.peers.configChanged()
 			view, w := s.Watch(TableRaftMember, TableCluster)
-			if c := s.gate(view); len(c) > 0 {
+			if c := s.memberChanges(view); len(c) > 0 {
 				if _, err := s.Commit(ctx, actor, c...); err != nil && ctx.Err() == nil {
-					s.log.Debug("the gate of formats waits", "node", s.cfg.NodeID, "err", err)
+					s.log.Debug("cannot update the cluster's format and members; retrying", "node", s.cfg.NodeID, "err", err)
 				}
 			}
-			_, _ = w.next(ctx, changed) // whatever comes, look again
+			_, _ = w.next(ctx, changed) // any event, or an error: compare again
 			w.Close()
 		}
 		return nil
 	})
 }
 
-// gate says what is to change in the state.
-func (s *Store) gate(view *View) (out []*swarmv1.Change) {
+// memberChanges returns the changes that bring the RaftMember rows and the cluster's format in line
+// with Raft's members.
+func (s *Store) memberChanges(view *View) (out []*swarmv1.Change) {
 	servers := s.servers()
 	if view.cluster == nil || len(servers) == 0 {
 		return nil
@@ -99,7 +104,7 @@ func (s *Store) gate(view *View) (out []*swarmv1.Change) {
 	for _, sv := range servers {
 		known[string(sv.ID)] = true
 		m, _ := view.RaftMembers.Get(string(sv.ID))
-		lowest = min(lowest, m.GetFormat()) // 0 until it has told
+		lowest = min(lowest, m.GetFormat()) // 0 if the member has not published it
 	}
 	for m := range view.RaftMembers.All() {
 		if !known[m.GetNodeId()] {

@@ -10,13 +10,14 @@ import (
 	"swarm/raftstore"
 )
 
-// Who is heard: by the replica when it is as new as the certificate, by the certificate otherwise.
-func TestHears(t *testing.T) {
+// TestCheckPeer: the replica decides if it is as new as the certificate; otherwise the certificate
+// decides.
+func TestCheckPeer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLAN()
 		m := l.start(t, raftstore.Config{NodeID: "m1", Bootstrap: true})
 		m.awaitLead(t)
-		if err := m.Hears("m9", 0); err != nil {
+		if err := m.CheckPeer("m9", 0); err != nil {
 			t.Errorf("a replica without a state refuses: %v", err)
 		}
 		role := func(id string, r swarmv1.NodeSpec_Role) *swarmv1.Change {
@@ -40,7 +41,7 @@ func TestHears(t *testing.T) {
 		for _, tt := range []struct {
 			name, id string
 			issued   uint64
-			heard    bool
+			accepted bool
 		}{
 			{"a manager", "m2", now, true},
 			{"a manager with an old certificate", "m2", 1, true},
@@ -52,9 +53,9 @@ func TestHears(t *testing.T) {
 			{"one that was promoted after this replica stopped", "w1", now + 1000, true},
 			{"one that is demoted and still votes", "m1", now, true},
 		} {
-			err := m.Hears(tt.id, tt.issued)
-			if (err == nil) != tt.heard || err != nil && !errdefs.IsPermissionDenied(err) {
-				t.Errorf("%s: got %v, want heard: %v", tt.name, err, tt.heard)
+			err := m.CheckPeer(tt.id, tt.issued)
+			if (err == nil) != tt.accepted || err != nil && !errdefs.IsPermissionDenied(err) {
+				t.Errorf("%s: got %v, want accepted: %v", tt.name, err, tt.accepted)
 			}
 		}
 	})

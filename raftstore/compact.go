@@ -1,0 +1,72 @@
+package raftstore
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+
+	"github.com/hashicorp/raft"
+)
+
+// compactLog takes a snapshot whenever the entries since the last snapshot exceed both that
+// snapshot's size and SnapshotBytes, and then truncates the log to TrailingBytes. So a member
+// writes less than three times the committed bytes, however large the state is.
+func (s *Store) compactLog(ctx context.Context) error {
+	limit := s.cfg.SnapshotBytes
+	reserved := reservedSpace{log: s.log}
+	if s.cfg.Dir != "" {
+		reserved.path = filepath.Join(s.cfg.Dir, logFile)
+	}
+	for {
+		reserved.extend()
+		select {
+		case <-s.disk.grown:
+		case <-ctx.Done():
+			return nil
+		}
+		if s.disk.bytesSinceSnapshot() < limit {
+			continue
+		}
+		size, err := s.snapshot(s.disk.trailing(s.cfg.TrailingBytes))
+		switch {
+		case err == nil:
+			limit = max(s.cfg.SnapshotBytes, size)
+		case errors.Is(err, raft.ErrRaftShutdown):
+			return nil
+		default:
+			limit += s.cfg.SnapshotBytes / 4 // do not retry at every entry
+			s.log.Error("cannot take a Raft snapshot; the log keeps growing until one succeeds", "node", s.cfg.NodeID, "err", err)
+		}
+	}
+}
+
+// Trim frees the memory that is kept for followers and watchers that are behind. Call it when the
+// manager is idle, because then nobody is behind. A follower that is behind anyway is served from
+// the disk, and such a watcher gets ErrResync.
+func (s *Store) Trim() {
+	s.fsm.broker.dropOld()
+	s.disk.dropCache()
+}
+
+// snapshot takes a snapshot, truncates the log to trailing entries, but at least one, and returns
+// the size of the snapshot in bytes.
+func (s *Store) snapshot(trailing uint64) (int64, error) {
+	s.snapshots.Lock() // Raft reads TrailingLogs only when it truncates the log
+	defer s.snapshots.Unlock()
+	reloaded := s.raft.ReloadableConfig()
+	reloaded.TrailingLogs = max(trailing, 1)
+	if err := s.raft.ReloadConfig(reloaded); err != nil {
+		return 0, err
+	}
+	before := s.disk.bytesSinceSnapshot()
+	f := s.raft.Snapshot()
+	if err := f.Error(); err != nil && !errors.Is(err, raft.ErrNothingNewToSnapshot) {
+		return 0, err
+	}
+	s.disk.snapshotTaken(before)
+	meta, r, err := f.Open()
+	if err != nil {
+		return 0, nil //nolint:nilerr // the size is only used to skip work
+	}
+	return meta.Size, r.Close()
+}

@@ -1,0 +1,24 @@
+package raftstore
+
+import (
+	"context"
+
+	"github.com/hashicorp/raft"
+)
+
+// electSoleVoter makes the only voter of a cluster start an election at once, instead of waiting
+// for a leader that cannot exist. It saves 0.5 to 1 s of every first start. The member sends itself
+// the message (TimeoutNow) that a leader sends to its successor. If that fails, the election starts
+// after the usual timeout.
+func (s *Store) electSoleVoter(context.Context) error {
+	servers := s.servers()
+	if len(servers) != 1 || string(servers[0].ID) != s.cfg.NodeID {
+		return nil
+	}
+	if err := s.trans.in.sendToSelf(&raft.TimeoutNowRequest{RPCHeader: raft.RPCHeader{
+		ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(s.cfg.NodeID), Addr: []byte(s.cfg.NodeID),
+	}}); err != nil {
+		s.log.Debug("cannot start the election at once; it starts after the timeout", "err", err)
+	}
+	return nil
+}
