@@ -60,7 +60,7 @@ func Addr(text string) (netip.Addr, error) {
 
 // Full says that a subnet has no address left, with the numbers.
 func Full(network string, s Subnet, used uint64) string {
-	return fmt.Sprintf("network %s: no address is left in %s: %d of %d in use", network, s.prefix, used, s.Total())
+	return fmt.Sprintf("network %s: no free address in %s: %d of %d in use", network, s.prefix, used, s.Total())
 }
 
 // Keys of the rows that hold addresses, and the kinds of their owners.
