@@ -17,7 +17,7 @@ import (
 type network struct {
 	id        string
 	row       *swarmv1.Network // nil: deleted, or not arrived yet
-	plan      ipam.Plan
+	subnets   ipam.Subnets
 	allocated ipam.Set
 	cursor    map[string]netip.Addr // the address allocated last, by family
 	// exhausted is why the current plan finds no free address; nil: it has not found that. It holds
@@ -43,10 +43,10 @@ func (p *State) forgetNetwork(n *network) {
 
 func (p *State) foldNetwork(row *swarmv1.Network, deleted bool) {
 	n := p.network(row.GetId())
-	n.row, n.plan = nil, nil
+	n.row, n.subnets = nil, nil
 	if !deleted {
 		// The control API stores valid subnets only. A network with invalid ones has no addresses.
-		n.plan, _ = ipam.Read(row.GetIpam())
+		n.subnets, _ = ipam.ParseSubnets(row.GetIpam())
 		n.row = row
 	}
 	if row.GetSpec().GetIngress() {
@@ -101,7 +101,7 @@ func (r *revision) addNetworks(list []*swarmv1.NetworkAttachmentConfig) {
 		r.needsAddress = r.needsAddress || !spec.LocalNetwork(use.GetTarget())
 		var requested []netip.Addr
 		for _, text := range use.GetAddresses() {
-			if a, err := ipam.Addr(text); err == nil {
+			if a, err := ipam.ParseAddr(text); err == nil {
 				requested = append(requested, a)
 			}
 		}
@@ -131,7 +131,7 @@ func (r *run) pickAddresses(rev *revision) *explanation {
 		if n == nil || n.row == nil {
 			return noAddress("network " + use.GetNetworkId() + " was removed: remove it from the service, or create it again and add it to the service")
 		}
-		for _, s := range n.plan {
+		for _, s := range n.subnets {
 			if v := r.pickAddress(n, s, rev.requestedAddrs[i]); v != nil {
 				return v
 			}
@@ -154,7 +154,7 @@ func (r *run) pickAddress(n *network, s ipam.Subnet, requested []netip.Addr) *ex
 	}
 	a, ok := s.Next(n.cursor[s.Family()], &n.allocated)
 	if !ok {
-		n.exhausted = noAddress(ipam.Full(name, s, n.allocated.Used(s)))
+		n.exhausted = noAddress(ipam.FullMessage(name, s, n.allocated.CountIn(s)))
 		r.exhausted = append(r.exhausted, n)
 		return n.exhausted
 	}
@@ -181,7 +181,7 @@ func (r *run) assignAddresses(rev *revision, id string) []*swarmv1.NetworkAttach
 		}
 		out[i] = &swarmv1.NetworkAttachment{NetworkId: use.GetNetworkId(), Aliases: use.GetAliases(), DriverOpts: use.GetDriverOpts()}
 		for len(remaining) > 0 && remaining[0].network.id == use.GetNetworkId() {
-			out[i].Addresses = append(out[i].Addresses, remaining[0].subnet.Text(remaining[0].addr))
+			out[i].Addresses = append(out[i].Addresses, remaining[0].subnet.WithPrefix(remaining[0].addr))
 			r.allocate(remaining[0], ipam.OwnerTask+id)
 			remaining = remaining[1:]
 		}

@@ -54,16 +54,16 @@ func (r *run) completeNodeAddresses(n *node) bool {
 	has := map[string]netip.Addr{}
 	for _, c := range r.state.claims[n.id] {
 		if network, a, ok := ipam.ParseKey(c.GetKey()); ok && network == in.id {
-			if s, ok := in.plan.Of(a); ok {
+			if s, ok := in.subnets.Containing(a); ok {
 				has[s.Family()] = a
 			}
 		}
 	}
 	var number uint64
-	for i, s := range in.plan {
+	for i, s := range in.subnets {
 		a, ok := has[s.Family()]
 		if !ok {
-			if a, ok = s.At(number); i == 0 || !ok || in.allocated.Has(a) {
+			if a, ok = s.Host(number); i == 0 || !ok || in.allocated.Has(a) {
 				if a, ok = s.Next(in.cursor[s.Family()], &in.allocated); !ok {
 					return false
 				}
@@ -71,7 +71,7 @@ func (r *run) completeNodeAddresses(n *node) bool {
 			r.allocate(networkAddr{in, s, a}, ipam.OwnerNode+n.id)
 		}
 		if i == 0 {
-			number = s.Number(a)
+			number = s.HostNumber(a)
 		}
 	}
 	return true

@@ -153,7 +153,7 @@ func (m *model) checkAddresses() {
 				m.t.Fatalf("task %s has addresses %v on network %s, want %d:\n%s", t.Id, n.Addresses, n.NetworkId, len(row.Ipam.Configs), m)
 			}
 			for _, text := range n.Addresses {
-				a, err := ipam.Addr(text)
+				a, err := ipam.ParseAddr(text)
 				if err != nil {
 					m.t.Fatal(err)
 				}

@@ -243,8 +243,8 @@ func (r *run) mayStart(s *slot, t, beside *task) bool {
 // mayRun says whether a container of the task may be running, as far as the cluster can know. A
 // task on a lost node counts as not running. A single-writer task on a lost node counts as running
 // until its desired state is above RUNNING and, after that, the node is fenced. The order matters:
-// a node that comes back renews its lease in the same exchange in which it learns the desired
-// state, so it cannot run the task again.
+// a node that comes back gets a lease only together with the desired states of its tasks, so it
+// cannot run the task again.
 func (r *run) mayRun(t *task) bool {
 	switch {
 	case t.ended() || t.unplaced() || t.node == nil:
