@@ -82,7 +82,7 @@ func TestSubnet_Large(t *testing.T) {
 		set.Add(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}))
 	}
 	if a, ok := s.Next(netip.Addr{}, &set); !ok || a.String() != "10.1.0.0" {
-		t.Errorf("after 65536 taken addresses comes %s", a)
+		t.Errorf("after 65536 used addresses comes %s", a)
 	}
 }
 
@@ -178,9 +178,9 @@ func TestChooseSubnet(t *testing.T) {
 		return out
 	}
 	for _, test := range []struct {
-		pools, taken []string
-		size         int
-		want         string
+		pools, used []string
+		size        int
+		want        string
 	}{
 		{[]string{"10.0.0.0/8"}, nil, 24, "10.0.0.0/24"},
 		{[]string{"10.0.0.0/8"}, []string{"10.0.0.0/24", "10.0.1.0/24"}, 24, "10.0.2.0/24"},
@@ -191,13 +191,13 @@ func TestChooseSubnet(t *testing.T) {
 		{[]string{"255.255.255.0/24"}, []string{"255.255.255.0/24"}, 24, ""},
 		{[]string{"10.0.0.0/28"}, []string{"10.0.0.0/30", "10.0.0.8/30", "fd00::/64"}, 30, "10.0.0.4/30"},
 	} {
-		got, ok := ChooseSubnet(prefixes(test.pools...), test.size, prefixes(test.taken...))
+		got, ok := ChooseSubnet(prefixes(test.pools...), test.size, prefixes(test.used...))
 		text := ""
 		if ok {
 			text = got.String()
 		}
 		if diff := cmp.Diff(test.want, text); diff != "" {
-			t.Errorf("%v without %v:\n%s", test.pools, test.taken, diff)
+			t.Errorf("%v without %v:\n%s", test.pools, test.used, diff)
 		}
 	}
 }

@@ -25,6 +25,7 @@ type network struct {
 	exhausted *explanation
 }
 
+// network returns the entry of a network, and adds one if there is none.
 func (p *State) network(id string) *network {
 	n := p.networks[id]
 	if n == nil {
@@ -41,6 +42,7 @@ func (p *State) forgetNetwork(n *network) {
 	}
 }
 
+// foldNetwork applies the change of a network row.
 func (p *State) foldNetwork(row *swarmv1.Network, deleted bool) {
 	n := p.network(row.GetId())
 	n.row, n.subnets = nil, nil
@@ -83,6 +85,7 @@ func (p *State) foldAddressClaim(c *swarmv1.Claim, id string, a netip.Addr, dele
 	}
 }
 
+// foldCursor applies the change of a cursor: a claim whose owner is the last allocated address.
 func (p *State) foldCursor(c *swarmv1.Claim, id, family string, deleted bool) {
 	n := p.network(id)
 	a, err := netip.ParseAddr(c.GetOwner())
@@ -140,6 +143,8 @@ func (r *run) pickAddresses(rev *revision) *explanation {
 	return nil
 }
 
+// pickAddress adds an address of one subnet to candidates: a requested one, or else the next
+// free one.
 func (r *run) pickAddress(n *network, s ipam.Subnet, requested []netip.Addr) *explanation {
 	name := n.row.GetSpec().GetName()
 	if i := slices.IndexFunc(requested, s.Prefix().Contains); i >= 0 {
@@ -162,6 +167,7 @@ func (r *run) pickAddress(n *network, s ipam.Subnet, requested []netip.Addr) *ex
 	return nil
 }
 
+// noAddress returns the explanation of a task that waits for an address.
 func noAddress(why string) *explanation {
 	return &explanation{err: why, unplaced: &swarmv1.Unplaced{Refusals: []*swarmv1.Refusal{{Filter: "address", Reason: why}}}}
 }

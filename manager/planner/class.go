@@ -20,6 +20,7 @@ type class struct {
 	engineLabels map[string]string
 }
 
+// setClass moves the node to the class that its rows say. A node without a row has no class.
 func (p *State) setClass(n *node) {
 	var signature string
 	if n.row != nil {
@@ -52,6 +53,7 @@ func (p *State) setClass(n *node) {
 	c.nodes = append(c.nodes, n)
 }
 
+// removeNode removes a node from the class. It fills the gap with the last node of the list.
 func (c *class) removeNode(n *node) {
 	last := len(c.nodes) - 1
 	c.nodes[n.classIndex] = c.nodes[last]
@@ -101,6 +103,7 @@ func (c *class) attribute(k spec.Constraint) string {
 	return ""
 }
 
+// attribute returns the node's value for the attribute of a constraint, or "" if it has none.
 func (n *node) attribute(k spec.Constraint) string {
 	switch k.Attr {
 	case spec.AttrNodeID:

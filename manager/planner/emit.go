@@ -114,11 +114,13 @@ func (e *emitter) editStatus(t *task) *swarmv1.TaskStatus {
 	return row
 }
 
+// service adds the write of the service's row.
 func (e *emitter) service(row *swarmv1.Service) {
 	e.atom = 0
 	e.add(put(row.GetMeta(), &swarmv1.Object{Object: &swarmv1.Object_Service{Service: row}}))
 }
 
+// claim adds a new claim. The store rejects the group if the claim exists.
 func (e *emitter) claim(key, owner string) {
 	c := &swarmv1.Claim{Key: key, Owner: owner}
 	e.add(&swarmv1.Change{
@@ -132,10 +134,13 @@ func (e *emitter) put(c *swarmv1.Claim) {
 	e.add(&swarmv1.Change{Op: &swarmv1.Change_Put{Put: &swarmv1.Object{Object: &swarmv1.Object_Claim{Claim: c}}}})
 }
 
+// put returns the write of a row, which the store applies only if the row has not changed since.
 func put(m *swarmv1.Meta, o *swarmv1.Object) *swarmv1.Change {
 	return &swarmv1.Change{Precondition: &swarmv1.Change_IfVersion{IfVersion: m.GetVersion()}, Op: &swarmv1.Change_Put{Put: o}}
 }
 
+// deleteTask adds the deletion of the task's row and status. Earlier edits of these rows become
+// deletions.
 func (e *emitter) deleteTask(t *task) {
 	if c := e.tasks[t.id]; c != nil {
 		c.Op = remove(tableTask, t.id)
@@ -157,6 +162,8 @@ func remove(table uint32, key string) *swarmv1.Change_Delete {
 	return &swarmv1.Change_Delete{Delete: &swarmv1.ObjectRef{Table: table, Key: key}}
 }
 
+// delete adds the deletion of a row, which the store applies only if the row has not changed
+// since.
 func (e *emitter) delete(table uint32, key string, m *swarmv1.Meta) {
 	e.add(&swarmv1.Change{Precondition: &swarmv1.Change_IfVersion{IfVersion: m.GetVersion()}, Op: remove(table, key)})
 }

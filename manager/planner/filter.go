@@ -66,6 +66,7 @@ func (r *revision) matches(n *node) bool {
 	return r.checkClass(n.class) == fits && r.matchesNode(n)
 }
 
+// checkClass returns why the nodes of a class do not match, a constraint or the platform, or fits.
 func (r *revision) checkClass(c *class) refusal {
 	if r.invalidConstraint != "" {
 		return refusedConstraint
@@ -81,6 +82,7 @@ func (r *revision) checkClass(c *class) refusal {
 	return fits
 }
 
+// matchesNode says whether the node satisfies the constraints on a node's id and host name.
 func (r *revision) matchesNode(n *node) bool {
 	for _, k := range r.nodeConstraints {
 		if !k.Matches(n.attribute(k)) {
@@ -177,6 +179,7 @@ func numberOf(s string) string {
 	return number
 }
 
+// describeConstraint names the first constraint that the node does not satisfy.
 func (r *revision) describeConstraint(n *node) string {
 	if r.invalidConstraint != "" {
 		return fmt.Sprintf("cannot be checked: constraint %q is not valid", r.invalidConstraint)

@@ -14,6 +14,7 @@ import (
 
 const idLen = 25
 
+// idFirst returns the id of the first task of a slot.
 func idFirst(s *service, k slotKey) string {
 	h := newHash()
 	h.text(s.id)

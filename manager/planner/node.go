@@ -40,6 +40,7 @@ type node struct {
 	removedAt time.Time
 }
 
+// node returns the entry of a node, and adds one without a row if there is none.
 func (p *State) node(id string) *node {
 	n := p.nodes[id]
 	if n == nil {
@@ -50,6 +51,7 @@ func (p *State) node(id string) *node {
 	return n
 }
 
+// foldNode applies the change of a node row. set stores the row in the entry.
 func (p *State) foldNode(id string, deleted bool, set func(*node)) {
 	n := p.node(id)
 	had := n.row != nil
@@ -76,6 +78,7 @@ func (p *State) forgetNode(n *node) {
 	}
 }
 
+// foldNodeState applies the change of a NodeState row.
 func (p *State) foldNodeState(s *swarmv1.NodeState, deleted bool) {
 	n := p.node(s.GetNodeId())
 	old := n.state
@@ -130,6 +133,7 @@ func (p *State) sortNodes() {
 	p.orderStale = false
 }
 
+// name returns the node's name for users: its configured name, its host name or its id.
 func (n *node) name() string {
 	switch {
 	case n.row.GetSpec().GetName() != "":
@@ -186,8 +190,8 @@ func hostPortName(p *swarmv1.PortConfig) string {
 // portInUse says whether a claim prevents the use of the port: a claim of the same port, or of a
 // port that overlaps with it because one of the two is on all addresses of the host.
 func (n *node) portInUse(port string) bool {
-	if _, taken := n.ports[port]; taken || len(n.ports) == 0 {
-		return taken
+	if _, claimed := n.ports[port]; claimed || len(n.ports) == 0 {
+		return claimed
 	}
 	// the port is on one address
 	if i := strings.LastIndexByte(port, '/'); strings.IndexByte(port, '/') != i {

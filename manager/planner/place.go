@@ -82,7 +82,7 @@ func (r *run) placeTasks() {
 // 5,000,000 waiting tasks took 4.9 GB.
 const maxWaiting = 1000
 
-// createMissing creates the tasks of the slots that grow left over, until too many tasks wait.
+// createMissing creates the tasks of the slots that grow left to it, until too many tasks wait.
 func (r *run) createMissing() {
 	r.out.atom = len(r.views) + len(r.newTasks)
 	for ; r.missingSlots > 0; r.missingSlots-- {
@@ -214,6 +214,8 @@ func (r *run) findNode(rev *revision, only *node) (*node, explanation) {
 	return nil, *p.explanation
 }
 
+// explain is revision.explain with the data of this plan. If nodes could not get the image, the
+// service becomes due when the first of them may be tried again.
 func (r *run) explain(rev *revision, nodes []*node) explanation {
 	noImage := r.nodesWithoutImage(rev)
 	for _, t := range noImage {

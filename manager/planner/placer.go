@@ -26,6 +26,8 @@ type branch struct {
 	heap     heap
 }
 
+// newPlacer returns a placer with all nodes that take new tasks and match the revision. Room is not
+// checked yet.
 func (r *run) newPlacer(rev *revision) *placer {
 	p := &placer{revision: rev, root: &branch{}}
 	failing := r.recentFailures(rev)
@@ -79,6 +81,7 @@ const (
 	failureWindow    = 5 * time.Minute
 )
 
+// recentFailures counts, by node, the tasks of the revision that failed within failureWindow.
 func (r *run) recentFailures(rev *revision) map[*node]int {
 	if r.service.failed == 0 {
 		return nil
@@ -94,6 +97,7 @@ func (r *run) recentFailures(rev *revision) map[*node]int {
 	return failing
 }
 
+// child returns the branch for a value, and adds one if there is none.
 func (b *branch) child(value string) *branch {
 	i, found := slices.BinarySearchFunc(b.children, value, func(k *branch, v string) int { return cmp.Compare(k.value, v) })
 	if !found {
@@ -102,6 +106,7 @@ func (b *branch) child(value string) *branch {
 	return b.children[i]
 }
 
+// addTasks adds n to the task counts of all branches on the path to the leaf of class c.
 func (b *branch) addTasks(rev *revision, c *class, n int) {
 	b.tasks += n
 	for _, k := range rev.spread {
@@ -161,6 +166,7 @@ const (
 	oneMoreTask      = 1<<(indexBits+taskCountBits) | 1<<indexBits
 )
 
+// sortKey returns the node's sort key. count is the number of the service's tasks on the node.
 func (n *node) sortKey(count int, failing bool) uint64 {
 	k := uint64(count)<<(indexBits+taskCountBits) | uint64(n.taskCount)<<indexBits | uint64(n.index)
 	if failing {

@@ -63,6 +63,7 @@ func (p *State) byPriority(ids []string) []*service {
 	return slices.Compact(list)
 }
 
+// nextDeadline returns the earliest deadline of all services, or zero.
 func (p *State) nextDeadline() time.Time {
 	var first time.Time
 	for _, at := range p.deadlines {

@@ -136,8 +136,8 @@ func (r *run) planJob() {
 }
 
 // planGlobal gives a global service one task on every eligible node. The task of a node that is
-// drained or lost stops, and no other node takes it over. The node gets a new task when it is
-// available again.
+// drained or lost, or that no longer matches, stops, and no other node takes it over. The node gets
+// a new task when it is eligible again.
 func (r *run) planGlobal() {
 	iteration := r.service.row.GetJobStatus().GetJobIteration()
 	for i := range r.views {

@@ -45,6 +45,7 @@ type slot struct {
 	tasks []*task
 }
 
+// service returns the entry of a service, and adds one without a row if there is none.
 func (p *State) service(id string) *service {
 	s := p.services[id]
 	if s == nil {
@@ -74,6 +75,7 @@ func (p *State) foldService(row *swarmv1.Service, deleted bool) {
 	p.forgetService(s)
 }
 
+// foldRevision applies the change of a revision row.
 func (p *State) foldRevision(row *swarmv1.Revision, deleted bool) {
 	s := p.service(row.GetServiceId())
 	defer p.forgetService(s)
@@ -107,6 +109,7 @@ func (p *State) foldRevision(row *swarmv1.Revision, deleted bool) {
 	}
 }
 
+// revision returns the entry of a revision, and adds one without a row if there is none.
 func (s *service) revision(number uint64) *revision {
 	r := s.revisions[number]
 	if r == nil {
@@ -149,6 +152,7 @@ func (s *service) sortedSlots() []*slot {
 	return s.slotList
 }
 
+// slot returns the entry of a slot, and adds one if there is none.
 func (s *service) slot(k slotKey) *slot {
 	sl := s.slots[k]
 	if sl == nil {
@@ -203,6 +207,7 @@ func (r *revision) spec() *swarmv1.ServiceSpec {
 	return r.row.GetSpec()
 }
 
+// newRevision converts a revision row. Its caller adds the task counts.
 func newRevision(row *swarmv1.Revision) *revision {
 	tmpl := row.GetSpec().GetTaskTemplate()
 	res := tmpl.GetResources().GetReservations()

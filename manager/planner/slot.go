@@ -55,6 +55,7 @@ func (r *run) judgeSlots() {
 	}
 }
 
+// judgeSlot finds the head of the slot and decides on the action.
 func (r *run) judgeSlot(s *slot) view {
 	v := view{slot: s}
 	for _, t := range s.tasks {
@@ -103,6 +104,8 @@ func (r *run) judgePair(v view) view {
 	return v
 }
 
+// judgeHead decides on the action for a task that should run, and returns the reason if the task
+// is replaced.
 func (r *run) judgeHead(t *task) (action, string) {
 	switch {
 	case t.state() == swarmv1.TaskState_SHUTDOWN:
@@ -128,6 +131,7 @@ func (r *run) judgeHead(t *task) (action, string) {
 	return keep, ""
 }
 
+// judgeEnd decides whether another task follows a task that has ended.
 func (r *run) judgeEnd(t *task) (action, string) {
 	if r.service.job() && t.state() == swarmv1.TaskState_COMPLETE {
 		return finished, ""
@@ -334,6 +338,8 @@ func (r *run) reap() {
 	}
 }
 
+// reapSlot does the work of reap for one slot. The newest task keeps its row, because the next
+// id depends on it.
 func (r *run) reapSlot(v *view) {
 	newest := v.slot.newest()
 	old := 0
@@ -397,6 +403,7 @@ func (r *run) deleteTask(t *task) {
 	r.releaseClaims(t)
 }
 
+// markDeleted records that this plan deletes the row with the given key.
 func (r *run) markDeleted(key string) {
 	if r.deleted == nil {
 		r.deleted = map[string]bool{}

@@ -160,6 +160,7 @@ func (p *State) foldCluster(c *swarmv1.Cluster) {
 	p.historyLimit, p.logDriver = history, c.GetSpec().GetTaskDefaults().GetLogDriver()
 }
 
+// foldClaim applies the change of a claim: a cursor, an address or a host port.
 func (p *State) foldClaim(c *swarmv1.Claim, deleted bool) {
 	if id, family, ok := ipam.ParseCursorKey(c.GetKey()); ok {
 		p.foldCursor(c, id, family, deleted)

@@ -49,6 +49,7 @@ func timeOf(ts *timestamppb.Timestamp) time.Time {
 	return ts.AsTime()
 }
 
+// keyOf returns the key of the slot that a task belongs to.
 func keyOf(row *swarmv1.Task) slotKey {
 	if row.GetSlot() != 0 {
 		return slotKey{number: row.GetSlot()}
@@ -56,6 +57,7 @@ func keyOf(row *swarmv1.Task) slotKey {
 	return slotKey{node: row.GetNodeId()}
 }
 
+// foldTask applies the change of a task row.
 func (p *State) foldTask(row *swarmv1.Task, deleted bool) {
 	t := p.tasks[row.GetId()]
 	if deleted {
@@ -106,6 +108,7 @@ func (p *State) setRevision(t *task, number uint64) {
 	}
 }
 
+// dropTask removes a task whose row was deleted.
 func (p *State) dropTask(t *task) {
 	p.retryWaiting = p.retryWaiting || t.reserves
 	p.uncount(t)
@@ -125,6 +128,7 @@ func (p *State) dropTask(t *task) {
 	p.forgetService(t.service)
 }
 
+// foldTaskStatus applies the change of a status row. The task row may not have arrived.
 func (p *State) foldTaskStatus(st *swarmv1.TaskStatus, deleted bool) {
 	t := p.tasks[st.GetTaskId()]
 	switch {
@@ -139,6 +143,7 @@ func (p *State) foldTaskStatus(st *swarmv1.TaskStatus, deleted bool) {
 	}
 }
 
+// setStatus replaces the status of a task and updates the counters.
 func (p *State) setStatus(t *task, st *swarmv1.TaskStatus) {
 	defer p.noteFreed(t, t.reserves, t.counted)
 	p.uncount(t)

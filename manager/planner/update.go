@@ -27,6 +27,8 @@ const (
 	rollbackCompleted = swarmv1.UpdateStatus_ROLLBACK_COMPLETED
 )
 
+// updateState returns the state of the update to the current revision, or updateNone if the
+// stored status belongs to an earlier update.
 func (r *run) updateState() swarmv1.UpdateStatus_State {
 	st := r.service.row.GetUpdateStatus()
 	if st.GetState() != rollbackStarted && st.GetStartedVersion() < r.current.row.GetMeta().GetVersion() {
@@ -55,6 +57,8 @@ func (r *run) rollingBack() bool {
 	return s == rollbackStarted || s == rollbackPaused || s == rollbackCompleted
 }
 
+// updateConfig returns the options of the update, or those of the rollback while the service
+// rolls back.
 func (r *run) updateConfig() *swarmv1.UpdateConfig {
 	if r.rollingBack() {
 		return r.current.spec().GetRollbackConfig()
@@ -183,6 +187,8 @@ func (r *run) serviceRow() *swarmv1.Service {
 	return r.serviceCopy
 }
 
+// setUpdateState writes the update status to the copy of the service's row. updateRunning starts
+// a new update.
 func (r *run) setUpdateState(state swarmv1.UpdateStatus_State, message string) {
 	st := r.service.row.GetUpdateStatus().CloneVT()
 	if st == nil || state == updateRunning {
