@@ -174,7 +174,7 @@ func TestControl_RefusesNetworks(t *testing.T) {
 		r.network("same", subnet("10.9.0.0/30")) // overlaps, and may
 		r.create(attached(serviceSpec("one", 0), "small"))
 		_, err := r.admin.CreateService(t.Context(), &swarmv1.CreateServiceRequest{Spec: attached(serviceSpec("two", 0), "small")})
-		refused(t, "a full subnet", err, errdefs.IsResourceExhausted, "network small: no address is left in 10.9.0.0/30: 1 of 1 in use")
+		refused(t, "a full subnet", err, errdefs.IsResourceExhausted, "network small: no free address in 10.9.0.0/30: 1 of 1 in use")
 		_, err = r.admin.CreateService(t.Context(), &swarmv1.CreateServiceRequest{Spec: attached(serviceSpec("two", 0), "ingress")})
 		refused(t, "network ingress", err, errdefs.IsInvalidArgument, "publish a port")
 	})

@@ -17,10 +17,10 @@ const (
 	planFree   = 2
 )
 
-// plans is the loop over one picture.
+// plans is the loop that plans from one planner.State.
 type plans struct {
 	m       *Manager
-	pic     *planner.Picture
+	state   *planner.State
 	watcher *raftstore.Watcher
 	refused int // plans in a row of which nothing was accepted
 }
@@ -29,10 +29,10 @@ type plans struct {
 func (m *Manager) plan(ctx context.Context) error {
 	view, w := m.store.Watch()
 	defer w.Close()
-	p := &plans{m: m, pic: planner.New(view), watcher: w}
+	p := &plans{m: m, state: planner.New(view), watcher: w}
 	for {
 		now := time.Now()
-		res := p.pic.Plan(p.pic.Due(now), now)
+		res := p.state.Plan(p.state.Due(now), now)
 		if len(res.Groups) > 0 {
 			if err := p.commit(ctx, res.Groups); err != nil {
 				return err
@@ -60,7 +60,7 @@ func (p *plans) wait(ctx context.Context, next time.Time) error {
 		}
 		return err
 	}
-	p.pic.Apply(batch.Changes)
+	p.state.Apply(batch.Changes)
 	return nil
 }
 
@@ -78,14 +78,14 @@ func (p *plans) commit(ctx context.Context, groups []planner.Group) error {
 	for i, r := range results {
 		if r != nil {
 			refusal = r
-			p.pic.Retry(groups[i].Service)
+			p.state.Retry(groups[i].Service)
 		}
 	}
 	batch, err := p.watcher.CatchUp(ctx, index)
 	if err != nil {
 		return err
 	}
-	p.pic.Apply(batch.Changes)
+	p.state.Apply(batch.Changes)
 	if refusal == nil || len(refusals(results)) < len(results) {
 		p.refused = 0
 		return nil

@@ -1,8 +1,10 @@
-// Package ipam owns the arithmetic of addresses: which ones a subnet has to give, which comes next, which subnet of a pool
-// is free, and how the rows that hold an address are named. It refuses to know who wants one and where rows are kept: the
-// taken addresses are handed to it. It is pure; the planner and the control API call it; it runs no goroutine.
+// Package ipam computes addresses: which addresses a subnet can allocate, which one is next, which
+// subnet of a pool is free, and which keys the claims of addresses have. It is pure and runs no
+// goroutine. It stores nothing: the caller passes the allocated addresses in. The planner and the
+// control API use it.
 //
-// Addresses are given next-fit: each after the one given last, so that a freed address is the last to be given again, and
-// whatever still remembers its former holder has time to forget it. Reserved in every subnet: its first address (the
-// subnet's own), its gateway, and of IPv4 the last (broadcast).
+// Allocation is next-fit: every address comes after the one that was allocated last. A released
+// address is therefore the last to be used again, so that caches have time to forget its former
+// holder. In every subnet the subnet's own address, its gateway and the IPv4 broadcast address are
+// reserved.
 package ipam

@@ -20,14 +20,14 @@ func subnet(t *testing.T, prefix string, more ...string) Subnet {
 	if len(more) > 1 {
 		c.Range = more[1]
 	}
-	s, err := Parse(c)
+	s, err := ParseSubnet(c)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return s
 }
 
-func TestSubnet_GivesEveryAddressOnceAndReservesItsOwn(t *testing.T) {
+func TestSubnet_AllocatesEveryAddressOnce(t *testing.T) {
 	for _, test := range []struct {
 		subnet, gateway, part string
 		first, last           string
@@ -46,13 +46,13 @@ func TestSubnet_GivesEveryAddressOnceAndReservesItsOwn(t *testing.T) {
 	} {
 		s := subnet(t, test.subnet, test.gateway, test.part)
 		name := fmt.Sprintf("%s gateway %s range %s", test.subnet, test.gateway, test.part)
-		if got := s.Total(); got != test.total {
+		if got := s.RangeSize(); got != test.total {
 			t.Errorf("%s: total %d, want %d", name, got, test.total)
 		}
 		var set Set
 		var all []netip.Addr
 		for at, ok := s.Next(netip.Addr{}, &set); ok; at, ok = s.Next(at, &set) {
-			if set.Has(at) || !s.Holds(at) || !s.Counts(at) {
+			if set.Has(at) || !s.Assignable(at) || !s.InRange(at) {
 				t.Fatalf("%s gives %s, which it must not", name, at)
 			}
 			set.Add(at)
@@ -61,15 +61,15 @@ func TestSubnet_GivesEveryAddressOnceAndReservesItsOwn(t *testing.T) {
 		if uint64(len(all)) != test.total || all[0].String() != test.first || all[len(all)-1].String() != test.last {
 			t.Errorf("%s gives %d addresses, %s to %s; want %d, %s to %s", name, len(all), all[0], all[len(all)-1], test.total, test.first, test.last)
 		}
-		if got := set.Used(s); got != test.total {
+		if got := set.CountIn(s); got != test.total {
 			t.Errorf("%s: used %d, want %d", name, got, test.total)
 		}
 	}
 }
 
-func TestSubnet_LargeOnes(t *testing.T) {
+func TestSubnet_Large(t *testing.T) {
 	s := subnet(t, "fd12:3456:789a::/64")
-	if got, want := s.Total(), uint64(1<<64-2); got != want {
+	if got, want := s.RangeSize(), uint64(1<<64-2); got != want {
 		t.Errorf("total %d, want %d", got, want)
 	}
 	var set Set
@@ -82,31 +82,31 @@ func TestSubnet_LargeOnes(t *testing.T) {
 		set.Add(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}))
 	}
 	if a, ok := s.Next(netip.Addr{}, &set); !ok || a.String() != "10.1.0.0" {
-		t.Errorf("after 65536 taken addresses comes %s", a)
+		t.Errorf("after 65536 used addresses comes %s", a)
 	}
 }
 
-func TestSubnet_FreedAddressIsGivenLast(t *testing.T) {
+func TestSubnet_ReleasedAddressIsAllocatedLast(t *testing.T) {
 	s := subnet(t, "10.0.1.0/28")
 	var set Set
 	var at netip.Addr
-	give := func() netip.Addr {
+	allocate := func() netip.Addr {
 		a, ok := s.Next(at, &set)
 		if !ok {
-			t.Fatal("no address is left")
+			t.Fatal("no free address")
 		}
 		set.Add(a)
 		at = a
 		return a
 	}
-	first := give()
+	first := allocate()
 	set.Remove(first)
-	for range s.Total() - 1 {
-		if a := give(); a == first {
-			t.Fatalf("%s is given again while others are free", first)
+	for range s.RangeSize() - 1 {
+		if a := allocate(); a == first {
+			t.Fatalf("%s is allocated again while others are free", first)
 		}
 	}
-	if a := give(); a != first {
+	if a := allocate(); a != first {
 		t.Errorf("the last free address is %s, want %s", a, first)
 	}
 	if a, ok := s.Next(at, &set); ok {
@@ -114,7 +114,7 @@ func TestSubnet_FreedAddressIsGivenLast(t *testing.T) {
 	}
 }
 
-func TestParse_Refuses(t *testing.T) {
+func TestParseSubnet_Errors(t *testing.T) {
 	for _, c := range []*swarmv1.IPAMConfig{
 		{Subnet: ""},
 		{Subnet: "10.0.1.1/24"},
@@ -125,17 +125,17 @@ func TestParse_Refuses(t *testing.T) {
 		{Subnet: "10.0.1.0/24", Range: "10.0.0.0/16"},
 		{Subnet: "10.0.1.0/24", Range: "x"},
 	} {
-		if s, err := Parse(c); err == nil {
+		if s, err := ParseSubnet(c); err == nil {
 			t.Errorf("%v becomes %v", c, s)
 		}
 	}
-	if _, err := Read(&swarmv1.IPAMOptions{Configs: []*swarmv1.IPAMConfig{{Subnet: "10.0.1.0/24"}, {Subnet: "10.0.2.0/24"}}}); err == nil {
+	if _, err := ParseSubnets(&swarmv1.IPAMOptions{Configs: []*swarmv1.IPAMConfig{{Subnet: "10.0.1.0/24"}, {Subnet: "10.0.2.0/24"}}}); err == nil {
 		t.Error("two subnets of one family make a plan")
 	}
 }
 
-// The set answers as a map would.
-func TestSet_AsAMap(t *testing.T) {
+// Set behaves like a map.
+func TestSet_BehavesLikeAMap(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	bases := []netip.Addr{netip.MustParseAddr("10.0.3.200"), netip.MustParseAddr("fd00::fff0"), netip.MustParseAddr("255.255.252.0")}
 	var set Set
@@ -170,7 +170,7 @@ func TestSet_AsAMap(t *testing.T) {
 	}
 }
 
-func TestChoose(t *testing.T) {
+func TestChooseSubnet(t *testing.T) {
 	prefixes := func(list ...string) (out []netip.Prefix) {
 		for _, s := range list {
 			out = append(out, netip.MustParsePrefix(s))
@@ -178,9 +178,9 @@ func TestChoose(t *testing.T) {
 		return out
 	}
 	for _, test := range []struct {
-		pools, taken []string
-		size         int
-		want         string
+		pools, used []string
+		size        int
+		want        string
 	}{
 		{[]string{"10.0.0.0/8"}, nil, 24, "10.0.0.0/24"},
 		{[]string{"10.0.0.0/8"}, []string{"10.0.0.0/24", "10.0.1.0/24"}, 24, "10.0.2.0/24"},
@@ -191,19 +191,19 @@ func TestChoose(t *testing.T) {
 		{[]string{"255.255.255.0/24"}, []string{"255.255.255.0/24"}, 24, ""},
 		{[]string{"10.0.0.0/28"}, []string{"10.0.0.0/30", "10.0.0.8/30", "fd00::/64"}, 30, "10.0.0.4/30"},
 	} {
-		got, ok := Choose(prefixes(test.pools...), test.size, prefixes(test.taken...))
+		got, ok := ChooseSubnet(prefixes(test.pools...), test.size, prefixes(test.used...))
 		text := ""
 		if ok {
 			text = got.String()
 		}
 		if diff := cmp.Diff(test.want, text); diff != "" {
-			t.Errorf("%v without %v:\n%s", test.pools, test.taken, diff)
+			t.Errorf("%v without %v:\n%s", test.pools, test.used, diff)
 		}
 	}
 }
 
-func TestULA(t *testing.T) {
-	if got, want := ULA([5]byte{1, 2, 3, 4, 5}).String(), "fd01:203:405::/64"; got != want {
+func TestULAPrefix(t *testing.T) {
+	if got, want := ULAPrefix([5]byte{1, 2, 3, 4, 5}).String(), "fd01:203:405::/64"; got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
 }

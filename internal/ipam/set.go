@@ -5,27 +5,29 @@ import (
 	"net/netip"
 )
 
-// Set is a set of addresses of any subnet, IPv4 and IPv6. The zero Set is empty.
-type Set struct{ blocks map[block]*[words]uint64 }
+// Set is a set of IPv4 and IPv6 addresses. The zero value is an empty set.
+type Set struct {
+	blocks map[block]*[wordsPerBlock]uint64
+}
 
-// A block of 1024 addresses that are alike in all but their last bits.
+// block identifies 1024 addresses that differ only in their last 10 bits.
 type block struct {
 	hi, lo uint64
 	v4     bool
 }
 
 const (
-	words     = 16
-	blockBits = 10
+	wordsPerBlock = 16
+	blockBits     = 10
 )
 
-func place(a netip.Addr) (b block, bit uint64) {
+func blockOf(a netip.Addr) (b block, bit uint64) {
 	x := a.As16()
 	var hi uint64
 	for _, v := range x[:8] {
 		hi = hi<<8 | uint64(v)
 	}
-	n := low(a)
+	n := lowBits(a)
 	return block{hi, n >> blockBits, a.Is4()}, n & (1<<blockBits - 1)
 }
 
@@ -42,40 +44,40 @@ func (b block) addr(bit uint64) netip.Addr {
 	return a
 }
 
-// Add puts an address into the set.
+// Add adds an address.
 func (s *Set) Add(a netip.Addr) {
-	b, bit := place(a)
+	b, bit := blockOf(a)
 	w := s.blocks[b]
 	if w == nil {
-		w = new([words]uint64)
+		w = new([wordsPerBlock]uint64)
 		if s.blocks == nil {
-			s.blocks = map[block]*[words]uint64{}
+			s.blocks = map[block]*[wordsPerBlock]uint64{}
 		}
 		s.blocks[b] = w
 	}
 	w[bit/64] |= 1 << (bit % 64)
 }
 
-// Remove takes an address out of the set.
+// Remove removes an address.
 func (s *Set) Remove(a netip.Addr) {
-	b, bit := place(a)
+	b, bit := blockOf(a)
 	w := s.blocks[b]
 	if w == nil {
 		return
 	}
-	if w[bit/64] &^= 1 << (bit % 64); *w == [words]uint64{} {
+	if w[bit/64] &^= 1 << (bit % 64); *w == [wordsPerBlock]uint64{} {
 		delete(s.blocks, b)
 	}
 }
 
-// Has says whether an address is in the set.
+// Has says whether the set contains an address.
 func (s *Set) Has(a netip.Addr) bool {
-	b, bit := place(a)
+	b, bit := blockOf(a)
 	w := s.blocks[b]
 	return w != nil && w[bit/64]&(1<<(bit%64)) != 0
 }
 
-// Len is how many addresses are in the set.
+// Len returns the number of addresses in the set.
 func (s *Set) Len() int {
 	n := 0
 	for _, w := range s.blocks {
@@ -86,15 +88,16 @@ func (s *Set) Len() int {
 	return n
 }
 
-// NextFree is the first address that is not in the set, a or one above it. It steps over 64 taken ones at a time.
+// NextFree returns the lowest address that is not in the set and not below a. It returns the zero
+// Addr if no such address exists. It examines 64 addresses at a time.
 func (s *Set) NextFree(a netip.Addr) netip.Addr {
 	for a.IsValid() {
-		b, bit := place(a)
+		b, bit := blockOf(a)
 		w := s.blocks[b]
 		if w == nil {
 			return a
 		}
-		for i := bit / 64; i < words; i++ {
+		for i := bit / 64; i < wordsPerBlock; i++ {
 			free := ^w[i]
 			if i == bit/64 {
 				free &= ^uint64(0) << (bit % 64)
@@ -108,16 +111,16 @@ func (s *Set) NextFree(a netip.Addr) netip.Addr {
 	return a
 }
 
-// Used is how many of the addresses that the subnet has to give are in the set.
-func (s *Set) Used(sub Subnet) uint64 {
+// CountIn returns how many addresses of the subnet's range are in the set.
+func (s *Set) CountIn(sub Subnet) uint64 {
 	var n uint64
 	for b, w := range s.blocks {
-		if !sub.prefix.Contains(b.addr(0)) && !b.around(sub.prefix) {
+		if !sub.prefix.Contains(b.addr(0)) && !b.covers(sub.prefix) {
 			continue
 		}
 		for i, x := range w {
 			for ; x != 0; x &= x - 1 {
-				if sub.Counts(b.addr(uint64(i*64 + bits.TrailingZeros64(x)))) {
+				if sub.InRange(b.addr(uint64(i*64 + bits.TrailingZeros64(x)))) {
 					n++
 				}
 			}
@@ -126,8 +129,8 @@ func (s *Set) Used(sub Subnet) uint64 {
 	return n
 }
 
-// around: the block is larger than the subnet, and the subnet lies in it.
-func (b block) around(p netip.Prefix) bool {
-	other, _ := place(p.Addr())
+// covers says whether the subnet is smaller than a block and lies in b.
+func (b block) covers(p netip.Prefix) bool {
+	other, _ := blockOf(p.Addr())
 	return other == b
 }

@@ -128,11 +128,11 @@ func checkIPAM(c *swarmv1.IPAMConfig) (netip.Prefix, error) {
 			return subnet, invalid("gateway %s is the subnet's own address: choose another, for example %s", quote(g), a.Next())
 		}
 	}
-	s, err := ipam.Parse(c)
+	s, err := ipam.ParseSubnet(c)
 	switch {
 	case err != nil:
 		return subnet, invalid("%s: choose another subnet", err)
-	case s.Total() == 0:
+	case s.RangeSize() == 0:
 		return subnet, invalid("IP range %s leaves no addresses: use a larger one", quote(c.GetRange()))
 	}
 	return subnet, nil

@@ -32,8 +32,8 @@ func (h held) NextFree(a netip.Addr) netip.Addr {
 // used counts the claimed addresses of a subnet.
 func (h held) used(s ipam.Subnet) uint64 {
 	var n uint64
-	for c := range h.view.Claims.Prefix(ipam.Prefix(h.network)) {
-		if _, a, ok := ipam.ParseKey(c.GetKey()); ok && s.Counts(a) {
+	for c := range h.view.Claims.Prefix(ipam.KeyPrefix(h.network)) {
+		if _, a, ok := ipam.ParseKey(c.GetKey()); ok && s.InRange(a) {
 			n++
 		}
 	}
@@ -59,7 +59,7 @@ func (c *cursors) next(v *raftstore.View, n *swarmv1.Network, s ipam.Subnet, own
 	}
 	a, ok := s.Next(after, taken)
 	if !ok {
-		return a, nil, errdefs.ErrResourceExhausted.WithMessage(ipam.Full(n.GetSpec().GetName(), s, taken.used(s)) +
+		return a, nil, errdefs.ErrResourceExhausted.WithMessage(ipam.FullMessage(n.GetSpec().GetName(), s, taken.used(s)) +
 			": remove a task or service from it, or create a network with a larger subnet")
 	}
 	if c.last == nil {
@@ -78,13 +78,13 @@ func (s *Server) virtualIPs(v *raftstore.View, service string, old []*swarmv1.Vi
 	var out []*swarmv1.VirtualIP
 	var changes []*swarmv1.Change
 	for _, n := range vipNetworks(v, sp) {
-		plan, err := ipam.Read(n.GetIpam())
+		plan, err := ipam.ParseSubnets(n.GetIpam())
 		if err != nil {
 			return nil, nil, err
 		}
 		for _, sub := range plan {
 			if i := slices.IndexFunc(old, func(o *swarmv1.VirtualIP) bool {
-				a, err := ipam.Addr(o.GetAddr())
+				a, err := ipam.ParseAddr(o.GetAddr())
 				return err == nil && o.GetNetworkId() == n.GetId() && sub.Prefix().Contains(a)
 			}); i >= 0 {
 				out = append(out, old[i])
@@ -94,7 +94,7 @@ func (s *Server) virtualIPs(v *raftstore.View, service string, old []*swarmv1.Vi
 			if err != nil {
 				return nil, nil, err
 			}
-			out = append(out, &swarmv1.VirtualIP{NetworkId: n.GetId(), Addr: sub.Text(a)})
+			out = append(out, &swarmv1.VirtualIP{NetworkId: n.GetId(), Addr: sub.WithPrefix(a)})
 			changes = append(changes, claim...)
 		}
 	}
@@ -119,7 +119,7 @@ func vipNetworks(v *raftstore.View, sp *swarmv1.ServiceSpec) (out []*swarmv1.Net
 }
 
 func unclaim(v *raftstore.View, service string, ip *swarmv1.VirtualIP) []*swarmv1.Change {
-	a, err := ipam.Addr(ip.GetAddr())
+	a, err := ipam.ParseAddr(ip.GetAddr())
 	if err != nil {
 		return nil
 	}

@@ -65,21 +65,21 @@ func joinNetworks(v *raftstore.View, service string, next *swarmv1.ServiceSpec) 
 
 // checkAddresses refuses requested addresses that the network does not have to give.
 func checkAddresses(n *swarmv1.Network, addresses []string) error {
-	plan, err := ipam.Read(n.GetIpam())
+	plan, err := ipam.ParseSubnets(n.GetIpam())
 	if err != nil {
 		return fmt.Errorf("network %s: %w: %w", n.GetSpec().GetName(), err, errdefs.ErrInternal)
 	}
 	families := make(map[string]string, len(plan))
 	for _, text := range addresses {
-		a, err := ipam.Addr(text)
+		a, err := ipam.ParseAddr(text)
 		if err != nil {
 			return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("address %s is not an IP address: write it like 10.0.1.5", text))
 		}
-		sub, ok := plan.Of(a)
+		sub, ok := plan.Containing(a)
 		switch {
 		case !ok:
 			return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("address %s is not in a subnet of network %s: choose one of %s", a, n.GetSpec().GetName(), plan))
-		case !sub.Holds(a):
+		case !sub.Assignable(a):
 			return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("address %s is reserved in subnet %s: choose another", a, sub.Prefix()))
 		case families[sub.Family()] != "":
 			return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("addresses %s and %s are of one family: a task has one of each on a network", families[sub.Family()], a))

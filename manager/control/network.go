@@ -160,9 +160,9 @@ func subnets(v *raftstore.View, sp *swarmv1.NetworkSpec, random [5]byte) (*swarm
 		out.Configs = slices.Insert(out.Configs, 0, &swarmv1.IPAMConfig{Subnet: p.String()})
 	}
 	if !has[false] && sp.GetIpv6Enabled() {
-		out.Configs = append(out.Configs, &swarmv1.IPAMConfig{Subnet: ipam.ULA(random).String()})
+		out.Configs = append(out.Configs, &swarmv1.IPAMConfig{Subnet: ipam.ULAPrefix(random).String()})
 	}
-	plan, err := ipam.Read(out)
+	plan, err := ipam.ParseSubnets(out)
 	if err != nil {
 		return nil, err
 	}
@@ -203,9 +203,9 @@ func fromPool(v *raftstore.View) (netip.Prefix, error) {
 	}
 	managers, workers := routed(v)
 	taken = append(taken, managers...)
-	p, ok := ipam.Choose(pools, size, append(slices.Clone(taken), workers...))
+	p, ok := ipam.ChooseSubnet(pools, size, append(slices.Clone(taken), workers...))
 	if !ok {
-		p, ok = ipam.Choose(pools, size, taken)
+		p, ok = ipam.ChooseSubnet(pools, size, taken)
 	}
 	if !ok {
 		texts := make([]string, len(pools))

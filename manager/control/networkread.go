@@ -72,13 +72,13 @@ func (s *Server) ListNetworks(_ context.Context, req *swarmv1.ListRequest) (*swa
 // networkInfo is the network and the use of its addresses.
 func networkInfo(v *raftstore.View, n *swarmv1.Network) *swarmv1.NetworkInfo {
 	info := &swarmv1.NetworkInfo{Network: n}
-	plan, err := ipam.Read(n.GetIpam())
+	plan, err := ipam.ParseSubnets(n.GetIpam())
 	if err != nil {
 		return info
 	}
 	taken := held{v, n.GetId()}
 	for _, s := range plan {
-		info.Use = append(info.Use, &swarmv1.AddressUse{Subnet: s.Prefix().String(), Used: taken.used(s), Total: s.Total()})
+		info.Use = append(info.Use, &swarmv1.AddressUse{Subnet: s.Prefix().String(), Used: taken.used(s), Total: s.RangeSize()})
 	}
 	return info
 }
@@ -119,16 +119,16 @@ func meshAddresses(v *raftstore.View) map[string][]string {
 	if !ok {
 		return out
 	}
-	plan, err := ipam.Read(n.GetIpam())
+	plan, err := ipam.ParseSubnets(n.GetIpam())
 	if err != nil {
 		return out
 	}
-	for c := range v.Claims.Prefix(ipam.Prefix(n.GetId())) {
+	for c := range v.Claims.Prefix(ipam.KeyPrefix(n.GetId())) {
 		_, a, ok := ipam.ParseKey(c.GetKey())
-		sub, known := plan.Of(a)
+		sub, known := plan.Containing(a)
 		if ok && known {
 			node := ipam.OwnerID(c.GetOwner())
-			out[node] = append(out[node], sub.Text(a))
+			out[node] = append(out[node], sub.WithPrefix(a))
 		}
 	}
 	return out

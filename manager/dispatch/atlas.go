@@ -23,7 +23,7 @@ import (
 // on all nodes. It carries a network while a task on it is placed there and has not ended.
 type atlas struct {
 	mu       sync.RWMutex // guards the rest; written by the goroutine that follows the store
-	plan     ipam.Plan    // of network ingress
+	plan     ipam.Subnets // of network ingress
 	mesh     map[string][]netip.Addr
 	peers    map[string]*swarmv1.Peering
 	routes   map[string]*route   // by service
@@ -411,7 +411,7 @@ func meshClaim(c *swarmv1.Claim) (node string, a netip.Addr, ok bool) {
 // network looks at network ingress, and so at every node, again.
 func (a *atlas) network(m *marks, view *raftstore.View) {
 	row, _ := view.NetworkByName(spec.Ingress)
-	a.plan, _ = ipam.Read(row.GetIpam())
+	a.plan, _ = ipam.ParseSubnets(row.GetIpam())
 	for node := range view.Nodes.All() {
 		a.peer(m, view, node.GetId())
 	}
@@ -431,8 +431,8 @@ func (a *atlas) peer(m *marks, view *raftstore.View, id string) {
 			now.Others = []string{n.GetAddr()}
 		}
 		for _, addr := range a.mesh[id] {
-			if s, ok := a.plan.Of(addr); ok {
-				now.MeshAddresses = append(now.MeshAddresses, s.Text(addr))
+			if s, ok := a.plan.Containing(addr); ok {
+				now.MeshAddresses = append(now.MeshAddresses, s.WithPrefix(addr))
 			}
 		}
 	}

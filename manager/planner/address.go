@@ -9,22 +9,24 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// Addresses of tasks are claimed in the group that places the task, and freed when the task has ended: what runs no more
-// holds none. An ended task's row keeps showing those that it had, which may be another's by then. A task on a node that is
-// down keeps its own, since it may still run there.
+// A task's addresses are claimed in the group that places the task. They are released after the
+// task has ended. The row of an ended task still shows them, although another task may hold them by
+// then. A task on a node that is down keeps its addresses, because it may still run.
 
-// network is the addresses of one network: which are taken, and which was given last.
+// network is one network: its subnets, the allocated addresses, and the addresses allocated last.
 type network struct {
-	id     string
-	row    *swarmv1.Network // nil: removed, or not seen yet
-	plan   ipam.Plan
-	taken  ipam.Set
-	cursor map[string]netip.Addr // by family
-	// full is why the plan that is being made gives no more of them; it gives none back before it is committed.
-	full *verdict
+	id        string
+	row       *swarmv1.Network // nil: deleted, or not arrived yet
+	subnets   ipam.Subnets
+	allocated ipam.Set
+	cursor    map[string]netip.Addr // the address allocated last, by family
+	// exhausted is why the current plan finds no free address; nil: it has not found that. It holds
+	// for the whole plan, because addresses become free only by a commit.
+	exhausted *explanation
 }
 
-func (p *Picture) network(id string) *network {
+// network returns the entry of a network, and adds one if there is none.
+func (p *State) network(id string) *network {
 	n := p.networks[id]
 	if n == nil {
 		n = &network{id: id, cursor: map[string]netip.Addr{}}
@@ -33,59 +35,61 @@ func (p *Picture) network(id string) *network {
 	return n
 }
 
-// forgetNetwork drops the entry of a network that no row names.
-func (p *Picture) forgetNetwork(n *network) {
-	if n.row == nil && len(n.cursor) == 0 && n.taken.Len() == 0 {
+// forgetNetwork drops the entry of a network that no row names any more.
+func (p *State) forgetNetwork(n *network) {
+	if n.row == nil && len(n.cursor) == 0 && n.allocated.Len() == 0 {
 		delete(p.networks, n.id)
 	}
 }
 
-func (p *Picture) foldNetwork(row *swarmv1.Network, gone bool) {
+// foldNetwork applies the change of a network row.
+func (p *State) foldNetwork(row *swarmv1.Network, deleted bool) {
 	n := p.network(row.GetId())
-	n.row, n.plan = nil, nil
-	if !gone {
-		// What the control API has stored is readable. If it were not, the network had no address to give.
-		n.plan, _ = ipam.Read(row.GetIpam())
+	n.row, n.subnets = nil, nil
+	if !deleted {
+		// The control API stores valid subnets only. A network with invalid ones has no addresses.
+		n.subnets, _ = ipam.ParseSubnets(row.GetIpam())
 		n.row = row
 	}
 	if row.GetSpec().GetIngress() {
-		p.ingress, p.meshDirty = n, true
-		if gone {
+		p.ingress, p.ingressDirty = n, true
+		if deleted {
 			p.ingress = nil
 		}
 	}
-	p.roomier = true // for tasks that waited for it
+	p.retryWaiting = true // tasks may have waited for the network
 	p.forgetNetwork(n)
 }
 
-// foldAddress takes over the claim of an address.
-func (p *Picture) foldAddress(c *swarmv1.Claim, id string, a netip.Addr, gone bool) {
+// foldAddressClaim applies the change of an address claim.
+func (p *State) foldAddressClaim(c *swarmv1.Claim, id string, a netip.Addr, deleted bool) {
 	n := p.network(id)
 	node, ofNode := ipam.NodeOwner(c.GetOwner())
-	if gone {
-		n.taken.Remove(a)
-		p.roomier = true
+	if deleted {
+		n.allocated.Remove(a)
+		p.retryWaiting = true
 		p.forgetNetwork(n)
 	} else {
-		n.taken.Add(a)
+		n.allocated.Add(a)
 	}
 	if !ofNode {
 		return
 	}
-	p.meshDirty = true
-	if gone {
-		if p.meshed[node]--; p.meshed[node] == 0 {
-			delete(p.meshed, node)
+	p.ingressDirty = true
+	if deleted {
+		if p.ingressClaims[node]--; p.ingressClaims[node] == 0 {
+			delete(p.ingressClaims, node)
 		}
 	} else {
-		p.meshed[node]++
+		p.ingressClaims[node]++
 	}
 }
 
-func (p *Picture) foldCursor(c *swarmv1.Claim, id, family string, gone bool) {
+// foldCursor applies the change of a cursor: a claim whose owner is the last allocated address.
+func (p *State) foldCursor(c *swarmv1.Claim, id, family string, deleted bool) {
 	n := p.network(id)
 	a, err := netip.ParseAddr(c.GetOwner())
-	if gone || err != nil {
+	if deleted || err != nil {
 		delete(n.cursor, family)
 		p.forgetNetwork(n)
 		return
@@ -93,45 +97,45 @@ func (p *Picture) foldCursor(c *swarmv1.Claim, id, family string, gone bool) {
 	n.cursor[family] = a
 }
 
-// attach reads which networks the tasks of a template are on.
-func (r *revision) attach(list []*swarmv1.NetworkAttachmentConfig) {
+// addNetworks sets the networks of the revision, and the addresses requested on them.
+func (r *revision) addNetworks(list []*swarmv1.NetworkAttachmentConfig) {
 	for _, use := range list {
 		r.networks = append(r.networks, &swarmv1.NetworkAttachment{NetworkId: use.GetTarget(), Aliases: use.GetAliases(), DriverOpts: use.GetDriverOpts()})
-		r.wired = r.wired || !spec.LocalNetwork(use.GetTarget())
-		var asked []netip.Addr
+		r.needsAddress = r.needsAddress || !spec.LocalNetwork(use.GetTarget())
+		var requested []netip.Addr
 		for _, text := range use.GetAddresses() {
-			if a, err := ipam.Addr(text); err == nil {
-				asked = append(asked, a)
+			if a, err := ipam.ParseAddr(text); err == nil {
+				requested = append(requested, a)
 			}
 		}
-		r.asked = append(r.asked, asked)
+		r.requestedAddrs = append(r.requestedAddrs, requested)
 	}
 }
 
-// spot is an address that this plan gives.
-type spot struct {
+// networkAddr is an address in a subnet of a network.
+type networkAddr struct {
 	network *network
 	subnet  ipam.Subnet
 	addr    netip.Addr
 }
 
-// pick chooses the addresses of one more task of the revision; they are its own once address is called. It says why there
-// are none.
-func (r *run) pick(rev *revision) *verdict {
-	r.picked = r.picked[:0]
-	if !rev.wired {
+// pickAddresses sets candidates to addresses for one more task of the revision. assignAddresses
+// then allocates them. It returns an explanation if an address is missing.
+func (r *run) pickAddresses(rev *revision) *explanation {
+	r.candidates = r.candidates[:0]
+	if !rev.needsAddress {
 		return nil
 	}
 	for i, use := range rev.networks {
 		if spec.LocalNetwork(use.GetNetworkId()) {
 			continue
 		}
-		n := r.p.networks[use.GetNetworkId()]
+		n := r.state.networks[use.GetNetworkId()]
 		if n == nil || n.row == nil {
-			return unaddressed("network " + use.GetNetworkId() + " was removed: take it off the service, or create it anew and put the service on it")
+			return noAddress("network " + use.GetNetworkId() + " was removed: remove it from the service, or create it again and add it to the service")
 		}
-		for _, s := range n.plan {
-			if v := r.pickIn(n, s, rev.asked[i]); v != nil {
+		for _, s := range n.subnets {
+			if v := r.pickAddress(n, s, rev.requestedAddrs[i]); v != nil {
 				return v
 			}
 		}
@@ -139,99 +143,105 @@ func (r *run) pick(rev *revision) *verdict {
 	return nil
 }
 
-func (r *run) pickIn(n *network, s ipam.Subnet, asked []netip.Addr) *verdict {
+// pickAddress adds an address of one subnet to candidates: a requested one, or else the next
+// free one.
+func (r *run) pickAddress(n *network, s ipam.Subnet, requested []netip.Addr) *explanation {
 	name := n.row.GetSpec().GetName()
-	if i := slices.IndexFunc(asked, s.Prefix().Contains); i >= 0 {
-		if n.taken.Has(asked[i]) {
-			return unaddressed("network " + name + ": address " + asked[i].String() + ", which is asked for, is in use")
+	if i := slices.IndexFunc(requested, s.Prefix().Contains); i >= 0 {
+		if n.allocated.Has(requested[i]) {
+			return noAddress("network " + name + ": requested address " + requested[i].String() + " is in use: request another one")
 		}
-		r.picked = append(r.picked, spot{n, s, asked[i]})
+		r.candidates = append(r.candidates, networkAddr{n, s, requested[i]})
 		return nil
 	}
-	if n.full != nil {
-		return n.full
+	if n.exhausted != nil {
+		return n.exhausted
 	}
-	a, ok := s.Next(n.cursor[s.Family()], &n.taken)
+	a, ok := s.Next(n.cursor[s.Family()], &n.allocated)
 	if !ok {
-		n.full = unaddressed(ipam.Full(name, s, n.taken.Used(s)))
-		r.filled = append(r.filled, n)
-		return n.full
+		n.exhausted = noAddress(ipam.FullMessage(name, s, n.allocated.CountIn(s)))
+		r.exhausted = append(r.exhausted, n)
+		return n.exhausted
 	}
-	r.picked = append(r.picked, spot{n, s, a})
+	r.candidates = append(r.candidates, networkAddr{n, s, a})
 	return nil
 }
 
-func unaddressed(why string) *verdict {
-	return &verdict{err: why, unplaced: &swarmv1.Unplaced{Refusals: []*swarmv1.Refusal{{Filter: "address", Reason: why}}}}
+// noAddress returns the explanation of a task that waits for an address.
+func noAddress(why string) *explanation {
+	return &explanation{err: why, unplaced: &swarmv1.Unplaced{Refusals: []*swarmv1.Refusal{{Filter: "address", Reason: why}}}}
 }
 
-// address gives a task what was picked, and returns its attachments.
-func (r *run) address(rev *revision, id string) []*swarmv1.NetworkAttachment {
-	if len(r.picked) == 0 {
+// assignAddresses allocates the candidates to the task with the given id, and returns the task's
+// network attachments.
+func (r *run) assignAddresses(rev *revision, id string) []*swarmv1.NetworkAttachment {
+	if len(r.candidates) == 0 {
 		return rev.networks
 	}
 	out := make([]*swarmv1.NetworkAttachment, len(rev.networks))
-	left := r.picked
+	remaining := r.candidates
 	for i, use := range rev.networks {
 		out[i] = use
-		if len(left) == 0 || left[0].network.id != use.GetNetworkId() {
+		if len(remaining) == 0 || remaining[0].network.id != use.GetNetworkId() {
 			continue
 		}
 		out[i] = &swarmv1.NetworkAttachment{NetworkId: use.GetNetworkId(), Aliases: use.GetAliases(), DriverOpts: use.GetDriverOpts()}
-		for len(left) > 0 && left[0].network.id == use.GetNetworkId() {
-			out[i].Addresses = append(out[i].Addresses, left[0].subnet.Text(left[0].addr))
-			r.give(left[0], ipam.OwnerTask+id)
-			left = left[1:]
+		for len(remaining) > 0 && remaining[0].network.id == use.GetNetworkId() {
+			out[i].Addresses = append(out[i].Addresses, remaining[0].subnet.WithPrefix(remaining[0].addr))
+			r.allocate(remaining[0], ipam.OwnerTask+id)
+			remaining = remaining[1:]
 		}
 	}
 	return out
 }
 
-// give claims an address, and counts it as taken for the rest of the plan.
-func (r *run) give(s spot, owner string) {
-	s.network.taken.Add(s.addr)
-	r.spots = append(r.spots, s)
+// allocate claims an address for an owner. For the rest of the plan it counts as allocated.
+func (r *run) allocate(s networkAddr, owner string) {
+	s.network.allocated.Add(s.addr)
+	r.allocated = append(r.allocated, s)
 	r.out.claim(ipam.Key(s.network.id, s.addr), owner)
-	r.step(s)
+	r.advanceCursor(s)
 }
 
-// step moves the cursor.
-func (r *run) step(s spot) {
+// advanceCursor moves the cursor of the network to the address.
+func (r *run) advanceCursor(s networkAddr) {
 	family := s.subnet.Family()
-	i := slices.IndexFunc(r.steps, func(o spot) bool { return o.network == s.network && o.subnet.Family() == family })
+	i := slices.IndexFunc(r.savedCursors, func(o networkAddr) bool { return o.network == s.network && o.subnet.Family() == family })
 	if i < 0 {
-		// Steps keep where the cursor was, for undo.
-		r.steps = append(r.steps, spot{s.network, s.subnet, s.network.cursor[family]})
+		// undoAddresses needs the cursor as it was before the plan
+		r.savedCursors = append(r.savedCursors, networkAddr{s.network, s.subnet, s.network.cursor[family]})
 	}
 	s.network.cursor[family] = s.addr
-	if !slices.ContainsFunc(r.moved, func(o spot) bool { return o.network == s.network && o.subnet.Family() == family }) {
-		r.moved = append(r.moved, s)
+	if !slices.ContainsFunc(r.changedCursors, func(o networkAddr) bool { return o.network == s.network && o.subnet.Family() == family }) {
+		r.changedCursors = append(r.changedCursors, s)
 	}
 }
 
-// cursors writes the cursors that the service's addresses have moved. Nobody depends on them: whatever they say, an
-// address is free or it is not.
-func (r *run) cursors() {
-	r.out.atom = len(r.views) + 1 + len(r.wants)
-	for _, s := range r.moved {
+// writeCursors writes the cursors that moved for the service's addresses. Their writes have no
+// precondition, because a wrong cursor does no harm: it says only where the search for a free
+// address begins.
+func (r *run) writeCursors() {
+	r.out.atom = len(r.views) + 1 + len(r.newTasks)
+	for _, s := range r.changedCursors {
 		r.out.put(&swarmv1.Claim{Key: ipam.CursorKey(s.network.id, s.subnet), Owner: s.network.cursor[s.subnet.Family()].String()})
 	}
-	r.moved = r.moved[:0]
+	r.changedCursors = r.changedCursors[:0]
 }
 
-// unaddress takes back what give and step did, so that the picture is what the store says.
-func (r *run) unaddress() {
-	for _, s := range r.spots {
-		s.network.taken.Remove(s.addr)
+// undoAddresses takes back the addresses and cursors of this plan, so that the state matches the
+// store again.
+func (r *run) undoAddresses() {
+	for _, s := range r.allocated {
+		s.network.allocated.Remove(s.addr)
 	}
-	for _, s := range r.steps {
+	for _, s := range r.savedCursors {
 		if s.addr.IsValid() {
 			s.network.cursor[s.subnet.Family()] = s.addr
 		} else {
 			delete(s.network.cursor, s.subnet.Family())
 		}
 	}
-	for _, n := range r.filled {
-		n.full = nil
+	for _, n := range r.exhausted {
+		n.exhausted = nil
 	}
 }

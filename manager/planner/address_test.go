@@ -53,7 +53,7 @@ func TestPlan_FullSubnetWaitsWithTheNumbers(t *testing.T) {
 	for _, task := range m.tasks() {
 		if st := m.status(task.Id); st.State == swarmv1.TaskState_PENDING {
 			waiting++
-			if want := "network web: no address is left in 10.0.1.0/29: 5 of 5 in use"; st.Err != want {
+			if want := "network web: no free address in 10.0.1.0/29: 5 of 5 in use"; st.Err != want {
 				t.Errorf("task waits because %q, want %q", st.Err, want)
 			}
 			if len(task.Networks[0].Addresses) != 0 {
@@ -74,9 +74,9 @@ func TestPlan_FullSubnetWaitsWithTheNumbers(t *testing.T) {
 	}
 }
 
-// A rolling update goes through on a full subnet when the old task stops first, and with one address to spare when the
-// new one starts first.
-func TestPlan_UpdateOnANarrowSubnet(t *testing.T) {
+// A rolling update on a full subnet finishes if the old task stops first. If the new task starts
+// first, one free address is enough.
+func TestPlan_UpdateOnAFullSubnet(t *testing.T) {
 	for name, test := range map[string]struct {
 		replicas uint64
 		order    swarmv1.UpdateConfig_Order
@@ -131,7 +131,7 @@ func TestPlan_RequestedAddressIsOneTasks(t *testing.T) {
 	}
 }
 
-func TestPlan_NodesGetMeshAddresses(t *testing.T) {
+func TestPlan_NodesGetIngressAddresses(t *testing.T) {
 	m := newModel(t)
 	m.addNode("n1")
 	m.addNode("n2")
@@ -156,11 +156,11 @@ func TestPlan_NodesGetMeshAddresses(t *testing.T) {
 	}
 }
 
-// Whoever knows a join token makes as many nodes as network ingress has addresses. They get none
-// before a host opens their session.
-func TestPlan_NodesThatNeverReportedGetNoMeshAddress(t *testing.T) {
+// Anyone with a join token can create as many nodes as the ingress network has addresses. A node
+// gets no address before a host opens a session for it.
+func TestPlan_NodesThatNeverReportedGetNoIngressAddress(t *testing.T) {
 	m := newModel(t)
-	m.addNetwork("ingress", "10.0.0.0/29") // It has addresses for five nodes.
+	m.addNetwork("ingress", "10.0.0.0/29") // has addresses for five nodes
 	joined := func(_ *swarmv1.Node, s *swarmv1.NodeState) { s.State, s.SessionEpoch = swarmv1.NodeState_DOWN, 0 }
 	for i := range 20 {
 		m.addNode(fmt.Sprintf("ghost%d", i), joined)
@@ -177,7 +177,7 @@ func TestPlan_NodesThatNeverReportedGetNoMeshAddress(t *testing.T) {
 	if c, _ := m.rows["9/addr/ingress/10.0.0.3"].(*swarmv1.Claim); m.claims()["node"] != 2 || c.GetOwner() != "node/ghost7" {
 		t.Errorf("after its first session a node has no address of its own: got %v\n%s", c, m)
 	}
-	// It keeps it while it is down: it was a node once.
+	// The node keeps its address while it is down, because a session was open once.
 	st = m.rows["2/ghost7"].(*swarmv1.NodeState).CloneVT()
 	st.State = swarmv1.NodeState_DOWN
 	m.put(st)

@@ -13,7 +13,8 @@ const (
 	benchServices = 100
 )
 
-// benchCluster has nodes of 64 CPUs and 256 GiB in four zones, so that 100k tasks of half a CPU and 1 GiB fit.
+// benchCluster has nodes of 64 CPUs and 256 GiB in four zones, so that 100k tasks of half a CPU and
+// 1 GiB fit.
 func benchCluster(b testing.TB, tasks int) *model {
 	m := newModel(b)
 	for i := range benchNodes {
@@ -29,7 +30,8 @@ func benchCluster(b testing.TB, tasks int) *model {
 	return m
 }
 
-// place measures from rows of services to changes with tasks and statuses, ready to be committed.
+// benchPlace measures from the rows of services to changes with tasks and statuses, ready to
+// commit.
 func benchPlace(b *testing.B, tasks int, edit ...func(*swarmv1.ServiceSpec)) {
 	m := benchCluster(b, tasks)
 	if len(edit) > 0 {
@@ -37,10 +39,10 @@ func benchPlace(b *testing.B, tasks int, edit ...func(*swarmv1.ServiceSpec)) {
 			m.edit(fmt.Sprintf("service%018d", i), edit...)
 		}
 	}
-	due := m.pic.Due(m.now)
+	due := m.state.Due(m.now)
 	b.ReportAllocs()
 	for b.Loop() {
-		res := m.pic.Plan(due, m.now)
+		res := m.state.Plan(due, m.now)
 		if got := countPlaced(res); got != tasks {
 			b.Fatalf("placed %d of %d", got, tasks)
 		}
@@ -67,15 +69,16 @@ func BenchmarkPlacement(b *testing.B) {
 	b.Run("one_full_100k_1k", benchOne)
 	b.Run("100k_1k_spread", func(b *testing.B) {
 		benchPlace(b, 100_000, constraint("node.role==worker", "node.labels.zone!=9"), func(s *swarmv1.ServiceSpec) {
-			placement(s).Preferences = []*swarmv1.PlacementPreference{{Preference: &swarmv1.PlacementPreference_Spread{Spread: &swarmv1.SpreadOver{SpreadDescriptor: "node.labels.zone"}}}}
+			placementOf(s).Preferences = []*swarmv1.PlacementPreference{{Preference: &swarmv1.PlacementPreference_Spread{Spread: &swarmv1.SpreadOver{SpreadDescriptor: "node.labels.zone"}}}}
 		})
 	})
 }
 
-// benchOne scales one of 100 services by one on a cluster that runs 100k tasks, and plans only that.
+// benchOne scales one of 100 services by one on a cluster that runs 100k tasks, and plans only
+// that.
 func benchOne(b *testing.B) {
 	m := benchCluster(b, 100_000)
-	for _, g := range m.pic.Plan(m.pic.Due(m.now), m.now).Groups {
+	for _, g := range m.state.Plan(m.state.Due(m.now), m.now).Groups {
 		if err := m.commit(g); err != nil {
 			b.Fatal(err)
 		}
@@ -85,25 +88,26 @@ func benchOne(b *testing.B) {
 			m.report(row.(*swarmv1.TaskStatus).TaskId, swarmv1.TaskState_RUNNING)
 		}
 	}
-	if res := m.pic.Plan(m.pic.Due(m.now), m.now); len(res.Groups) != 0 {
+	if res := m.state.Plan(m.state.Due(m.now), m.now); len(res.Groups) != 0 {
 		b.Fatal("the cluster is not at rest")
 	}
 	m.edit("service000000000000000007", replicas(100_000/benchServices+1))
 	b.ReportAllocs()
 	b.ResetTimer()
 	for b.Loop() {
-		m.pic.Retry("service000000000000000007")
-		if got := countPlaced(m.pic.Plan(m.pic.Due(m.now), m.now)); got != 1 {
+		m.state.Retry("service000000000000000007")
+		if got := countPlaced(m.state.Plan(m.state.Due(m.now), m.now)); got != 1 {
 			b.Fatalf("placed %d, want 1", got)
 		}
 	}
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "tasks/s")
 }
 
-// BenchmarkPicture measures how fast a picture of 100k tasks is made from rows: what a new leader does first.
-func BenchmarkPicture(b *testing.B) {
+// BenchmarkNewState measures how fast a State of 100k tasks is made from rows. A new leader does
+// this first.
+func BenchmarkNewState(b *testing.B) {
 	m := benchCluster(b, 100_000)
-	for _, g := range m.pic.Plan(m.pic.Due(m.now), m.now).Groups {
+	for _, g := range m.state.Plan(m.state.Due(m.now), m.now).Groups {
 		if err := m.commit(g); err != nil {
 			b.Fatal(err)
 		}
@@ -114,7 +118,7 @@ func BenchmarkPicture(b *testing.B) {
 	}
 	slices.Sort(keys)
 	for b.Loop() {
-		p := newPicture()
+		p := newState()
 		for _, k := range keys {
 			p.fold(nil, m.rows[k])
 		}

@@ -9,18 +9,19 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// class is a set of nodes that constraints on role, platform and labels cannot tell apart, so that such a constraint is
-// judged once for all of them. Constraints on a node's id or hostname are judged node by node.
+// class is a set of nodes with equal role, platform and labels. A constraint on these is evaluated
+// once for the class. Constraints on a node's id or host name are evaluated for each node.
 type class struct {
-	signature string
-	nodes     []*node // in no order
-	role      string
-	platform  *swarmv1.Platform
-	labels    map[string]string
-	engine    map[string]string
+	signature    string
+	nodes        []*node // in no particular order
+	role         string
+	platform     *swarmv1.Platform
+	nodeLabels   map[string]string
+	engineLabels map[string]string
 }
 
-func (p *Picture) classify(n *node) {
+// setClass moves the node to the class that its rows say. A node without a row has no class.
+func (p *State) setClass(n *node) {
 	var signature string
 	if n.row != nil {
 		signature = signatureOf(n)
@@ -29,7 +30,7 @@ func (p *Picture) classify(n *node) {
 		if n.row != nil && old.signature == signature {
 			return
 		}
-		if old.leave(n); len(old.nodes) == 0 {
+		if old.removeNode(n); len(old.nodes) == 0 {
 			delete(p.classes, old.signature)
 		}
 	}
@@ -40,27 +41,29 @@ func (p *Picture) classify(n *node) {
 	if c == nil {
 		d := n.state.GetDescription()
 		c = &class{
-			signature: signature,
-			role:      strings.ToLower(n.row.GetSpec().GetRole().String()),
-			platform:  d.GetPlatform(),
-			labels:    n.row.GetSpec().GetLabels(),
-			engine:    d.GetEngine().GetLabels(),
+			signature:    signature,
+			role:         strings.ToLower(n.row.GetSpec().GetRole().String()),
+			platform:     d.GetPlatform(),
+			nodeLabels:   n.row.GetSpec().GetLabels(),
+			engineLabels: d.GetEngine().GetLabels(),
 		}
 		p.classes[signature] = c
 	}
-	n.class, n.member = c, len(c.nodes)
+	n.class, n.classIndex = c, len(c.nodes)
 	c.nodes = append(c.nodes, n)
 }
 
-func (c *class) leave(n *node) {
+// removeNode removes a node from the class. It fills the gap with the last node of the list.
+func (c *class) removeNode(n *node) {
 	last := len(c.nodes) - 1
-	c.nodes[n.member] = c.nodes[last]
-	c.nodes[n.member].member = n.member
+	c.nodes[n.classIndex] = c.nodes[last]
+	c.nodes[n.classIndex].classIndex = n.classIndex
 	c.nodes = c.nodes[:last]
 	n.class = nil
 }
 
-// signatureOf is equal for two nodes exactly when they are of one class.
+// signatureOf returns a string that is equal for two nodes if and only if they belong to the same
+// class.
 func signatureOf(n *node) string {
 	d := n.state.GetDescription()
 	var b strings.Builder
@@ -81,7 +84,9 @@ func signatureOf(n *node) string {
 	return b.String()
 }
 
-// attribute is what the nodes of the class have for a constraint or preference that does not tell single nodes apart.
+// attribute returns the value that all nodes of the class have for the attribute of a constraint or
+// spread preference. It returns "" if the nodes do not have it, or if it is the id or the host name
+// of a node.
 func (c *class) attribute(k spec.Constraint) string {
 	switch k.Attr {
 	case spec.AttrRole:
@@ -91,13 +96,14 @@ func (c *class) attribute(k spec.Constraint) string {
 	case spec.AttrArch:
 		return c.platform.GetArchitecture()
 	case spec.AttrNodeLabel:
-		return c.labels[k.Label]
+		return c.nodeLabels[k.Label]
 	case spec.AttrEngineLabel:
-		return c.engine[k.Label]
+		return c.engineLabels[k.Label]
 	}
 	return ""
 }
 
+// attribute returns the node's value for the attribute of a constraint, or "" if it has none.
 func (n *node) attribute(k spec.Constraint) string {
 	switch k.Attr {
 	case spec.AttrNodeID:

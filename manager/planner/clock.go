@@ -6,35 +6,38 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// Times in rows are by the clock of the manager that led when they were written, and plans are made by the clock of the one
-// that leads now. Between the two a clock may jump by any amount. Of what was written before this picture it is certain only
-// that it is not younger than the picture, so no wait begins later than that. Whatever can be told by versions is told by
-// these.
+// Times in rows are by the clock of the manager that led when they were written. Plans use the
+// clock of the manager that leads now, and the two may differ by any amount. A row that was written
+// before this State existed is certain to be no newer than it, so no wait begins later than
+// startedAt. Where versions tell the order, the planner compares versions instead of times.
 
-// clip is a time that stands in a row, by this leader's clock.
-func (p *Picture) clip(at time.Time, m *swarmv1.Meta) time.Time {
-	if m.GetVersion() <= p.base && at.After(p.began) {
-		return p.began
+// clampTime returns a time from a row, at latest the time at which this leader started if an
+// earlier leader may have written the row. m is the meta of the row.
+func (p *State) clampTime(at time.Time, m *swarmv1.Meta) time.Time {
+	if m.GetVersion() <= p.startVersion && at.After(p.startedAt) {
+		return p.startedAt
 	}
 	return at
 }
 
-// reportedAt is when the task's status was written. A worker's own time is not to be compared with others.
-func (p *Picture) reportedAt(t *task) time.Time {
+// reportedAt returns when the task's status was written. It does not use the worker's own time if
+// it can, because clocks of hosts differ.
+func (p *State) reportedAt(t *task) time.Time {
 	if m := t.status.GetMeta(); m.GetUpdatedAt() != nil {
-		return p.clip(m.GetUpdatedAt().AsTime(), m)
+		return p.clampTime(m.GetUpdatedAt().AsTime(), m)
 	}
-	return instant(t.status.GetTimestamp())
+	return timeOf(t.status.GetTimestamp())
 }
 
-// startAfter is when the restart delay of the task ends; zero: it has none.
-func (p *Picture) startAfter(t *task) time.Time {
-	at := instant(t.row.GetStartAfter())
-	if at.IsZero() || t.row.GetMeta().GetVersion() > p.base {
+// startAfter returns when the restart delay of the task ends. Zero: the task has none.
+func (p *State) startAfter(t *task) time.Time {
+	at := timeOf(t.row.GetStartAfter())
+	if at.IsZero() || t.row.GetMeta().GetVersion() > p.startVersion {
 		return at
 	}
-	delay := at.Sub(instant(t.row.GetMeta().GetCreatedAt())) // by one clock: both were written at once
-	if latest := p.began.Add(delay); at.After(latest) {
+	// the two times are of one clock: they were written together
+	delay := at.Sub(timeOf(t.row.GetMeta().GetCreatedAt()))
+	if latest := p.startedAt.Add(delay); at.After(latest) {
 		return latest
 	}
 	return at

@@ -1,20 +1,28 @@
-// Package planner decides what the cluster should do next: which tasks should exist, on which node each runs, and which
-// must stop. It is pure: it has no clock, no randomness, no goroutine, no store and no socket; time is an argument and
-// ids are derived. The same rows and the same time give the same bytes.
+// Package planner decides what the cluster does next: which tasks exist, on which node each task
+// runs, and which tasks must stop. It is pure: it has no clock, randomness, goroutine, store or
+// socket. Time is an argument, and task ids are computed. The same rows and the same time give the
+// same bytes.
 //
-// It owns every write to the tables of tasks (and of their statuses until a worker takes over), the claims of host ports
-// and of tasks' and nodes' addresses, and a service's update status and roll back. It refuses to know how rows are stored, sent or watched. The leader's loop
-// in package manager is its one caller, with one goroutine:
+// The planner proposes all writes of these rows:
 //
-//	pic := planner.New(view)
+//   - tasks, and their statuses until a worker takes over at ASSIGNED
+//   - claims of host ports, of the addresses of tasks and of the ingress addresses of nodes
+//   - a service's update status, and the rollback of a service
+//   - the rows of a service that the user has removed
+//
+// How rows are stored, sent or watched is not its concern. Its only caller is the leader's loop in
+// package manager, in one goroutine:
+//
+//	state := planner.New(view)
 //	for {
-//		pic.Apply(batch.Changes)          // all that the store has committed, in order
-//		res := pic.Plan(pic.Due(now), now)
-//		commit(res.Groups)                // a rejected group: pic.Retry(group.Service)
-//		wait(next batch, res.Next)        // the batches of one's own commits included
+//		res := state.Plan(state.Due(now), now)
+//		commit(res.Groups)                // if the store rejects a group: state.Retry(group.Service)
+//		wait(next batch, res.Next)        // returns when the store has changed, or at res.Next
+//		state.Apply(batch.Changes)        // everything that was committed, in order
 //	}
 //
-// A Picture is the cluster as planning sees it, kept up to date from the store's changes so that one changed task costs
-// one service's planning and no scan of the cluster. Plan reads it and leaves it as it was: what is planned counts once
-// the store has said so. So the loop must have applied its own commits before it plans again.
+// A State is the planner's copy of the cluster. Changes of the store keep it up to date, so that
+// one changed task costs the planning of one service and not a pass over all rows. Plan does not
+// change what later plans see: a proposed change counts only after the store has committed it and
+// Apply has received it. The loop must therefore apply its own commits before it plans again.
 package planner

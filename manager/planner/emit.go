@@ -7,7 +7,8 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// Numbers of the tables that the planner deletes from: the field numbers of swarmv1.Object.
+// These are the numbers of the tables that the planner deletes from. They equal the field numbers
+// of swarmv1.Object.
 const (
 	tableService  = 3
 	tableRevision = 4
@@ -17,23 +18,25 @@ const (
 	tableClaim    = 9
 )
 
-// absent is the precondition of every new row. It is never written to.
+// absent is the precondition of every new row. All changes share it, so nothing may modify it.
 var absent = &swarmv1.Change_IfAbsent{IfAbsent: true}
 
-// emitter gathers the changes of one service. A row is written at most once a plan: edits of one row meet in one change.
+// emitter collects the changes of one service. A plan writes a row at most once: later edits of a
+// row go into the change of the first edit.
 type emitter struct {
 	changes []*swarmv1.Change
-	// atoms says for each change which must come with it: all changes of one atom go into one group. Atom 0 is the
-	// service's own row, then every slot is one.
-	atoms  []int
-	atom   int
-	tasks  map[string]*swarmv1.Change
-	states map[string]*swarmv1.Change
-	slab   []creation
+	// atoms holds the atom of each change. All changes of one atom go into the same group. Atom 0
+	// is the service's own row. Every slot is an atom of its own.
+	atoms    []int
+	atom     int
+	tasks    map[string]*swarmv1.Change
+	statuses map[string]*swarmv1.Change
+	slab     []newRows
 }
 
-// creation is all that a new task needs of memory, so that it costs one allocation, or a part of one.
-type creation struct {
+// newRows is all the memory that the rows and changes of a new task need, in one piece, so that it
+// costs at most one allocation.
+type newRows struct {
 	task       swarmv1.Task
 	status     swarmv1.TaskStatus
 	changes    [2]swarmv1.Change
@@ -43,14 +46,15 @@ type creation struct {
 	statusCase swarmv1.Object_TaskStatus
 }
 
-// slabSize bounds how many creations share memory: a row that stays alive keeps its whole slab alive.
+// slabSize limits how many newRows share one allocation. One row in use keeps the whole allocation
+// alive.
 const slabSize = 32
 
 func (e *emitter) reset() {
 	*e = emitter{slab: e.slab}
 }
 
-// grow makes room for so many changes more.
+// grow reserves memory for n more changes.
 func (e *emitter) grow(n int) {
 	e.changes = slices.Grow(e.changes, n)
 	e.atoms = slices.Grow(e.atoms, n)
@@ -61,10 +65,11 @@ func (e *emitter) add(c *swarmv1.Change) {
 	e.atoms = append(e.atoms, e.atom)
 }
 
-// create makes the rows of a new task, which the caller fills in. left is how many more are likely to follow.
-func (e *emitter) create(left int) (*swarmv1.Task, *swarmv1.TaskStatus) {
+// create adds the rows of a new task, which the caller then fills in. remaining is how many tasks
+// are likely to be created, including this one.
+func (e *emitter) create(remaining int) (*swarmv1.Task, *swarmv1.TaskStatus) {
 	if len(e.slab) == 0 {
-		e.slab = make([]creation, min(max(left, 1), slabSize))
+		e.slab = make([]newRows, min(max(remaining, 1), slabSize))
 	}
 	c := &e.slab[0]
 	e.slab = e.slab[1:]
@@ -78,7 +83,7 @@ func (e *emitter) create(left int) (*swarmv1.Task, *swarmv1.TaskStatus) {
 	return &c.task, &c.status
 }
 
-// edit returns the copy of the task's row that will be written.
+// edit returns the copy of the task's row that this plan writes.
 func (e *emitter) edit(t *task) *swarmv1.Task {
 	if c := e.tasks[t.id]; c != nil {
 		return c.GetPut().GetTask()
@@ -93,26 +98,29 @@ func (e *emitter) edit(t *task) *swarmv1.Task {
 	return row
 }
 
-// editStatus returns the copy of the task's status that will be written. The task has a status.
+// editStatus returns the copy of the task's status that this plan writes. The task must have a
+// status.
 func (e *emitter) editStatus(t *task) *swarmv1.TaskStatus {
-	if c := e.states[t.id]; c != nil {
+	if c := e.statuses[t.id]; c != nil {
 		return c.GetPut().GetTaskStatus()
 	}
 	row := t.status.CloneVT()
 	c := put(row.GetMeta(), &swarmv1.Object{Object: &swarmv1.Object_TaskStatus{TaskStatus: row}})
-	if e.states == nil {
-		e.states = map[string]*swarmv1.Change{}
+	if e.statuses == nil {
+		e.statuses = map[string]*swarmv1.Change{}
 	}
-	e.states[t.id] = c
+	e.statuses[t.id] = c
 	e.add(c)
 	return row
 }
 
+// service adds the write of the service's row.
 func (e *emitter) service(row *swarmv1.Service) {
 	e.atom = 0
 	e.add(put(row.GetMeta(), &swarmv1.Object{Object: &swarmv1.Object_Service{Service: row}}))
 }
 
+// claim adds a new claim. The store rejects the group if the claim exists.
 func (e *emitter) claim(key, owner string) {
 	c := &swarmv1.Claim{Key: key, Owner: owner}
 	e.add(&swarmv1.Change{
@@ -121,28 +129,31 @@ func (e *emitter) claim(key, owner string) {
 	})
 }
 
-// put writes a claim whatever is there: a cursor.
+// put writes a claim without a precondition. Only cursors need this.
 func (e *emitter) put(c *swarmv1.Claim) {
 	e.add(&swarmv1.Change{Op: &swarmv1.Change_Put{Put: &swarmv1.Object{Object: &swarmv1.Object_Claim{Claim: c}}}})
 }
 
+// put returns the write of a row, which the store applies only if the row has not changed since.
 func put(m *swarmv1.Meta, o *swarmv1.Object) *swarmv1.Change {
 	return &swarmv1.Change{Precondition: &swarmv1.Change_IfVersion{IfVersion: m.GetVersion()}, Op: &swarmv1.Change_Put{Put: o}}
 }
 
+// deleteTask adds the deletion of the task's row and status. Earlier edits of these rows become
+// deletions.
 func (e *emitter) deleteTask(t *task) {
 	if c := e.tasks[t.id]; c != nil {
 		c.Op = remove(tableTask, t.id)
 	} else {
 		e.delete(tableTask, t.id, t.row.GetMeta())
 	}
-	switch c := e.states[t.id]; {
+	switch c := e.statuses[t.id]; {
 	case c != nil:
 		c.Op = remove(tableStatus, t.id)
 	case t.status != nil && t.ended():
 		e.delete(tableStatus, t.id, t.status.GetMeta())
 	case t.status != nil:
-		// The worker may be reporting: whatever it says, the row goes.
+		// The worker may report at any time, so the delete has no version as precondition.
 		e.add(&swarmv1.Change{Op: remove(tableStatus, t.id)})
 	}
 }
@@ -151,16 +162,18 @@ func remove(table uint32, key string) *swarmv1.Change_Delete {
 	return &swarmv1.Change_Delete{Delete: &swarmv1.ObjectRef{Table: table, Key: key}}
 }
 
+// delete adds the deletion of a row, which the store applies only if the row has not changed
+// since.
 func (e *emitter) delete(table uint32, key string, m *swarmv1.Meta) {
 	e.add(&swarmv1.Change{Precondition: &swarmv1.Change_IfVersion{IfVersion: m.GetVersion()}, Op: remove(table, key)})
 }
 
-// groups cuts the changes between atoms.
+// groups splits the changes into groups. All changes of an atom are in one group.
 func (e *emitter) groups(serviceID string) []Group {
 	if len(e.changes) == 0 {
 		return nil
 	}
-	e.order()
+	e.sortByAtom()
 	var out []Group
 	from := 0
 	for i := range e.changes {
@@ -172,8 +185,8 @@ func (e *emitter) groups(serviceID string) []Group {
 	return append(out, Group{serviceID, e.changes[from:]})
 }
 
-// order brings the changes of every atom together. Most plans emit them so.
-func (e *emitter) order() {
+// sortByAtom brings the changes of every atom together. Most plans emit them in this order already.
+func (e *emitter) sortByAtom() {
 	if slices.IsSorted(e.atoms) {
 		return
 	}

@@ -9,7 +9,7 @@ import (
 	"swarm/raftstore/raftstoretest"
 )
 
-// A plan is made from a view, the services that want planning, and the time.
+// This example makes the State of a view and plans the services that are due.
 func Example() {
 	view := raftstoretest.View(
 		&swarmv1.Node{Id: "n1", Spec: &swarmv1.NodeSpec{}},
@@ -22,8 +22,8 @@ func Example() {
 	)
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
-	pic := planner.New(view)
-	res := pic.Plan(pic.Due(now), now)
+	state := planner.New(view)
+	res := state.Plan(state.Due(now), now)
 	for _, g := range res.Groups {
 		for _, c := range g.Changes {
 			if t := c.GetPut().GetTask(); t != nil {

@@ -11,8 +11,9 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// refusal is why a node does not take a task. There is one chain of filters, in this order, and one function for each of
-// its two parts: open and suits, which hold for a whole plan, and room, which changes with every placement.
+// refusal is why a node does not take a task. The filters run in the order of these constants.
+// checkAvailability, checkClass and matchesNode depend on the rows only, so their results hold for
+// a whole plan. The result of checkRoom changes with every placement.
 type refusal uint8
 
 const (
@@ -31,7 +32,7 @@ const (
 	refusals
 )
 
-// filters names the refusals for machines, and words them as Docker does.
+// filters holds the name of every refusal for programs, and the phrase that Docker uses for it.
 var filters = [refusals]struct{ name, phrase string }{
 	refusedDown:         {"down", "%s not available for new tasks"},
 	refusedAvailability: {"availability", "%s not available for new tasks"},
@@ -46,8 +47,8 @@ var filters = [refusals]struct{ name, phrase string }{
 	refusedImage:        {"image", "image not available on %s"},
 }
 
-// judge says whether the node takes new tasks at all; the answer stands in node.open.
-func (n *node) judge() refusal {
+// checkAvailability says why the node takes no new tasks of any service, or fits.
+func (n *node) checkAvailability() refusal {
 	switch {
 	case n.row == nil || n.state.GetState() != swarmv1.NodeState_READY:
 		return refusedDown
@@ -59,17 +60,18 @@ func (n *node) judge() refusal {
 	return fits
 }
 
-// suits says whether tasks of the revision may be on the node, as far as constraints and platforms go: what must hold
-// as long as the task runs.
-func (r *revision) suits(n *node) bool {
-	return r.suitsClass(n.class) == fits && r.suitsNode(n)
+// matches says whether the node satisfies the constraints and platforms of the revision. These must
+// hold as long as a task runs there.
+func (r *revision) matches(n *node) bool {
+	return r.checkClass(n.class) == fits && r.matchesNode(n)
 }
 
-func (r *revision) suitsClass(c *class) refusal {
-	if r.broken != "" {
+// checkClass returns why the nodes of a class do not match, a constraint or the platform, or fits.
+func (r *revision) checkClass(c *class) refusal {
+	if r.invalidConstraint != "" {
 		return refusedConstraint
 	}
-	for _, k := range r.shared {
+	for _, k := range r.classConstraints {
 		if !k.Matches(c.attribute(k)) {
 			return refusedConstraint
 		}
@@ -80,8 +82,9 @@ func (r *revision) suitsClass(c *class) refusal {
 	return fits
 }
 
-func (r *revision) suitsNode(n *node) bool {
-	for _, k := range r.single {
+// matchesNode says whether the node satisfies the constraints on a node's id and host name.
+func (r *revision) matchesNode(n *node) bool {
+	for _, k := range r.nodeConstraints {
 		if !k.Matches(n.attribute(k)) {
 			return false
 		}
@@ -89,21 +92,22 @@ func (r *revision) suitsNode(n *node) bool {
 	return true
 }
 
-// room says whether the node has what one more task needs; count is how many of the service should run there already.
-func (r *revision) room(n *node, count uint64) refusal {
+// checkRoom says which resource the node lacks for one more task, or fits. count is how many tasks
+// of the service should run there already.
+func (r *revision) checkRoom(n *node, count uint64) refusal {
 	switch {
-	case r.need.cpu > 0 && n.used.cpu+r.need.cpu > n.capacity.cpu:
+	case r.need.cpu > 0 && n.reserved.cpu+r.need.cpu > n.capacity.cpu:
 		return refusedCPU
-	case r.need.memory > 0 && n.used.memory+r.need.memory > n.capacity.memory:
+	case r.need.memory > 0 && n.reserved.memory+r.need.memory > n.capacity.memory:
 		return refusedMemory
 	}
 	for _, g := range r.generic {
-		if n.free(g.GetKind()) < g.GetValue() {
+		if n.freeGeneric(g.GetKind()) < g.GetValue() {
 			return refusedGeneric
 		}
 	}
 	for _, port := range r.ports {
-		if n.publishes(port) {
+		if n.portInUse(port) {
 			return refusedPort
 		}
 	}
@@ -113,28 +117,29 @@ func (r *revision) room(n *node, count uint64) refusal {
 	return fits
 }
 
-// refuses runs the whole chain on one node; lacking are the nodes that could not get the image.
-func (r *revision) refuses(n *node, count uint64, lacking map[*node]*task) refusal {
-	if n.open != fits {
-		return n.open
+// checkNode runs all filters on one node. noImage holds the nodes that could not get the image.
+func (r *revision) checkNode(n *node, count uint64, noImage map[*node]*task) refusal {
+	if n.refusal != fits {
+		return n.refusal
 	}
-	if f := r.suitsClass(n.class); f != fits {
+	if f := r.checkClass(n.class); f != fits {
 		return f
 	}
-	if !r.suitsNode(n) {
+	if !r.matchesNode(n) {
 		return refusedConstraint
 	}
-	if f := r.room(n, count); f != fits {
+	if f := r.checkRoom(n, count); f != fits {
 		return f
 	}
-	if lacking[n] != nil {
+	if noImage[n] != nil {
 		return refusedImage
 	}
 	return fits
 }
 
-// why says in a sentence why the node refuses.
-func (r *revision) why(f refusal, n *node, count uint64) string {
+// describeRefusal says why the node refuses a task. The text follows the name of the node: "n1:
+// needs 2 CPUs, 1 free".
+func (r *revision) describeRefusal(f refusal, n *node, count uint64) string {
 	switch f {
 	case refusedDown:
 		return "is " + strings.ToLower(n.state.GetState().String())
@@ -143,28 +148,28 @@ func (r *revision) why(f refusal, n *node, count uint64) string {
 	case refusedUnavailable:
 		return "takes no tasks: " + n.state.GetDescription().GetUnavailable()
 	case refusedConstraint:
-		return r.whyConstraint(n)
+		return r.describeConstraint(n)
 	case refusedPlatform:
 		p := n.class.platform
-		return fmt.Sprintf("is %s/%s, and the image is not built for that", p.GetOs(), spec.Arch(p.GetArchitecture()))
+		return fmt.Sprintf("has platform %s/%s, for which the image is not built", p.GetOs(), spec.Arch(p.GetArchitecture()))
 	case refusedCPU:
-		return fmt.Sprintf("needs %s, %s free", cpuText(r.need.cpu), numberOf(cpuText(n.capacity.cpu-n.used.cpu)))
+		return fmt.Sprintf("needs %s, %s free", cpuText(r.need.cpu), numberOf(cpuText(n.capacity.cpu-n.reserved.cpu)))
 	case refusedMemory:
-		return fmt.Sprintf("needs %s of memory, %s free", memoryText(r.need.memory), memoryText(n.capacity.memory-n.used.memory))
+		return fmt.Sprintf("needs %s of memory, %s free", memoryText(r.need.memory), memoryText(n.capacity.memory-n.reserved.memory))
 	case refusedGeneric:
 		for _, g := range r.generic {
-			if free := n.free(g.GetKind()); free < g.GetValue() {
+			if free := n.freeGeneric(g.GetKind()); free < g.GetValue() {
 				return fmt.Sprintf("needs %d %s, %d free", g.GetValue(), g.GetKind(), free)
 			}
 		}
 	case refusedPort:
 		for _, port := range r.ports {
-			if n.publishes(port) {
-				return "has port " + port + " taken by " + n.publisher(port)
+			if n.portInUse(port) {
+				return "port " + port + " is used by " + n.portHolder(port)
 			}
 		}
 	case refusedMaxReplicas:
-		return fmt.Sprintf("runs %d of the service already, at most %d are allowed", count, r.maxReplicas)
+		return fmt.Sprintf("already runs %d tasks of the service, at most %d are allowed", count, r.maxReplicas)
 	}
 	return "fits"
 }
@@ -174,11 +179,12 @@ func numberOf(s string) string {
 	return number
 }
 
-func (r *revision) whyConstraint(n *node) string {
-	if r.broken != "" {
-		return fmt.Sprintf("cannot be judged: constraint %q is not valid", r.broken)
+// describeConstraint names the first constraint that the node does not satisfy.
+func (r *revision) describeConstraint(n *node) string {
+	if r.invalidConstraint != "" {
+		return fmt.Sprintf("cannot be checked: constraint %q is not valid", r.invalidConstraint)
 	}
-	for _, list := range [][]spec.Constraint{r.shared, r.single} {
+	for _, list := range [][]spec.Constraint{r.classConstraints, r.nodeConstraints} {
 		for _, k := range list {
 			have := n.attribute(k)
 			switch {
@@ -193,40 +199,42 @@ func (r *revision) whyConstraint(n *node) string {
 	return "does not satisfy the constraints"
 }
 
-// shortage says how far a node is from having room, to find the nearest miss: less is nearer.
+// shortage returns how much CPU or memory the node lacks, and 0 for other refusals. explain uses it
+// to find the node that lacks least.
 func (r *revision) shortage(f refusal, n *node) int64 {
 	switch f {
 	case refusedCPU:
-		return r.need.cpu - (n.capacity.cpu - n.used.cpu)
+		return r.need.cpu - (n.capacity.cpu - n.reserved.cpu)
 	case refusedMemory:
-		return r.need.memory - (n.capacity.memory - n.used.memory)
+		return r.need.memory - (n.capacity.memory - n.reserved.memory)
 	}
 	return 0
 }
 
-// verdict explains to the user why no node takes a task.
-type verdict struct {
+// explanation tells the user why no node takes a task.
+type explanation struct {
 	err      string
 	unplaced *swarmv1.Unplaced
 }
 
-// explain asks every one of the nodes why it refuses. The nearest miss is the node that got furthest through the filters.
-func (r *revision) explain(nodes []*node, count func(*node) uint64, lacking map[*node]*task) verdict {
+// explain runs the filters on all given nodes and counts the refusals. As the nearest miss it
+// reports the node that passed most filters; among equals, the node with the smallest shortage.
+func (r *revision) explain(nodes []*node, count func(*node) uint64, noImage map[*node]*task) explanation {
 	var tally [refusals]uint32
 	var nearest *node
 	var missed refusal
 	for _, n := range nodes {
-		f := r.refuses(n, count(n), lacking)
+		f := r.checkNode(n, count(n), noImage)
 		if f == fits {
-			continue // its room went to another task of this plan, in a branch of the spread that was tried first
+			continue // another task of this plan took the room, in a spread branch that came first
 		}
 		tally[f]++
 		if f > missed || f == missed && r.shortage(f, n) < r.shortage(f, nearest) {
 			nearest, missed = n, f
 		}
 	}
-	words := wording(nodes)
-	v := verdict{err: sentence(tally, words), unplaced: &swarmv1.Unplaced{}}
+	words := phrases(nodes)
+	v := explanation{err: summary(tally, words), unplaced: &swarmv1.Unplaced{}}
 	for f, n := range tally {
 		if n > 0 {
 			v.unplaced.Refusals = append(v.unplaced.Refusals, &swarmv1.Refusal{Filter: filters[f].name, Nodes: n, Reason: phrase(words(refusal(f)), n)})
@@ -234,36 +242,36 @@ func (r *revision) explain(nodes []*node, count func(*node) uint64, lacking map[
 	}
 	slices.SortStableFunc(v.unplaced.Refusals, func(a, b *swarmv1.Refusal) int { return cmp.Compare(b.GetNodes(), a.GetNodes()) })
 	if nearest != nil {
-		v.unplaced.Nearest = nearest.name() + ": " + r.why(missed, nearest, count(nearest))
+		v.unplaced.Nearest = nearest.name() + ": " + r.describeRefusal(missed, nearest, count(nearest))
 		if missed == refusedImage {
-			v.unplaced.Nearest = nearest.name() + ": " + lacking[nearest].status.GetErr()
+			v.unplaced.Nearest = nearest.name() + ": " + noImage[nearest].status.GetErr()
 		}
 	}
 	return v
 }
 
-// wording gives the phrase of every refusal: for nodes that take no tasks by their own word, with what the first of them
-// says of itself, in short.
-func wording(nodes []*node) func(refusal) string {
-	trouble := ""
+// phrases returns a function that gives the phrase of a refusal. For refusedUnavailable the phrase
+// includes the first part of what the first such node reports about itself.
+func phrases(nodes []*node) func(refusal) string {
+	detail := ""
 	for _, n := range nodes {
-		if n.open == refusedUnavailable {
+		if n.refusal == refusedUnavailable {
 			short, _, _ := strings.Cut(n.state.GetDescription().GetUnavailable(), ":")
-			trouble = ": " + strings.ReplaceAll(short, "%", "%%")
+			detail = ": " + strings.ReplaceAll(short, "%", "%%")
 			break
 		}
 	}
 	return func(f refusal) string {
 		if f == refusedUnavailable {
-			return filters[f].phrase + trouble
+			return filters[f].phrase + detail
 		}
 		return filters[f].phrase
 	}
 }
 
-// sentence is Docker's: "no suitable node (scheduling constraints not satisfied on 3 nodes; insufficient resources on 1
-// node)", the most frequent reason first.
-func sentence(tally [refusals]uint32, words func(refusal) string) string {
+// summary joins the reasons as Docker does, the most frequent one first: "no suitable node
+// (scheduling constraints not satisfied on 3 nodes; insufficient resources on 1 node)".
+func summary(tally [refusals]uint32, words func(refusal) string) string {
 	type part struct {
 		text  string
 		nodes uint32

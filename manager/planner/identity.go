@@ -5,13 +5,16 @@ import (
 	"math/bits"
 )
 
-// Ids of tasks are derived, not drawn: from the slot's newest task, if it has one, and the version of the service's row. So
-// two plans that fill a slot from the same rows, say by a leader and by the one that followed it, make the same id, and the
-// store takes only one of them. An id that a node has had does not come twice: a slot's newest task is forgotten only where
-// another follows in the same plan, or with the slot, which a change of the service's row has dropped.
+// Task ids are computed, not random: from the id of the slot's newest task, if the slot has one,
+// and from the version of the service's row. Two plans that fill a slot from the same rows, such as
+// those of an old and a new leader, compute the same id, and the store accepts only one of them. An
+// id that a node has received is never computed again: a slot's newest task is deleted only when
+// the same plan adds another task, or when the slot is dropped, and a slot is dropped only after
+// the service's row has changed.
 
 const idLen = 25
 
+// idFirst returns the id of the first task of a slot.
 func idFirst(s *service, k slotKey) string {
 	h := newHash()
 	h.text(s.id)
@@ -21,17 +24,19 @@ func idFirst(s *service, k slotKey) string {
 	return h.id()
 }
 
-// idNext is the id of the next task of a slot that has had tasks. It follows from the newest task, which is not always the
-// one that is replaced: after a start-first update that failed, the slot's running task is older than the failed one.
+// idNext returns the id of the next task of a slot that has tasks. It depends on the newest task,
+// which may not be the task that is replaced: after a failed start-first update, the running task
+// of the slot is older than the failed one.
 func idNext(s *slot) string {
 	newest := s.newest()
 	h := newHash()
 	h.text(newest.id)
-	h.number(newest.svc.row.GetMeta().GetVersion())
+	h.number(newest.service.row.GetMeta().GetVersion())
 	return h.id()
 }
 
-// hash mixes into 128 bits. Nobody gains by a collision, and service ids are random: it need not be cryptographic.
+// hash is a hash of 128 bits. It is not cryptographic, because service ids are random and nobody
+// gains from a collision.
 type hash struct{ a, b uint64 }
 
 func newHash() hash { return hash{0x9e3779b97f4a7c15, 0xc2b2ae3d27d4eb4f} }
@@ -54,7 +59,7 @@ func (h *hash) text(s string) {
 	}
 }
 
-// id writes the hash as the 25 base36 digits that ids have: 12 of one half and 13 of the other.
+// id returns the hash as an id of 25 base36 digits: 12 from one half and 13 from the other.
 func (h *hash) id() string {
 	h.number(0)
 	h.number(1)

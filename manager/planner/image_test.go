@@ -9,7 +9,7 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// rejectAll lets every assigned task be rejected, since no node can get its image.
+// rejectAll rejects every assigned task, because no node can get its image.
 func (m *model) rejectAll() int {
 	n := 0
 	for _, x := range m.tasks() {
@@ -71,7 +71,8 @@ func TestPlan_ImageIsTriedAgain(t *testing.T) {
 	}
 }
 
-// A node that was refused an image may get it by other credentials, and when a user says that it is time again.
+// A node that could not get an image is tried again after a change of credentials or a forced
+// update.
 func TestPlan_ImageIsTriedAgainByAnotherLogin(t *testing.T) {
 	for name, mend := range map[string]func(*swarmv1.ServiceSpec){
 		"login": func(s *swarmv1.ServiceSpec) {

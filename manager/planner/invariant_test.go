@@ -17,8 +17,9 @@ func protoOf(m proto.Message) protoreflect.Value {
 	return protoreflect.ValueOfMessage(m.ProtoReflect())
 }
 
-// check holds after every commit, whatever has happened: no slot has two tasks that should run (but for a start-first
-// replacement), no node is promised out, every task has a status, host ports are claimed once.
+// check tests what must hold after every commit: no slot has two tasks that should run, except in a
+// start-first replacement; no node has more reservations than capacity; every task has a status;
+// every host port is claimed once.
 func (m *model) check() {
 	m.t.Helper()
 	m.checkSlots()
@@ -52,8 +53,8 @@ func (m *model) checkSlots() {
 	}
 }
 
-// meantToRun are the tasks that may run as soon as they can.
-func (m *model) meantToRun() map[string]bool {
+// wantedRunning returns the tasks with the desired state RUNNING.
+func (m *model) wantedRunning() map[string]bool {
 	out := map[string]bool{}
 	for _, t := range m.tasks() {
 		if t.DesiredState == swarmv1.TaskState_RUNNING {
@@ -63,9 +64,10 @@ func (m *model) meantToRun() map[string]bool {
 	return out
 }
 
-// checkPaces: what a plan lets run has no predecessor on a node in reach that may still run, but for one that a start-first
-// replacement takes over from; and what follows a rejected task goes to no node before its time.
-func (m *model) checkPaces(before map[string]bool) {
+// checkStarts tests that a plan set no task to RUNNING too early. No other task of the slot may
+// still run on a node that is up, except in a start-first replacement. The successor of a rejected
+// task has no node before its start_after.
+func (m *model) checkStarts(before map[string]bool) {
 	m.t.Helper()
 	slots := map[string][]*swarmv1.Task{}
 	for _, t := range m.tasks() {
@@ -129,12 +131,12 @@ func (m *model) checkReservations() {
 		s, _ := m.rows["2/"+id].(*swarmv1.NodeState)
 		has := s.GetDescription().GetResources()
 		if s != nil && (u.cpu > has.GetNanoCpus() || u.memory > has.GetMemoryBytes()) {
-			m.t.Fatalf("node %s is promised out: %v of %v", id, u, has)
+			m.t.Fatalf("node %s has more reservations than capacity: %v of %v", id, u, has)
 		}
 	}
 }
 
-// checkAddresses: whatever may run has the addresses that it was given to itself.
+// checkAddresses tests that every task that may run is the only holder of its addresses.
 func (m *model) checkAddresses() {
 	m.t.Helper()
 	for _, t := range m.tasks() {
@@ -151,7 +153,7 @@ func (m *model) checkAddresses() {
 				m.t.Fatalf("task %s has addresses %v on network %s, want %d:\n%s", t.Id, n.Addresses, n.NetworkId, len(row.Ipam.Configs), m)
 			}
 			for _, text := range n.Addresses {
-				a, err := ipam.Addr(text)
+				a, err := ipam.ParseAddr(text)
 				if err != nil {
 					m.t.Fatal(err)
 				}
@@ -176,17 +178,17 @@ func (m *model) claims() map[string]int {
 	return out
 }
 
-// figures writes down all that the picture has counted, to compare pictures.
-func (p *Picture) figures() string {
+// counters prints all counters of the state, to compare states.
+func (p *State) counters() string {
 	var b strings.Builder
 	for _, id := range slices.Sorted(maps.Keys(p.nodes)) {
 		n := p.nodes[id]
-		fmt.Fprintf(&b, "node %s cpu %d memory %d total %d ports %v", id, n.used.cpu, n.used.memory, n.total, slices.Sorted(maps.Keys(n.ports)))
-		for _, k := range slices.Sorted(maps.Keys(n.used.generic)) {
-			fmt.Fprintf(&b, " %s %v", k, *n.used.generic[k])
+		fmt.Fprintf(&b, "node %s cpu %d memory %d total %d ports %v", id, n.reserved.cpu, n.reserved.memory, n.taskCount, slices.Sorted(maps.Keys(n.ports)))
+		for _, k := range slices.Sorted(maps.Keys(n.reserved.generic)) {
+			fmt.Fprintf(&b, " %s %v", k, *n.reserved.generic[k])
 		}
 		rows := map[string]int32{}
-		for s, c := range n.services {
+		for s, c := range n.taskRows {
 			rows[s.id] = c
 		}
 		fmt.Fprintf(&b, " rows %v\n", rows)
@@ -194,31 +196,31 @@ func (p *Picture) figures() string {
 	for _, id := range slices.Sorted(maps.Keys(p.services)) {
 		s := p.services[id]
 		on := map[string]int32{}
-		for n, c := range s.nodes {
+		for n, c := range s.tasksOnNode {
 			on[n.id] = c
 		}
 		fmt.Fprintf(&b, "service %s waiting %d failed %d on %v:", id, s.waiting, s.failed, on)
-		for _, sl := range s.ordered() {
+		for _, sl := range s.sortedSlots() {
 			fmt.Fprintf(&b, " %v[", sl.key)
 			for _, t := range sl.tasks {
 				fmt.Fprintf(&b, " %s", t.id)
 			}
 			b.WriteString(" ]")
 		}
-		for _, k := range sortedKeys(s.revs) {
-			fmt.Fprintf(&b, " r%d:%d", k, s.revs[k].tasks)
+		for _, k := range sortedKeys(s.revisions) {
+			fmt.Fprintf(&b, " r%d:%d", k, s.revisions[k].tasks)
 		}
 		b.WriteByte('\n')
 	}
 	for _, id := range slices.Sorted(maps.Keys(p.networks)) {
 		n := p.networks[id]
-		fmt.Fprintf(&b, "network %s taken %d cursor %v full %v\n", id, n.taken.Len(), n.cursor, n.full != nil)
+		fmt.Fprintf(&b, "network %s allocated %d cursor %v exhausted %v\n", id, n.allocated.Len(), n.cursor, n.exhausted != nil)
 	}
-	fmt.Fprintf(&b, "tasks %d early %d claims %d endpoints %d waiting %d\n", len(p.tasks), len(p.early), len(p.claims), len(p.endpoints), len(p.waiting))
+	fmt.Fprintf(&b, "tasks %d early %d claims %d endpoints %d waiting %d\n", len(p.tasks), len(p.unmatchedStatuses), len(p.claims), len(p.endpoints), len(p.waiting))
 	return b.String()
 }
 
-// String lists the tasks, in short ids.
+// String lists the tasks, with short ids.
 func (m *model) String() string {
 	var b strings.Builder
 	names := map[string]string{}

@@ -1,58 +1,61 @@
 package planner
 
-// raised is what this plan lets a running task reserve more of its node.
-type raised struct {
+// extraReservation is what a running task reserves on its node in addition, after it has moved to
+// another revision.
+type extraReservation struct {
 	node        *node
 	cpu, memory int64
 }
 
-// limits moves tasks that differ from the current revision in their limits alone to it: their workers change the running
-// containers. A task whose node lacks what it would reserve more stays as it is, outdated; so does one that no node has:
-// nothing stops when it is made anew.
-func (r *run) limits() {
+// applyLimits moves tasks that differ from the current revision only in limits and reservations to
+// that revision. Their workers then change the running containers. A task whose node cannot hold
+// the additional reservation keeps its revision and stays outdated. So does a task that no node has
+// been sent, because replacing it stops nothing.
+func (r *run) applyLimits() {
 	for i := range r.views {
 		v := &r.views[i]
 		t := v.head
-		if v.act != keep || t == nil || !r.limitsDiffer(t) {
+		if v.action != keep || t == nil || !r.limitsDiffer(t) {
 			continue
 		}
 		if t.unplaced() {
-			if r.svc.job() { // which no update renews
-				v.act = replace
+			if r.service.job() { // no update replaces the tasks of a job
+				v.action = replace
 			}
 			continue
 		}
-		more := raised{t.node, max(0, r.cur.need.cpu-t.rev.need.cpu), max(0, r.cur.need.memory-t.rev.need.memory)}
-		if t.holds && !t.node.holds(more) {
+		more := extraReservation{t.node, max(0, r.current.need.cpu-t.revision.need.cpu), max(0, r.current.need.memory-t.revision.need.memory)}
+		if t.reserves && !t.node.hasRoomFor(more) {
 			continue
 		}
-		t.node.used.cpu += more.cpu
-		t.node.used.memory += more.memory
-		r.raised = append(r.raised, more)
+		t.node.reserved.cpu += more.cpu
+		t.node.reserved.memory += more.memory
+		r.extras = append(r.extras, more)
 		r.out.atom = i + 1
-		r.out.edit(t).Revision = r.cur.row.GetNumber()
-		v.moved = true
+		r.out.edit(t).Revision = r.current.row.GetNumber()
+		v.limitsChanged = true
 	}
 }
 
-// limitsDiffer says whether limits are all that the task lacks.
+// limitsDiffer says whether the task differs from the current revision only in limits and
+// reservations.
 func (r *run) limitsDiffer(t *task) bool {
-	return t.rev.row != nil && t.rev.template() == r.cur.template() && t.rev.limits != r.cur.limits && !t.ended()
+	return t.revision.row != nil && t.revision.template() == r.current.template() && t.revision.limits != r.current.limits && !t.ended()
 }
 
-// holds says whether the node has room for what is reserved more.
-func (n *node) holds(more raised) bool {
-	return (more.cpu == 0 || n.used.cpu+more.cpu <= n.capacity.cpu) &&
-		(more.memory == 0 || n.used.memory+more.memory <= n.capacity.memory)
+// hasRoomFor says whether the node has room for the additional reservation.
+func (n *node) hasRoomFor(more extraReservation) bool {
+	return (more.cpu == 0 || n.reserved.cpu+more.cpu <= n.capacity.cpu) &&
+		(more.memory == 0 || n.reserved.memory+more.memory <= n.capacity.memory)
 }
 
-// outdated says whether the slot's task, its head or what it held last, must be replaced for the slot to be as the current
-// revision wants it.
+// outdated says whether t must be replaced so that the slot is of the current revision. t is the
+// head of the slot, or the newest task if there is no head.
 func (r *run) outdated(v *view, t *task) bool {
 	switch {
-	case t.rev.template() != r.cur.template():
+	case t.revision.template() != r.current.template():
 		return true
-	case v.head == nil || v.moved || t.ended():
+	case v.head == nil || v.limitsChanged || t.ended():
 		return false
 	case t.status.GetRefusedRevision() != 0 && t.status.GetRefusedRevision() == t.row.GetRevision():
 		return true
@@ -60,10 +63,10 @@ func (r *run) outdated(v *view, t *task) bool {
 	return r.limitsDiffer(t)
 }
 
-// lower takes back what limits raised.
-func (r *run) lower() {
-	for _, m := range r.raised {
-		m.node.used.cpu -= m.cpu
-		m.node.used.memory -= m.memory
+// undoLimits takes back the additional reservations of applyLimits.
+func (r *run) undoLimits() {
+	for _, m := range r.extras {
+		m.node.reserved.cpu -= m.cpu
+		m.node.reserved.memory -= m.memory
 	}
 }

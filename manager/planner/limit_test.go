@@ -11,14 +11,14 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// refuse is a worker that cannot give the container the limits of the task's revision.
+// refuse reports that the worker could not apply the limits of the task's revision.
 func (m *model) refuse(id string) {
 	st := m.status(id).CloneVT()
 	st.RefusedRevision = m.rows["5/"+id].(*swarmv1.Task).Revision
 	m.put(st)
 }
 
-// alive are the tasks that should run, with their revisions.
+// alive returns the tasks that should run, with their revisions.
 func (m *model) alive(service string) map[string]uint64 {
 	out := map[string]uint64{}
 	for _, t := range m.tasks() {
@@ -53,7 +53,7 @@ func TestPlan_LimitsChangeInPlace(t *testing.T) {
 		if st := m.service("web").UpdateStatus; st != nil {
 			t.Errorf("%s: update status: got %v, want none", name, st)
 		}
-		row := m.service("web").CloneVT() // a roll back
+		row := m.service("web").CloneVT() // a rollback
 		row.Revision, row.PreviousRevision = 1, 2
 		row.UpdateStatus = &swarmv1.UpdateStatus{State: swarmv1.UpdateStatus_ROLLBACK_STARTED}
 		m.put(row)
@@ -86,7 +86,7 @@ func TestPlan_RefusedLimitsReplaceTheTask(t *testing.T) {
 }
 
 func TestPlan_ReservationsGrowWhereThereIsRoom(t *testing.T) {
-	m := cluster(t, "a", "b") // of 4 CPUs
+	m := cluster(t, "a", "b") // 4 CPUs each
 	m.addService("web", replicas(4), reserve(1e9, 0))
 	m.settle()
 	first := m.alive("web")
@@ -97,7 +97,7 @@ func TestPlan_ReservationsGrowWhereThereIsRoom(t *testing.T) {
 			t.Fatalf("task %s is new: two of 2 CPUs fit a node of 4\n%s", id, m)
 		}
 	}
-	// Only one of each node can have 3; the others wait, one at a time as the update goes.
+	// Each node has room for one task with 3 CPUs. The others wait and are updated one at a time.
 	m.edit("web", reserve(3e9, 0))
 	m.pass(time.Minute)
 	kept, waiting := 0, 0
@@ -112,7 +112,7 @@ func TestPlan_ReservationsGrowWhereThereIsRoom(t *testing.T) {
 	if kept != 1 || waiting != 1 {
 		t.Errorf("changed in place: got %d, waiting: %d, want 1 of each\n%s", kept, waiting, m)
 	}
-	// What waits is given room by what reserves less.
+	// Waiting tasks get room when other tasks reserve less.
 	m.edit("web", reserve(1e9, 0))
 	m.pass(time.Minute)
 	if got := m.running("web"); got != 4 {
@@ -125,7 +125,7 @@ func TestPlan_LimitsOfAJobRunNothingAgain(t *testing.T) {
 	m.addService("job", reserve(9e9, 0), func(s *swarmv1.ServiceSpec) {
 		s.Mode = &swarmv1.ServiceMode{Mode: &swarmv1.ServiceMode_ReplicatedJob{ReplicatedJob: &swarmv1.ReplicatedJob{MaxConcurrent: 2, TotalCompletions: 2}}}
 	})
-	m.settle() // there is no node of 9 CPUs
+	m.settle() // no node has 9 CPUs
 	m.edit("job", reserve(1e9, 0))
 	m.settle()
 	if got := m.running("job"); got != 2 {

@@ -16,17 +16,18 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// epoch is when every test begins.
+// epoch is the time at which every test begins.
 var epoch = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 
-// model is the rest of the cluster: a store that judges groups as raftstore does, and workers that do what they are told.
+// model replaces the rest of the cluster: a store that checks groups as raftstore does, and workers
+// that do what they are told.
 type model struct {
 	t     testing.TB
 	rows  map[string]proto.Message // by "table/key"
 	index uint64
 	now   time.Time
-	pic   *Picture
-	// next is the deadline of the last plan.
+	state *State
+	// next is Result.Next of the last plan.
 	next time.Time
 	// fails says whether a task fails when the worker starts it.
 	fails func(*swarmv1.Task) bool
@@ -34,23 +35,23 @@ type model struct {
 	rejects func(*swarmv1.Task) bool
 	// completes says whether a task ends with code 0 once it runs.
 	completes func(*swarmv1.Task) bool
-	// obeys says whether a task ends when it is told to.
+	// obeys says whether a task ends when it is asked to stop.
 	obeys func(*swarmv1.Task) bool
 	plans int
-	// fold tells the picture of a change.
+	// fold passes a change on to the state.
 	fold func(old, row proto.Message)
-	// fences are the nodes that are down, and when their leases have run out.
+	// fences holds the nodes that are down, and the time at which their leases end.
 	fences map[string]time.Time
-	// placed holds the tasks that a node has had, and the node.
+	// placed holds the tasks that a node has received, and the id of the node.
 	placed map[string]string
 }
 
 func newModel(t testing.TB) *model {
 	m := &model{
-		t: t, rows: map[string]proto.Message{}, now: epoch, pic: newPicture(),
+		t: t, rows: map[string]proto.Message{}, now: epoch, state: newState(),
 		fails: never, rejects: never, completes: never, obeys: always, fences: map[string]time.Time{}, placed: map[string]string{},
 	}
-	m.fold = func(old, row proto.Message) { m.pic.fold(old, row) }
+	m.fold = func(old, row proto.Message) { m.state.fold(old, row) }
 	return m
 }
 
@@ -99,7 +100,7 @@ func unwrap(o *swarmv1.Object) proto.Message {
 	return r.Get(f).Message().Interface()
 }
 
-// put writes a row as the store does, and tells the picture.
+// put writes a row as the store does, and passes the change on to the state.
 func (m *model) put(row proto.Message) {
 	m.index++
 	m.write(row)
@@ -138,7 +139,7 @@ func (m *model) drop(key string) {
 	}
 }
 
-// commit judges a group as the store does.
+// commit checks and applies a group as the store does.
 func (m *model) commit(g Group) error {
 	for _, c := range g.Changes {
 		var key string
@@ -174,19 +175,19 @@ func (m *model) commit(g Group) error {
 	return nil
 }
 
-// plan plans and commits once; it returns how many changes there were.
+// plan plans and commits once. It returns the number of changes.
 func (m *model) plan() int {
 	m.t.Helper()
 	m.fence()
-	before := m.pic.figures()
-	due := m.pic.Due(m.now)
-	res := m.pic.Plan(due, m.now)
-	if after := m.pic.figures(); before != after {
-		m.t.Fatalf("Plan changed the picture:\n%s\nwas\n%s", after, before)
+	before := m.state.counters()
+	due := m.state.Due(m.now)
+	res := m.state.Plan(due, m.now)
+	if after := m.state.counters(); before != after {
+		m.t.Fatalf("Plan changed the state:\n%s\nwas\n%s", after, before)
 	}
 	m.next = res.Next
 	m.plans++
-	meant := m.meantToRun()
+	meant := m.wantedRunning()
 	n := 0
 	for _, g := range res.Groups {
 		n += len(g.Changes)
@@ -195,19 +196,19 @@ func (m *model) plan() int {
 		}
 	}
 	m.check()
-	m.checkPaces(meant)
+	m.checkStarts(meant)
 	return n
 }
 
-// lead makes another manager the leader, which knows the store and nothing else.
-func (m *model) lead() {
-	m.pic = newPicture()
+// changeLeader makes another manager the leader, which knows only the store.
+func (m *model) changeLeader() {
+	m.state = newState()
 	for _, k := range slices.Sorted(maps.Keys(m.rows)) {
-		m.pic.fold(nil, m.rows[k])
+		m.state.fold(nil, m.rows[k])
 	}
 }
 
-// fence marks the nodes that have been down for long enough, as the leader does.
+// fence marks the nodes whose leases have ended as fenced, as the leader does.
 func (m *model) fence() {
 	for _, id := range slices.Sorted(maps.Keys(m.fences)) {
 		s, ok := m.rows["2/"+id].(*swarmv1.NodeState)
@@ -223,7 +224,7 @@ func (m *model) fence() {
 	}
 }
 
-// work lets every worker do one step on each of its tasks; it returns how many statuses changed.
+// work lets every worker do one step on each of its tasks. It returns how many statuses changed.
 func (m *model) work() int {
 	n := 0
 	for _, t := range m.tasks() {
@@ -264,7 +265,7 @@ func (m *model) workOn(t *swarmv1.Task) bool {
 	return true
 }
 
-// report is what a worker says of a task.
+// report writes a task's new state as a worker reports it.
 func (m *model) report(id string, state swarmv1.TaskState) {
 	st := m.status(id).CloneVT()
 	st.State, st.Timestamp = state, timestamppb.New(m.now)
@@ -274,7 +275,7 @@ func (m *model) report(id string, state swarmv1.TaskState) {
 	m.put(st)
 }
 
-// settle plans and works until nothing changes. Time stands still.
+// settle plans and works until nothing changes, without advancing the time.
 func (m *model) settle() {
 	m.t.Helper()
 	for range 10_000 {
@@ -282,16 +283,16 @@ func (m *model) settle() {
 			return
 		}
 	}
-	m.t.Fatalf("does not settle:\n%s", m.String())
+	m.t.Fatalf("does not converge:\n%s", m.String())
 }
 
-// pass lets time go on to every deadline on the way, and settles there.
+// pass advances the time by d, and settles at every deadline on the way.
 func (m *model) pass(d time.Duration) {
 	m.t.Helper()
 	end := m.now.Add(d)
 	for range 100_000 {
 		m.settle()
-		at := m.soonest()
+		at := m.nextEvent()
 		if at.IsZero() || at.After(end) {
 			m.now = end
 			m.settle()
@@ -302,8 +303,8 @@ func (m *model) pass(d time.Duration) {
 	m.t.Fatalf("time does not pass:\n%s", m.String())
 }
 
-// soonest is when the planner or the leader has something to do next.
-func (m *model) soonest() time.Time {
+// nextEvent returns when the planner or the leader has something to do next.
+func (m *model) nextEvent() time.Time {
 	at := m.next
 	for _, f := range m.fences {
 		if at.IsZero() || f.Before(at) {
@@ -360,7 +361,7 @@ func (m *model) on(service string) map[string]int {
 	return out
 }
 
-// running counts the tasks of a service that run and should.
+// running counts the tasks of a service that run and should run.
 func (m *model) running(service string) int {
 	n := 0
 	for _, t := range m.tasks() {
@@ -371,7 +372,7 @@ func (m *model) running(service string) int {
 	return n
 }
 
-// addNode makes a node that is ready, with 4 CPUs and 8 GiB.
+// addNode adds a READY node with 4 CPUs and 8 GiB.
 func (m *model) addNode(id string, edit ...func(*swarmv1.Node, *swarmv1.NodeState)) {
 	n := &swarmv1.Node{Id: id, Spec: &swarmv1.NodeSpec{Labels: map[string]string{}}, Hostname: id}
 	s := &swarmv1.NodeState{NodeId: id, State: swarmv1.NodeState_READY, SessionEpoch: 1, Since: timestamppb.New(m.now), Description: &swarmv1.NodeDescription{
@@ -386,7 +387,7 @@ func (m *model) addNode(id string, edit ...func(*swarmv1.Node, *swarmv1.NodeStat
 	m.put(s)
 }
 
-// addNetwork makes a network of the subnets.
+// addNetwork adds a network with the given subnets.
 func (m *model) addNetwork(id string, subnets ...string) {
 	row := &swarmv1.Network{Id: id, Spec: &swarmv1.NetworkSpec{Name: id, Ingress: id == "ingress"}, Ipam: &swarmv1.IPAMOptions{}}
 	for _, s := range subnets {
@@ -418,7 +419,7 @@ func drain(n *swarmv1.Node)    { n.Spec.Availability = swarmv1.NodeSpec_DRAIN }
 func activate(n *swarmv1.Node) { n.Spec.Availability = swarmv1.NodeSpec_ACTIVE }
 func pause(n *swarmv1.Node)    { n.Spec.Availability = swarmv1.NodeSpec_PAUSE }
 
-// addService makes a service with one replica of an image that reserves nothing.
+// addService adds a service with one replica and no reservations.
 func (m *model) addService(id string, edit ...func(*swarmv1.ServiceSpec)) {
 	s := &swarmv1.ServiceSpec{
 		Name: id,
@@ -490,10 +491,10 @@ func reserve(nanoCPUs, memory int64) func(*swarmv1.ServiceSpec) {
 }
 
 func constraint(list ...string) func(*swarmv1.ServiceSpec) {
-	return func(s *swarmv1.ServiceSpec) { placement(s).Constraints = list }
+	return func(s *swarmv1.ServiceSpec) { placementOf(s).Constraints = list }
 }
 
-func placement(s *swarmv1.ServiceSpec) *swarmv1.Placement {
+func placementOf(s *swarmv1.ServiceSpec) *swarmv1.Placement {
 	if s.TaskTemplate.Placement == nil {
 		s.TaskTemplate.Placement = &swarmv1.Placement{}
 	}

@@ -13,121 +13,127 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// node is one node, what it offers and what is taken of it.
+// node is one node: its rows, its capacity, and what tasks have reserved of it.
 type node struct {
 	id    string
-	row   *swarmv1.Node // nil: removed, or not seen yet
+	row   *swarmv1.Node // nil: deleted, or not arrived yet
 	state *swarmv1.NodeState
-	class *class // nil without a row
-	// member is the node's place among its class's nodes.
-	member int
-	// open says whether the node takes new tasks at all.
-	open refusal
-	ord  int // place in Picture.order: ties go to the lower
+	class *class // nil if row is nil
+	// classIndex is the node's index in class.nodes.
+	classIndex int
+	// refusal is why the node takes no new tasks of any service, or fits.
+	refusal refusal
+	index   int // index in State.nodeOrder; placement breaks ties by the lower index
 
-	capacity amounts
-	used     amounts
-	// total is how many tasks should run here.
-	total int
-	// services counts the task rows here, of any state.
-	services map[*service]int32
-	// ports of the host that are claimed, as hostPortName spells them; nil when none is.
+	capacity resources
+	reserved resources
+	// taskCount is how many tasks should run on the node and have not ended.
+	taskCount int
+	// taskRows counts the task rows that name the node, by service, whatever the tasks' state.
+	taskRows map[*service]int32
+	// ports holds the claimed host ports, in the form of hostPortName. nil: no port is claimed.
 	ports map[string]struct{}
-	// lease is that of the node's last session, as its row said.
+	// lease is the lease in the node's last NodeState row. It outlives that row.
 	lease time.Duration
-	// removed is when Due first saw that the node is no member any more. Zero: it is one, or Due has not looked yet.
-	removed time.Time
+	// removedAt is when Due first saw the node without a row. Zero: the node has a row, or Due has
+	// not run since its row was deleted.
+	removedAt time.Time
 }
 
-func (p *Picture) node(id string) *node {
+// node returns the entry of a node, and adds one without a row if there is none.
+func (p *State) node(id string) *node {
 	n := p.nodes[id]
 	if n == nil {
-		n = &node{id: id, services: map[*service]int32{}}
+		n = &node{id: id, taskRows: map[*service]int32{}}
 		p.nodes[id] = n
-		p.strangers[n] = struct{}{}
+		p.unregistered[n] = struct{}{}
 	}
 	return n
 }
 
-func (p *Picture) foldNode(id string, gone bool, set func(*node)) {
+// foldNode applies the change of a node row. set stores the row in the entry.
+func (p *State) foldNode(id string, deleted bool, set func(*node)) {
 	n := p.node(id)
 	had := n.row != nil
-	if gone {
+	if deleted {
 		n.row = nil
-		p.strangers[n] = struct{}{}
+		p.unregistered[n] = struct{}{}
 	} else {
 		set(n)
-		n.removed = time.Time{}
-		delete(p.strangers, n)
+		n.removedAt = time.Time{}
+		delete(p.unregistered, n)
 	}
 	if had != (n.row != nil) {
-		p.reordered, p.meshDirty = true, true
+		p.orderStale, p.ingressDirty = true, true
 	}
-	p.nodeChanged(n)
-	p.forget(n)
+	p.refreshNode(n)
+	p.forgetNode(n)
 }
 
-// forget drops the entry of a node that no row names any more.
-func (p *Picture) forget(n *node) {
-	if n != nil && n.row == nil && n.state == nil && len(n.services) == 0 && len(n.ports) == 0 {
+// forgetNode drops the entry of a node that no row names any more.
+func (p *State) forgetNode(n *node) {
+	if n != nil && n.row == nil && n.state == nil && len(n.taskRows) == 0 && len(n.ports) == 0 {
 		delete(p.nodes, n.id)
-		delete(p.strangers, n)
+		delete(p.unregistered, n)
 	}
 }
 
-func (p *Picture) foldState(s *swarmv1.NodeState, gone bool) {
+// foldNodeState applies the change of a NodeState row.
+func (p *State) foldNodeState(s *swarmv1.NodeState, deleted bool) {
 	n := p.node(s.GetNodeId())
 	old := n.state
-	if gone {
+	if deleted {
 		n.state = nil
 	} else {
 		n.state, n.lease = s, s.GetLease().AsDuration()
 	}
 	if members.NeverReported(old) && !members.NeverReported(n.state) {
-		p.meshDirty = true
+		p.ingressDirty = true
 	}
-	if old != nil && !gone && old.GetState() == s.GetState() && old.GetFenced() == s.GetFenced() && proto.Equal(old.GetDescription(), s.GetDescription()) {
-		return // a new session of a node that is as it was
+	if old != nil && !deleted && old.GetState() == s.GetState() && old.GetFenced() == s.GetFenced() && proto.Equal(old.GetDescription(), s.GetDescription()) {
+		return // Only the session is new. Nothing that planning depends on has changed.
 	}
-	p.nodeChanged(n)
-	p.forget(n)
+	p.refreshNode(n)
+	p.forgetNode(n)
 }
 
-// nodeChanged files the node under its class again and has everything planned that may look at it: what runs there, what
-// waits for room, and what runs on every node.
-func (p *Picture) nodeChanged(n *node) {
-	n.capacity = capacityOf(n.state.GetDescription().GetResources())
-	p.classify(n)
-	n.open = n.judge()
-	p.roomier = true
-	for s := range n.services {
-		p.touch(s)
+// refreshNode derives again what depends on the node's rows. It marks all services that the change
+// may concern: those with tasks on the node, those with tasks that have no node, and global
+// services.
+func (p *State) refreshNode(n *node) {
+	n.capacity = resourcesOf(n.state.GetDescription().GetResources())
+	p.setClass(n)
+	n.refusal = n.checkAvailability()
+	p.retryWaiting = true
+	for s := range n.taskRows {
+		p.markDirty(s)
 	}
 	for _, s := range p.services {
 		if s.global() {
-			p.touch(s)
+			p.markDirty(s)
 		}
 	}
 }
 
-// sortNodes brings order up to date.
-func (p *Picture) sortNodes() {
-	if !p.reordered {
+// sortNodes sorts nodeOrder again if a node was added or removed.
+func (p *State) sortNodes() {
+	if !p.orderStale {
 		return
 	}
-	p.order = p.order[:0]
+	p.nodeOrder = p.nodeOrder[:0]
 	for _, n := range p.nodes {
 		if n.row != nil {
-			p.order = append(p.order, n)
+			p.nodeOrder = append(p.nodeOrder, n)
 		}
 	}
-	slices.SortFunc(p.order, func(a, b *node) int { return cmp.Compare(a.id, b.id) })
-	for i, n := range p.order {
-		n.ord = i
+	slices.SortFunc(p.nodeOrder, func(a, b *node) int { return cmp.Compare(a.id, b.id) })
+	for i, n := range p.nodeOrder {
+		n.index = i
 	}
-	p.reordered = false
+	p.orderStale = false
 }
 
+// name returns the node's name for users: its configured name, its host name or its id.
 func (n *node) name() string {
 	switch {
 	case n.row.GetSpec().GetName() != "":
@@ -138,37 +144,41 @@ func (n *node) name() string {
 	return n.id
 }
 
-// hostname is the one that the node joined with, whatever it calls itself now: constraints place secrets by it.
+// hostname returns the name with which the node joined, even if the host has been renamed since.
+// Constraints on the host name may decide which nodes get secrets, so a node must not be able to
+// change it.
 func (n *node) hostname() string { return n.row.GetHostname() }
 
-// gone: nothing will ever report from there again.
-func (n *node) gone() bool { return n.row == nil }
+// removed says that the node has no row, so no worker will report for it again.
+func (n *node) removed() bool { return n.row == nil }
 
 func (n *node) down() bool { return n.state.GetState() == swarmv1.NodeState_DOWN }
 
-// lost: what ran there counts as not running.
-func (n *node) lost() bool { return n.gone() || n.down() }
+// lost says that the node is removed or down. Its tasks count as not running, except as mayRun
+// says.
+func (n *node) lost() bool { return n.removed() || n.down() }
 
-// downSince is when the node went down.
+// downSince returns when the node went down.
 func (n *node) downSince() time.Time {
 	if since := n.state.GetSince(); since != nil {
 		return since.AsTime()
 	}
-	return instant(n.state.GetMeta().GetUpdatedAt())
+	return timeOf(n.state.GetMeta().GetUpdatedAt())
 }
 
 func (n *node) draining() bool {
 	return n.row.GetSpec().GetAvailability() == swarmv1.NodeSpec_DRAIN
 }
 
-func (n *node) take(port string) {
+func (n *node) claimPort(port string) {
 	if n.ports == nil {
 		n.ports = map[string]struct{}{}
 	}
 	n.ports[port] = struct{}{}
 }
 
-// hostPortName is "tcp/8080" for a port on all addresses of a host, and "tcp/8080/192.0.2.7" for one on that address.
+// hostPortName returns "tcp/8080" for a port on all addresses of a host, and "tcp/8080/192.0.2.7"
+// for a port on one address.
 func hostPortName(p *swarmv1.PortConfig) string {
 	name := strings.ToLower(p.GetProtocol().String()) + "/" + strconv.FormatUint(uint64(p.GetPublishedPort()), 10)
 	if a, err := netip.ParseAddr(p.GetHostIp()); err == nil && !a.IsUnspecified() {
@@ -177,12 +187,14 @@ func hostPortName(p *swarmv1.PortConfig) string {
 	return name
 }
 
-// publishes says whether a task has the port, or one that no host can serve beside it.
-func (n *node) publishes(port string) bool {
-	if _, taken := n.ports[port]; taken || len(n.ports) == 0 {
-		return taken
+// portInUse says whether a claim prevents the use of the port: a claim of the same port, or of a
+// port that overlaps with it because one of the two is on all addresses of the host.
+func (n *node) portInUse(port string) bool {
+	if _, claimed := n.ports[port]; claimed || len(n.ports) == 0 {
+		return claimed
 	}
-	if i := strings.LastIndexByte(port, '/'); strings.IndexByte(port, '/') != i { // on one address
+	// the port is on one address
+	if i := strings.LastIndexByte(port, '/'); strings.IndexByte(port, '/') != i {
 		_, all := n.ports[port[:i]]
 		return all
 	}
@@ -194,12 +206,13 @@ func (n *node) publishes(port string) bool {
 	return false
 }
 
-// publisher names who has a port, or one that no host can serve beside it.
-func (n *node) publisher(port string) string {
+// portHolder describes the task that prevents the use of the port. If several services may hold the
+// port, it names the first by name.
+func (n *node) portHolder(port string) string {
 	name := ""
-	for s := range n.services {
+	for s := range n.taskRows {
 		publishes := false
-		for _, rev := range s.revs {
+		for _, rev := range s.revisions {
 			publishes = publishes || slices.ContainsFunc(rev.ports, func(p string) bool {
 				return p == port || strings.HasPrefix(p, port+"/") || strings.HasPrefix(port, p+"/")
 			})
@@ -214,7 +227,8 @@ func (n *node) publisher(port string) string {
 	return "a task of service " + name
 }
 
-// hostPort reads the claim of a host port, "port/<node>/tcp/8080" or "port/<node>/tcp/8080/<address>".
+// hostPort parses the key of a claim of a host port: "port/<node>/tcp/8080" or
+// "port/<node>/tcp/8080/<address>".
 func hostPort(key string) (nodeID, port string, ok bool) {
 	rest, ok := strings.CutPrefix(key, "port/")
 	if !ok {

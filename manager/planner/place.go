@@ -7,99 +7,101 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// want is a task to be made.
-type want struct {
+// newTask is a task that this plan creates.
+type newTask struct {
 	key        slotKey
 	id         string
 	ordinal    uint64
 	replaces   string
-	rev        *revision
-	node       *node // the only node that will do (global services); nil: any
+	revision   *revision
+	node       *node // the only node allowed (global services); nil: any
 	desired    swarmv1.TaskState
 	startAfter time.Time
-	// later: no node is looked for before startAfter.
-	later    bool
-	restarts *swarmv1.RestartHistory
-	reason   string
-	atom     int // of the slot's other changes; 0: it has none
+	// delayPlacement: the task gets no node before startAfter.
+	delayPlacement bool
+	restarts       *swarmv1.RestartHistory
+	replaceReason  string
+	atom           int // atom of the slot's other changes; 0: there are none
 }
 
-// taken is one placement of this plan.
-type taken struct {
-	node *node
-	rev  *revision
+// placement is one placement of this plan.
+type placement struct {
+	node     *node
+	revision *revision
 }
 
-// left is a task that this plan stops: the node is not to be charged with it when others are placed.
-type left struct {
+// stoppingTask is a task that this plan stops. Placement does not count it on its node.
+type stoppingTask struct {
 	service *service
 	node    *node
 }
 
-// leave notes that the task is about to stop.
-func (r *run) leave(t *task) {
-	if t.active {
-		t.svc.nodes[t.node]--
-		t.node.total--
-		r.left = append(r.left, left{t.svc, t.node})
+// noteStopping subtracts the task from the task counts of its node, because this plan stops it.
+func (r *run) noteStopping(t *task) {
+	if t.counted {
+		t.service.tasksOnNode[t.node]--
+		t.node.taskCount--
+		r.stopping = append(r.stopping, stoppingTask{t.service, t.node})
 	}
 }
 
-// given are the generic resources of a placement.
-type given struct {
+// genericAlloc holds the generic resources of one placement.
+type genericAlloc struct {
 	node    *node
 	generic []*swarmv1.GenericResource
 }
 
-// place finds nodes: first for the tasks that have waited, then for the new ones.
-func (r *run) place() {
-	if r.svc.waiting > 0 {
+// placeTasks finds nodes for tasks: first for the tasks that waited already, then for the new ones.
+func (r *run) placeTasks() {
+	if r.service.waiting > 0 {
 		for i := range r.views {
 			v := &r.views[i]
-			if t := v.head; t != nil && t.unplaced() && !r.freed[t.id] && v.act == keep {
+			if t := v.head; t != nil && t.unplaced() && !r.deleted[t.id] && v.action == keep {
 				r.out.atom = i + 1
-				r.retry(t)
+				r.placeWaiting(t)
 			}
 		}
 	}
-	r.out.grow(2 * len(r.wants))
-	for i := range r.wants {
-		w := &r.wants[i]
+	r.out.grow(2 * len(r.newTasks))
+	for i := range r.newTasks {
+		w := &r.newTasks[i]
 		if r.out.atom = w.atom; w.atom == 0 {
 			r.out.atom = len(r.views) + 1 + i
 		}
-		r.make(w, len(r.wants)-i)
+		r.createTask(w, len(r.newTasks)-i)
 	}
-	r.extend()
+	r.createMissing()
 	for _, p := range r.placers {
-		r.p.spare.heap = recycle(p.root.heap)
+		r.state.scratch.heap = recycle(p.root.heap)
 	}
 	r.placers = r.placers[:0]
 }
 
-// maxWaiting bounds the tasks of a service that exist though no node takes them. The other slots that the service lacks are
-// only counted: what one of its new tasks is refused all are, and 5,000,000 of them took 4.9 GB.
+// maxWaiting limits the tasks of a service that exist without a node. More missing slots are only
+// counted: if a node refuses one new task of a service, it refuses all. Without the limit,
+// 5,000,000 waiting tasks took 4.9 GB.
 const maxWaiting = 1000
 
-// extend makes the tasks of the slots that the service never had.
-func (r *run) extend() {
-	r.out.atom = len(r.views) + len(r.wants)
-	for ; r.more > 0; r.more-- {
-		w := r.want(slotKey{number: r.number}, nil)
+// createMissing creates the tasks of the slots that grow left to it, until too many tasks wait.
+func (r *run) createMissing() {
+	r.out.atom = len(r.views) + len(r.newTasks)
+	for ; r.missingSlots > 0; r.missingSlots-- {
+		w := r.newTask(slotKey{number: r.nextSlot}, nil)
 		r.out.atom++
-		if !r.make(&w, r.more) {
+		if !r.createTask(&w, r.missingSlots) {
 			return
 		}
-		r.number++
+		r.nextSlot++
 	}
 }
 
-// retry looks for a node for a task that has none. What it says of why there is none is written only when it is new.
-func (r *run) retry(t *task) {
-	if r.pending(r.p.startAfter(t)) {
+// placeWaiting looks for a node for a task that has none. If there is none, it writes the
+// explanation to the status only if the explanation has changed.
+func (r *run) placeWaiting(t *task) {
+	if r.inFuture(r.state.startAfter(t)) {
 		return
 	}
-	n, why := r.find(t.rev, t.node)
+	n, why := r.findNode(t.revision, t.node)
 	if n == nil {
 		if t.status == nil || t.status.GetErr() == why.err && t.status.GetUnplaced().EqualVT(why.unplaced) {
 			return
@@ -109,132 +111,139 @@ func (r *run) retry(t *task) {
 		return
 	}
 	if t.status == nil {
-		return // its status comes with the next batch
+		return // the status has not arrived yet
 	}
-	r.waits--
+	r.waiting--
 	row := r.out.edit(t)
-	row.NodeId, row.AssignedGenericResources = n.id, r.take(t.rev, n)
-	row.Networks = r.address(t.rev, t.id)
-	r.claim(t.rev, n, t.id)
+	row.NodeId, row.AssignedGenericResources = n.id, r.reserve(t.revision, n)
+	row.Networks = r.assignAddresses(t.revision, t.id)
+	r.claimPorts(t.revision, n, t.id)
 	st := r.out.editStatus(t)
-	st.State, st.Timestamp, st.Message, st.Err, st.Unplaced = swarmv1.TaskState_ASSIGNED, r.nowpb, assigned, "", nil
+	st.State, st.Timestamp, st.Message, st.Err, st.Unplaced = swarmv1.TaskState_ASSIGNED, r.nowpb, messageAssigned, "", nil
 }
 
 const (
-	assigned = "assigned to a node"
-	pending  = "pending task scheduling"
+	messageAssigned = "assigned to a node"
+	messagePending  = "pending task scheduling"
 )
 
-// make creates the task, on a node if one takes it. False: none does, and too many wait already.
-func (r *run) make(w *want, left int) bool {
+// createTask creates the task, on a node if one takes it. It returns false, and creates nothing, if
+// no node takes the task and maxWaiting tasks of the service already wait. Tasks of global
+// services, and tasks that replace another, are created in any case. remaining is how many tasks
+// are likely to be created, including this one.
+func (r *run) createTask(w *newTask, remaining int) bool {
 	var n *node
-	var why verdict
-	if !w.later || !r.pending(w.startAfter) {
-		n, why = r.find(w.rev, w.node)
+	var why explanation
+	if !w.delayPlacement || !r.inFuture(w.startAfter) {
+		n, why = r.findNode(w.revision, w.node)
 	}
 	if n == nil {
-		if r.waits++; r.waits > maxWaiting && w.key.number > 0 && w.replaces == "" {
+		if r.waiting++; r.waiting > maxWaiting && w.key.number > 0 && w.replaces == "" {
 			return false
 		}
 	}
-	row, st := r.out.create(left)
-	row.Id, row.ServiceId, row.Revision, row.Slot = w.id, r.svc.id, w.rev.row.GetNumber(), w.key.number
-	row.DesiredState, row.StartAfter, row.Restarts, row.Replaces = w.desired, stamp(w.startAfter), w.restarts, w.replaces
-	row.Networks, row.JobIteration = w.rev.networks, r.svc.row.GetJobStatus().GetJobIteration()
+	row, st := r.out.create(remaining)
+	row.Id, row.ServiceId, row.Revision, row.Slot = w.id, r.service.id, w.revision.row.GetNumber(), w.key.number
+	row.DesiredState, row.StartAfter, row.Restarts, row.Replaces = w.desired, timestampOf(w.startAfter), w.restarts, w.replaces
+	row.Networks, row.JobIteration = w.revision.networks, r.service.row.GetJobStatus().GetJobIteration()
 	row.Ordinal = w.ordinal
 	row.Update = r.updateStatus().GetStartedVersion()
-	if w.rev.row.GetSpec().GetTaskTemplate().GetLogDriver() == nil {
-		row.LogDriver = r.p.logDriver
+	if w.revision.row.GetSpec().GetTaskTemplate().GetLogDriver() == nil {
+		row.LogDriver = r.state.logDriver
 	}
 	if w.node != nil {
 		row.NodeId = w.node.id
 	}
 	st.TaskId, st.Timestamp = w.id, r.nowpb
 	if n == nil {
-		st.State, st.Message, st.Err, st.Unplaced = swarmv1.TaskState_PENDING, w.message(pending), why.err, why.unplaced
+		st.State, st.Message, st.Err, st.Unplaced = swarmv1.TaskState_PENDING, w.message(messagePending), why.err, why.unplaced
 		return true
 	}
-	row.NodeId, row.AssignedGenericResources = n.id, r.take(w.rev, n)
-	st.State, st.Message = swarmv1.TaskState_ASSIGNED, w.message(assigned)
-	row.Networks = r.address(w.rev, w.id)
-	r.claim(w.rev, n, w.id)
+	row.NodeId, row.AssignedGenericResources = n.id, r.reserve(w.revision, n)
+	st.State, st.Message = swarmv1.TaskState_ASSIGNED, w.message(messageAssigned)
+	row.Networks = r.assignAddresses(w.revision, w.id)
+	r.claimPorts(w.revision, n, w.id)
 	return true
 }
 
-// pending says whether the time is still to come, and if so asks to be woken then.
-func (r *run) pending(at time.Time) bool {
+// inFuture says whether a time is after now. If so, the service becomes due then.
+func (r *run) inFuture(at time.Time) bool {
 	if !at.After(r.now) {
 		return false
 	}
-	r.wake(at)
+	r.wakeAt(at)
 	return true
 }
 
-// message says what happened and, when the task follows another, why.
-func (w *want) message(what string) string {
-	if w.reason == "" {
+// message returns the status message of the task: what, and if the task replaces another, the
+// reason.
+func (w *newTask) message(what string) string {
+	if w.replaceReason == "" {
 		return what
 	}
-	return what + "; replaces " + w.replaces + ": " + w.reason
+	return what + "; replaces " + w.replaces + ": " + w.replaceReason
 }
 
-// claim makes the host ports of the task exclusive.
-func (r *run) claim(rev *revision, n *node, id string) {
+// claimPorts claims the host ports of the task, so that no other task on the node gets them.
+func (r *run) claimPorts(rev *revision, n *node, id string) {
 	for _, port := range rev.ports {
 		r.out.claim("port/"+n.id+"/"+port, id)
 	}
 }
 
-// find returns the node for one more task of the revision, or why there is none, and picks its addresses. only is the
-// single node that will do, or nil.
-func (r *run) find(rev *revision, only *node) (*node, verdict) {
-	if why := r.pick(rev); why != nil {
+// findNode returns the node for one more task of the revision, or an explanation if there is none.
+// It also chooses the task's addresses. If only is not nil, no other node is considered.
+func (r *run) findNode(rev *revision, only *node) (*node, explanation) {
+	if why := r.pickAddresses(rev); why != nil {
 		return nil, *why
 	}
 	if only != nil {
-		if rev.refuses(only, r.count(rev, only), r.lacking(rev)) == fits {
-			return only, verdict{}
+		if rev.checkNode(only, r.tasksOn(rev, only), r.nodesWithoutImage(rev)) == fits {
+			return only, explanation{}
 		}
 		return nil, r.explain(rev, []*node{only})
 	}
 	p := r.placer(rev)
 	if n := p.pick(); n != nil {
-		return n, verdict{}
+		return n, explanation{}
 	}
-	if p.verdict == nil {
-		v := r.explain(rev, r.p.order)
-		p.verdict = &v
+	if p.explanation == nil {
+		v := r.explain(rev, r.state.nodeOrder)
+		p.explanation = &v
 	}
-	return nil, *p.verdict
+	return nil, *p.explanation
 }
 
-func (r *run) explain(rev *revision, nodes []*node) verdict {
-	lacking := r.lacking(rev)
-	for _, t := range lacking {
-		r.wake(r.p.reportedAt(t).Add(imageRetry))
+// explain is revision.explain with the data of this plan. If nodes could not get the image, the
+// service becomes due when the first of them may be tried again.
+func (r *run) explain(rev *revision, nodes []*node) explanation {
+	noImage := r.nodesWithoutImage(rev)
+	for _, t := range noImage {
+		r.wakeAt(r.state.reportedAt(t).Add(imageRetry))
 	}
-	return rev.explain(nodes, func(n *node) uint64 { return r.count(rev, n) }, lacking)
+	return rev.explain(nodes, func(n *node) uint64 { return r.tasksOn(rev, n) }, noImage)
 }
 
-// count is how many tasks of the service should run on the node, this plan's included. Only the limit of replicas on a
-// node asks for it.
-func (r *run) count(rev *revision, n *node) uint64 {
+// tasksOn returns how many tasks of the service should run on the node, including the placements of
+// this plan. Only max_replicas needs the number; without that limit it returns 0.
+func (r *run) tasksOn(rev *revision, n *node) uint64 {
 	if rev.maxReplicas == 0 {
 		return 0
 	}
-	count := r.svc.nodes[n]
-	for i := r.from; i < len(r.taken); i++ {
-		if r.taken[i].node == n {
+	count := r.service.tasksOnNode[n]
+	for i := r.firstPlacement; i < len(r.placements); i++ {
+		if r.placements[i].node == n {
 			count++
 		}
 	}
 	return uint64(count)
 }
 
-// placer returns the service's placer for a revision. There are two only when tasks of a paused update are replaced.
+// placer returns the service's placer for a revision. A plan has two of them only if it replaces
+// tasks while an update is paused.
 func (r *run) placer(rev *revision) *placer {
 	for _, p := range r.placers {
-		if p.rev == rev {
+		if p.revision == rev {
 			return p
 		}
 	}
@@ -243,46 +252,47 @@ func (r *run) placer(rev *revision) *placer {
 	return p
 }
 
-// take notes that a task of the revision is placed on the node, and returns the generic resources that it gets.
-func (r *run) take(rev *revision, n *node) []*swarmv1.GenericResource {
-	generic := n.allot(rev.generic)
-	n.used.cpu += rev.need.cpu
-	n.used.memory += rev.need.memory
-	n.used.addGeneric(generic)
-	n.total++
+// reserve records a placement of the revision on the node, and returns the generic resources of the
+// task.
+func (r *run) reserve(rev *revision, n *node) []*swarmv1.GenericResource {
+	generic := n.allocateGeneric(rev.generic)
+	n.reserved.cpu += rev.need.cpu
+	n.reserved.memory += rev.need.memory
+	n.reserved.addGeneric(generic)
+	n.taskCount++
 	for _, port := range rev.ports {
-		n.take(port)
+		n.claimPort(port)
 	}
-	r.taken = append(r.taken, taken{n, rev})
+	r.placements = append(r.placements, placement{n, rev})
 	if generic != nil {
-		r.given = append(r.given, given{n, generic})
+		r.genericAllocs = append(r.genericAllocs, genericAlloc{n, generic})
 	}
 	return generic
 }
 
-// undo takes back what take did, so that the picture is what the store says.
-func (r *run) undo() {
-	for i := range r.taken {
-		t := &r.taken[i]
-		t.node.used.cpu -= t.rev.need.cpu
-		t.node.used.memory -= t.rev.need.memory
-		t.node.total--
-		for _, port := range t.rev.ports {
+// undoPlan takes back all that this plan has counted, so that the state matches the store again.
+func (r *run) undoPlan() {
+	for i := range r.placements {
+		t := &r.placements[i]
+		t.node.reserved.cpu -= t.revision.need.cpu
+		t.node.reserved.memory -= t.revision.need.memory
+		t.node.taskCount--
+		for _, port := range t.revision.ports {
 			delete(t.node.ports, port)
 		}
 	}
-	for _, g := range r.given {
-		g.node.used.dropGeneric(g.generic)
+	for _, g := range r.genericAllocs {
+		g.node.reserved.dropGeneric(g.generic)
 	}
-	for _, l := range r.left {
-		l.service.nodes[l.node]++
-		l.node.total++
+	for _, l := range r.stopping {
+		l.service.tasksOnNode[l.node]++
+		l.node.taskCount++
 	}
-	r.lower()
-	r.unaddress()
+	r.undoLimits()
+	r.undoAddresses()
 }
 
-func stamp(t time.Time) *timestamppb.Timestamp {
+func timestampOf(t time.Time) *timestamppb.Timestamp {
 	if t.IsZero() {
 		return nil
 	}

@@ -6,85 +6,90 @@ import (
 	"time"
 )
 
-// placer finds nodes for the tasks of one revision, one after the other. The nodes that suit it are found once; each
-// leaf of the spread tree holds them in a heap. A node without room leaves its heap: within a plan it gets none.
+// placer finds nodes for the tasks of one revision, one task after the other. newPlacer collects
+// the nodes that match the revision once. Every leaf of the spread tree holds its nodes in a heap.
+// A node without room leaves its heap, because no node gains room during a plan.
 type placer struct {
-	rev     *revision
-	root    *branch
-	verdict *verdict // why there is no node; nil: not asked yet
-	path    []*branch
+	revision    *revision
+	root        *branch
+	explanation *explanation // why no node takes a task; nil: not computed yet
+	path        []*branch
 }
 
-// branch is a node of the spread tree: all nodes of the cluster with one value of a label. Without spread preferences
-// the root is the only one, and a leaf.
+// branch is an inner node or a leaf of the spread tree: all nodes of its parent that have one value
+// of a label. Without spread preferences the root is the only branch, and a leaf.
 type branch struct {
 	value string
-	// tasks of the service in it.
-	tasks int
-	kids  []*branch // by value; nil in a leaf
-	heap  heap
+	// tasks counts the tasks of the service in the branch.
+	tasks    int
+	children []*branch // sorted by value; nil in a leaf
+	heap     heap
 }
 
+// newPlacer returns a placer with all nodes that take new tasks and match the revision. Room is not
+// checked yet.
 func (r *run) newPlacer(rev *revision) *placer {
-	p := &placer{rev: rev, root: &branch{}}
-	failing := r.failing(rev)
-	placed := r.placedHere()
-	lacking := r.lacking(rev)
-	busy := len(r.svc.nodes) > 0 || len(placed) > 0
+	p := &placer{revision: rev, root: &branch{}}
+	failing := r.recentFailures(rev)
+	placed := r.placedByPlan()
+	noImage := r.nodesWithoutImage(rev)
+	hasTasks := len(r.service.tasksOnNode) > 0 || len(placed) > 0
 	if len(rev.spread) == 0 {
-		p.root.heap, r.p.spare.heap = slices.Grow(r.p.spare.heap, len(r.p.order)), nil
+		p.root.heap, r.state.scratch.heap = slices.Grow(r.state.scratch.heap, len(r.state.nodeOrder)), nil
 	}
-	for _, c := range r.p.classes {
-		if rev.suitsClass(c) != fits {
+	for _, c := range r.state.classes {
+		if rev.checkClass(c) != fits {
 			continue
 		}
 		leaf := p.root
 		for _, k := range rev.spread {
-			leaf = leaf.kid(c.attribute(k))
+			leaf = leaf.child(c.attribute(k))
 		}
 		for _, n := range c.nodes {
-			if n.open != fits || !rev.suitsNode(n) || lacking[n] != nil {
+			if n.refusal != fits || !rev.matchesNode(n) || noImage[n] != nil {
 				continue
 			}
 			count := 0
-			if busy {
-				count = int(r.svc.nodes[n]) + placed[n]
+			if hasTasks {
+				count = int(r.service.tasksOnNode[n]) + placed[n]
 			}
-			leaf.heap = append(leaf.heap, candidate{n.key(count, failing != nil && failing[n] >= failingOften), n})
+			leaf.heap = append(leaf.heap, candidate{n.sortKey(count, failing != nil && failing[n] >= failureThreshold), n})
 			p.root.addTasks(rev, c, count)
 		}
 	}
-	p.root.settle()
+	p.root.build()
 	return p
 }
 
-// placedHere counts what earlier placers of this plan have placed for the service.
-func (r *run) placedHere() map[*node]int {
-	if r.from == len(r.taken) {
+// placedByPlan counts, by node, the tasks of the service that this plan has already placed.
+func (r *run) placedByPlan() map[*node]int {
+	if r.firstPlacement == len(r.placements) {
 		return nil
 	}
 	placed := map[*node]int{}
-	for _, t := range r.taken[r.from:] {
+	for _, t := range r.placements[r.firstPlacement:] {
 		placed[t.node]++
 	}
 	return placed
 }
 
-// A node on which tasks of a revision have failed this often of late is taken only when no other has room. Docker waits for
-// 5 failures, but its restart delay does not grow.
+// A node is used only if no other node has room once failureThreshold tasks of the revision have
+// failed on it within failureWindow. Docker's threshold is 5, but Docker's restart delay does not
+// grow.
 const (
-	failingOften  = 3
-	failingWithin = 5 * time.Minute
+	failureThreshold = 3
+	failureWindow    = 5 * time.Minute
 )
 
-func (r *run) failing(rev *revision) map[*node]int {
-	if r.svc.failed == 0 {
+// recentFailures counts, by node, the tasks of the revision that failed within failureWindow.
+func (r *run) recentFailures(rev *revision) map[*node]int {
+	if r.service.failed == 0 {
 		return nil
 	}
 	failing := map[*node]int{}
-	for _, s := range r.svc.list {
+	for _, s := range r.service.slotList {
 		for _, t := range s.tasks {
-			if t.failed && t.node != nil && t.rev == rev && r.now.Sub(r.p.reportedAt(t)) < failingWithin {
+			if t.failed && t.node != nil && t.revision == rev && r.now.Sub(r.state.reportedAt(t)) < failureWindow {
 				failing[t.node]++
 			}
 		}
@@ -92,44 +97,47 @@ func (r *run) failing(rev *revision) map[*node]int {
 	return failing
 }
 
-func (b *branch) kid(value string) *branch {
-	i, found := slices.BinarySearchFunc(b.kids, value, func(k *branch, v string) int { return cmp.Compare(k.value, v) })
+// child returns the branch for a value, and adds one if there is none.
+func (b *branch) child(value string) *branch {
+	i, found := slices.BinarySearchFunc(b.children, value, func(k *branch, v string) int { return cmp.Compare(k.value, v) })
 	if !found {
-		b.kids = slices.Insert(b.kids, i, &branch{value: value})
+		b.children = slices.Insert(b.children, i, &branch{value: value})
 	}
-	return b.kids[i]
+	return b.children[i]
 }
 
+// addTasks adds n to the task counts of all branches on the path to the leaf of class c.
 func (b *branch) addTasks(rev *revision, c *class, n int) {
 	b.tasks += n
 	for _, k := range rev.spread {
-		b = b.kid(c.attribute(k))
+		b = b.child(c.attribute(k))
 		b.tasks += n
 	}
 }
 
-// settle makes the heaps, and drops what is empty.
-func (b *branch) settle() {
-	b.heap.settle()
-	for _, k := range b.kids {
-		k.settle()
+// build orders the heaps and drops empty branches.
+func (b *branch) build() {
+	b.heap.build()
+	for _, k := range b.children {
+		k.build()
 	}
-	b.kids = slices.DeleteFunc(b.kids, (*branch).empty)
+	b.children = slices.DeleteFunc(b.children, (*branch).empty)
 }
 
-func (b *branch) empty() bool { return len(b.kids) == 0 && len(b.heap) == 0 }
+func (b *branch) empty() bool { return len(b.children) == 0 && len(b.heap) == 0 }
 
-// pick returns the node for the next task: at every level of the tree the branch with the fewest tasks of the service,
-// then the best node in it. nil: no node has room.
+// pick returns the node for the next task, or nil if no node has room. At every level of the tree
+// it takes the branch with the fewest tasks of the service, and in the leaf the first node of the
+// heap.
 func (p *placer) pick() *node {
 	for !p.root.empty() {
 		p.path = append(p.path[:0], p.root)
 		leaf := p.root
-		for len(leaf.kids) > 0 {
-			leaf = slices.MinFunc(leaf.kids, func(a, b *branch) int { return cmp.Compare(a.tasks, b.tasks) })
+		for len(leaf.children) > 0 {
+			leaf = slices.MinFunc(leaf.children, func(a, b *branch) int { return cmp.Compare(a.tasks, b.tasks) })
 			p.path = append(p.path, leaf)
 		}
-		if n := leaf.heap.pick(p.rev); n != nil {
+		if n := leaf.heap.pick(p.revision); n != nil {
 			for _, b := range p.path {
 				b.tasks++
 			}
@@ -140,84 +148,90 @@ func (p *placer) pick() *node {
 	return nil
 }
 
-// prune drops the branches of the path that have become empty.
+// prune removes the branches of the path that have become empty.
 func (p *placer) prune() {
 	for i := len(p.path) - 1; i > 0; i-- {
-		p.path[i-1].kids = slices.DeleteFunc(p.path[i-1].kids, (*branch).empty)
+		p.path[i-1].children = slices.DeleteFunc(p.path[i-1].children, (*branch).empty)
 	}
 }
 
-// The order of candidates as one number, least first: nodes where the service keeps failing come last; then by tasks of
-// the service, by tasks of all services, by id.
+// A sort key orders candidates by one number, lowest first. From the highest bit it holds: whether
+// tasks of the revision keep failing on the node, the number of the service's tasks there, the
+// number of all tasks there, and the index of the node.
 const (
-	ordBits   = 20 // 1M nodes
-	totalBits = 21 // 2M tasks a node
-	countBits = 22
-	penalty   = 1 << (ordBits + totalBits + countBits)
-	oneMore   = 1<<(ordBits+totalBits) | 1<<ordBits
+	indexBits        = 20 // 1M nodes
+	taskCountBits    = 21 // 2M tasks a node
+	serviceCountBits = 22
+	penalty          = 1 << (indexBits + taskCountBits + serviceCountBits)
+	oneMoreTask      = 1<<(indexBits+taskCountBits) | 1<<indexBits
 )
 
-func (n *node) key(count int, failing bool) uint64 {
-	k := uint64(count)<<(ordBits+totalBits) | uint64(n.total)<<ordBits | uint64(n.ord)
+// sortKey returns the node's sort key. count is the number of the service's tasks on the node.
+func (n *node) sortKey(count int, failing bool) uint64 {
+	k := uint64(count)<<(indexBits+taskCountBits) | uint64(n.taskCount)<<indexBits | uint64(n.index)
 	if failing {
 		k |= penalty
 	}
 	return k
 }
 
-func countOf(key uint64) uint64 { return key >> (ordBits + totalBits) & (1<<countBits - 1) }
+func serviceCountOf(key uint64) uint64 {
+	return key >> (indexBits + taskCountBits) & (1<<serviceCountBits - 1)
+}
 
 type candidate struct {
 	key  uint64
 	node *node
 }
 
-// heap is a 4-ary heap of candidates, least key first. Keys are distinct: the order of insertion does not matter.
+// heap is a 4-ary heap of candidates with the lowest key on top. All keys differ, so the order of
+// insertion has no effect.
 type heap []candidate
 
-func (h heap) settle() {
+func (h heap) build() {
 	for i := (len(h) - 2) / 4; i >= 0 && len(h) > 1; i-- {
-		h.sink(i)
+		h.siftDown(i)
 	}
 }
 
-func (h heap) sink(i int) {
+func (h heap) siftDown(i int) {
 	c := h[i]
 	for {
-		kid := 4*i + 1
-		if kid >= len(h) {
+		child := 4*i + 1
+		if child >= len(h) {
 			break
 		}
-		least := kid
-		for k := kid + 1; k < min(kid+4, len(h)); k++ {
-			if h[k].key < h[least].key {
-				least = k
+		lowest := child
+		for k := child + 1; k < min(child+4, len(h)); k++ {
+			if h[k].key < h[lowest].key {
+				lowest = k
 			}
 		}
-		if h[least].key >= c.key {
+		if h[lowest].key >= c.key {
 			break
 		}
-		h[i] = h[least]
-		i = least
+		h[i] = h[lowest]
+		i = lowest
 	}
 	h[i] = c
 }
 
-// pick returns the least candidate that has room, and counts one more task on it. Those without room leave.
+// pick returns the first candidate that has room, and adds one task to its key. It removes the
+// candidates without room that it meets. It returns nil if no candidate is left.
 func (h *heap) pick(rev *revision) *node {
 	for len(*h) > 0 {
 		top := &(*h)[0]
-		if rev.room(top.node, countOf(top.key)) == fits {
+		if rev.checkRoom(top.node, serviceCountOf(top.key)) == fits {
 			n := top.node
-			top.key += oneMore
-			h.sink(0)
+			top.key += oneMoreTask
+			h.siftDown(0)
 			return n
 		}
 		last := len(*h) - 1
 		(*h)[0] = (*h)[last]
 		*h = (*h)[:last]
 		if last > 0 {
-			h.sink(0)
+			h.siftDown(0)
 		}
 	}
 	return nil

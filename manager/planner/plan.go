@@ -9,44 +9,48 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// Result is what Plan would change.
+// Result is what Plan proposes.
 type Result struct {
-	// Groups are independent of one another: each is committed, or rejected, alone.
+	// Groups are the changes to commit. The store accepts or rejects each group on its own.
 	Groups []Group
-	// Next is when something is due though no row changes. Zero: never.
+	// Next is when the next service must be planned if no row changes. Zero: never.
 	Next time.Time
 }
 
-// Group is an atomic set of changes to one service and its tasks. A large service comes in several groups, in order.
-// Service is empty for what no service owns: the nodes' addresses on network ingress.
+// Group is a set of changes that the store applies together or not at all. It changes one service,
+// its tasks and their claims. A large service needs several groups, which must be committed in
+// order. Service is empty for changes of the nodes' addresses on the ingress network.
 type Group struct {
 	Service string
 	Changes []*swarmv1.Change
 }
 
-// Proto is the group as the store takes it.
+// Proto returns the group in the form that the store takes.
 func (g Group) Proto() *swarmv1.Group { return &swarmv1.Group{Changes: g.Changes} }
 
-// groupSize bounds the changes of a group, so that it fits well into one log entry of 512 KiB (a change takes about 200
-// bytes) while one atom, a task with its status and claims, is never cut.
+// groupSize is the number of changes after which a group ends. A group of this size fits well into
+// one log entry of 512 KiB, because a change takes about 200 bytes. A group may be larger, because
+// an atom (the changes of one slot: tasks, statuses and claims) is never split.
 const groupSize = 1024
 
-// Plan says what should change, at time now, so that the named services become what their rows ask for. It does not
-// change the picture in any way that later plans could see, except for the deadlines that Due watches.
-func (p *Picture) Plan(services []string, now time.Time) Result {
+// Plan returns the changes that bring the given services, by id, closer to what their rows ask for
+// at time now. Ids that are not known are ignored. Later plans see no effect of this call, except
+// for the deadlines that Due and Next read.
+func (p *State) Plan(services []string, now time.Time) Result {
 	p.sortNodes()
-	r := &run{p: p, now: now, nowpb: timestamppb.New(now), views: p.spare.views, wants: p.spare.wants, taken: p.spare.taken}
+	r := &run{state: p, now: now, nowpb: timestamppb.New(now), views: p.scratch.views, newTasks: p.scratch.newTasks, placements: p.scratch.placements}
 	for _, s := range p.byPriority(services) {
-		r.service(s)
+		r.planService(s)
 	}
-	r.mesh()
-	r.undo()
-	p.spare.views, p.spare.wants, p.spare.taken = recycle(r.views), recycle(r.wants), recycle(r.taken)
-	return Result{Groups: r.groups, Next: p.next()}
+	r.planIngress()
+	r.undoPlan()
+	p.scratch.views, p.scratch.newTasks, p.scratch.placements = recycle(r.views), recycle(r.newTasks), recycle(r.placements)
+	return Result{Groups: r.groups, Next: p.nextDeadline()}
 }
 
-// byPriority puts the most important first: it takes the room that is left. Ties go by id.
-func (p *Picture) byPriority(ids []string) []*service {
+// byPriority sorts services by priority, highest first, because the first ones planned take the
+// free resources. Services of equal priority are sorted by id.
+func (p *State) byPriority(ids []string) []*service {
 	list := make([]*service, 0, len(ids))
 	for _, id := range ids {
 		if s := p.services[id]; s != nil {
@@ -59,9 +63,10 @@ func (p *Picture) byPriority(ids []string) []*service {
 	return slices.Compact(list)
 }
 
-func (p *Picture) next() time.Time {
+// nextDeadline returns the earliest deadline of all services, or zero.
+func (p *State) nextDeadline() time.Time {
 	var first time.Time
-	for _, at := range p.timed {
+	for _, at := range p.deadlines {
 		if first.IsZero() || at.Before(first) {
 			first = at
 		}
@@ -71,78 +76,84 @@ func (p *Picture) next() time.Time {
 
 // run is one call of Plan.
 type run struct {
-	p      *Picture
+	state  *State
 	now    time.Time
 	nowpb  *timestamppb.Timestamp
 	groups []Group
-	// taken is what this plan has placed, so that what follows sees it, and undo can take it back.
-	taken []taken
-	given []given
-	left  []left
-	// raised is what tasks on their nodes reserve more than before.
-	raised []raised
-	// spots are the addresses that this plan has given; steps where the cursors were before it; filled the networks that
-	// ran out of addresses.
-	spots, steps []spot
-	filled       []*network
-	// picked are the addresses of the next task, moved the cursors that the service's group writes.
-	picked, moved []spot
+	// placements are the placements of this plan. Later decisions of the plan count them; undoPlan
+	// takes them back.
+	placements    []placement
+	genericAllocs []genericAlloc
+	stopping      []stoppingTask
+	// extras are the reservations that grow because running tasks move to a revision that reserves
+	// more.
+	extras []extraReservation
+	// allocated are the addresses that this plan hands out. savedCursors are the cursors as they
+	// were before this plan. exhausted are the networks without a free address.
+	allocated, savedCursors []networkAddr
+	exhausted               []*network
+	// candidates are the addresses found for the next task. changedCursors are the cursors that the
+	// service's group writes.
+	candidates, changedCursors []networkAddr
 
-	// Of the service being planned:
-	svc   *service
-	cur   *revision
-	views []view
-	wants []want
-	out   emitter
-	due   time.Time
-	freed map[string]bool  // keys of the rows that this plan deletes
-	row   *swarmv1.Service // copy of the service's row that will be written
-	// more slots are wanted, from number on; waits counts the tasks without a node, this plan's included.
-	more   int
-	number uint64
-	waits  int
-	// from is where the placements of the service begin in taken.
-	from    int
-	placers []*placer
-	// The last answer of lacking.
-	lackingFor *revision
-	lackingOf  map[*node]*task
+	// The fields below belong to the service that is being planned.
+	service     *service
+	current     *revision
+	views       []view
+	newTasks    []newTask
+	out         emitter
+	deadline    time.Time
+	deleted     map[string]bool  // keys of the rows that this plan deletes
+	serviceCopy *swarmv1.Service // the service's row as this plan writes it; nil: unchanged
+	// missingSlots is how many slots must still be added, with numbers from nextSlot on. waiting
+	// counts the service's tasks without a node, including those of this plan.
+	missingSlots int
+	nextSlot     uint64
+	waiting      int
+	// firstPlacement is the index in placements at which those of this service begin.
+	firstPlacement int
+	placers        []*placer
+	// noImage is the last result of nodesWithoutImage, which was for noImageRevision.
+	noImageRevision *revision
+	noImage         map[*node]*task
 }
 
-// wake asks for the service to be planned at the latest at the given time.
-func (r *run) wake(at time.Time) {
-	if r.due.IsZero() || at.Before(r.due) {
-		r.due = at
+// wakeAt makes the service due again at the given time, or earlier.
+func (r *run) wakeAt(at time.Time) {
+	if r.deadline.IsZero() || at.Before(r.deadline) {
+		r.deadline = at
 	}
 }
 
-// service plans one service: heal what broke, have as many tasks as wanted, renew what is outdated, place.
-func (r *run) service(s *service) {
-	r.svc, r.cur, r.due = s, s.current(), time.Time{}
-	r.views, r.wants, r.freed = recycle(r.views), recycle(r.wants), nil
-	r.row, r.from, r.lackingFor = nil, len(r.taken), nil
-	r.more, r.waits = 0, s.waiting
+// planService plans one service: it replaces failed tasks, adjusts the number of slots, renews
+// outdated tasks, and places tasks on nodes.
+func (r *run) planService(s *service) {
+	r.service, r.current, r.deadline = s, s.current(), time.Time{}
+	r.views, r.newTasks, r.deleted = recycle(r.views), recycle(r.newTasks), nil
+	r.serviceCopy, r.firstPlacement, r.noImageRevision = nil, len(r.placements), nil
+	r.missingSlots, r.waiting = 0, s.waiting
 	r.out.reset()
 	switch {
 	case s.row == nil || s.row.GetPendingDelete():
-		r.remove()
-	case r.cur == nil:
-		// The row of the revision stands in the group of the service's row: it comes with the next batch.
+		r.removeService()
+	case r.current == nil:
+		// The row of the current revision has not arrived. It is in the group that wrote the
+		// service's row, so the next Apply brings it.
 	default:
-		r.look()
+		r.judgeSlots()
 		if s.global() {
-			r.global()
+			r.planGlobal()
 		} else {
-			r.replicated()
+			r.planReplicated()
 		}
-		r.limits()
-		if r.update() {
-			r.act()
+		r.applyLimits()
+		if r.planUpdate() {
+			r.applyActions()
 			r.reap()
-			r.place()
-			r.cursors()
+			r.placeTasks()
+			r.writeCursors()
 		}
 	}
 	r.groups = append(r.groups, r.out.groups(s.id)...)
-	r.p.deadline(s, r.due)
+	r.state.setDeadline(s, r.deadline)
 }

@@ -93,7 +93,7 @@ func TestPlan_DrainedNodeLosesItsTasks(t *testing.T) {
 	m.settle()
 	m.setNode("a", drain)
 	m.plan()
-	// The new tasks prepare themselves and wait for the old ones.
+	// The new tasks prepare and wait for the old ones.
 	ready := 0
 	for _, x := range m.tasks() {
 		if x.DesiredState == swarmv1.TaskState_READY {
@@ -201,8 +201,8 @@ func TestPlan_RemovedServiceLeavesNothing(t *testing.T) {
 			t.Errorf("left: %s", k)
 		}
 	}
-	if len(m.pic.services)+len(m.pic.tasks)+len(m.pic.early)+len(m.pic.claims)+len(m.pic.waiting) != 0 {
-		t.Errorf("the picture keeps something:\n%s", m.pic.figures())
+	if len(m.state.services)+len(m.state.tasks)+len(m.state.unmatchedStatuses)+len(m.state.claims)+len(m.state.waiting) != 0 {
+		t.Errorf("the state keeps something:\n%s", m.state.counters())
 	}
 }
 
@@ -246,7 +246,7 @@ func TestPlan_UnplacedTasksAreExplained(t *testing.T) {
 		t.Errorf("nearest: got %q, want %q", got, want)
 	}
 	plans, index := m.plans, m.index
-	m.put(m.rows["2/b"]) // nothing new
+	m.put(m.rows["2/b"]) // nothing has changed
 	m.settle()
 	if m.index != index+1 {
 		t.Errorf("an explanation was written again, in %d plans", m.plans-plans)
@@ -270,7 +270,7 @@ func TestPlan_HostPortsAreClaimed(t *testing.T) {
 	m.settle()
 	wantOn(t, m, "api", map[string]int{})
 	for _, task := range m.tasks() {
-		if got, want := m.status(task.GetId()).GetUnplaced().GetNearest(), "a: has port tcp/80 taken by a task of service web"; task.GetServiceId() == "api" && got != want {
+		if got, want := m.status(task.GetId()).GetUnplaced().GetNearest(), "a: port tcp/80 is used by a task of service web"; task.GetServiceId() == "api" && got != want {
 			t.Errorf("nearest: got %q, want %q", got, want)
 		}
 	}
@@ -324,7 +324,7 @@ func TestPlan_SpreadOverLabels(t *testing.T) {
 		m.addNode(id, func(n *swarmv1.Node, _ *swarmv1.NodeState) { n.Spec.Labels["zone"] = zone })
 	}
 	m.addService("web", replicas(9), func(s *swarmv1.ServiceSpec) {
-		placement(s).Preferences = []*swarmv1.PlacementPreference{{Preference: &swarmv1.PlacementPreference_Spread{Spread: &swarmv1.SpreadOver{SpreadDescriptor: "node.labels.zone"}}}}
+		placementOf(s).Preferences = []*swarmv1.PlacementPreference{{Preference: &swarmv1.PlacementPreference_Spread{Spread: &swarmv1.SpreadOver{SpreadDescriptor: "node.labels.zone"}}}}
 	})
 	m.settle()
 	wantOn(t, m, "web", map[string]int{"a": 1, "b": 1, "c": 1, "d": 3, "e": 3})
@@ -332,7 +332,7 @@ func TestPlan_SpreadOverLabels(t *testing.T) {
 
 func TestPlan_MaxReplicasPerNode(t *testing.T) {
 	m := cluster(t, "a", "b")
-	m.addService("web", replicas(5), func(s *swarmv1.ServiceSpec) { placement(s).MaxReplicas = 2 })
+	m.addService("web", replicas(5), func(s *swarmv1.ServiceSpec) { placementOf(s).MaxReplicas = 2 })
 	m.settle()
 	wantOn(t, m, "web", map[string]int{"a": 2, "b": 2})
 }
@@ -368,7 +368,8 @@ func TestPlan_PriorityTakesTheRoomThatIsLeft(t *testing.T) {
 	wantOn(t, m, "aaa", map[string]int{})
 }
 
-// Slots for which there is no room are counted, not stored: a number with two zeros too many costs next to nothing.
+// Slots without room are counted, not stored, so a number of replicas that is 100 times too high by
+// mistake costs almost nothing.
 func TestPlan_SlotsWithoutRoomAreCounted(t *testing.T) {
 	m := cluster(t)
 	m.addService("many", replicas(50_000), reserve(1e9, 0))
@@ -396,26 +397,26 @@ func TestPlan_SlotsWithoutRoomAreCounted(t *testing.T) {
 	}
 }
 
-// A removed service leaves nothing in the memory that plans share.
-func TestPlan_SpareHoldsNothing(t *testing.T) {
+// The memory that plans share holds nothing of a removed service.
+func TestPlan_ScratchHoldsNothing(t *testing.T) {
 	m := cluster(t, "a", "b")
 	m.addService("web", replicas(100))
 	m.settle()
 	m.edit("web", replicas(0))
 	m.settle()
-	spare := m.pic.spare
+	spare := m.state.scratch
 	for _, v := range spare.views[:cap(spare.views)] {
 		if v.slot != nil {
 			t.Fatalf("slot %v of a removed task is kept", v.slot.key)
 		}
 	}
-	for _, w := range spare.wants[:cap(spare.wants)] {
-		if w.rev != nil {
+	for _, w := range spare.newTasks[:cap(spare.newTasks)] {
+		if w.revision != nil {
 			t.Fatalf("a revision is kept for slot %v", w.key)
 		}
 	}
-	for _, tk := range spare.taken[:cap(spare.taken)] {
-		if tk.rev != nil {
+	for _, tk := range spare.placements[:cap(spare.placements)] {
+		if tk.revision != nil {
 			t.Fatal("a revision is kept for a placement")
 		}
 	}

@@ -16,7 +16,7 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// chaos does one random thing to the cluster.
+// chaos makes one random change to the cluster.
 func (m *model) chaos(r *rand.Rand) {
 	node := fmt.Sprintf("n%d", r.IntN(8))
 	service := fmt.Sprintf("s%d", r.IntN(6))
@@ -86,7 +86,7 @@ func (m *model) chaos(r *rand.Rand) {
 	}
 }
 
-// addNetworks: one of them has few addresses.
+// addNetworks adds networks, one of which has few addresses.
 func (m *model) addNetworks() {
 	m.addNetwork("ingress", "10.0.0.0/24", "fd00::/64")
 	m.addNetwork("wide", "10.0.1.0/24", "fd01::/64")
@@ -104,7 +104,7 @@ func (m *model) randomSpec(r *rand.Rand) []func(*swarmv1.ServiceSpec) {
 			s.UpdateConfig.Parallelism = uint64(r.IntN(4))
 			s.UpdateConfig.FailureAction = swarmv1.UpdateConfig_FailureAction(r.IntN(3))
 		},
-		func(s *swarmv1.ServiceSpec) { placement(s).MaxReplicas = 1 + uint64(r.IntN(3)) },
+		func(s *swarmv1.ServiceSpec) { placementOf(s).MaxReplicas = 1 + uint64(r.IntN(3)) },
 		func(s *swarmv1.ServiceSpec) {
 			s.TaskTemplate.RestartPolicy = &swarmv1.RestartPolicy{Condition: swarmv1.RestartPolicy_Condition(r.IntN(3)), MaxAttempts: uint64(r.IntN(3)), Window: durationpb.New(time.Duration(r.IntN(2)) * time.Minute)}
 		},
@@ -113,7 +113,7 @@ func (m *model) randomSpec(r *rand.Rand) []func(*swarmv1.ServiceSpec) {
 		on("wide"),
 		on("narrow", "wide"),
 		func(s *swarmv1.ServiceSpec) {
-			placement(s).Preferences = []*swarmv1.PlacementPreference{{Preference: &swarmv1.PlacementPreference_Spread{Spread: &swarmv1.SpreadOver{SpreadDescriptor: "node.labels.zone"}}}}
+			placementOf(s).Preferences = []*swarmv1.PlacementPreference{{Preference: &swarmv1.PlacementPreference_Spread{Spread: &swarmv1.SpreadOver{SpreadDescriptor: "node.labels.zone"}}}}
 		},
 	}
 	for _, o := range options {
@@ -124,8 +124,8 @@ func (m *model) randomSpec(r *rand.Rand) []func(*swarmv1.ServiceSpec) {
 	return edits
 }
 
-// Whatever happens to a cluster, its invariants hold after every commit (model.check), and when it is left alone it
-// becomes what it was asked to be, and then stays so.
+// After every commit of a random run the invariants hold (model.check). When the changes stop, the
+// cluster reaches the requested state and stays there.
 func TestProperty_Converges(t *testing.T) {
 	rounds := 150
 	if testing.Short() {
@@ -153,13 +153,13 @@ func TestProperty_Converges(t *testing.T) {
 			if m.plan()+m.work() != 0 {
 				t.Fatalf("does not rest:\n%s", m)
 			}
-			m.checkRest()
+			m.checkConverged()
 		})
 	}
 }
 
-// checkRest: nothing is half done, but for what cannot be.
-func (m *model) checkRest() {
+// checkConverged tests that nothing is unfinished, except what cannot be finished.
+func (m *model) checkConverged() {
 	m.t.Helper()
 	for k, row := range m.rows {
 		if s, ok := row.(*swarmv1.Service); ok && s.PendingDelete {
@@ -197,7 +197,7 @@ func (m *model) checkRest() {
 	}
 }
 
-// checkOwner: a claim belongs to a node, or to a task that has not ended.
+// checkOwner tests that a claim belongs to a node, or to a task that has not ended.
 func (m *model) checkOwner(c *swarmv1.Claim) {
 	m.t.Helper()
 	id := ipam.OwnerID(c.Owner)
@@ -215,8 +215,9 @@ func (m *model) nodes() (out []string) {
 	return out
 }
 
-// Use of addresses returns to where it was, however often services come and go, and a freed address is given last.
-func TestProperty_AddressesComeBack(t *testing.T) {
+// The number of allocated addresses returns to its first value after services come and go, and a
+// released address is the last to be used again.
+func TestProperty_AddressesAreReleased(t *testing.T) {
 	rounds := 20
 	if testing.Short() {
 		rounds = 4
@@ -258,7 +259,7 @@ func (m *model) replicas(id string) int {
 	return int(rev.Spec.Mode.GetReplicated().GetReplicas())
 }
 
-// The same rows give the same picture and the same plan, to the byte, in whatever order they came.
+// The same rows give the same state and, to the byte, the same plan, in whatever order they arrive.
 func TestProperty_OrderOfEventsDoesNotMatter(t *testing.T) {
 	for seed := range uint64(40) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
@@ -277,20 +278,20 @@ func TestProperty_OrderOfEventsDoesNotMatter(t *testing.T) {
 			for i := range 5 {
 				keys := slices.Sorted(maps.Keys(m.rows))
 				r.Shuffle(len(keys), func(a, b int) { keys[a], keys[b] = keys[b], keys[a] })
-				p := newPicture()
+				p := newState()
 				for _, k := range keys {
 					p.fold(nil, m.rows[k])
 				}
-				f, b := p.figures(), planBytes(t, p, m.now)
+				f, b := p.counters(), planBytes(t, p, m.now)
 				if i == 0 {
 					figures, plan = f, b
-					if kept := m.pic.figures(); kept != f {
-						t.Fatalf("the picture kept up to date differs from a new one:\n%s\nnew:\n%s", kept, f)
+					if kept := m.state.counters(); kept != f {
+						t.Fatalf("the state kept up to date differs from a new one:\n%s\nnew:\n%s", kept, f)
 					}
 					continue
 				}
 				if f != figures {
-					t.Fatalf("another order, another picture:\n%s\nwas\n%s", f, figures)
+					t.Fatalf("another order, another state:\n%s\nwas\n%s", f, figures)
 				}
 				if !bytes.Equal(b, plan) {
 					t.Fatalf("another order, another plan")
@@ -300,7 +301,7 @@ func TestProperty_OrderOfEventsDoesNotMatter(t *testing.T) {
 	}
 }
 
-func planBytes(t *testing.T, p *Picture, now time.Time) []byte {
+func planBytes(t *testing.T, p *State, now time.Time) []byte {
 	var out []byte
 	for _, g := range p.Plan(slices.Sorted(maps.Keys(p.services)), now).Groups {
 		b, err := proto.MarshalOptions{Deterministic: true}.Marshal(g.Proto())

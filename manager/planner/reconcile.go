@@ -9,24 +9,24 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// replicated gives a replicated service as many slots as it asks for.
-func (r *run) replicated() {
+// planReplicated adjusts the number of slots of a replicated service to its number of replicas.
+func (r *run) planReplicated() {
 	used := 0
 	for i := range r.views {
 		v := &r.views[i]
 		if v.slot.key.node != "" {
-			v.act = drop // of the time when the service was global
+			v.action = drop // The slot is of the time when the service was global.
 		}
-		if v.act != drop {
+		if v.action != drop {
 			used++
 		}
 	}
-	if r.svc.job() {
-		r.job()
+	if r.service.job() {
+		r.planJob()
 		return
 	}
-	// Replicas fit an int: spec bounds them.
-	switch target := int(min(r.svc.mode().GetReplicated().GetReplicas(), spec.MaxReplicas)); {
+	// The number of replicas fits an int because spec limits it.
+	switch target := int(min(r.service.mode().GetReplicated().GetReplicas(), spec.MaxReplicas)); {
 	case used > target:
 		r.shrink(used - target)
 	case used < target:
@@ -34,8 +34,9 @@ func (r *run) replicated() {
 	}
 }
 
-// grow takes the lowest free numbers for n more slots. A slot that is being dropped is taken up again; its new task
-// waits for the old one to stop. Numbers above all known ones are left to extend.
+// grow adds n slots with the lowest free numbers. It first reuses a slot that is being dropped, if
+// its number is low enough; the new task of that slot waits until the old one has stopped. Slots
+// with numbers above all known ones are left to createMissing.
 func (r *run) grow(n int) {
 	number := uint64(1)
 	known := len(r.views)
@@ -44,38 +45,39 @@ func (r *run) grow(n int) {
 			i++
 		}
 		if i == known {
-			r.more, r.number = n, number
+			r.missingSlots, r.nextSlot = n, number
 			return
 		}
 		if r.views[i].slot.key.number > number {
-			r.wants = append(r.wants, r.want(slotKey{number: number}, nil))
+			r.newTasks = append(r.newTasks, r.newTask(slotKey{number: number}, nil))
 			n--
 			continue
 		}
-		if v := &r.views[i]; v.act == drop && v.head == nil && v.slot.key.node == "" {
-			v.act = fill
+		if v := &r.views[i]; v.action == drop && v.head == nil && v.slot.key.node == "" {
+			v.action = fill
 			n--
 		}
 	}
 }
 
-// shrink drops n slots: first those without a task that runs, then from the nodes that have most tasks of the service;
-// the highest number first.
+// shrink drops n slots: first the slots without a running task, then the slots on the nodes with
+// most tasks of the service. Among equals it drops the highest number first.
 func (r *run) shrink(n int) {
 	type cost struct {
-		view *view
-		// running, and the how-many-th of its node: dropping the highest first levels the nodes.
+		view    *view
 		running bool
-		nth     int
+		// nth numbers the service's tasks on one node, from 1. Dropping the highest nth first
+		// leaves the nodes with about equal numbers of tasks.
+		nth int
 	}
 	list := make([]cost, 0, len(r.views))
 	seen := map[*node]int{}
 	for i := range r.views {
 		v := &r.views[i]
-		if v.act == drop {
+		if v.action == drop {
 			continue
 		}
-		c := cost{view: v, running: v.act == keep && v.head != nil && v.head.running()}
+		c := cost{view: v, running: v.action == keep && v.head != nil && v.head.running()}
 		if v.head != nil && v.head.node != nil {
 			seen[v.head.node]++
 			c.nth = seen[v.head.node]
@@ -92,40 +94,40 @@ func (r *run) shrink(n int) {
 		return cmp.Or(cmp.Compare(b.nth, a.nth), cmp.Compare(b.view.slot.key.number, a.view.slot.key.number))
 	})
 	for _, c := range list[:n] {
-		c.view.act = drop
+		c.view.action = drop
 	}
 }
 
-// job runs a replicated job: so many completions, at most so many tasks at a time. The tasks of an earlier iteration
-// make way.
-func (r *run) job() {
-	mode := r.svc.mode().GetReplicatedJob()
-	iteration := r.svc.row.GetJobStatus().GetJobIteration()
+// planJob runs a replicated job until it has total_completions completed tasks, with at most
+// max_concurrent tasks at a time. Tasks of an earlier iteration are replaced.
+func (r *run) planJob() {
+	mode := r.service.mode().GetReplicatedJob()
+	iteration := r.service.row.GetJobStatus().GetJobIteration()
 	finishedSlots, live := 0, 0
 	for i := range r.views {
 		v := &r.views[i]
 		old := v.slot.newest().row.GetJobIteration() != iteration
 		switch {
-		case v.act == drop:
+		case v.action == drop:
 		case old && v.head != nil && !v.head.ended():
-			v.act = replace
+			v.action = replace
 			live++
 		case old:
-			v.act = fill
-		case v.act == finished:
+			v.action = fill
+		case v.action == finished:
 			finishedSlots++
-		case v.act != fill:
+		case v.action != fill:
 			live++
 		}
 	}
 	room := min(int(mode.GetMaxConcurrent()), int(mode.GetTotalCompletions())-finishedSlots) - live
 	for i := range r.views {
 		v := &r.views[i]
-		if v.act != fill {
+		if v.action != fill {
 			continue
 		}
 		if room--; room < 0 {
-			v.act = keep
+			v.action = keep
 		}
 	}
 	if room > 0 {
@@ -133,88 +135,90 @@ func (r *run) job() {
 	}
 }
 
-// global gives a global service a task on every node that suits it. A node out of reach or drained loses its task, and
-// gets another when it is back; nobody else takes it over.
-func (r *run) global() {
-	iteration := r.svc.row.GetJobStatus().GetJobIteration()
+// planGlobal gives a global service one task on every eligible node. The task of a node that is
+// drained or lost, or that no longer matches, stops, and no other node takes it over. The node gets
+// a new task when it is eligible again.
+func (r *run) planGlobal() {
+	iteration := r.service.row.GetJobStatus().GetJobIteration()
 	for i := range r.views {
 		v := &r.views[i]
-		n := r.p.nodes[v.slot.key.node]
+		n := r.state.nodes[v.slot.key.node]
 		switch {
-		case n == nil || n.gone():
-			v.act = drop
-		case v.act == rescue || v.act == replace:
-			v.act = stop
-		case v.act == drop:
-			v.act = keep
-			if r.takes(n) {
-				v.act = fill
+		case n == nil || n.removed():
+			v.action = drop
+		case v.action == reschedule || v.action == replace:
+			v.action = stop
+		case v.action == drop:
+			v.action = keep
+			if r.eligible(n) {
+				v.action = fill
 			}
-		case r.svc.job() && v.slot.newest().row.GetJobIteration() != iteration && v.act != stop && r.takes(n):
-			v.act = replace
+		case r.service.job() && v.slot.newest().row.GetJobIteration() != iteration && v.action != stop && r.eligible(n):
+			v.action = replace
 			if v.head == nil || v.head.ended() {
-				v.act = fill
+				v.action = fill
 			}
-		case (v.act == fill || v.act == finished && v.head == nil) && !r.takes(n):
-			v.act = keep // an update renews it when the node takes tasks again
+		case (v.action == fill || v.action == finished && v.head == nil) && !r.eligible(n):
+			v.action = keep // an update fills the slot when the node is eligible again
 		}
 	}
-	for _, n := range r.p.order {
+	for _, n := range r.state.nodeOrder {
 		k := slotKey{node: n.id}
-		if r.svc.slots[k] == nil && r.takes(n) {
-			r.wants = append(r.wants, r.want(k, nil))
+		if r.service.slots[k] == nil && r.eligible(n) {
+			r.newTasks = append(r.newTasks, r.newTask(k, nil))
 		}
 	}
 }
 
-// takes says whether a global service should have a new task on the node. Room there is another question: a task for
-// which there is none waits.
-func (r *run) takes(n *node) bool {
-	return n.open == fits && r.cur.suits(n)
+// eligible says whether a global service should have a new task on the node. It does not look at
+// resources: a task that does not fit waits for them.
+func (r *run) eligible(n *node) bool {
+	return n.refusal == fits && r.current.matches(n)
 }
 
-// remove ends a service: its tasks stop and go, then all its rows.
-func (r *run) remove() {
-	left := 0
-	for i, s := range r.svc.ordered() {
+// removeService deletes a service: first its tasks, after they have stopped, then its other rows.
+func (r *run) removeService() {
+	remaining := 0
+	for i, s := range r.service.sortedSlots() {
 		r.out.atom = i + 1
 		r.removeSlot(s)
 		for _, t := range s.tasks {
-			if !r.freed[t.id] {
-				left++
+			if !r.deleted[t.id] {
+				remaining++
 			}
 		}
 	}
-	if left > 0 {
+	if remaining > 0 {
 		return
 	}
 	r.out.atom++
-	for _, c := range r.p.claims[r.svc.id] {
+	for _, c := range r.state.claims[r.service.id] {
 		r.out.delete(tableClaim, c.GetKey(), c.GetMeta())
 	}
-	if e := r.p.endpoints[r.svc.id]; e != nil {
-		r.out.delete(tableEndpoint, r.svc.id, e.GetMeta())
+	if e := r.state.endpoints[r.service.id]; e != nil {
+		r.out.delete(tableEndpoint, r.service.id, e.GetMeta())
 	}
-	for _, number := range sortedKeys(r.svc.revs) {
-		if row := r.svc.revs[number].row; row != nil {
-			r.out.delete(tableRevision, fmt.Sprintf("%s/%010d", r.svc.id, number), row.GetMeta())
+	for _, number := range sortedKeys(r.service.revisions) {
+		if row := r.service.revisions[number].row; row != nil {
+			r.out.delete(tableRevision, fmt.Sprintf("%s/%010d", r.service.id, number), row.GetMeta())
 		}
 	}
-	if r.svc.row != nil {
-		r.out.delete(tableService, r.svc.id, r.svc.row.GetMeta())
+	if r.service.row != nil {
+		r.out.delete(tableService, r.service.id, r.service.row.GetMeta())
 	}
 }
 
-// removeSlot has every task of the slot stopped and its rows deleted as soon as it cannot run any more. On a node that is
-// lost it counts as stopped: should the node come back, it finds that the task is not its own.
+// removeSlot asks every task of the slot to stop, and deletes each task that cannot be running any
+// more. A task on a lost node counts as stopped, except as mayRun says: if the node comes back, the
+// task is not among its assignments, and the worker stops it.
 func (r *run) removeSlot(s *slot) {
 	for _, t := range s.tasks {
 		switch {
 		case !r.mayRun(t):
-			r.erase(t)
+			r.deleteTask(t)
 		case t.desired() != swarmv1.TaskState_REMOVE:
 			r.out.edit(t).DesiredState = swarmv1.TaskState_REMOVE
-			r.leave(t)
+			r.noteStopping(t)
 		}
 	}
 }

@@ -8,39 +8,40 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// amounts of what can be reserved. generic is nil on almost every node.
-type amounts struct {
+// resources are amounts that tasks can reserve: CPU in billionths of a CPU, memory in bytes, and
+// generic resources by kind. generic is nil on almost every node.
+type resources struct {
 	cpu, memory int64
-	generic     map[string]*stock
+	generic     map[string]*genericStock
 }
 
-// stock of one kind of generic resource: an amount, or named pieces.
-type stock struct {
+// genericStock is an amount of one kind of generic resource, or the names of its units.
+type genericStock struct {
 	amount int64
 	named  []string // sorted
 }
 
-func (s *stock) size() int64 {
+func (s *genericStock) size() int64 {
 	if s == nil {
 		return 0
 	}
 	return s.amount + int64(len(s.named))
 }
 
-func capacityOf(r *swarmv1.Resources) amounts {
-	a := amounts{cpu: r.GetNanoCpus(), memory: r.GetMemoryBytes()}
+func resourcesOf(r *swarmv1.Resources) resources {
+	a := resources{cpu: r.GetNanoCpus(), memory: r.GetMemoryBytes()}
 	a.addGeneric(r.GetGeneric())
 	return a
 }
 
-func (a *amounts) addGeneric(list []*swarmv1.GenericResource) {
+func (a *resources) addGeneric(list []*swarmv1.GenericResource) {
 	for _, g := range list {
 		if a.generic == nil {
-			a.generic = map[string]*stock{}
+			a.generic = map[string]*genericStock{}
 		}
 		s := a.generic[g.GetKind()]
 		if s == nil {
-			s = &stock{}
+			s = &genericStock{}
 			a.generic[g.GetKind()] = s
 		}
 		if g.GetNamed() == "" {
@@ -51,7 +52,7 @@ func (a *amounts) addGeneric(list []*swarmv1.GenericResource) {
 	}
 }
 
-func (a *amounts) dropGeneric(list []*swarmv1.GenericResource) {
+func (a *resources) dropGeneric(list []*swarmv1.GenericResource) {
 	for _, g := range list {
 		s := a.generic[g.GetKind()]
 		if s == nil {
@@ -68,34 +69,34 @@ func (a *amounts) dropGeneric(list []*swarmv1.GenericResource) {
 	}
 }
 
-// free is how much of a kind of generic resource the node has left.
-func (n *node) free(kind string) int64 {
-	return n.capacity.generic[kind].size() - n.used.generic[kind].size()
+// freeGeneric returns how much of a kind of generic resource the node has left.
+func (n *node) freeGeneric(kind string) int64 {
+	return n.capacity.generic[kind].size() - n.reserved.generic[kind].size()
 }
 
-// allot picks the generic resources that a task gets; the caller has checked that they are free. Named pieces go first,
-// in their order.
-func (n *node) allot(want []*swarmv1.GenericResource) []*swarmv1.GenericResource {
+// allocateGeneric chooses the generic resources that a task gets. The caller has checked that
+// enough are free. It takes named units first, in the order of their names.
+func (n *node) allocateGeneric(want []*swarmv1.GenericResource) []*swarmv1.GenericResource {
 	if len(want) == 0 {
 		return nil
 	}
 	var out []*swarmv1.GenericResource
 	for _, w := range want {
-		left := w.GetValue()
+		remaining := w.GetValue()
 		if has := n.capacity.generic[w.GetKind()]; has != nil {
 			for _, name := range has.named {
-				if left == 0 {
+				if remaining == 0 {
 					break
 				}
-				if used := n.used.generic[w.GetKind()]; used != nil && slices.Contains(used.named, name) {
+				if used := n.reserved.generic[w.GetKind()]; used != nil && slices.Contains(used.named, name) {
 					continue
 				}
 				out = append(out, &swarmv1.GenericResource{Kind: w.GetKind(), Named: name})
-				left--
+				remaining--
 			}
 		}
-		if left > 0 {
-			out = append(out, &swarmv1.GenericResource{Kind: w.GetKind(), Value: left})
+		if remaining > 0 {
+			out = append(out, &swarmv1.GenericResource{Kind: w.GetKind(), Value: remaining})
 		}
 	}
 	return out

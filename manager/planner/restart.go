@@ -8,7 +8,7 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// restartPolicy says whether and when a task that ended by itself is followed by another.
+// restartPolicy says whether and when a new task follows a task that ended by itself.
 type restartPolicy struct {
 	condition swarmv1.RestartPolicy_Condition
 	delay     time.Duration
@@ -16,9 +16,10 @@ type restartPolicy struct {
 	window    time.Duration
 }
 
-// The delay doubles with every failure of a slot in a row, up to so many times itself and to a time at which nobody waits
-// any more for the next attempt; a longer delay that the user asked for stays as it is. A task that ran for so many times
-// the delay begins anew. What never ran waits for the floor at least, or a delay of 0 would be no delay.
+// The delay doubles with every consecutive failure of a slot, up to delayGrowth times the policy's
+// delay and to at most delayLimit. A policy's delay above delayLimit is used unchanged. A task that
+// ran for at least delayReset times the delay ends the series of failures before it. The delay
+// after a task that never ran is at least delayFloor, because doubling a delay of 0 has no effect.
 const (
 	delayGrowth = 16
 	delayLimit  = 5 * time.Minute
@@ -39,8 +40,8 @@ func restartPolicyOf(p *swarmv1.RestartPolicy) restartPolicy {
 	return r
 }
 
-// allows says whether the task that ended at a time may be followed by another. It does not look at the clock: an attempt
-// refused once stays refused.
+// allows says whether another task may follow t, which ended at the given time. The answer does not
+// depend on the current time, so a restart that was refused stays refused.
 func (p restartPolicy) allows(t *task, ended time.Time) bool {
 	switch p.condition {
 	case swarmv1.RestartPolicy_NONE:
@@ -60,7 +61,7 @@ func (p restartPolicy) allows(t *task, ended time.Time) bool {
 	return uint64(len(p.within(h, ended))) < p.attempts
 }
 
-// within returns the restarts of the window that ends at the given time.
+// within returns the restarts in the policy's window that ends at the given time.
 func (p restartPolicy) within(h *swarmv1.RestartHistory, end time.Time) []*timestamppb.Timestamp {
 	recent := h.GetRecent()
 	for len(recent) > 0 && end.Sub(recent[0].AsTime()) > p.window {
@@ -69,8 +70,9 @@ func (p restartPolicy) within(h *swarmv1.RestartHistory, end time.Time) []*times
 	return recent
 }
 
-// next is the history of the task that follows t, and when it may start.
-func (p restartPolicy) next(t *task, now time.Time) (*swarmv1.RestartHistory, time.Time) {
+// successorHistory returns the restart history of the task that follows t, and the time at which
+// that task may start.
+func (p restartPolicy) successorHistory(t *task, now time.Time) (*swarmv1.RestartHistory, time.Time) {
 	h := &swarmv1.RestartHistory{Attempts: t.row.GetRestarts().GetAttempts() + 1, Streak: p.streak(t)}
 	if p.attempts > 0 && p.window > 0 {
 		recent := p.within(t.row.GetRestarts(), now)
@@ -79,26 +81,29 @@ func (p restartPolicy) next(t *task, now time.Time) (*swarmv1.RestartHistory, ti
 			h.Recent = h.Recent[over:]
 		}
 	}
-	return h, now.Add(p.pause(t, h.Streak))
+	return h, now.Add(p.backoff(t, h.Streak))
 }
 
-// streak is how many failures in a row end with that of t. Success is none: restarts after it are a schedule. Neither does
-// the delay grow where the policy counts restarts within a window: they would never come so close as to reach its limit.
+// streak returns the number of consecutive failures up to and including t. It is 0 after a success,
+// because people use such restarts as a schedule. It is also 0 if the policy counts restarts within
+// a window, because a growing delay would keep the count below max_attempts for ever.
 func (p restartPolicy) streak(t *task) uint64 {
 	before := t.row.GetRestarts().GetStreak()
 	switch {
 	case !t.failure(), p.attempts > 0 && p.window > 0:
 		return 0
 	case lacksImage(t):
-		return before // every node is tried once: see lacking
-	case t.status.GetRunningSince() != nil && instant(t.status.GetTimestamp()).Sub(instant(t.status.GetRunningSince()))/delayReset >= p.delay:
+		// Not a failure of the task: placement tries the next node (see nodesWithoutImage).
+		return before
+	case t.status.GetRunningSince() != nil && timeOf(t.status.GetTimestamp()).Sub(timeOf(t.status.GetRunningSince()))/delayReset >= p.delay:
 		return 1
 	}
 	return before + 1
 }
 
-// pause is how long the slot waits after t, which ended a streak.
-func (p restartPolicy) pause(t *task, streak uint64) time.Duration {
+// backoff returns the delay before the task that follows t. streak is the number of consecutive
+// failures.
+func (p restartPolicy) backoff(t *task, streak uint64) time.Duration {
 	d := p.delay
 	if t.status.GetRunningSince() == nil {
 		d = max(d, delayFloor)

@@ -36,7 +36,8 @@ func TestPlan_RestartWaitsForTheDelay(t *testing.T) {
 	}
 }
 
-// A task that its node stopped, because the host went down, is followed at once, whatever the policy says of failures.
+// A task that its node stopped, because the host was shut down, is replaced at once, whatever the
+// restart policy says about failures.
 func TestPlan_TaskThatItsNodeStoppedIsReplacedAtOnce(t *testing.T) {
 	m := cluster(t, "a", "b")
 	m.addService("web", restarting(func(p *swarmv1.RestartPolicy) { p.Condition = swarmv1.RestartPolicy_NONE }))
@@ -74,7 +75,7 @@ func TestPlan_HistoryIsReaped(t *testing.T) {
 	}
 }
 
-// attempts counts how often a node got a task of the service to try, in the time that passes.
+// attempts counts the tasks of a service that a node received while d passes.
 func (m *model) attempts(t *testing.T, d time.Duration) int {
 	t.Helper()
 	n := 0
@@ -85,7 +86,7 @@ func (m *model) attempts(t *testing.T, d time.Duration) int {
 	return n
 }
 
-// A task that its node cannot prepare is tried again after the restart delay, not at the speed of the cluster.
+// A task that its node rejected is tried again after the restart delay, not at once.
 func TestPlan_RejectedTaskWaitsForTheDelay(t *testing.T) {
 	m := cluster(t, "a", "b")
 	m.addService("web")
@@ -97,7 +98,7 @@ func TestPlan_RejectedTaskWaitsForTheDelay(t *testing.T) {
 	if st := m.status(next.Id); st.State != swarmv1.TaskState_PENDING || next.StartAfter.AsTime().Sub(epoch) != 5*time.Second || next.Restarts.GetAttempts() != 1 {
 		t.Errorf("what comes next: got %v %v, want a pending task, restart 1 after 5 s", next, st)
 	}
-	// 5, 15, 35, 75, 155, 235 ... 555 s.
+	// at 5, 15, 35, 75, 155, 235 ... 555 s
 	if got := m.attempts(t, 10*time.Minute-4*time.Second); got != 10 {
 		t.Errorf("attempts in 10 minutes: got %d, want 10\n%s", got, m)
 	}
@@ -117,7 +118,7 @@ func TestPlan_RejectedTaskOfAServiceWithoutDelayWaits(t *testing.T) {
 	}
 }
 
-func TestRestartPolicy_Pause(t *testing.T) {
+func TestRestartPolicy_Backoff(t *testing.T) {
 	for _, c := range []struct {
 		delay time.Duration
 		want  []time.Duration // in seconds
@@ -129,19 +130,20 @@ func TestRestartPolicy_Pause(t *testing.T) {
 	} {
 		for streak, want := range c.want {
 			p := restartPolicy{delay: c.delay}
-			if got := p.pause(&task{}, uint64(streak)); got != want*time.Second {
+			if got := p.backoff(&task{}, uint64(streak)); got != want*time.Second {
 				t.Errorf("pause after %d failures in a row, with a delay of %v: got %v, want %v", streak, c.delay, got, want*time.Second)
 			}
 		}
 	}
 }
 
-// The delay that has grown is the first again once a task has run for ten times the delay. Successes never make it grow.
-func TestPlan_DelayBeginsAnew(t *testing.T) {
+// A delay that has grown returns to its first value after a task has run for ten times the delay.
+// It does not grow after successes.
+func TestPlan_DelayIsReset(t *testing.T) {
 	m := cluster(t, "a")
 	m.addService("web")
 	m.fails = always
-	m.pass(time.Minute) // 0, 5, 15, 35 s: the next is due at 75 s
+	m.pass(time.Minute) // 0, 5, 15, 35 s; the next is due at 75 s
 	m.fails = never
 	m.pass(time.Minute)
 	wait := func(runs time.Duration, end swarmv1.TaskState) time.Duration {
@@ -173,8 +175,8 @@ func TestPlan_DelayBeginsAnew(t *testing.T) {
 	}
 }
 
-// In a drain whose new tasks are rejected, the first comes at once, the second after the delay; and none starts while the
-// task of the drained node may still run.
+// In a drain whose new tasks are rejected, the first comes at once and the second after the delay.
+// None starts while the task of the drained node may still run.
 func TestPlan_DrainWhoseTasksAreRejected(t *testing.T) {
 	m := cluster(t, "a", "b")
 	m.addService("web")
@@ -183,7 +185,7 @@ func TestPlan_DrainWhoseTasksAreRejected(t *testing.T) {
 	m.setNode(first.NodeId, drain)
 	m.rejects = always
 	tries := 0
-	for range 20 { // the old task stops for 20 s
+	for range 20 { // the old task needs 20 s to stop
 		m.plan()
 		for _, x := range m.tasks() {
 			if x.Id != first.Id && m.workOn(x) {
@@ -214,7 +216,7 @@ func TestPlan_DrainWhoseTasksAreRejected(t *testing.T) {
 	}
 }
 
-// A node without the image is no failure of the task: the other nodes are tried at once.
+// A missing image is not a failure of the task: the other nodes are tried at once.
 func TestPlan_NodesWithoutTheImageAreTriedAtOnce(t *testing.T) {
 	m := cluster(t, "a", "b", "c", "d")
 	m.addService("web")
@@ -255,7 +257,7 @@ func TestPlan_RestartConditions(t *testing.T) {
 			if got := m.running("web"); got != c.want {
 				t.Errorf("running: got %d, want %d\n%s", got, c.want, m)
 			}
-			// An update begins anew.
+			// An update resets the delay.
 			m.edit("web", image("docker.io/library/web:2"))
 			m.pass(time.Minute)
 			if got := m.running("web"); got != 1 {
@@ -300,7 +302,8 @@ func TestPlan_MaxAttemptsInWindow(t *testing.T) {
 		m.report(live, swarmv1.TaskState_FAILED)
 		m.pass(40 * time.Second)
 	}
-	m.fails = always // each after 5 s: a delay that grew would bring fewer than 2 in a minute
+	// each fails after 5 s; with a growing delay there would be fewer than 2 in a minute
+	m.fails = always
 	m.report(m.tasks()[len(m.tasks())-1].Id, swarmv1.TaskState_FAILED)
 	m.pass(time.Hour)
 	if got := m.running("web"); got != 0 {

@@ -15,7 +15,7 @@ import (
 
 var update = flag.Bool("update", false, "write what the scripts of testdata print")
 
-// Scripts tell a story: commands to the cluster, and under each what it printed. Lines of output are indented.
+// A script is a list of commands to the cluster. The indented lines below a command are its output.
 func TestScripts(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txt")
 	if err != nil || len(files) == 0 {
@@ -46,7 +46,7 @@ func runScript(t *testing.T, text string) string {
 	var out strings.Builder
 	for line := range strings.Lines(text) {
 		if strings.HasPrefix(line, "  ") {
-			continue // what it printed last time
+			continue // output of the last -update
 		}
 		out.WriteString(line)
 		words := strings.Fields(line)
@@ -60,7 +60,7 @@ func runScript(t *testing.T, text string) string {
 	return out.String()
 }
 
-// command does one line of a script and returns what it prints.
+// command executes one line of a script and returns its output.
 func (m *model) command(words []string) string {
 	m.t.Helper()
 	name := ""

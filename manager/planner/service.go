@@ -11,22 +11,24 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// service is one service with its revisions and tasks.
+// service is one service with its revisions, slots and tasks.
 type service struct {
-	id    string
-	row   *swarmv1.Service // nil: deleted, or not seen yet
-	revs  map[uint64]*revision
-	slots map[slotKey]*slot
-	// list holds the slots, in key order when sorted.
-	list   []*slot
-	sorted bool
-	// nodes counts the tasks that should run on each node and have not ended.
-	nodes map[*node]int32
-	// waiting is how many tasks no node has taken, failed how many rows ended badly.
+	id        string
+	row       *swarmv1.Service // nil: deleted, or not arrived yet
+	revisions map[uint64]*revision
+	slots     map[slotKey]*slot
+	// slotList holds all slots, in key order if sorted is true.
+	slotList []*slot
+	sorted   bool
+	// tasksOnNode counts, by node, the tasks that should run and have not ended.
+	tasksOnNode map[*node]int32
+	// waiting counts the tasks that should run and have no node. failed counts the task rows whose
+	// task failed or was rejected.
 	waiting, failed int
 }
 
-// slotKey: replicated services number their slots; a global service has one a node.
+// slotKey identifies a slot within its service. A replicated service numbers its slots from 1. A
+// global service has one slot for each node.
 type slotKey struct {
 	number uint64
 	node   string
@@ -36,67 +38,70 @@ func (k slotKey) compare(o slotKey) int {
 	return cmp.Or(cmp.Compare(k.number, o.number), cmp.Compare(k.node, o.node))
 }
 
-// slot is a place of a service that should hold one running task, and the tasks it has had, oldest first.
+// slot is a position of a service that should hold one running task. tasks holds the task rows of
+// the slot, current and past, oldest first.
 type slot struct {
 	key   slotKey
 	tasks []*task
 }
 
-func (p *Picture) service(id string) *service {
+// service returns the entry of a service, and adds one without a row if there is none.
+func (p *State) service(id string) *service {
 	s := p.services[id]
 	if s == nil {
-		s = &service{id: id, revs: map[uint64]*revision{}, slots: map[slotKey]*slot{}, nodes: map[*node]int32{}, sorted: true}
+		s = &service{id: id, revisions: map[uint64]*revision{}, slots: map[slotKey]*slot{}, tasksOnNode: map[*node]int32{}, sorted: true}
 		p.services[id] = s
 	}
 	return s
 }
 
-// release forgets a service of which no row is left.
-func (p *Picture) release(s *service) {
-	if s.row == nil && len(s.revs) == 0 && len(s.slots) == 0 {
+// forgetService drops the entry of a service that no row names any more.
+func (p *State) forgetService(s *service) {
+	if s.row == nil && len(s.revisions) == 0 && len(s.slots) == 0 {
 		delete(p.services, s.id)
 		delete(p.dirty, s)
 		delete(p.waiting, s)
-		delete(p.timed, s)
+		delete(p.deadlines, s)
 	}
 }
 
-func (p *Picture) foldService(row *swarmv1.Service, gone bool) {
+func (p *State) foldService(row *swarmv1.Service, deleted bool) {
 	s := p.service(row.GetId())
 	s.row = row
-	if gone {
+	if deleted {
 		s.row = nil
 	}
-	p.touch(s)
-	p.release(s)
+	p.markDirty(s)
+	p.forgetService(s)
 }
 
-func (p *Picture) foldRevision(row *swarmv1.Revision, gone bool) {
+// foldRevision applies the change of a revision row.
+func (p *State) foldRevision(row *swarmv1.Revision, deleted bool) {
 	s := p.service(row.GetServiceId())
-	defer p.release(s)
-	r := s.revs[row.GetNumber()]
-	if gone {
+	defer p.forgetService(s)
+	r := s.revisions[row.GetNumber()]
+	if deleted {
 		if r != nil {
 			r.row = nil
 			if r.tasks == 0 {
-				delete(s.revs, row.GetNumber())
+				delete(s.revisions, row.GetNumber())
 			}
 		}
 		return
 	}
-	p.touch(s)
+	p.markDirty(s)
 	if r == nil || r.tasks == 0 {
-		s.revs[row.GetNumber()] = compile(row)
+		s.revisions[row.GetNumber()] = newRevision(row)
 		return
 	}
-	// Its tasks came first and were counted as needing nothing.
-	fresh := compile(row)
-	s.revs[row.GetNumber()] = fresh
-	for _, sl := range s.list {
+	// The tasks of this revision arrived before its row and were counted without reservations.
+	fresh := newRevision(row)
+	s.revisions[row.GetNumber()] = fresh
+	for _, sl := range s.slotList {
 		for _, t := range sl.tasks {
-			if t.rev == r {
+			if t.revision == r {
 				p.uncount(t)
-				t.rev = fresh
+				t.revision = fresh
 				fresh.tasks++
 				p.count(t)
 			}
@@ -104,25 +109,26 @@ func (p *Picture) foldRevision(row *swarmv1.Revision, gone bool) {
 	}
 }
 
+// revision returns the entry of a revision, and adds one without a row if there is none.
 func (s *service) revision(number uint64) *revision {
-	r := s.revs[number]
+	r := s.revisions[number]
 	if r == nil {
 		r = &revision{}
-		s.revs[number] = r
+		s.revisions[number] = r
 	}
 	return r
 }
 
-// current is the revision that new tasks are made from; nil when it has not been seen.
+// current returns the revision from which new tasks are made, or nil if its row has not arrived.
 func (s *service) current() *revision {
-	if r := s.revs[s.row.GetRevision()]; r != nil && r.row != nil {
+	if r := s.revisions[s.row.GetRevision()]; r != nil && r.row != nil {
 		return r
 	}
 	return nil
 }
 
 func (s *service) mode() *swarmv1.ServiceMode {
-	return s.revs[s.row.GetRevision()].spec().GetMode()
+	return s.revisions[s.row.GetRevision()].spec().GetMode()
 }
 
 func (s *service) global() bool {
@@ -135,60 +141,63 @@ func (s *service) job() bool {
 	return m.GetReplicatedJob() != nil || m.GetGlobalJob() != nil
 }
 
-func (s *service) priority() int32 { return s.revs[s.row.GetRevision()].spec().GetPriority() }
+func (s *service) priority() int32 { return s.revisions[s.row.GetRevision()].spec().GetPriority() }
 
-// ordered returns the slots in key order.
-func (s *service) ordered() []*slot {
+// sortedSlots returns the slots in key order.
+func (s *service) sortedSlots() []*slot {
 	if !s.sorted {
-		slices.SortFunc(s.list, func(a, b *slot) int { return a.key.compare(b.key) })
+		slices.SortFunc(s.slotList, func(a, b *slot) int { return a.key.compare(b.key) })
 		s.sorted = true
 	}
-	return s.list
+	return s.slotList
 }
 
+// slot returns the entry of a slot, and adds one if there is none.
 func (s *service) slot(k slotKey) *slot {
 	sl := s.slots[k]
 	if sl == nil {
 		sl = &slot{key: k}
 		s.slots[k] = sl
-		if n := len(s.list); n > 0 && s.list[n-1].key.compare(k) > 0 {
+		if n := len(s.slotList); n > 0 && s.slotList[n-1].key.compare(k) > 0 {
 			s.sorted = false
 		}
-		s.list = append(s.list, sl)
+		s.slotList = append(s.slotList, sl)
 	}
 	return sl
 }
 
 func (s *service) dropSlot(sl *slot) {
 	delete(s.slots, sl.key)
-	list := s.ordered()
+	list := s.sortedSlots()
 	if i, found := slices.BinarySearchFunc(list, sl.key, func(a *slot, k slotKey) int { return a.key.compare(k) }); found {
-		s.list = slices.Delete(list, i, i+1)
+		s.slotList = slices.Delete(list, i, i+1)
 	}
 }
 
-// revision is a service's revision, read once for all its tasks.
+// revision is one revision of a service, in a form that is computed once for all its tasks.
 type revision struct {
-	row *swarmv1.Revision // nil: not seen
-	// tasks counts the task rows that name it.
+	row *swarmv1.Revision // nil: not arrived
+	// tasks counts the task rows that name the revision.
 	tasks int
 
-	need    amounts
+	need    resources
 	limits  spec.Limits
 	generic []*swarmv1.GenericResource
-	// shared constraints are judged by class, single ones node by node.
-	shared, single []spec.Constraint
-	// broken: a constraint that cannot be read, so that no node fits it.
-	broken      string
-	platforms   []*swarmv1.Platform
-	maxReplicas uint64
-	ports       []string // as hostPortName spells them
-	spread      []spec.Constraint
-	networks    []*swarmv1.NetworkAttachment
-	// asked are the addresses asked for on each of networks; wired: one of these is not node-local.
-	asked   [][]netip.Addr
-	wired   bool
-	restart restartPolicy
+	// classConstraints are evaluated for a class of nodes, nodeConstraints for each node.
+	classConstraints, nodeConstraints []spec.Constraint
+	// invalidConstraint is a constraint that cannot be parsed. No node satisfies it. Empty: all are
+	// valid.
+	invalidConstraint string
+	platforms         []*swarmv1.Platform
+	maxReplicas       uint64
+	ports             []string // in the form of hostPortName
+	spread            []spec.Constraint
+	networks          []*swarmv1.NetworkAttachment
+	// requestedAddrs are the addresses that the user asked for, one list for each of networks.
+	// needsAddress says that one of networks is not local to the node.
+	requestedAddrs [][]netip.Addr
+	needsAddress   bool
+	restart        restartPolicy
 }
 
 func (r *revision) spec() *swarmv1.ServiceSpec {
@@ -198,12 +207,13 @@ func (r *revision) spec() *swarmv1.ServiceSpec {
 	return r.row.GetSpec()
 }
 
-func compile(row *swarmv1.Revision) *revision {
+// newRevision converts a revision row. Its caller adds the task counts.
+func newRevision(row *swarmv1.Revision) *revision {
 	tmpl := row.GetSpec().GetTaskTemplate()
 	res := tmpl.GetResources().GetReservations()
 	r := &revision{
 		row:         row,
-		need:        amounts{cpu: res.GetNanoCpus(), memory: res.GetMemoryBytes()},
+		need:        resources{cpu: res.GetNanoCpus(), memory: res.GetMemoryBytes()},
 		limits:      spec.LimitsOf(row.GetSpec()),
 		generic:     res.GetGeneric(),
 		platforms:   tmpl.GetPlacement().GetPlatforms(),
@@ -214,11 +224,11 @@ func compile(row *swarmv1.Revision) *revision {
 		c, err := spec.ParseConstraint(s)
 		switch {
 		case err != nil:
-			r.broken = s
+			r.invalidConstraint = s
 		case c.PerNode():
-			r.single = append(r.single, c)
+			r.nodeConstraints = append(r.nodeConstraints, c)
 		default:
-			r.shared = append(r.shared, c)
+			r.classConstraints = append(r.classConstraints, c)
 		}
 	}
 	for _, pref := range tmpl.GetPlacement().GetPreferences() {
@@ -231,7 +241,7 @@ func compile(row *swarmv1.Revision) *revision {
 			r.ports = append(r.ports, hostPortName(port))
 		}
 	}
-	r.attach(tmpl.GetNetworks())
+	r.addNetworks(tmpl.GetNetworks())
 	if p := tmpl.GetContainerSpec().GetPlatform(); p != "" && len(r.platforms) == 0 {
 		os, arch, _ := strings.Cut(p, "/")
 		arch, variant, _ := strings.Cut(arch, "/")
@@ -240,14 +250,15 @@ func compile(row *swarmv1.Revision) *revision {
 	return r
 }
 
-// template numbers equal task templates: tasks of revisions with one template need not be replaced by one another.
+// template returns the number of the revision's task template. Revisions with equal task templates
+// have equal numbers, so a task of one needs no replacement by a task of the other.
 func (r *revision) template() uint64 { return r.row.GetTemplate() }
 
-// deadline remembers when the service wants planning though nothing has changed. Zero: never.
-func (p *Picture) deadline(s *service, at time.Time) {
+// setDeadline records when Due must return the service although no row changes. Zero: never.
+func (p *State) setDeadline(s *service, at time.Time) {
 	if at.IsZero() {
-		delete(p.timed, s)
+		delete(p.deadlines, s)
 	} else {
-		p.timed[s] = at
+		p.deadlines[s] = at
 	}
 }

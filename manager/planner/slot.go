@@ -14,49 +14,52 @@ type action uint8
 const (
 	// keep: the slot is as it should be.
 	keep action = iota
-	// fill: the slot holds no task and should.
+	// fill: the slot should have a task and has none that should run.
 	fill
-	// finished: its last task ended and its restart policy wants no other.
+	// finished: the last task has ended, and no other task follows.
 	finished
-	// restart: its task ended by itself; another follows after the policy's delay.
+	// restart: the task ended by itself. A new task follows after the delay of the restart policy.
 	restart
-	// replace: its task must leave its node; the next one starts once this one has stopped.
+	// replace: the task must leave its node. A new task starts after the old one has stopped.
 	replace
-	// rescue: its node is lost; the next one starts at once, a single-writer one once the node is fenced.
-	rescue
-	// renew: its task is outdated and its turn has come.
-	renew
-	// stop: its task must stop and none follows, but the slot stays known (global services).
+	// reschedule: the node is lost. A new task starts at once, or after the node is fenced if the
+	// service is single-writer.
+	reschedule
+	// updateSlot: the task is outdated, and the update replaces it now.
+	updateSlot
+	// stop: the task must stop and no other follows, but the slot remains (global services).
 	stop
-	// drop: the slot is not wanted.
+	// drop: the slot is no longer wanted.
 	drop
 )
 
 // view is a slot as one plan sees it.
 type view struct {
 	slot *slot
-	// head is the task that the slot lives by; nil when no task of it is live.
+	// head is the newest task that should run, nil if there is none.
 	head *task
-	// older is what head is about to replace while both run (start-first).
-	older *task
-	act   action
-	// moved: head is given the current revision's limits where it runs.
-	moved bool
-	// reason stands in the status of what follows.
-	reason string
+	// older is the task that head replaces while both run (start-first). Otherwise it is nil.
+	older  *task
+	action action
+	// limitsChanged: this plan moves head to the limits of the current revision without replacing
+	// it.
+	limitsChanged bool
+	// replaceReason becomes part of the status message of the task that replaces head.
+	replaceReason string
 }
 
-// look judges every slot of the service on its own.
-func (r *run) look() {
-	for _, s := range r.svc.ordered() {
-		r.views = append(r.views, r.judge(s))
+// judgeSlots decides on an action for every slot, from the tasks of that slot alone.
+func (r *run) judgeSlots() {
+	for _, s := range r.service.sortedSlots() {
+		r.views = append(r.views, r.judgeSlot(s))
 	}
 }
 
-func (r *run) judge(s *slot) view {
+// judgeSlot finds the head of the slot and decides on the action.
+func (r *run) judgeSlot(s *slot) view {
 	v := view{slot: s}
 	for _, t := range s.tasks {
-		if t.live() {
+		if t.wanted() {
 			if v.head != nil {
 				v.older = v.head
 			}
@@ -64,251 +67,270 @@ func (r *run) judge(s *slot) view {
 		}
 	}
 	if v.head == nil {
-		return r.judgeDead(v)
+		return r.judgeStopped(v)
 	}
 	if v.older != nil {
 		v = r.judgePair(v)
 	}
-	v.act, v.reason = r.judgeHead(v.head)
+	v.action, v.replaceReason = r.judgeHead(v.head)
 	return v
 }
 
-// judgePair settles which of two live tasks stays. The older one runs on while a start-first replacement comes up.
+// judgePair decides which of two tasks of a slot stays. The older task keeps running while a
+// start-first replacement starts.
 func (r *run) judgePair(v view) view {
 	head, older := v.head, v.older
 	linked := head.row.GetReplaces() == older.id
 	if act, _ := r.judgeHead(older); linked && act == keep && r.mayRun(older) && !head.running() {
-		if older.rev.template() == r.cur.template() && head.rev.template() != r.cur.template() {
-			// Rolled back before the new task was up: the old one is what is wanted.
-			r.shutdown(head)
+		if older.revision.template() == r.current.template() && head.revision.template() != r.current.template() {
+			// A rollback came before the new task was running. The old task is the wanted one.
+			r.stopTask(head)
 			v.head, v.older = older, nil
-		} else if !r.startFirst() && head.status.GetUnplaced() != nil && head.rev.template() == r.cur.template() {
-			// The order is stop-first by now: what the old one holds may be what the new one waits for.
-			r.shutdown(older)
+		} else if !r.startFirst() && head.status.GetUnplaced() != nil && head.revision.template() == r.current.template() {
+			// The update order is stop-first now. The new task may be waiting for what the old task
+			// reserves.
+			r.stopTask(older)
 			r.out.edit(head).DesiredState = swarmv1.TaskState_READY
 			v.older = nil
 		}
 		return v
 	}
 	for _, t := range v.slot.tasks {
-		if t.live() && t != head {
-			r.shutdown(t)
+		if t.wanted() && t != head {
+			r.stopTask(t)
 		}
 	}
 	v.older = nil
 	return v
 }
 
+// judgeHead decides on the action for a task that should run, and returns the reason if the task
+// is replaced.
 func (r *run) judgeHead(t *task) (action, string) {
 	switch {
 	case t.state() == swarmv1.TaskState_SHUTDOWN:
-		// Nobody here asked it to stop: its host went down, which is not the task's doing and counts as no restart.
-		return rescue, "its node went down"
+		// The planner did not ask the task to stop: its host was shut down. This is not a failure
+		// of the task, so it does not count as a restart.
+		return reschedule, "its node went down"
 	case t.ended():
 		return r.judgeEnd(t)
 	case t.unplaced() && t.node == nil:
 		return keep, ""
 	case t.node == nil:
-		return rescue, "no node has it"
-	case t.node.gone():
-		return rescue, "its node was removed"
+		return reschedule, "no node has it"
+	case t.node.removed():
+		return reschedule, "its node was removed"
 	case t.node.down():
-		return rescue, "node " + t.node.name() + " is down"
+		return reschedule, "node " + t.node.name() + " is down"
 	case t.node.draining():
 		return replace, "node " + t.node.name() + " is being drained"
 	}
-	if !t.rev.suits(t.node) {
+	if !t.revision.matches(t.node) {
 		return replace, "node " + t.node.name() + " no longer satisfies the constraints"
 	}
 	return keep, ""
 }
 
+// judgeEnd decides whether another task follows a task that has ended.
 func (r *run) judgeEnd(t *task) (action, string) {
-	if r.svc.job() && t.state() == swarmv1.TaskState_COMPLETE {
+	if r.service.job() && t.state() == swarmv1.TaskState_COMPLETE {
 		return finished, ""
 	}
-	if !t.rev.restart.allows(t, r.p.reportedAt(t)) {
+	if !t.revision.restart.allows(t, r.state.reportedAt(t)) {
 		return finished, ""
 	}
 	return restart, ""
 }
 
-// judgeDead: a slot whose tasks all should be stopped. Its history says whether one should follow.
-func (r *run) judgeDead(v view) view {
+// judgeStopped decides on a slot in which no task should run. The newest task says whether another
+// must follow.
+func (r *run) judgeStopped(v view) view {
 	t := v.slot.newest()
-	v.act = fill
+	v.action = fill
 	byItself := t.state() == swarmv1.TaskState_COMPLETE || t.failure()
 	if t.desired() == swarmv1.TaskState_SHUTDOWN && byItself {
 		if act, _ := r.judgeEnd(t); act == finished {
-			v.act = finished
+			v.action = finished
 		}
 	}
 	if t.desired() == swarmv1.TaskState_REMOVE {
-		v.act = drop
+		v.action = drop
 	}
 	return v
 }
 
-// act carries out what was decided for every slot.
-func (r *run) act() {
+// applyActions turns the action of every slot into changes and new tasks.
+func (r *run) applyActions() {
 	for i := range r.views {
 		v := &r.views[i]
 		r.out.atom = i + 1
-		switch v.act {
+		switch v.action {
 		case keep:
 			r.promote(v)
 		case finished:
 			if v.head != nil {
-				r.shutdown(v.head)
+				r.stopTask(v.head)
 			}
 		case drop:
 			r.removeSlot(v.slot)
 		case stop:
-			r.shutdown(v.head)
+			r.stopTask(v.head)
 		case fill:
-			r.follow(v, v.slot.newest())
-		case restart, replace, rescue, renew:
-			r.succeed(v)
+			r.fillSlot(v, v.slot.newest())
+		case restart, replace, reschedule, updateSlot:
+			r.replaceHead(v)
 		}
 	}
 }
 
-// promote lets a task that waited for its predecessors run.
+// promote sets the desired state of a READY task to RUNNING once it may start.
 func (r *run) promote(v *view) {
 	t := v.head
-	if t == nil || t.desired() != swarmv1.TaskState_READY || r.pending(r.p.startAfter(t)) || !r.mayStart(v.slot, t, v.older) {
+	if t == nil || t.desired() != swarmv1.TaskState_READY || r.inFuture(r.state.startAfter(t)) || !r.mayStart(v.slot, t, v.older) {
 		return
 	}
 	r.out.edit(t).DesiredState = swarmv1.TaskState_RUNNING
 }
 
-// succeed replaces the slot's task by another.
-func (r *run) succeed(v *view) {
+// replaceHead stops the slot's task and adds a new one. In a start-first update the old task keeps
+// running.
+func (r *run) replaceHead(v *view) {
 	t := v.head
-	w := r.want(v.slot.key, t)
-	w.reason, w.atom = v.reason, r.out.atom
-	if v.act == restart && w.rev.template() == t.rev.template() {
-		w.restarts, w.startAfter = t.rev.restart.next(t, r.now)
-		// What was rejected once is likely to be again; what has run is prepared meanwhile, and keeps its room.
-		w.later = t.state() == swarmv1.TaskState_REJECTED && !lacksImage(t)
+	w := r.newTask(v.slot.key, t)
+	w.replaceReason, w.atom = v.replaceReason, r.out.atom
+	if v.action == restart && w.revision.template() == t.revision.template() {
+		w.restarts, w.startAfter = t.revision.restart.successorHistory(t, r.now)
+		// A rejected task is likely to be rejected again, so its successor gets no node before
+		// startAfter. A task that ran gets its successor placed at once: the new task prepares
+		// during the delay, and keeps the reservation on its node.
+		w.delayPlacement = t.state() == swarmv1.TaskState_REJECTED && !lacksImage(t)
 	}
-	stays := v.older // It runs on until the new task is RUNNING; then judgePair stops it.
+	kept := v.older // runs until the new task is RUNNING; judgePair stops it then
 	switch {
-	case v.act == renew && !r.startFirst():
-		stays = nil // The update before may have been start-first; this one is not.
-	case v.act == renew && stays == nil && r.mayRun(t):
-		stays = t
+	case v.action == updateSlot && !r.startFirst():
+		kept = nil // The previous update may have been start-first. This one is stop-first.
+	case v.action == updateSlot && kept == nil && r.mayRun(t):
+		kept = t
 	}
 	for _, o := range []*task{v.older, t} {
-		if o != nil && o != stays {
-			r.shutdown(o)
+		if o != nil && o != kept {
+			r.stopTask(o)
 		}
 	}
 	if v.older != nil {
-		w.replaces = v.older.id // The head may be forgotten: no node has had it.
+		w.replaces = v.older.id // stopTask may have deleted the head
 	}
-	if r.pending(w.startAfter) || !r.mayStart(v.slot, nil, stays) {
+	if r.inFuture(w.startAfter) || !r.mayStart(v.slot, nil, kept) {
 		w.desired = swarmv1.TaskState_READY
 	}
-	r.wants = append(r.wants, w)
+	r.newTasks = append(r.newTasks, w)
 }
 
-// follow fills a slot whose tasks have all been told to stop.
-func (r *run) follow(v *view, t *task) {
-	w := r.want(v.slot.key, t)
+// fillSlot adds a task to a slot in which no task should run. t is the newest task of the slot.
+func (r *run) fillSlot(v *view, t *task) {
+	w := r.newTask(v.slot.key, t)
 	w.atom = r.out.atom
 	if !r.mayStart(v.slot, nil, nil) {
 		w.desired = swarmv1.TaskState_READY
 	}
-	r.wants = append(r.wants, w)
+	r.newTasks = append(r.newTasks, w)
 }
 
-// mayStart says whether a task of the slot may start: t, or for nil one that this plan makes. No other task of the slot
-// may still run, except the one beside which it comes up (start-first; nil: none). Until then the task is kept READY.
+// mayStart says whether a task of the slot may start: t, or a task that this plan creates if t is
+// nil. It may start if no other task of the slot may still run. The exception is the task beside,
+// which runs together with it in a start-first update; nil: none. A task that may not start yet
+// stays READY.
 func (r *run) mayStart(s *slot, t, beside *task) bool {
 	return !slices.ContainsFunc(s.tasks, func(o *task) bool { return o != t && o != beside && r.mayRun(o) })
 }
 
-// mayRun says whether a container of the task may run, as far as the cluster can know. A task on a lost node counts as not
-// running. A single-writer task there counts as running until it has been told to stop and the node is fenced, in this
-// order: a node that comes back gets its lease only together with that word, so it cannot run the task again.
+// mayRun says whether a container of the task may be running, as far as the cluster can know. A
+// task on a lost node counts as not running. A single-writer task on a lost node counts as running
+// until its desired state is above RUNNING and, after that, the node is fenced. The order matters:
+// a node that comes back gets a lease only together with the desired states of its tasks, so it
+// cannot run the task again.
 func (r *run) mayRun(t *task) bool {
 	switch {
 	case t.ended() || t.unplaced() || t.node == nil:
 		return false
 	case !t.node.lost():
 		return true
-	case !t.rev.spec().GetSingleWriter():
+	case !t.revision.spec().GetSingleWriter():
 		return false
 	}
-	return t.live() || !r.fenced(t.node)
+	return t.wanted() || !r.fenced(t.node)
 }
 
-// fenced says whether the lease of a lost node's single-writer tasks has run out, so that their shims have killed them. Of
-// a member the leader says it. A node that was removed may have had its lease renewed until this leader saw it go.
+// fenced says whether the lease of a lost node's single-writer tasks has expired, so that the shims
+// have killed them. For a node with a row, the leader has set this in the node's state. A node that
+// was removed may have renewed its lease until this leader saw the removal, so fenced counts from
+// then.
 func (r *run) fenced(n *node) bool {
 	switch {
-	case !n.gone():
+	case !n.removed():
 		return n.state.GetFenced()
-	case n.removed.IsZero():
+	case n.removedAt.IsZero():
 		return false
 	}
-	at := n.removed.Add(max(n.lease, r.p.lease) + spec.FenceMargin)
+	at := n.removedAt.Add(max(n.lease, r.state.lease) + spec.FenceMargin)
 	if at.After(r.now) {
-		r.wake(at)
+		r.wakeAt(at)
 		return false
 	}
 	return true
 }
 
-// want is a new task of the current revision; t is the task it follows, nil for none.
-func (r *run) want(k slotKey, t *task) want {
-	w := want{key: k, ordinal: 1, rev: r.successor(t), desired: swarmv1.TaskState_RUNNING}
+// newTask returns a new task for slot k. t is the task that it follows; nil: the slot is new.
+func (r *run) newTask(k slotKey, t *task) newTask {
+	w := newTask{key: k, ordinal: 1, revision: r.successorRevision(t), desired: swarmv1.TaskState_RUNNING}
 	if t != nil {
 		w.id, w.ordinal, w.replaces = idNext(t.slot), t.slot.newest().row.GetOrdinal()+1, t.id
-		if w.rev.template() == t.rev.template() {
+		if w.revision.template() == t.revision.template() {
 			w.restarts = t.row.GetRestarts()
 		}
 	} else {
-		w.id = idFirst(r.svc, k)
+		w.id = idFirst(r.service, k)
 	}
 	if k.node != "" {
-		w.node = r.p.nodes[k.node]
+		w.node = r.state.nodes[k.node]
 	}
 	return w
 }
 
-// successor is the revision of the task that follows t: the current one, except that a paused update does not go on by
-// way of tasks that had to be replaced anyway.
-func (r *run) successor(t *task) *revision {
-	if t != nil && t.rev.row != nil && r.paused() {
-		return t.rev
+// successorRevision returns the revision of the task that follows t. This is the current revision,
+// except while an update is paused: then a task that must be replaced keeps its revision, so that
+// the update does not progress.
+func (r *run) successorRevision(t *task) *revision {
+	if t != nil && t.revision.row != nil && r.paused() {
+		return t.revision
 	}
-	return r.cur
+	return r.current
 }
 
-// shutdown stops a task and keeps its row as history. A task that no node has is forgotten instead.
-func (r *run) shutdown(t *task) {
+// stopTask asks a task to stop and keeps its row as history. It deletes the task if no node has
+// been sent it, or if its node was removed and the task cannot be running.
+func (r *run) stopTask(t *task) {
 	switch {
-	case t.unplaced(), t.node != nil && t.node.gone() && !t.ended() && !r.mayRun(t):
-		r.erase(t)
-	case t.live():
+	case t.unplaced(), t.node != nil && t.node.removed() && !t.ended() && !r.mayRun(t):
+		r.deleteTask(t)
+	case t.wanted():
 		if row := r.out.edit(t); row.GetDesiredState() < swarmv1.TaskState_SHUTDOWN {
 			row.DesiredState = swarmv1.TaskState_SHUTDOWN
-			r.leave(t)
+			r.noteStopping(t)
 		}
 	}
 }
 
-// orphanAfter is how long a lost node may take to come back and say what became of its tasks (Docker: 24 h).
+// orphanAfter is how long a node may be down before the planner ends the node's tasks. Until then
+// the node may come back and report their state. Docker waits for 24 h too.
 const orphanAfter = 24 * time.Hour
 
-// reap trims the slots' histories to what the cluster keeps, frees what ended tasks had claimed, and gives up on tasks
-// whose node has been lost for too long.
+// reap deletes old tasks of every slot beyond the history limit, releases the claims of ended
+// tasks, and ends tasks whose node has been down for too long.
 func (r *run) reap() {
 	for i := range r.views {
 		v := &r.views[i]
-		if v.act == drop || len(v.slot.tasks) == 1 && !v.slot.tasks[0].ended() {
+		if v.action == drop || len(v.slot.tasks) == 1 && !v.slot.tasks[0].ended() {
 			continue
 		}
 		r.out.atom = i + 1
@@ -316,40 +338,42 @@ func (r *run) reap() {
 	}
 }
 
+// reapSlot does the work of reap for one slot. The newest task keeps its row, because the next
+// id depends on it.
 func (r *run) reapSlot(v *view) {
 	newest := v.slot.newest()
-	dead := 0
+	old := 0
 	for _, t := range slices.Backward(v.slot.tasks) {
 		if t.ended() {
-			r.release(t)
+			r.releaseClaims(t)
 		}
-		if t.live() || r.freed[t.id] {
+		if t.wanted() || r.deleted[t.id] {
 			continue
 		}
 		switch {
 		case r.mayRun(t):
 			continue
-		case t.node != nil && t.node.gone() && !t.ended() && t != newest:
-			r.erase(t)
+		case t.node != nil && t.node.removed() && !t.ended() && t != newest:
+			r.deleteTask(t)
 			continue
 		case t.node != nil && t.node.down() && !t.ended():
 			r.orphan(t)
 			continue
 		case t.desired() == swarmv1.TaskState_REMOVE && t != newest:
-			r.erase(t)
+			r.deleteTask(t)
 			continue
 		}
-		if dead++; dead > r.p.history && t != newest {
-			r.erase(t)
+		if old++; old > r.state.historyLimit && t != newest {
+			r.deleteTask(t)
 		}
 	}
 }
 
-// orphan ends a task of a node that is down, once that has lasted too long; until then the node may report.
+// orphan sets a task of a node that is down to ORPHANED once orphanAfter has passed.
 func (r *run) orphan(t *task) {
-	at := r.p.clip(t.node.downSince(), t.node.state.GetMeta()).Add(orphanAfter)
+	at := r.state.clampTime(t.node.downSince(), t.node.state.GetMeta()).Add(orphanAfter)
 	if at.After(r.now) {
-		r.wake(at)
+		r.wakeAt(at)
 		return
 	}
 	if t.status == nil {
@@ -359,29 +383,30 @@ func (r *run) orphan(t *task) {
 	st.State, st.Timestamp, st.Ready, st.Message = swarmv1.TaskState_ORPHANED, r.nowpb, false, "node has been down for too long"
 }
 
-// release gives back what an ended task had claimed.
-func (r *run) release(t *task) {
-	for _, c := range r.p.claims[t.id] {
-		if !r.freed[c.GetKey()] {
-			r.free(c.GetKey())
+// releaseClaims deletes the claims of an ended task.
+func (r *run) releaseClaims(t *task) {
+	for _, c := range r.state.claims[t.id] {
+		if !r.deleted[c.GetKey()] {
+			r.markDeleted(c.GetKey())
 			r.out.delete(tableClaim, c.GetKey(), c.GetMeta())
 		}
 	}
 }
 
-// erase deletes the rows of a task.
-func (r *run) erase(t *task) {
-	if r.freed[t.id] {
+// deleteTask deletes the task's row, status and claims.
+func (r *run) deleteTask(t *task) {
+	if r.deleted[t.id] {
 		return
 	}
-	r.free(t.id)
+	r.markDeleted(t.id)
 	r.out.deleteTask(t)
-	r.release(t)
+	r.releaseClaims(t)
 }
 
-func (r *run) free(key string) {
-	if r.freed == nil {
-		r.freed = map[string]bool{}
+// markDeleted records that this plan deletes the row with the given key.
+func (r *run) markDeleted(key string) {
+	if r.deleted == nil {
+		r.deleted = map[string]bool{}
 	}
-	r.freed[key] = true
+	r.deleted[key] = true
 }

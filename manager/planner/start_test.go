@@ -10,7 +10,7 @@ import (
 
 func singleWriter(s *swarmv1.ServiceSpec) { s.SingleWriter = true }
 
-// split returns the tasks that are live and those that are not.
+// split returns the tasks that should run (live) and the others (dead).
 func (m *model) split() (live, dead []*swarmv1.Task) {
 	for _, t := range m.tasks() {
 		if t.DesiredState <= swarmv1.TaskState_RUNNING {
@@ -22,7 +22,7 @@ func (m *model) split() (live, dead []*swarmv1.Task) {
 	return live, dead
 }
 
-// only is the one live task; it has the desired state.
+// only returns the one live task, and fails the test if its desired state is not want.
 func (m *model) only(want swarmv1.TaskState) *swarmv1.Task {
 	m.t.Helper()
 	live, _ := m.split()
@@ -32,8 +32,8 @@ func (m *model) only(want swarmv1.TaskState) *swarmv1.Task {
 	return live[0]
 }
 
-// lose loses the node of the one task.
-func (m *model) lose() (id string) {
+// loseNode sets the node of the only live task to DOWN.
+func (m *model) loseNode() (id string) {
 	m.t.Helper()
 	id = m.only(swarmv1.TaskState_RUNNING).NodeId
 	m.setState(id, swarmv1.NodeState_DOWN)
@@ -45,31 +45,31 @@ func TestPlan_SingleWriterWaitsForTheFence(t *testing.T) {
 	m := cluster(t, "a", "b")
 	m.addService("db", singleWriter)
 	m.settle()
-	m.lose()
+	m.loseNode()
 	m.only(swarmv1.TaskState_READY)
 	m.pass(10 * time.Second)
 	m.only(swarmv1.TaskState_READY)
-	m.pass(2 * time.Second) // The lease is 10 s, and the margin 1 s.
+	m.pass(2 * time.Second) // The lease is 10 s, and the margin is 1 s.
 	m.only(swarmv1.TaskState_RUNNING)
 }
 
-// A node that comes back before it is fenced has its word.
+// If a node comes back before it is fenced, the new task waits for the report of the node.
 func TestPlan_SingleWriterWaitsForANodeThatIsBack(t *testing.T) {
 	m := cluster(t, "a", "b")
 	m.addService("db", singleWriter)
 	m.settle()
-	lost := m.lose()
+	lost := m.loseNode()
 	m.setState(lost, swarmv1.NodeState_READY)
 	m.plan()
 	m.only(swarmv1.TaskState_READY)
 	m.now = m.now.Add(time.Hour)
 	m.plan()
 	m.only(swarmv1.TaskState_READY)
-	m.settle() // it reports the end
+	m.settle() // the node reports the end of the task
 	m.only(swarmv1.TaskState_RUNNING)
 }
 
-// Nobody says that a node is fenced which was removed: the wait is for a lease.
+// Nothing marks a removed node as fenced, so the new task waits for the length of a lease.
 func TestPlan_SingleWriterOnARemovedNode(t *testing.T) {
 	m := cluster(t, "a", "b")
 	m.addService("db", singleWriter)
@@ -89,7 +89,7 @@ func TestPlan_SingleWriterScaledDownAndUp(t *testing.T) {
 	m := cluster(t, "a", "b")
 	m.addService("db", singleWriter)
 	m.settle()
-	m.lose()
+	m.loseNode()
 	m.edit("db", replicas(0))
 	m.settle()
 	m.edit("db", replicas(1))
@@ -99,8 +99,8 @@ func TestPlan_SingleWriterScaledDownAndUp(t *testing.T) {
 	m.only(swarmv1.TaskState_RUNNING)
 }
 
-// A task that was told to stop and has not ended holds back whatever comes, also when what came next was rejected: in a
-// stop-first update, a roll back and a drain.
+// A task that was asked to stop and has not ended delays every successor, also after a successor
+// was rejected: in a stop-first update, a rollback and a drain.
 func TestPlan_NoThirdTaskWhileOneStops(t *testing.T) {
 	for name, strike := range map[string]func(*model){
 		"update":   func(m *model) { m.edit("web", image("docker.io/library/web:2")) },
@@ -119,7 +119,7 @@ func TestPlan_NoThirdTaskWhileOneStops(t *testing.T) {
 			m.obeys = func(x *swarmv1.Task) bool { return x.Id != old.Id }
 			m.rejects = func(x *swarmv1.Task) bool { return x.Id != old.Id }
 			strike(m)
-			// Attempts at 0, 5 and 15 s; a roll back begins anew.
+			// Attempts at 0, 5 and 15 s; a rollback resets the delay.
 			if got := m.attempts(t, 19*time.Second); got > 4 {
 				t.Errorf("attempts in 19 s with a restart delay of 5 s: got %d, want at most 4\n%s", got, m)
 			}
@@ -133,7 +133,8 @@ func TestPlan_NoThirdTaskWhileOneStops(t *testing.T) {
 	}
 }
 
-// The manager that leads next has another clock: waits go on from when it leads, and are no longer than they were.
+// The next leader has another clock. A wait continues from the time at which it started to lead,
+// and is not longer than it was.
 func TestPlan_ClockOfTheNextLeader(t *testing.T) {
 	for _, skew := range []time.Duration{-time.Hour, time.Hour} {
 		t.Run(skew.String(), func(t *testing.T) {
@@ -144,14 +145,14 @@ func TestPlan_ClockOfTheNextLeader(t *testing.T) {
 			m.settle()
 			m.only(swarmv1.TaskState_READY)
 			m.now = m.now.Add(skew)
-			m.lead()
+			m.changeLeader()
 			m.pass(21 * time.Second)
 			m.only(swarmv1.TaskState_RUNNING)
 
 			m.edit("web", image("docker.io/library/web:2"))
 			m.pass(time.Second)
 			m.now = m.now.Add(skew)
-			m.lead()
+			m.changeLeader()
 			m.pass(6 * time.Second)
 			if got := m.service("web").UpdateStatus.GetState(); got != swarmv1.UpdateStatus_COMPLETED {
 				t.Errorf("update after the monitor time: got %s", got)

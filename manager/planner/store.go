@@ -4,7 +4,7 @@ import (
 	"swarm/raftstore"
 )
 
-// Tables are those that a Picture is made of: what the caller has to watch.
+// Tables returns the tables that State reads. The caller must watch these tables.
 func Tables() []raftstore.TableID {
 	return []raftstore.TableID{
 		raftstore.TableNode, raftstore.TableNodeState, raftstore.TableService, raftstore.TableRevision, raftstore.TableTask,
@@ -13,9 +13,9 @@ func Tables() []raftstore.TableID {
 	}
 }
 
-// New makes the picture of a view. Every service is due.
-func New(v *raftstore.View) *Picture {
-	p := newPicture()
+// New returns the State of a view. Every service in it is due.
+func New(v *raftstore.View) *State {
+	p := newState()
 	load(p, v.Clusters)
 	load(p, v.Nodes)
 	load(p, v.NodeStates)
@@ -31,14 +31,15 @@ func New(v *raftstore.View) *Picture {
 	return p
 }
 
-func load[T raftstore.Row](p *Picture, t raftstore.Table[T]) {
+func load[T raftstore.Row](p *State, t raftstore.Table[T]) {
 	for row := range t.All() {
 		p.fold(nil, row)
 	}
 }
 
-// Apply takes over what has changed, in the order in which the store says it. Rows of other tables are ignored.
-func (p *Picture) Apply(changes []raftstore.RowChange) {
+// Apply folds changes into the state. The caller passes them in the order in which the store
+// committed them. Apply ignores rows of tables that are not in Tables.
+func (p *State) Apply(changes []raftstore.RowChange) {
 	for _, c := range changes {
 		p.fold(c.Old, c.New)
 	}

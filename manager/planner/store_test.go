@@ -10,14 +10,15 @@ import (
 	"swarm/raftstore/raftstoretest"
 )
 
-// What the real store accepts and tells is what the model of the other tests pretends.
-func TestPicture_FollowsTheStore(t *testing.T) {
+// The real store accepts the planner's groups, and its changes lead to the same state as the model
+// of the other tests.
+func TestState_FollowsTheStore(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	s := raftstoretest.New(t)
 	view, w := s.Watch(Tables()...)
 	defer w.Close()
-	pic := New(view)
+	state := New(view)
 
 	complete, err := spec.Service(&swarmv1.ServiceSpec{
 		Name:         "web",
@@ -35,7 +36,7 @@ func TestPicture_FollowsTheStore(t *testing.T) {
 		raftstore.Create(&swarmv1.Service{Id: "web", Name: "web", Revision: 1})); err != nil {
 		t.Fatal(err)
 	}
-	follow(t, ctx, s, w, pic)
+	follow(t, ctx, s, w, state)
 	if got := s.View().Tasks.Len(); got != 700 {
 		t.Fatalf("tasks: got %d, want 700", got)
 	}
@@ -55,15 +56,15 @@ func TestPicture_FollowsTheStore(t *testing.T) {
 	if _, err := s.Commit(ctx, "test", raftstore.Delete(node)); err != nil {
 		t.Fatal(err)
 	}
-	follow(t, ctx, s, w, pic)
+	follow(t, ctx, s, w, state)
 	v := s.View()
 	if n := v.Tasks.Len() + v.Statuses.Len() + v.Services.Len() + v.Revisions.Len() + v.Claims.Len(); n != 0 {
 		t.Fatalf("rows left of a removed service: %d", n)
 	}
 }
 
-// follow plans and commits until there is nothing to do, and then checks the picture against a new one.
-func follow(t *testing.T, ctx context.Context, s *raftstore.Store, w *raftstore.Watcher, pic *Picture) {
+// follow plans and commits until nothing is left to do, and then compares the state with a new one.
+func follow(t *testing.T, ctx context.Context, s *raftstore.Store, w *raftstore.Watcher, state *State) {
 	t.Helper()
 	for {
 		for {
@@ -71,11 +72,11 @@ func follow(t *testing.T, ctx context.Context, s *raftstore.Store, w *raftstore.
 			cancel()
 			batch, err := w.Next(next)
 			if err != nil {
-				break // nothing more
+				break // nothing left
 			}
-			pic.Apply(batch.Changes)
+			state.Apply(batch.Changes)
 		}
-		res := pic.Plan(pic.Due(epoch), epoch)
+		res := state.Plan(state.Due(epoch), epoch)
 		if len(res.Groups) == 0 {
 			break
 		}
@@ -96,7 +97,7 @@ func follow(t *testing.T, ctx context.Context, s *raftstore.Store, w *raftstore.
 			t.Fatal(err)
 		}
 	}
-	if got, want := pic.figures(), New(s.View()).figures(); got != want {
-		t.Fatalf("the picture kept up to date:\n%s\na new one:\n%s", got, want)
+	if got, want := state.counters(), New(s.View()).counters(); got != want {
+		t.Fatalf("the state kept up to date:\n%s\na new one:\n%s", got, want)
 	}
 }

@@ -9,50 +9,53 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// task is a task row and its status.
+// task is a task row with its status.
 type task struct {
-	id     string
-	row    *swarmv1.Task
-	status *swarmv1.TaskStatus // nil: not seen
-	svc    *service
-	slot   *slot
-	rev    *revision
-	node   *node // nil: none yet
-	// What count added and uncount takes back, whatever has changed meanwhile.
-	holds, active, waits, failed bool
+	id       string
+	row      *swarmv1.Task
+	status   *swarmv1.TaskStatus // nil: not arrived
+	service  *service
+	slot     *slot
+	revision *revision
+	node     *node // nil: the task has no node
+	// These fields record what count added, so that uncount subtracts the same although the task
+	// may have changed.
+	reserves, counted, waiting, failed bool
 }
 
 func (t *task) state() swarmv1.TaskState   { return t.status.GetState() }
 func (t *task) desired() swarmv1.TaskState { return t.row.GetDesiredState() }
 
-// live: it should run, now or soon.
-func (t *task) live() bool { return t.desired() <= swarmv1.TaskState_RUNNING }
+// wanted says that the task should run, now or later: its desired state is at most RUNNING.
+func (t *task) wanted() bool { return t.desired() <= swarmv1.TaskState_RUNNING }
 
-// ended: it will not do anything any more.
+// ended says that the task has reached a final state.
 func (t *task) ended() bool { return t.state() > swarmv1.TaskState_RUNNING }
 
 func (t *task) running() bool { return t.state() == swarmv1.TaskState_RUNNING }
 
-// unplaced: no node has it, so that nobody but the planner knows of it.
+// unplaced says that no node has been sent the task, so it can be deleted without being stopped.
 func (t *task) unplaced() bool { return t.state() < swarmv1.TaskState_ASSIGNED }
 
-// failure: it ended otherwise than by success or by being asked to.
+// failure says that the task failed or was rejected by its node.
 func (t *task) failure() bool {
 	return t.state() == swarmv1.TaskState_FAILED || t.state() == swarmv1.TaskState_REJECTED
 }
 
-// endedEarly reports whether the task ended by itself although its restart policy lets no task of the service end.
+// endedEarly reports whether the task ended by itself although its restart policy lets no task of the
+// service end.
 func (t *task) endedEarly() bool {
-	return t.failure() || t.state() == swarmv1.TaskState_COMPLETE && t.rev.restart.condition == swarmv1.RestartPolicy_ANY
+	return t.failure() || t.state() == swarmv1.TaskState_COMPLETE && t.revision.restart.condition == swarmv1.RestartPolicy_ANY
 }
 
-func instant(ts *timestamppb.Timestamp) time.Time {
+func timeOf(ts *timestamppb.Timestamp) time.Time {
 	if ts == nil {
 		return time.Time{}
 	}
 	return ts.AsTime()
 }
 
+// keyOf returns the key of the slot that a task belongs to.
 func keyOf(row *swarmv1.Task) slotKey {
 	if row.GetSlot() != 0 {
 		return slotKey{number: row.GetSlot()}
@@ -60,122 +63,131 @@ func keyOf(row *swarmv1.Task) slotKey {
 	return slotKey{node: row.GetNodeId()}
 }
 
-func (p *Picture) foldTask(row *swarmv1.Task, gone bool) {
+// foldTask applies the change of a task row.
+func (p *State) foldTask(row *swarmv1.Task, deleted bool) {
 	t := p.tasks[row.GetId()]
-	if gone {
+	if deleted {
 		if t != nil {
 			p.dropTask(t)
 		}
 		return
 	}
 	if t == nil {
-		t = &task{id: row.GetId(), svc: p.service(row.GetServiceId()), row: row}
-		if st := p.early[t.id]; st != nil {
+		t = &task{id: row.GetId(), service: p.service(row.GetServiceId()), row: row}
+		if st := p.unmatchedStatuses[t.id]; st != nil {
 			t.status = st
-			delete(p.early, t.id)
+			delete(p.unmatchedStatuses, t.id)
 		}
 		p.tasks[t.id] = t
-		t.slot = t.svc.slot(keyOf(row))
+		t.slot = t.service.slot(keyOf(row))
 		t.slot.insert(t)
 	} else {
-		defer p.room(t, t.holds, t.active)
+		defer p.noteFreed(t, t.reserves, t.counted)
 		p.uncount(t)
 		t.row = row
 	}
-	p.revise(t, row.GetRevision())
+	p.setRevision(t, row.GetRevision())
 	t.node = nil
 	if row.GetNodeId() != "" {
 		t.node = p.node(row.GetNodeId())
 	}
 	p.count(t)
-	p.touch(t.svc)
+	p.markDirty(t.service)
 }
 
-// revise names the task's revision; one that runs may move to another, which may reserve less.
-func (p *Picture) revise(t *task, number uint64) {
-	was, now := t.rev, t.svc.revision(number)
-	t.rev = now
+// setRevision sets the revision of a task. A running task may move to another revision, which may
+// reserve less.
+func (p *State) setRevision(t *task, number uint64) {
+	was, now := t.revision, t.service.revision(number)
+	t.revision = now
 	now.tasks++
 	if was == nil || was == now {
 		return
 	}
-	p.roomier = true
+	p.retryWaiting = true
 	if was.row == nil && was.tasks == 0 {
-		for n, r := range t.svc.revs {
+		for n, r := range t.service.revisions {
 			if r == was {
-				delete(t.svc.revs, n)
+				delete(t.service.revisions, n)
 			}
 		}
 	}
 }
 
-func (p *Picture) dropTask(t *task) {
-	p.roomier = p.roomier || t.holds
+// dropTask removes a task whose row was deleted.
+func (p *State) dropTask(t *task) {
+	p.retryWaiting = p.retryWaiting || t.reserves
 	p.uncount(t)
-	if t.rev.row == nil && t.rev.tasks == 0 {
-		delete(t.svc.revs, t.row.GetRevision())
+	if t.revision.row == nil && t.revision.tasks == 0 {
+		delete(t.service.revisions, t.row.GetRevision())
 	}
 	delete(p.tasks, t.id)
 	if t.status != nil {
-		p.early[t.id] = t.status // until its own row goes
+		p.unmatchedStatuses[t.id] = t.status // until the row of the status is deleted too
 	}
 	t.slot.tasks = slices.DeleteFunc(t.slot.tasks, func(o *task) bool { return o == t })
 	if len(t.slot.tasks) == 0 {
-		t.svc.dropSlot(t.slot)
+		t.service.dropSlot(t.slot)
 	}
-	p.forget(t.node)
-	p.touch(t.svc)
-	p.release(t.svc)
+	p.forgetNode(t.node)
+	p.markDirty(t.service)
+	p.forgetService(t.service)
 }
 
-func (p *Picture) foldStatus(st *swarmv1.TaskStatus, gone bool) {
+// foldTaskStatus applies the change of a status row. The task row may not have arrived.
+func (p *State) foldTaskStatus(st *swarmv1.TaskStatus, deleted bool) {
 	t := p.tasks[st.GetTaskId()]
 	switch {
-	case t == nil && gone:
-		delete(p.early, st.GetTaskId())
+	case t == nil && deleted:
+		delete(p.unmatchedStatuses, st.GetTaskId())
 	case t == nil:
-		p.early[st.GetTaskId()] = st
-	case gone:
+		p.unmatchedStatuses[st.GetTaskId()] = st
+	case deleted:
 		p.setStatus(t, nil)
 	default:
 		p.setStatus(t, st)
 	}
 }
 
-func (p *Picture) setStatus(t *task, st *swarmv1.TaskStatus) {
-	defer p.room(t, t.holds, t.active)
+// setStatus replaces the status of a task and updates the counters.
+func (p *State) setStatus(t *task, st *swarmv1.TaskStatus) {
+	defer p.noteFreed(t, t.reserves, t.counted)
 	p.uncount(t)
-	t.rev.tasks++ // uncount and count move the figures, not the name
+	// uncount has decremented the revision's tasks, and count does not increment it
+	t.revision.tasks++
 	t.status = st
 	p.count(t)
-	p.touch(t.svc)
+	p.markDirty(t.service)
 }
 
-// room notes that a node may take more than before, given what the task held of it before.
-func (p *Picture) room(t *task, held, active bool) {
-	p.roomier = p.roomier || held && !t.holds || active && !t.active
+// noteFreed sets retryWaiting if a change of the task has freed reservations, or has lowered the
+// number of tasks that count on its node. reserved and counted are the task's fields before the
+// change.
+func (p *State) noteFreed(t *task, held, active bool) {
+	p.retryWaiting = p.retryWaiting || held && !t.reserves || active && !t.counted
 }
 
 func (s *slot) insert(t *task) {
 	s.tasks = append(s.tasks, t)
-	s.sort()
+	s.sortTasks()
 }
 
-// sort keeps the slot's tasks oldest first.
-func (s *slot) sort() {
+// sortTasks sorts the slot's tasks, oldest first.
+func (s *slot) sortTasks() {
 	slices.SortFunc(s.tasks, func(a, b *task) int {
 		return cmp.Or(cmp.Compare(a.row.GetOrdinal(), b.row.GetOrdinal()), cmp.Compare(a.id, b.id))
 	})
 }
 
-// newest is the task that was made last.
+// newest returns the task that was created last.
 func (s *slot) newest() *task { return s.tasks[len(s.tasks)-1] }
 
-// count adds the task to the figures of its node, service and revision; uncount takes exactly that away again.
-func (p *Picture) count(t *task) {
-	s := t.svc
-	t.waits = t.live() && t.unplaced()
-	if t.waits {
+// count adds the task to the counters of its node and service. uncount subtracts the same, and also
+// decrements the tasks of the revision.
+func (p *State) count(t *task) {
+	s := t.service
+	t.waiting = t.wanted() && t.unplaced()
+	if t.waiting {
 		s.waiting++
 		p.waiting[s] = struct{}{}
 	}
@@ -187,25 +199,25 @@ func (p *Picture) count(t *task) {
 	if n == nil {
 		return
 	}
-	n.services[s]++
-	t.holds = !t.ended() && !t.unplaced()
-	if !t.holds {
+	n.taskRows[s]++
+	t.reserves = !t.ended() && !t.unplaced()
+	if !t.reserves {
 		return
 	}
-	n.used.cpu += t.rev.need.cpu
-	n.used.memory += t.rev.need.memory
-	n.used.addGeneric(t.row.GetAssignedGenericResources())
-	t.active = t.live()
-	if t.active {
-		n.total++
-		s.nodes[n]++
+	n.reserved.cpu += t.revision.need.cpu
+	n.reserved.memory += t.revision.need.memory
+	n.reserved.addGeneric(t.row.GetAssignedGenericResources())
+	t.counted = t.wanted()
+	if t.counted {
+		n.taskCount++
+		s.tasksOnNode[n]++
 	}
 }
 
-func (p *Picture) uncount(t *task) {
-	s := t.svc
-	t.rev.tasks--
-	if t.waits {
+func (p *State) uncount(t *task) {
+	s := t.service
+	t.revision.tasks--
+	if t.waiting {
 		if s.waiting--; s.waiting == 0 {
 			delete(p.waiting, s)
 		}
@@ -215,20 +227,20 @@ func (p *Picture) uncount(t *task) {
 	}
 	n := t.node
 	if n != nil {
-		if n.services[s]--; n.services[s] == 0 {
-			delete(n.services, s)
+		if n.taskRows[s]--; n.taskRows[s] == 0 {
+			delete(n.taskRows, s)
 		}
-		if t.holds {
-			n.used.cpu -= t.rev.need.cpu
-			n.used.memory -= t.rev.need.memory
-			n.used.dropGeneric(t.row.GetAssignedGenericResources())
+		if t.reserves {
+			n.reserved.cpu -= t.revision.need.cpu
+			n.reserved.memory -= t.revision.need.memory
+			n.reserved.dropGeneric(t.row.GetAssignedGenericResources())
 		}
-		if t.active {
-			n.total--
-			if s.nodes[n]--; s.nodes[n] == 0 {
-				delete(s.nodes, n)
+		if t.counted {
+			n.taskCount--
+			if s.tasksOnNode[n]--; s.tasksOnNode[n] == 0 {
+				delete(s.tasksOnNode, n)
 			}
 		}
 	}
-	t.waits, t.failed, t.holds, t.active = false, false, false, false
+	t.waiting, t.failed, t.reserves, t.counted = false, false, false, false
 }

@@ -8,110 +8,120 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// An update replaces outdated tasks, a few at a time. Its progress is read from the tasks, so that a new leader goes on
-// where the old one was; only its state and its start are stored, in the service's row.
+// An update replaces outdated tasks, a few at a time. Its progress is computed from the tasks, so a
+// new leader continues where the previous leader stopped. Only its state and its start are stored,
+// in the service's row.
 //
-// The control API clears update_status with every new revision, and writes ROLLBACK_STARTED with a roll back that the
-// user asked for. A status that is older than the current revision is of an earlier update and does not count. What came
-// before or after is told by versions, since times are by the clock of the manager that led.
+// The control API clears update_status with every new revision, and writes ROLLBACK_STARTED for a
+// rollback that the user asked for. A status that is older than the current revision belongs to an
+// earlier update and is ignored. Order is decided by versions, because times are those of the
+// manager that led when they were written.
 
 const (
-	stateNone     = swarmv1.UpdateStatus_UNKNOWN
-	stateUpdating = swarmv1.UpdateStatus_UPDATING
-	statePaused   = swarmv1.UpdateStatus_PAUSED
-	stateDone     = swarmv1.UpdateStatus_COMPLETED
-	backStarted   = swarmv1.UpdateStatus_ROLLBACK_STARTED
-	backPaused    = swarmv1.UpdateStatus_ROLLBACK_PAUSED
-	backDone      = swarmv1.UpdateStatus_ROLLBACK_COMPLETED
+	updateNone        = swarmv1.UpdateStatus_UNKNOWN
+	updateRunning     = swarmv1.UpdateStatus_UPDATING
+	updatePaused      = swarmv1.UpdateStatus_PAUSED
+	updateCompleted   = swarmv1.UpdateStatus_COMPLETED
+	rollbackStarted   = swarmv1.UpdateStatus_ROLLBACK_STARTED
+	rollbackPaused    = swarmv1.UpdateStatus_ROLLBACK_PAUSED
+	rollbackCompleted = swarmv1.UpdateStatus_ROLLBACK_COMPLETED
 )
 
+// updateState returns the state of the update to the current revision, or updateNone if the
+// stored status belongs to an earlier update.
 func (r *run) updateState() swarmv1.UpdateStatus_State {
-	st := r.svc.row.GetUpdateStatus()
-	if st.GetState() != backStarted && st.GetStartedVersion() < r.cur.row.GetMeta().GetVersion() {
-		return stateNone
+	st := r.service.row.GetUpdateStatus()
+	if st.GetState() != rollbackStarted && st.GetStartedVersion() < r.current.row.GetMeta().GetVersion() {
+		return updateNone
 	}
 	return st.GetState()
 }
 
-// updateStatus is as this plan leaves it.
+// updateStatus returns the update status as this plan leaves it.
 func (r *run) updateStatus() *swarmv1.UpdateStatus {
-	if r.row != nil {
-		return r.row.GetUpdateStatus()
+	if r.serviceCopy != nil {
+		return r.serviceCopy.GetUpdateStatus()
 	}
-	return r.svc.row.GetUpdateStatus()
+	return r.service.row.GetUpdateStatus()
 }
 
-// paused: tasks that must be replaced anyway keep their revision.
+// paused says that the update is paused. A task that must be replaced anyway keeps its revision
+// then.
 func (r *run) paused() bool {
 	s := r.updateState()
-	return s == statePaused || s == backPaused
+	return s == updatePaused || s == rollbackPaused
 }
 
 func (r *run) rollingBack() bool {
 	s := r.updateState()
-	return s == backStarted || s == backPaused || s == backDone
+	return s == rollbackStarted || s == rollbackPaused || s == rollbackCompleted
 }
 
+// updateConfig returns the options of the update, or those of the rollback while the service
+// rolls back.
 func (r *run) updateConfig() *swarmv1.UpdateConfig {
 	if r.rollingBack() {
-		return r.cur.spec().GetRollbackConfig()
+		return r.current.spec().GetRollbackConfig()
 	}
-	return r.cur.spec().GetUpdateConfig()
+	return r.current.spec().GetUpdateConfig()
 }
 
 func (r *run) startFirst() bool {
 	return r.updateConfig().GetOrder() == swarmv1.UpdateConfig_START_FIRST
 }
 
-// progress of an update.
+// progress is the progress of an update.
 type progress struct {
-	dirty []*view // outdated, and not being replaced yet
-	// busy counts the slots being renewed: until the new task has been RUNNING for the delay.
-	busy int
-	// unsettled counts the slots whose new task is not RUNNING, or has not been for the monitor time.
-	unsettled int
-	failed    int
-	total     int
-	culprit   string // a task that failed
+	outdated []*view // outdated slots that no action of this plan replaces
+	// inProgress counts the slots that the update is replacing: their new task has not been RUNNING
+	// for the update's delay.
+	inProgress int
+	// unstable counts the slots whose new task is not RUNNING, or has not been for the monitor time
+	// or the delay, whichever is longer.
+	unstable   int
+	failed     int
+	total      int
+	failedTask string // the id of the first task that failed
 }
 
-// update chooses the outdated tasks that are replaced now. It returns false when it has changed its mind about the
-// current revision: then nothing else of this plan holds.
-func (r *run) update() bool {
-	if r.svc.job() {
+// planUpdate chooses the outdated tasks that are replaced now. It returns false if it starts a
+// rollback: the current revision changes then, so the other decisions of this plan are void.
+func (r *run) planUpdate() bool {
+	if r.service.job() {
 		return true
 	}
 	state := r.updateState()
-	if state == statePaused || state == backPaused {
+	if state == updatePaused || state == rollbackPaused {
 		return true
 	}
-	active := state == stateUpdating || state == backStarted
+	active := state == updateRunning || state == rollbackStarted
 	p := r.progress(active)
-	if !active && len(p.dirty) == 0 {
+	if !active && len(p.outdated) == 0 {
 		return true
 	}
 	if !active {
-		p = r.progress(true) // with the slots that an update before this one left unfinished
-		r.setUpdate(stateUpdating, "update in progress")
+		p = r.progress(true) // counts slots that the previous update has not finished
+		r.setUpdateState(updateRunning, "update in progress")
 	} else if p.total > 0 && float32(p.failed)/float32(p.total) > r.updateConfig().GetMaxFailureRatio() {
-		return r.fail(state, p)
+		return r.handleFailures(state, p)
 	}
-	r.advance(p)
-	if active && len(p.dirty) == 0 && p.unsettled == 0 {
-		if state == backStarted {
-			r.setUpdate(backDone, "rollback completed")
+	r.startUpdates(p)
+	if active && len(p.outdated) == 0 && p.unstable == 0 {
+		if state == rollbackStarted {
+			r.setUpdateState(rollbackCompleted, "rollback completed")
 		} else {
-			r.setUpdate(stateDone, "update completed")
+			r.setUpdateState(updateCompleted, "update completed")
 		}
 	}
 	return true
 }
 
-// advance starts to renew as many outdated slots as there are free hands: first those that do not run anyway.
-func (r *run) advance(p progress) {
-	hands := len(p.dirty)
+// startUpdates starts to update as many outdated slots as the parallelism allows, beginning with
+// those that have no running task.
+func (r *run) startUpdates(p progress) {
+	budget := len(p.outdated)
 	if n := r.updateConfig().GetParallelism(); n > 0 {
-		hands = max(0, int(min(n, 1<<30))-p.busy)
+		budget = max(0, int(min(n, 1<<30))-p.inProgress)
 	}
 	runs := func(v *view) int {
 		if v.head != nil && v.head.running() {
@@ -119,155 +129,161 @@ func (r *run) advance(p progress) {
 		}
 		return 0
 	}
-	slices.SortStableFunc(p.dirty, func(a, b *view) int { return runs(a) - runs(b) })
-	for _, v := range p.dirty {
+	slices.SortStableFunc(p.outdated, func(a, b *view) int { return runs(a) - runs(b) })
+	for _, v := range p.outdated {
 		switch {
 		case v.head == nil:
-			v.act = fill
+			v.action = fill
 		case v.head.unplaced() && (v.older == nil || r.startFirst()):
-			v.act = renew // nothing stops, nothing to wait for
+			v.action = updateSlot // nothing stops, so this does not count as parallel
 			continue
 		default:
-			v.act = renew
+			v.action = updateSlot
 		}
-		if hands--; hands < 0 {
-			v.act = keep
+		if budget--; budget < 0 {
+			v.action = keep
 			if v.head == nil || v.head.ended() {
-				v.act = finished
+				v.action = finished
 			}
 		}
 	}
 }
 
-// fail does what the user wants done when too many new tasks fail.
-func (r *run) fail(state swarmv1.UpdateStatus_State, p progress) bool {
+// handleFailures applies the failure action of the update after too many new tasks have failed.
+// Like planUpdate it returns false if it starts a rollback.
+func (r *run) handleFailures(state swarmv1.UpdateStatus_State, p progress) bool {
 	action := r.updateConfig().GetFailureAction()
-	why := "due to failure or early termination of task " + p.culprit
+	why := "due to failure or early termination of task " + p.failedTask
 	switch {
 	case action == swarmv1.UpdateConfig_CONTINUE:
-		r.advance(p)
-		if len(p.dirty) == 0 && p.unsettled == 0 {
-			done, text := stateDone, "update completed"
-			if state == backStarted {
-				done, text = backDone, "rollback completed"
+		r.startUpdates(p)
+		if len(p.outdated) == 0 && p.unstable == 0 {
+			done, text := updateCompleted, "update completed"
+			if state == rollbackStarted {
+				done, text = rollbackCompleted, "rollback completed"
 			}
-			r.setUpdate(done, fmt.Sprintf("%s, %d of %d tasks failed", text, p.failed, p.total))
+			r.setUpdateState(done, fmt.Sprintf("%s, %d of %d tasks failed", text, p.failed, p.total))
 		}
-	case state == backStarted:
-		r.setUpdate(backPaused, "rollback paused "+why)
-	case action == swarmv1.UpdateConfig_ROLLBACK && r.svc.revs[r.svc.row.GetPreviousRevision()] != nil:
+	case state == rollbackStarted:
+		r.setUpdateState(rollbackPaused, "rollback paused "+why)
+	case action == swarmv1.UpdateConfig_ROLLBACK && r.service.revisions[r.service.row.GetPreviousRevision()] != nil:
 		r.out.reset()
 		row := r.serviceRow()
 		row.Revision, row.PreviousRevision = row.GetPreviousRevision(), 0
-		row.UpdateStatus = &swarmv1.UpdateStatus{State: backStarted, StartedAt: r.nowpb, StartedVersion: row.GetMeta().GetVersion(), Message: "update rolled back " + why}
+		row.UpdateStatus = &swarmv1.UpdateStatus{State: rollbackStarted, StartedAt: r.nowpb, StartedVersion: row.GetMeta().GetVersion(), Message: "update rolled back " + why}
 		return false
 	default:
-		r.setUpdate(statePaused, "update paused "+why)
+		r.setUpdateState(updatePaused, "update paused "+why)
 	}
 	return true
 }
 
-// serviceRow is the copy of the service's row that will be written.
+// serviceRow returns the copy of the service's row that this plan writes.
 func (r *run) serviceRow() *swarmv1.Service {
-	if r.row == nil {
-		r.row = r.svc.row.CloneVT()
-		r.out.service(r.row)
+	if r.serviceCopy == nil {
+		r.serviceCopy = r.service.row.CloneVT()
+		r.out.service(r.serviceCopy)
 	}
-	return r.row
+	return r.serviceCopy
 }
 
-func (r *run) setUpdate(state swarmv1.UpdateStatus_State, message string) {
-	st := r.svc.row.GetUpdateStatus().CloneVT()
-	if st == nil || state == stateUpdating {
-		st = &swarmv1.UpdateStatus{StartedAt: r.nowpb, StartedVersion: r.svc.row.GetMeta().GetVersion()}
+// setUpdateState writes the update status to the copy of the service's row. updateRunning starts
+// a new update.
+func (r *run) setUpdateState(state swarmv1.UpdateStatus_State, message string) {
+	st := r.service.row.GetUpdateStatus().CloneVT()
+	if st == nil || state == updateRunning {
+		st = &swarmv1.UpdateStatus{StartedAt: r.nowpb, StartedVersion: r.service.row.GetMeta().GetVersion()}
 	}
 	st.State, st.Message = state, message
-	if state == stateDone || state == backDone {
+	if state == updateCompleted || state == rollbackCompleted {
 		st.CompletedAt = r.nowpb
 	}
 	r.serviceRow().UpdateStatus = st
 }
 
-// progress looks at all slots; those that are up to date matter while an update is active.
+// progress computes the progress of the update. active says that an update is running, so that the
+// slots with new tasks count too.
 func (r *run) progress(active bool) progress {
 	var p progress
 	for i := range r.views {
 		v := &r.views[i]
-		if v.act == drop || v.act == stop {
+		if v.action == drop || v.action == stop {
 			continue
 		}
 		p.total++
-		if v.head == nil && v.act != finished {
-			continue // to be filled with a task of the current revision
+		if v.head == nil && v.action != finished {
+			continue // The slot gets a task of the current revision in this plan.
 		}
 		t := v.head
 		if t == nil {
 			t = v.slot.newest()
 		}
 		if r.outdated(v, t) {
-			if v.act == keep || v.act == finished {
-				p.dirty = append(p.dirty, v)
+			if v.action == keep || v.action == finished {
+				p.outdated = append(p.outdated, v)
 			}
 			continue
 		}
 		if active {
-			r.gauge(&p, v, t)
+			r.measureSlot(&p, v, t)
 		}
 	}
 	return p
 }
 
-// gauge adds a slot that has a task of the new template.
-func (r *run) gauge(p *progress, v *view, t *task) {
+// measureSlot adds a slot to the progress whose task t has the current template.
+func (r *run) measureSlot(p *progress, v *view, t *task) {
 	config := r.updateConfig()
 	delay, monitor := config.GetDelay().AsDuration(), config.GetMonitor().AsDuration()
-	if bad := r.failed(v.slot, monitor); bad != nil {
+	if bad := r.failedTask(v.slot, monitor); bad != nil {
 		p.failed++
-		if p.culprit == "" {
-			p.culprit = bad.id
+		if p.failedTask == "" {
+			p.failedTask = bad.id
 		}
-		if r.within(r.p.reportedAt(bad), delay) {
-			p.busy++
+		if r.within(r.state.reportedAt(bad), delay) {
+			p.inProgress++
 		}
 		return
 	}
 	switch {
-	case v.act == finished:
+	case v.action == finished:
 	case !t.running() || v.older != nil:
-		p.busy++
-		p.unsettled++
+		p.inProgress++
+		p.unstable++
 	default:
-		since := r.p.reportedAt(t)
+		since := r.state.reportedAt(t)
 		if r.within(since, delay) {
-			p.busy++
+			p.inProgress++
 		}
 		if r.within(since, max(monitor, delay)) {
-			p.unsettled++
+			p.unstable++
 		}
 	}
 }
 
-// within says whether less than d has passed since the time, and if so asks to be woken when it has.
+// within says whether less than d has passed since the given time. If so, the service becomes due
+// when d has passed.
 func (r *run) within(since time.Time, d time.Duration) bool {
 	end := since.Add(d)
 	if since.IsZero() || !end.After(r.now) {
 		return false
 	}
-	r.wake(end)
+	r.wakeAt(end)
 	return true
 }
 
-// failed returns the task of the slot that failed in this update: the update made it, and it ended by itself before it had
-// run for the monitor time. A task that ended with exit code 0 has failed too if its restart policy starts another one
-// after it: the service is not meant to end.
-func (r *run) failed(s *slot, monitor time.Duration) *task {
-	update := r.svc.row.GetUpdateStatus().GetStartedVersion()
+// failedTask returns a task of the slot that failed in this update, or nil. The update must have
+// created the task, and the task must have ended by itself before it had run for the monitor time. A
+// task that ended with exit code 0 has failed, too, if its restart policy starts another one after it,
+// because the service is not meant to end.
+func (r *run) failedTask(s *slot, monitor time.Duration) *task {
+	update := r.service.row.GetUpdateStatus().GetStartedVersion()
 	for _, t := range s.tasks {
-		if t.rev.template() != r.cur.template() || !t.endedEarly() || t.row.GetUpdate() != update {
+		if t.revision.template() != r.current.template() || !t.endedEarly() || t.row.GetUpdate() != update {
 			continue
 		}
 		since := t.status.GetRunningSince()
-		if since == nil || instant(t.status.GetTimestamp()).Sub(since.AsTime()) < monitor {
+		if since == nil || timeOf(t.status.GetTimestamp()).Sub(since.AsTime()) < monitor {
 			return t
 		}
 	}

@@ -14,7 +14,7 @@ func updating(edit func(*swarmv1.UpdateConfig)) func(*swarmv1.ServiceSpec) {
 	return func(s *swarmv1.ServiceSpec) { edit(s.UpdateConfig) }
 }
 
-// ofImage counts the tasks that run and should, by revision.
+// ofRevision counts the tasks that run and should run, by revision.
 func (m *model) ofRevision(service string) map[uint64]int {
 	out := map[uint64]int{}
 	for _, t := range m.tasks() {
@@ -105,7 +105,7 @@ func TestPlan_FailedUpdatePauses(t *testing.T) {
 	if got := m.ofRevision("web")[1]; got != 3 {
 		t.Errorf("untouched tasks: got %d, want 3\n%s", got, m)
 	}
-	// A node lost meanwhile must not bring the bad revision in by the back door.
+	// Losing a node while the update is paused must not roll out the bad revision.
 	m.setState("a", swarmv1.NodeState_DOWN)
 	m.pass(time.Minute)
 	if got := m.ofRevision("web")[1]; got != 3 {
@@ -222,9 +222,9 @@ func TestPlan_GlobalUpdate(t *testing.T) {
 	}
 }
 
-// A start-first update that waits for what the old tasks hold is mended by the order stop-first, with a new update or
-// without.
-func TestPlan_StopFirstMendsAStuckUpdate(t *testing.T) {
+// If a start-first update is stuck because the old tasks reserve what the new ones need, a change
+// of the order to stop-first lets it continue, in a new update or in the same one.
+func TestPlan_StopFirstUnblocksAnUpdate(t *testing.T) {
 	stopFirst := updating(func(u *swarmv1.UpdateConfig) { u.Order = swarmv1.UpdateConfig_STOP_FIRST })
 	force := func(s *swarmv1.ServiceSpec) { s.TaskTemplate.ForceUpdate++ }
 	for _, c := range []struct {
@@ -264,7 +264,7 @@ func TestPlan_StopFirstMendsAStuckUpdate(t *testing.T) {
 	}
 }
 
-// What an update stops is not counted when the new tasks are spread.
+// The tasks that an update stops do not count when the new tasks are spread.
 func TestPlan_UpdateSpreadsTasks(t *testing.T) {
 	m := cluster(t, "a")
 	m.addService("web", replicas(6), updating(func(u *swarmv1.UpdateConfig) { u.Parallelism = 6 }))
@@ -277,16 +277,16 @@ func TestPlan_UpdateSpreadsTasks(t *testing.T) {
 	}
 }
 
-// Managers' and workers' clocks differ: what failed in an update is told by versions, and how long a task has run by the
-// manager's clock.
+// Clocks of managers and workers differ. Versions decide whether a failure belongs to an update,
+// and the manager's clock decides how long a task has run.
 func TestPlan_UpdateUnderClocksThatDiffer(t *testing.T) {
 	m := cluster(t, "a", "b")
 	m.addService("web", replicas(3))
 	m.settle()
 	m.fails = failsOn(2)
 	m.edit("web", image("docker.io/library/bad"))
-	m.plan()                      // begins under one leader
-	m.now = m.now.Add(-time.Hour) // goes on under another
+	m.plan()                      // starts under one leader
+	m.now = m.now.Add(-time.Hour) // continues under another
 	m.pass(time.Minute)
 	if st := m.service("web").UpdateStatus; st.State != swarmv1.UpdateStatus_PAUSED {
 		t.Errorf("update that fails under a leader whose clock is behind: got %v, want PAUSED\n%s", st, m)
@@ -310,7 +310,7 @@ func TestPlan_UpdateUnderClocksThatDiffer(t *testing.T) {
 	}
 }
 
-// A failure before an update that returns to the same template does not count against it.
+// A failure before an update that returns to the same template does not count against that update.
 func TestPlan_UpdateCountsItsOwnFailuresOnly(t *testing.T) {
 	m := cluster(t, "a")
 	m.addService("web")

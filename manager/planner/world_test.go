@@ -19,23 +19,25 @@ const (
 	worldStep    = 100 * time.Millisecond
 	worldBeat    = 500 * time.Millisecond
 	worldTimeout = 2 * time.Second
-	// worldGrace is longer than the lease: nothing in the world obeys its stop signal.
+	// worldGrace is longer than the lease. No container in the world obeys its stop signal.
 	worldGrace = 3 * time.Second
 	worldDelay = 600 * time.Millisecond // of a message, at most
 )
 
-// world is a cluster whose parts hear of one another late or not at all: hosts run containers by what they were told last,
-// the planner plans by a picture that lags behind the store, and the leader judges nodes by the heartbeats that it hears.
+// world is a cluster whose parts receive messages late or not at all. Hosts run containers by the
+// last assignment they received, the planner's state is behind the store, and the leader judges
+// nodes by the heartbeats it receives.
 type world struct {
 	*model
 	*rand.Rand
 	hosts map[string]*host
-	joins int // hosts that ever were
-	// lag are changes that the planner has not heard of; the first must of them it must hear before it plans again.
-	lag  []change
-	must int
-	led  time.Time // since when the leader leads
-	slow time.Duration
+	joins int // number of hosts so far
+	// undelivered holds the changes that the planner has not received. It must receive the first
+	// mustDeliver of them before it plans again.
+	undelivered []change
+	mustDeliver int
+	ledSince    time.Time // when the leader began to lead
+	maxDelay    time.Duration
 }
 
 type change struct {
@@ -43,54 +45,55 @@ type change struct {
 	old, row proto.Message
 }
 
-// host is one machine: what it runs lives on when its daemon or runtime is dead, and when it is cut off.
+// host is one machine. Its containers continue to run while its daemon or runtime is dead, or its
+// link is cut.
 type host struct {
 	w                        *world
 	id                       string
 	linked, daemon, runtime  bool
 	session, synced, removed bool
-	greeted, silent, beaten  time.Time // session asked for, manager last heard, heartbeat last sent
+	greeted, silent, beaten  time.Time // session requested, manager last heard, heartbeat last sent
 	lease                    time.Time
-	mail                     []letter // to and from the managers, in order
+	messages                 []message // to and from the managers, in order
 	known                    map[string]*swarmv1.Task
 	containers               map[string]*container
 	unsent                   map[string]swarmv1.TaskState
-	heard                    time.Time // by the leader
-	lost                     time.Time // when the managers took it for lost last
+	heard                    time.Time // when the leader last heard the host
+	lost                     time.Time // when the managers last took the host for lost
 }
 
-// letter is something that happens at a time if the host is linked then.
-type letter struct {
-	at   time.Time
-	open func()
+// message is an action at a given time, which happens if the host is linked then.
+type message struct {
+	at     time.Time
+	action func()
 }
 
-// container is a task's, whatever became of it.
+// container is the container of a task, in any state.
 type container struct {
 	slot                      string
 	writer                    bool
 	state                     swarmv1.TaskState
 	running, rejected, fenced bool
-	// lost: its node was lost to the managers while it ran.
+	// lost: the managers took the node for lost while the container ran.
 	lost                bool
-	due, killed, burned time.Time // next step, end of the grace, end by the shim
+	due, killed, burned time.Time // next step, end of the grace period, kill by the shim
 }
 
 func newWorld(t testing.TB, seed uint64) *world {
-	w := &world{model: newModel(t), Rand: rand.New(rand.NewPCG(seed, 4)), hosts: map[string]*host{}, led: epoch, slow: worldDelay}
+	w := &world{model: newModel(t), Rand: rand.New(rand.NewPCG(seed, 4)), hosts: map[string]*host{}, ledSince: epoch, maxDelay: worldDelay}
 	w.put(&swarmv1.Cluster{Id: "c", Spec: &swarmv1.ClusterSpec{Dispatcher: &swarmv1.DispatcherConfig{
 		HeartbeatPeriod: durationpb.New(worldBeat), SessionTimeout: durationpb.New(worldTimeout),
 	}}})
-	w.model.fold = func(old, row proto.Message) { w.lag = append(w.lag, change{w.index, old, row}) }
+	w.model.fold = func(old, row proto.Message) { w.undelivered = append(w.undelivered, change{w.index, old, row}) }
 	for range 3 {
 		w.join()
 	}
 	return w
 }
 
-func (w *world) delay() time.Duration { return time.Duration(w.Int64N(int64(w.slow))) }
+func (w *world) delay() time.Duration { return time.Duration(w.Int64N(int64(w.maxDelay))) }
 
-// rarely is true about once in so many steps.
+// rarely is true about once in the given number of steps.
 func (w *world) rarely(steps int) bool { return w.IntN(steps) == 0 }
 
 func (w *world) join() {
@@ -111,13 +114,13 @@ func (w *world) sorted() []*host {
 	return out
 }
 
-// step lets a moment pass.
+// step advances the time by worldStep.
 func (w *world) step() {
 	w.t.Helper()
 	w.now = w.now.Add(worldStep)
 	for _, h := range w.sorted() {
 		h.deliver()
-		h.talk()
+		h.keepSession()
 		h.shim()
 		h.work()
 	}
@@ -130,40 +133,40 @@ func (w *world) step() {
 	w.checkWorld()
 }
 
-// planLate plans by what the planner has heard so far.
+// planLate plans with the changes that the planner has received so far.
 func (w *world) planLate() {
 	w.t.Helper()
-	n := w.must + w.IntN(len(w.lag)-w.must+1)
-	for n > 0 && n < len(w.lag) && w.lag[n].index == w.lag[n-1].index {
-		n++ // What was written together is heard of together.
+	n := w.mustDeliver + w.IntN(len(w.undelivered)-w.mustDeliver+1)
+	for n > 0 && n < len(w.undelivered) && w.undelivered[n].index == w.undelivered[n-1].index {
+		n++ // Changes with one index arrive together.
 	}
-	for _, c := range w.lag[:n] {
-		w.pic.fold(c.old, c.row)
+	for _, c := range w.undelivered[:n] {
+		w.state.fold(c.old, c.row)
 	}
-	w.lag, w.must = w.lag[n:], 0
-	for _, g := range w.pic.Plan(w.pic.Due(w.now), w.now).Groups {
+	w.undelivered, w.mustDeliver = w.undelivered[n:], 0
+	for _, g := range w.state.Plan(w.state.Due(w.now), w.now).Groups {
 		if w.commit(g) != nil {
-			w.pic.Retry(g.Service)
+			w.state.Retry(g.Service)
 			continue
 		}
-		w.must = len(w.lag)
+		w.mustDeliver = len(w.undelivered)
 	}
 }
 
-// lead makes another manager the leader: it knows the store, and of no heartbeat.
-func (w *world) lead() {
-	w.model.lead()
-	w.lag, w.must, w.led = nil, 0, w.now
+// changeLeader makes another manager the leader. It knows the store and no heartbeats.
+func (w *world) changeLeader() {
+	w.model.changeLeader()
+	w.undelivered, w.mustDeliver, w.ledSince = nil, 0, w.now
 }
 
-// judge has the leader conclude which nodes are up.
+// judge lets the leader decide which nodes are up.
 func (w *world) judge() {
 	for _, h := range w.sorted() {
 		st, ok := w.rows["2/"+h.id].(*swarmv1.NodeState)
 		if !ok || st.SessionEpoch == 0 {
 			continue
 		}
-		leading := w.now.Sub(w.led)
+		leading := w.now.Sub(w.ledSince)
 		v := dispatch.Judge(dispatch.Evidence{
 			State: st.State, Fenced: st.Fenced, Heard: min(w.now.Sub(h.heard), leading), Open: true, Leading: leading, Lease: st.Lease.AsDuration(),
 		}, dispatch.Limits{Beat: worldBeat, Timeout: worldTimeout})
@@ -179,7 +182,7 @@ func (w *world) judge() {
 	}
 }
 
-// lose notes that the managers take the host's containers for lost.
+// lose records that the managers take the host's containers for lost.
 func (h *host) lose() {
 	h.lost = h.w.now
 	for _, c := range h.containers {
@@ -187,39 +190,40 @@ func (h *host) lose() {
 	}
 }
 
-// post has something happen after a delay, in order.
-func (h *host) post(open func()) {
+// post schedules an action after a delay. Actions of one host keep their order.
+func (h *host) post(action func()) {
 	at := h.w.now.Add(h.w.delay())
-	if n := len(h.mail); n > 0 && h.mail[n-1].at.After(at) {
-		at = h.mail[n-1].at
+	if n := len(h.messages); n > 0 && h.messages[n-1].at.After(at) {
+		at = h.messages[n-1].at
 	}
-	h.mail = append(h.mail, letter{at, open})
+	h.messages = append(h.messages, message{at, action})
 }
 
 func (h *host) deliver() {
-	for h.linked && h.daemon && len(h.mail) > 0 && !h.mail[0].at.After(h.w.now) {
-		open := h.mail[0].open
-		h.mail = h.mail[1:]
-		open()
+	for h.linked && h.daemon && len(h.messages) > 0 && !h.messages[0].at.After(h.w.now) {
+		action := h.messages[0].action
+		h.messages = h.messages[1:]
+		action()
 	}
 }
 
-// talk keeps the host's session with the managers.
-func (h *host) talk() {
+// keepSession keeps the host's session with the managers.
+func (h *host) keepSession() {
 	w := h.w
 	switch {
 	case !h.daemon || h.removed:
 		return
 	case h.session && w.now.Sub(h.silent) > 4*worldBeat:
-		h.hangUp()
+		h.closeSession()
 	case !h.session && h.linked && w.rarely(3):
-		h.hello()
+		h.openSession()
 	case h.session && w.now.Sub(h.beaten) >= worldBeat:
 		h.beaten = w.now
 		sent := w.now
 		h.post(func() {
 			h.heard = w.now
-			confirmed := w.rows["1/"+h.id] != nil // The leader confirms no heartbeat of a node that was removed.
+			// The leader does not confirm heartbeats of a removed node.
+			confirmed := w.rows["1/"+h.id] != nil
 			h.post(func() { h.confirm(sent, confirmed) })
 		})
 	}
@@ -232,12 +236,12 @@ func (h *host) talk() {
 	}
 }
 
-func (h *host) hangUp() { h.session, h.synced, h.mail = false, false, nil }
+func (h *host) closeSession() { h.session, h.synced, h.messages = false, false, nil }
 
-// hello begins a session: it is recorded, and then the node learns what it is to run.
-func (h *host) hello() {
+// openSession opens a session: the managers record it, and then send the host its tasks.
+func (h *host) openSession() {
 	w := h.w
-	h.session, h.synced, h.greeted, h.silent, h.mail = true, false, w.now, w.now, nil
+	h.session, h.synced, h.greeted, h.silent, h.messages = true, false, w.now, w.now, nil
 	h.post(func() {
 		st, ok := w.rows["2/"+h.id].(*swarmv1.NodeState)
 		if !ok {
@@ -253,12 +257,12 @@ func (h *host) hello() {
 	})
 }
 
-// dismiss tells a host that it is no node any more.
+// dismiss tells a host that its node was removed.
 func (h *host) dismiss() {
 	h.post(func() { h.removed, h.session, h.known = true, false, map[string]*swarmv1.Task{} })
 }
 
-// assign sends what the store says now.
+// assign sends the host the tasks that the store has for it now.
 func (h *host) assign(complete bool) {
 	tasks := map[string]*swarmv1.Task{}
 	for _, t := range h.w.tasks() {
@@ -270,7 +274,7 @@ func (h *host) assign(complete bool) {
 		h.silent, h.known = h.w.now, tasks
 		if complete {
 			h.synced, h.lease = true, h.greeted.Add(worldTimeout)
-			for id, c := range h.containers { // What was on its way may be lost.
+			for id, c := range h.containers { // Reports that were on their way may be lost.
 				h.unsent[id] = c.state
 			}
 		}
@@ -284,7 +288,7 @@ func later(a, b time.Time) time.Time {
 	return b
 }
 
-// confirm is what the worker does when a heartbeat was confirmed.
+// confirm does what a worker does when a heartbeat was confirmed.
 func (h *host) confirm(sent time.Time, confirmed bool) {
 	h.silent = h.w.now
 	switch {
@@ -292,14 +296,14 @@ func (h *host) confirm(sent time.Time, confirmed bool) {
 		h.dismiss()
 	case !h.synced || !confirmed:
 	case !h.lease.After(h.w.now):
-		h.hangUp()
+		h.closeSession()
 	default:
 		h.lease = later(h.lease, sent.Add(worldTimeout))
 		h.assign(false)
 	}
 }
 
-// reported stores what the worker says of a task.
+// reported stores a worker's report about a task.
 func (h *host) reported(id string, state swarmv1.TaskState) {
 	st := h.w.status(id)
 	if t, ok := h.w.rows["5/"+id].(*swarmv1.Task); ok && t.NodeId == h.id && st.GetState() < state && st.GetState() <= swarmv1.TaskState_RUNNING {
@@ -307,7 +311,7 @@ func (h *host) reported(id string, state swarmv1.TaskState) {
 	}
 }
 
-// shim ends containers whose lease has run out, soon after.
+// shim kills the containers whose lease has expired, after a short delay.
 func (h *host) shim() {
 	for _, id := range slices.Sorted(maps.Keys(h.containers)) {
 		c := h.containers[id]
@@ -362,17 +366,18 @@ func (h *host) workOn(id string, t *swarmv1.Task, c *container) {
 	w := h.w
 	leased := !c.writer || h.lease.Sub(w.now) > worldTimeout/4
 	switch {
-	case c.state == swarmv1.TaskState_RUNNING && !c.running: // its shim killed it, or the kill after the grace
+	// killed by its shim, or after the grace period
+	case c.state == swarmv1.TaskState_RUNNING && !c.running:
 		h.end(id, c, swarmv1.TaskState_FAILED)
 	case t == nil || t.DesiredState > swarmv1.TaskState_RUNNING, c.state == swarmv1.TaskState_RUNNING && !leased, !c.killed.IsZero():
-		h.halt(id, t, c)
+		h.stopContainer(id, t, c)
 	case w.now.Before(c.due) || !h.runtime:
 	case c.state == swarmv1.TaskState_ASSIGNED && c.rejected:
 		h.end(id, c, swarmv1.TaskState_REJECTED)
 	case c.state == swarmv1.TaskState_ASSIGNED:
 		c.state, h.unsent[id] = swarmv1.TaskState_READY, swarmv1.TaskState_READY
 	case t.DesiredState == swarmv1.TaskState_READY:
-	case c.state == swarmv1.TaskState_READY && leased: // The runtime is called, and takes a while.
+	case c.state == swarmv1.TaskState_READY && leased: // The call to the runtime takes a while.
 		c.state, c.due = swarmv1.TaskState_STARTING, w.now.Add(w.delay()/2)
 	case c.state == swarmv1.TaskState_STARTING && c.writer && !h.lease.After(w.now):
 		h.end(id, c, swarmv1.TaskState_FAILED)
@@ -381,8 +386,8 @@ func (h *host) workOn(id string, t *swarmv1.Task, c *container) {
 	}
 }
 
-// halt stops a container: after its grace it is killed.
-func (h *host) halt(id string, t *swarmv1.Task, c *container) {
+// stopContainer stops a container, and kills it after its grace period.
+func (h *host) stopContainer(id string, t *swarmv1.Task, c *container) {
 	switch {
 	case !c.running:
 		h.end(id, c, swarmv1.TaskState_SHUTDOWN)
@@ -403,8 +408,9 @@ func (h *host) end(id string, c *container, state swarmv1.TaskState) {
 	c.state, h.unsent[id] = state, state
 }
 
-// checkWorld: no two containers of a slot of a single-writer service run at once while kernels run and the shim lives. Of
-// another service that is updated stop-first no two run at once unless a node is lost.
+// checkWorld tests that no two containers of a slot of a single-writer service run at once, as long
+// as the kernel and the shim live. For a stop-first service it tests the same, except for
+// containers on lost nodes.
 func (w *world) checkWorld() {
 	w.t.Helper()
 	runs := map[string]string{}

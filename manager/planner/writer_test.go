@@ -12,10 +12,11 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// TestProperty_OneTaskOfASlotAtATime cuts and heals hosts, kills daemons and runtimes, drains nodes, removes them by force,
-// updates services, rolls back and changes leaders at random, for services one of which is single-writer. What must hold
-// all the time is in checkWorld. Left alone, the services run again. ROUNDS is how many seeds
-// there are, and SEED the first.
+// TestProperty_OneTaskOfASlotAtATime runs random faults against two services, one of which is
+// single-writer: it cuts and heals links, kills daemons and runtimes, drains nodes, removes them by
+// force, updates services, rolls back and changes leaders. checkWorld tests the invariant at every
+// step. After the faults the services must run again. ROUNDS is the number of seeds, and SEED is
+// the first seed.
 func TestProperty_OneTaskOfASlotAtATime(t *testing.T) {
 	first, rounds := 0, 40
 	for name, value := range map[string]*int{"SEED": &first, "ROUNDS": &rounds} {
@@ -56,7 +57,7 @@ func TestProperty_OneTaskOfASlotAtATime(t *testing.T) {
 	}
 }
 
-// disturb does one random thing to the cluster.
+// disturb causes one random fault or change.
 func (w *world) disturb() {
 	hosts := slices.DeleteFunc(w.sorted(), func(h *host) bool { return w.rows["1/"+h.id] == nil })
 	h := hosts[w.IntN(len(hosts))]
@@ -67,7 +68,7 @@ func (w *world) disturb() {
 	case 3, 4:
 		h.linked = true
 	case 5:
-		h.daemon, h.session, h.synced, h.mail = false, false, false, nil
+		h.daemon, h.session, h.synced, h.messages = false, false, false, nil
 	case 6:
 		h.daemon = true
 	case 7:
@@ -81,7 +82,7 @@ func (w *world) disturb() {
 	case 13:
 		w.edit(service, replicas(uint64(w.IntN(3))))
 	case 14:
-		w.lead()
+		w.changeLeader()
 	case 15:
 		if w.rarely(2) {
 			w.reject()
@@ -91,7 +92,7 @@ func (w *world) disturb() {
 	}
 }
 
-// reject has every other task be rejected from now on, or none.
+// reject makes workers reject every second task from now on, or none.
 func (w *world) reject() {
 	if w.rarely(2) {
 		w.rejects = never
@@ -100,7 +101,7 @@ func (w *world) reject() {
 	w.rejects = func(*swarmv1.Task) bool { return w.rarely(2) }
 }
 
-// remove removes a node by force, whatever runs there, and has another one join.
+// remove removes a node by force, whatever runs there, and adds another node.
 func (w *world) remove(h *host) {
 	w.drop("1/" + h.id)
 	w.drop("2/" + h.id)
@@ -108,9 +109,9 @@ func (w *world) remove(h *host) {
 	w.join()
 }
 
-// calm ends all disturbances.
+// calm ends all faults.
 func (w *world) calm() {
-	w.rejects, w.slow = never, worldDelay/20
+	w.rejects, w.maxDelay = never, worldDelay/20
 	for _, h := range w.sorted() {
 		h.linked, h.daemon, h.runtime = true, true, true
 		if w.rows["1/"+h.id] != nil {

@@ -1,0 +1,246 @@
+package planner
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"swarm/internal/ipam"
+	"swarm/internal/spec"
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+// State is the planner's own copy of the cluster. New creates it, Apply keeps it up to date, and
+// one goroutine uses it.
+//
+// Rows may arrive in any order: a task may come before its node, service or revision. An object
+// that a row names before its own row has arrived gets an entry without a row. State depends on the
+// set of rows only, not on their order.
+type State struct {
+	nodes     map[string]*node
+	nodeOrder []*node // the nodes that have a row, sorted by id
+	// unregistered holds the nodes without a row: the row was deleted, or has not arrived yet.
+	unregistered map[*node]struct{}
+	classes      map[string]*class
+	services     map[string]*service
+	tasks        map[string]*task
+	// unmatchedStatuses holds the statuses whose task row has not arrived, by task id.
+	unmatchedStatuses map[string]*swarmv1.TaskStatus
+	// claims holds the claims by the id of their owner, each list sorted by key.
+	claims    map[string][]*swarmv1.Claim
+	endpoints map[string]*swarmv1.Endpoint
+	networks  map[string]*network
+	ingress   *network // nil: there is no ingress network
+	// ingressClaims counts, by node id, the addresses that nodes hold on any network. Nodes hold
+	// addresses on the ingress network only.
+	ingressClaims map[string]int
+	// ingressDirty says that a node may lack an ingress address, or hold one that it must give
+	// back. Due moves it to ingressDue, which the next Plan reads.
+	ingressDirty, ingressDue bool
+	// historyLimit is how many ended tasks of a slot keep their rows.
+	historyLimit int
+	// lease is how long the single-writer tasks of a node may run after a heartbeat of the node.
+	lease time.Duration
+	// logDriver is the log driver of tasks whose revision does not name one.
+	logDriver *swarmv1.Driver
+
+	dirty map[*service]struct{}
+	// waiting holds the services with tasks that have no node. They are planned again when
+	// retryWaiting is set.
+	waiting map[*service]struct{}
+	// deadlines holds the services that must be planned at a given time although no row changes.
+	deadlines map[*service]time.Time
+	// retryWaiting says that since the last Due a node may have become able to take more tasks.
+	retryWaiting bool
+	// newestImage is the version of the newest row that adds or changes an image or an image copy.
+	newestImage uint64
+	// startedAt is the time of the first call of Due. Rows of a version up to startVersion were
+	// written before that, as a rule by an earlier leader.
+	startedAt                   time.Time
+	startVersion, newestVersion uint64
+	// scratch is memory that one plan hands to the next.
+	scratch scratch
+	// orderStale says that nodeOrder must be sorted again.
+	orderStale bool
+}
+
+type scratch struct {
+	views      []view
+	newTasks   []newTask
+	placements []placement
+	heap       heap
+}
+
+// maxScratch is the capacity of the largest slice that is kept for the next plan. A plan that needs
+// a larger slice takes longer than the allocation of that slice.
+const maxScratch = 4096
+
+// recycle empties a slice for reuse. It clears the elements, because they would keep a removed
+// service and its tasks in memory until a later plan is as large.
+func recycle[T any, S ~[]T](list S) S {
+	if cap(list) > maxScratch {
+		return nil
+	}
+	clear(list)
+	return list[:0]
+}
+
+func newState() *State {
+	return &State{
+		nodes:             map[string]*node{},
+		unregistered:      map[*node]struct{}{},
+		classes:           map[string]*class{},
+		services:          map[string]*service{},
+		tasks:             map[string]*task{},
+		unmatchedStatuses: map[string]*swarmv1.TaskStatus{},
+		claims:            map[string][]*swarmv1.Claim{},
+		endpoints:         map[string]*swarmv1.Endpoint{},
+		networks:          map[string]*network{},
+		ingressClaims:     map[string]int{},
+		historyLimit:      spec.DefaultTaskHistory,
+		lease:             spec.DefaultSessionTimeout,
+		dirty:             map[*service]struct{}{},
+		waiting:           map[*service]struct{}{},
+		deadlines:         map[*service]time.Time{},
+	}
+}
+
+// fold applies the change of one row. old is nil if the row is new; row is nil if the row was
+// deleted.
+func (p *State) fold(old, row proto.Message) {
+	deleted := row == nil
+	if deleted {
+		row = old
+	}
+	p.newestVersion = max(p.newestVersion, row.(interface{ GetMeta() *swarmv1.Meta }).GetMeta().GetVersion())
+	switch o := row.(type) {
+	case *swarmv1.Node:
+		p.foldNode(o.GetId(), deleted, func(n *node) { n.row = o })
+	case *swarmv1.NodeState:
+		p.foldNodeState(o, deleted)
+	case *swarmv1.Service:
+		p.foldService(o, deleted)
+	case *swarmv1.Revision:
+		p.foldRevision(o, deleted)
+	case *swarmv1.Task:
+		p.foldTask(o, deleted)
+	case *swarmv1.TaskStatus:
+		p.foldTaskStatus(o, deleted)
+	case *swarmv1.Claim:
+		p.foldClaim(o, deleted)
+	case *swarmv1.Endpoint:
+		if deleted {
+			delete(p.endpoints, o.GetServiceId())
+		} else {
+			p.endpoints[o.GetServiceId()] = o
+		}
+	case *swarmv1.Network:
+		p.foldNetwork(o, deleted)
+	case *swarmv1.Image:
+		p.noteImage(o.GetMeta())
+	case *swarmv1.ImageCopy:
+		p.noteImage(o.GetMeta())
+	case *swarmv1.Cluster:
+		p.foldCluster(o)
+	}
+}
+
+func (p *State) foldCluster(c *swarmv1.Cluster) {
+	history := spec.DefaultTaskHistory
+	if o := c.GetSpec().GetOrchestration(); o != nil {
+		history = int(o.GetTaskHistoryRetentionLimit())
+	}
+	if history < p.historyLimit {
+		for _, s := range p.services {
+			p.markDirty(s)
+		}
+	}
+	_, p.lease = spec.SessionPace(c.GetSpec().GetDispatcher())
+	p.historyLimit, p.logDriver = history, c.GetSpec().GetTaskDefaults().GetLogDriver()
+}
+
+// foldClaim applies the change of a claim: a cursor, an address or a host port.
+func (p *State) foldClaim(c *swarmv1.Claim, deleted bool) {
+	if id, family, ok := ipam.ParseCursorKey(c.GetKey()); ok {
+		p.foldCursor(c, id, family, deleted)
+		return
+	}
+	owner := ipam.OwnerID(c.GetOwner())
+	list := p.claims[owner]
+	i, found := slices.BinarySearchFunc(list, c.GetKey(), func(a *swarmv1.Claim, key string) int { return cmp.Compare(a.GetKey(), key) })
+	switch {
+	case deleted && found:
+		list = slices.Delete(list, i, i+1)
+	case !deleted && found:
+		list[i] = c
+	case !deleted:
+		list = slices.Insert(list, i, c)
+	}
+	if len(list) == 0 {
+		delete(p.claims, owner)
+	} else {
+		p.claims[owner] = list
+	}
+	if id, a, ok := ipam.ParseKey(c.GetKey()); ok {
+		p.foldAddressClaim(c, id, a, deleted)
+		return
+	}
+	if nodeID, port, ok := hostPort(c.GetKey()); ok {
+		n := p.node(nodeID)
+		if deleted {
+			delete(n.ports, port)
+			p.retryWaiting = true
+			p.forgetNode(n)
+		} else {
+			n.claimPort(port)
+		}
+	}
+}
+
+// markDirty makes the next Due return the service.
+func (p *State) markDirty(s *service) { p.dirty[s] = struct{}{} }
+
+// Due returns the ids of the services that must be planned at time now, sorted. A service is due if
+// a change or Retry has marked it, if its deadline has passed, or if it has tasks without a node
+// and a node may be able to take more tasks. Due clears the marks. A service whose deadline has
+// passed is due until Plan sets a new deadline. Due also marks the ingress addresses of nodes for
+// the next Plan.
+func (p *State) Due(now time.Time) []string {
+	if p.startedAt.IsZero() {
+		p.startedAt, p.startVersion = now, p.newestVersion
+	}
+	for n := range p.unregistered {
+		if n.removedAt.IsZero() {
+			n.removedAt = now
+		}
+	}
+	for s, at := range p.deadlines {
+		if !at.After(now) {
+			p.markDirty(s)
+		}
+	}
+	if p.retryWaiting {
+		for s := range p.waiting {
+			p.markDirty(s)
+		}
+		p.retryWaiting = false
+	}
+	ids := make([]string, 0, len(p.dirty))
+	for s := range p.dirty {
+		ids = append(ids, s.id)
+	}
+	clear(p.dirty)
+	p.ingressDue, p.ingressDirty = p.ingressDirty, false
+	slices.Sort(ids)
+	return ids
+}
+
+// Retry makes the next Due return the service, because its group was rejected or could not be
+// committed. An empty serviceID stands for the addresses of nodes on the ingress network.
+func (p *State) Retry(serviceID string) {
+	p.ingressDirty = p.ingressDirty || serviceID == ""
+	if s := p.services[serviceID]; s != nil {
+		p.markDirty(s)
+	}
+}
