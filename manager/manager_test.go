@@ -174,7 +174,8 @@ func TestManager_GoneForTheSessionTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
 		a := r.join("host-a")
-		time.Sleep(20 * time.Second)
+		// Between two heartbeats, which come each second: the node was heard last half a second before.
+		time.Sleep(20*time.Second + 500*time.Millisecond)
 		a.cancel()
 		time.Sleep(9 * time.Second)
 		if r.state(a.id) != swarmv1.NodeState_READY {

@@ -192,7 +192,7 @@ func (s *Store) configureHere(ctx context.Context, action swarmv1.ConfigureReque
 	case swarmv1.ConfigureRequest_REMOVE:
 		return s.remove(ctx, id)
 	case swarmv1.ConfigureRequest_TRANSFER:
-		return s.waitFuture(ctx, s.raft.LeadershipTransfer(), "hand over leadership")
+		return s.ask(ctx, "hand over leadership", s.raft.LeadershipTransfer)
 	}
 	return invalid("change members: unknown action %d", action)
 }
@@ -212,15 +212,22 @@ func (s *Store) add(ctx context.Context, id string) error {
 		return fmt.Errorf("add manager %s: take a snapshot: %w", id, err)
 	}
 	sid, addr := raft.ServerID(id), raft.ServerAddress(id)
-	f := s.raft.AddNonvoter(sid, addr, 0, 0)
-	if err := s.waitFuture(ctx, f, "add manager "+id); err != nil {
+	var index uint64
+	err := s.ask(ctx, "add manager "+id, func() raft.Future {
+		added := s.raft.AddNonvoter(sid, addr, 0, 0)
+		if added.Error() == nil {
+			index = added.Index()
+		}
+		return added
+	})
+	if err != nil {
 		return err
 	}
-	if err := s.awaitCatchUp(ctx, id, f.Index()); err != nil {
+	if err := s.awaitCatchUp(ctx, id, index); err != nil {
 		undo := s.raft.RemoveServer(sid, 0, 0).Error()
 		return errors.Join(fmt.Errorf("add manager %s: it did not catch up: %w", id, err), undo)
 	}
-	return s.waitFuture(ctx, s.raft.AddVoter(sid, addr, 0, 0), "add manager "+id)
+	return s.ask(ctx, "add manager "+id, func() raft.Future { return s.raft.AddVoter(sid, addr, 0, 0) })
 }
 
 func (s *Store) awaitCatchUp(ctx context.Context, id string, index uint64) error {
@@ -257,13 +264,13 @@ func (s *Store) remove(ctx context.Context, id string) error {
 	if id == s.cfg.NodeID && voters > 0 {
 		return s.removeSelf(ctx)
 	}
-	return s.waitFuture(ctx, s.raft.RemoveServer(raft.ServerID(id), 0, 0), "remove manager "+id)
+	return s.ask(ctx, "remove manager "+id, func() raft.Future { return s.raft.RemoveServer(raft.ServerID(id), 0, 0) })
 }
 
 // removeSelf transfers leadership first and lets the next leader remove this member, so that the
 // cluster is never without a leader.
 func (s *Store) removeSelf(ctx context.Context) error {
-	if err := s.waitFuture(ctx, s.raft.LeadershipTransfer(), "hand over leadership"); err != nil {
+	if err := s.ask(ctx, "hand over leadership", s.raft.LeadershipTransfer); err != nil {
 		return err
 	}
 	for {
@@ -281,11 +288,17 @@ func (s *Store) removeSelf(ctx context.Context) error {
 	}
 }
 
-// waitFuture waits for a future of Raft or the end of ctx. Raft always answers in the end, so the
-// goroutine does not leak.
-func (s *Store) waitFuture(ctx context.Context, f raft.Future, what string) error {
+// ask gives Raft a request and waits for the answer or for the end of ctx. It gives Raft nothing once the
+// store closes, because a Raft that shuts down leaves some requests unanswered (see quiesce).
+func (s *Store) ask(ctx context.Context, what string, request func() raft.Future) error {
+	if !s.queue.enter() {
+		return fmt.Errorf("%s: %w", what, errClosed)
+	}
 	done := make(chan error, 1)
-	go func() { done <- f.Error() }()
+	go func() {
+		defer s.queue.inFlight.Done()
+		done <- request().Error()
+	}()
 	select {
 	case err := <-done:
 		if err != nil {
@@ -294,5 +307,7 @@ func (s *Store) waitFuture(ctx context.Context, f raft.Future, what string) erro
 		return nil
 	case <-ctx.Done():
 		return fmt.Errorf("%s: %w", what, ctx.Err())
+	case <-s.raftStopped:
+		return fmt.Errorf("%s: %w", what, errClosed)
 	}
 }

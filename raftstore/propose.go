@@ -46,16 +46,28 @@ type queue struct {
 	// queue. It guards stopped.
 	submit   sync.Mutex
 	stopped  bool           // set by quiesce: nothing more is given to Raft
-	inFlight sync.WaitGroup // entries that Raft has not answered
+	inFlight sync.WaitGroup // entries and requests that Raft has not answered
 }
 
 // quiesceTimeout bounds the wait in quiesce. Without a majority, Raft answers only when it is shut
 // down.
 const quiesceTimeout = 2 * time.Second
 
-// quiesce stops giving entries to Raft and waits until Raft has answered those in flight. It must
-// run before Raft is shut down, because Raft never answers an entry that is committed but not yet
-// applied at that moment.
+// enter reports whether a request may be given to Raft. The caller must call inFlight.Done after Raft
+// has answered it.
+func (q *queue) enter() bool {
+	q.submit.Lock()
+	defer q.submit.Unlock()
+	if q.stopped {
+		return false
+	}
+	q.inFlight.Add(1)
+	return true
+}
+
+// quiesce stops giving entries and requests to Raft and waits until Raft has answered those in flight.
+// It must run before Raft is shut down, because Raft never answers an entry that is committed but not
+// yet applied at that moment, nor a request that no loop of Raft has taken.
 func (q *queue) quiesce() {
 	q.submit.Lock()
 	q.stopped = true

@@ -130,7 +130,7 @@ func (s *Store) readIndex(ctx context.Context) (uint64, error) {
 		return 0, s.notLeaderError()
 	}
 	index := s.fsm.applied.Load()
-	if err := s.waitFuture(ctx, s.raft.VerifyLeader(), "read index"); err != nil {
+	if err := s.ask(ctx, "read index", func() raft.Future { return s.raft.VerifyLeader() }); err != nil {
 		return 0, err
 	}
 	return index, nil
