@@ -74,7 +74,7 @@ func (p *parts) newOverlay(b node.Base, g *gossipMember, conflicted func()) (*ov
 		return nil, err
 	}
 	dataPort := cmp.Or(b.Membership.DataPathPort, probe.DefaultDataPort)
-	p.host.bridge.Forbid(dataPort)
+	p.host.bridge.BlockUDPPort(dataPort)
 	p.host.bridge.Guard(bridge.ClusterPorts{
 		Cluster: cmp.Or(b.Membership.ListenPort, b.Membership.Port), Gossip: b.Membership.GossipPort, Data: dataPort,
 	})

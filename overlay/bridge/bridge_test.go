@@ -329,7 +329,7 @@ func TestAttach_IsIdempotentAndIsolatedTasksHaveLoopbackOnly(t *testing.T) {
 	if diff := cmp.Diff(first, w.attach("a", bridge.Port{Target: 80}), cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})); diff != "" {
 		t.Errorf("attached again (-first +second):\n%s", diff)
 	}
-	r, err := w.tryAttach(bridge.Attachment{TaskID: "n", Isolated: true})
+	r, err := w.tryAttach(bridge.Attachment{TaskID: "n", LoopbackOnly: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -353,7 +353,7 @@ func TestAttach_IsIdempotentAndIsolatedTasksHaveLoopbackOnly(t *testing.T) {
 		{TaskID: "../x"},
 		{TaskID: "p", Ports: []bridge.Port{{Published: 1}}},
 		{TaskID: "p", Ports: []bridge.Port{{Target: 1, Protocol: "icmp"}}},
-		{TaskID: "p", Isolated: true, Ports: []bridge.Port{{Target: 1}}},
+		{TaskID: "p", LoopbackOnly: true, Ports: []bridge.Port{{Target: 1}}},
 	} {
 		if _, err := w.tryAttach(bad); !errors.Is(err, errdefs.ErrInvalidArgument) {
 			t.Errorf("attach %+v: got %v, want invalid argument", bad, err)
@@ -400,7 +400,7 @@ func TestRestore_KeepsTheLivingAndRemovesTheRest(t *testing.T) {
 	wantAnswer(t, "without a daemon", w.client, hostAddr+":8080", "a "+clientAddr)
 	// While nobody was looking: b's cable is pulled out, the rules are flushed.
 	w.do(func() error { return errors.Join(deleteInside(b.Netns, "eth0"), flushRules()) })
-	keep := []bridge.Held{
+	keep := []bridge.Existing{
 		{Attachment: bridge.Attachment{TaskID: "a", Ports: []bridge.Port{{Published: 8080, Target: 80}, {Target: 80}}}, Result: a},
 		{Attachment: bridge.Attachment{TaskID: "b", Ports: []bridge.Port{{Published: 8090, Target: 80}}}, Result: b},
 	}

@@ -55,8 +55,8 @@ func TestAttach_IPv6(t *testing.T) {
 	wantNoAnswer(t, "world to task's address", w.client, "[fd53:5741:524d::2]:80")
 	// A new process finds it as it was.
 	w.restart()
-	held := bridge.Held{Attachment: bridge.Attachment{TaskID: "a", Ports: a.Ports}, Result: bridge.Result{Address: a.Address, Ports: a.Ports}}
-	w.do(func() error { return w.b.Restore(context.Background(), []bridge.Held{held}) })
+	held := bridge.Existing{Attachment: bridge.Attachment{TaskID: "a", Ports: a.Ports}, Result: bridge.Result{Address: a.Address, Ports: a.Ports}}
+	w.do(func() error { return w.b.Restore(context.Background(), []bridge.Existing{held}) })
 	wantAnswer(t, "after a restart", w.client, "["+hostAddr6+"]:8080", "a "+clientAddr6)
 }
 
@@ -106,8 +106,8 @@ func legOfATaskWithOtherNetworks(t *testing.T, filtered string) {
 		}
 		return r
 	}
-	a := attach(bridge.Attachment{TaskID: "a", Interface: "eth2", Apart: true})
-	b := attach(bridge.Attachment{TaskID: "b", Interface: "eth1", Apart: true, NoEgress: true, Ports: []bridge.Port{{Published: 8080, Target: 80}}})
+	a := attach(bridge.Attachment{TaskID: "a", Interface: "eth2", PortIsolated: true})
+	b := attach(bridge.Attachment{TaskID: "b", Interface: "eth1", PortIsolated: true, NoEgress: true, Ports: []bridge.Port{{Published: 8080, Target: 80}}})
 	if a.Interface != "eth2" || b.Interface != "eth1" {
 		t.Errorf("interfaces %s and %s, want eth2 and eth1", a.Interface, b.Interface)
 	}
@@ -119,9 +119,9 @@ func legOfATaskWithOtherNetworks(t *testing.T, filtered string) {
 		if restarted {
 			w.restart()
 			w.do(func() error {
-				return w.b.Restore(context.Background(), []bridge.Held{
-					{Attachment: bridge.Attachment{TaskID: "a", Interface: "eth2", Apart: true}, Result: a},
-					{Attachment: bridge.Attachment{TaskID: "b", Interface: "eth1", Apart: true, NoEgress: true, Ports: b.Ports}, Result: b},
+				return w.b.Restore(context.Background(), []bridge.Existing{
+					{Attachment: bridge.Attachment{TaskID: "a", Interface: "eth2", PortIsolated: true}, Result: a},
+					{Attachment: bridge.Attachment{TaskID: "b", Interface: "eth1", PortIsolated: true, NoEgress: true, Ports: b.Ports}, Result: b},
 					{Attachment: bridge.Attachment{TaskID: "plain"}, Result: plain},
 				})
 			})

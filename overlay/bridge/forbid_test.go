@@ -14,7 +14,7 @@ import (
 // Hosts take what comes to this port from another host's address, which is that of its tasks too, for frames of a network.
 func TestForbid_TaskCannotSendFrames(t *testing.T) {
 	w := newWorld(t)
-	w.b.Forbid(4789)
+	w.b.BlockUDPPort(4789)
 	a := w.attach("task-a")
 	for _, at := range []struct {
 		ns   *netns.Namespace

@@ -64,14 +64,14 @@ func viaGateway(addr, gateway string) error {
 	return addRoute(addr+"/32", gateway)
 }
 
-// unguard empties the chains that keep tasks and the world apart.
+// unguard flushes the chains that filter packets between tasks and the rest of the network.
 func unguard() error {
 	c, err := nftables.New()
 	if err != nil {
 		return err
 	}
 	t := &nftables.Table{Family: nftables.TableFamilyINet, Name: "swarm-bridge"}
-	for _, name := range []string{"in", "fence", "moat"} {
+	for _, name := range []string{"in", "forward-filter", "host-input"} {
 		c.FlushChain(&nftables.Chain{Name: name, Table: t})
 	}
 	return c.Flush()

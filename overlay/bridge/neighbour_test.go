@@ -19,7 +19,7 @@ func TestAttach_TaskHasNoNeighbourButTheGateway(t *testing.T) {
 	w := newWorld(t)
 	w.dual()
 	plain := w.attach("plain")
-	apart, err := w.tryAttach(bridge.Attachment{TaskID: "apart", Apart: true})
+	apart, err := w.tryAttach(bridge.Attachment{TaskID: "apart", PortIsolated: true})
 	if err != nil {
 		t.Fatal(err)
 	}

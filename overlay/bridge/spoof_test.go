@@ -22,7 +22,7 @@ import (
 func TestSender_TaskSendsAsItselfAlone(t *testing.T) {
 	w := newWorld(t)
 	w.dual()
-	inner, err := w.tryAttach(bridge.Attachment{TaskID: "inner", Apart: true, NoEgress: true})
+	inner, err := w.tryAttach(bridge.Attachment{TaskID: "inner", PortIsolated: true, NoEgress: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -33,8 +33,8 @@ func TestSender_TaskSendsAsItselfAlone(t *testing.T) {
 	// A new daemon, and rules that somebody has flushed.
 	w.restart()
 	w.do(func() error {
-		return w.b.Restore(t.Context(), []bridge.Held{
-			{Attachment: bridge.Attachment{TaskID: "inner", Apart: true, NoEgress: true}, Result: inner},
+		return w.b.Restore(t.Context(), []bridge.Existing{
+			{Attachment: bridge.Attachment{TaskID: "inner", PortIsolated: true, NoEgress: true}, Result: inner},
 			{Attachment: bridge.Attachment{TaskID: "plain"}, Result: plain},
 			{Attachment: bridge.Attachment{TaskID: "victim", Ports: victim.Ports}, Result: victim},
 		})

@@ -12,8 +12,8 @@ import (
 	"swarm/overlay/hostnet"
 )
 
-// Watch calls check at once, and after changes to the host's nftables, at most once an interval,
-// until ctx ends.
+// Watch calls check at once and then after changes of the host's nftables, at most once per interval, until
+// ctx ends. It logs the errors of check.
 func Watch(ctx context.Context, interval time.Duration, check func(context.Context) error, log *slog.Logger) error {
 	rules := hostnet.Notices{Of: "nftables", Protocol: unix.NETLINK_NETFILTER, Groups: 1 << (unix.NFNLGRP_NFTABLES - 1)}
 	return hostnet.Watch(ctx, rules, interval, func(ctx context.Context) {

@@ -41,7 +41,7 @@ import (
 type Bridge interface {
 	Attach(ctx context.Context, a bridge.Attachment) (bridge.Result, error)
 	Detach(ctx context.Context, taskID string) error
-	Restore(ctx context.Context, keep []bridge.Held) error
+	Restore(ctx context.Context, keep []bridge.Existing) error
 	GuardPorts(ctx context.Context, others []uint16) error
 }
 
@@ -287,14 +287,14 @@ func (p *Plane) Detach(ctx context.Context, taskID string) error {
 // and what is missing is made again. Tasks whose network is whole notice nothing.
 func (p *Plane) Restore(ctx context.Context, keep []Held) error {
 	var (
-		held []bridge.Held
+		held []bridge.Existing
 		legs []fabric.Leg
 	)
 	tasks := make(map[string]*attached, len(keep))
 	for _, k := range keep {
 		t := newAttached(k)
 		tasks[k.TaskID] = t
-		held = append(held, bridge.Held{Attachment: k.leg(), Result: k.Result})
+		held = append(held, bridge.Existing{Attachment: k.leg(), Result: k.Result})
 		legs = append(legs, t.legs()...)
 	}
 	if err := p.deps.Bridge.Restore(ctx, held); err != nil {
@@ -323,8 +323,8 @@ func (p *Plane) Restore(ctx context.Context, keep []Held) error {
 // leg is the task's leg on the node's own network, after those on overlay networks.
 func (a Attachment) leg() bridge.Attachment {
 	return bridge.Attachment{
-		TaskID: a.TaskID, Isolated: !a.Bridged, Interface: Interface(len(a.Overlays)),
-		Apart: len(a.Overlays) > 0, NoEgress: a.Closed, HostAccess: a.HostAccess, Ports: a.Ports,
+		TaskID: a.TaskID, LoopbackOnly: !a.Bridged, Interface: Interface(len(a.Overlays)),
+		PortIsolated: len(a.Overlays) > 0, NoEgress: a.Closed, HostAccess: a.HostAccess, Ports: a.Ports,
 	}
 }
 

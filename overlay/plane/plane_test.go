@@ -57,7 +57,7 @@ func (b fakeBridge) Attach(_ context.Context, a bridge.Attachment) (bridge.Resul
 	return bridge.Result{Netns: "/ns/" + a.TaskID, Address: netip.MustParsePrefix("172.30.0.9/16")}, b.note("bridge %s", a.TaskID)
 }
 func (b fakeBridge) Detach(_ context.Context, id string) error { return b.note("unbridge %s", id) }
-func (b fakeBridge) Restore(_ context.Context, keep []bridge.Held) error {
+func (b fakeBridge) Restore(_ context.Context, keep []bridge.Existing) error {
 	return b.note("rebridge %d", len(keep))
 }
 
