@@ -125,7 +125,7 @@ func (g *gossipMember) show(f *families, emit metrics.Emit) {
 
 // show tells what the overlay counts. service names that of each task.
 func (o *overlay) show(ctx context.Context, f *families, service map[string]string, emit metrics.Emit) error {
-	conflicts := slices.DeleteFunc(o.Conflicts(), func(c mesh.Conflict) bool { return c.Elsewhere })
+	conflicts := slices.DeleteFunc(o.Conflicts(), func(c mesh.Conflict) bool { return c.AddressMissing })
 	emit(f.conflicts, float64(len(conflicts)))
 	for _, t := range o.Traffic(ctx) {
 		s := service[t.TaskID]

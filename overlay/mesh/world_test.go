@@ -324,7 +324,7 @@ func (h *host) sync(s mesh.State) {
 	h.w.t.Helper()
 	h.do(func() error {
 		conflicts, err := h.mesh.Sync(context.Background(), s)
-		if slices.ContainsFunc(conflicts, func(c mesh.Conflict) bool { return !c.Elsewhere }) {
+		if slices.ContainsFunc(conflicts, func(c mesh.Conflict) bool { return !c.AddressMissing }) {
 			h.w.t.Errorf("host %s: %v", h.name, conflicts)
 		}
 		return err

@@ -142,7 +142,7 @@ func (p *Plane) tell(conflicts []mesh.Conflict) {
 	now := make(map[mesh.Port]string, len(conflicts))
 	for _, c := range conflicts {
 		now[c.Port] = c.Err.Error()
-		if p.told[c.Port] != now[c.Port] && !c.Elsewhere {
+		if p.told[c.Port] != now[c.Port] && !c.AddressMissing {
 			p.deps.Log.Warn("a port that is published on all nodes is not answered by its service here", "port", c.Port.String(), "err", c.Err)
 		}
 	}

@@ -439,7 +439,7 @@ func TestFailureIsAConflictWhenItStays(t *testing.T) {
 		}
 		time.Sleep(retryAfter) // in the bubble
 		settled()
-		if got := p.Conflicts(); len(got) != 1 || got[0].Published != 80 || !errors.Is(got[0].Err, cannot) || got[0].Elsewhere {
+		if got := p.Conflicts(); len(got) != 1 || got[0].Published != 80 || !errors.Is(got[0].Err, cannot) || got[0].AddressMissing {
 			t.Errorf("after two failures: %v", got)
 		}
 		k.mu.Lock()
