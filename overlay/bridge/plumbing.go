@@ -297,7 +297,7 @@ func (p *plumbing) plug(t *attached) error {
 func (p *plumbing) plugged(t *attached) bool {
 	c := p.cable(t)
 	c.Addresses = c.Addresses[:1]
-	return c.Whole(p.h, t.Result.Netns)
+	return c.Complete(p.h, t.Result.Netns)
 }
 
 // unplug takes the task's cable off the bridge, under either of its names. The kernel deletes the cable

@@ -1,10 +1,13 @@
 //go:build linux
 
-// Package hostport keeps ports of the host from every other program while they are published: by sockets that are bound and
-// never read, as the rules send the packets elsewhere.
+// Package hostport reserves published ports of the host, so that no other program can use them. It binds sockets
+// and never reads from them: nftables rules redirect the packets before they reach the sockets.
 //
-// It finds a conflict before anything depends on the port, and names who is in the way. Until the rules are there, a client is
-// refused: a socket that listened would take it in, and never answer. Callers: overlay/bridge, overlay/mesh. No goroutines.
+// Binding also finds a conflict before anything depends on the port, and the error names the program that uses the
+// port. A socket does not listen until the caller has written the rules. Until then clients are refused; a listening
+// socket would accept them and never answer.
+//
+// Its callers are overlay/bridge and overlay/mesh. It starts no goroutines.
 package hostport
 
 import (
@@ -19,7 +22,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Number is the protocol's in an IP header; 0 is one that we do not publish.
+// Number returns the number of a protocol in the IP header: "tcp", "udp" or "sctp". It returns zero for any other
+// protocol, which cannot be published.
 func Number(protocol string) byte {
 	switch protocol {
 	case "tcp":
@@ -32,19 +36,20 @@ func Number(protocol string) byte {
 	return 0
 }
 
-// Held is a port that no other program can have.
+// Held is a reserved port.
 type Held struct {
 	protocol string
 	ip       netip.Addr
 	port     uint16
 
-	streams   []int // of TCP
+	streams   []int // file descriptors of the TCP sockets
 	listening bool
 	datagrams []net.PacketConn
 }
 
-// Hold takes the port on all of the host's addresses, or on one of them, until it is closed. ErrAlreadyExists: another
-// program has it, and is named. ErrInvalidArgument: the host has no such address.
+// Hold reserves a port on all addresses of the host, or on one address if ip is valid, until Close is called. Errors:
+// ErrAlreadyExists if another program uses the port (the text names it); ErrInvalidArgument if the host does not have
+// the address.
 func Hold(protocol string, ip netip.Addr, port uint16) (*Held, error) {
 	var families []int
 	switch {
@@ -68,8 +73,8 @@ func Hold(protocol string, ip netip.Addr, port uint16) (*Held, error) {
 	return h, nil
 }
 
-// Listen is called once the rules send away what comes to the port. Programs that set SO_REUSEADDR, as servers do, are kept
-// from it only from then on: ErrAlreadyExists when one was faster.
+// Listen makes the TCP sockets listen. Call it after the rules redirect the port. Before Listen, a program that sets
+// SO_REUSEADDR, as most servers do, can still bind the port. Listen returns ErrAlreadyExists if one has done so.
 func (h *Held) Listen() error {
 	if h.listening {
 		return nil
@@ -83,7 +88,7 @@ func (h *Held) Listen() error {
 	return nil
 }
 
-// Close gives the port back.
+// Close releases the port.
 func (h *Held) Close() error {
 	var errs []error
 	for _, fd := range h.streams {
@@ -130,11 +135,11 @@ func (h *Held) bind(family int) error {
 		}
 		return err
 	}
-	// Few kernels have SCTP sockets; the callers' books are enough.
+	// Few kernels have SCTP sockets. The callers check SCTP ports against each other.
 	return nil
 }
 
-// bindStream is what package net does to listen, short of it.
+// bindStream creates a TCP socket and binds it, as net.Listen does, but does not listen.
 func bindStream(family int, ip netip.Addr, port uint16) (int, error) {
 	var (
 		domain                = unix.AF_INET
