@@ -136,8 +136,8 @@ func (o *overlay) show(ctx context.Context, f *families, service map[string]stri
 			f.taskIn.show(emit, l.Received, l.Network, s, t.TaskID)
 			f.taskOut.show(emit, l.Sent, l.Network, s, t.TaskID)
 			if l.Known {
-				emit(f.begunIn, float64(l.Begun.Accepted), l.Network, s, t.TaskID)
-				emit(f.begunOut, float64(l.Begun.Made), l.Network, s, t.TaskID)
+				emit(f.begunIn, float64(l.Connections.Accepted), l.Network, s, t.TaskID)
+				emit(f.begunOut, float64(l.Connections.Made), l.Network, s, t.TaskID)
 			}
 		}
 	}
