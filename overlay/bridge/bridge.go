@@ -14,7 +14,8 @@
 // attachments of its tasks to Restore, and the package writes no state to disk.
 //
 // The package knows nothing about clusters, services and service names. Its caller is the worker,
-// through an adapter in cmd. The package starts no goroutines; Run uses the goroutine of its caller.
+// through an adapter in cmd. The package starts no goroutines; Run uses the goroutine of its
+// caller.
 package bridge
 
 import (
@@ -70,7 +71,7 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	switch {
 	case c.NetnsDir == "":
-		return c, fmt.Errorf("bridge network: no folder for namespaces: %w", errdefs.ErrInvalidArgument)
+		return c, fmt.Errorf("bridge network: NetnsDir is not set: %w", errdefs.ErrInvalidArgument)
 	case len(c.BridgeName) > 15:
 		return c, fmt.Errorf("bridge name %q: give at most 15 characters: %w", c.BridgeName, errdefs.ErrInvalidArgument)
 	case c.FirstPort == 0 || c.FirstPort > c.LastPort:
@@ -97,7 +98,8 @@ type Attachment struct {
 	// overlay networks has the bridge as its last interface.
 	Interface string
 	// PortIsolated stops traffic between this task and the other tasks on the bridge. It is for a
-	// task on overlay networks: it uses the bridge for outgoing connections and published ports only.
+	// task on overlay networks: it uses the bridge for outgoing connections and published ports
+	// only.
 	PortIsolated bool
 	// NoEgress stops connections that the task opens. The task can answer at its published ports.
 	NoEgress bool
@@ -135,8 +137,8 @@ type Bridge struct {
 	cfg Config
 	log *slog.Logger
 
-	// lock serialises the operations, because they change the same kernel tables. It is a channel, so
-	// that a caller stops waiting when its context ends.
+	// lock serialises the operations, because they change the same kernel tables. It is a channel,
+	// so that a caller stops waiting when its context ends.
 	lock chan struct{}
 	// lock guards the fields below. up says that the device and the rules exist.
 	up          bool
@@ -146,6 +148,7 @@ type Bridge struct {
 	attachments map[string]*attached
 }
 
+// attached is an attached task, with the sockets that reserve its ports.
 type attached struct {
 	Existing
 	sockets []*hostport.Held
@@ -329,10 +332,10 @@ func (b *Bridge) removeIfUnused() error {
 	return b.takeDown()
 }
 
-// Restore takes over the tasks that an earlier process attached. The caller calls it once, before the
-// first Attach. It keeps the network of the tasks in keep, creates the parts that are missing, and
-// removes everything else that an earlier process left. It does not interrupt the traffic of a task
-// whose network is complete. The error is ErrFailedPrecondition if a task is attached already.
+// Restore takes over the tasks that an earlier process attached. The caller calls it once, before
+// the first Attach. It keeps the network of the tasks in keep, creates the parts that are missing,
+// and removes everything else that an earlier process left. It does not interrupt the traffic of a
+// task whose network is complete. The error is ErrFailedPrecondition if a task is attached already.
 func (b *Bridge) Restore(ctx context.Context, keep []Existing) error {
 	keep = slices.Clone(keep)
 	for i := range keep {
@@ -346,7 +349,7 @@ func (b *Bridge) Restore(ctx context.Context, keep []Existing) error {
 	}
 	defer release()
 	if len(b.attachments) > 0 {
-		return fmt.Errorf("restore the bridge network: it is in use: %w", errdefs.ErrFailedPrecondition)
+		return fmt.Errorf("restore the bridge network: a task is attached already: %w", errdefs.ErrFailedPrecondition)
 	}
 	if err := b.removeStrayPins(keep); err != nil {
 		return err
@@ -372,8 +375,9 @@ func (b *Bridge) Restore(ctx context.Context, keep []Existing) error {
 	return b.adopt(keep)
 }
 
-// adopt takes over each task and makes the kernel match all of them. If one task fails, adopt logs the
-// error, removes what exists of the task, and continues: the next Attach of that task starts from nothing.
+// adopt takes over each task and makes the kernel match all of them. If one task fails, adopt logs
+// the error, removes what exists of the task, and continues: the next Attach of that task starts
+// from nothing.
 func (b *Bridge) adopt(keep []Existing) error {
 	var errs []error
 	for _, k := range keep {
@@ -426,7 +430,8 @@ func (b *Bridge) repair(t *attached) error {
 	return b.net.plug(t)
 }
 
-// published returns the content of the nftables sets: the rules of each published task, by its address.
+// published returns the content of the nftables sets: the rules of each published task, by its
+// address.
 func (b *Bridge) published() map[netip.Addr]taskRules {
 	out := make(map[netip.Addr]taskRules)
 	for _, t := range b.attachments {
@@ -437,8 +442,8 @@ func (b *Bridge) published() map[netip.Addr]taskRules {
 	return out
 }
 
-// Check compares the rules in the kernel with the expected rules and repairs them. Another program may
-// have flushed them, or may have added a chain that drops forwarded packets.
+// Check compares the rules in the kernel with the expected rules and repairs them. Another program
+// may have flushed them, or may have added a chain that drops forwarded packets.
 func (b *Bridge) Check(ctx context.Context) error {
 	release, err := b.acquire(ctx)
 	if err != nil || !b.up {
@@ -451,7 +456,8 @@ func (b *Bridge) Check(ctx context.Context) error {
 	return b.net.check(b.published())
 }
 
-// Run calls Check after each change of the host's nftables rules, at most every 200 ms, until ctx ends.
+// Run calls Check after each change of the host's nftables rules, at most every 200 ms, until ctx
+// ends.
 func (b *Bridge) Run(ctx context.Context) error {
 	return nft.Watch(ctx, 200*time.Millisecond, b.Check, b.log)
 }
@@ -494,6 +500,7 @@ func (b *Bridge) Purge(ctx context.Context) error {
 
 func (b *Bridge) pin(taskID string) string { return filepath.Join(b.cfg.NetnsDir, taskID) }
 
+// removeStrayPins deletes the namespaces of all tasks that are not in keep.
 func (b *Bridge) removeStrayPins(keep []Existing) error {
 	entries, err := os.ReadDir(b.cfg.NetnsDir)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {

@@ -12,8 +12,9 @@ import (
 	"swarm/overlay/hostnet"
 )
 
-// deleteUDPFlows deletes the conntrack entries of flows to published UDP ports. UDP has no handshake, so
-// an existing entry would lead the client's packets to the old destination for as long as it sends.
+// deleteUDPFlows deletes the conntrack entries of flows to published UDP ports. UDP has no
+// handshake, so an existing entry would lead the client's packets to the old destination for as
+// long as it sends.
 func deleteUDPFlows(ports []Port) error {
 	var f udpFlows
 	for _, p := range ports {
@@ -33,6 +34,7 @@ func deleteUDPFlows(ports []Port) error {
 	return errors.Join(errs...)
 }
 
+// udpFlows matches UDP flows to these ports.
 type udpFlows []uint16
 
 // MatchConntrackFlow implements netlink.CustomConntrackFilter.

@@ -18,13 +18,14 @@ import (
 )
 
 // frameTable is the table that filters the frames which the bridge forwards. The kernel's flag
-// `isolated` of bridge ports cannot replace it. That flag lets frames pass between an isolated task and
-// one that is not. It also blocks published ports if br_netfilter is on (as beside dockerd), because
-// the bridge itself then forwards the redirected packets.
+// `isolated` of bridge ports cannot replace it. That flag lets frames pass between an isolated task
+// and one that is not. It also blocks published ports if br_netfilter is on (as beside dockerd),
+// because the bridge itself then forwards the redirected packets.
 func (r *rules) frameTable() *nftables.Table {
 	return &nftables.Table{Family: nftables.TableFamilyBridge, Name: r.tableName()}
 }
 
+// frameChains returns the chains of the bridge table.
 func (r *rules) frameChains() []*nft.Chain {
 	// br_netfilter comes earlier and passes redirected packets through the chain `forward-filter`,
 	// which marks them.
@@ -36,8 +37,8 @@ func (r *rules) frameChains() []*nft.Chain {
 			&expr.Meta{Key: key, Register: nft.Reg}, nft.Equal([]byte(isolatedPrefix)), nft.Drop())
 	}
 	for _, prefix := range []string{cablePrefix, isolatedPrefix} {
-		// Frames for 01:80:c2:00:00:00 to 0f: the host would receive them on the cable itself, where no
-		// rule checks their source. See filterReservedMulticast.
+		// Frames for 01:80:c2:00:00:00 to 0f: the host would receive them on the cable itself,
+		// where no rule checks their source. See filterReservedMulticast.
 		bridgeInput.Add(&expr.Payload{DestRegister: nft.Reg, Base: expr.PayloadBaseLLHeader, Offset: etherDst, Len: 6},
 			&expr.Bitwise{SourceRegister: nft.Reg, DestRegister: nft.Reg, Len: 6, Mask: []byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xf0}, Xor: make([]byte, 6)},
 			nft.Equal([]byte{0x01, 0x80, 0xc2, 0, 0, 0}), fromCable(prefix), nft.Drop())
@@ -78,7 +79,8 @@ func (r *rules) senderChains() []*nft.Chain {
 	// link-local address, because the host would start neighbour discovery for it.
 	sender.Add(etherType(ipv6.EtherType()), ipv6.DstIn(expr.CmpOpEq, linkLocals()), nft.Drop())
 	sender.Add(etherType(ipv6.EtherType()), ownSource, nft.Return())
-	// The rest is nothing that a task needs: frames with a VLAN tag, other protocols, DHCP without a source address.
+	// The rest is nothing that a task needs: frames with a VLAN tag, other protocols, DHCP without
+	// a source address.
 	sender.Add(nft.Drop())
 	return []*nft.Chain{source, sender}
 }
@@ -125,15 +127,15 @@ func ownElements(f nft.Family, cable string, mac net.HardwareAddr, addr netip.Ad
 
 func linkLocals() netip.Prefix { return netip.MustParsePrefix("fe80::/10") }
 
-// linkLocal returns the link-local address that the kernel derives from a hardware address (RFC 4291,
-// appendix A).
+// linkLocal returns the link-local address that the kernel derives from a hardware address (RFC
+// 4291, appendix A).
 func linkLocal(mac net.HardwareAddr) netip.Addr {
 	return netip.AddrFrom16([16]byte{0xfe, 0x80, 8: mac[0] ^ 2, mac[1], mac[2], 0xff, 0xfe, mac[3], mac[4], mac[5]})
 }
 
 // etherType matches the type field of the frame. In a frame with a VLAN tag this is the type of the
-// tag, even if the kernel has moved the tag out of the frame; `meta protocol` would be the type of the
-// packet behind the tag.
+// tag, even if the kernel has moved the tag out of the frame; `meta protocol` would be the type of
+// the packet behind the tag.
 func etherType(number uint16) []expr.Any {
 	load := payload(expr.PayloadBaseLLHeader, etherTypeAt, 2)
 	load.DestRegister = nft.Reg

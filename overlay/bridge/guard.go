@@ -16,8 +16,8 @@ import (
 	"swarm/overlay/nft"
 )
 
-// guard stops tasks without HostAccess from reaching the cluster's own ports. A firewall in front of
-// these ports would not stop a task: it sends with the address of its host, which is a node.
+// guard stops tasks without HostAccess from reaching the cluster's own ports. A firewall in front
+// of these ports would not stop a task: it sends with the address of its host, which is a node.
 //
 //	set ports:       protocol . port   the cluster's own ports, at any address
 //	set hostaccess4: address           tasks with HostAccess
@@ -35,11 +35,12 @@ type guard struct {
 // UDP) and Data (UDP, for VXLAN). Cluster may differ between nodes.
 type ClusterPorts struct{ Cluster, Gossip, Data uint16 }
 
-// Guard makes the rules reject packets from tasks without HostAccess to the given ports and to those of
-// GuardPorts, at every address. Call it before Attach and Restore.
+// Guard makes the rules reject packets from tasks without HostAccess to the given ports and to
+// those of GuardPorts, at every address. Call it before Attach and Restore.
 func (b *Bridge) Guard(ports ClusterPorts) { b.cfg.guard.ports = ports }
 
-// GuardPorts sets the TCP ports that nodes serve the cluster on. It replaces the ports of the last call.
+// GuardPorts sets the TCP ports that nodes serve the cluster on. It replaces the ports of the last
+// call.
 func (b *Bridge) GuardPorts(ctx context.Context, others []uint16) error {
 	release, err := b.acquire(ctx)
 	if err != nil {
@@ -76,7 +77,8 @@ func portKey(p Port) []byte {
 	return append(nft.Pad([]byte{hostport.Number(p.Protocol)}), nft.Port(p.Published)...)
 }
 
-// elements returns the elements of the set ports without duplicates. There are none if ports is zero.
+// elements returns the elements of the set ports without duplicates. There are none if ports is
+// zero.
 func (g guard) elements() (out []nftables.SetElement) {
 	if g.ports == (ClusterPorts{}) {
 		return nil
@@ -144,10 +146,10 @@ func (r *rules) rejectClusterPorts(f nft.Family) []expr.Any {
 		})
 }
 
-// connectionsPerSecond and connectionBurst limit how fast a task opens connections. The host tracks the
-// connections of all its tasks in one table, with 262,144 entries by default. At this rate one task
-// fills at most 60 % of it: the kernel keeps an entry without an answer for 30 s (UDP) or 120 s (TCP),
-// and an entry with an answer for 120 s (UDP).
+// connectionsPerSecond and connectionBurst limit how fast a task opens connections. The host tracks
+// the connections of all its tasks in one table, with 262,144 entries by default. At this rate one
+// task fills at most 60 % of it: the kernel keeps an entry without an answer for 30 s (UDP) or 120
+// s (TCP), and an entry with an answer for 120 s (UDP).
 const (
 	connectionsPerSecond = 1000
 	connectionBurst      = 32768

@@ -134,6 +134,7 @@ func (p *plumbing) ensureBridge() error {
 	return p.makeBridge()
 }
 
+// matches reports whether the found subnet is the configured one, or none is configured.
 func matches(wish, found netip.Prefix) bool { return !wish.IsValid() || wish.Masked() == found }
 
 func (p *plumbing) makeBridge() error {
@@ -170,9 +171,9 @@ func (p *plumbing) setUp(link netlink.Link) error {
 	return errors.Join(p.h.LinkSetUp(link), p.routeLoopback6())
 }
 
-// filterReservedMulticast makes frames for 01:80:c2:00:00:0e pass the rules of the bridge, like the other
-// reserved multicast addresses. Otherwise the bridge would learn from these frames and the host would
-// receive them on the cable itself, before any rule.
+// filterReservedMulticast makes frames for 01:80:c2:00:00:0e pass the rules of the bridge, like the
+// other reserved multicast addresses. Otherwise the bridge would learn from these frames and the
+// host would receive them on the cable itself, before any rule.
 func (p *plumbing) filterReservedMulticast(link netlink.Link) error {
 	mask := uint16(1 << 0x0e)
 	attrs := netlink.NewLinkAttrs()
@@ -183,7 +184,8 @@ func (p *plumbing) filterReservedMulticast(link netlink.Link) error {
 	return nil
 }
 
-// addAddress adds an address without duplicate address detection, because no other host can have it.
+// addAddress adds an address without duplicate address detection, because no other host can have
+// it.
 func addAddress(h *netlink.Handle, link netlink.Link, a netip.Prefix) error {
 	addr := &netlink.Addr{IPNet: hostnet.IPNet(a)}
 	if a.Addr().Is6() {
@@ -195,8 +197,8 @@ func addAddress(h *netlink.Handle, link netlink.Link, a netip.Prefix) error {
 	return nil
 }
 
-// setSysctls sets the sysctls of the bridge. route_localnet lets clients at the host's 127.0.0.1 use
-// published ports; the rules stop tasks from reaching 127.0.0.0/8.
+// setSysctls sets the sysctls of the bridge. route_localnet lets clients at the host's 127.0.0.1
+// use published ports; the rules stop tasks from reaching 127.0.0.0/8.
 func (p *plumbing) setSysctls() error {
 	// The separators are slashes, because the interface's name may contain a dot.
 	conf := "conf/" + p.name + "/"
@@ -212,9 +214,9 @@ func (p *plumbing) setSysctls() error {
 	return p.hostNS.SetSysctls(values)
 }
 
-// routeLoopback6 does for [::1] what route_localnet does for 127.0.0.1. The kernel accepts an answer to
-// [::1] only from an interface with its own local route for [::1]. It drops packets to [::1] that come
-// from outside before any rule.
+// routeLoopback6 does for [::1] what route_localnet does for 127.0.0.1. The kernel accepts an
+// answer to [::1] only from an interface with its own local route for [::1]. It drops packets to
+// [::1] that come from outside before any rule.
 func (p *plumbing) routeLoopback6() error {
 	if !p.subnet6.IsValid() {
 		return nil
@@ -236,6 +238,7 @@ func (p *plumbing) removeBridge() error {
 	return forwarding.Undo(p.hostNS, p.h, link.Attrs().Alias)
 }
 
+// subnetOf returns the subnet of the first address of the device that is not link-local.
 func (p *plumbing) subnetOf(link netlink.Link, family int) (netip.Prefix, bool) {
 	addrs, err := hostnet.Complete(func() ([]netlink.Addr, error) { return p.h.AddrList(link, family) })
 	if err != nil {
@@ -251,7 +254,8 @@ func (p *plumbing) subnetOf(link netlink.Link, family int) (netip.Prefix, bool) 
 	return netip.Prefix{}, false
 }
 
-// group returns the link group of the bridge and its cables. One request can delete the whole group.
+// group returns the link group of the bridge and its cables. One request can delete the whole
+// group.
 func (p *plumbing) group() uint32 {
 	sum := sha256.Sum256([]byte(p.name))
 	return binary.BigEndian.Uint32(sum[:])>>1 | 1
@@ -265,9 +269,9 @@ func portName(t *attached) string {
 	return cable.PortName(cablePrefix, t.TaskID)
 }
 
-// cable describes the cable of a task. The addresses have no subnet, so that the gateway is the task's
-// only neighbour. The kernel limits the number of neighbours of all namespaces together: a task that
-// looked for many neighbours would leave none for the host.
+// cable describes the cable of a task. The addresses have no subnet, so that the gateway is the
+// task's only neighbour. The kernel limits the number of neighbours of all namespaces together: a
+// task that looked for many neighbours would leave none for the host.
 func (p *plumbing) cable(t *attached) cable.Cable {
 	r := t.Result
 	c := cable.Cable{
@@ -280,6 +284,7 @@ func (p *plumbing) cable(t *attached) cable.Cable {
 	return c
 }
 
+// hostPrefix returns the /32 or /128 prefix of the address.
 func hostPrefix(p netip.Prefix) netip.Prefix { return netip.PrefixFrom(p.Addr(), p.Addr().BitLen()) }
 
 // plug connects the task's namespace to the bridge.
@@ -292,16 +297,16 @@ func (p *plumbing) plug(t *attached) error {
 	return p.cable(t).Plug(p.h, ns)
 }
 
-// plugged reports whether the task's cable is complete. It ignores IPv6, because a cable that an earlier
-// version created has no IPv6 address and must remain.
+// plugged reports whether the task's cable is complete. It ignores IPv6, because a cable that an
+// earlier version created has no IPv6 address and must remain.
 func (p *plumbing) plugged(t *attached) bool {
 	c := p.cable(t)
 	c.Addresses = c.Addresses[:1]
 	return c.Complete(p.h, t.Result.Netns)
 }
 
-// unplug takes the task's cable off the bridge, under either of its names. The kernel deletes the cable
-// with the task's namespace.
+// unplug takes the task's cable off the bridge, under either of its names. The kernel deletes the
+// cable with the task's namespace.
 func (p *plumbing) unplug(taskID string) error {
 	return errors.Join(
 		cable.Unplug(p.h, cable.PortName(cablePrefix, taskID)), cable.Unplug(p.h, cable.PortName(isolatedPrefix, taskID)))
@@ -334,8 +339,8 @@ func (p *plumbing) removeStrayCables(live map[string]*attached) error {
 	return errors.Join(errs...)
 }
 
-// deleteGroup deletes the bridge and all cables in one request, because the kernel makes each deletion
-// wait for a grace period.
+// deleteGroup deletes the bridge and all cables in one request, because the kernel makes each
+// deletion wait for a grace period.
 func (p *plumbing) deleteGroup() error {
 	req := nl.NewNetlinkRequest(unix.RTM_DELLINK, unix.NLM_F_ACK)
 	req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))

@@ -16,12 +16,12 @@ import (
 // macBridge is the second byte of the hardware addresses on the bridge.
 const macBridge = 0x53
 
-// macOf derives the hardware address from the IPv4 address. So an old neighbour entry stays correct if
-// another task gets the address.
+// macOf derives the hardware address from the IPv4 address. So an old neighbour entry stays correct
+// if another task gets the address.
 func macOf(a netip.Addr) net.HardwareAddr { return hostnet.MAC(macBridge, a) }
 
-// pool allocates the addresses of a subnet in turn. A released address is allocated again as late as
-// possible, so that caches of its last user have time to expire.
+// pool allocates the addresses of a subnet in turn. A released address is allocated again as late
+// as possible, so that caches of its last user have time to expire.
 type pool struct {
 	subnet netip.Prefix
 	used   map[netip.Addr]bool
@@ -71,8 +71,8 @@ func indexOf(a netip.Addr, subnet netip.Prefix) uint32 {
 	return binary.BigEndian.Uint32(b[:]) - binary.BigEndian.Uint32(first[:])
 }
 
-// ipv6Of returns the IPv6 address with the same index as an IPv4 address, so that one pool serves both
-// families. The result is not valid if subnet6 is not.
+// ipv6Of returns the IPv6 address with the same index as an IPv4 address, so that one pool serves
+// both families. The result is not valid if subnet6 is not.
 func ipv6Of(subnet6 netip.Prefix, a netip.Addr, subnet netip.Prefix) netip.Addr {
 	if !subnet6.IsValid() {
 		return netip.Addr{}

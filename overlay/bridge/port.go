@@ -40,9 +40,10 @@ func (p Port) overlaps(o Port) bool {
 		(!p.HostIP.IsValid() || !o.HostIP.IsValid() || p.HostIP == o.HostIP)
 }
 
+// validTaskID checks that the task ID can be the name of a pin.
 func validTaskID(id string) error {
 	if id == "" || strings.ContainsAny(id, "/\x00") || id == "." || id == ".." {
-		return fmt.Errorf("task id %q cannot name a file: %w", id, errdefs.ErrInvalidArgument)
+		return fmt.Errorf("task ID %q is not a valid file name: %w", id, errdefs.ErrInvalidArgument)
 	}
 	return nil
 }
@@ -91,7 +92,8 @@ func newPortAllocator(first, last uint16) *portAllocator {
 	return &portAllocator{first: first, last: last, cursor: last, byTask: make(map[string][]Port)}
 }
 
-// allocate binds all ports of a task or none. It chooses a free port for each Published that is zero.
+// allocate binds all ports of a task or none. It chooses a free port for each Published that is
+// zero.
 func (b *portAllocator) allocate(task string, wanted []Port) (ports []Port, holds []*hostport.Held, err error) {
 	defer func() {
 		if err != nil {
@@ -125,8 +127,8 @@ func (b *portAllocator) allocate(task string, wanted []Port) (ports []Port, hold
 	return
 }
 
-// reclaim binds the ports that a task had before this process began. It returns an error for the ports
-// that it cannot bind, but records them too: they stay reserved for the task.
+// reclaim binds the ports that a task had before this process began. It returns an error for the
+// ports that it cannot bind, but records them too: they stay reserved for the task.
 func (b *portAllocator) reclaim(task string, ports []Port) ([]*hostport.Held, error) {
 	var holds []*hostport.Held
 	var errs []error
@@ -144,6 +146,7 @@ func (b *portAllocator) reclaim(task string, ports []Port) ([]*hostport.Held, er
 
 func (b *portAllocator) release(task string) { delete(b.byTask, task) }
 
+// holder returns the task with a port that overlaps p.
 func (b *portAllocator) holder(p Port) (string, bool) {
 	for task, ports := range b.byTask {
 		for _, o := range ports {
@@ -176,6 +179,7 @@ func (b *portAllocator) choose(p Port) (Port, *hostport.Held, error) {
 		p.Protocol, b.first, b.last, errdefs.ErrResourceExhausted)
 }
 
+// bind reserves a port on the host, unless a task has it already.
 func (b *portAllocator) bind(p Port) (*hostport.Held, error) {
 	if task, ok := b.holder(p); ok {
 		return nil, fmt.Errorf("port %s is published by task %s on this host: %w", p, task, errdefs.ErrAlreadyExists)

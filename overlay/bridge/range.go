@@ -28,8 +28,8 @@ func (p *plumbing) chooseRange() error {
 	return p.chooseIPv6(netip.Prefix{})
 }
 
-// chooseIPv6 chooses the IPv6 subnet: found if it is valid, or else a free one. There is none on a host
-// without IPv6.
+// chooseIPv6 chooses the IPv6 subnet: found if it is valid, or else a free one. There is none on a
+// host without IPv6.
 func (p *plumbing) chooseIPv6(found netip.Prefix) error {
 	if !forwarding.HasIPv6(p.hostNS) {
 		p.subnet6 = netip.Prefix{}
@@ -47,6 +47,7 @@ func (p *plumbing) chooseIPv6(found netip.Prefix) error {
 	return err
 }
 
+// chooseSubnet returns wish if it is free, or the first free candidate if wish is not valid.
 func chooseSubnet(used []netip.Prefix, wish netip.Prefix, candidates iter.Seq[netip.Prefix]) (netip.Prefix, error) {
 	if !wish.IsValid() {
 		return hostnet.Choose(used, candidates)
@@ -68,7 +69,8 @@ func uniqueLocalRanges() iter.Seq[netip.Prefix] {
 	}
 }
 
-// privateRanges yields the default range, and then the private ranges that Docker and clouds seldom use.
+// privateRanges yields the default range, and then the private ranges that Docker and clouds seldom
+// use.
 func privateRanges() iter.Seq[netip.Prefix] {
 	return func(yield func(netip.Prefix) bool) {
 		for _, first := range []byte{30, 31, 29, 28, 27, 26, 25, 24, 23, 22, 21, 20, 19, 18, 17, 16} {

@@ -41,8 +41,8 @@ const portDst = 2
 //	      redirected packets, which the chain `isolated` must let through. host-input also drops
 //	      packets to loopback addresses
 //
-// A table of the same name in the bridge family filters frames. It also sees frames that never reach
-// the hooks of the inet table:
+// A table of the same name in the bridge family filters frames. It also sees frames that never
+// reach the hooks of the inet table:
 //
 //	set own4:       cable . hardware address . address           the addresses that a task may send from
 //	set reachable4: address                                      tasks that are not isolated
@@ -266,8 +266,8 @@ func (r *rules) chains() []*nft.Chain {
 	return append([]*nft.Chain{in, out, back}, r.filters()...)
 }
 
-// filters returns the filter chains. Unlike nat chains they see every packet of the host, so a packet
-// that does not concern the bridge must leave them after as few rules as possible.
+// filters returns the filter chains. Unlike nat chains they see every packet of the host, so a
+// packet that does not concern the bridge must leave them after as few rules as possible.
 func (r *rules) filters() []*nft.Chain {
 	forwardFilter := &nft.Chain{Name: "forward-filter", Type: nftables.ChainTypeFilter, Hook: nftables.ChainHookForward, Prio: nftables.ChainPriorityFilter}
 	forwardFilter.Add(r.from(expr.CmpOpEq), &expr.Verdict{Kind: expr.VerdictGoto, Chain: "egress"})
@@ -292,7 +292,8 @@ func (r *rules) filters() []*nft.Chain {
 		for _, f := range r.enabledFamilies() {
 			ch.Add(r.limitNewConnections(f))
 			noEgress := r.sets(f)[noEgressSet]
-			// Untracked packets have no direction and pass, so that a task can resolve the gateway's address.
+			// Untracked packets have no direction and pass, so that a task can resolve the
+			// gateway's address.
 			ch.Add(nft.Asking(), f.Is(), f.LoadSrc(nft.Reg), &expr.Lookup{SourceRegister: nft.Reg, SetName: noEgress.Name, SetID: noEgress.ID},
 				rejectProhibited())
 		}
@@ -301,14 +302,16 @@ func (r *rules) filters() []*nft.Chain {
 		if f.Of(linkLocals().Addr()) {
 			egress.Add(f.Is(), f.DstIn(expr.CmpOpEq, linkLocals()), nft.Drop()) // No other link has these addresses.
 		}
-		// Neighbour discovery stays on the bridge, so untracked packets of these tasks must not leave it.
+		// Neighbour discovery stays on the bridge, so untracked packets of these tasks must not
+		// leave it.
 		noEgress := r.sets(f)[noEgressSet]
 		egress.Add(r.to(expr.CmpOpNeq), f.Is(), f.LoadSrc(nft.Reg), &expr.Lookup{SourceRegister: nft.Reg, SetName: noEgress.Name, SetID: noEgress.ID},
 			nft.Drop())
 		hostInput.Add(r.rejectClusterPorts(f))
 		hostInput.Add(f.Is(), f.DstIn(expr.CmpOpEq, f.Loopback()), nft.Drop())
 	}
-	// These packets go to a task on the bridge or to a published port, not to a port of the cluster.
+	// These packets go to a task on the bridge or to a published port, not to a port of the
+	// cluster.
 	egress.Add(r.to(expr.CmpOpEq), nft.Return())
 	egress.Add(nft.Redirected(), nft.Return())
 	for _, f := range r.enabledFamilies() {

@@ -1,11 +1,11 @@
 //go:build linux
 
-// Package cable connects containers to bridges. A cable is a veth pair: one end is a port of the bridge, the
-// other is an interface in the container's network namespace.
+// Package cable connects containers to bridges. A cable is a veth pair: one end is a port of the
+// bridge, the other is an interface in the container's network namespace.
 //
-// Two rules for cables live here. Both ends must pass frames before a container starts, and the removal of a
-// cable must not wait for the kernel. The package keeps no state and starts no goroutines. Its callers are
-// overlay/bridge and overlay/fabric.
+// Two rules for cables live here. Both ends must pass frames before a container starts, and the
+// removal of a cable must not wait for the kernel. The package keeps no state and starts no
+// goroutines. Its callers are overlay/bridge and overlay/fabric.
 package cable
 
 import (
@@ -26,9 +26,10 @@ import (
 	"swarm/overlay/netns"
 )
 
-// containerSysctls are the sysctls of a container's namespace. A process that is not root may bind any port,
-// because all ports of the namespace belong to the task, and may send pings. An answer may leave through
-// another interface than the one at which the request arrived, whatever the distribution's default is.
+// containerSysctls are the sysctls of a container's namespace. A process that is not root may bind
+// any port, because all ports of the namespace belong to the task, and may send pings. An answer
+// may leave through another interface than the one at which the request arrived, whatever the
+// distribution's default is.
 var containerSysctls = map[string]string{
 	"ipv4.ip_unprivileged_port_start": "0",
 	"ipv4.ping_group_range":           "0 2147483647",
@@ -53,23 +54,23 @@ type Cable struct {
 	Interface string
 	// MAC is the hardware address of the container's end.
 	MAC net.HardwareAddr
-	// Addresses are the container's addresses. Each has the subnet in which the container reaches other hosts
-	// without a gateway.
+	// Addresses are the container's addresses. Each has the subnet in which the container reaches
+	// other hosts without a gateway.
 	Addresses []netip.Prefix
-	// Gateways are the gateways of the default routes, at most one of each family. They can be outside of the
-	// subnets in Addresses.
+	// Gateways are the gateways of the default routes, at most one of each family. They can be
+	// outside of the subnets in Addresses.
 	Gateways []netip.Addr
 }
 
-// PortName derives the name of a task's port from the task ID. Each calling package uses its own prefix, of at
-// most 5 characters.
+// PortName derives the name of a task's port from the task ID. Each calling package uses its own
+// prefix, of at most 5 characters.
 func PortName(prefix, taskID string) string {
 	sum := sha256.Sum256([]byte(taskID))
 	return prefix + hex.EncodeToString(sum[:5])
 }
 
-// Plug creates the cable between the bridge, which is in the namespace of near, and the container's namespace. It
-// returns when both ends pass frames, or after one second.
+// Plug creates the cable between the bridge, which is in the namespace of near, and the container's
+// namespace. It returns when both ends pass frames, or after one second.
 func (c Cable) Plug(near *netlink.Handle, container *netns.Namespace) error {
 	if err := container.SetSysctls(containerSysctls); err != nil {
 		return err
@@ -113,10 +114,10 @@ func (c Cable) hasIPv6() bool {
 	return slices.ContainsFunc(c.Addresses, func(p netip.Prefix) bool { return p.Addr().Is6() })
 }
 
-// ipv6Sysctls returns the IPv6 sysctls of the container's end. Duplicate address detection is off, because our
-// addresses are unique. The interface generates no link-local address: such an address would let the container
-// look for 2^64 neighbours. The kernel limits the number of neighbours of all namespaces together, so the host
-// could not add any more.
+// ipv6Sysctls returns the IPv6 sysctls of the container's end. Duplicate address detection is off,
+// because our addresses are unique. The interface generates no link-local address: such an address
+// would let the container look for 2^64 neighbours. The kernel limits the number of neighbours of
+// all namespaces together, so the host could not add any more.
 func (c Cable) ipv6Sysctls() map[string]string {
 	conf, disable := "ipv6/conf/"+c.Interface+"/", "1"
 	if c.hasIPv6() {
@@ -159,10 +160,10 @@ func (c Cable) configure(far *netlink.Handle) error {
 // readyTimeout limits the wait for a cable, in milliseconds. A timeout is not an error.
 const readyTimeout = 1000
 
-// await returns when both ends pass frames and the kernel treats the container's IPv6 addresses as local. The kernel
-// does both in the background. A frame that is sent earlier is lost, and the container would repeat a lost ARP
-// request only after one second. A request for the link makes newer kernels check the carrier at once; older kernels
-// check it within milliseconds.
+// await returns when both ends pass frames and the kernel treats the container's IPv6 addresses as
+// local. The kernel does both in the background. A frame that is sent earlier is lost, and the
+// container would repeat a lost ARP request only after one second. A request for the link makes
+// newer kernels check the carrier at once; older kernels check it within milliseconds.
 func (c Cable) await(near, far *netlink.Handle) error {
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
@@ -194,8 +195,8 @@ func (c Cable) addressed(far *netlink.Handle) bool {
 	})
 }
 
-// Complete reports whether both ends exist and are connected and the container's end has its addresses. container
-// is the path of the namespace's pin.
+// Complete reports whether both ends exist and are connected and the container's end has its
+// addresses. container is the path of the namespace's pin.
 func (c Cable) Complete(near *netlink.Handle, container string) bool {
 	port, err := near.LinkByName(c.Port)
 	if err != nil || port.Attrs().MasterIndex != c.Bridge || port.Attrs().OperState != netlink.OperUp {
@@ -221,8 +222,9 @@ func (c Cable) Complete(near *netlink.Handle, container string) bool {
 	})
 }
 
-// Unplug removes a port from its bridge. The kernel deletes the cable when the container's namespace ends. Deleting it
-// here would wait for a grace period of the kernel (30 ms). Unplug returns nil if the port does not exist.
+// Unplug removes a port from its bridge. The kernel deletes the cable when the container's
+// namespace ends. Deleting it here would wait for a grace period of the kernel (30 ms). Unplug
+// returns nil if the port does not exist.
 func Unplug(near *netlink.Handle, port string) error {
 	link, err := near.LinkByName(port)
 	if errors.As(err, &netlink.LinkNotFoundError{}) {

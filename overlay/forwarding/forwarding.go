@@ -2,10 +2,11 @@
 
 // Package forwarding turns on IP forwarding for as long as one of our devices needs it.
 //
-// It sets `net.ipv4.ip_forward` and `net.ipv6.conf.all.forwarding`. A host with IPv6 forwarding ignores router
-// advertisements, so the package also sets `accept_ra` of the interfaces that use them. It writes the old values
-// into the alias of each device that needs forwarding. So the record survives the process and is deleted with the
-// device. The removal of the last device restores the values.
+// It sets `net.ipv4.ip_forward` and `net.ipv6.conf.all.forwarding`. A host with IPv6 forwarding
+// ignores router advertisements, so the package also sets `accept_ra` of the interfaces that use
+// them. It writes the old values into the alias of each device that needs forwarding. So the record
+// survives the process and is deleted with the device. The removal of the last device restores the
+// values.
 //
 // Its callers are overlay/bridge and overlay/mesh. It starts no goroutines.
 package forwarding
@@ -32,8 +33,9 @@ const (
 	raWasOn = "accept_ra was 1: "
 )
 
-// Enable turns on forwarding for IPv4, and for IPv6 if the kernel has it. It records the old values in the alias of
-// link. A later call for the same device sets the values again and keeps the record.
+// Enable turns on forwarding for IPv4, and for IPv6 if the kernel has it. It records the old values
+// in the alias of link. A later call for the same device sets the values again and keeps the
+// record.
 func Enable(ns *netns.Namespace, h *netlink.Handle, link netlink.Link) error {
 	alias := link.Attrs().Alias
 	if !hostnet.Ours(alias) {
@@ -52,7 +54,8 @@ func Enable(ns *netns.Namespace, h *netlink.Handle, link netlink.Link) error {
 	}
 	values := map[string]string{"ipv4/ip_forward": "1"}
 	if HasIPv6(ns) {
-		// Set accept_ra first: without it a forwarding host deletes the default routes from router advertisements at once.
+		// Set accept_ra first: without it a forwarding host deletes the default routes from router
+		// advertisements at once.
 		for _, name := range raInterfaces(alias) {
 			if err := ns.SetSysctls(map[string]string{raKey(name): "2"}); err != nil && !errors.Is(err, os.ErrNotExist) {
 				return err
@@ -69,7 +72,8 @@ func HasIPv6(ns *netns.Namespace) bool {
 	return err == nil
 }
 
-// recordedAlias returns the alias of another device of ours, or "". It has the values from before the first device.
+// recordedAlias returns the alias of another device of ours, or "". It has the values from before
+// the first device.
 func recordedAlias(h *netlink.Handle) (string, error) {
 	links, err := hostnet.Complete(func() ([]netlink.Link, error) { return h.LinkList() })
 	if err != nil {
@@ -102,8 +106,8 @@ func newAlias(ns *netns.Namespace, h *netlink.Handle) (string, error) {
 		var names []string
 		for _, l := range links {
 			name := l.Attrs().Name
-			// The limit of 8 names is there because an alias has at most 255 bytes. A host with more interfaces has
-			// configured routes, and does not need router advertisements.
+			// The limit of 8 names is there because an alias has at most 255 bytes. A host with
+			// more interfaces has configured routes, and does not need router advertisements.
 			if ra, err := ns.Sysctl(raKey(name)); err == nil && ra == "1" && name != "lo" && l.Attrs().MasterIndex == 0 && len(names) < 8 {
 				names = append(names, name)
 			}
@@ -124,8 +128,8 @@ func raInterfaces(alias string) []string {
 	return strings.Fields(names)
 }
 
-// Undo restores the values in the alias of a deleted device. It does nothing if there is another device of ours, or any
-// bridge, because the programs of that device may rely on forwarding by now.
+// Undo restores the values in the alias of a deleted device. It does nothing if there is another
+// device of ours, or any bridge, because the programs of that device may rely on forwarding by now.
 func Undo(ns *netns.Namespace, h *netlink.Handle, alias string) error {
 	if !hostnet.Ours(alias) || alias == ours {
 		return nil

@@ -10,8 +10,9 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// Routed returns the sorted ranges to which the network namespace of the caller has a route other than the default route. A
-// network of the cluster must not overlap them. Routed ignores the routes of the devices in without.
+// Routed returns the sorted ranges to which the network namespace of the caller has a route other
+// than the default route. A network of the cluster must not overlap them. Routed ignores the routes
+// of the devices in without.
 func Routed(without ...string) ([]netip.Prefix, error) {
 	h, err := netlink.NewHandle()
 	if err != nil {
@@ -40,8 +41,8 @@ func Routed(without ...string) ([]netip.Prefix, error) {
 	return Widest(out), nil
 }
 
-// Widest sorts ranges. It omits a range that is inside of another one, and loopback, link-local and multicast ranges, which
-// no network of the cluster can have.
+// Widest sorts ranges. It omits a range that is inside of another one, and loopback, link-local and
+// multicast ranges, which no network of the cluster can have.
 func Widest(list []netip.Prefix) []netip.Prefix {
 	list = slices.DeleteFunc(slices.Clone(list), func(p netip.Prefix) bool {
 		a := p.Addr()

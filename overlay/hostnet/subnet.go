@@ -1,7 +1,7 @@
 //go:build linux
 
-// Package hostnet reads the network configuration of the host: which address ranges have a route, which range is
-// free, and which MTU packets to other hosts have.
+// Package hostnet reads the network configuration of the host: which address ranges have a route,
+// which range is free, and which MTU packets to other hosts have.
 //
 // It changes nothing, except that AnswerLoopback6 adds a route. It starts no goroutines.
 package hostnet
@@ -18,8 +18,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Used returns the ranges in which the host has an address or to which it has a route, without the default routes. h is
-// a handle to the namespace of the host.
+// Used returns the ranges in which the host has an address or to which it has a route, without the
+// default routes. h is a handle to the namespace of the host.
 func Used(h *netlink.Handle) ([]netip.Prefix, error) {
 	var used []netip.Prefix
 	add := func(n *net.IPNet) {
@@ -49,8 +49,8 @@ func Used(h *netlink.Handle) ([]netip.Prefix, error) {
 	return used, nil
 }
 
-// Choose returns the first candidate that overlaps none of the used ranges. The error is ErrResourceExhausted if there is
-// none.
+// Choose returns the first candidate that overlaps none of the used ranges. The error is
+// ErrResourceExhausted if there is none.
 func Choose(used []netip.Prefix, candidates iter.Seq[netip.Prefix]) (netip.Prefix, error) {
 	var first, last netip.Prefix
 	for c := range candidates {
@@ -89,16 +89,17 @@ func Nth(p netip.Prefix, n uint32) netip.Addr {
 	return netip.AddrFrom4([4]byte{byte(v >> 24), byte(v >> 16), byte(v >> 8), byte(v)})
 }
 
-// MAC derives a locally administered hardware address from an IPv4 address. prefix is its second byte. Each calling
-// package uses its own prefix, so that their addresses differ.
+// MAC derives a locally administered hardware address from an IPv4 address. prefix is its second
+// byte. Each calling package uses its own prefix, so that their addresses differ.
 func MAC(prefix byte, a netip.Addr) net.HardwareAddr {
 	b := a.As4()
 	return net.HardwareAddr{0x02, prefix, b[0], b[1], b[2], b[3]}
 }
 
-// AnswerLoopback6 adds a route so that the kernel accepts answers to the host's [::1] from an interface. It needs them for
-// redirected connections from [::1]. This does for IPv6 what route_localnet does for IPv4. The kernel deletes the route with
-// the interface. The metric contains the interface index, so that the routes of several interfaces differ.
+// AnswerLoopback6 adds a route so that the kernel accepts answers to the host's [::1] from an
+// interface. It needs them for redirected connections from [::1]. This does for IPv6 what
+// route_localnet does for IPv4. The kernel deletes the route with the interface. The metric
+// contains the interface index, so that the routes of several interfaces differ.
 func AnswerLoopback6(h *netlink.Handle, index int) error {
 	err := h.RouteReplace(&netlink.Route{
 		LinkIndex: index, Type: unix.RTN_LOCAL, Table: unix.RT_TABLE_LOCAL, Priority: 5000 + index,
@@ -116,8 +117,9 @@ const Alias = "swarm"
 // Ours reports whether swarm created the device with this alias.
 func Ours(alias string) bool { return alias == Alias || strings.HasPrefix(alias, Alias+"; ") }
 
-// WayOutMTU returns the MTU of the interface with the IPv4 default route. Without a default route it returns the smallest
-// MTU of the interfaces that are up and have an IPv4 address, at most 1500. It ignores interfaces that swarm created.
+// WayOutMTU returns the MTU of the interface with the IPv4 default route. Without a default route
+// it returns the smallest MTU of the interfaces that are up and have an IPv4 address, at most 1500.
+// It ignores interfaces that swarm created.
 func WayOutMTU(h *netlink.Handle) (int, error) {
 	routes, err := Complete(func() ([]netlink.Route, error) { return h.RouteList(nil, netlink.FAMILY_V4) })
 	if err != nil {

@@ -1,11 +1,12 @@
 //go:build linux
 
-// Package hostport reserves published ports of the host, so that no other program can use them. It binds sockets
-// and never reads from them: nftables rules redirect the packets before they reach the sockets.
+// Package hostport reserves published ports of the host, so that no other program can use them. It
+// binds sockets and never reads from them: nftables rules redirect the packets before they reach
+// the sockets.
 //
-// Binding also finds a conflict before anything depends on the port, and the error names the program that uses the
-// port. A socket does not listen until the caller has written the rules. Until then clients are refused; a listening
-// socket would accept them and never answer.
+// Binding also finds a conflict before anything depends on the port, and the error names the
+// program that uses the port. A socket does not listen until the caller has written the rules.
+// Until then clients are refused; a listening socket would accept them and never answer.
 //
 // Its callers are overlay/bridge and overlay/mesh. It starts no goroutines.
 package hostport
@@ -22,8 +23,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Number returns the number of a protocol in the IP header: "tcp", "udp" or "sctp". It returns zero for any other
-// protocol, which cannot be published.
+// Number returns the number of a protocol in the IP header: "tcp", "udp" or "sctp". It returns zero
+// for any other protocol, which cannot be published.
 func Number(protocol string) byte {
 	switch protocol {
 	case "tcp":
@@ -47,9 +48,9 @@ type Held struct {
 	datagrams []net.PacketConn
 }
 
-// Hold reserves a port on all addresses of the host, or on one address if ip is valid, until Close is called. Errors:
-// ErrAlreadyExists if another program uses the port (the text names it); ErrInvalidArgument if the host does not have
-// the address.
+// Hold reserves a port on all addresses of the host, or on one address if ip is valid, until Close
+// is called. Errors: ErrAlreadyExists if another program uses the port (the text names it);
+// ErrInvalidArgument if the host does not have the address.
 func Hold(protocol string, ip netip.Addr, port uint16) (*Held, error) {
 	var families []int
 	switch {
@@ -73,8 +74,9 @@ func Hold(protocol string, ip netip.Addr, port uint16) (*Held, error) {
 	return h, nil
 }
 
-// Listen makes the TCP sockets listen. Call it after the rules redirect the port. Before Listen, a program that sets
-// SO_REUSEADDR, as most servers do, can still bind the port. Listen returns ErrAlreadyExists if one has done so.
+// Listen makes the TCP sockets listen. Call it after the rules redirect the port. Before Listen, a
+// program that sets SO_REUSEADDR, as most servers do, can still bind the port. Listen returns
+// ErrAlreadyExists if one has done so.
 func (h *Held) Listen() error {
 	if h.listening {
 		return nil

@@ -16,8 +16,8 @@ import (
 	"swarm/overlay/netns"
 )
 
-// TestHold_ClientsAreRefused checks that a client which connects before the rules exist is refused and does not wait
-// for a socket that never answers.
+// TestHold_ClientsAreRefused checks that a client which connects before the rules exist is refused
+// and does not wait for a socket that never answers.
 func TestHold_ClientsAreRefused(t *testing.T) {
 	pin := filepath.Join(t.TempDir(), "ns")
 	if err := netns.Create(pin); err != nil {

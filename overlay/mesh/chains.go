@@ -13,7 +13,8 @@ import (
 	"swarm/overlay/nft"
 )
 
-// writeSkeleton queues a new table with the chains, rules and sets that do not depend on the content.
+// writeSkeleton queues a new table with the chains, rules and sets that do not depend on the
+// content.
 func (r *rules) writeSkeleton(c *nftables.Conn) {
 	t := table()
 	// Deleting a table that does not exist would fail, so add it first.
@@ -63,8 +64,8 @@ func (r *rules) fromPeers() []expr.Any {
 	return nft.Device(expr.MetaKeyIIF, expr.CmpOpEq, r.index)
 }
 
-// toOthers leaves a chain if the packet does not leave through the device. It must be the first rule, because
-// most packets of the host do not concern the mesh.
+// toOthers leaves a chain if the packet does not leave through the device. It must be the first
+// rule, because most packets of the host do not concern the mesh.
 func (r *rules) toOthers() []expr.Any {
 	return nft.Join(nft.Device(expr.MetaKeyOIF, expr.CmpOpNeq, r.index), nft.Return())
 }
@@ -76,9 +77,9 @@ func loadPeer() expr.Any {
 
 func number(n uint32) []byte { return binaryutil.NativeEndian.PutUint32(n) }
 
-// mark returns the chain that sends answers back through the host from which the connection came: the chain `in`
-// has stored that host in the mark of the connection. It also drops packets from peers to the host's loopback
-// addresses.
+// mark returns the chain that sends answers back through the host from which the connection came:
+// the chain `in` has stored that host in the mark of the connection. It also drops packets from
+// peers to the host's loopback addresses.
 func (r *rules) mark() *nft.Chain {
 	ch := base("mark", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, nftables.ChainPriorityMangle)
 	load := &expr.Ct{Key: expr.CtKeyMARK, Register: nft.Reg}
@@ -88,8 +89,8 @@ func (r *rules) mark() *nft.Chain {
 	return ch
 }
 
-// back returns the chain that masquerades some connections. It does not handle connections from containers of
-// this host, because the rules of their bridge masquerade them.
+// back returns the chain that masquerades some connections. It does not handle connections from
+// containers of this host, because the rules of their bridge masquerade them.
 func (r *rules) back() *nft.Chain {
 	ch := base("back", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource)
 	ch.Add(r.toOthers())
@@ -102,8 +103,8 @@ func (r *rules) back() *nft.Chain {
 	return ch
 }
 
-// leave returns the chain that writes the segment size which fits the mesh into the first packets of both ends.
-// The kernel can only lower the size. The chain also clears the mark.
+// leave returns the chain that writes the segment size which fits the mesh into the first packets
+// of both ends. The kernel can only lower the size. The chain also clears the mark.
 func (r *rules) leave() *nft.Chain {
 	const (
 		tcpFlags   = 13
@@ -124,8 +125,8 @@ func (r *rules) leave() *nft.Chain {
 			&expr.Immediate{Register: nft.Reg, Data: size},
 			&expr.Exthdr{SourceRegister: nft.Reg, Type: optionMSS, Offset: sizeOffset, Len: 2, Op: expr.ExthdrOpTcpopt})
 	}
-	// The packet is routed already. VXLAN would copy the mark to the outer packet, which would be routed back
-	// into the device.
+	// The packet is routed already. VXLAN would copy the mark to the outer packet, which would be
+	// routed back into the device.
 	ch.Add(marked(), &expr.Immediate{Register: nft.Reg, Data: number(0)}, &expr.Meta{Key: expr.MetaKeyMARK, Register: nft.Reg, SourceRegister: true})
 	return ch
 }
@@ -143,17 +144,17 @@ func masked() []expr.Any {
 	}
 }
 
-// closed returns the chain that rejects connections without a backend. Without it the sockets that hold the
-// ports would accept them and never answer.
+// closed returns the chain that rejects connections without a backend. Without it the sockets that
+// hold the ports would accept them and never answer.
 func (r *rules) closed() *nft.Chain {
 	ch := base("closed", nftables.ChainTypeFilter, nftables.ChainHookInput, nftables.ChainPriorityFilter)
 	refuse := &expr.Verdict{Kind: expr.VerdictGoto, Chain: "refuse"}
-	// Most incoming packets are answers to clients on this host or VXLAN packets. Neither can be for a
-	// published port, so they leave the chain early.
+	// Most incoming packets are answers to clients on this host or VXLAN packets. Neither can be
+	// for a published port, so they leave the chain early.
 	ch.Add(nft.Answering(), nft.Return())
-	// A packet from the mesh that was not redirected is for the host itself. Containers and peers must not
-	// reach the cluster's own ports this way. ICMP must pass: hosts use it to find neighbours and to report
-	// packets that are too big.
+	// A packet from the mesh that was not redirected is for the host itself. Containers and peers
+	// must not reach the cluster's own ports this way. ICMP must pass: hosts use it to find
+	// neighbours and to report packets that are too big.
 	ch.Add(r.fromPeers(), nft.Protocol(expr.CmpOpNeq, unix.IPPROTO_ICMP), nft.Protocol(expr.CmpOpNeq, unix.IPPROTO_ICMPV6), refuse)
 	ch.Add(nft.DatagramTo(uint16(r.port)), nft.Return())
 	held := fixedSets()["held"]

@@ -37,7 +37,7 @@ func (m *Mesh) ensureDevice(self Node) (netlink.Link, error) {
 		attrs.Name, attrs.MTU, attrs.HardwareAddr = m.cfg.Device, mtu, self.mac()
 		vxlan := &netlink.Vxlan{LinkAttrs: attrs, VxlanId: m.cfg.VNI, SrcAddr: self.Underlay.AsSlice(), Port: m.cfg.Port}
 		if err := m.h.LinkAdd(vxlan); err != nil {
-			return nil, fmt.Errorf("the kernel needs VXLAN: %w", err)
+			return nil, fmt.Errorf("create the VXLAN device (the kernel needs VXLAN): %w", err)
 		}
 		link, err = m.h.LinkByName(m.cfg.Device)
 	}
@@ -68,8 +68,9 @@ func (m *Mesh) ensureDevice(self Node) (netlink.Link, error) {
 	return link, nil
 }
 
-// disableGRO turns off generic receive offload at the device. The interface below already merges segments inside
-// of VXLAN packets. A second attempt would delay each packet by one run of the scheduler.
+// disableGRO turns off generic receive offload at the device. The interface below already merges
+// segments inside of VXLAN packets. A second attempt would delay each packet by one run of the
+// scheduler.
 func (m *Mesh) disableGRO() error {
 	e, err := ethtool.NewEthtool()
 	if err != nil {
@@ -89,8 +90,8 @@ func (m *Mesh) matches(link netlink.Link, self Node) bool {
 	return src.Unmap() == self.Underlay
 }
 
-// mtu returns the MTU of the device: the MTU of the underlay minus the headers of VXLAN, which have 50 bytes over
-// IPv4 and 70 bytes over IPv6.
+// mtu returns the MTU of the device: the MTU of the underlay minus the headers of VXLAN, which have
+// 50 bytes over IPv4 and 70 bytes over IPv6.
 func (m *Mesh) mtu(underlay netip.Addr) (int, error) {
 	addrs, err := hostnet.Complete(func() ([]netlink.Addr, error) { return m.h.AddrList(nil, netlink.FAMILY_ALL) })
 	if err != nil {
@@ -112,9 +113,10 @@ func (m *Mesh) mtu(underlay netip.Addr) (int, error) {
 	return 0, fmt.Errorf("this host has no interface with the data path address %s", underlay)
 }
 
-// setSysctls sets the sysctls of the device. Packets from clients arrive here although this host has other routes
-// to them (rp_filter). Packets from its own addresses arrive if a local program connects through another host
-// (accept_local). Answers to its 127.0.0.1 arrive here too (route_localnet).
+// setSysctls sets the sysctls of the device. Packets from clients arrive here although this host
+// has other routes to them (rp_filter). Packets from its own addresses arrive if a local program
+// connects through another host (accept_local). Answers to its 127.0.0.1 arrive here too
+// (route_localnet).
 func (m *Mesh) setSysctls() error {
 	rp := "0"
 	if all, err := m.hostNS.Sysctl("ipv4/conf/all/rp_filter"); err != nil || all != "0" {
@@ -137,6 +139,7 @@ func (m *Mesh) setSysctls() error {
 	return m.hostNS.SetSysctls(values)
 }
 
+// syncAddresses makes the addresses of the device match those of the node.
 func (m *Mesh) syncAddresses(link netlink.Link, self Node) error {
 	found, err := hostnet.Complete(func() ([]netlink.Addr, error) { return m.h.AddrList(link, netlink.FAMILY_ALL) })
 	if err != nil {
@@ -158,8 +161,9 @@ func (m *Mesh) syncAddresses(link netlink.Link, self Node) error {
 	return errors.Join(errs...)
 }
 
-// awaitAddresses waits up to 200 ms until the kernel treats the addresses as local, which it does in the background.
-// A connection that is opened earlier is never redirected. A timeout is not an error.
+// awaitAddresses waits up to 200 ms until the kernel treats the addresses as local, which it does
+// in the background. A connection that is opened earlier is never redirected. A timeout is not an
+// error.
 func (m *Mesh) awaitAddresses(self Node) {
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
@@ -182,8 +186,9 @@ func (m *Mesh) usable(all []netip.Prefix) []netip.Prefix {
 	return slices.DeleteFunc(slices.Clone(all), func(p netip.Prefix) bool { return p.Addr().Is6() })
 }
 
-// entries returns the kernel entries of the peers: the host to which frames for a peer go (forwarding database), and
-// the hardware address of each mesh address (neighbours). So the device neither learns nor sends ARP requests.
+// entries returns the kernel entries of the peers: the host to which frames for a peer go
+// (forwarding database), and the hardware address of each mesh address (neighbours). So the device
+// neither learns nor sends ARP requests.
 func (m *Mesh) entries(link netlink.Link, peers []Node) []netlink.Neigh {
 	var out []netlink.Neigh
 	for _, p := range peers {
@@ -209,6 +214,7 @@ func sameEntry(a, b netlink.Neigh) bool {
 	return a.Family == b.Family && a.IP.Equal(b.IP) && a.HardwareAddr.String() == b.HardwareAddr.String()
 }
 
+// found returns the static entries of the device in the kernel.
 func (m *Mesh) found(link netlink.Link) ([]netlink.Neigh, error) {
 	var out []netlink.Neigh
 	for _, family := range []int{unix.AF_BRIDGE, unix.AF_INET, unix.AF_INET6} {
@@ -217,7 +223,8 @@ func (m *Mesh) found(link netlink.Link) ([]netlink.Neigh, error) {
 			return nil, fmt.Errorf("list neighbours: %w", err)
 		}
 		for _, e := range entries {
-			// Skip the kernel's own entries: multicast addresses and entries that are being resolved.
+			// Skip the kernel's own entries: multicast addresses and entries that are being
+			// resolved.
 			if e.LinkIndex == link.Attrs().Index && e.State&unix.NUD_PERMANENT != 0 && !net.IP(e.IP).IsMulticast() {
 				e.Family = family
 				out = append(out, e)
@@ -227,6 +234,7 @@ func (m *Mesh) found(link netlink.Link) ([]netlink.Neigh, error) {
 	return out, nil
 }
 
+// addPeers adds the entries of the peers that are missing.
 func (m *Mesh) addPeers(link netlink.Link, peers []Node) error {
 	found, err := m.found(link)
 	if err != nil {
@@ -243,6 +251,7 @@ func (m *Mesh) addPeers(link netlink.Link, peers []Node) error {
 	return errors.Join(errs...)
 }
 
+// removeStrayPeers deletes the entries of all nodes that are not in peers.
 func (m *Mesh) removeStrayPeers(peers []Node) error {
 	link, err := m.h.LinkByName(m.cfg.Device)
 	if err != nil {
@@ -268,8 +277,8 @@ func (m *Mesh) removeStrayPeers(peers []Node) error {
 	return errors.Join(errs...)
 }
 
-// removeDevice removes the routing rules, the accept rules, the zones table, and the device with its addresses,
-// neighbours and routes.
+// removeDevice removes the routing rules, the accept rules, the zones table, and the device with
+// its addresses, neighbours and routes.
 func (m *Mesh) removeDevice() error {
 	if err := errors.Join(m.removeStrayRules(nil), m.accepts().Remove(&m.conn), nft.RemoveTable(&m.conn, zonesTable())); err != nil {
 		return err

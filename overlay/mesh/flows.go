@@ -22,17 +22,18 @@ type staleFlows struct {
 	leftBackends map[uint16][]netip.AddrPort
 	// validBackends are all backends, by published UDP port. Flows to other backends are stale.
 	validBackends map[uint16][]netip.AddrPort
-	// newUDPPorts are published UDP ports without a backend before. Flows of earlier packets go to this host itself.
+	// newUDPPorts are published UDP ports without a backend before. Flows of earlier packets go to
+	// this host itself.
 	newUDPPorts map[uint16]bool
-	// retryTCPPorts are published TCP ports whose rules may have been missing. Deleting an unanswered flow lets the
-	// client's next SYN reach a backend.
+	// retryTCPPorts are published TCP ports whose rules may have been missing. Deleting an
+	// unanswered flow lets the client's next SYN reach a backend.
 	retryTCPPorts map[uint16]bool
 	// goneAddresses are hosts and backends that no longer exist.
 	goneAddresses []netip.Addr
 }
 
-// addLeft adds the UDP flows of an entry to the backends that have left. UDP has no handshake, so such a flow would
-// go to the old backend for as long as its client sends.
+// addLeft adds the UDP flows of an entry to the backends that have left. UDP has no handshake, so
+// such a flow would go to the old backend for as long as its client sends.
 func (d *staleFlows) addLeft(e entry, before, after []target) {
 	if e.port.Protocol != "udp" {
 		return
@@ -47,8 +48,8 @@ func (d *staleFlows) addLeft(e entry, before, after []target) {
 	}
 }
 
-// addUnknown selects all flows that do not match the desired content. It is for the first sync of a process, which does
-// not know the earlier backends.
+// addUnknown selects all flows that do not match the desired content. It is for the first sync of a
+// process, which does not know the earlier backends.
 func (d *staleFlows) addUnknown(want desired) {
 	d.validBackends = make(map[uint16][]netip.AddrPort)
 	d.retryTCPPorts = make(map[uint16]bool)
@@ -83,8 +84,8 @@ func (d staleFlows) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
 	return slices.Contains(d.leftBackends[flow.Forward.DstPort], backend) || (ours && !slices.Contains(kept, backend))
 }
 
-// beforeRules reports whether a flow that was not redirected began before its port had rules. The kernel would never
-// redirect it.
+// beforeRules reports whether a flow that was not redirected began before its port had rules. The
+// kernel would never redirect it.
 func (d staleFlows) beforeRules(flow *netlink.ConntrackFlow) bool {
 	port := flow.Forward.DstPort
 	if flow.Forward.Protocol == unix.IPPROTO_UDP {

@@ -1,7 +1,8 @@
 //go:build linux
 
-// Package mesh implements the routing mesh: every host answers at a published port and forwards each
-// connection to a backend, on whichever host the backend runs. The backend sees the client's address.
+// Package mesh implements the routing mesh: every host answers at a published port and forwards
+// each connection to a backend, on whichever host the backend runs. The backend sees the client's
+// address.
 //
 // In the host's namespace the package owns:
 //   - a VXLAN device that connects all hosts (`swmesh`)
@@ -10,10 +11,10 @@
 //   - accept rules in foreign chains that would drop forwarded packets
 //   - a bound socket for each published port
 //
-// The first published port creates all of these, and the last one to go removes them. The kernel is the
-// only lasting record: the first Sync of a process repairs what it finds and breaks no connection. The
-// package does not know services and tasks, only ports, hosts and addresses. Its caller is overlay/plane.
-// The package starts no goroutines; Run uses the goroutine of its caller.
+// The first published port creates all of these, and the last one to go removes them. The kernel is
+// the only lasting record: the first Sync of a process repairs what it finds and breaks no
+// connection. The package does not know services and tasks, only ports, hosts and addresses. Its
+// caller is overlay/plane. The package starts no goroutines; Run uses the goroutine of its caller.
 package mesh
 
 import (
@@ -52,8 +53,8 @@ type Mesh struct {
 	cfg Config
 	log *slog.Logger
 
-	// lock serialises the operations, because they change the same kernel tables, and guards the fields
-	// below. It is a channel, so that a caller stops waiting when its context ends.
+	// lock serialises the operations, because they change the same kernel tables, and guards the
+	// fields below. It is a channel, so that a caller stops waiting when its context ends.
 	lock   chan struct{}
 	hostNS *netns.Namespace
 	h      *netlink.Handle
@@ -62,8 +63,8 @@ type Mesh struct {
 	sockets map[Port]*hostport.Held
 }
 
-// appliedLinks are the nodes for which this process has programmed the device, neighbours and routes.
-// They are in the kernel only if valid is set.
+// appliedLinks are the nodes for which this process has programmed the device, neighbours and
+// routes. They are in the kernel only if valid is set.
 type appliedLinks struct {
 	self  Node
 	peers []Node
@@ -110,13 +111,13 @@ func (m *Mesh) open() error {
 	return nil
 }
 
-// Sync programs the mesh of this host as the state says. It writes only the differences. New connections
-// go to the backends in the state. Established connections stay at their backend; UDP flows to a backend
-// that has left go to another one.
+// Sync programs the mesh of this host as the state says. It writes only the differences. New
+// connections go to the backends in the state. Established connections stay at their backend; UDP
+// flows to a backend that has left go to another one.
 //
-// Sync returns a Conflict for each port that another program of this host uses, and for each port on an
-// address that this host does not have. Such a port works on the other hosts. The next Sync tries it again.
-// The error is ErrInvalidArgument if the state is invalid.
+// Sync returns a Conflict for each port that another program of this host uses, and for each port
+// on an address that this host does not have. Such a port works on the other hosts. The next Sync
+// tries it again. The error is ErrInvalidArgument if the state is invalid.
 func (m *Mesh) Sync(ctx context.Context, s State) ([]Conflict, error) {
 	if err := s.validate(); err != nil {
 		return nil, err
@@ -174,7 +175,8 @@ func (m *Mesh) sync(s State) ([]Conflict, error) {
 	return conflicts, m.deleteFlows(left)
 }
 
-// connect creates the device and adds what the peers in s need: neighbours, routes and routing rules.
+// connect creates the device and adds what the peers in s need: neighbours, routes and routing
+// rules.
 func (m *Mesh) connect(s State) error {
 	if len(s.Peers) == 0 {
 		return nil
@@ -206,9 +208,9 @@ func (m *Mesh) takeDown() error {
 	return errors.Join(errs...)
 }
 
-// Reset ends the established connections to backends that no longer exist, or to hosts that no longer exist,
-// by their mesh addresses. The next packet of each connection is answered with a reset. Pass many addresses
-// in one call, because each call walks the conntrack table.
+// Reset ends the established connections to backends that no longer exist, or to hosts that no
+// longer exist, by their mesh addresses. The next packet of each connection is answered with a
+// reset. Pass many addresses in one call, because each call walks the conntrack table.
 func (m *Mesh) Reset(ctx context.Context, gone []netip.Addr) error {
 	release, err := m.acquire(ctx)
 	if err != nil {
@@ -221,8 +223,8 @@ func (m *Mesh) Reset(ctx context.Context, gone []netip.Addr) error {
 	return m.deleteFlows(staleFlows{goneAddresses: gone})
 }
 
-// Check compares the rules in the kernel with the expected rules and repairs them. Another program may have
-// flushed them, or may have added a chain that drops forwarded packets.
+// Check compares the rules in the kernel with the expected rules and repairs them. Another program
+// may have flushed them, or may have added a chain that drops forwarded packets.
 func (m *Mesh) Check(ctx context.Context) error {
 	release, err := m.acquire(ctx)
 	if err != nil {
@@ -238,7 +240,8 @@ func (m *Mesh) Check(ctx context.Context) error {
 	return errors.Join(m.ensureZones(), m.accepts().Mend(&m.conn))
 }
 
-// Run calls Check after each change of the host's nftables rules, at most every 200 ms, until ctx ends.
+// Run calls Check after each change of the host's nftables rules, at most every 200 ms, until ctx
+// ends.
 func (m *Mesh) Run(ctx context.Context) error {
 	return nft.Watch(ctx, 200*time.Millisecond, m.Check, m.log)
 }

@@ -16,8 +16,8 @@ import (
 	"swarm/overlay/nft"
 )
 
-// The priorities of our routing rules. A packet without our mark passes only two rules: the kernel's rule for local
-// addresses, and prioSkip.
+// The priorities of our routing rules. A packet without our mark passes only two rules: the
+// kernel's rule for local addresses, and prioSkip.
 const (
 	prioSkip  = 5357 // a packet without our mark continues at prioEnd
 	prioPeers = 5358 // a mark selects the routing table of a peer, whose number is the mark
@@ -32,6 +32,7 @@ func (m *Mesh) enabledFamilies() []nft.Family {
 	return nft.Families()[:1]
 }
 
+// wantedRules returns the routing rules of one family for the peers.
 func (m *Mesh) wantedRules(f nft.Family, peers []Node) []netlink.Rule {
 	rule := func(prio int) netlink.Rule {
 		r := *netlink.NewRule()
@@ -58,6 +59,7 @@ const actionNop = 3
 
 func sameRule(a, b netlink.Rule) bool { return a.Priority == b.Priority && a.Mark == b.Mark }
 
+// foundRules returns the routing rules in the kernel that have our priorities.
 func (m *Mesh) foundRules(f nft.Family) ([]netlink.Rule, error) {
 	all, err := hostnet.Complete(func() ([]netlink.Rule, error) { return m.h.RuleList(int(f.Number)) })
 	if err != nil {
@@ -66,8 +68,8 @@ func (m *Mesh) foundRules(f nft.Family) ([]netlink.Rule, error) {
 	return slices.DeleteFunc(all, func(r netlink.Rule) bool { return r.Priority < prioSkip || r.Priority > prioEnd }), nil
 }
 
-// addRoutes creates for each peer a routing table whose default route leads through the peer, and a rule that selects
-// the table by the peer's mark.
+// addRoutes creates for each peer a routing table whose default route leads through the peer, and a
+// rule that selects the table by the peer's mark.
 func (m *Mesh) addRoutes(link netlink.Link, peers []Node) error {
 	for _, f := range m.enabledFamilies() {
 		for _, p := range peers {
@@ -106,8 +108,8 @@ func unspecified(f nft.Family) netip.Addr {
 	return netip.IPv6Unspecified()
 }
 
-// removeStrayRules removes the routing rules and routes of all nodes that are not in peers. Without peers it removes all
-// of our rules.
+// removeStrayRules removes the routing rules and routes of all nodes that are not in peers. Without
+// peers it removes all of our rules.
 func (m *Mesh) removeStrayRules(peers []Node) error {
 	var errs []error
 	for _, f := range m.enabledFamilies() {

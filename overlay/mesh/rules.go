@@ -18,8 +18,9 @@ import (
 	"swarm/overlay/slots"
 )
 
-// tableName is the name of the nftables table. Maps, sets and rules exist for IPv6 too, with the suffix 6. The
-// maps with ten slots for each port are named -10, and there is a map for each number of slots in use:
+// tableName is the name of the nftables table. Maps, sets and rules exist for IPv6 too, with the
+// suffix 6. The maps with ten slots for each port are named -10, and there is a map for each number
+// of slots in use:
 //
 //	map any4-10:  protocol . port . 0-9 -> address . port            ports on all addresses
 //	map one4-10:  address . protocol . port . 0-9 -> address . port  ports on one address
@@ -41,12 +42,13 @@ import (
 //	closed (input): rejects connections to published ports that were not redirected, because there is no
 //	      backend; rejects packets from the mesh to the host itself
 //
-// A port is in one map of a kind at a time. It moves to a map of another size in one transaction. The lookups
-// of one packet are not atomic: if the kernel commits a transaction between two lookups, both may miss the
-// port. So each chain looks up all maps twice.
+// A port is in one map of a kind at a time. It moves to a map of another size in one transaction.
+// The lookups of one packet are not atomic: if the kernel commits a transaction between two
+// lookups, both may miss the port. So each chain looks up all maps twice.
 const tableName = "swarm-mesh"
 
-// kind is a kind of map: for ports on all addresses, for ports on one address, or for backends on this host.
+// kind is a kind of map: for ports on all addresses, for ports on one address, or for backends on
+// this host.
 type kind int
 
 const (
@@ -97,12 +99,13 @@ type rules struct {
 	sizeClasses map[sizeClass]bool
 }
 
+// reset discards what is known about the table in the kernel, so that the next sync replaces it.
 func (r *rules) reset() {
 	r.written, r.services, r.sizeClasses, r.lastWanted = false, nil, nil, desired{}
 }
 
-// sync makes the table match the desired content, in one transaction. The first sync of a process replaces the
-// whole table. The result lists the flows that are to be deleted.
+// sync makes the table match the desired content, in one transaction. The first sync of a process
+// replaces the whole table. The result lists the flows that are to be deleted.
 func (r *rules) sync(want desired) (staleFlows, error) {
 	next, left := r.fill(want)
 	if !r.written {
@@ -161,6 +164,7 @@ func (r *rules) fill(want desired) (map[entry]service, staleFlows) {
 	return next, left
 }
 
+// replace writes the whole table in one transaction.
 func (r *rules) replace(want desired, next map[entry]service) error {
 	r.written = false
 	change := newChange()
@@ -184,13 +188,13 @@ func (r *rules) removeTables() error {
 	return nft.RemoveTable(&r.conn, table())
 }
 
-// mend replaces the table when it is not what it was.
+// repair writes the table again if another program has changed it.
 func (r *rules) repair(log *slog.Logger) error {
 	if !r.written {
 		return nil
 	}
 	var intact bool
-	// What cannot be read is not intact; an error here only ends the connection.
+	// The table is not intact if it cannot be read. Do closes the connection after an error.
 	_ = r.conn.Do(func(c *nftables.Conn) (err error) {
 		intact, err = r.intact(c)
 		return err
@@ -198,12 +202,12 @@ func (r *rules) repair(log *slog.Logger) error {
 	if intact {
 		return nil
 	}
-	log.Warn("nftables table was changed by another program, writing it again", "table", tableName)
+	log.Warn("another program changed our nftables table; it is written again", "table", tableName)
 	return r.replace(r.lastWanted, r.services)
 }
 
-// intact compares what is cheap to compare: the chains' lengths, and the sizes of the sets that do not grow with the backends.
-// Our own changes wake whoever watches the rules, so this runs often.
+// intact compares only the length of each chain and the sizes of the fixed sets, which do not grow
+// with the backends. It must be cheap, because Run calls it after our own changes too.
 func (r *rules) intact(c *nftables.Conn) (bool, error) {
 	lengths := map[string]int{kindHere.chain(): 0, kindAny.chain(): 0}
 	for _, ch := range r.chains() {
@@ -407,7 +411,8 @@ func fixedSets() map[string]*nftables.Set {
 	return out
 }
 
-// write commits the change in one transaction. It also creates the maps and rules of new size classes.
+// write commits the change in one transaction. It also creates the maps and rules of new size
+// classes.
 func (c change) write(conn *nftables.Conn, sizeClasses map[sizeClass]bool) error {
 	var fresh []sizeClass
 	for _, g := range slices.SortedFunc(maps.Keys(c.added), func(a, b sizeClass) int { return a.size - b.size }) {

@@ -30,12 +30,13 @@ type Node struct {
 	ID string
 	// Underlay is the address to which VXLAN packets for the host go.
 	Underlay netip.Addr
-	// Mesh has one or two addresses of the host on the network `ingress`, at most one of each family. The
-	// last 16 bits of the first address must be unique among the hosts.
+	// Mesh has one or two addresses of the host on the network `ingress`, at most one of each
+	// family. The last 16 bits of the first address must be unique among the hosts.
 	Mesh []netip.Prefix
-	// Others are further addresses of the host. A program there may connect to a port at another host
-	// although the backend is on its own host. The own kernel would then take the answer for a local
-	// packet. So the other host masquerades such connections, if they come from Underlay or Others.
+	// Others are further addresses of the host. A program there may connect to a port at another
+	// host although the backend is on its own host. The own kernel would then take the answer for a
+	// local packet. So the other host masquerades such connections, if they come from Underlay or
+	// Others.
 	Others []netip.Addr
 }
 
@@ -60,8 +61,8 @@ func (n Node) addresses() (out []netip.Addr) {
 	return out
 }
 
-// mac returns a hardware address that derives from the first mesh address. So an old neighbour entry for the
-// address stays correct if another node gets the address.
+// mac returns a hardware address that derives from the first mesh address. So an old neighbour
+// entry for the address stays correct if another node gets the address.
 func (n Node) mac() net.HardwareAddr {
 	b := n.Mesh[0].Addr().AsSlice()
 	return hostnet.MAC(macMesh, netip.AddrFrom4([4]byte(b[len(b)-4:])))
@@ -69,13 +70,14 @@ func (n Node) mac() net.HardwareAddr {
 
 const macMesh = 0x42
 
-// A mark of a connection or a packet says through which host the connection came. Its upper 16 bits are
-// markOurs, its lower 16 bits are the last bits of the host's first mesh address.
+// A mark of a connection or a packet says through which host the connection came. Its upper 16 bits
+// are markOurs, its lower 16 bits are the last bits of the host's first mesh address.
 const (
 	markOurs = 0x5357_0000
 	markMask = 0xffff_0000
 )
 
+// mark returns the mark of connections that come through the node.
 func (n Node) mark() uint32 {
 	b := n.Mesh[0].Addr().AsSlice()
 	return markOurs | uint32(binary.BigEndian.Uint16(b[len(b)-2:]))
@@ -83,7 +85,8 @@ func (n Node) mark() uint32 {
 
 // Port is a published port. All hosts answer at it.
 type Port struct {
-	// IP limits the port to the host that has this address. The zero value means all addresses of all hosts.
+	// IP limits the port to the host that has this address. The zero value means all addresses of
+	// all hosts.
 	IP        netip.Addr
 	Published uint16
 	// Protocol is "tcp", "udp" or "sctp".
@@ -97,19 +100,21 @@ type Published struct {
 	Port
 	// Target is the port in the containers.
 	Target uint16
-	// Number is the port to which hosts forward the packets to each other. Zero means Published. Ports with
-	// the same Published on different addresses need different Numbers.
+	// Number is the port to which hosts forward the packets to each other. Zero means Published.
+	// Ports with the same Published on different addresses need different Numbers.
 	Number uint16
-	// Local ports answer only on hosts with a backend, and use only the backends there (mode=local).
+	// Local ports answer only on hosts with a backend, and use only the backends there
+	// (mode=local).
 	Local    bool
 	Backends []Backend
-	// Standby are containers of this host that are not backends now. Another host may forward connections to
-	// them because it does not know yet that one has left, or knows earlier than this host that one is new.
-	// Standby containers take such connections if this host has no backend. Without standby containers this
-	// host forwards them to another host.
+	// Standby are containers of this host that are not backends now. Another host may forward
+	// connections to them because it does not know yet that one has left, or knows earlier than
+	// this host that one is new. Standby containers take such connections if this host has no
+	// backend. Without standby containers this host forwards them to another host.
 	Standby []Backend
 }
 
+// number returns the port to which hosts forward the packets to each other.
 func (p Published) number() uint16 {
 	if p.Number != 0 {
 		return p.Number
@@ -121,12 +126,13 @@ func (p Published) number() uint16 {
 type Backend struct {
 	// Node is the ID of its host.
 	Node string
-	// Addresses are the container's addresses on the bridge of this host, at most one of each family. They
-	// are not used for backends on other hosts.
+	// Addresses are the container's addresses on the bridge of this host, at most one of each
+	// family. They are not used for backends on other hosts.
 	Addresses []netip.Addr
 }
 
-// Conflict is a port at which this host cannot answer. Err says why; it names the program that uses the port.
+// Conflict is a port at which this host cannot answer. Err says why; it names the program that uses
+// the port.
 type Conflict struct {
 	Port
 	Err error
@@ -137,7 +143,7 @@ type Conflict struct {
 func (s *State) validate() error {
 	for _, n := range append([]Node{s.Self}, s.Peers...) {
 		if n.ID == "" || len(n.Mesh) == 0 || len(n.Mesh) > 2 || !n.Underlay.IsValid() {
-			return fmt.Errorf("routing mesh: node %q: give id, address, and one or two addresses on the mesh: %w", n.ID, errdefs.ErrInvalidArgument)
+			return fmt.Errorf("routing mesh: node %q: give an ID, an address, and one or two addresses on the mesh: %w", n.ID, errdefs.ErrInvalidArgument)
 		}
 	}
 	seen := make(map[Port]bool, len(s.Ports))
@@ -151,7 +157,8 @@ func (s *State) validate() error {
 	return nil
 }
 
-// target is a destination in a slots table. A host with several backends has one target for each; n numbers them.
+// target is a destination in a slots table. A host with several backends has one target for each; n
+// numbers them.
 type target struct {
 	to netip.AddrPort
 	n  int
@@ -161,8 +168,8 @@ func compareTargets(a, b target) int {
 	return cmp.Or(a.to.Compare(b.to), cmp.Compare(a.n, b.n))
 }
 
-// tables returns the desired content of the nftables table. This host does not answer at a port that is not in
-// held, but its backends of such a port still serve the other hosts.
+// tables returns the desired content of the nftables table. This host does not answer at a port
+// that is not in held, but its backends of such a port still serve the other hosts.
 func (s State) tables(held map[Port]*hostport.Held) desired {
 	d := desired{entries: make(map[entry][]target), peers: s.Peers}
 	peers := make(map[string]Node, len(s.Peers))
@@ -198,8 +205,8 @@ func (s State) tables(held map[Port]*hostport.Held) desired {
 	return d
 }
 
-// targets returns the destinations of a port: here are the backends on this host, by their own addresses; all
-// adds the backends on other hosts, by the mesh addresses of their hosts.
+// targets returns the destinations of a port: here are the backends on this host, by their own
+// addresses; all adds the backends on other hosts, by the mesh addresses of their hosts.
 func (p Published) targets(f nft.Family, self Node, peers map[string]Node) (here, all []target) {
 	count := make(map[netip.AddrPort]int)
 	for _, b := range p.Backends {
@@ -252,8 +259,8 @@ func (m *Mesh) holdPorts(ports []Published) ([]Conflict, error) {
 	return conflicts, errors.Join(errs...)
 }
 
-// listen starts to listen at the ports. The rules must redirect them already. If another program has bound a
-// port meanwhile, listen releases the port and returns a conflict.
+// listen starts to listen at the ports. The rules must redirect them already. If another program
+// has bound a port meanwhile, listen releases the port and returns a conflict.
 func (m *Mesh) listen() []Conflict {
 	var conflicts []Conflict
 	for p, h := range m.sockets {

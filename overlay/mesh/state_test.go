@@ -12,7 +12,8 @@ import (
 	"swarm/overlay/hostport"
 )
 
-// Hosts hear of a change one after the other: what one that is behind sends here is still, or already, taken.
+// Hosts learn of a change at different times: a host still, or already, accepts what a host with
+// older state forwards to it.
 func TestTables_StandbyServesOtherHostsAlone(t *testing.T) {
 	node := func(id, mesh string) Node { return Node{ID: id, Mesh: []netip.Prefix{netip.MustParsePrefix(mesh)}} }
 	here, there := Backend{Node: "n1", Addresses: []netip.Addr{netip.MustParseAddr("172.30.0.9")}}, Backend{Node: "n2"}

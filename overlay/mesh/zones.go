@@ -11,14 +11,16 @@ import (
 	"swarm/overlay/nft"
 )
 
-// zonesName is the name of a second table. It is not replaced together with the first one, because conntrack would not
-// find the connection of a packet that passes while the rule is missing. For a device with index 5 it contains:
+// zonesName is the name of a second table. It is not replaced together with the first one, because
+// conntrack would not find the connection of a packet that passes while the rule is missing. For a
+// device with index 5 it contains:
 //
 //	device-5 (prerouting, raw): tracks connections from each peer in a conntrack zone of their own
 //
-// A client, for example a load balancer, may use one source port for connections to two hosts. If both hosts forward them
-// to the same third host, only the peer distinguishes the two connections there. The zone applies to the original
-// direction only. In the direction of the answers the kernel avoids a clash by changing the client's port.
+// A client, for example a load balancer, may use one source port for connections to two hosts. If
+// both hosts forward them to the same third host, only the peer distinguishes the two connections
+// there. The zone applies to the original direction only. In the direction of the answers the
+// kernel avoids a clash by changing the client's port.
 const zonesName = "swarm-mesh-zones"
 
 func zonesTable() *nftables.Table {
@@ -48,7 +50,8 @@ func (m *Mesh) ensureZones() error {
 	if err != nil {
 		return err
 	}
-	// The zone is the last two bytes of the peer's hardware address, which are unique as in its mark.
+	// The zone is the last two bytes of the peer's hardware address, which are unique as in its
+	// mark.
 	return nft.AddZoneRule(chain, nft.Join(m.rules.fromPeers(),
 		&expr.Payload{DestRegister: nft.Reg, Base: expr.PayloadBaseLLHeader, Offset: 10, Len: 2}), m.hostNS.FD())
 }

@@ -13,33 +13,34 @@ import (
 	"github.com/google/nftables/userdata"
 )
 
-// dockerUser is the chain that dockerd reserves for other programs. dockerd jumps to it first, and keeps
-// its rules when it rewrites its own.
+// dockerUser is the chain that dockerd reserves for other programs. dockerd jumps to it first, and
+// keeps its rules when it rewrites its own.
 const dockerUser = "DOCKER-USER"
 
 // Accepts describes the accept rules for the packets of one interface in foreign chains which drop
-// forwarded packets, for example `FORWARD` of dockerd or ufw, or a chain of firewalld. An accept rule in
-// a table of ours would not help: the kernel runs every base chain, and a drop in one of them is final.
+// forwarded packets, for example `FORWARD` of dockerd or ufw, or a chain of firewalld. An accept
+// rule in a table of ours would not help: the kernel runs every base chain, and a drop in one of
+// them is final.
 type Accepts struct {
 	Interface string
 	// Tag is the comment of our rules. It identifies them, so no other program may use it.
 	Tag string
 }
 
-// Ensure adds the rules that are missing. It logs errors and does not return them: the firewall belongs to
-// the owner of the host, and containers without published ports work without the rules.
+// Ensure adds the rules that are missing. It logs errors and does not return them: the firewall
+// belongs to the owner of the host, and containers without published ports work without the rules.
 func (a Accepts) Ensure(conn *Conn, log *slog.Logger) {
 	if err := conn.Do(a.add); err != nil {
-		log.Warn("the host's firewall may drop what is forwarded to and from containers", "interface", a.Interface, "err", err)
+		log.Warn("cannot add accept rules to the host's firewall: it may drop packets to and from containers", "interface", a.Interface, "err", err)
 	}
 	if b, err := os.ReadFile("/proc/thread-self/net/ip_tables_names"); err == nil && len(b) > 0 {
-		log.Info("legacy iptables rules are in force beside nftables; when their FORWARD policy is DROP, containers need: iptables-legacy -I FORWARD -i " +
+		log.Info("this host has legacy iptables rules beside nftables; if their FORWARD policy is DROP, run: iptables-legacy -I FORWARD -i " +
 			a.Interface + " -j ACCEPT, and the same with -o")
 	}
 }
 
-// Mend adds the rules that are missing, like Ensure, but returns the error. Call it after a change of the
-// host's rules.
+// Mend adds the rules that are missing, like Ensure, but returns the error. Call it after a change
+// of the host's rules.
 func (a Accepts) Mend(conn *Conn) error { return conn.Do(a.add) }
 
 func (a Accepts) add(c *nftables.Conn) error {
@@ -63,7 +64,8 @@ func (a Accepts) add(c *nftables.Conn) error {
 		for _, key := range []expr.MetaKey{expr.MetaKeyIIFNAME, expr.MetaKeyOIFNAME} {
 			c.InsertRule(&nftables.Rule{
 				Table: ch.Table, Chain: ch, UserData: userdata.AppendString(nil, userdata.TypeComment, a.Tag),
-				// iptables builds `-i swarm0 -j ACCEPT` from the same expressions, so it can list our rule.
+				// iptables builds `-i swarm0 -j ACCEPT` from the same expressions, so it can list
+				// our rule.
 				Exprs: Join(Interface(key, expr.CmpOpEq, a.Interface), &expr.Counter{}, &expr.Verdict{Kind: expr.VerdictAccept}),
 			})
 		}
@@ -74,8 +76,8 @@ func (a Accepts) add(c *nftables.Conn) error {
 	return nil
 }
 
-// Missing returns the foreign chains which drop forwarded packets and lack our rules for the interface, as
-// "family table chain".
+// Missing returns the foreign chains which drop forwarded packets and lack our rules for the
+// interface, as "family table chain".
 func (a Accepts) Missing(conn *Conn) ([]string, error) {
 	var out []string
 	err := conn.Do(func(c *nftables.Conn) error {
@@ -105,8 +107,8 @@ func ChainName(ch *nftables.Chain) string {
 	return strings.Join([]string{family, ch.Table.Name, ch.Name}, " ")
 }
 
-// droppingChains returns the chains which need our accept rules: each base chain on the forward hook that
-// ends in a drop, or instead of it the chain DOCKER-USER of the same table.
+// droppingChains returns the chains which need our accept rules: each base chain on the forward
+// hook that ends in a drop, or instead of it the chain DOCKER-USER of the same table.
 func droppingChains(c *nftables.Conn) ([]*nftables.Chain, error) {
 	all, err := c.ListChains()
 	if err != nil {
@@ -138,8 +140,8 @@ func droppingChains(c *nftables.Conn) ([]*nftables.Chain, error) {
 	return out, nil
 }
 
-// EndsInDrop reports whether a base chain drops all packets that it does not accept, by its policy or by an
-// unconditional last rule, as in firewalld's chains.
+// EndsInDrop reports whether a base chain drops all packets that it does not accept, by its policy
+// or by an unconditional last rule, as in firewalld's chains.
 func EndsInDrop(c *nftables.Conn, ch *nftables.Chain) (bool, error) {
 	if ch.Policy != nil && *ch.Policy == nftables.ChainPolicyDrop {
 		return true, nil

@@ -19,8 +19,8 @@ type Chain struct {
 // Add appends a rule. Each part is an expr.Any or a []expr.Any.
 func (ch *Chain) Add(parts ...any) { ch.Rules = append(ch.Rules, Join(parts...)) }
 
-// WriteChains queues new chains of a table. It queues all chains before the first rule, because a rule may
-// jump to any of them.
+// WriteChains queues new chains of a table. It queues all chains before the first rule, because a
+// rule may jump to any of them.
 func WriteChains(c *nftables.Conn, t *nftables.Table, chains []*Chain) {
 	for _, ch := range chains {
 		c.AddChain(&nftables.Chain{Name: ch.Name, Table: t, Type: ch.Type, Hooknum: ch.Hook, Priority: ch.Prio})

@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Reg is the first 16-byte register. Reg32(n) is the n-th 4-byte register in the same memory. Each field of a
-// concatenated key begins at a 4-byte register.
+// Reg is the first 16-byte register. Reg32(n) is the n-th 4-byte register in the same memory. Each
+// field of a concatenated key begins at a 4-byte register.
 const Reg = unix.NFT_REG_1
 
 // Reg32 returns the n-th 4-byte register.
@@ -25,7 +25,8 @@ type Family struct {
 	Number byte
 	// Name is "ip" or "ip6". Digit is "4" or "6", the suffix in the names of maps and sets.
 	Name, Digit string
-	// Src and Dst are the offsets of the addresses in the IP header. Len is the length of an address in bytes.
+	// Src and Dst are the offsets of the addresses in the IP header. Len is the length of an
+	// address in bytes.
 	Src, Dst, Len uint32
 	// Address is the data type of an address in a set.
 	Address nftables.SetDatatype
@@ -94,8 +95,8 @@ func (f Family) inside(offset uint32, op expr.CmpOp, p netip.Prefix) []expr.Any 
 	}
 }
 
-// DNAT rewrites the destination to the address in Reg and, if port is set, to the port in the 4-byte register
-// after the address.
+// DNAT rewrites the destination to the address in Reg and, if port is set, to the port in the
+// 4-byte register after the address.
 func (f Family) DNAT(port bool) expr.Any {
 	nat := &expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(f.Number), RegAddrMin: Reg, RegAddrMax: Reg}
 	if port {
@@ -125,10 +126,12 @@ func DatagramTo(port uint16) []expr.Any {
 // Drop drops the packet.
 func Drop() expr.Any { return &expr.Verdict{Kind: expr.VerdictDrop} }
 
-// Return leaves the chain. The packet continues at the caller of the chain, or gets the policy of a base chain.
+// Return leaves the chain. The packet continues at the caller of the chain, or gets the policy of a
+// base chain.
 func Return() expr.Any { return &expr.Verdict{Kind: expr.VerdictReturn} }
 
-// Random puts a random number from 0 to modulus-1 into the register, in the byte order of the machine.
+// Random puts a random number from 0 to modulus-1 into the register, in the byte order of the
+// machine.
 func Random(reg uint32, modulus int) expr.Any {
 	return &expr.Numgen{Register: reg, Modulus: uint32(modulus), Type: unix.NFT_NG_RANDOM}
 }
@@ -144,8 +147,9 @@ func Interface(key expr.MetaKey, op expr.CmpOp, name string) []expr.Any {
 	return []expr.Any{&expr.Meta{Key: key, Register: Reg}, &expr.Cmp{Op: op, Register: Reg, Data: padded}}
 }
 
-// Device compares the index of the interface on which a packet arrives (MetaKeyIIF) or leaves (MetaKeyOIF).
-// The index is the cheapest value to compare. A device that is deleted and created again has a new index.
+// Device compares the index of the interface on which a packet arrives (MetaKeyIIF) or leaves
+// (MetaKeyOIF). The index is the cheapest value to compare. A device that is deleted and created
+// again has a new index.
 func Device(key expr.MetaKey, op expr.CmpOp, index int) []expr.Any {
 	return []expr.Any{&expr.Meta{Key: key, Register: Reg}, &expr.Cmp{Op: op, Register: Reg, Data: binaryutil.NativeEndian.PutUint32(uint32(index))}}
 }
@@ -181,7 +185,8 @@ func Answering() []expr.Any {
 // Opening matches the packets that open a connection.
 func Opening() []expr.Any { return state(expr.CtStateBitNEW) }
 
-// Invalid matches packets that, according to conntrack, belong to no connection and cannot open one.
+// Invalid matches packets that, according to conntrack, belong to no connection and cannot open
+// one.
 func Invalid() []expr.Any { return state(expr.CtStateBitINVALID) }
 
 func state(bit uint32) []expr.Any {

@@ -13,9 +13,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// AddZoneRule appends the rule `<match> ct original zone set <Reg>` to an existing chain of an `inet` table, in
-// its own transaction. match must load the zone into Reg. AddZoneRule builds the netlink message itself, because
-// the nftables library has no `ct original`.
+// AddZoneRule appends the rule `<match> ct original zone set <Reg>` to an existing chain of an
+// `inet` table, in its own transaction. match must load the zone into Reg. AddZoneRule builds the
+// netlink message itself, because the nftables library has no `ct original`.
 func AddZoneRule(chain *nftables.Chain, match []expr.Any, netns int) error {
 	c, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: netns})
 	if err != nil {
@@ -45,8 +45,8 @@ func AddZoneRule(chain *nftables.Chain, match []expr.Any, netns int) error {
 	return nil
 }
 
-// CountRules returns the number of rules in a chain of an `inet` table. It also counts rules that the nftables
-// library cannot parse. It returns zero if the chain does not exist.
+// CountRules returns the number of rules in a chain of an `inet` table. It also counts rules that
+// the nftables library cannot parse. It returns zero if the chain does not exist.
 func CountRules(chain *nftables.Chain, netns int) (int, error) {
 	c, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: netns})
 	if err != nil {

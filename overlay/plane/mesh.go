@@ -150,7 +150,7 @@ func (p *Plane) reportConflicts(conflicts []mesh.Conflict) {
 	for _, c := range conflicts {
 		now[c.Port] = c.Err.Error()
 		if p.loggedConflicts[c.Port] != now[c.Port] && !c.AddressMissing {
-			p.deps.Log.Warn("this host cannot serve a port that is published on all nodes; other hosts can", "port", c.Port.String(), "err", c.Err)
+			p.deps.Log.Warn("this host does not answer at a port that is published on all nodes", "port", c.Port.String(), "err", c.Err)
 		}
 	}
 	if maps.Equal(p.loggedConflicts, now) {

@@ -17,8 +17,9 @@ import (
 // Connections counts the connections that began at one interface, with the flows of datagrams.
 type Connections struct{ Accepted, Made uint64 }
 
-// connectionCounter counts the connections of one direction: a chain adds interfaces to a set and counts them. A nat chain
-// sees only the first packet of a connection. Its hook runs after the redirection of virtual addresses.
+// connectionCounter counts the connections of one direction: a chain adds interfaces to a set and
+// counts them. A nat chain sees only the first packet of a connection. Its hook runs after the
+// redirection of virtual addresses.
 type connectionCounter struct {
 	name     string
 	hook     *nftables.ChainHook
@@ -27,6 +28,7 @@ type connectionCounter struct {
 	id       uint32
 }
 
+// directions returns the counters of accepted and of made connections.
 func directions() (accepted, made connectionCounter) {
 	return connectionCounter{"accepted", nftables.ChainHookInput, nftables.ChainPriorityNATSource, expr.MetaKeyIIFNAME, 3},
 		connectionCounter{"made", nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource, expr.MetaKeyOIFNAME, 4}
@@ -36,6 +38,7 @@ func (d connectionCounter) set() *nftables.Set {
 	return &nftables.Set{Table: table(), ID: d.id, Name: d.name, KeyType: nftables.TypeIFName, Dynamic: true}
 }
 
+// create queues the set, the chain and the rule of the counter.
 func (d connectionCounter) create(conn *nftables.Conn) error {
 	s := d.set()
 	if err := conn.AddSet(s, nil); err != nil {
@@ -67,8 +70,8 @@ func (d connectionCounter) read(conn *nftables.Conn) (map[string]uint64, error) 
 	return out, nil
 }
 
-// Connections returns by interface the connections that began since this process wrote the whole table of the namespace. The
-// result is nil if it has not written the table.
+// Connections returns by interface the connections that began since this process wrote the whole
+// table of the namespace. The result is nil if it has not written the table.
 func (t *Tables) Connections(ctx context.Context, netns string) (map[string]Connections, error) {
 	s, release, err := t.acquire(ctx, netns)
 	if err != nil {

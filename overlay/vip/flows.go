@@ -21,6 +21,7 @@ import (
 // leftBackends lists the backends that have left each virtual address.
 type leftBackends map[netip.Addr][]netip.Addr
 
+// add records the backends in before that are not in after.
 func (d leftBackends) add(vip netip.Addr, before, after []netip.Addr) {
 	for _, b := range before {
 		if !slices.Contains(after, b) {
@@ -29,8 +30,9 @@ func (d leftBackends) add(vip netip.Addr, before, after []netip.Addr) {
 	}
 }
 
-// deleteDatagramFlows deletes the flows of protocols other than TCP to backends that have left. These protocols have no
-// handshake, so such a flow would go to the old backend for as long as its client sends.
+// deleteDatagramFlows deletes the flows of protocols other than TCP to backends that have left.
+// These protocols have no handshake, so such a flow would go to the old backend for as long as its
+// client sends.
 func (s *namespace) deleteDatagramFlows(left leftBackends) error {
 	if len(left) == 0 {
 		return nil
@@ -54,8 +56,8 @@ func (s *namespace) deleteDatagramFlows(left leftBackends) error {
 	return deleteFlows(s.conn.Netns, left, families(slices.Collect(maps.Keys(left)))...)
 }
 
-// vipsWithDatagrams returns the virtual addresses to which packets other than TCP were sent since this table was written.
-// It makes walks of the conntrack table rare.
+// vipsWithDatagrams returns the virtual addresses to which packets other than TCP were sent since
+// this table was written. It makes walks of the conntrack table rare.
 func (s *namespace) vipsWithDatagrams() (map[netip.Addr]bool, error) {
 	used := make(map[netip.Addr]bool)
 	err := s.conn.Do(func(c *nftables.Conn) error {
@@ -75,7 +77,8 @@ func (s *namespace) vipsWithDatagrams() (map[netip.Addr]bool, error) {
 	return used, err
 }
 
-// flowSurvey deletes the flows to left backends and also collects the addresses to which packets other than TCP were sent.
+// flowSurvey deletes the flows to left backends and also collects the addresses to which packets
+// other than TCP were sent.
 type flowSurvey struct {
 	left leftBackends
 	sent map[netip.Addr]bool
@@ -126,8 +129,9 @@ func noTrackedFlows(ns *netns.Namespace) bool {
 	return err == nil && n == "0"
 }
 
-// deleteFlows deletes the matching flows of the families. It walks the conntrack table, which all namespaces of the
-// machine share. That takes some milliseconds even if the namespace has few flows, and much longer if others have many.
+// deleteFlows deletes the matching flows of the families. It walks the conntrack table, which all
+// namespaces of the machine share. That takes some milliseconds even if the namespace has few
+// flows, and much longer if others have many.
 func deleteFlows(path string, which netlink.CustomConntrackFilter, families ...netlink.InetFamily) error {
 	ns, err := netns.Open(path)
 	if err != nil {

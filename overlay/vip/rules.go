@@ -15,8 +15,9 @@ import (
 	"swarm/overlay/nft"
 )
 
-// tableName is the name of the nftables table in each namespace. Maps and sets exist for IPv6 too, with the suffix 6.
-// The map of services with ten slots is named -10, and there is a map for each number of slots in use:
+// tableName is the name of the nftables table in each namespace. Maps and sets exist for IPv6 too,
+// with the suffix 6. The map of services with ten slots is named -10, and there is a map for each
+// number of slots in use:
 //
 //	map slots4-10:  vip . 0-9 -> backend   services with ten slots
 //	set none4:      vip                    services without a backend
@@ -27,9 +28,10 @@ import (
 //	      redirects to the backend
 //	chain refuse: answers TCP with a reset, and other protocols with ICMP port unreachable
 //
-// A service is in one map at a time. It moves to a map of another size in one transaction. The lookups of one packet are
-// not atomic: if the kernel commits a transaction between two lookups, both may miss the service. So two chains look up
-// all maps. The number of rules does not depend on the number of services.
+// A service is in one map at a time. It moves to a map of another size in one transaction. The
+// lookups of one packet are not atomic: if the kernel commits a transaction between two lookups,
+// both may miss the service. So two chains look up all maps. The number of rules does not depend on
+// the number of services.
 const tableName = "swarm-vip"
 
 // sizeClass identifies the map of the slots tables with the same family and number of slots.
@@ -42,6 +44,7 @@ func (r sizeClass) name() string {
 	return fmt.Sprintf("slots%s-%d", nft.Families()[r.family].Digit, r.size)
 }
 
+// sizeClassOf returns the size class of an address with a number of slots.
 func sizeClassOf(vip netip.Addr, size int) sizeClass {
 	if vip.Is4() {
 		return sizeClass{0, size}
@@ -69,8 +72,9 @@ func (r sizeClass) set() *nftables.Set {
 	return s
 }
 
-// datagrams describes the set datagrams. It has no size, so that the kernel's own limit of 65535 applies and memory is
-// allocated as needed. With a size the kernel allocates all memory at once: a megabyte for each container.
+// datagrams describes the set datagrams. It has no size, so that the kernel's own limit of 65535
+// applies and memory is allocated as needed. With a size the kernel allocates all memory at once: a
+// megabyte for each container.
 func datagrams(family int) *nftables.Set {
 	f := nft.Families()[family]
 	return &nftables.Set{Table: table(), ID: uint32(1 + family), Name: "datagrams" + f.Digit, KeyType: f.Address, Dynamic: true}
@@ -118,7 +122,8 @@ func (c change) move(vip netip.Addr, from, to []netip.Addr) {
 	}
 }
 
-// replaceTable replaces the nftables table by a new one with the added elements. It records the new maps in sizeClasses.
+// replaceTable replaces the nftables table by a new one with the added elements. It records the new
+// maps in sizeClasses.
 func (c change) replaceTable(conn *nftables.Conn, sizeClasses map[sizeClass]bool) error {
 	t := table()
 	if err := nft.Renew(conn, t); err != nil {
@@ -158,7 +163,8 @@ func (c change) replaceTable(conn *nftables.Conn, sizeClasses map[sizeClass]bool
 	return c.write(conn, sizeClasses)
 }
 
-// write commits the change in one transaction. It also creates the maps and rules of new size classes.
+// write commits the change in one transaction. It also creates the maps and rules of new size
+// classes.
 func (c change) write(conn *nftables.Conn, sizeClasses map[sizeClass]bool) error {
 	var fresh []sizeClass
 	for _, r := range slices.SortedFunc(maps.Keys(c.added), func(a, b sizeClass) int { return a.size - b.size }) {
@@ -189,6 +195,7 @@ func (c change) write(conn *nftables.Conn, sizeClasses map[sizeClass]bool) error
 	return nil
 }
 
+// create queues the map of the size class, and the rules that look it up.
 func (r sizeClass) create(conn *nftables.Conn) error {
 	f, s, d := nft.Families()[r.family], r.set(), datagrams(r.family)
 	if err := conn.AddSet(s, nil); err != nil {

@@ -1,16 +1,16 @@
 //go:build linux
 
-// Package vip balances the connections of containers to the virtual addresses of services. It works inside
-// the network namespace of each client container.
+// Package vip balances the connections of containers to the virtual addresses of services. It works
+// inside the network namespace of each client container.
 //
-// The package owns one nftables table, `swarm-vip`, in each namespace that it programs, and the conntrack
-// entries of the flows to virtual addresses there. Rules on the OUTPUT hook of the client's namespace choose a
-// backend for each new connection, for every protocol and port. So the backend sees the client's address, a
-// container can connect to itself, and ping works.
+// The package owns one nftables table, `swarm-vip`, in each namespace that it programs, and the
+// conntrack entries of the flows to virtual addresses there. Rules on the OUTPUT hook of the
+// client's namespace choose a backend for each new connection, for every protocol and port. So the
+// backend sees the client's address, a container can connect to itself, and ping works.
 //
-// The tables in the kernel are the only lasting record. A new process replaces each table in one transaction,
-// which breaks no connection. The package does not know networks, names and ports. Its caller is overlay/plane.
-// It starts no goroutines.
+// The tables in the kernel are the only lasting record. A new process replaces each table in one
+// transaction, which breaks no connection. The package does not know networks, names and ports. Its
+// caller is overlay/plane. It starts no goroutines.
 package vip
 
 import (
@@ -33,19 +33,19 @@ import (
 type Service struct {
 	// VIPs has one or more virtual addresses, usually one of each family.
 	VIPs []netip.Addr
-	// Backends are addresses of both families. A virtual address uses the backends of its own family. If it has
-	// none, connections to it are refused at once.
+	// Backends are addresses of both families. A virtual address uses the backends of its own
+	// family. If it has none, connections to it are refused at once.
 	Backends []netip.Addr
 }
 
-// Table lists the services that a container can reach by virtual address. It may have fewer services than the
-// networks of the container.
+// Table lists the services that a container can reach by virtual address. It may have fewer
+// services than the networks of the container.
 type Table struct {
 	Services []Service
 }
 
-// Tables programs any number of namespaces. Several goroutines may call its methods at a time. Calls for the same
-// namespace wait for each other, except Reset.
+// Tables programs any number of namespaces. Several goroutines may call its methods at a time.
+// Calls for the same namespace wait for each other, except Reset.
 type Tables struct {
 	mu         sync.Mutex // guards spaces
 	namespaces map[string]*namespace
@@ -56,14 +56,15 @@ func New() *Tables { return &Tables{namespaces: make(map[string]*namespace)} }
 
 // namespace is the state of one network namespace, as far as this process knows it.
 type namespace struct {
-	// lock serialises the operations and guards the fields below. It is a channel, so that a caller stops
-	// waiting when its context ends.
+	// lock serialises the operations and guards the fields below. It is a channel, so that a caller
+	// stops waiting when its context ends.
 	lock chan struct{}
 	conn nft.Conn
 	// programmed is false until this process has written the table, and after an error.
 	programmed bool
-	// mayHaveOldFlows says that there may be flows from the time of an earlier table. Their virtual addresses are
-	// not in the set `datagrams` of this table. The first walk of the conntrack table collects them in datagramVIPs.
+	// mayHaveOldFlows says that there may be flows from the time of an earlier table. Their virtual
+	// addresses are not in the set `datagrams` of this table. The first walk of the conntrack table
+	// collects them in datagramVIPs.
 	mayHaveOldFlows bool
 	datagramVIPs    map[netip.Addr]bool
 	services        map[netip.Addr]service
@@ -93,11 +94,11 @@ func (t *Tables) acquire(ctx context.Context, netns string) (*namespace, func(),
 	}
 }
 
-// Program writes the table of the namespace with its pin at netns, so that it has exactly these services. The first
-// call writes the whole table, later calls write only the differences, in one transaction. New connections go to the
-// given backends. Established TCP connections stay at their backend; datagrams to a backend that has left go to
-// another one. Errors: ErrNotFound if the namespace does not exist; ErrInvalidArgument if two services have the same
-// virtual address.
+// Program writes the table of the namespace with its pin at netns, so that it has exactly these
+// services. The first call writes the whole table, later calls write only the differences, in one
+// transaction. New connections go to the given backends. Established TCP connections stay at their
+// backend; datagrams to a backend that has left go to another one. Errors: ErrNotFound if the
+// namespace does not exist; ErrInvalidArgument if two services have the same virtual address.
 func (t *Tables) Program(ctx context.Context, netns string, want Table) error {
 	next, err := wanted(want)
 	if err != nil {
@@ -136,10 +137,10 @@ func wanted(t Table) (map[netip.Addr][]netip.Addr, error) {
 	return out, nil
 }
 
-// Update changes the table since the last call: changed has new and changed services, gone has the virtual addresses
-// that no service has any more. Its cost does not depend on the number of other services. The error is
-// ErrFailedPrecondition if this process has not programmed the namespace or the last write failed. The caller must then
-// call Program.
+// Update changes the table since the last call: changed has new and changed services, gone has the
+// virtual addresses that no service has any more. Its cost does not depend on the number of other
+// services. The error is ErrFailedPrecondition if this process has not programmed the namespace or
+// the last write failed. The caller must then call Program.
 func (t *Tables) Update(ctx context.Context, netns string, changed Table, gone []netip.Addr) error {
 	now, err := wanted(changed)
 	if err != nil {
@@ -172,7 +173,8 @@ func (s *namespace) program(want map[netip.Addr][]netip.Addr) error {
 	return s.update(want, gone)
 }
 
-// update writes the differences for the addresses in want and gone. Other addresses stay as they are.
+// update writes the differences for the addresses in want and gone. Other addresses stay as they
+// are.
 func (s *namespace) update(want map[netip.Addr][]netip.Addr, gone []netip.Addr) error {
 	next := make(map[netip.Addr]service)
 	change := newChange()
@@ -202,7 +204,8 @@ func (s *namespace) update(want map[netip.Addr][]netip.Addr, gone []netip.Addr) 
 	err := s.conn.Do(func(c *nftables.Conn) error { return change.write(c, s.sizeClasses) })
 	maps.Copy(s.services, next)
 	if err != nil {
-		// The transaction changed nothing. Another program may have changed the table before: write all of it again.
+		// The transaction changed nothing. Another program may have changed the table before: write
+		// all of it again.
 		s.programmed, s.mayHaveOldFlows = false, true
 		if err := s.replace(s.backends()); err != nil {
 			return err
@@ -243,10 +246,10 @@ func (s *namespace) replace(want map[netip.Addr][]netip.Addr) error {
 	return s.deleteDatagramFlows(left)
 }
 
-// Reset ends the namespace's established connections through virtual addresses to backends that no longer exist. The
-// next packet of each connection is answered with a reset. Pass many addresses in one call, because each call walks
-// the conntrack table, which may take long. Other calls do not wait for it. The error is ErrNotFound if the namespace
-// does not exist.
+// Reset ends the namespace's established connections through virtual addresses to backends that no
+// longer exist. The next packet of each connection is answered with a reset. Pass many addresses in
+// one call, because each call walks the conntrack table, which may take long. Other calls do not
+// wait for it. The error is ErrNotFound if the namespace does not exist.
 func (t *Tables) Reset(_ context.Context, netns string, gone []netip.Addr) error {
 	if len(gone) == 0 {
 		return nil
@@ -257,8 +260,8 @@ func (t *Tables) Reset(_ context.Context, netns string, gone []netip.Addr) error
 	return nil
 }
 
-// Forget closes the connection to a namespace. The table stays in the kernel until the namespace ends, but the
-// namespace cannot end before Forget is called.
+// Forget closes the connection to a namespace. The table stays in the kernel until the namespace
+// ends, but the namespace cannot end before Forget is called.
 func (t *Tables) Forget(netns string) error {
 	t.mu.Lock()
 	s := t.namespaces[netns]

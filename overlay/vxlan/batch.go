@@ -13,19 +13,22 @@ import (
 	"swarm/overlay/netns"
 )
 
-// batchSize is the number of bytes of requests that are sent at once. The kernel answers each request that
-// failed. The answers must fit the socket's receive buffer, which has 208 KiB by default.
+// batchSize is the number of bytes of requests that are sent at once. The kernel answers each
+// request that failed. The answers must fit the socket's receive buffer, which has 208 KiB by
+// default.
 const batchSize = 32 << 10
 
-// batch sends many neighbour requests to the kernel in one message. The netlink library sends one request per
-// message and waits for each answer, which is three times slower for thousands of entries.
+// batch sends many neighbour requests to the kernel in one message. The netlink library sends one
+// request per message and waits for each answer, which is three times slower for thousands of
+// entries.
 type batch struct {
 	fd  int
 	seq uint32
 	buf []byte
 	// last is the offset of the last request in buf.
 	last int
-	// ignored has, by sequence number, the error of a request in buf that does not count as a failure.
+	// ignored has, by sequence number, the error of a request in buf that does not count as a
+	// failure.
 	ignored map[uint32]unix.Errno
 	errs    []error
 	in      []byte
@@ -59,7 +62,8 @@ func openBatch(ns *netns.Namespace) (*batch, error) {
 
 func (b *batch) close() error { return unix.Close(b.fd) }
 
-// add queues a request. If the kernel answers with the error ignore, the request does not count as failed.
+// add queues a request. If the kernel answers with the error ignore, the request does not count as
+// failed.
 func (b *batch) add(kind, flags uint16, ignore unix.Errno, m *netlink.Ndmsg, attrs ...attribute) {
 	b.seq++
 	if ignore != 0 {
@@ -97,8 +101,8 @@ func (b *batch) flush() error {
 	return err
 }
 
-// send sends the queued requests. Only the last one asks for an acknowledgement; the kernel answers the others
-// only if they fail.
+// send sends the queued requests. Only the last one asks for an acknowledgement; the kernel answers
+// the others only if they fail.
 func (b *batch) send() {
 	flags := b.buf[b.last+6:]
 	binary.NativeEndian.PutUint16(flags, binary.NativeEndian.Uint16(flags)|unix.NLM_F_ACK)

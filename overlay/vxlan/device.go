@@ -2,12 +2,12 @@
 
 // Package vxlan creates VXLAN devices with learning turned off, and manages their static entries.
 //
-// Spec describes a device. Table describes its entries: the host to which the frames for a hardware address go,
-// and the hardware address of each IP address. With these entries the device answers ARP requests and neighbour
-// solicitations itself, and floods no frames.
+// Spec describes a device. Table describes its entries: the host to which the frames for a hardware
+// address go, and the hardware address of each IP address. With these entries the device answers
+// ARP requests and neighbour solicitations itself, and floods no frames.
 //
-// The package keeps no state: Read returns the entries in the kernel, and Write changes them from one table to
-// another. Its caller is overlay/fabric. It starts no goroutines.
+// The package keeps no state: Read returns the entries in the kernel, and Write changes them from
+// one table to another. Its caller is overlay/fabric. It starts no goroutines.
 package vxlan
 
 import (
@@ -25,14 +25,14 @@ import (
 )
 
 const (
-	// OverheadIPv4 and OverheadIPv6 are the bytes by which the MTU of the device is smaller than the MTU of the
-	// underlay: the outer IP, UDP and VXLAN headers and the inner Ethernet header.
+	// OverheadIPv4 and OverheadIPv6 are the bytes by which the MTU of the device is smaller than
+	// the MTU of the underlay: the outer IP, UDP and VXLAN headers and the inner Ethernet header.
 	OverheadIPv4 = 50
 	OverheadIPv6 = 70
 )
 
-// vniReleaseTimeout limits the wait for a network identifier that is still in use by a namespace which the kernel
-// is deleting.
+// vniReleaseTimeout limits the wait for a network identifier that is still in use by a namespace
+// which the kernel is deleting.
 const vniReleaseTimeout = 3 * time.Second
 
 // Spec describes a VXLAN device.
@@ -42,8 +42,8 @@ type Spec struct {
 	VNI uint32
 	// Port is the UDP port. It must be the same on all hosts.
 	Port uint16
-	// Local is the source address of the VXLAN packets. If it is 0.0.0.0 or ::, the kernel chooses the source; the
-	// family of Local is the family of the underlay in any case.
+	// Local is the source address of the VXLAN packets. If it is 0.0.0.0 or ::, the kernel chooses
+	// the source; the family of Local is the family of the underlay in any case.
 	Local netip.Addr
 	// MTU is the MTU of the device in bytes.
 	MTU int
@@ -51,8 +51,9 @@ type Spec struct {
 	Group uint32
 }
 
-// Make creates the device in the namespace in. The UDP socket of the device is in the namespace of underlay, where
-// the VXLAN packets travel. If the network identifier is in use, Make tries again for up to three seconds.
+// Make creates the device in the namespace in. The UDP socket of the device is in the namespace of
+// underlay, where the VXLAN packets travel. If the network identifier is in use, Make tries again
+// for up to three seconds.
 func Make(ctx context.Context, underlay *netlink.Handle, in *netns.Namespace, s Spec) error {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.MTU, attrs.Group, attrs.Namespace = s.Name, s.MTU, s.Group, netlink.NsFd(in.FD())

@@ -19,8 +19,9 @@ type MAC [6]byte
 
 func (m MAC) String() string { return net.HardwareAddr(m[:]).String() }
 
-// MACOf derives the hardware address of the endpoint whose first address is a. So an old neighbour entry stays correct
-// if another endpoint gets the address. Of an IPv6 address only the last four bytes count.
+// MACOf derives the hardware address of the endpoint whose first address is a. So an old neighbour
+// entry stays correct if another endpoint gets the address. Of an IPv6 address only the last four
+// bytes count.
 func MACOf(a netip.Addr) MAC {
 	if a.Is4() {
 		b := a.As4()
@@ -43,7 +44,8 @@ func NewTable(n int) Table {
 	return Table{Forward: make(map[MAC]netip.Addr, n), Neighbours: make(map[netip.Addr]MAC, n)}
 }
 
-// Add adds an endpoint, which needs at least one address. Its hardware address derives from the first one.
+// Add adds an endpoint, which needs at least one address. Its hardware address derives from the
+// first one.
 func (t Table) Add(host netip.Addr, addresses ...netip.Addr) {
 	mac := MACOf(addresses[0])
 	t.Forward[mac] = host
@@ -65,12 +67,13 @@ type Entries struct {
 	h     *netlink.Handle
 	batch *batch
 	index int
-	// bridged says that the device is a port of a bridge. Each entry is then in the bridge's table too.
+	// bridged says that the device is a port of a bridge. Each entry is then in the bridge's table
+	// too.
 	bridged bool
 }
 
-// Open returns a handle to the entries of the device with this index in the namespace ns. bridged says that the device
-// is a port of a bridge.
+// Open returns a handle to the entries of the device with this index in the namespace ns. bridged
+// says that the device is a port of a bridge.
 func Open(ns *netns.Namespace, index int, bridged bool) (*Entries, error) {
 	h, err := ns.Netlink()
 	if err != nil {
@@ -90,8 +93,8 @@ func (e *Entries) Close() error {
 	return e.batch.close()
 }
 
-// Read returns the entries in the kernel. If an entry is in only one of the two forwarding tables, its host is the zero
-// address, so that the next Write writes or deletes the entry.
+// Read returns the entries in the kernel. If an entry is in only one of the two forwarding tables,
+// its host is the zero address, so that the next Write writes or deletes the entry.
 func (e *Entries) Read() (Table, error) {
 	t := NewTable(0)
 	list, err := e.list(unix.AF_BRIDGE)
@@ -149,8 +152,9 @@ func macFrom(hw net.HardwareAddr) (MAC, bool) {
 	return MAC(hw), true
 }
 
-// Write changes the entries in the kernel from has to want, and no others. It writes new and changed entries before it
-// deletes old ones. After an error only some of the changes may be in the kernel.
+// Write changes the entries in the kernel from has to want, and no others. It writes new and
+// changed entries before it deletes old ones. After an error only some of the changes may be in the
+// kernel.
 func (e *Entries) Write(has, want Table) error {
 	for mac, host := range want.Forward {
 		if old, ok := has.Forward[mac]; !ok || old != host {
@@ -180,8 +184,8 @@ func (e *Entries) Write(has, want Table) error {
 
 const (
 	create = unix.NLM_F_CREATE | unix.NLM_F_REPLACE
-	// static is a state for which both the VXLAN device and the bridge never expire an entry. With PERMANENT the bridge
-	// would treat the address as its own.
+	// static is a state for which both the VXLAN device and the bridge never expire an entry. With
+	// PERMANENT the bridge would treat the address as its own.
 	static = netlink.NUD_NOARP | netlink.NUD_REACHABLE
 )
 
@@ -194,8 +198,8 @@ func (e *Entries) forward(mac MAC, host netip.Addr) {
 	e.batch.add(unix.RTM_NEWNEIGH, create, 0, &m, attribute{netlink.NDA_DST, host.AsSlice()}, attribute{netlink.NDA_LLADDR, mac[:]})
 }
 
-// stopForwarding sends one request for each table. One request for both would delete nothing if the first table did not
-// have the entry.
+// stopForwarding sends one request for each table. One request for both would delete nothing if the
+// first table did not have the entry.
 func (e *Entries) stopForwarding(mac MAC) {
 	for _, flags := range []uint8{netlink.NTF_SELF, netlink.NTF_MASTER} {
 		if flags == netlink.NTF_MASTER && !e.bridged {
@@ -223,7 +227,8 @@ func family(a netip.Addr) uint8 {
 	return unix.AF_INET6
 }
 
-// Pin adds a static entry for a hardware address of this host at a port of the bridge, so that the bridge need not learn it.
+// Pin adds a static entry for a hardware address of this host at a port of the bridge, so that the
+// bridge need not learn it.
 func (e *Entries) Pin(port int, mac MAC) error {
 	m := netlink.Ndmsg{Family: unix.AF_BRIDGE, Index: uint32(port), State: static, Flags: netlink.NTF_MASTER}
 	e.batch.add(unix.RTM_NEWNEIGH, create, 0, &m, attribute{netlink.NDA_LLADDR, mac[:]})
