@@ -151,7 +151,7 @@ type Bridge struct {
 // attached is an attached task, with the sockets that reserve its ports.
 type attached struct {
 	Existing
-	sockets []*hostport.Held
+	sockets []*hostport.Reservation
 	// published says that the nftables sets contain the task.
 	published bool
 }

@@ -94,14 +94,14 @@ func newPortAllocator(first, last uint16) *portAllocator {
 
 // allocate binds all ports of a task or none. It chooses a free port for each Published that is
 // zero.
-func (b *portAllocator) allocate(task string, wanted []Port) (ports []Port, holds []*hostport.Held, err error) {
+func (b *portAllocator) allocate(task string, wanted []Port) (ports []Port, reservations []*hostport.Reservation, err error) {
 	defer func() {
 		if err != nil {
-			for _, h := range holds {
+			for _, h := range reservations {
 				err = errors.Join(err, h.Close())
 			}
 			b.release(task)
-			ports, holds = nil, nil
+			ports, reservations = nil, nil
 		}
 	}()
 	// Bind the fixed ports first, so that no chosen port takes one of them.
@@ -111,7 +111,7 @@ func (b *portAllocator) allocate(task string, wanted []Port) (ports []Port, hold
 			if (p.Published == 0) != chosen {
 				continue
 			}
-			var h *hostport.Held
+			var h *hostport.Reservation
 			if chosen {
 				ports[i], h, err = b.choose(p)
 			} else {
@@ -120,7 +120,7 @@ func (b *portAllocator) allocate(task string, wanted []Port) (ports []Port, hold
 			if err != nil {
 				return
 			}
-			holds = append(holds, h)
+			reservations = append(reservations, h)
 			b.byTask[task] = append(b.byTask[task], ports[i])
 		}
 	}
@@ -129,19 +129,19 @@ func (b *portAllocator) allocate(task string, wanted []Port) (ports []Port, hold
 
 // reclaim binds the ports that a task had before this process began. It returns an error for the
 // ports that it cannot bind, but records them too: they stay reserved for the task.
-func (b *portAllocator) reclaim(task string, ports []Port) ([]*hostport.Held, error) {
-	var holds []*hostport.Held
+func (b *portAllocator) reclaim(task string, ports []Port) ([]*hostport.Reservation, error) {
+	var reservations []*hostport.Reservation
 	var errs []error
 	for _, p := range ports {
 		h, err := b.bind(p)
 		if err != nil {
 			errs = append(errs, err)
 		} else {
-			holds = append(holds, h)
+			reservations = append(reservations, h)
 		}
 		b.byTask[task] = append(b.byTask[task], p)
 	}
-	return holds, errors.Join(errs...)
+	return reservations, errors.Join(errs...)
 }
 
 func (b *portAllocator) release(task string) { delete(b.byTask, task) }
@@ -160,7 +160,7 @@ func (b *portAllocator) holder(p Port) (string, bool) {
 
 // choose searches the range from the last choice on and wraps around, so that a port which was just
 // released is chosen last.
-func (b *portAllocator) choose(p Port) (Port, *hostport.Held, error) {
+func (b *portAllocator) choose(p Port) (Port, *hostport.Reservation, error) {
 	for range int(b.last-b.first) + 1 {
 		b.cursor++
 		if b.cursor > b.last || b.cursor < b.first {
@@ -180,9 +180,9 @@ func (b *portAllocator) choose(p Port) (Port, *hostport.Held, error) {
 }
 
 // bind reserves a port on the host, unless a task has it already.
-func (b *portAllocator) bind(p Port) (*hostport.Held, error) {
+func (b *portAllocator) bind(p Port) (*hostport.Reservation, error) {
 	if task, ok := b.holder(p); ok {
 		return nil, fmt.Errorf("port %s is published by task %s on this host: %w", p, task, errdefs.ErrAlreadyExists)
 	}
-	return hostport.Hold(p.Protocol, p.HostIP, p.Published)
+	return hostport.Reserve(p.Protocol, p.HostIP, p.Published)
 }

@@ -31,7 +31,7 @@ const portDst = 2
 //	      from lo, and connections from the bridge to 127.0.0.0/8 or [::1]
 //	in, out (output, nat): redirect published ports: first by `one`, then by `any` if the
 //	      destination is an address of the host
-//	back (postrouting, nat): masquerades connections that leave the bridge, and connections to
+//	masq (postrouting, nat): masquerades connections that leave the bridge, and connections to
 //	      published ports that come from the host's loopback address or from a task on the bridge
 //	forward-filter (forward): lets only redirected connections and answers go to the bridge, and
 //	      sends packets from the bridge to `egress`
@@ -250,7 +250,7 @@ func (r *rules) to(op expr.CmpOp) []expr.Any   { return nft.Device(expr.MetaKeyO
 func (r *rules) chains() []*nft.Chain {
 	in := &nft.Chain{Name: "in", Type: nftables.ChainTypeNAT, Hook: nftables.ChainHookPrerouting, Prio: nftables.ChainPriorityNATDest}
 	out := &nft.Chain{Name: "out", Type: nftables.ChainTypeNAT, Hook: nftables.ChainHookOutput, Prio: nftables.ChainPriorityNATDest}
-	back := &nft.Chain{Name: "back", Type: nftables.ChainTypeNAT, Hook: nftables.ChainHookPostrouting, Prio: nftables.ChainPriorityNATSource}
+	masquerade := &nft.Chain{Name: "masq", Type: nftables.ChainTypeNAT, Hook: nftables.ChainHookPostrouting, Prio: nftables.ChainPriorityNATSource}
 	for _, f := range r.enabledFamilies() {
 		sets, subnet := r.sets(f), r.rangeOf(f)
 		in.Add(f.Is(), f.DstIn(expr.CmpOpEq, f.Loopback()), r.from(expr.CmpOpEq), nft.Drop())
@@ -259,11 +259,11 @@ func (r *rules) chains() []*nft.Chain {
 			ch.Add(f.Is(), lookupOne(f, sets[oneSet]))
 			ch.Add(f.Is(), nft.ToLocal(), lookup(f, sets[anySet], 0))
 		}
-		back.Add(f.Is(), f.SrcIn(expr.CmpOpEq, subnet), r.to(expr.CmpOpNeq), &expr.Masq{})
-		back.Add(f.Is(), r.to(expr.CmpOpEq), f.SrcIn(expr.CmpOpEq, f.Loopback()), &expr.Masq{})
-		back.Add(f.Is(), r.to(expr.CmpOpEq), f.SrcIn(expr.CmpOpEq, subnet), nft.Redirected(), &expr.Masq{})
+		masquerade.Add(f.Is(), f.SrcIn(expr.CmpOpEq, subnet), r.to(expr.CmpOpNeq), &expr.Masq{})
+		masquerade.Add(f.Is(), r.to(expr.CmpOpEq), f.SrcIn(expr.CmpOpEq, f.Loopback()), &expr.Masq{})
+		masquerade.Add(f.Is(), r.to(expr.CmpOpEq), f.SrcIn(expr.CmpOpEq, subnet), nft.Redirected(), &expr.Masq{})
 	}
-	return append([]*nft.Chain{in, out, back}, r.filters()...)
+	return append([]*nft.Chain{in, out, masquerade}, r.filters()...)
 }
 
 // filters returns the filter chains. Unlike nat chains they see every packet of the host, so a

@@ -37,8 +37,8 @@ func Number(protocol string) byte {
 	return 0
 }
 
-// Held is a reserved port.
-type Held struct {
+// Reservation is a reserved port of the host.
+type Reservation struct {
 	protocol string
 	ip       netip.Addr
 	port     uint16
@@ -48,10 +48,10 @@ type Held struct {
 	datagrams []net.PacketConn
 }
 
-// Hold reserves a port on all addresses of the host, or on one address if ip is valid, until Close
+// Reserve reserves a port on all addresses of the host, or on one address if ip is valid, until Close
 // is called. Errors: ErrAlreadyExists if another program uses the port (the text names it);
 // ErrInvalidArgument if the host does not have the address.
-func Hold(protocol string, ip netip.Addr, port uint16) (*Held, error) {
+func Reserve(protocol string, ip netip.Addr, port uint16) (*Reservation, error) {
 	var families []int
 	switch {
 	case !ip.IsValid():
@@ -61,7 +61,7 @@ func Hold(protocol string, ip netip.Addr, port uint16) (*Held, error) {
 	default:
 		families = []int{6}
 	}
-	h := &Held{protocol: protocol, ip: ip, port: port}
+	h := &Reservation{protocol: protocol, ip: ip, port: port}
 	for _, f := range families {
 		err := h.bind(f)
 		if !ip.IsValid() && f == 6 && (errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EADDRNOTAVAIL)) {
@@ -77,7 +77,7 @@ func Hold(protocol string, ip netip.Addr, port uint16) (*Held, error) {
 // Listen makes the TCP sockets listen. Call it after the rules redirect the port. Before Listen, a
 // program that sets SO_REUSEADDR, as most servers do, can still bind the port. Listen returns
 // ErrAlreadyExists if one has done so.
-func (h *Held) Listen() error {
+func (h *Reservation) Listen() error {
 	if h.listening {
 		return nil
 	}
@@ -91,7 +91,7 @@ func (h *Held) Listen() error {
 }
 
 // Close releases the port.
-func (h *Held) Close() error {
+func (h *Reservation) Close() error {
 	var errs []error
 	for _, fd := range h.streams {
 		errs = append(errs, unix.Close(fd))
@@ -117,7 +117,7 @@ func explain(err error, protocol string, ip netip.Addr, port uint16) error {
 	return fmt.Errorf("port %s: %w", name, err)
 }
 
-func (h *Held) bind(family int) error {
+func (h *Reservation) bind(family int) error {
 	switch h.protocol {
 	case "tcp":
 		fd, err := bindStream(family, h.ip, h.port)

@@ -55,7 +55,7 @@ func (r *rules) chains() []*nft.Chain {
 	refuse := &nft.Chain{Name: "refuse"}
 	refuse.Add(nft.Protocol(expr.CmpOpEq, unix.IPPROTO_TCP), &expr.Reject{Type: unix.NFT_REJECT_TCP_RST})
 	refuse.Add(&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_PORT_UNREACH})
-	return append(ways, refuse, r.mark(), r.back(), r.leave(), r.closed())
+	return append(ways, refuse, r.restoreMark(), r.masquerade(), r.clampMSS(), r.hostInput())
 }
 
 func jump(to string) expr.Any { return &expr.Verdict{Kind: expr.VerdictJump, Chain: to} }
@@ -77,11 +77,11 @@ func loadPeer() expr.Any {
 
 func number(n uint32) []byte { return binaryutil.NativeEndian.PutUint32(n) }
 
-// mark returns the chain that sends answers back through the host from which the connection came:
-// the chain `in` has stored that host in the mark of the connection. It also drops packets from
-// peers to the host's loopback addresses.
-func (r *rules) mark() *nft.Chain {
-	ch := base("mark", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, nftables.ChainPriorityMangle)
+// restoreMark returns the chain that sends answers back through the host from which the connection
+// came: the chain `in` has stored that host in the mark of the connection. It also drops packets
+// from peers to the host's loopback addresses.
+func (r *rules) restoreMark() *nft.Chain {
+	ch := base("restore-mark", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, nftables.ChainPriorityMangle)
 	load := &expr.Ct{Key: expr.CtKeyMARK, Register: nft.Reg}
 	ch.Add(load, masked(), nft.Answering(), load, &expr.Meta{Key: expr.MetaKeyMARK, Register: nft.Reg, SourceRegister: true})
 	ipv4 := nft.Families()[0]
@@ -89,23 +89,23 @@ func (r *rules) mark() *nft.Chain {
 	return ch
 }
 
-// back returns the chain that masquerades some connections. It does not handle connections from
-// containers of this host, because the rules of their bridge masquerade them.
-func (r *rules) back() *nft.Chain {
-	ch := base("back", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource)
+// masquerade returns the chain that masquerades some connections. It does not handle connections
+// from containers of this host, because the rules of their bridge masquerade them.
+func (r *rules) masquerade() *nft.Chain {
+	ch := base("masq", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource)
 	ch.Add(r.toOthers())
 	for _, f := range nft.Families() {
 		ch.Add(f.Is(), f.SrcIn(expr.CmpOpEq, f.Loopback()), &expr.Masq{})
-		turned := fixedSets()["turned"+f.Digit]
+		hairpin := fixedSets()["hairpin"+f.Digit]
 		ch.Add(f.Is(), f.LoadSrc(nft.Reg), f.LoadDst(nft.Reg32(f.Words())),
-			&expr.Lookup{SourceRegister: nft.Reg, SetName: turned.Name, SetID: turned.ID}, &expr.Masq{})
+			&expr.Lookup{SourceRegister: nft.Reg, SetName: hairpin.Name, SetID: hairpin.ID}, &expr.Masq{})
 	}
 	return ch
 }
 
-// leave returns the chain that writes the segment size which fits the mesh into the first packets
-// of both ends. The kernel can only lower the size. The chain also clears the mark.
-func (r *rules) leave() *nft.Chain {
+// clampMSS returns the chain that writes the segment size which fits the mesh into the first
+// packets of both ends. The kernel can only lower the size. The chain also clears the mark.
+func (r *rules) clampMSS() *nft.Chain {
 	const (
 		tcpFlags   = 13
 		syn        = 2
@@ -115,7 +115,7 @@ func (r *rules) leave() *nft.Chain {
 		smallest   = 536
 		sizeOffset = 2
 	)
-	ch := base("leave", nftables.ChainTypeFilter, nftables.ChainHookPostrouting, nftables.ChainPriorityMangle)
+	ch := base("clamp-mss", nftables.ChainTypeFilter, nftables.ChainHookPostrouting, nftables.ChainPriorityMangle)
 	ch.Add(r.toOthers())
 	for i, f := range nft.Families() {
 		size := binary.BigEndian.AppendUint16(nil, uint16(max(r.mtu-headers-i*longer, smallest)))
@@ -144,10 +144,10 @@ func masked() []expr.Any {
 	}
 }
 
-// closed returns the chain that rejects connections without a backend. Without it the sockets that
-// hold the ports would accept them and never answer.
-func (r *rules) closed() *nft.Chain {
-	ch := base("closed", nftables.ChainTypeFilter, nftables.ChainHookInput, nftables.ChainPriorityFilter)
+// hostInput returns the chain that rejects connections without a backend. Without it the sockets
+// that hold the ports would accept them and never answer.
+func (r *rules) hostInput() *nft.Chain {
+	ch := base("host-input", nftables.ChainTypeFilter, nftables.ChainHookInput, nftables.ChainPriorityFilter)
 	refuse := &expr.Verdict{Kind: expr.VerdictGoto, Chain: "refuse"}
 	// Most incoming packets are answers to clients on this host or VXLAN packets. Neither can be
 	// for a published port, so they leave the chain early.

@@ -60,7 +60,7 @@ type Mesh struct {
 	h      *netlink.Handle
 	rules
 	applied appliedLinks
-	sockets map[Port]*hostport.Held
+	sockets map[Port]*hostport.Reservation
 }
 
 // appliedLinks are the nodes for which this process has programmed the device, neighbours and
@@ -81,7 +81,7 @@ func New(cfg Config, deps Deps) *Mesh {
 	}
 	return &Mesh{
 		cfg: cfg, log: deps.Log, lock: make(chan struct{}, 1),
-		rules: rules{port: cfg.Port}, sockets: make(map[Port]*hostport.Held),
+		rules: rules{port: cfg.Port}, sockets: make(map[Port]*hostport.Reservation),
 	}
 }
 

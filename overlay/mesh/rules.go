@@ -27,20 +27,20 @@ import (
 //	map here4-10: protocol . port . 0-9 -> address . port            backends on this host, for the other hosts
 //	map peers:    hardware address -> mark
 //	set held, held4: ports at which this host answers
-//	set turned4:  address . address     underlay or further address of a peer . mesh address of the same peer
+//	set hairpin4:  address . address     underlay or further address of a peer . mesh address of the same peer
 //
-//	mark (prerouting): copies the mark of the connection to answers, which are routed by it; drops packets
-//	      from peers to 127.0.0.0/8
-//	in (prerouting), nat: sets the mark of connections from peers and sends them to `here`, then sends all
-//	      connections to `front`
+//	restore-mark (prerouting): copies the mark of the connection to answers, which are routed by it;
+//	      drops packets from peers to 127.0.0.0/8
+//	in (prerouting), nat: sets the mark of connections from peers and sends them to `here`, then
+//	      sends all connections to `front`
 //	out (output), nat: sends connections to `front`
 //	in-again, out-again: repeat `in` and `out` for connections that were not redirected, see below
-//	back (postrouting), nat: masquerades connections from the host's loopback address, and connections from a
-//	      peer to a backend on the same peer
-//	leave (postrouting): clamps the TCP segment size to the MTU of the mesh, because a client's path may not
-//	      report packets that are too big; clears the mark
-//	closed (input): rejects connections to published ports that were not redirected, because there is no
-//	      backend; rejects packets from the mesh to the host itself
+//	masq (postrouting), nat: masquerades connections from the host's loopback address, and
+//	      connections from a peer to a backend on the same peer
+//	clamp-mss (postrouting): clamps the TCP segment size to the MTU of the mesh, because a client's
+//	      path may not report packets that are too big; clears the mark
+//	host-input (input): rejects connections to published ports that were not redirected, because
+//	      there is no backend; rejects packets from the mesh to the host itself
 //
 // A port is in one map of a kind at a time. It moves to a map of another size in one transaction.
 // The lookups of one packet are not atomic: if the kernel commits a transaction between two
@@ -383,7 +383,7 @@ func (d desired) fixed() map[string]map[string]nftables.SetElement {
 		for _, f := range nft.Families() {
 			for _, own := range append([]netip.Addr{p.Underlay}, p.Others...) {
 				if a := p.address(f); a.IsValid() && f.Of(own) {
-					put("turned"+f.Digit, append(own.AsSlice(), a.AsSlice()...), nil)
+					put("hairpin"+f.Digit, append(own.AsSlice(), a.AsSlice()...), nil)
 				}
 			}
 		}
@@ -401,7 +401,7 @@ func fixedSets() map[string]*nftables.Set {
 	for i, f := range nft.Families() {
 		sets = append(sets,
 			&nftables.Set{ID: uint32(3 + i), Name: "held" + f.Digit, Concatenation: true, KeyType: nftables.MustConcatSetType(append([]nftables.SetDatatype{f.Address}, port...)...)},
-			&nftables.Set{ID: uint32(5 + i), Name: "turned" + f.Digit, Concatenation: true, KeyType: nftables.MustConcatSetType(f.Address, f.Address)})
+			&nftables.Set{ID: uint32(5 + i), Name: "hairpin" + f.Digit, Concatenation: true, KeyType: nftables.MustConcatSetType(f.Address, f.Address)})
 	}
 	out := make(map[string]*nftables.Set)
 	for _, s := range sets {

@@ -170,7 +170,7 @@ func compareTargets(a, b target) int {
 
 // tables returns the desired content of the nftables table. This host does not answer at a port
 // that is not in held, but its backends of such a port still serve the other hosts.
-func (s State) tables(held map[Port]*hostport.Held) desired {
+func (s State) tables(held map[Port]*hostport.Reservation) desired {
 	d := desired{entries: make(map[entry][]target), peers: s.Peers}
 	peers := make(map[string]Node, len(s.Peers))
 	for _, p := range s.Peers {
@@ -248,7 +248,7 @@ func (m *Mesh) holdPorts(ports []Published) ([]Conflict, error) {
 		if _, ok := m.sockets[p.Port]; ok {
 			continue
 		}
-		c, err := hostport.Hold(p.Protocol, p.IP, p.Published)
+		c, err := hostport.Reserve(p.Protocol, p.IP, p.Published)
 		switch {
 		case err == nil:
 			m.sockets[p.Port] = c
