@@ -209,7 +209,7 @@ func place(n int) string       { return fmt.Sprintf("10.%d.%d.%d/8", n>>16, n>>8
 
 func (h *planeHost) attach(ctx context.Context) (time.Duration, error) {
 	id := fmt.Sprintf("task%d", len(h.tasks))
-	a := plane.Attachment{TaskID: id, Bridged: true, Overlays: []plane.Overlay{{
+	a := plane.Attachment{TaskID: id, OnBridge: true, Overlays: []plane.Overlay{{
 		Network: h.network, Addresses: []netip.Prefix{netip.MustParsePrefix(place(100 + len(h.tasks)))},
 	}}}
 	h.tasks = append(h.tasks, id)

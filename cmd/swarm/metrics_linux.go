@@ -125,7 +125,7 @@ func (g *gossipMember) show(f *families, emit metrics.Emit) {
 
 // show tells what the overlay counts. service names that of each task.
 func (o *overlay) show(ctx context.Context, f *families, service map[string]string, emit metrics.Emit) error {
-	conflicts := slices.DeleteFunc(o.Conflicts(), func(c mesh.Conflict) bool { return c.Elsewhere })
+	conflicts := slices.DeleteFunc(o.Conflicts(), func(c mesh.Conflict) bool { return c.AddressMissing })
 	emit(f.conflicts, float64(len(conflicts)))
 	for _, t := range o.Traffic(ctx) {
 		s := service[t.TaskID]
@@ -136,8 +136,8 @@ func (o *overlay) show(ctx context.Context, f *families, service map[string]stri
 			f.taskIn.show(emit, l.Received, l.Network, s, t.TaskID)
 			f.taskOut.show(emit, l.Sent, l.Network, s, t.TaskID)
 			if l.Known {
-				emit(f.begunIn, float64(l.Begun.Accepted), l.Network, s, t.TaskID)
-				emit(f.begunOut, float64(l.Begun.Made), l.Network, s, t.TaskID)
+				emit(f.begunIn, float64(l.Connections.Accepted), l.Network, s, t.TaskID)
+				emit(f.begunOut, float64(l.Connections.Made), l.Network, s, t.TaskID)
 			}
 		}
 	}

@@ -188,7 +188,7 @@ func (p *parts) newWorker(b node.Base, g node.Gossip, hooks node.WorkerHooks) (n
 			told(changes)
 			m.overlay.directory.Apply(changes)
 		}
-		inForce = m.overlay.InForce
+		inForce = m.overlay.Programmed
 		describe = func() *swarmv1.NodeDescription {
 			d := p.host.describe()
 			d.PortConflicts = m.overlay.portConflicts()

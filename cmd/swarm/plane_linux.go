@@ -74,7 +74,7 @@ func (p *parts) newOverlay(b node.Base, g *gossipMember, conflicted func()) (*ov
 		return nil, err
 	}
 	dataPort := cmp.Or(b.Membership.DataPathPort, probe.DefaultDataPort)
-	p.host.bridge.Forbid(dataPort)
+	p.host.bridge.BlockUDPPort(dataPort)
 	p.host.bridge.Guard(bridge.ClusterPorts{
 		Cluster: cmp.Or(b.Membership.ListenPort, b.Membership.Port), Gossip: b.Membership.GossipPort, Data: dataPort,
 	})
@@ -86,7 +86,7 @@ func (p *parts) newOverlay(b node.Base, g *gossipMember, conflicted func()) (*ov
 	o.Plane = plane.New(plane.Deps{
 		Log: b.Log, Directory: o.directory, Bridge: p.host.bridge, Fabric: o.fabric, Tables: o.tables,
 		Names: o.names, Mesh: o.meshes.get, Gossip: o.report,
-		Programmed: p.monitor.sinceProgrammed, Conflicted: conflicted,
+		RoundDone: p.monitor.sinceProgrammed, ConflictsChanged: conflicted,
 	})
 	return o, nil
 }
@@ -212,7 +212,7 @@ func (n overlayNetwork) Detach(ctx context.Context, taskID string) error {
 }
 
 func (n overlayNetwork) Restore(ctx context.Context, keep []worker.Attachment) error {
-	held := make([]plane.Held, 0, len(keep))
+	held := make([]plane.Existing, 0, len(keep))
 	for _, a := range keep {
 		h, err := planeHeld(a)
 		if err != nil {
@@ -226,7 +226,7 @@ func (n overlayNetwork) Restore(ctx context.Context, keep []worker.Attachment) e
 // planeAttachment words a task's needs for the plane. A task on overlay networks has a leg on the node's own too: its way
 // out, and where published ports come in. On internal networks alone, that leg answers and does not ask.
 func planeAttachment(a worker.Attachment) (plane.Attachment, error) {
-	out := plane.Attachment{TaskID: a.TaskID, Closed: true, SearchFirst: a.SearchFirst}
+	out := plane.Attachment{TaskID: a.TaskID, NoEgress: true, SearchFirst: a.SearchFirst}
 	for _, use := range a.Networks {
 		switch use.Driver() {
 		case worker.DriverOverlay:
@@ -235,11 +235,11 @@ func planeAttachment(a worker.Attachment) (plane.Attachment, error) {
 				return out, fmt.Errorf("network %s: %w", use.Network.GetSpec().GetName(), err)
 			}
 			out.Overlays = append(out.Overlays, plane.Overlay{Network: use.Network, Addresses: addresses})
-			out.Bridged = true
-			out.Closed = out.Closed && use.Network.GetSpec().GetInternal()
+			out.OnBridge = true
+			out.NoEgress = out.NoEgress && use.Network.GetSpec().GetInternal()
 			out.HostAccess = out.HostAccess || use.Network.GetSpec().GetHostAccess()
 		case worker.DriverBridge:
-			out.Bridged, out.Closed = true, false
+			out.OnBridge, out.NoEgress = true, false
 		case worker.DriverNone:
 		default:
 			return out, fmt.Errorf("network %s: driver %q is not known here: %w", use.Network.GetSpec().GetName(), use.Driver(), errdefs.ErrInvalidArgument)
@@ -256,17 +256,17 @@ func planeAttachment(a worker.Attachment) (plane.Attachment, error) {
 }
 
 // planeHeld is what an earlier process was answered.
-func planeHeld(a worker.Attachment) (plane.Held, error) {
+func planeHeld(a worker.Attachment) (plane.Existing, error) {
 	wanted, err := planeAttachment(a)
 	if err != nil {
-		return plane.Held{}, err
+		return plane.Existing{}, err
 	}
 	local := a.Held.Local
 	if local == nil {
 		local = a.Held.Addresses
 	}
 	result, err := bridgeResult(a.Held.Netns, local, a.Held.Ports)
-	return plane.Held{Attachment: wanted, Result: result}, err
+	return plane.Existing{Attachment: wanted, Result: result}, err
 }
 
 func prefixes(texts []string) ([]netip.Prefix, error) {

@@ -65,7 +65,7 @@ func (o *overlay) portConflicts() []*swarmv1.PortConflict {
 			one.Address = c.IP.String()
 		}
 		switch {
-		case c.Elsewhere:
+		case c.AddressMissing:
 			one.Kind = swarmv1.PortConflict_ELSEWHERE
 		case errdefs.IsAlreadyExists(c.Err):
 			one.Reason, _, _ = strings.Cut(one.Reason, ": ")

@@ -15,8 +15,8 @@ import (
 	"swarm/overlay/netns"
 )
 
-// BenchmarkAttach attaches one task more to a network in use; BenchmarkFirst makes
-// and removes the network with every task.
+// BenchmarkAttach attaches one more task to a network in use. BenchmarkFirst creates and removes
+// the network with each task.
 func BenchmarkAttach(b *testing.B) { benchmark(b, true) }
 func BenchmarkFirst(b *testing.B)  { benchmark(b, false) }
 

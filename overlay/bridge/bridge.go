@@ -1,15 +1,21 @@
 //go:build linux
 
-// Package bridge gives tasks a network of their own host: a bridge with
-// masquerade, and ports published on the host (mode=host).
+// Package bridge connects the tasks of one host to a network that is local to that host: a Linux
+// bridge with masquerading for outgoing connections, and ports published on the host (mode=host).
 //
-// It owns one bridge device, the cables from it, the pins of the tasks' network
-// namespaces in Config.NetnsDir, one nftables table, and one accept rule in each
-// chain of others that would drop forwarded packets. All of it carries our name,
-// is made with the first use and removed with the last. What the kernel holds is
-// the only state: a new process learns it in Restore, and nothing is written to
-// disk. It refuses to know clusters, services and names. Caller: the worker,
-// through an adapter in cmd. Goroutines: none but Run's caller's.
+// The package owns these objects in the kernel and in the file system:
+//   - one bridge device, and one veth pair (a "cable") for each task
+//   - the bind mounts ("pins") of the tasks' network namespaces in Config.NetnsDir
+//   - two nftables tables of the same name, one in the inet family and one in the bridge family
+//   - one accept rule in each foreign chain that would drop forwarded packets
+//
+// Their names identify them as ours. The first attached task creates the device and the rules, and
+// the last one to detach removes them. The kernel is the only record: a new process passes the
+// attachments of its tasks to Restore, and the package writes no state to disk.
+//
+// The package knows nothing about clusters, services and service names. Its caller is the worker,
+// through an adapter in cmd. The package starts no goroutines; Run uses the goroutine of its
+// caller.
 package bridge
 
 import (
@@ -30,25 +36,30 @@ import (
 	"swarm/overlay/nft"
 )
 
-// Config of the bridge network. Zero values are defaults.
+// Config configures the bridge network. A zero field selects its default.
 type Config struct {
-	// NetnsDir holds a pin for each attached task, named by its id. Required.
+	// NetnsDir is the directory with one namespace pin for each attached task. The name of the pin
+	// is the task ID. Required.
 	NetnsDir string
-	// Subnet (IPv4); the bridge takes the first address. Default: 172.30.0.0/16, or
-	// the next private range that the host does not route.
+	// Subnet is the IPv4 range, from /8 to /29. The bridge has its first address. The default is
+	// 172.30.0.0/16, or the next private range to which the host has no route.
 	Subnet netip.Prefix
-	// Subnet6 (a ULA, /64) is the like for IPv6; a task has the same place in both. Default: fd53:5741:524d::/64, or one of the
-	// next that the host does not route. Not used where the host has no IPv6.
+	// Subnet6 is the IPv6 range, /96 or wider. A task has the same index in both ranges. The
+	// default is the unique local range fd53:5741:524d::/64, or the next one to which the host has
+	// no route. It is not used on a host without IPv6.
 	Subnet6 netip.Prefix
-	// BridgeName is the device's; default "swarm0". The nftables table is named after it.
+	// BridgeName is the name of the bridge device, at most 15 characters. The default is "swarm0".
+	// The names of the nftables tables derive from it.
 	BridgeName string
-	// MTU of bridge and cables; default: what the host's way out has.
+	// MTU is the MTU of the bridge and the cables in bytes. The default is the MTU of the interface
+	// with the default route.
 	MTU int
-	// FirstPort and LastPort bound the ports that the node chooses; default 30000-32767.
+	// FirstPort and LastPort bound the range of the host ports that the node chooses for a task.
+	// The default is 30000-32767.
 	FirstPort, LastPort uint16
 
-	forbidden uint16
-	guard     guard
+	blockedUDPPort uint16
+	guard          guard
 }
 
 func (c Config) withDefaults() (Config, error) {
@@ -60,7 +71,7 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	switch {
 	case c.NetnsDir == "":
-		return c, fmt.Errorf("bridge network: no folder for namespaces: %w", errdefs.ErrInvalidArgument)
+		return c, fmt.Errorf("bridge network: NetnsDir is not set: %w", errdefs.ErrInvalidArgument)
 	case len(c.BridgeName) > 15:
 		return c, fmt.Errorf("bridge name %q: give at most 15 characters: %w", c.BridgeName, errdefs.ErrInvalidArgument)
 	case c.FirstPort == 0 || c.FirstPort > c.LastPort:
@@ -73,156 +84,166 @@ func (c Config) withDefaults() (Config, error) {
 	return c, nil
 }
 
-// Deps of the bridge network.
+// Deps are the live objects that the bridge network uses.
 type Deps struct {
 	Log *slog.Logger
 }
 
-// Attachment is what a task asks for.
+// Attachment describes how to connect a task.
 type Attachment struct {
 	TaskID string
-	// Isolated tasks get a namespace with a loopback and nothing else.
-	Isolated bool
-	// Interface is the name inside the namespace; default "eth0". A task with other networks has this one last.
+	// LoopbackOnly gives the task a namespace with a loopback interface and no other.
+	LoopbackOnly bool
+	// Interface is the name of the interface inside the namespace. The default is "eth0". A task on
+	// overlay networks has the bridge as its last interface.
 	Interface string
-	// Apart keeps the task from all others: the bridge is its way out, not a network that it is on.
-	Apart bool
-	// NoEgress tasks only answer, at their published ports.
+	// PortIsolated stops traffic between this task and the other tasks on the bridge. It is for a
+	// task on overlay networks: it uses the bridge for outgoing connections and published ports
+	// only.
+	PortIsolated bool
+	// NoEgress stops connections that the task opens. The task can answer at its published ports.
 	NoEgress bool
-	// HostAccess tasks reach the cluster's own ports on its nodes, see Guard.
+	// HostAccess lets the task connect to the cluster's own ports on the nodes, see Guard.
 	HostAccess bool
-	Ports      []Port
+	// Ports are the ports to publish. They must be empty if LoopbackOnly is set.
+	Ports []Port
 }
 
-// Result is what a task was given.
+// Result describes how a task was connected.
 type Result struct {
-	// Netns is the pin of the task's namespace.
+	// Netns is the path of the pin of the task's namespace.
 	Netns string
-	// The rest is zero for isolated tasks.
+	// Address and all fields below are zero if the task is LoopbackOnly.
 	Address netip.Prefix
 	Gateway netip.Addr
-	// Address6 and Gateway6 are not valid where the host has no IPv6.
+	// Address6 and Gateway6 are not valid on a host without IPv6.
 	Address6  netip.Prefix
 	Gateway6  netip.Addr
 	MAC       string
 	Interface string
-	// Ports in the order asked for, with numbers for those that were to be chosen.
+	// Ports has the order of Attachment.Ports. Published is set in each of them.
 	Ports []Port
 }
 
-// Held is a task that is attached already, with what Attach answered.
-type Held struct {
+// Existing is a task that an earlier process attached, and the result which Attach returned for it.
+type Existing struct {
 	Attachment
 	Result Result
 }
 
-// Bridge is the network. Its methods may be called by several goroutines.
+// Bridge is the bridge network of a host. Several goroutines may call its methods at a time, except
+// BlockUDPPort and Guard.
 type Bridge struct {
 	cfg Config
 	log *slog.Logger
 
-	// turn is taken for each operation: they change the same tables of the kernel.
-	// A channel, so that waiting for it ends with the caller's context.
-	turn chan struct{}
-	// The rest belongs to whoever has the turn.
-	up        bool
-	net       *plumbing
-	addresses *pool
-	ports     *portBook
-	live      map[string]*attached
+	// lock serialises the operations, because they change the same kernel tables. It is a channel,
+	// so that a caller stops waiting when its context ends.
+	lock chan struct{}
+	// lock guards the fields below. up says that the device and the rules exist.
+	up          bool
+	net         *plumbing
+	addresses   *pool
+	ports       *portAllocator
+	attachments map[string]*attached
 }
 
+// attached is an attached task, with the sockets that reserve its ports.
 type attached struct {
-	Held
-	holds []*hostport.Held
-	// published: the rules know the task.
+	Existing
+	sockets []*hostport.Reservation
+	// published says that the nftables sets contain the task.
 	published bool
 }
 
-// New returns the network as yet unused: it touches nothing.
+// New returns a bridge network. It does not change the kernel. The error is ErrInvalidArgument.
 func New(cfg Config, deps Deps) (*Bridge, error) {
 	cfg, err := cfg.withDefaults()
 	if err != nil {
 		return nil, err
 	}
 	return &Bridge{
-		cfg:   cfg,
-		log:   deps.Log,
-		turn:  make(chan struct{}, 1),
-		ports: newPortBook(cfg.FirstPort, cfg.LastPort),
-		live:  make(map[string]*attached),
+		cfg:         cfg,
+		log:         deps.Log,
+		lock:        make(chan struct{}, 1),
+		ports:       newPortAllocator(cfg.FirstPort, cfg.LastPort),
+		attachments: make(map[string]*attached),
 	}, nil
 }
 
-// Forbid has tasks send nothing to a UDP port, here or elsewhere: where hosts take what comes from each other's addresses for
-// frames of an overlay network, a task could write into networks that it is not on. Called before any Attach or Restore.
-func (b *Bridge) Forbid(udpPort uint16) { b.cfg.forbidden = udpPort }
+// BlockUDPPort drops packets which tasks send to this UDP port on any host. The caller gives the
+// VXLAN port: hosts accept VXLAN packets from each other's addresses, and a task sends with the
+// address of its host. Without the rule a task could inject frames into any overlay network.
+// Call it before Attach and Restore.
+func (b *Bridge) BlockUDPPort(udpPort uint16) { b.cfg.blockedUDPPort = udpPort }
 
-func (b *Bridge) take(ctx context.Context) (release func(), err error) {
+func (b *Bridge) acquire(ctx context.Context) (release func(), err error) {
 	select {
-	case b.turn <- struct{}{}:
-		return func() { <-b.turn }, nil
+	case b.lock <- struct{}{}:
+		return func() { <-b.lock }, nil
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
 }
 
-// Attach makes the task's namespace and connects it. Again for the same task, it
-// gives the same answer. ErrAlreadyExists: a port that is taken, with its holder.
-// ErrResourceExhausted: no address or no port is left.
+// Attach creates the task's namespace and connects it. It returns the same result again if the task
+// is already attached. If it fails, it removes everything that it created.
+//
+// Errors: ErrInvalidArgument if a is invalid; ErrAlreadyExists if a port is in use (the text names
+// the user of the port); ErrResourceExhausted if no address or no port is free.
 func (b *Bridge) Attach(ctx context.Context, a Attachment) (Result, error) {
 	if err := a.validate(); err != nil {
 		return Result{}, err
 	}
-	release, err := b.take(ctx)
+	release, err := b.acquire(ctx)
 	if err != nil {
 		return Result{}, err
 	}
 	defer release()
-	if t, ok := b.live[a.TaskID]; ok {
+	if t, ok := b.attachments[a.TaskID]; ok {
 		return t.Result, nil
 	}
-	t := &attached{Held: Held{Attachment: a, Result: Result{Netns: b.pin(a.TaskID)}}}
+	t := &attached{Existing: Existing{Attachment: a, Result: Result{Netns: b.pin(a.TaskID)}}}
 	if err := b.connect(t); err != nil {
-		return Result{}, errors.Join(fmt.Errorf("attach task %s: %w", a.TaskID, err), b.disconnect(t), b.settle())
+		return Result{}, errors.Join(fmt.Errorf("attach task %s: %w", a.TaskID, err), b.disconnect(t), b.removeIfUnused())
 	}
-	b.live[a.TaskID] = t
+	b.attachments[a.TaskID] = t
 	return t.Result, nil
 }
 
-// connect leaves undoing to disconnect, whatever it got to.
+// connect creates everything that the task needs. After an error the caller must call disconnect.
 func (b *Bridge) connect(t *attached) error {
-	if !t.Isolated {
+	if !t.LoopbackOnly {
 		if err := b.ensureUp(b.published()); err != nil {
 			return err
 		}
 	}
-	// A pin of an earlier attempt is of unknown content.
+	// A pin from an earlier attempt may have any content.
 	if err := netns.Delete(t.Result.Netns); err != nil {
 		return err
 	}
 	if err := netns.Create(t.Result.Netns); err != nil {
 		return err
 	}
-	if t.Isolated {
+	if t.LoopbackOnly {
 		return nil
 	}
-	addr, err := b.addresses.take()
+	addr, err := b.addresses.allocate()
 	if err != nil {
 		return err
 	}
-	b.describe(t, addr)
-	if t.Result.Ports, t.holds, err = b.ports.hold(t.TaskID, t.Ports); err != nil {
+	b.fillResult(t, addr)
+	if t.Result.Ports, t.sockets, err = b.ports.allocate(t.TaskID, t.Ports); err != nil {
 		return err
 	}
 	if err := b.net.plug(t); err != nil {
 		return err
 	}
 	t.published = true
-	if err := b.net.publish(addr, t.use()); err != nil {
-		// Somebody may have flushed the host's rules: write them all.
+	if err := b.net.publish(addr, t.rules()); err != nil {
+		// Another program may have flushed the rules: write all of them again.
 		all := b.published()
-		all[addr] = t.use()
+		all[addr] = t.rules()
 		if err := b.net.sync(all); err != nil {
 			return err
 		}
@@ -230,9 +251,10 @@ func (b *Bridge) connect(t *attached) error {
 	return t.listen()
 }
 
-// listen: the rules know the ports.
+// listen starts to listen at the task's published ports. The rules must redirect the ports already:
+// otherwise the socket would accept a connection that is meant for the task.
 func (t *attached) listen() error {
-	for _, h := range t.holds {
+	for _, h := range t.sockets {
 		if err := h.Listen(); err != nil {
 			return err
 		}
@@ -240,161 +262,164 @@ func (t *attached) listen() error {
 	return nil
 }
 
-// describe fills in what follows from the address.
-func (b *Bridge) describe(t *attached, addr netip.Addr) {
+// fillResult sets the fields of the result that derive from the IPv4 address.
+func (b *Bridge) fillResult(t *attached, addr netip.Addr) {
 	r := &t.Result
 	r.Address = netip.PrefixFrom(addr, b.addresses.subnet.Bits())
 	r.Gateway = b.addresses.gateway()
 	r.Interface = t.Interface
 	r.MAC = macOf(addr).String()
 	if six := b.net.subnet6; six.IsValid() {
-		r.Address6 = netip.PrefixFrom(sixth(six, addr, b.addresses.subnet), six.Bits())
-		r.Gateway6 = sixth(six, r.Gateway, b.addresses.subnet)
+		r.Address6 = netip.PrefixFrom(ipv6Of(six, addr, b.addresses.subnet), six.Bits())
+		r.Gateway6 = ipv6Of(six, r.Gateway, b.addresses.subnet)
 	}
 }
 
-// use is what the rules are to know of the task.
-func (t *attached) use() use {
-	return use{cable: port(t), ports: t.Result.Ports, noEgress: t.NoEgress, hostAccess: t.HostAccess}
+// rules returns what the nftables sets must contain for the task.
+func (t *attached) rules() taskRules {
+	return taskRules{cable: portName(t), ports: t.Result.Ports, noEgress: t.NoEgress, hostAccess: t.HostAccess}
 }
 
-// Detach undoes Attach; a task that is not attached is no error.
+// Detach undoes Attach. It returns nil if the task is not attached.
 func (b *Bridge) Detach(ctx context.Context, taskID string) error {
 	if err := validTaskID(taskID); err != nil {
 		return err
 	}
-	release, err := b.take(ctx)
+	release, err := b.acquire(ctx)
 	if err != nil {
 		return err
 	}
 	defer release()
-	t, ok := b.live[taskID]
+	t, ok := b.attachments[taskID]
 	if !ok {
-		t = &attached{Held: Held{Attachment: Attachment{TaskID: taskID}, Result: Result{Netns: b.pin(taskID)}}}
+		t = &attached{Existing: Existing{Attachment: Attachment{TaskID: taskID}, Result: Result{Netns: b.pin(taskID)}}}
 	}
 	if err := b.disconnect(t); err != nil {
 		return fmt.Errorf("detach task %s: %w", taskID, err)
 	}
-	delete(b.live, taskID)
-	return b.settle()
+	delete(b.attachments, taskID)
+	return b.removeIfUnused()
 }
 
-// disconnect takes back whatever of an attachment there is.
+// disconnect removes all parts of the attachment that exist.
 func (b *Bridge) disconnect(t *attached) error {
 	var errs []error
-	if t.published && b.net.unpublish(t.Result.Address.Addr(), t.use()) != nil {
+	if t.published && b.net.unpublish(t.Result.Address.Addr(), t.rules()) != nil {
 		t.published = false
 		errs = append(errs, b.net.sync(b.published()))
 	}
 	if b.up {
 		errs = append(errs, b.net.unplug(t.TaskID))
 	}
-	for _, h := range t.holds {
+	for _, h := range t.sockets {
 		errs = append(errs, h.Close())
 	}
-	b.ports.drop(t.TaskID)
+	b.ports.release(t.TaskID)
 	errs = append(errs, netns.Delete(t.Result.Netns))
 	if b.up && t.Result.Address.IsValid() {
-		b.addresses.give(t.Result.Address.Addr())
+		b.addresses.release(t.Result.Address.Addr())
 	}
 	return errors.Join(errs...)
 }
 
-// settle takes the network down after its last use.
-func (b *Bridge) settle() error {
-	for _, t := range b.live {
-		if !t.Isolated {
+// removeIfUnused removes the device and the rules if no attached task uses them.
+func (b *Bridge) removeIfUnused() error {
+	for _, t := range b.attachments {
+		if !t.LoopbackOnly {
 			return nil
 		}
 	}
 	return b.takeDown()
 }
 
-// Restore is called once, before any Attach, with what the host's tasks hold. It
-// removes everything else that an earlier process left behind and makes again what
-// is missing; tasks whose network is whole notice nothing.
-func (b *Bridge) Restore(ctx context.Context, keep []Held) error {
+// Restore takes over the tasks that an earlier process attached. The caller calls it once, before
+// the first Attach. It keeps the network of the tasks in keep, creates the parts that are missing,
+// and removes everything else that an earlier process left. It does not interrupt the traffic of a
+// task whose network is complete. The error is ErrFailedPrecondition if a task is attached already.
+func (b *Bridge) Restore(ctx context.Context, keep []Existing) error {
 	keep = slices.Clone(keep)
 	for i := range keep {
 		if err := keep[i].validate(); err != nil {
 			return err
 		}
 	}
-	release, err := b.take(ctx)
+	release, err := b.acquire(ctx)
 	if err != nil {
 		return err
 	}
 	defer release()
-	if len(b.live) > 0 {
-		return fmt.Errorf("restore the bridge network: it is in use: %w", errdefs.ErrFailedPrecondition)
+	if len(b.attachments) > 0 {
+		return fmt.Errorf("restore the bridge network: a task is attached already: %w", errdefs.ErrFailedPrecondition)
 	}
 	if err := b.removeStrayPins(keep); err != nil {
 		return err
 	}
-	bridged := slices.ContainsFunc(keep, func(k Held) bool { return !k.Isolated })
+	bridged := slices.ContainsFunc(keep, func(k Existing) bool { return !k.LoopbackOnly })
 	if !bridged {
 		if err := b.openKernel(); err != nil {
 			return err
 		}
 		err := b.takeDown()
-		return errors.Join(err, b.readopt(keep))
+		return errors.Join(err, b.adopt(keep))
 	}
-	// The rules are replaced at once and by the same: no connection is refused meanwhile.
-	published := make(map[netip.Addr]use)
+	// One transaction replaces the rules by equal ones, so that no connection is refused meanwhile.
+	published := make(map[netip.Addr]taskRules)
 	for _, k := range keep {
-		if !k.Isolated {
-			published[k.Result.Address.Addr()] = (&attached{Held: k}).use()
+		if !k.LoopbackOnly {
+			published[k.Result.Address.Addr()] = (&attached{Existing: k}).rules()
 		}
 	}
 	if err := b.ensureUp(published); err != nil {
 		return err
 	}
-	return b.readopt(keep)
+	return b.adopt(keep)
 }
 
-// readopt takes every task over and brings the kernel in line with all of them. One task's failure is its own: it is told
-// in the log, the task is not attached, and its next Attach begins anew.
-func (b *Bridge) readopt(keep []Held) error {
+// adopt takes over each task and makes the kernel match all of them. If one task fails, adopt logs
+// the error, removes what exists of the task, and continues: the next Attach of that task starts
+// from nothing.
+func (b *Bridge) adopt(keep []Existing) error {
 	var errs []error
 	for _, k := range keep {
-		t := &attached{Held: k}
+		t := &attached{Existing: k}
 		t.Result.Netns = b.pin(k.TaskID)
-		if err := b.mend(t); err != nil {
-			b.log.Error("restore the network of a task", "task", k.TaskID, "err", errors.Join(err, b.disconnect(t)))
+		if err := b.repair(t); err != nil {
+			b.log.Error("cannot restore the network of a task: the task is detached and must be attached again", "task", k.TaskID, "err", errors.Join(err, b.disconnect(t)))
 			continue
 		}
-		b.live[k.TaskID] = t
+		b.attachments[k.TaskID] = t
 	}
 	if b.up {
-		errs = append(errs, b.net.removeStrayCables(b.live), b.net.sync(b.published()))
+		errs = append(errs, b.net.removeStrayCables(b.attachments), b.net.sync(b.published()))
 	}
 	return errors.Join(errs...)
 }
 
-func (b *Bridge) mend(t *attached) error {
+// repair takes over one task and creates the parts of its attachment that are missing.
+func (b *Bridge) repair(t *attached) error {
 	if !netns.Pinned(t.Result.Netns) {
 		if err := netns.Create(t.Result.Netns); err != nil {
 			return err
 		}
 	}
-	if t.Isolated {
+	if t.LoopbackOnly {
 		return nil
 	}
 	addr := t.Result.Address.Addr()
-	if err := b.addresses.claim(addr); err != nil {
-		t.Result.Address = netip.Prefix{} // Not ours to give back.
+	if err := b.addresses.reserve(addr); err != nil {
+		t.Result.Address = netip.Prefix{} // disconnect must not release an address of another task.
 		return err
 	}
-	// These follow from the address; a caller that kept only the address is as good.
-	b.describe(t, addr)
+	// The caller may have stored the address only: the other fields derive from it.
+	b.fillResult(t, addr)
 	t.published = true
 	var err error
-	if t.holds, err = b.ports.reclaim(t.TaskID, t.Result.Ports); err == nil {
+	if t.sockets, err = b.ports.reclaim(t.TaskID, t.Result.Ports); err == nil {
 		err = t.listen()
 	}
 	if err != nil {
-		// The rules send the packets to the task all the same.
-		b.log.Warn("a published port was taken while the daemon was away", "task", t.TaskID, "err", err)
+		// This is not fatal: the rules redirect the port to the task even without the socket.
+		b.log.Warn("another program bound a published port while the daemon was stopped; the port still leads to the task", "task", t.TaskID, "err", err)
 	}
 	if b.net.plugged(t) {
 		return nil
@@ -405,21 +430,22 @@ func (b *Bridge) mend(t *attached) error {
 	return b.net.plug(t)
 }
 
-// published maps the address of every task that the rules know to what they know.
-func (b *Bridge) published() map[netip.Addr]use {
-	out := make(map[netip.Addr]use)
-	for _, t := range b.live {
+// published returns the content of the nftables sets: the rules of each published task, by its
+// address.
+func (b *Bridge) published() map[netip.Addr]taskRules {
+	out := make(map[netip.Addr]taskRules)
+	for _, t := range b.attachments {
 		if t.published {
-			out[t.Result.Address.Addr()] = t.use()
+			out[t.Result.Address.Addr()] = t.rules()
 		}
 	}
 	return out
 }
 
-// Check compares the rules of the kernel with what they should be and mends them:
-// another program may have flushed them, or have come to drop what is forwarded.
+// Check compares the rules in the kernel with the expected rules and repairs them. Another program
+// may have flushed them, or may have added a chain that drops forwarded packets.
 func (b *Bridge) Check(ctx context.Context) error {
-	release, err := b.take(ctx)
+	release, err := b.acquire(ctx)
 	if err != nil || !b.up {
 		if err == nil {
 			release()
@@ -430,22 +456,23 @@ func (b *Bridge) Check(ctx context.Context) error {
 	return b.net.check(b.published())
 }
 
-// Run checks the rules whenever somebody has changed the host's, until ctx ends.
+// Run calls Check after each change of the host's nftables rules, at most every 200 ms, until ctx
+// ends.
 func (b *Bridge) Run(ctx context.Context) error {
 	return nft.Watch(ctx, 200*time.Millisecond, b.Check, b.log)
 }
 
-// Close lets go of the ports and handles that this process holds. The tasks' network stays.
+// Close closes the sockets and netlink handles of this process. The network of the tasks remains.
 func (b *Bridge) Close() error {
-	b.turn <- struct{}{}
-	defer func() { <-b.turn }()
+	b.lock <- struct{}{}
+	defer func() { <-b.lock }()
 	var errs []error
-	for _, t := range b.live {
-		for _, h := range t.holds {
+	for _, t := range b.attachments {
+		for _, h := range t.sockets {
 			errs = append(errs, h.Close())
 		}
 	}
-	clear(b.live)
+	clear(b.attachments)
 	if b.net != nil {
 		errs = append(errs, b.net.close())
 		b.net, b.up = nil, false
@@ -453,17 +480,17 @@ func (b *Bridge) Close() error {
 	return errors.Join(errs...)
 }
 
-// Purge removes everything, also what tasks still use.
+// Purge removes the whole network. It also detaches the tasks that still use it.
 func (b *Bridge) Purge(ctx context.Context) error {
-	release, err := b.take(ctx)
+	release, err := b.acquire(ctx)
 	if err != nil {
 		return err
 	}
 	defer release()
 	var errs []error
-	for id, t := range b.live {
+	for id, t := range b.attachments {
 		errs = append(errs, b.disconnect(t))
-		delete(b.live, id)
+		delete(b.attachments, id)
 	}
 	if err := b.openKernel(); err != nil {
 		return errors.Join(append(errs, err)...)
@@ -473,14 +500,15 @@ func (b *Bridge) Purge(ctx context.Context) error {
 
 func (b *Bridge) pin(taskID string) string { return filepath.Join(b.cfg.NetnsDir, taskID) }
 
-func (b *Bridge) removeStrayPins(keep []Held) error {
+// removeStrayPins deletes the namespaces of all tasks that are not in keep.
+func (b *Bridge) removeStrayPins(keep []Existing) error {
 	entries, err := os.ReadDir(b.cfg.NetnsDir)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("list namespaces: %w", err)
 	}
 	var errs []error
 	for _, e := range entries {
-		if slices.ContainsFunc(keep, func(k Held) bool { return k.TaskID == e.Name() }) {
+		if slices.ContainsFunc(keep, func(k Existing) bool { return k.TaskID == e.Name() }) {
 			continue
 		}
 		errs = append(errs, netns.Delete(filepath.Join(b.cfg.NetnsDir, e.Name())))

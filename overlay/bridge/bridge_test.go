@@ -30,7 +30,7 @@ const (
 	clientAddr = "10.211.9.12"
 )
 
-// world is a host with a bridge network and a client beside it.
+// world is a host with a bridge network, and a client beside the host.
 type world struct {
 	t            *testing.T
 	dir          string
@@ -74,7 +74,7 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
-// restart is a new daemon on the host: nothing is left of the former but the kernel's state.
+// restart starts a new daemon on the host. Only the state in the kernel remains of the old one.
 func (w *world) restart() {
 	w.t.Helper()
 	if w.b != nil {
@@ -169,7 +169,8 @@ func ask(ns *netns.Namespace, addr string) (string, error) {
 	return askFor(ns, addr, 500*time.Millisecond)
 }
 
-// askFor waits longer for an answer that is to come: on a busy machine a cable can take its time to pass the first packet.
+// askFor waits longer for an answer, because a cable may need time to pass the first packet on a
+// busy machine.
 func askFor(ns *netns.Namespace, addr string, patience time.Duration) (answer string, err error) {
 	err = ns.Do(func() error {
 		c, err := net.DialTimeout("tcp", addr, patience)
@@ -207,7 +208,7 @@ func TestAttach_TasksReachEachOtherAndTheWorld(t *testing.T) {
 	w.serve(b, "b", 80)
 	wantAnswer(t, "task to task", w.in(a), b.Address.Addr().String()+":80", "b 172.30.0.2")
 
-	// The world sees the host's address.
+	// The server outside sees the host's address.
 	var l net.Listener
 	if err := w.client.Do(func() (err error) { l, err = net.Listen("tcp4", ":90"); return err }); err != nil {
 		t.Fatal(err)
@@ -225,7 +226,7 @@ func TestAttach_TasksReachEachOtherAndTheWorld(t *testing.T) {
 	if got := <-seen; got != hostAddr {
 		t.Errorf("the world sees %s, want the host's %s", got, hostAddr)
 	}
-	// The range itself is no way in.
+	// A client outside cannot connect to a task address.
 	if err := w.client.Do(func() error { return addRoute("172.30.0.0/16", hostAddr) }); err != nil {
 		t.Fatal(err)
 	}
@@ -281,7 +282,7 @@ func TestAttach_TaskCannotReachTheHostsLoopback(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantNoAnswer(t, "task to the host's 127.0.0.1", w.in(a), "127.0.0.1:99")
-	// It is the guard that keeps it away.
+	// The rules stop it, not the routing.
 	w.do(unguard)
 	wantAnswer(t, "without the guard", w.in(a), "127.0.0.1:99", "private "+a.Address.Addr().String())
 }
@@ -303,11 +304,11 @@ func TestAttach_PortConflicts(t *testing.T) {
 	if !errors.Is(err, errdefs.ErrAlreadyExists) || !strings.Contains(err.Error(), "task b") {
 		t.Errorf("port of another task: got %v, want already exists with the task", err)
 	}
-	// What the failed attach had taken is free.
+	// The failed attach has released what it had allocated.
 	if r := w.attach("a", bridge.Port{Target: 80}); r.Ports[0].Published != 30000 {
 		t.Errorf("chosen port: %+v", r.Ports)
 	}
-	// Held against other programs while published.
+	// No other program can bind a published port.
 	if err := w.host.Do(func() error {
 		l, err := net.Listen("tcp4", "127.0.0.1:8080")
 		if err == nil {
@@ -329,7 +330,7 @@ func TestAttach_IsIdempotentAndIsolatedTasksHaveLoopbackOnly(t *testing.T) {
 	if diff := cmp.Diff(first, w.attach("a", bridge.Port{Target: 80}), cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})); diff != "" {
 		t.Errorf("attached again (-first +second):\n%s", diff)
 	}
-	r, err := w.tryAttach(bridge.Attachment{TaskID: "n", Isolated: true})
+	r, err := w.tryAttach(bridge.Attachment{TaskID: "n", LoopbackOnly: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -353,7 +354,7 @@ func TestAttach_IsIdempotentAndIsolatedTasksHaveLoopbackOnly(t *testing.T) {
 		{TaskID: "../x"},
 		{TaskID: "p", Ports: []bridge.Port{{Published: 1}}},
 		{TaskID: "p", Ports: []bridge.Port{{Target: 1, Protocol: "icmp"}}},
-		{TaskID: "p", Isolated: true, Ports: []bridge.Port{{Target: 1}}},
+		{TaskID: "p", LoopbackOnly: true, Ports: []bridge.Port{{Target: 1}}},
 	} {
 		if _, err := w.tryAttach(bad); !errors.Is(err, errdefs.ErrInvalidArgument) {
 			t.Errorf("attach %+v: got %v, want invalid argument", bad, err)
@@ -398,9 +399,9 @@ func TestRestore_KeepsTheLivingAndRemovesTheRest(t *testing.T) {
 	w.serve(b, "b", 80)
 	w.restart()
 	wantAnswer(t, "without a daemon", w.client, hostAddr+":8080", "a "+clientAddr)
-	// While nobody was looking: b's cable is pulled out, the rules are flushed.
+	// While no daemon runs, b's cable is removed and the rules are flushed.
 	w.do(func() error { return errors.Join(deleteInside(b.Netns, "eth0"), flushRules()) })
-	keep := []bridge.Held{
+	keep := []bridge.Existing{
 		{Attachment: bridge.Attachment{TaskID: "a", Ports: []bridge.Port{{Published: 8080, Target: 80}, {Target: 80}}}, Result: a},
 		{Attachment: bridge.Attachment{TaskID: "b", Ports: []bridge.Port{{Published: 8090, Target: 80}}}, Result: b},
 	}

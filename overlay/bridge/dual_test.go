@@ -17,7 +17,7 @@ const (
 	clientAddr6 = "fd00:211::12"
 )
 
-// dual gives both machines IPv6 as well.
+// dual adds IPv6 to both machines.
 func (w *world) dual() {
 	w.t.Helper()
 	for _, err := range []error{addAddress6(w.host, hostAddr6+"/64"), addAddress6(w.client, clientAddr6+"/64")} {
@@ -45,7 +45,8 @@ func TestAttach_IPv6(t *testing.T) {
 	}
 	wantAnswer(t, "host by loopback", w.host, "[::1]:8080", "a fd53:5741:524d::1")
 	wantNoAnswer(t, "one address, IPv4", w.client, hostAddr+":8081")
-	// The way out shows the host's address, and the range is no way in.
+	// Connections to the outside show the host's address, and clients outside cannot connect to the
+	// range.
 	l := w.listen(w.client, 90)
 	w.answer(l, "world")
 	wantAnswer(t, "task to world", w.in(a), "["+clientAddr6+"]:90", "world "+hostAddr6)
@@ -53,10 +54,10 @@ func TestAttach_IPv6(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantNoAnswer(t, "world to task's address", w.client, "[fd53:5741:524d::2]:80")
-	// A new process finds it as it was.
+	// A new process keeps the network as it was.
 	w.restart()
-	held := bridge.Held{Attachment: bridge.Attachment{TaskID: "a", Ports: a.Ports}, Result: bridge.Result{Address: a.Address, Ports: a.Ports}}
-	w.do(func() error { return w.b.Restore(context.Background(), []bridge.Held{held}) })
+	held := bridge.Existing{Attachment: bridge.Attachment{TaskID: "a", Ports: a.Ports}, Result: bridge.Result{Address: a.Address, Ports: a.Ports}}
+	w.do(func() error { return w.b.Restore(context.Background(), []bridge.Existing{held}) })
 	wantAnswer(t, "after a restart", w.client, "["+hostAddr6+"]:8080", "a "+clientAddr6)
 }
 
@@ -73,7 +74,7 @@ func TestDetach_PutsForwardingBack(t *testing.T) {
 	}
 	before := values()
 	w.attach("a")
-	// A host that forwards goes on learning its routes from advertisements.
+	// A host that forwards still learns its routes from advertisements.
 	if got, want := values(), [3]string{"1", "1", "2"}; got != want {
 		t.Errorf("ip_forward, forwarding, accept_ra: got %v, want %v", got, want)
 	}
@@ -89,7 +90,8 @@ func TestAttach_LegOfATaskWithOtherNetworks(t *testing.T) {
 	}
 }
 
-// As beside dockerd, or not: the filter of bridges shows the host's rules what goes from port to port.
+// The test runs with and without br_netfilter, as beside dockerd: it passes frames between ports to
+// the host's rules.
 func legOfATaskWithOtherNetworks(t *testing.T, filtered string) {
 	w := newWorld(t)
 	w.dual()
@@ -106,8 +108,8 @@ func legOfATaskWithOtherNetworks(t *testing.T, filtered string) {
 		}
 		return r
 	}
-	a := attach(bridge.Attachment{TaskID: "a", Interface: "eth2", Apart: true})
-	b := attach(bridge.Attachment{TaskID: "b", Interface: "eth1", Apart: true, NoEgress: true, Ports: []bridge.Port{{Published: 8080, Target: 80}}})
+	a := attach(bridge.Attachment{TaskID: "a", Interface: "eth2", PortIsolated: true})
+	b := attach(bridge.Attachment{TaskID: "b", Interface: "eth1", PortIsolated: true, NoEgress: true, Ports: []bridge.Port{{Published: 8080, Target: 80}}})
 	if a.Interface != "eth2" || b.Interface != "eth1" {
 		t.Errorf("interfaces %s and %s, want eth2 and eth1", a.Interface, b.Interface)
 	}
@@ -119,9 +121,9 @@ func legOfATaskWithOtherNetworks(t *testing.T, filtered string) {
 		if restarted {
 			w.restart()
 			w.do(func() error {
-				return w.b.Restore(context.Background(), []bridge.Held{
-					{Attachment: bridge.Attachment{TaskID: "a", Interface: "eth2", Apart: true}, Result: a},
-					{Attachment: bridge.Attachment{TaskID: "b", Interface: "eth1", Apart: true, NoEgress: true, Ports: b.Ports}, Result: b},
+				return w.b.Restore(context.Background(), []bridge.Existing{
+					{Attachment: bridge.Attachment{TaskID: "a", Interface: "eth2", PortIsolated: true}, Result: a},
+					{Attachment: bridge.Attachment{TaskID: "b", Interface: "eth1", PortIsolated: true, NoEgress: true, Ports: b.Ports}, Result: b},
 					{Attachment: bridge.Attachment{TaskID: "plain"}, Result: plain},
 				})
 			})
@@ -134,18 +136,19 @@ func legOfATaskWithOtherNetworks(t *testing.T, filtered string) {
 		wantAnswer(t, "published, from a task on the bridge", w.in(plain), hostAddr+":8080", "b "+b.Gateway.String())
 		wantNoAnswer(t, "no way out", w.in(b), clientAddr+":90")
 		wantNoAnswer(t, "no way out, IPv6", w.in(b), "["+clientAddr6+"]:90")
-		wantNoAnswer(t, "tasks that are apart", w.in(a), b.Address.Addr().String()+":80")
-		wantNoAnswer(t, "tasks that are apart, IPv6", w.in(b), "["+a.Address6.Addr().String()+"]:80")
+		wantNoAnswer(t, "isolated tasks", w.in(a), b.Address.Addr().String()+":80")
+		wantNoAnswer(t, "isolated tasks, IPv6", w.in(b), "["+a.Address6.Addr().String()+"]:80")
 		for from, to := range map[*bridge.Result]bridge.Result{&plain: a, &a: plain} {
-			wantNoAnswer(t, "one apart and one not, from "+from.Interface, w.in(*from), to.Address.Addr().String()+":80")
-			wantNoAnswer(t, "one apart and one not, IPv6, from "+from.Interface, w.in(*from), "["+to.Address6.Addr().String()+"]:80")
+			wantNoAnswer(t, "one isolated and one not, from "+from.Interface, w.in(*from), to.Address.Addr().String()+":80")
+			wantNoAnswer(t, "one isolated and one not, IPv6, from "+from.Interface, w.in(*from), "["+to.Address6.Addr().String()+"]:80")
 		}
 	}
-	// Nor by the host: a task that may set routes, or write frames, would ask it.
+	// The host does not forward between them either, if a task sets routes or writes frames to use
+	// it.
 	for from, to := range map[*bridge.Result]bridge.Result{&plain: a, &a: plain} {
 		if err := w.in(*from).Do(func() error { return addRoute(to.Address.Addr().String()+"/32", from.Gateway.String()) }); err != nil {
 			t.Fatal(err)
 		}
-		wantNoAnswer(t, "one apart and one not, by the host", w.in(*from), to.Address.Addr().String()+":80")
+		wantNoAnswer(t, "one isolated and one not, by the host", w.in(*from), to.Address.Addr().String()+":80")
 	}
 }

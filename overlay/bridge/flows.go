@@ -12,9 +12,10 @@ import (
 	"swarm/overlay/hostnet"
 )
 
-// forgetUDP drops the tracked flows to published UDP ports: without a handshake,
-// an old flow would go where it went before for as long as its client talks.
-func forgetUDP(ports []Port) error {
+// deleteUDPFlows deletes the conntrack entries of flows to published UDP ports. UDP has no
+// handshake, so an existing entry would lead the client's packets to the old destination for as
+// long as it sends.
+func deleteUDPFlows(ports []Port) error {
 	var f udpFlows
 	for _, p := range ports {
 		if p.Protocol == "udp" {
@@ -27,12 +28,13 @@ func forgetUDP(ports []Port) error {
 	var errs []error
 	for _, family := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
 		if _, err := hostnet.Complete(func() (uint, error) { return netlink.ConntrackDeleteFilters(netlink.ConntrackTable, family, f) }); err != nil {
-			errs = append(errs, fmt.Errorf("forget flows to UDP ports: %w", err))
+			errs = append(errs, fmt.Errorf("delete conntrack entries of UDP ports: %w", err))
 		}
 	}
 	return errors.Join(errs...)
 }
 
+// udpFlows matches UDP flows to these ports.
 type udpFlows []uint16
 
 // MatchConntrackFlow implements netlink.CustomConntrackFilter.

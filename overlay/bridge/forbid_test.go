@@ -11,10 +11,11 @@ import (
 	"swarm/overlay/netns"
 )
 
-// Hosts take what comes to this port from another host's address, which is that of its tasks too, for frames of a network.
+// Hosts accept VXLAN packets at this port from the address of another host, which is the address of
+// the tasks there too.
 func TestForbid_TaskCannotSendFrames(t *testing.T) {
 	w := newWorld(t)
-	w.b.Forbid(4789)
+	w.b.BlockUDPPort(4789)
 	a := w.attach("task-a")
 	for _, at := range []struct {
 		ns   *netns.Namespace

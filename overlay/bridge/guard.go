@@ -16,54 +16,56 @@ import (
 	"swarm/overlay/nft"
 )
 
-// guard is what tasks without HostAccess are kept from: the cluster's own ports. A task that could reach them would be a
-// stranger inside of every firewall that keeps strangers from them, with the address of its host.
+// guard stops tasks without HostAccess from reaching the cluster's own ports. A firewall in front
+// of these ports would not stop a task: it sends with the address of its host, which is a node.
 //
-//	set ports:   protocol . port   the cluster's own ports, at whatever address
-//	set open4:   addresses of tasks with HostAccess
-//	set opens4:  how fast each task opens connections
+//	set ports:       protocol . port   the cluster's own ports, at any address
+//	set hostaccess4: address           tasks with HostAccess
+//	set connrate4:   address           the rate at which each task opens connections
 //
-// Addresses have no part in it. This host cannot know all of another node's, and a list of them that nodes report would let
-// each node cut tasks everywhere off from addresses that are not its own.
+// The rules match ports and not addresses, because this host cannot know every address of another
+// node. A list that nodes report would let each node block any address for all tasks.
 type guard struct {
 	ports ClusterPorts
-	// others are cluster ports of other nodes.
-	others []uint16
+	// otherPorts are the TCP ports that other nodes serve the cluster on.
+	otherPorts []uint16
 }
 
-// ClusterPorts are those that this host serves the cluster on. Cluster may differ from node to node.
+// ClusterPorts are the ports that this host serves the cluster on: Cluster (TCP), Gossip (TCP and
+// UDP) and Data (UDP, for VXLAN). Cluster may differ between nodes.
 type ClusterPorts struct{ Cluster, Gossip, Data uint16 }
 
-// Guard keeps tasks without HostAccess from the cluster's own ports, at every address: these and those of GuardPorts.
-// Called before any Attach or Restore.
+// Guard makes the rules reject packets from tasks without HostAccess to the given ports and to
+// those of GuardPorts, at every address. Call it before Attach and Restore.
 func (b *Bridge) Guard(ports ClusterPorts) { b.cfg.guard.ports = ports }
 
-// GuardPorts tells the TCP ports that nodes serve the cluster on. It replaces what was told before.
+// GuardPorts sets the TCP ports that nodes serve the cluster on. It replaces the ports of the last
+// call.
 func (b *Bridge) GuardPorts(ctx context.Context, others []uint16) error {
-	release, err := b.take(ctx)
+	release, err := b.acquire(ctx)
 	if err != nil {
 		return err
 	}
 	defer release()
-	if slices.Equal(b.cfg.guard.others, others) {
+	if slices.Equal(b.cfg.guard.otherPorts, others) {
 		return nil
 	}
 	if !b.up {
-		b.cfg.guard.others = others
+		b.cfg.guard.otherPorts = others
 		return nil
 	}
-	b.net.guard.others = others
+	b.net.guard.otherPorts = others
 	if err := b.net.replacePorts(); err != nil {
-		// Somebody may have flushed the host's rules: write them all.
+		// Another program may have flushed the rules: write all of them again.
 		if err := b.net.sync(b.published()); err != nil {
 			return err
 		}
 	}
-	b.cfg.guard.others = others
+	b.cfg.guard.otherPorts = others
 	return nil
 }
 
-// portsSet is the set ports.
+// portsSet describes the set ports.
 func (r *rules) portsSet() *nftables.Set {
 	return &nftables.Set{
 		Table: r.table(), ID: 1, Name: "ports", Concatenation: true,
@@ -75,7 +77,8 @@ func portKey(p Port) []byte {
 	return append(nft.Pad([]byte{hostport.Number(p.Protocol)}), nft.Port(p.Published)...)
 }
 
-// elements are those of the set ports, each once. The zero ClusterPorts guards nothing.
+// elements returns the elements of the set ports without duplicates. There are none if ports is
+// zero.
 func (g guard) elements() (out []nftables.SetElement) {
 	if g.ports == (ClusterPorts{}) {
 		return nil
@@ -86,7 +89,7 @@ func (g guard) elements() (out []nftables.SetElement) {
 		{Published: g.ports.Gossip, Protocol: "udp"},
 		{Published: g.ports.Data, Protocol: "udp"},
 	}
-	for _, port := range g.others {
+	for _, port := range g.otherPorts {
 		all = append(all, Port{Published: port, Protocol: "tcp"})
 	}
 	seen := map[Port]bool{}
@@ -99,11 +102,11 @@ func (g guard) elements() (out []nftables.SetElement) {
 	return out
 }
 
-// syncGuard queues the sets, with the elements of ports.
+// syncGuard queues the sets of guard, and the elements of the set ports.
 func (r *rules) syncGuard(c *nftables.Conn) error {
 	sets := []*nftables.Set{r.portsSet()}
 	for _, f := range nft.Families() {
-		sets = append(sets, r.opensSet(f))
+		sets = append(sets, r.connectionRateSet(f))
 	}
 	for _, set := range sets {
 		if err := c.AddSet(set, nil); err != nil {
@@ -124,50 +127,52 @@ func (r *rules) replacePorts() error {
 	})
 }
 
-// guardIntact compares the size of the set.
+// guardIntact compares the size of the set ports only.
 func (r *rules) guardIntact(c *nftables.Conn) (bool, error) {
 	got, err := c.GetSetElements(r.portsSet())
 	return err == nil && len(got) == len(r.guard.elements()), err
 }
 
-// refuse is the rule of one family that refuses what is for the cluster's own ports.
-func (r *rules) refuse(f nft.Family) []expr.Any {
-	open, ports := r.sets(f)[openSet], r.portsSet()
+// rejectClusterPorts is the rule of one family that rejects packets to the cluster's own ports.
+func (r *rules) rejectClusterPorts(f nft.Family) []expr.Any {
+	hostAccess, ports := r.sets(f)[hostAccessSet], r.portsSet()
 	return nft.Join(f.Is(), f.LoadSrc(nft.Reg),
 		[]expr.Any{
-			&expr.Lookup{SourceRegister: nft.Reg, SetName: open.Name, SetID: open.ID, Invert: true},
+			&expr.Lookup{SourceRegister: nft.Reg, SetName: hostAccess.Name, SetID: hostAccess.ID, Invert: true},
 			&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: nft.Reg32(0)},
 			&expr.Payload{DestRegister: nft.Reg32(1), Base: expr.PayloadBaseTransportHeader, Offset: portDst, Len: 2},
 			&expr.Lookup{SourceRegister: nft.Reg, SetName: ports.Name, SetID: ports.ID},
-			prohibited(),
+			rejectProhibited(),
 		})
 }
 
-// The host tracks the connections of all its tasks in one table, of 262,144 entries by default. What a task opens at this
-// rate fills at most 60 % of it: an entry without an answer is kept for 30 s (UDP) or 120 s (TCP), one with for 120 s (UDP).
+// connectionsPerSecond and connectionBurst limit how fast a task opens connections. The host tracks
+// the connections of all its tasks in one table, with 262,144 entries by default. At this rate one
+// task fills at most 60 % of it: the kernel keeps an entry without an answer for 30 s (UDP) or 120
+// s (TCP), and an entry with an answer for 120 s (UDP).
 const (
-	opensEachSecond = 1000
-	opensAtOnce     = 32768
+	connectionsPerSecond = 1000
+	connectionBurst      = 32768
 )
 
-// opensSet holds how fast each task opens connections.
-func (r *rules) opensSet(f nft.Family) *nftables.Set {
+// connectionRateSet holds the rate at which each task opens connections. The rules fill it.
+func (r *rules) connectionRateSet(f nft.Family) *nftables.Set {
 	return &nftables.Set{
-		Table: r.table(), ID: uint32(f.Number)*10 + 8, Name: "opens" + f.Digit, KeyType: f.Address,
+		Table: r.table(), ID: uint32(f.Number)*10 + 8, Name: "connrate" + f.Digit, KeyType: f.Address,
 		Dynamic: true, HasTimeout: true, Timeout: 2 * time.Minute, Size: 1 << 16,
 	}
 }
 
-// pace is the rule of one family that drops what opens connections too fast.
-func (r *rules) pace(f nft.Family) []expr.Any {
-	s := r.opensSet(f)
+// limitNewConnections is the rule of one family that drops new connections above the rate limit.
+func (r *rules) limitNewConnections(f nft.Family) []expr.Any {
+	s := r.connectionRateSet(f)
 	return nft.Join(nft.Opening(), f.Is(), f.LoadSrc(nft.Reg), &expr.Dynset{
 		SrcRegKey: nft.Reg, SetName: s.Name, SetID: s.ID, Operation: uint32(unix.NFT_DYNSET_OP_UPDATE),
-		Exprs: []expr.Any{&expr.Limit{Type: expr.LimitTypePkts, Unit: expr.LimitTimeSecond, Rate: opensEachSecond, Burst: opensAtOnce, Over: true}},
+		Exprs: []expr.Any{&expr.Limit{Type: expr.LimitTypePkts, Unit: expr.LimitTimeSecond, Rate: connectionsPerSecond, Burst: connectionBurst, Over: true}},
 	}, nft.Drop())
 }
 
-// prohibited tells the sender that a rule is in the way.
-func prohibited() expr.Any {
+// rejectProhibited tells the sender by ICMP that a firewall rule rejects its packet.
+func rejectProhibited() expr.Any {
 	return &expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_ADMIN_PROHIBITED}
 }

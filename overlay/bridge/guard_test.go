@@ -12,7 +12,8 @@ import (
 	"swarm/overlay/netns"
 )
 
-// Tasks reach the cluster's own ports on no node, and every other port as before; those with HostAccess reach them all.
+// Tasks cannot reach the cluster's own ports on any node, but can reach every other port. Tasks
+// with HostAccess can reach all.
 func TestGuard_TaskCannotReachTheCluster(t *testing.T) {
 	w := newWorld(t)
 	w.b.Guard(bridge.ClusterPorts{Cluster: 2377, Gossip: 7946, Data: 4789})
@@ -52,7 +53,7 @@ func TestGuard_TaskCannotReachTheCluster(t *testing.T) {
 		hostAddr + ":2377": false, "172.30.0.1:2377": false, "172.30.0.1:7946": false, hostAddr + ":80": true,
 		clientAddr + ":2377": false, clientAddr + ":7946": false, clientAddr + ":2378": true, clientAddr + ":80": true,
 	})
-	// Another node serves the cluster on a port of its own. Which addresses it has is not known.
+	// Another node serves the cluster on a different port. Its addresses are not known.
 	w.do(func() error { return w.b.GuardPorts(t.Context(), []uint16{2377, 2378}) })
 	want := map[string]bool{clientAddr + ":2378": false, clientAddr + ":7946": false, clientAddr + ":2377": false, clientAddr + ":80": true}
 	reached("a node", w.in(a), want)

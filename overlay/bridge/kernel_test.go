@@ -18,7 +18,8 @@ import (
 	"swarm/overlay/netns"
 )
 
-// These act on the kernel as other programs would, in the calling thread's namespace.
+// The functions below change the kernel as other programs do, in the namespace of the calling
+// thread.
 
 func addRoute(dst, via string) error {
 	_, n, err := net.ParseCIDR(dst)
@@ -28,7 +29,7 @@ func addRoute(dst, via string) error {
 	return netlink.RouteAdd(&netlink.Route{Dst: n, Gw: net.ParseIP(via)})
 }
 
-// addAddress6 gives the namespace's eth0 an address that works at once.
+// addAddress6 adds an address to the namespace's eth0 that is usable at once.
 func addAddress6(ns *netns.Namespace, addr string) error {
 	h, err := ns.Netlink()
 	if err != nil {
@@ -47,8 +48,8 @@ func addAddress6(ns *netns.Namespace, addr string) error {
 	return h.AddrAdd(link, a)
 }
 
-// viaGateway routes an address that is the namespace's own elsewhere: a task that
-// is up to no good.
+// viaGateway sends packets for the namespace's own address to the gateway, as a malicious task
+// could.
 func viaGateway(addr, gateway string) error {
 	lo, err := netlink.LinkByName("lo")
 	if err != nil {
@@ -64,14 +65,14 @@ func viaGateway(addr, gateway string) error {
 	return addRoute(addr+"/32", gateway)
 }
 
-// unguard empties the chains that keep tasks and the world apart.
+// unguard flushes the chains that filter packets between tasks and the rest of the network.
 func unguard() error {
 	c, err := nftables.New()
 	if err != nil {
 		return err
 	}
 	t := &nftables.Table{Family: nftables.TableFamilyINet, Name: "swarm-bridge"}
-	for _, name := range []string{"in", "fence", "moat"} {
+	for _, name := range []string{"in", "forward-filter", "host-input"} {
 		c.FlushChain(&nftables.Chain{Name: name, Table: t})
 	}
 	return c.Flush()
@@ -101,7 +102,7 @@ func flushRules() error {
 	return c.Flush()
 }
 
-// flushOthers flushes once, and changes something harmless after that.
+// flushOthers flushes the rules once, and then makes a harmless change.
 func flushOthers() error {
 	c, err := nftables.New()
 	if err != nil {
@@ -124,7 +125,7 @@ func flushOthers() error {
 	return c.Flush()
 }
 
-// dropForwarding makes a firewall as dockerd or a host's owner would.
+// dropForwarding adds a firewall that drops forwarded packets, like dockerd or an administrator.
 func dropForwarding(family, table, chain string, dockerUser bool) error {
 	c, err := nftables.New()
 	if err != nil {
@@ -145,7 +146,7 @@ func dropForwarding(family, table, chain string, dockerUser bool) error {
 	return c.Flush()
 }
 
-// remains lists what the bridge network has on the host.
+// remains lists the objects of the bridge network on the host.
 func (w *world) remains() string {
 	w.t.Helper()
 	var out []string

@@ -14,16 +14,17 @@ import (
 	"swarm/overlay/netns"
 )
 
-// The kernel counts the neighbours of all namespaces together: one that a task could look for is one that the host lacks.
+// The kernel limits the neighbours of all namespaces together: each neighbour entry of a task is
+// one less for the host.
 func TestAttach_TaskHasNoNeighbourButTheGateway(t *testing.T) {
 	w := newWorld(t)
 	w.dual()
 	plain := w.attach("plain")
-	apart, err := w.tryAttach(bridge.Attachment{TaskID: "apart", Apart: true})
+	isolated, err := w.tryAttach(bridge.Attachment{TaskID: "isolated", PortIsolated: true})
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, r := range map[string]bridge.Result{"plain": plain, "apart": apart} {
+	for name, r := range map[string]bridge.Result{"plain": plain, "isolated": isolated} {
 		ns := w.in(r)
 		if err := ns.Do(func() error { return sendToMany("eth0") }); err != nil {
 			t.Fatal(err)
@@ -34,7 +35,7 @@ func TestAttach_TaskHasNoNeighbourButTheGateway(t *testing.T) {
 			}
 		}
 	}
-	// They are not reached by routes that a redirect left.
+	// The tasks reach each other without routes from redirects.
 	b := w.attach("b")
 	w.serve(b, "b", 80)
 	for range 3 {
@@ -48,7 +49,7 @@ func TestAttach_TaskHasNoNeighbourButTheGateway(t *testing.T) {
 	}
 }
 
-// sendToMany sends to addresses of all ranges that have neighbours elsewhere.
+// sendToMany sends to addresses of every range that would be on-link elsewhere.
 func sendToMany(device string) error {
 	c, err := net.ListenPacket("udp", ":0")
 	if err != nil {
@@ -67,7 +68,7 @@ func sendToMany(device string) error {
 	return nil
 }
 
-// neighbours lists the unicast ones of a namespace, in whatever state.
+// neighbours lists the unicast neighbours of a namespace, in any state.
 func neighbours(t *testing.T, ns *netns.Namespace) (out []netip.Addr) {
 	t.Helper()
 	h, err := ns.Netlink()

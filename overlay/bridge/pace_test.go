@@ -9,7 +9,8 @@ import (
 	"testing"
 )
 
-// A task opens as many connections as it can. The host keeps most of its table of connections, and another task opens some.
+// One task opens as many connections as it can. Most of the host's conntrack table stays free, and
+// another task can connect.
 func TestGuard_ConnectionsOfATaskArePaced(t *testing.T) {
 	w := newWorld(t)
 	greedy, other := w.attach("greedy"), w.attach("other")

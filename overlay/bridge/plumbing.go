@@ -22,20 +22,21 @@ import (
 )
 
 const (
-	// defaultInterface is what a task calls its end of the cable when it has no other.
+	// defaultInterface is the name of the task's end of the cable if Attachment.Interface is empty.
 	defaultInterface = "eth0"
-	// cablePrefix begins the names of the host's ends, apartPrefix those of tasks that are apart: the rules tell them by it.
-	cablePrefix = "swb-"
-	apartPrefix = "swa-"
+	// cablePrefix begins the names of the host's ends of the cables, and isolatedPrefix those of
+	// isolated tasks. The rules match these prefixes.
+	cablePrefix    = "swb-"
+	isolatedPrefix = "swa-"
 )
 
 // plumbing is the bridge device with its cables, and the rules.
 type plumbing struct {
 	rules
-	name string
-	mtu  int
-	here *netns.Namespace
-	h    *netlink.Handle
+	name   string
+	mtu    int
+	hostNS *netns.Namespace
+	h      *netlink.Handle
 }
 
 func openPlumbing(cfg Config, log *slog.Logger) (*plumbing, error) {
@@ -48,15 +49,15 @@ func openPlumbing(cfg Config, log *slog.Logger) (*plumbing, error) {
 		here.Close()
 		return nil, err
 	}
-	return &plumbing{rules: rules{bridge: cfg.BridgeName, log: log}, name: cfg.BridgeName, here: here, h: h}, nil
+	return &plumbing{rules: rules{bridge: cfg.BridgeName, log: log}, name: cfg.BridgeName, hostNS: here, h: h}, nil
 }
 
 func (p *plumbing) close() error {
 	p.h.Close()
-	return errors.Join(p.here.Close(), p.conn.Close())
+	return errors.Join(p.hostNS.Close(), p.conn.Close())
 }
 
-// openKernel gets the handles, and leaves the kernel as it is.
+// openKernel opens the netlink handles. It does not change the kernel.
 func (b *Bridge) openKernel() error {
 	if b.net != nil {
 		return nil
@@ -69,9 +70,9 @@ func (b *Bridge) openKernel() error {
 	return nil
 }
 
-// ensureUp makes the network, or takes over the one that is there, with rules for
-// these ports.
-func (b *Bridge) ensureUp(published map[netip.Addr]use) error {
+// ensureUp creates the device and the rules, or takes over those of an earlier process. The rules
+// contain the tasks in published.
+func (b *Bridge) ensureUp(published map[netip.Addr]taskRules) error {
 	if b.up {
 		return nil
 	}
@@ -79,7 +80,7 @@ func (b *Bridge) ensureUp(published map[netip.Addr]use) error {
 		return err
 	}
 	b.net.subnet, b.net.subnet6, b.net.mtu = b.cfg.Subnet, b.cfg.Subnet6, b.cfg.MTU
-	b.net.forbidden, b.net.guard = b.cfg.forbidden, b.cfg.guard
+	b.net.blockedUDPPort, b.net.guard = b.cfg.blockedUDPPort, b.cfg.guard
 	if err := b.net.ensureBridge(); err != nil {
 		return fmt.Errorf("bridge %s: %w", b.cfg.BridgeName, err)
 	}
@@ -94,20 +95,20 @@ func (b *Bridge) ensureUp(published map[netip.Addr]use) error {
 	return nil
 }
 
-// takeDown removes the network.
+// takeDown removes the rules, the device and the cables.
 func (b *Bridge) takeDown() error {
 	if b.net == nil {
 		return nil
 	}
-	if err := errors.Join(b.net.remove(), b.net.removeBridge()); err != nil {
+	if err := errors.Join(b.net.removeRules(), b.net.removeBridge()); err != nil {
 		return fmt.Errorf("take down bridge %s: %w", b.cfg.BridgeName, err)
 	}
 	b.up = false
 	return nil
 }
 
-// ensureBridge makes the device with its addresses and sysctls. One that is there
-// already keeps its range: tasks live in it.
+// ensureBridge creates the device with its addresses and sysctls. A device that exists keeps its
+// subnets, because tasks use them, unless the configuration asks for others.
 func (p *plumbing) ensureBridge() error {
 	link, err := p.h.LinkByName(p.name)
 	if err != nil && !errors.As(err, &netlink.LinkNotFoundError{}) {
@@ -116,7 +117,7 @@ func (p *plumbing) ensureBridge() error {
 	if err == nil {
 		found, ok := p.subnetOf(link, netlink.FAMILY_V4)
 		found6, ok6 := p.subnetOf(link, netlink.FAMILY_V6)
-		if ok && fits(p.subnet, found) && (!ok6 || fits(p.subnet6, found6)) {
+		if ok && matches(p.subnet, found) && (!ok6 || matches(p.subnet6, found6)) {
 			p.subnet, p.mtu, p.index = found, link.Attrs().MTU, link.Attrs().Index
 			if err := p.chooseIPv6(found6); err != nil {
 				return err
@@ -124,7 +125,7 @@ func (p *plumbing) ensureBridge() error {
 			return p.setUp(link)
 		}
 		if err := p.h.LinkDel(link); err != nil {
-			return fmt.Errorf("remove the one of another range: %w", err)
+			return fmt.Errorf("remove the device with another subnet: %w", err)
 		}
 	}
 	if err := p.chooseRange(); err != nil {
@@ -133,7 +134,8 @@ func (p *plumbing) ensureBridge() error {
 	return p.makeBridge()
 }
 
-func fits(wish, found netip.Prefix) bool { return !wish.IsValid() || wish.Masked() == found }
+// matches reports whether the found subnet is the configured one, or none is configured.
+func matches(wish, found netip.Prefix) bool { return !wish.IsValid() || wish.Masked() == found }
 
 func (p *plumbing) makeBridge() error {
 	gateway := netip.PrefixFrom(hostnet.Nth(p.subnet, 1), p.subnet.Bits())
@@ -151,37 +153,39 @@ func (p *plumbing) makeBridge() error {
 	return p.setUp(link)
 }
 
-// setUp gives the device all that it has to have, there or not.
+// setUp sets the sysctls, the addresses and the state of the device. It may be called again.
 func (p *plumbing) setUp(link netlink.Link) error {
-	if err := errors.Join(p.judgeAll(link), p.setSysctls(), forwarding.Enable(p.here, p.h, link)); err != nil {
+	if err := errors.Join(p.filterReservedMulticast(link), p.setSysctls(), forwarding.Enable(p.hostNS, p.h, link)); err != nil {
 		return err
 	}
 	gateway := netip.PrefixFrom(hostnet.Nth(p.subnet, 1), p.subnet.Bits())
 	addresses := []netip.Prefix{gateway}
 	if p.subnet6.IsValid() {
-		addresses = append(addresses, netip.PrefixFrom(sixth(p.subnet6, gateway.Addr(), p.subnet), p.subnet6.Bits()))
+		addresses = append(addresses, netip.PrefixFrom(ipv6Of(p.subnet6, gateway.Addr(), p.subnet), p.subnet6.Bits()))
 	}
 	for _, a := range addresses {
 		if err := addAddress(p.h, link, a); err != nil {
 			return err
 		}
 	}
-	return errors.Join(p.h.LinkSetUp(link), p.loopback6())
+	return errors.Join(p.h.LinkSetUp(link), p.routeLoopback6())
 }
 
-// judgeAll has frames for 01:80:c2:00:00:0e pass the rules of the bridge, as those for its neighbours do: the kernel would
-// learn from them, and take them in by the cable itself, before any rule.
-func (p *plumbing) judgeAll(link netlink.Link) error {
+// filterReservedMulticast makes frames for 01:80:c2:00:00:0e pass the rules of the bridge, like the
+// other reserved multicast addresses. Otherwise the bridge would learn from these frames and the
+// host would receive them on the cable itself, before any rule.
+func (p *plumbing) filterReservedMulticast(link netlink.Link) error {
 	mask := uint16(1 << 0x0e)
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.Index = p.name, link.Attrs().Index
 	if err := p.h.LinkModify(&netlink.Bridge{LinkAttrs: attrs, GroupFwdMask: &mask}); err != nil {
-		return fmt.Errorf("frames for bridges: %w", err)
+		return fmt.Errorf("set group_fwd_mask: %w", err)
 	}
 	return nil
 }
 
-// addAddress makes the address usable at once: nobody else can have it.
+// addAddress adds an address without duplicate address detection, because no other host can have
+// it.
 func addAddress(h *netlink.Handle, link netlink.Link, a netip.Prefix) error {
 	addr := &netlink.Addr{IPNet: hostnet.IPNet(a)}
 	if a.Addr().Is6() {
@@ -193,13 +197,13 @@ func addAddress(h *netlink.Handle, link netlink.Link, a netip.Prefix) error {
 	return nil
 }
 
-// setSysctls: route_localnet is for clients on the host's 127.0.0.1; the rules
-// keep tasks away from it.
+// setSysctls sets the sysctls of the bridge. route_localnet lets clients at the host's 127.0.0.1
+// use published ports; the rules stop tasks from reaching 127.0.0.0/8.
 func (p *plumbing) setSysctls() error {
-	// The interface's name stands between slashes: it may have a dot in it.
+	// The separators are slashes, because the interface's name may contain a dot.
 	conf := "conf/" + p.name + "/"
 	values := map[string]string{"ipv4/" + conf + "route_localnet": "1", "ipv4/" + conf + "rp_filter": "0"}
-	if forwarding.HasIPv6(p.here) {
+	if forwarding.HasIPv6(p.hostNS) {
 		values["ipv6/"+conf+"disable_ipv6"] = "0"
 		values["ipv6/"+conf+"accept_ra"] = "0"
 		// The host sends neighbour solicitations from the bridge's link-local address. Duplicate
@@ -207,12 +211,13 @@ func (p *plumbing) setSysctls() error {
 		// task, and tasks would get "no route to host" from each other.
 		values["ipv6/"+conf+"accept_dad"] = "0"
 	}
-	return p.here.SetSysctls(values)
+	return p.hostNS.SetSysctls(values)
 }
 
-// loopback6 is route_localnet for [::1]: the kernel takes an answer to it only by an interface that has a route of its own
-// for it. From outside it drops [::1] before any rule.
-func (p *plumbing) loopback6() error {
+// routeLoopback6 does for [::1] what route_localnet does for 127.0.0.1. The kernel accepts an
+// answer to [::1] only from an interface with its own local route for [::1]. It drops packets to
+// [::1] that come from outside before any rule.
+func (p *plumbing) routeLoopback6() error {
 	if !p.subnet6.IsValid() {
 		return nil
 	}
@@ -230,9 +235,10 @@ func (p *plumbing) removeBridge() error {
 	if err := p.deleteGroup(); err != nil {
 		return err
 	}
-	return forwarding.Undo(p.here, p.h, link.Attrs().Alias)
+	return forwarding.Undo(p.hostNS, p.h, link.Attrs().Alias)
 }
 
+// subnetOf returns the subnet of the first address of the device that is not link-local.
 func (p *plumbing) subnetOf(link netlink.Link, family int) (netip.Prefix, bool) {
 	addrs, err := hostnet.Complete(func() ([]netlink.Addr, error) { return p.h.AddrList(link, family) })
 	if err != nil {
@@ -248,35 +254,38 @@ func (p *plumbing) subnetOf(link netlink.Link, family int) (netip.Prefix, bool) 
 	return netip.Prefix{}, false
 }
 
-// group marks the bridge and its cables, so that they can be found and deleted together.
+// group returns the link group of the bridge and its cables. One request can delete the whole
+// group.
 func (p *plumbing) group() uint32 {
 	sum := sha256.Sum256([]byte(p.name))
 	return binary.BigEndian.Uint32(sum[:])>>1 | 1
 }
 
-// port names the host's end of a task's cable.
-func port(t *attached) string {
-	if t.Apart {
-		return cable.PortName(apartPrefix, t.TaskID)
+// portName returns the name of the host's end of a task's cable.
+func portName(t *attached) string {
+	if t.PortIsolated {
+		return cable.PortName(isolatedPrefix, t.TaskID)
 	}
 	return cable.PortName(cablePrefix, t.TaskID)
 }
 
-// cable is a task's connection. The gateway is its only neighbour: the kernel counts the neighbours of all namespaces
-// together, and a task that looked for many would leave none to the host.
+// cable describes the cable of a task. The addresses have no subnet, so that the gateway is the
+// task's only neighbour. The kernel limits the number of neighbours of all namespaces together: a
+// task that looked for many neighbours would leave none for the host.
 func (p *plumbing) cable(t *attached) cable.Cable {
 	r := t.Result
 	c := cable.Cable{
-		Port: port(t), Bridge: p.index, Group: p.group(), MTU: p.mtu,
-		Interface: r.Interface, MAC: macOf(r.Address.Addr()), Addresses: []netip.Prefix{single(r.Address)}, Gateways: []netip.Addr{r.Gateway},
+		Port: portName(t), Bridge: p.index, Group: p.group(), MTU: p.mtu,
+		Interface: r.Interface, MAC: macOf(r.Address.Addr()), Addresses: []netip.Prefix{hostPrefix(r.Address)}, Gateways: []netip.Addr{r.Gateway},
 	}
 	if r.Address6.IsValid() {
-		c.Addresses, c.Gateways = append(c.Addresses, single(r.Address6)), append(c.Gateways, r.Gateway6)
+		c.Addresses, c.Gateways = append(c.Addresses, hostPrefix(r.Address6)), append(c.Gateways, r.Gateway6)
 	}
 	return c
 }
 
-func single(p netip.Prefix) netip.Prefix { return netip.PrefixFrom(p.Addr(), p.Addr().BitLen()) }
+// hostPrefix returns the /32 or /128 prefix of the address.
+func hostPrefix(p netip.Prefix) netip.Prefix { return netip.PrefixFrom(p.Addr(), p.Addr().BitLen()) }
 
 // plug connects the task's namespace to the bridge.
 func (p *plumbing) plug(t *attached) error {
@@ -288,30 +297,32 @@ func (p *plumbing) plug(t *attached) error {
 	return p.cable(t).Plug(p.h, ns)
 }
 
-// plugged reports whether the task's cable is whole. One of an earlier build has no IPv6, and is left alone.
+// plugged reports whether the task's cable is complete. It ignores IPv6, because a cable that an
+// earlier version created has no IPv6 address and must remain.
 func (p *plumbing) plugged(t *attached) bool {
 	c := p.cable(t)
 	c.Addresses = c.Addresses[:1]
-	return c.Whole(p.h, t.Result.Netns)
+	return c.Complete(p.h, t.Result.Netns)
 }
 
-// unplug takes the task's cable off the bridge, of which of the names it is; it goes with the task's namespace.
+// unplug takes the task's cable off the bridge, under either of its names. The kernel deletes the
+// cable with the task's namespace.
 func (p *plumbing) unplug(taskID string) error {
 	return errors.Join(
-		cable.Unplug(p.h, cable.PortName(cablePrefix, taskID)), cable.Unplug(p.h, cable.PortName(apartPrefix, taskID)))
+		cable.Unplug(p.h, cable.PortName(cablePrefix, taskID)), cable.Unplug(p.h, cable.PortName(isolatedPrefix, taskID)))
 }
 
-// discard removes the task's cable at once.
+// discard deletes the task's cable at once.
 func (p *plumbing) discard(taskID string) error {
 	return errors.Join(
-		cable.Delete(p.h, cable.PortName(cablePrefix, taskID)), cable.Delete(p.h, cable.PortName(apartPrefix, taskID)))
+		cable.Delete(p.h, cable.PortName(cablePrefix, taskID)), cable.Delete(p.h, cable.PortName(isolatedPrefix, taskID)))
 }
 
 // removeStrayCables deletes the cables of tasks that are not in live.
 func (p *plumbing) removeStrayCables(live map[string]*attached) error {
 	keep := make(map[string]bool, len(live))
 	for _, t := range live {
-		keep[port(t)] = true
+		keep[portName(t)] = true
 	}
 	links, err := hostnet.Complete(func() ([]netlink.Link, error) { return p.h.LinkList() })
 	if err != nil {
@@ -320,7 +331,7 @@ func (p *plumbing) removeStrayCables(live map[string]*attached) error {
 	var errs []error
 	for _, l := range links {
 		a := l.Attrs()
-		ours := strings.HasPrefix(a.Name, cablePrefix) || strings.HasPrefix(a.Name, apartPrefix)
+		ours := strings.HasPrefix(a.Name, cablePrefix) || strings.HasPrefix(a.Name, isolatedPrefix)
 		if a.Group == p.group() && ours && !keep[a.Name] {
 			errs = append(errs, cable.Delete(p.h, a.Name))
 		}
@@ -328,14 +339,14 @@ func (p *plumbing) removeStrayCables(live map[string]*attached) error {
 	return errors.Join(errs...)
 }
 
-// deleteGroup deletes the bridge and all cables in one request, which waits for the
-// kernel only once.
+// deleteGroup deletes the bridge and all cables in one request, because the kernel makes each
+// deletion wait for a grace period.
 func (p *plumbing) deleteGroup() error {
 	req := nl.NewNetlinkRequest(unix.RTM_DELLINK, unix.NLM_F_ACK)
 	req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
 	req.AddData(nl.NewRtAttr(unix.IFLA_GROUP, nl.Uint32Attr(p.group())))
 	var err error
-	if enter := p.here.Do(func() error { _, err = req.Execute(unix.NETLINK_ROUTE, 0); return nil }); enter != nil {
+	if enter := p.hostNS.Do(func() error { _, err = req.Execute(unix.NETLINK_ROUTE, 0); return nil }); enter != nil {
 		return enter
 	}
 	if err != nil && !errors.Is(err, unix.ENODEV) {

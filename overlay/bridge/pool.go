@@ -16,12 +16,12 @@ import (
 // macBridge is the second byte of the hardware addresses on the bridge.
 const macBridge = 0x53
 
-// macOf derives the hardware address: whoever gets an address again is found in
-// the neighbours' tables as before.
+// macOf derives the hardware address from the IPv4 address. So an old neighbour entry stays correct
+// if another task gets the address.
 func macOf(a netip.Addr) net.HardwareAddr { return hostnet.MAC(macBridge, a) }
 
-// pool hands out the addresses of a subnet, the ones given back last of all: what
-// remembers an old holder has time to forget it.
+// pool allocates the addresses of a subnet in turn. A released address is allocated again as late
+// as possible, so that caches of its last user have time to expire.
 type pool struct {
 	subnet netip.Prefix
 	used   map[netip.Addr]bool
@@ -34,10 +34,10 @@ func newPool(subnet netip.Prefix) *pool {
 
 func (p *pool) gateway() netip.Addr { return hostnet.Nth(p.subnet, 1) }
 
-// size counts the subnet's own address, the gateway and the broadcast address too.
+// size is the number of addresses in the subnet, with the network, gateway and broadcast addresses.
 func (p *pool) size() uint32 { return 1 << (32 - p.subnet.Bits()) }
 
-func (p *pool) take() (netip.Addr, error) {
+func (p *pool) allocate() (netip.Addr, error) {
 	for range p.size() {
 		p.last++
 		if p.last >= p.size()-1 {
@@ -51,35 +51,35 @@ func (p *pool) take() (netip.Addr, error) {
 	return netip.Addr{}, fmt.Errorf("every address of %s is taken: %w", p.subnet, errdefs.ErrResourceExhausted)
 }
 
-// claim takes a certain address, that an attachment has had before.
-func (p *pool) claim(a netip.Addr) error {
+// reserve allocates the address that an earlier process gave to a task.
+func (p *pool) reserve(a netip.Addr) error {
 	if !p.subnet.Contains(a) || a == p.gateway() {
-		return fmt.Errorf("address %s is not of %s: %w", a, p.subnet, errdefs.ErrInvalidArgument)
+		return fmt.Errorf("address %s is not a task address of %s: %w", a, p.subnet, errdefs.ErrInvalidArgument)
 	}
 	if p.used[a] {
-		return fmt.Errorf("address %s is held twice: %w", a, errdefs.ErrAlreadyExists)
+		return fmt.Errorf("address %s is in use by another task: %w", a, errdefs.ErrAlreadyExists)
 	}
 	p.used[a] = true
-	// Go on after the highest: those below may have been given back a moment ago.
-	p.last = max(p.last, ordinal(a, p.subnet))
+	// Continue after the highest address: a lower one may have been released a moment ago.
+	p.last = max(p.last, indexOf(a, p.subnet))
 	return nil
 }
 
-// ordinal is the place of an IPv4 address in its subnet: the inverse of hostnet.Nth.
-func ordinal(a netip.Addr, subnet netip.Prefix) uint32 {
+// indexOf returns the index of an IPv4 address in its subnet. It is the inverse of hostnet.Nth.
+func indexOf(a netip.Addr, subnet netip.Prefix) uint32 {
 	b, first := a.As4(), subnet.Masked().Addr().As4()
 	return binary.BigEndian.Uint32(b[:]) - binary.BigEndian.Uint32(first[:])
 }
 
-// sixth is the IPv6 address that goes with an IPv4 one: it has the same place in its subnet, so that one pool serves both.
-// Not valid when there is no such subnet.
-func sixth(subnet6 netip.Prefix, a netip.Addr, subnet netip.Prefix) netip.Addr {
+// ipv6Of returns the IPv6 address with the same index as an IPv4 address, so that one pool serves
+// both families. The result is not valid if subnet6 is not.
+func ipv6Of(subnet6 netip.Prefix, a netip.Addr, subnet netip.Prefix) netip.Addr {
 	if !subnet6.IsValid() {
 		return netip.Addr{}
 	}
 	b := subnet6.Masked().Addr().As16()
-	binary.BigEndian.PutUint32(b[12:], ordinal(a, subnet))
+	binary.BigEndian.PutUint32(b[12:], indexOf(a, subnet))
 	return netip.AddrFrom16(b)
 }
 
-func (p *pool) give(a netip.Addr) { delete(p.used, a) }
+func (p *pool) release(a netip.Addr) { delete(p.used, a) }

@@ -16,13 +16,13 @@ import (
 
 // Port is a port of a task published on the host.
 type Port struct {
-	// HostIP limits the port to one address of the host; the zero value is all.
+	// HostIP limits the port to one address of the host. The zero value means all addresses.
 	HostIP netip.Addr
-	// Published on the host; 0 lets the node choose.
+	// Published is the port on the host. Zero lets the node choose it from the configured range.
 	Published uint16
-	// Target in the container.
+	// Target is the port in the container.
 	Target uint16
-	// Protocol is "tcp", "udp" or "sctp"; empty is tcp.
+	// Protocol is "tcp", "udp" or "sctp". The default is "tcp".
 	Protocol string
 }
 
@@ -34,26 +34,27 @@ func (p Port) String() string {
 	return s
 }
 
-// overlaps is true when no host can serve both.
+// overlaps reports whether one host cannot publish both ports.
 func (p Port) overlaps(o Port) bool {
 	return p.Published == o.Published && p.Protocol == o.Protocol &&
 		(!p.HostIP.IsValid() || !o.HostIP.IsValid() || p.HostIP == o.HostIP)
 }
 
+// validTaskID checks that the task ID can be the name of a pin.
 func validTaskID(id string) error {
 	if id == "" || strings.ContainsAny(id, "/\x00") || id == "." || id == ".." {
-		return fmt.Errorf("task id %q cannot name a file: %w", id, errdefs.ErrInvalidArgument)
+		return fmt.Errorf("task ID %q is not a valid file name: %w", id, errdefs.ErrInvalidArgument)
 	}
 	return nil
 }
 
-// validate also fills in the default protocol.
+// validate checks the attachment. It also sets the defaults and normalises the host addresses.
 func (a *Attachment) validate() error {
 	if err := validTaskID(a.TaskID); err != nil {
 		return err
 	}
-	if a.Isolated && len(a.Ports) > 0 {
-		return fmt.Errorf("task %s has no network to publish a port of: %w", a.TaskID, errdefs.ErrInvalidArgument)
+	if a.LoopbackOnly && len(a.Ports) > 0 {
+		return fmt.Errorf("task %s has no network, so it cannot publish a port: %w", a.TaskID, errdefs.ErrInvalidArgument)
 	}
 	if a.Interface == "" {
 		a.Interface = defaultInterface
@@ -81,35 +82,36 @@ func (a *Attachment) validate() error {
 	return nil
 }
 
-// portBook knows which task has which port.
-type portBook struct {
+// portAllocator records which task has which host port, and chooses free ports.
+type portAllocator struct {
 	first, last, cursor uint16
-	taken               map[string][]Port
+	byTask              map[string][]Port
 }
 
-func newPortBook(first, last uint16) *portBook {
-	return &portBook{first: first, last: last, cursor: last, taken: make(map[string][]Port)}
+func newPortAllocator(first, last uint16) *portAllocator {
+	return &portAllocator{first: first, last: last, cursor: last, byTask: make(map[string][]Port)}
 }
 
-// hold takes all of a task's ports or none, and chooses those that are 0.
-func (b *portBook) hold(task string, wanted []Port) (ports []Port, holds []*hostport.Held, err error) {
+// allocate binds all ports of a task or none. It chooses a free port for each Published that is
+// zero.
+func (b *portAllocator) allocate(task string, wanted []Port) (ports []Port, reservations []*hostport.Reservation, err error) {
 	defer func() {
 		if err != nil {
-			for _, h := range holds {
+			for _, h := range reservations {
 				err = errors.Join(err, h.Close())
 			}
-			b.drop(task)
-			ports, holds = nil, nil
+			b.release(task)
+			ports, reservations = nil, nil
 		}
 	}()
-	// The fixed ones first, or a chosen one could be in their way.
+	// Bind the fixed ports first, so that no chosen port takes one of them.
 	ports = append(ports, wanted...)
 	for _, chosen := range []bool{false, true} {
 		for i, p := range wanted {
 			if (p.Published == 0) != chosen {
 				continue
 			}
-			var h *hostport.Held
+			var h *hostport.Reservation
 			if chosen {
 				ports[i], h, err = b.choose(p)
 			} else {
@@ -118,34 +120,35 @@ func (b *portBook) hold(task string, wanted []Port) (ports []Port, holds []*host
 			if err != nil {
 				return
 			}
-			holds = append(holds, h)
-			b.taken[task] = append(b.taken[task], ports[i])
+			reservations = append(reservations, h)
+			b.byTask[task] = append(b.byTask[task], ports[i])
 		}
 	}
 	return
 }
 
-// reclaim holds ports that a task had before this process began. What cannot be
-// held is reported; the task keeps the port in the book.
-func (b *portBook) reclaim(task string, ports []Port) ([]*hostport.Held, error) {
-	var holds []*hostport.Held
+// reclaim binds the ports that a task had before this process began. It returns an error for the
+// ports that it cannot bind, but records them too: they stay reserved for the task.
+func (b *portAllocator) reclaim(task string, ports []Port) ([]*hostport.Reservation, error) {
+	var reservations []*hostport.Reservation
 	var errs []error
 	for _, p := range ports {
 		h, err := b.bind(p)
 		if err != nil {
 			errs = append(errs, err)
 		} else {
-			holds = append(holds, h)
+			reservations = append(reservations, h)
 		}
-		b.taken[task] = append(b.taken[task], p)
+		b.byTask[task] = append(b.byTask[task], p)
 	}
-	return holds, errors.Join(errs...)
+	return reservations, errors.Join(errs...)
 }
 
-func (b *portBook) drop(task string) { delete(b.taken, task) }
+func (b *portAllocator) release(task string) { delete(b.byTask, task) }
 
-func (b *portBook) holder(p Port) (string, bool) {
-	for task, ports := range b.taken {
+// holder returns the task with a port that overlaps p.
+func (b *portAllocator) holder(p Port) (string, bool) {
+	for task, ports := range b.byTask {
 		for _, o := range ports {
 			if o.overlaps(p) {
 				return task, true
@@ -155,8 +158,9 @@ func (b *portBook) holder(p Port) (string, bool) {
 	return "", false
 }
 
-// choose goes round the range, so that a freed port comes up last.
-func (b *portBook) choose(p Port) (Port, *hostport.Held, error) {
+// choose searches the range from the last choice on and wraps around, so that a port which was just
+// released is chosen last.
+func (b *portAllocator) choose(p Port) (Port, *hostport.Reservation, error) {
 	for range int(b.last-b.first) + 1 {
 		b.cursor++
 		if b.cursor > b.last || b.cursor < b.first {
@@ -175,9 +179,10 @@ func (b *portBook) choose(p Port) (Port, *hostport.Held, error) {
 		p.Protocol, b.first, b.last, errdefs.ErrResourceExhausted)
 }
 
-func (b *portBook) bind(p Port) (*hostport.Held, error) {
+// bind reserves a port on the host, unless a task has it already.
+func (b *portAllocator) bind(p Port) (*hostport.Reservation, error) {
 	if task, ok := b.holder(p); ok {
 		return nil, fmt.Errorf("port %s is published by task %s on this host: %w", p, task, errdefs.ErrAlreadyExists)
 	}
-	return hostport.Hold(p.Protocol, p.HostIP, p.Published)
+	return hostport.Reserve(p.Protocol, p.HostIP, p.Published)
 }

@@ -11,7 +11,7 @@ import (
 	"swarm/overlay/hostnet"
 )
 
-// chooseRange settles subnet and MTU by what the host has.
+// chooseRange chooses the subnets and the MTU from the routes and interfaces of the host.
 func (p *plumbing) chooseRange() error {
 	used, err := hostnet.Used(p.h)
 	if err != nil {
@@ -22,15 +22,16 @@ func (p *plumbing) chooseRange() error {
 			return err
 		}
 	}
-	if p.subnet, err = choose(used, p.subnet, privateRanges()); err != nil {
+	if p.subnet, err = chooseSubnet(used, p.subnet, privateRanges()); err != nil {
 		return err
 	}
 	return p.chooseIPv6(netip.Prefix{})
 }
 
-// chooseIPv6 settles the IPv6 range: the one that is in use, or a free one, or none where the host has no IPv6.
+// chooseIPv6 chooses the IPv6 subnet: found if it is valid, or else a free one. There is none on a
+// host without IPv6.
 func (p *plumbing) chooseIPv6(found netip.Prefix) error {
-	if !forwarding.HasIPv6(p.here) {
+	if !forwarding.HasIPv6(p.hostNS) {
 		p.subnet6 = netip.Prefix{}
 		return nil
 	}
@@ -42,22 +43,23 @@ func (p *plumbing) chooseIPv6(found netip.Prefix) error {
 	if err != nil {
 		return err
 	}
-	p.subnet6, err = choose(used, p.subnet6, localRanges())
+	p.subnet6, err = chooseSubnet(used, p.subnet6, uniqueLocalRanges())
 	return err
 }
 
-func choose(used []netip.Prefix, wish netip.Prefix, candidates iter.Seq[netip.Prefix]) (netip.Prefix, error) {
+// chooseSubnet returns wish if it is free, or the first free candidate if wish is not valid.
+func chooseSubnet(used []netip.Prefix, wish netip.Prefix, candidates iter.Seq[netip.Prefix]) (netip.Prefix, error) {
 	if !wish.IsValid() {
 		return hostnet.Choose(used, candidates)
 	}
 	if taken, ok := hostnet.Conflict(used, wish.Masked()); ok {
-		return wish, fmt.Errorf("subnet %s overlaps %s, which this host routes: name another", wish, taken)
+		return wish, fmt.Errorf("subnet %s overlaps %s, which this host routes: choose another subnet", wish, taken)
 	}
 	return wish.Masked(), nil
 }
 
-// localRanges are unique local addresses under a prefix that spells our name.
-func localRanges() iter.Seq[netip.Prefix] {
+// uniqueLocalRanges yields unique local ranges. Their prefix contains "SWARM" in ASCII.
+func uniqueLocalRanges() iter.Seq[netip.Prefix] {
 	return func(yield func(netip.Prefix) bool) {
 		for n := range 256 {
 			if !yield(netip.PrefixFrom(netip.AddrFrom16([16]byte{0xfd, 'S', 'W', 'A', 'R', 'M', 0, byte(n)}), 64)) {
@@ -67,8 +69,8 @@ func localRanges() iter.Seq[netip.Prefix] {
 	}
 }
 
-// privateRanges begins with the default and goes through what Docker and clouds
-// use less often.
+// privateRanges yields the default range, and then the private ranges that Docker and clouds seldom
+// use.
 func privateRanges() iter.Seq[netip.Prefix] {
 	return func(yield func(netip.Prefix) bool) {
 		for _, first := range []byte{30, 31, 29, 28, 27, 26, 25, 24, 23, 22, 21, 20, 19, 18, 17, 16} {

@@ -19,47 +19,58 @@ import (
 // portDst is the offset of the destination port in a TCP, UDP or SCTP header.
 const portDst = 2
 
-// rules is the nftables side. A table of ours; maps and rules of IPv6 are the like:
+// rules holds the nftables rules of the bridge network. The inet table has these maps, sets and
+// chains. Each map and set exists for IPv6 too, with the suffix 6:
 //
-//	map any4:  protocol . port           -> address . port   ports on all of the host's addresses
-//	map one4:  address . protocol . port -> address . port   ports on one of them
-//	set inner4: addresses of tasks without a way out; more sets are those of guard
-//	in (prerouting), nat: who is not on the bridge cannot name an address in it; who is on it cannot name 127.0.0.0/8
-//	in, out (output), nat: look the destination up in `one`, then in `any` if it is an address of the host
-//	back (postrouting), nat: masquerade what leaves the bridge for elsewhere, and
-//	      published ports used by the host's loopback or from the bridge itself
-//	fence (forward): to the bridge goes what was redirected to it, and answers; what comes from it passes `outward`
-//	outward, moat (input): who is in `inner` only answers; outward marks what `apart` lets through;
-//	      neither lets a task send to the port where hosts take each other's frames, moat nothing to 127.0.0.0/8;
-//	      both refuse what is for the cluster's own ports, see guard, and drop what conntrack finds invalid
+//	map any4:       protocol . port -> address . port            ports published on all addresses of the host
+//	map one4:       address . protocol . port -> address . port  ports published on one address of the host
+//	set noegress4:  address                                      tasks that may not open connections
+//	sets ports, hostaccess4 and connrate4:                       see guard
 //
-// A table of the same name in the bridge family judges frames, also those that never come to the host's own hooks:
+//	in (prerouting, nat): drops connections to task addresses that come neither from the bridge nor
+//	      from lo, and connections from the bridge to 127.0.0.0/8 or [::1]
+//	in, out (output, nat): redirect published ports: first by `one`, then by `any` if the
+//	      destination is an address of the host
+//	masq (postrouting, nat): masquerades connections that leave the bridge, and connections to
+//	      published ports that come from the host's loopback address or from a task on the bridge
+//	forward-filter (forward): lets only redirected connections and answers go to the bridge, and
+//	      sends packets from the bridge to `egress`
+//	egress, and host-input (input): both drop packets to the blocked UDP port and packets that
+//	      conntrack finds invalid, limit the rate of new connections, reject connections that tasks in
+//	      `noegress` open, and reject packets to the cluster's own ports, see guard. egress also marks
+//	      redirected packets, which the chain `isolated` must let through. host-input also drops
+//	      packets to loopback addresses
 //
-//	set own4: cable . hardware address . address   who sends by which cable; what `inner` and `open` say of addresses rests on it
-//	set mates4: addresses of tasks that are not apart
-//	source (prerouting): what comes by a cable passes `sender`, before the bridge learns from it
-//	sender: a task sends as itself, and answers for itself alone
-//	apart (forward): nothing goes to or comes from a task that is apart, other than by the host
-//	door (input): what is sent to the host is for the host, for elsewhere, or from one task that is not apart to another:
-//	      for no other address of the range, which the host would look for, nor for bridges themselves
+// A table of the same name in the bridge family filters frames. It also sees frames that never
+// reach the hooks of the inet table:
 //
-// Ports come and go as elements: the rules are the same for any number of them.
+//	set own4:       cable . hardware address . address           the addresses that a task may send from
+//	set reachable4: address                                      tasks that are not isolated
+//	source (prerouting): sends frames from a cable to `sender`, before the bridge learns from them
+//	sender: drops frames whose source, ARP sender or advertised address is not the task's own. The
+//	      sets noegress and hostaccess rely on it, because they match source addresses
+//	isolated (forward): drops frames from and to an isolated task, except redirected ones
+//	bridge-input (input): drops frames for an address of the subnet that is not the gateway, unless
+//	      one task that is not isolated sends to another: the host would look for a neighbour for
+//	      each unused address. It also drops frames for the reserved multicast addresses of bridges
+//
+// Ports are elements of the maps, so the number of rules does not depend on the number of ports.
 type rules struct {
 	bridge string
-	// index is the device's number.
+	// index is the interface index of the bridge.
 	index int
-	// subnet, and its like in IPv6, which is not valid where the host has no IPv6.
+	// subnet6 is not valid on a host without IPv6.
 	subnet, subnet6 netip.Prefix
-	// forbidden is the UDP port that tasks send nothing to; 0: none.
-	forbidden uint16
-	guard     guard
-	log       *slog.Logger
-	conn      nft.Conn
+	// blockedUDPPort is a UDP port to which tasks cannot send. Zero blocks no port.
+	blockedUDPPort uint16
+	guard          guard
+	log            *slog.Logger
+	conn           nft.Conn
 }
 
-// use is what the rules know of a task.
-type use struct {
-	// cable names the host's end of it.
+// taskRules is the input of the rules for one task.
+type taskRules struct {
+	// cable is the name of the host's end of the task's veth pair.
 	cable                string
 	ports                []Port
 	noEgress, hostAccess bool
@@ -74,7 +85,7 @@ func (r *rules) tableName() string {
 
 func (r *rules) accepts() nft.Accepts { return Accepts(r.bridge) }
 
-// Accepts are the rules in others' chains that let packets of the bridge's tasks through.
+// Accepts returns the accept rules for the bridge with this name in the chains of other programs.
 func Accepts(device string) nft.Accepts {
 	return nft.Accepts{Interface: device, Tag: (&rules{bridge: device}).tableName()}
 }
@@ -83,18 +94,19 @@ func (r *rules) table() *nftables.Table {
 	return &nftables.Table{Family: nftables.TableFamilyINet, Name: r.tableName()}
 }
 
-// Indexes of sets: those of a family that hold what tasks have.
+// These constants are the indexes of the sets that rules.sets returns.
 const (
 	anySet = iota
 	oneSet
-	innerSet
-	openSet
+	noEgressSet
+	hostAccessSet
 	ownSet
-	mateSet
+	reachableSet
 	setCount
 )
 
-// sets of one family: any, one, inner, open; and own and mates, in the table of frames.
+// sets returns the sets of one address family. own and reachable are in the bridge table, the other
+// sets are in the inet table.
 func (r *rules) sets(f nft.Family) [setCount]*nftables.Set {
 	id := uint32(f.Number) * 10
 	to := nftables.MustConcatSetType(f.Address, nftables.TypeInetService)
@@ -107,26 +119,26 @@ func (r *rules) sets(f nft.Family) [setCount]*nftables.Set {
 			Table: r.table(), ID: id + 1, Name: "one" + f.Digit, IsMap: true, Concatenation: true, DataType: to,
 			KeyType: nftables.MustConcatSetType(f.Address, nftables.TypeInetProto, nftables.TypeInetService),
 		},
-		{Table: r.table(), ID: id + 2, Name: "inner" + f.Digit, KeyType: f.Address},
-		{Table: r.table(), ID: id + 3, Name: "open" + f.Digit, KeyType: f.Address},
+		{Table: r.table(), ID: id + 2, Name: "noegress" + f.Digit, KeyType: f.Address},
+		{Table: r.table(), ID: id + 3, Name: "hostaccess" + f.Digit, KeyType: f.Address},
 		{
-			Table: r.frames(), ID: id + 4, Name: "own" + f.Digit, Concatenation: true,
+			Table: r.frameTable(), ID: id + 4, Name: "own" + f.Digit, Concatenation: true,
 			KeyType: nftables.MustConcatSetType(nftables.TypeIFName, nftables.TypeEtherAddr, f.Address),
 		},
-		{Table: r.frames(), ID: id + 5, Name: "mates" + f.Digit, KeyType: f.Address},
+		{Table: r.frameTable(), ID: id + 5, Name: "reachable" + f.Digit, KeyType: f.Address},
 	}
 }
 
-// elements spells uses out for the sets of a family.
-func (r *rules) elements(f nft.Family, uses map[netip.Addr]use) (out [setCount][]nftables.SetElement) {
+// elements returns the elements of each set of a family for these tasks, by their IPv4 addresses.
+func (r *rules) elements(f nft.Family, uses map[netip.Addr]taskRules) (out [setCount][]nftables.SetElement) {
 	for first, u := range uses {
-		addr := r.in(f, first)
+		addr := r.addressIn(f, first)
 		if !addr.IsValid() {
 			continue
 		}
 		out[ownSet] = append(out[ownSet], ownElements(f, u.cable, macOf(first), addr)...)
 		if strings.HasPrefix(u.cable, cablePrefix) {
-			out[mateSet] = append(out[mateSet], nftables.SetElement{Key: addr.AsSlice()})
+			out[reachableSet] = append(out[reachableSet], nftables.SetElement{Key: addr.AsSlice()})
 		}
 		for _, p := range u.ports {
 			key := portKey(p)
@@ -140,29 +152,29 @@ func (r *rules) elements(f nft.Family, uses map[netip.Addr]use) (out [setCount][
 			}
 		}
 		if u.noEgress {
-			out[innerSet] = append(out[innerSet], nftables.SetElement{Key: addr.AsSlice()})
+			out[noEgressSet] = append(out[noEgressSet], nftables.SetElement{Key: addr.AsSlice()})
 		}
 		if u.hostAccess {
-			out[openSet] = append(out[openSet], nftables.SetElement{Key: addr.AsSlice()})
+			out[hostAccessSet] = append(out[hostAccessSet], nftables.SetElement{Key: addr.AsSlice()})
 		}
 	}
 	return out
 }
 
-// in is a task's address in the family; the argument is the IPv4 one.
-func (r *rules) in(f nft.Family, addr netip.Addr) netip.Addr {
+// addressIn returns the address in family f of the task with this IPv4 address.
+func (r *rules) addressIn(f nft.Family, addr netip.Addr) netip.Addr {
 	if f.Of(addr) {
 		return addr
 	}
-	return sixth(r.subnet6, addr, r.subnet)
+	return ipv6Of(r.subnet6, addr, r.subnet)
 }
 
-// sync replaces the whole table in one transaction.
-func (r *rules) sync(uses map[netip.Addr]use) error {
+// sync replaces both tables in one transaction.
+func (r *rules) sync(uses map[netip.Addr]taskRules) error {
 	return r.conn.Do(func(c *nftables.Conn) error {
 		t := r.table()
-		for _, t := range []*nftables.Table{t, r.frames()} {
-			// Adding first makes the deletion valid when there was no table.
+		for _, t := range []*nftables.Table{t, r.frameTable()} {
+			// Deleting a table that does not exist would fail, so add it first.
 			c.AddTable(t)
 			c.DelTable(t)
 			c.AddTable(t)
@@ -182,7 +194,7 @@ func (r *rules) sync(uses map[netip.Addr]use) error {
 			return err
 		}
 		nft.WriteChains(c, t, r.chains())
-		nft.WriteChains(c, r.frames(), r.frameChains())
+		nft.WriteChains(c, r.frameTable(), r.frameChains())
 		if err := c.Flush(); err != nil {
 			return fmt.Errorf("write nftables table %s (the kernel needs nf_tables with inet, bridge, nat and fib): %w", t.Name, err)
 		}
@@ -190,15 +202,19 @@ func (r *rules) sync(uses map[netip.Addr]use) error {
 	})
 }
 
-// publish tells the rules of a task; unpublish takes that back.
-func (r *rules) publish(addr netip.Addr, u use) error { return r.change(addr, u, nft.AddElements) }
+// publish adds the elements of a task to the sets; unpublish deletes them.
+func (r *rules) publish(addr netip.Addr, u taskRules) error {
+	return r.change(addr, u, nft.AddElements)
+}
 
-func (r *rules) unpublish(addr netip.Addr, u use) error { return r.change(addr, u, nft.DeleteElements) }
+func (r *rules) unpublish(addr netip.Addr, u taskRules) error {
+	return r.change(addr, u, nft.DeleteElements)
+}
 
-func (r *rules) change(addr netip.Addr, u use, apply func(*nftables.Conn, *nftables.Set, []nftables.SetElement) error) error {
+func (r *rules) change(addr netip.Addr, u taskRules, apply func(*nftables.Conn, *nftables.Set, []nftables.SetElement) error) error {
 	err := r.conn.Do(func(c *nftables.Conn) error {
 		for _, f := range nft.Families() {
-			elements := r.elements(f, map[netip.Addr]use{addr: u})
+			elements := r.elements(f, map[netip.Addr]taskRules{addr: u})
 			for i, s := range r.sets(f) {
 				if err := apply(c, s, elements[i]); err != nil {
 					return err
@@ -213,10 +229,10 @@ func (r *rules) change(addr netip.Addr, u use, apply func(*nftables.Conn, *nftab
 	if err != nil {
 		return err
 	}
-	return forgetUDP(u.ports)
+	return deleteUDPFlows(u.ports)
 }
 
-// rangeOf is the bridge's in the family; IPv6's is not valid where the host has none.
+// rangeOf returns the subnet of the family. It is not valid for IPv6 on a host without IPv6.
 func (r *rules) rangeOf(f nft.Family) netip.Prefix {
 	if f.Number == unix.NFPROTO_IPV6 {
 		return r.subnet6
@@ -224,7 +240,7 @@ func (r *rules) rangeOf(f nft.Family) netip.Prefix {
 	return r.subnet
 }
 
-func (r *rules) families() []nft.Family {
+func (r *rules) enabledFamilies() []nft.Family {
 	return slices.DeleteFunc(nft.Families(), func(f nft.Family) bool { return !r.rangeOf(f).IsValid() })
 }
 
@@ -234,8 +250,8 @@ func (r *rules) to(op expr.CmpOp) []expr.Any   { return nft.Device(expr.MetaKeyO
 func (r *rules) chains() []*nft.Chain {
 	in := &nft.Chain{Name: "in", Type: nftables.ChainTypeNAT, Hook: nftables.ChainHookPrerouting, Prio: nftables.ChainPriorityNATDest}
 	out := &nft.Chain{Name: "out", Type: nftables.ChainTypeNAT, Hook: nftables.ChainHookOutput, Prio: nftables.ChainPriorityNATDest}
-	back := &nft.Chain{Name: "back", Type: nftables.ChainTypeNAT, Hook: nftables.ChainHookPostrouting, Prio: nftables.ChainPriorityNATSource}
-	for _, f := range r.families() {
+	masquerade := &nft.Chain{Name: "masq", Type: nftables.ChainTypeNAT, Hook: nftables.ChainHookPostrouting, Prio: nftables.ChainPriorityNATSource}
+	for _, f := range r.enabledFamilies() {
 		sets, subnet := r.sets(f), r.rangeOf(f)
 		in.Add(f.Is(), f.DstIn(expr.CmpOpEq, f.Loopback()), r.from(expr.CmpOpEq), nft.Drop())
 		in.Add(f.Is(), f.DstIn(expr.CmpOpEq, subnet), r.from(expr.CmpOpNeq), nft.Interface(expr.MetaKeyIIFNAME, expr.CmpOpNeq, "lo"), nft.Drop())
@@ -243,68 +259,74 @@ func (r *rules) chains() []*nft.Chain {
 			ch.Add(f.Is(), lookupOne(f, sets[oneSet]))
 			ch.Add(f.Is(), nft.ToLocal(), lookup(f, sets[anySet], 0))
 		}
-		back.Add(f.Is(), f.SrcIn(expr.CmpOpEq, subnet), r.to(expr.CmpOpNeq), &expr.Masq{})
-		back.Add(f.Is(), r.to(expr.CmpOpEq), f.SrcIn(expr.CmpOpEq, f.Loopback()), &expr.Masq{})
-		back.Add(f.Is(), r.to(expr.CmpOpEq), f.SrcIn(expr.CmpOpEq, subnet), nft.Redirected(), &expr.Masq{})
+		masquerade.Add(f.Is(), f.SrcIn(expr.CmpOpEq, subnet), r.to(expr.CmpOpNeq), &expr.Masq{})
+		masquerade.Add(f.Is(), r.to(expr.CmpOpEq), f.SrcIn(expr.CmpOpEq, f.Loopback()), &expr.Masq{})
+		masquerade.Add(f.Is(), r.to(expr.CmpOpEq), f.SrcIn(expr.CmpOpEq, subnet), nft.Redirected(), &expr.Masq{})
 	}
-	return append([]*nft.Chain{in, out, back}, r.filters()...)
+	return append([]*nft.Chain{in, out, masquerade}, r.filters()...)
 }
 
-// filters see every packet, not only the first of a connection: what is not theirs to judge passes as few rules as can be.
+// filters returns the filter chains. Unlike nat chains they see every packet of the host, so a
+// packet that does not concern the bridge must leave them after as few rules as possible.
 func (r *rules) filters() []*nft.Chain {
-	fence := &nft.Chain{Name: "fence", Type: nftables.ChainTypeFilter, Hook: nftables.ChainHookForward, Prio: nftables.ChainPriorityFilter}
-	fence.Add(r.from(expr.CmpOpEq), &expr.Verdict{Kind: expr.VerdictGoto, Chain: "outward"})
-	fence.Add(r.to(expr.CmpOpNeq), nft.Return())
-	fence.Add(nft.Redirected(), nft.Return())
-	fence.Add(nft.Answering(), nft.Return())
-	// It says by which device once more: a drop of everything is what a firewall ends in, which accept rules of ours go into.
-	fence.Add(r.to(expr.CmpOpEq), nft.Drop())
+	forwardFilter := &nft.Chain{Name: "forward-filter", Type: nftables.ChainTypeFilter, Hook: nftables.ChainHookForward, Prio: nftables.ChainPriorityFilter}
+	forwardFilter.Add(r.from(expr.CmpOpEq), &expr.Verdict{Kind: expr.VerdictGoto, Chain: "egress"})
+	forwardFilter.Add(r.to(expr.CmpOpNeq), nft.Return())
+	forwardFilter.Add(nft.Redirected(), nft.Return())
+	forwardFilter.Add(nft.Answering(), nft.Return())
+	// The match on the device is redundant, but without it nft.Accepts would take this rule for the
+	// final drop of a foreign firewall and add accept rules to the chain.
+	forwardFilter.Add(r.to(expr.CmpOpEq), nft.Drop())
 
-	outward := &nft.Chain{Name: "outward"}
-	outward.Add(r.markRedirected())
-	moat := &nft.Chain{Name: "moat", Type: nftables.ChainTypeFilter, Hook: nftables.ChainHookInput, Prio: nftables.ChainPriorityFilter}
-	moat.Add(r.from(expr.CmpOpNeq), nft.Return())
-	for _, ch := range []*nft.Chain{outward, moat} {
-		if r.forbidden != 0 {
-			ch.Add(nft.DatagramTo(r.forbidden), nft.Drop())
+	egress := &nft.Chain{Name: "egress"}
+	egress.Add(r.markRedirected())
+	hostInput := &nft.Chain{Name: "host-input", Type: nftables.ChainTypeFilter, Hook: nftables.ChainHookInput, Prio: nftables.ChainPriorityFilter}
+	hostInput.Add(r.from(expr.CmpOpNeq), nft.Return())
+	for _, ch := range []*nft.Chain{egress, hostInput} {
+		if r.blockedUDPPort != 0 {
+			ch.Add(nft.DatagramTo(r.blockedUDPPort), nft.Drop())
 		}
 		ch.Add(nft.Answering(), nft.Return())
-		// What belongs to no connection has no direction either, and would pass what follows.
+		// A packet without a connection has no direction, so the rules below would let it pass.
 		ch.Add(nft.Invalid(), nft.Drop())
-		for _, f := range r.families() {
-			ch.Add(r.pace(f))
-			inner := r.sets(f)[innerSet]
-			// What is not tracked neither asks nor answers: a neighbour may be looked for.
-			ch.Add(nft.Asking(), f.Is(), f.LoadSrc(nft.Reg), &expr.Lookup{SourceRegister: nft.Reg, SetName: inner.Name, SetID: inner.ID},
-				prohibited())
+		for _, f := range r.enabledFamilies() {
+			ch.Add(r.limitNewConnections(f))
+			noEgress := r.sets(f)[noEgressSet]
+			// Untracked packets have no direction and pass, so that a task can resolve the
+			// gateway's address.
+			ch.Add(nft.Asking(), f.Is(), f.LoadSrc(nft.Reg), &expr.Lookup{SourceRegister: nft.Reg, SetName: noEgress.Name, SetID: noEgress.ID},
+				rejectProhibited())
 		}
 	}
-	for _, f := range r.families() {
+	for _, f := range r.enabledFamilies() {
 		if f.Of(linkLocals().Addr()) {
-			outward.Add(f.Is(), f.DstIn(expr.CmpOpEq, linkLocals()), nft.Drop()) // An answer to nobody.
+			egress.Add(f.Is(), f.DstIn(expr.CmpOpEq, linkLocals()), nft.Drop()) // No other link has these addresses.
 		}
-		// A neighbour is looked for on the bridge alone.
-		inner := r.sets(f)[innerSet]
-		outward.Add(r.to(expr.CmpOpNeq), f.Is(), f.LoadSrc(nft.Reg), &expr.Lookup{SourceRegister: nft.Reg, SetName: inner.Name, SetID: inner.ID},
+		// Neighbour discovery stays on the bridge, so untracked packets of these tasks must not
+		// leave it.
+		noEgress := r.sets(f)[noEgressSet]
+		egress.Add(r.to(expr.CmpOpNeq), f.Is(), f.LoadSrc(nft.Reg), &expr.Lookup{SourceRegister: nft.Reg, SetName: noEgress.Name, SetID: noEgress.ID},
 			nft.Drop())
-		moat.Add(r.refuse(f))
-		moat.Add(f.Is(), f.DstIn(expr.CmpOpEq, f.Loopback()), nft.Drop())
+		hostInput.Add(r.rejectClusterPorts(f))
+		hostInput.Add(f.Is(), f.DstIn(expr.CmpOpEq, f.Loopback()), nft.Drop())
 	}
-	// The port of a neighbour, or of a service that is published, is the container's own.
-	outward.Add(r.to(expr.CmpOpEq), nft.Return())
-	outward.Add(nft.Redirected(), nft.Return())
-	for _, f := range r.families() {
-		outward.Add(r.refuse(f))
+	// These packets go to a task on the bridge or to a published port, not to a port of the
+	// cluster.
+	egress.Add(r.to(expr.CmpOpEq), nft.Return())
+	egress.Add(nft.Redirected(), nft.Return())
+	for _, f := range r.enabledFamilies() {
+		egress.Add(r.rejectClusterPorts(f))
 	}
-	return []*nft.Chain{fence, outward, moat}
+	return []*nft.Chain{forwardFilter, egress, hostInput}
 }
 
-// lookupOne: dnat to (daddr . l4proto . th dport) in map one.
+// lookupOne redirects to the value of (daddr . l4proto . th dport) in the map one.
 func lookupOne(f nft.Family, s *nftables.Set) []expr.Any {
 	return nft.Join(f.LoadDst(nft.Reg), lookup(f, s, f.Words()))
 }
 
-// lookup: dnat to (... l4proto . th dport) in a map; skip words of the key are loaded.
+// lookup redirects to the value of (… l4proto . th dport) in a map. The first skip words of the key
+// must be in the registers already.
 func lookup(f nft.Family, s *nftables.Set, skip int) []expr.Any {
 	return []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: nft.Reg32(skip)},
@@ -314,9 +336,9 @@ func lookup(f nft.Family, s *nftables.Set, skip int) []expr.Any {
 	}
 }
 
-// remove takes away our table and our rules in others' chains.
-func (r *rules) remove() error {
-	for _, t := range []*nftables.Table{r.table(), r.frames()} {
+// removeRules removes our tables and our accept rules in the chains of other programs.
+func (r *rules) removeRules() error {
+	for _, t := range []*nftables.Table{r.table(), r.frameTable()} {
 		if err := nft.RemoveTable(&r.conn, t); err != nil {
 			return err
 		}
@@ -324,16 +346,16 @@ func (r *rules) remove() error {
 	return r.accepts().Remove(&r.conn)
 }
 
-// check mends what others have removed.
-func (r *rules) check(uses map[netip.Addr]use) error {
+// check repairs the rules that other programs have removed.
+func (r *rules) check(uses map[netip.Addr]taskRules) error {
 	var intact bool
-	// What cannot be read is not intact; an error here only ends the connection.
+	// The tables are not intact if they cannot be read. Do closes the connection after an error.
 	_ = r.conn.Do(func(c *nftables.Conn) (err error) {
 		intact, err = r.intact(c, uses)
 		return err
 	})
 	if !intact {
-		r.log.Warn("nftables table was changed by another program, writing it again", "table", r.tableName())
+		r.log.Warn("another program changed our nftables table; it is written again", "table", r.tableName())
 		if err := r.sync(uses); err != nil {
 			return err
 		}
@@ -341,9 +363,9 @@ func (r *rules) check(uses map[netip.Addr]use) error {
 	return r.accepts().Mend(&r.conn)
 }
 
-// intact compares what is cheap to compare: the chains' lengths and the sets' sizes.
-func (r *rules) intact(c *nftables.Conn, uses map[netip.Addr]use) (bool, error) {
-	for t, chains := range map[*nftables.Table][]*nft.Chain{r.table(): r.chains(), r.frames(): r.frameChains()} {
+// intact compares only the length of each chain and the size of each set, because that is cheap.
+func (r *rules) intact(c *nftables.Conn, uses map[netip.Addr]taskRules) (bool, error) {
+	for t, chains := range map[*nftables.Table][]*nft.Chain{r.table(): r.chains(), r.frameTable(): r.frameChains()} {
 		for _, ch := range chains {
 			rules, err := c.GetRules(t, &nftables.Chain{Name: ch.Name, Table: t})
 			if err != nil || len(rules) != len(ch.Rules) {

@@ -18,11 +18,12 @@ import (
 	"swarm/overlay/netns"
 )
 
-// A task with CAP_NET_RAW writes whole frames. None leads others astray, or passes for another's.
+// A task with CAP_NET_RAW can write any frame. No frame misdirects the traffic of others or passes
+// as another task's.
 func TestSender_TaskSendsAsItselfAlone(t *testing.T) {
 	w := newWorld(t)
 	w.dual()
-	inner, err := w.tryAttach(bridge.Attachment{TaskID: "inner", Apart: true, NoEgress: true})
+	inner, err := w.tryAttach(bridge.Attachment{TaskID: "inner", PortIsolated: true, NoEgress: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -30,11 +31,11 @@ func TestSender_TaskSendsAsItselfAlone(t *testing.T) {
 	w.serve(victim, "victim", 80)
 	w.spoof(inner, plain, victim)
 
-	// A new daemon, and rules that somebody has flushed.
+	// The same holds after a restart of the daemon and after another program has flushed the rules.
 	w.restart()
 	w.do(func() error {
-		return w.b.Restore(t.Context(), []bridge.Held{
-			{Attachment: bridge.Attachment{TaskID: "inner", Apart: true, NoEgress: true}, Result: inner},
+		return w.b.Restore(t.Context(), []bridge.Existing{
+			{Attachment: bridge.Attachment{TaskID: "inner", PortIsolated: true, NoEgress: true}, Result: inner},
 			{Attachment: bridge.Attachment{TaskID: "plain"}, Result: plain},
 			{Attachment: bridge.Attachment{TaskID: "victim", Ports: victim.Ports}, Result: victim},
 		})
@@ -45,7 +46,7 @@ func TestSender_TaskSendsAsItselfAlone(t *testing.T) {
 	w.spoof(inner, plain, victim)
 }
 
-// spoof tries all that a task could send in another's name.
+// spoof sends all kinds of frames with addresses of others.
 func (w *world) spoof(inner, plain, victim bridge.Result) {
 	w.t.Helper()
 	wantAnswer(w.t, "the host, IPv6", w.host, "["+victim.Address6.Addr().String()+"]:80", "victim "+plain.Gateway6.String())
@@ -56,7 +57,7 @@ func (w *world) spoof(inner, plain, victim bridge.Result) {
 	mac := hardware(plain.MAC)
 	wantAnswer(w.t, "before", w.client, hostAddr+":8080", "victim "+clientAddr)
 
-	// A bridge that learns from these sends the victim's frames to the task.
+	// If the bridge learned from these frames, it would send the victim's frames to the task.
 	w.send(plain, frame(hardware("01:80:c2:00:00:0e"), hardware(victim.MAC), ipPacket(own, client, unix.IPPROTO_UDP, datagram("learn"))))
 	wantAnswer(w.t, "after frames for bridges", w.client, hostAddr+":8080", "victim "+clientAddr)
 	atClient, atHost := w.hear(w.client), w.hear(w.host)
@@ -71,12 +72,12 @@ func (w *world) spoof(inner, plain, victim bridge.Result) {
 		frame(gateway, hardware(victim.MAC), udp(own, client, "hardware of another")),
 		frame(gateway, mac, udp(client, plain.Gateway, "source of a node")),
 		frame(gateway, mac, udp(free6, host6, "free source, IPv6")),
-		// The host would take these by the cable itself.
+		// The host would receive these on the cable itself.
 		frame(hardware("01:80:c2:00:00:0e"), mac, udp(own, plain.Gateway, "to bridges")),
 		frame(hardware("01:80:c2:00:00:00"), mac, udp(own6, host6, "to bridges, spanning tree")),
 		frame(hardware("01:80:c2:00:00:03"), mac, udp(own6, host6, "to bridges, 802.1X")),
 		frame(hardware("01:80:c2:00:00:0e"), mac, udp(own6, host6, "to bridges, IPv6")),
-		// The host takes the tag of VLAN 0 away, and reads on.
+		// The host removes the tag of VLAN 0 and handles the packet inside.
 		tagged(0x8100, 0, frame(gateway, mac, udp(own, client, "with a VLAN tag"))),
 		tagged(0x88a8, 0, frame(gateway, mac, udp(own, client, "with a service VLAN tag"))),
 		tagged(0x8100, 0, frame(gateway, mac, udp(own6, host6, "with a VLAN tag, IPv6"))),
@@ -93,7 +94,7 @@ func (w *world) spoof(inner, plain, victim bridge.Result) {
 	atClient("client", "plain good")
 	atHost("host", "host good, IPv6")
 
-	// Who has the address of another?
+	// False answers about the owner of another's address.
 	var lies [][]byte
 	for _, src := range []net.HardwareAddr{mac, hardware(victim.MAC)} {
 		lies = append(lies,
@@ -119,14 +120,15 @@ func (w *world) spoof(inner, plain, victim bridge.Result) {
 	wantAnswer(w.t, "a task to another, IPv6", w.in(plain), "["+victim.Address6.Addr().String()+"]:80", "victim "+own6.String())
 }
 
-// tagged is a frame with a VLAN tag of a kind.
+// tagged adds a VLAN tag of a type to a frame.
 func tagged(kind, vlan uint16, frame []byte) []byte {
 	const addresses = 12
 	tag := binary.BigEndian.AppendUint16(binary.BigEndian.AppendUint16(nil, kind), vlan)
 	return slices.Concat(frame[:addresses], tag, frame[addresses:])
 }
 
-// hear notes what comes into a namespace past its interfaces' rules, and returns a function that wants one mark and no other.
+// hear records the packets with a mark that arrive in a namespace. The result fails the test unless
+// want arrives and no other mark does.
 func (w *world) hear(ns *netns.Namespace) func(what, want string) {
 	w.t.Helper()
 	heard := make(chan string, 100)
@@ -171,7 +173,7 @@ func (w *world) hear(ns *netns.Namespace) func(what, want string) {
 	}
 }
 
-// neighbour is the hardware address that the host sends to for an address.
+// neighbour returns the hardware address to which the host sends packets for an address.
 func (w *world) neighbour(addr netip.Addr) (mac string) {
 	w.t.Helper()
 	w.do(func() error {
@@ -186,7 +188,7 @@ func (w *world) neighbour(addr netip.Addr) (mac string) {
 	return mac
 }
 
-// send writes frames as they are to a task's interface.
+// send writes raw frames to a task's interface.
 func (w *world) send(from bridge.Result, frames ...[]byte) {
 	w.t.Helper()
 	err := w.in(from).Do(func() error {
@@ -227,13 +229,14 @@ func frame(dst, src net.HardwareAddr, packet []byte) []byte {
 	return slices.Concat(dst, src, number, packet)
 }
 
-// arp is an answer that nobody asked for, to all.
+// arp returns an unsolicited ARP answer to the broadcast address.
 func arp(src, mac net.HardwareAddr, addr netip.Addr) []byte {
 	all := hardware("ff:ff:ff:ff:ff:ff")
 	return slices.Concat(all, src, []byte{0x08, 0x06, 0, 1, 0x08, 0, 6, 4, 0, 2}, mac, addr.AsSlice(), all, addr.AsSlice())
 }
 
-// advertisement says that an address of IPv6 is at mac: solicited, and overriding what is known.
+// advertisement returns a neighbour advertisement for addr at mac, with the flags solicited and
+// override.
 func advertisement(addr netip.Addr, mac net.HardwareAddr) []byte {
 	return slices.Concat([]byte{136, 0, 0, 0, 0x60, 0, 0, 0}, addr.AsSlice(), []byte{2, 1}, mac)
 }
@@ -243,12 +246,12 @@ func datagram(mark string) []byte {
 	return slices.Concat([]byte{0x80, 0, 0, 9}, binary.BigEndian.AppendUint16(nil, uint16(8+len(text))), []byte{0, 0}, []byte(text))
 }
 
-// segment is of TCP, without flags.
+// segment returns a TCP segment without flags.
 func segment(mark string) []byte {
 	return slices.Concat([]byte{0x80, 0, 0, 9, 0, 0, 0, 1, 0, 0, 0, 0, 0x50, 0, 0xff, 0xff, 0, 0, 0, 0}, []byte("mark:"+mark))
 }
 
-// ipPacket puts a header before a payload, and its checksums into both.
+// ipPacket adds an IP header to a payload, and sets the checksums of both.
 func ipPacket(src, dst netip.Addr, protocol byte, payload []byte) []byte {
 	at := map[byte]int{unix.IPPROTO_UDP: 6, unix.IPPROTO_TCP: 16, unix.IPPROTO_ICMPV6: 2}[protocol]
 	pseudo := slices.Concat(src.AsSlice(), dst.AsSlice(), []byte{0, protocol}, binary.BigEndian.AppendUint16(nil, uint16(len(payload))))

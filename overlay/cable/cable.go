@@ -1,11 +1,11 @@
 //go:build linux
 
-// Package cable connects containers to bridges: a veth pair, one end a port of
-// the bridge, the other an interface in the container's network namespace.
+// Package cable connects containers to bridges. A cable is a veth pair: one end is a port of the
+// bridge, the other is an interface in the container's network namespace.
 //
-// It owns the shape of a cable and the lessons of plugging one: both ends must
-// carry before a container starts, and taking one out must not wait for the
-// kernel. It keeps nothing. Callers: overlay/bridge, overlay/fabric. No goroutines.
+// Two rules for cables live here. Both ends must pass frames before a container starts, and the
+// removal of a cable must not wait for the kernel. The package keeps no state and starts no
+// goroutines. Its callers are overlay/bridge and overlay/fabric.
 package cable
 
 import (
@@ -26,45 +26,51 @@ import (
 	"swarm/overlay/netns"
 )
 
-// containerSysctls let a process that is not root bind any port and ping: the
-// namespace has no ports but the task's own. Answers may leave by another
-// interface than questions came in at, whatever the distribution's default is.
+// containerSysctls are the sysctls of a container's namespace. A process that is not root may bind
+// any port, because all ports of the namespace belong to the task, and may send pings. An answer
+// may leave through another interface than the one at which the request arrived, whatever the
+// distribution's default is.
 var containerSysctls = map[string]string{
 	"ipv4.ip_unprivileged_port_start": "0",
 	"ipv4.ping_group_range":           "0 2147483647",
 	"ipv4.conf.all.rp_filter":         "0",
 	"ipv4.conf.default.rp_filter":     "0",
-	// A redirect would make a neighbour of an address that lies behind the gateway.
+	// An ICMP redirect would add a neighbour entry for an address behind the gateway.
 	"ipv4.conf.all.accept_redirects":     "0",
 	"ipv4.conf.default.accept_redirects": "0",
 }
 
-// Cable is one connection.
+// Cable describes the connection of one container to one bridge.
 type Cable struct {
-	// Port names the bridge's end, at most 15 characters.
+	// Port is the name of the bridge's end, at most 15 characters.
 	Port string
-	// Bridge is the index of the bridge device.
+	// Bridge is the interface index of the bridge.
 	Bridge int
-	// Group marks the port, so that all of a bridge can be deleted in one request.
+	// Group is the link group of the port. One request can delete all ports of a group.
 	Group uint32
-	MTU   int
-	// Interface names the container's end.
+	// MTU is the MTU of both ends in bytes.
+	MTU int
+	// Interface is the name of the container's end.
 	Interface string
-	MAC       net.HardwareAddr
-	// Addresses with the ranges in which the container looks for neighbours by itself.
+	// MAC is the hardware address of the container's end.
+	MAC net.HardwareAddr
+	// Addresses are the container's addresses. Each has the subnet in which the container reaches
+	// other hosts without a gateway.
 	Addresses []netip.Prefix
-	// Gateways of the default routes, at most one of each family. They need not lie in those ranges.
+	// Gateways are the gateways of the default routes, at most one of each family. They can be
+	// outside of the subnets in Addresses.
 	Gateways []netip.Addr
 }
 
-// PortName derives the name of a task's port; prefix tells the makers apart.
+// PortName derives the name of a task's port from the task ID. Each calling package uses its own
+// prefix, of at most 5 characters.
 func PortName(prefix, taskID string) string {
 	sum := sha256.Sum256([]byte(taskID))
 	return prefix + hex.EncodeToString(sum[:5])
 }
 
-// Plug makes the cable from the bridge, in the namespace of near, into the container's
-// namespace, and returns when both ends pass frames.
+// Plug creates the cable between the bridge, which is in the namespace of near, and the container's
+// namespace. It returns when both ends pass frames, or after one second.
 func (c Cable) Plug(near *netlink.Handle, container *netns.Namespace) error {
 	if err := container.SetSysctls(containerSysctls); err != nil {
 		return err
@@ -95,7 +101,7 @@ func (c Cable) connect(near *netlink.Handle, container *netns.Namespace) error {
 	veth.PeerMTU, veth.PeerHardwareAddr = uint32(c.MTU), c.MAC
 	err := near.LinkAdd(veth)
 	if errors.Is(err, unix.EEXIST) {
-		// One that its namespace has not yet taken with it.
+		// The kernel has not deleted an earlier cable together with its namespace yet.
 		if err := Delete(near, c.Port); err != nil {
 			return err
 		}
@@ -108,9 +114,10 @@ func (c Cable) hasIPv6() bool {
 	return slices.ContainsFunc(c.Addresses, func(p netip.Prefix) bool { return p.Addr().Is6() })
 }
 
-// ipv6Sysctls: an address of ours is unique and usable at once; the interface makes no addresses
-// of its own. A link-local one would make neighbours of 2^64 others: the kernel counts the
-// neighbours of all network namespaces together, and gives a host none beyond its threshold.
+// ipv6Sysctls returns the IPv6 sysctls of the container's end. Duplicate address detection is off,
+// because our addresses are unique. The interface generates no link-local address: such an address
+// would let the container look for 2^64 neighbours. The kernel limits the number of neighbours of
+// all namespaces together, so the host could not add any more.
 func (c Cable) ipv6Sysctls() map[string]string {
 	conf, disable := "ipv6/conf/"+c.Interface+"/", "1"
 	if c.hasIPv6() {
@@ -122,7 +129,7 @@ func (c Cable) ipv6Sysctls() map[string]string {
 	}
 }
 
-// configure sets addresses and default route at the container's end.
+// configure sets the addresses and the default routes at the container's end.
 func (c Cable) configure(far *netlink.Handle) error {
 	eth, err := far.LinkByName(c.Interface)
 	if err != nil {
@@ -150,17 +157,17 @@ func (c Cable) configure(far *netlink.Handle) error {
 	return nil
 }
 
-// patience bounds the wait for a cable, in milliseconds. A late one is no error.
-const patience = 1000
+// readyTimeout limits the wait for a cable, in milliseconds. A timeout is not an error.
+const readyTimeout = 1000
 
-// await returns when both ends of a cable pass frames and the container knows its addresses. The kernel notices
-// the carrier in the background, and what is sent before that is lost: an ARP request is repeated after a second
-// only. Asking for the link makes newer kernels look at once; older ones do it within milliseconds. That an IPv6
-// address is its own the kernel notices in the background too.
+// await returns when both ends pass frames and the kernel treats the container's IPv6 addresses as
+// local. The kernel does both in the background. A frame that is sent earlier is lost, and the
+// container would repeat a lost ARP request only after one second. A request for the link makes
+// newer kernels check the carrier at once; older kernels check it within milliseconds.
 func (c Cable) await(near, far *netlink.Handle) error {
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
-	for range patience {
+	for range readyTimeout {
 		eth, err := far.LinkByName(c.Interface)
 		if err != nil {
 			return fmt.Errorf("interface %s: %w", c.Interface, err)
@@ -177,7 +184,7 @@ func (c Cable) await(near, far *netlink.Handle) error {
 	return nil
 }
 
-// addressed tells whether what is sent to the IPv6 addresses stays in the container.
+// addressed reports whether the kernel treats the container's IPv6 addresses as local.
 func (c Cable) addressed(far *netlink.Handle) bool {
 	return !slices.ContainsFunc(c.Addresses, func(a netip.Prefix) bool {
 		if !a.Addr().Is6() {
@@ -188,8 +195,9 @@ func (c Cable) addressed(far *netlink.Handle) bool {
 	})
 }
 
-// Whole reports whether the cable is plugged at both ends and has its addresses.
-func (c Cable) Whole(near *netlink.Handle, container string) bool {
+// Complete reports whether both ends exist and are connected and the container's end has its
+// addresses. container is the path of the namespace's pin.
+func (c Cable) Complete(near *netlink.Handle, container string) bool {
 	port, err := near.LinkByName(c.Port)
 	if err != nil || port.Attrs().MasterIndex != c.Bridge || port.Attrs().OperState != netlink.OperUp {
 		return false
@@ -214,8 +222,9 @@ func (c Cable) Whole(near *netlink.Handle, container string) bool {
 	})
 }
 
-// Unplug takes a port off its bridge. The cable goes with the namespace at its other
-// end: deleting it here would wait for a grace period of the kernel (30 ms).
+// Unplug removes a port from its bridge. The kernel deletes the cable when the container's
+// namespace ends. Deleting it here would wait for a grace period of the kernel (30 ms). Unplug
+// returns nil if the port does not exist.
 func Unplug(near *netlink.Handle, port string) error {
 	link, err := near.LinkByName(port)
 	if errors.As(err, &netlink.LinkNotFoundError{}) {
@@ -230,7 +239,7 @@ func Unplug(near *netlink.Handle, port string) error {
 	return nil
 }
 
-// Delete removes a cable at once.
+// Delete deletes a cable at once. It returns nil if the cable does not exist.
 func Delete(near *netlink.Handle, port string) error {
 	link, err := near.LinkByName(port)
 	if errors.As(err, &netlink.LinkNotFoundError{}) {
@@ -239,9 +248,9 @@ func Delete(near *netlink.Handle, port string) error {
 	if err == nil {
 		err = near.LinkDel(link)
 	}
-	// It may have gone with the namespace at its other end meanwhile.
+	// The kernel may have deleted it with the container's namespace meanwhile.
 	if err != nil && !errors.Is(err, unix.ENODEV) {
-		return fmt.Errorf("cable %s: %w", port, err)
+		return fmt.Errorf("delete cable %s: %w", port, err)
 	}
 	return nil
 }

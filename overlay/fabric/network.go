@@ -292,7 +292,7 @@ func (n *network) cable(l Leg) cable.Cable {
 // plug connects a leg, unless it is whole.
 func (n *network) plug(l Leg) error {
 	c := n.cable(l)
-	if !c.Whole(n.h, l.Netns) {
+	if !c.Complete(n.h, l.Netns) {
 		if err := cable.Delete(n.h, c.Port); err != nil {
 			return err
 		}

@@ -1,10 +1,14 @@
 //go:build linux
 
-// Package forwarding switches routing between interfaces on for as long as a device of ours needs it.
+// Package forwarding turns on IP forwarding for as long as one of our devices needs it.
 //
-// What there is to undo is written into the alias of each device that asked, so that it outlives the process and goes with
-// the device: the last one takes everything back. It owns `net.ipv4.ip_forward`, `net.ipv6.conf.all.forwarding` and, where
-// that would make the host deaf to router advertisements, `accept_ra`. Callers: overlay/bridge, overlay/mesh. No goroutines.
+// It sets `net.ipv4.ip_forward` and `net.ipv6.conf.all.forwarding`. A host with IPv6 forwarding
+// ignores router advertisements, so the package also sets `accept_ra` of the interfaces that use
+// them. It writes the old values into the alias of each device that needs forwarding. So the record
+// survives the process and is deleted with the device. The removal of the last device restores the
+// values.
+//
+// Its callers are overlay/bridge and overlay/mesh. It starts no goroutines.
 package forwarding
 
 import (
@@ -20,7 +24,8 @@ import (
 	"swarm/overlay/netns"
 )
 
-// Words of a device's alias: `swarm; ip_forward was 0; ipv6 forwarding was 0; accept_ra was 1: eth0 eth1`.
+// These are the parts of a device's alias, for example
+// `swarm; ip_forward was 0; ipv6 forwarding was 0; accept_ra was 1: eth0 eth1`.
 const (
 	ours    = hostnet.Alias
 	v4Off   = "ip_forward was 0"
@@ -28,28 +33,30 @@ const (
 	raWasOn = "accept_ra was 1: "
 )
 
-// Enable switches forwarding on, for both families where the kernel has them, and makes link remember what to undo. Again
-// for the same device, it only mends.
+// Enable turns on forwarding for IPv4, and for IPv6 if the kernel has it. It records the old values
+// in the alias of link. A later call for the same device sets the values again and keeps the
+// record.
 func Enable(ns *netns.Namespace, h *netlink.Handle, link netlink.Link) error {
-	note := link.Attrs().Alias
-	if !hostnet.Ours(note) {
+	alias := link.Attrs().Alias
+	if !hostnet.Ours(alias) {
 		var err error
-		if note, err = remembered(h); err != nil {
+		if alias, err = recordedAlias(h); err != nil {
 			return err
 		}
-		if note == "" {
-			if note, err = observe(ns, h); err != nil {
+		if alias == "" {
+			if alias, err = newAlias(ns, h); err != nil {
 				return err
 			}
 		}
-		if err := h.LinkSetAlias(link, note); err != nil {
+		if err := h.LinkSetAlias(link, alias); err != nil {
 			return fmt.Errorf("alias of %s: %w", link.Attrs().Name, err)
 		}
 	}
 	values := map[string]string{"ipv4/ip_forward": "1"}
 	if HasIPv6(ns) {
-		// Forwarding hosts ignore router advertisements, unless told otherwise, and forget their default routes at once.
-		for _, name := range deafened(note) {
+		// Set accept_ra first: without it a forwarding host deletes the default routes from router
+		// advertisements at once.
+		for _, name := range raInterfaces(alias) {
 			if err := ns.SetSysctls(map[string]string{raKey(name): "2"}); err != nil && !errors.Is(err, os.ErrNotExist) {
 				return err
 			}
@@ -59,14 +66,15 @@ func Enable(ns *netns.Namespace, h *netlink.Handle, link netlink.Link) error {
 	return ns.SetSysctls(values)
 }
 
-// HasIPv6 is false where the kernel was told to leave IPv6 out.
+// HasIPv6 reports whether the kernel has IPv6 in the namespace.
 func HasIPv6(ns *netns.Namespace) bool {
 	_, err := ns.Sysctl("ipv6/conf/all/forwarding")
 	return err == nil
 }
 
-// remembered is the note of another device of ours: what it found is what was there before us.
-func remembered(h *netlink.Handle) (string, error) {
+// recordedAlias returns the alias of another device of ours, or "". It has the values from before
+// the first device.
+func recordedAlias(h *netlink.Handle) (string, error) {
 	links, err := hostnet.Complete(func() ([]netlink.Link, error) { return h.LinkList() })
 	if err != nil {
 		return "", fmt.Errorf("list interfaces: %w", err)
@@ -79,17 +87,18 @@ func remembered(h *netlink.Handle) (string, error) {
 	return "", nil
 }
 
-func observe(ns *netns.Namespace, h *netlink.Handle) (string, error) {
-	note := []string{ours}
+// newAlias returns an alias with the current values.
+func newAlias(ns *netns.Namespace, h *netlink.Handle) (string, error) {
+	alias := []string{ours}
 	v4, err := ns.Sysctl("ipv4/ip_forward")
 	if err != nil {
 		return "", err
 	}
 	if v4 == "0" {
-		note = append(note, v4Off)
+		alias = append(alias, v4Off)
 	}
 	if v6, err := ns.Sysctl("ipv6/conf/all/forwarding"); err == nil && v6 == "0" {
-		note = append(note, v6Off)
+		alias = append(alias, v6Off)
 		links, err := hostnet.Complete(func() ([]netlink.Link, error) { return h.LinkList() })
 		if err != nil {
 			return "", fmt.Errorf("list interfaces: %w", err)
@@ -97,28 +106,30 @@ func observe(ns *netns.Namespace, h *netlink.Handle) (string, error) {
 		var names []string
 		for _, l := range links {
 			name := l.Attrs().Name
-			// An alias has 255 bytes; a host with more interfaces than that holds routes by configuration.
+			// The limit of 8 names is there because an alias has at most 255 bytes. A host with
+			// more interfaces has configured routes, and does not need router advertisements.
 			if ra, err := ns.Sysctl(raKey(name)); err == nil && ra == "1" && name != "lo" && l.Attrs().MasterIndex == 0 && len(names) < 8 {
 				names = append(names, name)
 			}
 		}
 		if len(names) > 0 {
-			note = append(note, raWasOn+strings.Join(names, " "))
+			alias = append(alias, raWasOn+strings.Join(names, " "))
 		}
 	}
-	return strings.Join(note, "; "), nil
+	return strings.Join(alias, "; "), nil
 }
 
-// raKey has slashes: an interface's name may have a dot in it.
+// raKey separates the parts with slashes, because the interface's name may contain a dot.
 func raKey(name string) string { return "ipv6/conf/" + name + "/accept_ra" }
 
-func deafened(note string) []string {
-	_, names, _ := strings.Cut(note, raWasOn)
+// raInterfaces returns the interfaces in the alias that had accept_ra 1.
+func raInterfaces(alias string) []string {
+	_, names, _ := strings.Cut(alias, raWasOn)
 	return strings.Fields(names)
 }
 
-// Undo is called when the device that bore the alias is gone. It takes back what was switched on, unless another device of
-// ours, or a bridge of somebody else's, may rely on it by now.
+// Undo restores the values in the alias of a deleted device. It does nothing if there is another
+// device of ours, or any bridge, because the programs of that device may rely on forwarding by now.
 func Undo(ns *netns.Namespace, h *netlink.Handle, alias string) error {
 	if !hostnet.Ours(alias) || alias == ours {
 		return nil
@@ -138,7 +149,7 @@ func Undo(ns *netns.Namespace, h *netlink.Handle, alias string) error {
 		values["ipv6/conf/all/forwarding"] = "0"
 	}
 	var errs []error
-	for _, name := range deafened(alias) {
+	for _, name := range raInterfaces(alias) {
 		if err := ns.SetSysctls(map[string]string{raKey(name): "1"}); err != nil && !errors.Is(err, os.ErrNotExist) {
 			errs = append(errs, err)
 		}

@@ -10,12 +10,13 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// Routed lists the ranges that this host, the network namespace of the caller, reaches otherwise than by its default
-// route, in order: what a network of the cluster must keep clear of. The devices named are left out.
+// Routed returns the sorted ranges to which the network namespace of the caller has a route other
+// than the default route. A network of the cluster must not overlap them. Routed ignores the routes
+// of the devices in without.
 func Routed(without ...string) ([]netip.Prefix, error) {
 	h, err := netlink.NewHandle()
 	if err != nil {
-		return nil, fmt.Errorf("ask for the host's routes: %w", err)
+		return nil, fmt.Errorf("open netlink: %w", err)
 	}
 	defer h.Close()
 	var out []netip.Prefix
@@ -40,7 +41,8 @@ func Routed(without ...string) ([]netip.Prefix, error) {
 	return Widest(out), nil
 }
 
-// Widest sorts ranges and drops those that lie in others, and those that no network has: loopback, link-local, multicast.
+// Widest sorts ranges. It omits a range that is inside of another one, and loopback, link-local and
+// multicast ranges, which no network of the cluster can have.
 func Widest(list []netip.Prefix) []netip.Prefix {
 	list = slices.DeleteFunc(slices.Clone(list), func(p netip.Prefix) bool {
 		a := p.Addr()

@@ -1,9 +1,9 @@
 //go:build linux
 
-// Package hostnet answers questions about the network of the host it runs on:
-// which address ranges are routed already, and which range is free to take.
+// Package hostnet reads the network configuration of the host: which address ranges have a route,
+// which range is free, and which MTU packets to other hosts have.
 //
-// It only reads, but for one route. Callers: overlay/bridge, overlay/mesh, overlay/vswitch, dev. No goroutines.
+// It changes nothing, except that AnswerLoopback6 adds a route. It starts no goroutines.
 package hostnet
 
 import (
@@ -18,8 +18,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Used lists the ranges that the host behind h has an address in or a route to;
-// the default routes are left out.
+// Used returns the ranges in which the host has an address or to which it has a route, without the
+// default routes. h is a handle to the namespace of the host.
 func Used(h *netlink.Handle) ([]netip.Prefix, error) {
 	var used []netip.Prefix
 	add := func(n *net.IPNet) {
@@ -49,7 +49,8 @@ func Used(h *netlink.Handle) ([]netip.Prefix, error) {
 	return used, nil
 }
 
-// Choose returns the first candidate that overlaps none of the used ranges.
+// Choose returns the first candidate that overlaps none of the used ranges. The error is
+// ErrResourceExhausted if there is none.
 func Choose(used []netip.Prefix, candidates iter.Seq[netip.Prefix]) (netip.Prefix, error) {
 	var first, last netip.Prefix
 	for c := range candidates {
@@ -61,7 +62,7 @@ func Choose(used []netip.Prefix, candidates iter.Seq[netip.Prefix]) (netip.Prefi
 			return c, nil
 		}
 	}
-	return netip.Prefix{}, fmt.Errorf("every range from %s to %s overlaps a route of this host, name a free one: %w",
+	return netip.Prefix{}, fmt.Errorf("every range from %s to %s overlaps a route of this host: configure a free range: %w",
 		first, last, errdefs.ErrResourceExhausted)
 }
 
@@ -75,12 +76,12 @@ func Conflict(used []netip.Prefix, p netip.Prefix) (netip.Prefix, bool) {
 	return netip.Prefix{}, false
 }
 
-// IPNet converts for netlink.
+// IPNet converts a prefix to the type that the netlink library uses.
 func IPNet(p netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }
 
-// Nth returns the n-th address of an IPv4 range; the zeroth is the range itself.
+// Nth returns the n-th address of an IPv4 range. Address 0 is the network address.
 func Nth(p netip.Prefix, n uint32) netip.Addr {
 	b := p.Masked().Addr().As4()
 	v := uint32(b[0])<<24 | uint32(b[1])<<16 | uint32(b[2])<<8 | uint32(b[3])
@@ -88,15 +89,17 @@ func Nth(p netip.Prefix, n uint32) netip.Addr {
 	return netip.AddrFrom4([4]byte{byte(v >> 24), byte(v >> 16), byte(v >> 8), byte(v)})
 }
 
-// MAC derives a locally administered hardware address from an IPv4 address.
-// prefix is its second byte: it tells the makers of addresses apart.
+// MAC derives a locally administered hardware address from an IPv4 address. prefix is its second
+// byte. Each calling package uses its own prefix, so that their addresses differ.
 func MAC(prefix byte, a netip.Addr) net.HardwareAddr {
 	b := a.As4()
 	return net.HardwareAddr{0x02, prefix, b[0], b[1], b[2], b[3]}
 }
 
-// AnswerLoopback6 lets answers to the host's [::1] come in by an interface, when connections from there were redirected to
-// it: route_localnet of IPv6. The route goes with the interface; its metric keeps it apart from those of others.
+// AnswerLoopback6 adds a route so that the kernel accepts answers to the host's [::1] from an
+// interface. It needs them for redirected connections from [::1]. This does for IPv6 what
+// route_localnet does for IPv4. The kernel deletes the route with the interface. The metric
+// contains the interface index, so that the routes of several interfaces differ.
 func AnswerLoopback6(h *netlink.Handle, index int) error {
 	err := h.RouteReplace(&netlink.Route{
 		LinkIndex: index, Type: unix.RTN_LOCAL, Table: unix.RT_TABLE_LOCAL, Priority: 5000 + index,
@@ -108,14 +111,15 @@ func AnswerLoopback6(h *netlink.Handle, index int) error {
 	return nil
 }
 
-// Alias begins the alias of every device of ours in the host's namespace.
+// Alias is the first part of the alias of each device that swarm creates in the host's namespace.
 const Alias = "swarm"
 
-// Ours tells by its alias that a device is ours.
+// Ours reports whether swarm created the device with this alias.
 func Ours(alias string) bool { return alias == Alias || strings.HasPrefix(alias, Alias+"; ") }
 
-// WayOutMTU is the MTU of the interface with the default route; without one, the
-// smallest of those, but ours, that carry an address, or 1500.
+// WayOutMTU returns the MTU of the interface with the IPv4 default route. Without a default route
+// it returns the smallest MTU of the interfaces that are up and have an IPv4 address, at most 1500.
+// It ignores interfaces that swarm created.
 func WayOutMTU(h *netlink.Handle) (int, error) {
 	routes, err := Complete(func() ([]netlink.Route, error) { return h.RouteList(nil, netlink.FAMILY_V4) })
 	if err != nil {

@@ -14,9 +14,9 @@ import (
 	"swarm/internal/pause"
 )
 
-// Notices are netlink messages by which the kernel tells that something has changed.
+// Notices selects netlink messages with which the kernel reports changes.
 type Notices struct {
-	// Of names what changes, in errors.
+	// Of names the objects that change. It is part of error texts.
 	Of string
 	// Protocol is a netlink family, and Groups a bit mask of its multicast groups.
 	Protocol int
@@ -51,7 +51,7 @@ func Watch(ctx context.Context, n Notices, interval time.Duration, check func(co
 		if pause.For(ctx, interval) != nil {
 			return nil
 		}
-		// What comes after this is looked at in the next round.
+		// A notice that arrives after drain starts another round.
 		drain(f, buf)
 		if ctx.Err() != nil {
 			return nil

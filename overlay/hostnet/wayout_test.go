@@ -14,7 +14,8 @@ import (
 	"swarm/overlay/netns"
 )
 
-// Without a default route the interfaces that carry addresses count. Those of ours are smaller, because of them.
+// Without a default route the interfaces that carry addresses count. Those of ours are smaller,
+// because of them.
 func TestWayOutMTU_LeavesOursOut(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")

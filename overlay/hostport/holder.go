@@ -14,7 +14,8 @@ import (
 // tcpListen is the state of a listening socket in /proc/net/tcp.
 const tcpListen = "0A"
 
-// holder names the program in the way, for an error message: as well as it can.
+// holder returns the name and the process ID of the program that uses a port, for an error message.
+// It returns "another program" if it cannot find the program.
 func holder(protocol string, port uint16) string {
 	inodes := make(map[string]bool)
 	for _, file := range []string{protocol, protocol + "6"} {
@@ -46,8 +47,8 @@ func holder(protocol string, port uint16) string {
 	return "another program"
 }
 
-// parseSocket reads a line of /proc/net/{tcp,udp}: the second field is the local
-// address, the fourth the state, the tenth the inode.
+// parseSocket parses a line of /proc/net/{tcp,udp}. The second field is the local address, the
+// fourth the state and the tenth the inode. A TCP socket that does not listen is not ok.
 func parseSocket(line, protocol string) (port uint16, inode string, ok bool) {
 	f := strings.Fields(line)
 	if len(f) < 10 || (protocol == "tcp" && f[3] != tcpListen) {

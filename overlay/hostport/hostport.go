@@ -1,10 +1,14 @@
 //go:build linux
 
-// Package hostport keeps ports of the host from every other program while they are published: by sockets that are bound and
-// never read, as the rules send the packets elsewhere.
+// Package hostport reserves published ports of the host, so that no other program can use them. It
+// binds sockets and never reads from them: nftables rules redirect the packets before they reach
+// the sockets.
 //
-// It finds a conflict before anything depends on the port, and names who is in the way. Until the rules are there, a client is
-// refused: a socket that listened would take it in, and never answer. Callers: overlay/bridge, overlay/mesh. No goroutines.
+// Binding also finds a conflict before anything depends on the port, and the error names the
+// program that uses the port. A socket does not listen until the caller has written the rules.
+// Until then clients are refused; a listening socket would accept them and never answer.
+//
+// Its callers are overlay/bridge and overlay/mesh. It starts no goroutines.
 package hostport
 
 import (
@@ -19,7 +23,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Number is the protocol's in an IP header; 0 is one that we do not publish.
+// Number returns the number of a protocol in the IP header: "tcp", "udp" or "sctp". It returns zero
+// for any other protocol, which cannot be published.
 func Number(protocol string) byte {
 	switch protocol {
 	case "tcp":
@@ -32,20 +37,21 @@ func Number(protocol string) byte {
 	return 0
 }
 
-// Held is a port that no other program can have.
-type Held struct {
+// Reservation is a reserved port of the host.
+type Reservation struct {
 	protocol string
 	ip       netip.Addr
 	port     uint16
 
-	streams   []int // of TCP
+	streams   []int // file descriptors of the TCP sockets
 	listening bool
 	datagrams []net.PacketConn
 }
 
-// Hold takes the port on all of the host's addresses, or on one of them, until it is closed. ErrAlreadyExists: another
-// program has it, and is named. ErrInvalidArgument: the host has no such address.
-func Hold(protocol string, ip netip.Addr, port uint16) (*Held, error) {
+// Reserve reserves a port on all addresses of the host, or on one address if ip is valid, until Close
+// is called. Errors: ErrAlreadyExists if another program uses the port (the text names it);
+// ErrInvalidArgument if the host does not have the address.
+func Reserve(protocol string, ip netip.Addr, port uint16) (*Reservation, error) {
 	var families []int
 	switch {
 	case !ip.IsValid():
@@ -55,7 +61,7 @@ func Hold(protocol string, ip netip.Addr, port uint16) (*Held, error) {
 	default:
 		families = []int{6}
 	}
-	h := &Held{protocol: protocol, ip: ip, port: port}
+	h := &Reservation{protocol: protocol, ip: ip, port: port}
 	for _, f := range families {
 		err := h.bind(f)
 		if !ip.IsValid() && f == 6 && (errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EADDRNOTAVAIL)) {
@@ -68,9 +74,10 @@ func Hold(protocol string, ip netip.Addr, port uint16) (*Held, error) {
 	return h, nil
 }
 
-// Listen is called once the rules send away what comes to the port. Programs that set SO_REUSEADDR, as servers do, are kept
-// from it only from then on: ErrAlreadyExists when one was faster.
-func (h *Held) Listen() error {
+// Listen makes the TCP sockets listen. Call it after the rules redirect the port. Before Listen, a
+// program that sets SO_REUSEADDR, as most servers do, can still bind the port. Listen returns
+// ErrAlreadyExists if one has done so.
+func (h *Reservation) Listen() error {
 	if h.listening {
 		return nil
 	}
@@ -83,8 +90,8 @@ func (h *Held) Listen() error {
 	return nil
 }
 
-// Close gives the port back.
-func (h *Held) Close() error {
+// Close releases the port.
+func (h *Reservation) Close() error {
 	var errs []error
 	for _, fd := range h.streams {
 		errs = append(errs, unix.Close(fd))
@@ -110,7 +117,7 @@ func explain(err error, protocol string, ip netip.Addr, port uint16) error {
 	return fmt.Errorf("port %s: %w", name, err)
 }
 
-func (h *Held) bind(family int) error {
+func (h *Reservation) bind(family int) error {
 	switch h.protocol {
 	case "tcp":
 		fd, err := bindStream(family, h.ip, h.port)
@@ -130,11 +137,11 @@ func (h *Held) bind(family int) error {
 		}
 		return err
 	}
-	// Few kernels have SCTP sockets; the callers' books are enough.
+	// Few kernels have SCTP sockets. The callers check SCTP ports against each other.
 	return nil
 }
 
-// bindStream is what package net does to listen, short of it.
+// bindStream creates a TCP socket and binds it, as net.Listen does, but does not listen.
 func bindStream(family int, ip netip.Addr, port uint16) (int, error) {
 	var (
 		domain                = unix.AF_INET

@@ -16,8 +16,9 @@ import (
 	"swarm/overlay/netns"
 )
 
-// TestHold_ClientsAreRefused: who comes before the rules do must not be taken in by a socket that never answers.
-func TestHold_ClientsAreRefused(t *testing.T) {
+// TestReserve_ClientsAreRefused checks that a client which connects before the rules exist is refused
+// and does not wait for a socket that never answers.
+func TestReserve_ClientsAreRefused(t *testing.T) {
 	pin := filepath.Join(t.TempDir(), "ns")
 	if err := netns.Create(pin); err != nil {
 		t.Fatal(err)
@@ -33,13 +34,13 @@ func TestHold_ClientsAreRefused(t *testing.T) {
 	}
 	defer ns.Close()
 	for _, ip := range []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("::1"), {}} {
-		if err := ns.Do(func() error { return holdAndListen(ip) }); err != nil {
+		if err := ns.Do(func() error { return reserveAndListen(ip) }); err != nil {
 			t.Errorf("hold %v: %v", ip, err)
 		}
 	}
 }
 
-func holdAndListen(ip netip.Addr) error {
+func reserveAndListen(ip netip.Addr) error {
 	const port = 8080
 	at := netip.AddrPortFrom(ip, port).String()
 	if !ip.IsValid() {
@@ -49,7 +50,7 @@ func holdAndListen(ip netip.Addr) error {
 	if err != nil {
 		return err
 	}
-	_, err = Hold("tcp", ip, port)
+	_, err = Reserve("tcp", ip, port)
 	if !errdefs.IsAlreadyExists(err) {
 		err = fmt.Errorf("a port that a program listens at: got %w, want already exists", err)
 	} else {
@@ -59,7 +60,7 @@ func holdAndListen(ip netip.Addr) error {
 		return err
 	}
 
-	h, err := Hold("tcp", ip, port)
+	h, err := Reserve("tcp", ip, port)
 	if err != nil {
 		return err
 	}

@@ -13,7 +13,8 @@ import (
 	"swarm/overlay/netns"
 )
 
-// BenchmarkRequests asks a container by its published port, and directly by the address of its host.
+// BenchmarkRequests sends requests to a container at its published port, and directly to the
+// address of its host.
 func BenchmarkRequests(b *testing.B) {
 	w := newWorld(b)
 	here, there := w.hosts[0].run("here"), w.hosts[1].run("there")
@@ -67,7 +68,7 @@ func newConnections(b *testing.B, from *netns.Namespace, addr string) {
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "requests/s")
 }
 
-// BenchmarkSync takes a backend from one of many ports, and gives it back.
+// BenchmarkSync removes a backend from one of many ports and adds it again.
 func BenchmarkSync(b *testing.B) {
 	for _, n := range []int{10, 1000} {
 		b.Run(fmt.Sprintf("ports=%d", n), func(b *testing.B) {

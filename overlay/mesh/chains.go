@@ -13,15 +13,16 @@ import (
 	"swarm/overlay/nft"
 )
 
-// frame queues the table with all that does not depend on its content.
-func (r *rules) frame(c *nftables.Conn) {
+// writeSkeleton queues a new table with the chains, rules and sets that do not depend on the
+// content.
+func (r *rules) writeSkeleton(c *nftables.Conn) {
 	t := table()
-	// Adding first makes the deletion valid when there was no table.
+	// Deleting a table that does not exist would fail, so add it first.
 	c.AddTable(t)
 	c.DelTable(t)
 	c.AddTable(t)
 	for _, s := range fixedSets() {
-		// Without elements there is nothing to go wrong.
+		// AddSet cannot fail for these sets: they are constant and have no elements.
 		_ = c.AddSet(s, nil)
 	}
 	for _, name := range []string{kindHere.chain(), kindAny.chain()} {
@@ -41,7 +42,7 @@ func (r *rules) chains() []*nft.Chain {
 		at := nftables.ChainPriorityRef(*nftables.ChainPriorityNATDest + nftables.ChainPriority(i))
 		in := base("in"+again, nftables.ChainTypeNAT, nftables.ChainHookPrerouting, at)
 		out := base("out"+again, nftables.ChainTypeNAT, nftables.ChainHookOutput, at)
-		// The first packet of a connection alone comes here.
+		// A nat chain sees only the first packet of a connection.
 		in.Add(r.fromPeers(), loadPeer(),
 			&expr.Lookup{SourceRegister: nft.Reg, DestRegister: nft.Reg, IsDestRegSet: true, SetName: peers.Name, SetID: peers.ID},
 			&expr.Ct{Key: expr.CtKeyMARK, Register: nft.Reg, SourceRegister: true})
@@ -54,7 +55,7 @@ func (r *rules) chains() []*nft.Chain {
 	refuse := &nft.Chain{Name: "refuse"}
 	refuse.Add(nft.Protocol(expr.CmpOpEq, unix.IPPROTO_TCP), &expr.Reject{Type: unix.NFT_REJECT_TCP_RST})
 	refuse.Add(&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_PORT_UNREACH})
-	return append(ways, refuse, r.mark(), r.back(), r.leave(), r.closed())
+	return append(ways, refuse, r.restoreMark(), r.masquerade(), r.clampMSS(), r.hostInput())
 }
 
 func jump(to string) expr.Any { return &expr.Verdict{Kind: expr.VerdictJump, Chain: to} }
@@ -63,22 +64,24 @@ func (r *rules) fromPeers() []expr.Any {
 	return nft.Device(expr.MetaKeyIIF, expr.CmpOpEq, r.index)
 }
 
-// toOthers ends a chain for what does not leave by the device. It comes first: most packets of the host are none of ours.
+// toOthers leaves a chain if the packet does not leave through the device. It must be the first
+// rule, because most packets of the host do not concern the mesh.
 func (r *rules) toOthers() []expr.Any {
 	return nft.Join(nft.Device(expr.MetaKeyOIF, expr.CmpOpNeq, r.index), nft.Return())
 }
 
-// loadPeer puts the source's hardware address into the register.
+// loadPeer puts the hardware address of the sender into the register.
 func loadPeer() expr.Any {
 	return &expr.Payload{DestRegister: nft.Reg, Base: expr.PayloadBaseLLHeader, Offset: 6, Len: 6}
 }
 
 func number(n uint32) []byte { return binaryutil.NativeEndian.PutUint32(n) }
 
-// mark: the way back is that by which the connection came, of which the chain `in` has taken note. No peer can name the host's
-// loopback.
-func (r *rules) mark() *nft.Chain {
-	ch := base("mark", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, nftables.ChainPriorityMangle)
+// restoreMark returns the chain that sends answers back through the host from which the connection
+// came: the chain `in` has stored that host in the mark of the connection. It also drops packets
+// from peers to the host's loopback addresses.
+func (r *rules) restoreMark() *nft.Chain {
+	ch := base("restore-mark", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, nftables.ChainPriorityMangle)
 	load := &expr.Ct{Key: expr.CtKeyMARK, Register: nft.Reg}
 	ch.Add(load, masked(), nft.Answering(), load, &expr.Meta{Key: expr.MetaKeyMARK, Register: nft.Reg, SourceRegister: true})
 	ipv4 := nft.Families()[0]
@@ -86,31 +89,33 @@ func (r *rules) mark() *nft.Chain {
 	return ch
 }
 
-// back: containers of this host are masqueraded by the bridge they are on.
-func (r *rules) back() *nft.Chain {
-	ch := base("back", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource)
+// masquerade returns the chain that masquerades some connections. It does not handle connections
+// from containers of this host, because the rules of their bridge masquerade them.
+func (r *rules) masquerade() *nft.Chain {
+	ch := base("masq", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource)
 	ch.Add(r.toOthers())
 	for _, f := range nft.Families() {
 		ch.Add(f.Is(), f.SrcIn(expr.CmpOpEq, f.Loopback()), &expr.Masq{})
-		turned := fixedSets()["turned"+f.Digit]
+		hairpin := fixedSets()["hairpin"+f.Digit]
 		ch.Add(f.Is(), f.LoadSrc(nft.Reg), f.LoadDst(nft.Reg32(f.Words())),
-			&expr.Lookup{SourceRegister: nft.Reg, SetName: turned.Name, SetID: turned.ID}, &expr.Masq{})
+			&expr.Lookup{SourceRegister: nft.Reg, SetName: hairpin.Name, SetID: hairpin.ID}, &expr.Masq{})
 	}
 	return ch
 }
 
-// leave: both ends learn from the opening packets what fits; the kernel only ever lowers it.
-func (r *rules) leave() *nft.Chain {
+// clampMSS returns the chain that writes the segment size which fits the mesh into the first
+// packets of both ends. The kernel can only lower the size. The chain also clears the mark.
+func (r *rules) clampMSS() *nft.Chain {
 	const (
 		tcpFlags   = 13
 		syn        = 2
 		optionMSS  = 2
 		headers    = 40 // IPv4 and TCP
-		longer     = 20 // what IPv6's is longer by
+		longer     = 20 // the IPv6 header is longer by this
 		smallest   = 536
 		sizeOffset = 2
 	)
-	ch := base("leave", nftables.ChainTypeFilter, nftables.ChainHookPostrouting, nftables.ChainPriorityMangle)
+	ch := base("clamp-mss", nftables.ChainTypeFilter, nftables.ChainHookPostrouting, nftables.ChainPriorityMangle)
 	ch.Add(r.toOthers())
 	for i, f := range nft.Families() {
 		size := binary.BigEndian.AppendUint16(nil, uint16(max(r.mtu-headers-i*longer, smallest)))
@@ -120,16 +125,18 @@ func (r *rules) leave() *nft.Chain {
 			&expr.Immediate{Register: nft.Reg, Data: size},
 			&expr.Exthdr{SourceRegister: nft.Reg, Type: optionMSS, Offset: sizeOffset, Len: 2, Op: expr.ExthdrOpTcpopt})
 	}
-	// The mark has done its work, and would lead the VXLAN packet back into the device.
+	// The packet is routed already. VXLAN would copy the mark to the outer packet, which would be
+	// routed back into the device.
 	ch.Add(marked(), &expr.Immediate{Register: nft.Reg, Data: number(0)}, &expr.Meta{Key: expr.MetaKeyMARK, Register: nft.Reg, SourceRegister: true})
 	return ch
 }
 
-// marked matches packets with a mark of ours.
+// marked matches packets with a mark of the mesh.
 func marked() []expr.Any {
 	return nft.Join(&expr.Meta{Key: expr.MetaKeyMARK, Register: nft.Reg}, masked())
 }
 
+// masked matches if the register contains a mark of the mesh.
 func masked() []expr.Any {
 	return []expr.Any{
 		&expr.Bitwise{SourceRegister: nft.Reg, DestRegister: nft.Reg, Len: 4, Mask: number(markMask), Xor: number(0)},
@@ -137,15 +144,17 @@ func masked() []expr.Any {
 	}
 }
 
-// closed: the sockets that hold the ports would accept, and never answer.
-func (r *rules) closed() *nft.Chain {
-	ch := base("closed", nftables.ChainTypeFilter, nftables.ChainHookInput, nftables.ChainPriorityFilter)
+// hostInput returns the chain that rejects connections without a backend. Without it the sockets
+// that hold the ports would accept them and never answer.
+func (r *rules) hostInput() *nft.Chain {
+	ch := base("host-input", nftables.ChainTypeFilter, nftables.ChainHookInput, nftables.ChainPriorityFilter)
 	refuse := &expr.Verdict{Kind: expr.VerdictGoto, Chain: "refuse"}
-	// Most of what comes in: an answer is for a client of this host, which has the port, and so have the overlay's frames.
+	// Most incoming packets are answers to clients on this host or VXLAN packets. Neither can be
+	// for a published port, so they leave the chain early.
 	ch.Add(nft.Answering(), nft.Return())
-	// What a container or a peer sends to the host by its address on the mesh, and to no published
-	// port, is not the mesh's: the cluster's own ports are there too. By ICMP hosts look for each
-	// other, and tell of packets that do not fit.
+	// A packet from the mesh that was not redirected is for the host itself. Containers and peers
+	// must not reach the cluster's own ports this way. ICMP must pass: hosts use it to find
+	// neighbours and to report packets that are too big.
 	ch.Add(r.fromPeers(), nft.Protocol(expr.CmpOpNeq, unix.IPPROTO_ICMP), nft.Protocol(expr.CmpOpNeq, unix.IPPROTO_ICMPV6), refuse)
 	ch.Add(nft.DatagramTo(uint16(r.port)), nft.Return())
 	held := fixedSets()["held"]

@@ -25,7 +25,7 @@ import (
 	"swarm/overlay/mesh"
 )
 
-// Connections that are open stay where they are, whatever happens to the others and to the daemon.
+// Open connections stay at their backend, whatever happens to other backends and to the daemon.
 func TestChanges_BreakNoConnection(t *testing.T) {
 	w := newWorld(t)
 	n1, n2 := w.hosts[0], w.hosts[1]
@@ -95,7 +95,8 @@ func flush() error {
 	return c.Flush()
 }
 
-// A client that uses one port towards two hosts, as load balancers do, is sent on to the same third by both.
+// A client may use one source port for two hosts, as load balancers do. Both hosts forward it to
+// the same third host.
 func TestClientPort_TowardsTwoHostsAtOnce(t *testing.T) {
 	w := newWorld(t)
 	there := w.hosts[1].run("there")
@@ -172,24 +173,26 @@ func TestSync_BackendsComeAndGo(t *testing.T) {
 				t.Errorf("datagrams after a change: %q, %v, want %s", got, err, c.name)
 			}
 		}
-		// The asked hosts have not heard yet that the backend has moved from n2 to n3: n2 sends on.
+		// The entry hosts do not know yet that the backend has moved from n2 to n3. n2 forwards to
+		// n3.
 		w.publish(port(8080, a))
 		for _, h := range []*host{n2, n3} {
 			h.sync(h.state(port(8080, b)))
 		}
 		w.want("by the former host", w.client, "tcp", at(addr(11), 8080), "b "+client)
-		// The asked host has one too, and has heard of one on n2 before n2 has: n2 sends back.
+		// The entry host has a backend too, and knows of one on n2 earlier than n2 does. n2
+		// forwards back.
 		n3.sync(n3.state(port(8080, a, b)))
 		for range 8 {
 			w.want("back to the asked host", w.client, "tcp", at(addr(13), 8080), "b "+client)
 		}
-		// Nobody is left: refused at once.
+		// There is no backend: connections are refused at once.
 		w.publish(port(8080), udp(port(8080)))
 		for _, network := range []string{"tcp", "udp"} {
 			w.refused(w.client, network, at(addr(11), 8080))
 			w.refused(n1.ns, network, at(addr(11), 8080))
 		}
-		// A host that is lost: its connections are cut when it is known to be gone.
+		// When a lost host is known to be gone, its connections are reset.
 		w.publish(port(8080, a))
 		c, err := dial(w.client, "tcp", at(addr(11), 8080))
 		if err != nil {
@@ -242,7 +245,7 @@ func TestSync_OneAddressAndPortsOfOthers(t *testing.T) {
 			t.Errorf("%s: %q, %v, want refused: the port is bound to another address", to, got, err)
 		}
 	}
-	// A port of another program stays its own, and is told.
+	// A port that another program uses stays with the program and is reported.
 	w.serve(n1.ns, "foreign", 8090)
 	s := n1.state(port(8090, here), port(8091, here))
 	n1.do(func() error {
@@ -256,7 +259,7 @@ func TestSync_OneAddressAndPortsOfOthers(t *testing.T) {
 	w.want("ours", w.client, "tcp", at(v4(11), 8091), "here "+v4(clientNumber).String())
 	w.hosts[1].sync(w.hosts[1].state(port(8090, here)))
 	w.want("by another host", w.client, "tcp", at(v4(12), 8090), "here "+v4(clientNumber).String())
-	// Ours are kept from others.
+	// No other program can bind our ports.
 	n1.do(func() error {
 		if l, err := net.Listen("tcp", ":8091"); err == nil {
 			l.Close()
@@ -266,7 +269,7 @@ func TestSync_OneAddressAndPortsOfOthers(t *testing.T) {
 	})
 }
 
-// everything lists what a host has that the mesh could have left.
+// everything lists all objects that the mesh could have left on a host.
 func (h *host) everything() string {
 	var out string
 	h.do(func() error {
@@ -296,12 +299,12 @@ func TestPurge_LeavesNothing(t *testing.T) {
 	for _, purge := range []bool{true, false} {
 		here, there := n1.run("here"), w.hosts[1].run("there")
 		w.publish(port(8080, there), port(8081, here))
-		// Firewalls that drop what is forwarded are opened for the mesh.
+		// Firewalls that drop forwarded packets get accept rules for the mesh.
 		w.want("firewall", w.client, "tcp", at(v4(11), 8080), "there "+v4(clientNumber).String())
 		w.want("firewall", w.client, "tcp", at(v6(11), 8080), "there "+v6(clientNumber).String())
 		w.want("firewall", w.client, "tcp", at(v4(13), 8081), "here "+v4(clientNumber).String())
 		if purge {
-			// The bridge first, and then the other way round.
+			// The bridge network comes first, and then the other way round.
 			n1.do(func() error { return n1.bridge.Purge(context.Background()) })
 			n1.do(func() error { return n1.mesh.Purge(context.Background()) })
 		} else {
@@ -348,7 +351,8 @@ func TestRun_MendsWhatOthersFlush(t *testing.T) {
 	t.Error("the port does not answer again after a flush")
 }
 
-// A table that grows or shrinks moves to another map, and a packet that the kernel judges just then must find it in one.
+// A slots table that changes its size moves to another map. Each packet must find it in one of the
+// two maps.
 func TestSync_NothingIsMissedBetweenTwoMaps(t *testing.T) {
 	w := newWorld(t)
 	n1 := w.hosts[0]

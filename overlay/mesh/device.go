@@ -19,16 +19,16 @@ import (
 	"swarm/overlay/nft"
 )
 
-// ensureDevice makes the VXLAN device, or brings the one that is there in line.
+// ensureDevice creates the VXLAN device, or changes an existing one so that it matches.
 func (m *Mesh) ensureDevice(self Node) (netlink.Link, error) {
 	mtu, err := m.mtu(self.Underlay)
 	if err != nil {
 		return nil, err
 	}
 	link, err := m.h.LinkByName(m.cfg.Device)
-	if err == nil && !m.fits(link, self) {
+	if err == nil && !m.matches(link, self) {
 		if err := m.h.LinkDel(link); err != nil {
-			return nil, fmt.Errorf("remove the one of another making: %w", err)
+			return nil, fmt.Errorf("remove the device with other properties: %w", err)
 		}
 		err = netlink.LinkNotFoundError{}
 	}
@@ -37,7 +37,7 @@ func (m *Mesh) ensureDevice(self Node) (netlink.Link, error) {
 		attrs.Name, attrs.MTU, attrs.HardwareAddr = m.cfg.Device, mtu, self.mac()
 		vxlan := &netlink.Vxlan{LinkAttrs: attrs, VxlanId: m.cfg.VNI, SrcAddr: self.Underlay.AsSlice(), Port: m.cfg.Port}
 		if err := m.h.LinkAdd(vxlan); err != nil {
-			return nil, fmt.Errorf("the kernel needs VXLAN: %w", err)
+			return nil, fmt.Errorf("create the VXLAN device (the kernel needs VXLAN): %w", err)
 		}
 		link, err = m.h.LinkByName(m.cfg.Device)
 	}
@@ -52,25 +52,26 @@ func (m *Mesh) ensureDevice(self Node) (netlink.Link, error) {
 			return nil, fmt.Errorf("mtu %d: %w", mtu, err)
 		}
 	}
-	if err := errors.Join(m.setSysctls(), forwarding.Enable(m.here, m.h, link), m.address(link, self)); err != nil {
+	if err := errors.Join(m.setSysctls(), forwarding.Enable(m.hostNS, m.h, link), m.syncAddresses(link, self)); err != nil {
 		return nil, err
 	}
-	if err := m.here.Do(m.passAtOnce); err != nil {
-		m.log.Debug("packets between hosts are gathered twice", "device", m.cfg.Device, "err", err)
+	if err := m.hostNS.Do(m.disableGRO); err != nil {
+		m.log.Debug("cannot turn off GRO: requests between hosts take about 2 % longer", "device", m.cfg.Device, "err", err)
 	}
 	if err := m.h.LinkSetUp(link); err != nil {
 		return nil, err
 	}
 	m.awaitAddresses(self)
-	if forwarding.HasIPv6(m.here) {
+	if forwarding.HasIPv6(m.hostNS) {
 		return link, hostnet.AnswerLoopback6(m.h, link.Attrs().Index)
 	}
 	return link, nil
 }
 
-// passAtOnce has the device pass on what it has taken out of VXLAN as it comes. The interface below has put segments together
-// already, across VXLAN; to try it again costs each packet a turn of the scheduler's.
-func (m *Mesh) passAtOnce() error {
+// disableGRO turns off generic receive offload at the device. The interface below already merges
+// segments inside of VXLAN packets. A second attempt would delay each packet by one run of the
+// scheduler.
+func (m *Mesh) disableGRO() error {
 	e, err := ethtool.NewEthtool()
 	if err != nil {
 		return err
@@ -79,7 +80,8 @@ func (m *Mesh) passAtOnce() error {
 	return e.Change(m.cfg.Device, map[string]bool{"rx-gro": false})
 }
 
-func (m *Mesh) fits(link netlink.Link, self Node) bool {
+// matches reports whether the device has the properties that cannot be changed.
+func (m *Mesh) matches(link netlink.Link, self Node) bool {
 	v, ok := link.(*netlink.Vxlan)
 	if !ok || v.VxlanId != m.cfg.VNI || v.Port != m.cfg.Port || v.Learning || v.HardwareAddr.String() != self.mac().String() {
 		return false
@@ -88,7 +90,8 @@ func (m *Mesh) fits(link netlink.Link, self Node) bool {
 	return src.Unmap() == self.Underlay
 }
 
-// mtu is what the underlay leaves: VXLAN adds 50 bytes, over IPv6 70.
+// mtu returns the MTU of the device: the MTU of the underlay minus the headers of VXLAN, which have
+// 50 bytes over IPv4 and 70 bytes over IPv6.
 func (m *Mesh) mtu(underlay netip.Addr) (int, error) {
 	addrs, err := hostnet.Complete(func() ([]netlink.Addr, error) { return m.h.AddrList(nil, netlink.FAMILY_ALL) })
 	if err != nil {
@@ -110,12 +113,14 @@ func (m *Mesh) mtu(underlay netip.Addr) (int, error) {
 	return 0, fmt.Errorf("this host has no interface with the data path address %s", underlay)
 }
 
-// setSysctls: packets come in from clients to which this host has other routes, and from its own addresses when it asked
-// another host; answers to its 127.0.0.1 come back this way.
+// setSysctls sets the sysctls of the device. Packets from clients arrive here although this host
+// has other routes to them (rp_filter). Packets from its own addresses arrive if a local program
+// connects through another host (accept_local). Answers to its 127.0.0.1 arrive here too
+// (route_localnet).
 func (m *Mesh) setSysctls() error {
 	rp := "0"
-	if all, err := m.here.Sysctl("ipv4/conf/all/rp_filter"); err != nil || all != "0" {
-		rp = "2" // The larger of both counts: loose is the least.
+	if all, err := m.hostNS.Sysctl("ipv4/conf/all/rp_filter"); err != nil || all != "0" {
+		rp = "2" // The kernel uses the larger value of `all` and the device. 2 is loose.
 	}
 	conf := "ipv4/conf/" + m.cfg.Device + "/"
 	values := map[string]string{
@@ -125,16 +130,17 @@ func (m *Mesh) setSysctls() error {
 		conf + "accept_redirects": "0",
 		conf + "send_redirects":   "0",
 	}
-	if forwarding.HasIPv6(m.here) {
+	if forwarding.HasIPv6(m.hostNS) {
 		conf = "ipv6/conf/" + m.cfg.Device + "/"
 		values[conf+"disable_ipv6"] = "0"
 		values[conf+"accept_ra"] = "0"
 		values[conf+"accept_redirects"] = "0"
 	}
-	return m.here.SetSysctls(values)
+	return m.hostNS.SetSysctls(values)
 }
 
-func (m *Mesh) address(link netlink.Link, self Node) error {
+// syncAddresses makes the addresses of the device match those of the node.
+func (m *Mesh) syncAddresses(link netlink.Link, self Node) error {
 	found, err := hostnet.Complete(func() ([]netlink.Addr, error) { return m.h.AddrList(link, netlink.FAMILY_ALL) })
 	if err != nil {
 		return fmt.Errorf("list addresses: %w", err)
@@ -146,7 +152,7 @@ func (m *Mesh) address(link netlink.Link, self Node) error {
 		}
 	}
 	for _, p := range m.usable(self.Mesh) {
-		// No other host can have the address: it is ours at once.
+		// Skip duplicate address detection, because no other host can have the address.
 		err := m.h.AddrReplace(link, &netlink.Addr{IPNet: hostnet.IPNet(p), Flags: unix.IFA_F_NODAD})
 		if err != nil {
 			errs = append(errs, fmt.Errorf("address %s: %w", p, err))
@@ -155,8 +161,9 @@ func (m *Mesh) address(link netlink.Link, self Node) error {
 	return errors.Join(errs...)
 }
 
-// awaitAddresses returns when the host takes packets to its addresses for its own: the kernel gets there in the background, and
-// a connection that is opened before goes astray for good. Being late is no error.
+// awaitAddresses waits up to 200 ms until the kernel treats the addresses as local, which it does
+// in the background. A connection that is opened earlier is never redirected. A timeout is not an
+// error.
 func (m *Mesh) awaitAddresses(self Node) {
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
@@ -171,16 +178,17 @@ func (m *Mesh) awaitAddresses(self Node) {
 	}
 }
 
-// usable leaves IPv6 out where the host has none.
+// usable returns the addresses without IPv6 if the host has no IPv6.
 func (m *Mesh) usable(all []netip.Prefix) []netip.Prefix {
-	if forwarding.HasIPv6(m.here) {
+	if forwarding.HasIPv6(m.hostNS) {
 		return all
 	}
 	return slices.DeleteFunc(slices.Clone(all), func(p netip.Prefix) bool { return p.Addr().Is6() })
 }
 
-// entries are what the kernel has to know of a peer: where its frames go (forwarding database), and which hardware address
-// belongs to its addresses (neighbours). Nothing is learned or asked for on the wire.
+// entries returns the kernel entries of the peers: the host to which frames for a peer go
+// (forwarding database), and the hardware address of each mesh address (neighbours). So the device
+// neither learns nor sends ARP requests.
 func (m *Mesh) entries(link netlink.Link, peers []Node) []netlink.Neigh {
 	var out []netlink.Neigh
 	for _, p := range peers {
@@ -201,11 +209,12 @@ func (m *Mesh) entries(link netlink.Link, peers []Node) []netlink.Neigh {
 	return out
 }
 
-// sameEntry: family, hardware address and address say all.
+// sameEntry compares family, IP address and hardware address.
 func sameEntry(a, b netlink.Neigh) bool {
 	return a.Family == b.Family && a.IP.Equal(b.IP) && a.HardwareAddr.String() == b.HardwareAddr.String()
 }
 
+// found returns the static entries of the device in the kernel.
 func (m *Mesh) found(link netlink.Link) ([]netlink.Neigh, error) {
 	var out []netlink.Neigh
 	for _, family := range []int{unix.AF_BRIDGE, unix.AF_INET, unix.AF_INET6} {
@@ -214,7 +223,8 @@ func (m *Mesh) found(link netlink.Link) ([]netlink.Neigh, error) {
 			return nil, fmt.Errorf("list neighbours: %w", err)
 		}
 		for _, e := range entries {
-			// What the kernel keeps for itself: multicast, and entries that are only being tried.
+			// Skip the kernel's own entries: multicast addresses and entries that are being
+			// resolved.
 			if e.LinkIndex == link.Attrs().Index && e.State&unix.NUD_PERMANENT != 0 && !net.IP(e.IP).IsMulticast() {
 				e.Family = family
 				out = append(out, e)
@@ -224,6 +234,7 @@ func (m *Mesh) found(link netlink.Link) ([]netlink.Neigh, error) {
 	return out, nil
 }
 
+// addPeers adds the entries of the peers that are missing.
 func (m *Mesh) addPeers(link netlink.Link, peers []Node) error {
 	found, err := m.found(link)
 	if err != nil {
@@ -240,6 +251,7 @@ func (m *Mesh) addPeers(link netlink.Link, peers []Node) error {
 	return errors.Join(errs...)
 }
 
+// removeStrayPeers deletes the entries of all nodes that are not in peers.
 func (m *Mesh) removeStrayPeers(peers []Node) error {
 	link, err := m.h.LinkByName(m.cfg.Device)
 	if err != nil {
@@ -265,7 +277,8 @@ func (m *Mesh) removeStrayPeers(peers []Node) error {
 	return errors.Join(errs...)
 }
 
-// removeDevice removes the device with its addresses, neighbours and routes, and the routing rules.
+// removeDevice removes the routing rules, the accept rules, the zones table, and the device with
+// its addresses, neighbours and routes.
 func (m *Mesh) removeDevice() error {
 	if err := errors.Join(m.removeStrayRules(nil), m.accepts().Remove(&m.conn), nft.RemoveTable(&m.conn, zonesTable())); err != nil {
 		return err
@@ -280,5 +293,5 @@ func (m *Mesh) removeDevice() error {
 	if err := m.h.LinkDel(link); err != nil && !errors.Is(err, unix.ENODEV) {
 		return fmt.Errorf("delete device %s: %w", m.cfg.Device, err)
 	}
-	return forwarding.Undo(m.here, m.h, link.Attrs().Alias)
+	return forwarding.Undo(m.hostNS, m.h, link.Attrs().Alias)
 }

@@ -16,87 +16,92 @@ import (
 	"swarm/overlay/hostnet"
 )
 
-// departures are the flows that are to be forgotten.
-type departures struct {
-	// left: by published UDP port, backends that receive nothing more.
-	left map[uint16][]netip.AddrPort
-	// kept: of these ports, only flows to these backends are right.
-	kept map[uint16][]netip.AddrPort
-	// fresh are published UDP ports at which nobody answered before: datagrams that came too early went to this host itself.
-	fresh map[uint16]bool
-	// again are published TCP ports of which the rules may have been missing: who knocked then is not to wait for his time-out.
-	again map[uint16]bool
-	// gone are hosts and backends of which no flow can go on.
-	gone []netip.Addr
+// staleFlows selects the conntrack entries to delete.
+type staleFlows struct {
+	// leftBackends are the backends that have left, by published UDP port.
+	leftBackends map[uint16][]netip.AddrPort
+	// validBackends are all backends, by published UDP port. Flows to other backends are stale.
+	validBackends map[uint16][]netip.AddrPort
+	// newUDPPorts are published UDP ports without a backend before. Flows of earlier packets go to
+	// this host itself.
+	newUDPPorts map[uint16]bool
+	// retryTCPPorts are published TCP ports whose rules may have been missing. Deleting an
+	// unanswered flow lets the client's next SYN reach a backend.
+	retryTCPPorts map[uint16]bool
+	// goneAddresses are hosts and backends that no longer exist.
+	goneAddresses []netip.Addr
 }
 
-// note: a flow without a handshake would go to a backend that has left for as long as its client talks.
-func (d *departures) note(e entry, before, after []target) {
+// addLeft adds the UDP flows of an entry to the backends that have left. UDP has no handshake, so
+// such a flow would go to the old backend for as long as its client sends.
+func (d *staleFlows) addLeft(e entry, before, after []target) {
 	if e.port.Protocol != "udp" {
 		return
 	}
 	if len(before) == 0 {
-		d.fresh[e.port.Published] = true
+		d.newUDPPorts[e.port.Published] = true
 	}
 	for _, b := range before {
 		if !slices.ContainsFunc(after, func(a target) bool { return a.to == b.to }) {
-			d.left[e.port.Published] = append(d.left[e.port.Published], b.to)
+			d.leftBackends[e.port.Published] = append(d.leftBackends[e.port.Published], b.to)
 		}
 	}
 }
 
-// sweep is for the first time, when it is not known who was there before.
-func (d *departures) sweep(want desired) {
-	d.kept = make(map[uint16][]netip.AddrPort)
-	d.again = make(map[uint16]bool)
+// addUnknown selects all flows that do not match the desired content. It is for the first sync of a
+// process, which does not know the earlier backends.
+func (d *staleFlows) addUnknown(want desired) {
+	d.validBackends = make(map[uint16][]netip.AddrPort)
+	d.retryTCPPorts = make(map[uint16]bool)
 	for e, backends := range want.entries {
 		if e.port.Protocol == "tcp" {
-			d.again[e.port.Published] = true
+			d.retryTCPPorts[e.port.Published] = true
 		}
 		if e.port.Protocol != "udp" {
 			continue
 		}
 		for _, b := range backends {
-			d.kept[e.port.Published] = append(d.kept[e.port.Published], b.to)
+			d.validBackends[e.port.Published] = append(d.validBackends[e.port.Published], b.to)
 		}
 	}
 }
 
 // MatchConntrackFlow implements netlink.CustomConntrackFilter.
-func (d departures) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
+func (d staleFlows) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
 	from, _ := netip.AddrFromSlice(flow.Reverse.SrcIP)
 	from = from.Unmap()
 	if flow.Forward.DstIP.Equal(flow.Reverse.SrcIP) {
-		return flow.Forward.SrcIP.Equal(flow.Reverse.DstIP) && d.tooEarly(flow)
+		return flow.Forward.SrcIP.Equal(flow.Reverse.DstIP) && d.beforeRules(flow)
 	}
-	if slices.Contains(d.gone, from) {
+	if slices.Contains(d.goneAddresses, from) {
 		return true
 	}
 	if flow.Forward.Protocol != unix.IPPROTO_UDP {
 		return false
 	}
 	backend := netip.AddrPortFrom(from, flow.Reverse.SrcPort)
-	kept, ours := d.kept[flow.Forward.DstPort]
-	return slices.Contains(d.left[flow.Forward.DstPort], backend) || (ours && !slices.Contains(kept, backend))
+	kept, ours := d.validBackends[flow.Forward.DstPort]
+	return slices.Contains(d.leftBackends[flow.Forward.DstPort], backend) || (ours && !slices.Contains(kept, backend))
 }
 
-// tooEarly: the flow began before there were rules for its port, and would go past them for as long as it is tried.
-func (d departures) tooEarly(flow *netlink.ConntrackFlow) bool {
+// beforeRules reports whether a flow that was not redirected began before its port had rules. The
+// kernel would never redirect it.
+func (d staleFlows) beforeRules(flow *netlink.ConntrackFlow) bool {
 	port := flow.Forward.DstPort
 	if flow.Forward.Protocol == unix.IPPROTO_UDP {
-		_, kept := d.kept[port]
-		return d.fresh[port] || kept
+		_, kept := d.validBackends[port]
+		return d.newUDPPorts[port] || kept
 	}
 	tcp, ok := flow.ProtoInfo.(*netlink.ProtoInfoTCP)
-	return ok && tcp.State == nl.TCP_CONNTRACK_SYN_SENT && d.again[port]
+	return ok && tcp.State == nl.TCP_CONNTRACK_SYN_SENT && d.retryTCPPorts[port]
 }
 
-// forget walks the table of flows, when there is anything to find.
-func (m *Mesh) forget(d departures) error {
-	if len(d.left)+len(d.kept)+len(d.fresh)+len(d.again)+len(d.gone) == 0 {
+// deleteFlows deletes the stale flows. It walks the conntrack table only if d selects any flow.
+func (m *Mesh) deleteFlows(d staleFlows) error {
+	if len(d.leftBackends)+len(d.validBackends)+len(d.newUDPPorts)+len(d.retryTCPPorts)+len(d.goneAddresses) == 0 {
 		return nil
 	}
-	h, err := netlink.NewHandleAt(vns.NsHandle(m.here.FD()), unix.NETLINK_NETFILTER)
+	h, err := netlink.NewHandleAt(vns.NsHandle(m.hostNS.FD()), unix.NETLINK_NETFILTER)
 	if err != nil {
 		return fmt.Errorf("netlink: %w", err)
 	}
@@ -104,7 +109,7 @@ func (m *Mesh) forget(d departures) error {
 	var errs []error
 	for _, family := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
 		if _, err := hostnet.Complete(func() (uint, error) { return h.ConntrackDeleteFilters(netlink.ConntrackTable, family, d) }); err != nil {
-			errs = append(errs, fmt.Errorf("forget flows: %w", err))
+			errs = append(errs, fmt.Errorf("delete conntrack entries: %w", err))
 		}
 	}
 	return errors.Join(errs...)

@@ -1,14 +1,20 @@
 //go:build linux
 
-// Package mesh makes a published port answer on every host, and shows its containers the client's own address wherever
-// they run.
+// Package mesh implements the routing mesh: every host answers at a published port and forwards
+// each connection to a backend, on whichever host the backend runs. The backend sees the client's
+// address.
 //
-// It owns, in the host's namespace: a VXLAN device between all hosts (`swmesh`), routing rules and tables that send answers
-// back by the host that was asked, the nftables tables `swarm-mesh` and
-// `swarm-mesh-zones`, accept rules in chains of others that would drop what is
-// forwarded, and a bound socket for each port. All is made with the first port and removed with the last. The kernel
-// is the only state that lasts: the first Sync of a process mends what it finds and breaks no connection. It refuses to know
-// services and tasks: it is told ports, hosts and addresses. Caller: the overlay's controller. No goroutines but Run's caller's.
+// In the host's namespace the package owns:
+//   - a VXLAN device that connects all hosts (`swmesh`)
+//   - routing rules and tables, which send answers back through the host that the client connected to
+//   - the nftables tables `swarm-mesh` and `swarm-mesh-zones`
+//   - accept rules in foreign chains that would drop forwarded packets
+//   - a bound socket for each published port
+//
+// The first published port creates all of these, and the last one to go removes them. The kernel is
+// the only lasting record: the first Sync of a process repairs what it finds and breaks no
+// connection. The package does not know services and tasks, only ports, hosts and addresses. Its
+// caller is overlay/plane. The package starts no goroutines; Run uses the goroutine of its caller.
 package mesh
 
 import (
@@ -27,44 +33,45 @@ import (
 	"swarm/overlay/nft"
 )
 
-// Config of the mesh, the same on all hosts. Zero values are defaults, but for VNI.
+// Config configures the mesh. It must be the same on all hosts. A zero field selects its default.
 type Config struct {
-	// Device is the VXLAN device's name; default "swmesh".
+	// Device is the name of the VXLAN device. The default is "swmesh".
 	Device string
-	// VNI of the network `ingress`. Required.
+	// VNI is the VXLAN network identifier of the network `ingress`. Required.
 	VNI int
-	// Port of VXLAN; default 4789.
+	// Port is the UDP port of VXLAN. The default is 4789.
 	Port int
 }
 
-// Deps of the mesh.
+// Deps are the live objects that the mesh uses.
 type Deps struct {
 	Log *slog.Logger
 }
 
-// Mesh is the routing mesh on this host. Its methods may be called by several goroutines.
+// Mesh is the routing mesh on this host. Several goroutines may call its methods at a time.
 type Mesh struct {
 	cfg Config
 	log *slog.Logger
 
-	// turn is taken for each operation, as they change the same tables of the kernel; a channel, so that waiting ends with the
-	// caller's context. The rest belongs to whoever has it.
-	turn chan struct{}
-	here *netns.Namespace
-	h    *netlink.Handle
+	// lock serialises the operations, because they change the same kernel tables, and guards the
+	// fields below. It is a channel, so that a caller stops waiting when its context ends.
+	lock   chan struct{}
+	hostNS *netns.Namespace
+	h      *netlink.Handle
 	rules
-	links known
-	books map[Port]*hostport.Held
+	applied appliedLinks
+	sockets map[Port]*hostport.Reservation
 }
 
-// known is what this process has brought in line with the kernel.
-type known struct {
+// appliedLinks are the nodes for which this process has programmed the device, neighbours and
+// routes. They are in the kernel only if valid is set.
+type appliedLinks struct {
 	self  Node
 	peers []Node
 	valid bool
 }
 
-// New returns the mesh as yet unused: it touches nothing.
+// New returns a mesh. It does not change the kernel.
 func New(cfg Config, deps Deps) *Mesh {
 	if cfg.Device == "" {
 		cfg.Device = "swmesh"
@@ -73,15 +80,15 @@ func New(cfg Config, deps Deps) *Mesh {
 		cfg.Port = 4789
 	}
 	return &Mesh{
-		cfg: cfg, log: deps.Log, turn: make(chan struct{}, 1),
-		rules: rules{port: cfg.Port}, books: make(map[Port]*hostport.Held),
+		cfg: cfg, log: deps.Log, lock: make(chan struct{}, 1),
+		rules: rules{port: cfg.Port}, sockets: make(map[Port]*hostport.Reservation),
 	}
 }
 
-func (m *Mesh) take(ctx context.Context) (release func(), err error) {
+func (m *Mesh) acquire(ctx context.Context) (release func(), err error) {
 	select {
-	case m.turn <- struct{}{}:
-		return func() { <-m.turn }, nil
+	case m.lock <- struct{}{}:
+		return func() { <-m.lock }, nil
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
@@ -100,19 +107,22 @@ func (m *Mesh) open() error {
 		here.Close()
 		return err
 	}
-	m.here, m.h = here, h
+	m.hostNS, m.h = here, h
 	return nil
 }
 
-// Sync makes the host's mesh what the state says, and writes only what differs. New connections go to present backends;
-// established ones stay where they are, datagrams are sent on to another backend. Conflicts are ports that another program
-// of this host has, and those on an address that it has not: they answer for the mesh on the other hosts; Sync again to try
-// again.
+// Sync programs the mesh of this host as the state says. It writes only the differences. New
+// connections go to the backends in the state. Established connections stay at their backend; UDP
+// flows to a backend that has left go to another one.
+//
+// Sync returns a Conflict for each port that another program of this host uses, and for each port
+// on an address that this host does not have. Such a port works on the other hosts. The next Sync
+// tries it again. The error is ErrInvalidArgument if the state is invalid.
 func (m *Mesh) Sync(ctx context.Context, s State) ([]Conflict, error) {
 	if err := s.validate(); err != nil {
 		return nil, err
 	}
-	release, err := m.take(ctx)
+	release, err := m.acquire(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -131,41 +141,42 @@ func (m *Mesh) sync(s State) ([]Conflict, error) {
 	if len(s.Ports) == 0 {
 		return nil, m.takeDown()
 	}
-	moved := !m.links.valid || !m.links.self.equal(s.Self) || !slices.EqualFunc(m.links.peers, s.Peers, Node.equal)
+	moved := !m.applied.valid || !m.applied.self.equal(s.Self) || !slices.EqualFunc(m.applied.peers, s.Peers, Node.equal)
 	if moved {
-		m.links.valid = false
+		m.applied.valid = false
 		if err := m.connect(s); err != nil {
 			return nil, err
 		}
 	}
-	conflicts, err := m.hold(s.Ports)
+	conflicts, err := m.holdPorts(s.Ports)
 	if err != nil {
 		return conflicts, err
 	}
-	left, err := m.rules.sync(s.tables(m.books))
+	left, err := m.rules.sync(s.tables(m.sockets))
 	if err != nil {
 		return conflicts, err
 	}
 	conflicts = append(conflicts, m.listen()...)
 	if moved {
-		// What is no longer used goes when nothing refers to it any more.
+		// Remove old peers only now, when the rules do not refer to them any more.
 		if err := m.disconnect(s); err != nil {
 			return conflicts, err
 		}
-		for _, was := range m.links.peers {
+		for _, was := range m.applied.peers {
 			if !slices.ContainsFunc(s.Peers, func(n Node) bool { return n.ID == was.ID }) {
-				left.gone = append(left.gone, was.addresses()...)
+				left.goneAddresses = append(left.goneAddresses, was.addresses()...)
 			}
 		}
-		m.links = known{self: s.Self, peers: slices.Clone(s.Peers), valid: true}
+		m.applied = appliedLinks{self: s.Self, peers: slices.Clone(s.Peers), valid: true}
 		if len(s.Peers) > 0 {
 			m.accepts().Ensure(&m.conn, m.log)
 		}
 	}
-	return conflicts, m.forget(left)
+	return conflicts, m.deleteFlows(left)
 }
 
-// connect adds what packets between the hosts need; disconnect takes away what they no longer do.
+// connect creates the device and adds what the peers in s need: neighbours, routes and routing
+// rules.
 func (m *Mesh) connect(s State) error {
 	if len(s.Peers) == 0 {
 		return nil
@@ -174,9 +185,10 @@ func (m *Mesh) connect(s State) error {
 	if err != nil {
 		return fmt.Errorf("device %s: %w", m.cfg.Device, err)
 	}
-	return errors.Join(m.zones(), m.addPeers(link, s.Peers), m.addRoutes(link, s.Peers))
+	return errors.Join(m.ensureZones(), m.addPeers(link, s.Peers), m.addRoutes(link, s.Peers))
 }
 
+// disconnect removes what the peers in s do not need. It removes the device if there are none.
 func (m *Mesh) disconnect(s State) error {
 	if len(s.Peers) == 0 {
 		return m.removeDevice()
@@ -184,22 +196,23 @@ func (m *Mesh) disconnect(s State) error {
 	return errors.Join(m.removeStrayPeers(s.Peers), m.removeStrayRules(s.Peers))
 }
 
-// takeDown removes everything.
+// takeDown removes all objects of the mesh.
 func (m *Mesh) takeDown() error {
 	var errs []error
-	for p, h := range m.books {
+	for p, h := range m.sockets {
 		errs = append(errs, h.Close())
-		delete(m.books, p)
+		delete(m.sockets, p)
 	}
-	errs = append(errs, m.rules.remove(), m.removeDevice())
-	m.links = known{}
+	errs = append(errs, m.rules.removeTables(), m.removeDevice())
+	m.applied = appliedLinks{}
 	return errors.Join(errs...)
 }
 
-// Reset cuts established connections to backends, or to hosts by their mesh addresses, that no longer exist: the next packet
-// of each is answered with a reset. One call for many: it walks the kernel's table of flows.
+// Reset ends the established connections to backends that no longer exist, or to hosts that no
+// longer exist, by their mesh addresses. The next packet of each connection is answered with a
+// reset. Pass many addresses in one call, because each call walks the conntrack table.
 func (m *Mesh) Reset(ctx context.Context, gone []netip.Addr) error {
-	release, err := m.take(ctx)
+	release, err := m.acquire(ctx)
 	if err != nil {
 		return err
 	}
@@ -207,53 +220,54 @@ func (m *Mesh) Reset(ctx context.Context, gone []netip.Addr) error {
 	if err := m.open(); err != nil {
 		return err
 	}
-	return m.forget(departures{gone: gone})
+	return m.deleteFlows(staleFlows{goneAddresses: gone})
 }
 
-// Check compares the rules of the kernel with what they should be and mends them: another program may have flushed them, or
-// have come to drop what is forwarded.
+// Check compares the rules in the kernel with the expected rules and repairs them. Another program
+// may have flushed them, or may have added a chain that drops forwarded packets.
 func (m *Mesh) Check(ctx context.Context) error {
-	release, err := m.take(ctx)
+	release, err := m.acquire(ctx)
 	if err != nil {
 		return err
 	}
 	defer release()
-	if !m.links.valid {
+	if !m.applied.valid {
 		return nil
 	}
-	if err := m.rules.mend(m.log); err != nil || len(m.links.peers) == 0 {
+	if err := m.rules.repair(m.log); err != nil || len(m.applied.peers) == 0 {
 		return err
 	}
-	return errors.Join(m.zones(), m.accepts().Mend(&m.conn))
+	return errors.Join(m.ensureZones(), m.accepts().Mend(&m.conn))
 }
 
-// Run checks the rules whenever somebody has changed the host's, until ctx ends.
+// Run calls Check after each change of the host's nftables rules, at most every 200 ms, until ctx
+// ends.
 func (m *Mesh) Run(ctx context.Context) error {
 	return nft.Watch(ctx, 200*time.Millisecond, m.Check, m.log)
 }
 
-// Close lets go of the ports and handles that this process holds. The mesh stays.
+// Close closes the sockets and netlink handles of this process. The mesh in the kernel remains.
 func (m *Mesh) Close() error {
-	m.turn <- struct{}{}
-	defer func() { <-m.turn }()
+	m.lock <- struct{}{}
+	defer func() { <-m.lock }()
 	var errs []error
-	for _, h := range m.books {
+	for _, h := range m.sockets {
 		errs = append(errs, h.Close())
 	}
-	clear(m.books)
-	m.links = known{}
-	m.rules.forgetTable()
+	clear(m.sockets)
+	m.applied = appliedLinks{}
+	m.rules.reset()
 	if m.h != nil {
 		m.h.Close()
-		errs = append(errs, m.here.Close(), m.conn.Close())
-		m.here, m.h = nil, nil
+		errs = append(errs, m.hostNS.Close(), m.conn.Close())
+		m.hostNS, m.h = nil, nil
 	}
 	return errors.Join(errs...)
 }
 
-// Purge removes everything: this host leaves the mesh.
+// Purge removes all objects of the mesh. Call it when this host leaves the mesh.
 func (m *Mesh) Purge(ctx context.Context) error {
-	release, err := m.take(ctx)
+	release, err := m.acquire(ctx)
 	if err != nil {
 		return err
 	}
@@ -266,5 +280,5 @@ func (m *Mesh) Purge(ctx context.Context) error {
 
 func (m *Mesh) accepts() nft.Accepts { return Accepts(m.cfg.Device) }
 
-// Accepts are the rules in others' chains that let the mesh's packets through.
+// Accepts returns the accept rules for the mesh's packets in the chains of other programs.
 func Accepts(device string) nft.Accepts { return nft.Accepts{Interface: device, Tag: tableName} }

@@ -17,7 +17,8 @@ import (
 	"swarm/overlay/netns"
 )
 
-// The client asks host n1; the backend is there or on n2. What the backend sees is printed.
+// The client connects to host n1, and the backend is there or on n2. The test prints the client
+// address that the backend sees.
 func TestClientAddress(t *testing.T) {
 	for _, rpFilter := range []string{"0", "1"} {
 		t.Run("rp_filter="+rpFilter, func(t *testing.T) {
@@ -48,7 +49,7 @@ func TestClientAddress(t *testing.T) {
 					{"remote", "ingress", 1, 8082, "there"},
 					{"local", "local", 1, 8083, "here"},
 					{"local", "host", 1, 9000, "here"},
-					// Without a backend in these modes, it is the other host that is asked.
+					// In these modes n1 has no backend, so the client connects to the other host.
 					{"remote", "local", 2, 8083, "there"},
 					{"remote", "host", 2, 9000, "there"},
 				} {
@@ -109,8 +110,8 @@ func TestClients(t *testing.T) {
 	}
 }
 
-// What a peer sends to a host by its address on the mesh, and to no published port, does not come
-// to the host's programs.
+// A packet from a peer to the mesh address of a host, and to no published port, does not reach the
+// programs of that host.
 func TestPeers_ReachNothingOfTheHost(t *testing.T) {
 	w := newWorld(t)
 	here := w.hosts[0].run("here")

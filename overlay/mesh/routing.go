@@ -16,21 +16,23 @@ import (
 	"swarm/overlay/nft"
 )
 
-// Routing rules. Packets that are not ours pass two of them: the kernel's own for local addresses, and the first of these.
+// The priorities of our routing rules. A packet without our mark passes only two rules: the
+// kernel's rule for local addresses, and prioSkip.
 const (
-	prioSkip  = 5357 // not marked by us: go to prioEnd
-	prioPeers = 5358 // by mark: the table of a peer, numbered like the mark
-	prioEnd   = 5359 // go on
+	prioSkip  = 5357 // a packet without our mark continues at prioEnd
+	prioPeers = 5358 // a mark selects the routing table of a peer, whose number is the mark
+	prioEnd   = 5359 // no operation: the packet continues with the next rule
 )
 
-// families are those of the host.
-func (m *Mesh) families() []nft.Family {
-	if forwarding.HasIPv6(m.here) {
+// enabledFamilies returns the address families that the host has.
+func (m *Mesh) enabledFamilies() []nft.Family {
+	if forwarding.HasIPv6(m.hostNS) {
 		return nft.Families()
 	}
 	return nft.Families()[:1]
 }
 
+// wantedRules returns the routing rules of one family for the peers.
 func (m *Mesh) wantedRules(f nft.Family, peers []Node) []netlink.Rule {
 	rule := func(prio int) netlink.Rule {
 		r := *netlink.NewRule()
@@ -57,6 +59,7 @@ const actionNop = 3
 
 func sameRule(a, b netlink.Rule) bool { return a.Priority == b.Priority && a.Mark == b.Mark }
 
+// foundRules returns the routing rules in the kernel that have our priorities.
 func (m *Mesh) foundRules(f nft.Family) ([]netlink.Rule, error) {
 	all, err := hostnet.Complete(func() ([]netlink.Rule, error) { return m.h.RuleList(int(f.Number)) })
 	if err != nil {
@@ -65,9 +68,10 @@ func (m *Mesh) foundRules(f nft.Family) ([]netlink.Rule, error) {
 	return slices.DeleteFunc(all, func(r netlink.Rule) bool { return r.Priority < prioSkip || r.Priority > prioEnd }), nil
 }
 
-// addRoutes gives each peer a table, in which everything goes by it, and a rule that leads there.
+// addRoutes creates for each peer a routing table whose default route leads through the peer, and a
+// rule that selects the table by the peer's mark.
 func (m *Mesh) addRoutes(link netlink.Link, peers []Node) error {
-	for _, f := range m.families() {
+	for _, f := range m.enabledFamilies() {
 		for _, p := range peers {
 			via := p.address(f)
 			if !via.IsValid() {
@@ -104,10 +108,11 @@ func unspecified(f nft.Family) netip.Addr {
 	return netip.IPv6Unspecified()
 }
 
-// removeStrayRules leaves the rules for these peers; for none it removes them all. Routes of a peer that is gone go too.
+// removeStrayRules removes the routing rules and routes of all nodes that are not in peers. Without
+// peers it removes all of our rules.
 func (m *Mesh) removeStrayRules(peers []Node) error {
 	var errs []error
-	for _, f := range m.families() {
+	for _, f := range m.enabledFamilies() {
 		found, err := m.foundRules(f)
 		if err != nil {
 			return err

@@ -18,28 +18,37 @@ import (
 	"swarm/overlay/slots"
 )
 
-// The table; maps and rules of IPv6 are the like:
+// tableName is the name of the nftables table. Maps, sets and rules exist for IPv6 too, with the
+// suffix 6. The maps with ten slots for each port are named -10, and there is a map for each number
+// of slots in use:
 //
-//	map any4-10:  protocol . port . 0-9 -> address . port            ports on all addresses, with ten slots each
+//	map any4-10:  protocol . port . 0-9 -> address . port            ports on all addresses
 //	map one4-10:  address . protocol . port . 0-9 -> address . port  ports on one address
 //	map here4-10: protocol . port . 0-9 -> address . port            backends on this host, for the other hosts
 //	map peers:    hardware address -> mark
-//	set held, held4: ports that this host answers at
-//	set turned4:  address . address     peers as clients, and as hosts of the backend
+//	set held, held4: ports at which this host answers
+//	set hairpin4:  address . address     underlay or further address of a peer . mesh address of the same peer
 //
-//	mark (prerouting): answers get the mark of their connection, and are routed by it; no peer can name 127.0.0.0/8
-//	in (prerouting), nat: a connection by a peer gets its mark; chain `here` for it, then chain `front`
-//	out (output), nat: chain `front`
-//	in-again, out-again: the same for a connection that found nothing, see below
-//	back (postrouting), nat: masquerade the host's loopback, and a peer that would be answered by itself
-//	leave (postrouting): segments fit the mesh, whatever the ways there say of packets that do not; the mark ends here
-//	closed (input): what no rule has redirected found no backend, and is refused; so is all that comes by the mesh for the
-//	      host itself
+//	restore-mark (prerouting): copies the mark of the connection to answers, which are routed by it;
+//	      drops packets from peers to 127.0.0.0/8
+//	in (prerouting), nat: sets the mark of connections from peers and sends them to `here`, then
+//	      sends all connections to `front`
+//	out (output), nat: sends connections to `front`
+//	in-again, out-again: repeat `in` and `out` for connections that were not redirected, see below
+//	masq (postrouting), nat: masquerades connections from the host's loopback address, and
+//	      connections from a peer to a backend on the same peer
+//	clamp-mss (postrouting): clamps the TCP segment size to the MTU of the mesh, because a client's
+//	      path may not report packets that are too big; clears the mark
+//	host-input (input): rejects connections to published ports that were not redirected, because
+//	      there is no backend; rejects packets from the mesh to the host itself
 //
-// A port is in one map of a kind at a time, and moves between sizes in one transaction. A packet is not judged in one: that
-// the kernel commits between two lookups may hide the port in both maps, and so each is looked up twice.
+// A port is in one map of a kind at a time. It moves to a map of another size in one transaction.
+// The lookups of one packet are not atomic: if the kernel commits a transaction between two
+// lookups, both may miss the port. So each chain looks up all maps twice.
 const tableName = "swarm-mesh"
 
+// kind is a kind of map: for ports on all addresses, for ports on one address, or for backends on
+// this host.
 type kind int
 
 const (
@@ -50,7 +59,7 @@ const (
 
 func (k kind) String() string { return [...]string{"any", "one", "here"}[k] }
 
-// chain that looks the kind up.
+// chain returns the name of the chain that looks up the maps of this kind.
 func (k kind) chain() string {
 	if k == kindHere {
 		return "here"
@@ -58,44 +67,46 @@ func (k kind) chain() string {
 	return "front"
 }
 
-// entry is what a slots table belongs to.
+// entry is the key of a slots table.
 type entry struct {
 	kind   kind
 	family int // index of nft.Families
 	port   Port
 }
 
-// desired is the content of the nftables table.
+// desired is the desired content of the nftables table.
 type desired struct {
 	entries map[entry][]target
 	peers   []Node
 	held    []Port
 }
 
-// service is what stands behind an entry now.
+// service holds the backends and the slots of an entry.
 type service struct {
 	backends, slots []target
 }
 
-// rules is the nftables side: what this process has written, and how.
+// rules holds the nftables rules of the mesh, and what this process has written to the kernel.
 type rules struct {
-	index int // of the device; 0: there is none
-	port  int // of VXLAN
+	index int // interface index of the device; zero if there is none
+	port  int // UDP port of VXLAN
 	mtu   int
 	conn  nft.Conn
-	// last is what was asked for; written is false until it is in the kernel.
-	last     desired
-	written  bool
-	services map[entry]service
-	rungs    map[rung]bool
+	// lastWanted is the content of the last write. written is false until it is in the kernel.
+	lastWanted  desired
+	written     bool
+	services    map[entry]service
+	sizeClasses map[sizeClass]bool
 }
 
-func (r *rules) forgetTable() {
-	r.written, r.services, r.rungs, r.last = false, nil, nil, desired{}
+// reset discards what is known about the table in the kernel, so that the next sync replaces it.
+func (r *rules) reset() {
+	r.written, r.services, r.sizeClasses, r.lastWanted = false, nil, nil, desired{}
 }
 
-// sync brings the table in line, in one transaction: the first of a process replaces it.
-func (r *rules) sync(want desired) (departures, error) {
+// sync makes the table match the desired content, in one transaction. The first sync of a process
+// replaces the whole table. The result lists the flows that are to be deleted.
+func (r *rules) sync(want desired) (staleFlows, error) {
 	next, left := r.fill(want)
 	if !r.written {
 		return left, r.replace(want, next)
@@ -115,23 +126,23 @@ func (r *rules) sync(want desired) (departures, error) {
 			change.remove(e, was.slots)
 		}
 	}
-	change.fixed(r.last, want)
+	change.fixed(r.lastWanted, want)
 	if change.empty() {
-		r.last, r.services = want, next
+		r.lastWanted, r.services = want, next
 		return left, nil
 	}
-	if err := r.conn.Do(func(c *nftables.Conn) error { return change.write(c, r.rungs) }); err != nil {
-		// Somebody has changed the table: write all of it.
+	if err := r.conn.Do(func(c *nftables.Conn) error { return change.write(c, r.sizeClasses) }); err != nil {
+		// Another program has changed the table: write all of it again.
 		return left, r.replace(want, next)
 	}
-	r.last, r.services = want, next
+	r.lastWanted, r.services = want, next
 	return left, nil
 }
 
-// fill chooses the slots, and tells who has left.
-func (r *rules) fill(want desired) (map[entry]service, departures) {
+// fill assigns the slots and collects the flows that become stale.
+func (r *rules) fill(want desired) (map[entry]service, staleFlows) {
 	next := make(map[entry]service, len(want.entries))
-	left := departures{left: make(map[uint16][]netip.AddrPort), fresh: make(map[uint16]bool)}
+	left := staleFlows{leftBackends: make(map[uint16][]netip.AddrPort), newUDPPorts: make(map[uint16]bool)}
 	for e, backends := range want.entries {
 		was := r.services[e]
 		if slices.Equal(was.backends, backends) {
@@ -139,20 +150,21 @@ func (r *rules) fill(want desired) (map[entry]service, departures) {
 			continue
 		}
 		next[e] = service{backends, slots.Fill(was.slots, backends, compareTargets)}
-		left.note(e, was.backends, backends)
+		left.addLeft(e, was.backends, backends)
 	}
 	for e, was := range r.services {
 		if _, ok := want.entries[e]; !ok {
-			left.note(e, was.backends, nil)
+			left.addLeft(e, was.backends, nil)
 		}
 	}
 	if !r.written {
-		// Flows of an earlier process may lead to backends that have left since.
-		left.sweep(want)
+		// An earlier process may have left flows to backends that have left since.
+		left.addUnknown(want)
 	}
 	return next, left
 }
 
+// replace writes the whole table in one transaction.
 func (r *rules) replace(want desired, next map[entry]service) error {
 	r.written = false
 	change := newChange()
@@ -160,29 +172,29 @@ func (r *rules) replace(want desired, next map[entry]service) error {
 		change.add(e, s.slots)
 	}
 	change.fixed(desired{}, want)
-	rungs := make(map[rung]bool)
+	sizeClasses := make(map[sizeClass]bool)
 	if err := r.conn.Do(func(c *nftables.Conn) error {
-		r.frame(c)
-		return change.write(c, rungs)
+		r.writeSkeleton(c)
+		return change.write(c, sizeClasses)
 	}); err != nil {
 		return err
 	}
-	r.last, r.services, r.rungs, r.written = want, next, rungs, true
+	r.lastWanted, r.services, r.sizeClasses, r.written = want, next, sizeClasses, true
 	return nil
 }
 
-func (r *rules) remove() error {
-	r.forgetTable()
+func (r *rules) removeTables() error {
+	r.reset()
 	return nft.RemoveTable(&r.conn, table())
 }
 
-// mend replaces the table when it is not what it was.
-func (r *rules) mend(log *slog.Logger) error {
+// repair writes the table again if another program has changed it.
+func (r *rules) repair(log *slog.Logger) error {
 	if !r.written {
 		return nil
 	}
 	var intact bool
-	// What cannot be read is not intact; an error here only ends the connection.
+	// The table is not intact if it cannot be read. Do closes the connection after an error.
 	_ = r.conn.Do(func(c *nftables.Conn) (err error) {
 		intact, err = r.intact(c)
 		return err
@@ -190,18 +202,18 @@ func (r *rules) mend(log *slog.Logger) error {
 	if intact {
 		return nil
 	}
-	log.Warn("nftables table was changed by another program, writing it again", "table", tableName)
-	return r.replace(r.last, r.services)
+	log.Warn("another program changed our nftables table; it is written again", "table", tableName)
+	return r.replace(r.lastWanted, r.services)
 }
 
-// intact compares what is cheap to compare: the chains' lengths, and the sizes of the sets that do not grow with the backends.
-// Our own changes wake whoever watches the rules, so this runs often.
+// intact compares only the length of each chain and the sizes of the fixed sets, which do not grow
+// with the backends. It must be cheap, because Run calls it after our own changes too.
 func (r *rules) intact(c *nftables.Conn) (bool, error) {
 	lengths := map[string]int{kindHere.chain(): 0, kindAny.chain(): 0}
 	for _, ch := range r.chains() {
 		lengths[ch.Name] = len(ch.Rules)
 	}
-	for g := range r.rungs {
+	for g := range r.sizeClasses {
 		lengths[g.kind.chain()]++
 	}
 	for name, want := range lengths {
@@ -210,7 +222,7 @@ func (r *rules) intact(c *nftables.Conn) (bool, error) {
 			return false, err
 		}
 	}
-	content := r.last.fixed()
+	content := r.lastWanted.fixed()
 	for name, s := range fixedSets() {
 		elements, err := c.GetSetElements(s)
 		if err != nil || len(elements) != len(content[name]) {
@@ -224,14 +236,14 @@ func table() *nftables.Table {
 	return &nftables.Table{Family: nftables.TableFamilyINet, Name: tableName}
 }
 
-// rung is a map for tables of one size.
-type rung struct {
+// sizeClass identifies the map of the slots tables with the same kind, family and number of slots.
+type sizeClass struct {
 	kind   kind
 	family int
 	size   int
 }
 
-func (g rung) set() *nftables.Set {
+func (g sizeClass) set() *nftables.Set {
 	f := nft.Families()[g.family]
 	key := []nftables.SetDatatype{nftables.TypeInetProto, nftables.TypeInetService, nftables.TypeMark}
 	if g.kind == kindOne {
@@ -239,15 +251,15 @@ func (g rung) set() *nftables.Set {
 	}
 	return &nftables.Set{
 		Table: table(), Name: fmt.Sprintf("%s%s-%d", g.kind, f.Digit, g.size),
-		// The number ties rules to sets of one batch.
+		// Rules refer by this number to sets in the same batch.
 		ID: uint32(1000 + 6*g.size + 2*int(g.kind) + g.family), IsMap: true, Concatenation: true,
 		KeyType:  nftables.MustConcatSetType(key...),
 		DataType: nftables.MustConcatSetType(f.Address, nftables.TypeInetService),
 	}
 }
 
-// create adds the map and the rule that looks it up.
-func (g rung) create(c *nftables.Conn) error {
+// create queues the map and the rule that looks it up.
+func (g sizeClass) create(c *nftables.Conn) error {
 	f, s := nft.Families()[g.family], g.set()
 	if err := c.AddSet(s, nil); err != nil {
 		return fmt.Errorf("nftables: %w", err)
@@ -257,7 +269,7 @@ func (g rung) create(c *nftables.Conn) error {
 	case kindOne:
 		load, at = []expr.Any{f.LoadDst(nft.Reg)}, f.Words()
 	case kindHere:
-		load = nil // It came to us.
+		load = nil // Connections from peers are always for this host.
 	}
 	c.AddRule(&nftables.Rule{Table: table(), Chain: &nftables.Chain{Table: table(), Name: g.kind.chain()}, Exprs: nft.Join(
 		f.Is(), load, loadPort(at), nft.Random(nft.Reg32(at+2), g.size),
@@ -266,7 +278,7 @@ func (g rung) create(c *nftables.Conn) error {
 	return nil
 }
 
-// loadPort puts protocol and destination port into the registers from the at-th on.
+// loadPort puts the protocol and the destination port into the 4-byte registers at and at+1.
 func loadPort(at int) []expr.Any {
 	return []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: nft.Reg32(at)},
@@ -274,21 +286,21 @@ func loadPort(at int) []expr.Any {
 	}
 }
 
-// change gathers elements to take away and to add, of rungs and of the fixed sets.
+// change collects the elements to remove and to add, of the maps and of the fixed sets.
 type change struct {
-	gone, come           map[rung][]nftables.SetElement
-	fixedGone, fixedCome map[string][]nftables.SetElement
+	removed, added           map[sizeClass][]nftables.SetElement
+	fixedRemoved, fixedAdded map[string][]nftables.SetElement
 }
 
 func newChange() change {
 	return change{
-		make(map[rung][]nftables.SetElement), make(map[rung][]nftables.SetElement),
+		make(map[sizeClass][]nftables.SetElement), make(map[sizeClass][]nftables.SetElement),
 		make(map[string][]nftables.SetElement), make(map[string][]nftables.SetElement),
 	}
 }
 
 func (c change) empty() bool {
-	return len(c.gone)+len(c.come)+len(c.fixedGone)+len(c.fixedCome) == 0
+	return len(c.removed)+len(c.added)+len(c.fixedRemoved)+len(c.fixedAdded) == 0
 }
 
 func (p Port) key() []byte {
@@ -303,11 +315,11 @@ func element(e entry, slot int, t target) nftables.SetElement {
 	return nftables.SetElement{Key: append(e.port.key(), nft.Slot(slot)...), Val: append(t.to.Addr().AsSlice(), nft.Port(t.to.Port())...)}
 }
 
-func (c change) add(e entry, table []target)    { gather(c.come, e, table) }
-func (c change) remove(e entry, table []target) { gather(c.gone, e, table) }
+func (c change) add(e entry, table []target)    { gather(c.added, e, table) }
+func (c change) remove(e entry, table []target) { gather(c.removed, e, table) }
 
-func gather(to map[rung][]nftables.SetElement, e entry, table []target) {
-	g := rung{e.kind, e.family, len(table)}
+func gather(to map[sizeClass][]nftables.SetElement, e entry, table []target) {
+	g := sizeClass{e.kind, e.family, len(table)}
 	for i, t := range table {
 		to[g] = append(to[g], element(e, i, t))
 	}
@@ -319,16 +331,16 @@ func (c change) move(e entry, from, to []target) {
 		c.add(e, to)
 		return
 	}
-	g := rung{e.kind, e.family, len(to)}
+	g := sizeClass{e.kind, e.family, len(to)}
 	for i := range to {
 		if from[i].to != to[i].to {
-			c.gone[g] = append(c.gone[g], element(e, i, from[i]))
-			c.come[g] = append(c.come[g], element(e, i, to[i]))
+			c.removed[g] = append(c.removed[g], element(e, i, from[i]))
+			c.added[g] = append(c.added[g], element(e, i, to[i]))
 		}
 	}
 }
 
-// fixed notes the difference of the sets that are always there.
+// fixed adds the differences of the fixed sets to the change.
 func (c change) fixed(from, to desired) {
 	if slices.Equal(from.held, to.held) && slices.EqualFunc(from.peers, to.peers, Node.equal) {
 		return
@@ -337,20 +349,20 @@ func (c change) fixed(from, to desired) {
 	for name, elements := range before {
 		for key, e := range elements {
 			if now, ok := after[name][key]; !ok || string(now.Val) != string(e.Val) {
-				c.fixedGone[name] = append(c.fixedGone[name], e)
+				c.fixedRemoved[name] = append(c.fixedRemoved[name], e)
 			}
 		}
 	}
 	for name, elements := range after {
 		for key, e := range elements {
 			if was, ok := before[name][key]; !ok || string(was.Val) != string(e.Val) {
-				c.fixedCome[name] = append(c.fixedCome[name], e)
+				c.fixedAdded[name] = append(c.fixedAdded[name], e)
 			}
 		}
 	}
 }
 
-// fixed spells peers and held ports out for their sets.
+// fixed returns the elements of each fixed set, by their keys.
 func (d desired) fixed() map[string]map[string]nftables.SetElement {
 	out := make(map[string]map[string]nftables.SetElement)
 	put := func(set string, key, val []byte) {
@@ -371,7 +383,7 @@ func (d desired) fixed() map[string]map[string]nftables.SetElement {
 		for _, f := range nft.Families() {
 			for _, own := range append([]netip.Addr{p.Underlay}, p.Others...) {
 				if a := p.address(f); a.IsValid() && f.Of(own) {
-					put("turned"+f.Digit, append(own.AsSlice(), a.AsSlice()...), nil)
+					put("hairpin"+f.Digit, append(own.AsSlice(), a.AsSlice()...), nil)
 				}
 			}
 		}
@@ -379,7 +391,7 @@ func (d desired) fixed() map[string]map[string]nftables.SetElement {
 	return out
 }
 
-// fixedSets are always there.
+// fixedSets returns the sets whose number and names do not depend on the content.
 func fixedSets() map[string]*nftables.Set {
 	port := []nftables.SetDatatype{nftables.TypeInetProto, nftables.TypeInetService}
 	sets := []*nftables.Set{
@@ -389,7 +401,7 @@ func fixedSets() map[string]*nftables.Set {
 	for i, f := range nft.Families() {
 		sets = append(sets,
 			&nftables.Set{ID: uint32(3 + i), Name: "held" + f.Digit, Concatenation: true, KeyType: nftables.MustConcatSetType(append([]nftables.SetDatatype{f.Address}, port...)...)},
-			&nftables.Set{ID: uint32(5 + i), Name: "turned" + f.Digit, Concatenation: true, KeyType: nftables.MustConcatSetType(f.Address, f.Address)})
+			&nftables.Set{ID: uint32(5 + i), Name: "hairpin" + f.Digit, Concatenation: true, KeyType: nftables.MustConcatSetType(f.Address, f.Address)})
 	}
 	out := make(map[string]*nftables.Set)
 	for _, s := range sets {
@@ -399,11 +411,12 @@ func fixedSets() map[string]*nftables.Set {
 	return out
 }
 
-// write queues and commits the change, with maps and rules for sizes that come into use.
-func (c change) write(conn *nftables.Conn, rungs map[rung]bool) error {
-	var fresh []rung
-	for _, g := range slices.SortedFunc(maps.Keys(c.come), func(a, b rung) int { return a.size - b.size }) {
-		if !rungs[g] {
+// write commits the change in one transaction. It also creates the maps and rules of new size
+// classes.
+func (c change) write(conn *nftables.Conn, sizeClasses map[sizeClass]bool) error {
+	var fresh []sizeClass
+	for _, g := range slices.SortedFunc(maps.Keys(c.added), func(a, b sizeClass) int { return a.size - b.size }) {
+		if !sizeClasses[g] {
 			fresh = append(fresh, g)
 			if err := g.create(conn); err != nil {
 				return err
@@ -412,11 +425,11 @@ func (c change) write(conn *nftables.Conn, rungs map[rung]bool) error {
 	}
 	sets := fixedSets()
 	for _, step := range []struct {
-		rungs map[rung][]nftables.SetElement
-		fixed map[string][]nftables.SetElement
-		apply func(*nftables.Conn, *nftables.Set, []nftables.SetElement) error
-	}{{c.gone, c.fixedGone, nft.DeleteElements}, {c.come, c.fixedCome, nft.AddElements}} {
-		for g, elements := range step.rungs {
+		sizeClasses map[sizeClass][]nftables.SetElement
+		fixed       map[string][]nftables.SetElement
+		apply       func(*nftables.Conn, *nftables.Set, []nftables.SetElement) error
+	}{{c.removed, c.fixedRemoved, nft.DeleteElements}, {c.added, c.fixedAdded, nft.AddElements}} {
+		for g, elements := range step.sizeClasses {
 			if err := step.apply(conn, g.set(), elements); err != nil {
 				return err
 			}
@@ -431,7 +444,7 @@ func (c change) write(conn *nftables.Conn, rungs map[rung]bool) error {
 		return fmt.Errorf("write nftables table %s (the kernel needs nf_tables with inet, nat, numgen, fib and ct): %w", tableName, err)
 	}
 	for _, g := range fresh {
-		rungs[g] = true
+		sizeClasses[g] = true
 	}
 	return nil
 }

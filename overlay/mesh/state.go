@@ -18,7 +18,7 @@ import (
 	"swarm/overlay/nft"
 )
 
-// State is all that the mesh of a host has to know.
+// State is the desired state of the mesh on one host.
 type State struct {
 	Self  Node
 	Peers []Node
@@ -28,12 +28,15 @@ type State struct {
 // Node is a host of the mesh.
 type Node struct {
 	ID string
-	// Underlay is where the host's VXLAN packets go.
+	// Underlay is the address to which VXLAN packets for the host go.
 	Underlay netip.Addr
-	// Mesh is the host's address on the network `ingress`, or one of each family. The last 16 bits tell hosts apart.
+	// Mesh has one or two addresses of the host on the network `ingress`, at most one of each
+	// family. The last 16 bits of the first address must be unique among the hosts.
 	Mesh []netip.Prefix
-	// Others are further addresses of the host. When a program there asks another host and the backend is at home, the answer
-	// could not be told from a local packet: the asked host steps in between, for Underlay and for these.
+	// Others are further addresses of the host. A program there may connect to a port at another
+	// host although the backend is on its own host. The own kernel would then take the answer for a
+	// local packet. So the other host masquerades such connections, if they come from Underlay or
+	// Others.
 	Others []netip.Addr
 }
 
@@ -41,7 +44,7 @@ func (n Node) equal(o Node) bool {
 	return n.ID == o.ID && n.Underlay == o.Underlay && slices.Equal(n.Mesh, o.Mesh) && slices.Equal(n.Others, o.Others)
 }
 
-// address of the node on the mesh in a family; not valid when it has none.
+// address returns the node's address on the mesh in a family. It is not valid if the node has none.
 func (n Node) address(f nft.Family) netip.Addr {
 	for _, p := range n.Mesh {
 		if f.Of(p.Addr()) {
@@ -58,7 +61,8 @@ func (n Node) addresses() (out []netip.Addr) {
 	return out
 }
 
-// mac is derived from the first address: an entry of a former holder is right or unused.
+// mac returns a hardware address that derives from the first mesh address. So an old neighbour
+// entry for the address stays correct if another node gets the address.
 func (n Node) mac() net.HardwareAddr {
 	b := n.Mesh[0].Addr().AsSlice()
 	return hostnet.MAC(macMesh, netip.AddrFrom4([4]byte(b[len(b)-4:])))
@@ -66,20 +70,23 @@ func (n Node) mac() net.HardwareAddr {
 
 const macMesh = 0x42
 
-// Marks of connections and packets tell by which host they came: our 16 bits, and those of the host's address.
+// A mark of a connection or a packet says through which host the connection came. Its upper 16 bits
+// are markOurs, its lower 16 bits are the last bits of the host's first mesh address.
 const (
 	markOurs = 0x5357_0000
 	markMask = 0xffff_0000
 )
 
+// mark returns the mark of connections that come through the node.
 func (n Node) mark() uint32 {
 	b := n.Mesh[0].Addr().AsSlice()
 	return markOurs | uint32(binary.BigEndian.Uint16(b[len(b)-2:]))
 }
 
-// Port is one that all hosts answer at.
+// Port is a published port. All hosts answer at it.
 type Port struct {
-	// IP limits the port to the host that has this address; the zero value is all addresses of all hosts.
+	// IP limits the port to the host that has this address. The zero value means all addresses of
+	// all hosts.
 	IP        netip.Addr
 	Published uint16
 	// Protocol is "tcp", "udp" or "sctp".
@@ -88,22 +95,26 @@ type Port struct {
 
 func (p Port) String() string { return fmt.Sprintf("%d/%s", p.Published, p.Protocol) }
 
-// Published says who answers at a port.
+// Published is a port with its backends.
 type Published struct {
 	Port
-	// Target in the containers.
+	// Target is the port in the containers.
 	Target uint16
-	// Number that hosts send each other the port's packets to; 0: Published. A port on one address has its own where another
-	// is published by the same number, on another address.
+	// Number is the port to which hosts forward the packets to each other. Zero means Published.
+	// Ports with the same Published on different addresses need different Numbers.
 	Number uint16
-	// Local ports answer only on hosts with a backend, and only with backends there (mode=local).
+	// Local ports answer only on hosts with a backend, and use only the backends there
+	// (mode=local).
 	Local    bool
 	Backends []Backend
-	// Standby are containers of this host that are no backends. Other hosts may not know yet that one is no backend any more,
-	// or know before this one that it is: what they send is taken there while no backend is here. Without any, it is sent on.
+	// Standby are containers of this host that are not backends now. Another host may forward
+	// connections to them because it does not know yet that one has left, or knows earlier than
+	// this host that one is new. Standby containers take such connections if this host has no
+	// backend. Without standby containers this host forwards them to another host.
 	Standby []Backend
 }
 
+// number returns the port to which hosts forward the packets to each other.
 func (p Published) number() uint16 {
 	if p.Number != 0 {
 		return p.Number
@@ -113,24 +124,26 @@ func (p Published) number() uint16 {
 
 // Backend is a container that may receive new connections.
 type Backend struct {
-	// Node is the id of its host.
+	// Node is the ID of its host.
 	Node string
-	// Addresses on the bridge of this host, at most one of each family; not used for backends of other hosts.
+	// Addresses are the container's addresses on the bridge of this host, at most one of each
+	// family. They are not used for backends on other hosts.
 	Addresses []netip.Addr
 }
 
-// Conflict is a port that this host cannot answer at, and why: the error names the program in the way.
+// Conflict is a port at which this host cannot answer. Err says why; it names the program that uses
+// the port.
 type Conflict struct {
 	Port
 	Err error
-	// Elsewhere: the port is on one address, which this host has not, or not yet.
-	Elsewhere bool
+	// AddressMissing says that the port is limited to an address which this host does not have.
+	AddressMissing bool
 }
 
 func (s *State) validate() error {
 	for _, n := range append([]Node{s.Self}, s.Peers...) {
 		if n.ID == "" || len(n.Mesh) == 0 || len(n.Mesh) > 2 || !n.Underlay.IsValid() {
-			return fmt.Errorf("routing mesh: node %q: give id, address, and one or two addresses on the mesh: %w", n.ID, errdefs.ErrInvalidArgument)
+			return fmt.Errorf("routing mesh: node %q: give an ID, an address, and one or two addresses on the mesh: %w", n.ID, errdefs.ErrInvalidArgument)
 		}
 	}
 	seen := make(map[Port]bool, len(s.Ports))
@@ -144,7 +157,8 @@ func (s *State) validate() error {
 	return nil
 }
 
-// target is a place in a slots table. A host with several backends has as many.
+// target is a destination in a slots table. A host with several backends has one target for each; n
+// numbers them.
 type target struct {
 	to netip.AddrPort
 	n  int
@@ -154,9 +168,9 @@ func compareTargets(a, b target) int {
 	return cmp.Or(a.to.Compare(b.to), cmp.Compare(a.n, b.n))
 }
 
-// tables spells out who answers where. A port that this host does not hold is left to who does, but backends here still
-// serve the other hosts.
-func (s State) tables(held map[Port]*hostport.Held) desired {
+// tables returns the desired content of the nftables table. This host does not answer at a port
+// that is not in held, but its backends of such a port still serve the other hosts.
+func (s State) tables(held map[Port]*hostport.Reservation) desired {
 	d := desired{entries: make(map[entry][]target), peers: s.Peers}
 	peers := make(map[string]Node, len(s.Peers))
 	for _, p := range s.Peers {
@@ -191,7 +205,8 @@ func (s State) tables(held map[Port]*hostport.Held) desired {
 	return d
 }
 
-// targets lists backends on this host by their own addresses, and on others by their host's.
+// targets returns the destinations of a port: here are the backends on this host, by their own
+// addresses; all adds the backends on other hosts, by the mesh addresses of their hosts.
 func (p Published) targets(f nft.Family, self Node, peers map[string]Node) (here, all []target) {
 	count := make(map[netip.AddrPort]int)
 	for _, b := range p.Backends {
@@ -215,28 +230,28 @@ func (p Published) targets(f nft.Family, self Node, peers map[string]Node) (here
 	return slices.Compact(here), slices.Compact(all)
 }
 
-// hold takes the ports that are to answer here, and lets go of the others.
-func (m *Mesh) hold(ports []Published) ([]Conflict, error) {
+// holdPorts binds the ports in the list and releases all others.
+func (m *Mesh) holdPorts(ports []Published) ([]Conflict, error) {
 	var errs []error
 	wanted := make(map[Port]bool, len(ports))
 	for _, p := range ports {
 		wanted[p.Port] = true
 	}
-	for p, h := range m.books {
+	for p, h := range m.sockets {
 		if !wanted[p] {
 			errs = append(errs, h.Close())
-			delete(m.books, p)
+			delete(m.sockets, p)
 		}
 	}
 	var conflicts []Conflict
 	for _, p := range ports {
-		if _, ok := m.books[p.Port]; ok {
+		if _, ok := m.sockets[p.Port]; ok {
 			continue
 		}
-		c, err := hostport.Hold(p.Protocol, p.IP, p.Published)
+		c, err := hostport.Reserve(p.Protocol, p.IP, p.Published)
 		switch {
 		case err == nil:
-			m.books[p.Port] = c
+			m.sockets[p.Port] = c
 		default:
 			conflicts = append(conflicts, Conflict{p.Port, err, p.IP.IsValid() && errdefs.IsInvalidArgument(err)})
 		}
@@ -244,13 +259,14 @@ func (m *Mesh) hold(ports []Published) ([]Conflict, error) {
 	return conflicts, errors.Join(errs...)
 }
 
-// listen is for ports that the rules know. One that another program has got meanwhile is left to it by the next Sync.
+// listen starts to listen at the ports. The rules must redirect them already. If another program
+// has bound a port meanwhile, listen releases the port and returns a conflict.
 func (m *Mesh) listen() []Conflict {
 	var conflicts []Conflict
-	for p, h := range m.books {
+	for p, h := range m.sockets {
 		if err := h.Listen(); err != nil {
 			conflicts = append(conflicts, Conflict{Port: p, Err: errors.Join(err, h.Close())})
-			delete(m.books, p)
+			delete(m.sockets, p)
 		}
 	}
 	return conflicts

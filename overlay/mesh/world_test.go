@@ -46,7 +46,7 @@ type host struct {
 	mesh   *mesh.Mesh
 }
 
-// Addresses on the switch: the client's ends in 9, host n's in 10+n.
+// The addresses on the switch end in 9 for the client and in 10+n for host n.
 func v4(n int) netip.Addr { return netip.AddrFrom4([4]byte{10, 212, 9, byte(n)}) }
 
 func v6(n int) netip.Addr { return netip.AddrFrom16([16]byte{0: 0xfd, 1: 0x21, 2: 0x20, 15: byte(n)}) }
@@ -132,7 +132,7 @@ func (h *host) do(fn func() error) {
 	h.w.inside(h.ns, fn)
 }
 
-// start is a new daemon: it knows nothing but what the kernel has.
+// start starts a new daemon, which has no state other than the kernel's.
 func (h *host) start() {
 	h.w.t.Helper()
 	log := slog.New(slog.DiscardHandler)
@@ -151,7 +151,7 @@ func (h *host) start() {
 	}
 }
 
-// container on a host, with servers that say who asked.
+// container is a container on a host, with servers that answer with the client's address.
 type container struct {
 	host *host
 	name string
@@ -219,7 +219,7 @@ func (w *world) serve(ns *netns.Namespace, name string, port int) {
 	w.t.Cleanup(func() { l.Close(); u.Close() })
 }
 
-// talk is a connection that asks again and again.
+// talk is a connection that sends several requests.
 type talk struct {
 	net.Conn
 	r *bufio.Reader
@@ -229,7 +229,7 @@ func dial(ns *netns.Namespace, network, addr string) (*talk, error) {
 	return dialFrom(ns, network, "", addr)
 }
 
-// dialFrom uses a port of the client's that may be in use towards others.
+// dialFrom uses a given port of the client, which may be in use for connections to other hosts.
 func dialFrom(ns *netns.Namespace, network, from, addr string) (*talk, error) {
 	d := net.Dialer{Timeout: 10 * time.Second}
 	if from != "" {
@@ -264,8 +264,8 @@ func (c *talk) ask() (string, error) {
 	return strings.TrimSpace(line), err
 }
 
-// acknowledge sends the acknowledgement that the kernel would hold back for a while: nothing is on its way then, and rules may
-// be gone for a moment without a packet that misses them.
+// acknowledge makes the kernel send a delayed acknowledgement now. Then no packet is on its way,
+// and the rules may be missing for a moment without effect.
 func acknowledge(c net.Conn) {
 	tcp, ok := c.(*net.TCPConn)
 	if !ok {
@@ -292,8 +292,8 @@ func (w *world) want(what string, ns *netns.Namespace, network, addr, want strin
 	}
 }
 
-// refused fails the test unless who asks is refused at once. A busy machine may be slow; a packet that is dropped is slow each
-// time.
+// refused fails the test unless a connection is refused at once. It tries again, because a busy
+// machine may be slow once, while a dropped packet is slow each time.
 func (w *world) refused(ns *netns.Namespace, network, addr string) {
 	w.t.Helper()
 	fastest := time.Hour
@@ -309,7 +309,7 @@ func (w *world) refused(ns *netns.Namespace, network, addr string) {
 	}
 }
 
-// state is what a host is told: all others, and these ports.
+// state returns the state for one host: all other hosts, and these ports.
 func (h *host) state(ports ...mesh.Published) mesh.State {
 	s := mesh.State{Self: h.node, Ports: ports}
 	for _, o := range h.w.hosts {
@@ -324,14 +324,14 @@ func (h *host) sync(s mesh.State) {
 	h.w.t.Helper()
 	h.do(func() error {
 		conflicts, err := h.mesh.Sync(context.Background(), s)
-		if slices.ContainsFunc(conflicts, func(c mesh.Conflict) bool { return !c.Elsewhere }) {
+		if slices.ContainsFunc(conflicts, func(c mesh.Conflict) bool { return !c.AddressMissing }) {
 			h.w.t.Errorf("host %s: %v", h.name, conflicts)
 		}
 		return err
 	})
 }
 
-// publish tells all hosts.
+// publish syncs all hosts with these ports.
 func (w *world) publish(ports ...mesh.Published) {
 	w.t.Helper()
 	for _, h := range w.hosts {
@@ -339,7 +339,7 @@ func (w *world) publish(ports ...mesh.Published) {
 	}
 }
 
-// port publishes a container's port 80.
+// port publishes port 80 of containers.
 func port(number uint16, backends ...*container) mesh.Published {
 	p := mesh.Published{Port: mesh.Port{Published: number, Protocol: "tcp"}, Target: 80}
 	for _, b := range backends {

@@ -11,26 +11,29 @@ import (
 	"swarm/overlay/nft"
 )
 
-// zonesName is a table apart, which is not replaced with the other: a packet that misses its rule is of a flow that nobody knows.
+// zonesName is the name of a second table. It is not replaced together with the first one, because
+// conntrack would not find the connection of a packet that passes while the rule is missing. For a
+// device with index 5 it contains:
 //
-//	device-5 (prerouting, raw): what comes from a peer, by device 5, is tracked in a zone of its own
+//	device-5 (prerouting, raw): tracks connections from each peer in a conntrack zone of their own
 //
-// A client may use one port of its own towards two hosts at once, as load balancers do. If both send it on to the same third,
-// that one could not tell the two connections apart, but by the peers that they come from. Answers are tracked as ever: the
-// kernel keeps them apart by choosing another port of the client's.
+// A client, for example a load balancer, may use one source port for connections to two hosts. If
+// both hosts forward them to the same third host, only the peer distinguishes the two connections
+// there. The zone applies to the original direction only. In the direction of the answers the
+// kernel avoids a clash by changing the client's port.
 const zonesName = "swarm-mesh-zones"
 
 func zonesTable() *nftables.Table {
 	return &nftables.Table{Family: nftables.TableFamilyINet, Name: zonesName}
 }
 
-// zones makes the table, unless there is one for the device.
-func (m *Mesh) zones() error {
+// ensureZones creates the table, unless it exists for the current device.
+func (m *Mesh) ensureZones() error {
 	chain := &nftables.Chain{
 		Table: zonesTable(), Name: fmt.Sprintf("device-%d", m.rules.index), Type: nftables.ChainTypeFilter,
 		Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityRaw,
 	}
-	rules, err := nft.CountRules(chain, m.here.FD())
+	rules, err := nft.CountRules(chain, m.hostNS.FD())
 	if err != nil || rules == 1 {
 		return err
 	}
@@ -47,7 +50,8 @@ func (m *Mesh) zones() error {
 	if err != nil {
 		return err
 	}
-	// The last two bytes of a peer's hardware address are its alone, as they are in its mark.
+	// The zone is the last two bytes of the peer's hardware address, which are unique as in its
+	// mark.
 	return nft.AddZoneRule(chain, nft.Join(m.rules.fromPeers(),
-		&expr.Payload{DestRegister: nft.Reg, Base: expr.PayloadBaseLLHeader, Offset: 10, Len: 2}), m.here.FD())
+		&expr.Payload{DestRegister: nft.Reg, Base: expr.PayloadBaseLLHeader, Offset: 10, Len: 2}), m.hostNS.FD())
 }

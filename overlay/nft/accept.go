@@ -13,32 +13,34 @@ import (
 	"github.com/google/nftables/userdata"
 )
 
-// dockerUser is the chain that dockerd leaves to others: it jumps there first, and
-// keeps its content when it writes its own rules anew.
+// dockerUser is the chain that dockerd reserves for other programs. dockerd jumps to it first, and
+// keeps its rules when it rewrites its own.
 const dockerUser = "DOCKER-USER"
 
-// Accepts lets an interface's packets through the chains of others that drop what is forwarded: dockerd's and ufw's `FORWARD`,
-// firewalld's, or a table of the host's own. An accept in a table of ours could not: every base chain is asked, and one
-// drop is final.
+// Accepts describes the accept rules for the packets of one interface in foreign chains which drop
+// forwarded packets, for example `FORWARD` of dockerd or ufw, or a chain of firewalld. An accept
+// rule in a table of ours would not help: the kernel runs every base chain, and a drop in one of
+// them is final.
 type Accepts struct {
 	Interface string
-	// Tag is the comment by which our rules are found again; nobody else's may be the same.
+	// Tag is the comment of our rules. It identifies them, so no other program may use it.
 	Tag string
 }
 
-// Ensure adds what is missing. What cannot be done is logged: a host's firewall is its owner's, and what publishes nothing
-// works all the same.
+// Ensure adds the rules that are missing. It logs errors and does not return them: the firewall
+// belongs to the owner of the host, and containers without published ports work without the rules.
 func (a Accepts) Ensure(conn *Conn, log *slog.Logger) {
 	if err := conn.Do(a.add); err != nil {
-		log.Warn("the host's firewall may drop what is forwarded to and from containers", "interface", a.Interface, "err", err)
+		log.Warn("cannot add accept rules to the host's firewall: it may drop packets to and from containers", "interface", a.Interface, "err", err)
 	}
 	if b, err := os.ReadFile("/proc/thread-self/net/ip_tables_names"); err == nil && len(b) > 0 {
-		log.Info("legacy iptables rules are in force beside nftables; when their FORWARD policy is DROP, containers need: iptables-legacy -I FORWARD -i " +
+		log.Info("this host has legacy iptables rules beside nftables; if their FORWARD policy is DROP, run: iptables-legacy -I FORWARD -i " +
 			a.Interface + " -j ACCEPT, and the same with -o")
 	}
 }
 
-// Mend is Ensure after a change of the host's rules.
+// Mend adds the rules that are missing, like Ensure, but returns the error. Call it after a change
+// of the host's rules.
 func (a Accepts) Mend(conn *Conn) error { return conn.Do(a.add) }
 
 func (a Accepts) add(c *nftables.Conn) error {
@@ -62,7 +64,8 @@ func (a Accepts) add(c *nftables.Conn) error {
 		for _, key := range []expr.MetaKey{expr.MetaKeyIIFNAME, expr.MetaKeyOIFNAME} {
 			c.InsertRule(&nftables.Rule{
 				Table: ch.Table, Chain: ch, UserData: userdata.AppendString(nil, userdata.TypeComment, a.Tag),
-				// The shape that iptables gives to `-i swarm0 -j ACCEPT`, so that it can list it.
+				// iptables builds `-i swarm0 -j ACCEPT` from the same expressions, so it can list
+				// our rule.
 				Exprs: Join(Interface(key, expr.CmpOpEq, a.Interface), &expr.Counter{}, &expr.Verdict{Kind: expr.VerdictAccept}),
 			})
 		}
@@ -73,8 +76,8 @@ func (a Accepts) add(c *nftables.Conn) error {
 	return nil
 }
 
-// Missing names the chains of others, as "family table chain", that drop what is forwarded and have no rule of ours for the
-// interface.
+// Missing returns the foreign chains which drop forwarded packets and lack our rules for the
+// interface, as "family table chain".
 func (a Accepts) Missing(conn *Conn) ([]string, error) {
 	var out []string
 	err := conn.Do(func(c *nftables.Conn) error {
@@ -96,7 +99,7 @@ func (a Accepts) Missing(conn *Conn) ([]string, error) {
 	return out, err
 }
 
-// ChainName is how nft calls a chain of IP packets: "family table chain".
+// ChainName returns the name of a chain as the nft command prints it: "family table chain".
 func ChainName(ch *nftables.Chain) string {
 	family := map[nftables.TableFamily]string{
 		nftables.TableFamilyIPv4: "ip", nftables.TableFamilyIPv6: "ip6", nftables.TableFamilyINet: "inet",
@@ -104,8 +107,8 @@ func ChainName(ch *nftables.Chain) string {
 	return strings.Join([]string{family, ch.Table.Name, ch.Name}, " ")
 }
 
-// droppingChains lists where our accept rules belong: for each base chain on the
-// forward hook that ends in a drop, the chain itself, or DOCKER-USER of its table.
+// droppingChains returns the chains which need our accept rules: each base chain on the forward
+// hook that ends in a drop, or instead of it the chain DOCKER-USER of the same table.
 func droppingChains(c *nftables.Conn) ([]*nftables.Chain, error) {
 	all, err := c.ListChains()
 	if err != nil {
@@ -137,7 +140,8 @@ func droppingChains(c *nftables.Conn) ([]*nftables.Chain, error) {
 	return out, nil
 }
 
-// EndsInDrop reports whether a base chain drops what it does not accept: by policy, or by a last rule that refuses what no other has accepted, as firewalld's.
+// EndsInDrop reports whether a base chain drops all packets that it does not accept, by its policy
+// or by an unconditional last rule, as in firewalld's chains.
 func EndsInDrop(c *nftables.Conn, ch *nftables.Chain) (bool, error) {
 	if ch.Policy != nil && *ch.Policy == nftables.ChainPolicyDrop {
 		return true, nil
@@ -165,7 +169,7 @@ func EndsInDrop(c *nftables.Conn, ch *nftables.Chain) (bool, error) {
 	return false, nil
 }
 
-// Routes reports whether the table sees IP packets between interfaces.
+// Routes reports whether the chains of the table see IP packets that the host forwards.
 func Routes(t *nftables.Table) bool {
 	return t.Family == nftables.TableFamilyIPv4 || t.Family == nftables.TableFamilyIPv6 || t.Family == nftables.TableFamilyINet
 }
@@ -184,7 +188,7 @@ func (a Accepts) ours(rules []*nftables.Rule) []*nftables.Rule {
 	return out
 }
 
-// Remove takes our rules out of others' chains, wherever they are.
+// Remove deletes our rules from all foreign chains.
 func (a Accepts) Remove(conn *Conn) error {
 	return conn.Do(func(c *nftables.Conn) error {
 		chains, err := c.ListChains()
@@ -192,7 +196,7 @@ func (a Accepts) Remove(conn *Conn) error {
 			return fmt.Errorf("list nftables chains: %w", err)
 		}
 		for _, ch := range chains {
-			// Any of these may have had a drop policy when the rule was made.
+			// Any of these chains may have ended in a drop when the rule was added.
 			if !Routes(ch.Table) || (ch.Name != dockerUser && (ch.Hooknum == nil || *ch.Hooknum != *nftables.ChainHookForward)) {
 				continue
 			}
@@ -213,10 +217,10 @@ func (a Accepts) Remove(conn *Conn) error {
 	})
 }
 
-// RemoveTable removes a table, there or not.
+// RemoveTable removes a table. It returns nil if the table does not exist.
 func RemoveTable(conn *Conn, t *nftables.Table) error {
 	return conn.Do(func(c *nftables.Conn) error {
-		// Adding first makes the deletion valid when there was none.
+		// Deleting a table that does not exist would fail, so add it first.
 		c.AddTable(t)
 		c.DelTable(t)
 		if err := c.Flush(); err != nil {

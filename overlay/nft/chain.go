@@ -7,8 +7,10 @@ import (
 	"github.com/google/nftables/expr"
 )
 
-// Chain with its rules. Without a hook it is one that others lead to.
+// Chain is a chain with its rules. A chain without a hook runs only if another chain jumps to it.
 type Chain struct {
+	// Name must not be a keyword of the nft language, for example mark or masquerade. Otherwise nft
+	// cannot load a saved ruleset that contains the chain.
 	Name  string
 	Type  nftables.ChainType
 	Hook  *nftables.ChainHook
@@ -16,10 +18,11 @@ type Chain struct {
 	Rules [][]expr.Any
 }
 
-// Add appends a rule, of single expressions and lists of them.
+// Add appends a rule. Each part is an expr.Any or a []expr.Any.
 func (ch *Chain) Add(parts ...any) { ch.Rules = append(ch.Rules, Join(parts...)) }
 
-// WriteChains queues chains that a table does not have yet. All of them come before the first rule, which may lead to any.
+// WriteChains queues new chains of a table. It queues all chains before the first rule, because a
+// rule may jump to any of them.
 func WriteChains(c *nftables.Conn, t *nftables.Table, chains []*Chain) {
 	for _, ch := range chains {
 		c.AddChain(&nftables.Chain{Name: ch.Name, Table: t, Type: ch.Type, Hooknum: ch.Hook, Priority: ch.Prio})

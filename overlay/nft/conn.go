@@ -1,9 +1,11 @@
 //go:build linux
 
-// Package nft is what the overlay's packages share of nftables: a connection that lasts, elements in portions that fit
-// a message, and the expressions of which rules are made.
+// Package nft has the nftables code that the overlay's packages share: a connection that stays
+// open, batches of set elements that fit a netlink message, and the expressions of which rules
+// consist.
 //
-// It owns no table. Callers: overlay/bridge, overlay/vip, overlay/mesh. No goroutines.
+// The package owns no table and starts no goroutines. Its callers are overlay/bridge, overlay/vip
+// and overlay/mesh.
 package nft
 
 import (
@@ -17,17 +19,21 @@ import (
 	"swarm/overlay/netns"
 )
 
-// Conn is a connection to the nftables of one namespace. It is dialled with its first use and kept: closing one waits until the
-// kernel has destroyed what was deleted through any (10 ms), and a dial costs as much as a change. Not for several goroutines.
+// Conn is a connection to the nftables of one network namespace. The first call of Do opens it, and
+// it stays open for two reasons. Closing a connection waits until the kernel has destroyed all
+// deleted objects (10 ms), also those that other connections deleted. Opening one costs as much as
+// a change. Only one goroutine at a time may use a Conn.
 type Conn struct {
-	// Netns is the pin of the namespace; empty is that of the calling thread. While a connection is open, the namespace
-	// lives on: Close it with the last use.
+	// Netns is the path of the namespace's pin. If it is empty, the connection is to the namespace
+	// of the calling thread. The namespace lives for as long as the connection is open, so call
+	// Close after the last use.
 	Netns string
 
 	lasting *nftables.Conn
 }
 
-// Do runs fn. After an error nobody knows which answers are still to come: the next call dials again.
+// Do runs fn with the open connection. If fn fails, Do closes the connection, because answers to
+// earlier requests may still arrive on it. The next call opens a new one.
 func (c *Conn) Do(fn func(*nftables.Conn) error) error {
 	if c.lasting == nil {
 		if err := c.dial(); err != nil {
@@ -54,12 +60,13 @@ func (c *Conn) dial() (err error) {
 	return err
 }
 
-// buffers hold a batch of tens of thousands of elements, and its answers. They are limits; memory is taken as needed.
+// buffers sets the socket buffers for a batch of tens of thousands of elements and its answers. The
+// sizes are limits; the kernel allocates memory as needed.
 func buffers(c *netlink.Conn) error {
 	return errors.Join(c.SetWriteBuffer(32<<20), c.SetReadBuffer(8<<20))
 }
 
-// Close hangs up; Do dials again.
+// Close closes the connection. A later call of Do opens a new one.
 func (c *Conn) Close() error {
 	if c.lasting == nil {
 		return nil
@@ -69,7 +76,7 @@ func (c *Conn) Close() error {
 	return err
 }
 
-// Exists tells whether there is a table of that family and name.
+// Exists reports whether a table with the family and the name of t exists.
 func Exists(c *nftables.Conn, t *nftables.Table) (bool, error) {
 	all, err := c.ListTablesOfFamily(t.Family)
 	if err != nil {
@@ -78,8 +85,9 @@ func Exists(c *nftables.Conn, t *nftables.Table) (bool, error) {
 	return slices.ContainsFunc(all, func(o *nftables.Table) bool { return o.Name == t.Name }), nil
 }
 
-// Renew queues an empty table in place of the one that there may be. It comes first in its batch. What is not there is not
-// deleted: whoever closes a connection in the namespace next would wait for it.
+// Renew queues the replacement of a table by an empty one, or its creation. Call it first in a
+// batch. It queues no deletion if the table does not exist: after a deletion the next close of a
+// connection in the namespace has to wait.
 func Renew(c *nftables.Conn, t *nftables.Table) error {
 	there, err := Exists(c, t)
 	if err != nil {
@@ -87,27 +95,29 @@ func Renew(c *nftables.Conn, t *nftables.Table) error {
 	}
 	c.AddTable(t)
 	if there {
-		c.DelTable(t) // Added before, it is there whatever others do meanwhile.
+		c.DelTable(t) // This cannot fail: AddTable creates the table again if another program has deleted it.
 		c.AddTable(t)
 	}
 	return nil
 }
 
-// portion is how many elements go into one message: their list is an attribute, and its length has 16 bits.
-const portion = 500
+// elementsPerMessage is the number of set elements in one message. The list of elements is a
+// netlink attribute, whose length has 16 bits.
+const elementsPerMessage = 500
 
-// AddElements and DeleteElements queue changes of a set or map.
+// AddElements queues new elements of a set or map.
 func AddElements(c *nftables.Conn, s *nftables.Set, elements []nftables.SetElement) error {
-	return inPortions(elements, func(e []nftables.SetElement) error { return c.SetAddElements(s, e) })
+	return inChunks(elements, func(e []nftables.SetElement) error { return c.SetAddElements(s, e) })
 }
 
-// DeleteElements is the opposite of AddElements. An element that is not there fails the whole batch.
+// DeleteElements queues the deletion of elements. The whole batch fails if an element does not
+// exist.
 func DeleteElements(c *nftables.Conn, s *nftables.Set, elements []nftables.SetElement) error {
-	return inPortions(elements, func(e []nftables.SetElement) error { return c.SetDeleteElements(s, e) })
+	return inChunks(elements, func(e []nftables.SetElement) error { return c.SetDeleteElements(s, e) })
 }
 
-func inPortions(elements []nftables.SetElement, apply func([]nftables.SetElement) error) error {
-	for e := range slices.Chunk(elements, portion) {
+func inChunks(elements []nftables.SetElement, apply func([]nftables.SetElement) error) error {
+	for e := range slices.Chunk(elements, elementsPerMessage) {
 		if err := apply(e); err != nil {
 			return fmt.Errorf("nftables: %w", err)
 		}

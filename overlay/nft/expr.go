@@ -12,25 +12,27 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Reg is the first 16-byte register; Reg32(n) is the n-th 4-byte one in the same memory, where each field of a
-// concatenation begins.
+// Reg is the first 16-byte register. Reg32(n) is the n-th 4-byte register in the same memory. Each
+// field of a concatenated key begins at a 4-byte register.
 const Reg = unix.NFT_REG_1
 
 // Reg32 returns the n-th 4-byte register.
 func Reg32(n int) uint32 { return unix.NFT_REG32_00 + uint32(n) }
 
-// Family is what differs between IPv4 and IPv6.
+// Family holds the differences between IPv4 and IPv6.
 type Family struct {
 	// Number is NFPROTO_IPV4 or NFPROTO_IPV6, which equal AF_INET and AF_INET6.
 	Number byte
-	// Name as in `ip` and `ip6`, and Digit to name maps by.
+	// Name is "ip" or "ip6". Digit is "4" or "6", the suffix in the names of maps and sets.
 	Name, Digit string
-	// Src and Dst are offsets of addresses of Len bytes.
+	// Src and Dst are the offsets of the addresses in the IP header. Len is the length of an
+	// address in bytes.
 	Src, Dst, Len uint32
-	Address       nftables.SetDatatype
+	// Address is the data type of an address in a set.
+	Address nftables.SetDatatype
 }
 
-// Families lists both.
+// Families returns IPv4 and IPv6, in this order.
 func Families() []Family {
 	return []Family{
 		{Number: unix.NFPROTO_IPV4, Name: "ip", Digit: "4", Src: 12, Dst: 16, Len: 4, Address: nftables.TypeIPAddr},
@@ -38,10 +40,10 @@ func Families() []Family {
 	}
 }
 
-// Of tells whether the address is of the family.
+// Of reports whether the address is of the family.
 func (f Family) Of(a netip.Addr) bool { return a.BitLen() == int(f.Len)*8 }
 
-// Loopback is the range that is the host alone.
+// Loopback returns the range of loopback addresses.
 func (f Family) Loopback() netip.Prefix {
 	if f.Len == 4 {
 		return netip.MustParsePrefix("127.0.0.0/8")
@@ -49,7 +51,7 @@ func (f Family) Loopback() netip.Prefix {
 	return netip.MustParsePrefix("::1/128")
 }
 
-// EtherType is the family's in a frame.
+// EtherType returns the type of the family in an Ethernet frame.
 func (f Family) EtherType() uint16 {
 	if f.Len == 4 {
 		return unix.ETH_P_IP
@@ -57,15 +59,15 @@ func (f Family) EtherType() uint16 {
 	return unix.ETH_P_IPV6
 }
 
-// Words is how many 4-byte registers an address fills.
+// Words returns the number of 4-byte registers that an address fills.
 func (f Family) Words() int { return int(f.Len / 4) }
 
-// Is matches packets of the family; rules of an `inet` table need it before they look at addresses.
+// Is matches packets of the family. A rule in an `inet` table needs it before a match on addresses.
 func (f Family) Is() []expr.Any {
 	return []expr.Any{&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: Reg}, Equal([]byte{f.Number})}
 }
 
-// LoadDst puts the destination address into the register, LoadSrc the source.
+// LoadDst puts the destination address into the register.
 func (f Family) LoadDst(reg uint32) expr.Any { return f.load(reg, f.Dst) }
 
 // LoadSrc puts the source address into the register.
@@ -75,10 +77,10 @@ func (f Family) load(reg, offset uint32) expr.Any {
 	return &expr.Payload{DestRegister: reg, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: f.Len}
 }
 
-// DstIn and SrcIn match addresses in a range, or outside of it with CmpOpNeq.
+// DstIn matches packets whose destination is in the range, or is not in it with CmpOpNeq.
 func (f Family) DstIn(op expr.CmpOp, p netip.Prefix) []expr.Any { return f.inside(f.Dst, op, p) }
 
-// SrcIn is DstIn for the source address.
+// SrcIn matches packets whose source is in the range, or is not in it with CmpOpNeq.
 func (f Family) SrcIn(op expr.CmpOp, p netip.Prefix) []expr.Any { return f.inside(f.Src, op, p) }
 
 func (f Family) inside(offset uint32, op expr.CmpOp, p netip.Prefix) []expr.Any {
@@ -93,7 +95,8 @@ func (f Family) inside(offset uint32, op expr.CmpOp, p netip.Prefix) []expr.Any 
 	}
 }
 
-// DNAT rewrites the destination to the address in Reg, and with port to the port in the register behind it.
+// DNAT rewrites the destination to the address in Reg and, if port is set, to the port in the
+// 4-byte register after the address.
 func (f Family) DNAT(port bool) expr.Any {
 	nat := &expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(f.Number), RegAddrMin: Reg, RegAddrMax: Reg}
 	if port {
@@ -102,47 +105,51 @@ func (f Family) DNAT(port bool) expr.Any {
 	return nat
 }
 
-// Equal compares Reg with data.
+// Equal matches if Reg contains data.
 func Equal(data []byte) expr.Any { return &expr.Cmp{Op: expr.CmpOpEq, Register: Reg, Data: data} }
 
-// NotEqual is the opposite.
+// NotEqual matches if Reg does not contain data.
 func NotEqual(data []byte) expr.Any { return &expr.Cmp{Op: expr.CmpOpNeq, Register: Reg, Data: data} }
 
-// Protocol matches the number in the IP header.
+// Protocol compares the protocol number of the packet.
 func Protocol(op expr.CmpOp, number byte) []expr.Any {
 	return []expr.Any{&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: Reg}, &expr.Cmp{Op: op, Register: Reg, Data: []byte{number}}}
 }
 
-// DatagramTo matches UDP to a port.
+// DatagramTo matches UDP packets to a port.
 func DatagramTo(port uint16) []expr.Any {
 	return append(Protocol(expr.CmpOpEq, unix.IPPROTO_UDP),
 		&expr.Payload{DestRegister: Reg, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
 		Equal(binary.BigEndian.AppendUint16(nil, port)))
 }
 
-// Drop ends a packet.
+// Drop drops the packet.
 func Drop() expr.Any { return &expr.Verdict{Kind: expr.VerdictDrop} }
 
-// Return ends a chain: to a base chain's policy, or to where it was jumped from.
+// Return leaves the chain. The packet continues at the caller of the chain, or gets the policy of a
+// base chain.
 func Return() expr.Any { return &expr.Verdict{Kind: expr.VerdictReturn} }
 
-// Random puts a number below modulus into the register; keys have it in the machine's byte order.
+// Random puts a random number from 0 to modulus-1 into the register, in the byte order of the
+// machine.
 func Random(reg uint32, modulus int) expr.Any {
 	return &expr.Numgen{Register: reg, Modulus: uint32(modulus), Type: unix.NFT_NG_RANDOM}
 }
 
-// Slot is the field of a key that Random looks up.
+// Slot encodes a number as Random does, for the key of a map.
 func Slot(i int) []byte { return binaryutil.NativeEndian.PutUint32(uint32(i)) }
 
-// Interface matches the name of the interface that a packet came by (MetaKeyIIFNAME) or leaves by (MetaKeyOIFNAME).
+// Interface compares the name of the interface on which a packet arrives (MetaKeyIIFNAME) or leaves
+// (MetaKeyOIFNAME).
 func Interface(key expr.MetaKey, op expr.CmpOp, name string) []expr.Any {
 	padded := make([]byte, unix.IFNAMSIZ)
 	copy(padded, name)
 	return []expr.Any{&expr.Meta{Key: key, Register: Reg}, &expr.Cmp{Op: op, Register: Reg, Data: padded}}
 }
 
-// Device matches the interface that a packet came by (MetaKeyIIF) or leaves by (MetaKeyOIF) by its number, which is what costs
-// least to compare. Another device of the same name has another.
+// Device compares the index of the interface on which a packet arrives (MetaKeyIIF) or leaves
+// (MetaKeyOIF). The index is the cheapest value to compare. A device that is deleted and created
+// again has a new index.
 func Device(key expr.MetaKey, op expr.CmpOp, index int) []expr.Any {
 	return []expr.Any{&expr.Meta{Key: key, Register: Reg}, &expr.Cmp{Op: op, Register: Reg, Data: binaryutil.NativeEndian.PutUint32(uint32(index))}}
 }
@@ -155,7 +162,7 @@ func ToLocal() []expr.Any {
 	}
 }
 
-// Redirected matches connections of which the destination was rewritten (IPS_DST_NAT).
+// Redirected matches packets of connections whose destination was rewritten (IPS_DST_NAT).
 func Redirected() []expr.Any {
 	const dstNAT = 1 << 5
 	return []expr.Any{
@@ -165,12 +172,12 @@ func Redirected() []expr.Any {
 	}
 }
 
-// Asking matches packets in the direction in which their connection was opened.
+// Asking matches packets from the side that opened the connection.
 func Asking() []expr.Any {
 	return []expr.Any{&expr.Ct{Key: expr.CtKeyDIRECTION, Register: Reg}, Equal([]byte{0})}
 }
 
-// Answering matches packets in the other direction.
+// Answering matches packets to the side that opened the connection.
 func Answering() []expr.Any {
 	return []expr.Any{&expr.Ct{Key: expr.CtKeyDIRECTION, Register: Reg}, Equal([]byte{1})}
 }
@@ -178,7 +185,8 @@ func Answering() []expr.Any {
 // Opening matches the packets that open a connection.
 func Opening() []expr.Any { return state(expr.CtStateBitNEW) }
 
-// Invalid matches packets that belong to no connection and open none, by the kernel's reckoning.
+// Invalid matches packets that, according to conntrack, belong to no connection and cannot open
+// one.
 func Invalid() []expr.Any { return state(expr.CtStateBitINVALID) }
 
 func state(bit uint32) []expr.Any {
@@ -189,13 +197,13 @@ func state(bit uint32) []expr.Any {
 	}
 }
 
-// Port is a port as a field of a key or value: each fills 4 bytes.
+// Port encodes a port as a field of a key or value. Each field fills 4 bytes.
 func Port(n uint16) []byte { return Pad(binary.BigEndian.AppendUint16(nil, n)) }
 
-// Pad fills a field up to 4 bytes.
+// Pad appends zeros up to a multiple of 4 bytes.
 func Pad(b []byte) []byte { return append(b, make([]byte, (4-len(b)%4)%4)...) }
 
-// Join puts a rule together from single expressions and lists of them.
+// Join concatenates the expressions of a rule. Each part is an expr.Any or a []expr.Any.
 func Join(parts ...any) []expr.Any {
 	var out []expr.Any
 	for _, p := range parts {

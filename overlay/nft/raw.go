@@ -13,8 +13,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// AddZoneRule appends `<match> ct original zone set <Reg>` to a chain of an `inet` table that is there already; match loads the
-// zone. The library cannot say `original`, so the message is put together here; it is a transaction of its own.
+// AddZoneRule appends the rule `<match> ct original zone set <Reg>` to an existing chain of an
+// `inet` table, in its own transaction. match must load the zone into Reg. AddZoneRule builds the
+// netlink message itself, because the nftables library has no `ct original`.
 func AddZoneRule(chain *nftables.Chain, match []expr.Any, netns int) error {
 	c, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: netns})
 	if err != nil {
@@ -37,14 +38,15 @@ func AddZoneRule(chain *nftables.Chain, match []expr.Any, netns int) error {
 	if _, err := c.SendMessages(messages); err != nil {
 		return fmt.Errorf("nftables: %w", err)
 	}
-	// The one answer asked for.
+	// Only the rule has the Acknowledge flag, so there is one answer.
 	if _, err := c.Receive(); err != nil {
 		return fmt.Errorf("rule for conntrack zones: %w", err)
 	}
 	return nil
 }
 
-// CountRules counts the rules of a chain of an `inet` table, also those that the library cannot read; none when there is no such chain.
+// CountRules returns the number of rules in a chain of an `inet` table. It also counts rules that
+// the nftables library cannot parse. It returns zero if the chain does not exist.
 func CountRules(chain *nftables.Chain, netns int) (int, error) {
 	c, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: netns})
 	if err != nil {

@@ -17,7 +17,7 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// ledger is a fabric that remembers what it was told, and fails at times.
+// ledger is a fake fabric that stores what it was sent, and sometimes fails.
 type ledger struct {
 	fakeFabric
 	rng     *rand.Rand
@@ -50,7 +50,7 @@ func (l *ledger) Update(_ context.Context, network string, there []fabric.Endpoi
 	return nil
 }
 
-// Whatever the managers say, in whatever portions: what the fabric was told comes to what the directory has.
+// After any changes, in batches of any size, the fabric has the same members as the directory.
 func TestFabricIsToldOfEveryMember(t *testing.T) {
 	seed := rand.Uint64()
 	rng := rand.New(rand.NewPCG(seed, 0))
@@ -82,7 +82,7 @@ func TestFabricIsToldOfEveryMember(t *testing.T) {
 	}
 }
 
-// said is one change out of few networks, nodes, services and tasks.
+// said returns a random change, with few different networks, nodes, services and tasks.
 func said(rng *rand.Rand) *swarmv1.AssignmentChange {
 	network, node, task := fmt.Sprint("net", rng.IntN(2)), fmt.Sprint("n", 1+rng.IntN(4)), fmt.Sprint("t", rng.IntN(20))
 	gone := func(kind swarmv1.AssignmentRef_Kind, id string) *swarmv1.AssignmentChange {

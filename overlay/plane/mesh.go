@@ -15,12 +15,13 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// syncMesh programs the ports that are published on all nodes, and cuts connections to tasks that have ended here.
+// syncMesh programs the ports that are published on all nodes, and queues the reset of connections
+// to tasks of this host that have ended.
 func (p *Plane) syncMesh(ctx context.Context, ended []string) error {
 	ingress := p.deps.Directory.Ingress()
 	self, ok := p.deps.Directory.Self()
 	if ingress == nil || !ok {
-		return nil // The managers will tell.
+		return nil // The managers have not sent the network ingress or this node yet.
 	}
 	state := mesh.State{Self: meshNode(self)}
 	for _, peer := range p.deps.Directory.Mesh() {
@@ -34,21 +35,23 @@ func (p *Plane) syncMesh(ctx context.Context, ended []string) error {
 	m := p.deps.Mesh(ingress.GetVni())
 	conflicts, err := m.Sync(ctx, state)
 	if err != nil && p.meshFailed && ctx.Err() == nil {
-		conflicts = nil // Once may be chance; twice, the host cannot.
+		// One failed sync may be transient. After two in a row, report that the host cannot serve
+		// the ports.
+		conflicts = nil
 		for _, port := range state.Ports {
 			conflicts = append(conflicts, mesh.Conflict{Port: port.Port, Err: err})
 		}
 	}
 	p.meshFailed = err != nil
-	p.tell(conflicts)
+	p.reportConflicts(conflicts)
 	var gone []netip.Addr
 	for _, id := range ended {
-		gone = append(gone, p.local[id]...)
-		delete(p.local, id)
-		delete(p.served, id)
+		gone = append(gone, p.bridgeAddresses[id]...)
+		delete(p.bridgeAddresses, id)
+		delete(p.hasServed, id)
 	}
 	if len(gone) > 0 {
-		p.cuts = append(p.cuts, func(ctx context.Context) error { return m.Reset(ctx, gone) })
+		p.pendingResets = append(p.pendingResets, func(ctx context.Context) error { return m.Reset(ctx, gone) })
 	}
 	return err
 }
@@ -57,7 +60,7 @@ func meshNode(p directory.Peer) mesh.Node {
 	return mesh.Node{ID: p.ID, Underlay: p.Underlay, Mesh: p.Mesh, Others: p.Others}
 }
 
-// published are a service's ports that more than the tasks' own nodes answer at, with who takes new connections there.
+// published returns the ports of a service that the mesh serves, with their backends.
 func (p *Plane) published(s directory.Service) []mesh.Published {
 	var backends, standby, served []mesh.Backend
 	for _, b := range s.Tasks {
@@ -71,15 +74,16 @@ func (p *Plane) published(s directory.Service) []mesh.Published {
 		case b.Live:
 			backends = append(backends, backend)
 			if b.Local {
-				p.served[b.GetTaskId()] = true
+				p.hasServed[b.GetTaskId()] = true
 			}
-		case b.Local && p.served[b.GetTaskId()]:
+		case b.Local && p.hasServed[b.GetTaskId()]:
 			served = append(served, backend)
 		case b.Local:
 			standby = append(standby, backend)
 		}
 	}
-	// Who has served still does; who has not may not listen yet, and is better than nobody at all.
+	// Prefer tasks that have already served. A new task may not be listening yet; use one only if
+	// there is no other.
 	if len(served)+len(backends) > 0 {
 		standby = served
 	}
@@ -100,19 +104,21 @@ func (p *Plane) published(s directory.Service) []mesh.Published {
 	return out
 }
 
-// expect has the mesh know a task before it is a backend: other hosts may know that it is one before this host does.
-func (p *Plane) expect(taskID string) (meshed bool) {
+// announceToMesh makes the next round sync the mesh with a new task, before the task is a backend
+// here. Other hosts may learn that it is a backend before this host does. It reports whether the
+// mesh serves a port of the task.
+func (p *Plane) announceToMesh(taskID string) (meshed bool) {
 	if s, ok := p.deps.Directory.ServiceOf(taskID); !ok || !s.Meshed() {
 		return false
 	}
-	p.turn.Lock()
-	defer p.turn.Unlock()
+	p.programMu.Lock()
+	defer p.programMu.Unlock()
 	p.pending = p.pending.With(directory.Changes{Peers: true})
 	return true
 }
 
-// localAddresses are a task's on the node's own network. They are remembered until the managers say that it has ended: by
-// then it is detached.
+// localAddresses returns a task's addresses on the bridge. It records them until the managers
+// report that the task has ended, because the task is detached by then.
 func (p *Plane) localAddresses(taskID string) []netip.Addr {
 	p.mu.Lock()
 	t := p.tasks[taskID]
@@ -126,34 +132,35 @@ func (p *Plane) localAddresses(taskID string) []netip.Addr {
 			out = append(out, prefix.Addr())
 		}
 	}
-	p.local[taskID] = out
+	p.bridgeAddresses[taskID] = out
 	return out
 }
 
-// Conflicts are the ports published on all nodes that this host does not answer at.
+// Conflicts returns the ports published on all nodes at which this host does not answer.
 func (p *Plane) Conflicts() []mesh.Conflict {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return slices.Clone(p.conflicts)
 }
 
-// tell logs the ports that this host does not answer at, once each.
-func (p *Plane) tell(conflicts []mesh.Conflict) {
+// reportConflicts logs each port at which this host does not answer, once per reason, and stores
+// the list for Conflicts.
+func (p *Plane) reportConflicts(conflicts []mesh.Conflict) {
 	now := make(map[mesh.Port]string, len(conflicts))
 	for _, c := range conflicts {
 		now[c.Port] = c.Err.Error()
-		if p.told[c.Port] != now[c.Port] && !c.Elsewhere {
-			p.deps.Log.Warn("a port that is published on all nodes is not answered by its service here", "port", c.Port.String(), "err", c.Err)
+		if p.loggedConflicts[c.Port] != now[c.Port] && !c.AddressMissing {
+			p.deps.Log.Warn("this host does not answer at a port that is published on all nodes", "port", c.Port.String(), "err", c.Err)
 		}
 	}
-	if maps.Equal(p.told, now) {
+	if maps.Equal(p.loggedConflicts, now) {
 		return
 	}
-	p.told = now
+	p.loggedConflicts = now
 	p.mu.Lock()
 	p.conflicts = conflicts
 	p.mu.Unlock()
-	if p.deps.Conflicted != nil {
-		p.deps.Conflicted()
+	if p.deps.ConflictsChanged != nil {
+		p.deps.ConflictsChanged()
 	}
 }

@@ -10,17 +10,18 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// namesPatience is how long a task waits for its name server: the runtime, in which it runs, may just start again.
-const namesPatience = 10 * time.Second
+// nameServerTimeout limits how long Attach waits for the task's name server. The name server runs
+// in the runtime process, which may be restarting.
+const nameServerTimeout = 10 * time.Second
 
-// nameNetwork tells the name server of a network, or that it is gone.
-func (p *Plane) nameNetwork(id string) {
+// sendNetwork sends a network to the name server, or its removal.
+func (p *Plane) sendNetwork(id string) {
 	n, ok := p.deps.Directory.Network(id)
 	if !ok {
 		p.deps.Names.RemoveNetwork(id)
 		return
 	}
-	p.called[id] = n.GetSpec().GetName()
+	p.networkNames[id] = n.GetSpec().GetName()
 	r := &swarmv1.ResolverNetwork{Id: id, Name: n.GetSpec().GetName()}
 	for _, c := range n.GetIpam().GetConfigs() {
 		r.Subnets = append(r.Subnets, c.GetSubnet())
@@ -28,12 +29,12 @@ func (p *Plane) nameNetwork(id string) {
 	p.deps.Names.SetNetwork(r)
 }
 
-// nameService tells the name server who answers to a service's names on a network.
-func (p *Plane) nameService(network string, s directory.Service) {
+// sendService sends the tasks behind a service's names on a network to the name server.
+func (p *Plane) sendService(network string, s directory.Service) {
 	backends := make([]*swarmv1.Backend, 0, len(s.Tasks))
 	for _, t := range s.Tasks {
 		b := t.Backend
-		if b.GetReady() && !t.Live { // Its node is dead: it is no answer to any name.
+		if b.GetReady() && !t.Live { // Its node is dead, so no name may resolve to the task.
 			b = b.CloneVT()
 			b.Ready = false
 			for _, n := range b.Networks {
@@ -53,9 +54,10 @@ func (p *Plane) nameService(network string, s directory.Service) {
 	}
 }
 
-// names are what the task may ask for.
-func (t *attached) names() *swarmv1.ResolverContainer {
-	c := &swarmv1.ResolverContainer{Id: t.TaskID, Netns: t.Result.Netns, Internal: t.Closed, SearchFirst: t.SearchFirst}
+// resolverContainer returns the name server's settings for the task: its networks and its
+// upstreams.
+func (t *attached) resolverContainer() *swarmv1.ResolverContainer {
+	c := &swarmv1.ResolverContainer{Id: t.TaskID, Netns: t.Result.Netns, Internal: t.NoEgress, SearchFirst: t.SearchFirst}
 	for _, o := range t.Overlays {
 		c.NetworkIds = append(c.NetworkIds, o.Network.GetId())
 	}

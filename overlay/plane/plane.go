@@ -1,14 +1,19 @@
 //go:build linux
 
-// Package plane keeps a host's data plane as the directory says it should be.
+// Package plane programs a host's data plane so that it matches the directory, which has the
+// desired state.
 //
-// It owns the order of things: what a task is connected to and when, and which
-// piece is programmed after a change. The pieces own the kernel's state: bridge
-// (the namespace, the way out, ports of this host), fabric (overlay networks),
-// vip (service addresses in each container), mesh (ports published on all nodes)
-// and resolve (names). It refuses to decide anything about the cluster; the
-// directory does. Caller: the worker, through an adapter in cmd. Goroutines: those
-// of Attach, which waits for them, and Run's caller's.
+// The package decides the order: what a task is connected to and when, and which package must write
+// its part after a change. These packages own the state in the kernel:
+//   - bridge: the task's namespace, its outgoing connections, and ports published on this host
+//   - fabric: overlay networks
+//   - vip: virtual addresses of services in each container
+//   - mesh: ports published on all nodes
+//   - resolve: names
+//
+// The package decides nothing about the cluster; the directory does. Its caller is the worker,
+// through an adapter in cmd. A method may start goroutines, for example to write several namespaces
+// in parallel, but waits for all of them before it returns.
 package plane
 
 import (
@@ -41,7 +46,7 @@ import (
 type Bridge interface {
 	Attach(ctx context.Context, a bridge.Attachment) (bridge.Result, error)
 	Detach(ctx context.Context, taskID string) error
-	Restore(ctx context.Context, keep []bridge.Held) error
+	Restore(ctx context.Context, keep []bridge.Existing) error
 	GuardPorts(ctx context.Context, others []uint16) error
 }
 
@@ -81,7 +86,7 @@ type Mesh interface {
 	Reset(ctx context.Context, gone []netip.Addr) error
 }
 
-// Deps of the plane.
+// Deps are the live objects that the plane uses.
 type Deps struct {
 	Log       *slog.Logger
 	Directory *directory.Directory
@@ -89,52 +94,58 @@ type Deps struct {
 	Fabric    Fabric
 	Tables    Tables
 	Names     Names
-	// Mesh returns the routing mesh of a network identifier, the same one for the same.
+	// Mesh returns the routing mesh for a VNI. Calls with the same VNI return the same instance.
 	Mesh func(vni uint32) Mesh
-	// Gossip reports dead nodes, with a channel that is closed at the next change. Optional.
+	// Gossip returns the dead nodes, and a channel that is closed at the next change. Optional.
 	Gossip func() (directory.Report, <-chan struct{})
-	// Programmed is told of each time that changes were written. It must not block. Optional.
-	Programmed func(Round)
-	// Conflicted is told when Conflicts has changed. It must not block. Optional.
-	Conflicted func()
+	// RoundDone is called after each round of writing changes. It must not block. Optional.
+	RoundDone func(Round)
+	// ConflictsChanged is called when the result of Conflicts has changed. It must not block.
+	// Optional.
+	ConflictsChanged func()
 }
 
-// Attachment is what a task needs of the network.
+// Attachment describes how to connect a task.
 type Attachment struct {
 	TaskID string
-	// Overlays in the order of the task's interfaces.
+	// Overlays are the task's overlay networks, in the order of its interfaces.
 	Overlays []Overlay
-	// Bridged: the task has a leg on the node's own network: its way out, and where published ports come in.
-	Bridged bool
-	// Closed: the leg answers and does not ask.
-	Closed bool
-	// HostAccess: the leg reaches the cluster's own ports on its nodes.
+	// OnBridge gives the task an interface on the node's bridge network, for outgoing connections
+	// and published ports. It is the last interface of the task.
+	OnBridge bool
+	// NoEgress: the bridge interface may answer connections but not open them. The task's name
+	// server asks no upstreams.
+	NoEgress bool
+	// HostAccess lets the task connect to the cluster's own ports on the nodes, through the bridge
+	// interface.
 	HostAccess bool
-	// Ports published on this node alone.
+	// Ports are the ports published on this node only.
 	Ports []bridge.Port
-	// Upstreams answer names that the cluster does not know; empty: the host's.
+	// Upstreams are the name servers for names outside the cluster. If it is empty, the host's
+	// servers are used.
 	Upstreams []netip.Addr
-	// SearchFirst: names without a dot that the cluster does not know are asked of nobody.
+	// SearchFirst: a name without a dot that the cluster does not know is not sent to any upstream.
 	SearchFirst bool
 }
 
-// Overlay is a task's place on an overlay network.
+// Overlay is a task's connection to an overlay network.
 type Overlay struct {
 	Network   *swarmv1.Network
 	Addresses []netip.Prefix
 }
 
-// Held is a task that is attached already, with what Attach answered.
-type Held struct {
+// Existing is a task that an earlier process attached, and the result which Attach returned for it.
+type Existing struct {
 	Attachment
 	Result bridge.Result
 }
 
-// Plane is a host's data plane. Its methods may be called by several goroutines.
+// Plane is a host's data plane. Several goroutines may call its methods at a time.
 type Plane struct {
 	deps Deps
-	// troubles writes what Run meets again each second.
-	troubles *logsample.Sampler
+	// sampledErrors logs the errors of Run. It limits how often an error that occurs each second is
+	// written.
+	sampledErrors *logsample.Sampler
 	// restored is closed when Restore has succeeded.
 	restored chan struct{}
 
@@ -142,45 +153,52 @@ type Plane struct {
 	tasks     map[string]*attached
 	conflicts []mesh.Conflict
 
-	// turn is taken by whoever programs changes. The rest belongs to it.
-	turn    sync.Mutex
-	pending directory.Changes
-	// meshOwed: the mesh is not as it should be; meshFailed: the host could not make it so when it tried last.
-	meshOwed, meshFailed bool
-	// seen are the services as they were programmed last: what has gone is known only from here.
-	seen map[string]directory.Service
-	// local are addresses on the node's own network of tasks that the mesh sends to.
-	local map[string][]netip.Addr
-	// served are those of them that have been backends.
-	served map[string]bool
-	// cuts are connections to be reset once all else is programmed.
-	cuts []func(context.Context) error
-	// told are the ports that could not be held, with the reason.
-	told map[mesh.Port]string
-	// called are the networks' names, by id: of one that is gone nobody else knows it.
-	called map[string]string
+	// programMu is held while changes are programmed. It guards the fields below.
+	programMu sync.Mutex
+	pending   directory.Changes
+	// meshPending says that the mesh must be synced. meshFailed says that the last sync failed.
+	meshPending, meshFailed bool
+	// lastServices are the services as they were programmed last. A comparison with them shows what
+	// has gone.
+	lastServices map[string]directory.Service
+	// bridgeAddresses are the addresses on the bridge of the tasks that the mesh knows, by task ID.
+	bridgeAddresses map[string][]netip.Addr
+	// hasServed are the tasks in bridgeAddresses that have been backends.
+	hasServed map[string]bool
+	// pendingResets reset connections. Run calls them after all changes are programmed.
+	pendingResets []func(context.Context) error
+	// loggedConflicts are the last reported ports at which this host does not answer, with the
+	// reason.
+	loggedConflicts map[mesh.Port]string
+	// networkNames are the names of the networks by ID. The directory does not have the name of a
+	// removed network.
+	networkNames map[string]string
 }
 
 // attached is a task of this host.
 type attached struct {
-	Held
-	// turn is held while the task's namespace is programmed, so that what was computed first is written first.
-	turn sync.Mutex
-	// behind: the namespace is not known to have all that was computed before, and needs all of it anew.
-	behind atomic.Bool
-	// failures in a row to bring the namespace up to date with the rest of the host. The plane's turn guards it.
+	Existing
+	// mu is held while the task's namespace is programmed, so that changes are written in the order
+	// in which they were computed.
+	mu sync.Mutex
+	// needsFullWrite says that the namespace may lack earlier changes, so that its whole table must
+	// be written.
+	needsFullWrite atomic.Bool
+	// failures is the number of rounds in a row that could not write the namespace. Plane.programMu
+	// guards it.
 	failures int
 }
 
-// newAttached is a task whose namespace is still to be programmed.
-func newAttached(h Held) *attached {
-	t := &attached{Held: h}
-	t.behind.Store(len(h.Overlays) > 0)
+// newAttached returns a task whose namespace is not programmed yet.
+func newAttached(h Existing) *attached {
+	t := &attached{Existing: h}
+	t.needsFullWrite.Store(len(h.Overlays) > 0)
 	return t
 }
 
-// overlapping reports whether an address may be on two of the task's networks, and mean different services there.
-func (t *attached) overlapping() bool {
+// sharesAddresses reports whether two of the task's networks overlap. One address may then belong
+// to two services.
+func (t *attached) sharesAddresses() bool {
 	for i, a := range t.Overlays {
 		for _, b := range t.Overlays[i+1:] {
 			if slices.ContainsFunc(a.Addresses, func(p netip.Prefix) bool { return slices.ContainsFunc(b.Addresses, p.Overlaps) }) {
@@ -191,19 +209,21 @@ func (t *attached) overlapping() bool {
 	return false
 }
 
-// New returns a plane with no task: it touches nothing.
+// New returns a plane without tasks. It does not change the kernel.
 func New(deps Deps) *Plane {
 	return &Plane{
-		deps: deps, troubles: logsample.New(deps.Log), tasks: map[string]*attached{}, seen: map[string]directory.Service{}, local: map[string][]netip.Addr{},
-		served: map[string]bool{}, told: map[mesh.Port]string{}, called: map[string]string{}, restored: make(chan struct{}),
+		deps: deps, sampledErrors: logsample.New(deps.Log), tasks: map[string]*attached{}, lastServices: map[string]directory.Service{}, bridgeAddresses: map[string][]netip.Addr{},
+		hasServed: map[string]bool{}, loggedConflicts: map[mesh.Port]string{}, networkNames: map[string]string{}, restored: make(chan struct{}),
 	}
 }
 
-// Restored is closed once Restore has succeeded. Until then the plane knows less than the host's kernel and name server do.
+// Restored returns a channel that is closed when Restore has succeeded. Before that the kernel and
+// the name server may have tasks and services that the plane does not know.
 func (p *Plane) Restored() <-chan struct{} { return p.restored }
 
-// InForce returns once the kernel and the name server are as the directory says now, or with what keeps them from it.
-func (p *Plane) InForce(ctx context.Context) error {
+// Programmed waits until the kernel and the name server match the current state of the directory.
+// It returns an error if a part cannot be programmed; the plane tries that part again.
+func (p *Plane) Programmed(ctx context.Context) error {
 	select {
 	case <-p.restored:
 	case <-ctx.Done():
@@ -215,17 +235,18 @@ func (p *Plane) InForce(ctx context.Context) error {
 	return p.deps.Names.Applied(ctx)
 }
 
-// Attach makes the task's namespace and connects it to all its networks. Again for the same task, it gives the same
-// answer. When it returns, the task can be reached and finds what it may. ErrAlreadyExists: a port that is taken, with its
-// holder.
+// Attach creates the task's namespace and connects it to all its networks. When it returns, the
+// task can be reached, and can resolve and reach the services on its networks. It returns the same
+// result again if the task is already attached. If it fails, it detaches the task. The error is
+// ErrAlreadyExists if a port is in use; the text names the user of the port.
 func (p *Plane) Attach(ctx context.Context, a Attachment) (bridge.Result, error) {
 	began := time.Now()
-	result, err := p.deps.Bridge.Attach(ctx, a.leg())
+	result, err := p.deps.Bridge.Attach(ctx, a.bridgeAttachment())
 	if err != nil {
 		return result, err
 	}
 	bridged := time.Since(began)
-	t := newAttached(Held{a, result})
+	t := newAttached(Existing{a, result})
 	if err := p.connect(ctx, t); err != nil {
 		return result, errors.Join(err, p.Detach(context.WithoutCancel(ctx), a.TaskID))
 	}
@@ -233,22 +254,23 @@ func (p *Plane) Attach(ctx context.Context, a Attachment) (bridge.Result, error)
 	return result, nil
 }
 
-// connect does at once what does not wait for each other: the cables, the service addresses, and the name server.
+// connect connects the overlay interfaces, programs the service addresses and starts the name
+// server, in parallel.
 func (p *Plane) connect(ctx context.Context, t *attached) error {
-	// From here on changes reach the task.
+	// Register the task first, so that it gets all changes from here on.
 	p.mu.Lock()
 	p.tasks[t.TaskID] = t
 	p.mu.Unlock()
-	meshed := p.expect(t.TaskID)
+	meshed := p.announceToMesh(t.TaskID)
 	if len(t.Overlays) == 0 {
 		if meshed {
-			_ = p.catchUp(ctx) // What fails stays pending.
+			_ = p.catchUp(ctx) // A failed change stays pending, and Run tries it again.
 		}
 		return nil
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
-		for _, l := range t.legs() {
+		for _, l := range t.fabricLegs() {
 			if err := p.deps.Fabric.Attach(ctx, l); err != nil {
 				return err
 			}
@@ -256,17 +278,18 @@ func (p *Plane) connect(ctx context.Context, t *attached) error {
 		return nil
 	})
 	g.Go(func() error {
-		// What fails there may be another task's or the mesh's alone, and stays pending: Run tries again, and says so.
+		// An error may concern only another task or the mesh, so it must not fail this task. Run
+		// tries again and logs it.
 		_ = p.catchUp(ctx)
 		g.Go(func() error { return p.program(ctx, t, func() vip.Table { return p.table(t) }) })
-		ctx, cancel := context.WithTimeout(ctx, namesPatience)
+		ctx, cancel := context.WithTimeout(ctx, nameServerTimeout)
 		defer cancel()
-		return p.deps.Names.Serve(ctx, t.names())
+		return p.deps.Names.Serve(ctx, t.resolverContainer())
 	})
 	return g.Wait()
 }
 
-// Detach undoes Attach. Idempotent.
+// Detach undoes Attach. It returns nil if the task is not attached.
 func (p *Plane) Detach(ctx context.Context, taskID string) error {
 	p.mu.Lock()
 	t := p.tasks[taskID]
@@ -275,27 +298,29 @@ func (p *Plane) Detach(ctx context.Context, taskID string) error {
 	var errs []error
 	if t != nil && len(t.Overlays) > 0 {
 		p.deps.Names.Dismiss(taskID)
-		t.turn.Lock()
+		t.mu.Lock()
 		errs = append(errs, p.deps.Tables.Forget(t.Result.Netns))
-		t.turn.Unlock()
+		t.mu.Unlock()
 	}
 	errs = append(errs, p.deps.Fabric.Detach(ctx, taskID), p.deps.Bridge.Detach(ctx, taskID))
 	return errors.Join(errs...)
 }
 
-// Restore is called once, before any Attach, with what the host's tasks hold: what else an earlier process left is removed,
-// and what is missing is made again. Tasks whose network is whole notice nothing.
-func (p *Plane) Restore(ctx context.Context, keep []Held) error {
+// Restore takes over the tasks that an earlier process attached. The caller calls it once, before
+// the first Attach. It keeps the network of the tasks in keep, creates the parts that are missing,
+// and removes everything else that an earlier process left. It does not interrupt the traffic of a
+// task whose network is complete.
+func (p *Plane) Restore(ctx context.Context, keep []Existing) error {
 	var (
-		held []bridge.Held
+		held []bridge.Existing
 		legs []fabric.Leg
 	)
 	tasks := make(map[string]*attached, len(keep))
 	for _, k := range keep {
 		t := newAttached(k)
 		tasks[k.TaskID] = t
-		held = append(held, bridge.Held{Attachment: k.leg(), Result: k.Result})
-		legs = append(legs, t.legs()...)
+		held = append(held, bridge.Existing{Attachment: k.bridgeAttachment(), Result: k.Result})
+		legs = append(legs, t.fabricLegs()...)
 	}
 	if err := p.deps.Bridge.Restore(ctx, held); err != nil {
 		return err
@@ -308,27 +333,30 @@ func (p *Plane) Restore(ctx context.Context, keep []Held) error {
 	p.mu.Unlock()
 	for _, t := range tasks {
 		if len(t.Overlays) > 0 {
-			p.deps.Names.SetContainer(t.names())
+			p.deps.Names.SetContainer(t.resolverContainer())
 		}
 	}
 	p.deps.Directory.Everything()
-	// The name server is told all that it may know at once, and what it does not hear then it forgets.
+	// The name server must get its whole content in one round, because it then deletes everything
+	// that it was not sent.
 	if err := p.catchUp(ctx); err != nil {
-		p.deps.Log.Error("program the overlay", "err", err) // Tried again in Run.
+		p.deps.Log.Error("cannot program a change of the network: it is tried again", "err", err)
 	}
 	close(p.restored)
 	return nil
 }
 
-// leg is the task's leg on the node's own network, after those on overlay networks.
-func (a Attachment) leg() bridge.Attachment {
+// bridgeAttachment describes the task's bridge interface, which comes after those on overlay
+// networks.
+func (a Attachment) bridgeAttachment() bridge.Attachment {
 	return bridge.Attachment{
-		TaskID: a.TaskID, Isolated: !a.Bridged, Interface: Interface(len(a.Overlays)),
-		Apart: len(a.Overlays) > 0, NoEgress: a.Closed, HostAccess: a.HostAccess, Ports: a.Ports,
+		TaskID: a.TaskID, LoopbackOnly: !a.OnBridge, Interface: Interface(len(a.Overlays)),
+		PortIsolated: len(a.Overlays) > 0, NoEgress: a.NoEgress, HostAccess: a.HostAccess, Ports: a.Ports,
 	}
 }
 
-func (t *attached) legs() []fabric.Leg {
+// fabricLegs describes the task's interfaces on overlay networks.
+func (t *attached) fabricLegs() []fabric.Leg {
 	var out []fabric.Leg
 	for i, o := range t.Overlays {
 		out = append(out, fabric.Leg{
@@ -340,14 +368,15 @@ func (t *attached) legs() []fabric.Leg {
 	return out
 }
 
-// Interface is the name of a task's n-th interface.
+// Interface returns the name of a task's n-th interface, counted from zero.
 func Interface(n int) string { return "eth" + strconv.Itoa(n) }
 
+// on reports whether the task is on one of the networks.
 func (t *attached) on(networks map[string]bool) bool {
 	return slices.ContainsFunc(t.Overlays, func(o Overlay) bool { return networks[o.Network.GetId()] })
 }
 
-// networks names the set of overlay networks that the task is on.
+// networks returns a key for the list of the task's overlay networks.
 func (t *attached) networks() string {
 	var b strings.Builder
 	for _, o := range t.Overlays {
@@ -356,29 +385,31 @@ func (t *attached) networks() string {
 	return b.String()
 }
 
-// program writes the service addresses that the task may use: all of them.
+// program writes the whole table of service addresses of the task.
 func (p *Plane) program(ctx context.Context, t *attached, table func() vip.Table) error {
-	return p.write(t, func() error { return p.deps.Tables.Program(ctx, t.Result.Netns, table()) })
+	return p.recordWrite(t, func() error { return p.deps.Tables.Program(ctx, t.Result.Netns, table()) })
 }
 
-// update writes those that have changed.
+// update writes only the service addresses that have changed.
 func (p *Plane) update(ctx context.Context, t *attached, changed vip.Table, gone []netip.Addr) error {
-	return p.write(t, func() error { return p.deps.Tables.Update(ctx, t.Result.Netns, changed, gone) })
+	return p.recordWrite(t, func() error { return p.deps.Tables.Update(ctx, t.Result.Netns, changed, gone) })
 }
 
-// write notes whether the task has all of them.
-func (p *Plane) write(t *attached, do func() error) error {
-	return p.inside(t, func() error {
+// recordWrite writes to the task's namespace and records whether the namespace then has all
+// changes.
+func (p *Plane) recordWrite(t *attached, do func() error) error {
+	return p.withNamespace(t, func() error {
 		err := do()
-		t.behind.Store(err != nil)
+		t.needsFullWrite.Store(err != nil)
 		return err
 	})
 }
 
-// inside changes the task's namespace, unless the task was detached meanwhile.
-func (p *Plane) inside(t *attached, change func() error) error {
-	t.turn.Lock()
-	defer t.turn.Unlock()
+// withNamespace calls change with the task's lock held. It does nothing if the task was detached
+// meanwhile.
+func (p *Plane) withNamespace(t *attached, change func() error) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	if !p.attached(t) {
 		return nil
 	}
@@ -388,7 +419,7 @@ func (p *Plane) inside(t *attached, change func() error) error {
 	return nil
 }
 
-// attached reports whether the task is still here.
+// attached reports whether the task is still attached.
 func (p *Plane) attached(t *attached) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -26,11 +26,11 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// kernel stands for all pieces, and notes what they are asked, a line a call.
+// kernel is a fake of all packages that the plane calls. It records one line per call.
 type kernel struct {
 	mu    sync.Mutex // guards what follows
 	lines []string
-	// guarded is what the bridge was told of nodes.
+	// guarded are the ports of the last call of GuardPorts.
 	guarded []uint16
 	fail    map[string]error // by a line's first word
 }
@@ -57,7 +57,7 @@ func (b fakeBridge) Attach(_ context.Context, a bridge.Attachment) (bridge.Resul
 	return bridge.Result{Netns: "/ns/" + a.TaskID, Address: netip.MustParsePrefix("172.30.0.9/16")}, b.note("bridge %s", a.TaskID)
 }
 func (b fakeBridge) Detach(_ context.Context, id string) error { return b.note("unbridge %s", id) }
-func (b fakeBridge) Restore(_ context.Context, keep []bridge.Held) error {
+func (b fakeBridge) Restore(_ context.Context, keep []bridge.Existing) error {
 	return b.note("rebridge %d", len(keep))
 }
 
@@ -151,7 +151,7 @@ func newRig() (*Plane, *directory.Directory, *kernel) {
 	return p, d, k
 }
 
-// task t1 of service web is here, t2 is on n2; both are on network net.
+// Task t1 of service web runs on this node and t2 on n2. Both are on network net.
 func world() []*swarmv1.AssignmentChange {
 	return puts(
 		&swarmv1.Assignment{Object: &swarmv1.Assignment_Network{Network: network()}},
@@ -183,10 +183,11 @@ func puts(objects ...*swarmv1.Assignment) []*swarmv1.AssignmentChange {
 }
 
 func attachment() Attachment {
-	return Attachment{TaskID: "t1", Bridged: true, Overlays: []Overlay{{Network: network(), Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.1.3/24")}}}}
+	return Attachment{TaskID: "t1", OnBridge: true, Overlays: []Overlay{{Network: network(), Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.1.3/24")}}}}
 }
 
-// run follows the directory in a bubble, on a host that had nothing, and returns what each step asks of the pieces.
+// run runs the plane in a synctest bubble, on a host without tasks. settled waits until the plane
+// is idle and returns the calls since the last time.
 func run(t *testing.T, test func(p *Plane, d *directory.Directory, k *kernel, settled func() []string)) {
 	follow(t, func(p *Plane, d *directory.Directory, k *kernel, settled func() []string) {
 		if err := p.Restore(t.Context(), nil); err != nil {
@@ -197,7 +198,7 @@ func run(t *testing.T, test func(p *Plane, d *directory.Directory, k *kernel, se
 	})
 }
 
-// follow is run before it is known what the host has.
+// follow is like run, but Restore has not been called yet.
 func follow(t *testing.T, test func(p *Plane, d *directory.Directory, k *kernel, settled func() []string)) {
 	synctest.Test(t, func(t *testing.T) {
 		p, d, k := newRig()
@@ -309,18 +310,18 @@ func TestWhatFailedIsTriedAgain(t *testing.T) {
 		k.mu.Lock()
 		delete(k.fail, "update")
 		k.mu.Unlock()
-		time.Sleep(retryAfter) // in the bubble
+		time.Sleep(retryInterval) // in the bubble
 		if got := settled(); !slices.Contains(got, "program /ns/t1 [{[10.0.1.2] [10.0.1.3]}]") {
 			t.Errorf("after a failure: %q", got)
 		}
 	})
 }
 
-// What a round concerned is told by network, until the host has no more to do with one.
+// A round reports each network that it changed, until the host no longer uses the network.
 func TestRoundsAreToldByNetwork(t *testing.T) {
 	run(t, func(p *Plane, d *directory.Directory, k *kernel, settled func() []string) {
 		var rounds []Round
-		p.deps.Programmed = func(r Round) {
+		p.deps.RoundDone = func(r Round) {
 			k.mu.Lock()
 			defer k.mu.Unlock()
 			rounds = append(rounds, r)
@@ -347,14 +348,14 @@ func TestRoundsAreToldByNetwork(t *testing.T) {
 		k.mu.Unlock()
 		step("a member", func() { d.Apply(puts(backend("t3", "n2", "10.0.1.5/24", true))) },
 			Round{Networks: map[string]error{"net": broken}})
-		step("again, all of it", func() { time.Sleep(retryAfter) }, Round{Networks: map[string]error{"net": nil}})
+		step("again, all of it", func() { time.Sleep(retryInterval) }, Round{Networks: map[string]error{"net": nil}})
 		step("gone", func() {
 			d.Apply([]*swarmv1.AssignmentChange{{Change: &swarmv1.AssignmentChange_Remove{Remove: &swarmv1.AssignmentRef{Kind: swarmv1.AssignmentRef_NETWORK, Id: "other"}}}})
 		}, Round{Networks: map[string]error{}, Gone: []string{"other"}})
 	})
 }
 
-// Members are told as they change, and all of them after a failure.
+// The plane sends only the members that changed, and all members after a failure.
 func TestAfterAFailureAllMembersAreTold(t *testing.T) {
 	run(t, func(p *Plane, d *directory.Directory, k *kernel, settled func() []string) {
 		d.Apply(world())
@@ -366,14 +367,14 @@ func TestAfterAFailureAllMembersAreTold(t *testing.T) {
 		if got := settled(); !slices.Contains(got, "move net [{t3 [10.0.1.5] 192.0.2.2}] []") {
 			t.Errorf("one came: %q", got)
 		}
-		time.Sleep(retryAfter) // in the bubble
+		time.Sleep(retryInterval) // in the bubble
 		if got := settled(); !slices.Contains(got, "sync net [{t2 [10.0.1.4] 192.0.2.2} {t3 [10.0.1.5] 192.0.2.2}]") {
 			t.Errorf("after a failure: %q", got)
 		}
 	})
 }
 
-// The bridge hears on which ports nodes serve the cluster, and hears it again when that changes.
+// The bridge gets the ports on which nodes serve the cluster, and gets them again after a change.
 func TestBridgeGuardsPorts(t *testing.T) {
 	run(t, func(p *Plane, d *directory.Directory, k *kernel, settled func() []string) {
 		tell := func(node *swarmv1.Peering) string {
@@ -393,7 +394,8 @@ func TestBridgeGuardsPorts(t *testing.T) {
 	})
 }
 
-// That a service was published is known only once: a failure must not leave its port open.
+// Only one round sees that a service stopped to publish a port. If that round fails, the port must
+// still be closed later.
 func TestFailureForgetsNoPort(t *testing.T) {
 	run(t, func(p *Plane, d *directory.Directory, k *kernel, settled func() []string) {
 		node := &swarmv1.Peering{NodeId: "n1", Addr: "192.0.2.1", MeshAddresses: []string{"10.0.0.2/24"}}
@@ -412,14 +414,15 @@ func TestFailureForgetsNoPort(t *testing.T) {
 		k.mu.Lock()
 		clear(k.fail)
 		k.mu.Unlock()
-		time.Sleep(retryAfter) // in the bubble
+		time.Sleep(retryInterval) // in the bubble
 		if got := settled(); !slices.Contains(got, "mesh") {
 			t.Errorf("after a failure %q, want a mesh without ports", got)
 		}
 	})
 }
 
-// Who publishes a port is told where it does not answer: a failure that comes once is not it.
+// A host reports a port as a conflict if it cannot serve the port. A single failure is not
+// reported.
 func TestFailureIsAConflictWhenItStays(t *testing.T) {
 	run(t, func(p *Plane, d *directory.Directory, k *kernel, settled func() []string) {
 		d.Apply(puts(
@@ -437,15 +440,15 @@ func TestFailureIsAConflictWhenItStays(t *testing.T) {
 		if got := p.Conflicts(); len(got) != 0 {
 			t.Errorf("after one failure: %v", got)
 		}
-		time.Sleep(retryAfter) // in the bubble
+		time.Sleep(retryInterval) // in the bubble
 		settled()
-		if got := p.Conflicts(); len(got) != 1 || got[0].Published != 80 || !errors.Is(got[0].Err, cannot) || got[0].Elsewhere {
+		if got := p.Conflicts(); len(got) != 1 || got[0].Published != 80 || !errors.Is(got[0].Err, cannot) || got[0].AddressMissing {
 			t.Errorf("after two failures: %v", got)
 		}
 		k.mu.Lock()
 		clear(k.fail)
 		k.mu.Unlock()
-		time.Sleep(retryAfter)
+		time.Sleep(retryInterval)
 		settled()
 		if got := p.Conflicts(); len(got) != 0 {
 			t.Errorf("after it has worked: %v", got)
@@ -472,7 +475,7 @@ func TestPublishedSaysOfWhichAddress(t *testing.T) {
 	}
 }
 
-// One task's broken namespace, or the mesh, keeps no other task from starting.
+// Neither a broken namespace of one task nor a failing mesh stops another task from starting.
 func TestAttachOutlivesWhatIsBrokenElsewhere(t *testing.T) {
 	p, d, k := newRig()
 	d.Apply(world())
@@ -502,7 +505,7 @@ func TestRestoreProgramsAll(t *testing.T) {
 		if early := settled(); len(early) > 0 {
 			t.Errorf("before it is known what the host has: %q", early)
 		}
-		if err := p.Restore(context.Background(), []Held{{attachment(), bridge.Result{Netns: "/ns/t1"}}}); err != nil {
+		if err := p.Restore(context.Background(), []Existing{{attachment(), bridge.Result{Netns: "/ns/t1"}}}); err != nil {
 			t.Fatal(err)
 		}
 		want := []string{
@@ -542,7 +545,7 @@ func TestPublishedPorts(t *testing.T) {
 		}
 		d.Apply(puts(backend("t1", "n1", "10.0.1.3/24", false))) // Placed here.
 		settled()
-		a := Attachment{TaskID: "t1", Bridged: true}
+		a := Attachment{TaskID: "t1", OnBridge: true}
 		if _, err := p.Attach(context.Background(), a); err != nil {
 			t.Fatal(err)
 		}

@@ -7,36 +7,39 @@ import (
 	"time"
 )
 
-// Round is one time that changes were written.
+// Round describes one round of writing changes.
 type Round struct {
+	// Took is the duration of the round.
 	Took time.Duration
-	// Networks that were concerned, by name, with what was in the way there; the routing mesh is network ingress.
+	// Networks maps the name of each network that the round changed to the error there, or nil. The
+	// routing mesh counts as network ingress.
 	Networks map[string]error
-	// Gone are those that this host has no more to do with; another may have such a name again, and be among the former.
+	// Gone are the names of networks that this host no longer uses. A new network may have the same
+	// name and be in Networks.
 	Gone []string
 }
 
-// concerned are the networks of a round by id, with what was in the way there.
-type concerned map[string]error
+// roundErrors maps the ID of each network that a round changed to the error there, or nil.
+type roundErrors map[string]error
 
-func (c concerned) note(id string, err error) { c[id] = errors.Join(c[id], err) }
+func (c roundErrors) add(id string, err error) { c[id] = errors.Join(c[id], err) }
 
-// report says how a round went.
-func (p *Plane) report(on concerned, took time.Duration) {
+// report passes the result of a round to Deps.RoundDone.
+func (p *Plane) report(on roundErrors, took time.Duration) {
 	r := Round{Took: took, Networks: make(map[string]error, len(on))}
 	for id, err := range on {
-		name, named := p.called[id]
+		name, named := p.networkNames[id]
 		_, stays := p.deps.Directory.Network(id)
 		switch {
-		case !named: // The managers have not told of it yet.
+		case !named: // The managers have not sent this network yet.
 		case stays || err != nil:
 			r.Networks[name] = err
 		default:
 			r.Gone = append(r.Gone, name)
-			delete(p.called, id)
+			delete(p.networkNames, id)
 		}
 	}
-	if p.deps.Programmed != nil {
-		p.deps.Programmed(r)
+	if p.deps.RoundDone != nil {
+		p.deps.RoundDone(r)
 	}
 }

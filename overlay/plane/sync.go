@@ -19,23 +19,27 @@ import (
 )
 
 const (
-	// retryAfter is the pause after something could not be programmed.
-	retryAfter = time.Second
-	// knockAfter, times retryAfter, is when a port that another program has is asked for again.
-	knockAfter = 10
-	// ownTrouble is how many times in a row a task's namespace may fail before that is the task's own trouble: its container may
-	// be privileged to change the namespace, and must not keep the host from saying that the rest is in force.
-	ownTrouble = 3
+	// retryInterval is the time between attempts to program a change that failed.
+	retryInterval = time.Second
+	// portRetryRounds is the number of retry intervals between attempts to bind a port that another
+	// program uses.
+	portRetryRounds = 10
+	// maxTaskFailures is the number of rounds in a row that may fail for a task's namespace. After
+	// more failures the rounds succeed without it. A privileged container can break its own
+	// namespace, and this must not stop the host from reporting that the other changes are
+	// programmed.
+	maxTaskFailures = 3
 )
 
-// Run follows the directory, from Restore on, until ctx ends, and then leaves all as it is: traffic goes on.
+// Run programs the changes of the directory until ctx ends. It waits for Restore first. When it
+// returns, the data plane remains, and traffic continues.
 func (p *Plane) Run(ctx context.Context) error {
 	select {
-	case <-p.restored: // To program before would be to take away what tasks have that are not known yet.
+	case <-p.restored: // Programming earlier would remove the network of tasks that Restore has not passed yet.
 	case <-ctx.Done():
 		return nil
 	}
-	retry := time.NewTicker(retryAfter)
+	retry := time.NewTicker(retryInterval)
 	defer retry.Stop()
 	for rounds := 0; ; {
 		var gossip <-chan struct{}
@@ -46,39 +50,40 @@ func (p *Plane) Run(ctx context.Context) error {
 		}
 		changed := p.deps.Directory.Changed()
 		if err := p.catchUp(ctx); err != nil && ctx.Err() == nil {
-			p.troubles.Log(slog.LevelError, err.Error(), "program the overlay", "err", err)
+			p.sampledErrors.Log(slog.LevelError, err.Error(), "cannot program a change of the network: it is tried again", "err", err)
 		}
-		if err := p.cut(ctx); err != nil && ctx.Err() == nil {
-			p.troubles.Log(slog.LevelError, err.Error(), "cut connections to tasks that have ended", "err", err)
+		if err := p.resetConnections(ctx); err != nil && ctx.Err() == nil {
+			p.sampledErrors.Log(slog.LevelError, err.Error(), "cannot reset connections to tasks that have ended: their clients wait for a timeout", "err", err)
 		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-changed:
 		case <-gossip:
-		case <-retry.C: // What failed is still pending.
-			if rounds++; rounds%knockAfter == 0 {
-				p.knock()
+		case <-retry.C: // The next round tries failed changes again, because they are still pending.
+			if rounds++; rounds%portRetryRounds == 0 {
+				p.retryPorts()
 			}
 		}
 	}
 }
 
-// knock has the mesh try ports again that another program had: nobody tells when one is free.
-func (p *Plane) knock() {
-	p.turn.Lock()
-	defer p.turn.Unlock()
-	if len(p.told) > 0 {
+// retryPorts makes the next round try the ports again that other programs used. The kernel sends no
+// notice when a port becomes free.
+func (p *Plane) retryPorts() {
+	p.programMu.Lock()
+	defer p.programMu.Unlock()
+	if len(p.loggedConflicts) > 0 {
 		p.pending = p.pending.With(directory.Changes{Peers: true})
 	}
 }
 
-// catchUp programs all that has changed so far. What fails stays pending.
+// catchUp programs all changes so far. If a part fails, the changes stay pending.
 func (p *Plane) catchUp(ctx context.Context) error {
-	p.turn.Lock()
-	defer p.turn.Unlock()
+	p.programMu.Lock()
+	defer p.programMu.Unlock()
 	p.pending = p.deps.Directory.Take().With(p.pending)
-	if p.pending.Empty() && !p.troubled() {
+	if p.pending.Empty() && !p.hasFailedTasks() {
 		return nil
 	}
 	began := time.Now()
@@ -92,13 +97,14 @@ func (p *Plane) catchUp(ctx context.Context) error {
 	return nil
 }
 
-// cut resets connections to what has ended. It takes long where there are many, and what it cuts is of no more use: neither
-// changes nor tasks that start wait for it.
-func (p *Plane) cut(ctx context.Context) error {
-	p.turn.Lock()
-	cuts := p.cuts
-	p.cuts = nil
-	p.turn.Unlock()
+// resetConnections runs the pending resets. They can take long if there are many connections, and
+// they are not urgent. So it does not hold programMu, and neither changes nor starting tasks wait
+// for it.
+func (p *Plane) resetConnections(ctx context.Context) error {
+	p.programMu.Lock()
+	cuts := p.pendingResets
+	p.pendingResets = nil
+	p.programMu.Unlock()
 	var errs []error
 	for _, c := range cuts {
 		errs = append(errs, c(ctx))
@@ -106,30 +112,31 @@ func (p *Plane) cut(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// sync programs what changed. All of it is tried, whatever fails.
-func (p *Plane) sync(ctx context.Context, changes directory.Changes) (concerned, error) {
-	on := concerned{}
-	errs := []error{p.syncNetworks(ctx, changes, on)}
+// sync programs the changes. It tries all parts, even if one fails.
+func (p *Plane) sync(ctx context.Context, changes directory.Changes) (roundErrors, error) {
+	on := roundErrors{}
+	errs := []error{p.syncEndpoints(ctx, changes, on)}
 	if changes.Peers {
 		errs = append(errs, p.guardPorts(ctx))
 	}
-	d := p.difference(changes)
-	tasks := p.tasksOn(d)
-	errs = append(errs, p.followAll(ctx, tasks, d, on))
+	d := p.diff(changes)
+	tasks := p.affectedTasks(d)
+	errs = append(errs, p.syncTasks(ctx, tasks, d, on))
 	for _, t := range tasks {
-		p.reset(t, d.gone)
+		p.queueReset(t, d.goneAddresses)
 	}
-	// That a service was published is known only once: a port that could not be given back is owed.
-	if p.meshOwed = p.meshOwed || d.meshed || changes.Peers; p.meshOwed {
-		err := p.syncMesh(ctx, d.ended)
-		p.meshOwed = err != nil
-		on.note(p.deps.Directory.Ingress().GetId(), err)
+	// A round sees only once that a service stopped to publish ports. meshPending keeps the sync
+	// due until it succeeds.
+	if p.meshPending = p.meshPending || d.meshChanged || changes.Peers; p.meshPending {
+		err := p.syncMesh(ctx, d.endedTasks)
+		p.meshPending = err != nil
+		on.add(p.deps.Directory.Ingress().GetId(), err)
 		errs = append(errs, err)
 	}
 	return on, errors.Join(errs...)
 }
 
-// guardPorts has the bridge keep tasks from the ports that nodes serve the cluster on.
+// guardPorts makes the bridge block the ports on which nodes serve the cluster.
 func (p *Plane) guardPorts(ctx context.Context) error {
 	var ports []uint16
 	for _, peer := range p.deps.Directory.Peers() {
@@ -139,18 +146,19 @@ func (p *Plane) guardPorts(ctx context.Context) error {
 	}
 	slices.Sort(ports)
 	if err := p.deps.Bridge.GuardPorts(ctx, slices.Compact(ports)); err != nil {
-		return fmt.Errorf("keep containers from the ports of nodes: %w", err)
+		return fmt.Errorf("block containers from the cluster ports of nodes: %w", err)
 	}
 	return nil
 }
 
-// syncNetworks tells where tasks on other hosts are: the members that changed where that is enough.
-func (p *Plane) syncNetworks(ctx context.Context, changes directory.Changes, on concerned) error {
+// syncEndpoints programs the hosts of the tasks on other hosts: of all tasks on a changed network,
+// or else only of the members that changed.
+func (p *Plane) syncEndpoints(ctx context.Context, changes directory.Changes, on roundErrors) error {
 	var errs []error
 	for id := range changes.Networks {
-		p.nameNetwork(id)
+		p.sendNetwork(id)
 		err := p.deps.Fabric.Sync(ctx, id, endpoints(p.deps.Directory.Remote(id)))
-		on.note(id, err)
+		on.add(id, err)
 		errs = append(errs, err)
 	}
 	for id, members := range changes.Members {
@@ -160,26 +168,28 @@ func (p *Plane) syncNetworks(ctx context.Context, changes directory.Changes, on 
 		there, gone := p.deps.Directory.RemoteOf(id, members)
 		err := p.deps.Fabric.Update(ctx, id, endpoints(there), gone)
 		if err != nil {
-			changes.Networks[id] = true // When it is tried again, all is told.
+			changes.Networks[id] = true // The next attempt writes the whole network.
 			errs = append(errs, err)
 		}
-		on.note(id, err)
+		on.add(id, err)
 	}
 	return errors.Join(errs...)
 }
 
-// spacesAtOnce is how many namespaces are written at a time: the kernel has no lock that they share.
-const spacesAtOnce = 8
+// namespaceWriters is the number of namespaces that are written in parallel. The kernel has no lock
+// that they share.
+const namespaceWriters = 8
 
-// followAll brings the tasks' service addresses up to date.
-func (p *Plane) followAll(ctx context.Context, tasks []*attached, d difference, on concerned) error {
-	// Tasks on the same networks share a table. What changes while it is written is written in the next round.
+// syncTasks programs the service addresses of the tasks.
+func (p *Plane) syncTasks(ctx context.Context, tasks []*attached, d difference, on roundErrors) error {
+	// Tasks on the same networks share a table. A change that arrives during the write is part of
+	// the next round.
 	tables := map[string]vip.Table{}
 	errs := make([]error, len(tasks))
 	var g errgroup.Group
-	g.SetLimit(spacesAtOnce)
+	g.SetLimit(namespaceWriters)
 	for i, t := range tasks {
-		write := p.follow(t, d, tables)
+		write := p.taskWrite(t, d, tables)
 		g.Go(func() error {
 			errs[i] = write(ctx)
 			return nil
@@ -187,48 +197,50 @@ func (p *Plane) followAll(ctx context.Context, tasks []*attached, d difference, 
 	}
 	_ = g.Wait()
 	for id := range d.networks {
-		on.note(id, nil)
+		on.add(id, nil)
 	}
 	for i, t := range tasks {
 		if errs[i] == nil {
 			t.failures = 0
 			continue
 		}
-		if t.failures++; t.failures == ownTrouble+1 {
-			p.deps.Log.Error("a task's service addresses cannot be kept up to date: it may reach tasks that have stopped; it is tried again", "task", t.TaskID, "err", errs[i])
+		if t.failures++; t.failures == maxTaskFailures+1 {
+			p.deps.Log.Error("cannot update the service addresses of a task: it may connect to tasks that have stopped; the update is tried again", "task", t.TaskID, "err", errs[i])
 		}
 		for _, o := range t.Overlays {
-			on.note(o.Network.GetId(), errs[i])
+			on.add(o.Network.GetId(), errs[i])
 		}
-		if t.failures > ownTrouble {
+		if t.failures > maxTaskFailures {
 			errs[i] = nil
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// troubled reports whether there are tasks whose namespaces could not be brought up to date. The caller has the turn.
-func (p *Plane) troubled() bool {
+// hasFailedTasks reports whether the namespace of any task could not be written. The caller holds
+// programMu.
+func (p *Plane) hasFailedTasks() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, t := range p.tasks {
-		if t.failures > 0 && t.behind.Load() {
+		if t.failures > 0 && t.needsFullWrite.Load() {
 			return true
 		}
 	}
 	return false
 }
 
-// follow returns what brings a task's service addresses up to date: what changed, where that is enough.
-func (p *Plane) follow(t *attached, d difference, tables map[string]vip.Table) func(context.Context) error {
-	if !t.behind.Load() && !t.overlapping() {
+// taskWrite returns a function that programs a task's service addresses. The function writes only
+// the differences, unless the task needs its whole table.
+func (p *Plane) taskWrite(t *attached, d difference, tables map[string]vip.Table) func(context.Context) error {
+	if !t.needsFullWrite.Load() && !t.sharesAddresses() {
 		var (
 			changed vip.Table
 			gone    []netip.Addr
 		)
 		for _, o := range t.Overlays {
 			changed.Services = append(changed.Services, d.services[o.Network.GetId()]...)
-			gone = append(gone, d.unused[o.Network.GetId()]...)
+			gone = append(gone, d.unusedVIPs[o.Network.GetId()]...)
 		}
 		if len(changed.Services)+len(gone) == 0 {
 			return func(context.Context) error { return nil }
@@ -253,62 +265,65 @@ func endpoints(members []directory.Member) []fabric.Endpoint {
 	return out
 }
 
-// difference is what changed services mean for the pieces.
+// difference lists the effects of changed services on the other packages.
 type difference struct {
-	// networks on which a service changed.
+	// networks are the networks on which a service changed.
 	networks map[string]bool
-	// services that changed on each and have virtual addresses there, and such addresses that are no service's any more.
-	services map[string][]vip.Service
-	unused   map[string][]netip.Addr
-	// gone are the addresses on each that no task has any more.
-	gone map[string][]netip.Addr
-	// meshed: a service that publishes ports on all nodes is among them.
-	meshed bool
-	// ended are tasks that are no more.
-	ended []string
+	// services are, by network, the changed services with virtual addresses there. unusedVIPs are
+	// the virtual addresses that no service has any more.
+	services   map[string][]vip.Service
+	unusedVIPs map[string][]netip.Addr
+	// goneAddresses are, by network, the addresses of tasks that have ended.
+	goneAddresses map[string][]netip.Addr
+	// meshChanged says that a changed service publishes or published ports on all nodes.
+	meshChanged bool
+	// endedTasks are the IDs of tasks that have ended.
+	endedTasks []string
 }
 
-// difference compares services with what they were, and tells their names.
-func (p *Plane) difference(changes directory.Changes) difference {
+// diff compares the changed services with their last state. It also sends their names to the name
+// server.
+func (p *Plane) diff(changes directory.Changes) difference {
 	d := difference{
-		networks: map[string]bool{}, gone: map[string][]netip.Addr{},
-		services: map[string][]vip.Service{}, unused: map[string][]netip.Addr{},
+		networks: map[string]bool{}, goneAddresses: map[string][]netip.Addr{},
+		services: map[string][]vip.Service{}, unusedVIPs: map[string][]netip.Addr{},
 	}
 	for id := range changes.Services {
-		was := p.seen[id]
+		was := p.lastServices[id]
 		now, ok := p.deps.Directory.Service(id)
 		if ok {
-			p.seen[id] = now
+			p.lastServices[id] = now
 		} else {
-			delete(p.seen, id)
+			delete(p.lastServices, id)
 		}
-		d.meshed = d.meshed || was.Meshed() || now.Meshed() || p.sentTo(was)
+		d.meshChanged = d.meshChanged || was.Meshed() || now.Meshed() || p.meshKnows(was)
 		touched := slices.Concat(was.Networks(), now.Networks())
 		slices.Sort(touched)
 		for _, network := range slices.Compact(touched) {
 			d.networks[network] = true
-			p.nameService(network, now)
+			p.sendService(network, now)
 			if len(now.VIPs[network]) > 0 {
 				d.services[network] = append(d.services[network], addresses(now, network))
 			}
 			for _, prefix := range was.VIPs[network] {
 				if !slices.Contains(now.VIPs[network], prefix) {
-					d.unused[network] = append(d.unused[network], prefix.Addr())
+					d.unusedVIPs[network] = append(d.unusedVIPs[network], prefix.Addr())
 				}
 			}
 		}
-		d.leave(was, now)
+		d.addEnded(was, now)
 	}
 	return d
 }
 
-// sentTo reports whether the mesh was told of a task of the service, though it may publish nothing any more.
-func (p *Plane) sentTo(s directory.Service) bool {
-	return slices.ContainsFunc(s.Tasks, func(b directory.Backend) bool { return len(p.local[b.GetTaskId()]) > 0 })
+// meshKnows reports whether the mesh knows a task of the service. The service may publish no port
+// any more.
+func (p *Plane) meshKnows(s directory.Service) bool {
+	return slices.ContainsFunc(s.Tasks, func(b directory.Backend) bool { return len(p.bridgeAddresses[b.GetTaskId()]) > 0 })
 }
 
-// leave notes the tasks that a service has no more.
-func (d *difference) leave(was, now directory.Service) {
+// addEnded adds the tasks that the service has no longer.
+func (d *difference) addEnded(was, now directory.Service) {
 	has := make(map[string]bool, len(now.Tasks))
 	for _, b := range now.Tasks {
 		has[b.GetTaskId()] = true
@@ -317,27 +332,28 @@ func (d *difference) leave(was, now directory.Service) {
 		if has[b.GetTaskId()] {
 			continue
 		}
-		d.ended = append(d.ended, b.GetTaskId())
+		d.endedTasks = append(d.endedTasks, b.GetTaskId())
 		for network, addresses := range b.Addresses {
-			d.gone[network] = append(d.gone[network], addresses...)
+			d.goneAddresses[network] = append(d.goneAddresses[network], addresses...)
 		}
 	}
 }
 
-// tasksOn lists the tasks that a change concerns, and those that an earlier one has not reached.
-func (p *Plane) tasksOn(d difference) []*attached {
+// affectedTasks returns the tasks that the changes concern, and those that need their whole table.
+func (p *Plane) affectedTasks(d difference) []*attached {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var out []*attached
 	for _, t := range p.tasks {
-		if t.behind.Load() || t.on(d.networks) {
+		if t.needsFullWrite.Load() || t.on(d.networks) {
 			out = append(out, t)
 		}
 	}
 	return out
 }
 
-// addresses are a service's on a network, with the backends that may get new connections there.
+// addresses returns the virtual addresses of a service on a network, and the backends for new
+// connections there.
 func addresses(s directory.Service, network string) vip.Service {
 	var out vip.Service
 	for _, prefix := range s.VIPs[network] {
@@ -349,10 +365,10 @@ func addresses(s directory.Service, network string) vip.Service {
 	return out
 }
 
-// table is every service address on the task's networks, with the backends that may get new connections there.
+// table returns all services with virtual addresses on the task's networks, and their backends.
 func (p *Plane) table(t *attached) vip.Table {
 	var out vip.Table
-	taken := map[netip.Addr]bool{} // Networks with the same subnet may have the same addresses: the first network wins.
+	taken := map[netip.Addr]bool{} // Networks with overlapping subnets may share addresses. The first network wins.
 	for _, o := range t.Overlays {
 		network := o.Network.GetId()
 		for _, id := range p.deps.Directory.ServicesOn(network) {
@@ -371,8 +387,8 @@ func (p *Plane) table(t *attached) vip.Table {
 	return out
 }
 
-// reset has the task's connections cut that are to backends that are no more.
-func (p *Plane) reset(t *attached, gone map[string][]netip.Addr) {
+// queueReset queues the reset of the task's connections to backends that have ended.
+func (p *Plane) queueReset(t *attached, gone map[string][]netip.Addr) {
 	var all []netip.Addr
 	for _, o := range t.Overlays {
 		all = append(all, gone[o.Network.GetId()]...)
@@ -380,11 +396,11 @@ func (p *Plane) reset(t *attached, gone map[string][]netip.Addr) {
 	if len(all) == 0 {
 		return
 	}
-	p.cuts = append(p.cuts, func(ctx context.Context) error {
+	p.pendingResets = append(p.pendingResets, func(ctx context.Context) error {
 		if !p.attached(t) {
 			return nil
 		}
-		// Without the task's turn: what changes meanwhile does not wait.
+		// Do not hold the lock of the task, so that other changes do not wait for the reset.
 		err := p.deps.Tables.Reset(ctx, t.Result.Netns, all)
 		if err == nil || !p.attached(t) {
 			return nil

@@ -17,31 +17,35 @@ import (
 	"swarm/overlay/vip"
 )
 
-// Traffic is what went over a task's interfaces, and its TCP connections. The kernel counts it anyhow.
+// Traffic holds the counters of a task's interfaces and TCP connections. The kernel counts them in
+// any case.
 type Traffic struct {
 	TaskID string
 	Legs   []LegTraffic
-	// Accepted and Made count TCP connections since the task's namespace began, Open those of now; to itself too.
+	// Accepted and Made count TCP connections since the task's namespace was created. Open is the
+	// number of current ones. All three include the task's connections to itself.
 	Accepted, Made, Open uint64
 }
 
-// LegTraffic is what a task received and sent on one network.
+// LegTraffic holds the counters of a task on one network.
 type LegTraffic struct {
-	// Network is its name; bridge is the node's own.
+	// Network is the name of the network. "bridge" is the node's bridge network.
 	Network        string
 	Received, Sent Count
-	// Begun are connections of all protocols; not Known for a task that is on no overlay network, and just after its start.
-	Begun vip.Connections
-	Known bool
+	// Connections counts connections of all protocols. It is valid only if Known is set. Known is
+	// false for a task without overlay networks, and for any task just after its start.
+	Connections vip.Connections
+	Known       bool
 }
 
-// Count of what passed.
+// Count is the traffic in one direction.
 type Count struct{ Bytes, Packets, Dropped uint64 }
 
-// bridgeName is the node's own network.
+// bridgeName is the name of the node's bridge network.
 const bridgeName = "bridge"
 
-// Traffic reads what the kernel has counted in each task's namespace. A task that goes meanwhile is left out.
+// Traffic reads the kernel's counters in the namespace of each task. It omits a task whose
+// namespace cannot be read, for example because the task has just ended.
 func (p *Plane) Traffic(ctx context.Context) []Traffic {
 	p.mu.Lock()
 	tasks := slices.Collect(maps.Values(p.tasks))
@@ -52,23 +56,23 @@ func (p *Plane) Traffic(ctx context.Context) []Traffic {
 		if err != nil {
 			continue
 		}
-		if err := p.begun(ctx, t, found.Legs); err != nil {
-			p.deps.Log.Warn("count connections", "err", err)
+		if err := p.addConnections(ctx, t, found.Legs); err != nil {
+			p.deps.Log.Warn("cannot read the number of connections of a task: its metrics lack them", "task", t.TaskID, "err", err)
 		}
 		out = append(out, found)
 	}
 	return out
 }
 
-// begun adds the connections that began on each leg.
-func (p *Plane) begun(ctx context.Context, t *attached, legs []LegTraffic) error {
+// addConnections adds the number of connections that began on each network.
+func (p *Plane) addConnections(ctx context.Context, t *attached, legs []LegTraffic) error {
 	if len(t.Overlays) == 0 {
 		return nil
 	}
-	return p.inside(t, func() error {
+	return p.withNamespace(t, func() error {
 		all, err := p.deps.Tables.Connections(ctx, t.Result.Netns)
 		for i := range legs {
-			legs[i].Begun, legs[i].Known = all[Interface(i)], all != nil
+			legs[i].Connections, legs[i].Known = all[Interface(i)], all != nil
 		}
 		return err
 	})
@@ -96,7 +100,7 @@ func (t *attached) traffic() (Traffic, error) {
 	for _, o := range t.Overlays {
 		names = append(names, o.Network.GetSpec().GetName())
 	}
-	if t.Bridged {
+	if t.OnBridge {
 		names = append(names, bridgeName)
 	}
 	for i, name := range names {
@@ -109,7 +113,7 @@ func (t *attached) traffic() (Traffic, error) {
 	return out, nil
 }
 
-// parseDev reads /proc/net/dev: by interface, what it received and what it sent.
+// parseDev parses /proc/net/dev. It returns the received and the sent traffic of each interface.
 func parseDev(text []byte) map[string][2]Count {
 	out := map[string][2]Count{}
 	for lines := bufio.NewScanner(bytes.NewReader(text)); lines.Scan(); {
@@ -127,7 +131,8 @@ func parseDev(text []byte) map[string][2]Count {
 	return out
 }
 
-// parseSNMP reads the numbers of one protocol from /proc/net/snmp: a line of names, then one of values.
+// parseSNMP returns the counters of one protocol in /proc/net/snmp, which has a line of names and
+// then a line of values.
 func parseSNMP(text []byte, protocol string) map[string]uint64 {
 	out := map[string]uint64{}
 	var names []string

@@ -13,8 +13,8 @@ import (
 	"swarm/overlay/directory"
 )
 
-// A container that is privileged may keep its own namespace from being written. That does not keep the host from saying that the
-// rest is in force, and it ends when the namespace can be written again.
+// A privileged container can make its own namespace fail to be written. The host must still report
+// that the other changes are programmed, and must write the namespace when that works again.
 func TestATasksOwnTroubleIsNotTheHosts(t *testing.T) {
 	run(t, func(p *Plane, d *directory.Directory, k *kernel, settled func() []string) {
 		d.Apply(world())
@@ -29,21 +29,21 @@ func TestATasksOwnTroubleIsNotTheHosts(t *testing.T) {
 		}
 		allow(syscall.EPERM)
 		d.Apply(puts(backend("t2", "n2", "10.0.1.4/24", false)))
-		if err := p.InForce(context.Background()); err == nil {
-			t.Error("a namespace failed once, which may be the host's trouble, and InForce returns")
+		if err := p.Programmed(context.Background()); err == nil {
+			t.Error("a namespace failed once, which may be the host's trouble, and Programmed returns nil")
 		}
-		time.Sleep((ownTrouble + 1) * retryAfter) // in the bubble
+		time.Sleep((maxTaskFailures + 1) * retryInterval) // in the bubble
 		synctest.Wait()
-		if err := p.InForce(context.Background()); err != nil {
+		if err := p.Programmed(context.Background()); err != nil {
 			t.Errorf("after some attempts: %v", err)
 		}
 		if got := settled(); !slices.Contains(got, "program /ns/t1 [{[10.0.1.2] [10.0.1.3]}]") {
 			t.Errorf("it is not tried again: %q", got)
 		}
 		allow(nil)
-		time.Sleep(retryAfter)
+		time.Sleep(retryInterval)
 		settled()
-		time.Sleep(5 * retryAfter)
+		time.Sleep(5 * retryInterval)
 		if got := settled(); len(got) > 0 {
 			t.Errorf("after it has been written: %q", got)
 		}

@@ -13,7 +13,7 @@ import (
 	"swarm/overlay/vip"
 )
 
-// cluster has n services of ten backends each, and IPv6 as well when dual.
+// cluster returns n services with ten backends each, with IPv6 too if dual is set.
 func cluster(n, backends int, dual bool) []vip.Service {
 	all := make([]vip.Service, n)
 	for i := range all {
@@ -53,7 +53,7 @@ func BenchmarkLoad(b *testing.B) {
 	}
 }
 
-// BenchmarkChange takes a backend from one of many services, and gives it back.
+// BenchmarkChange removes a backend from one of many services and adds it again.
 func BenchmarkChange(b *testing.B) {
 	for _, n := range []int{10, 1000, 5000} {
 		for _, backends := range []int{10, 200} {

@@ -14,12 +14,13 @@ import (
 	"swarm/overlay/nft"
 )
 
-// Connections are those that began by one interface, datagrams' flows too.
+// Connections counts the connections that began at one interface, with the flows of datagrams.
 type Connections struct{ Accepted, Made uint64 }
 
-// counted is one direction: a set of interfaces, filled and counted by a chain. A chain of type nat sees the first packet of a
-// connection and no other, and that those to virtual addresses are led elsewhere is decided by then.
-type counted struct {
+// connectionCounter counts the connections of one direction: a chain adds interfaces to a set and
+// counts them. A nat chain sees only the first packet of a connection. Its hook runs after the
+// redirection of virtual addresses.
+type connectionCounter struct {
 	name     string
 	hook     *nftables.ChainHook
 	priority *nftables.ChainPriority
@@ -27,16 +28,18 @@ type counted struct {
 	id       uint32
 }
 
-func directions() (accepted, made counted) {
-	return counted{"accepted", nftables.ChainHookInput, nftables.ChainPriorityNATSource, expr.MetaKeyIIFNAME, 3},
-		counted{"made", nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource, expr.MetaKeyOIFNAME, 4}
+// directions returns the counters of accepted and of made connections.
+func directions() (accepted, made connectionCounter) {
+	return connectionCounter{"accepted", nftables.ChainHookInput, nftables.ChainPriorityNATSource, expr.MetaKeyIIFNAME, 3},
+		connectionCounter{"made", nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource, expr.MetaKeyOIFNAME, 4}
 }
 
-func (d counted) set() *nftables.Set {
+func (d connectionCounter) set() *nftables.Set {
 	return &nftables.Set{Table: table(), ID: d.id, Name: d.name, KeyType: nftables.TypeIFName, Dynamic: true}
 }
 
-func (d counted) create(conn *nftables.Conn) error {
+// create queues the set, the chain and the rule of the counter.
+func (d connectionCounter) create(conn *nftables.Conn) error {
 	s := d.set()
 	if err := conn.AddSet(s, nil); err != nil {
 		return err
@@ -51,11 +54,11 @@ func (d counted) create(conn *nftables.Conn) error {
 	return nil
 }
 
-// read gives the packets counted for each interface.
-func (d counted) read(conn *nftables.Conn) (map[string]uint64, error) {
+// read returns the number of connections of each interface.
+func (d connectionCounter) read(conn *nftables.Conn) (map[string]uint64, error) {
 	elements, err := conn.GetSetElements(d.set())
 	if err != nil {
-		return nil, fmt.Errorf("read what was %s: %w", d.name, err)
+		return nil, fmt.Errorf("read nftables set %s: %w", d.name, err)
 	}
 	out := make(map[string]uint64, len(elements))
 	for _, e := range elements {
@@ -67,15 +70,15 @@ func (d counted) read(conn *nftables.Conn) (map[string]uint64, error) {
 	return out, nil
 }
 
-// Connections counts by interface those that began since this process wrote the namespace's table, as Program or Update does.
-// None: it has not.
+// Connections returns by interface the connections that began since this process wrote the whole
+// table of the namespace. The result is nil if it has not written the table.
 func (t *Tables) Connections(ctx context.Context, netns string) (map[string]Connections, error) {
-	s, release, err := t.take(ctx, netns)
+	s, release, err := t.acquire(ctx, netns)
 	if err != nil {
 		return nil, err
 	}
 	defer release()
-	if !s.known {
+	if !s.programmed {
 		return nil, nil
 	}
 	out := make(map[string]Connections)

@@ -18,10 +18,11 @@ import (
 	"swarm/overlay/netns"
 )
 
-// departures tells which backends have left each virtual address.
-type departures map[netip.Addr][]netip.Addr
+// leftBackends lists the backends that have left each virtual address.
+type leftBackends map[netip.Addr][]netip.Addr
 
-func (d departures) note(vip netip.Addr, before, after []netip.Addr) {
+// add records the backends in before that are not in after.
+func (d leftBackends) add(vip netip.Addr, before, after []netip.Addr) {
 	for _, b := range before {
 		if !slices.Contains(after, b) {
 			d[vip] = append(d[vip], b)
@@ -29,39 +30,41 @@ func (d departures) note(vip netip.Addr, before, after []netip.Addr) {
 	}
 }
 
-// forgetDatagrams drops flows without a handshake to backends that have left: one would go there for as long as its client talks.
-func (s *space) forgetDatagrams(left departures) error {
+// deleteDatagramFlows deletes the flows of protocols other than TCP to backends that have left.
+// These protocols have no handshake, so such a flow would go to the old backend for as long as its
+// client sends.
+func (s *namespace) deleteDatagramFlows(left leftBackends) error {
 	if len(left) == 0 {
 		return nil
 	}
-	if s.inherited {
-		found := survey{left, make(map[netip.Addr]bool)}
-		if err := forget(s.conn.Netns, found, unix.AF_INET, unix.AF_INET6); err != nil {
+	if s.mayHaveOldFlows {
+		found := flowSurvey{left, make(map[netip.Addr]bool)}
+		if err := deleteFlows(s.conn.Netns, found, unix.AF_INET, unix.AF_INET6); err != nil {
 			return err
 		}
-		s.inherited, s.sent = false, found.sent
+		s.mayHaveOldFlows, s.datagramVIPs = false, found.sent
 		return nil
 	}
-	used, err := s.sentDatagrams()
+	used, err := s.vipsWithDatagrams()
 	if err != nil {
 		return err
 	}
-	maps.DeleteFunc(left, func(vip netip.Addr, _ []netip.Addr) bool { return !used[vip] && !s.sent[vip] })
+	maps.DeleteFunc(left, func(vip netip.Addr, _ []netip.Addr) bool { return !used[vip] && !s.datagramVIPs[vip] })
 	if len(left) == 0 {
 		return nil
 	}
-	return forget(s.conn.Netns, left, families(slices.Collect(maps.Keys(left)))...)
+	return deleteFlows(s.conn.Netns, left, families(slices.Collect(maps.Keys(left)))...)
 }
 
-// sentDatagrams lists the virtual addresses that anything but TCP was sent to under this table, so that walking the table of
-// flows is rare.
-func (s *space) sentDatagrams() (map[netip.Addr]bool, error) {
+// vipsWithDatagrams returns the virtual addresses to which packets other than TCP were sent since
+// this table was written. It makes walks of the conntrack table rare.
+func (s *namespace) vipsWithDatagrams() (map[netip.Addr]bool, error) {
 	used := make(map[netip.Addr]bool)
 	err := s.conn.Do(func(c *nftables.Conn) error {
 		for i := range 2 {
 			elements, err := c.GetSetElements(datagrams(i))
 			if err != nil {
-				return fmt.Errorf("read who was sent datagrams: %w", err)
+				return fmt.Errorf("read nftables set %s: %w", datagrams(i).Name, err)
 			}
 			for _, e := range elements {
 				if vip, ok := netip.AddrFromSlice(e.Key); ok {
@@ -74,14 +77,15 @@ func (s *space) sentDatagrams() (map[netip.Addr]bool, error) {
 	return used, err
 }
 
-// survey finds out on the way where anything but TCP was sent to.
-type survey struct {
-	left departures
+// flowSurvey deletes the flows to left backends and also collects the addresses to which packets
+// other than TCP were sent.
+type flowSurvey struct {
+	left leftBackends
 	sent map[netip.Addr]bool
 }
 
 // MatchConntrackFlow implements netlink.CustomConntrackFilter.
-func (s survey) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
+func (s flowSurvey) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
 	if to, ok := netip.AddrFromSlice(flow.Forward.DstIP); ok && flow.Forward.Protocol != unix.IPPROTO_TCP {
 		s.sent[to.Unmap()] = true
 	}
@@ -89,7 +93,7 @@ func (s survey) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
 }
 
 // MatchConntrackFlow implements netlink.CustomConntrackFilter.
-func (d departures) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
+func (d leftBackends) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
 	if flow.Forward.Protocol == unix.IPPROTO_TCP {
 		return false
 	}
@@ -98,7 +102,7 @@ func (d departures) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
 	return slices.Contains(d[vip.Unmap()], backend.Unmap())
 }
 
-// toBackends matches flows that a virtual address led to one of them.
+// toBackends matches flows that were redirected from a virtual address to one of the backends.
 type toBackends []netip.Addr
 
 // MatchConntrackFlow implements netlink.CustomConntrackFilter.
@@ -107,7 +111,7 @@ func (b toBackends) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
 	return !flow.Forward.DstIP.Equal(flow.Reverse.SrcIP) && slices.Contains(b, backend.Unmap())
 }
 
-// families of addresses.
+// families returns the address families of the addresses.
 func families(of []netip.Addr) []netlink.InetFamily {
 	var out []netlink.InetFamily
 	if slices.ContainsFunc(of, netip.Addr.Is4) {
@@ -119,21 +123,22 @@ func families(of []netip.Addr) []netlink.InetFamily {
 	return out
 }
 
-// tracksNone: nothing has been sent in the namespace, or nothing is remembered of it.
-func tracksNone(ns *netns.Namespace) bool {
+// noTrackedFlows reports whether conntrack has no flow of the namespace.
+func noTrackedFlows(ns *netns.Namespace) bool {
 	n, err := ns.Sysctl("netfilter.nf_conntrack_count")
 	return err == nil && n == "0"
 }
 
-// forget walks the table of flows, which all namespaces of the machine share: some milliseconds even when few are ours, and
-// much more when others have many. Only some families are looked at.
-func forget(path string, which netlink.CustomConntrackFilter, families ...netlink.InetFamily) error {
+// deleteFlows deletes the matching flows of the families. It walks the conntrack table, which all
+// namespaces of the machine share. That takes some milliseconds even if the namespace has few
+// flows, and much longer if others have many.
+func deleteFlows(path string, which netlink.CustomConntrackFilter, families ...netlink.InetFamily) error {
 	ns, err := netns.Open(path)
 	if err != nil {
 		return err
 	}
 	defer ns.Close()
-	if tracksNone(ns) {
+	if noTrackedFlows(ns) {
 		return nil
 	}
 	h, err := netlink.NewHandleAt(vns.NsHandle(ns.FD()), unix.NETLINK_NETFILTER)
@@ -144,18 +149,18 @@ func forget(path string, which netlink.CustomConntrackFilter, families ...netlin
 	var errs []error
 	for _, family := range families {
 		if _, err := hostnet.Complete(func() (uint, error) { return h.ConntrackDeleteFilters(netlink.ConntrackTable, family, which) }); err != nil {
-			errs = append(errs, fmt.Errorf("forget flows: %w", err))
+			errs = append(errs, fmt.Errorf("delete conntrack entries: %w", err))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// fresh reports whether no flow of before this table can be left in the namespace.
-func (s *space) fresh() bool {
+// hasNoFlows reports whether the namespace cannot have flows that are older than this table.
+func (s *namespace) hasNoFlows() bool {
 	ns, err := netns.Open(s.conn.Netns)
 	if err != nil {
 		return false
 	}
 	defer ns.Close()
-	return tracksNone(ns)
+	return noTrackedFlows(ns)
 }

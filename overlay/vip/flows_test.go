@@ -34,7 +34,8 @@ func TestProgram_DatagramsFollowAtOnce(t *testing.T) {
 	}
 }
 
-// Flows of before a restart follow too: also those that the first walk of all flows had no reason to drop.
+// Flows from before a restart follow a change too, also those that the first walk of the conntrack
+// table did not delete.
 func TestProgram_DatagramsOfAnEarlierProcessFollow(t *testing.T) {
 	w := newWorld(t)
 	w.serveUDP(w.server, 53, v4(2), v4(3), v6(2), v6(3))

@@ -15,34 +15,41 @@ import (
 	"swarm/overlay/nft"
 )
 
-// The table of a namespace:
+// tableName is the name of the nftables table in each namespace. Maps and sets exist for IPv6 too,
+// with the suffix 6. The map of services with ten slots is named -10, and there is a map for each
+// number of slots in use:
 //
-//	map slots4-10:  vip . 0-9 -> backend   services with a table of ten slots; the like for each size in use, and IPv6
+//	map slots4-10:  vip . 0-9 -> backend   services with ten slots
 //	set none4:      vip                    services without a backend
-//	set datagrams4: vip                    filled by the rules: who was sent anything but TCP
-//	sets accepted and made: interface      filled by the rules: how many connections began there (count.go)
-//	chains out and again (output, nat), one after the other: to
-//	chain vip: for each size, look up `daddr . random`, and dnat; `none` goes to
-//	chain refuse: reset TCP, tell the others that the port is unreachable
+//	set datagrams4: vip                    addresses to which packets other than TCP were sent; the rules fill it
+//	sets accepted and made: interface      number of connections that began there; the rules fill them (count.go)
+//	chains out and again (output, nat): run one after the other, and both jump to `vip`
+//	chain vip: sends packets to an address in `none` to `refuse`; for each map, looks up `daddr . random` and
+//	      redirects to the backend
+//	chain refuse: answers TCP with a reset, and other protocols with ICMP port unreachable
 //
-// A service is in one map at a time, and moves in one transaction. A packet is not judged in one: that the kernel commits
-// between two lookups may hide the service in both maps, and so each is looked up twice. The number of rules does not depend on
-// that of services.
+// A service is in one map at a time. It moves to a map of another size in one transaction. The
+// lookups of one packet are not atomic: if the kernel commits a transaction between two lookups,
+// both may miss the service. So two chains look up all maps. The number of rules does not depend on
+// the number of services.
 const tableName = "swarm-vip"
 
-// rung is a size of slots tables in one family.
-type rung struct {
+// sizeClass identifies the map of the slots tables with the same family and number of slots.
+type sizeClass struct {
 	family int // index of nft.Families
 	size   int
 }
 
-func (r rung) name() string { return fmt.Sprintf("slots%s-%d", nft.Families()[r.family].Digit, r.size) }
+func (r sizeClass) name() string {
+	return fmt.Sprintf("slots%s-%d", nft.Families()[r.family].Digit, r.size)
+}
 
-func rungOf(vip netip.Addr, size int) rung {
+// sizeClassOf returns the size class of an address with a number of slots.
+func sizeClassOf(vip netip.Addr, size int) sizeClass {
 	if vip.Is4() {
-		return rung{0, size}
+		return sizeClass{0, size}
 	}
-	return rung{1, size}
+	return sizeClass{1, size}
 }
 
 func table() *nftables.Table {
@@ -51,10 +58,10 @@ func table() *nftables.Table {
 
 func vipChain() *nftables.Chain { return &nftables.Chain{Table: table(), Name: "vip"} }
 
-// set describes a rung's map; a rung of size 0 is the set of those without a backend.
-func (r rung) set() *nftables.Set {
+// set describes the map of the size class. For size 0 it is the set of addresses without a backend.
+func (r sizeClass) set() *nftables.Set {
 	f := nft.Families()[r.family]
-	// The number ties rules to sets of one batch.
+	// Rules refer by this number to sets in the same batch.
 	s := &nftables.Set{Table: table(), ID: uint32(100 + 2*r.size + r.family)}
 	if r.size == 0 {
 		s.Name, s.KeyType = "none"+f.Digit, f.Address
@@ -65,27 +72,28 @@ func (r rung) set() *nftables.Set {
 	return s
 }
 
-// datagrams has no size: the kernel's own limit, 65535, counts then, and memory is taken as needed. With one it is taken at once,
-// a megabyte for each container.
+// datagrams describes the set datagrams. It has no size, so that the kernel's own limit of 65535
+// applies and memory is allocated as needed. With a size the kernel allocates all memory at once: a
+// megabyte for each container.
 func datagrams(family int) *nftables.Set {
 	f := nft.Families()[family]
 	return &nftables.Set{Table: table(), ID: uint32(1 + family), Name: "datagrams" + f.Digit, KeyType: f.Address, Dynamic: true}
 }
 
-// change gathers elements to take away and to add.
+// change collects the elements to remove and to add.
 type change struct {
-	gone, come map[rung][]nftables.SetElement
+	removed, added map[sizeClass][]nftables.SetElement
 }
 
 func newChange() change {
-	return change{make(map[rung][]nftables.SetElement), make(map[rung][]nftables.SetElement)}
+	return change{make(map[sizeClass][]nftables.SetElement), make(map[sizeClass][]nftables.SetElement)}
 }
 
-func (c change) add(vip netip.Addr, table []netip.Addr)    { gather(c.come, vip, table) }
-func (c change) remove(vip netip.Addr, table []netip.Addr) { gather(c.gone, vip, table) }
+func (c change) add(vip netip.Addr, table []netip.Addr)    { gather(c.added, vip, table) }
+func (c change) remove(vip netip.Addr, table []netip.Addr) { gather(c.removed, vip, table) }
 
-func gather(to map[rung][]nftables.SetElement, vip netip.Addr, table []netip.Addr) {
-	r := rungOf(vip, len(table))
+func gather(to map[sizeClass][]nftables.SetElement, vip netip.Addr, table []netip.Addr) {
+	r := sizeClassOf(vip, len(table))
 	if len(table) == 0 {
 		to[r] = append(to[r], nftables.SetElement{Key: vip.AsSlice()})
 	}
@@ -98,24 +106,25 @@ func element(vip netip.Addr, slot int, backend netip.Addr) nftables.SetElement {
 	return nftables.SetElement{Key: append(vip.AsSlice(), nft.Slot(slot)...), Val: backend.AsSlice()}
 }
 
-// move replaces one table by another, which the caller has found to differ.
+// move replaces the slots of an address. The caller has checked that they differ.
 func (c change) move(vip netip.Addr, from, to []netip.Addr) {
 	if len(from) != len(to) {
 		c.remove(vip, from)
 		c.add(vip, to)
 		return
 	}
-	r := rungOf(vip, len(to))
+	r := sizeClassOf(vip, len(to))
 	for i := range to {
 		if from[i] != to[i] {
-			c.gone[r] = append(c.gone[r], element(vip, i, from[i]))
-			c.come[r] = append(c.come[r], element(vip, i, to[i]))
+			c.removed[r] = append(c.removed[r], element(vip, i, from[i]))
+			c.added[r] = append(c.added[r], element(vip, i, to[i]))
 		}
 	}
 }
 
-// rewrite replaces the table by one that holds what is to come; rungs is told what it has.
-func (c change) rewrite(conn *nftables.Conn, rungs map[rung]bool) error {
+// replaceTable replaces the nftables table by a new one with the added elements. It records the new
+// maps in sizeClasses.
+func (c change) replaceTable(conn *nftables.Conn, sizeClasses map[sizeClass]bool) error {
 	t := table()
 	if err := nft.Renew(conn, t); err != nil {
 		return err
@@ -135,7 +144,7 @@ func (c change) rewrite(conn *nftables.Conn, rungs map[rung]bool) error {
 	rule(refuse, nft.Protocol(expr.CmpOpEq, unix.IPPROTO_TCP), &expr.Reject{Type: unix.NFT_REJECT_TCP_RST})
 	rule(refuse, &expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_PORT_UNREACH})
 	for i, f := range nft.Families() {
-		none := rung{i, 0}.set()
+		none := sizeClass{i, 0}.set()
 		for _, s := range []*nftables.Set{none, datagrams(i)} {
 			if err := conn.AddSet(s, nil); err != nil {
 				return err
@@ -143,22 +152,23 @@ func (c change) rewrite(conn *nftables.Conn, rungs map[rung]bool) error {
 		}
 		rule(vipChain(), f.Is(), f.LoadDst(nft.Reg), &expr.Lookup{SourceRegister: nft.Reg, SetName: none.Name, SetID: none.ID},
 			&expr.Verdict{Kind: expr.VerdictGoto, Chain: refuse.Name})
-		rungs[rung{i, 0}] = true
+		sizeClasses[sizeClass{i, 0}] = true
 	}
 	accepted, made := directions()
-	for _, d := range []counted{accepted, made} {
+	for _, d := range []connectionCounter{accepted, made} {
 		if err := d.create(conn); err != nil {
 			return err
 		}
 	}
-	return c.write(conn, rungs)
+	return c.write(conn, sizeClasses)
 }
 
-// write queues and commits the change, with maps and rules for sizes that come into use.
-func (c change) write(conn *nftables.Conn, rungs map[rung]bool) error {
-	var fresh []rung
-	for _, r := range slices.SortedFunc(maps.Keys(c.come), func(a, b rung) int { return a.size - b.size }) {
-		if rungs[r] {
+// write commits the change in one transaction. It also creates the maps and rules of new size
+// classes.
+func (c change) write(conn *nftables.Conn, sizeClasses map[sizeClass]bool) error {
+	var fresh []sizeClass
+	for _, r := range slices.SortedFunc(maps.Keys(c.added), func(a, b sizeClass) int { return a.size - b.size }) {
+		if sizeClasses[r] {
 			continue
 		}
 		fresh = append(fresh, r)
@@ -166,12 +176,12 @@ func (c change) write(conn *nftables.Conn, rungs map[rung]bool) error {
 			return err
 		}
 	}
-	for r, elements := range c.gone {
+	for r, elements := range c.removed {
 		if err := nft.DeleteElements(conn, r.set(), elements); err != nil {
 			return err
 		}
 	}
-	for r, elements := range c.come {
+	for r, elements := range c.added {
 		if err := nft.AddElements(conn, r.set(), elements); err != nil {
 			return err
 		}
@@ -180,12 +190,13 @@ func (c change) write(conn *nftables.Conn, rungs map[rung]bool) error {
 		return fmt.Errorf("write nftables table %s (the kernel needs nf_tables with nat, numgen and inet): %w", tableName, err)
 	}
 	for _, r := range fresh {
-		rungs[r] = true
+		sizeClasses[r] = true
 	}
 	return nil
 }
 
-func (r rung) create(conn *nftables.Conn) error {
+// create queues the map of the size class, and the rules that look it up.
+func (r sizeClass) create(conn *nftables.Conn) error {
 	f, s, d := nft.Families()[r.family], r.set(), datagrams(r.family)
 	if err := conn.AddSet(s, nil); err != nil {
 		return fmt.Errorf("nftables: %w", err)
@@ -194,7 +205,7 @@ func (r rung) create(conn *nftables.Conn) error {
 	add := func(parts ...any) {
 		conn.AddRule(&nftables.Rule{Table: s.Table, Chain: vipChain(), Exprs: nft.Join(parts...)})
 	}
-	// Slot 0 tells that the service is in this map.
+	// Every service in this map has a slot 0, so one lookup tells whether the address is in it.
 	add(f.Is(), nft.Protocol(expr.CmpOpNeq, unix.IPPROTO_TCP), f.LoadDst(nft.Reg), &expr.Immediate{Register: slot, Data: nft.Slot(0)},
 		&expr.Lookup{SourceRegister: nft.Reg, DestRegister: unix.NFT_REG_4, IsDestRegSet: true, SetName: s.Name, SetID: s.ID},
 		&expr.Dynset{SrcRegKey: nft.Reg, SetName: d.Name, SetID: d.ID, Operation: unix.NFT_DYNSET_OP_ADD})

@@ -42,7 +42,7 @@ func TestUpdateChangesWhatItNames(t *testing.T) {
 		t.Fatal(err)
 	}
 	check("the first has none, a third came", false, true, true)
-	// Its addresses are another's at once.
+	// Another service may have its addresses at once.
 	if err := update([]netip.Addr{v4(20003), v6(20003)}, service(3, 2)); err != nil {
 		t.Fatal(err)
 	}

@@ -1,13 +1,16 @@
 //go:build linux
 
-// Package vip makes services answer at their virtual addresses, inside the network namespace of each container that
-// uses them.
+// Package vip balances the connections of containers to the virtual addresses of services. It works
+// inside the network namespace of each client container.
 //
-// It owns one nftables table, `swarm-vip`, in each namespace it is told of, and the tracked flows to virtual addresses there.
-// The container's own OUTPUT hook chooses a backend for each new connection, whatever its protocol and port, so that the
-// backend sees the client's address, a container reaches itself, and ping is answered. The kernel's tables are the only state
-// that lasts: a new process replaces each in one transaction, which breaks no connection. It refuses to know networks, names
-// and ports. Caller: the overlay's controller. No goroutines.
+// The package owns one nftables table, `swarm-vip`, in each namespace that it programs, and the
+// conntrack entries of the flows to virtual addresses there. Rules on the OUTPUT hook of the
+// client's namespace choose a backend for each new connection, for every protocol and port. So the
+// backend sees the client's address, a container can connect to itself, and ping works.
+//
+// The tables in the kernel are the only lasting record. A new process replaces each table in one
+// transaction, which breaks no connection. The package does not know networks, names and ports. Its
+// caller is overlay/plane. It starts no goroutines.
 package vip
 
 import (
@@ -26,76 +29,82 @@ import (
 	"swarm/overlay/slots"
 )
 
-// Service is a virtual address, or one of each family, and who answers there now.
+// Service is a service with its virtual addresses and its backends.
 type Service struct {
+	// VIPs has one or more virtual addresses, usually one of each family.
 	VIPs []netip.Addr
-	// Backends are addresses of either family; an IPv4 VIP uses the IPv4 ones. None: connections are refused at once.
+	// Backends are addresses of both families. A virtual address uses the backends of its own
+	// family. If it has none, connections to it are refused at once.
 	Backends []netip.Addr
 }
 
-// Table is all that a container is to reach by virtual address. It may hold fewer services than the container's
-// networks have, for instance only those that it has asked for by name.
+// Table lists the services that a container can reach by virtual address. It may have fewer
+// services than the networks of the container.
 type Table struct {
 	Services []Service
 }
 
-// Tables programs any number of namespaces. Its methods may be called by several goroutines; calls for one namespace
-// wait for each other, calls for different ones do not.
+// Tables programs any number of namespaces. Several goroutines may call its methods at a time.
+// Calls for the same namespace wait for each other, except Reset.
 type Tables struct {
-	mu     sync.Mutex // guards spaces
-	spaces map[string]*space
+	mu         sync.Mutex // guards spaces
+	namespaces map[string]*namespace
 }
 
-// New returns a programmer that knows of no namespace: it touches nothing.
-func New() *Tables { return &Tables{spaces: make(map[string]*space)} }
+// New returns Tables without any namespace. It does not change the kernel.
+func New() *Tables { return &Tables{namespaces: make(map[string]*namespace)} }
 
-// space is what this process knows of one namespace.
-type space struct {
-	// turn is held for each operation, and gives up with the caller's context. It guards the rest.
-	turn chan struct{}
+// namespace is the state of one network namespace, as far as this process knows it.
+type namespace struct {
+	// lock serialises the operations and guards the fields below. It is a channel, so that a caller
+	// stops waiting when its context ends.
+	lock chan struct{}
 	conn nft.Conn
-	// known is false until this process has written the table, and after an error.
-	known bool
-	// inherited: there may be flows made under an earlier table, and their addresses are not in this one's `datagrams`. The
-	// first walk of all flows finds them: sent has them from then on.
-	inherited bool
-	sent      map[netip.Addr]bool
-	services  map[netip.Addr]service
-	rungs     map[rung]bool
+	// programmed is false until this process has written the table, and after an error.
+	programmed bool
+	// mayHaveOldFlows says that there may be flows from the time of an earlier table. Their virtual
+	// addresses are not in the set `datagrams` of this table. The first walk of the conntrack table
+	// collects them in datagramVIPs.
+	mayHaveOldFlows bool
+	datagramVIPs    map[netip.Addr]bool
+	services        map[netip.Addr]service
+	sizeClasses     map[sizeClass]bool
 }
 
-// service is what stands behind one virtual address.
+// service holds the backends and the slots of one virtual address.
 type service struct {
-	// backends in order, without doubles.
+	// backends is sorted and has no duplicates.
 	backends []netip.Addr
 	slots    []netip.Addr
 }
 
-func (t *Tables) take(ctx context.Context, netns string) (*space, func(), error) {
+func (t *Tables) acquire(ctx context.Context, netns string) (*namespace, func(), error) {
 	t.mu.Lock()
-	s := t.spaces[netns]
+	s := t.namespaces[netns]
 	if s == nil {
-		s = &space{turn: make(chan struct{}, 1), conn: nft.Conn{Netns: netns}}
-		t.spaces[netns] = s
+		s = &namespace{lock: make(chan struct{}, 1), conn: nft.Conn{Netns: netns}}
+		t.namespaces[netns] = s
 	}
 	t.mu.Unlock()
 	select {
-	case s.turn <- struct{}{}:
-		return s, func() { <-s.turn }, nil
+	case s.lock <- struct{}{}:
+		return s, func() { <-s.lock }, nil
 	case <-ctx.Done():
 		return nil, nil, context.Cause(ctx)
 	}
 }
 
-// Program makes the namespace pinned at netns reach exactly these services. Only what differs from the last call is
-// written, in one transaction; the first call writes all. New connections go to present backends; established TCP stays
-// where it is, while datagrams to a backend that has left are sent to another. ErrNotFound: there is no such namespace.
+// Program writes the table of the namespace with its pin at netns, so that it has exactly these
+// services. The first call writes the whole table, later calls write only the differences, in one
+// transaction. New connections go to the given backends. Established TCP connections stay at their
+// backend; datagrams to a backend that has left go to another one. Errors: ErrNotFound if the
+// namespace does not exist; ErrInvalidArgument if two services have the same virtual address.
 func (t *Tables) Program(ctx context.Context, netns string, want Table) error {
 	next, err := wanted(want)
 	if err != nil {
 		return fmt.Errorf("service addresses of %s: %w", netns, err)
 	}
-	s, release, err := t.take(ctx, netns)
+	s, release, err := t.acquire(ctx, netns)
 	if err != nil {
 		return err
 	}
@@ -106,14 +115,14 @@ func (t *Tables) Program(ctx context.Context, netns string, want Table) error {
 	return nil
 }
 
-// wanted lists the backends of each virtual address, in order.
+// wanted returns the sorted backends of each virtual address.
 func wanted(t Table) (map[netip.Addr][]netip.Addr, error) {
 	out := make(map[netip.Addr][]netip.Addr, len(t.Services))
 	for _, s := range t.Services {
 		for _, vip := range s.VIPs {
 			vip = vip.Unmap()
 			if _, twice := out[vip]; twice || !vip.IsValid() {
-				return nil, fmt.Errorf("virtual address %s is of two services: %w", vip, errdefs.ErrInvalidArgument)
+				return nil, fmt.Errorf("virtual address %s is not valid or belongs to two services: %w", vip, errdefs.ErrInvalidArgument)
 			}
 			same := make([]netip.Addr, 0, len(s.Backends))
 			for _, b := range s.Backends {
@@ -128,21 +137,22 @@ func wanted(t Table) (map[netip.Addr][]netip.Addr, error) {
 	return out, nil
 }
 
-// Update is Program for what has changed since: these services, whether they are new or not, and virtual addresses that
-// nobody has any more. Its cost does not depend on how many other services there are. ErrFailedPrecondition: what the namespace
-// has is not known to this process, and Program is to tell all.
+// Update changes the table since the last call: changed has new and changed services, gone has the
+// virtual addresses that no service has any more. Its cost does not depend on the number of other
+// services. The error is ErrFailedPrecondition if this process has not programmed the namespace or
+// the last write failed. The caller must then call Program.
 func (t *Tables) Update(ctx context.Context, netns string, changed Table, gone []netip.Addr) error {
 	now, err := wanted(changed)
 	if err != nil {
 		return fmt.Errorf("service addresses of %s: %w", netns, err)
 	}
-	s, release, err := t.take(ctx, netns)
+	s, release, err := t.acquire(ctx, netns)
 	if err != nil {
 		return err
 	}
 	defer release()
-	if !s.known {
-		return fmt.Errorf("service addresses of %s: not known: %w", netns, errdefs.ErrFailedPrecondition)
+	if !s.programmed {
+		return fmt.Errorf("service addresses of %s: the table must be written as a whole first: %w", netns, errdefs.ErrFailedPrecondition)
 	}
 	if err := s.update(now, gone); err != nil {
 		return fmt.Errorf("service addresses of %s: %w", netns, err)
@@ -150,8 +160,8 @@ func (t *Tables) Update(ctx context.Context, netns string, changed Table, gone [
 	return nil
 }
 
-func (s *space) program(want map[netip.Addr][]netip.Addr) error {
-	if !s.known {
+func (s *namespace) program(want map[netip.Addr][]netip.Addr) error {
+	if !s.programmed {
 		return s.replace(want)
 	}
 	var gone []netip.Addr
@@ -163,11 +173,12 @@ func (s *space) program(want map[netip.Addr][]netip.Addr) error {
 	return s.update(want, gone)
 }
 
-// update writes the difference for the addresses it is told of; the others stay.
-func (s *space) update(want map[netip.Addr][]netip.Addr, gone []netip.Addr) error {
+// update writes the differences for the addresses in want and gone. Other addresses stay as they
+// are.
+func (s *namespace) update(want map[netip.Addr][]netip.Addr, gone []netip.Addr) error {
 	next := make(map[netip.Addr]service)
 	change := newChange()
-	left := make(departures)
+	left := make(leftBackends)
 	for vip, backends := range want {
 		had, ok := s.services[vip]
 		if ok && slices.Equal(had.backends, backends) {
@@ -175,7 +186,7 @@ func (s *space) update(want map[netip.Addr][]netip.Addr, gone []netip.Addr) erro
 		}
 		now := service{backends, slots.Fill(had.slots, backends, netip.Addr.Compare)}
 		next[vip] = now
-		left.note(vip, had.backends, backends)
+		left.add(vip, had.backends, backends)
 		if ok {
 			change.move(vip, had.slots, now.slots)
 		} else {
@@ -186,24 +197,25 @@ func (s *space) update(want map[netip.Addr][]netip.Addr, gone []netip.Addr) erro
 		_, stays := want[vip]
 		if had, ok := s.services[vip]; ok && !stays {
 			change.remove(vip, had.slots)
-			left.note(vip, had.backends, nil)
+			left.add(vip, had.backends, nil)
 			delete(s.services, vip)
 		}
 	}
-	err := s.conn.Do(func(c *nftables.Conn) error { return change.write(c, s.rungs) })
+	err := s.conn.Do(func(c *nftables.Conn) error { return change.write(c, s.sizeClasses) })
 	maps.Copy(s.services, next)
 	if err != nil {
-		// Nothing was changed, or another program has changed the table before us: all is written.
-		s.known, s.inherited = false, true
+		// The transaction changed nothing. Another program may have changed the table before: write
+		// all of it again.
+		s.programmed, s.mayHaveOldFlows = false, true
 		if err := s.replace(s.backends()); err != nil {
 			return err
 		}
 	}
-	return s.forgetDatagrams(left)
+	return s.deleteDatagramFlows(left)
 }
 
-// backends are those of every virtual address.
-func (s *space) backends() map[netip.Addr][]netip.Addr {
+// backends returns the backends of each virtual address.
+func (s *namespace) backends() map[netip.Addr][]netip.Addr {
 	out := make(map[netip.Addr][]netip.Addr, len(s.services))
 	for vip, service := range s.services {
 		out[vip] = service.backends
@@ -211,61 +223,63 @@ func (s *space) backends() map[netip.Addr][]netip.Addr {
 	return out
 }
 
-// replace writes the whole table anew, whatever there was.
-func (s *space) replace(want map[netip.Addr][]netip.Addr) error {
+// replace writes the whole table, whether it exists or not.
+func (s *namespace) replace(want map[netip.Addr][]netip.Addr) error {
 	next := make(map[netip.Addr]service, len(want))
 	change := newChange()
 	for vip, backends := range want {
 		next[vip] = service{backends, slots.Fill(nil, backends, netip.Addr.Compare)}
 		change.add(vip, next[vip].slots)
 	}
-	rungs := make(map[rung]bool)
-	if err := s.conn.Do(func(c *nftables.Conn) error { return change.rewrite(c, rungs) }); err != nil {
+	sizeClasses := make(map[sizeClass]bool)
+	if err := s.conn.Do(func(c *nftables.Conn) error { return change.replaceTable(c, sizeClasses) }); err != nil {
 		return err
 	}
 	if s.services == nil {
-		s.inherited = !s.fresh()
+		s.mayHaveOldFlows = !s.hasNoFlows()
 	}
-	left := make(departures)
+	left := make(leftBackends)
 	for vip, had := range s.services {
-		left.note(vip, had.backends, want[vip])
+		left.add(vip, had.backends, want[vip])
 	}
-	s.known, s.services, s.rungs = true, next, rungs
-	return s.forgetDatagrams(left)
+	s.programmed, s.services, s.sizeClasses = true, next, sizeClasses
+	return s.deleteDatagramFlows(left)
 }
 
-// Reset cuts the namespace's established connections by virtual addresses to backends that no longer exist: the next
-// packet of each is answered with a reset. One call for many: it walks the kernel's table of flows, which may take long; other
-// calls do not wait for it. ErrNotFound: there is no such namespace.
+// Reset ends the namespace's established connections through virtual addresses to backends that no
+// longer exist. The next packet of each connection is answered with a reset. Pass many addresses in
+// one call, because each call walks the conntrack table, which may take long. Other calls do not
+// wait for it. The error is ErrNotFound if the namespace does not exist.
 func (t *Tables) Reset(_ context.Context, netns string, gone []netip.Addr) error {
 	if len(gone) == 0 {
 		return nil
 	}
-	if err := forget(netns, toBackends(gone), families(gone)...); err != nil {
+	if err := deleteFlows(netns, toBackends(gone), families(gone)...); err != nil {
 		return fmt.Errorf("reset connections of %s: %w", netns, err)
 	}
 	return nil
 }
 
-// Forget lets go of a namespace, and must be called before it is to end. The table stays until then.
+// Forget closes the connection to a namespace. The table stays in the kernel until the namespace
+// ends, but the namespace cannot end before Forget is called.
 func (t *Tables) Forget(netns string) error {
 	t.mu.Lock()
-	s := t.spaces[netns]
-	delete(t.spaces, netns)
+	s := t.namespaces[netns]
+	delete(t.namespaces, netns)
 	t.mu.Unlock()
 	if s == nil {
 		return nil
 	}
-	s.turn <- struct{}{}
-	defer func() { <-s.turn }()
+	s.lock <- struct{}{}
+	defer func() { <-s.lock }()
 	return s.conn.Close()
 }
 
-// Close forgets every namespace.
+// Close calls Forget for each namespace.
 func (t *Tables) Close() error {
 	t.mu.Lock()
-	all := make([]string, 0, len(t.spaces))
-	for netns := range t.spaces {
+	all := make([]string, 0, len(t.namespaces))
+	for netns := range t.namespaces {
 		all = append(all, netns)
 	}
 	t.mu.Unlock()

@@ -27,7 +27,7 @@ import (
 	"swarm/overlay/vip"
 )
 
-// world is a client's namespace, cabled to one that has the addresses of all backends.
+// world is a client's namespace with a cable to a namespace that has the addresses of all backends.
 type world struct {
 	t              testing.TB
 	path           string
@@ -112,7 +112,7 @@ func v6(n int) netip.Addr {
 	return netip.AddrFrom16([16]byte{0: 0xfd, 1: 0x77, 14: byte(n >> 8), 15: byte(n)})
 }
 
-// service n answers at addresses that nobody has.
+// service returns service n. No host has its virtual addresses.
 func service(n int, backends ...int) vip.Service {
 	s := vip.Service{VIPs: []netip.Addr{v4(20000 + n), v6(20000 + n)}}
 	for _, b := range backends {
@@ -128,7 +128,7 @@ func (w *world) program(services ...vip.Service) {
 	}
 }
 
-// serve answers each line that comes by TCP, and each datagram, with the local address and the client's.
+// serve answers each TCP line and each datagram with the local address and the client's address.
 func (w *world) serve(ns *netns.Namespace, port int) {
 	w.t.Helper()
 	var l net.Listener
@@ -158,7 +158,8 @@ func (w *world) serve(ns *netns.Namespace, port int) {
 	w.t.Cleanup(func() { l.Close(); <-done })
 }
 
-// serveUDP answers from each address of its own: a socket that is bound to none would not.
+// serveUDP answers from each of its addresses. A socket that is not bound to one would answer from
+// any.
 func (w *world) serveUDP(ns *netns.Namespace, port int, addrs ...netip.Addr) {
 	w.t.Helper()
 	for _, a := range addrs {
@@ -186,7 +187,7 @@ func (w *world) serveUDP(ns *netns.Namespace, port int, addrs ...netip.Addr) {
 	}
 }
 
-// talk is a connection that asks again and again.
+// talk is a connection that sends several requests.
 type talk struct {
 	net.Conn
 	r *bufio.Reader
@@ -215,8 +216,8 @@ func (c *talk) ask() (string, error) {
 	return strings.TrimSpace(line), err
 }
 
-// acknowledge sends the acknowledgement that the kernel would hold back for a while: nothing is on its way then, and rules may
-// be gone for a moment without a packet that misses them.
+// acknowledge makes the kernel send a delayed acknowledgement now. Then no packet is on its way,
+// and the rules may be missing for a moment without effect.
 func acknowledge(c net.Conn) {
 	tcp, ok := c.(*net.TCPConn)
 	if !ok {
@@ -266,7 +267,7 @@ func TestProgram_BackendsShareAServiceAndSeeTheClient(t *testing.T) {
 			t.Errorf("who answered (-want +got):\n%s", diff)
 		}
 		w.want("tcp", addr(20002), 80, fmt.Sprint(addr(5), " ", addr(1)))
-		// A container that is the backend reaches itself.
+		// A container can connect to itself if it is the backend.
 		w.want("tcp", addr(20003), 81, fmt.Sprint(addr(1), " ", addr(1)))
 	}
 }
@@ -296,7 +297,7 @@ func TestProgram_ManyBackendsAllTakePart(t *testing.T) {
 	w.want("tcp", v4(20001), 80, fmt.Sprint(v4(101), " ", v4(1)))
 }
 
-// Whichever way a connection comes, it is counted once, where it begins.
+// Each connection is counted once, where it begins, whichever direction it has.
 func TestConnections_AreCountedByInterface(t *testing.T) {
 	w := newWorld(t)
 	w.serve(w.server, 80)
@@ -355,7 +356,8 @@ func TestProgram_WithoutBackendsConnectionsAreRefusedAtOnce(t *testing.T) {
 			if _, err := w.ask("tcp", addr(20001), 80); !errors.Is(err, unix.ECONNREFUSED) {
 				t.Errorf("tcp to a service without backends: %v, want refused", err)
 			}
-			// The kernel tells the sender of a datagram that its own host will not let it out, before it sees the refusal.
+			// The sender's own kernel reports first that it dropped the datagram, and only then the
+			// refusal.
 			if _, err := w.ask("udp", addr(20001), 80); !errors.Is(err, unix.ECONNREFUSED) && !errors.Is(err, unix.EPERM) {
 				t.Errorf("udp to a service without backends: %v, want refused", err)
 			}
@@ -387,7 +389,7 @@ func TestProgram_AConnectionDrainsAndIsResetWhenItsBackendIsGone(t *testing.T) {
 			func() {},
 			func() { w.program(service(1, 2, 3)) },
 			func() { w.program(service(1, 3)) },
-			// A new process knows nothing, and finds the table as it is or flushed.
+			// A new process has no state. It finds the table as it was, or flushed.
 			func() { w.restart(); w.program(service(1, 3)) },
 			func() { w.flush(); w.restart(); w.program(service(1, 3)) },
 			func() { w.program() },

@@ -13,22 +13,25 @@ import (
 	"swarm/overlay/netns"
 )
 
-// batchSize is how many bytes of requests are sent at once. The answers, one for each
-// request that failed, must fit the socket's receive buffer (208 KiB by default).
+// batchSize is the number of bytes of requests that are sent at once. The kernel answers each
+// request that failed. The answers must fit the socket's receive buffer, which has 208 KiB by
+// default.
 const batchSize = 32 << 10
 
-// batch sends neighbour requests to the kernel, many in one message. The library has
-// one request a message, with an answer each: at thousands of entries three times slower.
+// batch sends many neighbour requests to the kernel in one message. The netlink library sends one
+// request per message and waits for each answer, which is three times slower for thousands of
+// entries.
 type batch struct {
 	fd  int
 	seq uint32
 	buf []byte
-	// last is where the last request in buf begins.
+	// last is the offset of the last request in buf.
 	last int
-	// forgiven maps sequence numbers in buf to the error that is none.
-	forgiven map[uint32]unix.Errno
-	errs     []error
-	in       []byte
+	// ignored has, by sequence number, the error of a request in buf that does not count as a
+	// failure.
+	ignored map[uint32]unix.Errno
+	errs    []error
+	in      []byte
 }
 
 type attribute struct {
@@ -37,7 +40,7 @@ type attribute struct {
 }
 
 func openBatch(ns *netns.Namespace) (*batch, error) {
-	b := &batch{forgiven: make(map[uint32]unix.Errno), in: make([]byte, 64<<10)}
+	b := &batch{ignored: make(map[uint32]unix.Errno), in: make([]byte, 64<<10)}
 	err := ns.Do(func() error {
 		var err error
 		if b.fd, err = unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE); err != nil {
@@ -45,9 +48,9 @@ func openBatch(ns *netns.Namespace) (*batch, error) {
 		}
 		return errors.Join(
 			unix.Bind(b.fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}),
-			// Answers without a copy of the request.
+			// The kernel leaves the copy of the request out of each answer.
 			unix.SetsockoptInt(b.fd, unix.SOL_NETLINK, unix.NETLINK_CAP_ACK, 1),
-			// The kernel answers while it is being asked; this is for a bug, not for a delay.
+			// The kernel answers before Sendto returns. The timeout only protects against a bug.
 			unix.SetsockoptTimeval(b.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 60}),
 		)
 	})
@@ -59,14 +62,15 @@ func openBatch(ns *netns.Namespace) (*batch, error) {
 
 func (b *batch) close() error { return unix.Close(b.fd) }
 
-// add queues a request; forgive is an error that does not count.
-func (b *batch) add(kind, flags uint16, forgive unix.Errno, m *netlink.Ndmsg, attrs ...attribute) {
+// add queues a request. If the kernel answers with the error ignore, the request does not count as
+// failed.
+func (b *batch) add(kind, flags uint16, ignore unix.Errno, m *netlink.Ndmsg, attrs ...attribute) {
 	b.seq++
-	if forgive != 0 {
-		b.forgiven[b.seq] = forgive
+	if ignore != 0 {
+		b.ignored[b.seq] = ignore
 	}
 	b.last = len(b.buf)
-	// Length, type, flags, sequence and sender; the length follows when it is known.
+	// The header has length, type, flags, sequence number and sender. The length is set below.
 	b.buf = binary.NativeEndian.AppendUint32(b.buf, 0)
 	b.buf = binary.NativeEndian.AppendUint16(b.buf, kind)
 	b.buf = binary.NativeEndian.AppendUint16(b.buf, unix.NLM_F_REQUEST|flags)
@@ -87,7 +91,7 @@ func (b *batch) add(kind, flags uint16, forgive unix.Errno, m *netlink.Ndmsg, at
 	}
 }
 
-// flush sends what is queued and returns what went wrong since the last flush.
+// flush sends the queued requests and returns the errors since the last flush.
 func (b *batch) flush() error {
 	if len(b.buf) > 0 {
 		b.send()
@@ -97,7 +101,8 @@ func (b *batch) flush() error {
 	return err
 }
 
-// send has the last request acknowledged: the others are answered only when they fail.
+// send sends the queued requests. Only the last one asks for an acknowledgement; the kernel answers
+// the others only if they fail.
 func (b *batch) send() {
 	flags := b.buf[b.last+6:]
 	binary.NativeEndian.PutUint16(flags, binary.NativeEndian.Uint16(flags)|unix.NLM_F_ACK)
@@ -105,15 +110,15 @@ func (b *batch) send() {
 	if err == nil {
 		err = b.receive()
 	}
-	// One of a kind is enough to know.
+	// Keep the first four errors: the rest are usually the same.
 	if err != nil && len(b.errs) < 4 {
 		b.errs = append(b.errs, err)
 	}
 	b.buf = b.buf[:0]
-	clear(b.forgiven)
+	clear(b.ignored)
 }
 
-// receive reads answers until that to the last request.
+// receive reads answers up to the answer to the last request, and returns the first error.
 func (b *batch) receive() error {
 	var first error
 	for {
@@ -132,7 +137,7 @@ func (b *batch) receive() error {
 			seq := binary.NativeEndian.Uint32(msg[8:])
 			if binary.NativeEndian.Uint16(msg[4:]) == unix.NLMSG_ERROR {
 				errno := unix.Errno(-int32(binary.NativeEndian.Uint32(msg[unix.SizeofNlMsghdr:])))
-				if errno != 0 && errno != b.forgiven[seq] && first == nil {
+				if errno != 0 && errno != b.ignored[seq] && first == nil {
 					first = errno
 				}
 				if seq == b.seq {

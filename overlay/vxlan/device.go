@@ -1,12 +1,13 @@
 //go:build linux
 
-// Package vxlan makes VXLAN devices that learn nothing, and keeps their static entries.
+// Package vxlan creates VXLAN devices with learning turned off, and manages their static entries.
 //
-// It owns the shape of such a device (Spec) and of its Table: where the frames for a
-// hardware address go, and which hardware address an IP address has, so that the
-// device answers ARP and neighbour solicitations by itself and floods nothing. It
-// keeps no state: Read tells what the kernel has, Write brings it from one table to
-// another. Callers: overlay/fabric, overlay/mesh. No goroutines.
+// Spec describes a device. Table describes its entries: the host to which the frames for a hardware
+// address go, and the hardware address of each IP address. With these entries the device answers
+// ARP requests and neighbour solicitations itself, and floods no frames.
+//
+// The package keeps no state: Read returns the entries in the kernel, and Write changes them from
+// one table to another. Its caller is overlay/fabric. It starts no goroutines.
 package vxlan
 
 import (
@@ -24,44 +25,48 @@ import (
 )
 
 const (
-	// OverheadIPv4 and OverheadIPv6 are what encapsulation takes from the underlay's MTU:
-	// outer IP, UDP and VXLAN headers and the inner Ethernet header.
+	// OverheadIPv4 and OverheadIPv6 are the bytes by which the MTU of the device is smaller than
+	// the MTU of the underlay: the outer IP, UDP and VXLAN headers and the inner Ethernet header.
 	OverheadIPv4 = 50
 	OverheadIPv6 = 70
 )
 
-// busyFor bounds the wait for a network identifier that a dying namespace still holds.
-const busyFor = 3 * time.Second
+// vniReleaseTimeout limits the wait for a network identifier that is still in use by a namespace
+// which the kernel is deleting.
+const vniReleaseTimeout = 3 * time.Second
 
-// Spec of a device.
+// Spec describes a VXLAN device.
 type Spec struct {
 	Name string
-	// VNI is the network identifier, 24 bits.
+	// VNI is the VXLAN network identifier, 24 bits.
 	VNI uint32
-	// Port is the UDP port of all hosts.
+	// Port is the UDP port. It must be the same on all hosts.
 	Port uint16
-	// Local is the source of packets. Unspecified: the kernel chooses; it still says which family the underlay has.
+	// Local is the source address of the VXLAN packets. If it is 0.0.0.0 or ::, the kernel chooses
+	// the source; the family of Local is the family of the underlay in any case.
 	Local netip.Addr
-	MTU   int
-	// Group marks the device, so that it can be deleted together with others.
+	// MTU is the MTU of the device in bytes.
+	MTU int
+	// Group is the link group. One request can delete all devices of a group.
 	Group uint32
 }
 
-// Make creates the device in namespace in. Its UDP socket is in the namespace of
-// underlay, where the packets travel.
+// Make creates the device in the namespace in. The UDP socket of the device is in the namespace of
+// underlay, where the VXLAN packets travel. If the network identifier is in use, Make tries again
+// for up to three seconds.
 func Make(ctx context.Context, underlay *netlink.Handle, in *netns.Namespace, s Spec) error {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.MTU, attrs.Group, attrs.Namespace = s.Name, s.MTU, s.Group, netlink.NsFd(in.FD())
 	device := &netlink.Vxlan{
 		LinkAttrs: attrs, VxlanId: int(s.VNI), SrcAddr: s.Local.AsSlice(), Port: int(s.Port), Proxy: true, NoAge: true,
 	}
-	ctx, cancel := context.WithTimeout(ctx, busyFor)
+	ctx, cancel := context.WithTimeout(ctx, vniReleaseTimeout)
 	defer cancel()
 	for {
 		err := underlay.LinkAdd(device)
 		if !errors.Is(err, unix.EEXIST) {
 			if errors.Is(err, unix.EOPNOTSUPP) {
-				return fmt.Errorf("this kernel makes no vxlan devices: load its module vxlan, or install the package with the kernel's extra modules: %w", err)
+				return fmt.Errorf("this kernel cannot create vxlan devices: load its module vxlan, or install the package with the kernel's extra modules: %w", err)
 			}
 			if err != nil {
 				return fmt.Errorf("vxlan device of network identifier %d: %w", s.VNI, err)
@@ -75,7 +80,7 @@ func Make(ctx context.Context, underlay *netlink.Handle, in *netns.Namespace, s 
 	}
 }
 
-// Is reports whether a device is as the spec says, its MTU and place apart.
+// Is reports whether a device matches the spec. It does not compare name, MTU, group and namespace.
 func (s Spec) Is(link netlink.Link) bool {
 	v, ok := link.(*netlink.Vxlan)
 	if !ok || v.VxlanId != int(s.VNI) || v.Port != int(s.Port) || !v.Proxy || v.Learning {

@@ -19,9 +19,9 @@ type MAC [6]byte
 
 func (m MAC) String() string { return net.HardwareAddr(m[:]).String() }
 
-// MACOf derives the hardware address of whoever has a as its first address: a neighbour's
-// memory of the address is right, whoever has it now. Of an IPv6 address the host's
-// number counts, in its last four bytes.
+// MACOf derives the hardware address of the endpoint whose first address is a. So an old neighbour
+// entry stays correct if another endpoint gets the address. Of an IPv6 address only the last four
+// bytes count.
 func MACOf(a netip.Addr) MAC {
 	if a.Is4() {
 		b := a.As4()
@@ -31,11 +31,11 @@ func MACOf(a netip.Addr) MAC {
 	return MAC{0x02, 0x46, b[12], b[13], b[14], b[15]}
 }
 
-// Table is a device's static entries.
+// Table holds the static entries of a device.
 type Table struct {
-	// Forward says to which host of the underlay frames for a hardware address go.
+	// Forward maps a hardware address to the underlay address of its host.
 	Forward map[MAC]netip.Addr
-	// Neighbours says which hardware address an address has.
+	// Neighbours maps an IP address to its hardware address.
 	Neighbours map[netip.Addr]MAC
 }
 
@@ -44,7 +44,8 @@ func NewTable(n int) Table {
 	return Table{Forward: make(map[MAC]netip.Addr, n), Neighbours: make(map[netip.Addr]MAC, n)}
 }
 
-// Add enters an endpoint; its hardware address derives from the first of its addresses.
+// Add adds an endpoint, which needs at least one address. Its hardware address derives from the
+// first one.
 func (t Table) Add(host netip.Addr, addresses ...netip.Addr) {
 	mac := MACOf(addresses[0])
 	t.Forward[mac] = host
@@ -66,12 +67,13 @@ type Entries struct {
 	h     *netlink.Handle
 	batch *batch
 	index int
-	// bridged devices have an entry each in their bridge's table besides.
+	// bridged says that the device is a port of a bridge. Each entry is then in the bridge's table
+	// too.
 	bridged bool
 }
 
-// Open returns a handle to the entries of the device with this index in namespace ns. A
-// bridged device is a port of a bridge.
+// Open returns a handle to the entries of the device with this index in the namespace ns. bridged
+// says that the device is a port of a bridge.
 func Open(ns *netns.Namespace, index int, bridged bool) (*Entries, error) {
 	h, err := ns.Netlink()
 	if err != nil {
@@ -85,14 +87,14 @@ func Open(ns *netns.Namespace, index int, bridged bool) (*Entries, error) {
 	return &Entries{h: h, batch: b, index: index, bridged: bridged}, nil
 }
 
-// Close lets go of the handle; the entries stay.
+// Close closes the handle. The entries remain in the kernel.
 func (e *Entries) Close() error {
 	e.h.Close()
 	return e.batch.close()
 }
 
-// Read returns what the kernel has. An entry that is in one of its two forwarding tables
-// only has the zero address for a host, which differs from whatever is wanted.
+// Read returns the entries in the kernel. If an entry is in only one of the two forwarding tables,
+// its host is the zero address, so that the next Write writes or deletes the entry.
 func (e *Entries) Read() (Table, error) {
 	t := NewTable(0)
 	list, err := e.list(unix.AF_BRIDGE)
@@ -105,7 +107,7 @@ func (e *Entries) Read() (Table, error) {
 		switch host, isAddr := netip.AddrFromSlice(n.IP); {
 		case !ok:
 		case n.Flags&netlink.NTF_MASTER != 0:
-			// The others are the device's own address.
+			// Entries without NOARP are the device's own addresses.
 			if n.State&netlink.NUD_NOARP != 0 {
 				onBridge[mac] = true
 			}
@@ -150,9 +152,9 @@ func macFrom(hw net.HardwareAddr) (MAC, bool) {
 	return MAC(hw), true
 }
 
-// Write brings the kernel from what it has to what is wanted, and touches nothing else:
-// new and changed entries first, then those that go. After an error the kernel has
-// something in between.
+// Write changes the entries in the kernel from has to want, and no others. It writes new and
+// changed entries before it deletes old ones. After an error only some of the changes may be in the
+// kernel.
 func (e *Entries) Write(has, want Table) error {
 	for mac, host := range want.Forward {
 		if old, ok := has.Forward[mac]; !ok || old != host {
@@ -166,7 +168,7 @@ func (e *Entries) Write(has, want Table) error {
 	}
 	for addr := range has.Neighbours {
 		if _, ok := want.Neighbours[addr]; !ok {
-			e.forgetNeighbour(addr)
+			e.deleteNeighbour(addr)
 		}
 	}
 	for mac := range has.Forward {
@@ -182,8 +184,8 @@ func (e *Entries) Write(has, want Table) error {
 
 const (
 	create = unix.NLM_F_CREATE | unix.NLM_F_REPLACE
-	// static is a state that the VXLAN device and the bridge both take for an entry that
-	// does not age; PERMANENT would make the address the bridge's own.
+	// static is a state for which both the VXLAN device and the bridge never expire an entry. With
+	// PERMANENT the bridge would treat the address as its own.
 	static = netlink.NUD_NOARP | netlink.NUD_REACHABLE
 )
 
@@ -196,7 +198,8 @@ func (e *Entries) forward(mac MAC, host netip.Addr) {
 	e.batch.add(unix.RTM_NEWNEIGH, create, 0, &m, attribute{netlink.NDA_DST, host.AsSlice()}, attribute{netlink.NDA_LLADDR, mac[:]})
 }
 
-// stopForwarding asks twice: the kernel forgets neither when it does not find the first.
+// stopForwarding sends one request for each table. One request for both would delete nothing if the
+// first table did not have the entry.
 func (e *Entries) stopForwarding(mac MAC) {
 	for _, flags := range []uint8{netlink.NTF_SELF, netlink.NTF_MASTER} {
 		if flags == netlink.NTF_MASTER && !e.bridged {
@@ -212,7 +215,7 @@ func (e *Entries) neighbour(addr netip.Addr, mac MAC) {
 	e.batch.add(unix.RTM_NEWNEIGH, create, 0, &m, attribute{netlink.NDA_DST, addr.AsSlice()}, attribute{netlink.NDA_LLADDR, mac[:]})
 }
 
-func (e *Entries) forgetNeighbour(addr netip.Addr) {
+func (e *Entries) deleteNeighbour(addr netip.Addr) {
 	m := netlink.Ndmsg{Family: family(addr), Index: uint32(e.index)}
 	e.batch.add(unix.RTM_DELNEIGH, 0, unix.ENOENT, &m, attribute{netlink.NDA_DST, addr.AsSlice()})
 }
@@ -224,7 +227,8 @@ func family(a netip.Addr) uint8 {
 	return unix.AF_INET6
 }
 
-// Pin enters a hardware address of this host at a bridge's port, instead of learning it.
+// Pin adds a static entry for a hardware address of this host at a port of the bridge, so that the
+// bridge need not learn it.
 func (e *Entries) Pin(port int, mac MAC) error {
 	m := netlink.Ndmsg{Family: unix.AF_BRIDGE, Index: uint32(port), State: static, Flags: netlink.NTF_MASTER}
 	e.batch.add(unix.RTM_NEWNEIGH, create, 0, &m, attribute{netlink.NDA_LLADDR, mac[:]})
