@@ -54,5 +54,10 @@ func TestControl_ImageOfARollbackStays(t *testing.T) {
 		if err := remove("demo:3"); err != nil {
 			t.Errorf("removal of an image that nobody needs: %v", err)
 		}
+		r.commit(raftstore.Create(&swarmv1.Image{Id: "second2name2of2what2runs2", Name: "docker.io/library/demo:stable", Digest: images["docker.io/library/demo:2"]}))
+		if err := remove("demo:2"); err != nil {
+			t.Errorf("removal of one of two names of what runs: %v", err)
+		}
+		refused(t, "removal of the last name of what runs", remove("demo:stable"), errdefs.IsFailedPrecondition, "used by service web")
 	})
 }

@@ -160,14 +160,17 @@ func (s *Server) recordCopy(ctx context.Context, digest, node string, edit func(
 	return stored, err
 }
 
-// RemoveImage makes the cluster forget an image, and has its nodes delete it unless another name or a service keeps it.
+// RemoveImage makes the cluster forget a name of an image. It has the nodes delete the image unless another name or a
+// service keeps it. Without force it refuses to remove the last name of an image that a service needs.
 func (s *Server) RemoveImage(ctx context.Context, req *swarmv1.RemoveClusterImageRequest) (*swarmv1.RemoveResponse, error) {
 	img, err := findImage(s.store.View(), req.GetId())
 	if err != nil {
 		return nil, err
 	}
-	if used := usedBy(s.store.View(), img.GetDigest()); len(used) > 0 && !req.GetForce() {
-		return nil, errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf("image %s is used by service %s (by its tasks, or for a rollback): remove the service first, or remove the image with --force", img.GetName(), strings.Join(used, ", ")))
+	if v := s.store.View(); names(v, img.GetDigest()) == 1 && !req.GetForce() {
+		if used := usedBy(v, img.GetDigest()); len(used) > 0 {
+			return nil, errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf("image %s is used by service %s (by its tasks, or for a rollback): remove the service first, or remove the image with --force", img.GetName(), strings.Join(used, ", ")))
+		}
 	}
 	_, err = s.write(ctx, 0, func(v *raftstore.View) ([]*swarmv1.Change, error) {
 		row, ok := v.Images.Get(img.GetId())
@@ -190,12 +193,7 @@ const dropPatience = 5 * time.Second
 // itself: nothing tells it to keep the copy.
 func (s *Server) dropCopies(ctx context.Context, digest string) {
 	v := s.store.View()
-	for img := range v.Images.All() {
-		if img.GetDigest() == digest {
-			return
-		}
-	}
-	if len(usedBy(v, digest)) > 0 {
+	if names(v, digest) > 0 || len(usedBy(v, digest)) > 0 {
 		return
 	}
 	for c := range v.ImageCopies.Prefix(digest + "/") {
@@ -209,6 +207,16 @@ func (s *Server) dropCopies(ctx context.Context, digest string) {
 			s.log.Info("copy of a removed image stays for now", "node", c.GetNodeId(), "digest", digest, "err", err)
 		}
 	}
+}
+
+// names counts the names of an image.
+func names(v *raftstore.View, digest string) (n int) {
+	for img := range v.Images.All() {
+		if img.GetDigest() == digest {
+			n++
+		}
+	}
+	return n
 }
 
 // usedBy names the services that need the digest: their revision, the one that a rollback leads to, or a live task's.
