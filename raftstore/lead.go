@@ -99,8 +99,8 @@ func (s *Store) watchLeadership(ctx context.Context) error {
 			if !leads {
 				continue
 			}
-			if err := s.raft.Barrier(0).Error(); err != nil {
-				continue // lost again; the next signal says so
+			if err := s.ask(ctx, "wait for the barrier of the term", func() raft.Future { return s.raft.Barrier(0) }); err != nil {
+				continue // lost again, and the next signal says so, or the store closes
 			}
 			s.log.Info("this manager leads", "node", s.cfg.NodeID, "index", s.fsm.applied.Load())
 			s.peers.reset()

@@ -224,7 +224,7 @@ func (s *Store) add(ctx context.Context, id string) error {
 		return err
 	}
 	if err := s.awaitCatchUp(ctx, id, index); err != nil {
-		undo := s.raft.RemoveServer(sid, 0, 0).Error()
+		undo := s.ask(context.WithoutCancel(ctx), "remove manager "+id, func() raft.Future { return s.raft.RemoveServer(sid, 0, 0) })
 		return errors.Join(fmt.Errorf("add manager %s: it did not catch up: %w", id, err), undo)
 	}
 	return s.ask(ctx, "add manager "+id, func() raft.Future { return s.raft.AddVoter(sid, addr, 0, 0) })
