@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/moby/sys/mountinfo"
 )
 
 // mountDisk gives the host's state folder a file system of its own, when the playground wants that: a file beside the
@@ -20,11 +22,11 @@ func (r *record) mountDisk(h *hostRecord) error {
 		return nil
 	}
 	dir, image := r.stateDir(h.Name), filepath.Join(r.Root, h.Name+".disk")
-	mounts, err := readMounts()
+	mounts, err := mountinfo.GetMounts(nil)
 	if err != nil {
 		return err
 	}
-	if slices.ContainsFunc(mounts, func(m mount) bool { return m.target == dir }) {
+	if slices.ContainsFunc(mounts, func(m *mountinfo.Info) bool { return m.Mountpoint == dir }) {
 		return nil
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {

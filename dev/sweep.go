@@ -3,7 +3,6 @@
 package dev
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -14,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
 	"swarm/overlay/netns"
@@ -180,21 +180,21 @@ func within(path, dir string) bool {
 // unmount takes off everything under the scope's folders, the deepest first.
 func (s Scope) unmount() error {
 	for range 5 {
-		mounts, err := readMounts()
+		mounts, err := mountinfo.GetMounts(nil)
 		if err != nil {
 			return err
 		}
-		mounts = slices.DeleteFunc(mounts, func(m mount) bool { return !s.holds(m.target) })
+		mounts = slices.DeleteFunc(mounts, func(m *mountinfo.Info) bool { return !s.holds(m.Mountpoint) })
 		if len(mounts) == 0 {
 			return nil
 		}
 		// The table is in order of mounting: backwards, what lies on top goes first.
 		slices.Reverse(mounts)
-		slices.SortStableFunc(mounts, func(a, b mount) int { return len(b.target) - len(a.target) })
+		slices.SortStableFunc(mounts, func(a, b *mountinfo.Info) int { return len(b.Mountpoint) - len(a.Mountpoint) })
 		for _, m := range mounts {
-			err := unix.Unmount(m.target, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+			err := unix.Unmount(m.Mountpoint, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
 			if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
-				return fmt.Errorf("unmount %s: %w", m.target, err)
+				return fmt.Errorf("unmount %s: %w", m.Mountpoint, err)
 			}
 		}
 	}
@@ -204,13 +204,13 @@ func (s Scope) unmount() error {
 // removeFiles deletes the scope's folders, and refuses while anything is mounted
 // there: it would delete what is mounted.
 func (s Scope) removeFiles() error {
-	mounts, err := readMounts()
+	mounts, err := mountinfo.GetMounts(nil)
 	if err != nil {
 		return err
 	}
 	for _, m := range mounts {
-		if s.holds(m.target) {
-			return fmt.Errorf("%s is still mounted: nothing removed", m.target)
+		if s.holds(m.Mountpoint) {
+			return fmt.Errorf("%s is still mounted: nothing removed", m.Mountpoint)
 		}
 	}
 	var errs []error
@@ -220,54 +220,19 @@ func (s Scope) removeFiles() error {
 	return errors.Join(errs...)
 }
 
-type mount struct{ target, fstype string }
-
-func readMounts() ([]mount, error) {
-	f, err := os.Open("/proc/self/mountinfo")
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	var mounts []mount
-	lines := bufio.NewScanner(f)
-	lines.Buffer(nil, 1<<20)
-	for lines.Scan() {
-		if m, ok := parseMount(lines.Text()); ok {
-			mounts = append(mounts, m)
-		}
-	}
-	return mounts, lines.Err()
-}
-
-// parseMount reads a line of mountinfo(5): the fifth field is the target, and the
-// first after a lone dash the file system's type.
-func parseMount(line string) (mount, bool) {
-	before, after, ok := strings.Cut(line, " - ")
-	left, right := strings.Fields(before), strings.Fields(after)
-	if !ok || len(left) < 5 || len(right) < 1 {
-		return mount{}, false
-	}
-	return mount{target: unescape(left[4]), fstype: right[0]}, true
-}
-
-// unescape undoes the octal escapes of blanks and backslashes.
-func unescape(s string) string {
-	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
-}
-
 // cgroupDirs lists the scope's cgroups in every hierarchy, as folders.
 func (s Scope) cgroupDirs() []string {
-	mounts, err := readMounts()
+	mounts, err := mountinfo.GetMounts(nil)
 	if err != nil {
 		return nil
 	}
 	var dirs []string
 	for _, m := range mounts {
-		if m.fstype != "cgroup" && m.fstype != "cgroup2" {
+		if m.FSType != "cgroup" && m.FSType != "cgroup2" {
 			continue
 		}
 		for _, c := range s.Cgroups {
-			if dir := filepath.Join(m.target, c); isDir(dir) {
+			if dir := filepath.Join(m.Mountpoint, c); isDir(dir) {
 				dirs = append(dirs, dir)
 			}
 		}

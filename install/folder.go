@@ -10,8 +10,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
 	"swarm/internal/tree"
@@ -55,22 +55,18 @@ func RemoveFolder(ctx context.Context, dir string) (bool, error) {
 	return true, nil
 }
 
-// mountsBelow lists the mount points below a folder. The last one mounted comes first, because it may be below
-// another one.
+// mountsBelow lists the mount points below a folder. The last one mounted comes first, because it may be
+// below another one.
 func mountsBelow(dir string) ([]string, error) {
-	text, err := os.ReadFile("/proc/self/mountinfo")
+	mounts, err := mountinfo.GetMounts(mountinfo.PrefixFilter(dir))
 	if err != nil {
 		return nil, err
 	}
-	// proc(5): these characters are written as octal numbers.
-	plain := strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
 	var found []string
-	for line := range strings.Lines(string(text)) {
-		fields := strings.Fields(line)
-		if len(fields) > 4 && strings.HasPrefix(plain.Replace(fields[4]), dir+"/") {
-			found = append(found, plain.Replace(fields[4]))
+	for _, m := range slices.Backward(mounts) {
+		if m.Mountpoint != dir {
+			found = append(found, m.Mountpoint)
 		}
 	}
-	slices.Reverse(found)
 	return found, nil
 }
