@@ -30,19 +30,19 @@ const (
 	pipeBytes = 256 << 10
 	// copyBytes is how much is read at once.
 	copyBytes = 16 << 10
-	// Output gathers in the pipe between two reads, because a shim that is woken for every line takes more
-	// time than the writer. The first line after a pause is read at once.
+	// Output gathers in the pipe between two reads, because a shim that is woken for every line
+	// takes more time than the writer. The first line after a pause is read at once.
 	minGather, maxGather = 250 * time.Microsecond, 5 * time.Millisecond
 )
 
-// output copies one stream of a container into its file. containerd's shim ends a copy whose write fails:
-// with a full disk the container would hang in its next write, for good. The container therefore writes into
-// a pipe, and output copies from there into the file. While the file takes no writes, a bounded amount stays
-// in memory, so that the container never waits for a disk.
+// output copies one stream of a container into its file. containerd's shim ends a copy whose write
+// fails: with a full disk the container would hang in its next write, for good. The container
+// therefore writes into a pipe, and output copies from there into the file. While the file takes no
+// writes, a bounded amount stays in memory, so that the container never waits for a disk.
 //
-// output reads and writes rather than splices, because splice locks the pipe while the file is written, and
-// the container waits: a writer of 100-byte lines got 0.59 of its speed with a bare file by splice, and 0.8 to
-// 0.9 by copies.
+// output reads and writes rather than splices, because splice locks the pipe while the file is
+// written, and the container waits: a writer of 100-byte lines got 0.59 of its speed with a bare
+// file by splice, and 0.8 to 0.9 by copies.
 type output struct {
 	from   *reader
 	to     *os.File
@@ -183,8 +183,8 @@ func (o *output) run() {
 	}
 }
 
-// carry copies the stream into the file until the stream ends, or until the file takes no more: then it
-// keeps the rest in held. It reports whether the stream has ended.
+// carry copies the stream into the file until the stream ends, or until the file takes no more:
+// then it keeps the rest in held. It reports whether the stream has ended.
 func (o *output) carry() (ended bool) {
 	if err := o.from.SetReadDeadline(time.Time{}); err != nil {
 		return true
@@ -195,30 +195,23 @@ func (o *output) carry() (ended bool) {
 	buf := make([]byte, copyBytes) // a stream that stays empty needs none
 	wait, gathered := minGather, 0
 	for {
-		n, err := o.from.TryRead(buf)
-		written, refused := o.to.Write(buf[:n])
-		if refused != nil {
-			o.add(buf[written:n])
-		}
-		switch gathered += n; {
-		case err != nil:
-			return true
-		case refused != nil:
-			return false
-		case n == 0:
-			err = o.from.wait()
-		case n < copyBytes: // the pipe is empty
-			wait, gathered = gather(wait, gathered), 0
-			time.Sleep(wait)
-		}
+		n, err := o.from.Read(buf)
 		if err != nil {
 			return true
+		}
+		if written, err := o.to.Write(buf[:n]); err != nil {
+			o.add(buf[written:n])
+			return false
+		}
+		if gathered += n; n < copyBytes { // the pipe is empty
+			wait, gathered = gather(wait, gathered), 0
+			time.Sleep(wait)
 		}
 	}
 }
 
-// gather says how long output gathers next, given how much came in the time before. The pipe should be
-// neither full, which stops the writer, nor nearly empty.
+// gather says how long output gathers next, given how much came in the time before. The pipe should
+// be neither full, which stops the writer, nor nearly empty.
 func gather(last time.Duration, bytes int) time.Duration {
 	switch {
 	case bytes > pipeBytes/2:
