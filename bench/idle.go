@@ -13,8 +13,8 @@ import (
 // idleFor is how long nothing is asked of a cluster that is measured at rest.
 const idleFor = 30 * time.Second
 
-// idle: what a manager, a worker and the runtime beside it cost while nothing happens, against a manager
-// of Docker's that is idle at the same time, and what 50 containers add.
+// idle: what a manager, a worker and the runtime beside it cost while nothing happens, against a
+// manager of Docker's that is idle at the same time, and what 50 containers add.
 func idle(ctx context.Context, e env) error {
 	docker, err := newDockerCluster(ctx, e, 1, 1)
 	if err != nil {
@@ -63,8 +63,8 @@ func idle(ctx context.Context, e env) error {
 	return fifty(ctx, c)
 }
 
-// rest waits until the work of the start is over, and returns the processor time that two sets of processes
-// use in idleFor after it.
+// rest waits until the work of the start is over, and returns the processor time that two sets of
+// processes use in idleFor after it.
 func rest(ctx context.Context, a, b []process) (ofA, ofB time.Duration, err error) {
 	if err := pause.For(ctx, 25*time.Second); err != nil {
 		return 0, 0, err

@@ -109,8 +109,8 @@ func unknownFlag(c *cobra.Command) string {
 	return ""
 }
 
-// codeBadFlag is the exit code for an unknown flag or a value that a flag does not take, as in Docker. Other wrong
-// command lines exit with 1.
+// codeBadFlag is the exit code for an unknown flag or a value that a flag does not take, as in
+// Docker. Other wrong command lines exit with 1.
 const codeBadFlag = 125
 
 // codedError is an error that ends the process with a code of its own.

@@ -76,7 +76,8 @@ func refused(t *testing.T, line string, got result, want string) {
 // badFlag matches what is said of a flag, or of the value it was given.
 var badFlag = regexp.MustCompile(`^Error: (unknown (shorthand )?flag|flag needs an argument|invalid argument "[^\n]*" for "|--[a-z-]+: )`)
 
-// The codes of Docker's command line: 125 for a flag that is not known or takes no such value, else 1.
+// The codes of Docker's command line: 125 for a flag that is not known or takes no such value, else
+// 1.
 func TestFlagErrors_ExitCode(t *testing.T) {
 	for line, want := range map[string]int{
 		"service create --bogus x": 125, "service ls --bogus": 125, "service create --replicas abc x": 125, "service create --network": 125,

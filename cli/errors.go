@@ -192,8 +192,8 @@ func (a *app) explain(err error) error {
 // transportFailure matches how package transport words a failed dial, with the address before it.
 var transportFailure = regexp.MustCompile(`(\S+): (connection refused: is swarm|no route to it: |no answer: )`)
 
-// notDialled reports whether an error is of the connection to the daemon. A daemon tells in the words of
-// package transport of other hosts too.
+// notDialled reports whether an error is of the connection to the daemon. A daemon tells in the
+// words of package transport of other hosts too.
 func (a *app) notDialled(text string) bool {
 	if m := transportFailure.FindStringSubmatch(text); m != nil {
 		t, _ := a.target()
@@ -202,8 +202,8 @@ func (a *app) notDialled(text string) bool {
 	return dialFailure.MatchString(text)
 }
 
-// unreached is why a connection by TCP failed, with what to check: the words that package transport puts
-// after the address.
+// unreached is why a connection by TCP failed, with what to check: the words that package transport
+// puts after the address.
 func unreached(text string, t Target) string {
 	if _, why, ok := strings.Cut(text, t.Address+": "); ok {
 		return strings.TrimSuffix(why, `"`)

@@ -27,8 +27,8 @@ import (
 const (
 	// logTail is how much is shown of the log of a daemon that died, in bytes.
 	logTail = 2 << 10
-	// lockTimeout bounds how long a daemon that was killed may hold its lock: the kernel ends its threads, and
-	// children that it was just starting, one after another.
+	// lockTimeout bounds how long a daemon that was killed may hold its lock: the kernel ends its
+	// threads, and children that it was just starting, one after another.
 	lockTimeout = 3 * time.Second
 	// endTimeout bounds how long a daemon may take to end after SIGTERM.
 	endTimeout = 20 * time.Second
@@ -36,9 +36,10 @@ const (
 	lockPoll = 20 * time.Millisecond
 )
 
-// Detach starts a daemon that outlives this process, its terminal and its session, and returns when the daemon is
-// ready. The daemon is named program in its command line and runs the file content. The error is ErrUnavailable,
-// with the end of its log, if it ended or was not ready when ctx ended; then it has been killed.
+// Detach starts a daemon that outlives this process, its terminal and its session, and returns when
+// the daemon is ready. The daemon is named program in its command line and runs the file content.
+// The error is ErrUnavailable, with the end of its log, if it ended or was not ready when ctx
+// ended; then it has been killed.
 func Detach(ctx context.Context, program, content, logFile string) (pid int, err error) {
 	if err := private.Folder(filepath.Dir(logFile)); err != nil {
 		return 0, err
@@ -71,10 +72,11 @@ func Detach(ctx context.Context, program, content, logFile string) (pid int, err
 	return cmd.Process.Pid, nil
 }
 
-// awaitReady returns when the daemon has reported that it is ready. It kills the daemon when ctx ends before.
+// awaitReady returns when the daemon has reported that it is ready. It kills the daemon when ctx
+// ends before.
 func awaitReady(ctx context.Context, cmd *exec.Cmd, ready *notify.Socket) error {
-	// A daemon that dies reports nothing: its end unblocks the wait. A daemon that serves outlives this process,
-	// and is reaped by the init process.
+	// A daemon that dies reports nothing: its end unblocks the wait. A daemon that serves outlives
+	// this process, and is reaped by the init process.
 	died := make(chan struct{})
 	go func() {
 		_ = cmd.Wait() // the result is in ProcessState
@@ -129,7 +131,8 @@ func EndDaemon(pid int, stateDir string) error {
 	return nil
 }
 
-// LockState makes sure that only one daemon uses a state folder. It makes the folder if there is none.
+// LockState makes sure that only one daemon uses a state folder. It makes the folder if there is
+// none.
 func LockState(dir string) (unlock func(), err error) {
 	if err := private.Folder(dir); err != nil {
 		return nil, err
@@ -161,8 +164,8 @@ func lock(f *os.File, timeout time.Duration) bool {
 	}
 }
 
-// DaemonBehind returns the process that listens on a socket. Errors: fs.ErrNotExist and ECONNREFUSED if none
-// does.
+// DaemonBehind returns the process that listens on a socket. Errors: fs.ErrNotExist and
+// ECONNREFUSED if none does.
 func DaemonBehind(socket string) (int, error) {
 	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Net: "unix", Name: socket})
 	if err != nil {

@@ -17,8 +17,9 @@ import (
 	"swarm/internal/tree"
 )
 
-// RemoveFolder unmounts everything below dir and removes dir with its content. If dir is itself a mount point or a
-// symbolic link, the operator made it: then only its content is removed. It reports whether there was a folder.
+// RemoveFolder unmounts everything below dir and removes dir with its content. If dir is itself a
+// mount point or a symbolic link, the operator made it: then only its content is removed. It
+// reports whether there was a folder.
 func RemoveFolder(ctx context.Context, dir string) (bool, error) {
 	real, err := filepath.EvalSymlinks(dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -41,7 +42,8 @@ func RemoveFolder(ctx context.Context, dir string) (bool, error) {
 		return false, err
 	}
 	for _, e := range entries {
-		// Containers may have nested folders in volumes to any depth, which os.RemoveAll cannot remove.
+		// Containers may have nested folders in volumes to any depth, which os.RemoveAll cannot
+		// remove.
 		if err := tree.RemoveAll(ctx, filepath.Join(real, e.Name())); err != nil {
 			return true, err
 		}
@@ -55,8 +57,8 @@ func RemoveFolder(ctx context.Context, dir string) (bool, error) {
 	return true, nil
 }
 
-// mountsBelow lists the mount points below a folder. The last one mounted comes first, because it may be
-// below another one.
+// mountsBelow lists the mount points below a folder. The last one mounted comes first, because it
+// may be below another one.
 func mountsBelow(dir string) ([]string, error) {
 	mounts, err := mountinfo.GetMounts(mountinfo.PrefixFilter(dir))
 	if err != nil {

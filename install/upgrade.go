@@ -36,12 +36,13 @@ type Staged struct {
 	Version *swarmv1.VersionInfo
 }
 
-// maxProgram bounds the size of a file that is taken for a program, in bytes; swarm has some 50 MiB.
+// maxProgram bounds the size of a file that is taken for a program, in bytes; swarm has some 50
+// MiB.
 const maxProgram = 1 << 30
 
-// Stage copies the program at path into a folder of its own in stateDir, which only root can write, and asks
-// the copy for its version. Install the copy: the file at path may change. release removes the copy. The
-// error is ErrInvalidArgument if the file is not a swarm that runs on this host.
+// Stage copies the program at path into a folder of its own in stateDir, which only root can write,
+// and asks the copy for its version. Install the copy: the file at path may change. release removes
+// the copy. The error is ErrInvalidArgument if the file is not a swarm that runs on this host.
 func Stage(ctx context.Context, path, stateDir string) (p Staged, release func() error, err error) {
 	dir, err := os.MkdirTemp(stateDir, "upgrade-")
 	if err != nil {
@@ -58,7 +59,8 @@ func Stage(ctx context.Context, path, stateDir string) (p Staged, release func()
 	return p, release, nil
 }
 
-// copyRegular copies a regular file. It refuses every other kind, and does not wait for the writer of a FIFO.
+// copyRegular copies a regular file. It refuses every other kind, and does not wait for the writer
+// of a FIFO.
 func copyRegular(path, to string) error {
 	from, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
@@ -106,8 +108,8 @@ func inspect(ctx context.Context, path, staged string) (Staged, error) {
 	return Staged{Path: staged, Version: &v}, nil
 }
 
-// Replace installs a staged program in the place of the one that the daemon behind socket runs, and has the
-// daemon exec it. It returns where that is, and what puts the former program back.
+// Replace installs a staged program in the place of the one that the daemon behind socket runs, and
+// has the daemon exec it. It returns where that is, and what puts the former program back.
 func Replace(socket string, p Staged) (installed string, undo func() error, err error) {
 	pid, err := DaemonBehind(socket)
 	if err != nil {
@@ -128,8 +130,8 @@ func Replace(socket string, p Staged) (installed string, undo func() error, err 
 	return installed, undo, nil
 }
 
-// putInPlace replaces target by a copy of file in one step, and returns what undoes it. The former target stays
-// beside it as NAME.old.
+// putInPlace replaces target by a copy of file in one step, and returns what undoes it. The former
+// target stays beside it as NAME.old.
 func putInPlace(file, target string) (undo func() error, err error) {
 	from, err := os.Open(file)
 	if err != nil {

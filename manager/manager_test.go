@@ -174,7 +174,8 @@ func TestManager_GoneForTheSessionTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
 		a := r.join("host-a")
-		// Between two heartbeats, which come each second: the node was heard last half a second before.
+		// Between two heartbeats, which come each second: the node was heard last half a second
+		// before.
 		time.Sleep(20*time.Second + 500*time.Millisecond)
 		a.cancel()
 		time.Sleep(9 * time.Second)

@@ -288,8 +288,9 @@ func (s *Store) removeSelf(ctx context.Context) error {
 	}
 }
 
-// ask gives Raft a request and waits for the answer or for the end of ctx. It gives Raft nothing once the
-// store closes, because a Raft that shuts down leaves some requests unanswered (see quiesce).
+// ask gives Raft a request and waits for the answer or for the end of ctx. It gives Raft nothing
+// once the store closes, because a Raft that shuts down leaves some requests unanswered (see
+// quiesce).
 func (s *Store) ask(ctx context.Context, what string, request func() raft.Future) error {
 	if !s.queue.enter() {
 		return fmt.Errorf("%s: %w", what, errClosed)

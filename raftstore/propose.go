@@ -53,8 +53,8 @@ type queue struct {
 // down.
 const quiesceTimeout = 2 * time.Second
 
-// enter reports whether a request may be given to Raft. The caller must call inFlight.Done after Raft
-// has answered it.
+// enter reports whether a request may be given to Raft. The caller must call inFlight.Done after
+// Raft has answered it.
 func (q *queue) enter() bool {
 	q.submit.Lock()
 	defer q.submit.Unlock()
@@ -65,9 +65,9 @@ func (q *queue) enter() bool {
 	return true
 }
 
-// quiesce stops giving entries and requests to Raft and waits until Raft has answered those in flight.
-// It must run before Raft is shut down, because Raft never answers an entry that is committed but not
-// yet applied at that moment, nor a request that no loop of Raft has taken.
+// quiesce stops giving entries and requests to Raft and waits until Raft has answered those in
+// flight. It must run before Raft is shut down, because Raft never answers an entry that is
+// committed but not yet applied at that moment, nor a request that no loop of Raft has taken.
 func (q *queue) quiesce() {
 	q.submit.Lock()
 	q.stopped = true

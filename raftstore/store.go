@@ -19,7 +19,8 @@ import (
 	"swarm/internal/ident"
 )
 
-// Timeouts are the timeouts of Raft and of requests to the leader. A zero field selects the default.
+// Timeouts are the timeouts of Raft and of requests to the leader. A zero field selects the
+// default.
 type Timeouts struct {
 	// Heartbeat is how long a follower waits for a heartbeat before it starts an election. 500 ms.
 	Heartbeat time.Duration

@@ -87,8 +87,8 @@ func (b *broker) append(index uint64, changes []RowChange) {
 	}
 }
 
-// dropOld drops all changes but the newest, which take at most restBytes. A watcher that has read the
-// dropped changes goes on. A watcher that has not read them gets ErrResync.
+// dropOld drops all changes but the newest, which take at most restBytes. A watcher that has read
+// the dropped changes goes on. A watcher that has not read them gets ErrResync.
 func (b *broker) dropOld() {
 	b.mu.Lock()
 	defer b.mu.Unlock()

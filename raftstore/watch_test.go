@@ -71,7 +71,8 @@ func TestWatch_InOrderWithoutGapAndResync(t *testing.T) {
 	}
 }
 
-// dropOld keeps little, and nothing of a large batch. Watchers that have read everything do not notice.
+// dropOld keeps little, and nothing of a large batch. Watchers that have read everything do not
+// notice.
 func TestWatch_DropOld(t *testing.T) {
 	f := newFSM()
 	s := &Store{fsm: f, closed: make(chan struct{})}

@@ -14,10 +14,10 @@ import (
 	"swarm/scenarios/probe"
 )
 
-// TestKill_Ends kills the daemon, the runtime and both, in turn, while tasks end: some before the kill,
-// some while the process is away, and some while the next process takes the containers over. The
-// manager must learn of every end with its exit code. ROUNDS is the number of rounds, default 3; SEED
-// replays the moments.
+// TestKill_Ends kills the daemon, the runtime and both, in turn, while tasks end: some before the
+// kill, some while the process is away, and some while the next process takes the containers over.
+// The manager must learn of every end with its exit code. ROUNDS is the number of rounds, default
+// 3; SEED replays the moments.
 func TestKill_Ends(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes half a minute")

@@ -12,9 +12,9 @@ import (
 	"swarm/scenarios/probe"
 )
 
-// TestAddressChanges gives a worker another address while its daemon is stopped, as DHCP does. Without
-// any manual step the cluster must show the new address, other hosts must reach the worker's tasks by
-// the mesh and by their network, and exec and logs must work.
+// TestAddressChanges gives a worker another address while its daemon is stopped, as DHCP does.
+// Without any manual step the cluster must show the new address, other hosts must reach the
+// worker's tasks by the mesh and by their network, and exec and logs must work.
 func TestAddressChanges(t *testing.T) {
 	if _, err := exec.LookPath("nsenter"); err != nil {
 		skip(t, "the address of a host is changed with nsenter and ip")

@@ -15,12 +15,12 @@ import (
 	"swarm/install"
 )
 
-// startTimeout bounds how long a daemon may take to answer. It takes well under a second unless the disk is very
-// slow.
+// startTimeout bounds how long a daemon may take to answer. It takes well under a second unless the
+// disk is very slow.
 const startTimeout = 60 * time.Second
 
-// startDaemon starts a daemon with the default options, as a service if systemd is the init, and returns when it
-// answers. It returns nil if a daemon runs already.
+// startDaemon starts a daemon with the default options, as a service if systemd is the init, and
+// returns when it answers. It returns nil if a daemon runs already.
 func startDaemon(ctx context.Context, r cli.StartRequest) (*cli.StartedDaemon, error) {
 	switch conn, err := net.Dial("unix", r.Socket); {
 	case err == nil:

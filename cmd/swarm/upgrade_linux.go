@@ -27,8 +27,8 @@ func (upgrader) Replace(_ context.Context, socket string, p cli.Program) (string
 	return install.Replace(socket, install.Staged(p))
 }
 
-// become replaces this process by the installed program, which reports to the same starter. It returns only if
-// that fails.
+// become replaces this process by the installed program, which reports to the same starter. It
+// returns only if that fails.
 func become(s notify.Starter) error {
 	program, err := os.Executable() // the path from the start of this process, where the new program is now
 	if err != nil {

@@ -13,10 +13,10 @@ import (
 // mapping is a range of addresses.
 type mapping struct{ from, to uintptr }
 
-// unmapShared tells the kernel that the pages of memory-mapped databases are not needed now: those of the
-// log, of the worker and of containerd, which grow as tasks come and go. Unlike MADV_DONTNEED,
-// MADV_PAGEOUT loses no data if a database maps its file anew at this moment and the addresses become
-// another mapping's. It is a hint: on a kernel before 5.4 nothing happens.
+// unmapShared tells the kernel that the pages of memory-mapped databases are not needed now: those
+// of the log, of the worker and of containerd, which grow as tasks come and go. Unlike
+// MADV_DONTNEED, MADV_PAGEOUT loses no data if a database maps its file anew at this moment and the
+// addresses become another mapping's. It is a hint: on a kernel before 5.4 nothing happens.
 func unmapShared() {
 	maps, err := os.ReadFile("/proc/self/maps")
 	if err != nil {
@@ -28,7 +28,8 @@ func unmapShared() {
 	}
 }
 
-// shared finds the mappings of files that are shared and read only. maps is the text of /proc/PID/maps.
+// shared finds the mappings of files that are shared and read only. maps is the text of
+// /proc/PID/maps.
 func shared(maps string) []mapping {
 	var out []mapping
 	for line := range strings.Lines(maps) {

@@ -1,8 +1,8 @@
 //go:build linux
 
-// Package footprint gives memory that a process no longer uses back to the kernel once the process is at
-// rest. Go gives heap back too, but over minutes, and only what a garbage collection has freed; a process at
-// rest runs none. The daemon and the runtime call Keep.
+// Package footprint gives memory that a process no longer uses back to the kernel once the process
+// is at rest. Go gives heap back too, but over minutes, and only what a garbage collection has
+// freed; a process at rest runs none. The daemon and the runtime call Keep.
 package footprint
 
 import (
@@ -26,8 +26,8 @@ const (
 // service's creation and removal it costs nothing that can be measured.
 const garbage = 50
 
-// Keep collects garbage earlier than Go does by itself, unless GOGC is set, and calls trim whenever the
-// process comes to rest after work or after its start. It returns when ctx ends.
+// Keep collects garbage earlier than Go does by itself, unless GOGC is set, and calls trim whenever
+// the process comes to rest after work or after its start. It returns when ctx ends.
 func Keep(ctx context.Context, trim func()) {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(garbage)
@@ -52,9 +52,9 @@ func Keep(ctx context.Context, trim func()) {
 	}
 }
 
-// Free gives unused heap and the pages of memory-mapped databases back to the kernel. It collects garbage
-// twice, because what a sync.Pool holds survives the first collection: the buffers of gRPC and of copies
-// take megabytes after an image has been pulled.
+// Free gives unused heap and the pages of memory-mapped databases back to the kernel. It collects
+// garbage twice, because what a sync.Pool holds survives the first collection: the buffers of gRPC
+// and of copies take megabytes after an image has been pulled.
 func Free() {
 	runtime.GC()
 	debug.FreeOSMemory()

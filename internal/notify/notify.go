@@ -1,8 +1,9 @@
 //go:build linux
 
-// Package notify tells whoever started a daemon when it is ready, with systemd's protocol (sd_notify(3)): the
-// starter names a datagram socket in the environment, and the daemon writes lines such as READY=1 into it. The
-// swarm command and systemd listen in the same way. It has no goroutines.
+// Package notify tells whoever started a daemon when it is ready, with systemd's protocol
+// (sd_notify(3)): the starter names a datagram socket in the environment, and the daemon writes
+// lines such as READY=1 into it. The swarm command and systemd listen in the same way. It has no
+// goroutines.
 package notify
 
 import (
@@ -56,18 +57,19 @@ func (s *Socket) Wait() error {
 // Close ends Wait.
 func (s *Socket) Close() error { return s.conn.Close() }
 
-// Starter is the address of the socket at which the starter of this process listens. It is empty if no
-// starter listens.
+// Starter is the address of the socket at which the starter of this process listens. It is empty if
+// no starter listens.
 type Starter string
 
-// TakeStarter reads the address from the environment and removes it there, so that child processes do not
-// report in this process's name.
+// TakeStarter reads the address from the environment and removes it there, so that child processes
+// do not report in this process's name.
 func TakeStarter() (Starter, error) {
 	address := os.Getenv(variable)
 	return Starter(address), os.Unsetenv(variable)
 }
 
-// Tell reports a state to the starter: one or more lines of sd_notify(3). Without a starter it does nothing.
+// Tell reports a state to the starter: one or more lines of sd_notify(3). Without a starter it does
+// nothing.
 func (s Starter) Tell(state string) error {
 	if s == "" {
 		return nil
@@ -83,8 +85,8 @@ func (s Starter) Tell(state string) error {
 	return nil
 }
 
-// Env is the environment of a program that replaces this one by exec. It names the starter only if that is
-// still there: a service manager goes on listening, a swarm command has ended.
+// Env is the environment of a program that replaces this one by exec. It names the starter only if
+// that is still there: a service manager goes on listening, a swarm command has ended.
 func (s Starter) Env() []string {
 	if s == "" || strings.HasPrefix(string(s), ownPrefix) {
 		return nil

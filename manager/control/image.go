@@ -160,8 +160,9 @@ func (s *Server) recordCopy(ctx context.Context, digest, node string, edit func(
 	return stored, err
 }
 
-// RemoveImage makes the cluster forget a name of an image. It has the nodes delete the image unless another name or a
-// service keeps it. Without force it refuses to remove the last name of an image that a service needs.
+// RemoveImage makes the cluster forget a name of an image. It has the nodes delete the image unless
+// another name or a service keeps it. Without force it refuses to remove the last name of an image
+// that a service needs.
 func (s *Server) RemoveImage(ctx context.Context, req *swarmv1.RemoveClusterImageRequest) (*swarmv1.RemoveResponse, error) {
 	img, err := findImage(s.store.View(), req.GetId())
 	if err != nil {

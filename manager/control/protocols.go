@@ -13,9 +13,9 @@ import (
 // Protocols is the table of the protocols that the cluster port of a manager speaks (ALPN), and of
 // who may have a connection for each. It stands before Rules, which judges the calls of gRPC: there
 // a stranger and nobody may call, so they may connect. What it says of Raft holds for nodes whose
-// certificate says that they are managers; the transport refuses others, and raftstore.Store.CheckPeer
-// tells former managers from those that the replica does not know yet. Roots are read off the
-// handshake: there is no connection to judge.
+// certificate says that they are managers; the transport refuses others, and
+// raftstore.Store.CheckPeer tells former managers from those that the replica does not know yet.
+// Roots are read off the handshake: there is no connection to judge.
 func Protocols() map[string]Rule {
 	return map[string]Rule{
 		transport.ProtoGRPC: {Serve, "call", anonymous | anyNode | user | expired | stranger},

@@ -84,8 +84,8 @@ func nameFree(v *raftstore.View, name string) error {
 	return errdefs.ErrAlreadyExists.WithMessage(fmt.Sprintf("service name %s is already taken by service %s: choose another name%s", name, svc.GetId(), remedy))
 }
 
-// sameButForCase refuses a name that differs only in case from that of another object. remedy says what
-// the user can do besides choosing another name.
+// sameButForCase refuses a name that differs only in case from that of another object. remedy says
+// what the user can do besides choosing another name.
 func sameButForCase(kind, name, other, id, remedy string) error {
 	return errdefs.ErrAlreadyExists.WithMessage(fmt.Sprintf(
 		"%s name %s differs only in case from that of %s %s (%s), and DNS knows no case: choose another name%s", kind, name, kind, other, id, remedy))

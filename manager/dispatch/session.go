@@ -176,8 +176,8 @@ func (x *session) take() work {
 	defer x.mu.Unlock()
 	w := work{whole: x.whole, dirty: x.dirty, view: x.view, acks: x.acks, marks: x.progress.marks, departs: x.departs}
 	if w.view != nil {
-		// A session that begins is marked with a newer view than the one that the follower of the store is about to
-		// mark it with. A worker must never be told of an older state.
+		// A session that begins is marked with a newer view than the one that the follower of the
+		// store is about to mark it with. A worker must never be told of an older state.
 		if w.view.Index() < x.given {
 			w.view = x.latest()
 		}

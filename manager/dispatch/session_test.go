@@ -7,8 +7,9 @@ import (
 	"swarm/raftstore"
 )
 
-// A session begins with a view that is newer than the one which the follower of the store marks it with next. The
-// worker is not told of the older state again, and then a task that was stopped, or removed, does not start anew.
+// A session begins with a view that is newer than the one which the follower of the store marks it
+// with next. The worker is not told of the older state again, and then a task that was stopped, or
+// removed, does not start anew.
 func TestSession_NeverGoesBack(t *testing.T) {
 	task := func(id string, version uint64, desired swarmv1.TaskState) *swarmv1.Task {
 		return &swarmv1.Task{Id: id, ServiceId: "s", Slot: 1, NodeId: "n", DesiredState: desired, Meta: &swarmv1.Meta{Version: version}}

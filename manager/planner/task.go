@@ -42,8 +42,8 @@ func (t *task) failure() bool {
 	return t.state() == swarmv1.TaskState_FAILED || t.state() == swarmv1.TaskState_REJECTED
 }
 
-// endedEarly reports whether the task ended by itself although its restart policy lets no task of the
-// service end.
+// endedEarly reports whether the task ended by itself although its restart policy lets no task of
+// the service end.
 func (t *task) endedEarly() bool {
 	return t.failure() || t.state() == swarmv1.TaskState_COMPLETE && t.revision.restart.condition == swarmv1.RestartPolicy_ANY
 }

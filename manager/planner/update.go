@@ -273,9 +273,9 @@ func (r *run) within(since time.Time, d time.Duration) bool {
 }
 
 // failedTask returns a task of the slot that failed in this update, or nil. The update must have
-// created the task, and the task must have ended by itself before it had run for the monitor time. A
-// task that ended with exit code 0 has failed, too, if its restart policy starts another one after it,
-// because the service is not meant to end.
+// created the task, and the task must have ended by itself before it had run for the monitor time.
+// A task that ended with exit code 0 has failed, too, if its restart policy starts another one
+// after it, because the service is not meant to end.
 func (r *run) failedTask(s *slot, monitor time.Duration) *task {
 	update := r.service.row.GetUpdateStatus().GetStartedVersion()
 	for _, t := range s.tasks {

@@ -119,8 +119,8 @@ func TestPlan_FailedUpdatePauses(t *testing.T) {
 	}
 }
 
-// New tasks that end at once with exit code 0 pause the update as failures do, unless the restart policy lets
-// tasks end.
+// New tasks that end at once with exit code 0 pause the update as failures do, unless the restart
+// policy lets tasks end.
 func TestPlan_EarlyEndPausesTheUpdate(t *testing.T) {
 	for name, tc := range map[string]struct {
 		condition swarmv1.RestartPolicy_Condition

@@ -48,8 +48,8 @@ type Reservation struct {
 	datagrams []net.PacketConn
 }
 
-// Reserve reserves a port on all addresses of the host, or on one address if ip is valid, until Close
-// is called. Errors: ErrAlreadyExists if another program uses the port (the text names it);
+// Reserve reserves a port on all addresses of the host, or on one address if ip is valid, until
+// Close is called. Errors: ErrAlreadyExists if another program uses the port (the text names it);
 // ErrInvalidArgument if the host does not have the address.
 func Reserve(protocol string, ip netip.Addr, port uint16) (*Reservation, error) {
 	var families []int

@@ -16,8 +16,8 @@ import (
 	"swarm/overlay/netns"
 )
 
-// TestReserve_ClientsAreRefused checks that a client which connects before the rules exist is refused
-// and does not wait for a socket that never answers.
+// TestReserve_ClientsAreRefused checks that a client which connects before the rules exist is
+// refused and does not wait for a socket that never answers.
 func TestReserve_ClientsAreRefused(t *testing.T) {
 	pin := filepath.Join(t.TempDir(), "ns")
 	if err := netns.Create(pin); err != nil {

@@ -406,8 +406,8 @@ func TestRuntime_ContainerThatDiedBeforeItsStartIsSetUpAnew(t *testing.T) {
 	}
 }
 
-// The runtime goes on with a call of a daemon that is killed. While it does, the next daemon's call is
-// no failure of the task.
+// The runtime goes on with a call of a daemon that is killed. While it does, the next daemon's call
+// is no failure of the task.
 func TestRuntime_StartWhileAnotherIsNotOver(t *testing.T) {
 	n := newNode(t)
 	c := n.container("exit 6")

@@ -152,9 +152,9 @@ func (r *Runtime) create(ctx context.Context, req *tasks.CreateTaskRequest, serv
 	return classify(err)
 }
 
-// isSetUpByAnother reports whether containerd found the container's bundle folder in place: an earlier
-// call, of a daemon that was killed, still sets the container up or removes it. containerd returns an
-// error without a class for this.
+// isSetUpByAnother reports whether containerd found the container's bundle folder in place: an
+// earlier call, of a daemon that was killed, still sets the container up or removes it. containerd
+// returns an error without a class for this.
 func isSetUpByAnother(err error, id string) bool {
 	return strings.Contains(err.Error(), "mkdir ") && strings.HasSuffix(err.Error(), "/"+id+": file exists")
 }

@@ -38,7 +38,8 @@ func (s *Store) Read(ctx context.Context, taskID string, opts *swarmv1.LogOption
 			break
 		}
 	}
-	// What is stored is shown even if the disk takes no more. The error then says that the newest lines are missing.
+	// If the disk is full, the reader shows the stored records and then returns an error: the newest
+	// lines are missing.
 	r := &reader{j: j, opts: opts, node: s.cfg.NodeID, send: send}
 	return errors.Join(r.run(ctx), err)
 }
