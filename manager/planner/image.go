@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"time"
 
-	"swarm/internal/spec"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -28,7 +27,7 @@ func (r *run) nodesWithoutImage(rev *revision) map[*node]*task {
 	var noImage map[*node]*task
 	for _, s := range r.service.slotList {
 		for _, t := range s.tasks {
-			if !t.failed || t.node == nil || !lacksImage(t) || !t.revision.pullsLike(rev) {
+			if !t.failed || t.node == nil || !t.rows().LacksImage() || !t.revision.pullsLike(rev) {
 				continue
 			}
 			if statusVersion(t) <= r.state.newestImage || !r.now.Before(r.state.reportedAt(t).Add(imageRetry)) {
@@ -44,11 +43,6 @@ func (r *run) nodesWithoutImage(rev *revision) map[*node]*task {
 	}
 	r.noImageRevision, r.noImage = rev, noImage
 	return noImage
-}
-
-// lacksImage says that the task was rejected because its node could not get the image.
-func lacksImage(t *task) bool {
-	return t.state() == swarmv1.TaskState_REJECTED && spec.LacksImage(t.status.GetErr())
 }
 
 func (r *revision) image() string { return r.spec().GetTaskTemplate().GetContainerSpec().GetImage() }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
+	"swarm/internal/rollout"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -99,6 +100,7 @@ type run struct {
 	// The fields below belong to the service that is being planned.
 	service     *service
 	current     *revision
+	update      rollout.Update // of the rows, before this plan
 	views       []view
 	newTasks    []newTask
 	out         emitter
@@ -140,6 +142,7 @@ func (r *run) planService(s *service) {
 		// The row of the current revision has not arrived. It is in the group that wrote the
 		// service's row, so the next Apply brings it.
 	default:
+		r.update = rollout.UpdateOf(s.row, r.current.row)
 		r.judgeSlots()
 		if s.global() {
 			r.planGlobal()

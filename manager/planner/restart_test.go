@@ -118,25 +118,6 @@ func TestPlan_RejectedTaskOfAServiceWithoutDelayWaits(t *testing.T) {
 	}
 }
 
-func TestRestartPolicy_Backoff(t *testing.T) {
-	for _, c := range []struct {
-		delay time.Duration
-		want  []time.Duration // in seconds
-	}{
-		{5 * time.Second, []time.Duration{5, 5, 10, 20, 40, 80, 80, 80}},
-		{time.Minute, []time.Duration{60, 60, 120, 240, 300, 300}},
-		{time.Hour, []time.Duration{3600, 3600, 3600, 3600}},
-		{0, []time.Duration{1, 1, 2, 4, 8, 16, 16}},
-	} {
-		for streak, want := range c.want {
-			p := restartPolicy{delay: c.delay}
-			if got := p.backoff(&task{}, uint64(streak)); got != want*time.Second {
-				t.Errorf("pause after %d failures in a row, with a delay of %v: got %v, want %v", streak, c.delay, got, want*time.Second)
-			}
-		}
-	}
-}
-
 // A delay that has grown returns to its first value after a task has run for ten times the delay.
 // It does not grow after successes.
 func TestPlan_DelayIsReset(t *testing.T) {

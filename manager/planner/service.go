@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"swarm/internal/rollout"
 	"swarm/internal/spec"
 	swarmv1 "swarm/proto/swarm/v1"
 )
@@ -197,7 +198,7 @@ type revision struct {
 	// needsAddress says that one of networks is not local to the node.
 	requestedAddrs [][]netip.Addr
 	needsAddress   bool
-	restart        restartPolicy
+	restart        rollout.RestartPolicy
 }
 
 func (r *revision) spec() *swarmv1.ServiceSpec {
@@ -218,7 +219,7 @@ func newRevision(row *swarmv1.Revision) *revision {
 		generic:     res.GetGeneric(),
 		platforms:   tmpl.GetPlacement().GetPlatforms(),
 		maxReplicas: tmpl.GetPlacement().GetMaxReplicas(),
-		restart:     restartPolicyOf(tmpl.GetRestartPolicy()),
+		restart:     rollout.RestartPolicyOf(tmpl.GetRestartPolicy()),
 	}
 	for _, s := range tmpl.GetPlacement().GetConstraints() {
 		c, err := spec.ParseConstraint(s)

@@ -86,7 +86,7 @@ func (r *run) judgePair(v view) view {
 			// A rollback came before the new task was running. The old task is the wanted one.
 			r.stopTask(head)
 			v.head, v.older = older, nil
-		} else if !r.startFirst() && head.status.GetUnplaced() != nil && head.revision.template() == r.current.template() {
+		} else if !r.update.StartFirst() && head.status.GetUnplaced() != nil && head.revision.template() == r.current.template() {
 			// The update order is stop-first now. The new task may be waiting for what the old task
 			// reserves.
 			r.stopTask(older)
@@ -136,7 +136,7 @@ func (r *run) judgeEnd(t *task) (action, string) {
 	if r.service.job() && t.state() == swarmv1.TaskState_COMPLETE {
 		return finished, ""
 	}
-	if !t.revision.restart.allows(t, r.state.reportedAt(t)) {
+	if !t.revision.restart.Allows(t.rows(), r.state.reportedAt(t)) {
 		return finished, ""
 	}
 	return restart, ""
@@ -199,15 +199,15 @@ func (r *run) replaceHead(v *view) {
 	w := r.newTask(v.slot.key, t)
 	w.replaceReason, w.atom = v.replaceReason, r.out.atom
 	if v.action == restart && w.revision.template() == t.revision.template() {
-		w.restarts, w.startAfter = t.revision.restart.successorHistory(t, r.now)
+		w.restarts, w.startAfter = t.revision.restart.Successor(t.rows(), r.now)
 		// A rejected task is likely to be rejected again, so its successor gets no node before
 		// startAfter. A task that ran gets its successor placed at once: the new task prepares
 		// during the delay, and keeps the reservation on its node.
-		w.delayPlacement = t.state() == swarmv1.TaskState_REJECTED && !lacksImage(t)
+		w.delayPlacement = t.state() == swarmv1.TaskState_REJECTED && !t.rows().LacksImage()
 	}
 	kept := v.older // runs until the new task is RUNNING; judgePair stops it then
 	switch {
-	case v.action == updateSlot && !r.startFirst():
+	case v.action == updateSlot && !r.update.StartFirst():
 		kept = nil // The previous update may have been start-first. This one is stop-first.
 	case v.action == updateSlot && kept == nil && r.mayRun(t):
 		kept = t
@@ -301,7 +301,7 @@ func (r *run) newTask(k slotKey, t *task) newTask {
 // except while an update is paused: then a task that must be replaced keeps its revision, so that
 // the update does not progress.
 func (r *run) successorRevision(t *task) *revision {
-	if t != nil && t.revision.row != nil && r.paused() {
+	if t != nil && t.revision.row != nil && r.update.Paused() {
 		return t.revision
 	}
 	return r.current

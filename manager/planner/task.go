@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
+	"swarm/internal/rollout"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -37,16 +38,13 @@ func (t *task) running() bool { return t.state() == swarmv1.TaskState_RUNNING }
 // unplaced says that no node has been sent the task, so it can be deleted without being stopped.
 func (t *task) unplaced() bool { return t.state() < swarmv1.TaskState_ASSIGNED }
 
-// failure says that the task failed or was rejected by its node.
-func (t *task) failure() bool {
-	return t.state() == swarmv1.TaskState_FAILED || t.state() == swarmv1.TaskState_REJECTED
+// rows returns the task's rows for the rules that do not depend on the planner.
+func (t *task) rows() rollout.Task {
+	return rollout.Task{Row: t.row, Status: t.status, Revision: t.revision.row}
 }
 
-// endedEarly reports whether the task ended by itself although its restart policy lets no task of
-// the service end.
-func (t *task) endedEarly() bool {
-	return t.failure() || t.state() == swarmv1.TaskState_COMPLETE && t.revision.restart.condition == swarmv1.RestartPolicy_ANY
-}
+// failure says that the task failed or was rejected by its node.
+func (t *task) failure() bool { return t.rows().Failure() }
 
 func timeOf(ts *timestamppb.Timestamp) time.Time {
 	if ts == nil {

@@ -3,7 +3,6 @@ package planner
 import (
 	"fmt"
 	"slices"
-	"time"
 
 	swarmv1 "swarm/proto/swarm/v1"
 )
@@ -12,13 +11,10 @@ import (
 // new leader continues where the previous leader stopped. Only its state and its start are stored,
 // in the service's row.
 //
-// The control API clears update_status with every new revision, and writes ROLLBACK_STARTED for a
-// rollback that the user asked for. A status that is older than the current revision belongs to an
-// earlier update and is ignored. Order is decided by versions, because times are those of the
-// manager that led when they were written.
+// Package rollout says which update the rows describe, which tasks have failed in it, and when a
+// task is stable.
 
 const (
-	updateNone        = swarmv1.UpdateStatus_UNKNOWN
 	updateRunning     = swarmv1.UpdateStatus_UPDATING
 	updatePaused      = swarmv1.UpdateStatus_PAUSED
 	updateCompleted   = swarmv1.UpdateStatus_COMPLETED
@@ -27,47 +23,12 @@ const (
 	rollbackCompleted = swarmv1.UpdateStatus_ROLLBACK_COMPLETED
 )
 
-// updateState returns the state of the update to the current revision, or updateNone if the
-// stored status belongs to an earlier update.
-func (r *run) updateState() swarmv1.UpdateStatus_State {
-	st := r.service.row.GetUpdateStatus()
-	if st.GetState() != rollbackStarted && st.GetStartedVersion() < r.current.row.GetMeta().GetVersion() {
-		return updateNone
-	}
-	return st.GetState()
-}
-
 // updateStatus returns the update status as this plan leaves it.
 func (r *run) updateStatus() *swarmv1.UpdateStatus {
 	if r.serviceCopy != nil {
 		return r.serviceCopy.GetUpdateStatus()
 	}
 	return r.service.row.GetUpdateStatus()
-}
-
-// paused says that the update is paused. A task that must be replaced anyway keeps its revision
-// then.
-func (r *run) paused() bool {
-	s := r.updateState()
-	return s == updatePaused || s == rollbackPaused
-}
-
-func (r *run) rollingBack() bool {
-	s := r.updateState()
-	return s == rollbackStarted || s == rollbackPaused || s == rollbackCompleted
-}
-
-// updateConfig returns the options of the update, or those of the rollback while the service
-// rolls back.
-func (r *run) updateConfig() *swarmv1.UpdateConfig {
-	if r.rollingBack() {
-		return r.current.spec().GetRollbackConfig()
-	}
-	return r.current.spec().GetUpdateConfig()
-}
-
-func (r *run) startFirst() bool {
-	return r.updateConfig().GetOrder() == swarmv1.UpdateConfig_START_FIRST
 }
 
 // progress is the progress of an update.
@@ -90,11 +51,10 @@ func (r *run) planUpdate() bool {
 	if r.service.job() {
 		return true
 	}
-	state := r.updateState()
-	if state == updatePaused || state == rollbackPaused {
+	if r.update.Paused() {
 		return true
 	}
-	active := state == updateRunning || state == rollbackStarted
+	state, active := r.update.State, r.update.Active()
 	p := r.progress(active)
 	if !active && len(p.outdated) == 0 {
 		return true
@@ -102,7 +62,7 @@ func (r *run) planUpdate() bool {
 	if !active {
 		p = r.progress(true) // counts slots that the previous update has not finished
 		r.setUpdateState(updateRunning, "update in progress")
-	} else if p.total > 0 && float32(p.failed)/float32(p.total) > r.updateConfig().GetMaxFailureRatio() {
+	} else if p.total > 0 && float32(p.failed)/float32(p.total) > r.update.Config.GetMaxFailureRatio() {
 		return r.handleFailures(state, p)
 	}
 	r.startUpdates(p)
@@ -120,7 +80,7 @@ func (r *run) planUpdate() bool {
 // those that have no running task.
 func (r *run) startUpdates(p progress) {
 	budget := len(p.outdated)
-	if n := r.updateConfig().GetParallelism(); n > 0 {
+	if n := r.update.Config.GetParallelism(); n > 0 {
 		budget = max(0, int(min(n, 1<<30))-p.inProgress)
 	}
 	runs := func(v *view) int {
@@ -134,7 +94,7 @@ func (r *run) startUpdates(p progress) {
 		switch {
 		case v.head == nil:
 			v.action = fill
-		case v.head.unplaced() && (v.older == nil || r.startFirst()):
+		case v.head.unplaced() && (v.older == nil || r.update.StartFirst()):
 			v.action = updateSlot // nothing stops, so this does not count as parallel
 			continue
 		default:
@@ -152,7 +112,7 @@ func (r *run) startUpdates(p progress) {
 // handleFailures applies the failure action of the update after too many new tasks have failed.
 // Like planUpdate it returns false if it starts a rollback.
 func (r *run) handleFailures(state swarmv1.UpdateStatus_State, p progress) bool {
-	action := r.updateConfig().GetFailureAction()
+	action := r.update.Config.GetFailureAction()
 	why := "due to failure or early termination of task " + p.failedTask
 	switch {
 	case action == swarmv1.UpdateConfig_CONTINUE:
@@ -233,14 +193,12 @@ func (r *run) progress(active bool) progress {
 
 // measureSlot adds a slot to the progress whose task t has the current template.
 func (r *run) measureSlot(p *progress, v *view, t *task) {
-	config := r.updateConfig()
-	delay, monitor := config.GetDelay().AsDuration(), config.GetMonitor().AsDuration()
-	if bad := r.failedTask(v.slot, monitor); bad != nil {
+	if bad := r.failedTask(v.slot); bad != nil {
 		p.failed++
 		if p.failedTask == "" {
 			p.failedTask = bad.id
 		}
-		if r.within(r.state.reportedAt(bad), delay) {
+		if r.inFuture(r.update.ReplaceNextAt(r.state.reportedAt(bad))) {
 			p.inProgress++
 		}
 		return
@@ -252,38 +210,19 @@ func (r *run) measureSlot(p *progress, v *view, t *task) {
 		p.unstable++
 	default:
 		since := r.state.reportedAt(t)
-		if r.within(since, delay) {
+		if r.inFuture(r.update.ReplaceNextAt(since)) {
 			p.inProgress++
 		}
-		if r.within(since, max(monitor, delay)) {
+		if r.inFuture(r.update.StableAt(since)) {
 			p.unstable++
 		}
 	}
 }
 
-// within says whether less than d has passed since the given time. If so, the service becomes due
-// when d has passed.
-func (r *run) within(since time.Time, d time.Duration) bool {
-	end := since.Add(d)
-	if since.IsZero() || !end.After(r.now) {
-		return false
-	}
-	r.wakeAt(end)
-	return true
-}
-
-// failedTask returns a task of the slot that failed in this update, or nil. The update must have
-// created the task, and the task must have ended by itself before it had run for the monitor time.
-// A task that ended with exit code 0 has failed, too, if its restart policy starts another one
-// after it, because the service is not meant to end.
-func (r *run) failedTask(s *slot, monitor time.Duration) *task {
-	update := r.service.row.GetUpdateStatus().GetStartedVersion()
+// failedTask returns a task of the slot that failed in this update, or nil.
+func (r *run) failedTask(s *slot) *task {
 	for _, t := range s.tasks {
-		if t.revision.template() != r.current.template() || !t.endedEarly() || t.row.GetUpdate() != update {
-			continue
-		}
-		since := t.status.GetRunningSince()
-		if since == nil || timeOf(t.status.GetTimestamp()).Sub(since.AsTime()) < monitor {
+		if r.update.Failed(t.rows()) {
 			return t
 		}
 	}

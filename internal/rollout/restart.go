@@ -1,4 +1,4 @@
-package planner
+package rollout
 
 import (
 	"time"
@@ -8,8 +8,9 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// restartPolicy says whether and when a new task follows a task that ended by itself.
-type restartPolicy struct {
+// RestartPolicy says whether and when a new task follows a task that ended by itself. RestartPolicyOf
+// makes one from a specification. The zero value allows every restart, without a delay.
+type RestartPolicy struct {
 	condition swarmv1.RestartPolicy_Condition
 	delay     time.Duration
 	attempts  uint64 // 0: no limit
@@ -27,8 +28,10 @@ const (
 	delayReset  = 10
 )
 
-func restartPolicyOf(p *swarmv1.RestartPolicy) restartPolicy {
-	r := restartPolicy{
+// RestartPolicyOf converts the policy of a task specification. A delay that is not set is
+// spec.DefaultRestartDelay.
+func RestartPolicyOf(p *swarmv1.RestartPolicy) RestartPolicy {
+	r := RestartPolicy{
 		condition: p.GetCondition(),
 		delay:     spec.DefaultRestartDelay,
 		attempts:  p.GetMaxAttempts(),
@@ -40,21 +43,22 @@ func restartPolicyOf(p *swarmv1.RestartPolicy) restartPolicy {
 	return r
 }
 
-// allows says whether another task may follow t, which ended at the given time. The answer does not
-// depend on the current time, so a restart that was refused stays refused.
-func (p restartPolicy) allows(t *task, ended time.Time) bool {
+// Allows says whether another task may follow t, which ended at the given time. The answer does not
+// depend on the current time, so a restart that was refused stays refused. The policy is that of the
+// task's own revision.
+func (p RestartPolicy) Allows(t Task, ended time.Time) bool {
 	switch p.condition {
 	case swarmv1.RestartPolicy_NONE:
 		return false
 	case swarmv1.RestartPolicy_ON_FAILURE:
-		if t.state() == swarmv1.TaskState_COMPLETE {
+		if t.Status.GetState() == swarmv1.TaskState_COMPLETE {
 			return false
 		}
 	}
 	if p.attempts == 0 {
 		return true
 	}
-	h := t.row.GetRestarts()
+	h := t.Row.GetRestarts()
 	if p.window == 0 {
 		return h.GetAttempts() < p.attempts
 	}
@@ -62,7 +66,7 @@ func (p restartPolicy) allows(t *task, ended time.Time) bool {
 }
 
 // within returns the restarts in the policy's window that ends at the given time.
-func (p restartPolicy) within(h *swarmv1.RestartHistory, end time.Time) []*timestamppb.Timestamp {
+func (p RestartPolicy) within(h *swarmv1.RestartHistory, end time.Time) []*timestamppb.Timestamp {
 	recent := h.GetRecent()
 	for len(recent) > 0 && end.Sub(recent[0].AsTime()) > p.window {
 		recent = recent[1:]
@@ -70,12 +74,12 @@ func (p restartPolicy) within(h *swarmv1.RestartHistory, end time.Time) []*times
 	return recent
 }
 
-// successorHistory returns the restart history of the task that follows t, and the time at which
-// that task may start.
-func (p restartPolicy) successorHistory(t *task, now time.Time) (*swarmv1.RestartHistory, time.Time) {
-	h := &swarmv1.RestartHistory{Attempts: t.row.GetRestarts().GetAttempts() + 1, Streak: p.streak(t)}
+// Successor returns the restart history of the task that follows t, which ended by itself, and the
+// time at which that task may start: now plus the delay.
+func (p RestartPolicy) Successor(t Task, now time.Time) (*swarmv1.RestartHistory, time.Time) {
+	h := &swarmv1.RestartHistory{Attempts: t.Row.GetRestarts().GetAttempts() + 1, Streak: p.streak(t)}
 	if p.attempts > 0 && p.window > 0 {
-		recent := p.within(t.row.GetRestarts(), now)
+		recent := p.within(t.Row.GetRestarts(), now)
 		h.Recent = append(append(h.Recent, recent...), timestamppb.New(now))
 		if over := len(h.Recent) - int(min(p.attempts, 1<<16)); over > 0 {
 			h.Recent = h.Recent[over:]
@@ -87,15 +91,16 @@ func (p restartPolicy) successorHistory(t *task, now time.Time) (*swarmv1.Restar
 // streak returns the number of consecutive failures up to and including t. It is 0 after a success,
 // because people use such restarts as a schedule. It is also 0 if the policy counts restarts within
 // a window, because a growing delay would keep the count below max_attempts for ever.
-func (p restartPolicy) streak(t *task) uint64 {
-	before := t.row.GetRestarts().GetStreak()
+func (p RestartPolicy) streak(t Task) uint64 {
+	before := t.Row.GetRestarts().GetStreak()
+	d, ran := t.ranFor()
 	switch {
-	case !t.failure(), p.attempts > 0 && p.window > 0:
+	case !t.Failure(), p.attempts > 0 && p.window > 0:
 		return 0
-	case lacksImage(t):
-		// Not a failure of the task: placement tries the next node (see nodesWithoutImage).
+	case t.LacksImage():
+		// Not a failure of the task: the planner tries the next node.
 		return before
-	case t.status.GetRunningSince() != nil && timeOf(t.status.GetTimestamp()).Sub(timeOf(t.status.GetRunningSince()))/delayReset >= p.delay:
+	case ran && d/delayReset >= p.delay:
 		return 1
 	}
 	return before + 1
@@ -103,9 +108,9 @@ func (p restartPolicy) streak(t *task) uint64 {
 
 // backoff returns the delay before the task that follows t. streak is the number of consecutive
 // failures.
-func (p restartPolicy) backoff(t *task, streak uint64) time.Duration {
+func (p RestartPolicy) backoff(t Task, streak uint64) time.Duration {
 	d := p.delay
-	if t.status.GetRunningSince() == nil {
+	if t.Status.GetRunningSince() == nil {
 		d = max(d, delayFloor)
 	}
 	limit := max(d, min(delayGrowth*min(d, delayLimit), delayLimit))
