@@ -1,6 +1,6 @@
 // Package cli is the command line: it turns words into one request to a daemon, and the answer into words again.
 //
-// It owns the verbs, their flags and help, what they print, and the judgement whether a service has settled. It holds no
+// It owns the verbs, their flags and help, and what they print. It holds no
 // state and decides nothing about the cluster: what a flag means for a service is decided here, whether the cluster can do
 // it is the manager's. It reaches daemons only through Deps.Dial and the machine only through Deps, so it compiles for
 // every system that a user may sit at. Callers: cmd/swarm, and tests. Goroutines: those of a verb that reads two things at

@@ -13,6 +13,8 @@ import (
 	"github.com/spf13/pflag"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"swarm/internal/explain"
 )
 
 // usageError is a command line that cannot be understood: one line that ends with where to read on.
@@ -133,24 +135,11 @@ func errorLine(err error) string {
 	if s, ok := status.FromError(err); ok && strings.HasPrefix(text, "rpc error: ") {
 		text = s.Message()
 	}
-	lines := strings.FieldsFunc(withoutClass(text), func(r rune) bool { return r == '\n' || r == '\r' })
+	lines := strings.FieldsFunc(explain.WithoutClass(text), func(r rune) bool { return r == '\n' || r == '\r' })
 	for i := range lines {
 		lines[i] = strings.TrimSpace(lines[i])
 	}
 	return strings.Join(lines, "; ")
-}
-
-// withoutClass is a text without the name of its error's class at its end: that is for programs.
-func withoutClass(text string) string {
-	for _, class := range []error{
-		errdefs.ErrInvalidArgument, errdefs.ErrFailedPrecondition, errdefs.ErrAlreadyExists, errdefs.ErrUnavailable, errdefs.ErrAborted,
-		errdefs.ErrConflict, errdefs.ErrInternal, errdefs.ErrUnknown, errdefs.ErrNotImplemented,
-	} {
-		if rest, ok := strings.CutSuffix(text, ": "+class.Error()); ok {
-			return withoutClass(rest)
-		}
-	}
-	return text
 }
 
 // plainError is an error with the words that users read, for where several are told at once.

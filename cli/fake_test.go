@@ -17,6 +17,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"swarm/internal/keychain"
+	"swarm/internal/pause"
 	"swarm/internal/pki"
 	swarmv1 "swarm/proto/swarm/v1"
 )
@@ -61,9 +62,11 @@ type fakeServer struct {
 	changed chan struct{}
 	// beforeCreate runs, unlocked, before a service is created, and beforeRemove before a network is removed, or a node leaves.
 	beforeCreate, beforeRemove func()
-	// onCreate runs, unlocked, after a service was created; list before each list of tasks.
-	onCreate func(s *fakeServer, id string)
-	exec     func(stream swarmv1.Control_ExecServer) error
+	// waits are the messages of WaitService. A call ends after a verdict or an error, and the next one
+	// goes on behind it. Without any, every service has converged.
+	waits   []waitStep
+	waitReq *swarmv1.WaitServiceRequest
+	exec    func(stream swarmv1.Control_ExecServer) error
 }
 
 // change edits the state and wakes watchers.
@@ -183,9 +186,6 @@ func (s *fakeServer) CreateService(_ context.Context, r *swarmv1.CreateServiceRe
 		Status:   &swarmv1.ServiceStatus{DesiredTasks: r.Spec.GetMode().GetReplicated().GetReplicas()},
 	})
 	s.mu.Unlock()
-	if s.onCreate != nil {
-		s.onCreate(s, id)
-	}
 	return &swarmv1.CreateServiceResponse{Id: id, Index: 10, Warnings: []string{"be careful"}}, nil
 }
 
@@ -284,6 +284,29 @@ func (s *fakeServer) LoadImage(stream swarmv1.Control_LoadImageServer) error {
 		}
 	}
 	return stream.Send(&swarmv1.ImageProgress{Step: "done", Image: &swarmv1.Image{Name: "docker.io/library/app:1", Digest: "sha256:abc"}})
+}
+
+func (s *fakeServer) WaitService(r *swarmv1.WaitServiceRequest, stream swarmv1.Control_WaitServiceServer) error {
+	s.mu.Lock()
+	s.waitReq = r
+	s.mu.Unlock()
+	if s.waits == nil {
+		return stream.Send(&swarmv1.WaitServiceResponse{Progress: &swarmv1.ServiceProgress{ServiceName: "web"}, Verdict: &swarmv1.ServiceVerdict{Converged: true}})
+	}
+	for len(s.waits) > 0 {
+		w := s.waits[0]
+		if pause.For(stream.Context(), w.after) != nil {
+			return stream.Context().Err()
+		}
+		s.waits = s.waits[1:]
+		if w.err != nil {
+			return w.err
+		}
+		if err := stream.Send(&swarmv1.WaitServiceResponse{Progress: w.progress, Verdict: w.verdict}); err != nil || w.verdict != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (s *fakeServer) Watch(r *swarmv1.WatchRequest, stream swarmv1.Control_WatchServer) error {

@@ -218,9 +218,12 @@ func testProgress(t *testing.T) {
 	s := hostileServer(t, "")
 	s.services, s.exec = nil, nil
 	failed := task("t1", 1, swarmv1.TaskState_REJECTED, 0, time.Now())
-	failed.Status.Err, failed.NodeName = evil, evil
-	s.tasks = []*swarmv1.TaskInfo{failed}
+	failed.NodeName = evil
 	for _, tty := range []bool{true, false} {
+		s.waits = []waitStep{{
+			progress: &swarmv1.ServiceProgress{ServiceName: "web", Note: evil, Slots: []*swarmv1.SlotProgress{{Label: evil, Detail: evil}}},
+			verdict:  &swarmv1.ServiceVerdict{Reason: evil, Outlook: evil, Hint: evil, Task: failed, Log: []*swarmv1.LogRecord{{Data: []byte(evil)}}},
+		}}
 		got := run{server: s, tty: tty}.run(t, "service", "create", "--restart-condition", "none", "--name", "web", "nginx")
 		drawn := regexp.MustCompile(`\x1b\[\d*[AJK]`).ReplaceAllString(strings.ReplaceAll(got.errOut, "\r\n", "\n"), "")
 		if bad := acted.FindString(drawn); bad != "" || strings.Contains(drawn, "\nforged") || !strings.Contains(drawn, `owned\x07`) {

@@ -1,61 +1,11 @@
 package cli
 
 import (
-	"context"
 	"fmt"
 	"io"
-	"slices"
 
-	"swarm/internal/spec"
 	swarmv1 "swarm/proto/swarm/v1"
 )
-
-// warnPorts names the nodes that do not answer at a port of the service, and says why, and an address that no node has. The
-// service is there all the same: that this cannot be found out fails nothing.
-func (a *app) warnPorts(ctx context.Context, c client, s *swarmv1.ServiceInfo) {
-	ports := slices.DeleteFunc(slices.Clone(s.GetEndpoint().GetPorts()), func(p *swarmv1.PortConfig) bool {
-		return p.GetPublishMode() == swarmv1.PortConfig_HOST
-	})
-	if len(ports) == 0 {
-		return
-	}
-	r, err := c.ListNodes(ctx, &swarmv1.ListRequest{})
-	if err != nil {
-		return
-	}
-	said := map[string]bool{}
-	warn := func(text string) {
-		if !said[text] {
-			a.warn([]string{text})
-		}
-		said[text] = true
-	}
-	for _, p := range ports {
-		nodes, without := 0, 0
-		for _, n := range r.GetNodes() {
-			if n.GetState().GetState() != swarmv1.NodeState_READY {
-				continue
-			}
-			nodes++
-			conflicts := n.GetState().GetDescription().GetPortConflicts()
-			i := slices.IndexFunc(conflicts, func(c *swarmv1.PortConflict) bool { return concerns(c, p) })
-			if i < 0 {
-				continue
-			}
-			switch at := fmt.Sprintf("node %s does not answer for the service: %s", nodeHostname(n), conflicts[i].GetReason()); conflicts[i].GetKind() {
-			case swarmv1.PortConflict_ELSEWHERE:
-				without++
-			case swarmv1.PortConflict_UNABLE:
-				warn(at + "; `swarm doctor` there says what is in the way, or publish with mode=host")
-			default:
-				warn(at + "; stop that program, or publish another port")
-			}
-		}
-		if nodes > 0 && without == nodes {
-			warn(fmt.Sprintf("no node has address %s: port %d/%s does not answer until one does", p.GetHostIp(), p.GetPublishedPort(), enumWord(p.GetProtocol())))
-		}
-	}
-}
 
 // writePortConflicts lists the published ports that a node does not answer at.
 func writePortConflicts(w io.Writer, conflicts []*swarmv1.PortConflict) {
@@ -79,13 +29,4 @@ func writePortConflicts(w io.Writer, conflicts []*swarmv1.PortConflict) {
 	}
 	list("Ports of others:", others)
 	list("Ports not answered:", unable)
-}
-
-// concerns tells whether the conflict is about the port: of one number there may be several, on an address each.
-func concerns(c *swarmv1.PortConflict, p *swarmv1.PortConfig) bool {
-	ip := ""
-	if a := spec.HostIP(p); a.IsValid() {
-		ip = a.String()
-	}
-	return c.GetPort() == p.GetPublishedPort() && c.GetProtocol() == enumWord(p.GetProtocol()) && c.GetAddress() == ip
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/distribution/reference"
 	"github.com/spf13/cobra"
 
+	"swarm/internal/explain"
 	"swarm/internal/ident"
 	"swarm/internal/spec"
 	swarmv1 "swarm/proto/swarm/v1"
@@ -229,7 +230,7 @@ func (a *app) runServicePs(ctx context.Context, o taskListOptions, refs []string
 		}
 		tasks, err := a.listTasks(ctx, c, o, filter)
 		for _, t := range tasks {
-			if hint := orderHint(services[t.GetTask().GetServiceId()], t); hint != "" {
+			if hint := explain.StartFirstHint(services[t.GetTask().GetServiceId()].GetRevision().GetSpec(), t.GetTask(), t.GetStatus()); hint != "" {
 				printf(a.Err, "the update of service %s waits for what its old tasks hold: %s\n", t.GetServiceName(), hint)
 				delete(services, t.GetTask().GetServiceId())
 			}

@@ -154,11 +154,6 @@ func (a *app) editService(ctx context.Context, c client, ref string, e serviceEd
 		if err != nil {
 			return waitOptions{}, err
 		}
-		// What has failed before the change does not count against it.
-		tasks, err := c.ListTasks(ctx, &swarmv1.ListRequest{Filter: &swarmv1.Filter{ServiceIds: []string{s.Service.Id}}})
-		if err != nil {
-			return waitOptions{}, err
-		}
 		r, err := c.UpdateService(ctx, req)
 		if isStale(err) && try < staleRetries {
 			continue
@@ -167,10 +162,7 @@ func (a *app) editService(ctx context.Context, c client, ref string, e serviceEd
 			return waitOptions{}, err
 		}
 		a.warn(r.Warnings)
-		return waitOptions{
-			serviceID: s.Service.Id, before: failedTasks(tasks.Tasks), oldUpdate: s.Service.UpdateStatus,
-			rollback: e.rollback, revision: r.Revision, index: r.Index,
-		}, nil
+		return waitOptions{serviceID: s.Service.Id, revision: r.Revision, index: r.Index}, nil
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"swarm/internal/explain"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -133,7 +134,7 @@ func taskRow(t *swarmv1.TaskInfo, o taskListOptions, history bool, now time.Time
 		name = strings.Replace(name, t.GetServiceName(), task.GetServiceId(), 1)
 		node = task.GetNodeId()
 	}
-	failure := taskError(st)
+	failure := explain.TaskError(st)
 	if next := restartIn(task, st, now); next != "" {
 		failure = next
 	}
@@ -182,14 +183,6 @@ func addressList(networks []*swarmv1.NetworkAttachment) string {
 		out = append(out, n.GetAddresses()...)
 	}
 	return strings.Join(out, ", ")
-}
-
-// taskError is what went wrong, or why no node takes the task, in one line.
-func taskError(st *swarmv1.TaskStatus) string {
-	if u := st.GetUnplaced(); u != nil && st.GetState() <= swarmv1.TaskState_PENDING {
-		return unplacedLine(u)
-	}
-	return withoutClass(strings.Join(strings.Fields(st.GetErr()), " "))
 }
 
 func hostPorts(ports []*swarmv1.PortConfig) string { return portList(ports) }

@@ -1,7 +1,9 @@
 package cli
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -10,6 +12,8 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"swarm/internal/explain"
+	"swarm/internal/pause"
 	"swarm/internal/printable"
 	swarmv1 "swarm/proto/swarm/v1"
 )
@@ -18,69 +22,64 @@ import (
 type waitOptions struct {
 	serviceID string
 	quiet     bool
-	// before are the tasks that had failed when the change was made.
-	before map[string]bool
-	// oldUpdate is the status of the update before this one.
-	oldUpdate *swarmv1.UpdateStatus
-	rollback  bool
-	// revision and index that the change made; older states are not looked at.
+	// revision and index are those of the change: the manager judges nothing that is older.
 	revision, index uint64
 }
 
-const (
-	// lookEvery bounds how long an event that was missed goes unseen.
-	lookEvery = time.Second
-	// lookGap keeps a busy service from being listed at every event.
-	lookGap = 50 * time.Millisecond
-	// outage is how long no manager may answer before waiting is given up.
-	outage = 30 * time.Second
-	// lastLogLines are shown of a task that failed.
-	lastLogLines = 10
-)
+// outage is how long no manager may answer before waiting is given up.
+const outage = 30 * time.Second
 
-// wait shows how the service gets along until it has settled, and returns an error when it will not.
+// wait shows the progress of the service until a manager says that it has converged, and returns an
+// error if it will not. Interrupted, it leaves the service as it is, and returns nil.
 func (a *app) wait(ctx context.Context, c client, o waitOptions) error {
 	view := newView(a.Err, o.quiet)
-	changes, stop := watchService(ctx, c, o.serviceID)
-	defer stop()
-	s := newSettler(o)
-	seen, name := false, o.serviceID
 	lastAnswer := a.Now()
 	for {
-		service, tasks, err := lookAt(ctx, c, o.serviceID)
-		v := verdict{}
+		name, verdict, err := followService(ctx, c, o, func(p *swarmv1.ServiceProgress) {
+			lastAnswer = a.Now()
+			view.show(p)
+		})
 		switch {
 		case ctx.Err() != nil:
-			return a.background(name)
-		case isNotFound(err) && seen:
-			return fmt.Errorf("service %s was removed while waiting for it: %w", name, errdefs.ErrNotFound)
-		case err != nil && (isUnavailable(err) || isNotFound(err)) && a.Now().Sub(lastAnswer) < outage:
-		case err != nil:
+			view.end()
+			return a.background(cmp.Or(name, o.serviceID))
+		case err != nil && (!isUnavailable(err) || a.Now().Sub(lastAnswer) > outage):
 			return err
-		default:
-			seen, name, lastAnswer = true, service.GetService().GetName(), a.Now()
-			if !s.knows(tasks) {
-				learnRevisions(ctx, c, s, o.serviceID)
-			}
-			v = s.judge(a.Now(), service, tasks)
-			view.show(v.progress)
-		}
-		switch {
-		case v.settled:
-			view.done(v.progress)
-			a.warnPorts(ctx, c, service)
+		case err != nil:
+			_ = pause.For(ctx, time.Second) // The manager may be restarting. If ctx has ended, the next turn sees it.
+		case verdict.GetConverged():
+			view.done()
+			a.warn(verdict.GetWarnings())
 			return nil
-		case v.failure != nil:
+		default:
 			view.end()
-			return a.report(ctx, c, name, v.failure)
+			return a.report(name, verdict)
 		}
-		pause := lookEvery
-		if v.again > 0 {
-			pause = min(pause, v.again)
+	}
+}
+
+// followService calls show with the progress of the service until there is a verdict. It returns the
+// name of the service.
+func followService(ctx context.Context, c client, o waitOptions, show func(*swarmv1.ServiceProgress)) (string, *swarmv1.ServiceVerdict, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stream, err := c.WaitService(ctx, &swarmv1.WaitServiceRequest{Id: o.serviceID, Index: o.index, Revision: o.revision})
+	if err != nil {
+		return "", nil, err
+	}
+	name := ""
+	for {
+		r, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			err = errdefs.ErrUnavailable.WithMessage("the manager stopped answering")
 		}
-		if !sleep(ctx, lookGap, nil) || !sleep(ctx, pause-lookGap, changes) {
-			view.end()
-			return a.background(name)
+		if err != nil {
+			return name, nil, err
+		}
+		name = r.GetProgress().GetServiceName()
+		show(r.GetProgress())
+		if r.GetVerdict() != nil {
+			return name, r.GetVerdict(), nil
 		}
 	}
 }
@@ -95,7 +94,7 @@ func (a *app) saySlow(ctx context.Context, why func(context.Context) string) fun
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		if !sleep(ctx, slowAnswer, nil) {
+		if pause.For(ctx, slowAnswer) != nil {
 			return
 		}
 		if text := why(ctx); text != "" {
@@ -105,95 +104,43 @@ func (a *app) saySlow(ctx context.Context, why func(context.Context) string) fun
 	return func() { cancel(); <-done }
 }
 
-// sleep waits for d or for a change; false when the user has had enough.
-func sleep(ctx context.Context, d time.Duration, changes <-chan struct{}) bool {
-	timer := time.NewTimer(max(d, 0))
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-changes:
-	case <-timer.C:
-	}
-	return true
-}
-
-func lookAt(ctx context.Context, c client, id string) (*swarmv1.ServiceInfo, []*swarmv1.TaskInfo, error) {
-	service, err := c.GetService(ctx, &swarmv1.GetRequest{Id: id})
-	if err != nil {
-		return nil, nil, err
-	}
-	r, err := c.ListTasks(ctx, &swarmv1.ListRequest{Filter: &swarmv1.Filter{ServiceIds: []string{id}}})
-	if err != nil {
-		return nil, nil, err
-	}
-	return service, r.Tasks, nil
-}
-
-// learnRevisions fetches the templates of all revisions; when it cannot, the next look tries again.
-func learnRevisions(ctx context.Context, c client, s *settler, id string) {
-	r, err := c.ListRevisions(ctx, &swarmv1.GetRequest{Id: id})
-	if err != nil {
-		return
-	}
-	for _, rev := range r.Revisions {
-		s.learn(rev)
-	}
-}
-
-// watchService tells of changes of the service and its tasks. It is a hint, never the truth: when the stream breaks, the
-// waiting goes on at its own pace. stop ends it and waits.
-func watchService(ctx context.Context, c client, id string) (<-chan struct{}, func()) {
-	ctx, cancel := context.WithCancel(ctx)
-	changes, done := make(chan struct{}, 1), make(chan struct{})
-	go func() {
-		defer close(done)
-		stream, err := c.Watch(ctx, &swarmv1.WatchRequest{
-			Types: []string{"service", "task", "task_status"}, Filter: &swarmv1.Filter{ServiceIds: []string{id}},
-		})
-		for err == nil {
-			if _, err = stream.Recv(); err == nil {
-				select {
-				case changes <- struct{}{}:
-				default: // one that waits says as much as two
-				}
-			}
-		}
-	}()
-	return changes, func() { cancel(); <-done }
-}
-
 // background is what Ctrl-C leaves behind, in Docker's words.
 func (a *app) background(name string) error {
 	printf(a.Err, "Operation continuing in background.\nUse `swarm service ps %s` to check progress.\n", name)
 	return nil
 }
 
-// report says what went wrong: details and the last log lines first, then the error in one line.
-func (a *app) report(ctx context.Context, c client, name string, f *failure) error {
-	if f.unplaced != nil {
+// report says why the service does not converge: details and the last log lines first, then the
+// error in one line.
+func (a *app) report(name string, v *swarmv1.ServiceVerdict) error {
+	if u := v.GetUnplaced(); u != nil {
 		printf(a.Err, "no node takes a task of %s:\n", name)
-		for _, r := range f.unplaced.GetRefusals() {
-			printf(a.Err, "  %s\n", refusalLine(r))
+		for _, r := range u.GetRefusals() {
+			printf(a.Err, "  %s\n", explain.Refusal(r))
 		}
-		if f.unplaced.GetNearest() != "" {
-			printf(a.Err, "  nearest: %s\n", f.unplaced.GetNearest())
+		if u.GetNearest() != "" {
+			printf(a.Err, "  nearest: %s\n", u.GetNearest())
 		}
 	}
-	if f.task != nil {
-		a.showLastLogs(ctx, c, f.task)
+	a.showLastLogs(v.GetTask(), v.GetLog())
+	msg := v.GetReason()
+	if v.GetOutlook() != "" {
+		msg += fmt.Sprintf("; %s; see `swarm service ps %s`", v.GetOutlook(), name)
 	}
-	return errdefs.ErrFailedPrecondition.WithMessage(f.text(name))
+	if v.GetHint() != "" {
+		msg += "; " + v.GetHint()
+	}
+	return errdefs.ErrFailedPrecondition.WithMessage(msg)
 }
 
-func (a *app) showLastLogs(ctx context.Context, c client, t *swarmv1.TaskInfo) {
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
-	defer cancel()
+func (a *app) showLastLogs(t *swarmv1.TaskInfo, records []*swarmv1.LogRecord) {
+	if len(records) == 0 {
+		return
+	}
 	var lines strings.Builder
 	printer := &logPrinter{out: &lines, err: &lines, raw: true}
-	err := copyLogs(ctx, c, &swarmv1.LogsRequest{Task: t.Task.GetId(), Options: &swarmv1.LogOptions{Tail: lastLogLines}}, printer)
-	if err != nil || lines.Len() == 0 {
-		return // the reason has been told; the log is what more there is
+	for _, r := range records {
+		printer.print(r)
 	}
 	printf(a.Err, "last lines of %s (%s):\n", taskName(t), shortID(t.Task.GetId()))
 	for line := range strings.Lines(lines.String()) {
@@ -211,12 +158,15 @@ type view struct {
 	tty   terminal
 	drawn int
 	last  []string
+	// progress is what was shown last.
+	progress *swarmv1.ServiceProgress
 }
 
 func newView(w io.Writer, quiet bool) *view { return &view{w: w, quiet: quiet, tty: terminalOf(w)} }
 
-func (v *view) show(p progress) {
-	if v.quiet || p.name == "" {
+func (v *view) show(p *swarmv1.ServiceProgress) {
+	v.progress = p
+	if v.quiet {
 		return
 	}
 	slots := shownSlots
@@ -228,28 +178,27 @@ func (v *view) show(p progress) {
 	v.draw(progressLines(p, v.tty != nil, slots))
 }
 
-func (v *view) done(p progress) {
-	p.verifying = false
-	v.show(p)
-	if !v.quiet && p.name != "" {
-		printf(v.w, "verify: Service %s converged%s\n", p.name, p.rest())
+func (v *view) done() {
+	v.show(v.progress)
+	if !v.quiet {
+		printf(v.w, "verify: Service %s converged%s\n", v.progress.GetServiceName(), rest(v.progress))
 	}
 }
 
 // rest is what there is to know of a service that has converged though not all of its tasks run, or too many do.
-func (p progress) rest() string {
-	be := func(n int) string {
+func rest(p *swarmv1.ServiceProgress) string {
+	be := func(n uint64) string {
 		if n == 1 {
 			return "is"
 		}
 		return "are"
 	}
 	words := ""
-	if p.ended > 0 {
-		words = fmt.Sprintf(": %d of %d tasks ended with exit code 0 and %s not restarted", p.ended, p.desired, be(p.ended))
+	if n := p.GetEnded(); n > 0 {
+		words = fmt.Sprintf(": %d of %d tasks ended with exit code 0 and %s not restarted", n, p.GetDesired(), be(n))
 	}
-	if p.stopping > 0 {
-		words += fmt.Sprintf("; %d task%s %s still being stopped", p.stopping, plural(p.stopping), be(p.stopping))
+	if n := p.GetStopping(); n > 0 {
+		words += fmt.Sprintf("; %d task%s %s still being stopped", n, plural(int(n)), be(n))
 	}
 	return words
 }
@@ -287,36 +236,47 @@ func (v *view) draw(lines []string) {
 	_, _ = io.WriteString(bytesOf(v.w), b.String())
 }
 
-// progressLines is the picture, in Docker's words. A countdown is for terminals only, and so are tasks that were not touched
-// yet. Of more tasks than slots none has a line of its own.
-func progressLines(p progress, countdown bool, slots int) []string {
-	overall := fmt.Sprintf("overall progress: %d out of %d tasks", p.running, p.desired)
-	if p.job {
-		overall = fmt.Sprintf("job progress: %d out of %d complete", p.running, p.desired)
+// progressLines returns the lines that show progress, in Docker's words. Only a terminal, where the
+// lines are drawn anew, shows a countdown and the tasks that the update has not touched yet. If
+// there are more slots than the given number, no slot has a line of its own.
+func progressLines(p *swarmv1.ServiceProgress, terminal bool, slots int) []string {
+	overall := fmt.Sprintf("overall progress: %d out of %d tasks", p.GetRunning(), p.GetDesired())
+	if p.GetJob() {
+		overall = fmt.Sprintf("job progress: %d out of %d complete", p.GetRunning(), p.GetDesired())
 	}
 	lines := []string{overall}
-	if len(p.slots) <= slots {
-		for _, s := range p.slots {
-			if !countdown && (s.old || s.state == "" && s.detail == "") {
-				continue
+	if len(p.GetSlots()) <= slots {
+		for _, s := range p.GetSlots() {
+			if line := slotLine(s); terminal || line != s.GetLabel()+":" && !s.GetOutdated() {
+				lines = append(lines, line)
 			}
-			line := s.label + ": " + s.state
-			if s.detail != "" {
-				line = strings.TrimRight(line, " ") + " " + s.detail
-			}
-			lines = append(lines, strings.TrimRight(line, " "))
 		}
 	}
-	if p.note != "" {
-		lines = append(lines, p.note)
+	if p.GetNote() != "" {
+		lines = append(lines, p.GetNote())
 	}
-	if p.verifying {
-		left := p.verify
-		if !countdown {
+	if p.GetStableIn() != nil {
+		if !terminal {
 			return append(lines, "verify: Waiting to verify that tasks are stable...")
 		}
-		seconds := int((left + time.Second - 1) / time.Second)
+		seconds := int((p.GetStableIn().AsDuration() + time.Second - 1) / time.Second)
 		lines = append(lines, fmt.Sprintf("verify: Waiting %d second%s to verify that tasks are stable...", seconds, plural(seconds)))
 	}
 	return lines
+}
+
+// slotLine returns the line of one slot: "1/3: preparing", or "1/3:" if it has no task and there is
+// nothing to say about it.
+func slotLine(s *swarmv1.SlotProgress) string {
+	line := s.GetLabel() + ":"
+	if s.GetState() != swarmv1.TaskState_NEW {
+		line += " " + enumWord(s.GetState())
+	}
+	if s.GetOutdated() {
+		line += " (old)"
+	}
+	if s.GetDetail() != "" {
+		line += " " + s.GetDetail()
+	}
+	return line
 }

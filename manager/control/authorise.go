@@ -100,6 +100,7 @@ func Rules() map[string]Rule {
 		"/swarm.v1.Control/RemoveNode":       {Delete, "node", people},
 		"/swarm.v1.Control/GetService":       {Get, "service", people},
 		"/swarm.v1.Control/ListServices":     {List, "service", people},
+		"/swarm.v1.Control/WaitService":      {Watch, "service", people},
 		"/swarm.v1.Control/CreateService":    {Create, "service", people},
 		"/swarm.v1.Control/UpdateService":    {Update, "service", people},
 		"/swarm.v1.Control/RemoveService":    {Delete, "service", people},

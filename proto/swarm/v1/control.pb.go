@@ -11,6 +11,7 @@ package swarmv1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -1406,6 +1407,414 @@ func (x *WatchRequest) GetObjects() bool {
 	return false
 }
 
+// WaitServiceRequest: the index and revision of the change that is waited for come from the response
+// of the call that made it. Both 0: wait for the service as it is.
+type WaitServiceRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Id, unique prefix of the id, or name.
+	Id            string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Index         uint64 `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"`
+	Revision      uint64 `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WaitServiceRequest) Reset() {
+	*x = WaitServiceRequest{}
+	mi := &file_swarm_v1_control_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WaitServiceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WaitServiceRequest) ProtoMessage() {}
+
+func (x *WaitServiceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_control_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WaitServiceRequest.ProtoReflect.Descriptor instead.
+func (*WaitServiceRequest) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *WaitServiceRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *WaitServiceRequest) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *WaitServiceRequest) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+// WaitServiceResponse has progress whenever it changes. The last message of the stream has the verdict.
+type WaitServiceResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Progress      *ServiceProgress       `protobuf:"bytes,1,opt,name=progress,proto3" json:"progress,omitempty"`
+	Verdict       *ServiceVerdict        `protobuf:"bytes,2,opt,name=verdict,proto3" json:"verdict,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WaitServiceResponse) Reset() {
+	*x = WaitServiceResponse{}
+	mi := &file_swarm_v1_control_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WaitServiceResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WaitServiceResponse) ProtoMessage() {}
+
+func (x *WaitServiceResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_control_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WaitServiceResponse.ProtoReflect.Descriptor instead.
+func (*WaitServiceResponse) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *WaitServiceResponse) GetProgress() *ServiceProgress {
+	if x != nil {
+		return x.Progress
+	}
+	return nil
+}
+
+func (x *WaitServiceResponse) GetVerdict() *ServiceVerdict {
+	if x != nil {
+		return x.Verdict
+	}
+	return nil
+}
+
+type ServiceProgress struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	ServiceName string                 `protobuf:"bytes,1,opt,name=service_name,json=serviceName,proto3" json:"service_name,omitempty"`
+	// Tasks of the wanted specification that run; of a job, tasks that have completed.
+	Running uint64 `protobuf:"varint,2,opt,name=running,proto3" json:"running,omitempty"`
+	Desired uint64 `protobuf:"varint,3,opt,name=desired,proto3" json:"desired,omitempty"`
+	// Tasks that completed and that the restart policy does not start again.
+	Ended uint64 `protobuf:"varint,4,opt,name=ended,proto3" json:"ended,omitempty"`
+	// Tasks that still run although they are to stop.
+	Stopping uint64 `protobuf:"varint,5,opt,name=stopping,proto3" json:"stopping,omitempty"`
+	Job      bool   `protobuf:"varint,6,opt,name=job,proto3" json:"job,omitempty"`
+	// One for each slot, in their order. Empty if there are more than 100.
+	Slots []*SlotProgress `protobuf:"bytes,7,rep,name=slots,proto3" json:"slots,omitempty"`
+	// One line about the whole service; empty: there is nothing to say.
+	Note string `protobuf:"bytes,8,opt,name=note,proto3" json:"note,omitempty"`
+	// How long the tasks must still run until the service has converged. Unset: not all of them run.
+	StableIn      *durationpb.Duration `protobuf:"bytes,9,opt,name=stable_in,json=stableIn,proto3" json:"stable_in,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ServiceProgress) Reset() {
+	*x = ServiceProgress{}
+	mi := &file_swarm_v1_control_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ServiceProgress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ServiceProgress) ProtoMessage() {}
+
+func (x *ServiceProgress) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_control_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ServiceProgress.ProtoReflect.Descriptor instead.
+func (*ServiceProgress) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *ServiceProgress) GetServiceName() string {
+	if x != nil {
+		return x.ServiceName
+	}
+	return ""
+}
+
+func (x *ServiceProgress) GetRunning() uint64 {
+	if x != nil {
+		return x.Running
+	}
+	return 0
+}
+
+func (x *ServiceProgress) GetDesired() uint64 {
+	if x != nil {
+		return x.Desired
+	}
+	return 0
+}
+
+func (x *ServiceProgress) GetEnded() uint64 {
+	if x != nil {
+		return x.Ended
+	}
+	return 0
+}
+
+func (x *ServiceProgress) GetStopping() uint64 {
+	if x != nil {
+		return x.Stopping
+	}
+	return 0
+}
+
+func (x *ServiceProgress) GetJob() bool {
+	if x != nil {
+		return x.Job
+	}
+	return false
+}
+
+func (x *ServiceProgress) GetSlots() []*SlotProgress {
+	if x != nil {
+		return x.Slots
+	}
+	return nil
+}
+
+func (x *ServiceProgress) GetNote() string {
+	if x != nil {
+		return x.Note
+	}
+	return ""
+}
+
+func (x *ServiceProgress) GetStableIn() *durationpb.Duration {
+	if x != nil {
+		return x.StableIn
+	}
+	return nil
+}
+
+type SlotProgress struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "1/3", or the name of the node for global services.
+	Label string `protobuf:"bytes,1,opt,name=label,proto3" json:"label,omitempty"`
+	// Of the slot's task; NEW: it has none yet.
+	State TaskState `protobuf:"varint,2,opt,name=state,proto3,enum=swarm.v1.TaskState" json:"state,omitempty"`
+	// The task is of another specification than the wanted one, which does not replace it yet.
+	Outdated      bool   `protobuf:"varint,3,opt,name=outdated,proto3" json:"outdated,omitempty"`
+	Detail        string `protobuf:"bytes,4,opt,name=detail,proto3" json:"detail,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SlotProgress) Reset() {
+	*x = SlotProgress{}
+	mi := &file_swarm_v1_control_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SlotProgress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SlotProgress) ProtoMessage() {}
+
+func (x *SlotProgress) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_control_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SlotProgress.ProtoReflect.Descriptor instead.
+func (*SlotProgress) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *SlotProgress) GetLabel() string {
+	if x != nil {
+		return x.Label
+	}
+	return ""
+}
+
+func (x *SlotProgress) GetState() TaskState {
+	if x != nil {
+		return x.State
+	}
+	return TaskState_NEW
+}
+
+func (x *SlotProgress) GetOutdated() bool {
+	if x != nil {
+		return x.Outdated
+	}
+	return false
+}
+
+func (x *SlotProgress) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+// ServiceVerdict: every text is one line without a full stop.
+type ServiceVerdict struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Converged bool                   `protobuf:"varint,1,opt,name=converged,proto3" json:"converged,omitempty"`
+	// Why it does not converge: what happened to which task.
+	Reason string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	// What becomes of the service now.
+	Outlook string `protobuf:"bytes,3,opt,name=outlook,proto3" json:"outlook,omitempty"`
+	// What the user can do.
+	Hint string `protobuf:"bytes,4,opt,name=hint,proto3" json:"hint,omitempty"`
+	// Why no node takes its tasks, if that is the reason.
+	Unplaced *Unplaced `protobuf:"bytes,5,opt,name=unplaced,proto3" json:"unplaced,omitempty"`
+	// The task that failed, and the last lines of its log.
+	Task *TaskInfo    `protobuf:"bytes,6,opt,name=task,proto3" json:"task,omitempty"`
+	Log  []*LogRecord `protobuf:"bytes,7,rep,name=log,proto3" json:"log,omitempty"`
+	// Of a service that has converged: nodes that do not answer at its published ports, and why.
+	Warnings      []string `protobuf:"bytes,8,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ServiceVerdict) Reset() {
+	*x = ServiceVerdict{}
+	mi := &file_swarm_v1_control_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ServiceVerdict) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ServiceVerdict) ProtoMessage() {}
+
+func (x *ServiceVerdict) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_control_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ServiceVerdict.ProtoReflect.Descriptor instead.
+func (*ServiceVerdict) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *ServiceVerdict) GetConverged() bool {
+	if x != nil {
+		return x.Converged
+	}
+	return false
+}
+
+func (x *ServiceVerdict) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *ServiceVerdict) GetOutlook() string {
+	if x != nil {
+		return x.Outlook
+	}
+	return ""
+}
+
+func (x *ServiceVerdict) GetHint() string {
+	if x != nil {
+		return x.Hint
+	}
+	return ""
+}
+
+func (x *ServiceVerdict) GetUnplaced() *Unplaced {
+	if x != nil {
+		return x.Unplaced
+	}
+	return nil
+}
+
+func (x *ServiceVerdict) GetTask() *TaskInfo {
+	if x != nil {
+		return x.Task
+	}
+	return nil
+}
+
+func (x *ServiceVerdict) GetLog() []*LogRecord {
+	if x != nil {
+		return x.Log
+	}
+	return nil
+}
+
+func (x *ServiceVerdict) GetWarnings() []string {
+	if x != nil {
+		return x.Warnings
+	}
+	return nil
+}
+
 type LogsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Service or task: id, unique prefix of the id, or name.
@@ -1419,7 +1828,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_swarm_v1_control_proto_msgTypes[22]
+	mi := &file_swarm_v1_control_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1431,7 +1840,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[22]
+	mi := &file_swarm_v1_control_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1444,7 +1853,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{22}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *LogsRequest) GetService() string {
@@ -1478,7 +1887,7 @@ type ImageInfo struct {
 
 func (x *ImageInfo) Reset() {
 	*x = ImageInfo{}
-	mi := &file_swarm_v1_control_proto_msgTypes[23]
+	mi := &file_swarm_v1_control_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1490,7 +1899,7 @@ func (x *ImageInfo) String() string {
 func (*ImageInfo) ProtoMessage() {}
 
 func (x *ImageInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[23]
+	mi := &file_swarm_v1_control_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1503,7 +1912,7 @@ func (x *ImageInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageInfo.ProtoReflect.Descriptor instead.
 func (*ImageInfo) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{23}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ImageInfo) GetImage() *Image {
@@ -1534,7 +1943,7 @@ type LoadImageRequest struct {
 
 func (x *LoadImageRequest) Reset() {
 	*x = LoadImageRequest{}
-	mi := &file_swarm_v1_control_proto_msgTypes[24]
+	mi := &file_swarm_v1_control_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1546,7 +1955,7 @@ func (x *LoadImageRequest) String() string {
 func (*LoadImageRequest) ProtoMessage() {}
 
 func (x *LoadImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[24]
+	mi := &file_swarm_v1_control_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1559,7 +1968,7 @@ func (x *LoadImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadImageRequest.ProtoReflect.Descriptor instead.
 func (*LoadImageRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{24}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *LoadImageRequest) GetData() []byte {
@@ -1597,7 +2006,7 @@ type PullImageClusterRequest struct {
 
 func (x *PullImageClusterRequest) Reset() {
 	*x = PullImageClusterRequest{}
-	mi := &file_swarm_v1_control_proto_msgTypes[25]
+	mi := &file_swarm_v1_control_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1609,7 +2018,7 @@ func (x *PullImageClusterRequest) String() string {
 func (*PullImageClusterRequest) ProtoMessage() {}
 
 func (x *PullImageClusterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[25]
+	mi := &file_swarm_v1_control_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1622,7 +2031,7 @@ func (x *PullImageClusterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullImageClusterRequest.ProtoReflect.Descriptor instead.
 func (*PullImageClusterRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{25}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *PullImageClusterRequest) GetReference() string {
@@ -1664,7 +2073,7 @@ type PushImageClusterRequest struct {
 
 func (x *PushImageClusterRequest) Reset() {
 	*x = PushImageClusterRequest{}
-	mi := &file_swarm_v1_control_proto_msgTypes[26]
+	mi := &file_swarm_v1_control_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1676,7 +2085,7 @@ func (x *PushImageClusterRequest) String() string {
 func (*PushImageClusterRequest) ProtoMessage() {}
 
 func (x *PushImageClusterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[26]
+	mi := &file_swarm_v1_control_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1689,7 +2098,7 @@ func (x *PushImageClusterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushImageClusterRequest.ProtoReflect.Descriptor instead.
 func (*PushImageClusterRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{26}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *PushImageClusterRequest) GetReference() string {
@@ -1718,7 +2127,7 @@ type TagImageRequest struct {
 
 func (x *TagImageRequest) Reset() {
 	*x = TagImageRequest{}
-	mi := &file_swarm_v1_control_proto_msgTypes[27]
+	mi := &file_swarm_v1_control_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1730,7 +2139,7 @@ func (x *TagImageRequest) String() string {
 func (*TagImageRequest) ProtoMessage() {}
 
 func (x *TagImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[27]
+	mi := &file_swarm_v1_control_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1743,7 +2152,7 @@ func (x *TagImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TagImageRequest.ProtoReflect.Descriptor instead.
 func (*TagImageRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{27}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *TagImageRequest) GetSource() string {
@@ -1772,7 +2181,7 @@ type LoginRequest struct {
 
 func (x *LoginRequest) Reset() {
 	*x = LoginRequest{}
-	mi := &file_swarm_v1_control_proto_msgTypes[28]
+	mi := &file_swarm_v1_control_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1784,7 +2193,7 @@ func (x *LoginRequest) String() string {
 func (*LoginRequest) ProtoMessage() {}
 
 func (x *LoginRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[28]
+	mi := &file_swarm_v1_control_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1797,7 +2206,7 @@ func (x *LoginRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoginRequest.ProtoReflect.Descriptor instead.
 func (*LoginRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{28}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *LoginRequest) GetServer() string {
@@ -1822,7 +2231,7 @@ type LoginResponse struct {
 
 func (x *LoginResponse) Reset() {
 	*x = LoginResponse{}
-	mi := &file_swarm_v1_control_proto_msgTypes[29]
+	mi := &file_swarm_v1_control_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1834,7 +2243,7 @@ func (x *LoginResponse) String() string {
 func (*LoginResponse) ProtoMessage() {}
 
 func (x *LoginResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[29]
+	mi := &file_swarm_v1_control_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1847,7 +2256,7 @@ func (x *LoginResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoginResponse.ProtoReflect.Descriptor instead.
 func (*LoginResponse) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{29}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{34}
 }
 
 type ListCredentialsResponse struct {
@@ -1859,7 +2268,7 @@ type ListCredentialsResponse struct {
 
 func (x *ListCredentialsResponse) Reset() {
 	*x = ListCredentialsResponse{}
-	mi := &file_swarm_v1_control_proto_msgTypes[30]
+	mi := &file_swarm_v1_control_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1871,7 +2280,7 @@ func (x *ListCredentialsResponse) String() string {
 func (*ListCredentialsResponse) ProtoMessage() {}
 
 func (x *ListCredentialsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[30]
+	mi := &file_swarm_v1_control_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1884,7 +2293,7 @@ func (x *ListCredentialsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCredentialsResponse.ProtoReflect.Descriptor instead.
 func (*ListCredentialsResponse) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{30}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ListCredentialsResponse) GetCredentials() []*Credential {
@@ -1906,7 +2315,7 @@ type RemoveCredentialResponse struct {
 
 func (x *RemoveCredentialResponse) Reset() {
 	*x = RemoveCredentialResponse{}
-	mi := &file_swarm_v1_control_proto_msgTypes[31]
+	mi := &file_swarm_v1_control_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1918,7 +2327,7 @@ func (x *RemoveCredentialResponse) String() string {
 func (*RemoveCredentialResponse) ProtoMessage() {}
 
 func (x *RemoveCredentialResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[31]
+	mi := &file_swarm_v1_control_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1931,7 +2340,7 @@ func (x *RemoveCredentialResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveCredentialResponse.ProtoReflect.Descriptor instead.
 func (*RemoveCredentialResponse) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{31}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *RemoveCredentialResponse) GetRemoved() []*Credential {
@@ -1957,7 +2366,7 @@ type CreateNetworkRequest struct {
 
 func (x *CreateNetworkRequest) Reset() {
 	*x = CreateNetworkRequest{}
-	mi := &file_swarm_v1_control_proto_msgTypes[32]
+	mi := &file_swarm_v1_control_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1969,7 +2378,7 @@ func (x *CreateNetworkRequest) String() string {
 func (*CreateNetworkRequest) ProtoMessage() {}
 
 func (x *CreateNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[32]
+	mi := &file_swarm_v1_control_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1982,7 +2391,7 @@ func (x *CreateNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateNetworkRequest.ProtoReflect.Descriptor instead.
 func (*CreateNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{32}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *CreateNetworkRequest) GetSpec() *NetworkSpec {
@@ -2001,7 +2410,7 @@ type ListNetworksResponse struct {
 
 func (x *ListNetworksResponse) Reset() {
 	*x = ListNetworksResponse{}
-	mi := &file_swarm_v1_control_proto_msgTypes[33]
+	mi := &file_swarm_v1_control_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2013,7 +2422,7 @@ func (x *ListNetworksResponse) String() string {
 func (*ListNetworksResponse) ProtoMessage() {}
 
 func (x *ListNetworksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[33]
+	mi := &file_swarm_v1_control_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2026,7 +2435,7 @@ func (x *ListNetworksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNetworksResponse.ProtoReflect.Descriptor instead.
 func (*ListNetworksResponse) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{33}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ListNetworksResponse) GetNetworks() []*NetworkInfo {
@@ -2045,7 +2454,7 @@ type PruneNetworksRequest struct {
 
 func (x *PruneNetworksRequest) Reset() {
 	*x = PruneNetworksRequest{}
-	mi := &file_swarm_v1_control_proto_msgTypes[34]
+	mi := &file_swarm_v1_control_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2057,7 +2466,7 @@ func (x *PruneNetworksRequest) String() string {
 func (*PruneNetworksRequest) ProtoMessage() {}
 
 func (x *PruneNetworksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[34]
+	mi := &file_swarm_v1_control_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2070,7 +2479,7 @@ func (x *PruneNetworksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PruneNetworksRequest.ProtoReflect.Descriptor instead.
 func (*PruneNetworksRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{34}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *PruneNetworksRequest) GetFilter() *Filter {
@@ -2090,7 +2499,7 @@ type PruneNetworksResponse struct {
 
 func (x *PruneNetworksResponse) Reset() {
 	*x = PruneNetworksResponse{}
-	mi := &file_swarm_v1_control_proto_msgTypes[35]
+	mi := &file_swarm_v1_control_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2102,7 +2511,7 @@ func (x *PruneNetworksResponse) String() string {
 func (*PruneNetworksResponse) ProtoMessage() {}
 
 func (x *PruneNetworksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[35]
+	mi := &file_swarm_v1_control_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2115,7 +2524,7 @@ func (x *PruneNetworksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PruneNetworksResponse.ProtoReflect.Descriptor instead.
 func (*PruneNetworksResponse) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{35}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *PruneNetworksResponse) GetRemoved() []string {
@@ -2141,7 +2550,7 @@ type NetworkInfo struct {
 
 func (x *NetworkInfo) Reset() {
 	*x = NetworkInfo{}
-	mi := &file_swarm_v1_control_proto_msgTypes[36]
+	mi := &file_swarm_v1_control_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2153,7 +2562,7 @@ func (x *NetworkInfo) String() string {
 func (*NetworkInfo) ProtoMessage() {}
 
 func (x *NetworkInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[36]
+	mi := &file_swarm_v1_control_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2166,7 +2575,7 @@ func (x *NetworkInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkInfo.ProtoReflect.Descriptor instead.
 func (*NetworkInfo) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{36}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *NetworkInfo) GetNetwork() *Network {
@@ -2221,7 +2630,7 @@ type NetworkSurvey struct {
 
 func (x *NetworkSurvey) Reset() {
 	*x = NetworkSurvey{}
-	mi := &file_swarm_v1_control_proto_msgTypes[37]
+	mi := &file_swarm_v1_control_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2233,7 +2642,7 @@ func (x *NetworkSurvey) String() string {
 func (*NetworkSurvey) ProtoMessage() {}
 
 func (x *NetworkSurvey) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[37]
+	mi := &file_swarm_v1_control_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2246,7 +2655,7 @@ func (x *NetworkSurvey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkSurvey.ProtoReflect.Descriptor instead.
 func (*NetworkSurvey) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{37}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *NetworkSurvey) GetNodes() []*NetworkOnNode {
@@ -2271,7 +2680,7 @@ type NetworkOnNode struct {
 
 func (x *NetworkOnNode) Reset() {
 	*x = NetworkOnNode{}
-	mi := &file_swarm_v1_control_proto_msgTypes[38]
+	mi := &file_swarm_v1_control_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2283,7 +2692,7 @@ func (x *NetworkOnNode) String() string {
 func (*NetworkOnNode) ProtoMessage() {}
 
 func (x *NetworkOnNode) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[38]
+	mi := &file_swarm_v1_control_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2296,7 +2705,7 @@ func (x *NetworkOnNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkOnNode.ProtoReflect.Descriptor instead.
 func (*NetworkOnNode) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{38}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *NetworkOnNode) GetNodeId() string {
@@ -2347,7 +2756,7 @@ type AddressUse struct {
 
 func (x *AddressUse) Reset() {
 	*x = AddressUse{}
-	mi := &file_swarm_v1_control_proto_msgTypes[39]
+	mi := &file_swarm_v1_control_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2359,7 +2768,7 @@ func (x *AddressUse) String() string {
 func (*AddressUse) ProtoMessage() {}
 
 func (x *AddressUse) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[39]
+	mi := &file_swarm_v1_control_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2372,7 +2781,7 @@ func (x *AddressUse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddressUse.ProtoReflect.Descriptor instead.
 func (*AddressUse) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{39}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *AddressUse) GetSubnet() string {
@@ -2407,7 +2816,7 @@ type RemoveClusterImageRequest struct {
 
 func (x *RemoveClusterImageRequest) Reset() {
 	*x = RemoveClusterImageRequest{}
-	mi := &file_swarm_v1_control_proto_msgTypes[40]
+	mi := &file_swarm_v1_control_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2419,7 +2828,7 @@ func (x *RemoveClusterImageRequest) String() string {
 func (*RemoveClusterImageRequest) ProtoMessage() {}
 
 func (x *RemoveClusterImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_control_proto_msgTypes[40]
+	mi := &file_swarm_v1_control_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2432,7 +2841,7 @@ func (x *RemoveClusterImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveClusterImageRequest.ProtoReflect.Descriptor instead.
 func (*RemoveClusterImageRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_control_proto_rawDescGZIP(), []int{40}
+	return file_swarm_v1_control_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *RemoveClusterImageRequest) GetId() string {
@@ -2453,7 +2862,7 @@ var File_swarm_v1_control_proto protoreflect.FileDescriptor
 
 const file_swarm_v1_control_proto_rawDesc = "" +
 	"\n" +
-	"\x16swarm/v1/control.proto\x12\bswarm.v1\x1a\x17swarm/v1/dispatch.proto\x1a\x15swarm/v1/object.proto\x1a\x13swarm/v1/spec.proto\"\xe7\x02\n" +
+	"\x16swarm/v1/control.proto\x12\bswarm.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x17swarm/v1/dispatch.proto\x1a\x15swarm/v1/object.proto\x1a\x13swarm/v1/spec.proto\"\xe7\x02\n" +
 	"\x06Filter\x12\x10\n" +
 	"\x03ids\x18\x01 \x03(\tR\x03ids\x12\x14\n" +
 	"\x05names\x18\x02 \x03(\tR\x05names\x12\x1a\n" +
@@ -2549,7 +2958,38 @@ const file_swarm_v1_control_proto_rawDesc = "" +
 	"\x05types\x18\x01 \x03(\tR\x05types\x12(\n" +
 	"\x06filter\x18\x02 \x01(\v2\x10.swarm.v1.FilterR\x06filter\x12\x14\n" +
 	"\x05since\x18\x03 \x01(\x04R\x05since\x12\x18\n" +
-	"\aobjects\x18\x04 \x01(\bR\aobjects\"k\n" +
+	"\aobjects\x18\x04 \x01(\bR\aobjects\"V\n" +
+	"\x12WaitServiceRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
+	"\x05index\x18\x02 \x01(\x04R\x05index\x12\x1a\n" +
+	"\brevision\x18\x03 \x01(\x04R\brevision\"\x80\x01\n" +
+	"\x13WaitServiceResponse\x125\n" +
+	"\bprogress\x18\x01 \x01(\v2\x19.swarm.v1.ServiceProgressR\bprogress\x122\n" +
+	"\averdict\x18\x02 \x01(\v2\x18.swarm.v1.ServiceVerdictR\averdict\"\xa6\x02\n" +
+	"\x0fServiceProgress\x12!\n" +
+	"\fservice_name\x18\x01 \x01(\tR\vserviceName\x12\x18\n" +
+	"\arunning\x18\x02 \x01(\x04R\arunning\x12\x18\n" +
+	"\adesired\x18\x03 \x01(\x04R\adesired\x12\x14\n" +
+	"\x05ended\x18\x04 \x01(\x04R\x05ended\x12\x1a\n" +
+	"\bstopping\x18\x05 \x01(\x04R\bstopping\x12\x10\n" +
+	"\x03job\x18\x06 \x01(\bR\x03job\x12,\n" +
+	"\x05slots\x18\a \x03(\v2\x16.swarm.v1.SlotProgressR\x05slots\x12\x12\n" +
+	"\x04note\x18\b \x01(\tR\x04note\x126\n" +
+	"\tstable_in\x18\t \x01(\v2\x19.google.protobuf.DurationR\bstableIn\"\x83\x01\n" +
+	"\fSlotProgress\x12\x14\n" +
+	"\x05label\x18\x01 \x01(\tR\x05label\x12)\n" +
+	"\x05state\x18\x02 \x01(\x0e2\x13.swarm.v1.TaskStateR\x05state\x12\x1a\n" +
+	"\boutdated\x18\x03 \x01(\bR\boutdated\x12\x16\n" +
+	"\x06detail\x18\x04 \x01(\tR\x06detail\"\x8f\x02\n" +
+	"\x0eServiceVerdict\x12\x1c\n" +
+	"\tconverged\x18\x01 \x01(\bR\tconverged\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x18\n" +
+	"\aoutlook\x18\x03 \x01(\tR\aoutlook\x12\x12\n" +
+	"\x04hint\x18\x04 \x01(\tR\x04hint\x12.\n" +
+	"\bunplaced\x18\x05 \x01(\v2\x12.swarm.v1.UnplacedR\bunplaced\x12&\n" +
+	"\x04task\x18\x06 \x01(\v2\x12.swarm.v1.TaskInfoR\x04task\x12%\n" +
+	"\x03log\x18\a \x03(\v2\x13.swarm.v1.LogRecordR\x03log\x12\x1a\n" +
+	"\bwarnings\x18\b \x03(\tR\bwarnings\"k\n" +
 	"\vLogsRequest\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x12\n" +
 	"\x04task\x18\x02 \x01(\tR\x04task\x12.\n" +
@@ -2611,7 +3051,7 @@ const file_swarm_v1_control_proto_rawDesc = "" +
 	"\x05total\x18\x03 \x01(\x04R\x05total\"A\n" +
 	"\x19RemoveClusterImageRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
-	"\x05force\x18\x02 \x01(\bR\x05force2\x9d\x11\n" +
+	"\x05force\x18\x02 \x01(\bR\x05force2\xeb\x11\n" +
 	"\aControl\x125\n" +
 	"\n" +
 	"GetCluster\x12\x14.swarm.v1.GetRequest\x1a\x11.swarm.v1.Cluster\x12B\n" +
@@ -2648,7 +3088,8 @@ const file_swarm_v1_control_proto_rawDesc = "" +
 	"\rSurveyNetwork\x12\x14.swarm.v1.GetRequest\x1a\x17.swarm.v1.NetworkSurvey\x12E\n" +
 	"\fListNetworks\x12\x15.swarm.v1.ListRequest\x1a\x1e.swarm.v1.ListNetworksResponse\x12?\n" +
 	"\rRemoveNetwork\x12\x14.swarm.v1.GetRequest\x1a\x18.swarm.v1.RemoveResponse\x12P\n" +
-	"\rPruneNetworks\x12\x1e.swarm.v1.PruneNetworksRequest\x1a\x1f.swarm.v1.PruneNetworksResponse\x122\n" +
+	"\rPruneNetworks\x12\x1e.swarm.v1.PruneNetworksRequest\x1a\x1f.swarm.v1.PruneNetworksResponse\x12L\n" +
+	"\vWaitService\x12\x1c.swarm.v1.WaitServiceRequest\x1a\x1d.swarm.v1.WaitServiceResponse0\x01\x122\n" +
 	"\x05Watch\x12\x16.swarm.v1.WatchRequest\x1a\x0f.swarm.v1.Event0\x01\x12;\n" +
 	"\x04Logs\x12\x15.swarm.v1.LogsRequest\x1a\x1a.swarm.v1.TaskLogsResponse0\x01\x125\n" +
 	"\x04Exec\x12\x13.swarm.v1.ExecInput\x1a\x14.swarm.v1.ExecOutput(\x010\x01B\x1eZ\x1cswarm/proto/swarm/v1;swarmv1b\x06proto3"
@@ -2666,7 +3107,7 @@ func file_swarm_v1_control_proto_rawDescGZIP() []byte {
 }
 
 var file_swarm_v1_control_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_swarm_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
+var file_swarm_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
 var file_swarm_v1_control_proto_goTypes = []any{
 	(ManagerStatus_Reachability)(0),   // 0: swarm.v1.ManagerStatus.Reachability
 	(*Filter)(nil),                    // 1: swarm.v1.Filter
@@ -2691,163 +3132,181 @@ var file_swarm_v1_control_proto_goTypes = []any{
 	(*UpdateServiceResponse)(nil),     // 20: swarm.v1.UpdateServiceResponse
 	(*UpdateClusterRequest)(nil),      // 21: swarm.v1.UpdateClusterRequest
 	(*WatchRequest)(nil),              // 22: swarm.v1.WatchRequest
-	(*LogsRequest)(nil),               // 23: swarm.v1.LogsRequest
-	(*ImageInfo)(nil),                 // 24: swarm.v1.ImageInfo
-	(*LoadImageRequest)(nil),          // 25: swarm.v1.LoadImageRequest
-	(*PullImageClusterRequest)(nil),   // 26: swarm.v1.PullImageClusterRequest
-	(*PushImageClusterRequest)(nil),   // 27: swarm.v1.PushImageClusterRequest
-	(*TagImageRequest)(nil),           // 28: swarm.v1.TagImageRequest
-	(*LoginRequest)(nil),              // 29: swarm.v1.LoginRequest
-	(*LoginResponse)(nil),             // 30: swarm.v1.LoginResponse
-	(*ListCredentialsResponse)(nil),   // 31: swarm.v1.ListCredentialsResponse
-	(*RemoveCredentialResponse)(nil),  // 32: swarm.v1.RemoveCredentialResponse
-	(*CreateNetworkRequest)(nil),      // 33: swarm.v1.CreateNetworkRequest
-	(*ListNetworksResponse)(nil),      // 34: swarm.v1.ListNetworksResponse
-	(*PruneNetworksRequest)(nil),      // 35: swarm.v1.PruneNetworksRequest
-	(*PruneNetworksResponse)(nil),     // 36: swarm.v1.PruneNetworksResponse
-	(*NetworkInfo)(nil),               // 37: swarm.v1.NetworkInfo
-	(*NetworkSurvey)(nil),             // 38: swarm.v1.NetworkSurvey
-	(*NetworkOnNode)(nil),             // 39: swarm.v1.NetworkOnNode
-	(*AddressUse)(nil),                // 40: swarm.v1.AddressUse
-	(*RemoveClusterImageRequest)(nil), // 41: swarm.v1.RemoveClusterImageRequest
-	(NodeSpec_Role)(0),                // 42: swarm.v1.NodeSpec.Role
-	(TaskState)(0),                    // 43: swarm.v1.TaskState
-	(*Node)(nil),                      // 44: swarm.v1.Node
-	(*NodeState)(nil),                 // 45: swarm.v1.NodeState
-	(*Task)(nil),                      // 46: swarm.v1.Task
-	(*TaskStatus)(nil),                // 47: swarm.v1.TaskStatus
-	(*Service)(nil),                   // 48: swarm.v1.Service
-	(*Revision)(nil),                  // 49: swarm.v1.Revision
-	(*Endpoint)(nil),                  // 50: swarm.v1.Endpoint
-	(*NodeSpec)(nil),                  // 51: swarm.v1.NodeSpec
-	(*ServiceSpec)(nil),               // 52: swarm.v1.ServiceSpec
-	(*ClusterSpec)(nil),               // 53: swarm.v1.ClusterSpec
-	(*LogOptions)(nil),                // 54: swarm.v1.LogOptions
-	(*Image)(nil),                     // 55: swarm.v1.Image
-	(*Credential)(nil),                // 56: swarm.v1.Credential
-	(*NetworkSpec)(nil),               // 57: swarm.v1.NetworkSpec
-	(*Network)(nil),                   // 58: swarm.v1.Network
-	(*Routing)(nil),                   // 59: swarm.v1.Routing
-	(*Backend)(nil),                   // 60: swarm.v1.Backend
-	(*Peering)(nil),                   // 61: swarm.v1.Peering
-	(*NodeNetwork)(nil),               // 62: swarm.v1.NodeNetwork
-	(*ExecInput)(nil),                 // 63: swarm.v1.ExecInput
-	(*Cluster)(nil),                   // 64: swarm.v1.Cluster
-	(*ImageProgress)(nil),             // 65: swarm.v1.ImageProgress
-	(*Event)(nil),                     // 66: swarm.v1.Event
-	(*TaskLogsResponse)(nil),          // 67: swarm.v1.TaskLogsResponse
-	(*ExecOutput)(nil),                // 68: swarm.v1.ExecOutput
+	(*WaitServiceRequest)(nil),        // 23: swarm.v1.WaitServiceRequest
+	(*WaitServiceResponse)(nil),       // 24: swarm.v1.WaitServiceResponse
+	(*ServiceProgress)(nil),           // 25: swarm.v1.ServiceProgress
+	(*SlotProgress)(nil),              // 26: swarm.v1.SlotProgress
+	(*ServiceVerdict)(nil),            // 27: swarm.v1.ServiceVerdict
+	(*LogsRequest)(nil),               // 28: swarm.v1.LogsRequest
+	(*ImageInfo)(nil),                 // 29: swarm.v1.ImageInfo
+	(*LoadImageRequest)(nil),          // 30: swarm.v1.LoadImageRequest
+	(*PullImageClusterRequest)(nil),   // 31: swarm.v1.PullImageClusterRequest
+	(*PushImageClusterRequest)(nil),   // 32: swarm.v1.PushImageClusterRequest
+	(*TagImageRequest)(nil),           // 33: swarm.v1.TagImageRequest
+	(*LoginRequest)(nil),              // 34: swarm.v1.LoginRequest
+	(*LoginResponse)(nil),             // 35: swarm.v1.LoginResponse
+	(*ListCredentialsResponse)(nil),   // 36: swarm.v1.ListCredentialsResponse
+	(*RemoveCredentialResponse)(nil),  // 37: swarm.v1.RemoveCredentialResponse
+	(*CreateNetworkRequest)(nil),      // 38: swarm.v1.CreateNetworkRequest
+	(*ListNetworksResponse)(nil),      // 39: swarm.v1.ListNetworksResponse
+	(*PruneNetworksRequest)(nil),      // 40: swarm.v1.PruneNetworksRequest
+	(*PruneNetworksResponse)(nil),     // 41: swarm.v1.PruneNetworksResponse
+	(*NetworkInfo)(nil),               // 42: swarm.v1.NetworkInfo
+	(*NetworkSurvey)(nil),             // 43: swarm.v1.NetworkSurvey
+	(*NetworkOnNode)(nil),             // 44: swarm.v1.NetworkOnNode
+	(*AddressUse)(nil),                // 45: swarm.v1.AddressUse
+	(*RemoveClusterImageRequest)(nil), // 46: swarm.v1.RemoveClusterImageRequest
+	(NodeSpec_Role)(0),                // 47: swarm.v1.NodeSpec.Role
+	(TaskState)(0),                    // 48: swarm.v1.TaskState
+	(*Node)(nil),                      // 49: swarm.v1.Node
+	(*NodeState)(nil),                 // 50: swarm.v1.NodeState
+	(*Task)(nil),                      // 51: swarm.v1.Task
+	(*TaskStatus)(nil),                // 52: swarm.v1.TaskStatus
+	(*Service)(nil),                   // 53: swarm.v1.Service
+	(*Revision)(nil),                  // 54: swarm.v1.Revision
+	(*Endpoint)(nil),                  // 55: swarm.v1.Endpoint
+	(*NodeSpec)(nil),                  // 56: swarm.v1.NodeSpec
+	(*ServiceSpec)(nil),               // 57: swarm.v1.ServiceSpec
+	(*ClusterSpec)(nil),               // 58: swarm.v1.ClusterSpec
+	(*durationpb.Duration)(nil),       // 59: google.protobuf.Duration
+	(*Unplaced)(nil),                  // 60: swarm.v1.Unplaced
+	(*LogRecord)(nil),                 // 61: swarm.v1.LogRecord
+	(*LogOptions)(nil),                // 62: swarm.v1.LogOptions
+	(*Image)(nil),                     // 63: swarm.v1.Image
+	(*Credential)(nil),                // 64: swarm.v1.Credential
+	(*NetworkSpec)(nil),               // 65: swarm.v1.NetworkSpec
+	(*Network)(nil),                   // 66: swarm.v1.Network
+	(*Routing)(nil),                   // 67: swarm.v1.Routing
+	(*Backend)(nil),                   // 68: swarm.v1.Backend
+	(*Peering)(nil),                   // 69: swarm.v1.Peering
+	(*NodeNetwork)(nil),               // 70: swarm.v1.NodeNetwork
+	(*ExecInput)(nil),                 // 71: swarm.v1.ExecInput
+	(*Cluster)(nil),                   // 72: swarm.v1.Cluster
+	(*ImageProgress)(nil),             // 73: swarm.v1.ImageProgress
+	(*Event)(nil),                     // 74: swarm.v1.Event
+	(*TaskLogsResponse)(nil),          // 75: swarm.v1.TaskLogsResponse
+	(*ExecOutput)(nil),                // 76: swarm.v1.ExecOutput
 }
 var file_swarm_v1_control_proto_depIdxs = []int32{
-	42, // 0: swarm.v1.Filter.roles:type_name -> swarm.v1.NodeSpec.Role
-	43, // 1: swarm.v1.Filter.desired_states:type_name -> swarm.v1.TaskState
-	44, // 2: swarm.v1.NodeInfo.node:type_name -> swarm.v1.Node
-	45, // 3: swarm.v1.NodeInfo.state:type_name -> swarm.v1.NodeState
+	47, // 0: swarm.v1.Filter.roles:type_name -> swarm.v1.NodeSpec.Role
+	48, // 1: swarm.v1.Filter.desired_states:type_name -> swarm.v1.TaskState
+	49, // 2: swarm.v1.NodeInfo.node:type_name -> swarm.v1.Node
+	50, // 3: swarm.v1.NodeInfo.state:type_name -> swarm.v1.NodeState
 	3,  // 4: swarm.v1.NodeInfo.manager_status:type_name -> swarm.v1.ManagerStatus
 	0,  // 5: swarm.v1.ManagerStatus.reachability:type_name -> swarm.v1.ManagerStatus.Reachability
-	46, // 6: swarm.v1.TaskInfo.task:type_name -> swarm.v1.Task
-	47, // 7: swarm.v1.TaskInfo.status:type_name -> swarm.v1.TaskStatus
-	48, // 8: swarm.v1.ServiceInfo.service:type_name -> swarm.v1.Service
-	49, // 9: swarm.v1.ServiceInfo.revision:type_name -> swarm.v1.Revision
-	50, // 10: swarm.v1.ServiceInfo.endpoint:type_name -> swarm.v1.Endpoint
+	51, // 6: swarm.v1.TaskInfo.task:type_name -> swarm.v1.Task
+	52, // 7: swarm.v1.TaskInfo.status:type_name -> swarm.v1.TaskStatus
+	53, // 8: swarm.v1.ServiceInfo.service:type_name -> swarm.v1.Service
+	54, // 9: swarm.v1.ServiceInfo.revision:type_name -> swarm.v1.Revision
+	55, // 10: swarm.v1.ServiceInfo.endpoint:type_name -> swarm.v1.Endpoint
 	6,  // 11: swarm.v1.ServiceInfo.status:type_name -> swarm.v1.ServiceStatus
 	1,  // 12: swarm.v1.ListRequest.filter:type_name -> swarm.v1.Filter
 	2,  // 13: swarm.v1.ListNodesResponse.nodes:type_name -> swarm.v1.NodeInfo
 	5,  // 14: swarm.v1.ListServicesResponse.services:type_name -> swarm.v1.ServiceInfo
 	4,  // 15: swarm.v1.ListTasksResponse.tasks:type_name -> swarm.v1.TaskInfo
-	24, // 16: swarm.v1.ListImagesResponse.images:type_name -> swarm.v1.ImageInfo
-	49, // 17: swarm.v1.ListRevisionsResponse.revisions:type_name -> swarm.v1.Revision
-	51, // 18: swarm.v1.UpdateNodeRequest.spec:type_name -> swarm.v1.NodeSpec
-	52, // 19: swarm.v1.CreateServiceRequest.spec:type_name -> swarm.v1.ServiceSpec
-	52, // 20: swarm.v1.UpdateServiceRequest.spec:type_name -> swarm.v1.ServiceSpec
-	53, // 21: swarm.v1.UpdateClusterRequest.spec:type_name -> swarm.v1.ClusterSpec
+	29, // 16: swarm.v1.ListImagesResponse.images:type_name -> swarm.v1.ImageInfo
+	54, // 17: swarm.v1.ListRevisionsResponse.revisions:type_name -> swarm.v1.Revision
+	56, // 18: swarm.v1.UpdateNodeRequest.spec:type_name -> swarm.v1.NodeSpec
+	57, // 19: swarm.v1.CreateServiceRequest.spec:type_name -> swarm.v1.ServiceSpec
+	57, // 20: swarm.v1.UpdateServiceRequest.spec:type_name -> swarm.v1.ServiceSpec
+	58, // 21: swarm.v1.UpdateClusterRequest.spec:type_name -> swarm.v1.ClusterSpec
 	1,  // 22: swarm.v1.WatchRequest.filter:type_name -> swarm.v1.Filter
-	54, // 23: swarm.v1.LogsRequest.options:type_name -> swarm.v1.LogOptions
-	55, // 24: swarm.v1.ImageInfo.image:type_name -> swarm.v1.Image
-	56, // 25: swarm.v1.ListCredentialsResponse.credentials:type_name -> swarm.v1.Credential
-	56, // 26: swarm.v1.RemoveCredentialResponse.removed:type_name -> swarm.v1.Credential
-	56, // 27: swarm.v1.RemoveCredentialResponse.issued:type_name -> swarm.v1.Credential
-	57, // 28: swarm.v1.CreateNetworkRequest.spec:type_name -> swarm.v1.NetworkSpec
-	37, // 29: swarm.v1.ListNetworksResponse.networks:type_name -> swarm.v1.NetworkInfo
-	1,  // 30: swarm.v1.PruneNetworksRequest.filter:type_name -> swarm.v1.Filter
-	58, // 31: swarm.v1.NetworkInfo.network:type_name -> swarm.v1.Network
-	40, // 32: swarm.v1.NetworkInfo.use:type_name -> swarm.v1.AddressUse
-	59, // 33: swarm.v1.NetworkInfo.services:type_name -> swarm.v1.Routing
-	60, // 34: swarm.v1.NetworkInfo.backends:type_name -> swarm.v1.Backend
-	61, // 35: swarm.v1.NetworkInfo.peers:type_name -> swarm.v1.Peering
-	39, // 36: swarm.v1.NetworkSurvey.nodes:type_name -> swarm.v1.NetworkOnNode
-	62, // 37: swarm.v1.NetworkOnNode.network:type_name -> swarm.v1.NodeNetwork
-	7,  // 38: swarm.v1.Control.GetCluster:input_type -> swarm.v1.GetRequest
-	21, // 39: swarm.v1.Control.UpdateCluster:input_type -> swarm.v1.UpdateClusterRequest
-	7,  // 40: swarm.v1.Control.GetNode:input_type -> swarm.v1.GetRequest
-	8,  // 41: swarm.v1.Control.ListNodes:input_type -> swarm.v1.ListRequest
-	14, // 42: swarm.v1.Control.UpdateNode:input_type -> swarm.v1.UpdateNodeRequest
-	15, // 43: swarm.v1.Control.RemoveNode:input_type -> swarm.v1.RemoveNodeRequest
-	7,  // 44: swarm.v1.Control.GetService:input_type -> swarm.v1.GetRequest
-	8,  // 45: swarm.v1.Control.ListServices:input_type -> swarm.v1.ListRequest
-	17, // 46: swarm.v1.Control.CreateService:input_type -> swarm.v1.CreateServiceRequest
-	19, // 47: swarm.v1.Control.UpdateService:input_type -> swarm.v1.UpdateServiceRequest
-	7,  // 48: swarm.v1.Control.RemoveService:input_type -> swarm.v1.GetRequest
-	7,  // 49: swarm.v1.Control.ListRevisions:input_type -> swarm.v1.GetRequest
-	7,  // 50: swarm.v1.Control.GetTask:input_type -> swarm.v1.GetRequest
-	8,  // 51: swarm.v1.Control.ListTasks:input_type -> swarm.v1.ListRequest
-	7,  // 52: swarm.v1.Control.GetImage:input_type -> swarm.v1.GetRequest
-	8,  // 53: swarm.v1.Control.ListImages:input_type -> swarm.v1.ListRequest
-	25, // 54: swarm.v1.Control.LoadImage:input_type -> swarm.v1.LoadImageRequest
-	26, // 55: swarm.v1.Control.PullImage:input_type -> swarm.v1.PullImageClusterRequest
-	27, // 56: swarm.v1.Control.PushImage:input_type -> swarm.v1.PushImageClusterRequest
-	28, // 57: swarm.v1.Control.TagImage:input_type -> swarm.v1.TagImageRequest
-	41, // 58: swarm.v1.Control.RemoveImage:input_type -> swarm.v1.RemoveClusterImageRequest
-	29, // 59: swarm.v1.Control.Login:input_type -> swarm.v1.LoginRequest
-	8,  // 60: swarm.v1.Control.ListCredentials:input_type -> swarm.v1.ListRequest
-	7,  // 61: swarm.v1.Control.RemoveCredential:input_type -> swarm.v1.GetRequest
-	33, // 62: swarm.v1.Control.CreateNetwork:input_type -> swarm.v1.CreateNetworkRequest
-	7,  // 63: swarm.v1.Control.GetNetwork:input_type -> swarm.v1.GetRequest
-	7,  // 64: swarm.v1.Control.SurveyNetwork:input_type -> swarm.v1.GetRequest
-	8,  // 65: swarm.v1.Control.ListNetworks:input_type -> swarm.v1.ListRequest
-	7,  // 66: swarm.v1.Control.RemoveNetwork:input_type -> swarm.v1.GetRequest
-	35, // 67: swarm.v1.Control.PruneNetworks:input_type -> swarm.v1.PruneNetworksRequest
-	22, // 68: swarm.v1.Control.Watch:input_type -> swarm.v1.WatchRequest
-	23, // 69: swarm.v1.Control.Logs:input_type -> swarm.v1.LogsRequest
-	63, // 70: swarm.v1.Control.Exec:input_type -> swarm.v1.ExecInput
-	64, // 71: swarm.v1.Control.GetCluster:output_type -> swarm.v1.Cluster
-	64, // 72: swarm.v1.Control.UpdateCluster:output_type -> swarm.v1.Cluster
-	2,  // 73: swarm.v1.Control.GetNode:output_type -> swarm.v1.NodeInfo
-	9,  // 74: swarm.v1.Control.ListNodes:output_type -> swarm.v1.ListNodesResponse
-	2,  // 75: swarm.v1.Control.UpdateNode:output_type -> swarm.v1.NodeInfo
-	16, // 76: swarm.v1.Control.RemoveNode:output_type -> swarm.v1.RemoveResponse
-	5,  // 77: swarm.v1.Control.GetService:output_type -> swarm.v1.ServiceInfo
-	10, // 78: swarm.v1.Control.ListServices:output_type -> swarm.v1.ListServicesResponse
-	18, // 79: swarm.v1.Control.CreateService:output_type -> swarm.v1.CreateServiceResponse
-	20, // 80: swarm.v1.Control.UpdateService:output_type -> swarm.v1.UpdateServiceResponse
-	16, // 81: swarm.v1.Control.RemoveService:output_type -> swarm.v1.RemoveResponse
-	13, // 82: swarm.v1.Control.ListRevisions:output_type -> swarm.v1.ListRevisionsResponse
-	4,  // 83: swarm.v1.Control.GetTask:output_type -> swarm.v1.TaskInfo
-	11, // 84: swarm.v1.Control.ListTasks:output_type -> swarm.v1.ListTasksResponse
-	24, // 85: swarm.v1.Control.GetImage:output_type -> swarm.v1.ImageInfo
-	12, // 86: swarm.v1.Control.ListImages:output_type -> swarm.v1.ListImagesResponse
-	65, // 87: swarm.v1.Control.LoadImage:output_type -> swarm.v1.ImageProgress
-	65, // 88: swarm.v1.Control.PullImage:output_type -> swarm.v1.ImageProgress
-	65, // 89: swarm.v1.Control.PushImage:output_type -> swarm.v1.ImageProgress
-	24, // 90: swarm.v1.Control.TagImage:output_type -> swarm.v1.ImageInfo
-	16, // 91: swarm.v1.Control.RemoveImage:output_type -> swarm.v1.RemoveResponse
-	30, // 92: swarm.v1.Control.Login:output_type -> swarm.v1.LoginResponse
-	31, // 93: swarm.v1.Control.ListCredentials:output_type -> swarm.v1.ListCredentialsResponse
-	32, // 94: swarm.v1.Control.RemoveCredential:output_type -> swarm.v1.RemoveCredentialResponse
-	37, // 95: swarm.v1.Control.CreateNetwork:output_type -> swarm.v1.NetworkInfo
-	37, // 96: swarm.v1.Control.GetNetwork:output_type -> swarm.v1.NetworkInfo
-	38, // 97: swarm.v1.Control.SurveyNetwork:output_type -> swarm.v1.NetworkSurvey
-	34, // 98: swarm.v1.Control.ListNetworks:output_type -> swarm.v1.ListNetworksResponse
-	16, // 99: swarm.v1.Control.RemoveNetwork:output_type -> swarm.v1.RemoveResponse
-	36, // 100: swarm.v1.Control.PruneNetworks:output_type -> swarm.v1.PruneNetworksResponse
-	66, // 101: swarm.v1.Control.Watch:output_type -> swarm.v1.Event
-	67, // 102: swarm.v1.Control.Logs:output_type -> swarm.v1.TaskLogsResponse
-	68, // 103: swarm.v1.Control.Exec:output_type -> swarm.v1.ExecOutput
-	71, // [71:104] is the sub-list for method output_type
-	38, // [38:71] is the sub-list for method input_type
-	38, // [38:38] is the sub-list for extension type_name
-	38, // [38:38] is the sub-list for extension extendee
-	0,  // [0:38] is the sub-list for field type_name
+	25, // 23: swarm.v1.WaitServiceResponse.progress:type_name -> swarm.v1.ServiceProgress
+	27, // 24: swarm.v1.WaitServiceResponse.verdict:type_name -> swarm.v1.ServiceVerdict
+	26, // 25: swarm.v1.ServiceProgress.slots:type_name -> swarm.v1.SlotProgress
+	59, // 26: swarm.v1.ServiceProgress.stable_in:type_name -> google.protobuf.Duration
+	48, // 27: swarm.v1.SlotProgress.state:type_name -> swarm.v1.TaskState
+	60, // 28: swarm.v1.ServiceVerdict.unplaced:type_name -> swarm.v1.Unplaced
+	4,  // 29: swarm.v1.ServiceVerdict.task:type_name -> swarm.v1.TaskInfo
+	61, // 30: swarm.v1.ServiceVerdict.log:type_name -> swarm.v1.LogRecord
+	62, // 31: swarm.v1.LogsRequest.options:type_name -> swarm.v1.LogOptions
+	63, // 32: swarm.v1.ImageInfo.image:type_name -> swarm.v1.Image
+	64, // 33: swarm.v1.ListCredentialsResponse.credentials:type_name -> swarm.v1.Credential
+	64, // 34: swarm.v1.RemoveCredentialResponse.removed:type_name -> swarm.v1.Credential
+	64, // 35: swarm.v1.RemoveCredentialResponse.issued:type_name -> swarm.v1.Credential
+	65, // 36: swarm.v1.CreateNetworkRequest.spec:type_name -> swarm.v1.NetworkSpec
+	42, // 37: swarm.v1.ListNetworksResponse.networks:type_name -> swarm.v1.NetworkInfo
+	1,  // 38: swarm.v1.PruneNetworksRequest.filter:type_name -> swarm.v1.Filter
+	66, // 39: swarm.v1.NetworkInfo.network:type_name -> swarm.v1.Network
+	45, // 40: swarm.v1.NetworkInfo.use:type_name -> swarm.v1.AddressUse
+	67, // 41: swarm.v1.NetworkInfo.services:type_name -> swarm.v1.Routing
+	68, // 42: swarm.v1.NetworkInfo.backends:type_name -> swarm.v1.Backend
+	69, // 43: swarm.v1.NetworkInfo.peers:type_name -> swarm.v1.Peering
+	44, // 44: swarm.v1.NetworkSurvey.nodes:type_name -> swarm.v1.NetworkOnNode
+	70, // 45: swarm.v1.NetworkOnNode.network:type_name -> swarm.v1.NodeNetwork
+	7,  // 46: swarm.v1.Control.GetCluster:input_type -> swarm.v1.GetRequest
+	21, // 47: swarm.v1.Control.UpdateCluster:input_type -> swarm.v1.UpdateClusterRequest
+	7,  // 48: swarm.v1.Control.GetNode:input_type -> swarm.v1.GetRequest
+	8,  // 49: swarm.v1.Control.ListNodes:input_type -> swarm.v1.ListRequest
+	14, // 50: swarm.v1.Control.UpdateNode:input_type -> swarm.v1.UpdateNodeRequest
+	15, // 51: swarm.v1.Control.RemoveNode:input_type -> swarm.v1.RemoveNodeRequest
+	7,  // 52: swarm.v1.Control.GetService:input_type -> swarm.v1.GetRequest
+	8,  // 53: swarm.v1.Control.ListServices:input_type -> swarm.v1.ListRequest
+	17, // 54: swarm.v1.Control.CreateService:input_type -> swarm.v1.CreateServiceRequest
+	19, // 55: swarm.v1.Control.UpdateService:input_type -> swarm.v1.UpdateServiceRequest
+	7,  // 56: swarm.v1.Control.RemoveService:input_type -> swarm.v1.GetRequest
+	7,  // 57: swarm.v1.Control.ListRevisions:input_type -> swarm.v1.GetRequest
+	7,  // 58: swarm.v1.Control.GetTask:input_type -> swarm.v1.GetRequest
+	8,  // 59: swarm.v1.Control.ListTasks:input_type -> swarm.v1.ListRequest
+	7,  // 60: swarm.v1.Control.GetImage:input_type -> swarm.v1.GetRequest
+	8,  // 61: swarm.v1.Control.ListImages:input_type -> swarm.v1.ListRequest
+	30, // 62: swarm.v1.Control.LoadImage:input_type -> swarm.v1.LoadImageRequest
+	31, // 63: swarm.v1.Control.PullImage:input_type -> swarm.v1.PullImageClusterRequest
+	32, // 64: swarm.v1.Control.PushImage:input_type -> swarm.v1.PushImageClusterRequest
+	33, // 65: swarm.v1.Control.TagImage:input_type -> swarm.v1.TagImageRequest
+	46, // 66: swarm.v1.Control.RemoveImage:input_type -> swarm.v1.RemoveClusterImageRequest
+	34, // 67: swarm.v1.Control.Login:input_type -> swarm.v1.LoginRequest
+	8,  // 68: swarm.v1.Control.ListCredentials:input_type -> swarm.v1.ListRequest
+	7,  // 69: swarm.v1.Control.RemoveCredential:input_type -> swarm.v1.GetRequest
+	38, // 70: swarm.v1.Control.CreateNetwork:input_type -> swarm.v1.CreateNetworkRequest
+	7,  // 71: swarm.v1.Control.GetNetwork:input_type -> swarm.v1.GetRequest
+	7,  // 72: swarm.v1.Control.SurveyNetwork:input_type -> swarm.v1.GetRequest
+	8,  // 73: swarm.v1.Control.ListNetworks:input_type -> swarm.v1.ListRequest
+	7,  // 74: swarm.v1.Control.RemoveNetwork:input_type -> swarm.v1.GetRequest
+	40, // 75: swarm.v1.Control.PruneNetworks:input_type -> swarm.v1.PruneNetworksRequest
+	23, // 76: swarm.v1.Control.WaitService:input_type -> swarm.v1.WaitServiceRequest
+	22, // 77: swarm.v1.Control.Watch:input_type -> swarm.v1.WatchRequest
+	28, // 78: swarm.v1.Control.Logs:input_type -> swarm.v1.LogsRequest
+	71, // 79: swarm.v1.Control.Exec:input_type -> swarm.v1.ExecInput
+	72, // 80: swarm.v1.Control.GetCluster:output_type -> swarm.v1.Cluster
+	72, // 81: swarm.v1.Control.UpdateCluster:output_type -> swarm.v1.Cluster
+	2,  // 82: swarm.v1.Control.GetNode:output_type -> swarm.v1.NodeInfo
+	9,  // 83: swarm.v1.Control.ListNodes:output_type -> swarm.v1.ListNodesResponse
+	2,  // 84: swarm.v1.Control.UpdateNode:output_type -> swarm.v1.NodeInfo
+	16, // 85: swarm.v1.Control.RemoveNode:output_type -> swarm.v1.RemoveResponse
+	5,  // 86: swarm.v1.Control.GetService:output_type -> swarm.v1.ServiceInfo
+	10, // 87: swarm.v1.Control.ListServices:output_type -> swarm.v1.ListServicesResponse
+	18, // 88: swarm.v1.Control.CreateService:output_type -> swarm.v1.CreateServiceResponse
+	20, // 89: swarm.v1.Control.UpdateService:output_type -> swarm.v1.UpdateServiceResponse
+	16, // 90: swarm.v1.Control.RemoveService:output_type -> swarm.v1.RemoveResponse
+	13, // 91: swarm.v1.Control.ListRevisions:output_type -> swarm.v1.ListRevisionsResponse
+	4,  // 92: swarm.v1.Control.GetTask:output_type -> swarm.v1.TaskInfo
+	11, // 93: swarm.v1.Control.ListTasks:output_type -> swarm.v1.ListTasksResponse
+	29, // 94: swarm.v1.Control.GetImage:output_type -> swarm.v1.ImageInfo
+	12, // 95: swarm.v1.Control.ListImages:output_type -> swarm.v1.ListImagesResponse
+	73, // 96: swarm.v1.Control.LoadImage:output_type -> swarm.v1.ImageProgress
+	73, // 97: swarm.v1.Control.PullImage:output_type -> swarm.v1.ImageProgress
+	73, // 98: swarm.v1.Control.PushImage:output_type -> swarm.v1.ImageProgress
+	29, // 99: swarm.v1.Control.TagImage:output_type -> swarm.v1.ImageInfo
+	16, // 100: swarm.v1.Control.RemoveImage:output_type -> swarm.v1.RemoveResponse
+	35, // 101: swarm.v1.Control.Login:output_type -> swarm.v1.LoginResponse
+	36, // 102: swarm.v1.Control.ListCredentials:output_type -> swarm.v1.ListCredentialsResponse
+	37, // 103: swarm.v1.Control.RemoveCredential:output_type -> swarm.v1.RemoveCredentialResponse
+	42, // 104: swarm.v1.Control.CreateNetwork:output_type -> swarm.v1.NetworkInfo
+	42, // 105: swarm.v1.Control.GetNetwork:output_type -> swarm.v1.NetworkInfo
+	43, // 106: swarm.v1.Control.SurveyNetwork:output_type -> swarm.v1.NetworkSurvey
+	39, // 107: swarm.v1.Control.ListNetworks:output_type -> swarm.v1.ListNetworksResponse
+	16, // 108: swarm.v1.Control.RemoveNetwork:output_type -> swarm.v1.RemoveResponse
+	41, // 109: swarm.v1.Control.PruneNetworks:output_type -> swarm.v1.PruneNetworksResponse
+	24, // 110: swarm.v1.Control.WaitService:output_type -> swarm.v1.WaitServiceResponse
+	74, // 111: swarm.v1.Control.Watch:output_type -> swarm.v1.Event
+	75, // 112: swarm.v1.Control.Logs:output_type -> swarm.v1.TaskLogsResponse
+	76, // 113: swarm.v1.Control.Exec:output_type -> swarm.v1.ExecOutput
+	80, // [80:114] is the sub-list for method output_type
+	46, // [46:80] is the sub-list for method input_type
+	46, // [46:46] is the sub-list for extension type_name
+	46, // [46:46] is the sub-list for extension extendee
+	0,  // [0:46] is the sub-list for field type_name
 }
 
 func init() { file_swarm_v1_control_proto_init() }
@@ -2864,7 +3323,7 @@ func file_swarm_v1_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swarm_v1_control_proto_rawDesc), len(file_swarm_v1_control_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   41,
+			NumMessages:   46,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -51,6 +51,7 @@ const (
 	Control_ListNetworks_FullMethodName     = "/swarm.v1.Control/ListNetworks"
 	Control_RemoveNetwork_FullMethodName    = "/swarm.v1.Control/RemoveNetwork"
 	Control_PruneNetworks_FullMethodName    = "/swarm.v1.Control/PruneNetworks"
+	Control_WaitService_FullMethodName      = "/swarm.v1.Control/WaitService"
 	Control_Watch_FullMethodName            = "/swarm.v1.Control/Watch"
 	Control_Logs_FullMethodName             = "/swarm.v1.Control/Logs"
 	Control_Exec_FullMethodName             = "/swarm.v1.Control/Exec"
@@ -94,6 +95,8 @@ type ControlClient interface {
 	ListNetworks(ctx context.Context, in *ListRequest, opts ...grpc.CallOption) (*ListNetworksResponse, error)
 	RemoveNetwork(ctx context.Context, in *GetRequest, opts ...grpc.CallOption) (*RemoveResponse, error)
 	PruneNetworks(ctx context.Context, in *PruneNetworksRequest, opts ...grpc.CallOption) (*PruneNetworksResponse, error)
+	// Follows a service until it has converged, or is certain not to without another change. Ends with NOT_FOUND if the service is removed meanwhile.
+	WaitService(ctx context.Context, in *WaitServiceRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WaitServiceResponse], error)
 	Watch(ctx context.Context, in *WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Event], error)
 	Logs(ctx context.Context, in *LogsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[TaskLogsResponse], error)
 	Exec(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ExecInput, ExecOutput], error)
@@ -428,9 +431,28 @@ func (c *controlClient) PruneNetworks(ctx context.Context, in *PruneNetworksRequ
 	return out, nil
 }
 
+func (c *controlClient) WaitService(ctx context.Context, in *WaitServiceRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WaitServiceResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[3], Control_WaitService_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[WaitServiceRequest, WaitServiceResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Control_WaitServiceClient = grpc.ServerStreamingClient[WaitServiceResponse]
+
 func (c *controlClient) Watch(ctx context.Context, in *WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Event], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[3], Control_Watch_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[4], Control_Watch_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -449,7 +471,7 @@ type Control_WatchClient = grpc.ServerStreamingClient[Event]
 
 func (c *controlClient) Logs(ctx context.Context, in *LogsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[TaskLogsResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[4], Control_Logs_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[5], Control_Logs_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -468,7 +490,7 @@ type Control_LogsClient = grpc.ServerStreamingClient[TaskLogsResponse]
 
 func (c *controlClient) Exec(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ExecInput, ExecOutput], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[5], Control_Exec_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[6], Control_Exec_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -517,6 +539,8 @@ type ControlServer interface {
 	ListNetworks(context.Context, *ListRequest) (*ListNetworksResponse, error)
 	RemoveNetwork(context.Context, *GetRequest) (*RemoveResponse, error)
 	PruneNetworks(context.Context, *PruneNetworksRequest) (*PruneNetworksResponse, error)
+	// Follows a service until it has converged, or is certain not to without another change. Ends with NOT_FOUND if the service is removed meanwhile.
+	WaitService(*WaitServiceRequest, grpc.ServerStreamingServer[WaitServiceResponse]) error
 	Watch(*WatchRequest, grpc.ServerStreamingServer[Event]) error
 	Logs(*LogsRequest, grpc.ServerStreamingServer[TaskLogsResponse]) error
 	Exec(grpc.BidiStreamingServer[ExecInput, ExecOutput]) error
@@ -619,6 +643,9 @@ func (UnimplementedControlServer) RemoveNetwork(context.Context, *GetRequest) (*
 }
 func (UnimplementedControlServer) PruneNetworks(context.Context, *PruneNetworksRequest) (*PruneNetworksResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method PruneNetworks not implemented")
+}
+func (UnimplementedControlServer) WaitService(*WaitServiceRequest, grpc.ServerStreamingServer[WaitServiceResponse]) error {
+	return status.Error(codes.Unimplemented, "method WaitService not implemented")
 }
 func (UnimplementedControlServer) Watch(*WatchRequest, grpc.ServerStreamingServer[Event]) error {
 	return status.Error(codes.Unimplemented, "method Watch not implemented")
@@ -1165,6 +1192,17 @@ func _Control_PruneNetworks_Handler(srv interface{}, ctx context.Context, dec fu
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Control_WaitService_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(WaitServiceRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(ControlServer).WaitService(m, &grpc.GenericServerStream[WaitServiceRequest, WaitServiceResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Control_WaitServiceServer = grpc.ServerStreamingServer[WaitServiceResponse]
+
 func _Control_Watch_Handler(srv interface{}, stream grpc.ServerStream) error {
 	m := new(WatchRequest)
 	if err := stream.RecvMsg(m); err != nil {
@@ -1325,6 +1363,11 @@ var Control_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "PushImage",
 			Handler:       _Control_PushImage_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "WaitService",
+			Handler:       _Control_WaitService_Handler,
 			ServerStreams: true,
 		},
 		{

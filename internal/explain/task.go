@@ -1,0 +1,69 @@
+package explain
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/containerd/errdefs"
+
+	"swarm/internal/spec"
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+// TaskError returns why the task has no node, or else the error that its worker reported. It
+// returns "" if there is neither.
+func TaskError(st *swarmv1.TaskStatus) string {
+	if u := st.GetUnplaced(); u != nil && st.GetState() <= swarmv1.TaskState_PENDING {
+		return Unplaced(u)
+	}
+	return WithoutClass(strings.Join(strings.Fields(st.GetErr()), " "))
+}
+
+// Failure returns why a task that has ended did not do what it was started for: the error that its
+// worker reported, or its exit code.
+func Failure(st *swarmv1.TaskStatus) string {
+	switch {
+	case st.GetErr() != "":
+		return TaskError(st)
+	case st.GetState() == swarmv1.TaskState_COMPLETE:
+		return "exit code 0"
+	case st.GetContainerStatus().GetOomKilled():
+		return "it ran out of memory"
+	case st.GetContainerStatus().GetExitCodeUnknown():
+		return "it ended, with an exit code that nobody knows"
+	}
+	return fmt.Sprintf("exit code %d", st.GetContainerStatus().GetExitCode())
+}
+
+// WithoutClass returns text without the names of error classes at its end, such as ": failed
+// precondition". Programs need them, users do not.
+func WithoutClass(text string) string {
+	for _, class := range []error{
+		errdefs.ErrInvalidArgument, errdefs.ErrFailedPrecondition, errdefs.ErrAlreadyExists, errdefs.ErrUnavailable, errdefs.ErrAborted,
+		errdefs.ErrConflict, errdefs.ErrInternal, errdefs.ErrUnknown, errdefs.ErrNotImplemented,
+	} {
+		if rest, ok := strings.CutSuffix(text, ": "+class.Error()); ok {
+			return WithoutClass(rest)
+		}
+	}
+	return text
+}
+
+// ImageHint returns what the user can do if the error of a task says that its image could not be
+// fetched, and "" if the error is about something else or already says what to do.
+func ImageHint(err, image string) string {
+	if spec.LacksImage(err) {
+		return ""
+	}
+	low := strings.ToLower(err)
+	for _, sign := range []string{"no such image", "pull", "manifest unknown", "image not found", "cannot fetch", "no node holds", "resolve image"} {
+		if strings.Contains(low, sign) {
+			return loadHint(image)
+		}
+	}
+	return ""
+}
+
+func loadHint(image string) string {
+	return "bring the image with " + spec.LoadHint(image) + ", or use one that a registry has"
+}

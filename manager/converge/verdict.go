@@ -1,0 +1,176 @@
+package converge
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+
+	"swarm/internal/explain"
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+// rolledBack says whether the planner has undone the change that is waited for. A rollback that is
+// the change itself does not count.
+func (l *look) rolledBack() bool {
+	return l.update.State == swarmv1.UpdateStatus_ROLLBACK_COMPLETED && l.undone()
+}
+
+// undone says whether the service went back from the revision of the change to an older one.
+func (l *look) undone() bool {
+	return l.update.RollingBack() && l.Service.GetService().GetRevision() != l.change.Revision
+}
+
+// noteRollback remembers why the planner rolls back, because the update status no longer says so
+// once the rollback has completed.
+func (l *look) noteRollback() {
+	if l.cause != nil || !l.undone() {
+		return
+	}
+	l.cause = &swarmv1.ServiceVerdict{Reason: "update rolled back"}
+	if l.update.State == swarmv1.UpdateStatus_ROLLBACK_STARTED {
+		l.cause.Reason = l.Service.GetService().GetUpdateStatus().GetMessage()
+	}
+	if t := l.firstFailure(); t != nil {
+		blame(l.cause, t)
+		return
+	}
+	for _, t := range l.Tasks { // This is the first look, and it came after the failure.
+		if t.GetTask().GetRevision() == l.change.Revision && l.rows(t).Failure() {
+			blame(l.cause, t)
+			return
+		}
+	}
+}
+
+// firstFailure returns a task that has failed since the change: of the first slot with failures,
+// the newest. It returns nil if none has failed.
+func (l *look) firstFailure() *swarmv1.TaskInfo {
+	for _, key := range slices.Sorted(maps.Keys(l.failures)) {
+		return newestFailure(l.failures[key])
+	}
+	return nil
+}
+
+// rollbackVerdict is the verdict on a change that the planner has undone.
+func (l *look) rollbackVerdict() *swarmv1.ServiceVerdict {
+	v := l.cause.CloneVT()
+	v.Outlook = fmt.Sprintf("service %s runs its previous specification again", l.name())
+	return v
+}
+
+func (l *look) updateNote() string {
+	if l.update.State != swarmv1.UpdateStatus_ROLLBACK_STARTED {
+		return ""
+	}
+	if msg := l.Service.GetService().GetUpdateStatus().GetMessage(); msg != "" {
+		return "rollback: " + msg
+	}
+	return "rollback: the previous specification is being restored"
+}
+
+// pausedVerdict is the verdict on an update or rollback that the planner has paused, or nil.
+func (l *look) pausedVerdict() *swarmv1.ServiceVerdict {
+	if !l.update.Paused() {
+		return nil
+	}
+	name, v := l.name(), &swarmv1.ServiceVerdict{}
+	if l.update.RollingBack() {
+		v.Reason = "rollback paused"
+		v.Outlook = fmt.Sprintf("tasks of service %s that were not rolled back yet keep the newer specification: go on with `swarm service update`", name)
+	} else {
+		v.Reason = "update paused"
+		v.Outlook = fmt.Sprintf("tasks of service %s that were not updated yet keep the previous specification: go on with `swarm service update`, or back with `swarm service rollback %s`", name, name)
+	}
+	// The planner's message begins with the same words if it says more.
+	if why := l.Service.GetService().GetUpdateStatus().GetMessage(); strings.HasPrefix(why, v.GetReason()) {
+		v.Reason = why
+	} else if why != "" {
+		v.Reason += ": " + why
+	}
+	if why := l.Service.GetEndpoint().GetUnmet(); why != "" {
+		v.Reason += "; it does not have its former ports and addresses yet: " + why
+	}
+	if t := l.firstFailure(); t != nil {
+		blame(v, t)
+	}
+	return v
+}
+
+// blame adds the task that failed to a verdict about an update.
+func blame(v *swarmv1.ServiceVerdict, t *swarmv1.TaskInfo) {
+	v.Task, v.Hint = t, explain.ImageHint(t.GetStatus().GetErr(), t.GetImage())
+	v.Reason += fmt.Sprintf("; task %s: %s", taskName(t), explain.Failure(t.GetStatus()))
+}
+
+// taskName returns what users call the task: "web.2", of a global service "web.NODE".
+func taskName(t *swarmv1.TaskInfo) string {
+	if n := t.GetTask().GetSlot(); n != 0 {
+		return t.GetServiceName() + "." + strconv.FormatUint(n, 10)
+	}
+	return t.GetServiceName() + "." + t.GetTask().GetNodeId()
+}
+
+// hopeless returns the verdict on a service that will not converge without another change, or nil.
+func (l *look) hopeless() *swarmv1.ServiceVerdict {
+	var unplaced []*swarmv1.TaskInfo
+	inFlight := false
+	for _, s := range l.slots {
+		t, failures := l.current(s), l.failures[s.key]
+		if !l.update.Active() { // The planner decides what becomes of an update with failures.
+			if t != nil && len(failures) >= failureLimit {
+				return l.taskVerdict(newestFailure(failures), fmt.Sprintf("failed %d times", len(failures)), true)
+			}
+			if done, ok := l.ended(s); done != nil && !ok {
+				what := "failed and is not restarted"
+				if done.GetStatus().GetState() == swarmv1.TaskState_COMPLETE {
+					what = "ended and is not restarted"
+				}
+				return l.taskVerdict(done, what, false)
+			}
+		}
+		stuck := t != nil && t.GetStatus().GetState() == swarmv1.TaskState_PENDING && t.GetStatus().GetUnplaced() != nil
+		if stuck && l.heldFor("unplaced "+s.key, patience) >= patience {
+			unplaced = append(unplaced, t)
+		}
+		inFlight = inFlight || t != nil && !stuck && t.GetStatus().GetState() < swarmv1.TaskState_RUNNING
+	}
+	if len(unplaced) > 0 && !inFlight {
+		return l.placementVerdict(unplaced)
+	}
+	return nil
+}
+
+// taskVerdict is the verdict on a slot whose tasks fail. again says that the planner has another
+// task for the slot.
+func (l *look) taskVerdict(t *swarmv1.TaskInfo, what string, again bool) *swarmv1.ServiceVerdict {
+	outlook := fmt.Sprintf("service %s stays as asked for, and its tasks are started again until they run", l.name())
+	if !again {
+		outlook = fmt.Sprintf("the task is not started again until the service changes, as by `swarm service update --force %s`", l.name())
+	}
+	where := ""
+	if node := nodeName(t); node != "" {
+		where = " on " + node
+	}
+	id := t.GetTask().GetId()
+	return &swarmv1.ServiceVerdict{
+		Reason: fmt.Sprintf("task %s (%s)%s %s: %s", taskName(t), id[:min(12, len(id))], where, what, explain.Failure(t.GetStatus())),
+		Task:   t, Hint: explain.ImageHint(t.GetStatus().GetErr(), t.GetImage()), Outlook: outlook,
+	}
+}
+
+// placementVerdict is the verdict on tasks that no node takes.
+func (l *look) placementVerdict(tasks []*swarmv1.TaskInfo) *swarmv1.ServiceVerdict {
+	first := tasks[0]
+	u := first.GetStatus().GetUnplaced()
+	hint := explain.StartFirstHint(l.spec(), first.GetTask(), first.GetStatus())
+	if hint == "" {
+		hint = explain.PlacementHint(u, l.spec().GetTaskTemplate().GetContainerSpec().GetImage())
+	}
+	return &swarmv1.ServiceVerdict{
+		Reason:   fmt.Sprintf("%d of %d tasks cannot be placed: %s", len(tasks), max(l.progress.GetDesired(), uint64(len(tasks))), explain.Unplaced(u)),
+		Unplaced: u, Hint: hint,
+		Outlook: fmt.Sprintf("service %s stays as asked for, and starts its tasks as soon as nodes take them", l.name()),
+	}
+}
