@@ -350,7 +350,8 @@ func flushEntries(pin, port string) error {
 			return err
 		}
 		for _, n := range all {
-			if n.Flags&netlink.NTF_MASTER != 0 && n.State&netlink.NUD_NOARP != 0 {
+			if n.MasterIndex != 0 && n.State&netlink.NUD_NOARP != 0 {
+				n.Flags = netlink.NTF_MASTER
 				if err := netlink.NeighDel(&n); err != nil {
 					return err
 				}
