@@ -2,20 +2,24 @@ package directory
 
 import "slices"
 
-// Report is what gossip, and the witness that doubts it, say at one moment.
+// Report is which nodes are dead according to gossip and the failure detector (overlay/witness).
 type Report struct {
-	// Dead nodes: they do not answer, or have left. Nodes that gossip does not know are not among them.
+	// Dead has the ids of the nodes that do not answer or have left. Nodes that gossip does not know
+	// are not in it.
 	Dead []string
-	// Certain are those of them who are dead whatever else speaks against the report.
+	// Certain has the ids in Dead that are certain, for example because the node said goodbye. They
+	// count even if the rest of the report is ignored.
 	Certain []string
-	// Faulty: the fault is likely to be on this side, for our own probes go unanswered and unrefuted.
+	// Faulty says that this node is likely to be the one with the fault, because its own probes are
+	// not answered.
 	Faulty bool
 }
 
-// Hear takes over which nodes are dead, unless the report is not to be believed: when it comes from a node that is itself in
-// trouble, or when more than half of the other nodes vanished, it is likely us who stand still or are cut off, and what was known
-// before is better. Nodes of whom it is certain, and those that came back, count at once in any case.
-func (d *Directory) Hear(r Report) {
+// SetDead replaces the set of dead nodes. It ignores nodes that are newly dead if the report is
+// Faulty or if more than half of the other nodes are dead: then this node is likely to be paused or
+// cut off, and the former set is closer to the truth. Certain nodes, and nodes that are alive again,
+// count in any case.
+func (d *Directory) SetDead(r Report) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	now := make(map[string]bool, len(r.Dead))
@@ -45,7 +49,7 @@ func (d *Directory) Hear(r Report) {
 	d.wake()
 }
 
-// touch marks the services with a backend on a node.
+// touch marks the services that have a backend on the node as changed.
 func (d *Directory) touch(node string) {
 	for _, t := range d.tasks {
 		if t.GetNodeId() == node {
@@ -54,8 +58,9 @@ func (d *Directory) touch(node string) {
 	}
 }
 
-// live marks the backends of a service that new connections may go to, and returns them. That all of a service's nodes are
-// dead at once is taken for a fault of the report: a connection that fails is no worse than one that is refused.
+// live marks the backends of a service that new connections may go to, and returns them. If all
+// nodes of the service are dead, it returns the backends on them: the report may be wrong, and a
+// connection that fails is no worse than one that is refused.
 func (d *Directory) live(all []Backend) []Backend {
 	var ready, live []int
 	for i, b := range all {

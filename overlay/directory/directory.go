@@ -9,26 +9,27 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// Directory is safe for several goroutines. What it returns is the caller's.
+// Directory is safe for concurrent use. The caller may change what its methods return, except for
+// proto messages.
 type Directory struct {
-	self string // this node's id
+	self string // id of this node
 
 	mu       sync.Mutex // guards what follows
 	networks map[string]*swarmv1.Network
 	peers    map[string]Peer
 	services map[string]*service
 	tasks    map[string]*task
-	members  map[string]map[string]*task // of a network, by id
+	members  map[string]map[string]*task // by network and task id
 	dead     map[string]bool
 	dirty    Changes
 	changed  chan struct{} // closed and replaced when dirty is no longer empty
 }
 
-// service is what the managers said of one; routing is nil while only tasks of it are known.
+// service is the assignments about one service. routing is nil while only its tasks are known.
 type service struct {
 	routing *swarmv1.Routing
 	vips    map[string][]netip.Prefix // by network
-	aliases map[string][]string       // by network that the service is on, whether it has any or not
+	aliases map[string][]string       // by network; has an entry for each network of the service
 	tasks   map[string]*task
 }
 
@@ -37,7 +38,7 @@ type task struct {
 	addresses map[string][]netip.Addr // by network
 }
 
-// New returns an empty directory of the node with that id.
+// New returns an empty directory for the node with the id self.
 func New(self string) *Directory {
 	return &Directory{
 		self: self, networks: map[string]*swarmv1.Network{}, peers: map[string]Peer{}, services: map[string]*service{},
@@ -46,16 +47,17 @@ func New(self string) *Directory {
 	}
 }
 
-// Changes names what is no longer as it was.
+// Changes names the objects that have changed.
 type Changes struct {
-	// Networks that came, went or are described otherwise, or with members whose node is elsewhere: all of them is to be
-	// looked at.
+	// Networks has the ids of networks that were added, removed or changed, or of which a member's
+	// node moved. All members of these networks must be programmed again.
 	Networks map[string]bool
-	// Members of networks, by network and task, that came, went or are elsewhere.
+	// Members has the tasks that were added, removed or moved, by network and task id.
 	Members map[string]map[string]bool
-	// Services of which names, addresses, ports or backends changed; some may be gone.
+	// Services has the ids of services whose names, addresses, ports or backends changed, or that
+	// were removed.
 	Services map[string]bool
-	// Peers: a node came, went or moved.
+	// Peers says that a node was added, removed or moved.
 	Peers bool
 }
 
@@ -63,13 +65,13 @@ func newChanges() Changes {
 	return Changes{Networks: map[string]bool{}, Members: map[string]map[string]bool{}, Services: map[string]bool{}}
 }
 
-// Empty reports whether nothing changed.
+// Empty says whether nothing has changed.
 func (c Changes) Empty() bool {
 	return !c.Peers && len(c.Networks) == 0 && len(c.Members) == 0 && len(c.Services) == 0
 }
 
-// With adds what another set names.
-func (c Changes) With(o Changes) Changes {
+// Merge adds the objects in o to c, and returns c.
+func (c Changes) Merge(o Changes) Changes {
 	c.Peers = c.Peers || o.Peers
 	maps.Copy(c.Networks, o.Networks)
 	maps.Copy(c.Services, o.Services)
@@ -81,7 +83,7 @@ func (c Changes) With(o Changes) Changes {
 	return c
 }
 
-// member adds a network's member.
+// member adds a member of a network.
 func (c Changes) member(network, id string) {
 	if c.Members[network] == nil {
 		c.Members[network] = map[string]bool{}
@@ -89,7 +91,7 @@ func (c Changes) member(network, id string) {
 	c.Members[network][id] = true
 }
 
-// Take returns what changed since the last call.
+// Take returns the changes since the last call, and forgets them.
 func (d *Directory) Take() Changes {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -98,15 +100,16 @@ func (d *Directory) Take() Changes {
 	return c
 }
 
-// Changed returns a channel that is closed at the next change: take it before the changes, and none is missed.
+// Changed returns a channel that is closed at the next change. Call it before Take, so that no change
+// is missed.
 func (d *Directory) Changed() <-chan struct{} {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.changed
 }
 
-// Everything marks all as changed: what was programmed is no longer known.
-func (d *Directory) Everything() {
+// MarkAll marks all objects as changed. Call it if the state of the kernel is no longer known.
+func (d *Directory) MarkAll() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.dirty.Peers = true
@@ -126,7 +129,8 @@ func (d *Directory) wake() {
 	}
 }
 
-// Apply takes the managers' changes over, in order. Kinds that do not concern networks are passed over.
+// Apply applies changes from a manager in order. It ignores kinds of objects that do not concern
+// networks.
 func (d *Directory) Apply(changes []*swarmv1.AssignmentChange) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -169,7 +173,8 @@ func (d *Directory) remove(kind swarmv1.AssignmentRef_Kind, id string) {
 	}
 }
 
-// putPeer stores where a node is; the zero peer forgets it. Networks with tasks of that node send to another place now.
+// putPeer stores the addresses of a node. The zero Peer removes the node. It marks the networks that
+// have tasks on the node, because their packets go to another address now.
 func (d *Directory) putPeer(id string, now Peer) {
 	if d.peers[id].equal(now) {
 		return
@@ -235,8 +240,8 @@ func (d *Directory) putTask(id string, now *swarmv1.Backend) {
 	}
 }
 
-// movedMember marks a task on the networks on which it came, went, or is elsewhere. That it is ready or not is of no interest
-// there.
+// movedMember marks a task on the networks on which it was added, removed or moved. Whether the task
+// is ready does not matter to a network.
 func (d *Directory) movedMember(id string, was, now *task) {
 	for _, pair := range [][2]*task{{was, now}, {now, was}} {
 		a, b := pair[0], pair[1]
@@ -281,7 +286,7 @@ func (d *Directory) forgetEmpty(id string) {
 	}
 }
 
-// Network is a network that a task of this node uses.
+// Network returns a network that a task of this node uses, or false if it is not known.
 func (d *Directory) Network(id string) (*swarmv1.Network, bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

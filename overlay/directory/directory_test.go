@@ -137,7 +137,7 @@ func TestDeadNodes(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			d := five()
-			d.Hear(tt.report)
+			d.SetDead(tt.report)
 			if diff := cmp.Diff(tt.want, backends(d, "web")); diff != "" {
 				t.Error(diff)
 			}
@@ -147,9 +147,9 @@ func TestDeadNodes(t *testing.T) {
 
 func TestDeadNodeReturns(t *testing.T) {
 	d := five()
-	d.Hear(Report{Dead: []string{"n1"}})
+	d.SetDead(Report{Dead: []string{"n1"}})
 	d.Take()
-	d.Hear(Report{Faulty: true})
+	d.SetDead(Report{Faulty: true})
 	if c := d.Take(); !c.Services["web"] || len(c.Networks) > 0 {
 		t.Errorf("changes %+v, want service web", c)
 	}
@@ -161,7 +161,7 @@ func TestDeadNodeReturns(t *testing.T) {
 func TestLastBackendIsKept(t *testing.T) {
 	d := five()
 	d.Apply([]*swarmv1.AssignmentChange{routing("db"), backend("d1", "db", "n1", true, "net", "10.0.1.20/24")})
-	d.Hear(Report{Dead: []string{"n1"}})
+	d.SetDead(Report{Dead: []string{"n1"}})
 	if got := backends(d, "db"); !slices.Equal(got, []string{"d1"}) {
 		t.Errorf("backends %v: a report must not empty a service", got)
 	}

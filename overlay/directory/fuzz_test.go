@@ -36,7 +36,7 @@ func FuzzApply(f *testing.F) {
 		d := New("self")
 		d.Apply(clean.GetChanges())
 		d.Apply(clean.GetChanges()) // Changes of what is known already.
-		d.Hear(Report{Dead: []string{"n1", ""}})
+		d.SetDead(Report{Dead: []string{"n1", ""}})
 		changes := d.Take()
 		for id := range changes.Services {
 			s, _ := d.Service(id)
@@ -52,6 +52,6 @@ func FuzzApply(f *testing.F) {
 		d.Mesh()
 		d.Self()
 		d.Ingress()
-		d.Everything()
+		d.MarkAll()
 	})
 }

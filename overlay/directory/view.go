@@ -9,16 +9,17 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// Peer is where a node is.
+// Peer is a node and its addresses.
 type Peer struct {
 	ID, Hostname string
-	// Underlay is where VXLAN packets go.
+	// Underlay is the address to which VXLAN packets go. It is the zero address if the node cannot
+	// be reached yet.
 	Underlay netip.Addr
-	// Mesh addresses, at most one of each family.
+	// Mesh has the addresses on the ingress network, at most one of each family.
 	Mesh []netip.Prefix
-	// Others are further addresses of the node.
+	// Others has further addresses of the node.
 	Others []netip.Addr
-	// Port is the node's for the cluster.
+	// Port is the TCP port of the cluster's API on the node.
 	Port uint16
 }
 
@@ -35,7 +36,7 @@ func peerOf(p *swarmv1.Peering) Peer {
 	return out
 }
 
-// parseAddrs leaves out what is no address.
+// parseAddrs parses addresses. It leaves out texts that are not addresses.
 func parseAddrs(texts []string) (out []netip.Addr) {
 	for _, text := range texts {
 		if addr, err := netip.ParseAddr(text); err == nil {
@@ -50,7 +51,7 @@ func (p Peer) equal(o Peer) bool {
 		slices.Equal(p.Others, o.Others) && p.Port == o.Port
 }
 
-// Peers lists all nodes, this one among them, by id.
+// Peers returns all nodes with this one, sorted by id.
 func (d *Directory) Peers() []Peer {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -62,16 +63,17 @@ func (d *Directory) Peers() []Peer {
 	return out
 }
 
-// Member is a task's place on one network.
+// Member is a task on one network.
 type Member struct {
 	TaskID    string
 	NodeID    string
 	Addresses []netip.Addr
-	// Underlay of its node.
+	// Underlay is the underlay address of its node.
 	Underlay netip.Addr
 }
 
-// Remote lists the members of a network on other nodes, by task; those of a node whose place is not known are left out.
+// Remote returns the members of a network on other nodes, sorted by task id. It leaves out members of
+// nodes without an underlay address.
 func (d *Directory) Remote(network string) []Member {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -85,7 +87,7 @@ func (d *Directory) Remote(network string) []Member {
 	return out
 }
 
-// RemoteOf tells which of some tasks are among a network's Remote, and which are not.
+// RemoteOf divides tasks into those that Remote returns for the network, and the ids of the others.
 func (d *Directory) RemoteOf(network string, tasks map[string]bool) (there []Member, gone []string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -111,28 +113,28 @@ func (d *Directory) remote(network, id string) (Member, bool) {
 // Backend is a task of a service.
 type Backend struct {
 	*swarmv1.Backend
-	// Addresses by network.
+	// Addresses has the addresses of the task by network id.
 	Addresses map[string][]netip.Addr
-	// Local: on this node.
+	// Local says that the task is on this node.
 	Local bool
-	// Live: new connections may go there.
+	// Live says that new connections may go to the task.
 	Live bool
 }
 
-// Service is a service as this node may use it.
+// Service is a service with what this node knows of it.
 type Service struct {
 	ID       string
 	Name     string
 	Endpoint *swarmv1.Endpoint
-	// VIPs by network.
+	// VIPs has the virtual addresses by network id.
 	VIPs map[string][]netip.Prefix
-	// Aliases by network, of all that the service is on.
+	// Aliases has the further names by network id. It has an entry for each network of the service.
 	Aliases map[string][]string
-	// Tasks are all, by task id; Backends are the live ones of them.
+	// Tasks are all tasks of the service, sorted by id. Backends are those that are live.
 	Tasks, Backends []Backend
 }
 
-// Service returns a service; false: it is gone.
+// Service returns a service, or false if it does not exist.
 func (d *Directory) Service(id string) (Service, bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -152,7 +154,7 @@ func (d *Directory) Service(id string) (Service, bool) {
 	}, true
 }
 
-// ServiceOf returns the service that a task is of; false: the task or its service is not known.
+// ServiceOf returns the service of a task, or false if the task or its service is not known.
 func (d *Directory) ServiceOf(task string) (Service, bool) {
 	d.mu.Lock()
 	t := d.tasks[task]
@@ -163,7 +165,8 @@ func (d *Directory) ServiceOf(task string) (Service, bool) {
 	return d.Service(t.GetServiceId())
 }
 
-// ServicesOn lists the services that have names, an address or a task on a network, by id.
+// ServicesOn returns the ids of the services that have a name, an address or a task on the network,
+// sorted.
 func (d *Directory) ServicesOn(network string) []string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -189,7 +192,7 @@ func (s *service) on(network string) bool {
 	return false
 }
 
-// Published lists the services that publish a port on more than the task's own node, by id.
+// Published returns the ids of the services that publish a port by the routing mesh, sorted.
 func (d *Directory) Published() []string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -203,10 +206,11 @@ func (d *Directory) Published() []string {
 	return out
 }
 
-// Meshed reports whether a port is the routing mesh's.
+// Meshed says whether the routing mesh publishes the port, and not only the host of the task.
 func Meshed(p *swarmv1.PortConfig) bool { return p.GetPublishMode() != swarmv1.PortConfig_HOST }
 
-// Self is this node; false: the managers have not said where it is, or it has no place on the mesh yet.
+// Self returns this node. It returns false if the managers have not sent its addresses yet, or if it
+// has no address on the ingress network.
 func (d *Directory) Self() (Peer, bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -214,15 +218,15 @@ func (d *Directory) Self() (Peer, bool) {
 	return p, p.meshed()
 }
 
-// meshed reports whether the routing mesh can reach the node.
+// meshed says whether the routing mesh can reach the node.
 func (p Peer) meshed() bool { return p.Underlay.IsValid() && len(p.Mesh) > 0 }
 
-// Mesh lists the other nodes that the routing mesh can reach, by id.
+// Mesh returns the other nodes that the routing mesh can reach, sorted by id.
 func (d *Directory) Mesh() []Peer {
 	return slices.DeleteFunc(d.Peers(), func(p Peer) bool { return p.ID == d.self || !p.meshed() })
 }
 
-// Ingress is the network of the routing mesh; nil: the managers have not told of it yet.
+// Ingress returns the network of the routing mesh, or nil if the managers have not sent it yet.
 func (d *Directory) Ingress() *swarmv1.Network {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -234,10 +238,11 @@ func (d *Directory) Ingress() *swarmv1.Network {
 	return nil
 }
 
-// Meshed reports whether the service publishes a port on more than its tasks' own nodes.
+// Meshed says whether the routing mesh publishes a port of the service.
 func (s Service) Meshed() bool { return slices.ContainsFunc(s.Endpoint.GetPorts(), Meshed) }
 
-// Networks lists the networks on which the service has names, an address or a task, in order.
+// Networks returns the ids of the networks on which the service has a name, an address or a task,
+// sorted.
 func (s Service) Networks() []string {
 	on := map[string]bool{}
 	for id := range s.Aliases {

@@ -113,7 +113,7 @@ func (p *Plane) announceToMesh(taskID string) (meshed bool) {
 	}
 	p.programMu.Lock()
 	defer p.programMu.Unlock()
-	p.pending = p.pending.With(directory.Changes{Peers: true})
+	p.pending = p.pending.Merge(directory.Changes{Peers: true})
 	return true
 }
 

@@ -336,7 +336,7 @@ func (p *Plane) Restore(ctx context.Context, keep []Existing) error {
 			p.deps.Names.SetContainer(t.resolverContainer())
 		}
 	}
-	p.deps.Directory.Everything()
+	p.deps.Directory.MarkAll()
 	// The name server must get its whole content in one round, because it then deletes everything
 	// that it was not sent.
 	if err := p.catchUp(ctx); err != nil {

@@ -277,7 +277,7 @@ func TestChangesReachAttachedTasks(t *testing.T) {
 				},
 			},
 			{
-				"its node is dead", func() { d.Hear(directory.Report{Dead: []string{"n2"}}) },
+				"its node is dead", func() { d.SetDead(directory.Report{Dead: []string{"n2"}}) },
 				[]string{"name web 10.0.1.3=true =false", "update /ns/t1 [{[10.0.1.2] [10.0.1.3]}] []"},
 			},
 			{

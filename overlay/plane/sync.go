@@ -46,7 +46,7 @@ func (p *Plane) Run(ctx context.Context) error {
 		if p.deps.Gossip != nil {
 			var report directory.Report
 			report, gossip = p.deps.Gossip()
-			p.deps.Directory.Hear(report)
+			p.deps.Directory.SetDead(report)
 		}
 		changed := p.deps.Directory.Changed()
 		if err := p.catchUp(ctx); err != nil && ctx.Err() == nil {
@@ -74,7 +74,7 @@ func (p *Plane) retryPorts() {
 	p.programMu.Lock()
 	defer p.programMu.Unlock()
 	if len(p.loggedConflicts) > 0 {
-		p.pending = p.pending.With(directory.Changes{Peers: true})
+		p.pending = p.pending.Merge(directory.Changes{Peers: true})
 	}
 }
 
@@ -82,7 +82,7 @@ func (p *Plane) retryPorts() {
 func (p *Plane) catchUp(ctx context.Context) error {
 	p.programMu.Lock()
 	defer p.programMu.Unlock()
-	p.pending = p.deps.Directory.Take().With(p.pending)
+	p.pending = p.deps.Directory.Take().Merge(p.pending)
 	if p.pending.Empty() && !p.hasFailedTasks() {
 		return nil
 	}
