@@ -7,8 +7,8 @@ type Report struct {
 	// Dead has the ids of the nodes that do not answer or have left. Nodes that gossip does not know
 	// are not in it.
 	Dead []string
-	// Certain has the ids in Dead that are certain, for example because the node said goodbye. They
-	// count even if the rest of the report is ignored.
+	// Certain has the ids in Dead of nodes that have not answered for so long that there is no doubt.
+	// They count even if the rest of the report is ignored.
 	Certain []string
 	// Faulty says that this node is likely to be the one with the fault, because its own probes are
 	// not answered.

@@ -1,32 +1,36 @@
-// Package slots spreads backends over the slots of a table, for kernels that choose one of M slots at random.
+// Package slots spreads backends over the slots of a table. The kernel chooses one of the slots at
+// random for each new connection.
 //
-// Each backend holds as many slots as any other, or one more; a change of backends changes no more slots than that
-// needs. It is pure: the same former table and the same backends give the same table, on every host. Callers:
-// overlay/vip, overlay/mesh. No goroutines.
+// All backends hold the same number of slots, or one more. A change of the backends changes as few
+// slots as possible. The package is pure: the same former table and the same backends give the same
+// table on every host. Its callers are overlay/vip and overlay/mesh. It starts no goroutines.
 package slots
 
 import "slices"
 
 const (
-	// exact is the largest number of backends for which a table has just as many slots: it is perfectly fair, and writing
-	// all of it costs no more than a system call.
+	// exact is the largest number of backends for which the table has one slot for each backend. Such
+	// a table is perfectly fair, and small enough to be written with one system call.
 	exact = 32
-	// share is how many slots a backend has at least on a higher rung, where the ladder allows: shares differ by a quarter at most.
+	// share is the least number of slots of a backend in a larger table, except in one that is too
+	// small for that many. With 4 slots the shares of two backends differ by at most a quarter.
 	share = 4
-	// Top is the largest table. More backends than that are cut off: no subnet that we allocate from has as many.
-	Top = 65536
+	// MaxSize is the number of slots of the largest table. Further backends get no slot. No subnet that
+	// swarm allocates has that many addresses.
+	MaxSize = 65536
 )
 
-// rungs are the sizes of large tables. Fewer rungs mean fewer rewrites of a whole table.
-func rungs() []int { return []int{256, 1024, 4096} }
+// sizeClasses are the sizes of larger tables. With few sizes a whole table is rarely written anew.
+func sizeClasses() []int { return []int{256, 1024, 4096} }
 
-// Size is the number of slots for n backends, of a service that has current slots now (0: none).
+// Size returns the number of slots for n backends. current is the size of the present table, 0 if
+// there is none.
 func Size(n, current int) int {
 	want := ideal(n)
 	if current <= want || current <= exact {
 		return want
 	}
-	// A service that goes up and down at a border stays on the higher rung.
+	// Keep the larger size if the number of backends may soon need it again.
 	if ideal(n+n/2) >= current {
 		return current
 	}
@@ -37,7 +41,7 @@ func ideal(n int) int {
 	if n <= exact {
 		return n
 	}
-	for _, m := range rungs() {
+	for _, m := range sizeClasses() {
 		if n*share <= m {
 			return m
 		}
@@ -45,13 +49,14 @@ func ideal(n int) int {
 	if n <= 4096 {
 		return 4096
 	}
-	return Top
+	return MaxSize
 }
 
-// Fill returns the table that follows former (nil: there was none) for these backends, in any order. Neither is changed.
+// Fill returns the table for the backends, which may be in any order. former is the present table,
+// nil if there is none. Fill changes neither of them.
 func Fill[B comparable](former, backends []B, compare func(a, b B) int) []B {
 	backends = slices.Compact(slices.SortedFunc(slices.Values(backends), compare))
-	backends = backends[:min(len(backends), Top)]
+	backends = backends[:min(len(backends), MaxSize)]
 	n := len(backends)
 	if n == 0 {
 		return nil
@@ -67,7 +72,7 @@ func Fill[B comparable](former, backends []B, compare func(a, b B) int) []B {
 	return refill(former, backends)
 }
 
-// refill moves only slots of backends that have gone or hold more than their share.
+// refill changes only slots of backends that are gone or hold more than their share.
 func refill[B comparable](former, backends []B) []B {
 	m, n := len(former), len(backends)
 	has := make(map[B]int, n)
@@ -79,7 +84,8 @@ func refill[B comparable](former, backends []B) []B {
 			has[b]++
 		}
 	}
-	// Those that hold more than m/n keep one more than that, as far as there are any to keep; the rest of them go round.
+	// m%n backends hold one slot more than m/n. Choose first the backends that hold more already, so
+	// that few slots change.
 	quota := make(map[B]int, n)
 	extra := m % n
 	for _, more := range []bool{true, false} {

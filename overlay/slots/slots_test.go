@@ -21,7 +21,7 @@ func TestSize(t *testing.T) {
 		{1024, 0, 4096},
 		{1025, 4096, 4096},
 		{4096, 0, 4096},
-		{4097, 4096, slots.Top},
+		{4097, 4096, slots.MaxSize},
 		{32, 256, 256}, // It may grow again at once.
 		{21, 256, 21},
 		{60, 1024, 1024},
@@ -37,12 +37,12 @@ func TestFill_NobodyAndTooMany(t *testing.T) {
 	if got := slots.Fill([]int{1, 2}, nil, cmp.Compare); got != nil {
 		t.Errorf("no backends: %v, want none", got)
 	}
-	many := make([]int, slots.Top+10)
+	many := make([]int, slots.MaxSize+10)
 	for i := range many {
 		many[i] = i
 	}
-	if got := slots.Fill(nil, many, cmp.Compare); len(got) != slots.Top {
-		t.Errorf("more backends than slots: a table of %d, want %d", len(got), slots.Top)
+	if got := slots.Fill(nil, many, cmp.Compare); len(got) != slots.MaxSize {
+		t.Errorf("more backends than slots: a table of %d, want %d", len(got), slots.MaxSize)
 	}
 	// Everyone has a place as long as that is possible.
 	got := slots.Fill(nil, many[:5000], cmp.Compare)
