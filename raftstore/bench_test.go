@@ -22,6 +22,7 @@ import (
 	"swarm/internal/seal"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
+	"swarm/raftstore/logstore"
 	"swarm/raftstore/raftstoretest"
 )
 
@@ -41,7 +42,7 @@ func tcp(tb testing.TB, id string, addrs *sync.Map) func(*raftstore.Deps) {
 	}
 }
 
-func diskTrio(b *testing.B, sealer raftstore.Sealer) []*member {
+func diskTrio(b *testing.B, sealer logstore.Sealer) []*member {
 	l := newLAN()
 	dir := b.TempDir()
 	var ms []*member
@@ -141,7 +142,7 @@ func BenchmarkCommit(b *testing.B) {
 			data := []byte(body)
 			load(b, n, func(int64) error { return r.Apply(data, 0).Error() })
 		})
-		for name, sealer := range map[string]raftstore.Sealer{"store": nil, "sealed": seal.NewRing(seal.NewKey())} {
+		for name, sealer := range map[string]logstore.Sealer{"store": nil, "sealed": seal.NewRing(seal.NewKey())} {
 			b.Run(fmt.Sprintf("%s/proposers=%d", name, n), func(b *testing.B) {
 				s := diskTrio(b, sealer)[0]
 				load(b, n, func(i int64) error {

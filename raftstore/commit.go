@@ -203,12 +203,12 @@ type permanentError struct{ error }
 // noLeaderError explains why no leader accepts a request: this member's disk fails, or the cluster
 // has no leader.
 func (s *Store) noLeaderError() error {
-	err := s.stable.writeErr.Load()
+	err := s.stable.WriteErr()
 	if err == nil {
-		err = s.disk.writeErr.Load()
+		err = s.disk.WriteErr()
 	}
 	if err != nil {
-		return errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("manager %s cannot write its disk (%v): free or repair it, or ask another manager", s.cfg.NodeID, *err))
+		return errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("manager %s cannot write its disk (%v): free or repair it, or ask another manager", s.cfg.NodeID, err))
 	}
 	return errNoLeader
 }

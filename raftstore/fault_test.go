@@ -15,6 +15,7 @@ import (
 	"swarm/internal/seal"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
+	"swarm/raftstore/logstore"
 	"swarm/raftstore/raftstoretest"
 )
 
@@ -82,7 +83,7 @@ func TestFault_FsyncErrorUnderAFollower(t *testing.T) {
 
 // Damage on disk must be detected at Open, with and without a key.
 func TestFault_DamagedEntriesAreNoticedAtOpen(t *testing.T) {
-	for _, sealer := range []raftstore.Sealer{nil, seal.NewRing(seal.NewKey())} {
+	for _, sealer := range []logstore.Sealer{nil, seal.NewRing(seal.NewKey())} {
 		cfg := raftstore.Config{NodeID: "m1", Bootstrap: true, Dir: t.TempDir(), Sealer: sealer}
 		l := newLAN()
 		m := l.start(t, cfg)

@@ -13,12 +13,13 @@ import (
 	"github.com/hashicorp/raft"
 
 	"swarm/raftstore"
+	"swarm/raftstore/logstore"
 	"swarm/raftstore/raftstoretest"
 )
 
 // afterAppend calls do once, after the first entries were stored.
 type afterAppend struct {
-	raftstore.Disk
+	logstore.Disk
 	once sync.Once
 	do   func()
 }
@@ -63,7 +64,7 @@ func TestCluster_FormerSoleVoterJoinsAgain(t *testing.T) {
 
 		appended := make(chan struct{})
 		again := l.start(t, raftstore.Config{NodeID: "m1"}, func(d *raftstore.Deps) {
-			d.WrapDisk = func(disk raftstore.Disk) raftstore.Disk {
+			d.WrapDisk = func(disk logstore.Disk) logstore.Disk {
 				return &afterAppend{Disk: disk, do: func() { l.setCut("m1", true); close(appended) }}
 			}
 		})

@@ -207,7 +207,7 @@ func (s *Store) add(ctx context.Context, id string) error {
 		}
 	}
 	// The log no longer reaches back to its first entry, so the new member starts from this
-	// snapshot (see logStore.protect).
+	// snapshot (see logstore.Store.Protect).
 	if _, err := s.snapshot(1); err != nil {
 		return fmt.Errorf("add manager %s: take a snapshot: %w", id, err)
 	}

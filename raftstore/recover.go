@@ -9,6 +9,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/hashicorp/raft"
+
+	"swarm/raftstore/logstore"
 )
 
 // SaveSnapshot writes this replica's state to w, not encrypted: the caller must encrypt it. Call
@@ -27,10 +29,10 @@ func (s *Store) SaveSnapshot(w io.Writer) error {
 // with the old state cannot rejoin. No store may be open on Dir. Open the store afterwards.
 func Recover(cfg Config, deps Deps) error {
 	f := &recoveryFSM{newFSM()}
-	err := offline(cfg, deps, func(conf *raft.Config, disk *logStore, snaps raft.SnapshotStore, trans raft.Transport) error {
+	err := offline(cfg, deps, func(conf *raft.Config, disk *logstore.Store, trans raft.Transport) error {
 		done := make(chan error, 1)
 		go func() { // fsm.halt ends the goroutine that applies
-			done <- raft.RecoverCluster(conf, f, disk, disk, snaps, trans, soleMember(cfg.NodeID))
+			done <- raft.RecoverCluster(conf, f, disk, disk, disk.Snapshots(), trans, soleMember(cfg.NodeID))
 		}()
 		select {
 		case err := <-done:
@@ -80,15 +82,15 @@ func Restore(cfg Config, deps Deps, saved io.Reader) error {
 		return invalid("restore snapshot: it contains no cluster")
 	}
 	st.incrementEpoch()
-	err = offline(cfg, deps, func(conf *raft.Config, disk *logStore, snaps raft.SnapshotStore, trans raft.Transport) error {
-		has, err := raft.HasExistingState(disk, disk, snaps)
+	err = offline(cfg, deps, func(conf *raft.Config, disk *logstore.Store, trans raft.Transport) error {
+		has, err := raft.HasExistingState(disk, disk, disk.Snapshots())
 		if err != nil {
 			return err
 		}
 		if has {
 			return errdefs.ErrFailedPrecondition.WithMessage(cfg.Dir + " already contains a state: leave the cluster first (swarm leave --force)")
 		}
-		sink, err := snaps.Create(raft.SnapshotVersionMax, st.index, 1, soleMember(cfg.NodeID), 1, trans)
+		sink, err := disk.Snapshots().Create(raft.SnapshotVersionMax, st.index, 1, soleMember(cfg.NodeID), 1, trans)
 		if err != nil {
 			return err
 		}
@@ -106,7 +108,7 @@ func Restore(cfg Config, deps Deps, saved io.Reader) error {
 
 // offline opens the disk without running Raft, calls do, and closes the disk.
 func offline(
-	cfg Config, deps Deps, do func(conf *raft.Config, disk *logStore, snaps raft.SnapshotStore, trans raft.Transport) error,
+	cfg Config, deps Deps, do func(conf *raft.Config, disk *logstore.Store, trans raft.Transport) error,
 ) error {
 	if err := cfg.complete(); err != nil {
 		return err
@@ -115,12 +117,12 @@ func offline(
 		return invalid("no state folder")
 	}
 	conf := raftConfig(cfg, orDiscard(deps.Log))
-	disk, snaps, err := openDisk(cfg, deps, conf.Logger)
+	disk, err := logstore.Open(cfg.logstore(deps), conf.Logger)
 	if err != nil {
 		return err
 	}
 	_, trans := raft.NewInmemTransport(raft.ServerAddress(cfg.NodeID))
-	return errors.Join(do(conf, disk, snaps, trans), disk.Close())
+	return errors.Join(do(conf, disk, trans), disk.Close())
 }
 
 // EnsureSnapshot takes a snapshot unless the last one includes index. Then this replica knows the
@@ -140,6 +142,6 @@ func (s *Store) Snapshot(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	_, err := s.snapshot(s.disk.trailing(s.cfg.TrailingBytes))
+	_, err := s.snapshot(s.disk.Trailing(s.cfg.TrailingBytes))
 	return err
 }

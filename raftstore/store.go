@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc"
 
 	"swarm/internal/ident"
+	"swarm/raftstore/logstore"
 )
 
 // Timeouts are the timeouts of Raft and of requests to the leader. A zero field selects the
@@ -45,7 +46,7 @@ type Config struct {
 	Build string
 	// Sealer encrypts the files in Dir. If it is nil, the files are not encrypted, and log entries
 	// carry checksums.
-	Sealer Sealer
+	Sealer logstore.Sealer
 	// TrailingBytes is how many bytes of entries stay in the log after a snapshot, for followers
 	// that are behind. 0 selects 32 MiB.
 	TrailingBytes int64
@@ -71,6 +72,10 @@ func (c *Config) complete() error {
 	return nil
 }
 
+func (c *Config) logstore(deps Deps) logstore.Config {
+	return logstore.Config{Dir: c.Dir, Sealer: c.Sealer, Wrap: deps.WrapDisk}
+}
+
 func orDiscard(log *slog.Logger) *slog.Logger {
 	if log == nil {
 		return slog.New(slog.DiscardHandler)
@@ -94,7 +99,7 @@ type Deps struct {
 	// this member has applied the entry. It must not block.
 	Committed func(took time.Duration)
 	// WrapDisk, if set, wraps the disk of the log. Tests use it to inject faults.
-	WrapDisk func(Disk) Disk
+	WrapDisk func(logstore.Disk) logstore.Disk
 }
 
 // Store is one member's replica of the state and its client to the leader. A Store is safe for
@@ -106,8 +111,8 @@ type Store struct {
 	fsm    *fsm
 	raft   *raft.Raft
 	trans  network
-	disk   *logStore
-	stable *stallingStableStore
+	disk   *logstore.Store
+	stable *logstore.StallingStable
 	layer  *streamLayer
 
 	client     *client
@@ -150,23 +155,22 @@ func Open(cfg Config, deps Deps) (*Store, error) {
 const maxIdleConns = 2
 
 func (s *Store) open() (err error) {
-	var snaps raft.SnapshotStore
-	if s.disk, snaps, err = openDisk(s.cfg, s.deps, raftLogger(s.log)); err != nil {
+	if s.disk, err = logstore.Open(s.cfg.logstore(s.deps), raftLogger(s.log)); err != nil {
 		return err
 	}
-	s.stable = &stallingStableStore{StableStore: s.disk, log: s.log, closed: s.closed}
+	s.stable = logstore.NewStallingStable(s.disk, s.log, s.closed)
 	conf := raftConfig(s.cfg, s.log)
 	s.layer = newStreamLayer(s.cfg, s.deps, s.fsm, s.log)
 	s.trans = newNetwork(s.layer, raft.NetworkTransportConfig{
 		MaxPool: maxIdleConns, Timeout: 5 * time.Second, Logger: conf.Logger, MsgpackUseNewTimeFormat: true,
 	})
 	if s.cfg.Bootstrap {
-		if err := bootstrap(conf, s.disk, snaps, s.trans); err != nil {
+		if err := bootstrap(conf, s.disk, s.trans); err != nil {
 			return err
 		}
 	}
-	s.disk.protect(s.checkRemoval)
-	s.raft, err = raft.NewRaft(conf, s.fsm, s.disk, s.stable, snaps, s.trans)
+	s.disk.Protect(s.checkRemoval)
+	s.raft, err = raft.NewRaft(conf, s.fsm, s.disk, s.stable, s.disk.Snapshots(), s.trans)
 	return err
 }
 
@@ -200,12 +204,12 @@ func (s *Store) checkRemoval(from, to uint64) error {
 	return err
 }
 
-func bootstrap(conf *raft.Config, disk *logStore, snaps raft.SnapshotStore, trans raft.Transport) error {
-	has, err := raft.HasExistingState(disk, disk, snaps)
+func bootstrap(conf *raft.Config, disk *logstore.Store, trans raft.Transport) error {
+	has, err := raft.HasExistingState(disk, disk, disk.Snapshots())
 	if err != nil || has {
 		return err
 	}
-	return raft.BootstrapCluster(conf, disk, disk, snaps, trans, soleMember(string(conf.LocalID)))
+	return raft.BootstrapCluster(conf, disk, disk, disk.Snapshots(), trans, soleMember(string(conf.LocalID)))
 }
 
 func soleMember(id string) raft.Configuration {

@@ -1,4 +1,4 @@
-package raftstore
+package logstore
 
 import (
 	"encoding/binary"

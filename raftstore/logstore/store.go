@@ -1,4 +1,4 @@
-package raftstore
+package logstore
 
 import (
 	"encoding/binary"
@@ -16,10 +16,12 @@ const (
 	deleteBatch = 256      // entries deleted in one transaction; more would delay appends
 )
 
-// logStore encrypts entries on their way to disk, caches the newest entries for replication, and
-// counts the bytes since the last snapshot.
-type logStore struct {
+// Store is a raft.LogStore and raft.StableStore. It encrypts entries on their way to disk, caches the
+// newest entries for replication, and counts the bytes since the last snapshot. A Store is safe for
+// concurrent use.
+type Store struct {
 	Disk
+	path   string // of the log file; "" if the log is in memory
 	sealer Sealer
 	snaps  raft.SnapshotStore
 
@@ -31,17 +33,17 @@ type logStore struct {
 	sinceSnapshot int64 // bytes stored since the last snapshot
 	grown         chan struct{}
 
-	guard    func(from, to uint64) error // refuses removals; nil until protect is called
+	guard    func(from, to uint64) error // refuses removals; nil until Protect is called
 	writeErr atomic.Pointer[error]       // the error of the last append; nil if it succeeded
 }
 
-// newLogStore reads the whole log once, to learn the size of each entry and to detect damage before
+// newStore reads the whole log once, to learn the size of each entry and to detect damage before
 // the store uses the log.
-func newLogStore(disk Disk, snaps raft.SnapshotStore, sealer Sealer) (*logStore, error) {
+func newStore(disk Disk, snaps raft.SnapshotStore, sealer Sealer) (*Store, error) {
 	if sealer == nil {
 		sealer = checksums{}
 	}
-	s := &logStore{Disk: disk, snaps: snaps, sealer: sealer, grown: make(chan struct{}, 1)}
+	s := &Store{Disk: disk, snaps: snaps, sealer: sealer, grown: make(chan struct{}, 1)}
 	first, err := disk.FirstIndex()
 	if err != nil {
 		return nil, fmt.Errorf("read log: %w", err)
@@ -67,19 +69,19 @@ func newLogStore(disk Disk, snaps raft.SnapshotStore, sealer Sealer) (*logStore,
 // errNoSnapshot refuses entry 1 from another member.
 var errNoSnapshot = errors.New("a new member refuses log entry 1: it must start from a snapshot")
 
-// protect makes the store refuse entry 1 and every removal of entries that guard refuses. Only
+// Protect makes the store refuse entry 1 and every removal of entries that guard refuses. Only
 // bootstrap writes entry 1; every other member must start from a snapshot. A member that replayed
 // the log from entry 1 would pass through old configurations. If one of them has this member as the
 // only voter, a missed heartbeat would make it the leader of a cluster that no longer exists.
-func (s *logStore) protect(guard func(from, to uint64) error) { s.guard = guard }
+func (s *Store) Protect(guard func(from, to uint64) error) { s.guard = guard }
 
 // associatedData binds a sealed entry to its index, term and type.
-func (s *logStore) associatedData(l *raft.Log) []byte {
+func (s *Store) associatedData(l *raft.Log) []byte {
 	aad := binary.BigEndian.AppendUint64(make([]byte, 0, 17), l.Index)
 	return append(binary.BigEndian.AppendUint64(aad, l.Term), byte(l.Type))
 }
 
-func (s *logStore) read(index uint64, l *raft.Log) error {
+func (s *Store) read(index uint64, l *raft.Log) error {
 	if err := s.Disk.GetLog(index, l); err != nil {
 		return err
 	}
@@ -95,7 +97,7 @@ func (s *logStore) read(index uint64, l *raft.Log) error {
 // is no longer in the log, GetLog returns the index and the term without the data. Raft needs that
 // term: without it, the member would refuse the following entry when the leader sends it again, and
 // the leader would send the snapshot again and again.
-func (s *logStore) GetLog(index uint64, l *raft.Log) error {
+func (s *Store) GetLog(index uint64, l *raft.Log) error {
 	if c := s.cachedEntry(index); c != nil {
 		*l = *c
 		return nil
@@ -115,7 +117,7 @@ func (s *logStore) GetLog(index uint64, l *raft.Log) error {
 	return nil
 }
 
-func (s *logStore) cachedEntry(index uint64) *raft.Log {
+func (s *Store) cachedEntry(index uint64) *raft.Log {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.recent) == 0 || index < s.recent[0].Index || index > s.recent[len(s.recent)-1].Index {
@@ -125,10 +127,10 @@ func (s *logStore) cachedEntry(index uint64) *raft.Log {
 }
 
 // StoreLog stores one entry.
-func (s *logStore) StoreLog(l *raft.Log) error { return s.StoreLogs([]*raft.Log{l}) }
+func (s *Store) StoreLog(l *raft.Log) error { return s.StoreLogs([]*raft.Log{l}) }
 
 // StoreLogs seals and stores entries in one transaction.
-func (s *logStore) StoreLogs(logs []*raft.Log) error {
+func (s *Store) StoreLogs(logs []*raft.Log) error {
 	if s.guard != nil && len(logs) > 0 && logs[0].Index == 1 {
 		return errNoSnapshot
 	}
@@ -155,13 +157,13 @@ func (s *logStore) StoreLogs(logs []*raft.Log) error {
 	return nil
 }
 
-func (s *logStore) record(l *raft.Log) {
+func (s *Store) record(l *raft.Log) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.recordLocked(l)
 }
 
-func (s *logStore) recordLocked(l *raft.Log) {
+func (s *Store) recordLocked(l *raft.Log) {
 	if len(s.sizes) == 0 || l.Index != s.first+uint64(len(s.sizes)) {
 		s.first, s.sizes = l.Index, s.sizes[:0]
 	}
@@ -178,7 +180,7 @@ func (s *logStore) recordLocked(l *raft.Log) {
 
 // trimCacheLocked drops the oldest cached entries until the cache holds at most bytes, but keeps
 // the newest entry.
-func (s *logStore) trimCacheLocked(bytes int64) {
+func (s *Store) trimCacheLocked(bytes int64) {
 	drop := 0
 	for s.cached > bytes && drop < len(s.recent)-1 {
 		s.cached -= int64(len(s.recent[drop].Data))
@@ -188,8 +190,8 @@ func (s *logStore) trimCacheLocked(bytes int64) {
 	s.recent = s.recent[drop:]
 }
 
-// dropCache drops all cached entries except the newest.
-func (s *logStore) dropCache() {
+// DropCache drops all cached entries except the newest.
+func (s *Store) DropCache() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.trimCacheLocked(0)
@@ -198,7 +200,7 @@ func (s *logStore) dropCache() {
 
 // DeleteRange removes entries. From the old end it removes them in steps, so that appends can run
 // in between.
-func (s *logStore) DeleteRange(from, to uint64) error {
+func (s *Store) DeleteRange(from, to uint64) error {
 	if s.guard != nil {
 		if err := s.guard(from, to); err != nil {
 			return err
@@ -233,27 +235,42 @@ func (s *logStore) DeleteRange(from, to uint64) error {
 	return nil
 }
 
-// bytesSinceSnapshot returns how many bytes of entries were stored since the last snapshot.
-func (s *logStore) bytesSinceSnapshot() int64 {
+// Snapshots returns the store of the snapshots in the same folder. It decrypts what it reads.
+func (s *Store) Snapshots() raft.SnapshotStore { return s.snaps }
+
+// Grown returns a channel that receives after entries were stored. Only one goroutine may wait on
+// it.
+func (s *Store) Grown() <-chan struct{} { return s.grown }
+
+// WriteErr returns the error of the last append, or nil if it succeeded.
+func (s *Store) WriteErr() error {
+	if err := s.writeErr.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+// BytesSinceSnapshot returns how many bytes of entries were stored since the last snapshot.
+func (s *Store) BytesSinceSnapshot() int64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.sinceSnapshot
 }
 
-// snapshotTaken restarts the count. before is the count at the start of the snapshot; entries
+// SnapshotTaken restarts the count. before is the count at the start of the snapshot; entries
 // stored during the snapshot stay counted.
-func (s *logStore) snapshotTaken(before int64) {
+func (s *Store) SnapshotTaken(before int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.sinceSnapshot -= before
 }
 
-// trailing returns how many of the newest entries fit into trailing bytes.
-func (s *logStore) trailing(trailing int64) (entries uint64) {
+// Trailing returns how many of the newest entries fit into the given number of bytes.
+func (s *Store) Trailing(bytes int64) (entries uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for i := len(s.sizes) - 1; i >= 0; i-- {
-		if trailing -= s.sizes[i] + 64; trailing < 0 {
+		if bytes -= s.sizes[i] + 64; bytes < 0 {
 			break
 		}
 		entries++

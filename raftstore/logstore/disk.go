@@ -1,4 +1,4 @@
-package raftstore
+package logstore
 
 import (
 	"encoding/binary"
@@ -40,35 +40,53 @@ const logFile = "raft.db"
 // the newest is damaged.
 const keptSnapshots = 2
 
-func openDisk(cfg Config, deps Deps, log hclog.Logger) (*logStore, raft.SnapshotStore, error) {
+// Config says where a Store keeps its files.
+type Config struct {
+	// Dir holds raft.db and snapshots/. If it is "", everything is kept in memory.
+	Dir string
+	// Sealer encrypts the files in Dir. If it is nil, the files are not encrypted, and log entries
+	// carry checksums.
+	Sealer Sealer
+	// Wrap, if set, wraps the disk below the encryption. Tests use it to inject faults.
+	Wrap func(Disk) Disk
+}
+
+// Open opens the log and the snapshots in cfg.Dir, and creates them if they are missing. It reads
+// the whole log. It returns errdefs.ErrDataLoss if an entry is damaged, and
+// errdefs.ErrFailedPrecondition if another process has opened Dir. log receives the messages of
+// Raft's snapshot store. Close the store at the end.
+func Open(cfg Config, log hclog.Logger) (*Store, error) {
 	var disk Disk
 	var snaps raft.SnapshotStore
+	path := ""
 	if cfg.Dir == "" {
 		disk, snaps = memory{raft.NewInmemStore()}, &memorySnapshots{complete: raft.NewInmemSnapshotStore()}
 	} else {
 		if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
-			return nil, nil, err
+			return nil, err
 		}
-		bolt, err := openBolt(filepath.Join(cfg.Dir, logFile))
+		path = filepath.Join(cfg.Dir, logFile)
+		bolt, err := openBolt(path)
 		if err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 		disk = bolt
 		if snaps, err = raft.NewFileSnapshotStoreWithLogger(cfg.Dir, keptSnapshots, log); err != nil {
-			return nil, nil, errors.Join(err, bolt.Close())
+			return nil, errors.Join(err, bolt.Close())
 		}
 	}
-	if deps.WrapDisk != nil {
-		disk = deps.WrapDisk(disk)
+	if cfg.Wrap != nil {
+		disk = cfg.Wrap(disk)
 	}
 	if cfg.Sealer != nil {
 		snaps = &sealedSnapshots{SnapshotStore: snaps, sealer: cfg.Sealer}
 	}
-	store, err := newLogStore(disk, snaps, cfg.Sealer)
+	store, err := newStore(disk, snaps, cfg.Sealer)
 	if err != nil {
-		return nil, nil, errors.Join(err, disk.Close())
+		return nil, errors.Join(err, disk.Close())
 	}
-	return store, snaps, nil
+	store.path = path
+	return store, nil
 }
 
 // openBolt opens the log file. Without the freelist on disk, an append after a truncation takes

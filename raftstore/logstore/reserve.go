@@ -1,4 +1,4 @@
-package raftstore
+package logstore
 
 import (
 	"log/slog"
@@ -11,17 +11,23 @@ import (
 // so this is enough for some hundred thousand small entries.
 const reserveBytes = 16 << 20
 
-// reservedSpace allocates disk blocks ahead of the log file's size, so that a full disk does not
+// ReservedSpace allocates disk blocks ahead of the log file's size, so that a full disk does not
 // stop the managers at once. One goroutine uses it.
-type reservedSpace struct {
+type ReservedSpace struct {
 	path          string // "" if the log is in memory
 	log           *slog.Logger
 	sizeAtReserve int64 // file size at the last reservation
 	failed        bool  // the last reservation failed
 }
 
-// extend reserves space again after the file has grown, or if the last reservation failed.
-func (r *reservedSpace) extend() {
+// ReservedSpace returns the reservation of the store's log file. It reserves nothing if the log is
+// in memory. Failures are logged to log.
+func (s *Store) ReservedSpace(log *slog.Logger) *ReservedSpace {
+	return &ReservedSpace{path: s.path, log: log}
+}
+
+// Extend reserves space again after the file has grown, or if the last reservation failed.
+func (r *ReservedSpace) Extend() {
 	if r.path == "" {
 		return
 	}
