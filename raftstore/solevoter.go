@@ -15,7 +15,7 @@ func (s *Store) electSoleVoter(context.Context) error {
 	if len(servers) != 1 || string(servers[0].ID) != s.cfg.NodeID {
 		return nil
 	}
-	if err := s.trans.in.sendToSelf(&raft.TimeoutNowRequest{RPCHeader: raft.RPCHeader{
+	if err := s.trans.SendToSelf(&raft.TimeoutNowRequest{RPCHeader: raft.RPCHeader{
 		ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(s.cfg.NodeID), Addr: []byte(s.cfg.NodeID),
 	}}); err != nil {
 		s.log.Debug("cannot start the election at once; it starts after the timeout", "err", err)

@@ -18,6 +18,7 @@ import (
 
 	"swarm/internal/ident"
 	"swarm/raftstore/logstore"
+	"swarm/raftstore/transport"
 )
 
 // Timeouts are the timeouts of Raft and of requests to the leader. A zero field selects the
@@ -110,10 +111,9 @@ type Store struct {
 	log    *slog.Logger
 	fsm    *fsm
 	raft   *raft.Raft
-	trans  network
+	trans  *transport.Transport
 	disk   *logstore.Store
 	stable *logstore.StallingStable
-	layer  *streamLayer
 
 	client     *client
 	queue      *queue
@@ -149,21 +149,16 @@ func Open(cfg Config, deps Deps) (*Store, error) {
 	return s, nil
 }
 
-// maxIdleConns is how many idle connections to each member stay open. Replication and heartbeats
-// use one connection each; a pipeline has its own. Each connection costs 256 KiB of buffers on both
-// members.
-const maxIdleConns = 2
-
 func (s *Store) open() (err error) {
 	if s.disk, err = logstore.Open(s.cfg.logstore(s.deps), raftLogger(s.log)); err != nil {
 		return err
 	}
 	s.stable = logstore.NewStallingStable(s.disk, s.log, s.closed)
 	conf := raftConfig(s.cfg, s.log)
-	s.layer = newStreamLayer(s.cfg, s.deps, s.fsm, s.log)
-	s.trans = newNetwork(s.layer, raft.NetworkTransportConfig{
-		MaxPool: maxIdleConns, Timeout: 5 * time.Second, Logger: conf.Logger, MsgpackUseNewTimeFormat: true,
-	})
+	s.trans = transport.New(
+		transport.Config{NodeID: s.cfg.NodeID, ClusterID: s.cfg.ClusterID, Epoch: func() uint64 { return s.fsm.cluster.Load().GetEpoch() }},
+		transport.Deps{Log: s.log, Listener: s.deps.Listener, PeerOf: s.deps.PeerOf, Dial: s.deps.Dial}, conf.Logger,
+	)
 	if s.cfg.Bootstrap {
 		if err := bootstrap(conf, s.disk, s.trans); err != nil {
 			return err
@@ -288,11 +283,11 @@ func (s *Store) release() error {
 	var errs []error
 	if s.raft != nil {
 		ended := s.raft.Shutdown()
-		_ = s.layer.Close() // unblocks goroutines that wait for an unresponsive peer
+		_ = s.trans.CloseConnections() // unblocks goroutines that wait for an unresponsive peer
 		errs = append(errs, ended.Error())
 		s.markRaftStopped()
 	}
-	if s.trans.NetworkTransport != nil {
+	if s.trans != nil {
 		errs = append(errs, s.trans.Close())
 	}
 	if s.disk != nil {

@@ -1,4 +1,4 @@
-package raftstore
+package transport
 
 import (
 	"context"
@@ -31,7 +31,6 @@ const (
 type streamLayer struct {
 	cfg  Config
 	deps Deps
-	fsm  *fsm
 	log  *slog.Logger
 	done context.Context // cancelled by Close; ends every dial
 	stop context.CancelFunc
@@ -42,8 +41,8 @@ type streamLayer struct {
 	open map[net.Conn]struct{} // dialled and accepted; nil once closed
 }
 
-func newStreamLayer(cfg Config, deps Deps, f *fsm, log *slog.Logger) *streamLayer {
-	l := &streamLayer{cfg: cfg, deps: deps, fsm: f, log: log, sampler: logsample.New(log), open: make(map[net.Conn]struct{})}
+func newStreamLayer(cfg Config, deps Deps) *streamLayer {
+	l := &streamLayer{cfg: cfg, deps: deps, log: deps.Log, sampler: logsample.New(deps.Log), open: make(map[net.Conn]struct{})}
 	l.done, l.stop = context.WithCancel(context.Background())
 	return l
 }
@@ -119,10 +118,8 @@ func (l *streamLayer) Dial(to raft.ServerAddress, timeout time.Duration) (net.Co
 	return &helloConn{Conn: l.track(c), layer: l}, nil
 }
 
-func (l *streamLayer) epoch() uint64 { return l.fsm.cluster.Load().GetEpoch() }
-
 func (l *streamLayer) hello() []byte {
-	b := binary.BigEndian.AppendUint64([]byte(helloMagic), l.epoch())
+	b := binary.BigEndian.AppendUint64([]byte(helloMagic), l.cfg.Epoch())
 	for _, s := range []string{l.cfg.NodeID, l.cfg.ClusterID} {
 		b = append(binary.AppendUvarint(b, uint64(len(s))), s...)
 	}
@@ -179,7 +176,7 @@ func (l *streamLayer) readHello(c net.Conn) (node string, err error) {
 	if own := l.cfg.ClusterID; own != "" && clusterID != "" && clusterID != own {
 		return "", fmt.Errorf("manager %s belongs to cluster %s", node, clusterID)
 	}
-	if own := l.epoch(); own != 0 && epoch != 0 && epoch != own {
+	if own := l.cfg.Epoch(); own != 0 && epoch != 0 && epoch != own {
 		return "", fmt.Errorf("manager %s has cluster epoch %d, but this manager has epoch %d: the one with the lower epoch must leave and join again", node, epoch, own)
 	}
 	if l.deps.PeerOf != nil {

@@ -1,4 +1,4 @@
-package raftstore
+package transport
 
 import (
 	"fmt"
@@ -26,7 +26,7 @@ func TestPipeline_SendsThoughNobodyReads(t *testing.T) {
 		}
 	}()
 	t.Cleanup(func() { <-answering })
-	p, err := network{NetworkTransport: from}.AppendEntriesPipeline("to", to.LocalAddr())
+	p, err := (&Transport{NetworkTransport: from}).AppendEntriesPipeline("to", to.LocalAddr())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,4 +1,4 @@
-package raftstore
+package transport
 
 import (
 	"errors"
@@ -131,13 +131,13 @@ func (in *inbound) sendToSelf(command any) error {
 	select {
 	case in.rpcs <- raft.RPC{Command: command, RespChan: answer}:
 	case <-in.done:
-		return errClosed
+		return net.ErrClosed
 	}
 	select {
 	case r := <-answer:
 		return r.Error
 	case <-in.done:
-		return errClosed
+		return net.ErrClosed
 	}
 }
 

@@ -1,8 +1,9 @@
 //lint:file-ignore SA1019 an attacker sends deprecated fields as well
 
-package raftstore
+package transport
 
 import (
+	"log/slog"
 	"net"
 	"strings"
 	"testing"
@@ -47,7 +48,9 @@ func TestCheckSender(t *testing.T) {
 
 // FuzzReadHello reads hellos that the holder of any manager's certificate could send.
 func FuzzReadHello(f *testing.F) {
-	layer := newStreamLayer(Config{NodeID: "n1", ClusterID: "c1"}, Deps{}, newFSM(), orDiscard(nil))
+	layer := newStreamLayer(
+		Config{NodeID: "n1", ClusterID: "c1", Epoch: func() uint64 { return 0 }}, Deps{Log: slog.New(slog.DiscardHandler)},
+	)
 	f.Add(layer.hello())
 	f.Add([]byte(helloMagic))
 	f.Add([]byte("swr1\x00\x00\x00\x00\x00\x00\x00\x00\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"))
