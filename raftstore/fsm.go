@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"runtime"
-	"sync"
 	"sync/atomic"
 
 	"github.com/hashicorp/raft"
@@ -23,11 +22,8 @@ type fsm struct {
 	state  *state
 	broker *broker
 
-	published      atomic.Pointer[View]            // nil while the state is written in place
-	membersChanged *broadcast                      // sent when Raft's configuration changes
-	applied        atomic.Uint64                   // index of the newest published view
-	cluster        atomic.Pointer[swarmv1.Cluster] // Cluster row of that view
-	writing        sync.Mutex                      // held from beginWrite to publish
+	published      atomic.Pointer[View]
+	membersChanged *broadcast // sent when Raft's configuration changes
 
 	halted chan error // receives the one reason why the member cannot follow the log
 }
@@ -44,51 +40,13 @@ type result struct {
 	answers []*swarmv1.Answer // one for each request in the entry
 }
 
-// view returns the newest view and marks it as taken. It costs two atomic loads, unless a batch is
-// being written in place.
-func (f *fsm) view() *View {
-	for {
-		v := f.published.Load()
-		if v == nil {
-			f.writing.Lock() // waits for the end of the batch
-			v = f.published.Load()
-			f.writing.Unlock()
-		}
-		if !v.taken.Load() {
-			v.taken.Store(true)
-		}
-		// beginWrite withdraws the view before it checks whether the view was taken. If the view is
-		// still published here, beginWrite has not yet made that check, and will see that it was
-		// taken.
-		if f.published.Load() == v {
-			return v
-		}
-	}
-}
-
-// beginWrite makes the state writable. If nobody has taken the view, the trees are written in
-// place, and new readers wait until the batch is applied. Otherwise the view stays published, and
-// tables are copied before they are written.
-func (f *fsm) beginWrite() {
-	f.writing.Lock()
-	v := f.published.Swap(nil)
-	if v.taken.Load() {
-		f.published.Store(v)
-		f.state.share()
-	}
-}
+// view returns the newest view.
+func (f *fsm) view() *View { return f.published.Load() }
 
 // publish publishes the new view and then wakes the watchers.
 func (f *fsm) publish(changes []RowChange) {
-	f.publishView()
+	f.published.Store(f.state.view())
 	f.broker.append(f.state.index, changes)
-}
-
-func (f *fsm) publishView() {
-	v := f.state.view()
-	f.cluster.Store(v.cluster)
-	f.published.Store(v)
-	f.applied.Store(v.index)
 }
 
 // ApplyBatch applies consecutive committed entries and publishes one view for all of them.
@@ -96,7 +54,6 @@ func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
 	out := make([]any, len(logs))
 	var changes []RowChange
 	configured := false
-	f.beginWrite()
 	for i, l := range logs {
 		if l.Type == raft.LogCommand {
 			r, err := f.applyEntry(l, &changes)
@@ -109,7 +66,6 @@ func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
 		f.state.index = l.Index
 	}
 	f.publish(changes)
-	f.writing.Unlock()
 	if configured {
 		f.membersChanged.send()
 	}
@@ -123,8 +79,6 @@ func (f *fsm) Apply(l *raft.Log) any { return f.ApplyBatch([]*raft.Log{l})[0] }
 // goroutine that applies the log, so no later entry is applied and no snapshot is taken, and the
 // same entry fails again at the next start. Readers keep the last view.
 func (f *fsm) halt(err error) {
-	f.published.CompareAndSwap(nil, f.state.view())
-	f.writing.Unlock()
 	select {
 	case f.halted <- err:
 	default:
@@ -216,10 +170,8 @@ func (f *fsm) Restore(r io.ReadCloser) error {
 	if err != nil {
 		return fmt.Errorf("restore snapshot: %w", err)
 	}
-	f.beginWrite()
 	f.state = st
-	f.publishView()
+	f.published.Store(st.view())
 	f.broker.reset(st.index)
-	f.writing.Unlock()
 	return nil
 }

@@ -98,9 +98,9 @@ func dump(f *fsm) string {
 		fmt.Fprintf(&b, "%T %s %x\n", r, Key(r), data)
 		return true
 	})
-	v.bySlot.Scan(func(t *swarmv1.Task) bool { fmt.Fprintln(&b, "slot", t.ServiceId, t.Slot, t.Id); return true })
-	v.byNode.Scan(func(t *swarmv1.Task) bool { fmt.Fprintln(&b, "node", t.NodeId, t.Id); return true })
-	v.names.services.Scan(func(n string, s *swarmv1.Service) bool { fmt.Fprintln(&b, "name", n, s.Id); return true })
+	v.Tasks.rows.indexes[bySlot].tree.Scan(func(t *swarmv1.Task) bool { fmt.Fprintln(&b, "slot", t.ServiceId, t.Slot, t.Id); return true })
+	v.Tasks.rows.indexes[byNode].tree.Scan(func(t *swarmv1.Task) bool { fmt.Fprintln(&b, "node", t.NodeId, t.Id); return true })
+	v.Services.rows.names.Scan(func(n string, s *swarmv1.Service) bool { fmt.Fprintln(&b, "name", n, s.Id); return true })
 	for _, s := range f.state.sessions.save() {
 		data, _ := proto.MarshalOptions{Deterministic: true}.Marshal(s)
 		fmt.Fprintf(&b, "session %x\n", data)

@@ -188,9 +188,9 @@ func (s *Store) submit() ([]*proposal, raft.ApplyFuture, error) {
 		return nil, nil, nil
 	}
 	s.queue.inFlight.Add(1)
-	cluster := s.fsm.cluster.Load()
+	view := s.fsm.view()
 	env := &swarmv1.Envelope{
-		Format: formatOf(cluster), Epoch: cluster.GetEpoch(), Time: timestamppb.New(time.Now()),
+		Format: view.Format(), Epoch: view.cluster.GetEpoch(), Time: timestamppb.New(time.Now()),
 		Requests: make([]*swarmv1.Request, len(batch)),
 	}
 	for i, p := range batch {

@@ -51,10 +51,8 @@ func Recover(cfg Config, deps Deps) error {
 type recoveryFSM struct{ *fsm }
 
 func (r *recoveryFSM) Snapshot() (raft.FSMSnapshot, error) {
-	r.beginWrite()
 	r.state.incrementEpoch()
 	r.publish(nil)
-	r.writing.Unlock()
 	return r.fsm.Snapshot()
 }
 

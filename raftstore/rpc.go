@@ -129,7 +129,7 @@ func (s *Store) readIndex(ctx context.Context) (uint64, error) {
 	if !s.IsLeader() { // also before the barrier of the term: the view may be old
 		return 0, s.notLeaderError()
 	}
-	index := s.fsm.applied.Load()
+	index := s.fsm.view().index
 	if err := s.ask(ctx, "read index", func() raft.Future { return s.raft.VerifyLeader() }); err != nil {
 		return 0, err
 	}

@@ -104,6 +104,12 @@ func newState() *state {
 	return s
 }
 
+// The indexes of tasks.
+const (
+	bySlot = iota
+	byNode
+)
+
 func tasksBySlot() *index[*swarmv1.Task] {
 	return newIndex(func(a, b *swarmv1.Task) bool {
 		if a.ServiceId != b.ServiceId {
@@ -125,44 +131,28 @@ func tasksByNode() *index[*swarmv1.Task] {
 	}, func(t *swarmv1.Task) bool { return t.NodeId != "" })
 }
 
-// view returns a View that shares the trees of all tables. A shared tree must be copied before it
-// is written, unless nobody has taken the view.
+// view returns the state as a View.
 func (s *state) view() *View {
-	v := &View{
-		Nodes:       Table[*swarmv1.Node]{s.nodes.tree},
-		NodeStates:  Table[*swarmv1.NodeState]{s.nodeStates.tree},
-		Services:    Table[*swarmv1.Service]{s.services.tree},
-		Revisions:   Table[*swarmv1.Revision]{s.revisions.tree},
-		Tasks:       Table[*swarmv1.Task]{s.tasks.tree},
-		Statuses:    Table[*swarmv1.TaskStatus]{s.statuses.tree},
-		Networks:    Table[*swarmv1.Network]{s.networks.tree},
-		Endpoints:   Table[*swarmv1.Endpoint]{s.endpoints.tree},
-		Claims:      Table[*swarmv1.Claim]{s.claims.tree},
-		Secrets:     Table[*swarmv1.Secret]{s.secrets.tree},
-		Configs:     Table[*swarmv1.Config]{s.configs.tree},
-		Volumes:     Table[*swarmv1.Volume]{s.volumes.tree},
-		Images:      Table[*swarmv1.Image]{s.images.tree},
-		ImageCopies: Table[*swarmv1.ImageCopy]{s.imageCopies.tree},
-		Clusters:    Table[*swarmv1.Cluster]{s.clusters.tree},
-		RaftMembers: Table[*swarmv1.RaftMember]{s.members.tree},
-		Credentials: Table[*swarmv1.Credential]{s.credentials.tree},
+	return &View{
+		Nodes:       Table[*swarmv1.Node]{s.nodes.freeze()},
+		NodeStates:  Table[*swarmv1.NodeState]{s.nodeStates.freeze()},
+		Services:    Table[*swarmv1.Service]{s.services.freeze()},
+		Revisions:   Table[*swarmv1.Revision]{s.revisions.freeze()},
+		Tasks:       Table[*swarmv1.Task]{s.tasks.freeze()},
+		Statuses:    Table[*swarmv1.TaskStatus]{s.statuses.freeze()},
+		Networks:    Table[*swarmv1.Network]{s.networks.freeze()},
+		Endpoints:   Table[*swarmv1.Endpoint]{s.endpoints.freeze()},
+		Claims:      Table[*swarmv1.Claim]{s.claims.freeze()},
+		Secrets:     Table[*swarmv1.Secret]{s.secrets.freeze()},
+		Configs:     Table[*swarmv1.Config]{s.configs.freeze()},
+		Volumes:     Table[*swarmv1.Volume]{s.volumes.freeze()},
+		Images:      Table[*swarmv1.Image]{s.images.freeze()},
+		ImageCopies: Table[*swarmv1.ImageCopy]{s.imageCopies.freeze()},
+		Clusters:    Table[*swarmv1.Cluster]{s.clusters.freeze()},
+		RaftMembers: Table[*swarmv1.RaftMember]{s.members.freeze()},
+		Credentials: Table[*swarmv1.Credential]{s.credentials.freeze()},
 		index:       s.index,
 		cluster:     s.cluster(),
-		bySlot:      s.tasks.indexes[0].tree,
-		byNode:      s.tasks.indexes[1].tree,
-	}
-	v.names.services = s.services.names
-	v.names.networks = s.networks.names
-	v.names.secrets = s.secrets.names
-	v.names.configs = s.configs.names
-	v.names.images = s.images.names
-	return v
-}
-
-// share marks all tables as shared with a view.
-func (s *state) share() {
-	for _, t := range s.all[1:] {
-		t.share()
 	}
 }
 

@@ -156,7 +156,7 @@ func (s *Store) open() (err error) {
 	s.stable = logstore.NewStallingStable(s.disk, s.log, s.closed)
 	conf := raftConfig(s.cfg, s.log)
 	s.trans = transport.New(
-		transport.Config{NodeID: s.cfg.NodeID, ClusterID: s.cfg.ClusterID, Epoch: func() uint64 { return s.fsm.cluster.Load().GetEpoch() }},
+		transport.Config{NodeID: s.cfg.NodeID, ClusterID: s.cfg.ClusterID, Epoch: func() uint64 { return s.fsm.view().cluster.GetEpoch() }},
 		transport.Deps{Log: s.log, Listener: s.deps.Listener, PeerOf: s.deps.PeerOf, Dial: s.deps.Dial}, conf.Logger,
 	)
 	if s.cfg.Bootstrap {
@@ -175,7 +175,7 @@ func (s *Store) open() (err error) {
 // member has lost entries that it had acknowledged, for example because its disk was replaced with
 // an old copy. At the next start the member reads its state from the snapshot alone.
 func (s *Store) checkRemoval(from, to uint64) error {
-	applied := s.fsm.applied.Load()
+	applied := s.fsm.view().index
 	if from > applied {
 		return nil
 	}
@@ -299,7 +299,7 @@ func (s *Store) release() error {
 // NodeID returns the node id of this member.
 func (s *Store) NodeID() string { return s.cfg.NodeID }
 
-// View returns the newest state of this replica. It blocks at most while one batch is applied.
+// View returns the newest state of this replica. It does not block.
 func (s *Store) View() *View { return s.fsm.view() }
 
 // WaitIndex waits until this replica has applied the entry with the given index, and returns a View
@@ -308,13 +308,13 @@ func (s *Store) View() *View { return s.fsm.view() }
 func (s *Store) WaitIndex(ctx context.Context, index uint64) (*View, error) {
 	for {
 		tail := s.fsm.broker.tail.Load()
-		if s.fsm.applied.Load() >= index {
+		if s.fsm.view().index >= index {
 			return s.View(), nil
 		}
 		select {
 		case <-tail.ready:
 		case <-ctx.Done():
-			return nil, fmt.Errorf("wait for index %d, this manager is at %d: %w", index, s.fsm.applied.Load(), ctx.Err())
+			return nil, fmt.Errorf("wait for index %d, this manager is at %d: %w", index, s.fsm.view().index, ctx.Err())
 		case <-s.closed:
 			return nil, errClosed
 		}

@@ -10,33 +10,51 @@ import (
 )
 
 // Table is the rows of one kind in a View, ordered by key. It is immutable and safe for concurrent
-// use.
+// use. The zero Table is empty.
 type Table[T Row] struct {
-	tree *btree.Map[string, T]
+	rows *rows[T] // a frozen copy
 }
 
 // Get returns the row with the key.
 func (t Table[T]) Get(key string) (T, bool) {
-	if t.tree == nil {
+	if t.rows == nil {
 		var none T
 		return none, false
 	}
-	return t.tree.Get(key)
+	return t.rows.tree.Get(key)
+}
+
+// byName returns the row with the unique name, in the form in which schema.name returns it.
+func (t Table[T]) byName(name string) (T, bool) {
+	if t.rows == nil || t.rows.names == nil {
+		var none T
+		return none, false
+	}
+	return t.rows.names.Get(name)
+}
+
+// ascend yields the rows of an index from a row on, while in returns true for them.
+func (t Table[T]) ascend(index int, from T, in func(T) bool) iter.Seq[T] {
+	return func(yield func(T) bool) {
+		if t.rows != nil {
+			t.rows.indexes[index].tree.Ascend(from, func(r T) bool { return in(r) && yield(r) })
+		}
+	}
 }
 
 // Len returns the number of rows.
 func (t Table[T]) Len() int {
-	if t.tree == nil {
+	if t.rows == nil {
 		return 0
 	}
-	return t.tree.Len()
+	return t.rows.tree.Len()
 }
 
 // All yields every row, ordered by key.
 func (t Table[T]) All() iter.Seq[T] {
 	return func(yield func(T) bool) {
-		if t.tree != nil {
-			t.tree.Scan(func(_ string, r T) bool { return yield(r) })
+		if t.rows != nil {
+			t.rows.tree.Scan(func(_ string, r T) bool { return yield(r) })
 		}
 	}
 }
@@ -44,20 +62,20 @@ func (t Table[T]) All() iter.Seq[T] {
 // Prefix yields the rows whose keys start with p, ordered by key.
 func (t Table[T]) Prefix(p string) iter.Seq[T] {
 	return func(yield func(T) bool) {
-		if t.tree != nil {
-			t.tree.Ascend(p, func(k string, r T) bool { return strings.HasPrefix(k, p) && yield(r) })
+		if t.rows != nil {
+			t.rows.tree.Ascend(p, func(k string, r T) bool { return strings.HasPrefix(k, p) && yield(r) })
 		}
 	}
 }
 
-// rows is a table that Apply writes, with its indexes. Only Apply uses it. Before it writes trees
-// that a View shares, it copies them (copyIfShared).
+// rows is a table with its indexes. Apply writes the rows of the state; the rows in a View are a
+// frozen copy.
 type rows[T Row] struct {
 	schema[T]
 	tree    *btree.Map[string, T]
 	names   *btree.Map[string, T] // nil if the kind has no unique name
 	indexes []*index[T]
-	shared  bool // a View that somebody may hold has these trees
+	frozen  *rows[T] // the copy that freeze has returned; nil after a write
 }
 
 // index is a second order over the same rows. It holds pointers to rows, not keys.
@@ -88,27 +106,24 @@ type anyRows interface {
 	stamp(r Row, m *swarmv1.Meta)
 	load(r Row) error
 	index() error
-	share()
 }
 
-// copyIfShared makes the trees writable: it copies them if a View shares them. The copy is lazy: it
-// costs a few words now, and later each write copies the path to its row. Copying also writes to
-// the source tree, so only Apply may copy.
-func (t *rows[T]) copyIfShared() {
-	if !t.shared {
-		return
+// freeze returns a copy of the table for a View. The trees of both share their nodes: a copy costs a
+// few words now, and later each write copies the path to its row. If the table was not written since
+// the last call, freeze returns the same copy.
+func (t *rows[T]) freeze() *rows[T] {
+	if t.frozen != nil {
+		return t.frozen
 	}
-	t.shared = false
-	t.tree = t.tree.Copy()
+	t.frozen = &rows[T]{schema: t.schema, tree: t.tree.Copy()}
 	if t.names != nil {
-		t.names = t.names.Copy()
+		t.frozen.names = t.names.Copy()
 	}
-	for i, x := range t.indexes {
-		t.indexes[i] = &index[T]{less: x.less, has: x.has, tree: x.tree.Copy()}
+	for _, x := range t.indexes {
+		t.frozen.indexes = append(t.frozen.indexes, &index[T]{less: x.less, has: x.has, tree: x.tree.Copy()})
 	}
+	return t.frozen
 }
-
-func (t *rows[T]) share() { t.shared = true }
 
 func (t *rows[T]) get(key string) Row {
 	if r, ok := t.tree.Get(key); ok {
@@ -135,7 +150,7 @@ func (t *rows[T]) nameHolder(r Row) string {
 }
 
 func (t *rows[T]) put(key string, r Row) Row {
-	t.copyIfShared()
+	t.frozen = nil
 	row := r.(T)
 	old, existed := t.tree.Set(key, row)
 	if t.names != nil {
@@ -164,7 +179,7 @@ func (t *rows[T]) put(key string, r Row) Row {
 }
 
 func (t *rows[T]) remove(key string) Row {
-	t.copyIfShared()
+	t.frozen = nil
 	old, existed := t.tree.Delete(key)
 	if !existed {
 		return nil

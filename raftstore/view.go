@@ -2,9 +2,6 @@ package raftstore
 
 import (
 	"iter"
-	"sync/atomic"
-
-	"github.com/tidwall/btree"
 
 	"swarm/internal/ident"
 	swarmv1 "swarm/proto/swarm/v1"
@@ -34,16 +31,6 @@ type View struct {
 
 	index   uint64
 	cluster *swarmv1.Cluster
-	bySlot  *btree.BTreeG[*swarmv1.Task]
-	byNode  *btree.BTreeG[*swarmv1.Task]
-	names   struct {
-		services *btree.Map[string, *swarmv1.Service]
-		networks *btree.Map[string, *swarmv1.Network]
-		secrets  *btree.Map[string, *swarmv1.Secret]
-		configs  *btree.Map[string, *swarmv1.Config]
-		images   *btree.Map[string, *swarmv1.Image]
-	}
-	taken atomic.Bool // somebody may hold the view: Apply must copy before it writes
 }
 
 // Index returns the index of the newest log entry that the view includes. Raft's no-ops and
@@ -71,50 +58,44 @@ func (v *View) RevisionsOf(serviceID string) iter.Seq[*swarmv1.Revision] {
 
 // ServiceByName returns the service with the name, ignoring case.
 func (v *View) ServiceByName(name string) (*swarmv1.Service, bool) {
-	return v.names.services.Get(ident.Fold(name))
+	return v.Services.byName(ident.Fold(name))
 }
 
 // NetworkByName returns the network with the name, ignoring case.
 func (v *View) NetworkByName(name string) (*swarmv1.Network, bool) {
-	return v.names.networks.Get(ident.Fold(name))
+	return v.Networks.byName(ident.Fold(name))
 }
 
 // SecretByName returns the secret with the name. Case matters.
 func (v *View) SecretByName(name string) (*swarmv1.Secret, bool) {
-	return v.names.secrets.Get(name)
+	return v.Secrets.byName(name)
 }
 
 // ConfigByName returns the config with the name. Case matters.
 func (v *View) ConfigByName(name string) (*swarmv1.Config, bool) {
-	return v.names.configs.Get(name)
+	return v.Configs.byName(name)
 }
 
 // ImageByName returns the image with the normalised name.
 func (v *View) ImageByName(name string) (*swarmv1.Image, bool) {
-	return v.names.images.Get(name)
+	return v.Images.byName(name)
 }
 
 // TasksOfService yields the tasks of a service, ordered by slot and id.
 func (v *View) TasksOfService(serviceID string) iter.Seq[*swarmv1.Task] {
-	return ascend(v.bySlot, &swarmv1.Task{ServiceId: serviceID}, func(t *swarmv1.Task) bool { return t.GetServiceId() == serviceID })
+	return v.Tasks.ascend(bySlot, &swarmv1.Task{ServiceId: serviceID}, func(t *swarmv1.Task) bool { return t.GetServiceId() == serviceID })
 }
 
 // TasksOfSlot yields the tasks of one slot of a service, running and ended, ordered by id.
 func (v *View) TasksOfSlot(serviceID string, slot uint64) iter.Seq[*swarmv1.Task] {
-	return ascend(v.bySlot, &swarmv1.Task{ServiceId: serviceID, Slot: slot}, func(t *swarmv1.Task) bool {
+	return v.Tasks.ascend(bySlot, &swarmv1.Task{ServiceId: serviceID, Slot: slot}, func(t *swarmv1.Task) bool {
 		return t.GetServiceId() == serviceID && t.GetSlot() == slot
 	})
 }
 
 // TasksOnNode yields the tasks that are assigned to the node, ordered by id.
 func (v *View) TasksOnNode(nodeID string) iter.Seq[*swarmv1.Task] {
-	return ascend(v.byNode, &swarmv1.Task{NodeId: nodeID}, func(t *swarmv1.Task) bool { return t.GetNodeId() == nodeID })
-}
-
-func ascend[T any](tree *btree.BTreeG[T], from T, in func(T) bool) iter.Seq[T] {
-	return func(yield func(T) bool) {
-		tree.Ascend(from, func(r T) bool { return in(r) && yield(r) })
-	}
+	return v.Tasks.ascend(byNode, &swarmv1.Task{NodeId: nodeID}, func(t *swarmv1.Task) bool { return t.GetNodeId() == nodeID })
 }
 
 // Format returns the newest format that every member knows. Data of a newer format must not be
