@@ -8,6 +8,7 @@ import (
 	"time"
 
 	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/raftstore/table"
 )
 
 // BenchmarkApply applies entries of 100 changed statuses to a state of 100,000 rows, while readers
@@ -15,7 +16,7 @@ import (
 func BenchmarkApply(b *testing.B) {
 	const rows, each = 100_000, 100
 	status := func(i int) *swarmv1.Change {
-		return Put(&swarmv1.TaskStatus{TaskId: fmt.Sprintf("%025x", uint32(i%rows)*2654435761), State: 512, Sequence: uint64(i)})
+		return table.Put(&swarmv1.TaskStatus{TaskId: fmt.Sprintf("%025x", uint32(i%rows)*2654435761), State: 512, Sequence: uint64(i)})
 	}
 	for _, readers := range []int{0, 1, 8} {
 		b.Run(fmt.Sprintf("readers=%d", readers), func(b *testing.B) {

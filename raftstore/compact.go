@@ -40,7 +40,7 @@ func (s *Store) compactLog(ctx context.Context) error {
 // manager is idle, because then nobody is behind. A follower that is behind anyway is served from
 // the disk, and such a watcher gets ErrResync.
 func (s *Store) Trim() {
-	s.fsm.broker.dropOld()
+	s.fsm.feed.DropOld()
 	s.disk.DropCache()
 }
 

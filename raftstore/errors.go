@@ -1,6 +1,8 @@
 package raftstore
 
 import (
+	"fmt"
+
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"google.golang.org/grpc/codes"
@@ -9,12 +11,13 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-const codeWrongEpoch = codes.FailedPrecondition
-
 var (
-	errClosed   = errdefs.ErrUnavailable.WithMessage("the manager is stopping: ask another one")
 	errNoLeader = errdefs.ErrUnavailable.WithMessage("the managers have no leader: more than half of them must be up and reach each other (swarm node ls)")
 )
+
+func invalid(format string, args ...any) error {
+	return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf(format, args...))
+}
 
 // refusalError returns the error for the result of a group, or nil if the group was applied.
 func refusalError(r *swarmv1.GroupResult) error {

@@ -11,6 +11,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"swarm/raftstore/logstore"
+	"swarm/raftstore/table"
 )
 
 // SaveSnapshot writes this replica's state to w, not encrypted: the caller must encrypt it. Call
@@ -18,7 +19,7 @@ import (
 func (s *Store) SaveSnapshot(w io.Writer) error {
 	// Sessions are left out: the restored cluster has other members, and no client waits for old
 	// answers.
-	if err := (&snapshot{view: s.View()}).write(w); err != nil {
+	if err := (table.Snapshot{View: s.View()}).Write(w); err != nil {
 		return fmt.Errorf("save snapshot: %w", err)
 	}
 	return nil
@@ -51,20 +52,8 @@ func Recover(cfg Config, deps Deps) error {
 type recoveryFSM struct{ *fsm }
 
 func (r *recoveryFSM) Snapshot() (raft.FSMSnapshot, error) {
-	r.state.incrementEpoch()
-	r.publish(nil)
+	r.state.IncrementEpoch()
 	return r.fsm.Snapshot()
-}
-
-func (s *state) incrementEpoch() {
-	if c := s.cluster(); c != nil {
-		c = c.CloneVT()
-		c.Epoch++
-		if c.Meta != nil {
-			c.Meta.Version = max(s.index, c.Meta.Version)
-		}
-		s.clusters.put(c.GetId(), c)
-	}
 }
 
 // Restore writes a saved state into an empty Dir, as a cluster with this member only and with a new
@@ -72,14 +61,14 @@ func (s *state) incrementEpoch() {
 // errdefs.ErrInvalidArgument for an invalid snapshot, and ErrFailedPrecondition if Dir holds a
 // state. Open the store afterwards.
 func Restore(cfg Config, deps Deps, saved io.Reader) error {
-	st, err := readSnapshot(saved)
+	st, err := table.ReadSnapshot(saved)
 	if err != nil {
 		return errdefs.ErrInvalidArgument.WithMessage("restore snapshot: " + err.Error())
 	}
-	if st.cluster() == nil || st.index == 0 {
+	if v := st.View(); v.Cluster() == nil || v.Index() == 0 {
 		return invalid("restore snapshot: it contains no cluster")
 	}
-	st.incrementEpoch()
+	st.IncrementEpoch()
 	err = offline(cfg, deps, func(conf *raft.Config, disk *logstore.Store, trans raft.Transport) error {
 		has, err := raft.HasExistingState(disk, disk, disk.Snapshots())
 		if err != nil {
@@ -88,11 +77,11 @@ func Restore(cfg Config, deps Deps, saved io.Reader) error {
 		if has {
 			return errdefs.ErrFailedPrecondition.WithMessage(cfg.Dir + " already contains a state: leave the cluster first (swarm leave --force)")
 		}
-		sink, err := disk.Snapshots().Create(raft.SnapshotVersionMax, st.index, 1, soleMember(cfg.NodeID), 1, trans)
+		sink, err := disk.Snapshots().Create(raft.SnapshotVersionMax, st.View().Index(), 1, soleMember(cfg.NodeID), 1, trans)
 		if err != nil {
 			return err
 		}
-		if err := (&snapshot{view: st.view()}).Persist(sink); err != nil {
+		if err := (snapshot{st.Snapshot()}).Persist(sink); err != nil {
 			return err
 		}
 		// Raft's term must not be below the snapshot's.

@@ -18,7 +18,9 @@ import (
 
 	"swarm/internal/ident"
 	"swarm/raftstore/logstore"
+	"swarm/raftstore/table"
 	"swarm/raftstore/transport"
+	"swarm/raftstore/watch"
 )
 
 // Timeouts are the timeouts of Raft and of requests to the leader. A zero field selects the
@@ -156,7 +158,7 @@ func (s *Store) open() (err error) {
 	s.stable = logstore.NewStallingStable(s.disk, s.log, s.closed)
 	conf := raftConfig(s.cfg, s.log)
 	s.trans = transport.New(
-		transport.Config{NodeID: s.cfg.NodeID, ClusterID: s.cfg.ClusterID, Epoch: func() uint64 { return s.fsm.view().cluster.GetEpoch() }},
+		transport.Config{NodeID: s.cfg.NodeID, ClusterID: s.cfg.ClusterID, Epoch: func() uint64 { return s.View().Cluster().GetEpoch() }},
 		transport.Deps{Log: s.log, Listener: s.deps.Listener, PeerOf: s.deps.PeerOf, Dial: s.deps.Dial}, conf.Logger,
 	)
 	if s.cfg.Bootstrap {
@@ -175,7 +177,7 @@ func (s *Store) open() (err error) {
 // member has lost entries that it had acknowledged, for example because its disk was replaced with
 // an old copy. At the next start the member reads its state from the snapshot alone.
 func (s *Store) checkRemoval(from, to uint64) error {
-	applied := s.fsm.view().index
+	applied := s.View().Index()
 	if from > applied {
 		return nil
 	}
@@ -250,13 +252,13 @@ func (s *Store) Run(ctx context.Context) error {
 			s.markRaftStopped()
 			return err
 		case <-s.closed:
-			return errClosed
+			return watch.ErrClosed
 		case <-ctx.Done():
 			return nil
 		}
 	})
 	err := g.Wait()
-	if errors.Is(err, errClosed) || errors.Is(err, context.Canceled) {
+	if errors.Is(err, watch.ErrClosed) || errors.Is(err, context.Canceled) {
 		return nil
 	}
 	return err
@@ -273,6 +275,7 @@ func (s *Store) Close() error {
 		}
 		s.queue.quiesce()
 		close(s.closed)
+		s.fsm.feed.Close()
 		s.closeErr = s.release()
 	})
 	return s.closeErr
@@ -300,23 +303,23 @@ func (s *Store) release() error {
 func (s *Store) NodeID() string { return s.cfg.NodeID }
 
 // View returns the newest state of this replica. It does not block.
-func (s *Store) View() *View { return s.fsm.view() }
+func (s *Store) View() *table.View { return s.fsm.view() }
 
 // WaitIndex waits until this replica has applied the entry with the given index, and returns a View
 // that includes it. Without a leader that may never happen, so bound ctx. It fails with the error
 // of ctx, or with errdefs.ErrUnavailable if the store is closed.
-func (s *Store) WaitIndex(ctx context.Context, index uint64) (*View, error) {
-	for {
-		tail := s.fsm.broker.tail.Load()
-		if s.fsm.view().index >= index {
-			return s.View(), nil
-		}
-		select {
-		case <-tail.ready:
-		case <-ctx.Done():
-			return nil, fmt.Errorf("wait for index %d, this manager is at %d: %w", index, s.fsm.view().index, ctx.Err())
-		case <-s.closed:
-			return nil, errClosed
-		}
-	}
+func (s *Store) WaitIndex(ctx context.Context, index uint64) (*table.View, error) {
+	return s.fsm.feed.WaitIndex(ctx, index)
+}
+
+// Watch returns a view and a watcher of all changes after it. Without tables it watches all tables.
+func (s *Store) Watch(tables ...table.ID) (*table.View, *watch.Watcher) {
+	return s.fsm.feed.Watch(tables...)
+}
+
+// Since returns a watcher of the changes after index, which an earlier view or batch reported. It
+// returns watch.ErrResync if those changes are no longer kept, or if index is newer than this
+// replica.
+func (s *Store) Since(index uint64, tables ...table.ID) (*watch.Watcher, error) {
+	return s.fsm.feed.Since(index, tables...)
 }

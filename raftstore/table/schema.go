@@ -1,4 +1,4 @@
-package raftstore
+package table
 
 import (
 	"fmt"
@@ -8,29 +8,29 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// TableID identifies a table. It is the field number of the row's kind in swarmv1.Object. It is
+// ID identifies a table. It is the field number of the row's kind in swarmv1.Object. It is
 // stored in the log, so an id is never reused.
-type TableID uint32
+type ID uint32
 
 // The table ids.
 const (
-	TableNode       TableID = 1
-	TableNodeState  TableID = 2
-	TableService    TableID = 3
-	TableRevision   TableID = 4
-	TableTask       TableID = 5
-	TableTaskStatus TableID = 6
-	TableNetwork    TableID = 7
-	TableEndpoint   TableID = 8
-	TableClaim      TableID = 9
-	TableSecret     TableID = 10
-	TableConfig     TableID = 11
-	TableVolume     TableID = 12
-	TableImage      TableID = 13
-	TableImageCopy  TableID = 14
-	TableCluster    TableID = 15
-	TableRaftMember TableID = 16
-	TableCredential TableID = 17
+	Node       ID = 1
+	NodeState  ID = 2
+	Service    ID = 3
+	Revision   ID = 4
+	Task       ID = 5
+	TaskStatus ID = 6
+	Network    ID = 7
+	Endpoint   ID = 8
+	Claim      ID = 9
+	Secret     ID = 10
+	Config     ID = 11
+	Volume     ID = 12
+	Image      ID = 13
+	ImageCopy  ID = 14
+	Cluster    ID = 15
+	RaftMember ID = 16
+	Credential ID = 17
 
 	tables = 18 // highest id + 1
 )
@@ -41,7 +41,7 @@ var tableNames = [tables]string{
 }
 
 // String returns the name of one row of the table, as used in messages.
-func (t TableID) String() string {
+func (t ID) String() string {
 	if t > 0 && t < tables {
 		return tableNames[t]
 	}
@@ -54,10 +54,10 @@ type Row interface {
 	GetMeta() *swarmv1.Meta
 }
 
-// schema describes one kind of row. To add a kind, add its message to object.proto, a TableID, and
+// schema describes one kind of row. To add a kind, add its message to object.proto, a ID, and
 // a schema to newState.
 type schema[T Row] struct {
-	id      TableID
+	id      ID
 	key     func(T) string
 	setMeta func(T, *swarmv1.Meta)
 	// name returns the row's unique name; "" means that the row has none. If name is nil, the kind
@@ -96,83 +96,83 @@ func RevisionKey(serviceID string, number uint64) string {
 }
 
 // unwrap returns the table and the row of an Object, or nil if this build does not know its kind.
-func unwrap(o *swarmv1.Object) (TableID, Row) {
+func unwrap(o *swarmv1.Object) (ID, Row) {
 	switch k := o.GetObject().(type) {
 	case *swarmv1.Object_Node:
-		return TableNode, k.Node
+		return Node, k.Node
 	case *swarmv1.Object_NodeState:
-		return TableNodeState, k.NodeState
+		return NodeState, k.NodeState
 	case *swarmv1.Object_Service:
-		return TableService, k.Service
+		return Service, k.Service
 	case *swarmv1.Object_Revision:
-		return TableRevision, k.Revision
+		return Revision, k.Revision
 	case *swarmv1.Object_Task:
-		return TableTask, k.Task
+		return Task, k.Task
 	case *swarmv1.Object_TaskStatus:
-		return TableTaskStatus, k.TaskStatus
+		return TaskStatus, k.TaskStatus
 	case *swarmv1.Object_Network:
-		return TableNetwork, k.Network
+		return Network, k.Network
 	case *swarmv1.Object_Endpoint:
-		return TableEndpoint, k.Endpoint
+		return Endpoint, k.Endpoint
 	case *swarmv1.Object_Claim:
-		return TableClaim, k.Claim
+		return Claim, k.Claim
 	case *swarmv1.Object_Secret:
-		return TableSecret, k.Secret
+		return Secret, k.Secret
 	case *swarmv1.Object_Config:
-		return TableConfig, k.Config
+		return Config, k.Config
 	case *swarmv1.Object_Volume:
-		return TableVolume, k.Volume
+		return Volume, k.Volume
 	case *swarmv1.Object_Image:
-		return TableImage, k.Image
+		return Image, k.Image
 	case *swarmv1.Object_ImageCopy:
-		return TableImageCopy, k.ImageCopy
+		return ImageCopy, k.ImageCopy
 	case *swarmv1.Object_Cluster:
-		return TableCluster, k.Cluster
+		return Cluster, k.Cluster
 	case *swarmv1.Object_RaftMember:
-		return TableRaftMember, k.RaftMember
+		return RaftMember, k.RaftMember
 	case *swarmv1.Object_Credential:
-		return TableCredential, k.Credential
+		return Credential, k.Credential
 	}
 	return 0, nil
 }
 
 // wrap returns the table of a row and an Object that contains it, or nil if obj is not a row.
-func wrap(obj proto.Message) (TableID, *swarmv1.Object) {
+func wrap(obj proto.Message) (ID, *swarmv1.Object) {
 	switch o := obj.(type) {
 	case *swarmv1.Node:
-		return TableNode, &swarmv1.Object{Object: &swarmv1.Object_Node{Node: o}}
+		return Node, &swarmv1.Object{Object: &swarmv1.Object_Node{Node: o}}
 	case *swarmv1.NodeState:
-		return TableNodeState, &swarmv1.Object{Object: &swarmv1.Object_NodeState{NodeState: o}}
+		return NodeState, &swarmv1.Object{Object: &swarmv1.Object_NodeState{NodeState: o}}
 	case *swarmv1.Service:
-		return TableService, &swarmv1.Object{Object: &swarmv1.Object_Service{Service: o}}
+		return Service, &swarmv1.Object{Object: &swarmv1.Object_Service{Service: o}}
 	case *swarmv1.Revision:
-		return TableRevision, &swarmv1.Object{Object: &swarmv1.Object_Revision{Revision: o}}
+		return Revision, &swarmv1.Object{Object: &swarmv1.Object_Revision{Revision: o}}
 	case *swarmv1.Task:
-		return TableTask, &swarmv1.Object{Object: &swarmv1.Object_Task{Task: o}}
+		return Task, &swarmv1.Object{Object: &swarmv1.Object_Task{Task: o}}
 	case *swarmv1.TaskStatus:
-		return TableTaskStatus, &swarmv1.Object{Object: &swarmv1.Object_TaskStatus{TaskStatus: o}}
+		return TaskStatus, &swarmv1.Object{Object: &swarmv1.Object_TaskStatus{TaskStatus: o}}
 	case *swarmv1.Network:
-		return TableNetwork, &swarmv1.Object{Object: &swarmv1.Object_Network{Network: o}}
+		return Network, &swarmv1.Object{Object: &swarmv1.Object_Network{Network: o}}
 	case *swarmv1.Endpoint:
-		return TableEndpoint, &swarmv1.Object{Object: &swarmv1.Object_Endpoint{Endpoint: o}}
+		return Endpoint, &swarmv1.Object{Object: &swarmv1.Object_Endpoint{Endpoint: o}}
 	case *swarmv1.Claim:
-		return TableClaim, &swarmv1.Object{Object: &swarmv1.Object_Claim{Claim: o}}
+		return Claim, &swarmv1.Object{Object: &swarmv1.Object_Claim{Claim: o}}
 	case *swarmv1.Secret:
-		return TableSecret, &swarmv1.Object{Object: &swarmv1.Object_Secret{Secret: o}}
+		return Secret, &swarmv1.Object{Object: &swarmv1.Object_Secret{Secret: o}}
 	case *swarmv1.Config:
-		return TableConfig, &swarmv1.Object{Object: &swarmv1.Object_Config{Config: o}}
+		return Config, &swarmv1.Object{Object: &swarmv1.Object_Config{Config: o}}
 	case *swarmv1.Volume:
-		return TableVolume, &swarmv1.Object{Object: &swarmv1.Object_Volume{Volume: o}}
+		return Volume, &swarmv1.Object{Object: &swarmv1.Object_Volume{Volume: o}}
 	case *swarmv1.Image:
-		return TableImage, &swarmv1.Object{Object: &swarmv1.Object_Image{Image: o}}
+		return Image, &swarmv1.Object{Object: &swarmv1.Object_Image{Image: o}}
 	case *swarmv1.ImageCopy:
-		return TableImageCopy, &swarmv1.Object{Object: &swarmv1.Object_ImageCopy{ImageCopy: o}}
+		return ImageCopy, &swarmv1.Object{Object: &swarmv1.Object_ImageCopy{ImageCopy: o}}
 	case *swarmv1.Cluster:
-		return TableCluster, &swarmv1.Object{Object: &swarmv1.Object_Cluster{Cluster: o}}
+		return Cluster, &swarmv1.Object{Object: &swarmv1.Object_Cluster{Cluster: o}}
 	case *swarmv1.RaftMember:
-		return TableRaftMember, &swarmv1.Object{Object: &swarmv1.Object_RaftMember{RaftMember: o}}
+		return RaftMember, &swarmv1.Object{Object: &swarmv1.Object_RaftMember{RaftMember: o}}
 	case *swarmv1.Credential:
-		return TableCredential, &swarmv1.Object{Object: &swarmv1.Object_Credential{Credential: o}}
+		return Credential, &swarmv1.Object{Object: &swarmv1.Object_Credential{Credential: o}}
 	}
 	return 0, nil
 }

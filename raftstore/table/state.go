@@ -1,4 +1,4 @@
-package raftstore
+package table
 
 import (
 	"fmt"
@@ -10,8 +10,9 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// state is the result of applying the log. Only Raft's apply goroutine uses it, through fsm.
-type state struct {
+// State is the result of applying the log. It is not safe for concurrent use: one goroutine applies
+// entries and makes Views, which others read.
+type State struct {
 	index    uint64
 	sessions sessions
 
@@ -33,68 +34,69 @@ type state struct {
 	members     *rows[*swarmv1.RaftMember]
 	credentials *rows[*swarmv1.Credential]
 
-	all [tables]anyRows // the tables above by TableID; all[0] is nil
+	all [tables]anyRows // the tables above by ID; all[0] is nil
 }
 
-func newState() *state {
-	s := &state{sessions: newSessions()}
+// NewState returns the empty state.
+func NewState() *State {
+	s := &State{sessions: newSessions()}
 	s.nodes = newRows(schema[*swarmv1.Node]{
-		TableNode, (*swarmv1.Node).GetId, func(r *swarmv1.Node, m *swarmv1.Meta) { r.Meta = m }, nil,
+		Node, (*swarmv1.Node).GetId, func(r *swarmv1.Node, m *swarmv1.Meta) { r.Meta = m }, nil,
 	})
 	s.nodeStates = newRows(schema[*swarmv1.NodeState]{
-		TableNodeState, (*swarmv1.NodeState).GetNodeId, func(r *swarmv1.NodeState, m *swarmv1.Meta) { r.Meta = m }, nil,
+		NodeState, (*swarmv1.NodeState).GetNodeId, func(r *swarmv1.NodeState, m *swarmv1.Meta) { r.Meta = m }, nil,
 	})
 	s.services = newRows(schema[*swarmv1.Service]{
-		TableService, (*swarmv1.Service).GetId, func(r *swarmv1.Service, m *swarmv1.Meta) { r.Meta = m },
+		Service, (*swarmv1.Service).GetId, func(r *swarmv1.Service, m *swarmv1.Meta) { r.Meta = m },
 		func(r *swarmv1.Service) string { return ident.Fold(r.GetName()) },
 	})
 	s.revisions = newRows(schema[*swarmv1.Revision]{
-		TableRevision, func(r *swarmv1.Revision) string { return RevisionKey(r.GetServiceId(), r.GetNumber()) },
+		Revision, func(r *swarmv1.Revision) string { return RevisionKey(r.GetServiceId(), r.GetNumber()) },
 		func(r *swarmv1.Revision, m *swarmv1.Meta) { r.Meta = m }, nil,
 	})
 	s.tasks = newRows(
 		schema[*swarmv1.Task]{
-			TableTask, (*swarmv1.Task).GetId, func(r *swarmv1.Task, m *swarmv1.Meta) { r.Meta = m }, nil,
+			Task, (*swarmv1.Task).GetId, func(r *swarmv1.Task, m *swarmv1.Meta) { r.Meta = m }, nil,
 		}, tasksBySlot(), tasksByNode())
 	s.statuses = newRows(schema[*swarmv1.TaskStatus]{
-		TableTaskStatus, (*swarmv1.TaskStatus).GetTaskId, func(r *swarmv1.TaskStatus, m *swarmv1.Meta) { r.Meta = m }, nil,
+		TaskStatus, (*swarmv1.TaskStatus).GetTaskId, func(r *swarmv1.TaskStatus, m *swarmv1.Meta) { r.Meta = m }, nil,
 	})
 	s.networks = newRows(schema[*swarmv1.Network]{
-		TableNetwork, (*swarmv1.Network).GetId, func(r *swarmv1.Network, m *swarmv1.Meta) { r.Meta = m },
+		Network, (*swarmv1.Network).GetId, func(r *swarmv1.Network, m *swarmv1.Meta) { r.Meta = m },
 		func(r *swarmv1.Network) string { return ident.Fold(r.GetSpec().GetName()) },
 	})
 	s.endpoints = newRows(schema[*swarmv1.Endpoint]{
-		TableEndpoint, (*swarmv1.Endpoint).GetServiceId, func(r *swarmv1.Endpoint, m *swarmv1.Meta) { r.Meta = m }, nil,
+		Endpoint, (*swarmv1.Endpoint).GetServiceId, func(r *swarmv1.Endpoint, m *swarmv1.Meta) { r.Meta = m }, nil,
 	})
 	s.claims = newRows(schema[*swarmv1.Claim]{
-		TableClaim, (*swarmv1.Claim).GetKey, func(r *swarmv1.Claim, m *swarmv1.Meta) { r.Meta = m }, nil,
+		Claim, (*swarmv1.Claim).GetKey, func(r *swarmv1.Claim, m *swarmv1.Meta) { r.Meta = m }, nil,
 	})
 	s.secrets = newRows(schema[*swarmv1.Secret]{
-		TableSecret, (*swarmv1.Secret).GetId, func(r *swarmv1.Secret, m *swarmv1.Meta) { r.Meta = m },
+		Secret, (*swarmv1.Secret).GetId, func(r *swarmv1.Secret, m *swarmv1.Meta) { r.Meta = m },
 		func(r *swarmv1.Secret) string { return r.GetSpec().GetName() },
 	})
 	s.configs = newRows(schema[*swarmv1.Config]{
-		TableConfig, (*swarmv1.Config).GetId, func(r *swarmv1.Config, m *swarmv1.Meta) { r.Meta = m },
+		Config, (*swarmv1.Config).GetId, func(r *swarmv1.Config, m *swarmv1.Meta) { r.Meta = m },
 		func(r *swarmv1.Config) string { return r.GetSpec().GetName() },
 	})
 	s.volumes = newRows(schema[*swarmv1.Volume]{
-		TableVolume, (*swarmv1.Volume).GetId, func(r *swarmv1.Volume, m *swarmv1.Meta) { r.Meta = m }, nil,
+		Volume, (*swarmv1.Volume).GetId, func(r *swarmv1.Volume, m *swarmv1.Meta) { r.Meta = m }, nil,
 	})
 	s.images = newRows(schema[*swarmv1.Image]{
-		TableImage, (*swarmv1.Image).GetId, func(r *swarmv1.Image, m *swarmv1.Meta) { r.Meta = m }, (*swarmv1.Image).GetName,
+		Image, (*swarmv1.Image).GetId, func(r *swarmv1.Image, m *swarmv1.Meta) { r.Meta = m }, (*swarmv1.Image).GetName,
 	})
 	s.imageCopies = newRows(schema[*swarmv1.ImageCopy]{
-		TableImageCopy, func(r *swarmv1.ImageCopy) string { return r.GetDigest() + "/" + r.GetNodeId() },
+		ImageCopy, func(r *swarmv1.ImageCopy) string { return r.GetDigest() + "/" + r.GetNodeId() },
 		func(r *swarmv1.ImageCopy, m *swarmv1.Meta) { r.Meta = m }, nil,
 	})
 	s.clusters = newRows(schema[*swarmv1.Cluster]{
-		TableCluster, (*swarmv1.Cluster).GetId, func(r *swarmv1.Cluster, m *swarmv1.Meta) { r.Meta = m }, nil,
+		Cluster, (*swarmv1.Cluster).GetId, func(r *swarmv1.Cluster, m *swarmv1.Meta) { r.Meta = m }, nil,
 	})
 	s.members = newRows(schema[*swarmv1.RaftMember]{
-		TableRaftMember, (*swarmv1.RaftMember).GetNodeId, func(r *swarmv1.RaftMember, m *swarmv1.Meta) { r.Meta = m }, nil,
+		RaftMember, (*swarmv1.RaftMember).GetNodeId, func(r *swarmv1.RaftMember, m *swarmv1.Meta) { r.Meta = m }, nil,
 	})
 	s.credentials = newRows(schema[*swarmv1.Credential]{
-		TableCredential, (*swarmv1.Credential).GetId, func(r *swarmv1.Credential, m *swarmv1.Meta) { r.Meta = m }, nil,
+		Credential, (*swarmv1.Credential).GetId, func(r *swarmv1.Credential, m *swarmv1.Meta) { r.Meta = m }, nil,
 	})
 	s.all = [tables]anyRows{
 		nil, s.nodes, s.nodeStates, s.services, s.revisions, s.tasks, s.statuses, s.networks, s.endpoints, s.claims,
@@ -131,34 +133,51 @@ func tasksByNode() *index[*swarmv1.Task] {
 	}, func(t *swarmv1.Task) bool { return t.NodeId != "" })
 }
 
-// view returns the state as a View.
-func (s *state) view() *View {
+// Advance records that the log entry with the given index has no changes for the tables. Raft's
+// configuration entries are such entries.
+func (s *State) Advance(index uint64) { s.index = index }
+
+// View returns the state as a View. The cost depends only on the number of tables that have changed
+// since the last call.
+func (s *State) View() *View {
 	return &View{
-		Nodes:       Table[*swarmv1.Node]{s.nodes.freeze()},
-		NodeStates:  Table[*swarmv1.NodeState]{s.nodeStates.freeze()},
-		Services:    Table[*swarmv1.Service]{s.services.freeze()},
-		Revisions:   Table[*swarmv1.Revision]{s.revisions.freeze()},
-		Tasks:       Table[*swarmv1.Task]{s.tasks.freeze()},
-		Statuses:    Table[*swarmv1.TaskStatus]{s.statuses.freeze()},
-		Networks:    Table[*swarmv1.Network]{s.networks.freeze()},
-		Endpoints:   Table[*swarmv1.Endpoint]{s.endpoints.freeze()},
-		Claims:      Table[*swarmv1.Claim]{s.claims.freeze()},
-		Secrets:     Table[*swarmv1.Secret]{s.secrets.freeze()},
-		Configs:     Table[*swarmv1.Config]{s.configs.freeze()},
-		Volumes:     Table[*swarmv1.Volume]{s.volumes.freeze()},
-		Images:      Table[*swarmv1.Image]{s.images.freeze()},
-		ImageCopies: Table[*swarmv1.ImageCopy]{s.imageCopies.freeze()},
-		Clusters:    Table[*swarmv1.Cluster]{s.clusters.freeze()},
-		RaftMembers: Table[*swarmv1.RaftMember]{s.members.freeze()},
-		Credentials: Table[*swarmv1.Credential]{s.credentials.freeze()},
+		Nodes:       Rows[*swarmv1.Node]{s.nodes.freeze()},
+		NodeStates:  Rows[*swarmv1.NodeState]{s.nodeStates.freeze()},
+		Services:    Rows[*swarmv1.Service]{s.services.freeze()},
+		Revisions:   Rows[*swarmv1.Revision]{s.revisions.freeze()},
+		Tasks:       Rows[*swarmv1.Task]{s.tasks.freeze()},
+		Statuses:    Rows[*swarmv1.TaskStatus]{s.statuses.freeze()},
+		Networks:    Rows[*swarmv1.Network]{s.networks.freeze()},
+		Endpoints:   Rows[*swarmv1.Endpoint]{s.endpoints.freeze()},
+		Claims:      Rows[*swarmv1.Claim]{s.claims.freeze()},
+		Secrets:     Rows[*swarmv1.Secret]{s.secrets.freeze()},
+		Configs:     Rows[*swarmv1.Config]{s.configs.freeze()},
+		Volumes:     Rows[*swarmv1.Volume]{s.volumes.freeze()},
+		Images:      Rows[*swarmv1.Image]{s.images.freeze()},
+		ImageCopies: Rows[*swarmv1.ImageCopy]{s.imageCopies.freeze()},
+		Clusters:    Rows[*swarmv1.Cluster]{s.clusters.freeze()},
+		RaftMembers: Rows[*swarmv1.RaftMember]{s.members.freeze()},
+		Credentials: Rows[*swarmv1.Credential]{s.credentials.freeze()},
 		index:       s.index,
 		cluster:     s.cluster(),
 	}
 }
 
-func (s *state) cluster() *swarmv1.Cluster {
+func (s *State) cluster() *swarmv1.Cluster {
 	_, c, _ := s.clusters.tree.Min()
 	return c
+}
+
+// IncrementEpoch raises the epoch of the cluster by one. It does nothing if there is no Cluster row.
+func (s *State) IncrementEpoch() {
+	if c := s.cluster(); c != nil {
+		c = c.CloneVT()
+		c.Epoch++
+		if c.Meta != nil {
+			c.Meta.Version = max(s.index, c.Meta.Version)
+		}
+		s.clusters.put(c.GetId(), c)
+	}
 }
 
 // entry is the log entry that Apply is applying.
@@ -170,7 +189,7 @@ type entry struct {
 
 // applyGroup applies one group, all or nothing. Each change sees the changes before it. The
 // returned error must not be wrapped: its text is replicated and must be the same on every member.
-func (s *state) applyGroup(e *entry, g *swarmv1.Group) *swarmv1.GroupResult {
+func (s *State) applyGroup(e *entry, g *swarmv1.Group) *swarmv1.GroupResult {
 	before := len(e.changes)
 	for _, c := range g.GetChanges() {
 		if refused := s.applyChange(e, c); refused != nil {
@@ -182,7 +201,7 @@ func (s *state) applyGroup(e *entry, g *swarmv1.Group) *swarmv1.GroupResult {
 }
 
 // revert undoes the changes from index from on, newest first.
-func (s *state) revert(e *entry, from int) {
+func (s *State) revert(e *entry, from int) {
 	for i := len(e.changes) - 1; i >= from; i-- {
 		c := &e.changes[i]
 		if c.Old == nil {
@@ -195,9 +214,9 @@ func (s *state) revert(e *entry, from int) {
 	e.changes = e.changes[:from]
 }
 
-func (s *state) applyChange(e *entry, c *swarmv1.Change) *swarmv1.GroupResult {
+func (s *State) applyChange(e *entry, c *swarmv1.Change) *swarmv1.GroupResult {
 	if del := c.GetDelete(); del != nil {
-		return s.applyDelete(e, c, TableID(del.GetTable()), del.GetKey())
+		return s.applyDelete(e, c, ID(del.GetTable()), del.GetKey())
 	}
 	table, row := unwrap(c.GetPut())
 	key := Key(row)
@@ -226,7 +245,7 @@ func (s *state) applyChange(e *entry, c *swarmv1.Change) *swarmv1.GroupResult {
 	return nil
 }
 
-func (s *state) applyDelete(e *entry, c *swarmv1.Change, table TableID, key string) *swarmv1.GroupResult {
+func (s *State) applyDelete(e *entry, c *swarmv1.Change, table ID, key string) *swarmv1.GroupResult {
 	rows := s.all[table]
 	old := rows.get(key)
 	if refused := checkPrecondition(c, table, key, old, nil); refused != nil {
@@ -241,7 +260,7 @@ func (s *state) applyDelete(e *entry, c *swarmv1.Change, table TableID, key stri
 }
 
 // checkPrecondition returns why the change is refused, or nil.
-func checkPrecondition(c *swarmv1.Change, table TableID, key string, old, row Row) *swarmv1.GroupResult {
+func checkPrecondition(c *swarmv1.Change, table ID, key string, old, row Row) *swarmv1.GroupResult {
 	switch p := c.GetPrecondition().(type) {
 	case *swarmv1.Change_IfAbsent:
 		if old != nil {

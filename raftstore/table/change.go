@@ -1,13 +1,24 @@
-package raftstore
+package table
 
 import (
 	"fmt"
 
 	"github.com/containerd/errdefs"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	swarmv1 "swarm/proto/swarm/v1"
 )
+
+// RowChange is a change of one row. Old is nil if the row was created, and New is nil if it was
+// deleted.
+type RowChange struct {
+	Table    ID
+	Key      string
+	Old, New proto.Message
+	Index    uint64
+	Time     *timestamppb.Timestamp // when the leader proposed the change
+}
 
 // Create writes obj if no row with its key exists.
 func Create(obj proto.Message) *swarmv1.Change {
@@ -37,7 +48,7 @@ func Delete(obj proto.Message) *swarmv1.Change {
 
 // DeleteKey removes the row with the key, whatever its version. It does nothing if there is no such
 // row.
-func DeleteKey(table TableID, key string) *swarmv1.Change {
+func DeleteKey(table ID, key string) *swarmv1.Change {
 	return &swarmv1.Change{Op: del(table, key)}
 }
 
@@ -52,7 +63,7 @@ func Group(changes ...*swarmv1.Change) *swarmv1.Group { return &swarmv1.Group{Ch
 
 func put(obj proto.Message) *swarmv1.Change_Put { return &swarmv1.Change_Put{Put: Object(obj)} }
 
-func del(table TableID, key string) *swarmv1.Change_Delete {
+func del(table ID, key string) *swarmv1.Change_Delete {
 	return &swarmv1.Change_Delete{Delete: &swarmv1.ObjectRef{Table: uint32(table), Key: key}}
 }
 
@@ -64,11 +75,10 @@ func ifVersion(obj proto.Message) *swarmv1.Change_IfVersion {
 	return &swarmv1.Change_IfVersion{IfVersion: row.GetMeta().GetVersion()}
 }
 
-// valid returns an error if Apply could not execute the change. It is checked before a proposal, so
-// that an invalid change never enters the log. Apply checks again and stops the member if a change
-// in the log is invalid.
-func valid(c *swarmv1.Change) error {
-	var table TableID
+// Validate returns errdefs.ErrInvalidArgument if Apply could not execute the change. It is checked before a proposal, so
+// that an invalid change never enters the log. Apply checks again and fails if a change in the log is invalid.
+func Validate(c *swarmv1.Change) error {
+	var table ID
 	switch op := c.GetOp().(type) {
 	case *swarmv1.Change_Put:
 		var row Row
@@ -79,7 +89,7 @@ func valid(c *swarmv1.Change) error {
 			return invalid("a change puts a %s without a key", table)
 		}
 	case *swarmv1.Change_Delete:
-		if table = TableID(op.Delete.GetTable()); table == 0 || table >= tables {
+		if table = ID(op.Delete.GetTable()); table == 0 || table >= tables {
 			return invalid("a change deletes from unknown table %d", op.Delete.GetTable())
 		}
 		if op.Delete.GetKey() == "" {
@@ -88,7 +98,7 @@ func valid(c *swarmv1.Change) error {
 	default:
 		return invalid("a change neither puts nor deletes")
 	}
-	if c.GetIfNewer() && (table != TableTaskStatus || c.GetPut() == nil) {
+	if c.GetIfNewer() && (table != TaskStatus || c.GetPut() == nil) {
 		return invalid("a change of a %s has the precondition if_newer; only task statuses can have it", table)
 	}
 	return nil

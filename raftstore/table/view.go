@@ -1,4 +1,4 @@
-package raftstore
+package table
 
 import (
 	"iter"
@@ -11,23 +11,23 @@ import (
 // to take and to keep. Its rows are read-only: to change a row, clone it, edit the clone, and
 // commit it with the version that was read.
 type View struct {
-	Nodes       Table[*swarmv1.Node]
-	NodeStates  Table[*swarmv1.NodeState]
-	Services    Table[*swarmv1.Service]
-	Revisions   Table[*swarmv1.Revision]
-	Tasks       Table[*swarmv1.Task]
-	Statuses    Table[*swarmv1.TaskStatus]
-	Networks    Table[*swarmv1.Network]
-	Endpoints   Table[*swarmv1.Endpoint]
-	Claims      Table[*swarmv1.Claim]
-	Secrets     Table[*swarmv1.Secret]
-	Configs     Table[*swarmv1.Config]
-	Volumes     Table[*swarmv1.Volume]
-	Images      Table[*swarmv1.Image]
-	ImageCopies Table[*swarmv1.ImageCopy]
-	Clusters    Table[*swarmv1.Cluster]
-	RaftMembers Table[*swarmv1.RaftMember]
-	Credentials Table[*swarmv1.Credential]
+	Nodes       Rows[*swarmv1.Node]
+	NodeStates  Rows[*swarmv1.NodeState]
+	Services    Rows[*swarmv1.Service]
+	Revisions   Rows[*swarmv1.Revision]
+	Tasks       Rows[*swarmv1.Task]
+	Statuses    Rows[*swarmv1.TaskStatus]
+	Networks    Rows[*swarmv1.Network]
+	Endpoints   Rows[*swarmv1.Endpoint]
+	Claims      Rows[*swarmv1.Claim]
+	Secrets     Rows[*swarmv1.Secret]
+	Configs     Rows[*swarmv1.Config]
+	Volumes     Rows[*swarmv1.Volume]
+	Images      Rows[*swarmv1.Image]
+	ImageCopies Rows[*swarmv1.ImageCopy]
+	Clusters    Rows[*swarmv1.Cluster]
+	RaftMembers Rows[*swarmv1.RaftMember]
+	Credentials Rows[*swarmv1.Credential]
 
 	index   uint64
 	cluster *swarmv1.Cluster

@@ -1,4 +1,4 @@
-package raftstore
+package table
 
 import (
 	"iter"
@@ -11,12 +11,12 @@ import (
 
 // Table is the rows of one kind in a View, ordered by key. It is immutable and safe for concurrent
 // use. The zero Table is empty.
-type Table[T Row] struct {
+type Rows[T Row] struct {
 	rows *rows[T] // a frozen copy
 }
 
 // Get returns the row with the key.
-func (t Table[T]) Get(key string) (T, bool) {
+func (t Rows[T]) Get(key string) (T, bool) {
 	if t.rows == nil {
 		var none T
 		return none, false
@@ -25,7 +25,7 @@ func (t Table[T]) Get(key string) (T, bool) {
 }
 
 // byName returns the row with the unique name, in the form in which schema.name returns it.
-func (t Table[T]) byName(name string) (T, bool) {
+func (t Rows[T]) byName(name string) (T, bool) {
 	if t.rows == nil || t.rows.names == nil {
 		var none T
 		return none, false
@@ -34,7 +34,7 @@ func (t Table[T]) byName(name string) (T, bool) {
 }
 
 // ascend yields the rows of an index from a row on, while in returns true for them.
-func (t Table[T]) ascend(index int, from T, in func(T) bool) iter.Seq[T] {
+func (t Rows[T]) ascend(index int, from T, in func(T) bool) iter.Seq[T] {
 	return func(yield func(T) bool) {
 		if t.rows != nil {
 			t.rows.indexes[index].tree.Ascend(from, func(r T) bool { return in(r) && yield(r) })
@@ -43,7 +43,7 @@ func (t Table[T]) ascend(index int, from T, in func(T) bool) iter.Seq[T] {
 }
 
 // Len returns the number of rows.
-func (t Table[T]) Len() int {
+func (t Rows[T]) Len() int {
 	if t.rows == nil {
 		return 0
 	}
@@ -51,7 +51,7 @@ func (t Table[T]) Len() int {
 }
 
 // All yields every row, ordered by key.
-func (t Table[T]) All() iter.Seq[T] {
+func (t Rows[T]) All() iter.Seq[T] {
 	return func(yield func(T) bool) {
 		if t.rows != nil {
 			t.rows.tree.Scan(func(_ string, r T) bool { return yield(r) })
@@ -60,7 +60,7 @@ func (t Table[T]) All() iter.Seq[T] {
 }
 
 // Prefix yields the rows whose keys start with p, ordered by key.
-func (t Table[T]) Prefix(p string) iter.Seq[T] {
+func (t Rows[T]) Prefix(p string) iter.Seq[T] {
 	return func(yield func(T) bool) {
 		if t.rows != nil {
 			t.rows.tree.Ascend(p, func(k string, r T) bool { return strings.HasPrefix(k, p) && yield(r) })

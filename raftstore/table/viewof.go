@@ -1,4 +1,4 @@
-package raftstore
+package table
 
 import (
 	"fmt"
@@ -22,11 +22,11 @@ func ViewOf(objs ...proto.Message) *View {
 	for _, o := range objs {
 		table, wrapped := wrap(o)
 		if wrapped == nil {
-			panic(fmt.Sprintf("raftstore: %T is no row", o))
+			panic(fmt.Sprintf("table: %T is no row", o))
 		}
 		sorted[table] = append(sorted[table], keyed{Key(o), o.(Row)})
 	}
-	st := newState()
+	st := NewState()
 	st.index = 1
 	for id, t := range st.all[1:] {
 		rows := sorted[id+1]
@@ -38,12 +38,12 @@ func ViewOf(objs ...proto.Message) *View {
 				t.stamp(r.row, &swarmv1.Meta{Version: 1, CreatedAt: m.GetCreatedAt(), UpdatedAt: m.GetUpdatedAt()})
 			}
 			if err := t.load(r.row); err != nil {
-				panic("raftstore: " + err.Error())
+				panic("table: " + err.Error())
 			}
 		}
 		if err := t.index(); err != nil {
-			panic("raftstore: " + err.Error())
+			panic("table: " + err.Error())
 		}
 	}
-	return st.view()
+	return st.View()
 }

@@ -1,4 +1,4 @@
-package raftstore
+package table
 
 import (
 	"bufio"
@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-
-	"github.com/hashicorp/raft"
 
 	swarmv1 "swarm/proto/swarm/v1"
 )
@@ -21,28 +19,22 @@ const (
 	maxChunk      = 64 << 20 // read limit; a chunk with a large row exceeds chunkBytes
 )
 
-type snapshot struct {
-	view     *View
+// Snapshot is a state that can be written to a file.
+type Snapshot struct {
+	View     *View
 	sessions []*swarmv1.Session
 }
 
-// Persist writes the snapshot to sink.
-func (s *snapshot) Persist(sink raft.SnapshotSink) error {
-	if err := s.write(sink); err != nil {
-		_ = sink.Cancel()
-		return err
-	}
-	return sink.Close()
-}
+// Snapshot returns a snapshot of the state. It copies no rows, because a view is immutable.
+func (s *State) Snapshot() Snapshot { return Snapshot{View: s.View(), sessions: s.sessions.save()} }
 
-// Release drops the view.
-func (s *snapshot) Release() { s.view = nil }
-
-func (s *snapshot) write(w io.Writer) error {
+// Write writes the snapshot to w. A Snapshot without sessions, as one that is made from a View
+// alone, is valid too: it forgets which requests were applied.
+func (s Snapshot) Write(w io.Writer) error {
 	out := &chunkWriter{w: bufio.NewWriterSize(w, chunkBytes)}
 	_, out.err = out.w.WriteString(snapshotMagic)
-	out.message(&swarmv1.SnapshotHeader{Format: s.view.Format(), Epoch: s.view.cluster.GetEpoch(), Index: s.view.index})
-	s.view.rows(out.row)
+	out.message(&swarmv1.SnapshotHeader{Format: s.View.Format(), Epoch: s.View.cluster.GetEpoch(), Index: s.View.index})
+	s.View.rows(out.row)
 	out.chunk.Sessions = s.sessions
 	out.chunk.End = &swarmv1.SnapshotEnd{Objects: out.rows}
 	out.flush()
@@ -108,7 +100,7 @@ func (v *View) rows(yield func(Row) bool) {
 		each(v.Credentials, yield)
 }
 
-func each[T Row](t Table[T], yield func(Row) bool) bool {
+func each[T Row](t Rows[T], yield func(Row) bool) bool {
 	for r := range t.All() {
 		if !yield(r) {
 			return false
@@ -117,9 +109,10 @@ func each[T Row](t Table[T], yield func(Row) bool) bool {
 	return true
 }
 
-// readSnapshot builds a state from a snapshot. The input is not trusted, because it may be a user's
-// file.
-func readSnapshot(r io.Reader) (*state, error) {
+// ReadSnapshot builds a state from a snapshot that Snapshot.Write has written. The input is not
+// trusted, because it may be a user's file. It returns ErrUnknownFormat if a newer build has written
+// the snapshot.
+func ReadSnapshot(r io.Reader) (*State, error) {
 	in := &chunkReader{r: bufio.NewReaderSize(r, chunkBytes)}
 	magic := make([]byte, len(snapshotMagic))
 	if _, err := io.ReadFull(in.r, magic); err != nil || string(magic) != snapshotMagic {
@@ -132,7 +125,7 @@ func readSnapshot(r io.Reader) (*state, error) {
 	if header.GetFormat() > Format {
 		return nil, fmt.Errorf("format %d: %w", header.GetFormat(), ErrUnknownFormat)
 	}
-	st := newState()
+	st := NewState()
 	st.index = header.GetIndex()
 	if err := in.load(st); err != nil {
 		return nil, err
@@ -177,7 +170,7 @@ func (c *chunkReader) message(m interface{ UnmarshalVT([]byte) error }) error {
 	return nil
 }
 
-func (c *chunkReader) load(st *state) error {
+func (c *chunkReader) load(st *State) error {
 	rows := uint64(0)
 	for {
 		chunk := &swarmv1.SnapshotChunk{}
