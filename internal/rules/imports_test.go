@@ -141,7 +141,7 @@ func TestPureCoreImportsNothingImpure(t *testing.T) {
 	pure := []string{"manager/planner", "raftstore/table", "internal/task", "internal/spec", "internal/ipam"}
 	impure := []string{"os", "net", "math/rand", "math/rand/v2", "crypto/rand", "sync", "sync/atomic", "log/slog", "context", "google.golang.org/grpc"}
 	for _, p := range packages(t) {
-		if !underAny(p.ImportPath, pure) {
+		if !underAny(p.ImportPath, pure) || p.ImportPath == "raftstore/table/gen" { // a command, which writes files
 			continue
 		}
 		for _, imported := range p.Imports {

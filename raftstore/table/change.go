@@ -89,7 +89,7 @@ func Validate(c *swarmv1.Change) error {
 			return invalid("a change puts a %s without a key", table)
 		}
 	case *swarmv1.Change_Delete:
-		if table = ID(op.Delete.GetTable()); table == 0 || table >= tables {
+		if table = ID(op.Delete.GetTable()); table == 0 || table >= idLimit || titles[table] == "" {
 			return invalid("a change deletes from unknown table %d", op.Delete.GetTable())
 		}
 		if op.Delete.GetKey() == "" {

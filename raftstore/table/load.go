@@ -9,29 +9,29 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-func (t *rows[T]) stamp(r Row, m *swarmv1.Meta) { t.setMeta(r.(T), m) }
+func (t *trees[T]) stamp(r Row, m *swarmv1.Meta) { t.setMeta(r.(T), m) }
 
 // load appends a row. Rows must come in the order of their keys, as in a snapshot. Call index after
 // the last row.
-func (t *rows[T]) load(r Row) error {
+func (t *trees[T]) load(r Row) error {
 	row := r.(T)
 	key := t.key(row)
 	if key == "" {
 		return fmt.Errorf("%s without a key", t.id)
 	}
-	if t.tree.Len() > 0 {
-		if last, _, _ := t.tree.Max(); last >= key {
+	if t.byKey.Len() > 0 {
+		if last, _, _ := t.byKey.Max(); last >= key {
 			return fmt.Errorf("%s %s comes after %s", t.id, key, last)
 		}
 	}
-	t.tree.Load(key, row)
+	t.byKey.Load(key, row)
 	return nil
 }
 
 // index builds the indexes after load, by sorting. That is several times faster than inserting row
 // by row.
-func (t *rows[T]) index() error {
-	all := t.tree.Values()
+func (t *trees[T]) index() error {
+	all := t.byKey.Values()
 	for _, x := range t.indexes {
 		in := make([]T, 0, len(all))
 		for _, r := range all {
@@ -53,15 +53,15 @@ func (t *rows[T]) index() error {
 			x.tree.Load(r)
 		}
 	}
-	if t.names == nil {
+	if t.byName == nil {
 		return nil
 	}
 	for _, r := range all {
-		name := t.name(r)
+		name := t.nameOf(r)
 		if name == "" {
 			continue
 		}
-		if other, taken := t.names.Set(name, r); taken {
+		if other, taken := t.byName.Set(name, r); taken {
 			return fmt.Errorf("%s name %q belongs to %s and %s", t.id, name, t.key(other), t.key(r))
 		}
 	}

@@ -91,15 +91,6 @@ func (c *chunkWriter) message(m interface {
 	_, c.err = c.w.Write(c.buf[:n])
 }
 
-// rows yields every row, ordered by table and key.
-func (v *View) rows(yield func(Row) bool) {
-	_ = each(v.Nodes, yield) && each(v.NodeStates, yield) && each(v.Services, yield) && each(v.Revisions, yield) &&
-		each(v.Tasks, yield) && each(v.Statuses, yield) && each(v.Networks, yield) && each(v.Endpoints, yield) &&
-		each(v.Claims, yield) && each(v.Secrets, yield) && each(v.Configs, yield) && each(v.Volumes, yield) &&
-		each(v.Images, yield) && each(v.ImageCopies, yield) && each(v.Clusters, yield) && each(v.RaftMembers, yield) &&
-		each(v.Credentials, yield)
-}
-
 func each[T Row](t Rows[T], yield func(Row) bool) bool {
 	for r := range t.All() {
 		if !yield(r) {
@@ -130,7 +121,10 @@ func ReadSnapshot(r io.Reader) (*State, error) {
 	if err := in.load(st); err != nil {
 		return nil, err
 	}
-	for _, t := range st.all[1:] {
+	for _, t := range st.tables.byID {
+		if t == nil {
+			continue
+		}
 		if err := t.index(); err != nil {
 			return nil, err
 		}
@@ -182,7 +176,7 @@ func (c *chunkReader) load(st *State) error {
 			if row == nil {
 				return fmt.Errorf("an object of an unknown table: %w", ErrUnknownFormat)
 			}
-			if err := st.all[table].load(row); err != nil {
+			if err := st.tables.byID[table].load(row); err != nil {
 				return err
 			}
 			rows++

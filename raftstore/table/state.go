@@ -6,7 +6,6 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
-	"swarm/internal/ident"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -16,122 +15,11 @@ type State struct {
 	index    uint64
 	sessions sessions
 
-	nodes       *rows[*swarmv1.Node]
-	nodeStates  *rows[*swarmv1.NodeState]
-	services    *rows[*swarmv1.Service]
-	revisions   *rows[*swarmv1.Revision]
-	tasks       *rows[*swarmv1.Task]
-	statuses    *rows[*swarmv1.TaskStatus]
-	networks    *rows[*swarmv1.Network]
-	endpoints   *rows[*swarmv1.Endpoint]
-	claims      *rows[*swarmv1.Claim]
-	secrets     *rows[*swarmv1.Secret]
-	configs     *rows[*swarmv1.Config]
-	volumes     *rows[*swarmv1.Volume]
-	images      *rows[*swarmv1.Image]
-	imageCopies *rows[*swarmv1.ImageCopy]
-	clusters    *rows[*swarmv1.Cluster]
-	members     *rows[*swarmv1.RaftMember]
-	credentials *rows[*swarmv1.Credential]
-
-	all [tables]anyRows // the tables above by ID; all[0] is nil
+	tables *tables
 }
 
 // NewState returns the empty state.
-func NewState() *State {
-	s := &State{sessions: newSessions()}
-	s.nodes = newRows(schema[*swarmv1.Node]{
-		Node, (*swarmv1.Node).GetId, func(r *swarmv1.Node, m *swarmv1.Meta) { r.Meta = m }, nil,
-	})
-	s.nodeStates = newRows(schema[*swarmv1.NodeState]{
-		NodeState, (*swarmv1.NodeState).GetNodeId, func(r *swarmv1.NodeState, m *swarmv1.Meta) { r.Meta = m }, nil,
-	})
-	s.services = newRows(schema[*swarmv1.Service]{
-		Service, (*swarmv1.Service).GetId, func(r *swarmv1.Service, m *swarmv1.Meta) { r.Meta = m },
-		func(r *swarmv1.Service) string { return ident.Fold(r.GetName()) },
-	})
-	s.revisions = newRows(schema[*swarmv1.Revision]{
-		Revision, func(r *swarmv1.Revision) string { return RevisionKey(r.GetServiceId(), r.GetNumber()) },
-		func(r *swarmv1.Revision, m *swarmv1.Meta) { r.Meta = m }, nil,
-	})
-	s.tasks = newRows(
-		schema[*swarmv1.Task]{
-			Task, (*swarmv1.Task).GetId, func(r *swarmv1.Task, m *swarmv1.Meta) { r.Meta = m }, nil,
-		}, tasksBySlot(), tasksByNode())
-	s.statuses = newRows(schema[*swarmv1.TaskStatus]{
-		TaskStatus, (*swarmv1.TaskStatus).GetTaskId, func(r *swarmv1.TaskStatus, m *swarmv1.Meta) { r.Meta = m }, nil,
-	})
-	s.networks = newRows(schema[*swarmv1.Network]{
-		Network, (*swarmv1.Network).GetId, func(r *swarmv1.Network, m *swarmv1.Meta) { r.Meta = m },
-		func(r *swarmv1.Network) string { return ident.Fold(r.GetSpec().GetName()) },
-	})
-	s.endpoints = newRows(schema[*swarmv1.Endpoint]{
-		Endpoint, (*swarmv1.Endpoint).GetServiceId, func(r *swarmv1.Endpoint, m *swarmv1.Meta) { r.Meta = m }, nil,
-	})
-	s.claims = newRows(schema[*swarmv1.Claim]{
-		Claim, (*swarmv1.Claim).GetKey, func(r *swarmv1.Claim, m *swarmv1.Meta) { r.Meta = m }, nil,
-	})
-	s.secrets = newRows(schema[*swarmv1.Secret]{
-		Secret, (*swarmv1.Secret).GetId, func(r *swarmv1.Secret, m *swarmv1.Meta) { r.Meta = m },
-		func(r *swarmv1.Secret) string { return r.GetSpec().GetName() },
-	})
-	s.configs = newRows(schema[*swarmv1.Config]{
-		Config, (*swarmv1.Config).GetId, func(r *swarmv1.Config, m *swarmv1.Meta) { r.Meta = m },
-		func(r *swarmv1.Config) string { return r.GetSpec().GetName() },
-	})
-	s.volumes = newRows(schema[*swarmv1.Volume]{
-		Volume, (*swarmv1.Volume).GetId, func(r *swarmv1.Volume, m *swarmv1.Meta) { r.Meta = m }, nil,
-	})
-	s.images = newRows(schema[*swarmv1.Image]{
-		Image, (*swarmv1.Image).GetId, func(r *swarmv1.Image, m *swarmv1.Meta) { r.Meta = m }, (*swarmv1.Image).GetName,
-	})
-	s.imageCopies = newRows(schema[*swarmv1.ImageCopy]{
-		ImageCopy, func(r *swarmv1.ImageCopy) string { return r.GetDigest() + "/" + r.GetNodeId() },
-		func(r *swarmv1.ImageCopy, m *swarmv1.Meta) { r.Meta = m }, nil,
-	})
-	s.clusters = newRows(schema[*swarmv1.Cluster]{
-		Cluster, (*swarmv1.Cluster).GetId, func(r *swarmv1.Cluster, m *swarmv1.Meta) { r.Meta = m }, nil,
-	})
-	s.members = newRows(schema[*swarmv1.RaftMember]{
-		RaftMember, (*swarmv1.RaftMember).GetNodeId, func(r *swarmv1.RaftMember, m *swarmv1.Meta) { r.Meta = m }, nil,
-	})
-	s.credentials = newRows(schema[*swarmv1.Credential]{
-		Credential, (*swarmv1.Credential).GetId, func(r *swarmv1.Credential, m *swarmv1.Meta) { r.Meta = m }, nil,
-	})
-	s.all = [tables]anyRows{
-		nil, s.nodes, s.nodeStates, s.services, s.revisions, s.tasks, s.statuses, s.networks, s.endpoints, s.claims,
-		s.secrets, s.configs, s.volumes, s.images, s.imageCopies, s.clusters, s.members,
-		s.credentials,
-	}
-	return s
-}
-
-// The indexes of tasks.
-const (
-	bySlot = iota
-	byNode
-)
-
-func tasksBySlot() *index[*swarmv1.Task] {
-	return newIndex(func(a, b *swarmv1.Task) bool {
-		if a.ServiceId != b.ServiceId {
-			return a.ServiceId < b.ServiceId
-		}
-		if a.Slot != b.Slot {
-			return a.Slot < b.Slot
-		}
-		return a.Id < b.Id
-	}, func(*swarmv1.Task) bool { return true })
-}
-
-func tasksByNode() *index[*swarmv1.Task] {
-	return newIndex(func(a, b *swarmv1.Task) bool {
-		if a.NodeId != b.NodeId {
-			return a.NodeId < b.NodeId
-		}
-		return a.Id < b.Id
-	}, func(t *swarmv1.Task) bool { return t.NodeId != "" })
-}
+func NewState() *State { return &State{sessions: newSessions(), tables: newTables()} }
 
 // Advance records that the log entry with the given index has no changes for the tables. Raft's
 // configuration entries are such entries.
@@ -140,31 +28,13 @@ func (s *State) Advance(index uint64) { s.index = index }
 // View returns the state as a View. The cost depends only on the number of tables that have changed
 // since the last call.
 func (s *State) View() *View {
-	return &View{
-		Nodes:       Rows[*swarmv1.Node]{s.nodes.freeze()},
-		NodeStates:  Rows[*swarmv1.NodeState]{s.nodeStates.freeze()},
-		Services:    Rows[*swarmv1.Service]{s.services.freeze()},
-		Revisions:   Rows[*swarmv1.Revision]{s.revisions.freeze()},
-		Tasks:       Rows[*swarmv1.Task]{s.tasks.freeze()},
-		Statuses:    Rows[*swarmv1.TaskStatus]{s.statuses.freeze()},
-		Networks:    Rows[*swarmv1.Network]{s.networks.freeze()},
-		Endpoints:   Rows[*swarmv1.Endpoint]{s.endpoints.freeze()},
-		Claims:      Rows[*swarmv1.Claim]{s.claims.freeze()},
-		Secrets:     Rows[*swarmv1.Secret]{s.secrets.freeze()},
-		Configs:     Rows[*swarmv1.Config]{s.configs.freeze()},
-		Volumes:     Rows[*swarmv1.Volume]{s.volumes.freeze()},
-		Images:      Rows[*swarmv1.Image]{s.images.freeze()},
-		ImageCopies: Rows[*swarmv1.ImageCopy]{s.imageCopies.freeze()},
-		Clusters:    Rows[*swarmv1.Cluster]{s.clusters.freeze()},
-		RaftMembers: Rows[*swarmv1.RaftMember]{s.members.freeze()},
-		Credentials: Rows[*swarmv1.Credential]{s.credentials.freeze()},
-		index:       s.index,
-		cluster:     s.cluster(),
-	}
+	v := &View{index: s.index, cluster: s.cluster()}
+	s.tables.freeze(v)
+	return v
 }
 
 func (s *State) cluster() *swarmv1.Cluster {
-	_, c, _ := s.clusters.tree.Min()
+	_, c, _ := s.tables.Clusters.byKey.Min()
 	return c
 }
 
@@ -176,7 +46,7 @@ func (s *State) IncrementEpoch() {
 		if c.Meta != nil {
 			c.Meta.Version = max(s.index, c.Meta.Version)
 		}
-		s.clusters.put(c.GetId(), c)
+		s.tables.Clusters.put(c.GetId(), c)
 	}
 }
 
@@ -205,9 +75,9 @@ func (s *State) revert(e *entry, from int) {
 	for i := len(e.changes) - 1; i >= from; i-- {
 		c := &e.changes[i]
 		if c.Old == nil {
-			s.all[c.Table].remove(c.Key)
+			s.tables.byID[c.Table].remove(c.Key)
 		} else {
-			s.all[c.Table].put(c.Key, c.Old.(Row))
+			s.tables.byID[c.Table].put(c.Key, c.Old.(Row))
 		}
 	}
 	clear(e.changes[from:])
@@ -223,13 +93,13 @@ func (s *State) applyChange(e *entry, c *swarmv1.Change) *swarmv1.GroupResult {
 	if key == "" {
 		return refuse(codes.InvalidArgument, "%s has no key", table)
 	}
-	rows := s.all[table]
+	rows := s.tables.byID[table]
 	old := rows.get(key)
 	if refused := checkPrecondition(c, table, key, old, row); refused != nil {
 		return refused
 	}
 	if holder := rows.nameHolder(row); holder != "" {
-		return refuse(codes.AlreadyExists, "%s name %q is taken by %s", table, nameOf(row), holder)
+		return refuse(codes.AlreadyExists, "%s name %q is taken by %s", table, rows.givenName(row), holder)
 	}
 	m := &swarmv1.Meta{Version: e.index, CreatedAt: e.time, UpdatedAt: e.time}
 	if old != nil {
@@ -246,7 +116,7 @@ func (s *State) applyChange(e *entry, c *swarmv1.Change) *swarmv1.GroupResult {
 }
 
 func (s *State) applyDelete(e *entry, c *swarmv1.Change, table ID, key string) *swarmv1.GroupResult {
-	rows := s.all[table]
+	rows := s.tables.byID[table]
 	old := rows.get(key)
 	if refused := checkPrecondition(c, table, key, old, nil); refused != nil {
 		return refused
@@ -298,20 +168,6 @@ func refuse(code codes.Code, format string, args ...any) *swarmv1.GroupResult {
 func ownerSuffix(r Row) string {
 	if c, ok := r.(*swarmv1.Claim); ok {
 		return " and belongs to " + c.GetOwner()
-	}
-	return ""
-}
-
-func nameOf(r Row) string {
-	switch r := r.(type) {
-	case interface{ GetName() string }:
-		return r.GetName()
-	case *swarmv1.Network:
-		return r.GetSpec().GetName()
-	case *swarmv1.Secret:
-		return r.GetSpec().GetName()
-	case *swarmv1.Config:
-		return r.GetSpec().GetName()
 	}
 	return ""
 }

@@ -109,9 +109,9 @@ func dump(f replica) string {
 		fmt.Fprintf(&b, "%T %s %x\n", r, Key(r), data)
 		return true
 	})
-	v.Tasks.rows.indexes[bySlot].tree.Scan(func(t *swarmv1.Task) bool { fmt.Fprintln(&b, "slot", t.ServiceId, t.Slot, t.Id); return true })
-	v.Tasks.rows.indexes[byNode].tree.Scan(func(t *swarmv1.Task) bool { fmt.Fprintln(&b, "node", t.NodeId, t.Id); return true })
-	v.Services.rows.names.Scan(func(n string, s *swarmv1.Service) bool { fmt.Fprintln(&b, "name", n, s.Id); return true })
+	v.Tasks.trees.indexes[bySlot].tree.Scan(func(t *swarmv1.Task) bool { fmt.Fprintln(&b, "slot", t.ServiceId, t.Slot, t.Id); return true })
+	v.Tasks.trees.indexes[byNode].tree.Scan(func(t *swarmv1.Task) bool { fmt.Fprintln(&b, "node", t.NodeId, t.Id); return true })
+	v.Services.trees.byName.Scan(func(n string, s *swarmv1.Service) bool { fmt.Fprintln(&b, "name", n, s.Id); return true })
 	for _, s := range f.sessions.save() {
 		data, _ := proto.MarshalOptions{Deterministic: true}.Marshal(s)
 		fmt.Fprintf(&b, "session %x\n", data)
@@ -404,8 +404,8 @@ func TestSnapshot_HoldsEveryTable(t *testing.T) {
 		kinds[fmt.Sprintf("%T", r)] = true
 		return true
 	})
-	if len(kinds) != fields.Len() || fields.Len() != tables-1 {
-		t.Errorf("%d kinds of %d come back from a snapshot, and there are %d tables: %v", len(kinds), fields.Len(), tables-1, slices.Sorted(maps.Keys(kinds)))
+	if len(kinds) != fields.Len() || fields.Len() != idLimit-1 {
+		t.Errorf("%d kinds of %d come back from a snapshot, and there are %d tables: %v", len(kinds), fields.Len(), idLimit-1, slices.Sorted(maps.Keys(kinds)))
 	}
 }
 

@@ -3,31 +3,40 @@ package table
 import (
 	"iter"
 
-	"swarm/internal/ident"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
 // View is the whole state after one log entry. It is immutable, safe for concurrent use, and cheap
 // to take and to keep. Its rows are read-only: to change a row, clone it, edit the clone, and
 // commit it with the version that was read.
+//
+// The fields with a table tag are the schema: one field for each kind of row in swarmv1.Object. After
+// an edit run go generate, which makes everything else that a table needs. The options of the tag:
+//
+//	key=FIELD         the string field that is the key of a row
+//	key=FIELD+FIELD   a composite key: the values with "/" between them. A uint64 has 10 digits, so
+//	                  that keys sort by number
+//	name=PATH         the field with the unique name; fields of messages follow after "."
+//	fold              unique names ignore case
+//	indexes=FUNC      the function of this package that returns the table's further orders
 type View struct {
-	Nodes       Rows[*swarmv1.Node]
-	NodeStates  Rows[*swarmv1.NodeState]
-	Services    Rows[*swarmv1.Service]
-	Revisions   Rows[*swarmv1.Revision]
-	Tasks       Rows[*swarmv1.Task]
-	Statuses    Rows[*swarmv1.TaskStatus]
-	Networks    Rows[*swarmv1.Network]
-	Endpoints   Rows[*swarmv1.Endpoint]
-	Claims      Rows[*swarmv1.Claim]
-	Secrets     Rows[*swarmv1.Secret]
-	Configs     Rows[*swarmv1.Config]
-	Volumes     Rows[*swarmv1.Volume]
-	Images      Rows[*swarmv1.Image]
-	ImageCopies Rows[*swarmv1.ImageCopy]
-	Clusters    Rows[*swarmv1.Cluster]
-	RaftMembers Rows[*swarmv1.RaftMember]
-	Credentials Rows[*swarmv1.Credential]
+	Nodes       Rows[*swarmv1.Node]       `table:"key=id"`
+	NodeStates  Rows[*swarmv1.NodeState]  `table:"key=node_id"`
+	Services    Rows[*swarmv1.Service]    `table:"key=id,name=name,fold"`
+	Revisions   Rows[*swarmv1.Revision]   `table:"key=service_id+number"`
+	Tasks       Rows[*swarmv1.Task]       `table:"key=id,indexes=taskIndexes"`
+	Statuses    Rows[*swarmv1.TaskStatus] `table:"key=task_id"`
+	Networks    Rows[*swarmv1.Network]    `table:"key=id,name=spec.name,fold"`
+	Endpoints   Rows[*swarmv1.Endpoint]   `table:"key=service_id"`
+	Claims      Rows[*swarmv1.Claim]      `table:"key=key"`
+	Secrets     Rows[*swarmv1.Secret]     `table:"key=id,name=spec.name"`
+	Configs     Rows[*swarmv1.Config]     `table:"key=id,name=spec.name"`
+	Volumes     Rows[*swarmv1.Volume]     `table:"key=id"`
+	Images      Rows[*swarmv1.Image]      `table:"key=id,name=name"`
+	ImageCopies Rows[*swarmv1.ImageCopy]  `table:"key=digest+node_id"`
+	Clusters    Rows[*swarmv1.Cluster]    `table:"key=id"`
+	RaftMembers Rows[*swarmv1.RaftMember] `table:"key=node_id"`
+	Credentials Rows[*swarmv1.Credential] `table:"key=id"`
 
 	index   uint64
 	cluster *swarmv1.Cluster
@@ -54,31 +63,6 @@ func (v *View) Revision(serviceID string, number uint64) (*swarmv1.Revision, boo
 // RevisionsOf yields the revisions of a service, oldest first.
 func (v *View) RevisionsOf(serviceID string) iter.Seq[*swarmv1.Revision] {
 	return v.Revisions.Prefix(serviceID + "/")
-}
-
-// ServiceByName returns the service with the name, ignoring case.
-func (v *View) ServiceByName(name string) (*swarmv1.Service, bool) {
-	return v.Services.byName(ident.Fold(name))
-}
-
-// NetworkByName returns the network with the name, ignoring case.
-func (v *View) NetworkByName(name string) (*swarmv1.Network, bool) {
-	return v.Networks.byName(ident.Fold(name))
-}
-
-// SecretByName returns the secret with the name. Case matters.
-func (v *View) SecretByName(name string) (*swarmv1.Secret, bool) {
-	return v.Secrets.byName(name)
-}
-
-// ConfigByName returns the config with the name. Case matters.
-func (v *View) ConfigByName(name string) (*swarmv1.Config, bool) {
-	return v.Configs.byName(name)
-}
-
-// ImageByName returns the image with the normalised name.
-func (v *View) ImageByName(name string) (*swarmv1.Image, bool) {
-	return v.Images.byName(name)
 }
 
 // TasksOfService yields the tasks of a service, ordered by slot and id.

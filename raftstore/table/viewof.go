@@ -18,7 +18,7 @@ func ViewOf(objs ...proto.Message) *View {
 		key string
 		row Row
 	}
-	var sorted [tables][]keyed
+	var sorted [idLimit][]keyed
 	for _, o := range objs {
 		table, wrapped := wrap(o)
 		if wrapped == nil {
@@ -28,8 +28,11 @@ func ViewOf(objs ...proto.Message) *View {
 	}
 	st := NewState()
 	st.index = 1
-	for id, t := range st.all[1:] {
-		rows := sorted[id+1]
+	for id, t := range st.tables.byID {
+		if t == nil {
+			continue
+		}
+		rows := sorted[id]
 		slices.SortFunc(rows, func(a, b keyed) int { return strings.Compare(a.key, b.key) })
 		for _, r := range rows {
 			m := r.row.GetMeta()
