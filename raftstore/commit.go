@@ -167,7 +167,7 @@ func (s *Store) proposeOnce(ctx context.Context, r *swarmv1.Request) (*swarmv1.A
 	}
 	a := &swarmv1.Answer{Sequence: r.GetSequence(), Index: resp.GetIndex(), Groups: uint32(len(r.GetGroups()))}
 	for i, res := range resp.GetResults() {
-		if res.GetError() != "" {
+		if res.GetCode() != 0 || res.GetError() != "" {
 			a.Refused = append(a.Refused, &swarmv1.Refused{Group: uint32(i), Result: res})
 		}
 	}

@@ -4,15 +4,13 @@ import (
 	"errors"
 	"fmt"
 
-	"google.golang.org/grpc/codes"
-
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
 // Format is the newest format of log entries and rows that this build knows. Raise it with every
 // change of Apply or of the rows that an older build would handle differently. Write data of a new
 // format only if View.Format allows it.
-const Format = 1
+const Format = 2
 
 // Apply applies the log entry with the given index: an encoded swarmv1.Envelope. It returns one
 // answer for each request of the entry, and changes with the changes of the entry appended. It is a
@@ -31,6 +29,9 @@ func (s *State) Apply(index uint64, data []byte, changes []RowChange) ([]*swarmv
 		a := s.sessions.lookup(r)
 		if a == nil {
 			a = s.applyRequest(e, env, r)
+			if env.GetFormat() < formatRefusals {
+				addWords(a)
+			}
 			s.sessions.remember(index, r, a)
 		}
 		answers[i] = a
@@ -42,7 +43,7 @@ func (s *State) Apply(index uint64, data []byte, changes []RowChange) ([]*swarmv
 // applyRequest applies the groups of a request, each independently.
 func (s *State) applyRequest(e *entry, env *swarmv1.Envelope, r *swarmv1.Request) *swarmv1.Answer {
 	if epoch := s.cluster().GetEpoch(); epoch != env.GetEpoch() && epoch != 0 && env.GetEpoch() != 0 {
-		a := refuseAll(r, codes.FailedPrecondition, fmt.Sprintf("the request is of cluster epoch %d; this is epoch %d", env.GetEpoch(), epoch))
+		a := refuseAll(r, &swarmv1.GroupRefusal{Reason: swarmv1.GroupRefusal_WRONG_EPOCH, Want: env.GetEpoch(), Have: epoch})
 		a.Index = e.index
 		return a
 	}

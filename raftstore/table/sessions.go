@@ -5,8 +5,6 @@ import (
 	"maps"
 	"slices"
 
-	"google.golang.org/grpc/codes"
-
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -39,7 +37,7 @@ func (s *sessions) lookup(r *swarmv1.Request) *swarmv1.Answer {
 		return a
 	}
 	if r.GetSequence() < x.answered {
-		return refuseAll(r, codes.Aborted, "the request was given up by its sender")
+		return refuseAll(r, &swarmv1.GroupRefusal{Reason: swarmv1.GroupRefusal_GIVEN_UP})
 	}
 	return nil
 }
@@ -104,12 +102,4 @@ func (s *sessions) load(in *swarmv1.Session) {
 		x.answers[a.GetSequence()] = a
 	}
 	s.byID[string(in.GetId())] = x
-}
-
-func refuseAll(r *swarmv1.Request, code codes.Code, why string) *swarmv1.Answer {
-	a := &swarmv1.Answer{Sequence: r.GetSequence(), Groups: uint32(len(r.GetGroups()))}
-	for i := range r.GetGroups() {
-		a.Refused = append(a.Refused, &swarmv1.Refused{Group: uint32(i), Result: refuse(code, "%s", why)})
-	}
-	return a
 }

@@ -1,9 +1,6 @@
 package table
 
 import (
-	"fmt"
-
-	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	swarmv1 "swarm/proto/swarm/v1"
@@ -57,8 +54,9 @@ type entry struct {
 	changes []RowChange // of the groups applied so far, in order
 }
 
-// applyGroup applies one group, all or nothing. Each change sees the changes before it. The
-// returned error must not be wrapped: its text is replicated and must be the same on every member.
+// applyGroup applies one group, all or nothing. Each change sees the changes before it. It returns
+// nil, or why the group was refused. The result is replicated, so it depends only on the state and
+// the group.
 func (s *State) applyGroup(e *entry, g *swarmv1.Group) *swarmv1.GroupResult {
 	before := len(e.changes)
 	for _, c := range g.GetChanges() {
@@ -91,7 +89,7 @@ func (s *State) applyChange(e *entry, c *swarmv1.Change) *swarmv1.GroupResult {
 	table, row := unwrap(c.GetPut())
 	key := Key(row)
 	if key == "" {
-		return refuse(codes.InvalidArgument, "%s has no key", table)
+		return refuseRow(swarmv1.GroupRefusal_NO_KEY, table, "")
 	}
 	rows := s.tables.byID[table]
 	old := rows.get(key)
@@ -99,7 +97,9 @@ func (s *State) applyChange(e *entry, c *swarmv1.Change) *swarmv1.GroupResult {
 		return refused
 	}
 	if holder := rows.nameHolder(row); holder != "" {
-		return refuse(codes.AlreadyExists, "%s name %q is taken by %s", table, rows.givenName(row), holder)
+		refused := refuseRow(swarmv1.GroupRefusal_NAME_TAKEN, table, key)
+		refused.Refusal.Name, refused.Refusal.Holder = rows.givenName(row), holder
+		return refused
 	}
 	m := &swarmv1.Meta{Version: e.index, CreatedAt: e.time, UpdatedAt: e.time}
 	if old != nil {
@@ -134,40 +134,37 @@ func checkPrecondition(c *swarmv1.Change, table ID, key string, old, row Row) *s
 	switch p := c.GetPrecondition().(type) {
 	case *swarmv1.Change_IfAbsent:
 		if old != nil {
-			return refuse(codes.AlreadyExists, "%s %s exists%s", table, key, ownerSuffix(old))
+			refused := refuseRow(swarmv1.GroupRefusal_EXISTS, table, key)
+			if claim, ok := old.(*swarmv1.Claim); ok {
+				refused.Refusal.Holder = claim.GetOwner()
+			}
+			return refused
 		}
+		return nil
 	case *swarmv1.Change_IfVersion:
 		if old == nil {
-			return refuse(codes.NotFound, "%s %s is gone", table, key)
+			return refuseRow(swarmv1.GroupRefusal_GONE, table, key)
 		}
 		if have := old.GetMeta().GetVersion(); have != p.IfVersion {
-			return refuse(codes.Aborted, "%s %s has changed: its version is %d, not %d", table, key, have, p.IfVersion)
+			refused := refuseRow(swarmv1.GroupRefusal_OTHER_VERSION, table, key)
+			refused.Refusal.Have, refused.Refusal.Want = have, p.IfVersion
+			return refused
 		}
 	case *swarmv1.Change_IfPresent:
 		if old == nil {
-			return refuse(codes.NotFound, "%s %s is gone", table, key)
+			return refuseRow(swarmv1.GroupRefusal_GONE, table, key)
 		}
 	case *swarmv1.Change_IfNewer:
 		if old == nil {
-			return refuse(codes.NotFound, "%s %s is gone", table, key)
+			return refuseRow(swarmv1.GroupRefusal_GONE, table, key)
 		}
 		was, is := old.(*swarmv1.TaskStatus), row.(*swarmv1.TaskStatus)
 		if is.GetSessionEpoch() < was.GetSessionEpoch() || is.GetSessionEpoch() == was.GetSessionEpoch() && is.GetSequence() <= was.GetSequence() {
-			return refuse(codes.Aborted, "%s %s has changed: report %d/%d is not newer than %d/%d", table, key,
-				is.GetSessionEpoch(), is.GetSequence(), was.GetSessionEpoch(), was.GetSequence())
+			refused := refuseRow(swarmv1.GroupRefusal_OLD_REPORT, table, key)
+			refused.Refusal.HaveEpoch, refused.Refusal.Have = was.GetSessionEpoch(), was.GetSequence()
+			refused.Refusal.WantEpoch, refused.Refusal.Want = is.GetSessionEpoch(), is.GetSequence()
+			return refused
 		}
 	}
 	return nil
-}
-
-func refuse(code codes.Code, format string, args ...any) *swarmv1.GroupResult {
-	return &swarmv1.GroupResult{Code: uint32(code), Error: fmt.Sprintf(format, args...)}
-}
-
-// ownerSuffix names the owner if the row is a claim.
-func ownerSuffix(r Row) string {
-	if c, ok := r.(*swarmv1.Claim); ok {
-		return " and belongs to " + c.GetOwner()
-	}
-	return ""
 }
