@@ -418,31 +418,6 @@ func TestCluster_NoMajorityNoCommit(t *testing.T) {
 	})
 }
 
-func TestCluster_FollowersLearnOfCommitsAtOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		l := newLAN()
-		ms := l.trio(t, raftstore.Config{})
-		for i := range 20 {
-			start := time.Now()
-			index, err := ms[1].Commit(t.Context(), "test", table.Create(task(fmt.Sprint(i))))
-			if err != nil {
-				t.Fatal(err)
-			}
-			for _, m := range ms {
-				if _, err := m.WaitIndex(t.Context(), index); err != nil {
-					t.Fatal(err)
-				}
-			}
-			// In a synctest bubble, time passes only while every goroutine waits. Here the only
-			// timer may be that of an announcement that overtook its entry.
-			if took := time.Since(start); took > 5*time.Millisecond {
-				t.Errorf("commit %d waited %s for a timer", i, took)
-			}
-			time.Sleep(time.Second)
-		}
-	})
-}
-
 func TestCluster_RemovesAndTransfers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLAN()

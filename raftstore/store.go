@@ -56,6 +56,11 @@ type Config struct {
 	// SnapshotBytes is how many bytes of new entries cause a snapshot. The size of the last
 	// snapshot counts instead if that is larger. 0 selects 64 MiB.
 	SnapshotBytes int64
+	// NoAnnouncements and NoImmediateElection turn off two workarounds for hashicorp/raft: the
+	// messages that tell followers about commits at once (see announcer), and the election that a
+	// sole voter starts at once (see electSoleVoter). Tests use them to find out whether Raft still
+	// needs the workarounds.
+	NoAnnouncements, NoImmediateElection bool
 }
 
 func (c *Config) complete() error {
@@ -239,8 +244,12 @@ func (s *Store) Run(ctx context.Context) error {
 	}
 	g.Go(func() error { return s.watchLeadership(ctx) })
 	g.Go(func() error { return s.watchPeers(ctx) })
-	g.Go(func() error { return s.electSoleVoter(ctx) })
-	g.Go(func() error { return s.runAnnouncer(ctx) })
+	if !s.cfg.NoImmediateElection {
+		g.Go(func() error { return s.electSoleVoter(ctx) })
+	}
+	if !s.cfg.NoAnnouncements {
+		g.Go(func() error { return s.runAnnouncer(ctx) })
+	}
 	g.Go(func() error { return s.compactLog(ctx) })
 	g.Go(func() error { return s.publishFormat(ctx) })
 	g.Go(func() error { return s.reconcileMembers(ctx) })
