@@ -76,7 +76,7 @@ cross: ## the command line compiles where no container can run
 	GOOS=linux GOARCH=arm64 go build -o /dev/null ./cmd/swarm
 
 check: deps build ## generated code is current, format, vet, staticcheck, house rules, race tests
-	@go generate ./proto/... && git diff --exit-code -- proto || { echo 'generated code differs: commit what make generate gives'; exit 1; }
+	@go generate ./proto/... ./raftstore/table && git diff --exit-code -- proto raftstore/table || { echo 'generated code differs: commit what make generate gives'; exit 1; }
 	@test -z "$$(go tool gofumpt -l . | grep -v pb.go)" || { go tool gofumpt -l .; echo 'run: go tool gofumpt -w .'; exit 1; }
 	go vet ./...
 	go tool staticcheck ./...
@@ -132,8 +132,8 @@ VULNDB ?= https://vuln.go.dev
 vuln: ## known vulnerabilities in the code that is called; VULNDB=file:///FOLDER for a copy of the database
 	go tool govulncheck -db '$(VULNDB)' ./...
 
-generate: ## the code that is made from the .proto files
-	go generate ./proto/...
+generate: ## the code that is made from the .proto files, and the tables of the store
+	go generate ./proto/... ./raftstore/table
 
 PREFIX ?= /usr/local
 install: build ## bin/swarm to PREFIX/bin

@@ -11,12 +11,17 @@ import (
 	"swarm/internal/pause"
 )
 
-// announcer tells the other members about committed entries at once. Raft itself tells them with
-// the next entries, or after CommitTimeout (50-100 ms), so a follower's view would lag by that time
-// after every pause. An announcement is the message that Raft would send later: an AppendEntries
-// without entries. It is safe because it names the entry and its term, so a member whose log
-// differs there refuses it, and because it carries the term in which this member proposed the entry
-// as the leader.
+// announcer tells the other members about committed entries at once. An announcement is the message
+// that Raft would send later: an AppendEntries without entries. It is safe because it names the
+// entry and its term, so a member whose log differs there refuses it, and because it carries the
+// term in which this member proposed the entry as the leader.
+//
+// It works around a property of hashicorp/raft (v1.7.3, replicate and pipelineReplicate in
+// replication.go): a leader tells followers what is committed only with the next entries or after
+// CommitTimeout (50-100 ms), and its heartbeats do not carry the commit index, so that they never
+// wait for a follower's disk. See hashicorp/raft#28 and #282. Without announcements a follower's
+// view lags by that time after every pause. Config.NoAnnouncements turns them off, and
+// TestAnnounce_StillNeeded fails when Raft no longer needs them.
 type announcer struct {
 	mu      sync.Mutex // guards the rest
 	index   uint64

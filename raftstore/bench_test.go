@@ -22,7 +22,9 @@ import (
 	"swarm/internal/seal"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
+	"swarm/raftstore/logstore"
 	"swarm/raftstore/raftstoretest"
+	"swarm/raftstore/table"
 )
 
 // tcp gives the members real TCP connections, so that the figures are realistic.
@@ -41,7 +43,7 @@ func tcp(tb testing.TB, id string, addrs *sync.Map) func(*raftstore.Deps) {
 	}
 }
 
-func diskTrio(b *testing.B, sealer raftstore.Sealer) []*member {
+func diskTrio(b *testing.B, sealer logstore.Sealer) []*member {
 	l := newLAN()
 	dir := b.TempDir()
 	var ms []*member
@@ -141,11 +143,11 @@ func BenchmarkCommit(b *testing.B) {
 			data := []byte(body)
 			load(b, n, func(int64) error { return r.Apply(data, 0).Error() })
 		})
-		for name, sealer := range map[string]raftstore.Sealer{"store": nil, "sealed": seal.NewRing(seal.NewKey())} {
+		for name, sealer := range map[string]logstore.Sealer{"store": nil, "sealed": seal.NewRing(seal.NewKey())} {
 			b.Run(fmt.Sprintf("%s/proposers=%d", name, n), func(b *testing.B) {
 				s := diskTrio(b, sealer)[0]
 				load(b, n, func(i int64) error {
-					_, err := s.Commit(b.Context(), "bench", raftstore.Create(&swarmv1.Task{Id: fmt.Sprint(i), ServiceId: "s", Replaces: body}))
+					_, err := s.Commit(b.Context(), "bench", table.Create(&swarmv1.Task{Id: fmt.Sprint(i), ServiceId: "s", Replaces: body}))
 					return err
 				})
 			})
@@ -158,7 +160,7 @@ func BenchmarkCommit(b *testing.B) {
 func BenchmarkForwardedThenVisible(b *testing.B) {
 	ms := diskTrio(b, nil)
 	load(b, 1, func(i int64) error {
-		index, err := ms[1].Commit(b.Context(), "bench", raftstore.Create(task(fmt.Sprint(i))))
+		index, err := ms[1].Commit(b.Context(), "bench", table.Create(task(fmt.Sprint(i))))
 		if err != nil {
 			return err
 		}
@@ -179,7 +181,7 @@ func BenchmarkCommitGroupsOf100(b *testing.B) {
 			load(b, n, func(int64) error {
 				g := &swarmv1.Group{}
 				for range 100 {
-					g.Changes = append(g.Changes, raftstore.Create(&swarmv1.Task{Id: fmt.Sprintf("%d-%d-%d", n, b.N, id.Add(1)), ServiceId: "s", NodeId: "n", Replaces: body}))
+					g.Changes = append(g.Changes, table.Create(&swarmv1.Task{Id: fmt.Sprintf("%d-%d-%d", n, b.N, id.Add(1)), ServiceId: "s", NodeId: "n", Replaces: body}))
 				}
 				_, res, err := s.CommitGroups(b.Context(), "bench", []*swarmv1.Group{g})
 				if err == nil {
@@ -215,9 +217,9 @@ func BenchmarkSnapshot100k(b *testing.B) {
 	s := raftstoretest.New(b)
 	var groups []*swarmv1.Group
 	for _, t := range tasks(100_000) {
-		groups = append(groups, raftstore.Group(raftstore.Create(t), raftstore.Create(&swarmv1.TaskStatus{TaskId: t.(*swarmv1.Task).Id, State: 512})))
+		groups = append(groups, table.Group(table.Create(t), table.Create(&swarmv1.TaskStatus{TaskId: t.(*swarmv1.Task).Id, State: 512})))
 	}
-	groups = append(groups, raftstore.Group(raftstore.Create(&swarmv1.Cluster{Id: "c"})))
+	groups = append(groups, table.Group(table.Create(&swarmv1.Cluster{Id: "c"})))
 	start := time.Now()
 	if _, _, err := s.CommitGroups(b.Context(), "bench", groups); err != nil {
 		b.Fatal(err)

@@ -8,6 +8,7 @@ import (
 
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 // TestCheckPeer: the replica decides if it is as new as the certificate; otherwise the certificate
@@ -21,7 +22,7 @@ func TestCheckPeer(t *testing.T) {
 			t.Errorf("a replica without a state refuses: %v", err)
 		}
 		role := func(id string, r swarmv1.NodeSpec_Role) *swarmv1.Change {
-			return raftstore.Put(&swarmv1.Node{Id: id, Spec: &swarmv1.NodeSpec{Role: r}})
+			return table.Put(&swarmv1.Node{Id: id, Spec: &swarmv1.NodeSpec{Role: r}})
 		}
 		commit := func(c ...*swarmv1.Change) uint64 {
 			t.Helper()
@@ -35,7 +36,7 @@ func TestCheckPeer(t *testing.T) {
 			return index
 		}
 		now := commit(
-			raftstore.Put(&swarmv1.Cluster{Id: "c1", Epoch: 1, Format: raftstore.Format}),
+			table.Put(&swarmv1.Cluster{Id: "c1", Epoch: 1, Format: table.Format}),
 			role("m1", swarmv1.NodeSpec_WORKER), role("m2", swarmv1.NodeSpec_MANAGER), role("w1", swarmv1.NodeSpec_WORKER),
 		)
 		for _, tt := range []struct {

@@ -8,6 +8,7 @@ import (
 
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 // A member that is closed while it writes must end, although Raft does not answer entries that are
@@ -21,7 +22,7 @@ func TestClose_WhileItWrites(t *testing.T) {
 		for w := range 8 {
 			writers.Go(func() {
 				for i := 0; ; i++ {
-					if _, err := m.Commit(t.Context(), "test", raftstore.Put(&swarmv1.Claim{Key: fmt.Sprintf("%d/%d", w, i)})); err != nil {
+					if _, err := m.Commit(t.Context(), "test", table.Put(&swarmv1.Claim{Key: fmt.Sprintf("%d/%d", w, i)})); err != nil {
 						return
 					}
 				}

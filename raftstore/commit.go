@@ -10,6 +10,8 @@ import (
 	"github.com/hashicorp/raft"
 
 	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/raftstore/table"
+	"swarm/raftstore/watch"
 )
 
 // Commit applies changes as one group, all or none, whichever member leads, and returns the index
@@ -75,7 +77,7 @@ func split(actor string, groups []*swarmv1.Group) ([]*swarmv1.Request, error) {
 	size := 0
 	for _, g := range groups {
 		for _, c := range g.GetChanges() {
-			if err := valid(c); err != nil {
+			if err := table.Validate(c); err != nil {
 				return nil, fmt.Errorf("commit: %w", err)
 			}
 		}
@@ -108,7 +110,7 @@ func (s *Store) await(ctx context.Context, p *proposal) (*swarmv1.Answer, error)
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	case <-s.closed:
-		return nil, errClosed
+		return nil, watch.ErrClosed
 	}
 }
 
@@ -165,7 +167,7 @@ func (s *Store) proposeOnce(ctx context.Context, r *swarmv1.Request) (*swarmv1.A
 	}
 	a := &swarmv1.Answer{Sequence: r.GetSequence(), Index: resp.GetIndex(), Groups: uint32(len(r.GetGroups()))}
 	for i, res := range resp.GetResults() {
-		if res.GetError() != "" {
+		if res.GetCode() != 0 || res.GetError() != "" {
 			a.Refused = append(a.Refused, &swarmv1.Refused{Group: uint32(i), Result: res})
 		}
 	}
@@ -192,7 +194,7 @@ func (s *Store) backOff(ctx, deadline context.Context, leaderChanged <-chan stru
 		}
 		return errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("the leader %s does not answer: %v", s.Leader(), cause))
 	case <-s.closed:
-		return errClosed
+		return watch.ErrClosed
 	}
 	return nil
 }
@@ -203,12 +205,12 @@ type permanentError struct{ error }
 // noLeaderError explains why no leader accepts a request: this member's disk fails, or the cluster
 // has no leader.
 func (s *Store) noLeaderError() error {
-	err := s.stable.writeErr.Load()
+	err := s.stable.WriteErr()
 	if err == nil {
-		err = s.disk.writeErr.Load()
+		err = s.disk.WriteErr()
 	}
 	if err != nil {
-		return errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("manager %s cannot write its disk (%v): free or repair it, or ask another manager", s.cfg.NodeID, *err))
+		return errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("manager %s cannot write its disk (%v): free or repair it, or ask another manager", s.cfg.NodeID, err))
 	}
 	return errNoLeader
 }

@@ -3,7 +3,6 @@ package raftstore
 import (
 	"context"
 	"errors"
-	"path/filepath"
 
 	"github.com/hashicorp/raft"
 )
@@ -13,21 +12,18 @@ import (
 // writes less than three times the committed bytes, however large the state is.
 func (s *Store) compactLog(ctx context.Context) error {
 	limit := s.cfg.SnapshotBytes
-	reserved := reservedSpace{log: s.log}
-	if s.cfg.Dir != "" {
-		reserved.path = filepath.Join(s.cfg.Dir, logFile)
-	}
+	reserved := s.disk.ReservedSpace(s.log)
 	for {
-		reserved.extend()
+		reserved.Extend()
 		select {
-		case <-s.disk.grown:
+		case <-s.disk.Grown():
 		case <-ctx.Done():
 			return nil
 		}
-		if s.disk.bytesSinceSnapshot() < limit {
+		if s.disk.BytesSinceSnapshot() < limit {
 			continue
 		}
-		size, err := s.snapshot(s.disk.trailing(s.cfg.TrailingBytes))
+		size, err := s.snapshot(s.disk.Trailing(s.cfg.TrailingBytes))
 		switch {
 		case err == nil:
 			limit = max(s.cfg.SnapshotBytes, size)
@@ -44,8 +40,8 @@ func (s *Store) compactLog(ctx context.Context) error {
 // manager is idle, because then nobody is behind. A follower that is behind anyway is served from
 // the disk, and such a watcher gets ErrResync.
 func (s *Store) Trim() {
-	s.fsm.broker.dropOld()
-	s.disk.dropCache()
+	s.fsm.feed.DropOld()
+	s.disk.DropCache()
 }
 
 // snapshot takes a snapshot, truncates the log to trailing entries, but at least one, and returns
@@ -58,12 +54,12 @@ func (s *Store) snapshot(trailing uint64) (int64, error) {
 	if err := s.raft.ReloadConfig(reloaded); err != nil {
 		return 0, err
 	}
-	before := s.disk.bytesSinceSnapshot()
+	before := s.disk.BytesSinceSnapshot()
 	f := s.raft.Snapshot()
 	if err := f.Error(); err != nil && !errors.Is(err, raft.ErrNothingNewToSnapshot) {
 		return 0, err
 	}
-	s.disk.snapshotTaken(before)
+	s.disk.SnapshotTaken(before)
 	meta, r, err := f.Open()
 	if err != nil {
 		return 0, nil //nolint:nilerr // the size is only used to skip work

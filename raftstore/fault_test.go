@@ -15,7 +15,10 @@ import (
 	"swarm/internal/seal"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
+	"swarm/raftstore/logstore"
 	"swarm/raftstore/raftstoretest"
+	"swarm/raftstore/table"
+	"swarm/raftstore/watch"
 )
 
 func TestFault_FullDiskUnderTheLeader(t *testing.T) {
@@ -36,7 +39,7 @@ func TestFault_FullDiskUnderTheLeader(t *testing.T) {
 		var index uint64
 		for i := range 20 {
 			var err error
-			if index, err = ms[1].Commit(t.Context(), "test", raftstore.Create(task(fmt.Sprint(i)))); err != nil {
+			if index, err = ms[1].Commit(t.Context(), "test", table.Create(task(fmt.Sprint(i)))); err != nil {
 				t.Fatalf("commit %d while the leader's disk is full: %v", i, err)
 			}
 		}
@@ -44,7 +47,7 @@ func TestFault_FullDiskUnderTheLeader(t *testing.T) {
 			t.Error("a member with a full disk still leads")
 		}
 		time.Sleep(5 * time.Second)
-		if _, err := ms[0].Commit(t.Context(), "test", raftstore.Create(task("x"))); !errdefs.IsUnavailable(err) {
+		if _, err := ms[0].Commit(t.Context(), "test", table.Create(task("x"))); !errdefs.IsUnavailable(err) {
 			t.Errorf("commit through the member with a full disk: %v", err)
 		}
 		faults.FailWrites(nil)
@@ -68,7 +71,7 @@ func TestFault_FsyncErrorUnderAFollower(t *testing.T) {
 			}
 		}
 		faults.FailWrites(syscall.EIO)
-		index, err := broken.Commit(t.Context(), "test", raftstore.Create(task("x")))
+		index, err := broken.Commit(t.Context(), "test", table.Create(task("x")))
 		if err != nil {
 			t.Fatalf("commit through a member whose disk fails: %v", err)
 		}
@@ -82,14 +85,14 @@ func TestFault_FsyncErrorUnderAFollower(t *testing.T) {
 
 // Damage on disk must be detected at Open, with and without a key.
 func TestFault_DamagedEntriesAreNoticedAtOpen(t *testing.T) {
-	for _, sealer := range []raftstore.Sealer{nil, seal.NewRing(seal.NewKey())} {
+	for _, sealer := range []logstore.Sealer{nil, seal.NewRing(seal.NewKey())} {
 		cfg := raftstore.Config{NodeID: "m1", Bootstrap: true, Dir: t.TempDir(), Sealer: sealer}
 		l := newLAN()
 		m := l.start(t, cfg)
 		m.awaitLead(t)
 		var index uint64
 		for i := range 5 {
-			index, _ = m.Commit(t.Context(), "test", raftstore.Create(task(fmt.Sprint(i))))
+			index, _ = m.Commit(t.Context(), "test", table.Create(task(fmt.Sprint(i))))
 		}
 		_ = l.stop(m)
 		for name, breakIt := range map[string]func(*raftstoretest.Faults, uint64){
@@ -116,7 +119,7 @@ func TestRecover_OneOfThreeGoesOn(t *testing.T) {
 	dir := t.TempDir()
 	ring := seal.NewRing(seal.NewKey())
 	ms := l.trio(t, raftstore.Config{ClusterID: "c", Dir: dir, Sealer: ring})
-	index, err := ms[0].Commit(t.Context(), "test", raftstore.Create(&swarmv1.Cluster{Id: "c", Epoch: 1}), raftstore.Create(task("a")))
+	index, err := ms[0].Commit(t.Context(), "test", table.Create(&swarmv1.Cluster{Id: "c", Epoch: 1}), table.Create(task("a")))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -139,7 +142,7 @@ func TestRecover_OneOfThreeGoesOn(t *testing.T) {
 	}
 	// A member with the old epoch must not reach the recovered member.
 	stale := l.start(t, raftstore.Config{NodeID: "m1", ClusterID: "c", Dir: filepath.Join(dir, "m1"), Sealer: ring})
-	if _, err := m2.Commit(t.Context(), "test", raftstore.Create(task("b"))); err != nil {
+	if _, err := m2.Commit(t.Context(), "test", table.Create(task("b"))); err != nil {
 		t.Errorf("commit beside a member of the old epoch: %v", err)
 	}
 	if stale.IsLeader() {
@@ -175,7 +178,7 @@ func TestSnapshot_ReachesANewMember(t *testing.T) {
 	for i := range 100 {
 		tk := task(fmt.Sprintf("t%03d", i))
 		tk.Replaces = big
-		if _, err := leader.Commit(t.Context(), "test", raftstore.Create(tk)); err != nil {
+		if _, err := leader.Commit(t.Context(), "test", table.Create(tk)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -190,7 +193,7 @@ func TestSnapshot_ReachesANewMember(t *testing.T) {
 	if got := second.View().Tasks.Len(); got != 100 {
 		t.Errorf("the new member has %d tasks, want 100", got)
 	}
-	if _, err := w.Next(t.Context()); err != raftstore.ErrResync {
+	if _, err := w.Next(t.Context()); err != watch.ErrResync {
 		t.Errorf("a watcher across a restored snapshot: got %v, want resync", err)
 	}
 }

@@ -5,6 +5,8 @@ import (
 	"time"
 
 	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/raftstore/table"
+	"swarm/raftstore/watch"
 )
 
 // actor is the author of the changes that the store commits by itself.
@@ -15,16 +17,16 @@ const actor = "raftstore"
 // missing.
 func (s *Store) publishFormat(ctx context.Context) error {
 	for {
-		view, w := s.Watch(TableRaftMember, TableCluster)
+		view, w := s.Watch(table.RaftMember, table.Cluster)
 		for err := error(nil); err == nil; {
 			mine, _ := view.RaftMembers.Get(s.cfg.NodeID)
-			if view.cluster != nil && (mine.GetFormat() != Format || mine.GetBuild() != s.cfg.Build) {
-				row := &swarmv1.RaftMember{NodeId: s.cfg.NodeID, Format: Format, Build: s.cfg.Build}
-				if !s.commitUntilDone(ctx, Put(row)) {
+			if view.Cluster() != nil && (mine.GetFormat() != table.Format || mine.GetBuild() != s.cfg.Build) {
+				row := &swarmv1.RaftMember{NodeId: s.cfg.NodeID, Format: table.Format, Build: s.cfg.Build}
+				if !s.commitUntilDone(ctx, table.Put(row)) {
 					return nil
 				}
 			}
-			var b Batch
+			var b watch.Batch
 			b, err = w.Next(ctx)
 			view = b.View
 		}
@@ -79,13 +81,13 @@ func (s *Store) reconcileMembers(ctx context.Context) error {
 	return s.Lead(ctx, func(ctx context.Context) error {
 		for ctx.Err() == nil {
 			changed := s.peers.configChanged()
-			view, w := s.Watch(TableRaftMember, TableCluster)
+			view, w := s.Watch(table.RaftMember, table.Cluster)
 			if c := s.memberChanges(view); len(c) > 0 {
 				if _, err := s.Commit(ctx, actor, c...); err != nil && ctx.Err() == nil {
 					s.log.Debug("cannot update the cluster's format and members; retrying", "node", s.cfg.NodeID, "err", err)
 				}
 			}
-			_, _ = w.next(ctx, changed) // any event, or an error: compare again
+			_, _ = w.NextOr(ctx, changed) // any event, or an error: compare again
 			w.Close()
 		}
 		return nil
@@ -94,13 +96,13 @@ func (s *Store) reconcileMembers(ctx context.Context) error {
 
 // memberChanges returns the changes that bring the RaftMember rows and the cluster's format in line
 // with Raft's members.
-func (s *Store) memberChanges(view *View) (out []*swarmv1.Change) {
+func (s *Store) memberChanges(view *table.View) (out []*swarmv1.Change) {
 	servers := s.servers()
-	if view.cluster == nil || len(servers) == 0 {
+	if view.Cluster() == nil || len(servers) == 0 {
 		return nil
 	}
 	known := make(map[string]bool, len(servers))
-	lowest := uint32(Format)
+	lowest := uint32(table.Format)
 	for _, sv := range servers {
 		known[string(sv.ID)] = true
 		m, _ := view.RaftMembers.Get(string(sv.ID))
@@ -108,13 +110,13 @@ func (s *Store) memberChanges(view *View) (out []*swarmv1.Change) {
 	}
 	for m := range view.RaftMembers.All() {
 		if !known[m.GetNodeId()] {
-			out = append(out, Delete(m))
+			out = append(out, table.Delete(m))
 		}
 	}
 	if lowest > view.Format() {
-		c := view.cluster.CloneVT()
+		c := view.Cluster().CloneVT()
 		c.Format = lowest
-		out = append(out, Update(c))
+		out = append(out, table.Update(c))
 	}
 	return out
 }

@@ -13,12 +13,14 @@ import (
 	"github.com/hashicorp/raft"
 
 	"swarm/raftstore"
+	"swarm/raftstore/logstore"
 	"swarm/raftstore/raftstoretest"
+	"swarm/raftstore/table"
 )
 
 // afterAppend calls do once, after the first entries were stored.
 type afterAppend struct {
-	raftstore.Disk
+	logstore.Disk
 	once sync.Once
 	do   func()
 }
@@ -41,7 +43,7 @@ func TestCluster_FormerSoleVoterJoinsAgain(t *testing.T) {
 		first := l.start(t, raftstore.Config{NodeID: "m1", Bootstrap: true})
 		first.awaitLead(t)
 		for i := range 2000 {
-			if _, err := first.Commit(t.Context(), "test", raftstore.Create(task(fmt.Sprintf("t%d", i)))); err != nil {
+			if _, err := first.Commit(t.Context(), "test", table.Create(task(fmt.Sprintf("t%d", i)))); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -63,7 +65,7 @@ func TestCluster_FormerSoleVoterJoinsAgain(t *testing.T) {
 
 		appended := make(chan struct{})
 		again := l.start(t, raftstore.Config{NodeID: "m1"}, func(d *raftstore.Deps) {
-			d.WrapDisk = func(disk raftstore.Disk) raftstore.Disk {
+			d.WrapDisk = func(disk logstore.Disk) logstore.Disk {
 				return &afterAppend{Disk: disk, do: func() { l.setCut("m1", true); close(appended) }}
 			}
 		})
@@ -96,7 +98,7 @@ func TestCluster_NewMemberTakesNoLogFromItsBeginning(t *testing.T) {
 	m := l.start(t, raftstore.Config{NodeID: "m1"})
 	leader := raftstoretest.NewIntruder("m2", "", func() (net.Conn, error) { return l.dial(t.Context(), "m2", "m1") })
 	defer leader.Close()
-	if err := leader.Append(0, raftstore.Create(task("t1"))); err == nil {
+	if err := leader.Append(0, table.Create(task("t1"))); err == nil {
 		t.Error("a member without state took entry 1 from another one")
 	}
 	if got := m.View().Index(); got != 0 {
@@ -112,7 +114,7 @@ func TestCluster_StopsWhenAppliedEntriesAreCut(t *testing.T) {
 			l := newLAN()
 			m := l.start(t, raftstore.Config{NodeID: "m1", Bootstrap: true, Dir: dir})
 			m.awaitLead(t)
-			if _, err := m.Commit(t.Context(), "test", raftstore.Create(task("t1"))); err != nil {
+			if _, err := m.Commit(t.Context(), "test", table.Create(task("t1"))); err != nil {
 				t.Fatal(err)
 			}
 			leader := raftstoretest.NewIntruder("m2", "", func() (net.Conn, error) { return l.dial(t.Context(), "m2", "m1") })
@@ -144,7 +146,7 @@ func TestCluster_StartsAgainAfterASnapshotOfTheLeader(t *testing.T) {
 	l.setCut("m3", true)
 	var last uint64
 	for i := range 20 {
-		index, err := ms[0].Commit(t.Context(), "test", raftstore.Create(task(fmt.Sprintf("t%d", i))))
+		index, err := ms[0].Commit(t.Context(), "test", table.Create(task(fmt.Sprintf("t%d", i))))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -157,7 +159,7 @@ func TestCluster_StartsAgainAfterASnapshotOfTheLeader(t *testing.T) {
 	if _, err := ms[2].WaitIndex(t.Context(), last); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := ms[0].Commit(t.Context(), "test", raftstore.Create(task("after"))); err != nil {
+	if _, err := ms[0].Commit(t.Context(), "test", table.Create(task("after"))); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := ms[2].Latest(t.Context()); err != nil {

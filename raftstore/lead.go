@@ -102,7 +102,7 @@ func (s *Store) watchLeadership(ctx context.Context) error {
 			if err := s.ask(ctx, "wait for the barrier of the term", func() raft.Future { return s.raft.Barrier(0) }); err != nil {
 				continue // lost again, and the next signal says so, or the store closes
 			}
-			s.log.Info("this manager leads", "node", s.cfg.NodeID, "index", s.fsm.applied.Load())
+			s.log.Info("this manager leads", "node", s.cfg.NodeID, "index", s.View().Index())
 			s.peers.reset()
 			s.leadership.begin(ctx)
 		case <-ctx.Done():

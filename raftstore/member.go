@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/raftstore/watch"
 )
 
 // catchUpTimeout bounds the time in which a new member must apply the whole state. A member that is
@@ -207,7 +208,7 @@ func (s *Store) add(ctx context.Context, id string) error {
 		}
 	}
 	// The log no longer reaches back to its first entry, so the new member starts from this
-	// snapshot (see logStore.protect).
+	// snapshot (see logstore.Store.Protect).
 	if _, err := s.snapshot(1); err != nil {
 		return fmt.Errorf("add manager %s: take a snapshot: %w", id, err)
 	}
@@ -283,7 +284,7 @@ func (s *Store) removeSelf(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-s.closed:
-			return errClosed
+			return watch.ErrClosed
 		}
 	}
 }
@@ -293,7 +294,7 @@ func (s *Store) removeSelf(ctx context.Context) error {
 // quiesce).
 func (s *Store) ask(ctx context.Context, what string, request func() raft.Future) error {
 	if !s.queue.enter() {
-		return fmt.Errorf("%s: %w", what, errClosed)
+		return fmt.Errorf("%s: %w", what, watch.ErrClosed)
 	}
 	done := make(chan error, 1)
 	go func() {
@@ -309,6 +310,6 @@ func (s *Store) ask(ctx context.Context, what string, request func() raft.Future
 	case <-ctx.Done():
 		return fmt.Errorf("%s: %w", what, ctx.Err())
 	case <-s.raftStopped:
-		return fmt.Errorf("%s: %w", what, errClosed)
+		return fmt.Errorf("%s: %w", what, watch.ErrClosed)
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/raftstore/watch"
 )
 
 const (
@@ -141,7 +142,7 @@ func (s *Store) propose(ctx context.Context) error {
 		select {
 		case <-s.queue.wake:
 		case <-ctx.Done():
-			s.queue.fail(errClosed)
+			s.queue.fail(watch.ErrClosed)
 			return nil
 		}
 		for {
@@ -162,7 +163,7 @@ func (s *Store) propose(ctx context.Context) error {
 	}
 }
 
-// awaitRaft waits for Raft's answer to an entry. It returns errClosed after Raft was shut down,
+// awaitRaft waits for Raft's answer to an entry. It returns watch.ErrClosed after Raft was shut down,
 // because Raft then leaves entries unanswered (see quiesce and fsm.halt).
 func (s *Store) awaitRaft(future raft.ApplyFuture) error {
 	answer := make(chan error, 1)
@@ -171,7 +172,7 @@ func (s *Store) awaitRaft(future raft.ApplyFuture) error {
 	case err := <-answer:
 		return err
 	case <-s.raftStopped:
-		return errClosed
+		return watch.ErrClosed
 	}
 }
 
@@ -188,9 +189,9 @@ func (s *Store) submit() ([]*proposal, raft.ApplyFuture, error) {
 		return nil, nil, nil
 	}
 	s.queue.inFlight.Add(1)
-	cluster := s.fsm.cluster.Load()
+	view := s.fsm.view()
 	env := &swarmv1.Envelope{
-		Format: formatOf(cluster), Epoch: cluster.GetEpoch(), Time: timestamppb.New(time.Now()),
+		Format: view.Format(), Epoch: view.Cluster().GetEpoch(), Time: timestamppb.New(time.Now()),
 		Requests: make([]*swarmv1.Request, len(batch)),
 	}
 	for i, p := range batch {
@@ -222,6 +223,6 @@ func (s *Store) deliver(batch []*proposal, future raft.ApplyFuture, err error) {
 // number keep it from being applied twice. Nearly every error of Raft means that leadership is
 // changing or that the disk failed.
 func isRetryable(err error) bool {
-	return err != nil && !errors.Is(err, errClosed) && !errors.Is(err, raft.ErrRaftShutdown) &&
+	return err != nil && !errors.Is(err, watch.ErrClosed) && !errors.Is(err, raft.ErrRaftShutdown) &&
 		!errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded)
 }

@@ -9,6 +9,9 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/hashicorp/raft"
+
+	"swarm/raftstore/logstore"
+	"swarm/raftstore/table"
 )
 
 // SaveSnapshot writes this replica's state to w, not encrypted: the caller must encrypt it. Call
@@ -16,7 +19,7 @@ import (
 func (s *Store) SaveSnapshot(w io.Writer) error {
 	// Sessions are left out: the restored cluster has other members, and no client waits for old
 	// answers.
-	if err := (&snapshot{view: s.View()}).write(w); err != nil {
+	if err := (table.Snapshot{View: s.View()}).Write(w); err != nil {
 		return fmt.Errorf("save snapshot: %w", err)
 	}
 	return nil
@@ -27,10 +30,10 @@ func (s *Store) SaveSnapshot(w io.Writer) error {
 // with the old state cannot rejoin. No store may be open on Dir. Open the store afterwards.
 func Recover(cfg Config, deps Deps) error {
 	f := &recoveryFSM{newFSM()}
-	err := offline(cfg, deps, func(conf *raft.Config, disk *logStore, snaps raft.SnapshotStore, trans raft.Transport) error {
+	err := offline(cfg, deps, func(conf *raft.Config, disk *logstore.Store, trans raft.Transport) error {
 		done := make(chan error, 1)
 		go func() { // fsm.halt ends the goroutine that applies
-			done <- raft.RecoverCluster(conf, f, disk, disk, snaps, trans, soleMember(cfg.NodeID))
+			done <- raft.RecoverCluster(conf, f, disk, disk, disk.Snapshots(), trans, soleMember(cfg.NodeID))
 		}()
 		select {
 		case err := <-done:
@@ -49,22 +52,8 @@ func Recover(cfg Config, deps Deps) error {
 type recoveryFSM struct{ *fsm }
 
 func (r *recoveryFSM) Snapshot() (raft.FSMSnapshot, error) {
-	r.beginWrite()
-	r.state.incrementEpoch()
-	r.publish(nil)
-	r.writing.Unlock()
+	r.state.IncrementEpoch()
 	return r.fsm.Snapshot()
-}
-
-func (s *state) incrementEpoch() {
-	if c := s.cluster(); c != nil {
-		c = c.CloneVT()
-		c.Epoch++
-		if c.Meta != nil {
-			c.Meta.Version = max(s.index, c.Meta.Version)
-		}
-		s.clusters.put(c.GetId(), c)
-	}
 }
 
 // Restore writes a saved state into an empty Dir, as a cluster with this member only and with a new
@@ -72,27 +61,27 @@ func (s *state) incrementEpoch() {
 // errdefs.ErrInvalidArgument for an invalid snapshot, and ErrFailedPrecondition if Dir holds a
 // state. Open the store afterwards.
 func Restore(cfg Config, deps Deps, saved io.Reader) error {
-	st, err := readSnapshot(saved)
+	st, err := table.ReadSnapshot(saved)
 	if err != nil {
 		return errdefs.ErrInvalidArgument.WithMessage("restore snapshot: " + err.Error())
 	}
-	if st.cluster() == nil || st.index == 0 {
+	if v := st.View(); v.Cluster() == nil || v.Index() == 0 {
 		return invalid("restore snapshot: it contains no cluster")
 	}
-	st.incrementEpoch()
-	err = offline(cfg, deps, func(conf *raft.Config, disk *logStore, snaps raft.SnapshotStore, trans raft.Transport) error {
-		has, err := raft.HasExistingState(disk, disk, snaps)
+	st.IncrementEpoch()
+	err = offline(cfg, deps, func(conf *raft.Config, disk *logstore.Store, trans raft.Transport) error {
+		has, err := raft.HasExistingState(disk, disk, disk.Snapshots())
 		if err != nil {
 			return err
 		}
 		if has {
 			return errdefs.ErrFailedPrecondition.WithMessage(cfg.Dir + " already contains a state: leave the cluster first (swarm leave --force)")
 		}
-		sink, err := snaps.Create(raft.SnapshotVersionMax, st.index, 1, soleMember(cfg.NodeID), 1, trans)
+		sink, err := disk.Snapshots().Create(raft.SnapshotVersionMax, st.View().Index(), 1, soleMember(cfg.NodeID), 1, trans)
 		if err != nil {
 			return err
 		}
-		if err := (&snapshot{view: st.view()}).Persist(sink); err != nil {
+		if err := (snapshot{st.Snapshot()}).Persist(sink); err != nil {
 			return err
 		}
 		// Raft's term must not be below the snapshot's.
@@ -106,7 +95,7 @@ func Restore(cfg Config, deps Deps, saved io.Reader) error {
 
 // offline opens the disk without running Raft, calls do, and closes the disk.
 func offline(
-	cfg Config, deps Deps, do func(conf *raft.Config, disk *logStore, snaps raft.SnapshotStore, trans raft.Transport) error,
+	cfg Config, deps Deps, do func(conf *raft.Config, disk *logstore.Store, trans raft.Transport) error,
 ) error {
 	if err := cfg.complete(); err != nil {
 		return err
@@ -115,12 +104,12 @@ func offline(
 		return invalid("no state folder")
 	}
 	conf := raftConfig(cfg, orDiscard(deps.Log))
-	disk, snaps, err := openDisk(cfg, deps, conf.Logger)
+	disk, err := logstore.Open(cfg.logstore(deps), conf.Logger)
 	if err != nil {
 		return err
 	}
 	_, trans := raft.NewInmemTransport(raft.ServerAddress(cfg.NodeID))
-	return errors.Join(do(conf, disk, snaps, trans), disk.Close())
+	return errors.Join(do(conf, disk, trans), disk.Close())
 }
 
 // EnsureSnapshot takes a snapshot unless the last one includes index. Then this replica knows the
@@ -140,6 +129,6 @@ func (s *Store) Snapshot(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	_, err := s.snapshot(s.disk.trailing(s.cfg.TrailingBytes))
+	_, err := s.snapshot(s.disk.Trailing(s.cfg.TrailingBytes))
 	return err
 }

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+
+	"swarm/raftstore/table"
 )
 
 const (
@@ -21,14 +23,14 @@ const (
 // use.
 type Refresher struct {
 	store   *Store // nil in tests of View
-	latest  func(context.Context) (*View, error)
+	latest  func(context.Context) (*table.View, error)
 	waiting atomic.Int32
 	queries atomic.Uint64 // requests to the leader so far
 
 	lock          chan struct{} // holds one token; its holder may use the fields below
 	lastQuery     time.Time     // time of the last request, answered or not
 	viewQueriedAt time.Time     // time of the request that returned view and err
-	view          *View
+	view          *table.View
 	err           error
 }
 
@@ -40,7 +42,7 @@ func NewRefresher(s *Store) *Refresher {
 // View returns a view that includes everything that was committed when the call began. It takes up
 // to refreshInterval and a round trip to the leader. It returns the error of ctx, or
 // errdefs.ErrUnavailable, which is transient.
-func (r *Refresher) View(ctx context.Context) (*View, error) {
+func (r *Refresher) View(ctx context.Context) (*table.View, error) {
 	if r.waiting.Add(1) > maxRefreshWaiters {
 		r.waiting.Add(-1)
 		return nil, errdefs.ErrUnavailable.WithMessage("too many callers wait for the newest state of the cluster: try again in a moment")
@@ -75,7 +77,7 @@ func (r *Refresher) View(ctx context.Context) (*View, error) {
 
 // ViewFor is View for a call from nodeID. If the replica knows the node, the leader is asked at
 // once. All other nodes, for example removed ones that keep calling, share the requests of View.
-func (r *Refresher) ViewFor(ctx context.Context, nodeID string) (*View, error) {
+func (r *Refresher) ViewFor(ctx context.Context, nodeID string) (*table.View, error) {
 	if _, known := r.store.View().Nodes.Get(nodeID); known {
 		return r.store.Latest(ctx)
 	}

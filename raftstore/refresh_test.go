@@ -10,6 +10,9 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+
+	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/raftstore/table"
 )
 
 // leader answers after one second, with a view whose index numbers the request.
@@ -21,7 +24,7 @@ type leader struct {
 	busy  bool
 }
 
-func (l *leader) latest(ctx context.Context) (*View, error) {
+func (l *leader) latest(ctx context.Context) (*table.View, error) {
 	l.mu.Lock()
 	if l.busy {
 		panic("two questions at a time")
@@ -37,17 +40,17 @@ func (l *leader) latest(ctx context.Context) (*View, error) {
 	}()
 	select {
 	case <-time.After(time.Second):
-		return &View{index: index}, l.err
+		return table.ViewOf(&swarmv1.Claim{Key: "x", Meta: &swarmv1.Meta{Version: index}}), l.err
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
 }
 
 // askedAt returns the time of the request that the view answers.
-func (l *leader) askedAt(v *View) time.Time {
+func (l *leader) askedAt(v *table.View) time.Time {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.asked[v.index-1]
+	return l.asked[v.Index()-1]
 }
 
 func TestRefresher_OneQuestionForAll(t *testing.T) {

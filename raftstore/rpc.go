@@ -9,6 +9,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/raftstore/table"
 )
 
 // raftClient returns a client for the RPCs of another member.
@@ -82,7 +83,7 @@ func (r *service) Propose(ctx context.Context, in *swarmv1.ProposeRequest) (*swa
 	s, req := r.store, in.GetRequest()
 	for _, g := range req.GetGroups() {
 		for _, c := range g.GetChanges() {
-			if err := valid(c); err != nil {
+			if err := table.Validate(c); err != nil {
 				return nil, errgrpc.ToGRPC(err)
 			}
 		}
@@ -129,7 +130,7 @@ func (s *Store) readIndex(ctx context.Context) (uint64, error) {
 	if !s.IsLeader() { // also before the barrier of the term: the view may be old
 		return 0, s.notLeaderError()
 	}
-	index := s.fsm.applied.Load()
+	index := s.View().Index()
 	if err := s.ask(ctx, "read index", func() raft.Future { return s.raft.VerifyLeader() }); err != nil {
 		return 0, err
 	}
@@ -138,7 +139,7 @@ func (s *Store) readIndex(ctx context.Context) (uint64, error) {
 
 // Latest waits for a view that includes everything that was committed, by any member, before the
 // call. Its errors are those of ReadIndex and WaitIndex.
-func (s *Store) Latest(ctx context.Context) (*View, error) {
+func (s *Store) Latest(ctx context.Context) (*table.View, error) {
 	index, err := s.ReadIndex(ctx)
 	if err != nil {
 		return nil, err

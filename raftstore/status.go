@@ -18,6 +18,6 @@ type Status struct {
 func (s *Store) Status() Status {
 	return Status{
 		Leads: s.IsLeader(), HasLeader: s.Leader() != "", Term: s.raft.CurrentTerm(), Last: s.raft.LastIndex(),
-		Committed: s.raft.CommitIndex(), Applied: s.fsm.applied.Load(), Voters: s.voters(),
+		Committed: s.raft.CommitIndex(), Applied: s.View().Index(), Voters: s.voters(),
 	}
 }

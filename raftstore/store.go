@@ -17,6 +17,10 @@ import (
 	"google.golang.org/grpc"
 
 	"swarm/internal/ident"
+	"swarm/raftstore/logstore"
+	"swarm/raftstore/table"
+	"swarm/raftstore/transport"
+	"swarm/raftstore/watch"
 )
 
 // Timeouts are the timeouts of Raft and of requests to the leader. A zero field selects the
@@ -45,13 +49,18 @@ type Config struct {
 	Build string
 	// Sealer encrypts the files in Dir. If it is nil, the files are not encrypted, and log entries
 	// carry checksums.
-	Sealer Sealer
+	Sealer logstore.Sealer
 	// TrailingBytes is how many bytes of entries stay in the log after a snapshot, for followers
 	// that are behind. 0 selects 32 MiB.
 	TrailingBytes int64
 	// SnapshotBytes is how many bytes of new entries cause a snapshot. The size of the last
 	// snapshot counts instead if that is larger. 0 selects 64 MiB.
 	SnapshotBytes int64
+	// NoAnnouncements and NoImmediateElection turn off two workarounds for hashicorp/raft: the
+	// messages that tell followers about commits at once (see announcer), and the election that a
+	// sole voter starts at once (see electSoleVoter). Tests use them to find out whether Raft still
+	// needs the workarounds.
+	NoAnnouncements, NoImmediateElection bool
 }
 
 func (c *Config) complete() error {
@@ -69,6 +78,10 @@ func (c *Config) complete() error {
 		return invalid("open store: timeouts must not shrink from lease (%s) to heartbeat (%s) to election (%s)", t.Lease, t.Heartbeat, t.Election)
 	}
 	return nil
+}
+
+func (c *Config) logstore(deps Deps) logstore.Config {
+	return logstore.Config{Dir: c.Dir, Sealer: c.Sealer, Wrap: deps.WrapDisk}
 }
 
 func orDiscard(log *slog.Logger) *slog.Logger {
@@ -94,7 +107,7 @@ type Deps struct {
 	// this member has applied the entry. It must not block.
 	Committed func(took time.Duration)
 	// WrapDisk, if set, wraps the disk of the log. Tests use it to inject faults.
-	WrapDisk func(Disk) Disk
+	WrapDisk func(logstore.Disk) logstore.Disk
 }
 
 // Store is one member's replica of the state and its client to the leader. A Store is safe for
@@ -105,10 +118,9 @@ type Store struct {
 	log    *slog.Logger
 	fsm    *fsm
 	raft   *raft.Raft
-	trans  network
-	disk   *logStore
-	stable *stallingStableStore
-	layer  *streamLayer
+	trans  *transport.Transport
+	disk   *logstore.Store
+	stable *logstore.StallingStable
 
 	client     *client
 	queue      *queue
@@ -144,29 +156,23 @@ func Open(cfg Config, deps Deps) (*Store, error) {
 	return s, nil
 }
 
-// maxIdleConns is how many idle connections to each member stay open. Replication and heartbeats
-// use one connection each; a pipeline has its own. Each connection costs 256 KiB of buffers on both
-// members.
-const maxIdleConns = 2
-
 func (s *Store) open() (err error) {
-	var snaps raft.SnapshotStore
-	if s.disk, snaps, err = openDisk(s.cfg, s.deps, raftLogger(s.log)); err != nil {
+	if s.disk, err = logstore.Open(s.cfg.logstore(s.deps), raftLogger(s.log)); err != nil {
 		return err
 	}
-	s.stable = &stallingStableStore{StableStore: s.disk, log: s.log, closed: s.closed}
+	s.stable = logstore.NewStallingStable(s.disk, s.log, s.closed)
 	conf := raftConfig(s.cfg, s.log)
-	s.layer = newStreamLayer(s.cfg, s.deps, s.fsm, s.log)
-	s.trans = newNetwork(s.layer, raft.NetworkTransportConfig{
-		MaxPool: maxIdleConns, Timeout: 5 * time.Second, Logger: conf.Logger, MsgpackUseNewTimeFormat: true,
-	})
+	s.trans = transport.New(
+		transport.Config{NodeID: s.cfg.NodeID, ClusterID: s.cfg.ClusterID, Epoch: func() uint64 { return s.View().Cluster().GetEpoch() }},
+		transport.Deps{Log: s.log, Listener: s.deps.Listener, PeerOf: s.deps.PeerOf, Dial: s.deps.Dial}, conf.Logger,
+	)
 	if s.cfg.Bootstrap {
-		if err := bootstrap(conf, s.disk, snaps, s.trans); err != nil {
+		if err := bootstrap(conf, s.disk, s.trans); err != nil {
 			return err
 		}
 	}
-	s.disk.protect(s.checkRemoval)
-	s.raft, err = raft.NewRaft(conf, s.fsm, s.disk, s.stable, snaps, s.trans)
+	s.disk.Protect(s.checkRemoval)
+	s.raft, err = raft.NewRaft(conf, s.fsm, s.disk, s.stable, s.disk.Snapshots(), s.trans)
 	return err
 }
 
@@ -176,7 +182,7 @@ func (s *Store) open() (err error) {
 // member has lost entries that it had acknowledged, for example because its disk was replaced with
 // an old copy. At the next start the member reads its state from the snapshot alone.
 func (s *Store) checkRemoval(from, to uint64) error {
-	applied := s.fsm.applied.Load()
+	applied := s.View().Index()
 	if from > applied {
 		return nil
 	}
@@ -200,12 +206,12 @@ func (s *Store) checkRemoval(from, to uint64) error {
 	return err
 }
 
-func bootstrap(conf *raft.Config, disk *logStore, snaps raft.SnapshotStore, trans raft.Transport) error {
-	has, err := raft.HasExistingState(disk, disk, snaps)
+func bootstrap(conf *raft.Config, disk *logstore.Store, trans raft.Transport) error {
+	has, err := raft.HasExistingState(disk, disk, disk.Snapshots())
 	if err != nil || has {
 		return err
 	}
-	return raft.BootstrapCluster(conf, disk, disk, snaps, trans, soleMember(string(conf.LocalID)))
+	return raft.BootstrapCluster(conf, disk, disk, disk.Snapshots(), trans, soleMember(string(conf.LocalID)))
 }
 
 func soleMember(id string) raft.Configuration {
@@ -238,8 +244,12 @@ func (s *Store) Run(ctx context.Context) error {
 	}
 	g.Go(func() error { return s.watchLeadership(ctx) })
 	g.Go(func() error { return s.watchPeers(ctx) })
-	g.Go(func() error { return s.electSoleVoter(ctx) })
-	g.Go(func() error { return s.runAnnouncer(ctx) })
+	if !s.cfg.NoImmediateElection {
+		g.Go(func() error { return s.electSoleVoter(ctx) })
+	}
+	if !s.cfg.NoAnnouncements {
+		g.Go(func() error { return s.runAnnouncer(ctx) })
+	}
 	g.Go(func() error { return s.compactLog(ctx) })
 	g.Go(func() error { return s.publishFormat(ctx) })
 	g.Go(func() error { return s.reconcileMembers(ctx) })
@@ -251,13 +261,13 @@ func (s *Store) Run(ctx context.Context) error {
 			s.markRaftStopped()
 			return err
 		case <-s.closed:
-			return errClosed
+			return watch.ErrClosed
 		case <-ctx.Done():
 			return nil
 		}
 	})
 	err := g.Wait()
-	if errors.Is(err, errClosed) || errors.Is(err, context.Canceled) {
+	if errors.Is(err, watch.ErrClosed) || errors.Is(err, context.Canceled) {
 		return nil
 	}
 	return err
@@ -274,6 +284,7 @@ func (s *Store) Close() error {
 		}
 		s.queue.quiesce()
 		close(s.closed)
+		s.fsm.feed.Close()
 		s.closeErr = s.release()
 	})
 	return s.closeErr
@@ -284,11 +295,11 @@ func (s *Store) release() error {
 	var errs []error
 	if s.raft != nil {
 		ended := s.raft.Shutdown()
-		_ = s.layer.Close() // unblocks goroutines that wait for an unresponsive peer
+		_ = s.trans.CloseConnections() // unblocks goroutines that wait for an unresponsive peer
 		errs = append(errs, ended.Error())
 		s.markRaftStopped()
 	}
-	if s.trans.NetworkTransport != nil {
+	if s.trans != nil {
 		errs = append(errs, s.trans.Close())
 	}
 	if s.disk != nil {
@@ -300,24 +311,24 @@ func (s *Store) release() error {
 // NodeID returns the node id of this member.
 func (s *Store) NodeID() string { return s.cfg.NodeID }
 
-// View returns the newest state of this replica. It blocks at most while one batch is applied.
-func (s *Store) View() *View { return s.fsm.view() }
+// View returns the newest state of this replica. It does not block.
+func (s *Store) View() *table.View { return s.fsm.view() }
 
 // WaitIndex waits until this replica has applied the entry with the given index, and returns a View
 // that includes it. Without a leader that may never happen, so bound ctx. It fails with the error
 // of ctx, or with errdefs.ErrUnavailable if the store is closed.
-func (s *Store) WaitIndex(ctx context.Context, index uint64) (*View, error) {
-	for {
-		tail := s.fsm.broker.tail.Load()
-		if s.fsm.applied.Load() >= index {
-			return s.View(), nil
-		}
-		select {
-		case <-tail.ready:
-		case <-ctx.Done():
-			return nil, fmt.Errorf("wait for index %d, this manager is at %d: %w", index, s.fsm.applied.Load(), ctx.Err())
-		case <-s.closed:
-			return nil, errClosed
-		}
-	}
+func (s *Store) WaitIndex(ctx context.Context, index uint64) (*table.View, error) {
+	return s.fsm.feed.WaitIndex(ctx, index)
+}
+
+// Watch returns a view and a watcher of all changes after it. Without tables it watches all tables.
+func (s *Store) Watch(tables ...table.ID) (*table.View, *watch.Watcher) {
+	return s.fsm.feed.Watch(tables...)
+}
+
+// Since returns a watcher of the changes after index, which an earlier view or batch reported. It
+// returns watch.ErrResync if those changes are no longer kept, or if index is newer than this
+// replica.
+func (s *Store) Since(index uint64, tables ...table.ID) (*watch.Watcher, error) {
+	return s.fsm.feed.Since(index, tables...)
 }

@@ -9,15 +9,15 @@ import (
 	"github.com/containerd/errdefs"
 
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
 	"swarm/raftstore/raftstoretest"
+	"swarm/raftstore/table"
 )
 
 func TestStore_CommitThenView(t *testing.T) {
 	s := raftstoretest.New(t)
 	ctx := t.Context()
-	view, w := s.Watch(raftstore.TableService)
-	index, err := s.Commit(ctx, "test", raftstore.Create(&swarmv1.Service{Id: "s1", Name: "web"}))
+	view, w := s.Watch(table.Service)
+	index, err := s.Commit(ctx, "test", table.Create(&swarmv1.Service{Id: "s1", Name: "web"}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -32,15 +32,15 @@ func TestStore_CommitThenView(t *testing.T) {
 	if err != nil || len(b.Changes) != 1 || b.Changes[0].Key != "s1" || b.Changes[0].Old != nil {
 		t.Errorf("got %v, %v", b.Changes, err)
 	}
-	if _, err := s.Commit(ctx, "test", raftstore.Create(&swarmv1.Service{Id: "s2", Name: "web"})); !errdefs.IsAlreadyExists(err) {
+	if _, err := s.Commit(ctx, "test", table.Create(&swarmv1.Service{Id: "s2", Name: "web"})); !errdefs.IsAlreadyExists(err) {
 		t.Errorf("a name twice: got %v", err)
 	}
 	stale := svc.CloneVT()
 	stale.Meta.Version--
-	if _, err := s.Commit(ctx, "test", raftstore.Update(stale)); !errdefs.IsAborted(err) {
+	if _, err := s.Commit(ctx, "test", table.Update(stale)); !errdefs.IsAborted(err) {
 		t.Errorf("a stale version: got %v", err)
 	}
-	if _, err := s.Commit(ctx, "test", raftstore.Delete(&swarmv1.Task{Id: "t9"})); !errdefs.IsNotFound(err) {
+	if _, err := s.Commit(ctx, "test", table.Delete(&swarmv1.Task{Id: "t9"})); !errdefs.IsNotFound(err) {
 		t.Errorf("a row that is not there: got %v", err)
 	}
 }
@@ -48,7 +48,7 @@ func TestStore_CommitThenView(t *testing.T) {
 func TestStore_InABubble(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := raftstoretest.New(t)
-		if _, err := s.Commit(t.Context(), "test", raftstore.Create(&swarmv1.Task{Id: "t1"})); err != nil {
+		if _, err := s.Commit(t.Context(), "test", table.Create(&swarmv1.Task{Id: "t1"})); err != nil {
 			t.Fatal(err)
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -63,10 +63,10 @@ func TestWatcher_CatchUpNeedsNoChange(t *testing.T) {
 	s := raftstoretest.New(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
-	_, w := s.Watch(raftstore.TableNetwork)
+	_, w := s.Watch(table.Network)
 	for want, change := range []*swarmv1.Change{
-		raftstore.Create(&swarmv1.Service{Id: "s1", Name: "web"}), // not in a watched table
-		raftstore.Create(&swarmv1.Network{Id: "n1", Spec: &swarmv1.NetworkSpec{Name: "net"}}),
+		table.Create(&swarmv1.Service{Id: "s1", Name: "web"}), // not in a watched table
+		table.Create(&swarmv1.Network{Id: "n1", Spec: &swarmv1.NetworkSpec{Name: "net"}}),
 	} {
 		index, err := s.Commit(ctx, "test", change)
 		if err != nil {

@@ -6,7 +6,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
-	"swarm/raftstore"
+	"swarm/raftstore/logstore"
 )
 
 // Faults injects disk faults below a store's log: pass its Wrap as Deps.WrapDisk. The zero value
@@ -18,7 +18,7 @@ type Faults struct {
 }
 
 // Wrap returns a Disk that injects the faults into d.
-func (f *Faults) Wrap(d raftstore.Disk) raftstore.Disk { return &faultyDisk{Disk: d, faults: f} }
+func (f *Faults) Wrap(d logstore.Disk) logstore.Disk { return &faultyDisk{Disk: d, faults: f} }
 
 // FailWrites makes every write fail with err, like a full disk or a failing fsync. A nil err ends
 // that.
@@ -56,7 +56,7 @@ func (f *Faults) writeErr() error {
 }
 
 type faultyDisk struct {
-	raftstore.Disk
+	logstore.Disk
 	faults *Faults
 }
 

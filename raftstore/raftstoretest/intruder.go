@@ -12,7 +12,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 // Intruder sends Raft RPCs to one member without being a member. It acts like a compromised node:
@@ -106,8 +106,8 @@ func (i *Intruder) Append(epoch uint64, changes ...*swarmv1.Change) error {
 		return errors.New("the member does not follow")
 	}
 	env := &swarmv1.Envelope{
-		Format: raftstore.Format, Epoch: epoch, Time: timestamppb.Now(),
-		Requests: []*swarmv1.Request{{Groups: []*swarmv1.Group{raftstore.Group(changes...)}}},
+		Format: table.Format, Epoch: epoch, Time: timestamppb.Now(),
+		Requests: []*swarmv1.Request{{Groups: []*swarmv1.Group{table.Group(changes...)}}},
 	}
 	data, err := env.MarshalVT()
 	if err != nil {

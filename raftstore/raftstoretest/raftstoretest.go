@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"swarm/raftstore"
+	"swarm/raftstore/table"
 )
 
 // New opens a store with one member, in memory, and returns once it leads. The store is closed at
@@ -55,4 +56,4 @@ func Run(tb testing.TB, s *raftstore.Store) {
 }
 
 // View returns a view that holds objs, without Raft. Objects without a version get version 1.
-func View(objs ...proto.Message) *raftstore.View { return raftstore.ViewOf(objs...) }
+func View(objs ...proto.Message) *table.View { return table.ViewOf(objs...) }

@@ -24,6 +24,81 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type GroupRefusal_Reason int32
+
+const (
+	GroupRefusal_UNKNOWN GroupRefusal_Reason = 0
+	// The request is of cluster epoch want; the cluster has epoch have.
+	GroupRefusal_WRONG_EPOCH GroupRefusal_Reason = 1
+	// The sender no longer waits for an answer to the request.
+	GroupRefusal_GIVEN_UP GroupRefusal_Reason = 2
+	// The object has no key.
+	GroupRefusal_NO_KEY GroupRefusal_Reason = 3
+	// The row exists. If it is a claim, holder is its owner.
+	GroupRefusal_EXISTS GroupRefusal_Reason = 4
+	// The row does not exist.
+	GroupRefusal_GONE GroupRefusal_Reason = 5
+	// The row has version have, not want.
+	GroupRefusal_OTHER_VERSION GroupRefusal_Reason = 6
+	// The stored status is of (have_epoch, have), the reported one of (want_epoch, want).
+	GroupRefusal_OLD_REPORT GroupRefusal_Reason = 7
+	// The unique name is taken by the row with the key holder.
+	GroupRefusal_NAME_TAKEN GroupRefusal_Reason = 8
+)
+
+// Enum value maps for GroupRefusal_Reason.
+var (
+	GroupRefusal_Reason_name = map[int32]string{
+		0: "UNKNOWN",
+		1: "WRONG_EPOCH",
+		2: "GIVEN_UP",
+		3: "NO_KEY",
+		4: "EXISTS",
+		5: "GONE",
+		6: "OTHER_VERSION",
+		7: "OLD_REPORT",
+		8: "NAME_TAKEN",
+	}
+	GroupRefusal_Reason_value = map[string]int32{
+		"UNKNOWN":       0,
+		"WRONG_EPOCH":   1,
+		"GIVEN_UP":      2,
+		"NO_KEY":        3,
+		"EXISTS":        4,
+		"GONE":          5,
+		"OTHER_VERSION": 6,
+		"OLD_REPORT":    7,
+		"NAME_TAKEN":    8,
+	}
+)
+
+func (x GroupRefusal_Reason) Enum() *GroupRefusal_Reason {
+	p := new(GroupRefusal_Reason)
+	*p = x
+	return p
+}
+
+func (x GroupRefusal_Reason) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (GroupRefusal_Reason) Descriptor() protoreflect.EnumDescriptor {
+	return file_swarm_v1_raft_proto_enumTypes[0].Descriptor()
+}
+
+func (GroupRefusal_Reason) Type() protoreflect.EnumType {
+	return &file_swarm_v1_raft_proto_enumTypes[0]
+}
+
+func (x GroupRefusal_Reason) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use GroupRefusal_Reason.Descriptor instead.
+func (GroupRefusal_Reason) EnumDescriptor() ([]byte, []int) {
+	return file_swarm_v1_raft_proto_rawDescGZIP(), []int{8, 0}
+}
+
 type ConfigureRequest_Action int32
 
 const (
@@ -62,11 +137,11 @@ func (x ConfigureRequest_Action) String() string {
 }
 
 func (ConfigureRequest_Action) Descriptor() protoreflect.EnumDescriptor {
-	return file_swarm_v1_raft_proto_enumTypes[0].Descriptor()
+	return file_swarm_v1_raft_proto_enumTypes[1].Descriptor()
 }
 
 func (ConfigureRequest_Action) Type() protoreflect.EnumType {
-	return &file_swarm_v1_raft_proto_enumTypes[0]
+	return &file_swarm_v1_raft_proto_enumTypes[1]
 }
 
 func (x ConfigureRequest_Action) Number() protoreflect.EnumNumber {
@@ -75,7 +150,7 @@ func (x ConfigureRequest_Action) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ConfigureRequest_Action.Descriptor instead.
 func (ConfigureRequest_Action) EnumDescriptor() ([]byte, []int) {
-	return file_swarm_v1_raft_proto_rawDescGZIP(), []int{12, 0}
+	return file_swarm_v1_raft_proto_rawDescGZIP(), []int{13, 0}
 }
 
 // Envelope is one log entry. Apply is a pure function of (state, envelope). At rest the entry is sealed; the id of the
@@ -596,10 +671,12 @@ func (x *ProposeResponse) GetResults() []*GroupResult {
 
 type GroupResult struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Empty: applied.
+	// Why the group was refused, in words. Set only in entries of format 1.
 	Error string `protobuf:"bytes,1,opt,name=error,proto3" json:"error,omitempty"`
-	// gRPC code of the error.
-	Code          uint32 `protobuf:"varint,2,opt,name=code,proto3" json:"code,omitempty"`
+	// gRPC code of the refusal. 0 means that the group was applied.
+	Code uint32 `protobuf:"varint,2,opt,name=code,proto3" json:"code,omitempty"`
+	// Why the group was refused. Not set if the group was applied.
+	Refusal       *GroupRefusal `protobuf:"bytes,3,opt,name=refusal,proto3" json:"refusal,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -648,6 +725,124 @@ func (x *GroupResult) GetCode() uint32 {
 	return 0
 }
 
+func (x *GroupResult) GetRefusal() *GroupRefusal {
+	if x != nil {
+		return x.Refusal
+	}
+	return nil
+}
+
+// GroupRefusal says why Apply refused a group. It has no words, because it is part of the replicated
+// state: each manager makes the words for its own callers.
+type GroupRefusal struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Reason GroupRefusal_Reason    `protobuf:"varint,1,opt,name=reason,proto3,enum=swarm.v1.GroupRefusal_Reason" json:"reason,omitempty"`
+	// The row that was to be changed: the table by its field number in Object, and the key.
+	Table         uint32 `protobuf:"varint,2,opt,name=table,proto3" json:"table,omitempty"`
+	Key           string `protobuf:"bytes,3,opt,name=key,proto3" json:"key,omitempty"`
+	Name          string `protobuf:"bytes,4,opt,name=name,proto3" json:"name,omitempty"`
+	Holder        string `protobuf:"bytes,5,opt,name=holder,proto3" json:"holder,omitempty"`
+	Have          uint64 `protobuf:"varint,6,opt,name=have,proto3" json:"have,omitempty"`
+	Want          uint64 `protobuf:"varint,7,opt,name=want,proto3" json:"want,omitempty"`
+	HaveEpoch     uint64 `protobuf:"varint,8,opt,name=have_epoch,json=haveEpoch,proto3" json:"have_epoch,omitempty"`
+	WantEpoch     uint64 `protobuf:"varint,9,opt,name=want_epoch,json=wantEpoch,proto3" json:"want_epoch,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupRefusal) Reset() {
+	*x = GroupRefusal{}
+	mi := &file_swarm_v1_raft_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupRefusal) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupRefusal) ProtoMessage() {}
+
+func (x *GroupRefusal) ProtoReflect() protoreflect.Message {
+	mi := &file_swarm_v1_raft_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupRefusal.ProtoReflect.Descriptor instead.
+func (*GroupRefusal) Descriptor() ([]byte, []int) {
+	return file_swarm_v1_raft_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *GroupRefusal) GetReason() GroupRefusal_Reason {
+	if x != nil {
+		return x.Reason
+	}
+	return GroupRefusal_UNKNOWN
+}
+
+func (x *GroupRefusal) GetTable() uint32 {
+	if x != nil {
+		return x.Table
+	}
+	return 0
+}
+
+func (x *GroupRefusal) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *GroupRefusal) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *GroupRefusal) GetHolder() string {
+	if x != nil {
+		return x.Holder
+	}
+	return ""
+}
+
+func (x *GroupRefusal) GetHave() uint64 {
+	if x != nil {
+		return x.Have
+	}
+	return 0
+}
+
+func (x *GroupRefusal) GetWant() uint64 {
+	if x != nil {
+		return x.Want
+	}
+	return 0
+}
+
+func (x *GroupRefusal) GetHaveEpoch() uint64 {
+	if x != nil {
+		return x.HaveEpoch
+	}
+	return 0
+}
+
+func (x *GroupRefusal) GetWantEpoch() uint64 {
+	if x != nil {
+		return x.WantEpoch
+	}
+	return 0
+}
+
 type ReadIndexRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -656,7 +851,7 @@ type ReadIndexRequest struct {
 
 func (x *ReadIndexRequest) Reset() {
 	*x = ReadIndexRequest{}
-	mi := &file_swarm_v1_raft_proto_msgTypes[8]
+	mi := &file_swarm_v1_raft_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -668,7 +863,7 @@ func (x *ReadIndexRequest) String() string {
 func (*ReadIndexRequest) ProtoMessage() {}
 
 func (x *ReadIndexRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_raft_proto_msgTypes[8]
+	mi := &file_swarm_v1_raft_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -681,7 +876,7 @@ func (x *ReadIndexRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadIndexRequest.ProtoReflect.Descriptor instead.
 func (*ReadIndexRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_raft_proto_rawDescGZIP(), []int{8}
+	return file_swarm_v1_raft_proto_rawDescGZIP(), []int{9}
 }
 
 type ReadIndexResponse struct {
@@ -694,7 +889,7 @@ type ReadIndexResponse struct {
 
 func (x *ReadIndexResponse) Reset() {
 	*x = ReadIndexResponse{}
-	mi := &file_swarm_v1_raft_proto_msgTypes[9]
+	mi := &file_swarm_v1_raft_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -706,7 +901,7 @@ func (x *ReadIndexResponse) String() string {
 func (*ReadIndexResponse) ProtoMessage() {}
 
 func (x *ReadIndexResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_raft_proto_msgTypes[9]
+	mi := &file_swarm_v1_raft_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -719,7 +914,7 @@ func (x *ReadIndexResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadIndexResponse.ProtoReflect.Descriptor instead.
 func (*ReadIndexResponse) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_raft_proto_rawDescGZIP(), []int{9}
+	return file_swarm_v1_raft_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ReadIndexResponse) GetIndex() uint64 {
@@ -745,7 +940,7 @@ type AppliedRequest struct {
 
 func (x *AppliedRequest) Reset() {
 	*x = AppliedRequest{}
-	mi := &file_swarm_v1_raft_proto_msgTypes[10]
+	mi := &file_swarm_v1_raft_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -757,7 +952,7 @@ func (x *AppliedRequest) String() string {
 func (*AppliedRequest) ProtoMessage() {}
 
 func (x *AppliedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_raft_proto_msgTypes[10]
+	mi := &file_swarm_v1_raft_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -770,7 +965,7 @@ func (x *AppliedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppliedRequest.ProtoReflect.Descriptor instead.
 func (*AppliedRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_raft_proto_rawDescGZIP(), []int{10}
+	return file_swarm_v1_raft_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *AppliedRequest) GetIndex() uint64 {
@@ -789,7 +984,7 @@ type AppliedResponse struct {
 
 func (x *AppliedResponse) Reset() {
 	*x = AppliedResponse{}
-	mi := &file_swarm_v1_raft_proto_msgTypes[11]
+	mi := &file_swarm_v1_raft_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -801,7 +996,7 @@ func (x *AppliedResponse) String() string {
 func (*AppliedResponse) ProtoMessage() {}
 
 func (x *AppliedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_raft_proto_msgTypes[11]
+	mi := &file_swarm_v1_raft_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -814,7 +1009,7 @@ func (x *AppliedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppliedResponse.ProtoReflect.Descriptor instead.
 func (*AppliedResponse) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_raft_proto_rawDescGZIP(), []int{11}
+	return file_swarm_v1_raft_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *AppliedResponse) GetIndex() uint64 {
@@ -834,7 +1029,7 @@ type ConfigureRequest struct {
 
 func (x *ConfigureRequest) Reset() {
 	*x = ConfigureRequest{}
-	mi := &file_swarm_v1_raft_proto_msgTypes[12]
+	mi := &file_swarm_v1_raft_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -846,7 +1041,7 @@ func (x *ConfigureRequest) String() string {
 func (*ConfigureRequest) ProtoMessage() {}
 
 func (x *ConfigureRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_raft_proto_msgTypes[12]
+	mi := &file_swarm_v1_raft_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -859,7 +1054,7 @@ func (x *ConfigureRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigureRequest.ProtoReflect.Descriptor instead.
 func (*ConfigureRequest) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_raft_proto_rawDescGZIP(), []int{12}
+	return file_swarm_v1_raft_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ConfigureRequest) GetAction() ConfigureRequest_Action {
@@ -884,7 +1079,7 @@ type ConfigureResponse struct {
 
 func (x *ConfigureResponse) Reset() {
 	*x = ConfigureResponse{}
-	mi := &file_swarm_v1_raft_proto_msgTypes[13]
+	mi := &file_swarm_v1_raft_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -896,7 +1091,7 @@ func (x *ConfigureResponse) String() string {
 func (*ConfigureResponse) ProtoMessage() {}
 
 func (x *ConfigureResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_raft_proto_msgTypes[13]
+	mi := &file_swarm_v1_raft_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -909,7 +1104,7 @@ func (x *ConfigureResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigureResponse.ProtoReflect.Descriptor instead.
 func (*ConfigureResponse) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_raft_proto_rawDescGZIP(), []int{13}
+	return file_swarm_v1_raft_proto_rawDescGZIP(), []int{14}
 }
 
 // SnapshotHeader starts a snapshot; SnapshotChunks follow, each with its length in front. The last one has end set.
@@ -925,7 +1120,7 @@ type SnapshotHeader struct {
 
 func (x *SnapshotHeader) Reset() {
 	*x = SnapshotHeader{}
-	mi := &file_swarm_v1_raft_proto_msgTypes[14]
+	mi := &file_swarm_v1_raft_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -937,7 +1132,7 @@ func (x *SnapshotHeader) String() string {
 func (*SnapshotHeader) ProtoMessage() {}
 
 func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_raft_proto_msgTypes[14]
+	mi := &file_swarm_v1_raft_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -950,7 +1145,7 @@ func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotHeader.ProtoReflect.Descriptor instead.
 func (*SnapshotHeader) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_raft_proto_rawDescGZIP(), []int{14}
+	return file_swarm_v1_raft_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *SnapshotHeader) GetFormat() uint32 {
@@ -985,7 +1180,7 @@ type SnapshotChunk struct {
 
 func (x *SnapshotChunk) Reset() {
 	*x = SnapshotChunk{}
-	mi := &file_swarm_v1_raft_proto_msgTypes[15]
+	mi := &file_swarm_v1_raft_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -997,7 +1192,7 @@ func (x *SnapshotChunk) String() string {
 func (*SnapshotChunk) ProtoMessage() {}
 
 func (x *SnapshotChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_raft_proto_msgTypes[15]
+	mi := &file_swarm_v1_raft_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1010,7 +1205,7 @@ func (x *SnapshotChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotChunk.ProtoReflect.Descriptor instead.
 func (*SnapshotChunk) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_raft_proto_rawDescGZIP(), []int{15}
+	return file_swarm_v1_raft_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *SnapshotChunk) GetObjects() []*Object {
@@ -1044,7 +1239,7 @@ type SnapshotEnd struct {
 
 func (x *SnapshotEnd) Reset() {
 	*x = SnapshotEnd{}
-	mi := &file_swarm_v1_raft_proto_msgTypes[16]
+	mi := &file_swarm_v1_raft_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1056,7 +1251,7 @@ func (x *SnapshotEnd) String() string {
 func (*SnapshotEnd) ProtoMessage() {}
 
 func (x *SnapshotEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_raft_proto_msgTypes[16]
+	mi := &file_swarm_v1_raft_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1069,7 +1264,7 @@ func (x *SnapshotEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotEnd.ProtoReflect.Descriptor instead.
 func (*SnapshotEnd) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_raft_proto_rawDescGZIP(), []int{16}
+	return file_swarm_v1_raft_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *SnapshotEnd) GetObjects() uint64 {
@@ -1093,7 +1288,7 @@ type Session struct {
 
 func (x *Session) Reset() {
 	*x = Session{}
-	mi := &file_swarm_v1_raft_proto_msgTypes[17]
+	mi := &file_swarm_v1_raft_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1105,7 +1300,7 @@ func (x *Session) String() string {
 func (*Session) ProtoMessage() {}
 
 func (x *Session) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_raft_proto_msgTypes[17]
+	mi := &file_swarm_v1_raft_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1118,7 +1313,7 @@ func (x *Session) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Session.ProtoReflect.Descriptor instead.
 func (*Session) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_raft_proto_rawDescGZIP(), []int{17}
+	return file_swarm_v1_raft_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Session) GetId() []byte {
@@ -1162,7 +1357,7 @@ type Answer struct {
 
 func (x *Answer) Reset() {
 	*x = Answer{}
-	mi := &file_swarm_v1_raft_proto_msgTypes[18]
+	mi := &file_swarm_v1_raft_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1174,7 +1369,7 @@ func (x *Answer) String() string {
 func (*Answer) ProtoMessage() {}
 
 func (x *Answer) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_raft_proto_msgTypes[18]
+	mi := &file_swarm_v1_raft_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1187,7 +1382,7 @@ func (x *Answer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Answer.ProtoReflect.Descriptor instead.
 func (*Answer) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_raft_proto_rawDescGZIP(), []int{18}
+	return file_swarm_v1_raft_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Answer) GetSequence() uint64 {
@@ -1228,7 +1423,7 @@ type Refused struct {
 
 func (x *Refused) Reset() {
 	*x = Refused{}
-	mi := &file_swarm_v1_raft_proto_msgTypes[19]
+	mi := &file_swarm_v1_raft_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1240,7 +1435,7 @@ func (x *Refused) String() string {
 func (*Refused) ProtoMessage() {}
 
 func (x *Refused) ProtoReflect() protoreflect.Message {
-	mi := &file_swarm_v1_raft_proto_msgTypes[19]
+	mi := &file_swarm_v1_raft_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1253,7 +1448,7 @@ func (x *Refused) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refused.ProtoReflect.Descriptor instead.
 func (*Refused) Descriptor() ([]byte, []int) {
-	return file_swarm_v1_raft_proto_rawDescGZIP(), []int{19}
+	return file_swarm_v1_raft_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Refused) GetGroup() uint32 {
@@ -1306,10 +1501,37 @@ const file_swarm_v1_raft_proto_rawDesc = "" +
 	"\arequest\x18\x01 \x01(\v2\x11.swarm.v1.RequestR\arequest\"X\n" +
 	"\x0fProposeResponse\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\x12/\n" +
-	"\aresults\x18\x02 \x03(\v2\x15.swarm.v1.GroupResultR\aresults\"7\n" +
+	"\aresults\x18\x02 \x03(\v2\x15.swarm.v1.GroupResultR\aresults\"i\n" +
 	"\vGroupResult\x12\x14\n" +
 	"\x05error\x18\x01 \x01(\tR\x05error\x12\x12\n" +
-	"\x04code\x18\x02 \x01(\rR\x04code\"\x12\n" +
+	"\x04code\x18\x02 \x01(\rR\x04code\x120\n" +
+	"\arefusal\x18\x03 \x01(\v2\x16.swarm.v1.GroupRefusalR\arefusal\"\x8b\x03\n" +
+	"\fGroupRefusal\x125\n" +
+	"\x06reason\x18\x01 \x01(\x0e2\x1d.swarm.v1.GroupRefusal.ReasonR\x06reason\x12\x14\n" +
+	"\x05table\x18\x02 \x01(\rR\x05table\x12\x10\n" +
+	"\x03key\x18\x03 \x01(\tR\x03key\x12\x12\n" +
+	"\x04name\x18\x04 \x01(\tR\x04name\x12\x16\n" +
+	"\x06holder\x18\x05 \x01(\tR\x06holder\x12\x12\n" +
+	"\x04have\x18\x06 \x01(\x04R\x04have\x12\x12\n" +
+	"\x04want\x18\a \x01(\x04R\x04want\x12\x1d\n" +
+	"\n" +
+	"have_epoch\x18\b \x01(\x04R\thaveEpoch\x12\x1d\n" +
+	"\n" +
+	"want_epoch\x18\t \x01(\x04R\twantEpoch\"\x89\x01\n" +
+	"\x06Reason\x12\v\n" +
+	"\aUNKNOWN\x10\x00\x12\x0f\n" +
+	"\vWRONG_EPOCH\x10\x01\x12\f\n" +
+	"\bGIVEN_UP\x10\x02\x12\n" +
+	"\n" +
+	"\x06NO_KEY\x10\x03\x12\n" +
+	"\n" +
+	"\x06EXISTS\x10\x04\x12\b\n" +
+	"\x04GONE\x10\x05\x12\x11\n" +
+	"\rOTHER_VERSION\x10\x06\x12\x0e\n" +
+	"\n" +
+	"OLD_REPORT\x10\a\x12\x0e\n" +
+	"\n" +
+	"NAME_TAKEN\x10\b\"\x12\n" +
 	"\x10ReadIndexRequest\"F\n" +
 	"\x11ReadIndexResponse\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x1b\n" +
@@ -1369,62 +1591,66 @@ func file_swarm_v1_raft_proto_rawDescGZIP() []byte {
 	return file_swarm_v1_raft_proto_rawDescData
 }
 
-var file_swarm_v1_raft_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_swarm_v1_raft_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_swarm_v1_raft_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_swarm_v1_raft_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_swarm_v1_raft_proto_goTypes = []any{
-	(ConfigureRequest_Action)(0),  // 0: swarm.v1.ConfigureRequest.Action
-	(*Envelope)(nil),              // 1: swarm.v1.Envelope
-	(*Request)(nil),               // 2: swarm.v1.Request
-	(*Group)(nil),                 // 3: swarm.v1.Group
-	(*Change)(nil),                // 4: swarm.v1.Change
-	(*ObjectRef)(nil),             // 5: swarm.v1.ObjectRef
-	(*ProposeRequest)(nil),        // 6: swarm.v1.ProposeRequest
-	(*ProposeResponse)(nil),       // 7: swarm.v1.ProposeResponse
-	(*GroupResult)(nil),           // 8: swarm.v1.GroupResult
-	(*ReadIndexRequest)(nil),      // 9: swarm.v1.ReadIndexRequest
-	(*ReadIndexResponse)(nil),     // 10: swarm.v1.ReadIndexResponse
-	(*AppliedRequest)(nil),        // 11: swarm.v1.AppliedRequest
-	(*AppliedResponse)(nil),       // 12: swarm.v1.AppliedResponse
-	(*ConfigureRequest)(nil),      // 13: swarm.v1.ConfigureRequest
-	(*ConfigureResponse)(nil),     // 14: swarm.v1.ConfigureResponse
-	(*SnapshotHeader)(nil),        // 15: swarm.v1.SnapshotHeader
-	(*SnapshotChunk)(nil),         // 16: swarm.v1.SnapshotChunk
-	(*SnapshotEnd)(nil),           // 17: swarm.v1.SnapshotEnd
-	(*Session)(nil),               // 18: swarm.v1.Session
-	(*Answer)(nil),                // 19: swarm.v1.Answer
-	(*Refused)(nil),               // 20: swarm.v1.Refused
-	(*timestamppb.Timestamp)(nil), // 21: google.protobuf.Timestamp
-	(*Object)(nil),                // 22: swarm.v1.Object
+	(GroupRefusal_Reason)(0),      // 0: swarm.v1.GroupRefusal.Reason
+	(ConfigureRequest_Action)(0),  // 1: swarm.v1.ConfigureRequest.Action
+	(*Envelope)(nil),              // 2: swarm.v1.Envelope
+	(*Request)(nil),               // 3: swarm.v1.Request
+	(*Group)(nil),                 // 4: swarm.v1.Group
+	(*Change)(nil),                // 5: swarm.v1.Change
+	(*ObjectRef)(nil),             // 6: swarm.v1.ObjectRef
+	(*ProposeRequest)(nil),        // 7: swarm.v1.ProposeRequest
+	(*ProposeResponse)(nil),       // 8: swarm.v1.ProposeResponse
+	(*GroupResult)(nil),           // 9: swarm.v1.GroupResult
+	(*GroupRefusal)(nil),          // 10: swarm.v1.GroupRefusal
+	(*ReadIndexRequest)(nil),      // 11: swarm.v1.ReadIndexRequest
+	(*ReadIndexResponse)(nil),     // 12: swarm.v1.ReadIndexResponse
+	(*AppliedRequest)(nil),        // 13: swarm.v1.AppliedRequest
+	(*AppliedResponse)(nil),       // 14: swarm.v1.AppliedResponse
+	(*ConfigureRequest)(nil),      // 15: swarm.v1.ConfigureRequest
+	(*ConfigureResponse)(nil),     // 16: swarm.v1.ConfigureResponse
+	(*SnapshotHeader)(nil),        // 17: swarm.v1.SnapshotHeader
+	(*SnapshotChunk)(nil),         // 18: swarm.v1.SnapshotChunk
+	(*SnapshotEnd)(nil),           // 19: swarm.v1.SnapshotEnd
+	(*Session)(nil),               // 20: swarm.v1.Session
+	(*Answer)(nil),                // 21: swarm.v1.Answer
+	(*Refused)(nil),               // 22: swarm.v1.Refused
+	(*timestamppb.Timestamp)(nil), // 23: google.protobuf.Timestamp
+	(*Object)(nil),                // 24: swarm.v1.Object
 }
 var file_swarm_v1_raft_proto_depIdxs = []int32{
-	21, // 0: swarm.v1.Envelope.time:type_name -> google.protobuf.Timestamp
-	2,  // 1: swarm.v1.Envelope.requests:type_name -> swarm.v1.Request
-	3,  // 2: swarm.v1.Request.groups:type_name -> swarm.v1.Group
-	4,  // 3: swarm.v1.Group.changes:type_name -> swarm.v1.Change
-	22, // 4: swarm.v1.Change.put:type_name -> swarm.v1.Object
-	5,  // 5: swarm.v1.Change.delete:type_name -> swarm.v1.ObjectRef
-	2,  // 6: swarm.v1.ProposeRequest.request:type_name -> swarm.v1.Request
-	8,  // 7: swarm.v1.ProposeResponse.results:type_name -> swarm.v1.GroupResult
-	0,  // 8: swarm.v1.ConfigureRequest.action:type_name -> swarm.v1.ConfigureRequest.Action
-	22, // 9: swarm.v1.SnapshotChunk.objects:type_name -> swarm.v1.Object
-	18, // 10: swarm.v1.SnapshotChunk.sessions:type_name -> swarm.v1.Session
-	17, // 11: swarm.v1.SnapshotChunk.end:type_name -> swarm.v1.SnapshotEnd
-	19, // 12: swarm.v1.Session.answers:type_name -> swarm.v1.Answer
-	20, // 13: swarm.v1.Answer.refused:type_name -> swarm.v1.Refused
-	8,  // 14: swarm.v1.Refused.result:type_name -> swarm.v1.GroupResult
-	6,  // 15: swarm.v1.Raft.Propose:input_type -> swarm.v1.ProposeRequest
-	9,  // 16: swarm.v1.Raft.ReadIndex:input_type -> swarm.v1.ReadIndexRequest
-	11, // 17: swarm.v1.Raft.Applied:input_type -> swarm.v1.AppliedRequest
-	13, // 18: swarm.v1.Raft.Configure:input_type -> swarm.v1.ConfigureRequest
-	7,  // 19: swarm.v1.Raft.Propose:output_type -> swarm.v1.ProposeResponse
-	10, // 20: swarm.v1.Raft.ReadIndex:output_type -> swarm.v1.ReadIndexResponse
-	12, // 21: swarm.v1.Raft.Applied:output_type -> swarm.v1.AppliedResponse
-	14, // 22: swarm.v1.Raft.Configure:output_type -> swarm.v1.ConfigureResponse
-	19, // [19:23] is the sub-list for method output_type
-	15, // [15:19] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	23, // 0: swarm.v1.Envelope.time:type_name -> google.protobuf.Timestamp
+	3,  // 1: swarm.v1.Envelope.requests:type_name -> swarm.v1.Request
+	4,  // 2: swarm.v1.Request.groups:type_name -> swarm.v1.Group
+	5,  // 3: swarm.v1.Group.changes:type_name -> swarm.v1.Change
+	24, // 4: swarm.v1.Change.put:type_name -> swarm.v1.Object
+	6,  // 5: swarm.v1.Change.delete:type_name -> swarm.v1.ObjectRef
+	3,  // 6: swarm.v1.ProposeRequest.request:type_name -> swarm.v1.Request
+	9,  // 7: swarm.v1.ProposeResponse.results:type_name -> swarm.v1.GroupResult
+	10, // 8: swarm.v1.GroupResult.refusal:type_name -> swarm.v1.GroupRefusal
+	0,  // 9: swarm.v1.GroupRefusal.reason:type_name -> swarm.v1.GroupRefusal.Reason
+	1,  // 10: swarm.v1.ConfigureRequest.action:type_name -> swarm.v1.ConfigureRequest.Action
+	24, // 11: swarm.v1.SnapshotChunk.objects:type_name -> swarm.v1.Object
+	20, // 12: swarm.v1.SnapshotChunk.sessions:type_name -> swarm.v1.Session
+	19, // 13: swarm.v1.SnapshotChunk.end:type_name -> swarm.v1.SnapshotEnd
+	21, // 14: swarm.v1.Session.answers:type_name -> swarm.v1.Answer
+	22, // 15: swarm.v1.Answer.refused:type_name -> swarm.v1.Refused
+	9,  // 16: swarm.v1.Refused.result:type_name -> swarm.v1.GroupResult
+	7,  // 17: swarm.v1.Raft.Propose:input_type -> swarm.v1.ProposeRequest
+	11, // 18: swarm.v1.Raft.ReadIndex:input_type -> swarm.v1.ReadIndexRequest
+	13, // 19: swarm.v1.Raft.Applied:input_type -> swarm.v1.AppliedRequest
+	15, // 20: swarm.v1.Raft.Configure:input_type -> swarm.v1.ConfigureRequest
+	8,  // 21: swarm.v1.Raft.Propose:output_type -> swarm.v1.ProposeResponse
+	12, // 22: swarm.v1.Raft.ReadIndex:output_type -> swarm.v1.ReadIndexResponse
+	14, // 23: swarm.v1.Raft.Applied:output_type -> swarm.v1.AppliedResponse
+	16, // 24: swarm.v1.Raft.Configure:output_type -> swarm.v1.ConfigureResponse
+	21, // [21:25] is the sub-list for method output_type
+	17, // [17:21] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_swarm_v1_raft_proto_init() }
@@ -1446,8 +1672,8 @@ func file_swarm_v1_raft_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swarm_v1_raft_proto_rawDesc), len(file_swarm_v1_raft_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   20,
+			NumEnums:      2,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

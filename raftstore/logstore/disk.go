@@ -1,0 +1,181 @@
+package logstore
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
+	"go.etcd.io/bbolt"
+	bberrors "go.etcd.io/bbolt/errors"
+)
+
+// Sealer encrypts and decrypts records on disk; seal.Ring implements it. aad is the associated
+// data: Open must fail if it differs from the aad of Seal. Sealing must add the same number of
+// bytes to every record.
+type Sealer interface {
+	Seal(plain, aad []byte) []byte
+	Open(sealed, aad []byte) ([]byte, error)
+}
+
+// Disk stores the log entries and a few values of Raft, such as the vote.
+type Disk interface {
+	raft.LogStore
+	raft.StableStore
+	io.Closer
+}
+
+const logFile = "raft.db"
+
+// keptSnapshots is the number of snapshots on disk: the newest one, and the one before it in case
+// the newest is damaged.
+const keptSnapshots = 2
+
+// Config says where a Store keeps its files.
+type Config struct {
+	// Dir holds raft.db and snapshots/. If it is "", everything is kept in memory.
+	Dir string
+	// Sealer encrypts the files in Dir. If it is nil, the files are not encrypted, and log entries
+	// carry checksums.
+	Sealer Sealer
+	// Wrap, if set, wraps the disk below the encryption. Tests use it to inject faults.
+	Wrap func(Disk) Disk
+}
+
+// Open opens the log and the snapshots in cfg.Dir, and creates them if they are missing. It reads
+// the whole log. It returns errdefs.ErrDataLoss if an entry is damaged, and
+// errdefs.ErrFailedPrecondition if another process has opened Dir. log receives the messages of
+// Raft's snapshot store. Close the store at the end.
+func Open(cfg Config, log hclog.Logger) (*Store, error) {
+	var disk Disk
+	var snaps raft.SnapshotStore
+	path := ""
+	if cfg.Dir == "" {
+		disk, snaps = memory{raft.NewInmemStore()}, &memorySnapshots{complete: raft.NewInmemSnapshotStore()}
+	} else {
+		if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
+			return nil, err
+		}
+		path = filepath.Join(cfg.Dir, logFile)
+		bolt, err := openBolt(path)
+		if err != nil {
+			return nil, err
+		}
+		disk = bolt
+		if snaps, err = raft.NewFileSnapshotStoreWithLogger(cfg.Dir, keptSnapshots, log); err != nil {
+			return nil, errors.Join(err, bolt.Close())
+		}
+	}
+	if cfg.Wrap != nil {
+		disk = cfg.Wrap(disk)
+	}
+	if cfg.Sealer != nil {
+		snaps = &sealedSnapshots{SnapshotStore: snaps, sealer: cfg.Sealer}
+	}
+	store, err := newStore(disk, snaps, cfg.Sealer)
+	if err != nil {
+		return nil, errors.Join(err, disk.Close())
+	}
+	store.path = path
+	return store, nil
+}
+
+// openBolt opens the log file. Without the freelist on disk, an append after a truncation takes
+// 0.19 ms instead of 2.2 ms.
+func openBolt(path string) (Disk, error) {
+	bolt, err := raftboltdb.New(raftboltdb.Options{
+		Path: path, MsgpackUseNewTimeFormat: true,
+		BoltOptions: &bbolt.Options{
+			NoFreelistSync: true, FreelistType: bbolt.FreelistMapType, InitialMmapSize: 128 << 20, Timeout: time.Second,
+		},
+	})
+	if errors.Is(err, bberrors.ErrTimeout) {
+		return nil, errdefs.ErrFailedPrecondition.WithMessage(path + " is in use: another swarm daemon runs on this state folder; stop it first")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", path, err)
+	}
+	return bolt, nil
+}
+
+type memory struct{ *raft.InmemStore }
+
+func (memory) Close() error { return nil }
+
+// memorySnapshots keeps the newest complete snapshot in memory. raft.InmemSnapshotStore alone would
+// also return a snapshot that is still being written.
+type memorySnapshots struct {
+	mu       sync.Mutex // guards complete
+	complete *raft.InmemSnapshotStore
+}
+
+func (m *memorySnapshots) newest() *raft.InmemSnapshotStore {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.complete
+}
+
+func (m *memorySnapshots) List() ([]*raft.SnapshotMeta, error) { return m.newest().List() }
+
+func (m *memorySnapshots) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
+	return m.newest().Open(id)
+}
+
+func (m *memorySnapshots) Create(version raft.SnapshotVersion, index, term uint64, conf raft.Configuration, confIndex uint64, trans raft.Transport) (raft.SnapshotSink, error) {
+	next := raft.NewInmemSnapshotStore()
+	sink, err := next.Create(version, index, term, conf, confIndex, trans)
+	return &memorySink{SnapshotSink: sink, store: m, next: next}, err
+}
+
+// memorySink replaces the snapshot in the store when it is closed.
+type memorySink struct {
+	raft.SnapshotSink
+	store    *memorySnapshots
+	next     *raft.InmemSnapshotStore
+	canceled bool
+}
+
+func (s *memorySink) Cancel() error {
+	s.canceled = true
+	return nil
+}
+
+func (s *memorySink) Close() error {
+	if s.canceled {
+		return nil
+	}
+	s.store.mu.Lock()
+	defer s.store.mu.Unlock()
+	s.store.complete = s.next
+	return nil
+}
+
+// checksums is the Sealer of a log that is not encrypted. It detects damaged records.
+type checksums struct{}
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+func (checksums) Seal(plain, aad []byte) []byte {
+	sum := crc32.Update(crc32.Checksum(aad, castagnoli), castagnoli, plain)
+	return append(binary.BigEndian.AppendUint32(make([]byte, 0, 4+len(plain)), sum), plain...)
+}
+
+func (checksums) Open(sealed, aad []byte) ([]byte, error) {
+	if len(sealed) < 4 {
+		return nil, errdefs.ErrDataLoss.WithMessage("the record is cut short")
+	}
+	sum := crc32.Update(crc32.Checksum(aad, castagnoli), castagnoli, sealed[4:])
+	if sum != binary.BigEndian.Uint32(sealed) {
+		return nil, errdefs.ErrDataLoss.WithMessage("the record is damaged: its checksum differs")
+	}
+	return sealed[4:], nil
+}

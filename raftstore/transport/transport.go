@@ -1,0 +1,93 @@
+package transport
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+)
+
+// Config names the member.
+type Config struct {
+	NodeID    string
+	ClusterID string // "" while unknown: then the cluster ids of peers are not compared
+	// Epoch returns the cluster's epoch, or 0 while it is unknown. It is called for every connection,
+	// from several goroutines.
+	Epoch func() uint64
+}
+
+// Deps are the live objects that a Transport uses.
+type Deps struct {
+	Log *slog.Logger
+	// Listener accepts the connections of other members. If it is nil, no member can connect.
+	Listener net.Listener
+	// PeerOf returns the node id that the peer of an accepted connection has authenticated as. If
+	// PeerOf is nil, the id in the hello is trusted.
+	PeerOf func(net.Conn) string
+	// Dial connects to the Listener of another member.
+	Dial func(ctx context.Context, nodeID string) (net.Conn, error)
+}
+
+// Transport is a raft.Transport. Outgoing RPCs use a raft.NetworkTransport, and incoming ones use
+// inbound.
+//
+// Its pipelines cannot block the sender. A pipeline of hashicorp/raft has no buffer for answers: a
+// send blocks until the previous answer is read. If a follower refuses entries or knows a newer
+// term, Raft stops reading answers, and a pending send blocks for ever, because only the sending
+// goroutine closes the pipeline. Then the follower gets nothing but heartbeats until the leader
+// changes, and the leader can never be shut down (hashicorp/raft#612).
+type Transport struct {
+	*raft.NetworkTransport
+	in    *inbound
+	layer *streamLayer
+}
+
+// maxIdleConns is how many idle connections to each member stay open. Replication and heartbeats
+// use one connection each; a pipeline has its own. Each connection costs 256 KiB of buffers on both
+// members.
+const maxIdleConns = 2
+
+// New returns a Transport and starts to accept connections. raftLog receives the messages of
+// hashicorp/raft. Close the Transport at the end.
+func New(cfg Config, deps Deps, raftLog hclog.Logger) *Transport {
+	layer := newStreamLayer(cfg, deps)
+	conf := raft.NetworkTransportConfig{
+		MaxPool: maxIdleConns, Timeout: 5 * time.Second, Logger: raftLog, MsgpackUseNewTimeFormat: true,
+	}
+	out := conf
+	out.Stream = layer
+	return &Transport{NetworkTransport: raft.NewNetworkTransportWithConfig(&out), in: newInbound(layer, conf), layer: layer}
+}
+
+// CloseConnections closes the listener and every connection, and cancels dials. It unblocks
+// goroutines of Raft that wait for an unresponsive peer. Call Close afterwards.
+func (t *Transport) CloseConnections() error { return t.layer.Close() }
+
+// SendToSelf makes Raft handle an RPC from this member to itself, without a connection. It returns
+// the error of the answer, or net.ErrClosed after Close.
+func (t *Transport) SendToSelf(command any) error { return t.in.sendToSelf(command) }
+
+// Consumer implements raft.Transport.
+func (t *Transport) Consumer() <-chan raft.RPC { return t.in.rpcs }
+
+// SetHeartbeatHandler implements raft.Transport.
+func (t *Transport) SetHeartbeatHandler(handle func(raft.RPC)) { t.in.heartbeat.Store(&handle) }
+
+// Close implements raft.WithClose. It closes the stream layer, and with it all connections.
+func (t *Transport) Close() error {
+	err := t.NetworkTransport.Close()
+	t.in.close()
+	return err
+}
+
+// AppendEntriesPipeline implements raft.Transport.
+func (t *Transport) AppendEntriesPipeline(id raft.ServerID, address raft.ServerAddress) (raft.AppendPipeline, error) {
+	p, err := t.NetworkTransport.AppendEntriesPipeline(id, address)
+	if err != nil {
+		return nil, err
+	}
+	return newPipeline(p), nil
+}
