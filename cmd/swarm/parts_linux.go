@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc"
 
 	"swarm/cli"
+	"swarm/containerd/image"
 	"swarm/internal/transport"
 	"swarm/manager/ca"
 	"swarm/node"
@@ -26,7 +27,6 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
 	"swarm/worker"
-	"swarm/worker/containerd/image"
 	"swarm/worker/logs"
 	"swarm/worker/simulated"
 )

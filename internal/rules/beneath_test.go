@@ -20,7 +20,7 @@ var pathCalls = map[string][]string{
 	"filepath": {"EvalSymlinks", "Glob", "Walk", "WalkDir"},
 }
 
-// beneath are the files of package worker/containerd, which has to do with containers' trees, that look paths up by name,
+// beneath are the files of package containerd, which has to do with containers' trees, that look paths up by name,
 // and why they may: none of these paths leads below what a container writes.
 var beneath = map[string]string{
 	"etc.go":    "folders with the files of tasks' /etc: a container is given the single files",
@@ -38,8 +38,8 @@ var beneath = map[string]string{
 
 // resolves are the files that resolve a path in a tree, and what for: none of them opens the result.
 var resolves = map[string]string{
-	"worker/containerd/inroot/inroot.go": "gives it to others",
-	"worker/containerd/image.go":         "where runc will mount the volumes that an image declares",
+	"containerd/inroot/inroot.go": "gives it to others",
+	"containerd/image.go":         "where runc will mount the volumes that an image declares",
 }
 
 // What containers write is looked up by package inroot, which cannot be led astray. In the runtime adapter a path is looked
@@ -65,9 +65,9 @@ func TestContainersTreesAreOpenedBeneath(t *testing.T) {
 			}
 			name := sel.Sel.Name
 			if (name == "RootPath" || name == "SecureJoin" || pkg.Name == "inroot" && name == "Resolve") && resolves[f] == "" {
-				t.Errorf("%s: %s.%s: what it finds may be something else when it is opened: use another function of package worker/containerd/inroot", f, pkg.Name, name)
+				t.Errorf("%s: %s.%s: what it finds may be something else when it is opened: use another function of package containerd/inroot", f, pkg.Name, name)
 			}
-			if filepath.Dir(f) != "worker/containerd" || !slices.Contains(pathCalls[pkg.Name], name) {
+			if filepath.Dir(f) != "containerd" || !slices.Contains(pathCalls[pkg.Name], name) {
 				return true
 			}
 			if beneath[filepath.Base(f)] == "" {
