@@ -17,6 +17,7 @@ import (
 
 	"swarm/containerd/layout"
 	"swarm/containerd/ocispec"
+	"swarm/containerd/shimgroup"
 	"swarm/worker"
 )
 
@@ -81,7 +82,7 @@ func (r *Runtime) prepare(ctx context.Context, c worker.Container) error {
 func (r *Runtime) record(ctx context.Context, c worker.Container, img *image, vols volumes) (created bool, err error) {
 	id := c.Task.GetId()
 	cgroup := r.cgroup(c)
-	group := r.groups.assign(id, c.Task.GetServiceId())
+	group := r.groups.Assign(id, c.Task.GetServiceId())
 	annotations := map[string]string{layout.GroupAnnotation: group}
 	if c.Lease != "" {
 		annotations[layout.LeaseAnnotation] = c.Lease
@@ -105,7 +106,7 @@ func (r *Runtime) record(ctx context.Context, c worker.Container, img *image, vo
 		Annotations: annotations,
 	})
 	if err != nil {
-		r.groups.forget(id)
+		r.groups.Forget(id)
 		return false, err
 	}
 	packed, err := encodeSpec(spec)
@@ -188,14 +189,14 @@ func (r *Runtime) cgroup(c worker.Container) string {
 
 // loadGroups takes over the shims of an earlier process, once.
 func (r *Runtime) loadGroups(ctx context.Context) error {
-	return r.groups.load(func() ([]member, error) {
+	return r.groups.Load(func() ([]shimgroup.Member, error) {
 		owned, err := r.owned(ctx)
 		if err != nil {
 			return nil, fmt.Errorf("containers of before: %w", err)
 		}
-		members := make([]member, len(owned))
+		members := make([]shimgroup.Member, len(owned))
 		for i, c := range owned {
-			members[i] = member{task: c.ID, service: c.Labels[labelService], group: c.Labels[labelGroup], started: r.started(c.ID)}
+			members[i] = shimgroup.Member{Task: c.ID, Service: c.Labels[labelService], Group: c.Labels[labelGroup], Started: r.started(c.ID)}
 		}
 		return members, nil
 	})

@@ -22,6 +22,7 @@ import (
 
 	"swarm/containerd/exit"
 	"swarm/containerd/layout"
+	"swarm/containerd/shimgroup"
 	"swarm/worker"
 )
 
@@ -97,7 +98,7 @@ type Runtime struct {
 	host    host
 	images  images
 	exits   exit.Dir
-	groups  *groups
+	groups  *shimgroup.Table
 
 	// tmpfs lets one caller mount: a second mount would hide the files in the first.
 	tmpfs sync.Mutex
@@ -145,7 +146,7 @@ func New(cfg Config, deps Deps) (*Runtime, error) {
 		options:  opts,
 		host:     newHost(cfg.Runc, deps.Log),
 		exits:    exit.Dir(cfg.Exits),
-		groups:   newGroups(cfg.Build),
+		groups:   shimgroup.New(cfg.Build),
 		prepared: make(map[string]prepared),
 	}
 	r.images = images{client: deps.Client, snapshotter: cfg.Snapshotter, room: deps.Room, known: make(map[string]*slot)}

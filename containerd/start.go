@@ -90,13 +90,13 @@ func (r *Runtime) createOnce(ctx context.Context, req *tasks.CreateTaskRequest, 
 		switch {
 		case errors.Is(err, errShimLeft):
 			r.log.InfoContext(ctx, "another shim takes the container", "task", id, "err", err)
-			r.groups.retire(id)
+			r.groups.Retire(id)
 		case errdefs.IsAlreadyExists(err):
 			if created, err := r.isCreated(ctx, id); created || err != nil {
 				return err
 			}
 			r.log.InfoContext(ctx, "the container was given up while it was set up, and is set up anew", "task", id)
-			if err := r.groups.leave(ctx, id); err != nil {
+			if err := r.groups.Leave(ctx, id); err != nil {
 				return err
 			}
 			if err := r.deleteWhole(ctx, id); err != nil {
@@ -123,19 +123,19 @@ const shimAttempts = 3
 // create has a shim set the container up.
 func (r *Runtime) create(ctx context.Context, req *tasks.CreateTaskRequest, service string) error {
 	id := req.ContainerID
-	group, moved, err := r.groups.join(ctx, id, service)
+	group, moved, err := r.groups.Join(ctx, id, service)
 	if err != nil {
 		return err
 	}
 	if moved {
 		if err := r.regroup(ctx, id, group); err != nil {
-			r.groups.left(id)
+			r.groups.Left(id)
 			return err
 		}
 	}
 	_, err = r.client.TaskService().Create(ctx, req)
 	if err = errgrpc.ToNative(err); err == nil || errdefs.IsAlreadyExists(err) {
-		r.groups.joined(id)
+		r.groups.Joined(id)
 		return err
 	}
 	if ctx.Err() == nil && isSetUpByAnother(err, id) {
@@ -144,7 +144,7 @@ func (r *Runtime) create(ctx context.Context, req *tasks.CreateTaskRequest, serv
 	if ctx.Err() == nil && errdefs.IsUnavailable(err) {
 		return err // The shim may have it: the next Start or Remove tells.
 	}
-	r.groups.left(id)
+	r.groups.Left(id)
 	if ctx.Err() == nil && !strings.Contains(err.Error(), "OCI runtime") &&
 		(strings.Contains(err.Error(), "ttrpc") || strings.Contains(err.Error(), "shim")) {
 		return fmt.Errorf("%w: %w", errShimLeft, err)
@@ -171,7 +171,7 @@ func (r *Runtime) run(ctx context.Context, id string) (uint32, error) {
 		return 0, err // it may run: Wait will tell
 	}
 	after := context.WithoutCancel(ctx)
-	if lerr := r.groups.leave(ctx, id); lerr != nil {
+	if lerr := r.groups.Leave(ctx, id); lerr != nil {
 		return 0, errors.Join(err, lerr)
 	}
 	if _, derr := r.client.TaskService().Delete(after, &tasks.DeleteTaskRequest{ContainerID: id}); derr != nil && !errdefs.IsNotFound(errgrpc.ToNative(derr)) {

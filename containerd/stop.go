@@ -115,7 +115,7 @@ func (r *Runtime) Remove(ctx context.Context, taskID string) error {
 
 func (r *Runtime) remove(ctx context.Context, id string) error {
 	r.forget(id)
-	if err := r.groups.leave(ctx, id); err != nil {
+	if err := r.groups.Leave(ctx, id); err != nil {
 		return err
 	}
 	if err := r.deleteWhole(ctx, id); err != nil {
@@ -141,7 +141,7 @@ func (r *Runtime) remove(ctx context.Context, id string) error {
 	if err := r.client.ContainerService().Delete(ctx, id); err != nil && !errdefs.IsNotFound(err) {
 		return err
 	}
-	r.groups.forget(id)
+	r.groups.Forget(id)
 	if r.cfg.Exits != "" {
 		if err := r.exits.Remove(layout.Namespace, id); err != nil {
 			return err

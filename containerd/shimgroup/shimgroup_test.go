@@ -1,6 +1,6 @@
 //go:build linux
 
-package containerd
+package shimgroup
 
 import (
 	"context"
@@ -11,28 +11,28 @@ import (
 )
 
 // started adds a container that its shim has.
-func (g *groups) started(task, service string) string {
-	g.assign(task, service)
-	name, _, _ := g.join(context.Background(), task, service)
-	g.joined(task)
+func (g *Table) started(task, service string) string {
+	g.Assign(task, service)
+	name, _, _ := g.Join(context.Background(), task, service)
+	g.Joined(task)
 	return name
 }
 
-func (g *groups) mustJoin(t *testing.T, task, service string) string {
+func (g *Table) mustJoin(t *testing.T, task, service string) string {
 	t.Helper()
-	name, _, err := g.join(t.Context(), task, service)
+	name, _, err := g.Join(t.Context(), task, service)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return name
 }
 
-func TestGroups_TheFirstJoinsAlone(t *testing.T) {
+func TestTable_TheFirstJoinsAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := newGroups("b")
-		first := g.assign("t1", "s")
+		g := New("b")
+		first := g.Assign("t1", "s")
 		for _, task := range []string{"t2", "t3"} {
-			if got := g.assign(task, "service of "+task); got != first {
+			if got := g.Assign(task, "service of "+task); got != first {
 				t.Fatalf("%s: got %s, want %s", task, got, first)
 			}
 		}
@@ -45,19 +45,19 @@ func TestGroups_TheFirstJoinsAlone(t *testing.T) {
 			t.Fatal("the second joined before the first had")
 		default:
 		}
-		g.left("t1") // it could not: its shim is gone
+		g.Left("t1") // it could not: its shim is gone
 		if got := <-names; got == first {
 			t.Errorf("second: got %s, want another group", got)
 		}
-		g.joined("t2")
+		g.Joined("t2")
 		if got, want := g.mustJoin(t, "t3", "service of t3"), "b-"+g.run+"-2"; got != want {
 			t.Errorf("third: got %s, want %s", got, want)
 		}
 	})
 }
 
-func TestGroups_AreFullAndSpreadAService(t *testing.T) {
-	g := newGroups("b")
+func TestTable_AreFullAndSpreadAService(t *testing.T) {
+	g := New("b")
 	size, service := map[string]int{}, map[string]map[string]bool{}
 	for i := range 95 {
 		s := fmt.Sprintf("s%d", i%7)
@@ -83,8 +83,8 @@ func TestGroups_AreFullAndSpreadAService(t *testing.T) {
 	}
 }
 
-func TestGroups_TwoOfAServiceAreApart(t *testing.T) {
-	g := newGroups("b")
+func TestTable_TwoOfAServiceAreApart(t *testing.T) {
+	g := New("b")
 	if a, b := g.started("t1", "s"), g.started("t2", "s"); a == b {
 		t.Errorf("both in %s", a)
 	}
@@ -93,32 +93,32 @@ func TestGroups_TwoOfAServiceAreApart(t *testing.T) {
 	}
 }
 
-func TestGroups_NobodyJoinsWhatHasBeenLeft(t *testing.T) {
-	g := newGroups("b")
+func TestTable_NobodyJoinsWhatHasBeenLeft(t *testing.T) {
+	g := New("b")
 	first := g.started("t1", "s")
-	if got := g.assign("t2", "r"); got != first {
+	if got := g.Assign("t2", "r"); got != first {
 		t.Fatalf("second container: got %s, want %s", got, first)
 	}
-	if err := g.leave(t.Context(), "t1"); err != nil {
+	if err := g.Leave(t.Context(), "t1"); err != nil {
 		t.Fatal(err)
 	}
-	if name, moved, err := g.join(t.Context(), "t2", "r"); name == first || !moved || err != nil {
+	if name, moved, err := g.Join(t.Context(), "t2", "r"); name == first || !moved || err != nil {
 		t.Errorf("join after the last has left: got %s, moved %v, want another group", name, moved)
 	}
-	if got := g.assign("t3", "r"); got == first {
+	if got := g.Assign("t3", "r"); got == first {
 		t.Errorf("third container: got %s, which has been left", got)
 	}
 }
 
-func TestGroups_TheLastWaitsForWhoeverJoins(t *testing.T) {
+func TestTable_TheLastWaitsForWhoeverJoins(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		for name, arrive := range map[string]func(*groups, string){"joined": (*groups).joined, "left": (*groups).left} {
-			g := newGroups("b")
+		for name, arrive := range map[string]func(*Table, string){"joined": (*Table).Joined, "left": (*Table).Left} {
+			g := New("b")
 			g.started("t1", "s")
-			g.assign("t2", "r")
+			g.Assign("t2", "r")
 			g.mustJoin(t, "t2", "r")
 			done := make(chan error, 1)
-			go func() { done <- g.leave(t.Context(), "t1") }()
+			go func() { done <- g.Leave(t.Context(), "t1") }()
 			synctest.Wait()
 			select {
 			case <-done:
@@ -129,41 +129,41 @@ func TestGroups_TheLastWaitsForWhoeverJoins(t *testing.T) {
 			if err := <-done; err != nil {
 				t.Errorf("%s: %v", name, err)
 			}
-			if _, moved, err := g.join(t.Context(), "t3", "q"); !moved || err != nil {
+			if _, moved, err := g.Join(t.Context(), "t3", "q"); !moved || err != nil {
 				t.Errorf("%s: join without an assignment: want moved", name)
 			}
 		}
-		g := newGroups("b")
+		g := New("b")
 		g.started("t1", "s")
-		g.assign("t2", "r")
+		g.Assign("t2", "r")
 		g.mustJoin(t, "t2", "r")
 		ended, cancel := context.WithCancel(t.Context())
 		cancel()
-		if err := g.leave(ended, "t1"); !errors.Is(err, context.Canceled) {
+		if err := g.Leave(ended, "t1"); !errors.Is(err, context.Canceled) {
 			t.Errorf("leave: got %v, want canceled", err)
 		}
 	})
 }
 
-func TestGroups_TakeOverWhatAnEarlierProcessLeft(t *testing.T) {
-	g := newGroups("b2")
-	err := g.load(func() ([]member, error) {
-		return []member{
-			{task: "same", service: "s", group: "b2-1", started: true},
-			{task: "idle", service: "s", group: "b2-2"},
-			{task: "old", service: "s", group: "b1-1", started: true},
+func TestTable_TakeOverWhatAnEarlierProcessLeft(t *testing.T) {
+	g := New("b2")
+	err := g.Load(func() ([]Member, error) {
+		return []Member{
+			{Task: "same", Service: "s", Group: "b2-1", Started: true},
+			{Task: "idle", Service: "s", Group: "b2-2"},
+			{Task: "old", Service: "s", Group: "b1-1", Started: true},
 		}, nil
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := g.assign("new", "r"); got != "b2-1" {
+	if got := g.Assign("new", "r"); got != "b2-1" {
 		t.Errorf("new container: got %s, want b2-1", got)
 	}
-	if name, moved, err := g.join(t.Context(), "idle", "s"); name == "b2-2" || !moved || err != nil {
+	if name, moved, err := g.Join(t.Context(), "idle", "s"); name == "b2-2" || !moved || err != nil {
 		t.Errorf("container that was not started: got %s, moved %v, want another group", name, moved)
 	}
-	if g.assign("old", "s") != "b1-1" {
-		t.Errorf("container of another build: got %s, want b1-1", g.assign("old", "s"))
+	if g.Assign("old", "s") != "b1-1" {
+		t.Errorf("container of another build: got %s, want b1-1", g.Assign("old", "s"))
 	}
 }
