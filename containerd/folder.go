@@ -129,6 +129,17 @@ func (r *Runtime) removeFolders(ctx context.Context, id string) error {
 	return errors.Join(os.RemoveAll(r.filesDir(id)), tree.RemoveAll(ctx, r.taskDir(id)))
 }
 
+// Recover removes what a daemon that was killed has left unfinished, and closes the folders above
+// containers' data to other users of the host. It is called when the daemon starts, before any other
+// method.
+func (r *Runtime) Recover() error {
+	err := private.Close(r.cfg.StateDir)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	return errors.Join(r.volumes.Recover(), err)
+}
+
 // Close undoes what is not of a single task: the tmpfs, when no task has files in it.
 func (r *Runtime) Close() error {
 	entries, err := os.ReadDir(r.filesRoot())

@@ -23,6 +23,7 @@ import (
 	"swarm/containerd/document"
 	"swarm/containerd/inroot"
 	"swarm/containerd/ocispec"
+	"swarm/containerd/volume"
 	"swarm/internal/disk"
 	"swarm/worker"
 )
@@ -161,8 +162,8 @@ func checkConfig(c imagespec.ImageConfig) error {
 	if n := len(c.User); n > maxUser {
 		return fmt.Errorf("its user has %d bytes, at most %d are allowed: %w", n, maxUser, errdefs.ErrInvalidArgument)
 	}
-	if n := len(c.Volumes); n > maxImageVolumes {
-		return fmt.Errorf("it declares %d volumes, at most %d are allowed: %w", n, maxImageVolumes, errdefs.ErrInvalidArgument)
+	if n := len(c.Volumes); n > volume.MaxDeclared {
+		return fmt.Errorf("it declares %d volumes, at most %d are allowed: %w", n, volume.MaxDeclared, errdefs.ErrInvalidArgument)
 	}
 	return nil
 }

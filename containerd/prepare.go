@@ -18,6 +18,7 @@ import (
 	"swarm/containerd/layout"
 	"swarm/containerd/ocispec"
 	"swarm/containerd/shimgroup"
+	"swarm/containerd/volume"
 	"swarm/worker"
 )
 
@@ -61,7 +62,7 @@ func (r *Runtime) prepare(ctx context.Context, c worker.Container) error {
 	if err != nil {
 		return err
 	}
-	vols, err := r.planVolumes(c, img)
+	vols, err := r.volumes.Plan(id, c.Spec().GetMounts(), img.config.Volumes)
 	if err != nil {
 		return err
 	}
@@ -79,7 +80,7 @@ func (r *Runtime) prepare(ctx context.Context, c worker.Container) error {
 }
 
 // record creates the container's record; created is false when it was there already.
-func (r *Runtime) record(ctx context.Context, c worker.Container, img *image, vols volumes) (created bool, err error) {
+func (r *Runtime) record(ctx context.Context, c worker.Container, img *image, vols volume.Plan) (created bool, err error) {
 	id := c.Task.GetId()
 	cgroup := r.cgroup(c)
 	group := r.groups.Assign(id, c.Task.GetServiceId())
@@ -87,7 +88,7 @@ func (r *Runtime) record(ctx context.Context, c worker.Container, img *image, vo
 	if c.Lease != "" {
 		annotations[layout.LeaseAnnotation] = c.Lease
 	}
-	if err := annotate(annotations, vols.staged); err != nil {
+	if err := volume.Annotate(annotations, vols.Staged); err != nil {
 		return false, err
 	}
 	if err := annotateDefaults(annotations, img.defaults); err != nil {
@@ -98,8 +99,8 @@ func (r *Runtime) record(ctx context.Context, c worker.Container, img *image, vo
 		Image:       img.config,
 		Accounts:    img.accounts,
 		Host:        r.host(),
-		Volumes:     vols.mounts,
-		Anonymous:   vols.anonymous,
+		Volumes:     vols.Mounts,
+		Anonymous:   vols.Anonymous,
 		Files:       r.filePaths(c),
 		Cgroup:      cgroup,
 		Init:        r.cfg.Init,
@@ -144,7 +145,7 @@ func (r *Runtime) record(ctx context.Context, c worker.Container, img *image, vo
 }
 
 // equip makes the container's file system, files and volumes.
-func (r *Runtime) equip(ctx context.Context, c worker.Container, img *image, vols volumes) error {
+func (r *Runtime) equip(ctx context.Context, c worker.Container, img *image, vols volume.Plan) error {
 	if err := r.writeFiles(c, img.accounts); err != nil {
 		return err
 	}
@@ -163,7 +164,7 @@ func (r *Runtime) equip(ctx context.Context, c worker.Container, img *image, vol
 	if err != nil {
 		return fmt.Errorf("file system: %w", err)
 	}
-	if err := r.makeVolumes(ctx, vols, rootfs); err != nil {
+	if err := r.volumes.Make(ctx, vols, rootfs); err != nil {
 		return err
 	}
 	r.remember(c.Task.GetId(), prepared{
@@ -172,7 +173,7 @@ func (r *Runtime) equip(ctx context.Context, c worker.Container, img *image, vol
 		logs:     c.LogDir,
 		terminal: c.Spec().GetTty(),
 		stdin:    c.Spec().GetOpenStdin(),
-		staged:   vols.staged,
+		staged:   vols.Staged,
 	})
 	return nil
 }

@@ -23,6 +23,7 @@ import (
 	"swarm/containerd/exit"
 	"swarm/containerd/layout"
 	"swarm/containerd/shimgroup"
+	"swarm/containerd/volume"
 	"swarm/worker"
 )
 
@@ -99,6 +100,7 @@ type Runtime struct {
 	images  images
 	exits   exit.Dir
 	groups  *shimgroup.Table
+	volumes *volume.Store
 
 	// tmpfs lets one caller mount: a second mount would hide the files in the first.
 	tmpfs sync.Mutex
@@ -149,6 +151,11 @@ func New(cfg Config, deps Deps) (*Runtime, error) {
 		groups:   shimgroup.New(cfg.Build),
 		prepared: make(map[string]prepared),
 	}
+	r.volumes = volume.New(volume.Config{
+		Dir:        filepath.Join(cfg.StateDir, "volumes"),
+		TasksDir:   r.tasksRoot(),
+		StagingDir: filepath.Join(cfg.RunDir, "staged"),
+	}, volume.Deps{Log: deps.Log, Room: deps.Room})
 	r.images = images{client: deps.Client, snapshotter: cfg.Snapshotter, room: deps.Room, known: make(map[string]*slot)}
 	return r, nil
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"golang.org/x/sys/unix"
 
+	"swarm/containerd/volume"
 	"swarm/internal/private"
 	"swarm/worker"
 )
@@ -28,7 +29,7 @@ type prepared struct {
 	logs     string // folder; empty: output is discarded
 	terminal bool
 	stdin    bool
-	staged   []place // in the order of the staging folder
+	staged   []volume.Place // in the order of the staging folder
 }
 
 // Start runs a prepared container: two calls to containerd when this process prepared it.
@@ -62,13 +63,13 @@ func (r *Runtime) start(ctx context.Context, id string) (uint32, error) {
 	if err != nil {
 		return 0, err
 	}
-	if err := r.stage(id, p.staged); err != nil {
+	if err := r.volumes.Stage(id, p.staged); err != nil {
 		return 0, err
 	}
 	err = r.createOnce(ctx, req, p.service)
 	// Where the outcome is not known a shim may still set the container up: the next start or Remove unstages.
 	if len(p.staged) > 0 && (err == nil || ctx.Err() == nil && !errdefs.IsUnavailable(err)) {
-		err = errors.Join(err, r.unstage(id))
+		err = errors.Join(err, r.volumes.Unstage(id))
 	}
 	if err != nil {
 		return 0, err
@@ -248,7 +249,7 @@ func (r *Runtime) recall(ctx context.Context, id string) (prepared, error) {
 	if err != nil {
 		return p, err
 	}
-	staged, err := stagedOf(spec)
+	staged, err := volume.Staged(spec.Annotations)
 	if err != nil {
 		return p, err
 	}

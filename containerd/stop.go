@@ -124,7 +124,7 @@ func (r *Runtime) remove(ctx context.Context, id string) error {
 	if err := r.removeCgroup(ctx, id); err != nil {
 		return err
 	}
-	if err := r.unstage(id); err != nil {
+	if err := r.volumes.Unstage(id); err != nil {
 		return err
 	}
 	if err := r.removeEtc(id); err != nil {

@@ -6,9 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/containerd/containerd/v2/core/containers"
@@ -30,10 +27,9 @@ func (r *Runtime) ContainerSizes(ctx context.Context) (map[string]int64, error) 
 	sizes := make(map[string]int64, len(owned))
 	for _, c := range owned {
 		size, err := r.containerSize(ctx, c)
-		volumes, verr := tree.Size(ctx, filepath.Join(r.taskDir(c.ID), "volumes"))
-		if size += volumes; !errors.Is(verr, fs.ErrNotExist) {
-			err = errors.Join(err, verr)
-		}
+		volumes, verr := r.volumes.TaskSize(ctx, c.ID)
+		size += volumes
+		err = errors.Join(err, verr)
 		if ctx.Err() != nil {
 			return nil, fmt.Errorf("sizes of containers: %w", ctx.Err())
 		}
@@ -80,26 +76,7 @@ func (r *Runtime) writtenTo(ctx context.Context, snapshotter, key string) (strin
 	return "", nil
 }
 
-// VolumeSizes is how large each named volume is, as ContainerSizes counts.
+// VolumeSizes returns the size in bytes of each named volume, as volume.Store.Sizes counts it.
 func (r *Runtime) VolumeSizes(ctx context.Context) (map[string]int64, error) {
-	root := r.volumesRoot()
-	entries, err := os.ReadDir(root)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("sizes of volumes: %w", err)
-	}
-	sizes := make(map[string]int64, len(entries))
-	for _, e := range entries {
-		size, err := tree.Size(ctx, filepath.Join(root, e.Name()))
-		if ctx.Err() != nil {
-			return nil, fmt.Errorf("sizes of volumes: %w", ctx.Err())
-		}
-		if err != nil {
-			r.log.DebugContext(ctx, "size of a volume is not known in full", "volume", e.Name(), "err", err)
-		}
-		sizes[e.Name()] = size
-	}
-	return sizes, nil
+	return r.volumes.Sizes(ctx)
 }

@@ -1,6 +1,6 @@
 //go:build linux
 
-package containerd
+package volume
 
 import (
 	"errors"
@@ -23,7 +23,7 @@ func TestFilling_TakeFollowsNoLink(t *testing.T) {
 	); err != nil {
 		t.Fatal(err)
 	}
-	if err := (filling{place: place{Data: data}}).take(made); err != nil {
+	if err := (filling{Place: Place{Data: data}}).take(made); err != nil {
 		t.Fatal(err)
 	}
 	for name, want := range map[string]string{"outside/file": "host", "_data/new": "image"} {
@@ -39,9 +39,9 @@ func TestFilling_TakeFollowsNoLink(t *testing.T) {
 	}
 }
 
-func TestRuntime_VolumeOf(t *testing.T) {
+func TestStore_VolumeOf(t *testing.T) {
 	dir := t.TempDir()
-	r := &Runtime{cfg: Config{StateDir: filepath.Join(dir, "state")}}
+	s := New(Config{Dir: filepath.Join(dir, "state/volumes")}, Deps{})
 	data := filepath.Join(dir, "state/volumes/v/_data")
 	if err := errors.Join(
 		os.MkdirAll(data, 0o700), os.Symlink("state", filepath.Join(dir, "alias")), os.Symlink(data+"/a", filepath.Join(dir, "into")),
@@ -54,21 +54,21 @@ func TestRuntime_VolumeOf(t *testing.T) {
 		dir + "/into": "a", dir + "/into/b": "a/b", dir + "/state/back/v/_data/x": "x", "/etc": "", dir + "/state/volumes/v": "",
 		dir + "/absent/deep": "", data + "/a/../../../../../etc": "",
 	} {
-		p, in, err := r.volumeOf(source)
+		p, in, err := s.volumeOf(source)
 		if err != nil || in != (want != "") || p.Sub != want && in || in && p.Data != data {
 			t.Errorf("%s: got %+v, %v, %v, want %q", source, p, in, err, want)
 		}
 	}
-	if _, _, err := r.volumeOf(dir + "/loop"); err == nil {
+	if _, _, err := s.volumeOf(dir + "/loop"); err == nil {
 		t.Error("a link to itself: got no error")
 	}
 }
 
-func TestRuntime_SubpathsAreCleaned(t *testing.T) {
-	r := &Runtime{cfg: Config{StateDir: t.TempDir()}}
-	v := volumes{mounts: map[int]string{}}
+func TestStore_SubpathsAreCleaned(t *testing.T) {
+	s := New(Config{Dir: t.TempDir()}, Deps{})
+	v := Plan{Mounts: map[int]string{}}
 	m := &swarmv1.Mount{Type: swarmv1.Mount_VOLUME, Source: "v", VolumeOptions: &swarmv1.VolumeOptions{Subpath: "../../a/./b/"}}
-	if err := r.planVolume(&v, "t", 0, m); err != nil || len(v.staged) != 1 || v.staged[0].Sub != "a/b" {
-		t.Errorf("got %+v, %v, want the part a/b", v.staged, err)
+	if err := s.planVolume(&v, "t", 0, m); err != nil || len(v.Staged) != 1 || v.Staged[0].Sub != "a/b" {
+		t.Errorf("got %+v, %v, want the part a/b", v.Staged, err)
 	}
 }
