@@ -26,7 +26,6 @@ func (r *Runtime) tasksRoot() string         { return filepath.Join(r.cfg.StateD
 func (r *Runtime) taskDir(id string) string  { return filepath.Join(r.tasksRoot(), id) }
 func (r *Runtime) filesDir(id string) string { return filepath.Join(r.filesRoot(), id) }
 func (r *Runtime) filesRoot() string         { return filepath.Join(r.cfg.RunDir, "files") }
-func (r *Runtime) execDir() string           { return filepath.Join(r.cfg.RunDir, "exec") }
 
 // validID refuses what is no file name; containerd refuses the rest.
 func validID(id string) error {

@@ -28,9 +28,6 @@ import (
 	"swarm/worker"
 )
 
-// maxAccounts bounds the files that accounts are read from, in bytes.
-const maxAccounts = 4 << 20
-
 // image is what starting a container needs to know of an image. Immutable.
 type image struct {
 	name     string // containerd's
@@ -148,7 +145,7 @@ func (s *images) read(ctx context.Context, ref, platform string) (*image, error)
 		if err := checkVolumes(root, i.config.Volumes); err != nil {
 			return err
 		}
-		i.accounts, err = readAccounts(root)
+		i.accounts, err = ocispec.ReadAccounts(root)
 		return err
 	})
 	return i, err
@@ -230,13 +227,4 @@ func (s *images) view(ctx context.Context, chain string, look func(root string) 
 		err = errors.Join(err, rerr)
 	}
 	return err
-}
-
-// readAccounts reads the users and groups of a file tree. Absent files are empty.
-func readAccounts(root string) (a ocispec.Accounts, err error) {
-	if a.Passwd, err = inroot.ReadFile(root, "/etc/passwd", maxAccounts); err != nil {
-		return a, err
-	}
-	a.Group, err = inroot.ReadFile(root, "/etc/group", maxAccounts)
-	return a, err
 }

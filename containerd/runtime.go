@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 
+	"swarm/containerd/exec"
 	"swarm/containerd/exit"
 	"swarm/containerd/layout"
 	"swarm/containerd/shimgroup"
@@ -101,6 +102,7 @@ type Runtime struct {
 	exits   exit.Dir
 	groups  *shimgroup.Table
 	volumes *volume.Store
+	execs   *exec.Runner
 
 	// tmpfs lets one caller mount: a second mount would hide the files in the first.
 	tmpfs sync.Mutex
@@ -151,6 +153,7 @@ func New(cfg Config, deps Deps) (*Runtime, error) {
 		groups:   shimgroup.New(cfg.Build),
 		prepared: make(map[string]prepared),
 	}
+	r.execs = exec.New(deps.Client, deps.Log, filepath.Join(cfg.RunDir, "exec"))
 	r.volumes = volume.New(volume.Config{
 		Dir:        filepath.Join(cfg.StateDir, "volumes"),
 		TasksDir:   r.tasksRoot(),

@@ -17,6 +17,7 @@ import (
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"golang.org/x/sys/unix"
 
+	"swarm/containerd/runc"
 	"swarm/containerd/volume"
 	"swarm/internal/private"
 	"swarm/worker"
@@ -150,7 +151,7 @@ func (r *Runtime) create(ctx context.Context, req *tasks.CreateTaskRequest, serv
 		(strings.Contains(err.Error(), "ttrpc") || strings.Contains(err.Error(), "shim")) {
 		return fmt.Errorf("%w: %w", errShimLeft, err)
 	}
-	return classify(err)
+	return runc.Classify(err)
 }
 
 // isSetUpByAnother reports whether containerd found the container's bundle folder in place: an
@@ -167,7 +168,7 @@ func (r *Runtime) run(ctx context.Context, id string) (uint32, error) {
 		r.forget(id)
 		return resp.Pid, nil
 	}
-	err = classify(errgrpc.ToNative(err))
+	err = runc.Classify(errgrpc.ToNative(err))
 	if ctx.Err() != nil || errdefs.IsUnavailable(err) {
 		return 0, err // it may run: Wait will tell
 	}
@@ -265,30 +266,4 @@ func (r *Runtime) recall(ctx context.Context, id string) (prepared, error) {
 		stdin:    c.Labels[labelStdin] != "",
 		staged:   staged,
 	}, nil
-}
-
-// specFaults are what runc says when the fault lies in what was asked for and not in the host. It gives no classes.
-var specFaults = []string{
-	"exec:", "exec format error", "no such file or directory", "not a directory", "is a directory", "permission denied",
-	"operation not permitted", "invalid argument", "error mounting", "unknown capability", "sysctl", "error setting rlimit",
-	"unable to apply apparmor", "chdir to cwd", "not a device node", "file exists",
-}
-
-// classify makes of runc's words an error class, and one line.
-func classify(err error) error {
-	text := err.Error()
-	i := strings.Index(text, "OCI runtime")
-	if i < 0 {
-		return err
-	}
-	text = strings.TrimSpace(strings.ReplaceAll(text[i:], "\n", " "))
-	for _, prefix := range []string{"OCI runtime create failed: ", "OCI runtime start failed: ", "runc create failed: ", "runc did not terminate successfully: "} {
-		text = strings.TrimPrefix(text, prefix)
-	}
-	for _, fault := range specFaults {
-		if strings.Contains(text, fault) {
-			return fmt.Errorf("%s: %w", text, errdefs.ErrInvalidArgument)
-		}
-	}
-	return fmt.Errorf("%s: %w", text, errdefs.ErrUnknown)
 }

@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc"
 
 	"swarm/containerd/ocispec"
+	"swarm/containerd/runc"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/worker"
 )
@@ -85,7 +86,7 @@ func (r *Runtime) updateTask(ctx context.Context, id string, change *specs.Linux
 
 // refusal keeps of runc's words what the kernel says.
 func refusal(err error) error {
-	text := classify(err).Error()
+	text := runc.Classify(err).Error()
 	if i := strings.Index(text, "unable to set memory limit"); i >= 0 {
 		text = text[i:]
 	}

@@ -13,6 +13,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/moby/sys/user"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"swarm/containerd/inroot"
 )
 
 // Accounts are the contents of an image's /etc/passwd and /etc/group; empty when it has none.
@@ -84,4 +86,17 @@ func (a Accounts) GID(name string) (int, error) {
 		return 0, fmt.Errorf("group %q: the image does not have it, use a number: %w", name, errdefs.ErrInvalidArgument)
 	}
 	return found[0].Gid, checkIDs(name, found[0].Gid)
+}
+
+// maxAccounts is the largest size in bytes of a file that accounts are read from.
+const maxAccounts = 4 << 20
+
+// ReadAccounts reads the users and groups of the file tree at root. A file that does not exist counts
+// as empty. The tree may be a container's: links in it cannot lead out of it.
+func ReadAccounts(root string) (a Accounts, err error) {
+	if a.Passwd, err = inroot.ReadFile(root, "/etc/passwd", maxAccounts); err != nil {
+		return a, err
+	}
+	a.Group, err = inroot.ReadFile(root, "/etc/group", maxAccounts)
+	return a, err
 }

@@ -5,7 +5,7 @@
 //
 // It owns those defaults. It refuses, as ErrInvalidArgument, what cannot run: no command, a user the image does not
 // have, a capability or limit by an unknown name. It makes nothing on the host and reads only devices and what Host
-// says; folders, files and accounts are handed in. Called by package containerd. No goroutines.
+// says; folders, files and accounts are handed in. Only ReadAccounts reads files. Called by package containerd. No goroutines.
 package ocispec
 
 import (

@@ -21,19 +21,19 @@ var pathCalls = map[string][]string{
 }
 
 // adapter are the packages that handle the file trees of containers.
-var adapter = []string{"containerd", "containerd/volume"}
+var adapter = []string{"containerd", "containerd/exec", "containerd/volume"}
 
 // beneath are the files of these packages that look paths up by name, and why they may: none of the
 // paths leads below a folder that a container writes to.
 var beneath = map[string]string{
 	"containerd/etc.go":           "folders with the files of tasks' /etc: a container is given the single files",
-	"containerd/exec.go":          "the folder of execs' pipes",
+	"containerd/exec/exec.go":     "the folder of execs' pipes",
 	"containerd/folder.go":        "folders and files of tasks and secrets, where root alone writes",
 	"containerd/host.go":          "files of the kernel",
 	"containerd/reap.go":          "cgroups",
 	"containerd/start.go":         "a task's folder",
 	"containerd/stop.go":          "containerd's bundles",
-	"containerd/tree.go":          "the kernel's account of a process",
+	"containerd/exec/tree.go":     "the kernel's account of a process",
 	"containerd/volume/fill.go":   "copies beside a volume's data",
 	"containerd/volume/place.go":  "a volume's own folder",
 	"containerd/volume/plan.go":   "bind sources up to a volume",

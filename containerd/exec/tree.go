@@ -1,6 +1,6 @@
 //go:build linux
 
-package containerd
+package exec
 
 import (
 	"context"
@@ -14,17 +14,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// killRounds bounds how often a container's processes are looked through for more that came of an exec: between a look and
-// its kills, they may start others.
+// killRounds is how often killTree looks for further processes, because those it finds may start
+// others before they are killed.
 const killRounds = 10
 
-// descent is where a process comes from.
+// descent says from which process and session a process comes.
 type descent struct{ parent, session int }
 
-// killTree kills the process with this number, which a container's exec started, and all that came of it: its children and
-// theirs, and the processes of its session. runc makes each exec the leader of a session. A process escapes that has made a
-// session of its own and has lost its parents before: nothing tells any more where it comes from.
-func (r *Runtime) killTree(ctx context.Context, id string, leader int) error {
+// killTree kills the process with the process id leader in a container, its descendants, and the
+// processes of its session. runc makes each process that it starts the leader of a session. A process
+// escapes if it has made its own session and its parents have ended, because nothing records any more
+// where it comes from.
+func (r *Runner) killTree(ctx context.Context, id string, leader int) error {
 	family := map[int]bool{leader: true}
 	for range killRounds {
 		resp, err := r.client.TaskService().ListPids(ctx, &tasks.ListPidsRequest{ContainerID: id})
@@ -46,7 +47,8 @@ func (r *Runtime) killTree(ctx context.Context, id string, leader int) error {
 	return nil
 }
 
-// kin returns those of pids that belong to the family and adds them to it, parents before children.
+// kin returns the pids that descend from the family, parents before children, and adds them to the
+// family.
 func kin(family map[int]bool, pids []int, descentOf func(pid int) (descent, bool)) []int {
 	var found []int
 	for more := true; more; {
@@ -62,7 +64,7 @@ func kin(family map[int]bool, pids []int, descentOf func(pid int) (descent, bool
 	return found
 }
 
-// killOne kills a process, unless its number has gone to another one since it was found.
+// killOne kills a process, unless its process id has been reused since it was found.
 func killOne(pid int, family map[int]bool) {
 	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
@@ -74,8 +76,8 @@ func killOne(pid int, family map[int]bool) {
 	}
 }
 
-// descentOf reads /proc/PID/stat: "PID (NAME) STATE PARENT GROUP SESSION ...". A zombie has ended. NAME is the process's own
-// choice and may hold anything.
+// descentOf reads /proc/PID/stat: "PID (NAME) STATE PARENT GROUP SESSION ...". A zombie counts as
+// ended. The process chooses NAME, which may contain any character.
 func descentOf(pid int) (descent, bool) {
 	text, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
 	if err != nil {

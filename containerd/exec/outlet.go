@@ -1,6 +1,6 @@
 //go:build linux
 
-package containerd
+package exec
 
 import (
 	"context"
@@ -11,17 +11,17 @@ import (
 	"github.com/containerd/containerd/v2/pkg/cio"
 )
 
-// outlet hands the output of an exec to its caller until the caller has left: processes that the exec has started may write
-// to the same output later.
+// outlet passes the output of a process to the caller until the caller has left. Children of the
+// process may write to the same output later.
 type outlet struct {
 	mu     sync.Mutex // guards closed; held while the caller's writers are called
 	closed bool
-	wrote  chan struct{} // one token: something was written
+	wrote  chan struct{} // of capacity 1; has a token when something was written
 }
 
 func newOutlet() *outlet { return &outlet{wrote: make(chan struct{}, 1)} }
 
-// to returns a writer to w. Nil w: what is written is thrown away.
+// to returns a writer to w. If w is nil, the output is discarded.
 func (o *outlet) to(w io.Writer) io.Writer {
 	if w == nil {
 		w = io.Discard
@@ -48,18 +48,18 @@ func (o outletWriter) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// close returns when nothing is written any more.
+// close makes the writers discard their input. It waits for a write in progress.
 func (o *outlet) close() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.closed = true
 }
 
-// drain waits for the end of the streams. Where processes that go on hold them open, it waits until nothing has come for
-// drainQuiet, and no longer than drainGrace.
+// drain waits for the end of the streams. If other processes hold them open, it waits until nothing
+// has arrived for drainQuiet, but no longer than drainGrace.
 func (o *outlet) drain(ctx context.Context, streams cio.IO) {
 	read := make(chan struct{})
-	go func() { // ends when the streams are closed, in the clean-up
+	go func() { // It ends when cleanUp closes the streams.
 		defer close(read)
 		streams.Wait()
 	}()

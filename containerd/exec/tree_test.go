@@ -1,6 +1,6 @@
 //go:build linux
 
-package containerd
+package exec
 
 import (
 	"slices"
