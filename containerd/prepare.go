@@ -15,6 +15,7 @@ import (
 	"github.com/containerd/typeurl/v2"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
+	"swarm/containerd/imagecache"
 	"swarm/containerd/layout"
 	"swarm/containerd/ocispec"
 	"swarm/containerd/shimgroup"
@@ -58,11 +59,11 @@ var errStaleImage = errors.New("the image's snapshot is gone")
 
 func (r *Runtime) prepare(ctx context.Context, c worker.Container) error {
 	id := c.Task.GetId()
-	img, err := r.images.get(ctx, c.Spec().GetImage(), c.Spec().GetPlatform())
+	img, err := r.images.Get(ctx, c.Spec().GetImage(), c.Spec().GetPlatform())
 	if err != nil {
 		return err
 	}
-	vols, err := r.volumes.Plan(id, c.Spec().GetMounts(), img.config.Volumes)
+	vols, err := r.volumes.Plan(id, c.Spec().GetMounts(), img.Config.Volumes)
 	if err != nil {
 		return err
 	}
@@ -80,7 +81,7 @@ func (r *Runtime) prepare(ctx context.Context, c worker.Container) error {
 }
 
 // record creates the container's record; created is false when it was there already.
-func (r *Runtime) record(ctx context.Context, c worker.Container, img *image, vols volume.Plan) (created bool, err error) {
+func (r *Runtime) record(ctx context.Context, c worker.Container, img *imagecache.Image, vols volume.Plan) (created bool, err error) {
 	id := c.Task.GetId()
 	cgroup := r.cgroup(c)
 	group := r.groups.Assign(id, c.Task.GetServiceId())
@@ -91,13 +92,13 @@ func (r *Runtime) record(ctx context.Context, c worker.Container, img *image, vo
 	if err := volume.Annotate(annotations, vols.Staged); err != nil {
 		return false, err
 	}
-	if err := annotateDefaults(annotations, img.defaults); err != nil {
+	if err := annotateDefaults(annotations, img.Defaults); err != nil {
 		return false, err
 	}
 	spec, err := ocispec.Build(ocispec.Input{
 		Container:   r.withEtc(c),
-		Image:       img.config,
-		Accounts:    img.accounts,
+		Image:       img.Config,
+		Accounts:    img.Accounts,
 		Host:        r.host(),
 		Volumes:     vols.Mounts,
 		Anonymous:   vols.Anonymous,
@@ -126,13 +127,13 @@ func (r *Runtime) record(ctx context.Context, c worker.Container, img *image, vo
 	if c.Spec().GetOpenStdin() {
 		labels[labelStdin] = "open"
 	}
-	if s := cmp.Or(c.Spec().GetStopSignal(), img.config.StopSignal); s != "" {
+	if s := cmp.Or(c.Spec().GetStopSignal(), img.Config.StopSignal); s != "" {
 		labels[labelSignal] = s
 	}
 	_, err = r.client.ContainerService().Create(ctx, containers.Container{
 		ID:          id,
 		Labels:      labels,
-		Image:       img.name,
+		Image:       img.Name,
 		Runtime:     containers.RuntimeInfo{Name: layout.RuntimeName, Options: r.options},
 		Spec:        packed,
 		SnapshotKey: id,
@@ -145,20 +146,20 @@ func (r *Runtime) record(ctx context.Context, c worker.Container, img *image, vo
 }
 
 // equip makes the container's file system, files and volumes.
-func (r *Runtime) equip(ctx context.Context, c worker.Container, img *image, vols volume.Plan) error {
-	if err := r.writeFiles(c, img.accounts); err != nil {
+func (r *Runtime) equip(ctx context.Context, c worker.Container, img *imagecache.Image, vols volume.Plan) error {
+	if err := r.writeFiles(c, img.Accounts); err != nil {
 		return err
 	}
 	if err := r.writeEtc(c); err != nil {
 		return fmt.Errorf("files of its /etc: %w", err)
 	}
 	sn := r.client.SnapshotService(r.cfg.Snapshotter)
-	rootfs, err := sn.Prepare(ctx, c.Task.GetId(), img.chain)
+	rootfs, err := sn.Prepare(ctx, c.Task.GetId(), img.Chain)
 	switch {
 	case errdefs.IsAlreadyExists(err):
 		rootfs, err = sn.Mounts(ctx, c.Task.GetId())
 	case errdefs.IsNotFound(err):
-		r.images.forget(img)
+		r.images.Forget(img)
 		return errStaleImage
 	}
 	if err != nil {

@@ -22,6 +22,7 @@ import (
 
 	"swarm/containerd/exec"
 	"swarm/containerd/exit"
+	"swarm/containerd/imagecache"
 	"swarm/containerd/layout"
 	"swarm/containerd/shimgroup"
 	"swarm/containerd/volume"
@@ -98,7 +99,7 @@ type Runtime struct {
 	client  *client.Client
 	options typeurl.Any // runc options
 	host    host
-	images  images
+	images  *imagecache.Cache
 	exits   exit.Dir
 	groups  *shimgroup.Table
 	volumes *volume.Store
@@ -159,7 +160,7 @@ func New(cfg Config, deps Deps) (*Runtime, error) {
 		TasksDir:   r.tasksRoot(),
 		StagingDir: filepath.Join(cfg.RunDir, "staged"),
 	}, volume.Deps{Log: deps.Log, Room: deps.Room})
-	r.images = images{client: deps.Client, snapshotter: cfg.Snapshotter, room: deps.Room, known: make(map[string]*slot)}
+	r.images = imagecache.New(deps.Client, cfg.Snapshotter, deps.Room)
 	return r, nil
 }
 

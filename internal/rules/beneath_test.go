@@ -21,7 +21,7 @@ var pathCalls = map[string][]string{
 }
 
 // adapter are the packages that handle the file trees of containers.
-var adapter = []string{"containerd", "containerd/exec", "containerd/volume"}
+var adapter = []string{"containerd", "containerd/exec", "containerd/imagecache", "containerd/volume"}
 
 // beneath are the files of these packages that look paths up by name, and why they may: none of the
 // paths leads below a folder that a container writes to.
@@ -43,8 +43,8 @@ var beneath = map[string]string{
 
 // resolves are the files that resolve a path in a tree, and what for: none of them opens the result.
 var resolves = map[string]string{
-	"containerd/inroot/inroot.go": "gives it to others",
-	"containerd/image.go":         "where runc will mount the volumes that an image declares",
+	"containerd/inroot/inroot.go":         "gives it to others",
+	"containerd/imagecache/imagecache.go": "where runc will mount the volumes that an image declares",
 }
 
 // What containers write is looked up by package inroot, which cannot be led astray. In the runtime adapter a path is looked

@@ -1,6 +1,13 @@
 //go:build linux
 
-package containerd
+// Package imagecache finds out what starting a container needs to know of an image, and remembers it,
+// so that fifty containers of an image cost one look.
+//
+// It owns the unpacked snapshots of images for which a platform other than the node's was asked for;
+// package image unpacks the others. It refuses images that would harm the node or that no container
+// can be started from. It does not pull: an image that this node does not hold is ErrNotFound. Package
+// containerd calls it. It runs no goroutine.
+package imagecache
 
 import (
 	"context"
@@ -28,19 +35,21 @@ import (
 	"swarm/worker"
 )
 
-// image is what starting a container needs to know of an image. Immutable.
-type image struct {
-	name     string // containerd's
+// Image is what starting a container needs to know of an image. It must not be changed.
+type Image struct {
+	Name     string // of containerd's image record
+	Chain    string // key of the snapshot of its layers
+	Config   imagespec.ImageConfig
+	Defaults worker.ImageDefaults
+	Accounts ocispec.Accounts
+
 	digest   string // of the index or manifest
 	platform string // as asked for
-	chain    string // the snapshot of its layers
-	config   imagespec.ImageConfig
-	defaults worker.ImageDefaults
-	accounts ocispec.Accounts
 }
 
-// images remembers images by digest, which makes them immutable, so that fifty containers cost one look.
-type images struct {
+// Cache remembers images by digest and platform. A digest names the same content forever, so an entry
+// never becomes stale. Its methods are safe for concurrent use.
+type Cache struct {
 	client      *client.Client
 	snapshotter string
 	room        func(bytes int64) error
@@ -49,14 +58,24 @@ type images struct {
 	known map[string]*slot
 }
 
-// slot is the place of one image; whoever comes first fills it, the others wait.
-type slot struct {
-	turn  chan struct{} // of capacity 1: whoever has put something in has the turn, which guards image
-	image *image
+// New returns an empty cache over the images of a containerd. room returns an error when the disk has
+// no room for a number of bytes; nil: there is always room.
+func New(c *client.Client, snapshotter string, room func(bytes int64) error) *Cache {
+	return &Cache{client: c, snapshotter: snapshotter, room: room, known: make(map[string]*slot)}
 }
 
-// get finds a held image, unpacked; ErrNotFound when it is not held.
-func (s *images) get(ctx context.Context, ref, platform string) (*image, error) {
+// slot is the place of one image. The first caller fills it while the others wait.
+type slot struct {
+	lock  chan struct{} // of capacity 1, a mutex that a context can interrupt; guards image
+	image *Image
+}
+
+// Get returns what is known of an image that this node holds, and unpacks it if necessary. An empty
+// platform is the node's. ctx carries containerd's namespace.
+//
+// ErrNotFound: this node does not hold the image. ErrInvalidArgument: no container can be started from
+// it. ErrUnavailable: containerd does not answer, which is transient.
+func (s *Cache) Get(ctx context.Context, ref, platform string) (*Image, error) {
 	pin, pinned := pinnedDigest(ref)
 	if !pinned {
 		held, err := s.find(ctx, ref)
@@ -67,11 +86,11 @@ func (s *images) get(ctx context.Context, ref, platform string) (*image, error) 
 	}
 	place := s.slot(pin, platform)
 	select {
-	case place.turn <- struct{}{}:
+	case place.lock <- struct{}{}:
 	case <-ctx.Done():
 		return nil, fmt.Errorf("image %s: %w", ref, ctx.Err())
 	}
-	defer func() { <-place.turn }()
+	defer func() { <-place.lock }()
 	if place.image == nil {
 		i, err := s.read(ctx, ref, platform)
 		if err != nil {
@@ -82,18 +101,18 @@ func (s *images) get(ctx context.Context, ref, platform string) (*image, error) 
 	return place.image, nil
 }
 
-func (s *images) slot(digest, platform string) *slot {
+func (s *Cache) slot(digest, platform string) *slot {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	key := digest + " " + platform
 	if s.known[key] == nil {
-		s.known[key] = &slot{turn: make(chan struct{}, 1)}
+		s.known[key] = &slot{lock: make(chan struct{}, 1)}
 	}
 	return s.known[key]
 }
 
-// forget drops what was known of an image: it has been removed.
-func (s *images) forget(i *image) {
+// Forget drops what is known of an image, because its snapshot was found to be removed.
+func (s *Cache) Forget(i *Image) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.known, i.digest+" "+i.platform)
@@ -104,7 +123,7 @@ func pinnedDigest(ref string) (string, bool) {
 	return digest, pinned
 }
 
-func (s *images) read(ctx context.Context, ref, platform string) (*image, error) {
+func (s *Cache) read(ctx context.Context, ref, platform string) (*Image, error) {
 	held, err := s.find(ctx, ref)
 	if err != nil {
 		return nil, err
@@ -125,15 +144,15 @@ func (s *images) read(ctx context.Context, ref, platform string) (*image, error)
 	if err := checkConfig(spec.Config); err != nil {
 		return nil, err
 	}
-	i := &image{
-		name:     held.Name,
+	i := &Image{
+		Name:     held.Name,
 		digest:   held.Target.Digest.String(),
 		platform: platform,
-		chain:    identity.ChainID(spec.RootFS.DiffIDs).String(),
-		config:   spec.Config,
-		defaults: defaultsOf(spec.Extra),
+		Chain:    identity.ChainID(spec.RootFS.DiffIDs).String(),
+		Config:   spec.Config,
+		Defaults: defaultsOf(spec.Extra),
 	}
-	if _, err := s.client.SnapshotService(s.snapshotter).Stat(ctx, i.chain); errdefs.IsNotFound(err) {
+	if _, err := s.client.SnapshotService(s.snapshotter).Stat(ctx, i.Chain); errdefs.IsNotFound(err) {
 		err := disk.WhileRoom(ctx, s.room, func(ctx context.Context) error { return ci.Unpack(ctx, s.snapshotter) })
 		if err != nil {
 			return nil, fmt.Errorf("unpack: %w", err)
@@ -141,20 +160,21 @@ func (s *images) read(ctx context.Context, ref, platform string) (*image, error)
 	} else if err != nil {
 		return nil, err
 	}
-	err = s.view(ctx, i.chain, func(root string) (err error) {
-		if err := checkVolumes(root, i.config.Volumes); err != nil {
+	err = s.view(ctx, i.Chain, func(root string) (err error) {
+		if err := checkVolumes(root, i.Config.Volumes); err != nil {
 			return err
 		}
-		i.accounts, err = ocispec.ReadAccounts(root)
+		i.Accounts, err = ocispec.ReadAccounts(root)
 		return err
 	})
 	return i, err
 }
 
-// maxUser bounds the user that an image names, in bytes: two names, each as long as Linux allows.
+// maxUser is the longest user that an image may name, in bytes: two names, each as long as Linux allows.
 const maxUser = 513
 
-// checkConfig refuses a configuration that no container could be started from, and whose words would fill messages.
+// checkConfig refuses a configuration that no container could be started from, and that would make
+// error messages long.
 func checkConfig(c imagespec.ImageConfig) error {
 	if n := len(c.User); n > maxUser {
 		return fmt.Errorf("its user has %d bytes, at most %d are allowed: %w", n, maxUser, errdefs.ErrInvalidArgument)
@@ -165,13 +185,14 @@ func checkConfig(c imagespec.ImageConfig) error {
 	return nil
 }
 
-// checkVolumes refuses volumes that would cover the kernel's own files, or all of the container's. The paths are those at
-// which runc mounts them: the image's tree, at root, may have a link on the way.
+// checkVolumes refuses declared volumes that would cover the kernel's files, or all files of the
+// container. It checks the paths at which runc mounts the volumes, because the image's tree at root may
+// have a symbolic link on the way.
 func checkVolumes(root string, declared map[string]struct{}) error {
 	for volume := range declared {
 		at := path.Join("/", volume)
 		if at == "/" {
-			continue // It is left out.
+			continue // volume.Plan leaves it out.
 		}
 		at, err := inroot.Resolve(root, at)
 		if err != nil {
@@ -185,8 +206,8 @@ func checkVolumes(root string, declared map[string]struct{}) error {
 	return nil
 }
 
-// find looks by name, then by digest under any name.
-func (s *images) find(ctx context.Context, ref string) (coreimages.Image, error) {
+// find looks for an image by name, then by digest under any name.
+func (s *Cache) find(ctx context.Context, ref string) (coreimages.Image, error) {
 	store := s.client.ImageService()
 	held, err := store.Get(ctx, ref)
 	if !errdefs.IsNotFound(err) {
@@ -210,13 +231,13 @@ func (s *images) find(ctx context.Context, ref string) (coreimages.Image, error)
 	return found[0], nil
 }
 
-// view calls look with the folder of an image's files, which is there as long as this call.
-func (s *images) view(ctx context.Context, chain string, look func(root string) error) error {
+// view calls look with the folder of an image's files, which is mounted during the call.
+func (s *Cache) view(ctx context.Context, chain string, look func(root string) error) error {
 	key := "accounts-" + chain
 	sn := s.client.SnapshotService(s.snapshotter)
-	// The root label keeps it from the garbage collector meanwhile.
+	// The root label protects the view from the garbage collector.
 	mounts, err := sn.View(ctx, key, chain, snapshots.WithLabels(map[string]string{"containerd.io/gc.root": "now"}))
-	if errdefs.IsAlreadyExists(err) { // of a process that was killed
+	if errdefs.IsAlreadyExists(err) { // A process that was killed has left it.
 		mounts, err = sn.Mounts(ctx, key)
 	}
 	if err != nil {
