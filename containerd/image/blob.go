@@ -12,6 +12,8 @@ import (
 	"github.com/containerd/containerd/v2/core/remotes"
 	"github.com/containerd/errdefs"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"swarm/containerd/image/progress"
 )
 
 // errCorrupt: a source delivered something else than the digest names.
@@ -71,25 +73,25 @@ func (d *download) from(ctx context.Context, src source, desc ocispec.Descriptor
 }
 
 func (d *download) copy(ctx context.Context, w content.Writer, src source, desc ocispec.Descriptor, offset int64) error {
-	meter := d.board.of(desc.Digest)
+	meter := d.board.Of(desc.Digest)
 	if offset < desc.Size {
 		body, err := src.open(ctx, desc, offset)
 		if err != nil {
 			return err
 		}
 		defer body.Close()
-		meter.add(offset)
-		read := &metered{from: io.LimitReader(body, desc.Size-offset), meter: meter}
+		meter.Add(offset)
+		read := &progress.Reader{From: io.LimitReader(body, desc.Size-offset), Meter: meter}
 		n, err := pour(w, read)
 		offset += n
 		switch {
-		case read.err != nil:
-			meter.add(-offset)
-			return fmt.Errorf("read blob %s: %w", desc.Digest, classed(read.err))
+		case read.Err != nil:
+			meter.Add(-offset)
+			return fmt.Errorf("read blob %s: %w", desc.Digest, classed(read.Err))
 		case err != nil:
 			return &localError{fmt.Errorf("store blob %s: %w", desc.Digest, err)}
 		case offset < desc.Size:
-			meter.add(-offset)
+			meter.Add(-offset)
 			return fmt.Errorf("read blob %s: it ended after %d of %d bytes: %w", desc.Digest, offset, desc.Size, errdefs.ErrUnavailable)
 		}
 	}
@@ -98,7 +100,7 @@ func (d *download) copy(ctx context.Context, w content.Writer, src source, desc 
 	case err == nil, errdefs.IsAlreadyExists(err):
 		return nil
 	case errdefs.IsFailedPrecondition(err): // containerd's word for a digest or size that differs
-		meter.add(-desc.Size)
+		meter.Add(-desc.Size)
 		return fmt.Errorf("blob %s: %w", desc.Digest, errCorrupt)
 	}
 	return &localError{fmt.Errorf("store blob %s: %w", desc.Digest, err)}

@@ -22,6 +22,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"swarm/containerd/document"
+	"swarm/containerd/image/progress"
+	"swarm/containerd/image/survey"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -39,7 +41,7 @@ type download struct {
 	store   content.Store
 	sources []source
 	log     *slog.Logger
-	board   *board
+	board   *progress.Board
 	tell    func(*swarmv1.ImageProgress) // may be nil
 	room    func(bytes int64) error
 	// coming is told which blobs will be fetched, and sets landed, which is told of each that is here.
@@ -80,13 +82,13 @@ func (d *download) run(ctx context.Context) (ocispec.Descriptor, error) {
 			return ocispec.Descriptor{}, err
 		}
 	}
-	d.board = newBoard(d.tell, layerComes, children)
+	d.board = progress.NewBoard(d.tell, progress.Downloading, children)
 	for _, c := range all {
-		word := layerHeld
+		word := progress.Held
 		if slices.ContainsFunc(children, func(m ocispec.Descriptor) bool { return m.Digest == c.Digest }) {
-			word = layerWaits
+			word = progress.Waiting
 		}
-		d.board.say(word, c)
+		d.board.Say(word, c)
 	}
 	d.coming(children)
 	group, ctx := errgroup.WithContext(ctx)
@@ -96,7 +98,7 @@ func (d *download) run(ctx context.Context) (ocispec.Descriptor, error) {
 			err := d.blob(ctx, c)
 			if err == nil {
 				d.landed(c.Digest.String())
-				d.board.say(layerHere, c)
+				d.board.Say(progress.Downloaded, c)
 			}
 			return err
 		})
@@ -217,8 +219,8 @@ func (d *download) choose(ctx context.Context, desc ocispec.Descriptor, depth in
 	if !images.IsIndexType(desc.MediaType) {
 		return desc, nil
 	}
-	if depth > maxNesting {
-		return ocispec.Descriptor{}, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("index %s is more than %d levels deep", desc.Digest, maxNesting))
+	if depth > survey.MaxNesting {
+		return ocispec.Descriptor{}, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("index %s is more than %d levels deep", desc.Digest, survey.MaxNesting))
 	}
 	all, err := document.Children(ctx, d.store, desc)
 	if err != nil {
@@ -284,18 +286,18 @@ func (d *download) fits(ctx context.Context, manifest ocispec.Descriptor, childr
 			}
 		}
 	}
-	p, err := platformOf(ctx, d.store, manifest, children)
+	p, err := survey.PlatformOf(ctx, d.store, manifest, children)
 	if err != nil {
 		return fmt.Errorf("configuration of %s: %w: %w", manifest.Digest, err, errdefs.ErrInvalidArgument)
 	}
-	if !(extent{platforms: []ocispec.Platform{p}}).serves(d.order.platform) {
+	if !(survey.Result{Platforms: []ocispec.Platform{p}}).Serves(d.order.platform) {
 		return d.unfit([]ocispec.Platform{p})
 	}
 	return nil
 }
 
 func (d *download) unfit(has []ocispec.Platform) error {
-	return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("it is not for %s: it is for %s", d.order.wanted, describe(has)))
+	return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("it is not for %s: it is for %s", d.order.wanted, survey.Describe(has)))
 }
 
 // missing leaves out what the store has, and what is named twice.

@@ -17,6 +17,8 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"swarm/containerd/document"
+	"swarm/containerd/image/progress"
+	"swarm/containerd/image/survey"
 	"swarm/containerd/inflate"
 	"swarm/internal/disk"
 	"swarm/internal/spec"
@@ -28,7 +30,7 @@ import (
 // one image, and is needed when the archive has none.
 //
 // Errors leave it to the caller to say that it was loading. ErrInvalidArgument: not an archive, a damaged one, or one without names. An error of reading archive comes back as it is.
-func (s *Store) Load(ctx context.Context, from io.Reader, name string, progress func(*swarmv1.ImageProgress)) ([]*swarmv1.Image, error) {
+func (s *Store) Load(ctx context.Context, from io.Reader, name string, tell func(*swarmv1.ImageProgress)) ([]*swarmv1.Image, error) {
 	if name != "" {
 		parsed, err := spec.ParseImage(name)
 		if err != nil {
@@ -49,7 +51,7 @@ func (s *Store) Load(ctx context.Context, from io.Reader, name string, progress 
 	var index ocispec.Descriptor
 	// A compressed archive may be much larger than what was sent.
 	err = s.whileRoom(ctx, func(ctx context.Context) (err error) {
-		index, err = s.ingest(ctx, from, newMeter("load", 0, progress))
+		index, err = s.ingest(ctx, from, progress.NewMeter("load", 0, tell))
 		return err
 	})
 	if err != nil {
@@ -61,7 +63,7 @@ func (s *Store) Load(ctx context.Context, from io.Reader, name string, progress 
 	}
 	var out []*swarmv1.Image
 	for _, f := range found {
-		newMeter("unpack "+f.ref.Familiar(), 0, progress).flush()
+		progress.NewMeter("unpack "+f.ref.Familiar(), 0, tell).Flush()
 		if err := s.keep(ctx, f.ref, f.target, true); err != nil {
 			return nil, fmt.Errorf("%s: %w", f.ref.Familiar(), err)
 		}
@@ -85,55 +87,39 @@ func (n anyNode) ReaderAt(ctx context.Context, desc ocispec.Descriptor) (content
 }
 
 // ingest stores the archive's blobs and gives its index.
-func (s *Store) ingest(ctx context.Context, from io.Reader, m *meter) (ocispec.Descriptor, error) {
-	source := &metered{from: from, meter: m}
+func (s *Store) ingest(ctx context.Context, from io.Reader, m *progress.Meter) (ocispec.Descriptor, error) {
+	source := &progress.Reader{From: from, Meter: m}
 	plain, err := inflate.Stream(source)
 	if err != nil {
-		return ocispec.Descriptor{}, source.explain(err)
+		return ocispec.Descriptor{}, explainArchive(source, err)
 	}
 	defer plain.Close()
 	index, err := archive.ImportIndex(ctx, anyNode{s.client.ContentStore()}, document.Archive(plain))
 	if err != nil {
-		return ocispec.Descriptor{}, source.explain(err)
+		return ocispec.Descriptor{}, explainArchive(source, err)
 	}
 	if _, err := io.Copy(io.Discard, plain); err != nil { // the padding, so that the sender can finish
-		return ocispec.Descriptor{}, source.explain(err)
+		return ocispec.Descriptor{}, explainArchive(source, err)
 	}
-	m.flush()
+	m.Flush()
 	return index, nil
 }
 
-// metered counts what is read, and keeps the source's own error apart from what the content leads to.
-type metered struct {
-	from  io.Reader
-	meter *meter
-	err   error
-}
-
-func (r *metered) Read(p []byte) (int, error) {
-	n, err := r.from.Read(p)
-	r.meter.add(int64(n))
-	if err != nil && !errors.Is(err, io.EOF) {
-		r.err = err
-	}
-	return n, err
-}
-
-// explain says whose fault it is that an archive cannot be read.
-func (r *metered) explain(err error) error {
+// explainArchive says why an archive, which was read by r, cannot be loaded.
+func explainArchive(r *progress.Reader, err error) error {
 	invalid := errdefs.ErrInvalidArgument.WithMessage
 	switch {
 	case document.Limit(err) != "":
 		return invalid("the archive is refused: " + document.Limit(err))
 	case errors.Is(err, inflate.ErrWindow):
 		return invalid("the archive is refused: " + inflate.ErrWindow.Error())
-	case r.err != nil:
-		return fmt.Errorf("read archive: %w", r.err)
+	case r.Err != nil:
+		return fmt.Errorf("read archive: %w", r.Err)
 	case disk.IsFull(err):
 		return errdefs.ErrResourceExhausted.WithMessage("the disk of this node filled meanwhile: make room, or run `swarm system prune`, and load it again")
 	case errdefs.IsCanceled(err), errdefs.IsDeadlineExceeded(err), errdefs.IsUnavailable(err), errdefs.IsUnknown(err), errdefs.IsResourceExhausted(err):
 		return fmt.Errorf("store blobs: %w", err) // containerd's
-	case r.meter.current == 0:
+	case r.Meter.Count() == 0:
 		return invalid("the archive is empty: make one with `docker save -o FILE IMAGE`")
 	case errors.Is(err, io.ErrUnexpectedEOF):
 		return invalid("the archive ends too early: make it again with `docker save -o FILE IMAGE`")
@@ -217,19 +203,19 @@ func (s *Store) judge(ctx context.Context, name string, target ocispec.Descripto
 	if err != nil {
 		return found{}, 0, err
 	}
-	x, err := survey(ctx, s.client.ContentStore(), target)
+	x, err := survey.Take(ctx, s.client.ContentStore(), target)
 	if limit := document.Limit(err); limit != "" {
 		return found{}, 0, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("%s: its %s", ref.Familiar(), limit))
 	}
 	if err != nil {
 		return found{}, 0, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("%s: the archive is damaged: %s", ref.Familiar(), oneLine(err)))
 	}
-	if len(x.platforms) == 0 {
+	if len(x.Platforms) == 0 {
 		return found{}, 0, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf(
-			"%s: the archive is not whole, it lacks %s: make it again with `docker save -o FILE IMAGE`", ref.Familiar(), x.broken))
+			"%s: the archive is not whole, it lacks %s: make it again with `docker save -o FILE IMAGE`", ref.Familiar(), x.Missing))
 	}
-	e := &entry{digest: target.Digest.String(), loaded: true, extent: x}
-	return found{ref: ref, target: target, image: e.proto(ref.Name)}, len(x.blobs), nil
+	e := &entry{digest: target.Digest.String(), loaded: true, Result: x}
+	return found{ref: ref, target: target, image: e.proto(ref.Name)}, len(x.Blobs), nil
 }
 
 // ownName is the name that an archive gives an image, or empty. A bare tag names none.
@@ -250,7 +236,7 @@ func sameNames(manifests []ocispec.Descriptor) bool {
 		if m.Platform == nil || ownName(m.Annotations) != ownName(manifests[0].Annotations) || images.IsIndexType(m.MediaType) {
 			return false
 		}
-		p := describe([]ocispec.Platform{*m.Platform})
+		p := survey.Describe([]ocispec.Platform{*m.Platform})
 		if seen[p] {
 			return false
 		}

@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/platforms"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"swarm/containerd/image/progress"
 	"swarm/internal/spec"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/worker"
@@ -123,7 +124,7 @@ func (s *Store) ready(ctx context.Context, o order) (*swarmv1.Image, error) {
 		return nil, fmt.Errorf("look at what is held: %w", worker.Away(err))
 	}
 	e := c.images[o.ref.Digest]
-	if e == nil || !e.serves(o.platform) {
+	if e == nil || !e.Serves(o.platform) {
 		return nil, nil
 	}
 	names, err := recordsOf(o.ref, e.target.Digest)
@@ -167,7 +168,7 @@ func (s *Store) room(bytes int64) error {
 
 // fetch gets what is missing of an image and keeps it. What a failed attempt got is kept for the next.
 func (s *Store) fetch(ctx context.Context, o order, tell func(*swarmv1.ImageProgress)) (err error) {
-	d := &download{order: o, store: s.client.ContentStore(), sources: s.sources(ctx, o), log: s.log, tell: tell, board: newBoard(tell, "", nil), room: s.room, dropped: map[source]bool{}}
+	d := &download{order: o, store: s.client.ContentStore(), sources: s.sources(ctx, o), log: s.log, tell: tell, board: progress.NewBoard(tell, "", nil), room: s.room, dropped: map[source]bool{}}
 	ctx, release, err := s.leased(ctx, o.ref.Digest)
 	if err != nil {
 		return worker.Away(err)
@@ -185,13 +186,11 @@ func (s *Store) fetch(ctx context.Context, o order, tell func(*swarmv1.ImageProg
 		}
 		return explain(o.ref, err, d.peers())
 	}
-	newMeter("unpack", 0, tell).flush()
+	progress.NewMeter("unpack", 0, tell).Flush()
 	if err := s.keep(ctx, o.ref, target, false); err != nil {
 		return fmt.Errorf("keep it: %w", worker.Away(err))
 	}
-	for id := range d.board.layers {
-		tell(&swarmv1.ImageProgress{Id: shortLayer(id), Step: layerDone})
-	}
+	d.board.SayAll(progress.Pulled)
 	s.log.Info("image pulled", "image", o.ref.Name, "digest", o.ref.Digest)
 	return nil
 }

@@ -6,17 +6,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/errdefs"
-	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"swarm/containerd/document"
+	"swarm/containerd/image/survey"
 	"swarm/internal/disk"
 	"swarm/internal/spec"
 )
@@ -41,7 +40,7 @@ func recordsOf(ref spec.Image, d digest.Digest) ([]string, error) {
 // is for this node, and records it. A platform other than the node's is unpacked when a container asks for it.
 func (s *Store) keep(ctx context.Context, ref spec.Image, target ocispec.Descriptor, loaded bool) error {
 	store := s.client.ContentStore()
-	if _, err := survey(ctx, store, target); err != nil { // before others walk through it
+	if _, err := survey.Take(ctx, store, target); err != nil { // before others walk through it
 		return err
 	}
 	link := images.SetChildrenLabels(store, images.HandlerFunc(func(ctx context.Context, desc ocispec.Descriptor) ([]ocispec.Descriptor, error) {
@@ -72,11 +71,11 @@ func (s *Store) keep(ctx context.Context, ref spec.Image, target ocispec.Descrip
 
 // unpack makes the snapshots of the layers, which containers start from. Idempotent.
 func (s *Store) unpack(ctx context.Context, name string, target ocispec.Descriptor) error {
-	x, err := survey(ctx, s.client.ContentStore(), target)
+	x, err := survey.Take(ctx, s.client.ContentStore(), target)
 	if err != nil {
 		return err
 	}
-	if !x.serves(s.platform) {
+	if !x.Serves(s.platform) {
 		return nil
 	}
 	image := client.NewImageWithPlatform(s.client, images.Image{Name: name, Target: target}, s.platform)
@@ -161,13 +160,4 @@ func (s *Store) unused(ctx context.Context, records []images.Image) error {
 			"image %s is used by container %s: remove the task first", records[0].Name, users[0].ID))
 	}
 	return nil
-}
-
-// describe lists platforms for people.
-func describe(all []ocispec.Platform) string {
-	var words []string
-	for _, p := range all {
-		words = append(words, platforms.Format(p))
-	}
-	return strings.Join(words, ", ")
 }

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"swarm/containerd/image/survey"
 )
 
 const (
@@ -108,7 +110,7 @@ type arrivals struct {
 
 // arrival is one blob on its way, or here already.
 type arrival struct {
-	blob
+	survey.Blob
 	settled chan struct{} // closed when it is here, or will not be
 	here    bool
 }
@@ -124,7 +126,7 @@ func (a *arrivals) begin(children []ocispec.Descriptor) (end func(), land func(d
 	for _, c := range children {
 		d := c.Digest.String()
 		if a.byBlob[d] == nil { // else another pull fetches it
-			own[d] = &arrival{blob: blob{size: c.Size, mediaType: c.MediaType}, settled: make(chan struct{})}
+			own[d] = &arrival{Blob: survey.Blob{Size: c.Size, MediaType: c.MediaType}, settled: make(chan struct{})}
 			a.byBlob[d] = own[d]
 		}
 	}
@@ -160,13 +162,13 @@ func (a *arrivals) coming(digest string) <-chan struct{} {
 }
 
 // here is what is known of a blob that has arrived.
-func (a *arrivals) here(digest string) (blob, bool) {
+func (a *arrivals) here(digest string) (survey.Blob, bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if x := a.byBlob[digest]; x != nil && x.here {
-		return x.blob, true
+		return x.Blob, true
 	}
-	return blob{}, false
+	return survey.Blob{}, false
 }
 
 // await returns when settled is closed, or when the caller has waited long enough. The caller is told meanwhile that this

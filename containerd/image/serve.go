@@ -16,6 +16,7 @@ import (
 	"github.com/containerd/errdefs"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"swarm/containerd/image/survey"
 	"swarm/worker"
 )
 
@@ -28,25 +29,25 @@ func (s *Store) Blob(ctx context.Context, digest string) (worker.Blob, error) {
 	return opened, nil
 }
 
-func (s *Store) open(ctx context.Context, digest string) (content.ReaderAt, blob, error) {
+func (s *Store) open(ctx context.Context, digest string) (content.ReaderAt, survey.Blob, error) {
 	d, err := validDigest(digest)
 	if err != nil {
-		return nil, blob{}, err
+		return nil, survey.Blob{}, err
 	}
 	c, err := s.catalog(ctx)
 	if err != nil {
-		return nil, blob{}, fmt.Errorf("blob %s: %w", digest, err)
+		return nil, survey.Blob{}, fmt.Errorf("blob %s: %w", digest, err)
 	}
 	b, ok := c.blobs[digest]
 	if !ok {
 		b, ok = s.arrivals.here(digest)
 	}
 	if !ok {
-		return nil, blob{}, errdefs.ErrNotFound.WithMessage("blob " + digest + " belongs to no image of this node")
+		return nil, survey.Blob{}, errdefs.ErrNotFound.WithMessage("blob " + digest + " belongs to no image of this node")
 	}
-	r, err := s.client.ContentStore().ReaderAt(namespaced(ctx), ocispec.Descriptor{Digest: d, Size: b.size})
+	r, err := s.client.ContentStore().ReaderAt(namespaced(ctx), ocispec.Descriptor{Digest: d, Size: b.Size})
 	if err != nil {
-		return nil, blob{}, fmt.Errorf("blob %s: %w", digest, err)
+		return nil, survey.Blob{}, fmt.Errorf("blob %s: %w", digest, err)
 	}
 	return r, b, nil
 }
@@ -93,7 +94,7 @@ func (s *Store) serve(w http.ResponseWriter, r *http.Request, digest string) {
 		coming = s.arrivals.coming(digest)
 	}
 	caller := callerOf(r.Context())
-	large := coming != nil || err == nil && b.size >= relaySize
+	large := coming != nil || err == nil && b.Size >= relaySize
 	if caller != "" && large && r.Method == http.MethodGet && !query.Has(queryDirect) {
 		elsewhere, done := s.relay.place(digest, caller, time.Now())
 		if elsewhere != "" {
@@ -119,7 +120,7 @@ func (s *Store) serve(w http.ResponseWriter, r *http.Request, digest string) {
 		return
 	}
 	defer opened.Close()
-	w.Header().Set("Content-Type", b.mediaType)
+	w.Header().Set("Content-Type", b.MediaType)
 	w.Header().Set("Docker-Content-Digest", digest)
 	w.Header().Set("Etag", `"`+digest+`"`)
 	s.transfer(w, r, limited{newBuffered(opened), r.Context(), &s.limiter})

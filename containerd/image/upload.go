@@ -17,6 +17,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"swarm/containerd/document"
+	"swarm/containerd/image/progress"
+	"swarm/containerd/image/survey"
 	"swarm/internal/spec"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/worker"
@@ -63,7 +65,7 @@ type upload struct {
 	store  content.Store
 	pusher remotes.Pusher
 	tell   func(*swarmv1.ImageProgress) // may be nil
-	board  *board                       // of the manifest under way
+	board  *progress.Board              // of the manifest under way
 }
 
 func (u *upload) tree(ctx context.Context, desc ocispec.Descriptor) error {
@@ -79,7 +81,7 @@ func (u *upload) tree(ctx context.Context, desc ocispec.Descriptor) error {
 		}
 		return u.blob(ctx, desc)
 	}
-	u.board = newBoard(u.tell, layerGoes, children)
+	u.board = progress.NewBoard(u.tell, progress.Pushing, children)
 	group, gctx := errgroup.WithContext(ctx)
 	group.SetLimit(parallel)
 	seen := map[digest.Digest]bool{}
@@ -104,18 +106,18 @@ func (u *upload) blob(ctx context.Context, desc ocispec.Descriptor) error {
 	desc.URLs = nil
 	w, err := u.pusher.Push(ctx, desc)
 	if errdefs.IsAlreadyExists(err) {
-		u.board.say(layerThere, desc)
+		u.board.Say(progress.AlreadyPushed, desc)
 		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("push %s: %w", desc.Digest, err)
 	}
 	defer w.Close()
-	body := &metered{from: io.NewSectionReader(from, 0, desc.Size), meter: u.board.of(desc.Digest)}
+	body := &progress.Reader{From: io.NewSectionReader(from, 0, desc.Size), Meter: u.board.Of(desc.Digest)}
 	if err := content.Copy(ctx, w, body, desc.Size, desc.Digest); err != nil {
 		return fmt.Errorf("push %s: %w", desc.Digest, err)
 	}
-	u.board.say(layerGone, desc)
+	u.board.Say(progress.Pushed, desc)
 	return nil
 }
 
@@ -126,7 +128,7 @@ func incomplete(desc ocispec.Descriptor, err error) error {
 	}
 	what := "a part of it"
 	if desc.Platform != nil {
-		what = describe([]ocispec.Platform{*desc.Platform})
+		what = survey.Describe([]ocispec.Platform{*desc.Platform})
 	}
 	return &localError{errdefs.ErrNotFound.WithMessage(fmt.Sprintf("this node holds it without %s: load the whole image with `swarm image load`, and push that", what))}
 }

@@ -76,10 +76,10 @@ func (s *Store) users(ctx context.Context, c *catalog) (map[string]int, error) {
 // parts are the sizes of an image's blobs and, if it is unpacked here, its snapshots; and its labels.
 func (s *Store) parts(ctx context.Context, e *entry) (map[string]int64, map[string]string, error) {
 	parts := map[string]int64{}
-	for d, b := range e.blobs {
-		parts[d] = b.size
+	for d, b := range e.Blobs {
+		parts[d] = b.Size
 	}
-	if !e.serves(s.platform) {
+	if !e.Serves(s.platform) {
 		return parts, nil, nil
 	}
 	config, err := document.ConfigOf(ctx, s.client.ContentStore(), e.target, s.platform)
