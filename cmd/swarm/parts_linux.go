@@ -17,7 +17,7 @@ import (
 	"google.golang.org/grpc"
 
 	"swarm/cli"
-	"swarm/containerd/image"
+	"swarm/containerd/image/peer"
 	"swarm/internal/transport"
 	"swarm/manager/ca"
 	"swarm/node"
@@ -271,7 +271,7 @@ func (m *workerMember) Run(ctx context.Context) error {
 // withCaller tells the image store which node asks.
 func withCaller(ctx context.Context, c net.Conn) context.Context {
 	info, _ := transport.PeerOf(c)
-	return image.WithCaller(ctx, info.NodeID())
+	return peer.WithCaller(ctx, info.NodeID())
 }
 
 func (m *workerMember) Register(r grpc.ServiceRegistrar) {

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -14,20 +15,20 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"swarm/containerd/image/progress"
+	"swarm/containerd/image/registry"
+	"swarm/containerd/image/transfer"
 	"swarm/internal/spec"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/worker"
 )
 
-const (
-	// resolvePatience bounds the question which digest a tag has now.
-	resolvePatience = 15 * time.Second
-)
+// resolveTimeout bounds the question which digest a tag has now.
+const resolveTimeout = 15 * time.Second
 
 // order is a pull that has been understood.
 type order struct {
 	ref      spec.Image
-	auth     credentials
+	auth     registry.Credentials
 	platform platforms.MatchComparer
 	wanted   string // the platform, for people
 	newest   bool   // the digest is what the tag names now, not what the caller gave
@@ -38,13 +39,13 @@ type order struct {
 type fetchKey struct {
 	ref    spec.Image
 	wanted string
-	auth   credentials
+	auth   registry.Credentials
 }
 
 // Pull makes an image ready for containers: by its digest from this node, from other nodes or from its registry,
 // whichever has it first. A tag without digest is looked up in the registry, unless it was loaded here; when the
 // registry cannot tell, what this node has under that name serves.
-func (s *Store) Pull(ctx context.Context, req worker.PullRequest, progress func(*swarmv1.ImageProgress)) (*swarmv1.Image, error) {
+func (s *Store) Pull(ctx context.Context, req worker.PullRequest, tell func(*swarmv1.ImageProgress)) (*swarmv1.Image, error) {
 	o, err := s.order(req)
 	if err != nil {
 		return nil, err
@@ -57,7 +58,7 @@ func (s *Store) Pull(ctx context.Context, req worker.PullRequest, progress func(
 	if image, err := s.ready(ctx, o); image != nil || err != nil {
 		return image, err
 	}
-	err = s.flights.do(ctx, fetchKey{o.ref, o.wanted, o.auth}, progress, func(ctx context.Context, tell func(*swarmv1.ImageProgress)) error {
+	err = s.flights.do(ctx, fetchKey{o.ref, o.wanted, o.auth}, tell, func(ctx context.Context, tell func(*swarmv1.ImageProgress)) error {
 		if image, err := s.ready(ctx, o); image != nil || err != nil {
 			return err // another flight has just landed
 		}
@@ -91,7 +92,7 @@ func (s *Store) order(req worker.PullRequest) (order, error) {
 		}
 		o.platform = platforms.Only(p)
 	}
-	o.auth, err = parseCredentials(req.Auth)
+	o.auth, err = registry.ParseCredentials(req.Auth)
 	return o, err
 }
 
@@ -104,9 +105,9 @@ func (s *Store) pin(ctx context.Context, o order) (string, error) {
 	if held != nil && held.loaded {
 		return held.digest, nil
 	}
-	ask, cancel := context.WithTimeout(ctx, resolvePatience)
+	ask, cancel := context.WithTimeout(ctx, resolveTimeout)
 	defer cancel()
-	digest, err := s.resolve(ask, o.ref, o.auth)
+	digest, err := s.registry.Digest(ask, o.ref, o.auth)
 	if err == nil {
 		return digest, nil
 	}
@@ -114,7 +115,7 @@ func (s *Store) pin(ctx context.Context, o order) (string, error) {
 		s.log.Info("image used as this node has it: its registry does not tell of it", "image", o.ref.Name, "digest", held.digest, "err", err)
 		return held.digest, nil
 	}
-	return "", explain(o.ref, err, peersHaveNot)
+	return "", registry.PullError(o.ref, err, registry.PeersHaveNot)
 }
 
 // ready gives an image that needs no fetching; nil when it does.
@@ -161,36 +162,61 @@ func (s *Store) room(bytes int64) error {
 		return nil
 	}
 	if err := s.deps.Room(bytes); err != nil {
-		return &localError{err}
+		return &registry.LocalError{Err: err}
 	}
 	return nil
 }
 
-// fetch gets what is missing of an image and keeps it. What a failed attempt got is kept for the next.
+// sources lists the sources of a pull: nodes in random order, so that many pulls spread over them, and then
+// the registry.
+func (s *Store) sources(ctx context.Context, o order) []transfer.Source {
+	var out []transfer.Source
+	if s.peers != nil {
+		for _, id := range s.deps.Peers(ctx, o.ref.Digest) {
+			out = append(out, s.peers.Source(id))
+		}
+		rand.Shuffle(len(out), func(i, j int) { out[i], out[j] = out[j], out[i] })
+	}
+	return append(out, s.registry.Source(o.ref, o.auth))
+}
+
+// fetch downloads the missing blobs of an image, unpacks the image and records it. Blobs of a failed attempt
+// are kept for the next one.
 func (s *Store) fetch(ctx context.Context, o order, tell func(*swarmv1.ImageProgress)) (err error) {
-	d := &download{order: o, store: s.client.ContentStore(), sources: s.sources(ctx, o), log: s.log, tell: tell, board: progress.NewBoard(tell, "", nil), room: s.room, dropped: map[source]bool{}}
+	sources := s.sources(ctx, o)
 	ctx, release, err := s.leased(ctx, o.ref.Digest)
 	if err != nil {
 		return worker.Away(err)
 	}
-	end := func() {}
+	reached, end := false, func() {}
 	defer func() {
 		end()
-		release(err, d.landed != nil)
+		release(err, reached)
 	}()
-	d.coming = func(children []ocispec.Descriptor) { end, d.landed = s.arrivals.begin(children) }
-	target, err := d.run(ctx)
+	d := transfer.NewDownload(transfer.Request{Image: o.ref, Platform: o.platform, PlatformName: o.wanted}, transfer.Deps{
+		Log:     s.log,
+		Store:   s.client.ContentStore(),
+		Sources: sources,
+		Tell:    tell,
+		Room:    s.room,
+		Expect: func(blobs []ocispec.Descriptor) (landed func(string)) {
+			reached = true
+			end, landed = s.server.Expect(blobs)
+			return landed
+		},
+	})
+	target, err := d.Run(ctx)
 	if err != nil {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		return explain(o.ref, err, d.peers())
+		return registry.PullError(o.ref, err, d.Peers())
 	}
 	progress.NewMeter("unpack", 0, tell).Flush()
 	if err := s.keep(ctx, o.ref, target, false); err != nil {
 		return fmt.Errorf("keep it: %w", worker.Away(err))
 	}
-	d.board.SayAll(progress.Pulled)
+	d.Finish()
 	s.log.Info("image pulled", "image", o.ref.Name, "digest", o.ref.Digest)
 	return nil
 }

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"swarm/containerd/image"
+	"swarm/containerd/image/peer"
 	"swarm/worker"
 )
 
@@ -38,7 +39,7 @@ func (l *links) serve(t *testing.T, id string, h http.Handler) {
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		caller := r.Header.Get("Caller")
 		counted := &counter{ResponseWriter: w}
-		h.ServeHTTP(counted, r.WithContext(image.WithCaller(r.Context(), caller)))
+		h.ServeHTTP(counted, r.WithContext(peer.WithCaller(r.Context(), caller)))
 		if counted.n > 1<<20 {
 			l.mu.Lock()
 			l.sent[id] = append(l.sent[id], caller)

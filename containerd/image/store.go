@@ -16,6 +16,8 @@ import (
 	"github.com/containerd/platforms"
 	"github.com/google/go-containerregistry/pkg/authn"
 
+	"swarm/containerd/image/peer"
+	"swarm/containerd/image/registry"
 	"swarm/containerd/layout"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/worker"
@@ -58,15 +60,12 @@ type Store struct {
 	log      *slog.Logger
 	client   *client.Client
 	close    func() error
+	registry *registry.Client
+	peers    *peer.Client // nil: no other node is asked
+	server   *peer.Server
 	deps     Deps
 	platform platforms.MatchComparer
 	flights  flights
-	relay    relay
-	limiter  limiter
-	arrivals arrivals
-	lame     lame
-	// transfers holds an element for each blob that is being sent to a node.
-	transfers chan struct{}
 
 	mu      sync.Mutex // guards what follows; never held while containerd is asked
 	held    *catalog   // nil: to be read
@@ -82,19 +81,18 @@ func New(cfg Config, deps Deps) (*Store, error) {
 	if cfg.Snapshotter == "" {
 		cfg.Snapshotter = "overlayfs"
 	}
-	if deps.Keychain == nil {
-		deps.Keychain = authn.DefaultKeychain
-	}
 	s := &Store{
 		cfg:      cfg,
 		log:      deps.Log,
 		client:   deps.Client,
 		deps:     deps,
+		registry: registry.New(registry.Config{Insecure: cfg.Insecure, CertsDirs: cfg.CertsDirs}, registry.Deps{Log: deps.Log, Keychain: deps.Keychain}),
 		platform: platforms.Default(),
 		changed:  make(chan struct{}),
-		limiter:  limiter{rate: cfg.PeerBandwidth},
-
-		transfers: make(chan struct{}, maxTransfers),
+	}
+	s.server = peer.NewServer(peer.Config{Bandwidth: cfg.PeerBandwidth}, peer.Deps{Log: deps.Log, Open: s.open})
+	if deps.Peers != nil && deps.PeerTransport != nil {
+		s.peers = peer.NewClient(deps.PeerTransport)
 	}
 	if s.client == nil {
 		c, err := client.New(cfg.Address, client.WithDefaultNamespace(layout.Namespace))

@@ -1,6 +1,6 @@
 //go:build linux
 
-package image
+package peer
 
 import (
 	"bufio"
@@ -34,7 +34,7 @@ func TestSend_EndsWhenNothingIsTaken(t *testing.T) {
 		ended := make(chan time.Duration, 2)
 		server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			began := time.Now()
-			giveTime(w)
+			extendDeadline(w)
 			w.Header().Set("Content-Type", "application/octet-stream")
 			send(w, r, bytes.NewReader(blob))
 			ended <- time.Since(began)
@@ -53,8 +53,8 @@ func TestSend_EndsWhenNothingIsTaken(t *testing.T) {
 
 		idle := ask()
 		defer idle.Close()
-		if took := <-ended; took != takePatience {
-			t.Errorf("a node that takes nothing was served for %v, want %v", took, takePatience)
+		if took := <-ended; took != takeTimeout {
+			t.Errorf("a node that takes nothing was served for %v, want %v", took, takeTimeout)
 		}
 
 		slow := ask()
@@ -66,14 +66,14 @@ func TestSend_EndsWhenNothingIsTaken(t *testing.T) {
 			}
 			var got bytes.Buffer
 			for err == nil {
-				time.Sleep(takePatience / 3)
+				time.Sleep(takeTimeout / 3)
 				_, err = io.CopyN(&got, r.Body, takeRate*10)
 			}
 			if !bytes.Equal(got.Bytes(), blob) {
 				t.Errorf("a slow node got %d of %d bytes, %v", got.Len(), len(blob), err)
 			}
 			<-ended
-			time.Sleep(10 * takePatience)
+			time.Sleep(10 * takeTimeout)
 			if _, err := io.WriteString(slow, "GET / HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
 				t.Fatal(err)
 			}
@@ -92,7 +92,7 @@ func TestSend_EndsWhenNothingIsTaken(t *testing.T) {
 				}
 			}
 		})
-		if took := <-ended; took > 2*takePatience {
+		if took := <-ended; took > 2*takeTimeout {
 			t.Errorf("a node that takes 4 KiB a second was served for %v", took)
 		}
 		trickle.Close()
@@ -105,7 +105,7 @@ func TestSend_EndsWhenNothingIsTaken(t *testing.T) {
 // Transfers take memory: only so many go on at a time, and the next waits a little.
 func TestTransfer_AreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := &Store{transfers: make(chan struct{}, 1)}
+		s := &Server{transfers: make(chan struct{}, 1)}
 		ask := func() int {
 			w := httptest.NewRecorder()
 			s.transfer(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil), bytes.NewReader([]byte("layer")))
@@ -115,7 +115,7 @@ func TestTransfer_AreBounded(t *testing.T) {
 		if got := ask(); got != http.StatusServiceUnavailable {
 			t.Errorf("one more than there may be: %d", got)
 		}
-		time.AfterFunc(transferTurn/2, func() { <-s.transfers })
+		time.AfterFunc(transferWait/2, func() { <-s.transfers })
 		if got := ask(); got != http.StatusOK {
 			t.Errorf("after another has ended: %d", got)
 		}

@@ -1,11 +1,12 @@
 //go:build linux
 
-package image
+package registry
 
 import (
 	"context"
 	"fmt"
 	"net/http"
+	"time"
 
 	"github.com/containerd/containerd/v2/core/remotes/docker"
 	"github.com/containerd/errdefs"
@@ -13,35 +14,40 @@ import (
 	"swarm/internal/spec"
 )
 
-// Login asks a registry whether it takes the credentials (X-Registry-Auth). ErrUnauthenticated: it does not.
-func (s *Store) Login(ctx context.Context, registry, auth string) error {
-	given, err := parseCredentials(auth)
+// loginTimeout bounds the check of a login.
+const loginTimeout = 15 * time.Second
+
+// Login asks a registry, HOST[:PORT], whether it accepts the credentials in auth, a header
+// X-Registry-Auth. ErrUnauthenticated: it does not. ErrInvalidArgument: registry or auth is malformed.
+// Other errors are those of PushError.
+func (c *Client) Login(ctx context.Context, registry, auth string) error {
+	given, err := ParseCredentials(auth)
 	if err != nil {
 		return err
 	}
-	// Any name in the registry will do: only the registry is asked, for nothing.
+	// The name does not matter, because only the registry's root is asked for.
 	ref, err := spec.ParseImage(registry + "/library/login")
 	if err != nil || domain(ref.Name) != registry {
 		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("%q is not a registry: write HOST[:PORT]", registry))
 	}
-	ctx, cancel := context.WithTimeout(quiet(ctx), resolvePatience)
+	ctx, cancel := context.WithTimeout(Quiet(ctx), loginTimeout)
 	defer cancel()
-	all, err := s.hosts(s.secrets(ref, given))(registry)
+	all, err := c.hosts(c.secrets(ref, given))(registry)
 	if err != nil {
-		return refusal(ref, err)
+		return PushError(ref, err)
 	}
-	own := all[len(all)-1] // mirrors come before it
+	own := all[len(all)-1] // The mirrors come before it.
 	err = ping(ctx, own)
-	if errdefs.IsUnauthorized(classed(err)) {
+	if errdefs.IsUnauthorized(Class(err)) {
 		return errdefs.ErrUnauthenticated.WithMessage(fmt.Sprintf("registry %s does not take this user name and password", registry))
 	}
 	if err != nil {
-		return refusal(ref, err)
+		return PushError(ref, err)
 	}
 	return nil
 }
 
-// ping asks for the root of the API, as one who has been asked to log in.
+// ping requests the root of the registry's API, and authenticates when the registry asks for it.
 func ping(ctx context.Context, host docker.RegistryHost) error {
 	var asked []*http.Response
 	for {

@@ -1,6 +1,6 @@
 //go:build linux
 
-package image
+package transfer
 
 import (
 	"context"
@@ -14,68 +14,64 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"swarm/containerd/image/progress"
+	"swarm/containerd/image/registry"
 )
 
-// errCorrupt: a source delivered something else than the digest names.
+// errCorrupt says that a source delivered content with another digest.
 var errCorrupt = errdefs.ErrDataLoss.WithMessage("the content does not have the digest that it was asked by")
 
-// localError is a failure of this node: another source would not help.
-type localError struct{ err error }
-
-func (e *localError) Error() string { return e.err.Error() }
-func (e *localError) Unwrap() error { return e.err }
-
 // blob fetches one blob, if the store does not have it.
-func (d *download) blob(ctx context.Context, desc ocispec.Descriptor) error {
+func (d *Download) blob(ctx context.Context, desc ocispec.Descriptor) error {
 	if desc.Size < 0 || desc.Digest.Validate() != nil {
 		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("the manifest is damaged: blob %q of %d bytes", desc.Digest, desc.Size))
 	}
-	return d.each(ctx, func(src source) error {
+	return d.each(ctx, func(src Source) error {
 		for {
 			resumed, err := d.from(ctx, src, desc)
-			var local *localError
+			var local *registry.LocalError
 			if err == nil || ctx.Err() != nil || errors.As(err, &local) {
 				return err
 			}
-			// The part from an earlier attempt may be what was wrong, or the node that the source has sent us on to.
-			if !(errors.Is(err, errCorrupt) && resumed) && !src.insist(desc.Digest) {
+			// The part from an earlier attempt may be wrong, or the node to which the source has redirected.
+			if !(errors.Is(err, errCorrupt) && resumed) && !askDirectly(src, desc.Digest) {
 				return err
 			}
 		}
 	})
 }
 
-// from fetches a blob from one source, going on where an earlier attempt ended. What turned out wrong is thrown away.
-func (d *download) from(ctx context.Context, src source, desc ocispec.Descriptor) (resumed bool, err error) {
+// from fetches a blob from one source, and continues where an earlier attempt ended. It discards a blob
+// with the wrong content.
+func (d *Download) from(ctx context.Context, src Source, desc ocispec.Descriptor) (resumed bool, err error) {
 	key := remotes.MakeRefKey(ctx, desc)
-	w, err := content.OpenWriter(ctx, d.store, content.WithRef(key), content.WithDescriptor(desc))
+	w, err := content.OpenWriter(ctx, d.deps.Store, content.WithRef(key), content.WithDescriptor(desc))
 	if errdefs.IsAlreadyExists(err) {
 		return false, nil
 	}
 	if err != nil {
-		return false, &localError{fmt.Errorf("store blob %s: %w", desc.Digest, err)}
+		return false, &registry.LocalError{Err: fmt.Errorf("store blob %s: %w", desc.Digest, err)}
 	}
 	status, err := w.Status()
 	if err != nil {
 		_ = w.Close()
-		return false, &localError{fmt.Errorf("store blob %s: %w", desc.Digest, err)}
+		return false, &registry.LocalError{Err: fmt.Errorf("store blob %s: %w", desc.Digest, err)}
 	}
 	err = d.copy(ctx, w, src, desc, status.Offset)
 	if cerr := w.Close(); err == nil && cerr != nil {
-		err = &localError{fmt.Errorf("store blob %s: %w", desc.Digest, cerr)}
+		err = &registry.LocalError{Err: fmt.Errorf("store blob %s: %w", desc.Digest, cerr)}
 	}
 	if errors.Is(err, errCorrupt) {
-		if aerr := d.store.Abort(ctx, key); aerr != nil && !errdefs.IsNotFound(aerr) {
-			err = &localError{errors.Join(err, aerr)}
+		if aerr := d.deps.Store.Abort(ctx, key); aerr != nil && !errdefs.IsNotFound(aerr) {
+			err = &registry.LocalError{Err: errors.Join(err, aerr)}
 		}
 	}
 	return status.Offset > 0, err
 }
 
-func (d *download) copy(ctx context.Context, w content.Writer, src source, desc ocispec.Descriptor, offset int64) error {
+func (d *Download) copy(ctx context.Context, w content.Writer, src Source, desc ocispec.Descriptor, offset int64) error {
 	meter := d.board.Of(desc.Digest)
 	if offset < desc.Size {
-		body, err := src.open(ctx, desc, offset)
+		body, err := src.Open(ctx, desc, offset)
 		if err != nil {
 			return err
 		}
@@ -87,9 +83,9 @@ func (d *download) copy(ctx context.Context, w content.Writer, src source, desc 
 		switch {
 		case read.Err != nil:
 			meter.Add(-offset)
-			return fmt.Errorf("read blob %s: %w", desc.Digest, classed(read.Err))
+			return fmt.Errorf("read blob %s: %w", desc.Digest, registry.Class(read.Err))
 		case err != nil:
-			return &localError{fmt.Errorf("store blob %s: %w", desc.Digest, err)}
+			return &registry.LocalError{Err: fmt.Errorf("store blob %s: %w", desc.Digest, err)}
 		case offset < desc.Size:
 			meter.Add(-offset)
 			return fmt.Errorf("read blob %s: it ended after %d of %d bytes: %w", desc.Digest, offset, desc.Size, errdefs.ErrUnavailable)
@@ -99,17 +95,17 @@ func (d *download) copy(ctx context.Context, w content.Writer, src source, desc 
 	switch {
 	case err == nil, errdefs.IsAlreadyExists(err):
 		return nil
-	case errdefs.IsFailedPrecondition(err): // containerd's word for a digest or size that differs
+	case errdefs.IsFailedPrecondition(err): // This is containerd's class for a different digest or size.
 		meter.Add(-desc.Size)
 		return fmt.Errorf("blob %s: %w", desc.Digest, errCorrupt)
 	}
-	return &localError{fmt.Errorf("store blob %s: %w", desc.Digest, err)}
+	return &registry.LocalError{Err: fmt.Errorf("store blob %s: %w", desc.Digest, err)}
 }
 
-// chunk is how much of a blob is given to containerd at once.
+// chunk is how many bytes of a blob are written to containerd at once.
 const chunk = 1 << 20
 
-// pour copies in large pieces: each is a call to containerd.
+// pour copies in large pieces, because each piece costs a call to containerd.
 func pour(w io.Writer, r io.Reader) (written int64, err error) {
 	buf := make([]byte, chunk)
 	for {

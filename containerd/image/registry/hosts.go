@@ -1,12 +1,13 @@
 //go:build linux
 
-package image
+package registry
 
 import (
 	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/netip"
@@ -21,12 +22,15 @@ import (
 	"github.com/sirupsen/logrus"
 )
 
-// anyHost is the folder for registries without one of their own.
+// anyHost is the folder for registries that have no folder of their own.
 const anyHost = "_default"
 
-// hosts says how registries are spoken to: mirrors first, with which certificates, and whether without TLS. It reads the
-// folders once for each registry: it serves one pull.
-func (s *Store) hosts(credentials func(string) (string, string, error)) docker.RegistryHosts {
+// idleConns is how many connections to a registry are kept: as many as a pull fetches blobs in parallel.
+const idleConns = 4
+
+// hosts returns a function that says how to reach a registry: the mirrors first, with which certificates,
+// and whether without TLS. The function serves one pull, and reads the folders once for each registry.
+func (c *Client) hosts(credentials func(string) (string, string, error)) docker.RegistryHosts {
 	var mu sync.Mutex // guards known
 	known := map[string][]docker.RegistryHost{}
 	return func(host string) ([]docker.RegistryHost, error) {
@@ -35,7 +39,7 @@ func (s *Store) hosts(credentials func(string) (string, string, error)) docker.R
 		if all := known[host]; all != nil {
 			return all, nil
 		}
-		all, err := s.configured(host, credentials)
+		all, err := c.configured(host, credentials)
 		if err == nil {
 			known[host] = all
 		}
@@ -43,37 +47,37 @@ func (s *Store) hosts(credentials func(string) (string, string, error)) docker.R
 	}
 }
 
-func (s *Store) configured(host string, credentials func(string) (string, string, error)) ([]docker.RegistryHost, error) {
+func (c *Client) configured(host string, credentials func(string) (string, string, error)) ([]docker.RegistryHost, error) {
 	faults := &faults{}
 	options := config.HostOptions{
-		HostDir:      func(host string) (string, error) { return hostDir(s.cfg.CertsDirs, host) },
+		HostDir:      func(host string) (string, error) { return hostDir(c.cfg.CertsDirs, host) },
 		Credentials:  credentials,
-		UpdateClient: impatient,
+		UpdateClient: limitTime,
 	}
-	if s.insecure(host) {
-		// As Docker: TLS whoever answers, else none.
+	if c.insecure(host) {
+		// As Docker does: TLS with any certificate, else plain HTTP.
 		options.DefaultScheme = "http"
-		options.DefaultTLS = &tls.Config{InsecureSkipVerify: true} // asked for by name, see Config.Insecure
+		options.DefaultTLS = &tls.Config{InsecureSkipVerify: true} // The configuration names it, see Config.Insecure.
 	}
 	all, err := config.ConfigureHosts(faults.listen(), options)(host)
 	if err = errors.Join(err, faults.err); err != nil {
 		return nil, errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf("configuration of registry %s: %s: correct it", host, oneLine(err)))
 	}
-	wrapped := map[*http.Client]bool{} // hosts without settings of their own share one
+	wrapped := map[*http.Client]bool{} // Hosts without settings of their own share a client.
 	for i, h := range all {
 		if !wrapped[h.Client] {
 			wrapped[h.Client] = true
-			h.Client.Transport = &firm{next: h.Client.Transport, spare: i < len(all)-1}
+			h.Client.Transport = &failFast{next: h.Client.Transport, spare: i < len(all)-1}
 		}
 	}
 	return all, nil
 }
 
-// faults collects what containerd's reader of hosts.toml only logs.
+// faults collects the errors that containerd's reader of hosts.toml only logs.
 type faults struct{ err error }
 
 func (f *faults) listen() context.Context {
-	logger := &logrus.Logger{Out: discard{}, Formatter: &logrus.TextFormatter{}, Level: logrus.ErrorLevel, Hooks: logrus.LevelHooks{}}
+	logger := &logrus.Logger{Out: io.Discard, Formatter: &logrus.TextFormatter{}, Level: logrus.ErrorLevel, Hooks: logrus.LevelHooks{}}
 	logger.AddHook(f)
 	return log.WithLogger(context.Background(), logrus.NewEntry(logger))
 }
@@ -88,11 +92,7 @@ func (f *faults) Fire(e *logrus.Entry) error {
 	return nil
 }
 
-type discard struct{}
-
-func (discard) Write(p []byte) (int, error) { return len(p), nil }
-
-// hostDir finds a registry's folder: one of its own before one for all.
+// hostDir finds a registry's folder. A folder of its own has precedence over one for all registries.
 func hostDir(roots []string, host string) (string, error) {
 	fallback := ""
 	for _, root := range roots {
@@ -113,31 +113,31 @@ func hostDir(roots []string, host string) (string, error) {
 	return fallback, nil
 }
 
-// impatient bounds what a registry that is gone costs; it is called for each client that is made. Proxies are those of
-// the environment.
-func impatient(client *http.Client) error {
+// limitTime sets the time limits of a client, so that a registry that does not answer costs little, and
+// the proxies of the environment. It is called for each client that is made.
+func limitTime(client *http.Client) error {
 	t, ok := client.Transport.(*http.Transport)
 	if !ok {
 		return nil
 	}
 	dial := t.DialContext
 	t.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
-		ctx, cancel := context.WithTimeout(ctx, dialPatience)
+		ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 		defer cancel()
 		return dial(ctx, network, address)
 	}
 	t.Proxy = http.ProxyFromEnvironment
-	t.TLSHandshakeTimeout = 2 * dialPatience
-	t.ResponseHeaderTimeout = answerPatience
+	t.TLSHandshakeTimeout = 2 * dialTimeout
+	t.ResponseHeaderTimeout = answerTimeout
 	t.ForceAttemptHTTP2 = true
-	t.MaxIdleConnsPerHost = parallel
+	t.MaxIdleConnsPerHost = idleConns
 	return nil
 }
 
-// insecure says which registries need no TLS, and no certificate that anybody vouches for. Those on localhost are none of
-// its business: containerd's rules know them.
-func (s *Store) insecure(host string) bool {
-	if slices.Contains(s.cfg.Insecure, host) {
+// insecure reports whether the configuration names a registry as insecure, by name or by network.
+// containerd itself treats registries on localhost as insecure.
+func (c *Client) insecure(host string) bool {
+	if slices.Contains(c.cfg.Insecure, host) {
 		return true
 	}
 	name, _, err := net.SplitHostPort(host)
@@ -145,7 +145,7 @@ func (s *Store) insecure(host string) bool {
 		name = host
 	}
 	var nets []netip.Prefix
-	for _, entry := range s.cfg.Insecure {
+	for _, entry := range c.cfg.Insecure {
 		if p, err := netip.ParsePrefix(entry); err == nil {
 			nets = append(nets, p)
 		}
@@ -153,7 +153,7 @@ func (s *Store) insecure(host string) bool {
 	if len(nets) == 0 {
 		return false
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), dialPatience)
+	ctx, cancel := context.WithTimeout(context.Background(), dialTimeout)
 	defer cancel()
 	addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", name)
 	if err != nil {
@@ -164,18 +164,19 @@ func (s *Store) insecure(host string) bool {
 	})
 }
 
-// firm makes a registry that could not be reached an answer: containerd's resolver would try it five times, and then
-// again by another path. One that has a successor is not tried again at all. It serves one pull.
-type firm struct {
+// failFast marks errors of connecting as final, because containerd's resolver would try the host five
+// times, and then again with another path. A host that has a successor is not tried again at all. A
+// failFast serves one pull.
+type failFast struct {
 	next  http.RoundTripper
-	spare bool // another host can give the same
+	spare bool // another host comes after this one
 
 	mu   sync.Mutex // guards gone
 	gone map[string]error
 }
 
 // RoundTrip implements http.RoundTripper.
-func (f *firm) RoundTrip(req *http.Request) (*http.Response, error) {
+func (f *failFast) RoundTrip(req *http.Request) (*http.Response, error) {
 	f.mu.Lock()
 	err := f.gone[req.URL.Host]
 	f.mu.Unlock()
@@ -198,7 +199,8 @@ func (f *firm) RoundTrip(req *http.Request) (*http.Response, error) {
 	return nil, err
 }
 
-// unreachable hides from the resolver that an error was a timeout or an early end.
+// unreachable hides from the resolver that an error was a timeout or an unexpected end, after which it
+// would try again.
 type unreachable struct{ cause error }
 
 func (u unreachable) Error() string { return u.cause.Error() }

@@ -1,6 +1,6 @@
 //go:build linux
 
-package image
+package registry
 
 import (
 	"crypto/tls"
@@ -17,12 +17,14 @@ import (
 	"swarm/internal/spec"
 )
 
-// classed gives an error of a registry one class: the registry's answer, or ErrUnavailable.
-func classed(err error) error {
+// Class gives an error of a registry, or of a download, a single class: that of the registry's answer
+// (ErrUnauthenticated, ErrPermissionDenied, ErrNotFound), ErrFailedPrecondition if this node must be
+// configured differently, the class that err has already, or ErrUnavailable, which is transient.
+func Class(err error) error {
 	var status remoteerrors.ErrUnexpectedStatus
 	var codes docker.Errors
 	switch {
-	case distrusted(err):
+	case isConfiguration(err):
 		return fmt.Errorf("%w: %w", err, errdefs.ErrFailedPrecondition)
 	case errors.As(err, &status):
 		return fmt.Errorf("%w: %w", err, classOf(status.StatusCode))
@@ -52,23 +54,24 @@ func classOf(status int) error {
 	return errdefs.ErrUnavailable
 }
 
-// explain says in one line why an image cannot be had, and what to do. Callers have named the image. peers says what the
-// nodes that were asked mean for an image that no registry has.
-func explain(ref spec.Image, err error, peers peerState) error {
+// PullError says in one line why an image cannot be pulled, and what to do. The caller adds the name of
+// the image. peers says what is known of the image on other nodes. A LocalError is returned as it is;
+// other errors have one of the classes of Class.
+func PullError(ref spec.Image, err error, peers PeerState) error {
 	registry, load := domain(ref.Name), "load it with "+spec.LoadHint(ref.Name)
-	var local *localError
+	var local *LocalError
 	if errors.As(err, &local) {
 		return err
 	}
-	err = classed(err)
+	err = Class(err)
 	switch {
 	case errdefs.IsInvalidArgument(err), errdefs.IsCanceled(err):
 		return err
-	case peers == peersHave:
+	case peers == PeersHave:
 		return errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("the nodes that hold it did not deliver it, and neither did registry %s (%s)", registry, lastCause(err)))
 	case errdefs.IsFailedPrecondition(err):
 		return errdefs.ErrFailedPrecondition.WithMessage(distrust(registry, err))
-	case errdefs.IsNotFound(err) && peers == peersUnknown:
+	case errdefs.IsNotFound(err) && peers == PeersUnknown:
 		return errdefs.ErrUnavailable.WithMessage("no registry has it, nor any node that answers; some nodes do not answer: " + load)
 	case errdefs.IsNotFound(err):
 		return errdefs.ErrNotFound.WithMessage("no node or registry has it: " + load)
@@ -78,13 +81,13 @@ func explain(ref spec.Image, err error, peers peerState) error {
 		return errdefs.ErrPermissionDenied.WithMessage(fmt.Sprintf("registry %s refuses it to this user: ask for access, or %s", registry, load))
 	}
 	var status remoteerrors.ErrUnexpectedStatus
-	if errors.As(err, &status) { // it is there, and will be better
+	if errors.As(err, &status) { // It answers, so it may work again soon.
 		load = "see what ails it"
 	}
 	return errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("no node has it, and registry %s %s: %s", registry, ailment(err), load))
 }
 
-// ailment is what is wrong with a registry that should have been of use.
+// ailment says what is wrong with a registry that did not answer as it should.
 func ailment(err error) string {
 	var status remoteerrors.ErrUnexpectedStatus
 	if errors.As(err, &status) {
@@ -93,7 +96,8 @@ func ailment(err error) string {
 	return fmt.Sprintf("cannot be asked (%s)", lastCause(err))
 }
 
-// distrust says why a registry is not spoken to, and what would change that. Other errors are for users already.
+// distrust says why this node does not talk to a registry, and what would change that. Errors other
+// than unreachable are written for users already.
 func distrust(registry string, err error) string {
 	var (
 		u         unreachable
@@ -116,8 +120,9 @@ func distrust(registry string, err error) string {
 	return fmt.Sprintf("registry %s has a certificate that is not valid (%s): give it another, or run the daemons with --insecure-registry %s", registry, lastCause(u.cause), registry)
 }
 
-// distrusted says that no further attempt can be better: it is a matter of configuration.
-func distrusted(err error) bool {
+// isConfiguration reports whether a further attempt cannot succeed, because the error is a matter of
+// configuration: TLS against plain HTTP, or a certificate that this node does not accept.
+func isConfiguration(err error) bool {
 	var (
 		u      unreachable
 		cert   *tls.CertificateVerificationError
@@ -127,8 +132,8 @@ func distrusted(err error) bool {
 		strings.Contains(u.cause.Error(), "HTTP response to HTTPS client"))
 }
 
-// lastCause is the end of an error's chain, as in "dial tcp 192.0.2.1:443: connect: network is unreachable", which is all
-// that a user can act on. The class that classed may have added is none.
+// lastCause returns the last part of an error's text, as in "dial tcp 192.0.2.1:443: connect: network is
+// unreachable", because a user can act on that alone. It skips a class that Class has added.
 func lastCause(err error) string {
 	text := strings.TrimSuffix(oneLine(err), ": "+errdefs.ErrUnavailable.Error())
 	if at := strings.LastIndex(text, ": "); at >= 0 {
@@ -137,11 +142,50 @@ func lastCause(err error) string {
 	return text
 }
 
-// peerState is what is known of an image on other nodes.
-type peerState int
+// PeerState says what is known of an image on other nodes.
+type PeerState int
 
 const (
-	peersHaveNot peerState = iota
-	peersUnknown           // some could not be asked
-	peersHave              // some have at least a part
+	// PeersHaveNot says that all nodes that might hold the image were asked, and do not.
+	PeersHaveNot PeerState = iota
+	// PeersUnknown says that some nodes could not be asked.
+	PeersUnknown
+	// PeersHave says that some nodes hold at least a part of the image.
+	PeersHave
 )
+
+// PushError says in one line why a registry does not accept an image or a login, and what to do. The
+// caller adds the name of the image. A LocalError is unwrapped; other errors have one of the classes of
+// Class.
+func PushError(ref spec.Image, err error) error {
+	registry := domain(ref.Name)
+	var local *LocalError
+	if errors.As(err, &local) {
+		return local.Err
+	}
+	err = Class(err)
+	switch {
+	case errdefs.IsFailedPrecondition(err):
+		return errdefs.ErrFailedPrecondition.WithMessage(distrust(registry, err))
+	case errdefs.IsUnauthorized(err):
+		return errdefs.ErrUnauthenticated.WithMessage(fmt.Sprintf("registry %s wants a login: run `swarm login %s`", registry, registry))
+	case errdefs.IsPermissionDenied(err):
+		return errdefs.ErrPermissionDenied.WithMessage(fmt.Sprintf("registry %s does not let this user write: ask for access, or log in as another with `swarm login %s`", registry, registry))
+	case errdefs.IsNotFound(err), errdefs.IsInvalidArgument(err), errdefs.IsCanceled(err):
+		return err
+	}
+	return errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("registry %s %s", registry, ailment(err)))
+}
+
+// LocalError is a failure of this node, such as a full disk. Another source would not help.
+type LocalError struct{ Err error }
+
+// Error returns the text of Err.
+func (e *LocalError) Error() string { return e.Err.Error() }
+
+// Unwrap returns Err.
+func (e *LocalError) Unwrap() error { return e.Err }
+
+func oneLine(err error) string {
+	return strings.Join(strings.Fields(err.Error()), " ")
+}

@@ -1,6 +1,6 @@
 //go:build linux
 
-package image
+package peer
 
 import (
 	"context"
@@ -15,22 +15,23 @@ import (
 )
 
 const (
-	// branches is how many nodes get a large blob from one node; the others are sent on to these. So a blob spreads like a
-	// tree, and the node that has it first sends it twice, not once for each node of the cluster.
+	// branches is how many nodes get a large blob from this node. Further nodes are redirected to these.
 	branches = 2
-	// relaySize is what counts as large: smaller blobs cost less than being sent on.
+	// relaySize is the size in bytes from which a blob is large. Sending a smaller blob costs less than a
+	// redirect.
 	relaySize = 1 << 20
-	// relayMemory is how long nodes are sent on to one that got a blob. Longer, and it may have left meanwhile.
+	// relayMemory is how long nodes are redirected to a node that got a blob. After a longer time that
+	// node may have left.
 	relayMemory = time.Minute
-	// relayPatience bounds the wait for a blob that is on its way. It also ends two nodes' waiting for each other, which
-	// takes two holders that fail in the middle of their transfers.
-	relayPatience = 2 * time.Minute
-	// relayBeat is how often a node that waits is told that it is not forgotten. Less than nodePatience.
+	// relayTimeout bounds the wait for a blob that is on its way. It also ends a wait of two nodes for
+	// each other, which happens when two holders fail in the middle of their transfers.
+	relayTimeout = 2 * time.Minute
+	// relayBeat is how often a waiting node gets a sign of life. It is shorter than answerTimeout.
 	relayBeat = time.Second
 )
 
-// Queries of a request for a blob. A node that was sent on waits where it was sent; one that was sent on in vain asks
-// directly, and is served.
+// Queries of a request for a blob. A relayed request was redirected, and waits until the blob arrives. A
+// direct request is served without a redirect: it follows a redirect that did not deliver the blob.
 const (
 	queryRelayed = "relayed"
 	queryDirect  = "direct"
@@ -38,7 +39,8 @@ const (
 
 type callerKey struct{}
 
-// WithCaller says which node is at the other end of a connection to the Handler. Unknown callers are always served.
+// WithCaller returns a context of a request to Server.Handler that names the node that sent the request.
+// Requests without a name are served and never redirected.
 func WithCaller(ctx context.Context, nodeID string) context.Context {
 	return context.WithValue(ctx, callerKey{}, nodeID)
 }
@@ -48,22 +50,22 @@ func callerOf(ctx context.Context) string {
 	return id
 }
 
-// relay remembers which nodes got which blobs from this one.
+// relay remembers which nodes got which blobs from this node.
 type relay struct {
-	mu     sync.Mutex // guards what follows
+	mu     sync.Mutex // guards byBlob
 	byBlob map[string]*branching
 }
 
-// branching is where one blob went.
+// branching says to which nodes one blob was sent.
 type branching struct {
 	nodes  []string
-	next   int // of nodes: who the next one is sent on to
-	active int // transfers
+	next   int // index in nodes of the next redirect
+	active int // number of transfers
 	used   time.Time
 }
 
-// place decides who serves a caller: this node, when elsewhere is "", which then says when it is done and whether the
-// caller got everything; or another.
+// place decides which node serves a caller: elsewhere, or this node if elsewhere is empty. This node then
+// calls done at the end of the transfer, and says whether the caller got the whole blob.
 func (r *relay) place(digest, caller string, now time.Time) (elsewhere string, done func(now time.Time, whole bool)) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -101,21 +103,29 @@ func (r *relay) place(digest, caller string, now time.Time) (elsewhere string, d
 	}
 }
 
-// arrivals are the blobs that pulls are fetching. They are served from the moment when they are whole, long before the
-// image is unpacked.
+// arrivals are the blobs that pulls are fetching. A blob is served as soon as it is complete, long before
+// the image is unpacked.
 type arrivals struct {
-	mu     sync.Mutex // guards what follows
+	mu     sync.Mutex // guards byBlob and the arrivals in it
 	byBlob map[string]*arrival
 }
 
-// arrival is one blob on its way, or here already.
+// arrival is one blob of a pull in progress.
 type arrival struct {
 	survey.Blob
-	settled chan struct{} // closed when it is here, or will not be
+	settled chan struct{} // closed when the blob is here, or when its pull has ended without it
 	here    bool
 }
 
-// begin notes blobs. It gives what ends them, to be called when the pull has ended, and what says that one is here.
+// Expect notes the blobs that a pull fetches. The pull calls landed for each blob that is complete, and
+// end when it has ended.
+func (s *Server) Expect(blobs []ocispec.Descriptor) (end func(), landed func(digest string)) {
+	return s.arrivals.begin(blobs)
+}
+
+// Arrived returns a blob that is complete and belongs to a pull in progress.
+func (s *Server) Arrived(digest string) (survey.Blob, bool) { return s.arrivals.here(digest) }
+
 func (a *arrivals) begin(children []ocispec.Descriptor) (end func(), land func(digest string)) {
 	own := map[string]*arrival{}
 	a.mu.Lock()
@@ -125,7 +135,7 @@ func (a *arrivals) begin(children []ocispec.Descriptor) (end func(), land func(d
 	}
 	for _, c := range children {
 		d := c.Digest.String()
-		if a.byBlob[d] == nil { // else another pull fetches it
+		if a.byBlob[d] == nil { // Otherwise another pull fetches it.
 			own[d] = &arrival{Blob: survey.Blob{Size: c.Size, MediaType: c.MediaType}, settled: make(chan struct{})}
 			a.byBlob[d] = own[d]
 		}
@@ -151,7 +161,8 @@ func (a *arrivals) begin(children []ocispec.Descriptor) (end func(), land func(d
 	return end, land
 }
 
-// coming is closed when a blob is here or will not be; nil: no pull fetches it.
+// coming returns a channel that is closed when a blob is here, or its pull has ended without it. It
+// returns nil if no pull fetches the blob.
 func (a *arrivals) coming(digest string) <-chan struct{} {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -161,7 +172,7 @@ func (a *arrivals) coming(digest string) <-chan struct{} {
 	return nil
 }
 
-// here is what is known of a blob that has arrived.
+// here returns a blob that has arrived.
 func (a *arrivals) here(digest string) (survey.Blob, bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -171,10 +182,10 @@ func (a *arrivals) here(digest string) (survey.Blob, bool) {
 	return survey.Blob{}, false
 }
 
-// await returns when settled is closed, or when the caller has waited long enough. The caller is told meanwhile that this
-// node is there.
+// await returns when settled is closed, or after relayTimeout. During the wait it sends the caller a sign
+// of life every relayBeat.
 func await(w http.ResponseWriter, r *http.Request, settled <-chan struct{}) {
-	ctx, cancel := context.WithTimeout(r.Context(), relayPatience)
+	ctx, cancel := context.WithTimeout(r.Context(), relayTimeout)
 	defer cancel()
 	beat := time.NewTicker(relayBeat)
 	defer beat.Stop()
@@ -185,7 +196,7 @@ func await(w http.ResponseWriter, r *http.Request, settled <-chan struct{}) {
 		case <-ctx.Done():
 			return
 		case <-beat.C:
-			giveTime(w)
+			extendDeadline(w)
 			w.WriteHeader(http.StatusProcessing)
 		}
 	}

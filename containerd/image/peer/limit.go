@@ -1,6 +1,6 @@
 //go:build linux
 
-package image
+package peer
 
 import (
 	"context"
@@ -11,18 +11,18 @@ import (
 	"swarm/internal/pause"
 )
 
-// limitBurst is how much time's worth of bytes may go at once after a rest.
+// limitBurst is the time whose bytes may be sent at once after a pause.
 const limitBurst = 100 * time.Millisecond
 
-// limiter bounds how fast blobs go to other nodes, all together.
+// limiter bounds how many bytes a second are sent to all other nodes together.
 type limiter struct {
 	rate int64 // bytes a second; 0: any number
 
 	mu   sync.Mutex // guards free
-	free time.Time  // when all that was let through has had its time
+	free time.Time  // when all bytes so far have had the time that rate gives them
 }
 
-// wait returns when n more bytes may go.
+// wait returns when n further bytes may be sent, or with the error of ctx.
 func (l *limiter) wait(ctx context.Context, n int) error {
 	if l.rate <= 0 || n == 0 {
 		return nil
@@ -37,10 +37,10 @@ func (l *limiter) wait(ctx context.Context, n int) error {
 	return pause.For(ctx, time.Until(free))
 }
 
-// limited reads at the limiter's pace.
+// limited reads no faster than the limiter allows.
 type limited struct {
 	io.ReadSeeker
-	ctx     context.Context // of the request that it answers
+	ctx     context.Context // of the request that is answered
 	limiter *limiter
 }
 
