@@ -41,6 +41,10 @@ func (r *Runtime) started(id string) bool {
 	return err == nil
 }
 
+// markStarted records that the container was started. The file is not synced, and therefore not written
+// by package durable: a start does not wait for the disk. After a power cut in the seconds before the
+// kernel writes the file, the container counts as not started, and the managers decide what becomes of
+// the task, as for all other state of the worker that such a power cut loses.
 func (r *Runtime) markStarted(id string) error {
 	if err := private.Folder(r.taskDir(id)); err != nil {
 		return err
@@ -48,6 +52,7 @@ func (r *Runtime) markStarted(id string) error {
 	return os.WriteFile(filepath.Join(r.taskDir(id), "started"), nil, 0o600)
 }
 
+// unmarkStarted undoes markStarted for a container that did not start.
 func (r *Runtime) unmarkStarted(id string) error {
 	err := os.Remove(filepath.Join(r.taskDir(id), "started"))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -84,6 +89,7 @@ func (r *Runtime) writeFiles(c worker.Container, accounts ocispec.Accounts) erro
 	return nil
 }
 
+// writeFile writes one file in memory, where a sync would be of no use.
 func writeFile(path string, f worker.File, accounts ocispec.Accounts) error {
 	uid, err := accounts.UID(f.UID)
 	if err != nil {

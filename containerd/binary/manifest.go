@@ -15,9 +15,9 @@ import (
 	"time"
 )
 
-// manifest says what a build's folder must hold. Nothing is synced to disk when
-// it is written: instead the digests are computed again once after each boot,
-// which finds what a power cut has torn and costs less.
+// manifest says which files a build's folder must hold. The files and the manifest are not synced to the
+// disk, and therefore not written by package durable. Instead the digests are computed again once after
+// each boot, which finds files that a power cut has damaged and costs less.
 type manifest struct {
 	BootID string      `json:"boot_id"`
 	Files  []fileEntry `json:"files"`
@@ -47,7 +47,7 @@ func (m *manifest) add(dir, name string, from io.Reader) error {
 	return m.enter(dir, name, hex.EncodeToString(hash.Sum(nil)))
 }
 
-// addLink enters a second name of a program that is there already.
+// addLink enters a second name of a program that was added before.
 func (m *manifest) addLink(dir, name, of string) error {
 	for _, f := range m.Files {
 		if f.Name == of {
@@ -66,7 +66,7 @@ func (m *manifest) enter(dir, name, digest string) error {
 	return nil
 }
 
-// write puts the manifest in place, for the boot that is now.
+// write puts the manifest into the folder, valid for the current boot.
 func (m *manifest) write(dir string) error {
 	id, err := bootID()
 	if err != nil {
@@ -84,7 +84,7 @@ func (m *manifest) write(dir string) error {
 	return os.Rename(tmp, filepath.Join(dir, manifestName))
 }
 
-// verify returns nil when the folder holds what was put there.
+// verify returns nil when the folder holds the files that its manifest names, unchanged.
 func verify(set Set) error {
 	data, err := os.ReadFile(filepath.Join(set.Dir, manifestName))
 	if err != nil {

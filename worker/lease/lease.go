@@ -85,6 +85,8 @@ func (l *Lease) Renew(end time.Duration) error {
 	return l.setLocked(end)
 }
 
+// setLocked replaces the file by a rename but does not sync it, and therefore does not use package
+// durable: the file must not survive a reboot, and the sync would delay every heartbeat.
 func (l *Lease) setLocked(end time.Duration) error {
 	l.end = end
 	next := filepath.Join(filepath.Dir(l.path), "."+filepath.Base(l.path))
