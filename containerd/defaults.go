@@ -10,8 +10,8 @@ import (
 	"swarm/worker"
 )
 
-// annotationDefaults is the annotation of a container's spec that holds its image's defaults, for later
-// processes of the daemon. A label is too short for a command.
+// annotationDefaults is the annotation of a container's spec that holds its image's defaults, for
+// later processes of the daemon. A label is too short for a command.
 const annotationDefaults = "io.swarm.image-defaults"
 
 func annotateDefaults(to map[string]string, d worker.ImageDefaults) error {

@@ -1,18 +1,22 @@
 //go:build linux
 
-// Package containerd runs tasks in containers: the worker's Runtime and Executor as a client of containerd, the one
-// that swarm carries (package server) or one that is on the host already.
+// Package containerd is the runtime adapter: it runs the tasks of a worker in containers of
+// containerd, either the containerd that swarm brings (package server) or one of the host. Runtime
+// implements the worker's interfaces Runtime, Executor and a part of Storage.
 //
-// It owns, of one node: the containers in containerd's namespace swarm that carry its label, their snapshots, cgroups
-// and shim groups, the folder of each task below the state folder, the volumes, and the tmpfs with secrets and configs.
-// A part of a volume (a subpath, or a bind source in a volume) reaches its container by way of a staging folder below the
-// run folder, so that no other container can lead it out of the volume. What containers and images hold is looked up by
-// package inroot alone.
+// On its node it owns the containers in containerd's namespace swarm that carry its label, with
+// their snapshots and cgroups; a folder for each task in the state folder; and the tmpfs with
+// secrets and configs. Its subpackages own the rest: shimgroup decides which containers share a
+// shim, volume owns the volumes, imagecache knows what a container needs of its image, exec runs
+// further processes in containers, and image is the node's store of images. Paths inside containers
+// and images are looked up by package inroot alone.
 //
-// It refuses to pull (package image does), to restart, and to make networks: it is handed a namespace's path. What
-// containerd forgets it reads from the shims' exit records (package exit); whether a container has ever been started it
-// remembers itself, in the task's folder, so that after a reboot a container that ran is not taken for one that never did.
+// The package refuses to pull images, to restart containers and to make networks: the caller names
+// the path of a network namespace. When containerd has lost a container's exit, the package reads
+// it from the exit record that the shim has written (package exit). It marks each container that
+// was started with a file in the task's folder, so that a container that has run before a reboot
+// does not count as one that was never started.
 //
-// The worker calls it, cmd builds it and calls Recover when the daemon starts. It runs no goroutine of its own; every call
-// is one of the caller's.
+// The worker calls it. cmd builds it and calls Recover when the daemon starts. It runs no goroutine
+// of its own, except that package exec cleans up in the background.
 package containerd

@@ -16,21 +16,21 @@ import (
 	"swarm/worker"
 )
 
-// A container may write to its /etc/resolv.conf, /etc/hosts and /etc/hostname, as in Docker. They lie on a tmpfs of the
-// task's own, so that it fills that and not the host's /run.
+// As in Docker, a container may write to its /etc/resolv.conf, /etc/hosts and /etc/hostname. The
+// files are on a tmpfs of the task, so that a container can fill that and not the host's /run.
 
-// etcRoom is how much larger than what is in it the tmpfs is, in bytes: room for what a container adds.
+// etcRoom is how many bytes a container may add to the files on its tmpfs.
 const etcRoom = 64 << 10
 
 func (r *Runtime) etcRoot() string         { return filepath.Join(r.cfg.RunDir, "etc") }
 func (r *Runtime) etcDir(id string) string { return filepath.Join(r.etcRoot(), id) }
 
-// etcFiles are the fields of a container that name files of its /etc.
+// etcFiles returns the fields of a container that name files of its /etc.
 func etcFiles(c *worker.Container) []*string {
 	return []*string{&c.ResolvConf, &c.HostsFile, &c.HostnameFile}
 }
 
-// withEtc returns the container with the paths to which writeEtc copies the files of its /etc.
+// withEtc returns the container with the paths to which writeEtc copies these files.
 func (r *Runtime) withEtc(c worker.Container) worker.Container {
 	for i, path := range etcFiles(&c) {
 		if *path != "" {
@@ -40,7 +40,8 @@ func (r *Runtime) withEtc(c worker.Container) worker.Container {
 	return c
 }
 
-// writeEtc copies the files of a container's /etc to a tmpfs of the task's own, anew if it has one.
+// writeEtc copies the files of a container's /etc to a new tmpfs of the task. It removes an older
+// one.
 func (r *Runtime) writeEtc(c worker.Container) error {
 	texts, size := make(map[string][]byte), etcRoom
 	to := r.withEtc(c)
@@ -78,11 +79,11 @@ func (r *Runtime) writeEtc(c worker.Container) error {
 	return nil
 }
 
-// removeEtc undoes writeEtc, also one that was cut short.
+// removeEtc removes the tmpfs of writeEtc, also after a call that was interrupted.
 func (r *Runtime) removeEtc(id string) error {
 	dir := r.etcDir(id)
 	err := unix.Unmount(dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
-	if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) { // EINVAL: nothing is mounted there
+	if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) { // EINVAL: nothing is mounted at dir.
 		return fmt.Errorf("unmount %s: %w", dir, err)
 	}
 	if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {

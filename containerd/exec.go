@@ -11,8 +11,8 @@ import (
 	"swarm/worker"
 )
 
-// Exec runs a further process in a container until the process or ctx ends, and returns its exit code.
-// For its errors, see exec.Runner.Run.
+// Exec runs a further process in a container until the process or ctx ends, and returns its exit
+// code. For its errors, see exec.Runner.Run.
 func (r *Runtime) Exec(ctx context.Context, start *swarmv1.ExecStart, streams worker.ExecStreams) (int, error) {
 	if err := validID(start.GetTaskId()); err != nil {
 		return 0, err
@@ -24,9 +24,9 @@ func (r *Runtime) Exec(ctx context.Context, start *swarmv1.ExecStart, streams wo
 	return code, nil
 }
 
-// EndExecs kills the processes that Exec has started in this node's containers, and returns how many
-// there were. A daemon calls it when it starts, because the callers that would have read the output
-// ended with the daemon before it.
+// EndExecs kills the processes that Exec has started in this node's containers, and returns how
+// many there were. A daemon calls it when it starts, because the callers that would have read the
+// output ended with the daemon before it.
 func (r *Runtime) EndExecs(ctx context.Context) (int, error) {
 	ctx = namespaced(ctx)
 	owned, err := r.owned(ctx)

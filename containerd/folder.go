@@ -21,13 +21,14 @@ import (
 	"swarm/worker"
 )
 
-// Folders of one task: what persists below the state folder, what must not reach a disk below the run folder.
+// Folders of tasks. Those in the state folder persist. Files that must not reach a disk are in the
+// run folder.
 func (r *Runtime) tasksRoot() string         { return filepath.Join(r.cfg.StateDir, "tasks") }
 func (r *Runtime) taskDir(id string) string  { return filepath.Join(r.tasksRoot(), id) }
 func (r *Runtime) filesDir(id string) string { return filepath.Join(r.filesRoot(), id) }
 func (r *Runtime) filesRoot() string         { return filepath.Join(r.cfg.RunDir, "files") }
 
-// validID refuses what is no file name; containerd refuses the rest.
+// validID refuses task ids that are not file names. containerd refuses further ids.
 func validID(id string) error {
 	if id == "" || id[0] == '.' || strings.ContainsRune(id, '/') {
 		return fmt.Errorf("task id %q is no name: %w", id, errdefs.ErrInvalidArgument)
@@ -35,16 +36,16 @@ func validID(id string) error {
 	return nil
 }
 
-// started tells whether a container has ever been started, also when everybody else has forgotten.
+// started reports whether a container was ever started, even if containerd has lost it.
 func (r *Runtime) started(id string) bool {
 	_, err := os.Stat(filepath.Join(r.taskDir(id), "started"))
 	return err == nil
 }
 
-// markStarted records that the container was started. The file is not synced, and therefore not written
-// by package durable: a start does not wait for the disk. After a power cut in the seconds before the
-// kernel writes the file, the container counts as not started, and the managers decide what becomes of
-// the task, as for all other state of the worker that such a power cut loses.
+// markStarted records that the container was started. The file is not synced, and therefore not
+// written by package durable: a start does not wait for the disk. After a power cut in the seconds
+// before the kernel writes the file, the container counts as not started, and the managers decide
+// what becomes of the task, as for all other state of the worker that such a power cut loses.
 func (r *Runtime) markStarted(id string) error {
 	if err := private.Folder(r.taskDir(id)); err != nil {
 		return err
@@ -61,7 +62,7 @@ func (r *Runtime) unmarkStarted(id string) error {
 	return err
 }
 
-// filePaths says where on the host the container's files go.
+// filePaths returns the paths on the host of the container's secrets and configs.
 func (r *Runtime) filePaths(c worker.Container) []string {
 	paths := make([]string, len(c.Files))
 	for i := range c.Files {
@@ -70,7 +71,7 @@ func (r *Runtime) filePaths(c worker.Container) []string {
 	return paths
 }
 
-// writeFiles writes secrets and configs where filePaths says.
+// writeFiles writes secrets and configs to the paths of filePaths.
 func (r *Runtime) writeFiles(c worker.Container, accounts ocispec.Accounts) error {
 	if len(c.Files) == 0 {
 		return nil
@@ -108,7 +109,8 @@ func writeFile(path string, f worker.File, accounts ocispec.Accounts) error {
 	return os.Chmod(path, fs.FileMode(f.Mode)&fs.ModePerm)
 }
 
-// ensureTmpfs makes the folder of files one in memory: as it is when its parent is one, else by a mount.
+// ensureTmpfs makes the folder of secrets and configs, and mounts a tmpfs there unless it is in
+// memory already.
 func (r *Runtime) ensureTmpfs() error {
 	r.tmpfs.Lock()
 	defer r.tmpfs.Unlock()
@@ -129,14 +131,14 @@ func (r *Runtime) ensureTmpfs() error {
 	return nil
 }
 
-// removeFolders removes all that a task has on this host outside containerd.
+// removeFolders removes all files of a task on this host outside containerd.
 func (r *Runtime) removeFolders(ctx context.Context, id string) error {
 	return errors.Join(os.RemoveAll(r.filesDir(id)), tree.RemoveAll(ctx, r.taskDir(id)))
 }
 
 // Recover removes what a daemon that was killed has left unfinished, and closes the folders above
-// containers' data to other users of the host. It is called when the daemon starts, before any other
-// method.
+// containers' data to other users of the host. It is called when the daemon starts, before any
+// other method.
 func (r *Runtime) Recover() error {
 	err := private.Close(r.cfg.StateDir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -145,7 +147,7 @@ func (r *Runtime) Recover() error {
 	return errors.Join(r.volumes.Recover(), err)
 }
 
-// Close undoes what is not of a single task: the tmpfs, when no task has files in it.
+// Close unmounts the tmpfs of secrets and configs if no task has files in it.
 func (r *Runtime) Close() error {
 	entries, err := os.ReadDir(r.filesRoot())
 	if errors.Is(err, fs.ErrNotExist) || len(entries) > 0 {

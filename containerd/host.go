@@ -24,7 +24,7 @@ import (
 // apparmorProfile is loaded into the kernel when the host has AppArmor.
 const apparmorProfile = "swarm-default"
 
-// host finds out, when the first container is made, what the kernel and runc can do.
+// host returns the features of the kernel and runc. The first call finds them out.
 type host func() ocispec.Host
 
 func newHost(runc string, log *slog.Logger) host {
@@ -41,21 +41,22 @@ func newHost(runc string, log *slog.Logger) host {
 	})
 }
 
-// throttling lists the folders that count how often a processor was slowed down for its heat.
+// throttling lists the folders that count how often a processor was slowed down because of its
+// heat.
 func throttling() []string {
-	folders, _ := filepath.Glob("/sys/devices/system/cpu/cpu*/thermal_throttle") // It fails for a bad pattern alone.
+	folders, _ := filepath.Glob("/sys/devices/system/cpu/cpu*/thermal_throttle") // It fails only for a malformed pattern.
 	return folders
 }
 
 func swapLimit() bool {
 	if cgroups.Mode() == cgroups.Unified {
-		return true // runc leaves out what the kernel does not have
+		return true // runc leaves the limit out if the kernel lacks it.
 	}
 	_, err := os.Stat("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes")
 	return err == nil
 }
 
-// featuresOf asks runc what it was built with. Of a runc that does not say nothing is expected.
+// featuresOf asks runc for its features. It returns none if runc does not answer.
 func featuresOf(runc string, log *slog.Logger) (f features.Features) {
 	out, err := exec.Command(runc, "features").Output()
 	if err == nil {
@@ -68,7 +69,7 @@ func featuresOf(runc string, log *slog.Logger) (f features.Features) {
 	return f
 }
 
-// hasSeccomp tells whether runc was built with seccomp, and the kernel.
+// hasSeccomp reports whether both runc and the kernel support seccomp.
 func hasSeccomp(f features.Features, log *slog.Logger) bool {
 	if _, err := os.Stat("/proc/sys/kernel/seccomp"); err != nil {
 		return false
@@ -80,10 +81,10 @@ func hasSeccomp(f features.Features, log *slog.Logger) bool {
 	return true
 }
 
-// recursiveReadOnly tells whether runc knows the mount option rro, and the kernel the system call behind it, which is of
-// Linux 5.12.
+// recursiveReadOnly reports whether runc supports the mount option rro, and the kernel the system
+// call that it needs, which exists since Linux 5.12.
 func recursiveReadOnly(f features.Features) bool {
-	// Without attributes the call changes nothing.
+	// The call without attributes changes nothing.
 	return slices.Contains(f.MountOptions, "rro") && unix.MountSetattr(unix.AT_FDCWD, "/", 0, &unix.MountAttr{}) == nil
 }
 

@@ -23,8 +23,12 @@ import (
 	"swarm/worker"
 )
 
-// Prepare writes down the container and makes what it needs: two calls to containerd once the image is known. The
-// record comes first, because it keeps the snapshot from the garbage collector.
+// Prepare creates the container's record in containerd, and then its file system, volumes and
+// files. It makes two calls to containerd if the image is in the cache. The record comes first,
+// because it protects the snapshot from the garbage collector. A repeated call changes nothing.
+//
+// ErrNotFound: this node does not hold the image. ErrInvalidArgument: the container cannot be made
+// as the service asks. ErrRuntimeAway: containerd does not answer, which is transient.
 func (r *Runtime) Prepare(ctx context.Context, c worker.Container) error {
 	id := c.Task.GetId()
 	if err := validID(id); err != nil {
@@ -41,7 +45,7 @@ func (r *Runtime) Prepare(ctx context.Context, c worker.Container) error {
 		return fmt.Errorf("prepare container %s: %w", id, worker.Away(err))
 	}
 	err := r.prepare(ctx, c)
-	if errors.Is(err, errStaleImage) { // what was known of it is forgotten
+	if errors.Is(err, errStaleImage) { // The cache has forgotten the image, so a second call reads it again.
 		err = r.prepare(ctx, c)
 	}
 	if err != nil {
@@ -50,11 +54,12 @@ func (r *Runtime) Prepare(ctx context.Context, c worker.Container) error {
 	return nil
 }
 
-// errForeignShim refuses single-writer tasks where only containerd's own shims are at hand: they know of no lease.
+// errForeignShim refuses single-writer tasks on a node with containerd's own shims, which know no
+// lease.
 var errForeignShim = errdefs.ErrFailedPrecondition.WithMessage(
 	"--single-writer needs the containerd that swarm brings: start the daemon of this node without --containerd-address, or keep the service off it with a constraint")
 
-// errStaleImage: an image has been removed since it was looked at.
+// errStaleImage says that an image was removed after it was put into the cache.
 var errStaleImage = errors.New("the image's snapshot is gone")
 
 func (r *Runtime) prepare(ctx context.Context, c worker.Container) error {
@@ -80,7 +85,7 @@ func (r *Runtime) prepare(ctx context.Context, c worker.Container) error {
 	return err
 }
 
-// record creates the container's record; created is false when it was there already.
+// record creates the container's record. created is false if the record exists already.
 func (r *Runtime) record(ctx context.Context, c worker.Container, img *imagecache.Image, vols volume.Plan) (created bool, err error) {
 	id := c.Task.GetId()
 	cgroup := r.cgroup(c)
@@ -179,8 +184,8 @@ func (r *Runtime) equip(ctx context.Context, c worker.Container, img *imagecache
 	return nil
 }
 
-// cgroup is where a container's processes are accounted: for systemd "slice:prefix:name", from which runc makes the scope
-// prefix-name.scope.
+// cgroup returns the path of a container's cgroup, or with systemd "slice:prefix:name", from which
+// runc makes the scope prefix-name.scope.
 func (r *Runtime) cgroup(c worker.Container) string {
 	parent, id := cmp.Or(c.CgroupParent, r.cfg.CgroupParent), c.Task.GetId()
 	if r.cfg.SystemdCgroup {
@@ -189,7 +194,7 @@ func (r *Runtime) cgroup(c worker.Container) string {
 	return path.Join("/", parent, id)
 }
 
-// loadGroups takes over the shims of an earlier process, once.
+// loadGroups takes over the shim groups of an earlier process, once.
 func (r *Runtime) loadGroups(ctx context.Context) error {
 	return r.groups.Load(func() ([]shimgroup.Member, error) {
 		owned, err := r.owned(ctx)
@@ -204,7 +209,7 @@ func (r *Runtime) loadGroups(ctx context.Context) error {
 	})
 }
 
-// regroup writes another shim group into a container's record.
+// regroup changes the shim group in a container's record.
 func (r *Runtime) regroup(ctx context.Context, id, group string) error {
 	store := r.client.ContainerService()
 	c, err := store.Get(ctx, id)

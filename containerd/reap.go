@@ -20,13 +20,15 @@ import (
 
 const (
 	cgroupRoot = "/sys/fs/cgroup"
-	// reapPatience bounds the wait for killed processes to be gone.
-	reapPatience = 5 * time.Second
-	reapLook     = 10 * time.Millisecond
+	// reapTimeout bounds the wait for killed processes to end, and reapPoll is how often they are
+	// looked for.
+	reapTimeout = 5 * time.Second
+	reapPoll    = 10 * time.Millisecond
 )
 
-// removeCgroup removes what is left of the container's cgroup, and ends what runs in it: nobody has deleted the container
-// in order when its shim was killed, or when it was given up while it was set up.
+// removeCgroup removes what is left of the container's cgroup, and kills the processes in it.
+// Something is left if the container's shim was killed, or if the set-up of the container was
+// abandoned.
 func (r *Runtime) removeCgroup(ctx context.Context, id string) error {
 	c, err := r.client.ContainerService().Get(ctx, id)
 	if errdefs.IsNotFound(err) {
@@ -43,8 +45,9 @@ func (r *Runtime) removeCgroup(ctx context.Context, id string) error {
 	return nil
 }
 
-// cgroupDirs finds the folders of a container's cgroup, one in each hierarchy that there is: below the root, or one deeper where there
-// are several. A scope of systemd's, written "slice:prefix:name", may be in a slice within slices.
+// cgroupDirs finds the folders of a container's cgroup, one in each hierarchy: below the root, or
+// one level deeper if there are several hierarchies. A scope of systemd, written
+// "slice:prefix:name", may be in a slice inside other slices.
 func cgroupDirs(root, cgroup, id string) []string {
 	patterns := []string{cgroup, "*" + cgroup}
 	if strings.Contains(cgroup, ":") {
@@ -55,28 +58,28 @@ func cgroupDirs(root, cgroup, id string) []string {
 	}
 	var dirs []string
 	for _, p := range patterns {
-		found, _ := filepath.Glob(filepath.Join(root, p)) // ErrBadPattern: ids have no special characters
+		found, _ := filepath.Glob(filepath.Join(root, p)) // It returns only ErrBadPattern, and ids have no special characters.
 		dirs = append(dirs, found...)
 	}
 	return dirs
 }
 
-// reap kills what runs in a cgroup and in those below, and removes them.
+// reap kills the processes in a cgroup and in those below it, and removes the cgroups.
 func reap(ctx context.Context, dir string) error {
-	ctx, cancel := context.WithTimeout(ctx, reapPatience)
+	ctx, cancel := context.WithTimeout(ctx, reapTimeout)
 	defer cancel()
 	for {
 		err := removeTree(dir)
 		if err == nil || errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
-		if !errors.Is(err, unix.EBUSY) || pause.For(ctx, reapLook) != nil {
+		if !errors.Is(err, unix.EBUSY) || pause.For(ctx, reapPoll) != nil {
 			return err
 		}
 	}
 }
 
-// removeTree removes a cgroup from its leaves up, and kills what keeps it.
+// removeTree removes a cgroup from its leaves up, and kills the processes that prevent it.
 func removeTree(dir string) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -96,7 +99,7 @@ func removeTree(dir string) error {
 	}
 	for _, field := range strings.Fields(string(procs)) {
 		if pid, err := strconv.Atoi(field); err == nil && pid > 0 {
-			_ = unix.Kill(pid, unix.SIGKILL) // it may be gone already
+			_ = unix.Kill(pid, unix.SIGKILL) // The process may have ended.
 		}
 	}
 	return unix.Rmdir(dir)

@@ -38,32 +38,36 @@ const (
 	labelGroup   = "io.swarm.shim-group"
 	labelCgroup  = "io.swarm.cgroup"
 	labelLogs    = "io.swarm.logs"
-	labelStdin   = "io.swarm.stdin" // there is one, which nobody closes
+	labelStdin   = "io.swarm.stdin" // set if the standard input stays open
 	labelSignal  = client.StopSignalLabel
 )
 
-// Config is data.
+// Config says where the runtime keeps its files, and how containers are made.
 type Config struct {
-	// StateDir is persistent: volumes, and a folder for each task. It also tells this daemon's containers from those of
-	// another on the same containerd.
+	// StateDir is a persistent folder, for volumes and for a folder of each task. Its path also
+	// tells the containers of this daemon from those of another daemon on the same containerd.
 	StateDir string
-	// RunDir is not: secrets and configs, on a tmpfs, the files of a container's /etc, on one for each task, and the pipes
-	// of execs.
+	// RunDir is a folder that a reboot may clear. It holds secrets and configs on a tmpfs, the
+	// files of each container's /etc on a tmpfs of the task, staging folders, and the pipes of
+	// execs.
 	RunDir string
-	// RuncRoot and Runc are the runc options of every container: its state folder, which no other daemon may share, and
-	// the program; empty: what the containerd at hand has configured.
+	// RuncRoot is runc's state folder, which no other daemon may use. Runc is the path of the
+	// program. If they are empty, containerd's own configuration counts.
 	RuncRoot, Runc string
-	// Build names what the shims run from: only containers of one build share shims. Empty: a containerd of the host.
+	// Build names the build that the shims run from. Only containers of one build share shims. It
+	// is empty for a containerd of the host.
 	Build string
-	// Exits is the folder of exit records (layout.Exits); empty: the shims keep none.
+	// Exits is the folder of exit records (layout.Exits). It is empty if the shims write none.
 	Exits string
-	// Init is the path of a static program that behaves as reaper.Main when called swarm-init; empty: none.
+	// Init is the path of a static program that behaves as reaper.Main when it is called
+	// swarm-init. If it is empty, containers run without an init process.
 	Init string
-	// CgroupParent is for containers that name none: a path from the root, or with SystemdCgroup the name of a slice.
+	// CgroupParent is the parent cgroup of containers whose service names none: a path from the
+	// root of the hierarchy, or the name of a slice if SystemdCgroup is set.
 	CgroupParent string
-	// SystemdCgroup: containers are scopes of systemd, not folders that runc makes.
+	// SystemdCgroup says that systemd makes the cgroups, as scopes, and not runc.
 	SystemdCgroup bool
-	// Snapshotter; empty: overlayfs.
+	// Snapshotter is the name of containerd's snapshotter. Empty stands for overlayfs.
 	Snapshotter string
 }
 
@@ -86,13 +90,15 @@ func (c Config) validate() error {
 // Deps are live objects.
 type Deps struct {
 	Log *slog.Logger
-	// Client is from Connect.
+	// Client is a client that Connect has returned.
 	Client *client.Client
-	// Room refuses what the disk has no room for, in bytes. Nil: there always is.
+	// Room returns an error when the disk has no room for a number of bytes. Nil: there is always
+	// room.
 	Room func(bytes int64) error
 }
 
-// Runtime implements worker.Runtime and worker.Executor.
+// Runtime implements worker.Runtime and worker.Executor. Its methods are safe for concurrent use by
+// many tasks. Calls for one task must not overlap, except that Wait and Exec may run beside others.
 type Runtime struct {
 	cfg     Config
 	log     *slog.Logger
@@ -105,11 +111,12 @@ type Runtime struct {
 	volumes *volume.Store
 	execs   *exec.Runner
 
-	// tmpfs lets one caller mount: a second mount would hide the files in the first.
+	// tmpfs guards the mount of the tmpfs for secrets: a second mount would hide the files in the
+	// first.
 	tmpfs sync.Mutex
 
-	mu       sync.Mutex          // guards what follows
-	prepared map[string]prepared // by task: prepared by this process, not yet started
+	mu       sync.Mutex          // guards prepared
+	prepared map[string]prepared // by task: containers that this process has prepared and not yet started
 }
 
 var (
@@ -117,10 +124,11 @@ var (
 	_ worker.Executor = (*Runtime)(nil)
 )
 
-// Connect makes a client of the containerd at a socket. It does not wait for it to answer.
+// Connect returns a client of the containerd on a socket. It does not wait for containerd to
+// answer.
 func Connect(address string) (*client.Client, error) {
-	// containerd comes back within a fraction of a second, and ends of containers wait to be known: gRPC's own pause
-	// would be a second and more.
+	// A containerd that restarts is back within a fraction of a second, and exits of containers are
+	// not seen until the client has connected again. gRPC's default pause is a second and more.
 	c, err := client.New(address, client.WithDefaultNamespace(layout.Namespace),
 		client.WithExtraDialOpts([]grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: retryMin, Multiplier: 1.5, Jitter: 0.2, MaxDelay: time.Second},
@@ -132,7 +140,8 @@ func Connect(address string) (*client.Client, error) {
 	return c, nil
 }
 
-// New returns a runtime; containerd need not answer yet. ErrInvalidArgument for a configuration it cannot use.
+// New returns a runtime. containerd need not answer yet. ErrInvalidArgument: the configuration is
+// not valid.
 func New(cfg Config, deps Deps) (*Runtime, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
@@ -164,7 +173,8 @@ func New(cfg Config, deps Deps) (*Runtime, error) {
 	return r, nil
 }
 
-// List names every container this node has.
+// List returns every container of this daemon, running or not. ErrRuntimeAway: containerd does not
+// answer.
 func (r *Runtime) List(ctx context.Context) ([]worker.Found, error) {
 	ctx = namespaced(ctx)
 	owned, err := r.owned(ctx)
@@ -183,7 +193,8 @@ func (r *Runtime) List(ctx context.Context) ([]worker.Found, error) {
 	return found, nil
 }
 
-// owned lists the container records of this daemon, and of no other on the same containerd.
+// owned lists the container records of this daemon, and not those of other daemons on the same
+// containerd.
 func (r *Runtime) owned(ctx context.Context) ([]containers.Container, error) {
 	return r.client.ContainerService().List(ctx, fmt.Sprintf("labels.%q==%q", labelOwner, r.cfg.StateDir))
 }

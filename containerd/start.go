@@ -27,13 +27,16 @@ import (
 type prepared struct {
 	service  string
 	rootfs   []mount.Mount
-	logs     string // folder; empty: output is discarded
+	logs     string // folder of the output files; empty: output is discarded
 	terminal bool
 	stdin    bool
 	staged   []volume.Place // in the order of the staging folder
 }
 
-// Start runs a prepared container: two calls to containerd when this process prepared it.
+// Start runs a prepared container. It makes two calls to containerd if this process has prepared
+// the container. ErrNotFound: the container was not prepared. ErrFailedPrecondition: it has run
+// before. ErrInvalidArgument: runc cannot start it as the service asks. ErrRuntimeAway: containerd
+// does not answer, and the container may run.
 func (r *Runtime) Start(ctx context.Context, taskID string) (worker.Started, error) {
 	if err := validID(taskID); err != nil {
 		return worker.Started{}, err
@@ -47,7 +50,7 @@ func (r *Runtime) Start(ctx context.Context, taskID string) (worker.Started, err
 
 func (r *Runtime) start(ctx context.Context, id string) (uint32, error) {
 	if r.started(id) {
-		// A process before us may have been killed between its mark and the start.
+		// An earlier process may have been killed between the mark and the start.
 		if err := r.wantCreated(ctx, id); err != nil {
 			return 0, err
 		}
@@ -68,29 +71,31 @@ func (r *Runtime) start(ctx context.Context, id string) (uint32, error) {
 		return 0, err
 	}
 	err = r.createOnce(ctx, req, p.service)
-	// Where the outcome is not known a shim may still set the container up: the next start or Remove unstages.
+	// If the outcome is not known, a shim may still set the container up. The next Start or Remove
+	// unstages.
 	if len(p.staged) > 0 && (err == nil || ctx.Err() == nil && !errdefs.IsUnavailable(err)) {
 		err = errors.Join(err, r.volumes.Unstage(id))
 	}
 	if err != nil {
 		return 0, err
 	}
-	// From here on the container counts as one that has run.
+	// From here on the container counts as started.
 	if err := r.markStarted(id); err != nil {
 		return 0, err
 	}
 	return r.run(ctx, id)
 }
 
-// createOnce has a shim set the container up, another one when the first has left. A container that is set up already, and
-// waits to be started, is as good. One that ended before it was ever started is set up anew: it was given up while it was set
-// up, by a runtime that was killed or whose caller was, and how its first process ended says nothing of the task.
+// createOnce makes a shim set the container up, and tries another shim if the first one has ended.
+// A container that is set up already and waits to be started counts as success. A container that
+// ended before it was started is set up again: its set-up was abandoned when containerd or the
+// daemon was killed, and the exit of its first process says nothing about the task.
 func (r *Runtime) createOnce(ctx context.Context, req *tasks.CreateTaskRequest, service string) error {
 	id := req.ContainerID
 	err := r.create(ctx, req, service)
 	for attempt := 1; attempt < shimAttempts; attempt++ {
 		switch {
-		case errors.Is(err, errShimLeft):
+		case errors.Is(err, errShimEnded):
 			r.log.InfoContext(ctx, "another shim takes the container", "task", id, "err", err)
 			r.groups.Retire(id)
 		case errdefs.IsAlreadyExists(err):
@@ -115,14 +120,14 @@ func (r *Runtime) createOnce(ctx context.Context, req *tasks.CreateTaskRequest, 
 	return err
 }
 
-// errShimLeft: the shim of the container's group ended while it was asked for one more: it was killed, or the one
-// container that it was started for could not be set up.
-var errShimLeft = errors.New("the shim did not answer")
+// errShimEnded says that the shim of the container's group ended while it was asked to set the
+// container up: the shim was killed, or the container that it was started for could not be set up.
+var errShimEnded = errors.New("the shim did not answer")
 
-// shimAttempts is how many shims a container may see end.
+// shimAttempts is how many shims are tried for a container.
 const shimAttempts = 3
 
-// create has a shim set the container up.
+// create makes the shim of the container's group set the container up.
 func (r *Runtime) create(ctx context.Context, req *tasks.CreateTaskRequest, service string) error {
 	id := req.ContainerID
 	group, moved, err := r.groups.Join(ctx, id, service)
@@ -144,12 +149,12 @@ func (r *Runtime) create(ctx context.Context, req *tasks.CreateTaskRequest, serv
 		err = errdefs.ErrUnavailable.WithMessage("an earlier call that sets it up is not over")
 	}
 	if ctx.Err() == nil && errdefs.IsUnavailable(err) {
-		return err // The shim may have it: the next Start or Remove tells.
+		return err // The shim may have the container. The next Start or Remove finds out.
 	}
 	r.groups.Left(id)
 	if ctx.Err() == nil && !strings.Contains(err.Error(), "OCI runtime") &&
 		(strings.Contains(err.Error(), "ttrpc") || strings.Contains(err.Error(), "shim")) {
-		return fmt.Errorf("%w: %w", errShimLeft, err)
+		return fmt.Errorf("%w: %w", errShimEnded, err)
 	}
 	return runc.Classify(err)
 }
@@ -161,7 +166,7 @@ func isSetUpByAnother(err error, id string) bool {
 	return strings.Contains(err.Error(), "mkdir ") && strings.HasSuffix(err.Error(), "/"+id+": file exists")
 }
 
-// run starts the process of a created task, or takes the task away again.
+// run starts the process of a created task. If that fails, it deletes the task.
 func (r *Runtime) run(ctx context.Context, id string) (uint32, error) {
 	resp, err := r.client.TaskService().Start(ctx, &tasks.StartRequest{ContainerID: id})
 	if err == nil {
@@ -170,7 +175,7 @@ func (r *Runtime) run(ctx context.Context, id string) (uint32, error) {
 	}
 	err = runc.Classify(errgrpc.ToNative(err))
 	if ctx.Err() != nil || errdefs.IsUnavailable(err) {
-		return 0, err // it may run: Wait will tell
+		return 0, err // The process may run. Wait finds out.
 	}
 	after := context.WithoutCancel(ctx)
 	if lerr := r.groups.Leave(ctx, id); lerr != nil {
@@ -182,7 +187,7 @@ func (r *Runtime) run(ctx context.Context, id string) (uint32, error) {
 	return 0, errors.Join(err, r.unmarkStarted(id))
 }
 
-// wantCreated is nil for a task that was created and has not been started.
+// wantCreated returns ErrFailedPrecondition unless the task was created and has not been started.
 func (r *Runtime) wantCreated(ctx context.Context, id string) error {
 	created, err := r.isCreated(ctx, id)
 	if err == nil && !created {
@@ -191,7 +196,7 @@ func (r *Runtime) wantCreated(ctx context.Context, id string) error {
 	return err
 }
 
-// isCreated tells whether a task was created and has not been started.
+// isCreated reports whether a task was created and has not been started.
 func (r *Runtime) isCreated(ctx context.Context, id string) (bool, error) {
 	resp, err := r.client.TaskService().Get(ctx, &tasks.GetRequest{ContainerID: id})
 	if err != nil {
@@ -203,7 +208,7 @@ func (r *Runtime) isCreated(ctx context.Context, id string) (bool, error) {
 func (r *Runtime) createRequest(id string, p prepared) (*tasks.CreateTaskRequest, error) {
 	req := &tasks.CreateTaskRequest{ContainerID: id, Terminal: p.terminal, Rootfs: mount.ToProto(p.rootfs)}
 	if p.logs != "" {
-		// Paths of files that exist: the shim appends to them.
+		// The files exist, and the shim appends to them.
 		req.Stdout = filepath.Join(p.logs, worker.StdoutFile)
 		if !p.terminal {
 			req.Stderr = filepath.Join(p.logs, worker.StderrFile)
@@ -213,7 +218,7 @@ func (r *Runtime) createRequest(id string, p prepared) (*tasks.CreateTaskRequest
 		if err := private.Folder(r.taskDir(id)); err != nil {
 			return nil, err
 		}
-		// A pipe that nobody writes to: the container's input stays open and empty.
+		// No process writes to this pipe, so the container's input stays open and empty.
 		req.Stdin = filepath.Join(r.taskDir(id), "stdin")
 		if err := unix.Mkfifo(req.Stdin, 0o600); err != nil && !errors.Is(err, fs.ErrExist) {
 			return nil, fmt.Errorf("standard input: %w", err)
@@ -234,7 +239,8 @@ func (r *Runtime) forget(id string) {
 	delete(r.prepared, id)
 }
 
-// recall is what Prepare has remembered, or what the container's record says of a Prepare before this process.
+// recall returns what Prepare has remembered, or, if an earlier process has prepared the container,
+// what its record says.
 func (r *Runtime) recall(ctx context.Context, id string) (prepared, error) {
 	r.mu.Lock()
 	p, ok := r.prepared[id]

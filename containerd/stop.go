@@ -23,8 +23,10 @@ import (
 	"swarm/worker"
 )
 
-// Stop sends the signal, and after grace SIGKILL to all of the container's processes, and returns when it has ended.
-// An empty signal is the one that spec or image name, else SIGTERM.
+// Stop sends the signal sig to the container's first process, waits for grace, then sends SIGKILL
+// to all of the container's processes. It returns when the container has ended. An empty sig stands
+// for the signal in the spec or the image, else for SIGTERM. Stop of a container that does not
+// exist or never ran succeeds. ErrInvalidArgument: there is no such signal.
 func (r *Runtime) Stop(ctx context.Context, taskID, sig string, grace time.Duration) error {
 	if err := validID(taskID); err != nil {
 		return err
@@ -57,7 +59,7 @@ func (r *Runtime) stop(ctx context.Context, id, sig string, grace time.Duration)
 	return ended(err)
 }
 
-// stopSignal is 0 when there is no such container.
+// stopSignal returns the signal that ends a container, or 0 if the container does not exist.
 func (r *Runtime) stopSignal(ctx context.Context, id, sig string) (syscall.Signal, error) {
 	if sig == "" {
 		c, err := r.client.ContainerService().Get(ctx, id)
@@ -76,7 +78,8 @@ func (r *Runtime) stopSignal(ctx context.Context, id, sig string) (syscall.Signa
 	return number, nil
 }
 
-// kill signals the container's first process, or all; gone when it does not run.
+// kill sends a signal to the container's first process, or to all. gone says that the container
+// does not run.
 func (r *Runtime) kill(ctx context.Context, id string, sig syscall.Signal, all bool) (gone bool, err error) {
 	_, err = r.client.TaskService().Kill(ctx, &tasks.KillRequest{ContainerID: id, Signal: uint32(sig), All: all})
 	if err = errgrpc.ToNative(err); errdefs.IsNotFound(err) {
@@ -85,7 +88,7 @@ func (r *Runtime) kill(ctx context.Context, id string, sig syscall.Signal, all b
 	return false, err
 }
 
-// ended takes what was removed meanwhile, or has never been started, for stopped.
+// ended counts a container that was removed, or that was never started, as stopped.
 func ended(err error) error {
 	if errdefs.IsFailedPrecondition(err) {
 		return nil
@@ -100,8 +103,9 @@ func ignoreNotFound(err error) error {
 	return err
 }
 
-// Remove deletes the container, killing it if it runs, and all that Prepare made, save named volumes. It goes on past
-// what is gone already, so that a removal that was cut short is finished by the next.
+// Remove deletes the container, killing it if it runs, and everything that Prepare has made except
+// named volumes. It skips what is removed already, so that a repeated call completes a removal that
+// was interrupted.
 func (r *Runtime) Remove(ctx context.Context, taskID string) error {
 	if err := validID(taskID); err != nil {
 		return err
@@ -133,7 +137,8 @@ func (r *Runtime) remove(ctx context.Context, id string) error {
 	if err := r.emptyRootfs(ctx, id); err != nil {
 		return fmt.Errorf("file system: %w", err)
 	}
-	// The record goes last of what containerd has: List names the container as long as something is left.
+	// The record is the last of containerd's objects to be deleted, so that List returns the
+	// container as long as something is left.
 	err := r.client.SnapshotService(r.cfg.Snapshotter).Remove(ctx, id)
 	if err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("file system: %w", err)
@@ -150,8 +155,9 @@ func (r *Runtime) remove(ctx context.Context, id string) error {
 	return r.removeFolders(ctx, id)
 }
 
-// emptyRootfs removes what a container has written to its own file system. The snapshotter, which removes the rest, has a
-// descriptor open for each level of folders, and a container can make more levels than it may have descriptors.
+// emptyRootfs removes the files that a container has written to its own file system. The
+// snapshotter could not: it opens a descriptor for each level of folders, and a container can make
+// more levels than a process may have descriptors.
 func (r *Runtime) emptyRootfs(ctx context.Context, id string) error {
 	dir, err := r.writtenTo(ctx, r.cfg.Snapshotter, id)
 	if err != nil || dir == "" {
@@ -160,17 +166,19 @@ func (r *Runtime) emptyRootfs(ctx context.Context, id string) error {
 	return tree.RemoveBelow(ctx, dir)
 }
 
-// A shim that still sets a container up is waited for, with a bound: containerd gives one that it has given up on 5 s to
-// clean up.
 const (
-	setUpPatience = 10 * time.Second
-	setUpLook     = 50 * time.Millisecond
+	// setUpTimeout bounds the wait for a shim that still sets a container up. containerd gives a
+	// shim whose set-up it has abandoned 5 s to clean up.
+	setUpTimeout = 10 * time.Second
+	// setUpPoll is how often the shim's bundle is looked for.
+	setUpPoll = 50 * time.Millisecond
 )
 
-// deleteWhole deletes the task, also one that containerd does not know yet: a shim goes on setting a container up when the
-// daemon that asked for it has died. Meanwhile there is a bundle and no task.
+// deleteWhole deletes the task, also one that containerd does not know yet: a shim continues to set
+// a container up after the containerd that asked for it has died. During that time there is a
+// bundle and no task.
 func (r *Runtime) deleteWhole(ctx context.Context, id string) error {
-	wait, cancel := context.WithTimeout(ctx, setUpPatience)
+	wait, cancel := context.WithTimeout(ctx, setUpTimeout)
 	defer cancel()
 	for {
 		if err := r.deleteTask(ctx, id); err != nil || r.cfg.Exits == "" {
@@ -180,13 +188,13 @@ func (r *Runtime) deleteWhole(ctx context.Context, id string) error {
 		if _, err := os.Stat(bundle); err != nil {
 			return nil
 		}
-		if err := pause.For(wait, setUpLook); err != nil {
+		if err := pause.For(wait, setUpPoll); err != nil {
 			return ctx.Err()
 		}
 	}
 }
 
-// deleteTask deletes what the shim has, by force if need be.
+// deleteTask deletes the task in the shim, and kills its processes if they still run.
 func (r *Runtime) deleteTask(ctx context.Context, id string) error {
 	del := func() error {
 		_, err := r.client.TaskService().Delete(ctx, &tasks.DeleteTaskRequest{ContainerID: id})
@@ -196,7 +204,7 @@ func (r *Runtime) deleteTask(ctx context.Context, id string) error {
 	if err == nil || ctx.Err() != nil {
 		return err
 	}
-	// A shim that refuses says why in words only: whether it runs has to be asked.
+	// The shim's error has no class, so ask whether the task still runs.
 	resp, gerr := r.client.TaskService().Get(ctx, &tasks.GetRequest{ContainerID: id})
 	if gerr != nil {
 		return ignoreNotFound(errgrpc.ToNative(gerr))

@@ -22,8 +22,10 @@ import (
 	"swarm/worker"
 )
 
-// Update gives the container other limits, which its record then has: what it has is read there. A call that was cut
-// short between the two is made again, to the same end.
+// Update changes the limits of a container and then its record, from which later calls read the
+// current limits. A call that was interrupted between the two may be repeated. ErrNotFound: the
+// container has ended or does not exist. ErrFailedPrecondition: the kernel refuses the limits, and
+// the container runs on with the old ones.
 func (r *Runtime) Update(ctx context.Context, taskID string, want *swarmv1.ResourceRequirements) error {
 	if err := validID(taskID); err != nil {
 		return err
@@ -81,11 +83,11 @@ func (r *Runtime) updateTask(ctx context.Context, id string, change *specs.Linux
 	if resp, gerr := r.client.TaskService().Get(ctx, &tasks.GetRequest{ContainerID: id}); gerr == nil && resp.Process.GetStatus() == tasktypes.Status_STOPPED {
 		return fmt.Errorf("it has ended: %w", errdefs.ErrNotFound)
 	}
-	return refusal(err)
+	return limitError(err)
 }
 
-// refusal keeps of runc's words what the kernel says.
-func refusal(err error) error {
+// limitError shortens runc's error to what the kernel says.
+func limitError(err error) error {
 	text := runc.Classify(err).Error()
 	if i := strings.Index(text, "unable to set memory limit"); i >= 0 {
 		text = text[i:]

@@ -13,11 +13,12 @@ import (
 	"swarm/internal/tree"
 )
 
-// overlayfs is the snapshotter whose layout writtenTo knows.
+// overlayfs is the name of the snapshotter whose layout writtenTo knows.
 const overlayfs = "overlayfs"
 
-// ContainerSizes is how many bytes each container has written to its own file system and to its volumes without a name. Of one that cannot be counted the size
-// is 0 or what was counted, and the log says so: the other containers' sizes are of use without it.
+// ContainerSizes returns how many bytes each container has written to its own file system and to
+// its volumes without a name. If a container cannot be counted in full, its size is what was
+// counted, and the log says so, because the other sizes are of use without it.
 func (r *Runtime) ContainerSizes(ctx context.Context) (map[string]int64, error) {
 	ctx = namespaced(ctx)
 	owned, err := r.owned(ctx)
@@ -41,8 +42,9 @@ func (r *Runtime) ContainerSizes(ctx context.Context) (map[string]int64, error) 
 	return sizes, nil
 }
 
-// containerSize is how much a container has written to its own file system. The snapshotter is asked only when it is not
-// known where that is: it looks each file up by its whole path, which may be longer than a path can be.
+// containerSize returns how many bytes a container has written to its own file system. It asks the
+// snapshotter only if it does not know the folder: the snapshotter looks each file up by its whole
+// path, which may be longer than a path may be.
 func (r *Runtime) containerSize(ctx context.Context, c containers.Container) (int64, error) {
 	dir, err := r.writtenTo(ctx, c.Snapshotter, c.SnapshotKey)
 	if err != nil {
@@ -55,8 +57,8 @@ func (r *Runtime) containerSize(ctx context.Context, c containers.Container) (in
 	return u.Size, ignoreNotFound(err)
 }
 
-// writtenTo is the folder of the host in which the snapshotter overlayfs keeps what a container writes to its own file
-// system; empty for another snapshotter.
+// writtenTo returns the folder of the host in which the snapshotter overlayfs keeps the files that
+// a container writes to its own file system. It is empty for other snapshotters.
 func (r *Runtime) writtenTo(ctx context.Context, snapshotter, key string) (string, error) {
 	if snapshotter != overlayfs {
 		return "", nil

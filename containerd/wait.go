@@ -23,13 +23,15 @@ import (
 	"swarm/worker"
 )
 
-// The pause before containerd is asked again, while it does not answer.
+// retryMin and retryMax bound the pause before containerd is asked again while it does not answer.
 const (
 	retryMin = 20 * time.Millisecond
 	retryMax = 5 * time.Second
 )
 
-// Wait blocks until the container that was started has ended, through restarts of containerd.
+// Wait blocks until a started container has ended, also through restarts of containerd, and returns
+// how it ended. ErrNotFound: there is no such container. ErrFailedPrecondition: the container was
+// not started.
 func (r *Runtime) Wait(ctx context.Context, taskID string) (worker.Exit, error) {
 	if err := validID(taskID); err != nil {
 		return worker.Exit{}, err
@@ -55,7 +57,7 @@ func (r *Runtime) wait(ctx context.Context, id string) (worker.Exit, error) {
 		if err = errgrpc.ToNative(err); errdefs.IsNotFound(err) {
 			return r.lost(ctx, id)
 		}
-		// containerd restarts, or the shim has died: it answers, or says not found, soon.
+		// containerd restarts, or the shim has died. Soon containerd answers, or returns NotFound.
 		r.log.DebugContext(ctx, "waiting for a container again", "task", id, "err", err, "retry", rest)
 		if err := pause.For(ctx, rest/2+rand.N(rest)); err != nil {
 			return worker.Exit{}, err
@@ -64,7 +66,7 @@ func (r *Runtime) wait(ctx context.Context, id string) (worker.Exit, error) {
 	}
 }
 
-// lost is the end of a container of which containerd knows no task.
+// lost returns the exit of a container for which containerd has no task.
 func (r *Runtime) lost(ctx context.Context, id string) (worker.Exit, error) {
 	unknown := worker.Exit{Code: -1, At: time.Now(), CodeUnknown: true}
 	if rec, ok := r.recorded(id); ok {
@@ -83,7 +85,7 @@ func (r *Runtime) lost(ctx context.Context, id string) (worker.Exit, error) {
 	return worker.Exit{}, fmt.Errorf("it has not been started: %w", errdefs.ErrFailedPrecondition)
 }
 
-// recorded reads the exit record that the container's shim has left.
+// recorded reads the exit record that the container's shim has written.
 func (r *Runtime) recorded(id string) (exit.Record, bool) {
 	if r.cfg.Exits == "" {
 		return exit.Record{}, false
@@ -95,7 +97,8 @@ func (r *Runtime) recorded(id string) (exit.Record, bool) {
 	return rec, err == nil
 }
 
-// oom asks the record, or where shims keep none the cgroup, which stands until the task is deleted.
+// oom reports whether the kernel killed a process of the container for lack of memory. It reads the
+// exit record, or if the shims write none, the cgroup, which exists until the task is deleted.
 func (r *Runtime) oom(ctx context.Context, id string) bool {
 	if rec, ok := r.recorded(id); ok {
 		return rec.OOM
@@ -117,7 +120,7 @@ func (r *Runtime) oom(ctx context.Context, id string) bool {
 	return false
 }
 
-// running is the process ids of containers that run, by task.
+// running returns the process ids of the containers that run, by task.
 func (r *Runtime) running(ctx context.Context) (map[string]uint32, error) {
 	resp, err := r.client.TaskService().List(ctx, &tasks.ListTasksRequest{})
 	if err != nil {

@@ -15,9 +15,9 @@ import (
 	"time"
 )
 
-// manifest says which files a build's folder must hold. The files and the manifest are not synced to the
-// disk, and therefore not written by package durable. Instead the digests are computed again once after
-// each boot, which finds files that a power cut has damaged and costs less.
+// manifest says which files a build's folder must hold. The files and the manifest are not synced
+// to the disk, and therefore not written by package durable. Instead the digests are computed again
+// once after each boot, which finds files that a power cut has damaged and costs less.
 type manifest struct {
 	BootID string      `json:"boot_id"`
 	Files  []fileEntry `json:"files"`

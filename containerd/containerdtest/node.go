@@ -1,9 +1,10 @@
 //go:build linux
 
-// Package containerdtest runs a containerd of its own for each test: the runtime process with its shims, in folders, a lock
-// and a cgroup that no other test has. It owns what a test leaves of these: when the test ends, no process, mount or cgroup
-// is left of its node. Containers are for the test to remove. Callers: tests below the folder containerd, whose TestMain calls
-// Become. It runs the companion's goroutine while the companion runs.
+// Package containerdtest runs a containerd of its own for each test: the runtime process with its
+// shims, in folders, a lock and a cgroup that no other test has. It owns what a test leaves of
+// these: when the test ends, no process, mount or cgroup is left of its node. Containers are for
+// the test to remove. Callers: tests below the folder containerd, whose TestMain calls Become. It
+// runs the companion's goroutine while the companion runs.
 package containerdtest
 
 import (
@@ -66,7 +67,8 @@ func New(t testing.TB) *Node {
 
 const folderPrefix = "swct"
 
-// Folder is a folder of the test's, with a path that leaves room for the sockets in it. Who is not root has no use for one.
+// Folder is a folder of the test's, with a path that leaves room for the sockets in it. Who is not
+// root has no use for one.
 func Folder(t testing.TB) string {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -98,7 +100,8 @@ func (n *Node) Install(build string) binary.Set {
 	return set
 }
 
-// findRunc prefers the runc that `make build` made to the host's. A test's working folder is its package's.
+// findRunc prefers the runc that `make build` made to the host's. A test's working folder is its
+// package's.
 func findRunc(t testing.TB) string {
 	t.Helper()
 	if runc.Embedded() != nil {

@@ -15,8 +15,8 @@ import (
 )
 
 const (
-	// maxEntries bounds the entries of an archive. Whoever reads one remembers the name of each, in some hundred bytes.
-	// An image takes about four entries a layer.
+	// maxEntries bounds the entries of an archive. Whoever reads one remembers the name of each, in
+	// some hundred bytes. An image takes about four entries a layer.
 	maxEntries = 16 << 10
 	// maxEntryName bounds a name in an archive, in bytes: as in a tar header without extensions.
 	maxEntryName = 256
@@ -24,10 +24,11 @@ const (
 	dockerList = "manifest.json"
 )
 
-// Archive returns the files and links of an image's archive, a plain tar, as another tar. Its readers keep the names of all
-// entries and decode the archive's own documents, and a small compressed archive can have very many. Therefore reading
-// fails, before the reader has seen it, at what is beyond the bounds: the number of entries, their names, and the sizes of
-// the documents and what is listed in them. Errors of from come back as they are.
+// Archive returns the files and links of an image's archive, a plain tar, as another tar. Its
+// readers keep the names of all entries and decode the archive's own documents, and a small
+// compressed archive can have very many. Therefore reading fails, before the reader has seen it, at
+// what is beyond the bounds: the number of entries, their names, and the sizes of the documents and
+// what is listed in them. Errors of from come back as they are.
 func Archive(from io.Reader) io.Reader {
 	a := &archive{from: tar.NewReader(from), body: bytes.NewReader(nil), piece: make([]byte, 32<<10)}
 	a.to = tar.NewWriter(&a.out)

@@ -1,11 +1,13 @@
 //go:build linux
 
-// Package document reads the JSON documents of images: indexes, manifests and configurations. Layers are streamed, but
-// a document is held in memory, and whoever made the image chose its size and its contents. Therefore all of the node
-// reads documents through this package, which refuses those beyond its bounds before they are decoded. Archive does the
-// same for the entries of an archive.
+// Package document reads the JSON documents of images: indexes, manifests and configurations.
+// Layers are streamed, but a document is held in memory, and whoever made the image chose its size
+// and its contents. Therefore all of the node reads documents through this package, which refuses
+// those beyond its bounds before they are decoded. Archive does the same for the entries of an
+// archive.
 //
-// It owns the bounds of documents and archives. It keeps nothing, and runs no goroutine. Called by package containerd and its image store.
+// It owns the bounds of documents and archives. It keeps nothing, and runs no goroutine. Called by
+// package containerd and its image store.
 package document
 
 import (
@@ -31,8 +33,8 @@ import (
 const (
 	// MaxSize bounds one document, in bytes. Registries and containerd refuse larger manifests too.
 	MaxSize = 4 << 20
-	// maxElements bounds the elements of all lists and objects of one document. Decoded, an empty descriptor of 3 bytes
-	// takes more than 100.
+	// maxElements bounds the elements of all lists and objects of one document. Decoded, an empty
+	// descriptor of 3 bytes takes more than 100.
 	maxElements = 64 << 10
 	// maxLayers bounds the layers of one manifest, as Docker does: overlayfs takes no more.
 	maxLayers = 128
@@ -82,8 +84,8 @@ func describe(desc imagespec.Descriptor) string {
 	return what + " " + desc.Digest.String()
 }
 
-// Bounded returns a provider of the documents of another one. Its readers hold the whole document. ErrInvalidArgument: the
-// blob is beyond a bound, whatever its descriptor says.
+// Bounded returns a provider of the documents of another one. Its readers hold the whole document.
+// ErrInvalidArgument: the blob is beyond a bound, whatever its descriptor says.
 func Bounded(from content.Provider) content.Provider { return bounded{from} }
 
 type bounded struct{ from content.Provider }
@@ -110,7 +112,8 @@ func (b bounded) ReaderAt(ctx context.Context, desc imagespec.Descriptor) (conte
 
 // checkElements refuses a document that would take very much memory once it is decoded.
 func checkElements(what string, data []byte) error {
-	// All but the first element of a list or an object follow a comma. Commas within texts count too: no image has so many.
+	// All but the first element of a list or an object follow a comma. Commas within texts count
+	// too: no image has so many.
 	if n := bytes.Count(data, []byte(",")); n > maxElements {
 		return beyond("%s has %d elements, at most %d are allowed", what, n, maxElements)
 	}
@@ -128,7 +131,8 @@ func Read(ctx context.Context, from content.Provider, desc imagespec.Descriptor)
 	return content.ReadBlob(ctx, Bounded(from), desc)
 }
 
-// Children returns what an index lists, or the configuration and layers of a manifest; nothing for other descriptors.
+// Children returns what an index lists, or the configuration and layers of a manifest; nothing for
+// other descriptors.
 func Children(ctx context.Context, from content.Provider, desc imagespec.Descriptor) ([]imagespec.Descriptor, error) {
 	desc.Data = nil
 	children, err := images.Children(ctx, Bounded(from), desc)
@@ -149,7 +153,8 @@ func Children(ctx context.Context, from content.Provider, desc imagespec.Descrip
 	return children, nil
 }
 
-// checkWords refuses a type or a platform that is no name of one. They are kept with each image and each of its blobs.
+// checkWords refuses a type or a platform that is no name of one. They are kept with each image and
+// each of its blobs.
 func checkWords(in imagespec.Descriptor, mediaType string, p *imagespec.Platform) error {
 	if n := len(mediaType); n > maxType {
 		return beyond("%s has a media type of %d bytes, at most %d are allowed", describe(in), n, maxType)
@@ -184,8 +189,8 @@ type Healthcheck struct {
 	Retries                                       int64
 }
 
-// Config returns a configuration. ErrInvalidArgument: its variables, arguments, labels, paths and ports are beyond the
-// bounds of a service's own words.
+// Config returns a configuration. ErrInvalidArgument: its variables, arguments, labels, paths and
+// ports are beyond the bounds of a service's own words.
 func Config(ctx context.Context, from content.Provider, desc imagespec.Descriptor) (Image, error) {
 	var image Image
 	var docker struct {

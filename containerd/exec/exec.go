@@ -5,12 +5,12 @@
 //
 // It owns the folder of the pipes that connect such a process to its caller, and the clean-up of
 // processes whose caller has left. It refuses a container that does not run, a command that runc
-// cannot start (worker.CommandError), and a user that the container does not have. Package containerd
-// calls it.
+// cannot start (worker.CommandError), and a user that the container does not have. Package
+// containerd calls it.
 //
 // An exec that ends leaves one goroutine, which removes the process from its shim. It ends after
-// cleanTimeout at the latest. All other goroutines end before Run returns, except for the readers of
-// output that a process in the background still holds open; they end with the clean-up.
+// cleanTimeout at the latest. All other goroutines end before Run returns, except for the readers
+// of output that a process in the background still holds open; they end with the clean-up.
 package exec
 
 import (
@@ -39,15 +39,15 @@ import (
 )
 
 const (
-	// drainQuiet and drainGrace bound the wait for the last output of a process that has ended. A child
-	// in the background may hold the output open without end.
+	// drainQuiet and drainGrace bound the wait for the last output of a process that has ended. A
+	// child in the background may hold the output open without end.
 	drainQuiet = 250 * time.Millisecond
 	drainGrace = 2 * time.Second
-	// startTimeout is how long the start of a process may go on after the caller's context has ended. A
-	// start that is cancelled at once may leave a process that no caller ends.
+	// startTimeout is how long the start of a process may go on after the caller's context has
+	// ended. A start that is cancelled at once may leave a process that no caller ends.
 	startTimeout = 5 * time.Second
-	// cleanTimeout bounds the attempts to remove a process from its shim. The shim waits up to 10 s for
-	// the end of the output, and containerd may be down.
+	// cleanTimeout bounds the attempts to remove a process from its shim. The shim waits up to 10 s
+	// for the end of the output, and containerd may be down.
 	cleanTimeout = time.Minute
 	// cleanRetryMin and cleanRetryMax bound the pause between these attempts.
 	cleanRetryMin = 20 * time.Millisecond
@@ -66,9 +66,9 @@ func New(c *client.Client, log *slog.Logger, dir string) *Runner {
 	return &Runner{client: c, log: log, dir: dir}
 }
 
-// Run runs a process in the container of the task until the process or ctx ends, and returns its exit
-// code. ctx carries containerd's namespace. When ctx ends, the process is killed, and the error is the
-// cause of the end.
+// Run runs a process in the container of the task until the process or ctx ends, and returns its
+// exit code. ctx carries containerd's namespace. When ctx ends, the process is killed, and the
+// error is the cause of the end.
 //
 // It returns ErrInvalidArgument without a command, ErrNotFound without a container,
 // ErrFailedPrecondition when the container does not run, and worker.CommandError when runc cannot
@@ -97,8 +97,8 @@ func (r *Runner) Run(ctx context.Context, start *swarmv1.ExecStart, streams work
 	}
 	// The clean-up must also work after ctx has ended.
 	after := context.WithoutCancel(ctx)
-	// Run does not wait for the clean-up, because the shim waits for children that hold the output open.
-	// The goroutine ends after cleanTimeout at the latest.
+	// Run does not wait for the clean-up, because the shim waits for children that hold the output
+	// open. The goroutine ends after cleanTimeout at the latest.
 	defer func() { go r.cleanUp(after, p, err != nil) }()
 	exited, err := p.Wait(after)
 	if err != nil {
@@ -119,8 +119,8 @@ func (r *Runner) Run(ctx context.Context, start *swarmv1.ExecStart, streams work
 	return r.attend(ctx, e, streams)
 }
 
-// maxRefusal is how many bytes of runc's message about a command are returned. The message quotes the
-// command.
+// maxRefusal is how many bytes of runc's message about a command are returned. The message quotes
+// the command.
 const maxRefusal = 1024
 
 // commandError turns runc's message into a worker.CommandError, if it is about the command.
@@ -328,8 +328,8 @@ func (r *Runner) execIO(start *swarmv1.ExecStart, streams worker.ExecStreams, in
 	return cio.NewCreator(opts...)
 }
 
-// input closes ended when the reader has come to its end, because the shim holds the pipe open until
-// it is told to close it.
+// input closes ended when the reader has come to its end, because the shim holds the pipe open
+// until it is told to close it.
 type input struct {
 	r     io.Reader
 	ended chan struct{}

@@ -14,7 +14,8 @@ import (
 )
 
 // EndAll kills every process that Run has started in a container, whichever daemon did, and returns
-// how many there were. ctx carries containerd's namespace. A container that does not exist has none.
+// how many there were. ctx carries containerd's namespace. A container that does not exist has
+// none.
 func (r *Runner) EndAll(ctx context.Context, id string) (int, error) {
 	resp, err := r.client.TaskService().ListPids(ctx, &tasks.ListPidsRequest{ContainerID: id})
 	if err != nil {

@@ -22,9 +22,9 @@ const killRounds = 10
 type descent struct{ parent, session int }
 
 // killTree kills the process with the process id leader in a container, its descendants, and the
-// processes of its session. runc makes each process that it starts the leader of a session. A process
-// escapes if it has made its own session and its parents have ended, because nothing records any more
-// where it comes from.
+// processes of its session. runc makes each process that it starts the leader of a session. A
+// process escapes if it has made its own session and its parents have ended, because nothing
+// records any more where it comes from.
 func (r *Runner) killTree(ctx context.Context, id string, leader int) error {
 	family := map[int]bool{leader: true}
 	for range killRounds {

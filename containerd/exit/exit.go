@@ -54,8 +54,9 @@ func (d Dir) Write(namespace, container string, r Record) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return fmt.Errorf("write exit record of %s: %w", container, err)
 	}
-	// The file is replaced by a rename but not synced, and therefore not written by package durable: the
-	// record must survive every process but not a reboot, which ends its container too.
+	// The file is replaced by a rename but not synced, and therefore not written by package
+	// durable: the record must survive every process but not a reboot, which ends its container
+	// too.
 	f, err := os.CreateTemp(filepath.Dir(path), ".exit-*")
 	if err != nil {
 		return fmt.Errorf("write exit record of %s: %w", container, err)

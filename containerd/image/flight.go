@@ -11,8 +11,8 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// flights lets callers who want the same thing share one fetch of it. The fetch ends when it is done or when the last
-// caller has left.
+// flights lets callers who want the same thing share one fetch of it. The fetch ends when it is
+// done or when the last caller has left.
 type flights struct {
 	wg sync.WaitGroup
 
@@ -33,7 +33,8 @@ type flight struct {
 	next      int
 }
 
-// do runs fetch, or joins one that runs under the same key. fetch's context carries no deadline of any caller.
+// do runs fetch, or joins one that runs under the same key. fetch's context carries no deadline of
+// any caller.
 func (f *flights) do(ctx context.Context, key fetchKey, progress func(*swarmv1.ImageProgress), fetch func(context.Context, func(*swarmv1.ImageProgress)) error) error {
 	fl, leave, err := f.board(ctx, key, progress, fetch)
 	if err != nil {

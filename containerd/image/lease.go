@@ -20,9 +20,9 @@ const (
 	keepPartial = 6 * time.Hour
 )
 
-// leased begins a pull of a digest: what it writes stays until release, which is told how the pull ended, and whether it
-// got as far as to lease what earlier attempts had got. Then their leases go; those of pulls under way stay, whoever
-// asked for them.
+// leased begins a pull of a digest: what it writes stays until release, which is told how the pull
+// ended, and whether it got as far as to lease what earlier attempts had got. Then their leases go;
+// those of pulls under way stay, whoever asked for them.
 func (s *Store) leased(ctx context.Context, digest string) (_ context.Context, release func(err error, reached bool), _ error) {
 	id := "pull-" + rand.Text()
 	s.mu.Lock()

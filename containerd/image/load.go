@@ -25,11 +25,12 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// Load reads an OCI or Docker archive, plain or compressed by gzip or zstd, and keeps its images; it returns one for
-// each name. The digest depends on the archive alone, not on what the node holds. name replaces that of an archive with
-// one image, and is needed when the archive has none.
+// Load reads an OCI or Docker archive, plain or compressed by gzip or zstd, and keeps its images;
+// it returns one for each name. The digest depends on the archive alone, not on what the node
+// holds. name replaces that of an archive with one image, and is needed when the archive has none.
 //
-// Errors leave it to the caller to say that it was loading. ErrInvalidArgument: not an archive, a damaged one, or one without names. An error of reading archive comes back as it is.
+// Errors leave it to the caller to say that it was loading. ErrInvalidArgument: not an archive, a
+// damaged one, or one without names. An error of reading archive comes back as it is.
 func (s *Store) Load(ctx context.Context, from io.Reader, name string, tell func(*swarmv1.ImageProgress)) ([]*swarmv1.Image, error) {
 	if name != "" {
 		parsed, err := spec.ParseImage(name)
@@ -72,13 +73,15 @@ func (s *Store) Load(ctx context.Context, from io.Reader, name string, tell func
 	return out, nil
 }
 
-// anyNode is a content store to which every layer of an archive is new. Import would otherwise put a compressed twin that
-// the node happens to hold into the manifest, and the image would have another digest on another node.
+// anyNode is a content store to which every layer of an archive is new. Import would otherwise put
+// a compressed twin that the node happens to hold into the manifest, and the image would have
+// another digest on another node.
 type anyNode struct{ content.Store }
 
 func (anyNode) Walk(context.Context, content.WalkFunc, ...string) error { return nil }
 
-// ReaderAt bounds documents, which Import reads into memory. Layers, of which it does not know the type yet, it streams.
+// ReaderAt bounds documents, which Import reads into memory. Layers, of which it does not know the
+// type yet, it streams.
 func (n anyNode) ReaderAt(ctx context.Context, desc ocispec.Descriptor) (content.ReaderAt, error) {
 	if desc.MediaType == "" {
 		return n.Store.ReaderAt(ctx, desc)
@@ -136,7 +139,8 @@ type found struct {
 	image  *swarmv1.Image
 }
 
-// maxBlobs bounds the blobs of all images of an archive, counted for each name: the node remembers them.
+// maxBlobs bounds the blobs of all images of an archive, counted for each name: the node remembers
+// them.
 const maxBlobs = 32 << 10
 
 // named finds the images of an archive and what they are called.
@@ -229,7 +233,8 @@ func ownName(annotations map[string]string) string {
 	return ""
 }
 
-// sameNames says whether no two manifests have different names, and no two are for one platform: then they are one image.
+// sameNames says whether no two manifests have different names, and no two are for one platform:
+// then they are one image.
 func sameNames(manifests []ocispec.Descriptor) bool {
 	seen := map[string]bool{}
 	for _, m := range manifests {

@@ -34,17 +34,17 @@ type order struct {
 	newest   bool   // the digest is what the tag names now, not what the caller gave
 }
 
-// fetchKey is what two pulls have in common that share one fetch. Credentials belong to it: what is refused to one
-// caller may be given to the next.
+// fetchKey is what two pulls have in common that share one fetch. Credentials belong to it: what is
+// refused to one caller may be given to the next.
 type fetchKey struct {
 	ref    spec.Image
 	wanted string
 	auth   registry.Credentials
 }
 
-// Pull makes an image ready for containers: by its digest from this node, from other nodes or from its registry,
-// whichever has it first. A tag without digest is looked up in the registry, unless it was loaded here; when the
-// registry cannot tell, what this node has under that name serves.
+// Pull makes an image ready for containers: by its digest from this node, from other nodes or from
+// its registry, whichever has it first. A tag without digest is looked up in the registry, unless
+// it was loaded here; when the registry cannot tell, what this node has under that name serves.
 func (s *Store) Pull(ctx context.Context, req worker.PullRequest, tell func(*swarmv1.ImageProgress)) (*swarmv1.Image, error) {
 	o, err := s.order(req)
 	if err != nil {
@@ -147,8 +147,9 @@ func (s *Store) ready(ctx context.Context, o order) (*swarmv1.Image, error) {
 	return e.proto(o.ref.Name), nil
 }
 
-// lacks says whether a name is new for an image: the same digest by another tag or from another repository. A tag that
-// is recorded for another digest moves only to the newest, or two services with two digests of one tag would take turns.
+// lacks says whether a name is new for an image: the same digest by another tag or from another
+// repository. A tag that is recorded for another digest moves only to the newest, or two services
+// with two digests of one tag would take turns.
 func (c *catalog) lacks(names []string, o order) bool {
 	return slices.ContainsFunc(names, func(name string) bool {
 		digest, known := c.records[name]
@@ -167,8 +168,8 @@ func (s *Store) room(bytes int64) error {
 	return nil
 }
 
-// sources lists the sources of a pull: nodes in random order, so that many pulls spread over them, and then
-// the registry.
+// sources lists the sources of a pull: nodes in random order, so that many pulls spread over them,
+// and then the registry.
 func (s *Store) sources(ctx context.Context, o order) []transfer.Source {
 	var out []transfer.Source
 	if s.peers != nil {
@@ -180,8 +181,8 @@ func (s *Store) sources(ctx context.Context, o order) []transfer.Source {
 	return append(out, s.registry.Source(o.ref, o.auth))
 }
 
-// fetch downloads the missing blobs of an image, unpacks the image and records it. Blobs of a failed attempt
-// are kept for the next one.
+// fetch downloads the missing blobs of an image, unpacks the image and records it. Blobs of a
+// failed attempt are kept for the next one.
 func (s *Store) fetch(ctx context.Context, o order, tell func(*swarmv1.ImageProgress)) (err error) {
 	sources := s.sources(ctx, o)
 	ctx, release, err := s.leased(ctx, o.ref.Digest)

@@ -23,7 +23,8 @@ import (
 // labelLoaded marks the record of an image that came from an archive: no registry need have it.
 const labelLoaded = "io.swarm.loaded"
 
-// recordsOf are containerd's names of an image: by digest, so that the image outlives a tag that moves on, and by tag.
+// recordsOf are containerd's names of an image: by digest, so that the image outlives a tag that
+// moves on, and by tag.
 func recordsOf(ref spec.Image, d digest.Digest) ([]string, error) {
 	named, err := reference.ParseNormalizedNamed(ref.Name)
 	if err != nil {
@@ -36,8 +37,9 @@ func recordsOf(ref spec.Image, d digest.Digest) ([]string, error) {
 	return names, nil
 }
 
-// keep makes an image's blobs, which a lease holds, outlast the lease: it links them by labels, unpacks the image if it
-// is for this node, and records it. A platform other than the node's is unpacked when a container asks for it.
+// keep makes an image's blobs, which a lease holds, outlast the lease: it links them by labels,
+// unpacks the image if it is for this node, and records it. A platform other than the node's is
+// unpacked when a container asks for it.
 func (s *Store) keep(ctx context.Context, ref spec.Image, target ocispec.Descriptor, loaded bool) error {
 	store := s.client.ContentStore()
 	if _, err := survey.Take(ctx, store, target); err != nil { // before others walk through it
@@ -87,8 +89,8 @@ func (s *Store) unpack(ctx context.Context, name string, target ocispec.Descript
 	})
 }
 
-// whileRoom runs do, and cancels it when the disk comes to its reserve: how much a compressed layer unpacks to is known only
-// afterwards. containerd removes the layer that it was about to unpack.
+// whileRoom runs do, and cancels it when the disk comes to its reserve: how much a compressed layer
+// unpacks to is known only afterwards. containerd removes the layer that it was about to unpack.
 func (s *Store) whileRoom(ctx context.Context, do func(context.Context) error) error {
 	return disk.WhileRoom(ctx, s.room, do)
 }
@@ -112,7 +114,8 @@ func (s *Store) record(ctx context.Context, image images.Image, loaded bool) err
 	return err
 }
 
-// Remove deletes an image: its records at once, and so its blobs and snapshots that nothing else needs.
+// Remove deletes an image: its records at once, and so its blobs and snapshots that nothing else
+// needs.
 func (s *Store) Remove(ctx context.Context, digest string) error {
 	d, err := validDigest(digest)
 	if err != nil {

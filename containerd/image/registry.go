@@ -9,9 +9,9 @@ import (
 	"swarm/internal/spec"
 )
 
-// Resolve asks the registry which digest a reference has now. auth is a header X-Registry-Auth, which may
-// be empty. ErrNotFound, ErrUnauthenticated and ErrPermissionDenied are the registry's answers;
-// ErrUnavailable: the registry could not be asked, which is transient.
+// Resolve asks the registry which digest a reference has now. auth is a header X-Registry-Auth,
+// which may be empty. ErrNotFound, ErrUnauthenticated and ErrPermissionDenied are the registry's
+// answers; ErrUnavailable: the registry could not be asked, which is transient.
 func (s *Store) Resolve(ctx context.Context, ref, auth string) (string, error) {
 	parsed, err := spec.ParseImage(ref)
 	if err != nil {

@@ -15,7 +15,8 @@ import (
 	"swarm/worker"
 )
 
-// Blob opens a blob of an image that this node holds or is pulling. ErrNotFound: there is no such image.
+// Blob opens a blob of an image that this node holds or is pulling. ErrNotFound: there is no such
+// image.
 func (s *Store) Blob(ctx context.Context, digest string) (worker.Blob, error) {
 	opened, _, err := s.open(ctx, digest)
 	if err != nil {

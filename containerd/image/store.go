@@ -29,13 +29,14 @@ type Config struct {
 	Address string
 	// Snapshotter; empty: overlayfs.
 	Snapshotter string
-	// Insecure names registries (HOST[:PORT], or networks of them as ADDRESS/BITS) that need no certificate that anybody
-	// vouches for, or no TLS at all. Those on localhost never do.
+	// Insecure names registries (HOST[:PORT], or networks of them as ADDRESS/BITS) that need no
+	// certificate that anybody vouches for, or no TLS at all. Those on localhost never do.
 	Insecure []string
 	// PeerBandwidth is how many bytes a second go to other nodes at most; 0: any number.
 	PeerBandwidth int64
-	// CertsDirs have folders of registries, laid out as containerd's (HOST/hosts.toml) or Docker's (HOST/ca.crt,
-	// client.cert, client.key). The first that has one of its own for a registry counts, then the first with _default.
+	// CertsDirs have folders of registries, laid out as containerd's (HOST/hosts.toml) or Docker's
+	// (HOST/ca.crt, client.cert, client.key). The first that has one of its own for a registry
+	// counts, then the first with _default.
 	CertsDirs []string
 }
 
@@ -48,9 +49,11 @@ type Deps struct {
 	Peers func(ctx context.Context, digest string) []string
 	// PeerTransport carries http://NODE-ID/v2/...
 	PeerTransport http.RoundTripper
-	// Keychain finds credentials when a pull brings none. Nil: Docker's config.json and its helpers.
+	// Keychain finds credentials when a pull brings none. Nil: Docker's config.json and its
+	// helpers.
 	Keychain authn.Keychain
-	// Room refuses what the disk has no room for: so many bytes, or any number when it is 0. Nil: there always is.
+	// Room refuses what the disk has no room for: so many bytes, or any number when it is 0. Nil:
+	// there always is.
 	Room func(bytes int64) error
 }
 
@@ -145,7 +148,8 @@ func (s *Store) Changed() <-chan struct{} {
 	return s.changed
 }
 
-// Image finds a held image by reference, by its digest when it has one. ErrNotFound: it is not held.
+// Image finds a held image by reference, by its digest when it has one. ErrNotFound: it is not
+// held.
 func (s *Store) Image(ctx context.Context, ref string) (client.Image, error) {
 	e, err := s.find(ctx, ref)
 	if err != nil {

@@ -14,7 +14,8 @@ import (
 	"swarm/worker"
 )
 
-// Holdings lists the images that are wholly here, with what they take: blobs, and the snapshots of their layers.
+// Holdings lists the images that are wholly here, with what they take: blobs, and the snapshots of
+// their layers.
 func (s *Store) Holdings(ctx context.Context) (out []worker.Holding, bytes int64, err error) {
 	c, err := s.catalog(ctx)
 	if err != nil {
@@ -73,7 +74,8 @@ func (s *Store) users(ctx context.Context, c *catalog) (map[string]int, error) {
 	return users, nil
 }
 
-// parts are the sizes of an image's blobs and, if it is unpacked here, its snapshots; and its labels.
+// parts are the sizes of an image's blobs and, if it is unpacked here, its snapshots; and its
+// labels.
 func (s *Store) parts(ctx context.Context, e *entry) (map[string]int64, map[string]string, error) {
 	parts := map[string]int64{}
 	for d, b := range e.Blobs {

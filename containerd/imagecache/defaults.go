@@ -13,12 +13,13 @@ import (
 	"swarm/worker"
 )
 
-// minInterval is the shortest interval of an image's health checks, because each check costs the node
-// and not the container.
+// minInterval is the shortest interval of an image's health checks, because each check costs the
+// node and not the container.
 const minInterval = time.Second
 
-// defaultsOf reads the health check and the shell of an image. The author of an image is not trusted:
-// numbers out of range are moved into it, and package document has limited the lengths of the texts.
+// defaultsOf reads the health check and the shell of an image. The author of an image is not
+// trusted: numbers out of range are moved into it, and package document has limited the lengths of
+// the texts.
 func defaultsOf(extra document.Extra) worker.ImageDefaults {
 	d := worker.ImageDefaults{Shell: extra.Shell}
 	h := extra.Healthcheck
@@ -36,8 +37,8 @@ func defaultsOf(extra document.Extra) worker.ImageDefaults {
 	return d
 }
 
-// atLeast returns n nanoseconds, or least if n is shorter. It returns nil, which stands for the default,
-// if n is not positive.
+// atLeast returns n nanoseconds, or least if n is shorter. It returns nil, which stands for the
+// default, if n is not positive.
 func atLeast(n int64, least time.Duration) *durationpb.Duration {
 	if n <= 0 {
 		return nil

@@ -1,12 +1,12 @@
 //go:build linux
 
-// Package imagecache finds out what starting a container needs to know of an image, and remembers it,
-// so that fifty containers of an image cost one look.
+// Package imagecache finds out what starting a container needs to know of an image, and remembers
+// it, so that fifty containers of an image cost one look.
 //
-// It owns the unpacked snapshots of images for which a platform other than the node's was asked for;
-// package image unpacks the others. It refuses images that would harm the node or that no container
-// can be started from. It does not pull: an image that this node does not hold is ErrNotFound. Package
-// containerd calls it. It runs no goroutine.
+// It owns the unpacked snapshots of images for which a platform other than the node's was asked
+// for; package image unpacks the others. It refuses images that would harm the node or that no
+// container can be started from. It does not pull: an image that this node does not hold is
+// ErrNotFound. Package containerd calls it. It runs no goroutine.
 package imagecache
 
 import (
@@ -47,8 +47,8 @@ type Image struct {
 	platform string // as asked for
 }
 
-// Cache remembers images by digest and platform. A digest names the same content forever, so an entry
-// never becomes stale. Its methods are safe for concurrent use.
+// Cache remembers images by digest and platform. A digest names the same content forever, so an
+// entry never becomes stale. Its methods are safe for concurrent use.
 type Cache struct {
 	client      *client.Client
 	snapshotter string
@@ -58,8 +58,8 @@ type Cache struct {
 	known map[string]*slot
 }
 
-// New returns an empty cache over the images of a containerd. room returns an error when the disk has
-// no room for a number of bytes; nil: there is always room.
+// New returns an empty cache over the images of a containerd. room returns an error when the disk
+// has no room for a number of bytes; nil: there is always room.
 func New(c *client.Client, snapshotter string, room func(bytes int64) error) *Cache {
 	return &Cache{client: c, snapshotter: snapshotter, room: room, known: make(map[string]*slot)}
 }
@@ -73,8 +73,8 @@ type slot struct {
 // Get returns what is known of an image that this node holds, and unpacks it if necessary. An empty
 // platform is the node's. ctx carries containerd's namespace.
 //
-// ErrNotFound: this node does not hold the image. ErrInvalidArgument: no container can be started from
-// it. ErrUnavailable: containerd does not answer, which is transient.
+// ErrNotFound: this node does not hold the image. ErrInvalidArgument: no container can be started
+// from it. ErrUnavailable: containerd does not answer, which is transient.
 func (s *Cache) Get(ctx context.Context, ref, platform string) (*Image, error) {
 	pin, pinned := pinnedDigest(ref)
 	if !pinned {
@@ -170,7 +170,8 @@ func (s *Cache) read(ctx context.Context, ref, platform string) (*Image, error) 
 	return i, err
 }
 
-// maxUser is the longest user that an image may name, in bytes: two names, each as long as Linux allows.
+// maxUser is the longest user that an image may name, in bytes: two names, each as long as Linux
+// allows.
 const maxUser = 513
 
 // checkConfig refuses a configuration that no container could be started from, and that would make
@@ -186,8 +187,8 @@ func checkConfig(c imagespec.ImageConfig) error {
 }
 
 // checkVolumes refuses declared volumes that would cover the kernel's files, or all files of the
-// container. It checks the paths at which runc mounts the volumes, because the image's tree at root may
-// have a symbolic link on the way.
+// container. It checks the paths at which runc mounts the volumes, because the image's tree at root
+// may have a symbolic link on the way.
 func checkVolumes(root string, declared map[string]struct{}) error {
 	for volume := range declared {
 		at := path.Join("/", volume)

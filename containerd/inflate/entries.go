@@ -11,8 +11,9 @@ import (
 	"github.com/containerd/errdefs"
 )
 
-// maxHeld bounds what containerd holds of the entries of a layer while it unpacks the layer, in bytes: it remembers the path
-// of each entry, and the whole header of each folder. A million files and some hundred thousand folders are within it.
+// maxHeld bounds what containerd holds of the entries of a layer while it unpacks the layer, in
+// bytes: it remembers the path of each entry, and the whole header of each folder. A million files
+// and some hundred thousand folders are within it.
 const maxHeld = 256 << 20
 
 // heldOf is what it holds of an entry, roughly.
@@ -30,8 +31,8 @@ func heldOf(h *tar.Header) int {
 // errEntries is the refusal of a layer with more. It is an ErrInvalidArgument.
 var errEntries = errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("the layer has too many entries: their headers take more than %d MiB", maxHeld>>20))
 
-// entries passes a layer, a tar, on as it is, and fails where its entries have become too many. A second reader of tars looks
-// at what has been read, so that both see the same entries.
+// entries passes a layer, a tar, on as it is, and fails where its entries have become too many. A
+// second reader of tars looks at what has been read, so that both see the same entries.
 type entries struct {
 	from io.ReadCloser
 	look *io.PipeWriter

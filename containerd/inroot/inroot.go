@@ -1,13 +1,14 @@
 //go:build linux
 
-// Package inroot opens what lies in a file tree that somebody else writes: a container's root, an image, the data of a
-// volume. It is the one home of the rule that no path in such a tree is looked up twice by its name, because the tree may
-// change between two look-ups.
+// Package inroot opens what lies in a file tree that somebody else writes: a container's root, an
+// image, the data of a volume. It is the one home of the rule that no path in such a tree is looked
+// up twice by its name, because the tree may change between two look-ups.
 //
-// A look-up never leaves the tree: symbolic links are resolved as if the tree's root were the root of the file system, and
-// magic links of /proc are refused. A look-up opens nothing that could block or act, such as a named pipe or a device: it
-// yields a handle, and only a regular file or a folder is opened from it. The kernel does this from 5.6 on; before, the
-// library walks the path by itself and checks each step.
+// A look-up never leaves the tree: symbolic links are resolved as if the tree's root were the root
+// of the file system, and magic links of /proc are refused. A look-up opens nothing that could
+// block or act, such as a named pipe or a device: it yields a handle, and only a regular file or a
+// folder is opened from it. The kernel does this from 5.6 on; before, the library walks the path by
+// itself and checks each step.
 //
 // Whole trees are removed and measured by package internal/tree.
 //
@@ -29,7 +30,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Open returns a handle (O_PATH) of name below the folder root. A name that is not there is fs.ErrNotExist.
+// Open returns a handle (O_PATH) of name below the folder root. A name that is not there is
+// fs.ErrNotExist.
 func Open(root, name string) (*os.File, error) {
 	top, err := openRoot(root)
 	if err != nil {
@@ -39,8 +41,9 @@ func Open(root, name string) (*os.File, error) {
 	return pathrs.OpenatInRoot(top, name)
 }
 
-// Resolve returns where name leads below the folder root, as a path from there that begins with a slash. What is not there
-// has no links. The answer holds as long as nobody writes below root: to open something there, use Open.
+// Resolve returns where name leads below the folder root, as a path from there that begins with a
+// slash. What is not there has no links. The answer holds as long as nobody writes below root: to
+// open something there, use Open.
 func Resolve(root, name string) (string, error) {
 	at, err := securejoin.SecureJoin(root, name)
 	if err != nil {
@@ -50,8 +53,8 @@ func Resolve(root, name string) (string, error) {
 	return filepath.Join("/", below), err
 }
 
-// MkdirAll makes the folder name below the folder root, and the folders above it, with mode 0755 where they are missing. It
-// returns the folder, open for reading.
+// MkdirAll makes the folder name below the folder root, and the folders above it, with mode 0755
+// where they are missing. It returns the folder, open for reading.
 func MkdirAll(root, name string) (*os.File, error) {
 	top, err := openRoot(root)
 	if err != nil {
@@ -61,8 +64,9 @@ func MkdirAll(root, name string) (*os.File, error) {
 	return pathrs.MkdirAllHandle(top, name, 0o755)
 }
 
-// ReadFile reads the regular file name below the folder root. It is empty when there is no such file. A file of more than
-// limit bytes, and what is no regular file, is ErrInvalidArgument. Files of the kernel, which have no size, are empty.
+// ReadFile reads the regular file name below the folder root. It is empty when there is no such
+// file. A file of more than limit bytes, and what is no regular file, is ErrInvalidArgument. Files
+// of the kernel, which have no size, are empty.
 func ReadFile(root, name string, limit int64) ([]byte, error) {
 	handle, err := Open(root, name)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
@@ -89,14 +93,16 @@ func ReadFile(root, name string, limit int64) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(f, info.Size()))
 }
 
-// Path is a path that leads to what an open file or handle is of, and nowhere else, as long as it is open and in this
-// process alone. Below a folder it leads on by name: only where nobody else writes.
+// Path is a path that leads to what an open file or handle is of, and nowhere else, as long as it
+// is open and in this process alone. Below a folder it leads on by name: only where nobody else
+// writes.
 func Path(f *os.File) string {
 	return filepath.Join("/proc/self/fd", strconv.Itoa(int(f.Fd())))
 }
 
-// Bind mounts what a file or handle is of, with all that is mounted below it, at target, which it makes. What is mounted or
-// unmounted below the original later is not seen at target, nor the other way round.
+// Bind mounts what a file or handle is of, with all that is mounted below it, at target, which it
+// makes. What is mounted or unmounted below the original later is not seen at target, nor the other
+// way round.
 func Bind(f *os.File, target string) error {
 	info, err := f.Stat()
 	if err != nil {

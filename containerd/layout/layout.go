@@ -27,8 +27,8 @@ const RuntimeName = "io.containerd.runc.v2"
 // on its way out and may still accept one connection. Number the groups.
 const GroupAnnotation = "io.containerd.runc.v2.group"
 
-// LeaseAnnotation is the OCI annotation that names the lease file of a container: its shim kills the
-// container when the lease has run out.
+// LeaseAnnotation is the OCI annotation that names the lease file of a container: its shim kills
+// the container when the lease has run out.
 const LeaseAnnotation = "swarm.lease"
 
 // maxStateLen is what a unix socket address (107 bytes) leaves for State: the
@@ -79,7 +79,8 @@ func (l Layout) State() string { return filepath.Join(l.Run, "ctd") } // short: 
 // Socket is containerd's gRPC address, a path.
 func (l Layout) Socket() string { return filepath.Join(l.Run, "containerd.sock") }
 
-// Resolver is where the runtime process is told which names containers may ask for: beside its socket.
+// Resolver is where the runtime process is told which names containers may ask for: beside its
+// socket.
 func Resolver(socket string) string { return filepath.Join(filepath.Dir(socket), "resolver.sock") }
 
 // RuncRoot is the `Root` of the runc options of every container. Two nodes that

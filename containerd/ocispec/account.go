@@ -22,8 +22,8 @@ type Accounts struct {
 	Passwd, Group []byte
 }
 
-// User resolves USER[:GROUP] and additional groups, by name or number, as Docker does: numbers need no entry, and a
-// user's supplementary groups count unless a group is given.
+// User resolves USER[:GROUP] and additional groups, by name or number, as Docker does: numbers need
+// no entry, and a user's supplementary groups count unless a group is given.
 func (a Accounts) User(name string, groups []string) (specs.User, error) {
 	found, err := user.GetExecUser(name, nil, bytes.NewReader(a.Passwd), bytes.NewReader(a.Group))
 	if errors.Is(err, user.ErrRange) {
@@ -91,8 +91,8 @@ func (a Accounts) GID(name string) (int, error) {
 // maxAccounts is the largest size in bytes of a file that accounts are read from.
 const maxAccounts = 4 << 20
 
-// ReadAccounts reads the users and groups of the file tree at root. A file that does not exist counts
-// as empty. The tree may be a container's: links in it cannot lead out of it.
+// ReadAccounts reads the users and groups of the file tree at root. A file that does not exist
+// counts as empty. The tree may be a container's: links in it cannot lead out of it.
 func ReadAccounts(root string) (a Accounts, err error) {
 	if a.Passwd, err = inroot.ReadFile(root, "/etc/passwd", maxAccounts); err != nil {
 		return a, err

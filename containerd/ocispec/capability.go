@@ -20,8 +20,9 @@ var defaultCapabilities = []string{
 	"CAP_NET_RAW", "CAP_SETFCAP", "CAP_SETGID", "CAP_SETPCAP", "CAP_SETUID", "CAP_SYS_CHROOT",
 }
 
-// capabilities follows Docker: ALL may be added or dropped, and what is named on the other side stays. The kernel takes
-// the permitted ones from users other than root when the program starts; none are inheritable or ambient.
+// capabilities follows Docker: ALL may be added or dropped, and what is named on the other side
+// stays. The kernel takes the permitted ones from users other than root when the program starts;
+// none are inheritable or ambient.
 func capabilities(c *swarmv1.ContainerSpec) (*specs.LinuxCapabilities, error) {
 	possible, err := cap.Current()
 	if err != nil {

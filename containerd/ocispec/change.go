@@ -6,9 +6,10 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// Change says to runc how a running container comes to the limits of r, which SetLimits wrote, whatever it has now. To
-// runc's update, what is not named stays as it is: so what is not limited is said, too. In which order the kernel takes
-// memory and swap is runc's matter. A limit below what the container uses is refused, rather than have its processes killed.
+// Change says to runc how a running container comes to the limits of r, which SetLimits wrote,
+// whatever it has now. To runc's update, what is not named stays as it is: so what is not limited
+// is said, too. In which order the kernel takes memory and swap is runc's matter. A limit below
+// what the container uses is refused, rather than have its processes killed.
 func Change(r *specs.LinuxResources, host Host) *specs.LinuxResources {
 	quota, period, pids, check := int64(-1), uint64(cpuPeriod), int64(-1), true
 	memory, soft := int64(-1), int64(-1)
@@ -34,7 +35,8 @@ func Change(r *specs.LinuxResources, host Host) *specs.LinuxResources {
 	case m != nil && m.Reservation != nil:
 		out.Memory.Reservation = m.Reservation
 	case host.Cgroup2:
-		// There the reservation is memory.low, a protection: -1 would mean all memory, and runc leaves 0 out.
+		// There the reservation is memory.low, a protection: -1 would mean all memory, and runc
+		// leaves 0 out.
 		soft = 0
 		out.Unified = map[string]string{"memory.low": "0"}
 	}

@@ -20,7 +20,8 @@ import (
 // defaultShmSize is Docker's, in bytes.
 const defaultShmSize = 64 << 20
 
-// mounts puts the kernel's file systems first, then the user's, parents before children, then single files.
+// mounts puts the kernel's file systems first, then the user's, parents before children, then
+// single files.
 func mounts(s *specs.Spec, in Input) error {
 	c := in.Container.Spec()
 	s.Mounts = kernelMounts(in)
@@ -57,7 +58,8 @@ func mounts(s *specs.Spec, in Input) error {
 	return nil
 }
 
-// maxTerminals bounds a container's pseudo-terminals: the kernel has 4,096 for all mounts of devpts together.
+// maxTerminals bounds a container's pseudo-terminals: the kernel has 4,096 for all mounts of devpts
+// together.
 const maxTerminals = 256
 
 // kernelMounts are Docker's, but for maxTerminals.
@@ -132,8 +134,9 @@ func bindMount(m *swarmv1.Mount, source string, host Host) (specs.Mount, error) 
 	return userBind(source, propagation, m.GetReadOnly(), m.GetBindOptions().GetNonRecursive(), host), nil
 }
 
-// userBind is a bind mount of a folder that may have other file systems mounted below it. A read-only one is read-only with
-// all of them, as in Docker. A host that cannot make them read-only does not mount them.
+// userBind is a bind mount of a folder that may have other file systems mounted below it. A
+// read-only one is read-only with all of them, as in Docker. A host that cannot make them read-only
+// does not mount them.
 func userBind(source, propagation string, readOnly, alone bool, host Host) specs.Mount {
 	m := specs.Mount{Type: "bind", Source: source, Options: []string{"rbind", propagation, "rw"}}
 	if readOnly {

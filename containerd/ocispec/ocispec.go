@@ -1,11 +1,13 @@
 //go:build linux
 
-// Package ocispec turns what a user says of a container into what runc is told: the whole of a revision's container
-// spec, merged with the image's configuration, with Docker's defaults wherever the user is silent.
+// Package ocispec turns what a user says of a container into what runc is told: the whole of a
+// revision's container spec, merged with the image's configuration, with Docker's defaults wherever
+// the user is silent.
 //
-// It owns those defaults. It refuses, as ErrInvalidArgument, what cannot run: no command, a user the image does not
-// have, a capability or limit by an unknown name. It makes nothing on the host and reads only devices and what Host
-// says; folders, files and accounts are handed in. Only ReadAccounts reads files. Called by package containerd. No goroutines.
+// It owns those defaults. It refuses, as ErrInvalidArgument, what cannot run: no command, a user
+// the image does not have, a capability or limit by an unknown name. It makes nothing on the host
+// and reads only devices and what Host says; folders, files and accounts are handed in. Only
+// ReadAccounts reads files. Called by package containerd. No goroutines.
 package ocispec
 
 import (
@@ -27,8 +29,8 @@ import (
 // ociVersion is understood by runc 1.1 and everything later: nothing newer is used.
 const ociVersion = "1.0.2"
 
-// InitPath is where the reaper stands in a container that asks for one: on the tmpfs of /dev, so that it leaves no
-// file behind in the image's tree.
+// InitPath is where the reaper stands in a container that asks for one: on the tmpfs of /dev, so
+// that it leaves no file behind in the image's tree.
 const InitPath = "/dev/swarm-init"
 
 // Input is everything that a spec is made of.
@@ -39,8 +41,8 @@ type Input struct {
 	// Accounts are those of the image.
 	Accounts Accounts
 	Host     Host
-	// Volumes are the host folders of the spec's mounts of type volume, by the mount's index, and those of mounts of type
-	// bind that are not of their own source.
+	// Volumes are the host folders of the spec's mounts of type volume, by the mount's index, and
+	// those of mounts of type bind that are not of their own source.
 	Volumes map[int]string
 	// Anonymous are host folders for paths that the image declares as volumes and no mount covers.
 	Anonymous map[string]string
@@ -62,7 +64,8 @@ type Host struct {
 	SwapLimit bool
 	// Seccomp: runc can apply profiles.
 	Seccomp bool
-	// RecursiveReadOnly: runc and the kernel can make a mount read-only together with all that is mounted below it.
+	// RecursiveReadOnly: runc and the kernel can make a mount read-only together with all that is
+	// mounted below it.
 	RecursiveReadOnly bool
 	// AppArmor is the name of the default profile, loaded; empty: the host has no AppArmor.
 	AppArmor string
@@ -109,8 +112,8 @@ func namespaces(in Input) []specs.LinuxNamespace {
 	return ns
 }
 
-// sysctls adds Docker's two: in a network namespace of its own a container may bind low ports and send pings without
-// privileges.
+// sysctls adds Docker's two: in a network namespace of its own a container may bind low ports and
+// send pings without privileges.
 func sysctls(in Input) map[string]string {
 	set := maps.Clone(in.Container.Spec().GetSysctls())
 	if in.Container.Netns == "" {
@@ -164,14 +167,15 @@ func process(s *specs.Spec, in Input) error {
 		Rlimits:         limits,
 		NoNewPrivileges: c.GetPrivileges().GetNoNewPrivileges(),
 	}
-	// Without a score of its own a container inherits that of its shim, and with it the daemon's protection.
+	// Without a score of its own a container inherits that of its shim, and with it the daemon's
+	// protection.
 	score := int(c.GetOomScoreAdj())
 	s.Process.OOMScoreAdj = &score
 	return nil
 }
 
-// command follows Docker: a command of the service's own replaces the image's entrypoint and takes its default
-// arguments away too.
+// command follows Docker: a command of the service's own replaces the image's entrypoint and takes
+// its default arguments away too.
 func command(c *swarmv1.ContainerSpec, image imagespec.ImageConfig) ([]string, error) {
 	entry, args := c.GetCommand(), c.GetArgs()
 	if len(entry) == 0 {
@@ -209,7 +213,8 @@ func Environment(image, own []string, hostname string, tty bool) []string {
 	return MergeEnv(MergeEnv(env, image), own)
 }
 
-// MergeEnv changes an environment: NAME=value sets, a bare NAME removes. A variable keeps its place when it is set again.
+// MergeEnv changes an environment: NAME=value sets, a bare NAME removes. A variable keeps its place
+// when it is set again.
 func MergeEnv(env, changes []string) []string {
 	place := make(map[string]int, len(env)+len(changes))
 	for i, e := range env {

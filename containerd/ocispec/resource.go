@@ -66,7 +66,8 @@ func memory(req *swarmv1.ResourceRequirements, host Host) *specs.LinuxMemory {
 	return &m
 }
 
-// swap is the limit of memory and swap together, in bytes; -1 is unlimited. Unset: as much swap as memory, as Docker.
+// swap is the limit of memory and swap together, in bytes; -1 is unlimited. Unset: as much swap as
+// memory, as Docker.
 func swap(limit int64, asked *int64) *int64 {
 	total := 2 * limit
 	if asked != nil {

@@ -37,15 +37,16 @@ type dockerSyscall struct {
 	Excludes dockerCondition `json:"excludes"`
 }
 
-// dockerCondition limits a rule to, or keeps it from, containers with all of the capabilities, hosts of one of the
-// architectures (Go's names), kernels from a version on.
+// dockerCondition limits a rule to, or keeps it from, containers with all of the capabilities,
+// hosts of one of the architectures (Go's names), kernels from a version on.
 type dockerCondition struct {
 	Caps      []string `json:"caps"`
 	Arches    []string `json:"arches"`
 	MinKernel string   `json:"minKernel"`
 }
 
-// customSeccomp reads a profile in Docker's format or the runtime's for a container with these capabilities.
+// customSeccomp reads a profile in Docker's format or the runtime's for a container with these
+// capabilities.
 func customSeccomp(profile []byte, caps []string) (*specs.LinuxSeccomp, error) {
 	var p dockerProfile
 	if err := json.Unmarshal(profile, &p); err != nil {

@@ -61,7 +61,8 @@ func apparmor(s *specs.Spec, in Input) error {
 	return nil
 }
 
-// seccompProfile refuses a profile that nobody could apply, but runs the default one's containers without: as Docker.
+// seccompProfile refuses a profile that nobody could apply, but runs the default one's containers
+// without: as Docker.
 func seccompProfile(s *specs.Spec, in Input) (*specs.LinuxSeccomp, error) {
 	o := in.Container.Spec().GetPrivileges().GetSeccomp()
 	switch o.GetMode() {

@@ -1,10 +1,12 @@
 //go:build linux
 
-// Package reaper is the first process of a container that asks for one: it starts the container's command, passes
-// every signal on to it, reaps the orphans that the kernel makes its children, and ends as the command ends.
+// Package reaper is the first process of a container that asks for one: it starts the container's
+// command, passes every signal on to it, reaps the orphans that the kernel makes its children, and
+// ends as the command ends.
 //
-// It owns nothing but its own process, refuses nothing, and reads no file. cmd calls Main when the program was started
-// under the reaper's name, which is how a container starts it. One goroutine of the Go runtime receives signals.
+// It owns nothing but its own process, refuses nothing, and reads no file. cmd calls Main when the
+// program was started under the reaper's name, which is how a container starts it. One goroutine of
+// the Go runtime receives signals.
 package reaper
 
 import (

@@ -7,8 +7,8 @@ import (
 	"github.com/containerd/errdefs"
 )
 
-// specFaults are the phrases in runc's errors when the container's configuration is wrong, and not the
-// host. runc's errors have no classes.
+// specFaults are the phrases in runc's errors when the container's configuration is wrong, and not
+// the host. runc's errors have no classes.
 var specFaults = []string{
 	"exec:", "exec format error", "no such file or directory", "not a directory", "is a directory", "permission denied",
 	"operation not permitted", "invalid argument", "error mounting", "unknown capability", "sysctl", "error setting rlimit",

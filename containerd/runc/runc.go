@@ -26,8 +26,8 @@ func Embedded() []byte {
 	return unsafe.Slice(unsafe.StringData(program), len(program))
 }
 
-// Forget gives the pages back that reading Embedded has mapped, 10 MB that a daemon needs once in its life. They can
-// be read again. It fails only where the kernel does not take the hint.
+// Forget gives the pages back that reading Embedded has mapped, 10 MB that a daemon needs once in
+// its life. They can be read again. It fails only where the kernel does not take the hint.
 func Forget() error {
 	data := Embedded()
 	page := os.Getpagesize()

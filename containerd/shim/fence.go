@@ -14,15 +14,16 @@ import (
 )
 
 const (
-	// fencePoll bounds how late a lease is noticed that ran out while the machine was suspended: timers
-	// stand still then, and the lease does not.
+	// fencePoll bounds how late a lease is noticed that ran out while the machine was suspended:
+	// timers stand still then, and the lease does not.
 	fencePoll = time.Second
 	// fenceAgain is when a container that was killed and has not ended is killed again.
 	fenceAgain = 100 * time.Millisecond
 )
 
-// fence kills a container when its lease has run out: its node has been out of contact for so long that
-// another node may run a task of the same slot. It returns when the container has ended or is deleted.
+// fence kills a container when its lease has run out: its node has been out of contact for so long
+// that another node may run a task of the same slot. It returns when the container has ended or is
+// deleted.
 func (r *recorder) fence(ctx context.Context, id string, w *watch) {
 	for {
 		left := lease.Left(w.lease)

@@ -22,11 +22,13 @@ import (
 	"swarm/internal/pause"
 )
 
-// Start starts a shim, unless the one of the container's group runs, which then serves this container too.
+// Start starts a shim, unless the one of the container's group runs, which then serves this
+// container too.
 //
-// containerd's own start gives that one a tenth of a second to take a connection, and on a busy host takes it for dead:
-// it removes its socket and starts a second shim in its place. Both work until the runtime is started again. Then the
-// containers of the first are asked for at the second, which does not know them, and they are killed as leaked.
+// containerd's own start gives that one a tenth of a second to take a connection, and on a busy
+// host takes it for dead: it removes its socket and starts a second shim in its place. Both work
+// until the runtime is started again. Then the containers of the first are asked for at the second,
+// which does not know them, and they are killed as leaked.
 func (r reaper) Start(ctx context.Context, opts *bootapi.BootstrapParams) (*bootapi.BootstrapResult, error) {
 	address, err := groupAddress(ctx, opts)
 	if err != nil {
@@ -59,8 +61,8 @@ func annotation(bundle, name string) (string, error) {
 	return spec.Annotations[name], nil
 }
 
-// groupAddress is where the shim of the group listens whose container's bundle is the working folder; empty: the container
-// has no group.
+// groupAddress is where the shim of the group listens whose container's bundle is the working
+// folder; empty: the container has no group.
 func groupAddress(ctx context.Context, opts *bootapi.BootstrapParams) (string, error) {
 	group, err := annotation(".", layout.GroupAnnotation)
 	if err != nil || group == "" {

@@ -17,7 +17,8 @@ import (
 )
 
 const (
-	// heldBytes of a stream are kept in memory while its file takes no writes; whole lines beyond them are lost, and counted.
+	// heldBytes of a stream are kept in memory while its file takes no writes; whole lines beyond
+	// them are lost, and counted.
 	heldBytes = 256 << 10
 	// retryWrite is how often a file that took no writes is tried again.
 	retryWrite = 200 * time.Millisecond
@@ -56,9 +57,10 @@ type output struct {
 	lost     int    // lines, since the file took no writes
 }
 
-// divert has outputs carry the files that a request names. containerd's shim has a copy of its own between a container and a
-// named pipe. Where nothing else is asked for, the request is left without names, and the container writes into the outputs'
-// pipes themselves (see redirect): each line is copied once less. Pipes that are asked for stay as they are.
+// divert has outputs carry the files that a request names. containerd's shim has a copy of its own
+// between a container and a named pipe. Where nothing else is asked for, the request is left
+// without names, and the container writes into the outputs' pipes themselves (see redirect): each
+// line is copied once less. Pipes that are asked for stay as they are.
 func divert(req *taskapi.CreateTaskRequest) (outputs []*output, err error) {
 	direct := !req.Terminal && req.Stdin == ""
 	for _, name := range []string{req.Stdout, req.Stderr} {
@@ -114,7 +116,8 @@ func openOutput(file, fifo string) (_ *output, err error) {
 	return o, nil
 }
 
-// openPipe opens the pipe. Whoever writes to it waits while it is full, and the reader waits in Go's poller.
+// openPipe opens the pipe. Whoever writes to it waits while it is full, and the reader waits in
+// Go's poller.
 func (o *output) openPipe() (err error) {
 	if o.fifo == "" {
 		var ends [2]int
@@ -165,7 +168,8 @@ func (o *output) close() {
 	}
 }
 
-// end waits for the stream's end, and for room in its file, but not for long: another process may hold the stream open.
+// end waits for the stream's end, and for room in its file, but not for long: another process may
+// hold the stream open.
 func (o *output) end(until <-chan struct{}) {
 	select {
 	case <-o.done:
@@ -222,8 +226,8 @@ func gather(last time.Duration, bytes int) time.Duration {
 	return last
 }
 
-// hold reads the stream into memory until the file has taken all of it; true at the end of the stream, or when whoever
-// deletes the container waits no longer.
+// hold reads the stream into memory until the file has taken all of it; true at the end of the
+// stream, or when whoever deletes the container waits no longer.
 func (o *output) hold() (ended bool) {
 	buf := make([]byte, 32<<10)
 	next := time.Now().Add(retryWrite) // of a try to write
@@ -252,7 +256,8 @@ func (o *output) hold() (ended bool) {
 	}
 }
 
-// add holds what came. When that is too much, lines are lost until the next write, from the first that does not fit.
+// add holds what came. When that is too much, lines are lost until the next write, from the first
+// that does not fit.
 func (o *output) add(b []byte) {
 	if o.skipping {
 		i := bytes.IndexByte(b, '\n')
@@ -285,7 +290,8 @@ func (o *output) lose(b []byte) {
 	}
 }
 
-// flush writes what is held, and in place of what was lost how much that was. It reports whether all is written.
+// flush writes what is held, and in place of what was lost how much that was. It reports whether
+// all is written.
 func (o *output) flush() bool {
 	if o.lost > 0 {
 		if n := len(o.held); n > 0 && o.held[n-1] != '\n' {

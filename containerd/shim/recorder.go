@@ -68,9 +68,10 @@ func (r *recorder) RegisterTTRPC(server *ttrpc.Server) error {
 // errGivenUp: containerd gave a container up while it was set up.
 var errGivenUp = fmt.Errorf("given up while it was set up: %w", errdefs.ErrUnavailable)
 
-// Create sets a container up, and goes on to do so when the containerd that asked is killed meanwhile: ttrpc then cancels
-// the call, and a runc that is killed halfway leaves a container of which nobody knows how far it got. The next containerd
-// may ask for the same container again before this call has ended, and waits for that.
+// Create sets a container up, and goes on to do so when the containerd that asked is killed
+// meanwhile: ttrpc then cancels the call, and a runc that is killed halfway leaves a container of
+// which nobody knows how far it got. The next containerd may ask for the same container again
+// before this call has ended, and waits for that.
 func (r *recorder) Create(ctx context.Context, req *taskapi.CreateTaskRequest) (*taskapi.CreateTaskResponse, error) {
 	ctx = context.WithoutCancel(ctx)
 	end := r.begin(req.ID)
@@ -114,8 +115,8 @@ func (r *recorder) createOnce(ctx context.Context, req *taskapi.CreateTaskReques
 	return resp, nil
 }
 
-// createOwned sets a container up, and takes it away again when its bundle is gone by then, or another one's: containerd
-// gave it up meanwhile, and nobody else would ever end it.
+// createOwned sets a container up, and takes it away again when its bundle is gone by then, or
+// another one's: containerd gave it up meanwhile, and nobody else would ever end it.
 func (r *recorder) createOwned(ctx context.Context, req *taskapi.CreateTaskRequest, w *watch) (resp *taskapi.CreateTaskResponse, err error) {
 	bundle, err := os.Open(req.Bundle) // Held open, so that no later folder has the same number.
 	if err != nil {
@@ -136,7 +137,8 @@ func (r *recorder) createOwned(ctx context.Context, req *taskapi.CreateTaskReque
 	return resp, nil
 }
 
-// begin waits until no other call sets up a container of this id, and keeps others waiting until end is called.
+// begin waits until no other call sets up a container of this id, and keeps others waiting until
+// end is called.
 func (r *recorder) begin(id string) (end func()) {
 	mine := make(chan struct{})
 	r.mu.Lock()
@@ -280,8 +282,8 @@ func (r *recorder) Delete(ctx context.Context, req *taskapi.DeleteRequest) (*tas
 	return resp, nil
 }
 
-// Shutdown leaves a shim that sets a container up alone. The service inside counts only containers that are set up, and
-// ends the shim when there is none.
+// Shutdown leaves a shim that sets a container up alone. The service inside counts only containers
+// that are set up, and ends the shim when there is none.
 func (r *recorder) Shutdown(ctx context.Context, req *taskapi.ShutdownRequest) (*emptypb.Empty, error) {
 	r.mu.Lock()
 	busy := r.setups > 0
@@ -292,8 +294,8 @@ func (r *recorder) Shutdown(ctx context.Context, req *taskapi.ShutdownRequest) (
 	return r.TTRPCTaskService.Shutdown(ctx, req)
 }
 
-// Start starts a process, and goes on to do so when the containerd that asked is killed meanwhile: see Create. It refuses a
-// container whose lease has run out while it was set up.
+// Start starts a process, and goes on to do so when the containerd that asked is killed meanwhile:
+// see Create. It refuses a container whose lease has run out while it was set up.
 func (r *recorder) Start(ctx context.Context, req *taskapi.StartRequest) (*taskapi.StartResponse, error) {
 	if w := r.get(req.ID); w != nil && w.lease != "" && req.ExecID == "" && lease.Left(w.lease) <= 0 {
 		return nil, errgrpc.ToGRPC(fmt.Errorf("start container %s: no manager has confirmed for the length of the lease that its node is in contact: %w", req.ID, errdefs.ErrAborted))

@@ -53,8 +53,8 @@ type group struct {
 	retired bool              // no further container may join
 }
 
-// New returns an empty table. build names what the shims run from; only containers of one build share
-// shims. An empty build stands for the shims of a containerd that the host brings.
+// New returns an empty table. build names what the shims run from; only containers of one build
+// share shims. An empty build stands for the shims of a containerd that the host brings.
 func New(build string) *Table {
 	if build == "" {
 		build = "host"
@@ -74,9 +74,9 @@ type Member struct {
 	Started              bool // whether the container was ever started
 }
 
-// Load takes over the groups of an earlier process. It calls existing on the first call that succeeds
-// and returns its error; later calls do nothing. Groups of other builds, and groups in which no
-// container was started, are retired.
+// Load takes over the groups of an earlier process. It calls existing on the first call that
+// succeeds and returns its error; later calls do nothing. Groups of other builds, and groups in
+// which no container was started, are retired.
 func (g *Table) Load(existing func() ([]Member, error)) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -110,8 +110,8 @@ func (g *Table) Load(existing func() ([]Member, error)) error {
 	return nil
 }
 
-// Assign returns the name of the group for a container that is about to be created. A container that
-// is in a group already stays there.
+// Assign returns the name of the group for a container that is about to be created. A container
+// that is in a group already stays there.
 func (g *Table) Assign(task, service string) string {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -148,10 +148,10 @@ func (g *Table) assignLocked(task, service string) *group {
 }
 
 // Join tells the table that the caller is about to ask the container's shim to set it up. A call of
-// Joined or Left must follow. The first container of a group joins alone, because two that start the
-// shim at the same time can start two shims, one of which is then lost; the others wait until it has
-// joined or ctx ends. moved reports that the assigned group is retired, and that the container was
-// put into another group.
+// Joined or Left must follow. The first container of a group joins alone, because two that start
+// the shim at the same time can start two shims, one of which is then lost; the others wait until
+// it has joined or ctx ends. moved reports that the assigned group is retired, and that the
+// container was put into another group.
 func (g *Table) Join(ctx context.Context, task, service string) (name string, moved bool, err error) {
 	for {
 		g.mu.Lock()

@@ -26,12 +26,12 @@ type filling struct {
 	target string // path in the image
 }
 
-// Make makes the folders of a plan that are missing. As in Docker, an empty volume receives a copy of
-// the files that the image has at the volume's target; rootfs is the mounts of the container's file
-// system. A call that was interrupted may be repeated.
+// Make makes the folders of a plan that are missing. As in Docker, an empty volume receives a copy
+// of the files that the image has at the volume's target; rootfs is the mounts of the container's
+// file system. A call that was interrupted may be repeated.
 //
-// It returns ErrInvalidArgument when a place leaves its volume or the volume spans file systems, and
-// the error of Deps.Room when the disk fills while files are copied.
+// It returns ErrInvalidArgument when a place leaves its volume or the volume spans file systems,
+// and the error of Deps.Room when the disk fills while files are copied.
 func (s *Store) Make(ctx context.Context, v Plan, rootfs []mount.Mount) error {
 	for _, dir := range v.create {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -57,7 +57,8 @@ func (s *Store) Make(ctx context.Context, v Plan, rootfs []mount.Mount) error {
 		return nil
 	}
 	return mount.WithReadonlyTempMount(ctx, rootfs, func(root string) error {
-		// An image of a few bytes may declare volumes inside volumes, and each copy contains the next.
+		// An image of a few bytes may declare volumes inside volumes, and each copy contains the
+		// next.
 		return disk.WhileRoom(ctx, s.room, func(ctx context.Context) error {
 			for _, f := range empty {
 				if err := f.copyUp(ctx, root); err != nil {
@@ -72,9 +73,10 @@ func (s *Store) Make(ctx context.Context, v Plan, rootfs []mount.Mount) error {
 // fillPrefix begins the names of the folders, beside a volume's data, in which copies are made.
 const fillPrefix = ".fill-"
 
-// copyUp copies the image's files at the target into the volume; root is the image's tree. Containers
-// that use the volume already may write to it during the copy. Therefore the copy is made beside the
-// volume, and then each entry is moved into it. An entry that exists in the volume stays.
+// copyUp copies the image's files at the target into the volume; root is the image's tree.
+// Containers that use the volume already may write to it during the copy. Therefore the copy is
+// made beside the volume, and then each entry is moved into it. An entry that exists in the volume
+// stays.
 func (f filling) copyUp(ctx context.Context, root string) (err error) {
 	source, err := inroot.Open(root, f.target)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
@@ -96,7 +98,8 @@ func (f filling) copyUp(ctx context.Context, root string) (err error) {
 	// CopyDir takes no context. Renaming its target makes it fail when the task is stopped.
 	stop := context.AfterFunc(ctx, func() { _ = os.Rename(made, filepath.Join(beside, "stopped")) })
 	defer stop()
-	// The path of a handle is a symbolic link. The dot makes CopyDir see the folder and not the link.
+	// The path of a handle is a symbolic link. The dot makes CopyDir see the folder and not the
+	// link.
 	if err := confs.CopyDir(made, inroot.Path(source)+"/."); err != nil {
 		return errors.Join(err, ctx.Err())
 	}
@@ -106,8 +109,8 @@ func (f filling) copyUp(ctx context.Context, root string) (err error) {
 	return f.take(made)
 }
 
-// take moves the entries of the folder made into the volume, and gives the volume the folder's owner
-// and mode.
+// take moves the entries of the folder made into the volume, and gives the volume the folder's
+// owner and mode.
 func (f filling) take(made string) error {
 	from, err := os.Open(made)
 	if err != nil {

@@ -16,8 +16,8 @@ import (
 	"swarm/internal/private"
 )
 
-// Place is the data folder of a volume, or a file or folder below it. Containers write below Data, so
-// Sub is looked up by package inroot alone. The fields are stored in the container's record.
+// Place is the data folder of a volume, or a file or folder below it. Containers write below Data,
+// so Sub is looked up by package inroot alone. The fields are stored in the container's record.
 type Place struct {
 	// Data is the folder of the volume.
 	Data string
@@ -27,8 +27,8 @@ type Place struct {
 	Make bool `json:",omitempty"`
 }
 
-// open returns a handle of the place. It returns ErrInvalidArgument when the place does not exist or
-// does not lie below Data.
+// open returns a handle of the place. It returns ErrInvalidArgument when the place does not exist
+// or does not lie below Data.
 func (p Place) open() (*os.File, error) {
 	var f *os.File
 	var err error
@@ -43,8 +43,8 @@ func (p Place) open() (*os.File, error) {
 	return f, nil
 }
 
-// makePlace makes a place of a volume. The folder above the data is for root alone, because the files
-// that containers leave in the data may have any mode.
+// makePlace makes a place of a volume. The folder above the data is for root alone, because the
+// files that containers leave in the data may have any mode.
 func makePlace(p Place) error {
 	if err := private.Folder(filepath.Dir(p.Data)); err != nil {
 		return err

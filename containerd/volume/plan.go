@@ -39,8 +39,9 @@ type Plan struct {
 const MaxDeclared = 128
 
 // Plan decides where the volumes of a task's container are: those of its mounts, and those at the
-// paths that the image declares. It makes nothing. Errors name the mount; ErrInvalidArgument is for a
-// source that does not exist, a driver that this node does not have, and a path that leaves a volume.
+// paths that the image declares. It makes nothing. Errors name the mount; ErrInvalidArgument is for
+// a source that does not exist, a driver that this node does not have, and a path that leaves a
+// volume.
 func (s *Store) Plan(task string, mounts []*swarmv1.Mount, declared map[string]struct{}) (Plan, error) {
 	v := Plan{Mounts: make(map[int]string), Anonymous: make(map[string]string)}
 	covered := make(map[string]bool)
@@ -126,9 +127,9 @@ func (s *Store) planStaged(v *Plan, task string, mount int, p Place) {
 // maxLinks is how many symbolic links a bind source may lead through, as in the kernel.
 const maxLinks = 40
 
-// volumeOf reports whether a path of the host leads into the data of a named volume, and which place
-// it names there. It follows symbolic links as far as the volume's data, because above the data only
-// root writes.
+// volumeOf reports whether a path of the host leads into the data of a named volume, and which
+// place it names there. It follows symbolic links as far as the volume's data, because above the
+// data only root writes.
 func (s *Store) volumeOf(source string) (Place, bool, error) {
 	root, err := filepath.EvalSymlinks(s.cfg.Dir)
 	if errors.Is(err, fs.ErrNotExist) {

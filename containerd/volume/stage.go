@@ -16,11 +16,11 @@ import (
 	"swarm/internal/private"
 )
 
-// A part of a volume reaches its container through a staging folder of the task. The daemon opens the
-// part, which proves that it lies in the volume whatever containers do there at the same time, and
-// mounts the opened file in the staging folder, where only root writes. runc is given the path in the
-// staging folder. Once the container is set up it has its own mount, and the staging folder is
-// removed.
+// A part of a volume reaches its container through a staging folder of the task. The daemon opens
+// the part, which proves that it lies in the volume whatever containers do there at the same time,
+// and mounts the opened file in the staging folder, where only root writes. runc is given the path
+// in the staging folder. Once the container is set up it has its own mount, and the staging folder
+// is removed.
 
 // stagedAnnotation is the annotation of a container's spec that holds its staged places as JSON. It
 // is stored because a later process of the daemon may start the container.
@@ -57,8 +57,9 @@ func Staged(annotations map[string]string) (staged []Place, err error) {
 	return staged, nil
 }
 
-// Stage mounts places of volumes in the task's staging folder, in the order in which Plan listed them.
-// It removes an older staging folder of the task first. After an error there is no staging folder.
+// Stage mounts places of volumes in the task's staging folder, in the order in which Plan listed
+// them. It removes an older staging folder of the task first. After an error there is no staging
+// folder.
 func (s *Store) Stage(task string, places []Place) error {
 	if len(places) == 0 {
 		return nil
@@ -92,9 +93,9 @@ func stageOne(p Place, target string) error {
 // oldStage begins the names of staging folders that are being removed.
 const oldStage = ".old-"
 
-// Unstage removes a task's staging folder, if there is one. The folder is renamed first: a runc that
-// still sets the container up must find the whole folder or none, because it would mount an empty
-// folder as the container's volume.
+// Unstage removes a task's staging folder, if there is one. The folder is renamed first: a runc
+// that still sets the container up must find the whole folder or none, because it would mount an
+// empty folder as the container's volume.
 func (s *Store) Unstage(task string) error {
 	dir := s.stagedDir(task)
 	if _, err := os.Lstat(dir); errors.Is(err, fs.ErrNotExist) {

@@ -9,9 +9,9 @@
 // package refuses volume drivers other than local, bind sources that do not exist, and paths that
 // leave a volume.
 //
-// Package containerd calls it: Plan and Make when a container is prepared, Stage and Unstage when it
-// is started, Recover when the daemon starts. It runs no goroutine. The methods of a Store are safe
-// for concurrent use, but only one call at a time may stage or unstage a given task.
+// Package containerd calls it: Plan and Make when a container is prepared, Stage and Unstage when
+// it is started, Recover when the daemon starts. It runs no goroutine. The methods of a Store are
+// safe for concurrent use, but only one call at a time may stage or unstage a given task.
 package volume
 
 import (
@@ -121,9 +121,9 @@ func folders(dir string) []string {
 	return found
 }
 
-// Sizes returns the size in bytes of each named volume. When a volume cannot be counted in full, its
-// size is what was counted, and the log says so, because the other sizes are of use without it. The
-// error is that of ctx, or of reading the list of volumes.
+// Sizes returns the size in bytes of each named volume. When a volume cannot be counted in full,
+// its size is what was counted, and the log says so, because the other sizes are of use without it.
+// The error is that of ctx, or of reading the list of volumes.
 func (s *Store) Sizes(ctx context.Context) (map[string]int64, error) {
 	entries, err := os.ReadDir(s.cfg.Dir)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -15,23 +15,25 @@ import (
 )
 
 const (
-	// branches is how many nodes get a large blob from this node. Further nodes are redirected to these.
+	// branches is how many nodes get a large blob from this node. Further nodes are redirected to
+	// these.
 	branches = 2
-	// relaySize is the size in bytes from which a blob is large. Sending a smaller blob costs less than a
-	// redirect.
+	// relaySize is the size in bytes from which a blob is large. Sending a smaller blob costs less
+	// than a redirect.
 	relaySize = 1 << 20
-	// relayMemory is how long nodes are redirected to a node that got a blob. After a longer time that
-	// node may have left.
+	// relayMemory is how long nodes are redirected to a node that got a blob. After a longer time
+	// that node may have left.
 	relayMemory = time.Minute
-	// relayTimeout bounds the wait for a blob that is on its way. It also ends a wait of two nodes for
-	// each other, which happens when two holders fail in the middle of their transfers.
+	// relayTimeout bounds the wait for a blob that is on its way. It also ends a wait of two nodes
+	// for each other, which happens when two holders fail in the middle of their transfers.
 	relayTimeout = 2 * time.Minute
 	// relayBeat is how often a waiting node gets a sign of life. It is shorter than answerTimeout.
 	relayBeat = time.Second
 )
 
-// Queries of a request for a blob. A relayed request was redirected, and waits until the blob arrives. A
-// direct request is served without a redirect: it follows a redirect that did not deliver the blob.
+// Queries of a request for a blob. A relayed request was redirected, and waits until the blob
+// arrives. A direct request is served without a redirect: it follows a redirect that did not
+// deliver the blob.
 const (
 	queryRelayed = "relayed"
 	queryDirect  = "direct"
@@ -39,8 +41,8 @@ const (
 
 type callerKey struct{}
 
-// WithCaller returns a context of a request to Server.Handler that names the node that sent the request.
-// Requests without a name are served and never redirected.
+// WithCaller returns a context of a request to Server.Handler that names the node that sent the
+// request. Requests without a name are served and never redirected.
 func WithCaller(ctx context.Context, nodeID string) context.Context {
 	return context.WithValue(ctx, callerKey{}, nodeID)
 }
@@ -64,8 +66,8 @@ type branching struct {
 	used   time.Time
 }
 
-// place decides which node serves a caller: elsewhere, or this node if elsewhere is empty. This node then
-// calls done at the end of the transfer, and says whether the caller got the whole blob.
+// place decides which node serves a caller: elsewhere, or this node if elsewhere is empty. This
+// node then calls done at the end of the transfer, and says whether the caller got the whole blob.
 func (r *relay) place(digest, caller string, now time.Time) (elsewhere string, done func(now time.Time, whole bool)) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -103,8 +105,8 @@ func (r *relay) place(digest, caller string, now time.Time) (elsewhere string, d
 	}
 }
 
-// arrivals are the blobs that pulls are fetching. A blob is served as soon as it is complete, long before
-// the image is unpacked.
+// arrivals are the blobs that pulls are fetching. A blob is served as soon as it is complete, long
+// before the image is unpacked.
 type arrivals struct {
 	mu     sync.Mutex // guards byBlob and the arrivals in it
 	byBlob map[string]*arrival
@@ -117,8 +119,8 @@ type arrival struct {
 	here    bool
 }
 
-// Expect notes the blobs that a pull fetches. The pull calls landed for each blob that is complete, and
-// end when it has ended.
+// Expect notes the blobs that a pull fetches. The pull calls landed for each blob that is complete,
+// and end when it has ended.
 func (s *Server) Expect(blobs []ocispec.Descriptor) (end func(), landed func(digest string)) {
 	return s.arrivals.begin(blobs)
 }
@@ -182,8 +184,8 @@ func (a *arrivals) here(digest string) (survey.Blob, bool) {
 	return survey.Blob{}, false
 }
 
-// await returns when settled is closed, or after relayTimeout. During the wait it sends the caller a sign
-// of life every relayBeat.
+// await returns when settled is closed, or after relayTimeout. During the wait it sends the caller
+// a sign of life every relayBeat.
 func await(w http.ResponseWriter, r *http.Request, settled <-chan struct{}) {
 	ctx, cancel := context.WithTimeout(r.Context(), relayTimeout)
 	defer cancel()

@@ -2,11 +2,11 @@
 
 // Package peer moves the blobs of images between nodes: Server sends them, Client fetches them.
 //
-// It owns the protocol between the two, a part of the registry protocol with redirects: a large blob
-// spreads over the cluster like a tree, so that the node that has it first sends it twice, not once for
-// each node. It owns the limits of what other nodes may cost this one. It refuses to authenticate other
-// nodes, which the transport has done, and to verify content, which the caller does by its digest.
-// Package image calls it. It runs no goroutine.
+// It owns the protocol between the two, a part of the registry protocol with redirects: a large
+// blob spreads over the cluster like a tree, so that the node that has it first sends it twice, not
+// once for each node. It owns the limits of what other nodes may cost this one. It refuses to
+// authenticate other nodes, which the transport has done, and to verify content, which the caller
+// does by its digest. Package image calls it. It runs no goroutine.
 package peer
 
 import (
@@ -55,9 +55,9 @@ func NewServer(cfg Config, deps Deps) *Server {
 }
 
 // Handler serves blobs to other nodes: GET and HEAD of /v2/NAME/blobs/DIGEST and
-// /v2/NAME/manifests/DIGEST, with any name, and with ranges. It redirects a node that asks for a large
-// blob to a node that has got the blob from this one, where the request waits while the blob is still
-// on its way. It serves every caller: the transport decides which may connect.
+// /v2/NAME/manifests/DIGEST, with any name, and with ranges. It redirects a node that asks for a
+// large blob to a node that has got the blob from this one, where the request waits while the blob
+// is still on its way. It serves every caller: the transport decides which may connect.
 func (s *Server) Handler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		extendDeadline(w)
@@ -130,21 +130,22 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, digest string) {
 }
 
 const (
-	// takeTimeout is how long a node may take to read a blob, in addition to the time that the bytes take
-	// at takeRate, before its connection is closed. A node that reads nothing, or little, would hold the
-	// connection, its goroutine and its buffers without end.
+	// takeTimeout is how long a node may take to read a blob, in addition to the time that the
+	// bytes take at takeRate, before its connection is closed. A node that reads nothing, or
+	// little, would hold the connection, its goroutine and its buffers without end.
 	takeTimeout = 30 * time.Second
 	// takeRate is in bytes a second. A slower node gets the blob from another source.
 	takeRate = 16 << 10
-	// maxTransfers is how many blobs are sent at the same time, to all nodes together. Each needs about
-	// half a MiB of memory here and in containerd.
+	// maxTransfers is how many blobs are sent at the same time, to all nodes together. Each needs
+	// about half a MiB of memory here and in containerd.
 	maxTransfers = 64
-	// transferWait is how long a request waits when maxTransfers blobs are being sent. It is shorter than
-	// answerTimeout.
+	// transferWait is how long a request waits when maxTransfers blobs are being sent. It is
+	// shorter than answerTimeout.
 	transferWait = 3 * time.Second
 )
 
-// transfer answers with a blob. It waits while maxTransfers blobs are being sent, and then gives up.
+// transfer answers with a blob. It waits while maxTransfers blobs are being sent, and then gives
+// up.
 func (s *Server) transfer(w http.ResponseWriter, r *http.Request, content io.ReadSeeker) {
 	ctx, cancel := context.WithTimeout(r.Context(), transferWait)
 	defer cancel()
@@ -159,8 +160,8 @@ func (s *Server) transfer(w http.ResponseWriter, r *http.Request, content io.Rea
 	send(w, r, content)
 }
 
-// extendDeadline closes the connection unless the caller takes the next bytes within takeTimeout. It
-// replaces the deadline of an earlier request.
+// extendDeadline closes the connection unless the caller takes the next bytes within takeTimeout.
+// It replaces the deadline of an earlier request.
 func extendDeadline(w http.ResponseWriter) {
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(takeTimeout)) // Some connections in tests have no deadline.
 }
@@ -170,8 +171,8 @@ func send(w http.ResponseWriter, r *http.Request, content io.ReadSeeker) {
 	http.ServeContent(w, r, "", time.Time{}, &moving{ReadSeeker: content, to: w})
 }
 
-// moving extends the deadline of the connection as bytes are sent. The time that reading the blob takes
-// does not count, because this node, or its limiter, causes it.
+// moving extends the deadline of the connection as bytes are sent. The time that reading the blob
+// takes does not count, because this node, or its limiter, causes it.
 type moving struct {
 	io.ReadSeeker
 	to    http.ResponseWriter
@@ -199,8 +200,8 @@ func redirect(w http.ResponseWriter, r *http.Request, nodeID string) {
 	w.WriteHeader(http.StatusTemporaryRedirect)
 }
 
-// serveChunk is how many bytes of a blob are read from containerd at once. Each read costs a call, and
-// HTTP reads only 32 KiB at a time. Each transfer has a buffer of this size.
+// serveChunk is how many bytes of a blob are read from containerd at once. Each read costs a call,
+// and HTTP reads only 32 KiB at a time. Each transfer has a buffer of this size.
 const serveChunk = 256 << 10
 
 // buffered reads a blob in chunks.

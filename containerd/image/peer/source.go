@@ -23,13 +23,15 @@ import (
 )
 
 const (
-	// nodeRate is how many bytes a second a node must deliver on average. A node that is slower is asked
-	// again after all other sources, and then without this limit, because the network may be slow.
+	// nodeRate is how many bytes a second a node must deliver on average. A node that is slower is
+	// asked again after all other sources, and then without this limit, because the network may be
+	// slow.
 	nodeRate = 256 << 10
-	// deferredFor is how long a node that was slow, or sent wrong content, comes after other sources.
+	// deferredFor is how long a node that was slow, or sent wrong content, comes after other
+	// sources.
 	deferredFor = 5 * time.Minute
-	// answerTimeout is how long a node may take to begin its answer: it has the blob on its disk, or not
-	// at all.
+	// answerTimeout is how long a node may take to begin its answer: it has the blob on its disk,
+	// or not at all.
 	answerTimeout = 5 * time.Second
 )
 
@@ -74,20 +76,20 @@ type Source struct {
 	client *Client
 
 	mu sync.Mutex // guards direct
-	// direct has the blobs for which the node has redirected this one to another node. True: the node
-	// must serve the blob itself from now on.
+	// direct has the blobs for which the node has redirected this one to another node. True: the
+	// node must serve the blob itself from now on.
 	direct map[digest.Digest]bool
 }
 
 // Source returns a node as a source of blobs. The node is not asked yet.
 func (c *Client) Source(nodeID string) *Source { return &Source{id: nodeID, client: c} }
 
-// maxHops is how many times a request may be redirected. A tree of twenty levels with two branches each
-// has more nodes than any cluster.
+// maxHops is how many times a request may be redirected. A tree of twenty levels with two branches
+// each has more nodes than any cluster.
 const maxHops = 20
 
-// AskDirectly reports whether the node has redirected a request for the blob to another node, and makes
-// the node serve the blob itself from now on. It returns true once for each blob.
+// AskDirectly reports whether the node has redirected a request for the blob to another node, and
+// makes the node serve the blob itself from now on. It returns true once for each blob.
 func (n *Source) AskDirectly(d digest.Digest) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -101,8 +103,8 @@ func (n *Source) AskDirectly(d digest.Digest) bool {
 // Deferred reports whether the node is to be asked after all other sources.
 func (n *Source) Deferred() bool { return n.client.deferred.has(n.id) }
 
-// Defer makes all pulls of the next minutes ask the node after all other sources, because it was slow
-// or sent wrong content.
+// Defer makes all pulls of the next minutes ask the node after all other sources, because it was
+// slow or sent wrong content.
 func (n *Source) Defer() { n.client.deferred.add(n.id) }
 
 // String names the node.
@@ -113,8 +115,9 @@ func (n *Source) Root(ctx context.Context, d digest.Digest) (io.ReadCloser, erro
 	return n.get(ctx, "manifests", d, 0)
 }
 
-// Open opens a blob at an offset in bytes. ErrNotFound: the node does not hold the blob. ErrUnavailable:
-// the node did not answer as it should. The body returns watchdog.ErrStalled and watchdog.ErrSlow.
+// Open opens a blob at an offset in bytes. ErrNotFound: the node does not hold the blob.
+// ErrUnavailable: the node did not answer as it should. The body returns watchdog.ErrStalled and
+// watchdog.ErrSlow.
 func (n *Source) Open(ctx context.Context, desc ocispec.Descriptor, offset int64) (io.ReadCloser, error) {
 	return n.get(ctx, "blobs", desc.Digest, offset)
 }

@@ -1,7 +1,7 @@
 //go:build linux
 
-// Package progress counts the bytes of images on their way, and reports them to the caller in Docker's
-// words.
+// Package progress counts the bytes of images on their way, and reports them to the caller in
+// Docker's words.
 //
 // It owns these words and how often a report is sent. It keeps nothing beyond one transfer. Package
 // image and its subpackages call it. It runs no goroutine; reports are sent on the goroutine that
@@ -21,12 +21,12 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// reportEvery is the shortest time between two reports of a meter, so that reports do not become the
-// bulk of the traffic.
+// reportEvery is the shortest time between two reports of a meter, so that reports do not become
+// the bulk of the traffic.
 const reportEvery = 100 * time.Millisecond
 
-// Meter counts the bytes of one step, and reports them at most every reportEvery. Its methods are safe
-// for concurrent use.
+// Meter counts the bytes of one step, and reports them at most every reportEvery. Its methods are
+// safe for concurrent use.
 type Meter struct {
 	step string
 	id   string                       // of the layer; empty: the whole image
@@ -38,7 +38,8 @@ type Meter struct {
 	last    time.Time
 }
 
-// NewMeter returns a meter of a step that moves total bytes; 0 if that is not known. tell may be nil.
+// NewMeter returns a meter of a step that moves total bytes; 0 if that is not known. tell may be
+// nil.
 func NewMeter(step string, total int64, tell func(*swarmv1.ImageProgress)) *Meter {
 	return &Meter{step: step, total: total, tell: tell}
 }
@@ -145,8 +146,8 @@ func shortLayer(d digest.Digest) string {
 type Reader struct {
 	From  io.Reader
 	Meter *Meter
-	// Err is the last error of From other than io.EOF. It tells a failure of the source from an error
-	// that its content leads to.
+	// Err is the last error of From other than io.EOF. It tells a failure of the source from an
+	// error that its content leads to.
 	Err error
 }
 

@@ -12,8 +12,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 )
 
-// Credentials are the content of Docker's header X-Registry-Auth. The zero value stands for none. They
-// are comparable.
+// Credentials are the content of Docker's header X-Registry-Auth. The zero value stands for none.
+// They are comparable.
 type Credentials struct {
 	Username      string `json:"username"`
 	Password      string `json:"password"`
@@ -21,8 +21,8 @@ type Credentials struct {
 	IdentityToken string `json:"identitytoken"`
 }
 
-// ParseCredentials reads the header X-Registry-Auth: JSON in base64, of either alphabet. An empty header
-// stands for no credentials. ErrInvalidArgument: it is not such a header.
+// ParseCredentials reads the header X-Registry-Auth: JSON in base64, of either alphabet. An empty
+// header stands for no credentials. ErrInvalidArgument: it is not such a header.
 func ParseCredentials(header string) (Credentials, error) {
 	var c Credentials
 	if header == "" {
@@ -46,8 +46,8 @@ func ParseCredentials(header string) (Credentials, error) {
 	return c, nil
 }
 
-// secret returns the pair that containerd's authoriser expects: a name and a password, or no name and a
-// token.
+// secret returns the pair that containerd's authoriser expects: a name and a password, or no name
+// and a token.
 func (c Credentials) secret() (user, secret string) {
 	if c.IdentityToken != "" {
 		return "", c.IdentityToken

@@ -17,9 +17,10 @@ import (
 	"swarm/internal/spec"
 )
 
-// Class gives an error of a registry, or of a download, a single class: that of the registry's answer
-// (ErrUnauthenticated, ErrPermissionDenied, ErrNotFound), ErrFailedPrecondition if this node must be
-// configured differently, the class that err has already, or ErrUnavailable, which is transient.
+// Class gives an error of a registry, or of a download, a single class: that of the registry's
+// answer (ErrUnauthenticated, ErrPermissionDenied, ErrNotFound), ErrFailedPrecondition if this node
+// must be configured differently, the class that err has already, or ErrUnavailable, which is
+// transient.
 func Class(err error) error {
 	var status remoteerrors.ErrUnexpectedStatus
 	var codes docker.Errors
@@ -54,9 +55,9 @@ func classOf(status int) error {
 	return errdefs.ErrUnavailable
 }
 
-// PullError says in one line why an image cannot be pulled, and what to do. The caller adds the name of
-// the image. peers says what is known of the image on other nodes. A LocalError is returned as it is;
-// other errors have one of the classes of Class.
+// PullError says in one line why an image cannot be pulled, and what to do. The caller adds the
+// name of the image. peers says what is known of the image on other nodes. A LocalError is returned
+// as it is; other errors have one of the classes of Class.
 func PullError(ref spec.Image, err error, peers PeerState) error {
 	registry, load := domain(ref.Name), "load it with "+spec.LoadHint(ref.Name)
 	var local *LocalError
@@ -120,8 +121,8 @@ func distrust(registry string, err error) string {
 	return fmt.Sprintf("registry %s has a certificate that is not valid (%s): give it another, or run the daemons with --insecure-registry %s", registry, lastCause(u.cause), registry)
 }
 
-// isConfiguration reports whether a further attempt cannot succeed, because the error is a matter of
-// configuration: TLS against plain HTTP, or a certificate that this node does not accept.
+// isConfiguration reports whether a further attempt cannot succeed, because the error is a matter
+// of configuration: TLS against plain HTTP, or a certificate that this node does not accept.
 func isConfiguration(err error) bool {
 	var (
 		u      unreachable
@@ -132,8 +133,9 @@ func isConfiguration(err error) bool {
 		strings.Contains(u.cause.Error(), "HTTP response to HTTPS client"))
 }
 
-// lastCause returns the last part of an error's text, as in "dial tcp 192.0.2.1:443: connect: network is
-// unreachable", because a user can act on that alone. It skips a class that Class has added.
+// lastCause returns the last part of an error's text, as in "dial tcp 192.0.2.1:443: connect:
+// network is unreachable", because a user can act on that alone. It skips a class that Class has
+// added.
 func lastCause(err error) string {
 	text := strings.TrimSuffix(oneLine(err), ": "+errdefs.ErrUnavailable.Error())
 	if at := strings.LastIndex(text, ": "); at >= 0 {
@@ -154,9 +156,9 @@ const (
 	PeersHave
 )
 
-// PushError says in one line why a registry does not accept an image or a login, and what to do. The
-// caller adds the name of the image. A LocalError is unwrapped; other errors have one of the classes of
-// Class.
+// PushError says in one line why a registry does not accept an image or a login, and what to do.
+// The caller adds the name of the image. A LocalError is unwrapped; other errors have one of the
+// classes of Class.
 func PushError(ref spec.Image, err error) error {
 	registry := domain(ref.Name)
 	var local *LocalError

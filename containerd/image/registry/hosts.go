@@ -25,11 +25,13 @@ import (
 // anyHost is the folder for registries that have no folder of their own.
 const anyHost = "_default"
 
-// idleConns is how many connections to a registry are kept: as many as a pull fetches blobs in parallel.
+// idleConns is how many connections to a registry are kept: as many as a pull fetches blobs in
+// parallel.
 const idleConns = 4
 
-// hosts returns a function that says how to reach a registry: the mirrors first, with which certificates,
-// and whether without TLS. The function serves one pull, and reads the folders once for each registry.
+// hosts returns a function that says how to reach a registry: the mirrors first, with which
+// certificates, and whether without TLS. The function serves one pull, and reads the folders once
+// for each registry.
 func (c *Client) hosts(credentials func(string) (string, string, error)) docker.RegistryHosts {
 	var mu sync.Mutex // guards known
 	known := map[string][]docker.RegistryHost{}
@@ -92,7 +94,8 @@ func (f *faults) Fire(e *logrus.Entry) error {
 	return nil
 }
 
-// hostDir finds a registry's folder. A folder of its own has precedence over one for all registries.
+// hostDir finds a registry's folder. A folder of its own has precedence over one for all
+// registries.
 func hostDir(roots []string, host string) (string, error) {
 	fallback := ""
 	for _, root := range roots {
@@ -113,8 +116,8 @@ func hostDir(roots []string, host string) (string, error) {
 	return fallback, nil
 }
 
-// limitTime sets the time limits of a client, so that a registry that does not answer costs little, and
-// the proxies of the environment. It is called for each client that is made.
+// limitTime sets the time limits of a client, so that a registry that does not answer costs little,
+// and the proxies of the environment. It is called for each client that is made.
 func limitTime(client *http.Client) error {
 	t, ok := client.Transport.(*http.Transport)
 	if !ok {
@@ -164,9 +167,9 @@ func (c *Client) insecure(host string) bool {
 	})
 }
 
-// failFast marks errors of connecting as final, because containerd's resolver would try the host five
-// times, and then again with another path. A host that has a successor is not tried again at all. A
-// failFast serves one pull.
+// failFast marks errors of connecting as final, because containerd's resolver would try the host
+// five times, and then again with another path. A host that has a successor is not tried again at
+// all. A failFast serves one pull.
 type failFast struct {
 	next  http.RoundTripper
 	spare bool // another host comes after this one
@@ -199,8 +202,8 @@ func (f *failFast) RoundTrip(req *http.Request) (*http.Response, error) {
 	return nil, err
 }
 
-// unreachable hides from the resolver that an error was a timeout or an unexpected end, after which it
-// would try again.
+// unreachable hides from the resolver that an error was a timeout or an unexpected end, after which
+// it would try again.
 type unreachable struct{ cause error }
 
 func (u unreachable) Error() string { return u.cause.Error() }

@@ -18,8 +18,8 @@ import (
 const loginTimeout = 15 * time.Second
 
 // Login asks a registry, HOST[:PORT], whether it accepts the credentials in auth, a header
-// X-Registry-Auth. ErrUnauthenticated: it does not. ErrInvalidArgument: registry or auth is malformed.
-// Other errors are those of PushError.
+// X-Registry-Auth. ErrUnauthenticated: it does not. ErrInvalidArgument: registry or auth is
+// malformed. Other errors are those of PushError.
 func (c *Client) Login(ctx context.Context, registry, auth string) error {
 	given, err := ParseCredentials(auth)
 	if err != nil {

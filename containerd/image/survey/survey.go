@@ -2,9 +2,10 @@
 
 // Package survey finds out how much of an image a content store holds.
 //
-// It owns the limits on how many manifests, platforms and nested indexes an image may have, and refuses
-// images that exceed them: each node remembers the blobs of its images, and each manager their
-// platforms. It only reads the store. Package image and its subpackages call it. It runs no goroutine.
+// It owns the limits on how many manifests, platforms and nested indexes an image may have, and
+// refuses images that exceed them: each node remembers the blobs of its images, and each manager
+// their platforms. It only reads the store. Package image and its subpackages call it. It runs no
+// goroutine.
 package survey
 
 import (
@@ -65,17 +66,18 @@ func Take(ctx context.Context, store content.Store, root ocispec.Descriptor) (Re
 }
 
 const (
-	// MaxNesting is how many indexes may lead to an index. Builders make a single index of manifests;
-	// OCI allows more.
+	// MaxNesting is how many indexes may lead to an index. Builders make a single index of
+	// manifests; OCI allows more.
 	MaxNesting = 3
-	// maxListed is how many manifests all indexes of an image may list together, and maxPlatforms for
-	// how many platforms the image may be: each node remembers the blobs, and each manager the platforms.
+	// maxListed is how many manifests all indexes of an image may list together, and maxPlatforms
+	// for how many platforms the image may be: each node remembers the blobs, and each manager the
+	// platforms.
 	maxListed, maxPlatforms = 1024, 64
 )
 
-// walk adds the blobs that desc leads to. It refuses images that would take long to walk for all later
-// callers: an index that is listed twice, because a few small indexes that list each other many times
-// name billions of manifests, and an index that is nested too deep.
+// walk adds the blobs that desc leads to. It refuses images that would take long to walk for all
+// later callers: an index that is listed twice, because a few small indexes that list each other
+// many times name billions of manifests, and an index that is nested too deep.
 func (x *Result) walk(ctx context.Context, store content.Store, desc ocispec.Descriptor, depth int) error {
 	if images.IsIndexType(desc.MediaType) {
 		if _, twice := x.Blobs[desc.Digest.String()]; twice || depth > MaxNesting {
@@ -141,8 +143,8 @@ func (x *Result) add(desc ocispec.Descriptor) {
 }
 
 // PlatformOf returns the platform of a manifest: as its descriptor in the index says, else as its
-// configuration says. It reads the configuration, one of children, in either case, and returns an error
-// if that is not valid. The platform is zero if neither says it.
+// configuration says. It reads the configuration, one of children, in either case, and returns an
+// error if that is not valid. The platform is zero if neither says it.
 func PlatformOf(ctx context.Context, store content.Provider, desc ocispec.Descriptor, children []ocispec.Descriptor) (ocispec.Platform, error) {
 	var own ocispec.Platform
 	for _, child := range children {

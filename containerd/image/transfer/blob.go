@@ -32,7 +32,8 @@ func (d *Download) blob(ctx context.Context, desc ocispec.Descriptor) error {
 			if err == nil || ctx.Err() != nil || errors.As(err, &local) {
 				return err
 			}
-			// The part from an earlier attempt may be wrong, or the node to which the source has redirected.
+			// The part from an earlier attempt may be wrong, or the node to which the source has
+			// redirected.
 			if !(errors.Is(err, errCorrupt) && resumed) && !askDirectly(src, desc.Digest) {
 				return err
 			}
@@ -40,8 +41,8 @@ func (d *Download) blob(ctx context.Context, desc ocispec.Descriptor) error {
 	})
 }
 
-// from fetches a blob from one source, and continues where an earlier attempt ended. It discards a blob
-// with the wrong content.
+// from fetches a blob from one source, and continues where an earlier attempt ended. It discards a
+// blob with the wrong content.
 func (d *Download) from(ctx context.Context, src Source, desc ocispec.Descriptor) (resumed bool, err error) {
 	key := remotes.MakeRefKey(ctx, desc)
 	w, err := content.OpenWriter(ctx, d.deps.Store, content.WithRef(key), content.WithDescriptor(desc))

@@ -3,10 +3,10 @@
 // Package transfer moves the blobs of one image: Download fetches them into the content store from
 // several sources, Push sends them to a registry.
 //
-// It owns the order in which sources are asked, and the decision when a source is given up. It trusts no
-// source: only content with the digest that was asked for enters the store. It refuses to pin tags, to
-// lease blobs and to record images, which package image does. Package image calls it. Its goroutines are
-// those of one call's parallel transfers, and end before the call returns.
+// It owns the order in which sources are asked, and the decision when a source is given up. It
+// trusts no source: only content with the digest that was asked for enters the store. It refuses to
+// pin tags, to lease blobs and to record images, which package image does. Package image calls it.
+// Its goroutines are those of one call's parallel transfers, and end before the call returns.
 package transfer
 
 import (
@@ -39,8 +39,8 @@ import (
 )
 
 const (
-	// parallel is how many blobs of an image are transferred at once: enough to fill a network link, and few
-	// enough for a disk.
+	// parallel is how many blobs of an image are transferred at once: enough to fill a network
+	// link, and few enough for a disk.
 	parallel = 4
 	// parallelPeers is how many nodes are asked at the same time whether they have an image.
 	parallelPeers = 8
@@ -65,8 +65,8 @@ type Deps struct {
 	Tell func(*swarmv1.ImageProgress)
 	// Room returns an error when the disk has no room for a number of bytes.
 	Room func(bytes int64) error
-	// Expect is called once with the blobs that will be fetched. It returns a function that is called for
-	// each of them when it is complete.
+	// Expect is called once with the blobs that will be fetched. It returns a function that is
+	// called for each of them when it is complete.
 	Expect func([]ocispec.Descriptor) (landed func(digest string))
 }
 
@@ -95,8 +95,9 @@ func NewDownload(req Request, deps Deps) *Download {
 	}
 }
 
-// Run fetches the blobs that the platform needs, and returns the descriptor of the index or manifest that
-// the image's digest names. ctx carries a lease, which protects the blobs. Run is called once.
+// Run fetches the blobs that the platform needs, and returns the descriptor of the index or
+// manifest that the image's digest names. ctx carries a lease, which protects the blobs. Run is
+// called once.
 //
 // The error has one of the classes of registry.Class, or is a registry.LocalError.
 func (d *Download) Run(ctx context.Context) (ocispec.Descriptor, error) {
@@ -173,9 +174,9 @@ func (d *Download) root(ctx context.Context) (ocispec.Descriptor, error) {
 	return d.keepRoot(ctx, data)
 }
 
-// askPeers asks nodes for the root, several at once, because a node that is down costs seconds. The first
-// answer ends the search. Nodes that do not have the image are not asked for its blobs. Nil: no node has
-// the image.
+// askPeers asks nodes for the root, several at once, because a node that is down costs seconds. The
+// first answer ends the search. Nodes that do not have the image are not asked for its blobs. Nil:
+// no node has the image.
 func (d *Download) askPeers(ctx context.Context, want digest.Digest) (data []byte) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -260,8 +261,8 @@ func mediaTypeOf(data []byte) (string, error) {
 	return "", errdefs.ErrInvalidArgument.WithMessage("the digest names something that is not an image: give the digest of a manifest or index")
 }
 
-// choose finds the platform's manifest, through the indexes that lead to it. depth is how many indexes led
-// to desc. It is limited, because a registry could go on without end.
+// choose finds the platform's manifest, through the indexes that lead to it. depth is how many
+// indexes led to desc. It is limited, because a registry could go on without end.
 func (d *Download) choose(ctx context.Context, desc ocispec.Descriptor, depth int) (ocispec.Descriptor, error) {
 	if !images.IsIndexType(desc.MediaType) {
 		return desc, nil
@@ -316,8 +317,8 @@ func boolOrder(a, b bool) int {
 	return 1
 }
 
-// document fetches a manifest, an index or a configuration. It refuses one whose descriptor says that it
-// is too large to be read.
+// document fetches a manifest, an index or a configuration. It refuses one whose descriptor says
+// that it is too large to be read.
 func (d *Download) document(ctx context.Context, desc ocispec.Descriptor) error {
 	if err := document.CheckSize(desc); err != nil {
 		return err
@@ -364,8 +365,8 @@ func (d *Download) missing(ctx context.Context, all []ocispec.Descriptor) []ocis
 	return out
 }
 
-// leased puts a blob of the store under the lease of ctx, by asking to write it. It returns false if the
-// blob has just been removed.
+// leased puts a blob of the store under the lease of ctx, by asking to write it. It returns false
+// if the blob has just been removed.
 func (d *Download) leased(ctx context.Context, desc ocispec.Descriptor) bool {
 	w, err := content.OpenWriter(ctx, d.deps.Store, content.WithRef(remotes.MakeRefKey(ctx, desc)), content.WithDescriptor(desc))
 	if err == nil {
@@ -374,9 +375,9 @@ func (d *Download) leased(ctx context.Context, desc ocispec.Descriptor) bool {
 	return errdefs.IsAlreadyExists(err)
 }
 
-// each tries the sources in their order until one succeeds. A peer that fails or sends wrong content is not
-// asked again. A peer that was slow is asked once more, after all others. The error is that of the last
-// source, which is the registry or a slow peer.
+// each tries the sources in their order until one succeeds. A peer that fails or sends wrong
+// content is not asked again. A peer that was slow is asked once more, after all others. The error
+// is that of the last source, which is the registry or a slow peer.
 func (d *Download) each(ctx context.Context, try func(Source) error) error {
 	var verdict error
 	tried := map[Source]bool{}
@@ -416,7 +417,8 @@ func (d *Download) next(tried map[Source]bool) (last Source) {
 	return last
 }
 
-// judge records how a source answered: whether peers have the image, and which sources are given up.
+// judge records how a source answered: whether peers have the image, and which sources are given
+// up.
 func (d *Download) judge(src Source, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

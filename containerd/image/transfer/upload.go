@@ -22,12 +22,13 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// Push sends the image with the index or manifest root, all its platforms, from the store to the registry
-// of the pusher. It sends the blobs first, then the manifests that name them, then the index. The registry
-// does not receive again what it has already. tell receives reports of progress, and may be nil.
+// Push sends the image with the index or manifest root, all its platforms, from the store to the
+// registry of the pusher. It sends the blobs first, then the manifests that name them, then the
+// index. The registry does not receive again what it has already. tell receives reports of
+// progress, and may be nil.
 //
-// The error has one of the classes of registry.Class, or is a registry.LocalError, as for a platform that
-// this node does not hold.
+// The error has one of the classes of registry.Class, or is a registry.LocalError, as for a
+// platform that this node does not hold.
 func Push(ctx context.Context, store content.Store, pusher remotes.Pusher, root ocispec.Descriptor, tell func(*swarmv1.ImageProgress)) error {
 	u := &upload{store: store, pusher: pusher, tell: tell}
 	return u.tree(ctx, root)
@@ -94,8 +95,8 @@ func (u *upload) blob(ctx context.Context, desc ocispec.Descriptor) error {
 	return nil
 }
 
-// incomplete explains that this node holds only its own platform of an image, if that is why a blob cannot
-// be read.
+// incomplete explains that this node holds only its own platform of an image, if that is why a blob
+// cannot be read.
 func incomplete(desc ocispec.Descriptor, err error) error {
 	if !errdefs.IsNotFound(err) {
 		return &registry.LocalError{Err: fmt.Errorf("read %s: %w", desc.Digest, err)}

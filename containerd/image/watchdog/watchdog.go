@@ -1,7 +1,7 @@
 //go:build linux
 
-// Package watchdog ends downloads that stall or are too slow, so that a single source cannot hold up the
-// pull of an image without end.
+// Package watchdog ends downloads that stall or are too slow, so that a single source cannot hold
+// up the pull of an image without end.
 //
 // It refuses nothing. Packages registry and peer call it for every blob. It runs no goroutine.
 package watchdog
@@ -20,15 +20,16 @@ const (
 	// delivers single bytes therefore stalls.
 	Timeout   = 30 * time.Second
 	pieceSize = 16 << 10
-	// credit is the time that a source has in addition to the time that its bytes take at Body.Rate.
+	// credit is the time that a source has in addition to the time that its bytes take at
+	// Body.Rate.
 	credit = 10 * time.Second
 )
 
 // Body is the body of a response. It is read by one goroutine.
 type Body struct {
 	io.ReadCloser // is set when the response is there
-	// Rate is how many bytes a second the source must deliver on average; 0: any rate will do. It is
-	// set before the first Read.
+	// Rate is how many bytes a second the source must deliver on average; 0: any rate will do. It
+	// is set before the first Read.
 	Rate int64
 
 	timer  *time.Timer
@@ -47,9 +48,10 @@ var (
 	ErrSlow = errdefs.ErrUnavailable.WithMessage("it delivers too slowly")
 )
 
-// Watch returns a context for a request and the body of its response. The context ends when the response
-// has not begun to arrive within first, or when the body stalls or is slow later on. The caller sets
-// ReadCloser when the response is there, and calls Close, or Stop if there is no response.
+// Watch returns a context for a request and the body of its response. The context ends when the
+// response has not begun to arrive within first, or when the body stalls or is slow later on. The
+// caller sets ReadCloser when the response is there, and calls Close, or Stop if there is no
+// response.
 func Watch(ctx context.Context, first time.Duration) (context.Context, *Body) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	return ctx, &Body{cancel: cancel, cause: func() error { return context.Cause(ctx) }, timer: time.AfterFunc(first, func() { cancel(ErrStalled) })}
