@@ -10,7 +10,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION) -X main.revision=$(REVISION)
 # looks for it, not this line: make reads this before `deps` has run.
 SECCOMP ?= yes
 INCLUDE ?= /usr/include
-RUNC      := worker/containerd/runc/embed
+RUNC      := containerd/runc/embed
 RUNC_VERSION := $(shell awk '$$1 == "github.com/opencontainers/runc" && $$2 ~ /^v/ { print $$2 }' go.mod)
 RUNC_TAGS := $(if $(filter no,$(SECCOMP)),,seccomp )netgo osusergo
 

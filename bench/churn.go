@@ -9,9 +9,9 @@ import (
 	"path/filepath"
 	"time"
 
+	"swarm/containerd/layout"
 	"swarm/dev"
 	"swarm/internal/pause"
-	"swarm/worker/containerd/layout"
 )
 
 const (

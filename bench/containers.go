@@ -12,8 +12,8 @@ import (
 	"github.com/containerd/containerd/v2/pkg/oci"
 	"golang.org/x/sync/errgroup"
 
+	"swarm/containerd/layout"
 	"swarm/dev"
-	"swarm/worker/containerd/layout"
 )
 
 // containers: 50 on one host through the whole product, against 50 bare ones through the same containerd, interleaved.

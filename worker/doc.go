@@ -4,7 +4,7 @@
 // loop per task over task.Step that pulls, attaches, starts, probes, stops and removes. It refuses to decide: which
 // tasks a node has, and what replaces a task that ended, is the managers' business; only while out of contact with all
 // of them it starts an ended task again by the restart policy. It knows no container runtime and no network: it declares
-// the interfaces it needs (Runtime, Images, Executor, Network), worker/containerd and worker/simulated implement them,
+// the interfaces it needs (Runtime, Images, Executor, Network), containerd and worker/simulated implement them,
 // and cmd plugs in.
 //
 // cmd calls New and Run, and registers the Worker as the node's swarm.v1.Worker service.

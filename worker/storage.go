@@ -7,7 +7,7 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// Storage tells what lies on this node's disk. worker/containerd implements it.
+// Storage tells what lies on this node's disk. containerd implements it.
 type Storage interface {
 	// Holdings are the images that are wholly here, and the bytes of all, what they share counted once.
 	Holdings(ctx context.Context) (held []Holding, bytes int64, err error)

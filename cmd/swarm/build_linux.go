@@ -5,9 +5,9 @@ import (
 	"slices"
 	"time"
 
+	"swarm/containerd/binary"
+	"swarm/containerd/layout"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/worker/containerd/binary"
-	"swarm/worker/containerd/layout"
 )
 
 const (

@@ -3,10 +3,10 @@ package main
 import (
 	"context"
 
+	"swarm/containerd"
+	"swarm/containerd/image"
 	"swarm/internal/disk"
 	"swarm/worker"
-	"swarm/worker/containerd"
-	"swarm/worker/containerd/image"
 )
 
 // watchDisk has the worker tell the managers when the disk is full, and when it is not any more.

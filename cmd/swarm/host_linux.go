@@ -15,6 +15,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"swarm/cli"
+	"swarm/containerd"
+	"swarm/containerd/binary"
+	"swarm/containerd/companion"
+	"swarm/containerd/image"
+	"swarm/containerd/layout"
 	"swarm/install"
 	"swarm/internal/disk"
 	"swarm/internal/sysctl"
@@ -23,11 +28,6 @@ import (
 	"swarm/overlay/hostnet"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/worker"
-	"swarm/worker/containerd"
-	"swarm/worker/containerd/binary"
-	"swarm/worker/containerd/companion"
-	"swarm/worker/containerd/image"
-	"swarm/worker/containerd/layout"
 	"swarm/worker/simulated"
 )
 

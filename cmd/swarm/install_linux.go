@@ -13,11 +13,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"swarm/cli"
+	"swarm/containerd/companion"
+	"swarm/containerd/layout"
 	"swarm/install"
 	"swarm/internal/sysctl"
 	"swarm/overlay/bridge"
-	"swarm/worker/containerd/companion"
-	"swarm/worker/containerd/layout"
 )
 
 // installer implements cli.Installer, for a daemon with the default folders.

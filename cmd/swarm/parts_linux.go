@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc"
 
 	"swarm/cli"
+	"swarm/containerd/image/peer"
 	"swarm/internal/transport"
 	"swarm/manager/ca"
 	"swarm/node"
@@ -26,7 +27,6 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
 	"swarm/worker"
-	"swarm/worker/containerd/image"
 	"swarm/worker/logs"
 	"swarm/worker/simulated"
 )
@@ -271,7 +271,7 @@ func (m *workerMember) Run(ctx context.Context) error {
 // withCaller tells the image store which node asks.
 func withCaller(ctx context.Context, c net.Conn) context.Context {
 	info, _ := transport.PeerOf(c)
-	return image.WithCaller(ctx, info.NodeID())
+	return peer.WithCaller(ctx, info.NodeID())
 }
 
 func (m *workerMember) Register(r grpc.ServiceRegistrar) {

@@ -8,13 +8,13 @@ import (
 	"time"
 
 	"swarm/cli"
+	"swarm/containerd/layout"
+	"swarm/containerd/reaper"
+	"swarm/containerd/server"
+	"swarm/containerd/shim"
 	"swarm/internal/footprint"
 	"swarm/internal/pause"
 	"swarm/overlay/resolve"
-	"swarm/worker/containerd/layout"
-	"swarm/worker/containerd/reaper"
-	"swarm/worker/containerd/server"
-	"swarm/worker/containerd/shim"
 )
 
 // runAsAnother runs what the program is when it was started under another name: a shim, or a container's reaper.

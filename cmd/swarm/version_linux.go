@@ -6,9 +6,9 @@ import (
 
 	containerd "github.com/containerd/containerd/v2/version"
 
+	"swarm/containerd/binary"
+	"swarm/containerd/runc"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/worker/containerd/binary"
-	"swarm/worker/containerd/runc"
 )
 
 // runningProgram is the file that this process runs, whatever was put at its path since.

@@ -55,6 +55,8 @@ var directions = []struct {
 	// A worker must run where no manager code does; it never sees the store.
 	{"worker", []string{"worker", "internal", "proto"}},
 	{"overlay", []string{"overlay", "internal", "proto"}},
+	// The runtime adapter implements the interfaces that the worker declares, and knows no other part.
+	{"containerd", []string{"containerd", "worker", "internal", "proto"}},
 	// A node's parts are given to it as functions: it knows none of them.
 	{"node", []string{"internal", "proto"}},
 	// It writes files and runs systemctl: what it installs is no concern of its.
@@ -116,8 +118,8 @@ var doors = []struct {
 	{"github.com/mdlayher", []string{"overlay"}},
 	{"github.com/tidwall/btree", []string{"raftstore/table"}},
 	{"go.etcd.io/bbolt", []string{"raftstore", "worker"}},
-	{"github.com/containerd/containerd", []string{"worker/containerd", "cmd", "bench"}},
-	{"github.com/cyphar/filepath-securejoin", []string{"worker/containerd/inroot"}},
+	{"github.com/containerd/containerd", []string{"containerd", "cmd", "bench"}},
+	{"github.com/cyphar/filepath-securejoin", []string{"containerd/inroot"}},
 	{"github.com/spf13/cobra", []string{"cli"}},
 	{"github.com/rogpeppe/go-internal", []string{"scenarios"}},
 	{"github.com/bufbuild", []string{"proto/gen"}},

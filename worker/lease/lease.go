@@ -1,14 +1,15 @@
 //go:build linux
 
-// Package lease keeps the end of a node's lease: the time until which the node's single-writer tasks may
-// run although another node may be about to take them over.
+// Package lease keeps the end of a node's lease: the time until which the node's single-writer
+// tasks may run although another node may be about to take them over.
 //
-// The daemon moves the end on whenever the managers confirm a heartbeat. The shims of single-writer tasks
-// read it, and kill their containers when it has come. The end is kept in a file, so that the lease runs
-// out by itself when the daemon dies, and as a time of CLOCK_BOOTTIME, which nobody sets and which goes on
-// while the machine is suspended. The file must not survive a reboot.
+// The daemon moves the end on whenever the managers confirm a heartbeat. The shims of single-writer
+// tasks read it, and kill their containers when it has come. The end is kept in a file, so that the
+// lease runs out by itself when the daemon dies, and as a time of CLOCK_BOOTTIME, which nobody sets
+// and which goes on while the machine is suspended. The file must not survive a reboot.
 //
-// The package runs no goroutine. Its functions are safe for concurrent use by one daemon and many shims.
+// The package runs no goroutine. Its functions are safe for concurrent use by one daemon and many
+// shims.
 package lease
 
 import (
@@ -33,8 +34,8 @@ func Now() time.Duration {
 	return time.Duration(ts.Nano())
 }
 
-// Left is how much of the lease in a file is left. It is 0 when the lease has run out, and when the file
-// cannot be read: a container whose lease is not known must not run.
+// Left is how much of the lease in a file is left. It is 0 when the lease has run out, and when the
+// file cannot be read: a container whose lease is not known must not run.
 func Left(path string) time.Duration { return max(End(path)-Now(), 0) }
 
 // End is the time since boot at which the lease in a file runs out, 0 when the file cannot be read.
@@ -59,8 +60,8 @@ type Lease struct {
 	end time.Duration
 }
 
-// New makes the lease of a file, which need not exist. What an earlier daemon was granted stays. now is Now,
-// but in tests.
+// New makes the lease of a file, which need not exist. What an earlier daemon was granted stays.
+// now is Now, but in tests.
 func New(path string, now func() time.Duration) *Lease {
 	return &Lease{path: path, now: now, end: End(path)}
 }
@@ -68,7 +69,8 @@ func New(path string, now func() time.Duration) *Lease {
 // Path is the file's.
 func (l *Lease) Path() string { return l.path }
 
-// Begin moves the end to a time since boot, also back: a session begins, and what was granted before counts no longer.
+// Begin moves the end to a time since boot, also back: a session begins, and what was granted
+// before counts no longer.
 func (l *Lease) Begin(end time.Duration) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -85,6 +87,8 @@ func (l *Lease) Renew(end time.Duration) error {
 	return l.setLocked(end)
 }
 
+// setLocked replaces the file by a rename but does not sync it, and therefore does not use package
+// durable: the file must not survive a reboot, and the sync would delay every heartbeat.
 func (l *Lease) setLocked(end time.Duration) error {
 	l.end = end
 	next := filepath.Join(filepath.Dir(l.path), "."+filepath.Base(l.path))

@@ -1,5 +1,5 @@
 // Package runtimetest is the contract of worker.Runtime and worker.Executor as a test: worker/simulated and
-// worker/containerd both pass it. It is called by their tests only, and runs what the tests run.
+// containerd both pass it. It is called by their tests only, and runs what the tests run.
 package runtimetest
 
 import (

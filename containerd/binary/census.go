@@ -1,0 +1,70 @@
+//go:build linux
+
+package binary
+
+import (
+	"cmp"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"swarm/containerd/shim"
+)
+
+// Running is a part of a node that runs from a build.
+type Running struct{ Part, Build string }
+
+// Parts that run from the copies.
+const (
+	PartRuntime = "runtime"
+	PartShim    = "shim"
+)
+
+// Census tells which parts run from which of the builds below dir, in order and each once.
+func Census(dir string) ([]Running, error) {
+	var found []Running
+	err := eachProcess(dir, func(build, program string) {
+		switch program {
+		case programName:
+			found = append(found, Running{PartRuntime, build})
+		case shim.Name:
+			found = append(found, Running{PartShim, build})
+		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("builds that run: %w", err)
+	}
+	slices.SortFunc(found, func(a, b Running) int {
+		return cmp.Or(strings.Compare(a.Part, b.Part), strings.Compare(a.Build, b.Build))
+	})
+	return slices.Compact(found), nil
+}
+
+// eachProcess names build and program of every process that runs from a folder below dir.
+func eachProcess(dir string, do func(build, program string)) error {
+	// The kernel gives the names of programs without symbolic links.
+	real, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return err
+	}
+	procs, err := filepath.Glob("/proc/[0-9]*/exe")
+	if err != nil {
+		return err
+	}
+	for _, link := range procs {
+		path, err := os.Readlink(link)
+		if err != nil {
+			continue // it ended, or is a kernel thread
+		}
+		for _, parent := range []string{real, dir} {
+			if rest, ok := strings.CutPrefix(path, parent+"/"); ok {
+				build, program, _ := strings.Cut(rest, "/")
+				do(build, strings.TrimSuffix(program, " (deleted)"))
+				break
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,289 @@
+//go:build linux
+
+// Package companion keeps one `swarm runtime` process running beside the daemon.
+//
+// It owns the decision which process that is: it adopts the one that an earlier
+// daemon left if that runs the wanted build with the wanted settings, replaces
+// it otherwise, and starts it again with a growing pause when it dies. It never
+// stops it because the daemon stops, and never touches a container. Who serves
+// is what the lock in the containerd root says (package lock), so two daemons
+// cannot start two.
+//
+// The daemon calls Run, and Ready before it talks to containerd. Run has one
+// goroutine besides its own, which watches the process.
+package companion
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/health/grpc_health_v1"
+
+	"swarm/containerd/binary"
+	"swarm/containerd/layout"
+	"swarm/containerd/lock"
+	"swarm/containerd/server"
+	"swarm/internal/pause"
+)
+
+const (
+	// restartMin and restartMax bound the pause before a dead runtime process
+	// is started again; steady is how long it must have run to begin anew. One
+	// that has served is back within about a second, however often it died:
+	// until then no end of a container is seen.
+	restartMin    = 100 * time.Millisecond
+	restartMax    = 10 * time.Second
+	restartServed = 500 * time.Millisecond
+	steady        = 30 * time.Second
+
+	// stopGrace is how long a runtime process may take to stop. It has nothing
+	// to save that a kill would lose.
+	stopGrace = 5 * time.Second
+
+	// logLimit is the size, in bytes, at which a start sets the log aside.
+	logLimit = 8 << 20
+)
+
+// Config is data.
+type Config struct {
+	Layout   layout.Layout
+	Programs binary.Set // the build to run
+	LogLevel string     // "" is warn
+}
+
+// Deps are live objects.
+type Deps struct {
+	Log *slog.Logger
+}
+
+// Companion is the keeper of one runtime process.
+type Companion struct {
+	cfg Config
+	log *slog.Logger
+
+	mu      sync.Mutex    // guards what follows
+	up      bool          // the right process serves
+	last    error         // why it does not, as far as known
+	changed chan struct{} // closed and replaced when up or last changes
+}
+
+// New returns a companion that has done nothing yet, or ErrInvalidArgument.
+func New(cfg Config, deps Deps) (*Companion, error) {
+	if err := cfg.Layout.Validate(); err != nil {
+		return nil, fmt.Errorf("runtime: %w", err)
+	}
+	if !filepath.IsAbs(cfg.Programs.Program) {
+		return nil, fmt.Errorf("runtime program %q is not an absolute path: %w", cfg.Programs.Program, errdefs.ErrInvalidArgument)
+	}
+	return &Companion{cfg: cfg, log: deps.Log, changed: make(chan struct{})}, nil
+}
+
+// Run keeps the runtime process running until ctx is done, and leaves it running.
+func (c *Companion) Run(ctx context.Context) error {
+	rest := restartMin
+	for {
+		began := time.Now()
+		err := c.serve(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		switch served := c.set(false, err); {
+		case time.Since(began) > steady:
+			rest = restartMin
+		case served:
+			rest = min(rest, restartServed)
+		}
+		wait := rest/2 + rand.N(rest)
+		c.log.WarnContext(ctx, "runtime process is not running", "err", err, "retry", wait.Round(time.Millisecond))
+		if pause.For(ctx, wait) != nil {
+			return nil
+		}
+		rest = min(2*rest, restartMax)
+	}
+}
+
+// Ready returns when the right process serves; Run must be running. When ctx ends
+// first, the error (ErrUnavailable) says why it does not, as far as known.
+func (c *Companion) Ready(ctx context.Context) error {
+	for {
+		c.mu.Lock()
+		up, last, changed := c.up, c.last, c.changed
+		c.mu.Unlock()
+		if up {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return fmt.Errorf("containerd on %s does not answer, see %s: %w: %w",
+				c.cfg.Layout.Socket(), c.cfg.Layout.Log(), cmp.Or(last, ctx.Err()), errdefs.ErrUnavailable)
+		}
+	}
+}
+
+// Stop ends the runtime process that serves a containerd root (layout.Root) and
+// returns when it is gone. Containers go on. A companion that still runs will
+// start it again.
+func Stop(ctx context.Context, root string) error {
+	p, err := serving(root)
+	if err != nil || p == nil {
+		return err
+	}
+	defer p.close()
+	return p.stop(ctx)
+}
+
+// serve has the right runtime process running and returns when it has died.
+func (c *Companion) serve(ctx context.Context) error {
+	p, err := c.adopt(ctx)
+	if err != nil {
+		return err
+	}
+	if p == nil {
+		if p, err = c.start(); err != nil {
+			return err
+		}
+	}
+	defer p.close()
+
+	alive, died := context.WithCancel(ctx)
+	defer died()
+	exited := make(chan error, 1)
+	go func() {
+		exited <- p.wait(ctx)
+		died()
+	}()
+	if c.ping(alive) == nil {
+		c.set(true, nil)
+		c.log.InfoContext(ctx, "runtime process serves", "pid", p.pid, "build", c.cfg.Programs.Build)
+	}
+	if err := <-exited; err != nil {
+		return fmt.Errorf("runtime process %d: %w", p.pid, err)
+	}
+	return fmt.Errorf("runtime process %d ended, see %s: %w", p.pid, c.cfg.Layout.Log(), errdefs.ErrUnavailable)
+}
+
+// adopt returns the process that serves already, nil when there is none or when
+// there was a different one, which it has ended.
+func (c *Companion) adopt(ctx context.Context) (*process, error) {
+	p, err := serving(c.cfg.Layout.Root())
+	if err != nil || p == nil {
+		return nil, err
+	}
+	if p.runs(c.command()) {
+		return p, nil
+	}
+	defer p.close()
+	c.log.InfoContext(ctx, "runtime process of another build or with other settings is replaced", "pid", p.pid)
+	return nil, p.stop(ctx)
+}
+
+// serving returns the process that holds the root's lock, nil when none does.
+func serving(root string) (*process, error) {
+	for {
+		pid, err := lock.Holder(layout.Lock(root))
+		if err != nil || pid == 0 {
+			return nil, err
+		}
+		p, err := openProcess(pid)
+		if errors.Is(err, syscall.ESRCH) {
+			continue // it ended between the two questions
+		}
+		if err != nil {
+			return nil, err
+		}
+		// The number may have gone to another process meanwhile.
+		again, err := lock.Holder(layout.Lock(root))
+		if err == nil && again == pid {
+			return p, nil
+		}
+		p.close()
+		if err != nil {
+			return nil, err
+		}
+	}
+}
+
+func (c *Companion) command() []string {
+	l := c.cfg.Layout
+	return append([]string{c.cfg.Programs.Program, "runtime"}, server.Config{
+		Root:     l.Root(),
+		State:    l.State(),
+		Address:  l.Socket(),
+		BinDir:   c.cfg.Programs.Dir,
+		LogLevel: c.cfg.LogLevel,
+	}.Args()...)
+}
+
+// start starts the process in a session of its own, so that no signal to the
+// daemon's terminal or group reaches it.
+func (c *Companion) start() (*process, error) {
+	out, err := openLog(c.cfg.Layout.Log())
+	if err != nil {
+		return nil, fmt.Errorf("start runtime process: %w", err)
+	}
+	defer out.Close()
+	args := c.command()
+	cmd := exec.Command(args[0], args[1:]...)
+	cmd.Dir = "/"
+	cmd.Stdout, cmd.Stderr = out, out
+	cmd.Env = withoutSystemd(os.Environ())
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("start runtime process: %w", err)
+	}
+	p, err := openProcess(cmd.Process.Pid)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("start runtime process: %w", err), cmd.Process.Kill(), cmd.Wait())
+	}
+	// From here on the process is watched and reaped through p, which treats a
+	// child and an adopted process alike.
+	return p, cmd.Process.Release()
+}
+
+// ping returns nil once containerd answers.
+func (c *Companion) ping(ctx context.Context) error {
+	conn, err := grpc.NewClient("unix://"+c.cfg.Layout.Socket(),
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff:           backoff.Config{BaseDelay: 5 * time.Millisecond, Multiplier: 1.3, Jitter: 0.2, MaxDelay: 100 * time.Millisecond},
+			MinConnectTimeout: time.Second,
+		}))
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	resp, err := grpc_health_v1.NewHealthClient(conn).Check(ctx, &grpc_health_v1.HealthCheckRequest{}, grpc.WaitForReady(true))
+	if err != nil {
+		return err
+	}
+	if resp.Status != grpc_health_v1.HealthCheckResponse_SERVING {
+		return fmt.Errorf("containerd is %s: %w", resp.Status, errdefs.ErrUnavailable)
+	}
+	return nil
+}
+
+// set notes whether the right process serves, and returns whether it did before.
+func (c *Companion) set(up bool, last error) (before bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	before = c.up
+	c.up, c.last = up, last
+	close(c.changed)
+	c.changed = make(chan struct{})
+	return before
+}

@@ -1,0 +1,22 @@
+//go:build linux
+
+// Package containerd is the runtime adapter: it runs the tasks of a worker in containers of
+// containerd, either the containerd that swarm brings (package server) or one of the host. Runtime
+// implements the worker's interfaces Runtime, Executor and a part of Storage.
+//
+// On its node it owns the containers in containerd's namespace swarm that carry its label, with
+// their snapshots and cgroups; a folder for each task in the state folder; and the tmpfs with
+// secrets and configs. Its subpackages own the rest: shimgroup decides which containers share a
+// shim, volume owns the volumes, imagecache knows what a container needs of its image, exec runs
+// further processes in containers, and image is the node's store of images. Paths inside containers
+// and images are looked up by package inroot alone.
+//
+// The package refuses to pull images, to restart containers and to make networks: the caller names
+// the path of a network namespace. When containerd has lost a container's exit, the package reads
+// it from the exit record that the shim has written (package exit). It marks each container that
+// was started with a file in the task's folder, so that a container that has run before a reboot
+// does not count as one that was never started.
+//
+// The worker calls it. cmd builds it and calls Recover when the daemon starts. It runs no goroutine
+// of its own, except that package exec cleans up in the background.
+package containerd

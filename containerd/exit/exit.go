@@ -1,0 +1,130 @@
+// Package exit owns the exit records of containers: one small file for each
+// container that has ended, written by its shim before anybody is told, so that
+// an exit while containerd or the daemon is down is not lost.
+//
+// Shims write records, the daemon reads them and removes each one once it has
+// taken note of it. A record stands at <dir>/<namespace>/<container>.json, is
+// replaced atomically, and lives as long as the transient folder it is in: it
+// survives every process, not a reboot, which no container survives either.
+// The package runs no goroutine.
+package exit
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+)
+
+// Record says how the first process of a container ended.
+type Record struct {
+	// Status is the exit code, or 128 plus the signal that ended the process.
+	Status uint32 `json:"exit_status"`
+	// ExitedAt is when the shim reaped the process.
+	ExitedAt time.Time `json:"exited_at"`
+	// OOM says that the kernel killed at least one process of the container
+	// because its memory limit was reached.
+	OOM bool `json:"oom,omitempty"`
+	// Fenced says that the shim killed the container because its lease had run out.
+	Fenced bool `json:"fenced,omitempty"`
+	// ShimLost says that the shim died first. The container was then killed by
+	// force, and Status is what that kill implies, not what was observed.
+	ShimLost bool `json:"shim_lost,omitempty"`
+}
+
+// Dir is a folder of records, layout.Exits of a containerd state folder.
+type Dir string
+
+// Write puts a record in place of any older one.
+func (d Dir) Write(namespace, container string, r Record) error {
+	path, err := d.path(namespace, container)
+	if err != nil {
+		return err
+	}
+	data, err := json.Marshal(r)
+	if err != nil {
+		return fmt.Errorf("encode exit record of %s: %w", container, err)
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return fmt.Errorf("write exit record of %s: %w", container, err)
+	}
+	// The file is replaced by a rename but not synced, and therefore not written by package
+	// durable: the record must survive every process but not a reboot, which ends its container
+	// too.
+	f, err := os.CreateTemp(filepath.Dir(path), ".exit-*")
+	if err != nil {
+		return fmt.Errorf("write exit record of %s: %w", container, err)
+	}
+	_, err = f.Write(data)
+	err = errors.Join(err, f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("write exit record of %s: %w", container, err), os.Remove(f.Name()))
+	}
+	return nil
+}
+
+// Read returns a container's record, or ErrNotFound.
+func (d Dir) Read(namespace, container string) (Record, error) {
+	path, err := d.path(namespace, container)
+	if err != nil {
+		return Record{}, err
+	}
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return Record{}, fmt.Errorf("exit record of %s: %w", container, errdefs.ErrNotFound)
+	}
+	if err != nil {
+		return Record{}, fmt.Errorf("exit record of %s: %w", container, err)
+	}
+	var r Record
+	if err := json.Unmarshal(data, &r); err != nil {
+		return Record{}, fmt.Errorf("exit record of %s in %s: %w", container, path, err)
+	}
+	return r, nil
+}
+
+// Remove forgets a container's record; it is no error if there is none.
+func (d Dir) Remove(namespace, container string) error {
+	path, err := d.path(namespace, container)
+	if err != nil {
+		return err
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove exit record of %s: %w", container, err)
+	}
+	return nil
+}
+
+// List names the containers of a namespace that have a record.
+func (d Dir) List(namespace string) ([]string, error) {
+	entries, err := os.ReadDir(filepath.Join(string(d), namespace))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("list exit records: %w", err)
+	}
+	var names []string
+	for _, e := range entries {
+		if name, ok := strings.CutSuffix(e.Name(), ".json"); ok && !strings.HasPrefix(name, ".") {
+			names = append(names, name)
+		}
+	}
+	return names, nil
+}
+
+// path refuses names that would leave the folder (ErrInvalidArgument).
+func (d Dir) path(namespace, container string) (string, error) {
+	for _, name := range []string{namespace, container} {
+		if name == "" || name[0] == '.' || strings.ContainsRune(name, '/') {
+			return "", fmt.Errorf("exit record: %q is no name: %w", name, errdefs.ErrInvalidArgument)
+		}
+	}
+	return filepath.Join(string(d), namespace, container+".json"), nil
+}

@@ -1,0 +1,223 @@
+//go:build linux
+
+package image
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/platforms"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"swarm/containerd/image/progress"
+	"swarm/containerd/image/registry"
+	"swarm/containerd/image/transfer"
+	"swarm/internal/spec"
+	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/worker"
+)
+
+// resolveTimeout bounds the question which digest a tag has now.
+const resolveTimeout = 15 * time.Second
+
+// order is a pull that has been understood.
+type order struct {
+	ref      spec.Image
+	auth     registry.Credentials
+	platform platforms.MatchComparer
+	wanted   string // the platform, for people
+	newest   bool   // the digest is what the tag names now, not what the caller gave
+}
+
+// fetchKey is what two pulls have in common that share one fetch. Credentials belong to it: what is
+// refused to one caller may be given to the next.
+type fetchKey struct {
+	ref    spec.Image
+	wanted string
+	auth   registry.Credentials
+}
+
+// Pull makes an image ready for containers: by its digest from this node, from other nodes or from
+// its registry, whichever has it first. A tag without digest is looked up in the registry, unless
+// it was loaded here; when the registry cannot tell, what this node has under that name serves.
+func (s *Store) Pull(ctx context.Context, req worker.PullRequest, tell func(*swarmv1.ImageProgress)) (*swarmv1.Image, error) {
+	o, err := s.order(req)
+	if err != nil {
+		return nil, err
+	}
+	if o.newest = o.ref.Digest == ""; o.newest {
+		if o.ref.Digest, err = s.pin(ctx, o); err != nil {
+			return nil, err
+		}
+	}
+	if image, err := s.ready(ctx, o); image != nil || err != nil {
+		return image, err
+	}
+	err = s.flights.do(ctx, fetchKey{o.ref, o.wanted, o.auth}, tell, func(ctx context.Context, tell func(*swarmv1.ImageProgress)) error {
+		if image, err := s.ready(ctx, o); image != nil || err != nil {
+			return err // another flight has just landed
+		}
+		return s.fetch(namespaced(ctx), o, tell)
+	})
+	if err != nil {
+		return nil, err
+	}
+	image, err := s.ready(ctx, o)
+	if err == nil && image == nil {
+		err = errdefs.ErrUnavailable.WithMessage("it was removed while it was pulled")
+	}
+	return image, err
+}
+
+func (s *Store) order(req worker.PullRequest) (order, error) {
+	ref, err := spec.ParseImage(req.Ref)
+	if err != nil {
+		return order{}, err
+	}
+	if ref.Digest != "" {
+		if _, err := validDigest(ref.Digest); err != nil {
+			return order{}, err
+		}
+	}
+	o := order{ref: ref, platform: s.platform, wanted: cmp.Or(req.Platform, platforms.DefaultString())}
+	if req.Platform != "" {
+		p, err := platforms.Parse(req.Platform)
+		if err != nil {
+			return order{}, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("platform %q is not one: write OS/ARCH[/VARIANT], for example linux/amd64", req.Platform))
+		}
+		o.platform = platforms.Only(p)
+	}
+	o.auth, err = registry.ParseCredentials(req.Auth)
+	return o, err
+}
+
+// pin finds the digest of a tag.
+func (s *Store) pin(ctx context.Context, o order) (string, error) {
+	held, err := s.find(ctx, o.ref.Name)
+	if err != nil && !errdefs.IsNotFound(err) {
+		return "", worker.Away(err)
+	}
+	if held != nil && held.loaded {
+		return held.digest, nil
+	}
+	ask, cancel := context.WithTimeout(ctx, resolveTimeout)
+	defer cancel()
+	digest, err := s.registry.Digest(ask, o.ref, o.auth)
+	if err == nil {
+		return digest, nil
+	}
+	if held != nil && ctx.Err() == nil {
+		s.log.Info("image used as this node has it: its registry does not tell of it", "image", o.ref.Name, "digest", held.digest, "err", err)
+		return held.digest, nil
+	}
+	return "", registry.PullError(o.ref, err, registry.PeersHaveNot)
+}
+
+// ready gives an image that needs no fetching; nil when it does.
+func (s *Store) ready(ctx context.Context, o order) (*swarmv1.Image, error) {
+	c, err := s.catalog(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("look at what is held: %w", worker.Away(err))
+	}
+	e := c.images[o.ref.Digest]
+	if e == nil || !e.Serves(o.platform) {
+		return nil, nil
+	}
+	names, err := recordsOf(o.ref, e.target.Digest)
+	if err != nil {
+		return nil, err
+	}
+	if c.lacks(names, o) {
+		if err := s.keep(namespaced(ctx), o.ref, e.target, false); err != nil {
+			return nil, fmt.Errorf("record it: %w", worker.Away(err))
+		}
+	}
+	// Somebody else may have removed it from containerd.
+	if _, err := s.client.ImageService().Get(namespaced(ctx), names[0]); errdefs.IsNotFound(err) {
+		s.note()
+		return nil, nil
+	} else if err != nil {
+		return nil, fmt.Errorf("look at what is held: %w", worker.Away(err))
+	}
+	return e.proto(o.ref.Name), nil
+}
+
+// lacks says whether a name is new for an image: the same digest by another tag or from another
+// repository. A tag that is recorded for another digest moves only to the newest, or two services
+// with two digests of one tag would take turns.
+func (c *catalog) lacks(names []string, o order) bool {
+	return slices.ContainsFunc(names, func(name string) bool {
+		digest, known := c.records[name]
+		return !known || o.newest && digest != o.ref.Digest
+	})
+}
+
+// room refuses what the disk has no room for.
+func (s *Store) room(bytes int64) error {
+	if s.deps.Room == nil {
+		return nil
+	}
+	if err := s.deps.Room(bytes); err != nil {
+		return &registry.LocalError{Err: err}
+	}
+	return nil
+}
+
+// sources lists the sources of a pull: nodes in random order, so that many pulls spread over them,
+// and then the registry.
+func (s *Store) sources(ctx context.Context, o order) []transfer.Source {
+	var out []transfer.Source
+	if s.peers != nil {
+		for _, id := range s.deps.Peers(ctx, o.ref.Digest) {
+			out = append(out, s.peers.Source(id))
+		}
+		rand.Shuffle(len(out), func(i, j int) { out[i], out[j] = out[j], out[i] })
+	}
+	return append(out, s.registry.Source(o.ref, o.auth))
+}
+
+// fetch downloads the missing blobs of an image, unpacks the image and records it. Blobs of a
+// failed attempt are kept for the next one.
+func (s *Store) fetch(ctx context.Context, o order, tell func(*swarmv1.ImageProgress)) (err error) {
+	sources := s.sources(ctx, o)
+	ctx, release, err := s.leased(ctx, o.ref.Digest)
+	if err != nil {
+		return worker.Away(err)
+	}
+	reached, end := false, func() {}
+	defer func() {
+		end()
+		release(err, reached)
+	}()
+	d := transfer.NewDownload(transfer.Request{Image: o.ref, Platform: o.platform, PlatformName: o.wanted}, transfer.Deps{
+		Log:     s.log,
+		Store:   s.client.ContentStore(),
+		Sources: sources,
+		Tell:    tell,
+		Room:    s.room,
+		Expect: func(blobs []ocispec.Descriptor) (landed func(string)) {
+			reached = true
+			end, landed = s.server.Expect(blobs)
+			return landed
+		},
+	})
+	target, err := d.Run(ctx)
+	if err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		return registry.PullError(o.ref, err, d.Peers())
+	}
+	progress.NewMeter("unpack", 0, tell).Flush()
+	if err := s.keep(ctx, o.ref, target, false); err != nil {
+		return fmt.Errorf("keep it: %w", worker.Away(err))
+	}
+	d.Finish()
+	s.log.Info("image pulled", "image", o.ref.Name, "digest", o.ref.Digest)
+	return nil
+}

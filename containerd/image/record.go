@@ -1,0 +1,166 @@
+//go:build linux
+
+package image
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/errdefs"
+	"github.com/distribution/reference"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"swarm/containerd/document"
+	"swarm/containerd/image/survey"
+	"swarm/internal/disk"
+	"swarm/internal/spec"
+)
+
+// labelLoaded marks the record of an image that came from an archive: no registry need have it.
+const labelLoaded = "io.swarm.loaded"
+
+// recordsOf are containerd's names of an image: by digest, so that the image outlives a tag that
+// moves on, and by tag.
+func recordsOf(ref spec.Image, d digest.Digest) ([]string, error) {
+	named, err := reference.ParseNormalizedNamed(ref.Name)
+	if err != nil {
+		return nil, fmt.Errorf("image %s: %w: %w", ref.Name, err, errdefs.ErrInvalidArgument)
+	}
+	names := []string{named.Name() + "@" + d.String()}
+	if _, ok := named.(reference.Tagged); ok {
+		names = append(names, named.String())
+	}
+	return names, nil
+}
+
+// keep makes an image's blobs, which a lease holds, outlast the lease: it links them by labels,
+// unpacks the image if it is for this node, and records it. A platform other than the node's is
+// unpacked when a container asks for it.
+func (s *Store) keep(ctx context.Context, ref spec.Image, target ocispec.Descriptor, loaded bool) error {
+	store := s.client.ContentStore()
+	if _, err := survey.Take(ctx, store, target); err != nil { // before others walk through it
+		return err
+	}
+	link := images.SetChildrenLabels(store, images.HandlerFunc(func(ctx context.Context, desc ocispec.Descriptor) ([]ocispec.Descriptor, error) {
+		children, err := document.Children(ctx, store, desc)
+		if errdefs.IsNotFound(err) {
+			return nil, images.ErrSkipDesc // of a platform that is not here
+		}
+		return children, err
+	}))
+	if err := images.Walk(ctx, link, target); err != nil {
+		return fmt.Errorf("link blobs: %w", err)
+	}
+	names, err := recordsOf(ref, target.Digest)
+	if err != nil {
+		return err
+	}
+	if err := s.unpack(ctx, names[0], target); err != nil {
+		return err
+	}
+	for _, name := range names {
+		if err := s.record(ctx, images.Image{Name: name, Target: target}, loaded); err != nil {
+			return fmt.Errorf("record image %s: %w", name, err)
+		}
+	}
+	s.note()
+	return nil
+}
+
+// unpack makes the snapshots of the layers, which containers start from. Idempotent.
+func (s *Store) unpack(ctx context.Context, name string, target ocispec.Descriptor) error {
+	x, err := survey.Take(ctx, s.client.ContentStore(), target)
+	if err != nil {
+		return err
+	}
+	if !x.Serves(s.platform) {
+		return nil
+	}
+	image := client.NewImageWithPlatform(s.client, images.Image{Name: name, Target: target}, s.platform)
+	return s.whileRoom(ctx, func(ctx context.Context) error {
+		if err := image.Unpack(ctx, s.cfg.Snapshotter); err != nil {
+			return fmt.Errorf("unpack: %w", err)
+		}
+		return nil
+	})
+}
+
+// whileRoom runs do, and cancels it when the disk comes to its reserve: how much a compressed layer
+// unpacks to is known only afterwards. containerd removes the layer that it was about to unpack.
+func (s *Store) whileRoom(ctx context.Context, do func(context.Context) error) error {
+	return disk.WhileRoom(ctx, s.room, do)
+}
+
+// record writes a record or moves it to another target. Once loaded, a digest stays loaded.
+func (s *Store) record(ctx context.Context, image images.Image, loaded bool) error {
+	store := s.client.ImageService()
+	old, err := store.Get(ctx, image.Name)
+	if err != nil && !errdefs.IsNotFound(err) {
+		return err
+	}
+	if loaded || old.Target.Digest == image.Target.Digest && old.Labels[labelLoaded] != "" {
+		image.Labels = map[string]string{labelLoaded: "true"}
+	}
+	if errdefs.IsNotFound(err) {
+		if _, err = store.Create(ctx, image); !errdefs.IsAlreadyExists(err) {
+			return err
+		}
+	}
+	_, err = store.Update(ctx, image, "target", "labels")
+	return err
+}
+
+// Remove deletes an image: its records at once, and so its blobs and snapshots that nothing else
+// needs.
+func (s *Store) Remove(ctx context.Context, digest string) error {
+	d, err := validDigest(digest)
+	if err != nil {
+		return err
+	}
+	ctx = namespaced(ctx)
+	records, err := s.client.ImageService().List(ctx, fmt.Sprintf("target.digest==%q", d))
+	if err != nil {
+		return fmt.Errorf("remove image %s: %w", digest, err)
+	}
+	if len(records) == 0 {
+		return errdefs.ErrNotFound.WithMessage(fmt.Sprintf("remove image %s: this node does not hold it", digest))
+	}
+	if err := s.unused(ctx, records); err != nil {
+		return err
+	}
+	defer s.note()
+	for i, r := range records {
+		var opts []images.DeleteOpt
+		if i == len(records)-1 {
+			opts = append(opts, images.SynchronousDelete())
+		}
+		if derr := s.client.ImageService().Delete(ctx, r.Name, opts...); !errdefs.IsNotFound(derr) {
+			err = errors.Join(err, derr)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("remove image %s: %w", digest, err)
+	}
+	return nil
+}
+
+// unused refuses images that a container was made from.
+func (s *Store) unused(ctx context.Context, records []images.Image) error {
+	filters := make([]string, len(records))
+	for i, r := range records {
+		filters[i] = fmt.Sprintf("image==%q", r.Name)
+	}
+	users, err := s.client.ContainerService().List(ctx, filters...)
+	if err != nil {
+		return fmt.Errorf("remove image %s: %w", records[0].Name, err)
+	}
+	if len(users) > 0 {
+		return errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf(
+			"image %s is used by container %s: remove the task first", records[0].Name, users[0].ID))
+	}
+	return nil
+}

@@ -1,0 +1,84 @@
+//go:build linux
+
+package inflate
+
+import (
+	"archive/tar"
+	"bufio"
+	"fmt"
+	"io"
+
+	"github.com/containerd/errdefs"
+)
+
+// maxHeld bounds what containerd holds of the entries of a layer while it unpacks the layer, in
+// bytes: it remembers the path of each entry, and the whole header of each folder. A million files
+// and some hundred thousand folders are within it.
+const maxHeld = 256 << 20
+
+// heldOf is what it holds of an entry, roughly.
+func heldOf(h *tar.Header) int {
+	held := 128 + len(h.Name)
+	if h.Typeflag != tar.TypeDir {
+		return held
+	}
+	for k, v := range h.PAXRecords {
+		held += len(k) + len(v)
+	}
+	return held + 384
+}
+
+// errEntries is the refusal of a layer with more. It is an ErrInvalidArgument.
+var errEntries = errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("the layer has too many entries: their headers take more than %d MiB", maxHeld>>20))
+
+// entries passes a layer, a tar, on as it is, and fails where its entries have become too many. A
+// second reader of tars looks at what has been read, so that both see the same entries.
+type entries struct {
+	from io.ReadCloser
+	look *io.PipeWriter
+	read io.Reader
+	done chan struct{} // closed when the second reader has ended
+}
+
+func boundEntries(from io.ReadCloser, most int) *entries {
+	look, to := io.Pipe()
+	e := &entries{from: from, look: to, read: io.TeeReader(from, to), done: make(chan struct{})}
+	go func() {
+		defer close(e.done)
+		if err := count(look, most); err != nil {
+			look.CloseWithError(err)
+			return
+		}
+		_, _ = io.Copy(io.Discard, look) // A pipe fails only as its other end says.
+	}()
+	return e
+}
+
+func (e *entries) Read(p []byte) (int, error) {
+	n, err := e.read.Read(p)
+	if err != nil {
+		_ = e.look.CloseWithError(err) // It never fails.
+	}
+	return n, err
+}
+
+func (e *entries) Close() error {
+	_ = e.look.Close()
+	<-e.done
+	return e.from.Close()
+}
+
+// count refuses too many entries. What is wrong with a layer besides, whoever unpacks it finds.
+func count(from io.Reader, most int) error {
+	r := tar.NewReader(bufio.NewReaderSize(from, 32<<10))
+	held := 0
+	for {
+		h, err := r.Next()
+		if err != nil {
+			return nil
+		}
+		if held += heldOf(h); held > most {
+			return errEntries
+		}
+	}
+}

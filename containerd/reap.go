@@ -1,0 +1,106 @@
+//go:build linux
+
+package containerd
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"swarm/internal/pause"
+)
+
+const (
+	cgroupRoot = "/sys/fs/cgroup"
+	// reapTimeout bounds the wait for killed processes to end, and reapPoll is how often they are
+	// looked for.
+	reapTimeout = 5 * time.Second
+	reapPoll    = 10 * time.Millisecond
+)
+
+// removeCgroup removes what is left of the container's cgroup, and kills the processes in it.
+// Something is left if the container's shim was killed, or if the set-up of the container was
+// abandoned.
+func (r *Runtime) removeCgroup(ctx context.Context, id string) error {
+	c, err := r.client.ContainerService().Get(ctx, id)
+	if errdefs.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, dir := range cgroupDirs(cgroupRoot, c.Labels[labelCgroup], id) {
+		if err := reap(ctx, dir); err != nil {
+			r.log.WarnContext(ctx, "cgroup remains", "task", id, "dir", dir, "err", err)
+		}
+	}
+	return nil
+}
+
+// cgroupDirs finds the folders of a container's cgroup, one in each hierarchy: below the root, or
+// one level deeper if there are several hierarchies. A scope of systemd, written
+// "slice:prefix:name", may be in a slice inside other slices.
+func cgroupDirs(root, cgroup, id string) []string {
+	patterns := []string{cgroup, "*" + cgroup}
+	if strings.Contains(cgroup, ":") {
+		scope := "swarm-" + id + ".scope"
+		patterns = []string{"*.slice/" + scope, "*/*.slice/" + scope, "*/*.slice/*.slice/" + scope}
+	} else if filepath.Base(cgroup) != id {
+		return nil
+	}
+	var dirs []string
+	for _, p := range patterns {
+		found, _ := filepath.Glob(filepath.Join(root, p)) // It returns only ErrBadPattern, and ids have no special characters.
+		dirs = append(dirs, found...)
+	}
+	return dirs
+}
+
+// reap kills the processes in a cgroup and in those below it, and removes the cgroups.
+func reap(ctx context.Context, dir string) error {
+	ctx, cancel := context.WithTimeout(ctx, reapTimeout)
+	defer cancel()
+	for {
+		err := removeTree(dir)
+		if err == nil || errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if !errors.Is(err, unix.EBUSY) || pause.For(ctx, reapPoll) != nil {
+			return err
+		}
+	}
+}
+
+// removeTree removes a cgroup from its leaves up, and kills the processes that prevent it.
+func removeTree(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if !e.IsDir() {
+			continue
+		}
+		if err := removeTree(filepath.Join(dir, e.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	procs, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+	if err != nil {
+		return err
+	}
+	for _, field := range strings.Fields(string(procs)) {
+		if pid, err := strconv.Atoi(field); err == nil && pid > 0 {
+			_ = unix.Kill(pid, unix.SIGKILL) // The process may have ended.
+		}
+	}
+	return unix.Rmdir(dir)
+}

@@ -1,0 +1,359 @@
+//go:build linux
+
+package shim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+
+	cgroup1 "github.com/containerd/cgroups/v3/cgroup1/stats"
+	cgroup2 "github.com/containerd/cgroups/v3/cgroup2/stats"
+	eventstypes "github.com/containerd/containerd/api/events"
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	tasktypes "github.com/containerd/containerd/api/types/task"
+	"github.com/containerd/containerd/v2/core/events"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/containerd/v2/pkg/shim"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
+	"github.com/containerd/log"
+	"github.com/containerd/ttrpc"
+	"github.com/containerd/typeurl/v2"
+	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/types/known/emptypb"
+
+	"swarm/containerd/exit"
+	"swarm/containerd/layout"
+	"swarm/worker/lease"
+)
+
+// recorder is the task service with exit records. It waits for every container
+// itself rather than listen to events: those queue behind one another while
+// containerd does not answer, and a record must not.
+type recorder struct {
+	taskapi.TTRPCTaskService
+	ctx context.Context // the shim's life, not a call's
+
+	mu       sync.Mutex // guards what follows
+	watches  map[string]*watch
+	creating map[string]chan struct{} // by container that is being set up: closed at its end
+	setups   int                      // calls that set a container up, or wait to
+}
+
+// watch is the wait for one container's exit.
+type watch struct {
+	cancel context.CancelFunc
+	done   chan struct{} // closed when the record stands, or never will
+	output []*output
+	lease  string // file whose end ends the container; empty: none
+
+	mu     sync.Mutex // guards the rest
+	oom    bool
+	fenced bool // killed because its lease had run out
+}
+
+func newRecorder(ctx context.Context) *recorder {
+	return &recorder{ctx: ctx, watches: make(map[string]*watch), creating: make(map[string]chan struct{})}
+}
+
+// RegisterTTRPC makes the recorder, not the service inside it, what the shim serves.
+func (r *recorder) RegisterTTRPC(server *ttrpc.Server) error {
+	taskapi.RegisterTTRPCTaskService(server, r)
+	return nil
+}
+
+// errGivenUp: containerd gave a container up while it was set up.
+var errGivenUp = fmt.Errorf("given up while it was set up: %w", errdefs.ErrUnavailable)
+
+// Create sets a container up, and goes on to do so when the containerd that asked is killed
+// meanwhile: ttrpc then cancels the call, and a runc that is killed halfway leaves a container of
+// which nobody knows how far it got. The next containerd may ask for the same container again
+// before this call has ended, and waits for that.
+func (r *recorder) Create(ctx context.Context, req *taskapi.CreateTaskRequest) (*taskapi.CreateTaskResponse, error) {
+	ctx = context.WithoutCancel(ctx)
+	end := r.begin(req.ID)
+	resp, err := r.createOnce(ctx, req)
+	end()
+	if errors.Is(err, errGivenUp) {
+		// Nobody else would ever end this shim, unless it has other containers.
+		_, shut := r.Shutdown(ctx, &taskapi.ShutdownRequest{ID: req.ID})
+		log.G(ctx).WithField("id", req.ID).WithError(errors.Join(err, shut)).Info("container taken away")
+		return nil, errgrpc.ToGRPC(fmt.Errorf("container %s: %w", req.ID, errGivenUp))
+	}
+	return resp, err
+}
+
+func (r *recorder) createOnce(ctx context.Context, req *taskapi.CreateTaskRequest) (*taskapi.CreateTaskResponse, error) {
+	namespace, err := namespaces.NamespaceRequired(ctx)
+	if err != nil {
+		return nil, err
+	}
+	dir := exit.Dir(layout.Exits(layout.StateOfBundle(req.Bundle)))
+	if err := dir.Remove(namespace, req.ID); err != nil {
+		return nil, err
+	}
+	w := r.add(req.ID)
+	resp, err := r.createOwned(ctx, req, w)
+	if err != nil {
+		r.forget(req.ID, w)
+		close(w.done)
+		return nil, err
+	}
+	watchCtx, cancel := context.WithCancel(namespaces.WithNamespace(context.WithoutCancel(r.ctx), namespace))
+	w.cancel = cancel
+	go func() {
+		defer close(w.done)
+		defer cancel()
+		r.record(watchCtx, dir, namespace, req.ID, w)
+	}()
+	if w.lease != "" {
+		go r.fence(watchCtx, req.ID, w)
+	}
+	return resp, nil
+}
+
+// createOwned sets a container up, and takes it away again when its bundle is gone by then, or
+// another one's: containerd gave it up meanwhile, and nobody else would ever end it.
+func (r *recorder) createOwned(ctx context.Context, req *taskapi.CreateTaskRequest, w *watch) (resp *taskapi.CreateTaskResponse, err error) {
+	bundle, err := os.Open(req.Bundle) // Held open, so that no later folder has the same number.
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errGivenUp, err)
+	}
+	defer bundle.Close()
+	if resp, err = r.create(ctx, req, w); err != nil {
+		return nil, err
+	}
+	if err = isStill(req.Bundle, bundle); err == nil {
+		w.lease, err = annotation(req.Bundle, layout.LeaseAnnotation)
+	}
+	if err != nil {
+		_, killed := r.TTRPCTaskService.Kill(ctx, &taskapi.KillRequest{ID: req.ID, Signal: uint32(unix.SIGKILL), All: true})
+		_, deleted := r.TTRPCTaskService.Delete(ctx, &taskapi.DeleteRequest{ID: req.ID})
+		return nil, errors.Join(errGivenUp, err, killed, deleted)
+	}
+	return resp, nil
+}
+
+// begin waits until no other call sets up a container of this id, and keeps others waiting until
+// end is called.
+func (r *recorder) begin(id string) (end func()) {
+	mine := make(chan struct{})
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.setups++
+	for {
+		other := r.creating[id]
+		if other == nil {
+			break
+		}
+		r.mu.Unlock()
+		<-other
+		r.mu.Lock()
+	}
+	r.creating[id] = mine
+	return func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.setups--
+		delete(r.creating, id)
+		close(mine)
+	}
+}
+
+// isStill says whether a path leads to the folder that was opened there.
+func isStill(path string, opened *os.File) error {
+	now, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	was, err := opened.Stat()
+	if err == nil && !os.SameFile(now, was) {
+		err = fmt.Errorf("bundle %s is another container's: %w", path, errdefs.ErrNotFound)
+	}
+	return err
+}
+
+// create has the container's output carried by this shim's own outputs.
+func (r *recorder) create(ctx context.Context, req *taskapi.CreateTaskRequest, w *watch) (_ *taskapi.CreateTaskResponse, err error) {
+	if w.output, err = divert(req); err != nil {
+		return nil, err
+	}
+	resp, err := r.TTRPCTaskService.Create(ctx, req)
+	for _, o := range w.output {
+		if err != nil {
+			o.close()
+			continue
+		}
+		o.begin()
+		go o.run()
+	}
+	return resp, err
+}
+
+// record waits for a container's first process to end and writes down how.
+func (r *recorder) record(ctx context.Context, dir exit.Dir, namespace, id string, w *watch) {
+	resp, err := r.TTRPCTaskService.Wait(ctx, &taskapi.WaitRequest{ID: id})
+	if err != nil {
+		return // deleted without having run
+	}
+	rec := exit.Record{
+		Status:   resp.ExitStatus,
+		ExitedAt: resp.ExitedAt.AsTime(),
+		OOM:      r.oomKilled(ctx, id, w),
+	}
+	w.mu.Lock()
+	rec.Fenced = w.fenced
+	w.mu.Unlock()
+	if err := dir.Write(namespace, id, rec); err != nil {
+		log.G(ctx).WithError(err).WithField("id", id).Error("exit is not recorded")
+	}
+}
+
+// oomKilled asks the container's cgroup, which still stands when its processes
+// have ended. With the systemd driver it may not: then an event that came in
+// time has to do.
+func (r *recorder) oomKilled(ctx context.Context, id string, w *watch) bool {
+	w.mu.Lock()
+	seen := w.oom
+	w.mu.Unlock()
+	if seen {
+		return true
+	}
+	resp, err := r.TTRPCTaskService.Stats(ctx, &taskapi.StatsRequest{ID: id})
+	if err != nil {
+		return false
+	}
+	stats, err := typeurl.UnmarshalAny(resp.Stats)
+	if err != nil {
+		return false
+	}
+	switch s := stats.(type) {
+	case *cgroup1.Metrics:
+		return s.GetMemoryOomControl().GetOomKill() > 0
+	case *cgroup2.Metrics:
+		return s.GetMemoryEvents().GetOomKill() > 0
+	}
+	return false
+}
+
+func (r *recorder) Wait(ctx context.Context, req *taskapi.WaitRequest) (*taskapi.WaitResponse, error) {
+	resp, err := r.TTRPCTaskService.Wait(ctx, req)
+	if err == nil && req.ExecID == "" {
+		r.settle(ctx, req.ID)
+	}
+	return resp, err
+}
+
+func (r *recorder) State(ctx context.Context, req *taskapi.StateRequest) (*taskapi.StateResponse, error) {
+	resp, err := r.TTRPCTaskService.State(ctx, req)
+	if err == nil && req.ExecID == "" && resp.Status == tasktypes.Status_STOPPED {
+		r.settle(ctx, req.ID)
+	}
+	return resp, err
+}
+
+// Delete returns when the container's record stands or never will, so that
+// whoever removes the record afterwards removes it for good.
+func (r *recorder) Delete(ctx context.Context, req *taskapi.DeleteRequest) (*taskapi.DeleteResponse, error) {
+	if req.ExecID != "" {
+		return r.TTRPCTaskService.Delete(ctx, req)
+	}
+	w := r.get(req.ID)
+	if _, err := r.State(ctx, &taskapi.StateRequest{ID: req.ID}); err != nil {
+		log.G(ctx).WithError(err).WithField("id", req.ID).Debug("state before deletion")
+	}
+	resp, err := r.TTRPCTaskService.Delete(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	if w != nil {
+		w.cancel()
+		<-w.done
+		r.forget(req.ID, w)
+		patience, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWords)
+		defer cancel()
+		for _, o := range w.output {
+			o.end(patience.Done())
+		}
+	}
+	return resp, nil
+}
+
+// Shutdown leaves a shim that sets a container up alone. The service inside counts only containers
+// that are set up, and ends the shim when there is none.
+func (r *recorder) Shutdown(ctx context.Context, req *taskapi.ShutdownRequest) (*emptypb.Empty, error) {
+	r.mu.Lock()
+	busy := r.setups > 0
+	r.mu.Unlock()
+	if busy {
+		return &emptypb.Empty{}, nil
+	}
+	return r.TTRPCTaskService.Shutdown(ctx, req)
+}
+
+// Start starts a process, and goes on to do so when the containerd that asked is killed meanwhile:
+// see Create. It refuses a container whose lease has run out while it was set up.
+func (r *recorder) Start(ctx context.Context, req *taskapi.StartRequest) (*taskapi.StartResponse, error) {
+	if w := r.get(req.ID); w != nil && w.lease != "" && req.ExecID == "" && lease.Left(w.lease) <= 0 {
+		return nil, errgrpc.ToGRPC(fmt.Errorf("start container %s: no manager has confirmed for the length of the lease that its node is in contact: %w", req.ID, errdefs.ErrAborted))
+	}
+	return r.TTRPCTaskService.Start(context.WithoutCancel(ctx), req)
+}
+
+// settle returns when a container that has ended has its record, or when the
+// caller gives up.
+func (r *recorder) settle(ctx context.Context, id string) {
+	if w := r.get(id); w != nil {
+		select {
+		case <-w.done:
+		case <-ctx.Done():
+		}
+	}
+}
+
+func (r *recorder) add(id string) *watch {
+	w := &watch{cancel: func() {}, done: make(chan struct{})}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.watches[id] = w
+	return w
+}
+
+func (r *recorder) get(id string) *watch {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.watches[id]
+}
+
+func (r *recorder) forget(id string, w *watch) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.watches[id] == w {
+		delete(r.watches, id)
+	}
+}
+
+// publisher forwards the shim's events, after the record of what they tell.
+type publisher struct {
+	shim.Publisher
+	rec *recorder
+}
+
+func (p publisher) Publish(ctx context.Context, topic string, event events.Event) error {
+	switch e := event.(type) {
+	case *eventstypes.TaskOOM:
+		if w := p.rec.get(e.ContainerID); w != nil {
+			w.mu.Lock()
+			w.oom = true
+			w.mu.Unlock()
+		}
+	case *eventstypes.TaskExit:
+		if e.ID == e.ContainerID {
+			p.rec.settle(ctx, e.ContainerID)
+		}
+	}
+	return p.Publisher.Publish(ctx, topic, event)
+}

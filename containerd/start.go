@@ -1,0 +1,275 @@
+//go:build linux
+
+package containerd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"strings"
+
+	tasks "github.com/containerd/containerd/api/services/tasks/v1"
+	tasktypes "github.com/containerd/containerd/api/types/task"
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
+	"golang.org/x/sys/unix"
+
+	"swarm/containerd/runc"
+	"swarm/containerd/volume"
+	"swarm/internal/private"
+	"swarm/worker"
+)
+
+// prepared is what Start needs to know of a container.
+type prepared struct {
+	service  string
+	rootfs   []mount.Mount
+	logs     string // folder of the output files; empty: output is discarded
+	terminal bool
+	stdin    bool
+	staged   []volume.Place // in the order of the staging folder
+}
+
+// Start runs a prepared container. It makes two calls to containerd if this process has prepared
+// the container. ErrNotFound: the container was not prepared. ErrFailedPrecondition: it has run
+// before. ErrInvalidArgument: runc cannot start it as the service asks. ErrRuntimeAway: containerd
+// does not answer, and the container may run.
+func (r *Runtime) Start(ctx context.Context, taskID string) (worker.Started, error) {
+	if err := validID(taskID); err != nil {
+		return worker.Started{}, err
+	}
+	pid, err := r.start(namespaced(ctx), taskID)
+	if err != nil {
+		return worker.Started{}, fmt.Errorf("start container %s: %w", taskID, worker.Away(err))
+	}
+	return worker.Started{Pid: pid}, nil
+}
+
+func (r *Runtime) start(ctx context.Context, id string) (uint32, error) {
+	if r.started(id) {
+		// An earlier process may have been killed between the mark and the start.
+		if err := r.wantCreated(ctx, id); err != nil {
+			return 0, err
+		}
+		return r.run(ctx, id)
+	}
+	p, err := r.recall(ctx, id)
+	if err != nil {
+		return 0, err
+	}
+	if err := r.loadGroups(ctx); err != nil {
+		return 0, err
+	}
+	req, err := r.createRequest(id, p)
+	if err != nil {
+		return 0, err
+	}
+	if err := r.volumes.Stage(id, p.staged); err != nil {
+		return 0, err
+	}
+	err = r.createOnce(ctx, req, p.service)
+	// If the outcome is not known, a shim may still set the container up. The next Start or Remove
+	// unstages.
+	if len(p.staged) > 0 && (err == nil || ctx.Err() == nil && !errdefs.IsUnavailable(err)) {
+		err = errors.Join(err, r.volumes.Unstage(id))
+	}
+	if err != nil {
+		return 0, err
+	}
+	// From here on the container counts as started.
+	if err := r.markStarted(id); err != nil {
+		return 0, err
+	}
+	return r.run(ctx, id)
+}
+
+// createOnce makes a shim set the container up, and tries another shim if the first one has ended.
+// A container that is set up already and waits to be started counts as success. A container that
+// ended before it was started is set up again: its set-up was abandoned when containerd or the
+// daemon was killed, and the exit of its first process says nothing about the task.
+func (r *Runtime) createOnce(ctx context.Context, req *tasks.CreateTaskRequest, service string) error {
+	id := req.ContainerID
+	err := r.create(ctx, req, service)
+	for attempt := 1; attempt < shimAttempts; attempt++ {
+		switch {
+		case errors.Is(err, errShimEnded):
+			r.log.InfoContext(ctx, "another shim takes the container", "task", id, "err", err)
+			r.groups.Retire(id)
+		case errdefs.IsAlreadyExists(err):
+			if created, err := r.isCreated(ctx, id); created || err != nil {
+				return err
+			}
+			r.log.InfoContext(ctx, "the container was given up while it was set up, and is set up anew", "task", id)
+			if err := r.groups.Leave(ctx, id); err != nil {
+				return err
+			}
+			if err := r.deleteWhole(ctx, id); err != nil {
+				return err
+			}
+		default:
+			return err
+		}
+		err = r.create(ctx, req, service)
+	}
+	if errdefs.IsAlreadyExists(err) {
+		return r.wantCreated(ctx, id)
+	}
+	return err
+}
+
+// errShimEnded says that the shim of the container's group ended while it was asked to set the
+// container up: the shim was killed, or the container that it was started for could not be set up.
+var errShimEnded = errors.New("the shim did not answer")
+
+// shimAttempts is how many shims are tried for a container.
+const shimAttempts = 3
+
+// create makes the shim of the container's group set the container up.
+func (r *Runtime) create(ctx context.Context, req *tasks.CreateTaskRequest, service string) error {
+	id := req.ContainerID
+	group, moved, err := r.groups.Join(ctx, id, service)
+	if err != nil {
+		return err
+	}
+	if moved {
+		if err := r.regroup(ctx, id, group); err != nil {
+			r.groups.Left(id)
+			return err
+		}
+	}
+	_, err = r.client.TaskService().Create(ctx, req)
+	if err = errgrpc.ToNative(err); err == nil || errdefs.IsAlreadyExists(err) {
+		r.groups.Joined(id)
+		return err
+	}
+	if ctx.Err() == nil && isSetUpByAnother(err, id) {
+		err = errdefs.ErrUnavailable.WithMessage("an earlier call that sets it up is not over")
+	}
+	if ctx.Err() == nil && errdefs.IsUnavailable(err) {
+		return err // The shim may have the container. The next Start or Remove finds out.
+	}
+	r.groups.Left(id)
+	if ctx.Err() == nil && !strings.Contains(err.Error(), "OCI runtime") &&
+		(strings.Contains(err.Error(), "ttrpc") || strings.Contains(err.Error(), "shim")) {
+		return fmt.Errorf("%w: %w", errShimEnded, err)
+	}
+	return runc.Classify(err)
+}
+
+// isSetUpByAnother reports whether containerd found the container's bundle folder in place: an
+// earlier call, of a daemon that was killed, still sets the container up or removes it. containerd
+// returns an error without a class for this.
+func isSetUpByAnother(err error, id string) bool {
+	return strings.Contains(err.Error(), "mkdir ") && strings.HasSuffix(err.Error(), "/"+id+": file exists")
+}
+
+// run starts the process of a created task. If that fails, it deletes the task.
+func (r *Runtime) run(ctx context.Context, id string) (uint32, error) {
+	resp, err := r.client.TaskService().Start(ctx, &tasks.StartRequest{ContainerID: id})
+	if err == nil {
+		r.forget(id)
+		return resp.Pid, nil
+	}
+	err = runc.Classify(errgrpc.ToNative(err))
+	if ctx.Err() != nil || errdefs.IsUnavailable(err) {
+		return 0, err // The process may run. Wait finds out.
+	}
+	after := context.WithoutCancel(ctx)
+	if lerr := r.groups.Leave(ctx, id); lerr != nil {
+		return 0, errors.Join(err, lerr)
+	}
+	if _, derr := r.client.TaskService().Delete(after, &tasks.DeleteTaskRequest{ContainerID: id}); derr != nil && !errdefs.IsNotFound(errgrpc.ToNative(derr)) {
+		r.log.WarnContext(ctx, "task that did not start remains", "task", id, "err", derr)
+	}
+	return 0, errors.Join(err, r.unmarkStarted(id))
+}
+
+// wantCreated returns ErrFailedPrecondition unless the task was created and has not been started.
+func (r *Runtime) wantCreated(ctx context.Context, id string) error {
+	created, err := r.isCreated(ctx, id)
+	if err == nil && !created {
+		err = fmt.Errorf("it has run before: %w", errdefs.ErrFailedPrecondition)
+	}
+	return err
+}
+
+// isCreated reports whether a task was created and has not been started.
+func (r *Runtime) isCreated(ctx context.Context, id string) (bool, error) {
+	resp, err := r.client.TaskService().Get(ctx, &tasks.GetRequest{ContainerID: id})
+	if err != nil {
+		return false, ignoreNotFound(errgrpc.ToNative(err))
+	}
+	return resp.Process.GetStatus() == tasktypes.Status_CREATED, nil
+}
+
+func (r *Runtime) createRequest(id string, p prepared) (*tasks.CreateTaskRequest, error) {
+	req := &tasks.CreateTaskRequest{ContainerID: id, Terminal: p.terminal, Rootfs: mount.ToProto(p.rootfs)}
+	if p.logs != "" {
+		// The files exist, and the shim appends to them.
+		req.Stdout = filepath.Join(p.logs, worker.StdoutFile)
+		if !p.terminal {
+			req.Stderr = filepath.Join(p.logs, worker.StderrFile)
+		}
+	}
+	if p.stdin {
+		if err := private.Folder(r.taskDir(id)); err != nil {
+			return nil, err
+		}
+		// No process writes to this pipe, so the container's input stays open and empty.
+		req.Stdin = filepath.Join(r.taskDir(id), "stdin")
+		if err := unix.Mkfifo(req.Stdin, 0o600); err != nil && !errors.Is(err, fs.ErrExist) {
+			return nil, fmt.Errorf("standard input: %w", err)
+		}
+	}
+	return req, nil
+}
+
+func (r *Runtime) remember(id string, p prepared) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.prepared[id] = p
+}
+
+func (r *Runtime) forget(id string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.prepared, id)
+}
+
+// recall returns what Prepare has remembered, or, if an earlier process has prepared the container,
+// what its record says.
+func (r *Runtime) recall(ctx context.Context, id string) (prepared, error) {
+	r.mu.Lock()
+	p, ok := r.prepared[id]
+	r.mu.Unlock()
+	if ok {
+		return p, nil
+	}
+	c, err := r.client.ContainerService().Get(ctx, id)
+	if err != nil {
+		return p, err
+	}
+	spec, err := decodeSpec(c)
+	if err != nil {
+		return p, err
+	}
+	staged, err := volume.Staged(spec.Annotations)
+	if err != nil {
+		return p, err
+	}
+	rootfs, err := r.client.SnapshotService(c.Snapshotter).Mounts(ctx, c.SnapshotKey)
+	if err != nil {
+		return p, err
+	}
+	return prepared{
+		service:  c.Labels[labelService],
+		rootfs:   rootfs,
+		logs:     c.Labels[labelLogs],
+		terminal: spec.Process != nil && spec.Process.Terminal,
+		stdin:    c.Labels[labelStdin] != "",
+		staged:   staged,
+	}, nil
+}

@@ -1,0 +1,219 @@
+//go:build linux
+
+package containerd
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	tasks "github.com/containerd/containerd/api/services/tasks/v1"
+	tasktypes "github.com/containerd/containerd/api/types/task"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
+	"github.com/moby/sys/signal"
+
+	"swarm/containerd/layout"
+	"swarm/internal/pause"
+	"swarm/internal/tree"
+	"swarm/worker"
+)
+
+// Stop sends the signal sig to the container's first process, waits for grace, then sends SIGKILL
+// to all of the container's processes. It returns when the container has ended. An empty sig stands
+// for the signal in the spec or the image, else for SIGTERM. Stop of a container that does not
+// exist or never ran succeeds. ErrInvalidArgument: there is no such signal.
+func (r *Runtime) Stop(ctx context.Context, taskID, sig string, grace time.Duration) error {
+	if err := validID(taskID); err != nil {
+		return err
+	}
+	if err := r.stop(namespaced(ctx), taskID, sig, grace); err != nil {
+		return fmt.Errorf("stop container %s: %w", taskID, worker.Away(err))
+	}
+	return nil
+}
+
+func (r *Runtime) stop(ctx context.Context, id, sig string, grace time.Duration) error {
+	if grace > 0 {
+		number, err := r.stopSignal(ctx, id, sig)
+		if err != nil || number == 0 {
+			return err
+		}
+		if gone, err := r.kill(ctx, id, number, false); gone || err != nil {
+			return err
+		}
+		patient, cancel := context.WithTimeout(ctx, grace)
+		defer cancel()
+		if _, err := r.wait(patient, id); patient.Err() == nil || ctx.Err() != nil {
+			return ended(err)
+		}
+	}
+	if gone, err := r.kill(ctx, id, syscall.SIGKILL, true); gone || err != nil {
+		return err
+	}
+	_, err := r.wait(ctx, id)
+	return ended(err)
+}
+
+// stopSignal returns the signal that ends a container, or 0 if the container does not exist.
+func (r *Runtime) stopSignal(ctx context.Context, id, sig string) (syscall.Signal, error) {
+	if sig == "" {
+		c, err := r.client.ContainerService().Get(ctx, id)
+		if errdefs.IsNotFound(err) {
+			return 0, nil
+		}
+		if err != nil {
+			return 0, err
+		}
+		sig = cmp.Or(c.Labels[labelSignal], "SIGTERM")
+	}
+	number, err := signal.ParseSignal(sig)
+	if err != nil {
+		return 0, fmt.Errorf("signal %q: no such signal: %w", sig, errdefs.ErrInvalidArgument)
+	}
+	return number, nil
+}
+
+// kill sends a signal to the container's first process, or to all. gone says that the container
+// does not run.
+func (r *Runtime) kill(ctx context.Context, id string, sig syscall.Signal, all bool) (gone bool, err error) {
+	_, err = r.client.TaskService().Kill(ctx, &tasks.KillRequest{ContainerID: id, Signal: uint32(sig), All: all})
+	if err = errgrpc.ToNative(err); errdefs.IsNotFound(err) {
+		return true, nil
+	}
+	return false, err
+}
+
+// ended counts a container that was removed, or that was never started, as stopped.
+func ended(err error) error {
+	if errdefs.IsFailedPrecondition(err) {
+		return nil
+	}
+	return ignoreNotFound(err)
+}
+
+func ignoreNotFound(err error) error {
+	if errdefs.IsNotFound(err) {
+		return nil
+	}
+	return err
+}
+
+// Remove deletes the container, killing it if it runs, and everything that Prepare has made except
+// named volumes. It skips what is removed already, so that a repeated call completes a removal that
+// was interrupted.
+func (r *Runtime) Remove(ctx context.Context, taskID string) error {
+	if err := validID(taskID); err != nil {
+		return err
+	}
+	ctx = namespaced(ctx)
+	if err := r.remove(ctx, taskID); err != nil {
+		return fmt.Errorf("remove container %s: %w", taskID, worker.Away(err))
+	}
+	return nil
+}
+
+func (r *Runtime) remove(ctx context.Context, id string) error {
+	r.forget(id)
+	if err := r.groups.Leave(ctx, id); err != nil {
+		return err
+	}
+	if err := r.deleteWhole(ctx, id); err != nil {
+		return err
+	}
+	if err := r.removeCgroup(ctx, id); err != nil {
+		return err
+	}
+	if err := r.volumes.Unstage(id); err != nil {
+		return err
+	}
+	if err := r.removeEtc(id); err != nil {
+		return err
+	}
+	if err := r.emptyRootfs(ctx, id); err != nil {
+		return fmt.Errorf("file system: %w", err)
+	}
+	// The record is the last of containerd's objects to be deleted, so that List returns the
+	// container as long as something is left.
+	err := r.client.SnapshotService(r.cfg.Snapshotter).Remove(ctx, id)
+	if err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("file system: %w", err)
+	}
+	if err := r.client.ContainerService().Delete(ctx, id); err != nil && !errdefs.IsNotFound(err) {
+		return err
+	}
+	r.groups.Forget(id)
+	if r.cfg.Exits != "" {
+		if err := r.exits.Remove(layout.Namespace, id); err != nil {
+			return err
+		}
+	}
+	return r.removeFolders(ctx, id)
+}
+
+// emptyRootfs removes the files that a container has written to its own file system. The
+// snapshotter could not: it opens a descriptor for each level of folders, and a container can make
+// more levels than a process may have descriptors.
+func (r *Runtime) emptyRootfs(ctx context.Context, id string) error {
+	dir, err := r.writtenTo(ctx, r.cfg.Snapshotter, id)
+	if err != nil || dir == "" {
+		return ignoreNotFound(err)
+	}
+	return tree.RemoveBelow(ctx, dir)
+}
+
+const (
+	// setUpTimeout bounds the wait for a shim that still sets a container up. containerd gives a
+	// shim whose set-up it has abandoned 5 s to clean up.
+	setUpTimeout = 10 * time.Second
+	// setUpPoll is how often the shim's bundle is looked for.
+	setUpPoll = 50 * time.Millisecond
+)
+
+// deleteWhole deletes the task, also one that containerd does not know yet: a shim continues to set
+// a container up after the containerd that asked for it has died. During that time there is a
+// bundle and no task.
+func (r *Runtime) deleteWhole(ctx context.Context, id string) error {
+	wait, cancel := context.WithTimeout(ctx, setUpTimeout)
+	defer cancel()
+	for {
+		if err := r.deleteTask(ctx, id); err != nil || r.cfg.Exits == "" {
+			return err
+		}
+		bundle := filepath.Join(layout.Bundles(filepath.Dir(r.cfg.Exits)), layout.Namespace, id)
+		if _, err := os.Stat(bundle); err != nil {
+			return nil
+		}
+		if err := pause.For(wait, setUpPoll); err != nil {
+			return ctx.Err()
+		}
+	}
+}
+
+// deleteTask deletes the task in the shim, and kills its processes if they still run.
+func (r *Runtime) deleteTask(ctx context.Context, id string) error {
+	del := func() error {
+		_, err := r.client.TaskService().Delete(ctx, &tasks.DeleteTaskRequest{ContainerID: id})
+		return ignoreNotFound(errgrpc.ToNative(err))
+	}
+	err := del()
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	// The shim's error has no class, so ask whether the task still runs.
+	resp, gerr := r.client.TaskService().Get(ctx, &tasks.GetRequest{ContainerID: id})
+	if gerr != nil {
+		return ignoreNotFound(errgrpc.ToNative(gerr))
+	}
+	if resp.Process.GetStatus() == tasktypes.Status_STOPPED {
+		return err
+	}
+	if err := r.stop(ctx, id, "", 0); err != nil {
+		return err
+	}
+	return del()
+}

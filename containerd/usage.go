@@ -1,0 +1,84 @@
+//go:build linux
+
+package containerd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/containerd/containerd/v2/core/containers"
+
+	"swarm/internal/tree"
+)
+
+// overlayfs is the name of the snapshotter whose layout writtenTo knows.
+const overlayfs = "overlayfs"
+
+// ContainerSizes returns how many bytes each container has written to its own file system and to
+// its volumes without a name. If a container cannot be counted in full, its size is what was
+// counted, and the log says so, because the other sizes are of use without it.
+func (r *Runtime) ContainerSizes(ctx context.Context) (map[string]int64, error) {
+	ctx = namespaced(ctx)
+	owned, err := r.owned(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("sizes of containers: %w", err)
+	}
+	sizes := make(map[string]int64, len(owned))
+	for _, c := range owned {
+		size, err := r.containerSize(ctx, c)
+		volumes, verr := r.volumes.TaskSize(ctx, c.ID)
+		size += volumes
+		err = errors.Join(err, verr)
+		if ctx.Err() != nil {
+			return nil, fmt.Errorf("sizes of containers: %w", ctx.Err())
+		}
+		if err != nil {
+			r.log.DebugContext(ctx, "size of a container is not known in full", "task", c.ID, "err", err)
+		}
+		sizes[c.ID] = size
+	}
+	return sizes, nil
+}
+
+// containerSize returns how many bytes a container has written to its own file system. It asks the
+// snapshotter only if it does not know the folder: the snapshotter looks each file up by its whole
+// path, which may be longer than a path may be.
+func (r *Runtime) containerSize(ctx context.Context, c containers.Container) (int64, error) {
+	dir, err := r.writtenTo(ctx, c.Snapshotter, c.SnapshotKey)
+	if err != nil {
+		return 0, ignoreNotFound(err)
+	}
+	if dir != "" {
+		return tree.Size(ctx, dir)
+	}
+	u, err := r.client.SnapshotService(c.Snapshotter).Usage(ctx, c.SnapshotKey)
+	return u.Size, ignoreNotFound(err)
+}
+
+// writtenTo returns the folder of the host in which the snapshotter overlayfs keeps the files that
+// a container writes to its own file system. It is empty for other snapshotters.
+func (r *Runtime) writtenTo(ctx context.Context, snapshotter, key string) (string, error) {
+	if snapshotter != overlayfs {
+		return "", nil
+	}
+	mounts, err := r.client.SnapshotService(snapshotter).Mounts(ctx, key)
+	if err != nil || len(mounts) != 1 {
+		return "", err
+	}
+	if m := mounts[0]; m.Type == "bind" { // It has no layers below it.
+		return m.Source, nil
+	}
+	for _, o := range mounts[0].Options {
+		if dir, ok := strings.CutPrefix(o, "upperdir="); ok {
+			return dir, nil
+		}
+	}
+	return "", nil
+}
+
+// VolumeSizes returns the size in bytes of each named volume, as volume.Store.Sizes counts it.
+func (r *Runtime) VolumeSizes(ctx context.Context) (map[string]int64, error) {
+	return r.volumes.Sizes(ctx)
+}

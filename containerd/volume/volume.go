@@ -1,0 +1,157 @@
+//go:build linux
+
+// Package volume owns the volumes of one node: the folders of named volumes, the folders of volumes
+// without a name, which belong to a single task, and the staging folders through which a part of a
+// volume reaches its container.
+//
+// Containers write below a volume's data folder. What lies there is looked up by package inroot
+// alone, so that no container can lead the daemon, or another container, out of the volume. The
+// package refuses volume drivers other than local, bind sources that do not exist, and paths that
+// leave a volume.
+//
+// Package containerd calls it: Plan and Make when a container is prepared, Stage and Unstage when
+// it is started, Recover when the daemon starts. It runs no goroutine. The methods of a Store are
+// safe for concurrent use, but only one call at a time may stage or unstage a given task.
+package volume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"swarm/internal/private"
+	"swarm/internal/tree"
+)
+
+// Config names the folders. All of them are absolute paths.
+type Config struct {
+	// Dir has a folder for each named volume. It is persistent.
+	Dir string
+	// TasksDir has a folder for each task, whose folder "volumes" has the task's own volumes. It is
+	// persistent. Package containerd removes the folder of a task.
+	TasksDir string
+	// StagingDir has the staging folder of each task that is being started. It is lost at a reboot.
+	StagingDir string
+}
+
+// Deps are live objects.
+type Deps struct {
+	Log *slog.Logger
+	// Room returns an error when the disk has no room for a number of bytes, or for any at all when
+	// bytes is 0. Nil: there is always room.
+	Room func(bytes int64) error
+}
+
+// Store is the volumes of this node.
+type Store struct {
+	cfg  Config
+	log  *slog.Logger
+	room func(bytes int64) error
+}
+
+// New returns a store. It makes no folder.
+func New(cfg Config, deps Deps) *Store {
+	return &Store{cfg: cfg, log: deps.Log, room: deps.Room}
+}
+
+// dataFolder is the folder of a named volume that containers see.
+const dataFolder = "_data"
+
+// taskDir is the folder of the volumes without a name of a task.
+func (s *Store) taskDir(task string) string {
+	return filepath.Join(s.cfg.TasksDir, task, "volumes")
+}
+
+// Recover removes what a daemon that was killed has left unfinished: staging folders and copies of
+// images' files. It also gives the folders above the volumes' data a mode for root alone. It is
+// called when the daemon starts, before any other method.
+func (s *Store) Recover() error {
+	return errors.Join(s.recoverStages(), s.recoverFills(), s.closeFolders())
+}
+
+// aboveData lists the folders that directly contain volumes' data.
+func (s *Store) aboveData() []string {
+	dirs := folders(s.cfg.Dir)
+	for _, task := range folders(s.cfg.TasksDir) {
+		dirs = append(dirs, filepath.Join(task, "volumes"))
+	}
+	return dirs
+}
+
+// recoverFills removes unfinished copies of images' files.
+func (s *Store) recoverFills() error {
+	var all error
+	for _, dir := range s.aboveData() {
+		for _, left := range folders(dir) {
+			if strings.HasPrefix(filepath.Base(left), fillPrefix) {
+				all = errors.Join(all, tree.RemoveAll(context.Background(), left))
+			}
+		}
+	}
+	return all
+}
+
+// closeFolders gives every folder above containers' data the mode 0700.
+func (s *Store) closeFolders() error {
+	var all error
+	above := slices.Concat([]string{s.cfg.Dir, s.cfg.TasksDir}, folders(s.cfg.TasksDir), s.aboveData())
+	for _, dir := range above {
+		if err := private.Close(dir); !errors.Is(err, fs.ErrNotExist) {
+			all = errors.Join(all, err)
+		}
+	}
+	return all
+}
+
+// folders lists the folders in a folder. It returns none when the folder does not exist.
+func folders(dir string) []string {
+	entries, _ := os.ReadDir(dir)
+	var found []string
+	for _, e := range entries {
+		if e.IsDir() {
+			found = append(found, filepath.Join(dir, e.Name()))
+		}
+	}
+	return found
+}
+
+// Sizes returns the size in bytes of each named volume. When a volume cannot be counted in full,
+// its size is what was counted, and the log says so, because the other sizes are of use without it.
+// The error is that of ctx, or of reading the list of volumes.
+func (s *Store) Sizes(ctx context.Context) (map[string]int64, error) {
+	entries, err := os.ReadDir(s.cfg.Dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("sizes of volumes: %w", err)
+	}
+	sizes := make(map[string]int64, len(entries))
+	for _, e := range entries {
+		size, err := tree.Size(ctx, filepath.Join(s.cfg.Dir, e.Name()))
+		if ctx.Err() != nil {
+			return nil, fmt.Errorf("sizes of volumes: %w", ctx.Err())
+		}
+		if err != nil {
+			s.log.DebugContext(ctx, "size of a volume is not known in full", "volume", e.Name(), "err", err)
+		}
+		sizes[e.Name()] = size
+	}
+	return sizes, nil
+}
+
+// TaskSize returns the size in bytes of a task's volumes without a name. With an error, it is the
+// size of what was counted.
+func (s *Store) TaskSize(ctx context.Context, task string) (int64, error) {
+	size, err := tree.Size(ctx, s.taskDir(task))
+	if errors.Is(err, fs.ErrNotExist) {
+		return size, nil
+	}
+	return size, err
+}
