@@ -18,6 +18,7 @@ import (
 	"swarm/internal/spec"
 	"swarm/internal/task"
 	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/worker/engine"
 	"swarm/worker/health"
 )
 
@@ -102,7 +103,7 @@ func (t *taskLoop) prepared(ctx context.Context) error {
 // pull makes the node hold the task's image. What may pass is tried again, and the task says meanwhile what is wrong.
 func (t *taskLoop) pull(ctx context.Context, rev *swarmv1.Revision) error {
 	spec := containerSpec(rev)
-	req := PullRequest{Ref: spec.GetImage(), Auth: spec.GetPullOptions().GetRegistryAuth(), Platform: spec.GetPlatform()}
+	req := engine.PullRequest{Ref: spec.GetImage(), Auth: spec.GetPullOptions().GetRegistryAuth(), Platform: spec.GetPlatform()}
 	for try := 1; ; try++ {
 		err := t.answered(ctx, "pull image", func() error {
 			_, err := t.w.deps.Images.Pull(ctx, req, nil)
@@ -133,13 +134,13 @@ func familiar(ref string) string {
 }
 
 // attach connects the task to its networks, and remembers the place that it got.
-func (t *taskLoop) attach(ctx context.Context, in *inputs) (Attached, error) {
+func (t *taskLoop) attach(ctx context.Context, in *inputs) (engine.Attached, error) {
 	if onHost(in.attachment) {
-		a := Attached{Ports: in.attachment.Ports}
+		a := engine.Attached{Ports: in.attachment.Ports}
 		t.setAttached(a)
 		return a, nil
 	}
-	var a Attached
+	var a engine.Attached
 	err := t.tryOften(ctx, "attach networks", func() error {
 		var err error
 		a, err = t.w.deps.Network.Attach(ctx, in.attachment)
@@ -157,7 +158,7 @@ func (t *taskLoop) attach(ctx context.Context, in *inputs) (Attached, error) {
 	return a, nil
 }
 
-func (t *taskLoop) setAttached(a Attached) {
+func (t *taskLoop) setAttached(a engine.Attached) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.attached = a
@@ -175,7 +176,7 @@ func (t *taskLoop) start(ctx context.Context) outcome {
 			return outcome{event: task.Look, err: err}
 		}
 	}
-	var started Started
+	var started engine.Started
 	err := t.answered(ctx, "start container", func() error {
 		return t.w.slot(ctx, func() error {
 			var err error
@@ -202,7 +203,7 @@ func (t *taskLoop) healthProber(ctx context.Context) *health.Prober {
 		rev = t.w.revisionOf(t.now())
 	}
 	own := containerSpec(rev).GetHealthcheck()
-	var image ImageDefaults
+	var image engine.ImageDefaults
 	if len(own.GetTest()) == 0 || health.Enabled(own) {
 		err := t.answered(ctx, "read the image's health check", func() (err error) {
 			image, err = t.w.deps.Runtime.ImageDefaults(ctx, t.id)
@@ -225,7 +226,7 @@ func (t *taskLoop) healthProber(ctx context.Context) *health.Prober {
 	t.mu.Unlock()
 	t.prober = health.New(check, health.Target{
 		Exec: func(ctx context.Context, command []string, out *health.Output) (int, error) {
-			return t.w.deps.Executor.Exec(ctx, &swarmv1.ExecStart{TaskId: t.id, Command: command}, ExecStreams{Stdout: out, Stderr: out, Whole: true})
+			return t.w.deps.Executor.Exec(ctx, &swarmv1.ExecStart{TaskId: t.id, Command: command}, engine.ExecStreams{Stdout: out, Stderr: out, Whole: true})
 		},
 		Shell: image.Shell,
 		Netns: netns,
@@ -345,7 +346,7 @@ func (t *taskLoop) wait(ctx context.Context) outcome {
 			return outcome{event: task.Look, err: ctx.Err()}
 		}
 		if errdefs.IsNotFound(err) { // a reboot, or someone's hand: it does not run
-			exit, err = Exit{Code: -1, At: time.Now(), CodeUnknown: true}, nil
+			exit, err = engine.Exit{Code: -1, At: time.Now(), CodeUnknown: true}, nil
 		}
 		if err != nil {
 			t.w.deps.Log.Warn("wait for container", "task", t.id, "err", err)
@@ -409,7 +410,7 @@ func (w *Worker) scrub(ctx context.Context, id string) error {
 
 // revive starts an ended container again while no manager can replace it. False: the end is to be reported, because the
 // policy says so or a manager is there.
-func (t *taskLoop) revive(ctx context.Context, exit Exit) bool {
+func (t *taskLoop) revive(ctx context.Context, exit engine.Exit) bool {
 	policy := t.revision.GetSpec().GetTaskTemplate().GetRestartPolicy()
 	failed := exit.Code != 0 || exit.CodeUnknown
 	switch {
@@ -484,7 +485,7 @@ const awayTold = 5
 func (t *taskLoop) answered(ctx context.Context, what string, do func() error) error {
 	for try := 0; ; try++ {
 		err := do()
-		if !errors.Is(err, ErrRuntimeAway) || ctx.Err() != nil {
+		if !errors.Is(err, engine.ErrRuntimeAway) || ctx.Err() != nil {
 			if try >= awayTold {
 				t.ails("")
 			}
@@ -501,7 +502,7 @@ func (t *taskLoop) answered(ctx context.Context, what string, do func() error) e
 }
 
 // describeExit is Docker's text of a failed container, with what more is known.
-func describeExit(e Exit) string {
+func describeExit(e engine.Exit) string {
 	switch {
 	case e.CodeUnknown:
 		return "task: the container ended, and its exit code is not known"

@@ -8,6 +8,7 @@ import (
 	"swarm/internal/pause"
 	"swarm/internal/task"
 	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/worker/engine"
 )
 
 // adopt continues what a former process began. A container that runs is watched on, its exit meanwhile is reported, and
@@ -65,9 +66,9 @@ func (w *Worker) adoptTask(t *swarmv1.Task, mem *remembered) {
 
 // restoreNetwork hands the attachments of all tasks back. Without it nothing can go on, so it is tried until it works.
 func (w *Worker) restoreNetwork(ctx context.Context, mem *remembered) error {
-	var keep []Attachment
+	var keep []engine.Attachment
 	for id, held := range mem.attached {
-		a := Attachment{TaskID: id}
+		a := engine.Attachment{TaskID: id}
 		if o := w.objects.get(swarmv1.AssignmentRef_TASK, id); o != nil {
 			if rev := w.revisionOf(o.GetTask()); rev != nil {
 				a = w.attachment(o.GetTask(), rev)

@@ -11,6 +11,7 @@ import (
 
 	"swarm/internal/disk"
 	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/worker/engine"
 )
 
 // Clean bounds what stays on the disk though nothing needs it.
@@ -103,9 +104,9 @@ func (c *cleaner) clean(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var old []Holding
+	var old []engine.Holding
 	if c.cfg.ImageAge > 0 {
-		old = slices.DeleteFunc(slices.Clone(idle), func(h Holding) bool {
+		old = slices.DeleteFunc(slices.Clone(idle), func(h engine.Holding) bool {
 			return time.Since(c.lastUse(h)) < c.cfg.ImageAge || time.Since(c.began) < c.cfg.ImageAge
 		})
 	}
@@ -126,7 +127,7 @@ func (c *cleaner) clean(ctx context.Context) error {
 }
 
 // relieve removes until the disk is empty enough.
-func (c *cleaner) relieve(ctx context.Context, idle []Holding) error {
+func (c *cleaner) relieve(ctx context.Context, idle []engine.Holding) error {
 	enough := func() bool {
 		space, err := c.w.deps.Space.Now()
 		return err != nil || space.UsedPercent() < c.cfg.Stop
@@ -148,13 +149,13 @@ func (c *cleaner) relieve(ctx context.Context, idle []Holding) error {
 }
 
 // idle lists the images that may be removed as far as this node knows, those unused for the longest time first.
-func (c *cleaner) idle(ctx context.Context) ([]Holding, error) {
+func (c *cleaner) idle(ctx context.Context) ([]engine.Holding, error) {
 	held, _, err := c.w.deps.Storage.Holdings(ctx)
 	if err != nil {
 		return nil, err
 	}
 	c.forget(held)
-	var idle []Holding
+	var idle []engine.Holding
 	for _, h := range held {
 		digest := h.Image.GetDigest()
 		switch {
@@ -164,7 +165,7 @@ func (c *cleaner) idle(ctx context.Context) ([]Holding, error) {
 			idle = append(idle, h)
 		}
 	}
-	slices.SortFunc(idle, func(a, b Holding) int { return c.lastUse(a).Compare(c.lastUse(b)) })
+	slices.SortFunc(idle, func(a, b engine.Holding) int { return c.lastUse(a).Compare(c.lastUse(b)) })
 	return idle, nil
 }
 
@@ -185,11 +186,11 @@ func (c *cleaner) touch(digest string) {
 }
 
 // forget drops what is known of images that are gone.
-func (c *cleaner) forget(held []Holding) {
+func (c *cleaner) forget(held []engine.Holding) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for digest := range c.used {
-		if !slices.ContainsFunc(held, func(h Holding) bool { return h.Image.GetDigest() == digest }) {
+		if !slices.ContainsFunc(held, func(h engine.Holding) bool { return h.Image.GetDigest() == digest }) {
 			delete(c.used, digest)
 			c.w.state.set(bucketUsed, digest, nil)
 		}
@@ -197,7 +198,7 @@ func (c *cleaner) forget(held []Holding) {
 }
 
 // lastUse is when an image was last seen to be used, or came.
-func (c *cleaner) lastUse(h Holding) time.Time {
+func (c *cleaner) lastUse(h engine.Holding) time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if at := c.used[h.Image.GetDigest()]; at.After(h.Since) {
@@ -210,7 +211,7 @@ func (c *cleaner) lastUse(h Holding) time.Time {
 const releasePatience = 10 * time.Second
 
 // remove asks a manager, and removes the image if it may.
-func (c *cleaner) remove(ctx context.Context, h Holding) (removed bool, err error) {
+func (c *cleaner) remove(ctx context.Context, h engine.Holding) (removed bool, err error) {
 	digest := h.Image.GetDigest()
 	granted, err := c.release(ctx, digest, false)
 	if err != nil || !granted {

@@ -14,15 +14,16 @@ import (
 
 	"swarm/internal/disk"
 	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/worker/engine"
 )
 
 // fakeDisk is a node's disk of 100 bytes with images of 10 bytes on it, and the managers that are asked about them.
 type fakeDisk struct {
-	Storage
-	LogStore
+	engine.Storage
+	engine.LogStore
 	other    int // bytes of something else
-	held     []Holding
-	logs     []LogSize
+	held     []engine.Holding
+	logs     []engine.LogSize
 	refuse   []string // digests that managers give no leave for
 	busy     string   // the digest whose removal fails
 	released []string
@@ -32,11 +33,11 @@ type fakeDisk struct {
 
 func (f *fakeDisk) Dir() string              { return "/state" }
 func (f *fakeDisk) Changed() <-chan struct{} { return nil }
-func (f *fakeDisk) Sizes() []LogSize         { return slices.Clone(f.logs) }
+func (f *fakeDisk) Sizes() []engine.LogSize  { return slices.Clone(f.logs) }
 
 func (f *fakeDisk) Space() disk.Space { s, _ := f.Now(); return s }
 
-func (f *fakeDisk) Holdings(context.Context) ([]Holding, int64, error) {
+func (f *fakeDisk) Holdings(context.Context) ([]engine.Holding, int64, error) {
 	return slices.Clone(f.held), 0, nil
 }
 func (f *fakeDisk) ContainerSizes(context.Context) (map[string]int64, error) { return nil, nil }
@@ -55,14 +56,14 @@ func (f *fakeDisk) Now() (disk.Space, error) {
 }
 
 func (f *fakeDisk) Discard(id string) {
-	f.logs = slices.DeleteFunc(f.logs, func(l LogSize) bool { return l.TaskID == id })
+	f.logs = slices.DeleteFunc(f.logs, func(l engine.LogSize) bool { return l.TaskID == id })
 }
 
 func (f *fakeDisk) Remove(_ context.Context, digest string) error {
 	if digest == f.busy {
 		return errdefs.ErrFailedPrecondition
 	}
-	f.held = slices.DeleteFunc(f.held, func(h Holding) bool { return h.Image.GetDigest() == digest })
+	f.held = slices.DeleteFunc(f.held, func(h engine.Holding) bool { return h.Image.GetDigest() == digest })
 	return nil
 }
 
@@ -87,16 +88,16 @@ func (f *fakeDisk) NewStream(context.Context, *grpc.StreamDesc, string, ...grpc.
 
 // The parts of a node that the cleaner does not need.
 type (
-	fakeRuntime struct{ Runtime }
+	fakeRuntime struct{ engine.Runtime }
 	fakeImages  struct {
-		Images
+		engine.Images
 		disk *fakeDisk
 	}
-	fakeNetwork  struct{ Network }
-	fakeExecutor struct{ Executor }
+	fakeNetwork  struct{ engine.Network }
+	fakeExecutor struct{ engine.Executor }
 )
 
-func (fakeRuntime) List(context.Context) ([]Found, error) { return nil, nil }
+func (fakeRuntime) List(context.Context) ([]engine.Found, error) { return nil, nil }
 
 func (f fakeImages) Remove(ctx context.Context, digest string) error {
 	return f.disk.Remove(ctx, digest)
@@ -124,11 +125,11 @@ func newTestCleanerIn(t *testing.T, dir string, f *fakeDisk, cfg Clean) *cleaner
 	return w.cleaner
 }
 
-func idleImage(digest string, age time.Duration) Holding {
-	return Holding{Image: &swarmv1.Image{Name: digest, Digest: digest}, Since: time.Now().Add(-age)}
+func idleImage(digest string, age time.Duration) engine.Holding {
+	return engine.Holding{Image: &swarmv1.Image{Name: digest, Digest: digest}, Since: time.Now().Add(-age)}
 }
 
-func digestsOf(held []Holding) []string {
+func digestsOf(held []engine.Holding) []string {
 	var out []string
 	for _, h := range held {
 		out = append(out, h.Image.GetDigest())
@@ -139,10 +140,10 @@ func digestsOf(held []Holding) []string {
 func TestCleaner(t *testing.T) {
 	used := idleImage("used", 900*time.Hour)
 	used.Containers = 1
-	images := func() []Holding {
-		return []Holding{idleImage("fresh", time.Minute), idleImage("b", 2*time.Hour), idleImage("a", 3*time.Hour), idleImage("old", 800*time.Hour), used}
+	images := func() []engine.Holding {
+		return []engine.Holding{idleImage("fresh", time.Minute), idleImage("b", 2*time.Hour), idleImage("a", 3*time.Hour), idleImage("old", 800*time.Hour), used}
 	}
-	logs := []LogSize{{"t1", 5, time.Now().Add(-time.Hour)}, {"t2", 5, time.Now().Add(-time.Minute)}, {"t3", 5, time.Time{}}}
+	logs := []engine.LogSize{{TaskID: "t1", Bytes: 5, Retired: time.Now().Add(-time.Hour)}, {TaskID: "t2", Bytes: 5, Retired: time.Now().Add(-time.Minute)}, {TaskID: "t3", Bytes: 5, Retired: time.Time{}}}
 	cfg := Clean{Start: 85, Stop: 75, ImageAge: 720 * time.Hour}
 	for _, c := range []struct {
 		name string
@@ -181,7 +182,7 @@ func TestCleaner_ARestartKeepsWhatItKnows(t *testing.T) {
 	dir := t.TempDir()
 	image := idleImage("a", 900*time.Hour)
 	image.Containers = 1
-	f := &fakeDisk{held: []Holding{image}}
+	f := &fakeDisk{held: []engine.Holding{image}}
 	first := newTestCleanerIn(t, dir, f, Clean{})
 	if _, err := first.idle(t.Context()); err != nil {
 		t.Fatal(err)

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc"
 
 	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/worker/engine"
 	"swarm/worker/lease"
 )
 
@@ -82,15 +83,15 @@ func (c Config) validate() (Config, error) {
 // Deps are what a Worker works with.
 type Deps struct {
 	Log      *slog.Logger
-	Runtime  Runtime
-	Images   Images
-	Network  Network
-	Executor Executor
+	Runtime  engine.Runtime
+	Images   engine.Images
+	Network  engine.Network
+	Executor engine.Executor
 	// Storage and Space tell what is on the disk, for its clean-up. Nil: nothing is (simulated containers).
-	Storage Storage
+	Storage engine.Storage
 	Space   Space
 	// Logs keeps the containers' output; the worker runs it. Nil: output is not kept (simulated containers have none).
-	Logs LogStore
+	Logs engine.LogStore
 	// Managers names the managers to try; asked again for every attempt.
 	Managers func() []*swarmv1.Peer
 	// Dial gives a connection to a node. The connection is the callee's, and stays open.

@@ -12,6 +12,7 @@ import (
 
 	"swarm/internal/task"
 	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/worker/engine"
 )
 
 // Disk is the worker's service of that name.
@@ -102,7 +103,7 @@ func (w *Worker) heldVolumes(ctx context.Context) ([]*swarmv1.HeldVolume, error)
 	return out, nil
 }
 
-func (w *Worker) logSizes() []LogSize {
+func (w *Worker) logSizes() []engine.LogSize {
 	if w.deps.Logs == nil {
 		return nil
 	}
@@ -164,7 +165,7 @@ func (w *Worker) removeImages(ctx context.Context, digests []string) (removed []
 }
 
 // isDead says whether a container belongs to no task.
-func (w *Worker) isDead(f Found) bool { return w.isSynced() && w.task(f.TaskID) == nil }
+func (w *Worker) isDead(f engine.Found) bool { return w.isSynced() && w.task(f.TaskID) == nil }
 
 // removeDead removes what is left of containers that belong to no task.
 func (w *Worker) removeDead(ctx context.Context) (ids []string, bytes int64, err error) {
@@ -172,7 +173,7 @@ func (w *Worker) removeDead(ctx context.Context) (ids []string, bytes int64, err
 	if err != nil {
 		return nil, 0, err
 	}
-	dead = slices.DeleteFunc(dead, func(f Found) bool { return !w.isDead(f) })
+	dead = slices.DeleteFunc(dead, func(f engine.Found) bool { return !w.isDead(f) })
 	if len(dead) == 0 { // mostly: adding up what all containers have written takes its time
 		return nil, 0, nil
 	}

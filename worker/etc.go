@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/worker/engine"
 )
 
 // Files of the host that the container's are made from.
@@ -22,7 +23,7 @@ const (
 type etc struct {
 	spec     *swarmv1.ContainerSpec
 	hostname string
-	attached Attached
+	attached engine.Attached
 	host     bool // in the host's network namespace
 }
 

@@ -5,14 +5,15 @@ import (
 	"testing"
 
 	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/worker/engine"
 )
 
 // Where the networks' name server answers, names are asked for as they are first, unless the service wants otherwise.
 func TestResolvConf_SearchDomainsComeSecond(t *testing.T) {
-	served := Attached{Nameservers: []string{"127.0.0.11"}}
+	served := engine.Attached{Nameservers: []string{"127.0.0.11"}}
 	for _, tc := range []struct {
 		name     string
-		attached Attached
+		attached engine.Attached
 		options  []string
 		want     string
 		first    bool
@@ -21,7 +22,7 @@ func TestResolvConf_SearchDomainsComeSecond(t *testing.T) {
 		{"ndots set", served, []string{"ndots:2"}, "options ndots:2\n", true},
 		{"ndots set to none", served, []string{"ndots:0"}, "options ndots:0\n", false},
 		{"the last one counts", served, []string{"ndots:0", "ndots:3"}, "options ndots:0 ndots:3\n", true},
-		{"on no overlay", Attached{}, []string{"timeout:1"}, "options timeout:1\n", false},
+		{"on no overlay", engine.Attached{}, []string{"timeout:1"}, "options timeout:1\n", false},
 	} {
 		spec := &swarmv1.ContainerSpec{DnsConfig: &swarmv1.DNSConfig{Options: tc.options, Search: []string{"corp.example"}}}
 		got := etc{spec: spec, attached: tc.attached}.resolvConf()

@@ -12,14 +12,15 @@ import (
 	"swarm/internal/private"
 	"swarm/internal/template"
 	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/worker/engine"
 )
 
 // inputs are the assigned objects that a task is made of.
 type inputs struct {
 	task       *swarmv1.Task
 	revision   *swarmv1.Revision // templates expanded
-	attachment Attachment
-	files      []File
+	attachment engine.Attachment
+	files      []engine.File
 }
 
 // inputsOf collects what a task names. Managers send it before the task; after a restart secrets come with the first
@@ -75,25 +76,25 @@ func (w *Worker) network(id string) *swarmv1.Network {
 	if n := w.objects.get(swarmv1.AssignmentRef_NETWORK, id).GetNetwork(); n != nil {
 		return n
 	}
-	if id == DriverHost || id == DriverNone || id == DriverBridge {
+	if id == engine.DriverHost || id == engine.DriverNone || id == engine.DriverBridge {
 		return &swarmv1.Network{Id: id, Spec: &swarmv1.NetworkSpec{Name: id, DriverConfig: &swarmv1.Driver{Name: id}}}
 	}
 	return nil
 }
 
 // attachment is what the task needs of the network. As in Docker, a task that names no network is on the node's bridge.
-func (w *Worker) attachment(t *swarmv1.Task, rev *swarmv1.Revision) Attachment {
-	a := Attachment{
+func (w *Worker) attachment(t *swarmv1.Task, rev *swarmv1.Revision) engine.Attachment {
+	a := engine.Attachment{
 		TaskID: t.Id, ServiceID: t.ServiceId, Upstreams: containerSpec(rev).GetDnsConfig().GetNameservers(),
 		SearchFirst: searchFirst(containerSpec(rev)),
 	}
 	for _, use := range t.Networks {
 		if n := w.network(use.NetworkId); n != nil {
-			a.Networks = append(a.Networks, NetworkUse{Network: n, Use: use})
+			a.Networks = append(a.Networks, engine.NetworkUse{Network: n, Use: use})
 		}
 	}
 	if len(t.Networks) == 0 {
-		a.Networks = []NetworkUse{{Network: w.network(DriverBridge), Use: &swarmv1.NetworkAttachment{NetworkId: DriverBridge}}}
+		a.Networks = []engine.NetworkUse{{Network: w.network(engine.DriverBridge), Use: &swarmv1.NetworkAttachment{NetworkId: engine.DriverBridge}}}
 	}
 	for _, p := range rev.GetSpec().GetEndpointSpec().GetPorts() {
 		if p.PublishMode == swarmv1.PortConfig_HOST {
@@ -103,13 +104,13 @@ func (w *Worker) attachment(t *swarmv1.Task, rev *swarmv1.Revision) Attachment {
 	return a
 }
 
-func onHost(a Attachment) bool {
-	return slices.ContainsFunc(a.Networks, func(u NetworkUse) bool { return u.Driver() == DriverHost })
+func onHost(a engine.Attachment) bool {
+	return slices.ContainsFunc(a.Networks, func(u engine.NetworkUse) bool { return u.Driver() == engine.DriverHost })
 }
 
 // filesOf are the secrets and configs that the container sees.
-func (w *Worker) filesOf(spec *swarmv1.ContainerSpec) ([]File, error) {
-	var files []File
+func (w *Worker) filesOf(spec *swarmv1.ContainerSpec) ([]engine.File, error) {
+	var files []engine.File
 	for _, ref := range spec.GetSecrets() {
 		s := w.objects.get(swarmv1.AssignmentRef_SECRET, ref.SecretId).GetSecret()
 		data, err := version(s.GetVersions(), ref.Number)
@@ -145,8 +146,8 @@ func version(all []*swarmv1.DataVersion, number uint64) ([]byte, error) {
 	return found.Data, nil
 }
 
-func file(target *swarmv1.FileTarget, name, dir string, mode uint32, data []byte) File {
-	f := File{Path: target.GetName(), Data: data, UID: target.GetUid(), GID: target.GetGid(), Mode: target.GetMode() & 0o7777}
+func file(target *swarmv1.FileTarget, name, dir string, mode uint32, data []byte) engine.File {
+	f := engine.File{Path: target.GetName(), Data: data, UID: target.GetUid(), GID: target.GetGid(), Mode: target.GetMode() & 0o7777}
 	if f.Path == "" {
 		f.Path = name
 	}
@@ -160,10 +161,10 @@ func file(target *swarmv1.FileTarget, name, dir string, mode uint32, data []byte
 }
 
 // container makes what the runtime needs, and writes the task's files.
-func (w *Worker) container(in *inputs, attached Attached) (Container, error) {
-	c := Container{
+func (w *Worker) container(in *inputs, attached engine.Attached) (engine.Container, error) {
+	c := engine.Container{
 		Task: in.task, Revision: in.revision, Netns: attached.Netns, Files: in.files, CgroupParent: w.cfg.CgroupParent,
-		Node: NodeInfo{ID: w.cfg.NodeID, Hostname: w.hostname(), OS: w.cfg.OS, Arch: w.cfg.Arch},
+		Node: engine.NodeInfo{ID: w.cfg.NodeID, Hostname: w.hostname(), OS: w.cfg.OS, Arch: w.cfg.Arch},
 	}
 	if in.revision.GetSpec().GetSingleWriter() {
 		c.Lease = w.lease.Path()
@@ -191,7 +192,7 @@ func (w *Worker) container(in *inputs, attached Attached) (Container, error) {
 	return c, nil
 }
 
-func (w *Worker) writeFiles(c *Container, attached Attached, host bool) error {
+func (w *Worker) writeFiles(c *engine.Container, attached engine.Attached, host bool) error {
 	dir := path.Join(w.filesRoot(), c.Task.Id)
 	if err := private.Folder(dir); err != nil {
 		return err

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/worker/engine"
 )
 
 // imageKeeper fetches the loaded images that this node is to keep a copy of, one after another, so that copying an image
@@ -63,7 +64,7 @@ func (k *imageKeeper) fetch(ctx context.Context) (missing bool, err error) {
 			continue
 		}
 		name, _, _ := strings.Cut(image.Name, "@")
-		if _, perr := k.w.deps.Images.Pull(ctx, PullRequest{Ref: name + "@" + image.Digest}, nil); perr != nil {
+		if _, perr := k.w.deps.Images.Pull(ctx, engine.PullRequest{Ref: name + "@" + image.Digest}, nil); perr != nil {
 			missing, err = true, perr
 		}
 	}

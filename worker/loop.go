@@ -8,6 +8,7 @@ import (
 
 	"swarm/internal/task"
 	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/worker/engine"
 	"swarm/worker/health"
 )
 
@@ -29,7 +30,7 @@ type taskLoop struct {
 	interrupt context.CancelFunc // ends the action that goes on
 	cleaned   bool
 	waiting   bool // begins with the managers' first complete set
-	attached  Attached
+	attached  engine.Attached
 
 	// Of the goroutine alone.
 	revision *swarmv1.Revision // that the container has the limits of; nil: not known
@@ -44,7 +45,7 @@ type outcome struct {
 	event task.Event
 	err   error
 	pid   uint32
-	exit  *Exit
+	exit  *engine.Exit
 }
 
 // newTaskLoop makes the loop of a task, with its last known status or none.
@@ -223,7 +224,7 @@ func (t *taskLoop) compose(state swarmv1.TaskState, out outcome) *swarmv1.TaskSt
 	s := t.status.CloneVT()
 	s.State, s.Timestamp, s.Message = state, now, message(state)
 	s.Ready = state == swarmv1.TaskState_RUNNING && !sick
-	s.PortStatus, s.Addresses = t.attached.Ports, t.attached.local()
+	s.PortStatus, s.Addresses = t.attached.Ports, localAddresses(t.attached)
 	if out.pid != 0 || out.exit != nil {
 		c := s.ContainerStatus.CloneVT()
 		if c == nil {
@@ -283,4 +284,12 @@ func (t *taskLoop) now() *swarmv1.Task {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.task
+}
+
+// localAddresses are the addresses that the task has on the network of its own node.
+func localAddresses(a engine.Attached) []string {
+	if a.Local == nil {
+		return a.Addresses
+	}
+	return a.Local
 }

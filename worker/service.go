@@ -14,6 +14,7 @@ import (
 
 	"swarm/internal/ident"
 	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/worker/engine"
 )
 
 // Logs implements swarmv1.WorkerServer: the records of several tasks, in order within each task.
@@ -62,7 +63,7 @@ func (w *Worker) Exec(stream grpc.BidiStreamingServer[swarmv1.ExecInput, swarmv1
 	e := &execStream{stream: stream}
 	stdin, feed := io.Pipe()
 	resize, signals := make(chan *swarmv1.Resize), make(chan syscall.Signal)
-	streams := ExecStreams{
+	streams := engine.ExecStreams{
 		Stdout: execWriter{e, false}, Stderr: execWriter{e, true}, Resize: resize, Signals: signals,
 		Started: func() { e.send(&swarmv1.ExecOutput{Message: &swarmv1.ExecOutput_Started{Started: true}}) },
 	}
@@ -77,7 +78,7 @@ func (w *Worker) Exec(stream grpc.BidiStreamingServer[swarmv1.ExecInput, swarmv1
 	}()
 	code, err := w.deps.Executor.Exec(ctx, start, streams)
 	_ = stdin.Close() // a process that ended does not read what still comes
-	var refused *CommandError
+	var refused *engine.CommandError
 	if errors.As(err, &refused) {
 		if err := e.send(&swarmv1.ExecOutput{Message: &swarmv1.ExecOutput_Stderr{Stderr: []byte("Error: " + refused.Text + "\n")}}); err != nil {
 			return err
@@ -155,7 +156,7 @@ func (x execWriter) Write(p []byte) (int, error) {
 // PullImage implements swarmv1.WorkerServer.
 func (w *Worker) PullImage(req *swarmv1.PullImageRequest, stream grpc.ServerStreamingServer[swarmv1.ImageProgress]) error {
 	tell := &teller{stream: stream}
-	image, err := w.deps.Images.Pull(stream.Context(), PullRequest{Ref: req.Reference, Auth: req.RegistryAuth}, tell.progress)
+	image, err := w.deps.Images.Pull(stream.Context(), engine.PullRequest{Ref: req.Reference, Auth: req.RegistryAuth}, tell.progress)
 	if err != nil {
 		return fmt.Errorf("pull image %s: %w", req.Reference, err)
 	}
@@ -165,7 +166,7 @@ func (w *Worker) PullImage(req *swarmv1.PullImageRequest, stream grpc.ServerStre
 // PushImage implements swarmv1.WorkerServer.
 func (w *Worker) PushImage(req *swarmv1.PushImageRequest, stream grpc.ServerStreamingServer[swarmv1.ImageProgress]) error {
 	tell := &teller{stream: stream}
-	if err := w.deps.Images.Push(stream.Context(), PushRequest{Ref: req.Reference, Auth: req.RegistryAuth}, tell.progress); err != nil {
+	if err := w.deps.Images.Push(stream.Context(), engine.PushRequest{Ref: req.Reference, Auth: req.RegistryAuth}, tell.progress); err != nil {
 		return fmt.Errorf("push image %s: %w", req.Reference, err)
 	}
 	return tell.last(&swarmv1.ImageProgress{Step: "done"})

@@ -18,6 +18,7 @@ import (
 	"swarm/internal/disk"
 	"swarm/internal/pause"
 	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/worker/engine"
 )
 
 // Buckets of state.db.
@@ -59,7 +60,7 @@ type remembered struct {
 	objects      []*swarmv1.Assignment
 	statuses     map[string]*swarmv1.TaskStatus
 	unsent       map[string]bool
-	attached     map[string]Attached
+	attached     map[string]engine.Attached
 	cleaned      map[string]bool
 	used         map[string]time.Time
 	began        time.Time // zero: now
@@ -103,7 +104,7 @@ func prepareBuckets(tx *bolt.Tx, cluster string) error {
 }
 
 func (s *state) load() (*remembered, error) {
-	mem := &remembered{statuses: map[string]*swarmv1.TaskStatus{}, unsent: map[string]bool{}, attached: map[string]Attached{}, cleaned: map[string]bool{}, used: map[string]time.Time{}}
+	mem := &remembered{statuses: map[string]*swarmv1.TaskStatus{}, unsent: map[string]bool{}, attached: map[string]engine.Attached{}, cleaned: map[string]bool{}, used: map[string]time.Time{}}
 	err := s.db.View(func(tx *bolt.Tx) error {
 		mem.epoch, mem.index = number(tx.Bucket(bucketMeta).Get([]byte("epoch"))), number(tx.Bucket(bucketMeta).Get([]byte("index")))
 		if began := number(tx.Bucket(bucketMeta).Get([]byte("began"))); began > 0 {
@@ -133,7 +134,7 @@ func (s *state) load() (*remembered, error) {
 				return nil
 			}),
 			tx.Bucket(bucketAttached).ForEach(func(k, v []byte) error {
-				var a Attached
+				var a engine.Attached
 				err := json.Unmarshal(v, &a)
 				mem.attached[string(k)] = a
 				return err

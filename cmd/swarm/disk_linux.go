@@ -7,6 +7,7 @@ import (
 	"swarm/worker"
 	"swarm/worker/containerd"
 	"swarm/worker/containerd/image"
+	"swarm/worker/engine"
 )
 
 // watchDisk has the worker tell the managers when the disk is full, and when it is not any more.
@@ -28,7 +29,7 @@ type storage struct {
 	*containerd.Runtime
 }
 
-func (h *host) storage() worker.Storage {
+func (h *host) storage() engine.Storage {
 	if h.store == nil {
 		return nil
 	}

@@ -27,6 +27,7 @@ import (
 	"swarm/raftstore"
 	"swarm/worker"
 	"swarm/worker/containerd/image"
+	"swarm/worker/engine"
 	"swarm/worker/logs"
 	"swarm/worker/simulated"
 )
@@ -168,7 +169,7 @@ func (p *parts) newWorker(b node.Base, g node.Gossip, hooks node.WorkerHooks) (n
 		return nil, err
 	}
 	var (
-		network  worker.Network = simulated.NewNetwork()
+		network  engine.Network = simulated.NewNetwork()
 		topology                = func(changes []*swarmv1.AssignmentChange) {
 			b.Members.Apply(changes)
 			m.gossip.Apply(changes)

@@ -12,8 +12,8 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/worker"
 	"swarm/worker/containerd/document"
+	"swarm/worker/engine"
 )
 
 // annotationDefaults is where a container's record keeps its image's defaults, for the processes after this one. A label
@@ -25,8 +25,8 @@ const minInterval = time.Second
 
 // defaultsOf reads what an image asks for beyond its container's process. Whoever made the image is not trusted: numbers
 // that are out of bounds are brought within them, and package document has bounded the words.
-func defaultsOf(extra document.Extra) worker.ImageDefaults {
-	d := worker.ImageDefaults{Shell: extra.Shell}
+func defaultsOf(extra document.Extra) engine.ImageDefaults {
+	d := engine.ImageDefaults{Shell: extra.Shell}
 	h := extra.Healthcheck
 	if h == nil || len(h.Test) == 0 {
 		return d
@@ -50,7 +50,7 @@ func atLeast(n int64, least time.Duration) *durationpb.Duration {
 	return durationpb.New(max(time.Duration(n), least))
 }
 
-func annotateDefaults(to map[string]string, d worker.ImageDefaults) error {
+func annotateDefaults(to map[string]string, d engine.ImageDefaults) error {
 	if d.Healthcheck == nil && len(d.Shell) == 0 {
 		return nil
 	}
@@ -63,13 +63,13 @@ func annotateDefaults(to map[string]string, d worker.ImageDefaults) error {
 }
 
 // ImageDefaults are those that Prepare has found in the container's image.
-func (r *Runtime) ImageDefaults(ctx context.Context, taskID string) (d worker.ImageDefaults, err error) {
+func (r *Runtime) ImageDefaults(ctx context.Context, taskID string) (d engine.ImageDefaults, err error) {
 	if err := validID(taskID); err != nil {
 		return d, err
 	}
 	c, err := r.client.ContainerService().Get(namespaced(ctx), taskID)
 	if err != nil {
-		return d, fmt.Errorf("image defaults of container %s: %w", taskID, worker.Away(err))
+		return d, fmt.Errorf("image defaults of container %s: %w", taskID, engine.Away(err))
 	}
 	spec, err := decodeSpec(c)
 	if err != nil {

@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"swarm/internal/private"
-	"swarm/worker"
+	"swarm/worker/engine"
 )
 
 // A container may write to its /etc/resolv.conf, /etc/hosts and /etc/hostname, as in Docker. They lie on a tmpfs of the
@@ -26,12 +26,12 @@ func (r *Runtime) etcRoot() string         { return filepath.Join(r.cfg.RunDir, 
 func (r *Runtime) etcDir(id string) string { return filepath.Join(r.etcRoot(), id) }
 
 // etcFiles are the fields of a container that name files of its /etc.
-func etcFiles(c *worker.Container) []*string {
+func etcFiles(c *engine.Container) []*string {
 	return []*string{&c.ResolvConf, &c.HostsFile, &c.HostnameFile}
 }
 
 // withEtc returns the container with the paths to which writeEtc copies the files of its /etc.
-func (r *Runtime) withEtc(c worker.Container) worker.Container {
+func (r *Runtime) withEtc(c engine.Container) engine.Container {
 	for i, path := range etcFiles(&c) {
 		if *path != "" {
 			*path = filepath.Join(r.etcDir(c.Task.GetId()), strconv.Itoa(i))
@@ -41,7 +41,7 @@ func (r *Runtime) withEtc(c worker.Container) worker.Container {
 }
 
 // writeEtc copies the files of a container's /etc to a tmpfs of the task's own, anew if it has one.
-func (r *Runtime) writeEtc(c worker.Container) error {
+func (r *Runtime) writeEtc(c engine.Container) error {
 	texts, size := make(map[string][]byte), etcRoom
 	to := r.withEtc(c)
 	for i, from := range etcFiles(&c) {

@@ -21,8 +21,8 @@ import (
 
 	"swarm/internal/pause"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/worker"
 	"swarm/worker/containerd/ocispec"
+	"swarm/worker/engine"
 )
 
 const (
@@ -39,19 +39,19 @@ const (
 )
 
 // Exec runs a second process in a container until it ends or ctx does.
-func (r *Runtime) Exec(ctx context.Context, start *swarmv1.ExecStart, streams worker.ExecStreams) (int, error) {
+func (r *Runtime) Exec(ctx context.Context, start *swarmv1.ExecStart, streams engine.ExecStreams) (int, error) {
 	if err := validID(start.GetTaskId()); err != nil {
 		return 0, err
 	}
 	ctx = namespaced(ctx)
 	code, err := r.exec(ctx, start, streams)
 	if err != nil {
-		return 0, fmt.Errorf("exec in container %s: %w", start.GetTaskId(), worker.Away(err))
+		return 0, fmt.Errorf("exec in container %s: %w", start.GetTaskId(), engine.Away(err))
 	}
 	return code, nil
 }
 
-func (r *Runtime) exec(ctx context.Context, start *swarmv1.ExecStart, streams worker.ExecStreams) (_ int, err error) {
+func (r *Runtime) exec(ctx context.Context, start *swarmv1.ExecStart, streams engine.ExecStreams) (_ int, err error) {
 	if len(start.GetCommand()) == 0 {
 		return 0, fmt.Errorf("no command: %w", errdefs.ErrInvalidArgument)
 	}
@@ -99,7 +99,7 @@ func (r *Runtime) exec(ctx context.Context, start *swarmv1.ExecStart, streams wo
 // maxRefusal bounds what is told of runc's words on a command, in bytes: it quotes the command.
 const maxRefusal = 1024
 
-// commandError makes of runc's words a worker.CommandError, if they are about the command.
+// commandError makes of runc's words a engine.CommandError, if they are about the command.
 func commandError(err error) error {
 	text := strings.TrimSuffix(err.Error(), ": "+errdefs.ErrInvalidArgument.Error())
 	const before = "unable to start container process: "
@@ -109,7 +109,7 @@ func commandError(err error) error {
 	}
 	text = text[i+len(before):]
 	missing := strings.Contains(text, "executable file not found") || strings.Contains(text, "no such file or directory")
-	return &worker.CommandError{NotFound: missing, Text: text[:min(len(text), maxRefusal)]}
+	return &engine.CommandError{NotFound: missing, Text: text[:min(len(text), maxRefusal)]}
 }
 
 // execution is an exec that was started.
@@ -143,7 +143,7 @@ func (r *Runtime) cleanUp(ctx context.Context, p client.Process, kill bool) {
 }
 
 // attend serves a running process until it has ended and its output is read.
-func (r *Runtime) attend(ctx context.Context, e *execution, streams worker.ExecStreams) (int, error) {
+func (r *Runtime) attend(ctx context.Context, e *execution, streams engine.ExecStreams) (int, error) {
 	after, done, ended := context.WithoutCancel(ctx), ctx.Done(), e.in.ended
 	for {
 		select {
@@ -290,7 +290,7 @@ func withoutHome(env, own []string) []string {
 }
 
 // execIO connects the streams by pipes in the run folder.
-func (r *Runtime) execIO(start *swarmv1.ExecStart, streams worker.ExecStreams, in *input, out *outlet) cio.Creator {
+func (r *Runtime) execIO(start *swarmv1.ExecStart, streams engine.ExecStreams, in *input, out *outlet) cio.Creator {
 	stdout, stderr := out.to(streams.Stdout), out.to(streams.Stderr)
 	var stdin io.Reader
 	if streams.Stdin != nil {

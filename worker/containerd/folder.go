@@ -17,8 +17,8 @@ import (
 
 	"swarm/internal/private"
 	"swarm/internal/tree"
-	"swarm/worker"
 	"swarm/worker/containerd/ocispec"
+	"swarm/worker/engine"
 )
 
 // Folders of one task: what persists below the state folder, what must not reach a disk below the run folder.
@@ -58,7 +58,7 @@ func (r *Runtime) unmarkStarted(id string) error {
 }
 
 // filePaths says where on the host the container's files go.
-func (r *Runtime) filePaths(c worker.Container) []string {
+func (r *Runtime) filePaths(c engine.Container) []string {
 	paths := make([]string, len(c.Files))
 	for i := range c.Files {
 		paths[i] = filepath.Join(r.filesDir(c.Task.GetId()), strconv.Itoa(i))
@@ -67,7 +67,7 @@ func (r *Runtime) filePaths(c worker.Container) []string {
 }
 
 // writeFiles writes secrets and configs where filePaths says.
-func (r *Runtime) writeFiles(c worker.Container, accounts ocispec.Accounts) error {
+func (r *Runtime) writeFiles(c engine.Container, accounts ocispec.Accounts) error {
 	if len(c.Files) == 0 {
 		return nil
 	}
@@ -85,7 +85,7 @@ func (r *Runtime) writeFiles(c worker.Container, accounts ocispec.Accounts) erro
 	return nil
 }
 
-func writeFile(path string, f worker.File, accounts ocispec.Accounts) error {
+func writeFile(path string, f engine.File, accounts ocispec.Accounts) error {
 	uid, err := accounts.UID(f.UID)
 	if err != nil {
 		return err

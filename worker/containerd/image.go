@@ -21,10 +21,10 @@ import (
 	imagespec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"swarm/internal/disk"
-	"swarm/worker"
 	"swarm/worker/containerd/document"
 	"swarm/worker/containerd/inroot"
 	"swarm/worker/containerd/ocispec"
+	"swarm/worker/engine"
 )
 
 // maxAccounts bounds the files that accounts are read from, in bytes.
@@ -37,7 +37,7 @@ type image struct {
 	platform string // as asked for
 	chain    string // the snapshot of its layers
 	config   imagespec.ImageConfig
-	defaults worker.ImageDefaults
+	defaults engine.ImageDefaults
 	accounts ocispec.Accounts
 }
 

@@ -15,14 +15,14 @@ import (
 	"github.com/containerd/typeurl/v2"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
-	"swarm/worker"
 	"swarm/worker/containerd/layout"
 	"swarm/worker/containerd/ocispec"
+	"swarm/worker/engine"
 )
 
 // Prepare writes down the container and makes what it needs: two calls to containerd once the image is known. The
 // record comes first, because it keeps the snapshot from the garbage collector.
-func (r *Runtime) Prepare(ctx context.Context, c worker.Container) error {
+func (r *Runtime) Prepare(ctx context.Context, c engine.Container) error {
 	id := c.Task.GetId()
 	if err := validID(id); err != nil {
 		return err
@@ -35,14 +35,14 @@ func (r *Runtime) Prepare(ctx context.Context, c worker.Container) error {
 		return nil
 	}
 	if err := r.loadGroups(ctx); err != nil {
-		return fmt.Errorf("prepare container %s: %w", id, worker.Away(err))
+		return fmt.Errorf("prepare container %s: %w", id, engine.Away(err))
 	}
 	err := r.prepare(ctx, c)
 	if errors.Is(err, errStaleImage) { // what was known of it is forgotten
 		err = r.prepare(ctx, c)
 	}
 	if err != nil {
-		return fmt.Errorf("prepare container %s: %w", id, worker.Away(err))
+		return fmt.Errorf("prepare container %s: %w", id, engine.Away(err))
 	}
 	return nil
 }
@@ -54,7 +54,7 @@ var errForeignShim = errdefs.ErrFailedPrecondition.WithMessage(
 // errStaleImage: an image has been removed since it was looked at.
 var errStaleImage = errors.New("the image's snapshot is gone")
 
-func (r *Runtime) prepare(ctx context.Context, c worker.Container) error {
+func (r *Runtime) prepare(ctx context.Context, c engine.Container) error {
 	id := c.Task.GetId()
 	img, err := r.images.get(ctx, c.Spec().GetImage(), c.Spec().GetPlatform())
 	if err != nil {
@@ -78,7 +78,7 @@ func (r *Runtime) prepare(ctx context.Context, c worker.Container) error {
 }
 
 // record creates the container's record; created is false when it was there already.
-func (r *Runtime) record(ctx context.Context, c worker.Container, img *image, vols volumes) (created bool, err error) {
+func (r *Runtime) record(ctx context.Context, c engine.Container, img *image, vols volumes) (created bool, err error) {
 	id := c.Task.GetId()
 	cgroup := r.cgroup(c)
 	group := r.groups.assign(id, c.Task.GetServiceId())
@@ -143,7 +143,7 @@ func (r *Runtime) record(ctx context.Context, c worker.Container, img *image, vo
 }
 
 // equip makes the container's file system, files and volumes.
-func (r *Runtime) equip(ctx context.Context, c worker.Container, img *image, vols volumes) error {
+func (r *Runtime) equip(ctx context.Context, c engine.Container, img *image, vols volumes) error {
 	if err := r.writeFiles(c, img.accounts); err != nil {
 		return err
 	}
@@ -178,7 +178,7 @@ func (r *Runtime) equip(ctx context.Context, c worker.Container, img *image, vol
 
 // cgroup is where a container's processes are accounted: for systemd "slice:prefix:name", from which runc makes the scope
 // prefix-name.scope.
-func (r *Runtime) cgroup(c worker.Container) string {
+func (r *Runtime) cgroup(c engine.Container) string {
 	parent, id := cmp.Or(c.CgroupParent, r.cfg.CgroupParent), c.Task.GetId()
 	if r.cfg.SystemdCgroup {
 		return parent + ":swarm:" + id

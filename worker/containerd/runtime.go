@@ -20,9 +20,9 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 
-	"swarm/worker"
 	"swarm/worker/containerd/exit"
 	"swarm/worker/containerd/layout"
+	"swarm/worker/engine"
 )
 
 // Labels of the containers.
@@ -88,7 +88,7 @@ type Deps struct {
 	Room func(bytes int64) error
 }
 
-// Runtime implements worker.Runtime and worker.Executor.
+// Runtime implements engine.Runtime and engine.Executor.
 type Runtime struct {
 	cfg     Config
 	log     *slog.Logger
@@ -107,8 +107,8 @@ type Runtime struct {
 }
 
 var (
-	_ worker.Runtime  = (*Runtime)(nil)
-	_ worker.Executor = (*Runtime)(nil)
+	_ engine.Runtime  = (*Runtime)(nil)
+	_ engine.Executor = (*Runtime)(nil)
 )
 
 // Connect makes a client of the containerd at a socket. It does not wait for it to answer.
@@ -153,20 +153,20 @@ func New(cfg Config, deps Deps) (*Runtime, error) {
 }
 
 // List names every container this node has.
-func (r *Runtime) List(ctx context.Context) ([]worker.Found, error) {
+func (r *Runtime) List(ctx context.Context) ([]engine.Found, error) {
 	ctx = namespaced(ctx)
 	owned, err := r.owned(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("list containers: %w", worker.Away(err))
+		return nil, fmt.Errorf("list containers: %w", engine.Away(err))
 	}
 	running, err := r.running(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("list running containers: %w", worker.Away(err))
+		return nil, fmt.Errorf("list running containers: %w", engine.Away(err))
 	}
-	found := make([]worker.Found, 0, len(owned))
+	found := make([]engine.Found, 0, len(owned))
 	for _, c := range owned {
 		pid, runs := running[c.ID]
-		found = append(found, worker.Found{TaskID: c.ID, ServiceID: c.Labels[labelService], Running: runs, Pid: pid})
+		found = append(found, engine.Found{TaskID: c.ID, ServiceID: c.Labels[labelService], Running: runs, Pid: pid})
 	}
 	return found, nil
 }

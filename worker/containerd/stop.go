@@ -19,8 +19,8 @@ import (
 
 	"swarm/internal/pause"
 	"swarm/internal/tree"
-	"swarm/worker"
 	"swarm/worker/containerd/layout"
+	"swarm/worker/engine"
 )
 
 // Stop sends the signal, and after grace SIGKILL to all of the container's processes, and returns when it has ended.
@@ -30,7 +30,7 @@ func (r *Runtime) Stop(ctx context.Context, taskID, sig string, grace time.Durat
 		return err
 	}
 	if err := r.stop(namespaced(ctx), taskID, sig, grace); err != nil {
-		return fmt.Errorf("stop container %s: %w", taskID, worker.Away(err))
+		return fmt.Errorf("stop container %s: %w", taskID, engine.Away(err))
 	}
 	return nil
 }
@@ -108,7 +108,7 @@ func (r *Runtime) Remove(ctx context.Context, taskID string) error {
 	}
 	ctx = namespaced(ctx)
 	if err := r.remove(ctx, taskID); err != nil {
-		return fmt.Errorf("remove container %s: %w", taskID, worker.Away(err))
+		return fmt.Errorf("remove container %s: %w", taskID, engine.Away(err))
 	}
 	return nil
 }

@@ -17,8 +17,8 @@ import (
 	"google.golang.org/grpc"
 
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/worker"
 	"swarm/worker/containerd/ocispec"
+	"swarm/worker/engine"
 )
 
 // Update gives the container other limits, which its record then has: what it has is read there. A call that was cut
@@ -28,7 +28,7 @@ func (r *Runtime) Update(ctx context.Context, taskID string, want *swarmv1.Resou
 		return err
 	}
 	if err := r.update(namespaced(ctx), taskID, want); err != nil {
-		return fmt.Errorf("update container %s: %w", taskID, worker.Away(err))
+		return fmt.Errorf("update container %s: %w", taskID, engine.Away(err))
 	}
 	return nil
 }

@@ -26,8 +26,8 @@ import (
 	"swarm/internal/private"
 	"swarm/internal/tree"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/worker"
 	"swarm/worker/containerd/inroot"
+	"swarm/worker/engine"
 )
 
 // volumes are the host folders of one container's volumes.
@@ -76,7 +76,7 @@ type filling struct {
 const maxImageVolumes = 128
 
 // plan says where the container's volumes are; it makes nothing.
-func (r *Runtime) planVolumes(c worker.Container, img *image) (volumes, error) {
+func (r *Runtime) planVolumes(c engine.Container, img *image) (volumes, error) {
 	v := volumes{mounts: make(map[int]string), anonymous: make(map[string]string)}
 	covered := make(map[string]bool)
 	for i, m := range c.Spec().GetMounts() {

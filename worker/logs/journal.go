@@ -14,7 +14,7 @@ import (
 
 	"swarm/internal/spec"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/worker"
+	"swarm/worker/engine"
 )
 
 // Names in a task's folder, beside the sources.
@@ -70,7 +70,7 @@ func openJournal(dir string, max int64, keep int) (*journal, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open log %s: %w", dir, err)
 	}
-	names := [2]string{worker.StdoutFile, worker.StderrFile}
+	names := [2]string{engine.StdoutFile, engine.StderrFile}
 	for i, name := range names {
 		path := filepath.Join(dir, name)
 		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {

@@ -21,7 +21,7 @@ const (
 	batchRecords = 1000
 )
 
-// Read implements worker.LogStore. A record's data has no end of line.
+// Read implements engine.LogStore. A record's data has no end of line.
 func (s *Store) Read(ctx context.Context, taskID string, opts *swarmv1.LogOptions, send func(*swarmv1.TaskLogsResponse) error) error {
 	j, done, err := s.journal(taskID)
 	if err != nil {

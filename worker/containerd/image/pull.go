@@ -15,7 +15,7 @@ import (
 
 	"swarm/internal/spec"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/worker"
+	"swarm/worker/engine"
 )
 
 const (
@@ -43,7 +43,7 @@ type fetchKey struct {
 // Pull makes an image ready for containers: by its digest from this node, from other nodes or from its registry,
 // whichever has it first. A tag without digest is looked up in the registry, unless it was loaded here; when the
 // registry cannot tell, what this node has under that name serves.
-func (s *Store) Pull(ctx context.Context, req worker.PullRequest, progress func(*swarmv1.ImageProgress)) (*swarmv1.Image, error) {
+func (s *Store) Pull(ctx context.Context, req engine.PullRequest, progress func(*swarmv1.ImageProgress)) (*swarmv1.Image, error) {
 	o, err := s.order(req)
 	if err != nil {
 		return nil, err
@@ -72,7 +72,7 @@ func (s *Store) Pull(ctx context.Context, req worker.PullRequest, progress func(
 	return image, err
 }
 
-func (s *Store) order(req worker.PullRequest) (order, error) {
+func (s *Store) order(req engine.PullRequest) (order, error) {
 	ref, err := spec.ParseImage(req.Ref)
 	if err != nil {
 		return order{}, err
@@ -98,7 +98,7 @@ func (s *Store) order(req worker.PullRequest) (order, error) {
 func (s *Store) pin(ctx context.Context, o order) (string, error) {
 	held, err := s.find(ctx, o.ref.Name)
 	if err != nil && !errdefs.IsNotFound(err) {
-		return "", worker.Away(err)
+		return "", engine.Away(err)
 	}
 	if held != nil && held.loaded {
 		return held.digest, nil
@@ -120,7 +120,7 @@ func (s *Store) pin(ctx context.Context, o order) (string, error) {
 func (s *Store) ready(ctx context.Context, o order) (*swarmv1.Image, error) {
 	c, err := s.catalog(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("look at what is held: %w", worker.Away(err))
+		return nil, fmt.Errorf("look at what is held: %w", engine.Away(err))
 	}
 	e := c.images[o.ref.Digest]
 	if e == nil || !e.serves(o.platform) {
@@ -132,7 +132,7 @@ func (s *Store) ready(ctx context.Context, o order) (*swarmv1.Image, error) {
 	}
 	if c.lacks(names, o) {
 		if err := s.keep(namespaced(ctx), o.ref, e.target, false); err != nil {
-			return nil, fmt.Errorf("record it: %w", worker.Away(err))
+			return nil, fmt.Errorf("record it: %w", engine.Away(err))
 		}
 	}
 	// Somebody else may have removed it from containerd.
@@ -140,7 +140,7 @@ func (s *Store) ready(ctx context.Context, o order) (*swarmv1.Image, error) {
 		s.note()
 		return nil, nil
 	} else if err != nil {
-		return nil, fmt.Errorf("look at what is held: %w", worker.Away(err))
+		return nil, fmt.Errorf("look at what is held: %w", engine.Away(err))
 	}
 	return e.proto(o.ref.Name), nil
 }
@@ -170,7 +170,7 @@ func (s *Store) fetch(ctx context.Context, o order, tell func(*swarmv1.ImageProg
 	d := &download{order: o, store: s.client.ContentStore(), sources: s.sources(ctx, o), log: s.log, tell: tell, board: newBoard(tell, "", nil), room: s.room, dropped: map[source]bool{}}
 	ctx, release, err := s.leased(ctx, o.ref.Digest)
 	if err != nil {
-		return worker.Away(err)
+		return engine.Away(err)
 	}
 	end := func() {}
 	defer func() {
@@ -187,7 +187,7 @@ func (s *Store) fetch(ctx context.Context, o order, tell func(*swarmv1.ImageProg
 	}
 	newMeter("unpack", 0, tell).flush()
 	if err := s.keep(ctx, o.ref, target, false); err != nil {
-		return fmt.Errorf("keep it: %w", worker.Away(err))
+		return fmt.Errorf("keep it: %w", engine.Away(err))
 	}
 	for id := range d.board.layers {
 		tell(&swarmv1.ImageProgress{Id: shortLayer(id), Step: layerDone})

@@ -18,8 +18,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/random"
 	"golang.org/x/sync/errgroup"
 
-	"swarm/worker"
 	"swarm/worker/containerd/image"
+	"swarm/worker/engine"
 )
 
 // links are connections between nodes, over real HTTP, with the caller's name at the other end.
@@ -113,7 +113,7 @@ func TestPull_LargeBlobSpreadsLikeATree(t *testing.T) {
 	var group errgroup.Group
 	for _, n := range all {
 		group.Go(func() error {
-			_, err := n.Pull(t.Context(), worker.PullRequest{Ref: ref}, nil)
+			_, err := n.Pull(t.Context(), engine.PullRequest{Ref: ref}, nil)
 			return err
 		})
 	}
@@ -148,7 +148,7 @@ func TestPull_SentOnInVain(t *testing.T) {
 			// Two have got every large blob.
 			for _, id := range []string{"a", "b"} {
 				n := newNode(t, image.Config{}, image.Deps{Peers: only("first"), PeerTransport: net.from(t, id)})
-				if _, err := n.Pull(t.Context(), worker.PullRequest{Ref: ref}, nil); err != nil {
+				if _, err := n.Pull(t.Context(), engine.PullRequest{Ref: ref}, nil); err != nil {
 					t.Fatal(err)
 				}
 				if wrong != nil {
@@ -156,7 +156,7 @@ func TestPull_SentOnInVain(t *testing.T) {
 				}
 			}
 			n := newNode(t, image.Config{}, image.Deps{Peers: only("first"), PeerTransport: net.from(t, "c")})
-			if _, err := n.Pull(t.Context(), worker.PullRequest{Ref: ref}, nil); err != nil {
+			if _, err := n.Pull(t.Context(), engine.PullRequest{Ref: ref}, nil); err != nil {
 				t.Fatal(err)
 			}
 			if got := strings.Join(net.sent["first"], " "); got != "a b c" {

@@ -16,11 +16,11 @@ import (
 	"github.com/containerd/errdefs"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"swarm/worker"
+	"swarm/worker/engine"
 )
 
 // Blob opens a blob that belongs to a held image or to one that is being pulled; ErrNotFound for anything else.
-func (s *Store) Blob(ctx context.Context, digest string) (worker.Blob, error) {
+func (s *Store) Blob(ctx context.Context, digest string) (engine.Blob, error) {
 	opened, _, err := s.open(ctx, digest)
 	if err != nil {
 		return nil, err

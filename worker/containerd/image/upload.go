@@ -18,13 +18,13 @@ import (
 
 	"swarm/internal/spec"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/worker"
 	"swarm/worker/containerd/document"
+	"swarm/worker/engine"
 )
 
 // Push sends an image that this node holds, all its platforms, to the registry that its name names. What the registry
 // has already is not sent again.
-func (s *Store) Push(ctx context.Context, req worker.PushRequest, progress func(*swarmv1.ImageProgress)) error {
+func (s *Store) Push(ctx context.Context, req engine.PushRequest, progress func(*swarmv1.ImageProgress)) error {
 	ref, err := spec.ParseImage(req.Ref)
 	if err != nil {
 		return err

@@ -1,4 +1,4 @@
-package worker
+package engine
 
 import (
 	"context"
@@ -67,11 +67,4 @@ type Attached struct {
 	Ports []*swarmv1.PortConfig
 	// Nameservers for the task's resolv.conf; empty: the host's.
 	Nameservers []string
-}
-
-func (a Attached) local() []string {
-	if a.Local == nil {
-		return a.Addresses
-	}
-	return a.Local
 }
