@@ -2,7 +2,6 @@ package worker
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
@@ -18,8 +17,10 @@ import (
 	"swarm/internal/spec"
 	"swarm/internal/task"
 	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/worker/assignment"
 	"swarm/worker/engine"
 	"swarm/worker/health"
+	"swarm/worker/retry"
 )
 
 const (
@@ -102,7 +103,7 @@ func (t *taskLoop) prepared(ctx context.Context) error {
 
 // pull makes the node hold the task's image. What may pass is tried again, and the task says meanwhile what is wrong.
 func (t *taskLoop) pull(ctx context.Context, rev *swarmv1.Revision) error {
-	spec := containerSpec(rev)
+	spec := assignment.ContainerSpec(rev)
 	req := engine.PullRequest{Ref: spec.GetImage(), Auth: spec.GetPullOptions().GetRegistryAuth(), Platform: spec.GetPlatform()}
 	for try := 1; ; try++ {
 		err := t.answered(ctx, "pull image", func() error {
@@ -113,10 +114,10 @@ func (t *taskLoop) pull(ctx context.Context, rev *swarmv1.Revision) error {
 			return nil
 		}
 		err = fmt.Errorf("pull image %s: %w", familiar(req.Ref), err) // which says what to do
-		if ctx.Err() != nil || final(err) || errdefs.IsNotFound(err) || try == pullTries {
+		if ctx.Err() != nil || retry.IsPermanent(err) || errdefs.IsNotFound(err) || try == pullTries {
 			return err
 		}
-		wait := backoff(try-1, pullFirst, pullLimit)
+		wait := retry.Backoff(try-1, pullFirst, pullLimit)
 		t.w.deps.Log.Warn("pull image", "task", t.id, "err", err, "again", wait)
 		t.ails(fmt.Sprintf("%v; trying again in %.0f s (attempt %d)", err, math.Ceil(wait.Seconds()), try))
 		if pause.For(ctx, wait) != nil {
@@ -149,11 +150,9 @@ func (t *taskLoop) attach(ctx context.Context, in *inputs) (engine.Attached, err
 	if err != nil {
 		return a, fmt.Errorf("attach networks: %w", err)
 	}
-	value, err := json.Marshal(a)
-	if err != nil {
+	if err := t.w.state.SetAttached(t.id, a); err != nil {
 		return a, fmt.Errorf("attach networks: %w", err)
 	}
-	t.w.state.set(bucketAttached, t.id, value)
 	t.setAttached(a)
 	return a, nil
 }
@@ -169,7 +168,7 @@ func (t *taskLoop) setAttached(a engine.Attached) {
 func (t *taskLoop) start(ctx context.Context) outcome {
 	rev := t.revision
 	if rev == nil {
-		rev = t.w.revisionOf(t.now())
+		rev = t.w.objects.Revision(t.now())
 	}
 	for rev.GetSpec().GetSingleWriter() && t.w.leaseLeft() <= 0 {
 		if err := pause.For(ctx, leasePoll); err != nil {
@@ -200,9 +199,9 @@ func (t *taskLoop) healthProber(ctx context.Context) *health.Prober {
 	}
 	rev := t.revision
 	if rev == nil { // Which limits the container has is still not known.
-		rev = t.w.revisionOf(t.now())
+		rev = t.w.objects.Revision(t.now())
 	}
-	own := containerSpec(rev).GetHealthcheck()
+	own := assignment.ContainerSpec(rev).GetHealthcheck()
 	var image engine.ImageDefaults
 	if len(own.GetTest()) == 0 || health.Enabled(own) {
 		err := t.answered(ctx, "read the image's health check", func() (err error) {
@@ -350,7 +349,7 @@ func (t *taskLoop) wait(ctx context.Context) outcome {
 		}
 		if err != nil {
 			t.w.deps.Log.Warn("wait for container", "task", t.id, "err", err)
-			_ = pause.For(ctx, backoff(try, 100*time.Millisecond, retryLimit))
+			_ = pause.For(ctx, retry.Backoff(try, 100*time.Millisecond, retryLimit))
 			continue
 		}
 		out := outcome{event: task.Ended, exit: &exit}
@@ -364,16 +363,16 @@ func (t *taskLoop) wait(ctx context.Context) outcome {
 // stop stops the container, however often that takes, and says how it ended.
 func (t *taskLoop) stop(ctx context.Context) outcome {
 	if t.revision == nil {
-		t.revision = t.w.revisionOf(t.now())
+		t.revision = t.w.objects.Revision(t.now())
 	}
-	spec := containerSpec(t.revision)
+	spec := assignment.ContainerSpec(t.revision)
 	grace := defaultGrace
 	if g := spec.GetStopGracePeriod(); g != nil {
 		grace = g.AsDuration()
 	}
 	t.drain(ctx)
 	t.w.deps.Log.Debug("stop", "task", t.id)
-	if !t.w.retry(ctx, "stop container", func() error { return t.w.deps.Runtime.Stop(ctx, t.id, spec.GetStopSignal(), grace) }) {
+	if !retry.Until(ctx, t.w.deps.Log, "stop container", func() error { return t.w.deps.Runtime.Stop(ctx, t.id, spec.GetStopSignal(), grace) }) {
 		return outcome{event: task.Look, err: ctx.Err()}
 	}
 	wctx, cancel := context.WithTimeout(ctx, exitPatience)
@@ -387,7 +386,7 @@ func (t *taskLoop) stop(ctx context.Context) outcome {
 
 // clean removes all there is of the task but its logs, however often that takes.
 func (t *taskLoop) clean(ctx context.Context) outcome {
-	if !t.w.retry(ctx, "remove container", func() error { return t.w.scrub(ctx, t.id) }) {
+	if !retry.Until(ctx, t.w.deps.Log, "remove container", func() error { return t.w.scrub(ctx, t.id) }) {
 		return outcome{event: task.Look, err: ctx.Err()}
 	}
 	return outcome{event: task.Cleaned}
@@ -401,7 +400,7 @@ func (w *Worker) scrub(ctx context.Context, id string) error {
 	if err := w.deps.Network.Detach(ctx, id); err != nil {
 		return fmt.Errorf("detach task %s: %w", id, err)
 	}
-	w.state.set(bucketAttached, id, nil)
+	w.state.ForgetAttached(id)
 	if w.deps.Logs != nil {
 		w.deps.Logs.Finish(id)
 	}
@@ -467,11 +466,11 @@ const defaultRestartDelay = 5 * time.Second
 func (t *taskLoop) tryOften(ctx context.Context, what string, do func() error) error {
 	for try := 0; ; try++ {
 		err := do()
-		if err == nil || ctx.Err() != nil || final(err) || try == tries-1 {
+		if err == nil || ctx.Err() != nil || retry.IsPermanent(err) || try == tries-1 {
 			return err
 		}
 		t.w.deps.Log.Warn(what, "task", t.id, "err", err)
-		if pause.For(ctx, backoff(try, retryFirst, retryLimit)) != nil {
+		if pause.For(ctx, retry.Backoff(try, retryFirst, retryLimit)) != nil {
 			return err
 		}
 	}
@@ -495,7 +494,7 @@ func (t *taskLoop) answered(ctx context.Context, what string, do func() error) e
 		if try == awayTold-1 {
 			t.ails(fmt.Sprintf("%s: %v", what, err))
 		}
-		if pause.For(ctx, backoff(try, 100*time.Millisecond, retryLimit)) != nil {
+		if pause.For(ctx, retry.Backoff(try, 100*time.Millisecond, retryLimit)) != nil {
 			return err
 		}
 	}

@@ -9,6 +9,8 @@ import (
 	"swarm/internal/task"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/worker/engine"
+	"swarm/worker/retry"
+	"swarm/worker/state"
 )
 
 // adopt continues what a former process began. A container that runs is watched on, its exit meanwhile is reported, and
@@ -17,25 +19,20 @@ import (
 func (w *Worker) adopt(ctx context.Context) error {
 	mem := w.mem
 	w.mem = nil
-	var known []objectChange
-	for _, a := range mem.objects {
-		w.objects.all[keyOf(a)] = a
-		known = append(known, objectChange{keyOf(a), a})
-	}
-	w.tellTopology(known)
+	w.tellTopology(w.objects.Restore(mem.Objects))
 	if err := w.restoreNetwork(ctx, mem); err != nil {
 		return err
 	}
-	for _, a := range mem.objects {
+	for _, a := range mem.Objects {
 		if t := a.GetTask(); t != nil {
 			w.adoptTask(t, mem)
 		}
 	}
 	// What is not assigned any more, and was not cleaned up to the end.
-	for id, status := range mem.statuses {
+	for id, status := range mem.Statuses {
 		if w.task(id) == nil {
-			w.adoptTask(&swarmv1.Task{Id: id, NodeId: w.cfg.NodeID, DesiredState: swarmv1.TaskState_REMOVE}, &remembered{
-				statuses: map[string]*swarmv1.TaskStatus{id: status}, attached: mem.attached,
+			w.adoptTask(&swarmv1.Task{Id: id, NodeId: w.cfg.NodeID, DesiredState: swarmv1.TaskState_REMOVE}, &state.Saved{
+				Statuses: map[string]*swarmv1.TaskStatus{id: status}, Attached: mem.Attached,
 			})
 			w.task(id).want(nil)
 		}
@@ -43,19 +40,19 @@ func (w *Worker) adopt(ctx context.Context) error {
 	return nil
 }
 
-func (w *Worker) adoptTask(t *swarmv1.Task, mem *remembered) {
-	status := mem.statuses[t.Id]
+func (w *Worker) adoptTask(t *swarmv1.Task, mem *state.Saved) {
+	status := mem.Statuses[t.Id]
 	loop := newTaskLoop(w, t, status)
-	loop.attached = mem.attached[t.Id]
+	loop.attached = mem.Attached[t.Id]
 	w.mu.Lock()
 	w.tasks[t.Id] = loop
 	w.mu.Unlock()
-	if mem.unsent[t.Id] {
+	if mem.Unsent[t.Id] {
 		w.reports.add(status, true)
 	}
 	loop.mu.Lock()
 	defer loop.mu.Unlock()
-	if loop.cleaned = mem.cleaned[t.Id] && task.Terminal(loop.status.State); loop.cleaned {
+	if loop.cleaned = mem.Cleaned[t.Id] && task.Terminal(loop.status.State); loop.cleaned {
 		return
 	}
 	loop.waiting = loop.status.State < swarmv1.TaskState_STARTING && !task.Stops(t.DesiredState)
@@ -65,12 +62,12 @@ func (w *Worker) adoptTask(t *swarmv1.Task, mem *remembered) {
 }
 
 // restoreNetwork hands the attachments of all tasks back. Without it nothing can go on, so it is tried until it works.
-func (w *Worker) restoreNetwork(ctx context.Context, mem *remembered) error {
+func (w *Worker) restoreNetwork(ctx context.Context, mem *state.Saved) error {
 	var keep []engine.Attachment
-	for id, held := range mem.attached {
+	for id, held := range mem.Attached {
 		a := engine.Attachment{TaskID: id}
-		if o := w.objects.get(swarmv1.AssignmentRef_TASK, id); o != nil {
-			if rev := w.revisionOf(o.GetTask()); rev != nil {
+		if o := w.objects.Get(swarmv1.AssignmentRef_TASK, id); o != nil {
+			if rev := w.objects.Revision(o.GetTask()); rev != nil {
 				a = w.attachment(o.GetTask(), rev)
 			}
 		}
@@ -83,7 +80,7 @@ func (w *Worker) restoreNetwork(ctx context.Context, mem *remembered) error {
 			return nil
 		}
 		w.deps.Log.Error("restore networks", "err", err)
-		if pause.For(ctx, backoff(try, 100*time.Millisecond, 5*time.Second)) != nil {
+		if pause.For(ctx, retry.Backoff(try, 100*time.Millisecond, 5*time.Second)) != nil {
 			return errors.Join(err, ctx.Err())
 		}
 	}
@@ -144,7 +141,7 @@ func (w *Worker) sweep(ctx context.Context) error {
 		}
 		t.mu.Unlock()
 	}
-	w.retry(ctx, "list containers", func() error {
+	retry.Until(ctx, w.deps.Log, "list containers", func() error {
 		found, err := w.deps.Runtime.List(ctx)
 		if err != nil {
 			return err
@@ -152,27 +149,10 @@ func (w *Worker) sweep(ctx context.Context) error {
 		for _, f := range found {
 			if w.task(f.TaskID) == nil {
 				w.deps.Log.Info("removing a container that belongs to no task", "task", f.TaskID, "service", f.ServiceID)
-				w.retry(ctx, "remove container", func() error { return w.scrub(ctx, f.TaskID) })
+				retry.Until(ctx, w.deps.Log, "remove container", func() error { return w.scrub(ctx, f.TaskID) })
 			}
 		}
 		return nil
 	})
 	return nil
-}
-
-// retry does something until it works or ctx ends; false: ctx ended.
-func (w *Worker) retry(ctx context.Context, what string, do func() error) bool {
-	for try := 0; ; try++ {
-		err := do()
-		if err == nil {
-			return true
-		}
-		if ctx.Err() != nil {
-			return false
-		}
-		w.deps.Log.Warn(what, "err", err)
-		if pause.For(ctx, backoff(try, 100*time.Millisecond, 5*time.Second)) != nil {
-			return false
-		}
-	}
 }

@@ -12,6 +12,7 @@ import (
 	"swarm/internal/disk"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/worker/engine"
+	"swarm/worker/state"
 )
 
 // Clean bounds what stays on the disk though nothing needs it.
@@ -54,17 +55,17 @@ type cleaner struct {
 	used map[string]time.Time // digest -> when it was last seen to be used
 }
 
-func newCleaner(w *Worker, cfg Clean, mem *remembered) *cleaner {
+func newCleaner(w *Worker, cfg Clean, mem *state.Saved) *cleaner {
 	if cfg.Start == 0 {
 		cfg.Start = defaultCleanStart
 	}
 	if cfg.Stop == 0 {
 		cfg.Stop = min(defaultCleanStop, cfg.Start)
 	}
-	c := &cleaner{w: w, cfg: cfg, began: mem.began, used: mem.used}
+	c := &cleaner{w: w, cfg: cfg, began: mem.Began, used: mem.Used}
 	if c.began.IsZero() {
 		c.began = time.Now()
-		w.state.setTime(bucketMeta, "began", c.began)
+		w.state.SetBegan(c.began)
 	}
 	return c
 }
@@ -181,7 +182,7 @@ func (c *cleaner) touch(digest string) {
 	c.used[digest] = now
 	c.mu.Unlock()
 	if !before.Truncate(noteEvery).Equal(now.Truncate(noteEvery)) {
-		c.w.state.setTime(bucketUsed, digest, now)
+		c.w.state.SetImageUse(digest, now)
 	}
 }
 
@@ -192,7 +193,7 @@ func (c *cleaner) forget(held []engine.Holding) {
 	for digest := range c.used {
 		if !slices.ContainsFunc(held, func(h engine.Holding) bool { return h.Image.GetDigest() == digest }) {
 			delete(c.used, digest)
-			c.w.state.set(bucketUsed, digest, nil)
+			c.w.state.ForgetImage(digest)
 		}
 	}
 }

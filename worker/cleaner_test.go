@@ -187,7 +187,9 @@ func TestCleaner_ARestartKeepsWhatItKnows(t *testing.T) {
 	if _, err := first.idle(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(first.w.state.flush(), first.w.Close()); err != nil {
+	ended, end := context.WithCancel(t.Context())
+	end()
+	if err := errors.Join(first.w.state.Run(ended), first.w.Close()); err != nil { // Run writes what is noted
 		t.Fatal(err)
 	}
 	second := newTestCleanerIn(t, dir, f, Clean{})

@@ -13,6 +13,7 @@ import (
 
 	"swarm/internal/pause"
 	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/worker/retry"
 )
 
 const (
@@ -53,7 +54,7 @@ func (w *Worker) connect(ctx context.Context) error {
 				continue
 			}
 		}
-		if pause.For(ctx, backoff(round, firstBackoff, w.cfg.MaxBackoff)) != nil {
+		if pause.For(ctx, retry.Backoff(round, firstBackoff, w.cfg.MaxBackoff)) != nil {
 			break
 		}
 		round++
@@ -152,8 +153,8 @@ func (w *Worker) welcome(ctx context.Context, nodeID string) (swarmv1.Dispatcher
 	}
 	if welcome.Epoch > epoch { // the cluster was made anew from a snapshot: its indexes began anew as well
 		w.contact.see(welcome.Epoch, 0)
-		w.state.setNumber("epoch", welcome.Epoch)
-		w.state.setNumber("index", 0)
+		w.state.SetEpoch(welcome.Epoch)
+		w.state.SetIndex(0)
 	}
 	return stream, welcome, nil
 }

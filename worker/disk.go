@@ -12,6 +12,7 @@ import (
 
 	"swarm/internal/task"
 	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/worker/assignment"
 	"swarm/worker/engine"
 )
 
@@ -89,8 +90,8 @@ func (w *Worker) heldVolumes(ctx context.Context) ([]*swarmv1.HeldVolume, error)
 		return nil, err
 	}
 	links := map[string]uint32{}
-	for _, a := range w.objects.list(swarmv1.AssignmentRef_TASK) {
-		for _, m := range w.revisionOf(a.GetTask()).GetSpec().GetTaskTemplate().GetContainerSpec().GetMounts() {
+	for _, a := range w.objects.List(swarmv1.AssignmentRef_TASK) {
+		for _, m := range w.objects.Revision(a.GetTask()).GetSpec().GetTaskTemplate().GetContainerSpec().GetMounts() {
 			if m.GetType() == swarmv1.Mount_VOLUME && m.GetSource() != "" {
 				links[m.GetSource()]++
 			}
@@ -192,9 +193,9 @@ func (w *Worker) removeDead(ctx context.Context) (ids []string, bytes int64, err
 
 // uses says whether a task of this node is of the image.
 func (w *Worker) uses(digest string) bool {
-	return slices.ContainsFunc(w.objects.list(swarmv1.AssignmentRef_TASK), func(a *swarmv1.Assignment) bool {
+	return slices.ContainsFunc(w.objects.List(swarmv1.AssignmentRef_TASK), func(a *swarmv1.Assignment) bool {
 		t := a.GetTask()
-		_, pinned, _ := strings.Cut(containerSpec(w.revisionOf(t)).GetImage(), "@")
+		_, pinned, _ := strings.Cut(assignment.ContainerSpec(w.objects.Revision(t)).GetImage(), "@")
 		loop := w.task(t.GetId())
 		return pinned == digest && loop != nil && !loop.over()
 	})
@@ -202,7 +203,7 @@ func (w *Worker) uses(digest string) bool {
 
 // keeps says whether the cluster wants this node to have a copy.
 func (w *Worker) keeps(digest string) bool {
-	return slices.ContainsFunc(w.objects.list(swarmv1.AssignmentRef_IMAGE), func(a *swarmv1.Assignment) bool {
+	return slices.ContainsFunc(w.objects.List(swarmv1.AssignmentRef_IMAGE), func(a *swarmv1.Assignment) bool {
 		return a.GetImage().GetDigest() == digest
 	})
 }

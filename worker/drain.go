@@ -8,6 +8,7 @@ import (
 	"swarm/internal/pause"
 	"swarm/internal/task"
 	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/worker/retry"
 )
 
 const (
@@ -33,7 +34,7 @@ func (t *taskLoop) drain(ctx context.Context) {
 	case swarmv1.TaskState_SHUTDOWN:
 		elsewhere = true
 	case swarmv1.TaskState_REMOVE: // A service that is removed has nowhere else to send them.
-		elsewhere = elsewhere || t.w.objects.get(swarmv1.AssignmentRef_ROUTING, service) != nil
+		elsewhere = elsewhere || t.w.objects.Get(swarmv1.AssignmentRef_ROUTING, service) != nil
 	}
 	for _, p := range t.revision.GetSpec().GetEndpointSpec().GetPorts() {
 		served = served || p.GetPublishMode() != swarmv1.PortConfig_HOST
@@ -85,7 +86,7 @@ func (w *Worker) settled(ctx context.Context, taskID string) {
 			w.deps.Log.Debug("no node sends new connections any more", "task", taskID, "took", time.Since(began))
 			return
 		}
-		if final(err) || pause.For(ctx, backoff(try, askAgain, askAgainLimit)) != nil {
+		if retry.IsPermanent(err) || pause.For(ctx, retry.Backoff(try, askAgain, askAgainLimit)) != nil {
 			w.deps.Log.Warn("it is not known whether other nodes still send new connections to a task that stops now", "task", taskID, "err", err)
 			return
 		}

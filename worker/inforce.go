@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"swarm/internal/pause"
+	"swarm/worker/retry"
 )
 
 // act waits for each message of assignments, and for those that came with it, to be in force, and has the writer say so.
@@ -22,7 +23,7 @@ func (s *session) act(ctx context.Context) error {
 				break
 			}
 			s.w.deps.Log.Debug("assignments are not in force yet", "sequence", sequence, "err", err)
-			if pause.For(ctx, backoff(try, retryFirst, retryLimit)) != nil {
+			if pause.For(ctx, retry.Backoff(try, retryFirst, retryLimit)) != nil {
 				return ctx.Err()
 			}
 		}

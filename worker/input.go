@@ -12,6 +12,7 @@ import (
 	"swarm/internal/private"
 	"swarm/internal/template"
 	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/worker/assignment"
 	"swarm/worker/engine"
 )
 
@@ -27,7 +28,7 @@ type inputs struct {
 // message of a session, and a task waits for them.
 func (w *Worker) inputsOf(ctx context.Context, t *swarmv1.Task) (*inputs, error) {
 	for {
-		changed := w.objects.watch()
+		changed := w.objects.Changed()
 		in, err := w.gather(t)
 		if !errdefs.IsNotFound(err) {
 			return in, err
@@ -43,9 +44,9 @@ func (w *Worker) inputsOf(ctx context.Context, t *swarmv1.Task) (*inputs, error)
 
 // gather fails with ErrNotFound while something is not here yet, and ErrInvalidArgument when the task can never run.
 func (w *Worker) gather(t *swarmv1.Task) (*inputs, error) {
-	raw := w.revisionOf(t)
+	raw := w.objects.Revision(t)
 	if raw == nil {
-		return nil, fmt.Errorf("revision %s: %w", revisionID(t.ServiceId, t.Revision), errdefs.ErrNotFound)
+		return nil, fmt.Errorf("revision %s: %w", assignment.RevisionID(t.ServiceId, t.Revision), errdefs.ErrNotFound)
 	}
 	rev, err := template.Expand(raw, t, template.Node{ID: w.cfg.NodeID, Hostname: w.hostname(), OS: w.cfg.OS, Arch: w.cfg.Arch})
 	if err != nil {
@@ -56,24 +57,16 @@ func (w *Worker) gather(t *swarmv1.Task) (*inputs, error) {
 			return nil, fmt.Errorf("network %s: %w", n.NetworkId, errdefs.ErrNotFound)
 		}
 	}
-	files, err := w.filesOf(containerSpec(rev))
+	files, err := w.filesOf(assignment.ContainerSpec(rev))
 	if err != nil {
 		return nil, err
 	}
 	return &inputs{task: t, revision: rev, attachment: w.attachment(t, rev), files: files}, nil
 }
 
-func (w *Worker) revisionOf(t *swarmv1.Task) *swarmv1.Revision {
-	return w.objects.get(swarmv1.AssignmentRef_REVISION, revisionID(t.ServiceId, t.Revision)).GetRevision()
-}
-
-func containerSpec(r *swarmv1.Revision) *swarmv1.ContainerSpec {
-	return r.GetSpec().GetTaskTemplate().GetContainerSpec()
-}
-
 // network finds an assigned network, or makes one of those that every node has.
 func (w *Worker) network(id string) *swarmv1.Network {
-	if n := w.objects.get(swarmv1.AssignmentRef_NETWORK, id).GetNetwork(); n != nil {
+	if n := w.objects.Get(swarmv1.AssignmentRef_NETWORK, id).GetNetwork(); n != nil {
 		return n
 	}
 	if id == engine.DriverHost || id == engine.DriverNone || id == engine.DriverBridge {
@@ -85,8 +78,8 @@ func (w *Worker) network(id string) *swarmv1.Network {
 // attachment is what the task needs of the network. As in Docker, a task that names no network is on the node's bridge.
 func (w *Worker) attachment(t *swarmv1.Task, rev *swarmv1.Revision) engine.Attachment {
 	a := engine.Attachment{
-		TaskID: t.Id, ServiceID: t.ServiceId, Upstreams: containerSpec(rev).GetDnsConfig().GetNameservers(),
-		SearchFirst: searchFirst(containerSpec(rev)),
+		TaskID: t.Id, ServiceID: t.ServiceId, Upstreams: assignment.ContainerSpec(rev).GetDnsConfig().GetNameservers(),
+		SearchFirst: searchFirst(assignment.ContainerSpec(rev)),
 	}
 	for _, use := range t.Networks {
 		if n := w.network(use.NetworkId); n != nil {
@@ -112,7 +105,7 @@ func onHost(a engine.Attachment) bool {
 func (w *Worker) filesOf(spec *swarmv1.ContainerSpec) ([]engine.File, error) {
 	var files []engine.File
 	for _, ref := range spec.GetSecrets() {
-		s := w.objects.get(swarmv1.AssignmentRef_SECRET, ref.SecretId).GetSecret()
+		s := w.objects.Get(swarmv1.AssignmentRef_SECRET, ref.SecretId).GetSecret()
 		data, err := version(s.GetVersions(), ref.Number)
 		if err != nil {
 			return nil, fmt.Errorf("secret %s: %w", ref.SecretName, err)
@@ -122,7 +115,7 @@ func (w *Worker) filesOf(spec *swarmv1.ContainerSpec) ([]engine.File, error) {
 		files = append(files, f)
 	}
 	for _, ref := range spec.GetConfigs() {
-		c := w.objects.get(swarmv1.AssignmentRef_CONFIG, ref.ConfigId).GetConfig()
+		c := w.objects.Get(swarmv1.AssignmentRef_CONFIG, ref.ConfigId).GetConfig()
 		data, err := version(c.GetVersions(), ref.Number)
 		if err != nil {
 			return nil, fmt.Errorf("config %s: %w", ref.ConfigName, err)

@@ -8,6 +8,7 @@ import (
 
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/worker/engine"
+	"swarm/worker/retry"
 )
 
 // imageKeeper fetches the loaded images that this node is to keep a copy of, one after another, so that copying an image
@@ -43,14 +44,14 @@ func (k *imageKeeper) run(ctx context.Context) error {
 			continue
 		}
 		k.w.deps.Log.Warn("fetch image to keep", "err", err)
-		again.Reset(backoff(failures, time.Second, time.Minute))
+		again.Reset(retry.Backoff(failures, time.Second, time.Minute))
 		failures++
 	}
 }
 
 // fetch pulls what is assigned and not held. missing: something is still not here, because of err.
 func (k *imageKeeper) fetch(ctx context.Context) (missing bool, err error) {
-	assigned := k.w.objects.list(swarmv1.AssignmentRef_IMAGE)
+	assigned := k.w.objects.List(swarmv1.AssignmentRef_IMAGE)
 	if len(assigned) == 0 {
 		return false, nil
 	}

@@ -173,7 +173,7 @@ func (t *taskLoop) step(out outcome, cancel context.CancelFunc) task.Action {
 	t.mu.Unlock()
 
 	if out.event == task.Cleaned {
-		t.w.state.set(bucketCleaned, t.id, []byte{1})
+		t.w.state.SetCleaned(t.id)
 	}
 	if next != nil {
 		if state != was {

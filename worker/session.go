@@ -177,7 +177,7 @@ func (s *session) assignments(msg *swarmv1.Assignments) error {
 	s.assigns(msg.Sequence)
 	if msg.Index > index {
 		s.w.contact.see(epoch, msg.Index)
-		s.w.state.setNumber("index", msg.Index)
+		s.w.state.SetIndex(msg.Index)
 	}
 	return nil
 }

@@ -9,12 +9,13 @@ import (
 
 	"swarm/internal/pause"
 	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/worker/retry"
 )
 
 // tune gives the running container the limits of its task's revision. A task moves to another revision only when nothing
 // but limits differs; a daemon that adopted it does not know which it has, and so asks for those that it should have.
 func (t *taskLoop) tune(ctx context.Context) {
-	rev := t.w.revisionOf(t.now())
+	rev := t.w.objects.Revision(t.now())
 	if rev == nil || t.revision.GetNumber() == rev.GetNumber() {
 		return
 	}
@@ -31,7 +32,7 @@ func (t *taskLoop) tune(ctx context.Context) {
 			return
 		}
 		t.w.deps.Log.Warn("change limits", "task", t.id, "err", err)
-		if pause.For(ctx, backoff(try, 100*time.Millisecond, retryLimit)) != nil {
+		if pause.For(ctx, retry.Backoff(try, 100*time.Millisecond, retryLimit)) != nil {
 			return
 		}
 	}
@@ -51,7 +52,7 @@ func (t *taskLoop) tuned(rev *swarmv1.Revision) {
 // untuned tells the managers that the container goes on without the limits, so that they replace the task.
 func (t *taskLoop) untuned(rev *swarmv1.Revision, err error) {
 	if t.revision == nil {
-		t.revision = t.w.revisionOf(t.now())
+		t.revision = t.w.objects.Revision(t.now())
 	}
 	t.w.deps.Log.Warn("limits stay as they were: the task will be replaced", "task", t.id, "err", err)
 	t.refuse(rev.GetNumber(), fmt.Sprintf("limits could not be changed while it runs, so it is replaced: %v", err))

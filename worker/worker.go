@@ -18,7 +18,9 @@ import (
 	"swarm/internal/logsample"
 	"swarm/internal/private"
 	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/worker/assignment"
 	"swarm/worker/lease"
+	"swarm/worker/state"
 )
 
 // Worker is one node's agent. It implements swarmv1.WorkerServer.
@@ -27,8 +29,8 @@ type Worker struct {
 	cfg  Config
 	deps Deps
 
-	state   *state
-	objects *objects
+	state   *state.DB
+	objects *assignment.Set
 	reports *reports
 	contact *contact
 	lease   *lease.Lease // of single-writer tasks
@@ -54,7 +56,7 @@ type Worker struct {
 	tasks map[string]*taskLoop
 	runs  context.Context // of Run, for loops that begin meanwhile; nil when it does not run
 	loops sync.WaitGroup  // the tasks' loops
-	mem   *remembered     // until Run has adopted it
+	mem   *state.Saved    // until Run has adopted it
 }
 
 var _ swarmv1.WorkerServer = (*Worker)(nil)
@@ -71,14 +73,14 @@ func New(cfg Config, deps Deps) (*Worker, error) {
 	if cfg.OS == "" {
 		cfg.OS, cfg.Arch = runtime.GOOS, runtime.GOARCH
 	}
-	st, mem, err := openState(cfg.StateDir, cfg.ClusterID, deps.Log)
+	st, mem, err := state.Open(cfg.StateDir, cfg.ClusterID, deps.Log)
 	if err != nil {
 		return nil, err
 	}
 	w := &Worker{
 		cfg: cfg, deps: deps,
-		state: st, objects: newObjects(), reports: newReports(),
-		contact:    newContact(mem.epoch, mem.index),
+		state: st, objects: assignment.New(), reports: newReports(),
+		contact:    newContact(mem.Epoch, mem.Index),
 		lease:      lease.New(filepath.Join(cfg.RunDir, "lease", "end"), cfg.SinceBoot),
 		slots:      make(chan struct{}, cfg.Starts),
 		measure:    make(chan struct{}, 1),
@@ -105,7 +107,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	// The state is written to the end, also what the loops say while they end.
 	writing, stopWriting := context.WithCancel(context.WithoutCancel(ctx))
 	written := make(chan error, 1)
-	go func() { written <- w.state.run(writing) }()
+	go func() { written <- w.state.Run(writing) }()
 
 	g, gctx := errgroup.WithContext(ctx)
 	w.mu.Lock()
@@ -139,7 +141,7 @@ func (w *Worker) Run(ctx context.Context) error {
 }
 
 // Close frees the state file. Call it after Run.
-func (w *Worker) Close() error { return w.state.close() }
+func (w *Worker) Close() error { return w.state.Close() }
 
 // Redescribe makes the worker ask for the node's description again and tell the managers.
 func (w *Worker) Redescribe() {
@@ -188,7 +190,7 @@ func (w *Worker) Summaries() []Summary {
 		t.mu.Lock()
 		s, task := Summary{TaskID: t.id, State: t.status.GetState()}, t.task
 		t.mu.Unlock()
-		s.Service = w.revisionOf(task).GetSpec().GetName()
+		s.Service = w.objects.Revision(task).GetSpec().GetName()
 		out = append(out, s)
 	}
 	return out
@@ -211,16 +213,11 @@ func (w *Worker) Refusal() error {
 
 // apply acts on a message of the managers. The session has checked its order.
 func (w *Worker) apply(msg *swarmv1.Assignments) {
-	changes := w.objects.apply(msg)
+	changes := w.objects.Apply(msg)
 	for _, c := range changes {
-		if !c.key.onDisk() {
-			continue
+		if object, ok := c.ForDisk(); ok {
+			w.state.SetObject(c.Key.String(), object)
 		}
-		var value []byte
-		if c.now != nil {
-			value = marshal(forDisk(c.now))
-		}
-		w.state.set(bucketObject, c.key.String(), value)
 	}
 	w.applied(changes)
 	if msg.Complete {
@@ -229,13 +226,13 @@ func (w *Worker) apply(msg *swarmv1.Assignments) {
 }
 
 // applied gives the changes to whom they concern: the networks are known before the tasks on them begin.
-func (w *Worker) applied(changes []objectChange) {
+func (w *Worker) applied(changes []assignment.Change) {
 	w.tellTopology(changes)
 	var keys, images bool
 	for _, c := range changes {
-		switch c.key.kind {
+		switch c.Key.Kind {
 		case swarmv1.AssignmentRef_TASK:
-			w.assign(c.key.id, c.now.GetTask())
+			w.assign(c.Key.ID, c.Now.GetTask())
 		case swarmv1.AssignmentRef_KEY:
 			keys = true
 		case swarmv1.AssignmentRef_IMAGE:
@@ -244,7 +241,7 @@ func (w *Worker) applied(changes []objectChange) {
 	}
 	if keys && w.deps.OnKeys != nil {
 		var all []*swarmv1.EncryptionKey
-		for _, a := range w.objects.list(swarmv1.AssignmentRef_KEY) {
+		for _, a := range w.objects.List(swarmv1.AssignmentRef_KEY) {
 			all = append(all, a.GetKey())
 		}
 		w.deps.OnKeys(all)
@@ -254,11 +251,11 @@ func (w *Worker) applied(changes []objectChange) {
 	}
 }
 
-func (w *Worker) tellTopology(changes []objectChange) {
+func (w *Worker) tellTopology(changes []assignment.Change) {
 	var told []*swarmv1.AssignmentChange
 	for _, c := range changes {
-		if c.key.topology() {
-			told = append(told, c.wire())
+		if c.Key.IsTopology() {
+			told = append(told, c.Wire())
 		}
 	}
 	if len(told) > 0 && w.deps.OnTopology != nil {
@@ -323,9 +320,7 @@ func (w *Worker) forget(t *taskLoop) {
 	delete(w.tasks, t.id)
 	w.mu.Unlock()
 	w.reports.drop(t.id)
-	w.state.set(bucketStatus, t.id, nil)
-	w.state.set(bucketUnsent, t.id, nil)
-	w.state.set(bucketCleaned, t.id, nil)
+	w.state.ForgetTask(t.id)
 	if w.deps.Logs != nil {
 		w.deps.Logs.Retire(t.id)
 	}
@@ -346,25 +341,15 @@ func (w *Worker) report(s *swarmv1.TaskStatus, urgent bool) {
 		s = s.CloneVT()
 		s.Err, s.Message = bounds.Text(s.Err, bounds.MaxText), bounds.Text(s.Message, bounds.MaxText)
 	}
-	w.state.set(bucketStatus, s.TaskId, marshal(s))
-	w.state.set(bucketUnsent, s.TaskId, []byte{1})
+	w.state.SetStatus(s)
 	w.reports.add(s, urgent)
 }
 
 // acked notes that the managers have what a report said.
 func (w *Worker) acked(sequence uint64) {
 	for _, s := range w.reports.ack(sequence) {
-		w.state.set(bucketUnsent, s.TaskId, nil)
+		w.state.SetAcknowledged(s.TaskId)
 	}
 }
 
 func (w *Worker) filesRoot() string { return filepath.Join(w.cfg.RunDir, "tasks") }
-
-// marshal encodes a message of ours, which cannot fail: only required fields and invalid UTF-8 do, and vtproto checks neither.
-func marshal(m interface{ MarshalVT() ([]byte, error) }) []byte {
-	b, err := m.MarshalVT()
-	if err != nil {
-		panic(fmt.Sprintf("marshal %T: %v", m, err))
-	}
-	return b
-}

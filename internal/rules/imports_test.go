@@ -115,7 +115,7 @@ var doors = []struct {
 	{"github.com/google/nftables", []string{"overlay"}},
 	{"github.com/mdlayher", []string{"overlay"}},
 	{"github.com/tidwall/btree", []string{"raftstore"}},
-	{"go.etcd.io/bbolt", []string{"raftstore", "worker"}},
+	{"go.etcd.io/bbolt", []string{"raftstore", "worker/state"}},
 	{"github.com/containerd/containerd", []string{"worker/containerd", "cmd", "bench"}},
 	{"github.com/cyphar/filepath-securejoin", []string{"worker/containerd/inroot"}},
 	{"github.com/spf13/cobra", []string{"cli"}},

@@ -1,4 +1,4 @@
-package worker
+package assignment
 
 import (
 	"strings"
@@ -33,15 +33,15 @@ func FuzzToWorker(f *testing.F) {
 			return
 		}
 		clean, _ := bounds.Assignments(m.GetAssignments())
-		o := newObjects()
-		for _, c := range append(o.apply(clean), o.apply(clean)...) {
-			composed := c.key.kind == swarmv1.AssignmentRef_REVISION || c.key.kind == swarmv1.AssignmentRef_KEY
-			if c.wire() == nil || c.now != nil && !composed && strings.Contains(c.key.id, "/") {
+		o := New()
+		for _, c := range append(o.Apply(clean), o.Apply(clean)...) {
+			composed := c.Key.Kind == swarmv1.AssignmentRef_REVISION || c.Key.Kind == swarmv1.AssignmentRef_KEY
+			if c.Wire() == nil || c.Now != nil && !composed && strings.Contains(c.Key.ID, "/") {
 				t.Errorf("change %v", c)
 			}
 		}
 		for kind := range swarmv1.AssignmentRef_Kind_name {
-			o.list(swarmv1.AssignmentRef_Kind(kind))
+			o.List(swarmv1.AssignmentRef_Kind(kind))
 		}
 		bounds.Peers(m.GetNode().GetManagers())
 	})
