@@ -170,7 +170,7 @@ func (t *taskLoop) start(ctx context.Context) outcome {
 	if rev == nil {
 		rev = t.w.objects.Revision(t.now())
 	}
-	for rev.GetSpec().GetSingleWriter() && t.w.leaseLeft() <= 0 {
+	for rev.GetSpec().GetSingleWriter() && t.w.managers.LeaseLeft() <= 0 {
 		if err := pause.For(ctx, leasePoll); err != nil {
 			return outcome{event: task.Look, err: err}
 		}
@@ -276,29 +276,8 @@ func (t *taskLoop) fence() []check {
 		return nil
 	}
 	return []check{func(ctx context.Context) outcome {
-		return outcome{event: task.Sick, err: t.w.leaseLost(ctx)}
+		return outcome{event: task.Sick, err: t.w.managers.AwaitLeaseLost(ctx)}
 	}}
-}
-
-// leaseLost waits until three quarters of the lease have gone by since a manager confirmed a heartbeat, and
-// says so. It returns ctx's error when that ends first.
-func (w *Worker) leaseLost(ctx context.Context) error {
-	for {
-		left := w.leaseLeft()
-		if left <= 0 {
-			length := time.Duration(w.leaseLength.Load())
-			return fmt.Errorf("fenced: no manager has confirmed for %s that this node is in contact, and another node may take over", length-w.lease.Left().Round(time.Millisecond))
-		}
-		// Suspended time does not count for timers.
-		if err := pause.For(ctx, min(left, time.Second)); err != nil {
-			return err
-		}
-	}
-}
-
-// leaseLeft is how much is left of the time in which single-writer tasks may run undisturbed: three quarters of the lease.
-func (w *Worker) leaseLeft() time.Duration {
-	return w.lease.Left() - time.Duration(w.leaseLength.Load())/4
 }
 
 // attend waits for the container's end, or for the first check that has an answer.
@@ -339,7 +318,7 @@ func (t *taskLoop) wait(ctx context.Context) outcome {
 	for try := 0; ; try++ {
 		exit, err := t.w.deps.Runtime.Wait(ctx, t.id)
 		if err == nil || errdefs.IsNotFound(err) {
-			t.w.awaitManagers(ctx)
+			t.w.managers.AwaitSynced(ctx)
 		}
 		if ctx.Err() != nil && err != nil {
 			return outcome{event: task.Look, err: ctx.Err()}
@@ -424,7 +403,7 @@ func (t *taskLoop) revive(ctx context.Context, exit engine.Exit) bool {
 	if d := policy.GetDelay(); d != nil {
 		delay = d.AsDuration()
 	}
-	if !t.w.contact.alone(ctx, delay) {
+	if !t.w.managers.OutOfContact(ctx, delay) {
 		return false
 	}
 	t.restarts++
@@ -456,7 +435,7 @@ func (t *taskLoop) revived(pid uint32) {
 	s.ContainerStatus = &swarmv1.ContainerStatus{ContainerId: t.id, Pid: pid}
 	t.status = s
 	t.mu.Unlock()
-	t.w.report(s, true)
+	t.w.managers.Report(s, true)
 }
 
 // defaultRestartDelay is Docker's.

@@ -48,7 +48,7 @@ func (w *Worker) adoptTask(t *swarmv1.Task, mem *state.Saved) {
 	w.tasks[t.Id] = loop
 	w.mu.Unlock()
 	if mem.Unsent[t.Id] {
-		w.reports.add(status, true)
+		w.managers.Resend(status)
 	}
 	loop.mu.Lock()
 	defer loop.mu.Unlock()
@@ -86,37 +86,11 @@ func (w *Worker) restoreNetwork(ctx context.Context, mem *state.Saved) error {
 	}
 }
 
-// isSynced says whether the managers have said which tasks this node has.
-func (w *Worker) isSynced() bool {
-	select {
-	case <-w.synced:
-		return true
-	default:
-		return false
-	}
-}
-
-// awaitManagers waits until the managers have said which tasks this node has, or until the node has been out of contact with
-// them for so long that it acts alone.
-func (w *Worker) awaitManagers(ctx context.Context) {
-	for !w.isSynced() && ctx.Err() == nil {
-		changed := w.contact.next()
-		if w.contact.alone(ctx, 0) {
-			return
-		}
-		select { // There is a session.
-		case <-w.synced:
-		case <-changed:
-		case <-ctx.Done():
-		}
-	}
-}
-
 // sweep runs once, after the first complete set: tasks that waited for it go on, and containers that belong to no task
 // are removed.
 func (w *Worker) sweep(ctx context.Context) error {
 	select {
-	case <-w.synced:
+	case <-w.managers.Synced():
 	case <-ctx.Done():
 		return nil
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"google.golang.org/grpc"
 
 	"swarm/internal/disk"
 	swarmv1 "swarm/proto/swarm/v1"
@@ -47,6 +48,8 @@ const (
 type cleaner struct {
 	w   *Worker
 	cfg Clean
+	// conn returns a connection to the manager of the session.
+	conn func() (grpc.ClientConnInterface, error)
 	// began is when this node began to look at what is used, before restarts of the daemon too.
 	began   time.Time
 	filling bool // the last look found the disk too full; run's
@@ -62,7 +65,7 @@ func newCleaner(w *Worker, cfg Clean, mem *state.Saved) *cleaner {
 	if cfg.Stop == 0 {
 		cfg.Stop = min(defaultCleanStop, cfg.Start)
 	}
-	c := &cleaner{w: w, cfg: cfg, began: mem.Began, used: mem.Used}
+	c := &cleaner{w: w, cfg: cfg, conn: w.managers.Conn, began: mem.Began, used: mem.Used}
 	if c.began.IsZero() {
 		c.began = time.Now()
 		w.state.SetBegan(c.began)
@@ -76,7 +79,7 @@ func (c *cleaner) run(ctx context.Context) error {
 		return nil
 	}
 	select {
-	case <-c.w.synced:
+	case <-c.w.managers.Synced():
 	case <-ctx.Done():
 		return nil
 	}
@@ -239,7 +242,7 @@ func (c *cleaner) remove(ctx context.Context, h engine.Holding) (removed bool, e
 func (c *cleaner) release(ctx context.Context, digest string, undo bool) (granted bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, releasePatience)
 	defer cancel()
-	conn, err := c.w.managerConn()
+	conn, err := c.conn()
 	if err != nil {
 		return false, err
 	}

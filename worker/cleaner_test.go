@@ -121,7 +121,7 @@ func newTestCleanerIn(t *testing.T, dir string, f *fakeDisk, cfg Clean) *cleaner
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = w.Close() })
-	w.contact.set("m1", time.Now())
+	w.cleaner.conn = func() (grpc.ClientConnInterface, error) { return f, nil }
 	return w.cleaner
 }
 

@@ -49,11 +49,6 @@ const (
 	defaultStarts         = 4
 	defaultConnectTimeout = 2 * time.Second
 	defaultMaxBackoff     = 2 * time.Second
-	// defaultLease is the managers' default session timeout.
-	defaultLease     = 10 * time.Second
-	defaultHeartbeat = time.Second
-	// missedHeartbeats unanswered in a row end a session: the managers count the same way.
-	missedHeartbeats = 3
 	// defaultGrace is Docker's stop grace period.
 	defaultGrace = 10 * time.Second
 )
@@ -108,8 +103,9 @@ type Deps struct {
 	// OnTopology is told how the cluster's networks change: networks, peerings, routings and backends, at first those that a
 	// former process was told of. It must not block, and may keep the changes but not write to them. Optional.
 	OnTopology func([]*swarmv1.AssignmentChange)
-	// InForce returns once the kernel and the name server are as OnTopology was told so far. Optional: they always are.
-	InForce func(ctx context.Context) error
+	// Programmed returns nil once the kernel and the name server reflect everything that OnTopology
+	// was given so far. Any error is retried. Optional: they always do.
+	Programmed func(ctx context.Context) error
 	// Overlay says what this node's kernel has of an overlay network. Optional.
 	Overlay func(ctx context.Context, network string) (*swarmv1.NodeNetwork, error)
 	// OnContact, optional, is told when contact to the managers comes and goes. It must not block.

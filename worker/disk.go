@@ -166,7 +166,7 @@ func (w *Worker) removeImages(ctx context.Context, digests []string) (removed []
 }
 
 // isDead says whether a container belongs to no task.
-func (w *Worker) isDead(f engine.Found) bool { return w.isSynced() && w.task(f.TaskID) == nil }
+func (w *Worker) isDead(f engine.Found) bool { return w.managers.IsSynced() && w.task(f.TaskID) == nil }
 
 // removeDead removes what is left of containers that belong to no task.
 func (w *Worker) removeDead(ctx context.Context) (ids []string, bytes int64, err error) {

@@ -103,7 +103,7 @@ func (t *taskLoop) change(edit func()) {
 		}
 		return
 	}
-	if t.waiting && !stops && !t.w.isSynced() {
+	if t.waiting && !stops && !t.w.managers.IsSynced() {
 		t.mu.Unlock()
 		return
 	}
@@ -179,7 +179,7 @@ func (t *taskLoop) step(out outcome, cancel context.CancelFunc) task.Action {
 		if state != was {
 			t.w.deps.Log.Debug("task", "task", t.id, "state", state.String(), "err", next.Err)
 		}
-		t.w.report(next, urgent(next, rests))
+		t.w.managers.Report(next, urgent(next, rests))
 	}
 	if forget {
 		t.w.forget(t)
@@ -258,7 +258,7 @@ func (t *taskLoop) ails(text string) {
 	s.Err = text
 	t.status = s
 	t.mu.Unlock()
-	t.w.report(s, true)
+	t.w.managers.Report(s, true)
 }
 
 // failure is the text for the user of what went wrong.

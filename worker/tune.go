@@ -64,5 +64,5 @@ func (t *taskLoop) refuse(revision uint64, text string) {
 	s.RefusedRevision, s.Err = revision, text
 	t.status = s
 	t.mu.Unlock()
-	t.w.report(s, true)
+	t.w.managers.Report(s, true)
 }

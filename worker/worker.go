@@ -13,13 +13,12 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"swarm/internal/bounds"
 	"swarm/internal/ident"
-	"swarm/internal/logsample"
 	"swarm/internal/private"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/worker/assignment"
 	"swarm/worker/lease"
+	"swarm/worker/session"
 	"swarm/worker/state"
 )
 
@@ -29,28 +28,16 @@ type Worker struct {
 	cfg  Config
 	deps Deps
 
-	state   *state.DB
-	objects *assignment.Set
-	reports *reports
-	contact *contact
-	lease   *lease.Lease // of single-writer tasks
-	// leaseLength is the session's, in ns.
-	leaseLength atomic.Int64
-	slots       chan struct{} // a token for each container being created, started or removed
-	measure     chan struct{} // a token while what lies on the disk is added up
-	images      *imageKeeper
-	cleaner     *cleaner
-	settler     *settler
-	sampled     *logsample.Sampler // of what managers cause
+	state    *state.DB
+	objects  *assignment.Set
+	managers *session.Client
+	lease    *lease.Lease  // of single-writer tasks
+	slots    chan struct{} // a token for each container being created, started or removed
+	measure  chan struct{} // a token while what lies on the disk is added up
+	images   *imageKeeper
+	cleaner  *cleaner
 
-	renamed    atomic.Pointer[string] // hostname by the managers; nil: they have not said it
-	redescribe chan struct{}          // one token: the description changed
-	synced     chan struct{}          // closed by the first complete set of assignments
-	syncOnce   sync.Once
-	departing  chan struct{} // closed when the host goes down
-	departOnce sync.Once
-	parted     chan struct{} // closed when the managers know
-	partOnce   sync.Once
+	renamed atomic.Pointer[string] // hostname by the managers; nil: they have not said it
 
 	mu    sync.Mutex // guards what follows
 	tasks map[string]*taskLoop
@@ -79,20 +66,22 @@ func New(cfg Config, deps Deps) (*Worker, error) {
 	}
 	w := &Worker{
 		cfg: cfg, deps: deps,
-		state: st, objects: assignment.New(), reports: newReports(),
-		contact:    newContact(mem.Epoch, mem.Index),
-		lease:      lease.New(filepath.Join(cfg.RunDir, "lease", "end"), cfg.SinceBoot),
-		slots:      make(chan struct{}, cfg.Starts),
-		measure:    make(chan struct{}, 1),
-		settler:    newSettler(),
-		sampled:    logsample.New(deps.Log),
-		redescribe: make(chan struct{}, 1),
-		synced:     make(chan struct{}),
-		departing:  make(chan struct{}),
-		parted:     make(chan struct{}),
-		tasks:      map[string]*taskLoop{},
-		mem:        mem,
+		state: st, objects: assignment.New(),
+		lease:   lease.New(filepath.Join(cfg.RunDir, "lease", "end"), cfg.SinceBoot),
+		slots:   make(chan struct{}, cfg.Starts),
+		measure: make(chan struct{}, 1),
+		tasks:   map[string]*taskLoop{},
+		mem:     mem,
 	}
+	w.managers = session.New(session.Config{
+		MachineID: cfg.MachineID, Addr: cfg.Addr, DataPathAddr: cfg.DataPathAddr, Port: cfg.Port,
+		Epoch: mem.Epoch, Index: mem.Index,
+		ConnectTimeout: cfg.ConnectTimeout, MaxBackoff: cfg.MaxBackoff, SinceBoot: cfg.SinceBoot,
+	}, session.Deps{
+		Log: deps.Log, State: st, Lease: w.lease, Images: deps.Images,
+		Managers: deps.Managers, Dial: deps.Dial, Renewed: deps.Renewed, Describe: deps.Describe,
+		Apply: w.apply, Programmed: deps.Programmed, OnNode: w.onNode, OnContact: deps.OnContact,
+	})
 	w.images = &imageKeeper{w: w, wake: make(chan struct{}, 1)}
 	w.cleaner = newCleaner(w, cfg.Clean, mem)
 	return w, nil
@@ -123,7 +112,7 @@ func (w *Worker) Run(ctx context.Context) error {
 		g.Go(func() error { return w.images.run(gctx) })
 		g.Go(func() error { return w.cleaner.run(gctx) })
 		g.Go(func() error { return w.sweep(gctx) })
-		return w.connect(gctx)
+		return w.managers.Run(gctx)
 	})
 	err := g.Wait()
 	w.mu.Lock()
@@ -144,12 +133,7 @@ func (w *Worker) Run(ctx context.Context) error {
 func (w *Worker) Close() error { return w.state.Close() }
 
 // Redescribe makes the worker ask for the node's description again and tell the managers.
-func (w *Worker) Redescribe() {
-	select {
-	case w.redescribe <- struct{}{}:
-	default:
-	}
-}
+func (w *Worker) Redescribe() { w.managers.Redescribe() }
 
 // hostname is what the cluster calls this node, as far as a manager has said it.
 func (w *Worker) hostname() string {
@@ -159,11 +143,14 @@ func (w *Worker) hostname() string {
 	return w.cfg.Hostname
 }
 
-// rename takes over what the cluster calls this node: the names of containers are made from it, here and in every node's
-// name server.
-func (w *Worker) rename(name string) {
-	if ident.CheckHostname(name) == nil {
+// onNode takes over the node's name in the cluster, from which containers and every node's name
+// server derive host names, and passes the message on.
+func (w *Worker) onNode(update *swarmv1.NodeUpdate) {
+	if name := update.GetNode().GetHostname(); ident.CheckHostname(name) == nil {
 		w.renamed.Store(&name)
+	}
+	if w.deps.OnNode != nil {
+		w.deps.OnNode(update)
 	}
 }
 
@@ -196,20 +183,13 @@ func (w *Worker) Summaries() []Summary {
 	return out
 }
 
-// Seen is the store's index of the newest state that this node has acted on, and whether it has a session with a manager.
-func (w *Worker) Seen() (index uint64, connected bool) {
-	w.contact.mu.Lock()
-	defer w.contact.mu.Unlock()
-	return w.contact.index, w.contact.manager != ""
-}
+// Seen returns the store's index of the newest state that this node has acted on, and whether it has
+// a session with a manager.
+func (w *Worker) Seen() (index uint64, connected bool) { return w.managers.Seen() }
 
-// Refusal is why the managers do not serve this node, in a manager's words, as when its disk was cloned; nil when one
-// serves it, or none has answered.
-func (w *Worker) Refusal() error {
-	w.contact.mu.Lock()
-	defer w.contact.mu.Unlock()
-	return w.contact.refusal
-}
+// Refusal returns why the managers do not serve this node, in a manager's words, as when its disk
+// was cloned. It is nil when a manager serves the node, and when none has answered.
+func (w *Worker) Refusal() error { return w.managers.Refusal() }
 
 // apply acts on a message of the managers. The session has checked its order.
 func (w *Worker) apply(msg *swarmv1.Assignments) {
@@ -220,9 +200,6 @@ func (w *Worker) apply(msg *swarmv1.Assignments) {
 		}
 	}
 	w.applied(changes)
-	if msg.Complete {
-		w.syncOnce.Do(func() { close(w.synced) })
-	}
 }
 
 // applied gives the changes to whom they concern: the networks are known before the tasks on them begin.
@@ -289,7 +266,7 @@ func (w *Worker) assign(id string, t *swarmv1.Task) {
 	loop := w.tasks[id]
 	if loop == nil && t != nil {
 		loop = newTaskLoop(w, t, nil)
-		loop.departs = w.isDeparting()
+		loop.departs = w.managers.IsDeparting()
 		w.tasks[id] = loop
 	}
 	w.mu.Unlock()
@@ -319,7 +296,7 @@ func (w *Worker) forget(t *taskLoop) {
 	}
 	delete(w.tasks, t.id)
 	w.mu.Unlock()
-	w.reports.drop(t.id)
+	w.managers.Drop(t.id)
 	w.state.ForgetTask(t.id)
 	if w.deps.Logs != nil {
 		w.deps.Logs.Retire(t.id)
@@ -331,25 +308,6 @@ func (w *Worker) task(id string) *taskLoop {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.tasks[id]
-}
-
-// report queues a status for the managers, and remembers it. A container chooses some of its texts, such as the answer to a
-// health check. They are cut to what managers take: a report that they refuse would be sent again in every session and hold
-// up those of all other tasks.
-func (w *Worker) report(s *swarmv1.TaskStatus, urgent bool) {
-	if len(s.Err) > bounds.MaxText || len(s.Message) > bounds.MaxText {
-		s = s.CloneVT()
-		s.Err, s.Message = bounds.Text(s.Err, bounds.MaxText), bounds.Text(s.Message, bounds.MaxText)
-	}
-	w.state.SetStatus(s)
-	w.reports.add(s, urgent)
-}
-
-// acked notes that the managers have what a report said.
-func (w *Worker) acked(sequence uint64) {
-	for _, s := range w.reports.ack(sequence) {
-		w.state.SetAcknowledged(s.TaskId)
-	}
 }
 
 func (w *Worker) filesRoot() string { return filepath.Join(w.cfg.RunDir, "tasks") }

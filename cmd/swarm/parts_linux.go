@@ -205,7 +205,7 @@ func (p *parts) newWorker(b node.Base, g node.Gossip, hooks node.WorkerHooks) (n
 	}, worker.Deps{
 		Storage: p.host.storage(), Space: p.host.space(),
 		Log: b.Log, Runtime: p.host.runtime, Images: p.host.images, Network: network, Executor: p.host.runtime,
-		Logs: store, Describe: describe, OnNode: hooks.OnNode, OnKeys: hooks.OnKeys, OnTopology: topology, InForce: inForce, Overlay: held,
+		Logs: store, Describe: describe, OnNode: hooks.OnNode, OnKeys: hooks.OnKeys, OnTopology: topology, Programmed: inForce, Overlay: held,
 		Managers: func() []*swarmv1.Peer { return peerMessages(hooks.Managers()) },
 		Dial:     func(nodeID string) (grpc.ClientConnInterface, error) { return b.Dialer.DialGRPC(nodeID) },
 		Renewed:  b.Identity.Changed,

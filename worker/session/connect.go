@@ -1,4 +1,4 @@
-package worker
+package session
 
 import (
 	"context"
@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
-	"google.golang.org/grpc"
 
 	"swarm/internal/pause"
 	swarmv1 "swarm/proto/swarm/v1"
@@ -18,43 +17,44 @@ import (
 
 const (
 	firstBackoff = 20 * time.Millisecond
-	// settled is how long a session lasts that was not refused in disguise: after it the next one is opened without a pause.
-	settled = time.Second
+	// stableAfter is how long a session must have lasted for the next one to be opened without a
+	// pause. A manager may welcome a node and end the session at once, which counts as a refusal.
+	stableAfter = time.Second
 )
 
-// connect keeps one session open, with any manager that is reachable, until ctx ends.
-func (w *Worker) connect(ctx context.Context) error {
+// Run keeps one session open, with any manager that is reachable, until ctx ends. It returns nil.
+func (c *Client) Run(ctx context.Context) error {
 	var queue []*swarmv1.Peer // still to be tried in this round
 	var last string
 	for round := 0; ctx.Err() == nil; {
 		if len(queue) == 0 {
-			queue = order(w.deps.Managers(), last)
+			queue = order(c.deps.Managers(), last)
 		}
 		if len(queue) > 0 {
 			peer := queue[0]
 			queue = queue[1:]
 			last = peer.NodeId
-			lasted, err := w.sessionOfKey(ctx, peer.NodeId)
+			lasted, err := c.sessionOfKey(ctx, peer.NodeId)
 			if ctx.Err() != nil {
 				break
 			}
 			if errors.Is(err, errRenewed) {
-				w.deps.Log.Info("session begins anew with the renewed certificate", "node", peer.NodeId)
-				round, queue = 0, order(w.deps.Managers(), "")
+				c.deps.Log.Info("session begins anew with the renewed certificate", "node", peer.NodeId)
+				round, queue = 0, order(c.deps.Managers(), "")
 				continue
 			}
-			if lasted >= settled {
-				w.deps.Log.Warn("session ended", "node", peer.NodeId, "err", err)
-				round, queue = 0, order(w.deps.Managers(), last)
+			if lasted >= stableAfter {
+				c.deps.Log.Warn("session ended", "node", peer.NodeId, "err", err)
+				round, queue = 0, order(c.deps.Managers(), last)
 				continue
 			}
-			w.contact.refused(err)
-			w.logAttempt(round, peer.NodeId, err)
+			c.contact.refused(err)
+			c.logAttempt(round, peer.NodeId, err)
 			if len(queue) > 0 {
 				continue
 			}
 		}
-		if pause.For(ctx, retry.Backoff(round, firstBackoff, w.cfg.MaxBackoff)) != nil {
+		if pause.For(ctx, retry.Backoff(round, firstBackoff, c.cfg.MaxBackoff)) != nil {
 			break
 		}
 		round++
@@ -67,11 +67,11 @@ var errRenewed = errors.New("the certificate of this node was renewed")
 
 // sessionOfKey is a session that ends in order when this node gets a new certificate: the managers
 // let a node use its former key until a session has shown the new one.
-func (w *Worker) sessionOfKey(ctx context.Context, nodeID string) (lasted time.Duration, err error) {
-	if w.deps.Renewed == nil {
-		return w.session(ctx, nodeID)
+func (c *Client) sessionOfKey(ctx context.Context, nodeID string) (lasted time.Duration, err error) {
+	if c.deps.Renewed == nil {
+		return c.session(ctx, nodeID)
 	}
-	renewed := w.deps.Renewed() // before the connection is made
+	renewed := c.deps.Renewed() // before the connection is made
 	stop, end := context.WithCancelCause(ctx)
 	var watch sync.WaitGroup
 	watch.Go(func() {
@@ -81,19 +81,19 @@ func (w *Worker) sessionOfKey(ctx context.Context, nodeID string) (lasted time.D
 		case <-stop.Done():
 		}
 	})
-	lasted, err = w.session(stop, nodeID)
+	lasted, err = c.session(stop, nodeID)
 	end(nil)
 	watch.Wait()
 	return lasted, err
 }
 
 // logAttempt tells the first failures of a row to the operator, and all of them to who debugs.
-func (w *Worker) logAttempt(round int, node string, err error) {
+func (c *Client) logAttempt(round int, node string, err error) {
 	if round == 0 {
-		w.deps.Log.Warn("manager does not serve this node", "node", node, "err", err)
+		c.deps.Log.Warn("manager does not serve this node", "node", node, "err", err)
 		return
 	}
-	w.deps.Log.Debug("manager does not serve this node", "node", node, "attempt", round+1, "err", err)
+	c.deps.Log.Debug("manager does not serve this node", "node", node, "attempt", round+1, "err", err)
 }
 
 // order shuffles the managers, so that the sessions of all workers spread, with the one that was just lost at the end.
@@ -111,8 +111,8 @@ func order(managers []*swarmv1.Peer, lost string) []*swarmv1.Peer {
 }
 
 // welcome opens the stream and exchanges the first messages.
-func (w *Worker) welcome(ctx context.Context, nodeID string) (swarmv1.Dispatcher_SessionClient, *swarmv1.Welcome, error) {
-	conn, err := w.deps.Dial(nodeID)
+func (c *Client) welcome(ctx context.Context, nodeID string) (swarmv1.Dispatcher_SessionClient, *swarmv1.Welcome, error) {
+	conn, err := c.deps.Dial(nodeID)
 	if err != nil {
 		return nil, nil, fmt.Errorf("dial manager %s: %w", nodeID, err)
 	}
@@ -120,10 +120,10 @@ func (w *Worker) welcome(ctx context.Context, nodeID string) (swarmv1.Dispatcher
 	if err != nil {
 		return nil, nil, fmt.Errorf("open session with %s: %w", nodeID, err)
 	}
-	epoch, index := w.contact.seen()
+	epoch, index := c.contact.seen()
 	hello := &swarmv1.Hello{
-		Description: w.describe(), MachineId: w.cfg.MachineID, Addr: w.cfg.Addr, DataPathAddr: w.cfg.DataPathAddr,
-		Port: w.cfg.Port, SeenIndex: index, Epoch: epoch,
+		Description: c.describe(), MachineId: c.cfg.MachineID, Addr: c.cfg.Addr, DataPathAddr: c.cfg.DataPathAddr,
+		Port: c.cfg.Port, SeenIndex: index, Epoch: epoch,
 	}
 	if err := stream.Send(&swarmv1.FromWorker{Message: &swarmv1.FromWorker_Hello{Hello: hello}}); err != nil {
 		if _, rerr := stream.Recv(); rerr != nil { // says why, where Send says EOF
@@ -136,8 +136,8 @@ func (w *Worker) welcome(ctx context.Context, nodeID string) (swarmv1.Dispatcher
 		return nil, nil, fmt.Errorf("greet manager %s: %w", nodeID, err)
 	}
 	if node := first.GetNode(); node != nil { // this node is none any more; the error behind it says so too
-		if w.deps.OnNode != nil {
-			w.deps.OnNode(node)
+		if c.deps.OnNode != nil {
+			c.deps.OnNode(node)
 		}
 		if _, err = stream.Recv(); err == nil {
 			err = errdefs.ErrFailedPrecondition.WithMessage("it began with news of the node and not with a welcome")
@@ -152,20 +152,9 @@ func (w *Worker) welcome(ctx context.Context, nodeID string) (swarmv1.Dispatcher
 		return nil, nil, fmt.Errorf("manager %s is of epoch %d of the cluster, this node has seen %d: %w", nodeID, welcome.Epoch, epoch, errdefs.ErrFailedPrecondition)
 	}
 	if welcome.Epoch > epoch { // the cluster was made anew from a snapshot: its indexes began anew as well
-		w.contact.see(welcome.Epoch, 0)
-		w.state.SetEpoch(welcome.Epoch)
-		w.state.SetIndex(0)
+		c.contact.see(welcome.Epoch, 0)
+		c.deps.State.SetEpoch(welcome.Epoch)
+		c.deps.State.SetIndex(0)
 	}
 	return stream, welcome, nil
-}
-
-// managerConn is a connection to the manager of the session.
-func (w *Worker) managerConn() (grpc.ClientConnInterface, error) {
-	w.contact.mu.Lock()
-	manager := w.contact.manager
-	w.contact.mu.Unlock()
-	if manager == "" {
-		return nil, errdefs.ErrUnavailable.WithMessage("no manager is in contact")
-	}
-	return w.deps.Dial(manager)
 }

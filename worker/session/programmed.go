@@ -1,10 +1,16 @@
-package worker
+package session
 
 import (
 	"context"
+	"time"
 
 	"swarm/internal/pause"
 	"swarm/worker/retry"
+)
+
+const (
+	programRetryFirst = 500 * time.Millisecond
+	programRetryLimit = 4 * time.Second
 )
 
 // act waits for each message of assignments, and for those that came with it, to be in force, and has the writer say so.
@@ -17,18 +23,18 @@ func (s *session) act(ctx context.Context) error {
 			return ctx.Err()
 		}
 		sequence := s.applied.Load()
-		for try := 0; s.w.deps.InForce != nil; try++ {
-			err := s.w.deps.InForce(ctx)
+		for try := 0; s.c.deps.Programmed != nil; try++ {
+			err := s.c.deps.Programmed(ctx)
 			if err == nil {
 				break
 			}
-			s.w.deps.Log.Debug("assignments are not in force yet", "sequence", sequence, "err", err)
-			if pause.For(ctx, retry.Backoff(try, retryFirst, retryLimit)) != nil {
+			s.c.deps.Log.Debug("assignments are not in force yet", "sequence", sequence, "err", err)
+			if pause.For(ctx, retry.Backoff(try, programRetryFirst, programRetryLimit)) != nil {
 				return ctx.Err()
 			}
 		}
 		select {
-		case s.inForce <- sequence:
+		case s.programmed <- sequence:
 		case <-ctx.Done():
 			return ctx.Err()
 		}

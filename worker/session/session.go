@@ -1,4 +1,4 @@
-package worker
+package session
 
 import (
 	"context"
@@ -20,7 +20,7 @@ import (
 // session is one stream to one manager. Its reader, its writer, its watchdog and who waits for what came to be in
 // force end together.
 type session struct {
-	w       *Worker
+	c       *Client
 	stream  swarmv1.Dispatcher_SessionClient
 	welcome *swarmv1.Welcome
 	period  time.Duration // of heartbeats
@@ -30,28 +30,28 @@ type session struct {
 	mu   sync.Mutex               // guards sent
 	sent map[uint64]time.Duration // when heartbeats were sent that are not confirmed, since boot
 
-	assigned uint64        // sequence of the last assignments; the reader's
-	beat     uint64        // sequence of the last heartbeat; the writer's
-	answered atomic.Uint64 // sequence of the last heartbeat answered
-	heard    atomic.Int64  // Unix ns of the manager's last message
-	applied  atomic.Uint64 // sequence of the last assignments that the worker has
-	fresh    chan struct{} // capacity 1: applied has grown
-	inForce  chan uint64   // sequences to acknowledge
+	assigned   uint64        // sequence of the last assignments; the reader's
+	beat       uint64        // sequence of the last heartbeat; the writer's
+	answered   atomic.Uint64 // sequence of the last heartbeat answered
+	heard      atomic.Int64  // Unix ns of the manager's last message
+	applied    atomic.Uint64 // sequence of the last assignments that the worker has
+	fresh      chan struct{} // capacity 1: applied has grown
+	programmed chan uint64   // sequences to acknowledge
 }
 
 // session serves one stream until it ends, and says how long it lasted after the manager's welcome.
-func (w *Worker) session(stop context.Context, nodeID string) (lasted time.Duration, err error) {
+func (c *Client) session(stop context.Context, nodeID string) (lasted time.Duration, err error) {
 	// The stream outlives stop, for a goodbye.
 	ctx, cancel := context.WithCancelCause(context.WithoutCancel(stop))
 	defer cancel(nil)
 	abandon := context.AfterFunc(stop, func() { cancel(context.Cause(stop)) })
 	defer abandon()
-	late := time.AfterFunc(w.cfg.ConnectTimeout, func() {
-		cancel(fmt.Errorf("no welcome within %s: %w", w.cfg.ConnectTimeout, errdefs.ErrUnavailable))
+	late := time.AfterFunc(c.cfg.ConnectTimeout, func() {
+		cancel(fmt.Errorf("no welcome within %s: %w", c.cfg.ConnectTimeout, errdefs.ErrUnavailable))
 	})
 	defer late.Stop()
-	greeted := w.cfg.SinceBoot()
-	stream, welcome, err := w.welcome(ctx, nodeID)
+	greeted := c.cfg.SinceBoot()
+	stream, welcome, err := c.welcome(ctx, nodeID)
 	if err == nil && (!late.Stop() || !abandon()) {
 		err = context.Cause(ctx)
 	}
@@ -59,20 +59,20 @@ func (w *Worker) session(stop context.Context, nodeID string) (lasted time.Durat
 		return 0, cause(ctx, err)
 	}
 	began := time.Now()
-	w.deps.Log.Info("session", "node", nodeID, "session", welcome.SessionEpoch)
-	w.reports.begin()
+	c.deps.Log.Info("session", "node", nodeID, "session", welcome.SessionEpoch)
+	c.reports.begin()
 	s := &session{
-		w: w, stream: stream, welcome: welcome, fresh: make(chan struct{}, 1), inForce: make(chan uint64),
+		c: c, stream: stream, welcome: welcome, fresh: make(chan struct{}, 1), programmed: make(chan uint64),
 		lease: bounds.Lease(welcome.GetLease().AsDuration(), defaultLease), greeted: greeted, sent: make(map[uint64]time.Duration),
 	}
 	s.period = bounds.Heartbeat(welcome.GetHeartbeatPeriod().AsDuration(), defaultHeartbeat)
 	s.heard.Store(began.UnixNano())
-	w.leaseLength.Store(int64(s.lease))
-	w.contact.set(nodeID, began)
-	defer func() { w.contact.set("", time.Unix(0, s.heard.Load())) }()
-	if w.deps.OnContact != nil {
-		w.deps.OnContact(nodeID, true)
-		defer w.deps.OnContact(nodeID, false)
+	c.leaseLength.Store(int64(s.lease))
+	c.contact.set(nodeID, began)
+	defer func() { c.contact.set("", time.Unix(0, s.heard.Load())) }()
+	if c.deps.OnContact != nil {
+		c.deps.OnContact(nodeID, true)
+		defer c.deps.OnContact(nodeID, false)
 	}
 	g, gctx := errgroup.WithContext(stop)
 	read, wrote := make(chan struct{}), make(chan struct{})
@@ -133,18 +133,17 @@ func (s *session) read() error {
 				return err
 			}
 		case *swarmv1.ToWorker_StatusAck:
-			s.w.acked(m.StatusAck.GetSequence())
+			s.c.acked(m.StatusAck.GetSequence())
 		case *swarmv1.ToWorker_DepartureAck:
-			s.w.hasParted()
+			s.c.departed()
 		case *swarmv1.ToWorker_HeartbeatAck:
 			s.answered.Store(m.HeartbeatAck.GetSequence())
 			if err := s.confirmed(m.HeartbeatAck.GetConfirmed()); err != nil {
 				return err
 			}
 		case *swarmv1.ToWorker_Node:
-			s.w.rename(m.Node.GetNode().GetHostname())
-			if s.w.deps.OnNode != nil {
-				s.w.deps.OnNode(m.Node)
+			if s.c.deps.OnNode != nil {
+				s.c.deps.OnNode(m.Node)
 			}
 		}
 	}
@@ -152,7 +151,7 @@ func (s *session) read() error {
 
 // assignments checks the order and age of a message before the worker acts on it.
 func (s *session) assignments(msg *swarmv1.Assignments) error {
-	epoch, index := s.w.contact.seen()
+	epoch, index := s.c.contact.seen()
 	switch {
 	case s.assigned == 0 && !msg.Complete:
 		return fmt.Errorf("assignments begin with a change and not with a complete set: %w", errdefs.ErrAborted)
@@ -165,19 +164,19 @@ func (s *session) assignments(msg *swarmv1.Assignments) error {
 	s.assigned = msg.Sequence
 	msg, left := bounds.Assignments(msg)
 	for _, why := range left {
-		s.w.sampled.Log(slog.LevelError, "assignments", "an assignment is not used: it is not well formed", "err", why)
+		s.c.sampled.Log(slog.LevelError, "assignments", "an assignment is not used: it is not well formed", "err", why)
 	}
-	s.w.apply(msg)
+	s.c.apply(msg)
 	if begins {
 		// Only now: whatever the managers decided while this node was fenced is known, and tasks that went elsewhere stop.
-		if err := s.w.lease.Begin(s.greeted + s.lease); err != nil {
+		if err := s.c.deps.Lease.Begin(s.greeted + s.lease); err != nil {
 			return err
 		}
 	}
 	s.assigns(msg.Sequence)
 	if msg.Index > index {
-		s.w.contact.see(epoch, msg.Index)
-		s.w.state.SetIndex(msg.Index)
+		s.c.contact.see(epoch, msg.Index)
+		s.c.deps.State.SetIndex(msg.Index)
 	}
 	return nil
 }
@@ -188,7 +187,7 @@ func (s *session) write(ctx context.Context) error {
 	defer ticker.Stop()
 	var unacked int // heartbeats for which the same report waits
 	var waiting uint64
-	held, departing := closedChan(), (<-chan struct{})(s.w.departing)
+	held, departing := closedChan(), (<-chan struct{})(s.c.departing)
 	for {
 		var err error
 		select {
@@ -198,20 +197,20 @@ func (s *session) write(ctx context.Context) error {
 			if err = s.heartbeat(); err == nil {
 				err = s.report(true)
 			}
-			if sequence := s.w.reports.unackedSequence(); sequence != waiting || sequence == 0 {
+			if sequence := s.c.reports.unackedSequence(); sequence != waiting || sequence == 0 {
 				waiting, unacked = sequence, 0
 			} else if unacked++; err == nil && unacked > ackPatience {
 				err = fmt.Errorf("status report %d was not acknowledged for %d heartbeats: %w", sequence, unacked, errdefs.ErrUnavailable)
 			}
-		case <-s.w.reports.wake:
+		case <-s.c.reports.wake:
 			err = s.report(false)
-		case sequence := <-s.inForce:
+		case sequence := <-s.programmed:
 			err = s.stream.Send(&swarmv1.FromWorker{Message: &swarmv1.FromWorker_InForce{InForce: &swarmv1.AssignmentsAck{Sequence: sequence}}})
 		case <-departing:
 			departing = nil
 			err = s.stream.Send(&swarmv1.FromWorker{Message: &swarmv1.FromWorker_Departure{Departure: &swarmv1.Departure{}}})
-		case <-s.w.redescribe:
-			err = s.stream.Send(&swarmv1.FromWorker{Message: &swarmv1.FromWorker_Description{Description: s.w.describe()}})
+		case <-s.c.redescribe:
+			err = s.stream.Send(&swarmv1.FromWorker{Message: &swarmv1.FromWorker_Description{Description: s.c.describe()}})
 		case <-held:
 			held, err = s.holdings(ctx)
 		}
@@ -220,6 +219,14 @@ func (s *session) write(ctx context.Context) error {
 		}
 	}
 }
+
+const (
+	// defaultLease is the managers' default session timeout.
+	defaultLease     = 10 * time.Second
+	defaultHeartbeat = time.Second
+	// missedHeartbeats unanswered in a row end a session: the managers count the same way.
+	missedHeartbeats = 3
+)
 
 // ackPatience is how many heartbeats a report may wait: a manager that cannot commit for so long is cut off from the
 // leader, and should have ended the session itself.
@@ -254,31 +261,24 @@ func (s *session) confirmed(sequence uint64) error {
 	switch {
 	case !ok || s.assigned == 0:
 		return nil
-	case s.w.lease.Left() <= 0:
+	case s.c.deps.Lease.Left() <= 0:
 		return fmt.Errorf("no heartbeat was confirmed for %s, the lease of this node: %w", s.lease, errdefs.ErrAborted)
 	}
-	s.w.renew(at + s.lease)
+	s.c.renew(at + s.lease)
 	return nil
-}
-
-// renew moves the end of the lease of single-writer tasks on.
-func (w *Worker) renew(end time.Duration) {
-	if err := w.lease.Renew(end); err != nil {
-		w.deps.Log.Error("single-writer tasks may be killed", "err", err)
-	}
 }
 
 func (s *session) heartbeat() error {
 	s.beat++
 	s.mu.Lock()
-	s.sent[s.beat] = s.w.cfg.SinceBoot()
+	s.sent[s.beat] = s.c.cfg.SinceBoot()
 	s.mu.Unlock()
 	return s.stream.Send(&swarmv1.FromWorker{Message: &swarmv1.FromWorker_Heartbeat{Heartbeat: &swarmv1.Heartbeat{Sequence: s.beat}}})
 }
 
 // report sends the next report if there is one; with flush also of passing states.
 func (s *session) report(flush bool) error {
-	r := s.w.reports.next(s.welcome.SessionEpoch, flush)
+	r := s.c.reports.next(s.welcome.SessionEpoch, flush)
 	if r == nil {
 		return nil
 	}
@@ -287,10 +287,10 @@ func (s *session) report(flush bool) error {
 
 // holdings tells which images the node has, and returns the channel of the next change.
 func (s *session) holdings(ctx context.Context) (<-chan struct{}, error) {
-	changed := s.w.deps.Images.Changed()
-	held, err := s.w.deps.Images.List(ctx)
+	changed := s.c.deps.Images.Changed()
+	held, err := s.c.deps.Images.List(ctx)
 	if err != nil { // the runtime is not up yet, or starts again: it will report a change
-		s.w.deps.Log.Warn("list images", "err", err)
+		s.c.deps.Log.Warn("list images", "err", err)
 		return changed, nil
 	}
 	report := &swarmv1.ImageReport{}
@@ -299,12 +299,6 @@ func (s *session) holdings(ctx context.Context) (<-chan struct{}, error) {
 	}
 	report, _ = bounds.Images(report) // Managers would leave out the rest.
 	return changed, s.stream.Send(&swarmv1.FromWorker{Message: &swarmv1.FromWorker_Images{Images: report}})
-}
-
-// describe says what the node is, within the managers' bounds: a host with thousands of routes has a large description.
-func (w *Worker) describe() *swarmv1.NodeDescription {
-	d := w.deps.Describe()
-	return bounds.Description(d, d.GetHostname())
 }
 
 func closedChan() <-chan struct{} {

@@ -1,4 +1,4 @@
-package worker
+package session
 
 import (
 	"slices"
@@ -101,20 +101,20 @@ func (r *reports) ack(sequence uint64) []*swarmv1.TaskStatus {
 		r.mu.Unlock()
 		return nil
 	}
-	var settled []*swarmv1.TaskStatus
+	var current []*swarmv1.TaskStatus
 	for id, s := range r.inflight {
 		if _, newer := r.pending[id]; !newer {
-			settled = append(settled, s)
+			current = append(current, s)
 		}
 	}
 	r.inflight = nil
-	r.settleLocked()
+	r.closeIdleLocked()
 	more := r.urgent
 	r.mu.Unlock()
 	if more {
 		r.nudge()
 	}
-	return settled
+	return current
 }
 
 // drop forgets a task that the managers no longer know.
@@ -122,22 +122,22 @@ func (r *reports) drop(taskID string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.pending, taskID)
-	r.settleLocked()
+	r.closeIdleLocked()
 }
 
-// settled returns what is closed once the managers have all there is to say.
-func (r *reports) settled() <-chan struct{} {
+// delivered returns what is closed once the managers have all there is to say.
+func (r *reports) delivered() <-chan struct{} {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.idle == nil {
 		r.idle = make(chan struct{})
 	}
 	idle := r.idle
-	r.settleLocked()
+	r.closeIdleLocked()
 	return idle
 }
 
-func (r *reports) settleLocked() {
+func (r *reports) closeIdleLocked() {
 	if r.idle != nil && r.inflight == nil && len(r.pending) == 0 {
 		close(r.idle)
 		r.idle = nil
