@@ -49,8 +49,6 @@ const (
 	defaultStarts         = 4
 	defaultConnectTimeout = 2 * time.Second
 	defaultMaxBackoff     = 2 * time.Second
-	// defaultGrace is Docker's stop grace period.
-	defaultGrace = 10 * time.Second
 )
 
 func (c Config) validate() (Config, error) {

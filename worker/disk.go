@@ -10,7 +10,6 @@ import (
 	"github.com/containerd/errdefs"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
-	"swarm/internal/task"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/worker/assignment"
 	"swarm/worker/engine"
@@ -166,7 +165,7 @@ func (w *Worker) removeImages(ctx context.Context, digests []string) (removed []
 }
 
 // isDead says whether a container belongs to no task.
-func (w *Worker) isDead(f engine.Found) bool { return w.managers.IsSynced() && w.task(f.TaskID) == nil }
+func (w *Worker) isDead(f engine.Found) bool { return w.managers.IsSynced() && !w.tasks.Has(f.TaskID) }
 
 // removeDead removes what is left of containers that belong to no task.
 func (w *Worker) removeDead(ctx context.Context) (ids []string, bytes int64, err error) {
@@ -183,7 +182,7 @@ func (w *Worker) removeDead(ctx context.Context) (ids []string, bytes int64, err
 		return nil, 0, err
 	}
 	for _, f := range dead {
-		if err := w.scrub(ctx, f.TaskID); err != nil {
+		if err := w.tasks.Remove(ctx, f.TaskID); err != nil {
 			return ids, bytes, err
 		}
 		ids, bytes = append(ids, f.TaskID), bytes+sizes[f.TaskID]
@@ -196,8 +195,7 @@ func (w *Worker) uses(digest string) bool {
 	return slices.ContainsFunc(w.objects.List(swarmv1.AssignmentRef_TASK), func(a *swarmv1.Assignment) bool {
 		t := a.GetTask()
 		_, pinned, _ := strings.Cut(assignment.ContainerSpec(w.objects.Revision(t)).GetImage(), "@")
-		loop := w.task(t.GetId())
-		return pinned == digest && loop != nil && !loop.over()
+		return pinned == digest && w.tasks.IsLive(t.GetId())
 	})
 }
 
@@ -206,11 +204,4 @@ func (w *Worker) keeps(digest string) bool {
 	return slices.ContainsFunc(w.objects.List(swarmv1.AssignmentRef_IMAGE), func(a *swarmv1.Assignment) bool {
 		return a.GetImage().GetDigest() == digest
 	})
-}
-
-// over says whether the task's container is gone for good.
-func (t *taskLoop) over() bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.cleaned && task.Terminal(t.status.State)
 }

@@ -4,11 +4,8 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"maps"
 	"path/filepath"
 	"runtime"
-	"slices"
-	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
@@ -20,6 +17,7 @@ import (
 	"swarm/worker/lease"
 	"swarm/worker/session"
 	"swarm/worker/state"
+	"swarm/worker/tasks"
 )
 
 // Worker is one node's agent. It implements swarmv1.WorkerServer.
@@ -31,19 +29,14 @@ type Worker struct {
 	state    *state.DB
 	objects  *assignment.Set
 	managers *session.Client
+	tasks    *tasks.Runner
+	saved    *state.Saved  // of an earlier process, until Run has adopted it
 	lease    *lease.Lease  // of single-writer tasks
-	slots    chan struct{} // a token for each container being created, started or removed
 	measure  chan struct{} // a token while what lies on the disk is added up
 	images   *imageKeeper
 	cleaner  *cleaner
 
 	renamed atomic.Pointer[string] // hostname by the managers; nil: they have not said it
-
-	mu    sync.Mutex // guards what follows
-	tasks map[string]*taskLoop
-	runs  context.Context // of Run, for loops that begin meanwhile; nil when it does not run
-	loops sync.WaitGroup  // the tasks' loops
-	mem   *state.Saved    // until Run has adopted it
 }
 
 var _ swarmv1.WorkerServer = (*Worker)(nil)
@@ -60,7 +53,7 @@ func New(cfg Config, deps Deps) (*Worker, error) {
 	if cfg.OS == "" {
 		cfg.OS, cfg.Arch = runtime.GOOS, runtime.GOARCH
 	}
-	st, mem, err := state.Open(cfg.StateDir, cfg.ClusterID, deps.Log)
+	st, saved, err := state.Open(cfg.StateDir, cfg.ClusterID, deps.Log)
 	if err != nil {
 		return nil, err
 	}
@@ -68,22 +61,27 @@ func New(cfg Config, deps Deps) (*Worker, error) {
 		cfg: cfg, deps: deps,
 		state: st, objects: assignment.New(),
 		lease:   lease.New(filepath.Join(cfg.RunDir, "lease", "end"), cfg.SinceBoot),
-		slots:   make(chan struct{}, cfg.Starts),
 		measure: make(chan struct{}, 1),
-		tasks:   map[string]*taskLoop{},
-		mem:     mem,
+		saved:   saved,
 	}
 	w.managers = session.New(session.Config{
 		MachineID: cfg.MachineID, Addr: cfg.Addr, DataPathAddr: cfg.DataPathAddr, Port: cfg.Port,
-		Epoch: mem.Epoch, Index: mem.Index,
+		Epoch: saved.Epoch, Index: saved.Index,
 		ConnectTimeout: cfg.ConnectTimeout, MaxBackoff: cfg.MaxBackoff, SinceBoot: cfg.SinceBoot,
 	}, session.Deps{
 		Log: deps.Log, State: st, Lease: w.lease, Images: deps.Images,
 		Managers: deps.Managers, Dial: deps.Dial, Renewed: deps.Renewed, Describe: deps.Describe,
 		Apply: w.apply, Programmed: deps.Programmed, OnNode: w.onNode, OnContact: deps.OnContact,
 	})
+	w.tasks = tasks.New(tasks.Config{
+		NodeID: cfg.NodeID, OS: cfg.OS, Arch: cfg.Arch, Hostname: cfg.Hostname, Dir: w.filesRoot(),
+		CgroupParent: cfg.CgroupParent, Slots: cfg.Starts,
+	}, tasks.Deps{
+		Log: deps.Log, Runtime: deps.Runtime, Executor: deps.Executor, Network: deps.Network, Images: deps.Images, Logs: deps.Logs,
+		Objects: w.objects, State: st, Managers: w.managers, LeasePath: w.lease.Path(), Hostname: w.hostname,
+	})
 	w.images = &imageKeeper{w: w, wake: make(chan struct{}, 1)}
-	w.cleaner = newCleaner(w, cfg.Clean, mem)
+	w.cleaner = newCleaner(w, cfg.Clean, saved)
 	return w, nil
 }
 
@@ -99,26 +97,20 @@ func (w *Worker) Run(ctx context.Context) error {
 	go func() { written <- w.state.Run(writing) }()
 
 	g, gctx := errgroup.WithContext(ctx)
-	w.mu.Lock()
-	w.runs = gctx
-	w.mu.Unlock()
 	if w.deps.Logs != nil {
 		g.Go(func() error { return w.deps.Logs.Run(gctx) })
 	}
+	saved := w.saved
+	w.saved = nil
+	w.tellTopology(w.objects.Restore(saved.Objects))
 	g.Go(func() error {
-		if err := w.adopt(gctx); err != nil {
-			return err
-		}
-		g.Go(func() error { return w.images.run(gctx) })
-		g.Go(func() error { return w.cleaner.run(gctx) })
-		g.Go(func() error { return w.sweep(gctx) })
-		return w.managers.Run(gctx)
+		return w.tasks.Run(gctx, saved, func() {
+			g.Go(func() error { return w.images.run(gctx) })
+			g.Go(func() error { return w.cleaner.run(gctx) })
+			g.Go(func() error { return w.managers.Run(gctx) })
+		})
 	})
 	err := g.Wait()
-	w.mu.Lock()
-	w.runs = nil
-	w.mu.Unlock()
-	w.loops.Wait()
 	stopWriting()
 	if werr := <-written; err == nil {
 		err = werr
@@ -154,34 +146,11 @@ func (w *Worker) onNode(update *swarmv1.NodeUpdate) {
 	}
 }
 
-// Tasks counts the tasks this node has.
-func (w *Worker) Tasks() int {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return len(w.tasks)
-}
+// Tasks returns how many tasks this node has.
+func (w *Worker) Tasks() int { return w.tasks.Len() }
 
-// Summary is a task of this node in a few words.
-type Summary struct {
-	TaskID, Service string
-	State           swarmv1.TaskState
-}
-
-// Summaries lists the tasks of this node, in no order.
-func (w *Worker) Summaries() []Summary {
-	w.mu.Lock()
-	loops := slices.Collect(maps.Values(w.tasks))
-	w.mu.Unlock()
-	out := make([]Summary, 0, len(loops))
-	for _, t := range loops {
-		t.mu.Lock()
-		s, task := Summary{TaskID: t.id, State: t.status.GetState()}, t.task
-		t.mu.Unlock()
-		s.Service = w.objects.Revision(task).GetSpec().GetName()
-		out = append(out, s)
-	}
-	return out
-}
+// Summaries lists the tasks of this node, in no particular order.
+func (w *Worker) Summaries() []tasks.Summary { return w.tasks.Summaries() }
 
 // Seen returns the store's index of the newest state that this node has acted on, and whether it has
 // a session with a manager.
@@ -209,7 +178,7 @@ func (w *Worker) applied(changes []assignment.Change) {
 	for _, c := range changes {
 		switch c.Key.Kind {
 		case swarmv1.AssignmentRef_TASK:
-			w.assign(c.Key.ID, c.Now.GetTask())
+			w.tasks.Assign(c.Key.ID, c.Now.GetTask())
 		case swarmv1.AssignmentRef_KEY:
 			keys = true
 		case swarmv1.AssignmentRef_IMAGE:
@@ -260,54 +229,17 @@ func (w *Worker) logBackends(told []*swarmv1.AssignmentChange) {
 	}
 }
 
-// assign tells a task's loop what is wanted of it; nil: it is not assigned any more.
-func (w *Worker) assign(id string, t *swarmv1.Task) {
-	w.mu.Lock()
-	loop := w.tasks[id]
-	if loop == nil && t != nil {
-		loop = newTaskLoop(w, t, nil)
-		loop.departs = w.managers.IsDeparting()
-		w.tasks[id] = loop
-	}
-	w.mu.Unlock()
-	if loop != nil {
-		loop.want(t)
-	}
-}
-
-// begin runs a task's loop, unless the worker ends.
-func (w *Worker) begin(t *taskLoop) bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.runs == nil || w.runs.Err() != nil {
-		return false
-	}
-	ctx := w.runs
-	w.loops.Go(func() { t.run(ctx) })
-	return true
-}
-
-// forget drops a task that nobody assigns and of which nothing is left.
-func (w *Worker) forget(t *taskLoop) {
-	w.mu.Lock()
-	if w.tasks[t.id] != t {
-		w.mu.Unlock()
-		return
-	}
-	delete(w.tasks, t.id)
-	w.mu.Unlock()
-	w.managers.Drop(t.id)
-	w.state.ForgetTask(t.id)
-	if w.deps.Logs != nil {
-		w.deps.Logs.Retire(t.id)
-	}
-}
-
-// task returns a task of this node.
-func (w *Worker) task(id string) *taskLoop {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.tasks[id]
-}
-
 func (w *Worker) filesRoot() string { return filepath.Join(w.cfg.RunDir, "tasks") }
+
+// Depart is for a host that is going down. It tells the managers, which replace this node's tasks at
+// once, and stops every task with its signal and its grace period. It returns when all have ended,
+// or with ctx's error. Run must be running, and must be ended afterwards. Tasks that are assigned
+// meanwhile do not start.
+func (w *Worker) Depart(ctx context.Context) error {
+	w.managers.Depart(ctx)
+	if err := w.tasks.Depart(ctx); err != nil {
+		return err
+	}
+	w.managers.Flush(ctx)
+	return nil
+}

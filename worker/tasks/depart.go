@@ -1,21 +1,20 @@
-package worker
+package tasks
 
 import (
 	"context"
 	"fmt"
 )
 
-// Depart is for a host that is going down. It tells the managers, which replace this node's tasks at once, and stops every
-// task with its signal and its grace. It returns when all have ended, or with ctx's error. Run must be running, and is to
-// be ended after it: tasks that are assigned meanwhile do not start.
-func (w *Worker) Depart(ctx context.Context) error {
-	w.managers.Depart(ctx)
-	w.mu.Lock()
-	loops := make([]*taskLoop, 0, len(w.tasks))
-	for _, t := range w.tasks {
+// Depart stops every task with its signal and its grace period, because the host goes down, whatever
+// the managers want of it. It returns when all have ended, or an error with ctx's error. Tasks that
+// are assigned after session.Client.Depart do not start.
+func (r *Runner) Depart(ctx context.Context) error {
+	r.mu.Lock()
+	loops := make([]*taskLoop, 0, len(r.tasks))
+	for _, t := range r.tasks {
 		loops = append(loops, t)
 	}
-	w.mu.Unlock()
+	r.mu.Unlock()
 	ends := make([]<-chan struct{}, 0, len(loops))
 	for _, t := range loops {
 		ends = append(ends, t.depart())
@@ -27,7 +26,6 @@ func (w *Worker) Depart(ctx context.Context) error {
 			return fmt.Errorf("stop tasks: %d of %d have not ended: %w", len(ends)-i, len(ends), ctx.Err())
 		}
 	}
-	w.managers.Flush(ctx)
 	return nil
 }
 

@@ -1,4 +1,4 @@
-package worker
+package tasks
 
 import (
 	"context"
@@ -29,14 +29,14 @@ func (t *taskLoop) drain(ctx context.Context) {
 	case swarmv1.TaskState_SHUTDOWN:
 		elsewhere = true
 	case swarmv1.TaskState_REMOVE: // A service that is removed has nowhere else to send them.
-		elsewhere = elsewhere || t.w.objects.Get(swarmv1.AssignmentRef_ROUTING, service) != nil
+		elsewhere = elsewhere || t.r.deps.Objects.Get(swarmv1.AssignmentRef_ROUTING, service) != nil
 	}
 	for _, p := range t.revision.GetSpec().GetEndpointSpec().GetPorts() {
 		served = served || p.GetPublishMode() != swarmv1.PortConfig_HOST
 	}
 	if ready && served && elsewhere {
 		t.replaced(ctx)
-		t.w.managers.AwaitProgrammed(ctx, t.id)
+		t.r.deps.Managers.AwaitProgrammed(ctx, t.id)
 		_ = pause.For(ctx, drainAfter)
 	}
 }

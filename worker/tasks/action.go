@@ -1,4 +1,4 @@
-package worker
+package tasks
 
 import (
 	"context"
@@ -35,6 +35,8 @@ const (
 	pullLimit    = 16 * time.Second
 	exitPatience = 5 * time.Second // for the runtime to tell how a stopped container ended
 	leasePoll    = 100 * time.Millisecond
+	// defaultGrace is Docker's stop grace period.
+	defaultGrace = 10 * time.Second
 )
 
 // perform does an action to its end. When ctx ended first, the outcome is a Look: the table decides anew.
@@ -72,7 +74,7 @@ func (t *taskLoop) prepare(ctx context.Context) outcome {
 }
 
 func (t *taskLoop) prepared(ctx context.Context) error {
-	in, err := t.w.inputsOf(ctx, t.now())
+	in, err := t.r.inputsOf(ctx, t.now())
 	if err != nil {
 		return err
 	}
@@ -84,13 +86,13 @@ func (t *taskLoop) prepared(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	c, err := t.w.container(in, attached)
+	c, err := t.r.container(in, attached)
 	if err != nil {
 		return err
 	}
 	return t.tryOften(ctx, "create container", func() error {
 		err := t.answered(ctx, "create container", func() error {
-			return t.w.slot(ctx, func() error { return t.w.deps.Runtime.Prepare(ctx, c) })
+			return t.r.slot(ctx, func() error { return t.r.deps.Runtime.Prepare(ctx, c) })
 		})
 		if errdefs.IsNotFound(err) { // the image went between the pull and now
 			if perr := t.pull(ctx, in.revision); perr != nil {
@@ -107,7 +109,7 @@ func (t *taskLoop) pull(ctx context.Context, rev *swarmv1.Revision) error {
 	req := engine.PullRequest{Ref: spec.GetImage(), Auth: spec.GetPullOptions().GetRegistryAuth(), Platform: spec.GetPlatform()}
 	for try := 1; ; try++ {
 		err := t.answered(ctx, "pull image", func() error {
-			_, err := t.w.deps.Images.Pull(ctx, req, nil)
+			_, err := t.r.deps.Images.Pull(ctx, req, nil)
 			return err
 		})
 		if err == nil {
@@ -118,7 +120,7 @@ func (t *taskLoop) pull(ctx context.Context, rev *swarmv1.Revision) error {
 			return err
 		}
 		wait := retry.Backoff(try-1, pullFirst, pullLimit)
-		t.w.deps.Log.Warn("pull image", "task", t.id, "err", err, "again", wait)
+		t.r.deps.Log.Warn("pull image", "task", t.id, "err", err, "again", wait)
 		t.ails(fmt.Sprintf("%v; trying again in %.0f s (attempt %d)", err, math.Ceil(wait.Seconds()), try))
 		if pause.For(ctx, wait) != nil {
 			return err
@@ -144,13 +146,13 @@ func (t *taskLoop) attach(ctx context.Context, in *inputs) (engine.Attached, err
 	var a engine.Attached
 	err := t.tryOften(ctx, "attach networks", func() error {
 		var err error
-		a, err = t.w.deps.Network.Attach(ctx, in.attachment)
+		a, err = t.r.deps.Network.Attach(ctx, in.attachment)
 		return err
 	})
 	if err != nil {
 		return a, fmt.Errorf("attach networks: %w", err)
 	}
-	if err := t.w.state.SetAttached(t.id, a); err != nil {
+	if err := t.r.deps.State.SetAttached(t.id, a); err != nil {
 		return a, fmt.Errorf("attach networks: %w", err)
 	}
 	t.setAttached(a)
@@ -168,18 +170,18 @@ func (t *taskLoop) setAttached(a engine.Attached) {
 func (t *taskLoop) start(ctx context.Context) outcome {
 	rev := t.revision
 	if rev == nil {
-		rev = t.w.objects.Revision(t.now())
+		rev = t.r.deps.Objects.Revision(t.now())
 	}
-	for rev.GetSpec().GetSingleWriter() && t.w.managers.LeaseLeft() <= 0 {
+	for rev.GetSpec().GetSingleWriter() && t.r.deps.Managers.LeaseLeft() <= 0 {
 		if err := pause.For(ctx, leasePoll); err != nil {
 			return outcome{event: task.Look, err: err}
 		}
 	}
 	var started engine.Started
 	err := t.answered(ctx, "start container", func() error {
-		return t.w.slot(ctx, func() error {
+		return t.r.slot(ctx, func() error {
 			var err error
-			started, err = t.w.deps.Runtime.Start(ctx, t.id)
+			started, err = t.r.deps.Runtime.Start(ctx, t.id)
 			return err
 		})
 	})
@@ -199,18 +201,18 @@ func (t *taskLoop) healthProber(ctx context.Context) *health.Prober {
 	}
 	rev := t.revision
 	if rev == nil { // Which limits the container has is still not known.
-		rev = t.w.objects.Revision(t.now())
+		rev = t.r.deps.Objects.Revision(t.now())
 	}
 	own := assignment.ContainerSpec(rev).GetHealthcheck()
 	var image engine.ImageDefaults
 	if len(own.GetTest()) == 0 || health.Enabled(own) {
 		err := t.answered(ctx, "read the image's health check", func() (err error) {
-			image, err = t.w.deps.Runtime.ImageDefaults(ctx, t.id)
+			image, err = t.r.deps.Runtime.ImageDefaults(ctx, t.id)
 			return err
 		})
 		if err != nil {
 			if ctx.Err() == nil && !errdefs.IsNotFound(err) { // Without a container the wait tells.
-				t.w.deps.Log.Error("read the image's health check", "task", t.id, "err", err)
+				t.r.deps.Log.Error("read the image's health check", "task", t.id, "err", err)
 			}
 			return nil
 		}
@@ -225,7 +227,7 @@ func (t *taskLoop) healthProber(ctx context.Context) *health.Prober {
 	t.mu.Unlock()
 	t.prober = health.New(check, health.Target{
 		Exec: func(ctx context.Context, command []string, out *health.Output) (int, error) {
-			return t.w.deps.Executor.Exec(ctx, &swarmv1.ExecStart{TaskId: t.id, Command: command}, engine.ExecStreams{Stdout: out, Stderr: out, Whole: true})
+			return t.r.deps.Executor.Exec(ctx, &swarmv1.ExecStart{TaskId: t.id, Command: command}, engine.ExecStreams{Stdout: out, Stderr: out, Whole: true})
 		},
 		Shell: image.Shell,
 		Netns: netns,
@@ -276,7 +278,7 @@ func (t *taskLoop) fence() []check {
 		return nil
 	}
 	return []check{func(ctx context.Context) outcome {
-		return outcome{event: task.Sick, err: t.w.managers.AwaitLeaseLost(ctx)}
+		return outcome{event: task.Sick, err: t.r.deps.Managers.AwaitLeaseLost(ctx)}
 	}}
 }
 
@@ -316,9 +318,9 @@ func (t *taskLoop) attend(ctx context.Context, checks []check) outcome {
 // may have stopped the container and not have written down that it was asked to. Such an end is no failure.
 func (t *taskLoop) wait(ctx context.Context) outcome {
 	for try := 0; ; try++ {
-		exit, err := t.w.deps.Runtime.Wait(ctx, t.id)
+		exit, err := t.r.deps.Runtime.Wait(ctx, t.id)
 		if err == nil || errdefs.IsNotFound(err) {
-			t.w.managers.AwaitSynced(ctx)
+			t.r.deps.Managers.AwaitSynced(ctx)
 		}
 		if ctx.Err() != nil && err != nil {
 			return outcome{event: task.Look, err: ctx.Err()}
@@ -327,7 +329,7 @@ func (t *taskLoop) wait(ctx context.Context) outcome {
 			exit, err = engine.Exit{Code: -1, At: time.Now(), CodeUnknown: true}, nil
 		}
 		if err != nil {
-			t.w.deps.Log.Warn("wait for container", "task", t.id, "err", err)
+			t.r.deps.Log.Warn("wait for container", "task", t.id, "err", err)
 			_ = pause.For(ctx, retry.Backoff(try, 100*time.Millisecond, retryLimit))
 			continue
 		}
@@ -342,7 +344,7 @@ func (t *taskLoop) wait(ctx context.Context) outcome {
 // stop stops the container, however often that takes, and says how it ended.
 func (t *taskLoop) stop(ctx context.Context) outcome {
 	if t.revision == nil {
-		t.revision = t.w.objects.Revision(t.now())
+		t.revision = t.r.deps.Objects.Revision(t.now())
 	}
 	spec := assignment.ContainerSpec(t.revision)
 	grace := defaultGrace
@@ -350,14 +352,14 @@ func (t *taskLoop) stop(ctx context.Context) outcome {
 		grace = g.AsDuration()
 	}
 	t.drain(ctx)
-	t.w.deps.Log.Debug("stop", "task", t.id)
-	if !retry.Until(ctx, t.w.deps.Log, "stop container", func() error { return t.w.deps.Runtime.Stop(ctx, t.id, spec.GetStopSignal(), grace) }) {
+	t.r.deps.Log.Debug("stop", "task", t.id)
+	if !retry.Until(ctx, t.r.deps.Log, "stop container", func() error { return t.r.deps.Runtime.Stop(ctx, t.id, spec.GetStopSignal(), grace) }) {
 		return outcome{event: task.Look, err: ctx.Err()}
 	}
 	wctx, cancel := context.WithTimeout(ctx, exitPatience)
 	defer cancel()
 	out := outcome{event: task.Stopped}
-	if exit, err := t.w.deps.Runtime.Wait(wctx, t.id); err == nil {
+	if exit, err := t.r.deps.Runtime.Wait(wctx, t.id); err == nil {
 		out.exit = &exit
 	}
 	return out
@@ -365,25 +367,26 @@ func (t *taskLoop) stop(ctx context.Context) outcome {
 
 // clean removes all there is of the task but its logs, however often that takes.
 func (t *taskLoop) clean(ctx context.Context) outcome {
-	if !retry.Until(ctx, t.w.deps.Log, "remove container", func() error { return t.w.scrub(ctx, t.id) }) {
+	if !retry.Until(ctx, t.r.deps.Log, "remove container", func() error { return t.r.Remove(ctx, t.id) }) {
 		return outcome{event: task.Look, err: ctx.Err()}
 	}
 	return outcome{event: task.Cleaned}
 }
 
-// scrub removes a task's container, attachment and files. Idempotent.
-func (w *Worker) scrub(ctx context.Context, id string) error {
-	if err := w.slot(ctx, func() error { return w.deps.Runtime.Remove(ctx, id) }); err != nil {
+// Remove removes a task's container, network attachment and files, but not its log. It is idempotent
+// and needs no loop: storage calls it for containers that belong to no task.
+func (r *Runner) Remove(ctx context.Context, id string) error {
+	if err := r.slot(ctx, func() error { return r.deps.Runtime.Remove(ctx, id) }); err != nil {
 		return fmt.Errorf("remove container of task %s: %w", id, err)
 	}
-	if err := w.deps.Network.Detach(ctx, id); err != nil {
+	if err := r.deps.Network.Detach(ctx, id); err != nil {
 		return fmt.Errorf("detach task %s: %w", id, err)
 	}
-	w.state.ForgetAttached(id)
-	if w.deps.Logs != nil {
-		w.deps.Logs.Finish(id)
+	r.deps.State.ForgetAttached(id)
+	if r.deps.Logs != nil {
+		r.deps.Logs.Finish(id)
 	}
-	return os.RemoveAll(filepath.Join(w.filesRoot(), id))
+	return os.RemoveAll(filepath.Join(r.cfg.Dir, id))
 }
 
 // revive starts an ended container again while no manager can replace it. False: the end is to be reported, because the
@@ -403,13 +406,13 @@ func (t *taskLoop) revive(ctx context.Context, exit engine.Exit) bool {
 	if d := policy.GetDelay(); d != nil {
 		delay = d.AsDuration()
 	}
-	if !t.w.managers.OutOfContact(ctx, delay) {
+	if !t.r.deps.Managers.OutOfContact(ctx, delay) {
 		return false
 	}
 	t.restarts++
-	t.w.deps.Log.Info("no manager is reachable: starting the task again", "task", t.id, "err", describeExit(exit))
+	t.r.deps.Log.Info("no manager is reachable: starting the task again", "task", t.id, "err", describeExit(exit))
 	err := t.answered(ctx, "remove container", func() error {
-		return t.w.slot(ctx, func() error { return t.w.deps.Runtime.Remove(ctx, t.id) })
+		return t.r.slot(ctx, func() error { return t.r.deps.Runtime.Remove(ctx, t.id) })
 	})
 	if err != nil {
 		return false
@@ -435,7 +438,7 @@ func (t *taskLoop) revived(pid uint32) {
 	s.ContainerStatus = &swarmv1.ContainerStatus{ContainerId: t.id, Pid: pid}
 	t.status = s
 	t.mu.Unlock()
-	t.w.managers.Report(s, true)
+	t.r.deps.Managers.Report(s, true)
 }
 
 // defaultRestartDelay is Docker's.
@@ -448,7 +451,7 @@ func (t *taskLoop) tryOften(ctx context.Context, what string, do func() error) e
 		if err == nil || ctx.Err() != nil || retry.IsPermanent(err) || try == tries-1 {
 			return err
 		}
-		t.w.deps.Log.Warn(what, "task", t.id, "err", err)
+		t.r.deps.Log.Warn(what, "task", t.id, "err", err)
 		if pause.For(ctx, retry.Backoff(try, retryFirst, retryLimit)) != nil {
 			return err
 		}
@@ -469,7 +472,7 @@ func (t *taskLoop) answered(ctx context.Context, what string, do func() error) e
 			}
 			return err
 		}
-		t.w.deps.Log.Warn(what+" again", "task", t.id, "err", err)
+		t.r.deps.Log.Warn(what+" again", "task", t.id, "err", err)
 		if try == awayTold-1 {
 			t.ails(fmt.Sprintf("%s: %v", what, err))
 		}

@@ -1,4 +1,4 @@
-package worker
+package tasks
 
 import (
 	"context"
@@ -15,7 +15,7 @@ import (
 // taskLoop is the life of one task on this node: task.Step says what to do, and a goroutine does it, one action after
 // another. It exists only while there is something to do.
 type taskLoop struct {
-	w  *Worker
+	r  *Runner
 	id string
 
 	mu        sync.Mutex // guards what follows; never held across I/O
@@ -49,11 +49,11 @@ type outcome struct {
 }
 
 // newTaskLoop makes the loop of a task, with its last known status or none.
-func newTaskLoop(w *Worker, t *swarmv1.Task, last *swarmv1.TaskStatus) *taskLoop {
+func newTaskLoop(r *Runner, t *swarmv1.Task, last *swarmv1.TaskStatus) *taskLoop {
 	if last == nil {
 		last = &swarmv1.TaskStatus{TaskId: t.Id, State: swarmv1.TaskState_ASSIGNED, Timestamp: timestamppb.Now()}
 	}
-	return &taskLoop{w: w, id: t.Id, task: t, status: last, heard: make(chan struct{})}
+	return &taskLoop{r: r, id: t.Id, task: t, status: last, heard: make(chan struct{})}
 }
 
 // desiredLocked is what the managers want; what they do not assign is to be removed.
@@ -99,11 +99,11 @@ func (t *taskLoop) change(edit func()) {
 		gone := t.gone
 		t.mu.Unlock()
 		if gone {
-			t.w.forget(t)
+			t.r.forget(t)
 		}
 		return
 	}
-	if t.waiting && !stops && !t.w.managers.IsSynced() {
+	if t.waiting && !stops && !t.r.deps.Managers.IsSynced() {
 		t.mu.Unlock()
 		return
 	}
@@ -118,7 +118,7 @@ func (t *taskLoop) beginLocked() {
 		return
 	}
 	t.interrupt = func() {}
-	if t.busy = t.w.begin(t); t.busy {
+	if t.busy = t.r.begin(t); t.busy {
 		t.ended = make(chan struct{})
 	}
 }
@@ -154,7 +154,7 @@ func (t *taskLoop) step(out outcome, cancel context.CancelFunc) task.Action {
 	was := t.status.State
 	state, action, err := task.Step(was, t.desiredLocked(), out.event)
 	if err != nil { // the table and the actions disagree: leave the task as it is, for the next change to look at
-		t.w.deps.Log.Error("task step", "task", t.id, "err", err)
+		t.r.deps.Log.Error("task step", "task", t.id, "err", err)
 	}
 	t.action, t.interrupt = action, cancel
 	next := t.compose(state, out)
@@ -173,16 +173,16 @@ func (t *taskLoop) step(out outcome, cancel context.CancelFunc) task.Action {
 	t.mu.Unlock()
 
 	if out.event == task.Cleaned {
-		t.w.state.SetCleaned(t.id)
+		t.r.deps.State.SetCleaned(t.id)
 	}
 	if next != nil {
 		if state != was {
-			t.w.deps.Log.Debug("task", "task", t.id, "state", state.String(), "err", next.Err)
+			t.r.deps.Log.Debug("task", "task", t.id, "state", state.String(), "err", next.Err)
 		}
-		t.w.managers.Report(next, urgent(next, rests))
+		t.r.deps.Managers.Report(next, urgent(next, rests))
 	}
 	if forget {
-		t.w.forget(t)
+		t.r.forget(t)
 	}
 	return action
 }
@@ -258,7 +258,7 @@ func (t *taskLoop) ails(text string) {
 	s.Err = text
 	t.status = s
 	t.mu.Unlock()
-	t.w.managers.Report(s, true)
+	t.r.deps.Managers.Report(s, true)
 }
 
 // failure is the text for the user of what went wrong.
@@ -292,4 +292,11 @@ func localAddresses(a engine.Attached) []string {
 		return a.Addresses
 	}
 	return a.Local
+}
+
+// over says whether the task's container is gone for good.
+func (t *taskLoop) over() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.cleaned && task.Terminal(t.status.State)
 }

@@ -1,4 +1,4 @@
-package worker
+package tasks
 
 import (
 	"context"
@@ -17,16 +17,16 @@ const (
 // slot runs do when one of the node's slots for work with containers is free. It returns when do has returned, or soon after
 // ctx has ended: a call of do's may hang in the kernel, in a file system that does not answer, where nothing can interrupt
 // it. It ends then by itself, at its next look at ctx, and its goroutine with it.
-func (w *Worker) slot(ctx context.Context, do func() error) error {
+func (r *Runner) slot(ctx context.Context, do func() error) error {
 	select {
-	case w.slots <- struct{}{}:
+	case r.slots <- struct{}{}:
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	free := sync.OnceFunc(func() { <-w.slots })
+	free := sync.OnceFunc(func() { <-r.slots })
 	defer free()
 	late := time.AfterFunc(slotLimit, func() {
-		w.deps.Log.Warn("work with a container takes long and goes on beside the others", "after", slotLimit)
+		r.deps.Log.Warn("work with a container takes long and goes on beside the others", "after", slotLimit)
 		free()
 	})
 	defer late.Stop()
@@ -43,7 +43,7 @@ func (w *Worker) slot(ctx context.Context, do func() error) error {
 	case err := <-done:
 		return err
 	case <-ending.C:
-		w.deps.Log.Warn("work with a container does not end and is left to itself", "err", context.Cause(ctx))
+		r.deps.Log.Warn("work with a container does not end and is left to itself", "err", context.Cause(ctx))
 		return ctx.Err()
 	}
 }

@@ -1,4 +1,4 @@
-package worker
+package tasks
 
 import (
 	"context"
@@ -26,14 +26,14 @@ type inputs struct {
 
 // inputsOf collects what a task names. Managers send it before the task; after a restart secrets come with the first
 // message of a session, and a task waits for them.
-func (w *Worker) inputsOf(ctx context.Context, t *swarmv1.Task) (*inputs, error) {
+func (r *Runner) inputsOf(ctx context.Context, t *swarmv1.Task) (*inputs, error) {
 	for {
-		changed := w.objects.Changed()
-		in, err := w.gather(t)
+		changed := r.deps.Objects.Changed()
+		in, err := r.gather(t)
 		if !errdefs.IsNotFound(err) {
 			return in, err
 		}
-		w.deps.Log.Debug("task waits for its objects", "task", t.Id, "err", err)
+		r.deps.Log.Debug("task waits for its objects", "task", t.Id, "err", err)
 		select {
 		case <-changed:
 		case <-ctx.Done():
@@ -43,30 +43,30 @@ func (w *Worker) inputsOf(ctx context.Context, t *swarmv1.Task) (*inputs, error)
 }
 
 // gather fails with ErrNotFound while something is not here yet, and ErrInvalidArgument when the task can never run.
-func (w *Worker) gather(t *swarmv1.Task) (*inputs, error) {
-	raw := w.objects.Revision(t)
+func (r *Runner) gather(t *swarmv1.Task) (*inputs, error) {
+	raw := r.deps.Objects.Revision(t)
 	if raw == nil {
 		return nil, fmt.Errorf("revision %s: %w", assignment.RevisionID(t.ServiceId, t.Revision), errdefs.ErrNotFound)
 	}
-	rev, err := template.Expand(raw, t, template.Node{ID: w.cfg.NodeID, Hostname: w.hostname(), OS: w.cfg.OS, Arch: w.cfg.Arch})
+	rev, err := template.Expand(raw, t, template.Node{ID: r.cfg.NodeID, Hostname: r.deps.Hostname(), OS: r.cfg.OS, Arch: r.cfg.Arch})
 	if err != nil {
 		return nil, err
 	}
 	for _, n := range t.Networks {
-		if w.network(n.NetworkId) == nil {
+		if r.network(n.NetworkId) == nil {
 			return nil, fmt.Errorf("network %s: %w", n.NetworkId, errdefs.ErrNotFound)
 		}
 	}
-	files, err := w.filesOf(assignment.ContainerSpec(rev))
+	files, err := r.filesOf(assignment.ContainerSpec(rev))
 	if err != nil {
 		return nil, err
 	}
-	return &inputs{task: t, revision: rev, attachment: w.attachment(t, rev), files: files}, nil
+	return &inputs{task: t, revision: rev, attachment: r.attachment(t, rev), files: files}, nil
 }
 
 // network finds an assigned network, or makes one of those that every node has.
-func (w *Worker) network(id string) *swarmv1.Network {
-	if n := w.objects.Get(swarmv1.AssignmentRef_NETWORK, id).GetNetwork(); n != nil {
+func (r *Runner) network(id string) *swarmv1.Network {
+	if n := r.deps.Objects.Get(swarmv1.AssignmentRef_NETWORK, id).GetNetwork(); n != nil {
 		return n
 	}
 	if id == engine.DriverHost || id == engine.DriverNone || id == engine.DriverBridge {
@@ -76,18 +76,18 @@ func (w *Worker) network(id string) *swarmv1.Network {
 }
 
 // attachment is what the task needs of the network. As in Docker, a task that names no network is on the node's bridge.
-func (w *Worker) attachment(t *swarmv1.Task, rev *swarmv1.Revision) engine.Attachment {
+func (r *Runner) attachment(t *swarmv1.Task, rev *swarmv1.Revision) engine.Attachment {
 	a := engine.Attachment{
 		TaskID: t.Id, ServiceID: t.ServiceId, Upstreams: assignment.ContainerSpec(rev).GetDnsConfig().GetNameservers(),
 		SearchFirst: searchFirst(assignment.ContainerSpec(rev)),
 	}
 	for _, use := range t.Networks {
-		if n := w.network(use.NetworkId); n != nil {
+		if n := r.network(use.NetworkId); n != nil {
 			a.Networks = append(a.Networks, engine.NetworkUse{Network: n, Use: use})
 		}
 	}
 	if len(t.Networks) == 0 {
-		a.Networks = []engine.NetworkUse{{Network: w.network(engine.DriverBridge), Use: &swarmv1.NetworkAttachment{NetworkId: engine.DriverBridge}}}
+		a.Networks = []engine.NetworkUse{{Network: r.network(engine.DriverBridge), Use: &swarmv1.NetworkAttachment{NetworkId: engine.DriverBridge}}}
 	}
 	for _, p := range rev.GetSpec().GetEndpointSpec().GetPorts() {
 		if p.PublishMode == swarmv1.PortConfig_HOST {
@@ -102,10 +102,10 @@ func onHost(a engine.Attachment) bool {
 }
 
 // filesOf are the secrets and configs that the container sees.
-func (w *Worker) filesOf(spec *swarmv1.ContainerSpec) ([]engine.File, error) {
+func (r *Runner) filesOf(spec *swarmv1.ContainerSpec) ([]engine.File, error) {
 	var files []engine.File
 	for _, ref := range spec.GetSecrets() {
-		s := w.objects.Get(swarmv1.AssignmentRef_SECRET, ref.SecretId).GetSecret()
+		s := r.deps.Objects.Get(swarmv1.AssignmentRef_SECRET, ref.SecretId).GetSecret()
 		data, err := version(s.GetVersions(), ref.Number)
 		if err != nil {
 			return nil, fmt.Errorf("secret %s: %w", ref.SecretName, err)
@@ -115,7 +115,7 @@ func (w *Worker) filesOf(spec *swarmv1.ContainerSpec) ([]engine.File, error) {
 		files = append(files, f)
 	}
 	for _, ref := range spec.GetConfigs() {
-		c := w.objects.Get(swarmv1.AssignmentRef_CONFIG, ref.ConfigId).GetConfig()
+		c := r.deps.Objects.Get(swarmv1.AssignmentRef_CONFIG, ref.ConfigId).GetConfig()
 		data, err := version(c.GetVersions(), ref.Number)
 		if err != nil {
 			return nil, fmt.Errorf("config %s: %w", ref.ConfigName, err)
@@ -154,13 +154,13 @@ func file(target *swarmv1.FileTarget, name, dir string, mode uint32, data []byte
 }
 
 // container makes what the runtime needs, and writes the task's files.
-func (w *Worker) container(in *inputs, attached engine.Attached) (engine.Container, error) {
+func (r *Runner) container(in *inputs, attached engine.Attached) (engine.Container, error) {
 	c := engine.Container{
-		Task: in.task, Revision: in.revision, Netns: attached.Netns, Files: in.files, CgroupParent: w.cfg.CgroupParent,
-		Node: engine.NodeInfo{ID: w.cfg.NodeID, Hostname: w.hostname(), OS: w.cfg.OS, Arch: w.cfg.Arch},
+		Task: in.task, Revision: in.revision, Netns: attached.Netns, Files: in.files, CgroupParent: r.cfg.CgroupParent,
+		Node: engine.NodeInfo{ID: r.cfg.NodeID, Hostname: r.deps.Hostname(), OS: r.cfg.OS, Arch: r.cfg.Arch},
 	}
 	if in.revision.GetSpec().GetSingleWriter() {
-		c.Lease = w.lease.Path()
+		c.Lease = r.deps.LeasePath
 	}
 	spec := c.Spec()
 	host := onHost(in.attachment)
@@ -168,15 +168,15 @@ func (w *Worker) container(in *inputs, attached engine.Attached) (engine.Contain
 	switch {
 	case c.Hostname != "":
 	case host:
-		c.Hostname = w.cfg.Hostname
+		c.Hostname = r.cfg.Hostname
 	default:
 		c.Hostname = in.task.Id[:min(12, len(in.task.Id))]
 	}
-	if err := w.writeFiles(&c, attached, host); err != nil {
+	if err := r.writeFiles(&c, attached, host); err != nil {
 		return c, fmt.Errorf("write files of task %s: %w", in.task.Id, err)
 	}
-	if w.deps.Logs != nil {
-		dir, err := w.deps.Logs.Create(in.task, in.revision)
+	if r.deps.Logs != nil {
+		dir, err := r.deps.Logs.Create(in.task, in.revision)
 		if err != nil {
 			return c, err
 		}
@@ -185,8 +185,8 @@ func (w *Worker) container(in *inputs, attached engine.Attached) (engine.Contain
 	return c, nil
 }
 
-func (w *Worker) writeFiles(c *engine.Container, attached engine.Attached, host bool) error {
-	dir := path.Join(w.filesRoot(), c.Task.Id)
+func (r *Runner) writeFiles(c *engine.Container, attached engine.Attached, host bool) error {
+	dir := path.Join(r.cfg.Dir, c.Task.Id)
 	if err := private.Folder(dir); err != nil {
 		return err
 	}

@@ -1,4 +1,4 @@
-package worker
+package tasks
 
 import (
 	"context"
@@ -15,12 +15,12 @@ import (
 // tune gives the running container the limits of its task's revision. A task moves to another revision only when nothing
 // but limits differs; a daemon that adopted it does not know which it has, and so asks for those that it should have.
 func (t *taskLoop) tune(ctx context.Context) {
-	rev := t.w.objects.Revision(t.now())
+	rev := t.r.deps.Objects.Revision(t.now())
 	if rev == nil || t.revision.GetNumber() == rev.GetNumber() {
 		return
 	}
 	for try := 0; ; try++ {
-		err := t.w.deps.Runtime.Update(ctx, t.id, rev.GetSpec().GetTaskTemplate().GetResources())
+		err := t.r.deps.Runtime.Update(ctx, t.id, rev.GetSpec().GetTaskTemplate().GetResources())
 		switch {
 		case err == nil, errdefs.IsNotFound(err): // it has ended: the wait tells
 			t.tuned(rev)
@@ -31,7 +31,7 @@ func (t *taskLoop) tune(ctx context.Context) {
 			t.untuned(rev, err)
 			return
 		}
-		t.w.deps.Log.Warn("change limits", "task", t.id, "err", err)
+		t.r.deps.Log.Warn("change limits", "task", t.id, "err", err)
 		if pause.For(ctx, retry.Backoff(try, 100*time.Millisecond, retryLimit)) != nil {
 			return
 		}
@@ -52,9 +52,9 @@ func (t *taskLoop) tuned(rev *swarmv1.Revision) {
 // untuned tells the managers that the container goes on without the limits, so that they replace the task.
 func (t *taskLoop) untuned(rev *swarmv1.Revision, err error) {
 	if t.revision == nil {
-		t.revision = t.w.objects.Revision(t.now())
+		t.revision = t.r.deps.Objects.Revision(t.now())
 	}
-	t.w.deps.Log.Warn("limits stay as they were: the task will be replaced", "task", t.id, "err", err)
+	t.r.deps.Log.Warn("limits stay as they were: the task will be replaced", "task", t.id, "err", err)
 	t.refuse(rev.GetNumber(), fmt.Sprintf("limits could not be changed while it runs, so it is replaced: %v", err))
 }
 
@@ -64,5 +64,5 @@ func (t *taskLoop) refuse(revision uint64, text string) {
 	s.RefusedRevision, s.Err = revision, text
 	t.status = s
 	t.mu.Unlock()
-	t.w.managers.Report(s, true)
+	t.r.deps.Managers.Report(s, true)
 }
