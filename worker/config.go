@@ -13,6 +13,7 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/worker/engine"
 	"swarm/worker/lease"
+	"swarm/worker/storage"
 )
 
 // Config is what can be set of a Worker.
@@ -40,7 +41,7 @@ type Config struct {
 	// SinceBoot is the clock of leases. Default lease.Now.
 	SinceBoot func() time.Duration
 	// Clean bounds what stays on the disk.
-	Clean Clean
+	Clean storage.Config
 	// OS and Arch are for templates. Empty: those of this program.
 	OS, Arch string
 }
@@ -82,7 +83,7 @@ type Deps struct {
 	Executor engine.Executor
 	// Storage and Space tell what is on the disk, for its clean-up. Nil: nothing is (simulated containers).
 	Storage engine.Storage
-	Space   Space
+	Space   storage.Space
 	// Logs keeps the containers' output; the worker runs it. Nil: output is not kept (simulated containers have none).
 	Logs engine.LogStore
 	// Managers names the managers to try; asked again for every attempt.

@@ -17,6 +17,7 @@ import (
 	"swarm/worker/lease"
 	"swarm/worker/session"
 	"swarm/worker/state"
+	"swarm/worker/storage"
 	"swarm/worker/tasks"
 )
 
@@ -30,11 +31,10 @@ type Worker struct {
 	objects  *assignment.Set
 	managers *session.Client
 	tasks    *tasks.Runner
-	saved    *state.Saved  // of an earlier process, until Run has adopted it
-	lease    *lease.Lease  // of single-writer tasks
-	measure  chan struct{} // a token while what lies on the disk is added up
-	images   *imageKeeper
-	cleaner  *cleaner
+	saved    *state.Saved // of an earlier process, until Run has adopted it
+	lease    *lease.Lease // of single-writer tasks
+	copies   *storage.Copies
+	disk     *storage.Disk
 
 	renamed atomic.Pointer[string] // hostname by the managers; nil: they have not said it
 }
@@ -60,9 +60,8 @@ func New(cfg Config, deps Deps) (*Worker, error) {
 	w := &Worker{
 		cfg: cfg, deps: deps,
 		state: st, objects: assignment.New(),
-		lease:   lease.New(filepath.Join(cfg.RunDir, "lease", "end"), cfg.SinceBoot),
-		measure: make(chan struct{}, 1),
-		saved:   saved,
+		lease: lease.New(filepath.Join(cfg.RunDir, "lease", "end"), cfg.SinceBoot),
+		saved: saved,
 	}
 	w.managers = session.New(session.Config{
 		MachineID: cfg.MachineID, Addr: cfg.Addr, DataPathAddr: cfg.DataPathAddr, Port: cfg.Port,
@@ -80,8 +79,11 @@ func New(cfg Config, deps Deps) (*Worker, error) {
 		Log: deps.Log, Runtime: deps.Runtime, Executor: deps.Executor, Network: deps.Network, Images: deps.Images, Logs: deps.Logs,
 		Objects: w.objects, State: st, Managers: w.managers, LeasePath: w.lease.Path(), Hostname: w.hostname,
 	})
-	w.images = &imageKeeper{w: w, wake: make(chan struct{}, 1)}
-	w.cleaner = newCleaner(w, cfg.Clean, saved)
+	w.copies = storage.NewCopies(deps.Log, deps.Images, w.objects)
+	w.disk = storage.New(cfg.Clean, storage.Deps{
+		Log: deps.Log, Containers: deps.Runtime, Images: deps.Images, Storage: deps.Storage, Space: deps.Space, Logs: deps.Logs,
+		Objects: w.objects, State: st, Tasks: w.tasks, Synced: w.managers.Synced(), Conn: w.managers.Conn,
+	}, saved)
 	return w, nil
 }
 
@@ -105,8 +107,8 @@ func (w *Worker) Run(ctx context.Context) error {
 	w.tellTopology(w.objects.Restore(saved.Objects))
 	g.Go(func() error {
 		return w.tasks.Run(gctx, saved, func() {
-			g.Go(func() error { return w.images.run(gctx) })
-			g.Go(func() error { return w.cleaner.run(gctx) })
+			g.Go(func() error { return w.copies.Run(gctx) })
+			g.Go(func() error { return w.disk.Run(gctx) })
 			g.Go(func() error { return w.managers.Run(gctx) })
 		})
 	})
@@ -193,7 +195,7 @@ func (w *Worker) applied(changes []assignment.Change) {
 		w.deps.OnKeys(all)
 	}
 	if images {
-		w.images.look()
+		w.copies.Wake()
 	}
 }
 
@@ -243,3 +245,6 @@ func (w *Worker) Depart(ctx context.Context) error {
 	w.managers.Flush(ctx)
 	return nil
 }
+
+// Disk returns the service with which managers look at the node's disk and clean it.
+func (w *Worker) Disk() swarmv1.DiskServer { return w.disk }

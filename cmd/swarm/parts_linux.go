@@ -30,6 +30,7 @@ import (
 	"swarm/worker/engine"
 	"swarm/worker/logs"
 	"swarm/worker/simulated"
+	"swarm/worker/storage"
 )
 
 // parts makes the parts of a member for package node.
@@ -201,7 +202,7 @@ func (p *parts) newWorker(b node.Base, g node.Gossip, hooks node.WorkerHooks) (n
 		NodeID: b.Membership.NodeID, ClusterID: b.Membership.ClusterID, Hostname: p.options.Hostname, MachineID: p.machine,
 		Addr: b.Membership.Addr, DataPathAddr: b.Membership.DataPathAddr, Port: uint32(b.Membership.Port), StateDir: b.Dir, RunDir: p.options.RunDir,
 		CgroupParent: p.options.CgroupParent,
-		Clean:        worker.Clean{Start: p.options.CleanStart, Stop: p.options.CleanStop, ImageAge: p.options.ImageAge},
+		Clean:        storage.Config{Start: p.options.CleanStart, Stop: p.options.CleanStop, ImageAge: p.options.ImageAge},
 	}, worker.Deps{
 		Storage: p.host.storage(), Space: p.host.space(),
 		Log: b.Log, Runtime: p.host.runtime, Images: p.host.images, Network: network, Executor: p.host.runtime,

@@ -1,10 +1,11 @@
-package worker
+package storage
 
 import (
 	"context"
 	"errors"
 	"log/slog"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -14,7 +15,9 @@ import (
 
 	"swarm/internal/disk"
 	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/worker/assignment"
 	"swarm/worker/engine"
+	"swarm/worker/state"
 )
 
 // fakeDisk is a node's disk of 100 bytes with images of 10 bytes on it, and the managers that are asked about them.
@@ -86,43 +89,45 @@ func (f *fakeDisk) NewStream(context.Context, *grpc.StreamDesc, string, ...grpc.
 	return nil, errors.New("no streams")
 }
 
-// The parts of a node that the cleaner does not need.
-type (
-	fakeRuntime struct{ engine.Runtime }
-	fakeImages  struct {
-		engine.Images
-		disk *fakeDisk
-	}
-	fakeNetwork  struct{ engine.Network }
-	fakeExecutor struct{ engine.Executor }
-)
+// fakeTasks is a node without tasks and containers.
+type fakeTasks struct{ Tasks }
 
-func (fakeRuntime) List(context.Context) ([]engine.Found, error) { return nil, nil }
+func (fakeTasks) List(context.Context) ([]engine.Found, error) { return nil, nil }
+
+type fakeImages struct {
+	engine.Images
+	disk *fakeDisk
+}
 
 func (f fakeImages) Remove(ctx context.Context, digest string) error {
 	return f.disk.Remove(ctx, digest)
 }
 
-func newTestCleaner(t *testing.T, f *fakeDisk, cfg Clean) *cleaner {
+func newTestDisk(t *testing.T, f *fakeDisk, cfg Config) *Disk {
 	t.Helper()
-	c := newTestCleanerIn(t, t.TempDir(), f, cfg)
-	c.began = time.Now().Add(-1000 * time.Hour)
-	return c
+	d, _ := newTestDiskIn(t, t.TempDir(), f, cfg)
+	d.began = time.Now().Add(-1000 * time.Hour)
+	return d
 }
 
-func newTestCleanerIn(t *testing.T, dir string, f *fakeDisk, cfg Clean) *cleaner {
+// newTestDiskIn also returns what writes the state and closes it.
+func newTestDiskIn(t *testing.T, dir string, f *fakeDisk, cfg Config) (*Disk, func() error) {
 	t.Helper()
-	w, err := New(Config{NodeID: "n1", ClusterID: "c1", StateDir: dir, RunDir: t.TempDir(), Clean: cfg}, Deps{
-		Log: slog.New(slog.DiscardHandler), Runtime: fakeRuntime{}, Images: fakeImages{disk: f}, Network: fakeNetwork{}, Executor: fakeExecutor{},
-		Managers: func() []*swarmv1.Peer { return nil }, Describe: func() *swarmv1.NodeDescription { return nil },
-		Dial: func(string) (grpc.ClientConnInterface, error) { return f, nil }, Storage: f, Space: f, Logs: f,
-	})
+	db, saved, err := state.Open(dir, "c1", slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = w.Close() })
-	w.cleaner.conn = func() (grpc.ClientConnInterface, error) { return f, nil }
-	return w.cleaner
+	save := sync.OnceValue(func() error {
+		ended, end := context.WithCancel(context.Background())
+		end()
+		return errors.Join(db.Run(ended), db.Close()) // Run writes what is noted, and ends.
+	})
+	t.Cleanup(func() { _ = save() })
+	return New(cfg, Deps{
+		Log: slog.New(slog.DiscardHandler), Containers: fakeTasks{}, Images: fakeImages{disk: f}, Storage: f, Space: f, Logs: f,
+		Objects: assignment.New(), State: db, Tasks: fakeTasks{}, Synced: make(chan struct{}),
+		Conn: func() (grpc.ClientConnInterface, error) { return f, nil },
+	}, saved), save
 }
 
 func idleImage(digest string, age time.Duration) engine.Holding {
@@ -144,25 +149,25 @@ func TestCleaner(t *testing.T) {
 		return []engine.Holding{idleImage("fresh", time.Minute), idleImage("b", 2*time.Hour), idleImage("a", 3*time.Hour), idleImage("old", 800*time.Hour), used}
 	}
 	logs := []engine.LogSize{{TaskID: "t1", Bytes: 5, Retired: time.Now().Add(-time.Hour)}, {TaskID: "t2", Bytes: 5, Retired: time.Now().Add(-time.Minute)}, {TaskID: "t3", Bytes: 5, Retired: time.Time{}}}
-	cfg := Clean{Start: 85, Stop: 75, ImageAge: 720 * time.Hour}
+	cfg := Config{Start: 85, Stop: 75, ImageAge: 720 * time.Hour}
 	for _, c := range []struct {
 		name string
 		disk fakeDisk
-		cfg  Clean
+		cfg  Config
 		held []string
 		logs int
 	}{
 		{"only what is old", fakeDisk{held: images()}, cfg, []string{"fresh", "b", "a", "used"}, 3},
-		{"nothing is old", fakeDisk{held: images()}, Clean{}, []string{"fresh", "b", "a", "old", "used"}, 3},
-		{"full: the oldest, until there is enough", fakeDisk{held: images(), other: 25}, Clean{}, []string{"fresh", "b", "used"}, 3},
-		{"full: images, then logs", fakeDisk{held: images(), other: 34, refuse: []string{"b"}}, Clean{}, []string{"fresh", "b", "used"}, 2},
-		{"no leave", fakeDisk{held: images(), other: 20, refuse: []string{"old", "a"}}, Clean{}, []string{"fresh", "a", "old", "used"}, 2},
+		{"nothing is old", fakeDisk{held: images()}, Config{}, []string{"fresh", "b", "a", "old", "used"}, 3},
+		{"full: the oldest, until there is enough", fakeDisk{held: images(), other: 25}, Config{}, []string{"fresh", "b", "used"}, 3},
+		{"full: images, then logs", fakeDisk{held: images(), other: 34, refuse: []string{"b"}}, Config{}, []string{"fresh", "b", "used"}, 2},
+		{"no leave", fakeDisk{held: images(), other: 20, refuse: []string{"old", "a"}}, Config{}, []string{"fresh", "a", "old", "used"}, 2},
 		{"a container was made meanwhile", fakeDisk{held: images(), busy: "old"}, cfg, []string{"fresh", "b", "a", "old", "used"}, 3},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			f := c.disk
 			f.logs = slices.Clone(logs)
-			if err := newTestCleaner(t, &f, c.cfg).clean(t.Context()); err != nil {
+			if err := newTestDisk(t, &f, c.cfg).clean(t.Context()); err != nil {
 				t.Fatal(err)
 			}
 			if diff := cmp.Diff(c.held, digestsOf(f.held)); diff != "" {
@@ -183,16 +188,14 @@ func TestCleaner_ARestartKeepsWhatItKnows(t *testing.T) {
 	image := idleImage("a", 900*time.Hour)
 	image.Containers = 1
 	f := &fakeDisk{held: []engine.Holding{image}}
-	first := newTestCleanerIn(t, dir, f, Clean{})
+	first, save := newTestDiskIn(t, dir, f, Config{})
 	if _, err := first.idle(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	ended, end := context.WithCancel(t.Context())
-	end()
-	if err := errors.Join(first.w.state.Run(ended), first.w.Close()); err != nil { // Run writes what is noted
+	if err := save(); err != nil {
 		t.Fatal(err)
 	}
-	second := newTestCleanerIn(t, dir, f, Clean{})
+	second, _ := newTestDiskIn(t, dir, f, Config{})
 	if got := second.lastUse(image); time.Since(got) > time.Minute {
 		t.Errorf("used a moment ago, and after the restart at %s", got)
 	}

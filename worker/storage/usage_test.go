@@ -1,4 +1,4 @@
-package worker
+package storage
 
 import (
 	"context"
@@ -21,7 +21,7 @@ func TestDisk_MeasuresOnceAtATime(t *testing.T) {
 			time.Sleep(time.Minute)
 			at.Add(-1)
 		}}
-		d := newTestCleaner(t, f, Clean{}).w.Disk()
+		d := newTestDisk(t, f, Config{})
 		var wg sync.WaitGroup
 		for range 3 {
 			wg.Go(func() {

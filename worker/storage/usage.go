@@ -1,4 +1,4 @@
-package worker
+package storage
 
 import (
 	"context"
@@ -15,47 +15,38 @@ import (
 	"swarm/worker/engine"
 )
 
-// Disk is the worker's service of that name.
-func (w *Worker) Disk() swarmv1.DiskServer { return &diskService{w: w} }
-
-type diskService struct {
-	swarmv1.UnimplementedDiskServer
-	w *Worker
-}
-
 var errNoStorage = errdefs.ErrNotImplemented.WithMessage("this node keeps nothing on a disk: its containers are simulated")
 
 // Usage implements swarmv1.DiskServer. One call at a time looks at the disk: containers may have made millions of files.
-func (d *diskService) Usage(ctx context.Context, _ *swarmv1.DiskUsageRequest) (*swarmv1.DiskUsageResponse, error) {
-	w := d.w
-	if w.deps.Storage == nil || w.deps.Space == nil {
+func (d *Disk) Usage(ctx context.Context, _ *swarmv1.DiskUsageRequest) (*swarmv1.DiskUsageResponse, error) {
+	if d.deps.Storage == nil || d.deps.Space == nil {
 		return nil, errNoStorage
 	}
 	select {
-	case w.measure <- struct{}{}:
-		defer func() { <-w.measure }()
+	case d.measuring <- struct{}{}:
+		defer func() { <-d.measuring }()
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	space := w.deps.Space.Space()
-	out := &swarmv1.DiskUsageResponse{Path: w.deps.Space.Dir(), Total: int64(space.Total), Free: int64(space.Free)}
-	held, bytes, err := w.deps.Storage.Holdings(ctx)
+	space := d.deps.Space.Space()
+	out := &swarmv1.DiskUsageResponse{Path: d.deps.Space.Dir(), Total: int64(space.Total), Free: int64(space.Free)}
+	held, bytes, err := d.deps.Storage.Holdings(ctx)
 	if err != nil {
 		return nil, err
 	}
 	out.ImagesSize = bytes
 	for _, h := range held {
 		out.Images = append(out.Images, &swarmv1.HeldImage{
-			Image: h.Image, Containers: uint32(h.Containers), Since: timestamppb.New(w.cleaner.lastUse(h)), Labels: h.Labels, Size: h.Size, Unique: h.Unique,
+			Image: h.Image, Containers: uint32(h.Containers), Since: timestamppb.New(d.lastUse(h)), Labels: h.Labels, Size: h.Size, Unique: h.Unique,
 		})
 	}
-	if out.Containers, err = w.heldContainers(ctx); err != nil {
+	if out.Containers, err = d.heldContainers(ctx); err != nil {
 		return nil, err
 	}
-	if out.Volumes, err = w.heldVolumes(ctx); err != nil {
+	if out.Volumes, err = d.heldVolumes(ctx); err != nil {
 		return nil, err
 	}
-	for _, l := range w.logSizes() {
+	for _, l := range d.logSizes() {
 		log := &swarmv1.HeldLog{TaskId: l.TaskID, Size: l.Bytes}
 		if !l.Retired.IsZero() {
 			log.Retired = timestamppb.New(l.Retired)
@@ -65,32 +56,32 @@ func (d *diskService) Usage(ctx context.Context, _ *swarmv1.DiskUsageRequest) (*
 	return out, nil
 }
 
-func (w *Worker) heldContainers(ctx context.Context) ([]*swarmv1.HeldContainer, error) {
-	found, err := w.deps.Runtime.List(ctx)
+func (d *Disk) heldContainers(ctx context.Context) ([]*swarmv1.HeldContainer, error) {
+	found, err := d.deps.Containers.List(ctx)
 	if err != nil {
 		return nil, err
 	}
-	sizes, err := w.deps.Storage.ContainerSizes(ctx)
+	sizes, err := d.deps.Storage.ContainerSizes(ctx)
 	if err != nil {
 		return nil, err
 	}
 	out := make([]*swarmv1.HeldContainer, len(found))
 	for i, f := range found {
 		out[i] = &swarmv1.HeldContainer{
-			TaskId: f.TaskID, ServiceId: f.ServiceID, Running: f.Running, Dead: w.isDead(f), Size: sizes[f.TaskID],
+			TaskId: f.TaskID, ServiceId: f.ServiceID, Running: f.Running, Dead: d.isDead(f), Size: sizes[f.TaskID],
 		}
 	}
 	return out, nil
 }
 
-func (w *Worker) heldVolumes(ctx context.Context) ([]*swarmv1.HeldVolume, error) {
-	sizes, err := w.deps.Storage.VolumeSizes(ctx)
+func (d *Disk) heldVolumes(ctx context.Context) ([]*swarmv1.HeldVolume, error) {
+	sizes, err := d.deps.Storage.VolumeSizes(ctx)
 	if err != nil {
 		return nil, err
 	}
 	links := map[string]uint32{}
-	for _, a := range w.objects.List(swarmv1.AssignmentRef_TASK) {
-		for _, m := range w.objects.Revision(a.GetTask()).GetSpec().GetTaskTemplate().GetContainerSpec().GetMounts() {
+	for _, a := range d.deps.Objects.List(swarmv1.AssignmentRef_TASK) {
+		for _, m := range d.deps.Objects.Revision(a.GetTask()).GetSpec().GetTaskTemplate().GetContainerSpec().GetMounts() {
 			if m.GetType() == swarmv1.Mount_VOLUME && m.GetSource() != "" {
 				links[m.GetSource()]++
 			}
@@ -103,21 +94,21 @@ func (w *Worker) heldVolumes(ctx context.Context) ([]*swarmv1.HeldVolume, error)
 	return out, nil
 }
 
-func (w *Worker) logSizes() []engine.LogSize {
-	if w.deps.Logs == nil {
+func (d *Disk) logSizes() []engine.LogSize {
+	if d.deps.Logs == nil {
 		return nil
 	}
-	return w.deps.Logs.Sizes()
+	return d.deps.Logs.Sizes()
 }
 
 // Prune implements swarmv1.DiskServer. The manager has judged which images may go; those that a container uses stay.
-func (d *diskService) Prune(ctx context.Context, req *swarmv1.DiskPruneRequest) (*swarmv1.DiskPruneResponse, error) {
-	w, out := d.w, &swarmv1.DiskPruneResponse{}
-	if w.deps.Storage == nil {
+func (d *Disk) Prune(ctx context.Context, req *swarmv1.DiskPruneRequest) (*swarmv1.DiskPruneResponse, error) {
+	out := &swarmv1.DiskPruneResponse{}
+	if d.deps.Storage == nil {
 		return nil, errNoStorage
 	}
 	if req.GetContainers() {
-		ids, bytes, err := w.removeDead(ctx)
+		ids, bytes, err := d.removeDead(ctx)
 		if err != nil {
 			return nil, err
 		}
@@ -128,61 +119,61 @@ func (d *diskService) Prune(ctx context.Context, req *swarmv1.DiskPruneRequest) 
 		if req.GetUntil() != nil {
 			until = req.GetUntil().AsTime()
 		}
-		for _, l := range w.logSizes() {
+		for _, l := range d.logSizes() {
 			if !l.Retired.IsZero() && l.Retired.Before(until) {
-				w.deps.Logs.Discard(l.TaskID)
+				d.deps.Logs.Discard(l.TaskID)
 				out.Logs, out.Reclaimed = append(out.Logs, l.TaskID), out.Reclaimed+l.Bytes
 			}
 		}
 	}
-	removed, bytes, err := w.removeImages(ctx, req.GetDigests())
+	removed, bytes, err := d.removeImages(ctx, req.GetDigests())
 	out.Digests, out.Reclaimed = removed, out.Reclaimed+bytes
 	return out, err
 }
 
 // removeImages removes those that nothing on this node uses or is to keep.
-func (w *Worker) removeImages(ctx context.Context, digests []string) (removed []string, bytes int64, err error) {
+func (d *Disk) removeImages(ctx context.Context, digests []string) (removed []string, bytes int64, err error) {
 	if len(digests) == 0 {
 		return nil, 0, nil
 	}
-	_, before, err := w.deps.Storage.Holdings(ctx)
+	_, before, err := d.deps.Storage.Holdings(ctx)
 	if err != nil {
 		return nil, 0, err
 	}
 	for _, digest := range digests {
-		if w.uses(digest) {
+		if d.uses(digest) {
 			continue
 		}
-		switch err := w.deps.Images.Remove(ctx, digest); {
+		switch err := d.deps.Images.Remove(ctx, digest); {
 		case err == nil:
 			removed = append(removed, digest)
 		case !errdefs.IsNotFound(err) && !errdefs.IsFailedPrecondition(err):
 			return removed, 0, fmt.Errorf("remove image %s: %w", digest, err)
 		}
 	}
-	_, after, err := w.deps.Storage.Holdings(ctx)
+	_, after, err := d.deps.Storage.Holdings(ctx)
 	return removed, before - after, err
 }
 
 // isDead says whether a container belongs to no task.
-func (w *Worker) isDead(f engine.Found) bool { return w.managers.IsSynced() && !w.tasks.Has(f.TaskID) }
+func (d *Disk) isDead(f engine.Found) bool { return d.isSynced() && !d.deps.Tasks.Has(f.TaskID) }
 
 // removeDead removes what is left of containers that belong to no task.
-func (w *Worker) removeDead(ctx context.Context) (ids []string, bytes int64, err error) {
-	dead, err := w.deps.Runtime.List(ctx)
+func (d *Disk) removeDead(ctx context.Context) (ids []string, bytes int64, err error) {
+	dead, err := d.deps.Containers.List(ctx)
 	if err != nil {
 		return nil, 0, err
 	}
-	dead = slices.DeleteFunc(dead, func(f engine.Found) bool { return !w.isDead(f) })
+	dead = slices.DeleteFunc(dead, func(f engine.Found) bool { return !d.isDead(f) })
 	if len(dead) == 0 { // mostly: adding up what all containers have written takes its time
 		return nil, 0, nil
 	}
-	sizes, err := w.deps.Storage.ContainerSizes(ctx)
+	sizes, err := d.deps.Storage.ContainerSizes(ctx)
 	if err != nil {
 		return nil, 0, err
 	}
 	for _, f := range dead {
-		if err := w.tasks.Remove(ctx, f.TaskID); err != nil {
+		if err := d.deps.Tasks.Remove(ctx, f.TaskID); err != nil {
 			return ids, bytes, err
 		}
 		ids, bytes = append(ids, f.TaskID), bytes+sizes[f.TaskID]
@@ -191,17 +182,17 @@ func (w *Worker) removeDead(ctx context.Context) (ids []string, bytes int64, err
 }
 
 // uses says whether a task of this node is of the image.
-func (w *Worker) uses(digest string) bool {
-	return slices.ContainsFunc(w.objects.List(swarmv1.AssignmentRef_TASK), func(a *swarmv1.Assignment) bool {
+func (d *Disk) uses(digest string) bool {
+	return slices.ContainsFunc(d.deps.Objects.List(swarmv1.AssignmentRef_TASK), func(a *swarmv1.Assignment) bool {
 		t := a.GetTask()
-		_, pinned, _ := strings.Cut(assignment.ContainerSpec(w.objects.Revision(t)).GetImage(), "@")
-		return pinned == digest && w.tasks.IsLive(t.GetId())
+		_, pinned, _ := strings.Cut(assignment.ContainerSpec(d.deps.Objects.Revision(t)).GetImage(), "@")
+		return pinned == digest && d.deps.Tasks.IsLive(t.GetId())
 	})
 }
 
 // keeps says whether the cluster wants this node to have a copy.
-func (w *Worker) keeps(digest string) bool {
-	return slices.ContainsFunc(w.objects.List(swarmv1.AssignmentRef_IMAGE), func(a *swarmv1.Assignment) bool {
+func (d *Disk) keeps(digest string) bool {
+	return slices.ContainsFunc(d.deps.Objects.List(swarmv1.AssignmentRef_IMAGE), func(a *swarmv1.Assignment) bool {
 		return a.GetImage().GetDigest() == digest
 	})
 }
