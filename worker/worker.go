@@ -21,7 +21,8 @@ import (
 	"swarm/worker/tasks"
 )
 
-// Worker is one node's agent. It implements swarmv1.WorkerServer.
+// Worker is the agent of one node. It implements swarmv1.WorkerServer. Its methods may be called
+// concurrently.
 type Worker struct {
 	swarmv1.UnimplementedWorkerServer
 	cfg  Config
@@ -36,12 +37,14 @@ type Worker struct {
 	copies   *storage.Copies
 	disk     *storage.Disk
 
-	renamed atomic.Pointer[string] // hostname by the managers; nil: they have not said it
+	renamed atomic.Pointer[string] // the node's name in the cluster; nil: no manager has said it
 }
 
 var _ swarmv1.WorkerServer = (*Worker)(nil)
 
-// New reads what a former process of this node has left. Nothing happens before Run.
+// New returns a Worker that continues with what an earlier process of this node left in cfg.StateDir.
+// It fails with ErrInvalidArgument if cfg or deps are incomplete. The Worker does nothing before Run.
+// Call Close when it is not needed any more.
 func New(cfg Config, deps Deps) (*Worker, error) {
 	cfg, err := cfg.validate()
 	if err != nil {
@@ -87,13 +90,14 @@ func New(cfg Config, deps Deps) (*Worker, error) {
 	return w, nil
 }
 
-// Run works until ctx ends, and then leaves the containers running. It runs once.
+// Run works until ctx ends, and then leaves the containers running. It may be called once. It returns
+// nil if ctx has ended, and otherwise why the worker cannot go on.
 func (w *Worker) Run(ctx context.Context) error {
-	// Containers write to the files there and may give them any mode.
+	// Containers may write to the files in the folder and set their modes, so nobody else may enter it.
 	if err := private.Folder(w.filesRoot()); err != nil {
 		return fmt.Errorf("run worker: %w", err)
 	}
-	// The state is written to the end, also what the loops say while they end.
+	// The state outlives ctx, so that it has what the task loops report while they end.
 	writing, stopWriting := context.WithCancel(context.WithoutCancel(ctx))
 	written := make(chan error, 1)
 	go func() { written <- w.state.Run(writing) }()
@@ -123,13 +127,13 @@ func (w *Worker) Run(ctx context.Context) error {
 	return err
 }
 
-// Close frees the state file. Call it after Run.
+// Close closes the state file. Call it after Run has returned.
 func (w *Worker) Close() error { return w.state.Close() }
 
-// Redescribe makes the worker ask for the node's description again and tell the managers.
+// Redescribe makes the worker call Deps.Describe again and tell the manager.
 func (w *Worker) Redescribe() { w.managers.Redescribe() }
 
-// hostname is what the cluster calls this node, as far as a manager has said it.
+// hostname returns the node's name in the cluster, or the host's own until a manager has said it.
 func (w *Worker) hostname() string {
 	if name := w.renamed.Load(); name != nil {
 		return *name
@@ -162,7 +166,7 @@ func (w *Worker) Seen() (index uint64, connected bool) { return w.managers.Seen(
 // was cloned. It is nil when a manager serves the node, and when none has answered.
 func (w *Worker) Refusal() error { return w.managers.Refusal() }
 
-// apply acts on a message of the managers. The session has checked its order.
+// apply acts on a message of the managers. The session has checked its order, age and form.
 func (w *Worker) apply(msg *swarmv1.Assignments) {
 	changes := w.objects.Apply(msg)
 	for _, c := range changes {
@@ -170,11 +174,12 @@ func (w *Worker) apply(msg *swarmv1.Assignments) {
 			w.state.SetObject(c.Key.String(), object)
 		}
 	}
-	w.applied(changes)
+	w.distribute(changes)
 }
 
-// applied gives the changes to whom they concern: the networks are known before the tasks on them begin.
-func (w *Worker) applied(changes []assignment.Change) {
+// distribute gives the changes to the parts that they concern. Topology comes first, so that networks
+// are known before the tasks on them begin.
+func (w *Worker) distribute(changes []assignment.Change) {
 	w.tellTopology(changes)
 	var keys, images bool
 	for _, c := range changes {
@@ -199,6 +204,7 @@ func (w *Worker) applied(changes []assignment.Change) {
 	}
 }
 
+// tellTopology passes the changes of the cluster's networks on.
 func (w *Worker) tellTopology(changes []assignment.Change) {
 	var told []*swarmv1.AssignmentChange
 	for _, c := range changes {
@@ -212,7 +218,7 @@ func (w *Worker) tellTopology(changes []assignment.Change) {
 	w.logBackends(told)
 }
 
-// logBackends lets who debugs see when this node heard of a task.
+// logBackends logs, for debugging, when this node heard of a backend.
 func (w *Worker) logBackends(told []*swarmv1.AssignmentChange) {
 	if !w.deps.Log.Enabled(context.Background(), slog.LevelDebug) {
 		return
@@ -231,6 +237,7 @@ func (w *Worker) logBackends(told []*swarmv1.AssignmentChange) {
 	}
 }
 
+// filesRoot returns the folder of the tasks' small files.
 func (w *Worker) filesRoot() string { return filepath.Join(w.cfg.RunDir, "tasks") }
 
 // Depart is for a host that is going down. It tells the managers, which replace this node's tasks at

@@ -1,9 +1,15 @@
-// Package health decides whether a container is healthy, by the check that its service defines: a command in the
-// container, or an HTTP, TCP or gRPC request from inside its network namespace.
+// Package health decides whether a container is healthy, by the check that its service or its image
+// defines: a command in the container, or an HTTP, TCP or gRPC request from inside its network
+// namespace.
 //
-// A Prober belongs to one container and one goroutine at a time, its caller's: worker runs it beside the wait for the
-// container's end. It starts no goroutine that outlives a call. It refuses checks that it does not know, as an
-// unhealthy answer that says so.
+// Before the first success a failed check is repeated after 50 ms, doubling up to the interval,
+// because most programs listen within milliseconds of their start and users should not wait for a
+// whole interval. A network probe dials from a thread that has entered the container's namespace and
+// ends with the dial.
+//
+// A Prober belongs to one container and is used by one goroutine at a time. Package tasks calls it
+// while it waits for the container's end. It starts no goroutine that outlives a call. A check of a
+// kind that it does not know fails with an error that says so.
 package health
 
 import (

@@ -13,6 +13,9 @@
 // policy says, within the same task. A single-writer task is stopped instead, when three quarters of
 // the node's lease have gone by without a confirmed heartbeat, because another node may take over.
 //
+// RUNNING means healthy. A task that becomes unhealthy is first reported as RUNNING and not ready, so
+// that it leaves the load balancers. Then the loop stops it, and it ends as FAILED.
+//
 // # When a task is told to stop
 //
 // If other nodes may send connections to the task and there is or will be another backend, the loop
@@ -22,8 +25,9 @@
 // # When the daemon restarts
 //
 // Containers run on without the daemon. Run watches those of RUNNING and STARTING tasks again, at
-// once and without a manager, and reports those that ended meanwhile. Tasks that had not been
-// started wait for the managers' first complete set of assignments. After that set, Run removes the
+// once and without a manager. Tasks that had not been started wait for the managers' first complete
+// set of assignments: another node may have their slot by now. After that set, or after 10 s without
+// a manager, the loops report the containers that ended meanwhile, and after that set Run removes the
 // containers that belong to no task. See adopt.go.
 //
 // # When the host goes down

@@ -9,7 +9,8 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// Network says what this node has of an overlay network, and how new the state is that it has acted on.
+// Network implements swarmv1.WorkerServer: what this node has of an overlay network, and the store
+// index of the state that it has acted on.
 func (w *Worker) Network(ctx context.Context, req *swarmv1.NodeNetworkRequest) (*swarmv1.NodeNetwork, error) {
 	if w.deps.Overlay == nil {
 		return nil, errdefs.ErrNotImplemented.WithMessage("this node only pretends to run containers: it has no networks")
@@ -17,7 +18,7 @@ func (w *Worker) Network(ctx context.Context, req *swarmv1.NodeNetworkRequest) (
 	if err := ident.CheckKey("network", req.GetId()); err != nil {
 		return nil, err
 	}
-	// Read first: the answer is at least as new.
+	// The index is read first, so that the answer is at least as new as the index says.
 	index, _ := w.Seen()
 	out, err := w.deps.Overlay(ctx, req.GetId())
 	if err != nil {
