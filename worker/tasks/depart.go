@@ -29,9 +29,10 @@ func (r *Runner) Depart(ctx context.Context) error {
 	return nil
 }
 
-// depart stops the task whatever is wanted of it, and returns what is closed when it has ended.
+// depart stops the task whatever the managers want of it. It returns a channel that is closed once the
+// task's goroutine has ended.
 func (t *taskLoop) depart() <-chan struct{} {
-	t.change(func() { t.departs = true })
+	t.change(func() { t.departing = true })
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if !t.busy {

@@ -10,44 +10,47 @@ import (
 )
 
 const (
-	// drainPatience bounds the wait for every node to know that a task takes no new connections any more. In a healthy cluster
-	// some milliseconds are enough; a node that is lost is waited for until it counts as down, by default so long.
-	drainPatience = 10 * time.Second
-	// drainAfter is for who had chosen this task, or looked its address up, before its node knew.
-	drainAfter = 200 * time.Millisecond
+	// drainTimeout bounds the wait for the managers to want the task's end.
+	drainTimeout = 10 * time.Second
+	// drainGrace covers clients that resolved the task's address, or chose the task, just before it left
+	// their node's load balancer.
+	drainGrace = 200 * time.Millisecond
 )
 
-// drain waits until the other nodes send new connections elsewhere before the task is told to stop: neither an update nor a
-// service made smaller loses a request of clients that use the service's address or name.
+// drain waits until the other nodes send new connections to other tasks, before this one is told to
+// stop. So clients that use the service's address or name lose no request when a service is updated or
+// scaled down. It returns at once if the task is not ready, if no clients come from other nodes, and
+// if the whole service is removed.
 func (t *taskLoop) drain(ctx context.Context) {
 	t.mu.Lock()
 	ready, served := t.status.GetReady(), len(t.attached.Nameservers) > 0
-	desired, elsewhere := t.task.GetDesiredState(), t.departs
+	desired, elsewhere := t.task.GetDesiredState(), t.departing
 	service := t.task.GetServiceId()
 	t.mu.Unlock()
 	switch desired {
 	case swarmv1.TaskState_SHUTDOWN:
 		elsewhere = true
-	case swarmv1.TaskState_REMOVE: // A service that is removed has nowhere else to send them.
+	case swarmv1.TaskState_REMOVE: // A service that is removed has no other task to send them to.
 		elsewhere = elsewhere || t.r.deps.Objects.Get(swarmv1.AssignmentRef_ROUTING, service) != nil
 	}
 	for _, p := range t.revision.GetSpec().GetEndpointSpec().GetPorts() {
 		served = served || p.GetPublishMode() != swarmv1.PortConfig_HOST
 	}
 	if ready && served && elsewhere {
-		t.replaced(ctx)
+		t.awaitStop(ctx)
 		t.r.deps.Managers.AwaitProgrammed(ctx, t.id)
-		_ = pause.For(ctx, drainAfter)
+		_ = pause.For(ctx, drainGrace)
 	}
 }
 
-// replaced waits, for drainPatience at most, until the managers want the task's end: a host that goes down ends it itself.
-func (t *taskLoop) replaced(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, drainPatience)
+// awaitStop waits until the managers want the task's end, for drainTimeout at most. They do not yet if
+// the loop stops the task because the host goes down.
+func (t *taskLoop) awaitStop(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, drainTimeout)
 	defer cancel()
 	for {
 		t.mu.Lock()
-		ends, heard := t.gone || task.Stops(t.task.GetDesiredState()), t.heard
+		ends, heard := t.unassigned || task.Stops(t.task.GetDesiredState()), t.changed
 		t.mu.Unlock()
 		if ends {
 			return

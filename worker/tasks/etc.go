@@ -11,15 +11,16 @@ import (
 	"swarm/worker/engine"
 )
 
-// Files of the host that the container's are made from.
+// Files of the host from which those of containers are made.
 const (
 	hostResolvConf = "/etc/resolv.conf"
-	// systemdResolvConf names the real servers where resolv.conf names systemd's stub, which no other namespace reaches.
+	// systemdResolvConf has the real name servers if resolv.conf has systemd's stub, which can be reached
+	// only in the host's network namespace.
 	systemdResolvConf = "/run/systemd/resolve/resolv.conf"
 	hostHosts         = "/etc/hosts"
 )
 
-// etc makes the texts of a container's /etc.
+// etc composes the files in a container's /etc.
 type etc struct {
 	spec     *swarmv1.ContainerSpec
 	hostname string
@@ -27,7 +28,8 @@ type etc struct {
 	host     bool // in the host's network namespace
 }
 
-// resolvConf is the service's DNS configuration over the network's over the host's.
+// resolvConf returns the container's resolv.conf. The service's DNS configuration comes before the
+// host's. If the network has a name server, it is the only one: it asks the service's own servers.
 func (e etc) resolvConf() string {
 	r := readResolvConf(hostResolvConf)
 	if !e.host {
@@ -42,7 +44,7 @@ func (e etc) resolvConf() string {
 		r.servers = e.attached.Nameservers
 	}
 	if dns := e.spec.GetDnsConfig(); dns != nil {
-		if len(dns.Nameservers) > 0 && len(e.attached.Nameservers) == 0 { // which else ask them
+		if len(dns.Nameservers) > 0 && len(e.attached.Nameservers) == 0 {
 			r.servers = dns.Nameservers
 		}
 		if len(dns.Search) > 0 {
@@ -53,13 +55,15 @@ func (e etc) resolvConf() string {
 		}
 	}
 	if _, set := ndots(r.options); !set && len(e.attached.Nameservers) > 0 {
-		// A service's name is asked for as it is first: with a search domain it would go out, and somebody might have it.
+		// A service's name must be looked up as it is first. With a search domain appended, the query would
+		// leave the cluster, and a host elsewhere may have that name.
 		r.options = append(slices.Clip(r.options), "ndots:0")
 	}
 	return r.String()
 }
 
-// searchFirst: as in Docker, who sets ndots wants names without a dot looked for in the search domains, and not passed on.
+// searchFirst reports whether the service or the host sets ndots. As in Docker, names without a dot are
+// then looked up in the search domains, and are not passed on as they are.
 func searchFirst(spec *swarmv1.ContainerSpec) bool {
 	options := spec.GetDnsConfig().GetOptions()
 	if len(options) == 0 {
@@ -69,7 +73,8 @@ func searchFirst(spec *swarmv1.ContainerSpec) bool {
 	return n > 0
 }
 
-// ndots is how many dots a name must have to be asked for as it is at first; false: the options do not say.
+// ndots returns how many dots a name must have to be looked up as it is first; false: the options do
+// not set it.
 func ndots(options []string) (int, bool) {
 	for _, o := range slices.Backward(options) { // the last one counts
 		if text, ok := strings.CutPrefix(o, "ndots:"); ok {
@@ -81,7 +86,7 @@ func ndots(options []string) (int, bool) {
 	return 0, false
 }
 
-// hosts is the names a container knows without asking anyone.
+// hosts returns the container's hosts file.
 func (e etc) hosts() string {
 	var b strings.Builder
 	if e.host {
@@ -115,7 +120,7 @@ type resolv struct {
 func readResolvConf(path string) *resolv {
 	text, err := os.ReadFile(path)
 	if err != nil {
-		return &resolv{} // a host without one resolves nothing, and so do its containers
+		return &resolv{} // Without a resolv.conf neither the host nor its containers resolve names.
 	}
 	return parseResolvConf(string(text))
 }
@@ -139,7 +144,7 @@ func parseResolvConf(text string) *resolv {
 	return r
 }
 
-// dropLoopback drops servers that only the host's own namespace reaches.
+// dropLoopback removes the servers that can be reached only in the host's network namespace.
 func (r *resolv) dropLoopback() {
 	var kept []string
 	for _, s := range r.servers {

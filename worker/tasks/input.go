@@ -24,8 +24,9 @@ type inputs struct {
 	files      []engine.File
 }
 
-// inputsOf collects what a task names. Managers send it before the task; after a restart secrets come with the first
-// message of a session, and a task waits for them.
+// inputsOf collects the objects that a task names, and waits for those that are missing. Managers send
+// them before the task, but after a restart of the daemon the secrets come only with the first message
+// of a session.
 func (r *Runner) inputsOf(ctx context.Context, t *swarmv1.Task) (*inputs, error) {
 	for {
 		changed := r.deps.Objects.Changed()
@@ -42,7 +43,8 @@ func (r *Runner) inputsOf(ctx context.Context, t *swarmv1.Task) (*inputs, error)
 	}
 }
 
-// gather fails with ErrNotFound while something is not here yet, and ErrInvalidArgument when the task can never run.
+// gather collects the objects that a task names. It returns ErrNotFound while one is missing, and
+// ErrInvalidArgument if the task can never run.
 func (r *Runner) gather(t *swarmv1.Task) (*inputs, error) {
 	raw := r.deps.Objects.Revision(t)
 	if raw == nil {
@@ -64,7 +66,7 @@ func (r *Runner) gather(t *swarmv1.Task) (*inputs, error) {
 	return &inputs{task: t, revision: rev, attachment: r.attachment(t, rev), files: files}, nil
 }
 
-// network finds an assigned network, or makes one of those that every node has.
+// network returns an assigned network, or one of those that every node has; nil: neither.
 func (r *Runner) network(id string) *swarmv1.Network {
 	if n := r.deps.Objects.Get(swarmv1.AssignmentRef_NETWORK, id).GetNetwork(); n != nil {
 		return n
@@ -75,7 +77,8 @@ func (r *Runner) network(id string) *swarmv1.Network {
 	return nil
 }
 
-// attachment is what the task needs of the network. As in Docker, a task that names no network is on the node's bridge.
+// attachment returns what the task needs of the network. As in Docker, a task that names no network is
+// on the node's bridge.
 func (r *Runner) attachment(t *swarmv1.Task, rev *swarmv1.Revision) engine.Attachment {
 	a := engine.Attachment{
 		TaskID: t.Id, ServiceID: t.ServiceId, Upstreams: assignment.ContainerSpec(rev).GetDnsConfig().GetNameservers(),
@@ -101,7 +104,7 @@ func onHost(a engine.Attachment) bool {
 	return slices.ContainsFunc(a.Networks, func(u engine.NetworkUse) bool { return u.Driver() == engine.DriverHost })
 }
 
-// filesOf are the secrets and configs that the container sees.
+// filesOf returns the secrets and configs that the container sees.
 func (r *Runner) filesOf(spec *swarmv1.ContainerSpec) ([]engine.File, error) {
 	var files []engine.File
 	for _, ref := range spec.GetSecrets() {
@@ -125,7 +128,7 @@ func (r *Runner) filesOf(spec *swarmv1.ContainerSpec) ([]engine.File, error) {
 	return files, nil
 }
 
-// version picks a version's data; number 0 is the newest.
+// version returns the data of a version; number 0 is the newest.
 func version(all []*swarmv1.DataVersion, number uint64) ([]byte, error) {
 	var found *swarmv1.DataVersion
 	for _, v := range all {
@@ -153,7 +156,7 @@ func file(target *swarmv1.FileTarget, name, dir string, mode uint32, data []byte
 	return f
 }
 
-// container makes what the runtime needs, and writes the task's files.
+// container returns the container for the runtime, after it has written the task's files.
 func (r *Runner) container(in *inputs, attached engine.Attached) (engine.Container, error) {
 	c := engine.Container{
 		Task: in.task, Revision: in.revision, Netns: attached.Netns, Files: in.files, CgroupParent: r.cfg.CgroupParent,

@@ -101,7 +101,7 @@ func (r *Runner) Assign(id string, t *swarmv1.Task) {
 	loop := r.tasks[id]
 	if loop == nil && t != nil {
 		loop = newTaskLoop(r, t, nil)
-		loop.departs = r.deps.Managers.IsDeparting()
+		loop.departing = r.deps.Managers.IsDeparting()
 		r.tasks[id] = loop
 	}
 	r.mu.Unlock()
@@ -180,5 +180,5 @@ func (r *Runner) Has(taskID string) bool { return r.task(taskID) != nil }
 // IsLive reports whether the node has the task and the task may have a container, now or later.
 func (r *Runner) IsLive(taskID string) bool {
 	t := r.task(taskID)
-	return t != nil && !t.over()
+	return t != nil && !t.isOver()
 }

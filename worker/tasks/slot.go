@@ -7,16 +7,17 @@ import (
 )
 
 const (
-	// slotLimit is how long work with a container may hold a slot. Work that takes longer goes on without one: it waits for
-	// something, and so would all others.
+	// slotLimit is how long work with a container may hold a slot. Work that takes longer goes on without
+	// one: it waits for something, and with the slot all other tasks would wait too.
 	slotLimit = 10 * time.Second
-	// endPatience is how long work may take to end after its context has. Then it is left to itself.
-	endPatience = 2 * time.Second
+	// endTimeout is how long work may take to end after its context has ended. Then nobody waits for it.
+	endTimeout = 2 * time.Second
 )
 
-// slot runs do when one of the node's slots for work with containers is free. It returns when do has returned, or soon after
-// ctx has ended: a call of do's may hang in the kernel, in a file system that does not answer, where nothing can interrupt
-// it. It ends then by itself, at its next look at ctx, and its goroutine with it.
+// slot calls do when one of the node's slots for work with containers is free. It returns when do has
+// returned, or 2 s after ctx has ended: do may hang in the kernel, as in a file system that does not
+// answer, where nothing can interrupt it. In that case the goroutine of do ends when the hanging call
+// returns and do looks at ctx.
 func (r *Runner) slot(ctx context.Context, do func() error) error {
 	select {
 	case r.slots <- struct{}{}:
@@ -37,7 +38,7 @@ func (r *Runner) slot(ctx context.Context, do func() error) error {
 		return err
 	case <-ctx.Done():
 	}
-	ending := time.NewTimer(endPatience)
+	ending := time.NewTimer(endTimeout)
 	defer ending.Stop()
 	select {
 	case err := <-done:

@@ -12,9 +12,10 @@ import (
 	"swarm/worker/retry"
 )
 
-// tune gives the running container the limits of its task's revision. A task moves to another revision only when nothing
-// but limits differs; a daemon that adopted it does not know which it has, and so asks for those that it should have.
-func (t *taskLoop) tune(ctx context.Context) {
+// applyLimits gives the running container the limits of its task's revision. A task moves to another
+// revision only if the two differ in nothing but limits. A daemon that adopted the container does not
+// know which limits it has, and therefore sets them once.
+func (t *taskLoop) applyLimits(ctx context.Context) {
 	rev := t.r.deps.Objects.Revision(t.now())
 	if rev == nil || t.revision.GetNumber() == rev.GetNumber() {
 		return
@@ -22,13 +23,13 @@ func (t *taskLoop) tune(ctx context.Context) {
 	for try := 0; ; try++ {
 		err := t.r.deps.Runtime.Update(ctx, t.id, rev.GetSpec().GetTaskTemplate().GetResources())
 		switch {
-		case err == nil, errdefs.IsNotFound(err): // it has ended: the wait tells
-			t.tuned(rev)
+		case err == nil, errdefs.IsNotFound(err): // wait reports a container that has ended.
+			t.limitsApplied(rev)
 			return
 		case ctx.Err() != nil:
 			return
 		case !errdefs.IsUnavailable(err):
-			t.untuned(rev, err)
+			t.limitsRefused(rev, err)
 			return
 		}
 		t.r.deps.Log.Warn("change limits", "task", t.id, "err", err)
@@ -38,27 +39,29 @@ func (t *taskLoop) tune(ctx context.Context) {
 	}
 }
 
-// tuned notes which limits the container has, and takes back what untuned said.
-func (t *taskLoop) tuned(rev *swarmv1.Revision) {
+// limitsApplied notes that the container has the limits of rev, and withdraws an earlier refusal.
+func (t *taskLoop) limitsApplied(rev *swarmv1.Revision) {
 	t.revision = rev
 	t.mu.Lock()
 	refused := t.status.GetRefusedRevision() != 0
 	t.mu.Unlock()
 	if refused {
-		t.refuse(0, "")
+		t.setRefused(0, "")
 	}
 }
 
-// untuned tells the managers that the container goes on without the limits, so that they replace the task.
-func (t *taskLoop) untuned(rev *swarmv1.Revision, err error) {
+// limitsRefused tells the managers that the container runs on without the limits of rev, so that they
+// replace the task.
+func (t *taskLoop) limitsRefused(rev *swarmv1.Revision, err error) {
 	if t.revision == nil {
 		t.revision = t.r.deps.Objects.Revision(t.now())
 	}
 	t.r.deps.Log.Warn("limits stay as they were: the task will be replaced", "task", t.id, "err", err)
-	t.refuse(rev.GetNumber(), fmt.Sprintf("limits could not be changed while it runs, so it is replaced: %v", err))
+	t.setRefused(rev.GetNumber(), fmt.Sprintf("limits could not be changed while it runs, so it is replaced: %v", err))
 }
 
-func (t *taskLoop) refuse(revision uint64, text string) {
+// setRefused reports the revision whose limits were refused, and why; 0 and an empty text: none.
+func (t *taskLoop) setRefused(revision uint64, text string) {
 	t.mu.Lock()
 	s := t.status.CloneVT()
 	s.RefusedRevision, s.Err = revision, text
