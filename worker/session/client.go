@@ -145,7 +145,7 @@ func (c *Client) Conn() (grpc.ClientConnInterface, error) {
 // true then: the worker acts alone. It returns false as soon as there is a session, and when ctx
 // ends.
 func (c *Client) OutOfContact(ctx context.Context, delay time.Duration) bool {
-	return c.contact.alone(ctx, delay)
+	return c.contact.outOfContact(ctx, delay)
 }
 
 // Synced returns a channel that the first complete set of assignments closes, once it is applied.
@@ -165,8 +165,8 @@ func (c *Client) IsSynced() bool {
 // been out of contact with them for so long that it acts alone, or until ctx ends.
 func (c *Client) AwaitSynced(ctx context.Context) {
 	for !c.IsSynced() && ctx.Err() == nil {
-		changed := c.contact.next()
-		if c.contact.alone(ctx, 0) {
+		changed := c.contact.changes()
+		if c.contact.outOfContact(ctx, 0) {
 			return
 		}
 		select { // There is a session.

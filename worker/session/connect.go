@@ -34,7 +34,7 @@ func (c *Client) Run(ctx context.Context) error {
 			peer := queue[0]
 			queue = queue[1:]
 			last = peer.NodeId
-			lasted, err := c.sessionOfKey(ctx, peer.NodeId)
+			lasted, err := c.sessionUntilRenewal(ctx, peer.NodeId)
 			if ctx.Err() != nil {
 				break
 			}
@@ -48,7 +48,7 @@ func (c *Client) Run(ctx context.Context) error {
 				round, queue = 0, order(c.deps.Managers(), last)
 				continue
 			}
-			c.contact.refused(err)
+			c.contact.setRefusal(err)
 			c.logAttempt(round, peer.NodeId, err)
 			if len(queue) > 0 {
 				continue
@@ -62,16 +62,16 @@ func (c *Client) Run(ctx context.Context) error {
 	return nil
 }
 
-// errRenewed ends a session whose certificate has been replaced.
+// errRenewed ends a session because the node's certificate was renewed.
 var errRenewed = errors.New("the certificate of this node was renewed")
 
-// sessionOfKey is a session that ends in order when this node gets a new certificate: the managers
-// let a node use its former key until a session has shown the new one.
-func (c *Client) sessionOfKey(ctx context.Context, nodeID string) (lasted time.Duration, err error) {
+// sessionUntilRenewal serves a session, and ends it in order when this node gets a new certificate. The
+// managers let a node use its former key until it has opened a session with the new one.
+func (c *Client) sessionUntilRenewal(ctx context.Context, nodeID string) (lasted time.Duration, err error) {
 	if c.deps.Renewed == nil {
 		return c.session(ctx, nodeID)
 	}
-	renewed := c.deps.Renewed() // before the connection is made
+	renewed := c.deps.Renewed() // Before the connection is made, so that no renewal is missed.
 	stop, end := context.WithCancelCause(ctx)
 	var watch sync.WaitGroup
 	watch.Go(func() {
@@ -87,7 +87,7 @@ func (c *Client) sessionOfKey(ctx context.Context, nodeID string) (lasted time.D
 	return lasted, err
 }
 
-// logAttempt tells the first failures of a row to the operator, and all of them to who debugs.
+// logAttempt logs the failures of the first round as warnings, and later ones for debugging.
 func (c *Client) logAttempt(round int, node string, err error) {
 	if round == 0 {
 		c.deps.Log.Warn("manager does not serve this node", "node", node, "err", err)
@@ -96,7 +96,8 @@ func (c *Client) logAttempt(round int, node string, err error) {
 	c.deps.Log.Debug("manager does not serve this node", "node", node, "attempt", round+1, "err", err)
 }
 
-// order shuffles the managers, so that the sessions of all workers spread, with the one that was just lost at the end.
+// order shuffles the managers, so that the sessions of all workers spread. The manager that was just
+// lost comes last.
 func order(managers []*swarmv1.Peer, lost string) []*swarmv1.Peer {
 	out := make([]*swarmv1.Peer, 0, len(managers))
 	var tail []*swarmv1.Peer
@@ -110,7 +111,8 @@ func order(managers []*swarmv1.Peer, lost string) []*swarmv1.Peer {
 	return append(out, tail...)
 }
 
-// welcome opens the stream and exchanges the first messages.
+// welcome opens the stream and exchanges the first messages. It fails if the manager belongs to an older
+// epoch of the cluster.
 func (c *Client) welcome(ctx context.Context, nodeID string) (swarmv1.Dispatcher_SessionClient, *swarmv1.Welcome, error) {
 	conn, err := c.deps.Dial(nodeID)
 	if err != nil {
@@ -126,7 +128,7 @@ func (c *Client) welcome(ctx context.Context, nodeID string) (swarmv1.Dispatcher
 		Port: c.cfg.Port, SeenIndex: index, Epoch: epoch,
 	}
 	if err := stream.Send(&swarmv1.FromWorker{Message: &swarmv1.FromWorker_Hello{Hello: hello}}); err != nil {
-		if _, rerr := stream.Recv(); rerr != nil { // says why, where Send says EOF
+		if _, rerr := stream.Recv(); rerr != nil { // Recv says why; Send says only EOF.
 			err = rerr
 		}
 		return nil, nil, fmt.Errorf("greet manager %s: %w", nodeID, err)
@@ -135,7 +137,7 @@ func (c *Client) welcome(ctx context.Context, nodeID string) (swarmv1.Dispatcher
 	if err != nil {
 		return nil, nil, fmt.Errorf("greet manager %s: %w", nodeID, err)
 	}
-	if node := first.GetNode(); node != nil { // this node is none any more; the error behind it says so too
+	if node := first.GetNode(); node != nil { // The node was removed. An error that says so follows.
 		if c.deps.OnNode != nil {
 			c.deps.OnNode(node)
 		}
@@ -151,7 +153,7 @@ func (c *Client) welcome(ctx context.Context, nodeID string) (swarmv1.Dispatcher
 	if welcome.Epoch < epoch {
 		return nil, nil, fmt.Errorf("manager %s is of epoch %d of the cluster, this node has seen %d: %w", nodeID, welcome.Epoch, epoch, errdefs.ErrFailedPrecondition)
 	}
-	if welcome.Epoch > epoch { // the cluster was made anew from a snapshot: its indexes began anew as well
+	if welcome.Epoch > epoch { // The cluster was made anew from a snapshot, with new indexes.
 		c.contact.see(welcome.Epoch, 0)
 		c.deps.State.SetEpoch(welcome.Epoch)
 		c.deps.State.SetIndex(0)

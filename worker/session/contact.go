@@ -8,15 +8,15 @@ import (
 	"github.com/containerd/errdefs"
 )
 
-// contact is what the worker knows of its managers: whether it has a session, and the newest state that it has acted on.
+// contact says whether there is a session, and which state of the managers the node has acted on last.
 type contact struct {
 	mu      sync.Mutex    // guards what follows
 	manager string        // of the session; empty: none
-	since   time.Time     // of manager
+	since   time.Time     // when manager was set, or, without a session, when one was heard last
 	changed chan struct{} // closed and replaced when manager changes
 	epoch   uint64        // of the cluster
 	index   uint64        // of the store
-	refusal error         // why managers do not serve this node, as one said last; nil once one does
+	refusal error         // why the managers do not serve this node; nil once one does
 }
 
 func newContact(epoch, index uint64) *contact {
@@ -35,9 +35,9 @@ func (c *contact) see(epoch, index uint64) {
 	c.epoch, c.index = epoch, index
 }
 
-// refused notes that a manager does not serve this node, and will not by itself. Managers that cannot be reached, or are
-// not ready, say nothing of the node.
-func (c *contact) refused(err error) {
+// setRefusal notes that a manager does not serve this node, if err says that trying again is of no use.
+// Other errors mean only that a manager could not be reached or was not ready.
+func (c *contact) setRefusal(err error) {
 	if !errdefs.IsAlreadyExists(err) && !errdefs.IsPermissionDenied(err) {
 		return
 	}
@@ -46,7 +46,8 @@ func (c *contact) refused(err error) {
 	c.refusal = err
 }
 
-// set notes a session's begin, or with "" its end; since is when the manager was heard last.
+// set notes that a session has begun, or with "" that it has ended. since is when the manager was heard
+// last.
 func (c *contact) set(manager string, since time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -58,20 +59,19 @@ func (c *contact) set(manager string, since time.Time) {
 	c.changed = make(chan struct{})
 }
 
-// next returns what is closed when a session begins or ends.
-func (c *contact) next() <-chan struct{} {
+// changes returns a channel that is closed when a session begins or ends.
+func (c *contact) changes() <-chan struct{} {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.changed
 }
 
-// outOfContact is how long no manager must have been there before the worker acts alone: what the managers allow too
-// before they call a node down.
-const outOfContact = 10 * time.Second
+// aloneAfter is for how long the node must have been without a session before the worker acts alone. By
+// default the managers wait as long before they count a node as down.
+const aloneAfter = 10 * time.Second
 
-// alone waits for delay, and on until the worker is out of contact for good. It returns false as soon as there is a
-// session, and when ctx ends.
-func (c *contact) alone(ctx context.Context, delay time.Duration) bool {
+// outOfContact implements Client.OutOfContact.
+func (c *contact) outOfContact(ctx context.Context, delay time.Duration) bool {
 	until := time.Now().Add(delay)
 	for {
 		c.mu.Lock()
@@ -80,7 +80,7 @@ func (c *contact) alone(ctx context.Context, delay time.Duration) bool {
 		if manager != "" {
 			return false
 		}
-		wait := max(time.Until(until), time.Until(since.Add(outOfContact)))
+		wait := max(time.Until(until), time.Until(since.Add(aloneAfter)))
 		if wait <= 0 {
 			return true
 		}

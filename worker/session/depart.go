@@ -38,7 +38,7 @@ func (c *Client) IsDeparting() bool {
 }
 
 // departed notes that the managers count this node as down.
-func (c *Client) departed() { c.partOnce.Do(func() { close(c.parted) }) }
+func (c *Client) setDeparted() { c.partOnce.Do(func() { close(c.parted) }) }
 
 // Flush waits until the managers have every status that was reported, for 1 s at most.
 func (c *Client) Flush(ctx context.Context) {

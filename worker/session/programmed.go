@@ -13,12 +13,12 @@ const (
 	programRetryLimit = 4 * time.Second
 )
 
-// act waits for each message of assignments, and for those that came with it, to be in force, and has the writer say so.
-// It never returns nil.
-func (s *session) act(ctx context.Context) error {
+// awaitProgrammed waits until the assignments that the worker has applied are programmed, and has the
+// writer acknowledge them. It never returns nil.
+func (s *session) awaitProgrammed(ctx context.Context) error {
 	for {
 		select {
-		case <-s.fresh:
+		case <-s.appliedGrew:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -41,11 +41,11 @@ func (s *session) act(ctx context.Context) error {
 	}
 }
 
-// assigns notes that the worker has the assignments of this sequence.
-func (s *session) assigns(sequence uint64) {
+// setApplied notes that the worker has applied the assignments up to this sequence.
+func (s *session) setApplied(sequence uint64) {
 	s.applied.Store(sequence)
 	select {
-	case s.fresh <- struct{}{}:
+	case s.appliedGrew <- struct{}{}:
 	default:
 	}
 }

@@ -9,14 +9,16 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// statusExtra is what a status takes in a report beside its own size, in bytes, with the epoch and the sequence.
+// statusExtra is how many bytes a status takes in a report beside its own size: its framing, the epoch
+// and the sequence.
 const statusExtra = 64
 
-// reports is the queue of statuses on their way to the managers: of each task only the last one counts. One report is on
-// its way at a time; what comes up meanwhile makes the next, so batches grow with the load and nothing waits for a timer.
+// reports is the queue of statuses on their way to the managers. Of each task it keeps only the last
+// one. One report is on its way at a time, and the statuses that come up meanwhile make the next one,
+// so batches grow with the load and no status waits for a timer.
 //
-// Passing states (ACCEPTED, PREPARING, STARTING) nobody acts on: they travel with the next report that matters, or with
-// the next heartbeat, so that a task that starts quickly costs the managers one write and waits for none.
+// Nobody acts on transient states (ACCEPTED, PREPARING, STARTING). They travel with the next urgent
+// status or the next heartbeat, so that a task that starts quickly costs the managers one write.
 type reports struct {
 	mu       sync.Mutex                     // guards what follows
 	pending  map[string]*swarmv1.TaskStatus // by task, not sent
@@ -24,7 +26,7 @@ type reports struct {
 	urgent   bool                           // something in pending must not wait for a heartbeat
 	sequence uint64
 	wake     chan struct{} // one token: look again
-	idle     chan struct{} // closed when the managers have all there is to say; nil while nobody waits for that
+	idle     chan struct{} // closed when both maps are empty; nil while nobody waits for that
 }
 
 func newReports() *reports {
@@ -49,7 +51,8 @@ func (r *reports) nudge() {
 	}
 }
 
-// begin is called with each new session: what the last one did not acknowledge is sent again.
+// begin prepares the queue for a new session: the statuses that the last one did not acknowledge are
+// sent again.
 func (r *reports) begin() {
 	r.mu.Lock()
 	for id, s := range r.inflight {
@@ -63,8 +66,9 @@ func (r *reports) begin() {
 	r.nudge()
 }
 
-// next takes the next report, or nil: nothing to say, or the last one is not acknowledged. Unless flush, passing states
-// alone are nothing to say. A report is one that managers take, see bounds.Report: what does not fit makes further ones.
+// next returns the next report, or nil if nothing is to be sent or the last report is not acknowledged.
+// Without flush it returns a report only if a status in it is urgent. A report is within the limits of
+// bounds.Report; statuses that do not fit make further reports.
 func (r *reports) next(sessionEpoch uint64, flush bool) *swarmv1.StatusReport {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -75,7 +79,8 @@ func (r *reports) next(sessionEpoch uint64, flush bool) *swarmv1.StatusReport {
 	report := &swarmv1.StatusReport{Sequence: r.sequence + 1}
 	size := 0
 	for id, s := range r.pending {
-		// A report that managers refuse would be sent again in every session, and hold up all other tasks.
+		// Managers would refuse a status that is too large, in every session again, and with it the
+		// statuses of all other tasks in the report.
 		taken, _ := bounds.Status(s)
 		size += taken.SizeVT() + statusExtra
 		if len(r.inflight) == bounds.MaxUpdates || len(r.inflight) > 0 && size > bounds.MaxReport {
@@ -94,7 +99,7 @@ func (r *reports) next(sessionEpoch uint64, flush bool) *swarmv1.StatusReport {
 	return report
 }
 
-// ack returns the statuses that the managers have now, and that are still their tasks' last.
+// ack notes that the managers have a report. It returns its statuses that are still their tasks' last.
 func (r *reports) ack(sequence uint64) []*swarmv1.TaskStatus {
 	r.mu.Lock()
 	if r.inflight == nil || sequence < r.sequence {
@@ -117,7 +122,7 @@ func (r *reports) ack(sequence uint64) []*swarmv1.TaskStatus {
 	return current
 }
 
-// drop forgets a task that the managers no longer know.
+// drop removes the status of a task that is not assigned any more.
 func (r *reports) drop(taskID string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -125,7 +130,7 @@ func (r *reports) drop(taskID string) {
 	r.closeIdleLocked()
 }
 
-// delivered returns what is closed once the managers have all there is to say.
+// delivered returns a channel that is closed once the managers have acknowledged every status.
 func (r *reports) delivered() <-chan struct{} {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -144,7 +149,7 @@ func (r *reports) closeIdleLocked() {
 	}
 }
 
-// unackedSequence is the report that waits for its acknowledgement; 0: none does.
+// unackedSequence returns the sequence of the report that is not acknowledged yet; 0: there is none.
 func (r *reports) unackedSequence() uint64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()

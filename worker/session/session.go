@@ -17,31 +17,32 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// session is one stream to one manager. Its reader, its writer, its watchdog and who waits for what came to be in
-// force end together.
+// session is one stream to one manager. Its goroutines end together: the reader, the writer, the
+// watchdog, and the one that waits until assignments are programmed.
 type session struct {
 	c       *Client
 	stream  swarmv1.Dispatcher_SessionClient
 	welcome *swarmv1.Welcome
 	period  time.Duration // of heartbeats
-	lease   time.Duration // of single-writer tasks, after a heartbeat that was confirmed
-	greeted time.Duration // before the session was recorded, since boot
+	lease   time.Duration // of single-writer tasks, counted from a confirmed heartbeat
+	greeted time.Duration // when this node opened the session, since boot
 
 	mu   sync.Mutex               // guards sent
 	sent map[uint64]time.Duration // when heartbeats were sent that are not confirmed, since boot
 
-	assigned   uint64        // sequence of the last assignments; the reader's
-	beat       uint64        // sequence of the last heartbeat; the writer's
-	answered   atomic.Uint64 // sequence of the last heartbeat answered
-	heard      atomic.Int64  // Unix ns of the manager's last message
-	applied    atomic.Uint64 // sequence of the last assignments that the worker has
-	fresh      chan struct{} // capacity 1: applied has grown
-	programmed chan uint64   // sequences to acknowledge
+	lastAssigned uint64        // sequence of the last assignments; the reader's
+	beat         uint64        // sequence of the last heartbeat; the writer's
+	answered     atomic.Uint64 // sequence of the last heartbeat answered
+	heard        atomic.Int64  // Unix ns of the manager's last message
+	applied      atomic.Uint64 // sequence of the last assignments that the worker has
+	appliedGrew  chan struct{} // capacity 1: applied has grown
+	programmed   chan uint64   // sequences to acknowledge
 }
 
-// session serves one stream until it ends, and says how long it lasted after the manager's welcome.
+// session serves one stream until it ends. It returns how long the stream lasted after the manager's
+// welcome.
 func (c *Client) session(stop context.Context, nodeID string) (lasted time.Duration, err error) {
-	// The stream outlives stop, for a goodbye.
+	// The stream outlives stop, so that it can be closed in order.
 	ctx, cancel := context.WithCancelCause(context.WithoutCancel(stop))
 	defer cancel(nil)
 	abandon := context.AfterFunc(stop, func() { cancel(context.Cause(stop)) })
@@ -62,7 +63,7 @@ func (c *Client) session(stop context.Context, nodeID string) (lasted time.Durat
 	c.deps.Log.Info("session", "node", nodeID, "session", welcome.SessionEpoch)
 	c.reports.begin()
 	s := &session{
-		c: c, stream: stream, welcome: welcome, fresh: make(chan struct{}, 1), programmed: make(chan uint64),
+		c: c, stream: stream, welcome: welcome, appliedGrew: make(chan struct{}, 1), programmed: make(chan uint64),
 		lease: bounds.Lease(welcome.GetLease().AsDuration(), defaultLease), greeted: greeted, sent: make(map[uint64]time.Duration),
 	}
 	s.period = bounds.Heartbeat(welcome.GetHeartbeatPeriod().AsDuration(), defaultHeartbeat)
@@ -76,7 +77,7 @@ func (c *Client) session(stop context.Context, nodeID string) (lasted time.Durat
 	}
 	g, gctx := errgroup.WithContext(stop)
 	read, wrote := make(chan struct{}), make(chan struct{})
-	g.Go(func() error { // ends the stream, and so all that wait for it, when one has failed
+	g.Go(func() error { // ends the stream when a goroutine has failed, so that the reader ends too
 		<-gctx.Done()
 		if stop.Err() != nil {
 			s.goodbye(read, wrote)
@@ -87,17 +88,18 @@ func (c *Client) session(stop context.Context, nodeID string) (lasted time.Durat
 	g.Go(func() error { defer close(read); return s.read() })
 	g.Go(func() error { defer close(wrote); return s.write(gctx) })
 	g.Go(func() error { return s.watch(gctx) })
-	g.Go(func() error { return s.act(gctx) })
+	g.Go(func() error { return s.awaitProgrammed(gctx) })
 	err = g.Wait()
 	return time.Since(began), cause(ctx, err)
 }
 
-// goodbyePatience bounds how long a manager's answer to a goodbye may hold up a daemon that stops.
-const goodbyePatience = time.Second
+// goodbyeTimeout is how long a daemon that stops waits for the manager to end the stream.
+const goodbyeTimeout = time.Second
 
-// goodbye ends the stream in order, so that a daemon that is restarted is not taken for a host that is gone.
+// goodbye ends the stream in order, so that the managers do not take a daemon that restarts for a host
+// that is gone.
 func (s *session) goodbye(read, wrote <-chan struct{}) {
-	late := time.NewTimer(goodbyePatience)
+	late := time.NewTimer(goodbyeTimeout)
 	defer late.Stop()
 	select {
 	case <-wrote:
@@ -111,7 +113,7 @@ func (s *session) goodbye(read, wrote <-chan struct{}) {
 	}
 }
 
-// cause prefers why we ended the stream over what the stream says about it.
+// cause returns why this node ended the stream, or the error of the stream if the node did not.
 func cause(ctx context.Context, err error) error {
 	if c := context.Cause(ctx); c != nil && !errors.Is(c, context.Canceled) {
 		return c
@@ -119,7 +121,7 @@ func cause(ctx context.Context, err error) error {
 	return err
 }
 
-// read acts on what the manager sends. It never returns nil.
+// read acts on the messages of the manager. It never returns nil.
 func (s *session) read() error {
 	for {
 		msg, err := s.stream.Recv()
@@ -135,10 +137,10 @@ func (s *session) read() error {
 		case *swarmv1.ToWorker_StatusAck:
 			s.c.acked(m.StatusAck.GetSequence())
 		case *swarmv1.ToWorker_DepartureAck:
-			s.c.departed()
+			s.c.setDeparted()
 		case *swarmv1.ToWorker_HeartbeatAck:
 			s.answered.Store(m.HeartbeatAck.GetSequence())
-			if err := s.confirmed(m.HeartbeatAck.GetConfirmed()); err != nil {
+			if err := s.renewLease(m.HeartbeatAck.GetConfirmed()); err != nil {
 				return err
 			}
 		case *swarmv1.ToWorker_Node:
@@ -153,27 +155,28 @@ func (s *session) read() error {
 func (s *session) assignments(msg *swarmv1.Assignments) error {
 	epoch, index := s.c.contact.seen()
 	switch {
-	case s.assigned == 0 && !msg.Complete:
+	case s.lastAssigned == 0 && !msg.Complete:
 		return fmt.Errorf("assignments begin with a change and not with a complete set: %w", errdefs.ErrAborted)
-	case s.assigned != 0 && msg.Sequence != s.assigned+1:
-		return fmt.Errorf("assignments %d came after %d: one is missing: %w", msg.Sequence, s.assigned, errdefs.ErrAborted)
+	case s.lastAssigned != 0 && msg.Sequence != s.lastAssigned+1:
+		return fmt.Errorf("assignments %d came after %d: one is missing: %w", msg.Sequence, s.lastAssigned, errdefs.ErrAborted)
 	case msg.Index < index:
 		return fmt.Errorf("manager is behind: its state is of index %d, this node has acted on %d: %w", msg.Index, index, errdefs.ErrUnavailable)
 	}
-	begins := s.assigned == 0
-	s.assigned = msg.Sequence
+	begins := s.lastAssigned == 0
+	s.lastAssigned = msg.Sequence
 	msg, left := bounds.Assignments(msg)
 	for _, why := range left {
 		s.c.sampled.Log(slog.LevelError, "assignments", "an assignment is not used: it is not well formed", "err", why)
 	}
 	s.c.apply(msg)
 	if begins {
-		// Only now: whatever the managers decided while this node was fenced is known, and tasks that went elsewhere stop.
+		// The lease begins only now. The managers may have given tasks to other nodes while this node had
+		// no lease, and these tasks have been told to stop.
 		if err := s.c.deps.Lease.Begin(s.greeted + s.lease); err != nil {
 			return err
 		}
 	}
-	s.assigns(msg.Sequence)
+	s.setApplied(msg.Sequence)
 	if msg.Index > index {
 		s.c.contact.see(epoch, msg.Index)
 		s.c.deps.State.SetIndex(msg.Index)
@@ -181,7 +184,8 @@ func (s *session) assignments(msg *swarmv1.Assignments) error {
 	return nil
 }
 
-// write sends heartbeats, and whatever there is to say as soon as it may be said. It never returns nil.
+// write sends heartbeats, and statuses, acknowledgements and descriptions when there are any. It never
+// returns nil.
 func (s *session) write(ctx context.Context) error {
 	ticker := time.NewTicker(s.period)
 	defer ticker.Stop()
@@ -199,7 +203,7 @@ func (s *session) write(ctx context.Context) error {
 			}
 			if sequence := s.c.reports.unackedSequence(); sequence != waiting || sequence == 0 {
 				waiting, unacked = sequence, 0
-			} else if unacked++; err == nil && unacked > ackPatience {
+			} else if unacked++; err == nil && unacked > maxUnacked {
 				err = fmt.Errorf("status report %d was not acknowledged for %d heartbeats: %w", sequence, unacked, errdefs.ErrUnavailable)
 			}
 		case <-s.c.reports.wake:
@@ -212,7 +216,7 @@ func (s *session) write(ctx context.Context) error {
 		case <-s.c.redescribe:
 			err = s.stream.Send(&swarmv1.FromWorker{Message: &swarmv1.FromWorker_Description{Description: s.c.describe()}})
 		case <-held:
-			held, err = s.holdings(ctx)
+			held, err = s.reportImages(ctx)
 		}
 		if err != nil {
 			return err
@@ -224,16 +228,18 @@ const (
 	// defaultLease is the managers' default session timeout.
 	defaultLease     = 10 * time.Second
 	defaultHeartbeat = time.Second
-	// missedHeartbeats unanswered in a row end a session: the managers count the same way.
+	// missedHeartbeats is how many heartbeats in a row without an answer end a session. The managers
+	// count the same way.
 	missedHeartbeats = 3
 )
 
-// ackPatience is how many heartbeats a report may wait: a manager that cannot commit for so long is cut off from the
-// leader, and should have ended the session itself.
-const ackPatience = 10
+// maxUnacked is for how many heartbeats a report may wait for its acknowledgement. A manager that cannot
+// commit for longer is cut off from the leader, and should have ended the session itself.
+const maxUnacked = 10
 
-// watch fails when the last heartbeats were not answered. It is no part of the writer, which a manager that reads nothing
-// any more keeps from looking. Periods are counted, not time: a node that was suspended must not blame the manager.
+// watch returns an error when the last heartbeats were not answered. It is not part of the writer,
+// because a manager that reads nothing any more blocks the writer. It counts heartbeat periods, not
+// time, because a node that was suspended must not blame the manager.
 func (s *session) watch(ctx context.Context) error {
 	ticker := time.NewTicker(s.period)
 	defer ticker.Stop()
@@ -251,15 +257,16 @@ func (s *session) watch(ctx context.Context) error {
 	return fmt.Errorf("manager has not answered %d heartbeats: %w", missedHeartbeats, errdefs.ErrUnavailable)
 }
 
-// confirmed renews the lease from when a heartbeat was sent that the leader has heard of. A lease that has run out begins
-// again only with a session, and its complete assignments: an error ends this one.
-func (s *session) confirmed(sequence uint64) error {
+// renewLease renews the lease of single-writer tasks. It counts from the time at which the confirmed
+// heartbeat was sent. If the lease has run out it returns an error, which ends the session: a lease
+// begins again only with a new session and its complete set of assignments.
+func (s *session) renewLease(sequence uint64) error {
 	s.mu.Lock()
 	at, ok := s.sent[sequence]
 	maps.DeleteFunc(s.sent, func(n uint64, _ time.Duration) bool { return n <= sequence })
 	s.mu.Unlock()
 	switch {
-	case !ok || s.assigned == 0:
+	case !ok || s.lastAssigned == 0:
 		return nil
 	case s.c.deps.Lease.Left() <= 0:
 		return fmt.Errorf("no heartbeat was confirmed for %s, the lease of this node: %w", s.lease, errdefs.ErrAborted)
@@ -276,7 +283,7 @@ func (s *session) heartbeat() error {
 	return s.stream.Send(&swarmv1.FromWorker{Message: &swarmv1.FromWorker_Heartbeat{Heartbeat: &swarmv1.Heartbeat{Sequence: s.beat}}})
 }
 
-// report sends the next report if there is one; with flush also of passing states.
+// report sends the next report if there is one. With flush it also sends statuses that are not urgent.
 func (s *session) report(flush bool) error {
 	r := s.c.reports.next(s.welcome.SessionEpoch, flush)
 	if r == nil {
@@ -285,11 +292,11 @@ func (s *session) report(flush bool) error {
 	return s.stream.Send(&swarmv1.FromWorker{Message: &swarmv1.FromWorker_Status{Status: r}})
 }
 
-// holdings tells which images the node has, and returns the channel of the next change.
-func (s *session) holdings(ctx context.Context) (<-chan struct{}, error) {
+// reportImages sends which images the node holds. It returns a channel that the next change closes.
+func (s *session) reportImages(ctx context.Context) (<-chan struct{}, error) {
 	changed := s.c.deps.Images.Changed()
 	held, err := s.c.deps.Images.List(ctx)
-	if err != nil { // the runtime is not up yet, or starts again: it will report a change
+	if err != nil { // The runtime is not up. When it is, it closes changed.
 		s.c.deps.Log.Warn("list images", "err", err)
 		return changed, nil
 	}

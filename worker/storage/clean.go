@@ -13,10 +13,10 @@ import (
 )
 
 const (
-	// cleanEvery is between two looks.
-	cleanEvery = time.Minute
-	// freshImage is how long an image stays in any case: somebody is about to use it.
-	freshImage = 5 * time.Minute
+	// cleanInterval is the time between two looks at the disk.
+	cleanInterval = time.Minute
+	// minImageAge is how long an image stays after it came or was used: a task may be about to use it.
+	minImageAge = 5 * time.Minute
 )
 
 // Run cleans the disk until ctx ends: every minute, and when the disk has filled or emptied. It begins
@@ -30,7 +30,7 @@ func (d *Disk) Run(ctx context.Context) error {
 	case <-ctx.Done():
 		return nil
 	}
-	tick := time.NewTicker(cleanEvery)
+	tick := time.NewTicker(cleanInterval)
 	defer tick.Stop()
 	for {
 		changed := d.deps.Space.Changed()
@@ -46,12 +46,13 @@ func (d *Disk) Run(ctx context.Context) error {
 	}
 }
 
-// clean removes what is old, and, when the disk is too full, images and then logs that are not, the oldest first.
+// clean removes containers without a task and old images. If the disk is too full it also removes
+// younger images and then logs, the oldest first.
 func (d *Disk) clean(ctx context.Context) error {
 	if _, _, err := d.removeDead(ctx); err != nil {
 		return err
 	}
-	idle, err := d.idle(ctx)
+	idle, err := d.unusedImages(ctx)
 	if err != nil {
 		return err
 	}
@@ -74,11 +75,11 @@ func (d *Disk) clean(ctx context.Context) error {
 	if !was {
 		d.deps.Log.Info("the disk fills: images and logs that nothing needs are removed", "used", used, "until", d.cfg.Stop)
 	}
-	return d.relieve(ctx, idle)
+	return d.freeSpace(ctx, idle)
 }
 
-// relieve removes until the disk is empty enough.
-func (d *Disk) relieve(ctx context.Context, idle []engine.Holding) error {
+// freeSpace removes images, and then logs of former tasks, until the disk is less full than cfg.Stop.
+func (d *Disk) freeSpace(ctx context.Context, idle []engine.Holding) error {
 	enough := func() bool {
 		space, err := d.deps.Space.Now()
 		return err != nil || space.UsedPercent() < d.cfg.Stop
@@ -99,20 +100,20 @@ func (d *Disk) relieve(ctx context.Context, idle []engine.Holding) error {
 	return nil
 }
 
-// idle lists the images that may be removed as far as this node knows, those unused for the longest time first.
-func (d *Disk) idle(ctx context.Context) ([]engine.Holding, error) {
+// unusedImages lists the images that this node does not need, those unused for the longest time first.
+func (d *Disk) unusedImages(ctx context.Context) ([]engine.Holding, error) {
 	held, _, err := d.deps.Storage.Holdings(ctx)
 	if err != nil {
 		return nil, err
 	}
-	d.forget(held)
+	d.forgetGone(held)
 	var idle []engine.Holding
 	for _, h := range held {
 		digest := h.Image.GetDigest()
 		switch {
-		case h.Containers > 0 || d.uses(digest):
-			d.touch(digest)
-		case !d.keeps(digest) && time.Since(d.lastUse(h)) >= freshImage:
+		case h.Containers > 0 || d.usesImage(digest):
+			d.noteUse(digest)
+		case !d.keepsImage(digest) && time.Since(d.lastUse(h)) >= minImageAge:
 			idle = append(idle, h)
 		}
 	}
@@ -120,24 +121,24 @@ func (d *Disk) idle(ctx context.Context) ([]engine.Holding, error) {
 	return idle, nil
 }
 
-// noteEvery is how exactly it is written down when an image was used.
-const noteEvery = time.Hour
+// useGranularity is how often state.db is told that an image is still in use.
+const useGranularity = time.Hour
 
-// touch notes that an image is used. It is written down too: a restart of the daemon must neither make the image look
-// unused nor begin its time anew.
-func (d *Disk) touch(digest string) {
+// noteUse notes that an image is in use now. state.db keeps the time, so that a restart of the daemon
+// does not change for how long the image has been unused.
+func (d *Disk) noteUse(digest string) {
 	now := time.Now()
 	d.mu.Lock()
 	before := d.used[digest]
 	d.used[digest] = now
 	d.mu.Unlock()
-	if !before.Truncate(noteEvery).Equal(now.Truncate(noteEvery)) {
+	if !before.Truncate(useGranularity).Equal(now.Truncate(useGranularity)) {
 		d.deps.State.SetImageUse(digest, now)
 	}
 }
 
-// forget drops what is known of images that are gone.
-func (d *Disk) forget(held []engine.Holding) {
+// forgetGone drops what is known of images that are not held any more.
+func (d *Disk) forgetGone(held []engine.Holding) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for digest := range d.used {
@@ -148,7 +149,7 @@ func (d *Disk) forget(held []engine.Holding) {
 	}
 }
 
-// lastUse is when an image was last seen to be used, or came.
+// lastUse returns when an image was last seen in use, or when it came if that is later.
 func (d *Disk) lastUse(h engine.Holding) time.Time {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -158,10 +159,11 @@ func (d *Disk) lastUse(h engine.Holding) time.Time {
 	return h.Since
 }
 
-// releasePatience bounds the wait for a manager.
-const releasePatience = 10 * time.Second
+// releaseTimeout bounds the wait for a manager's answer.
+const releaseTimeout = 10 * time.Second
 
-// remove asks a manager, and removes the image if it may.
+// remove asks a manager whether the image may go, and removes it if so. If the removal fails, it tells
+// the managers that the image stays.
 func (d *Disk) remove(ctx context.Context, h engine.Holding) (removed bool, err error) {
 	digest := h.Image.GetDigest()
 	granted, err := d.release(ctx, digest, false)
@@ -179,15 +181,16 @@ func (d *Disk) remove(ctx context.Context, h engine.Holding) (removed bool, err 
 	if _, uerr := d.release(context.WithoutCancel(ctx), digest, true); uerr != nil {
 		return false, fmt.Errorf("%w; and the managers do not know that the image stays: %w", err, uerr)
 	}
-	if errdefs.IsFailedPrecondition(err) { // a container was made from it this moment
+	if errdefs.IsFailedPrecondition(err) { // A container was made from the image meanwhile.
 		return false, nil
 	}
 	return false, err
 }
 
-// release asks the manager that this node is in contact with.
+// release asks the manager of the session whether the image may go, or with undo tells it that the image
+// stays.
 func (d *Disk) release(ctx context.Context, digest string, undo bool) (granted bool, err error) {
-	ctx, cancel := context.WithTimeout(ctx, releasePatience)
+	ctx, cancel := context.WithTimeout(ctx, releaseTimeout)
 	defer cancel()
 	conn, err := d.deps.Conn()
 	if err != nil {

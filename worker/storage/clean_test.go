@@ -189,7 +189,7 @@ func TestCleaner_ARestartKeepsWhatItKnows(t *testing.T) {
 	image.Containers = 1
 	f := &fakeDisk{held: []engine.Holding{image}}
 	first, save := newTestDiskIn(t, dir, f, Config{})
-	if _, err := first.idle(t.Context()); err != nil {
+	if _, err := first.unusedImages(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if err := save(); err != nil {
@@ -203,7 +203,7 @@ func TestCleaner_ARestartKeepsWhatItKnows(t *testing.T) {
 		t.Errorf("began %s, and after the restart %s", want, got)
 	}
 	f.held = nil
-	if _, err := second.idle(t.Context()); err != nil || len(second.used) > 0 {
+	if _, err := second.unusedImages(t.Context()); err != nil || len(second.used) > 0 {
 		t.Errorf("an image that is gone is remembered: %v, %v", second.used, err)
 	}
 }

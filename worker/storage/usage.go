@@ -17,7 +17,8 @@ import (
 
 var errNoStorage = errdefs.ErrNotImplemented.WithMessage("this node keeps nothing on a disk: its containers are simulated")
 
-// Usage implements swarmv1.DiskServer. One call at a time looks at the disk: containers may have made millions of files.
+// Usage implements swarmv1.DiskServer. Only one call at a time measures the disk, because containers may
+// have made millions of files; others wait for their turn.
 func (d *Disk) Usage(ctx context.Context, _ *swarmv1.DiskUsageRequest) (*swarmv1.DiskUsageResponse, error) {
 	if d.deps.Storage == nil || d.deps.Space == nil {
 		return nil, errNoStorage
@@ -101,7 +102,8 @@ func (d *Disk) logSizes() []engine.LogSize {
 	return d.deps.Logs.Sizes()
 }
 
-// Prune implements swarmv1.DiskServer. The manager has judged which images may go; those that a container uses stay.
+// Prune implements swarmv1.DiskServer. The manager has chosen the images; those that a live task or a
+// container uses stay.
 func (d *Disk) Prune(ctx context.Context, req *swarmv1.DiskPruneRequest) (*swarmv1.DiskPruneResponse, error) {
 	out := &swarmv1.DiskPruneResponse{}
 	if d.deps.Storage == nil {
@@ -131,7 +133,8 @@ func (d *Disk) Prune(ctx context.Context, req *swarmv1.DiskPruneRequest) (*swarm
 	return out, err
 }
 
-// removeImages removes those that nothing on this node uses or is to keep.
+// removeImages removes the images that no live task and no container of this node uses. It returns the
+// bytes by which the images on the disk have become smaller.
 func (d *Disk) removeImages(ctx context.Context, digests []string) (removed []string, bytes int64, err error) {
 	if len(digests) == 0 {
 		return nil, 0, nil
@@ -141,7 +144,7 @@ func (d *Disk) removeImages(ctx context.Context, digests []string) (removed []st
 		return nil, 0, err
 	}
 	for _, digest := range digests {
-		if d.uses(digest) {
+		if d.usesImage(digest) {
 			continue
 		}
 		switch err := d.deps.Images.Remove(ctx, digest); {
@@ -155,17 +158,19 @@ func (d *Disk) removeImages(ctx context.Context, digests []string) (removed []st
 	return removed, before - after, err
 }
 
-// isDead says whether a container belongs to no task.
+// isDead reports whether a container belongs to no task. It is false until the managers have said which
+// tasks there are.
 func (d *Disk) isDead(f engine.Found) bool { return d.isSynced() && !d.deps.Tasks.Has(f.TaskID) }
 
-// removeDead removes what is left of containers that belong to no task.
+// removeDead removes the containers that belong to no task. It returns their task ids and how many bytes
+// they had written.
 func (d *Disk) removeDead(ctx context.Context) (ids []string, bytes int64, err error) {
 	dead, err := d.deps.Containers.List(ctx)
 	if err != nil {
 		return nil, 0, err
 	}
 	dead = slices.DeleteFunc(dead, func(f engine.Found) bool { return !d.isDead(f) })
-	if len(dead) == 0 { // mostly: adding up what all containers have written takes its time
+	if len(dead) == 0 { // The common case: it saves adding up what all containers have written.
 		return nil, 0, nil
 	}
 	sizes, err := d.deps.Storage.ContainerSizes(ctx)
@@ -181,8 +186,8 @@ func (d *Disk) removeDead(ctx context.Context) (ids []string, bytes int64, err e
 	return ids, bytes, nil
 }
 
-// uses says whether a task of this node is of the image.
-func (d *Disk) uses(digest string) bool {
+// usesImage reports whether a live task of this node has the image.
+func (d *Disk) usesImage(digest string) bool {
 	return slices.ContainsFunc(d.deps.Objects.List(swarmv1.AssignmentRef_TASK), func(a *swarmv1.Assignment) bool {
 		t := a.GetTask()
 		_, pinned, _ := strings.Cut(assignment.ContainerSpec(d.deps.Objects.Revision(t)).GetImage(), "@")
@@ -190,8 +195,8 @@ func (d *Disk) uses(digest string) bool {
 	})
 }
 
-// keeps says whether the cluster wants this node to have a copy.
-func (d *Disk) keeps(digest string) bool {
+// keepsImage reports whether the managers want this node to keep a copy of the image.
+func (d *Disk) keepsImage(digest string) bool {
 	return slices.ContainsFunc(d.deps.Objects.List(swarmv1.AssignmentRef_IMAGE), func(a *swarmv1.Assignment) bool {
 		return a.GetImage().GetDigest() == digest
 	})
