@@ -22,26 +22,26 @@ type Config struct {
 	NodeID string
 	// Hostname is the host's own name. A manager may give the node another name in the cluster.
 	Hostname string
-	// ClusterID names the cluster to which the content of StateDir belongs. The content is dropped if
-	// it belongs to another one.
+	// ClusterID names the cluster to which the content of StateDir belongs. The content is dropped
+	// if it belongs to another one.
 	ClusterID string
 	// MachineID, Addr, DataPathAddr and Port are told to the managers.
 	MachineID    string
 	Addr         string
 	DataPathAddr string
 	Port         uint32
-	// StateDir is the folder of state.db. It must survive a reboot. RunDir is the folder of the tasks'
-	// small files and of the lease. It must not survive one, and should be in memory. Both must be
-	// absolute.
+	// StateDir is the folder of state.db. It must survive a reboot. RunDir is the folder of the
+	// tasks' small files and of the lease. It must not survive one, and should be in memory. Both
+	// must be absolute.
 	StateDir string
 	RunDir   string
 	// CgroupParent is the cgroup under which the runtime puts containers.
 	CgroupParent string
-	// Starts is how many containers are created, started or removed at the same time. Default 4: more
-	// would only queue in runc.
+	// Starts is how many containers are created, started or removed at the same time. Default 4:
+	// more would only queue in runc.
 	Starts int
-	// ConnectTimeout is how long a manager may take to welcome this node before the next one is tried.
-	// Default 2 s.
+	// ConnectTimeout is how long a manager may take to welcome this node before the next one is
+	// tried. Default 2 s.
 	ConnectTimeout time.Duration
 	// MaxBackoff caps the pause after no manager could be reached. Default 2 s.
 	MaxBackoff time.Duration
@@ -81,16 +81,16 @@ func (c Config) validate() (Config, error) {
 	return c, nil
 }
 
-// Deps are the live objects that a Worker works with. Fields are required unless they say otherwise.
-// The functions must not block unless they take a context.
+// Deps are the live objects that a Worker works with. Fields are required unless they say
+// otherwise. The functions must not block unless they take a context.
 type Deps struct {
 	Log      *slog.Logger
 	Runtime  engine.Runtime
 	Images   engine.Images
 	Network  engine.Network
 	Executor engine.Executor
-	// Storage and Space measure the disk, for its clean-up. Optional: with simulated containers there
-	// is nothing to clean.
+	// Storage and Space measure the disk, for its clean-up. Optional: with simulated containers
+	// there is nothing to clean.
 	Storage engine.Storage
 	Space   storage.Space
 	// Logs keeps the containers' output. The worker runs it. Optional: nothing keeps it.
@@ -99,20 +99,20 @@ type Deps struct {
 	Managers func() []*swarmv1.Peer
 	// Dial returns a connection to a node. The connection stays open and belongs to the callee.
 	Dial func(nodeID string) (grpc.ClientConnInterface, error)
-	// Renewed returns a channel that the next renewal of this node's certificate closes. Dial connects
-	// with the new certificate from then on. Optional.
+	// Renewed returns a channel that the next renewal of this node's certificate closes. Dial
+	// connects with the new certificate from then on. Optional.
 	Renewed func() <-chan struct{}
 	// Describe returns what the node is. It is called at the start of a session and after
 	// Worker.Redescribe.
 	Describe func() *swarmv1.NodeDescription
-	// OnNode is told the node's role, the managers, the roots, and that the node was removed. It may
-	// keep the message. Optional.
+	// OnNode is told the node's role, the managers, the roots, and that the node was removed. It
+	// may keep the message. Optional.
 	OnNode func(*swarmv1.NodeUpdate)
 	// OnKeys is given all encryption keys when one changes. Optional.
 	OnKeys func([]*swarmv1.EncryptionKey)
-	// OnTopology is told how the cluster's networks change: networks, peerings, routings and backends.
-	// The first call has those that an earlier process of this node was told. It may keep the changes
-	// but must not write to them. Optional.
+	// OnTopology is told how the cluster's networks change: networks, peerings, routings and
+	// backends. The first call has those that an earlier process of this node was told. It may keep
+	// the changes but must not write to them. Optional.
 	OnTopology func([]*swarmv1.AssignmentChange)
 	// Programmed returns nil once the kernel and the name server reflect everything that OnTopology
 	// was given so far. Any error is retried. Optional: they always do.

@@ -17,8 +17,8 @@
 // reports it to session, which writes it to state and sends it.
 //
 // What happens when a manager dies is in the documentation of package session. What happens when a
-// task ends, when the daemon restarts, when a task is drained, and when the host goes down is in that
-// of package tasks.
+// task ends, when the daemon restarts, when a task is drained, and when the host goes down is in
+// that of package tasks.
 //
 // The packages below implement the rest: health (health checks), lease (the file that ends
 // single-writer tasks), logs (output of containers), retry (backoff), simulated (an engine in
@@ -34,7 +34,7 @@
 //
 // # Callers and goroutines
 //
-// cmd calls New, Run and Depart, and registers the Worker as the node's swarm.v1.Worker service, and
-// Worker.Disk as its swarm.v1.Disk service. Run starts one goroutine for each part with a Run
+// cmd calls New, Run and Depart, and registers the Worker as the node's swarm.v1.Worker service,
+// and Worker.Disk as its swarm.v1.Disk service. Run starts one goroutine for each part with a Run
 // method, and waits for all of them; their packages document the goroutines that they start.
 package worker

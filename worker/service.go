@@ -70,8 +70,8 @@ func (w *Worker) Exec(stream grpc.BidiStreamingServer[swarmv1.ExecInput, swarmv1
 	if start.Stdin {
 		streams.Stdin = stdin
 	}
-	// This goroutine ends when the stream does, which is after this function has returned, so nothing
-	// can wait for it here. It uses only its stream, pipe and channels.
+	// This goroutine ends when the stream does, which is after this function has returned, so
+	// nothing can wait for it here. It uses only its stream, pipe and channels.
 	go func() {
 		err := e.receive(ctx, feed, resize, signals, cancel)
 		_ = feed.CloseWithError(err)

@@ -42,9 +42,9 @@ type Worker struct {
 
 var _ swarmv1.WorkerServer = (*Worker)(nil)
 
-// New returns a Worker that continues with what an earlier process of this node left in cfg.StateDir.
-// It fails with ErrInvalidArgument if cfg or deps are incomplete. The Worker does nothing before Run.
-// Call Close when it is not needed any more.
+// New returns a Worker that continues with what an earlier process of this node left in
+// cfg.StateDir. It fails with ErrInvalidArgument if cfg or deps are incomplete. The Worker does
+// nothing before Run. Call Close when it is not needed any more.
 func New(cfg Config, deps Deps) (*Worker, error) {
 	cfg, err := cfg.validate()
 	if err != nil {
@@ -90,10 +90,11 @@ func New(cfg Config, deps Deps) (*Worker, error) {
 	return w, nil
 }
 
-// Run works until ctx ends, and then leaves the containers running. It may be called once. It returns
-// nil if ctx has ended, and otherwise why the worker cannot go on.
+// Run works until ctx ends, and then leaves the containers running. It may be called once. It
+// returns nil if ctx has ended, and otherwise why the worker cannot go on.
 func (w *Worker) Run(ctx context.Context) error {
-	// Containers may write to the files in the folder and set their modes, so nobody else may enter it.
+	// Containers may write to the files in the folder and set their modes, so nobody else may enter
+	// it.
 	if err := private.Folder(w.filesRoot()); err != nil {
 		return fmt.Errorf("run worker: %w", err)
 	}
@@ -158,8 +159,8 @@ func (w *Worker) Tasks() int { return w.tasks.Len() }
 // Summaries lists the tasks of this node, in no particular order.
 func (w *Worker) Summaries() []tasks.Summary { return w.tasks.Summaries() }
 
-// Seen returns the store's index of the newest state that this node has acted on, and whether it has
-// a session with a manager.
+// Seen returns the store's index of the newest state that this node has acted on, and whether it
+// has a session with a manager.
 func (w *Worker) Seen() (index uint64, connected bool) { return w.managers.Seen() }
 
 // Refusal returns why the managers do not serve this node, in a manager's words, as when its disk
@@ -177,8 +178,8 @@ func (w *Worker) apply(msg *swarmv1.Assignments) {
 	w.distribute(changes)
 }
 
-// distribute gives the changes to the parts that they concern. Topology comes first, so that networks
-// are known before the tasks on them begin.
+// distribute gives the changes to the parts that they concern. Topology comes first, so that
+// networks are known before the tasks on them begin.
 func (w *Worker) distribute(changes []assignment.Change) {
 	w.tellTopology(changes)
 	var keys, images bool
@@ -240,10 +241,10 @@ func (w *Worker) logBackends(told []*swarmv1.AssignmentChange) {
 // filesRoot returns the folder of the tasks' small files.
 func (w *Worker) filesRoot() string { return filepath.Join(w.cfg.RunDir, "tasks") }
 
-// Depart is for a host that is going down. It tells the managers, which replace this node's tasks at
-// once, and stops every task with its signal and its grace period. It returns when all have ended,
-// or with ctx's error. Run must be running, and must be ended afterwards. Tasks that are assigned
-// meanwhile do not start.
+// Depart is for a host that is going down. It tells the managers, which replace this node's tasks
+// at once, and stops every task with its signal and its grace period. It returns when all have
+// ended, or with ctx's error. Run must be running, and must be ended afterwards. Tasks that are
+// assigned meanwhile do not start.
 func (w *Worker) Depart(ctx context.Context) error {
 	w.managers.Depart(ctx)
 	if err := w.tasks.Depart(ctx); err != nil {

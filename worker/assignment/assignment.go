@@ -65,9 +65,9 @@ func ContainerSpec(r *swarmv1.Revision) *swarmv1.ContainerSpec {
 }
 
 // ForDisk returns what state.db may have of the changed object: nil if the object is gone, else the
-// object without the credentials for its registry. It returns false for secrets and encryption keys,
-// which a worker keeps in memory only. Managers send secrets, keys and credentials again with the
-// first message of a session.
+// object without the credentials for its registry. It returns false for secrets and encryption
+// keys, which a worker keeps in memory only. Managers send secrets, keys and credentials again with
+// the first message of a session.
 func (c Change) ForDisk() (*swarmv1.Assignment, bool) {
 	switch {
 	case c.Key.Kind == swarmv1.AssignmentRef_SECRET, c.Key.Kind == swarmv1.AssignmentRef_KEY:
@@ -135,8 +135,8 @@ func (o *Set) Restore(objects []*swarmv1.Assignment) []Change {
 }
 
 // Apply takes over a message of the managers and returns what it changed, in the order of the
-// message. Objects that are equal to those in the set are no change. A complete message replaces the
-// set: objects that it does not name are removed, and these changes come last, ordered by key.
+// message. Objects that are equal to those in the set are no change. A complete message replaces
+// the set: objects that it does not name are removed, and these changes come last, ordered by key.
 func (o *Set) Apply(msg *swarmv1.Assignments) []Change {
 	o.mu.Lock()
 	defer o.mu.Unlock()

@@ -8,6 +8,6 @@
 //
 // Package worker and the packages below it call the interfaces. worker/containerd and worker/logs
 // implement them for real containers, worker/simulated implements them in memory, and
-// worker/runtimetest tests that both implementations of Runtime, Executor and Images do the same.
+// worker/runtimetest tests that both implementations of Runtime and Executor do the same.
 // cmd connects the network to the one of the overlay, so that neither side imports the other.
 package engine

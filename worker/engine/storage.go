@@ -7,25 +7,27 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// Storage tells what lies on this node's disk. worker/containerd implements it.
+// Storage measures what is on this node's disk. worker/containerd implements it.
 type Storage interface {
-	// Holdings are the images that are wholly here, and the bytes of all, what they share counted once.
+	// Holdings returns the images whose blobs are all on this node, and the bytes of all of them.
+	// Blobs that images share are counted once.
 	Holdings(ctx context.Context) (held []Holding, bytes int64, err error)
-	// ContainerSizes is how many bytes each container has written, by task id.
+	// ContainerSizes returns how many bytes each container has written, by task id.
 	ContainerSizes(ctx context.Context) (map[string]int64, error)
-	// VolumeSizes is how large each named volume is.
+	// VolumeSizes returns the size of each named volume in bytes, by name.
 	VolumeSizes(ctx context.Context) (map[string]int64, error)
 }
 
-// Holding is an image as it lies on this node.
+// Holding describes an image that this node holds.
 type Holding struct {
 	Image *swarmv1.Image
-	// Since when it is here.
+	// Since is when the image came.
 	Since time.Time
-	// Containers that were made from it.
+	// Containers is how many containers were made from the image.
 	Containers int
 	Labels     map[string]string
-	// Size is what it takes on the disk, Unique how much of that no other image has a part in.
+	// Size is how many bytes the image takes on the disk. Unique is how many of them no other image
+	// shares.
 	Size, Unique int64
 }
 
@@ -33,6 +35,6 @@ type Holding struct {
 type LogSize struct {
 	TaskID string
 	Bytes  int64
-	// Retired is when its task became history; zero: it is not.
+	// Retired is when the task was removed from the node. Zero: it was not.
 	Retired time.Time
 }

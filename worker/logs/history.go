@@ -17,8 +17,8 @@ import (
 	"swarm/worker/engine"
 )
 
-// retiree is the log of a task that is history. Nothing of it is in memory but this, so that a node on which many tasks have
-// come and gone needs no more than another.
+// retiree is the log of a task that is history. Nothing of it is in memory but this, so that a node
+// on which many tasks have come and gone needs no more than another.
 type retiree struct {
 	id    string
 	at    time.Time

@@ -53,7 +53,8 @@ func (j *journal) path(number int) string {
 	return filepath.Join(j.dir, segmentPrefix+strconv.Itoa(number))
 }
 
-// openJournal opens a task's folder. It continues behind the last record, wherever its writer was killed.
+// openJournal opens a task's folder. It continues behind the last record, wherever its writer was
+// killed.
 func openJournal(dir string, max int64, keep int) (*journal, error) {
 	j := &journal{dir: dir, task: &swarmv1.Task{}, max: max, keep: keep, changed: make(chan struct{})}
 	raw, err := os.ReadFile(filepath.Join(dir, taskFile))
@@ -154,8 +155,8 @@ func (j *journal) openSegments() (offsets [2]uint64, err error) {
 	return offsets, nil
 }
 
-// copy moves what the sources have into records; end: nothing will follow. It returns early, with more, so that one
-// task that writes without pause does not keep the others waiting.
+// copy moves what the sources have into records; end: nothing will follow. It returns early, with
+// more, so that one task that writes without pause does not keep the others waiting.
 func (j *journal) copy(buf []byte, end bool) (more bool, err error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()

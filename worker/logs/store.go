@@ -26,11 +26,12 @@ type Config struct {
 	// Dir holds a folder for each task. It survives a reboot.
 	Dir    string
 	NodeID string
-	// SegmentBytes and Segments bound a task's log unless its options say otherwise; defaults 10 MB and 5.
+	// SegmentBytes and Segments bound a task's log unless its options say otherwise; defaults 10 MB
+	// and 5.
 	SegmentBytes int64
 	Segments     int
-	// RetainBytes and RetainAge bound the logs of tasks that are history, by what they take on the disk; defaults 1 GiB and a
-	// week.
+	// RetainBytes and RetainAge bound the logs of tasks that are history, by what they take on the
+	// disk; defaults 1 GiB and a week.
 	RetainBytes int64
 	RetainAge   time.Duration
 
@@ -90,7 +91,8 @@ func New(cfg Config, deps Deps) (*Store, error) {
 	return s, nil
 }
 
-// open opens every task's folder. One that cannot be read is told and left alone: it must not keep the node from working.
+// open opens every task's folder. One that cannot be read is told and left alone: it must not keep
+// the node from working.
 func (s *Store) open() error {
 	entries, err := os.ReadDir(s.cfg.Dir)
 	if err != nil {

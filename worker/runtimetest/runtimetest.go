@@ -1,5 +1,6 @@
-// Package runtimetest is the contract of engine.Runtime and engine.Executor as a test: worker/simulated and
-// worker/containerd both pass it. It is called by their tests only, and runs what the tests run.
+// Package runtimetest is the contract of engine.Runtime and engine.Executor as a test:
+// worker/simulated and worker/containerd both pass it. It is called by their tests only, and runs
+// what the tests run.
 package runtimetest
 
 import (
@@ -30,19 +31,22 @@ type Behaviour struct {
 // System is a runtime to be tested.
 type System struct {
 	Runtime engine.Runtime
-	// Executor is nil when there is none to be tested. Containers have the programs true, false, echo and cat.
+	// Executor is nil when there is none to be tested. Containers have the programs true, false,
+	// echo and cat.
 	Executor engine.Executor
-	// Away has the runtime's process go away, as by a kill, while its containers go on. The runtime is back when back
-	// returns, which does nothing the second time.
+	// Away has the runtime's process go away, as by a kill, while its containers go on. The runtime
+	// is back when back returns, which does nothing the second time.
 	Away func() (back func())
-	// Container makes a new container's description, with an id of its own and an image that is held.
+	// Container makes a new container's description, with an id of its own and an image that is
+	// held.
 	Container func(Behaviour) engine.Container
 }
 
 // limit bounds every wait of the suite; nothing waits so long unless it is broken.
 const limit = 30 * time.Second
 
-// Run tests the contract. factory makes an empty system for each test, and cleans up after it with t.Cleanup.
+// Run tests the contract. factory makes an empty system for each test, and cleans up after it with
+// t.Cleanup.
 func Run(t *testing.T, factory func(t *testing.T) System) {
 	for _, c := range []struct {
 		name string
@@ -389,7 +393,8 @@ func waitGoesOnThroughAway(t *testing.T, s suite) {
 	s.must(s.Runtime.Remove(s.ctx, id))
 }
 
-// A container that starts while the runtime goes away runs, once, when Start is called again until there is an answer.
+// A container that starts while the runtime goes away runs, once, when Start is called again until
+// there is an answer.
 func startWhenTheRuntimeGoesAway(t *testing.T, s suite) {
 	for range 3 {
 		c := s.Container(Behaviour{})

@@ -11,9 +11,9 @@ import (
 )
 
 const (
-	// barrierTimeout bounds the wait for every node to have programmed a change. In a healthy cluster
-	// some milliseconds are enough. A node that is lost holds up the answer until the managers count
-	// it as down, which by default takes as long.
+	// barrierTimeout bounds the wait for every node to have programmed a change. In a healthy
+	// cluster some milliseconds are enough. A node that is lost holds up the answer until the
+	// managers count it as down, which by default takes as long.
 	barrierTimeout = 10 * time.Second
 	// barrierFirst is the first pause after a manager could not answer: a session with another one
 	// may be about to begin.

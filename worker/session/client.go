@@ -38,8 +38,8 @@ type Config struct {
 type Images interface {
 	// List returns the images whose blobs are all on this node.
 	List(ctx context.Context) ([]*swarmv1.Image, error)
-	// Changed returns a channel that is closed when List would return something else. Call it before
-	// List.
+	// Changed returns a channel that is closed when List would return something else. Call it
+	// before List.
 	Changed() <-chan struct{}
 }
 
@@ -177,8 +177,8 @@ func (c *Client) AwaitSynced(ctx context.Context) {
 	}
 }
 
-// Report queues a task's status for the managers, and state.db keeps it. An urgent status is sent at
-// once, any other with the next heartbeat or the next urgent one. Err and Message are cut to the
+// Report queues a task's status for the managers, and state.db keeps it. An urgent status is sent
+// at once, any other with the next heartbeat or the next urgent one. Err and Message are cut to the
 // length that managers accept, because containers choose some of their text: a report that managers
 // refuse would be sent again in every session, and would hold up the statuses of all other tasks.
 func (c *Client) Report(s *swarmv1.TaskStatus, urgent bool) {

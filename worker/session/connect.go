@@ -65,8 +65,8 @@ func (c *Client) Run(ctx context.Context) error {
 // errRenewed ends a session because the node's certificate was renewed.
 var errRenewed = errors.New("the certificate of this node was renewed")
 
-// sessionUntilRenewal serves a session, and ends it in order when this node gets a new certificate. The
-// managers let a node use its former key until it has opened a session with the new one.
+// sessionUntilRenewal serves a session, and ends it in order when this node gets a new certificate.
+// The managers let a node use its former key until it has opened a session with the new one.
 func (c *Client) sessionUntilRenewal(ctx context.Context, nodeID string) (lasted time.Duration, err error) {
 	if c.deps.Renewed == nil {
 		return c.session(ctx, nodeID)
@@ -96,8 +96,8 @@ func (c *Client) logAttempt(round int, node string, err error) {
 	c.deps.Log.Debug("manager does not serve this node", "node", node, "attempt", round+1, "err", err)
 }
 
-// order shuffles the managers, so that the sessions of all workers spread. The manager that was just
-// lost comes last.
+// order shuffles the managers, so that the sessions of all workers spread. The manager that was
+// just lost comes last.
 func order(managers []*swarmv1.Peer, lost string) []*swarmv1.Peer {
 	out := make([]*swarmv1.Peer, 0, len(managers))
 	var tail []*swarmv1.Peer
@@ -111,8 +111,8 @@ func order(managers []*swarmv1.Peer, lost string) []*swarmv1.Peer {
 	return append(out, tail...)
 }
 
-// welcome opens the stream and exchanges the first messages. It fails if the manager belongs to an older
-// epoch of the cluster.
+// welcome opens the stream and exchanges the first messages. It fails if the manager belongs to an
+// older epoch of the cluster.
 func (c *Client) welcome(ctx context.Context, nodeID string) (swarmv1.Dispatcher_SessionClient, *swarmv1.Welcome, error) {
 	conn, err := c.deps.Dial(nodeID)
 	if err != nil {

@@ -8,7 +8,8 @@ import (
 	"github.com/containerd/errdefs"
 )
 
-// contact says whether there is a session, and which state of the managers the node has acted on last.
+// contact says whether there is a session, and which state of the managers the node has acted on
+// last.
 type contact struct {
 	mu      sync.Mutex    // guards what follows
 	manager string        // of the session; empty: none
@@ -35,8 +36,8 @@ func (c *contact) see(epoch, index uint64) {
 	c.epoch, c.index = epoch, index
 }
 
-// setRefusal notes that a manager does not serve this node, if err says that trying again is of no use.
-// Other errors mean only that a manager could not be reached or was not ready.
+// setRefusal notes that a manager does not serve this node, if err says that trying again is of no
+// use. Other errors mean only that a manager could not be reached or was not ready.
 func (c *contact) setRefusal(err error) {
 	if !errdefs.IsAlreadyExists(err) && !errdefs.IsPermissionDenied(err) {
 		return
@@ -46,8 +47,8 @@ func (c *contact) setRefusal(err error) {
 	c.refusal = err
 }
 
-// set notes that a session has begun, or with "" that it has ended. since is when the manager was heard
-// last.
+// set notes that a session has begun, or with "" that it has ended. since is when the manager was
+// heard last.
 func (c *contact) set(manager string, since time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -66,8 +67,8 @@ func (c *contact) changes() <-chan struct{} {
 	return c.changed
 }
 
-// aloneAfter is for how long the node must have been without a session before the worker acts alone. By
-// default the managers wait as long before they count a node as down.
+// aloneAfter is for how long the node must have been without a session before the worker acts
+// alone. By default the managers wait as long before they count a node as down.
 const aloneAfter = 10 * time.Second
 
 // outOfContact implements Client.OutOfContact.

@@ -6,8 +6,8 @@ import (
 )
 
 const (
-	// departTimeout bounds the wait until the managers count this node as down. If tasks stop before
-	// that, the managers believe that they ended by themselves.
+	// departTimeout bounds the wait until the managers count this node as down. If tasks stop
+	// before that, the managers believe that they ended by themselves.
 	departTimeout = 3 * time.Second
 	// lastReportTimeout bounds the wait until the managers have how the tasks ended. Statuses that
 	// they do not take now are sent by the next process.

@@ -9,13 +9,13 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// statusExtra is how many bytes a status takes in a report beside its own size: its framing, the epoch
-// and the sequence.
+// statusExtra is how many bytes a status takes in a report beside its own size: its framing, the
+// epoch and the sequence.
 const statusExtra = 64
 
-// reports is the queue of statuses on their way to the managers. Of each task it keeps only the last
-// one. One report is on its way at a time, and the statuses that come up meanwhile make the next one,
-// so batches grow with the load and no status waits for a timer.
+// reports is the queue of statuses on their way to the managers. Of each task it keeps only the
+// last one. One report is on its way at a time, and the statuses that come up meanwhile make the
+// next one, so batches grow with the load and no status waits for a timer.
 //
 // Nobody acts on transient states (ACCEPTED, PREPARING, STARTING). They travel with the next urgent
 // status or the next heartbeat, so that a task that starts quickly costs the managers one write.
@@ -51,8 +51,8 @@ func (r *reports) nudge() {
 	}
 }
 
-// begin prepares the queue for a new session: the statuses that the last one did not acknowledge are
-// sent again.
+// begin prepares the queue for a new session: the statuses that the last one did not acknowledge
+// are sent again.
 func (r *reports) begin() {
 	r.mu.Lock()
 	for id, s := range r.inflight {
@@ -66,9 +66,9 @@ func (r *reports) begin() {
 	r.nudge()
 }
 
-// next returns the next report, or nil if nothing is to be sent or the last report is not acknowledged.
-// Without flush it returns a report only if a status in it is urgent. A report is within the limits of
-// bounds.Report; statuses that do not fit make further reports.
+// next returns the next report, or nil if nothing is to be sent or the last report is not
+// acknowledged. Without flush it returns a report only if a status in it is urgent. A report is
+// within the limits of bounds.Report; statuses that do not fit make further reports.
 func (r *reports) next(sessionEpoch uint64, flush bool) *swarmv1.StatusReport {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -99,7 +99,8 @@ func (r *reports) next(sessionEpoch uint64, flush bool) *swarmv1.StatusReport {
 	return report
 }
 
-// ack notes that the managers have a report. It returns its statuses that are still their tasks' last.
+// ack notes that the managers have a report. It returns its statuses that are still their tasks'
+// last.
 func (r *reports) ack(sequence uint64) []*swarmv1.TaskStatus {
 	r.mu.Lock()
 	if r.inflight == nil || sequence < r.sequence {
@@ -149,7 +150,8 @@ func (r *reports) closeIdleLocked() {
 	}
 }
 
-// unackedSequence returns the sequence of the report that is not acknowledged yet; 0: there is none.
+// unackedSequence returns the sequence of the report that is not acknowledged yet; 0: there is
+// none.
 func (r *reports) unackedSequence() uint64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -39,8 +39,8 @@ type session struct {
 	programmed   chan uint64   // sequences to acknowledge
 }
 
-// session serves one stream until it ends. It returns how long the stream lasted after the manager's
-// welcome.
+// session serves one stream until it ends. It returns how long the stream lasted after the
+// manager's welcome.
 func (c *Client) session(stop context.Context, nodeID string) (lasted time.Duration, err error) {
 	// The stream outlives stop, so that it can be closed in order.
 	ctx, cancel := context.WithCancelCause(context.WithoutCancel(stop))
@@ -96,8 +96,8 @@ func (c *Client) session(stop context.Context, nodeID string) (lasted time.Durat
 // goodbyeTimeout is how long a daemon that stops waits for the manager to end the stream.
 const goodbyeTimeout = time.Second
 
-// goodbye ends the stream in order, so that the managers do not take a daemon that restarts for a host
-// that is gone.
+// goodbye ends the stream in order, so that the managers do not take a daemon that restarts for a
+// host that is gone.
 func (s *session) goodbye(read, wrote <-chan struct{}) {
 	late := time.NewTimer(goodbyeTimeout)
 	defer late.Stop()
@@ -170,8 +170,8 @@ func (s *session) assignments(msg *swarmv1.Assignments) error {
 	}
 	s.c.apply(msg)
 	if begins {
-		// The lease begins only now. The managers may have given tasks to other nodes while this node had
-		// no lease, and these tasks have been told to stop.
+		// The lease begins only now. The managers may have given tasks to other nodes while this
+		// node had no lease, and these tasks have been told to stop.
 		if err := s.c.deps.Lease.Begin(s.greeted + s.lease); err != nil {
 			return err
 		}
@@ -184,8 +184,8 @@ func (s *session) assignments(msg *swarmv1.Assignments) error {
 	return nil
 }
 
-// write sends heartbeats, and statuses, acknowledgements and descriptions when there are any. It never
-// returns nil.
+// write sends heartbeats, and statuses, acknowledgements and descriptions when there are any. It
+// never returns nil.
 func (s *session) write(ctx context.Context) error {
 	ticker := time.NewTicker(s.period)
 	defer ticker.Stop()
@@ -228,13 +228,13 @@ const (
 	// defaultLease is the managers' default session timeout.
 	defaultLease     = 10 * time.Second
 	defaultHeartbeat = time.Second
-	// missedHeartbeats is how many heartbeats in a row without an answer end a session. The managers
-	// count the same way.
+	// missedHeartbeats is how many heartbeats in a row without an answer end a session. The
+	// managers count the same way.
 	missedHeartbeats = 3
 )
 
-// maxUnacked is for how many heartbeats a report may wait for its acknowledgement. A manager that cannot
-// commit for longer is cut off from the leader, and should have ended the session itself.
+// maxUnacked is for how many heartbeats a report may wait for its acknowledgement. A manager that
+// cannot commit for longer is cut off from the leader, and should have ended the session itself.
 const maxUnacked = 10
 
 // watch returns an error when the last heartbeats were not answered. It is not part of the writer,
@@ -257,9 +257,9 @@ func (s *session) watch(ctx context.Context) error {
 	return fmt.Errorf("manager has not answered %d heartbeats: %w", missedHeartbeats, errdefs.ErrUnavailable)
 }
 
-// renewLease renews the lease of single-writer tasks. It counts from the time at which the confirmed
-// heartbeat was sent. If the lease has run out it returns an error, which ends the session: a lease
-// begins again only with a new session and its complete set of assignments.
+// renewLease renews the lease of single-writer tasks. It counts from the time at which the
+// confirmed heartbeat was sent. If the lease has run out it returns an error, which ends the
+// session: a lease begins again only with a new session and its complete set of assignments.
 func (s *session) renewLease(sequence uint64) error {
 	s.mu.Lock()
 	at, ok := s.sent[sequence]
@@ -283,7 +283,8 @@ func (s *session) heartbeat() error {
 	return s.stream.Send(&swarmv1.FromWorker{Message: &swarmv1.FromWorker_Heartbeat{Heartbeat: &swarmv1.Heartbeat{Sequence: s.beat}}})
 }
 
-// report sends the next report if there is one. With flush it also sends statuses that are not urgent.
+// report sends the next report if there is one. With flush it also sends statuses that are not
+// urgent.
 func (s *session) report(flush bool) error {
 	r := s.c.reports.next(s.welcome.SessionEpoch, flush)
 	if r == nil {

@@ -1,9 +1,9 @@
-// Package simulated is a container runtime without containers: it keeps what a task would be in memory, for tests and
-// for benchmarks with thousands of tasks.
+// Package simulated is a container runtime without containers: it keeps what a task would be in
+// memory, for tests and for benchmarks with thousands of tasks.
 //
-// Runtime implements the worker's Runtime and Executor, Images its ImageStore, Network its Network. Delays and failures
-// can be set. It does no I/O and runs no goroutine; a task that ends by itself is a timer. cmd plugs it in for the
-// benchmarks, tests of worker and manager use it directly.
+// Runtime implements the worker's Runtime and Executor, Images its ImageStore, Network its Network.
+// Delays and failures can be set. It does no I/O and runs no goroutine; a task that ends by itself
+// is a timer. cmd plugs it in for the benchmarks, tests of worker and manager use it directly.
 package simulated
 
 import (
@@ -26,26 +26,31 @@ import (
 // Delays are how long the operations take. Zero values take no time.
 type Delays struct {
 	Prepare, Start, Remove time.Duration
-	// Stop is how long a container takes to obey its stop signal; longer than its grace, it is killed.
+	// Stop is how long a container takes to obey its stop signal; longer than its grace, it is
+	// killed.
 	Stop time.Duration
 }
 
 // Config is what can be set of a Runtime.
 type Config struct {
 	Delays Delays
-	// Fail, optional, is asked before each operation ("prepare", "start", "update", "stop", "remove", "exec") on a task.
+	// Fail, optional, is asked before each operation ("prepare", "start", "update", "stop",
+	// "remove", "exec") on a task.
 	Fail func(op, taskID string) error
-	// Life, optional, says how a container that starts will end by itself; false: not before it is stopped.
+	// Life, optional, says how a container that starts will end by itself; false: not before it is
+	// stopped.
 	Life func(c engine.Container) (after time.Duration, code int, ends bool)
 	// Defaults, optional, is what the container's image asks for.
 	Defaults func(c engine.Container) engine.ImageDefaults
-	// Obey, optional, says how long a container takes to obey its stop signal, in place of Delays.Stop.
+	// Obey, optional, says how long a container takes to obey its stop signal, in place of
+	// Delays.Stop.
 	Obey func(c engine.Container) time.Duration
 	// Exec, optional, plays a process in a container and returns its exit code.
 	Exec func(ctx context.Context, start *swarmv1.ExecStart, streams engine.ExecStreams) int
 }
 
-// Runtime holds containers that exist in memory only. It survives the Worker that uses it, as containerd does.
+// Runtime holds containers that exist in memory only. It survives the Worker that uses it, as
+// containerd does.
 type Runtime struct {
 	cfg    Config
 	images *Images
@@ -88,8 +93,8 @@ func (r *Runtime) fail(op, taskID string) error {
 	return r.cfg.Fail(op, taskID)
 }
 
-// SetAway has the runtime go away, as a process that was killed, and come back. Its containers go on meanwhile. Calls that
-// are under way take effect, and are not answered.
+// SetAway has the runtime go away, as a process that was killed, and come back. Its containers go
+// on meanwhile. Calls that are under way take effect, and are not answered.
 func (r *Runtime) SetAway(away bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

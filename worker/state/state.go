@@ -35,8 +35,8 @@ var (
 
 const stateFile = "state.db"
 
-// DB is the open file. Its Set and Forget methods note a write and return at once; Run commits them.
-// All methods may be called concurrently.
+// DB is the open file. Its Set and Forget methods note a write and return at once; Run commits
+// them. All methods may be called concurrently.
 type DB struct {
 	db  *bolt.DB
 	log *slog.Logger
@@ -273,8 +273,8 @@ func (s *DB) reserve() {
 	}
 }
 
-// flush commits everything noted so far in one transaction. If that fails it notes the writes again,
-// unless newer ones have replaced them.
+// flush commits everything noted so far in one transaction. If that fails it notes the writes
+// again, unless newer ones have replaced them.
 func (s *DB) flush() error {
 	s.mu.Lock()
 	batch := s.dirty

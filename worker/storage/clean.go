@@ -15,12 +15,13 @@ import (
 const (
 	// cleanInterval is the time between two looks at the disk.
 	cleanInterval = time.Minute
-	// minImageAge is how long an image stays after it came or was used: a task may be about to use it.
+	// minImageAge is how long an image stays after it came or was used: a task may be about to use
+	// it.
 	minImageAge = 5 * time.Minute
 )
 
-// Run cleans the disk until ctx ends: every minute, and when the disk has filled or emptied. It begins
-// once the managers have said which tasks the node has. It returns nil.
+// Run cleans the disk until ctx ends: every minute, and when the disk has filled or emptied. It
+// begins once the managers have said which tasks the node has. It returns nil.
 func (d *Disk) Run(ctx context.Context) error {
 	if d.deps.Storage == nil || d.deps.Space == nil {
 		return nil
@@ -78,7 +79,8 @@ func (d *Disk) clean(ctx context.Context) error {
 	return d.freeSpace(ctx, idle)
 }
 
-// freeSpace removes images, and then logs of former tasks, until the disk is less full than cfg.Stop.
+// freeSpace removes images, and then logs of former tasks, until the disk is less full than
+// cfg.Stop.
 func (d *Disk) freeSpace(ctx context.Context, idle []engine.Holding) error {
 	enough := func() bool {
 		space, err := d.deps.Space.Now()
@@ -100,7 +102,8 @@ func (d *Disk) freeSpace(ctx context.Context, idle []engine.Holding) error {
 	return nil
 }
 
-// unusedImages lists the images that this node does not need, those unused for the longest time first.
+// unusedImages lists the images that this node does not need, those unused for the longest time
+// first.
 func (d *Disk) unusedImages(ctx context.Context) ([]engine.Holding, error) {
 	held, _, err := d.deps.Storage.Holdings(ctx)
 	if err != nil {
@@ -124,8 +127,8 @@ func (d *Disk) unusedImages(ctx context.Context) ([]engine.Holding, error) {
 // useGranularity is how often state.db is told that an image is still in use.
 const useGranularity = time.Hour
 
-// noteUse notes that an image is in use now. state.db keeps the time, so that a restart of the daemon
-// does not change for how long the image has been unused.
+// noteUse notes that an image is in use now. state.db keeps the time, so that a restart of the
+// daemon does not change for how long the image has been unused.
 func (d *Disk) noteUse(digest string) {
 	now := time.Now()
 	d.mu.Lock()
@@ -162,8 +165,8 @@ func (d *Disk) lastUse(h engine.Holding) time.Time {
 // releaseTimeout bounds the wait for a manager's answer.
 const releaseTimeout = 10 * time.Second
 
-// remove asks a manager whether the image may go, and removes it if so. If the removal fails, it tells
-// the managers that the image stays.
+// remove asks a manager whether the image may go, and removes it if so. If the removal fails, it
+// tells the managers that the image stays.
 func (d *Disk) remove(ctx context.Context, h engine.Holding) (removed bool, err error) {
 	digest := h.Image.GetDigest()
 	granted, err := d.release(ctx, digest, false)
@@ -187,8 +190,8 @@ func (d *Disk) remove(ctx context.Context, h engine.Holding) (removed bool, err 
 	return false, err
 }
 
-// release asks the manager of the session whether the image may go, or with undo tells it that the image
-// stays.
+// release asks the manager of the session whether the image may go, or with undo tells it that the
+// image stays.
 func (d *Disk) release(ctx context.Context, digest string, undo bool) (granted bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, releaseTimeout)
 	defer cancel()

@@ -22,7 +22,8 @@ type Copies struct {
 	wake    chan struct{} // one token: look again
 }
 
-// NewCopies returns a Copies that reads the assigned images from objects. It does nothing before Run.
+// NewCopies returns a Copies that reads the assigned images from objects. It does nothing before
+// Run.
 func NewCopies(log *slog.Logger, images engine.Images, objects *assignment.Set) *Copies {
 	return &Copies{log: log, images: images, objects: objects, wake: make(chan struct{}, 1)}
 }
@@ -35,8 +36,8 @@ func (c *Copies) Wake() {
 	}
 }
 
-// Run fetches missing images until ctx ends. It retries those that failed after 1 s, doubling to 1 min.
-// It returns nil.
+// Run fetches missing images until ctx ends. It retries those that failed after 1 s, doubling to 1
+// min. It returns nil.
 func (c *Copies) Run(ctx context.Context) error {
 	failures := 0
 	again := time.NewTimer(0)
@@ -60,8 +61,8 @@ func (c *Copies) Run(ctx context.Context) error {
 	}
 }
 
-// fetch pulls the images that are assigned and not held. If missing, at least one is still not held,
-// because of err.
+// fetch pulls the images that are assigned and not held. If missing, at least one is still not
+// held, because of err.
 func (c *Copies) fetch(ctx context.Context) (missing bool, err error) {
 	assigned := c.objects.List(swarmv1.AssignmentRef_IMAGE)
 	if len(assigned) == 0 {

@@ -17,8 +17,8 @@ import (
 
 // Config limits what stays on the disk although nothing needs it.
 type Config struct {
-	// Start and Stop are percentages of the disk. When more than Start is in use, images and logs are
-	// removed until less than Stop is. Defaults 85 and 75.
+	// Start and Stop are percentages of the disk. When more than Start is in use, images and logs
+	// are removed until less than Stop is. Defaults 85 and 75.
 	Start, Stop int
 	// ImageAge is how long an unused image stays. 0: until the disk fills.
 	ImageAge time.Duration
@@ -75,8 +75,8 @@ type Deps struct {
 	Conn func() (grpc.ClientConnInterface, error)
 }
 
-// Disk is the node's disk. It removes images, logs of former tasks, and containers that belong to no
-// task, and implements swarmv1.DiskServer. Its methods may be called concurrently.
+// Disk is the node's disk. It removes images, logs of former tasks, and containers that belong to
+// no task, and implements swarmv1.DiskServer. Its methods may be called concurrently.
 type Disk struct {
 	swarmv1.UnimplementedDiskServer
 	cfg  Config
@@ -90,7 +90,8 @@ type Disk struct {
 	used map[string]time.Time // when an image was last seen in use, by digest
 }
 
-// New returns a Disk. saved has what an earlier process knew of the images. It does nothing before Run.
+// New returns a Disk. saved has what an earlier process knew of the images. It does nothing before
+// Run.
 func New(cfg Config, deps Deps, saved *state.Saved) *Disk {
 	if cfg.Start == 0 {
 		cfg.Start = defaultStart

@@ -17,8 +17,8 @@ import (
 
 var errNoStorage = errdefs.ErrNotImplemented.WithMessage("this node keeps nothing on a disk: its containers are simulated")
 
-// Usage implements swarmv1.DiskServer. Only one call at a time measures the disk, because containers may
-// have made millions of files; others wait for their turn.
+// Usage implements swarmv1.DiskServer. Only one call at a time measures the disk, because
+// containers may have made millions of files; others wait for their turn.
 func (d *Disk) Usage(ctx context.Context, _ *swarmv1.DiskUsageRequest) (*swarmv1.DiskUsageResponse, error) {
 	if d.deps.Storage == nil || d.deps.Space == nil {
 		return nil, errNoStorage
@@ -102,8 +102,8 @@ func (d *Disk) logSizes() []engine.LogSize {
 	return d.deps.Logs.Sizes()
 }
 
-// Prune implements swarmv1.DiskServer. The manager has chosen the images; those that a live task or a
-// container uses stay.
+// Prune implements swarmv1.DiskServer. The manager has chosen the images; those that a live task or
+// a container uses stay.
 func (d *Disk) Prune(ctx context.Context, req *swarmv1.DiskPruneRequest) (*swarmv1.DiskPruneResponse, error) {
 	out := &swarmv1.DiskPruneResponse{}
 	if d.deps.Storage == nil {
@@ -133,8 +133,8 @@ func (d *Disk) Prune(ctx context.Context, req *swarmv1.DiskPruneRequest) (*swarm
 	return out, err
 }
 
-// removeImages removes the images that no live task and no container of this node uses. It returns the
-// bytes by which the images on the disk have become smaller.
+// removeImages removes the images that no live task and no container of this node uses. It returns
+// the bytes by which the images on the disk have become smaller.
 func (d *Disk) removeImages(ctx context.Context, digests []string) (removed []string, bytes int64, err error) {
 	if len(digests) == 0 {
 		return nil, 0, nil
@@ -158,12 +158,12 @@ func (d *Disk) removeImages(ctx context.Context, digests []string) (removed []st
 	return removed, before - after, err
 }
 
-// isDead reports whether a container belongs to no task. It is false until the managers have said which
-// tasks there are.
+// isDead reports whether a container belongs to no task. It is false until the managers have said
+// which tasks there are.
 func (d *Disk) isDead(f engine.Found) bool { return d.isSynced() && !d.deps.Tasks.Has(f.TaskID) }
 
-// removeDead removes the containers that belong to no task. It returns their task ids and how many bytes
-// they had written.
+// removeDead removes the containers that belong to no task. It returns their task ids and how many
+// bytes they had written.
 func (d *Disk) removeDead(ctx context.Context) (ids []string, bytes int64, err error) {
 	dead, err := d.deps.Containers.List(ctx)
 	if err != nil {

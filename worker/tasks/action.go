@@ -18,13 +18,14 @@ import (
 )
 
 const (
-	// maxAttempts is how often an attachment or a creation is tried that fails with a transient error.
+	// maxAttempts is how often an attachment or a creation is tried that fails with a transient
+	// error.
 	maxAttempts = 4
 	retryFirst  = 500 * time.Millisecond
 	retryLimit  = 4 * time.Second
-	// pullTries is how often an image is pulled. A registry that is busy or restarts is back within the
-	// pauses, 15 s at most. The node keeps what it has received, so the task that replaces a rejected one
-	// continues there.
+	// pullTries is how often an image is pulled. A registry that is busy or restarts is back within
+	// the pauses, 15 s at most. The node keeps what it has received, so the task that replaces a
+	// rejected one continues there.
 	pullTries   = 5
 	pullFirst   = time.Second
 	pullLimit   = 16 * time.Second
@@ -34,7 +35,8 @@ const (
 	defaultGrace = 10 * time.Second
 )
 
-// perform carries an action out. If ctx ends first, the outcome is a Look, and the table decides anew.
+// perform carries an action out. If ctx ends first, the outcome is a Look, and the table decides
+// anew.
 func (t *taskLoop) perform(ctx context.Context, action task.Action) outcome {
 	var out outcome
 	switch action {
@@ -99,8 +101,8 @@ func (t *taskLoop) prepared(ctx context.Context) error {
 	})
 }
 
-// pull fetches the task's image. It repeats a pull that failed with a transient error, and the task's
-// status says meanwhile what is wrong.
+// pull fetches the task's image. It repeats a pull that failed with a transient error, and the
+// task's status says meanwhile what is wrong.
 func (t *taskLoop) pull(ctx context.Context, rev *swarmv1.Revision) error {
 	spec := assignment.ContainerSpec(rev)
 	req := engine.PullRequest{Ref: spec.GetImage(), Auth: spec.GetPullOptions().GetRegistryAuth(), Platform: spec.GetPlatform()}
@@ -133,8 +135,8 @@ func familiar(ref string) string {
 	return ref
 }
 
-// attach connects the task to its networks and saves the attachment. A task on the host's network needs
-// none.
+// attach connects the task to its networks and saves the attachment. A task on the host's network
+// needs none.
 func (t *taskLoop) attach(ctx context.Context, in *inputs) (engine.Attached, error) {
 	if onHost(in.attachment) {
 		a := engine.Attached{Ports: in.attachment.Ports}

@@ -38,8 +38,8 @@ func (r *Runner) adopt(ctx context.Context, saved *state.Saved) error {
 	return nil
 }
 
-// adoptTask makes the loop of a task from what is saved of it, and begins it unless it has to wait for
-// the managers.
+// adoptTask makes the loop of a task from what is saved of it, and begins it unless it has to wait
+// for the managers.
 func (r *Runner) adoptTask(t *swarmv1.Task, saved *state.Saved) {
 	status := saved.Statuses[t.Id]
 	loop := newTaskLoop(r, t, status)
@@ -61,8 +61,8 @@ func (r *Runner) adoptTask(t *swarmv1.Task, saved *state.Saved) {
 	}
 }
 
-// restoreNetwork gives the network the attachments of all tasks. No task can go on without it, so it
-// is repeated until it succeeds or ctx ends.
+// restoreNetwork gives the network the attachments of all tasks. No task can go on without it, so
+// it is repeated until it succeeds or ctx ends.
 func (r *Runner) restoreNetwork(ctx context.Context, saved *state.Saved) error {
 	var keep []engine.Attachment
 	for id, held := range saved.Attached {
@@ -87,8 +87,8 @@ func (r *Runner) restoreNetwork(ctx context.Context, saved *state.Saved) error {
 	}
 }
 
-// sweep waits for the managers' first complete set of assignments. Then it begins the tasks that waited
-// for it, and removes the containers that belong to no task.
+// sweep waits for the managers' first complete set of assignments. Then it begins the tasks that
+// waited for it, and removes the containers that belong to no task.
 func (r *Runner) sweep(ctx context.Context) {
 	select {
 	case <-r.deps.Managers.Synced():

@@ -5,9 +5,9 @@ import (
 	"fmt"
 )
 
-// Depart stops every task with its signal and its grace period, because the host goes down, whatever
-// the managers want of it. It returns when all have ended, or an error with ctx's error. Tasks that
-// are assigned after session.Client.Depart do not start.
+// Depart stops every task with its signal and its grace period, because the host goes down,
+// whatever the managers want of it. It returns when all have ended, or an error with ctx's error.
+// Tasks that are assigned after session.Client.Depart do not start.
 func (r *Runner) Depart(ctx context.Context) error {
 	r.mu.Lock()
 	loops := make([]*taskLoop, 0, len(r.tasks))
@@ -29,8 +29,8 @@ func (r *Runner) Depart(ctx context.Context) error {
 	return nil
 }
 
-// depart stops the task whatever the managers want of it. It returns a channel that is closed once the
-// task's goroutine has ended.
+// depart stops the task whatever the managers want of it. It returns a channel that is closed once
+// the task's goroutine has ended.
 func (t *taskLoop) depart() <-chan struct{} {
 	t.change(func() { t.departing = true })
 	t.mu.Lock()

@@ -12,15 +12,15 @@ import (
 const (
 	// drainTimeout bounds the wait for the managers to want the task's end.
 	drainTimeout = 10 * time.Second
-	// drainGrace covers clients that resolved the task's address, or chose the task, just before it left
-	// their node's load balancer.
+	// drainGrace covers clients that resolved the task's address, or chose the task, just before it
+	// left their node's load balancer.
 	drainGrace = 200 * time.Millisecond
 )
 
 // drain waits until the other nodes send new connections to other tasks, before this one is told to
-// stop. So clients that use the service's address or name lose no request when a service is updated or
-// scaled down. It returns at once if the task is not ready, if no clients come from other nodes, and
-// if the whole service is removed.
+// stop. So clients that use the service's address or name lose no request when a service is updated
+// or scaled down. It returns at once if the task is not ready, if no clients come from other nodes,
+// and if the whole service is removed.
 func (t *taskLoop) drain(ctx context.Context) {
 	t.mu.Lock()
 	ready, served := t.status.GetReady(), len(t.attached.Nameservers) > 0
@@ -43,8 +43,8 @@ func (t *taskLoop) drain(ctx context.Context) {
 	}
 }
 
-// awaitStop waits until the managers want the task's end, for drainTimeout at most. They do not yet if
-// the loop stops the task because the host goes down.
+// awaitStop waits until the managers want the task's end, for drainTimeout at most. They do not yet
+// if the loop stops the task because the host goes down.
 func (t *taskLoop) awaitStop(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, drainTimeout)
 	defer cancel()

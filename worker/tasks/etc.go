@@ -14,8 +14,8 @@ import (
 // Files of the host from which those of containers are made.
 const (
 	hostResolvConf = "/etc/resolv.conf"
-	// systemdResolvConf has the real name servers if resolv.conf has systemd's stub, which can be reached
-	// only in the host's network namespace.
+	// systemdResolvConf has the real name servers if resolv.conf has systemd's stub, which can be
+	// reached only in the host's network namespace.
 	systemdResolvConf = "/run/systemd/resolve/resolv.conf"
 	hostHosts         = "/etc/hosts"
 )
@@ -55,15 +55,15 @@ func (e etc) resolvConf() string {
 		}
 	}
 	if _, set := ndots(r.options); !set && len(e.attached.Nameservers) > 0 {
-		// A service's name must be looked up as it is first. With a search domain appended, the query would
-		// leave the cluster, and a host elsewhere may have that name.
+		// A service's name must be looked up as it is first. With a search domain appended, the
+		// query would leave the cluster, and a host elsewhere may have that name.
 		r.options = append(slices.Clip(r.options), "ndots:0")
 	}
 	return r.String()
 }
 
-// searchFirst reports whether the service or the host sets ndots. As in Docker, names without a dot are
-// then looked up in the search domains, and are not passed on as they are.
+// searchFirst reports whether the service or the host sets ndots. As in Docker, names without a dot
+// are then looked up in the search domains, and are not passed on as they are.
 func searchFirst(spec *swarmv1.ContainerSpec) bool {
 	options := spec.GetDnsConfig().GetOptions()
 	if len(options) == 0 {
@@ -73,8 +73,8 @@ func searchFirst(spec *swarmv1.ContainerSpec) bool {
 	return n > 0
 }
 
-// ndots returns how many dots a name must have to be looked up as it is first; false: the options do
-// not set it.
+// ndots returns how many dots a name must have to be looked up as it is first; false: the options
+// do not set it.
 func ndots(options []string) (int, bool) {
 	for _, o := range slices.Backward(options) { // the last one counts
 		if text, ok := strings.CutPrefix(o, "ndots:"); ok {

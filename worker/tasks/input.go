@@ -24,9 +24,9 @@ type inputs struct {
 	files      []engine.File
 }
 
-// inputsOf collects the objects that a task names, and waits for those that are missing. Managers send
-// them before the task, but after a restart of the daemon the secrets come only with the first message
-// of a session.
+// inputsOf collects the objects that a task names, and waits for those that are missing. Managers
+// send them before the task, but after a restart of the daemon the secrets come only with the first
+// message of a session.
 func (r *Runner) inputsOf(ctx context.Context, t *swarmv1.Task) (*inputs, error) {
 	for {
 		changed := r.deps.Objects.Changed()
@@ -77,8 +77,8 @@ func (r *Runner) network(id string) *swarmv1.Network {
 	return nil
 }
 
-// attachment returns what the task needs of the network. As in Docker, a task that names no network is
-// on the node's bridge.
+// attachment returns what the task needs of the network. As in Docker, a task that names no network
+// is on the node's bridge.
 func (r *Runner) attachment(t *swarmv1.Task, rev *swarmv1.Revision) engine.Attachment {
 	a := engine.Attachment{
 		TaskID: t.Id, ServiceID: t.ServiceId, Upstreams: assignment.ContainerSpec(rev).GetDnsConfig().GetNameservers(),

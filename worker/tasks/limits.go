@@ -12,9 +12,9 @@ import (
 	"swarm/worker/retry"
 )
 
-// applyLimits gives the running container the limits of its task's revision. A task moves to another
-// revision only if the two differ in nothing but limits. A daemon that adopted the container does not
-// know which limits it has, and therefore sets them once.
+// applyLimits gives the running container the limits of its task's revision. A task moves to
+// another revision only if the two differ in nothing but limits. A daemon that adopted the
+// container does not know which limits it has, and therefore sets them once.
 func (t *taskLoop) applyLimits(ctx context.Context) {
 	rev := t.r.deps.Objects.Revision(t.now())
 	if rev == nil || t.revision.GetNumber() == rev.GetNumber() {
@@ -50,8 +50,8 @@ func (t *taskLoop) limitsApplied(rev *swarmv1.Revision) {
 	}
 }
 
-// limitsRefused tells the managers that the container runs on without the limits of rev, so that they
-// replace the task.
+// limitsRefused tells the managers that the container runs on without the limits of rev, so that
+// they replace the task.
 func (t *taskLoop) limitsRefused(rev *swarmv1.Revision, err error) {
 	if t.revision == nil {
 		t.revision = t.r.deps.Objects.Revision(t.now())

@@ -12,8 +12,8 @@ import (
 	"swarm/worker/health"
 )
 
-// taskLoop has one task of this node. task.Step says what to do, and a goroutine does it, one action
-// after another. The goroutine exists only while there is something to do.
+// taskLoop has one task of this node. task.Step says what to do, and a goroutine does it, one
+// action after another. The goroutine exists only while there is something to do.
 type taskLoop struct {
 	r  *Runner
 	id string
@@ -82,8 +82,8 @@ func (t *taskLoop) want(now *swarmv1.Task) {
 
 // change calls edit, which changes the desired state or the revision of the task, and starts the
 // goroutine if there is something to do. A stop interrupts the current action, and a new revision,
-// which differs in limits only, interrupts the watch of a running container. The next step sees every
-// other change.
+// which differs in limits only, interrupts the watch of a running container. The next step sees
+// every other change.
 func (t *taskLoop) change(edit func()) {
 	t.mu.Lock()
 	stopped, revision := task.Stops(t.desiredLocked()), t.task.Revision

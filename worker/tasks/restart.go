@@ -12,8 +12,8 @@ import (
 )
 
 // restart starts an ended container again when no manager can replace the task. It returns false if
-// the end is to be reported instead: the restart policy forbids a restart, a manager is in contact, or
-// the container could not be started.
+// the end is to be reported instead: the restart policy forbids a restart, a manager is in contact,
+// or the container could not be started.
 func (t *taskLoop) restart(ctx context.Context, exit engine.Exit) bool {
 	policy := t.revision.GetSpec().GetTaskTemplate().GetRestartPolicy()
 	failed := exit.Code != 0 || exit.CodeUnknown

@@ -11,7 +11,8 @@ import (
 	"swarm/worker/retry"
 )
 
-// withRetries calls do until it succeeds, up to maxAttempts times. It returns a permanent error at once.
+// withRetries calls do until it succeeds, up to maxAttempts times. It returns a permanent error at
+// once.
 func (t *taskLoop) withRetries(ctx context.Context, what string, do func() error) error {
 	for try := 0; ; try++ {
 		err := do()
@@ -25,12 +26,12 @@ func (t *taskLoop) withRetries(ctx context.Context, what string, do func() error
 	}
 }
 
-// awayReported is after how many calls in a row without an answer the task's status says so. A runtime
-// that was killed is back after two or three.
+// awayReported is after how many calls in a row without an answer the task's status says so. A
+// runtime that was killed is back after two or three.
 const awayReported = 5
 
-// untilAnswered repeats a call to the runtime while the runtime does not answer, because its absence is
-// not a failure of the task. what names the call in logs and in the task's status.
+// untilAnswered repeats a call to the runtime while the runtime does not answer, because its
+// absence is not a failure of the task. what names the call in logs and in the task's status.
 func (t *taskLoop) untilAnswered(ctx context.Context, what string, do func() error) error {
 	for try := 0; ; try++ {
 		err := do()

@@ -20,8 +20,8 @@ type Config struct {
 	NodeID, OS, Arch string
 	// Hostname is the host's own name, for containers in the host's network namespace.
 	Hostname string
-	// Dir is the folder of the tasks' small files: resolv.conf, hosts and hostname. It must exist, and
-	// should be in memory.
+	// Dir is the folder of the tasks' small files: resolv.conf, hosts and hostname. It must exist,
+	// and should be in memory.
 	Dir string
 	// CgroupParent is the cgroup under which the runtime puts the containers.
 	CgroupParent string
@@ -94,8 +94,8 @@ func (r *Runner) Run(ctx context.Context, saved *state.Saved, adopted func()) er
 	return nil
 }
 
-// Assign tells a task's loop what the managers want of the task, and begins a loop if there is none.
-// A nil task is not assigned any more: it is stopped and removed.
+// Assign tells a task's loop what the managers want of the task, and begins a loop if there is
+// none. A nil task is not assigned any more: it is stopped and removed.
 func (r *Runner) Assign(id string, t *swarmv1.Task) {
 	r.mu.Lock()
 	loop := r.tasks[id]

@@ -38,8 +38,8 @@ func message(s swarmv1.TaskState) string {
 	}
 }
 
-// compose returns the status after an outcome, or nil if the status does not change. The caller must
-// hold mu.
+// compose returns the status after an outcome, or nil if the status does not change. The caller
+// must hold mu.
 func (t *taskLoop) compose(state swarmv1.TaskState, out outcome) *swarmv1.TaskStatus {
 	sick := out.event == task.Sick
 	if state == t.status.State && out.pid == 0 && !sick {
@@ -76,7 +76,8 @@ func (t *taskLoop) compose(state swarmv1.TaskState, out outcome) *swarmv1.TaskSt
 	return s
 }
 
-// setErr reports what keeps the task in its state, or with an empty text that nothing does any more.
+// setErr reports what keeps the task in its state, or with an empty text that nothing does any
+// more.
 func (t *taskLoop) setErr(text string) {
 	t.mu.Lock()
 	s := t.status.CloneVT()
@@ -112,8 +113,8 @@ func localAddresses(a engine.Attached) []string {
 	return a.Local
 }
 
-// describeExit returns Docker's text for a container that failed, and adds what the exit says beyond
-// the code. It is empty for a container that succeeded.
+// describeExit returns Docker's text for a container that failed, and adds what the exit says
+// beyond the code. It is empty for a container that succeeded.
 func describeExit(e engine.Exit) string {
 	switch {
 	case e.CodeUnknown:

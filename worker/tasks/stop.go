@@ -36,7 +36,8 @@ func (t *taskLoop) stop(ctx context.Context) outcome {
 	return out
 }
 
-// clean removes everything of the task but its log. It repeats a removal that failed until ctx ends.
+// clean removes everything of the task but its log. It repeats a removal that failed until ctx
+// ends.
 func (t *taskLoop) clean(ctx context.Context) outcome {
 	if !retry.Until(ctx, t.r.deps.Log, "remove container", func() error { return t.r.Remove(ctx, t.id) }) {
 		return outcome{event: task.Look, err: ctx.Err()}
@@ -44,8 +45,8 @@ func (t *taskLoop) clean(ctx context.Context) outcome {
 	return outcome{event: task.Cleaned}
 }
 
-// Remove removes a task's container, network attachment and files, but not its log. It is idempotent
-// and needs no loop: storage calls it for containers that belong to no task.
+// Remove removes a task's container, network attachment and files, but not its log. It is
+// idempotent and needs no loop: storage calls it for containers that belong to no task.
 func (r *Runner) Remove(ctx context.Context, id string) error {
 	if err := r.slot(ctx, func() error { return r.deps.Runtime.Remove(ctx, id) }); err != nil {
 		return fmt.Errorf("remove container of task %s: %w", id, err)

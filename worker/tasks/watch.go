@@ -16,8 +16,8 @@ import (
 	"swarm/worker/retry"
 )
 
-// healthProber returns the task's prober, and creates it at the first call. It is nil if the task has no
-// health check, or if the image's health check cannot be read now.
+// healthProber returns the task's prober, and creates it at the first call. It is nil if the task
+// has no health check, or if the image's health check cannot be read now.
 func (t *taskLoop) healthProber(ctx context.Context) *health.Prober {
 	if t.proberKnown {
 		return t.prober
@@ -58,8 +58,8 @@ func (t *taskLoop) healthProber(ctx context.Context) *health.Prober {
 	return t.prober
 }
 
-// check watches a task beside the wait for its container. It blocks until it has an outcome, or until
-// ctx ends.
+// check watches a task beside the wait for its container. It blocks until it has an outcome, or
+// until ctx ends.
 type check func(ctx context.Context) outcome
 
 // probe waits until the container is healthy, or has ended.
@@ -77,8 +77,8 @@ func (t *taskLoop) probe(ctx context.Context) outcome {
 	}))
 }
 
-// watch waits until the container ends or is unhealthy. Out of contact with every manager it starts an
-// ended container again, where the managers would have replaced the task.
+// watch waits until the container ends or is unhealthy. Out of contact with every manager it starts
+// an ended container again, where the managers would have replaced the task.
 func (t *taskLoop) watch(ctx context.Context) outcome {
 	for {
 		t.applyLimits(ctx)
@@ -95,9 +95,9 @@ func (t *taskLoop) watch(ctx context.Context) outcome {
 	}
 }
 
-// leaseCheck returns the check that stops a single-writer task before the lease of its node runs out;
-// none for other tasks. The task has the last quarter of the lease to stop by itself. When the lease
-// has run out, the shim kills the container, even if this daemon is gone.
+// leaseCheck returns the check that stops a single-writer task before the lease of its node runs
+// out; none for other tasks. The task has the last quarter of the lease to stop by itself. When the
+// lease has run out, the shim kills the container, even if this daemon is gone.
 func (t *taskLoop) leaseCheck() []check {
 	if !t.revision.GetSpec().GetSingleWriter() {
 		return nil
@@ -140,9 +140,9 @@ func (t *taskLoop) waitOrCheck(ctx context.Context, checks []check) outcome {
 	}
 }
 
-// wait waits for the container's end, and then until the managers have said what they want of the task.
-// A daemon that was killed may have stopped the container without writing down that it was asked to,
-// and such an end is not a failure.
+// wait waits for the container's end, and then until the managers have said what they want of the
+// task. A daemon that was killed may have stopped the container without writing down that it was
+// asked to, and such an end is not a failure.
 func (t *taskLoop) wait(ctx context.Context) outcome {
 	for try := 0; ; try++ {
 		exit, err := t.r.deps.Runtime.Wait(ctx, t.id)
