@@ -15,7 +15,7 @@ import (
 	"github.com/containerd/containerd/v2/pkg/oci"
 
 	"swarm/containerd/layout"
-	"swarm/worker"
+	"swarm/worker/engine"
 )
 
 // BenchmarkFifty makes and removes 50 containers: through the runtime, all at once as the worker does, and bare, four at
@@ -101,7 +101,7 @@ func (n *node) unpack() {
 	}
 }
 
-func (n *node) benchContainer(id string) worker.Container {
+func (n *node) benchContainer(id string) engine.Container {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	c := n.container(benchScript)

@@ -8,7 +8,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/worker"
+	"swarm/worker/engine"
 )
 
 func TestCgroup_IsAPathOrAScope(t *testing.T) {
@@ -32,7 +32,7 @@ func TestCgroup_IsAPathOrAScope(t *testing.T) {
 			continue
 		}
 		r := &Runtime{cfg: cfg}
-		if got := r.cgroup(worker.Container{Task: &swarmv1.Task{Id: "t1"}}); err != nil || got != tc.want {
+		if got := r.cgroup(engine.Container{Task: &swarmv1.Task{Id: "t1"}}); err != nil || got != tc.want {
 			t.Errorf("%+v: got %s, %v", tc, got, err)
 		}
 	}

@@ -12,7 +12,7 @@ import (
 
 	"swarm/containerd"
 	"swarm/internal/eventually"
-	"swarm/worker"
+	"swarm/worker/engine"
 	"swarm/worker/runtimetest"
 )
 
@@ -47,7 +47,7 @@ func TestRuntime_KeepsTheContract(t *testing.T) {
 				})
 			})
 		}
-		return runtimetest.System{Runtime: ready, Executor: r, Away: away, Container: func(b runtimetest.Behaviour) worker.Container {
+		return runtimetest.System{Runtime: ready, Executor: r, Away: away, Container: func(b runtimetest.Behaviour) engine.Container {
 			script := "trap 'exit 0' TERM USR1"
 			if b.Stubborn {
 				script = "trap '' TERM USR1"
@@ -73,13 +73,13 @@ type readyRuntime struct {
 	logs map[string]string
 }
 
-func (r *readyRuntime) Start(ctx context.Context, id string) (worker.Started, error) {
+func (r *readyRuntime) Start(ctx context.Context, id string) (engine.Started, error) {
 	s, err := r.Runtime.Start(ctx, id)
 	if err != nil {
 		return s, err
 	}
 	eventually.Nil(r.n.T, "the container's first words", func() error {
-		if r.n.read(filepath.Join(r.logs[id], worker.StdoutFile)) == "" {
+		if r.n.read(filepath.Join(r.logs[id], engine.StdoutFile)) == "" {
 			return errors.New("no output")
 		}
 		return nil

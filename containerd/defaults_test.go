@@ -20,7 +20,7 @@ import (
 	"swarm/containerd/containerdtest"
 	"swarm/containerd/document"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/worker"
+	"swarm/worker/engine"
 )
 
 // Every field of an image's configuration is honoured, or here is why not.
@@ -40,13 +40,13 @@ func TestRuntime_HonoursTheImagesConfiguration(t *testing.T) {
 		ExposedPorts: map[string]struct{}{"80/tcp": {}},
 		Healthcheck:  &imagev1.HealthConfig{Test: []string{"CMD-SHELL", "true"}, Interval: 2 * time.Second, Timeout: time.Second, StartPeriod: time.Minute, Retries: 4},
 	}, containerdtest.File{Header: tar.Header{Name: "bin/id", Typeflag: tar.TypeSymlink, Linkname: "sh", Mode: 0o777}})
-	c := n.container("", func(c *worker.Container) { c.Spec().Image, c.Spec().Command = ref, nil })
+	c := n.container("", func(c *engine.Container) { c.Spec().Image, c.Spec().Command = ref, nil })
 	id := c.Task.GetId()
 	if err := n.runtime.Prepare(n.Ctx, c); err != nil {
 		t.Fatal(err)
 	}
 	got, err := n.newRuntime().ImageDefaults(n.Ctx, id) // as a daemon that starts asks
-	want := worker.ImageDefaults{
+	want := engine.ImageDefaults{
 		Healthcheck: &swarmv1.HealthConfig{
 			Test: []string{"CMD-SHELL", "true"}, Interval: durationpb.New(2 * time.Second), Timeout: durationpb.New(time.Second),
 			StartPeriod: durationpb.New(time.Minute), Retries: 4,
@@ -102,7 +102,7 @@ func TestRuntime_BoundsTheImagesHealthcheck(t *testing.T) {
 	n.load(ref, imagev1.Config{Healthcheck: &imagev1.HealthConfig{
 		Test: []string{"CMD", "true"}, Interval: 1, Timeout: -1, StartPeriod: -5, Retries: -3,
 	}})
-	c := n.container("true", func(c *worker.Container) { c.Spec().Image = ref })
+	c := n.container("true", func(c *engine.Container) { c.Spec().Image = ref })
 	if err := n.runtime.Prepare(n.Ctx, c); err != nil {
 		t.Fatal(err)
 	}
@@ -113,7 +113,7 @@ func TestRuntime_BoundsTheImagesHealthcheck(t *testing.T) {
 	}
 	const long = "example.com/long:1"
 	n.load(long, imagev1.Config{Healthcheck: &imagev1.HealthConfig{Test: []string{"CMD-SHELL", strings.Repeat("x", 600<<10)}}})
-	c = n.container("true", func(c *worker.Container) { c.Spec().Image = long })
+	c = n.container("true", func(c *engine.Container) { c.Spec().Image = long })
 	if err := n.runtime.Prepare(n.Ctx, c); !errdefs.IsInvalidArgument(err) || len(err.Error()) > 1000 {
 		t.Errorf("check of 600 KiB: %.300v, want invalid argument", err)
 	}

@@ -11,7 +11,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/worker"
+	"swarm/worker/engine"
 )
 
 // elsewhere are the fields without an effect that a container sees by this package's work alone: where each is shown.
@@ -42,7 +42,7 @@ func elsewhere() map[string]string {
 func TestEffects_AreOfEveryField(t *testing.T) {
 	covered := map[string]bool{}
 	for _, e := range effects("/dir", 2) {
-		c := worker.Container{Revision: &swarmv1.Revision{Spec: &swarmv1.ServiceSpec{TaskTemplate: &swarmv1.TaskSpec{
+		c := engine.Container{Revision: &swarmv1.Revision{Spec: &swarmv1.ServiceSpec{TaskTemplate: &swarmv1.TaskSpec{
 			ContainerSpec: &swarmv1.ContainerSpec{Image: imageRef, Command: []string{"sh"}}, Resources: &swarmv1.ResourceRequirements{},
 		}}}}
 		if e.edit != nil {

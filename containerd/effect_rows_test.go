@@ -11,26 +11,26 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/worker"
+	"swarm/worker/engine"
 )
 
 // effect is what a container sees of a part of its spec.
 type effect struct {
 	name   string
 	script string
-	edit   func(*worker.Container) // nil: nothing is asked for
+	edit   func(*engine.Container) // nil: nothing is asked for
 	want   string
 }
 
-func container(edit func(*swarmv1.ContainerSpec)) func(*worker.Container) {
-	return func(c *worker.Container) { edit(c.Spec()) }
+func container(edit func(*swarmv1.ContainerSpec)) func(*engine.Container) {
+	return func(c *engine.Container) { edit(c.Spec()) }
 }
 
-func mount(m *swarmv1.Mount) func(*worker.Container) {
+func mount(m *swarmv1.Mount) func(*engine.Container) {
 	return container(func(s *swarmv1.ContainerSpec) { s.Mounts = append(s.Mounts, m) })
 }
 
-func resources(c *worker.Container) *swarmv1.ResourceRequirements {
+func resources(c *engine.Container) *swarmv1.ResourceRequirements {
 	return c.Revision.GetSpec().GetTaskTemplate().GetResources()
 }
 
@@ -133,15 +133,15 @@ func mountEffects(dir string) []effect {
 		}), "tmpfs\n700\n1024"},
 		{"the image's volume", "cat /data/seed; stat -c '%a %u' /data/seed; mount | grep -c ' /data '", nil, "seed\n640 7\n1"},
 		{"shared memory", "df -k /dev/shm | tail -1 | awk '{print $2}'", container(func(s *swarmv1.ContainerSpec) { s.ShmSize = 2 << 20 }), "2048"},
-		{"hosts", "cat /etc/hosts", func(c *worker.Container) { c.HostsFile = filepath.Join(dir, "hosts") }, "192.0.2.1 friend"},
-		{"files", "cat /run/secrets/s /etc/app.conf; stat -c '%a %u %g' /run/secrets/s; stat -f -c %T /run/secrets/s", func(c *worker.Container) {
-			c.Files = []worker.File{
+		{"hosts", "cat /etc/hosts", func(c *engine.Container) { c.HostsFile = filepath.Join(dir, "hosts") }, "192.0.2.1 friend"},
+		{"files", "cat /run/secrets/s /etc/app.conf; stat -c '%a %u %g' /run/secrets/s; stat -f -c %T /run/secrets/s", func(c *engine.Container) {
+			c.Files = []engine.File{
 				{Path: "/run/secrets/s", Data: []byte("hush\n"), UID: "alice", GID: "2000", Mode: 0o440, Secret: true},
 				{Path: "/etc/app.conf", Data: []byte("key = value\n"), Mode: 0o644},
 			}
 		}, "hush\nkey = value\n440 1000 2000\ntmpfs"},
-		{"files are read-only", "echo x > /run/secrets/s || echo refused", func(c *worker.Container) {
-			c.Files = []worker.File{{Path: "/run/secrets/s", Mode: 0o666, Secret: true}}
+		{"files are read-only", "echo x > /run/secrets/s || echo refused", func(c *engine.Container) {
+			c.Files = []engine.File{{Path: "/run/secrets/s", Mode: 0o666, Secret: true}}
 		}, "refused"},
 		{"bind's propagation", "grep -o ' /mnt .*master:' /proc/self/mountinfo | wc -l", mount(&swarmv1.Mount{
 			Source: filepath.Join(dir, "below"), Target: "/mnt", BindOptions: &swarmv1.BindOptions{Propagation: "rslave"},
@@ -172,23 +172,23 @@ func limitEffects() []effect {
 			s.Ulimits = []*swarmv1.Ulimit{{Name: "nofile", Soft: 100, Hard: 200}}
 		}), "100\n200"},
 		{"oom score", "cat /proc/self/oom_score_adj", container(func(s *swarmv1.ContainerSpec) { s.OomScoreAdj = 321 }), "321"},
-		{"memory limit", cgroupFile("memory", "memory.limit_in_bytes", "memory.max"), func(c *worker.Container) {
+		{"memory limit", cgroupFile("memory", "memory.limit_in_bytes", "memory.max"), func(c *engine.Container) {
 			resources(c).Limits = limits(0, 64<<20, 0)
 		}, "67108864"},
-		{"cpu limit", cgroupFile("cpu", "cpu.cfs_quota_us", "cpu.max"), func(c *worker.Container) {
+		{"cpu limit", cgroupFile("cpu", "cpu.cfs_quota_us", "cpu.max"), func(c *engine.Container) {
 			resources(c).Limits = limits(250_000_000, 0, 0)
 		}, "25000"},
-		{"pids limit", cgroupFile("pids", "pids.max", "pids.max"), func(c *worker.Container) {
+		{"pids limit", cgroupFile("pids", "pids.max", "pids.max"), func(c *engine.Container) {
 			resources(c).Limits = limits(0, 0, 20)
 		}, "20"},
-		{"memory and swap", cgroupFile("memory", "memory.memsw.limit_in_bytes", "memory.swap.max"), func(c *worker.Container) {
+		{"memory and swap", cgroupFile("memory", "memory.memsw.limit_in_bytes", "memory.swap.max"), func(c *engine.Container) {
 			r := resources(c)
 			r.Limits, r.SwapBytes = limits(0, 64<<20, 0), &swap
 		}, swapLimit(64<<20, swap)},
-		{"swappiness", cgroupFile("memory", "memory.swappiness", "cgroup.type"), func(c *worker.Container) {
+		{"swappiness", cgroupFile("memory", "memory.swappiness", "cgroup.type"), func(c *engine.Container) {
 			resources(c).MemorySwappiness = &swappiness
 		}, either("7", "domain")},
-		{"memory reservation", cgroupFile("memory", "memory.soft_limit_in_bytes", "memory.low"), func(c *worker.Container) {
+		{"memory reservation", cgroupFile("memory", "memory.soft_limit_in_bytes", "memory.low"), func(c *engine.Container) {
 			resources(c).Reservations = limits(0, 32<<20, 0)
 		}, "33554432"},
 	}

@@ -15,7 +15,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/worker"
+	"swarm/worker/engine"
 )
 
 func limits(nano, memory, pids int64) *swarmv1.Resources {
@@ -54,7 +54,7 @@ func TestRuntime_EffectsOfTheSpec(t *testing.T) {
 			n.T = t
 			edit := e.edit
 			if edit == nil {
-				edit = func(*worker.Container) {}
+				edit = func(*engine.Container) {}
 			}
 			out, stderr, exit := n.output(n.container(e.script, edit))
 			if got := strings.TrimSuffix(out, "\n"); got != e.want {
@@ -105,7 +105,7 @@ func TestRuntime_OOMScoreIsNotTheDaemons(t *testing.T) {
 
 func TestRuntime_VolumesOutliveTheirContainers(t *testing.T) {
 	n := newNode(t)
-	named := func(c *worker.Container) {
+	named := func(c *engine.Container) {
 		c.Spec().Mounts = []*swarmv1.Mount{
 			{Type: swarmv1.Mount_VOLUME, Source: "keep", Target: "/data"},
 			{Type: swarmv1.Mount_VOLUME, Target: "/own"},
@@ -123,8 +123,8 @@ func TestRuntime_VolumesOutliveTheirContainers(t *testing.T) {
 
 func TestRuntime_NothingIsLeftOfAContainer(t *testing.T) {
 	n := newNode(t)
-	n.output(n.container("true", func(c *worker.Container) {
-		c.Files = []worker.File{{Path: "/run/secrets/s", Data: []byte("hush"), Secret: true}}
+	n.output(n.container("true", func(c *engine.Container) {
+		c.Files = []engine.File{{Path: "/run/secrets/s", Data: []byte("hush"), Secret: true}}
 	}))
 	for _, pattern := range []string{
 		filepath.Join(n.Layout.Data, "worker/tasks/*"), filepath.Join(n.Layout.Run, "worker/files/*"),

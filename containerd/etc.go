@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"swarm/internal/private"
-	"swarm/worker"
+	"swarm/worker/engine"
 )
 
 // As in Docker, a container may write to its /etc/resolv.conf, /etc/hosts and /etc/hostname. The
@@ -26,12 +26,12 @@ func (r *Runtime) etcRoot() string         { return filepath.Join(r.cfg.RunDir, 
 func (r *Runtime) etcDir(id string) string { return filepath.Join(r.etcRoot(), id) }
 
 // etcFiles returns the fields of a container that name files of its /etc.
-func etcFiles(c *worker.Container) []*string {
+func etcFiles(c *engine.Container) []*string {
 	return []*string{&c.ResolvConf, &c.HostsFile, &c.HostnameFile}
 }
 
 // withEtc returns the container with the paths to which writeEtc copies these files.
-func (r *Runtime) withEtc(c worker.Container) worker.Container {
+func (r *Runtime) withEtc(c engine.Container) engine.Container {
 	for i, path := range etcFiles(&c) {
 		if *path != "" {
 			*path = filepath.Join(r.etcDir(c.Task.GetId()), strconv.Itoa(i))
@@ -42,7 +42,7 @@ func (r *Runtime) withEtc(c worker.Container) worker.Container {
 
 // writeEtc copies the files of a container's /etc to a new tmpfs of the task. It removes an older
 // one.
-func (r *Runtime) writeEtc(c worker.Container) error {
+func (r *Runtime) writeEtc(c engine.Container) error {
 	texts, size := make(map[string][]byte), etcRoom
 	to := r.withEtc(c)
 	for i, from := range etcFiles(&c) {

@@ -8,18 +8,18 @@ import (
 	"fmt"
 
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/worker"
+	"swarm/worker/engine"
 )
 
 // Exec runs a further process in a container until the process or ctx ends, and returns its exit
 // code. For its errors, see exec.Runner.Run.
-func (r *Runtime) Exec(ctx context.Context, start *swarmv1.ExecStart, streams worker.ExecStreams) (int, error) {
+func (r *Runtime) Exec(ctx context.Context, start *swarmv1.ExecStart, streams engine.ExecStreams) (int, error) {
 	if err := validID(start.GetTaskId()); err != nil {
 		return 0, err
 	}
 	code, err := r.execs.Run(namespaced(ctx), start, streams)
 	if err != nil {
-		return 0, fmt.Errorf("exec in container %s: %w", start.GetTaskId(), worker.Away(err))
+		return 0, fmt.Errorf("exec in container %s: %w", start.GetTaskId(), engine.Away(err))
 	}
 	return code, nil
 }

@@ -17,7 +17,7 @@ import (
 
 	"swarm/internal/eventually"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/worker"
+	"swarm/worker/engine"
 )
 
 // output is a buffer that may be read while it is written.
@@ -58,7 +58,7 @@ func TestRuntime_EndExecs(t *testing.T) {
 	go func() {
 		got, err := n.runtime.Exec(context.WithoutCancel(t.Context()), &swarmv1.ExecStart{
 			TaskId: c.Task.GetId(), Command: []string{"sh", "-c", "echo up; exec sleep 1000"},
-		}, worker.ExecStreams{Stdout: &out})
+		}, engine.ExecStreams{Stdout: &out})
 		if err != nil {
 			t.Error(err)
 		}
@@ -84,14 +84,14 @@ func TestRuntime_EndExecs(t *testing.T) {
 // refusedWith is for a command that cannot be started, and is told in one clause.
 func refusedWith(code int) func(error) bool {
 	return func(err error) bool {
-		var refused *worker.CommandError
+		var refused *engine.CommandError
 		return errors.As(err, &refused) && refused.Code() == code && !strings.Contains(refused.Text, "OCI runtime")
 	}
 }
 
 func TestRuntime_Exec(t *testing.T) {
 	n := newNode(t)
-	c := n.container("exec sleep 1000", func(c *worker.Container) { c.Spec().Env = []string{"OWN=1"} })
+	c := n.container("exec sleep 1000", func(c *engine.Container) { c.Spec().Env = []string{"OWN=1"} })
 	id := c.Task.GetId()
 	n.run(c)
 	for _, e := range []struct {
@@ -121,7 +121,7 @@ func TestRuntime_Exec(t *testing.T) {
 		t.Run(e.name, func(t *testing.T) {
 			e.start.TaskId = id
 			var out, stderr output
-			streams := worker.ExecStreams{Stdout: &out, Stderr: &stderr}
+			streams := engine.ExecStreams{Stdout: &out, Stderr: &stderr}
 			if e.stdin != "" {
 				streams.Stdin = strings.NewReader(e.stdin)
 			}
@@ -149,7 +149,7 @@ func TestRuntime_ExecDoesNotWaitForItsChildren(t *testing.T) {
 	} {
 		var out output
 		began := time.Now()
-		code, err := n.runtime.Exec(n.Ctx, &swarmv1.ExecStart{TaskId: c.Task.GetId(), Command: []string{"sh", "-c", command}}, worker.ExecStreams{Stdout: &out})
+		code, err := n.runtime.Exec(n.Ctx, &swarmv1.ExecStart{TaskId: c.Task.GetId(), Command: []string{"sh", "-c", command}}, engine.ExecStreams{Stdout: &out})
 		if took := time.Since(began); err != nil || code != 3 || !strings.Contains(out.String(), "started\n") || took > 5*time.Second {
 			t.Errorf("exec %q: %d, %v, %q after %v; want 3 and its output at once", command, code, err, out.String(), took)
 		}
@@ -175,14 +175,14 @@ func TestRuntime_ExecEndsWhole(t *testing.T) {
 			began <- time.Now()
 			cancel()
 		}}
-		_, err := n.runtime.Exec(ctx, &swarmv1.ExecStart{TaskId: id, Command: []string{"sh", "-c", command}}, worker.ExecStreams{Stdout: out, Whole: true})
+		_, err := n.runtime.Exec(ctx, &swarmv1.ExecStart{TaskId: id, Command: []string{"sh", "-c", command}}, engine.ExecStreams{Stdout: out, Whole: true})
 		if took := time.Since(<-began); !errors.Is(err, context.Canceled) || took > 5*time.Second {
 			t.Errorf("exec %q: %v after %v, want canceled at once", command, err, took)
 		}
 		cancel()
 		eventually.Nil(t, "end of what came of "+command, func() error {
 			var ps output
-			_, err := n.runtime.Exec(n.Ctx, &swarmv1.ExecStart{TaskId: id, Command: []string{"ps", "-o", "args"}}, worker.ExecStreams{Stdout: &ps})
+			_, err := n.runtime.Exec(n.Ctx, &swarmv1.ExecStart{TaskId: id, Command: []string{"ps", "-o", "args"}}, engine.ExecStreams{Stdout: &ps})
 			if err == nil && strings.Contains(ps.String(), "sleep 150") {
 				err = errors.New(ps.String())
 			}
@@ -225,7 +225,7 @@ func TestRuntime_ExecIsInteractive(t *testing.T) {
 		code, err := n.runtime.Exec(n.Ctx, &swarmv1.ExecStart{
 			TaskId: c.Task.GetId(), Command: []string{"sh", "-c", "trap 'exit 7' USR1; echo ready; while read l; do stty size; done"},
 			Tty: true, Width: 10, Height: 20,
-		}, worker.ExecStreams{Stdin: in, Stdout: &out, Resize: resize, Signals: signals})
+		}, engine.ExecStreams{Stdin: in, Stdout: &out, Resize: resize, Signals: signals})
 		done <- result{code, err}
 	}()
 	out.await(t, "ready")
@@ -257,22 +257,22 @@ func TestRuntime_ExecEndsWithItsContext(t *testing.T) {
 	defer cancel()
 	began := time.Now()
 	_, err := n.runtime.Exec(ctx, &swarmv1.ExecStart{TaskId: c.Task.GetId(), Command: []string{"sleep", "1001"}},
-		worker.ExecStreams{Started: cancel})
+		engine.ExecStreams{Started: cancel})
 	if !errors.Is(err, context.Canceled) || time.Since(began) > patience/2 {
 		t.Errorf("got %v after %v, want canceled at once", err, time.Since(began))
 	}
 	var out output
-	if _, err := n.runtime.Exec(n.Ctx, &swarmv1.ExecStart{TaskId: c.Task.GetId(), Command: []string{"sh", "-c", "cat /proc/[0-9]*/cmdline"}}, worker.ExecStreams{Stdout: &out}); err != nil || strings.Contains(out.String(), "1001") {
+	if _, err := n.runtime.Exec(n.Ctx, &swarmv1.ExecStart{TaskId: c.Task.GetId(), Command: []string{"sh", "-c", "cat /proc/[0-9]*/cmdline"}}, engine.ExecStreams{Stdout: &out}); err != nil || strings.Contains(out.String(), "1001") {
 		t.Errorf("processes left: %q, %v", out.String(), err)
 	}
 	if err := n.runtime.Stop(n.Ctx, c.Task.GetId(), "", 0); err != nil {
 		t.Fatal(err)
 	}
-	_, err = n.runtime.Exec(n.Ctx, &swarmv1.ExecStart{TaskId: c.Task.GetId(), Command: []string{"true"}}, worker.ExecStreams{})
+	_, err = n.runtime.Exec(n.Ctx, &swarmv1.ExecStart{TaskId: c.Task.GetId(), Command: []string{"true"}}, engine.ExecStreams{})
 	if !errdefs.IsFailedPrecondition(err) {
 		t.Errorf("exec in what has ended: got %v, want failed precondition", err)
 	}
-	_, err = n.runtime.Exec(n.Ctx, &swarmv1.ExecStart{TaskId: "nobody", Command: []string{"true"}}, worker.ExecStreams{})
+	_, err = n.runtime.Exec(n.Ctx, &swarmv1.ExecStart{TaskId: "nobody", Command: []string{"true"}}, engine.ExecStreams{})
 	if !errdefs.IsNotFound(err) {
 		t.Errorf("exec in nobody: got %v, want not found", err)
 	}

@@ -18,7 +18,7 @@ import (
 	"swarm/containerd/ocispec"
 	"swarm/internal/private"
 	"swarm/internal/tree"
-	"swarm/worker"
+	"swarm/worker/engine"
 )
 
 // Folders of tasks. Those in the state folder persist. Files that must not reach a disk are in the
@@ -63,7 +63,7 @@ func (r *Runtime) unmarkStarted(id string) error {
 }
 
 // filePaths returns the paths on the host of the container's secrets and configs.
-func (r *Runtime) filePaths(c worker.Container) []string {
+func (r *Runtime) filePaths(c engine.Container) []string {
 	paths := make([]string, len(c.Files))
 	for i := range c.Files {
 		paths[i] = filepath.Join(r.filesDir(c.Task.GetId()), strconv.Itoa(i))
@@ -72,7 +72,7 @@ func (r *Runtime) filePaths(c worker.Container) []string {
 }
 
 // writeFiles writes secrets and configs to the paths of filePaths.
-func (r *Runtime) writeFiles(c worker.Container, accounts ocispec.Accounts) error {
+func (r *Runtime) writeFiles(c engine.Container, accounts ocispec.Accounts) error {
 	if len(c.Files) == 0 {
 		return nil
 	}
@@ -91,7 +91,7 @@ func (r *Runtime) writeFiles(c worker.Container, accounts ocispec.Accounts) erro
 }
 
 // writeFile writes one file in memory, where a sync would be of no use.
-func writeFile(path string, f worker.File, accounts ocispec.Accounts) error {
+func writeFile(path string, f engine.File, accounts ocispec.Accounts) error {
 	uid, err := accounts.UID(f.UID)
 	if err != nil {
 		return err

@@ -21,7 +21,7 @@ import (
 	"swarm/containerd"
 	"swarm/containerd/containerdtest"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/worker"
+	"swarm/worker/engine"
 )
 
 // load imports an image of a static busybox and more files.
@@ -97,7 +97,7 @@ func TestRuntime_HostileImages(t *testing.T) {
 			defer func() { n.T = t }()
 			ref := fmt.Sprintf("example.com/hostile%d:1", i)
 			n.load(ref, c.config, c.files...)
-			task := n.container("exit 0", func(w *worker.Container) { w.Spec().Image = ref })
+			task := n.container("exit 0", func(w *engine.Container) { w.Spec().Image = ref })
 			err := n.runtime.Prepare(n.Ctx, task)
 			if err == nil {
 				_, err = n.runtime.Start(n.Ctx, task.Task.GetId())
@@ -153,7 +153,7 @@ func TestRuntime_HostileLayers(t *testing.T) {
 	} {
 		ref := fmt.Sprintf("example.com/layer%d:1", i)
 		n.load(ref, imagev1.Config{}, files...)
-		task := n.container("cat /hard; exit 0", func(w *worker.Container) { w.Spec().Image = ref })
+		task := n.container("cat /hard; exit 0", func(w *engine.Container) { w.Spec().Image = ref })
 		err := n.runtime.Prepare(n.Ctx, task)
 		t.Logf("layer %d: %v", i, err)
 		if err == nil {
@@ -170,7 +170,7 @@ func TestRuntime_HostileLayers(t *testing.T) {
 }
 
 // part is a mount of a part of the volume named shared.
-func part(c *worker.Container) {
+func part(c *engine.Container) {
 	c.Spec().Mounts = []*swarmv1.Mount{{
 		Type: swarmv1.Mount_VOLUME, Source: "shared", Target: "/part", VolumeOptions: &swarmv1.VolumeOptions{Subpath: "sub"},
 	}}
@@ -255,8 +255,8 @@ func TestRuntime_BindSourcesInVolumes(t *testing.T) {
 	); err != nil {
 		t.Fatal(err)
 	}
-	bind := func(source string, create bool) func(*worker.Container) {
-		return func(c *worker.Container) {
+	bind := func(source string, create bool) func(*engine.Container) {
+		return func(c *engine.Container) {
 			c.Spec().Mounts = []*swarmv1.Mount{{
 				Type: swarmv1.Mount_BIND, Source: source, Target: "/m", BindOptions: &swarmv1.BindOptions{CreateMountpoint: create},
 			}}
@@ -339,7 +339,7 @@ func TestRuntime_CopyEndsWithItsContext(t *testing.T) {
 	n := newNode(t)
 	ctx, cancel := context.WithCancel(n.Ctx)
 	cancel()
-	c := n.container("true", func(c *worker.Container) {
+	c := n.container("true", func(c *engine.Container) {
 		c.Spec().Mounts = []*swarmv1.Mount{{Type: swarmv1.Mount_VOLUME, Source: "copied", Target: "/data"}}
 	})
 	if err := n.runtime.Prepare(ctx, c); err == nil {
@@ -366,7 +366,7 @@ func TestRuntime_UnpackingEndsWhenTheDiskFills(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	task := n.container("exit 0", func(w *worker.Container) { w.Spec().Image = ref })
+	task := n.container("exit 0", func(w *engine.Container) { w.Spec().Image = ref })
 	if err := r.Prepare(n.Ctx, task); !errdefs.IsResourceExhausted(err) || !strings.Contains(err.Error(), full.Error()) {
 		t.Errorf("got %v, want %v", err, full)
 	}
@@ -392,7 +392,7 @@ func TestRuntime_CopyOfVolumesEndsWhenTheDiskFills(t *testing.T) {
 	}
 	files = append(files, containerdtest.File{Header: tar.Header{Name: dir[1:] + "/zeros", Mode: 0o600}, Body: make([]byte, size)})
 	n.load(ref, imagev1.Config{Volumes: volumes}, files...)
-	task := n.container("exit 0", func(w *worker.Container) { w.Spec().Image = ref })
+	task := n.container("exit 0", func(w *engine.Container) { w.Spec().Image = ref })
 	id := task.Task.GetId()
 	if err := n.runtime.Prepare(n.Ctx, task); err != nil {
 		t.Fatal(err)

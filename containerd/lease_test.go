@@ -11,7 +11,7 @@ import (
 
 	"swarm/containerd"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/worker"
+	"swarm/worker/engine"
 )
 
 // The shims of another containerd know of no lease: a task that relies on one is refused, for good.
@@ -20,7 +20,7 @@ func TestRuntime_ForeignShimsKeepNoLease(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = r.Prepare(t.Context(), worker.Container{Task: &swarmv1.Task{Id: "t1"}, Lease: "/run/lease"})
+	err = r.Prepare(t.Context(), engine.Container{Task: &swarmv1.Task{Id: "t1"}, Lease: "/run/lease"})
 	if !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "--containerd-address") {
 		t.Errorf("prepare a single-writer container on a foreign containerd: got %v, want FailedPrecondition and what to do", err)
 	}

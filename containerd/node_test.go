@@ -24,7 +24,7 @@ import (
 	"swarm/containerd/containerdtest"
 	"swarm/containerd/layout"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/worker"
+	"swarm/worker/engine"
 )
 
 const (
@@ -104,7 +104,7 @@ func (n *node) clear() {
 }
 
 // container is one that runs a shell script; edit may change all of it.
-func (n *node) container(script string, edit ...func(*worker.Container)) worker.Container {
+func (n *node) container(script string, edit ...func(*engine.Container)) engine.Container {
 	n.T.Helper()
 	n.tasks++
 	id := fmt.Sprintf("task%d", n.tasks)
@@ -112,12 +112,12 @@ func (n *node) container(script string, edit ...func(*worker.Container)) worker.
 	if err := os.MkdirAll(logs, 0o700); err != nil {
 		n.T.Fatal(err)
 	}
-	for _, f := range []string{worker.StdoutFile, worker.StderrFile} {
+	for _, f := range []string{engine.StdoutFile, engine.StderrFile} {
 		if err := os.WriteFile(filepath.Join(logs, f), nil, 0o600); err != nil {
 			n.T.Fatal(err)
 		}
 	}
-	c := worker.Container{
+	c := engine.Container{
 		Task: &swarmv1.Task{Id: id, ServiceId: "service1"},
 		Revision: &swarmv1.Revision{Spec: &swarmv1.ServiceSpec{TaskTemplate: &swarmv1.TaskSpec{
 			ContainerSpec: &swarmv1.ContainerSpec{Image: imageRef, Command: []string{"/bin/sh", "-c", script}},
@@ -125,7 +125,7 @@ func (n *node) container(script string, edit ...func(*worker.Container)) worker.
 		}}},
 		Hostname: "box",
 		LogDir:   logs,
-		Node:     worker.NodeInfo{ID: "node1", Hostname: "host1", OS: "linux", Arch: goruntime.GOARCH},
+		Node:     engine.NodeInfo{ID: "node1", Hostname: "host1", OS: "linux", Arch: goruntime.GOARCH},
 	}
 	for _, e := range edit {
 		e(&c)
@@ -134,7 +134,7 @@ func (n *node) container(script string, edit ...func(*worker.Container)) worker.
 }
 
 // run prepares and starts.
-func (n *node) run(c worker.Container) worker.Started {
+func (n *node) run(c engine.Container) engine.Started {
 	n.T.Helper()
 	if err := n.runtime.Prepare(n.Ctx, c); err != nil {
 		n.T.Fatal(err)
@@ -146,7 +146,7 @@ func (n *node) run(c worker.Container) worker.Started {
 	return s
 }
 
-func (n *node) wait(id string) worker.Exit {
+func (n *node) wait(id string) engine.Exit {
 	n.T.Helper()
 	ctx, cancel := context.WithTimeout(n.Ctx, patience)
 	defer cancel()
@@ -158,7 +158,7 @@ func (n *node) wait(id string) worker.Exit {
 }
 
 // output runs a container to its end and gives what it wrote.
-func (n *node) output(c worker.Container) (stdout, stderr string, e worker.Exit) {
+func (n *node) output(c engine.Container) (stdout, stderr string, e engine.Exit) {
 	n.T.Helper()
 	n.run(c)
 	e = n.wait(c.Task.GetId())
@@ -166,7 +166,7 @@ func (n *node) output(c worker.Container) (stdout, stderr string, e worker.Exit)
 	if err := n.runtime.Remove(n.Ctx, c.Task.GetId()); err != nil {
 		n.T.Fatal(err)
 	}
-	return n.read(filepath.Join(c.LogDir, worker.StdoutFile)), n.read(filepath.Join(c.LogDir, worker.StderrFile)), e
+	return n.read(filepath.Join(c.LogDir, engine.StdoutFile)), n.read(filepath.Join(c.LogDir, engine.StderrFile)), e
 }
 
 func (n *node) read(path string) string {

@@ -20,7 +20,7 @@ import (
 	"swarm/containerd/ocispec"
 	"swarm/containerd/shimgroup"
 	"swarm/containerd/volume"
-	"swarm/worker"
+	"swarm/worker/engine"
 )
 
 // Prepare creates the container's record in containerd, and then its file system, volumes and
@@ -29,7 +29,7 @@ import (
 //
 // ErrNotFound: this node does not hold the image. ErrInvalidArgument: the container cannot be made
 // as the service asks. ErrRuntimeAway: containerd does not answer, which is transient.
-func (r *Runtime) Prepare(ctx context.Context, c worker.Container) error {
+func (r *Runtime) Prepare(ctx context.Context, c engine.Container) error {
 	id := c.Task.GetId()
 	if err := validID(id); err != nil {
 		return err
@@ -42,14 +42,14 @@ func (r *Runtime) Prepare(ctx context.Context, c worker.Container) error {
 		return nil
 	}
 	if err := r.loadGroups(ctx); err != nil {
-		return fmt.Errorf("prepare container %s: %w", id, worker.Away(err))
+		return fmt.Errorf("prepare container %s: %w", id, engine.Away(err))
 	}
 	err := r.prepare(ctx, c)
 	if errors.Is(err, errStaleImage) { // The cache has forgotten the image, so a second call reads it again.
 		err = r.prepare(ctx, c)
 	}
 	if err != nil {
-		return fmt.Errorf("prepare container %s: %w", id, worker.Away(err))
+		return fmt.Errorf("prepare container %s: %w", id, engine.Away(err))
 	}
 	return nil
 }
@@ -62,7 +62,7 @@ var errForeignShim = errdefs.ErrFailedPrecondition.WithMessage(
 // errStaleImage says that an image was removed after it was put into the cache.
 var errStaleImage = errors.New("the image's snapshot is gone")
 
-func (r *Runtime) prepare(ctx context.Context, c worker.Container) error {
+func (r *Runtime) prepare(ctx context.Context, c engine.Container) error {
 	id := c.Task.GetId()
 	img, err := r.images.Get(ctx, c.Spec().GetImage(), c.Spec().GetPlatform())
 	if err != nil {
@@ -86,7 +86,7 @@ func (r *Runtime) prepare(ctx context.Context, c worker.Container) error {
 }
 
 // record creates the container's record. created is false if the record exists already.
-func (r *Runtime) record(ctx context.Context, c worker.Container, img *imagecache.Image, vols volume.Plan) (created bool, err error) {
+func (r *Runtime) record(ctx context.Context, c engine.Container, img *imagecache.Image, vols volume.Plan) (created bool, err error) {
 	id := c.Task.GetId()
 	cgroup := r.cgroup(c)
 	group := r.groups.Assign(id, c.Task.GetServiceId())
@@ -151,7 +151,7 @@ func (r *Runtime) record(ctx context.Context, c worker.Container, img *imagecach
 }
 
 // equip makes the container's file system, files and volumes.
-func (r *Runtime) equip(ctx context.Context, c worker.Container, img *imagecache.Image, vols volume.Plan) error {
+func (r *Runtime) equip(ctx context.Context, c engine.Container, img *imagecache.Image, vols volume.Plan) error {
 	if err := r.writeFiles(c, img.Accounts); err != nil {
 		return err
 	}
@@ -186,7 +186,7 @@ func (r *Runtime) equip(ctx context.Context, c worker.Container, img *imagecache
 
 // cgroup returns the path of a container's cgroup, or with systemd "slice:prefix:name", from which
 // runc makes the scope prefix-name.scope.
-func (r *Runtime) cgroup(c worker.Container) string {
+func (r *Runtime) cgroup(c engine.Container) string {
 	parent, id := cmp.Or(c.CgroupParent, r.cfg.CgroupParent), c.Task.GetId()
 	if r.cfg.SystemdCgroup {
 		return parent + ":swarm:" + id

@@ -26,7 +26,7 @@ import (
 	"swarm/containerd/layout"
 	"swarm/containerd/shimgroup"
 	"swarm/containerd/volume"
-	"swarm/worker"
+	"swarm/worker/engine"
 )
 
 // Labels of the containers.
@@ -97,7 +97,7 @@ type Deps struct {
 	Room func(bytes int64) error
 }
 
-// Runtime implements worker.Runtime and worker.Executor. Its methods are safe for concurrent use by
+// Runtime implements engine.Runtime and engine.Executor. Its methods are safe for concurrent use by
 // many tasks. Calls for one task must not overlap, except that Wait and Exec may run beside others.
 type Runtime struct {
 	cfg     Config
@@ -120,8 +120,8 @@ type Runtime struct {
 }
 
 var (
-	_ worker.Runtime  = (*Runtime)(nil)
-	_ worker.Executor = (*Runtime)(nil)
+	_ engine.Runtime  = (*Runtime)(nil)
+	_ engine.Executor = (*Runtime)(nil)
 )
 
 // Connect returns a client of the containerd on a socket. It does not wait for containerd to
@@ -175,20 +175,20 @@ func New(cfg Config, deps Deps) (*Runtime, error) {
 
 // List returns every container of this daemon, running or not. ErrRuntimeAway: containerd does not
 // answer.
-func (r *Runtime) List(ctx context.Context) ([]worker.Found, error) {
+func (r *Runtime) List(ctx context.Context) ([]engine.Found, error) {
 	ctx = namespaced(ctx)
 	owned, err := r.owned(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("list containers: %w", worker.Away(err))
+		return nil, fmt.Errorf("list containers: %w", engine.Away(err))
 	}
 	running, err := r.running(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("list running containers: %w", worker.Away(err))
+		return nil, fmt.Errorf("list running containers: %w", engine.Away(err))
 	}
-	found := make([]worker.Found, 0, len(owned))
+	found := make([]engine.Found, 0, len(owned))
 	for _, c := range owned {
 		pid, runs := running[c.ID]
-		found = append(found, worker.Found{TaskID: c.ID, ServiceID: c.Labels[labelService], Running: runs, Pid: pid})
+		found = append(found, engine.Found{TaskID: c.ID, ServiceID: c.Labels[labelService], Running: runs, Pid: pid})
 	}
 	return found, nil
 }

@@ -25,7 +25,7 @@ import (
 	"swarm/containerd/layout"
 	"swarm/internal/eventually"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/worker"
+	"swarm/worker/engine"
 	"swarm/worker/lease"
 )
 
@@ -45,12 +45,12 @@ func TestRuntime_LifeOfAContainer(t *testing.T) {
 	if _, err := n.runtime.Start(n.Ctx, id); !errdefs.IsFailedPrecondition(err) {
 		t.Errorf("second start: got %v, want failed precondition", err)
 	}
-	want := []worker.Found{{TaskID: id, ServiceID: "service1", Running: true, Pid: started.Pid}}
+	want := []engine.Found{{TaskID: id, ServiceID: "service1", Running: true, Pid: started.Pid}}
 	if got, err := n.runtime.List(n.Ctx); err != nil || !cmp.Equal(want, got) {
 		t.Errorf("list: got %+v, %v, want %+v", got, err, want)
 	}
 	eventually.Nil(t, "the container's output", func() error {
-		out, err := n.read(filepath.Join(c.LogDir, worker.StdoutFile)), n.read(filepath.Join(c.LogDir, worker.StderrFile))
+		out, err := n.read(filepath.Join(c.LogDir, engine.StdoutFile)), n.read(filepath.Join(c.LogDir, engine.StderrFile))
 		if out != "out\n" || err != "err\n" {
 			return fmt.Errorf("got %q and %q", out, err)
 		}
@@ -86,7 +86,7 @@ func TestRuntime_StopKillsWhatDoesNotListen(t *testing.T) {
 	c := n.container("trap '' TERM; echo ready; while :; do sleep 0.02; done")
 	n.run(c)
 	eventually.Nil(t, "the trap", func() error {
-		if n.read(filepath.Join(c.LogDir, worker.StdoutFile)) == "" {
+		if n.read(filepath.Join(c.LogDir, engine.StdoutFile)) == "" {
 			return fmt.Errorf("no output")
 		}
 		return nil
@@ -148,7 +148,7 @@ func TestRuntime_NextProcessFindsContainersAndExits(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually.Nil(t, "the trap", func() error {
-		if n.read(filepath.Join(leaves.LogDir, worker.StdoutFile)) == "" {
+		if n.read(filepath.Join(leaves.LogDir, engine.StdoutFile)) == "" {
 			return fmt.Errorf("no output")
 		}
 		return nil
@@ -218,7 +218,7 @@ func TestRuntime_WaitOutlivesAContainerdAndADeadShim(t *testing.T) {
 	c := n.container("while :; do sleep 0.02; done")
 	n.run(c)
 	type result struct {
-		exit worker.Exit
+		exit engine.Exit
 		err  error
 	}
 	done := make(chan result, 1)
@@ -249,7 +249,7 @@ func TestRuntime_WaitOutlivesAContainerdAndADeadShim(t *testing.T) {
 
 func TestRuntime_ShimsAreShared(t *testing.T) {
 	n := newNode(t)
-	var all []worker.Container
+	var all []engine.Container
 	for range 12 {
 		c := n.container("exec sleep 1000")
 		n.run(c)
@@ -279,7 +279,7 @@ func TestRuntime_OutOfMemoryIsSaid(t *testing.T) {
 // Shims end as their last container goes, while others are about to join them.
 func TestRuntime_ChurnInSharedShims(t *testing.T) {
 	n := newNode(t)
-	var all []worker.Container
+	var all []engine.Container
 	for range 40 {
 		all = append(all, n.container("exit 3"))
 	}
@@ -311,7 +311,7 @@ func TestRuntime_ImageRemovedMeanwhile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	pinned := func(c *worker.Container) { c.Spec().Image = imageRef + "@" + image.Target().Digest.String() }
+	pinned := func(c *engine.Container) { c.Spec().Image = imageRef + "@" + image.Target().Digest.String() }
 	n.output(n.container("true", pinned))
 	if err := n.client.ImageService().Delete(n.Ctx, imageRef, images.SynchronousDelete()); err != nil {
 		t.Fatal(err)
@@ -401,7 +401,7 @@ func TestRuntime_ContainerThatDiedBeforeItsStartIsSetUpAnew(t *testing.T) {
 	if e := n.wait(id); e.Code != 6 {
 		t.Errorf("exit: got %+v, want code 6", e)
 	}
-	if got := n.read(filepath.Join(c.LogDir, worker.StdoutFile)); got != "runs\n" {
+	if got := n.read(filepath.Join(c.LogDir, engine.StdoutFile)); got != "runs\n" {
 		t.Errorf("output: got %q", got)
 	}
 }
@@ -419,7 +419,7 @@ func TestRuntime_StartWhileAnotherIsNotOver(t *testing.T) {
 	if err := os.MkdirAll(bundle, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := n.runtime.Start(n.Ctx, id); !errors.Is(err, worker.ErrRuntimeAway) {
+	if _, err := n.runtime.Start(n.Ctx, id); !errors.Is(err, engine.ErrRuntimeAway) {
 		t.Errorf("start beside another call: got %v, want to be told to ask again", err)
 	}
 	if err := os.Remove(bundle); err != nil {

@@ -20,7 +20,7 @@ import (
 	"swarm/containerd/runc"
 	"swarm/containerd/volume"
 	"swarm/internal/private"
-	"swarm/worker"
+	"swarm/worker/engine"
 )
 
 // prepared is what Start needs to know of a container.
@@ -37,15 +37,15 @@ type prepared struct {
 // the container. ErrNotFound: the container was not prepared. ErrFailedPrecondition: it has run
 // before. ErrInvalidArgument: runc cannot start it as the service asks. ErrRuntimeAway: containerd
 // does not answer, and the container may run.
-func (r *Runtime) Start(ctx context.Context, taskID string) (worker.Started, error) {
+func (r *Runtime) Start(ctx context.Context, taskID string) (engine.Started, error) {
 	if err := validID(taskID); err != nil {
-		return worker.Started{}, err
+		return engine.Started{}, err
 	}
 	pid, err := r.start(namespaced(ctx), taskID)
 	if err != nil {
-		return worker.Started{}, fmt.Errorf("start container %s: %w", taskID, worker.Away(err))
+		return engine.Started{}, fmt.Errorf("start container %s: %w", taskID, engine.Away(err))
 	}
-	return worker.Started{Pid: pid}, nil
+	return engine.Started{Pid: pid}, nil
 }
 
 func (r *Runtime) start(ctx context.Context, id string) (uint32, error) {
@@ -209,9 +209,9 @@ func (r *Runtime) createRequest(id string, p prepared) (*tasks.CreateTaskRequest
 	req := &tasks.CreateTaskRequest{ContainerID: id, Terminal: p.terminal, Rootfs: mount.ToProto(p.rootfs)}
 	if p.logs != "" {
 		// The files exist, and the shim appends to them.
-		req.Stdout = filepath.Join(p.logs, worker.StdoutFile)
+		req.Stdout = filepath.Join(p.logs, engine.StdoutFile)
 		if !p.terminal {
-			req.Stderr = filepath.Join(p.logs, worker.StderrFile)
+			req.Stderr = filepath.Join(p.logs, engine.StderrFile)
 		}
 	}
 	if p.stdin {

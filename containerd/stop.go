@@ -20,7 +20,7 @@ import (
 	"swarm/containerd/layout"
 	"swarm/internal/pause"
 	"swarm/internal/tree"
-	"swarm/worker"
+	"swarm/worker/engine"
 )
 
 // Stop sends the signal sig to the container's first process, waits for grace, then sends SIGKILL
@@ -32,7 +32,7 @@ func (r *Runtime) Stop(ctx context.Context, taskID, sig string, grace time.Durat
 		return err
 	}
 	if err := r.stop(namespaced(ctx), taskID, sig, grace); err != nil {
-		return fmt.Errorf("stop container %s: %w", taskID, worker.Away(err))
+		return fmt.Errorf("stop container %s: %w", taskID, engine.Away(err))
 	}
 	return nil
 }
@@ -112,7 +112,7 @@ func (r *Runtime) Remove(ctx context.Context, taskID string) error {
 	}
 	ctx = namespaced(ctx)
 	if err := r.remove(ctx, taskID); err != nil {
-		return fmt.Errorf("remove container %s: %w", taskID, worker.Away(err))
+		return fmt.Errorf("remove container %s: %w", taskID, engine.Away(err))
 	}
 	return nil
 }

@@ -19,7 +19,7 @@ import (
 	"swarm/containerd/ocispec"
 	"swarm/containerd/runc"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/worker"
+	"swarm/worker/engine"
 )
 
 // Update changes the limits of a container and then its record, from which later calls read the
@@ -31,7 +31,7 @@ func (r *Runtime) Update(ctx context.Context, taskID string, want *swarmv1.Resou
 		return err
 	}
 	if err := r.update(namespaced(ctx), taskID, want); err != nil {
-		return fmt.Errorf("update container %s: %w", taskID, worker.Away(err))
+		return fmt.Errorf("update container %s: %w", taskID, engine.Away(err))
 	}
 	return nil
 }

@@ -14,14 +14,14 @@ import (
 
 	"swarm/internal/eventually"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/worker"
+	"swarm/worker/engine"
 )
 
 // inside runs a script in a running container.
 func (n *node) inside(id, script string) string {
 	n.T.Helper()
 	var out, stderr bytes.Buffer
-	code, err := n.runtime.Exec(n.Ctx, &swarmv1.ExecStart{TaskId: id, Command: []string{"sh", "-c", script}}, worker.ExecStreams{Stdout: &out, Stderr: &stderr})
+	code, err := n.runtime.Exec(n.Ctx, &swarmv1.ExecStart{TaskId: id, Command: []string{"sh", "-c", script}}, engine.ExecStreams{Stdout: &out, Stderr: &stderr})
 	if err != nil || code != 0 {
 		n.T.Fatalf("%s: %v, code %d, %s", script, err, code, stderr.String())
 	}
@@ -73,7 +73,7 @@ func TestRuntime_UpdateOfARunningContainer(t *testing.T) {
 // What a process before this one has set is known from the container's record: the kernel is not asked again.
 func TestRuntime_UpdateAfterARestart(t *testing.T) {
 	n := newNode(t)
-	c := n.container("while :; do sleep 1; done", func(c *worker.Container) { resources(c).Limits = limits(0, 64<<20, 0) })
+	c := n.container("while :; do sleep 1; done", func(c *engine.Container) { resources(c).Limits = limits(0, 64<<20, 0) })
 	n.run(c)
 	id := c.Task.GetId()
 	memory := cgroupFile("memory", "memory.limit_in_bytes", "memory.max")
@@ -92,13 +92,13 @@ func TestRuntime_UpdateBelowWhatIsUsedIsRefused(t *testing.T) {
 	n := newNode(t)
 	none := int64(0)
 	had := &swarmv1.ResourceRequirements{Limits: limits(0, 128<<20, 0), SwapBytes: &none}
-	c := n.container("head -c 50m /dev/zero > /dev/shm/held; echo held; while :; do sleep 1; done", func(c *worker.Container) {
+	c := n.container("head -c 50m /dev/zero > /dev/shm/held; echo held; while :; do sleep 1; done", func(c *engine.Container) {
 		*resources(c) = swarmv1.ResourceRequirements{Limits: had.Limits, SwapBytes: had.SwapBytes}
 	})
 	n.run(c)
 	id := c.Task.GetId()
 	eventually.Nil(t, "the container holds memory", func() error {
-		if n.read(filepath.Join(c.LogDir, worker.StdoutFile)) == "" {
+		if n.read(filepath.Join(c.LogDir, engine.StdoutFile)) == "" {
 			return errors.New("no output")
 		}
 		return nil

@@ -20,7 +20,7 @@ import (
 	"swarm/containerd/exit"
 	"swarm/containerd/layout"
 	"swarm/internal/pause"
-	"swarm/worker"
+	"swarm/worker/engine"
 )
 
 // retryMin and retryMax bound the pause before containerd is asked again while it does not answer.
@@ -32,27 +32,27 @@ const (
 // Wait blocks until a started container has ended, also through restarts of containerd, and returns
 // how it ended. ErrNotFound: there is no such container. ErrFailedPrecondition: the container was
 // not started.
-func (r *Runtime) Wait(ctx context.Context, taskID string) (worker.Exit, error) {
+func (r *Runtime) Wait(ctx context.Context, taskID string) (engine.Exit, error) {
 	if err := validID(taskID); err != nil {
-		return worker.Exit{}, err
+		return engine.Exit{}, err
 	}
 	e, err := r.wait(namespaced(ctx), taskID)
 	if err != nil {
-		return worker.Exit{}, fmt.Errorf("wait for container %s: %w", taskID, worker.Away(err))
+		return engine.Exit{}, fmt.Errorf("wait for container %s: %w", taskID, engine.Away(err))
 	}
 	return e, nil
 }
 
-func (r *Runtime) wait(ctx context.Context, id string) (worker.Exit, error) {
+func (r *Runtime) wait(ctx context.Context, id string) (engine.Exit, error) {
 	rest := retryMin
 	for {
 		resp, err := r.client.TaskService().Wait(ctx, &tasks.WaitRequest{ContainerID: id}, grpc.WaitForReady(true))
 		if err == nil {
 			rec, _ := r.recorded(id)
-			return worker.Exit{Code: int(resp.ExitStatus), At: resp.ExitedAt.AsTime(), OOM: r.oom(ctx, id), Fenced: rec.Fenced}, nil
+			return engine.Exit{Code: int(resp.ExitStatus), At: resp.ExitedAt.AsTime(), OOM: r.oom(ctx, id), Fenced: rec.Fenced}, nil
 		}
 		if ctx.Err() != nil {
-			return worker.Exit{}, ctx.Err()
+			return engine.Exit{}, ctx.Err()
 		}
 		if err = errgrpc.ToNative(err); errdefs.IsNotFound(err) {
 			return r.lost(ctx, id)
@@ -60,29 +60,29 @@ func (r *Runtime) wait(ctx context.Context, id string) (worker.Exit, error) {
 		// containerd restarts, or the shim has died. Soon containerd answers, or returns NotFound.
 		r.log.DebugContext(ctx, "waiting for a container again", "task", id, "err", err, "retry", rest)
 		if err := pause.For(ctx, rest/2+rand.N(rest)); err != nil {
-			return worker.Exit{}, err
+			return engine.Exit{}, err
 		}
 		rest = min(2*rest, retryMax)
 	}
 }
 
 // lost returns the exit of a container for which containerd has no task.
-func (r *Runtime) lost(ctx context.Context, id string) (worker.Exit, error) {
-	unknown := worker.Exit{Code: -1, At: time.Now(), CodeUnknown: true}
+func (r *Runtime) lost(ctx context.Context, id string) (engine.Exit, error) {
+	unknown := engine.Exit{Code: -1, At: time.Now(), CodeUnknown: true}
 	if rec, ok := r.recorded(id); ok {
 		if rec.ShimLost {
 			unknown.At = rec.ExitedAt
 			return unknown, nil
 		}
-		return worker.Exit{Code: int(rec.Status), At: rec.ExitedAt, OOM: rec.OOM, Fenced: rec.Fenced}, nil
+		return engine.Exit{Code: int(rec.Status), At: rec.ExitedAt, OOM: rec.OOM, Fenced: rec.Fenced}, nil
 	}
 	if r.started(id) {
 		return unknown, nil
 	}
 	if _, err := r.client.ContainerService().Get(ctx, id); err != nil {
-		return worker.Exit{}, err
+		return engine.Exit{}, err
 	}
-	return worker.Exit{}, fmt.Errorf("it has not been started: %w", errdefs.ErrFailedPrecondition)
+	return engine.Exit{}, fmt.Errorf("it has not been started: %w", errdefs.ErrFailedPrecondition)
 }
 
 // recorded reads the exit record that the container's shim has written.

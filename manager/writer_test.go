@@ -21,6 +21,7 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
 	agent "swarm/worker"
+	"swarm/worker/engine"
 	"swarm/worker/lease"
 	"swarm/worker/simulated"
 )
@@ -209,7 +210,7 @@ func (s *station) shim() {
 		return
 	}
 	for _, id := range s.runtime.Running() {
-		s.runtime.End(id, agent.Exit{Code: 137, Fenced: true})
+		s.runtime.End(id, engine.Exit{Code: 137, Fenced: true})
 	}
 }
 

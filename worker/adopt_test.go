@@ -9,7 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/worker"
+	"swarm/worker/engine"
 	"swarm/worker/simulated"
 )
 
@@ -23,8 +23,8 @@ func TestWorker_RestartAdoptsWhatRuns(t *testing.T) {
 		m.waitState("t3", isReady)
 		synctest.Wait()
 		r.stop()
-		r.runtime.End("t2", worker.Exit{Code: 7})
-		stray := worker.Container{Task: &swarmv1.Task{Id: "stray"}, Revision: revisionObject().GetRevision()}
+		r.runtime.End("t2", engine.Exit{Code: 7})
+		stray := engine.Container{Task: &swarmv1.Task{Id: "stray"}, Revision: revisionObject().GetRevision()}
 		if err := r.runtime.Prepare(t.Context(), stray); err != nil {
 			t.Fatal(err)
 		}
@@ -79,7 +79,7 @@ func TestWorker_StopThatWasForgottenIsNoFailure(t *testing.T) {
 		synctest.Wait()
 		r.stop()
 		for _, id := range []string{"t1", "t2", "t3"} {
-			r.runtime.End(id, worker.Exit{Code: 2})
+			r.runtime.End(id, engine.Exit{Code: 2})
 		}
 		m.initial = []*swarmv1.Assignment{revisionObject(), taskObject("t1", swarmv1.TaskState_SHUTDOWN), taskObject("t3", running)}
 		r.start()

@@ -11,36 +11,45 @@ import (
 	"google.golang.org/grpc"
 
 	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/worker/engine"
 	"swarm/worker/lease"
+	"swarm/worker/storage"
 )
 
-// Config is what can be set of a Worker.
+// Config is the configuration of a Worker. New fills in the defaults.
 type Config struct {
-	NodeID   string
+	// NodeID is the node's id in the cluster. Required.
+	NodeID string
+	// Hostname is the host's own name. A manager may give the node another name in the cluster.
 	Hostname string
-	// ClusterID names the cluster that the stored assignments belong to: with another one they are not used.
+	// ClusterID names the cluster to which the content of StateDir belongs. The content is dropped
+	// if it belongs to another one.
 	ClusterID string
 	// MachineID, Addr, DataPathAddr and Port are told to the managers.
 	MachineID    string
 	Addr         string
 	DataPathAddr string
 	Port         uint32
-	// StateDir survives a reboot and holds state.db. RunDir need not; it holds the tasks' small files.
+	// StateDir is the folder of state.db. It must survive a reboot. RunDir is the folder of the
+	// tasks' small files and of the lease. It must not survive one, and should be in memory. Both
+	// must be absolute.
 	StateDir string
 	RunDir   string
-	// CgroupParent is handed to the runtime.
+	// CgroupParent is the cgroup under which the runtime puts containers.
 	CgroupParent string
-	// Starts is how many containers are created, started or removed at once. Default 4: more only queue in runc.
+	// Starts is how many containers are created, started or removed at the same time. Default 4:
+	// more would only queue in runc.
 	Starts int
-	// ConnectTimeout is how long a manager may take to welcome this node before the next one is tried. Default 2 s.
+	// ConnectTimeout is how long a manager may take to welcome this node before the next one is
+	// tried. Default 2 s.
 	ConnectTimeout time.Duration
-	// MaxBackoff caps the pause after no manager was reachable. Default 2 s.
+	// MaxBackoff caps the pause after no manager could be reached. Default 2 s.
 	MaxBackoff time.Duration
 	// SinceBoot is the clock of leases. Default lease.Now.
 	SinceBoot func() time.Duration
-	// Clean bounds what stays on the disk.
-	Clean Clean
-	// OS and Arch are for templates. Empty: those of this program.
+	// Clean limits what stays on the disk although nothing needs it.
+	Clean storage.Config
+	// OS and Arch are for the templates of services. Default: those of this program.
 	OS, Arch string
 }
 
@@ -48,13 +57,6 @@ const (
 	defaultStarts         = 4
 	defaultConnectTimeout = 2 * time.Second
 	defaultMaxBackoff     = 2 * time.Second
-	// defaultLease is the managers' default session timeout.
-	defaultLease     = 10 * time.Second
-	defaultHeartbeat = time.Second
-	// missedHeartbeats unanswered in a row end a session: the managers count the same way.
-	missedHeartbeats = 3
-	// defaultGrace is Docker's stop grace period.
-	defaultGrace = 10 * time.Second
 )
 
 func (c Config) validate() (Config, error) {
@@ -79,39 +81,45 @@ func (c Config) validate() (Config, error) {
 	return c, nil
 }
 
-// Deps are what a Worker works with.
+// Deps are the live objects that a Worker works with. Fields are required unless they say
+// otherwise. The functions must not block unless they take a context.
 type Deps struct {
 	Log      *slog.Logger
-	Runtime  Runtime
-	Images   Images
-	Network  Network
-	Executor Executor
-	// Storage and Space tell what is on the disk, for its clean-up. Nil: nothing is (simulated containers).
-	Storage Storage
-	Space   Space
-	// Logs keeps the containers' output; the worker runs it. Nil: output is not kept (simulated containers have none).
-	Logs LogStore
-	// Managers names the managers to try; asked again for every attempt.
+	Runtime  engine.Runtime
+	Images   engine.Images
+	Network  engine.Network
+	Executor engine.Executor
+	// Storage and Space measure the disk, for its clean-up. Optional: with simulated containers
+	// there is nothing to clean.
+	Storage engine.Storage
+	Space   storage.Space
+	// Logs keeps the containers' output. The worker runs it. Optional: nothing keeps it.
+	Logs engine.LogStore
+	// Managers returns the managers to try. It is called for every round of attempts.
 	Managers func() []*swarmv1.Peer
-	// Dial gives a connection to a node. The connection is the callee's, and stays open.
+	// Dial returns a connection to a node. The connection stays open and belongs to the callee.
 	Dial func(nodeID string) (grpc.ClientConnInterface, error)
-	// Renewed is closed by the next renewal of this node's certificate, with which Dial connects
-	// from then on. Optional.
+	// Renewed returns a channel that the next renewal of this node's certificate closes. Dial
+	// connects with the new certificate from then on. Optional.
 	Renewed func() <-chan struct{}
-	// Describe says what the node is; asked at the start of a session and after Redescribe.
+	// Describe returns what the node is. It is called at the start of a session and after
+	// Worker.Redescribe.
 	Describe func() *swarmv1.NodeDescription
-	// OnNode is told of role, managers, roots and removal. It must not block and may keep the message. Optional.
+	// OnNode is told the node's role, the managers, the roots, and that the node was removed. It
+	// may keep the message. Optional.
 	OnNode func(*swarmv1.NodeUpdate)
-	// OnKeys is told all encryption keys whenever one changes. It must not block. Optional.
+	// OnKeys is given all encryption keys when one changes. Optional.
 	OnKeys func([]*swarmv1.EncryptionKey)
-	// OnTopology is told how the cluster's networks change: networks, peerings, routings and backends, at first those that a
-	// former process was told of. It must not block, and may keep the changes but not write to them. Optional.
+	// OnTopology is told how the cluster's networks change: networks, peerings, routings and
+	// backends. The first call has those that an earlier process of this node was told. It may keep
+	// the changes but must not write to them. Optional.
 	OnTopology func([]*swarmv1.AssignmentChange)
-	// InForce returns once the kernel and the name server are as OnTopology was told so far. Optional: they always are.
-	InForce func(ctx context.Context) error
-	// Overlay says what this node's kernel has of an overlay network. Optional.
+	// Programmed returns nil once the kernel and the name server reflect everything that OnTopology
+	// was given so far. Any error is retried. Optional: they always do.
+	Programmed func(ctx context.Context) error
+	// Overlay returns what this node's kernel has of an overlay network. Optional.
 	Overlay func(ctx context.Context, network string) (*swarmv1.NodeNetwork, error)
-	// OnContact, optional, is told when contact to the managers comes and goes. It must not block.
+	// OnContact is told when a session with a manager begins and ends. Optional.
 	OnContact func(managerID string, up bool)
 }
 

@@ -10,7 +10,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/worker"
+	"swarm/worker/engine"
 	"swarm/worker/simulated"
 )
 
@@ -29,13 +29,13 @@ func TestWorker_OutOfContactItRestartsByPolicy(t *testing.T) {
 		m.drop(errdefs.ErrUnavailable)
 		synctest.Wait()
 		for want := 2; want <= 3; want++ {
-			r.runtime.End("t1", worker.Exit{Code: 1})
+			r.runtime.End("t1", engine.Exit{Code: 1})
 			time.Sleep(20 * time.Second)
 			if got := r.runtime.Starts(); got != want {
 				t.Fatalf("%d starts, want %d", got, want)
 			}
 		}
-		r.runtime.End("t1", worker.Exit{Code: 1})
+		r.runtime.End("t1", engine.Exit{Code: 1})
 		time.Sleep(20 * time.Second)
 		m.mu.Lock()
 		m.refuse = nil

@@ -15,6 +15,7 @@ import (
 
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/worker"
+	"swarm/worker/engine"
 	"swarm/worker/simulated"
 )
 
@@ -71,12 +72,12 @@ func scan(t *testing.T, dir string) {
 
 // pulls are the credentials of all pulls.
 type pulls struct {
-	worker.Images
+	engine.Images
 	mu   sync.Mutex // guards what follows
 	with []string
 }
 
-func (p *pulls) Pull(ctx context.Context, req worker.PullRequest, progress func(*swarmv1.ImageProgress)) (*swarmv1.Image, error) {
+func (p *pulls) Pull(ctx context.Context, req engine.PullRequest, progress func(*swarmv1.ImageProgress)) (*swarmv1.Image, error) {
 	p.mu.Lock()
 	p.with = append(p.with, req.Auth)
 	p.mu.Unlock()

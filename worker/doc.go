@@ -1,15 +1,40 @@
-// Package worker runs on every node what the managers assign to it.
+// Package worker runs the tasks that the managers assign to a node. Every node has one Worker.
 //
-// It owns the node's assignments and the reports about them (state.db, bbolt), the one session to a manager, and one
-// loop per task over task.Step that pulls, attaches, starts, probes, stops and removes. It refuses to decide: which
-// tasks a node has, and what replaces a task that ended, is the managers' business; only while out of contact with all
-// of them it starts an ended task again by the restart policy. It knows no container runtime and no network: it declares
-// the interfaces it needs (Runtime, Images, Executor, Network), containerd and worker/simulated implement them,
-// and cmd plugs in.
+// # Parts
 //
-// cmd calls New and Run, and registers the Worker as the node's swarm.v1.Worker service.
+// Worker connects the parts, each in a package below this one, and distributes what managers send:
 //
-// Goroutines, all of them within Run: the owner of the assignments, the session (a reader, a writer, its watchdog, and who
-// waits for assignments to be in force), the state writer, the log followers' loop, and for each task its loop and one for the
-// action that the task is busy with.
+//	session     the stream to one manager: assignments in, statuses out; contact and lease
+//	assignment  the objects that are assigned to the node, in memory
+//	tasks       one loop per task: pull, attach, start, probe, watch, stop, remove
+//	storage     what stays on the disk: clean-up, disk usage, images to keep
+//	state       state.db, the worker's memory across restarts
+//	engine      the interfaces of the container runtime, image store, network and logs
+//
+// A manager's message takes this way: session checks its order, age and form; Worker gives it to
+// assignment, which says what changed; Worker writes the changes to state, tells the network about
+// changes of the topology, and gives each changed task to tasks. A status goes the other way: tasks
+// reports it to session, which writes it to state and sends it.
+//
+// What happens when a manager dies is in the documentation of package session. What happens when a
+// task ends, when the daemon restarts, when a task is drained, and when the host goes down is in
+// that of package tasks.
+//
+// The packages below implement the rest: health (health checks), lease (the file that ends
+// single-writer tasks), logs (output of containers), retry (backoff), simulated (an engine in
+// memory) and runtimetest (the contract of container runtimes as a test).
+//
+// # Limits
+//
+// A worker does not decide which tasks its node has or what replaces a task that has ended: the
+// managers do. Only while it is out of contact with all of them does it start an ended task again,
+// by the task's restart policy. It knows no container runtime and no network. Package engine
+// declares the interfaces; containerd and worker/simulated implement them, and cmd connects
+// them.
+//
+// # Callers and goroutines
+//
+// cmd calls New, Run and Depart, and registers the Worker as the node's swarm.v1.Worker service,
+// and Worker.Disk as its swarm.v1.Disk service. Run starts one goroutine for each part with a Run
+// method, and waits for all of them; their packages document the goroutines that they start.
 package worker

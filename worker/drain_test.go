@@ -51,13 +51,13 @@ func TestWorker_StopsOnceNobodySendsMore(t *testing.T) {
 }
 
 // What managers are told to be in force is in the kernel.
-func TestWorker_SaysWhatIsInForce(t *testing.T) {
+func TestWorker_AcknowledgesProgrammedAssignments(t *testing.T) {
 	bubble(t, simulated.Config{}, []string{"m1"}, func(t *testing.T, r *rig) {
 		var slow, fails atomic.Bool
 		slow.Store(true)
 		done := make(chan struct{})
 		r.edit = func(_ *worker.Config, d *worker.Deps) {
-			d.InForce = func(ctx context.Context) error {
+			d.Programmed = func(ctx context.Context) error {
 				if slow.Load() {
 					select {
 					case <-done:

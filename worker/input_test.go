@@ -9,6 +9,7 @@ import (
 
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/worker"
+	"swarm/worker/engine"
 	"swarm/worker/simulated"
 )
 
@@ -37,7 +38,7 @@ func TestWorker_ContainerGetsItsInputs(t *testing.T) {
 			t.Errorf("ports = %v", s.PortStatus)
 		}
 		c, _ := r.runtime.Container("t1")
-		want := []worker.File{
+		want := []engine.File{
 			{Path: "/run/secrets/pw", Data: []byte("old"), Mode: 0o444, Secret: true},
 			{Path: "/etc/app.conf", Data: []byte("text"), UID: "5", Mode: 0o400},
 		}

@@ -11,7 +11,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/worker"
+	"swarm/worker/engine"
 	"swarm/worker/simulated"
 )
 
@@ -19,7 +19,7 @@ func TestWorker_UnhealthyLeavesTheLoadBalancerBeforeItIsKilled(t *testing.T) {
 	var sick atomic.Bool
 	cfg := simulated.Config{
 		Delays: simulated.Delays{Stop: 2 * time.Second},
-		Exec: func(_ context.Context, _ *swarmv1.ExecStart, s worker.ExecStreams) int {
+		Exec: func(_ context.Context, _ *swarmv1.ExecStart, s engine.ExecStreams) int {
 			if sick.Load() {
 				_, _ = io.WriteString(s.Stdout, "out of\ncheese\n")
 				return 1
@@ -49,7 +49,7 @@ func TestWorker_UnhealthyLeavesTheLoadBalancerBeforeItIsKilled(t *testing.T) {
 
 func TestWorker_RunningMeansHealthy(t *testing.T) {
 	var well atomic.Bool
-	cfg := simulated.Config{Exec: func(context.Context, *swarmv1.ExecStart, worker.ExecStreams) int {
+	cfg := simulated.Config{Exec: func(context.Context, *swarmv1.ExecStart, engine.ExecStreams) int {
 		if well.Load() {
 			return 0
 		}
@@ -89,10 +89,10 @@ func TestWorker_HonoursTheImagesHealthcheck(t *testing.T) {
 			var sick atomic.Bool
 			var ran atomic.Pointer[string]
 			cfg := simulated.Config{
-				Defaults: func(worker.Container) worker.ImageDefaults {
-					return worker.ImageDefaults{Healthcheck: image, Shell: []string{"/bin/ash", "-ec"}}
+				Defaults: func(engine.Container) engine.ImageDefaults {
+					return engine.ImageDefaults{Healthcheck: image, Shell: []string{"/bin/ash", "-ec"}}
 				},
-				Exec: func(_ context.Context, e *swarmv1.ExecStart, _ worker.ExecStreams) int {
+				Exec: func(_ context.Context, e *swarmv1.ExecStart, _ engine.ExecStreams) int {
 					command := strings.Join(e.Command, " ")
 					ran.Store(&command)
 					if sick.Load() {

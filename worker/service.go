@@ -14,6 +14,7 @@ import (
 
 	"swarm/internal/ident"
 	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/worker/engine"
 )
 
 // Logs implements swarmv1.WorkerServer: the records of several tasks, in order within each task.
@@ -26,7 +27,7 @@ func (w *Worker) Logs(req *swarmv1.TaskLogsRequest, stream grpc.ServerStreamingS
 			return err
 		}
 	}
-	var mu sync.Mutex // makes the tasks take turns on the stream
+	var mu sync.Mutex // guards stream.Send
 	g, ctx := errgroup.WithContext(stream.Context())
 	for _, id := range req.TaskIds {
 		g.Go(func() error {
@@ -35,7 +36,7 @@ func (w *Worker) Logs(req *swarmv1.TaskLogsRequest, stream grpc.ServerStreamingS
 				defer mu.Unlock()
 				return stream.Send(m)
 			})
-			if errdefs.IsNotFound(err) && len(req.TaskIds) > 1 { // one of many that never started here, or is forgotten
+			if errdefs.IsNotFound(err) && len(req.TaskIds) > 1 { // the task never started here, or its log was removed
 				return nil
 			}
 			return err
@@ -62,22 +63,22 @@ func (w *Worker) Exec(stream grpc.BidiStreamingServer[swarmv1.ExecInput, swarmv1
 	e := &execStream{stream: stream}
 	stdin, feed := io.Pipe()
 	resize, signals := make(chan *swarmv1.Resize), make(chan syscall.Signal)
-	streams := ExecStreams{
+	streams := engine.ExecStreams{
 		Stdout: execWriter{e, false}, Stderr: execWriter{e, true}, Resize: resize, Signals: signals,
 		Started: func() { e.send(&swarmv1.ExecOutput{Message: &swarmv1.ExecOutput_Started{Started: true}}) },
 	}
 	if start.Stdin {
 		streams.Stdin = stdin
 	}
-	// The reader of the input ends with the stream, which ends when this function returns: gRPC waits for no one, so it is
-	// not waited for; it touches nothing but its channels.
+	// This goroutine ends when the stream does, which is after this function has returned, so
+	// nothing can wait for it here. It uses only its stream, pipe and channels.
 	go func() {
 		err := e.receive(ctx, feed, resize, signals, cancel)
 		_ = feed.CloseWithError(err)
 	}()
 	code, err := w.deps.Executor.Exec(ctx, start, streams)
-	_ = stdin.Close() // a process that ended does not read what still comes
-	var refused *CommandError
+	_ = stdin.Close() // the process has ended and reads no more input
+	var refused *engine.CommandError
 	if errors.As(err, &refused) {
 		if err := e.send(&swarmv1.ExecOutput{Message: &swarmv1.ExecOutput_Stderr{Stderr: []byte("Error: " + refused.Text + "\n")}}); err != nil {
 			return err
@@ -90,7 +91,7 @@ func (w *Worker) Exec(stream grpc.BidiStreamingServer[swarmv1.ExecInput, swarmv1
 	return e.send(&swarmv1.ExecOutput{Message: &swarmv1.ExecOutput_ExitCode{ExitCode: int32(code)}})
 }
 
-// execStream serialises what a process says.
+// execStream is the stream of an exec. Several goroutines may send on it.
 type execStream struct {
 	stream grpc.BidiStreamingServer[swarmv1.ExecInput, swarmv1.ExecOutput]
 	mu     sync.Mutex // guards Send
@@ -102,12 +103,12 @@ func (e *execStream) send(m *swarmv1.ExecOutput) error {
 	return e.stream.Send(m)
 }
 
-// receive hands the caller's input on, until it ends. A caller that is gone ends the process.
+// receive passes the input of the caller on until it ends. It calls gone if the caller is gone.
 func (e *execStream) receive(ctx context.Context, stdin io.WriteCloser, resize chan<- *swarmv1.Resize, signals chan<- syscall.Signal, gone context.CancelFunc) error {
 	for {
 		m, err := e.stream.Recv()
 		if errors.Is(err, io.EOF) {
-			return io.EOF // said all it has to say, and still listens
+			return io.EOF // the caller sends no more input, but still receives
 		}
 		if err != nil {
 			gone()
@@ -115,7 +116,7 @@ func (e *execStream) receive(ctx context.Context, stdin io.WriteCloser, resize c
 		}
 		switch m := m.Message.(type) {
 		case *swarmv1.ExecInput_Stdin:
-			_, _ = stdin.Write(m.Stdin) // the process has closed its input: as a shell's pipe, that is its affair
+			_, _ = stdin.Write(m.Stdin) // an error means that the process has closed its input, which is allowed
 		case *swarmv1.ExecInput_CloseStdin:
 			_ = stdin.Close()
 		case *swarmv1.ExecInput_Resize:
@@ -134,14 +135,14 @@ func (e *execStream) receive(ctx context.Context, stdin io.WriteCloser, resize c
 	}
 }
 
-// execWriter sends what a process writes.
+// execWriter sends the output of a process.
 type execWriter struct {
 	e      *execStream
 	stderr bool
 }
 
 func (x execWriter) Write(p []byte) (int, error) {
-	data := append([]byte(nil), p...) // the caller reuses p, gRPC may not be done with it
+	data := append([]byte(nil), p...) // gRPC may still use the data when the caller reuses p
 	m := &swarmv1.ExecOutput{Message: &swarmv1.ExecOutput_Stdout{Stdout: data}}
 	if x.stderr {
 		m.Message = &swarmv1.ExecOutput_Stderr{Stderr: data}
@@ -154,34 +155,34 @@ func (x execWriter) Write(p []byte) (int, error) {
 
 // PullImage implements swarmv1.WorkerServer.
 func (w *Worker) PullImage(req *swarmv1.PullImageRequest, stream grpc.ServerStreamingServer[swarmv1.ImageProgress]) error {
-	tell := &teller{stream: stream}
-	image, err := w.deps.Images.Pull(stream.Context(), PullRequest{Ref: req.Reference, Auth: req.RegistryAuth}, tell.progress)
+	progress := &progressStream{stream: stream}
+	image, err := w.deps.Images.Pull(stream.Context(), engine.PullRequest{Ref: req.Reference, Auth: req.RegistryAuth}, progress.report)
 	if err != nil {
 		return fmt.Errorf("pull image %s: %w", req.Reference, err)
 	}
-	return tell.last(&swarmv1.ImageProgress{Step: "done", Image: image})
+	return progress.send(&swarmv1.ImageProgress{Step: "done", Image: image})
 }
 
 // PushImage implements swarmv1.WorkerServer.
 func (w *Worker) PushImage(req *swarmv1.PushImageRequest, stream grpc.ServerStreamingServer[swarmv1.ImageProgress]) error {
-	tell := &teller{stream: stream}
-	if err := w.deps.Images.Push(stream.Context(), PushRequest{Ref: req.Reference, Auth: req.RegistryAuth}, tell.progress); err != nil {
+	progress := &progressStream{stream: stream}
+	if err := w.deps.Images.Push(stream.Context(), engine.PushRequest{Ref: req.Reference, Auth: req.RegistryAuth}, progress.report); err != nil {
 		return fmt.Errorf("push image %s: %w", req.Reference, err)
 	}
-	return tell.last(&swarmv1.ImageProgress{Step: "done"})
+	return progress.send(&swarmv1.ImageProgress{Step: "done"})
 }
 
-// teller sends progress: layers move side by side.
-type teller struct {
+// progressStream sends progress, also of layers that are transferred at the same time.
+type progressStream struct {
 	mu     sync.Mutex // guards stream
 	stream grpc.ServerStreamingServer[swarmv1.ImageProgress]
 }
 
-func (t *teller) progress(p *swarmv1.ImageProgress) {
-	_ = t.last(p) // a caller that is gone ends the work by its context
+func (t *progressStream) report(p *swarmv1.ImageProgress) {
+	_ = t.send(p) // if the caller is gone, its context ends the work
 }
 
-func (t *teller) last(p *swarmv1.ImageProgress) error {
+func (t *progressStream) send(p *swarmv1.ImageProgress) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.stream.Send(p)

@@ -17,6 +17,7 @@ import (
 	"swarm/internal/grpctest"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/worker"
+	"swarm/worker/engine"
 	"swarm/worker/logs"
 	"swarm/worker/simulated"
 )
@@ -29,7 +30,7 @@ func (r *rig) client() swarmv1.WorkerClient {
 }
 
 func TestWorker_ExecStreamsBothWays(t *testing.T) {
-	cfg := simulated.Config{Exec: func(_ context.Context, start *swarmv1.ExecStart, s worker.ExecStreams) int {
+	cfg := simulated.Config{Exec: func(_ context.Context, start *swarmv1.ExecStart, s engine.ExecStreams) int {
 		size := <-s.Resize
 		signal := <-s.Signals
 		in, _ := io.ReadAll(s.Stdin)
@@ -109,7 +110,7 @@ func TestWorker_ExecOfWhatCannotBeStarted(t *testing.T) {
 
 func TestWorker_ExecEndsWithItsCaller(t *testing.T) {
 	ended := make(chan error, 1)
-	cfg := simulated.Config{Exec: func(ctx context.Context, _ *swarmv1.ExecStart, _ worker.ExecStreams) int {
+	cfg := simulated.Config{Exec: func(ctx context.Context, _ *swarmv1.ExecStart, _ engine.ExecStreams) int {
 		<-ctx.Done()
 		ended <- ctx.Err()
 		return 137
@@ -183,7 +184,7 @@ func TestWorker_LogsOutliveTheirTask(t *testing.T) {
 	r.start()
 	m.waitState("t1", running)
 	c, _ := r.runtime.Container("t1")
-	if err := os.WriteFile(filepath.Join(c.LogDir, worker.StdoutFile), []byte("hello\n"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(c.LogDir, engine.StdoutFile), []byte("hello\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	m.assign(puts(taskObject("t1", shutdown))...)

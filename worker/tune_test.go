@@ -11,7 +11,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/worker"
+	"swarm/worker/engine"
 	"swarm/worker/simulated"
 )
 
@@ -36,8 +36,8 @@ func (m *manager) move(rev *swarmv1.Assignment) {
 }
 
 // probe plays a health check.
-func probe(unhealthy *atomic.Bool) func(context.Context, *swarmv1.ExecStart, worker.ExecStreams) int {
-	return func(context.Context, *swarmv1.ExecStart, worker.ExecStreams) int {
+func probe(unhealthy *atomic.Bool) func(context.Context, *swarmv1.ExecStart, engine.ExecStreams) int {
+	return func(context.Context, *swarmv1.ExecStart, engine.ExecStreams) int {
 		if unhealthy.Load() {
 			return 1
 		}

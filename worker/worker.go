@@ -4,62 +4,47 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"maps"
 	"path/filepath"
 	"runtime"
-	"slices"
-	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 
-	"swarm/internal/bounds"
 	"swarm/internal/ident"
-	"swarm/internal/logsample"
 	"swarm/internal/private"
 	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/worker/assignment"
 	"swarm/worker/lease"
+	"swarm/worker/session"
+	"swarm/worker/state"
+	"swarm/worker/storage"
+	"swarm/worker/tasks"
 )
 
-// Worker is one node's agent. It implements swarmv1.WorkerServer.
+// Worker is the agent of one node. It implements swarmv1.WorkerServer. Its methods may be called
+// concurrently.
 type Worker struct {
 	swarmv1.UnimplementedWorkerServer
 	cfg  Config
 	deps Deps
 
-	state   *state
-	objects *objects
-	reports *reports
-	contact *contact
-	lease   *lease.Lease // of single-writer tasks
-	// leaseLength is the session's, in ns.
-	leaseLength atomic.Int64
-	slots       chan struct{} // a token for each container being created, started or removed
-	measure     chan struct{} // a token while what lies on the disk is added up
-	images      *imageKeeper
-	cleaner     *cleaner
-	settler     *settler
-	sampled     *logsample.Sampler // of what managers cause
+	state    *state.DB
+	objects  *assignment.Set
+	managers *session.Client
+	tasks    *tasks.Runner
+	saved    *state.Saved // of an earlier process, until Run has adopted it
+	lease    *lease.Lease // of single-writer tasks
+	copies   *storage.Copies
+	disk     *storage.Disk
 
-	renamed    atomic.Pointer[string] // hostname by the managers; nil: they have not said it
-	redescribe chan struct{}          // one token: the description changed
-	synced     chan struct{}          // closed by the first complete set of assignments
-	syncOnce   sync.Once
-	departing  chan struct{} // closed when the host goes down
-	departOnce sync.Once
-	parted     chan struct{} // closed when the managers know
-	partOnce   sync.Once
-
-	mu    sync.Mutex // guards what follows
-	tasks map[string]*taskLoop
-	runs  context.Context // of Run, for loops that begin meanwhile; nil when it does not run
-	loops sync.WaitGroup  // the tasks' loops
-	mem   *remembered     // until Run has adopted it
+	renamed atomic.Pointer[string] // the node's name in the cluster; nil: no manager has said it
 }
 
 var _ swarmv1.WorkerServer = (*Worker)(nil)
 
-// New reads what a former process of this node has left. Nothing happens before Run.
+// New returns a Worker that continues with what an earlier process of this node left in
+// cfg.StateDir. It fails with ErrInvalidArgument if cfg or deps are incomplete. The Worker does
+// nothing before Run. Call Close when it is not needed any more.
 func New(cfg Config, deps Deps) (*Worker, error) {
 	cfg, err := cfg.validate()
 	if err != nil {
@@ -71,63 +56,68 @@ func New(cfg Config, deps Deps) (*Worker, error) {
 	if cfg.OS == "" {
 		cfg.OS, cfg.Arch = runtime.GOOS, runtime.GOARCH
 	}
-	st, mem, err := openState(cfg.StateDir, cfg.ClusterID, deps.Log)
+	st, saved, err := state.Open(cfg.StateDir, cfg.ClusterID, deps.Log)
 	if err != nil {
 		return nil, err
 	}
 	w := &Worker{
 		cfg: cfg, deps: deps,
-		state: st, objects: newObjects(), reports: newReports(),
-		contact:    newContact(mem.epoch, mem.index),
-		lease:      lease.New(filepath.Join(cfg.RunDir, "lease", "end"), cfg.SinceBoot),
-		slots:      make(chan struct{}, cfg.Starts),
-		measure:    make(chan struct{}, 1),
-		settler:    newSettler(),
-		sampled:    logsample.New(deps.Log),
-		redescribe: make(chan struct{}, 1),
-		synced:     make(chan struct{}),
-		departing:  make(chan struct{}),
-		parted:     make(chan struct{}),
-		tasks:      map[string]*taskLoop{},
-		mem:        mem,
+		state: st, objects: assignment.New(),
+		lease: lease.New(filepath.Join(cfg.RunDir, "lease", "end"), cfg.SinceBoot),
+		saved: saved,
 	}
-	w.images = &imageKeeper{w: w, wake: make(chan struct{}, 1)}
-	w.cleaner = newCleaner(w, cfg.Clean, mem)
+	w.managers = session.New(session.Config{
+		MachineID: cfg.MachineID, Addr: cfg.Addr, DataPathAddr: cfg.DataPathAddr, Port: cfg.Port,
+		Epoch: saved.Epoch, Index: saved.Index,
+		ConnectTimeout: cfg.ConnectTimeout, MaxBackoff: cfg.MaxBackoff, SinceBoot: cfg.SinceBoot,
+	}, session.Deps{
+		Log: deps.Log, State: st, Lease: w.lease, Images: deps.Images,
+		Managers: deps.Managers, Dial: deps.Dial, Renewed: deps.Renewed, Describe: deps.Describe,
+		Apply: w.apply, Programmed: deps.Programmed, OnNode: w.onNode, OnContact: deps.OnContact,
+	})
+	w.tasks = tasks.New(tasks.Config{
+		NodeID: cfg.NodeID, OS: cfg.OS, Arch: cfg.Arch, Hostname: cfg.Hostname, Dir: w.filesRoot(),
+		CgroupParent: cfg.CgroupParent, Slots: cfg.Starts,
+	}, tasks.Deps{
+		Log: deps.Log, Runtime: deps.Runtime, Executor: deps.Executor, Network: deps.Network, Images: deps.Images, Logs: deps.Logs,
+		Objects: w.objects, State: st, Managers: w.managers, LeasePath: w.lease.Path(), Hostname: w.hostname,
+	})
+	w.copies = storage.NewCopies(deps.Log, deps.Images, w.objects)
+	w.disk = storage.New(cfg.Clean, storage.Deps{
+		Log: deps.Log, Containers: deps.Runtime, Images: deps.Images, Storage: deps.Storage, Space: deps.Space, Logs: deps.Logs,
+		Objects: w.objects, State: st, Tasks: w.tasks, Synced: w.managers.Synced(), Conn: w.managers.Conn,
+	}, saved)
 	return w, nil
 }
 
-// Run works until ctx ends, and then leaves the containers running. It runs once.
+// Run works until ctx ends, and then leaves the containers running. It may be called once. It
+// returns nil if ctx has ended, and otherwise why the worker cannot go on.
 func (w *Worker) Run(ctx context.Context) error {
-	// Containers write to the files there and may give them any mode.
+	// Containers may write to the files in the folder and set their modes, so nobody else may enter
+	// it.
 	if err := private.Folder(w.filesRoot()); err != nil {
 		return fmt.Errorf("run worker: %w", err)
 	}
-	// The state is written to the end, also what the loops say while they end.
+	// The state outlives ctx, so that it has what the task loops report while they end.
 	writing, stopWriting := context.WithCancel(context.WithoutCancel(ctx))
 	written := make(chan error, 1)
-	go func() { written <- w.state.run(writing) }()
+	go func() { written <- w.state.Run(writing) }()
 
 	g, gctx := errgroup.WithContext(ctx)
-	w.mu.Lock()
-	w.runs = gctx
-	w.mu.Unlock()
 	if w.deps.Logs != nil {
 		g.Go(func() error { return w.deps.Logs.Run(gctx) })
 	}
+	saved := w.saved
+	w.saved = nil
+	w.tellTopology(w.objects.Restore(saved.Objects))
 	g.Go(func() error {
-		if err := w.adopt(gctx); err != nil {
-			return err
-		}
-		g.Go(func() error { return w.images.run(gctx) })
-		g.Go(func() error { return w.cleaner.run(gctx) })
-		g.Go(func() error { return w.sweep(gctx) })
-		return w.connect(gctx)
+		return w.tasks.Run(gctx, saved, func() {
+			g.Go(func() error { return w.copies.Run(gctx) })
+			g.Go(func() error { return w.disk.Run(gctx) })
+			g.Go(func() error { return w.managers.Run(gctx) })
+		})
 	})
 	err := g.Wait()
-	w.mu.Lock()
-	w.runs = nil
-	w.mu.Unlock()
-	w.loops.Wait()
 	stopWriting()
 	if werr := <-written; err == nil {
 		err = werr
@@ -138,18 +128,13 @@ func (w *Worker) Run(ctx context.Context) error {
 	return err
 }
 
-// Close frees the state file. Call it after Run.
-func (w *Worker) Close() error { return w.state.close() }
+// Close closes the state file. Call it after Run has returned.
+func (w *Worker) Close() error { return w.state.Close() }
 
-// Redescribe makes the worker ask for the node's description again and tell the managers.
-func (w *Worker) Redescribe() {
-	select {
-	case w.redescribe <- struct{}{}:
-	default:
-	}
-}
+// Redescribe makes the worker call Deps.Describe again and tell the manager.
+func (w *Worker) Redescribe() { w.managers.Redescribe() }
 
-// hostname is what the cluster calls this node, as far as a manager has said it.
+// hostname returns the node's name in the cluster, or the host's own until a manager has said it.
 func (w *Worker) hostname() string {
 	if name := w.renamed.Load(); name != nil {
 		return *name
@@ -157,85 +142,51 @@ func (w *Worker) hostname() string {
 	return w.cfg.Hostname
 }
 
-// rename takes over what the cluster calls this node: the names of containers are made from it, here and in every node's
-// name server.
-func (w *Worker) rename(name string) {
-	if ident.CheckHostname(name) == nil {
+// onNode takes over the node's name in the cluster, from which containers and every node's name
+// server derive host names, and passes the message on.
+func (w *Worker) onNode(update *swarmv1.NodeUpdate) {
+	if name := update.GetNode().GetHostname(); ident.CheckHostname(name) == nil {
 		w.renamed.Store(&name)
 	}
-}
-
-// Tasks counts the tasks this node has.
-func (w *Worker) Tasks() int {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return len(w.tasks)
-}
-
-// Summary is a task of this node in a few words.
-type Summary struct {
-	TaskID, Service string
-	State           swarmv1.TaskState
-}
-
-// Summaries lists the tasks of this node, in no order.
-func (w *Worker) Summaries() []Summary {
-	w.mu.Lock()
-	loops := slices.Collect(maps.Values(w.tasks))
-	w.mu.Unlock()
-	out := make([]Summary, 0, len(loops))
-	for _, t := range loops {
-		t.mu.Lock()
-		s, task := Summary{TaskID: t.id, State: t.status.GetState()}, t.task
-		t.mu.Unlock()
-		s.Service = w.revisionOf(task).GetSpec().GetName()
-		out = append(out, s)
+	if w.deps.OnNode != nil {
+		w.deps.OnNode(update)
 	}
-	return out
 }
 
-// Seen is the store's index of the newest state that this node has acted on, and whether it has a session with a manager.
-func (w *Worker) Seen() (index uint64, connected bool) {
-	w.contact.mu.Lock()
-	defer w.contact.mu.Unlock()
-	return w.contact.index, w.contact.manager != ""
-}
+// Tasks returns how many tasks this node has.
+func (w *Worker) Tasks() int { return w.tasks.Len() }
 
-// Refusal is why the managers do not serve this node, in a manager's words, as when its disk was cloned; nil when one
-// serves it, or none has answered.
-func (w *Worker) Refusal() error {
-	w.contact.mu.Lock()
-	defer w.contact.mu.Unlock()
-	return w.contact.refusal
-}
+// Summaries lists the tasks of this node, in no particular order.
+func (w *Worker) Summaries() []tasks.Summary { return w.tasks.Summaries() }
 
-// apply acts on a message of the managers. The session has checked its order.
+// Seen returns the store's index of the newest state that this node has acted on, and whether it
+// has a session with a manager.
+func (w *Worker) Seen() (index uint64, connected bool) { return w.managers.Seen() }
+
+// Refusal returns why the managers do not serve this node, in a manager's words, as when its disk
+// was cloned. It is nil when a manager serves the node, and when none has answered.
+func (w *Worker) Refusal() error { return w.managers.Refusal() }
+
+// apply acts on a message of the managers. The session has checked its order, age and form.
 func (w *Worker) apply(msg *swarmv1.Assignments) {
-	changes := w.objects.apply(msg)
+	changes := w.objects.Apply(msg)
 	for _, c := range changes {
-		if !c.key.onDisk() {
-			continue
+		if object, ok := c.ForDisk(); ok {
+			w.state.SetObject(c.Key.String(), object)
 		}
-		var value []byte
-		if c.now != nil {
-			value = marshal(forDisk(c.now))
-		}
-		w.state.set(bucketObject, c.key.String(), value)
 	}
-	w.applied(changes)
-	if msg.Complete {
-		w.syncOnce.Do(func() { close(w.synced) })
-	}
+	w.distribute(changes)
 }
 
-// applied gives the changes to whom they concern: the networks are known before the tasks on them begin.
-func (w *Worker) applied(changes []objectChange) {
+// distribute gives the changes to the parts that they concern. Topology comes first, so that
+// networks are known before the tasks on them begin.
+func (w *Worker) distribute(changes []assignment.Change) {
 	w.tellTopology(changes)
 	var keys, images bool
 	for _, c := range changes {
-		switch c.key.kind {
+		switch c.Key.Kind {
 		case swarmv1.AssignmentRef_TASK:
-			w.assign(c.key.id, c.now.GetTask())
+			w.tasks.Assign(c.Key.ID, c.Now.GetTask())
 		case swarmv1.AssignmentRef_KEY:
 			keys = true
 		case swarmv1.AssignmentRef_IMAGE:
@@ -244,21 +195,22 @@ func (w *Worker) applied(changes []objectChange) {
 	}
 	if keys && w.deps.OnKeys != nil {
 		var all []*swarmv1.EncryptionKey
-		for _, a := range w.objects.list(swarmv1.AssignmentRef_KEY) {
+		for _, a := range w.objects.List(swarmv1.AssignmentRef_KEY) {
 			all = append(all, a.GetKey())
 		}
 		w.deps.OnKeys(all)
 	}
 	if images {
-		w.images.look()
+		w.copies.Wake()
 	}
 }
 
-func (w *Worker) tellTopology(changes []objectChange) {
+// tellTopology passes the changes of the cluster's networks on.
+func (w *Worker) tellTopology(changes []assignment.Change) {
 	var told []*swarmv1.AssignmentChange
 	for _, c := range changes {
-		if c.key.topology() {
-			told = append(told, c.wire())
+		if c.Key.IsTopology() {
+			told = append(told, c.Wire())
 		}
 	}
 	if len(told) > 0 && w.deps.OnTopology != nil {
@@ -267,7 +219,7 @@ func (w *Worker) tellTopology(changes []objectChange) {
 	w.logBackends(told)
 }
 
-// logBackends lets who debugs see when this node heard of a task.
+// logBackends logs, for debugging, when this node heard of a backend.
 func (w *Worker) logBackends(told []*swarmv1.AssignmentChange) {
 	if !w.deps.Log.Enabled(context.Background(), slog.LevelDebug) {
 		return
@@ -286,85 +238,21 @@ func (w *Worker) logBackends(told []*swarmv1.AssignmentChange) {
 	}
 }
 
-// assign tells a task's loop what is wanted of it; nil: it is not assigned any more.
-func (w *Worker) assign(id string, t *swarmv1.Task) {
-	w.mu.Lock()
-	loop := w.tasks[id]
-	if loop == nil && t != nil {
-		loop = newTaskLoop(w, t, nil)
-		loop.departs = w.isDeparting()
-		w.tasks[id] = loop
-	}
-	w.mu.Unlock()
-	if loop != nil {
-		loop.want(t)
-	}
-}
-
-// begin runs a task's loop, unless the worker ends.
-func (w *Worker) begin(t *taskLoop) bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.runs == nil || w.runs.Err() != nil {
-		return false
-	}
-	ctx := w.runs
-	w.loops.Go(func() { t.run(ctx) })
-	return true
-}
-
-// forget drops a task that nobody assigns and of which nothing is left.
-func (w *Worker) forget(t *taskLoop) {
-	w.mu.Lock()
-	if w.tasks[t.id] != t {
-		w.mu.Unlock()
-		return
-	}
-	delete(w.tasks, t.id)
-	w.mu.Unlock()
-	w.reports.drop(t.id)
-	w.state.set(bucketStatus, t.id, nil)
-	w.state.set(bucketUnsent, t.id, nil)
-	w.state.set(bucketCleaned, t.id, nil)
-	if w.deps.Logs != nil {
-		w.deps.Logs.Retire(t.id)
-	}
-}
-
-// task returns a task of this node.
-func (w *Worker) task(id string) *taskLoop {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.tasks[id]
-}
-
-// report queues a status for the managers, and remembers it. A container chooses some of its texts, such as the answer to a
-// health check. They are cut to what managers take: a report that they refuse would be sent again in every session and hold
-// up those of all other tasks.
-func (w *Worker) report(s *swarmv1.TaskStatus, urgent bool) {
-	if len(s.Err) > bounds.MaxText || len(s.Message) > bounds.MaxText {
-		s = s.CloneVT()
-		s.Err, s.Message = bounds.Text(s.Err, bounds.MaxText), bounds.Text(s.Message, bounds.MaxText)
-	}
-	w.state.set(bucketStatus, s.TaskId, marshal(s))
-	w.state.set(bucketUnsent, s.TaskId, []byte{1})
-	w.reports.add(s, urgent)
-}
-
-// acked notes that the managers have what a report said.
-func (w *Worker) acked(sequence uint64) {
-	for _, s := range w.reports.ack(sequence) {
-		w.state.set(bucketUnsent, s.TaskId, nil)
-	}
-}
-
+// filesRoot returns the folder of the tasks' small files.
 func (w *Worker) filesRoot() string { return filepath.Join(w.cfg.RunDir, "tasks") }
 
-// marshal encodes a message of ours, which cannot fail: only required fields and invalid UTF-8 do, and vtproto checks neither.
-func marshal(m interface{ MarshalVT() ([]byte, error) }) []byte {
-	b, err := m.MarshalVT()
-	if err != nil {
-		panic(fmt.Sprintf("marshal %T: %v", m, err))
+// Depart is for a host that is going down. It tells the managers, which replace this node's tasks
+// at once, and stops every task with its signal and its grace period. It returns when all have
+// ended, or with ctx's error. Run must be running, and must be ended afterwards. Tasks that are
+// assigned meanwhile do not start.
+func (w *Worker) Depart(ctx context.Context) error {
+	w.managers.Depart(ctx)
+	if err := w.tasks.Depart(ctx); err != nil {
+		return err
 	}
-	return b
+	w.managers.Flush(ctx)
+	return nil
 }
+
+// Disk returns the service with which managers look at the node's disk and clean it.
+func (w *Worker) Disk() swarmv1.DiskServer { return w.disk }

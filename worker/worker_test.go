@@ -15,7 +15,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/worker"
+	"swarm/worker/engine"
 	"swarm/worker/simulated"
 )
 
@@ -106,7 +106,7 @@ func TestWorker_SaysHowATaskEnded(t *testing.T) {
 		err   string
 	}{"well": {0, complete, ""}, "badly": {3, failed, "task: non-zero exit (3)"}} {
 		t.Run(name, func(t *testing.T) {
-			life := func(worker.Container) (time.Duration, int, bool) { return time.Second, c.code, true }
+			life := func(engine.Container) (time.Duration, int, bool) { return time.Second, c.code, true }
 			bubble(t, simulated.Config{Life: life}, []string{"m1"}, func(t *testing.T, r *rig) {
 				m := r.managers["m1"]
 				m.initial = []*swarmv1.Assignment{revisionObject(), taskObject("t1", running)}
@@ -153,7 +153,7 @@ func TestWorker_EndedTasksAreCleanedUpOnce(t *testing.T) {
 		m.initial = []*swarmv1.Assignment{revisionObject(), taskObject("t1", running)}
 		r.start()
 		m.waitState("t1", running)
-		r.runtime.End("t1", worker.Exit{})
+		r.runtime.End("t1", engine.Exit{})
 		m.waitState("t1", complete)
 		synctest.Wait()
 		r.stop()
@@ -268,7 +268,7 @@ func TestWorker_RuntimeAwayIsNoFailureOfTheTask(t *testing.T) {
 
 // A health check that cannot be made because the runtime is away says nothing of the container.
 func TestWorker_RuntimeAwayIsNoSickness(t *testing.T) {
-	cfg := simulated.Config{Exec: func(context.Context, *swarmv1.ExecStart, worker.ExecStreams) int { return 0 }}
+	cfg := simulated.Config{Exec: func(context.Context, *swarmv1.ExecStart, engine.ExecStreams) int { return 0 }}
 	bubble(t, cfg, []string{"m1"}, func(t *testing.T, r *rig) {
 		m := r.managers["m1"]
 		m.initial = []*swarmv1.Assignment{revisionObject(func(s *swarmv1.ServiceSpec) {

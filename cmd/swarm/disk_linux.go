@@ -6,7 +6,8 @@ import (
 	"swarm/containerd"
 	"swarm/containerd/image"
 	"swarm/internal/disk"
-	"swarm/worker"
+	"swarm/worker/engine"
+	"swarm/worker/storage"
 )
 
 // watchDisk has the worker tell the managers when the disk is full, and when it is not any more.
@@ -22,20 +23,20 @@ func watchDisk(ctx context.Context, w *disk.Watch, redescribe func()) error {
 	}
 }
 
-// storage tells what lies on this host's disk.
-type storage struct {
+// hostStorage tells what lies on this host's disk.
+type hostStorage struct {
 	*image.Store
 	*containerd.Runtime
 }
 
-func (h *host) storage() worker.Storage {
+func (h *host) storage() engine.Storage {
 	if h.store == nil {
 		return nil
 	}
-	return storage{h.store, h.runtime.(*containerd.Runtime)}
+	return hostStorage{h.store, h.runtime.(*containerd.Runtime)}
 }
 
-func (h *host) space() worker.Space {
+func (h *host) space() storage.Space {
 	if h.disk == nil {
 		return nil
 	}

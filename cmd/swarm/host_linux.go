@@ -27,7 +27,7 @@ import (
 	"swarm/overlay/fabric"
 	"swarm/overlay/hostnet"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/worker"
+	"swarm/worker/engine"
 	"swarm/worker/simulated"
 )
 
@@ -45,12 +45,12 @@ type host struct {
 	disk      *disk.Watch          // nil with a simulated runtime
 
 	runtime interface {
-		worker.Runtime
-		worker.Executor
+		engine.Runtime
+		engine.Executor
 	}
 	// execs ends those of a former daemon; nil with a simulated runtime.
 	execs  *containerd.Runtime
-	images worker.ImageStore
+	images engine.ImageStore
 	// peers is set while this host is a member.
 	peers *peers
 }

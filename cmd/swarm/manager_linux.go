@@ -26,7 +26,7 @@ import (
 	"swarm/overlay/gossip"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
-	"swarm/worker"
+	"swarm/worker/engine"
 )
 
 // managerMember fits raftstore and package manager to package node.
@@ -224,9 +224,9 @@ func (i imagesOf) Load(ctx context.Context, r io.Reader, size int64, name string
 }
 
 func (i imagesOf) Pull(ctx context.Context, reference, auth string, progress func(*swarmv1.ImageProgress)) (*swarmv1.Image, error) {
-	return i.host.images.Pull(ctx, worker.PullRequest{Ref: reference, Auth: auth}, progress)
+	return i.host.images.Pull(ctx, engine.PullRequest{Ref: reference, Auth: auth}, progress)
 }
 
 func (i imagesOf) Push(ctx context.Context, reference, auth string, progress func(*swarmv1.ImageProgress)) error {
-	return i.host.images.Push(ctx, worker.PushRequest{Ref: reference, Auth: auth}, progress)
+	return i.host.images.Push(ctx, engine.PushRequest{Ref: reference, Auth: auth}, progress)
 }

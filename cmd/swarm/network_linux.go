@@ -8,7 +8,7 @@ import (
 
 	"swarm/overlay/bridge"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/worker"
+	"swarm/worker/engine"
 )
 
 // bridgePorts words ports for the bridge.
@@ -40,8 +40,8 @@ func protocolName(p swarmv1.PortConfig_Protocol) string {
 }
 
 // attached words the bridge's answer for the worker. The bridge keeps the order of the ports.
-func attached(a worker.Attachment, r bridge.Result) worker.Attached {
-	out := worker.Attached{Netns: r.Netns}
+func attached(a engine.Attachment, r bridge.Result) engine.Attached {
+	out := engine.Attached{Netns: r.Netns}
 	for _, p := range []netip.Prefix{r.Address, r.Address6} {
 		if p.IsValid() {
 			out.Addresses = append(out.Addresses, p.String())

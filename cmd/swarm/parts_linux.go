@@ -27,8 +27,10 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
 	"swarm/worker"
+	"swarm/worker/engine"
 	"swarm/worker/logs"
 	"swarm/worker/simulated"
+	"swarm/worker/storage"
 )
 
 // parts makes the parts of a member for package node.
@@ -168,7 +170,7 @@ func (p *parts) newWorker(b node.Base, g node.Gossip, hooks node.WorkerHooks) (n
 		return nil, err
 	}
 	var (
-		network  worker.Network = simulated.NewNetwork()
+		network  engine.Network = simulated.NewNetwork()
 		topology                = func(changes []*swarmv1.AssignmentChange) {
 			b.Members.Apply(changes)
 			m.gossip.Apply(changes)
@@ -200,11 +202,11 @@ func (p *parts) newWorker(b node.Base, g node.Gossip, hooks node.WorkerHooks) (n
 		NodeID: b.Membership.NodeID, ClusterID: b.Membership.ClusterID, Hostname: p.options.Hostname, MachineID: p.machine,
 		Addr: b.Membership.Addr, DataPathAddr: b.Membership.DataPathAddr, Port: uint32(b.Membership.Port), StateDir: b.Dir, RunDir: p.options.RunDir,
 		CgroupParent: p.options.CgroupParent,
-		Clean:        worker.Clean{Start: p.options.CleanStart, Stop: p.options.CleanStop, ImageAge: p.options.ImageAge},
+		Clean:        storage.Config{Start: p.options.CleanStart, Stop: p.options.CleanStop, ImageAge: p.options.ImageAge},
 	}, worker.Deps{
 		Storage: p.host.storage(), Space: p.host.space(),
 		Log: b.Log, Runtime: p.host.runtime, Images: p.host.images, Network: network, Executor: p.host.runtime,
-		Logs: store, Describe: describe, OnNode: hooks.OnNode, OnKeys: hooks.OnKeys, OnTopology: topology, InForce: inForce, Overlay: held,
+		Logs: store, Describe: describe, OnNode: hooks.OnNode, OnKeys: hooks.OnKeys, OnTopology: topology, Programmed: inForce, Overlay: held,
 		Managers: func() []*swarmv1.Peer { return peerMessages(hooks.Managers()) },
 		Dial:     func(nodeID string) (grpc.ClientConnInterface, error) { return b.Dialer.DialGRPC(nodeID) },
 		Renewed:  b.Identity.Changed,

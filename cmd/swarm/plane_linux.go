@@ -29,7 +29,7 @@ import (
 	"swarm/overlay/vip"
 	"swarm/overlay/witness"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/worker"
+	"swarm/worker/engine"
 )
 
 // maxHealth is memberlist's own score from which this node is taken to be the one in trouble; it goes from 0, healthy, to 8.
@@ -186,14 +186,14 @@ func (o *overlay) report() (directory.Report, <-chan struct{}) {
 // overlayNetwork fits the plane to the worker.
 type overlayNetwork struct{ plane *plane.Plane }
 
-func (n overlayNetwork) Attach(ctx context.Context, a worker.Attachment) (worker.Attached, error) {
+func (n overlayNetwork) Attach(ctx context.Context, a engine.Attachment) (engine.Attached, error) {
 	wanted, err := planeAttachment(a)
 	if err != nil {
-		return worker.Attached{}, err
+		return engine.Attached{}, err
 	}
 	got, err := n.plane.Attach(ctx, wanted)
 	if err != nil {
-		return worker.Attached{}, err
+		return engine.Attached{}, err
 	}
 	out := attached(a, got)
 	if len(wanted.Overlays) > 0 {
@@ -211,7 +211,7 @@ func (n overlayNetwork) Detach(ctx context.Context, taskID string) error {
 	return n.plane.Detach(ctx, taskID)
 }
 
-func (n overlayNetwork) Restore(ctx context.Context, keep []worker.Attachment) error {
+func (n overlayNetwork) Restore(ctx context.Context, keep []engine.Attachment) error {
 	held := make([]plane.Existing, 0, len(keep))
 	for _, a := range keep {
 		h, err := planeHeld(a)
@@ -225,11 +225,11 @@ func (n overlayNetwork) Restore(ctx context.Context, keep []worker.Attachment) e
 
 // planeAttachment words a task's needs for the plane. A task on overlay networks has a leg on the node's own too: its way
 // out, and where published ports come in. On internal networks alone, that leg answers and does not ask.
-func planeAttachment(a worker.Attachment) (plane.Attachment, error) {
+func planeAttachment(a engine.Attachment) (plane.Attachment, error) {
 	out := plane.Attachment{TaskID: a.TaskID, NoEgress: true, SearchFirst: a.SearchFirst}
 	for _, use := range a.Networks {
 		switch use.Driver() {
-		case worker.DriverOverlay:
+		case engine.DriverOverlay:
 			addresses, err := prefixes(use.Use.GetAddresses())
 			if err != nil {
 				return out, fmt.Errorf("network %s: %w", use.Network.GetSpec().GetName(), err)
@@ -238,9 +238,9 @@ func planeAttachment(a worker.Attachment) (plane.Attachment, error) {
 			out.OnBridge = true
 			out.NoEgress = out.NoEgress && use.Network.GetSpec().GetInternal()
 			out.HostAccess = out.HostAccess || use.Network.GetSpec().GetHostAccess()
-		case worker.DriverBridge:
+		case engine.DriverBridge:
 			out.OnBridge, out.NoEgress = true, false
-		case worker.DriverNone:
+		case engine.DriverNone:
 		default:
 			return out, fmt.Errorf("network %s: driver %q is not known here: %w", use.Network.GetSpec().GetName(), use.Driver(), errdefs.ErrInvalidArgument)
 		}
@@ -256,7 +256,7 @@ func planeAttachment(a worker.Attachment) (plane.Attachment, error) {
 }
 
 // planeHeld is what an earlier process was answered.
-func planeHeld(a worker.Attachment) (plane.Existing, error) {
+func planeHeld(a engine.Attachment) (plane.Existing, error) {
 	wanted, err := planeAttachment(a)
 	if err != nil {
 		return plane.Existing{}, err

@@ -5,7 +5,7 @@
 //
 // It owns the folder of the pipes that connect such a process to its caller, and the clean-up of
 // processes whose caller has left. It refuses a container that does not run, a command that runc
-// cannot start (worker.CommandError), and a user that the container does not have. Package
+// cannot start (engine.CommandError), and a user that the container does not have. Package
 // containerd calls it.
 //
 // An exec that ends leaves one goroutine, which removes the process from its shim. It ends after
@@ -35,7 +35,7 @@ import (
 	"swarm/containerd/runc"
 	"swarm/internal/pause"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/worker"
+	"swarm/worker/engine"
 )
 
 const (
@@ -71,9 +71,9 @@ func New(c *client.Client, log *slog.Logger, dir string) *Runner {
 // error is the cause of the end.
 //
 // It returns ErrInvalidArgument without a command, ErrNotFound without a container,
-// ErrFailedPrecondition when the container does not run, and worker.CommandError when runc cannot
+// ErrFailedPrecondition when the container does not run, and engine.CommandError when runc cannot
 // start the command.
-func (r *Runner) Run(ctx context.Context, start *swarmv1.ExecStart, streams worker.ExecStreams) (_ int, err error) {
+func (r *Runner) Run(ctx context.Context, start *swarmv1.ExecStart, streams engine.ExecStreams) (_ int, err error) {
 	if len(start.GetCommand()) == 0 {
 		return 0, fmt.Errorf("no command: %w", errdefs.ErrInvalidArgument)
 	}
@@ -123,7 +123,7 @@ func (r *Runner) Run(ctx context.Context, start *swarmv1.ExecStart, streams work
 // the command.
 const maxRefusal = 1024
 
-// commandError turns runc's message into a worker.CommandError, if it is about the command.
+// commandError turns runc's message into a engine.CommandError, if it is about the command.
 func commandError(err error) error {
 	text := strings.TrimSuffix(err.Error(), ": "+errdefs.ErrInvalidArgument.Error())
 	const before = "unable to start container process: "
@@ -133,7 +133,7 @@ func commandError(err error) error {
 	}
 	text = text[i+len(before):]
 	missing := strings.Contains(text, "executable file not found") || strings.Contains(text, "no such file or directory")
-	return &worker.CommandError{NotFound: missing, Text: text[:min(len(text), maxRefusal)]}
+	return &engine.CommandError{NotFound: missing, Text: text[:min(len(text), maxRefusal)]}
 }
 
 // execution is a process that was started.
@@ -168,7 +168,7 @@ func (r *Runner) cleanUp(ctx context.Context, p client.Process, kill bool) {
 
 // attend passes input, signals and sizes to a running process until it has ended and its output is
 // read.
-func (r *Runner) attend(ctx context.Context, e *execution, streams worker.ExecStreams) (int, error) {
+func (r *Runner) attend(ctx context.Context, e *execution, streams engine.ExecStreams) (int, error) {
 	after, done, ended := context.WithoutCancel(ctx), ctx.Done(), e.in.ended
 	for {
 		select {
@@ -315,7 +315,7 @@ func withoutHome(env, own []string) []string {
 }
 
 // execIO connects the streams by pipes in the runner's folder.
-func (r *Runner) execIO(start *swarmv1.ExecStart, streams worker.ExecStreams, in *input, out *outlet) cio.Creator {
+func (r *Runner) execIO(start *swarmv1.ExecStart, streams engine.ExecStreams, in *input, out *outlet) cio.Creator {
 	stdout, stderr := out.to(streams.Stdout), out.to(streams.Stderr)
 	var stdin io.Reader
 	if streams.Stdin != nil {

@@ -19,7 +19,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"swarm/containerd/image"
-	"swarm/worker"
+	"swarm/worker/engine"
 )
 
 // withLabel gives an image a configuration of some more bytes.
@@ -49,7 +49,7 @@ func TestPull_LargeConfiguration(t *testing.T) {
 	} {
 		ref := host + "/" + what + ":1"
 		push(t, ref, withLabel(t, newImage(t, 1), c.bytes), authn.Anonymous)
-		_, err := n.Pull(t.Context(), worker.PullRequest{Ref: ref}, nil)
+		_, err := n.Pull(t.Context(), engine.PullRequest{Ref: ref}, nil)
 		if !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), c.says) || len(err.Error()) > 1024 {
 			t.Errorf("%s: got %.2000v, want invalid argument: %s", what, err, c.says)
 		}

@@ -1,7 +1,7 @@
 //go:build linux
 
 // Package image is a node's store of images: it loads archives, fetches from other nodes and from
-// registries, unpacks, and serves what it holds to other nodes. It implements worker.ImageStore
+// registries, unpacks, and serves what it holds to other nodes. It implements engine.ImageStore
 // over containerd's content and image stores.
 //
 // It owns the image records of containerd's namespace swarm. An image has a record

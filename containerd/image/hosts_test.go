@@ -23,7 +23,7 @@ import (
 
 	"swarm/containerd/image"
 	"swarm/internal/registrytest"
-	"swarm/worker"
+	"swarm/worker/engine"
 )
 
 func quietLog() *slog.Logger { return slog.New(slog.DiscardHandler) }
@@ -131,7 +131,7 @@ func TestPull_CertificatesOfARegistry(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer s.Close()
-			got, err := s.Pull(t.Context(), worker.PullRequest{Ref: c.ref}, nil)
+			got, err := s.Pull(t.Context(), engine.PullRequest{Ref: c.ref}, nil)
 			if c.want == "" {
 				if err != nil || got.GetDigest() != digest {
 					t.Fatalf("pull: got %v, %v, want %s", got, err, digest)
@@ -178,7 +178,7 @@ func TestPull_MirrorsComeFirstAndTheirFailureCostsNothing(t *testing.T) {
 		t.Run(what, func(t *testing.T) {
 			text := fmt.Appendf(nil, "server = \"http://%s\"\n[host.%q]\n  capabilities = [\"pull\", \"resolve\"]\n", origin, url)
 			n := newNode(t, image.Config{CertsDirs: []string{certs(t, origin, "hosts.toml", text)}}, image.Deps{})
-			if got, err := n.Pull(t.Context(), worker.PullRequest{Ref: origin + "/app:1"}, nil); err != nil || got.GetDigest() != digest {
+			if got, err := n.Pull(t.Context(), engine.PullRequest{Ref: origin + "/app:1"}, nil); err != nil || got.GetDigest() != digest {
 				t.Fatalf("pull: got %v, %v, want %s", got, err, digest)
 			}
 			n.wantUnpacked(t, origin+"/app:1")
@@ -270,7 +270,7 @@ func TestPull_GoesOnWhereALayerWasCut(t *testing.T) {
 			push(t, host+"/app:1", img, authn.Anonymous)
 			n := newNode(t, image.Config{}, image.Deps{})
 			for try := 0; ; try++ {
-				got, err := n.Pull(t.Context(), worker.PullRequest{Ref: host + "/app:1"}, nil)
+				got, err := n.Pull(t.Context(), engine.PullRequest{Ref: host + "/app:1"}, nil)
 				if err == nil {
 					if want := digestOf(t, img); got.GetDigest() != want {
 						t.Errorf("pull: got %s, want %s", got.GetDigest(), want)
@@ -311,14 +311,14 @@ func TestPull_RegistryThatIsBusySaysSo(t *testing.T) {
 	}), false)
 	n := newNode(t, image.Config{}, image.Deps{})
 	for _, ref := range []string{host + "/app:1", host + "/app:1@" + digest} {
-		if _, err := n.Pull(t.Context(), worker.PullRequest{Ref: ref}, nil); !errdefs.IsUnavailable(err) || !strings.Contains(err.Error(), "answered 503 Service Unavailable") {
+		if _, err := n.Pull(t.Context(), engine.PullRequest{Ref: ref}, nil); !errdefs.IsUnavailable(err) || !strings.Contains(err.Error(), "answered 503 Service Unavailable") {
 			t.Errorf("pull %s: got %v, want unavailable with the answer", ref, err)
 		}
 	}
 	mu.Lock()
 	busy = false
 	mu.Unlock()
-	if got, err := n.Pull(t.Context(), worker.PullRequest{Ref: host + "/app:1"}, nil); err != nil || got.GetDigest() != digest {
+	if got, err := n.Pull(t.Context(), engine.PullRequest{Ref: host + "/app:1"}, nil); err != nil || got.GetDigest() != digest {
 		t.Errorf("pull: got %v, %v, want %s", got, err, digest)
 	}
 }

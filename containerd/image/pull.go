@@ -19,7 +19,7 @@ import (
 	"swarm/containerd/image/transfer"
 	"swarm/internal/spec"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/worker"
+	"swarm/worker/engine"
 )
 
 // resolveTimeout bounds the question which digest a tag has now.
@@ -45,7 +45,7 @@ type fetchKey struct {
 // Pull makes an image ready for containers: by its digest from this node, from other nodes or from
 // its registry, whichever has it first. A tag without digest is looked up in the registry, unless
 // it was loaded here; when the registry cannot tell, what this node has under that name serves.
-func (s *Store) Pull(ctx context.Context, req worker.PullRequest, tell func(*swarmv1.ImageProgress)) (*swarmv1.Image, error) {
+func (s *Store) Pull(ctx context.Context, req engine.PullRequest, tell func(*swarmv1.ImageProgress)) (*swarmv1.Image, error) {
 	o, err := s.order(req)
 	if err != nil {
 		return nil, err
@@ -74,7 +74,7 @@ func (s *Store) Pull(ctx context.Context, req worker.PullRequest, tell func(*swa
 	return image, err
 }
 
-func (s *Store) order(req worker.PullRequest) (order, error) {
+func (s *Store) order(req engine.PullRequest) (order, error) {
 	ref, err := spec.ParseImage(req.Ref)
 	if err != nil {
 		return order{}, err
@@ -100,7 +100,7 @@ func (s *Store) order(req worker.PullRequest) (order, error) {
 func (s *Store) pin(ctx context.Context, o order) (string, error) {
 	held, err := s.find(ctx, o.ref.Name)
 	if err != nil && !errdefs.IsNotFound(err) {
-		return "", worker.Away(err)
+		return "", engine.Away(err)
 	}
 	if held != nil && held.loaded {
 		return held.digest, nil
@@ -122,7 +122,7 @@ func (s *Store) pin(ctx context.Context, o order) (string, error) {
 func (s *Store) ready(ctx context.Context, o order) (*swarmv1.Image, error) {
 	c, err := s.catalog(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("look at what is held: %w", worker.Away(err))
+		return nil, fmt.Errorf("look at what is held: %w", engine.Away(err))
 	}
 	e := c.images[o.ref.Digest]
 	if e == nil || !e.Serves(o.platform) {
@@ -134,7 +134,7 @@ func (s *Store) ready(ctx context.Context, o order) (*swarmv1.Image, error) {
 	}
 	if c.lacks(names, o) {
 		if err := s.keep(namespaced(ctx), o.ref, e.target, false); err != nil {
-			return nil, fmt.Errorf("record it: %w", worker.Away(err))
+			return nil, fmt.Errorf("record it: %w", engine.Away(err))
 		}
 	}
 	// Somebody else may have removed it from containerd.
@@ -142,7 +142,7 @@ func (s *Store) ready(ctx context.Context, o order) (*swarmv1.Image, error) {
 		s.note()
 		return nil, nil
 	} else if err != nil {
-		return nil, fmt.Errorf("look at what is held: %w", worker.Away(err))
+		return nil, fmt.Errorf("look at what is held: %w", engine.Away(err))
 	}
 	return e.proto(o.ref.Name), nil
 }
@@ -187,7 +187,7 @@ func (s *Store) fetch(ctx context.Context, o order, tell func(*swarmv1.ImageProg
 	sources := s.sources(ctx, o)
 	ctx, release, err := s.leased(ctx, o.ref.Digest)
 	if err != nil {
-		return worker.Away(err)
+		return engine.Away(err)
 	}
 	reached, end := false, func() {}
 	defer func() {
@@ -215,7 +215,7 @@ func (s *Store) fetch(ctx context.Context, o order, tell func(*swarmv1.ImageProg
 	}
 	progress.NewMeter("unpack", 0, tell).Flush()
 	if err := s.keep(ctx, o.ref, target, false); err != nil {
-		return fmt.Errorf("keep it: %w", worker.Away(err))
+		return fmt.Errorf("keep it: %w", engine.Away(err))
 	}
 	d.Finish()
 	s.log.Info("image pulled", "image", o.ref.Name, "digest", o.ref.Digest)

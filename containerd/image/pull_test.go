@@ -11,7 +11,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"swarm/containerd/image"
-	"swarm/worker"
+	"swarm/worker/engine"
 )
 
 func TestPull_FromANodeThatLoadedIt(t *testing.T) {
@@ -30,7 +30,7 @@ func TestPull_FromANodeThatLoadedIt(t *testing.T) {
 	if second.Holds(digest) {
 		t.Fatal("held before it was pulled")
 	}
-	got, err := second.Pull(t.Context(), worker.PullRequest{Ref: ref}, nil)
+	got, err := second.Pull(t.Context(), engine.PullRequest{Ref: ref}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -48,7 +48,7 @@ func TestPull_FromANodeThatLoadedIt(t *testing.T) {
 	second.wantUnpacked(t, ref)
 
 	delete(net, "n1")
-	if _, err := second.Pull(t.Context(), worker.PullRequest{Ref: ref}, nil); err != nil {
+	if _, err := second.Pull(t.Context(), engine.PullRequest{Ref: ref}, nil); err != nil {
 		t.Errorf("pull of what is held: %v", err)
 	}
 }
@@ -81,7 +81,7 @@ func TestPull_CorruptNodeIsRefusedAndAnotherAsked(t *testing.T) {
 
 	net := peers{"bad": corrupting(first.Handler())}
 	second := newNode(t, image.Config{}, image.Deps{Peers: net.all, PeerTransport: net})
-	if _, err := second.Pull(t.Context(), worker.PullRequest{Ref: ref}, nil); !errdefs.IsUnavailable(err) || strings.Contains(err.Error(), "\n") {
+	if _, err := second.Pull(t.Context(), engine.PullRequest{Ref: ref}, nil); !errdefs.IsUnavailable(err) || strings.Contains(err.Error(), "\n") {
 		t.Fatalf("only a corrupt node: got %v, want one line of unavailable", err)
 	}
 	if second.Holds(loaded[0].GetDigest()) {
@@ -89,7 +89,7 @@ func TestPull_CorruptNodeIsRefusedAndAnotherAsked(t *testing.T) {
 	}
 	net["good"] = first.Handler()
 	for range 3 { // whichever is asked first
-		if _, err := second.Pull(t.Context(), worker.PullRequest{Ref: ref}, nil); err != nil {
+		if _, err := second.Pull(t.Context(), engine.PullRequest{Ref: ref}, nil); err != nil {
 			t.Fatal(err)
 		}
 		second.wantUnpacked(t, ref)

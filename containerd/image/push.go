@@ -12,13 +12,13 @@ import (
 	"swarm/containerd/image/transfer"
 	"swarm/internal/spec"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/worker"
+	"swarm/worker/engine"
 )
 
 // Push sends an image that this node holds, all its platforms, to the registry in its name. tell
 // receives reports of progress, and may be nil. ErrNotFound: this node does not hold the whole
 // image. For other errors, see registry.PushError.
-func (s *Store) Push(ctx context.Context, req worker.PushRequest, tell func(*swarmv1.ImageProgress)) error {
+func (s *Store) Push(ctx context.Context, req engine.PushRequest, tell func(*swarmv1.ImageProgress)) error {
 	ref, err := spec.ParseImage(req.Ref)
 	if err != nil {
 		return err

@@ -19,7 +19,7 @@ import (
 	"swarm/containerd/layout"
 	"swarm/internal/eventually"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/worker"
+	"swarm/worker/engine"
 )
 
 // steps notes the last word on each layer.
@@ -67,26 +67,26 @@ func TestPush_ToARegistryThatWantsALogin(t *testing.T) {
 	digest := loaded[0].GetDigest()
 	ref := host + "/team/app:2@" + digest
 	for what, auth := range map[string]string{"no": "", "wrong": wrong} {
-		err := n.Push(t.Context(), worker.PushRequest{Ref: ref, Auth: auth}, nil)
+		err := n.Push(t.Context(), engine.PushRequest{Ref: ref, Auth: auth}, nil)
 		if !errdefs.IsUnauthorized(err) || !strings.Contains(err.Error(), "swarm login "+host) || strings.Contains(err.Error(), "\n") {
 			t.Errorf("push with %s login: got %v, want one line of unauthenticated", what, err)
 		}
 	}
 	for _, c := range []struct{ what, word string }{{"first push", "Pushed"}, {"second push", "Layer already exists"}} {
 		var seen steps
-		if err := n.Push(t.Context(), worker.PushRequest{Ref: ref, Auth: auth}, seen.tell); err != nil {
+		if err := n.Push(t.Context(), engine.PushRequest{Ref: ref, Auth: auth}, seen.tell); err != nil {
 			t.Fatalf("%s: %v", c.what, err)
 		}
 		seen.wantLayers(t, c.what, 3, c.word)
 	}
-	if err := n.Push(t.Context(), worker.PushRequest{Ref: host + "/x:1@sha256:" + strings.Repeat("ab", 32), Auth: auth}, nil); !errdefs.IsNotFound(err) {
+	if err := n.Push(t.Context(), engine.PushRequest{Ref: host + "/x:1@sha256:" + strings.Repeat("ab", 32), Auth: auth}, nil); !errdefs.IsNotFound(err) {
 		t.Errorf("push of what is not held: got %v, want not found", err)
 	}
 	if err := n.Remove(t.Context(), digest); err != nil {
 		t.Fatal(err)
 	}
 	var seen steps
-	got, err := n.Pull(t.Context(), worker.PullRequest{Ref: host + "/team/app:2", Auth: auth}, seen.tell)
+	got, err := n.Pull(t.Context(), engine.PullRequest{Ref: host + "/team/app:2", Auth: auth}, seen.tell)
 	if err != nil || got.GetDigest() != digest {
 		t.Fatalf("pull of what was pushed: got %v, %v, want %s", got, err, digest)
 	}
@@ -99,14 +99,14 @@ func TestPush_AllPlatformsOrNone(t *testing.T) {
 	host := newRegistry(t, nil)
 	digest := push(t, host+"/multi:1", newIndex(t, "s390x", runtime.GOARCH), authn.Anonymous)
 	n := newNode(t, image.Config{}, image.Deps{})
-	if _, err := n.Pull(t.Context(), worker.PullRequest{Ref: host + "/multi:1"}, nil); err != nil {
+	if _, err := n.Pull(t.Context(), engine.PullRequest{Ref: host + "/multi:1"}, nil); err != nil {
 		t.Fatal(err)
 	}
-	to := worker.PushRequest{Ref: host + "/copy:1@" + digest}
+	to := engine.PushRequest{Ref: host + "/copy:1@" + digest}
 	if err := n.Push(t.Context(), to, nil); !errdefs.IsNotFound(err) || !strings.Contains(err.Error(), "without linux/s390x") {
 		t.Errorf("push of one platform of two: got %v, want the name of the other", err)
 	}
-	if _, err := n.Pull(t.Context(), worker.PullRequest{Ref: host + "/multi:1", Platform: "linux/s390x"}, nil); err != nil {
+	if _, err := n.Pull(t.Context(), engine.PullRequest{Ref: host + "/multi:1", Platform: "linux/s390x"}, nil); err != nil {
 		t.Fatal(err)
 	}
 	if err := n.Push(t.Context(), to, nil); err != nil {
@@ -178,7 +178,7 @@ func TestPull_TwoCallersWithTwoLogins(t *testing.T) {
 	pull := func(auth string) <-chan error {
 		done := make(chan error, 1)
 		go func() {
-			_, err := n.Pull(t.Context(), worker.PullRequest{Ref: ref, Auth: auth}, nil)
+			_, err := n.Pull(t.Context(), engine.PullRequest{Ref: ref, Auth: auth}, nil)
 			done <- err
 		}()
 		return done

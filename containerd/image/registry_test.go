@@ -21,7 +21,7 @@ import (
 
 	"swarm/containerd/image"
 	"swarm/internal/registrytest"
-	"swarm/worker"
+	"swarm/worker/engine"
 )
 
 // newRegistryHandler is a real registry; with users it wants a login.
@@ -79,20 +79,20 @@ func TestPull_FromARegistry(t *testing.T) {
 	if got, err := n.Resolve(t.Context(), ref, ""); err != nil || got != first {
 		t.Errorf("resolve: got %s, %v, want %s", got, err, first)
 	}
-	got, err := n.Pull(t.Context(), worker.PullRequest{Ref: ref}, nil)
+	got, err := n.Pull(t.Context(), engine.PullRequest{Ref: ref}, nil)
 	if err != nil || got.GetDigest() != first || got.GetName() != ref {
 		t.Fatalf("pull of a tag: got %v, %v, want %s", got, err, first)
 	}
 	n.wantUnpacked(t, ref)
 
 	second := push(t, ref, newImage(t, 1), authn.Anonymous)
-	if got, err := n.Pull(t.Context(), worker.PullRequest{Ref: ref}, nil); err != nil || got.GetDigest() != second {
+	if got, err := n.Pull(t.Context(), engine.PullRequest{Ref: ref}, nil); err != nil || got.GetDigest() != second {
 		t.Errorf("pull of the tag that moved: got %v, %v, want %s", got, err, second)
 	}
 	if !n.Holds(first) || !n.Holds(second) {
 		t.Errorf("held: got %v, %v, want the old digest too", n.Holds(first), n.Holds(second))
 	}
-	if got, err := n.Pull(t.Context(), worker.PullRequest{Ref: host + "/team/app@" + first}, nil); err != nil || got.GetDigest() != first {
+	if got, err := n.Pull(t.Context(), engine.PullRequest{Ref: host + "/team/app@" + first}, nil); err != nil || got.GetDigest() != first {
 		t.Errorf("pull by digest alone: got %v, %v, want %s", got, err, first)
 	}
 }
@@ -102,23 +102,23 @@ func TestPull_ChoosesThePlatform(t *testing.T) {
 	n := newNode(t, image.Config{}, image.Deps{})
 	host := newRegistry(t, nil)
 	digest := push(t, host+"/multi:1", newIndex(t, "s390x", runtime.GOARCH), authn.Anonymous)
-	got, err := n.Pull(t.Context(), worker.PullRequest{Ref: host + "/multi:1"}, nil)
+	got, err := n.Pull(t.Context(), engine.PullRequest{Ref: host + "/multi:1"}, nil)
 	if err != nil || got.GetDigest() != digest || len(got.GetPlatforms()) != 1 || got.GetPlatforms()[0].GetArchitecture() != runtime.GOARCH {
 		t.Fatalf("pull: got %v, %v, want the index %s with this node's platform", got, err, digest)
 	}
 	n.wantUnpacked(t, host+"/multi:1")
-	got, err = n.Pull(t.Context(), worker.PullRequest{Ref: host + "/multi:1", Platform: "linux/s390x"}, nil)
+	got, err = n.Pull(t.Context(), engine.PullRequest{Ref: host + "/multi:1", Platform: "linux/s390x"}, nil)
 	if err != nil || len(got.GetPlatforms()) != 2 {
 		t.Errorf("pull of another platform: got %v, %v, want both", got, err)
 	}
-	_, err = n.Pull(t.Context(), worker.PullRequest{Ref: host + "/multi:1", Platform: "linux/riscv64"}, nil)
+	_, err = n.Pull(t.Context(), engine.PullRequest{Ref: host + "/multi:1", Platform: "linux/riscv64"}, nil)
 	wantInvalid(t, "no such platform", err, "it is for")
 	push(t, host+"/foreign:1", newImageFor(t, 1, "linux", "s390x"), authn.Anonymous)
-	_, err = n.Pull(t.Context(), worker.PullRequest{Ref: host + "/foreign:1"}, nil)
+	_, err = n.Pull(t.Context(), engine.PullRequest{Ref: host + "/foreign:1"}, nil)
 	wantInvalid(t, "another platform's manifest", err, "s390x")
-	_, err = n.Pull(t.Context(), worker.PullRequest{Ref: host + "/multi:1", Platform: "linux/"}, nil)
+	_, err = n.Pull(t.Context(), engine.PullRequest{Ref: host + "/multi:1", Platform: "linux/"}, nil)
 	wantInvalid(t, "bad platform", err, "OS/ARCH")
-	_, err = n.Pull(t.Context(), worker.PullRequest{Ref: "no such name"}, nil)
+	_, err = n.Pull(t.Context(), engine.PullRequest{Ref: "no such name"}, nil)
 	wantInvalid(t, "bad reference", err, "not a reference")
 }
 
@@ -148,7 +148,7 @@ func TestPull_FromARegistryThatWantsALogin(t *testing.T) {
 	n := newNode(t, image.Config{}, image.Deps{})
 	for what, auth := range map[string]string{"none": "", "wrong": registryAuth(t, "ann", "guess")} {
 		for _, ref := range []string{ref, ref + "@" + digest} {
-			if _, err := n.Pull(t.Context(), worker.PullRequest{Ref: ref, Auth: auth}, nil); !errdefs.IsUnauthorized(err) || strings.Contains(err.Error(), "\n") {
+			if _, err := n.Pull(t.Context(), engine.PullRequest{Ref: ref, Auth: auth}, nil); !errdefs.IsUnauthorized(err) || strings.Contains(err.Error(), "\n") {
 				t.Errorf("%s credentials, %s: got %v, want one line of unauthenticated", what, ref, err)
 			}
 		}
@@ -156,13 +156,13 @@ func TestPull_FromARegistryThatWantsALogin(t *testing.T) {
 			t.Errorf("resolve with %s credentials: got %v, want unauthenticated", what, err)
 		}
 	}
-	_, err := n.Pull(t.Context(), worker.PullRequest{Ref: ref, Auth: "{}"}, nil)
+	_, err := n.Pull(t.Context(), engine.PullRequest{Ref: ref, Auth: "{}"}, nil)
 	wantInvalid(t, "credentials that are none", err, "X-Registry-Auth")
-	if _, err := n.Pull(t.Context(), worker.PullRequest{Ref: ref, Auth: registryAuth(t, "ann", "pässword")}, nil); err != nil {
+	if _, err := n.Pull(t.Context(), engine.PullRequest{Ref: ref, Auth: registryAuth(t, "ann", "pässword")}, nil); err != nil {
 		t.Errorf("the caller's credentials: %v", err)
 	}
 	other := newNode(t, image.Config{}, image.Deps{Keychain: fixed{Username: "ann", Password: "pässword"}})
-	if _, err := other.Pull(t.Context(), worker.PullRequest{Ref: ref + "@" + digest}, nil); err != nil {
+	if _, err := other.Pull(t.Context(), engine.PullRequest{Ref: ref + "@" + digest}, nil); err != nil {
 		t.Errorf("credentials of the configuration: %v", err)
 	}
 }
@@ -189,7 +189,7 @@ func TestPull_NotFoundIsNotUnreachable(t *testing.T) {
 	} {
 		for _, ref := range []string{ref, ref + nothing} {
 			begin := time.Now()
-			_, err := n.Pull(t.Context(), worker.PullRequest{Ref: ref}, nil)
+			_, err := n.Pull(t.Context(), engine.PullRequest{Ref: ref}, nil)
 			if !is(err) || strings.Contains(err.Error(), "\n") || strings.Contains(err.Error(), "load it with `docker save") == strings.HasPrefix(ref, sick) || strings.Contains(err.Error(), "sha256:") {
 				t.Errorf("pull %s: got %v", ref, err)
 			}
@@ -214,18 +214,18 @@ func TestPull_TagWithoutItsRegistry(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, err := n.Pull(t.Context(), worker.PullRequest{Ref: "registry.invalid/app:1"}, nil); err != nil || got.GetDigest() != images[0].GetDigest() {
+	if got, err := n.Pull(t.Context(), engine.PullRequest{Ref: "registry.invalid/app:1"}, nil); err != nil || got.GetDigest() != images[0].GetDigest() {
 		t.Errorf("loaded tag: got %v, %v, want %s", got, err, images[0].GetDigest())
 	}
 
 	s := httptest.NewServer(newRegistryHandler(t, nil))
 	ref := strings.TrimPrefix(s.URL, "http://") + "/app:1"
 	digest := push(t, ref, newImage(t, 1), authn.Anonymous)
-	if _, err := n.Pull(t.Context(), worker.PullRequest{Ref: ref}, nil); err != nil {
+	if _, err := n.Pull(t.Context(), engine.PullRequest{Ref: ref}, nil); err != nil {
 		t.Fatal(err)
 	}
 	s.Close()
-	if got, err := n.Pull(t.Context(), worker.PullRequest{Ref: ref}, nil); err != nil || got.GetDigest() != digest {
+	if got, err := n.Pull(t.Context(), engine.PullRequest{Ref: ref}, nil); err != nil || got.GetDigest() != digest {
 		t.Errorf("pulled tag: got %v, %v, want %s", got, err, digest)
 	}
 }

@@ -20,7 +20,7 @@ import (
 
 	"swarm/containerd/image"
 	"swarm/containerd/image/peer"
-	"swarm/worker"
+	"swarm/worker/engine"
 )
 
 // links are connections between nodes, over real HTTP, with the caller's name at the other end.
@@ -114,7 +114,7 @@ func TestPull_LargeBlobSpreadsLikeATree(t *testing.T) {
 	var group errgroup.Group
 	for _, n := range all {
 		group.Go(func() error {
-			_, err := n.Pull(t.Context(), worker.PullRequest{Ref: ref}, nil)
+			_, err := n.Pull(t.Context(), engine.PullRequest{Ref: ref}, nil)
 			return err
 		})
 	}
@@ -149,7 +149,7 @@ func TestPull_SentOnInVain(t *testing.T) {
 			// Two have got every large blob.
 			for _, id := range []string{"a", "b"} {
 				n := newNode(t, image.Config{}, image.Deps{Peers: only("first"), PeerTransport: net.from(t, id)})
-				if _, err := n.Pull(t.Context(), worker.PullRequest{Ref: ref}, nil); err != nil {
+				if _, err := n.Pull(t.Context(), engine.PullRequest{Ref: ref}, nil); err != nil {
 					t.Fatal(err)
 				}
 				if wrong != nil {
@@ -157,7 +157,7 @@ func TestPull_SentOnInVain(t *testing.T) {
 				}
 			}
 			n := newNode(t, image.Config{}, image.Deps{Peers: only("first"), PeerTransport: net.from(t, "c")})
-			if _, err := n.Pull(t.Context(), worker.PullRequest{Ref: ref}, nil); err != nil {
+			if _, err := n.Pull(t.Context(), engine.PullRequest{Ref: ref}, nil); err != nil {
 				t.Fatal(err)
 			}
 			if got := strings.Join(net.sent["first"], " "); got != "a b c" {

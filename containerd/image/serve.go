@@ -12,12 +12,12 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"swarm/containerd/image/survey"
-	"swarm/worker"
+	"swarm/worker/engine"
 )
 
 // Blob opens a blob of an image that this node holds or is pulling. ErrNotFound: there is no such
 // image.
-func (s *Store) Blob(ctx context.Context, digest string) (worker.Blob, error) {
+func (s *Store) Blob(ctx context.Context, digest string) (engine.Blob, error) {
 	opened, _, err := s.open(ctx, digest)
 	if err != nil {
 		return nil, err

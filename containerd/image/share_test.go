@@ -19,7 +19,7 @@ import (
 
 	"swarm/containerd/image"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/worker"
+	"swarm/worker/engine"
 )
 
 // recorder counts the requests for each path, and holds them until open is closed.
@@ -56,7 +56,7 @@ func TestPull_ConcurrentPullsShareOne(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	req := worker.PullRequest{Ref: "localhost:1/hello:1@" + loaded[0].GetDigest()}
+	req := engine.PullRequest{Ref: "localhost:1/hello:1@" + loaded[0].GetDigest()}
 	rec := newRecorder(first.Handler())
 	net := peers{"n1": rec}
 	second := newNode(t, image.Config{}, image.Deps{Peers: net.all, PeerTransport: net})
@@ -105,7 +105,7 @@ func TestPull_EndsWithItsLastCaller(t *testing.T) {
 	ctx, leave := context.WithCancel(t.Context())
 	left := make(chan error, 1)
 	go func() {
-		_, err := n.Pull(ctx, worker.PullRequest{Ref: "localhost:1/x@sha256:" + strings.Repeat("ab", 32)}, nil)
+		_, err := n.Pull(ctx, engine.PullRequest{Ref: "localhost:1/x@sha256:" + strings.Repeat("ab", 32)}, nil)
 		left <- err
 	}()
 	<-rec.arrived
@@ -116,7 +116,7 @@ func TestPull_EndsWithItsLastCaller(t *testing.T) {
 	if err := n.Close(); err != nil { // returns only when the flight has ended
 		t.Error(err)
 	}
-	if _, err := n.Pull(t.Context(), worker.PullRequest{Ref: "localhost:1/x@sha256:" + strings.Repeat("ab", 32)}, nil); !errdefs.IsUnavailable(err) {
+	if _, err := n.Pull(t.Context(), engine.PullRequest{Ref: "localhost:1/x@sha256:" + strings.Repeat("ab", 32)}, nil); !errdefs.IsUnavailable(err) {
 		t.Errorf("pull after close: got %v, want unavailable", err)
 	}
 }
@@ -155,7 +155,7 @@ func TestPull_GoesOnWhereItBroke(t *testing.T) {
 	}
 	net := &cutting{next: first.Handler()}
 	second := newNode(t, image.Config{}, image.Deps{Peers: peers{"n1": nil}.all, PeerTransport: net})
-	req := worker.PullRequest{Ref: "localhost:1/hello:1@" + loaded[0].GetDigest()}
+	req := engine.PullRequest{Ref: "localhost:1/hello:1@" + loaded[0].GetDigest()}
 	if _, err := second.Pull(t.Context(), req, nil); !errdefs.IsUnavailable(err) {
 		t.Fatalf("cut off: got %v, want unavailable", err)
 	}
@@ -234,17 +234,17 @@ func TestPull_FindsTheOneNodeThatHasIt(t *testing.T) {
 	}
 	second := newNode(t, image.Config{}, image.Deps{Peers: net.all, PeerTransport: net})
 	host := newRegistry(t, nil)
-	if _, err := second.Pull(t.Context(), worker.PullRequest{Ref: host + "/hello:1@" + loaded[0].GetDigest()}, nil); err != nil {
+	if _, err := second.Pull(t.Context(), engine.PullRequest{Ref: host + "/hello:1@" + loaded[0].GetDigest()}, nil); err != nil {
 		t.Fatal(err)
 	}
 	delete(net, "silent1")
 	delete(net, "silent2")
 	ref := host + "/hello@sha256:" + strings.Repeat("ab", 32)
-	if _, err := second.Pull(t.Context(), worker.PullRequest{Ref: ref}, nil); !errdefs.IsUnavailable(err) {
+	if _, err := second.Pull(t.Context(), engine.PullRequest{Ref: ref}, nil); !errdefs.IsUnavailable(err) {
 		t.Errorf("nobody has it and one node is down: got %v, want unavailable", err)
 	}
 	delete(net, "down")
-	if _, err := second.Pull(t.Context(), worker.PullRequest{Ref: ref}, nil); !errdefs.IsNotFound(err) {
+	if _, err := second.Pull(t.Context(), engine.PullRequest{Ref: ref}, nil); !errdefs.IsNotFound(err) {
 		t.Errorf("nobody has it: got %v, want not found", err)
 	}
 }

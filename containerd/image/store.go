@@ -20,7 +20,7 @@ import (
 	"swarm/containerd/image/registry"
 	"swarm/containerd/layout"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/worker"
+	"swarm/worker/engine"
 )
 
 // Config is data.
@@ -57,7 +57,7 @@ type Deps struct {
 	Room func(bytes int64) error
 }
 
-// Store implements worker.ImageStore.
+// Store implements engine.ImageStore.
 type Store struct {
 	cfg      Config
 	log      *slog.Logger
@@ -77,7 +77,7 @@ type Store struct {
 	pulling map[string]bool // leases of pulls under way
 }
 
-var _ worker.ImageStore = (*Store)(nil)
+var _ engine.ImageStore = (*Store)(nil)
 
 // New makes a store; containerd need not answer yet.
 func New(cfg Config, deps Deps) (*Store, error) {

@@ -11,12 +11,12 @@ import (
 	"github.com/opencontainers/image-spec/identity"
 
 	"swarm/containerd/document"
-	"swarm/worker"
+	"swarm/worker/engine"
 )
 
 // Holdings lists the images that are wholly here, with what they take: blobs, and the snapshots of
 // their layers.
-func (s *Store) Holdings(ctx context.Context) (out []worker.Holding, bytes int64, err error) {
+func (s *Store) Holdings(ctx context.Context) (out []engine.Holding, bytes int64, err error) {
 	c, err := s.catalog(ctx)
 	if err != nil {
 		return nil, 0, fmt.Errorf("list images: %w", err)
@@ -39,7 +39,7 @@ func (s *Store) Holdings(ctx context.Context) (out []worker.Holding, bytes int64
 	parts := map[string]map[string]int64{}
 	sharers := map[string]int{}
 	for d, e := range c.images {
-		h := worker.Holding{Image: e.proto(e.name()), Since: since[d], Containers: users[d]}
+		h := engine.Holding{Image: e.proto(e.name()), Since: since[d], Containers: users[d]}
 		if parts[d], h.Labels, err = s.parts(ctx, e); err != nil {
 			return nil, 0, fmt.Errorf("image %s: %w", e.name(), err)
 		}

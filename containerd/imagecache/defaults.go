@@ -10,7 +10,7 @@ import (
 
 	"swarm/containerd/document"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/worker"
+	"swarm/worker/engine"
 )
 
 // minInterval is the shortest interval of an image's health checks, because each check costs the
@@ -20,8 +20,8 @@ const minInterval = time.Second
 // defaultsOf reads the health check and the shell of an image. The author of an image is not
 // trusted: numbers out of range are moved into it, and package document has limited the lengths of
 // the texts.
-func defaultsOf(extra document.Extra) worker.ImageDefaults {
-	d := worker.ImageDefaults{Shell: extra.Shell}
+func defaultsOf(extra document.Extra) engine.ImageDefaults {
+	d := engine.ImageDefaults{Shell: extra.Shell}
 	h := extra.Healthcheck
 	if h == nil || len(h.Test) == 0 {
 		return d

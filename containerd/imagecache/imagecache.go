@@ -32,7 +32,7 @@ import (
 	"swarm/containerd/ocispec"
 	"swarm/containerd/volume"
 	"swarm/internal/disk"
-	"swarm/worker"
+	"swarm/worker/engine"
 )
 
 // Image is what starting a container needs to know of an image. It must not be changed.
@@ -40,7 +40,7 @@ type Image struct {
 	Name     string // of containerd's image record
 	Chain    string // key of the snapshot of its layers
 	Config   imagespec.ImageConfig
-	Defaults worker.ImageDefaults
+	Defaults engine.ImageDefaults
 	Accounts ocispec.Accounts
 
 	digest   string // of the index or manifest

@@ -23,7 +23,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/worker"
+	"swarm/worker/engine"
 )
 
 // ociVersion is understood by runc 1.1 and everything later: nothing newer is used.
@@ -35,7 +35,7 @@ const InitPath = "/dev/swarm-init"
 
 // Input is everything that a spec is made of.
 type Input struct {
-	Container worker.Container
+	Container engine.Container
 	// Image is the configuration of the container's image.
 	Image imagespec.ImageConfig
 	// Accounts are those of the image.

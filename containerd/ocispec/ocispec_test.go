@@ -15,12 +15,12 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/worker"
+	"swarm/worker/engine"
 )
 
 func input(c *swarmv1.ContainerSpec) Input {
 	return Input{
-		Container: worker.Container{
+		Container: engine.Container{
 			Task: &swarmv1.Task{Id: "t1"},
 			Revision: &swarmv1.Revision{Spec: &swarmv1.ServiceSpec{TaskTemplate: &swarmv1.TaskSpec{
 				ContainerSpec: c, Resources: &swarmv1.ResourceRequirements{},
@@ -150,7 +150,7 @@ func TestBuild_ParentsBeforeChildrenAndFilesLast(t *testing.T) {
 	in := input(&swarmv1.ContainerSpec{Mounts: []*swarmv1.Mount{
 		{Type: swarmv1.Mount_TMPFS, Target: "/a/b"}, {Type: swarmv1.Mount_TMPFS, Target: "/a"}, {Type: swarmv1.Mount_TMPFS, Target: "/dev/shm"},
 	}})
-	in.Container.Files = []worker.File{{Path: "/a/b/secret"}}
+	in.Container.Files = []engine.File{{Path: "/a/b/secret"}}
 	in.Files = []string{"/host/0"}
 	in.Anonymous = map[string]string{"/v": "/host/v"}
 	s, err := Build(in)

@@ -117,7 +117,7 @@ var doors = []struct {
 	{"github.com/google/nftables", []string{"overlay"}},
 	{"github.com/mdlayher", []string{"overlay"}},
 	{"github.com/tidwall/btree", []string{"raftstore/table"}},
-	{"go.etcd.io/bbolt", []string{"raftstore", "worker"}},
+	{"go.etcd.io/bbolt", []string{"raftstore", "worker/state"}},
 	{"github.com/containerd/containerd", []string{"containerd", "cmd", "bench"}},
 	{"github.com/cyphar/filepath-securejoin", []string{"containerd/inroot"}},
 	{"github.com/spf13/cobra", []string{"cli"}},

@@ -23,7 +23,8 @@ import (
 // outputLimit is how much of a failed check's output is told to the user.
 const outputLimit = 256
 
-// Output keeps the beginning of what is written to it, as one line. Both streams of a command may write to it at once.
+// Output keeps the beginning of what is written to it, as one line. Both streams of a command may
+// write to it at once.
 type Output struct {
 	mu  sync.Mutex // guards buf
 	buf bytes.Buffer
@@ -110,7 +111,8 @@ func command(target Target, args []string) func(context.Context) error {
 	}
 }
 
-// get wants an answer of 200 to 399, as Kubernetes does; redirects are not followed: they may lead out of the container.
+// get wants an answer of 200 to 399, as Kubernetes does; redirects are not followed: they may lead
+// out of the container.
 func get(dial dialFunc, address string) func(context.Context) error {
 	if !strings.Contains(address, "://") {
 		address = "http://" + address

@@ -11,10 +11,11 @@ import (
 	"swarm/internal/thread"
 )
 
-// dialer dials from inside a network namespace. A socket belongs to the namespace of the thread that made it, wherever
-// it is used later.
+// dialer dials from inside a network namespace. A socket belongs to the namespace of the thread
+// that made it, wherever it is used later.
 func dialer(netns string) dialFunc {
-	// One address after the other, on the calling goroutine: racing them, as Go does by default, would leave the thread.
+	// One address after the other, on the calling goroutine: racing them, as Go does by default,
+	// would leave the thread.
 	d := &net.Dialer{FallbackDelay: -1}
 	if netns == "" {
 		return d.DialContext

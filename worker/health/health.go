@@ -1,9 +1,15 @@
-// Package health decides whether a container is healthy, by the check that its service defines: a command in the
-// container, or an HTTP, TCP or gRPC request from inside its network namespace.
+// Package health decides whether a container is healthy, by the check that its service or its image
+// defines: a command in the container, or an HTTP, TCP or gRPC request from inside its network
+// namespace.
 //
-// A Prober belongs to one container and one goroutine at a time, its caller's: worker runs it beside the wait for the
-// container's end. It starts no goroutine that outlives a call. It refuses checks that it does not know, as an
-// unhealthy answer that says so.
+// Before the first success a failed check is repeated after 50 ms, doubling up to the interval,
+// because most programs listen within milliseconds of their start and users should not wait for a
+// whole interval. A network probe dials from a thread that has entered the container's namespace
+// and ends with the dial.
+//
+// A Prober belongs to one container and is used by one goroutine at a time. Package tasks calls it
+// while it waits for the container's end. It starts no goroutine that outlives a call. A check of a
+// kind that it does not know fails with an error that says so.
 package health
 
 import (
@@ -30,8 +36,9 @@ const (
 
 // Target is how to reach the container.
 type Target struct {
-	// Exec runs a command in the container and returns its exit code. ErrUnavailable: the command could not be run, for a
-	// reason that is not the container's; such a check counts neither as passed nor as failed.
+	// Exec runs a command in the container and returns its exit code. ErrUnavailable: the command
+	// could not be run, for a reason that is not the container's; such a check counts neither as
+	// passed nor as failed.
 	Exec func(ctx context.Context, command []string, out *Output) (int, error)
 	// Shell runs checks of kind CMD-SHELL; empty: /bin/sh -c.
 	Shell []string
@@ -39,8 +46,8 @@ type Target struct {
 	Netns string
 }
 
-// Merge returns the check of a service whose image has one too, as Docker does: what the service does not set is the
-// image's. Nil: neither has one. A service that has the kind NONE has no check.
+// Merge returns the check of a service whose image has one too, as Docker does: what the service
+// does not set is the image's. Nil: neither has one. A service that has the kind NONE has no check.
 func Merge(own, image *swarmv1.HealthConfig) *swarmv1.HealthConfig {
 	switch {
 	case image == nil:
@@ -109,16 +116,17 @@ func orInt(n, def int) int {
 	return def
 }
 
-// first pauses before a check that failed at once is made again while the container was never healthy: most programs
-// are ready within milliseconds of their start, and RUNNING should not wait a whole interval for them. The pause doubles
-// up to the interval; such early failures do not count until one interval has passed.
+// first pauses before a check that failed at once is made again while the container was never
+// healthy: most programs are ready within milliseconds of their start, and RUNNING should not wait
+// a whole interval for them. The pause doubles up to the interval; such early failures do not count
+// until one interval has passed.
 const first = 50 * time.Millisecond
 
 // errNotMade is a check that has no answer, because it could not be made.
 var errNotMade = errors.New("the check could not be made")
 
-// UntilHealthy checks until the container is healthy (nil) or is not, for good (why). It returns ctx's error when that
-// ends.
+// UntilHealthy checks until the container is healthy (nil) or is not, for good (why). It returns
+// ctx's error when that ends.
 func (p *Prober) UntilHealthy(ctx context.Context) error {
 	if p.began.IsZero() {
 		p.began = time.Now()
@@ -152,7 +160,8 @@ func (p *Prober) UntilHealthy(ctx context.Context) error {
 	}
 }
 
-// UntilSick checks a healthy container until the check has failed as often in a row as it may, and says why.
+// UntilSick checks a healthy container until the check has failed as often in a row as it may, and
+// says why.
 func (p *Prober) UntilSick(ctx context.Context) error {
 	if p.began.IsZero() { // adopted by a new daemon: it was healthy before
 		p.began, p.healthy = time.Now(), true
@@ -177,7 +186,8 @@ func (p *Prober) UntilSick(ctx context.Context) error {
 	}
 }
 
-// starting says whether failures are forgiven: as in Docker, within the start period and before the first success.
+// starting says whether failures are forgiven: as in Docker, within the start period and before the
+// first success.
 func (p *Prober) starting() bool { return !p.healthy && time.Since(p.began) < p.cfg.startPeriod }
 
 // once makes the check, within its timeout.

@@ -15,7 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/worker"
+	"swarm/worker/engine"
 )
 
 func onDisk(t *testing.T, path string) int64 {
@@ -33,14 +33,14 @@ func TestStore_OutputThatCannotBeCopiedInTimeIsBounded(t *testing.T) {
 	cfg := Config{Dir: dir, SegmentBytes: 64 << 10, Segments: 16}
 	s := open(t, cfg)
 	task := create(t, s, "t1")
-	write(t, task, worker.StdoutFile, "first\n")
+	write(t, task, engine.StdoutFile, "first\n")
 	_ = records(t, s, "t1", nil)
 	var b strings.Builder
 	n := 0
 	for ; b.Len() < 5<<20; n++ {
 		fmt.Fprintf(&b, "line %d %s\n", n, strings.Repeat("x", n%200))
 	}
-	write(t, task, worker.StdoutFile, b.String())
+	write(t, task, engine.StdoutFile, b.String())
 	got := records(t, s, "t1", nil)
 	if string(got[0].Data) != "first" || got[1].Lost == 0 || got[1].Offset != 6 || len(got[1].Data) != 0 {
 		t.Fatalf("begins with %v, %v", got[0], got[1])
@@ -57,7 +57,7 @@ func TestStore_OutputThatCannotBeCopiedInTimeIsBounded(t *testing.T) {
 			t.Fatalf("a hole between %d and %d", before.Offset, r.Offset)
 		}
 	}
-	if used, most := onDisk(t, filepath.Join(task, worker.StdoutFile)), int64(cfg.Segments)*cfg.SegmentBytes+punchSize; used > most {
+	if used, most := onDisk(t, filepath.Join(task, engine.StdoutFile)), int64(cfg.Segments)*cfg.SegmentBytes+punchSize; used > most {
 		t.Errorf("%d bytes of output are on the disk, at most %d should be", used, most)
 	}
 	s.Close()
@@ -75,7 +75,7 @@ func TestStore_FirehoseKeepsNobodyWaiting(t *testing.T) {
 	loud, quiet := create(t, s, "loud"), create(t, s, "quiet")
 	ctx, cancel := context.WithCancel(t.Context())
 	hose, stuck, followed := make(chan int64, 1), make(chan error, 1), make(chan error, 1)
-	go func() { hose <- pour(ctx, filepath.Join(loud, worker.StdoutFile)) }()
+	go func() { hose <- pour(ctx, filepath.Join(loud, engine.StdoutFile)) }()
 	go func() {
 		stuck <- s.Read(ctx, "loud", &swarmv1.LogOptions{Tail: -1, Follow: true}, func(*swarmv1.TaskLogsResponse) error {
 			<-ctx.Done()
@@ -94,7 +94,7 @@ func TestStore_FirehoseKeepsNobodyWaiting(t *testing.T) {
 	var slowest time.Duration
 	for i := range 50 {
 		began := time.Now()
-		write(t, quiet, worker.StdoutFile, fmt.Sprintf("%d\n", i))
+		write(t, quiet, engine.StdoutFile, fmt.Sprintf("%d\n", i))
 		select {
 		case line := <-lines:
 			if line != fmt.Sprint(i) {
@@ -119,7 +119,7 @@ func TestStore_FirehoseKeepsNobodyWaiting(t *testing.T) {
 		t.Errorf("heap of %d bytes", mem.HeapAlloc)
 	}
 	_ = records(t, s, "loud", &swarmv1.LogOptions{}) // copies, and so bounds, what came last
-	total := onDisk(t, filepath.Join(loud, worker.StdoutFile)) + s.get("loud").bytes()
+	total := onDisk(t, filepath.Join(loud, engine.StdoutFile)) + s.get("loud").bytes()
 	if most := int64(2*3<<20 + punchSize + 2*readSize); total > most {
 		t.Errorf("%d bytes on the disk, at most %d should be", total, most)
 	}
@@ -194,8 +194,8 @@ func TestStore_After(t *testing.T) {
 	s := open(t, Config{SegmentBytes: 300, Segments: 100})
 	task := create(t, s, "t1")
 	for i := range 30 {
-		write(t, task, worker.StdoutFile, fmt.Sprintf("out %d\n", i))
-		write(t, task, worker.StderrFile, fmt.Sprintf("err %d\n", i))
+		write(t, task, engine.StdoutFile, fmt.Sprintf("out %d\n", i))
+		write(t, task, engine.StderrFile, fmt.Sprintf("err %d\n", i))
 		_ = records(t, s, "t1", &swarmv1.LogOptions{})
 	}
 	all := records(t, s, "t1", nil)
@@ -219,7 +219,7 @@ func TestStore_After(t *testing.T) {
 // What has no end of line yet, or never got one, is a line to those who count.
 func TestStore_TailCountsTheLineWithoutEnd(t *testing.T) {
 	s := open(t, Config{})
-	write(t, create(t, s, "t1"), worker.StdoutFile, "one\ntwo\n"+strings.Repeat("y", 2*maxLine))
+	write(t, create(t, s, "t1"), engine.StdoutFile, "one\ntwo\n"+strings.Repeat("y", 2*maxLine))
 	s.Finish("t1")
 	got := records(t, s, "t1", &swarmv1.LogOptions{Tail: 2})
 	if len(got) != 3 || string(got[0].Data) != "two" {

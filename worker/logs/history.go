@@ -14,11 +14,11 @@ import (
 	"github.com/containerd/errdefs"
 
 	"swarm/internal/pause"
-	"swarm/worker"
+	"swarm/worker/engine"
 )
 
-// retiree is the log of a task that is history. Nothing of it is in memory but this, so that a node on which many tasks have
-// come and gone needs no more than another.
+// retiree is the log of a task that is history. Nothing of it is in memory but this, so that a node
+// on which many tasks have come and gone needs no more than another.
 type retiree struct {
 	id    string
 	at    time.Time
@@ -52,7 +52,7 @@ func usage(dir string) (bytes int64) {
 
 // finished says whether all output in a task's folder is in records.
 func finished(dir string) bool {
-	for _, name := range []string{worker.StdoutFile, worker.StderrFile} {
+	for _, name := range []string{engine.StdoutFile, engine.StderrFile} {
 		if _, err := os.Lstat(filepath.Join(dir, name)); !errors.Is(err, fs.ErrNotExist) {
 			return false
 		}
@@ -60,7 +60,7 @@ func finished(dir string) bool {
 	return true
 }
 
-// Retire implements worker.LogStore. A log without a record is removed.
+// Retire implements engine.LogStore. A log without a record is removed.
 func (s *Store) Retire(taskID string) {
 	j := s.get(taskID)
 	if j == nil {
@@ -121,7 +121,7 @@ func (s *Store) journal(id string) (j *journal, done func(), err error) {
 	return j, j.close, nil
 }
 
-// Keep implements worker.LogStore.
+// Keep implements engine.LogStore.
 func (s *Store) Keep(taskIDs []string) {
 	keep := map[string]bool{}
 	for _, id := range taskIDs {

@@ -14,7 +14,7 @@ import (
 
 	"swarm/internal/spec"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/worker"
+	"swarm/worker/engine"
 )
 
 // Names in a task's folder, beside the sources.
@@ -53,7 +53,8 @@ func (j *journal) path(number int) string {
 	return filepath.Join(j.dir, segmentPrefix+strconv.Itoa(number))
 }
 
-// openJournal opens a task's folder. It continues behind the last record, wherever its writer was killed.
+// openJournal opens a task's folder. It continues behind the last record, wherever its writer was
+// killed.
 func openJournal(dir string, max int64, keep int) (*journal, error) {
 	j := &journal{dir: dir, task: &swarmv1.Task{}, max: max, keep: keep, changed: make(chan struct{})}
 	raw, err := os.ReadFile(filepath.Join(dir, taskFile))
@@ -70,7 +71,7 @@ func openJournal(dir string, max int64, keep int) (*journal, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open log %s: %w", dir, err)
 	}
-	names := [2]string{worker.StdoutFile, worker.StderrFile}
+	names := [2]string{engine.StdoutFile, engine.StderrFile}
 	for i, name := range names {
 		path := filepath.Join(dir, name)
 		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
@@ -154,8 +155,8 @@ func (j *journal) openSegments() (offsets [2]uint64, err error) {
 	return offsets, nil
 }
 
-// copy moves what the sources have into records; end: nothing will follow. It returns early, with more, so that one
-// task that writes without pause does not keep the others waiting.
+// copy moves what the sources have into records; end: nothing will follow. It returns early, with
+// more, so that one task that writes without pause does not keep the others waiting.
 func (j *journal) copy(buf []byte, end bool) (more bool, err error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()

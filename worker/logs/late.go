@@ -8,8 +8,8 @@ import (
 	"swarm/internal/pause"
 )
 
-// retryEvery is how long after a journal could not be written that is tried again: a disk that was full tells nobody that
-// it has room, and a container may never write again.
+// retryEvery is how long after a journal could not be written that is tried again: a disk that was
+// full tells nobody that it has room, and a container may never write again.
 const retryEvery = time.Second
 
 // late are the journals that could not be written.

@@ -13,7 +13,7 @@ import (
 
 	"swarm/internal/eventually"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/worker"
+	"swarm/worker/engine"
 )
 
 // What a container wrote while the disk was full is read when there is room, though it writes no more; each line once.
@@ -30,10 +30,10 @@ func TestStore_DiskFull(t *testing.T) {
 	run(t, s)
 	dir := create(t, s, "t1")
 	filler := filepath.Join(disk, "filler")
-	write(t, dir, worker.StdoutFile, "stored\n")
+	write(t, dir, engine.StdoutFile, "stored\n")
 	eventually.True(t, "the first line is copied", func() bool { return s.get("t1").bytes() > 0 })
 	stored := s.get("t1").bytes()
-	source, err := os.OpenFile(filepath.Join(dir, worker.StdoutFile), os.O_WRONLY, 0)
+	source, err := os.OpenFile(filepath.Join(dir, engine.StdoutFile), os.O_WRONLY, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -48,7 +48,7 @@ func TestStore_DiskFull(t *testing.T) {
 	for i := range 3000 {
 		want = append(want, fmt.Sprintf("line %d", i))
 	}
-	write(t, dir, worker.StdoutFile, strings.Join(want[1:], "\n")+"\n")
+	write(t, dir, engine.StdoutFile, strings.Join(want[1:], "\n")+"\n")
 	eventually.True(t, "the store has met the full disk", func() bool {
 		s.late.mu.Lock()
 		defer s.late.mu.Unlock()

@@ -22,7 +22,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/worker"
+	"swarm/worker/engine"
 )
 
 func open(t *testing.T, cfg Config) *Store {
@@ -95,8 +95,8 @@ func lines(records []*swarmv1.LogRecord) []string {
 func TestStore_LinesOfBothStreams(t *testing.T) {
 	s := open(t, Config{NodeID: "n1"})
 	dir := create(t, s, "t1")
-	write(t, dir, worker.StdoutFile, "one\n\nthree\nunfin")
-	write(t, dir, worker.StderrFile, "oops\n")
+	write(t, dir, engine.StdoutFile, "one\n\nthree\nunfin")
+	write(t, dir, engine.StderrFile, "oops\n")
 	got := records(t, s, "t1", nil)
 	if diff := cmp.Diff([]string{"one", "", "three", "oops"}, lines(got)); diff != "" {
 		t.Error(diff)
@@ -104,7 +104,7 @@ func TestStore_LinesOfBothStreams(t *testing.T) {
 	if r := got[2]; r.Offset != 5 || r.Stream != swarmv1.LogRecord_STDOUT || r.TaskId != "t1" || r.ServiceId != "s1" || r.NodeId != "n1" || r.Slot != 3 || r.Partial {
 		t.Errorf("record = %v", r)
 	}
-	write(t, dir, worker.StdoutFile, "ished\n"+strings.Repeat("x", maxLine+5)+"\nend")
+	write(t, dir, engine.StdoutFile, "ished\n"+strings.Repeat("x", maxLine+5)+"\nend")
 	s.Finish("t1")
 	s.Finish("t1")
 	got = records(t, s, "t1", &swarmv1.LogOptions{Tail: -1, Streams: []swarmv1.LogRecord_Stream{swarmv1.LogRecord_STDOUT}})
@@ -115,7 +115,7 @@ func TestStore_LinesOfBothStreams(t *testing.T) {
 	if !got[4].Partial || got[5].Partial || !got[6].Partial {
 		t.Error("partial records are marked wrongly")
 	}
-	if _, err := os.Stat(filepath.Join(dir, worker.StdoutFile)); !os.IsNotExist(err) {
+	if _, err := os.Stat(filepath.Join(dir, engine.StdoutFile)); !os.IsNotExist(err) {
 		t.Error("the source is still there after the end")
 	}
 	if err := s.Read(t.Context(), "nope", nil, nil); !errdefs.IsNotFound(err) {
@@ -141,7 +141,7 @@ func TestStore_KilledDaemonLosesAndDoublesNothing(t *testing.T) {
 		}
 		text := b.String()
 		cut := rng.IntN(len(text) + 1)
-		write(t, task, worker.StdoutFile, text[:cut])
+		write(t, task, engine.StdoutFile, text[:cut])
 		_ = records(t, s, "t1", nil)
 		if rng.IntN(2) == 0 { // killed: the files are as they are, perhaps with half a record at the end
 			j := s.get("t1")
@@ -152,7 +152,7 @@ func TestStore_KilledDaemonLosesAndDoublesNothing(t *testing.T) {
 			s.Close()
 			s = open(t, cfg)
 		}
-		write(t, task, worker.StdoutFile, text[cut:])
+		write(t, task, engine.StdoutFile, text[cut:])
 	}
 	s.Finish("t1")
 	if diff := cmp.Diff(want, lines(records(t, s, "t1", nil))); diff != "" {
@@ -165,9 +165,9 @@ func TestStore_RotatesAndKeepsTheLast(t *testing.T) {
 	cfg := Config{Dir: dir, SegmentBytes: 1000, Segments: 3}
 	s := open(t, cfg)
 	task := create(t, s, "t1")
-	write(t, task, worker.StderrFile, "first and last word\n")
+	write(t, task, engine.StderrFile, "first and last word\n")
 	for i := range 200 {
-		write(t, task, worker.StdoutFile, fmt.Sprintf("line %d\n", i))
+		write(t, task, engine.StdoutFile, fmt.Sprintf("line %d\n", i))
 		_ = records(t, s, "t1", &swarmv1.LogOptions{})
 	}
 	got := lines(records(t, s, "t1", nil))
@@ -186,7 +186,7 @@ func TestStore_TailSinceUntil(t *testing.T) {
 	s := open(t, Config{SegmentBytes: 300, Segments: 100})
 	task := create(t, s, "t1")
 	for i := range 30 {
-		write(t, task, worker.StdoutFile, fmt.Sprintf("line %d\n", i))
+		write(t, task, engine.StdoutFile, fmt.Sprintf("line %d\n", i))
 		_ = records(t, s, "t1", &swarmv1.LogOptions{})
 	}
 	all := records(t, s, "t1", &swarmv1.LogOptions{Tail: -1})
@@ -208,7 +208,7 @@ func TestStore_Follow(t *testing.T) {
 	s := open(t, Config{})
 	run(t, s)
 	task := create(t, s, "t1")
-	write(t, task, worker.StdoutFile, "old\n")
+	write(t, task, engine.StdoutFile, "old\n")
 	got := make(chan string, 100)
 	done := make(chan error, 1)
 	go func() {
@@ -232,10 +232,10 @@ func TestStore_Follow(t *testing.T) {
 	}
 	expect("old")
 	for i := range 20 {
-		write(t, task, worker.StdoutFile, fmt.Sprintf("line %d\n", i))
+		write(t, task, engine.StdoutFile, fmt.Sprintf("line %d\n", i))
 		expect(fmt.Sprintf("line %d", i))
 	}
-	write(t, task, worker.StderrFile, "last")
+	write(t, task, engine.StderrFile, "last")
 	s.Finish("t1")
 	expect("last")
 	if err := <-done; err != nil {
@@ -254,11 +254,11 @@ func TestStore_GivesSpaceBack(t *testing.T) {
 	task := create(t, s, "t1")
 	line := strings.Repeat("z", 1000) + "\n"
 	for range 20 {
-		write(t, task, worker.StdoutFile, strings.Repeat(line, 500))
+		write(t, task, engine.StdoutFile, strings.Repeat(line, 500))
 		_ = records(t, s, "t1", &swarmv1.LogOptions{})
 	}
 	var st syscall.Stat_t
-	if err := syscall.Stat(filepath.Join(task, worker.StdoutFile), &st); err != nil {
+	if err := syscall.Stat(filepath.Join(task, engine.StdoutFile), &st); err != nil {
 		t.Fatal(err)
 	}
 	if used := st.Blocks * 512; used > 4<<20 {
@@ -271,7 +271,7 @@ func TestStore_RetiredLogsGoByBytesAndAge(t *testing.T) {
 	cfg := Config{Dir: dir, RetainAge: time.Hour}
 	s := open(t, cfg)
 	text := strings.Repeat("w", 900) + "\n"
-	write(t, create(t, s, "first"), worker.StdoutFile, text)
+	write(t, create(t, s, "first"), engine.StdoutFile, text)
 	s.Retire("first")
 	each := s.Sizes()[0].Bytes // on the disk: small logs take whole blocks, and a folder
 	if each < folderBytes+4096 {
@@ -282,7 +282,7 @@ func TestStore_RetiredLogsGoByBytesAndAge(t *testing.T) {
 	s = open(t, cfg)
 	for i := range 5 {
 		id := fmt.Sprintf("t%d", i)
-		write(t, create(t, s, id), worker.StdoutFile, text)
+		write(t, create(t, s, id), engine.StdoutFile, text)
 		s.Retire(id)
 	}
 	for range 2 {
@@ -305,7 +305,7 @@ func TestStore_RetiredLogsGoByBytesAndAge(t *testing.T) {
 		t.Errorf("%d logs of history are held open", len(s.journals))
 	}
 	create(t, s, "live")
-	write(t, create(t, s, "orphan"), worker.StdoutFile, text)
+	write(t, create(t, s, "orphan"), engine.StdoutFile, text)
 	create(t, s, "mute")
 	s.Keep([]string{"live"})
 	if len(s.retired) != 3 || s.retired[2].id != "orphan" {
@@ -334,7 +334,7 @@ func TestStore_ManyWritersAtOnce(t *testing.T) {
 		dir := create(t, s, fmt.Sprintf("t%d", i))
 		wg.Go(func() {
 			for n := range each {
-				write(t, dir, worker.StdoutFile, fmt.Sprintf("%d\n", n))
+				write(t, dir, engine.StdoutFile, fmt.Sprintf("%d\n", n))
 			}
 		})
 	}

@@ -21,7 +21,7 @@ const (
 	batchRecords = 1000
 )
 
-// Read implements worker.LogStore. A record's data has no end of line.
+// Read implements engine.LogStore. A record's data has no end of line.
 func (s *Store) Read(ctx context.Context, taskID string, opts *swarmv1.LogOptions, send func(*swarmv1.TaskLogsResponse) error) error {
 	j, done, err := s.journal(taskID)
 	if err != nil {
@@ -38,8 +38,8 @@ func (s *Store) Read(ctx context.Context, taskID string, opts *swarmv1.LogOption
 			break
 		}
 	}
-	// If the disk is full, the reader shows the stored records and then returns an error: the newest
-	// lines are missing.
+	// If the disk is full, the reader shows the stored records and then returns an error: the
+	// newest lines are missing.
 	r := &reader{j: j, opts: opts, node: s.cfg.NodeID, send: send}
 	return errors.Join(r.run(ctx), err)
 }
@@ -56,8 +56,8 @@ type reader struct {
 	skip   int64 // matching lines still to be left out
 	done   bool  // past opts.until
 	after  map[swarmv1.LogRecord_Stream]uint64
-	// behind: the record of every place in after was passed. A stream without a place is wanted from there on: what it has
-	// before was left out by opts.tail.
+	// behind: the record of every place in after was passed. A stream without a place is wanted
+	// from there on: what it has before was left out by opts.tail.
 	behind bool
 
 	batch []*swarmv1.LogRecord
@@ -233,8 +233,8 @@ func (r *reader) read(ctx context.Context, v view) error {
 	return nil
 }
 
-// scan calls fn for the records of a segment from offset at to size, until it says false. A segment that was rotated
-// away meanwhile has none.
+// scan calls fn for the records of a segment from offset at to size, until it says false. A segment
+// that was rotated away meanwhile has none.
 func (r *reader) scan(number int, at, size int64, fn func(rec record, next int64) (bool, error)) error {
 	if at >= size {
 		return nil

@@ -15,8 +15,8 @@ import (
 //	header  "swarmlog" | version 1 | 7 zero bytes | offset in stdout 8 | offset in stderr 8
 //	record  length of data 4 | crc32c of what follows 4 | time, Unix ns 8 | offset 8 | flags 1 | data
 //
-// Big-endian. The header's offsets are where the sources were when the segment began, so that a stream whose last record
-// is in a segment long deleted is still found again.
+// Big-endian. The header's offsets are where the sources were when the segment began, so that a
+// stream whose last record is in a segment long deleted is still found again.
 const (
 	segmentMagic = "swarmlog\x01\x00\x00\x00\x00\x00\x00\x00"
 	headerLen    = len(segmentMagic) + 16
@@ -143,7 +143,8 @@ func torn(err error) error {
 	return err
 }
 
-// recoverSegment finds where whole records end and where the sources were then, and cuts what is torn.
+// recoverSegment finds where whole records end and where the sources were then, and cuts what is
+// torn.
 func recoverSegment(path string) (size int64, offsets [2]uint64, last int64, err error) {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {

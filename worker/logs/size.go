@@ -3,11 +3,11 @@ package logs
 import (
 	"slices"
 
-	"swarm/worker"
+	"swarm/worker/engine"
 )
 
-// Sizes implements worker.LogStore, the logs of history first, oldest first.
-func (s *Store) Sizes() []worker.LogSize {
+// Sizes implements engine.LogStore, the logs of history first, oldest first.
+func (s *Store) Sizes() []engine.LogSize {
 	s.mu.Lock()
 	journals := make(map[string]*journal, len(s.journals))
 	for id, j := range s.journals {
@@ -15,18 +15,18 @@ func (s *Store) Sizes() []worker.LogSize {
 	}
 	retired := slices.Clone(s.retired)
 	s.mu.Unlock()
-	var out []worker.LogSize
+	var out []engine.LogSize
 	for _, r := range retired {
 		delete(journals, r.id)
-		out = append(out, worker.LogSize{TaskID: r.id, Bytes: r.bytes, Retired: r.at})
+		out = append(out, engine.LogSize{TaskID: r.id, Bytes: r.bytes, Retired: r.at})
 	}
 	for id, j := range journals {
-		out = append(out, worker.LogSize{TaskID: id, Bytes: j.bytes()})
+		out = append(out, engine.LogSize{TaskID: id, Bytes: j.bytes()})
 	}
 	return out
 }
 
-// Discard implements worker.LogStore.
+// Discard implements engine.LogStore.
 func (s *Store) Discard(taskID string) {
 	s.mu.Lock()
 	retired := s.isRetiredLocked(taskID)

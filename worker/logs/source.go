@@ -36,8 +36,8 @@ func openSource(path string, stderr byte, offset uint64) (*source, error) {
 	return &source{f: f, stderr: stderr, offset: offset, punched: offset / blockSize * blockSize}, nil
 }
 
-// lines cuts the next bytes of the source into records. It keeps the beginning of a line for later, unless the line is
-// too long or this is the end. more: there may be more to read at once.
+// lines cuts the next bytes of the source into records. It keeps the beginning of a line for later,
+// unless the line is too long or this is the end. more: there may be more to read at once.
 func (s *source) lines(buf []byte, now int64, end bool, emit func(record)) (more bool, err error) {
 	n, err := s.f.ReadAt(buf, int64(s.offset))
 	if err != nil && !errors.Is(err, io.EOF) {
@@ -65,9 +65,9 @@ func (s *source) lines(buf []byte, now int64, end bool, emit func(record)) (more
 	return more, nil
 }
 
-// skip leaves out the beginning of what is not copied yet when that is more than limit bytes, up to the end of a line.
-// So a container that writes faster than its output is copied takes a bounded part of the disk; what is left out would
-// have been rotated away by what comes after it.
+// skip leaves out the beginning of what is not copied yet when that is more than limit bytes, up to
+// the end of a line. So a container that writes faster than its output is copied takes a bounded
+// part of the disk; what is left out would have been rotated away by what comes after it.
 //
 // left is how many bytes are not copied yet, those that are left out too.
 func (s *source) skip(limit int64, now int64, buf []byte) (lost record, left int64, err error) {

@@ -18,7 +18,7 @@ import (
 
 	"swarm/internal/spec"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/worker"
+	"swarm/worker/engine"
 )
 
 // Config is what can be set of a Store.
@@ -26,11 +26,12 @@ type Config struct {
 	// Dir holds a folder for each task. It survives a reboot.
 	Dir    string
 	NodeID string
-	// SegmentBytes and Segments bound a task's log unless its options say otherwise; defaults 10 MB and 5.
+	// SegmentBytes and Segments bound a task's log unless its options say otherwise; defaults 10 MB
+	// and 5.
 	SegmentBytes int64
 	Segments     int
-	// RetainBytes and RetainAge bound the logs of tasks that are history, by what they take on the disk; defaults 1 GiB and a
-	// week.
+	// RetainBytes and RetainAge bound the logs of tasks that are history, by what they take on the
+	// disk; defaults 1 GiB and a week.
 	RetainBytes int64
 	RetainAge   time.Duration
 
@@ -62,7 +63,7 @@ type Store struct {
 	wake     chan struct{} // one token: dirty is not empty
 }
 
-var _ worker.LogStore = (*Store)(nil)
+var _ engine.LogStore = (*Store)(nil)
 
 // New opens the logs that are in the folder, and continues each where its writer stopped.
 func New(cfg Config, deps Deps) (*Store, error) {
@@ -90,7 +91,8 @@ func New(cfg Config, deps Deps) (*Store, error) {
 	return s, nil
 }
 
-// open opens every task's folder. One that cannot be read is told and left alone: it must not keep the node from working.
+// open opens every task's folder. One that cannot be read is told and left alone: it must not keep
+// the node from working.
 func (s *Store) open() error {
 	entries, err := os.ReadDir(s.cfg.Dir)
 	if err != nil {
@@ -208,7 +210,7 @@ func (s *Store) get(id string) *journal {
 	return s.journals[id]
 }
 
-// Create implements worker.LogStore.
+// Create implements engine.LogStore.
 func (s *Store) Create(t *swarmv1.Task, r *swarmv1.Revision) (string, error) {
 	if t.Id == "" || t.Id != filepath.Base(t.Id) || t.Id[0] == '.' {
 		return "", fmt.Errorf("create log: %q is no task id: %w", t.Id, errdefs.ErrInvalidArgument)
@@ -256,7 +258,7 @@ func writeTask(dir string, t *swarmv1.Task, driver *swarmv1.Driver, details map[
 	if err != nil {
 		return err
 	}
-	files := map[string][]byte{taskFile: raw, worker.StdoutFile: nil, worker.StderrFile: nil}
+	files := map[string][]byte{taskFile: raw, engine.StdoutFile: nil, engine.StderrFile: nil}
 	if len(details) > 0 {
 		if files[detailsFile], err = (&swarmv1.LogDetails{TaskId: t.Id, Details: details}).MarshalVT(); err != nil {
 			return err
@@ -270,7 +272,7 @@ func writeTask(dir string, t *swarmv1.Task, driver *swarmv1.Driver, details map[
 	return nil
 }
 
-// Finish implements worker.LogStore.
+// Finish implements engine.LogStore.
 func (s *Store) Finish(taskID string) {
 	j := s.get(taskID)
 	if j == nil {

@@ -14,8 +14,9 @@ import (
 	"swarm/internal/pause"
 )
 
-// watcher tells which journals' sources grow, by one inotify instance for all of them. Root in a container is the host's
-// root, and has as many instances and watches as that: while there is none for us, sources are polled.
+// watcher tells which journals' sources grow, by one inotify instance for all of them. Root in a
+// container is the host's root, and has as many instances and watches as that: while there is none
+// for us, sources are polled.
 type watcher struct {
 	inotify func() (int, error)
 	opened  chan struct{} // closed with the first instance
@@ -115,7 +116,8 @@ func (w *watcher) pollSoon() {
 	}
 }
 
-// poll tells mark of the journals whose files are not watched, and tries to watch them, until the end of ctx.
+// poll tells mark of the journals whose files are not watched, and tries to watch them, until the
+// end of ctx.
 func (w *watcher) poll(ctx context.Context, mark func(*journal)) {
 	for {
 		select {
@@ -132,7 +134,8 @@ func (w *watcher) poll(ctx context.Context, mark func(*journal)) {
 	}
 }
 
-// retry tries to watch what is polled, and returns whose it was: they may have grown before they were watched.
+// retry tries to watch what is polled, and returns whose it was: they may have grown before they
+// were watched.
 func (w *watcher) retry() []*journal {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -149,9 +152,9 @@ func (w *watcher) retry() []*journal {
 	return all
 }
 
-// gathering is how long events gather after some have been read. A first line is followed at once; to those who write
-// without pause, every line would otherwise cost a wake-up, an event and a small copy. The kernel merges an event with an
-// equal one before it, so that few are waiting.
+// gathering is how long events gather after some have been read. A first line is followed at once;
+// to those who write without pause, every line would otherwise cost a wake-up, an event and a small
+// copy. The kernel merges an event with an equal one before it, so that few are waiting.
 const gathering = 10 * time.Millisecond
 
 // run tells mark of every journal with news, until close or the end of ctx.

@@ -9,7 +9,7 @@ import (
 
 	"swarm/internal/eventually"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/worker"
+	"swarm/worker/engine"
 )
 
 // A container has taken all inotify instances of root: the store opens, copies what is written all the same, and watches
@@ -34,7 +34,7 @@ func TestStore_PollsWithoutInotify(t *testing.T) {
 			return nil
 		})
 	}
-	write(t, dir, worker.StdoutFile, "one\n")
+	write(t, dir, engine.StdoutFile, "one\n")
 	copied(1)
 	before := j.bytes()
 	free.Store(true)
@@ -46,7 +46,7 @@ func TestStore_PollsWithoutInotify(t *testing.T) {
 		}
 		return nil
 	})
-	write(t, dir, worker.StdoutFile, "two\n")
+	write(t, dir, engine.StdoutFile, "two\n")
 	copied(before + 1)
 	if got := lines(records(t, s, "t1", &swarmv1.LogOptions{Tail: -1})); len(got) != 2 {
 		t.Errorf("lines: %q, want two", got)

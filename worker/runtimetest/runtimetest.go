@@ -1,5 +1,6 @@
-// Package runtimetest is the contract of worker.Runtime and worker.Executor as a test: worker/simulated and
-// containerd both pass it. It is called by their tests only, and runs what the tests run.
+// Package runtimetest is the contract of engine.Runtime and engine.Executor as a test:
+// worker/simulated and containerd both pass it. It is called by their tests only, and runs
+// what the tests run.
 package runtimetest
 
 import (
@@ -15,7 +16,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/worker"
+	"swarm/worker/engine"
 )
 
 // Behaviour is what a container of the suite is to do once it has started.
@@ -29,20 +30,23 @@ type Behaviour struct {
 
 // System is a runtime to be tested.
 type System struct {
-	Runtime worker.Runtime
-	// Executor is nil when there is none to be tested. Containers have the programs true, false, echo and cat.
-	Executor worker.Executor
-	// Away has the runtime's process go away, as by a kill, while its containers go on. The runtime is back when back
-	// returns, which does nothing the second time.
+	Runtime engine.Runtime
+	// Executor is nil when there is none to be tested. Containers have the programs true, false,
+	// echo and cat.
+	Executor engine.Executor
+	// Away has the runtime's process go away, as by a kill, while its containers go on. The runtime
+	// is back when back returns, which does nothing the second time.
 	Away func() (back func())
-	// Container makes a new container's description, with an id of its own and an image that is held.
-	Container func(Behaviour) worker.Container
+	// Container makes a new container's description, with an id of its own and an image that is
+	// held.
+	Container func(Behaviour) engine.Container
 }
 
 // limit bounds every wait of the suite; nothing waits so long unless it is broken.
 const limit = 30 * time.Second
 
-// Run tests the contract. factory makes an empty system for each test, and cleans up after it with t.Cleanup.
+// Run tests the contract. factory makes an empty system for each test, and cleans up after it with
+// t.Cleanup.
 func Run(t *testing.T, factory func(t *testing.T) System) {
 	for _, c := range []struct {
 		name string
@@ -100,20 +104,20 @@ func (s suite) started(b Behaviour) (id string, pid uint32) {
 	return c.Task.Id, st.Pid
 }
 
-func (s suite) wait(id string) worker.Exit {
+func (s suite) wait(id string) engine.Exit {
 	s.t.Helper()
 	e, err := s.Runtime.Wait(s.ctx, id)
 	s.must(err)
 	return e
 }
 
-func (s suite) find(id string) (worker.Found, bool) {
+func (s suite) find(id string) (engine.Found, bool) {
 	s.t.Helper()
 	all, err := s.Runtime.List(s.ctx)
 	s.must(err)
-	i := slices.IndexFunc(all, func(f worker.Found) bool { return f.TaskID == id })
+	i := slices.IndexFunc(all, func(f engine.Found) bool { return f.TaskID == id })
 	if i < 0 {
-		return worker.Found{}, false
+		return engine.Found{}, false
 	}
 	return all[i], true
 }
@@ -280,7 +284,7 @@ func stopOfWhatDoesNotRun(t *testing.T, s suite) {
 func waitAndStopAtOnce(t *testing.T, s suite) {
 	id, _ := s.started(Behaviour{})
 	type answer struct {
-		exit worker.Exit
+		exit engine.Exit
 		err  error
 	}
 	waited := make(chan answer, 1)
@@ -316,7 +320,7 @@ func list(t *testing.T, s suite) {
 	s.wait(ended)
 	prepared := s.Container(Behaviour{})
 	s.must(s.Runtime.Prepare(s.ctx, prepared))
-	for id, want := range map[string]worker.Found{
+	for id, want := range map[string]engine.Found{
 		running:          {TaskID: running, ServiceID: prepared.Task.ServiceId, Running: true, Pid: pid},
 		ended:            {TaskID: ended, ServiceID: prepared.Task.ServiceId},
 		prepared.Task.Id: {TaskID: prepared.Task.Id, ServiceID: prepared.Task.ServiceId},
@@ -352,14 +356,14 @@ func awayIsAnErrorOfItsOwn(t *testing.T, s suite) {
 			name string
 			call func() error
 		}{"Exec", func() error {
-			_, err := s.Executor.Exec(s.ctx, &swarmv1.ExecStart{TaskId: running, Command: []string{"true"}}, worker.ExecStreams{})
+			_, err := s.Executor.Exec(s.ctx, &swarmv1.ExecStart{TaskId: running, Command: []string{"true"}}, engine.ExecStreams{})
 			return err
 		}})
 	}
 	back := s.Away()
 	defer back()
 	for _, c := range calls {
-		if err := c.call(); !errors.Is(err, worker.ErrRuntimeAway) || !errdefs.IsUnavailable(err) {
+		if err := c.call(); !errors.Is(err, engine.ErrRuntimeAway) || !errdefs.IsUnavailable(err) {
 			t.Errorf("%s while the runtime is away: %v, want ErrRuntimeAway", c.name, err)
 		}
 	}
@@ -389,7 +393,8 @@ func waitGoesOnThroughAway(t *testing.T, s suite) {
 	s.must(s.Runtime.Remove(s.ctx, id))
 }
 
-// A container that starts while the runtime goes away runs, once, when Start is called again until there is an answer.
+// A container that starts while the runtime goes away runs, once, when Start is called again until
+// there is an answer.
 func startWhenTheRuntimeGoesAway(t *testing.T, s suite) {
 	for range 3 {
 		c := s.Container(Behaviour{})
@@ -402,7 +407,7 @@ func startWhenTheRuntimeGoesAway(t *testing.T, s suite) {
 		back := s.Away()
 		err := <-begun
 		back()
-		for errors.Is(err, worker.ErrRuntimeAway) {
+		for errors.Is(err, engine.ErrRuntimeAway) {
 			_, err = s.Runtime.Start(s.ctx, c.Task.Id)
 		}
 		if err != nil && !errdefs.IsFailedPrecondition(err) {
@@ -433,7 +438,7 @@ func execRuns(t *testing.T, s suite) {
 	} {
 		var out bytes.Buffer
 		ran := false
-		streams := worker.ExecStreams{Stdout: &out, Started: func() { ran = true }}
+		streams := engine.ExecStreams{Stdout: &out, Started: func() { ran = true }}
 		if c.stdin != "" {
 			streams.Stdin = strings.NewReader(c.stdin)
 		}
@@ -451,7 +456,7 @@ func execRefused(t *testing.T, s suite) {
 		t.Skip("no executor")
 	}
 	run := func(id, program string) error {
-		_, err := s.Executor.Exec(s.ctx, &swarmv1.ExecStart{TaskId: id, Command: []string{program}}, worker.ExecStreams{})
+		_, err := s.Executor.Exec(s.ctx, &swarmv1.ExecStart{TaskId: id, Command: []string{program}}, engine.ExecStreams{})
 		return err
 	}
 	if err := run(s.Container(Behaviour{}).Task.Id, "true"); !errdefs.IsNotFound(err) {
@@ -464,7 +469,7 @@ func execRefused(t *testing.T, s suite) {
 	}
 	id, _ := s.started(Behaviour{})
 	err := run(id, "/no/such/program")
-	var refused *worker.CommandError
+	var refused *engine.CommandError
 	if !errdefs.IsInvalidArgument(err) || !errors.As(err, &refused) || !refused.NotFound {
 		t.Errorf("exec of a program that is not there: %v, want a CommandError of one that is not found", err)
 	}

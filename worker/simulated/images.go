@@ -16,7 +16,7 @@ import (
 
 	"swarm/internal/pause"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/worker"
+	"swarm/worker/engine"
 )
 
 // Images are names and digests. A pull of what Registry has takes Delay.
@@ -32,7 +32,7 @@ type Images struct {
 	changed chan struct{}
 }
 
-var _ worker.ImageStore = (*Images)(nil)
+var _ engine.ImageStore = (*Images)(nil)
 
 // NewImages makes a store that holds nothing and can pull everything.
 func NewImages() *Images {
@@ -49,8 +49,8 @@ func digestOf(ref string) string {
 
 func (i *Images) holdsRef(ref string) bool { return i.Holds(digestOf(ref)) }
 
-// Pull implements worker.Images.
-func (i *Images) Pull(ctx context.Context, req worker.PullRequest, progress func(*swarmv1.ImageProgress)) (*swarmv1.Image, error) {
+// Pull implements engine.Images.
+func (i *Images) Pull(ctx context.Context, req engine.PullRequest, progress func(*swarmv1.ImageProgress)) (*swarmv1.Image, error) {
 	d := digestOf(req.Ref)
 	i.mu.Lock()
 	image := i.held[d]
@@ -75,8 +75,8 @@ func (i *Images) Pull(ctx context.Context, req worker.PullRequest, progress func
 	return image, nil
 }
 
-// Push implements worker.Images: the registry takes what is held.
-func (i *Images) Push(ctx context.Context, req worker.PushRequest, _ func(*swarmv1.ImageProgress)) error {
+// Push implements engine.Images: the registry takes what is held.
+func (i *Images) Push(ctx context.Context, req engine.PushRequest, _ func(*swarmv1.ImageProgress)) error {
 	if !i.holdsRef(req.Ref) {
 		return fmt.Errorf("push image %s: %w", req.Ref, errdefs.ErrNotFound)
 	}
@@ -98,7 +98,7 @@ func (i *Images) changedLocked() {
 	i.changed = make(chan struct{})
 }
 
-// Load implements worker.ImageStore: the whole archive is one blob.
+// Load implements engine.ImageStore: the whole archive is one blob.
 func (i *Images) Load(_ context.Context, archive io.Reader, name string, _ func(*swarmv1.ImageProgress)) ([]*swarmv1.Image, error) {
 	data, err := io.ReadAll(archive)
 	if err != nil {
@@ -109,7 +109,7 @@ func (i *Images) Load(_ context.Context, archive io.Reader, name string, _ func(
 	return []*swarmv1.Image{image}, nil
 }
 
-// Remove implements worker.Images.
+// Remove implements engine.Images.
 func (i *Images) Remove(_ context.Context, digest string) error {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -122,7 +122,7 @@ func (i *Images) Remove(_ context.Context, digest string) error {
 	return nil
 }
 
-// List implements worker.Images.
+// List implements engine.Images.
 func (i *Images) List(context.Context) ([]*swarmv1.Image, error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -133,22 +133,22 @@ func (i *Images) List(context.Context) ([]*swarmv1.Image, error) {
 	return out, nil
 }
 
-// Changed implements worker.Images.
+// Changed implements engine.Images.
 func (i *Images) Changed() <-chan struct{} {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	return i.changed
 }
 
-// Holds implements worker.ImageStore.
+// Holds implements engine.ImageStore.
 func (i *Images) Holds(digest string) bool {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	return i.held[digest] != nil
 }
 
-// Blob implements worker.ImageStore.
-func (i *Images) Blob(_ context.Context, digest string) (worker.Blob, error) {
+// Blob implements engine.ImageStore.
+func (i *Images) Blob(_ context.Context, digest string) (engine.Blob, error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	data, ok := i.blobs[digest]

@@ -8,7 +8,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/worker"
+	"swarm/worker/engine"
 )
 
 // Network gives out addresses and ports, and connects nobody. It survives the Worker that uses it.
@@ -17,25 +17,25 @@ type Network struct {
 	Fail func(taskID string) error
 
 	mu       sync.Mutex // guards what follows
-	attached map[string]worker.Attached
+	attached map[string]engine.Attached
 	ports    map[string]string // "proto/port" -> task
 	next     uint32
 	nextPort uint32
-	restored [][]worker.Attachment
+	restored [][]engine.Attachment
 }
 
-var _ worker.Network = (*Network)(nil)
+var _ engine.Network = (*Network)(nil)
 
 // NewNetwork makes an empty Network.
 func NewNetwork() *Network {
-	return &Network{attached: map[string]worker.Attached{}, ports: map[string]string{}, nextPort: 30000}
+	return &Network{attached: map[string]engine.Attached{}, ports: map[string]string{}, nextPort: 30000}
 }
 
-// Attach implements worker.Network.
-func (n *Network) Attach(_ context.Context, a worker.Attachment) (worker.Attached, error) {
+// Attach implements engine.Network.
+func (n *Network) Attach(_ context.Context, a engine.Attachment) (engine.Attached, error) {
 	if n.Fail != nil {
 		if err := n.Fail(a.TaskID); err != nil {
-			return worker.Attached{}, err
+			return engine.Attached{}, err
 		}
 	}
 	n.mu.Lock()
@@ -43,7 +43,7 @@ func (n *Network) Attach(_ context.Context, a worker.Attachment) (worker.Attache
 	if got, ok := n.attached[a.TaskID]; ok {
 		return got, nil
 	}
-	got := worker.Attached{}
+	got := engine.Attached{}
 	for _, p := range a.Ports {
 		p = p.CloneVT()
 		for p.PublishedPort == 0 {
@@ -53,7 +53,7 @@ func (n *Network) Attach(_ context.Context, a worker.Attachment) (worker.Attache
 			n.nextPort++
 		}
 		if holder := n.ports[portKey(p.Protocol, p.PublishedPort)]; holder != "" {
-			return worker.Attached{}, fmt.Errorf("port %d is taken by task %s: %w", p.PublishedPort, holder, errdefs.ErrAlreadyExists)
+			return engine.Attached{}, fmt.Errorf("port %d is taken by task %s: %w", p.PublishedPort, holder, errdefs.ErrAlreadyExists)
 		}
 		got.Ports = append(got.Ports, p)
 	}
@@ -61,7 +61,7 @@ func (n *Network) Attach(_ context.Context, a worker.Attachment) (worker.Attache
 		n.ports[portKey(p.Protocol, p.PublishedPort)] = a.TaskID
 	}
 	for _, use := range a.Networks {
-		if use.Driver() != worker.DriverNone {
+		if use.Driver() != engine.DriverNone {
 			n.next++
 			got.Addresses = append(got.Addresses, fmt.Sprintf("10.%d.%d.%d/8", n.next>>16&255, n.next>>8&255, n.next&255))
 		}
@@ -74,7 +74,7 @@ func portKey(proto swarmv1.PortConfig_Protocol, port uint32) string {
 	return fmt.Sprintf("%s/%d", proto, port)
 }
 
-// Detach implements worker.Network.
+// Detach implements engine.Network.
 func (n *Network) Detach(_ context.Context, taskID string) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -91,8 +91,8 @@ func (n *Network) detachLocked(taskID string) {
 	}
 }
 
-// Restore implements worker.Network.
-func (n *Network) Restore(_ context.Context, keep []worker.Attachment) error {
+// Restore implements engine.Network.
+func (n *Network) Restore(_ context.Context, keep []engine.Attachment) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.restored = append(n.restored, keep)
@@ -116,7 +116,7 @@ func (n *Network) Attached() int {
 }
 
 // Restored gives what each Restore was called with.
-func (n *Network) Restored() [][]worker.Attachment {
+func (n *Network) Restored() [][]engine.Attachment {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.restored

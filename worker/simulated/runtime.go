@@ -1,9 +1,9 @@
-// Package simulated is a container runtime without containers: it keeps what a task would be in memory, for tests and
-// for benchmarks with thousands of tasks.
+// Package simulated is a container runtime without containers: it keeps what a task would be in
+// memory, for tests and for benchmarks with thousands of tasks.
 //
-// Runtime implements the worker's Runtime and Executor, Images its ImageStore, Network its Network. Delays and failures
-// can be set. It does no I/O and runs no goroutine; a task that ends by itself is a timer. cmd plugs it in for the
-// benchmarks, tests of worker and manager use it directly.
+// Runtime implements the worker's Runtime and Executor, Images its ImageStore, Network its Network.
+// Delays and failures can be set. It does no I/O and runs no goroutine; a task that ends by itself
+// is a timer. cmd plugs it in for the benchmarks, tests of worker and manager use it directly.
 package simulated
 
 import (
@@ -20,32 +20,37 @@ import (
 
 	"swarm/internal/pause"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/worker"
+	"swarm/worker/engine"
 )
 
 // Delays are how long the operations take. Zero values take no time.
 type Delays struct {
 	Prepare, Start, Remove time.Duration
-	// Stop is how long a container takes to obey its stop signal; longer than its grace, it is killed.
+	// Stop is how long a container takes to obey its stop signal; longer than its grace, it is
+	// killed.
 	Stop time.Duration
 }
 
 // Config is what can be set of a Runtime.
 type Config struct {
 	Delays Delays
-	// Fail, optional, is asked before each operation ("prepare", "start", "update", "stop", "remove", "exec") on a task.
+	// Fail, optional, is asked before each operation ("prepare", "start", "update", "stop",
+	// "remove", "exec") on a task.
 	Fail func(op, taskID string) error
-	// Life, optional, says how a container that starts will end by itself; false: not before it is stopped.
-	Life func(c worker.Container) (after time.Duration, code int, ends bool)
+	// Life, optional, says how a container that starts will end by itself; false: not before it is
+	// stopped.
+	Life func(c engine.Container) (after time.Duration, code int, ends bool)
 	// Defaults, optional, is what the container's image asks for.
-	Defaults func(c worker.Container) worker.ImageDefaults
-	// Obey, optional, says how long a container takes to obey its stop signal, in place of Delays.Stop.
-	Obey func(c worker.Container) time.Duration
+	Defaults func(c engine.Container) engine.ImageDefaults
+	// Obey, optional, says how long a container takes to obey its stop signal, in place of
+	// Delays.Stop.
+	Obey func(c engine.Container) time.Duration
 	// Exec, optional, plays a process in a container and returns its exit code.
-	Exec func(ctx context.Context, start *swarmv1.ExecStart, streams worker.ExecStreams) int
+	Exec func(ctx context.Context, start *swarmv1.ExecStart, streams engine.ExecStreams) int
 }
 
-// Runtime holds containers that exist in memory only. It survives the Worker that uses it, as containerd does.
+// Runtime holds containers that exist in memory only. It survives the Worker that uses it, as
+// containerd does.
 type Runtime struct {
 	cfg    Config
 	images *Images
@@ -59,18 +64,18 @@ type Runtime struct {
 }
 
 type container struct {
-	c       worker.Container
+	c       engine.Container
 	limits  *swarmv1.ResourceRequirements
 	started bool
 	pid     uint32
 	end     *time.Timer
 	exited  chan struct{} // closed when exit is known
-	exit    worker.Exit   // read after exited
+	exit    engine.Exit   // read after exited
 }
 
 var (
-	_ worker.Runtime  = (*Runtime)(nil)
-	_ worker.Executor = (*Runtime)(nil)
+	_ engine.Runtime  = (*Runtime)(nil)
+	_ engine.Executor = (*Runtime)(nil)
 )
 
 // New makes a Runtime that runs what images holds; nil: any image.
@@ -88,8 +93,8 @@ func (r *Runtime) fail(op, taskID string) error {
 	return r.cfg.Fail(op, taskID)
 }
 
-// SetAway has the runtime go away, as a process that was killed, and come back. Its containers go on meanwhile. Calls that
-// are under way take effect, and are not answered.
+// SetAway has the runtime go away, as a process that was killed, and come back. Its containers go
+// on meanwhile. Calls that are under way take effect, and are not answered.
 func (r *Runtime) SetAway(away bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -102,12 +107,12 @@ func (r *Runtime) SetAway(away bool) {
 	r.away = away
 }
 
-// answers is worker.ErrRuntimeAway while the runtime is away.
+// answers is engine.ErrRuntimeAway while the runtime is away.
 func (r *Runtime) answers() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.away {
-		return worker.ErrRuntimeAway
+		return engine.ErrRuntimeAway
 	}
 	return nil
 }
@@ -128,8 +133,8 @@ func (r *Runtime) whenBack(ctx context.Context) error {
 	}
 }
 
-// Prepare implements worker.Runtime.
-func (r *Runtime) Prepare(ctx context.Context, c worker.Container) (err error) {
+// Prepare implements engine.Runtime.
+func (r *Runtime) Prepare(ctx context.Context, c engine.Container) (err error) {
 	defer func() { err = cmp.Or(r.answers(), err) }()
 	if err := r.fail("prepare", c.Task.Id); err != nil {
 		return err
@@ -148,37 +153,37 @@ func (r *Runtime) Prepare(ctx context.Context, c worker.Container) (err error) {
 	return nil
 }
 
-// Start implements worker.Runtime.
-func (r *Runtime) Start(ctx context.Context, taskID string) (_ worker.Started, err error) {
+// Start implements engine.Runtime.
+func (r *Runtime) Start(ctx context.Context, taskID string) (_ engine.Started, err error) {
 	defer func() { err = cmp.Or(r.answers(), err) }()
 	if err := r.fail("start", taskID); err != nil {
-		return worker.Started{}, err
+		return engine.Started{}, err
 	}
 	if err := pause.For(ctx, r.cfg.Delays.Start); err != nil {
-		return worker.Started{}, err
+		return engine.Started{}, err
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	c := r.containers[taskID]
 	switch {
 	case c == nil:
-		return worker.Started{}, fmt.Errorf("start task %s: no container: %w", taskID, errdefs.ErrNotFound)
+		return engine.Started{}, fmt.Errorf("start task %s: no container: %w", taskID, errdefs.ErrNotFound)
 	case c.started:
-		return worker.Started{}, fmt.Errorf("start task %s: it has run: %w", taskID, errdefs.ErrFailedPrecondition)
+		return engine.Started{}, fmt.Errorf("start task %s: it has run: %w", taskID, errdefs.ErrFailedPrecondition)
 	}
 	r.pid++
 	r.starts++
 	c.started, c.pid = true, r.pid
 	if r.cfg.Life != nil {
 		if after, code, ends := r.cfg.Life(c.c); ends {
-			c.end = time.AfterFunc(after, func() { r.End(taskID, worker.Exit{Code: code}) })
+			c.end = time.AfterFunc(after, func() { r.End(taskID, engine.Exit{Code: code}) })
 		}
 	}
-	return worker.Started{Pid: c.pid}, nil
+	return engine.Started{Pid: c.pid}, nil
 }
 
 // End lets a running container end by itself; false: there is none.
-func (r *Runtime) End(taskID string, exit worker.Exit) bool {
+func (r *Runtime) End(taskID string, exit engine.Exit) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	c := r.containers[taskID]
@@ -198,7 +203,7 @@ func (c *container) running() bool {
 	}
 }
 
-func (c *container) finish(exit worker.Exit) {
+func (c *container) finish(exit engine.Exit) {
 	if exit.At.IsZero() {
 		exit.At = time.Now()
 	}
@@ -215,11 +220,11 @@ func (r *Runtime) get(taskID string) *container {
 	return r.containers[taskID]
 }
 
-// Wait implements worker.Runtime.
-func (r *Runtime) Wait(ctx context.Context, taskID string) (worker.Exit, error) {
+// Wait implements engine.Runtime.
+func (r *Runtime) Wait(ctx context.Context, taskID string) (engine.Exit, error) {
 	c := r.get(taskID)
 	if c == nil {
-		return worker.Exit{}, fmt.Errorf("wait for task %s: no container: %w", taskID, errdefs.ErrNotFound)
+		return engine.Exit{}, fmt.Errorf("wait for task %s: no container: %w", taskID, errdefs.ErrNotFound)
 	}
 	select {
 	case <-c.exited:
@@ -230,11 +235,11 @@ func (r *Runtime) Wait(ctx context.Context, taskID string) (worker.Exit, error) 
 	case <-c.exited:
 		return c.exit, r.whenBack(ctx)
 	case <-ctx.Done():
-		return worker.Exit{}, ctx.Err()
+		return engine.Exit{}, ctx.Err()
 	}
 }
 
-// Update implements worker.Runtime.
+// Update implements engine.Runtime.
 func (r *Runtime) Update(ctx context.Context, taskID string, want *swarmv1.ResourceRequirements) error {
 	if err := r.fail("update", taskID); err != nil {
 		return err
@@ -259,7 +264,7 @@ func (r *Runtime) Limits(taskID string) *swarmv1.ResourceRequirements {
 	return nil
 }
 
-// Stop implements worker.Runtime.
+// Stop implements engine.Runtime.
 func (r *Runtime) Stop(ctx context.Context, taskID, signal string, grace time.Duration) (err error) {
 	defer func() { err = cmp.Or(r.answers(), err) }()
 	if err := r.fail("stop", taskID); err != nil {
@@ -293,7 +298,7 @@ func (r *Runtime) Stop(ctx context.Context, taskID, signal string, grace time.Du
 			return ctx.Err()
 		}
 	}
-	r.End(taskID, worker.Exit{Code: code})
+	r.End(taskID, engine.Exit{Code: code})
 	return nil
 }
 
@@ -311,22 +316,22 @@ func number(signal string) int {
 	}
 }
 
-// ImageDefaults implements worker.Runtime.
-func (r *Runtime) ImageDefaults(_ context.Context, taskID string) (worker.ImageDefaults, error) {
+// ImageDefaults implements engine.Runtime.
+func (r *Runtime) ImageDefaults(_ context.Context, taskID string) (engine.ImageDefaults, error) {
 	if err := r.answers(); err != nil {
-		return worker.ImageDefaults{}, err
+		return engine.ImageDefaults{}, err
 	}
 	c := r.get(taskID)
 	switch {
 	case c == nil:
-		return worker.ImageDefaults{}, fmt.Errorf("image defaults of task %s: no container: %w", taskID, errdefs.ErrNotFound)
+		return engine.ImageDefaults{}, fmt.Errorf("image defaults of task %s: no container: %w", taskID, errdefs.ErrNotFound)
 	case r.cfg.Defaults == nil:
-		return worker.ImageDefaults{}, nil
+		return engine.ImageDefaults{}, nil
 	}
 	return r.cfg.Defaults(c.c), nil
 }
 
-// Remove implements worker.Runtime.
+// Remove implements engine.Runtime.
 func (r *Runtime) Remove(ctx context.Context, taskID string) (err error) {
 	defer func() { err = cmp.Or(r.answers(), err) }()
 	if err := r.fail("remove", taskID); err != nil {
@@ -339,23 +344,23 @@ func (r *Runtime) Remove(ctx context.Context, taskID string) (err error) {
 	defer r.mu.Unlock()
 	if c := r.containers[taskID]; c != nil {
 		if c.running() {
-			c.finish(worker.Exit{Code: 128 + 9})
+			c.finish(engine.Exit{Code: 128 + 9})
 		}
 		delete(r.containers, taskID)
 	}
 	return nil
 }
 
-// List implements worker.Runtime.
-func (r *Runtime) List(context.Context) ([]worker.Found, error) {
+// List implements engine.Runtime.
+func (r *Runtime) List(context.Context) ([]engine.Found, error) {
 	if err := r.answers(); err != nil {
 		return nil, err
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	var out []worker.Found
+	var out []engine.Found
 	for id, c := range r.containers {
-		f := worker.Found{TaskID: id, ServiceID: c.c.Task.ServiceId, Running: c.running()}
+		f := engine.Found{TaskID: id, ServiceID: c.c.Task.ServiceId, Running: c.running()}
 		if f.Running {
 			f.Pid = c.pid
 		}
@@ -385,16 +390,16 @@ func (r *Runtime) Starts() int {
 }
 
 // Container gives what Prepare was given for a task.
-func (r *Runtime) Container(taskID string) (worker.Container, bool) {
+func (r *Runtime) Container(taskID string) (engine.Container, bool) {
 	c := r.get(taskID)
 	if c == nil {
-		return worker.Container{}, false
+		return engine.Container{}, false
 	}
 	return c.c, true
 }
 
-// Exec implements worker.Executor.
-func (r *Runtime) Exec(ctx context.Context, start *swarmv1.ExecStart, streams worker.ExecStreams) (_ int, err error) {
+// Exec implements engine.Executor.
+func (r *Runtime) Exec(ctx context.Context, start *swarmv1.ExecStart, streams engine.ExecStreams) (_ int, err error) {
 	defer func() { err = cmp.Or(r.answers(), err) }()
 	if err := r.fail("exec", start.TaskId); err != nil {
 		return 0, err
@@ -410,7 +415,7 @@ func (r *Runtime) Exec(ctx context.Context, start *swarmv1.ExecStart, streams wo
 		return 0, fmt.Errorf("exec in task %s: it does not run: %w", start.TaskId, errdefs.ErrFailedPrecondition)
 	}
 	if r.cfg.Exec == nil && !isKnown(start.Command) {
-		return 0, &worker.CommandError{NotFound: true, Text: fmt.Sprintf("exec %q: no such program", start.Command)}
+		return 0, &engine.CommandError{NotFound: true, Text: fmt.Sprintf("exec %q: no such program", start.Command)}
 	}
 	if streams.Started != nil {
 		streams.Started()
@@ -428,7 +433,7 @@ func isKnown(command []string) bool {
 }
 
 // play plays the few programs that the contract suite uses.
-func play(command []string, s worker.ExecStreams) (code int, err error) {
+func play(command []string, s engine.ExecStreams) (code int, err error) {
 	if command[0] == "false" {
 		code = 1
 	}

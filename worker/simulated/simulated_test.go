@@ -6,7 +6,7 @@ import (
 	"time"
 
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/worker"
+	"swarm/worker/engine"
 	"swarm/worker/runtimetest"
 	"swarm/worker/simulated"
 )
@@ -16,11 +16,11 @@ func TestRuntime_Contract(t *testing.T) {
 		const ref = "docker.io/library/test:1@sha256:1"
 		behaviours := map[string]runtimetest.Behaviour{}
 		cfg := simulated.Config{
-			Life: func(c worker.Container) (time.Duration, int, bool) {
+			Life: func(c engine.Container) (time.Duration, int, bool) {
 				b := behaviours[c.Task.Id]
 				return time.Millisecond, b.ExitCode, b.Ends
 			},
-			Obey: func(c worker.Container) time.Duration {
+			Obey: func(c engine.Container) time.Duration {
 				if behaviours[c.Task.Id].Stubborn {
 					return time.Hour
 				}
@@ -28,7 +28,7 @@ func TestRuntime_Contract(t *testing.T) {
 			},
 		}
 		images := simulated.NewImages()
-		if _, err := images.Pull(t.Context(), worker.PullRequest{Ref: ref}, nil); err != nil {
+		if _, err := images.Pull(t.Context(), engine.PullRequest{Ref: ref}, nil); err != nil {
 			t.Fatal(err)
 		}
 		r := simulated.New(cfg, images)
@@ -36,10 +36,10 @@ func TestRuntime_Contract(t *testing.T) {
 			r.SetAway(true)
 			return func() { r.SetAway(false) }
 		}
-		return runtimetest.System{Runtime: r, Executor: r, Away: away, Container: func(b runtimetest.Behaviour) worker.Container {
+		return runtimetest.System{Runtime: r, Executor: r, Away: away, Container: func(b runtimetest.Behaviour) engine.Container {
 			id := fmt.Sprintf("task%d", len(behaviours))
 			behaviours[id] = b
-			return worker.Container{
+			return engine.Container{
 				Task:     &swarmv1.Task{Id: id, ServiceId: "s1"},
 				Revision: &swarmv1.Revision{Spec: &swarmv1.ServiceSpec{TaskTemplate: &swarmv1.TaskSpec{ContainerSpec: &swarmv1.ContainerSpec{Image: ref}}}},
 			}

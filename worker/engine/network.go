@@ -1,0 +1,77 @@
+package engine
+
+import (
+	"context"
+
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+// DriverOverlay is the driver of networks between hosts.
+const DriverOverlay = "overlay"
+
+// Drivers of networks that exist on every node without a row in the store. The worker itself
+// implements host: a task on it gets no namespace, and Attach is not called for it.
+const (
+	DriverHost   = "host"
+	DriverNone   = "none"
+	DriverBridge = "bridge"
+)
+
+// Network gives tasks their network namespaces.
+type Network interface {
+	// Attach creates the task's namespace and connects it to the networks. A repeated call returns
+	// the same answer. ErrInvalidArgument: this node does not know a driver. ErrAlreadyExists: a
+	// port is in use; the error names its holder.
+	Attach(ctx context.Context, a Attachment) (Attached, error)
+	// Detach undoes Attach. It is idempotent.
+	Detach(ctx context.Context, taskID string) error
+	// Restore is called once, before any Attach, with the attachments of this node's tasks. It
+	// removes everything else that an earlier process left behind, and creates what is missing of
+	// the attachments. It does not disturb running tasks.
+	Restore(ctx context.Context, keep []Attachment) error
+}
+
+// Attachment is what a task needs of the network.
+type Attachment struct {
+	TaskID, ServiceID string
+	// Networks are in the task's order. If there are none, or only some with the driver none, the
+	// namespace has only a loopback device.
+	Networks []NetworkUse
+	// Ports are those with mode=host. If a published port is 0, the node chooses one from
+	// 30000-32767.
+	Ports []*swarmv1.PortConfig
+	// Upstreams are the name servers for names that the networks' own name server does not know.
+	// Empty: the host's.
+	Upstreams []string
+	// SearchFirst is set if the task's resolv.conf sets ndots to more than 0.
+	SearchFirst bool
+	// Held is the earlier answer of Attach. Only Restore uses it.
+	Held Attached
+}
+
+// NetworkUse is one network of a task.
+type NetworkUse struct {
+	// Network has at least its id and its driver's name, also if it has no row in the store.
+	Network *swarmv1.Network
+	// Use has the addresses that the planner chose, if the cluster chooses those of the network.
+	Use *swarmv1.NetworkAttachment
+}
+
+// Driver returns the name of the network's driver.
+func (u NetworkUse) Driver() string { return u.Network.GetSpec().GetDriverConfig().GetName() }
+
+// Attached is a task's place on the network.
+type Attached struct {
+	// Netns is the path of the namespace.
+	Netns string
+	// Addresses of the task in prefix notation. The first is the one to which its own name
+	// resolves.
+	Addresses []string
+	// Local are its addresses on the node's own network, which other nodes cannot use. Nil: the
+	// same as Addresses.
+	Local []string `json:",omitempty"`
+	// Ports are the published ports, with the numbers that the node has chosen.
+	Ports []*swarmv1.PortConfig
+	// Nameservers for the task's resolv.conf; empty: the host's.
+	Nameservers []string
+}

@@ -1,0 +1,162 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"swarm/internal/pause"
+	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/worker/retry"
+)
+
+const (
+	firstBackoff = 20 * time.Millisecond
+	// stableAfter is how long a session must have lasted for the next one to be opened without a
+	// pause. A manager may welcome a node and end the session at once, which counts as a refusal.
+	stableAfter = time.Second
+)
+
+// Run keeps one session open, with any manager that is reachable, until ctx ends. It returns nil.
+func (c *Client) Run(ctx context.Context) error {
+	var queue []*swarmv1.Peer // still to be tried in this round
+	var last string
+	for round := 0; ctx.Err() == nil; {
+		if len(queue) == 0 {
+			queue = order(c.deps.Managers(), last)
+		}
+		if len(queue) > 0 {
+			peer := queue[0]
+			queue = queue[1:]
+			last = peer.NodeId
+			lasted, err := c.sessionUntilRenewal(ctx, peer.NodeId)
+			if ctx.Err() != nil {
+				break
+			}
+			if errors.Is(err, errRenewed) {
+				c.deps.Log.Info("session begins anew with the renewed certificate", "node", peer.NodeId)
+				round, queue = 0, order(c.deps.Managers(), "")
+				continue
+			}
+			if lasted >= stableAfter {
+				c.deps.Log.Warn("session ended", "node", peer.NodeId, "err", err)
+				round, queue = 0, order(c.deps.Managers(), last)
+				continue
+			}
+			c.contact.setRefusal(err)
+			c.logAttempt(round, peer.NodeId, err)
+			if len(queue) > 0 {
+				continue
+			}
+		}
+		if pause.For(ctx, retry.Backoff(round, firstBackoff, c.cfg.MaxBackoff)) != nil {
+			break
+		}
+		round++
+	}
+	return nil
+}
+
+// errRenewed ends a session because the node's certificate was renewed.
+var errRenewed = errors.New("the certificate of this node was renewed")
+
+// sessionUntilRenewal serves a session, and ends it in order when this node gets a new certificate.
+// The managers let a node use its former key until it has opened a session with the new one.
+func (c *Client) sessionUntilRenewal(ctx context.Context, nodeID string) (lasted time.Duration, err error) {
+	if c.deps.Renewed == nil {
+		return c.session(ctx, nodeID)
+	}
+	renewed := c.deps.Renewed() // Before the connection is made, so that no renewal is missed.
+	stop, end := context.WithCancelCause(ctx)
+	var watch sync.WaitGroup
+	watch.Go(func() {
+		select {
+		case <-renewed:
+			end(errRenewed)
+		case <-stop.Done():
+		}
+	})
+	lasted, err = c.session(stop, nodeID)
+	end(nil)
+	watch.Wait()
+	return lasted, err
+}
+
+// logAttempt logs the failures of the first round as warnings, and later ones for debugging.
+func (c *Client) logAttempt(round int, node string, err error) {
+	if round == 0 {
+		c.deps.Log.Warn("manager does not serve this node", "node", node, "err", err)
+		return
+	}
+	c.deps.Log.Debug("manager does not serve this node", "node", node, "attempt", round+1, "err", err)
+}
+
+// order shuffles the managers, so that the sessions of all workers spread. The manager that was
+// just lost comes last.
+func order(managers []*swarmv1.Peer, lost string) []*swarmv1.Peer {
+	out := make([]*swarmv1.Peer, 0, len(managers))
+	var tail []*swarmv1.Peer
+	for _, i := range rand.Perm(len(managers)) {
+		if managers[i].NodeId == lost {
+			tail = append(tail, managers[i])
+		} else {
+			out = append(out, managers[i])
+		}
+	}
+	return append(out, tail...)
+}
+
+// welcome opens the stream and exchanges the first messages. It fails if the manager belongs to an
+// older epoch of the cluster.
+func (c *Client) welcome(ctx context.Context, nodeID string) (swarmv1.Dispatcher_SessionClient, *swarmv1.Welcome, error) {
+	conn, err := c.deps.Dial(nodeID)
+	if err != nil {
+		return nil, nil, fmt.Errorf("dial manager %s: %w", nodeID, err)
+	}
+	stream, err := swarmv1.NewDispatcherClient(conn).Session(ctx)
+	if err != nil {
+		return nil, nil, fmt.Errorf("open session with %s: %w", nodeID, err)
+	}
+	epoch, index := c.contact.seen()
+	hello := &swarmv1.Hello{
+		Description: c.describe(), MachineId: c.cfg.MachineID, Addr: c.cfg.Addr, DataPathAddr: c.cfg.DataPathAddr,
+		Port: c.cfg.Port, SeenIndex: index, Epoch: epoch,
+	}
+	if err := stream.Send(&swarmv1.FromWorker{Message: &swarmv1.FromWorker_Hello{Hello: hello}}); err != nil {
+		if _, rerr := stream.Recv(); rerr != nil { // Recv says why; Send says only EOF.
+			err = rerr
+		}
+		return nil, nil, fmt.Errorf("greet manager %s: %w", nodeID, err)
+	}
+	first, err := stream.Recv()
+	if err != nil {
+		return nil, nil, fmt.Errorf("greet manager %s: %w", nodeID, err)
+	}
+	if node := first.GetNode(); node != nil { // The node was removed. An error that says so follows.
+		if c.deps.OnNode != nil {
+			c.deps.OnNode(node)
+		}
+		if _, err = stream.Recv(); err == nil {
+			err = errdefs.ErrFailedPrecondition.WithMessage("it began with news of the node and not with a welcome")
+		}
+		return nil, nil, fmt.Errorf("greet manager %s: %w", nodeID, err)
+	}
+	welcome := first.GetWelcome()
+	if welcome == nil {
+		return nil, nil, fmt.Errorf("manager %s began with %T and not with a welcome: %w", nodeID, first.Message, errdefs.ErrFailedPrecondition)
+	}
+	if welcome.Epoch < epoch {
+		return nil, nil, fmt.Errorf("manager %s is of epoch %d of the cluster, this node has seen %d: %w", nodeID, welcome.Epoch, epoch, errdefs.ErrFailedPrecondition)
+	}
+	if welcome.Epoch > epoch { // The cluster was made anew from a snapshot, with new indexes.
+		c.contact.see(welcome.Epoch, 0)
+		c.deps.State.SetEpoch(welcome.Epoch)
+		c.deps.State.SetIndex(0)
+	}
+	return stream, welcome, nil
+}

@@ -1,0 +1,95 @@
+package session
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+)
+
+// contact says whether there is a session, and which state of the managers the node has acted on
+// last.
+type contact struct {
+	mu      sync.Mutex    // guards what follows
+	manager string        // of the session; empty: none
+	since   time.Time     // when manager was set, or, without a session, when one was heard last
+	changed chan struct{} // closed and replaced when manager changes
+	epoch   uint64        // of the cluster
+	index   uint64        // of the store
+	refusal error         // why the managers do not serve this node; nil once one does
+}
+
+func newContact(epoch, index uint64) *contact {
+	return &contact{epoch: epoch, index: index, since: time.Now(), changed: make(chan struct{})}
+}
+
+func (c *contact) seen() (epoch, index uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.epoch, c.index
+}
+
+func (c *contact) see(epoch, index uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.epoch, c.index = epoch, index
+}
+
+// setRefusal notes that a manager does not serve this node, if err says that trying again is of no
+// use. Other errors mean only that a manager could not be reached or was not ready.
+func (c *contact) setRefusal(err error) {
+	if !errdefs.IsAlreadyExists(err) && !errdefs.IsPermissionDenied(err) {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.refusal = err
+}
+
+// set notes that a session has begun, or with "" that it has ended. since is when the manager was
+// heard last.
+func (c *contact) set(manager string, since time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.manager, c.since = manager, since
+	if manager != "" {
+		c.refusal = nil
+	}
+	close(c.changed)
+	c.changed = make(chan struct{})
+}
+
+// changes returns a channel that is closed when a session begins or ends.
+func (c *contact) changes() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.changed
+}
+
+// aloneAfter is for how long the node must have been without a session before the worker acts
+// alone. By default the managers wait as long before they count a node as down.
+const aloneAfter = 10 * time.Second
+
+// outOfContact implements Client.OutOfContact.
+func (c *contact) outOfContact(ctx context.Context, delay time.Duration) bool {
+	until := time.Now().Add(delay)
+	for {
+		c.mu.Lock()
+		manager, since, changed := c.manager, c.since, c.changed
+		c.mu.Unlock()
+		if manager != "" {
+			return false
+		}
+		wait := max(time.Until(until), time.Until(since.Add(aloneAfter)))
+		if wait <= 0 {
+			return true
+		}
+		select {
+		case <-time.After(wait):
+		case <-changed:
+		case <-ctx.Done():
+			return false
+		}
+	}
+}

@@ -1,0 +1,162 @@
+package session
+
+import (
+	"slices"
+	"strings"
+	"sync"
+
+	"swarm/internal/bounds"
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+// statusExtra is how many bytes a status takes in a report beside its own size: its framing, the
+// epoch and the sequence.
+const statusExtra = 64
+
+// reports is the queue of statuses on their way to the managers. Of each task it keeps only the
+// last one. One report is on its way at a time, and the statuses that come up meanwhile make the
+// next one, so batches grow with the load and no status waits for a timer.
+//
+// Nobody acts on transient states (ACCEPTED, PREPARING, STARTING). They travel with the next urgent
+// status or the next heartbeat, so that a task that starts quickly costs the managers one write.
+type reports struct {
+	mu       sync.Mutex                     // guards what follows
+	pending  map[string]*swarmv1.TaskStatus // by task, not sent
+	inflight map[string]*swarmv1.TaskStatus // by task, sent and not acknowledged
+	urgent   bool                           // something in pending must not wait for a heartbeat
+	sequence uint64
+	wake     chan struct{} // one token: look again
+	idle     chan struct{} // closed when both maps are empty; nil while nobody waits for that
+}
+
+func newReports() *reports {
+	return &reports{pending: map[string]*swarmv1.TaskStatus{}, wake: make(chan struct{}, 1)}
+}
+
+func (r *reports) add(s *swarmv1.TaskStatus, urgent bool) {
+	r.mu.Lock()
+	r.pending[s.TaskId] = s
+	r.urgent = r.urgent || urgent
+	nudge := r.urgent && r.inflight == nil
+	r.mu.Unlock()
+	if nudge {
+		r.nudge()
+	}
+}
+
+func (r *reports) nudge() {
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// begin prepares the queue for a new session: the statuses that the last one did not acknowledge
+// are sent again.
+func (r *reports) begin() {
+	r.mu.Lock()
+	for id, s := range r.inflight {
+		if _, newer := r.pending[id]; !newer {
+			r.pending[id] = s
+		}
+	}
+	r.inflight, r.sequence = nil, 0
+	r.urgent = len(r.pending) > 0
+	r.mu.Unlock()
+	r.nudge()
+}
+
+// next returns the next report, or nil if nothing is to be sent or the last report is not
+// acknowledged. Without flush it returns a report only if a status in it is urgent. A report is
+// within the limits of bounds.Report; statuses that do not fit make further reports.
+func (r *reports) next(sessionEpoch uint64, flush bool) *swarmv1.StatusReport {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.inflight != nil || len(r.pending) == 0 || !r.urgent && !flush {
+		return nil
+	}
+	r.inflight = map[string]*swarmv1.TaskStatus{}
+	report := &swarmv1.StatusReport{Sequence: r.sequence + 1}
+	size := 0
+	for id, s := range r.pending {
+		// Managers would refuse a status that is too large, in every session again, and with it the
+		// statuses of all other tasks in the report.
+		taken, _ := bounds.Status(s)
+		size += taken.SizeVT() + statusExtra
+		if len(r.inflight) == bounds.MaxUpdates || len(r.inflight) > 0 && size > bounds.MaxReport {
+			break
+		}
+		r.inflight[id] = s
+		delete(r.pending, id)
+		if taken != nil {
+			taken.SessionEpoch, taken.Sequence = sessionEpoch, report.Sequence
+			report.Updates = append(report.Updates, taken)
+		}
+	}
+	r.urgent = r.urgent && len(r.pending) > 0
+	r.sequence = report.Sequence
+	slices.SortFunc(report.Updates, func(a, b *swarmv1.TaskStatus) int { return strings.Compare(a.GetTaskId(), b.GetTaskId()) })
+	return report
+}
+
+// ack notes that the managers have a report. It returns its statuses that are still their tasks'
+// last.
+func (r *reports) ack(sequence uint64) []*swarmv1.TaskStatus {
+	r.mu.Lock()
+	if r.inflight == nil || sequence < r.sequence {
+		r.mu.Unlock()
+		return nil
+	}
+	var current []*swarmv1.TaskStatus
+	for id, s := range r.inflight {
+		if _, newer := r.pending[id]; !newer {
+			current = append(current, s)
+		}
+	}
+	r.inflight = nil
+	r.closeIdleLocked()
+	more := r.urgent
+	r.mu.Unlock()
+	if more {
+		r.nudge()
+	}
+	return current
+}
+
+// drop removes the status of a task that is not assigned any more.
+func (r *reports) drop(taskID string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.pending, taskID)
+	r.closeIdleLocked()
+}
+
+// delivered returns a channel that is closed once the managers have acknowledged every status.
+func (r *reports) delivered() <-chan struct{} {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.idle == nil {
+		r.idle = make(chan struct{})
+	}
+	idle := r.idle
+	r.closeIdleLocked()
+	return idle
+}
+
+func (r *reports) closeIdleLocked() {
+	if r.idle != nil && r.inflight == nil && len(r.pending) == 0 {
+		close(r.idle)
+		r.idle = nil
+	}
+}
+
+// unackedSequence returns the sequence of the report that is not acknowledged yet; 0: there is
+// none.
+func (r *reports) unackedSequence() uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.inflight == nil {
+		return 0
+	}
+	return r.sequence
+}

@@ -1,0 +1,316 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sync/errgroup"
+
+	"swarm/internal/bounds"
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+// session is one stream to one manager. Its goroutines end together: the reader, the writer, the
+// watchdog, and the one that waits until assignments are programmed.
+type session struct {
+	c       *Client
+	stream  swarmv1.Dispatcher_SessionClient
+	welcome *swarmv1.Welcome
+	period  time.Duration // of heartbeats
+	lease   time.Duration // of single-writer tasks, counted from a confirmed heartbeat
+	greeted time.Duration // when this node opened the session, since boot
+
+	mu   sync.Mutex               // guards sent
+	sent map[uint64]time.Duration // when heartbeats were sent that are not confirmed, since boot
+
+	lastAssigned uint64        // sequence of the last assignments; the reader's
+	beat         uint64        // sequence of the last heartbeat; the writer's
+	answered     atomic.Uint64 // sequence of the last heartbeat answered
+	heard        atomic.Int64  // Unix ns of the manager's last message
+	applied      atomic.Uint64 // sequence of the last assignments that the worker has
+	appliedGrew  chan struct{} // capacity 1: applied has grown
+	programmed   chan uint64   // sequences to acknowledge
+}
+
+// session serves one stream until it ends. It returns how long the stream lasted after the
+// manager's welcome.
+func (c *Client) session(stop context.Context, nodeID string) (lasted time.Duration, err error) {
+	// The stream outlives stop, so that it can be closed in order.
+	ctx, cancel := context.WithCancelCause(context.WithoutCancel(stop))
+	defer cancel(nil)
+	abandon := context.AfterFunc(stop, func() { cancel(context.Cause(stop)) })
+	defer abandon()
+	late := time.AfterFunc(c.cfg.ConnectTimeout, func() {
+		cancel(fmt.Errorf("no welcome within %s: %w", c.cfg.ConnectTimeout, errdefs.ErrUnavailable))
+	})
+	defer late.Stop()
+	greeted := c.cfg.SinceBoot()
+	stream, welcome, err := c.welcome(ctx, nodeID)
+	if err == nil && (!late.Stop() || !abandon()) {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		return 0, cause(ctx, err)
+	}
+	began := time.Now()
+	c.deps.Log.Info("session", "node", nodeID, "session", welcome.SessionEpoch)
+	c.reports.begin()
+	s := &session{
+		c: c, stream: stream, welcome: welcome, appliedGrew: make(chan struct{}, 1), programmed: make(chan uint64),
+		lease: bounds.Lease(welcome.GetLease().AsDuration(), defaultLease), greeted: greeted, sent: make(map[uint64]time.Duration),
+	}
+	s.period = bounds.Heartbeat(welcome.GetHeartbeatPeriod().AsDuration(), defaultHeartbeat)
+	s.heard.Store(began.UnixNano())
+	c.leaseLength.Store(int64(s.lease))
+	c.contact.set(nodeID, began)
+	defer func() { c.contact.set("", time.Unix(0, s.heard.Load())) }()
+	if c.deps.OnContact != nil {
+		c.deps.OnContact(nodeID, true)
+		defer c.deps.OnContact(nodeID, false)
+	}
+	g, gctx := errgroup.WithContext(stop)
+	read, wrote := make(chan struct{}), make(chan struct{})
+	g.Go(func() error { // ends the stream when a goroutine has failed, so that the reader ends too
+		<-gctx.Done()
+		if stop.Err() != nil {
+			s.goodbye(read, wrote)
+		}
+		cancel(context.Cause(gctx))
+		return nil
+	})
+	g.Go(func() error { defer close(read); return s.read() })
+	g.Go(func() error { defer close(wrote); return s.write(gctx) })
+	g.Go(func() error { return s.watch(gctx) })
+	g.Go(func() error { return s.awaitProgrammed(gctx) })
+	err = g.Wait()
+	return time.Since(began), cause(ctx, err)
+}
+
+// goodbyeTimeout is how long a daemon that stops waits for the manager to end the stream.
+const goodbyeTimeout = time.Second
+
+// goodbye ends the stream in order, so that the managers do not take a daemon that restarts for a
+// host that is gone.
+func (s *session) goodbye(read, wrote <-chan struct{}) {
+	late := time.NewTimer(goodbyeTimeout)
+	defer late.Stop()
+	select {
+	case <-wrote:
+	case <-late.C:
+		return
+	}
+	_ = s.stream.CloseSend() // A stream that has ended needs none.
+	select {
+	case <-read:
+	case <-late.C:
+	}
+}
+
+// cause returns why this node ended the stream, or the error of the stream if the node did not.
+func cause(ctx context.Context, err error) error {
+	if c := context.Cause(ctx); c != nil && !errors.Is(c, context.Canceled) {
+		return c
+	}
+	return err
+}
+
+// read acts on the messages of the manager. It never returns nil.
+func (s *session) read() error {
+	for {
+		msg, err := s.stream.Recv()
+		if err != nil {
+			return fmt.Errorf("session ended: %w", err)
+		}
+		s.heard.Store(time.Now().UnixNano())
+		switch m := msg.Message.(type) {
+		case *swarmv1.ToWorker_Assignments:
+			if err := s.assignments(m.Assignments); err != nil {
+				return err
+			}
+		case *swarmv1.ToWorker_StatusAck:
+			s.c.acked(m.StatusAck.GetSequence())
+		case *swarmv1.ToWorker_DepartureAck:
+			s.c.setDeparted()
+		case *swarmv1.ToWorker_HeartbeatAck:
+			s.answered.Store(m.HeartbeatAck.GetSequence())
+			if err := s.renewLease(m.HeartbeatAck.GetConfirmed()); err != nil {
+				return err
+			}
+		case *swarmv1.ToWorker_Node:
+			if s.c.deps.OnNode != nil {
+				s.c.deps.OnNode(m.Node)
+			}
+		}
+	}
+}
+
+// assignments checks the order and age of a message before the worker acts on it.
+func (s *session) assignments(msg *swarmv1.Assignments) error {
+	epoch, index := s.c.contact.seen()
+	switch {
+	case s.lastAssigned == 0 && !msg.Complete:
+		return fmt.Errorf("assignments begin with a change and not with a complete set: %w", errdefs.ErrAborted)
+	case s.lastAssigned != 0 && msg.Sequence != s.lastAssigned+1:
+		return fmt.Errorf("assignments %d came after %d: one is missing: %w", msg.Sequence, s.lastAssigned, errdefs.ErrAborted)
+	case msg.Index < index:
+		return fmt.Errorf("manager is behind: its state is of index %d, this node has acted on %d: %w", msg.Index, index, errdefs.ErrUnavailable)
+	}
+	begins := s.lastAssigned == 0
+	s.lastAssigned = msg.Sequence
+	msg, left := bounds.Assignments(msg)
+	for _, why := range left {
+		s.c.sampled.Log(slog.LevelError, "assignments", "an assignment is not used: it is not well formed", "err", why)
+	}
+	s.c.apply(msg)
+	if begins {
+		// The lease begins only now. The managers may have given tasks to other nodes while this
+		// node had no lease, and these tasks have been told to stop.
+		if err := s.c.deps.Lease.Begin(s.greeted + s.lease); err != nil {
+			return err
+		}
+	}
+	s.setApplied(msg.Sequence)
+	if msg.Index > index {
+		s.c.contact.see(epoch, msg.Index)
+		s.c.deps.State.SetIndex(msg.Index)
+	}
+	return nil
+}
+
+// write sends heartbeats, and statuses, acknowledgements and descriptions when there are any. It
+// never returns nil.
+func (s *session) write(ctx context.Context) error {
+	ticker := time.NewTicker(s.period)
+	defer ticker.Stop()
+	var unacked int // heartbeats for which the same report waits
+	var waiting uint64
+	held, departing := closedChan(), (<-chan struct{})(s.c.departing)
+	for {
+		var err error
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-ticker.C:
+			if err = s.heartbeat(); err == nil {
+				err = s.report(true)
+			}
+			if sequence := s.c.reports.unackedSequence(); sequence != waiting || sequence == 0 {
+				waiting, unacked = sequence, 0
+			} else if unacked++; err == nil && unacked > maxUnacked {
+				err = fmt.Errorf("status report %d was not acknowledged for %d heartbeats: %w", sequence, unacked, errdefs.ErrUnavailable)
+			}
+		case <-s.c.reports.wake:
+			err = s.report(false)
+		case sequence := <-s.programmed:
+			err = s.stream.Send(&swarmv1.FromWorker{Message: &swarmv1.FromWorker_InForce{InForce: &swarmv1.AssignmentsAck{Sequence: sequence}}})
+		case <-departing:
+			departing = nil
+			err = s.stream.Send(&swarmv1.FromWorker{Message: &swarmv1.FromWorker_Departure{Departure: &swarmv1.Departure{}}})
+		case <-s.c.redescribe:
+			err = s.stream.Send(&swarmv1.FromWorker{Message: &swarmv1.FromWorker_Description{Description: s.c.describe()}})
+		case <-held:
+			held, err = s.reportImages(ctx)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+const (
+	// defaultLease is the managers' default session timeout.
+	defaultLease     = 10 * time.Second
+	defaultHeartbeat = time.Second
+	// missedHeartbeats is how many heartbeats in a row without an answer end a session. The
+	// managers count the same way.
+	missedHeartbeats = 3
+)
+
+// maxUnacked is for how many heartbeats a report may wait for its acknowledgement. A manager that
+// cannot commit for longer is cut off from the leader, and should have ended the session itself.
+const maxUnacked = 10
+
+// watch returns an error when the last heartbeats were not answered. It is not part of the writer,
+// because a manager that reads nothing any more blocks the writer. It counts heartbeat periods, not
+// time, because a node that was suspended must not blame the manager.
+func (s *session) watch(ctx context.Context) error {
+	ticker := time.NewTicker(s.period)
+	defer ticker.Stop()
+	var answered uint64
+	for missed := 0; missed <= missedHeartbeats; missed++ {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-ticker.C:
+		}
+		if now := s.answered.Load(); now != answered {
+			answered, missed = now, 0
+		}
+	}
+	return fmt.Errorf("manager has not answered %d heartbeats: %w", missedHeartbeats, errdefs.ErrUnavailable)
+}
+
+// renewLease renews the lease of single-writer tasks. It counts from the time at which the
+// confirmed heartbeat was sent. If the lease has run out it returns an error, which ends the
+// session: a lease begins again only with a new session and its complete set of assignments.
+func (s *session) renewLease(sequence uint64) error {
+	s.mu.Lock()
+	at, ok := s.sent[sequence]
+	maps.DeleteFunc(s.sent, func(n uint64, _ time.Duration) bool { return n <= sequence })
+	s.mu.Unlock()
+	switch {
+	case !ok || s.lastAssigned == 0:
+		return nil
+	case s.c.deps.Lease.Left() <= 0:
+		return fmt.Errorf("no heartbeat was confirmed for %s, the lease of this node: %w", s.lease, errdefs.ErrAborted)
+	}
+	s.c.renew(at + s.lease)
+	return nil
+}
+
+func (s *session) heartbeat() error {
+	s.beat++
+	s.mu.Lock()
+	s.sent[s.beat] = s.c.cfg.SinceBoot()
+	s.mu.Unlock()
+	return s.stream.Send(&swarmv1.FromWorker{Message: &swarmv1.FromWorker_Heartbeat{Heartbeat: &swarmv1.Heartbeat{Sequence: s.beat}}})
+}
+
+// report sends the next report if there is one. With flush it also sends statuses that are not
+// urgent.
+func (s *session) report(flush bool) error {
+	r := s.c.reports.next(s.welcome.SessionEpoch, flush)
+	if r == nil {
+		return nil
+	}
+	return s.stream.Send(&swarmv1.FromWorker{Message: &swarmv1.FromWorker_Status{Status: r}})
+}
+
+// reportImages sends which images the node holds. It returns a channel that the next change closes.
+func (s *session) reportImages(ctx context.Context) (<-chan struct{}, error) {
+	changed := s.c.deps.Images.Changed()
+	held, err := s.c.deps.Images.List(ctx)
+	if err != nil { // The runtime is not up. When it is, it closes changed.
+		s.c.deps.Log.Warn("list images", "err", err)
+		return changed, nil
+	}
+	report := &swarmv1.ImageReport{}
+	for _, i := range held {
+		report.Held = append(report.Held, i.Digest)
+	}
+	report, _ = bounds.Images(report) // Managers would leave out the rest.
+	return changed, s.stream.Send(&swarmv1.FromWorker{Message: &swarmv1.FromWorker_Images{Images: report}})
+}
+
+func closedChan() <-chan struct{} {
+	c := make(chan struct{})
+	close(c)
+	return c
+}

@@ -1,0 +1,118 @@
+package storage
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"swarm/internal/disk"
+	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/worker/assignment"
+	"swarm/worker/engine"
+	"swarm/worker/state"
+)
+
+// Config limits what stays on the disk although nothing needs it.
+type Config struct {
+	// Start and Stop are percentages of the disk. When more than Start is in use, images and logs
+	// are removed until less than Stop is. Defaults 85 and 75.
+	Start, Stop int
+	// ImageAge is how long an unused image stays. 0: until the disk fills.
+	ImageAge time.Duration
+}
+
+const (
+	defaultStart = 85
+	defaultStop  = 75
+)
+
+// Space says how full the disk is; *disk.Watch does.
+type Space interface {
+	// Dir returns the folder whose disk is measured.
+	Dir() string
+	// Space returns the measurement of a moment ago, and Now measures.
+	Space() disk.Space
+	Now() (disk.Space, error)
+	// Changed returns a channel that is closed when the disk fills or empties.
+	Changed() <-chan struct{}
+}
+
+// Containers lists the containers of the node.
+type Containers interface {
+	// List is engine.Runtime.List.
+	List(ctx context.Context) ([]engine.Found, error)
+}
+
+// Tasks says which containers and images the node's tasks need.
+type Tasks interface {
+	// Has reports whether the node has a task.
+	Has(taskID string) bool
+	// IsLive reports whether the node has the task and the task may have a container, now or later.
+	IsLive(taskID string) bool
+	// Remove removes the container, the attachment and the files of a task.
+	Remove(ctx context.Context, taskID string) error
+}
+
+// Deps are the live objects that a Disk works with.
+type Deps struct {
+	Log        *slog.Logger
+	Containers Containers
+	Images     engine.Images
+	// Storage and Space are both nil if containers are simulated: then nothing is on a disk.
+	Storage engine.Storage
+	Space   Space
+	// Logs is nil if nothing keeps the output of containers.
+	Logs    engine.LogStore
+	Objects *assignment.Set
+	State   *state.DB
+	Tasks   Tasks
+	// Synced is closed once the managers have said which tasks the node has.
+	Synced <-chan struct{}
+	// Conn returns a connection to the manager of the session.
+	Conn func() (grpc.ClientConnInterface, error)
+}
+
+// Disk is the node's disk. It removes images, logs of former tasks, and containers that belong to
+// no task, and implements swarmv1.DiskServer. Its methods may be called concurrently.
+type Disk struct {
+	swarmv1.UnimplementedDiskServer
+	cfg  Config
+	deps Deps
+	// began is when this node, not this process, began to watch which images are in use.
+	began     time.Time
+	filling   bool          // the last look found the disk too full; only Run uses it
+	measuring chan struct{} // capacity 1: a token while the sizes on the disk are added up
+
+	mu   sync.Mutex           // guards used
+	used map[string]time.Time // when an image was last seen in use, by digest
+}
+
+// New returns a Disk. saved has what an earlier process knew of the images. It does nothing before
+// Run.
+func New(cfg Config, deps Deps, saved *state.Saved) *Disk {
+	if cfg.Start == 0 {
+		cfg.Start = defaultStart
+	}
+	if cfg.Stop == 0 {
+		cfg.Stop = min(defaultStop, cfg.Start)
+	}
+	d := &Disk{cfg: cfg, deps: deps, began: saved.Began, used: saved.Used, measuring: make(chan struct{}, 1)}
+	if d.began.IsZero() {
+		d.began = time.Now()
+		d.deps.State.SetBegan(d.began)
+	}
+	return d
+}
+
+// isSynced reports whether the managers have said which tasks the node has.
+func (d *Disk) isSynced() bool {
+	select {
+	case <-d.deps.Synced:
+		return true
+	default:
+		return false
+	}
+}

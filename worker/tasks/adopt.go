@@ -1,0 +1,132 @@
+package tasks
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"swarm/internal/pause"
+	"swarm/internal/task"
+	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/worker/engine"
+	"swarm/worker/retry"
+	"swarm/worker/state"
+)
+
+// adopt continues with the tasks that an earlier process of this node left. It watches containers
+// that run, reports those that ended meanwhile, and starts nothing again that ran. A task that had
+// not been started waits for the managers' first complete set of assignments: while this daemon was
+// away they may have given its slot to another node.
+func (r *Runner) adopt(ctx context.Context, saved *state.Saved) error {
+	if err := r.restoreNetwork(ctx, saved); err != nil {
+		return err
+	}
+	for _, a := range saved.Objects {
+		if t := a.GetTask(); t != nil {
+			r.adoptTask(t, saved)
+		}
+	}
+	// Tasks that are not assigned any more, and were not wholly removed.
+	for id, status := range saved.Statuses {
+		if r.task(id) == nil {
+			r.adoptTask(&swarmv1.Task{Id: id, NodeId: r.cfg.NodeID, DesiredState: swarmv1.TaskState_REMOVE}, &state.Saved{
+				Statuses: map[string]*swarmv1.TaskStatus{id: status}, Attached: saved.Attached,
+			})
+			r.task(id).want(nil)
+		}
+	}
+	return nil
+}
+
+// adoptTask makes the loop of a task from what is saved of it, and begins it unless it has to wait
+// for the managers.
+func (r *Runner) adoptTask(t *swarmv1.Task, saved *state.Saved) {
+	status := saved.Statuses[t.Id]
+	loop := newTaskLoop(r, t, status)
+	loop.attached = saved.Attached[t.Id]
+	r.mu.Lock()
+	r.tasks[t.Id] = loop
+	r.mu.Unlock()
+	if saved.Unsent[t.Id] {
+		r.deps.Managers.Resend(status)
+	}
+	loop.mu.Lock()
+	defer loop.mu.Unlock()
+	if loop.cleaned = saved.Cleaned[t.Id] && task.Terminal(loop.status.State); loop.cleaned {
+		return
+	}
+	loop.waiting = loop.status.State < swarmv1.TaskState_STARTING && !task.Stops(t.DesiredState)
+	if !loop.waiting {
+		loop.beginLocked()
+	}
+}
+
+// restoreNetwork gives the network the attachments of all tasks. No task can go on without it, so
+// it is repeated until it succeeds or ctx ends.
+func (r *Runner) restoreNetwork(ctx context.Context, saved *state.Saved) error {
+	var keep []engine.Attachment
+	for id, held := range saved.Attached {
+		a := engine.Attachment{TaskID: id}
+		if o := r.deps.Objects.Get(swarmv1.AssignmentRef_TASK, id); o != nil {
+			if rev := r.deps.Objects.Revision(o.GetTask()); rev != nil {
+				a = r.attachment(o.GetTask(), rev)
+			}
+		}
+		a.Held = held
+		keep = append(keep, a)
+	}
+	for try := 0; ; try++ {
+		err := r.deps.Network.Restore(ctx, keep)
+		if err == nil {
+			return nil
+		}
+		r.deps.Log.Error("restore networks", "err", err)
+		if pause.For(ctx, retry.Backoff(try, 100*time.Millisecond, 5*time.Second)) != nil {
+			return errors.Join(err, ctx.Err())
+		}
+	}
+}
+
+// sweep waits for the managers' first complete set of assignments. Then it begins the tasks that
+// waited for it, and removes the containers that belong to no task.
+func (r *Runner) sweep(ctx context.Context) {
+	select {
+	case <-r.deps.Managers.Synced():
+	case <-ctx.Done():
+		return
+	}
+	r.mu.Lock()
+	var waiting []*taskLoop
+	for _, t := range r.tasks {
+		waiting = append(waiting, t)
+	}
+	r.mu.Unlock()
+	if r.deps.Logs != nil {
+		ids := make([]string, len(waiting))
+		for i, t := range waiting {
+			ids[i] = t.id
+		}
+		r.deps.Logs.Keep(ids)
+	}
+	for _, t := range waiting {
+		t.mu.Lock()
+		if t.waiting {
+			t.waiting = false
+			t.beginLocked()
+		}
+		t.mu.Unlock()
+	}
+	retry.Until(ctx, r.deps.Log, "list containers", func() error {
+		found, err := r.deps.Runtime.List(ctx)
+		if err != nil {
+			return err
+		}
+		for _, f := range found {
+			if r.task(f.TaskID) == nil {
+				r.deps.Log.Info("removing a container that belongs to no task", "task", f.TaskID, "service", f.ServiceID)
+				retry.Until(ctx, r.deps.Log, "remove container", func() error { return r.Remove(ctx, f.TaskID) })
+			}
+		}
+		return nil
+	})
+}

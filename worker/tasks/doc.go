@@ -1,0 +1,48 @@
+// Package tasks runs the tasks of a node: one loop per task pulls its image, attaches it to its
+// networks, starts, probes and watches its container, and stops and removes it.
+//
+// A Runner owns the tasks and their loops. Which action is next is decided by one pure table, Step
+// of package internal/task; the loops perform the actions and report the outcomes to it. The
+// package refuses to decide which tasks a node has and what replaces a task that has ended: the
+// managers do.
+//
+// # When a task ends
+//
+// The loop reports the end to the managers before it removes the container, so that the replacement
+// does not wait for the removal. The managers replace the task, here or on another node. If no
+// manager has been in contact for 10 s, the loop itself starts the container again as the restart
+// policy says, within the same task. A single-writer task is stopped instead, when three quarters
+// of the node's lease have gone by without a confirmed heartbeat, because another node may take
+// over.
+//
+// RUNNING means healthy. A task that becomes unhealthy is first reported as RUNNING and not ready,
+// so that it leaves the load balancers. Then the loop stops it, and it ends as FAILED.
+//
+// # When a task is told to stop
+//
+// If other nodes may send connections to the task and there is or will be another backend, the loop
+// waits until every node has taken it out of its load balancer, for 10 s at most, before it sends
+// the stop signal. See drain.go.
+//
+// # When the daemon restarts
+//
+// Containers run on without the daemon. Run watches those of RUNNING and STARTING tasks again, at
+// once and without a manager. Tasks that had not been started wait for the managers' first complete
+// set of assignments: another node may have their slot by now. After that set, or after 10 s
+// without a manager, the loops report the containers that ended meanwhile, and after that set Run
+// removes the containers that belong to no task. See adopt.go.
+//
+// # When the host goes down
+//
+// The managers count the node as down before Depart stops every task, so the replacements start
+// elsewhere at the same time. Tasks that are assigned during the departure do not start.
+//
+// # Callers and goroutines
+//
+// Package worker calls Run, Assign and Depart. Package storage asks which containers and images are
+// needed, and calls Remove for containers without a task. A task has one goroutine while there is
+// something to do, and further ones while it is probed; a task that waits to be started or has
+// ended has none. Creating, starting and removing containers take one of Config.Slots slots, each
+// in its own goroutine. Run waits for the loops. It does not wait for a call that hangs in the
+// kernel after its context has ended: that goroutine ends when the call does.
+package tasks

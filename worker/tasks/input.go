@@ -1,0 +1,212 @@
+package tasks
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path"
+	"slices"
+
+	"github.com/containerd/errdefs"
+
+	"swarm/internal/private"
+	"swarm/internal/template"
+	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/worker/assignment"
+	"swarm/worker/engine"
+)
+
+// inputs are the assigned objects that a task is made of.
+type inputs struct {
+	task       *swarmv1.Task
+	revision   *swarmv1.Revision // templates expanded
+	attachment engine.Attachment
+	files      []engine.File
+}
+
+// inputsOf collects the objects that a task names, and waits for those that are missing. Managers
+// send them before the task, but after a restart of the daemon the secrets come only with the first
+// message of a session.
+func (r *Runner) inputsOf(ctx context.Context, t *swarmv1.Task) (*inputs, error) {
+	for {
+		changed := r.deps.Objects.Changed()
+		in, err := r.gather(t)
+		if !errdefs.IsNotFound(err) {
+			return in, err
+		}
+		r.deps.Log.Debug("task waits for its objects", "task", t.Id, "err", err)
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil, err
+		}
+	}
+}
+
+// gather collects the objects that a task names. It returns ErrNotFound while one is missing, and
+// ErrInvalidArgument if the task can never run.
+func (r *Runner) gather(t *swarmv1.Task) (*inputs, error) {
+	raw := r.deps.Objects.Revision(t)
+	if raw == nil {
+		return nil, fmt.Errorf("revision %s: %w", assignment.RevisionID(t.ServiceId, t.Revision), errdefs.ErrNotFound)
+	}
+	rev, err := template.Expand(raw, t, template.Node{ID: r.cfg.NodeID, Hostname: r.deps.Hostname(), OS: r.cfg.OS, Arch: r.cfg.Arch})
+	if err != nil {
+		return nil, err
+	}
+	for _, n := range t.Networks {
+		if r.network(n.NetworkId) == nil {
+			return nil, fmt.Errorf("network %s: %w", n.NetworkId, errdefs.ErrNotFound)
+		}
+	}
+	files, err := r.filesOf(assignment.ContainerSpec(rev))
+	if err != nil {
+		return nil, err
+	}
+	return &inputs{task: t, revision: rev, attachment: r.attachment(t, rev), files: files}, nil
+}
+
+// network returns an assigned network, or one of those that every node has; nil: neither.
+func (r *Runner) network(id string) *swarmv1.Network {
+	if n := r.deps.Objects.Get(swarmv1.AssignmentRef_NETWORK, id).GetNetwork(); n != nil {
+		return n
+	}
+	if id == engine.DriverHost || id == engine.DriverNone || id == engine.DriverBridge {
+		return &swarmv1.Network{Id: id, Spec: &swarmv1.NetworkSpec{Name: id, DriverConfig: &swarmv1.Driver{Name: id}}}
+	}
+	return nil
+}
+
+// attachment returns what the task needs of the network. As in Docker, a task that names no network
+// is on the node's bridge.
+func (r *Runner) attachment(t *swarmv1.Task, rev *swarmv1.Revision) engine.Attachment {
+	a := engine.Attachment{
+		TaskID: t.Id, ServiceID: t.ServiceId, Upstreams: assignment.ContainerSpec(rev).GetDnsConfig().GetNameservers(),
+		SearchFirst: searchFirst(assignment.ContainerSpec(rev)),
+	}
+	for _, use := range t.Networks {
+		if n := r.network(use.NetworkId); n != nil {
+			a.Networks = append(a.Networks, engine.NetworkUse{Network: n, Use: use})
+		}
+	}
+	if len(t.Networks) == 0 {
+		a.Networks = []engine.NetworkUse{{Network: r.network(engine.DriverBridge), Use: &swarmv1.NetworkAttachment{NetworkId: engine.DriverBridge}}}
+	}
+	for _, p := range rev.GetSpec().GetEndpointSpec().GetPorts() {
+		if p.PublishMode == swarmv1.PortConfig_HOST {
+			a.Ports = append(a.Ports, p)
+		}
+	}
+	return a
+}
+
+func onHost(a engine.Attachment) bool {
+	return slices.ContainsFunc(a.Networks, func(u engine.NetworkUse) bool { return u.Driver() == engine.DriverHost })
+}
+
+// filesOf returns the secrets and configs that the container sees.
+func (r *Runner) filesOf(spec *swarmv1.ContainerSpec) ([]engine.File, error) {
+	var files []engine.File
+	for _, ref := range spec.GetSecrets() {
+		s := r.deps.Objects.Get(swarmv1.AssignmentRef_SECRET, ref.SecretId).GetSecret()
+		data, err := version(s.GetVersions(), ref.Number)
+		if err != nil {
+			return nil, fmt.Errorf("secret %s: %w", ref.SecretName, err)
+		}
+		f := file(ref.File, ref.SecretName, "/run/secrets", 0o444, data)
+		f.Secret = true
+		files = append(files, f)
+	}
+	for _, ref := range spec.GetConfigs() {
+		c := r.deps.Objects.Get(swarmv1.AssignmentRef_CONFIG, ref.ConfigId).GetConfig()
+		data, err := version(c.GetVersions(), ref.Number)
+		if err != nil {
+			return nil, fmt.Errorf("config %s: %w", ref.ConfigName, err)
+		}
+		files = append(files, file(ref.File, ref.ConfigName, "/", 0o444, data))
+	}
+	return files, nil
+}
+
+// version returns the data of a version; number 0 is the newest.
+func version(all []*swarmv1.DataVersion, number uint64) ([]byte, error) {
+	var found *swarmv1.DataVersion
+	for _, v := range all {
+		if number == 0 && v.Number > found.GetNumber() || number != 0 && v.Number == number {
+			found = v
+		}
+	}
+	if found == nil {
+		return nil, fmt.Errorf("version %d: %w", number, errdefs.ErrNotFound)
+	}
+	return found.Data, nil
+}
+
+func file(target *swarmv1.FileTarget, name, dir string, mode uint32, data []byte) engine.File {
+	f := engine.File{Path: target.GetName(), Data: data, UID: target.GetUid(), GID: target.GetGid(), Mode: target.GetMode() & 0o7777}
+	if f.Path == "" {
+		f.Path = name
+	}
+	if !path.IsAbs(f.Path) {
+		f.Path = path.Join(dir, f.Path)
+	}
+	if f.Mode == 0 {
+		f.Mode = mode
+	}
+	return f
+}
+
+// container returns the container for the runtime, after it has written the task's files.
+func (r *Runner) container(in *inputs, attached engine.Attached) (engine.Container, error) {
+	c := engine.Container{
+		Task: in.task, Revision: in.revision, Netns: attached.Netns, Files: in.files, CgroupParent: r.cfg.CgroupParent,
+		Node: engine.NodeInfo{ID: r.cfg.NodeID, Hostname: r.deps.Hostname(), OS: r.cfg.OS, Arch: r.cfg.Arch},
+	}
+	if in.revision.GetSpec().GetSingleWriter() {
+		c.Lease = r.deps.LeasePath
+	}
+	spec := c.Spec()
+	host := onHost(in.attachment)
+	c.Hostname = spec.Hostname
+	switch {
+	case c.Hostname != "":
+	case host:
+		c.Hostname = r.cfg.Hostname
+	default:
+		c.Hostname = in.task.Id[:min(12, len(in.task.Id))]
+	}
+	if err := r.writeFiles(&c, attached, host); err != nil {
+		return c, fmt.Errorf("write files of task %s: %w", in.task.Id, err)
+	}
+	if r.deps.Logs != nil {
+		dir, err := r.deps.Logs.Create(in.task, in.revision)
+		if err != nil {
+			return c, err
+		}
+		c.LogDir = dir
+	}
+	return c, nil
+}
+
+func (r *Runner) writeFiles(c *engine.Container, attached engine.Attached, host bool) error {
+	dir := path.Join(r.cfg.Dir, c.Task.Id)
+	if err := private.Folder(dir); err != nil {
+		return err
+	}
+	f := etc{spec: c.Spec(), hostname: c.Hostname, attached: attached, host: host}
+	for _, e := range []struct {
+		path *string
+		name string
+		text func() string
+	}{
+		{&c.ResolvConf, "resolv.conf", f.resolvConf},
+		{&c.HostsFile, "hosts", f.hosts},
+		{&c.HostnameFile, "hostname", func() string { return f.hostname + "\n" }},
+	} {
+		*e.path = path.Join(dir, e.name)
+		if err := os.WriteFile(*e.path, []byte(e.text()), 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,71 @@
+package tasks
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"swarm/internal/pause"
+	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/worker/retry"
+)
+
+// applyLimits gives the running container the limits of its task's revision. A task moves to
+// another revision only if the two differ in nothing but limits. A daemon that adopted the
+// container does not know which limits it has, and therefore sets them once.
+func (t *taskLoop) applyLimits(ctx context.Context) {
+	rev := t.r.deps.Objects.Revision(t.now())
+	if rev == nil || t.revision.GetNumber() == rev.GetNumber() {
+		return
+	}
+	for try := 0; ; try++ {
+		err := t.r.deps.Runtime.Update(ctx, t.id, rev.GetSpec().GetTaskTemplate().GetResources())
+		switch {
+		case err == nil, errdefs.IsNotFound(err): // wait reports a container that has ended.
+			t.limitsApplied(rev)
+			return
+		case ctx.Err() != nil:
+			return
+		case !errdefs.IsUnavailable(err):
+			t.limitsRefused(rev, err)
+			return
+		}
+		t.r.deps.Log.Warn("change limits", "task", t.id, "err", err)
+		if pause.For(ctx, retry.Backoff(try, 100*time.Millisecond, retryLimit)) != nil {
+			return
+		}
+	}
+}
+
+// limitsApplied notes that the container has the limits of rev, and withdraws an earlier refusal.
+func (t *taskLoop) limitsApplied(rev *swarmv1.Revision) {
+	t.revision = rev
+	t.mu.Lock()
+	refused := t.status.GetRefusedRevision() != 0
+	t.mu.Unlock()
+	if refused {
+		t.setRefused(0, "")
+	}
+}
+
+// limitsRefused tells the managers that the container runs on without the limits of rev, so that
+// they replace the task.
+func (t *taskLoop) limitsRefused(rev *swarmv1.Revision, err error) {
+	if t.revision == nil {
+		t.revision = t.r.deps.Objects.Revision(t.now())
+	}
+	t.r.deps.Log.Warn("limits stay as they were: the task will be replaced", "task", t.id, "err", err)
+	t.setRefused(rev.GetNumber(), fmt.Sprintf("limits could not be changed while it runs, so it is replaced: %v", err))
+}
+
+// setRefused reports the revision whose limits were refused, and why; 0 and an empty text: none.
+func (t *taskLoop) setRefused(revision uint64, text string) {
+	t.mu.Lock()
+	s := t.status.CloneVT()
+	s.RefusedRevision, s.Err = revision, text
+	t.status = s
+	t.mu.Unlock()
+	t.r.deps.Managers.Report(s, true)
+}

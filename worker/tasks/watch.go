@@ -1,0 +1,169 @@
+package tasks
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"swarm/internal/pause"
+	"swarm/internal/task"
+	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/worker/assignment"
+	"swarm/worker/engine"
+	"swarm/worker/health"
+	"swarm/worker/retry"
+)
+
+// healthProber returns the task's prober, and creates it at the first call. It is nil if the task
+// has no health check, or if the image's health check cannot be read now.
+func (t *taskLoop) healthProber(ctx context.Context) *health.Prober {
+	if t.proberKnown {
+		return t.prober
+	}
+	rev := t.revision
+	if rev == nil { // The revision of the container's limits is not known yet.
+		rev = t.r.deps.Objects.Revision(t.now())
+	}
+	own := assignment.ContainerSpec(rev).GetHealthcheck()
+	var image engine.ImageDefaults
+	if len(own.GetTest()) == 0 || health.Enabled(own) {
+		err := t.untilAnswered(ctx, "read the image's health check", func() (err error) {
+			image, err = t.r.deps.Runtime.ImageDefaults(ctx, t.id)
+			return err
+		})
+		if err != nil {
+			if ctx.Err() == nil && !errdefs.IsNotFound(err) { // wait reports a container that is missing.
+				t.r.deps.Log.Error("read the image's health check", "task", t.id, "err", err)
+			}
+			return nil
+		}
+	}
+	t.proberKnown = true
+	check := health.Merge(own, image.Healthcheck)
+	if !health.Enabled(check) {
+		return nil
+	}
+	t.mu.Lock()
+	netns := t.attached.Netns
+	t.mu.Unlock()
+	t.prober = health.New(check, health.Target{
+		Exec: func(ctx context.Context, command []string, out *health.Output) (int, error) {
+			return t.r.deps.Executor.Exec(ctx, &swarmv1.ExecStart{TaskId: t.id, Command: command}, engine.ExecStreams{Stdout: out, Stderr: out, Whole: true})
+		},
+		Shell: image.Shell,
+		Netns: netns,
+	})
+	return t.prober
+}
+
+// check watches a task beside the wait for its container. It blocks until it has an outcome, or
+// until ctx ends.
+type check func(ctx context.Context) outcome
+
+// probe waits until the container is healthy, or has ended.
+func (t *taskLoop) probe(ctx context.Context) outcome {
+	t.applyLimits(ctx)
+	p := t.healthProber(ctx)
+	if p == nil {
+		return outcome{event: task.Healthy}
+	}
+	return t.waitOrCheck(ctx, append(t.leaseCheck(), func(ctx context.Context) outcome {
+		if err := p.UntilHealthy(ctx); err != nil {
+			return outcome{event: task.Sick, err: err}
+		}
+		return outcome{event: task.Healthy}
+	}))
+}
+
+// watch waits until the container ends or is unhealthy. Out of contact with every manager it starts
+// an ended container again, where the managers would have replaced the task.
+func (t *taskLoop) watch(ctx context.Context) outcome {
+	for {
+		t.applyLimits(ctx)
+		var checks []check
+		if p := t.healthProber(ctx); p != nil {
+			checks = append(checks, func(ctx context.Context) outcome {
+				return outcome{event: task.Sick, err: p.UntilSick(ctx)}
+			})
+		}
+		out := t.waitOrCheck(ctx, append(checks, t.leaseCheck()...))
+		if out.exit == nil || ctx.Err() != nil || !t.restart(ctx, *out.exit) {
+			return out
+		}
+	}
+}
+
+// leaseCheck returns the check that stops a single-writer task before the lease of its node runs
+// out; none for other tasks. The task has the last quarter of the lease to stop by itself. When the
+// lease has run out, the shim kills the container, even if this daemon is gone.
+func (t *taskLoop) leaseCheck() []check {
+	if !t.revision.GetSpec().GetSingleWriter() {
+		return nil
+	}
+	return []check{func(ctx context.Context) outcome {
+		return outcome{event: task.Sick, err: t.r.deps.Managers.AwaitLeaseLost(ctx)}
+	}}
+}
+
+// waitOrCheck waits for the container's end or for the first outcome of a check. The end of the
+// container comes first if there are both.
+func (t *taskLoop) waitOrCheck(ctx context.Context, checks []check) outcome {
+	if len(checks) == 0 {
+		return t.wait(ctx)
+	}
+	actx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	answers := make(chan outcome, len(checks))
+	var wg sync.WaitGroup
+	for _, c := range checks {
+		wg.Go(func() {
+			out := c(actx)
+			if actx.Err() == nil {
+				answers <- out
+				cancel()
+			}
+		})
+	}
+	out := t.wait(actx)
+	cancel()
+	wg.Wait()
+	if out.exit != nil {
+		return out
+	}
+	select {
+	case answer := <-answers:
+		return answer
+	default:
+		return out
+	}
+}
+
+// wait waits for the container's end, and then until the managers have said what they want of the
+// task. A daemon that was killed may have stopped the container without writing down that it was
+// asked to, and such an end is not a failure.
+func (t *taskLoop) wait(ctx context.Context) outcome {
+	for try := 0; ; try++ {
+		exit, err := t.r.deps.Runtime.Wait(ctx, t.id)
+		if err == nil || errdefs.IsNotFound(err) {
+			t.r.deps.Managers.AwaitSynced(ctx)
+		}
+		if ctx.Err() != nil && err != nil {
+			return outcome{event: task.Look, err: ctx.Err()}
+		}
+		if errdefs.IsNotFound(err) { // After a reboot, or if somebody removed it by hand.
+			exit, err = engine.Exit{Code: -1, At: time.Now(), CodeUnknown: true}, nil
+		}
+		if err != nil {
+			t.r.deps.Log.Warn("wait for container", "task", t.id, "err", err)
+			_ = pause.For(ctx, retry.Backoff(try, 100*time.Millisecond, retryLimit))
+			continue
+		}
+		out := outcome{event: task.Ended, exit: &exit}
+		if exit.Code != 0 || exit.CodeUnknown {
+			out.event = task.Broke
+		}
+		return out
+	}
+}
