@@ -34,8 +34,9 @@ type emitter struct {
 	slab     []newRows
 }
 
-// newRows is all the memory that the rows and changes of a new task need, in one piece, so that it
-// costs at most one allocation.
+// newRows is all the memory that the rows and changes of a new task need, in one piece. slabSize of
+// them share one allocation. With an allocation for each message, BenchmarkPlacement/100k_1k takes
+// 99 ms of CPU time instead of 67 ms.
 type newRows struct {
 	task       swarmv1.Task
 	status     swarmv1.TaskStatus

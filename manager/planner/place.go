@@ -72,7 +72,7 @@ func (r *run) placeTasks() {
 	}
 	r.createMissing()
 	for _, p := range r.placers {
-		r.state.scratch.heap = recycle(p.root.heap)
+		r.state.scratch.candidates = recycle(p.root.nodes)
 	}
 	r.placers = r.placers[:0]
 }

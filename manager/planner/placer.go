@@ -23,7 +23,7 @@ type branch struct {
 	// tasks counts the tasks of the service in the branch.
 	tasks    int
 	children []*branch // sorted by value; nil in a leaf
-	heap     heap
+	nodes    candidates
 }
 
 // newPlacer returns a placer with all nodes that take new tasks and match the revision. Room is not
@@ -35,7 +35,7 @@ func (r *run) newPlacer(rev *revision) *placer {
 	noImage := r.nodesWithoutImage(rev)
 	hasTasks := len(r.service.tasksOnNode) > 0 || len(placed) > 0
 	if len(rev.spread) == 0 {
-		p.root.heap, r.state.scratch.heap = slices.Grow(r.state.scratch.heap, len(r.state.nodeOrder)), nil
+		p.root.nodes, r.state.scratch.candidates = slices.Grow(r.state.scratch.candidates, len(r.state.nodeOrder)), nil
 	}
 	for _, c := range r.state.classes {
 		if rev.checkClass(c) != fits {
@@ -53,7 +53,7 @@ func (r *run) newPlacer(rev *revision) *placer {
 			if hasTasks {
 				count = int(r.service.tasksOnNode[n]) + placed[n]
 			}
-			leaf.heap = append(leaf.heap, candidate{n.sortKey(count, failing != nil && failing[n] >= failureThreshold), n})
+			leaf.nodes = append(leaf.nodes, candidate{n.sortKey(count, failing != nil && failing[n] >= failureThreshold), n})
 			p.root.addTasks(rev, c, count)
 		}
 	}
@@ -117,14 +117,14 @@ func (b *branch) addTasks(rev *revision, c *class, n int) {
 
 // build orders the heaps and drops empty branches.
 func (b *branch) build() {
-	b.heap.build()
+	b.nodes.order()
 	for _, k := range b.children {
 		k.build()
 	}
 	b.children = slices.DeleteFunc(b.children, (*branch).empty)
 }
 
-func (b *branch) empty() bool { return len(b.children) == 0 && len(b.heap) == 0 }
+func (b *branch) empty() bool { return len(b.children) == 0 && len(b.nodes) == 0 }
 
 // pick returns the node for the next task, or nil if no node has room. At every level of the tree
 // it takes the branch with the fewest tasks of the service, and in the leaf the first node of the
@@ -137,7 +137,7 @@ func (p *placer) pick() *node {
 			leaf = slices.MinFunc(leaf.children, func(a, b *branch) int { return cmp.Compare(a.tasks, b.tasks) })
 			p.path = append(p.path, leaf)
 		}
-		if n := leaf.heap.pick(p.revision); n != nil {
+		if n := leaf.nodes.pick(p.revision); n != nil {
 			for _, b := range p.path {
 				b.tasks++
 			}
@@ -184,55 +184,51 @@ type candidate struct {
 	node *node
 }
 
-// heap is a 4-ary heap of candidates with the lowest key on top. All keys differ, so the order of
-// insertion has no effect.
-type heap []candidate
+// candidates is a binary heap with the lowest key on top. All keys differ, so the order of insertion
+// has no effect. It is not container/heap, because the calls through an interface cost 13% of the
+// CPU time of BenchmarkPlacement/100k_1k: 68 ms instead of 60 ms.
+type candidates []candidate
 
-func (h heap) build() {
-	for i := (len(h) - 2) / 4; i >= 0 && len(h) > 1; i-- {
-		h.siftDown(i)
+// order establishes the order of a heap.
+func (c candidates) order() {
+	for i := len(c)/2 - 1; i >= 0; i-- {
+		c.siftDown(i)
 	}
 }
 
-func (h heap) siftDown(i int) {
-	c := h[i]
+// siftDown moves the candidate at index i down to where no child has a lower key.
+func (c candidates) siftDown(i int) {
 	for {
-		child := 4*i + 1
-		if child >= len(h) {
-			break
+		child := 2*i + 1
+		if child >= len(c) {
+			return
 		}
-		lowest := child
-		for k := child + 1; k < min(child+4, len(h)); k++ {
-			if h[k].key < h[lowest].key {
-				lowest = k
-			}
+		if right := child + 1; right < len(c) && c[right].key < c[child].key {
+			child = right
 		}
-		if h[lowest].key >= c.key {
-			break
+		if c[i].key <= c[child].key {
+			return
 		}
-		h[i] = h[lowest]
-		i = lowest
+		c[i], c[child] = c[child], c[i]
+		i = child
 	}
-	h[i] = c
 }
 
 // pick returns the first candidate that has room, and adds one task to its key. It removes the
 // candidates without room that it meets. It returns nil if no candidate is left.
-func (h *heap) pick(rev *revision) *node {
-	for len(*h) > 0 {
-		top := &(*h)[0]
+func (c *candidates) pick(rev *revision) *node {
+	for len(*c) > 0 {
+		top := &(*c)[0]
 		if rev.checkRoom(top.node, serviceCountOf(top.key)) == fits {
 			n := top.node
 			top.key += oneMoreTask
-			h.siftDown(0)
+			c.siftDown(0)
 			return n
 		}
-		last := len(*h) - 1
-		(*h)[0] = (*h)[last]
-		*h = (*h)[:last]
-		if last > 0 {
-			h.siftDown(0)
-		}
+		last := len(*c) - 1
+		(*c)[0] = (*c)[last]
+		*c = (*c)[:last]
+		c.siftDown(0)
 	}
 	return nil
 }

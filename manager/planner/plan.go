@@ -39,13 +39,13 @@ const groupSize = 1024
 // for the deadlines that Due and Next read.
 func (p *State) Plan(services []string, now time.Time) Result {
 	p.sortNodes()
-	r := &run{state: p, now: now, nowpb: timestamppb.New(now), views: p.scratch.views, newTasks: p.scratch.newTasks, placements: p.scratch.placements}
+	r := &run{state: p, now: now, nowpb: timestamppb.New(now), views: p.scratch.views}
 	for _, s := range p.byPriority(services) {
 		r.planService(s)
 	}
 	r.planIngress()
 	r.undoPlan()
-	p.scratch.views, p.scratch.newTasks, p.scratch.placements = recycle(r.views), recycle(r.newTasks), recycle(r.placements)
+	p.scratch.views = recycle(r.views)
 	return Result{Groups: r.groups, Next: p.nextDeadline()}
 }
 
@@ -131,7 +131,7 @@ func (r *run) wakeAt(at time.Time) {
 // outdated tasks, and places tasks on nodes.
 func (r *run) planService(s *service) {
 	r.service, r.current, r.deadline = s, s.current(), time.Time{}
-	r.views, r.newTasks, r.deleted = recycle(r.views), recycle(r.newTasks), nil
+	r.views, r.newTasks, r.deleted = recycle(r.views), nil, nil
 	r.serviceCopy, r.firstPlacement, r.noImageRevision = nil, len(r.placements), nil
 	r.missingSlots, r.waiting = 0, s.waiting
 	r.out.reset()

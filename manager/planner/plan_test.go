@@ -410,14 +410,9 @@ func TestPlan_ScratchHoldsNothing(t *testing.T) {
 			t.Fatalf("slot %v of a removed task is kept", v.slot.key)
 		}
 	}
-	for _, w := range spare.newTasks[:cap(spare.newTasks)] {
-		if w.revision != nil {
-			t.Fatalf("a revision is kept for slot %v", w.key)
-		}
-	}
-	for _, tk := range spare.placements[:cap(spare.placements)] {
-		if tk.revision != nil {
-			t.Fatal("a revision is kept for a placement")
+	for _, c := range spare.candidates[:cap(spare.candidates)] {
+		if c.node != nil {
+			t.Fatalf("node %s is kept", c.node.id)
 		}
 	}
 }
