@@ -9,239 +9,154 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// A task's addresses are claimed in the group that places the task. They are released after the
-// task has ended. The row of an ended task still shows them, although another task may hold them by
-// then. A task on a node that is down keeps its addresses, because it may still run.
-
-// network is one network: its subnets, the allocated addresses, and the addresses allocated last.
-type network struct {
-	id        string
-	row       *swarmv1.Network // nil: deleted, or not arrived yet
-	subnets   ipam.Subnets
-	allocated ipam.Set
-	cursor    map[string]netip.Addr // the address allocated last, by family
-	// exhausted is why the current plan finds no free address; nil: it has not found that. It holds
-	// for the whole plan, because addresses become free only by a commit.
-	exhausted *explanation
-}
-
-// network returns the entry of a network, and adds one if there is none.
-func (p *State) network(id string) *network {
-	n := p.networks[id]
-	if n == nil {
-		n = &network{id: id, cursor: map[string]netip.Addr{}}
-		p.networks[id] = n
-	}
-	return n
-}
-
-// forgetNetwork drops the entry of a network that no row names any more.
-func (p *State) forgetNetwork(n *network) {
-	if n.row == nil && len(n.cursor) == 0 && n.allocated.Len() == 0 {
-		delete(p.networks, n.id)
-	}
-}
-
-// foldNetwork applies the change of a network row.
-func (p *State) foldNetwork(row *swarmv1.Network, deleted bool) {
-	n := p.network(row.GetId())
-	n.row, n.subnets = nil, nil
-	if !deleted {
-		// The control API stores valid subnets only. A network with invalid ones has no addresses.
-		n.subnets, _ = ipam.ParseSubnets(row.GetIpam())
-		n.row = row
-	}
-	if row.GetSpec().GetIngress() {
-		p.ingress, p.ingressDirty = n, true
-		if deleted {
-			p.ingress = nil
-		}
-	}
-	p.retryWaiting = true // tasks may have waited for the network
-	p.forgetNetwork(n)
-}
-
-// foldAddressClaim applies the change of an address claim.
-func (p *State) foldAddressClaim(c *swarmv1.Claim, id string, a netip.Addr, deleted bool) {
-	n := p.network(id)
-	node, ofNode := ipam.NodeOwner(c.GetOwner())
-	if deleted {
-		n.allocated.Remove(a)
-		p.retryWaiting = true
-		p.forgetNetwork(n)
-	} else {
-		n.allocated.Add(a)
-	}
-	if !ofNode {
-		return
-	}
-	p.ingressDirty = true
-	if deleted {
-		if p.ingressClaims[node]--; p.ingressClaims[node] == 0 {
-			delete(p.ingressClaims, node)
-		}
-	} else {
-		p.ingressClaims[node]++
-	}
-}
-
-// foldCursor applies the change of a cursor: a claim whose owner is the last allocated address.
-func (p *State) foldCursor(c *swarmv1.Claim, id, family string, deleted bool) {
-	n := p.network(id)
-	a, err := netip.ParseAddr(c.GetOwner())
-	if deleted || err != nil {
-		delete(n.cursor, family)
-		p.forgetNetwork(n)
-		return
-	}
-	n.cursor[family] = a
-}
-
-// addNetworks sets the networks of the revision, and the addresses requested on them.
-func (r *revision) addNetworks(list []*swarmv1.NetworkAttachmentConfig) {
-	for _, use := range list {
-		r.networks = append(r.networks, &swarmv1.NetworkAttachment{NetworkId: use.GetTarget(), Aliases: use.GetAliases(), DriverOpts: use.GetDriverOpts()})
-		r.needsAddress = r.needsAddress || !spec.LocalNetwork(use.GetTarget())
-		var requested []netip.Addr
-		for _, text := range use.GetAddresses() {
-			if a, err := ipam.ParseAddr(text); err == nil {
-				requested = append(requested, a)
-			}
-		}
-		r.requestedAddrs = append(r.requestedAddrs, requested)
-	}
-}
-
-// networkAddr is an address in a subnet of a network.
-type networkAddr struct {
+// Address is a free address in a subnet of a network, which a Draft has found.
+type Address struct {
 	network *network
 	subnet  ipam.Subnet
 	addr    netip.Addr
 }
 
-// pickAddresses sets candidates to addresses for one more task of the revision. assignAddresses
-// then allocates them. It returns an explanation if an address is missing.
-func (r *run) pickAddresses(rev *revision) *explanation {
-	r.candidates = r.candidates[:0]
+// NetworkID returns the id of the address's network.
+func (a Address) NetworkID() string { return a.network.id }
+
+// Key returns the key of the claim of the address.
+func (a Address) Key() string { return ipam.Key(a.network.id, a.addr) }
+
+// Prefix returns the address with the length of its subnet's prefix: "10.0.1.2/24".
+func (a Address) Prefix() string { return a.subnet.WithPrefix(a.addr) }
+
+// addressDraft is the part of a Draft that concerns addresses.
+type addressDraft struct {
+	found     []Address // the result of the last search
+	allocated []Address
+	// moved holds, for each cursor that moved since MovedCursors was called, one of the addresses
+	// that moved it. saved holds the cursors as they were before the draft.
+	moved, saved []Address
+	exhausted    []*network
+}
+
+// FindAddresses returns free addresses for one more task of the revision: one in each subnet of each
+// of its networks that is not local to a node, in that order. The caller then allocates them. The
+// slice is valid until the next search. If an address is missing, problem says why, for the user.
+func (d *Draft) FindAddresses(rev *revision) (found []Address, problem string) {
+	d.found = d.found[:0]
 	if !rev.needsAddress {
-		return nil
+		return nil, ""
 	}
 	for i, use := range rev.networks {
 		if spec.LocalNetwork(use.GetNetworkId()) {
 			continue
 		}
-		n := r.state.networks[use.GetNetworkId()]
+		n := d.state.networks[use.GetNetworkId()]
 		if n == nil || n.row == nil {
-			return noAddress("network " + use.GetNetworkId() + " was removed: remove it from the service, or create it again and add it to the service")
+			return nil, "network " + use.GetNetworkId() + " was removed: remove it from the service, or create it again and add it to the service"
 		}
 		for _, s := range n.subnets {
-			if v := r.pickAddress(n, s, rev.requestedAddrs[i]); v != nil {
-				return v
+			if problem := d.findAddress(n, s, rev.requestedAddrs[i]); problem != "" {
+				return nil, problem
 			}
 		}
 	}
-	return nil
+	return d.found, ""
 }
 
-// pickAddress adds an address of one subnet to candidates: a requested one, or else the next
-// free one.
-func (r *run) pickAddress(n *network, s ipam.Subnet, requested []netip.Addr) *explanation {
+// findAddress adds an address of one subnet to found: a requested one, or else the next free one.
+func (d *Draft) findAddress(n *network, s ipam.Subnet, requested []netip.Addr) (problem string) {
 	name := n.row.GetSpec().GetName()
 	if i := slices.IndexFunc(requested, s.Prefix().Contains); i >= 0 {
 		if n.allocated.Has(requested[i]) {
-			return noAddress("network " + name + ": requested address " + requested[i].String() + " is in use: request another one")
+			return "network " + name + ": requested address " + requested[i].String() + " is in use: request another one"
 		}
-		r.candidates = append(r.candidates, networkAddr{n, s, requested[i]})
-		return nil
+		d.found = append(d.found, Address{n, s, requested[i]})
+		return ""
 	}
-	if n.exhausted != nil {
+	if n.exhausted != "" {
 		return n.exhausted
 	}
 	a, ok := s.Next(n.cursor[s.Family()], &n.allocated)
 	if !ok {
-		n.exhausted = noAddress(ipam.FullMessage(name, s, n.allocated.CountIn(s)))
-		r.exhausted = append(r.exhausted, n)
+		n.exhausted = ipam.FullMessage(name, s, n.allocated.CountIn(s))
+		d.exhausted = append(d.exhausted, n)
 		return n.exhausted
 	}
-	r.candidates = append(r.candidates, networkAddr{n, s, a})
-	return nil
+	d.found = append(d.found, Address{n, s, a})
+	return ""
 }
 
-// noAddress returns the explanation of a task that waits for an address.
-func noAddress(why string) *explanation {
-	return &explanation{err: why, unplaced: &swarmv1.Unplaced{Refusals: []*swarmv1.Refusal{{Filter: "address", Reason: why}}}}
-}
-
-// assignAddresses allocates the candidates to the task with the given id, and returns the task's
-// network attachments.
-func (r *run) assignAddresses(rev *revision, id string) []*swarmv1.NetworkAttachment {
-	if len(r.candidates) == 0 {
-		return rev.networks
-	}
-	out := make([]*swarmv1.NetworkAttachment, len(rev.networks))
-	remaining := r.candidates
-	for i, use := range rev.networks {
-		out[i] = use
-		if len(remaining) == 0 || remaining[0].network.id != use.GetNetworkId() {
-			continue
-		}
-		out[i] = &swarmv1.NetworkAttachment{NetworkId: use.GetNetworkId(), Aliases: use.GetAliases(), DriverOpts: use.GetDriverOpts()}
-		for len(remaining) > 0 && remaining[0].network.id == use.GetNetworkId() {
-			out[i].Addresses = append(out[i].Addresses, remaining[0].subnet.WithPrefix(remaining[0].addr))
-			r.allocate(remaining[0], ipam.OwnerTask+id)
-			remaining = remaining[1:]
+// FindNodeAddresses returns free addresses on the ingress network for the subnets in which the node
+// has none. In every subnet the node gets the same host number if that is free. The slice is valid
+// until the next search. ok is false if a subnet has no free address. There must be an ingress
+// network.
+func (d *Draft) FindNodeAddresses(n *node) (found []Address, ok bool) {
+	d.found = d.found[:0]
+	in := d.state.ingress
+	has := map[string]netip.Addr{}
+	for _, c := range d.state.claims[n.id] {
+		if network, a, ok := ipam.ParseKey(c.GetKey()); ok && network == in.id {
+			if s, ok := in.subnets.Containing(a); ok {
+				has[s.Family()] = a
+			}
 		}
 	}
-	return out
+	var number uint64
+	for i, s := range in.subnets {
+		a, ok := has[s.Family()]
+		if !ok {
+			if a, ok = s.Host(number); i == 0 || !ok || in.allocated.Has(a) {
+				if a, ok = s.Next(in.cursor[s.Family()], &in.allocated); !ok {
+					return nil, false
+				}
+			}
+			d.found = append(d.found, Address{in, s, a})
+		}
+		if i == 0 {
+			number = s.HostNumber(a)
+		}
+	}
+	return d.found, true
 }
 
-// allocate claims an address for an owner. For the rest of the plan it counts as allocated.
-func (r *run) allocate(s networkAddr, owner string) {
-	s.network.allocated.Add(s.addr)
-	r.allocated = append(r.allocated, s)
-	r.out.claim(ipam.Key(s.network.id, s.addr), owner)
-	r.advanceCursor(s)
-}
-
-// advanceCursor moves the cursor of the network to the address.
-func (r *run) advanceCursor(s networkAddr) {
-	family := s.subnet.Family()
-	i := slices.IndexFunc(r.savedCursors, func(o networkAddr) bool { return o.network == s.network && o.subnet.Family() == family })
-	if i < 0 {
-		// undoAddresses needs the cursor as it was before the plan
-		r.savedCursors = append(r.savedCursors, networkAddr{s.network, s.subnet, s.network.cursor[family]})
+// Allocate counts the address as allocated for the rest of the draft, and moves the cursor of its
+// network there. The caller writes the claim.
+func (d *Draft) Allocate(a Address) {
+	a.network.allocated.Add(a.addr)
+	d.allocated = append(d.allocated, a)
+	family := a.subnet.Family()
+	same := func(o Address) bool { return o.network == a.network && o.subnet.Family() == family }
+	if !slices.ContainsFunc(d.saved, same) {
+		d.saved = append(d.saved, Address{a.network, a.subnet, a.network.cursor[family]})
 	}
-	s.network.cursor[family] = s.addr
-	if !slices.ContainsFunc(r.changedCursors, func(o networkAddr) bool { return o.network == s.network && o.subnet.Family() == family }) {
-		r.changedCursors = append(r.changedCursors, s)
+	a.network.cursor[family] = a.addr
+	if !slices.ContainsFunc(d.moved, same) {
+		d.moved = append(d.moved, a)
 	}
 }
 
-// writeCursors writes the cursors that moved for the service's addresses. Their writes have no
-// precondition, because a wrong cursor does no harm: it says only where the search for a free
-// address begins.
-func (r *run) writeCursors() {
-	r.out.atom = len(r.views) + 1 + len(r.newTasks)
-	for _, s := range r.changedCursors {
-		r.out.put(&swarmv1.Claim{Key: ipam.CursorKey(s.network.id, s.subnet), Owner: s.network.cursor[s.subnet.Family()].String()})
+// MovedCursors returns the rows of the cursors that moved since it was called the last time. They
+// need no precondition, because a wrong cursor does no harm: it says only where the search for a
+// free address begins.
+func (d *Draft) MovedCursors() []*swarmv1.Claim {
+	var rows []*swarmv1.Claim
+	for _, a := range d.moved {
+		rows = append(rows, &swarmv1.Claim{Key: ipam.CursorKey(a.network.id, a.subnet), Owner: a.network.cursor[a.subnet.Family()].String()})
 	}
-	r.changedCursors = r.changedCursors[:0]
+	d.moved = d.moved[:0]
+	return rows
 }
 
-// undoAddresses takes back the addresses and cursors of this plan, so that the state matches the
-// store again.
-func (r *run) undoAddresses() {
-	for _, s := range r.allocated {
-		s.network.allocated.Remove(s.addr)
+// undoAddresses takes back the addresses and cursors of the draft.
+func (d *Draft) undoAddresses() {
+	for _, a := range d.allocated {
+		a.network.allocated.Remove(a.addr)
 	}
-	for _, s := range r.savedCursors {
-		if s.addr.IsValid() {
-			s.network.cursor[s.subnet.Family()] = s.addr
+	for _, a := range d.saved {
+		if a.addr.IsValid() {
+			a.network.cursor[a.subnet.Family()] = a.addr
 		} else {
-			delete(s.network.cursor, s.subnet.Family())
+			delete(a.network.cursor, a.subnet.Family())
 		}
 	}
-	for _, n := range r.exhausted {
-		n.exhausted = nil
+	for _, n := range d.exhausted {
+		n.exhausted = ""
 	}
 }

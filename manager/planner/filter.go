@@ -211,15 +211,9 @@ func (r *revision) shortage(f refusal, n *node) int64 {
 	return 0
 }
 
-// explanation tells the user why no node takes a task.
-type explanation struct {
-	err      string
-	unplaced *swarmv1.Unplaced
-}
-
 // explain runs the filters on all given nodes and counts the refusals. As the nearest miss it
 // reports the node that passed most filters; among equals, the node with the smallest shortage.
-func (r *revision) explain(nodes []*node, count func(*node) uint64, noImage map[*node]*task) explanation {
+func (r *revision) explain(nodes []*node, count func(*node) uint64, noImage map[*node]*task) *Explanation {
 	var tally [refusals]uint32
 	var nearest *node
 	var missed refusal
@@ -234,17 +228,17 @@ func (r *revision) explain(nodes []*node, count func(*node) uint64, noImage map[
 		}
 	}
 	words := phrases(nodes)
-	v := explanation{err: summary(tally, words), unplaced: &swarmv1.Unplaced{}}
+	v := &Explanation{Err: summary(tally, words), Unplaced: &swarmv1.Unplaced{}}
 	for f, n := range tally {
 		if n > 0 {
-			v.unplaced.Refusals = append(v.unplaced.Refusals, &swarmv1.Refusal{Filter: filters[f].name, Nodes: n, Reason: phrase(words(refusal(f)), n)})
+			v.Unplaced.Refusals = append(v.Unplaced.Refusals, &swarmv1.Refusal{Filter: filters[f].name, Nodes: n, Reason: phrase(words(refusal(f)), n)})
 		}
 	}
-	slices.SortStableFunc(v.unplaced.Refusals, func(a, b *swarmv1.Refusal) int { return cmp.Compare(b.GetNodes(), a.GetNodes()) })
+	slices.SortStableFunc(v.Unplaced.Refusals, func(a, b *swarmv1.Refusal) int { return cmp.Compare(b.GetNodes(), a.GetNodes()) })
 	if nearest != nil {
-		v.unplaced.Nearest = nearest.name() + ": " + r.describeRefusal(missed, nearest, count(nearest))
+		v.Unplaced.Nearest = nearest.name() + ": " + r.describeRefusal(missed, nearest, count(nearest))
 		if missed == refusedImage {
-			v.unplaced.Nearest = nearest.name() + ": " + noImage[nearest].status.GetErr()
+			v.Unplaced.Nearest = nearest.name() + ": " + noImage[nearest].status.GetErr()
 		}
 	}
 	return v

@@ -214,7 +214,7 @@ func (p *State) counters() string {
 	}
 	for _, id := range slices.Sorted(maps.Keys(p.networks)) {
 		n := p.networks[id]
-		fmt.Fprintf(&b, "network %s allocated %d cursor %v exhausted %v\n", id, n.allocated.Len(), n.cursor, n.exhausted != nil)
+		fmt.Fprintf(&b, "network %s allocated %d cursor %v exhausted %v\n", id, n.allocated.Len(), n.cursor, n.exhausted != "")
 	}
 	fmt.Fprintf(&b, "tasks %d early %d claims %d endpoints %d waiting %d\n", len(p.tasks), len(p.unmatchedStatuses), len(p.claims), len(p.endpoints), len(p.waiting))
 	return b.String()

@@ -1,12 +1,5 @@
 package planner
 
-// extraReservation is what a running task reserves on its node in addition, after it has moved to
-// another revision.
-type extraReservation struct {
-	node        *node
-	cpu, memory int64
-}
-
 // applyLimits moves tasks that differ from the current revision only in limits and reservations to
 // that revision. Their workers then change the running containers. A task whose node cannot hold
 // the additional reservation keeps its revision and stays outdated. So does a task that no node has
@@ -24,13 +17,9 @@ func (r *run) applyLimits() {
 			}
 			continue
 		}
-		more := extraReservation{t.node, max(0, r.current.need.cpu-t.revision.need.cpu), max(0, r.current.need.memory-t.revision.need.memory)}
-		if t.reserves && !t.node.hasRoomFor(more) {
+		if !r.draft.Resize(t, r.current) {
 			continue
 		}
-		t.node.reserved.cpu += more.cpu
-		t.node.reserved.memory += more.memory
-		r.extras = append(r.extras, more)
 		r.out.atom = i + 1
 		r.out.edit(t).Revision = r.current.row.GetNumber()
 		v.limitsChanged = true
@@ -41,12 +30,6 @@ func (r *run) applyLimits() {
 // reservations.
 func (r *run) limitsDiffer(t *task) bool {
 	return t.revision.row != nil && t.revision.template() == r.current.template() && t.revision.limits != r.current.limits && !t.ended()
-}
-
-// hasRoomFor says whether the node has room for the additional reservation.
-func (n *node) hasRoomFor(more extraReservation) bool {
-	return (more.cpu == 0 || n.reserved.cpu+more.cpu <= n.capacity.cpu) &&
-		(more.memory == 0 || n.reserved.memory+more.memory <= n.capacity.memory)
 }
 
 // outdated says whether t must be replaced so that the slot is of the current revision. t is the
@@ -61,12 +44,4 @@ func (r *run) outdated(v *view, t *task) bool {
 		return true
 	}
 	return r.limitsDiffer(t)
-}
-
-// undoLimits takes back the additional reservations of applyLimits.
-func (r *run) undoLimits() {
-	for _, m := range r.extras {
-		m.node.reserved.cpu -= m.cpu
-		m.node.reserved.memory -= m.memory
-	}
 }

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
+	"swarm/internal/ipam"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -22,33 +23,6 @@ type newTask struct {
 	restarts       *swarmv1.RestartHistory
 	replaceReason  string
 	atom           int // atom of the slot's other changes; 0: there are none
-}
-
-// placement is one placement of this plan.
-type placement struct {
-	node     *node
-	revision *revision
-}
-
-// stoppingTask is a task that this plan stops. Placement does not count it on its node.
-type stoppingTask struct {
-	service *service
-	node    *node
-}
-
-// noteStopping subtracts the task from the task counts of its node, because this plan stops it.
-func (r *run) noteStopping(t *task) {
-	if t.counted {
-		t.service.tasksOnNode[t.node]--
-		t.node.taskCount--
-		r.stopping = append(r.stopping, stoppingTask{t.service, t.node})
-	}
-}
-
-// genericAlloc holds the generic resources of one placement.
-type genericAlloc struct {
-	node    *node
-	generic []*swarmv1.GenericResource
 }
 
 // placeTasks finds nodes for tasks: first for the tasks that waited already, then for the new ones.
@@ -71,10 +45,6 @@ func (r *run) placeTasks() {
 		r.createTask(w, len(r.newTasks)-i)
 	}
 	r.createMissing()
-	for _, p := range r.placers {
-		r.state.scratch.candidates = recycle(p.root.nodes)
-	}
-	r.placers = r.placers[:0]
 }
 
 // maxWaiting limits the tasks of a service that exist without a node. More missing slots are only
@@ -101,22 +71,22 @@ func (r *run) placeWaiting(t *task) {
 	if r.inFuture(r.state.startAfter(t)) {
 		return
 	}
-	n, why := r.findNode(t.revision, t.node)
-	if n == nil {
-		if t.status == nil || t.status.GetErr() == why.err && t.status.GetUnplaced().EqualVT(why.unplaced) {
-			return
-		}
-		st := r.out.editStatus(t)
-		st.State, st.Timestamp, st.Err, st.Unplaced = swarmv1.TaskState_PENDING, r.nowpb, why.err, why.unplaced
-		return
-	}
 	if t.status == nil {
 		return // the status has not arrived yet
 	}
+	n, addrs, why := r.findNode(t.revision, t.node)
+	if n == nil {
+		if t.status.GetErr() == why.Err && t.status.GetUnplaced().EqualVT(why.Unplaced) {
+			return
+		}
+		st := r.out.editStatus(t)
+		st.State, st.Timestamp, st.Err, st.Unplaced = swarmv1.TaskState_PENDING, r.nowpb, why.Err, why.Unplaced
+		return
+	}
 	r.waiting--
 	row := r.out.edit(t)
-	row.NodeId, row.AssignedGenericResources = n.id, r.reserve(t.revision, n)
-	row.Networks = r.assignAddresses(t.revision, t.id)
+	row.NodeId, row.AssignedGenericResources = n.id, r.draft.Place(t.revision, n)
+	row.Networks = r.assignAddresses(t.revision, addrs, t.id)
 	r.claimPorts(t.revision, n, t.id)
 	st := r.out.editStatus(t)
 	st.State, st.Timestamp, st.Message, st.Err, st.Unplaced = swarmv1.TaskState_ASSIGNED, r.nowpb, messageAssigned, "", nil
@@ -133,9 +103,10 @@ const (
 // are likely to be created, including this one.
 func (r *run) createTask(w *newTask, remaining int) bool {
 	var n *node
-	var why explanation
+	var addrs []Address
+	why := &Explanation{}
 	if !w.delayPlacement || !r.inFuture(w.startAfter) {
-		n, why = r.findNode(w.revision, w.node)
+		n, addrs, why = r.findNode(w.revision, w.node)
 	}
 	if n == nil {
 		if r.waiting++; r.waiting > maxWaiting && w.key.number > 0 && w.replaces == "" {
@@ -156,12 +127,12 @@ func (r *run) createTask(w *newTask, remaining int) bool {
 	}
 	st.TaskId, st.Timestamp = w.id, r.nowpb
 	if n == nil {
-		st.State, st.Message, st.Err, st.Unplaced = swarmv1.TaskState_PENDING, w.message(messagePending), why.err, why.unplaced
+		st.State, st.Message, st.Err, st.Unplaced = swarmv1.TaskState_PENDING, w.message(messagePending), why.Err, why.Unplaced
 		return true
 	}
-	row.NodeId, row.AssignedGenericResources = n.id, r.reserve(w.revision, n)
+	row.NodeId, row.AssignedGenericResources = n.id, r.draft.Place(w.revision, n)
 	st.State, st.Message = swarmv1.TaskState_ASSIGNED, w.message(messageAssigned)
-	row.Networks = r.assignAddresses(w.revision, w.id)
+	row.Networks = r.assignAddresses(w.revision, addrs, w.id)
 	r.claimPorts(w.revision, n, w.id)
 	return true
 }
@@ -191,105 +162,53 @@ func (r *run) claimPorts(rev *revision, n *node, id string) {
 	}
 }
 
-// findNode returns the node for one more task of the revision, or an explanation if there is none.
-// It also chooses the task's addresses. If only is not nil, no other node is considered.
-func (r *run) findNode(rev *revision, only *node) (*node, explanation) {
-	if why := r.pickAddresses(rev); why != nil {
-		return nil, *why
+// findNode returns the node for one more task of the revision and the task's addresses, or an
+// explanation if there is no such node or address. If only is not nil, no other node is considered.
+func (r *run) findNode(rev *revision, only *node) (*node, []Address, *Explanation) {
+	addrs, problem := r.draft.FindAddresses(rev)
+	if problem != "" {
+		return nil, nil, NoAddress(problem)
 	}
-	if only != nil {
-		if rev.checkNode(only, r.tasksOn(rev, only), r.nodesWithoutImage(rev)) == fits {
-			return only, explanation{}
+	n, why := r.finder.Find(rev, only)
+	if why != nil && !why.RetryAt.IsZero() {
+		r.wakeAt(why.RetryAt)
+	}
+	return n, addrs, why
+}
+
+// assignAddresses claims the addresses for the task with the given id, and returns the task's
+// network attachments.
+func (r *run) assignAddresses(rev *revision, addrs []Address, id string) []*swarmv1.NetworkAttachment {
+	if len(addrs) == 0 {
+		return rev.networks
+	}
+	out := make([]*swarmv1.NetworkAttachment, len(rev.networks))
+	for i, use := range rev.networks {
+		out[i] = use
+		if len(addrs) == 0 || addrs[0].NetworkID() != use.GetNetworkId() {
+			continue
 		}
-		return nil, r.explain(rev, []*node{only})
-	}
-	p := r.placer(rev)
-	if n := p.pick(); n != nil {
-		return n, explanation{}
-	}
-	if p.explanation == nil {
-		v := r.explain(rev, r.state.nodeOrder)
-		p.explanation = &v
-	}
-	return nil, *p.explanation
-}
-
-// explain is revision.explain with the data of this plan. If nodes could not get the image, the
-// service becomes due when the first of them may be tried again.
-func (r *run) explain(rev *revision, nodes []*node) explanation {
-	noImage := r.nodesWithoutImage(rev)
-	for _, t := range noImage {
-		r.wakeAt(r.state.reportedAt(t).Add(imageRetry))
-	}
-	return rev.explain(nodes, func(n *node) uint64 { return r.tasksOn(rev, n) }, noImage)
-}
-
-// tasksOn returns how many tasks of the service should run on the node, including the placements of
-// this plan. Only max_replicas needs the number; without that limit it returns 0.
-func (r *run) tasksOn(rev *revision, n *node) uint64 {
-	if rev.maxReplicas == 0 {
-		return 0
-	}
-	count := r.service.tasksOnNode[n]
-	for i := r.firstPlacement; i < len(r.placements); i++ {
-		if r.placements[i].node == n {
-			count++
+		out[i] = &swarmv1.NetworkAttachment{NetworkId: use.GetNetworkId(), Aliases: use.GetAliases(), DriverOpts: use.GetDriverOpts()}
+		for len(addrs) > 0 && addrs[0].NetworkID() == use.GetNetworkId() {
+			out[i].Addresses = append(out[i].Addresses, addrs[0].Prefix())
+			r.allocate(addrs[0], ipam.OwnerTask+id)
+			addrs = addrs[1:]
 		}
 	}
-	return uint64(count)
+	return out
 }
 
-// placer returns the service's placer for a revision. A plan has two of them only if it replaces
-// tasks while an update is paused.
-func (r *run) placer(rev *revision) *placer {
-	for _, p := range r.placers {
-		if p.revision == rev {
-			return p
-		}
-	}
-	p := r.newPlacer(rev)
-	r.placers = append(r.placers, p)
-	return p
+// allocate claims an address for an owner.
+func (r *run) allocate(a Address, owner string) {
+	r.draft.Allocate(a)
+	r.out.claim(a.Key(), owner)
 }
 
-// reserve records a placement of the revision on the node, and returns the generic resources of the
-// task.
-func (r *run) reserve(rev *revision, n *node) []*swarmv1.GenericResource {
-	generic := n.allocateGeneric(rev.generic)
-	n.reserved.cpu += rev.need.cpu
-	n.reserved.memory += rev.need.memory
-	n.reserved.addGeneric(generic)
-	n.taskCount++
-	for _, port := range rev.ports {
-		n.claimPort(port)
+// writeCursors writes the cursors that moved for the addresses of this group.
+func (r *run) writeCursors() {
+	for _, c := range r.draft.MovedCursors() {
+		r.out.put(c)
 	}
-	r.placements = append(r.placements, placement{n, rev})
-	if generic != nil {
-		r.genericAllocs = append(r.genericAllocs, genericAlloc{n, generic})
-	}
-	return generic
-}
-
-// undoPlan takes back all that this plan has counted, so that the state matches the store again.
-func (r *run) undoPlan() {
-	for i := range r.placements {
-		t := &r.placements[i]
-		t.node.reserved.cpu -= t.revision.need.cpu
-		t.node.reserved.memory -= t.revision.need.memory
-		t.node.taskCount--
-		for _, port := range t.revision.ports {
-			delete(t.node.ports, port)
-		}
-	}
-	for _, g := range r.genericAllocs {
-		g.node.reserved.dropGeneric(g.generic)
-	}
-	for _, l := range r.stopping {
-		l.service.tasksOnNode[l.node]++
-		l.node.taskCount++
-	}
-	r.undoLimits()
-	r.undoAddresses()
 }
 
 func timestampOf(t time.Time) *timestamppb.Timestamp {

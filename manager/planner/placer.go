@@ -3,7 +3,6 @@ package planner
 import (
 	"cmp"
 	"slices"
-	"time"
 )
 
 // placer finds nodes for the tasks of one revision, one task after the other. newPlacer collects
@@ -12,7 +11,7 @@ import (
 type placer struct {
 	revision    *revision
 	root        *branch
-	explanation *explanation // why no node takes a task; nil: not computed yet
+	explanation *Explanation // why no node takes a task; nil: not computed yet
 	path        []*branch
 }
 
@@ -28,16 +27,19 @@ type branch struct {
 
 // newPlacer returns a placer with all nodes that take new tasks and match the revision. Room is not
 // checked yet.
-func (r *run) newPlacer(rev *revision) *placer {
+func (f *Finder) newPlacer(rev *revision) *placer {
 	p := &placer{revision: rev, root: &branch{}}
-	failing := r.recentFailures(rev)
-	placed := r.placedByPlan()
-	noImage := r.nodesWithoutImage(rev)
-	hasTasks := len(r.service.tasksOnNode) > 0 || len(placed) > 0
-	if len(rev.spread) == 0 {
-		p.root.nodes, r.state.scratch.candidates = slices.Grow(r.state.scratch.candidates, len(r.state.nodeOrder)), nil
+	failing := f.recentFailures(rev)
+	noImage := f.nodesWithoutImage(rev)
+	found := map[*node]int{} // tasks of the service that this plan has placed already
+	for _, n := range f.found {
+		found[n]++
 	}
-	for _, c := range r.state.classes {
+	hasTasks := len(f.service.tasksOnNode) > 0 || len(found) > 0
+	if len(rev.spread) == 0 {
+		p.root.nodes, f.spare = slices.Grow(f.spare, len(f.state.nodeOrder)), nil
+	}
+	for _, c := range f.state.classes {
 		if rev.checkClass(c) != fits {
 			continue
 		}
@@ -51,7 +53,7 @@ func (r *run) newPlacer(rev *revision) *placer {
 			}
 			count := 0
 			if hasTasks {
-				count = int(r.service.tasksOnNode[n]) + placed[n]
+				count = int(f.service.tasksOnNode[n]) + found[n]
 			}
 			leaf.nodes = append(leaf.nodes, candidate{n.sortKey(count, failing != nil && failing[n] >= failureThreshold), n})
 			p.root.addTasks(rev, c, count)
@@ -59,42 +61,6 @@ func (r *run) newPlacer(rev *revision) *placer {
 	}
 	p.root.build()
 	return p
-}
-
-// placedByPlan counts, by node, the tasks of the service that this plan has already placed.
-func (r *run) placedByPlan() map[*node]int {
-	if r.firstPlacement == len(r.placements) {
-		return nil
-	}
-	placed := map[*node]int{}
-	for _, t := range r.placements[r.firstPlacement:] {
-		placed[t.node]++
-	}
-	return placed
-}
-
-// A node is used only if no other node has room once failureThreshold tasks of the revision have
-// failed on it within failureWindow. Docker's threshold is 5, but Docker's restart delay does not
-// grow.
-const (
-	failureThreshold = 3
-	failureWindow    = 5 * time.Minute
-)
-
-// recentFailures counts, by node, the tasks of the revision that failed within failureWindow.
-func (r *run) recentFailures(rev *revision) map[*node]int {
-	if r.service.failed == 0 {
-		return nil
-	}
-	failing := map[*node]int{}
-	for _, s := range r.service.slotList {
-		for _, t := range s.tasks {
-			if t.failed && t.node != nil && t.revision == rev && r.now.Sub(r.state.reportedAt(t)) < failureWindow {
-				failing[t.node]++
-			}
-		}
-	}
-	return failing
 }
 
 // child returns the branch for a value, and adds one if there is none.
@@ -188,6 +154,20 @@ type candidate struct {
 // has no effect. It is not container/heap, because the calls through an interface cost 13% of the
 // CPU time of BenchmarkPlacement/100k_1k: 68 ms instead of 60 ms.
 type candidates []candidate
+
+// maxSpare is the capacity of the largest slice that is kept for the next plan. A plan that needs a
+// larger slice takes longer than the allocation of that slice.
+const maxSpare = 4096
+
+// recycle returns the memory of c, empty. It clears the elements, because they would keep removed
+// nodes in memory.
+func (c candidates) recycle() candidates {
+	if cap(c) > maxSpare {
+		return nil
+	}
+	clear(c[:cap(c)])
+	return c[:0]
+}
 
 // order establishes the order of a heap.
 func (c candidates) order() {

@@ -38,13 +38,13 @@ const groupSize = 1024
 // at time now. Ids that are not known are ignored. Later plans see no effect of this call, except
 // for the deadlines that Due and Next read.
 func (p *State) Plan(services []string, now time.Time) Result {
-	p.sortNodes()
-	r := &run{state: p, now: now, nowpb: timestamppb.New(now), views: p.scratch.views}
+	r := &run{state: p, now: now, nowpb: timestamppb.New(now), draft: p.Draft(), finder: p.finder, views: p.scratch.views}
 	for _, s := range p.byPriority(services) {
 		r.planService(s)
 	}
 	r.planIngress()
-	r.undoPlan()
+	r.draft.Undo()
+	r.finder.End()
 	p.scratch.views = recycle(r.views)
 	return Result{Groups: r.groups, Next: p.nextDeadline()}
 }
@@ -81,21 +81,8 @@ type run struct {
 	now    time.Time
 	nowpb  *timestamppb.Timestamp
 	groups []Group
-	// placements are the placements of this plan. Later decisions of the plan count them; undoPlan
-	// takes them back.
-	placements    []placement
-	genericAllocs []genericAlloc
-	stopping      []stoppingTask
-	// extras are the reservations that grow because running tasks move to a revision that reserves
-	// more.
-	extras []extraReservation
-	// allocated are the addresses that this plan hands out. savedCursors are the cursors as they
-	// were before this plan. exhausted are the networks without a free address.
-	allocated, savedCursors []networkAddr
-	exhausted               []*network
-	// candidates are the addresses found for the next task. changedCursors are the cursors that the
-	// service's group writes.
-	candidates, changedCursors []networkAddr
+	draft  *Draft
+	finder *Finder
 
 	// The fields below belong to the service that is being planned.
 	service     *service
@@ -112,12 +99,6 @@ type run struct {
 	missingSlots int
 	nextSlot     uint64
 	waiting      int
-	// firstPlacement is the index in placements at which those of this service begin.
-	firstPlacement int
-	placers        []*placer
-	// noImage is the last result of nodesWithoutImage, which was for noImageRevision.
-	noImageRevision *revision
-	noImage         map[*node]*task
 }
 
 // wakeAt makes the service due again at the given time, or earlier.
@@ -132,7 +113,8 @@ func (r *run) wakeAt(at time.Time) {
 func (r *run) planService(s *service) {
 	r.service, r.current, r.deadline = s, s.current(), time.Time{}
 	r.views, r.newTasks, r.deleted = recycle(r.views), nil, nil
-	r.serviceCopy, r.firstPlacement, r.noImageRevision = nil, len(r.placements), nil
+	r.serviceCopy = nil
+	r.finder.Begin(s, r.now)
 	r.missingSlots, r.waiting = 0, s.waiting
 	r.out.reset()
 	switch {
@@ -154,6 +136,7 @@ func (r *run) planService(s *service) {
 			r.applyActions()
 			r.reap()
 			r.placeTasks()
+			r.out.atom = len(r.views) + 1 + len(r.newTasks)
 			r.writeCursors()
 		}
 	}

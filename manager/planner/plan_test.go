@@ -410,7 +410,7 @@ func TestPlan_ScratchHoldsNothing(t *testing.T) {
 			t.Fatalf("slot %v of a removed task is kept", v.slot.key)
 		}
 	}
-	for _, c := range spare.candidates[:cap(spare.candidates)] {
+	for _, c := range m.state.finder.spare[:cap(m.state.finder.spare)] {
 		if c.node != nil {
 			t.Fatalf("node %s is kept", c.node.id)
 		}

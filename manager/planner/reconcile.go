@@ -218,7 +218,7 @@ func (r *run) removeSlot(s *slot) {
 			r.deleteTask(t)
 		case t.desired() != swarmv1.TaskState_REMOVE:
 			r.out.edit(t).DesiredState = swarmv1.TaskState_REMOVE
-			r.noteStopping(t)
+			r.draft.Stop(t)
 		}
 	}
 }

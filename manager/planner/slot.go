@@ -316,7 +316,7 @@ func (r *run) stopTask(t *task) {
 	case t.wanted():
 		if row := r.out.edit(t); row.GetDesiredState() < swarmv1.TaskState_SHUTDOWN {
 			row.DesiredState = swarmv1.TaskState_SHUTDOWN
-			r.noteStopping(t)
+			r.draft.Stop(t)
 		}
 	}
 }
