@@ -21,6 +21,7 @@ const (
 type plans struct {
 	m       *Manager
 	state   *planner.State
+	planner *planner.Planner
 	watcher *raftstore.Watcher
 	refused int // plans in a row of which nothing was accepted
 }
@@ -29,10 +30,11 @@ type plans struct {
 func (m *Manager) plan(ctx context.Context) error {
 	view, w := m.store.Watch()
 	defer w.Close()
-	p := &plans{m: m, state: planner.New(view), watcher: w}
+	state := planner.NewState(view)
+	p := &plans{m: m, state: state, planner: planner.New(state), watcher: w}
 	for {
 		now := time.Now()
-		res := p.state.Plan(p.state.Due(now), now)
+		res := p.planner.Plan(p.state.Due(now), now)
 		if len(res.Groups) > 0 {
 			if err := p.commit(ctx, res.Groups); err != nil {
 				return err

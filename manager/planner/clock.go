@@ -3,6 +3,7 @@ package planner
 import (
 	"time"
 
+	"swarm/internal/spec"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -41,4 +42,22 @@ func (p *State) startAfter(t *task) time.Time {
 		return latest
 	}
 	return at
+}
+
+// Fenced says whether the lease of a lost node's single-writer tasks has expired, so that the shims
+// have killed them. For a node with a row, the leader has set this in the node's state. A node that
+// was removed may have renewed its lease until this leader saw the removal, so its lease counts from
+// then. If the time at which such a node will be fenced is known, Fenced returns it as at.
+func (p *State) Fenced(n *node, now time.Time) (fenced bool, at time.Time) {
+	switch {
+	case !n.removed():
+		return n.state.GetFenced(), time.Time{}
+	case n.removedAt.IsZero():
+		return false, time.Time{}
+	}
+	at = n.removedAt.Add(max(n.lease, p.lease) + spec.FenceMargin)
+	if at.After(now) {
+		return false, at
+	}
+	return true, time.Time{}
 }

@@ -23,7 +23,7 @@ func (f *Finder) nodesWithoutImage(rev *revision) map[*node]*task {
 		return f.noImage
 	}
 	var noImage map[*node]*task
-	for _, s := range f.service.slotList {
+	for _, s := range f.service.Slots() {
 		for _, t := range s.tasks {
 			if !t.failure() || t.node == nil || !t.rows().LacksImage() || !t.revision.pullsLike(rev) {
 				continue
@@ -57,7 +57,7 @@ func (f *Finder) recentFailures(rev *revision) map[*node]int {
 		return nil
 	}
 	failing := map[*node]int{}
-	for _, s := range f.service.slotList {
+	for _, s := range f.service.Slots() {
 		for _, t := range s.tasks {
 			if t.failure() && t.node != nil && t.revision == rev && f.now.Sub(f.state.reportedAt(t)) < failureWindow {
 				failing[t.node]++
@@ -66,3 +66,6 @@ func (f *Finder) recentFailures(rev *revision) map[*node]int {
 	}
 	return failing
 }
+
+// statusVersion returns the version of the task's status: the index of the log entry that wrote it.
+func statusVersion(t *task) uint64 { return t.status.GetMeta().GetVersion() }

@@ -3,8 +3,8 @@ package planner
 import (
 	"cmp"
 	"fmt"
-	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	"swarm/internal/spec"
@@ -12,7 +12,7 @@ import (
 )
 
 // refusal is why a node does not take a task. The filters run in the order of these constants.
-// checkAvailability, checkClass and matchesNode depend on the rows only, so their results hold for
+// The availability of a node, checkClass and matchesNode depend on the rows only, so their results hold for
 // a whole plan. The result of checkRoom changes with every placement.
 type refusal uint8
 
@@ -32,6 +32,11 @@ const (
 	refusals
 )
 
+// refusalOf maps the availability of a node to a refusal.
+var refusalOf = [...]refusal{
+	available: fits, down: refusedDown, inactive: refusedAvailability, unavailable: refusedUnavailable,
+}
+
 // filters holds the name of every refusal for programs, and the phrase that Docker uses for it.
 var filters = [refusals]struct{ name, phrase string }{
 	refusedDown:         {"down", "%s not available for new tasks"},
@@ -45,19 +50,6 @@ var filters = [refusals]struct{ name, phrase string }{
 	refusedPort:         {"port", "host-mode port already in use on %s"},
 	refusedMaxReplicas:  {"max-replicas", "max replicas per node limit reached on %s"},
 	refusedImage:        {"image", "image not available on %s"},
-}
-
-// checkAvailability says why the node takes no new tasks of any service, or fits.
-func (n *node) checkAvailability() refusal {
-	switch {
-	case n.row == nil || n.state.GetState() != swarmv1.NodeState_READY:
-		return refusedDown
-	case n.row.GetSpec().GetAvailability() != swarmv1.NodeSpec_ACTIVE:
-		return refusedAvailability
-	case n.state.GetDescription().GetUnavailable() != "":
-		return refusedUnavailable
-	}
-	return fits
 }
 
 // matches says whether the node satisfies the constraints and platforms of the revision. These must
@@ -119,8 +111,8 @@ func (r *revision) checkRoom(n *node, count uint64) refusal {
 
 // checkNode runs all filters on one node. noImage holds the nodes that could not get the image.
 func (r *revision) checkNode(n *node, count uint64, noImage map[*node]*task) refusal {
-	if n.refusal != fits {
-		return n.refusal
+	if n.availability != available {
+		return refusalOf[n.availability]
 	}
 	if f := r.checkClass(n.class); f != fits {
 		return f
@@ -249,7 +241,7 @@ func (r *revision) explain(nodes []*node, count func(*node) uint64, noImage map[
 func phrases(nodes []*node) func(refusal) string {
 	detail := ""
 	for _, n := range nodes {
-		if n.refusal == refusedUnavailable {
+		if n.availability == unavailable {
 			short, _, _ := strings.Cut(n.state.GetDescription().GetUnavailable(), ":")
 			detail = ": " + strings.ReplaceAll(short, "%", "%%")
 			break
@@ -300,4 +292,19 @@ func phrase(format string, n uint32) string {
 	return fmt.Sprintf(format, fmt.Sprintf("%d nodes", n))
 }
 
-func sortedKeys[V any](m map[uint64]V) []uint64 { return slices.Sorted(maps.Keys(m)) }
+func cpuText(nano int64) string {
+	s := strconv.FormatFloat(float64(nano)/1e9, 'f', -1, 64)
+	if nano == 1e9 {
+		return s + " CPU"
+	}
+	return s + " CPUs"
+}
+
+func memoryText(b int64) string {
+	units := []string{"B", "KiB", "MiB", "GiB", "TiB"}
+	v, i := float64(max(b, 0)), 0
+	for v >= 1024 && i < len(units)-1 {
+		v, i = v/1024, i+1
+	}
+	return fmt.Sprintf("%.4g %s", v, units[i])
+}

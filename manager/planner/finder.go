@@ -63,7 +63,7 @@ func (f *Finder) find(rev *revision, only *node) (*node, *Explanation) {
 		return n, nil
 	}
 	if p.explanation == nil {
-		p.explanation = f.explain(rev, f.state.nodeOrder)
+		p.explanation = f.explain(rev, f.state.Nodes())
 	}
 	return nil, p.explanation
 }
@@ -74,7 +74,7 @@ func (f *Finder) tasksOn(rev *revision, n *node) uint64 {
 	if rev.maxReplicas == 0 {
 		return 0
 	}
-	count := f.service.tasksOnNode[n]
+	count := f.service.TasksOn(n)
 	for _, o := range f.found {
 		if o == n {
 			count++

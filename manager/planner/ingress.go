@@ -1,9 +1,6 @@
 package planner
 
 import (
-	"maps"
-	"slices"
-
 	"swarm/internal/ipam"
 	"swarm/internal/members"
 )
@@ -12,22 +9,22 @@ import (
 // releases the addresses of nodes that were removed. Traffic between nodes for published ports uses
 // these addresses.
 func (r *run) planIngress() {
-	if !r.state.ingressDue {
+	if !r.state.IngressDue() {
 		return
 	}
-	for _, id := range slices.Sorted(maps.Keys(r.state.ingressClaims)) {
-		if n := r.state.nodes[id]; n == nil || n.removed() {
+	for _, id := range r.state.IngressHolders() {
+		if n := r.state.Node(id); n == nil || n.removed() {
 			r.out.reset()
-			for _, c := range r.state.claims[id] {
+			for _, c := range r.state.Claims(id) {
 				r.out.delete(tableClaim, c.GetKey(), c.GetMeta())
 			}
 			r.groups = append(r.groups, r.out.groups("")...)
 		}
 	}
-	if r.state.ingress == nil {
+	if !r.state.HasIngress() {
 		return
 	}
-	for _, n := range r.state.nodeOrder {
+	for _, n := range r.state.Nodes() {
 		// Anyone with a join token can create as many nodes as the network has addresses, so a
 		// node gets an address only after a host has opened a session.
 		if members.NeverReported(n.state) {

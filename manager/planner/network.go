@@ -24,8 +24,8 @@ type network struct {
 	exhausted string
 }
 
-// network returns the entry of a network, and adds one if there is none.
-func (p *State) network(id string) *network {
+// ensureNetwork returns the entry of a network, and adds one if there is none.
+func (p *State) ensureNetwork(id string) *network {
 	n := p.networks[id]
 	if n == nil {
 		n = &network{id: id, cursor: map[string]netip.Addr{}}
@@ -43,7 +43,7 @@ func (p *State) forgetNetwork(n *network) {
 
 // foldNetwork applies the change of a network row.
 func (p *State) foldNetwork(row *swarmv1.Network, deleted bool) {
-	n := p.network(row.GetId())
+	n := p.ensureNetwork(row.GetId())
 	n.row, n.subnets = nil, nil
 	if !deleted {
 		// The control API stores valid subnets only. A network with invalid ones has no addresses.
@@ -62,7 +62,7 @@ func (p *State) foldNetwork(row *swarmv1.Network, deleted bool) {
 
 // foldAddressClaim applies the change of an address claim.
 func (p *State) foldAddressClaim(c *swarmv1.Claim, id string, a netip.Addr, deleted bool) {
-	n := p.network(id)
+	n := p.ensureNetwork(id)
 	node, ofNode := ipam.NodeOwner(c.GetOwner())
 	if deleted {
 		n.allocated.Remove(a)
@@ -86,7 +86,7 @@ func (p *State) foldAddressClaim(c *swarmv1.Claim, id string, a netip.Addr, dele
 
 // foldCursor applies the change of a cursor: a claim whose owner is the last allocated address.
 func (p *State) foldCursor(c *swarmv1.Claim, id, family string, deleted bool) {
-	n := p.network(id)
+	n := p.ensureNetwork(id)
 	a, err := netip.ParseAddr(c.GetOwner())
 	if deleted || err != nil {
 		delete(n.cursor, family)

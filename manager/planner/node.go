@@ -21,9 +21,9 @@ type node struct {
 	class *class // nil if row is nil
 	// classIndex is the node's index in class.nodes.
 	classIndex int
-	// refusal is why the node takes no new tasks of any service, or fits.
-	refusal refusal
-	index   int // index in State.nodeOrder; placement breaks ties by the lower index
+	// availability says whether the node takes new tasks of any service.
+	availability availability
+	index        int // index in State.nodeOrder; placement breaks ties by the lower index
 
 	capacity resources
 	reserved resources
@@ -40,8 +40,34 @@ type node struct {
 	removedAt time.Time
 }
 
-// node returns the entry of a node, and adds one without a row if there is none.
-func (p *State) node(id string) *node {
+// availability says whether a node takes new tasks, and if not, why.
+type availability uint8
+
+const (
+	// available: the node takes new tasks.
+	available availability = iota
+	// down: the node has no row, or its state is not READY.
+	down
+	// inactive: the user has paused or drained the node.
+	inactive
+	// unavailable: the node has reported that it can run no tasks.
+	unavailable
+)
+
+func (n *node) checkAvailability() availability {
+	switch {
+	case n.row == nil || n.state.GetState() != swarmv1.NodeState_READY:
+		return down
+	case n.row.GetSpec().GetAvailability() != swarmv1.NodeSpec_ACTIVE:
+		return inactive
+	case n.state.GetDescription().GetUnavailable() != "":
+		return unavailable
+	}
+	return available
+}
+
+// ensureNode returns the entry of a node, and adds one without a row if there is none.
+func (p *State) ensureNode(id string) *node {
 	n := p.nodes[id]
 	if n == nil {
 		n = &node{id: id, taskRows: map[*service]int32{}}
@@ -53,7 +79,7 @@ func (p *State) node(id string) *node {
 
 // foldNode applies the change of a node row. set stores the row in the entry.
 func (p *State) foldNode(id string, deleted bool, set func(*node)) {
-	n := p.node(id)
+	n := p.ensureNode(id)
 	had := n.row != nil
 	if deleted {
 		n.row = nil
@@ -80,7 +106,7 @@ func (p *State) forgetNode(n *node) {
 
 // foldNodeState applies the change of a NodeState row.
 func (p *State) foldNodeState(s *swarmv1.NodeState, deleted bool) {
-	n := p.node(s.GetNodeId())
+	n := p.ensureNode(s.GetNodeId())
 	old := n.state
 	if deleted {
 		n.state = nil
@@ -103,7 +129,7 @@ func (p *State) foldNodeState(s *swarmv1.NodeState, deleted bool) {
 func (p *State) refreshNode(n *node) {
 	n.capacity = resourcesOf(n.state.GetDescription().GetResources())
 	p.setClass(n)
-	n.refusal = n.checkAvailability()
+	n.availability = n.checkAvailability()
 	p.retryWaiting = true
 	for s := range n.taskRows {
 		p.markDirty(s)

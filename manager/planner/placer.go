@@ -35,11 +35,11 @@ func (f *Finder) newPlacer(rev *revision) *placer {
 	for _, n := range f.found {
 		found[n]++
 	}
-	hasTasks := len(f.service.tasksOnNode) > 0 || len(found) > 0
+	hasTasks := f.service.HasTasks() || len(found) > 0
 	if len(rev.spread) == 0 {
-		p.root.nodes, f.spare = slices.Grow(f.spare, len(f.state.nodeOrder)), nil
+		p.root.nodes, f.spare = slices.Grow(f.spare, len(f.state.Nodes())), nil
 	}
-	for _, c := range f.state.classes {
+	for c := range f.state.Classes() {
 		if rev.checkClass(c) != fits {
 			continue
 		}
@@ -48,12 +48,12 @@ func (f *Finder) newPlacer(rev *revision) *placer {
 			leaf = leaf.child(c.attribute(k))
 		}
 		for _, n := range c.nodes {
-			if n.refusal != fits || !rev.matchesNode(n) || noImage[n] != nil {
+			if n.availability != available || !rev.matchesNode(n) || noImage[n] != nil {
 				continue
 			}
 			count := 0
 			if hasTasks {
-				count = int(f.service.tasksOnNode[n]) + found[n]
+				count = f.service.TasksOn(n) + found[n]
 			}
 			leaf.nodes = append(leaf.nodes, candidate{n.sortKey(count, failing != nil && failing[n] >= failureThreshold), n})
 			p.root.addTasks(rev, c, count)

@@ -34,27 +34,54 @@ func (g Group) Proto() *swarmv1.Group { return &swarmv1.Group{Changes: g.Changes
 // an atom (the changes of one slot: tasks, statuses and claims) is never split.
 const groupSize = 1024
 
+// Planner plans from a State. It belongs to the goroutine that uses the State.
+type Planner struct {
+	state  *State
+	finder *Finder
+	// views is memory that one plan hands to the next, because its allocation is more than half of
+	// the cost of planning one service of 1,000 tasks: 0.06 ms with reuse, 0.17 ms without
+	// (BenchmarkPlacement/one_full_100k_1k).
+	views []view
+}
+
+// New returns a Planner for a State. The caller keeps the State up to date.
+func New(state *State) *Planner { return &Planner{state: state, finder: NewFinder(state)} }
+
+// maxViews is the largest capacity of views that is kept for the next plan. A plan that needs more
+// takes longer than the allocation.
+const maxViews = 4096
+
+// recycle empties views for reuse. It clears the elements, because they would keep a removed service
+// and its tasks in memory until a later plan is as large.
+func recycle(views []view) []view {
+	if cap(views) > maxViews {
+		return nil
+	}
+	clear(views)
+	return views[:0]
+}
+
 // Plan returns the changes that bring the given services, by id, closer to what their rows ask for
 // at time now. Ids that are not known are ignored. Later plans see no effect of this call, except
 // for the deadlines that Due and Next read.
-func (p *State) Plan(services []string, now time.Time) Result {
-	r := &run{state: p, now: now, nowpb: timestamppb.New(now), draft: p.Draft(), finder: p.finder, views: p.scratch.views}
-	for _, s := range p.byPriority(services) {
+func (p *Planner) Plan(services []string, now time.Time) Result {
+	r := &run{state: p.state, now: now, nowpb: timestamppb.New(now), draft: p.state.Draft(), finder: p.finder, views: p.views}
+	for _, s := range byPriority(p.state, services) {
 		r.planService(s)
 	}
 	r.planIngress()
 	r.draft.Undo()
 	r.finder.End()
-	p.scratch.views = recycle(r.views)
-	return Result{Groups: r.groups, Next: p.nextDeadline()}
+	p.views = recycle(r.views)
+	return Result{Groups: r.groups, Next: p.state.nextDeadline()}
 }
 
 // byPriority sorts services by priority, highest first, because the first ones planned take the
 // free resources. Services of equal priority are sorted by id.
-func (p *State) byPriority(ids []string) []*service {
+func byPriority(state *State, ids []string) []*service {
 	list := make([]*service, 0, len(ids))
 	for _, id := range ids {
-		if s := p.services[id]; s != nil {
+		if s := state.Service(id); s != nil {
 			list = append(list, s)
 		}
 	}
@@ -62,17 +89,6 @@ func (p *State) byPriority(ids []string) []*service {
 		return cmp.Or(cmp.Compare(b.priority(), a.priority()), cmp.Compare(a.id, b.id))
 	})
 	return slices.Compact(list)
-}
-
-// nextDeadline returns the earliest deadline of all services, or zero.
-func (p *State) nextDeadline() time.Time {
-	var first time.Time
-	for _, at := range p.deadlines {
-		if first.IsZero() || at.Before(first) {
-			first = at
-		}
-	}
-	return first
 }
 
 // run is one call of Plan.

@@ -142,7 +142,7 @@ func (r *run) planGlobal() {
 	iteration := r.service.row.GetJobStatus().GetJobIteration()
 	for i := range r.views {
 		v := &r.views[i]
-		n := r.state.nodes[v.slot.key.node]
+		n := r.state.Node(v.slot.key.node)
 		switch {
 		case n == nil || n.removed():
 			v.action = drop
@@ -162,9 +162,9 @@ func (r *run) planGlobal() {
 			v.action = keep // an update fills the slot when the node is eligible again
 		}
 	}
-	for _, n := range r.state.nodeOrder {
+	for _, n := range r.state.Nodes() {
 		k := slotKey{node: n.id}
-		if r.service.slots[k] == nil && r.eligible(n) {
+		if !r.service.HasSlot(k) && r.eligible(n) {
 			r.newTasks = append(r.newTasks, r.newTask(k, nil))
 		}
 	}
@@ -173,13 +173,13 @@ func (r *run) planGlobal() {
 // eligible says whether a global service should have a new task on the node. It does not look at
 // resources: a task that does not fit waits for them.
 func (r *run) eligible(n *node) bool {
-	return n.refusal == fits && r.current.matches(n)
+	return n.availability == available && r.current.matches(n)
 }
 
 // removeService deletes a service: first its tasks, after they have stopped, then its other rows.
 func (r *run) removeService() {
 	remaining := 0
-	for i, s := range r.service.sortedSlots() {
+	for i, s := range r.service.Slots() {
 		r.out.atom = i + 1
 		r.removeSlot(s)
 		for _, t := range s.tasks {
@@ -192,16 +192,14 @@ func (r *run) removeService() {
 		return
 	}
 	r.out.atom++
-	for _, c := range r.state.claims[r.service.id] {
+	for _, c := range r.state.Claims(r.service.id) {
 		r.out.delete(tableClaim, c.GetKey(), c.GetMeta())
 	}
-	if e := r.state.endpoints[r.service.id]; e != nil {
+	if e := r.state.Endpoint(r.service.id); e != nil {
 		r.out.delete(tableEndpoint, r.service.id, e.GetMeta())
 	}
-	for _, number := range sortedKeys(r.service.revisions) {
-		if row := r.service.revisions[number].row; row != nil {
-			r.out.delete(tableRevision, fmt.Sprintf("%s/%010d", r.service.id, number), row.GetMeta())
-		}
+	for _, row := range r.service.Revisions() {
+		r.out.delete(tableRevision, fmt.Sprintf("%s/%010d", r.service.id, row.GetNumber()), row.GetMeta())
 	}
 	if r.service.row != nil {
 		r.out.delete(tableService, r.service.id, r.service.row.GetMeta())

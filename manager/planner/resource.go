@@ -1,9 +1,7 @@
 package planner
 
 import (
-	"fmt"
 	"slices"
-	"strconv"
 
 	swarmv1 "swarm/proto/swarm/v1"
 )
@@ -100,21 +98,4 @@ func (n *node) allocateGeneric(want []*swarmv1.GenericResource) []*swarmv1.Gener
 		}
 	}
 	return out
-}
-
-func cpuText(nano int64) string {
-	s := strconv.FormatFloat(float64(nano)/1e9, 'f', -1, 64)
-	if nano == 1e9 {
-		return s + " CPU"
-	}
-	return s + " CPUs"
-}
-
-func memoryText(b int64) string {
-	units := []string{"B", "KiB", "MiB", "GiB", "TiB"}
-	v, i := float64(max(b, 0)), 0
-	for v >= 1024 && i < len(units)-1 {
-		v, i = v/1024, i+1
-	}
-	return fmt.Sprintf("%.4g %s", v, units[i])
 }

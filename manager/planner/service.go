@@ -2,6 +2,7 @@ package planner
 
 import (
 	"cmp"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -46,8 +47,8 @@ type slot struct {
 	tasks []*task
 }
 
-// service returns the entry of a service, and adds one without a row if there is none.
-func (p *State) service(id string) *service {
+// ensureService returns the entry of a service, and adds one without a row if there is none.
+func (p *State) ensureService(id string) *service {
 	s := p.services[id]
 	if s == nil {
 		s = &service{id: id, revisions: map[uint64]*revision{}, slots: map[slotKey]*slot{}, tasksOnNode: map[*node]int32{}, sorted: true}
@@ -67,7 +68,7 @@ func (p *State) forgetService(s *service) {
 }
 
 func (p *State) foldService(row *swarmv1.Service, deleted bool) {
-	s := p.service(row.GetId())
+	s := p.ensureService(row.GetId())
 	s.row = row
 	if deleted {
 		s.row = nil
@@ -78,7 +79,7 @@ func (p *State) foldService(row *swarmv1.Service, deleted bool) {
 
 // foldRevision applies the change of a revision row.
 func (p *State) foldRevision(row *swarmv1.Revision, deleted bool) {
-	s := p.service(row.GetServiceId())
+	s := p.ensureService(row.GetServiceId())
 	defer p.forgetService(s)
 	r := s.revisions[row.GetNumber()]
 	if deleted {
@@ -110,8 +111,8 @@ func (p *State) foldRevision(row *swarmv1.Revision, deleted bool) {
 	}
 }
 
-// revision returns the entry of a revision, and adds one without a row if there is none.
-func (s *service) revision(number uint64) *revision {
+// ensureRevision returns the entry of a revision, and adds one without a row if there is none.
+func (s *service) ensureRevision(number uint64) *revision {
 	r := s.revisions[number]
 	if r == nil {
 		r = &revision{}
@@ -119,6 +120,31 @@ func (s *service) revision(number uint64) *revision {
 	}
 	return r
 }
+
+// Revision returns the revision with the given number, or nil if it is not known. Its row may not have
+// arrived.
+func (s *service) Revision(number uint64) *revision { return s.revisions[number] }
+
+// Revisions returns the rows of the service's revisions, lowest number first.
+func (s *service) Revisions() []*swarmv1.Revision {
+	var rows []*swarmv1.Revision
+	for _, number := range slices.Sorted(maps.Keys(s.revisions)) {
+		if row := s.revisions[number].row; row != nil {
+			rows = append(rows, row)
+		}
+	}
+	return rows
+}
+
+// HasSlot says whether a task row of the slot exists.
+func (s *service) HasSlot(k slotKey) bool { return s.slots[k] != nil }
+
+// TasksOn returns how many tasks of the service on the node should run and have not ended. A Draft
+// subtracts the tasks that it stops; it does not add those that it places.
+func (s *service) TasksOn(n *node) int { return int(s.tasksOnNode[n]) }
+
+// HasTasks says whether a task of the service is counted on any node.
+func (s *service) HasTasks() bool { return len(s.tasksOnNode) > 0 }
 
 // current returns the revision from which new tasks are made, or nil if its row has not arrived.
 func (s *service) current() *revision {
@@ -144,8 +170,8 @@ func (s *service) job() bool {
 
 func (s *service) priority() int32 { return s.revisions[s.row.GetRevision()].spec().GetPriority() }
 
-// sortedSlots returns the slots in key order.
-func (s *service) sortedSlots() []*slot {
+// Slots returns the slots in key order.
+func (s *service) Slots() []*slot {
 	if !s.sorted {
 		slices.SortFunc(s.slotList, func(a, b *slot) int { return a.key.compare(b.key) })
 		s.sorted = true
@@ -153,8 +179,8 @@ func (s *service) sortedSlots() []*slot {
 	return s.slotList
 }
 
-// slot returns the entry of a slot, and adds one if there is none.
-func (s *service) slot(k slotKey) *slot {
+// ensureSlot returns the entry of a slot, and adds one if there is none.
+func (s *service) ensureSlot(k slotKey) *slot {
 	sl := s.slots[k]
 	if sl == nil {
 		sl = &slot{key: k}
@@ -169,7 +195,7 @@ func (s *service) slot(k slotKey) *slot {
 
 func (s *service) dropSlot(sl *slot) {
 	delete(s.slots, sl.key)
-	list := s.sortedSlots()
+	list := s.Slots()
 	if i, found := slices.BinarySearchFunc(list, sl.key, func(a *slot, k slotKey) int { return a.key.compare(k) }); found {
 		s.slotList = slices.Delete(list, i, i+1)
 	}
@@ -255,6 +281,17 @@ func newRevision(row *swarmv1.Revision) *revision {
 // have equal numbers, so a task of one needs no replacement by a task of the other.
 func (r *revision) template() uint64 { return r.row.GetTemplate() }
 
+func (r *revision) image() string { return r.spec().GetTaskTemplate().GetContainerSpec().GetImage() }
+
+// pullsLike says whether a pull that failed for one revision would fail for the other too. It may
+// succeed with other credentials, or after a forced update, which tells that the user has fixed
+// something.
+func (r *revision) pullsLike(o *revision) bool {
+	mine, others := r.spec().GetTaskTemplate(), o.spec().GetTaskTemplate()
+	return r.image() == o.image() && mine.GetForceUpdate() == others.GetForceUpdate() &&
+		mine.GetContainerSpec().GetPullOptions().GetRegistryAuth() == others.GetContainerSpec().GetPullOptions().GetRegistryAuth()
+}
+
 // setDeadline records when Due must return the service although no row changes. Zero: never.
 func (p *State) setDeadline(s *service, at time.Time) {
 	if at.IsZero() {
@@ -262,4 +299,15 @@ func (p *State) setDeadline(s *service, at time.Time) {
 	} else {
 		p.deadlines[s] = at
 	}
+}
+
+// nextDeadline returns the earliest deadline of all services, or zero.
+func (p *State) nextDeadline() time.Time {
+	var first time.Time
+	for _, at := range p.deadlines {
+		if first.IsZero() || at.Before(first) {
+			first = at
+		}
+	}
+	return first
 }

@@ -4,7 +4,6 @@ import (
 	"slices"
 	"time"
 
-	"swarm/internal/spec"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -50,7 +49,7 @@ type view struct {
 
 // judgeSlots decides on an action for every slot, from the tasks of that slot alone.
 func (r *run) judgeSlots() {
-	for _, s := range r.service.sortedSlots() {
+	for _, s := range r.service.Slots() {
 		r.views = append(r.views, r.judgeSlot(s))
 	}
 }
@@ -261,23 +260,13 @@ func (r *run) mayRun(t *task) bool {
 	return t.wanted() || !r.fenced(t.node)
 }
 
-// fenced says whether the lease of a lost node's single-writer tasks has expired, so that the shims
-// have killed them. For a node with a row, the leader has set this in the node's state. A node that
-// was removed may have renewed its lease until this leader saw the removal, so fenced counts from
-// then.
+// fenced says whether a lost node is fenced, and wakes the planner when it will be.
 func (r *run) fenced(n *node) bool {
-	switch {
-	case !n.removed():
-		return n.state.GetFenced()
-	case n.removedAt.IsZero():
-		return false
-	}
-	at := n.removedAt.Add(max(n.lease, r.state.lease) + spec.FenceMargin)
-	if at.After(r.now) {
+	fenced, at := r.state.Fenced(n, r.now)
+	if !at.IsZero() {
 		r.wakeAt(at)
-		return false
 	}
-	return true
+	return fenced
 }
 
 // newTask returns a new task for slot k. t is the task that it follows; nil: the slot is new.
@@ -292,7 +281,7 @@ func (r *run) newTask(k slotKey, t *task) newTask {
 		w.id = idFirst(r.service, k)
 	}
 	if k.node != "" {
-		w.node = r.state.nodes[k.node]
+		w.node = r.state.Node(k.node)
 	}
 	return w
 }
@@ -385,7 +374,7 @@ func (r *run) orphan(t *task) {
 
 // releaseClaims deletes the claims of an ended task.
 func (r *run) releaseClaims(t *task) {
-	for _, c := range r.state.claims[t.id] {
+	for _, c := range r.state.Claims(t.id) {
 		if !r.deleted[c.GetKey()] {
 			r.markDeleted(c.GetKey())
 			r.out.delete(tableClaim, c.GetKey(), c.GetMeta())

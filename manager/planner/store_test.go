@@ -18,7 +18,7 @@ func TestState_FollowsTheStore(t *testing.T) {
 	s := raftstoretest.New(t)
 	view, w := s.Watch(Tables()...)
 	defer w.Close()
-	state := New(view)
+	state := NewState(view)
 
 	complete, err := spec.Service(&swarmv1.ServiceSpec{
 		Name:         "web",
@@ -76,7 +76,7 @@ func follow(t *testing.T, ctx context.Context, s *raftstore.Store, w *raftstore.
 			}
 			state.Apply(batch.Changes)
 		}
-		res := state.Plan(state.Due(epoch), epoch)
+		res := New(state).Plan(state.Due(epoch), epoch)
 		if len(res.Groups) == 0 {
 			break
 		}
@@ -97,7 +97,7 @@ func follow(t *testing.T, ctx context.Context, s *raftstore.Store, w *raftstore.
 			t.Fatal(err)
 		}
 	}
-	if got, want := state.counters(), New(s.View()).counters(); got != want {
+	if got, want := state.String(), NewState(s.View()).String(); got != want {
 		t.Fatalf("the state kept up to date:\n%s\na new one:\n%s", got, want)
 	}
 }

@@ -71,13 +71,13 @@ func (p *State) foldTask(row *swarmv1.Task, deleted bool) {
 		return
 	}
 	if t == nil {
-		t = &task{id: row.GetId(), service: p.service(row.GetServiceId()), row: row}
+		t = &task{id: row.GetId(), service: p.ensureService(row.GetServiceId()), row: row}
 		if st := p.unmatchedStatuses[t.id]; st != nil {
 			t.status = st
 			delete(p.unmatchedStatuses, t.id)
 		}
 		p.tasks[t.id] = t
-		t.slot = t.service.slot(keyOf(row))
+		t.slot = t.service.ensureSlot(keyOf(row))
 		t.slot.insert(t)
 	} else {
 		defer p.noteFreed(t, t.reserves, t.counted)
@@ -87,7 +87,7 @@ func (p *State) foldTask(row *swarmv1.Task, deleted bool) {
 	p.setRevision(t, row.GetRevision())
 	t.node = nil
 	if row.GetNodeId() != "" {
-		t.node = p.node(row.GetNodeId())
+		t.node = p.ensureNode(row.GetNodeId())
 	}
 	p.count(t)
 	p.markDirty(t.service)
@@ -96,7 +96,7 @@ func (p *State) foldTask(row *swarmv1.Task, deleted bool) {
 // setRevision sets the revision of a task. A running task may move to another revision, which may
 // reserve less.
 func (p *State) setRevision(t *task, number uint64) {
-	was, now := t.revision, t.service.revision(number)
+	was, now := t.revision, t.service.ensureRevision(number)
 	t.revision = now
 	now.tasks++
 	if was == nil || was == now {

@@ -126,7 +126,7 @@ func (r *run) handleFailures(state swarmv1.UpdateStatus_State, p progress) bool 
 		}
 	case state == rollbackStarted:
 		r.setUpdateState(rollbackPaused, "rollback paused "+why)
-	case action == swarmv1.UpdateConfig_ROLLBACK && r.service.revisions[r.service.row.GetPreviousRevision()] != nil:
+	case action == swarmv1.UpdateConfig_ROLLBACK && r.service.Revision(r.service.row.GetPreviousRevision()) != nil:
 		r.out.reset()
 		row := r.serviceRow()
 		row.Revision, row.PreviousRevision = row.GetPreviousRevision(), 0
