@@ -6,6 +6,7 @@ import (
 	"slices"
 	"testing"
 
+	"swarm/manager/planner/cluster"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
 	"swarm/raftstore/raftstoretest"
@@ -120,7 +121,7 @@ func BenchmarkNewState(b *testing.B) {
 		changes = append(changes, raftstore.RowChange{New: m.rows[k]})
 	}
 	for b.Loop() {
-		NewState(raftstoretest.View()).Apply(changes)
+		cluster.New(raftstoretest.View()).Apply(changes)
 	}
 	b.ReportMetric(100_000*float64(b.N)/b.Elapsed().Seconds(), "tasks/s")
 }

@@ -3,6 +3,7 @@ package planner
 import (
 	"crypto/sha256"
 	"encoding/binary"
+	"swarm/manager/planner/cluster"
 )
 
 // Task ids are computed, not random: from the id of the slot's newest task, if the slot has one,
@@ -13,16 +14,16 @@ import (
 // the service's row has changed.
 
 // idFirst returns the id of the first task of a slot.
-func idFirst(s *service, k slotKey) string {
-	return idOf(s.id, k.node, k.number, s.row.GetMeta().GetVersion())
+func idFirst(s *cluster.Service, k cluster.SlotKey) string {
+	return idOf(s.ID, k.Node, k.Number, s.Row.GetMeta().GetVersion())
 }
 
 // idNext returns the id of the next task of a slot that has tasks. It depends on the newest task,
 // which may not be the task that is replaced: after a failed start-first update, the running task
 // of the slot is older than the failed one.
-func idNext(s *slot) string {
-	newest := s.newest()
-	return idOf(newest.id, "", 0, newest.service.row.GetMeta().GetVersion())
+func idNext(s *cluster.Slot) string {
+	newest := s.Newest()
+	return idOf(newest.ID, "", 0, newest.Service.Row.GetMeta().GetVersion())
 }
 
 // idLen is the number of base36 digits of an id, as in Docker.

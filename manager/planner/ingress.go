@@ -13,7 +13,7 @@ func (r *run) planIngress() {
 		return
 	}
 	for _, id := range r.state.IngressHolders() {
-		if n := r.state.Node(id); n == nil || n.removed() {
+		if n := r.state.Node(id); n == nil || n.Removed() {
 			r.out.reset()
 			for _, c := range r.state.Claims(id) {
 				r.out.delete(tableClaim, c.GetKey(), c.GetMeta())
@@ -27,7 +27,7 @@ func (r *run) planIngress() {
 	for _, n := range r.state.Nodes() {
 		// Anyone with a join token can create as many nodes as the network has addresses, so a
 		// node gets an address only after a host has opened a session.
-		if members.NeverReported(n.state) {
+		if members.NeverReported(n.State) {
 			continue
 		}
 		addrs, ok := r.draft.FindNodeAddresses(n)
@@ -36,7 +36,7 @@ func (r *run) planIngress() {
 		}
 		r.out.reset()
 		for _, a := range addrs {
-			r.allocate(a, ipam.OwnerNode+n.id)
+			r.allocate(a, ipam.OwnerNode+n.ID)
 		}
 		r.writeCursors()
 		r.groups = append(r.groups, r.out.groups("")...)

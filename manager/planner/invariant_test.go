@@ -8,6 +8,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"swarm/internal/ipam"
 	"swarm/internal/spec"
+	"swarm/manager/planner/cluster"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -116,7 +117,7 @@ func (m *model) checkReservations() {
 		u := used[t.NodeId]
 		used[t.NodeId] = sum{u.cpu + res.GetNanoCpus(), u.memory + res.GetMemoryBytes()}
 		for _, p := range rev.Spec.GetEndpointSpec().GetPorts() {
-			k := t.NodeId + " " + hostPortName(p)
+			k := t.NodeId + " " + cluster.HostPort(p)
 			if p.PublishMode == swarmv1.PortConfig_HOST && p.PublishedPort != 0 {
 				if ports[k] != "" {
 					m.t.Fatalf("port %s has two tasks:\n%s", k, m.String())

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 	"swarm/internal/spec"
+	"swarm/manager/planner/cluster"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
 	"swarm/raftstore/raftstoretest"
@@ -29,7 +30,7 @@ type model struct {
 	index uint64
 	now   time.Time
 	// state and planner are those of the manager that leads.
-	state   *State
+	state   *cluster.State
 	planner *Planner
 	// next is Result.Next of the last plan.
 	next time.Time
@@ -215,7 +216,7 @@ func (m *model) changeLeader() {
 
 // restart makes an empty state.
 func (m *model) restart() {
-	m.state = NewState(raftstoretest.View())
+	m.state = cluster.New(raftstoretest.View())
 	m.planner = New(m.state)
 }
 

@@ -5,17 +5,19 @@ import (
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 	"swarm/internal/ipam"
+	"swarm/manager/planner/cluster"
+	"swarm/manager/planner/placement"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
 // newTask is a task that this plan creates.
 type newTask struct {
-	key        slotKey
+	key        cluster.SlotKey
 	id         string
 	ordinal    uint64
 	replaces   string
-	revision   *revision
-	node       *node // the only node allowed (global services); nil: any
+	revision   *cluster.Revision
+	node       *cluster.Node // the only node allowed (global services); nil: any
 	desired    swarmv1.TaskState
 	startAfter time.Time
 	// delayPlacement: the task gets no node before startAfter.
@@ -27,10 +29,10 @@ type newTask struct {
 
 // placeTasks finds nodes for tasks: first for the tasks that waited already, then for the new ones.
 func (r *run) placeTasks() {
-	if r.service.waiting > 0 {
+	if r.service.Waiting > 0 {
 		for i := range r.views {
 			v := &r.views[i]
-			if t := v.head; t != nil && t.unplaced() && !r.deleted[t.id] && v.action == keep {
+			if t := v.head; t != nil && t.Unplaced() && !r.deleted[t.ID] && v.action == keep {
 				r.out.atom = i + 1
 				r.placeWaiting(t)
 			}
@@ -56,7 +58,7 @@ const maxWaiting = 1000
 func (r *run) createMissing() {
 	r.out.atom = len(r.views) + len(r.newTasks)
 	for ; r.missingSlots > 0; r.missingSlots-- {
-		w := r.newTask(slotKey{number: r.nextSlot}, nil)
+		w := r.newTask(cluster.SlotKey{Number: r.nextSlot}, nil)
 		r.out.atom++
 		if !r.createTask(&w, r.missingSlots) {
 			return
@@ -67,16 +69,16 @@ func (r *run) createMissing() {
 
 // placeWaiting looks for a node for a task that has none. If there is none, it writes the
 // explanation to the status only if the explanation has changed.
-func (r *run) placeWaiting(t *task) {
-	if r.inFuture(r.state.startAfter(t)) {
+func (r *run) placeWaiting(t *cluster.Task) {
+	if r.inFuture(r.state.StartAfter(t)) {
 		return
 	}
-	if t.status == nil {
+	if t.Status == nil {
 		return // the status has not arrived yet
 	}
-	n, addrs, why := r.findNode(t.revision, t.node)
+	n, addrs, why := r.findNode(t.Revision, t.Node)
 	if n == nil {
-		if t.status.GetErr() == why.Err && t.status.GetUnplaced().EqualVT(why.Unplaced) {
+		if t.Status.GetErr() == why.Err && t.Status.GetUnplaced().EqualVT(why.Unplaced) {
 			return
 		}
 		st := r.out.editStatus(t)
@@ -85,9 +87,9 @@ func (r *run) placeWaiting(t *task) {
 	}
 	r.waiting--
 	row := r.out.edit(t)
-	row.NodeId, row.AssignedGenericResources = n.id, r.draft.Place(t.revision, n)
-	row.Networks = r.assignAddresses(t.revision, addrs, t.id)
-	r.claimPorts(t.revision, n, t.id)
+	row.NodeId, row.AssignedGenericResources = n.ID, r.draft.Place(t.Revision, n)
+	row.Networks = r.assignAddresses(t.Revision, addrs, t.ID)
+	r.claimPorts(t.Revision, n, t.ID)
 	st := r.out.editStatus(t)
 	st.State, st.Timestamp, st.Message, st.Err, st.Unplaced = swarmv1.TaskState_ASSIGNED, r.nowpb, messageAssigned, "", nil
 }
@@ -102,35 +104,35 @@ const (
 // services, and tasks that replace another, are created in any case. remaining is how many tasks
 // are likely to be created, including this one.
 func (r *run) createTask(w *newTask, remaining int) bool {
-	var n *node
-	var addrs []Address
-	why := &Explanation{}
+	var n *cluster.Node
+	var addrs []cluster.Address
+	why := &placement.Explanation{}
 	if !w.delayPlacement || !r.inFuture(w.startAfter) {
 		n, addrs, why = r.findNode(w.revision, w.node)
 	}
 	if n == nil {
-		if r.waiting++; r.waiting > maxWaiting && w.key.number > 0 && w.replaces == "" {
+		if r.waiting++; r.waiting > maxWaiting && w.key.Number > 0 && w.replaces == "" {
 			return false
 		}
 	}
 	row, st := r.out.create(remaining)
-	row.Id, row.ServiceId, row.Revision, row.Slot = w.id, r.service.id, w.revision.row.GetNumber(), w.key.number
+	row.Id, row.ServiceId, row.Revision, row.Slot = w.id, r.service.ID, w.revision.Row.GetNumber(), w.key.Number
 	row.DesiredState, row.StartAfter, row.Restarts, row.Replaces = w.desired, timestampOf(w.startAfter), w.restarts, w.replaces
-	row.Networks, row.JobIteration = w.revision.networks, r.service.row.GetJobStatus().GetJobIteration()
+	row.Networks, row.JobIteration = w.revision.Networks, r.service.Row.GetJobStatus().GetJobIteration()
 	row.Ordinal = w.ordinal
 	row.Update = r.updateStatus().GetStartedVersion()
-	if w.revision.row.GetSpec().GetTaskTemplate().GetLogDriver() == nil {
-		row.LogDriver = r.state.logDriver
+	if w.revision.Row.GetSpec().GetTaskTemplate().GetLogDriver() == nil {
+		row.LogDriver = r.state.LogDriver
 	}
 	if w.node != nil {
-		row.NodeId = w.node.id
+		row.NodeId = w.node.ID
 	}
 	st.TaskId, st.Timestamp = w.id, r.nowpb
 	if n == nil {
 		st.State, st.Message, st.Err, st.Unplaced = swarmv1.TaskState_PENDING, w.message(messagePending), why.Err, why.Unplaced
 		return true
 	}
-	row.NodeId, row.AssignedGenericResources = n.id, r.draft.Place(w.revision, n)
+	row.NodeId, row.AssignedGenericResources = n.ID, r.draft.Place(w.revision, n)
 	st.State, st.Message = swarmv1.TaskState_ASSIGNED, w.message(messageAssigned)
 	row.Networks = r.assignAddresses(w.revision, addrs, w.id)
 	r.claimPorts(w.revision, n, w.id)
@@ -156,18 +158,18 @@ func (w *newTask) message(what string) string {
 }
 
 // claimPorts claims the host ports of the task, so that no other task on the node gets them.
-func (r *run) claimPorts(rev *revision, n *node, id string) {
-	for _, port := range rev.ports {
-		r.out.claim("port/"+n.id+"/"+port, id)
+func (r *run) claimPorts(rev *cluster.Revision, n *cluster.Node, id string) {
+	for _, port := range rev.Ports {
+		r.out.claim("port/"+n.ID+"/"+port, id)
 	}
 }
 
 // findNode returns the node for one more task of the revision and the task's addresses, or an
 // explanation if there is no such node or address. If only is not nil, no other node is considered.
-func (r *run) findNode(rev *revision, only *node) (*node, []Address, *Explanation) {
+func (r *run) findNode(rev *cluster.Revision, only *cluster.Node) (*cluster.Node, []cluster.Address, *placement.Explanation) {
 	addrs, problem := r.draft.FindAddresses(rev)
 	if problem != "" {
-		return nil, nil, NoAddress(problem)
+		return nil, nil, placement.NoAddress(problem)
 	}
 	n, why := r.finder.Find(rev, only)
 	if why != nil && !why.RetryAt.IsZero() {
@@ -178,12 +180,12 @@ func (r *run) findNode(rev *revision, only *node) (*node, []Address, *Explanatio
 
 // assignAddresses claims the addresses for the task with the given id, and returns the task's
 // network attachments.
-func (r *run) assignAddresses(rev *revision, addrs []Address, id string) []*swarmv1.NetworkAttachment {
+func (r *run) assignAddresses(rev *cluster.Revision, addrs []cluster.Address, id string) []*swarmv1.NetworkAttachment {
 	if len(addrs) == 0 {
-		return rev.networks
+		return rev.Networks
 	}
-	out := make([]*swarmv1.NetworkAttachment, len(rev.networks))
-	for i, use := range rev.networks {
+	out := make([]*swarmv1.NetworkAttachment, len(rev.Networks))
+	for i, use := range rev.Networks {
 		out[i] = use
 		if len(addrs) == 0 || addrs[0].NetworkID() != use.GetNetworkId() {
 			continue
@@ -199,7 +201,7 @@ func (r *run) assignAddresses(rev *revision, addrs []Address, id string) []*swar
 }
 
 // allocate claims an address for an owner.
-func (r *run) allocate(a Address, owner string) {
+func (r *run) allocate(a cluster.Address, owner string) {
 	r.draft.Allocate(a)
 	r.out.claim(a.Key(), owner)
 }

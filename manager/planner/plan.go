@@ -7,6 +7,8 @@ import (
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 	"swarm/internal/rollout"
+	"swarm/manager/planner/cluster"
+	"swarm/manager/planner/placement"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -36,8 +38,8 @@ const groupSize = 1024
 
 // Planner plans from a State. It belongs to the goroutine that uses the State.
 type Planner struct {
-	state  *State
-	finder *Finder
+	state  *cluster.State
+	finder *placement.Finder
 	// views is memory that one plan hands to the next, because its allocation is more than half of
 	// the cost of planning one service of 1,000 tasks: 0.06 ms with reuse, 0.17 ms without
 	// (BenchmarkPlacement/one_full_100k_1k).
@@ -45,7 +47,9 @@ type Planner struct {
 }
 
 // New returns a Planner for a State. The caller keeps the State up to date.
-func New(state *State) *Planner { return &Planner{state: state, finder: NewFinder(state)} }
+func New(state *cluster.State) *Planner {
+	return &Planner{state: state, finder: placement.NewFinder(state)}
+}
 
 // maxViews is the largest capacity of views that is kept for the next plan. A plan that needs more
 // takes longer than the allocation.
@@ -73,36 +77,36 @@ func (p *Planner) Plan(services []string, now time.Time) Result {
 	r.draft.Undo()
 	r.finder.End()
 	p.views = recycle(r.views)
-	return Result{Groups: r.groups, Next: p.state.nextDeadline()}
+	return Result{Groups: r.groups, Next: p.state.NextDeadline()}
 }
 
 // byPriority sorts services by priority, highest first, because the first ones planned take the
 // free resources. Services of equal priority are sorted by id.
-func byPriority(state *State, ids []string) []*service {
-	list := make([]*service, 0, len(ids))
+func byPriority(state *cluster.State, ids []string) []*cluster.Service {
+	list := make([]*cluster.Service, 0, len(ids))
 	for _, id := range ids {
 		if s := state.Service(id); s != nil {
 			list = append(list, s)
 		}
 	}
-	slices.SortFunc(list, func(a, b *service) int {
-		return cmp.Or(cmp.Compare(b.priority(), a.priority()), cmp.Compare(a.id, b.id))
+	slices.SortFunc(list, func(a, b *cluster.Service) int {
+		return cmp.Or(cmp.Compare(b.Priority(), a.Priority()), cmp.Compare(a.ID, b.ID))
 	})
 	return slices.Compact(list)
 }
 
 // run is one call of Plan.
 type run struct {
-	state  *State
+	state  *cluster.State
 	now    time.Time
 	nowpb  *timestamppb.Timestamp
 	groups []Group
-	draft  *Draft
-	finder *Finder
+	draft  *cluster.Draft
+	finder *placement.Finder
 
 	// The fields below belong to the service that is being planned.
-	service     *service
-	current     *revision
+	service     *cluster.Service
+	current     *cluster.Revision
 	update      rollout.Update // of the rows, before this plan
 	views       []view
 	newTasks    []newTask
@@ -126,23 +130,23 @@ func (r *run) wakeAt(at time.Time) {
 
 // planService plans one service: it replaces failed tasks, adjusts the number of slots, renews
 // outdated tasks, and places tasks on nodes.
-func (r *run) planService(s *service) {
-	r.service, r.current, r.deadline = s, s.current(), time.Time{}
+func (r *run) planService(s *cluster.Service) {
+	r.service, r.current, r.deadline = s, s.Current(), time.Time{}
 	r.views, r.newTasks, r.deleted = recycle(r.views), nil, nil
 	r.serviceCopy = nil
 	r.finder.Begin(s, r.now)
-	r.missingSlots, r.waiting = 0, s.waiting
+	r.missingSlots, r.waiting = 0, s.Waiting
 	r.out.reset()
 	switch {
-	case s.row == nil || s.row.GetPendingDelete():
+	case s.Row == nil || s.Row.GetPendingDelete():
 		r.removeService()
 	case r.current == nil:
 		// The row of the current revision has not arrived. It is in the group that wrote the
 		// service's row, so the next Apply brings it.
 	default:
-		r.update = rollout.UpdateOf(s.row, r.current.row)
+		r.update = rollout.UpdateOf(s.Row, r.current.Row)
 		r.judgeSlots()
-		if s.global() {
+		if s.Global() {
 			r.planGlobal()
 		} else {
 			r.planReplicated()
@@ -156,6 +160,6 @@ func (r *run) planService(s *service) {
 			r.writeCursors()
 		}
 	}
-	r.groups = append(r.groups, r.out.groups(s.id)...)
-	r.state.setDeadline(s, r.deadline)
+	r.groups = append(r.groups, r.out.groups(s.ID)...)
+	r.state.SetDeadline(s, r.deadline)
 }

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"swarm/internal/ipam"
+	"swarm/manager/planner/cluster"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
 	"swarm/raftstore/raftstoretest"
@@ -284,7 +285,7 @@ func TestProperty_OrderOfEventsDoesNotMatter(t *testing.T) {
 				for _, k := range keys {
 					changes = append(changes, raftstore.RowChange{New: m.rows[k]})
 				}
-				p := NewState(raftstoretest.View())
+				p := cluster.New(raftstoretest.View())
 				p.Apply(changes)
 				f, b := p.String(), m.planBytes(p)
 				if i == 0 {
@@ -306,7 +307,7 @@ func TestProperty_OrderOfEventsDoesNotMatter(t *testing.T) {
 }
 
 // planBytes plans all services from a state that has folded the rows of the model.
-func (m *model) planBytes(p *State) []byte {
+func (m *model) planBytes(p *cluster.State) []byte {
 	m.t.Helper()
 	var ids []string
 	for _, row := range m.rows {

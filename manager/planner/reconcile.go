@@ -6,6 +6,8 @@ import (
 	"slices"
 
 	"swarm/internal/spec"
+	"swarm/manager/planner/cluster"
+	"swarm/manager/planner/placement"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -14,19 +16,19 @@ func (r *run) planReplicated() {
 	used := 0
 	for i := range r.views {
 		v := &r.views[i]
-		if v.slot.key.node != "" {
+		if v.slot.Key.Node != "" {
 			v.action = drop // The slot is of the time when the service was global.
 		}
 		if v.action != drop {
 			used++
 		}
 	}
-	if r.service.job() {
+	if r.service.Job() {
 		r.planJob()
 		return
 	}
 	// The number of replicas fits an int because spec limits it.
-	switch target := int(min(r.service.mode().GetReplicated().GetReplicas(), spec.MaxReplicas)); {
+	switch target := int(min(r.service.Mode().GetReplicated().GetReplicas(), spec.MaxReplicas)); {
 	case used > target:
 		r.shrink(used - target)
 	case used < target:
@@ -41,19 +43,19 @@ func (r *run) grow(n int) {
 	number := uint64(1)
 	known := len(r.views)
 	for i := 0; n > 0; number++ {
-		for i < known && r.views[i].slot.key.number < number {
+		for i < known && r.views[i].slot.Key.Number < number {
 			i++
 		}
 		if i == known {
 			r.missingSlots, r.nextSlot = n, number
 			return
 		}
-		if r.views[i].slot.key.number > number {
-			r.newTasks = append(r.newTasks, r.newTask(slotKey{number: number}, nil))
+		if r.views[i].slot.Key.Number > number {
+			r.newTasks = append(r.newTasks, r.newTask(cluster.SlotKey{Number: number}, nil))
 			n--
 			continue
 		}
-		if v := &r.views[i]; v.action == drop && v.head == nil && v.slot.key.node == "" {
+		if v := &r.views[i]; v.action == drop && v.head == nil && v.slot.Key.Node == "" {
 			v.action = fill
 			n--
 		}
@@ -71,16 +73,16 @@ func (r *run) shrink(n int) {
 		nth int
 	}
 	list := make([]cost, 0, len(r.views))
-	seen := map[*node]int{}
+	seen := map[*cluster.Node]int{}
 	for i := range r.views {
 		v := &r.views[i]
 		if v.action == drop {
 			continue
 		}
-		c := cost{view: v, running: v.action == keep && v.head != nil && v.head.running()}
-		if v.head != nil && v.head.node != nil {
-			seen[v.head.node]++
-			c.nth = seen[v.head.node]
+		c := cost{view: v, running: v.action == keep && v.head != nil && v.head.Running()}
+		if v.head != nil && v.head.Node != nil {
+			seen[v.head.Node]++
+			c.nth = seen[v.head.Node]
 		}
 		list = append(list, c)
 	}
@@ -91,7 +93,7 @@ func (r *run) shrink(n int) {
 			}
 			return -1
 		}
-		return cmp.Or(cmp.Compare(b.nth, a.nth), cmp.Compare(b.view.slot.key.number, a.view.slot.key.number))
+		return cmp.Or(cmp.Compare(b.nth, a.nth), cmp.Compare(b.view.slot.Key.Number, a.view.slot.Key.Number))
 	})
 	for _, c := range list[:n] {
 		c.view.action = drop
@@ -101,15 +103,15 @@ func (r *run) shrink(n int) {
 // planJob runs a replicated job until it has total_completions completed tasks, with at most
 // max_concurrent tasks at a time. Tasks of an earlier iteration are replaced.
 func (r *run) planJob() {
-	mode := r.service.mode().GetReplicatedJob()
-	iteration := r.service.row.GetJobStatus().GetJobIteration()
+	mode := r.service.Mode().GetReplicatedJob()
+	iteration := r.service.Row.GetJobStatus().GetJobIteration()
 	finishedSlots, live := 0, 0
 	for i := range r.views {
 		v := &r.views[i]
-		old := v.slot.newest().row.GetJobIteration() != iteration
+		old := v.slot.Newest().Row.GetJobIteration() != iteration
 		switch {
 		case v.action == drop:
-		case old && v.head != nil && !v.head.ended():
+		case old && v.head != nil && !v.head.Ended():
 			v.action = replace
 			live++
 		case old:
@@ -139,12 +141,12 @@ func (r *run) planJob() {
 // drained or lost, or that no longer matches, stops, and no other node takes it over. The node gets
 // a new task when it is eligible again.
 func (r *run) planGlobal() {
-	iteration := r.service.row.GetJobStatus().GetJobIteration()
+	iteration := r.service.Row.GetJobStatus().GetJobIteration()
 	for i := range r.views {
 		v := &r.views[i]
-		n := r.state.Node(v.slot.key.node)
+		n := r.state.Node(v.slot.Key.Node)
 		switch {
-		case n == nil || n.removed():
+		case n == nil || n.Removed():
 			v.action = drop
 		case v.action == reschedule || v.action == replace:
 			v.action = stop
@@ -153,9 +155,9 @@ func (r *run) planGlobal() {
 			if r.eligible(n) {
 				v.action = fill
 			}
-		case r.service.job() && v.slot.newest().row.GetJobIteration() != iteration && v.action != stop && r.eligible(n):
+		case r.service.Job() && v.slot.Newest().Row.GetJobIteration() != iteration && v.action != stop && r.eligible(n):
 			v.action = replace
-			if v.head == nil || v.head.ended() {
+			if v.head == nil || v.head.Ended() {
 				v.action = fill
 			}
 		case (v.action == fill || v.action == finished && v.head == nil) && !r.eligible(n):
@@ -163,7 +165,7 @@ func (r *run) planGlobal() {
 		}
 	}
 	for _, n := range r.state.Nodes() {
-		k := slotKey{node: n.id}
+		k := cluster.SlotKey{Node: n.ID}
 		if !r.service.HasSlot(k) && r.eligible(n) {
 			r.newTasks = append(r.newTasks, r.newTask(k, nil))
 		}
@@ -172,8 +174,8 @@ func (r *run) planGlobal() {
 
 // eligible says whether a global service should have a new task on the node. It does not look at
 // resources: a task that does not fit waits for them.
-func (r *run) eligible(n *node) bool {
-	return n.availability == available && r.current.matches(n)
+func (r *run) eligible(n *cluster.Node) bool {
+	return n.Availability == cluster.Available && placement.Matches(r.current, n)
 }
 
 // removeService deletes a service: first its tasks, after they have stopped, then its other rows.
@@ -182,8 +184,8 @@ func (r *run) removeService() {
 	for i, s := range r.service.Slots() {
 		r.out.atom = i + 1
 		r.removeSlot(s)
-		for _, t := range s.tasks {
-			if !r.deleted[t.id] {
+		for _, t := range s.Tasks {
+			if !r.deleted[t.ID] {
 				remaining++
 			}
 		}
@@ -192,29 +194,29 @@ func (r *run) removeService() {
 		return
 	}
 	r.out.atom++
-	for _, c := range r.state.Claims(r.service.id) {
+	for _, c := range r.state.Claims(r.service.ID) {
 		r.out.delete(tableClaim, c.GetKey(), c.GetMeta())
 	}
-	if e := r.state.Endpoint(r.service.id); e != nil {
-		r.out.delete(tableEndpoint, r.service.id, e.GetMeta())
+	if e := r.state.Endpoint(r.service.ID); e != nil {
+		r.out.delete(tableEndpoint, r.service.ID, e.GetMeta())
 	}
 	for _, row := range r.service.Revisions() {
-		r.out.delete(tableRevision, fmt.Sprintf("%s/%010d", r.service.id, row.GetNumber()), row.GetMeta())
+		r.out.delete(tableRevision, fmt.Sprintf("%s/%010d", r.service.ID, row.GetNumber()), row.GetMeta())
 	}
-	if r.service.row != nil {
-		r.out.delete(tableService, r.service.id, r.service.row.GetMeta())
+	if r.service.Row != nil {
+		r.out.delete(tableService, r.service.ID, r.service.Row.GetMeta())
 	}
 }
 
 // removeSlot asks every task of the slot to stop, and deletes each task that cannot be running any
 // more. A task on a lost node counts as stopped, except as mayRun says: if the node comes back, the
 // task is not among its assignments, and the worker stops it.
-func (r *run) removeSlot(s *slot) {
-	for _, t := range s.tasks {
+func (r *run) removeSlot(s *cluster.Slot) {
+	for _, t := range s.Tasks {
 		switch {
 		case !r.mayRun(t):
 			r.deleteTask(t)
-		case t.desired() != swarmv1.TaskState_REMOVE:
+		case t.Desired() != swarmv1.TaskState_REMOVE:
 			r.out.edit(t).DesiredState = swarmv1.TaskState_REMOVE
 			r.draft.Stop(t)
 		}

@@ -4,6 +4,8 @@ import (
 	"slices"
 	"time"
 
+	"swarm/manager/planner/cluster"
+	"swarm/manager/planner/placement"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -34,11 +36,11 @@ const (
 
 // view is a slot as one plan sees it.
 type view struct {
-	slot *slot
+	slot *cluster.Slot
 	// head is the newest task that should run, nil if there is none.
-	head *task
+	head *cluster.Task
 	// older is the task that head replaces while both run (start-first). Otherwise it is nil.
-	older  *task
+	older  *cluster.Task
 	action action
 	// limitsChanged: this plan moves head to the limits of the current revision without replacing
 	// it.
@@ -55,10 +57,10 @@ func (r *run) judgeSlots() {
 }
 
 // judgeSlot finds the head of the slot and decides on the action.
-func (r *run) judgeSlot(s *slot) view {
+func (r *run) judgeSlot(s *cluster.Slot) view {
 	v := view{slot: s}
-	for _, t := range s.tasks {
-		if t.wanted() {
+	for _, t := range s.Tasks {
+		if t.Wanted() {
 			if v.head != nil {
 				v.older = v.head
 			}
@@ -79,13 +81,13 @@ func (r *run) judgeSlot(s *slot) view {
 // start-first replacement starts.
 func (r *run) judgePair(v view) view {
 	head, older := v.head, v.older
-	linked := head.row.GetReplaces() == older.id
-	if act, _ := r.judgeHead(older); linked && act == keep && r.mayRun(older) && !head.running() {
-		if older.revision.template() == r.current.template() && head.revision.template() != r.current.template() {
+	linked := head.Row.GetReplaces() == older.ID
+	if act, _ := r.judgeHead(older); linked && act == keep && r.mayRun(older) && !head.Running() {
+		if older.Revision.Template() == r.current.Template() && head.Revision.Template() != r.current.Template() {
 			// A rollback came before the new task was running. The old task is the wanted one.
 			r.stopTask(head)
 			v.head, v.older = older, nil
-		} else if !r.update.StartFirst() && head.status.GetUnplaced() != nil && head.revision.template() == r.current.template() {
+		} else if !r.update.StartFirst() && head.Status.GetUnplaced() != nil && head.Revision.Template() == r.current.Template() {
 			// The update order is stop-first now. The new task may be waiting for what the old task
 			// reserves.
 			r.stopTask(older)
@@ -94,8 +96,8 @@ func (r *run) judgePair(v view) view {
 		}
 		return v
 	}
-	for _, t := range v.slot.tasks {
-		if t.wanted() && t != head {
+	for _, t := range v.slot.Tasks {
+		if t.Wanted() && t != head {
 			r.stopTask(t)
 		}
 	}
@@ -105,37 +107,37 @@ func (r *run) judgePair(v view) view {
 
 // judgeHead decides on the action for a task that should run, and returns the reason if the task
 // is replaced.
-func (r *run) judgeHead(t *task) (action, string) {
+func (r *run) judgeHead(t *cluster.Task) (action, string) {
 	switch {
-	case t.state() == swarmv1.TaskState_SHUTDOWN:
+	case t.State() == swarmv1.TaskState_SHUTDOWN:
 		// The planner did not ask the task to stop: its host was shut down. This is not a failure
 		// of the task, so it does not count as a restart.
 		return reschedule, "its node went down"
-	case t.ended():
+	case t.Ended():
 		return r.judgeEnd(t)
-	case t.unplaced() && t.node == nil:
+	case t.Unplaced() && t.Node == nil:
 		return keep, ""
-	case t.node == nil:
+	case t.Node == nil:
 		return reschedule, "no node has it"
-	case t.node.removed():
+	case t.Node.Removed():
 		return reschedule, "its node was removed"
-	case t.node.down():
-		return reschedule, "node " + t.node.name() + " is down"
-	case t.node.draining():
-		return replace, "node " + t.node.name() + " is being drained"
+	case t.Node.Down():
+		return reschedule, "node " + t.Node.Name() + " is down"
+	case t.Node.Draining():
+		return replace, "node " + t.Node.Name() + " is being drained"
 	}
-	if !t.revision.matches(t.node) {
-		return replace, "node " + t.node.name() + " no longer satisfies the constraints"
+	if !placement.Matches(t.Revision, t.Node) {
+		return replace, "node " + t.Node.Name() + " no longer satisfies the constraints"
 	}
 	return keep, ""
 }
 
 // judgeEnd decides whether another task follows a task that has ended.
-func (r *run) judgeEnd(t *task) (action, string) {
-	if r.service.job() && t.state() == swarmv1.TaskState_COMPLETE {
+func (r *run) judgeEnd(t *cluster.Task) (action, string) {
+	if r.service.Job() && t.State() == swarmv1.TaskState_COMPLETE {
 		return finished, ""
 	}
-	if !t.revision.restart.Allows(t.rows(), r.state.reportedAt(t)) {
+	if !t.Revision.Restart.Allows(t.Rows(), r.state.ReportedAt(t)) {
 		return finished, ""
 	}
 	return restart, ""
@@ -144,15 +146,15 @@ func (r *run) judgeEnd(t *task) (action, string) {
 // judgeStopped decides on a slot in which no task should run. The newest task says whether another
 // must follow.
 func (r *run) judgeStopped(v view) view {
-	t := v.slot.newest()
+	t := v.slot.Newest()
 	v.action = fill
-	byItself := t.state() == swarmv1.TaskState_COMPLETE || t.failure()
-	if t.desired() == swarmv1.TaskState_SHUTDOWN && byItself {
+	byItself := t.State() == swarmv1.TaskState_COMPLETE || t.Failure()
+	if t.Desired() == swarmv1.TaskState_SHUTDOWN && byItself {
 		if act, _ := r.judgeEnd(t); act == finished {
 			v.action = finished
 		}
 	}
-	if t.desired() == swarmv1.TaskState_REMOVE {
+	if t.Desired() == swarmv1.TaskState_REMOVE {
 		v.action = drop
 	}
 	return v
@@ -175,7 +177,7 @@ func (r *run) applyActions() {
 		case stop:
 			r.stopTask(v.head)
 		case fill:
-			r.fillSlot(v, v.slot.newest())
+			r.fillSlot(v, v.slot.Newest())
 		case restart, replace, reschedule, updateSlot:
 			r.replaceHead(v)
 		}
@@ -185,7 +187,7 @@ func (r *run) applyActions() {
 // promote sets the desired state of a READY task to RUNNING once it may start.
 func (r *run) promote(v *view) {
 	t := v.head
-	if t == nil || t.desired() != swarmv1.TaskState_READY || r.inFuture(r.state.startAfter(t)) || !r.mayStart(v.slot, t, v.older) {
+	if t == nil || t.Desired() != swarmv1.TaskState_READY || r.inFuture(r.state.StartAfter(t)) || !r.mayStart(v.slot, t, v.older) {
 		return
 	}
 	r.out.edit(t).DesiredState = swarmv1.TaskState_RUNNING
@@ -195,14 +197,14 @@ func (r *run) promote(v *view) {
 // running.
 func (r *run) replaceHead(v *view) {
 	t := v.head
-	w := r.newTask(v.slot.key, t)
+	w := r.newTask(v.slot.Key, t)
 	w.replaceReason, w.atom = v.replaceReason, r.out.atom
-	if v.action == restart && w.revision.template() == t.revision.template() {
-		w.restarts, w.startAfter = t.revision.restart.Successor(t.rows(), r.now)
+	if v.action == restart && w.revision.Template() == t.Revision.Template() {
+		w.restarts, w.startAfter = t.Revision.Restart.Successor(t.Rows(), r.now)
 		// A rejected task is likely to be rejected again, so its successor gets no node before
 		// startAfter. A task that ran gets its successor placed at once: the new task prepares
 		// during the delay, and keeps the reservation on its node.
-		w.delayPlacement = t.state() == swarmv1.TaskState_REJECTED && !t.rows().LacksImage()
+		w.delayPlacement = t.State() == swarmv1.TaskState_REJECTED && !t.Rows().LacksImage()
 	}
 	kept := v.older // runs until the new task is RUNNING; judgePair stops it then
 	switch {
@@ -211,13 +213,13 @@ func (r *run) replaceHead(v *view) {
 	case v.action == updateSlot && kept == nil && r.mayRun(t):
 		kept = t
 	}
-	for _, o := range []*task{v.older, t} {
+	for _, o := range []*cluster.Task{v.older, t} {
 		if o != nil && o != kept {
 			r.stopTask(o)
 		}
 	}
 	if v.older != nil {
-		w.replaces = v.older.id // stopTask may have deleted the head
+		w.replaces = v.older.ID // stopTask may have deleted the head
 	}
 	if r.inFuture(w.startAfter) || !r.mayStart(v.slot, nil, kept) {
 		w.desired = swarmv1.TaskState_READY
@@ -226,8 +228,8 @@ func (r *run) replaceHead(v *view) {
 }
 
 // fillSlot adds a task to a slot in which no task should run. t is the newest task of the slot.
-func (r *run) fillSlot(v *view, t *task) {
-	w := r.newTask(v.slot.key, t)
+func (r *run) fillSlot(v *view, t *cluster.Task) {
+	w := r.newTask(v.slot.Key, t)
 	w.atom = r.out.atom
 	if !r.mayStart(v.slot, nil, nil) {
 		w.desired = swarmv1.TaskState_READY
@@ -239,8 +241,8 @@ func (r *run) fillSlot(v *view, t *task) {
 // nil. It may start if no other task of the slot may still run. The exception is the task beside,
 // which runs together with it in a start-first update; nil: none. A task that may not start yet
 // stays READY.
-func (r *run) mayStart(s *slot, t, beside *task) bool {
-	return !slices.ContainsFunc(s.tasks, func(o *task) bool { return o != t && o != beside && r.mayRun(o) })
+func (r *run) mayStart(s *cluster.Slot, t, beside *cluster.Task) bool {
+	return !slices.ContainsFunc(s.Tasks, func(o *cluster.Task) bool { return o != t && o != beside && r.mayRun(o) })
 }
 
 // mayRun says whether a container of the task may be running, as far as the cluster can know. A
@@ -248,20 +250,20 @@ func (r *run) mayStart(s *slot, t, beside *task) bool {
 // until its desired state is above RUNNING and, after that, the node is fenced. The order matters:
 // a node that comes back gets a lease only together with the desired states of its tasks, so it
 // cannot run the task again.
-func (r *run) mayRun(t *task) bool {
+func (r *run) mayRun(t *cluster.Task) bool {
 	switch {
-	case t.ended() || t.unplaced() || t.node == nil:
+	case t.Ended() || t.Unplaced() || t.Node == nil:
 		return false
-	case !t.node.lost():
+	case !t.Node.Lost():
 		return true
-	case !t.revision.spec().GetSingleWriter():
+	case !t.Revision.Spec().GetSingleWriter():
 		return false
 	}
-	return t.wanted() || !r.fenced(t.node)
+	return t.Wanted() || !r.fenced(t.Node)
 }
 
 // fenced says whether a lost node is fenced, and wakes the planner when it will be.
-func (r *run) fenced(n *node) bool {
+func (r *run) fenced(n *cluster.Node) bool {
 	fenced, at := r.state.Fenced(n, r.now)
 	if !at.IsZero() {
 		r.wakeAt(at)
@@ -270,18 +272,18 @@ func (r *run) fenced(n *node) bool {
 }
 
 // newTask returns a new task for slot k. t is the task that it follows; nil: the slot is new.
-func (r *run) newTask(k slotKey, t *task) newTask {
+func (r *run) newTask(k cluster.SlotKey, t *cluster.Task) newTask {
 	w := newTask{key: k, ordinal: 1, revision: r.successorRevision(t), desired: swarmv1.TaskState_RUNNING}
 	if t != nil {
-		w.id, w.ordinal, w.replaces = idNext(t.slot), t.slot.newest().row.GetOrdinal()+1, t.id
-		if w.revision.template() == t.revision.template() {
-			w.restarts = t.row.GetRestarts()
+		w.id, w.ordinal, w.replaces = idNext(t.Slot), t.Slot.Newest().Row.GetOrdinal()+1, t.ID
+		if w.revision.Template() == t.Revision.Template() {
+			w.restarts = t.Row.GetRestarts()
 		}
 	} else {
 		w.id = idFirst(r.service, k)
 	}
-	if k.node != "" {
-		w.node = r.state.Node(k.node)
+	if k.Node != "" {
+		w.node = r.state.Node(k.Node)
 	}
 	return w
 }
@@ -289,20 +291,20 @@ func (r *run) newTask(k slotKey, t *task) newTask {
 // successorRevision returns the revision of the task that follows t. This is the current revision,
 // except while an update is paused: then a task that must be replaced keeps its revision, so that
 // the update does not progress.
-func (r *run) successorRevision(t *task) *revision {
-	if t != nil && t.revision.row != nil && r.update.Paused() {
-		return t.revision
+func (r *run) successorRevision(t *cluster.Task) *cluster.Revision {
+	if t != nil && t.Revision.Row != nil && r.update.Paused() {
+		return t.Revision
 	}
 	return r.current
 }
 
 // stopTask asks a task to stop and keeps its row as history. It deletes the task if no node has
 // been sent it, or if its node was removed and the task cannot be running.
-func (r *run) stopTask(t *task) {
+func (r *run) stopTask(t *cluster.Task) {
 	switch {
-	case t.unplaced(), t.node != nil && t.node.removed() && !t.ended() && !r.mayRun(t):
+	case t.Unplaced(), t.Node != nil && t.Node.Removed() && !t.Ended() && !r.mayRun(t):
 		r.deleteTask(t)
-	case t.wanted():
+	case t.Wanted():
 		if row := r.out.edit(t); row.GetDesiredState() < swarmv1.TaskState_SHUTDOWN {
 			row.DesiredState = swarmv1.TaskState_SHUTDOWN
 			r.draft.Stop(t)
@@ -319,7 +321,7 @@ const orphanAfter = 24 * time.Hour
 func (r *run) reap() {
 	for i := range r.views {
 		v := &r.views[i]
-		if v.action == drop || len(v.slot.tasks) == 1 && !v.slot.tasks[0].ended() {
+		if v.action == drop || len(v.slot.Tasks) == 1 && !v.slot.Tasks[0].Ended() {
 			continue
 		}
 		r.out.atom = i + 1
@@ -330,42 +332,42 @@ func (r *run) reap() {
 // reapSlot does the work of reap for one slot. The newest task keeps its row, because the next
 // id depends on it.
 func (r *run) reapSlot(v *view) {
-	newest := v.slot.newest()
+	newest := v.slot.Newest()
 	old := 0
-	for _, t := range slices.Backward(v.slot.tasks) {
-		if t.ended() {
+	for _, t := range slices.Backward(v.slot.Tasks) {
+		if t.Ended() {
 			r.releaseClaims(t)
 		}
-		if t.wanted() || r.deleted[t.id] {
+		if t.Wanted() || r.deleted[t.ID] {
 			continue
 		}
 		switch {
 		case r.mayRun(t):
 			continue
-		case t.node != nil && t.node.removed() && !t.ended() && t != newest:
+		case t.Node != nil && t.Node.Removed() && !t.Ended() && t != newest:
 			r.deleteTask(t)
 			continue
-		case t.node != nil && t.node.down() && !t.ended():
+		case t.Node != nil && t.Node.Down() && !t.Ended():
 			r.orphan(t)
 			continue
-		case t.desired() == swarmv1.TaskState_REMOVE && t != newest:
+		case t.Desired() == swarmv1.TaskState_REMOVE && t != newest:
 			r.deleteTask(t)
 			continue
 		}
-		if old++; old > r.state.historyLimit && t != newest {
+		if old++; old > r.state.HistoryLimit && t != newest {
 			r.deleteTask(t)
 		}
 	}
 }
 
 // orphan sets a task of a node that is down to ORPHANED once orphanAfter has passed.
-func (r *run) orphan(t *task) {
-	at := r.state.clampTime(t.node.downSince(), t.node.state.GetMeta()).Add(orphanAfter)
+func (r *run) orphan(t *cluster.Task) {
+	at := r.state.ClampTime(t.Node.DownSince(), t.Node.State.GetMeta()).Add(orphanAfter)
 	if at.After(r.now) {
 		r.wakeAt(at)
 		return
 	}
-	if t.status == nil {
+	if t.Status == nil {
 		return
 	}
 	st := r.out.editStatus(t)
@@ -373,8 +375,8 @@ func (r *run) orphan(t *task) {
 }
 
 // releaseClaims deletes the claims of an ended task.
-func (r *run) releaseClaims(t *task) {
-	for _, c := range r.state.Claims(t.id) {
+func (r *run) releaseClaims(t *cluster.Task) {
+	for _, c := range r.state.Claims(t.ID) {
 		if !r.deleted[c.GetKey()] {
 			r.markDeleted(c.GetKey())
 			r.out.delete(tableClaim, c.GetKey(), c.GetMeta())
@@ -383,11 +385,11 @@ func (r *run) releaseClaims(t *task) {
 }
 
 // deleteTask deletes the task's row, status and claims.
-func (r *run) deleteTask(t *task) {
-	if r.deleted[t.id] {
+func (r *run) deleteTask(t *cluster.Task) {
+	if r.deleted[t.ID] {
 		return
 	}
-	r.markDeleted(t.id)
+	r.markDeleted(t.ID)
 	r.out.deleteTask(t)
 	r.releaseClaims(t)
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 
+	"swarm/manager/planner/cluster"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -28,7 +29,7 @@ func (r *run) updateStatus() *swarmv1.UpdateStatus {
 	if r.serviceCopy != nil {
 		return r.serviceCopy.GetUpdateStatus()
 	}
-	return r.service.row.GetUpdateStatus()
+	return r.service.Row.GetUpdateStatus()
 }
 
 // progress is the progress of an update.
@@ -48,7 +49,7 @@ type progress struct {
 // planUpdate chooses the outdated tasks that are replaced now. It returns false if it starts a
 // rollback: the current revision changes then, so the other decisions of this plan are void.
 func (r *run) planUpdate() bool {
-	if r.service.job() {
+	if r.service.Job() {
 		return true
 	}
 	if r.update.Paused() {
@@ -84,7 +85,7 @@ func (r *run) startUpdates(p progress) {
 		budget = max(0, int(min(n, 1<<30))-p.inProgress)
 	}
 	runs := func(v *view) int {
-		if v.head != nil && v.head.running() {
+		if v.head != nil && v.head.Running() {
 			return 1
 		}
 		return 0
@@ -94,7 +95,7 @@ func (r *run) startUpdates(p progress) {
 		switch {
 		case v.head == nil:
 			v.action = fill
-		case v.head.unplaced() && (v.older == nil || r.update.StartFirst()):
+		case v.head.Unplaced() && (v.older == nil || r.update.StartFirst()):
 			v.action = updateSlot // nothing stops, so this does not count as parallel
 			continue
 		default:
@@ -102,7 +103,7 @@ func (r *run) startUpdates(p progress) {
 		}
 		if budget--; budget < 0 {
 			v.action = keep
-			if v.head == nil || v.head.ended() {
+			if v.head == nil || v.head.Ended() {
 				v.action = finished
 			}
 		}
@@ -126,7 +127,7 @@ func (r *run) handleFailures(state swarmv1.UpdateStatus_State, p progress) bool 
 		}
 	case state == rollbackStarted:
 		r.setUpdateState(rollbackPaused, "rollback paused "+why)
-	case action == swarmv1.UpdateConfig_ROLLBACK && r.service.Revision(r.service.row.GetPreviousRevision()) != nil:
+	case action == swarmv1.UpdateConfig_ROLLBACK && r.service.Revision(r.service.Row.GetPreviousRevision()) != nil:
 		r.out.reset()
 		row := r.serviceRow()
 		row.Revision, row.PreviousRevision = row.GetPreviousRevision(), 0
@@ -141,7 +142,7 @@ func (r *run) handleFailures(state swarmv1.UpdateStatus_State, p progress) bool 
 // serviceRow returns the copy of the service's row that this plan writes.
 func (r *run) serviceRow() *swarmv1.Service {
 	if r.serviceCopy == nil {
-		r.serviceCopy = r.service.row.CloneVT()
+		r.serviceCopy = r.service.Row.CloneVT()
 		r.out.service(r.serviceCopy)
 	}
 	return r.serviceCopy
@@ -150,9 +151,9 @@ func (r *run) serviceRow() *swarmv1.Service {
 // setUpdateState writes the update status to the copy of the service's row. updateRunning starts
 // a new update.
 func (r *run) setUpdateState(state swarmv1.UpdateStatus_State, message string) {
-	st := r.service.row.GetUpdateStatus().CloneVT()
+	st := r.service.Row.GetUpdateStatus().CloneVT()
 	if st == nil || state == updateRunning {
-		st = &swarmv1.UpdateStatus{StartedAt: r.nowpb, StartedVersion: r.service.row.GetMeta().GetVersion()}
+		st = &swarmv1.UpdateStatus{StartedAt: r.nowpb, StartedVersion: r.service.Row.GetMeta().GetVersion()}
 	}
 	st.State, st.Message = state, message
 	if state == updateCompleted || state == rollbackCompleted {
@@ -176,7 +177,7 @@ func (r *run) progress(active bool) progress {
 		}
 		t := v.head
 		if t == nil {
-			t = v.slot.newest()
+			t = v.slot.Newest()
 		}
 		if r.outdated(v, t) {
 			if v.action == keep || v.action == finished {
@@ -192,24 +193,24 @@ func (r *run) progress(active bool) progress {
 }
 
 // measureSlot adds a slot to the progress whose task t has the current template.
-func (r *run) measureSlot(p *progress, v *view, t *task) {
+func (r *run) measureSlot(p *progress, v *view, t *cluster.Task) {
 	if bad := r.failedTask(v.slot); bad != nil {
 		p.failed++
 		if p.failedTask == "" {
-			p.failedTask = bad.id
+			p.failedTask = bad.ID
 		}
-		if r.inFuture(r.update.ReplaceNextAt(r.state.reportedAt(bad))) {
+		if r.inFuture(r.update.ReplaceNextAt(r.state.ReportedAt(bad))) {
 			p.inProgress++
 		}
 		return
 	}
 	switch {
 	case v.action == finished:
-	case !t.running() || v.older != nil:
+	case !t.Running() || v.older != nil:
 		p.inProgress++
 		p.unstable++
 	default:
-		since := r.state.reportedAt(t)
+		since := r.state.ReportedAt(t)
 		if r.inFuture(r.update.ReplaceNextAt(since)) {
 			p.inProgress++
 		}
@@ -220,9 +221,9 @@ func (r *run) measureSlot(p *progress, v *view, t *task) {
 }
 
 // failedTask returns a task of the slot that failed in this update, or nil.
-func (r *run) failedTask(s *slot) *task {
-	for _, t := range s.tasks {
-		if r.update.Failed(t.rows()) {
+func (r *run) failedTask(s *cluster.Slot) *cluster.Task {
+	for _, t := range s.Tasks {
+		if r.update.Failed(t.Rows()) {
 			return t
 		}
 	}

@@ -1,7 +1,8 @@
-package planner
+package placement
 
 import (
 	"cmp"
+	"swarm/manager/planner/cluster"
 	"time"
 )
 
@@ -10,32 +11,32 @@ import (
 // rejected every few seconds. The node is tried again after imageRetry, and at once when the
 // cluster learns of any new image or copy, because someone may have loaded the missing one.
 
-// imageRetry is how long a node that could not get an image gets no task with it.
-const imageRetry = 2 * time.Minute
+// ImageRetry is how long a node that could not get an image gets no task with it.
+const ImageRetry = 2 * time.Minute
 
 // nodesWithoutImage returns the nodes that could not get the revision's image, each with the task
 // that was last rejected for it.
-func (f *Finder) nodesWithoutImage(rev *revision) map[*node]*task {
-	if f.service.failed == 0 {
+func (f *Finder) nodesWithoutImage(rev *cluster.Revision) map[*cluster.Node]*cluster.Task {
+	if f.service.Failed == 0 {
 		return nil
 	}
 	if f.noImageRevision == rev {
 		return f.noImage
 	}
-	var noImage map[*node]*task
+	var noImage map[*cluster.Node]*cluster.Task
 	for _, s := range f.service.Slots() {
-		for _, t := range s.tasks {
-			if !t.failure() || t.node == nil || !t.rows().LacksImage() || !t.revision.pullsLike(rev) {
+		for _, t := range s.Tasks {
+			if !t.Failure() || t.Node == nil || !t.Rows().LacksImage() || !t.Revision.PullsLike(rev) {
 				continue
 			}
-			if statusVersion(t) <= f.state.newestImage || !f.now.Before(f.state.reportedAt(t).Add(imageRetry)) {
+			if statusVersion(t) <= f.state.NewestImage || !f.now.Before(f.state.ReportedAt(t).Add(ImageRetry)) {
 				continue
 			}
 			if noImage == nil {
-				noImage = map[*node]*task{}
+				noImage = map[*cluster.Node]*cluster.Task{}
 			}
-			if o := noImage[t.node]; o == nil || cmp.Or(cmp.Compare(statusVersion(o), statusVersion(t)), cmp.Compare(o.id, t.id)) < 0 {
-				noImage[t.node] = t
+			if o := noImage[t.Node]; o == nil || cmp.Or(cmp.Compare(statusVersion(o), statusVersion(t)), cmp.Compare(o.ID, t.ID)) < 0 {
+				noImage[t.Node] = t
 			}
 		}
 	}
@@ -52,15 +53,15 @@ const (
 )
 
 // recentFailures counts, by node, the tasks of the revision that failed within failureWindow.
-func (f *Finder) recentFailures(rev *revision) map[*node]int {
-	if f.service.failed == 0 {
+func (f *Finder) recentFailures(rev *cluster.Revision) map[*cluster.Node]int {
+	if f.service.Failed == 0 {
 		return nil
 	}
-	failing := map[*node]int{}
+	failing := map[*cluster.Node]int{}
 	for _, s := range f.service.Slots() {
-		for _, t := range s.tasks {
-			if t.failure() && t.node != nil && t.revision == rev && f.now.Sub(f.state.reportedAt(t)) < failureWindow {
-				failing[t.node]++
+		for _, t := range s.Tasks {
+			if t.Failure() && t.Node != nil && t.Revision == rev && f.now.Sub(f.state.ReportedAt(t)) < failureWindow {
+				failing[t.Node]++
 			}
 		}
 	}
@@ -68,4 +69,4 @@ func (f *Finder) recentFailures(rev *revision) map[*node]int {
 }
 
 // statusVersion returns the version of the task's status: the index of the log entry that wrote it.
-func statusVersion(t *task) uint64 { return t.status.GetMeta().GetVersion() }
+func statusVersion(t *cluster.Task) uint64 { return t.Status.GetMeta().GetVersion() }

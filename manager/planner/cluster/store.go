@@ -1,4 +1,4 @@
-package planner
+package cluster
 
 import (
 	"swarm/raftstore"
@@ -13,8 +13,8 @@ func Tables() []raftstore.TableID {
 	}
 }
 
-// NewState returns the State of a view. Every service in it is due.
-func NewState(v *raftstore.View) *State {
+// New returns the State of a view. Every service in it is due.
+func New(v *raftstore.View) *State {
 	p := newState()
 	load(p, v.Clusters)
 	load(p, v.Nodes)

@@ -1,4 +1,4 @@
-package planner
+package cluster
 
 import (
 	swarmv1 "swarm/proto/swarm/v1"
@@ -13,27 +13,27 @@ type Draft struct {
 	state      *State
 	placements []placement
 	generic    []genericAlloc
-	stopping   []*task
+	stopping   []*Task
 	resized    []extraReservation
 	addressDraft
 }
 
 // placement is one placement of a draft.
 type placement struct {
-	revision *revision
-	node     *node
+	revision *Revision
+	node     *Node
 }
 
 // genericAlloc holds the generic resources of one placement.
 type genericAlloc struct {
-	node    *node
+	node    *Node
 	generic []*swarmv1.GenericResource
 }
 
 // extraReservation is what a running task reserves on its node in addition, after it has moved to
 // another revision.
 type extraReservation struct {
-	node        *node
+	node        *Node
 	cpu, memory int64
 }
 
@@ -47,13 +47,13 @@ func (p *State) Draft() *Draft {
 // task gets. The caller has checked that the node has room. Place does not add to the number of the
 // service's tasks on the node, because that costs a third of the time of a placement. A caller
 // that needs the number adds its own placements.
-func (d *Draft) Place(rev *revision, n *node) []*swarmv1.GenericResource {
-	generic := n.allocateGeneric(rev.generic)
-	n.reserved.cpu += rev.need.cpu
-	n.reserved.memory += rev.need.memory
+func (d *Draft) Place(rev *Revision, n *Node) []*swarmv1.GenericResource {
+	generic := n.allocateGeneric(rev.Generic)
+	n.reserved.CPU += rev.Need.CPU
+	n.reserved.Memory += rev.Need.Memory
 	n.reserved.addGeneric(generic)
-	n.taskCount++
-	for _, port := range rev.ports {
+	n.TaskCount++
+	for _, port := range rev.Ports {
 		n.claimPort(port)
 	}
 	d.placements = append(d.placements, placement{rev, n})
@@ -65,41 +65,41 @@ func (d *Draft) Place(rev *revision, n *node) []*swarmv1.GenericResource {
 
 // Stop no longer counts the task among the tasks of its node. The task keeps its reservation until
 // it has ended.
-func (d *Draft) Stop(t *task) {
+func (d *Draft) Stop(t *Task) {
 	if t.counted {
-		t.service.tasksOnNode[t.node]--
-		t.node.taskCount--
+		t.Service.tasksOnNode[t.Node]--
+		t.Node.TaskCount--
 		d.stopping = append(d.stopping, t)
 	}
 }
 
 // Resize reserves what the task needs in addition when it moves to the given revision, and returns
 // true. If its node does not have that much, Resize reserves nothing and returns false.
-func (d *Draft) Resize(t *task, rev *revision) bool {
-	more := extraReservation{t.node, max(0, rev.need.cpu-t.revision.need.cpu), max(0, rev.need.memory-t.revision.need.memory)}
-	if t.reserves && !t.node.hasRoomFor(more) {
+func (d *Draft) Resize(t *Task, rev *Revision) bool {
+	more := extraReservation{t.Node, max(0, rev.Need.CPU-t.Revision.Need.CPU), max(0, rev.Need.Memory-t.Revision.Need.Memory)}
+	if t.reserves && !t.Node.hasRoomFor(more) {
 		return false
 	}
-	t.node.reserved.cpu += more.cpu
-	t.node.reserved.memory += more.memory
+	t.Node.reserved.CPU += more.cpu
+	t.Node.reserved.Memory += more.memory
 	d.resized = append(d.resized, more)
 	return true
 }
 
 // hasRoomFor says whether the node has room for the additional reservation.
-func (n *node) hasRoomFor(more extraReservation) bool {
-	return (more.cpu == 0 || n.reserved.cpu+more.cpu <= n.capacity.cpu) &&
-		(more.memory == 0 || n.reserved.memory+more.memory <= n.capacity.memory)
+func (n *Node) hasRoomFor(more extraReservation) bool {
+	return (more.cpu == 0 || n.reserved.CPU+more.cpu <= n.capacity.CPU) &&
+		(more.memory == 0 || n.reserved.Memory+more.memory <= n.capacity.Memory)
 }
 
 // Undo takes back all that the draft has counted, so that the State matches the store again.
 func (d *Draft) Undo() {
 	for i := range d.placements {
 		p := &d.placements[i]
-		p.node.reserved.cpu -= p.revision.need.cpu
-		p.node.reserved.memory -= p.revision.need.memory
-		p.node.taskCount--
-		for _, port := range p.revision.ports {
+		p.node.reserved.CPU -= p.revision.Need.CPU
+		p.node.reserved.Memory -= p.revision.Need.Memory
+		p.node.TaskCount--
+		for _, port := range p.revision.Ports {
 			delete(p.node.ports, port)
 		}
 	}
@@ -107,12 +107,12 @@ func (d *Draft) Undo() {
 		g.node.reserved.dropGeneric(g.generic)
 	}
 	for _, t := range d.stopping {
-		t.service.tasksOnNode[t.node]++
-		t.node.taskCount++
+		t.Service.tasksOnNode[t.Node]++
+		t.Node.TaskCount++
 	}
 	for _, m := range d.resized {
-		m.node.reserved.cpu -= m.cpu
-		m.node.reserved.memory -= m.memory
+		m.node.reserved.CPU -= m.cpu
+		m.node.reserved.Memory -= m.memory
 	}
 	d.undoAddresses()
 }

@@ -1,4 +1,4 @@
-package planner
+package cluster
 
 import (
 	"net/netip"
@@ -97,9 +97,9 @@ func (p *State) foldCursor(c *swarmv1.Claim, id, family string, deleted bool) {
 }
 
 // addNetworks sets the networks of the revision, and the addresses requested on them.
-func (r *revision) addNetworks(list []*swarmv1.NetworkAttachmentConfig) {
+func (r *Revision) addNetworks(list []*swarmv1.NetworkAttachmentConfig) {
 	for _, use := range list {
-		r.networks = append(r.networks, &swarmv1.NetworkAttachment{NetworkId: use.GetTarget(), Aliases: use.GetAliases(), DriverOpts: use.GetDriverOpts()})
+		r.Networks = append(r.Networks, &swarmv1.NetworkAttachment{NetworkId: use.GetTarget(), Aliases: use.GetAliases(), DriverOpts: use.GetDriverOpts()})
 		r.needsAddress = r.needsAddress || !spec.LocalNetwork(use.GetTarget())
 		var requested []netip.Addr
 		for _, text := range use.GetAddresses() {

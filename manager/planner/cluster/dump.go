@@ -1,4 +1,4 @@
-package planner
+package cluster
 
 import (
 	"fmt"
@@ -12,13 +12,13 @@ func (p *State) String() string {
 	var b strings.Builder
 	for _, id := range slices.Sorted(maps.Keys(p.nodes)) {
 		n := p.nodes[id]
-		fmt.Fprintf(&b, "node %s cpu %d memory %d total %d ports %v", id, n.reserved.cpu, n.reserved.memory, n.taskCount, slices.Sorted(maps.Keys(n.ports)))
+		fmt.Fprintf(&b, "node %s cpu %d memory %d total %d ports %v", id, n.reserved.CPU, n.reserved.Memory, n.TaskCount, slices.Sorted(maps.Keys(n.ports)))
 		for _, k := range slices.Sorted(maps.Keys(n.reserved.generic)) {
 			fmt.Fprintf(&b, " %s %v", k, *n.reserved.generic[k])
 		}
 		rows := map[string]int32{}
 		for s, c := range n.taskRows {
-			rows[s.id] = c
+			rows[s.ID] = c
 		}
 		fmt.Fprintf(&b, " rows %v\n", rows)
 	}
@@ -26,13 +26,13 @@ func (p *State) String() string {
 		s := p.services[id]
 		on := map[string]int32{}
 		for n, c := range s.tasksOnNode {
-			on[n.id] = c
+			on[n.ID] = c
 		}
-		fmt.Fprintf(&b, "service %s waiting %d failed %d on %v:", id, s.waiting, s.failed, on)
+		fmt.Fprintf(&b, "service %s waiting %d failed %d on %v:", id, s.Waiting, s.Failed, on)
 		for _, sl := range s.Slots() {
-			fmt.Fprintf(&b, " %v[", sl.key)
-			for _, t := range sl.tasks {
-				fmt.Fprintf(&b, " %s", t.id)
+			fmt.Fprintf(&b, " %v[", sl.Key)
+			for _, t := range sl.Tasks {
+				fmt.Fprintf(&b, " %s", t.ID)
 			}
 			b.WriteString(" ]")
 		}

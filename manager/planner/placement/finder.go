@@ -1,33 +1,34 @@
-package planner
+package placement
 
 import (
 	"time"
 
+	"swarm/manager/planner/cluster"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
 // Finder finds nodes for the tasks of one service in one plan, one task after the other. Begin says
 // which service. The caller keeps one Finder for all its plans, so that they share memory.
 type Finder struct {
-	state   *State
-	service *service
+	state   *cluster.State
+	service *cluster.Service
 	now     time.Time
 	placers []*placer
-	found   []*node // the results of Find
+	found   []*cluster.Node // the results of Find
 	// noImage is the last result of nodesWithoutImage, which was for noImageRevision.
-	noImageRevision *revision
-	noImage         map[*node]*task
+	noImageRevision *cluster.Revision
+	noImage         map[*cluster.Node]*cluster.Task
 	// spare is the memory of the last placer. Without it a plan of one task on 1,000 nodes takes 25%
 	// longer.
 	spare candidates
 }
 
 // NewFinder returns a Finder for the nodes and services of a State.
-func NewFinder(state *State) *Finder { return &Finder{state: state} }
+func NewFinder(state *cluster.State) *Finder { return &Finder{state: state} }
 
 // Begin prepares the Finder for the tasks of a service at time now. Nothing that it found before
 // has an effect on what it finds now, except through what the caller has reserved on the nodes.
-func (f *Finder) Begin(s *service, now time.Time) {
+func (f *Finder) Begin(s *cluster.Service, now time.Time) {
 	f.End()
 	f.service, f.now = s, now
 }
@@ -43,7 +44,7 @@ func (f *Finder) End() {
 // Find returns the node for one more task of the revision, or an explanation if there is none. If
 // only is not nil, no other node is considered. The caller places the task on the node
 // (cluster.Draft) before it calls Find again.
-func (f *Finder) Find(rev *revision, only *node) (*node, *Explanation) {
+func (f *Finder) Find(rev *cluster.Revision, only *cluster.Node) (*cluster.Node, *Explanation) {
 	n, why := f.find(rev, only)
 	if n != nil {
 		f.found = append(f.found, n)
@@ -51,12 +52,12 @@ func (f *Finder) Find(rev *revision, only *node) (*node, *Explanation) {
 	return n, why
 }
 
-func (f *Finder) find(rev *revision, only *node) (*node, *Explanation) {
+func (f *Finder) find(rev *cluster.Revision, only *cluster.Node) (*cluster.Node, *Explanation) {
 	if only != nil {
-		if rev.checkNode(only, f.tasksOn(rev, only), f.nodesWithoutImage(rev)) == fits {
+		if checkNode(rev, only, f.tasksOn(rev, only), f.nodesWithoutImage(rev)) == fits {
 			return only, nil
 		}
-		return nil, f.explain(rev, []*node{only})
+		return nil, f.explain(rev, []*cluster.Node{only})
 	}
 	p := f.placer(rev)
 	if n := p.pick(); n != nil {
@@ -70,8 +71,8 @@ func (f *Finder) find(rev *revision, only *node) (*node, *Explanation) {
 
 // tasksOn returns how many tasks of the service should run on the node, including those of this plan.
 // Only max_replicas needs the number; without that limit it returns 0.
-func (f *Finder) tasksOn(rev *revision, n *node) uint64 {
-	if rev.maxReplicas == 0 {
+func (f *Finder) tasksOn(rev *cluster.Revision, n *cluster.Node) uint64 {
+	if rev.MaxReplicas == 0 {
 		return 0
 	}
 	count := f.service.TasksOn(n)
@@ -85,7 +86,7 @@ func (f *Finder) tasksOn(rev *revision, n *node) uint64 {
 
 // placer returns the placer of a revision. A plan has two of them only if it replaces tasks while an
 // update is paused.
-func (f *Finder) placer(rev *revision) *placer {
+func (f *Finder) placer(rev *cluster.Revision) *placer {
 	for _, p := range f.placers {
 		if p.revision == rev {
 			return p
@@ -112,11 +113,11 @@ func NoAddress(why string) *Explanation {
 }
 
 // explain is revision.explain with the data of this plan.
-func (f *Finder) explain(rev *revision, nodes []*node) *Explanation {
+func (f *Finder) explain(rev *cluster.Revision, nodes []*cluster.Node) *Explanation {
 	noImage := f.nodesWithoutImage(rev)
-	v := rev.explain(nodes, func(n *node) uint64 { return f.tasksOn(rev, n) }, noImage)
+	v := explain(rev, nodes, func(n *cluster.Node) uint64 { return f.tasksOn(rev, n) }, noImage)
 	for _, t := range noImage {
-		if at := f.state.reportedAt(t).Add(imageRetry); v.RetryAt.IsZero() || at.Before(v.RetryAt) {
+		if at := f.state.ReportedAt(t).Add(ImageRetry); v.RetryAt.IsZero() || at.Before(v.RetryAt) {
 			v.RetryAt = at
 		}
 	}

@@ -1,15 +1,16 @@
-package planner
+package placement
 
 import (
 	"cmp"
 	"slices"
+	"swarm/manager/planner/cluster"
 )
 
 // placer finds nodes for the tasks of one revision, one task after the other. newPlacer collects
 // the nodes that match the revision once. Every leaf of the spread tree holds its nodes in a heap.
 // A node without room leaves its heap, because no node gains room during a plan.
 type placer struct {
-	revision    *revision
+	revision    *cluster.Revision
 	root        *branch
 	explanation *Explanation // why no node takes a task; nil: not computed yet
 	path        []*branch
@@ -27,35 +28,35 @@ type branch struct {
 
 // newPlacer returns a placer with all nodes that take new tasks and match the revision. Room is not
 // checked yet.
-func (f *Finder) newPlacer(rev *revision) *placer {
+func (f *Finder) newPlacer(rev *cluster.Revision) *placer {
 	p := &placer{revision: rev, root: &branch{}}
 	failing := f.recentFailures(rev)
 	noImage := f.nodesWithoutImage(rev)
-	found := map[*node]int{} // tasks of the service that this plan has placed already
+	found := map[*cluster.Node]int{} // tasks of the service that this plan has placed already
 	for _, n := range f.found {
 		found[n]++
 	}
 	hasTasks := f.service.HasTasks() || len(found) > 0
-	if len(rev.spread) == 0 {
+	if len(rev.Spread) == 0 {
 		p.root.nodes, f.spare = slices.Grow(f.spare, len(f.state.Nodes())), nil
 	}
 	for c := range f.state.Classes() {
-		if rev.checkClass(c) != fits {
+		if checkClass(rev, c) != fits {
 			continue
 		}
 		leaf := p.root
-		for _, k := range rev.spread {
-			leaf = leaf.child(c.attribute(k))
+		for _, k := range rev.Spread {
+			leaf = leaf.child(c.Attribute(k))
 		}
-		for _, n := range c.nodes {
-			if n.availability != available || !rev.matchesNode(n) || noImage[n] != nil {
+		for _, n := range c.Nodes {
+			if n.Availability != cluster.Available || !matchesNode(rev, n) || noImage[n] != nil {
 				continue
 			}
 			count := 0
 			if hasTasks {
 				count = f.service.TasksOn(n) + found[n]
 			}
-			leaf.nodes = append(leaf.nodes, candidate{n.sortKey(count, failing != nil && failing[n] >= failureThreshold), n})
+			leaf.nodes = append(leaf.nodes, candidate{sortKey(n, count, failing != nil && failing[n] >= failureThreshold), n})
 			p.root.addTasks(rev, c, count)
 		}
 	}
@@ -73,10 +74,10 @@ func (b *branch) child(value string) *branch {
 }
 
 // addTasks adds n to the task counts of all branches on the path to the leaf of class c.
-func (b *branch) addTasks(rev *revision, c *class, n int) {
+func (b *branch) addTasks(rev *cluster.Revision, c *cluster.Class, n int) {
 	b.tasks += n
-	for _, k := range rev.spread {
-		b = b.child(c.attribute(k))
+	for _, k := range rev.Spread {
+		b = b.child(c.Attribute(k))
 		b.tasks += n
 	}
 }
@@ -95,7 +96,7 @@ func (b *branch) empty() bool { return len(b.children) == 0 && len(b.nodes) == 0
 // pick returns the node for the next task, or nil if no node has room. At every level of the tree
 // it takes the branch with the fewest tasks of the service, and in the leaf the first node of the
 // heap.
-func (p *placer) pick() *node {
+func (p *placer) pick() *cluster.Node {
 	for !p.root.empty() {
 		p.path = append(p.path[:0], p.root)
 		leaf := p.root
@@ -133,8 +134,8 @@ const (
 )
 
 // sortKey returns the node's sort key. count is the number of the service's tasks on the node.
-func (n *node) sortKey(count int, failing bool) uint64 {
-	k := uint64(count)<<(indexBits+taskCountBits) | uint64(n.taskCount)<<indexBits | uint64(n.index)
+func sortKey(n *cluster.Node, count int, failing bool) uint64 {
+	k := uint64(count)<<(indexBits+taskCountBits) | uint64(n.TaskCount)<<indexBits | uint64(n.Index)
 	if failing {
 		k |= penalty
 	}
@@ -147,7 +148,7 @@ func serviceCountOf(key uint64) uint64 {
 
 type candidate struct {
 	key  uint64
-	node *node
+	node *cluster.Node
 }
 
 // candidates is a binary heap with the lowest key on top. All keys differ, so the order of insertion
@@ -196,10 +197,10 @@ func (c candidates) siftDown(i int) {
 
 // pick returns the first candidate that has room, and adds one task to its key. It removes the
 // candidates without room that it meets. It returns nil if no candidate is left.
-func (c *candidates) pick(rev *revision) *node {
+func (c *candidates) pick(rev *cluster.Revision) *cluster.Node {
 	for len(*c) > 0 {
 		top := &(*c)[0]
-		if rev.checkRoom(top.node, serviceCountOf(top.key)) == fits {
+		if checkRoom(rev, top.node, serviceCountOf(top.key)) == fits {
 			n := top.node
 			top.key += oneMoreTask
 			c.siftDown(0)

@@ -1,4 +1,4 @@
-package planner
+package cluster
 
 import (
 	"cmp"
@@ -13,24 +13,24 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// node is one node: its rows, its capacity, and what tasks have reserved of it.
-type node struct {
-	id    string
-	row   *swarmv1.Node // nil: deleted, or not arrived yet
-	state *swarmv1.NodeState
-	class *class // nil if row is nil
+// Node is one node: its rows, its capacity, and what tasks have reserved of it.
+type Node struct {
+	ID    string
+	Row   *swarmv1.Node // nil: deleted, or not arrived yet
+	State *swarmv1.NodeState
+	Class *Class // nil if row is nil
 	// classIndex is the node's index in class.nodes.
 	classIndex int
-	// availability says whether the node takes new tasks of any service.
-	availability availability
-	index        int // index in State.nodeOrder; placement breaks ties by the lower index
+	// Availability says whether the node takes new tasks of any service.
+	Availability Availability
+	Index        int // index in State.nodeOrder; placement breaks ties by the lower index
 
-	capacity resources
-	reserved resources
-	// taskCount is how many tasks should run on the node and have not ended.
-	taskCount int
+	capacity Resources
+	reserved Resources
+	// TaskCount is how many tasks should run on the node and have not ended.
+	TaskCount int
 	// taskRows counts the task rows that name the node, by service, whatever the tasks' state.
-	taskRows map[*service]int32
+	taskRows map[*Service]int32
 	// ports holds the claimed host ports, in the form of hostPortName. nil: no port is claimed.
 	ports map[string]struct{}
 	// lease is the lease in the node's last NodeState row. It outlives that row.
@@ -40,37 +40,37 @@ type node struct {
 	removedAt time.Time
 }
 
-// availability says whether a node takes new tasks, and if not, why.
-type availability uint8
+// Availability says whether a node takes new tasks, and if not, why.
+type Availability uint8
 
 const (
 	// available: the node takes new tasks.
-	available availability = iota
+	Available Availability = iota
 	// down: the node has no row, or its state is not READY.
-	down
+	Down
 	// inactive: the user has paused or drained the node.
-	inactive
+	Inactive
 	// unavailable: the node has reported that it can run no tasks.
-	unavailable
+	Unavailable
 )
 
-func (n *node) checkAvailability() availability {
+func (n *Node) checkAvailability() Availability {
 	switch {
-	case n.row == nil || n.state.GetState() != swarmv1.NodeState_READY:
-		return down
-	case n.row.GetSpec().GetAvailability() != swarmv1.NodeSpec_ACTIVE:
-		return inactive
-	case n.state.GetDescription().GetUnavailable() != "":
-		return unavailable
+	case n.Row == nil || n.State.GetState() != swarmv1.NodeState_READY:
+		return Down
+	case n.Row.GetSpec().GetAvailability() != swarmv1.NodeSpec_ACTIVE:
+		return Inactive
+	case n.State.GetDescription().GetUnavailable() != "":
+		return Unavailable
 	}
-	return available
+	return Available
 }
 
 // ensureNode returns the entry of a node, and adds one without a row if there is none.
-func (p *State) ensureNode(id string) *node {
+func (p *State) ensureNode(id string) *Node {
 	n := p.nodes[id]
 	if n == nil {
-		n = &node{id: id, taskRows: map[*service]int32{}}
+		n = &Node{ID: id, taskRows: map[*Service]int32{}}
 		p.nodes[id] = n
 		p.unregistered[n] = struct{}{}
 	}
@@ -78,18 +78,18 @@ func (p *State) ensureNode(id string) *node {
 }
 
 // foldNode applies the change of a node row. set stores the row in the entry.
-func (p *State) foldNode(id string, deleted bool, set func(*node)) {
+func (p *State) foldNode(id string, deleted bool, set func(*Node)) {
 	n := p.ensureNode(id)
-	had := n.row != nil
+	had := n.Row != nil
 	if deleted {
-		n.row = nil
+		n.Row = nil
 		p.unregistered[n] = struct{}{}
 	} else {
 		set(n)
 		n.removedAt = time.Time{}
 		delete(p.unregistered, n)
 	}
-	if had != (n.row != nil) {
+	if had != (n.Row != nil) {
 		p.orderStale, p.ingressDirty = true, true
 	}
 	p.refreshNode(n)
@@ -97,9 +97,9 @@ func (p *State) foldNode(id string, deleted bool, set func(*node)) {
 }
 
 // forgetNode drops the entry of a node that no row names any more.
-func (p *State) forgetNode(n *node) {
-	if n != nil && n.row == nil && n.state == nil && len(n.taskRows) == 0 && len(n.ports) == 0 {
-		delete(p.nodes, n.id)
+func (p *State) forgetNode(n *Node) {
+	if n != nil && n.Row == nil && n.State == nil && len(n.taskRows) == 0 && len(n.ports) == 0 {
+		delete(p.nodes, n.ID)
 		delete(p.unregistered, n)
 	}
 }
@@ -107,13 +107,13 @@ func (p *State) forgetNode(n *node) {
 // foldNodeState applies the change of a NodeState row.
 func (p *State) foldNodeState(s *swarmv1.NodeState, deleted bool) {
 	n := p.ensureNode(s.GetNodeId())
-	old := n.state
+	old := n.State
 	if deleted {
-		n.state = nil
+		n.State = nil
 	} else {
-		n.state, n.lease = s, s.GetLease().AsDuration()
+		n.State, n.lease = s, s.GetLease().AsDuration()
 	}
-	if members.NeverReported(old) && !members.NeverReported(n.state) {
+	if members.NeverReported(old) && !members.NeverReported(n.State) {
 		p.ingressDirty = true
 	}
 	if old != nil && !deleted && old.GetState() == s.GetState() && old.GetFenced() == s.GetFenced() && proto.Equal(old.GetDescription(), s.GetDescription()) {
@@ -126,16 +126,16 @@ func (p *State) foldNodeState(s *swarmv1.NodeState, deleted bool) {
 // refreshNode derives again what depends on the node's rows. It marks all services that the change
 // may concern: those with tasks on the node, those with tasks that have no node, and global
 // services.
-func (p *State) refreshNode(n *node) {
-	n.capacity = resourcesOf(n.state.GetDescription().GetResources())
+func (p *State) refreshNode(n *Node) {
+	n.capacity = resourcesOf(n.State.GetDescription().GetResources())
 	p.setClass(n)
-	n.availability = n.checkAvailability()
+	n.Availability = n.checkAvailability()
 	p.retryWaiting = true
 	for s := range n.taskRows {
 		p.markDirty(s)
 	}
 	for _, s := range p.services {
-		if s.global() {
+		if s.Global() {
 			p.markDirty(s)
 		}
 	}
@@ -148,64 +148,64 @@ func (p *State) sortNodes() {
 	}
 	p.nodeOrder = p.nodeOrder[:0]
 	for _, n := range p.nodes {
-		if n.row != nil {
+		if n.Row != nil {
 			p.nodeOrder = append(p.nodeOrder, n)
 		}
 	}
-	slices.SortFunc(p.nodeOrder, func(a, b *node) int { return cmp.Compare(a.id, b.id) })
+	slices.SortFunc(p.nodeOrder, func(a, b *Node) int { return cmp.Compare(a.ID, b.ID) })
 	for i, n := range p.nodeOrder {
-		n.index = i
+		n.Index = i
 	}
 	p.orderStale = false
 }
 
-// name returns the node's name for users: its configured name, its host name or its id.
-func (n *node) name() string {
+// Name returns the node's name for users: its configured name, its host name or its id.
+func (n *Node) Name() string {
 	switch {
-	case n.row.GetSpec().GetName() != "":
-		return n.row.GetSpec().GetName()
-	case n.hostname() != "":
-		return n.hostname()
+	case n.Row.GetSpec().GetName() != "":
+		return n.Row.GetSpec().GetName()
+	case n.Hostname() != "":
+		return n.Hostname()
 	}
-	return n.id
+	return n.ID
 }
 
-// hostname returns the name with which the node joined, even if the host has been renamed since.
+// Hostname returns the name with which the node joined, even if the host has been renamed since.
 // Constraints on the host name may decide which nodes get secrets, so a node must not be able to
 // change it.
-func (n *node) hostname() string { return n.row.GetHostname() }
+func (n *Node) Hostname() string { return n.Row.GetHostname() }
 
-// removed says that the node has no row, so no worker will report for it again.
-func (n *node) removed() bool { return n.row == nil }
+// Removed says that the node has no row, so no worker will report for it again.
+func (n *Node) Removed() bool { return n.Row == nil }
 
-func (n *node) down() bool { return n.state.GetState() == swarmv1.NodeState_DOWN }
+func (n *Node) Down() bool { return n.State.GetState() == swarmv1.NodeState_DOWN }
 
-// lost says that the node is removed or down. Its tasks count as not running, except as mayRun
+// Lost says that the node is removed or down. Its tasks count as not running, except as mayRun
 // says.
-func (n *node) lost() bool { return n.removed() || n.down() }
+func (n *Node) Lost() bool { return n.Removed() || n.Down() }
 
-// downSince returns when the node went down.
-func (n *node) downSince() time.Time {
-	if since := n.state.GetSince(); since != nil {
+// DownSince returns when the node went down.
+func (n *Node) DownSince() time.Time {
+	if since := n.State.GetSince(); since != nil {
 		return since.AsTime()
 	}
-	return timeOf(n.state.GetMeta().GetUpdatedAt())
+	return timeOf(n.State.GetMeta().GetUpdatedAt())
 }
 
-func (n *node) draining() bool {
-	return n.row.GetSpec().GetAvailability() == swarmv1.NodeSpec_DRAIN
+func (n *Node) Draining() bool {
+	return n.Row.GetSpec().GetAvailability() == swarmv1.NodeSpec_DRAIN
 }
 
-func (n *node) claimPort(port string) {
+func (n *Node) claimPort(port string) {
 	if n.ports == nil {
 		n.ports = map[string]struct{}{}
 	}
 	n.ports[port] = struct{}{}
 }
 
-// hostPortName returns "tcp/8080" for a port on all addresses of a host, and "tcp/8080/192.0.2.7"
+// HostPort returns "tcp/8080" for a port on all addresses of a host, and "tcp/8080/192.0.2.7"
 // for a port on one address.
-func hostPortName(p *swarmv1.PortConfig) string {
+func HostPort(p *swarmv1.PortConfig) string {
 	name := strings.ToLower(p.GetProtocol().String()) + "/" + strconv.FormatUint(uint64(p.GetPublishedPort()), 10)
 	if a, err := netip.ParseAddr(p.GetHostIp()); err == nil && !a.IsUnspecified() {
 		name += "/" + a.Unmap().String()
@@ -213,9 +213,9 @@ func hostPortName(p *swarmv1.PortConfig) string {
 	return name
 }
 
-// portInUse says whether a claim prevents the use of the port: a claim of the same port, or of a
+// PortInUse says whether a claim prevents the use of the port: a claim of the same port, or of a
 // port that overlaps with it because one of the two is on all addresses of the host.
-func (n *node) portInUse(port string) bool {
+func (n *Node) PortInUse(port string) bool {
 	if _, claimed := n.ports[port]; claimed || len(n.ports) == 0 {
 		return claimed
 	}
@@ -232,19 +232,19 @@ func (n *node) portInUse(port string) bool {
 	return false
 }
 
-// portHolder describes the task that prevents the use of the port. If several services may hold the
+// PortHolder describes the task that prevents the use of the port. If several services may hold the
 // port, it names the first by name.
-func (n *node) portHolder(port string) string {
+func (n *Node) PortHolder(port string) string {
 	name := ""
 	for s := range n.taskRows {
 		publishes := false
 		for _, rev := range s.revisions {
-			publishes = publishes || slices.ContainsFunc(rev.ports, func(p string) bool {
+			publishes = publishes || slices.ContainsFunc(rev.Ports, func(p string) bool {
 				return p == port || strings.HasPrefix(p, port+"/") || strings.HasPrefix(port, p+"/")
 			})
 		}
-		if publishes && (name == "" || s.row.GetName() < name) {
-			name = s.row.GetName()
+		if publishes && (name == "" || s.Row.GetName() < name) {
+			name = s.Row.GetName()
 		}
 	}
 	if name == "" {

@@ -1,4 +1,4 @@
-package planner
+package placement
 
 import (
 	"cmp"
@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"swarm/internal/spec"
+	"swarm/manager/planner/cluster"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -34,7 +35,7 @@ const (
 
 // refusalOf maps the availability of a node to a refusal.
 var refusalOf = [...]refusal{
-	available: fits, down: refusedDown, inactive: refusedAvailability, unavailable: refusedUnavailable,
+	cluster.Available: fits, cluster.Down: refusedDown, cluster.Inactive: refusedAvailability, cluster.Unavailable: refusedUnavailable,
 }
 
 // filters holds the name of every refusal for programs, and the phrase that Docker uses for it.
@@ -52,32 +53,32 @@ var filters = [refusals]struct{ name, phrase string }{
 	refusedImage:        {"image", "image not available on %s"},
 }
 
-// matches says whether the node satisfies the constraints and platforms of the revision. These must
+// Matches says whether the node satisfies the constraints and platforms of the revision. These must
 // hold as long as a task runs there.
-func (r *revision) matches(n *node) bool {
-	return r.checkClass(n.class) == fits && r.matchesNode(n)
+func Matches(r *cluster.Revision, n *cluster.Node) bool {
+	return checkClass(r, n.Class) == fits && matchesNode(r, n)
 }
 
 // checkClass returns why the nodes of a class do not match, a constraint or the platform, or fits.
-func (r *revision) checkClass(c *class) refusal {
-	if r.invalidConstraint != "" {
+func checkClass(r *cluster.Revision, c *cluster.Class) refusal {
+	if r.InvalidConstraint != "" {
 		return refusedConstraint
 	}
-	for _, k := range r.classConstraints {
-		if !k.Matches(c.attribute(k)) {
+	for _, k := range r.ClassConstraints {
+		if !k.Matches(c.Attribute(k)) {
 			return refusedConstraint
 		}
 	}
-	if len(r.platforms) > 0 && !slices.ContainsFunc(r.platforms, func(p *swarmv1.Platform) bool { return spec.Runs(c.platform, p) }) {
+	if len(r.Platforms) > 0 && !slices.ContainsFunc(r.Platforms, func(p *swarmv1.Platform) bool { return spec.Runs(c.Platform, p) }) {
 		return refusedPlatform
 	}
 	return fits
 }
 
 // matchesNode says whether the node satisfies the constraints on a node's id and host name.
-func (r *revision) matchesNode(n *node) bool {
-	for _, k := range r.nodeConstraints {
-		if !k.Matches(n.attribute(k)) {
+func matchesNode(r *cluster.Revision, n *cluster.Node) bool {
+	for _, k := range r.NodeConstraints {
+		if !k.Matches(n.Attribute(k)) {
 			return false
 		}
 	}
@@ -86,41 +87,41 @@ func (r *revision) matchesNode(n *node) bool {
 
 // checkRoom says which resource the node lacks for one more task, or fits. count is how many tasks
 // of the service should run there already.
-func (r *revision) checkRoom(n *node, count uint64) refusal {
+func checkRoom(r *cluster.Revision, n *cluster.Node, count uint64) refusal {
 	switch {
-	case r.need.cpu > 0 && n.reserved.cpu+r.need.cpu > n.capacity.cpu:
+	case r.Need.CPU > 0 && n.FreeCPU() < r.Need.CPU:
 		return refusedCPU
-	case r.need.memory > 0 && n.reserved.memory+r.need.memory > n.capacity.memory:
+	case r.Need.Memory > 0 && n.FreeMemory() < r.Need.Memory:
 		return refusedMemory
 	}
-	for _, g := range r.generic {
-		if n.freeGeneric(g.GetKind()) < g.GetValue() {
+	for _, g := range r.Generic {
+		if n.FreeGeneric(g.GetKind()) < g.GetValue() {
 			return refusedGeneric
 		}
 	}
-	for _, port := range r.ports {
-		if n.portInUse(port) {
+	for _, port := range r.Ports {
+		if n.PortInUse(port) {
 			return refusedPort
 		}
 	}
-	if r.maxReplicas > 0 && count >= r.maxReplicas {
+	if r.MaxReplicas > 0 && count >= r.MaxReplicas {
 		return refusedMaxReplicas
 	}
 	return fits
 }
 
 // checkNode runs all filters on one node. noImage holds the nodes that could not get the image.
-func (r *revision) checkNode(n *node, count uint64, noImage map[*node]*task) refusal {
-	if n.availability != available {
-		return refusalOf[n.availability]
+func checkNode(r *cluster.Revision, n *cluster.Node, count uint64, noImage map[*cluster.Node]*cluster.Task) refusal {
+	if n.Availability != cluster.Available {
+		return refusalOf[n.Availability]
 	}
-	if f := r.checkClass(n.class); f != fits {
+	if f := checkClass(r, n.Class); f != fits {
 		return f
 	}
-	if !r.matchesNode(n) {
+	if !matchesNode(r, n) {
 		return refusedConstraint
 	}
-	if f := r.checkRoom(n, count); f != fits {
+	if f := checkRoom(r, n, count); f != fits {
 		return f
 	}
 	if noImage[n] != nil {
@@ -131,37 +132,37 @@ func (r *revision) checkNode(n *node, count uint64, noImage map[*node]*task) ref
 
 // describeRefusal says why the node refuses a task. The text follows the name of the node: "n1:
 // needs 2 CPUs, 1 free".
-func (r *revision) describeRefusal(f refusal, n *node, count uint64) string {
+func describeRefusal(r *cluster.Revision, f refusal, n *cluster.Node, count uint64) string {
 	switch f {
 	case refusedDown:
-		return "is " + strings.ToLower(n.state.GetState().String())
+		return "is " + strings.ToLower(n.State.GetState().String())
 	case refusedAvailability:
-		return "has availability " + strings.ToLower(n.row.GetSpec().GetAvailability().String())
+		return "has availability " + strings.ToLower(n.Row.GetSpec().GetAvailability().String())
 	case refusedUnavailable:
-		return "takes no tasks: " + n.state.GetDescription().GetUnavailable()
+		return "takes no tasks: " + n.State.GetDescription().GetUnavailable()
 	case refusedConstraint:
-		return r.describeConstraint(n)
+		return describeConstraint(r, n)
 	case refusedPlatform:
-		p := n.class.platform
+		p := n.Class.Platform
 		return fmt.Sprintf("has platform %s/%s, for which the image is not built", p.GetOs(), spec.Arch(p.GetArchitecture()))
 	case refusedCPU:
-		return fmt.Sprintf("needs %s, %s free", cpuText(r.need.cpu), numberOf(cpuText(n.capacity.cpu-n.reserved.cpu)))
+		return fmt.Sprintf("needs %s, %s free", cpuText(r.Need.CPU), numberOf(cpuText(n.FreeCPU())))
 	case refusedMemory:
-		return fmt.Sprintf("needs %s of memory, %s free", memoryText(r.need.memory), memoryText(n.capacity.memory-n.reserved.memory))
+		return fmt.Sprintf("needs %s of memory, %s free", memoryText(r.Need.Memory), memoryText(n.FreeMemory()))
 	case refusedGeneric:
-		for _, g := range r.generic {
-			if free := n.freeGeneric(g.GetKind()); free < g.GetValue() {
+		for _, g := range r.Generic {
+			if free := n.FreeGeneric(g.GetKind()); free < g.GetValue() {
 				return fmt.Sprintf("needs %d %s, %d free", g.GetValue(), g.GetKind(), free)
 			}
 		}
 	case refusedPort:
-		for _, port := range r.ports {
-			if n.portInUse(port) {
-				return "port " + port + " is used by " + n.portHolder(port)
+		for _, port := range r.Ports {
+			if n.PortInUse(port) {
+				return "port " + port + " is used by " + n.PortHolder(port)
 			}
 		}
 	case refusedMaxReplicas:
-		return fmt.Sprintf("already runs %d tasks of the service, at most %d are allowed", count, r.maxReplicas)
+		return fmt.Sprintf("already runs %d tasks of the service, at most %d are allowed", count, r.MaxReplicas)
 	}
 	return "fits"
 }
@@ -172,13 +173,13 @@ func numberOf(s string) string {
 }
 
 // describeConstraint names the first constraint that the node does not satisfy.
-func (r *revision) describeConstraint(n *node) string {
-	if r.invalidConstraint != "" {
-		return fmt.Sprintf("cannot be checked: constraint %q is not valid", r.invalidConstraint)
+func describeConstraint(r *cluster.Revision, n *cluster.Node) string {
+	if r.InvalidConstraint != "" {
+		return fmt.Sprintf("cannot be checked: constraint %q is not valid", r.InvalidConstraint)
 	}
-	for _, list := range [][]spec.Constraint{r.classConstraints, r.nodeConstraints} {
+	for _, list := range [][]spec.Constraint{r.ClassConstraints, r.NodeConstraints} {
 		for _, k := range list {
-			have := n.attribute(k)
+			have := n.Attribute(k)
 			switch {
 			case k.Matches(have):
 			case have == "":
@@ -193,29 +194,29 @@ func (r *revision) describeConstraint(n *node) string {
 
 // shortage returns how much CPU or memory the node lacks, and 0 for other refusals. explain uses it
 // to find the node that lacks least.
-func (r *revision) shortage(f refusal, n *node) int64 {
+func shortage(r *cluster.Revision, f refusal, n *cluster.Node) int64 {
 	switch f {
 	case refusedCPU:
-		return r.need.cpu - (n.capacity.cpu - n.reserved.cpu)
+		return r.Need.CPU - n.FreeCPU()
 	case refusedMemory:
-		return r.need.memory - (n.capacity.memory - n.reserved.memory)
+		return r.Need.Memory - n.FreeMemory()
 	}
 	return 0
 }
 
 // explain runs the filters on all given nodes and counts the refusals. As the nearest miss it
 // reports the node that passed most filters; among equals, the node with the smallest shortage.
-func (r *revision) explain(nodes []*node, count func(*node) uint64, noImage map[*node]*task) *Explanation {
+func explain(r *cluster.Revision, nodes []*cluster.Node, count func(*cluster.Node) uint64, noImage map[*cluster.Node]*cluster.Task) *Explanation {
 	var tally [refusals]uint32
-	var nearest *node
+	var nearest *cluster.Node
 	var missed refusal
 	for _, n := range nodes {
-		f := r.checkNode(n, count(n), noImage)
+		f := checkNode(r, n, count(n), noImage)
 		if f == fits {
 			continue // another task of this plan took the room, in a spread branch that came first
 		}
 		tally[f]++
-		if f > missed || f == missed && r.shortage(f, n) < r.shortage(f, nearest) {
+		if f > missed || f == missed && shortage(r, f, n) < shortage(r, f, nearest) {
 			nearest, missed = n, f
 		}
 	}
@@ -228,9 +229,9 @@ func (r *revision) explain(nodes []*node, count func(*node) uint64, noImage map[
 	}
 	slices.SortStableFunc(v.Unplaced.Refusals, func(a, b *swarmv1.Refusal) int { return cmp.Compare(b.GetNodes(), a.GetNodes()) })
 	if nearest != nil {
-		v.Unplaced.Nearest = nearest.name() + ": " + r.describeRefusal(missed, nearest, count(nearest))
+		v.Unplaced.Nearest = nearest.Name() + ": " + describeRefusal(r, missed, nearest, count(nearest))
 		if missed == refusedImage {
-			v.Unplaced.Nearest = nearest.name() + ": " + noImage[nearest].status.GetErr()
+			v.Unplaced.Nearest = nearest.Name() + ": " + noImage[nearest].Status.GetErr()
 		}
 	}
 	return v
@@ -238,11 +239,11 @@ func (r *revision) explain(nodes []*node, count func(*node) uint64, noImage map[
 
 // phrases returns a function that gives the phrase of a refusal. For refusedUnavailable the phrase
 // includes the first part of what the first such node reports about itself.
-func phrases(nodes []*node) func(refusal) string {
+func phrases(nodes []*cluster.Node) func(refusal) string {
 	detail := ""
 	for _, n := range nodes {
-		if n.availability == unavailable {
-			short, _, _ := strings.Cut(n.state.GetDescription().GetUnavailable(), ":")
+		if n.Availability == cluster.Unavailable {
+			short, _, _ := strings.Cut(n.State.GetDescription().GetUnavailable(), ":")
 			detail = ": " + strings.ReplaceAll(short, "%", "%%")
 			break
 		}

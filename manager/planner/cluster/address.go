@@ -1,4 +1,4 @@
-package planner
+package cluster
 
 import (
 	"net/netip"
@@ -38,12 +38,12 @@ type addressDraft struct {
 // FindAddresses returns free addresses for one more task of the revision: one in each subnet of each
 // of its networks that is not local to a node, in that order. The caller then allocates them. The
 // slice is valid until the next search. If an address is missing, problem says why, for the user.
-func (d *Draft) FindAddresses(rev *revision) (found []Address, problem string) {
+func (d *Draft) FindAddresses(rev *Revision) (found []Address, problem string) {
 	d.found = d.found[:0]
 	if !rev.needsAddress {
 		return nil, ""
 	}
-	for i, use := range rev.networks {
+	for i, use := range rev.Networks {
 		if spec.LocalNetwork(use.GetNetworkId()) {
 			continue
 		}
@@ -87,11 +87,11 @@ func (d *Draft) findAddress(n *network, s ipam.Subnet, requested []netip.Addr) (
 // has none. In every subnet the node gets the same host number if that is free. The slice is valid
 // until the next search. ok is false if a subnet has no free address. There must be an ingress
 // network.
-func (d *Draft) FindNodeAddresses(n *node) (found []Address, ok bool) {
+func (d *Draft) FindNodeAddresses(n *Node) (found []Address, ok bool) {
 	d.found = d.found[:0]
 	in := d.state.ingress
 	has := map[string]netip.Addr{}
-	for _, c := range d.state.claims[n.id] {
+	for _, c := range d.state.claims[n.ID] {
 		if network, a, ok := ipam.ParseKey(c.GetKey()); ok && network == in.id {
 			if s, ok := in.subnets.Containing(a); ok {
 				has[s.Family()] = a
