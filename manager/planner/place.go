@@ -57,13 +57,13 @@ const maxWaiting = 1000
 // createMissing creates the tasks of the slots that grow left to it, until too many tasks wait.
 func (r *run) createMissing() {
 	r.out.atom = len(r.views) + len(r.newTasks)
-	for ; r.missingSlots > 0; r.missingSlots-- {
-		w := r.newTask(cluster.SlotKey{Number: r.nextSlot}, nil)
+	for ; r.added.more > 0; r.added.more-- {
+		w := r.newTask(cluster.SlotKey{Number: r.added.next}, nil)
 		r.out.atom++
-		if !r.createTask(&w, r.missingSlots) {
+		if !r.createTask(&w, r.added.more) {
 			return
 		}
-		r.nextSlot++
+		r.added.next++
 	}
 }
 
@@ -120,7 +120,7 @@ func (r *run) createTask(w *newTask, remaining int) bool {
 	row.DesiredState, row.StartAfter, row.Restarts, row.Replaces = w.desired, timestampOf(w.startAfter), w.restarts, w.replaces
 	row.Networks, row.JobIteration = w.revision.Networks, r.service.Row.GetJobStatus().GetJobIteration()
 	row.Ordinal = w.ordinal
-	row.Update = r.updateStatus().GetStartedVersion()
+	row.Update = r.updateVersion
 	if w.revision.Row.GetSpec().GetTaskTemplate().GetLogDriver() == nil {
 		row.LogDriver = r.state.LogDriver
 	}
@@ -136,15 +136,6 @@ func (r *run) createTask(w *newTask, remaining int) bool {
 	st.State, st.Message = swarmv1.TaskState_ASSIGNED, w.message(messageAssigned)
 	row.Networks = r.assignAddresses(w.revision, addrs, w.id)
 	r.claimPorts(w.revision, n, w.id)
-	return true
-}
-
-// inFuture says whether a time is after now. If so, the service becomes due then.
-func (r *run) inFuture(at time.Time) bool {
-	if !at.After(r.now) {
-		return false
-	}
-	r.wakeAt(at)
 	return true
 }
 

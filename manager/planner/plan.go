@@ -69,8 +69,12 @@ func recycle(views []view) []view {
 // at time now. Ids that are not known are ignored. Later plans see no effect of this call, except
 // for the deadlines that Due and Next read.
 func (p *Planner) Plan(services []string, now time.Time) Result {
-	r := &run{state: p.state, now: now, nowpb: timestamppb.New(now), draft: p.state.Draft(), finder: p.finder, views: p.views}
+	r := &run{
+		subject: subject{state: p.state, timer: &timer{now: now, nowpb: timestamppb.New(now)}},
+		draft:   p.state.Draft(), finder: p.finder, views: p.views,
+	}
 	for _, s := range byPriority(p.state, services) {
+		r.finder.Begin(s, now)
 		r.planService(s)
 	}
 	r.planIngress()
@@ -95,47 +99,33 @@ func byPriority(state *cluster.State, ids []string) []*cluster.Service {
 	return slices.Compact(list)
 }
 
-// run is one call of Plan.
+// run is one call of Plan. The first four passes only decide, so they are methods of subject and
+// updatePass, and return what they decided. The passes after them are methods of run, because all of
+// them write to the same changes, and later ones must know which rows earlier ones have deleted.
 type run struct {
-	state  *cluster.State
-	now    time.Time
-	nowpb  *timestamppb.Timestamp
-	groups []Group
 	draft  *cluster.Draft
 	finder *placement.Finder
+	groups []Group
 
 	// The fields below belong to the service that is being planned.
-	service     *cluster.Service
-	current     *cluster.Revision
-	update      rollout.Update // of the rows, before this plan
-	views       []view
-	newTasks    []newTask
-	out         emitter
-	deadline    time.Time
-	deleted     map[string]bool  // keys of the rows that this plan deletes
-	serviceCopy *swarmv1.Service // the service's row as this plan writes it; nil: unchanged
-	// missingSlots is how many slots must still be added, with numbers from nextSlot on. waiting
-	// counts the service's tasks without a node, including those of this plan.
-	missingSlots int
-	nextSlot     uint64
-	waiting      int
-}
-
-// wakeAt makes the service due again at the given time, or earlier.
-func (r *run) wakeAt(at time.Time) {
-	if r.deadline.IsZero() || at.Before(r.deadline) {
-		r.deadline = at
-	}
+	subject
+	views []view // the slots of the service, with what the passes have decided for them
+	added additions
+	out   emitter
+	// deleted holds the keys of the rows that this plan deletes.
+	deleted map[string]bool
+	// updateVersion names the update that creates the new tasks (Task.update).
+	updateVersion uint64
+	newTasks      []newTask
+	// waiting counts the service's tasks without a node, including those of this plan.
+	waiting int
 }
 
 // planService plans one service: it replaces failed tasks, adjusts the number of slots, renews
 // outdated tasks, and places tasks on nodes.
 func (r *run) planService(s *cluster.Service) {
 	r.service, r.current, r.deadline = s, s.Current(), time.Time{}
-	r.views, r.newTasks, r.deleted = recycle(r.views), nil, nil
-	r.serviceCopy = nil
-	r.finder.Begin(s, r.now)
-	r.missingSlots, r.waiting = 0, s.Waiting
+	r.views, r.newTasks, r.deleted, r.waiting = recycle(r.views), nil, nil, s.Waiting
 	r.out.reset()
 	switch {
 	case s.Row == nil || s.Row.GetPendingDelete():
@@ -144,22 +134,44 @@ func (r *run) planService(s *cluster.Service) {
 		// The row of the current revision has not arrived. It is in the group that wrote the
 		// service's row, so the next Apply brings it.
 	default:
-		r.update = rollout.UpdateOf(s.Row, r.current.Row)
-		r.judgeSlots()
-		if s.Global() {
-			r.planGlobal()
-		} else {
-			r.planReplicated()
-		}
-		r.applyLimits()
-		if r.planUpdate() {
-			r.applyActions()
-			r.reap()
-			r.placeTasks()
-			r.out.atom = len(r.views) + 1 + len(r.newTasks)
-			r.writeCursors()
-		}
+		r.planSlots()
 	}
 	r.groups = append(r.groups, r.out.groups(s.ID)...)
 	r.state.SetDeadline(s, r.deadline)
+}
+
+// planSlots runs all passes for a service that is not being removed.
+func (r *run) planSlots() {
+	r.update = rollout.UpdateOf(r.service.Row, r.current.Row)
+	r.views = r.judge(r.views)
+	r.added = r.reconcile(r.views)
+	r.applyLimits(r.views, r.draft)
+	result := updatePass{r.subject, r.views}.run()
+	r.writeService(result)
+	if result.rollback {
+		return
+	}
+	for _, k := range r.added.keys {
+		r.newTasks = append(r.newTasks, r.newTask(k, nil))
+	}
+	r.applyActions()
+	r.reap()
+	r.placeTasks()
+	r.out.atom = len(r.views) + 1 + len(r.newTasks)
+	r.writeCursors()
+}
+
+// writeService writes the service's row if the update has changed it.
+func (r *run) writeService(u updateResult) {
+	r.updateVersion = r.update.Version
+	if u.status == nil {
+		return
+	}
+	row := r.service.Row.CloneVT()
+	if u.rollback {
+		row.Revision, row.PreviousRevision = row.GetPreviousRevision(), 0
+	}
+	row.UpdateStatus = u.status
+	r.updateVersion = u.status.GetStartedVersion()
+	r.out.service(row)
 }

@@ -2,69 +2,95 @@ package planner
 
 import (
 	"cmp"
-	"fmt"
 	"slices"
 
 	"swarm/internal/spec"
 	"swarm/manager/planner/cluster"
 	"swarm/manager/planner/placement"
-	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// planReplicated adjusts the number of slots of a replicated service to its number of replicas.
-func (r *run) planReplicated() {
+// additions are the slots that a plan adds to a service: those with the given keys, and then as many
+// as more says, numbered from next. The second kind is separate because a service may miss millions
+// of slots; placement stops to create them when too many tasks wait (maxWaiting).
+type additions struct {
+	keys []cluster.SlotKey
+	more int
+	next uint64
+}
+
+// reconcile is the second pass. It makes the number of slots what the mode of the service asks for:
+// it changes actions of views, as a rule to drop, and returns the slots to add. The slots that judge
+// wants to drop count as dropped. It writes nothing.
+func (p subject) reconcile(views []view) additions {
+	switch {
+	case p.service.Global():
+		return p.planGlobal(views)
+	case p.service.Job():
+		dropGlobalSlots(views)
+		return p.planJob(views)
+	}
+	return p.planReplicated(views)
+}
+
+// dropGlobalSlots drops the slots of the time when the service was global, and counts the slots that
+// are left.
+func dropGlobalSlots(views []view) int {
 	used := 0
-	for i := range r.views {
-		v := &r.views[i]
+	for i := range views {
+		v := &views[i]
 		if v.slot.Key.Node != "" {
-			v.action = drop // The slot is of the time when the service was global.
+			v.action = drop
 		}
 		if v.action != drop {
 			used++
 		}
 	}
-	if r.service.Job() {
-		r.planJob()
-		return
-	}
+	return used
+}
+
+// planReplicated adjusts the number of slots of a replicated service to its number of replicas.
+func (p subject) planReplicated(views []view) additions {
+	used := dropGlobalSlots(views)
 	// The number of replicas fits an int because spec limits it.
-	switch target := int(min(r.service.Mode().GetReplicated().GetReplicas(), spec.MaxReplicas)); {
+	switch target := int(min(p.service.Mode().GetReplicated().GetReplicas(), spec.MaxReplicas)); {
 	case used > target:
-		r.shrink(used - target)
+		shrink(views, used-target)
 	case used < target:
-		r.grow(target - used)
+		return grow(views, target-used)
 	}
+	return additions{}
 }
 
 // grow adds n slots with the lowest free numbers. It first reuses a slot that is being dropped, if
 // its number is low enough; the new task of that slot waits until the old one has stopped. Slots
-// with numbers above all known ones are left to createMissing.
-func (r *run) grow(n int) {
+// with numbers above all known ones are counted in more.
+func grow(views []view, n int) (added additions) {
 	number := uint64(1)
-	known := len(r.views)
+	known := len(views)
 	for i := 0; n > 0; number++ {
-		for i < known && r.views[i].slot.Key.Number < number {
+		for i < known && views[i].slot.Key.Number < number {
 			i++
 		}
 		if i == known {
-			r.missingSlots, r.nextSlot = n, number
-			return
+			added.more, added.next = n, number
+			return added
 		}
-		if r.views[i].slot.Key.Number > number {
-			r.newTasks = append(r.newTasks, r.newTask(cluster.SlotKey{Number: number}, nil))
+		if views[i].slot.Key.Number > number {
+			added.keys = append(added.keys, cluster.SlotKey{Number: number})
 			n--
 			continue
 		}
-		if v := &r.views[i]; v.action == drop && v.head == nil && v.slot.Key.Node == "" {
+		if v := &views[i]; v.action == drop && v.head == nil && v.slot.Key.Node == "" {
 			v.action = fill
 			n--
 		}
 	}
+	return added
 }
 
 // shrink drops n slots: first the slots without a running task, then the slots on the nodes with
 // most tasks of the service. Among equals it drops the highest number first.
-func (r *run) shrink(n int) {
+func shrink(views []view, n int) {
 	type cost struct {
 		view    *view
 		running bool
@@ -72,10 +98,10 @@ func (r *run) shrink(n int) {
 		// leaves the nodes with about equal numbers of tasks.
 		nth int
 	}
-	list := make([]cost, 0, len(r.views))
+	list := make([]cost, 0, len(views))
 	seen := map[*cluster.Node]int{}
-	for i := range r.views {
-		v := &r.views[i]
+	for i := range views {
+		v := &views[i]
 		if v.action == drop {
 			continue
 		}
@@ -102,12 +128,12 @@ func (r *run) shrink(n int) {
 
 // planJob runs a replicated job until it has total_completions completed tasks, with at most
 // max_concurrent tasks at a time. Tasks of an earlier iteration are replaced.
-func (r *run) planJob() {
-	mode := r.service.Mode().GetReplicatedJob()
-	iteration := r.service.Row.GetJobStatus().GetJobIteration()
+func (p subject) planJob(views []view) additions {
+	mode := p.service.Mode().GetReplicatedJob()
+	iteration := p.service.Row.GetJobStatus().GetJobIteration()
 	finishedSlots, live := 0, 0
-	for i := range r.views {
-		v := &r.views[i]
+	for i := range views {
+		v := &views[i]
 		old := v.slot.Newest().Row.GetJobIteration() != iteration
 		switch {
 		case v.action == drop:
@@ -123,8 +149,8 @@ func (r *run) planJob() {
 		}
 	}
 	room := min(int(mode.GetMaxConcurrent()), int(mode.GetTotalCompletions())-finishedSlots) - live
-	for i := range r.views {
-		v := &r.views[i]
+	for i := range views {
+		v := &views[i]
 		if v.action != fill {
 			continue
 		}
@@ -133,18 +159,19 @@ func (r *run) planJob() {
 		}
 	}
 	if room > 0 {
-		r.grow(room)
+		return grow(views, room)
 	}
+	return additions{}
 }
 
 // planGlobal gives a global service one task on every eligible node. The task of a node that is
 // drained or lost, or that no longer matches, stops, and no other node takes it over. The node gets
 // a new task when it is eligible again.
-func (r *run) planGlobal() {
-	iteration := r.service.Row.GetJobStatus().GetJobIteration()
-	for i := range r.views {
-		v := &r.views[i]
-		n := r.state.Node(v.slot.Key.Node)
+func (p subject) planGlobal(views []view) (added additions) {
+	iteration := p.service.Row.GetJobStatus().GetJobIteration()
+	for i := range views {
+		v := &views[i]
+		n := p.state.Node(v.slot.Key.Node)
 		switch {
 		case n == nil || n.Removed():
 			v.action = drop
@@ -152,73 +179,29 @@ func (r *run) planGlobal() {
 			v.action = stop
 		case v.action == drop:
 			v.action = keep
-			if r.eligible(n) {
+			if p.eligible(n) {
 				v.action = fill
 			}
-		case r.service.Job() && v.slot.Newest().Row.GetJobIteration() != iteration && v.action != stop && r.eligible(n):
+		case p.service.Job() && v.slot.Newest().Row.GetJobIteration() != iteration && v.action != stop && p.eligible(n):
 			v.action = replace
 			if v.head == nil || v.head.Ended() {
 				v.action = fill
 			}
-		case (v.action == fill || v.action == finished && v.head == nil) && !r.eligible(n):
+		case (v.action == fill || v.action == finished && v.head == nil) && !p.eligible(n):
 			v.action = keep // an update fills the slot when the node is eligible again
 		}
 	}
-	for _, n := range r.state.Nodes() {
+	for _, n := range p.state.Nodes() {
 		k := cluster.SlotKey{Node: n.ID}
-		if !r.service.HasSlot(k) && r.eligible(n) {
-			r.newTasks = append(r.newTasks, r.newTask(k, nil))
+		if !p.service.HasSlot(k) && p.eligible(n) {
+			added.keys = append(added.keys, k)
 		}
 	}
+	return added
 }
 
 // eligible says whether a global service should have a new task on the node. It does not look at
 // resources: a task that does not fit waits for them.
-func (r *run) eligible(n *cluster.Node) bool {
-	return n.Availability == cluster.Available && placement.Matches(r.current, n)
-}
-
-// removeService deletes a service: first its tasks, after they have stopped, then its other rows.
-func (r *run) removeService() {
-	remaining := 0
-	for i, s := range r.service.Slots() {
-		r.out.atom = i + 1
-		r.removeSlot(s)
-		for _, t := range s.Tasks {
-			if !r.deleted[t.ID] {
-				remaining++
-			}
-		}
-	}
-	if remaining > 0 {
-		return
-	}
-	r.out.atom++
-	for _, c := range r.state.Claims(r.service.ID) {
-		r.out.delete(tableClaim, c.GetKey(), c.GetMeta())
-	}
-	if e := r.state.Endpoint(r.service.ID); e != nil {
-		r.out.delete(tableEndpoint, r.service.ID, e.GetMeta())
-	}
-	for _, row := range r.service.Revisions() {
-		r.out.delete(tableRevision, fmt.Sprintf("%s/%010d", r.service.ID, row.GetNumber()), row.GetMeta())
-	}
-	if r.service.Row != nil {
-		r.out.delete(tableService, r.service.ID, r.service.Row.GetMeta())
-	}
-}
-
-// removeSlot asks every task of the slot to stop, and deletes each task that cannot be running any
-// more. A task on a lost node counts as stopped, except as mayRun says: if the node comes back, the
-// task is not among its assignments, and the worker stops it.
-func (r *run) removeSlot(s *cluster.Slot) {
-	for _, t := range s.Tasks {
-		switch {
-		case !r.mayRun(t):
-			r.deleteTask(t)
-		case t.Desired() != swarmv1.TaskState_REMOVE:
-			r.out.edit(t).DesiredState = swarmv1.TaskState_REMOVE
-			r.draft.Stop(t)
-		}
-	}
+func (p subject) eligible(n *cluster.Node) bool {
+	return n.Availability == cluster.Available && placement.Matches(p.current, n)
 }
