@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"swarm/manager/planner"
+	"swarm/manager/planner/cluster"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
 )
@@ -17,10 +18,11 @@ const (
 	planFree   = 2
 )
 
-// plans is the loop that plans from one planner.State.
+// plans is the loop that plans from one cluster.State.
 type plans struct {
 	m       *Manager
-	state   *planner.State
+	state   *cluster.State
+	planner *planner.Planner
 	watcher *raftstore.Watcher
 	refused int // plans in a row of which nothing was accepted
 }
@@ -29,10 +31,11 @@ type plans struct {
 func (m *Manager) plan(ctx context.Context) error {
 	view, w := m.store.Watch()
 	defer w.Close()
-	p := &plans{m: m, state: planner.New(view), watcher: w}
+	state := cluster.New(view)
+	p := &plans{m: m, state: state, planner: planner.New(state), watcher: w}
 	for {
 		now := time.Now()
-		res := p.state.Plan(p.state.Due(now), now)
+		res := p.planner.Plan(p.state.Due(now), now)
 		if len(res.Groups) > 0 {
 			if err := p.commit(ctx, res.Groups); err != nil {
 				return err

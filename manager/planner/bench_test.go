@@ -2,10 +2,14 @@ package planner
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"testing"
 
+	"swarm/manager/planner/cluster"
 	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/raftstore"
+	"swarm/raftstore/raftstoretest"
 )
 
 const (
@@ -42,7 +46,7 @@ func benchPlace(b *testing.B, tasks int, edit ...func(*swarmv1.ServiceSpec)) {
 	due := m.state.Due(m.now)
 	b.ReportAllocs()
 	for b.Loop() {
-		res := m.state.Plan(due, m.now)
+		res := m.planner.Plan(due, m.now)
 		if got := countPlaced(res); got != tasks {
 			b.Fatalf("placed %d of %d", got, tasks)
 		}
@@ -78,7 +82,7 @@ func BenchmarkPlacement(b *testing.B) {
 // that.
 func benchOne(b *testing.B) {
 	m := benchCluster(b, 100_000)
-	for _, g := range m.state.Plan(m.state.Due(m.now), m.now).Groups {
+	for _, g := range m.planner.Plan(m.state.Due(m.now), m.now).Groups {
 		if err := m.commit(g); err != nil {
 			b.Fatal(err)
 		}
@@ -88,7 +92,7 @@ func benchOne(b *testing.B) {
 			m.report(row.(*swarmv1.TaskStatus).TaskId, swarmv1.TaskState_RUNNING)
 		}
 	}
-	if res := m.state.Plan(m.state.Due(m.now), m.now); len(res.Groups) != 0 {
+	if res := m.planner.Plan(m.state.Due(m.now), m.now); len(res.Groups) != 0 {
 		b.Fatal("the cluster is not at rest")
 	}
 	m.edit("service000000000000000007", replicas(100_000/benchServices+1))
@@ -96,7 +100,7 @@ func benchOne(b *testing.B) {
 	b.ResetTimer()
 	for b.Loop() {
 		m.state.Retry("service000000000000000007")
-		if got := countPlaced(m.state.Plan(m.state.Due(m.now), m.now)); got != 1 {
+		if got := countPlaced(m.planner.Plan(m.state.Due(m.now), m.now)); got != 1 {
 			b.Fatalf("placed %d, want 1", got)
 		}
 	}
@@ -107,21 +111,17 @@ func benchOne(b *testing.B) {
 // this first.
 func BenchmarkNewState(b *testing.B) {
 	m := benchCluster(b, 100_000)
-	for _, g := range m.state.Plan(m.state.Due(m.now), m.now).Groups {
+	for _, g := range m.planner.Plan(m.state.Due(m.now), m.now).Groups {
 		if err := m.commit(g); err != nil {
 			b.Fatal(err)
 		}
 	}
-	keys := make([]string, 0, len(m.rows))
-	for k := range m.rows {
-		keys = append(keys, k)
+	changes := make([]raftstore.RowChange, 0, len(m.rows))
+	for _, k := range slices.Sorted(maps.Keys(m.rows)) {
+		changes = append(changes, raftstore.RowChange{New: m.rows[k]})
 	}
-	slices.Sort(keys)
 	for b.Loop() {
-		p := newState()
-		for _, k := range keys {
-			p.fold(nil, m.rows[k])
-		}
+		cluster.New(raftstoretest.View()).Apply(changes)
 	}
 	b.ReportMetric(100_000*float64(b.N)/b.Elapsed().Seconds(), "tasks/s")
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"slices"
 
+	"swarm/manager/planner/cluster"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -34,8 +35,9 @@ type emitter struct {
 	slab     []newRows
 }
 
-// newRows is all the memory that the rows and changes of a new task need, in one piece, so that it
-// costs at most one allocation.
+// newRows is all the memory that the rows and changes of a new task need, in one piece. slabSize of
+// them share one allocation. With an allocation for each message, BenchmarkPlacement/100k_1k takes
+// 99 ms of CPU time instead of 67 ms.
 type newRows struct {
 	task       swarmv1.Task
 	status     swarmv1.TaskStatus
@@ -84,32 +86,32 @@ func (e *emitter) create(remaining int) (*swarmv1.Task, *swarmv1.TaskStatus) {
 }
 
 // edit returns the copy of the task's row that this plan writes.
-func (e *emitter) edit(t *task) *swarmv1.Task {
-	if c := e.tasks[t.id]; c != nil {
+func (e *emitter) edit(t *cluster.Task) *swarmv1.Task {
+	if c := e.tasks[t.ID]; c != nil {
 		return c.GetPut().GetTask()
 	}
-	row := t.row.CloneVT()
+	row := t.Row.CloneVT()
 	c := put(row.GetMeta(), &swarmv1.Object{Object: &swarmv1.Object_Task{Task: row}})
 	if e.tasks == nil {
 		e.tasks = map[string]*swarmv1.Change{}
 	}
-	e.tasks[t.id] = c
+	e.tasks[t.ID] = c
 	e.add(c)
 	return row
 }
 
 // editStatus returns the copy of the task's status that this plan writes. The task must have a
 // status.
-func (e *emitter) editStatus(t *task) *swarmv1.TaskStatus {
-	if c := e.statuses[t.id]; c != nil {
+func (e *emitter) editStatus(t *cluster.Task) *swarmv1.TaskStatus {
+	if c := e.statuses[t.ID]; c != nil {
 		return c.GetPut().GetTaskStatus()
 	}
-	row := t.status.CloneVT()
+	row := t.Status.CloneVT()
 	c := put(row.GetMeta(), &swarmv1.Object{Object: &swarmv1.Object_TaskStatus{TaskStatus: row}})
 	if e.statuses == nil {
 		e.statuses = map[string]*swarmv1.Change{}
 	}
-	e.statuses[t.id] = c
+	e.statuses[t.ID] = c
 	e.add(c)
 	return row
 }
@@ -141,20 +143,20 @@ func put(m *swarmv1.Meta, o *swarmv1.Object) *swarmv1.Change {
 
 // deleteTask adds the deletion of the task's row and status. Earlier edits of these rows become
 // deletions.
-func (e *emitter) deleteTask(t *task) {
-	if c := e.tasks[t.id]; c != nil {
-		c.Op = remove(tableTask, t.id)
+func (e *emitter) deleteTask(t *cluster.Task) {
+	if c := e.tasks[t.ID]; c != nil {
+		c.Op = remove(tableTask, t.ID)
 	} else {
-		e.delete(tableTask, t.id, t.row.GetMeta())
+		e.delete(tableTask, t.ID, t.Row.GetMeta())
 	}
-	switch c := e.statuses[t.id]; {
+	switch c := e.statuses[t.ID]; {
 	case c != nil:
-		c.Op = remove(tableStatus, t.id)
-	case t.status != nil && t.ended():
-		e.delete(tableStatus, t.id, t.status.GetMeta())
-	case t.status != nil:
+		c.Op = remove(tableStatus, t.ID)
+	case t.Status != nil && t.Ended():
+		e.delete(tableStatus, t.ID, t.Status.GetMeta())
+	case t.Status != nil:
 		// The worker may report at any time, so the delete has no version as precondition.
-		e.add(&swarmv1.Change{Op: remove(tableStatus, t.id)})
+		e.add(&swarmv1.Change{Op: remove(tableStatus, t.ID)})
 	}
 }
 

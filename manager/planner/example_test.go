@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"swarm/manager/planner"
+	"swarm/manager/planner/cluster"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore/raftstoretest"
 )
@@ -22,8 +23,8 @@ func Example() {
 	)
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
-	state := planner.New(view)
-	res := state.Plan(state.Due(now), now)
+	state := cluster.New(view)
+	res := planner.New(state).Plan(state.Due(now), now)
 	for _, g := range res.Groups {
 		for _, c := range g.Changes {
 			if t := c.GetPut().GetTask(); t != nil {

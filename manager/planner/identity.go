@@ -1,8 +1,9 @@
 package planner
 
 import (
+	"crypto/sha256"
 	"encoding/binary"
-	"math/bits"
+	"swarm/manager/planner/cluster"
 )
 
 // Task ids are computed, not random: from the id of the slot's newest task, if the slot has one,
@@ -12,67 +13,38 @@ import (
 // the same plan adds another task, or when the slot is dropped, and a slot is dropped only after
 // the service's row has changed.
 
-const idLen = 25
-
 // idFirst returns the id of the first task of a slot.
-func idFirst(s *service, k slotKey) string {
-	h := newHash()
-	h.text(s.id)
-	h.text(k.node)
-	h.number(k.number)
-	h.number(s.row.GetMeta().GetVersion())
-	return h.id()
+func idFirst(s *cluster.Service, k cluster.SlotKey) string {
+	return idOf(s.ID, k.Node, k.Number, s.Row.GetMeta().GetVersion())
 }
 
 // idNext returns the id of the next task of a slot that has tasks. It depends on the newest task,
 // which may not be the task that is replaced: after a failed start-first update, the running task
 // of the slot is older than the failed one.
-func idNext(s *slot) string {
-	newest := s.newest()
-	h := newHash()
-	h.text(newest.id)
-	h.number(newest.service.row.GetMeta().GetVersion())
-	return h.id()
+func idNext(s *cluster.Slot) string {
+	newest := s.Newest()
+	return idOf(newest.ID, "", 0, newest.Service.Row.GetMeta().GetVersion())
 }
 
-// hash is a hash of 128 bits. It is not cryptographic, because service ids are random and nobody
-// gains from a collision.
-type hash struct{ a, b uint64 }
+// idLen is the number of base36 digits of an id, as in Docker.
+const idLen = 25
 
-func newHash() hash { return hash{0x9e3779b97f4a7c15, 0xc2b2ae3d27d4eb4f} }
-
-func (h *hash) number(n uint64) {
-	hi, lo := bits.Mul64(h.a^n, 0xa0761d6478bd642f)
-	h.a = hi ^ lo ^ h.b
-	hi, lo = bits.Mul64(h.b^bits.RotateLeft64(n, 32)^h.a, 0xe7037ed1a0b428db)
-	h.b = (hi ^ lo) + h.a
-}
-
-func (h *hash) text(s string) {
-	h.number(uint64(len(s)))
-	var word [8]byte
-	for len(s) > 0 {
-		n := copy(word[:], s)
-		clear(word[n:])
-		h.number(binary.LittleEndian.Uint64(word[:]))
-		s = s[n:]
-	}
-}
-
-// id returns the hash as an id of 25 base36 digits: 12 from one half and 13 from the other.
-func (h *hash) id() string {
-	h.number(0)
-	h.number(1)
+// idOf returns a hash of its arguments. Every digit is one byte of their SHA-256 hash, so an id has
+// nearly 129 bits. The arguments of idFirst and idNext never agree, because no service has the id
+// of a task.
+func idOf(id, node string, number, version uint64) string {
+	var space [128]byte // large enough for usual ids, so that nothing is allocated
+	b := append(space[:0], id...)
+	b = append(b, 0)
+	b = append(b, node...)
+	b = append(b, 0)
+	b = binary.BigEndian.AppendUint64(b, number)
+	b = binary.BigEndian.AppendUint64(b, version)
+	sum := sha256.Sum256(b)
 	const digits = "0123456789abcdefghijklmnopqrstuvwxyz"
 	var out [idLen]byte
-	a, b := h.a, h.b
-	for i := range 12 {
-		out[i] = digits[a%36]
-		a /= 36
-	}
-	for i := 12; i < idLen; i++ {
-		out[i] = digits[b%36]
-		b /= 36
+	for i := range out {
+		out[i] = digits[sum[i]%36]
 	}
 	return string(out[:])
 }

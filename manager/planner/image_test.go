@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"swarm/internal/spec"
+	"swarm/manager/planner/placement"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -24,7 +25,7 @@ func (m *model) rejectAll() int {
 }
 
 func TestPlan_ImageThatNobodyHasIsExplained(t *testing.T) {
-	m := cluster(t, "a", "b", "c")
+	m := clusterOf(t, "a", "b", "c")
 	m.addService("web", replicas(2))
 	for range 10 {
 		m.plan()
@@ -57,7 +58,7 @@ func TestPlan_ImageThatNobodyHasIsExplained(t *testing.T) {
 }
 
 func TestPlan_ImageIsTriedAgain(t *testing.T) {
-	m := cluster(t, "a")
+	m := clusterOf(t, "a")
 	m.addService("web")
 	m.plan()
 	m.rejectAll()
@@ -65,7 +66,7 @@ func TestPlan_ImageIsTriedAgain(t *testing.T) {
 	if got := m.String(); !strings.Contains(got, "web.1 r1 on -: PENDING") {
 		t.Fatalf("after a rejection:\n%s", got)
 	}
-	m.pass(imageRetry)
+	m.pass(placement.ImageRetry)
 	if got := m.running("web"); got != 1 {
 		t.Errorf("running after a while: got %d, want 1\n%s", got, m)
 	}
@@ -81,7 +82,7 @@ func TestPlan_ImageIsTriedAgainByAnotherLogin(t *testing.T) {
 		"force": func(s *swarmv1.ServiceSpec) { s.TaskTemplate.ForceUpdate++ },
 	} {
 		t.Run(name, func(t *testing.T) {
-			m := cluster(t, "a")
+			m := clusterOf(t, "a")
 			m.addService("web")
 			m.plan()
 			m.rejectAll()

@@ -2,14 +2,13 @@ package planner
 
 import (
 	"fmt"
-	"maps"
-	"slices"
 	"strings"
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"swarm/internal/ipam"
 	"swarm/internal/spec"
+	"swarm/manager/planner/cluster"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -118,7 +117,7 @@ func (m *model) checkReservations() {
 		u := used[t.NodeId]
 		used[t.NodeId] = sum{u.cpu + res.GetNanoCpus(), u.memory + res.GetMemoryBytes()}
 		for _, p := range rev.Spec.GetEndpointSpec().GetPorts() {
-			k := t.NodeId + " " + hostPortName(p)
+			k := t.NodeId + " " + cluster.HostPort(p)
 			if p.PublishMode == swarmv1.PortConfig_HOST && p.PublishedPort != 0 {
 				if ports[k] != "" {
 					m.t.Fatalf("port %s has two tasks:\n%s", k, m.String())
@@ -176,48 +175,6 @@ func (m *model) claims() map[string]int {
 		}
 	}
 	return out
-}
-
-// counters prints all counters of the state, to compare states.
-func (p *State) counters() string {
-	var b strings.Builder
-	for _, id := range slices.Sorted(maps.Keys(p.nodes)) {
-		n := p.nodes[id]
-		fmt.Fprintf(&b, "node %s cpu %d memory %d total %d ports %v", id, n.reserved.cpu, n.reserved.memory, n.taskCount, slices.Sorted(maps.Keys(n.ports)))
-		for _, k := range slices.Sorted(maps.Keys(n.reserved.generic)) {
-			fmt.Fprintf(&b, " %s %v", k, *n.reserved.generic[k])
-		}
-		rows := map[string]int32{}
-		for s, c := range n.taskRows {
-			rows[s.id] = c
-		}
-		fmt.Fprintf(&b, " rows %v\n", rows)
-	}
-	for _, id := range slices.Sorted(maps.Keys(p.services)) {
-		s := p.services[id]
-		on := map[string]int32{}
-		for n, c := range s.tasksOnNode {
-			on[n.id] = c
-		}
-		fmt.Fprintf(&b, "service %s waiting %d failed %d on %v:", id, s.waiting, s.failed, on)
-		for _, sl := range s.sortedSlots() {
-			fmt.Fprintf(&b, " %v[", sl.key)
-			for _, t := range sl.tasks {
-				fmt.Fprintf(&b, " %s", t.id)
-			}
-			b.WriteString(" ]")
-		}
-		for _, k := range sortedKeys(s.revisions) {
-			fmt.Fprintf(&b, " r%d:%d", k, s.revisions[k].tasks)
-		}
-		b.WriteByte('\n')
-	}
-	for _, id := range slices.Sorted(maps.Keys(p.networks)) {
-		n := p.networks[id]
-		fmt.Fprintf(&b, "network %s allocated %d cursor %v exhausted %v\n", id, n.allocated.Len(), n.cursor, n.exhausted != nil)
-	}
-	fmt.Fprintf(&b, "tasks %d early %d claims %d endpoints %d waiting %d\n", len(p.tasks), len(p.unmatchedStatuses), len(p.claims), len(p.endpoints), len(p.waiting))
-	return b.String()
 }
 
 // String lists the tasks, with short ids.

@@ -1,72 +1,49 @@
 package planner
 
-// extraReservation is what a running task reserves on its node in addition, after it has moved to
-// another revision.
-type extraReservation struct {
-	node        *node
-	cpu, memory int64
-}
+import (
+	"swarm/manager/planner/cluster"
+)
 
-// applyLimits moves tasks that differ from the current revision only in limits and reservations to
+// applyLimits is the third pass. It moves tasks that differ from the current revision only in limits and reservations to
 // that revision. Their workers then change the running containers. A task whose node cannot hold
 // the additional reservation keeps its revision and stays outdated. So does a task that no node has
 // been sent, because replacing it stops nothing.
-func (r *run) applyLimits() {
-	for i := range r.views {
-		v := &r.views[i]
+//
+// It reads the slots that are kept, reserves in the draft what their tasks need in addition, and
+// sets limitsChanged.
+func (p subject) applyLimits(views []view, draft *cluster.Draft) {
+	for i := range views {
+		v := &views[i]
 		t := v.head
-		if v.action != keep || t == nil || !r.limitsDiffer(t) {
+		if v.action != keep || t == nil || !p.limitsDiffer(t) {
 			continue
 		}
-		if t.unplaced() {
-			if r.service.job() { // no update replaces the tasks of a job
+		if t.Unplaced() {
+			if p.service.Job() { // no update replaces the tasks of a job
 				v.action = replace
 			}
 			continue
 		}
-		more := extraReservation{t.node, max(0, r.current.need.cpu-t.revision.need.cpu), max(0, r.current.need.memory-t.revision.need.memory)}
-		if t.reserves && !t.node.hasRoomFor(more) {
-			continue
-		}
-		t.node.reserved.cpu += more.cpu
-		t.node.reserved.memory += more.memory
-		r.extras = append(r.extras, more)
-		r.out.atom = i + 1
-		r.out.edit(t).Revision = r.current.row.GetNumber()
-		v.limitsChanged = true
+		v.limitsChanged = draft.Resize(t, p.current)
 	}
 }
 
 // limitsDiffer says whether the task differs from the current revision only in limits and
 // reservations.
-func (r *run) limitsDiffer(t *task) bool {
-	return t.revision.row != nil && t.revision.template() == r.current.template() && t.revision.limits != r.current.limits && !t.ended()
-}
-
-// hasRoomFor says whether the node has room for the additional reservation.
-func (n *node) hasRoomFor(more extraReservation) bool {
-	return (more.cpu == 0 || n.reserved.cpu+more.cpu <= n.capacity.cpu) &&
-		(more.memory == 0 || n.reserved.memory+more.memory <= n.capacity.memory)
+func (p subject) limitsDiffer(t *cluster.Task) bool {
+	return t.Revision.Row != nil && t.Revision.Template() == p.current.Template() && t.Revision.Limits != p.current.Limits && !t.Ended()
 }
 
 // outdated says whether t must be replaced so that the slot is of the current revision. t is the
 // head of the slot, or the newest task if there is no head.
-func (r *run) outdated(v *view, t *task) bool {
+func (p subject) outdated(v *view, t *cluster.Task) bool {
 	switch {
-	case t.revision.template() != r.current.template():
+	case t.Revision.Template() != p.current.Template():
 		return true
-	case v.head == nil || v.limitsChanged || t.ended():
+	case v.head == nil || v.limitsChanged || t.Ended():
 		return false
-	case t.status.GetRefusedRevision() != 0 && t.status.GetRefusedRevision() == t.row.GetRevision():
+	case t.Status.GetRefusedRevision() != 0 && t.Status.GetRefusedRevision() == t.Row.GetRevision():
 		return true
 	}
-	return r.limitsDiffer(t)
-}
-
-// undoLimits takes back the additional reservations of applyLimits.
-func (r *run) undoLimits() {
-	for _, m := range r.extras {
-		m.node.reserved.cpu -= m.cpu
-		m.node.reserved.memory -= m.memory
-	}
+	return p.limitsDiffer(t)
 }

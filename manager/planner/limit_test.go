@@ -37,7 +37,7 @@ func limit(nanoCPUs, memory, pids int64) func(*swarmv1.ServiceSpec) {
 
 func TestPlan_LimitsChangeInPlace(t *testing.T) {
 	for name, mode := range map[string]func(*swarmv1.ServiceSpec){"replicated": replicas(4), "global": global} {
-		m := cluster(t, "a", "b")
+		m := clusterOf(t, "a", "b")
 		m.addService("web", mode)
 		m.settle()
 		first := m.alive("web")
@@ -68,7 +68,7 @@ func TestPlan_LimitsChangeInPlace(t *testing.T) {
 }
 
 func TestPlan_RefusedLimitsReplaceTheTask(t *testing.T) {
-	m := cluster(t, "a")
+	m := clusterOf(t, "a")
 	m.addService("web", replicas(2))
 	m.settle()
 	m.edit("web", limit(0, 1<<30, 0))
@@ -86,7 +86,7 @@ func TestPlan_RefusedLimitsReplaceTheTask(t *testing.T) {
 }
 
 func TestPlan_ReservationsGrowWhereThereIsRoom(t *testing.T) {
-	m := cluster(t, "a", "b") // 4 CPUs each
+	m := clusterOf(t, "a", "b") // 4 CPUs each
 	m.addService("web", replicas(4), reserve(1e9, 0))
 	m.settle()
 	first := m.alive("web")
@@ -121,7 +121,7 @@ func TestPlan_ReservationsGrowWhereThereIsRoom(t *testing.T) {
 }
 
 func TestPlan_LimitsOfAJobRunNothingAgain(t *testing.T) {
-	m := cluster(t, "a")
+	m := clusterOf(t, "a")
 	m.addService("job", reserve(9e9, 0), func(s *swarmv1.ServiceSpec) {
 		s.Mode = &swarmv1.ServiceMode{Mode: &swarmv1.ServiceMode_ReplicatedJob{ReplicatedJob: &swarmv1.ReplicatedJob{MaxConcurrent: 2, TotalCompletions: 2}}}
 	})

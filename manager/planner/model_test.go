@@ -13,7 +13,10 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 	"swarm/internal/spec"
+	"swarm/manager/planner/cluster"
 	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/raftstore"
+	"swarm/raftstore/raftstoretest"
 )
 
 // epoch is the time at which every test begins.
@@ -26,7 +29,9 @@ type model struct {
 	rows  map[string]proto.Message // by "table/key"
 	index uint64
 	now   time.Time
-	state *State
+	// state and planner are those of the manager that leads.
+	state   *cluster.State
+	planner *Planner
 	// next is Result.Next of the last plan.
 	next time.Time
 	// fails says whether a task fails when the worker starts it.
@@ -48,10 +53,11 @@ type model struct {
 
 func newModel(t testing.TB) *model {
 	m := &model{
-		t: t, rows: map[string]proto.Message{}, now: epoch, state: newState(),
+		t: t, rows: map[string]proto.Message{}, now: epoch,
 		fails: never, rejects: never, completes: never, obeys: always, fences: map[string]time.Time{}, placed: map[string]string{},
 	}
-	m.fold = func(old, row proto.Message) { m.state.fold(old, row) }
+	m.restart()
+	m.fold = func(old, row proto.Message) { m.apply(old, row) }
 	return m
 }
 
@@ -179,10 +185,10 @@ func (m *model) commit(g Group) error {
 func (m *model) plan() int {
 	m.t.Helper()
 	m.fence()
-	before := m.state.counters()
+	before := m.state.String()
 	due := m.state.Due(m.now)
-	res := m.state.Plan(due, m.now)
-	if after := m.state.counters(); before != after {
+	res := m.planner.Plan(due, m.now)
+	if after := m.state.String(); before != after {
 		m.t.Fatalf("Plan changed the state:\n%s\nwas\n%s", after, before)
 	}
 	m.next = res.Next
@@ -202,10 +208,21 @@ func (m *model) plan() int {
 
 // changeLeader makes another manager the leader, which knows only the store.
 func (m *model) changeLeader() {
-	m.state = newState()
+	m.restart()
 	for _, k := range slices.Sorted(maps.Keys(m.rows)) {
-		m.state.fold(nil, m.rows[k])
+		m.apply(nil, m.rows[k])
 	}
+}
+
+// restart makes an empty state.
+func (m *model) restart() {
+	m.state = cluster.New(raftstoretest.View())
+	m.planner = New(m.state)
+}
+
+// apply passes a change on to the state.
+func (m *model) apply(old, row proto.Message) {
+	m.state.Apply([]raftstore.RowChange{{Old: old, New: row}})
 }
 
 // fence marks the nodes whose leases have ended as fenced, as the leader does.

@@ -2,6 +2,7 @@ package planner
 
 import (
 	"maps"
+	"strings"
 	"testing"
 	"time"
 
@@ -9,7 +10,7 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-func cluster(t testing.TB, nodes ...string) *model {
+func clusterOf(t testing.TB, nodes ...string) *model {
 	m := newModel(t)
 	for _, id := range nodes {
 		m.addNode(id)
@@ -25,7 +26,7 @@ func wantOn(t *testing.T, m *model, service string, want map[string]int) {
 }
 
 func TestPlan_ReplicatedSpreads(t *testing.T) {
-	m := cluster(t, "a", "b", "c")
+	m := clusterOf(t, "a", "b", "c")
 	m.addService("web", replicas(7))
 	m.settle()
 	wantOn(t, m, "web", map[string]int{"a": 3, "b": 2, "c": 2})
@@ -35,7 +36,7 @@ func TestPlan_ReplicatedSpreads(t *testing.T) {
 }
 
 func TestPlan_ScaleDownLevelsNodes(t *testing.T) {
-	m := cluster(t, "a", "b")
+	m := clusterOf(t, "a", "b")
 	m.addService("web", replicas(6))
 	m.settle()
 	m.addNode("c")
@@ -61,7 +62,7 @@ func TestPlan_ScaleDownLevelsNodes(t *testing.T) {
 }
 
 func TestPlan_GlobalFollowsNodes(t *testing.T) {
-	m := cluster(t, "a", "b", "c")
+	m := clusterOf(t, "a", "b", "c")
 	m.setNode("b", pause)
 	m.addService("agent", global, constraint("node.hostname!=c"))
 	m.settle()
@@ -88,7 +89,7 @@ func TestPlan_GlobalFollowsNodes(t *testing.T) {
 }
 
 func TestPlan_DrainedNodeLosesItsTasks(t *testing.T) {
-	m := cluster(t, "a", "b")
+	m := clusterOf(t, "a", "b")
 	m.addService("web", replicas(4))
 	m.settle()
 	m.setNode("a", drain)
@@ -111,7 +112,7 @@ func TestPlan_DrainedNodeLosesItsTasks(t *testing.T) {
 }
 
 func TestPlan_PausedNodeKeepsItsTasks(t *testing.T) {
-	m := cluster(t, "a", "b")
+	m := clusterOf(t, "a", "b")
 	m.addService("web", replicas(2))
 	m.settle()
 	m.setNode("a", pause)
@@ -121,7 +122,7 @@ func TestPlan_PausedNodeKeepsItsTasks(t *testing.T) {
 }
 
 func TestPlan_LostNodeIsReplacedAtOnce(t *testing.T) {
-	m := cluster(t, "a", "b")
+	m := clusterOf(t, "a", "b")
 	m.addService("web", replicas(4))
 	m.settle()
 	m.setState("a", swarmv1.NodeState_DOWN)
@@ -141,7 +142,7 @@ func TestPlan_LostNodeIsReplacedAtOnce(t *testing.T) {
 }
 
 func TestPlan_TasksOfLongLostNodeAreOrphaned(t *testing.T) {
-	m := cluster(t, "a", "b")
+	m := clusterOf(t, "a", "b")
 	m.addService("web", replicas(2))
 	m.settle()
 	m.setState("a", swarmv1.NodeState_DOWN)
@@ -165,7 +166,7 @@ func TestPlan_TasksOfLongLostNodeAreOrphaned(t *testing.T) {
 }
 
 func TestPlan_RemovedNodeLeavesNothing(t *testing.T) {
-	m := cluster(t, "a", "b")
+	m := clusterOf(t, "a", "b")
 	m.addService("web", replicas(4))
 	m.addService("agent", global)
 	m.settle()
@@ -184,7 +185,7 @@ func TestPlan_RemovedNodeLeavesNothing(t *testing.T) {
 }
 
 func TestPlan_RemovedServiceLeavesNothing(t *testing.T) {
-	m := cluster(t, "a", "b")
+	m := clusterOf(t, "a", "b")
 	m.addService("web", replicas(3), hostPortOf(8080))
 	m.settle()
 	wantOn(t, m, "web", map[string]int{"a": 1, "b": 1})
@@ -201,13 +202,13 @@ func TestPlan_RemovedServiceLeavesNothing(t *testing.T) {
 			t.Errorf("left: %s", k)
 		}
 	}
-	if len(m.state.services)+len(m.state.tasks)+len(m.state.unmatchedStatuses)+len(m.state.claims)+len(m.state.waiting) != 0 {
-		t.Errorf("the state keeps something:\n%s", m.state.counters())
+	if got := m.state.String(); strings.Contains(got, "service ") || !strings.HasSuffix(got, "tasks 0 early 0 claims 0 endpoints 0 waiting 0\n") {
+		t.Errorf("the state keeps something:\n%s", got)
 	}
 }
 
 func TestPlan_NodeThatTakesNoTasksSaysWhy(t *testing.T) {
-	m := cluster(t, "a")
+	m := clusterOf(t, "a")
 	st, _ := m.rows["2/a"].(*swarmv1.NodeState)
 	st = st.CloneVT()
 	st.Description.Unavailable = "its disk is 100% full: make room"
@@ -226,7 +227,7 @@ func TestPlan_NodeThatTakesNoTasksSaysWhy(t *testing.T) {
 }
 
 func TestPlan_UnplacedTasksAreExplained(t *testing.T) {
-	m := cluster(t, "a", "b", "c")
+	m := clusterOf(t, "a", "b", "c")
 	m.setNode("c", drain)
 	m.setNode("a", func(n *swarmv1.Node) { n.Spec.Labels["zone"] = "east" })
 	m.addService("web", replicas(3), reserve(3e9, 1<<30), constraint("node.labels.zone==east"))
@@ -262,7 +263,7 @@ func TestPlan_UnplacedTasksAreExplained(t *testing.T) {
 }
 
 func TestPlan_HostPortsAreClaimed(t *testing.T) {
-	m := cluster(t, "a", "b")
+	m := clusterOf(t, "a", "b")
 	m.addService("web", replicas(3), hostPortOf(80))
 	m.settle()
 	wantOn(t, m, "web", map[string]int{"a": 1, "b": 1})
@@ -291,7 +292,7 @@ func TestPlan_HostPortsAreClaimed(t *testing.T) {
 }
 
 func TestPlan_HostPortsOfSingleAddresses(t *testing.T) {
-	m := cluster(t, "a")
+	m := clusterOf(t, "a")
 	on := func(ip string) func(*swarmv1.ServiceSpec) {
 		return func(s *swarmv1.ServiceSpec) {
 			hostPortOf(53)(s)
@@ -331,7 +332,7 @@ func TestPlan_SpreadOverLabels(t *testing.T) {
 }
 
 func TestPlan_MaxReplicasPerNode(t *testing.T) {
-	m := cluster(t, "a", "b")
+	m := clusterOf(t, "a", "b")
 	m.addService("web", replicas(5), func(s *swarmv1.ServiceSpec) { placementOf(s).MaxReplicas = 2 })
 	m.settle()
 	wantOn(t, m, "web", map[string]int{"a": 2, "b": 2})
@@ -360,7 +361,7 @@ func TestPlan_GenericResources(t *testing.T) {
 }
 
 func TestPlan_PriorityTakesTheRoomThatIsLeft(t *testing.T) {
-	m := cluster(t, "a")
+	m := clusterOf(t, "a")
 	m.addService("aaa", replicas(2), reserve(2e9, 0))
 	m.addService("zzz", replicas(2), reserve(2e9, 0), func(s *swarmv1.ServiceSpec) { s.Priority = 5 })
 	m.settle()
@@ -371,7 +372,7 @@ func TestPlan_PriorityTakesTheRoomThatIsLeft(t *testing.T) {
 // Slots without room are counted, not stored, so a number of replicas that is 100 times too high by
 // mistake costs almost nothing.
 func TestPlan_SlotsWithoutRoomAreCounted(t *testing.T) {
-	m := cluster(t)
+	m := clusterOf(t)
 	m.addService("many", replicas(50_000), reserve(1e9, 0))
 	m.settle()
 	if got := len(m.tasks()); got != maxWaiting {
@@ -399,25 +400,14 @@ func TestPlan_SlotsWithoutRoomAreCounted(t *testing.T) {
 
 // The memory that plans share holds nothing of a removed service.
 func TestPlan_ScratchHoldsNothing(t *testing.T) {
-	m := cluster(t, "a", "b")
+	m := clusterOf(t, "a", "b")
 	m.addService("web", replicas(100))
 	m.settle()
 	m.edit("web", replicas(0))
 	m.settle()
-	spare := m.state.scratch
-	for _, v := range spare.views[:cap(spare.views)] {
+	for _, v := range m.planner.views[:cap(m.planner.views)] {
 		if v.slot != nil {
-			t.Fatalf("slot %v of a removed task is kept", v.slot.key)
-		}
-	}
-	for _, w := range spare.newTasks[:cap(spare.newTasks)] {
-		if w.revision != nil {
-			t.Fatalf("a revision is kept for slot %v", w.key)
-		}
-	}
-	for _, tk := range spare.placements[:cap(spare.placements)] {
-		if tk.revision != nil {
-			t.Fatal("a revision is kept for a placement")
+			t.Fatalf("slot %v of a removed task is kept", v.slot.Key)
 		}
 	}
 }

@@ -13,7 +13,10 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"swarm/internal/ipam"
+	"swarm/manager/planner/cluster"
 	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/raftstore"
+	"swarm/raftstore/raftstoretest"
 )
 
 // chaos makes one random change to the cluster.
@@ -278,14 +281,16 @@ func TestProperty_OrderOfEventsDoesNotMatter(t *testing.T) {
 			for i := range 5 {
 				keys := slices.Sorted(maps.Keys(m.rows))
 				r.Shuffle(len(keys), func(a, b int) { keys[a], keys[b] = keys[b], keys[a] })
-				p := newState()
+				var changes []raftstore.RowChange
 				for _, k := range keys {
-					p.fold(nil, m.rows[k])
+					changes = append(changes, raftstore.RowChange{New: m.rows[k]})
 				}
-				f, b := p.counters(), planBytes(t, p, m.now)
+				p := cluster.New(raftstoretest.View())
+				p.Apply(changes)
+				f, b := p.String(), m.planBytes(p)
 				if i == 0 {
 					figures, plan = f, b
-					if kept := m.state.counters(); kept != f {
+					if kept := m.state.String(); kept != f {
 						t.Fatalf("the state kept up to date differs from a new one:\n%s\nnew:\n%s", kept, f)
 					}
 					continue
@@ -301,12 +306,23 @@ func TestProperty_OrderOfEventsDoesNotMatter(t *testing.T) {
 	}
 }
 
-func planBytes(t *testing.T, p *State, now time.Time) []byte {
+// planBytes plans all services from a state that has folded the rows of the model.
+func (m *model) planBytes(p *cluster.State) []byte {
+	m.t.Helper()
+	var ids []string
+	for _, row := range m.rows {
+		switch o := row.(type) {
+		case *swarmv1.Service:
+			ids = append(ids, o.Id)
+		case *swarmv1.Task:
+			ids = append(ids, o.ServiceId)
+		}
+	}
 	var out []byte
-	for _, g := range p.Plan(slices.Sorted(maps.Keys(p.services)), now).Groups {
+	for _, g := range New(p).Plan(ids, m.now).Groups {
 		b, err := proto.MarshalOptions{Deterministic: true}.Marshal(g.Proto())
 		if err != nil {
-			t.Fatal(err)
+			m.t.Fatal(err)
 		}
 		out = append(out, b...)
 	}

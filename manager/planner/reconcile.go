@@ -2,67 +2,95 @@ package planner
 
 import (
 	"cmp"
-	"fmt"
 	"slices"
 
 	"swarm/internal/spec"
-	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/manager/planner/cluster"
+	"swarm/manager/planner/placement"
 )
 
-// planReplicated adjusts the number of slots of a replicated service to its number of replicas.
-func (r *run) planReplicated() {
+// additions are the slots that a plan adds to a service: those with the given keys, and then as many
+// as more says, numbered from next. The second kind is separate because a service may miss millions
+// of slots; placement stops to create them when too many tasks wait (maxWaiting).
+type additions struct {
+	keys []cluster.SlotKey
+	more int
+	next uint64
+}
+
+// reconcile is the second pass. It makes the number of slots what the mode of the service asks for:
+// it changes actions of views, as a rule to drop, and returns the slots to add. The slots that judge
+// wants to drop count as dropped. It writes nothing.
+func (p subject) reconcile(views []view) additions {
+	switch {
+	case p.service.Global():
+		return p.planGlobal(views)
+	case p.service.Job():
+		dropGlobalSlots(views)
+		return p.planJob(views)
+	}
+	return p.planReplicated(views)
+}
+
+// dropGlobalSlots drops the slots of the time when the service was global, and counts the slots that
+// are left.
+func dropGlobalSlots(views []view) int {
 	used := 0
-	for i := range r.views {
-		v := &r.views[i]
-		if v.slot.key.node != "" {
-			v.action = drop // The slot is of the time when the service was global.
+	for i := range views {
+		v := &views[i]
+		if v.slot.Key.Node != "" {
+			v.action = drop
 		}
 		if v.action != drop {
 			used++
 		}
 	}
-	if r.service.job() {
-		r.planJob()
-		return
-	}
+	return used
+}
+
+// planReplicated adjusts the number of slots of a replicated service to its number of replicas.
+func (p subject) planReplicated(views []view) additions {
+	used := dropGlobalSlots(views)
 	// The number of replicas fits an int because spec limits it.
-	switch target := int(min(r.service.mode().GetReplicated().GetReplicas(), spec.MaxReplicas)); {
+	switch target := int(min(p.service.Mode().GetReplicated().GetReplicas(), spec.MaxReplicas)); {
 	case used > target:
-		r.shrink(used - target)
+		shrink(views, used-target)
 	case used < target:
-		r.grow(target - used)
+		return grow(views, target-used)
 	}
+	return additions{}
 }
 
 // grow adds n slots with the lowest free numbers. It first reuses a slot that is being dropped, if
 // its number is low enough; the new task of that slot waits until the old one has stopped. Slots
-// with numbers above all known ones are left to createMissing.
-func (r *run) grow(n int) {
+// with numbers above all known ones are counted in more.
+func grow(views []view, n int) (added additions) {
 	number := uint64(1)
-	known := len(r.views)
+	known := len(views)
 	for i := 0; n > 0; number++ {
-		for i < known && r.views[i].slot.key.number < number {
+		for i < known && views[i].slot.Key.Number < number {
 			i++
 		}
 		if i == known {
-			r.missingSlots, r.nextSlot = n, number
-			return
+			added.more, added.next = n, number
+			return added
 		}
-		if r.views[i].slot.key.number > number {
-			r.newTasks = append(r.newTasks, r.newTask(slotKey{number: number}, nil))
+		if views[i].slot.Key.Number > number {
+			added.keys = append(added.keys, cluster.SlotKey{Number: number})
 			n--
 			continue
 		}
-		if v := &r.views[i]; v.action == drop && v.head == nil && v.slot.key.node == "" {
+		if v := &views[i]; v.action == drop && v.head == nil && v.slot.Key.Node == "" {
 			v.action = fill
 			n--
 		}
 	}
+	return added
 }
 
 // shrink drops n slots: first the slots without a running task, then the slots on the nodes with
 // most tasks of the service. Among equals it drops the highest number first.
-func (r *run) shrink(n int) {
+func shrink(views []view, n int) {
 	type cost struct {
 		view    *view
 		running bool
@@ -70,17 +98,17 @@ func (r *run) shrink(n int) {
 		// leaves the nodes with about equal numbers of tasks.
 		nth int
 	}
-	list := make([]cost, 0, len(r.views))
-	seen := map[*node]int{}
-	for i := range r.views {
-		v := &r.views[i]
+	list := make([]cost, 0, len(views))
+	seen := map[*cluster.Node]int{}
+	for i := range views {
+		v := &views[i]
 		if v.action == drop {
 			continue
 		}
-		c := cost{view: v, running: v.action == keep && v.head != nil && v.head.running()}
-		if v.head != nil && v.head.node != nil {
-			seen[v.head.node]++
-			c.nth = seen[v.head.node]
+		c := cost{view: v, running: v.action == keep && v.head != nil && v.head.Running()}
+		if v.head != nil && v.head.Node != nil {
+			seen[v.head.Node]++
+			c.nth = seen[v.head.Node]
 		}
 		list = append(list, c)
 	}
@@ -91,7 +119,7 @@ func (r *run) shrink(n int) {
 			}
 			return -1
 		}
-		return cmp.Or(cmp.Compare(b.nth, a.nth), cmp.Compare(b.view.slot.key.number, a.view.slot.key.number))
+		return cmp.Or(cmp.Compare(b.nth, a.nth), cmp.Compare(b.view.slot.Key.Number, a.view.slot.Key.Number))
 	})
 	for _, c := range list[:n] {
 		c.view.action = drop
@@ -100,16 +128,16 @@ func (r *run) shrink(n int) {
 
 // planJob runs a replicated job until it has total_completions completed tasks, with at most
 // max_concurrent tasks at a time. Tasks of an earlier iteration are replaced.
-func (r *run) planJob() {
-	mode := r.service.mode().GetReplicatedJob()
-	iteration := r.service.row.GetJobStatus().GetJobIteration()
+func (p subject) planJob(views []view) additions {
+	mode := p.service.Mode().GetReplicatedJob()
+	iteration := p.service.Row.GetJobStatus().GetJobIteration()
 	finishedSlots, live := 0, 0
-	for i := range r.views {
-		v := &r.views[i]
-		old := v.slot.newest().row.GetJobIteration() != iteration
+	for i := range views {
+		v := &views[i]
+		old := v.slot.Newest().Row.GetJobIteration() != iteration
 		switch {
 		case v.action == drop:
-		case old && v.head != nil && !v.head.ended():
+		case old && v.head != nil && !v.head.Ended():
 			v.action = replace
 			live++
 		case old:
@@ -121,8 +149,8 @@ func (r *run) planJob() {
 		}
 	}
 	room := min(int(mode.GetMaxConcurrent()), int(mode.GetTotalCompletions())-finishedSlots) - live
-	for i := range r.views {
-		v := &r.views[i]
+	for i := range views {
+		v := &views[i]
 		if v.action != fill {
 			continue
 		}
@@ -131,94 +159,49 @@ func (r *run) planJob() {
 		}
 	}
 	if room > 0 {
-		r.grow(room)
+		return grow(views, room)
 	}
+	return additions{}
 }
 
 // planGlobal gives a global service one task on every eligible node. The task of a node that is
 // drained or lost, or that no longer matches, stops, and no other node takes it over. The node gets
 // a new task when it is eligible again.
-func (r *run) planGlobal() {
-	iteration := r.service.row.GetJobStatus().GetJobIteration()
-	for i := range r.views {
-		v := &r.views[i]
-		n := r.state.nodes[v.slot.key.node]
+func (p subject) planGlobal(views []view) (added additions) {
+	iteration := p.service.Row.GetJobStatus().GetJobIteration()
+	for i := range views {
+		v := &views[i]
+		n := p.state.Node(v.slot.Key.Node)
 		switch {
-		case n == nil || n.removed():
+		case n == nil || n.Removed():
 			v.action = drop
 		case v.action == reschedule || v.action == replace:
 			v.action = stop
 		case v.action == drop:
 			v.action = keep
-			if r.eligible(n) {
+			if p.eligible(n) {
 				v.action = fill
 			}
-		case r.service.job() && v.slot.newest().row.GetJobIteration() != iteration && v.action != stop && r.eligible(n):
+		case p.service.Job() && v.slot.Newest().Row.GetJobIteration() != iteration && v.action != stop && p.eligible(n):
 			v.action = replace
-			if v.head == nil || v.head.ended() {
+			if v.head == nil || v.head.Ended() {
 				v.action = fill
 			}
-		case (v.action == fill || v.action == finished && v.head == nil) && !r.eligible(n):
+		case (v.action == fill || v.action == finished && v.head == nil) && !p.eligible(n):
 			v.action = keep // an update fills the slot when the node is eligible again
 		}
 	}
-	for _, n := range r.state.nodeOrder {
-		k := slotKey{node: n.id}
-		if r.service.slots[k] == nil && r.eligible(n) {
-			r.newTasks = append(r.newTasks, r.newTask(k, nil))
+	for _, n := range p.state.Nodes() {
+		k := cluster.SlotKey{Node: n.ID}
+		if !p.service.HasSlot(k) && p.eligible(n) {
+			added.keys = append(added.keys, k)
 		}
 	}
+	return added
 }
 
 // eligible says whether a global service should have a new task on the node. It does not look at
 // resources: a task that does not fit waits for them.
-func (r *run) eligible(n *node) bool {
-	return n.refusal == fits && r.current.matches(n)
-}
-
-// removeService deletes a service: first its tasks, after they have stopped, then its other rows.
-func (r *run) removeService() {
-	remaining := 0
-	for i, s := range r.service.sortedSlots() {
-		r.out.atom = i + 1
-		r.removeSlot(s)
-		for _, t := range s.tasks {
-			if !r.deleted[t.id] {
-				remaining++
-			}
-		}
-	}
-	if remaining > 0 {
-		return
-	}
-	r.out.atom++
-	for _, c := range r.state.claims[r.service.id] {
-		r.out.delete(tableClaim, c.GetKey(), c.GetMeta())
-	}
-	if e := r.state.endpoints[r.service.id]; e != nil {
-		r.out.delete(tableEndpoint, r.service.id, e.GetMeta())
-	}
-	for _, number := range sortedKeys(r.service.revisions) {
-		if row := r.service.revisions[number].row; row != nil {
-			r.out.delete(tableRevision, fmt.Sprintf("%s/%010d", r.service.id, number), row.GetMeta())
-		}
-	}
-	if r.service.row != nil {
-		r.out.delete(tableService, r.service.id, r.service.row.GetMeta())
-	}
-}
-
-// removeSlot asks every task of the slot to stop, and deletes each task that cannot be running any
-// more. A task on a lost node counts as stopped, except as mayRun says: if the node comes back, the
-// task is not among its assignments, and the worker stops it.
-func (r *run) removeSlot(s *slot) {
-	for _, t := range s.tasks {
-		switch {
-		case !r.mayRun(t):
-			r.deleteTask(t)
-		case t.desired() != swarmv1.TaskState_REMOVE:
-			r.out.edit(t).DesiredState = swarmv1.TaskState_REMOVE
-			r.noteStopping(t)
-		}
-	}
+func (p subject) eligible(n *cluster.Node) bool {
+	return n.Availability == cluster.Available && placement.Matches(p.current, n)
 }

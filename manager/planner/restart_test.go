@@ -16,7 +16,7 @@ func restarting(edit func(*swarmv1.RestartPolicy)) func(*swarmv1.ServiceSpec) {
 func always(*swarmv1.Task) bool { return true }
 
 func TestPlan_RestartWaitsForTheDelay(t *testing.T) {
-	m := cluster(t, "a", "b")
+	m := clusterOf(t, "a", "b")
 	m.addService("web")
 	m.settle()
 	first := m.tasks()[0]
@@ -39,7 +39,7 @@ func TestPlan_RestartWaitsForTheDelay(t *testing.T) {
 // A task that its node stopped, because the host was shut down, is replaced at once, whatever the
 // restart policy says about failures.
 func TestPlan_TaskThatItsNodeStoppedIsReplacedAtOnce(t *testing.T) {
-	m := cluster(t, "a", "b")
+	m := clusterOf(t, "a", "b")
 	m.addService("web", restarting(func(p *swarmv1.RestartPolicy) { p.Condition = swarmv1.RestartPolicy_NONE }))
 	m.settle()
 	first := m.tasks()[0]
@@ -56,7 +56,7 @@ func TestPlan_TaskThatItsNodeStoppedIsReplacedAtOnce(t *testing.T) {
 }
 
 func TestPlan_HistoryIsReaped(t *testing.T) {
-	m := cluster(t, "a")
+	m := clusterOf(t, "a")
 	m.addService("web", replicas(2))
 	m.fails = always
 	m.pass(10 * time.Minute)
@@ -88,7 +88,7 @@ func (m *model) attempts(t *testing.T, d time.Duration) int {
 
 // A task that its node rejected is tried again after the restart delay, not at once.
 func TestPlan_RejectedTaskWaitsForTheDelay(t *testing.T) {
-	m := cluster(t, "a", "b")
+	m := clusterOf(t, "a", "b")
 	m.addService("web")
 	m.rejects = always
 	if got := m.attempts(t, 4*time.Second); got != 1 {
@@ -110,7 +110,7 @@ func TestPlan_RejectedTaskWaitsForTheDelay(t *testing.T) {
 }
 
 func TestPlan_RejectedTaskOfAServiceWithoutDelayWaits(t *testing.T) {
-	m := cluster(t, "a")
+	m := clusterOf(t, "a")
 	m.addService("web", restarting(func(p *swarmv1.RestartPolicy) { p.Delay = durationpb.New(0) }))
 	m.rejects = always
 	if got := m.attempts(t, time.Minute); got > 8 {
@@ -121,7 +121,7 @@ func TestPlan_RejectedTaskOfAServiceWithoutDelayWaits(t *testing.T) {
 // A delay that has grown returns to its first value after a task has run for ten times the delay.
 // It does not grow after successes.
 func TestPlan_DelayIsReset(t *testing.T) {
-	m := cluster(t, "a")
+	m := clusterOf(t, "a")
 	m.addService("web")
 	m.fails = always
 	m.pass(time.Minute) // 0, 5, 15, 35 s; the next is due at 75 s
@@ -159,7 +159,7 @@ func TestPlan_DelayIsReset(t *testing.T) {
 // In a drain whose new tasks are rejected, the first comes at once and the second after the delay.
 // None starts while the task of the drained node may still run.
 func TestPlan_DrainWhoseTasksAreRejected(t *testing.T) {
-	m := cluster(t, "a", "b")
+	m := clusterOf(t, "a", "b")
 	m.addService("web")
 	m.settle()
 	first := m.tasks()[0]
@@ -199,7 +199,7 @@ func TestPlan_DrainWhoseTasksAreRejected(t *testing.T) {
 
 // A missing image is not a failure of the task: the other nodes are tried at once.
 func TestPlan_NodesWithoutTheImageAreTriedAtOnce(t *testing.T) {
-	m := cluster(t, "a", "b", "c", "d")
+	m := clusterOf(t, "a", "b", "c", "d")
 	m.addService("web")
 	for range 3 {
 		m.plan()
@@ -230,7 +230,7 @@ func TestPlan_RestartConditions(t *testing.T) {
 		{"none after failure", swarmv1.RestartPolicy_NONE, swarmv1.TaskState_REJECTED, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			m := cluster(t, "a")
+			m := clusterOf(t, "a")
 			m.addService("web", restarting(func(p *swarmv1.RestartPolicy) { p.Condition = c.condition }))
 			m.settle()
 			m.report(m.tasks()[0].Id, c.end)
@@ -249,7 +249,7 @@ func TestPlan_RestartConditions(t *testing.T) {
 }
 
 func TestPlan_MaxAttempts(t *testing.T) {
-	m := cluster(t, "a")
+	m := clusterOf(t, "a")
 	m.addService("web", restarting(func(p *swarmv1.RestartPolicy) { p.MaxAttempts = 3 }))
 	m.fails = always
 	m.pass(time.Hour)
@@ -265,7 +265,7 @@ func TestPlan_MaxAttempts(t *testing.T) {
 }
 
 func TestPlan_MaxAttemptsInWindow(t *testing.T) {
-	m := cluster(t, "a")
+	m := clusterOf(t, "a")
 	m.addService("web", restarting(func(p *swarmv1.RestartPolicy) {
 		p.MaxAttempts, p.Window = 2, durationpb.New(time.Minute)
 	}))
@@ -297,7 +297,7 @@ func TestPlan_MaxAttemptsInWindow(t *testing.T) {
 }
 
 func TestPlan_NodeWhereTasksFailIsAvoided(t *testing.T) {
-	m := cluster(t, "a", "b", "c")
+	m := clusterOf(t, "a", "b", "c")
 	m.put(&swarmv1.Cluster{Id: "c", Spec: &swarmv1.ClusterSpec{Orchestration: &swarmv1.OrchestrationConfig{TaskHistoryRetentionLimit: 10}}})
 	m.addService("web", replicas(1), restarting(func(p *swarmv1.RestartPolicy) { p.Delay = durationpb.New(time.Second) }))
 	m.fails = func(x *swarmv1.Task) bool { return x.NodeId == "a" }
@@ -308,7 +308,7 @@ func TestPlan_NodeWhereTasksFailIsAvoided(t *testing.T) {
 }
 
 func TestPlan_JobRunsItsCompletions(t *testing.T) {
-	m := cluster(t, "a", "b")
+	m := clusterOf(t, "a", "b")
 	m.addService("job", func(s *swarmv1.ServiceSpec) {
 		s.Mode = &swarmv1.ServiceMode{Mode: &swarmv1.ServiceMode_ReplicatedJob{ReplicatedJob: &swarmv1.ReplicatedJob{MaxConcurrent: 2, TotalCompletions: 5}}}
 		s.TaskTemplate.RestartPolicy.Condition = swarmv1.RestartPolicy_ON_FAILURE
@@ -338,7 +338,7 @@ func TestPlan_JobRunsItsCompletions(t *testing.T) {
 }
 
 func TestPlan_GlobalJobRunsOnceANode(t *testing.T) {
-	m := cluster(t, "a", "b")
+	m := clusterOf(t, "a", "b")
 	m.addService("job", func(s *swarmv1.ServiceSpec) {
 		s.Mode = &swarmv1.ServiceMode{Mode: &swarmv1.ServiceMode_GlobalJob{GlobalJob: &swarmv1.GlobalJob{}}}
 	})

@@ -42,7 +42,7 @@ func (m *model) loseNode() (id string) {
 }
 
 func TestPlan_SingleWriterWaitsForTheFence(t *testing.T) {
-	m := cluster(t, "a", "b")
+	m := clusterOf(t, "a", "b")
 	m.addService("db", singleWriter)
 	m.settle()
 	m.loseNode()
@@ -55,7 +55,7 @@ func TestPlan_SingleWriterWaitsForTheFence(t *testing.T) {
 
 // If a node comes back before it is fenced, the new task waits for the report of the node.
 func TestPlan_SingleWriterWaitsForANodeThatIsBack(t *testing.T) {
-	m := cluster(t, "a", "b")
+	m := clusterOf(t, "a", "b")
 	m.addService("db", singleWriter)
 	m.settle()
 	lost := m.loseNode()
@@ -71,7 +71,7 @@ func TestPlan_SingleWriterWaitsForANodeThatIsBack(t *testing.T) {
 
 // Nothing marks a removed node as fenced, so the new task waits for the length of a lease.
 func TestPlan_SingleWriterOnARemovedNode(t *testing.T) {
-	m := cluster(t, "a", "b")
+	m := clusterOf(t, "a", "b")
 	m.addService("db", singleWriter)
 	m.settle()
 	node := m.only(swarmv1.TaskState_RUNNING).NodeId
@@ -86,7 +86,7 @@ func TestPlan_SingleWriterOnARemovedNode(t *testing.T) {
 }
 
 func TestPlan_SingleWriterScaledDownAndUp(t *testing.T) {
-	m := cluster(t, "a", "b")
+	m := clusterOf(t, "a", "b")
 	m.addService("db", singleWriter)
 	m.settle()
 	m.loseNode()
@@ -108,7 +108,7 @@ func TestPlan_NoThirdTaskWhileOneStops(t *testing.T) {
 		"drain":    func(m *model) { m.setNode(m.only(swarmv1.TaskState_RUNNING).NodeId, drain) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			m := cluster(t, "a", "b")
+			m := clusterOf(t, "a", "b")
 			m.addService("web", updating(func(u *swarmv1.UpdateConfig) {
 				if name == "rollback" {
 					u.FailureAction = swarmv1.UpdateConfig_ROLLBACK
@@ -138,7 +138,7 @@ func TestPlan_NoThirdTaskWhileOneStops(t *testing.T) {
 func TestPlan_ClockOfTheNextLeader(t *testing.T) {
 	for _, skew := range []time.Duration{-time.Hour, time.Hour} {
 		t.Run(skew.String(), func(t *testing.T) {
-			m := cluster(t, "a", "b")
+			m := clusterOf(t, "a", "b")
 			m.addService("web", restarting(func(p *swarmv1.RestartPolicy) { p.Delay = durationpb.New(20 * time.Second) }))
 			m.settle()
 			m.report(m.only(swarmv1.TaskState_RUNNING).Id, swarmv1.TaskState_FAILED)

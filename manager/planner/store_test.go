@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"swarm/internal/spec"
+	"swarm/manager/planner/cluster"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
 	"swarm/raftstore/raftstoretest"
@@ -16,9 +17,9 @@ func TestState_FollowsTheStore(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	s := raftstoretest.New(t)
-	view, w := s.Watch(Tables()...)
+	view, w := s.Watch(cluster.Tables()...)
 	defer w.Close()
-	state := New(view)
+	state := cluster.New(view)
 
 	complete, err := spec.Service(&swarmv1.ServiceSpec{
 		Name:         "web",
@@ -64,7 +65,7 @@ func TestState_FollowsTheStore(t *testing.T) {
 }
 
 // follow plans and commits until nothing is left to do, and then compares the state with a new one.
-func follow(t *testing.T, ctx context.Context, s *raftstore.Store, w *raftstore.Watcher, state *State) {
+func follow(t *testing.T, ctx context.Context, s *raftstore.Store, w *raftstore.Watcher, state *cluster.State) {
 	t.Helper()
 	for {
 		for {
@@ -76,7 +77,7 @@ func follow(t *testing.T, ctx context.Context, s *raftstore.Store, w *raftstore.
 			}
 			state.Apply(batch.Changes)
 		}
-		res := state.Plan(state.Due(epoch), epoch)
+		res := New(state).Plan(state.Due(epoch), epoch)
 		if len(res.Groups) == 0 {
 			break
 		}
@@ -97,7 +98,7 @@ func follow(t *testing.T, ctx context.Context, s *raftstore.Store, w *raftstore.
 			t.Fatal(err)
 		}
 	}
-	if got, want := state.counters(), New(s.View()).counters(); got != want {
+	if got, want := state.String(), cluster.New(s.View()).String(); got != want {
 		t.Fatalf("the state kept up to date:\n%s\na new one:\n%s", got, want)
 	}
 }

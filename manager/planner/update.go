@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 
+	"swarm/manager/planner/cluster"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -23,14 +24,6 @@ const (
 	rollbackCompleted = swarmv1.UpdateStatus_ROLLBACK_COMPLETED
 )
 
-// updateStatus returns the update status as this plan leaves it.
-func (r *run) updateStatus() *swarmv1.UpdateStatus {
-	if r.serviceCopy != nil {
-		return r.serviceCopy.GetUpdateStatus()
-	}
-	return r.service.row.GetUpdateStatus()
-}
-
 // progress is the progress of an update.
 type progress struct {
 	outdated []*view // outdated slots that no action of this plan replaces
@@ -45,56 +38,72 @@ type progress struct {
 	failedTask string // the id of the first task that failed
 }
 
-// planUpdate chooses the outdated tasks that are replaced now. It returns false if it starts a
-// rollback: the current revision changes then, so the other decisions of this plan are void.
-func (r *run) planUpdate() bool {
-	if r.service.job() {
-		return true
+// updatePass is the fourth pass. It chooses the outdated tasks that are replaced now: it sets the
+// action of their slots to updateSlot or fill. It reads what the passes before it have decided for
+// all other slots, and writes nothing.
+type updatePass struct {
+	subject
+	views []view
+}
+
+// updateResult is what an updatePass wants to write to the service's row.
+type updateResult struct {
+	status *swarmv1.UpdateStatus // nil: the row stays as it is
+	// rollback: the row must point to the previous revision. The current revision changes then, so
+	// everything else that this plan has decided is void.
+	rollback bool
+}
+
+// run runs the pass.
+func (p updatePass) run() updateResult {
+	if p.service.Job() || p.update.Paused() {
+		return updateResult{}
 	}
-	if r.update.Paused() {
-		return true
+	active := p.update.Active()
+	g := p.progress(active)
+	switch {
+	case !active && len(g.outdated) == 0:
+		return updateResult{}
+	case !active:
+		p.startUpdates(p.progress(true)) // counts slots that the previous update has not finished
+		return p.status(updateRunning, "update in progress")
+	case g.total > 0 && float32(g.failed)/float32(g.total) > p.update.Config.GetMaxFailureRatio():
+		return p.handleFailures(g)
 	}
-	state, active := r.update.State, r.update.Active()
-	p := r.progress(active)
-	if !active && len(p.outdated) == 0 {
-		return true
+	p.startUpdates(g)
+	if len(g.outdated) == 0 && g.unstable == 0 {
+		return p.completed("")
 	}
-	if !active {
-		p = r.progress(true) // counts slots that the previous update has not finished
-		r.setUpdateState(updateRunning, "update in progress")
-	} else if p.total > 0 && float32(p.failed)/float32(p.total) > r.update.Config.GetMaxFailureRatio() {
-		return r.handleFailures(state, p)
+	return updateResult{}
+}
+
+// completed returns the status of an update or rollback that has finished.
+func (p updatePass) completed(detail string) updateResult {
+	if p.update.State == rollbackStarted {
+		return p.status(rollbackCompleted, "rollback completed"+detail)
 	}
-	r.startUpdates(p)
-	if active && len(p.outdated) == 0 && p.unstable == 0 {
-		if state == rollbackStarted {
-			r.setUpdateState(rollbackCompleted, "rollback completed")
-		} else {
-			r.setUpdateState(updateCompleted, "update completed")
-		}
-	}
-	return true
+	return p.status(updateCompleted, "update completed"+detail)
 }
 
 // startUpdates starts to update as many outdated slots as the parallelism allows, beginning with
 // those that have no running task.
-func (r *run) startUpdates(p progress) {
-	budget := len(p.outdated)
-	if n := r.update.Config.GetParallelism(); n > 0 {
-		budget = max(0, int(min(n, 1<<30))-p.inProgress)
+func (p updatePass) startUpdates(g progress) {
+	budget := len(g.outdated)
+	if n := p.update.Config.GetParallelism(); n > 0 {
+		budget = max(0, int(min(n, 1<<30))-g.inProgress)
 	}
 	runs := func(v *view) int {
-		if v.head != nil && v.head.running() {
+		if v.head != nil && v.head.Running() {
 			return 1
 		}
 		return 0
 	}
-	slices.SortStableFunc(p.outdated, func(a, b *view) int { return runs(a) - runs(b) })
-	for _, v := range p.outdated {
+	slices.SortStableFunc(g.outdated, func(a, b *view) int { return runs(a) - runs(b) })
+	for _, v := range g.outdated {
 		switch {
 		case v.head == nil:
 			v.action = fill
-		case v.head.unplaced() && (v.older == nil || r.update.StartFirst()):
+		case v.head.Unplaced() && (v.older == nil || p.update.StartFirst()):
 			v.action = updateSlot // nothing stops, so this does not count as parallel
 			continue
 		default:
@@ -102,7 +111,7 @@ func (r *run) startUpdates(p progress) {
 		}
 		if budget--; budget < 0 {
 			v.action = keep
-			if v.head == nil || v.head.ended() {
+			if v.head == nil || v.head.Ended() {
 				v.action = finished
 			}
 		}
@@ -110,119 +119,102 @@ func (r *run) startUpdates(p progress) {
 }
 
 // handleFailures applies the failure action of the update after too many new tasks have failed.
-// Like planUpdate it returns false if it starts a rollback.
-func (r *run) handleFailures(state swarmv1.UpdateStatus_State, p progress) bool {
-	action := r.update.Config.GetFailureAction()
-	why := "due to failure or early termination of task " + p.failedTask
+func (p updatePass) handleFailures(g progress) updateResult {
+	action := p.update.Config.GetFailureAction()
+	why := "due to failure or early termination of task " + g.failedTask
 	switch {
 	case action == swarmv1.UpdateConfig_CONTINUE:
-		r.startUpdates(p)
-		if len(p.outdated) == 0 && p.unstable == 0 {
-			done, text := updateCompleted, "update completed"
-			if state == rollbackStarted {
-				done, text = rollbackCompleted, "rollback completed"
-			}
-			r.setUpdateState(done, fmt.Sprintf("%s, %d of %d tasks failed", text, p.failed, p.total))
+		p.startUpdates(g)
+		if len(g.outdated) == 0 && g.unstable == 0 {
+			return p.completed(fmt.Sprintf(", %d of %d tasks failed", g.failed, g.total))
 		}
-	case state == rollbackStarted:
-		r.setUpdateState(rollbackPaused, "rollback paused "+why)
-	case action == swarmv1.UpdateConfig_ROLLBACK && r.service.revisions[r.service.row.GetPreviousRevision()] != nil:
-		r.out.reset()
-		row := r.serviceRow()
-		row.Revision, row.PreviousRevision = row.GetPreviousRevision(), 0
-		row.UpdateStatus = &swarmv1.UpdateStatus{State: rollbackStarted, StartedAt: r.nowpb, StartedVersion: row.GetMeta().GetVersion(), Message: "update rolled back " + why}
-		return false
-	default:
-		r.setUpdateState(updatePaused, "update paused "+why)
+		return updateResult{}
+	case p.update.State == rollbackStarted:
+		return p.status(rollbackPaused, "rollback paused "+why)
+	case action == swarmv1.UpdateConfig_ROLLBACK && p.service.Revision(p.service.Row.GetPreviousRevision()) != nil:
+		return updateResult{rollback: true, status: &swarmv1.UpdateStatus{
+			State: rollbackStarted, StartedAt: p.nowpb, StartedVersion: p.service.Row.GetMeta().GetVersion(), Message: "update rolled back " + why,
+		}}
 	}
-	return true
+	return p.status(updatePaused, "update paused "+why)
 }
 
-// serviceRow returns the copy of the service's row that this plan writes.
-func (r *run) serviceRow() *swarmv1.Service {
-	if r.serviceCopy == nil {
-		r.serviceCopy = r.service.row.CloneVT()
-		r.out.service(r.serviceCopy)
-	}
-	return r.serviceCopy
-}
-
-// setUpdateState writes the update status to the copy of the service's row. updateRunning starts
-// a new update.
-func (r *run) setUpdateState(state swarmv1.UpdateStatus_State, message string) {
-	st := r.service.row.GetUpdateStatus().CloneVT()
+// status returns the update status of the service with another state. updateRunning starts a new
+// update.
+func (p updatePass) status(state swarmv1.UpdateStatus_State, message string) updateResult {
+	st := p.service.Row.GetUpdateStatus().CloneVT()
 	if st == nil || state == updateRunning {
-		st = &swarmv1.UpdateStatus{StartedAt: r.nowpb, StartedVersion: r.service.row.GetMeta().GetVersion()}
+		st = &swarmv1.UpdateStatus{StartedAt: p.nowpb, StartedVersion: p.service.Row.GetMeta().GetVersion()}
 	}
 	st.State, st.Message = state, message
 	if state == updateCompleted || state == rollbackCompleted {
-		st.CompletedAt = r.nowpb
+		st.CompletedAt = p.nowpb
 	}
-	r.serviceRow().UpdateStatus = st
+	return updateResult{status: st}
 }
 
 // progress computes the progress of the update. active says that an update is running, so that the
 // slots with new tasks count too.
-func (r *run) progress(active bool) progress {
-	var p progress
-	for i := range r.views {
-		v := &r.views[i]
+func (p updatePass) progress(active bool) progress {
+	var g progress
+	for i := range p.views {
+		v := &p.views[i]
 		if v.action == drop || v.action == stop {
 			continue
 		}
-		p.total++
+		g.total++
 		if v.head == nil && v.action != finished {
 			continue // The slot gets a task of the current revision in this plan.
 		}
 		t := v.head
 		if t == nil {
-			t = v.slot.newest()
+			t = v.slot.Newest()
 		}
-		if r.outdated(v, t) {
+		if p.outdated(v, t) {
 			if v.action == keep || v.action == finished {
-				p.outdated = append(p.outdated, v)
+				g.outdated = append(g.outdated, v)
 			}
 			continue
 		}
 		if active {
-			r.measureSlot(&p, v, t)
+			p.measureSlot(&g, v, t)
 		}
 	}
-	return p
+	return g
 }
 
 // measureSlot adds a slot to the progress whose task t has the current template.
-func (r *run) measureSlot(p *progress, v *view, t *task) {
-	if bad := r.failedTask(v.slot); bad != nil {
-		p.failed++
-		if p.failedTask == "" {
-			p.failedTask = bad.id
+func (p updatePass) measureSlot(g *progress, v *view, t *cluster.Task) {
+	if bad := p.failedTask(v.slot); bad != nil {
+		g.failed++
+		if g.failedTask == "" {
+			g.failedTask = bad.ID
 		}
-		if r.inFuture(r.update.ReplaceNextAt(r.state.reportedAt(bad))) {
-			p.inProgress++
+		if p.inFuture(p.update.ReplaceNextAt(p.state.ReportedAt(bad))) {
+			g.inProgress++
 		}
 		return
 	}
 	switch {
 	case v.action == finished:
-	case !t.running() || v.older != nil:
-		p.inProgress++
-		p.unstable++
+	case !t.Running() || v.older != nil:
+		g.inProgress++
+		g.unstable++
 	default:
-		since := r.state.reportedAt(t)
-		if r.inFuture(r.update.ReplaceNextAt(since)) {
-			p.inProgress++
+		since := p.state.ReportedAt(t)
+		if p.inFuture(p.update.ReplaceNextAt(since)) {
+			g.inProgress++
 		}
-		if r.inFuture(r.update.StableAt(since)) {
-			p.unstable++
+		if p.inFuture(p.update.StableAt(since)) {
+			g.unstable++
 		}
 	}
 }
 
 // failedTask returns a task of the slot that failed in this update, or nil.
-func (r *run) failedTask(s *slot) *task {
-	for _, t := range s.tasks {
-		if r.update.Failed(t.rows()) {
+func (p updatePass) failedTask(s *cluster.Slot) *cluster.Task {
+	for _, t := range s.Tasks {
+		if p.update.Failed(t.Rows()) {
 			return t
 		}
 	}

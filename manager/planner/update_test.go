@@ -26,7 +26,7 @@ func (m *model) ofRevision(service string) map[uint64]int {
 }
 
 func TestPlan_UpdateRollsByParallelism(t *testing.T) {
-	m := cluster(t, "a", "b")
+	m := clusterOf(t, "a", "b")
 	m.addService("web", replicas(6), updating(func(u *swarmv1.UpdateConfig) {
 		u.Parallelism, u.Delay = 2, durationpb.New(10*time.Second)
 	}))
@@ -49,7 +49,7 @@ func TestPlan_UpdateRollsByParallelism(t *testing.T) {
 }
 
 func TestPlan_UpdateStopsFirst(t *testing.T) {
-	m := cluster(t, "a")
+	m := clusterOf(t, "a")
 	m.addService("web", replicas(1))
 	m.settle()
 	m.edit("web", image("docker.io/library/web:2"))
@@ -69,7 +69,7 @@ func TestPlan_UpdateStopsFirst(t *testing.T) {
 }
 
 func TestPlan_UpdateStartsFirst(t *testing.T) {
-	m := cluster(t, "a", "b")
+	m := clusterOf(t, "a", "b")
 	m.addService("web", replicas(3), updating(func(u *swarmv1.UpdateConfig) { u.Order = swarmv1.UpdateConfig_START_FIRST }))
 	m.settle()
 	m.edit("web", image("docker.io/library/web:2"))
@@ -92,7 +92,7 @@ func failsOn(revision uint64) func(*swarmv1.Task) bool {
 }
 
 func TestPlan_FailedUpdatePauses(t *testing.T) {
-	m := cluster(t, "a", "b")
+	m := clusterOf(t, "a", "b")
 	m.addService("web", replicas(4))
 	m.settle()
 	m.fails = failsOn(2)
@@ -133,7 +133,7 @@ func TestPlan_EarlyEndPausesTheUpdate(t *testing.T) {
 		"none":             {swarmv1.RestartPolicy_NONE, swarmv1.UpdateConfig_STOP_FIRST, swarmv1.UpdateStatus_COMPLETED},
 	} {
 		t.Run(name, func(t *testing.T) {
-			m := cluster(t, "a", "b")
+			m := clusterOf(t, "a", "b")
 			m.addService("web", replicas(4), restarting(func(p *swarmv1.RestartPolicy) { p.Condition = tc.condition }), updating(func(u *swarmv1.UpdateConfig) { u.Order = tc.order }))
 			m.settle()
 			m.completes = failsOn(2)
@@ -151,7 +151,7 @@ func TestPlan_EarlyEndPausesTheUpdate(t *testing.T) {
 }
 
 func TestPlan_FailedUpdateRollsBack(t *testing.T) {
-	m := cluster(t, "a", "b")
+	m := clusterOf(t, "a", "b")
 	m.addService("web", replicas(4), updating(func(u *swarmv1.UpdateConfig) {
 		u.FailureAction, u.Parallelism = swarmv1.UpdateConfig_ROLLBACK, 2
 	}))
@@ -169,7 +169,7 @@ func TestPlan_FailedUpdateRollsBack(t *testing.T) {
 }
 
 func TestPlan_FailedUpdateContinues(t *testing.T) {
-	m := cluster(t, "a")
+	m := clusterOf(t, "a")
 	m.addService("web", replicas(3), updating(func(u *swarmv1.UpdateConfig) { u.FailureAction = swarmv1.UpdateConfig_CONTINUE }))
 	m.settle()
 	m.fails = func(x *swarmv1.Task) bool { return x.Revision == 2 && x.Slot == 1 }
@@ -184,7 +184,7 @@ func TestPlan_FailedUpdateContinues(t *testing.T) {
 }
 
 func TestPlan_UserRollsBack(t *testing.T) {
-	m := cluster(t, "a")
+	m := clusterOf(t, "a")
 	m.addService("web", replicas(2))
 	m.settle()
 	m.edit("web", image("docker.io/library/web:2"))
@@ -200,7 +200,7 @@ func TestPlan_UserRollsBack(t *testing.T) {
 }
 
 func TestPlan_ScalingReplacesNothing(t *testing.T) {
-	m := cluster(t, "a")
+	m := clusterOf(t, "a")
 	m.addService("web", replicas(2))
 	m.settle()
 	first := m.tasks()[0].Id
@@ -212,7 +212,7 @@ func TestPlan_ScalingReplacesNothing(t *testing.T) {
 }
 
 func TestPlan_GlobalUpdate(t *testing.T) {
-	m := cluster(t, "a", "b", "c")
+	m := clusterOf(t, "a", "b", "c")
 	m.addService("agent", global)
 	m.settle()
 	m.edit("agent", image("docker.io/library/web:2"))
@@ -237,7 +237,7 @@ func TestPlan_StopFirstUnblocksAnUpdate(t *testing.T) {
 		{"CPUs, forced", reserve(3e9, 0), []func(*swarmv1.ServiceSpec){stopFirst, force}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			m := cluster(t, "a", "b")
+			m := clusterOf(t, "a", "b")
 			m.addService("web", replicas(2), c.needs, updating(func(u *swarmv1.UpdateConfig) { u.Order = swarmv1.UpdateConfig_START_FIRST }))
 			m.settle()
 			m.edit("web", force)
@@ -266,7 +266,7 @@ func TestPlan_StopFirstUnblocksAnUpdate(t *testing.T) {
 
 // The tasks that an update stops do not count when the new tasks are spread.
 func TestPlan_UpdateSpreadsTasks(t *testing.T) {
-	m := cluster(t, "a")
+	m := clusterOf(t, "a")
 	m.addService("web", replicas(6), updating(func(u *swarmv1.UpdateConfig) { u.Parallelism = 6 }))
 	m.settle()
 	m.addNode("b")
@@ -280,7 +280,7 @@ func TestPlan_UpdateSpreadsTasks(t *testing.T) {
 // Clocks of managers and workers differ. Versions decide whether a failure belongs to an update,
 // and the manager's clock decides how long a task has run.
 func TestPlan_UpdateUnderClocksThatDiffer(t *testing.T) {
-	m := cluster(t, "a", "b")
+	m := clusterOf(t, "a", "b")
 	m.addService("web", replicas(3))
 	m.settle()
 	m.fails = failsOn(2)
@@ -312,7 +312,7 @@ func TestPlan_UpdateUnderClocksThatDiffer(t *testing.T) {
 
 // A failure before an update that returns to the same template does not count against that update.
 func TestPlan_UpdateCountsItsOwnFailuresOnly(t *testing.T) {
-	m := cluster(t, "a")
+	m := clusterOf(t, "a")
 	m.addService("web")
 	m.fails = always
 	m.pass(30 * time.Second)

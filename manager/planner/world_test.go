@@ -141,10 +141,10 @@ func (w *world) planLate() {
 		n++ // Changes with one index arrive together.
 	}
 	for _, c := range w.undelivered[:n] {
-		w.state.fold(c.old, c.row)
+		w.apply(c.old, c.row)
 	}
 	w.undelivered, w.mustDeliver = w.undelivered[n:], 0
-	for _, g := range w.state.Plan(w.state.Due(w.now), w.now).Groups {
+	for _, g := range w.planner.Plan(w.state.Due(w.now), w.now).Groups {
 		if w.commit(g) != nil {
 			w.state.Retry(g.Service)
 			continue

@@ -1,4 +1,4 @@
-package planner
+package cluster
 
 import (
 	"swarm/raftstore"

@@ -1,17 +1,15 @@
-package planner
+package cluster
 
 import (
-	"fmt"
 	"slices"
-	"strconv"
 
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// resources are amounts that tasks can reserve: CPU in billionths of a CPU, memory in bytes, and
+// Resources are amounts that tasks can reserve: CPU in billionths of a CPU, memory in bytes, and
 // generic resources by kind. generic is nil on almost every node.
-type resources struct {
-	cpu, memory int64
+type Resources struct {
+	CPU, Memory int64
 	generic     map[string]*genericStock
 }
 
@@ -28,13 +26,13 @@ func (s *genericStock) size() int64 {
 	return s.amount + int64(len(s.named))
 }
 
-func resourcesOf(r *swarmv1.Resources) resources {
-	a := resources{cpu: r.GetNanoCpus(), memory: r.GetMemoryBytes()}
+func resourcesOf(r *swarmv1.Resources) Resources {
+	a := Resources{CPU: r.GetNanoCpus(), Memory: r.GetMemoryBytes()}
 	a.addGeneric(r.GetGeneric())
 	return a
 }
 
-func (a *resources) addGeneric(list []*swarmv1.GenericResource) {
+func (a *Resources) addGeneric(list []*swarmv1.GenericResource) {
 	for _, g := range list {
 		if a.generic == nil {
 			a.generic = map[string]*genericStock{}
@@ -52,7 +50,7 @@ func (a *resources) addGeneric(list []*swarmv1.GenericResource) {
 	}
 }
 
-func (a *resources) dropGeneric(list []*swarmv1.GenericResource) {
+func (a *Resources) dropGeneric(list []*swarmv1.GenericResource) {
 	for _, g := range list {
 		s := a.generic[g.GetKind()]
 		if s == nil {
@@ -69,14 +67,22 @@ func (a *resources) dropGeneric(list []*swarmv1.GenericResource) {
 	}
 }
 
-// freeGeneric returns how much of a kind of generic resource the node has left.
-func (n *node) freeGeneric(kind string) int64 {
+// FreeCPU returns how many billionths of a CPU of the node are not reserved. It is negative if the
+// node has become smaller than what its tasks have reserved.
+func (n *Node) FreeCPU() int64 { return n.capacity.CPU - n.reserved.CPU }
+
+// FreeMemory returns how many bytes of memory of the node are not reserved. It may be negative, like
+// FreeCPU.
+func (n *Node) FreeMemory() int64 { return n.capacity.Memory - n.reserved.Memory }
+
+// FreeGeneric returns how much of a kind of generic resource the node has left.
+func (n *Node) FreeGeneric(kind string) int64 {
 	return n.capacity.generic[kind].size() - n.reserved.generic[kind].size()
 }
 
 // allocateGeneric chooses the generic resources that a task gets. The caller has checked that
 // enough are free. It takes named units first, in the order of their names.
-func (n *node) allocateGeneric(want []*swarmv1.GenericResource) []*swarmv1.GenericResource {
+func (n *Node) allocateGeneric(want []*swarmv1.GenericResource) []*swarmv1.GenericResource {
 	if len(want) == 0 {
 		return nil
 	}
@@ -100,21 +106,4 @@ func (n *node) allocateGeneric(want []*swarmv1.GenericResource) []*swarmv1.Gener
 		}
 	}
 	return out
-}
-
-func cpuText(nano int64) string {
-	s := strconv.FormatFloat(float64(nano)/1e9, 'f', -1, 64)
-	if nano == 1e9 {
-		return s + " CPU"
-	}
-	return s + " CPUs"
-}
-
-func memoryText(b int64) string {
-	units := []string{"B", "KiB", "MiB", "GiB", "TiB"}
-	v, i := float64(max(b, 0)), 0
-	for v >= 1024 && i < len(units)-1 {
-		v, i = v/1024, i+1
-	}
-	return fmt.Sprintf("%.4g %s", v, units[i])
 }

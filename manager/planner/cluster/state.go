@@ -1,7 +1,9 @@
-package planner
+package cluster
 
 import (
 	"cmp"
+	"iter"
+	"maps"
 	"slices"
 	"time"
 
@@ -18,13 +20,13 @@ import (
 // that a row names before its own row has arrived gets an entry without a row. State depends on the
 // set of rows only, not on their order.
 type State struct {
-	nodes     map[string]*node
-	nodeOrder []*node // the nodes that have a row, sorted by id
+	nodes     map[string]*Node
+	nodeOrder []*Node // the nodes that have a row, sorted by id
 	// unregistered holds the nodes without a row: the row was deleted, or has not arrived yet.
-	unregistered map[*node]struct{}
-	classes      map[string]*class
-	services     map[string]*service
-	tasks        map[string]*task
+	unregistered map[*Node]struct{}
+	classes      map[string]*Class
+	services     map[string]*Service
+	tasks        map[string]*Task
 	// unmatchedStatuses holds the statuses whose task row has not arrived, by task id.
 	unmatchedStatuses map[string]*swarmv1.TaskStatus
 	// claims holds the claims by the id of their owner, each list sorted by key.
@@ -38,71 +40,48 @@ type State struct {
 	// ingressDirty says that a node may lack an ingress address, or hold one that it must give
 	// back. Due moves it to ingressDue, which the next Plan reads.
 	ingressDirty, ingressDue bool
-	// historyLimit is how many ended tasks of a slot keep their rows.
-	historyLimit int
+	// HistoryLimit is how many ended tasks of a slot keep their rows.
+	HistoryLimit int
 	// lease is how long the single-writer tasks of a node may run after a heartbeat of the node.
 	lease time.Duration
-	// logDriver is the log driver of tasks whose revision does not name one.
-	logDriver *swarmv1.Driver
+	// LogDriver is the log driver of tasks whose revision does not name one.
+	LogDriver *swarmv1.Driver
 
-	dirty map[*service]struct{}
+	dirty map[*Service]struct{}
 	// waiting holds the services with tasks that have no node. They are planned again when
 	// retryWaiting is set.
-	waiting map[*service]struct{}
+	waiting map[*Service]struct{}
 	// deadlines holds the services that must be planned at a given time although no row changes.
-	deadlines map[*service]time.Time
+	deadlines map[*Service]time.Time
 	// retryWaiting says that since the last Due a node may have become able to take more tasks.
 	retryWaiting bool
-	// newestImage is the version of the newest row that adds or changes an image or an image copy.
-	newestImage uint64
+	// NewestImage is the version of the newest row that adds or changes an image or an image copy.
+	NewestImage uint64
 	// startedAt is the time of the first call of Due. Rows of a version up to startVersion were
 	// written before that, as a rule by an earlier leader.
 	startedAt                   time.Time
 	startVersion, newestVersion uint64
-	// scratch is memory that one plan hands to the next.
-	scratch scratch
 	// orderStale says that nodeOrder must be sorted again.
 	orderStale bool
 }
 
-type scratch struct {
-	views      []view
-	newTasks   []newTask
-	placements []placement
-	heap       heap
-}
-
-// maxScratch is the capacity of the largest slice that is kept for the next plan. A plan that needs
-// a larger slice takes longer than the allocation of that slice.
-const maxScratch = 4096
-
-// recycle empties a slice for reuse. It clears the elements, because they would keep a removed
-// service and its tasks in memory until a later plan is as large.
-func recycle[T any, S ~[]T](list S) S {
-	if cap(list) > maxScratch {
-		return nil
-	}
-	clear(list)
-	return list[:0]
-}
-
 func newState() *State {
 	return &State{
-		nodes:             map[string]*node{},
-		unregistered:      map[*node]struct{}{},
-		classes:           map[string]*class{},
-		services:          map[string]*service{},
-		tasks:             map[string]*task{},
+		nodes:             map[string]*Node{},
+		unregistered:      map[*Node]struct{}{},
+		classes:           map[string]*Class{},
+		services:          map[string]*Service{},
+		tasks:             map[string]*Task{},
 		unmatchedStatuses: map[string]*swarmv1.TaskStatus{},
 		claims:            map[string][]*swarmv1.Claim{},
 		endpoints:         map[string]*swarmv1.Endpoint{},
 		networks:          map[string]*network{},
 		ingressClaims:     map[string]int{},
-		historyLimit:      spec.DefaultTaskHistory,
+		HistoryLimit:      spec.DefaultTaskHistory,
 		lease:             spec.DefaultSessionTimeout,
-		dirty:             map[*service]struct{}{},
-		waiting:           map[*service]struct{}{},
-		deadlines:         map[*service]time.Time{},
+		dirty:             map[*Service]struct{}{},
+		waiting:           map[*Service]struct{}{},
+		deadlines:         map[*Service]time.Time{},
 	}
 }
 
@@ -116,7 +95,7 @@ func (p *State) fold(old, row proto.Message) {
 	p.newestVersion = max(p.newestVersion, row.(interface{ GetMeta() *swarmv1.Meta }).GetMeta().GetVersion())
 	switch o := row.(type) {
 	case *swarmv1.Node:
-		p.foldNode(o.GetId(), deleted, func(n *node) { n.row = o })
+		p.foldNode(o.GetId(), deleted, func(n *Node) { n.Row = o })
 	case *swarmv1.NodeState:
 		p.foldNodeState(o, deleted)
 	case *swarmv1.Service:
@@ -151,13 +130,13 @@ func (p *State) foldCluster(c *swarmv1.Cluster) {
 	if o := c.GetSpec().GetOrchestration(); o != nil {
 		history = int(o.GetTaskHistoryRetentionLimit())
 	}
-	if history < p.historyLimit {
+	if history < p.HistoryLimit {
 		for _, s := range p.services {
 			p.markDirty(s)
 		}
 	}
 	_, p.lease = spec.SessionPace(c.GetSpec().GetDispatcher())
-	p.historyLimit, p.logDriver = history, c.GetSpec().GetTaskDefaults().GetLogDriver()
+	p.HistoryLimit, p.LogDriver = history, c.GetSpec().GetTaskDefaults().GetLogDriver()
 }
 
 // foldClaim applies the change of a claim: a cursor, an address or a host port.
@@ -187,7 +166,7 @@ func (p *State) foldClaim(c *swarmv1.Claim, deleted bool) {
 		return
 	}
 	if nodeID, port, ok := hostPort(c.GetKey()); ok {
-		n := p.node(nodeID)
+		n := p.ensureNode(nodeID)
 		if deleted {
 			delete(n.ports, port)
 			p.retryWaiting = true
@@ -199,7 +178,15 @@ func (p *State) foldClaim(c *swarmv1.Claim, deleted bool) {
 }
 
 // markDirty makes the next Due return the service.
-func (p *State) markDirty(s *service) { p.dirty[s] = struct{}{} }
+func (p *State) markDirty(s *Service) { p.dirty[s] = struct{}{} }
+
+// noteImage records that an image or a copy is new, and makes services with waiting tasks due.
+func (p *State) noteImage(m *swarmv1.Meta) {
+	if m.GetVersion() > p.NewestImage {
+		p.NewestImage = m.GetVersion()
+		p.retryWaiting = true
+	}
+}
 
 // Due returns the ids of the services that must be planned at time now, sorted. A service is due if
 // a change or Retry has marked it, if its deadline has passed, or if it has tasks without a node
@@ -228,7 +215,7 @@ func (p *State) Due(now time.Time) []string {
 	}
 	ids := make([]string, 0, len(p.dirty))
 	for s := range p.dirty {
-		ids = append(ids, s.id)
+		ids = append(ids, s.ID)
 	}
 	clear(p.dirty)
 	p.ingressDue, p.ingressDirty = p.ingressDirty, false
@@ -244,3 +231,32 @@ func (p *State) Retry(serviceID string) {
 		p.markDirty(s)
 	}
 }
+
+// IngressDue says whether nodes may lack an ingress address, or hold one that they must give back. It
+// changes only by Due.
+func (p *State) IngressDue() bool { return p.ingressDue }
+
+// HasIngress says whether there is an ingress network.
+func (p *State) HasIngress() bool { return p.ingress != nil }
+
+// IngressHolders returns the ids of the nodes that hold addresses, sorted.
+func (p *State) IngressHolders() []string { return slices.Sorted(maps.Keys(p.ingressClaims)) }
+
+// Node returns a node, or nil if no row names it. Its own row may not have arrived, or was deleted.
+func (p *State) Node(id string) *Node { return p.nodes[id] }
+
+// Nodes returns the nodes that have a row, sorted by id. The order and Node.Index are those of the
+// last call of Draft.
+func (p *State) Nodes() []*Node { return p.nodeOrder }
+
+// Classes returns all classes of nodes, in no particular order.
+func (p *State) Classes() iter.Seq[*Class] { return maps.Values(p.classes) }
+
+// Service returns a service, or nil if no row names it.
+func (p *State) Service(id string) *Service { return p.services[id] }
+
+// Claims returns the claims of an owner, sorted by key.
+func (p *State) Claims(ownerID string) []*swarmv1.Claim { return p.claims[ownerID] }
+
+// Endpoint returns the endpoint of a service, or nil.
+func (p *State) Endpoint(serviceID string) *swarmv1.Endpoint { return p.endpoints[serviceID] }

@@ -1,18 +1,19 @@
-package planner
+package placement
 
 import (
 	"cmp"
 	"fmt"
-	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	"swarm/internal/spec"
+	"swarm/manager/planner/cluster"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
 // refusal is why a node does not take a task. The filters run in the order of these constants.
-// checkAvailability, checkClass and matchesNode depend on the rows only, so their results hold for
+// The availability of a node, checkClass and matchesNode depend on the rows only, so their results hold for
 // a whole plan. The result of checkRoom changes with every placement.
 type refusal uint8
 
@@ -32,6 +33,11 @@ const (
 	refusals
 )
 
+// refusalOf maps the availability of a node to a refusal.
+var refusalOf = [...]refusal{
+	cluster.Available: fits, cluster.Down: refusedDown, cluster.Inactive: refusedAvailability, cluster.Unavailable: refusedUnavailable,
+}
+
 // filters holds the name of every refusal for programs, and the phrase that Docker uses for it.
 var filters = [refusals]struct{ name, phrase string }{
 	refusedDown:         {"down", "%s not available for new tasks"},
@@ -47,45 +53,32 @@ var filters = [refusals]struct{ name, phrase string }{
 	refusedImage:        {"image", "image not available on %s"},
 }
 
-// checkAvailability says why the node takes no new tasks of any service, or fits.
-func (n *node) checkAvailability() refusal {
-	switch {
-	case n.row == nil || n.state.GetState() != swarmv1.NodeState_READY:
-		return refusedDown
-	case n.row.GetSpec().GetAvailability() != swarmv1.NodeSpec_ACTIVE:
-		return refusedAvailability
-	case n.state.GetDescription().GetUnavailable() != "":
-		return refusedUnavailable
-	}
-	return fits
-}
-
-// matches says whether the node satisfies the constraints and platforms of the revision. These must
+// Matches says whether the node satisfies the constraints and platforms of the revision. These must
 // hold as long as a task runs there.
-func (r *revision) matches(n *node) bool {
-	return r.checkClass(n.class) == fits && r.matchesNode(n)
+func Matches(r *cluster.Revision, n *cluster.Node) bool {
+	return checkClass(r, n.Class) == fits && matchesNode(r, n)
 }
 
 // checkClass returns why the nodes of a class do not match, a constraint or the platform, or fits.
-func (r *revision) checkClass(c *class) refusal {
-	if r.invalidConstraint != "" {
+func checkClass(r *cluster.Revision, c *cluster.Class) refusal {
+	if r.InvalidConstraint != "" {
 		return refusedConstraint
 	}
-	for _, k := range r.classConstraints {
-		if !k.Matches(c.attribute(k)) {
+	for _, k := range r.ClassConstraints {
+		if !k.Matches(c.Attribute(k)) {
 			return refusedConstraint
 		}
 	}
-	if len(r.platforms) > 0 && !slices.ContainsFunc(r.platforms, func(p *swarmv1.Platform) bool { return spec.Runs(c.platform, p) }) {
+	if len(r.Platforms) > 0 && !slices.ContainsFunc(r.Platforms, func(p *swarmv1.Platform) bool { return spec.Runs(c.Platform, p) }) {
 		return refusedPlatform
 	}
 	return fits
 }
 
 // matchesNode says whether the node satisfies the constraints on a node's id and host name.
-func (r *revision) matchesNode(n *node) bool {
-	for _, k := range r.nodeConstraints {
-		if !k.Matches(n.attribute(k)) {
+func matchesNode(r *cluster.Revision, n *cluster.Node) bool {
+	for _, k := range r.NodeConstraints {
+		if !k.Matches(n.Attribute(k)) {
 			return false
 		}
 	}
@@ -94,41 +87,41 @@ func (r *revision) matchesNode(n *node) bool {
 
 // checkRoom says which resource the node lacks for one more task, or fits. count is how many tasks
 // of the service should run there already.
-func (r *revision) checkRoom(n *node, count uint64) refusal {
+func checkRoom(r *cluster.Revision, n *cluster.Node, count uint64) refusal {
 	switch {
-	case r.need.cpu > 0 && n.reserved.cpu+r.need.cpu > n.capacity.cpu:
+	case r.Need.CPU > 0 && n.FreeCPU() < r.Need.CPU:
 		return refusedCPU
-	case r.need.memory > 0 && n.reserved.memory+r.need.memory > n.capacity.memory:
+	case r.Need.Memory > 0 && n.FreeMemory() < r.Need.Memory:
 		return refusedMemory
 	}
-	for _, g := range r.generic {
-		if n.freeGeneric(g.GetKind()) < g.GetValue() {
+	for _, g := range r.Generic {
+		if n.FreeGeneric(g.GetKind()) < g.GetValue() {
 			return refusedGeneric
 		}
 	}
-	for _, port := range r.ports {
-		if n.portInUse(port) {
+	for _, port := range r.Ports {
+		if n.PortInUse(port) {
 			return refusedPort
 		}
 	}
-	if r.maxReplicas > 0 && count >= r.maxReplicas {
+	if r.MaxReplicas > 0 && count >= r.MaxReplicas {
 		return refusedMaxReplicas
 	}
 	return fits
 }
 
 // checkNode runs all filters on one node. noImage holds the nodes that could not get the image.
-func (r *revision) checkNode(n *node, count uint64, noImage map[*node]*task) refusal {
-	if n.refusal != fits {
-		return n.refusal
+func checkNode(r *cluster.Revision, n *cluster.Node, count uint64, noImage map[*cluster.Node]*cluster.Task) refusal {
+	if n.Availability != cluster.Available {
+		return refusalOf[n.Availability]
 	}
-	if f := r.checkClass(n.class); f != fits {
+	if f := checkClass(r, n.Class); f != fits {
 		return f
 	}
-	if !r.matchesNode(n) {
+	if !matchesNode(r, n) {
 		return refusedConstraint
 	}
-	if f := r.checkRoom(n, count); f != fits {
+	if f := checkRoom(r, n, count); f != fits {
 		return f
 	}
 	if noImage[n] != nil {
@@ -139,37 +132,37 @@ func (r *revision) checkNode(n *node, count uint64, noImage map[*node]*task) ref
 
 // describeRefusal says why the node refuses a task. The text follows the name of the node: "n1:
 // needs 2 CPUs, 1 free".
-func (r *revision) describeRefusal(f refusal, n *node, count uint64) string {
+func describeRefusal(r *cluster.Revision, f refusal, n *cluster.Node, count uint64) string {
 	switch f {
 	case refusedDown:
-		return "is " + strings.ToLower(n.state.GetState().String())
+		return "is " + strings.ToLower(n.State.GetState().String())
 	case refusedAvailability:
-		return "has availability " + strings.ToLower(n.row.GetSpec().GetAvailability().String())
+		return "has availability " + strings.ToLower(n.Row.GetSpec().GetAvailability().String())
 	case refusedUnavailable:
-		return "takes no tasks: " + n.state.GetDescription().GetUnavailable()
+		return "takes no tasks: " + n.State.GetDescription().GetUnavailable()
 	case refusedConstraint:
-		return r.describeConstraint(n)
+		return describeConstraint(r, n)
 	case refusedPlatform:
-		p := n.class.platform
+		p := n.Class.Platform
 		return fmt.Sprintf("has platform %s/%s, for which the image is not built", p.GetOs(), spec.Arch(p.GetArchitecture()))
 	case refusedCPU:
-		return fmt.Sprintf("needs %s, %s free", cpuText(r.need.cpu), numberOf(cpuText(n.capacity.cpu-n.reserved.cpu)))
+		return fmt.Sprintf("needs %s, %s free", cpuText(r.Need.CPU), numberOf(cpuText(n.FreeCPU())))
 	case refusedMemory:
-		return fmt.Sprintf("needs %s of memory, %s free", memoryText(r.need.memory), memoryText(n.capacity.memory-n.reserved.memory))
+		return fmt.Sprintf("needs %s of memory, %s free", memoryText(r.Need.Memory), memoryText(n.FreeMemory()))
 	case refusedGeneric:
-		for _, g := range r.generic {
-			if free := n.freeGeneric(g.GetKind()); free < g.GetValue() {
+		for _, g := range r.Generic {
+			if free := n.FreeGeneric(g.GetKind()); free < g.GetValue() {
 				return fmt.Sprintf("needs %d %s, %d free", g.GetValue(), g.GetKind(), free)
 			}
 		}
 	case refusedPort:
-		for _, port := range r.ports {
-			if n.portInUse(port) {
-				return "port " + port + " is used by " + n.portHolder(port)
+		for _, port := range r.Ports {
+			if n.PortInUse(port) {
+				return "port " + port + " is used by " + n.PortHolder(port)
 			}
 		}
 	case refusedMaxReplicas:
-		return fmt.Sprintf("already runs %d tasks of the service, at most %d are allowed", count, r.maxReplicas)
+		return fmt.Sprintf("already runs %d tasks of the service, at most %d are allowed", count, r.MaxReplicas)
 	}
 	return "fits"
 }
@@ -180,13 +173,13 @@ func numberOf(s string) string {
 }
 
 // describeConstraint names the first constraint that the node does not satisfy.
-func (r *revision) describeConstraint(n *node) string {
-	if r.invalidConstraint != "" {
-		return fmt.Sprintf("cannot be checked: constraint %q is not valid", r.invalidConstraint)
+func describeConstraint(r *cluster.Revision, n *cluster.Node) string {
+	if r.InvalidConstraint != "" {
+		return fmt.Sprintf("cannot be checked: constraint %q is not valid", r.InvalidConstraint)
 	}
-	for _, list := range [][]spec.Constraint{r.classConstraints, r.nodeConstraints} {
+	for _, list := range [][]spec.Constraint{r.ClassConstraints, r.NodeConstraints} {
 		for _, k := range list {
-			have := n.attribute(k)
+			have := n.Attribute(k)
 			switch {
 			case k.Matches(have):
 			case have == "":
@@ -201,50 +194,44 @@ func (r *revision) describeConstraint(n *node) string {
 
 // shortage returns how much CPU or memory the node lacks, and 0 for other refusals. explain uses it
 // to find the node that lacks least.
-func (r *revision) shortage(f refusal, n *node) int64 {
+func shortage(r *cluster.Revision, f refusal, n *cluster.Node) int64 {
 	switch f {
 	case refusedCPU:
-		return r.need.cpu - (n.capacity.cpu - n.reserved.cpu)
+		return r.Need.CPU - n.FreeCPU()
 	case refusedMemory:
-		return r.need.memory - (n.capacity.memory - n.reserved.memory)
+		return r.Need.Memory - n.FreeMemory()
 	}
 	return 0
 }
 
-// explanation tells the user why no node takes a task.
-type explanation struct {
-	err      string
-	unplaced *swarmv1.Unplaced
-}
-
 // explain runs the filters on all given nodes and counts the refusals. As the nearest miss it
 // reports the node that passed most filters; among equals, the node with the smallest shortage.
-func (r *revision) explain(nodes []*node, count func(*node) uint64, noImage map[*node]*task) explanation {
+func explain(r *cluster.Revision, nodes []*cluster.Node, count func(*cluster.Node) uint64, noImage map[*cluster.Node]*cluster.Task) *Explanation {
 	var tally [refusals]uint32
-	var nearest *node
+	var nearest *cluster.Node
 	var missed refusal
 	for _, n := range nodes {
-		f := r.checkNode(n, count(n), noImage)
+		f := checkNode(r, n, count(n), noImage)
 		if f == fits {
 			continue // another task of this plan took the room, in a spread branch that came first
 		}
 		tally[f]++
-		if f > missed || f == missed && r.shortage(f, n) < r.shortage(f, nearest) {
+		if f > missed || f == missed && shortage(r, f, n) < shortage(r, f, nearest) {
 			nearest, missed = n, f
 		}
 	}
 	words := phrases(nodes)
-	v := explanation{err: summary(tally, words), unplaced: &swarmv1.Unplaced{}}
+	v := &Explanation{Err: summary(tally, words), Unplaced: &swarmv1.Unplaced{}}
 	for f, n := range tally {
 		if n > 0 {
-			v.unplaced.Refusals = append(v.unplaced.Refusals, &swarmv1.Refusal{Filter: filters[f].name, Nodes: n, Reason: phrase(words(refusal(f)), n)})
+			v.Unplaced.Refusals = append(v.Unplaced.Refusals, &swarmv1.Refusal{Filter: filters[f].name, Nodes: n, Reason: phrase(words(refusal(f)), n)})
 		}
 	}
-	slices.SortStableFunc(v.unplaced.Refusals, func(a, b *swarmv1.Refusal) int { return cmp.Compare(b.GetNodes(), a.GetNodes()) })
+	slices.SortStableFunc(v.Unplaced.Refusals, func(a, b *swarmv1.Refusal) int { return cmp.Compare(b.GetNodes(), a.GetNodes()) })
 	if nearest != nil {
-		v.unplaced.Nearest = nearest.name() + ": " + r.describeRefusal(missed, nearest, count(nearest))
+		v.Unplaced.Nearest = nearest.Name() + ": " + describeRefusal(r, missed, nearest, count(nearest))
 		if missed == refusedImage {
-			v.unplaced.Nearest = nearest.name() + ": " + noImage[nearest].status.GetErr()
+			v.Unplaced.Nearest = nearest.Name() + ": " + noImage[nearest].Status.GetErr()
 		}
 	}
 	return v
@@ -252,11 +239,11 @@ func (r *revision) explain(nodes []*node, count func(*node) uint64, noImage map[
 
 // phrases returns a function that gives the phrase of a refusal. For refusedUnavailable the phrase
 // includes the first part of what the first such node reports about itself.
-func phrases(nodes []*node) func(refusal) string {
+func phrases(nodes []*cluster.Node) func(refusal) string {
 	detail := ""
 	for _, n := range nodes {
-		if n.refusal == refusedUnavailable {
-			short, _, _ := strings.Cut(n.state.GetDescription().GetUnavailable(), ":")
+		if n.Availability == cluster.Unavailable {
+			short, _, _ := strings.Cut(n.State.GetDescription().GetUnavailable(), ":")
 			detail = ": " + strings.ReplaceAll(short, "%", "%%")
 			break
 		}
@@ -306,4 +293,19 @@ func phrase(format string, n uint32) string {
 	return fmt.Sprintf(format, fmt.Sprintf("%d nodes", n))
 }
 
-func sortedKeys[V any](m map[uint64]V) []uint64 { return slices.Sorted(maps.Keys(m)) }
+func cpuText(nano int64) string {
+	s := strconv.FormatFloat(float64(nano)/1e9, 'f', -1, 64)
+	if nano == 1e9 {
+		return s + " CPU"
+	}
+	return s + " CPUs"
+}
+
+func memoryText(b int64) string {
+	units := []string{"B", "KiB", "MiB", "GiB", "TiB"}
+	v, i := float64(max(b, 0)), 0
+	for v >= 1024 && i < len(units)-1 {
+		v, i = v/1024, i+1
+	}
+	return fmt.Sprintf("%.4g %s", v, units[i])
+}

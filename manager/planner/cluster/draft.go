@@ -1,0 +1,118 @@
+package cluster
+
+import (
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+// Draft counts what a plan in progress gives away and takes back: reservations, host ports,
+// addresses, and numbers of tasks. Later decisions of the plan see them in the nodes and services of
+// the State. Undo removes all of them, because a change counts only after the store has committed it
+// and Apply has received it. A State has at most one Draft that is not undone, and Apply may not be
+// called meanwhile.
+type Draft struct {
+	state      *State
+	placements []placement
+	generic    []genericAlloc
+	stopping   []*Task
+	resized    []extraReservation
+	addressDraft
+}
+
+// placement is one placement of a draft.
+type placement struct {
+	revision *Revision
+	node     *Node
+}
+
+// genericAlloc holds the generic resources of one placement.
+type genericAlloc struct {
+	node    *Node
+	generic []*swarmv1.GenericResource
+}
+
+// extraReservation is what a running task reserves on its node in addition, after it has moved to
+// another revision.
+type extraReservation struct {
+	node        *Node
+	cpu, memory int64
+}
+
+// Draft begins a draft.
+func (p *State) Draft() *Draft {
+	p.sortNodes()
+	return &Draft{state: p}
+}
+
+// Place counts a new task of the revision on the node, and returns the generic resources that the
+// task gets. The caller has checked that the node has room. Place does not add to the number of the
+// service's tasks on the node, because that costs a third of the time of a placement. A caller
+// that needs the number adds its own placements.
+func (d *Draft) Place(rev *Revision, n *Node) []*swarmv1.GenericResource {
+	generic := n.allocateGeneric(rev.Generic)
+	n.reserved.CPU += rev.Need.CPU
+	n.reserved.Memory += rev.Need.Memory
+	n.reserved.addGeneric(generic)
+	n.TaskCount++
+	for _, port := range rev.Ports {
+		n.claimPort(port)
+	}
+	d.placements = append(d.placements, placement{rev, n})
+	if generic != nil {
+		d.generic = append(d.generic, genericAlloc{n, generic})
+	}
+	return generic
+}
+
+// Stop no longer counts the task among the tasks of its node. The task keeps its reservation until
+// it has ended.
+func (d *Draft) Stop(t *Task) {
+	if t.counted {
+		t.Service.tasksOnNode[t.Node]--
+		t.Node.TaskCount--
+		d.stopping = append(d.stopping, t)
+	}
+}
+
+// Resize reserves what the task needs in addition when it moves to the given revision, and returns
+// true. If its node does not have that much, Resize reserves nothing and returns false.
+func (d *Draft) Resize(t *Task, rev *Revision) bool {
+	more := extraReservation{t.Node, max(0, rev.Need.CPU-t.Revision.Need.CPU), max(0, rev.Need.Memory-t.Revision.Need.Memory)}
+	if t.reserves && !t.Node.hasRoomFor(more) {
+		return false
+	}
+	t.Node.reserved.CPU += more.cpu
+	t.Node.reserved.Memory += more.memory
+	d.resized = append(d.resized, more)
+	return true
+}
+
+// hasRoomFor says whether the node has room for the additional reservation.
+func (n *Node) hasRoomFor(more extraReservation) bool {
+	return (more.cpu == 0 || n.reserved.CPU+more.cpu <= n.capacity.CPU) &&
+		(more.memory == 0 || n.reserved.Memory+more.memory <= n.capacity.Memory)
+}
+
+// Undo takes back all that the draft has counted, so that the State matches the store again.
+func (d *Draft) Undo() {
+	for i := range d.placements {
+		p := &d.placements[i]
+		p.node.reserved.CPU -= p.revision.Need.CPU
+		p.node.reserved.Memory -= p.revision.Need.Memory
+		p.node.TaskCount--
+		for _, port := range p.revision.Ports {
+			delete(p.node.ports, port)
+		}
+	}
+	for _, g := range d.generic {
+		g.node.reserved.dropGeneric(g.generic)
+	}
+	for _, t := range d.stopping {
+		t.Service.tasksOnNode[t.Node]++
+		t.Node.TaskCount++
+	}
+	for _, m := range d.resized {
+		m.node.reserved.CPU -= m.cpu
+		m.node.reserved.Memory -= m.memory
+	}
+	d.undoAddresses()
+}

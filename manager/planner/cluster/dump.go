@@ -1,0 +1,50 @@
+package cluster
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+)
+
+// String returns all counters of the State in a form that tests compare.
+func (p *State) String() string {
+	var b strings.Builder
+	for _, id := range slices.Sorted(maps.Keys(p.nodes)) {
+		n := p.nodes[id]
+		fmt.Fprintf(&b, "node %s cpu %d memory %d total %d ports %v", id, n.reserved.CPU, n.reserved.Memory, n.TaskCount, slices.Sorted(maps.Keys(n.ports)))
+		for _, k := range slices.Sorted(maps.Keys(n.reserved.generic)) {
+			fmt.Fprintf(&b, " %s %v", k, *n.reserved.generic[k])
+		}
+		rows := map[string]int32{}
+		for s, c := range n.taskRows {
+			rows[s.ID] = c
+		}
+		fmt.Fprintf(&b, " rows %v\n", rows)
+	}
+	for _, id := range slices.Sorted(maps.Keys(p.services)) {
+		s := p.services[id]
+		on := map[string]int32{}
+		for n, c := range s.tasksOnNode {
+			on[n.ID] = c
+		}
+		fmt.Fprintf(&b, "service %s waiting %d failed %d on %v:", id, s.Waiting, s.Failed, on)
+		for _, sl := range s.Slots() {
+			fmt.Fprintf(&b, " %v[", sl.Key)
+			for _, t := range sl.Tasks {
+				fmt.Fprintf(&b, " %s", t.ID)
+			}
+			b.WriteString(" ]")
+		}
+		for _, k := range slices.Sorted(maps.Keys(s.revisions)) {
+			fmt.Fprintf(&b, " r%d:%d", k, s.revisions[k].tasks)
+		}
+		b.WriteByte('\n')
+	}
+	for _, id := range slices.Sorted(maps.Keys(p.networks)) {
+		n := p.networks[id]
+		fmt.Fprintf(&b, "network %s allocated %d cursor %v exhausted %v\n", id, n.allocated.Len(), n.cursor, n.exhausted != "")
+	}
+	fmt.Fprintf(&b, "tasks %d early %d claims %d endpoints %d waiting %d\n", len(p.tasks), len(p.unmatchedStatuses), len(p.claims), len(p.endpoints), len(p.waiting))
+	return b.String()
+}

@@ -1,0 +1,112 @@
+package cluster
+
+import (
+	"net/netip"
+
+	"swarm/internal/ipam"
+	"swarm/internal/spec"
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+// A task's addresses are claimed in the group that places the task. They are released after the
+// task has ended. The row of an ended task still shows them, although another task may hold them by
+// then. A task on a node that is down keeps its addresses, because it may still run.
+
+// network is one network: its subnets, the allocated addresses, and the addresses allocated last.
+type network struct {
+	id        string
+	row       *swarmv1.Network // nil: deleted, or not arrived yet
+	subnets   ipam.Subnets
+	allocated ipam.Set
+	cursor    map[string]netip.Addr // the address allocated last, by family
+	// exhausted is why the current draft finds no free address. Empty: it has not found that. It
+	// holds for the whole draft, because addresses become free only by a commit.
+	exhausted string
+}
+
+// ensureNetwork returns the entry of a network, and adds one if there is none.
+func (p *State) ensureNetwork(id string) *network {
+	n := p.networks[id]
+	if n == nil {
+		n = &network{id: id, cursor: map[string]netip.Addr{}}
+		p.networks[id] = n
+	}
+	return n
+}
+
+// forgetNetwork drops the entry of a network that no row names any more.
+func (p *State) forgetNetwork(n *network) {
+	if n.row == nil && len(n.cursor) == 0 && n.allocated.Len() == 0 {
+		delete(p.networks, n.id)
+	}
+}
+
+// foldNetwork applies the change of a network row.
+func (p *State) foldNetwork(row *swarmv1.Network, deleted bool) {
+	n := p.ensureNetwork(row.GetId())
+	n.row, n.subnets = nil, nil
+	if !deleted {
+		// The control API stores valid subnets only. A network with invalid ones has no addresses.
+		n.subnets, _ = ipam.ParseSubnets(row.GetIpam())
+		n.row = row
+	}
+	if row.GetSpec().GetIngress() {
+		p.ingress, p.ingressDirty = n, true
+		if deleted {
+			p.ingress = nil
+		}
+	}
+	p.retryWaiting = true // tasks may have waited for the network
+	p.forgetNetwork(n)
+}
+
+// foldAddressClaim applies the change of an address claim.
+func (p *State) foldAddressClaim(c *swarmv1.Claim, id string, a netip.Addr, deleted bool) {
+	n := p.ensureNetwork(id)
+	node, ofNode := ipam.NodeOwner(c.GetOwner())
+	if deleted {
+		n.allocated.Remove(a)
+		p.retryWaiting = true
+		p.forgetNetwork(n)
+	} else {
+		n.allocated.Add(a)
+	}
+	if !ofNode {
+		return
+	}
+	p.ingressDirty = true
+	if deleted {
+		if p.ingressClaims[node]--; p.ingressClaims[node] == 0 {
+			delete(p.ingressClaims, node)
+		}
+	} else {
+		p.ingressClaims[node]++
+	}
+}
+
+// foldCursor applies the change of a cursor: a claim whose owner is the last allocated address.
+func (p *State) foldCursor(c *swarmv1.Claim, id, family string, deleted bool) {
+	n := p.ensureNetwork(id)
+	a, err := netip.ParseAddr(c.GetOwner())
+	if deleted || err != nil {
+		delete(n.cursor, family)
+		p.forgetNetwork(n)
+		return
+	}
+	n.cursor[family] = a
+}
+
+// addNetworks sets the networks of the revision, and the addresses requested on them.
+func (r *Revision) addNetworks(list []*swarmv1.NetworkAttachmentConfig) {
+	for _, use := range list {
+		r.Networks = append(r.Networks, &swarmv1.NetworkAttachment{NetworkId: use.GetTarget(), Aliases: use.GetAliases(), DriverOpts: use.GetDriverOpts()})
+		r.needsAddress = r.needsAddress || !spec.LocalNetwork(use.GetTarget())
+		var requested []netip.Addr
+		for _, text := range use.GetAddresses() {
+			if a, err := ipam.ParseAddr(text); err == nil {
+				requested = append(requested, a)
+			}
+		}
+		r.requestedAddrs = append(r.requestedAddrs, requested)
+	}
+}

@@ -1,0 +1,265 @@
+package cluster
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"swarm/internal/members"
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+// Node is one node: its rows, its capacity, and what tasks have reserved of it.
+type Node struct {
+	ID    string
+	Row   *swarmv1.Node // nil: deleted, or not arrived yet
+	State *swarmv1.NodeState
+	Class *Class // nil if row is nil
+	// classIndex is the node's index in class.nodes.
+	classIndex int
+	// Availability says whether the node takes new tasks of any service.
+	Availability Availability
+	Index        int // index in State.nodeOrder; placement breaks ties by the lower index
+
+	capacity Resources
+	reserved Resources
+	// TaskCount is how many tasks should run on the node and have not ended.
+	TaskCount int
+	// taskRows counts the task rows that name the node, by service, whatever the tasks' state.
+	taskRows map[*Service]int32
+	// ports holds the claimed host ports, in the form of hostPortName. nil: no port is claimed.
+	ports map[string]struct{}
+	// lease is the lease in the node's last NodeState row. It outlives that row.
+	lease time.Duration
+	// removedAt is when Due first saw the node without a row. Zero: the node has a row, or Due has
+	// not run since its row was deleted.
+	removedAt time.Time
+}
+
+// Availability says whether a node takes new tasks, and if not, why.
+type Availability uint8
+
+const (
+	// available: the node takes new tasks.
+	Available Availability = iota
+	// down: the node has no row, or its state is not READY.
+	Down
+	// inactive: the user has paused or drained the node.
+	Inactive
+	// unavailable: the node has reported that it can run no tasks.
+	Unavailable
+)
+
+func (n *Node) checkAvailability() Availability {
+	switch {
+	case n.Row == nil || n.State.GetState() != swarmv1.NodeState_READY:
+		return Down
+	case n.Row.GetSpec().GetAvailability() != swarmv1.NodeSpec_ACTIVE:
+		return Inactive
+	case n.State.GetDescription().GetUnavailable() != "":
+		return Unavailable
+	}
+	return Available
+}
+
+// ensureNode returns the entry of a node, and adds one without a row if there is none.
+func (p *State) ensureNode(id string) *Node {
+	n := p.nodes[id]
+	if n == nil {
+		n = &Node{ID: id, taskRows: map[*Service]int32{}}
+		p.nodes[id] = n
+		p.unregistered[n] = struct{}{}
+	}
+	return n
+}
+
+// foldNode applies the change of a node row. set stores the row in the entry.
+func (p *State) foldNode(id string, deleted bool, set func(*Node)) {
+	n := p.ensureNode(id)
+	had := n.Row != nil
+	if deleted {
+		n.Row = nil
+		p.unregistered[n] = struct{}{}
+	} else {
+		set(n)
+		n.removedAt = time.Time{}
+		delete(p.unregistered, n)
+	}
+	if had != (n.Row != nil) {
+		p.orderStale, p.ingressDirty = true, true
+	}
+	p.refreshNode(n)
+	p.forgetNode(n)
+}
+
+// forgetNode drops the entry of a node that no row names any more.
+func (p *State) forgetNode(n *Node) {
+	if n != nil && n.Row == nil && n.State == nil && len(n.taskRows) == 0 && len(n.ports) == 0 {
+		delete(p.nodes, n.ID)
+		delete(p.unregistered, n)
+	}
+}
+
+// foldNodeState applies the change of a NodeState row.
+func (p *State) foldNodeState(s *swarmv1.NodeState, deleted bool) {
+	n := p.ensureNode(s.GetNodeId())
+	old := n.State
+	if deleted {
+		n.State = nil
+	} else {
+		n.State, n.lease = s, s.GetLease().AsDuration()
+	}
+	if members.NeverReported(old) && !members.NeverReported(n.State) {
+		p.ingressDirty = true
+	}
+	if old != nil && !deleted && old.GetState() == s.GetState() && old.GetFenced() == s.GetFenced() && proto.Equal(old.GetDescription(), s.GetDescription()) {
+		return // Only the session is new. Nothing that planning depends on has changed.
+	}
+	p.refreshNode(n)
+	p.forgetNode(n)
+}
+
+// refreshNode derives again what depends on the node's rows. It marks all services that the change
+// may concern: those with tasks on the node, those with tasks that have no node, and global
+// services.
+func (p *State) refreshNode(n *Node) {
+	n.capacity = resourcesOf(n.State.GetDescription().GetResources())
+	p.setClass(n)
+	n.Availability = n.checkAvailability()
+	p.retryWaiting = true
+	for s := range n.taskRows {
+		p.markDirty(s)
+	}
+	for _, s := range p.services {
+		if s.Global() {
+			p.markDirty(s)
+		}
+	}
+}
+
+// sortNodes sorts nodeOrder again if a node was added or removed.
+func (p *State) sortNodes() {
+	if !p.orderStale {
+		return
+	}
+	p.nodeOrder = p.nodeOrder[:0]
+	for _, n := range p.nodes {
+		if n.Row != nil {
+			p.nodeOrder = append(p.nodeOrder, n)
+		}
+	}
+	slices.SortFunc(p.nodeOrder, func(a, b *Node) int { return cmp.Compare(a.ID, b.ID) })
+	for i, n := range p.nodeOrder {
+		n.Index = i
+	}
+	p.orderStale = false
+}
+
+// Name returns the node's name for users: its configured name, its host name or its id.
+func (n *Node) Name() string {
+	switch {
+	case n.Row.GetSpec().GetName() != "":
+		return n.Row.GetSpec().GetName()
+	case n.Hostname() != "":
+		return n.Hostname()
+	}
+	return n.ID
+}
+
+// Hostname returns the name with which the node joined, even if the host has been renamed since.
+// Constraints on the host name may decide which nodes get secrets, so a node must not be able to
+// change it.
+func (n *Node) Hostname() string { return n.Row.GetHostname() }
+
+// Removed says that the node has no row, so no worker will report for it again.
+func (n *Node) Removed() bool { return n.Row == nil }
+
+func (n *Node) Down() bool { return n.State.GetState() == swarmv1.NodeState_DOWN }
+
+// Lost says that the node is removed or down. Its tasks count as not running, except as mayRun
+// says.
+func (n *Node) Lost() bool { return n.Removed() || n.Down() }
+
+// DownSince returns when the node went down.
+func (n *Node) DownSince() time.Time {
+	if since := n.State.GetSince(); since != nil {
+		return since.AsTime()
+	}
+	return timeOf(n.State.GetMeta().GetUpdatedAt())
+}
+
+func (n *Node) Draining() bool {
+	return n.Row.GetSpec().GetAvailability() == swarmv1.NodeSpec_DRAIN
+}
+
+func (n *Node) claimPort(port string) {
+	if n.ports == nil {
+		n.ports = map[string]struct{}{}
+	}
+	n.ports[port] = struct{}{}
+}
+
+// HostPort returns "tcp/8080" for a port on all addresses of a host, and "tcp/8080/192.0.2.7"
+// for a port on one address.
+func HostPort(p *swarmv1.PortConfig) string {
+	name := strings.ToLower(p.GetProtocol().String()) + "/" + strconv.FormatUint(uint64(p.GetPublishedPort()), 10)
+	if a, err := netip.ParseAddr(p.GetHostIp()); err == nil && !a.IsUnspecified() {
+		name += "/" + a.Unmap().String()
+	}
+	return name
+}
+
+// PortInUse says whether a claim prevents the use of the port: a claim of the same port, or of a
+// port that overlaps with it because one of the two is on all addresses of the host.
+func (n *Node) PortInUse(port string) bool {
+	if _, claimed := n.ports[port]; claimed || len(n.ports) == 0 {
+		return claimed
+	}
+	// the port is on one address
+	if i := strings.LastIndexByte(port, '/'); strings.IndexByte(port, '/') != i {
+		_, all := n.ports[port[:i]]
+		return all
+	}
+	for other := range n.ports {
+		if strings.HasPrefix(other, port+"/") {
+			return true
+		}
+	}
+	return false
+}
+
+// PortHolder describes the task that prevents the use of the port. If several services may hold the
+// port, it names the first by name.
+func (n *Node) PortHolder(port string) string {
+	name := ""
+	for s := range n.taskRows {
+		publishes := false
+		for _, rev := range s.revisions {
+			publishes = publishes || slices.ContainsFunc(rev.Ports, func(p string) bool {
+				return p == port || strings.HasPrefix(p, port+"/") || strings.HasPrefix(port, p+"/")
+			})
+		}
+		if publishes && (name == "" || s.Row.GetName() < name) {
+			name = s.Row.GetName()
+		}
+	}
+	if name == "" {
+		return "another task"
+	}
+	return "a task of service " + name
+}
+
+// hostPort parses the key of a claim of a host port: "port/<node>/tcp/8080" or
+// "port/<node>/tcp/8080/<address>".
+func hostPort(key string) (nodeID, port string, ok bool) {
+	rest, ok := strings.CutPrefix(key, "port/")
+	if !ok {
+		return "", "", false
+	}
+	nodeID, port, ok = strings.Cut(rest, "/")
+	return nodeID, port, ok && nodeID != "ingress"
+}

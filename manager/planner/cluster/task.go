@@ -1,0 +1,244 @@
+package cluster
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+	"swarm/internal/rollout"
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+// Task is a task row with its status.
+type Task struct {
+	ID       string
+	Row      *swarmv1.Task
+	Status   *swarmv1.TaskStatus // nil: not arrived
+	Service  *Service
+	Slot     *Slot
+	Revision *Revision
+	Node     *Node // nil: the task has no node
+	// These fields record what count added, so that uncount subtracts the same although the task
+	// may have changed.
+	reserves, counted, waiting, failed bool
+}
+
+func (t *Task) State() swarmv1.TaskState   { return t.Status.GetState() }
+func (t *Task) Desired() swarmv1.TaskState { return t.Row.GetDesiredState() }
+
+// Wanted says that the task should run, now or later: its desired state is at most RUNNING.
+func (t *Task) Wanted() bool { return t.Desired() <= swarmv1.TaskState_RUNNING }
+
+// Ended says that the task has reached a final state.
+func (t *Task) Ended() bool { return t.State() > swarmv1.TaskState_RUNNING }
+
+func (t *Task) Running() bool { return t.State() == swarmv1.TaskState_RUNNING }
+
+// Unplaced says that no node has been sent the task, so it can be deleted without being stopped.
+func (t *Task) Unplaced() bool { return t.State() < swarmv1.TaskState_ASSIGNED }
+
+// Rows returns the task's rows for the rules that do not depend on the planner.
+func (t *Task) Rows() rollout.Task {
+	return rollout.Task{Row: t.Row, Status: t.Status, Revision: t.Revision.Row}
+}
+
+// Failure says that the task failed or was rejected by its node.
+func (t *Task) Failure() bool { return t.Rows().Failure() }
+
+func timeOf(ts *timestamppb.Timestamp) time.Time {
+	if ts == nil {
+		return time.Time{}
+	}
+	return ts.AsTime()
+}
+
+// keyOf returns the key of the slot that a task belongs to.
+func keyOf(row *swarmv1.Task) SlotKey {
+	if row.GetSlot() != 0 {
+		return SlotKey{Number: row.GetSlot()}
+	}
+	return SlotKey{Node: row.GetNodeId()}
+}
+
+// foldTask applies the change of a task row.
+func (p *State) foldTask(row *swarmv1.Task, deleted bool) {
+	t := p.tasks[row.GetId()]
+	if deleted {
+		if t != nil {
+			p.dropTask(t)
+		}
+		return
+	}
+	if t == nil {
+		t = &Task{ID: row.GetId(), Service: p.ensureService(row.GetServiceId()), Row: row}
+		if st := p.unmatchedStatuses[t.ID]; st != nil {
+			t.Status = st
+			delete(p.unmatchedStatuses, t.ID)
+		}
+		p.tasks[t.ID] = t
+		t.Slot = t.Service.ensureSlot(keyOf(row))
+		t.Slot.insert(t)
+	} else {
+		defer p.noteFreed(t, t.reserves, t.counted)
+		p.uncount(t)
+		t.Row = row
+	}
+	p.setRevision(t, row.GetRevision())
+	t.Node = nil
+	if row.GetNodeId() != "" {
+		t.Node = p.ensureNode(row.GetNodeId())
+	}
+	p.count(t)
+	p.markDirty(t.Service)
+}
+
+// setRevision sets the revision of a task. A running task may move to another revision, which may
+// reserve less.
+func (p *State) setRevision(t *Task, number uint64) {
+	was, now := t.Revision, t.Service.ensureRevision(number)
+	t.Revision = now
+	now.tasks++
+	if was == nil || was == now {
+		return
+	}
+	p.retryWaiting = true
+	if was.Row == nil && was.tasks == 0 {
+		for n, r := range t.Service.revisions {
+			if r == was {
+				delete(t.Service.revisions, n)
+			}
+		}
+	}
+}
+
+// dropTask removes a task whose row was deleted.
+func (p *State) dropTask(t *Task) {
+	p.retryWaiting = p.retryWaiting || t.reserves
+	p.uncount(t)
+	if t.Revision.Row == nil && t.Revision.tasks == 0 {
+		delete(t.Service.revisions, t.Row.GetRevision())
+	}
+	delete(p.tasks, t.ID)
+	if t.Status != nil {
+		p.unmatchedStatuses[t.ID] = t.Status // until the row of the status is deleted too
+	}
+	t.Slot.Tasks = slices.DeleteFunc(t.Slot.Tasks, func(o *Task) bool { return o == t })
+	if len(t.Slot.Tasks) == 0 {
+		t.Service.dropSlot(t.Slot)
+	}
+	p.forgetNode(t.Node)
+	p.markDirty(t.Service)
+	p.forgetService(t.Service)
+}
+
+// foldTaskStatus applies the change of a status row. The task row may not have arrived.
+func (p *State) foldTaskStatus(st *swarmv1.TaskStatus, deleted bool) {
+	t := p.tasks[st.GetTaskId()]
+	switch {
+	case t == nil && deleted:
+		delete(p.unmatchedStatuses, st.GetTaskId())
+	case t == nil:
+		p.unmatchedStatuses[st.GetTaskId()] = st
+	case deleted:
+		p.setStatus(t, nil)
+	default:
+		p.setStatus(t, st)
+	}
+}
+
+// setStatus replaces the status of a task and updates the counters.
+func (p *State) setStatus(t *Task, st *swarmv1.TaskStatus) {
+	defer p.noteFreed(t, t.reserves, t.counted)
+	p.uncount(t)
+	// uncount has decremented the revision's tasks, and count does not increment it
+	t.Revision.tasks++
+	t.Status = st
+	p.count(t)
+	p.markDirty(t.Service)
+}
+
+// noteFreed sets retryWaiting if a change of the task has freed reservations, or has lowered the
+// number of tasks that count on its node. reserved and counted are the task's fields before the
+// change.
+func (p *State) noteFreed(t *Task, held, active bool) {
+	p.retryWaiting = p.retryWaiting || held && !t.reserves || active && !t.counted
+}
+
+func (s *Slot) insert(t *Task) {
+	s.Tasks = append(s.Tasks, t)
+	s.sortTasks()
+}
+
+// sortTasks sorts the slot's tasks, oldest first.
+func (s *Slot) sortTasks() {
+	slices.SortFunc(s.Tasks, func(a, b *Task) int {
+		return cmp.Or(cmp.Compare(a.Row.GetOrdinal(), b.Row.GetOrdinal()), cmp.Compare(a.ID, b.ID))
+	})
+}
+
+// Newest returns the task that was created last.
+func (s *Slot) Newest() *Task { return s.Tasks[len(s.Tasks)-1] }
+
+// count adds the task to the counters of its node and service. uncount subtracts the same, and also
+// decrements the tasks of the revision.
+func (p *State) count(t *Task) {
+	s := t.Service
+	t.waiting = t.Wanted() && t.Unplaced()
+	if t.waiting {
+		s.Waiting++
+		p.waiting[s] = struct{}{}
+	}
+	t.failed = t.Failure()
+	if t.failed {
+		s.Failed++
+	}
+	n := t.Node
+	if n == nil {
+		return
+	}
+	n.taskRows[s]++
+	t.reserves = !t.Ended() && !t.Unplaced()
+	if !t.reserves {
+		return
+	}
+	n.reserved.CPU += t.Revision.Need.CPU
+	n.reserved.Memory += t.Revision.Need.Memory
+	n.reserved.addGeneric(t.Row.GetAssignedGenericResources())
+	t.counted = t.Wanted()
+	if t.counted {
+		n.TaskCount++
+		s.tasksOnNode[n]++
+	}
+}
+
+func (p *State) uncount(t *Task) {
+	s := t.Service
+	t.Revision.tasks--
+	if t.waiting {
+		if s.Waiting--; s.Waiting == 0 {
+			delete(p.waiting, s)
+		}
+	}
+	if t.failed {
+		s.Failed--
+	}
+	n := t.Node
+	if n != nil {
+		if n.taskRows[s]--; n.taskRows[s] == 0 {
+			delete(n.taskRows, s)
+		}
+		if t.reserves {
+			n.reserved.CPU -= t.Revision.Need.CPU
+			n.reserved.Memory -= t.Revision.Need.Memory
+			n.reserved.dropGeneric(t.Row.GetAssignedGenericResources())
+		}
+		if t.counted {
+			n.TaskCount--
+			if s.tasksOnNode[n]--; s.tasksOnNode[n] == 0 {
+				delete(s.tasksOnNode, n)
+			}
+		}
+	}
+	t.waiting, t.failed, t.reserves, t.counted = false, false, false, false
+}

@@ -1,0 +1,99 @@
+package planner
+
+import (
+	"slices"
+	"time"
+
+	"swarm/manager/planner/cluster"
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+// orphanAfter is how long a node may be down before the planner ends the node's tasks. Until then
+// the node may come back and report their state. Docker waits for 24 h too.
+const orphanAfter = 24 * time.Hour
+
+// reap deletes old tasks of every slot beyond the history limit, releases the claims of ended
+// tasks, and ends tasks whose node has been down for too long.
+func (r *run) reap() {
+	for i := range r.views {
+		v := &r.views[i]
+		if v.action == drop || len(v.slot.Tasks) == 1 && !v.slot.Tasks[0].Ended() {
+			continue
+		}
+		r.out.atom = i + 1
+		r.reapSlot(v)
+	}
+}
+
+// reapSlot does the work of reap for one slot. The newest task keeps its row, because the next
+// id depends on it.
+func (r *run) reapSlot(v *view) {
+	newest := v.slot.Newest()
+	old := 0
+	for _, t := range slices.Backward(v.slot.Tasks) {
+		if t.Ended() {
+			r.releaseClaims(t)
+		}
+		if t.Wanted() || r.deleted[t.ID] {
+			continue
+		}
+		switch {
+		case r.mayRun(t):
+			continue
+		case t.Node != nil && t.Node.Removed() && !t.Ended() && t != newest:
+			r.deleteTask(t)
+			continue
+		case t.Node != nil && t.Node.Down() && !t.Ended():
+			r.orphan(t)
+			continue
+		case t.Desired() == swarmv1.TaskState_REMOVE && t != newest:
+			r.deleteTask(t)
+			continue
+		}
+		if old++; old > r.state.HistoryLimit && t != newest {
+			r.deleteTask(t)
+		}
+	}
+}
+
+// orphan sets a task of a node that is down to ORPHANED once orphanAfter has passed.
+func (r *run) orphan(t *cluster.Task) {
+	at := r.state.ClampTime(t.Node.DownSince(), t.Node.State.GetMeta()).Add(orphanAfter)
+	if at.After(r.now) {
+		r.wakeAt(at)
+		return
+	}
+	if t.Status == nil {
+		return
+	}
+	st := r.out.editStatus(t)
+	st.State, st.Timestamp, st.Ready, st.Message = swarmv1.TaskState_ORPHANED, r.nowpb, false, "node has been down for too long"
+}
+
+// releaseClaims deletes the claims of an ended task.
+func (r *run) releaseClaims(t *cluster.Task) {
+	for _, c := range r.state.Claims(t.ID) {
+		if !r.deleted[c.GetKey()] {
+			r.markDeleted(c.GetKey())
+			r.out.delete(tableClaim, c.GetKey(), c.GetMeta())
+		}
+	}
+}
+
+// deleteTask deletes the task's row, status and claims.
+func (r *run) deleteTask(t *cluster.Task) {
+	if r.deleted[t.ID] {
+		return
+	}
+	r.markDeleted(t.ID)
+	r.out.deleteTask(t)
+	r.releaseClaims(t)
+}
+
+// markDeleted records that this plan deletes the row with the given key.
+func (r *run) markDeleted(key string) {
+	if r.deleted == nil {
+		r.deleted = map[string]bool{}
+	}
+	r.deleted[key] = true
+}

@@ -1,0 +1,53 @@
+package planner
+
+import (
+	"fmt"
+
+	"swarm/manager/planner/cluster"
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+// removeService deletes a service: first its tasks, after they have stopped, then its other rows.
+func (r *run) removeService() {
+	remaining := 0
+	for i, s := range r.service.Slots() {
+		r.out.atom = i + 1
+		r.removeSlot(s)
+		for _, t := range s.Tasks {
+			if !r.deleted[t.ID] {
+				remaining++
+			}
+		}
+	}
+	if remaining > 0 {
+		return
+	}
+	r.out.atom++
+	for _, c := range r.state.Claims(r.service.ID) {
+		r.out.delete(tableClaim, c.GetKey(), c.GetMeta())
+	}
+	if e := r.state.Endpoint(r.service.ID); e != nil {
+		r.out.delete(tableEndpoint, r.service.ID, e.GetMeta())
+	}
+	for _, row := range r.service.Revisions() {
+		r.out.delete(tableRevision, fmt.Sprintf("%s/%010d", r.service.ID, row.GetNumber()), row.GetMeta())
+	}
+	if r.service.Row != nil {
+		r.out.delete(tableService, r.service.ID, r.service.Row.GetMeta())
+	}
+}
+
+// removeSlot asks every task of the slot to stop, and deletes each task that cannot be running any
+// more. A task on a lost node counts as stopped, except as mayRun says: if the node comes back, the
+// task is not among its assignments, and the worker stops it.
+func (r *run) removeSlot(s *cluster.Slot) {
+	for _, t := range s.Tasks {
+		switch {
+		case !r.mayRun(t):
+			r.deleteTask(t)
+		case t.Desired() != swarmv1.TaskState_REMOVE:
+			r.out.edit(t).DesiredState = swarmv1.TaskState_REMOVE
+			r.draft.Stop(t)
+		}
+	}
+}
