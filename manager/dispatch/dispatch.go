@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc"
 
 	"swarm/internal/bounds"
+	"swarm/internal/broadcast"
 	"swarm/internal/logsample"
 	"swarm/internal/pace"
 	"swarm/internal/spec"
@@ -92,7 +93,7 @@ type Server struct {
 	sessions map[string]*session // by node id
 	ended    map[string]ending   // sessions over within the session timeout, and not begun anew here
 	followed uint64              // store index of the newest change that the sessions are marked with
-	moved    chan struct{}       // closed and renewed when followed grows
+	moved    broadcast.Signal    // followed has grown
 }
 
 // ending is what is left of a session that is over.
@@ -118,7 +119,6 @@ func New(cfg Config, deps Deps) *Server {
 		notes:    pace.New[string](pace.Budget{Burst: notesBurst, Period: notesPeriod}),
 		refresh:  raftstore.NewRefresher(deps.Store),
 		ended:    make(map[string]ending),
-		moved:    make(chan struct{}),
 	}
 	s.reports = newCommitter(deps.Log, deps.Store)
 	return s

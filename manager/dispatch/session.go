@@ -64,7 +64,7 @@ type session struct {
 func newSession(s *Server, row *swarmv1.NodeState, stream swarmv1.Dispatcher_SessionServer) *session {
 	x := &session{
 		node: row.GetNodeId(), epoch: row.GetSessionEpoch(), addr: row.GetAddr(), lease: row.GetLease().AsDuration(), stream: stream, server: s, beat: time.Now(), whole: true,
-		wake: make(chan struct{}, 1), over: make(chan struct{}), stuck: make(chan struct{}), progress: progress{moved: make(chan struct{})},
+		wake: make(chan struct{}, 1), over: make(chan struct{}), stuck: make(chan struct{}),
 	}
 	if s != nil {
 		x.latest = s.deps.Store.View

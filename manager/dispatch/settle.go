@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"swarm/internal/broadcast"
 	"swarm/internal/pause"
 	"swarm/internal/transport"
 	"swarm/manager/ca"
@@ -124,8 +125,9 @@ func (s *Server) settledHere(ctx context.Context, index uint64) (nodes []string,
 // marked returns the sessions once they are marked with all that changed up to index.
 func (s *Server) marked(ctx context.Context, index uint64) ([]*session, error) {
 	for {
+		moved := s.moved.Changed()
 		s.mu.Lock()
-		followed, moved := s.followed, s.moved
+		followed := s.followed
 		s.mu.Unlock()
 		if followed >= index {
 			return s.all(), nil
@@ -142,8 +144,7 @@ func (s *Server) marked(ctx context.Context, index uint64) ([]*session, error) {
 func (s *Server) followedLocked(index uint64) {
 	if index > s.followed {
 		s.followed = index
-		close(s.moved)
-		s.moved = make(chan struct{})
+		s.moved.Broadcast()
 	}
 }
 
@@ -165,12 +166,12 @@ func isReady(view *raftstore.View, node string) bool {
 
 // progress is how far a worker is with what its session was marked with. The session's mutex guards it.
 type progress struct {
-	marks    uint64        // so far
-	inForce  uint64        // of these, what the worker has acted on
-	told     []told        // on its way to the worker, in order
-	unsaid   time.Time     // of the first mark that is not in told; zero: none
-	sequence uint64        // of the newest assignments that the worker has acted on
-	moved    chan struct{} // closed and renewed when inForce grows
+	marks    uint64           // so far
+	inForce  uint64           // of these, what the worker has acted on
+	told     []told           // on its way to the worker, in order
+	unsaid   time.Time        // of the first mark that is not in told; zero: none
+	sequence uint64           // of the newest assignments that the worker has acted on
+	moved    broadcast.Signal // inForce has grown
 }
 
 // told: the assignments of this sequence say all that was marked up to marks, the first of it at since.
@@ -226,8 +227,7 @@ func (p *progress) acted(sequence uint64) {
 func (p *progress) reach(marks uint64) {
 	if marks > p.inForce {
 		p.inForce = marks
-		close(p.moved)
-		p.moved = make(chan struct{})
+		p.moved.Broadcast()
 	}
 }
 
@@ -237,7 +237,7 @@ func (x *session) settle(ctx context.Context) (open, lags bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	for want := x.progress.marks; x.progress.inForce < want; {
-		moved, left := x.progress.moved, time.Until(x.progress.behind().Add(lagAfter))
+		moved, left := x.progress.moved.Changed(), time.Until(x.progress.behind().Add(lagAfter))
 		if left <= 0 {
 			return !x.isOver, true
 		}
