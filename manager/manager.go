@@ -28,12 +28,10 @@ import (
 	"swarm/manager/ca"
 	"swarm/manager/control"
 	"swarm/manager/dispatch"
+	"swarm/manager/dispatch/liveness"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
 )
-
-// Gossip is what a manager asks the membership gossip.
-type Gossip = dispatch.Gossip
 
 // Config is who this manager is.
 type Config struct{ NodeID string }
@@ -42,7 +40,7 @@ type Config struct{ NodeID string }
 type Deps struct {
 	Log    *slog.Logger
 	Store  *raftstore.Store
-	Gossip Gossip
+	Gossip liveness.Gossip
 	// Identity is given the certificate which says that this node is a manager.
 	Identity *transport.Identity
 	// Review is called, once at a time, when Admit or Authorise may answer otherwise than before: a node, its role
@@ -75,7 +73,7 @@ type Manager struct {
 func New(cfg Config, deps Deps) *Manager {
 	m := &Manager{cfg: cfg, deps: deps, log: deps.Log, store: deps.Store}
 	m.control = control.New(control.Config{NodeID: cfg.NodeID}, control.Deps{
-		Log: deps.Log, Store: deps.Store, Conn: deps.Conn, Images: deps.Images, Resolver: deps.Resolver, Login: deps.Login, Gossip: liveness{deps.Gossip},
+		Log: deps.Log, Store: deps.Store, Conn: deps.Conn, Images: deps.Images, Resolver: deps.Resolver, Login: deps.Login, Gossip: gossipHealth{deps.Gossip},
 	})
 	m.dispatch = dispatch.New(dispatch.Config{NodeID: cfg.NodeID}, dispatch.Deps{
 		Log: deps.Log, Store: deps.Store, Gossip: deps.Gossip, Conn: deps.Conn, Answers: deps.Answers,
@@ -85,17 +83,17 @@ func New(cfg Config, deps Deps) *Manager {
 	return m
 }
 
-// liveness tells the users' API what gossip knows.
-type liveness struct{ gossip Gossip }
+// gossipHealth answers the control API's question with what gossip says.
+type gossipHealth struct{ gossip liveness.Gossip }
 
-func (l liveness) Alive(id string) (alive, known bool) {
+func (l gossipHealth) Alive(id string) (alive, known bool) {
 	if l.gossip == nil {
 		return false, false
 	}
 	switch l.gossip.Status(id) {
-	case dispatch.GossipAlive:
+	case liveness.GossipAlive:
 		return true, true
-	case dispatch.GossipUnknown:
+	case liveness.GossipUnknown:
 		return false, false
 	}
 	return false, true

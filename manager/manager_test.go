@@ -9,7 +9,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"swarm/internal/transport"
-	"swarm/manager/dispatch"
+	"swarm/manager/dispatch/liveness"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -83,7 +83,7 @@ func TestManager_LostWorker(t *testing.T) {
 		a.silence()
 		start := time.Now()
 		time.Sleep(time.Second)
-		r.gossip.say(a.id, dispatch.GossipFailed)
+		r.gossip.say(a.id, liveness.GossipFailed)
 		for r.state(a.id) == swarmv1.NodeState_READY && time.Since(start) < time.Minute {
 			time.Sleep(10 * time.Millisecond)
 		}
@@ -96,7 +96,7 @@ func TestManager_LostWorker(t *testing.T) {
 		if took := time.Since(start); took > 4*time.Second {
 			t.Errorf("the replacement came after %s", took)
 		}
-		r.gossip.say(a.id, dispatch.GossipAlive)
+		r.gossip.say(a.id, liveness.GossipAlive)
 		a.speak()
 		time.Sleep(5 * time.Second)
 		if r.state(a.id) != swarmv1.NodeState_READY || a.running() != 0 || b.running() != 2 {
@@ -147,7 +147,7 @@ func TestManager_GossipAloneEvictsNobody(t *testing.T) {
 		a := r.join("host-a")
 		r.create(serviceSpec("web", 1))
 		time.Sleep(20 * time.Second)
-		r.gossip.say(a.id, dispatch.GossipFailed)
+		r.gossip.say(a.id, liveness.GossipFailed)
 		time.Sleep(time.Minute)
 		if r.state(a.id) != swarmv1.NodeState_READY || a.running() != 1 {
 			t.Errorf("node is %s and runs %d, want ready and 1", r.state(a.id), a.running())
@@ -160,7 +160,7 @@ func TestManager_BrokenConnectionAndGossipCountAtOnce(t *testing.T) {
 		r := newRig(t)
 		a := r.join("host-a")
 		time.Sleep(20 * time.Second)
-		r.gossip.say(a.id, dispatch.GossipDead)
+		r.gossip.say(a.id, liveness.GossipDead)
 		start := time.Now()
 		a.cancel()
 		synctest.Wait()
@@ -197,7 +197,7 @@ func TestManager_ClonedNodeIsRefused(t *testing.T) {
 		if err := <-otherMachine.done; !errdefs.IsAlreadyExists(err) || !strings.Contains(err.Error(), "cloned disk") {
 			t.Errorf("a clone with another machine id: got %v, want a refusal", err)
 		}
-		r.gossip.say(a.id, dispatch.GossipAlive)
+		r.gossip.say(a.id, liveness.GossipAlive)
 		sameMachine := r.openAs(a.id, "host-a", "host-y")
 		if err := <-sameMachine.done; !errdefs.IsAlreadyExists(err) || !strings.Contains(err.Error(), "host-a") {
 			t.Errorf("a clone with the same machine id at another address: got %v, want a refusal", err)

@@ -22,7 +22,7 @@ import (
 	"swarm/manager"
 	"swarm/manager/ca"
 	"swarm/manager/control"
-	"swarm/manager/dispatch"
+	"swarm/manager/dispatch/liveness"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
 	"swarm/raftstore/raftstoretest"
@@ -41,11 +41,11 @@ type rig struct {
 
 type gossip struct {
 	mu      sync.Mutex // guards the rest
-	says    map[string]dispatch.GossipStatus
+	says    map[string]liveness.GossipStatus
 	changed chan struct{}
 }
 
-func (g *gossip) Status(id string) dispatch.GossipStatus {
+func (g *gossip) Status(id string) liveness.GossipStatus {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.says[id]
@@ -57,7 +57,7 @@ func (g *gossip) Changed() (members, verdicts <-chan struct{}) {
 	return g.changed, nil
 }
 
-func (g *gossip) say(id string, s dispatch.GossipStatus) {
+func (g *gossip) say(id string, s liveness.GossipStatus) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.says[id] = s
@@ -79,7 +79,7 @@ const testDigest = "sha256:11111111111111111111111111111111111111111111111111111
 
 func newRig(t *testing.T, edit ...func(*manager.Deps)) *rig {
 	t.Helper()
-	r := &rig{t: t, store: raftstoretest.New(t), gossip: &gossip{says: map[string]dispatch.GossipStatus{}, changed: make(chan struct{})}}
+	r := &rig{t: t, store: raftstoretest.New(t), gossip: &gossip{says: map[string]liveness.GossipStatus{}, changed: make(chan struct{})}}
 	r.found()
 	deps := manager.Deps{
 		Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Store: r.store, Gossip: r.gossip, Resolver: resolver{},

@@ -6,7 +6,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"swarm/manager/dispatch"
+	"swarm/manager/dispatch/liveness"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -40,12 +40,12 @@ func TestDispatch_SettledWaitsForEveryNode(t *testing.T) {
 		// One that falls silent is behind, until it counts as down.
 		two.silence()
 		time.Sleep(time.Second)
-		r.gossip.say(two.id, dispatch.GossipFailed)
+		r.gossip.say(two.id, liveness.GossipFailed)
 		r.create(serviceSpec("api", 2))
 		if took, err := ask(10 * time.Second); err != nil || took < time.Second || took > 5*time.Second {
 			t.Errorf("a node fell silent and is %s: answered after %s, %v", r.state(two.id), took, err)
 		}
-		r.gossip.say(two.id, dispatch.GossipAlive)
+		r.gossip.say(two.id, liveness.GossipAlive)
 		two.speak()
 		time.Sleep(2 * time.Second)
 		if got := r.state(two.id); got != swarmv1.NodeState_READY {

@@ -1,31 +1,27 @@
-package dispatch
+package assignment
 
 import (
+	"cmp"
 	"hash/fnv"
 	"slices"
-	"strings"
 
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
 )
 
-// copies of a loaded image that the cluster keeps: two hosts may be lost.
-const copies = 3
+// imageCopies is how many nodes keep a copy of a loaded image: two hosts may be lost.
+const imageCopies = 3
 
-// keepers says which images each node must keep a copy of.
-type keepers struct{ byNode map[string][]string }
+// imageNodes says which images each node must keep a copy of. It does not change once it is made.
+type imageNodes struct{ byNode map[string][]string }
 
-func (k *keepers) of(node string) []string {
-	if k == nil {
-		return nil
-	}
-	return k.byNode[node]
-}
+// of returns the IDs of the images that a node keeps.
+func (n *imageNodes) of(node string) []string { return n.byNode[node] }
 
-// keepersOf chooses for every loaded image the nodes that keep it: a pure function of the view, so that all managers
-// choose alike. Nodes that hold it already come first, then others in an order of their own for each image.
-func keepersOf(view *raftstore.View) *keepers {
-	k := &keepers{byNode: make(map[string][]string)}
+// imageNodesOf chooses for every loaded image the nodes that keep it. The choice follows from the
+// view alone, so that all managers make the same one.
+func imageNodesOf(view *raftstore.View) *imageNodes {
+	out := &imageNodes{byNode: make(map[string][]string)}
 	var ready []string
 	for st := range view.NodeStates.All() {
 		if n, ok := view.Nodes.Get(st.GetNodeId()); ok && st.GetState() == swarmv1.NodeState_READY &&
@@ -36,13 +32,15 @@ func keepersOf(view *raftstore.View) *keepers {
 	for img := range view.Images.All() {
 		if img.GetLoaded() {
 			for _, node := range choose(view, img.GetDigest(), ready) {
-				k.byNode[node] = append(k.byNode[node], img.GetId())
+				out.byNode[node] = append(out.byNode[node], img.GetId())
 			}
 		}
 	}
-	return k
+	return out
 }
 
+// choose returns up to imageCopies nodes for an image. Nodes that hold it already come first, then
+// the others by a hash of image and node, which spreads the images over the nodes.
 func choose(view *raftstore.View, digest string, ready []string) []string {
 	type candidate struct {
 		node  string
@@ -59,19 +57,15 @@ func choose(view *raftstore.View, digest string, ready []string) []string {
 	}
 	slices.SortFunc(list, func(a, b candidate) int {
 		switch {
-		case a.holds != b.holds && a.holds:
+		case a.holds && !b.holds:
 			return -1
-		case a.holds != b.holds:
-			return 1
-		case a.hash != b.hash && a.hash < b.hash:
-			return -1
-		case a.hash != b.hash:
+		case b.holds && !a.holds:
 			return 1
 		}
-		return strings.Compare(a.node, b.node)
+		return cmp.Or(cmp.Compare(a.hash, b.hash), cmp.Compare(a.node, b.node))
 	})
 	var out []string
-	for _, c := range list[:min(copies, len(list))] {
+	for _, c := range list[:min(imageCopies, len(list))] {
 		out = append(out, c.node)
 	}
 	return out

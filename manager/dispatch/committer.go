@@ -18,47 +18,49 @@ import (
 )
 
 const (
-	// maxGroups of one commit: 2,000 statuses are about 400 KB.
-	maxGroups    = 2000
+	// maxGroups bounds one commit: 2,000 statuses are about 400 KB.
+	maxGroups = 2000
+	// commitPause follows a commit that failed. It doubles up to commitPauses times.
 	commitPause  = 50 * time.Millisecond
-	commitPauses = 5 // doublings of commitPause
+	commitPauses = 5
 	// maxFailures is how often an entry may fail alone while others are committed.
 	maxFailures = 3
-	// seenPatience bounds the wait for this replica to hold what was just committed.
-	seenPatience = 5 * time.Second
+	// replicaTimeout bounds the wait for this replica to have what was just committed.
+	replicaTimeout = 5 * time.Second
 )
 
-// How much of each node is committed, however often it opens a session: so much at once, and one more each period. Only
-// the newest description and image report count, so an honest worker loses nothing when it waits.
+// How much of each node's reports is committed, however often the node opens a session: the burst at
+// once, and one unit more in each period. Of descriptions and image reports only the newest counts,
+// so that an honest worker loses nothing when it waits.
 var (
 	factsPace  = pace.Budget{Burst: 20, Period: 500 * time.Millisecond}                // descriptions and image reports
 	statusPace = pace.Budget{Burst: 8 << 20, Period: time.Second / (512 << 10)}        // bytes of task statuses
 	copiesPace = pace.Budget{Burst: 2 * bounds.MaxHeld, Period: 10 * time.Millisecond} // image copies that come or go
 )
 
-// entry is what one session's worker has reported and the store does not have: at most one report of each kind, since of
-// descriptions and images only the newest counts, and a worker waits for the acknowledgement of a status report. What the
-// queue holds is bounded by the number of sessions.
+// entry is what the worker of one session has reported and the store does not have yet. It has at
+// most one report of each kind: of descriptions and image reports only the newest counts, and a worker
+// waits for the acknowledgement of a status report. The number of sessions therefore bounds the queue.
 type entry struct {
 	session     *session
 	status      *swarmv1.StatusReport
 	description *swarmv1.NodeDescription
 	images      *swarmv1.ImageReport
 
-	failures int    // how often it failed alone
-	since    uint64 // of the committer's commits, when it first did
+	failures int    // how often the entry failed alone
+	since    uint64 // the number of commits that had succeeded when it first failed alone
 }
 
-// facts reports whether the entry says something of the node, and not only of tasks.
-func (e *entry) facts() bool { return e.description != nil || e.images != nil }
+// describesNode reports whether the entry has a description or an image report.
+func (e *entry) describesNode() bool { return e.description != nil || e.images != nil }
 
-// changes is about how many changes the entry makes.
+// changes estimates how many changes the entry makes.
 func (e *entry) changes() int {
 	return 1 + len(e.status.GetUpdates()) + len(e.images.GetHeld())
 }
 
-// under adds what an older entry of the same session says and this one does not say anew.
-func (e *entry) under(older *entry) {
+// addOlder adds the reports of an older entry of the same session of which this one has none.
+func (e *entry) addOlder(older *entry) {
 	if e.status == nil {
 		e.status = older.status
 	}
@@ -71,20 +73,21 @@ func (e *entry) under(older *entry) {
 	e.failures, e.since = older.failures, older.since
 }
 
-// rows is what a committer needs of the store.
-type rows interface {
+// store is what a committer needs of the store. Tests have another one.
+type store interface {
 	View() *raftstore.View
 	CommitGroups(ctx context.Context, actor string, groups []*swarmv1.Group) (uint64, []error, error)
 	WaitIndex(ctx context.Context, index uint64) (*raftstore.View, error)
 }
 
-// committer writes what workers report. Whatever queues up while a commit is on its way makes the next one. A commit that
-// fails is made again in smaller parts, so that an entry which cannot be committed is found, tried alone, and dropped: it
-// holds up the others for a moment, and never for good.
+// committer writes what workers report. The entries that come during one commit make the next one.
+// When a commit fails, the next one has half as many entries, and so on, until an entry that cannot be
+// committed is alone. That entry is tried again after the others, and then dropped. So no report holds
+// up the others for long.
 type committer struct {
 	log     *slog.Logger
 	sampled *logsample.Sampler
-	store   rows
+	store   store
 	wake    chan struct{} // capacity 1
 
 	facts, statusBytes, copies *pace.Each[string] // by node
@@ -93,23 +96,24 @@ type committer struct {
 	waiting map[*session]*entry // one for each session
 	queue   []*session          // of waiting, oldest first
 
-	part    int    // how many entries the next commit may have; run's alone
-	commits uint64 // that succeeded; run's alone
-	failing int    // commits that failed in a row; run's alone
+	// The goroutine of run alone uses the rest.
+	batch     int    // how many entries the next commit may have
+	succeeded uint64 // commits that succeeded
+	failing   int    // commits that failed in a row
 }
 
-func newCommitter(log *slog.Logger, store rows) *committer {
+func newCommitter(log *slog.Logger, store store) *committer {
 	return &committer{
-		log: log, sampled: logsample.New(log), store: store, wake: make(chan struct{}, 1), waiting: make(map[*session]*entry), part: maxGroups,
+		log: log, sampled: logsample.New(log), store: store, wake: make(chan struct{}, 1), waiting: make(map[*session]*entry), batch: maxGroups,
 		facts: pace.New[string](factsPace), statusBytes: pace.New[string](statusPace), copies: pace.New[string](copiesPace),
 	}
 }
 
-// add queues a report, in the place of what it makes out of date.
+// add queues a report. It replaces what it makes out of date.
 func (c *committer) add(e *entry) {
 	c.mu.Lock()
 	if older := c.waiting[e.session]; older != nil {
-		e.under(older)
+		e.addOlder(older)
 	} else {
 		c.queue = append(c.queue, e.session)
 	}
@@ -128,7 +132,7 @@ func (c *committer) putBack(entries []*entry, front bool) {
 	var again []*session
 	for _, e := range entries {
 		if newer := c.waiting[e.session]; newer != nil {
-			newer.under(e)
+			newer.addOlder(e)
 			continue
 		}
 		c.waiting[e.session] = e
@@ -141,27 +145,27 @@ func (c *committer) putBack(entries []*entry, front bool) {
 	}
 }
 
-// take removes up to c.part entries with about maxGroups changes from the queue, oldest first. What a node reports too
-// often stays, for at least wait.
+// take removes up to c.batch entries with about maxGroups changes from the queue, oldest first. Reports
+// of nodes that report too often stay; the first of them may be taken after wait.
 func (c *committer) take() (out []*entry, wait time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	size, stay := 0, c.queue[:0:0]
 	for i, x := range c.queue {
-		if len(out) >= c.part || size >= maxGroups {
+		if len(out) >= c.batch || size >= maxGroups {
 			stay = append(stay, c.queue[i:]...)
 			break
 		}
 		e := c.waiting[x]
 		delete(c.waiting, x)
-		later, w := c.hold(e)
-		if w > 0 && !x.ended() { // The next session of the node says it all again.
+		later, w := c.holdBack(e)
+		if w > 0 && !x.closed() { // the node's next session reports everything again
 			c.waiting[x], stay = later, append(stay, x)
 			if wait == 0 || w < wait {
 				wait = w
 			}
 		}
-		if e.status == nil && !e.facts() {
+		if e.status == nil && !e.describesNode() {
 			continue
 		}
 		size += e.changes()
@@ -171,8 +175,9 @@ func (c *committer) take() (out []*entry, wait time.Duration) {
 	return out, wait
 }
 
-// hold moves from an entry to later what its node reports too often, and returns how long some of it has to wait.
-func (c *committer) hold(e *entry) (later *entry, wait time.Duration) {
+// holdBack moves the reports that a node makes too often from an entry to later. It returns the
+// shortest time that one of them has to wait.
+func (c *committer) holdBack(e *entry) (later *entry, wait time.Duration) {
 	node := e.session.node
 	later = &entry{session: e.session, failures: e.failures, since: e.since}
 	over := func(w time.Duration) bool {
@@ -184,10 +189,10 @@ func (c *committer) hold(e *entry) (later *entry, wait time.Duration) {
 	if e.status != nil && over(c.statusBytes.TakeN(node, e.status.SizeVT())) {
 		e.status, later.status = nil, e.status
 	}
-	if e.images != nil && over(c.copies.TakeN(node, 0)) { // write spends what it turns out to change
+	if e.images != nil && over(c.copies.TakeN(node, 0)) { // groups spends as many as really change
 		e.images, later.images = nil, e.images
 	}
-	if e.facts() && over(c.facts.Take(node)) {
+	if e.describesNode() && over(c.facts.Take(node)) {
 		e.description, later.description = nil, e.description
 		if e.images != nil {
 			e.images, later.images = nil, e.images
@@ -196,6 +201,7 @@ func (c *committer) hold(e *entry) (later *entry, wait time.Duration) {
 	return later, wait
 }
 
+// run commits what is queued until ctx ends.
 func (c *committer) run(ctx context.Context) error {
 	for ctx.Err() == nil {
 		entries, wait := c.take()
@@ -223,13 +229,13 @@ func (c *committer) commit(ctx context.Context, entries []*entry) {
 	case ctx.Err() != nil:
 		return
 	case err == nil:
-		c.commits++
-		c.failing, c.part = 0, min(2*c.part, maxGroups)
+		c.succeeded++
+		c.failing, c.batch = 0, min(2*c.batch, maxGroups)
 		return
 	case len(entries) > 1:
-		c.part = len(entries) / 2
+		c.batch = len(entries) / 2
 		c.putBack(entries, true)
-	case c.hopeless(entries[0], err):
+	case c.isUnstorable(entries[0], err):
 		c.drop(entries[0], err)
 		return
 	default:
@@ -240,26 +246,27 @@ func (c *committer) commit(ctx context.Context, entries []*entry) {
 	c.failing++
 }
 
-// hopeless judges an entry that failed alone: whether the store cannot take it, or others fare better.
-func (c *committer) hopeless(e *entry, err error) bool {
+// isUnstorable reports whether to give up an entry that failed alone: the store calls it invalid or
+// too large, or it has failed maxFailures times while other entries were committed.
+func (c *committer) isUnstorable(e *entry, err error) bool {
 	if errdefs.IsInvalidArgument(err) || errdefs.IsResourceExhausted(err) {
 		return true
 	}
 	if e.failures == 0 {
-		e.since = c.commits
+		e.since = c.succeeded
 	}
 	e.failures++
-	return e.failures >= maxFailures && c.commits > e.since
+	return e.failures >= maxFailures && c.succeeded > e.since
 }
 
-// drop gives an entry up, and ends the session that it came in: its worker must not wait for an acknowledgement.
+// drop gives up an entry and ends its session, because the worker would wait for an acknowledgement.
 func (c *committer) drop(e *entry, err error) {
 	c.sampled.Log(slog.LevelWarn, "drop "+e.session.node, "report of a worker cannot be stored and is dropped", "node", e.session.node, "err", err)
 	e.session.close(errdefs.ErrInvalidArgument.WithMessage("a report of this node cannot be stored: " + err.Error()))
 }
 
-// write commits the entries together, acknowledges the statuses, and queues again what was made from rows that have
-// changed since.
+// write commits the entries together and acknowledges the statuses. It queues again the descriptions
+// and image reports whose changes were made from rows that have changed since.
 func (c *committer) write(ctx context.Context, entries []*entry) error {
 	groups, owners := c.groups(c.store.View(), entries)
 	var again []*entry
@@ -269,12 +276,12 @@ func (c *committer) write(ctx context.Context, entries []*entry) error {
 			return err
 		}
 		for i, r := range results {
-			if e := entries[owners[i]]; c.judge(e, r) && !slices.ContainsFunc(again, func(a *entry) bool { return a.session == e.session }) {
+			if e := entries[owners[i]]; c.shouldRetry(e, r) && !slices.ContainsFunc(again, func(a *entry) bool { return a.session == e.session }) {
 				again = append(again, &entry{session: e.session, description: e.description, images: e.images})
 			}
 		}
 		if len(again) > 0 {
-			c.caughtUp(ctx, index) // Or they would be made from the same rows again.
+			c.waitForReplica(ctx, index) // otherwise they would be made from the same rows again
 		}
 	}
 	for _, e := range entries {
@@ -286,21 +293,23 @@ func (c *committer) write(ctx context.Context, entries []*entry) error {
 	return nil
 }
 
-func (c *committer) caughtUp(ctx context.Context, index uint64) {
-	ctx, cancel := context.WithTimeout(ctx, seenPatience)
+// waitForReplica waits until this replica has a commit, within bounds.
+func (c *committer) waitForReplica(ctx context.Context, index uint64) {
+	ctx, cancel := context.WithTimeout(ctx, replicaTimeout)
 	defer cancel()
 	if _, err := c.store.WaitIndex(ctx, index); err != nil {
 		c.log.Debug("replica lags behind reports of workers", "index", index, "err", err)
 	}
 }
 
-// judge tells whether a rejected group is to be made anew. A status that is not newer, or of a task that is gone, is of
-// no more use. A description was made from a row that has changed since: it is still the newest word of the worker.
-func (c *committer) judge(e *entry, err error) bool {
+// shouldRetry reports whether to make a rejected group again. A rejected status is out of date, or its
+// task is gone. A rejected description was made from a row that has changed since, and is still the
+// newest one of the worker.
+func (c *committer) shouldRetry(e *entry, err error) bool {
 	switch {
 	case err == nil:
 		return false
-	case !e.facts():
+	case !e.describesNode():
 		if !errdefs.IsAborted(err) && !errdefs.IsNotFound(err) && !errdefs.IsFailedPrecondition(err) {
 			c.log.Warn("task status was not stored", "node", e.session.node, "err", err)
 		}

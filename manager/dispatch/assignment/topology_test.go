@@ -1,4 +1,4 @@
-package dispatch
+package assignment
 
 import (
 	"fmt"
@@ -15,25 +15,25 @@ import (
 	"swarm/raftstore"
 )
 
-// country is a state that changes row by row, an atlas of it, and nodes that are told.
+// country is a state that changes row by row, the state of it, and nodes that are told.
 type country struct {
 	t       *testing.T
 	rows    map[string]raftstore.Row
 	version uint64
 	changes []raftstore.RowChange
-	atlas   *atlas
+	state   *State
 	nodes   map[string]*follower
 }
 
 // follower holds what a node makes of its messages.
 type follower struct {
-	out  *outbox
-	has  map[ref]proto.Message
-	told int // messages
+	out  *Set
+	has  map[Ref]proto.Message
+	sent int // messages
 }
 
 func newCountry(t *testing.T) *country {
-	return &country{t: t, rows: map[string]raftstore.Row{}, atlas: newAtlas(), nodes: map[string]*follower{}}
+	return &country{t: t, rows: map[string]raftstore.Row{}, state: NewState(), nodes: map[string]*follower{}}
 }
 
 func tableOf(row raftstore.Row) raftstore.TableID {
@@ -74,21 +74,20 @@ func (c *country) view() *raftstore.View {
 
 // session lets a node follow.
 func (c *country) session(node string) {
-	f := &follower{out: newOutbox(node), has: map[ref]proto.Message{}}
+	f := &follower{out: NewSet(node, c.state), has: map[Ref]proto.Message{}}
 	c.nodes[node] = f
-	f.take(f.out.complete(c.view(), c.atlas, nil))
+	f.take(f.out.Complete(c.view()))
 }
 
 // publish tells the nodes of what has changed.
 func (c *country) publish() *raftstore.View {
 	batch := raftstore.Batch{View: c.view(), Changes: c.changes}
 	c.changes = nil
-	m := marksOf(batch)
-	c.atlas.apply(m, batch)
+	d := c.state.Apply(batch)
 	for id, f := range c.nodes {
-		if refs := append(slices.Clone(m.nodes[id]), m.shared...); len(refs) > 0 {
-			f.told++
-			f.take(f.out.update(batch.View, c.atlas, refs, nil))
+		if refs := append(slices.Clone(d.ByNode[id]), d.All...); len(refs) > 0 {
+			f.sent++
+			f.take(f.out.Update(batch.View, refs))
 		}
 	}
 	return batch.View
@@ -97,34 +96,34 @@ func (c *country) publish() *raftstore.View {
 func (f *follower) take(changes []*swarmv1.AssignmentChange) {
 	for _, c := range changes {
 		if r := c.GetRemove(); r != nil {
-			delete(f.has, ref{kind: r.GetKind(), id: r.GetId()})
+			delete(f.has, Ref{Kind: r.GetKind(), ID: r.GetId()})
 			continue
 		}
 		switch o := c.GetPut().GetObject().(type) {
 		case *swarmv1.Assignment_Peering:
-			f.has[ref{kind: swarmv1.AssignmentRef_PEERING, id: o.Peering.NodeId}] = o.Peering
+			f.has[Ref{Kind: swarmv1.AssignmentRef_PEERING, ID: o.Peering.NodeId}] = o.Peering
 		case *swarmv1.Assignment_Routing:
-			f.has[ref{kind: swarmv1.AssignmentRef_ROUTING, id: o.Routing.ServiceId}] = o.Routing
+			f.has[Ref{Kind: swarmv1.AssignmentRef_ROUTING, ID: o.Routing.ServiceId}] = o.Routing
 		case *swarmv1.Assignment_Backend:
-			f.has[ref{kind: swarmv1.AssignmentRef_BACKEND, id: o.Backend.TaskId}] = o.Backend
+			f.has[Ref{Kind: swarmv1.AssignmentRef_BACKEND, ID: o.Backend.TaskId}] = o.Backend
 		case *swarmv1.Assignment_Network:
-			f.has[ref{kind: swarmv1.AssignmentRef_NETWORK, id: o.Network.Id}] = o.Network
+			f.has[Ref{Kind: swarmv1.AssignmentRef_NETWORK, ID: o.Network.Id}] = o.Network
 		}
 	}
 }
 
 func (f *follower) holds(kind swarmv1.AssignmentRef_Kind, id string) bool {
-	return f.has[ref{kind: kind, id: id}] != nil
+	return f.has[Ref{Kind: kind, ID: id}] != nil
 }
 
 // check compares what every node has made of its messages with what it would be sent anew.
 func (c *country) check(view *raftstore.View) {
 	c.t.Helper()
-	fresh := newAtlas()
-	fresh.load(view)
+	fresh := NewState()
+	fresh.Load(view)
 	for id, f := range c.nodes {
-		g := &follower{out: newOutbox(id), has: map[ref]proto.Message{}}
-		g.take(g.out.complete(view, fresh, nil))
+		g := &follower{out: NewSet(id, fresh), has: map[Ref]proto.Message{}}
+		g.take(g.out.Complete(view))
 		for r, want := range g.has {
 			if got := f.has[r]; got == nil || !proto.Equal(got, want) {
 				c.t.Fatalf("node %s has %v of %v, want %v", id, got, r, want)
@@ -174,7 +173,7 @@ func (c *country) mesh(node, addr string) {
 	c.put(&swarmv1.Claim{Key: "addr/net0/" + addr, Owner: ipam.OwnerNode + node})
 }
 
-func TestAtlas_NodesAreToldWhatConcernsThem(t *testing.T) {
+func TestTopology_NodesAreToldWhatConcernsThem(t *testing.T) {
 	c := newCountry(t)
 	c.put(&swarmv1.Network{Id: "net0", Spec: &swarmv1.NetworkSpec{Name: "ingress", Ingress: true}, Ipam: &swarmv1.IPAMOptions{Configs: []*swarmv1.IPAMConfig{{Subnet: "10.0.0.0/24"}}}})
 	for i := range 3 {
@@ -186,7 +185,7 @@ func TestAtlas_NodesAreToldWhatConcernsThem(t *testing.T) {
 		c.session(fmt.Sprint("n", i))
 	}
 	n0, n1, n2 := c.nodes["n0"], c.nodes["n1"], c.nodes["n2"]
-	if p := n2.has[ref{kind: swarmv1.AssignmentRef_PEERING, id: "n0"}]; !proto.Equal(p, &swarmv1.Peering{NodeId: "n0", Hostname: "n0", Addr: "192.0.2.0", MeshAddresses: []string{"10.0.0.5/24"}}) {
+	if p := n2.has[Ref{Kind: swarmv1.AssignmentRef_PEERING, ID: "n0"}]; !proto.Equal(p, &swarmv1.Peering{NodeId: "n0", Hostname: "n0", Addr: "192.0.2.0", MeshAddresses: []string{"10.0.0.5/24"}}) {
 		t.Errorf("a peer is told as %v", p)
 	}
 	if !n2.holds(swarmv1.AssignmentRef_NETWORK, "net0") {
@@ -207,10 +206,10 @@ func TestAtlas_NodesAreToldWhatConcernsThem(t *testing.T) {
 	}
 	c.task("t2", "db", "n1", swarmv1.TaskState_RUNNING, "net1")
 	c.check(c.publish())
-	idle := n2.told
+	idle := n2.sent
 	c.status("t1", swarmv1.TaskState_RUNNING)
 	c.check(c.publish())
-	if b := n1.has[ref{kind: swarmv1.AssignmentRef_BACKEND, id: "t1"}]; !b.(*swarmv1.Backend).GetReady() {
+	if b := n1.has[Ref{Kind: swarmv1.AssignmentRef_BACKEND, ID: "t1"}]; !b.(*swarmv1.Backend).GetReady() {
 		t.Errorf("the other carrier sees %v, want it ready", b)
 	}
 	c.status("t1", swarmv1.TaskState_FAILED)
@@ -218,8 +217,8 @@ func TestAtlas_NodesAreToldWhatConcernsThem(t *testing.T) {
 	if n1.holds(swarmv1.AssignmentRef_BACKEND, "t1") || n0.holds(swarmv1.AssignmentRef_ROUTING, "db") {
 		t.Error("an ended task leaves a backend, or its node still carries the network")
 	}
-	if n2.told != idle {
-		t.Errorf("a node that nothing of this concerns was woken %d times", n2.told-idle)
+	if n2.sent != idle {
+		t.Errorf("a node that nothing of this concerns was woken %d times", n2.sent-idle)
 	}
 	c.service("web", true, "net1")
 	c.check(c.publish())
@@ -232,7 +231,7 @@ func TestAtlas_NodesAreToldWhatConcernsThem(t *testing.T) {
 }
 
 // Whatever happens, in whatever batches, every node ends up with what it would be sent anew.
-func TestAtlas_IsWhatALoadWouldMake(t *testing.T) {
+func TestTopology_IsWhatALoadWouldMake(t *testing.T) {
 	for seed := range uint64(60) {
 		r := rand.New(rand.NewPCG(seed, 1))
 		c := newCountry(t)
@@ -299,7 +298,7 @@ func protoOf(m proto.Message) protoreflect.Value {
 }
 
 // A service's names are told with its networks, whether it has tasks or not, and a container's with its task.
-func TestAtlas_NamesOfServicesAndContainers(t *testing.T) {
+func TestTopology_NamesOfServicesAndContainers(t *testing.T) {
 	c := newCountry(t)
 	c.node("n0")
 	c.session("n0")
@@ -314,7 +313,7 @@ func TestAtlas_NamesOfServicesAndContainers(t *testing.T) {
 	c.check(c.publish())
 	n0 := c.nodes["n0"]
 	want := &swarmv1.Routing{ServiceId: "db", Name: "db", Networks: []*swarmv1.NetworkAttachment{{NetworkId: "net1", Aliases: []string{"store"}}}}
-	if got := n0.has[ref{kind: swarmv1.AssignmentRef_ROUTING, id: "db"}]; !proto.Equal(got, want) {
+	if got := n0.has[Ref{Kind: swarmv1.AssignmentRef_ROUTING, ID: "db"}]; !proto.Equal(got, want) {
 		t.Errorf("a service without tasks is told as %v, want %v", got, want)
 	}
 	c.put(&swarmv1.Task{
@@ -323,10 +322,10 @@ func TestAtlas_NamesOfServicesAndContainers(t *testing.T) {
 	})
 	c.status("t2", swarmv1.TaskState_STARTING)
 	c.check(c.publish())
-	if got := n0.has[ref{kind: swarmv1.AssignmentRef_BACKEND, id: "t2"}].(*swarmv1.Backend).GetHostname(); got != "db-3.n0" {
+	if got := n0.has[Ref{Kind: swarmv1.AssignmentRef_BACKEND, ID: "t2"}].(*swarmv1.Backend).GetHostname(); got != "db-3.n0" {
 		t.Errorf("hostname: got %q", got)
 	}
-	if got := n0.has[ref{kind: swarmv1.AssignmentRef_BACKEND, id: "t1"}].(*swarmv1.Backend).GetHostname(); got != "" {
+	if got := n0.has[Ref{Kind: swarmv1.AssignmentRef_BACKEND, ID: "t1"}].(*swarmv1.Backend).GetHostname(); got != "" {
 		t.Errorf("hostname of a service that sets none: got %q", got)
 	}
 }

@@ -13,10 +13,11 @@ import (
 	"swarm/raftstore"
 )
 
-// move takes over the address of a node that has another one than it joined with: its host was given it by DHCP, for one. The
-// node's certificate has proven who calls; that it has the address, it proves by its answer there. A node that does not answer
-// gets no session, and so no tasks: other nodes would not reach them either.
-func (s *Server) move(ctx context.Context, id string, hello *swarmv1.Hello) error {
+// takeOverAddress writes the address of a node that has another one than before, for example from
+// DHCP. The node's certificate has proved who calls. That the node has the address, it proves by its
+// answer there. A node that does not answer gets no session and so no tasks, because other nodes
+// would not reach them either.
+func (s *Server) takeOverAddress(ctx context.Context, id string, hello *swarmv1.Hello) error {
 	for range openAttempts {
 		view := s.deps.Store.View()
 		next, err := ca.Moved(view, id, hello)
@@ -41,7 +42,7 @@ func (s *Server) move(ctx context.Context, id string, hello *swarmv1.Hello) erro
 		case !errdefs.IsAborted(err) && !errdefs.IsConflict(err):
 			return fmt.Errorf("take over the address of node %s: %w", id, err)
 		}
-		if _, err = s.fresh(ctx, id); err != nil {
+		if _, err = s.freshView(ctx, id); err != nil {
 			return err
 		}
 	}

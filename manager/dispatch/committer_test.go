@@ -84,7 +84,7 @@ func statusOf(x *session, sequence uint64) *entry {
 func isAcked(x *session) bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	return x.stored > 0
+	return x.reportAcked > 0
 }
 
 // A report that the store does not take, whatever it says to that, is dropped, and holds up no other.
@@ -202,7 +202,7 @@ func TestCommitter_KeepsTheNewestFacts(t *testing.T) {
 		}
 		c.add(statusOf(x, 2))
 		entries, wait := c.take()
-		if len(entries) != 1 || entries[0].status == nil || entries[0].facts() || wait <= 0 {
+		if len(entries) != 1 || entries[0].status == nil || entries[0].describesNode() || wait <= 0 {
 			t.Errorf("got %v and a wait of %v, want the status alone, and the description later", entries, wait)
 		}
 		time.Sleep(wait)

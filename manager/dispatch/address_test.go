@@ -15,7 +15,7 @@ import (
 )
 
 // The managers take a node's new address over when the node answers there, and give it no session when it does not.
-func TestMove(t *testing.T) {
+func TestTakeOverAddress(t *testing.T) {
 	var asked []string
 	answer := errors.New("connection refused")
 	s := New(Config{NodeID: "m1"}, Deps{Log: slog.New(slog.DiscardHandler), Store: raftstoretest.New(t), Answers: func(_ context.Context, id, at string) error {
@@ -35,14 +35,14 @@ func TestMove(t *testing.T) {
 		return n.GetAddr() + " " + n.GetDataPathAddr()
 	}
 	same, other := &swarmv1.Hello{Addr: "10.0.0.2", Port: 2377}, &swarmv1.Hello{Addr: "10.0.0.9", Port: 2377}
-	if err := s.move(t.Context(), "n1", same); err != nil || len(asked) != 0 {
+	if err := s.takeOverAddress(t.Context(), "n1", same); err != nil || len(asked) != 0 {
 		t.Errorf("the address that it has: %v, asked %q", err, asked)
 	}
-	if err := s.move(t.Context(), "n1", other); !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "10.0.0.9:2377, and does not answer there: connection refused") || addr() != "10.0.0.2 10.0.0.2" {
+	if err := s.takeOverAddress(t.Context(), "n1", other); !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "10.0.0.9:2377, and does not answer there: connection refused") || addr() != "10.0.0.2 10.0.0.2" {
 		t.Errorf("an address at which it does not answer: %v, and has %s", err, addr())
 	}
 	answer = nil
-	if err := s.move(t.Context(), "n1", other); err != nil || addr() != "10.0.0.9 10.0.0.9" {
+	if err := s.takeOverAddress(t.Context(), "n1", other); err != nil || addr() != "10.0.0.9 10.0.0.9" {
 		t.Errorf("another address: %v, and has %s", err, addr())
 	}
 	if len(asked) != 2 || asked[1] != "n1 at 10.0.0.9:2377" {
