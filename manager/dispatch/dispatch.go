@@ -80,6 +80,7 @@ type Server struct {
 	committer   *committer
 	detector    *liveness.Detector
 	assignments *assignment.State
+	contact     contact
 	reportNow   chan struct{}        // capacity 1: a session began or ended, report it to the leader now
 	receivers   sync.WaitGroup       // one for each session's receiving goroutine
 	opens       *pace.Each[string]   // of sessions, by ca.PaceOf
@@ -118,7 +119,7 @@ func New(cfg Config, deps Deps) *Server {
 		ended:       make(map[string]endedSession),
 	}
 	s.detector = liveness.New(liveness.Config{NodeID: cfg.NodeID}, liveness.Deps{
-		Log: deps.Log, Store: deps.Store, Gossip: deps.Gossip, Sessions: s.sessionReport, Note: s.note,
+		Log: deps.Log, Store: deps.Store, Gossip: deps.Gossip, Sessions: s.sessionReport, LedFor: s.ledFor, Note: s.note,
 	})
 	return s
 }

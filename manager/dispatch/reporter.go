@@ -34,6 +34,7 @@ func (s *Server) reportSessions(ctx context.Context) error {
 		switch {
 		case s.reportOnce(ctx, beat):
 			answered = time.Now()
+			s.contact.answered(answered, spec.MissedHeartbeats*beat)
 		case time.Since(answered) >= spec.MissedHeartbeats*beat:
 			s.closeAll(errdefs.ErrUnavailable.WithMessage("this manager is out of touch with the leader: another one takes over"))
 		}
@@ -104,10 +105,18 @@ func (s *Server) heartbeats() map[*session]uint64 {
 	return out
 }
 
-// sessionReport returns what this manager reports of its sessions. Sessions that have ended are
-// reported for two session timeouts; later the leader has drawn all conclusions from them.
+// ledFor returns how long leaders have answered this manager without a gap of three heartbeats.
+func (s *Server) ledFor(now time.Time) time.Duration {
+	beat, _ := s.pace()
+	return s.contact.unbroken(now, spec.MissedHeartbeats*beat)
+}
+
+// sessionReport returns what this manager reports of its sessions. A session that has ended is
+// reported for two session timeouts, and for as long as it is the newest of a node that still counts
+// as up: the leader may have changed before it could draw its conclusion.
 func (s *Server) sessionReport(now time.Time) *swarmv1.SessionReport {
-	_, timeout := s.pace()
+	view := s.deps.Store.View()
+	_, timeout := paceOf(view.Cluster())
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	r := &swarmv1.SessionReport{ManagerId: s.cfg.NodeID}
@@ -118,7 +127,11 @@ func (s *Server) sessionReport(now time.Time) *swarmv1.SessionReport {
 			Departing: x.isDeparting(), Lease: durationpb.New(x.heldLease()),
 		})
 	}
-	maps.DeleteFunc(s.ended, func(_ string, e endedSession) bool { return now.Sub(e.heard) > 2*timeout })
+	maps.DeleteFunc(s.ended, func(id string, e endedSession) bool {
+		st, _ := view.NodeStates.Get(id)
+		isJudged := st.GetState() != swarmv1.NodeState_READY || st.GetSessionEpoch() > e.epoch
+		return isJudged && now.Sub(e.heard) > 2*timeout
+	})
 	for id, e := range s.ended {
 		r.Sessions = append(r.Sessions, &swarmv1.SessionEntry{
 			NodeId: id, SessionEpoch: e.epoch, AgeMs: uint64(now.Sub(e.heard).Milliseconds()), Addr: e.addr, Ended: true, Broken: e.broken,

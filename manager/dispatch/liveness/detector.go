@@ -31,6 +31,9 @@ type Deps struct {
 	Gossip Gossip
 	// Sessions returns the report of this manager's own sessions.
 	Sessions func(now time.Time) *swarmv1.SessionReport
+	// LedFor returns how long this manager has had answers of a leader, of whichever one, without a
+	// gap of three heartbeats. It is 0 while there is such a gap.
+	LedFor func(now time.Time) time.Duration
 	// Note logs what happened to a node, at a bounded rate for each node.
 	Note func(nodeID, msg string, args ...any)
 }
@@ -120,10 +123,10 @@ func (d *Detector) judgeAll(ctx context.Context) (time.Duration, error) {
 	d.sessions.reconcile(view, now)
 	d.sessions.report(d.deps.Sessions(now), now)
 	beat, timeout := spec.SessionPace(view.Cluster().GetSpec().GetDispatcher())
-	next := timeout
+	next, ledFor := timeout, d.deps.LedFor(now)
 	var groups []*swarmv1.Group
 	for st := range view.NodeStates.All() {
-		v := Judge(d.sessions.evidence(st, d.gossip(st.GetNodeId()), now), Limits{Beat: beat, Timeout: timeout})
+		v := Judge(d.sessions.evidence(st, d.gossip(st.GetNodeId()), ledFor, now), Limits{Beat: beat, Timeout: timeout})
 		if v.Next > 0 {
 			next = min(next, v.Next)
 		}

@@ -6,6 +6,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"swarm/internal/spec"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
 	"swarm/raftstore/raftstoretest"
@@ -16,6 +17,7 @@ func newDetector(t *testing.T) *Detector {
 	return New(Config{NodeID: "m1"}, Deps{
 		Log: slog.New(slog.DiscardHandler), Store: raftstoretest.New(t), Note: func(string, string, ...any) {},
 		Sessions: func(time.Time) *swarmv1.SessionReport { return &swarmv1.SessionReport{ManagerId: "m1"} },
+		LedFor:   func(time.Time) time.Duration { return 0 },
 	})
 }
 
@@ -58,4 +60,68 @@ func TestJudgeAll_NewNodeHasItsTime(t *testing.T) {
 			time.Sleep(9 * time.Second)
 		}
 	})
+}
+
+// Leaders change every four seconds. A node whose session has ended and that has no other one goes
+// down all the same after the session timeout. A node stays up when its worker could not begin another
+// session, because there was no leader before this term, and when no manager knows when it was heard.
+func TestJudgeAll_LeadersThatChangeOften(t *testing.T) {
+	const term, never = 4 * time.Second, time.Duration(0)
+	for name, tt := range map[string]struct {
+		hadLeaders, isReported bool
+		want                   time.Duration // after the node was last heard
+	}{
+		"there was a leader":                          {true, true, spec.DefaultSessionTimeout + time.Second},
+		"there was none before each":                  {false, true, never},
+		"the manager that served the session is gone": {true, false, never},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d := newDetector(t)
+				heard, began := time.Now(), time.Now()
+				if tt.isReported {
+					d.deps.Sessions = func(now time.Time) *swarmv1.SessionReport {
+						return &swarmv1.SessionReport{ManagerId: "m1", Sessions: []*swarmv1.SessionEntry{
+							{NodeId: "gone", SessionEpoch: 1, Ended: true, AgeMs: uint64(now.Sub(heard).Milliseconds())},
+						}}
+					}
+				}
+				d.deps.LedFor = func(now time.Time) time.Duration {
+					if tt.hadLeaders {
+						return time.Hour
+					}
+					return now.Sub(began)
+				}
+				for _, row := range []raftstore.Row{
+					&swarmv1.Node{Id: "gone"}, &swarmv1.NodeState{NodeId: "gone", State: swarmv1.NodeState_READY, SessionEpoch: 1},
+				} {
+					if _, err := d.deps.Store.Commit(t.Context(), "join", raftstore.Create(row)); err != nil {
+						t.Fatal(err)
+					}
+				}
+				down := never
+				for time.Since(heard) < time.Minute && down == never {
+					began = time.Now()
+					d.sessions.beginTerm(began)
+					for time.Since(began) < term && down == never {
+						if _, err := d.judgeAll(t.Context()); err != nil {
+							t.Fatal(err)
+						}
+						st, _ := d.deps.Store.View().NodeStates.Get("gone")
+						if st.GetFenced() {
+							t.Fatalf("fenced %s after the start of the term", time.Since(began))
+						}
+						if st.GetState() == swarmv1.NodeState_DOWN {
+							down = time.Since(heard)
+						}
+						time.Sleep(time.Second)
+					}
+					d.sessions.endTerm()
+				}
+				if down != tt.want {
+					t.Errorf("down %s after it was last heard, want %s (0: never)", down, tt.want)
+				}
+			})
+		})
+	}
 }

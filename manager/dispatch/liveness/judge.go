@@ -16,8 +16,9 @@ type Evidence struct {
 	// Fenced is what the node's row says.
 	Fenced bool
 	// Heard is how long ago the node's newest session last heard from the worker, whether the session
-	// is over or not, as the manager that serves it says. It is never more than Leading, because this
-	// leader does not know what happened before its term.
+	// is over or not, as the manager that serves or served it says. The time counts only as far back as
+	// the managers have had a leader, because without a leader a worker cannot begin a session. When no
+	// manager has reported the session, it counts from the start of this leader's term at most.
 	Heard time.Duration
 	// Open says that the newest session is not known to be over.
 	Open bool
@@ -67,8 +68,9 @@ func Judge(e Evidence, l Limits) Verdict {
 		return v
 	}
 	// The lease counts from when the worker sent the last heartbeat that was confirmed to it. The worker
-	// sent that heartbeat before it was heard, so that counting from then fences late, never early.
-	left := cmp.Or(e.Lease, l.Timeout) + spec.FenceMargin - e.Heard
+	// sent that heartbeat before it was heard, so that counting from then fences late, never early. Two
+	// tasks of one slot would be worse than a late one, so that only time in this leader's own term counts.
+	left := cmp.Or(e.Lease, l.Timeout) + spec.FenceMargin - min(e.Heard, e.Leading)
 	v.Fenced = e.Fenced || left <= 0
 	if !v.Fenced && (v.Next == 0 || left < v.Next) {
 		v.Next = left

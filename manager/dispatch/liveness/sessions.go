@@ -128,13 +128,23 @@ func (s *sessions) reconcile(view *raftstore.View, now time.Time) {
 	})
 }
 
-// evidence returns what is known of one node.
-func (s *sessions) evidence(st *swarmv1.NodeState, gossip GossipStatus, now time.Time) Evidence {
+// evidence returns what is known of one node. ledFor is how long the managers have had a leader, as
+// seen from here.
+//
+// A reported session counts from when the worker was last heard, also before this term. Otherwise a
+// node that is gone would stay READY for as long as leaders change more often than every session
+// timeout. A presumed session counts from the start of the term: the manager that served it does not
+// report, so that nobody knows when the worker was last heard.
+func (s *sessions) evidence(st *swarmv1.NodeState, gossip GossipStatus, ledFor time.Duration, now time.Time) Evidence {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	last, leading := s.byNode[st.GetNodeId()], now.Sub(s.since)
+	known := leading
+	if !last.presumed {
+		known = max(leading, ledFor)
+	}
 	return Evidence{
-		State: st.GetState(), Fenced: st.GetFenced(), Heard: min(now.Sub(last.heard), leading), Open: !last.ended, Broken: last.broken,
+		State: st.GetState(), Fenced: st.GetFenced(), Heard: min(now.Sub(last.heard), known), Open: !last.ended, Broken: last.broken,
 		Departing: last.departing, Gossip: gossip, Leading: leading, Lease: st.GetLease().AsDuration(),
 	}
 }
