@@ -1,4 +1,4 @@
-package main
+package overlay
 
 import (
 	"context"
@@ -9,24 +9,26 @@ import (
 	"path/filepath"
 	"time"
 
+	"swarm/bench/figure"
+	"swarm/bench/testbed"
 	"swarm/overlay/netns"
 	"swarm/overlay/vip"
 )
 
 // connects compares opening a connection through a virtual address among few services and among many.
-func connects(ctx context.Context, e env) error {
+func connects(ctx context.Context, e testbed.Env) error {
 	var spaces [2]*connectSpace
 	for i, n := range []int{10, 5000} {
-		s, err := newConnectSpace(ctx, filepath.Join(e.dir, fmt.Sprintf("c%d", n)), n)
+		s, err := newConnectSpace(ctx, filepath.Join(e.Dir, fmt.Sprintf("c%d", n)), n)
 		if err != nil {
 			return err
 		}
 		defer s.close()
 		spaces[i] = s
 	}
-	var few, many times
-	for range max(netRounds, e.rounds) {
-		for i, to := range []*times{&few, &many, &many, &few} {
+	var few, many figure.Times
+	for range max(netRounds, e.Rounds) {
+		for i, to := range []*figure.Times{&few, &many, &many, &few} {
 			t, err := spaces[[4]int{0, 1, 1, 0}[i]].connect(ctx)
 			if err != nil {
 				return err
@@ -34,8 +36,8 @@ func connects(ctx context.Context, e env) error {
 			*to = append(*to, t)
 		}
 	}
-	figure("connect_5000_vs_10", ratios(many, few), "x", fmt.Sprintf(
-		"p50 of opening a TCP connection to a service's address among 5,000 services and among 10: %.0f and %.0f us; goal 1.1", 1e6*many.median().Seconds(), 1e6*few.median().Seconds()))
+	figure.Print("connect_5000_vs_10", figure.TimesRatio(many, few), "x", fmt.Sprintf(
+		"p50 of opening a TCP connection to a service's address among 5,000 services and among 10: %.0f and %.0f us; goal 1.1", 1e6*many.Median().Seconds(), 1e6*few.Median().Seconds()))
 	return nil
 }
 
@@ -96,7 +98,7 @@ func (s *connectSpace) open(ctx context.Context, services int) (err error) {
 
 // connect gives the median of some connections.
 func (s *connectSpace) connect(ctx context.Context) (time.Duration, error) {
-	var took times
+	var took figure.Times
 	err := s.ns.Do(func() error {
 		for range 300 {
 			began := time.Now()
@@ -114,7 +116,7 @@ func (s *connectSpace) connect(ctx context.Context) (time.Duration, error) {
 	if err != nil {
 		return 0, fmt.Errorf("connect to a service's address: %w", err)
 	}
-	return took.median(), nil
+	return took.Median(), nil
 }
 
 func (s *connectSpace) close() {

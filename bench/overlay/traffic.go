@@ -1,4 +1,4 @@
-package main
+package overlay
 
 import (
 	"context"
@@ -8,11 +8,12 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
 
+	"swarm/bench/figure"
+	"swarm/bench/testbed"
 	"swarm/dev"
 	"swarm/overlay/netns"
 	swarmv1 "swarm/proto/swarm/v1"
@@ -26,42 +27,53 @@ const (
 	netPort = 18080
 )
 
-// network: what the overlay costs, and how soon it follows the cluster.
-func network(ctx context.Context, e env) error {
-	if err := traffic((*netBench).throughput, (*netBench).addresses, (*netBench).mesh, (*netBench).attach)(ctx, e); err != nil {
+// Network measures everything of one small cluster: Stream, VirtualAddress, Mesh, Attach and then
+// Propagation.
+func Network(ctx context.Context, e testbed.Env) error {
+	if err := measure(ctx, e, (*bench).throughput, (*bench).addresses, (*bench).mesh, (*bench).attach); err != nil {
 		return err
 	}
-	return propagation(ctx, e)
+	return Propagation(ctx, e)
 }
 
-// traffic: what overlay, service addresses and the routing mesh cost, each against the same traffic without them, in pairs
-// that follow each other.
-func traffic(measures ...func(*netBench, context.Context, int) error) func(context.Context, env) error {
-	return func(ctx context.Context, e env) error { return measureTraffic(ctx, e, measures) }
+// Stream measures the throughput of one TCP stream over the overlay against one over a VXLAN device
+// that was made by hand.
+func Stream(ctx context.Context, e testbed.Env) error { return measure(ctx, e, (*bench).throughput) }
+
+// VirtualAddress measures requests to a service's address against requests to the container's own.
+func VirtualAddress(ctx context.Context, e testbed.Env) error {
+	return measure(ctx, e, (*bench).addresses)
 }
 
-func measureTraffic(ctx context.Context, e env, measures []func(*netBench, context.Context, int) error) error {
-	c, err := bring(ctx, e, dev.Options{Nodes: 2, Managers: 1, DaemonArgs: journaled()}, e.archive)
+// Mesh measures requests to a published port against requests to the container's own address.
+func Mesh(ctx context.Context, e testbed.Env) error { return measure(ctx, e, (*bench).mesh) }
+
+// Attach measures what an overlay network adds to the start of a container.
+func Attach(ctx context.Context, e testbed.Env) error { return measure(ctx, e, (*bench).attach) }
+
+// measure runs some measurements on one cluster.
+func measure(ctx context.Context, e testbed.Env, measurements ...func(*bench, context.Context, int) error) error {
+	c, err := testbed.Up(ctx, e, dev.Options{Nodes: 2, Managers: 1, DaemonArgs: testbed.JournalArgs()}, e.Archive)
 	if err != nil {
 		return err
 	}
-	defer c.down()
-	n, err := newNetBench(ctx, c)
+	defer c.Down()
+	n, err := newBench(ctx, c)
 	if err != nil {
 		return err
 	}
-	rounds := max(netRounds, e.rounds)
-	for _, measure := range measures {
-		if err := measure(n, ctx, rounds); err != nil {
+	rounds := max(netRounds, e.Rounds)
+	for _, one := range measurements {
+		if err := one(n, ctx, rounds); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// netBench is clients on the first host and a server on the second, on one overlay network.
-type netBench struct {
-	*cluster
+// bench is clients on the first host and a server on the second, on one overlay network.
+type bench struct {
+	*testbed.Cluster
 	// Pins of the containers' namespaces. The guest asks the service's address alone, the client all else: at one server, either
 	// side's connections would be in the way of the other's, by ports that have just been used.
 	client, guest, server string
@@ -69,51 +81,51 @@ type netBench struct {
 	network               *swarmv1.Network
 }
 
-func newNetBench(ctx context.Context, c *cluster) (*netBench, error) {
-	info, err := c.control.CreateNetwork(ctx, &swarmv1.CreateNetworkRequest{Spec: &swarmv1.NetworkSpec{Name: "bench"}})
+func newBench(ctx context.Context, c *testbed.Cluster) (*bench, error) {
+	info, err := c.Control.CreateNetwork(ctx, &swarmv1.CreateNetworkRequest{Spec: &swarmv1.NetworkSpec{Name: "bench"}})
 	if err != nil {
 		return nil, err
 	}
-	n := &netBench{cluster: c, network: info.GetNetwork()}
-	w, err := watch(ctx, c.control)
+	n := &bench{Cluster: c, network: info.GetNetwork()}
+	w, err := testbed.Watch(ctx, c.Control)
 	if err != nil {
 		return nil, err
 	}
 	server := n.service("server", "worker")
 	server.EndpointSpec = &swarmv1.EndpointSpec{Ports: []*swarmv1.PortConfig{{TargetPort: 8080, PublishedPort: netPort}}}
-	if err := create(ctx, c.control, w, server, 1); err != nil {
+	if err := testbed.Create(ctx, c.Control, w, server, 1); err != nil {
 		return nil, err
 	}
-	if n.server, n.address, err = n.place(ctx, "server", n.hosts[1]); err != nil {
+	if n.server, n.address, err = n.place(ctx, "server", n.Nodes[1]); err != nil {
 		return nil, err
 	}
 	for i, pin := range []*string{&n.client, &n.guest} {
 		name := []string{"client", "guest"}[i]
-		if err := create(ctx, c.control, w, n.service(name, "manager"), 2+i); err != nil {
+		if err := testbed.Create(ctx, c.Control, w, n.service(name, "manager"), 2+i); err != nil {
 			return nil, err
 		}
-		if *pin, _, err = n.place(ctx, name, n.hosts[0]); err != nil {
+		if *pin, _, err = n.place(ctx, name, n.Nodes[0]); err != nil {
 			return nil, err
 		}
 		if err := reusePorts(*pin); err != nil {
 			return nil, err
 		}
 	}
-	n.virtual, err = virtualIP(ctx, c.control, "server")
+	n.virtual, err = testbed.VirtualIP(ctx, c.Control, "server")
 	return n, err
 }
 
 // service is one replica on the overlay network, on a node of a role.
-func (n *netBench) service(name, role string) *swarmv1.ServiceSpec {
-	spec := service(name, 1)
-	spec.TaskTemplate.Placement = on(role)
+func (n *bench) service(name, role string) *swarmv1.ServiceSpec {
+	spec := testbed.Service(name, 1)
+	spec.TaskTemplate.Placement = testbed.OnRole(role)
 	spec.TaskTemplate.Networks = []*swarmv1.NetworkAttachmentConfig{{Target: n.network.GetId()}}
 	return spec
 }
 
 // place finds the namespace and the address of a service's only task.
-func (n *netBench) place(ctx context.Context, name string, h dev.Host) (pin string, addr netip.Addr, err error) {
-	tasks, err := n.control.ListTasks(ctx, &swarmv1.ListRequest{})
+func (n *bench) place(ctx context.Context, name string, h dev.Host) (pin string, addr netip.Addr, err error) {
+	tasks, err := n.Control.ListTasks(ctx, &swarmv1.ListRequest{})
 	if err != nil {
 		return "", addr, err
 	}
@@ -141,8 +153,8 @@ func reusePorts(pin string) error {
 
 // throughput compares one TCP stream over the overlay with one over a bridge and a VXLAN device made by hand between the
 // same two hosts.
-func (n *netBench) throughput(ctx context.Context, rounds int) error {
-	b, err := newBareOverlay(ctx, n.hosts)
+func (n *bench) throughput(ctx context.Context, rounds int) error {
+	b, err := newBareOverlay(ctx, n.Nodes)
 	if err != nil {
 		return err
 	}
@@ -153,12 +165,12 @@ func (n *netBench) throughput(ctx context.Context, rounds int) error {
 	if err != nil {
 		return err
 	}
-	figure("overlay_vs_vxlan", ratio(ours, bare), "", fmt.Sprintf("one TCP stream, %s of %s Gbit/s, in pairs; goal 0.95", list(ours), list(bare)))
+	figure.Print("overlay_vs_vxlan", figure.Ratio(ours, bare), "", fmt.Sprintf("one TCP stream, %s of %s Gbit/s, in pairs; goal 0.95", figure.List(ours), figure.List(bare)))
 	return nil
 }
 
 // addresses compares requests to the service's address with requests to the container's own.
-func (n *netBench) addresses(ctx context.Context, rounds int) error {
+func (n *bench) addresses(ctx context.Context, rounds int) error {
 	direct, virtual := url(n.address, 8080), url(n.virtual, 8080)
 	for _, v := range []struct {
 		name, what string
@@ -177,17 +189,17 @@ func (n *netBench) addresses(ctx context.Context, rounds int) error {
 
 // mesh compares requests to a port that the client's own node publishes, for a container on the other node, with requests
 // to that container, which cross the same two hosts; and says whose address the container saw.
-func (n *netBench) mesh(ctx context.Context, rounds int) error {
-	published := url(n.hosts[0].Address, netPort)
-	seen, err := inside(ctx, n.hosts[0].Namespace, "curl", "-sS", "--max-time", "5", published+"client")
+func (n *bench) mesh(ctx context.Context, rounds int) error {
+	published := url(n.Nodes[0].Address, netPort)
+	seen, err := inside(ctx, n.Nodes[0].Namespace, "curl", "-sS", "--max-time", "5", published+"client")
 	if err != nil {
 		return err
 	}
-	if want := n.hosts[0].Address.String(); !strings.HasPrefix(seen, want+":") {
+	if want := n.Nodes[0].Address.String(); !strings.HasPrefix(seen, want+":") {
 		return fmt.Errorf("the container saw the client as %q, want %s", strings.TrimSpace(seen), want)
 	}
 	return n.compare(ctx, "mesh_vs_direct", "requests/s on kept connections, the client's address kept", 0.85, rounds,
-		requests{n.hosts[0].Namespace, published, false}, requests{n.client, url(n.address, 8080), false})
+		requests{n.Nodes[0].Namespace, published, false}, requests{n.client, url(n.address, 8080), false})
 }
 
 // pairs measures both sides in each round, in turns that follow each other and change who is first: what else the machine
@@ -216,12 +228,12 @@ type requests struct {
 	fresh    bool
 }
 
-func (n *netBench) compare(ctx context.Context, name, what string, goal float64, rounds int, ours, bare requests) error {
+func (n *bench) compare(ctx context.Context, name, what string, goal float64, rounds int, ours, bare requests) error {
 	a, b, err := pairs(rounds, func() (float64, error) { return ours.rate(ctx) }, func() (float64, error) { return bare.rate(ctx) })
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
-	figure(name, ratio(a, b), "", fmt.Sprintf("%s, %s of %s thousand, in pairs; goal %g", what, list(a), list(b), goal))
+	figure.Print(name, figure.Ratio(a, b), "", fmt.Sprintf("%s, %s of %s thousand, in pairs; goal %g", what, figure.List(a), figure.List(b), goal))
 	return nil
 }
 
@@ -254,16 +266,16 @@ func (r requests) rate(ctx context.Context) (float64, error) {
 
 // attach compares how long a container's connection takes with and without an overlay network, by the daemon's own account:
 // whole starts differ by more than that from one to the next.
-func (n *netBench) attach(ctx context.Context, rounds int) error {
-	w, err := watch(ctx, n.control)
+func (n *bench) attach(ctx context.Context, rounds int) error {
+	w, err := testbed.Watch(ctx, n.Control)
 	if err != nil {
 		return err
 	}
-	j, err := newJournal(n.hosts[0])
+	j, err := testbed.OpenJournal(n.Nodes[0])
 	if err != nil {
 		return err
 	}
-	var starts, attached [2]times // without and with
+	var starts, attached [2]figure.Times // without and with
 	for i := range 3 * rounds {
 		for turn := range 2 {
 			with := (i + turn) % 2
@@ -275,7 +287,7 @@ func (n *netBench) attach(ctx context.Context, rounds int) error {
 			if err != nil {
 				return err
 			}
-			entries, err := j.next("attached")
+			entries, err := j.Next("attached")
 			if err != nil {
 				return err
 			}
@@ -285,35 +297,33 @@ func (n *netBench) attach(ctx context.Context, rounds int) error {
 			starts[with], attached[with] = append(starts[with], took), append(attached[with], entries[0].Took)
 		}
 	}
-	var added times
+	var added figure.Times
 	for i := range attached[1] {
 		added = append(added, attached[1][i]-attached[0][i])
 	}
-	figure("attach_ms", ms(added.median()), "ms", fmt.Sprintf(
+	figure.Print("attach_ms", figure.Millis(added.Median()), "ms", fmt.Sprintf(
 		"what an overlay network adds to a container's start: to be connected %.1f ms with, %.1f without; create-to-RUNNING %.0f and %.0f; medians of %d pairs; goal 15",
-		ms(attached[1].median()), ms(attached[0].median()), ms(starts[1].median()), ms(starts[0].median()), len(added)))
+		figure.Millis(attached[1].Median()), figure.Millis(attached[0].Median()), figure.Millis(starts[1].Median()), figure.Millis(starts[0].Median()), len(added)))
 	return nil
 }
 
 // startOne times a service of one replica to RUNNING, and removes it.
-func (n *netBench) startOne(ctx context.Context, w *watcher, spec *swarmv1.ServiceSpec) (time.Duration, error) {
-	clear(w.states)
+func (n *bench) startOne(ctx context.Context, w *testbed.Watcher, spec *swarmv1.ServiceSpec) (time.Duration, error) {
+	w.Reset()
 	began := time.Now()
-	if err := create(ctx, n.control, w, spec, 1); err != nil {
+	if err := testbed.Create(ctx, n.Control, w, spec, 1); err != nil {
 		return 0, err
 	}
 	took := time.Since(began)
-	if _, err := n.control.RemoveService(ctx, &swarmv1.GetRequest{Id: spec.GetName()}); err != nil {
+	if _, err := n.Control.RemoveService(ctx, &swarmv1.GetRequest{Id: spec.GetName()}); err != nil {
 		return 0, err
 	}
-	return took, w.until(none)
+	return took, w.Until(testbed.None)
 }
 
 func url(addr netip.Addr, port uint16) string {
 	return "http://" + netip.AddrPortFrom(addr, port).String() + "/"
 }
-
-func ms(d time.Duration) float64 { return d.Seconds() * 1000 }
 
 // inside runs a command in a network namespace and returns what it wrote.
 func inside(ctx context.Context, pin string, command ...string) (string, error) {
@@ -321,7 +331,7 @@ func inside(ctx context.Context, pin string, command ...string) (string, error) 
 	defer cancel()
 	out, err := exec.CommandContext(ctx, "nsenter", append([]string{"--net=" + pin, "--"}, command...)...).CombinedOutput()
 	if err != nil {
-		return "", fmt.Errorf("%s: %w: %s", strings.Join(command, " "), err, tail(string(out), 300))
+		return "", fmt.Errorf("%s: %w: %s", strings.Join(command, " "), err, testbed.Tail(string(out), 300))
 	}
 	return string(out), nil
 }
@@ -336,13 +346,13 @@ func stream(ctx context.Context, from, to string, addr netip.Addr) (float64, err
 	}
 	defer func() { cancel(); _ = server.Wait() }()
 	var out string
-	err := poll(ctx, "iperf3 answers", func() (ok bool) {
+	err := testbed.Poll(ctx, "iperf3 answers", func() (ok bool) {
 		var err error
 		out, err = inside(ctx, from, "iperf3", "-J", "-c", addr.String(), "-t", strconv.Itoa(int(netSpan.Seconds())))
 		return err == nil && !strings.Contains(out, `"error":`) // It exits with 0 when the server does not listen yet.
 	})
 	if err != nil {
-		return 0, fmt.Errorf("%w: %s", err, tail(out, 300))
+		return 0, fmt.Errorf("%w: %s", err, testbed.Tail(out, 300))
 	}
 	var result struct {
 		End struct {
@@ -358,22 +368,4 @@ func stream(ctx context.Context, from, to string, addr netip.Addr) (float64, err
 		return 0, fmt.Errorf("iperf3 to %s: nothing received: %s", addr, out)
 	}
 	return result.End.Received.Bits / 1e9, nil
-}
-
-// ratio is the median of the pairs' ratios.
-func ratio(a, b []float64) float64 {
-	var all []float64
-	for i := range a {
-		all = append(all, a[i]/b[i])
-	}
-	slices.Sort(all)
-	return all[len(all)/2]
-}
-
-func list(all []float64) string {
-	var parts []string
-	for _, v := range all {
-		parts = append(parts, fmt.Sprintf("%.3g", v))
-	}
-	return strings.Join(parts, " ")
 }

@@ -1,4 +1,4 @@
-package main
+package testbed
 
 import (
 	"bytes"
@@ -16,27 +16,30 @@ import (
 	"swarm/dev"
 )
 
-// process is one of a host's own: the daemon, the runtime or a shim. Containers are not.
-type process struct {
-	pid  int
-	kind kind
+// Process is a process of a host itself: the daemon, the runtime or a shim. Those in containers are
+// not among them.
+type Process struct {
+	PID  int
+	Kind Kind
 }
 
-type kind string
+// Kind says which part of a host a process is.
+type Kind string
 
+// The kinds of processes.
 const (
-	daemonProcess  kind = "daemon"
-	runtimeProcess kind = "runtime"
-	shimProcess    kind = "shim"
+	Daemon  Kind = "daemon"
+	Runtime Kind = "runtime"
+	Shim    Kind = "shim"
 )
 
-// processes finds a host's by their command lines, which name its folder.
-func processes(h dev.Host) ([]process, error) {
+// Processes finds the processes of a host by their command lines, which name the host's folders.
+func Processes(h dev.Host) ([]Process, error) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		return nil, err
 	}
-	var out []process
+	var out []Process
 	for _, entry := range entries {
 		pid, err := strconv.Atoi(entry.Name())
 		if err != nil {
@@ -49,26 +52,26 @@ func processes(h dev.Host) ([]process, error) {
 		args := strings.Split(string(line), "\x00")
 		switch {
 		case pid == h.PID:
-			out = append(out, process{pid, daemonProcess})
+			out = append(out, Process{pid, Daemon})
 		case len(args) > 1 && args[1] == "runtime":
-			out = append(out, process{pid, runtimeProcess})
+			out = append(out, Process{pid, Runtime})
 		case strings.Contains(filepath.Base(args[0]), "shim"):
-			out = append(out, process{pid, shimProcess})
+			out = append(out, Process{pid, Shim})
 		}
 	}
-	if !slices.ContainsFunc(out, func(p process) bool { return p.kind == runtimeProcess }) {
+	if !slices.ContainsFunc(out, func(p Process) bool { return p.Kind == Runtime }) {
 		return nil, fmt.Errorf("no runtime process of %s", h.Name)
 	}
 	return out, nil
 }
 
-// memory adds up a field of smaps_rollup, Rss or Pss, in MB.
-func memory(all []process, field string, kinds ...kind) (mb float64, err error) {
+// Memory adds up a field of smaps_rollup, Rss or Pss, of the processes of some kinds, in MB.
+func Memory(all []Process, field string, kinds ...Kind) (mb float64, err error) {
 	for _, p := range all {
-		if !slices.Contains(kinds, p.kind) {
+		if !slices.Contains(kinds, p.Kind) {
 			continue
 		}
-		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", p.pid))
+		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", p.PID))
 		if err != nil {
 			return 0, err
 		}
@@ -85,13 +88,13 @@ func memory(all []process, field string, kinds ...kind) (mb float64, err error) 
 	return mb, nil
 }
 
-// cpu is what processes have used so far, in ticks of 10 ms.
-func cpu(all []process) (time.Duration, error) {
+// CPUTime returns the processor time that processes have used so far, in steps of 10 ms.
+func CPUTime(all []Process) (time.Duration, error) {
 	var ticks int64
 	for _, p := range all {
-		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.pid))
+		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.PID))
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ESRCH) {
-			return 0, fmt.Errorf("process %d has ended", p.pid)
+			return 0, fmt.Errorf("process %d has ended", p.PID)
 		}
 		if err != nil {
 			return 0, err
@@ -108,8 +111,8 @@ func cpu(all []process) (time.Duration, error) {
 	return time.Duration(ticks) * 10 * time.Millisecond, nil
 }
 
-// sent reads how many bytes a host's interfaces have sent.
-func sent(p *dev.Playground, host string) (total int64, err error) {
+// BytesSent returns how many bytes a host's interfaces have sent, the loopback not among them.
+func BytesSent(p *dev.Playground, host string) (total int64, err error) {
 	err = p.Do(host, func() error {
 		// thread-self: /proc/net is that of the process's first thread, which is in another namespace.
 		text, err := os.ReadFile("/proc/thread-self/net/dev")

@@ -1,4 +1,4 @@
-package main
+package overlay
 
 import (
 	"context"
@@ -8,6 +8,8 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"swarm/bench/figure"
+	"swarm/bench/testbed"
 	"swarm/dev"
 	"swarm/internal/pause"
 	swarmv1 "swarm/proto/swarm/v1"
@@ -18,20 +20,21 @@ const (
 	scaleBackends = 10
 )
 
-// netScale: networks with many services. What they cost a host is measured on the data plane alone; what they cost a container's
-// start, in a cluster, in which the services' tasks, one each, pretend to run on another node.
-func netScale(ctx context.Context, e env) error {
-	for _, measure := range []func(context.Context, env) error{connects, hostScale} {
+// Scale measures networks with many services. What the services cost a host is measured on the data
+// plane alone. What they cost the start of a container is measured in a cluster in which the tasks of
+// the services, one each, are simulated on another node.
+func Scale(ctx context.Context, e testbed.Env) error {
+	for _, measure := range []func(context.Context, testbed.Env) error{connects, hostScale} {
 		if err := measure(ctx, e); err != nil {
 			return err
 		}
 	}
-	c, err := bring(ctx, e, dev.Options{Nodes: 2, Managers: 1, Simulated: 1, DaemonArgs: journaled()}, e.archive)
+	c, err := testbed.Up(ctx, e, dev.Options{Nodes: 2, Managers: 1, Simulated: 1, DaemonArgs: testbed.JournalArgs()}, e.Archive)
 	if err != nil {
 		return err
 	}
-	defer c.down()
-	s := &scaleBench{c: c, rounds: max(netRounds, e.rounds)}
+	defer c.Down()
+	s := &scaleBench{c: c, rounds: max(netRounds, e.Rounds)}
 	for _, step := range []func(context.Context) error{s.prepare, s.attach, s.grow, s.attach} {
 		if err := step(ctx); err != nil {
 			return err
@@ -41,24 +44,24 @@ func netScale(ctx context.Context, e env) error {
 }
 
 type scaleBench struct {
-	c       *cluster
+	c       *testbed.Cluster
 	rounds  int
 	network string
-	journal *journal
+	journal *testbed.Journal
 	count   int // of services made so far
 	// plain is what an attachment takes without all the services.
 	plain time.Duration
 }
 
 func (s *scaleBench) prepare(ctx context.Context) error {
-	info, err := s.c.control.CreateNetwork(ctx, &swarmv1.CreateNetworkRequest{Spec: &swarmv1.NetworkSpec{
+	info, err := s.c.Control.CreateNetwork(ctx, &swarmv1.CreateNetworkRequest{Spec: &swarmv1.NetworkSpec{
 		Name: "scale", Ipam: &swarmv1.IPAMOptions{Configs: []*swarmv1.IPAMConfig{{Subnet: "10.96.0.0/16"}}},
 	}})
 	if err != nil {
 		return err
 	}
 	s.network = info.GetNetwork().GetId()
-	if s.journal, err = newJournal(s.c.hosts[0]); err != nil {
+	if s.journal, err = testbed.OpenJournal(s.c.Nodes[0]); err != nil {
 		return err
 	}
 	return s.create(ctx, s.service("client", "manager", 1), 1)
@@ -68,33 +71,33 @@ func (s *scaleBench) prepare(ctx context.Context) error {
 func (s *scaleBench) create(ctx context.Context, spec *swarmv1.ServiceSpec, n int) error {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
 	defer cancel()
-	w, err := watch(ctx, s.c.control)
+	w, err := testbed.Watch(ctx, s.c.Control)
 	if err != nil {
 		return err
 	}
-	return create(ctx, s.c.control, w, spec, n)
+	return testbed.Create(ctx, s.c.Control, w, spec, n)
 }
 
 func (s *scaleBench) service(name, role string, replicas uint64) *swarmv1.ServiceSpec {
-	spec := service(name, replicas)
-	spec.TaskTemplate.Placement = on(role)
+	spec := testbed.Service(name, replicas)
+	spec.TaskTemplate.Placement = testbed.OnRole(role)
 	spec.TaskTemplate.Networks = []*swarmv1.NetworkAttachmentConfig{{Target: s.network}}
 	return spec
 }
 
 // attach measures how long a container takes to be connected.
 func (s *scaleBench) attach(ctx context.Context) error {
-	var took times
+	var took figure.Times
 	for range 2 * s.rounds {
 		s.count++
 		name := fmt.Sprintf("attach%d", s.count)
-		if _, err := s.journal.next("attached"); err != nil {
+		if _, err := s.journal.Next("attached"); err != nil {
 			return err
 		}
 		if err := s.create(ctx, s.service(name, "manager", 1), 1); err != nil {
 			return err
 		}
-		entries, err := s.journal.next("attached")
+		entries, err := s.journal.Next("attached")
 		if err != nil {
 			return err
 		}
@@ -102,16 +105,16 @@ func (s *scaleBench) attach(ctx context.Context) error {
 			return fmt.Errorf("service %s: the daemon's journal tells of %d attachments", name, len(entries))
 		}
 		took = append(took, entries[0].Took)
-		if _, err := s.c.control.RemoveService(ctx, &swarmv1.GetRequest{Id: name}); err != nil {
+		if _, err := s.c.Control.RemoveService(ctx, &swarmv1.GetRequest{Id: name}); err != nil {
 			return err
 		}
 	}
 	if s.plain == 0 {
-		s.plain = took.median()
+		s.plain = took.Median()
 		return nil
 	}
-	figure("attach_1000_ms", ms(took.median()), "ms", fmt.Sprintf(
-		"a container is connected, in a cluster of %d services, all on its network, and %.1f in one of none; medians of %d", scaleServices, ms(s.plain), len(took)))
+	figure.Print("attach_1000_ms", figure.Millis(took.Median()), "ms", fmt.Sprintf(
+		"a container is connected, in a cluster of %d services, all on its network, and %.1f in one of none; medians of %d", scaleServices, figure.Millis(s.plain), len(took)))
 	return nil
 }
 
@@ -122,7 +125,7 @@ func (s *scaleBench) grow(ctx context.Context) error {
 	g.SetLimit(8)
 	for i := range scaleServices {
 		g.Go(func() error {
-			_, err := s.c.control.CreateService(gctx, &swarmv1.CreateServiceRequest{Spec: s.service(fmt.Sprintf("s%d", i), "worker", 1)})
+			_, err := s.c.Control.CreateService(gctx, &swarmv1.CreateServiceRequest{Spec: s.service(fmt.Sprintf("s%d", i), "worker", 1)})
 			return err
 		})
 	}
@@ -133,7 +136,7 @@ func (s *scaleBench) grow(ctx context.Context) error {
 		if err := pause.For(ctx, 500*time.Millisecond); err != nil {
 			return err
 		}
-		all, err := s.c.control.ListServices(ctx, &swarmv1.ListRequest{})
+		all, err := s.c.Control.ListServices(ctx, &swarmv1.ListRequest{})
 		if err != nil {
 			return err
 		}
@@ -144,6 +147,6 @@ func (s *scaleBench) grow(ctx context.Context) error {
 			}
 		}
 	}
-	figure("services_1000_s", time.Since(began).Seconds(), "s", fmt.Sprintf("%d services of one task made through the API, until all run, simulated", scaleServices))
+	figure.Print("services_1000_s", time.Since(began).Seconds(), "s", fmt.Sprintf("%d services of one task made through the API, until all run, simulated", scaleServices))
 	return nil
 }

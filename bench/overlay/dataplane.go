@@ -1,4 +1,4 @@
-package main
+package overlay
 
 import (
 	"context"
@@ -16,6 +16,8 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"swarm/bench/figure"
+	"swarm/bench/testbed"
 	"swarm/dev"
 	"swarm/overlay/bridge"
 	"swarm/overlay/directory"
@@ -31,12 +33,12 @@ const scaleContainers = 50
 
 // hostScale: a host's whole data plane (bridge, fabric, service addresses, names), told of a thousand services as a worker is
 // told by the managers.
-func hostScale(ctx context.Context, e env) error {
-	lab, err := dev.NewLab(dev.LabConfig{Dir: filepath.Join(e.dir, "ns"), Name: "scale", Subnet: netip.MustParsePrefix("10.219.0.0/24")})
+func hostScale(ctx context.Context, e testbed.Env) error {
+	lab, err := dev.NewLab(dev.LabConfig{Dir: filepath.Join(e.Dir, "ns"), Name: "scale", Subnet: netip.MustParsePrefix("10.219.0.0/24")})
 	if err != nil {
 		return err
 	}
-	h := &planeHost{lab: lab, dir: e.dir, programmed: make(chan time.Duration, 1000), rounds: max(netRounds, e.rounds)}
+	h := &planeHost{lab: lab, dir: e.Dir, programmed: make(chan time.Duration, 1000), rounds: max(netRounds, e.Rounds)}
 	defer func() {
 		if err := lab.Close(); err != nil {
 			fmt.Fprintln(os.Stderr, "bench: remove the host:", err)
@@ -151,8 +153,8 @@ func (h *planeHost) measure(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	figure("load_1000_ms", ms(many.median()-few.median()), "ms", fmt.Sprintf(
-		"%d services of %d backends, for one container: it is connected in %.1f ms, without them in %.1f", scaleServices, scaleBackends, ms(many.median()), ms(few.median())))
+	figure.Print("load_1000_ms", figure.Millis(many.Median()-few.Median()), "ms", fmt.Sprintf(
+		"%d services of %d backends, for one container: it is connected in %.1f ms, without them in %.1f", scaleServices, scaleBackends, figure.Millis(many.Median()), figure.Millis(few.Median())))
 	if err := h.changes(ctx, "with a container on the host", ""); err != nil {
 		return err
 	}
@@ -174,9 +176,9 @@ func (h *planeHost) measure(ctx context.Context) error {
 	}
 	runtime.GC()
 	runtime.ReadMemStats(&after)
-	figure("kernel_mb", (kernelAfter-kernelBefore)/scaleContainers, "MB", fmt.Sprintf(
+	figure.Print("kernel_mb", (kernelAfter-kernelBefore)/scaleContainers, "MB", fmt.Sprintf(
 		"the kernel's memory for a container with all these services: slab and per-CPU memory of the machine, a mean of %d", scaleContainers))
-	figure("heap_mb", float64(after.HeapAlloc-before.HeapAlloc)/1e6/scaleContainers, "MB", "the daemon's heap for each of them")
+	figure.Print("heap_mb", float64(after.HeapAlloc-before.HeapAlloc)/1e6/scaleContainers, "MB", "the daemon's heap for each of them")
 	return h.changes(ctx, fmt.Sprintf("with %d containers more on the host", scaleContainers), "_50")
 }
 
@@ -224,8 +226,8 @@ func (h *planeHost) attach(ctx context.Context) (time.Duration, error) {
 }
 
 // attachments are of containers that come and go, one after the other.
-func (h *planeHost) attachments(ctx context.Context, n int) (times, error) {
-	var all times
+func (h *planeHost) attachments(ctx context.Context, n int) (figure.Times, error) {
+	var all figure.Times
 	for range n {
 		took, err := h.attach(ctx)
 		if err != nil {
@@ -242,7 +244,7 @@ func (h *planeHost) attachments(ctx context.Context, n int) (times, error) {
 
 // changes lets one task of one service cease to be ready and be so again; and another end, and a new one come.
 func (h *planeHost) changes(ctx context.Context, what, suffix string) error {
-	var ready, come times
+	var ready, come figure.Times
 	for i := range 4 * h.rounds {
 		took, err := h.change(ctx, func() { h.tell(backendOf(500, 3, i%2 == 1)) })
 		if err != nil {
@@ -263,8 +265,8 @@ func (h *planeHost) changes(ctx context.Context, what, suffix string) error {
 		}
 		come = append(come, took)
 	}
-	figure("change_ready"+suffix+"_ms", ms(ready.median()), "ms", fmt.Sprintf("one of %d tasks is ready, or no more, until all is programmed, %s; median of %d; goal 5", scaleServices*scaleBackends, what, len(ready)))
-	figure("change_task"+suffix+"_ms", ms(come.median()), "ms", "one comes, or ends; the same")
+	figure.Print("change_ready"+suffix+"_ms", figure.Millis(ready.Median()), "ms", fmt.Sprintf("one of %d tasks is ready, or no more, until all is programmed, %s; median of %d; goal 5", scaleServices*scaleBackends, what, len(ready)))
+	figure.Print("change_task"+suffix+"_ms", figure.Millis(come.Median()), "ms", "one comes, or ends; the same")
 	return nil
 }
 

@@ -1,4 +1,4 @@
-package main
+package overlay
 
 import (
 	"context"
@@ -14,6 +14,8 @@ import (
 	"github.com/miekg/dns"
 	"golang.org/x/sync/errgroup"
 
+	"swarm/bench/figure"
+	"swarm/bench/testbed"
 	"swarm/dev"
 	"swarm/overlay/netns"
 	"swarm/overlay/resolve"
@@ -29,24 +31,25 @@ const (
 	probeTick = 5 * time.Millisecond
 )
 
-// propagation: one task comes and goes, and every host of a cluster is asked when it knew. On hosts with containers, a prober
-// in a container's namespace asks the name server for the service's tasks and connects to its virtual address: the moment
-// is when both are right. Hosts that simulate have no maps: the moment is when their worker was told. A task comes when its
-// own host says that it runs; it goes when the service is scaled down, the call included.
-func propagation(ctx context.Context, e env) error {
-	c, err := bring(ctx, e, dev.Options{
-		Nodes: realHosts + simulatedHosts, Managers: 3, Simulated: simulatedHosts, DaemonArgs: journaled(), StartTimeout: 2 * time.Minute,
-	}, e.archive)
+// Propagation measures how soon every host of a cluster knows that a task has come or gone. On hosts
+// with containers, a prober in a container's namespace asks the name server for the service's tasks
+// and connects to the service's virtual address; the host knows when both answers are right. Hosts
+// that simulate containers have no tables; such a host knows when its worker was told. A task comes
+// when its own host says that it runs. It goes when the service is scaled down, the call included.
+func Propagation(ctx context.Context, e testbed.Env) error {
+	c, err := testbed.Up(ctx, e, dev.Options{
+		Nodes: realHosts + simulatedHosts, Managers: 3, Simulated: simulatedHosts, DaemonArgs: testbed.JournalArgs(), StartTimeout: 2 * time.Minute,
+	}, e.Archive)
 	if err != nil {
 		return err
 	}
-	defer c.down()
+	defer c.Down()
 	p, err := newPropagation(ctx, c)
 	if err != nil {
 		return err
 	}
 	defer p.close()
-	var up, down times
+	var up, down figure.Times
 	for i := range changesSeen/2 + 1 {
 		came, err := p.change(ctx, true)
 		if err != nil {
@@ -61,9 +64,9 @@ func propagation(ctx context.Context, e env) error {
 		}
 	}
 	all := slices.Sorted(slices.Values(slices.Concat(up, down)))
-	figure("propagation_p99_ms", ms(all[len(all)*99/100-1]), "ms", fmt.Sprintf(
+	figure.Print("propagation_p99_ms", figure.Millis(all[len(all)*99/100-1]), "ms", fmt.Sprintf(
 		"a task runs, or goes, to the last of %d hosts (names and maps) and %d simulated ones (told); %d changes, medians %.0f and %.0f, worst %.0f; load %s; goal 300",
-		realHosts, simulatedHosts, len(all), ms(up.median()), ms(down.median()), ms(all[len(all)-1]), loadAverage()))
+		realHosts, simulatedHosts, len(all), figure.Millis(up.Median()), figure.Millis(down.Median()), figure.Millis(all[len(all)-1]), loadAverage()))
 	return nil
 }
 
@@ -77,39 +80,39 @@ func loadAverage() string {
 }
 
 type propagationBench struct {
-	c        *cluster
+	c        *testbed.Cluster
 	probers  []*prober
-	journals []*journal
+	journals []*testbed.Journal
 	name     string
 	virtual  netip.AddrPort
 	task     string // the one that came last
 }
 
-func newPropagation(ctx context.Context, c *cluster) (*propagationBench, error) {
+func newPropagation(ctx context.Context, c *testbed.Cluster) (*propagationBench, error) {
 	p := &propagationBench{c: c, name: "web"}
-	info, err := c.control.CreateNetwork(ctx, &swarmv1.CreateNetworkRequest{Spec: &swarmv1.NetworkSpec{Name: "bench"}})
+	info, err := c.Control.CreateNetwork(ctx, &swarmv1.CreateNetworkRequest{Spec: &swarmv1.NetworkSpec{Name: "bench"}})
 	if err != nil {
 		return nil, err
 	}
 	networks := []*swarmv1.NetworkAttachmentConfig{{Target: info.GetNetwork().GetId()}}
-	w, err := watch(ctx, c.control)
+	w, err := testbed.Watch(ctx, c.Control)
 	if err != nil {
 		return nil, err
 	}
-	everywhere := service("probe", 0)
+	everywhere := testbed.Service("probe", 0)
 	everywhere.Mode = &swarmv1.ServiceMode{Mode: &swarmv1.ServiceMode_Global{Global: &swarmv1.GlobalService{}}}
 	everywhere.TaskTemplate.Networks = networks
-	if err := create(ctx, c.control, w, everywhere, realHosts+simulatedHosts); err != nil {
+	if err := testbed.Create(ctx, c.Control, w, everywhere, realHosts+simulatedHosts); err != nil {
 		return nil, err
 	}
 	// On a host whose containers are real; the others only hear of it.
-	web := service(p.name, 0)
+	web := testbed.Service(p.name, 0)
 	web.TaskTemplate.Networks = networks
 	web.TaskTemplate.Placement = &swarmv1.Placement{Constraints: []string{"node.hostname==node1"}}
-	if _, err := c.control.CreateService(ctx, &swarmv1.CreateServiceRequest{Spec: web}); err != nil {
+	if _, err := c.Control.CreateService(ctx, &swarmv1.CreateServiceRequest{Spec: web}); err != nil {
 		return nil, err
 	}
-	virtual, err := virtualIP(ctx, c.control, p.name)
+	virtual, err := testbed.VirtualIP(ctx, c.Control, p.name)
 	if err != nil {
 		return nil, err
 	}
@@ -118,18 +121,18 @@ func newPropagation(ctx context.Context, c *cluster) (*propagationBench, error) 
 }
 
 func (p *propagationBench) openProbers(ctx context.Context) error {
-	tasks, err := p.c.control.ListTasks(ctx, &swarmv1.ListRequest{})
+	tasks, err := p.c.Control.ListTasks(ctx, &swarmv1.ListRequest{})
 	if err != nil {
 		return err
 	}
-	for _, h := range p.c.hosts[realHosts:] {
-		j, err := newJournal(h)
+	for _, h := range p.c.Nodes[realHosts:] {
+		j, err := testbed.OpenJournal(h)
 		if err != nil {
 			return err
 		}
 		p.journals = append(p.journals, j)
 	}
-	for _, h := range p.c.hosts[:realHosts] {
+	for _, h := range p.c.Nodes[:realHosts] {
 		for _, t := range tasks.GetTasks() {
 			ns, err := netns.Open(h.RunDir + "/netns/" + t.GetTask().GetId())
 			if err != nil {
@@ -158,12 +161,12 @@ func (p *propagationBench) close() {
 func (p *propagationBench) change(ctx context.Context, up bool) (time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	w, err := watch(ctx, p.c.control)
+	w, err := testbed.Watch(ctx, p.c.Control)
 	if err != nil {
 		return 0, err
 	}
 	for _, j := range p.journals {
-		if _, err := j.next("backend"); err != nil {
+		if _, err := j.Next("backend"); err != nil {
 			return 0, err
 		}
 	}
@@ -191,7 +194,7 @@ func (p *propagationBench) change(ctx context.Context, up bool) (time.Duration, 
 		return 0, err
 	}
 	if !up { // The next change is none before this one has come to its end.
-		if err := w.until(func(states map[string]swarmv1.TaskState) bool { _, left := states[p.task]; return !left }); err != nil {
+		if err := w.Until(func(states map[string]swarmv1.TaskState) bool { _, left := states[p.task]; return !left }); err != nil {
 			return 0, err
 		}
 	}
@@ -199,7 +202,7 @@ func (p *propagationBench) change(ctx context.Context, up bool) (time.Duration, 
 }
 
 func (p *propagationBench) scale(ctx context.Context, up bool) (time.Time, error) {
-	now, err := p.c.control.GetService(ctx, &swarmv1.GetRequest{Id: p.name})
+	now, err := p.c.Control.GetService(ctx, &swarmv1.GetRequest{Id: p.name})
 	if err != nil {
 		return time.Time{}, err
 	}
@@ -209,20 +212,19 @@ func (p *propagationBench) scale(ctx context.Context, up bool) (time.Time, error
 		spec.GetMode().GetReplicated().Replicas = 1
 	}
 	began := time.Now()
-	_, err = p.c.control.UpdateService(ctx, &swarmv1.UpdateServiceRequest{Id: p.name, Version: now.GetService().GetMeta().GetVersion(), Spec: spec})
+	_, err = p.c.Control.UpdateService(ctx, &swarmv1.UpdateServiceRequest{Id: p.name, Version: now.GetService().GetMeta().GetVersion(), Spec: spec})
 	return began, err
 }
 
 // running waits until the service's task runs, and gives the moment at which its host said so.
-func (p *propagationBench) running(w *watcher) (at time.Time, err error) {
+func (p *propagationBench) running(w *testbed.Watcher) (at time.Time, err error) {
 	for {
-		event, err := w.stream.Recv()
+		event, err := w.Next()
 		if err != nil {
 			return at, err
 		}
 		if s := event.GetObject().GetTaskStatus(); s.GetState() == swarmv1.TaskState_RUNNING {
 			p.task = s.GetTaskId()
-			w.states[p.task] = s.GetState()
 			return s.GetTimestamp().AsTime(), nil
 		}
 	}
@@ -233,8 +235,8 @@ func (p *propagationBench) told(ctx context.Context, ready bool) ([]time.Time, e
 	var out []time.Time
 	for _, j := range p.journals {
 		heard := false
-		err := poll(ctx, "a simulated host to hear of it", func() bool {
-			entries, _ := j.next("backend")
+		err := testbed.Poll(ctx, "a simulated host to hear of it", func() bool {
+			entries, _ := j.Next("backend")
 			for _, one := range entries {
 				if !heard && one.Task == p.task && one.Ready == ready {
 					heard = true
@@ -244,7 +246,7 @@ func (p *propagationBench) told(ctx context.Context, ready bool) ([]time.Time, e
 			return heard
 		})
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", j.path, err)
+			return nil, fmt.Errorf("%s: %w", j.Path, err)
 		}
 	}
 	return out, nil
