@@ -19,7 +19,7 @@ func TestPersist_PanicsAndFailuresAreRetried(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		began := time.Now()
 		var attempts []time.Duration
-		m.persist(ctx, "plan", func(context.Context) error {
+		m.keepRunning(ctx, "plan", func(context.Context) error {
 			attempts = append(attempts, time.Since(began))
 			if len(attempts) == 4 {
 				cancel()

@@ -14,9 +14,9 @@ import (
 )
 
 // takeOverAddress writes the address of a node that has another one than before, for example from
-// DHCP. The node's certificate has proved who calls. That the node has the address, it proves by its
-// answer there. A node that does not answer gets no session and so no tasks, because other nodes
-// would not reach them either.
+// DHCP. The node's certificate has proved who calls. That the node has the address, it proves by
+// its answer there. A node that does not answer gets no session and so no tasks, because other
+// nodes would not reach them either.
 func (s *Server) takeOverAddress(ctx context.Context, id string, hello *swarmv1.Hello) error {
 	for range openAttempts {
 		view := s.deps.Store.View()

@@ -29,9 +29,9 @@ const (
 	replicaTimeout = 5 * time.Second
 )
 
-// How much of each node's reports is committed, however often the node opens a session: the burst at
-// once, and one unit more in each period. Of descriptions and image reports only the newest counts,
-// so that an honest worker loses nothing when it waits.
+// How much of each node's reports is committed, however often the node opens a session: the burst
+// at once, and one unit more in each period. Of descriptions and image reports only the newest
+// counts, so that an honest worker loses nothing when it waits.
 var (
 	factsPace  = pace.Budget{Burst: 20, Period: 500 * time.Millisecond}                // descriptions and image reports
 	statusPace = pace.Budget{Burst: 8 << 20, Period: time.Second / (512 << 10)}        // bytes of task statuses
@@ -39,8 +39,9 @@ var (
 )
 
 // entry is what the worker of one session has reported and the store does not have yet. It has at
-// most one report of each kind: of descriptions and image reports only the newest counts, and a worker
-// waits for the acknowledgement of a status report. The number of sessions therefore bounds the queue.
+// most one report of each kind: of descriptions and image reports only the newest counts, and a
+// worker waits for the acknowledgement of a status report. The number of sessions therefore bounds
+// the queue.
 type entry struct {
 	session     *session
 	status      *swarmv1.StatusReport
@@ -81,9 +82,9 @@ type store interface {
 }
 
 // committer writes what workers report. The entries that come during one commit make the next one.
-// When a commit fails, the next one has half as many entries, and so on, until an entry that cannot be
-// committed is alone. That entry is tried again after the others, and then dropped. So no report holds
-// up the others for long.
+// When a commit fails, the next one has half as many entries, and so on, until an entry that cannot
+// be committed is alone. That entry is tried again after the others, and then dropped. So no report
+// holds up the others for long.
 type committer struct {
 	log     *slog.Logger
 	sampled *logsample.Sampler
@@ -145,8 +146,8 @@ func (c *committer) putBack(entries []*entry, front bool) {
 	}
 }
 
-// take removes up to c.batch entries with about maxGroups changes from the queue, oldest first. Reports
-// of nodes that report too often stay; the first of them may be taken after wait.
+// take removes up to c.batch entries with about maxGroups changes from the queue, oldest first.
+// Reports of nodes that report too often stay; the first of them may be taken after wait.
 func (c *committer) take() (out []*entry, wait time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -259,14 +260,15 @@ func (c *committer) isUnstorable(e *entry, err error) bool {
 	return e.failures >= maxFailures && c.succeeded > e.since
 }
 
-// drop gives up an entry and ends its session, because the worker would wait for an acknowledgement.
+// drop gives up an entry and ends its session, because the worker would wait for an
+// acknowledgement.
 func (c *committer) drop(e *entry, err error) {
 	c.sampled.Log(slog.LevelWarn, "drop "+e.session.node, "report of a worker cannot be stored and is dropped", "node", e.session.node, "err", err)
 	e.session.close(errdefs.ErrInvalidArgument.WithMessage("a report of this node cannot be stored: " + err.Error()))
 }
 
-// write commits the entries together and acknowledges the statuses. It queues again the descriptions
-// and image reports whose changes were made from rows that have changed since.
+// write commits the entries together and acknowledges the statuses. It queues again the
+// descriptions and image reports whose changes were made from rows that have changed since.
 func (c *committer) write(ctx context.Context, entries []*entry) error {
 	groups, owners := c.groups(c.store.View(), entries)
 	var again []*entry
@@ -302,9 +304,9 @@ func (c *committer) waitForReplica(ctx context.Context, index uint64) {
 	}
 }
 
-// shouldRetry reports whether to make a rejected group again. A rejected status is out of date, or its
-// task is gone. A rejected description was made from a row that has changed since, and is still the
-// newest one of the worker.
+// shouldRetry reports whether to make a rejected group again. A rejected status is out of date, or
+// its task is gone. A rejected description was made from a row that has changed since, and is still
+// the newest one of the worker.
 func (c *committer) shouldRetry(e *entry, err error) bool {
 	switch {
 	case err == nil:

@@ -18,13 +18,13 @@
 // message. The session's sender computes the next message from the newest view when it is free. A
 // slow worker therefore costs a set of references and not a queue of messages.
 //
-// The package decides nothing about tasks, and nothing that it does waits for a timer where an event
-// could wake it. Package liveness decides which nodes are up.
+// The package decides nothing about tasks, and nothing that it does waits for a timer where an
+// event could wake it. Package liveness decides which nodes are up.
 //
 // The daemon registers Server for the gRPC services Dispatcher and Liveness. Goroutines: Run has
-// three, which follow the store, commit reports, and report the sessions to the leader. Each session
-// has the goroutine of its gRPC handler, one that sends, and one that receives. Run waits for those
-// that receive. LeadLiveness, which runs while this manager leads, has two.
+// three, which follow the store, commit reports, and report the sessions to the leader. Each
+// session has the goroutine of its gRPC handler, one that sends, and one that receives. Run waits
+// for those that receive. LeadLiveness, which runs while this manager leads, has two.
 package dispatch
 
 import (
@@ -64,8 +64,8 @@ type Deps struct {
 	Gossip liveness.Gossip
 	// Conn returns a connection to another manager's gRPC services.
 	Conn func(nodeID string) (grpc.ClientConnInterface, error)
-	// Answers reports whether a node answers at an address and port, and proves there who it is. When
-	// it is nil, a node's word for its new address is enough.
+	// Answers reports whether a node answers at an address and port, and proves there who it is.
+	// When it is nil, a node's word for its new address is enough.
 	Answers func(ctx context.Context, nodeID, hostport string) error
 }
 
@@ -259,8 +259,8 @@ func (s *Server) closeAll(err error) {
 	}
 }
 
-// note logs what happened to a node. A worker can cause such lines as often as it may open a session,
-// so that lines above the rate are of level Debug.
+// note logs what happened to a node. A worker can cause such lines as often as it may open a
+// session, so that lines above the rate are of level Debug.
 func (s *Server) note(nodeID, msg string, args ...any) {
 	level := slog.LevelInfo
 	if s.notes.Take(nodeID) > 0 {

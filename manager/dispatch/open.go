@@ -23,12 +23,12 @@ import (
 )
 
 const (
-	// openTimeout bounds what the start of a session waits for: the leader, and this replica to catch up
-	// with it.
+	// openTimeout bounds what the start of a session waits for: the leader, and this replica to
+	// catch up with it.
 	openTimeout  = 5 * time.Second
 	openAttempts = 8
-	// opensBurst and opensPeriod bound how often one node may open a session. Each session costs the
-	// leader a write.
+	// opensBurst and opensPeriod bound how often one node may open a session. Each session costs
+	// the leader a write.
 	opensBurst  = 20
 	opensPeriod = time.Second
 )
@@ -172,8 +172,8 @@ func (s *Server) checkKey(ctx context.Context, node *swarmv1.Node) error {
 	return nil
 }
 
-// freshView returns a view that has everything that the leader had committed before the call. It has
-// every node that has joined, no node that was removed, and everything that the worker has seen
+// freshView returns a view that has everything that the leader had committed before the call. It
+// has every node that has joined, no node that was removed, and everything that the worker has seen
 // before. Callers that are unknown here share one question to the leader a second, because a host
 // that was removed may call without end.
 func (s *Server) freshView(ctx context.Context, id string) (*raftstore.View, error) {
@@ -296,9 +296,9 @@ func (s *Server) register(x *session) error {
 	return nil
 }
 
-// unregister removes the session and keeps how it ended, which is evidence of whether the node is up.
-// The time of the end is not evidence: a connection that a firewall cuts breaks after a while, and
-// the node has not been heard for as long. So the time when it was last heard is kept.
+// unregister removes the session and keeps how it ended, which is evidence of whether the node is
+// up. The time of the end is not evidence: a connection that a firewall cuts breaks after a while,
+// and the node has not been heard for as long. So the time when it was last heard is kept.
 func (s *Server) unregister(x *session) {
 	broken := errors.Is(x.reason(), errBroken)
 	s.mu.Lock()

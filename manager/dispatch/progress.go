@@ -7,8 +7,8 @@ import (
 	"swarm/internal/broadcast"
 )
 
-// lagAfter is how long a node may take to act on what it was sent. Then nobody waits for it until it
-// has caught up. Otherwise whoever has root on a worker could hold up every task that stops, and
+// lagAfter is how long a node may take to act on what it was sent. Then nobody waits for it until
+// it has caught up. Otherwise whoever has root on a worker could hold up every task that stops, and
 // every update, for ever.
 const lagAfter = 3 * time.Second
 
@@ -86,8 +86,8 @@ func (p *progress) reach(generation uint64) {
 	}
 }
 
-// waitProgrammed waits until the worker has acted on everything that its session is marked with now,
-// or until the worker lags. open is false when the session or ctx is over.
+// waitProgrammed waits until the worker has acted on everything that its session is marked with
+// now, or until the worker lags. open is false when the session or ctx is over.
 func (x *session) waitProgrammed(ctx context.Context) (open, lags bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()

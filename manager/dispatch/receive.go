@@ -84,8 +84,8 @@ func (x *session) statusReported(sequence uint64) error {
 	return nil
 }
 
-// assignmentsApplied notes that the worker's kernel and name server are as assignments say, which the
-// worker must have been sent.
+// assignmentsApplied notes that the worker's kernel and name server are as assignments say, which
+// the worker must have been sent.
 func (x *session) assignmentsApplied(sequence uint64) error {
 	x.mu.Lock()
 	defer x.mu.Unlock()

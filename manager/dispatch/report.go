@@ -14,8 +14,8 @@ import (
 // Range of the ports that a node chooses for its tasks when the service names none.
 const firstDynamicPort, lastDynamicPort = 30000, 32767
 
-// groups returns one group for each changed row, so that the store accepts or rejects each row alone,
-// and the entry that each group comes from.
+// groups returns one group for each changed row, so that the store accepts or rejects each row
+// alone, and the entry that each group comes from.
 func (c *committer) groups(view *raftstore.View, entries []*entry) (groups []*swarmv1.Group, owners []int) {
 	last := make(map[string]int) // task id -> its group
 	for i, e := range entries {
@@ -40,8 +40,8 @@ func (c *committer) groups(view *raftstore.View, entries []*entry) (groups []*sw
 }
 
 // statuses returns the updates of an entry that may be stored. Each is of a task on the session's
-// node that has not ended otherwise. It gets the epoch of the session and the sequence of the report.
-// Ports that the task does not publish are removed, and times in the future become now.
+// node that has not ended otherwise. It gets the epoch of the session and the sequence of the
+// report. Ports that the task does not publish are removed, and times in the future become now.
 func statuses(view *raftstore.View, e *entry, now time.Time) []*swarmv1.TaskStatus {
 	var out []*swarmv1.TaskStatus
 	for _, st := range e.status.GetUpdates() {

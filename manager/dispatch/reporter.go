@@ -14,11 +14,11 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// reportSessions reports the sessions to the leader twice in every heartbeat period, and at once when
-// a session begins or ends, until ctx ends. Workers are told which of their heartbeats the leader has
-// heard of, because the lease of single-writer tasks counts from those. When the leader has not
-// answered for three heartbeats, the sessions are closed, so that their workers find a manager that
-// is in touch with the leader.
+// reportSessions reports the sessions to the leader twice in every heartbeat period, and at once
+// when a session begins or ends, until ctx ends. Workers are told which of their heartbeats the
+// leader has heard of, because the lease of single-writer tasks counts from those. When the leader
+// has not answered for three heartbeats, the sessions are closed, so that their workers find a
+// manager that is in touch with the leader.
 func (s *Server) reportSessions(ctx context.Context) error {
 	answered := time.Now()
 	timer := time.NewTimer(0)
@@ -112,8 +112,8 @@ func (s *Server) ledFor(now time.Time) time.Duration {
 }
 
 // sessionReport returns what this manager reports of its sessions. A session that has ended is
-// reported for two session timeouts, and for as long as it is the newest of a node that still counts
-// as up: the leader may have changed before it could draw its conclusion.
+// reported for two session timeouts, and for as long as it is the newest of a node that still
+// counts as up: the leader may have changed before it could draw its conclusion.
 func (s *Server) sessionReport(now time.Time) *swarmv1.SessionReport {
 	view := s.deps.Store.View()
 	_, timeout := paceOf(view.Cluster())

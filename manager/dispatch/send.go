@@ -21,10 +21,10 @@ import (
 // that is being sent.
 const farewellTimeout = 2 * time.Second
 
-// serve sends until the session is over. A worker that reads nothing blocks a message for as long as
-// its stream is open, and gRPC keeps such a message for as long as the connection lives, even when
-// the call has ended. So serve waits for one message no longer than the session timeout, and for a
-// short time once the session is over. Then it closes the worker's connection.
+// serve sends until the session is over. A worker that reads nothing blocks a message for as long
+// as its stream is open, and gRPC keeps such a message for as long as the connection lives, even
+// when the call has ended. So serve waits for one message no longer than the session timeout, and
+// for a short time once the session is over. Then it closes the worker's connection.
 func (x *session) serve(ctx context.Context, first *swarmv1.ToWorker) error {
 	sender := make(chan error, 1)
 	go func() {
@@ -114,8 +114,8 @@ func (x *session) take() work {
 		generation: x.progress.generation, departing: x.departing,
 	}
 	if w.view != nil {
-		// A session begins with a view that may be newer than the one with which the follower of the
-		// store marks it next. The worker must never be sent an older state.
+		// A session begins with a view that may be newer than the one with which the follower of
+		// the store marks it next. The worker must never be sent an older state.
 		if w.view.Index() < x.viewIndex {
 			w.view = x.newest()
 		}
@@ -175,7 +175,8 @@ func (s *sender) sendAcks(w work) error {
 	return nil
 }
 
-// sendAssignments sends what has changed for the node. A complete set is sent even when it is empty.
+// sendAssignments sends what has changed for the node. A complete set is sent even when it is
+// empty.
 func (s *sender) sendAssignments(w work) error {
 	var changes []*swarmv1.AssignmentChange
 	if w.complete {
@@ -196,8 +197,8 @@ func (s *sender) sendAssignments(w work) error {
 }
 
 // farewell sends the last message of a session that either side has closed. A node that was removed
-// is told so. Others get an empty message, on which they do not act: gRPC accepts it once the worker
-// has read all messages before it but for 64 KiB, so that farewell waits for those.
+// is told so. Others get an empty message, on which they do not act: gRPC accepts it once the
+// worker has read all messages before it but for 64 KiB, so that farewell waits for those.
 func (x *session) farewell() error {
 	err := x.reason()
 	last := &swarmv1.ToWorker{}

@@ -28,11 +28,11 @@ type session struct {
 	node  string
 	epoch uint64
 	addr  string // the worker's host, as seen from here
-	// lease of single-writer tasks that the worker is granted. It is never longer than the one in the
-	// node's row.
+	// lease of single-writer tasks that the worker is granted. It is never longer than the one in
+	// the node's row.
 	lease time.Duration
-	// timeout is the session timeout of the cluster when the session began. It also bounds how long the
-	// worker may take to accept one message.
+	// timeout is the session timeout of the cluster when the session began. It also bounds how long
+	// the worker may take to accept one message.
 	timeout time.Duration
 
 	stream swarmv1.Dispatcher_SessionServer
@@ -63,8 +63,8 @@ type session struct {
 	reported        uint64 // sequence of the newest status report
 	reportAcked     uint64 // sequence of the newest status report that was acknowledged
 	assignmentsSent uint64 // sequence of the newest assignments, whose sending has begun
-	// applied says that the worker has acted on assignments of this session. Then it does not hold a
-	// lease of an earlier session any more.
+	// applied says that the worker has acted on assignments of this session. Then it does not hold
+	// a lease of an earlier session any more.
 	applied bool
 
 	progress progress
@@ -182,8 +182,8 @@ func (x *session) isDeparting() bool {
 	return x.departing
 }
 
-// heldLease returns the lease that the worker holds, and 0 while it may still hold one of an earlier
-// session.
+// heldLease returns the lease that the worker holds, and 0 while it may still hold one of an
+// earlier session.
 func (x *session) heldLease() time.Duration {
 	x.mu.Lock()
 	defer x.mu.Unlock()

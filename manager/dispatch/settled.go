@@ -21,18 +21,18 @@ import (
 const (
 	// settledTimeout bounds the wait of a caller that names no earlier deadline.
 	settledTimeout = 30 * time.Second
-	// roundTimeout bounds one question to all managers. A node that does not answer may count as down
-	// by the next one.
+	// roundTimeout bounds one question to all managers. A node that does not answer may count as
+	// down by the next one.
 	roundTimeout = 3 * time.Second
-	// roundPause follows a round in which some nodes had no session: they are about to begin another
-	// one, or about to count as down.
+	// roundPause follows a round in which some nodes had no session: they are about to begin
+	// another one, or about to count as down.
 	roundPause = 50 * time.Millisecond
 )
 
-// Settled waits until every ready node, whichever manager serves it, has programmed what this manager
-// knows now: its kernel and its name server are as the newest assignments say. It does not wait for
-// nodes that lag. A worker calls it without an index; a manager calls it with the index for the nodes
-// that the called manager serves.
+// Settled waits until every ready node, whichever manager serves it, has programmed what this
+// manager knows now: its kernel and its name server are as the newest assignments say. It does not
+// wait for nodes that lag. A worker calls it without an index; a manager calls it with the index
+// for the nodes that the called manager serves.
 func (s *Server) Settled(ctx context.Context, req *swarmv1.SettledRequest) (*swarmv1.SettledResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, settledTimeout)
 	defer cancel()
@@ -61,8 +61,8 @@ func settledResponse(nodes []string) *swarmv1.SettledResponse {
 	return &swarmv1.SettledResponse{Nodes: uint32(len(nodes)), NodeIds: nodes}
 }
 
-// programmedAnywhere asks all managers at once. A manager that does not answer counts as one without
-// nodes. A node whose session has just moved may be named twice.
+// programmedAnywhere asks all managers at once. A manager that does not answer counts as one
+// without nodes. A node whose session has just moved may be named twice.
 func (s *Server) programmedAnywhere(ctx context.Context, index uint64) []string {
 	var (
 		mu  sync.Mutex // guards all

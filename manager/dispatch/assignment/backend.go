@@ -6,9 +6,9 @@ import (
 	"swarm/raftstore"
 )
 
-// backendOf returns what other nodes are told of a task. It returns nil when the task is not placed,
-// has ended, or cannot be reached from other nodes: it is on no overlay network, and its service
-// publishes no port on all nodes.
+// backendOf returns what other nodes are told of a task. It returns nil when the task is not
+// placed, has ended, or cannot be reached from other nodes: it is on no overlay network, and its
+// service publishes no port on all nodes.
 func backendOf(view *raftstore.View, id string, published bool) *swarmv1.Backend {
 	t, ok := view.Tasks.Get(id)
 	st := view.Status(id)
@@ -22,8 +22,8 @@ func backendOf(view *raftstore.View, id string, published bool) *swarmv1.Backend
 	}
 }
 
-// hostname returns the hostname that the task's service sets for its container. It is empty when the
-// service sets none, or one whose template fails: such a task is rejected by its worker.
+// hostname returns the hostname that the task's service sets for its container. It is empty when
+// the service sets none, or one whose template fails: such a task is rejected by its worker.
 func hostname(view *raftstore.View, t *swarmv1.Task) string {
 	rev, _ := view.Revision(t.GetServiceId(), t.GetRevision())
 	if rev.GetSpec().GetTaskTemplate().GetContainerSpec().GetHostname() == "" {

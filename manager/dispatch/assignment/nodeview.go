@@ -54,8 +54,8 @@ func (s *Set) syncRef(m *message, r Ref) bool {
 			s.syncBackend(m, r.Service, r.ID)
 		}
 	case kindAttachment:
-		// Services may have left the network at the same moment, and are then not among the network's
-		// services. So all services that the node has been sent are compared as well.
+		// Services may have left the network at the same moment, and are then not among the
+		// network's services. So all services that the node has been sent are compared as well.
 		for _, id := range slices.Sorted(maps.Keys(s.view.services)) {
 			s.syncService(m, id)
 		}

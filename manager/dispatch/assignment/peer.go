@@ -29,7 +29,8 @@ func (t *topology) updateClaim(before, after *swarmv1.Claim) (nodes []string) {
 	return nodes
 }
 
-// meshAddress returns the node that a claim belongs to and the address. ok is false for other claims.
+// meshAddress returns the node that a claim belongs to and the address. ok is false for other
+// claims.
 func meshAddress(c *swarmv1.Claim) (node string, addr netip.Addr, ok bool) {
 	if node, ok = ipam.NodeOwner(c.GetOwner()); !ok {
 		return "", addr, false
@@ -38,7 +39,8 @@ func meshAddress(c *swarmv1.Claim) (node string, addr netip.Addr, ok bool) {
 	return node, addr, ok
 }
 
-// updateIngress reads the subnets of the network ingress again, and with them every node's addresses.
+// updateIngress reads the subnets of the network ingress again, and with them every node's
+// addresses.
 func (t *topology) updateIngress(d *Dirty, view *raftstore.View) {
 	row, _ := view.NetworkByName(spec.Ingress)
 	t.subnets, _ = ipam.ParseSubnets(row.GetIpam())

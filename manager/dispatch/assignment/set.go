@@ -118,8 +118,8 @@ func (s *Set) finish(m *message) []*swarmv1.AssignmentChange {
 func (s *Set) syncTask(m *message, view *raftstore.View, id string) {
 	before, had := s.tasks[id]
 	t, ok := view.Tasks.Get(id)
-	// A task of a global service names its node before it is assigned, because its slot is the node.
-	// It may still wait for resources there.
+	// A task of a global service names its node before it is assigned, because its slot is the
+	// node. It may still wait for resources there.
 	if st := view.Status(id); st != nil && st.GetState() < swarmv1.TaskState_ASSIGNED {
 		ok = false
 	}
@@ -183,8 +183,8 @@ func (s *Set) syncDependency(m *message, view *raftstore.View, r Ref) {
 	}
 }
 
-// lookup returns the assignment that a reference names and the version of its row; nil when there is
-// no such row.
+// lookup returns the assignment that a reference names and the version of its row; nil when there
+// is no such row.
 func lookup(view *raftstore.View, r Ref) (*swarmv1.Assignment, uint64) {
 	switch r.Kind {
 	case swarmv1.AssignmentRef_REVISION:

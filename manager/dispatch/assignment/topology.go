@@ -154,8 +154,8 @@ func (t *topology) updateService(d *Dirty, view *raftstore.View, id string) {
 	t.dropUnused(id, svc)
 }
 
-// servicePlace returns the overlay networks of a service's current revision, and whether the service
-// publishes a port on all nodes.
+// servicePlace returns the overlay networks of a service's current revision, and whether the
+// service publishes a port on all nodes.
 func servicePlace(view *raftstore.View, id string) (networks []string, published bool) {
 	svc, ok := view.Services.Get(id)
 	if !ok {

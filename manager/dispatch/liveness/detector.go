@@ -62,8 +62,8 @@ func (d *Detector) Reconsider() {
 	}
 }
 
-// Lead decides which nodes are up until ctx ends. The manager calls it while it leads. It returns an
-// error when it cannot follow the store; it may be called again.
+// Lead decides which nodes are up until ctx ends. The manager calls it while it leads. It returns
+// an error when it cannot follow the store; it may be called again.
 func (d *Detector) Lead(ctx context.Context) error {
 	d.sessions.beginTerm(time.Now())
 	defer d.sessions.endTerm()
@@ -87,7 +87,8 @@ func (d *Detector) Lead(ctx context.Context) error {
 	return g.Wait()
 }
 
-// judge looks at all nodes whenever the evidence has changed, and when time alone changes a verdict.
+// judge looks at all nodes whenever the evidence has changed, and when time alone changes a
+// verdict.
 func (d *Detector) judge(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -119,7 +120,8 @@ func (d *Detector) judge(ctx context.Context) error {
 // judgeAll writes what follows for every node, and returns the time after which to look again.
 func (d *Detector) judgeAll(ctx context.Context) (time.Duration, error) {
 	now, view := time.Now(), d.deps.Store.View()
-	// A node of this view that is not among the sessions would be taken for one with an open session.
+	// A node of this view that is not among the sessions would be taken for one with an open
+	// session.
 	d.sessions.reconcile(view, now)
 	d.sessions.report(d.deps.Sessions(now), now)
 	beat, timeout := spec.SessionPace(view.Cluster().GetSpec().GetDispatcher())
@@ -198,7 +200,8 @@ func (d *Detector) TakeReport(ctx context.Context, r *swarmv1.SessionReport) (*s
 		return nil, errdefs.ErrUnavailable.WithMessage("this manager does not lead: ask " + d.deps.Store.Leader())
 	}
 	d.Reconsider()
-	// A leader whose process was suspended may have a successor, which has not heard of these sessions.
+	// A leader whose process was suspended may have a successor, which has not heard of these
+	// sessions.
 	if _, err := d.deps.Store.ReadIndex(ctx); err != nil || !d.deps.Store.IsLeader() {
 		return nil, errdefs.ErrUnavailable.WithMessage("this manager cannot confirm that it leads: ask again")
 	}

@@ -15,10 +15,11 @@ type Evidence struct {
 	State swarmv1.NodeState_State
 	// Fenced is what the node's row says.
 	Fenced bool
-	// Heard is how long ago the node's newest session last heard from the worker, whether the session
-	// is over or not, as the manager that serves or served it says. The time counts only as far back as
-	// the managers have had a leader, because without a leader a worker cannot begin a session. When no
-	// manager has reported the session, it counts from the start of this leader's term at most.
+	// Heard is how long ago the node's newest session last heard from the worker, whether the
+	// session is over or not, as the manager that serves or served it says. The time counts only as
+	// far back as the managers have had a leader, because without a leader a worker cannot begin a
+	// session. When no manager has reported the session, it counts from the start of this leader's
+	// term at most.
 	Heard time.Duration
 	// Open says that the newest session is not known to be over.
 	Open bool
@@ -56,9 +57,9 @@ type Verdict struct {
 // Judge decides whether a node is up, and whether a node that is down is fenced.
 //
 // Gossip alone takes no node down. Silence alone takes the session timeout. Silence of an open
-// session takes three heartbeats when gossip says too that the node is away. A connection that broke
-// counts at once when gossip says that the host does not answer either. When only the daemon has
-// died, its containers run on, and it has the session timeout to return; the same holds after a
+// session takes three heartbeats when gossip says too that the node is away. A connection that
+// broke counts at once when gossip says that the host does not answer either. When only the daemon
+// has died, its containers run on, and it has the session timeout to return; the same holds after a
 // goodbye, because a daemon that is restarted or upgraded says goodbye, and gossip then reports its
 // failure as a matter of course. A leader that has led for less than three heartbeats takes no node
 // down by any of these rules. A node whose host announced that it goes down is down.
@@ -67,9 +68,10 @@ func Judge(e Evidence, l Limits) Verdict {
 	if v.State != swarmv1.NodeState_DOWN {
 		return v
 	}
-	// The lease counts from when the worker sent the last heartbeat that was confirmed to it. The worker
-	// sent that heartbeat before it was heard, so that counting from then fences late, never early. Two
-	// tasks of one slot would be worse than a late one, so that only time in this leader's own term counts.
+	// The lease counts from when the worker sent the last heartbeat that was confirmed to it. The
+	// worker sent that heartbeat before it was heard, so that counting from then fences late, never
+	// early. Two tasks of one slot would be worse than a late one, so that only time in this
+	// leader's own term counts.
 	left := cmp.Or(e.Lease, l.Timeout) + spec.FenceMargin - min(e.Heard, e.Leading)
 	v.Fenced = e.Fenced || left <= 0
 	if !v.Fenced && (v.Next == 0 || left < v.Next) {

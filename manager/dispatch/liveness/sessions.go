@@ -20,8 +20,8 @@ type lastSession struct {
 	// presumed says that no manager has reported the session yet: it is known from the store alone.
 	// Any report replaces it.
 	presumed bool
-	// departing says that the node has announced in this session that its host goes down. That stays
-	// true for the session's epoch.
+	// departing says that the node has announced in this session that its host goes down. That
+	// stays true for the session's epoch.
 	departing bool
 	// lease is the one that the worker holds; 0 when it is not known.
 	lease time.Duration
@@ -62,8 +62,9 @@ func (s *sessions) endTerm() {
 	s.since, s.byNode, s.begun = time.Time{}, nil, make(chan struct{})
 }
 
-// merge takes in what a manager says of a node's session, unless a newer session is known. Reports of
-// one session may arrive out of order: its end is final, and of two reports the later one counts.
+// merge takes in what a manager says of a node's session, unless a newer session is known. Reports
+// of one session may arrive out of order: its end is final, and of two reports the later one
+// counts.
 func (s *sessions) merge(node string, now lastSession) {
 	old, ok := s.byNode[node]
 	if ok && old.epoch == now.epoch && now.departing != old.departing {
@@ -133,8 +134,8 @@ func (s *sessions) reconcile(view *raftstore.View, now time.Time) {
 //
 // A reported session counts from when the worker was last heard, also before this term. Otherwise a
 // node that is gone would stay READY for as long as leaders change more often than every session
-// timeout. A presumed session counts from the start of the term: the manager that served it does not
-// report, so that nobody knows when the worker was last heard.
+// timeout. A presumed session counts from the start of the term: the manager that served it does
+// not report, so that nobody knows when the worker was last heard.
 func (s *sessions) evidence(st *swarmv1.NodeState, gossip GossipStatus, ledFor time.Duration, now time.Time) Evidence {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -149,8 +150,8 @@ func (s *sessions) evidence(st *swarmv1.NodeState, gossip GossipStatus, ledFor t
 	}
 }
 
-// shorterLease returns the lease that the worker holds when the node's row still has a longer one of
-// an earlier session, and 0 otherwise.
+// shorterLease returns the lease that the worker holds when the node's row still has a longer one
+// of an earlier session, and 0 otherwise.
 func (s *sessions) shorterLease(st *swarmv1.NodeState) time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()

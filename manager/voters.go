@@ -9,23 +9,25 @@ import (
 )
 
 const (
-	// A manager that does not answer yet is asked again after seatPause, then more and more rarely.
-	seatPause    = 50 * time.Millisecond
-	seatPauseMax = 2 * time.Second
-	seatPatience = 2 * time.Second
+	// votersPause is between two attempts to change the voters. It doubles up to votersPauseMax.
+	votersPause    = 50 * time.Millisecond
+	votersPauseMax = 2 * time.Second
+	// raftAnswerTimeout bounds one question whether a new manager's Raft listener answers.
+	raftAnswerTimeout = 2 * time.Second
 )
 
-// seats keeps Raft's voters in line with the roles of nodes, one change at a time. It looks when a node or its state has
-// changed, and asks again, more and more rarely, while a new manager does not answer yet or a former one cannot be spared.
-func (m *Manager) seats(ctx context.Context) error {
+// reconcileVoters keeps Raft's voters in line with the roles of nodes, one change at a time, until
+// ctx ends. It looks when a node or its state has changed. While a new manager does not answer yet,
+// or a former one cannot be removed yet, it tries again after growing pauses.
+func (m *Manager) reconcileVoters(ctx context.Context) error {
 	_, w := m.store.Watch(raftstore.TableNode, raftstore.TableNodeState)
 	defer w.Close()
-	for pause := seatPause; ; pause = min(2*pause, seatPauseMax) {
+	for pause := votersPause; ; pause = min(2*pause, votersPauseMax) {
 		until, cancel := ctx, context.CancelFunc(func() {})
-		if !m.seat(ctx, m.store.View()) {
+		if !m.changeVoters(ctx, m.store.View()) {
 			until, cancel = context.WithTimeout(ctx, pause)
 		} else {
-			pause = seatPause
+			pause = votersPause
 		}
 		_, err := w.Next(until)
 		due := until.Err() != nil
@@ -36,34 +38,35 @@ func (m *Manager) seats(ctx context.Context) error {
 	}
 }
 
-// seat makes what changes it can, and tells whether all voters are as they should be.
-func (m *Manager) seat(ctx context.Context, view *raftstore.View) (settled bool) {
+// changeVoters makes the changes that are possible now. It reports whether all voters are as they
+// should be.
+func (m *Manager) changeVoters(ctx context.Context, view *raftstore.View) (done bool) {
 	if view.Cluster() == nil {
-		return true // not founded yet
+		return true // not bootstrapped yet
 	}
 	voters := make(map[string]bool)
 	for _, s := range m.store.Servers() {
 		voters[s.ID] = s.Voter
 	}
-	settled = true
+	done = true
 	for n := range view.Nodes.All() {
 		if n.GetSpec().GetRole() == swarmv1.NodeSpec_MANAGER && !voters[n.GetId()] {
-			settled = m.addVoter(ctx, n.GetId()) && settled
+			done = m.addVoter(ctx, n.GetId()) && done
 		}
 	}
 	for id := range voters {
 		n, ok := view.Nodes.Get(id)
 		if !ok || n.GetSpec().GetRole() != swarmv1.NodeSpec_MANAGER {
-			settled = m.unseat(ctx, id) && settled
+			done = m.removeVoter(ctx, id) && done
 		}
 	}
-	return settled
+	return done
 }
 
-// addVoter gives a manager its vote once its Raft listener answers.
+// addVoter makes a manager a voter once its Raft listener answers.
 func (m *Manager) addVoter(ctx context.Context, id string) bool {
 	if m.deps.RaftAnswers != nil {
-		ask, cancel := context.WithTimeout(ctx, seatPatience)
+		ask, cancel := context.WithTimeout(ctx, raftAnswerTimeout)
 		err := m.deps.RaftAnswers(ask, id)
 		cancel()
 		if err != nil {
@@ -79,9 +82,9 @@ func (m *Manager) addVoter(ctx context.Context, id string) bool {
 	return true
 }
 
-// unseat takes a former manager's vote away; the store refuses when too few of the others answer. The leader hands over
-// before it goes: the next leader takes its vote.
-func (m *Manager) unseat(ctx context.Context, id string) bool {
+// removeVoter removes a former manager from Raft. The store refuses when too few of the others
+// answer. This manager itself transfers the leadership instead, and the next leader removes it.
+func (m *Manager) removeVoter(ctx context.Context, id string) bool {
 	change := m.store.RemoveServer
 	if id == m.cfg.NodeID {
 		change = func(ctx context.Context, _ string) error { return m.store.TransferLeadership(ctx) }
