@@ -18,13 +18,13 @@ import (
 )
 
 const (
-	// churnRest is how long nothing happens before memory is measured.
+	// churnRest is the time without work before memory is measured.
 	churnRest    = 30 * time.Second
 	managerTasks = 20_000
 	workerTasks  = 2_000
 )
 
-// churn: what is left in a manager, and in a worker, of tasks that came and went.
+// churn measures what remains in a manager and in a worker of tasks that have come and gone.
 func churn(ctx context.Context, e testbed.Env) error {
 	if err := managerChurn(ctx, e); err != nil {
 		return err
@@ -65,7 +65,7 @@ func managerChurn(ctx context.Context, e testbed.Env) error {
 	return nil
 }
 
-// restart kills a daemon and gives the time until it is ready again.
+// restart kills a daemon and returns the time until it is ready again.
 func restart(ctx context.Context, c *testbed.Cluster, h dev.Host) (time.Duration, error) {
 	if err := c.Kill(ctx, h.Name); err != nil {
 		return 0, err
@@ -113,7 +113,8 @@ func workerChurn(ctx context.Context, e testbed.Env) error {
 	return nil
 }
 
-// churned measures before, after half and after all of so many services of n tasks have come and gone.
+// churned makes and removes services of n tasks each, one after the other. It measures before the
+// first, after half of them and after the last.
 func churned(ctx context.Context, c *testbed.Cluster, services, n int, measure func() (float64, error), gone func(context.Context) error) (pss [3]float64, err error) {
 	for i := range services + 1 {
 		if i == 0 || i == services/2 || i == services {
@@ -134,7 +135,7 @@ func churned(ctx context.Context, c *testbed.Cluster, services, n int, measure f
 	return pss, nil
 }
 
-// size adds up the files of a name below a folder.
+// size adds up the sizes of the files with a name below a folder.
 func size(dir, name string) (total float64, err error) {
 	err = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.Name() != name {

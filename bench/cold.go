@@ -21,8 +21,9 @@ import (
 	"swarm/dev"
 )
 
-// cold: from nothing to the first service RUNNING, ours and dockerd's in turn. Loading the image is timed apart and
-// taken off both: it measures the archive's size.
+// cold measures the time from an empty folder to the first service RUNNING, of swarm and of dockerd
+// in turn. The time to load the image is subtracted from both, because it depends on the archive's
+// size.
 func cold(ctx context.Context, e testbed.Env) error {
 	if _, err := exec.LookPath("dockerd"); err != nil {
 		return errors.New("no dockerd to compare with: `make deps-bench` installs Debian's docker.io")
@@ -44,7 +45,7 @@ func cold(ctx context.Context, e testbed.Env) error {
 	return nil
 }
 
-// host is one namespace and the daemon in it.
+// host is one network namespace and the daemon in it.
 type host struct {
 	lab     *dev.Lab
 	dir     string
@@ -54,7 +55,7 @@ type host struct {
 	loading time.Duration
 }
 
-// coldRound makes a host, times what is done in it, and removes it.
+// coldRound makes a host, times do in it, and removes the host.
 func coldRound(ctx context.Context, e testbed.Env, i int, who string, do func(context.Context, testbed.Env, *host) error) (time.Duration, error) {
 	dir := filepath.Join(e.Dir, fmt.Sprintf("%s%d", who[:1], i))
 	lab, err := dev.NewLab(dev.LabConfig{Dir: filepath.Join(dir, "ns"), Name: "cold", Subnet: netip.MustParsePrefix("10.217.0.0/24")})
@@ -104,7 +105,7 @@ func (h *host) start(cmd *exec.Cmd) error {
 	return h.lab.Start("h", cmd)
 }
 
-// command runs a client.
+// command runs a client in the host until it ends.
 func (h *host) command(ctx context.Context, name string, args ...string) error {
 	var out bytes.Buffer
 	cmd := exec.CommandContext(ctx, name, args...)
@@ -118,7 +119,7 @@ func (h *host) command(ctx context.Context, name string, args ...string) error {
 	return nil
 }
 
-// load times the loading of the image apart.
+// load runs a client that loads the image, and notes how long it took.
 func (h *host) load(ctx context.Context, name string, args ...string) error {
 	began := time.Now()
 	err := h.command(ctx, name, args...)

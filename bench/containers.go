@@ -11,7 +11,8 @@ import (
 	"swarm/worker/containerd/layout"
 )
 
-// containers: 50 on one host through the whole product, against 50 bare ones through the same containerd, interleaved.
+// containers measures 50 containers of a service on one host against 50 containers that are made
+// with the same containerd alone, in turns.
 func containers(ctx context.Context, e testbed.Env) error {
 	const n, atOnce = 50, 4
 	c, err := testbed.Up(ctx, e, dev.Options{Nodes: 1, Managers: 1}, e.Archive)

@@ -12,8 +12,9 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// peerOverlay: 50 replicas with an overlay network on five hosts, ours and Docker's in turn, on clusters that are both up.
-func peerOverlay(ctx context.Context, e testbed.Env) error {
+// dockerOverlay measures a service of 50 replicas with an overlay network on five hosts, of swarm
+// and of Docker in turn. Both clusters are up all the time.
+func dockerOverlay(ctx context.Context, e testbed.Env) error {
 	const nodes, managers, replicas = 5, 3, 50
 	docker, err := peer.NewDocker(ctx, e, nodes, managers)
 	if err != nil {

@@ -13,11 +13,11 @@ import (
 	"swarm/internal/pause"
 )
 
-// idleFor is how long nothing is asked of a cluster that is measured at rest.
+// idleFor is how long a cluster that is measured at rest gets no calls.
 const idleFor = 30 * time.Second
 
-// idle: what a manager, a worker and the runtime beside it cost while nothing happens, against a
-// manager of Docker's that is idle at the same time, and what 50 containers add.
+// idle measures what a manager, a worker and their runtimes cost while nothing happens, against a
+// manager of Docker that is idle at the same time, and what 50 containers add.
 func idle(ctx context.Context, e testbed.Env) error {
 	docker, err := peer.NewDocker(ctx, e, 1, 1)
 	if err != nil {
@@ -89,7 +89,8 @@ func rest(ctx context.Context, a, b []testbed.Process) (ofA, ofB time.Duration, 
 	return used[1][0] - used[0][0], used[1][1] - used[0][1], nil
 }
 
-// fifty measures what 50 containers on the worker add: their shims, and by how much the daemon and the runtime grow.
+// fifty measures what 50 containers on the worker add: their shims, and by how much the daemon and
+// the runtime grow.
 func fifty(ctx context.Context, c *testbed.Cluster) error {
 	const n = 50
 	worker := c.Nodes[1]
@@ -126,7 +127,7 @@ func fifty(ctx context.Context, c *testbed.Cluster) error {
 	if err != nil {
 		return err
 	}
-	// A daemon that has shrunk meanwhile gives the containers nothing back.
+	// A daemon may have shrunk meanwhile. That is not subtracted from the containers' figure.
 	figure.Print("container_pss_mb", (shims+max(0, after-before))/n, "MB", fmt.Sprintf(
 		"PSS at 50 containers: shims %.1f MB, daemon and runtime %.1f MB more than without; Docker's shims alone 2.6 each; goal 1", shims, after-before))
 	return nil

@@ -15,7 +15,8 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// images: a large image goes from the one host that has it to four that do not, all at once.
+// images measures how a large image gets from the one host that has it to four that do not, all at
+// the same time.
 func images(ctx context.Context, e testbed.Env) error {
 	const padding = 200 << 20
 	archive := filepath.Join(e.Dir, "large.tar")
@@ -83,7 +84,8 @@ func spreadRound(ctx context.Context, e testbed.Env, archive string) (time.Durat
 	return took, after - before, err
 }
 
-// copyTime is the limit of a machine whose hosts share its processors and disk: the archive copied n figure.Times, with digests.
+// copyTime returns the time to copy the archive n times with digests. The hosts share the
+// processors and the disk of one machine, so that this is their limit.
 func copyTime(ctx context.Context, archive string, n int) (time.Duration, error) {
 	began := time.Now()
 	for i := range n {

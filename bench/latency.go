@@ -15,7 +15,8 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// latency: three managers with fsync and TLS, and a runtime that does nothing, so that what is left is the control plane.
+// latency measures the control plane: three managers with fsync and TLS, and a runtime that does
+// nothing.
 func latency(ctx context.Context, e testbed.Env) error {
 	c, err := testbed.Up(ctx, e, dev.Options{Nodes: 3, Managers: 3, DaemonArgs: []string{"--simulated"}})
 	if err != nil {
@@ -41,7 +42,8 @@ func latency(ctx context.Context, e testbed.Env) error {
 	return nil
 }
 
-// reads: what it costs that an answer is not older than the question, at the leader and at another manager.
+// reads measures reads that are confirmed with the other managers, so that no answer is out of
+// date, against reads of the replica alone, at the leader and at a follower.
 func reads(ctx context.Context, c *testbed.Cluster) error {
 	const samples = 300
 	for i, at := range []string{"leader", "follower"} {

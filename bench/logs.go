@@ -20,7 +20,8 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// logs: what writers in containers get into the node's log, against the same writers into bare files, interleaved.
+// logs measures how fast writers in containers get their lines into the node's log, against the
+// same writers that write into files, in turns.
 func logs(ctx context.Context, e testbed.Env) error {
 	program, archive := filepath.Join(e.Dir, "writer"), filepath.Join(e.Dir, "writer.tar")
 	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", program, "swarm/bench/writer")
@@ -50,7 +51,7 @@ func logs(ctx context.Context, e testbed.Env) error {
 	return nil
 }
 
-// logRun is one number of writers.
+// logRun is a measurement with some number of writers.
 type logRun struct {
 	*testbed.Cluster
 	program, dir   string
@@ -62,7 +63,8 @@ type logged struct {
 	took, writers, node time.Duration
 }
 
-// rounds measures ours and bare in turn, prints, and gives the ratio of their speeds.
+// rounds measures containers and files in turn, prints the figures, and returns the ratio of their
+// speeds.
 func (l logRun) rounds(ctx context.Context, n int) (float64, error) {
 	var ours, bare figure.Times
 	var node, writers, ratios []float64
@@ -93,13 +95,13 @@ func (l logRun) rounds(ctx context.Context, n int) (float64, error) {
 	return ratios[n/2], nil
 }
 
-// gate is where writers wait to be told to begin.
+// gate is the socket at which writers wait until they are told to begin.
 type gate struct {
 	listener net.Listener
 	conns    []net.Conn
 }
 
-// openGate waits for all writers, which start brings about.
+// openGate opens the socket, calls start, which starts the writers, and waits for all of them.
 func (l logRun) openGate(ctx context.Context, dir string, start func() error) (*gate, error) {
 	listener, err := net.Listen("unix", filepath.Join(dir, "s"))
 	if err != nil {
@@ -123,7 +125,7 @@ func (l logRun) openGate(ctx context.Context, dir string, start func() error) (*
 	return g, nil
 }
 
-// write has the writers write, and gives the processor time that it took them.
+// write makes the writers write, and returns the processor time that they used.
 func (g *gate) write(lines int, round string) (used time.Duration, err error) {
 	for _, c := range g.conns {
 		if _, err := fmt.Fprintln(c, lines, round); err != nil {
@@ -144,7 +146,7 @@ func (g *gate) write(lines int, round string) (used time.Duration, err error) {
 	return used, nil
 }
 
-// close lets the writers end.
+// close closes the socket, at which the writers end.
 func (g *gate) close() {
 	_ = g.listener.Close()
 	for _, c := range g.conns {
@@ -152,7 +154,7 @@ func (g *gate) close() {
 	}
 }
 
-// bare runs the writers as they are, each into a file.
+// bare runs the writers without containers, each into a file.
 func (l logRun) bare(ctx context.Context, round string) (logged, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
@@ -194,7 +196,7 @@ func (l logRun) bare(ctx context.Context, round string) (logged, error) {
 	return logged{took: time.Since(began), writers: used}, err
 }
 
-// ours runs them as a service, and waits until the last line of each is in the log.
+// ours runs the writers as a service, and waits until the last line of each is in the log.
 func (l logRun) ours(ctx context.Context, round string) (logged, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
@@ -265,8 +267,8 @@ func (l logRun) measure(ctx context.Context, g *gate, ends ends, round string) (
 	return logged{took: took, writers: used, node: after - before}, err
 }
 
-// ends looks for the last lines of tasks in their logs. It looks at the files: asking the API would be measured. So would be
-// looking at a log again whose end was seen, or at those of former rounds.
+// ends looks for the last lines of tasks in their log files. It does not ask the API, and does not
+// look at a log again whose end it has seen, because that work would be in the figure.
 type ends struct {
 	dir  string
 	old  int             // folders of former rounds
@@ -281,7 +283,7 @@ func newEnds(dir string, before []os.DirEntry) ends {
 	return e
 }
 
-// finished counts the tasks whose log ends with a round's name.
+// finished returns how many tasks have a log that ends with a round's name.
 func (e ends) finished(round string) (n int, err error) {
 	tasks, err := os.ReadDir(e.dir)
 	if err != nil {

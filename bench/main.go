@@ -3,13 +3,13 @@
 //
 //	NAME VALUE UNIT  what the value was compared with
 //
-// Where a peer or a physical limit can run on the same machine, the figure is a ratio to it: both are
-// measured in the same run, in turns, and the median of at least three is printed. Absolute times are
-// for orientation, because machines differ.
+// Where a peer or a physical limit can run on the same machine, the figure is a ratio to it: both
+// are measured in the same run, in turns, and the median of at least three is printed. Absolute
+// times are for orientation, because machines differ.
 //
-// It drives the real binary (bin/swarm) in hosts made of network namespaces, through the same API as
-// the command line. Package testbed has these hosts, peer what swarm is compared with, overlay the
-// groups about the network, and figure the output.
+// It drives the real binary (bin/swarm) in hosts made of network namespaces, through the same API
+// as the command line. Package testbed has these hosts, peer what swarm is compared with, overlay
+// the groups about the network, and figure the output.
 package main
 
 import (
@@ -55,7 +55,7 @@ func groups() []group {
 		{name: "vip", run: overlay.VirtualAddress, part: true},
 		{name: "mesh", run: overlay.Mesh, part: true},
 		{name: "attach", run: overlay.Attach, part: true},
-		{name: "overlay", run: peerOverlay, peer: true},
+		{name: "overlay", run: dockerOverlay, peer: true},
 	}
 }
 

@@ -1,5 +1,5 @@
-// Package figure prints what a benchmark has measured, and computes medians and ratios. All groups of
-// command bench use it. It has no state and no goroutines.
+// Package figure prints what a benchmark has measured, and computes medians and ratios. All groups
+// of command bench use it. It has no state and no goroutines.
 package figure
 
 import (
@@ -33,8 +33,8 @@ func (t Times) Seconds() string {
 	return strings.Join(parts, " ")
 }
 
-// TimesRatio returns the median of a[i]/b[i]. The two of a pair are measured one after the other, so
-// that what disturbs one disturbs the other too.
+// TimesRatio returns the median of a[i]/b[i]. The two of a pair are measured one after the other,
+// so that what disturbs one disturbs the other too.
 func TimesRatio(a, b Times) float64 {
 	var all []float64
 	for i := range a {

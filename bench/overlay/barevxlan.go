@@ -12,8 +12,8 @@ import (
 	"swarm/dev"
 )
 
-// bareOverlay is what one makes by hand: on each of two hosts a namespace with a bridge and a VXLAN device in it, and one
-// with the other end of a veth pair, as an overlay network's container has it.
+// bareOverlay is an overlay network that is made by hand. Each of two hosts has one namespace with
+// a bridge and a VXLAN device, and another one with the other end of a veth pair, like a container.
 type bareOverlay struct {
 	names   []string // of the namespaces, in /run/netns
 	ends    []string // paths of the two that stand for containers

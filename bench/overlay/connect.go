@@ -15,7 +15,8 @@ import (
 	"swarm/overlay/vip"
 )
 
-// connects compares opening a connection through a virtual address among few services and among many.
+// connects measures opening a connection through a virtual address with many services against the
+// same with few services.
 func connects(ctx context.Context, e testbed.Env) error {
 	var spaces [2]*connectSpace
 	for i, n := range []int{10, 5000} {
@@ -41,7 +42,7 @@ func connects(ctx context.Context, e testbed.Env) error {
 	return nil
 }
 
-// connectSpace is a namespace with services' addresses and a server to connect to.
+// connectSpace is a network namespace with the addresses of services and one server.
 type connectSpace struct {
 	pin      string
 	ns       *netns.Namespace
@@ -69,7 +70,8 @@ func (s *connectSpace) open(ctx context.Context, services int) (err error) {
 	if _, err := inside(ctx, s.pin, "ip", "link", "set", "lo", "up"); err != nil {
 		return err
 	}
-	// Off the host's routes, nothing leaves: the one that is asked is answered by the loopback device.
+	// The route keeps all packets inside the namespace: the loopback device answers for the address
+	// that is called.
 	if _, err := inside(ctx, s.pin, "ip", "route", "add", "10.0.0.0/8", "dev", "lo"); err != nil {
 		return err
 	}
@@ -96,7 +98,7 @@ func (s *connectSpace) open(ctx context.Context, services int) (err error) {
 	return s.tables.Program(ctx, s.pin, all)
 }
 
-// connect gives the median of some connections.
+// connect returns the median time of some connections.
 func (s *connectSpace) connect(ctx context.Context) (time.Duration, error) {
 	var took figure.Times
 	err := s.ns.Do(func() error {

@@ -28,11 +28,11 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// scaleContainers are on one host, on a network with all the services.
+// scaleContainers is how many containers one host has on a network with all the services.
 const scaleContainers = 50
 
-// hostScale: a host's whole data plane (bridge, fabric, service addresses, names), told of a thousand services as a worker is
-// told by the managers.
+// hostScale measures a host's whole data plane (bridge, fabric, service addresses, names) with a
+// thousand services, which it receives as a worker receives them from a manager.
 func hostScale(ctx context.Context, e testbed.Env) error {
 	lab, err := dev.NewLab(dev.LabConfig{Dir: filepath.Join(e.Dir, "ns"), Name: "scale", Subnet: netip.MustParsePrefix("10.219.0.0/24")})
 	if err != nil {
@@ -64,7 +64,7 @@ func hostScale(ctx context.Context, e testbed.Env) error {
 	return errors.Join(err, g.Wait())
 }
 
-// planeHost is a host as the worker sees its network.
+// planeHost is a host with the data plane that a worker uses.
 type planeHost struct {
 	lab        *dev.Lab
 	dir        string
@@ -108,7 +108,7 @@ func (h *planeHost) close() error {
 	return errors.Join(append(errs, h.tables.Close(), h.fabric.Close())...)
 }
 
-// listener hears how long the plane took to program what changed.
+// listener is a log handler that reads how long the plane took to program a change.
 type listener struct{ programmed chan<- time.Duration }
 
 func (l listener) Enabled(context.Context, slog.Level) bool { return true }
@@ -182,7 +182,7 @@ func (h *planeHost) measure(ctx context.Context) error {
 	return h.changes(ctx, fmt.Sprintf("with %d containers more on the host", scaleContainers), "_50")
 }
 
-// tell is what the managers say.
+// tell hands assignments to the data plane, as a manager would.
 func (h *planeHost) tell(all ...*swarmv1.Assignment) {
 	changes := make([]*swarmv1.AssignmentChange, len(all))
 	for i, a := range all {
@@ -225,7 +225,8 @@ func (h *planeHost) attach(ctx context.Context) (time.Duration, error) {
 	return took, err
 }
 
-// attachments are of containers that come and go, one after the other.
+// attachments attaches and detaches n containers, one after the other, and returns the times to
+// attach.
 func (h *planeHost) attachments(ctx context.Context, n int) (figure.Times, error) {
 	var all figure.Times
 	for range n {
@@ -242,7 +243,8 @@ func (h *planeHost) attachments(ctx context.Context, n int) (figure.Times, error
 	return all, nil
 }
 
-// changes lets one task of one service cease to be ready and be so again; and another end, and a new one come.
+// changes makes one task of a service unready and ready again, and ends another task and makes a
+// new one, in turns.
 func (h *planeHost) changes(ctx context.Context, what, suffix string) error {
 	var ready, come figure.Times
 	for i := range 4 * h.rounds {
@@ -270,7 +272,7 @@ func (h *planeHost) changes(ctx context.Context, what, suffix string) error {
 	return nil
 }
 
-// change gives the time from what is told to the end of what it makes the plane do.
+// change returns the time from tell until the plane has programmed the change.
 func (h *planeHost) change(ctx context.Context, tell func()) (time.Duration, error) {
 	for len(h.programmed) > 0 {
 		<-h.programmed
@@ -287,7 +289,7 @@ func (h *planeHost) change(ctx context.Context, tell func()) (time.Duration, err
 	}
 }
 
-// kernelMemory is the machine's slab and per-CPU memory, in MB.
+// kernelMemory returns the machine's slab, per-CPU and vmalloc memory, in MB.
 func kernelMemory() (mb float64, err error) {
 	text, err := os.ReadFile("/proc/meminfo")
 	if err != nil {

@@ -31,11 +31,12 @@ const (
 	probeTick = 5 * time.Millisecond
 )
 
-// Propagation measures how soon every host of a cluster knows that a task has come or gone. On hosts
-// with containers, a prober in a container's namespace asks the name server for the service's tasks
-// and connects to the service's virtual address; the host knows when both answers are right. Hosts
-// that simulate containers have no tables; such a host knows when its worker was told. A task comes
-// when its own host says that it runs. It goes when the service is scaled down, the call included.
+// Propagation measures how soon every host of a cluster knows that a task has come or gone. On
+// hosts with containers, a prober in a container's namespace asks the name server for the service's
+// tasks and connects to the service's virtual address; the host knows when both answers are right.
+// Hosts that simulate containers have no tables; such a host knows when its worker was told. A task
+// comes when its own host says that it runs. It goes when the service is scaled down, the call
+// included.
 func Propagation(ctx context.Context, e testbed.Env) error {
 	c, err := testbed.Up(ctx, e, dev.Options{
 		Nodes: realHosts + simulatedHosts, Managers: 3, Simulated: simulatedHosts, DaemonArgs: testbed.JournalArgs(), StartTimeout: 2 * time.Minute,
@@ -70,7 +71,7 @@ func Propagation(ctx context.Context, e testbed.Env) error {
 	return nil
 }
 
-// loadAverage of the machine, of the last minute.
+// loadAverage returns the machine's load average of the last minute.
 func loadAverage() string {
 	text, err := os.ReadFile("/proc/loadavg")
 	if err != nil || len(text) < 4 {
@@ -105,7 +106,7 @@ func newPropagation(ctx context.Context, c *testbed.Cluster) (*propagationBench,
 	if err := testbed.Create(ctx, c.Control, w, everywhere, realHosts+simulatedHosts); err != nil {
 		return nil, err
 	}
-	// On a host whose containers are real; the others only hear of it.
+	// The tasks run on a host whose containers are real. The other hosts only learn of them.
 	web := testbed.Service(p.name, 0)
 	web.TaskTemplate.Networks = networks
 	web.TaskTemplate.Placement = &swarmv1.Placement{Constraints: []string{"node.hostname==node1"}}
@@ -157,7 +158,7 @@ func (p *propagationBench) close() {
 	}
 }
 
-// change scales the service to one task or to none, and says how long it took until the last host knew.
+// change scales the service to one task or to none, and returns the time until the last host knew.
 func (p *propagationBench) change(ctx context.Context, up bool) (time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
@@ -216,7 +217,7 @@ func (p *propagationBench) scale(ctx context.Context, up bool) (time.Time, error
 	return began, err
 }
 
-// running waits until the service's task runs, and gives the moment at which its host said so.
+// running waits until the service's task runs, and returns the time at which its host reported it.
 func (p *propagationBench) running(w *testbed.Watcher) (at time.Time, err error) {
 	for {
 		event, err := w.Next()
@@ -230,7 +231,7 @@ func (p *propagationBench) running(w *testbed.Watcher) (at time.Time, err error)
 	}
 }
 
-// told lists when the simulated hosts' workers heard of the task's change.
+// told returns when the workers of the simulated hosts learned of the task's change.
 func (p *propagationBench) told(ctx context.Context, ready bool) ([]time.Time, error) {
 	var out []time.Time
 	for _, j := range p.journals {
@@ -252,7 +253,7 @@ func (p *propagationBench) told(ctx context.Context, ready bool) ([]time.Time, e
 	return out, nil
 }
 
-// prober asks from inside a container's namespace.
+// prober asks the name server and connects from inside a container's namespace.
 type prober struct {
 	host string
 	ns   *netns.Namespace
@@ -273,8 +274,8 @@ func (p *prober) close() {
 	_ = p.ns.Close()
 }
 
-// until asks until the name and the virtual address both say that the service has a task, or has none, and gives the
-// moment at which the later of the two was asked.
+// until asks until the name and the virtual address both show that the service has a task, or has
+// none. It returns when the later of the two right answers was asked for.
 func (p *prober) until(ctx context.Context, name string, virtual netip.AddrPort, has bool) (at time.Time, err error) {
 	named := false
 	tick := time.NewTicker(probeTick)
@@ -319,7 +320,8 @@ func (p *prober) named(name string) (bool, error) {
 	return len(answer.Answer) > 0, nil
 }
 
-// reached reports whether the virtual address accepts a connection; refused or cut, it does not.
+// reached reports whether the virtual address accepts a connection. A refused or reset connection
+// is not an error.
 func (p *prober) reached(virtual netip.AddrPort) (ok bool, err error) {
 	err = p.ns.Do(func() error {
 		c, err := net.DialTimeout("tcp4", virtual.String(), 10*time.Second)

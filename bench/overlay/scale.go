@@ -21,8 +21,8 @@ const (
 )
 
 // Scale measures networks with many services. What the services cost a host is measured on the data
-// plane alone. What they cost the start of a container is measured in a cluster in which the tasks of
-// the services, one each, are simulated on another node.
+// plane alone. What they cost the start of a container is measured in a cluster in which the tasks
+// of the services, one each, are simulated on another node.
 func Scale(ctx context.Context, e testbed.Env) error {
 	for _, measure := range []func(context.Context, testbed.Env) error{connects, hostScale} {
 		if err := measure(ctx, e); err != nil {
@@ -49,7 +49,7 @@ type scaleBench struct {
 	network string
 	journal *testbed.Journal
 	count   int // of services made so far
-	// plain is what an attachment takes without all the services.
+	// plain is the time of an attachment without the thousand services.
 	plain time.Duration
 }
 
@@ -67,7 +67,8 @@ func (s *scaleBench) prepare(ctx context.Context) error {
 	return s.create(ctx, s.service("client", "manager", 1), 1)
 }
 
-// create makes a service and waits until its tasks run, with a watch that has not been told of any other.
+// create makes a service and waits until its tasks run. Its watch is new, so that it counts no
+// other tasks.
 func (s *scaleBench) create(ctx context.Context, spec *swarmv1.ServiceSpec, n int) error {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
 	defer cancel()
@@ -85,7 +86,7 @@ func (s *scaleBench) service(name, role string, replicas uint64) *swarmv1.Servic
 	return spec
 }
 
-// attach measures how long a container takes to be connected.
+// attach measures how long it takes to attach a container to the network.
 func (s *scaleBench) attach(ctx context.Context) error {
 	var took figure.Times
 	for range 2 * s.rounds {

@@ -20,7 +20,7 @@ import (
 )
 
 const (
-	// netRounds is how many pairs each ratio is the median of, at least.
+	// netRounds is the smallest number of pairs of which a ratio is the median.
 	netRounds = 7
 	// netSpan is how long traffic flows in one turn.
 	netSpan = time.Second
@@ -71,11 +71,12 @@ func measure(ctx context.Context, e testbed.Env, measurements ...func(*bench, co
 	return nil
 }
 
-// bench is clients on the first host and a server on the second, on one overlay network.
+// bench is one overlay network with clients on the first host and a server on the second.
 type bench struct {
 	*testbed.Cluster
-	// Pins of the containers' namespaces. The guest asks the service's address alone, the client all else: at one server, either
-	// side's connections would be in the way of the other's, by ports that have just been used.
+	// These are the pins of the containers' namespaces. Only the guest calls the service's address,
+	// and the client calls all others. Connections of one client to the same server by two
+	// addresses would disturb each other, because of ports that were in use shortly before.
 	client, guest, server string
 	address, virtual      netip.Addr
 	network               *swarmv1.Network
@@ -115,7 +116,7 @@ func newBench(ctx context.Context, c *testbed.Cluster) (*bench, error) {
 	return n, err
 }
 
-// service is one replica on the overlay network, on a node of a role.
+// service returns a spec of one replica on the overlay network, on a node of a role.
 func (n *bench) service(name, role string) *swarmv1.ServiceSpec {
 	spec := testbed.Service(name, 1)
 	spec.TaskTemplate.Placement = testbed.OnRole(role)
@@ -139,9 +140,10 @@ func (n *bench) place(ctx context.Context, name string, h dev.Host) (pin string,
 	return "", addr, fmt.Errorf("service %s has no task with an address", name)
 }
 
-// reusePorts lets clients in a namespace use a port again a second after its connection has ended, as hosts do that open
-// thousands a second: with a minute, which is what else there is, the ports are used up after a few turns, and what is
-// measured from then on is how long the kernel looks for one.
+// reusePorts lets clients in a namespace use a port again one second after its connection has
+// ended, as hosts do that open thousands of connections a second. With the kernel's default of a
+// minute the ports are used up after a few turns. The figure would then show how long the kernel
+// searches for a free one.
 func reusePorts(pin string) error {
 	ns, err := netns.Open(pin)
 	if err != nil {
@@ -151,8 +153,8 @@ func reusePorts(pin string) error {
 	return ns.SetSysctls(map[string]string{"ipv4.tcp_tw_reuse": "1"})
 }
 
-// throughput compares one TCP stream over the overlay with one over a bridge and a VXLAN device made by hand between the
-// same two hosts.
+// throughput compares one TCP stream over the overlay with one over a bridge and a VXLAN device
+// made by hand between the same two hosts.
 func (n *bench) throughput(ctx context.Context, rounds int) error {
 	b, err := newBareOverlay(ctx, n.Nodes)
 	if err != nil {
@@ -187,8 +189,9 @@ func (n *bench) addresses(ctx context.Context, rounds int) error {
 	return nil
 }
 
-// mesh compares requests to a port that the client's own node publishes, for a container on the other node, with requests
-// to that container, which cross the same two hosts; and says whose address the container saw.
+// mesh compares requests to a port that the client's own node publishes for a container on the
+// other node with requests to that container itself. Both cross the same two hosts. It fails unless
+// the container sees the client's address.
 func (n *bench) mesh(ctx context.Context, rounds int) error {
 	published := url(n.Nodes[0].Address, netPort)
 	seen, err := inside(ctx, n.Nodes[0].Namespace, "curl", "-sS", "--max-time", "5", published+"client")
@@ -202,8 +205,8 @@ func (n *bench) mesh(ctx context.Context, rounds int) error {
 		requests{n.Nodes[0].Namespace, published, false}, requests{n.client, url(n.address, 8080), false})
 }
 
-// pairs measures both sides in each round, in turns that follow each other and change who is first: what else the machine
-// does comes and goes more slowly.
+// pairs measures both sides in each round, in short turns, and changes which side is first. Other
+// work of the machine changes more slowly, so that it disturbs both sides alike.
 func pairs(rounds int, ours, bare func() (float64, error)) (a, b []float64, err error) {
 	const turns = 4
 	for range rounds {
@@ -222,7 +225,7 @@ func pairs(rounds int, ours, bare func() (float64, error)) (a, b []float64, err 
 	return a, b, nil
 }
 
-// requests are asked from one namespace, of one address.
+// requests are HTTP requests from one namespace to one URL.
 type requests struct {
 	pin, url string
 	fresh    bool
@@ -237,7 +240,7 @@ func (n *bench) compare(ctx context.Context, name, what string, goal float64, ro
 	return nil
 }
 
-// rate asks for as many answers as come within netSpan, in thousands a second.
+// rate sends requests for netSpan and returns the answers, in thousands a second.
 func (r requests) rate(ctx context.Context) (float64, error) {
 	args := []string{"wrk", "-t1", "-c32", "-d" + netSpan.String()}
 	if r.fresh {
@@ -247,8 +250,8 @@ func (r requests) rate(ctx context.Context) (float64, error) {
 	if err != nil {
 		return 0, err
 	}
-	// An answer that was long in coming is in the rate. That the server ended a connection, as it was asked to, counts as an
-	// error of reading.
+	// Slow answers are in the rate and are no failure. On fresh connections wrk counts it as a read
+	// error that the server closes the connection, as it was asked to.
 	broken := `Socket errors: (connect [1-9]|.* (read|write) [1-9])|Non-2xx`
 	if r.fresh {
 		broken = `Socket errors: (connect [1-9]|.* write [1-9])|Non-2xx`
@@ -264,8 +267,9 @@ func (r requests) rate(ctx context.Context) (float64, error) {
 	return rate / 1000, err
 }
 
-// attach compares how long a container's connection takes with and without an overlay network, by the daemon's own account:
-// whole starts differ by more than that from one to the next.
+// attach compares how long it takes to attach a container with and without an overlay network. It
+// reads the times from the daemon's log, because whole starts differ by more than that from one to
+// the next.
 func (n *bench) attach(ctx context.Context, rounds int) error {
 	w, err := testbed.Watch(ctx, n.Control)
 	if err != nil {
@@ -307,7 +311,7 @@ func (n *bench) attach(ctx context.Context, rounds int) error {
 	return nil
 }
 
-// startOne times a service of one replica to RUNNING, and removes it.
+// startOne makes a service of one replica, returns the time until it runs, and removes it.
 func (n *bench) startOne(ctx context.Context, w *testbed.Watcher, spec *swarmv1.ServiceSpec) (time.Duration, error) {
 	w.Reset()
 	began := time.Now()
@@ -336,7 +340,7 @@ func inside(ctx context.Context, pin string, command ...string) (string, error) 
 	return string(out), nil
 }
 
-// stream gives the Gbit/s of one TCP stream from one namespace to another.
+// stream returns the Gbit/s of one TCP stream from one namespace to another.
 func stream(ctx context.Context, from, to string, addr netip.Addr) (float64, error) {
 	serving, cancel := context.WithCancel(ctx)
 	server := exec.CommandContext(serving, "nsenter", "--net="+to, "--", "iperf3", "-s", "-1", "-B", addr.String())

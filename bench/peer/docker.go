@@ -44,8 +44,8 @@ type Host struct {
 	http         *http.Client
 }
 
-// NewDocker makes a cluster of which some hosts are managers, with the test image on each. The caller
-// calls Close.
+// NewDocker makes a cluster of which some hosts are managers, with the test image on each. The
+// caller calls Close.
 func NewDocker(ctx context.Context, e testbed.Env, nodes, managers int) (*Docker, error) {
 	if _, err := exec.LookPath("dockerd"); err != nil {
 		return nil, errors.New("no dockerd to compare with: `make deps-bench` installs Debian's docker.io")
@@ -191,8 +191,8 @@ func (h *Host) Call(ctx context.Context, method, path string, in, out any) error
 	return json.Unmarshal(text, out)
 }
 
-// CreateAndRemove makes and removes a service of n replicas on a network. It returns the time from the
-// first call until all tasks run, and from the second call until no task is left.
+// CreateAndRemove makes and removes a service of n replicas on a network. It returns the time from
+// the first call until all tasks run, and from the second call until no task is left.
 func (d *Docker) CreateAndRemove(ctx context.Context, name, network string, n int) (create, remove time.Duration, err error) {
 	spec := map[string]any{
 		"Name": name,
@@ -201,7 +201,8 @@ func (d *Docker) CreateAndRemove(ctx context.Context, name, network string, n in
 			"Networks":      []map[string]any{{"Target": network}},
 		},
 		"Mode": map[string]any{"Replicated": map[string]any{"Replicas": n}},
-		// The kernel module for virtual addresses may be missing. Without them Docker has less to do.
+		// The kernel module for virtual addresses may be missing. Without them Docker has less to
+		// do.
 		"EndpointSpec": map[string]any{"Mode": "dnsrr"},
 	}
 	began := time.Now()

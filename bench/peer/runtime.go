@@ -45,7 +45,8 @@ func NewRuntime(ctx context.Context, address, cgroup string) (*Runtime, error) {
 // Close closes the connection.
 func (b *Runtime) Close() error { return b.client.Close() }
 
-// Gone waits until containerd has no container. A task's row may go before its container's files do.
+// Gone waits until containerd has no container. A task's row may go before its container's files
+// do.
 func (b *Runtime) Gone(ctx context.Context) error {
 	return testbed.Poll(ctx, "the containers to be removed", func() bool {
 		left, err := b.client.Containers(b.ctx)
@@ -53,7 +54,8 @@ func (b *Runtime) Gone(ctx context.Context) error {
 	})
 }
 
-// CreateAndRemove makes and removes n containers, some at once, and returns the time that each takes.
+// CreateAndRemove makes and removes n containers, some at once, and returns the time that each
+// takes.
 func (b *Runtime) CreateAndRemove(n, atOnce int) (create, remove time.Duration, err error) {
 	tasks := make([]containerd.Task, n)
 	all := make([]containerd.Container, n)

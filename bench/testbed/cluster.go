@@ -111,9 +111,9 @@ func VirtualIP(ctx context.Context, control swarmv1.ControlClient, name string) 
 	return prefix.Addr(), err
 }
 
-// CreateAndRemove makes and removes a service of n replicas. It returns the time from the first call
-// until all tasks run, and from the second call until no task is left and gone has returned. gone may
-// be nil.
+// CreateAndRemove makes and removes a service of n replicas. It returns the time from the first
+// call until all tasks run, and from the second call until no task is left and gone has returned.
+// gone may be nil.
 func CreateAndRemove(ctx context.Context, control swarmv1.ControlClient, spec *swarmv1.ServiceSpec, n int, gone func(context.Context) error) (made, removed time.Duration, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()

@@ -28,8 +28,8 @@ type Entry struct {
 	Task     string
 	Ready    bool
 	Overlays int
-	// Took is the whole duration. Bridge is the part of it that a container without an overlay network
-	// has too.
+	// Took is the whole duration. Bridge is the part of it that a container without an overlay
+	// network has too.
 	Took, Bridge time.Duration
 	// Services is how many services have changed.
 	Services int

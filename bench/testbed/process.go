@@ -114,7 +114,8 @@ func CPUTime(all []Process) (time.Duration, error) {
 // BytesSent returns how many bytes a host's interfaces have sent, the loopback not among them.
 func BytesSent(p *dev.Playground, host string) (total int64, err error) {
 	err = p.Do(host, func() error {
-		// thread-self: /proc/net is that of the process's first thread, which is in another namespace.
+		// thread-self: /proc/net is that of the process's first thread, which is in another
+		// namespace.
 		text, err := os.ReadFile("/proc/thread-self/net/dev")
 		if err != nil {
 			return err

@@ -1,6 +1,7 @@
-// Package testbed has what the groups of command bench work with: a folder, a swarm cluster in network
-// namespaces of this machine with helpers for its API, the processes of its hosts, and the journals of
-// its daemons. It measures nothing itself; the caller decides what to time. It has no goroutines.
+// Package testbed has what the groups of command bench work with: a folder, a swarm cluster in
+// network namespaces of this machine with helpers for its API, the processes of its hosts, and the
+// journals of its daemons. It measures nothing itself; the caller decides what to time. It has no
+// goroutines.
 package testbed
 
 import (
@@ -38,8 +39,8 @@ func Sweep(s dev.Scope) {
 	}
 }
 
-// Poll calls try every 5 ms until it returns true, for at most 30 s. The period is the same for swarm
-// and for what swarm is compared with.
+// Poll calls try every 5 ms until it returns true, for at most 30 s. The period is the same for
+// swarm and for what swarm is compared with.
 func Poll(ctx context.Context, what string, try func() bool) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
