@@ -13,8 +13,8 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// TestManager_FromCreateToRunning: nothing on the way waits for a timer, so that no time passes in the bubble but that of
-// the store's own batching, which is none.
+// No step from the creation of a service to its running tasks waits for a timer, so that no time
+// passes in the bubble.
 func TestManager_FromCreateToRunning(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
@@ -72,8 +72,8 @@ func TestManager_ScaleAndRemove(t *testing.T) {
 	})
 }
 
-// TestManager_LostWorker: silence and gossip together move the tasks after three heartbeats; when it returns, its old
-// tasks are stopped.
+// The tasks of a worker that is silent and that gossip says has failed run elsewhere after three
+// heartbeats. When the worker returns, its old tasks are stopped.
 func TestManager_LostWorker(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
@@ -105,8 +105,9 @@ func TestManager_LostWorker(t *testing.T) {
 	})
 }
 
-// TestManager_DepartingWorker: a node that says that its host goes down is down at once, and told so; its tasks run
-// elsewhere although it still speaks. What it says of them later counts as no failure. Its next session finds it ready.
+// A node that announces that its host goes down is down at once, and is told so. Its tasks run
+// elsewhere although its session goes on. Its later reports of these tasks do not count as
+// failures. Its next session makes it READY.
 func TestManager_DepartingWorker(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
@@ -174,8 +175,8 @@ func TestManager_GoneForTheSessionTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
 		a := r.join("host-a")
-		// Between two heartbeats, which come each second: the node was heard last half a second
-		// before.
+		// This is between two heartbeats, which come each second, so that the node was last heard
+		// half a second before.
 		time.Sleep(20*time.Second + 500*time.Millisecond)
 		a.cancel()
 		time.Sleep(9 * time.Second)

@@ -10,7 +10,7 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// TestDispatch_SettledWaitsForEveryNode: who asks is answered once every node that is up has acted on what is known.
+// Settled returns once every node that is up has acted on what the manager knows.
 func TestDispatch_SettledWaitsForEveryNode(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
@@ -37,7 +37,7 @@ func TestDispatch_SettledWaitsForEveryNode(t *testing.T) {
 		if took, err := ask(5 * time.Second); err != nil || took < time.Second || took > 2*time.Second {
 			t.Errorf("the node was behind for a second: answered after %s, %v", took, err)
 		}
-		// One that falls silent is behind, until it counts as down.
+		// A node that falls silent is waited for until it counts as down.
 		two.silence()
 		time.Sleep(time.Second)
 		r.gossip.say(two.id, liveness.GossipFailed)
@@ -51,7 +51,7 @@ func TestDispatch_SettledWaitsForEveryNode(t *testing.T) {
 		if got := r.state(two.id); got != swarmv1.NodeState_READY {
 			t.Fatalf("the node is %s", got)
 		}
-		// Without a session a node is behind, until it counts as down.
+		// A node without a session is waited for until it counts as down.
 		two.cancel()
 		synctest.Wait()
 		if _, err := ask(time.Second); err == nil {
@@ -67,8 +67,8 @@ func TestDispatch_SettledWaitsForEveryNode(t *testing.T) {
 	})
 }
 
-// TestDispatch_SettledLeavesOutNodesThatLag: a worker that keeps its session and never acts on what it is told holds up nobody
-// for long, and is waited for again once it has caught up.
+// Settled does not wait long for a worker that keeps its session and never acts on messages. It
+// waits for the worker again once the worker has caught up.
 func TestDispatch_SettledLeavesOutNodesThatLag(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)

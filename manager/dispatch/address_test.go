@@ -14,7 +14,7 @@ import (
 	"swarm/raftstore/raftstoretest"
 )
 
-// The managers take a node's new address over when the node answers there, and give it no session when it does not.
+// A node's new address is written when the node answers there. The node gets no session otherwise.
 func TestTakeOverAddress(t *testing.T) {
 	var asked []string
 	answer := errors.New("connection refused")

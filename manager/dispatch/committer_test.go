@@ -20,10 +20,10 @@ import (
 	"swarm/raftstore/raftstoretest"
 )
 
-// ledger is a store that takes every commit but those that hold a poisonous task's status.
+// ledger is a store that accepts every commit for which poison returns nil.
 type ledger struct {
 	view *raftstore.View
-	// poison judges a commit.
+	// poison returns the error of a commit with the statuses of some tasks.
 	poison func(tasks []string) error
 
 	mu      sync.Mutex // guards what follows
@@ -52,7 +52,7 @@ func (l *ledger) CommitGroups(_ context.Context, _ string, groups []*swarmv1.Gro
 	return 1, make([]error, len(groups)), nil
 }
 
-// stored are the tasks whose status was committed.
+// stored returns the tasks whose status was committed, sorted.
 func (l *ledger) stored() (all []string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -63,7 +63,7 @@ func (l *ledger) stored() (all []string) {
 	return all
 }
 
-// nodes are n sessions, each of a node with one task.
+// nodes returns n sessions, each of a node with one task.
 func nodes(n int) (view *raftstore.View, sessions []*session) {
 	rows := make([]proto.Message, 0, 3*n)
 	for i := range n {
@@ -87,14 +87,15 @@ func isAcked(x *session) bool {
 	return x.reportAcked > 0
 }
 
-// A report that the store does not take, whatever it says to that, is dropped, and holds up no other.
+// A report that the store rejects, with whatever error, is dropped and holds up no other report.
 func TestCommitter_DropsPoison(t *testing.T) {
 	for name, answer := range map[string]error{
 		"as invalid":   errdefs.ErrInvalidArgument.WithMessage("a change has no key"),
 		"as too large": errdefs.ErrResourceExhausted.WithMessage("larger than max"),
-		// What a leader that cannot be told of it looks like to a follower.
-		"as if there were no leader": errdefs.ErrUnavailable.WithMessage("the leader does not answer"),
-		"in a way nobody knows":      fmt.Errorf("odd"),
+		// A follower that cannot send the report to the leader gets the same error as without a
+		// leader.
+		"as without a leader":   errdefs.ErrUnavailable.WithMessage("the leader does not answer"),
+		"with an unknown error": fmt.Errorf("odd"),
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -119,10 +120,11 @@ func TestCommitter_DropsPoison(t *testing.T) {
 						t.Errorf("node %s: acknowledged %v", x.node, isAcked(x))
 					}
 				}
-				if sessions[7].reason() == nil && name != "as if there were no leader" && name != "in a way nobody knows" {
+				if sessions[7].reason() == nil && name != "as without a leader" && name != "with an unknown error" {
 					t.Error("the session that the report came in goes on")
 				}
-				// Another one comes through; that shows that the leader is there, and the report is given up.
+				// Another report is committed. That shows that there is a leader, so that the first
+				// one is dropped.
 				c.add(statusOf(sessions[3], 2))
 				time.Sleep(20 * time.Second)
 				synctest.Wait()
@@ -144,7 +146,7 @@ func TestCommitter_DropsPoison(t *testing.T) {
 	}
 }
 
-// Without a leader nothing is lost: all is committed when there is one.
+// Without a leader no report is lost: all are committed once there is a leader.
 func TestCommitter_WaitsForTheLeader(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		view, sessions := nodes(20)
@@ -177,7 +179,7 @@ func TestCommitter_WaitsForTheLeader(t *testing.T) {
 	})
 }
 
-// However often a worker describes itself, one description waits, and the newest is committed.
+// Only the newest description of a worker waits and is committed, however many it sends.
 func TestCommitter_KeepsTheNewestFacts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		view, sessions := nodes(1)
@@ -212,7 +214,8 @@ func TestCommitter_KeepsTheNewestFacts(t *testing.T) {
 	})
 }
 
-// A node that opens sessions without end reports no more than one that keeps its session.
+// A node that opens one session after another cannot have more reports committed than one that
+// keeps its session.
 func TestCommitter_PacesNodesNotSessions(t *testing.T) {
 	long := strings.Repeat("m", 4000)
 	digests := func(from int) *swarmv1.ImageReport {
@@ -230,7 +233,7 @@ func TestCommitter_PacesNodesNotSessions(t *testing.T) {
 		"descriptions": {func(i int, x *session) *entry {
 			return &entry{session: x, description: &swarmv1.NodeDescription{Unavailable: fmt.Sprint(i)}}
 		}, 20 + 2*60},
-		// 8 MiB and 512 KiB a second.
+		// 8 MiB at once, and 512 KiB a second.
 		"statuses": {func(i int, x *session) *entry {
 			e := statusOf(x, uint64(i))
 			for range 100 {
@@ -240,7 +243,8 @@ func TestCommitter_PacesNodesNotSessions(t *testing.T) {
 			}
 			return e
 		}, (8<<20+60*512<<10)/400_000 + 1},
-		// Each makes 4,096 copies, for the view stays empty: two are the burst, and 100 a second.
+		// Each report makes 4,096 copies, because the view stays empty. Two reports are the burst,
+		// and then 100 copies a second.
 		"images": {func(i int, x *session) *entry { return &entry{session: x, images: flip[i%2]} }, 2 + 60*100/4096 + 1},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -278,7 +282,8 @@ func TestCommitter_PacesNodesNotSessions(t *testing.T) {
 	}
 }
 
-// A node that comes and goes without end writes few lines, and one that does it rarely writes all.
+// A node that comes and goes all the time causes few log lines. A node that does it rarely causes a
+// line each time.
 func TestServer_NotesOfANodeArePaced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out strings.Builder

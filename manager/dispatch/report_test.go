@@ -16,7 +16,8 @@ func hostPort(target, published uint32) *swarmv1.PortConfig {
 	return &swarmv1.PortConfig{TargetPort: target, PublishedPort: published, PublishMode: swarmv1.PortConfig_HOST}
 }
 
-// A worker's statuses are about its own tasks, and claim nothing that these tasks cannot have.
+// The statuses that are stored are of the worker's own tasks, with no ports or times that these
+// tasks cannot have.
 func TestStatuses(t *testing.T) {
 	now := time.Unix(2e9, 0)
 	ports := []*swarmv1.PortConfig{hostPort(80, 8080), hostPort(81, 0), {TargetPort: 82, PublishedPort: 8082}}

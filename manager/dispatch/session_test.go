@@ -8,9 +8,9 @@ import (
 	"swarm/raftstore"
 )
 
-// A session begins with a view that is newer than the one which the follower of the store marks it
-// with next. The worker is not told of the older state again, and then a task that was stopped, or
-// removed, does not start anew.
+// A session may begin with a view that is newer than the one with which the follower of the store
+// marks it next. The worker is not sent the older state, so that a task that was stopped or removed
+// does not start again.
 func TestSession_NeverGoesBack(t *testing.T) {
 	task := func(id string, version uint64, desired swarmv1.TaskState) *swarmv1.Task {
 		return &swarmv1.Task{Id: id, ServiceId: "s", Slot: 1, NodeId: "n", DesiredState: desired, Meta: &swarmv1.Meta{Version: version}}

@@ -8,7 +8,7 @@ import (
 	"swarm/raftstore/raftstoretest"
 )
 
-// A node whose session has just moved is in two managers' answers, and makes up for no other.
+// A node whose session has just moved is in the answers of two managers. It counts once.
 func TestMissingReady_ANodeNamedTwiceIsOne(t *testing.T) {
 	ready, down := swarmv1.NodeState_READY, swarmv1.NodeState_DOWN
 	view := raftstoretest.View(

@@ -15,8 +15,9 @@ import (
 	"swarm/raftstore"
 )
 
-// country is a state that changes row by row, the state of it, and nodes that are told.
-type country struct {
+// fixture is a store whose rows the test changes, the State that follows it, and nodes that receive
+// messages.
+type fixture struct {
 	t       *testing.T
 	rows    map[string]raftstore.Row
 	version uint64
@@ -25,15 +26,15 @@ type country struct {
 	nodes   map[string]*follower
 }
 
-// follower holds what a node makes of its messages.
+// follower is a node. It holds the objects that it has been sent.
 type follower struct {
 	out  *Set
 	has  map[Ref]proto.Message
 	sent int // messages
 }
 
-func newCountry(t *testing.T) *country {
-	return &country{t: t, rows: map[string]raftstore.Row{}, state: NewState(), nodes: map[string]*follower{}}
+func newFixture(t *testing.T) *fixture {
+	return &fixture{t: t, rows: map[string]raftstore.Row{}, state: NewState(), nodes: map[string]*follower{}}
 }
 
 func tableOf(row raftstore.Row) raftstore.TableID {
@@ -41,7 +42,7 @@ func tableOf(row raftstore.Row) raftstore.TableID {
 	return raftstore.TableID(o.WhichOneof(o.Descriptor().Oneofs().ByName("object")).Number())
 }
 
-func (c *country) put(row raftstore.Row) {
+func (c *fixture) put(row raftstore.Row) {
 	c.version++
 	table, key := tableOf(row), raftstore.Key(row)
 	row = proto.Clone(row).(raftstore.Row)
@@ -56,7 +57,7 @@ func (c *country) put(row raftstore.Row) {
 	c.changes = append(c.changes, change)
 }
 
-func (c *country) drop(table raftstore.TableID, key string) {
+func (c *fixture) drop(table raftstore.TableID, key string) {
 	id := fmt.Sprint(table, "/", key)
 	if old := c.rows[id]; old != nil {
 		c.changes = append(c.changes, raftstore.RowChange{Table: table, Key: key, Old: old})
@@ -64,7 +65,7 @@ func (c *country) drop(table raftstore.TableID, key string) {
 	}
 }
 
-func (c *country) view() *raftstore.View {
+func (c *fixture) view() *raftstore.View {
 	var all []proto.Message
 	for _, k := range slices.Sorted(maps.Keys(c.rows)) {
 		all = append(all, c.rows[k])
@@ -72,15 +73,15 @@ func (c *country) view() *raftstore.View {
 	return raftstore.ViewOf(all...)
 }
 
-// session lets a node follow.
-func (c *country) session(node string) {
+// session begins the session of a node.
+func (c *fixture) session(node string) {
 	f := &follower{out: NewSet(node, c.state), has: map[Ref]proto.Message{}}
 	c.nodes[node] = f
 	f.take(f.out.Complete(c.view()))
 }
 
-// publish tells the nodes of what has changed.
-func (c *country) publish() *raftstore.View {
+// publish sends the nodes what has changed.
+func (c *fixture) publish() *raftstore.View {
 	batch := raftstore.Batch{View: c.view(), Changes: c.changes}
 	c.changes = nil
 	d := c.state.Apply(batch)
@@ -116,8 +117,9 @@ func (f *follower) holds(kind swarmv1.AssignmentRef_Kind, id string) bool {
 	return f.has[Ref{Kind: kind, ID: id}] != nil
 }
 
-// check compares what every node has made of its messages with what it would be sent anew.
-func (c *country) check(view *raftstore.View) {
+// check compares what every node holds with the complete set that it would be sent in a new
+// session.
+func (c *fixture) check(view *raftstore.View) {
 	c.t.Helper()
 	fresh := NewState()
 	fresh.Load(view)
@@ -137,11 +139,11 @@ func (c *country) check(view *raftstore.View) {
 	}
 }
 
-func (c *country) node(id string) {
+func (c *fixture) node(id string) {
 	c.put(&swarmv1.Node{Id: id, Addr: "192.0.2." + id[1:], Hostname: id})
 }
 
-func (c *country) service(id string, published bool, networks ...string) {
+func (c *fixture) service(id string, published bool, networks ...string) {
 	svc, _ := c.rows[fmt.Sprint(raftstore.TableService, "/", id)].(*swarmv1.Service)
 	rev := &swarmv1.Revision{ServiceId: id, Number: svc.GetRevision() + 1, Spec: &swarmv1.ServiceSpec{TaskTemplate: &swarmv1.TaskSpec{}}}
 	for _, n := range networks {
@@ -156,7 +158,7 @@ func (c *country) service(id string, published bool, networks ...string) {
 	c.put(&swarmv1.Service{Id: id, Name: id, Revision: rev.Number})
 }
 
-func (c *country) task(id, service, node string, state swarmv1.TaskState, networks ...string) {
+func (c *fixture) task(id, service, node string, state swarmv1.TaskState, networks ...string) {
 	t := &swarmv1.Task{Id: id, ServiceId: service, NodeId: node, DesiredState: swarmv1.TaskState_RUNNING}
 	for _, n := range networks {
 		t.Networks = append(t.Networks, &swarmv1.NetworkAttachment{NetworkId: n, Addresses: []string{"10.0.1.2/24"}})
@@ -165,16 +167,16 @@ func (c *country) task(id, service, node string, state swarmv1.TaskState, networ
 	c.status(id, state)
 }
 
-func (c *country) status(id string, state swarmv1.TaskState) {
+func (c *fixture) status(id string, state swarmv1.TaskState) {
 	c.put(&swarmv1.TaskStatus{TaskId: id, State: state, Ready: state == swarmv1.TaskState_RUNNING})
 }
 
-func (c *country) mesh(node, addr string) {
+func (c *fixture) mesh(node, addr string) {
 	c.put(&swarmv1.Claim{Key: "addr/net0/" + addr, Owner: ipam.OwnerNode + node})
 }
 
-func TestTopology_NodesAreToldWhatConcernsThem(t *testing.T) {
-	c := newCountry(t)
+func TestTopology_NodesAreSentWhatConcernsThem(t *testing.T) {
+	c := newFixture(t)
 	c.put(&swarmv1.Network{Id: "net0", Spec: &swarmv1.NetworkSpec{Name: "ingress", Ingress: true}, Ipam: &swarmv1.IPAMOptions{Configs: []*swarmv1.IPAMConfig{{Subnet: "10.0.0.0/24"}}}})
 	for i := range 3 {
 		c.node(fmt.Sprint("n", i))
@@ -186,10 +188,10 @@ func TestTopology_NodesAreToldWhatConcernsThem(t *testing.T) {
 	}
 	n0, n1, n2 := c.nodes["n0"], c.nodes["n1"], c.nodes["n2"]
 	if p := n2.has[Ref{Kind: swarmv1.AssignmentRef_PEERING, ID: "n0"}]; !proto.Equal(p, &swarmv1.Peering{NodeId: "n0", Hostname: "n0", Addr: "192.0.2.0", MeshAddresses: []string{"10.0.0.5/24"}}) {
-		t.Errorf("a peer is told as %v", p)
+		t.Errorf("a peer is sent as %v", p)
 	}
 	if !n2.holds(swarmv1.AssignmentRef_NETWORK, "net0") {
-		t.Error("a node without tasks is not told of network ingress")
+		t.Error("a node without tasks is not sent network ingress")
 	}
 	c.service("web", false, "net1")
 	c.service("db", false, "net1")
@@ -202,7 +204,7 @@ func TestTopology_NodesAreToldWhatConcernsThem(t *testing.T) {
 		}
 	}
 	if n0.holds(swarmv1.AssignmentRef_ROUTING, "other") || !n0.holds(swarmv1.AssignmentRef_BACKEND, "t1") {
-		t.Error("a node with a task on a network must be told of that network's services and backends, and of no others")
+		t.Error("a node with a task on a network must be sent that network's services and backends, and no others")
 	}
 	c.task("t2", "db", "n1", swarmv1.TaskState_RUNNING, "net1")
 	c.check(c.publish())
@@ -210,31 +212,32 @@ func TestTopology_NodesAreToldWhatConcernsThem(t *testing.T) {
 	c.status("t1", swarmv1.TaskState_RUNNING)
 	c.check(c.publish())
 	if b := n1.has[Ref{Kind: swarmv1.AssignmentRef_BACKEND, ID: "t1"}]; !b.(*swarmv1.Backend).GetReady() {
-		t.Errorf("the other carrier sees %v, want it ready", b)
+		t.Errorf("the other attached node sees %v, want it ready", b)
 	}
 	c.status("t1", swarmv1.TaskState_FAILED)
 	c.check(c.publish())
 	if n1.holds(swarmv1.AssignmentRef_BACKEND, "t1") || n0.holds(swarmv1.AssignmentRef_ROUTING, "db") {
-		t.Error("an ended task leaves a backend, or its node still carries the network")
+		t.Error("an ended task leaves a backend, or its node is still attached to the network")
 	}
 	if n2.sent != idle {
-		t.Errorf("a node that nothing of this concerns was woken %d times", n2.sent-idle)
+		t.Errorf("a node that nothing of this concerns was sent a message %d times", n2.sent-idle)
 	}
 	c.service("web", true, "net1")
 	c.check(c.publish())
 	if !n2.holds(swarmv1.AssignmentRef_ROUTING, "web") {
-		t.Error("a node is not told of a published service")
+		t.Error("a node is not sent a published service")
 	}
 	c.drop(raftstore.TableNode, "n0")
 	c.drop(raftstore.TableClaim, "addr/net0/10.0.0.5")
 	c.check(c.publish())
 }
 
-// Whatever happens, in whatever batches, every node ends up with what it would be sent anew.
-func TestTopology_IsWhatALoadWouldMake(t *testing.T) {
+// After any changes in any batches, every node holds the complete set that it would be sent in a
+// new session.
+func TestTopology_EqualsALoad(t *testing.T) {
 	for seed := range uint64(60) {
 		r := rand.New(rand.NewPCG(seed, 1))
-		c := newCountry(t)
+		c := newFixture(t)
 		for range 200 {
 			c.chance(r)
 			if r.IntN(3) == 0 {
@@ -244,7 +247,7 @@ func TestTopology_IsWhatALoadWouldMake(t *testing.T) {
 	}
 }
 
-func (c *country) chance(r *rand.Rand) {
+func (c *fixture) chance(r *rand.Rand) {
 	node, service := fmt.Sprint("n", r.IntN(4)), fmt.Sprint("s", r.IntN(4))
 	id := fmt.Sprint(service, "t", r.IntN(4)) // a task has one service all its life
 	nets := [][]string{nil, {"net1"}, {"net2"}, {"net1", "net2"}, {"bridge"}}[r.IntN(5)]
@@ -297,9 +300,10 @@ func protoOf(m proto.Message) protoreflect.Value {
 	return protoreflect.ValueOfMessage(m.ProtoReflect())
 }
 
-// A service's names are told with its networks, whether it has tasks or not, and a container's with its task.
+// A node is sent the names of a service with its networks, also while the service has no tasks, and
+// the hostname of a container with its task.
 func TestTopology_NamesOfServicesAndContainers(t *testing.T) {
-	c := newCountry(t)
+	c := newFixture(t)
 	c.node("n0")
 	c.session("n0")
 	rev := &swarmv1.Revision{ServiceId: "db", Number: 1, Spec: &swarmv1.ServiceSpec{Name: "db", TaskTemplate: &swarmv1.TaskSpec{
@@ -314,7 +318,7 @@ func TestTopology_NamesOfServicesAndContainers(t *testing.T) {
 	n0 := c.nodes["n0"]
 	want := &swarmv1.Routing{ServiceId: "db", Name: "db", Networks: []*swarmv1.NetworkAttachment{{NetworkId: "net1", Aliases: []string{"store"}}}}
 	if got := n0.has[Ref{Kind: swarmv1.AssignmentRef_ROUTING, ID: "db"}]; !proto.Equal(got, want) {
-		t.Errorf("a service without tasks is told as %v, want %v", got, want)
+		t.Errorf("a service without tasks is sent as %v, want %v", got, want)
 	}
 	c.put(&swarmv1.Task{
 		Id: "t2", ServiceId: "db", Revision: 1, NodeId: "n0", Slot: 3, DesiredState: swarmv1.TaskState_RUNNING,

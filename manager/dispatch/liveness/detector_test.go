@@ -21,8 +21,8 @@ func newDetector(t *testing.T) *Detector {
 	})
 }
 
-// A node that was admitted a moment ago, and that the leader has not looked at yet, has had no
-// session: it is not ready, however young the leader's term is.
+// A node that has just been admitted has had no session. The first look of a leader does not make
+// it READY, however young the leader's term is.
 func TestJudgeAll_NewNodeIsNotReady(t *testing.T) {
 	d := newDetector(t)
 	d.sessions.beginTerm(time.Now())
@@ -41,7 +41,7 @@ func TestJudgeAll_NewNodeIsNotReady(t *testing.T) {
 	}
 }
 
-// A node that joins in the middle of a term has as long for its first session as any other.
+// A node that joins in the middle of a term has the full session timeout for its first session.
 func TestJudgeAll_NewNodeHasItsTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDetector(t)

@@ -67,7 +67,7 @@ func TestJudge(t *testing.T) {
 	}
 }
 
-// A node is fenced by the lease that its worker was granted, whatever the session timeout is by now.
+// A node is fenced by the lease that its worker was granted, whatever the session timeout is now.
 func TestJudge_FencesByTheLeaseOfTheNode(t *testing.T) {
 	limits := Limits{Beat: time.Second, Timeout: 10 * time.Second}
 	for _, lease := range []time.Duration{5 * time.Second, 30 * time.Second} {
@@ -84,7 +84,8 @@ func TestJudge_FencesByTheLeaseOfTheNode(t *testing.T) {
 	}
 }
 
-// TestJudge_TimeOnlyMovesOneWay: the same evidence, grown older, never brings a node back, and Next is when it changes.
+// Evidence that grows older never makes a node READY again, and Next is the time at which the
+// verdict changes.
 func TestJudge_TimeOnlyMovesOneWay(t *testing.T) {
 	limits := Limits{Beat: time.Second, Timeout: 10 * time.Second}
 	for _, gossip := range []GossipStatus{GossipUnknown, GossipAlive, GossipFailed, GossipLeft, GossipDead} {
