@@ -56,3 +56,34 @@ func TestUnregister_SessionTimeoutCountsFromWhenTheNodeWasHeard(t *testing.T) {
 		}
 	}
 }
+
+// A manager counts how long leaders have answered its reports. Three heartbeats without an answer end
+// that time.
+func TestReportSessions_CountsHowLongLeadersHaveAnswered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := New(Config{NodeID: "m1"}, Deps{Log: slog.New(slog.DiscardHandler), Store: raftstoretest.New(t)})
+		ctx, cancel := context.WithCancel(t.Context())
+		term, endTerm := context.WithCancel(ctx)
+		running, leading := make(chan error, 1), make(chan error, 1)
+		go func() { running <- s.Run(ctx) }()
+		go func() { leading <- s.LeadLiveness(term) }()
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if got := s.ledFor(time.Now()); got < 59*time.Second || got > time.Minute {
+			t.Errorf("after a minute: leaders have answered for %s", got)
+		}
+		endTerm()
+		if err := <-leading; err != nil {
+			t.Error(err)
+		}
+		time.Sleep((spec.MissedHeartbeats + 1) * spec.DefaultHeartbeat)
+		synctest.Wait()
+		if got := s.ledFor(time.Now()); got != 0 {
+			t.Errorf("after more than three heartbeats without an answer: leaders have answered for %s", got)
+		}
+		cancel()
+		if err := <-running; err != nil {
+			t.Error(err)
+		}
+	})
+}
