@@ -79,7 +79,8 @@ type Manager struct {
 func New(cfg Config, deps Deps) *Manager {
 	m := &Manager{cfg: cfg, deps: deps, log: deps.Log, store: deps.Store}
 	m.control = control.New(control.Config{NodeID: cfg.NodeID}, control.Deps{
-		Log: deps.Log, Store: deps.Store, Conn: deps.Conn, Images: deps.Images, Resolver: deps.Resolver, Login: deps.Login, Gossip: gossipHealth{deps.Gossip},
+		Log: deps.Log, Store: deps.Store, Conn: deps.Conn, Images: deps.Images, Resolver: deps.Resolver,
+		Login: deps.Login, Gossip: gossipHealth{deps.Gossip},
 	})
 	m.dispatch = dispatch.New(dispatch.Config{NodeID: cfg.NodeID}, dispatch.Deps{
 		Log: deps.Log, Store: deps.Store, Gossip: deps.Gossip, Conn: deps.Conn, Answers: deps.Answers,
@@ -256,9 +257,9 @@ func (m *Manager) review(ctx context.Context) error {
 func (m *Manager) lead(ctx context.Context) error {
 	var g errgroup.Group
 	for name, duty := range map[string]func(context.Context) error{
-		"plan": m.plan, "judge nodes": m.dispatch.LeadLiveness, "reconcile voters": m.reconcileVoters, "reap": m.reap, "forget": m.forget,
+		"plan": m.plan, "judge nodes": m.dispatch.LeadLiveness, "reconcile voters": m.reconcileVoters,
+		"reap": m.reap, "forget": m.forget, "rotate gossip keys": m.rotateGossipKeys,
 		"align endpoints": m.control.AlignEndpoints, "make network ingress": m.control.MakeIngress,
-		"rotate gossip keys": m.rotateGossipKeys,
 	} {
 		g.Go(func() error {
 			m.keepRunning(ctx, name, duty)
@@ -285,7 +286,7 @@ func (m *Manager) keepRunning(ctx context.Context, name string, duty func(contex
 		if ctx.Err() != nil {
 			return
 		}
-		m.log.Warn("a duty of the leader begins anew", "duty", name, "err", err)
+		m.log.Warn("a duty of the leader failed and starts again", "duty", name, "err", err)
 		switch {
 		case errors.Is(err, raftstore.ErrResync):
 		case errors.Is(err, errPanicked):

@@ -97,7 +97,7 @@ func (p *plans) commit(ctx context.Context, groups []planner.Group) error {
 	}
 	p.rejected++
 	if p.rejected > plansAtOnce {
-		p.m.log.Warn("plan was refused", "index", index, "err", rejection)
+		p.m.log.Warn("the store rejected a plan", "index", index, "err", rejection)
 		return p.pause(ctx, planPause<<min(p.rejected-plansAtOnce, planPauses))
 	}
 	return nil

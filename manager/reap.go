@@ -91,7 +91,8 @@ func neverJoined(v *raftstore.View, voters map[string]bool, now time.Time) []*sw
 	var out []*swarmv1.Group
 	for st := range v.NodeStates.All() {
 		n, ok := v.Nodes.Get(st.GetNodeId())
-		if ok && !voters[n.GetId()] && st.GetState() == swarmv1.NodeState_DOWN && members.NeverReported(st) && now.Sub(st.GetSince().AsTime()) > ca.ForgetAfter {
+		if ok && !voters[n.GetId()] && st.GetState() == swarmv1.NodeState_DOWN && members.NeverReported(st) &&
+			now.Sub(st.GetSince().AsTime()) > ca.ForgetAfter {
 			out = append(out, raftstore.Group(raftstore.Delete(n), raftstore.Delete(st)))
 		}
 	}
@@ -108,7 +109,9 @@ func guests(v *raftstore.View, voters map[string]bool, now time.Time) []*swarmv1
 			all = append(all, st)
 		}
 	}
-	slices.SortFunc(all, func(a, b *swarmv1.NodeState) int { return a.GetSince().AsTime().Compare(b.GetSince().AsTime()) })
+	slices.SortFunc(all, func(a, b *swarmv1.NodeState) int {
+		return a.GetSince().AsTime().Compare(b.GetSince().AsTime())
+	})
 	var out []*swarmv1.Group
 	for _, st := range all[:max(len(all)-ca.KeptGuests, 0)] {
 		if n, ok := v.Nodes.Get(st.GetNodeId()); ok && now.Sub(st.GetSince().AsTime()) > ca.ForgetGuestAfter {
@@ -144,7 +147,7 @@ func (m *Manager) deleteRows(ctx context.Context, changes []*swarmv1.Change) err
 			if ctx.Err() != nil {
 				return nil
 			}
-			m.log.Warn("leftovers stay until the next sweep", "err", err)
+			m.log.Warn("rows without an owner stay until the next look", "err", err)
 			return nil
 		}
 	}

@@ -85,14 +85,15 @@ func (m *Manager) addVoter(ctx context.Context, id string) bool {
 // removeVoter removes a former manager from Raft. The store refuses when too few of the others
 // answer. This manager itself transfers the leadership instead, and the next leader removes it.
 func (m *Manager) removeVoter(ctx context.Context, id string) bool {
-	change := m.store.RemoveServer
+	change, done := m.store.RemoveServer, "former manager removed from the voters"
 	if id == m.cfg.NodeID {
+		done = "former manager transferred the leadership"
 		change = func(ctx context.Context, _ string) error { return m.store.TransferLeadership(ctx) }
 	}
 	if err := change(ctx, id); err != nil {
 		m.log.Warn("a former manager keeps its vote for now", "node", id, "err", err)
 		return false
 	}
-	m.log.Info("former manager gives up its seat", "node", id)
+	m.log.Info(done, "node", id)
 	return true
 }

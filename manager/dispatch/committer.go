@@ -105,8 +105,9 @@ type committer struct {
 
 func newCommitter(log *slog.Logger, store store) *committer {
 	return &committer{
-		log: log, sampled: logsample.New(log), store: store, wake: make(chan struct{}, 1), waiting: make(map[*session]*entry), batch: maxGroups,
+		log: log, sampled: logsample.New(log), store: store, wake: make(chan struct{}, 1),
 		facts: pace.New[string](factsPace), statusBytes: pace.New[string](statusPace), copies: pace.New[string](copiesPace),
+		waiting: make(map[*session]*entry), batch: maxGroups,
 	}
 }
 
@@ -263,7 +264,8 @@ func (c *committer) isUnstorable(e *entry, err error) bool {
 // drop gives up an entry and ends its session, because the worker would wait for an
 // acknowledgement.
 func (c *committer) drop(e *entry, err error) {
-	c.sampled.Log(slog.LevelWarn, "drop "+e.session.node, "report of a worker cannot be stored and is dropped", "node", e.session.node, "err", err)
+	c.sampled.Log(slog.LevelWarn, "drop "+e.session.node,
+		"report of a worker cannot be stored and is dropped", "node", e.session.node, "err", err)
 	e.session.close(errdefs.ErrInvalidArgument.WithMessage("a report of this node cannot be stored: " + err.Error()))
 }
 
@@ -278,7 +280,11 @@ func (c *committer) write(ctx context.Context, entries []*entry) error {
 			return err
 		}
 		for i, r := range results {
-			if e := entries[owners[i]]; c.shouldRetry(e, r) && !slices.ContainsFunc(again, func(a *entry) bool { return a.session == e.session }) {
+			e := entries[owners[i]]
+			if !c.shouldRetry(e, r) {
+				continue
+			}
+			if !slices.ContainsFunc(again, func(a *entry) bool { return a.session == e.session }) {
 				again = append(again, &entry{session: e.session, description: e.description, images: e.images})
 			}
 		}

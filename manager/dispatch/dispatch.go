@@ -119,7 +119,8 @@ func New(cfg Config, deps Deps) *Server {
 		ended:       make(map[string]endedSession),
 	}
 	s.detector = liveness.New(liveness.Config{NodeID: cfg.NodeID}, liveness.Deps{
-		Log: deps.Log, Store: deps.Store, Gossip: deps.Gossip, Sessions: s.sessionReport, LedFor: s.ledFor, Note: s.note,
+		Log: deps.Log, Store: deps.Store, Gossip: deps.Gossip,
+		Sessions: s.sessionReport, LedFor: s.ledFor, Note: s.note,
 	})
 	return s
 }
@@ -169,7 +170,7 @@ func (s *Server) follow(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		s.log.Warn("assignments are sent whole again", "err", err)
+		s.log.Warn("changes of the store were missed: all sessions get complete assignments", "err", err)
 	}
 }
 

@@ -122,7 +122,9 @@ func readHello(stream swarmv1.Dispatcher_SessionServer) (*swarmv1.Hello, error) 
 
 // openSession checks whether the session may begin, by a view in which the node is a member, and
 // writes into the store that it does. The store refuses a node that is removed meanwhile.
-func (s *Server) openSession(ctx context.Context, id string, view *raftstore.View, hello *swarmv1.Hello, stream swarmv1.Dispatcher_SessionServer) (*session, error) {
+func (s *Server) openSession(
+	ctx context.Context, id string, view *raftstore.View, hello *swarmv1.Hello, stream swarmv1.Dispatcher_SessionServer,
+) (*session, error) {
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
 	node, _ := view.Nodes.Get(id)

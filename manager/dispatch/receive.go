@@ -26,7 +26,8 @@ func (x *session) receive() {
 			return
 		}
 		if err := x.handle(msg); err != nil {
-			x.server.sampled.Log(slog.LevelWarn, "protocol "+x.node, "session of a worker that does not keep to the protocol is closed", "node", x.node, "err", err)
+			x.server.sampled.Log(slog.LevelWarn, "protocol "+x.node,
+				"session of a worker that does not keep to the protocol is closed", "node", x.node, "err", err)
 			x.close(err)
 			return
 		}

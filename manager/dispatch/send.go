@@ -39,7 +39,8 @@ func (x *session) serve(ctx context.Context, first *swarmv1.ToWorker) error {
 	case err := <-sender:
 		return err
 	case <-x.stuck:
-		x.server.sampled.Log(slog.LevelWarn, "stuck "+x.node, "session of a worker that does not read is closed", "node", x.node, "err", err)
+		x.server.sampled.Log(slog.LevelWarn, "stuck "+x.node,
+			"session of a worker that does not read is closed", "node", x.node, "err", err)
 	case <-x.done:
 		late := time.NewTimer(farewellTimeout)
 		defer late.Stop()

@@ -78,7 +78,7 @@ func (s *Server) programmedAnywhere(ctx context.Context, index uint64) []string 
 		g.Go(func() error {
 			nodes, err := s.programmedAt(ctx, m.GetNodeId(), index)
 			if err != nil {
-				s.log.Debug("ask what is in force", "node", m.GetNodeId(), "index", index, "err", err)
+				s.log.Debug("ask a manager which nodes are programmed", "node", m.GetNodeId(), "index", index, "err", err)
 			}
 			add(nodes)
 			return nil
@@ -114,7 +114,8 @@ func (s *Server) programmedHere(ctx context.Context, index uint64) (nodes []stri
 		}
 		open, lags := x.waitProgrammed(ctx)
 		if lags {
-			s.sampled.Log(slog.LevelWarn, "lags "+x.node, "a node does not act on what it is told: tasks that stop do not wait for it", "node", x.node, "for", lagAfter)
+			s.sampled.Log(slog.LevelWarn, "lags "+x.node,
+				"a node does not act on its assignments: tasks that stop do not wait for it", "node", x.node, "for", lagAfter)
 		}
 		if open {
 			nodes = append(nodes, x.node)

@@ -31,7 +31,8 @@ type sentTask struct {
 // NewSet returns the set of a node that has been sent nothing.
 func NewSet(nodeID string, state *State) *Set {
 	return &Set{
-		node: nodeID, state: state, tasks: make(map[string]sentTask), needs: make(map[Ref]int), versions: make(map[Ref]uint64),
+		node: nodeID, state: state,
+		tasks: make(map[string]sentTask), needs: make(map[Ref]int), versions: make(map[Ref]uint64),
 		images: make(map[string]uint64), keys: make(map[string]bool), view: newNodeView(),
 	}
 }

@@ -54,7 +54,7 @@ func New(cfg Config, deps Deps) *Detector {
 	return &Detector{cfg: cfg, deps: deps, log: deps.Log, sessions: newSessions(), wake: make(chan struct{}, 1)}
 }
 
-// Reconsider makes Lead judge all nodes again soon. Without Lead it does nothing that matters.
+// Reconsider makes Lead judge all nodes again now. While Lead does not run, the call has no effect.
 func (d *Detector) Reconsider() {
 	select {
 	case d.wake <- struct{}{}:

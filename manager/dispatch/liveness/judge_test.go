@@ -23,8 +23,8 @@ func TestJudge(t *testing.T) {
 		next time.Duration
 	}{
 		{"heard just now", Evidence{State: ready, Open: true, Gossip: GossipAlive, Leading: long}, ready, 10 * time.Second},
-		{"gossip alone downs nobody", Evidence{State: ready, Open: true, Heard: time.Second, Gossip: GossipFailed, Leading: long}, ready, 2 * time.Second},
-		{"gossip that left downs nobody who is heard", Evidence{State: ready, Open: true, Heard: time.Second, Gossip: GossipLeft, Leading: long}, ready, 2 * time.Second},
+		{"gossip alone takes no node down", Evidence{State: ready, Open: true, Heard: time.Second, Gossip: GossipFailed, Leading: long}, ready, 2 * time.Second},
+		{"gossip that left takes no node down that is heard", Evidence{State: ready, Open: true, Heard: time.Second, Gossip: GossipLeft, Leading: long}, ready, 2 * time.Second},
 		{"silence and gossip", Evidence{State: ready, Open: true, Heard: 3 * time.Second, Gossip: GossipFailed, Leading: long}, down, 0},
 		{"silence alone waits", Evidence{State: ready, Open: true, Heard: 9 * time.Second, Gossip: GossipAlive, Leading: long}, ready, time.Second},
 		{"silence alone ends", Evidence{State: ready, Open: true, Heard: 10 * time.Second, Gossip: GossipAlive, Leading: long}, down, 0},
@@ -32,9 +32,9 @@ func TestJudge(t *testing.T) {
 		{"goodbye and gossip failed: it restarts", Evidence{State: ready, Heard: 3 * time.Second, Gossip: GossipFailed, Leading: long}, ready, 7 * time.Second},
 		{"goodbye and gossip left", Evidence{State: ready, Heard: 3 * time.Second, Gossip: GossipLeft, Leading: long}, down, 0},
 		{"no session for too long", Evidence{State: ready, Heard: 10 * time.Second, Gossip: GossipAlive, Leading: long}, down, 0},
-		{"broken and nobody answers: at once", Evidence{State: ready, Broken: true, Gossip: GossipDead, Leading: long}, down, 0},
+		{"broken and neither node nor host answers: at once", Evidence{State: ready, Broken: true, Gossip: GossipDead, Leading: long}, down, 0},
 		{"broken and the host answers: a daemon that died returns", Evidence{State: ready, Broken: true, Heard: 4 * time.Second, Gossip: GossipFailed, Leading: long}, ready, 6 * time.Second},
-		{"silence and nobody answers", Evidence{State: ready, Open: true, Heard: 3 * time.Second, Gossip: GossipDead, Leading: long}, down, 0},
+		{"silence and neither node nor host answers", Evidence{State: ready, Open: true, Heard: 3 * time.Second, Gossip: GossipDead, Leading: long}, down, 0},
 		{"departing counts at once", Evidence{State: ready, Open: true, Gossip: GossipAlive, Departing: true}, down, 0},
 		{"departed stays down", Evidence{State: down, Departing: true, Gossip: GossipLeft, Leading: long}, down, 0},
 		{"broken alone waits", Evidence{State: ready, Broken: true, Gossip: GossipAlive, Leading: long}, ready, 10 * time.Second},
@@ -61,7 +61,7 @@ func TestJudge(t *testing.T) {
 				t.Errorf("Judge(%+v) = %s next %s, want %s next %s", tt.in, got.State, got.Next, tt.want, tt.next)
 			}
 			if got.State == down && got.Why == "" {
-				t.Error("a node is down and nobody says why")
+				t.Error("a node is down without a reason")
 			}
 		})
 	}
