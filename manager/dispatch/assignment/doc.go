@@ -1,17 +1,17 @@
 // Package assignment computes the Assignments messages that a worker is sent: which objects a node
 // needs, and what has changed for it since the last message.
 //
-// One message holds, in this order:
+// One message holds three parts, in this order:
 //
-//   - objects that tasks of the node name (revisions, secrets, configs, networks, endpoints), each
-//     sent before the first task that needs it;
-//   - objects that the node needs whether it has tasks or not: the gossip keys, the network
-//     ingress, and the images that it must keep a copy of;
-//   - what its overlay has to know: a Peering for every node of the cluster, a Routing for every
-//     service that concerns the node, and a Backend for every placed task of such a service;
-//   - the tasks that are placed on the node and are new or have changed;
-//   - references to what the node must forget: first tasks, then objects that no task names any
-//     more, and peers, services and backends that do not concern it any more.
+//  1. Objects that are new to the node or have changed. Some are needed on every node: the gossip
+//     keys, the network ingress, and a Peering for every node of the cluster. Some are needed on
+//     this node: the images that it must keep a copy of, a Routing for every service that concerns
+//     it, and a Backend for every placed task of such a service. Others are named by tasks of the
+//     node: revisions, secrets, configs, networks and endpoints. Each is sent before, or with, the
+//     first task that names it.
+//  2. The tasks that are placed on the node and are new or have changed.
+//  3. References to what the node must forget: first tasks, then objects that it does not need any
+//     more.
 //
 // A service concerns a node when it publishes a port on all nodes, or when it is on a network to
 // which the node is attached. A node is attached to a network while a task on that network is
