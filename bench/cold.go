@@ -16,17 +16,20 @@ import (
 	"syscall"
 	"time"
 
+	"swarm/bench/figure"
+	"swarm/bench/testbed"
 	"swarm/dev"
 )
 
-// cold: from nothing to the first service RUNNING, ours and dockerd's in turn. Loading the image is timed apart and
-// taken off both: it measures the archive's size.
-func cold(ctx context.Context, e env) error {
+// cold measures the time from an empty folder to the first service RUNNING, of swarm and of dockerd
+// in turn. The time to load the image is subtracted from both, because it depends on the archive's
+// size.
+func cold(ctx context.Context, e testbed.Env) error {
 	if _, err := exec.LookPath("dockerd"); err != nil {
 		return errors.New("no dockerd to compare with: `make deps-bench` installs Debian's docker.io")
 	}
-	var ours, dockers times
-	for i := range e.rounds {
+	var ours, dockers figure.Times
+	for i := range e.Rounds {
 		took, err := coldRound(ctx, e, i, "ours", coldSwarm)
 		if err != nil {
 			return fmt.Errorf("ours: %w", err)
@@ -37,12 +40,12 @@ func cold(ctx context.Context, e env) error {
 		}
 		dockers = append(dockers, took)
 	}
-	figure("cold_start_s", ours.median().Seconds(), "s", fmt.Sprintf("daemon, init, first service RUNNING; median of %s", ours.seconds()))
-	figure("cold_start_vs_docker", ratios(ours, dockers), "x", "to dockerd, swarm init, first service RUNNING in the same run: "+dockers.seconds())
+	figure.Print("cold_start_s", ours.Median().Seconds(), "s", fmt.Sprintf("daemon, init, first service RUNNING; median of %s", ours.Seconds()))
+	figure.Print("cold_start_vs_docker", figure.TimesRatio(ours, dockers), "x", "to dockerd, swarm init, first service RUNNING in the same run: "+dockers.Seconds())
 	return nil
 }
 
-// host is one namespace and the daemon in it.
+// host is one network namespace and the daemon in it.
 type host struct {
 	lab     *dev.Lab
 	dir     string
@@ -52,21 +55,21 @@ type host struct {
 	loading time.Duration
 }
 
-// coldRound makes a host, times what is done in it, and removes it.
-func coldRound(ctx context.Context, e env, i int, who string, do func(context.Context, env, *host) error) (time.Duration, error) {
-	dir := filepath.Join(e.dir, fmt.Sprintf("%s%d", who[:1], i))
+// coldRound makes a host, times do in it, and removes the host.
+func coldRound(ctx context.Context, e testbed.Env, i int, who string, do func(context.Context, testbed.Env, *host) error) (time.Duration, error) {
+	dir := filepath.Join(e.Dir, fmt.Sprintf("%s%d", who[:1], i))
 	lab, err := dev.NewLab(dev.LabConfig{Dir: filepath.Join(dir, "ns"), Name: "cold", Subnet: netip.MustParsePrefix("10.217.0.0/24")})
 	if err != nil {
 		return 0, err
 	}
-	h := &host{lab: lab, dir: dir, cgroup: e.cgroup()}
+	h := &host{lab: lab, dir: dir, cgroup: e.Cgroup()}
 	defer h.close()
 	if err := lab.AddHost("h", netip.MustParseAddr("10.217.0.2")); err != nil {
 		return 0, err
 	}
 	began := time.Now()
 	if err := do(ctx, e, h); err != nil {
-		return 0, fmt.Errorf("%w\n%s", err, tail(h.log.String(), 20))
+		return 0, fmt.Errorf("%w\n%s", err, testbed.Tail(h.log.String(), 20))
 	}
 	return time.Since(began) - h.loading, nil
 }
@@ -87,7 +90,7 @@ func (h *host) close() {
 			<-done
 		}
 	}
-	sweep(dev.Scope{Dirs: []string{h.dir}, Cgroups: []string{h.cgroup}, Pins: []string{h.lab.NamespacePath("h")}})
+	testbed.Sweep(dev.Scope{Dirs: []string{h.dir}, Cgroups: []string{h.cgroup}, Pins: []string{h.lab.NamespacePath("h")}})
 	if err := h.lab.Close(); err != nil {
 		fmt.Fprintln(os.Stderr, "bench: remove the host:", err)
 	}
@@ -96,18 +99,13 @@ func (h *host) close() {
 	}
 }
 
-func tail(s string, n int) string {
-	lines := strings.Split(strings.TrimSpace(s), "\n")
-	return strings.Join(lines[max(0, len(lines)-n):], "\n")
-}
-
 func (h *host) start(cmd *exec.Cmd) error {
 	cmd.Stdout, cmd.Stderr = &h.log, &h.log
 	h.daemon = cmd
 	return h.lab.Start("h", cmd)
 }
 
-// command runs a client.
+// command runs a client in the host until it ends.
 func (h *host) command(ctx context.Context, name string, args ...string) error {
 	var out bytes.Buffer
 	cmd := exec.CommandContext(ctx, name, args...)
@@ -121,28 +119,12 @@ func (h *host) command(ctx context.Context, name string, args ...string) error {
 	return nil
 }
 
-// load times the loading of the image apart.
+// load runs a client that loads the image, and notes how long it took.
 func (h *host) load(ctx context.Context, name string, args ...string) error {
 	began := time.Now()
 	err := h.command(ctx, name, args...)
 	h.loading = time.Since(began)
 	return err
-}
-
-// poll tries until it works: every 5 ms, for both sides.
-func poll(ctx context.Context, what string, try func() bool) error {
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
-	defer cancel()
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for !try() {
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("wait for %s: %w", what, ctx.Err())
-		case <-tick.C:
-		}
-	}
-	return nil
 }
 
 func answers(socket string) bool {
@@ -153,32 +135,32 @@ func answers(socket string) bool {
 	return err == nil
 }
 
-func coldSwarm(ctx context.Context, e env, h *host) error {
+func coldSwarm(ctx context.Context, e testbed.Env, h *host) error {
 	state, run := filepath.Join(h.dir, "state"), filepath.Join(h.dir, "run")
 	socket := filepath.Join(run, "swarm.sock")
-	if err := h.start(exec.Command(e.binary, "daemon", "--state-dir", state, "--run-dir", run, "--cgroup-parent", h.cgroup)); err != nil {
+	if err := h.start(exec.Command(e.Binary, "daemon", "--state-dir", state, "--run-dir", run, "--cgroup-parent", h.cgroup)); err != nil {
 		return err
 	}
-	if err := poll(ctx, "the daemon", func() bool { return answers(socket) }); err != nil {
+	if err := testbed.Poll(ctx, "the daemon", func() bool { return answers(socket) }); err != nil {
 		return err
 	}
 	at := func(args ...string) []string { return append([]string{"-H", "unix://" + socket}, args...) }
-	if err := h.command(ctx, e.binary, at("init", "--advertise-addr", "10.217.0.2")...); err != nil {
+	if err := h.command(ctx, e.Binary, at("init", "--advertise-addr", "10.217.0.2")...); err != nil {
 		return err
 	}
-	if err := h.load(ctx, e.binary, at("image", "load", "-i", e.archive)...); err != nil {
+	if err := h.load(ctx, e.Binary, at("image", "load", "-i", e.Archive)...); err != nil {
 		return err
 	}
-	if err := h.command(ctx, e.binary, at("service", "create", "--detach", "--name", "first", "swarm/hello:1")...); err != nil {
+	if err := h.command(ctx, e.Binary, at("service", "create", "--detach", "--name", "first", "swarm/hello:1")...); err != nil {
 		return err
 	}
-	return poll(ctx, "the first task", func() bool {
-		out, err := exec.Command(e.binary, at("service", "ls", "--format", "{{.Replicas}}")...).Output()
+	return testbed.Poll(ctx, "the first task", func() bool {
+		out, err := exec.Command(e.Binary, at("service", "ls", "--format", "{{.Replicas}}")...).Output()
 		return err == nil && strings.TrimSpace(string(out)) == "1/1"
 	})
 }
 
-func coldDocker(ctx context.Context, e env, h *host) error {
+func coldDocker(ctx context.Context, e testbed.Env, h *host) error {
 	socket := filepath.Join(h.dir, "d.sock")
 	if err := os.MkdirAll(h.dir, 0o755); err != nil {
 		return err
@@ -191,7 +173,7 @@ func coldDocker(ctx context.Context, e env, h *host) error {
 		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
 	}}}
 	defer client.CloseIdleConnections()
-	if err := poll(ctx, "dockerd", func() bool {
+	if err := testbed.Poll(ctx, "dockerd", func() bool {
 		answer, err := client.Get("http://docker/_ping")
 		if err == nil {
 			_ = answer.Body.Close()
@@ -204,13 +186,13 @@ func coldDocker(ctx context.Context, e env, h *host) error {
 	if err := h.command(ctx, "docker", at("swarm", "init", "--advertise-addr", "10.217.0.2")...); err != nil {
 		return err
 	}
-	if err := h.load(ctx, "docker", at("load", "-i", e.archive)...); err != nil {
+	if err := h.load(ctx, "docker", at("load", "-i", e.Archive)...); err != nil {
 		return err
 	}
 	if err := h.command(ctx, "docker", at("service", "create", "--detach", "--no-resolve-image", "--name", "first", "swarm/hello:1")...); err != nil {
 		return err
 	}
-	return poll(ctx, "the first task", func() bool {
+	return testbed.Poll(ctx, "the first task", func() bool {
 		answer, err := client.Get("http://docker/tasks")
 		if err != nil {
 			return false

@@ -3,131 +3,47 @@ package main
 import (
 	"context"
 	"fmt"
-	"syscall"
-	"time"
-
-	containerd "github.com/containerd/containerd/v2/client"
-	"github.com/containerd/containerd/v2/pkg/cio"
-	"github.com/containerd/containerd/v2/pkg/namespaces"
-	"github.com/containerd/containerd/v2/pkg/oci"
-	"golang.org/x/sync/errgroup"
 
 	"swarm/containerd/layout"
+	"swarm/bench/figure"
+	"swarm/bench/peer"
+	"swarm/bench/testbed"
 	"swarm/dev"
 )
 
-// containers: 50 on one host through the whole product, against 50 bare ones through the same containerd, interleaved.
-func containers(ctx context.Context, e env) error {
+// containers measures 50 containers of a service on one host against 50 containers that are made
+// with the same containerd alone, in turns.
+func containers(ctx context.Context, e testbed.Env) error {
 	const n, atOnce = 50, 4
-	c, err := bring(ctx, e, dev.Options{Nodes: 1, Managers: 1}, e.archive)
+	c, err := testbed.Up(ctx, e, dev.Options{Nodes: 1, Managers: 1}, e.Archive)
 	if err != nil {
 		return err
 	}
-	defer c.down()
-	bare, err := newBare(ctx, layout.Layout{Data: c.hosts[0].StateDir, Run: c.hosts[0].RunDir}.Socket(), e.cgroup())
+	defer c.Down()
+	bare, err := peer.NewRuntime(ctx, layout.Layout{Data: c.Nodes[0].StateDir, Run: c.Nodes[0].RunDir}.Socket(), e.Cgroup())
 	if err != nil {
 		return err
 	}
-	defer sweep(dev.Scope{Cgroups: []string{bare.cgroup}})
-	defer bare.client.Close()
-	var create, remove, bareCreate, bareRemove times
-	for i := range e.rounds {
-		made, gone, err := createAndRemove(ctx, c.control, service(fmt.Sprintf("fifty%d", i), n), n, bare.gone)
+	defer testbed.Sweep(dev.Scope{Cgroups: []string{e.Cgroup()}})
+	defer bare.Close()
+	var create, remove, bareCreate, bareRemove figure.Times
+	for i := range e.Rounds {
+		made, gone, err := testbed.CreateAndRemove(ctx, c.Control, testbed.Service(fmt.Sprintf("fifty%d", i), n), n, bare.Gone)
 		if err != nil {
 			return err
 		}
 		create, remove = append(create, made), append(remove, gone)
-		if made, gone, err = bare.createAndRemove(n, atOnce); err != nil {
+		if made, gone, err = bare.CreateAndRemove(n, atOnce); err != nil {
 			return fmt.Errorf("bare containers: %w", err)
 		}
 		bareCreate, bareRemove = append(bareCreate, made), append(bareRemove, gone)
 	}
-	compared := func(b times) string {
-		return fmt.Sprintf("median of %d; bare, 4 at once: %s", e.rounds, b.seconds())
+	compared := func(b figure.Times) string {
+		return fmt.Sprintf("median of %d; bare, 4 at once: %s", e.Rounds, b.Seconds())
 	}
-	figure("create50_s", create.median().Seconds(), "s", compared(bareCreate))
-	figure("create50_ratio", ratios(create, bareCreate), "x", "to 50 bare containers, 4 at once, same containerd, same run; ours: "+create.seconds())
-	figure("remove50_s", remove.median().Seconds(), "s", compared(bareRemove))
-	figure("remove50_ratio", ratios(remove, bareRemove), "x", "the same; ours: "+remove.seconds())
+	figure.Print("create50_s", create.Median().Seconds(), "s", compared(bareCreate))
+	figure.Print("create50_ratio", figure.TimesRatio(create, bareCreate), "x", "to 50 bare containers, 4 at once, same containerd, same run; ours: "+create.Seconds())
+	figure.Print("remove50_s", remove.Median().Seconds(), "s", compared(bareRemove))
+	figure.Print("remove50_ratio", figure.TimesRatio(remove, bareRemove), "x", "the same; ours: "+remove.Seconds())
 	return nil
-}
-
-// bareRuntime starts containers with nothing around them: what containerd and runc take by themselves.
-type bareRuntime struct {
-	ctx    context.Context
-	client *containerd.Client
-	image  containerd.Image
-	cgroup string // of the containers
-}
-
-func newBare(ctx context.Context, address, cgroup string) (*bareRuntime, error) {
-	client, err := containerd.New(address)
-	if err != nil {
-		return nil, err
-	}
-	ctx = namespaces.WithNamespace(ctx, "swarm")
-	images, err := client.ListImages(ctx)
-	if err != nil {
-		return nil, err
-	}
-	for _, image := range images {
-		return &bareRuntime{ctx: ctx, client: client, image: image, cgroup: cgroup}, nil
-	}
-	return nil, fmt.Errorf("no image in the containerd at %s", address)
-}
-
-// gone waits until containerd has no container: a task's row may go before its container's files do.
-func (b *bareRuntime) gone(ctx context.Context) error {
-	return poll(ctx, "the containers to be removed", func() bool {
-		left, err := b.client.Containers(b.ctx)
-		return err == nil && len(left) == 0
-	})
-}
-
-func (b *bareRuntime) createAndRemove(n, atOnce int) (create, remove time.Duration, err error) {
-	tasks := make([]containerd.Task, n)
-	all := make([]containerd.Container, n)
-	began := time.Now()
-	err = b.each(n, atOnce, func(i int) error {
-		id := fmt.Sprintf("bare%d", i)
-		container, err := b.client.NewContainer(b.ctx, id, containerd.WithImage(b.image), containerd.WithNewSnapshot(id, b.image),
-			containerd.WithNewSpec(oci.WithImageConfig(b.image), oci.WithCgroup(b.cgroup+"/"+id)))
-		if err != nil {
-			return err
-		}
-		all[i] = container
-		if tasks[i], err = container.NewTask(b.ctx, cio.NullIO); err != nil {
-			return err
-		}
-		return tasks[i].Start(b.ctx)
-	})
-	if err != nil {
-		return 0, 0, err
-	}
-	create = time.Since(began)
-	began = time.Now()
-	err = b.each(n, atOnce, func(i int) error {
-		exited, err := tasks[i].Wait(b.ctx)
-		if err != nil {
-			return err
-		}
-		if err := tasks[i].Kill(b.ctx, syscall.SIGTERM); err != nil {
-			return err
-		}
-		<-exited
-		if _, err := tasks[i].Delete(b.ctx); err != nil {
-			return err
-		}
-		return all[i].Delete(b.ctx, containerd.WithSnapshotCleanup)
-	})
-	return create, time.Since(began), err
-}
-
-func (b *bareRuntime) each(n, atOnce int, do func(i int) error) error {
-	var g errgroup.Group
-	g.SetLimit(atOnce)
-	for i := range n {
-		g.Go(func() error { return do(i) })
-	}
-	return g.Wait()
 }

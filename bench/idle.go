@@ -6,35 +6,38 @@ import (
 	"slices"
 	"time"
 
+	"swarm/bench/figure"
+	"swarm/bench/peer"
+	"swarm/bench/testbed"
 	"swarm/dev"
 	"swarm/internal/pause"
 )
 
-// idleFor is how long nothing is asked of a cluster that is measured at rest.
+// idleFor is how long a cluster that is measured at rest gets no calls.
 const idleFor = 30 * time.Second
 
-// idle: what a manager, a worker and the runtime beside it cost while nothing happens, against a
-// manager of Docker's that is idle at the same time, and what 50 containers add.
-func idle(ctx context.Context, e env) error {
-	docker, err := newDockerCluster(ctx, e, 1, 1)
+// idle measures what a manager, a worker and their runtimes cost while nothing happens, against a
+// manager of Docker that is idle at the same time, and what 50 containers add.
+func idle(ctx context.Context, e testbed.Env) error {
+	docker, err := peer.NewDocker(ctx, e, 1, 1)
 	if err != nil {
 		return err
 	}
-	defer docker.close()
-	c, err := bring(ctx, e, dev.Options{Nodes: 2, Managers: 1}, e.archive)
+	defer docker.Close()
+	c, err := testbed.Up(ctx, e, dev.Options{Nodes: 2, Managers: 1}, e.Archive)
 	if err != nil {
 		return err
 	}
-	defer c.down()
-	manager, err := processes(c.hosts[0])
+	defer c.Down()
+	manager, err := testbed.Processes(c.Nodes[0])
 	if err != nil {
 		return err
 	}
-	worker, err := processes(c.hosts[1])
+	worker, err := testbed.Processes(c.Nodes[1])
 	if err != nil {
 		return err
 	}
-	dockerd, err := docker.processes(docker.hosts[0])
+	dockerd, err := docker.Processes(docker.Hosts[0])
 	if err != nil {
 		return err
 	}
@@ -42,22 +45,22 @@ func idle(ctx context.Context, e env) error {
 	if err != nil {
 		return err
 	}
-	managerPSS, err := memory(manager, "Pss", daemonProcess)
+	managerPSS, err := testbed.Memory(manager, "Pss", testbed.Daemon)
 	if err != nil {
 		return err
 	}
-	workerPSS, err := memory(worker, "Pss", daemonProcess)
+	workerPSS, err := testbed.Memory(worker, "Pss", testbed.Daemon)
 	if err != nil {
 		return err
 	}
-	runtimePSS, err := memory(slices.Concat(manager, worker), "Pss", runtimeProcess)
+	runtimePSS, err := testbed.Memory(slices.Concat(manager, worker), "Pss", testbed.Runtime)
 	if err != nil {
 		return err
 	}
-	figure("manager_pss_mb", managerPSS, "MB", "PSS of the daemon at rest, of two daemons on this machine; goal 40")
-	figure("worker_pss_mb", workerPSS, "MB", "the same on a worker; goal 25")
-	figure("runtime_pss_mb", runtimePSS/2, "MB", "mean of the two runtimes")
-	figure("manager_cpu_vs_docker", ours.Seconds()/dockers.Seconds(), "x", fmt.Sprintf(
+	figure.Print("manager_pss_mb", managerPSS, "MB", "PSS of the daemon at rest, of two daemons on this machine; goal 40")
+	figure.Print("worker_pss_mb", workerPSS, "MB", "the same on a worker; goal 25")
+	figure.Print("runtime_pss_mb", runtimePSS/2, "MB", "mean of the two runtimes")
+	figure.Print("manager_cpu_vs_docker", ours.Seconds()/dockers.Seconds(), "x", fmt.Sprintf(
 		"processor time of a manager and its runtime in %v without work, to that of an idle dockerd in Swarm mode and its containerd at the same time: %.2f and %.2f s; goal 1",
 		idleFor, ours.Seconds(), dockers.Seconds()))
 	return fifty(ctx, c)
@@ -65,7 +68,7 @@ func idle(ctx context.Context, e env) error {
 
 // rest waits until the work of the start is over, and returns the processor time that two sets of
 // processes use in idleFor after it.
-func rest(ctx context.Context, a, b []process) (ofA, ofB time.Duration, err error) {
+func rest(ctx context.Context, a, b []testbed.Process) (ofA, ofB time.Duration, err error) {
 	if err := pause.For(ctx, 25*time.Second); err != nil {
 		return 0, 0, err
 	}
@@ -76,29 +79,30 @@ func rest(ctx context.Context, a, b []process) (ofA, ofB time.Duration, err erro
 				return 0, 0, err
 			}
 		}
-		if used[i][0], err = cpu(a); err != nil {
+		if used[i][0], err = testbed.CPUTime(a); err != nil {
 			return 0, 0, err
 		}
-		if used[i][1], err = cpu(b); err != nil {
+		if used[i][1], err = testbed.CPUTime(b); err != nil {
 			return 0, 0, err
 		}
 	}
 	return used[1][0] - used[0][0], used[1][1] - used[0][1], nil
 }
 
-// fifty measures what 50 containers on the worker add: their shims, and by how much the daemon and the runtime grow.
-func fifty(ctx context.Context, c *cluster) error {
+// fifty measures what 50 containers on the worker add: their shims, and by how much the daemon and
+// the runtime grow.
+func fifty(ctx context.Context, c *testbed.Cluster) error {
 	const n = 50
-	worker := c.hosts[1]
+	worker := c.Nodes[1]
 	measure := func() (daemons, shims float64, err error) {
-		all, err := processes(worker)
+		all, err := testbed.Processes(worker)
 		if err != nil {
 			return 0, 0, err
 		}
-		if daemons, err = memory(all, "Pss", daemonProcess, runtimeProcess); err != nil {
+		if daemons, err = testbed.Memory(all, "Pss", testbed.Daemon, testbed.Runtime); err != nil {
 			return 0, 0, err
 		}
-		shims, err = memory(all, "Pss", shimProcess)
+		shims, err = testbed.Memory(all, "Pss", testbed.Shim)
 		return daemons, shims, err
 	}
 	before, _, err := measure()
@@ -107,13 +111,13 @@ func fifty(ctx context.Context, c *cluster) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
 	defer cancel()
-	w, err := watch(ctx, c.control)
+	w, err := testbed.Watch(ctx, c.Control)
 	if err != nil {
 		return err
 	}
-	spec := service("fifty", n)
-	spec.TaskTemplate.Placement = on("worker")
-	if err := create(ctx, c.control, w, spec, n); err != nil {
+	spec := testbed.Service("fifty", n)
+	spec.TaskTemplate.Placement = testbed.OnRole("worker")
+	if err := testbed.Create(ctx, c.Control, w, spec, n); err != nil {
 		return err
 	}
 	if err := pause.For(ctx, idleFor); err != nil {
@@ -123,8 +127,8 @@ func fifty(ctx context.Context, c *cluster) error {
 	if err != nil {
 		return err
 	}
-	// A daemon that has shrunk meanwhile gives the containers nothing back.
-	figure("container_pss_mb", (shims+max(0, after-before))/n, "MB", fmt.Sprintf(
+	// A daemon may have shrunk meanwhile. That is not subtracted from the containers' figure.
+	figure.Print("container_pss_mb", (shims+max(0, after-before))/n, "MB", fmt.Sprintf(
 		"PSS at 50 containers: shims %.1f MB, daemon and runtime %.1f MB more than without; Docker's shims alone 2.6 each; goal 1", shims, after-before))
 	return nil
 }

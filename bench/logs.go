@@ -14,13 +14,16 @@ import (
 	"strings"
 	"time"
 
+	"swarm/bench/figure"
+	"swarm/bench/testbed"
 	"swarm/dev"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// logs: what writers in containers get into the node's log, against the same writers into bare files, interleaved.
-func logs(ctx context.Context, e env) error {
-	program, archive := filepath.Join(e.dir, "writer"), filepath.Join(e.dir, "writer.tar")
+// logs measures how fast writers in containers get their lines into the node's log, against the
+// same writers that write into files, in turns.
+func logs(ctx context.Context, e testbed.Env) error {
+	program, archive := filepath.Join(e.Dir, "writer"), filepath.Join(e.Dir, "writer.tar")
 	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", program, "swarm/bench/writer")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	for _, cmd := range []*exec.Cmd{
@@ -30,27 +33,27 @@ func logs(ctx context.Context, e env) error {
 			return fmt.Errorf("make the writers' image: %w\n%s", err, out)
 		}
 	}
-	c, err := bring(ctx, e, dev.Options{Nodes: 1, Managers: 1}, archive)
+	c, err := testbed.Up(ctx, e, dev.Options{Nodes: 1, Managers: 1}, archive)
 	if err != nil {
 		return err
 	}
-	defer c.down()
+	defer c.Down()
 	var all []float64
 	for _, m := range []struct{ writers, lines int }{{1, 1_000_000}, {50, 20_000}} {
-		l := logRun{cluster: c, program: program, dir: e.dir, writers: m.writers, lines: m.lines}
-		got, err := l.rounds(ctx, e.rounds)
+		l := logRun{Cluster: c, program: program, dir: e.Dir, writers: m.writers, lines: m.lines}
+		got, err := l.rounds(ctx, e.Rounds)
 		if err != nil {
 			return fmt.Errorf("%d writers: %w", m.writers, err)
 		}
 		all = append(all, got)
 	}
-	figure("logs_ratio", slices.Min(all), "x", "lines/s to those of bare files, the worse of 1 and 50 writers; goal 0.5")
+	figure.Print("logs_ratio", slices.Min(all), "x", "lines/s to those of bare files, the worse of 1 and 50 writers; goal 0.5")
 	return nil
 }
 
-// logRun is one number of writers.
+// logRun is a measurement with some number of writers.
 type logRun struct {
-	*cluster
+	*testbed.Cluster
 	program, dir   string
 	writers, lines int
 }
@@ -60,9 +63,10 @@ type logged struct {
 	took, writers, node time.Duration
 }
 
-// rounds measures ours and bare in turn, prints, and gives the ratio of their speeds.
+// rounds measures containers and files in turn, prints the figures, and returns the ratio of their
+// speeds.
 func (l logRun) rounds(ctx context.Context, n int) (float64, error) {
-	var ours, bare times
+	var ours, bare figure.Times
 	var node, writers, ratios []float64
 	total := float64(l.writers * l.lines)
 	for i := range n {
@@ -83,21 +87,21 @@ func (l logRun) rounds(ctx context.Context, n int) (float64, error) {
 	slices.Sort(node)
 	slices.Sort(writers)
 	slices.Sort(ratios)
-	figure(fmt.Sprintf("logs_%d_lines_per_s", l.writers), total/ours.median().Seconds(), "lines/s",
-		fmt.Sprintf("of 100 bytes until all are in the log; bare files %.4g", total/bare.median().Seconds()))
-	figure(fmt.Sprintf("logs_%d_cpu_ns_per_line", l.writers), node[n/2], "ns",
+	figure.Print(fmt.Sprintf("logs_%d_lines_per_s", l.writers), total/ours.Median().Seconds(), "lines/s",
+		fmt.Sprintf("of 100 bytes until all are in the log; bare files %.4g", total/bare.Median().Seconds()))
+	figure.Print(fmt.Sprintf("logs_%d_cpu_ns_per_line", l.writers), node[n/2], "ns",
 		fmt.Sprintf("daemon, runtime and shims; a bare writer's own: %.4g", writers[n/2]))
-	figure(fmt.Sprintf("logs_%d_ratio", l.writers), ratios[n/2], "x", fmt.Sprintf("to the same writers into bare files, of %.2f", ratios))
+	figure.Print(fmt.Sprintf("logs_%d_ratio", l.writers), ratios[n/2], "x", fmt.Sprintf("to the same writers into bare files, of %.2f", ratios))
 	return ratios[n/2], nil
 }
 
-// gate is where writers wait to be told to begin.
+// gate is the socket at which writers wait until they are told to begin.
 type gate struct {
 	listener net.Listener
 	conns    []net.Conn
 }
 
-// openGate waits for all writers, which start brings about.
+// openGate opens the socket, calls start, which starts the writers, and waits for all of them.
 func (l logRun) openGate(ctx context.Context, dir string, start func() error) (*gate, error) {
 	listener, err := net.Listen("unix", filepath.Join(dir, "s"))
 	if err != nil {
@@ -121,7 +125,7 @@ func (l logRun) openGate(ctx context.Context, dir string, start func() error) (*
 	return g, nil
 }
 
-// write has the writers write, and gives the processor time that it took them.
+// write makes the writers write, and returns the processor time that they used.
 func (g *gate) write(lines int, round string) (used time.Duration, err error) {
 	for _, c := range g.conns {
 		if _, err := fmt.Fprintln(c, lines, round); err != nil {
@@ -142,7 +146,7 @@ func (g *gate) write(lines int, round string) (used time.Duration, err error) {
 	return used, nil
 }
 
-// close lets the writers end.
+// close closes the socket, at which the writers end.
 func (g *gate) close() {
 	_ = g.listener.Close()
 	for _, c := range g.conns {
@@ -150,7 +154,7 @@ func (g *gate) close() {
 	}
 }
 
-// bare runs the writers as they are, each into a file.
+// bare runs the writers without containers, each into a file.
 func (l logRun) bare(ctx context.Context, round string) (logged, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
@@ -192,7 +196,7 @@ func (l logRun) bare(ctx context.Context, round string) (logged, error) {
 	return logged{took: time.Since(began), writers: used}, err
 }
 
-// ours runs them as a service, and waits until the last line of each is in the log.
+// ours runs the writers as a service, and waits until the last line of each is in the log.
 func (l logRun) ours(ctx context.Context, round string) (logged, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
@@ -201,21 +205,21 @@ func (l logRun) ours(ctx context.Context, round string) (logged, error) {
 		return logged{}, err
 	}
 	defer os.RemoveAll(dir)
-	w, err := watch(ctx, l.control)
+	w, err := testbed.Watch(ctx, l.Control)
 	if err != nil {
 		return logged{}, err
 	}
-	spec := service(round, uint64(l.writers))
+	spec := testbed.Service(round, uint64(l.writers))
 	spec.TaskTemplate.ContainerSpec.Image = "swarm/writer:1"
 	spec.TaskTemplate.ContainerSpec.Args = []string{"/gate/s"}
 	spec.TaskTemplate.ContainerSpec.Mounts = []*swarmv1.Mount{{Type: swarmv1.Mount_BIND, Source: dir, Target: "/gate"}}
 	spec.TaskTemplate.RestartPolicy = &swarmv1.RestartPolicy{Condition: swarmv1.RestartPolicy_NONE}
-	logs := filepath.Join(l.hosts[0].StateDir, "logs")
+	logs := filepath.Join(l.Nodes[0].StateDir, "logs")
 	before, err := os.ReadDir(logs)
 	if err != nil {
 		return logged{}, err
 	}
-	g, err := l.openGate(ctx, dir, func() error { return create(ctx, l.control, w, spec, l.writers) })
+	g, err := l.openGate(ctx, dir, func() error { return testbed.Create(ctx, l.Control, w, spec, l.writers) })
 	if err != nil {
 		return logged{}, err
 	}
@@ -224,22 +228,22 @@ func (l logRun) ours(ctx context.Context, round string) (logged, error) {
 	if err != nil {
 		return logged{}, err
 	}
-	if _, err := l.control.RemoveService(ctx, &swarmv1.GetRequest{Id: round}); err != nil {
+	if _, err := l.Control.RemoveService(ctx, &swarmv1.GetRequest{Id: round}); err != nil {
 		return logged{}, err
 	}
-	return out, w.until(none)
+	return out, w.Until(testbed.None)
 }
 
 func (l logRun) measure(ctx context.Context, g *gate, ends ends, round string) (logged, error) {
-	host, err := l.Host(l.hosts[0].Name)
+	host, err := l.Host(l.Nodes[0].Name)
 	if err != nil {
 		return logged{}, err
 	}
-	all, err := processes(host)
+	all, err := testbed.Processes(host)
 	if err != nil {
 		return logged{}, err
 	}
-	before, err := cpu(all)
+	before, err := testbed.CPUTime(all)
 	if err != nil {
 		return logged{}, err
 	}
@@ -248,7 +252,7 @@ func (l logRun) measure(ctx context.Context, g *gate, ends ends, round string) (
 	if err != nil {
 		return logged{}, err
 	}
-	if err := poll(ctx, "the last lines in the log", func() bool {
+	if err := testbed.Poll(ctx, "the last lines in the log", func() bool {
 		n, ferr := ends.finished(round)
 		err = ferr
 		return err != nil || n == l.writers
@@ -259,12 +263,12 @@ func (l logRun) measure(ctx context.Context, g *gate, ends ends, round string) (
 	if err != nil {
 		return logged{}, err
 	}
-	after, err := cpu(all)
+	after, err := testbed.CPUTime(all)
 	return logged{took: took, writers: used, node: after - before}, err
 }
 
-// ends looks for the last lines of tasks in their logs. It looks at the files: asking the API would be measured. So would be
-// looking at a log again whose end was seen, or at those of former rounds.
+// ends looks for the last lines of tasks in their log files. It does not ask the API, and does not
+// look at a log again whose end it has seen, because that work would be in the figure.
 type ends struct {
 	dir  string
 	old  int             // folders of former rounds
@@ -279,7 +283,7 @@ func newEnds(dir string, before []os.DirEntry) ends {
 	return e
 }
 
-// finished counts the tasks whose log ends with a round's name.
+// finished returns how many tasks have a log that ends with a round's name.
 func (e ends) finished(round string) (n int, err error) {
 	tasks, err := os.ReadDir(e.dir)
 	if err != nil {

@@ -1,11 +1,15 @@
-// Command bench measures what docs promise, one group at a time: `make bench ONLY=cold`. A figure is one line,
+// Command bench measures what the documents promise, one group at a time: `make bench ONLY=cold`. A
+// figure is one line,
 //
-//	NAME VALUE UNIT  what it was compared with
+//	NAME VALUE UNIT  what the value was compared with
 //
-// and wherever a peer or a physical limit can run on the same machine, a ratio to it in the same run, interleaved, median
-// of at least three. Absolute times are for orientation: machines differ.
+// Where a peer or a physical limit can run on the same machine, the figure is a ratio to it: both
+// are measured in the same run, in turns, and the median of at least three is printed. Absolute
+// times are for orientation, because machines differ.
 //
-// It drives the real binary (bin/swarm) in hosts made of network namespaces, through the same API as the command line.
+// It drives the real binary (bin/swarm) in hosts made of network namespaces, through the same API
+// as the command line. Package testbed has these hosts, peer what swarm is compared with, overlay
+// the groups about the network, and figure the output.
 package main
 
 import (
@@ -19,31 +23,20 @@ import (
 	"slices"
 	"strings"
 	"syscall"
-	"time"
+
+	"swarm/bench/overlay"
+	"swarm/bench/testbed"
 )
 
 // group is a set of figures that are measured together.
 type group struct {
 	name string
-	run  func(ctx context.Context, e env) error
-	// peer: it runs another system's cluster for minutes; only -peer asks for it.
+	run  func(ctx context.Context, e testbed.Env) error
+	// peer says that the group runs another system's cluster for minutes. Only -peer runs it.
 	peer bool
-	// part of another group, or takes many minutes: run only when it is asked for.
+	// part says that the group is part of another one, or takes many minutes. It runs only by name.
 	part bool
 }
-
-// env is where a group works.
-type env struct {
-	binary string
-	// dir is the group's own, removed afterwards.
-	dir string
-	// archive is the test image.
-	archive string
-	rounds  int
-}
-
-// cgroup holds the containers that are not in a playground; no other run has it.
-func (e env) cgroup() string { return "/swarm-" + filepath.Base(e.dir) }
 
 func groups() []group {
 	return []group{
@@ -55,14 +48,14 @@ func groups() []group {
 		{name: "image", run: images},
 		{name: "idle", run: idle},
 		{name: "churn", run: churn, part: true},
-		{name: "net", run: network},
-		{name: "net-scale", run: netScale},
-		{name: "propagation", run: propagation, part: true},
-		{name: "stream", run: traffic((*netBench).throughput), part: true},
-		{name: "vip", run: traffic((*netBench).addresses), part: true},
-		{name: "mesh", run: traffic((*netBench).mesh), part: true},
-		{name: "attach", run: traffic((*netBench).attach), part: true},
-		{name: "overlay", run: peerOverlay, peer: true},
+		{name: "net", run: overlay.Network},
+		{name: "net-scale", run: overlay.Scale},
+		{name: "propagation", run: overlay.Propagation, part: true},
+		{name: "stream", run: overlay.Stream, part: true},
+		{name: "vip", run: overlay.VirtualAddress, part: true},
+		{name: "mesh", run: overlay.Mesh, part: true},
+		{name: "attach", run: overlay.Attach, part: true},
+		{name: "overlay", run: dockerOverlay, peer: true},
 	}
 }
 
@@ -103,7 +96,7 @@ func run(ctx context.Context, only string, peer bool, binary, archive string, ro
 		if err != nil {
 			return err
 		}
-		err = g.run(ctx, env{binary: binary, dir: dir, archive: archive, rounds: rounds})
+		err = g.run(ctx, testbed.Env{Binary: binary, Dir: dir, Archive: archive, Rounds: rounds})
 		if rmErr := os.RemoveAll(dir); err == nil {
 			err = rmErr
 		}
@@ -116,36 +109,4 @@ func run(ctx context.Context, only string, peer bool, binary, archive string, ro
 		return fmt.Errorf("no group %q", wanted)
 	}
 	return nil
-}
-
-// figure prints one line.
-func figure(name string, value float64, unit, compared string) {
-	fmt.Printf("%s %.4g %s  %s\n", name, value, unit, compared)
-}
-
-// times collects durations of one measurement.
-type times []time.Duration
-
-func (t times) median() time.Duration {
-	sorted := slices.Sorted(slices.Values(t))
-	return sorted[len(sorted)/2]
-}
-
-func (t times) seconds() string {
-	var parts []string
-	for _, d := range t {
-		parts = append(parts, fmt.Sprintf("%.2f", d.Seconds()))
-	}
-	return strings.Join(parts, " ")
-}
-
-// ratios gives the median of a[i]/b[i]: pairs were measured one after the other, so that what disturbed one disturbed
-// the other.
-func ratios(a, b times) float64 {
-	var all []float64
-	for i := range a {
-		all = append(all, a[i].Seconds()/b[i].Seconds())
-	}
-	slices.Sort(all)
-	return all[len(all)/2]
 }

@@ -9,11 +9,14 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"swarm/bench/figure"
+	"swarm/bench/testbed"
 )
 
 // placement runs the planner's Go benchmarks and prints their own metric, tasks placed a second.
-func placement(ctx context.Context, e env) error {
-	cmd := exec.CommandContext(ctx, "go", "test", "-run=^$", "-bench=^BenchmarkPlacement", "-count", strconv.Itoa(e.rounds), "swarm/manager/planner")
+func placement(ctx context.Context, e testbed.Env) error {
+	cmd := exec.CommandContext(ctx, "go", "test", "-run=^$", "-bench=^BenchmarkPlacement", "-count", strconv.Itoa(e.Rounds), "swarm/manager/planner")
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("%w\n%s", err, out)
@@ -33,7 +36,7 @@ func placement(ctx context.Context, e env) error {
 	for _, name := range slices.Sorted(maps.Keys(found)) {
 		rates := found[name]
 		slices.Sort(rates)
-		figure("placement_"+strings.ReplaceAll(name, "/", "_"), rates[len(rates)/2], "tasks/s",
+		figure.Print("placement_"+strings.ReplaceAll(name, "/", "_"), rates[len(rates)/2], "tasks/s",
 			fmt.Sprintf("median of %d; SwarmKit's scheduler places 17,000/s of 100k tasks on 1k nodes", len(rates)))
 	}
 	return nil

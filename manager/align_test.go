@@ -9,7 +9,8 @@ import (
 	"swarm/raftstore"
 )
 
-// A service that its managers roll back gets its former port as soon as nobody else has it, and says until then why not.
+// A service that is rolled back gets its former port again as soon as no other service has it.
+// Until then its status says why not.
 func TestAlign_FormerPortIsRegained(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)

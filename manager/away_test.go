@@ -17,7 +17,7 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// silent is a node that takes calls and never answers.
+// silent is a node that accepts calls and never answers.
 type silent struct {
 	swarmv1.UnimplementedWorkerServer
 }
@@ -27,8 +27,8 @@ func (silent) Logs(_ *swarmv1.TaskLogsRequest, s swarmv1.Worker_LogsServer) erro
 	return s.Context().Err()
 }
 
-// A node that is away, or says nothing, is named once, whatever number of tasks it has; the others' lines come. Who
-// follows gets its lines when it returns.
+// Logs have one notice for a node that is away or silent, however many tasks it has, and the lines
+// of the other nodes. A caller that follows gets the node's lines when the node returns.
 func TestControl_LogsOfANodeThatIsAway(t *testing.T) {
 	for name, answer := range map[string]swarmv1.WorkerServer{"refuses": nil, "is silent": silent{}} {
 		t.Run(name, func(t *testing.T) {

@@ -24,8 +24,8 @@ func (w *worker) describe(d *swarmv1.NodeDescription) {
 	w.send(&swarmv1.FromWorker{Message: &swarmv1.FromWorker_Description{Description: d}})
 }
 
-// A node is called what it was called when it joined, until an operator calls it otherwise. What it says of itself changes
-// neither lists nor placement.
+// A node keeps the hostname with which it joined until an operator changes it. The hostname in its
+// description changes neither lists nor placement.
 func TestManager_HostnameIsTheOperators(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
@@ -57,7 +57,7 @@ func TestManager_HostnameIsTheOperators(t *testing.T) {
 	})
 }
 
-// A session that does not keep to the protocol ends with the reason, and the node may open another.
+// A session that breaks the protocol ends with the reason, and the node may open another one.
 func TestManager_ClosesSessionsThatBreakTheProtocol(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
@@ -88,7 +88,8 @@ func TestManager_ClosesSessionsThatBreakTheProtocol(t *testing.T) {
 	})
 }
 
-// A node that opens one session after another costs the leader a write each: it must wait.
+// A node that opens one session after another must wait, because each session costs the leader a
+// write.
 func TestManager_SessionsOfANodeArePaced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
@@ -119,7 +120,8 @@ func TestManager_SessionsOfANodeArePaced(t *testing.T) {
 	})
 }
 
-// Routes of workers keep no network from being made; those of managers do, and one that a worker overlaps is warned of.
+// A network can be created although its subnet overlaps a route of a worker; the answer has a
+// warning. It cannot be created when the subnet overlaps a route of a manager.
 func TestControl_RoutesOfWorkersDoNotBlockNetworks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
@@ -143,8 +145,8 @@ func TestControl_RoutesOfWorkersDoNotBlockNetworks(t *testing.T) {
 	})
 }
 
-// A pull changes the row of a name to the digest that the manager found, and never for what a node says; a loaded image
-// keeps its row, and without a digest no row is written.
+// A pull changes the row of a name to the digest that the manager has resolved, and never to one
+// that a node reports. A loaded image keeps its row, and without a digest no row is written.
 func TestControl_PullIsByTheManagersDigest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex
@@ -193,7 +195,7 @@ func TestControl_PullIsByTheManagersDigest(t *testing.T) {
 	})
 }
 
-// unreachable is a resolver that reaches no registry but that of the images it knows.
+// unreachable is a resolver that can only reach the registry of the images that it has.
 type unreachable struct{ digests }
 
 func (u unreachable) Resolve(ctx context.Context, ref, auth string) (string, error) {
@@ -203,7 +205,8 @@ func (u unreachable) Resolve(ctx context.Context, ref, auth string) (string, err
 	return u.digests.Resolve(ctx, ref, auth)
 }
 
-// A node that was removed opens sessions without end: the pace comes before anything that costs.
+// A node that was removed opens one session after another. The rate limit comes before anything
+// that costs.
 func TestManager_SessionsOfARemovedNodeArePaced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
@@ -227,7 +230,8 @@ func TestManager_SessionsOfARemovedNodeArePaced(t *testing.T) {
 	})
 }
 
-// A node asks to remove so many images at once and a few more each second. Another node does not feel it.
+// A node may ask to remove a number of images at once and a few more each second. That does not
+// limit another node.
 func TestDisks_ReleasesOfANodeArePaced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)

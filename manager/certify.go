@@ -11,13 +11,13 @@ import (
 	"swarm/raftstore"
 )
 
-// certifyPause is between two attempts to sign that failed.
+// certifyPause follows an attempt to sign that failed.
 const certifyPause = 10 * time.Second
 
-// certify keeps the certificate which says that this node is a manager: it signs one as soon as the
-// replica holds the authority's key and says that the node is a manager, another at half of its
-// life, and another when the key of the node changes. It needs nobody else, so that managers whose
-// certificates have all expired find each other again.
+// certify keeps the certificate which says that this node is a manager. It signs one as soon as the
+// replica has the authority's key and says that the node is a manager, another one at half of the
+// certificate's life, and another one when the node's key changes. It asks no other node, so that
+// managers whose certificates have all expired can connect to each other again.
 func (m *Manager) certify(ctx context.Context) error {
 	if m.deps.Identity == nil {
 		return nil
@@ -25,12 +25,7 @@ func (m *Manager) certify(ctx context.Context) error {
 	changed := make(chan struct{}, 1)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
-		return m.follow(ctx, func(*raftstore.View) {
-			select {
-			case changed <- struct{}{}:
-			default:
-			}
-		}, raftstore.TableNode, raftstore.TableCluster)
+		return m.follow(ctx, changed, raftstore.TableNode, raftstore.TableCluster)
 	})
 	g.Go(func() error {
 		for {
@@ -51,7 +46,7 @@ func (m *Manager) certify(ctx context.Context) error {
 	return g.Wait()
 }
 
-// certifyIfDue signs when it is time, and says when to look again at the latest.
+// certifyIfDue signs when it is time. It returns the time at which to look again at the latest.
 func (m *Manager) certifyIfDue(ctx context.Context, now time.Time) time.Time {
 	node, held := m.deps.Identity.Credential(), m.deps.Identity.Manager()
 	if held.Cert != nil && held.Key.Equal(node.Key) {
@@ -69,24 +64,24 @@ func (m *Manager) certifyIfDue(ctx context.Context, now time.Time) time.Time {
 		return now.Add(certifyPause)
 	}
 	m.log.Info("certificate as a manager signed", "node", m.cfg.NodeID, "index", view.Index(), "until", cred.Cert.NotAfter)
-	// After a restart the other managers are not reached without the certificate, and the
-	// certificate is not signed without the authority's key. So the key must be known before
-	// another manager is heard.
+	// After a restart this manager cannot reach the others without a certificate, and cannot sign
+	// one without the authority's key. So its own snapshot must hold the key.
 	if err := m.store.EnsureSnapshot(ctx, view.Index()); err != nil && ctx.Err() == nil {
 		m.log.Warn("this manager cannot start without another one: its state is not in a snapshot", "node", m.cfg.NodeID, "err", err)
 	}
 	return pki.RenewAt(cred.Cert, 0)
 }
 
-// follow calls fn now and after every change of the tables, until ctx ends.
-func (m *Manager) follow(ctx context.Context, fn func(*raftstore.View), tables ...raftstore.TableID) error {
+// follow sends to changed now and after every change of the tables, until ctx ends. changed has a
+// capacity of 1: changes that nobody has received yet are one.
+func (m *Manager) follow(ctx context.Context, changed chan<- struct{}, tables ...raftstore.TableID) error {
 	for ctx.Err() == nil {
-		view, w := m.store.Watch(tables...)
-		for err := error(nil); err == nil; {
-			fn(view)
-			var batch raftstore.Batch
-			batch, err = w.Next(ctx)
-			view = batch.View
+		_, w := m.store.Watch(tables...)
+		for err := error(nil); err == nil; _, err = w.Next(ctx) {
+			select {
+			case changed <- struct{}{}:
+			default:
+			}
 		}
 		w.Close()
 	}

@@ -19,7 +19,7 @@ import (
 	"swarm/raftstore"
 )
 
-// refused checks that an error is of a class, says what it should, in one line.
+// refused checks that an error is of a class and has a text, in one line.
 func refused(t *testing.T, what string, err error, class func(error) bool, says string) {
 	t.Helper()
 	err = transport.FromStatus(err)
@@ -122,7 +122,7 @@ func TestControl_UpdateAndRollback(t *testing.T) {
 	})
 }
 
-// Credentials are shown to nobody, so an update that was made from what is shown brings none.
+// No answer shows credentials, so that an update that was made from an answer has none.
 func TestControl_UpdateKeepsTheCredentialsToPullWith(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
@@ -162,7 +162,7 @@ func TestControl_UpdateKeepsTheCredentialsToPullWith(t *testing.T) {
 	})
 }
 
-// As the planner does when an update fails: it changes the service's row alone.
+// The planner does this when an update fails: it changes only the service's row.
 func TestManager_RolledBackServicePublishesItsFormerPort(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)

@@ -16,7 +16,7 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// credential creates a credential as the holder of another, or at the local socket.
+// credential creates a credential, as the holder of another one or at the local socket.
 func (r *rig) credential(by transport.AuthInfo, name string, validity time.Duration) transport.AuthInfo {
 	r.t.Helper()
 	key, err := pki.NewKey()
@@ -123,7 +123,7 @@ func TestManager_FindsCredentials(t *testing.T) {
 	})
 }
 
-// The row of a credential that has ended goes; the one of another stays.
+// The row of a credential that has expired is deleted, and that of another one stays.
 func TestManager_ForgetsCredentialsThatEnded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
@@ -142,7 +142,7 @@ func TestManager_ForgetsCredentialsThatEnded(t *testing.T) {
 	})
 }
 
-// A watcher hears of credentials as of everything else.
+// A watch reports changes of credentials, as of all other objects.
 func TestManager_TellsOfCredentials(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)

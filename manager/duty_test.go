@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// A duty that panics costs neither the process nor the term: it begins anew after growing pauses.
+// A duty that panics ends neither the process nor the term. It starts again after growing pauses.
 func TestPersist_PanicsAndFailuresAreRetried(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log bytes.Buffer
@@ -19,7 +19,7 @@ func TestPersist_PanicsAndFailuresAreRetried(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		began := time.Now()
 		var attempts []time.Duration
-		m.persist(ctx, "plan", func(context.Context) error {
+		m.keepRunning(ctx, "plan", func(context.Context) error {
 			attempts = append(attempts, time.Since(began))
 			if len(attempts) == 4 {
 				cancel()

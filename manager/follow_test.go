@@ -15,22 +15,24 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"swarm/internal/broadcast"
 	"swarm/manager"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// writer is a node whose one task writes a letter now and then, and whose daemon restarts.
+// writer is a node with one task, which writes a letter when the test says so, and a daemon that
+// restarts.
 type writer struct {
 	swarmv1.UnimplementedWorkerServer
 	mu      sync.Mutex // guards the rest
 	wrote   []*swarmv1.LogRecord
-	changed chan struct{}
-	restart chan struct{} // closed and replaced: the streams break
+	changed broadcast.Signal // wrote has grown
+	restart broadcast.Signal // the streams break
 	opened  []*swarmv1.LogOptions
 }
 
 func newWriter() *writer {
-	return &writer{changed: make(chan struct{}), restart: make(chan struct{})}
+	return &writer{}
 }
 
 func (w *writer) write(task, letter string) {
@@ -39,20 +41,16 @@ func (w *writer) write(task, letter string) {
 	w.wrote = append(w.wrote, &swarmv1.LogRecord{
 		TaskId: task, Stream: swarmv1.LogRecord_STDOUT, Offset: uint64(len(w.wrote)), Data: []byte(letter), Timestamp: timestamppb.Now(),
 	})
-	close(w.changed)
-	w.changed = make(chan struct{})
+	w.changed.Broadcast()
 }
 
 func (w *writer) breakStreams() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	close(w.restart)
-	w.restart = make(chan struct{})
+	w.restart.Broadcast()
 }
 
 func (w *writer) Logs(req *swarmv1.TaskLogsRequest, s swarmv1.Worker_LogsServer) error {
 	w.mu.Lock()
-	restart, at := w.restart, 0
+	restart, at := w.restart.Changed(), 0
 	w.opened = append(w.opened, req.GetOptions())
 	w.mu.Unlock()
 	if o := req.GetOptions(); o.GetTail() == 0 {
@@ -61,8 +59,9 @@ func (w *writer) Logs(req *swarmv1.TaskLogsRequest, s swarmv1.Worker_LogsServer)
 		w.mu.Unlock()
 	}
 	for {
+		changed := w.changed.Changed()
 		w.mu.Lock()
-		news, changed := w.wrote[at:], w.changed
+		news := w.wrote[at:]
 		at = len(w.wrote)
 		w.mu.Unlock()
 		for _, r := range news {
@@ -89,7 +88,7 @@ func (w *writer) Logs(req *swarmv1.TaskLogsRequest, s swarmv1.Worker_LogsServer)
 	}
 }
 
-// A daemon that restarts costs those who follow no line, and gives them none twice.
+// A caller that follows logs loses no line when the daemon restarts, and gets none twice.
 func TestControl_FollowedLogsSurviveARestart(t *testing.T) {
 	for name, test := range map[string]struct {
 		tail int64

@@ -13,15 +13,17 @@ import (
 	"swarm/raftstore"
 )
 
-// rotateGossipKeys takes the keys of gossip from step to step. A removed node begins a rotation in
-// the commit that removes it, so that no change of leadership can lose it.
+// rotateGossipKeys takes the gossip keys through the steps of a rotation, when each is due, until
+// ctx ends. The removal of a node begins a rotation in the same commit, so that a change of leader
+// cannot lose it.
 func (m *Manager) rotateGossipKeys(ctx context.Context) error {
 	view, w := m.store.Watch(raftstore.TableCluster)
 	defer w.Close()
 	for {
 		cluster := view.Cluster()
 		next, wait := gossipkeys.Step(cluster.GetGossipKeys(), pki.NewGossipKey(), time.Now())
-		// Keys that did not change are the same objects.
+		// Step returns keys that do not change as the same objects, so that == tells whether any
+		// does.
 		if cluster != nil && !slices.Equal(next, gossipkeys.Order(cluster.GetGossipKeys())) {
 			if err := m.writeGossipKeys(ctx, cluster, next); err != nil {
 				return err
@@ -54,12 +56,13 @@ func (m *Manager) replaceGossipKey(ctx context.Context) error {
 	return m.writeGossipKeys(ctx, cluster, gossipkeys.Replace(cluster.GetGossipKeys(), pki.NewGossipKey(), time.Now()))
 }
 
+// writeGossipKeys writes the keys unless somebody else has changed the cluster meanwhile.
 func (m *Manager) writeGossipKeys(ctx context.Context, cluster *swarmv1.Cluster, keys []*swarmv1.EncryptionKey) error {
 	cluster = cluster.CloneVT()
 	cluster.GossipKeys = keys
 	_, err := m.store.Commit(ctx, "gossip keys", raftstore.Update(cluster))
 	if errdefs.IsAborted(err) || errdefs.IsConflict(err) {
-		return nil // Somebody else changed the cluster: the watch tells, and the keys are looked at again.
+		return nil // the watch reports the other change, and the keys are looked at again
 	}
 	return err
 }

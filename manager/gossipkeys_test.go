@@ -11,8 +11,8 @@ import (
 	"swarm/raftstore"
 )
 
-// The key of gossip is replaced on schedule and when a node is removed, and the removed node learns
-// none of the new ones.
+// The gossip key is replaced on schedule and when a node is removed. The removed node learns none
+// of the new keys.
 func TestManager_RotatesGossipKeys(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)

@@ -13,7 +13,7 @@ import (
 	"swarm/raftstore"
 )
 
-// digests is a registry that has images by reference.
+// digests is a registry: it has the digest of each image by reference.
 type digests map[string]string
 
 func (d digests) Resolve(_ context.Context, ref, _ string) (string, error) {

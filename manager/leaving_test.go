@@ -10,7 +10,8 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// What a service held can be had in the next breath after its removal: the call waits until its tasks have stopped.
+// What a removed service held can be taken over right after its removal: the call that takes it
+// waits until the tasks of the removed service have stopped.
 func TestControl_TakesOverFromARemovedService(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
@@ -67,7 +68,7 @@ func TestControl_TakesOverFromARemovedService(t *testing.T) {
 	})
 }
 
-// Who waits for tasks that do not end hears why.
+// A call that waits for tasks that do not end fails with the reason.
 func TestControl_WaitsNoLongerThanPatience(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)

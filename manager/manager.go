@@ -1,11 +1,15 @@
-// Package manager puts a manager's parts together: the users' API, the sessions of workers, the certificate authority,
-// and, while this member leads, the loops that turn desired state into tasks, judge which nodes are up, keep Raft's voters
-// in line with the nodes' roles, and sweep up. Leadership is one context: Run has no other notion of it.
+// Package manager assembles the parts of a manager: the API for users (control), the sessions of
+// workers (dispatch) and the certificate authority (ca). While this member of Raft leads, it also
+// runs the leader's duties: loops that turn desired state into tasks, judge which nodes are up,
+// keep Raft's voters in line with the roles of nodes, and delete rows without an owner. Leadership
+// is one context; the package has no other notion of it.
 //
-// It refuses to know how the store replicates and how the planner decides. The daemon makes one Manager a term, registers
-// its services, asks Authorise about every call on the node, and runs Run beside the store's own. Goroutines: those of
-// dispatch, three for this node's certificate and the review of who is connected, and one for each of the seven duties of a
-// leader; Run waits for all.
+// The package refuses to know how the store replicates and how the planner decides. The daemon
+// makes one Manager for each time that its node is a manager, registers its services, asks
+// Authorise about every call and Admit about every connection, and runs Run beside the store's Run.
+//
+// Goroutines: those of dispatch, two each for this node's certificate and for Review, and one for
+// each duty of the leader. Run waits for all of them.
 package manager
 
 import (
@@ -16,7 +20,6 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -28,38 +31,39 @@ import (
 	"swarm/manager/ca"
 	"swarm/manager/control"
 	"swarm/manager/dispatch"
+	"swarm/manager/dispatch/liveness"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
 )
 
-// Gossip is what a manager asks the membership gossip.
-type Gossip = dispatch.Gossip
-
-// Config is who this manager is.
+// Config says who this manager is.
 type Config struct{ NodeID string }
 
-// Deps are what a Manager needs. Gossip, Identity, Review, Images, Resolver and Login may be nil.
+// Deps are what a Manager needs. All but Log, Store and Conn may be nil.
 type Deps struct {
 	Log    *slog.Logger
 	Store  *raftstore.Store
-	Gossip Gossip
-	// Identity is given the certificate which says that this node is a manager.
+	Gossip liveness.Gossip
+	// Identity receives the certificate which says that this node is a manager.
 	Identity *transport.Identity
-	// Review is called, once at a time, when Admit or Authorise may answer otherwise than before: a node, its role
-	// or its key, a member of Raft, the cluster or a credential has changed.
+	// Review is called when Admit or Authorise may answer otherwise than before: a node, its role
+	// or its key, a member of Raft, the cluster or a credential has changed. One goroutine calls
+	// it.
 	Review func()
-	// Conn reaches another node's gRPC services.
+	// Conn returns a connection to another node's gRPC services.
 	Conn func(nodeID string) (grpc.ClientConnInterface, error)
-	// RaftAnswers tells whether a node's Raft listener takes connections: only then does it become a voter.
+	// RaftAnswers reports whether a node's Raft listener takes connections. A new manager becomes a
+	// voter only then. When it is nil, it becomes a voter at once.
 	RaftAnswers func(ctx context.Context, nodeID string) error
-	// Answers tells whether a node answers at an address and port, and proves there who it is. Nil: nobody is asked.
+	// Answers reports whether a node answers at an address and port, and proves there who it is.
+	// When it is nil, a node's word for its new address is enough.
 	Answers  func(ctx context.Context, nodeID, hostport string) error
 	Images   control.Images
 	Resolver control.Resolver
 	Login    func(ctx context.Context, registry, registryAuth string) error
 }
 
-// Manager is one node's part in managing the cluster.
+// Manager is what one node does as a manager.
 type Manager struct {
 	cfg      Config
 	deps     Deps
@@ -71,11 +75,12 @@ type Manager struct {
 	auth     *control.Authoriser
 }
 
-// New makes a Manager; nothing happens before Run.
+// New returns a Manager. Nothing happens before Run.
 func New(cfg Config, deps Deps) *Manager {
 	m := &Manager{cfg: cfg, deps: deps, log: deps.Log, store: deps.Store}
 	m.control = control.New(control.Config{NodeID: cfg.NodeID}, control.Deps{
-		Log: deps.Log, Store: deps.Store, Conn: deps.Conn, Images: deps.Images, Resolver: deps.Resolver, Login: deps.Login, Gossip: liveness{deps.Gossip},
+		Log: deps.Log, Store: deps.Store, Conn: deps.Conn, Images: deps.Images, Resolver: deps.Resolver,
+		Login: deps.Login, Gossip: gossipHealth{deps.Gossip},
 	})
 	m.dispatch = dispatch.New(dispatch.Config{NodeID: cfg.NodeID}, dispatch.Deps{
 		Log: deps.Log, Store: deps.Store, Gossip: deps.Gossip, Conn: deps.Conn, Answers: deps.Answers,
@@ -85,23 +90,23 @@ func New(cfg Config, deps Deps) *Manager {
 	return m
 }
 
-// liveness tells the users' API what gossip knows.
-type liveness struct{ gossip Gossip }
+// gossipHealth answers the control API's question with what gossip says.
+type gossipHealth struct{ gossip liveness.Gossip }
 
-func (l liveness) Alive(id string) (alive, known bool) {
+func (l gossipHealth) Alive(id string) (alive, known bool) {
 	if l.gossip == nil {
 		return false, false
 	}
 	switch l.gossip.Status(id) {
-	case dispatch.GossipAlive:
+	case liveness.GossipAlive:
 		return true, true
-	case dispatch.GossipUnknown:
+	case liveness.GossipUnknown:
 		return false, false
 	}
 	return false, true
 }
 
-// Register adds all services of a manager, the store's included.
+// Register adds all gRPC services of a manager, also that of the store.
 func (m *Manager) Register(r grpc.ServiceRegistrar) {
 	swarmv1.RegisterControlServer(control.Current(r, m.store, m.control.StaleNotice), m.control)
 	swarmv1.RegisterDisksServer(r, m.control.Disks())
@@ -110,21 +115,22 @@ func (m *Manager) Register(r grpc.ServiceRegistrar) {
 	m.dispatch.Register(r)
 }
 
-// Sessions counts the workers that are connected to this manager.
+// Sessions returns how many workers have a session with this manager.
 func (m *Manager) Sessions() int { return m.dispatch.Sessions() }
 
-// Admits refuses a caller that has not proved that it knows a join token.
+// Admits returns an error for a caller that has not proved that it knows a join token.
 func (m *Manager) Admits(ctx context.Context) error { return m.ca.Admits(ctx) }
 
-// WrongTokens counts the calls that were refused because they proved no current join token.
+// WrongTokens returns how many calls were refused because they proved no current join token.
 func (m *Manager) WrongTokens() uint64 { return m.ca.WrongTokens() }
 
-// Authorise judges any call on this node, by the replicated state.
+// Authorise returns an error when the caller may not make a call on this node, by the replicated
+// state. It returns Unavailable while this manager has no state yet.
 func (m *Manager) Authorise(ctx context.Context, fullMethod string) error {
 	if err := m.auth.Authorise(ctx, fullMethod); err != nil {
 		return err
 	}
-	// A manager of this moment has an empty replica, which must not be taken for an empty cluster.
+	// The replica of a new manager is empty. Users must not take it for an empty cluster.
 	if strings.HasPrefix(fullMethod, "/"+swarmv1.Control_ServiceDesc.ServiceName+"/") {
 		if view := m.store.View(); view.Cluster() == nil {
 			return errdefs.ErrUnavailable.WithMessage("this manager has not received the cluster's state yet: try again in a moment, or name another manager with -H")
@@ -133,9 +139,9 @@ func (m *Manager) Authorise(ctx context.Context, fullMethod string) error {
 	return nil
 }
 
-// Admit says whether a peer may have a connection for a protocol with this manager, and how far it
-// is trusted, by the replicated state. For Raft, of which the certificate says that its holder is a manager, see
-// raftstore.Store.CheckPeer.
+// Admit reports whether a peer may have a connection for a protocol with this manager, and how far
+// the peer is trusted, by the replicated state. For Raft, the peer's certificate says that it is a
+// manager, and raftstore.Store.CheckPeer compares that with the members of Raft.
 func (m *Manager) Admit(proto string, who transport.AuthInfo) (transport.Trust, error) {
 	trust, err := m.auth.Admit(proto, who)
 	if err != nil || proto != transport.ProtoRaft {
@@ -144,22 +150,22 @@ func (m *Manager) Admit(proto string, who transport.AuthInfo) (transport.Trust, 
 	return transport.Full, m.store.CheckPeer(who.NodeID(), who.Peer.Issued)
 }
 
-// Peer is how to reach a node, as replicated.
-func (m *Manager) Peer(nodeID string) (*swarmv1.Peer, bool) {
+// Peer returns how to reach a node, as replicated. ok is false when there is no such node.
+func (m *Manager) Peer(nodeID string) (peer *swarmv1.Peer, ok bool) {
 	n, ok := m.store.View().Nodes.Get(nodeID)
 	return &swarmv1.Peer{NodeId: nodeID, Addr: n.GetAddr(), Port: n.GetPort()}, ok
 }
 
-// readyPause is between two looks at the own vote: Raft tells nobody that it has come.
+// readyPause is between two looks at this member's own vote, because Raft does not announce it.
 const readyPause = 10 * time.Millisecond
 
-// Ready waits until this member knows the cluster, can prove to be a manager, votes, and knows a
-// leader.
+// Ready waits until this member has the cluster's state, can prove to be a manager, votes, and
+// knows a leader.
 func (m *Manager) Ready(ctx context.Context) error {
-	for !m.known() {
+	for !m.hasState() {
 		_, w := m.store.Watch(raftstore.TableCluster, raftstore.TableNode)
 		err := error(nil)
-		if !m.known() { // it may have come before the watch
+		if !m.hasState() { // it may have come before the watch
 			_, err = w.Next(ctx)
 		}
 		w.Close()
@@ -173,11 +179,11 @@ func (m *Manager) Ready(ctx context.Context) error {
 		}
 		_ = pause.For(ctx, readyPause)
 	}
-	_, err := m.store.ReadIndex(ctx)
+	_, err := m.store.ReadIndex(ctx) // needs a leader
 	return err
 }
 
-// Resign has the cluster make this node a worker. The leader takes its vote thereafter.
+// Resign makes this node a worker. The leader then removes its vote.
 func (m *Manager) Resign(ctx context.Context) error {
 	self, ok := m.store.View().Nodes.Get(m.cfg.NodeID)
 	if !ok {
@@ -189,22 +195,24 @@ func (m *Manager) Resign(ctx context.Context) error {
 	return err
 }
 
-// known says whether the replica has the cluster and this node.
-func (m *Manager) known() bool {
+// hasState reports whether the replica has the cluster and this node.
+func (m *Manager) hasState() bool {
 	view := m.store.View()
 	_, ok := view.Nodes.Get(m.cfg.NodeID)
 	return ok && view.Cluster() != nil
 }
 
+// certified reports whether this node has a certificate as a manager.
 func (m *Manager) certified() bool {
 	return m.deps.Identity == nil || m.deps.Identity.Manager().Cert != nil
 }
 
+// votes reports whether this member is a voter of Raft.
 func (m *Manager) votes() bool {
 	return slices.ContainsFunc(m.store.Servers(), func(s raftstore.Server) bool { return s.ID == m.cfg.NodeID && s.Voter })
 }
 
-// Run serves until ctx ends, or until a part of it cannot go on.
+// Run serves until ctx ends, or until a part fails for good. It returns nil when ctx ends.
 func (m *Manager) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return m.dispatch.Run(ctx) })
@@ -218,48 +226,43 @@ func (m *Manager) Run(ctx context.Context) error {
 	return err
 }
 
-// review has connections and calls judged again when somebody's rights may have changed. A node
-// that was demoted is heard by Raft for as long as it is a member there.
+// review calls Review when somebody's rights may have changed. Members of Raft are watched too,
+// because Raft hears a node that was demoted for as long as the node is a member.
 func (m *Manager) review(ctx context.Context) error {
 	if m.deps.Review == nil {
 		return nil
 	}
-	var one sync.Mutex // held while Review runs
-	review := func() {
-		one.Lock()
-		defer one.Unlock()
-		m.deps.Review()
-	}
+	changed := make(chan struct{}, 1)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
+		return m.follow(ctx, changed, raftstore.TableNode, raftstore.TableCluster, raftstore.TableCredential)
+	})
+	g.Go(func() error {
 		for ctx.Err() == nil {
-			change := m.store.MembersChanged()
-			review()
+			members := m.store.MembersChanged()
+			m.deps.Review()
 			select {
-			case <-change:
+			case <-members:
+			case <-changed:
 			case <-ctx.Done():
 			}
 		}
 		return nil
 	})
-	g.Go(func() error {
-		return m.follow(ctx, func(*raftstore.View) { review() },
-			raftstore.TableNode, raftstore.TableCluster, raftstore.TableCredential)
-	})
 	return g.Wait()
 }
 
-// lead is everything that only the leader does, for one term.
+// lead runs everything that only the leader does, until ctx ends with the leadership. The store
+// logs that this manager leads.
 func (m *Manager) lead(ctx context.Context) error {
-	m.log.Info("this manager leads", "node", m.cfg.NodeID)
-	g, ctx := errgroup.WithContext(ctx)
+	var g errgroup.Group
 	for name, duty := range map[string]func(context.Context) error{
-		"plan": m.plan, "judge nodes": m.dispatch.LeadLiveness, "seat managers": m.seats, "reap": m.reap, "forget": m.forget,
+		"plan": m.plan, "judge nodes": m.dispatch.LeadLiveness, "reconcile voters": m.reconcileVoters,
+		"reap": m.reap, "forget": m.forget, "rotate gossip keys": m.rotateGossipKeys,
 		"align endpoints": m.control.AlignEndpoints, "make network ingress": m.control.MakeIngress,
-		"rotate gossip keys": m.rotateGossipKeys,
 	} {
 		g.Go(func() error {
-			m.persist(ctx, name, duty)
+			m.keepRunning(ctx, name, duty)
 			return nil
 		})
 	}
@@ -267,21 +270,23 @@ func (m *Manager) lead(ctx context.Context) error {
 }
 
 const (
-	// dutyPause is between two attempts at a duty that failed. It doubles with every panic in a row.
+	// dutyPause is between two attempts at a duty that failed. It doubles with every panic in a
+	// row, up to dutyPauseMax.
 	dutyPause    = time.Second
 	dutyPauseMax = time.Minute
 )
 
-// persist keeps a duty up for the whole term. A duty that fails, or panics, does not cost the leadership:
-// it begins anew with the newest view, after a pause. A duty that fell behind begins anew at once.
-func (m *Manager) persist(ctx context.Context, name string, duty func(context.Context) error) {
+// keepRunning runs a duty until ctx ends. A duty that fails or panics starts again with the newest
+// view, after a pause. It does not end the leadership, because the next leader would fail alike. A
+// duty that fell behind the store's changes starts again at once.
+func (m *Manager) keepRunning(ctx context.Context, name string, duty func(context.Context) error) {
 	wait := dutyPause
 	for {
 		err := attempt(ctx, duty)
 		if ctx.Err() != nil {
 			return
 		}
-		m.log.Warn("a duty of the leader begins anew", "duty", name, "err", err)
+		m.log.Warn("a duty of the leader failed and starts again", "duty", name, "err", err)
 		switch {
 		case errors.Is(err, raftstore.ErrResync):
 		case errors.Is(err, errPanicked):
@@ -296,7 +301,7 @@ func (m *Manager) persist(ctx context.Context, name string, duty func(context.Co
 
 var errPanicked = errors.New("panic")
 
-// attempt runs a duty once. A panic in the goroutine of the duty becomes an error with its stack.
+// attempt runs a duty once. A panic in the duty's own goroutine becomes an error with its stack.
 func attempt(ctx context.Context, duty func(context.Context) error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {

@@ -9,12 +9,12 @@ import (
 	"github.com/containerd/errdefs"
 
 	"swarm/internal/transport"
-	"swarm/manager/dispatch"
+	"swarm/manager/dispatch/liveness"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// TestManager_FromCreateToRunning: nothing on the way waits for a timer, so that no time passes in the bubble but that of
-// the store's own batching, which is none.
+// No step from the creation of a service to its running tasks waits for a timer, so that no time
+// passes in the bubble.
 func TestManager_FromCreateToRunning(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
@@ -72,8 +72,8 @@ func TestManager_ScaleAndRemove(t *testing.T) {
 	})
 }
 
-// TestManager_LostWorker: silence and gossip together move the tasks after three heartbeats; when it returns, its old
-// tasks are stopped.
+// The tasks of a worker that is silent and that gossip says has failed run elsewhere after three
+// heartbeats. When the worker returns, its old tasks are stopped.
 func TestManager_LostWorker(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
@@ -83,7 +83,7 @@ func TestManager_LostWorker(t *testing.T) {
 		a.silence()
 		start := time.Now()
 		time.Sleep(time.Second)
-		r.gossip.say(a.id, dispatch.GossipFailed)
+		r.gossip.say(a.id, liveness.GossipFailed)
 		for r.state(a.id) == swarmv1.NodeState_READY && time.Since(start) < time.Minute {
 			time.Sleep(10 * time.Millisecond)
 		}
@@ -96,7 +96,7 @@ func TestManager_LostWorker(t *testing.T) {
 		if took := time.Since(start); took > 4*time.Second {
 			t.Errorf("the replacement came after %s", took)
 		}
-		r.gossip.say(a.id, dispatch.GossipAlive)
+		r.gossip.say(a.id, liveness.GossipAlive)
 		a.speak()
 		time.Sleep(5 * time.Second)
 		if r.state(a.id) != swarmv1.NodeState_READY || a.running() != 0 || b.running() != 2 {
@@ -105,8 +105,9 @@ func TestManager_LostWorker(t *testing.T) {
 	})
 }
 
-// TestManager_DepartingWorker: a node that says that its host goes down is down at once, and told so; its tasks run
-// elsewhere although it still speaks. What it says of them later counts as no failure. Its next session finds it ready.
+// A node that announces that its host goes down is down at once, and is told so. Its tasks run
+// elsewhere although its session goes on. Its later reports of these tasks do not count as
+// failures. Its next session makes it READY.
 func TestManager_DepartingWorker(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
@@ -147,7 +148,7 @@ func TestManager_GossipAloneEvictsNobody(t *testing.T) {
 		a := r.join("host-a")
 		r.create(serviceSpec("web", 1))
 		time.Sleep(20 * time.Second)
-		r.gossip.say(a.id, dispatch.GossipFailed)
+		r.gossip.say(a.id, liveness.GossipFailed)
 		time.Sleep(time.Minute)
 		if r.state(a.id) != swarmv1.NodeState_READY || a.running() != 1 {
 			t.Errorf("node is %s and runs %d, want ready and 1", r.state(a.id), a.running())
@@ -160,7 +161,7 @@ func TestManager_BrokenConnectionAndGossipCountAtOnce(t *testing.T) {
 		r := newRig(t)
 		a := r.join("host-a")
 		time.Sleep(20 * time.Second)
-		r.gossip.say(a.id, dispatch.GossipDead)
+		r.gossip.say(a.id, liveness.GossipDead)
 		start := time.Now()
 		a.cancel()
 		synctest.Wait()
@@ -174,8 +175,8 @@ func TestManager_GoneForTheSessionTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
 		a := r.join("host-a")
-		// Between two heartbeats, which come each second: the node was heard last half a second
-		// before.
+		// This is between two heartbeats, which come each second, so that the node was last heard
+		// half a second before.
 		time.Sleep(20*time.Second + 500*time.Millisecond)
 		a.cancel()
 		time.Sleep(9 * time.Second)
@@ -197,7 +198,7 @@ func TestManager_ClonedNodeIsRefused(t *testing.T) {
 		if err := <-otherMachine.done; !errdefs.IsAlreadyExists(err) || !strings.Contains(err.Error(), "cloned disk") {
 			t.Errorf("a clone with another machine id: got %v, want a refusal", err)
 		}
-		r.gossip.say(a.id, dispatch.GossipAlive)
+		r.gossip.say(a.id, liveness.GossipAlive)
 		sameMachine := r.openAs(a.id, "host-a", "host-y")
 		if err := <-sameMachine.done; !errdefs.IsAlreadyExists(err) || !strings.Contains(err.Error(), "host-a") {
 			t.Errorf("a clone with the same machine id at another address: got %v, want a refusal", err)

@@ -13,7 +13,8 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// DNS knows no case, so no two services, and no two networks, have names that differ in case alone.
+// DNS ignores case, so that no two services and no two networks may have names that differ in case
+// alone.
 func TestControl_NamesAreUniqueWithoutCase(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
@@ -47,7 +48,8 @@ func TestControl_NamesAreUniqueWithoutCase(t *testing.T) {
 	})
 }
 
-// Of services that are created at the same moment in many spellings, one gets the name.
+// Of services that are created at the same moment with one name in many spellings, one gets the
+// name.
 func TestControl_NamesAreUniqueAtTheSameMoment(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
@@ -75,7 +77,8 @@ func TestControl_NamesAreUniqueAtTheSameMoment(t *testing.T) {
 	})
 }
 
-// A host may join with a hostname that another has, but no operator gives a node such a name.
+// A host may join with the hostname of another node, but an operator cannot give a node such a
+// name.
 func TestControl_NodesAreNotRenamedToEachOther(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)

@@ -36,7 +36,7 @@ func subnet(text string) func(*swarmv1.NetworkSpec) {
 	}
 }
 
-// claims are the claims of addresses, and of what else networks hold; cursors are not among them.
+// claims returns the claims of addresses and of other things that networks have, without cursors.
 func (r *rig) claims() (out []string) {
 	for c := range r.store.View().Claims.All() {
 		if !strings.HasPrefix(c.GetKey(), "next/") {
@@ -214,7 +214,7 @@ func TestControl_ConcurrentNetworksAndServices(t *testing.T) {
 	})
 }
 
-// The nodes that network ingress has no address for are spoken of when a port is published.
+// A warning names the nodes for which the network ingress has no address when a port is published.
 func TestControl_IngressIsFull(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
@@ -256,7 +256,7 @@ func TestControl_IngressIsFull(t *testing.T) {
 	})
 }
 
-// A network that is removed while a service is put on it: one of the two is refused.
+// When a network is removed while a service is put on it, one of the two calls is refused.
 func TestControl_NetworkRemovedWhileAServiceJoins(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
@@ -281,7 +281,8 @@ func TestControl_NetworkRemovedWhileAServiceJoins(t *testing.T) {
 	})
 }
 
-// What the overlay has to know comes before the task that needs it, and follows what becomes of tasks elsewhere.
+// A worker is sent what its overlay has to know before the task that needs it, and then the changes
+// of tasks on other nodes.
 func TestDispatch_TellsTheOverlay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)

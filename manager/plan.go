@@ -2,6 +2,7 @@ package manager
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"swarm/manager/planner"
@@ -11,23 +12,25 @@ import (
 )
 
 const (
-	// planPause is the first pause after a plan that met only refusals; it doubles up to planPauses times. A refusal that
-	// is due to a change on its way is over when that change has arrived, so the first ones wait for nothing.
-	planPause  = 5 * time.Millisecond
-	planPauses = 7
-	planFree   = 2
+	// planPause is the first pause after a plan of which every group was rejected. It doubles up to
+	// planPauses times. The first plansAtOnce such plans are followed at once by another one: the
+	// reason is usually another write, which the next plan takes into account.
+	planPause   = 5 * time.Millisecond
+	planPauses  = 7
+	plansAtOnce = 2
 )
 
-// plans is the loop that plans from one cluster.State.
+// plans runs one planner against the store. One goroutine uses it.
 type plans struct {
-	m       *Manager
-	state   *cluster.State
-	planner *planner.Planner
-	watcher *raftstore.Watcher
-	refused int // plans in a row of which nothing was accepted
+	m        *Manager
+	state    *cluster.State
+	planner  *planner.Planner
+	watcher  *raftstore.Watcher
+	rejected int // plans in a row of which no group was accepted
 }
 
-// plan keeps the planner at work: it looks when something has changed or is due, and writes what follows.
+// plan runs the planner when something has changed or is due, and writes its changes, until ctx
+// ends.
 func (m *Manager) plan(ctx context.Context) error {
 	view, w := m.store.Watch()
 	defer w.Close()
@@ -48,7 +51,8 @@ func (m *Manager) plan(ctx context.Context) error {
 	}
 }
 
-// wait returns when something has changed or is due.
+// wait returns when something has changed, which it adds to the planner's state, or at next unless
+// it is zero.
 func (p *plans) wait(ctx context.Context, next time.Time) error {
 	until := ctx
 	if !next.IsZero() {
@@ -67,7 +71,8 @@ func (p *plans) wait(ctx context.Context, next time.Time) error {
 	return nil
 }
 
-// commit writes a plan and takes in what came of it: the next plan must see it.
+// commit writes a plan. It returns once the planner's state has the result, because the next plan
+// must start from it.
 func (p *plans) commit(ctx context.Context, groups []planner.Group) error {
 	list := make([]*swarmv1.Group, len(groups))
 	for i, g := range groups {
@@ -77,10 +82,10 @@ func (p *plans) commit(ctx context.Context, groups []planner.Group) error {
 	if err != nil {
 		return err
 	}
-	var refusal error
+	var rejection error
 	for i, r := range results {
 		if r != nil {
-			refusal = r
+			rejection = r
 			p.state.Retry(groups[i].Service)
 		}
 	}
@@ -89,28 +94,19 @@ func (p *plans) commit(ctx context.Context, groups []planner.Group) error {
 		return err
 	}
 	p.state.Apply(batch.Changes)
-	if refusal == nil || len(refusals(results)) < len(results) {
-		p.refused = 0
+	if rejection == nil || slices.Contains(results, nil) {
+		p.rejected = 0
 		return nil
 	}
-	p.refused++
-	if p.refused > planFree {
-		p.m.log.Warn("plan was refused", "index", index, "err", refusal)
-		return p.pause(ctx, planPause<<min(p.refused-planFree, planPauses))
+	p.rejected++
+	if p.rejected > plansAtOnce {
+		p.m.log.Warn("the store rejected a plan", "index", index, "err", rejection)
+		return p.pause(ctx, planPause<<min(p.rejected-plansAtOnce, planPauses))
 	}
 	return nil
 }
 
-func refusals(results []error) (out []error) {
-	for _, r := range results {
-		if r != nil {
-			out = append(out, r)
-		}
-	}
-	return out
-}
-
-// pause waits for changes, but not for long.
+// pause waits for changes, for at most d.
 func (p *plans) pause(ctx context.Context, d time.Duration) error {
 	return p.wait(ctx, time.Now().Add(d))
 }

@@ -26,7 +26,8 @@ func portAt(ip string) *swarmv1.PortConfig {
 	return &swarmv1.PortConfig{TargetPort: 80, PublishedPort: 8080, HostIp: ip}
 }
 
-// portClaims are the claims of ports, by service where that is known.
+// portClaims returns the claims of ports, with the service's name instead of its ID where there is
+// one.
 func (r *rig) portClaims() (out []string) {
 	for c := range r.store.View().Claims.Prefix("port/") {
 		owner := c.GetOwner()
@@ -51,7 +52,8 @@ func (r *rig) refusedPort(what string, s *swarmv1.ServiceSpec, holder string) {
 	refused(r.t, what, err, errdefs.IsAlreadyExists, "port 8080/tcp is already published by service "+holder)
 }
 
-// One port on several addresses: each is a service's own, and has a number of its own between nodes.
+// A port may be published on several addresses. Each belongs to one service and has its own port
+// number between nodes.
 func TestControl_PortOnAddresses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
@@ -66,7 +68,7 @@ func TestControl_PortOnAddresses(t *testing.T) {
 		r.refusedPort("all addresses", publishing("c", portAt("0.0.0.0")), "a")
 		r.refusedPort("the hosts' own", publishing("c", &swarmv1.PortConfig{TargetPort: 80, PublishedPort: 8080, PublishMode: swarmv1.PortConfig_HOST}), "a")
 
-		// Whose number it is stays so, in whatever order the ports are named.
+		// Each keeps its number, whatever the order of the ports in the spec.
 		again := publishing("b", portAt("2001:db8::1"), portAt("192.0.2.3"), portAt("192.0.2.2"))
 		again.Labels = map[string]string{"turn": "2"}
 		r.update(again)
@@ -87,7 +89,7 @@ func TestControl_PortOnAddresses(t *testing.T) {
 	})
 }
 
-// A port cannot be all nodes' and one node's at once.
+// A port cannot be published on all nodes and on single nodes at the same time.
 func TestControl_PortOfAHostIsNotTheMesh(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
@@ -103,7 +105,7 @@ func TestControl_PortOfAHostIsNotTheMesh(t *testing.T) {
 	})
 }
 
-// Of two that ask at the same moment, one has it.
+// Of two services that ask for a port at the same moment, one gets it.
 func TestControl_ConcurrentPortsOnAddresses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
@@ -127,7 +129,8 @@ func TestControl_ConcurrentPortsOnAddresses(t *testing.T) {
 	})
 }
 
-// Nobody could answer at a port on which the nodes themselves do. A service that has such a port already may be updated.
+// A port on which the nodes themselves listen cannot be published. A service that has such a port
+// already can still be updated.
 func TestControl_PortsOfTheCluster(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)

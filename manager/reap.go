@@ -2,7 +2,6 @@ package manager
 
 import (
 	"context"
-	"errors"
 	"slices"
 	"strings"
 	"time"
@@ -17,19 +16,22 @@ import (
 )
 
 const (
-	// keptRevisions of a service stay besides those that are in use.
+	// keptRevisions is how many revisions of a service stay, in addition to those that are in use.
 	keptRevisions = 100
-	reapBatch     = 1000
-	// forgetPause is between two looks for nodes that were admitted and never came.
+	// reapBatch bounds the rows that one commit deletes.
+	reapBatch = 1000
+	// forgetPause is between two looks for nodes that have never joined and for expired
+	// credentials.
 	forgetPause = time.Minute
 )
 
-// reap deletes rows whose owner is gone: what a leader that was lost in the middle, or two writers in one moment, left
-// behind. It looks when a term begins, when a node was removed and when a service has a new revision.
+// reap deletes rows whose owner is gone, and old revisions, until ctx ends. Such rows remain when a
+// leader is lost between two commits, or when two writers write at the same time. It looks when a
+// term begins, when a node was removed and when a service has a new revision.
 func (m *Manager) reap(ctx context.Context) error {
 	view, w := m.store.Watch(raftstore.TableNode, raftstore.TableRevision)
 	defer w.Close()
-	if err := m.sweep(ctx, leftovers(view)); err != nil {
+	if err := m.deleteRows(ctx, orphans(view)); err != nil {
 		return err
 	}
 	for {
@@ -37,11 +39,8 @@ func (m *Manager) reap(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		if errors.Is(err, raftstore.ErrResync) {
-			return err // the leader's term begins anew
-		}
 		if err != nil {
-			return err
+			return err // keepRunning starts the duty again
 		}
 		for _, c := range batch.Changes {
 			var changes []*swarmv1.Change
@@ -49,18 +48,19 @@ func (m *Manager) reap(ctx context.Context) error {
 			case rev != nil:
 				changes = oldRevisions(batch.View, rev.GetServiceId())
 			case c.Table == raftstore.TableNode && c.New == nil:
-				changes = leftovers(batch.View)
+				changes = orphans(batch.View)
 			}
-			if err := m.sweep(ctx, changes); err != nil {
+			if err := m.deleteRows(ctx, changes); err != nil {
 				return err
 			}
 		}
 	}
 }
 
-// forget removes nodes that were admitted and never came: the host's join failed after the answer,
-// and it was not tried again. It also removes guests if there are many. Who comes after all is told that it was removed, and joins anew. A
-// manager that votes has come. It also removes credentials that have ended.
+// forget removes nodes that were admitted and have never joined, because the host's join failed
+// after the answer and was not tried again. Such a node that calls after all is told that it was
+// removed, and joins again. A voter of Raft has joined, whatever its row says. forget also removes
+// guests when there are many, and credentials that have expired.
 func (m *Manager) forget(ctx context.Context) error {
 	for {
 		voters := make(map[string]bool)
@@ -68,13 +68,13 @@ func (m *Manager) forget(ctx context.Context) error {
 			voters[s.ID] = true
 		}
 		view, now := m.store.View(), time.Now()
-		gone := append(neverCame(view, voters, now), guests(view, voters, now)...)
-		for _, g := range slices.Concat(gone, ended(view, now)) {
+		gone := append(neverJoined(view, voters, now), guests(view, voters, now)...)
+		for _, g := range slices.Concat(gone, expiredCredentials(view, now)) {
 			if _, _, err := m.store.CommitGroups(ctx, "reaper", []*swarmv1.Group{g}); err != nil {
 				return err
 			}
 		}
-		if len(gone) > 0 { // They know the gossip keys.
+		if len(gone) > 0 { // these nodes know the gossip keys
 			if err := m.replaceGossipKey(ctx); err != nil {
 				return err
 			}
@@ -85,20 +85,23 @@ func (m *Manager) forget(ctx context.Context) error {
 	}
 }
 
-// neverCame is a group for each such node, rejected if the node comes in the same moment.
-func neverCame(v *raftstore.View, voters map[string]bool, now time.Time) []*swarmv1.Group {
+// neverJoined returns a group for each node to forget. The store rejects it if the node joins at
+// the same moment.
+func neverJoined(v *raftstore.View, voters map[string]bool, now time.Time) []*swarmv1.Group {
 	var out []*swarmv1.Group
 	for st := range v.NodeStates.All() {
 		n, ok := v.Nodes.Get(st.GetNodeId())
-		if ok && !voters[n.GetId()] && st.GetState() == swarmv1.NodeState_DOWN && members.NeverReported(st) && now.Sub(st.GetSince().AsTime()) > ca.ForgetAfter {
+		if ok && !voters[n.GetId()] && st.GetState() == swarmv1.NodeState_DOWN && members.NeverReported(st) &&
+			now.Sub(st.GetSince().AsTime()) > ca.ForgetAfter {
 			out = append(out, raftstore.Group(raftstore.Delete(n), raftstore.Delete(st)))
 		}
 	}
 	return out
 }
 
-// guests is a group for each guest to be forgotten: one that has been down for a while, if there are
-// more than the cluster keeps. It is rejected if the node returns in the same moment.
+// guests returns a group for each guest to forget: if there are more than ca.KeptGuests, those that
+// have been down longest, and for more than ca.ForgetGuestAfter. The store rejects the group if the
+// node returns at the same moment.
 func guests(v *raftstore.View, voters map[string]bool, now time.Time) []*swarmv1.Group {
 	var all []*swarmv1.NodeState
 	for st := range v.NodeStates.All() {
@@ -106,7 +109,9 @@ func guests(v *raftstore.View, voters map[string]bool, now time.Time) []*swarmv1
 			all = append(all, st)
 		}
 	}
-	slices.SortFunc(all, func(a, b *swarmv1.NodeState) int { return a.GetSince().AsTime().Compare(b.GetSince().AsTime()) })
+	slices.SortFunc(all, func(a, b *swarmv1.NodeState) int {
+		return a.GetSince().AsTime().Compare(b.GetSince().AsTime())
+	})
 	var out []*swarmv1.Group
 	for _, st := range all[:max(len(all)-ca.KeptGuests, 0)] {
 		if n, ok := v.Nodes.Get(st.GetNodeId()); ok && now.Sub(st.GetSince().AsTime()) > ca.ForgetGuestAfter {
@@ -116,9 +121,10 @@ func guests(v *raftstore.View, voters map[string]bool, now time.Time) []*swarmv1
 	return out
 }
 
-// ended is a group for each credential that has ended. A row stays for as long as another manager's
-// clock may be behind: without it the holder would be told that the credential was revoked.
-func ended(v *raftstore.View, now time.Time) []*swarmv1.Group {
+// expiredCredentials returns a group for each credential that has expired. A row stays for as long
+// as another manager's clock may be behind. Without the row that manager would tell the holder that
+// the credential was revoked.
+func expiredCredentials(v *raftstore.View, now time.Time) []*swarmv1.Group {
 	var out []*swarmv1.Group
 	for c := range v.Credentials.All() {
 		if now.Sub(c.GetUntil().AsTime()) > pki.Backdate {
@@ -128,8 +134,8 @@ func ended(v *raftstore.View, now time.Time) []*swarmv1.Group {
 	return out
 }
 
-// sweep deletes each row by itself: one that has changed meanwhile stays.
-func (m *Manager) sweep(ctx context.Context, changes []*swarmv1.Change) error {
+// deleteRows deletes each row in its own group, so that a row that has changed meanwhile stays.
+func (m *Manager) deleteRows(ctx context.Context, changes []*swarmv1.Change) error {
 	for len(changes) > 0 {
 		n := min(len(changes), reapBatch)
 		groups := make([]*swarmv1.Group, n)
@@ -141,15 +147,16 @@ func (m *Manager) sweep(ctx context.Context, changes []*swarmv1.Change) error {
 			if ctx.Err() != nil {
 				return nil
 			}
-			m.log.Warn("leftovers stay until the next sweep", "err", err)
+			m.log.Warn("rows without an owner stay until the next look", "err", err)
 			return nil
 		}
 	}
 	return nil
 }
 
-// leftovers are the rows of owners that do not exist, deleted with the version that was seen.
-func leftovers(v *raftstore.View) []*swarmv1.Change {
+// orphans returns deletions of all rows whose owner does not exist, each with the version that was
+// seen.
+func orphans(v *raftstore.View) []*swarmv1.Change {
 	var out []*swarmv1.Change
 	for st := range v.NodeStates.All() {
 		if _, ok := v.Nodes.Get(st.GetNodeId()); !ok {
@@ -184,8 +191,9 @@ func leftovers(v *raftstore.View) []*swarmv1.Change {
 	return out
 }
 
-// owned: ports of the mesh are claimed by services, ports of one node by tasks; addresses by tasks, services and nodes,
-// identifiers by networks. Of other kinds this build cannot judge.
+// owned reports whether the owner of a claim exists. Ports of the mesh belong to services, ports of
+// one node to tasks, addresses to tasks, services and nodes, and VNIs and address cursors to
+// networks. A claim of another kind counts as owned, because a newer version may have made it.
 func owned(v *raftstore.View, c *swarmv1.Claim) bool {
 	kind, rest, _ := strings.Cut(c.GetKey(), "/")
 	switch kind {
@@ -206,8 +214,9 @@ func owned(v *raftstore.View, c *swarmv1.Claim) bool {
 	return true
 }
 
-// oldRevisions are those of a service beyond the ones that are kept, oldest first. What a task, the service or its way
-// back names stays, and so does the first of each template in use: the planner compares by it.
+// oldRevisions returns deletions of a service's revisions beyond keptRevisions, oldest first.
+// Revisions that a task, the service or its rollback names stay. So does the first revision with
+// each task template in use, because the planner compares templates by it.
 func oldRevisions(v *raftstore.View, service string) []*swarmv1.Change {
 	svc, ok := v.Services.Get(service)
 	if !ok {

@@ -15,8 +15,8 @@ import (
 	"swarm/raftstore"
 )
 
-// A host whose join failed after the manager's answer is forgotten; one that was there and is down stays, for its owner to
-// remove.
+// A host whose join failed after the manager's answer is forgotten. A node that had joined and is
+// down stays until its owner removes it.
 func TestManager_ForgetsWhoNeverCame(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
@@ -55,8 +55,9 @@ func TestManager_ForgetsWhoNeverCame(t *testing.T) {
 	})
 }
 
-// Of nodes that were up for minutes only, those that have been down for longest are forgotten, down to as many as the
-// cluster keeps. Who was up for long stays, and who went down a moment ago too.
+// Of the nodes that were up only for minutes, the cluster keeps a number and forgets those that
+// have been down longest. Nodes that were up for long stay, and so do those that have just gone
+// down.
 func TestManager_ForgetsGuests(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
@@ -90,7 +91,7 @@ func TestManager_ForgetsGuests(t *testing.T) {
 	})
 }
 
-// How long a node was up adds up over its sessions; members.Guest judges by it.
+// The time that a node was up adds up over its sessions. members.Guest uses it.
 func TestManager_AddsUpHowLongANodeWasUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)

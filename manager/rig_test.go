@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 
+	"swarm/internal/broadcast"
 	"swarm/internal/grpctest"
 	"swarm/internal/ident"
 	"swarm/internal/pki"
@@ -22,7 +23,7 @@ import (
 	"swarm/manager"
 	"swarm/manager/ca"
 	"swarm/manager/control"
-	"swarm/manager/dispatch"
+	"swarm/manager/dispatch/liveness"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
 	"swarm/raftstore/raftstoretest"
@@ -30,7 +31,7 @@ import (
 
 const self = "m1" // the store's member
 
-// rig is a manager that leads a cluster of which it is the only manager, and a gossip that says what the test says.
+// rig is a cluster with one manager, which leads it, and a gossip whose statuses the test sets.
 type rig struct {
 	t      *testing.T
 	store  *raftstore.Store
@@ -41,31 +42,28 @@ type rig struct {
 
 type gossip struct {
 	mu      sync.Mutex // guards the rest
-	says    map[string]dispatch.GossipStatus
-	changed chan struct{}
+	says    map[string]liveness.GossipStatus
+	changed broadcast.Signal
 }
 
-func (g *gossip) Status(id string) dispatch.GossipStatus {
+func (g *gossip) Status(id string) liveness.GossipStatus {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.says[id]
 }
 
 func (g *gossip) Changed() (members, verdicts <-chan struct{}) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.changed, nil
+	return g.changed.Changed(), nil
 }
 
-func (g *gossip) say(id string, s dispatch.GossipStatus) {
+func (g *gossip) say(id string, s liveness.GossipStatus) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.says[id] = s
-	close(g.changed)
-	g.changed = make(chan struct{})
+	g.changed.Broadcast()
 }
 
-// resolver is a registry.
+// resolver is a registry. It has the error for each reference that cannot be resolved.
 type resolver map[string]error
 
 func (r resolver) Resolve(_ context.Context, ref, _ string) (string, error) {
@@ -79,8 +77,8 @@ const testDigest = "sha256:11111111111111111111111111111111111111111111111111111
 
 func newRig(t *testing.T, edit ...func(*manager.Deps)) *rig {
 	t.Helper()
-	r := &rig{t: t, store: raftstoretest.New(t), gossip: &gossip{says: map[string]dispatch.GossipStatus{}, changed: make(chan struct{})}}
-	r.found()
+	r := &rig{t: t, store: raftstoretest.New(t), gossip: &gossip{says: map[string]liveness.GossipStatus{}}}
+	r.bootstrap()
 	deps := manager.Deps{
 		Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Store: r.store, Gossip: r.gossip, Resolver: resolver{},
 		Conn: func(string) (grpc.ClientConnInterface, error) { return nil, errors.New("no way there") },
@@ -102,7 +100,7 @@ func newRig(t *testing.T, edit ...func(*manager.Deps)) *rig {
 	return r
 }
 
-func (r *rig) found() {
+func (r *rig) bootstrap() {
 	r.t.Helper()
 	key, err := pki.NewKey()
 	if err != nil {
@@ -125,7 +123,7 @@ func (r *rig) found() {
 	}
 }
 
-// proven makes gRPC believe who the peer is.
+// proven makes gRPC take who as the proved identity of every peer.
 type proven struct {
 	credentials.TransportCredentials
 	who transport.AuthInfo
@@ -136,12 +134,12 @@ func (p proven) ServerHandshake(c net.Conn) (net.Conn, credentials.AuthInfo, err
 }
 func (p proven) Clone() credentials.TransportCredentials { return p }
 
-// translated has errors of classes, as the transport's streams.
+// translated returns the errors of a stream as errors of classes, as package transport does.
 type translated struct{ grpc.ClientStream }
 
 func (s translated) RecvMsg(m any) error { return transport.FromStatus(s.ClientStream.RecvMsg(m)) }
 
-// serve runs a gRPC server whose callers are all the same, and connects to it.
+// serve runs a gRPC server that takes all callers for the same one, and connects to it.
 func serve(t *testing.T, who transport.AuthInfo, register func(grpc.ServiceRegistrar), judge func(context.Context, string) error) *grpc.ClientConn {
 	t.Helper()
 	server := grpc.NewServer(
@@ -179,7 +177,7 @@ func nodeInfo(id string) transport.AuthInfo {
 	return transport.AuthInfo{Peer: pki.Peer{Kind: pki.KindNode, ID: id, NotAfter: time.Now().Add(time.Hour), Cert: certOf(id)}}
 }
 
-// certOf stands for a node's certificate: its key is the node's id.
+// certOf returns a certificate of a node whose key is the node's ID.
 func certOf(id string) *x509.Certificate {
 	return &x509.Certificate{RawSubjectPublicKeyInfo: []byte(id)}
 }
@@ -206,7 +204,7 @@ func (r *rig) commit(changes ...*swarmv1.Change) {
 	}
 }
 
-// worker is a node that runs whatever it is assigned, at once.
+// worker is a node that runs everything that it is assigned, at once.
 type worker struct {
 	t      *testing.T
 	id     string
@@ -328,7 +326,7 @@ func (w *worker) receive() error {
 	}
 }
 
-// obey reports of every task what is desired of it.
+// obey reports every task as being in its desired state.
 func (w *worker) obey(a *swarmv1.Assignments) {
 	var updates []*swarmv1.TaskStatus
 	for _, c := range a.GetChanges() {
@@ -368,12 +366,12 @@ func (w *worker) say(updates ...*swarmv1.TaskStatus) {
 	w.unsaid = nil
 }
 
-// confirm says that assignments are in force.
+// confirm acknowledges assignments.
 func (w *worker) confirm(a *swarmv1.Assignments) {
 	w.send(&swarmv1.FromWorker{Message: &swarmv1.FromWorker_InForce{InForce: &swarmv1.AssignmentsAck{Sequence: a.GetSequence()}}})
 }
 
-// report says something of one task.
+// report reports the state of one task.
 func (w *worker) report(st *swarmv1.TaskStatus) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -386,14 +384,14 @@ func (w *worker) silence() {
 	w.quiet = true
 }
 
-// delay keeps the worker from what it is told, until it speaks.
+// delay keeps the worker from acting on messages until speak.
 func (w *worker) delay() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.busy = true
 }
 
-// speak ends the silence, or the delay.
+// speak ends a silence or a delay.
 func (w *worker) speak() {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -6,11 +6,11 @@ import (
 	"testing/synctest"
 	"time"
 
-	"swarm/manager/dispatch"
+	"swarm/manager/dispatch/liveness"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// TestDispatch_SettledWaitsForEveryNode: who asks is answered once every node that is up has acted on what is known.
+// Settled returns once every node that is up has acted on what the manager knows.
 func TestDispatch_SettledWaitsForEveryNode(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
@@ -37,21 +37,21 @@ func TestDispatch_SettledWaitsForEveryNode(t *testing.T) {
 		if took, err := ask(5 * time.Second); err != nil || took < time.Second || took > 2*time.Second {
 			t.Errorf("the node was behind for a second: answered after %s, %v", took, err)
 		}
-		// One that falls silent is behind, until it counts as down.
+		// A node that falls silent is waited for until it counts as down.
 		two.silence()
 		time.Sleep(time.Second)
-		r.gossip.say(two.id, dispatch.GossipFailed)
+		r.gossip.say(two.id, liveness.GossipFailed)
 		r.create(serviceSpec("api", 2))
 		if took, err := ask(10 * time.Second); err != nil || took < time.Second || took > 5*time.Second {
 			t.Errorf("a node fell silent and is %s: answered after %s, %v", r.state(two.id), took, err)
 		}
-		r.gossip.say(two.id, dispatch.GossipAlive)
+		r.gossip.say(two.id, liveness.GossipAlive)
 		two.speak()
 		time.Sleep(2 * time.Second)
 		if got := r.state(two.id); got != swarmv1.NodeState_READY {
 			t.Fatalf("the node is %s", got)
 		}
-		// Without a session a node is behind, until it counts as down.
+		// A node without a session is waited for until it counts as down.
 		two.cancel()
 		synctest.Wait()
 		if _, err := ask(time.Second); err == nil {
@@ -67,8 +67,8 @@ func TestDispatch_SettledWaitsForEveryNode(t *testing.T) {
 	})
 }
 
-// TestDispatch_SettledLeavesOutNodesThatLag: a worker that keeps its session and never acts on what it is told holds up nobody
-// for long, and is waited for again once it has caught up.
+// Settled does not wait long for a worker that keeps its session and never acts on messages. It
+// waits for the worker again once the worker has caught up.
 func TestDispatch_SettledLeavesOutNodesThatLag(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)

@@ -18,7 +18,7 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// journal keeps what a manager logs.
+// journal keeps the log lines of a manager.
 type journal struct {
 	mu   sync.Mutex // guards text
 	text bytes.Buffer
@@ -30,7 +30,7 @@ func (j *journal) Write(p []byte) (int, error) {
 	return j.text.Write(p)
 }
 
-// lines are those that say something.
+// lines returns the log lines that contain a text.
 func (j *journal) lines(says string) (out []string) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -42,7 +42,8 @@ func (j *journal) lines(says string) (out []string) {
 	return out
 }
 
-// first opens a session, sends what is given, and returns how the session ended.
+// first opens a session, sends the given messages, and returns the error with which the session
+// ended.
 func first(ctx context.Context, c swarmv1.DispatcherClient, messages ...*swarmv1.FromWorker) error {
 	stream, err := c.Session(ctx)
 	if err != nil {
@@ -57,7 +58,8 @@ func first(ctx context.Context, c swarmv1.DispatcherClient, messages ...*swarmv1
 	return transport.FromStatus(err)
 }
 
-// A worker that is refused again and again writes one line a minute, which counts the others.
+// A worker that is refused again and again causes one log line a minute, which has the number of
+// the others.
 func TestManager_RefusedSessionsWriteFewLines(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var logged journal
@@ -97,8 +99,8 @@ func TestManager_SessionBeginsWithAHello(t *testing.T) {
 	})
 }
 
-// A worker that reads nothing is given up after the session timeout, however much there is to tell it and however lively it
-// is otherwise. Until then it holds up nobody else.
+// The session of a worker that reads nothing is closed after the session timeout, however many
+// messages wait and although the worker sends heartbeats. Until then it holds up no other worker.
 func TestManager_DeafWorkerIsGivenUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var logged journal

@@ -20,7 +20,7 @@ import (
 
 var otherDigest = "sha256:" + strings.Repeat("e", 64)
 
-// carrier is a node's worker that moves images.
+// carrier is a node's worker that pulls and pushes images.
 type carrier struct {
 	swarmv1.UnimplementedWorkerServer
 	node  string
@@ -44,7 +44,7 @@ func (c *carrier) PullImage(req *swarmv1.PullImageRequest, stream grpc.ServerStr
 	c.note("pulls " + req.Reference)
 	return errors.Join(
 		stream.Send(&swarmv1.ImageProgress{Id: "layer", Step: "Downloading"}),
-		// What a node says that the image is counts for nothing.
+		// The node reports another image, which must have no effect.
 		stream.Send(&swarmv1.ImageProgress{Step: "done", Image: &swarmv1.Image{Name: "other:1", Digest: otherDigest, Size: 1 << 60}}))
 }
 
@@ -141,7 +141,7 @@ func TestControl_ImagesMoveBetweenNodesAndRegistries(t *testing.T) {
 	})
 }
 
-// A node that cannot have an image is named, and keeps none of the others from it.
+// A node that cannot pull an image is named in the answer, and the others pull it all the same.
 func TestControl_PullGoesOnWhereItCan(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex
@@ -171,7 +171,8 @@ func must[T any](v T, err error) T {
 	return v
 }
 
-// What was pulled is as its registry has it now; what was loaded, and what no registry tells of, is as the cluster has it.
+// A pulled image resolves to the digest that its registry has now. A loaded image, and one that no
+// registry has, resolves to the digest that the cluster has.
 func TestControl_PinsWhatTheRegistryHasNow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		old, now := "sha256:"+strings.Repeat("a", 64), "sha256:"+strings.Repeat("b", 64)

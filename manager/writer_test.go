@@ -28,17 +28,17 @@ import (
 
 const (
 	writerTimeout = 2 * time.Second
-	// writerGrace is longer than the lease: no container obeys its stop signal.
+	// writerGrace is longer than the lease, because no container obeys its stop signal.
 	writerGrace = 3 * time.Second
-	// writerLook is how often it is looked what runs.
+	// writerLook is how often the test looks at what runs.
 	writerLook = 20 * time.Millisecond
 )
 
-// TestSingleWriter_Simulated has real workers with simulated containers run a single-writer service. Cables are cut and
-// healed, daemons and runtimes die, nodes are drained or removed by force, the service is updated, and the session timeout
-// changed, at random. No two
-// containers of it run at once, while the test plays the shims; and left alone it runs again. ROUNDS is how often,
-// default 10; SEED=n runs one seed.
+// TestSingleWriter_Simulated runs a single-writer service on real workers with simulated containers. At
+// random, cables are cut and healed, daemons and runtimes die, nodes are drained or removed by force,
+// the service is updated, and the session timeout is changed. The test plays the shims. No two
+// containers of the service may run at once, and without disturbances it must run again. ROUNDS is
+// the number of rounds (default 10). SEED=n runs one seed.
 func TestSingleWriter_Simulated(t *testing.T) {
 	first, rounds := number(t, "SEED", 0), number(t, "ROUNDS", 10)
 	if os.Getenv("SEED") != "" {
@@ -64,7 +64,7 @@ func number(t *testing.T, name string, otherwise int) int {
 	return n
 }
 
-// farm is a cluster whose hosts are struck.
+// farm is a cluster whose hosts are disturbed.
 type farm struct {
 	*rig
 	*rand.Rand
@@ -76,7 +76,7 @@ type farm struct {
 	rejects bool
 }
 
-// station is a host: a daemon that comes and goes, and what outlives it.
+// station is a host: a daemon that comes and goes, and what survives the daemon.
 type station struct {
 	f        *farm
 	id       string
@@ -118,7 +118,7 @@ func (f *farm) pace(timeout time.Duration) {
 	})
 }
 
-// change writes a row, again when somebody else was faster.
+// change writes a row, and tries again when somebody else has written it meanwhile.
 func (f *farm) change(edit func(*raftstore.View) *swarmv1.Change) {
 	f.t.Helper()
 	for {
@@ -149,12 +149,12 @@ func (f *farm) add() {
 
 func sinceBoot() time.Duration { return time.Duration(time.Now().UnixNano()) }
 
-// left is how much of the host's lease is left, as its shims see it.
+// left returns how much of the host's lease is left, as its shims see it.
 func (s *station) left() time.Duration {
 	return lease.End(filepath.Join(s.folder, "lease", "end")) - sinceBoot()
 }
 
-// fails has the shim refuse containers without a lease, and some not be prepared.
+// fails makes the shim refuse containers without a lease, and makes the preparation of some fail.
 func (s *station) fails(op, _ string) error {
 	s.f.mu.Lock()
 	rejects := s.f.rejects
@@ -242,7 +242,8 @@ func (f *farm) end() {
 	}
 }
 
-// look lets a moment pass. No two containers of a slot run at once while kernels run and the shim lives.
+// look lets a moment pass, and checks that no two containers of a slot run at once while kernels
+// run and the shim lives.
 func (f *farm) look() {
 	f.t.Helper()
 	time.Sleep(writerLook)
@@ -327,7 +328,7 @@ func (f *farm) update() {
 	}
 }
 
-// remove removes a node by force, whatever runs there, and has another one join.
+// remove removes a node by force, whatever runs there, and makes another one join.
 func (f *farm) remove(s *station) {
 	f.t.Helper()
 	if _, err := f.admin.RemoveNode(f.t.Context(), &swarmv1.RemoveNodeRequest{Id: s.id, Force: true}); err != nil {
@@ -355,7 +356,8 @@ func (f *farm) calm() {
 	f.update()
 }
 
-// cable is a way that can be cut: what is sent meanwhile arrives when it is healed, as with TCP.
+// cable is a network path that can be cut. Data that is sent meanwhile arrives when it is healed,
+// as with TCP.
 type cable struct {
 	mu     sync.Mutex // guards whole
 	whole  chan struct{}

@@ -1,8 +1,9 @@
 //go:build linux
 
-// Command writer is what the logs group runs in containers and beside them: it connects to a socket, and when it is told
-// how many lines, writes so many to stdout, each with a system call of its own as programs do, and then one that says
-// which round this was. It answers with the processor time that this took.
+// Command writer writes log lines for the group logs of command bench, in containers and without.
+// It connects to a socket and reads a number of lines and the name of the round. It writes as many
+// lines to stdout, each with its own system call, as programs do, and then one with the name of the
+// round. It answers with the processor time that it used.
 package main
 
 import (
@@ -14,7 +15,7 @@ import (
 	"syscall"
 )
 
-// lineLength is that of usual access logs.
+// lineLength is the length of a usual line of an access log, in bytes.
 const lineLength = 100
 
 func main() {
@@ -53,7 +54,8 @@ func run(socket string) error {
 	if _, err := fmt.Fprintln(conn, used.Utime.Nano()+used.Stime.Nano()); err != nil {
 		return err
 	}
-	// Until the other end has seen enough: a container that ends has its log finished, which would be measured too.
+	// Wait until the other end closes the socket. A container that ends has its log completed,
+	// which would be in the figure.
 	_, _ = conn.Read(make([]byte, 1))
 	return nil
 }

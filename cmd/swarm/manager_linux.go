@@ -21,7 +21,7 @@ import (
 	"swarm/internal/seal"
 	"swarm/internal/transport"
 	"swarm/manager"
-	"swarm/manager/dispatch"
+	"swarm/manager/dispatch/liveness"
 	"swarm/node"
 	"swarm/overlay/gossip"
 	swarmv1 "swarm/proto/swarm/v1"
@@ -188,20 +188,20 @@ func loadRing(file string) (*seal.Ring, error) {
 // hearsay fits package gossip to what managers ask.
 type hearsay struct{ g *gossipMember }
 
-func (h hearsay) Status(nodeID string) dispatch.GossipStatus {
+func (h hearsay) Status(nodeID string) liveness.GossipStatus {
 	m, ok := h.g.Member(nodeID)
 	switch {
 	case !ok:
-		return dispatch.GossipUnknown
+		return liveness.GossipUnknown
 	case m.Status == gossip.Failed:
 		if v, _ := h.g.witness.Verdict(); slices.Contains(v.Dead, nodeID) {
-			return dispatch.GossipDead
+			return liveness.GossipDead
 		}
-		return dispatch.GossipFailed
+		return liveness.GossipFailed
 	case m.Status == gossip.Left:
-		return dispatch.GossipLeft
+		return liveness.GossipLeft
 	default:
-		return dispatch.GossipAlive
+		return liveness.GossipAlive
 	}
 }
 

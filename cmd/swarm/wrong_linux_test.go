@@ -23,7 +23,7 @@ import (
 	"swarm/internal/transport"
 	"swarm/manager"
 	"swarm/manager/ca"
-	"swarm/manager/dispatch"
+	"swarm/manager/dispatch/liveness"
 	"swarm/node"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
@@ -193,7 +193,7 @@ func (nowhere) Resolve(_ context.Context, ref, _ string) (string, error) {
 	}
 	return "sha256:" + strings.Repeat("1", 64), nil
 }
-func (nowhere) Status(string) dispatch.GossipStatus          { return dispatch.GossipAlive }
+func (nowhere) Status(string) liveness.GossipStatus          { return liveness.GossipAlive }
 func (nowhere) Changed() (members, verdicts <-chan struct{}) { return nil, nil }
 
 // manage serves a manager with a store of its own at the member's socket.

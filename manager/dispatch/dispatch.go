@@ -1,18 +1,36 @@
-// Package dispatch owns the sessions of workers: it sends each node its assignments from this manager's replica, takes
-// the nodes' reports back into the store, and gathers the evidence from which the leader concludes whether a node is up.
-// It decides nothing about tasks, and nothing it does waits on a timer that an event could replace.
+// Package dispatch serves the sessions of workers. A session is one stream: the manager sends the
+// node its assignments from its own replica of the store, and the worker sends heartbeats and
+// reports, which this package writes into the store.
 //
-// The daemon registers Server for the gRPC services Dispatcher and Liveness. Goroutines: Run has one that follows the
-// store and marks sessions, one that commits reports, and one that reports the sessions to the leader; LeadLiveness, run
-// while this manager leads, has two; each session has the handler's own, which sends, and one that receives, which Run
-// waits for.
+// A worker receives these messages in a session:
+//
+//	Welcome        once, first: the epoch of the session, the heartbeat period and the lease
+//	NodeUpdate     the node's own row, the managers and the root certificates, when one changes
+//	Assignments    first a complete set of what the node needs, then what has changed; package
+//	               assignment says what one message holds
+//	HeartbeatAck   after a heartbeat, and when the leader has confirmed one
+//	StatusAck      when a status report is committed, or dropped because it says nothing new
+//	DepartureAck   once, when the node that has announced its departure is down for everybody
+//
+// An empty message is the last one of a session that the manager ends.
+//
+// One goroutine follows the store and marks in each session what may be out of date. It computes no
+// message. The session's sender computes the next message from the newest view when it is free. A
+// slow worker therefore costs a set of references and not a queue of messages.
+//
+// The package decides nothing about tasks, and nothing that it does waits for a timer where an
+// event could wake it. Package liveness decides which nodes are up.
+//
+// The daemon registers Server for the gRPC services Dispatcher and Liveness. Goroutines: Run has
+// three, which follow the store, commit reports, and report the sessions to the leader. Each
+// session has the goroutine of its gRPC handler, one that sends, and one that receives. Run waits
+// for those that receive. LeadLiveness, which runs while this manager leads, has two.
 package dispatch
 
 import (
 	"context"
 	"log/slog"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -20,158 +38,139 @@ import (
 	"google.golang.org/grpc"
 
 	"swarm/internal/bounds"
+	"swarm/internal/broadcast"
 	"swarm/internal/logsample"
 	"swarm/internal/pace"
 	"swarm/internal/spec"
+	"swarm/manager/dispatch/assignment"
+	"swarm/manager/dispatch/liveness"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
 )
 
+// notesBurst and notesPeriod bound the log lines about the sessions and the state of one node.
 const (
-	// missedBeats makes a session doubtful, and a manager that the leader has not answered for as long a lost one.
-	missedBeats = spec.MissedHeartbeats
-	// notesBurst and notesPeriod bound the lines about the sessions and the state of one node.
 	notesBurst  = 20
 	notesPeriod = 20 * time.Second
 )
 
-// GossipStatus is what the membership gossip says of a node.
-type GossipStatus int
-
-// What gossip can say. Nothing follows from it alone.
-const (
-	GossipUnknown GossipStatus = iota // never heard of
-	GossipAlive
-	GossipFailed // does not answer its peers
-	GossipLeft   // said goodbye
-	GossipDead   // does not answer its peers, nor does its host: it is not the daemon alone that is away
-)
-
-// Gossip is the membership as this node's gossip sees it.
-type Gossip interface {
-	Status(nodeID string) GossipStatus
-	// Changed: one of them is closed by the next change of any status.
-	Changed() (members, verdicts <-chan struct{})
-}
-
-// Config is who this manager is.
+// Config says who this manager is.
 type Config struct{ NodeID string }
 
-// Deps are what a Server needs.
+// Deps are what a Server needs. Gossip and Answers may be nil.
 type Deps struct {
 	Log    *slog.Logger
 	Store  *raftstore.Store
-	Gossip Gossip
-	// Conn reaches another manager's gRPC services.
+	Gossip liveness.Gossip
+	// Conn returns a connection to another manager's gRPC services.
 	Conn func(nodeID string) (grpc.ClientConnInterface, error)
-	// Answers tells whether a node answers at an address and port, and proves there who it is. Nil: nobody is asked.
+	// Answers reports whether a node answers at an address and port, and proves there who it is.
+	// When it is nil, a node's word for its new address is enough.
 	Answers func(ctx context.Context, nodeID, hostport string) error
 }
 
-// Server serves swarmv1.Dispatcher and swarmv1.Liveness.
+// Server serves swarmv1.Dispatcher, and swarmv1.Liveness through its Detector.
 type Server struct {
 	swarmv1.UnimplementedDispatcherServer
-	swarmv1.UnimplementedLivenessServer
 	cfg  Config
 	deps Deps
 	log  *slog.Logger
 
-	sampled *logsample.Sampler // of what workers cause
-	reports *committer
-	tracker *tracker
-	herald  chan struct{} // capacity 1: a session began or ended, tell the leader now
-	keep    atomic.Pointer[keepers]
-	atlas   *atlas
-	receive sync.WaitGroup       // one for each session's receiving goroutine
-	opens   *pace.Each[string]   // of sessions, by ca.PaceOf
-	notes   *pace.Each[string]   // of lines in the log, by node
-	refresh *raftstore.Refresher // for callers that this replica does not know
+	sampled     *logsample.Sampler // for lines that workers can cause
+	committer   *committer
+	detector    *liveness.Detector
+	assignments *assignment.State
+	contact     contact
+	reportNow   chan struct{}        // capacity 1: a session began or ended, report it to the leader now
+	receivers   sync.WaitGroup       // one for each session's receiving goroutine
+	opens       *pace.Each[string]   // of sessions, by ca.PaceOf
+	notes       *pace.Each[string]   // of log lines, by node
+	refresh     *raftstore.Refresher // for callers that this replica does not know
 
-	mu       sync.Mutex // guards the rest
-	stopped  bool
-	sessions map[string]*session // by node id
-	ended    map[string]ending   // sessions over within the session timeout, and not begun anew here
-	followed uint64              // store index of the newest change that the sessions are marked with
-	moved    chan struct{}       // closed and renewed when followed grows
+	mu          sync.Mutex // guards the rest
+	stopped     bool
+	sessions    map[string]*session     // by node ID
+	ended       map[string]endedSession // by node ID; not begun again here, and over for a short time
+	markedIndex uint64                  // store index of the newest change that the sessions are marked with
+	marked      broadcast.Signal        // markedIndex has grown
 }
 
-// ending is what is left of a session that is over.
-type ending struct {
-	epoch  uint64
-	heard  time.Time // the worker, for the last time
-	addr   string
-	broken bool
-	// departing: the worker had said that its host goes down.
-	departing bool
+// endedSession is what remains of a session that is over.
+type endedSession struct {
+	epoch     uint64
+	heard     time.Time // when the worker was last heard
+	addr      string
+	broken    bool // the connection broke
+	departing bool // the worker had announced that its host goes down
 }
 
-// New makes a Server; it serves once Run runs.
+// New returns a Server. It serves once Run runs.
 func New(cfg Config, deps Deps) *Server {
 	s := &Server{
 		cfg: cfg, deps: deps, log: deps.Log,
-		sampled:  logsample.New(deps.Log),
-		tracker:  newTracker(),
-		atlas:    newAtlas(),
-		herald:   make(chan struct{}, 1),
-		sessions: make(map[string]*session),
-		opens:    pace.New[string](pace.Budget{Burst: opensBurst, Period: opensPeriod}),
-		notes:    pace.New[string](pace.Budget{Burst: notesBurst, Period: notesPeriod}),
-		refresh:  raftstore.NewRefresher(deps.Store),
-		ended:    make(map[string]ending),
-		moved:    make(chan struct{}),
+		sampled:     logsample.New(deps.Log),
+		committer:   newCommitter(deps.Log, deps.Store),
+		assignments: assignment.NewState(),
+		reportNow:   make(chan struct{}, 1),
+		sessions:    make(map[string]*session),
+		opens:       pace.New[string](pace.Budget{Burst: opensBurst, Period: opensPeriod}),
+		notes:       pace.New[string](pace.Budget{Burst: notesBurst, Period: notesPeriod}),
+		refresh:     raftstore.NewRefresher(deps.Store),
+		ended:       make(map[string]endedSession),
 	}
-	s.reports = newCommitter(deps.Log, deps.Store)
+	s.detector = liveness.New(liveness.Config{NodeID: cfg.NodeID}, liveness.Deps{
+		Log: deps.Log, Store: deps.Store, Gossip: deps.Gossip,
+		Sessions: s.sessionReport, LedFor: s.ledFor, Note: s.note,
+	})
 	return s
 }
 
 // Register adds the services to a gRPC server.
 func (s *Server) Register(r grpc.ServiceRegistrar) {
 	swarmv1.RegisterDispatcherServer(r, s)
-	swarmv1.RegisterLivenessServer(r, s)
+	swarmv1.RegisterLivenessServer(r, s.detector)
 }
 
-// Run serves until ctx ends. Sessions are over when it returns.
+// LeadLiveness decides which nodes are up until ctx ends. The manager calls it while it leads.
+func (s *Server) LeadLiveness(ctx context.Context) error { return s.detector.Lead(ctx) }
+
+// Run serves until ctx ends. All sessions are over when it returns.
 func (s *Server) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.follow(ctx) })
-	g.Go(func() error { return s.reports.run(ctx) })
-	g.Go(func() error { return s.tellLeader(ctx) })
+	g.Go(func() error { return s.committer.run(ctx) })
+	g.Go(func() error { return s.reportSessions(ctx) })
 	err := g.Wait()
 	s.mu.Lock()
 	s.stopped = true
 	s.mu.Unlock()
-	s.closeAll(errdefs.ErrUnavailable.WithMessage("this manager is stopping: another one takes over"))
-	s.receive.Wait()
+	s.closeAll(errStopping)
+	s.receivers.Wait()
 	return err
 }
 
-// Pace is the cluster's heartbeat period and session timeout.
-func Pace(c *swarmv1.Cluster) (beat, timeout time.Duration) {
+// pace returns the cluster's heartbeat period and session timeout.
+func (s *Server) pace() (beat, timeout time.Duration) { return paceOf(s.deps.Store.View().Cluster()) }
+
+func paceOf(c *swarmv1.Cluster) (beat, timeout time.Duration) {
 	return spec.SessionPace(c.GetSpec().GetDispatcher())
 }
 
-// follow marks in each session what a change in the store may mean for it. A mark names what to look at again, never what
-// to send: the session reads its newest view.
+// follow marks in each session what a change in the store may mean for its node, until ctx ends.
 func (s *Server) follow(ctx context.Context) error {
 	for {
-		view, w := s.deps.Store.Watch(
-			raftstore.TableNode, raftstore.TableNodeState, raftstore.TableTask, raftstore.TableNetwork, raftstore.TableEndpoint,
-			raftstore.TableSecret, raftstore.TableConfig, raftstore.TableImage, raftstore.TableImageCopy, raftstore.TableCluster,
-			raftstore.TableService, raftstore.TableTaskStatus, raftstore.TableClaim)
-		s.keep.Store(keepersOf(view))
-		s.atlas.load(view)
-		for _, sess := range s.all() {
-			sess.markAll(view)
+		view, w := s.deps.Store.Watch(assignment.Tables()...)
+		s.assignments.Load(view)
+		for _, x := range s.all() {
+			x.markAll(view)
 		}
-		s.mu.Lock()
-		s.followedLocked(view.Index())
-		s.mu.Unlock()
+		s.advance(view.Index())
 		err := s.followFrom(ctx, w)
 		w.Close()
 		if ctx.Err() != nil {
 			return nil
 		}
-		s.log.Warn("assignments are sent whole again", "err", err)
+		s.log.Warn("changes of the store were missed: all sessions get complete assignments", "err", err)
 	}
 }
 
@@ -181,49 +180,69 @@ func (s *Server) followFrom(ctx context.Context, w *raftstore.Watcher) error {
 		if err != nil {
 			return err
 		}
-		m := marksOf(batch)
-		s.atlas.apply(m, batch)
-		if m.images {
-			s.keep.Store(keepersOf(batch.View))
-		}
-		s.mark(batch.View, m, batch.Changes[len(batch.Changes)-1].Index)
+		s.closeOutdated(batch)
+		s.mark(batch.View, s.assignments.Apply(batch))
+		s.advance(batch.Changes[len(batch.Changes)-1].Index)
 	}
 }
 
-// mark tells the sessions that the marks, of changes up to index, concern.
-func (s *Server) mark(view *raftstore.View, m *marks, index uint64) {
+// mark adds references to the sessions of the nodes that they concern.
+func (s *Server) mark(view *raftstore.View, d *assignment.Dirty) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	defer s.followedLocked(index)
-	for node, refs := range m.nodes {
-		if sess := s.sessions[node]; sess != nil {
-			sess.mark(view, refs...)
+	for node, refs := range d.ByNode {
+		if x := s.sessions[node]; x != nil {
+			x.mark(view, refs...)
 		}
 	}
-	for node, epoch := range m.epochs {
-		if sess := s.sessions[node]; sess != nil && epoch > sess.epoch {
-			sess.close(errdefs.ErrAborted.WithMessage("a newer session of this node has begun on another manager"))
-		}
-	}
-	for _, node := range m.gone {
-		if sess := s.sessions[node]; sess != nil {
-			sess.close(errRemoved)
-		}
-	}
-	if !m.everyone() {
+	if len(d.All) == 0 {
 		return
 	}
-	for _, sess := range s.sessions {
-		sess.mark(view, m.shared...)
+	for _, x := range s.sessions {
+		x.mark(view, d.All...)
 	}
 }
 
+// closeOutdated closes the sessions of nodes that were removed, and those that a newer session on
+// another manager replaces.
+func (s *Server) closeOutdated(batch raftstore.Batch) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range batch.Changes {
+		x := s.sessions[c.Key]
+		if x == nil {
+			continue
+		}
+		switch c.Table {
+		case raftstore.TableNode:
+			if c.New == nil {
+				x.close(errRemoved)
+			}
+		case raftstore.TableNodeState:
+			if st, _ := c.New.(*swarmv1.NodeState); st.GetSessionEpoch() > x.epoch {
+				x.close(errdefs.ErrAborted.WithMessage("a newer session of this node has begun on another manager"))
+			}
+		}
+	}
+}
+
+// advance notes that the sessions are marked with all changes up to a store index.
+func (s *Server) advance(index uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if index > s.markedIndex {
+		s.markedIndex = index
+		s.marked.Broadcast()
+	}
+}
+
+// all returns the sessions that are served here.
 func (s *Server) all() []*session {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	out := make([]*session, 0, len(s.sessions))
-	for _, sess := range s.sessions {
-		out = append(out, sess)
+	for _, x := range s.sessions {
+		out = append(out, x)
 	}
 	return out
 }
@@ -236,29 +255,30 @@ func (s *Server) Sessions() int {
 }
 
 func (s *Server) closeAll(err error) {
-	for _, sess := range s.all() {
-		sess.close(err)
+	for _, x := range s.all() {
+		x.close(err)
 	}
 }
 
-// note logs what happened to a node. Every worker can cause such lines as often as it may open a session: beyond the pace
-// they are of level Debug.
-func (s *Server) note(node, msg string, args ...any) {
+// note logs what happened to a node. A worker can cause such lines as often as it may open a
+// session, so that lines above the rate are of level Debug.
+func (s *Server) note(nodeID, msg string, args ...any) {
 	level := slog.LevelInfo
-	if s.notes.Take(node) > 0 {
+	if s.notes.Take(nodeID) > 0 {
 		level = slog.LevelDebug
 	}
 	s.log.Log(context.Background(), level, msg, args...)
 }
 
-// leftOut logs what is not used of a worker's message. Every worker can cause such lines as often as it likes.
-func (s *Server) leftOut(node, what string) {
-	if what != "" {
-		s.sampled.Log(slog.LevelWarn, "left out "+node, "part of a worker's message is not used", "node", node, "reason", what)
+// logLeftOut logs which part of a worker's message is not used. Empty means that all of it is.
+func (s *Server) logLeftOut(nodeID, reason string) {
+	if reason != "" {
+		s.sampled.Log(slog.LevelWarn, "left out "+nodeID, "part of a worker's message is not used", "node", nodeID, "reason", reason)
 	}
 }
 
-// Holders are the ready nodes that hold all blobs of an image.
+// Holders returns the ready nodes that hold all blobs of an image, the caller not among them. It
+// returns InvalidArgument when the request names no digest.
 func (s *Server) Holders(ctx context.Context, req *swarmv1.HoldersRequest) (*swarmv1.HoldersResponse, error) {
 	if !bounds.IsDigest(req.GetDigest()) {
 		return nil, errdefs.ErrInvalidArgument.WithMessage("holders of an image: no valid digest is named")

@@ -14,24 +14,26 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"swarm/internal/bounds"
+	"swarm/internal/spec"
 	"swarm/internal/transport"
 	"swarm/manager/ca"
+	"swarm/manager/dispatch/liveness"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
 )
 
 const (
-	// openPatience bounds what a session's start waits for: the leader, and this replica to catch up with it.
-	openPatience = 5 * time.Second
+	// openTimeout bounds what the start of a session waits for: the leader, and this replica to
+	// catch up with it.
+	openTimeout  = 5 * time.Second
 	openAttempts = 8
-	// opensBurst and opensPeriod bound how often one node may open a session, each of which is a write of the leader's.
+	// opensBurst and opensPeriod bound how often one node may open a session. Each session costs
+	// the leader a write.
 	opensBurst  = 20
 	opensPeriod = time.Second
 )
 
-// errRemoved tells a host that it is no node any more; Session says so in the stream too.
-var errRemoved = errdefs.ErrPermissionDenied.WithMessage("this node was removed from the cluster: run `swarm join` to join again")
-
+// callerID returns the node that calls; it is empty for callers that are not nodes.
 func callerID(ctx context.Context) string {
 	who, err := transport.FromContext(ctx)
 	if err != nil {
@@ -40,14 +42,17 @@ func callerID(ctx context.Context) string {
 	return who.NodeID()
 }
 
-// Session serves one worker for as long as both want.
+// Session serves one worker until either side ends the session. It returns PermissionDenied to a
+// caller that is not a node of the cluster, AlreadyExists when another host with this node's ID is
+// heard, FailedPrecondition when the node and the cluster do not fit each other, ResourceExhausted
+// when the node opens sessions too often, and Aborted when a newer session takes its place.
 func (s *Server) Session(stream swarmv1.Dispatcher_SessionServer) error {
 	ctx := stream.Context()
 	id := callerID(ctx)
 	if id == "" {
 		return errdefs.ErrPermissionDenied.WithMessage("only a node can open a session")
 	}
-	x, err := s.greet(ctx, id, stream)
+	x, err := s.accept(ctx, id, stream)
 	if errors.Is(err, errRemoved) {
 		_ = stream.Send(&swarmv1.ToWorker{Message: &swarmv1.ToWorker_Node{Node: &swarmv1.NodeUpdate{Removed: true}}})
 	}
@@ -56,21 +61,21 @@ func (s *Server) Session(stream swarmv1.Dispatcher_SessionServer) error {
 		return err
 	}
 	cluster := s.deps.Store.View().Cluster()
-	_, x.patience = Pace(cluster)
-	x.lease = min(x.lease, x.patience)
-	if err := s.begin(x); err != nil {
+	_, x.timeout = paceOf(cluster)
+	x.lease = min(x.lease, x.timeout)
+	if err := s.register(x); err != nil {
 		return err
 	}
-	defer s.finish(x)
+	defer s.unregister(x)
 	err = x.serve(ctx, welcome(s.cfg.NodeID, x, cluster))
 	x.close(err)
 	return err
 }
 
-// greet reads the hello and opens the session. The node is judged before: if it was removed, it
-// learns so whatever the size of its hello.
-func (s *Server) greet(ctx context.Context, id string, stream swarmv1.Dispatcher_SessionServer) (*session, error) {
-	view, err := s.known(ctx, id)
+// accept checks that the node is a member, reads its hello, and opens the session. The check comes
+// first, so that a node that was removed learns so whatever the size of its hello.
+func (s *Server) accept(ctx context.Context, id string, stream swarmv1.Dispatcher_SessionServer) (*session, error) {
+	view, err := s.member(ctx, id)
 	if err != nil {
 		return nil, err
 	}
@@ -78,12 +83,13 @@ func (s *Server) greet(ctx context.Context, id string, stream swarmv1.Dispatcher
 	if err != nil {
 		return nil, err
 	}
-	return s.open(ctx, id, view, hello, stream)
+	return s.openSession(ctx, id, view, hello, stream)
 }
 
-// known returns a view in which the node is a member, as often as nodes may open sessions.
-func (s *Server) known(ctx context.Context, id string) (*raftstore.View, error) {
-	ctx, cancel := context.WithTimeout(ctx, openPatience)
+// member returns a view in which the node is a member. It fails when the node opens sessions too
+// often or is no member.
+func (s *Server) member(ctx context.Context, id string) (*raftstore.View, error) {
+	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
 	who, err := transport.FromContext(ctx)
 	if err != nil {
@@ -92,7 +98,7 @@ func (s *Server) known(ctx context.Context, id string) (*raftstore.View, error) 
 	if wait := s.opens.Take(ca.PaceOf(s.deps.Store.View(), who.Peer)); wait > 0 {
 		return nil, errdefs.ErrResourceExhausted.WithMessage(fmt.Sprintf("node %s opens sessions too often: try again in %s", id, wait.Round(time.Millisecond)))
 	}
-	view, err := s.fresh(ctx, id)
+	view, err := s.freshView(ctx, id)
 	if err != nil {
 		return nil, err
 	}
@@ -114,18 +120,20 @@ func readHello(stream swarmv1.Dispatcher_SessionServer) (*swarmv1.Hello, error) 
 	return nil, errdefs.ErrInvalidArgument.WithMessage("the first message of a session is a hello")
 }
 
-// open judges by a view in which the node is a member whether the session may start, and says in
-// the store that it does. A node that is removed meanwhile is refused by the store.
-func (s *Server) open(ctx context.Context, id string, view *raftstore.View, hello *swarmv1.Hello, stream swarmv1.Dispatcher_SessionServer) (*session, error) {
-	ctx, cancel := context.WithTimeout(ctx, openPatience)
+// openSession checks whether the session may begin, by a view in which the node is a member, and
+// writes into the store that it does. The store refuses a node that is removed meanwhile.
+func (s *Server) openSession(
+	ctx context.Context, id string, view *raftstore.View, hello *swarmv1.Hello, stream swarmv1.Dispatcher_SessionServer,
+) (*session, error) {
+	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
 	node, _ := view.Nodes.Get(id)
 	if index, seen := view.Index(), hello.GetSeenIndex(); index < seen {
 		return nil, errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf(
 			"the node has seen a newer state (index %d) than this cluster has (%d): was the cluster restored from an older snapshot? run `swarm leave --force` on the node and join again", seen, index))
 	}
-	hello, left := bounds.Hello(hello, node.GetHostname())
-	s.leftOut(id, left)
+	hello, leftOut := bounds.Hello(hello, node.GetHostname())
+	s.logLeftOut(id, leftOut)
 	if err := s.checkKey(ctx, node); err != nil {
 		return nil, err
 	}
@@ -133,25 +141,25 @@ func (s *Server) open(ctx context.Context, id string, view *raftstore.View, hell
 		return nil, errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf(
 			"the cluster was recreated (epoch %d, the node knows %d): run `swarm leave --force` on the node and join again", e, hello.GetEpoch()))
 	}
-	addr := hostOf(ctx, node, hello)
+	addr := workerHost(ctx, node, hello)
 	if node.GetMachineId() != "" && hello.GetMachineId() != node.GetMachineId() {
-		return nil, cloned(id, fmt.Sprintf("%s at %s", node.GetHostname(), node.GetAddr()))
+		return nil, liveness.NodeInUse(id, fmt.Sprintf("%s at %s", node.GetHostname(), node.GetAddr()))
 	}
-	if err := s.refuseClone(ctx, id, addr); err != nil {
+	if err := s.refuseSecondHost(ctx, id, addr); err != nil {
 		return nil, err
 	}
-	if err := s.move(ctx, id, hello); err != nil {
+	if err := s.takeOverAddress(ctx, id, hello); err != nil {
 		return nil, err
 	}
-	row, err := s.record(ctx, id, addr, hello)
+	row, err := s.recordStart(ctx, id, addr, hello)
 	if err != nil {
 		return nil, err
 	}
 	return newSession(s, row, stream), nil
 }
 
-// checkKey refuses a node whose certificate newer ones have replaced. One that uses the newest has received it: the key
-// before is forgotten.
+// checkKey refuses a certificate that newer ones have replaced. A node that uses its newest
+// certificate has received it, so that the key before is forgotten.
 func (s *Server) checkKey(ctx context.Context, node *swarmv1.Node) error {
 	who, err := transport.FromContext(ctx)
 	if err != nil {
@@ -166,11 +174,11 @@ func (s *Server) checkKey(ctx context.Context, node *swarmv1.Node) error {
 	return nil
 }
 
-// fresh is a view that holds all that the leader had committed, so that neither a node that has
-// just joined is unknown here, nor one that was removed known; and so all that the worker has seen
-// before it called. Those that are unknown here share one question to the leader a second: a host
-// that was removed may ask without end.
-func (s *Server) fresh(ctx context.Context, id string) (*raftstore.View, error) {
+// freshView returns a view that has everything that the leader had committed before the call. It
+// has every node that has joined, no node that was removed, and everything that the worker has seen
+// before. Callers that are unknown here share one question to the leader a second, because a host
+// that was removed may call without end.
+func (s *Server) freshView(ctx context.Context, id string) (*raftstore.View, error) {
 	view, err := s.refresh.ViewFor(ctx, id)
 	if err != nil {
 		return nil, err
@@ -181,14 +189,9 @@ func (s *Server) fresh(ctx context.Context, id string) (*raftstore.View, error) 
 	return view, nil
 }
 
-func cloned(id, where string) error {
-	return errdefs.ErrAlreadyExists.WithMessage(fmt.Sprintf(
-		"node id %s is already in use by %s (a cloned disk?): run `swarm leave --force` on one", id, where))
-}
-
-// hostOf is the host that a worker speaks from. A manager's own worker comes through the loopback or no network at all:
-// then its address is the node's.
-func hostOf(ctx context.Context, node *swarmv1.Node, hello *swarmv1.Hello) string {
+// workerHost returns the host from which a worker calls. A manager's own worker comes through the
+// loopback or through no network at all; then it is the address in the hello, or the node's.
+func workerHost(ctx context.Context, node *swarmv1.Node, hello *swarmv1.Hello) string {
 	if p, ok := peer.FromContext(ctx); ok && p.Addr != nil {
 		host, _, err := net.SplitHostPort(p.Addr.String())
 		if ip := net.ParseIP(host); err == nil && ip != nil && !ip.IsLoopback() {
@@ -201,17 +204,18 @@ func hostOf(ctx context.Context, node *swarmv1.Node, hello *swarmv1.Hello) strin
 	return node.GetAddr()
 }
 
-// refuseClone refuses a second host with the same id while the first is heard, here or by another manager. The same host
-// may always begin anew: its old stream may be dead without our knowing.
-func (s *Server) refuseClone(ctx context.Context, id, addr string) error {
-	beat, _ := Pace(s.deps.Store.View().Cluster())
+// refuseSecondHost refuses another host with the same node ID while the first one is heard, here or
+// by another manager. The same host may always begin a new session, because its old connection may
+// be dead without this manager's knowledge.
+func (s *Server) refuseSecondHost(ctx context.Context, id, addr string) error {
+	beat, _ := s.pace()
 	s.mu.Lock()
 	old := s.sessions[id]
 	s.mu.Unlock()
-	if old != nil && old.addr != addr && time.Since(old.lastBeat()) < missedBeats*beat {
-		return cloned(id, "a host at "+old.addr)
+	if old != nil && old.addr != addr && time.Since(old.lastHeard()) < spec.MissedHeartbeats*beat {
+		return liveness.NodeInUse(id, "a host at "+old.addr)
 	}
-	ack, err := s.askLeader(ctx, &swarmv1.SessionReport{ManagerId: s.cfg.NodeID, Opening: &swarmv1.SessionEntry{NodeId: id, Addr: addr}})
+	ack, err := s.sendReport(ctx, &swarmv1.SessionReport{ManagerId: s.cfg.NodeID, Opening: &swarmv1.SessionEntry{NodeId: id, Addr: addr}})
 	if err != nil {
 		return fmt.Errorf("ask the leader for node %s: %w", id, err)
 	}
@@ -221,11 +225,11 @@ func (s *Server) refuseClone(ctx context.Context, id, addr string) error {
 	return nil
 }
 
-// record commits the start of a session and returns the node's row.
-func (s *Server) record(ctx context.Context, id, addr string, hello *swarmv1.Hello) (*swarmv1.NodeState, error) {
+// recordStart commits the start of a session and returns the node's row.
+func (s *Server) recordStart(ctx context.Context, id, addr string, hello *swarmv1.Hello) (*swarmv1.NodeState, error) {
 	view := s.deps.Store.View()
 	for range openAttempts {
-		old, ok := present(view.NodeStates.Get(id))
+		old, ok := view.NodeStates.Get(id)
 		next := old.CloneVT()
 		change := raftstore.Update
 		if !ok {
@@ -234,8 +238,8 @@ func (s *Server) record(ctx context.Context, id, addr string, hello *swarmv1.Hel
 		if next.State != swarmv1.NodeState_READY {
 			next.Since = timestamppb.Now()
 		}
-		_, lease := Pace(view.Cluster())
-		if !old.GetFenced() { // What an earlier session was granted has not run out for certain.
+		_, lease := paceOf(view.Cluster())
+		if !old.GetFenced() { // the lease of an earlier session may not have run out yet
 			lease = max(lease, old.GetLease().AsDuration())
 		}
 		next.Lease = durationpb.New(lease)
@@ -253,67 +257,58 @@ func (s *Server) record(ctx context.Context, id, addr string, hello *swarmv1.Hel
 		case !errdefs.IsAborted(err) && !errdefs.IsConflict(err) && !errdefs.IsAlreadyExists(err):
 			return nil, fmt.Errorf("record session of node %s: %w", id, err)
 		}
-		if view, err = s.fresh(ctx, id); err != nil {
+		if view, err = s.freshView(ctx, id); err != nil {
 			return nil, err
 		}
 	}
 	return nil, errdefs.ErrUnavailable.WithMessage("record session of node " + id + ": its state keeps changing: try again")
 }
 
-// begin makes the session the node's, in place of an older one, and starts to receive.
-func (s *Server) begin(x *session) error {
+// register makes x the node's session, in place of an older one, and starts to receive.
+func (s *Server) register(x *session) error {
 	s.mu.Lock()
 	old := s.sessions[x.node]
 	switch {
 	case s.stopped:
 		s.mu.Unlock()
-		return errdefs.ErrUnavailable.WithMessage("this manager is stopping: another one takes over")
+		return errStopping
 	case old != nil && old.epoch > x.epoch:
 		s.mu.Unlock()
 		return errSuperseded
 	}
 	s.sessions[x.node] = x
 	delete(s.ended, x.node)
-	s.receive.Add(1)
+	s.receivers.Add(1)
 	s.mu.Unlock()
 	if old != nil {
 		old.close(errSuperseded)
 	}
-	// Registered first, viewed second: what changes in between marks the session, or ends it.
+	// The session is registered before it takes its view: a change in between marks or ends it.
 	view := s.deps.Store.View()
 	x.markAll(view)
 	if _, ok := view.Nodes.Get(x.node); !ok {
 		x.close(errRemoved)
 	}
 	go func() {
-		defer s.receive.Done()
+		defer s.receivers.Done()
 		x.receive()
 	}()
 	s.note(x.node, "session begins", "node", x.node, "addr", x.addr, "epoch", x.epoch)
-	s.tellNow()
+	s.reportSoon()
 	return nil
 }
 
-var errSuperseded = errdefs.ErrAborted.WithMessage("a newer session of this node has begun")
-
-// finish takes the session off the books; how it ended is evidence. When it ended is none: a connection that a firewall
-// cuts breaks after a while, when the node has not been heard for as long already.
-func (s *Server) finish(x *session) {
+// unregister removes the session and keeps how it ended, which is evidence of whether the node is
+// up. The time of the end is not evidence: a connection that a firewall cuts breaks after a while,
+// and the node has not been heard for as long. So the time when it was last heard is kept.
+func (s *Server) unregister(x *session) {
 	broken := errors.Is(x.reason(), errBroken)
 	s.mu.Lock()
 	if s.sessions[x.node] == x {
 		delete(s.sessions, x.node)
-		s.ended[x.node] = ending{epoch: x.epoch, heard: x.lastBeat(), addr: x.addr, broken: broken, departing: x.departing()}
+		s.ended[x.node] = endedSession{epoch: x.epoch, heard: x.lastHeard(), addr: x.addr, broken: broken, departing: x.isDeparting()}
 	}
 	s.mu.Unlock()
 	s.note(x.node, "session ends", "node", x.node, "epoch", x.epoch, "err", x.reason())
-	s.tellNow()
-}
-
-func (s *Server) tellNow() {
-	select {
-	case s.herald <- struct{}{}:
-	default:
-	}
-	s.tracker.nudge()
+	s.reportSoon()
 }

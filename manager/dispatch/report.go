@@ -11,10 +11,11 @@ import (
 	"swarm/raftstore"
 )
 
-// Ports that a node chooses for its tasks, where their service names none.
-const firstChosen, lastChosen = 30000, 32767
+// Range of the ports that a node chooses for its tasks when the service names none.
+const firstDynamicPort, lastDynamicPort = 30000, 32767
 
-// groups makes one group of each row, since each is judged alone; owners are the entries that they belong to.
+// groups returns one group for each changed row, so that the store accepts or rejects each row
+// alone, and the entry that each group comes from.
 func (c *committer) groups(view *raftstore.View, entries []*entry) (groups []*swarmv1.Group, owners []int) {
 	last := make(map[string]int) // task id -> its group
 	for i, e := range entries {
@@ -38,12 +39,13 @@ func (c *committer) groups(view *raftstore.View, entries []*entry) (groups []*sw
 	return groups, owners
 }
 
-// statuses are the updates that may be stored: of tasks that are this node's, stamped with the session's order, and not
-// from one end to another, or back to life. They claim no port that the task does not publish, and no time to come.
+// statuses returns the updates of an entry that may be stored. Each is of a task on the session's
+// node that has not ended otherwise. It gets the epoch of the session and the sequence of the
+// report. Ports that the task does not publish are removed, and times in the future become now.
 func statuses(view *raftstore.View, e *entry, now time.Time) []*swarmv1.TaskStatus {
 	var out []*swarmv1.TaskStatus
 	for _, st := range e.status.GetUpdates() {
-		t, ok := present(view.Tasks.Get(st.GetTaskId()))
+		t, ok := view.Tasks.Get(st.GetTaskId())
 		if !ok || t.GetNodeId() != e.session.node {
 			continue
 		}
@@ -59,7 +61,7 @@ func statuses(view *raftstore.View, e *entry, now time.Time) []*swarmv1.TaskStat
 	return out
 }
 
-// published keeps of the ports that a worker reports those that the task publishes on its node, each once.
+// published returns the reported ports that the task publishes on its node, each once.
 func published(view *raftstore.View, t *swarmv1.Task, reported []*swarmv1.PortConfig) []*swarmv1.PortConfig {
 	rev, _ := view.Revision(t.GetServiceId(), t.GetRevision())
 	wanted := slices.Clone(rev.GetSpec().GetEndpointSpec().GetPorts())
@@ -72,15 +74,15 @@ func published(view *raftstore.View, t *swarmv1.Task, reported []*swarmv1.PortCo
 	})
 }
 
-// serves tells whether a reported port is the one that a service wants published on the nodes of its tasks.
+// serves reports whether a reported port is one that a service publishes on the nodes of its tasks.
 func serves(p, wanted *swarmv1.PortConfig) bool {
 	number := p.GetPublishedPort() == wanted.GetPublishedPort() ||
-		wanted.GetPublishedPort() == 0 && p.GetPublishedPort() >= firstChosen && p.GetPublishedPort() <= lastChosen
+		wanted.GetPublishedPort() == 0 && p.GetPublishedPort() >= firstDynamicPort && p.GetPublishedPort() <= lastDynamicPort
 	return number && wanted.GetPublishMode() == swarmv1.PortConfig_HOST && p.GetTargetPort() == wanted.GetTargetPort() &&
 		p.GetProtocol() == wanted.GetProtocol() && p.GetHostIp() == wanted.GetHostIp()
 }
 
-// notAfter is the earlier of the two. A worker's clock may be fast.
+// notAfter returns the earlier time. A worker's clock may be fast.
 func notAfter(now time.Time, t *timestamppb.Timestamp) *timestamppb.Timestamp {
 	if t != nil && t.AsTime().After(now) {
 		return timestamppb.New(now)
@@ -88,12 +90,12 @@ func notAfter(now time.Time, t *timestamppb.Timestamp) *timestamppb.Timestamp {
 	return t
 }
 
-// descriptions is the change of the node's row, when there is one.
+// descriptions returns the change of the node's row, if the description is another one.
 func descriptions(view *raftstore.View, e *entry) []*swarmv1.Change {
 	if e.description == nil {
 		return nil
 	}
-	row, ok := present(view.NodeStates.Get(e.session.node))
+	row, ok := view.NodeStates.Get(e.session.node)
 	if !ok || row.GetSessionEpoch() > e.session.epoch || row.GetDescription().EqualVT(e.description) {
 		return nil
 	}
@@ -102,7 +104,7 @@ func descriptions(view *raftstore.View, e *entry) []*swarmv1.Change {
 	return []*swarmv1.Change{raftstore.Update(next)}
 }
 
-// copiesOf are the changes that make the node's image copies as reported.
+// copiesOf returns the changes that make the rows of the node's image copies equal to the report.
 func copiesOf(view *raftstore.View, e *entry) []*swarmv1.Change {
 	if e.images == nil {
 		return nil

@@ -16,7 +16,8 @@ func hostPort(target, published uint32) *swarmv1.PortConfig {
 	return &swarmv1.PortConfig{TargetPort: target, PublishedPort: published, PublishMode: swarmv1.PortConfig_HOST}
 }
 
-// A worker's statuses are about its own tasks, and claim nothing that these tasks cannot have.
+// The statuses that are stored are of the worker's own tasks, with no ports or times that these
+// tasks cannot have.
 func TestStatuses(t *testing.T) {
 	now := time.Unix(2e9, 0)
 	ports := []*swarmv1.PortConfig{hostPort(80, 8080), hostPort(81, 0), {TargetPort: 82, PublishedPort: 8082}}
@@ -55,13 +56,13 @@ func TestSession_OneReportAtATime(t *testing.T) {
 		err  error
 		bad  bool
 	}{
-		{"the second before the first", x.says(2), true},
-		{"the first", x.says(1), false},
-		{"the next, not acknowledged", x.says(2), true},
+		{"the second before the first", x.statusReported(2), true},
+		{"the first", x.statusReported(1), false},
+		{"the next, not acknowledged", x.statusReported(2), true},
 		{"an acknowledgement", func() error { x.ack(1); return nil }(), false},
-		{"the first again", x.says(1), true},
-		{"the next", x.says(2), false},
-		{"assignments that were never sent", x.acted(1), true},
+		{"the first again", x.statusReported(1), true},
+		{"the next", x.statusReported(2), false},
+		{"assignments that were never sent", x.assignmentsApplied(1), true},
 	} {
 		if (step.err != nil) != step.bad {
 			t.Errorf("%s: got %v, want an error: %v", step.what, step.err, step.bad)

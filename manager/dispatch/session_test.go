@@ -3,13 +3,14 @@ package dispatch
 import (
 	"testing"
 
+	"swarm/manager/dispatch/assignment"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
 )
 
-// A session begins with a view that is newer than the one which the follower of the store marks it
-// with next. The worker is not told of the older state again, and then a task that was stopped, or
-// removed, does not start anew.
+// A session may begin with a view that is newer than the one with which the follower of the store
+// marks it next. The worker is not sent the older state, so that a task that was stopped or removed
+// does not start again.
 func TestSession_NeverGoesBack(t *testing.T) {
 	task := func(id string, version uint64, desired swarmv1.TaskState) *swarmv1.Task {
 		return &swarmv1.Task{Id: id, ServiceId: "s", Slot: 1, NodeId: "n", DesiredState: desired, Meta: &swarmv1.Meta{Version: version}}
@@ -21,16 +22,16 @@ func TestSession_NeverGoesBack(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			x := newSession(nil, &swarmv1.NodeState{NodeId: "n", SessionEpoch: 1, Addr: "n"}, nil)
-			x.latest = func() *raftstore.View { return newer }
-			a, out := newAtlas(), newOutbox("n")
+			x.newest = func() *raftstore.View { return newer }
+			out := assignment.NewSet("n", assignment.NewState())
 			x.markAll(newer)
-			out.complete(x.take().view, a, nil)
-			x.mark(older, ref{kind: swarmv1.AssignmentRef_TASK, id: "t1"})
+			out.Complete(x.take().view)
+			x.mark(older, assignment.Ref{Kind: swarmv1.AssignmentRef_TASK, ID: "t1"})
 			w := x.take()
 			if w.view.Index() != 9 {
 				t.Errorf("index %d follows 9", w.view.Index())
 			}
-			if changes := out.update(w.view, a, w.dirty, nil); len(changes) > 0 {
+			if changes := out.Update(w.view, w.dirty); len(changes) > 0 {
 				t.Errorf("the worker is told %v", changes)
 			}
 		})

@@ -11,7 +11,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"swarm/internal/spec"
-	"swarm/manager/dispatch"
+	"swarm/manager/dispatch/liveness"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -167,9 +167,9 @@ func (w *world) judge() {
 			continue
 		}
 		leading := w.now.Sub(w.ledSince)
-		v := dispatch.Judge(dispatch.Evidence{
+		v := liveness.Judge(liveness.Evidence{
 			State: st.State, Fenced: st.Fenced, Heard: min(w.now.Sub(h.heard), leading), Open: true, Leading: leading, Lease: st.Lease.AsDuration(),
-		}, dispatch.Limits{Beat: worldBeat, Timeout: worldTimeout})
+		}, liveness.Limits{Beat: worldBeat, Timeout: worldTimeout})
 		if v.State == st.State && v.Fenced == st.Fenced {
 			continue
 		}

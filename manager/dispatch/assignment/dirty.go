@@ -1,0 +1,126 @@
+package assignment
+
+import (
+	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/raftstore"
+)
+
+// Ref names something that may have to be sent to a node again. Its kind is one of the protocol's
+// AssignmentRef kinds, or one of the negative kinds below, which never leave this manager.
+type Ref struct {
+	Kind swarmv1.AssignmentRef_Kind
+	ID   string
+	// Service is the service of a backend. It is empty for other kinds.
+	Service string
+}
+
+const (
+	// KindNode stands for a NodeUpdate message: the node's own row, the managers and the root
+	// certificates. A Set ignores it: the session sends that message.
+	KindNode swarmv1.AssignmentRef_Kind = -1
+	// KindState says that the node's state has changed. A Set ignores it: the session looks whether
+	// the node is down by now.
+	KindState swarmv1.AssignmentRef_Kind = -2
+	// kindImages stands for the images that a node must keep a copy of.
+	kindImages swarmv1.AssignmentRef_Kind = -3
+	// kindAttachment says that a node has been attached to a network or detached from it, so that
+	// other services concern it. The ID is the network's.
+	kindAttachment swarmv1.AssignmentRef_Kind = -4
+	// kindIngress says that the network ingress has been made, changed or removed.
+	kindIngress swarmv1.AssignmentRef_Kind = -5
+)
+
+// Dirty says what a batch of store changes may have made out of date, and on which nodes. It names
+// objects and never holds their content, so that a slow session gathers references, not versions.
+type Dirty struct {
+	// ByNode has the references that concern one node, by node ID.
+	ByNode map[string][]Ref
+	// All has the references that every node must look at. Not each of them concerns each node.
+	All []Ref
+
+	images bool // the choice of the nodes that keep images may be another one
+}
+
+func newDirty() *Dirty { return &Dirty{ByNode: make(map[string][]Ref)} }
+
+// node adds a reference for one node; an empty ID, that of a task without a node, is no node.
+func (d *Dirty) node(id string, r Ref) {
+	if id != "" {
+		d.ByNode[id] = append(d.ByNode[id], r)
+	}
+}
+
+// all adds references for every node.
+func (d *Dirty) all(refs ...Ref) { d.All = append(d.All, refs...) }
+
+// dirtyOf returns what follows from the changed rows alone. The topology adds the rest.
+func dirtyOf(batch raftstore.Batch) *Dirty {
+	d := newDirty()
+	for _, c := range batch.Changes {
+		d.add(c)
+	}
+	if d.images {
+		d.all(Ref{Kind: kindImages})
+	}
+	return d
+}
+
+func (d *Dirty) add(c raftstore.RowChange) {
+	switch c.Table {
+	case raftstore.TableTask:
+		before, _ := c.Old.(*swarmv1.Task)
+		after, _ := c.New.(*swarmv1.Task)
+		d.node(before.GetNodeId(), Ref{Kind: swarmv1.AssignmentRef_TASK, ID: c.Key})
+		if after.GetNodeId() != before.GetNodeId() {
+			d.node(after.GetNodeId(), Ref{Kind: swarmv1.AssignmentRef_TASK, ID: c.Key})
+		}
+	case raftstore.TableNode:
+		before, _ := c.Old.(*swarmv1.Node)
+		after, _ := c.New.(*swarmv1.Node)
+		if c.New != nil {
+			d.node(c.Key, Ref{Kind: KindNode})
+		}
+		if managerChanged(before, after) {
+			d.all(Ref{Kind: KindNode})
+		}
+		d.images = true
+	case raftstore.TableNodeState:
+		before, _ := c.Old.(*swarmv1.NodeState)
+		after, _ := c.New.(*swarmv1.NodeState)
+		if before.GetState() != after.GetState() {
+			d.images = true
+			d.node(c.Key, Ref{Kind: KindState})
+		}
+	case raftstore.TableImage, raftstore.TableImageCopy:
+		d.images = true
+	case raftstore.TableCluster:
+		d.all(Ref{Kind: KindNode}, Ref{Kind: swarmv1.AssignmentRef_KEY})
+	case raftstore.TableNetwork:
+		d.all(Ref{Kind: swarmv1.AssignmentRef_NETWORK, ID: c.Key})
+		if latest[*swarmv1.Network](c).GetSpec().GetIngress() {
+			d.all(Ref{Kind: kindIngress})
+		}
+	case raftstore.TableEndpoint:
+		d.all(Ref{Kind: swarmv1.AssignmentRef_ENDPOINT, ID: c.Key})
+	case raftstore.TableSecret:
+		d.all(Ref{Kind: swarmv1.AssignmentRef_SECRET, ID: c.Key})
+	case raftstore.TableConfig:
+		d.all(Ref{Kind: swarmv1.AssignmentRef_CONFIG, ID: c.Key})
+	}
+}
+
+// managerChanged reports whether the list of managers, which every node has, is another one.
+func managerChanged(before, after *swarmv1.Node) bool {
+	was := before.GetSpec().GetRole() == swarmv1.NodeSpec_MANAGER
+	is := after.GetSpec().GetRole() == swarmv1.NodeSpec_MANAGER
+	return was != is || is && (before.GetAddr() != after.GetAddr() || before.GetPort() != after.GetPort())
+}
+
+// latest returns the row after a change, or the row before it when the change removed it.
+func latest[T any](c raftstore.RowChange) T {
+	if row, ok := c.New.(T); ok && c.New != nil {
+		return row
+	}
+	row, _ := c.Old.(T)
+	return row
+}

@@ -1,0 +1,47 @@
+package assignment
+
+import (
+	"sync/atomic"
+
+	"swarm/raftstore"
+)
+
+// Tables returns the tables whose changes a State needs.
+func Tables() []raftstore.TableID {
+	return []raftstore.TableID{
+		raftstore.TableNode, raftstore.TableNodeState, raftstore.TableTask, raftstore.TableNetwork, raftstore.TableEndpoint,
+		raftstore.TableSecret, raftstore.TableConfig, raftstore.TableImage, raftstore.TableImageCopy, raftstore.TableCluster,
+		raftstore.TableService, raftstore.TableTaskStatus, raftstore.TableClaim,
+	}
+}
+
+// State is what one manager derives from its replica for all nodes: the topology, and which node
+// keeps a copy of which image. One goroutine calls Load and Apply; any number of Sets may read at
+// the same time.
+type State struct {
+	topology *topology
+	images   atomic.Pointer[imageNodes]
+}
+
+// NewState returns the State of an empty cluster.
+func NewState() *State {
+	s := &State{topology: newTopology()}
+	s.images.Store(&imageNodes{})
+	return s
+}
+
+// Load starts again from a view. Every node needs a complete set afterwards.
+func (s *State) Load(view *raftstore.View) {
+	s.images.Store(imageNodesOf(view))
+	s.topology.load(view)
+}
+
+// Apply takes over a batch of changes and returns what must be looked at again on which nodes.
+func (s *State) Apply(batch raftstore.Batch) *Dirty {
+	d := dirtyOf(batch)
+	s.topology.apply(d, batch)
+	if d.images {
+		s.images.Store(imageNodesOf(batch.View))
+	}
+	return d
+}

@@ -1,0 +1,162 @@
+package liveness
+
+import (
+	"context"
+	"maps"
+	"sync"
+	"time"
+
+	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/raftstore"
+)
+
+// lastSession is what the leader knows of a node's newest session, by this manager's clock.
+type lastSession struct {
+	epoch  uint64
+	addr   string // the worker's host, as the manager that serves the session sees it
+	heard  time.Time
+	ended  bool
+	broken bool // it ended without a goodbye
+	// presumed says that no manager has reported the session yet: it is known from the store alone.
+	// Any report replaces it.
+	presumed bool
+	// departing says that the node has announced in this session that its host goes down. That
+	// stays true for the session's epoch.
+	departing bool
+	// lease is the one that the worker holds; 0 when it is not known.
+	lease time.Duration
+}
+
+// sessions holds the newest session of each node while this manager leads. It is empty otherwise.
+type sessions struct {
+	mu     sync.Mutex // guards the rest
+	since  time.Time  // when this manager's term began; zero when it does not lead
+	byNode map[string]lastSession
+	begun  chan struct{} // closed while this manager leads
+}
+
+func newSessions() *sessions { return &sessions{begun: make(chan struct{})} }
+
+// waitForTerm waits until this manager's term has begun here. The store knows of the term a moment
+// earlier.
+func (s *sessions) waitForTerm(ctx context.Context) {
+	s.mu.Lock()
+	begun := s.begun
+	s.mu.Unlock()
+	select {
+	case <-begun:
+	case <-ctx.Done():
+	}
+}
+
+func (s *sessions) beginTerm(now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.since, s.byNode = now, make(map[string]lastSession)
+	close(s.begun)
+}
+
+func (s *sessions) endTerm() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.since, s.byNode, s.begun = time.Time{}, nil, make(chan struct{})
+}
+
+// merge takes in what a manager says of a node's session, unless a newer session is known. Reports
+// of one session may arrive out of order: its end is final, and of two reports the later one
+// counts.
+func (s *sessions) merge(node string, now lastSession) {
+	old, ok := s.byNode[node]
+	if ok && old.epoch == now.epoch && now.departing != old.departing {
+		old.departing, now.departing = true, true
+		s.byNode[node] = old
+	}
+	if ok && old.epoch > now.epoch {
+		return
+	}
+	if ok && old.epoch == now.epoch && !old.presumed &&
+		(old.ended && !now.ended || old.heard.After(now.heard) && old.ended == now.ended) {
+		return
+	}
+	s.byNode[node] = now
+}
+
+// report takes in a manager's report, and returns the nodes whose session there is superseded by a
+// newer one. leading is false when this manager does not lead; then nothing is taken in.
+func (s *sessions) report(r *swarmv1.SessionReport, now time.Time) (leading bool, superseded []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.since.IsZero() {
+		return false, nil
+	}
+	for _, e := range r.GetSessions() {
+		s.merge(e.GetNodeId(), lastSession{
+			epoch: e.GetSessionEpoch(), addr: e.GetAddr(),
+			heard: now.Add(-time.Duration(e.GetAgeMs()) * time.Millisecond), ended: e.GetEnded(), broken: e.GetBroken(), departing: e.GetDeparting(),
+			lease: e.GetLease().AsDuration(),
+		})
+		if s.byNode[e.GetNodeId()].epoch > e.GetSessionEpoch() && !e.GetEnded() {
+			superseded = append(superseded, e.GetNodeId())
+		}
+	}
+	return true, superseded
+}
+
+// inUse reports whether a session of the node from another host than addr is heard, and from which.
+func (s *sessions) inUse(node, addr string, now time.Time, grace time.Duration) (host string, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	last, ok := s.byNode[node]
+	return last.addr, ok && !last.ended && last.addr != "" && last.addr != addr && now.Sub(last.heard) < grace
+}
+
+// reconcile adds the sessions and nodes that the store has and no report has named yet, and forgets
+// nodes that are gone. Such a session was begun just now by whichever manager, and a node that was
+// not there has joined just now. The view must not be older than that of the call before.
+func (s *sessions) reconcile(view *raftstore.View, now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for st := range view.NodeStates.All() {
+		if last, ok := s.byNode[st.GetNodeId()]; !ok || last.epoch < st.GetSessionEpoch() {
+			s.byNode[st.GetNodeId()] = lastSession{
+				epoch: st.GetSessionEpoch(), heard: now, ended: st.GetState() != swarmv1.NodeState_READY, presumed: true,
+			}
+		}
+	}
+	maps.DeleteFunc(s.byNode, func(id string, _ lastSession) bool {
+		_, ok := view.NodeStates.Get(id)
+		return !ok
+	})
+}
+
+// evidence returns what is known of one node. ledFor is how long the managers have had a leader, as
+// seen from here.
+//
+// A reported session counts from when the worker was last heard, also before this term. Otherwise a
+// node that is gone would stay READY for as long as leaders change more often than every session
+// timeout. A presumed session counts from the start of the term: the manager that served it does
+// not report, so that nobody knows when the worker was last heard.
+func (s *sessions) evidence(st *swarmv1.NodeState, gossip GossipStatus, ledFor time.Duration, now time.Time) Evidence {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	last, leading := s.byNode[st.GetNodeId()], now.Sub(s.since)
+	known := leading
+	if !last.presumed {
+		known = max(leading, ledFor)
+	}
+	return Evidence{
+		State: st.GetState(), Fenced: st.GetFenced(), Heard: min(now.Sub(last.heard), known), Open: !last.ended, Broken: last.broken,
+		Departing: last.departing, Gossip: gossip, Leading: leading, Lease: st.GetLease().AsDuration(),
+	}
+}
+
+// shorterLease returns the lease that the worker holds when the node's row still has a longer one
+// of an earlier session, and 0 otherwise.
+func (s *sessions) shorterLease(st *swarmv1.NodeState) time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if last := s.byNode[st.GetNodeId()]; last.epoch == st.GetSessionEpoch() && last.lease < st.GetLease().AsDuration() {
+		return last.lease
+	}
+	return 0
+}

@@ -1,0 +1,233 @@
+package dispatch
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"swarm/internal/transport"
+	"swarm/manager/ca"
+	"swarm/manager/dispatch/assignment"
+	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/raftstore"
+)
+
+// farewellTimeout bounds how long a session that is over waits for the worker to accept the message
+// that is being sent.
+const farewellTimeout = 2 * time.Second
+
+// serve sends until the session is over. A worker that reads nothing blocks a message for as long
+// as its stream is open, and gRPC keeps such a message for as long as the connection lives, even
+// when the call has ended. So serve waits for one message no longer than the session timeout, and
+// for a short time once the session is over. Then it closes the worker's connection.
+func (x *session) serve(ctx context.Context, first *swarmv1.ToWorker) error {
+	sender := make(chan error, 1)
+	go func() {
+		if err := x.sendMessage(first); err != nil {
+			sender <- errBroken
+			return
+		}
+		sender <- x.send(ctx)
+	}()
+	err := errdefs.ErrUnavailable.WithMessage("the worker has taken no message for " + x.timeout.String() + ": the session is over")
+	select {
+	case err := <-sender:
+		return err
+	case <-x.stuck:
+		x.server.sampled.Log(slog.LevelWarn, "stuck "+x.node,
+			"session of a worker that does not read is closed", "node", x.node, "err", err)
+	case <-x.done:
+		late := time.NewTimer(farewellTimeout)
+		defer late.Stop()
+		select {
+		case err := <-sender:
+			return err
+		case <-late.C:
+			err = x.reason()
+		}
+	}
+	if who, known := transport.FromContext(ctx); known == nil {
+		who.HangUp()
+	}
+	return err
+}
+
+// sendMessage sends one message. One goroutine calls it, until it fails.
+func (x *session) sendMessage(m *swarmv1.ToWorker) error {
+	late := time.AfterFunc(x.timeout, func() { close(x.stuck) })
+	err := x.stream.Send(m)
+	if !late.Stop() { // the session has been given up: nothing may follow a message that came late
+		return errBroken
+	}
+	return err
+}
+
+// send sends everything that concerns the worker until the session is over. Changes that come while
+// a message is being sent make the next message, so that messages grow with the load.
+func (x *session) send(ctx context.Context) error {
+	out := &sender{session: x, set: assignment.NewSet(x.node, x.server.assignments)}
+	silence := time.NewTimer(x.timeout)
+	defer silence.Stop()
+	for {
+		if err := out.sendAll(x.take()); err != nil {
+			return errBroken
+		}
+		select {
+		case <-x.wake:
+		case <-x.done:
+			return x.farewell()
+		case <-ctx.Done():
+			return errBroken
+		case <-silence.C:
+			left := x.timeout - time.Since(x.lastHeard())
+			if left <= 0 {
+				x.close(errdefs.ErrUnavailable.WithMessage("no heartbeat for " + x.timeout.String() + ": the session is over"))
+				return x.farewell()
+			}
+			silence.Reset(left)
+		}
+	}
+}
+
+// work is what the sender has to send.
+type work struct {
+	complete  bool
+	dirty     []assignment.Ref
+	view      *raftstore.View // nil when the other fields say everything
+	acks      []uint64
+	heartbeat *swarmv1.HeartbeatAck // nil when there is nothing to answer
+	departing bool                  // the worker waits until its node is down for everybody
+	// generation counts the marks of the session that this work covers.
+	generation uint64
+}
+
+// take returns what has come up since the last call.
+func (x *session) take() work {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	w := work{
+		complete: x.complete, dirty: x.dirty, view: x.view, acks: x.acks,
+		generation: x.progress.generation, departing: x.departing,
+	}
+	if w.view != nil {
+		// A session begins with a view that may be newer than the one with which the follower of
+		// the store marks it next. The worker must never be sent an older state.
+		if w.view.Index() < x.viewIndex {
+			w.view = x.newest()
+		}
+		x.viewIndex = w.view.Index()
+	}
+	// The view is released as well: an old one would keep removed rows in memory.
+	x.complete, x.dirty, x.view, x.acks = false, nil, nil, nil
+	if x.heartbeat > x.heartbeatAnswered || x.confirmed > x.confirmedSent {
+		w.heartbeat = &swarmv1.HeartbeatAck{Sequence: x.heartbeat, Confirmed: x.confirmed}
+		x.heartbeatAnswered, x.confirmedSent = x.heartbeat, x.confirmed
+	}
+	return w
+}
+
+// sender is the state of a session's sending goroutine.
+type sender struct {
+	*session
+	set            *assignment.Set
+	sequence       uint64 // of the newest assignments
+	departureAcked bool
+}
+
+// sendAll sends one piece of work.
+func (s *sender) sendAll(w work) error {
+	if err := s.sendAcks(w); err != nil {
+		return err
+	}
+	if w.complete || slices.Contains(w.dirty, assignment.Ref{Kind: assignment.KindNode}) {
+		if err := s.sendMessage(nodeUpdate(w.view, s.node)); err != nil {
+			return err
+		}
+	}
+	if err := s.sendAssignments(w); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.progress.sent(w.generation, s.sequence, time.Now())
+	s.mu.Unlock()
+	if w.departing && !s.departureAcked && isDown(s.server.deps.Store.View(), s.node) {
+		s.departureAcked = true
+		return s.sendMessage(&swarmv1.ToWorker{Message: &swarmv1.ToWorker_DepartureAck{DepartureAck: &swarmv1.DepartureAck{}}})
+	}
+	return nil
+}
+
+func (s *sender) sendAcks(w work) error {
+	if w.heartbeat != nil {
+		if err := s.sendMessage(&swarmv1.ToWorker{Message: &swarmv1.ToWorker_HeartbeatAck{HeartbeatAck: w.heartbeat}}); err != nil {
+			return err
+		}
+	}
+	for _, seq := range w.acks {
+		if err := s.sendMessage(&swarmv1.ToWorker{Message: &swarmv1.ToWorker_StatusAck{StatusAck: &swarmv1.StatusAck{Sequence: seq}}}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sendAssignments sends what has changed for the node. A complete set is sent even when it is
+// empty.
+func (s *sender) sendAssignments(w work) error {
+	var changes []*swarmv1.AssignmentChange
+	if w.complete {
+		changes = s.set.Complete(w.view)
+	} else if len(w.dirty) > 0 {
+		changes = s.set.Update(w.view, w.dirty)
+	}
+	if len(changes) == 0 && !w.complete {
+		return nil
+	}
+	s.sequence++
+	s.mu.Lock()
+	s.assignmentsSent = s.sequence
+	s.mu.Unlock()
+	return s.sendMessage(&swarmv1.ToWorker{Message: &swarmv1.ToWorker_Assignments{Assignments: &swarmv1.Assignments{
+		Sequence: s.sequence, Complete: w.complete, Index: w.view.Index(), Changes: changes,
+	}}})
+}
+
+// farewell sends the last message of a session that either side has closed. A node that was removed
+// is told so. Others get an empty message, on which they do not act: gRPC accepts it once the
+// worker has read all messages before it but for 64 KiB, so that farewell waits for those.
+func (x *session) farewell() error {
+	err := x.reason()
+	last := &swarmv1.ToWorker{}
+	if errors.Is(err, errRemoved) {
+		last.Message = &swarmv1.ToWorker_Node{Node: &swarmv1.NodeUpdate{Removed: true}}
+	}
+	_ = x.sendMessage(last)
+	return err
+}
+
+func isDown(view *raftstore.View, node string) bool {
+	st, ok := view.NodeStates.Get(node)
+	return ok && st.GetState() == swarmv1.NodeState_DOWN
+}
+
+// nodeUpdate returns what a node must know that is not an assignment.
+func nodeUpdate(view *raftstore.View, node string) *swarmv1.ToWorker {
+	row, _ := view.Nodes.Get(node)
+	return &swarmv1.ToWorker{Message: &swarmv1.ToWorker_Node{Node: &swarmv1.NodeUpdate{
+		Node: row, Managers: ca.Managers(view), Bundle: view.Cluster().GetRootCa().GetBundle(),
+	}}}
+}
+
+// welcome returns the first message of a session.
+func welcome(manager string, x *session, c *swarmv1.Cluster) *swarmv1.ToWorker {
+	beat, _ := paceOf(c)
+	return &swarmv1.ToWorker{Message: &swarmv1.ToWorker_Welcome{Welcome: &swarmv1.Welcome{
+		ManagerId: manager, SessionEpoch: x.epoch, HeartbeatPeriod: durationpb.New(beat), Epoch: c.GetEpoch(),
+		Lease: durationpb.New(x.lease),
+	}}}
+}
