@@ -6,16 +6,14 @@ import (
 	"io"
 	"slices"
 
-	"swarm/internal/spec"
+	"swarm/internal/publish"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
 // warnPorts names the nodes that do not answer at a port of the service, and says why, and an address that no node has. The
 // service is there all the same: that this cannot be found out fails nothing.
 func (a *app) warnPorts(ctx context.Context, c client, s *swarmv1.ServiceInfo) {
-	ports := slices.DeleteFunc(slices.Clone(s.GetEndpoint().GetPorts()), func(p *swarmv1.PortConfig) bool {
-		return p.GetPublishMode() == swarmv1.PortConfig_HOST
-	})
+	ports := slices.DeleteFunc(slices.Clone(s.GetEndpoint().GetPorts()), func(p *swarmv1.PortConfig) bool { return !publish.ByMesh(p) })
 	if len(ports) == 0 {
 		return
 	}
@@ -84,7 +82,7 @@ func writePortConflicts(w io.Writer, conflicts []*swarmv1.PortConflict) {
 // concerns tells whether the conflict is about the port: of one number there may be several, on an address each.
 func concerns(c *swarmv1.PortConflict, p *swarmv1.PortConfig) bool {
 	ip := ""
-	if a := spec.HostIP(p); a.IsValid() {
+	if a := publish.Address(p); a.IsValid() {
 		ip = a.String()
 	}
 	return c.GetPort() == p.GetPublishedPort() && c.GetProtocol() == enumWord(p.GetProtocol()) && c.GetAddress() == ip

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 
+	"swarm/internal/publish"
 	"swarm/internal/spec"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
@@ -12,7 +13,7 @@ import (
 // meshRoom warns of nodes for which network ingress has no address left, when a port is published by way of it.
 func meshRoom(v *raftstore.View, ports []*swarmv1.PortConfig) []string {
 	n, ok := v.NetworkByName(spec.Ingress)
-	if !ok || !slices.ContainsFunc(ports, func(p *swarmv1.PortConfig) bool { return p.GetPublishMode() != swarmv1.PortConfig_HOST }) {
+	if !ok || !slices.ContainsFunc(ports, publish.ByMesh) {
 		return nil
 	}
 	for _, u := range networkInfo(v, n).GetUse() {

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"swarm/internal/publish"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -195,16 +196,13 @@ func (d *Directory) Published() []string {
 	defer d.mu.Unlock()
 	var out []string
 	for id, s := range d.services {
-		if slices.ContainsFunc(s.routing.GetEndpoint().GetPorts(), Meshed) {
+		if slices.ContainsFunc(s.routing.GetEndpoint().GetPorts(), publish.ByMesh) {
 			out = append(out, id)
 		}
 	}
 	slices.Sort(out)
 	return out
 }
-
-// Meshed reports whether a port is the routing mesh's.
-func Meshed(p *swarmv1.PortConfig) bool { return p.GetPublishMode() != swarmv1.PortConfig_HOST }
 
 // Self is this node; false: the managers have not said where it is, or it has no place on the mesh yet.
 func (d *Directory) Self() (Peer, bool) {
@@ -235,7 +233,7 @@ func (d *Directory) Ingress() *swarmv1.Network {
 }
 
 // Meshed reports whether the service publishes a port on more than its tasks' own nodes.
-func (s Service) Meshed() bool { return slices.ContainsFunc(s.Endpoint.GetPorts(), Meshed) }
+func (s Service) Meshed() bool { return slices.ContainsFunc(s.Endpoint.GetPorts(), publish.ByMesh) }
 
 // Networks lists the networks on which the service has names, an address or a task, in order.
 func (s Service) Networks() []string {
