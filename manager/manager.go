@@ -27,6 +27,8 @@ import (
 	"swarm/internal/transport"
 	"swarm/manager/ca"
 	"swarm/manager/control"
+	"swarm/manager/control/digest"
+	"swarm/manager/control/image"
 	"swarm/manager/dispatch"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
@@ -54,8 +56,8 @@ type Deps struct {
 	RaftAnswers func(ctx context.Context, nodeID string) error
 	// Answers tells whether a node answers at an address and port, and proves there who it is. Nil: nobody is asked.
 	Answers  func(ctx context.Context, nodeID, hostport string) error
-	Images   control.Images
-	Resolver control.Resolver
+	Images   image.Store
+	Resolver digest.Resolver
 	Login    func(ctx context.Context, registry, registryAuth string) error
 }
 
@@ -103,8 +105,7 @@ func (l liveness) Alive(id string) (alive, known bool) {
 
 // Register adds all services of a manager, the store's included.
 func (m *Manager) Register(r grpc.ServiceRegistrar) {
-	swarmv1.RegisterControlServer(control.Current(r, m.store, m.control.StaleNotice), m.control)
-	swarmv1.RegisterDisksServer(r, m.control.Disks())
+	m.control.Register(r)
 	swarmv1.RegisterCAServer(r, m.ca)
 	swarmv1.RegisterRaftServer(r, m.store.Service())
 	m.dispatch.Register(r)

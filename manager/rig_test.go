@@ -21,7 +21,7 @@ import (
 	"swarm/internal/transport"
 	"swarm/manager"
 	"swarm/manager/ca"
-	"swarm/manager/control"
+	"swarm/manager/control/digest"
 	"swarm/manager/dispatch"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
@@ -449,4 +449,4 @@ func (r *rig) service(ref string) *swarmv1.ServiceInfo {
 	return info
 }
 
-var _ control.Resolver = resolver(nil)
+var _ digest.Resolver = resolver(nil)

@@ -9,6 +9,7 @@ import (
 
 	"swarm/internal/members"
 	"swarm/internal/transport"
+	"swarm/manager/control/crud"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
 )
@@ -155,7 +156,7 @@ func CredentialsOf(store *raftstore.Store) Credentials {
 		if row, ok := store.View().Credentials.Get(id); ok || who.Running {
 			return row, nil
 		}
-		ctx, cancel := context.WithTimeout(ctx, catchUp)
+		ctx, cancel := context.WithTimeout(ctx, crud.CatchUpTimeout)
 		defer cancel()
 		view, err := fresh.View(ctx)
 		if err != nil {

@@ -2,7 +2,6 @@ package control
 
 import (
 	"context"
-	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -12,6 +11,7 @@ import (
 	"google.golang.org/grpc/metadata"
 
 	"swarm/internal/stale"
+	"swarm/manager/control/crud"
 	"swarm/raftstore"
 )
 
@@ -99,31 +99,10 @@ func (n current) ask(ctx context.Context, req any, handle grpc.UnaryHandler) (an
 	if !errdefs.IsNotFound(err) && !errdefs.IsAlreadyExists(err) {
 		return out, err
 	}
-	wait, cancel := context.WithTimeout(ctx, catchUp)
+	wait, cancel := context.WithTimeout(ctx, crud.CatchUpTimeout)
 	defer cancel()
 	if view, late := n.store.Latest(wait); late != nil || view.Index() <= before {
 		return out, err
 	}
 	return handle(ctx, req)
-}
-
-// StaleNotice says since when this manager has had no leader, and which managers do not answer.
-func (s *Server) StaleNotice() string {
-	view := s.store.View()
-	what := "the leader does not answer"
-	if alone := s.store.LeaderlessSince(); !alone.IsZero() {
-		what = fmt.Sprintf("there has been no leader for %s", time.Since(alone).Round(time.Second))
-	}
-	var missing []string
-	for _, m := range s.store.Servers() {
-		if m.ID != s.cfg.NodeID && !s.alive(view, m.ID) {
-			missing = append(missing, nodeName(view, m.ID))
-		}
-	}
-	text := fmt.Sprintf("manager %s cannot confirm this with the others: %s", nodeName(view, s.cfg.NodeID), what)
-	if len(missing) > 0 {
-		slices.Sort(missing)
-		text += "; managers that do not answer: " + strings.Join(missing, ", ")
-	}
-	return text
 }

@@ -38,7 +38,7 @@ func (a *Authoriser) Admit(proto string, who transport.AuthInfo) (transport.Trus
 	}
 	role, member := a.members(who)
 	switch {
-	case who.User() != "" && a.judgeCredential(context.Background(), who, now) == nil: // waits no longer than catchUp
+	case who.User() != "" && a.judgeCredential(context.Background(), who, now) == nil: // waits no longer than crud.CatchUpTimeout
 		return transport.Full, nil
 	case !member || who.NodeID() == "":
 		return transport.Stranger, nil

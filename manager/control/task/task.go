@@ -1,0 +1,104 @@
+package task
+
+import (
+	"cmp"
+	"context"
+	"iter"
+	"log/slog"
+	"slices"
+
+	"swarm/manager/control/crud"
+	"swarm/manager/control/nodecall"
+	"swarm/manager/control/object"
+	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/raftstore"
+)
+
+// Deps are what a Server needs.
+type Deps struct {
+	Log   *slog.Logger
+	Store *raftstore.Store
+	Nodes *nodecall.Caller
+}
+
+// Server serves the RPCs of tasks.
+type Server struct {
+	log   *slog.Logger
+	store *raftstore.Store
+	nodes *nodecall.Caller
+}
+
+// New makes a Server.
+func New(deps Deps) *Server {
+	return &Server{log: deps.Log, store: deps.Store, nodes: deps.Nodes}
+}
+
+// GetTask looks a task up.
+func (s *Server) GetTask(_ context.Context, req *swarmv1.GetRequest) (*swarmv1.TaskInfo, error) {
+	v := s.store.View()
+	t, err := object.Tasks().Find(v, req.GetId())
+	if err != nil {
+		return nil, err
+	}
+	return taskInfo(v, t), nil
+}
+
+// ListTasks lists tasks by service and slot, the newest of a slot first.
+func (s *Server) ListTasks(_ context.Context, req *swarmv1.ListRequest) (*swarmv1.ListTasksResponse, error) {
+	v := s.store.View()
+	filter, err := object.ResolveFilter(v, req.GetFilter())
+	if err != nil {
+		return nil, err
+	}
+	out := &swarmv1.ListTasksResponse{}
+	for t := range candidates(v, filter) {
+		info := taskInfo(v, t)
+		if crud.Matches(filter, object.TaskSubject(v, t, info.GetServiceName())) {
+			out.Tasks = append(out.Tasks, info)
+		}
+	}
+	slices.SortStableFunc(out.Tasks, compareTasks)
+	return out, nil
+}
+
+// candidates narrows the scan by what has an index.
+func candidates(v *raftstore.View, f *swarmv1.Filter) iter.Seq[*swarmv1.Task] {
+	switch {
+	case len(f.GetServiceIds()) == 1:
+		return v.TasksOfService(f.GetServiceIds()[0])
+	case len(f.GetNodeIds()) == 1:
+		return v.TasksOnNode(f.GetNodeIds()[0])
+	}
+	return v.Tasks.All()
+}
+
+func compareTasks(a, b *swarmv1.TaskInfo) int {
+	if c := cmp.Compare(a.GetServiceName(), b.GetServiceName()); c != 0 {
+		return c
+	}
+	if c := cmp.Compare(a.GetTask().GetSlot(), b.GetTask().GetSlot()); c != 0 {
+		return c
+	}
+	if a.GetTask().GetSlot() == 0 {
+		if c := cmp.Compare(a.GetNodeName(), b.GetNodeName()); c != 0 {
+			return c
+		}
+	}
+	at, bt := a.GetTask().GetMeta().GetCreatedAt().AsTime(), b.GetTask().GetMeta().GetCreatedAt().AsTime()
+	if c := bt.Compare(at); c != 0 {
+		return c
+	}
+	return cmp.Compare(a.GetTask().GetId(), b.GetTask().GetId())
+}
+
+func taskInfo(v *raftstore.View, t *swarmv1.Task) *swarmv1.TaskInfo {
+	rev, _ := v.Revision(t.GetServiceId(), t.GetRevision())
+	name := rev.GetSpec().GetName()
+	if svc, ok := v.Services.Get(t.GetServiceId()); ok {
+		name = svc.GetName()
+	}
+	return &swarmv1.TaskInfo{
+		Task: t, Status: v.Status(t.GetId()), ServiceName: name, NodeName: object.NodeName(v, t.GetNodeId()),
+		Image: rev.GetSpec().GetTaskTemplate().GetContainerSpec().GetImage(),
+	}
+}
