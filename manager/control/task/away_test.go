@@ -1,7 +1,6 @@
-package manager_test
+package task_test
 
 import (
-	"context"
 	"errors"
 	"io"
 	"strings"
@@ -13,7 +12,8 @@ import (
 	"github.com/containerd/errdefs"
 	"google.golang.org/grpc"
 
-	"swarm/manager"
+	"swarm/manager/control"
+	"swarm/manager/control/controltest"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -35,12 +35,11 @@ func TestControl_LogsOfANodeThatIsAway(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				h := &host{logs: map[string][]*swarmv1.LogRecord{}}
 				var away atomic.Pointer[string]
-				r := newRig(t, func(d *manager.Deps) {
-					admit := func(context.Context, string) error { return nil }
-					well := serve(t, nodeInfo(self), func(s grpc.ServiceRegistrar) { swarmv1.RegisterWorkerServer(s, h) }, admit)
+				r := controltest.New(t, func(d *control.Deps) {
+					well := controltest.ServeWorker(t, h)
 					var ill grpc.ClientConnInterface
 					if answer != nil {
-						ill = serve(t, nodeInfo(self), func(s grpc.ServiceRegistrar) { swarmv1.RegisterWorkerServer(s, answer) }, admit)
+						ill = controltest.ServeWorker(t, answer)
 					}
 					d.Conn = func(node string) (grpc.ClientConnInterface, error) {
 						switch id := away.Load(); {
@@ -52,14 +51,16 @@ func TestControl_LogsOfANodeThatIsAway(t *testing.T) {
 						return nil, errdefs.ErrUnavailable.WithMessage("no route to host")
 					}
 				})
-				r.join("host-a")
-				b := r.join("host-b")
-				id := r.create(serviceSpec("web", 4))
-				for task := range r.store.View().TasksOfService(id) {
+				a, b := r.AddNode("host-a"), r.AddNode("host-b")
+				id := r.CreateService(controltest.ServiceSpec("web", 4))
+				for slot, node := range []string{a, b, a, b} {
+					r.AddTask(id, node, uint64(slot+1))
+				}
+				for task := range r.Store.View().TasksOfService(id) {
 					h.logs[task.GetId()] = []*swarmv1.LogRecord{{TaskId: task.GetId(), Stream: swarmv1.LogRecord_STDOUT, Offset: 1, Data: []byte("x")}}
 				}
-				away.Store(&b.id)
-				stream, err := r.admin.Logs(t.Context(), &swarmv1.LogsRequest{Service: "web", Options: &swarmv1.LogOptions{Tail: -1}})
+				away.Store(&b)
+				stream, err := r.Control.Logs(t.Context(), &swarmv1.LogsRequest{Service: "web", Options: &swarmv1.LogOptions{Tail: -1}})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -70,12 +71,15 @@ func TestControl_LogsOfANodeThatIsAway(t *testing.T) {
 				if answer != nil {
 					return // it does not say when it would answer
 				}
-				stream, err = r.admin.Logs(t.Context(), &swarmv1.LogsRequest{Service: "web", Options: &swarmv1.LogOptions{Tail: -1, Follow: true}})
+				stream, err = r.Control.Logs(t.Context(), &swarmv1.LogsRequest{Service: "web", Options: &swarmv1.LogOptions{Tail: -1, Follow: true}})
 				if err != nil {
 					t.Fatal(err)
 				}
 				time.AfterFunc(30*time.Second, func() { away.Store(nil) })
-				time.AfterFunc(time.Minute, func() { _, _ = r.admin.RemoveService(t.Context(), &swarmv1.GetRequest{Id: "web"}) })
+				time.AfterFunc(time.Minute, func() {
+					r.RemoveService("web")
+					r.FinishRemoval(id)
+				})
 				lines, notices = gather(t, stream)
 				if lines != 4 || len(notices) != 1 || !strings.HasSuffix(notices[0], "): its part comes when it answers") {
 					t.Errorf("followed: %d lines, notices %q", lines, notices)

@@ -1,7 +1,6 @@
-package manager_test
+package task_test
 
 import (
-	"context"
 	"errors"
 	"io"
 	"strings"
@@ -15,7 +14,8 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
-	"swarm/manager"
+	"swarm/manager/control"
+	"swarm/manager/control/controltest"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -98,20 +98,16 @@ func TestControl_FollowedLogsSurviveARestart(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWriter()
-				r := newRig(t, func(d *manager.Deps) {
-					conn := serve(t, nodeInfo(self), func(s grpc.ServiceRegistrar) { swarmv1.RegisterWorkerServer(s, w) }, func(context.Context, string) error { return nil })
+				r := controltest.New(t, func(d *control.Deps) {
+					conn := controltest.ServeWorker(t, w)
 					d.Conn = func(string) (grpc.ClientConnInterface, error) { return conn, nil }
 				})
-				r.join("host-a")
-				service := r.create(serviceSpec("web", 1))
-				var task string
-				for t := range r.store.View().TasksOfService(service) {
-					task = t.GetId()
-				}
+				service := r.CreateService(controltest.ServiceSpec("web", 1))
+				task := r.AddTask(service, r.AddNode("host-a"), 1)
 				w.write(task, "a")
 				w.write(task, "b")
 				time.Sleep(time.Second)
-				stream, err := r.admin.Logs(t.Context(), &swarmv1.LogsRequest{Service: "web", Options: &swarmv1.LogOptions{Tail: test.tail, Follow: true}})
+				stream, err := r.Control.Logs(t.Context(), &swarmv1.LogsRequest{Service: "web", Options: &swarmv1.LogOptions{Tail: test.tail, Follow: true}})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -137,9 +133,8 @@ func TestControl_FollowedLogsSurviveARestart(t *testing.T) {
 				time.Sleep(time.Minute)
 				w.write(task, "d")
 				synctest.Wait()
-				if _, err := r.admin.RemoveService(t.Context(), &swarmv1.GetRequest{Id: "web"}); err != nil {
-					t.Fatal(err)
-				}
+				r.RemoveService("web")
+				r.FinishRemoval(service)
 				if err := <-ended; !errors.Is(err, io.EOF) {
 					t.Errorf("after the service: %v, want the end", err)
 				}
