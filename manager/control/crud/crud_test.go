@@ -31,6 +31,8 @@ func services() Kind[*swarmv1.Service] {
 		Compare: ByName((*swarmv1.Service).GetName),
 		Mark:    func(s *swarmv1.Service) { s.PendingDelete = true },
 		Marked:  (*swarmv1.Service).GetPendingDelete,
+		Awaits:  func(*swarmv1.Service) string { return "its tasks have stopped" },
+		TableID: raftstore.TableService,
 	}
 }
 

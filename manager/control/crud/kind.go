@@ -33,7 +33,7 @@ type Kind[T Row[T]] struct {
 	Table func(v *raftstore.View) raftstore.Table[T]
 	// Name returns the name of an object as users see it.
 	Name func(v *raftstore.View, row T) string
-	// ByName yields the objects that a name refers to. The ignored case of a name is its decision.
+	// ByName yields the objects that a name refers to. It decides whether case matters.
 	ByName func(v *raftstore.View, name string) iter.Seq[T]
 	// ByOtherID, if not nil, yields the objects with another id than the key of their row.
 	// ByOtherPrefix yields those of which another id begins so.
@@ -50,9 +50,14 @@ type Kind[T Row[T]] struct {
 	// Claims returns the keys of the claims that an object holds. Remove deletes them. Nil: none.
 	Claims func(v *raftstore.View, row T) []string
 	// Mark, if not nil, marks a copy of an object for removal. The planner deletes the row later.
+	// The next three fields are set if Mark is.
 	Mark func(row T)
-	// Marked reports whether an object is marked for removal. Nil if Mark is.
+	// Marked reports whether an object is marked for removal.
 	Marked func(row T) bool
+	// Awaits returns what the removal of an object waits for, for messages: "its tasks have stopped".
+	Awaits func(row T) string
+	// TableID is that of Table.
+	TableID raftstore.TableID
 }
 
 func (k Kind[T]) marked(row T) bool { return k.Marked != nil && k.Marked(row) }
@@ -64,11 +69,7 @@ func (k Kind[T]) NameFree(v *raftstore.View, name string) error {
 		had := k.Name(v, other)
 		switch {
 		case k.marked(other):
-			return PendingRemoval{
-				Text: fmt.Sprintf("%s %s is still being removed: try again when its tasks have stopped (`swarm %s ps %s`)",
-					k.Word, had, k.Word, other.GetId()),
-				Services: []string{other.GetId()},
-			}
+			return k.PendingRemoval(fmt.Sprintf("%s %s is still being removed: try again when %s", k.Word, had, k.Awaits(other)), other.GetId())
 		case had != name:
 			return errdefs.ErrAlreadyExists.WithMessage(fmt.Sprintf(
 				"%s name %s differs only in case from that of %s %s (%s), and DNS knows no case: choose another name%s",

@@ -9,7 +9,6 @@ import (
 	"github.com/containerd/errdefs"
 
 	"swarm/internal/spec"
-	"swarm/manager/control/crud"
 	"swarm/manager/control/object"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
@@ -60,7 +59,7 @@ func inUse(n *swarmv1.Network, users []*swarmv1.Service) error {
 		word = "services"
 	}
 	if !slices.ContainsFunc(users, func(svc *swarmv1.Service) bool { return !svc.GetPendingDelete() }) {
-		return crud.PendingRemoval{Text: fmt.Sprintf("it is in use by %s %s, still being removed: try again when the tasks have stopped", word, text), Services: ids}
+		return object.Services().PendingRemoval(fmt.Sprintf("it is in use by %s %s, still being removed: try again when the tasks have stopped", word, text), ids...)
 	}
 	return errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf("it is in use by %s %s: remove what uses it, or take it off the network with `swarm service update --network-rm %s %s`",
 		word, text, n.GetSpec().GetName(), names[0]))

@@ -1,6 +1,7 @@
 package object
 
 import (
+	"fmt"
 	"iter"
 	"slices"
 
@@ -31,6 +32,10 @@ func Services() crud.Kind[*swarmv1.Service] {
 		Remedy:  ", or change that one with `swarm service update`",
 		Mark:    func(s *swarmv1.Service) { s.PendingDelete = true },
 		Marked:  (*swarmv1.Service).GetPendingDelete,
+		Awaits: func(s *swarmv1.Service) string {
+			return fmt.Sprintf("its tasks have stopped (`swarm service ps %s`)", s.GetId())
+		},
+		TableID: raftstore.TableService,
 	}
 }
 

@@ -9,7 +9,6 @@ import (
 
 	"swarm/internal/publish"
 	"swarm/internal/spec"
-	"swarm/manager/control/crud"
 	"swarm/manager/control/object"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
@@ -173,9 +172,8 @@ func (b *portClaims) conflict(p *swarmv1.PortConfig) error {
 func (b *portClaims) taken(p *swarmv1.PortConfig, owner string) error {
 	port := "port " + publish.Name(p)
 	if svc, _ := b.view.Services.Get(owner); svc.GetPendingDelete() {
-		return crud.PendingRemoval{
-			Text: fmt.Sprintf("%s is published by service %s, which is still being removed: try again when its tasks have stopped", port, svc.GetName()), Services: []string{owner},
-		}
+		return object.Services().PendingRemoval(fmt.Sprintf(
+			"%s is published by service %s, which is still being removed: try again when its tasks have stopped", port, svc.GetName()), owner)
 	}
 	return errdefs.ErrAlreadyExists.WithMessage(fmt.Sprintf("%s is already published by service %s: publish another port", port, object.ServiceName(b.view, owner)))
 }
