@@ -11,11 +11,14 @@ import (
 	"swarm/raftstore"
 )
 
-// AlignEndpoints is a duty of the leader: a service that the planner has rolled back publishes what its revision now says,
-// and has addresses on the networks of that.
-// The API does the same in one group with the revision; the planner does not, because a port may have gone to another
-// service since, and a rollback must not wait for it. Until the service has all, its endpoint says why not (unmet), and it
-// is tried again whenever something is given back.
+// AlignEndpoints is a duty of the leader. When the planner has rolled a service back, it gives the
+// service the ports of its current revision, and virtual IPs on the networks of that revision. It
+// returns when ctx ends, or with an error.
+//
+// The API changes revision and endpoint in one group. The planner changes the revision alone, because
+// another service may publish the port by now, and a rollback must not wait for that. While the
+// service lacks a port or an address, the field Unmet of its endpoint says why. AlignEndpoints tries
+// again whenever any claim is deleted.
 func (s *Server) AlignEndpoints(ctx context.Context) error {
 	view, w := s.store.Watch(raftstore.TableService, raftstore.TableClaim)
 	defer w.Close()
@@ -54,35 +57,35 @@ func (s *Server) AlignEndpoints(ctx context.Context) error {
 	}
 }
 
-// align says whether the service's endpoint is what its revision asks for.
+// align gives one service what its revision asks for. met is false if that is not possible now.
 func (s *Server) align(ctx context.Context, id string) (met bool, err error) {
 	err = s.alignTo(ctx, func(v *raftstore.View) ([]*swarmv1.Change, error) {
 		rev, endpoint := endpointOf(v, id)
 		if rev == nil || aligned(v, endpoint, rev.GetSpec()) && endpoint.GetUnmet() == "" {
 			return nil, nil
 		}
-		return s.reendpoint(v, id, rev.GetSpec())
+		return s.updateEndpoint(v, id, rev.GetSpec())
 	})
 	if !errdefs.IsAlreadyExists(err) && !errdefs.IsResourceExhausted(err) && !errdefs.IsFailedPrecondition(err) {
 		return err == nil, err
 	}
-	why, news := err.Error(), false
+	why, changed := err.Error(), false
 	err = s.alignTo(ctx, func(v *raftstore.View) ([]*swarmv1.Change, error) {
 		rev, endpoint := endpointOf(v, id)
 		if rev == nil || endpoint.GetUnmet() == why || aligned(v, endpoint, rev.GetSpec()) {
 			return nil, nil
 		}
 		row := endpoint.CloneVT()
-		row.Unmet, news = why, true
+		row.Unmet, changed = why, true
 		return []*swarmv1.Change{raftstore.Update(row)}, nil
 	})
-	if news {
+	if changed {
 		s.log.Warn("a service that was rolled back cannot have its former ports and addresses yet", "service", id, "err", why)
 	}
 	return false, err
 }
 
-// alignTo writes the changes if there are any. A service that is gone needs none.
+// alignTo commits the changes if there are any. A service that does not exist any more is no error.
 func (s *Server) alignTo(ctx context.Context, changes func(*raftstore.View) ([]*swarmv1.Change, error)) error {
 	if c, err := changes(s.store.View()); err == nil && len(c) == 0 {
 		return nil
@@ -94,7 +97,8 @@ func (s *Server) alignTo(ctx context.Context, changes func(*raftstore.View) ([]*
 	return err
 }
 
-// endpointOf returns the revision and the endpoint of a service; nil when there is nothing to align.
+// endpointOf returns the current revision and the endpoint of a service. They are nil if the service
+// does not exist any more, or is being removed.
 func endpointOf(v *raftstore.View, id string) (*swarmv1.Revision, *swarmv1.Endpoint) {
 	row, ok := v.Services.Get(id)
 	if !ok || row.GetPendingDelete() {
@@ -108,7 +112,7 @@ func endpointOf(v *raftstore.View, id string) (*swarmv1.Revision, *swarmv1.Endpo
 	return rev, endpoint
 }
 
-// aligned: the endpoint is what the spec asks for.
+// aligned reports whether an endpoint has the ports and the networks of a spec.
 func aligned(v *raftstore.View, e *swarmv1.Endpoint, sp *swarmv1.ServiceSpec) bool {
 	if !e.GetSpec().EqualVT(sp.GetEndpointSpec()) {
 		return false

@@ -12,7 +12,8 @@ import (
 	"swarm/raftstore"
 )
 
-// bindNetworks turns the names of networks into ids, and refuses what no task could be attached to.
+// bindNetworks replaces the names of networks by ids. It refuses networks to which no task can be
+// attached.
 func bindNetworks(v *raftstore.View, list []*swarmv1.NetworkAttachmentConfig) error {
 	seen := make(map[string]string, len(list))
 	for _, n := range list {
@@ -46,8 +47,10 @@ func bindNetworks(v *raftstore.View, list []*swarmv1.NetworkAttachmentConfig) er
 	return nil
 }
 
-// joinNetworks is what a service's new networks are written with: unchanged, so that one that is removed at the same moment
-// is not. ErrNotFound: a network was removed since the spec was written, as when an old revision returns.
+// joinNetworks returns changes that write the networks which are new to a service without changing
+// them. One of two concurrent calls then fails if the other removes the network. joinNetworks returns
+// ErrNotFound if a network of the spec does not exist any more, as may happen when an old revision
+// returns.
 func joinNetworks(v *raftstore.View, service string, next *swarmv1.ServiceSpec) (changes []*swarmv1.Change, err error) {
 	svc, _ := v.Services.Get(service)
 	current, _ := v.Revision(service, svc.GetRevision())
@@ -64,7 +67,7 @@ func joinNetworks(v *raftstore.View, service string, next *swarmv1.ServiceSpec) 
 	return changes, nil
 }
 
-// checkAddresses refuses requested addresses that the network does not have to give.
+// checkAddresses refuses addresses that a task cannot get on a network.
 func checkAddresses(n *swarmv1.Network, addresses []string) error {
 	plan, err := ipam.ParseSubnets(n.GetIpam())
 	if err != nil {

@@ -11,7 +11,8 @@ import (
 	"swarm/raftstore"
 )
 
-// ingressRoom warns of nodes for which network ingress has no address left, when a port is published by way of it.
+// ingressRoom returns a warning if the mesh publishes one of the ports, and network ingress has no
+// address left for some nodes.
 func ingressRoom(v *raftstore.View, ports []*swarmv1.PortConfig) []string {
 	n, ok := v.NetworkByName(spec.Ingress)
 	if !ok || !slices.ContainsFunc(ports, publish.ByMesh) {

@@ -11,9 +11,10 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// pin gives the spec's image its digest, so that all nodes run the same: the one that is given, the cluster's own, or the
-// registry's. An image that a registry does not know is refused; one that could not be asked for is accepted, with a
-// warning, since nodes may be able to fetch it.
+// pin adds a digest to the image of a spec, so that all nodes run the same image. A digest that the
+// spec has stays. With noResolve, only the cluster's own images are asked. pin refuses an image that
+// its registry does not have. It returns a warning if the registry cannot be asked, because the nodes
+// may be able to fetch the image.
 func (s *Server) pin(ctx context.Context, sp *swarmv1.ServiceSpec, auth string, noResolve bool) ([]string, error) {
 	c := sp.GetTaskTemplate().GetContainerSpec()
 	img, err := spec.ParseImage(c.GetImage())

@@ -15,38 +15,47 @@ import (
 )
 
 const (
-	// Ports that are chosen come from here, as in Docker.
+	// Ports that users leave open are chosen from this range, as in Docker.
 	firstChosenPort = 30000
 	lastChosenPort  = 32767
-	// Numbers between nodes come from here, the last first: nobody publishes what programs get for connections of theirs.
+	// Mesh ports that differ from the published port are chosen downwards from the top of the
+	// ephemeral range, which services rarely publish.
 	firstMeshPort = 49152
 	lastMeshPort  = 65535
 )
 
-// portClaims are made for a service. A claim of the mesh is "port/ingress/tcp/8080": of the number between nodes, which is the
-// published one but where the port is on one address and another service has it on another; and, on one address,
-// "port/ingress/tcp/8080/192.0.2.7" besides. The planner claims ports of mode=host for the node that it chooses:
-// "port/<node>/tcp/8080", or with the address at its end.
+// portClaims makes the claims of the ports that the mesh publishes for one service.
+//
+// The mesh port is the number by which nodes know a published port between each other. It is the
+// published port, unless the same port is also published on another address. Every published port has
+// a claim of its mesh port on every address, like "port/ingress/tcp/8080". A port that is published on
+// one address also has a claim like "port/ingress/tcp/8080/192.0.2.7".
+//
+// The planner claims the ports of mode=host, for the node that it chooses.
 type portClaims struct {
 	view    *raftstore.View
 	service string
 	old     []*swarmv1.PortConfig
 	want    []*swarmv1.PortConfig
-	asked   map[publish.Key]bool // published by the service
-	keep    map[publish.Key]bool // claims that the service has or makes
+	// requested are the ports that the service publishes, whatever their address.
+	requested map[publish.Key]bool
+	// held are the claims that the service keeps or makes, and those that it must not make.
+	held    map[publish.Key]bool
 	changes []*swarmv1.Change
 }
 
-// claimPorts chooses the ports that the mesh is to publish and left open, and makes the claims that keep each of them
-// exclusive; claims of ports that the service no longer publishes are given back.
+// claimPorts returns the ports of a service, with those chosen that were left open, and the changes of
+// claims. It deletes the claims of ports that the service does not publish any more. It returns
+// ErrAlreadyExists if another service has a port, and a PendingRemoval if that service is being
+// removed.
 func claimPorts(v *raftstore.View, service string, old, want []*swarmv1.PortConfig) ([]*swarmv1.PortConfig, []*swarmv1.Change, error) {
-	b := &portClaims{view: v, service: service, old: old, asked: map[publish.Key]bool{}, keep: map[publish.Key]bool{}}
+	b := &portClaims{view: v, service: service, old: old, requested: map[publish.Key]bool{}, held: map[publish.Key]bool{}}
 	for _, p := range want {
 		p = p.CloneVT()
 		p.MeshPort = 0
 		b.want = append(b.want, p)
 		if p.GetPublishedPort() != 0 {
-			b.asked[meshKey(p)] = true
+			b.requested[publishedKey(p)] = true
 		}
 	}
 	for _, p := range b.want {
@@ -54,10 +63,10 @@ func claimPorts(v *raftstore.View, service string, old, want []*swarmv1.PortConf
 			return nil, nil, err
 		}
 	}
-	// Who is known by a number between nodes stays known by it.
-	fresh := slices.DeleteFunc(slices.Clone(b.want), func(p *swarmv1.PortConfig) bool { return !publish.ByMesh(p) || b.known(p) })
+	// Ports that have a mesh port keep it, whatever the order of the list. The others come after them.
+	fresh := slices.DeleteFunc(slices.Clone(b.want), func(p *swarmv1.PortConfig) bool { return !publish.ByMesh(p) || b.keepMeshPort(p) })
 	for _, p := range fresh {
-		if err := b.number(p); err != nil {
+		if err := b.claimMeshPort(p); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -65,9 +74,9 @@ func claimPorts(v *raftstore.View, service string, old, want []*swarmv1.PortConf
 	return b.want, b.changes, nil
 }
 
-// publish chooses the port where it is left open, and refuses one that somebody else has.
+// publish chooses the port if it was left open, and refuses a port of another service.
 func (b *portClaims) publish(p *swarmv1.PortConfig) error {
-	if err := b.clusters(p); err != nil {
+	if err := b.checkReserved(p); err != nil {
 		return err
 	}
 	if p.GetPublishedPort() == 0 {
@@ -77,14 +86,14 @@ func (b *portClaims) publish(p *swarmv1.PortConfig) error {
 		if p.PublishedPort = b.choose(p); p.PublishedPort == 0 {
 			return errdefs.ErrResourceExhausted.WithMessage(fmt.Sprintf("no port from %d to %d is free for target port %d: publish a port of your choice", firstChosenPort, lastChosenPort, p.GetTargetPort()))
 		}
-		b.asked[meshKey(p)] = true
+		b.requested[publishedKey(p)] = true
 	}
 	return b.conflict(p)
 }
 
-// clusters refuses a port on which the nodes themselves answer: no request would reach the service. What got published
-// before stays.
-func (b *portClaims) clusters(p *swarmv1.PortConfig) error {
+// checkReserved refuses a port on which the nodes themselves answer, because no request would reach
+// the service. A port that the service has published before stays.
+func (b *portClaims) checkReserved(p *swarmv1.PortConfig) error {
 	port, proto := p.GetPublishedPort(), p.GetProtocol()
 	if port == 0 || slices.ContainsFunc(b.old, func(o *swarmv1.PortConfig) bool { return publish.Same(o, p) }) {
 		return nil
@@ -109,23 +118,24 @@ func (b *portClaims) clusters(p *swarmv1.PortConfig) error {
 	return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("port %s is taken on every node by %s, and no service could answer there: publish another port", publish.Name(p), what))
 }
 
-// choose keeps the port that was chosen before for the same target, and else takes the first that is free.
+// choose returns the port that was chosen before for the same target port, or else the first that is
+// free. It returns 0 if none is.
 func (b *portClaims) choose(p *swarmv1.PortConfig) uint32 {
 	for _, o := range b.old {
-		if o.GetTargetPort() == p.GetTargetPort() && o.GetProtocol() == p.GetProtocol() && publish.ByMesh(o) && !b.asked[meshKey(o)] {
+		if o.GetTargetPort() == p.GetTargetPort() && o.GetProtocol() == p.GetProtocol() && publish.ByMesh(o) && !b.requested[publishedKey(o)] {
 			return o.GetPublishedPort()
 		}
 	}
 	for port := uint32(firstChosenPort); port <= lastChosenPort; port++ {
 		key := publish.MeshKey(p.GetProtocol(), port)
-		if q := (&swarmv1.PortConfig{Protocol: p.GetProtocol(), PublishedPort: port}); !b.asked[key] && !b.claimed(key) && b.conflict(q) == nil {
+		if q := (&swarmv1.PortConfig{Protocol: p.GetProtocol(), PublishedPort: port}); !b.requested[key] && !b.claimed(key) && b.conflict(q) == nil {
 			return port
 		}
 	}
 	return 0
 }
 
-// claimed: the number, or the port on some address, is somebody's.
+// claimed reports whether any service has a claim of the port, on every address or on one.
 func (b *portClaims) claimed(key publish.Key) bool {
 	_, taken := b.view.Claims.Get(key.String())
 	for range b.view.Claims.Prefix(key.AddressPrefix()) {
@@ -136,14 +146,15 @@ func (b *portClaims) claimed(key publish.Key) bool {
 
 // conflict refuses a port that a host cannot serve beside one of another service.
 func (b *portClaims) conflict(p *swarmv1.PortConfig) error {
-	// What got by at the same moment is not undone by an update of something else.
+	// Two services may have got the port at the same moment. An update of something else must not fail
+	// because of that.
 	had := slices.ContainsFunc(b.old, func(o *swarmv1.PortConfig) bool { return publish.ByMesh(o) == publish.ByMesh(p) && publish.Same(o, p) })
 	if had && !publish.ByMesh(p) {
 		return nil
 	}
-	key := meshKey(p)
+	key := publishedKey(p)
 	want := key.At(publish.Address(p))
-	limited := map[string]bool{} // services that have it on one address
+	limited := map[string]bool{} // services that have the port on one address
 	for c := range b.view.Claims.Prefix(key.AddressPrefix()) {
 		other, ok := publish.ParseKey(c.GetKey())
 		if limited[c.GetOwner()] = true; ok && c.GetOwner() != b.service && want.Conflicts(other) {
@@ -156,7 +167,7 @@ func (b *portClaims) conflict(p *swarmv1.PortConfig) error {
 	if had || !publish.ByMesh(p) {
 		return nil
 	}
-	// What the planner has claimed, for a node.
+	// The planner's claims for nodes. Their owners are tasks.
 	for c := range b.view.Claims.Prefix(publish.KeyPrefix) {
 		other, ok := publish.ParseKey(c.GetKey())
 		if !ok || !want.Conflicts(other) {
@@ -169,6 +180,7 @@ func (b *portClaims) conflict(p *swarmv1.PortConfig) error {
 	return nil
 }
 
+// taken returns the error which says that owner, a service, has the port.
 func (b *portClaims) taken(p *swarmv1.PortConfig, owner string) error {
 	port := "port " + publish.Name(p)
 	if svc, _ := b.view.Services.Get(owner); svc.GetPendingDelete() {
@@ -178,85 +190,88 @@ func (b *portClaims) taken(p *swarmv1.PortConfig, owner string) error {
 	return errdefs.ErrAlreadyExists.WithMessage(fmt.Sprintf("%s is already published by service %s: publish another port", port, object.ServiceName(b.view, owner)))
 }
 
-// known keeps the number that the port has between nodes.
-func (b *portClaims) known(p *swarmv1.PortConfig) bool {
+// keepMeshPort gives the port the mesh port that it has had, and reports whether it had one.
+func (b *portClaims) keepMeshPort(p *swarmv1.PortConfig) bool {
 	for _, o := range b.old {
-		key := numberKey(o)
-		if c, ok := b.view.Claims.Get(key.String()); ok && publish.ByMesh(o) && publish.Same(o, p) && c.GetOwner() == b.service && !b.keep[key] {
+		key := meshPortKey(o)
+		if c, ok := b.view.Claims.Get(key.String()); ok && publish.ByMesh(o) && publish.Same(o, p) && c.GetOwner() == b.service && !b.held[key] {
 			p.MeshPort = o.GetMeshPort()
 			b.claim(key)
-			b.limit(p)
+			b.claimAddress(p)
 			return true
 		}
 	}
 	return false
 }
 
-// number claims the number that nodes know the port by: the published one, or another where that is taken.
-func (b *portClaims) number(p *swarmv1.PortConfig) error {
-	b.limit(p)
-	c, taken := b.view.Claims.Get(numberKey(p).String())
-	if taken && !b.keep[numberKey(p)] {
-		// Written as it is: of two services at the same moment, one may be about to publish the port on all addresses.
+// claimMeshPort claims a mesh port for the port: the published port, or another one if that is taken.
+func (b *portClaims) claimMeshPort(p *swarmv1.PortConfig) error {
+	b.claimAddress(p)
+	c, taken := b.view.Claims.Get(meshPortKey(p).String())
+	if taken && !b.held[meshPortKey(p)] {
+		// Write the claim without changing it. If its service publishes the port on every address at the
+		// same moment, one of the two commits fails.
 		b.changes = append(b.changes, raftstore.Update(c.CloneVT()))
-		b.keep[numberKey(p)] = c.GetOwner() != b.service
+		b.held[meshPortKey(p)] = c.GetOwner() != b.service
 	}
-	if b.keep[numberKey(p)] {
-		if p.MeshPort = b.free(p); p.MeshPort == 0 {
+	if b.held[meshPortKey(p)] {
+		if p.MeshPort = b.freeMeshPort(p); p.MeshPort == 0 {
 			return errdefs.ErrResourceExhausted.WithMessage(fmt.Sprintf("port %s is published on too many addresses: publish another port", publish.Name(p)))
 		}
 	}
-	b.claim(numberKey(p))
+	b.claim(meshPortKey(p))
 	return nil
 }
 
-func (b *portClaims) free(p *swarmv1.PortConfig) uint32 {
+// freeMeshPort returns a mesh port that no service has or publishes, or 0 if there is none.
+func (b *portClaims) freeMeshPort(p *swarmv1.PortConfig) uint32 {
 	for port := uint32(lastMeshPort); port >= firstMeshPort; port-- {
-		if key := publish.MeshKey(p.GetProtocol(), port); !b.keep[key] && !b.asked[key] && !b.claimed(key) {
+		if key := publish.MeshKey(p.GetProtocol(), port); !b.held[key] && !b.requested[key] && !b.claimed(key) {
 			return port
 		}
 	}
 	return 0
 }
 
-// limit claims the port on its address.
-func (b *portClaims) limit(p *swarmv1.PortConfig) {
+// claimAddress claims the port on its address, if it has one.
+func (b *portClaims) claimAddress(p *swarmv1.PortConfig) {
 	if a := publish.Address(p); a.IsValid() {
-		b.claim(meshKey(p).At(a))
+		b.claim(publishedKey(p).At(a))
 	}
 }
 
+// claim creates a claim, unless the service has it.
 func (b *portClaims) claim(key publish.Key) {
-	if _, ok := b.view.Claims.Get(key.String()); !ok && !b.keep[key] {
+	if _, ok := b.view.Claims.Get(key.String()); !ok && !b.held[key] {
 		b.changes = append(b.changes, raftstore.Create(&swarmv1.Claim{Key: key.String(), Owner: b.service}))
 	}
-	b.keep[key] = true
+	b.held[key] = true
 }
 
-// release gives back what the service no longer publishes.
+// release deletes the claims of ports that the service does not publish any more.
 func (b *portClaims) release() {
 	for _, o := range b.old {
 		if !publish.ByMesh(o) {
 			continue
 		}
-		for _, key := range []publish.Key{numberKey(o), meshKey(o).At(publish.Address(o))} {
-			if c, ok := b.view.Claims.Get(key.String()); ok && !b.keep[key] && c.GetOwner() == b.service {
+		for _, key := range []publish.Key{meshPortKey(o), publishedKey(o).At(publish.Address(o))} {
+			if c, ok := b.view.Claims.Get(key.String()); ok && !b.held[key] && c.GetOwner() == b.service {
 				b.changes = append(b.changes, raftstore.Delete(c))
-				b.keep[key] = true // Once is enough.
+				b.held[key] = true // Delete it only once.
 			}
 		}
 	}
 }
 
-// meshKey is the key of the published port on every address, as if no other service had it.
-func meshKey(p *swarmv1.PortConfig) publish.Key {
+// publishedKey returns the key of the published port on every address.
+func publishedKey(p *swarmv1.PortConfig) publish.Key {
 	return publish.MeshKey(p.GetProtocol(), p.GetPublishedPort())
 }
 
-// numberKey is the key of the number that nodes know a port of the mesh by.
-func numberKey(p *swarmv1.PortConfig) publish.Key {
+// meshPortKey returns the key of the claim of the mesh port.
+func meshPortKey(p *swarmv1.PortConfig) publish.Key {
 	if p.GetMeshPort() != 0 {
 		return publish.MeshKey(p.GetProtocol(), p.GetMeshPort())
 	}
-	return meshKey(p)
+	return publishedKey(p)
 }

@@ -9,7 +9,7 @@ import (
 	"swarm/raftstore"
 )
 
-// GetService looks a service up.
+// GetService returns a service with its current revision, its endpoint, and counts of its tasks.
 func (s *Server) GetService(_ context.Context, req *swarmv1.GetRequest) (*swarmv1.ServiceInfo, error) {
 	v := s.store.View()
 	svc, err := object.Services().Find(v, req.GetId())
@@ -19,7 +19,7 @@ func (s *Server) GetService(_ context.Context, req *swarmv1.GetRequest) (*swarmv
 	return serviceInfo(v, svc), nil
 }
 
-// ListServices lists services by name.
+// ListServices returns the services that the filter matches, ordered by name.
 func (s *Server) ListServices(_ context.Context, req *swarmv1.ListRequest) (*swarmv1.ListServicesResponse, error) {
 	v, out := s.store.View(), &swarmv1.ListServicesResponse{}
 	for _, svc := range object.Services().List(v, req.GetFilter()) {
@@ -28,7 +28,7 @@ func (s *Server) ListServices(_ context.Context, req *swarmv1.ListRequest) (*swa
 	return out, nil
 }
 
-// ListRevisions lists the revisions of a service, oldest first.
+// ListRevisions returns the revisions of a service that the cluster still has, the oldest first.
 func (s *Server) ListRevisions(_ context.Context, req *swarmv1.GetRequest) (*swarmv1.ListRevisionsResponse, error) {
 	v := s.store.View()
 	svc, err := object.Services().Find(v, req.GetId())
@@ -48,7 +48,8 @@ func serviceInfo(v *raftstore.View, svc *swarmv1.Service) *swarmv1.ServiceInfo {
 	return &swarmv1.ServiceInfo{Service: svc, Revision: object.ShownRevision(rev), Endpoint: end, Status: serviceStatus(v, svc, rev.GetSpec())}
 }
 
-// serviceStatus counts as Docker does: of global services, the nodes that should run one are the tasks that exist.
+// serviceStatus counts the tasks of a service as Docker does. The desired tasks of a global service
+// are those that exist.
 func serviceStatus(v *raftstore.View, svc *swarmv1.Service, sp *swarmv1.ServiceSpec) *swarmv1.ServiceStatus {
 	st := &swarmv1.ServiceStatus{}
 	var wanted uint64

@@ -42,15 +42,15 @@ func New(deps Deps) *Server {
 	return &Server{log: deps.Log, store: deps.Store, writer: deps.Writer, digests: deps.Digests}
 }
 
-// CreateService writes a service with its first revision, its endpoint and the claims of its ports and addresses, as one
-// group.
+// CreateService writes a service with its first revision, its endpoint, and the claims of its ports
+// and addresses, as one group.
 func (s *Server) CreateService(ctx context.Context, req *swarmv1.CreateServiceRequest) (*swarmv1.CreateServiceResponse, error) {
 	wanted, err := spec.Service(req.GetSpec())
 	if err != nil {
 		return nil, err
 	}
 	if err := object.Services().NameFree(s.store.View(), wanted.GetName()); errdefs.IsAlreadyExists(err) {
-		return nil, err // before a registry is asked
+		return nil, err // Refuse the name before a registry is asked.
 	}
 	warnings, err := s.pin(ctx, wanted, req.GetRegistryAuth(), req.GetNoResolveImage())
 	if err != nil {
@@ -100,7 +100,8 @@ func isJob(s *swarmv1.ServiceSpec) bool {
 	return s.GetMode().GetReplicatedJob() != nil || s.GetMode().GetGlobalJob() != nil
 }
 
-// UpdateService writes a new revision, or returns to the previous one.
+// UpdateService writes a new revision of a service, or returns to the previous one. A spec that
+// equals the current one writes nothing.
 func (s *Server) UpdateService(ctx context.Context, req *swarmv1.UpdateServiceRequest) (*swarmv1.UpdateServiceResponse, error) {
 	svc, err := object.Services().Find(s.store.View(), req.GetId())
 	if err != nil {
@@ -131,7 +132,8 @@ func (s *Server) UpdateService(ctx context.Context, req *swarmv1.UpdateServiceRe
 	return &swarmv1.UpdateServiceResponse{Warnings: warnings, Index: index, Revision: number}, nil
 }
 
-// nextSpec is the spec to be written but for what depends on the newest view.
+// nextSpec returns the spec that an update writes, with its image pinned. The names in it are not ids
+// yet: those depend on the newest view.
 func (s *Server) nextSpec(ctx context.Context, svc *swarmv1.Service, old *swarmv1.ServiceSpec, req *swarmv1.UpdateServiceRequest) (*swarmv1.ServiceSpec, []string, error) {
 	wanted, err := spec.Service(req.GetSpec())
 	if err != nil {
@@ -143,7 +145,7 @@ func (s *Server) nextSpec(ctx context.Context, svc *swarmv1.Service, old *swarmv
 	if object.Mode(wanted) != object.Mode(old) {
 		return nil, nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("service %s is %s and cannot become %s: create a new service instead", svc.GetName(), object.Mode(old), object.Mode(wanted)))
 	}
-	// What runs by a pinned image keeps it unless another image is asked for: scaling asks no registry.
+	// An update that does not change the image keeps its digest, so that scaling asks no registry.
 	had := old.GetTaskTemplate().GetContainerSpec().GetImage()
 	if parsed, err := spec.ParseImage(had); err == nil && parsed.Name == wanted.GetTaskTemplate().GetContainerSpec().GetImage() &&
 		parsed.Digest != "" && wanted.GetTaskTemplate().GetForceUpdate() == old.GetTaskTemplate().GetForceUpdate() && req.GetNoResolveImage() {
@@ -154,8 +156,9 @@ func (s *Server) nextSpec(ctx context.Context, svc *swarmv1.Service, old *swarmv
 	return wanted, warnings, err
 }
 
-// keepPullOptions: nobody is shown the credentials that nodes pull with, so an update that brings none means the old ones.
-// They are for the registry of the old image, and no other gets to see them.
+// keepPullOptions copies the credentials for the registry from the old spec if the next one has none:
+// clients are never shown them, so they cannot send them back. An image of another registry does not
+// get them.
 func keepPullOptions(old, next *swarmv1.ServiceSpec) {
 	to, from := next.GetTaskTemplate().GetContainerSpec(), old.GetTaskTemplate().GetContainerSpec()
 	if to == nil || to.PullOptions != nil || from.GetPullOptions() == nil {
@@ -179,12 +182,13 @@ func (s *Server) revise(v *raftstore.View, row *swarmv1.Service, next *swarmv1.S
 	if isJob(next) && rev.GetTemplate() != current.GetTemplate() {
 		row.JobStatus = &swarmv1.JobStatus{JobIteration: row.GetJobStatus().GetJobIteration() + 1, LastExecution: timestamppb.Now()}
 	}
-	changes, err := s.reendpoint(v, row.GetId(), next)
+	changes, err := s.updateEndpoint(v, row.GetId(), next)
 	return append(changes, raftstore.Create(rev)), err
 }
 
-// nextRevision gives the revision the template of the first one that makes the same tasks: a change that is taken back
-// replaces only what it had replaced.
+// nextRevision makes the revision after current. Its template is that of the first revision which
+// makes the same tasks. An update that undoes another one therefore replaces only the tasks which
+// that one had replaced.
 func nextRevision(v *raftstore.View, id string, current *swarmv1.Revision, next *swarmv1.ServiceSpec, who string) *swarmv1.Revision {
 	var last, template uint64
 	for r := range v.Revisions.Prefix(id + "/") {
@@ -200,8 +204,9 @@ func nextRevision(v *raftstore.View, id string, current *swarmv1.Revision, next 
 	return rev
 }
 
-// reendpoint changes the endpoint and the claims of ports and addresses to what the spec asks for.
-func (s *Server) reendpoint(v *raftstore.View, id string, next *swarmv1.ServiceSpec) ([]*swarmv1.Change, error) {
+// updateEndpoint returns the changes which make the endpoint of a service, and the claims of its
+// ports and addresses, fit the spec.
+func (s *Server) updateEndpoint(v *raftstore.View, id string, next *swarmv1.ServiceSpec) ([]*swarmv1.Change, error) {
 	old, ok := v.Endpoints.Get(id)
 	ports, changes, err := claimPorts(v, id, old.GetPorts(), next.GetEndpointSpec().GetPorts())
 	if err != nil {
@@ -227,7 +232,7 @@ func (s *Server) reendpoint(v *raftstore.View, id string, next *swarmv1.ServiceS
 	return append(changes, raftstore.Update(row)), nil
 }
 
-// rollback makes the previous revision current again, and this one the previous.
+// rollback exchanges the current and the previous revision of a service.
 func (s *Server) rollback(ctx context.Context, svc *swarmv1.Service, version uint64) (*swarmv1.UpdateServiceResponse, error) {
 	var number uint64
 	index, err := object.Services().Update(ctx, s.writer, svc, version, func(v *raftstore.View, row *swarmv1.Service) ([]*swarmv1.Change, error) {
@@ -241,7 +246,7 @@ func (s *Server) rollback(ctx context.Context, svc *swarmv1.Service, version uin
 			State: swarmv1.UpdateStatus_ROLLBACK_STARTED, StartedAt: timestamppb.Now(), StartedVersion: row.GetMeta().GetVersion(),
 			Message: "rollback asked for by " + crud.Actor(ctx),
 		}
-		return s.reendpoint(v, row.GetId(), previous.GetSpec())
+		return s.updateEndpoint(v, row.GetId(), previous.GetSpec())
 	})
 	if err != nil {
 		return nil, fmt.Errorf("roll back service %s: %w", svc.GetId(), err)
@@ -249,7 +254,8 @@ func (s *Server) rollback(ctx context.Context, svc *swarmv1.Service, version uin
 	return &swarmv1.UpdateServiceResponse{Index: index, Revision: number}, nil
 }
 
-// RemoveService marks the service; the planner stops its tasks and then deletes its rows.
+// RemoveService marks a service for removal. The planner stops its tasks, and then deletes its rows.
+// A service that does not exist any more, or is marked already, is no error.
 func (s *Server) RemoveService(ctx context.Context, req *swarmv1.GetRequest) (*swarmv1.RemoveResponse, error) {
 	svc, err := object.Services().Find(s.store.View(), req.GetId())
 	if err != nil {

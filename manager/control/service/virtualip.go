@@ -8,8 +8,9 @@ import (
 	"swarm/raftstore"
 )
 
-// virtualIPs gives a service one address in each family of each of its overlay networks, keeps those that it has, and
-// gives back those that it no longer needs. A service that is found by DNS alone has none.
+// virtualIPs returns the virtual IPs of a service, one in each subnet of each of its overlay networks,
+// and the changes of claims. A service keeps the addresses that it has, and releases those that it
+// does not need any more. A service with endpoint mode dnsrr has none.
 func (s *Server) virtualIPs(v *raftstore.View, service string, old []*swarmv1.VirtualIP, sp *swarmv1.ServiceSpec) ([]*swarmv1.VirtualIP, []*swarmv1.Change, error) {
 	var out []*swarmv1.VirtualIP
 	var changes []*swarmv1.Change
@@ -42,6 +43,7 @@ func (s *Server) virtualIPs(v *raftstore.View, service string, old []*swarmv1.Vi
 	return out, changes, nil
 }
 
+// vipNetworks returns the overlay networks on which a service has virtual IPs.
 func vipNetworks(v *raftstore.View, sp *swarmv1.ServiceSpec) (out []*swarmv1.Network) {
 	if sp.GetEndpointSpec().GetMode() != swarmv1.EndpointSpec_VIP {
 		return nil
@@ -54,6 +56,7 @@ func vipNetworks(v *raftstore.View, sp *swarmv1.ServiceSpec) (out []*swarmv1.Net
 	return out
 }
 
+// unclaim returns the change that deletes the claim of a virtual IP, if the service has it.
 func unclaim(v *raftstore.View, service string, ip *swarmv1.VirtualIP) []*swarmv1.Change {
 	a, err := ipam.ParseAddr(ip.GetAddr())
 	if err != nil {
