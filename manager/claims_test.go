@@ -29,7 +29,7 @@ func TestManager_NetworkLeavesNoClaim(t *testing.T) {
 		before := r.claims()
 		if info, err := r.admin.CreateNetwork(t.Context(), &swarmv1.CreateNetworkRequest{Spec: &swarmv1.NetworkSpec{
 			Name: "over", Ipam: &swarmv1.IPAMOptions{Configs: []*swarmv1.IPAMConfig{{Subnet: "10.0.1.128/25"}}},
-		}}); err != nil || len(info.GetWarnings()) != 1 || !strings.Contains(info.GetWarnings()[0], "subnet 10.0.1.128/25 overlaps 10.0.1.0/24, which node h1 leads to") {
+		}}); err != nil || len(info.GetWarnings()) != 1 || !strings.Contains(info.GetWarnings()[0], "subnet 10.0.1.128/25 overlaps 10.0.1.0/24, which node h1 routes elsewhere") {
 			t.Errorf("a subnet that a node leads to: %v, %v", info.GetWarnings(), err)
 		}
 		if info, err := r.admin.CreateNetwork(t.Context(), &swarmv1.CreateNetworkRequest{Spec: &swarmv1.NetworkSpec{

@@ -1,5 +1,5 @@
-// Package publish holds the rules of published ports: who answers at a port, on which address, which
-// keys the claims of ports have, and which claims exclude each other. It is pure and runs no
+// Package publish holds the rules of published ports: who answers at a port, on which address,
+// which keys the claims of ports have, and which claims exclude each other. It is pure and runs no
 // goroutine. It stores nothing, and it does not choose ports: the control API and the planner do
 // that. Packages on managers, nodes and in the command line use it.
 //

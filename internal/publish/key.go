@@ -56,7 +56,8 @@ func (k Key) String() string {
 	return s
 }
 
-// AddressPrefix returns the string that begins the stored keys of the same port on single addresses.
+// AddressPrefix returns the string that begins the stored keys of the same port on single
+// addresses.
 func (k Key) AddressPrefix() string { return k.At(netip.Addr{}).String() + "/" }
 
 // ParseKey parses the key of a claim. It returns false if the claim is not one of a port.

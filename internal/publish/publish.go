@@ -8,8 +8,8 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// ByMesh reports whether the routing mesh publishes the port: every node answers at it. If not, only
-// the nodes with a task of the service answer.
+// ByMesh reports whether the routing mesh publishes the port: every node answers at it. If not,
+// only the nodes with a task of the service answer.
 func ByMesh(p *swarmv1.PortConfig) bool { return p.GetPublishMode() != swarmv1.PortConfig_HOST }
 
 // Address returns the address that the port is limited to, without an IPv4-in-IPv6 prefix. It

@@ -10,9 +10,10 @@
 //	address, digest, nodecall                      what several nouns need: virtual IPs, image digests,
 //	                                               calls to nodes
 //
-// The packages of the nouns do not import each other. Package control refuses to decide what follows
-// from the desired state: tasks, placement and removal are the planner's. The manager registers a
-// Server and asks an Authoriser about every call. Package control itself starts no goroutine.
+// The packages of the nouns do not import each other. Package control refuses to decide what
+// follows from the desired state: tasks, placement and removal are the planner's. The manager
+// registers a Server and asks an Authoriser about every call. Package control itself starts no
+// goroutine.
 package control
 
 import (
@@ -48,7 +49,8 @@ type Deps struct {
 	// Images is the image store of this manager's node.
 	Images   image.Store
 	Resolver digest.Resolver
-	// Login asks a registry whether it accepts the credentials. It returns ErrUnauthenticated if not.
+	// Login asks a registry whether it accepts the credentials. It returns ErrUnauthenticated if
+	// not.
 	Login  func(ctx context.Context, registry, registryAuth string) error
 	Gossip node.Gossip
 }

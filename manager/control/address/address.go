@@ -24,8 +24,8 @@ type claimed struct {
 	network string // its id
 }
 
-// NextFree returns the first address from a on that is not claimed. It returns the zero Addr if there
-// is none.
+// NextFree returns the first address from a on that is not claimed. It returns the zero Addr if
+// there is none.
 func (c claimed) NextFree(a netip.Addr) netip.Addr {
 	for a.IsValid() {
 		if _, taken := c.view.Claims.Get(ipam.Key(c.network, a)); !taken {
@@ -49,8 +49,8 @@ func (c claimed) count(s ipam.Subnet) uint64 {
 
 // Allocator allocates the addresses of services. It remembers the address that it allocated last in
 // each subnet, so that concurrent calls, which do not see each other's claims, get different
-// addresses. The zero value is ready for use; a manager has one. The cursors in the replicated state
-// are where another manager starts.
+// addresses. The zero value is ready for use; a manager has one. The cursors in the replicated
+// state are where another manager starts.
 type Allocator struct {
 	mu   sync.Mutex            // guards the rest
 	last map[string]netip.Addr // by the key of the replicated cursor

@@ -28,7 +28,8 @@ type Server struct {
 // New makes a Server.
 func New(deps Deps) *Server { return &Server{store: deps.Store, writer: deps.Writer} }
 
-// GetCluster returns the cluster without its keys. Whoever may ask may also let nodes join, so the tokens stay.
+// GetCluster returns the cluster without its keys. Whoever may ask may also let nodes join, so the
+// tokens stay.
 func (s *Server) GetCluster(_ context.Context, _ *swarmv1.GetRequest) (*swarmv1.Cluster, error) {
 	c := s.store.View().Cluster()
 	if c == nil {
@@ -52,7 +53,8 @@ func shownCluster(c *swarmv1.Cluster) *swarmv1.Cluster {
 	return c
 }
 
-// UpdateCluster writes the cluster's settings and rotates join tokens. Without a spec the settings stay.
+// UpdateCluster writes the cluster's settings and rotates join tokens. Without a spec the settings
+// stay.
 func (s *Server) UpdateCluster(ctx context.Context, req *swarmv1.UpdateClusterRequest) (*swarmv1.Cluster, error) {
 	var wanted *swarmv1.ClusterSpec
 	if req.GetSpec() != nil {

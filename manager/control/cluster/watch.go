@@ -16,8 +16,8 @@ import (
 	"swarm/raftstore"
 )
 
-// watchable are the tables that users may see, by the names that events carry. Secrets and configs are shown without
-// data; claims, revisions' credentials and Raft's own rows are nobody's business.
+// watchable are the tables that users may see, by the names that events carry. Secrets and configs
+// are shown without data; claims, revisions' credentials and Raft's own rows are nobody's business.
 func watchable() []raftstore.TableID {
 	return []raftstore.TableID{
 		raftstore.TableNode, raftstore.TableNodeState, raftstore.TableService, raftstore.TableRevision, raftstore.TableTask,
@@ -51,8 +51,8 @@ func watched(types []string) ([]raftstore.TableID, error) {
 	return out, nil
 }
 
-// Watch tells of changes as they are committed. A client that lost its connection continues after the last index that it
-// was told of, for as long as this manager remembers.
+// Watch tells of changes as they are committed. A client that lost its connection continues after
+// the last index that it was told of, for as long as this manager remembers.
 func (s *Server) Watch(req *swarmv1.WatchRequest, stream swarmv1.Control_WatchServer) error {
 	tables, err := watched(req.GetTypes())
 	if err != nil {

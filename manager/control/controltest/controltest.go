@@ -1,6 +1,6 @@
 // Package controltest runs the users' API in a test: a Server over an in-memory store with one
-// member, without planner and dispatcher. It works in testing/synctest. Tests that need tasks, or the
-// end of a removal, write the rows that the planner would write.
+// member, without planner and dispatcher. It works in testing/synctest. Tests that need tasks, or
+// the end of a removal, write the rows that the planner would write.
 //
 // It starts one goroutine for the gRPC server, and one for each duty that Lead runs. They end with
 // the test.

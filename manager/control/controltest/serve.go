@@ -65,7 +65,8 @@ func Serve(t *testing.T, who transport.AuthInfo, register func(grpc.ServiceRegis
 		}))
 }
 
-// ServeWorker runs the Worker service of a node until the test ends, and connects to it as a manager.
+// ServeWorker runs the Worker service of a node until the test ends, and connects to it as a
+// manager.
 func ServeWorker(t *testing.T, worker swarmv1.WorkerServer) *grpc.ClientConn {
 	return Serve(t, NodeInfo(Self), func(s grpc.ServiceRegistrar) { swarmv1.RegisterWorkerServer(s, worker) },
 		func(context.Context, string) error { return nil })

@@ -36,7 +36,8 @@ func (k Kind[T]) Matching(v *raftstore.View, f *swarmv1.Filter) iter.Seq[T] {
 	}
 }
 
-// List returns the objects that a filter matches, in the order of Compare. A nil filter matches all.
+// List returns the objects that a filter matches, in the order of Compare. A nil filter matches
+// all.
 func (k Kind[T]) List(v *raftstore.View, f *swarmv1.Filter) []T {
 	list := slices.Collect(k.Matching(v, f))
 	if k.Compare != nil {

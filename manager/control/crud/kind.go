@@ -43,7 +43,8 @@ type Kind[T Row[T]] struct {
 	// Compare orders lists. Nil: by id.
 	Compare func(a, b T) int
 
-	// Taken returns the message that refuses a name, because other has the same. Nil: a general one.
+	// Taken returns the message that refuses a name, because other has the same. Nil: a general
+	// one.
 	Taken func(name string, other T) string
 	// Remedy is what users can do about a taken name besides choosing another one, for messages.
 	Remedy string
@@ -54,7 +55,8 @@ type Kind[T Row[T]] struct {
 	Mark func(row T)
 	// Marked reports whether an object is marked for removal.
 	Marked func(row T) bool
-	// Awaits returns what the removal of an object waits for, for messages: "its tasks have stopped".
+	// Awaits returns what the removal of an object waits for, for messages: "its tasks have
+	// stopped".
 	Awaits func(row T) string
 	// TableID is that of Table.
 	TableID raftstore.TableID

@@ -13,8 +13,8 @@ import (
 const (
 	// MaxCandidates is how many candidates the error for an ambiguous reference names.
 	MaxCandidates = 5
-	// MinPrefix is the least number of characters that are taken for the beginning of an id. Ids are
-	// random: with five tasks, one in seven single letters begins the id of a task. A shorter
+	// MinPrefix is the least number of characters that are taken for the beginning of an id. Ids
+	// are random: with five tasks, one in seven single letters begins the id of a task. A shorter
 	// reference is a name, or a typing error.
 	MinPrefix = 4
 )
@@ -89,8 +89,8 @@ func Where[T any](rows iter.Seq[T], fits func(T) bool) iter.Seq[T] {
 
 // FindAny returns the object of any of the kinds that ref refers to. It is the only rule by which a
 // reference becomes an object, whatever the command. An exact id comes first, then a name, then the
-// beginning of an id, of at least MinPrefix characters. Each step looks at all kinds before the next
-// step begins, so the name of a service is never taken for the beginning of a task's id.
+// beginning of an id, of at least MinPrefix characters. Each step looks at all kinds before the
+// next step begins, so the name of a service is never taken for the beginning of a task's id.
 //
 // FindAny returns ErrNotFound if there is no such object. It returns ErrInvalidArgument if ref is
 // empty, or if more than one object matches; that error names the candidates.

@@ -11,14 +11,14 @@ import (
 	"swarm/raftstore"
 )
 
-// RemovalTimeout limits how long a write waits for objects that are being removed. It is longer than
-// the usual grace of a task.
+// RemovalTimeout limits how long a write waits for objects that are being removed. It is longer
+// than the usual grace of a task.
 const RemovalTimeout = 30 * time.Second
 
 // PendingRemoval refuses a write because objects that are being removed still hold what it needs: a
 // name, a port or a network. That ends when the planner deletes the objects. Writer.Write waits for
-// it, up to RemovalTimeout, and returns the PendingRemoval only then. It is an ErrFailedPrecondition.
-// Kind.PendingRemoval makes it.
+// it, up to RemovalTimeout, and returns the PendingRemoval only then. It is an
+// ErrFailedPrecondition. Kind.PendingRemoval makes it.
 type PendingRemoval struct {
 	text  string // for the user
 	table raftstore.TableID

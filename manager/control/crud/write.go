@@ -49,7 +49,8 @@ func Actor(ctx context.Context) string {
 // Write calls change again when another writer was faster: when a row has changed and the caller
 // named no version (0), or when what the changes take, like a name, a port or an address, is no
 // longer free. change then returns an error that says who has it, or takes another. When change
-// returns a PendingRemoval, Write first waits for the removal. Write does not commit an empty group.
+// returns a PendingRemoval, Write first waits for the removal. Write does not commit an empty
+// group.
 func (w *Writer) Write(ctx context.Context, version uint64, change func(*raftstore.View) ([]*swarmv1.Change, error)) (uint64, error) {
 	var last error
 	for range Attempts {

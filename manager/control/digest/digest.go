@@ -1,6 +1,6 @@
-// Package digest finds the digest that the name of an image stands for now, so that all nodes run the
-// same image. The image that was loaded under the name comes first, then what its registry has, then
-// what the cluster had when its registry cannot be asked.
+// Package digest finds the digest that the name of an image stands for now, so that all nodes run
+// the same image. The image that was loaded under the name comes first, then what its registry has,
+// then what the cluster had when its registry cannot be asked.
 //
 // It refuses to store what it finds. Services and images call it. It starts no goroutine.
 package digest
@@ -22,9 +22,9 @@ import (
 // registryTimeout limits how long a call waits for a registry.
 const registryTimeout = 10 * time.Second
 
-// Resolver asks a registry for the digest of a reference. It returns ErrNotFound, ErrUnauthenticated
-// or ErrPermissionDenied if the registry answers so, and any other error if the registry could not be
-// asked.
+// Resolver asks a registry for the digest of a reference. It returns ErrNotFound,
+// ErrUnauthenticated or ErrPermissionDenied if the registry answers so, and any other error if the
+// registry could not be asked.
 type Resolver interface {
 	Resolve(ctx context.Context, reference, registryAuth string) (digest string, err error)
 }
@@ -41,10 +41,10 @@ func NewFinder(log *slog.Logger, store *raftstore.Store, resolver Resolver) *Fin
 	return &Finder{log: log, store: store, resolver: resolver}
 }
 
-// Find returns the digest of an image whose name has none. It returns ErrNotFound, ErrUnauthenticated
-// or ErrPermissionDenied if the registry answers so. If the registry cannot be asked and the cluster
-// does not know the name, the digest is empty and warning says why: each node then asks the registry
-// for itself.
+// Find returns the digest of an image whose name has none. It returns ErrNotFound,
+// ErrUnauthenticated or ErrPermissionDenied if the registry answers so. If the registry cannot be
+// asked and the cluster does not know the name, the digest is empty and warning says why: each node
+// then asks the registry for itself.
 func (f *Finder) Find(ctx context.Context, img spec.Image, auth string) (digest, warning string, err error) {
 	row, known := f.store.View().ImageByName(img.Name)
 	if known && row.GetLoaded() { // No registry has it.

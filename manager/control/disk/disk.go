@@ -51,7 +51,8 @@ func New(deps Deps) *Server {
 	}
 }
 
-// Usage asks every node, or those that are named. One that does not answer is named with the reason.
+// Usage asks every node, or those that are named. One that does not answer is named with the
+// reason.
 func (s *Server) Usage(ctx context.Context, req *swarmv1.DisksUsageRequest) (*swarmv1.DisksUsageResponse, error) {
 	nodes, err := s.nodes.Select(s.store.View(), req.GetNodes())
 	if err != nil {
@@ -113,7 +114,8 @@ func (s *Server) Prune(ctx context.Context, req *swarmv1.DisksPruneRequest) (*sw
 	return out, nil
 }
 
-// untag makes the cluster forget the images that no service and no container uses, as far as the filter goes.
+// untag makes the cluster forget the images that no service and no container uses, as far as the
+// filter goes.
 func (s *Server) untag(ctx context.Context, usage []*swarmv1.NodeUsage, req *swarmv1.DisksPruneRequest) ([]string, error) {
 	// Every holder must agree that the filter names an image: labels are what a node says of it.
 	used, passes := map[string]bool{}, map[string]bool{}
@@ -147,8 +149,9 @@ func (s *Server) untag(ctx context.Context, usage []*swarmv1.NodeUsage, req *swa
 	return names, nil
 }
 
-// removable are the images of a node that no container, no service and no name of the cluster keeps. On single nodes --all
-// takes those with a name too, unless they were loaded: then this may be the last copy.
+// removable are the images of a node that no container, no service and no name of the cluster
+// keeps. On single nodes --all takes those with a name too, unless they were loaded: then this may
+// be the last copy.
 func removable(v *raftstore.View, u *swarmv1.NodeUsage, req *swarmv1.DisksPruneRequest) []string {
 	var out []string
 	for _, h := range u.GetUsage().GetImages() {

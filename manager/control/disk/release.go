@@ -18,14 +18,15 @@ import (
 const loadedCopies = 3
 
 const (
-	// releaseBurst and releaseEvery bound for how many images one node may ask, each of which is a write of the leader's. A
-	// node whose disk is full asks for all that it can spare.
+	// releaseBurst and releaseEvery bound for how many images one node may ask, each of which is a
+	// write of the leader's. A node whose disk is full asks for all that it can spare.
 	releaseBurst = 256
 	releaseEvery = 250 * time.Millisecond
 )
 
-// Release gives a node leave to remove images. What is granted stands in the replicated state before the node hears of
-// it, with the other copies as they were counted: of two nodes that ask at once, the second is judged by what the first got.
+// Release gives a node leave to remove images. What is granted stands in the replicated state
+// before the node hears of it, with the other copies as they were counted: of two nodes that ask at
+// once, the second is judged by what the first got.
 func (s *Server) Release(ctx context.Context, req *swarmv1.ReleaseRequest) (*swarmv1.ReleaseResponse, error) {
 	who, err := transport.FromContext(ctx)
 	if err != nil {
@@ -57,8 +58,8 @@ func (s *Server) Release(ctx context.Context, req *swarmv1.ReleaseRequest) (*swa
 	return out, nil
 }
 
-// release judges whether a node may give up its copy, and makes the change that says so. The copies that must stay are
-// written as they are: the change fails if one of them goes at the same time.
+// release judges whether a node may give up its copy, and makes the change that says so. The copies
+// that must stay are written as they are: the change fails if one of them goes at the same time.
 func release(v *raftstore.View, node, digest string, undo bool) (changes []*swarmv1.Change, granted bool) {
 	own := &swarmv1.ImageCopy{Digest: digest, NodeId: node}
 	row, recorded := v.ImageCopies.Get(raftstore.Key(own))
@@ -95,8 +96,8 @@ func release(v *raftstore.View, node, digest string, undo bool) (changes []*swar
 	return changes, true
 }
 
-// copiesToStay is how many other nodes must hold a digest: as many as are kept of a loaded image, and one of an image that
-// a service can still be rolled back to.
+// copiesToStay is how many other nodes must hold a digest: as many as are kept of a loaded image,
+// and one of an image that a service can still be rolled back to.
 func copiesToStay(v *raftstore.View, digest string) int {
 	if _, loaded := object.ImageNames(v, digest); loaded {
 		return loadedCopies

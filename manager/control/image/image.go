@@ -24,8 +24,8 @@ type Store interface {
 	Load(ctx context.Context, r io.Reader, size int64, name string, progress func(*swarmv1.ImageProgress)) ([]*swarmv1.Image, error)
 	// Pull fetches an image.
 	Pull(ctx context.Context, reference, registryAuth string, progress func(*swarmv1.ImageProgress)) (*swarmv1.Image, error)
-	// Push sends a stored image to its registry. reference has the digest. It returns ErrNotFound if
-	// the node does not have all of the image.
+	// Push sends a stored image to its registry. reference has the digest. It returns ErrNotFound
+	// if the node does not have all of the image.
 	Push(ctx context.Context, reference, registryAuth string, progress func(*swarmv1.ImageProgress)) error
 }
 
@@ -38,8 +38,8 @@ type Deps struct {
 	Digests *digest.Finder
 	// Images may be nil: then this manager's node does not load, pull and push.
 	Images Store
-	// Login asks a registry whether it accepts the credentials. It returns ErrUnauthenticated if not.
-	// It may be nil: then Login is refused.
+	// Login asks a registry whether it accepts the credentials. It returns ErrUnauthenticated if
+	// not. It may be nil: then Login is refused.
 	Login func(ctx context.Context, registry, registryAuth string) error
 }
 
@@ -109,8 +109,8 @@ func (s *Server) RemoveImage(ctx context.Context, req *swarmv1.RemoveClusterImag
 // dropTimeout is for one holder: one that hangs must not keep the user waiting.
 const dropTimeout = 5 * time.Second
 
-// dropCopies has the holders delete a digest that no name refers to any more. A node that cannot be asked cleans up by
-// itself: nothing tells it to keep the copy.
+// dropCopies has the holders delete a digest that no name refers to any more. A node that cannot be
+// asked cleans up by itself: nothing tells it to keep the copy.
 func (s *Server) dropCopies(ctx context.Context, digest string) {
 	v := s.store.View()
 	if names, _ := object.ImageNames(v, digest); names > 0 || len(object.ImageUsers(v, digest)) > 0 {

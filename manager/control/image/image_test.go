@@ -217,8 +217,8 @@ func TestControl_PullGoesOnWhereItCan(t *testing.T) {
 	})
 }
 
-// A pull changes the row of a name to the digest that the manager found, and never for what a node says; a loaded image
-// keeps its row, and without a digest no row is written.
+// A pull changes the row of a name to the digest that the manager found, and never for what a node
+// says; a loaded image keeps its row, and without a digest no row is written.
 func TestControl_PullIsByTheManagersDigest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex

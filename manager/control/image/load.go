@@ -68,8 +68,8 @@ func (a *archive) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// loaded makes an image known under its name, as this manager's node has just loaded it. The digest is of the bytes that
-// came through here.
+// loaded makes an image known under its name, as this manager's node has just loaded it. The digest
+// is of the bytes that came through here.
 func (s *Server) loaded(ctx context.Context, img *swarmv1.Image) (*swarmv1.Image, error) {
 	parsed, err := spec.ParseImage(img.GetName())
 	if err != nil {
@@ -93,7 +93,8 @@ func (s *Server) loaded(ctx context.Context, img *swarmv1.Image) (*swarmv1.Image
 	return stored, nil
 }
 
-// recordCopy writes that a node holds a digest, together with the change of an image's row that edit makes; nil: none.
+// recordCopy writes that a node holds a digest, together with the change of an image's row that
+// edit makes; nil: none.
 func (s *Server) recordCopy(ctx context.Context, digest, node string, edit func(*raftstore.View) (*swarmv1.Image, *swarmv1.Change)) (stored *swarmv1.Image, err error) {
 	write := func(v *raftstore.View) (changes []*swarmv1.Change, _ error) {
 		var change *swarmv1.Change

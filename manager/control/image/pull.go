@@ -25,15 +25,16 @@ const parallelNodes = 8
 // pulling is one call of PullImage.
 type pulling struct {
 	server *Server
-	// ref has the digest that the manager found; without one each node asks the registry, and no row is written.
+	// ref has the digest that the manager found; without one each node asks the registry, and no
+	// row is written.
 	ref      spec.Image
 	auth     string
 	named    bool // several nodes: progress names them
 	progress *progressSender
 }
 
-// PullImage has nodes fetch an image; without names, this manager's. What the name means, this manager finds out: nodes
-// fetch by digest, and of their answers only success counts.
+// PullImage has nodes fetch an image; without names, this manager's. What the name means, this
+// manager finds out: nodes fetch by digest, and of their answers only success counts.
 func (s *Server) PullImage(req *swarmv1.PullImageClusterRequest, stream swarmv1.Control_PullImageServer) error {
 	parsed, err := spec.ParseImage(req.GetReference())
 	if err != nil {
@@ -76,7 +77,8 @@ func (s *Server) PullImage(req *swarmv1.PullImageClusterRequest, stream swarmv1.
 	return errors.Join(append(errs, group.Wait(), p.progress.failed())...)
 }
 
-// pullers are the nodes that a request names. This manager's comes first: what it says of the image may be stored.
+// pullers are the nodes that a request names. This manager's comes first: what it says of the image
+// may be stored.
 func (s *Server) pullers(req *swarmv1.PullImageClusterRequest) ([]string, error) {
 	v := s.store.View()
 	var nodes []string
@@ -134,7 +136,8 @@ func (p *pulling) on(ctx context.Context, node string) error {
 	return p.progress.failed()
 }
 
-// fetch has a node fetch the image. own is what this manager's own store says of it; nil from other nodes.
+// fetch has a node fetch the image. own is what this manager's own store says of it; nil from other
+// nodes.
 func (p *pulling) fetch(ctx context.Context, node string, progress func(*swarmv1.ImageProgress)) (own *swarmv1.Image, err error) {
 	if node == p.server.nodes.Self() && p.server.images != nil {
 		return p.server.images.Pull(ctx, p.ref.String(), p.auth, progress)
@@ -150,8 +153,9 @@ func (p *pulling) fetch(ctx context.Context, node string, progress func(*swarmv1
 	return nil, follow(from, progress)
 }
 
-// record stores that a node holds the image, under the digest that was asked for. A name that was loaded keeps its image:
-// no registry can give that one again. own is what is known of the image besides; nil: nothing.
+// record stores that a node holds the image, under the digest that was asked for. A name that was
+// loaded keeps its image: no registry can give that one again. own is what is known of the image
+// besides; nil: nothing.
 func (p *pulling) record(ctx context.Context, node string, own *swarmv1.Image) (stored *swarmv1.Image, err error) {
 	if own != nil && own.GetDigest() != p.ref.Digest {
 		return nil, errdefs.ErrDataLoss.WithMessage(fmt.Sprintf("%s was fetched, and %s was asked for", own.GetDigest(), p.ref.Digest))

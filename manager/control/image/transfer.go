@@ -18,7 +18,8 @@ import (
 
 // What goes from nodes to registries, the images' names, and whether a registry takes a login.
 
-// progressSender keeps the first error of a stream that nobody reads any more. Nodes and layers tell side by side.
+// progressSender keeps the first error of a stream that nobody reads any more. Nodes and layers
+// tell side by side.
 type progressSender struct {
 	send func(*swarmv1.ImageProgress) error
 
@@ -41,7 +42,8 @@ func (p *progressSender) failed() error {
 	return p.err
 }
 
-// PushImage has a node that holds all of an image send it to the registry of its name: this manager's node if it can.
+// PushImage has a node that holds all of an image send it to the registry of its name: this
+// manager's node if it can.
 func (s *Server) PushImage(req *swarmv1.PushImageClusterRequest, stream swarmv1.Control_PushImageServer) error {
 	v := s.store.View()
 	parsed, err := spec.ParseImage(req.GetReference())

@@ -10,8 +10,9 @@ import (
 	"swarm/raftstore"
 )
 
-// MakeIngress is a duty of the leader: the network that published ports travel on exists. It is made as soon as a node
-// has said which ranges it routes, in a new cluster as in one that an earlier build has made.
+// MakeIngress is a duty of the leader. It creates network ingress, which published ports use, as
+// soon as a node has reported the ranges that it routes. It also does so in a cluster that an
+// earlier build has created. It returns when ctx ends, or with an error.
 func (s *Server) MakeIngress(ctx context.Context) error {
 	view, w := s.store.Watch(raftstore.TableCluster, raftstore.TableNodeState)
 	defer w.Close()
@@ -42,6 +43,7 @@ func (s *Server) MakeIngress(ctx context.Context) error {
 	return ctx.Err()
 }
 
+// ready reports whether the cluster exists and one of its nodes is ready.
 func ready(v *raftstore.View) bool {
 	if v.Cluster() == nil {
 		return false

@@ -17,9 +17,10 @@ import (
 )
 
 const (
-	// VXLAN network identifiers: 24 bits. Below 65536 is left to others on the same hosts: Docker Swarm begins at 4096.
+	// firstVNI and lastVNI are the range of VXLAN network identifiers, which have 24 bits. Other
+	// software on the same hosts has those below: Docker Swarm starts at 4096.
 	firstVNI, lastVNI = 1 << 16, 1<<24 - 1
-	// vniCursor is the row that says which identifier was given last.
+	// vniCursor is the key of the row that has the identifier which was allocated last.
 	vniCursor = "next/vni"
 )
 
@@ -42,7 +43,9 @@ func New(deps Deps) *Server {
 	return &Server{store: deps.Store, writer: deps.Writer, nodes: deps.Nodes}
 }
 
-// CreateNetwork writes a network, with the subnets that it leaves open chosen from the cluster's pools.
+// CreateNetwork writes a network. It chooses the subnets that the spec leaves open from the
+// cluster's address pools. It returns warnings if a subnet overlaps another network, or a range
+// that nodes route elsewhere.
 func (s *Server) CreateNetwork(ctx context.Context, req *swarmv1.CreateNetworkRequest) (*swarmv1.NetworkInfo, error) {
 	wanted, err := spec.Network(req.GetSpec())
 	if err != nil {
@@ -72,9 +75,9 @@ func (s *Server) CreateNetwork(ctx context.Context, req *swarmv1.CreateNetworkRe
 	return info, err
 }
 
-// newNetwork makes the row of a network, and the changes that claim its VXLAN network identifier. Two
-// networks that are created at the same time take the same identifier: one of the two is made again,
-// and then sees the subnet of the other.
+// newNetwork makes the row of a network, and the changes that claim its VXLAN network identifier.
+// Two networks that are created at the same time take the same identifier: one of the two is made
+// again, and then sees the subnet of the other.
 func newNetwork(v *raftstore.View, id string, sp *swarmv1.NetworkSpec, random [5]byte) (*swarmv1.Network, []*swarmv1.Change, error) {
 	options, err := subnets(v, sp, random)
 	if err != nil {
@@ -87,11 +90,12 @@ func newNetwork(v *raftstore.View, id string, sp *swarmv1.NetworkSpec, random [5
 	return &swarmv1.Network{Id: id, Spec: sp, Vni: vni, Ipam: options}, claims, nil
 }
 
+// nextVNI returns the next free VXLAN network identifier, and the changes that claim it.
 func nextVNI(v *raftstore.View, network string) (uint32, []*swarmv1.Change, error) {
 	row, _ := v.Claims.Get(vniCursor)
 	last, _ := strconv.ParseUint(row.GetOwner(), 10, 32)
 	vni := uint32(last)
-	for range v.Networks.Len() + 1 { // each network holds one
+	for range v.Networks.Len() + 1 { // Each network has one.
 		if vni++; vni < firstVNI || vni > lastVNI {
 			vni = firstVNI
 		}

@@ -13,7 +13,8 @@ import (
 	"swarm/raftstore"
 )
 
-// GetNetwork looks a network up, with what is on it.
+// GetNetwork returns a network with its services and tasks, the nodes on which they are, and the
+// use of its addresses.
 func (s *Server) GetNetwork(_ context.Context, req *swarmv1.GetRequest) (*swarmv1.NetworkInfo, error) {
 	if i := slices.Index(spec.LocalNetworks(), req.GetId()); i >= 0 {
 		return localNetworks()[i], nil
@@ -24,7 +25,7 @@ func (s *Server) GetNetwork(_ context.Context, req *swarmv1.GetRequest) (*swarmv
 		return nil, err
 	}
 	info := networkInfo(v, n)
-	carriers := make(map[string]bool)
+	attachedNodes := make(map[string]bool)
 	for svc := range v.Services.All() {
 		backends := backendsOn(v, svc.GetId(), n.GetId())
 		rev, _ := v.Revision(svc.GetId(), svc.GetRevision())
@@ -35,12 +36,12 @@ func (s *Server) GetNetwork(_ context.Context, req *swarmv1.GetRequest) (*swarmv
 		info.Services = append(info.Services, &swarmv1.Routing{ServiceId: svc.GetId(), Name: svc.GetName(), Endpoint: end})
 		info.Backends = append(info.Backends, backends...)
 		for _, b := range backends {
-			carriers[b.GetNodeId()] = true
+			attachedNodes[b.GetNodeId()] = true
 		}
 	}
 	mesh := address.OfNodes(v)
 	for node := range v.Nodes.All() {
-		if carriers[node.GetId()] || n.GetSpec().GetIngress() {
+		if attachedNodes[node.GetId()] || n.GetSpec().GetIngress() {
 			info.Peers = append(info.Peers, &swarmv1.Peering{
 				NodeId: node.GetId(), Hostname: node.GetHostname(), Addr: dataPath(node), MeshAddresses: mesh[node.GetId()],
 			})
@@ -51,7 +52,8 @@ func (s *Server) GetNetwork(_ context.Context, req *swarmv1.GetRequest) (*swarmv
 	return info, nil
 }
 
-// ListNetworks lists the built-in networks and the cluster's, by name.
+// ListNetworks returns the built-in networks and the cluster's that the filter matches, ordered by
+// name.
 func (s *Server) ListNetworks(_ context.Context, req *swarmv1.ListRequest) (*swarmv1.ListNetworksResponse, error) {
 	v, out := s.store.View(), &swarmv1.ListNetworksResponse{}
 	networks := object.Networks()
@@ -69,11 +71,13 @@ func (s *Server) ListNetworks(_ context.Context, req *swarmv1.ListRequest) (*swa
 	return out, nil
 }
 
-// networkInfo is the network and the use of its addresses.
+// networkInfo returns a network with the use of its addresses.
 func networkInfo(v *raftstore.View, n *swarmv1.Network) *swarmv1.NetworkInfo {
 	return &swarmv1.NetworkInfo{Network: n, Use: address.Use(v, n)}
 }
 
+// backendsOn returns the tasks of a service that are on a network and on a node, and have not
+// ended.
 func backendsOn(v *raftstore.View, service, network string) (out []*swarmv1.Backend) {
 	for t := range v.TasksOfService(service) {
 		if !attached(t, network) || object.Ended(v, t) || t.GetNodeId() == "" {
@@ -87,10 +91,12 @@ func backendsOn(v *raftstore.View, service, network string) (out []*swarmv1.Back
 	return out
 }
 
+// attached reports whether a task is on a network.
 func attached(t *swarmv1.Task, network string) bool {
 	return slices.ContainsFunc(t.GetNetworks(), func(n *swarmv1.NetworkAttachment) bool { return n.GetNetworkId() == network })
 }
 
+// dataPath returns the address to which other nodes send VXLAN packets.
 func dataPath(n *swarmv1.Node) string {
 	if n.GetDataPathAddr() != "" {
 		return n.GetDataPathAddr()
@@ -98,7 +104,7 @@ func dataPath(n *swarmv1.Node) string {
 	return n.GetAddr()
 }
 
-// localNetworks are the built-in networks as the lists show them, with Docker's drivers.
+// localNetworks returns the built-in networks as lists show them, with Docker's drivers.
 func localNetworks() []*swarmv1.NetworkInfo {
 	var out []*swarmv1.NetworkInfo
 	for _, name := range spec.LocalNetworks() {

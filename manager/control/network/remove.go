@@ -14,7 +14,7 @@ import (
 	"swarm/raftstore"
 )
 
-// RemoveNetwork removes a network that nothing uses.
+// RemoveNetwork removes a network. It returns ErrFailedPrecondition if a service or a task uses it.
 func (s *Server) RemoveNetwork(ctx context.Context, req *swarmv1.GetRequest) (*swarmv1.RemoveResponse, error) {
 	if spec.LocalNetwork(req.GetId()) {
 		return nil, errdefs.ErrPermissionDenied.WithMessage(fmt.Sprintf("network %s is built in, every node has it: it cannot be removed", req.GetId()))
@@ -41,17 +41,18 @@ func (s *Server) removeNetwork(ctx context.Context, found *swarmv1.Network) erro
 	})
 }
 
-// inUseNamed is how many services a refusal names.
-const inUseNamed = 5
+// maxNamed is how many services a refusal names.
+const maxNamed = 5
 
+// inUse returns the error which says that services use a network.
 func inUse(n *swarmv1.Network, users []*swarmv1.Service) error {
 	var names, ids []string
 	for _, svc := range users {
 		names, ids = append(names, svc.GetName()), append(ids, svc.GetId())
 	}
 	slices.Sort(names)
-	text := strings.Join(names[:min(inUseNamed, len(names))], ", ")
-	if more := len(names) - inUseNamed; more > 0 {
+	text := strings.Join(names[:min(maxNamed, len(names))], ", ")
+	if more := len(names) - maxNamed; more > 0 {
 		text += fmt.Sprintf(" and %d more", more)
 	}
 	word := "service"
@@ -65,7 +66,7 @@ func inUse(n *swarmv1.Network, users []*swarmv1.Service) error {
 		word, text, n.GetSpec().GetName(), names[0]))
 }
 
-// usersOf are the services that are on a network, or have a task that still is.
+// usersOf returns the services that are attached to a network, or have a task that still is.
 func usersOf(v *raftstore.View, network string) []*swarmv1.Service {
 	var out []*swarmv1.Service
 	for svc := range v.Services.All() {
@@ -86,7 +87,8 @@ func hasTaskOn(v *raftstore.View, service, network string) bool {
 	return false
 }
 
-// PruneNetworks removes the networks that nothing uses.
+// PruneNetworks removes the networks that the filter matches and nothing uses, and returns their
+// names.
 func (s *Server) PruneNetworks(ctx context.Context, req *swarmv1.PruneNetworksRequest) (*swarmv1.PruneNetworksResponse, error) {
 	out := &swarmv1.PruneNetworksResponse{}
 	for n := range object.Networks().Matching(s.store.View(), req.GetFilter()) {

@@ -17,7 +17,9 @@ import (
 	"swarm/raftstore"
 )
 
-// subnets completes the subnets of a network: IPv4 from the pools, IPv6 a random unique local one.
+// subnets returns the subnets and gateways of a network. It adds an IPv4 subnet from the cluster's
+// address pools if the spec has none, and a unique local IPv6 subnet made from random if the spec
+// enables IPv6.
 func subnets(v *raftstore.View, sp *swarmv1.NetworkSpec, random [5]byte) (*swarmv1.IPAMOptions, error) {
 	out := sp.GetIpam().CloneVT()
 	if out == nil {
@@ -55,9 +57,10 @@ func subnets(v *raftstore.View, sp *swarmv1.NetworkSpec, random [5]byte) (*swarm
 	return out, nil
 }
 
-// fromPool chooses a subnet that no other network has and no node routes elsewhere. When the routes of workers leave none,
-// only those of managers count: a worker that is misconfigured, or lies, must not keep networks from being made, and the
-// creator is warned of the overlap.
+// fromPool chooses an IPv4 subnet from the cluster's address pools that no other network has, and
+// that no node routes elsewhere. If there is none, it ignores the routes of workers: a worker that
+// is misconfigured, or lies, must not prevent the creation of networks. The user is then warned of
+// the overlap.
 func fromPool(v *raftstore.View) (netip.Prefix, error) {
 	defaults := v.Cluster().GetSpec().GetNetwork()
 	var pools, taken []netip.Prefix
@@ -98,7 +101,7 @@ func fromPool(v *raftstore.View) (netip.Prefix, error) {
 	return p, nil
 }
 
-// routed are the ranges that the cluster's nodes lead elsewhere.
+// routed returns the ranges that managers and workers route elsewhere.
 func routed(v *raftstore.View) (managers, workers []netip.Prefix) {
 	for st := range v.NodeStates.All() {
 		row, _ := v.Nodes.Get(st.GetNodeId())
@@ -116,8 +119,9 @@ func routed(v *raftstore.View) (managers, workers []netip.Prefix) {
 	return managers, workers
 }
 
-// overlaps warns of ranges that nodes lead to, or other networks have, and the network takes: its containers look for them
-// there.
+// overlaps returns a warning for each range that overlaps a subnet of the network: subnets of other
+// networks, and ranges that nodes route elsewhere. The containers on the network cannot reach
+// those.
 func overlaps(v *raftstore.View, n *swarmv1.Network) (out []string) {
 	for _, c := range n.GetIpam().GetConfigs() {
 		subnet, err := netip.ParsePrefix(c.GetSubnet())
@@ -132,7 +136,7 @@ func overlaps(v *raftstore.View, n *swarmv1.Network) (out []string) {
 				}
 			}
 		}
-		nodes := map[string][]string{} // by the range
+		nodes := map[string][]string{} // names, by the range
 		for st := range v.NodeStates.All() {
 			for _, text := range st.GetDescription().GetRouted() {
 				if p, err := netip.ParsePrefix(text); err == nil && p.Overlaps(subnet) {
@@ -141,17 +145,18 @@ func overlaps(v *raftstore.View, n *swarmv1.Network) (out []string) {
 			}
 		}
 		for _, text := range slices.Sorted(maps.Keys(nodes)) {
-			who := "node " + slices.Min(nodes[text]) + " leads"
+			who := "node " + slices.Min(nodes[text]) + " routes"
 			if more := len(nodes[text]) - 1; more > 0 {
-				who = fmt.Sprintf("node %s and %d more lead", slices.Min(nodes[text]), more)
+				who = fmt.Sprintf("node %s and %d more route", slices.Min(nodes[text]), more)
 			}
-			out = append(out, fmt.Sprintf("subnet %s overlaps %s, which %s to: containers on network %s neither reach nor answer who is there; choose another --subnet",
+			out = append(out, fmt.Sprintf("subnet %s overlaps %s, which %s elsewhere: containers on network %s cannot exchange packets with that range; choose another --subnet",
 				subnet, text, who, n.GetSpec().GetName()))
 		}
 	}
 	return out
 }
 
+// ulaBits returns the random bits of a unique local IPv6 subnet.
 func ulaBits() (out [5]byte) {
 	copy(out[:], ident.RandomBytes(len(out)))
 	return out

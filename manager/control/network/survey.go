@@ -19,10 +19,11 @@ import (
 	"swarm/raftstore"
 )
 
-// surveyTimeout is for one node, which reads its kernel's tables.
+// surveyTimeout limits the call to one node, which reads tables of its kernel.
 const surveyTimeout = 3 * time.Second
 
-// SurveyNetwork asks every node what it has of a network, and compares that with what the managers know.
+// SurveyNetwork asks every node what it has of a network, and compares that with what the managers
+// know. A node that does not answer is in the result with an error.
 func (s *Server) SurveyNetwork(ctx context.Context, req *swarmv1.GetRequest) (*swarmv1.NetworkSurvey, error) {
 	if spec.LocalNetwork(req.GetId()) {
 		return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("network %s is every node's own: there is nothing to compare", req.GetId()))
@@ -48,7 +49,7 @@ func (s *Server) SurveyNetwork(ctx context.Context, req *swarmv1.GetRequest) (*s
 		}
 		found[i].Error = nodecall.ErrorText(err)
 	})
-	// Compared with what is known now: a node may have heard of a change before it was asked.
+	// Compare with the newest view: a node may have received a change before it was asked.
 	v = s.store.View()
 	members := membersOf(v, n)
 	out := &swarmv1.NetworkSurvey{}
@@ -56,8 +57,8 @@ func (s *Server) SurveyNetwork(ctx context.Context, req *swarmv1.GetRequest) (*s
 		if f.GetError() == "" {
 			f.Differences = differences(f.GetNetwork(), n, members, nodes[i].GetId())
 		}
-		carries := f.GetNetwork() != nil && !f.GetNetwork().GetAbsent()
-		if carries || len(members[nodes[i].GetId()].tasks) > 0 || len(f.GetDifferences()) > 0 {
+		hasNetwork := f.GetNetwork() != nil && !f.GetNetwork().GetAbsent()
+		if hasNetwork || len(members[nodes[i].GetId()].tasks) > 0 || len(f.GetDifferences()) > 0 {
 			out.Nodes = append(out.Nodes, f)
 		}
 	}
@@ -67,14 +68,17 @@ func (s *Server) SurveyNetwork(ctx context.Context, req *swarmv1.GetRequest) (*s
 // onNode is what the managers know of a network on one node.
 type onNode struct {
 	addr string
-	// tasks by id; true: its container starts or runs, so that it must be attached.
+	// tasks has the ids of the tasks. The value is true if the container starts or runs, so that it
+	// must be attached.
 	tasks map[string]bool
 }
 
+// membersOf returns what the managers know of a network, by node. On network ingress, each node
+// itself counts as a task.
 func membersOf(v *raftstore.View, network *swarmv1.Network) map[string]onNode {
 	out := map[string]onNode{}
 	if network.GetSpec().GetIngress() {
-		// The nodes themselves are on it, each while ports are published.
+		// The nodes themselves are on it while ports are published.
 		for id := range address.OfNodes(v) {
 			row, _ := v.Nodes.Get(id)
 			out[id] = onNode{addr: dataPath(row), tasks: map[string]bool{id: false}}
@@ -95,7 +99,8 @@ func membersOf(v *raftstore.View, network *swarmv1.Network) map[string]onNode {
 	return out
 }
 
-// differences says in what a node differs. A task that just starts or ends makes one for a moment.
+// differences returns how a node differs from what the managers know. A task that starts or ends
+// makes a difference for a moment.
 func differences(has *swarmv1.NodeNetwork, n *swarmv1.Network, members map[string]onNode, self string) (out []string) {
 	if has.GetAbsent() {
 		for _, id := range slices.Sorted(maps.Keys(members[self].tasks)) {

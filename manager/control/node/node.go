@@ -73,7 +73,8 @@ func (s *Server) nodeInfo(v *raftstore.View, n *swarmv1.Node) *swarmv1.NodeInfo 
 	return info
 }
 
-// UpdateNode writes a node's spec and, when the request names one, its hostname. Promotion and demotion are changes of its role: the managers follow.
+// UpdateNode writes a node's spec and, when the request names one, its hostname. Promotion and
+// demotion are changes of its role: the managers follow.
 func (s *Server) UpdateNode(ctx context.Context, req *swarmv1.UpdateNodeRequest) (*swarmv1.NodeInfo, error) {
 	found, err := s.nodes.Find(s.store.View(), req.GetId())
 	if err != nil {
@@ -105,8 +106,8 @@ func (s *Server) UpdateNode(ctx context.Context, req *swarmv1.UpdateNodeRequest)
 	return s.GetNode(ctx, &swarmv1.GetRequest{Id: found.GetId()})
 }
 
-// checkNames refuses to give a node a name that another node has: neither could be told by it. Hosts may join with one
-// hostname.
+// checkNames refuses to give a node a name that another node has: neither could be told by it.
+// Hosts may join with one hostname.
 func checkNames(v *raftstore.View, n *swarmv1.Node, name, hostname string) error {
 	for other := range v.Nodes.All() {
 		for _, wanted := range []string{name, hostname} {
@@ -118,7 +119,8 @@ func checkNames(v *raftstore.View, n *swarmv1.Node, name, hostname string) error
 	return nil
 }
 
-// describe returns the change which gives the description of a node its new hostname, if it differs.
+// describe returns the change which gives the description of a node its new hostname, if it
+// differs.
 func describe(v *raftstore.View, n *swarmv1.Node) []*swarmv1.Change {
 	st, ok := v.NodeStates.Get(n.GetId())
 	if !ok || st.GetDescription() == nil || st.GetDescription().GetHostname() == n.GetHostname() {
@@ -129,7 +131,8 @@ func describe(v *raftstore.View, n *swarmv1.Node) []*swarmv1.Change {
 	return []*swarmv1.Change{raftstore.Update(st)}
 }
 
-// checkDemotion keeps the managers able to decide: one must stay, and of those that stay most must be up.
+// checkDemotion keeps the managers able to decide: one must stay, and of those that stay most must
+// be up.
 func (s *Server) checkDemotion(v *raftstore.View, n *swarmv1.Node, wanted *swarmv1.NodeSpec) error {
 	if n.GetSpec().GetRole() != swarmv1.NodeSpec_MANAGER || wanted.GetRole() == swarmv1.NodeSpec_MANAGER {
 		return nil
@@ -154,8 +157,8 @@ func (s *Server) checkDemotion(v *raftstore.View, n *swarmv1.Node, wanted *swarm
 	return nil
 }
 
-// RemoveNode takes a node out of the cluster. Its tasks are replaced elsewhere; a host that is still there is told, and
-// stops them.
+// RemoveNode takes a node out of the cluster. Its tasks are replaced elsewhere; a host that is
+// still there is told, and stops them.
 func (s *Server) RemoveNode(ctx context.Context, req *swarmv1.RemoveNodeRequest) (*swarmv1.RemoveResponse, error) {
 	found, err := s.nodes.Find(s.store.View(), req.GetId())
 	if err != nil {

@@ -33,8 +33,8 @@ type Caller struct {
 	conn  func(nodeID string) (grpc.ClientConnInterface, error)
 }
 
-// New makes a Caller. self is the id of this manager's node. conn returns a connection to a node; the
-// Caller does not close it.
+// New makes a Caller. self is the id of this manager's node. conn returns a connection to a node;
+// the Caller does not close it.
 func New(self string, store *raftstore.Store, conn func(nodeID string) (grpc.ClientConnInterface, error)) *Caller {
 	return &Caller{self: self, store: store, conn: conn}
 }
@@ -73,8 +73,8 @@ func (c *Caller) Select(v *raftstore.View, refs []string) ([]*swarmv1.Node, erro
 }
 
 // Each calls ask once for every node, up to maxParallel at the same time, and returns when all have
-// returned. i is the index of the node. ctx ends after timeout. If a node cannot be asked, because it
-// is not ready or cannot be reached, err says so and conn is nil.
+// returned. i is the index of the node. ctx ends after timeout. If a node cannot be asked, because
+// it is not ready or cannot be reached, err says so and conn is nil.
 func (c *Caller) Each(ctx context.Context, nodes []*swarmv1.Node, timeout time.Duration,
 	ask func(ctx context.Context, i int, conn grpc.ClientConnInterface, err error),
 ) {

@@ -12,8 +12,8 @@ import (
 	"swarm/raftstore"
 )
 
-// Images describes images. The digest of an image, in hexadecimal digits, is an id of it too. Several
-// names may have one digest.
+// Images describes images. The digest of an image, in hexadecimal digits, is an id of it too.
+// Several names may have one digest.
 func Images() crud.Kind[*swarmv1.Image] {
 	return crud.Kind[*swarmv1.Image]{
 		Word: "image", ListCommand: "swarm image ls",

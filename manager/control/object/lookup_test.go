@@ -29,7 +29,8 @@ func TestFind_OneRuleForAllNouns(t *testing.T) {
 	for _, noun := range []struct {
 		kind   string
 		lookup func(*raftstore.View, string) (string, error)
-		// row makes an object. Names may be refused by the commands that create objects; here they are hostile.
+		// row makes an object. Names may be refused by the commands that create objects; here they
+		// are hostile.
 		row func(id, name string) []proto.Message
 	}{
 		{"node", lookupOf(object.Nodes().Find), func(id, name string) []proto.Message {
@@ -93,7 +94,8 @@ func TestFind_OneRuleForAllNouns(t *testing.T) {
 	}
 }
 
-// References do not depend on case where DNS does not: services, networks, hosts, and the tasks that are called by them.
+// References do not depend on case where DNS does not: services, networks, hosts, and the tasks
+// that are called by them.
 func TestFind_NamesWithoutCase(t *testing.T) {
 	task := &swarmv1.Task{Id: "task1", ServiceId: "service1", Slot: 1}
 	v := raftstoretest.View(

@@ -24,8 +24,8 @@ func Nodes() crud.Kind[*swarmv1.Node] {
 	}
 }
 
-// NodeHasName reports whether a node has the name, as its own name or as its hostname. Case does not
-// matter, as in hostnames.
+// NodeHasName reports whether a node has the name, as its own name or as its hostname. Case does
+// not matter, as in hostnames.
 func NodeHasName(n *swarmv1.Node, name string) bool {
 	return strings.EqualFold(n.GetSpec().GetName(), name) || strings.EqualFold(n.GetHostname(), name)
 }

@@ -54,8 +54,8 @@ func Ended(v *raftstore.View, t *swarmv1.Task) bool {
 	return task.Terminal(v.Status(t.GetId()).GetState())
 }
 
-// TasksNamed yields the tasks, running and ended, that lists show with a name: "web.1", or "web.NODE"
-// if the service is global.
+// TasksNamed yields the tasks, running and ended, that lists show with a name: "web.1", or
+// "web.NODE" if the service is global.
 func TasksNamed(v *raftstore.View, name string) iter.Seq[*swarmv1.Task] {
 	return func(yield func(*swarmv1.Task) bool) {
 		i := strings.LastIndexByte(name, '.')

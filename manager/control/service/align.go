@@ -15,10 +15,10 @@ import (
 // service the ports of its current revision, and virtual IPs on the networks of that revision. It
 // returns when ctx ends, or with an error.
 //
-// The API changes revision and endpoint in one group. The planner changes the revision alone, because
-// another service may publish the port by now, and a rollback must not wait for that. While the
-// service lacks a port or an address, the field Unmet of its endpoint says why. AlignEndpoints tries
-// again whenever any claim is deleted.
+// The API changes revision and endpoint in one group. The planner changes the revision alone,
+// because another service may publish the port by now, and a rollback must not wait for that. While
+// the service lacks a port or an address, the field Unmet of its endpoint says why. AlignEndpoints
+// tries again whenever any claim is deleted.
 func (s *Server) AlignEndpoints(ctx context.Context) error {
 	view, w := s.store.Watch(raftstore.TableService, raftstore.TableClaim)
 	defer w.Close()
@@ -97,8 +97,8 @@ func (s *Server) alignTo(ctx context.Context, changes func(*raftstore.View) ([]*
 	return err
 }
 
-// endpointOf returns the current revision and the endpoint of a service. They are nil if the service
-// does not exist any more, or is being removed.
+// endpointOf returns the current revision and the endpoint of a service. They are nil if the
+// service does not exist any more, or is being removed.
 func endpointOf(v *raftstore.View, id string) (*swarmv1.Revision, *swarmv1.Endpoint) {
 	row, ok := v.Services.Get(id)
 	if !ok || row.GetPendingDelete() {

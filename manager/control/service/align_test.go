@@ -11,7 +11,8 @@ import (
 	"swarm/raftstore"
 )
 
-// A service that its managers roll back gets its former port as soon as nobody else has it, and says until then why not.
+// A service that its managers roll back gets its former port as soon as nobody else has it, and
+// says until then why not.
 func TestAlign_FormerPortIsRegained(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newPortRig(t)

@@ -9,8 +9,8 @@ import (
 	"swarm/raftstore"
 )
 
-// bind replaces the names in a spec by the ids of the objects. It returns ErrNotFound if one does not
-// exist.
+// bind replaces the names in a spec by the ids of the objects. It returns ErrNotFound if one does
+// not exist.
 func bind(v *raftstore.View, s *swarmv1.ServiceSpec) error {
 	if err := bindNetworks(v, s.GetTaskTemplate().GetNetworks()); err != nil {
 		return err

@@ -48,9 +48,9 @@ func bindNetworks(v *raftstore.View, list []*swarmv1.NetworkAttachmentConfig) er
 }
 
 // joinNetworks returns changes that write the networks which are new to a service without changing
-// them. One of two concurrent calls then fails if the other removes the network. joinNetworks returns
-// ErrNotFound if a network of the spec does not exist any more, as may happen when an old revision
-// returns.
+// them. One of two concurrent calls then fails if the other removes the network. joinNetworks
+// returns ErrNotFound if a network of the spec does not exist any more, as may happen when an old
+// revision returns.
 func joinNetworks(v *raftstore.View, service string, next *swarmv1.ServiceSpec) (changes []*swarmv1.Change, err error) {
 	svc, _ := v.Services.Get(service)
 	current, _ := v.Revision(service, svc.GetRevision())

@@ -73,7 +73,8 @@ func TestControl_NamesAreUniqueAtTheSameMoment(t *testing.T) {
 	})
 }
 
-// What a service held can be had in the next breath after its removal: the call waits until its tasks have stopped.
+// What a service held can be had in the next breath after its removal: the call waits until its
+// tasks have stopped.
 func TestControl_TakesOverFromARemovedService(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := controltest.New(t)

@@ -12,9 +12,9 @@ import (
 )
 
 // pin adds a digest to the image of a spec, so that all nodes run the same image. A digest that the
-// spec has stays. With noResolve, only the cluster's own images are asked. pin refuses an image that
-// its registry does not have. It returns a warning if the registry cannot be asked, because the nodes
-// may be able to fetch the image.
+// spec has stays. With noResolve, only the cluster's own images are asked. pin refuses an image
+// that its registry does not have. It returns a warning if the registry cannot be asked, because
+// the nodes may be able to fetch the image.
 func (s *Server) pin(ctx context.Context, sp *swarmv1.ServiceSpec, auth string, noResolve bool) ([]string, error) {
 	c := sp.GetTaskTemplate().GetContainerSpec()
 	img, err := spec.ParseImage(c.GetImage())

@@ -27,9 +27,9 @@ const (
 // portClaims makes the claims of the ports that the mesh publishes for one service.
 //
 // The mesh port is the number by which nodes know a published port between each other. It is the
-// published port, unless the same port is also published on another address. Every published port has
-// a claim of its mesh port on every address, like "port/ingress/tcp/8080". A port that is published on
-// one address also has a claim like "port/ingress/tcp/8080/192.0.2.7".
+// published port, unless the same port is also published on another address. Every published port
+// has a claim of its mesh port on every address, like "port/ingress/tcp/8080". A port that is
+// published on one address also has a claim like "port/ingress/tcp/8080/192.0.2.7".
 //
 // The planner claims the ports of mode=host, for the node that it chooses.
 type portClaims struct {
@@ -44,8 +44,8 @@ type portClaims struct {
 	changes []*swarmv1.Change
 }
 
-// claimPorts returns the ports of a service, with those chosen that were left open, and the changes of
-// claims. It deletes the claims of ports that the service does not publish any more. It returns
+// claimPorts returns the ports of a service, with those chosen that were left open, and the changes
+// of claims. It deletes the claims of ports that the service does not publish any more. It returns
 // ErrAlreadyExists if another service has a port, and a PendingRemoval if that service is being
 // removed.
 func claimPorts(v *raftstore.View, service string, old, want []*swarmv1.PortConfig) ([]*swarmv1.PortConfig, []*swarmv1.Change, error) {
@@ -63,7 +63,8 @@ func claimPorts(v *raftstore.View, service string, old, want []*swarmv1.PortConf
 			return nil, nil, err
 		}
 	}
-	// Ports that have a mesh port keep it, whatever the order of the list. The others come after them.
+	// Ports that have a mesh port keep it, whatever the order of the list. The others come after
+	// them.
 	fresh := slices.DeleteFunc(slices.Clone(b.want), func(p *swarmv1.PortConfig) bool { return !publish.ByMesh(p) || b.keepMeshPort(p) })
 	for _, p := range fresh {
 		if err := b.claimMeshPort(p); err != nil {
@@ -118,8 +119,8 @@ func (b *portClaims) checkReserved(p *swarmv1.PortConfig) error {
 	return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("port %s is taken on every node by %s, and no service could answer there: publish another port", publish.Name(p), what))
 }
 
-// choose returns the port that was chosen before for the same target port, or else the first that is
-// free. It returns 0 if none is.
+// choose returns the port that was chosen before for the same target port, or else the first that
+// is free. It returns 0 if none is.
 func (b *portClaims) choose(p *swarmv1.PortConfig) uint32 {
 	for _, o := range b.old {
 		if o.GetTargetPort() == p.GetTargetPort() && o.GetProtocol() == p.GetProtocol() && publish.ByMesh(o) && !b.requested[publishedKey(o)] {
@@ -146,8 +147,8 @@ func (b *portClaims) claimed(key publish.Key) bool {
 
 // conflict refuses a port that a host cannot serve beside one of another service.
 func (b *portClaims) conflict(p *swarmv1.PortConfig) error {
-	// Two services may have got the port at the same moment. An update of something else must not fail
-	// because of that.
+	// Two services may have got the port at the same moment. An update of something else must not
+	// fail because of that.
 	had := slices.ContainsFunc(b.old, func(o *swarmv1.PortConfig) bool { return publish.ByMesh(o) == publish.ByMesh(p) && publish.Same(o, p) })
 	if had && !publish.ByMesh(p) {
 		return nil
@@ -204,13 +205,14 @@ func (b *portClaims) keepMeshPort(p *swarmv1.PortConfig) bool {
 	return false
 }
 
-// claimMeshPort claims a mesh port for the port: the published port, or another one if that is taken.
+// claimMeshPort claims a mesh port for the port: the published port, or another one if that is
+// taken.
 func (b *portClaims) claimMeshPort(p *swarmv1.PortConfig) error {
 	b.claimAddress(p)
 	c, taken := b.view.Claims.Get(meshPortKey(p).String())
 	if taken && !b.held[meshPortKey(p)] {
-		// Write the claim without changing it. If its service publishes the port on every address at the
-		// same moment, one of the two commits fails.
+		// Write the claim without changing it. If its service publishes the port on every address
+		// at the same moment, one of the two commits fails.
 		b.changes = append(b.changes, raftstore.Update(c.CloneVT()))
 		b.held[meshPortKey(p)] = c.GetOwner() != b.service
 	}

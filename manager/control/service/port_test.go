@@ -56,7 +56,8 @@ func (r rig) refusedPort(what string, s *swarmv1.ServiceSpec, holder string) {
 	controltest.Refused(r.T, what, err, errdefs.IsAlreadyExists, "port 8080/tcp is already published by service "+holder)
 }
 
-// One port on several addresses: each is a service's own, and has a number of its own between nodes.
+// One port on several addresses: each is a service's own, and has a number of its own between
+// nodes.
 func TestControl_PortOnAddresses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newPortRig(t)
@@ -130,7 +131,8 @@ func TestControl_ConcurrentPortsOnAddresses(t *testing.T) {
 	})
 }
 
-// Nobody could answer at a port on which the nodes themselves do. A service that has such a port already may be updated.
+// Nobody could answer at a port on which the nodes themselves do. A service that has such a port
+// already may be updated.
 func TestControl_PortsOfTheCluster(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newPortRig(t)

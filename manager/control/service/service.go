@@ -132,8 +132,8 @@ func (s *Server) UpdateService(ctx context.Context, req *swarmv1.UpdateServiceRe
 	return &swarmv1.UpdateServiceResponse{Warnings: warnings, Index: index, Revision: number}, nil
 }
 
-// nextSpec returns the spec that an update writes, with its image pinned. The names in it are not ids
-// yet: those depend on the newest view.
+// nextSpec returns the spec that an update writes, with its image pinned. The names in it are not
+// ids yet: those depend on the newest view.
 func (s *Server) nextSpec(ctx context.Context, svc *swarmv1.Service, old *swarmv1.ServiceSpec, req *swarmv1.UpdateServiceRequest) (*swarmv1.ServiceSpec, []string, error) {
 	wanted, err := spec.Service(req.GetSpec())
 	if err != nil {
@@ -156,9 +156,9 @@ func (s *Server) nextSpec(ctx context.Context, svc *swarmv1.Service, old *swarmv
 	return wanted, warnings, err
 }
 
-// keepPullOptions copies the credentials for the registry from the old spec if the next one has none:
-// clients are never shown them, so they cannot send them back. An image of another registry does not
-// get them.
+// keepPullOptions copies the credentials for the registry from the old spec if the next one has
+// none: clients are never shown them, so they cannot send them back. An image of another registry
+// does not get them.
 func keepPullOptions(old, next *swarmv1.ServiceSpec) {
 	to, from := next.GetTaskTemplate().GetContainerSpec(), old.GetTaskTemplate().GetContainerSpec()
 	if to == nil || to.PullOptions != nil || from.GetPullOptions() == nil {
@@ -254,8 +254,8 @@ func (s *Server) rollback(ctx context.Context, svc *swarmv1.Service, version uin
 	return &swarmv1.UpdateServiceResponse{Index: index, Revision: number}, nil
 }
 
-// RemoveService marks a service for removal. The planner stops its tasks, and then deletes its rows.
-// A service that does not exist any more, or is marked already, is no error.
+// RemoveService marks a service for removal. The planner stops its tasks, and then deletes its
+// rows. A service that does not exist any more, or is marked already, is no error.
 func (s *Server) RemoveService(ctx context.Context, req *swarmv1.GetRequest) (*swarmv1.RemoveResponse, error) {
 	svc, err := object.Services().Find(s.store.View(), req.GetId())
 	if err != nil {

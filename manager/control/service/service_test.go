@@ -148,7 +148,8 @@ func TestControl_UpdateKeepsTheCredentialsToPullWith(t *testing.T) {
 	})
 }
 
-// What was pulled is as its registry has it now; what was loaded, and what no registry tells of, is as the cluster has it.
+// What was pulled is as its registry has it now; what was loaded, and what no registry tells of, is
+// as the cluster has it.
 func TestControl_PinsWhatTheRegistryHasNow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		old, now := "sha256:"+strings.Repeat("a", 64), "sha256:"+strings.Repeat("b", 64)

@@ -8,9 +8,9 @@ import (
 	"swarm/raftstore"
 )
 
-// virtualIPs returns the virtual IPs of a service, one in each subnet of each of its overlay networks,
-// and the changes of claims. A service keeps the addresses that it has, and releases those that it
-// does not need any more. A service with endpoint mode dnsrr has none.
+// virtualIPs returns the virtual IPs of a service, one in each subnet of each of its overlay
+// networks, and the changes of claims. A service keeps the addresses that it has, and releases
+// those that it does not need any more. A service with endpoint mode dnsrr has none.
 func (s *Server) virtualIPs(v *raftstore.View, service string, old []*swarmv1.VirtualIP, sp *swarmv1.ServiceSpec) ([]*swarmv1.VirtualIP, []*swarmv1.Change, error) {
 	var out []*swarmv1.VirtualIP
 	var changes []*swarmv1.Change

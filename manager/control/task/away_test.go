@@ -27,8 +27,8 @@ func (silent) Logs(_ *swarmv1.TaskLogsRequest, s swarmv1.Worker_LogsServer) erro
 	return s.Context().Err()
 }
 
-// A node that is away, or says nothing, is named once, whatever number of tasks it has; the others' lines come. Who
-// follows gets its lines when it returns.
+// A node that is away, or says nothing, is named once, whatever number of tasks it has; the others'
+// lines come. Who follows gets its lines when it returns.
 func TestControl_LogsOfANodeThatIsAway(t *testing.T) {
 	for name, answer := range map[string]swarmv1.WorkerServer{"refuses": nil, "is silent": silent{}} {
 		t.Run(name, func(t *testing.T) {

@@ -18,8 +18,8 @@ import (
 )
 
 const (
-	// reopenFirst and reopenLimit bound the pause before a node is asked again: a daemon that restarts is back within
-	// seconds.
+	// reopenFirst and reopenLimit bound the pause before a node is asked again: a daemon that
+	// restarts is back within seconds.
 	reopenFirst = 250 * time.Millisecond
 	reopenLimit = 5 * time.Second
 	// startTries are the doublings of reopenFirst while a node knows nothing of a task.
@@ -86,8 +86,9 @@ func (l *logs) attend(ctx context.Context, g *errgroup.Group, v *raftstore.View)
 	}
 }
 
-// attendTask passes on one task's records until the node says that there will be no more, or the task is gone. A node that
-// does not answer is asked again: its daemon restarts, or has yet to start the task. old: the past was passed on.
+// attendTask passes on one task's records until the node says that there will be no more, or the
+// task is gone. A node that does not answer is asked again: its daemon restarts, or has yet to
+// start the task. old: the past was passed on.
 func (l *logs) attendTask(ctx context.Context, node, id string, old bool) error {
 	o := l.options.CloneVT()
 	if !old {

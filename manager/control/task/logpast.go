@@ -17,15 +17,17 @@ import (
 )
 
 const (
-	// logPatience is how long a node may take for the next of its records while others wait for it; logPatienceDown that
-	// of one which is down already. A node that is too slow is told of, and left out.
+	// logPatience is how long a node may take for the next of its records while others wait for it;
+	// logPatienceDown that of one which is down already. A node that is too slow is told of, and
+	// left out.
 	logPatience     = 10 * time.Second
 	logPatienceDown = time.Second
 	// openAtOnce bounds the streams that are opened at a time.
 	openAtOnce = 32
 )
 
-// head is a stream of one task, and what was read of it and not passed on. Only within one are records sure to be in order.
+// head is a stream of one task, and what was read of it and not passed on. Only within one are
+// records sure to be in order.
 type head struct {
 	node, task string
 	options    *swarmv1.LogOptions

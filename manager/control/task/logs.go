@@ -21,9 +21,10 @@ import (
 
 var errNodeRemoved = errors.New("it was removed from the swarm")
 
-// Logs gathers what tasks wrote from the nodes that they ran on. What is there already is merged in the order of time;
-// with follow, what comes is passed on as it comes, of tasks that appear later and nodes that return too. A node that
-// cannot be asked is named once and does not keep the others' records back.
+// Logs gathers what tasks wrote from the nodes that they ran on. What is there already is merged in
+// the order of time; with follow, what comes is passed on as it comes, of tasks that appear later
+// and nodes that return too. A node that cannot be asked is named once and does not keep the
+// others' records back.
 func (s *Server) Logs(req *swarmv1.LogsRequest, stream swarmv1.Control_LogsServer) error {
 	v := s.store.View()
 	want, err := logScope(v, req)
@@ -135,8 +136,8 @@ type logs struct {
 	want    scope
 	options *swarmv1.LogOptions
 	stream  swarmv1.Control_LogsServer
-	// following has task ids: attended, or wholly in the past; false: the past has looked at it. It is past's, then
-	// attendAll's alone.
+	// following has task ids: attended, or wholly in the past; false: the past has looked at it. It
+	// is past's, then attendAll's alone.
 	following map[string]bool
 
 	mu       sync.Mutex // guards the rest, and sending
@@ -145,7 +146,8 @@ type logs struct {
 	away     map[string]bool // nodes that were complained of
 }
 
-// pass sends what a node said, each record once: an overlap of past and present is cut by the offset.
+// pass sends what a node said, each record once: an overlap of past and present is cut by the
+// offset.
 func (l *logs) pass(m *swarmv1.TaskLogsResponse) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -190,7 +192,8 @@ func (l *logs) open(ctx context.Context, node string, tasks []string, o *swarmv1
 	return swarmv1.NewWorkerClient(conn).Logs(ctx, &swarmv1.TaskLogsRequest{TaskIds: tasks, Options: o})
 }
 
-// recv receives what a node says of one of its tasks. Whose records they are, the managers know themselves.
+// recv receives what a node says of one of its tasks. Whose records they are, the managers know
+// themselves.
 func (l *logs) recv(from swarmv1.Worker_LogsClient, node, id string) (*swarmv1.TaskLogsResponse, error) {
 	msg, err := from.Recv()
 	if err != nil {
@@ -202,8 +205,8 @@ func (l *logs) recv(from swarmv1.Worker_LogsClient, node, id string) (*swarmv1.T
 	}), nil
 }
 
-// complain says whose logs are missing and why, once for each node until it is heard again. That a node has none of a
-// task is not worth a word.
+// complain says whose logs are missing and why, once for each node until it is heard again. That a
+// node has none of a task is not worth a word.
 func (l *logs) complain(v *raftstore.View, node string, err error, then string) error {
 	if errdefs.IsNotFound(err) || l.stream.Context().Err() != nil {
 		return l.stream.Context().Err()
