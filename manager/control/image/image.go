@@ -62,7 +62,8 @@ func New(deps Deps) *Server {
 	}
 }
 
-// GetImage looks an image up by name, id or digest.
+// GetImage returns an image, and the nodes that hold it. The request names it by name, id or
+// digest.
 func (s *Server) GetImage(_ context.Context, req *swarmv1.GetRequest) (*swarmv1.ImageInfo, error) {
 	v := s.store.View()
 	img, err := object.Images().Find(v, req.GetId())
@@ -72,7 +73,7 @@ func (s *Server) GetImage(_ context.Context, req *swarmv1.GetRequest) (*swarmv1.
 	return imageInfo(v, img), nil
 }
 
-// ListImages lists the cluster's images by name.
+// ListImages returns the images that the filter matches, ordered by name.
 func (s *Server) ListImages(_ context.Context, req *swarmv1.ListRequest) (*swarmv1.ListImagesResponse, error) {
 	v, out := s.store.View(), &swarmv1.ListImagesResponse{}
 	for _, img := range object.Images().List(v, req.GetFilter()) {
@@ -85,9 +86,9 @@ func imageInfo(v *raftstore.View, img *swarmv1.Image) *swarmv1.ImageInfo {
 	return &swarmv1.ImageInfo{Image: img, NodeIds: object.ImageNodes(v, img.GetDigest())}
 }
 
-// RemoveImage makes the cluster forget a name of an image. It has the nodes delete the image unless
-// another name or a service keeps it. Without force it refuses to remove the last name of an image
-// that a service needs.
+// RemoveImage removes a name of an image from the cluster. The nodes delete the image unless
+// another name or a service needs it. Without force, RemoveImage refuses to remove the last name of
+// an image that a service needs.
 func (s *Server) RemoveImage(ctx context.Context, req *swarmv1.RemoveClusterImageRequest) (*swarmv1.RemoveResponse, error) {
 	img, err := object.Images().Find(s.store.View(), req.GetId())
 	if err != nil {
@@ -106,11 +107,12 @@ func (s *Server) RemoveImage(ctx context.Context, req *swarmv1.RemoveClusterImag
 	return &swarmv1.RemoveResponse{}, nil
 }
 
-// dropTimeout is for one holder: one that hangs must not keep the user waiting.
+// dropTimeout limits the call to one node, so that a node which hangs does not keep the user
+// waiting.
 const dropTimeout = 5 * time.Second
 
-// dropCopies has the holders delete a digest that no name refers to any more. A node that cannot be
-// asked cleans up by itself: nothing tells it to keep the copy.
+// dropCopies has the nodes delete a digest, unless a name or a service needs it. A node that cannot
+// be reached deletes its copy by itself later, because nothing tells it to keep the copy.
 func (s *Server) dropCopies(ctx context.Context, digest string) {
 	v := s.store.View()
 	if names, _ := object.ImageNames(v, digest); names > 0 || len(object.ImageUsers(v, digest)) > 0 {

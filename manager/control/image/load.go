@@ -14,7 +14,8 @@ import (
 	"swarm/raftstore"
 )
 
-// LoadImage takes an archive to this manager's node and makes its images known to the cluster.
+// LoadImage reads an archive into the image store of this manager's node, and writes the images in
+// it to the cluster's state.
 func (s *Server) LoadImage(stream swarmv1.Control_LoadImageServer) error {
 	if s.images == nil {
 		return errdefs.ErrNotImplemented.WithMessage("this manager's node holds no images: load on another manager with -H")
@@ -49,7 +50,7 @@ func (s *Server) LoadImage(stream swarmv1.Control_LoadImageServer) error {
 	return progress.failed()
 }
 
-// archive reads the data of a stream of requests.
+// archive is an io.Reader of the data in a stream of requests.
 type archive struct {
 	stream swarmv1.Control_LoadImageServer
 	rest   []byte
@@ -59,7 +60,7 @@ func (a *archive) Read(p []byte) (int, error) {
 	for len(a.rest) == 0 {
 		msg, err := a.stream.Recv()
 		if err != nil {
-			return 0, err // io.EOF at its end
+			return 0, err // io.EOF at the end of the stream
 		}
 		a.rest = msg.GetData()
 	}
@@ -68,8 +69,8 @@ func (a *archive) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// loaded makes an image known under its name, as this manager's node has just loaded it. The digest
-// is of the bytes that came through here.
+// loaded writes an image that this manager's node has just loaded. Its digest was computed here,
+// from the bytes that the client sent.
 func (s *Server) loaded(ctx context.Context, img *swarmv1.Image) (*swarmv1.Image, error) {
 	parsed, err := spec.ParseImage(img.GetName())
 	if err != nil {
@@ -93,8 +94,8 @@ func (s *Server) loaded(ctx context.Context, img *swarmv1.Image) (*swarmv1.Image
 	return stored, nil
 }
 
-// recordCopy writes that a node holds a digest, together with the change of an image's row that
-// edit makes; nil: none.
+// recordCopy writes that a node holds a digest. In the same group it writes the change of an
+// image's row that edit returns, if it is not nil. It returns the image that edit returns.
 func (s *Server) recordCopy(ctx context.Context, digest, node string, edit func(*raftstore.View) (*swarmv1.Image, *swarmv1.Change)) (stored *swarmv1.Image, err error) {
 	write := func(v *raftstore.View) (changes []*swarmv1.Change, _ error) {
 		var change *swarmv1.Change
@@ -108,7 +109,7 @@ func (s *Server) recordCopy(ctx context.Context, digest, node string, edit func(
 		return changes, nil
 	}
 	for range crud.Attempts {
-		// Two writers of one new name race: the second finds the row of the first.
+		// Of two writers of one new name, the second finds the row of the first.
 		if _, err = s.writer.Write(ctx, 0, write); !errdefs.IsAlreadyExists(err) {
 			break
 		}

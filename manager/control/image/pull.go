@@ -19,22 +19,23 @@ import (
 	"swarm/raftstore"
 )
 
-// parallelNodes fetch at once, once the first has the image: they have it from one another.
+// parallelNodes is how many nodes fetch an image at the same time, after the first node has it.
+// They fetch it from each other.
 const parallelNodes = 8
 
 // pulling is one call of PullImage.
 type pulling struct {
 	server *Server
-	// ref has the digest that the manager found; without one each node asks the registry, and no
-	// row is written.
+	// ref is the image. Without a digest, each node asks the registry, and no row is written.
 	ref      spec.Image
 	auth     string
-	named    bool // several nodes: progress names them
+	named    bool // whether progress names the node, because there are several
 	progress *progressSender
 }
 
-// PullImage has nodes fetch an image; without names, this manager's. What the name means, this
-// manager finds out: nodes fetch by digest, and of their answers only success counts.
+// PullImage has nodes fetch an image. Without nodes in the request, this manager's node fetches it.
+// This manager finds the digest, and the nodes fetch by digest. Of the answer of a node only its
+// success counts.
 func (s *Server) PullImage(req *swarmv1.PullImageClusterRequest, stream swarmv1.Control_PullImageServer) error {
 	parsed, err := spec.ParseImage(req.GetReference())
 	if err != nil {
@@ -60,11 +61,11 @@ func (s *Server) PullImage(req *swarmv1.PullImageClusterRequest, stream swarmv1.
 		}
 		return nil
 	}
-	// The first has it from the registry, the others from nodes.
+	// The first node fetches from the registry, the others from nodes that have the image.
 	if err := one(nodes[0]); err != nil {
 		return err
 	}
-	// A node that cannot have it keeps none of the others from it.
+	// A node that fails does not stop the others.
 	errs := make([]error, len(nodes))
 	var group errgroup.Group
 	group.SetLimit(parallelNodes)
@@ -77,8 +78,8 @@ func (s *Server) PullImage(req *swarmv1.PullImageClusterRequest, stream swarmv1.
 	return errors.Join(append(errs, group.Wait(), p.progress.failed())...)
 }
 
-// pullers are the nodes that a request names. This manager's comes first: what it says of the image
-// may be stored.
+// pullers returns the ids of the nodes that a request names. This manager's node comes first,
+// because what its store reports of the image may be written.
 func (s *Server) pullers(req *swarmv1.PullImageClusterRequest) ([]string, error) {
 	v := s.store.View()
 	var nodes []string
@@ -110,7 +111,7 @@ func (s *Server) pullers(req *swarmv1.PullImageClusterRequest) ([]string, error)
 	return nodes, nil
 }
 
-// on has one node fetch the image, and stores that it holds it.
+// on has one node fetch the image, and writes that the node holds it.
 func (p *pulling) on(ctx context.Context, node string) error {
 	name := ""
 	if p.named {
@@ -118,7 +119,7 @@ func (p *pulling) on(ctx context.Context, node string) error {
 	}
 	own, err := p.fetch(ctx, node, func(m *swarmv1.ImageProgress) {
 		if name != "" {
-			m = m.CloneVT() // others may hear of the same pull
+			m = m.CloneVT() // Other calls may share the message.
 			m.Node = name
 		}
 		p.progress.tell(m)
@@ -136,8 +137,8 @@ func (p *pulling) on(ctx context.Context, node string) error {
 	return p.progress.failed()
 }
 
-// fetch has a node fetch the image. own is what this manager's own store says of it; nil from other
-// nodes.
+// fetch has a node fetch the image. own is what the store of this manager's node reports of it. It
+// is nil for other nodes.
 func (p *pulling) fetch(ctx context.Context, node string, progress func(*swarmv1.ImageProgress)) (own *swarmv1.Image, err error) {
 	if node == p.server.nodes.Self() && p.server.images != nil {
 		return p.server.images.Pull(ctx, p.ref.String(), p.auth, progress)
@@ -153,9 +154,9 @@ func (p *pulling) fetch(ctx context.Context, node string, progress func(*swarmv1
 	return nil, follow(from, progress)
 }
 
-// record stores that a node holds the image, under the digest that was asked for. A name that was
-// loaded keeps its image: no registry can give that one again. own is what is known of the image
-// besides; nil: nothing.
+// record writes that a node holds the image, under the digest that was requested. If the name was
+// loaded, its row stays, because no registry has that image. own is what else is known of the
+// image, or nil.
 func (p *pulling) record(ctx context.Context, node string, own *swarmv1.Image) (stored *swarmv1.Image, err error) {
 	if own != nil && own.GetDigest() != p.ref.Digest {
 		return nil, errdefs.ErrDataLoss.WithMessage(fmt.Sprintf("%s was fetched, and %s was asked for", own.GetDigest(), p.ref.Digest))
@@ -180,7 +181,7 @@ func (p *pulling) record(ctx context.Context, node string, own *swarmv1.Image) (
 	return stored, nil
 }
 
-// follow passes a node's progress on, to its end.
+// follow passes on the progress of a node until its stream ends.
 func follow(from grpc.ServerStreamingClient[swarmv1.ImageProgress], progress func(*swarmv1.ImageProgress)) error {
 	for {
 		msg, err := from.Recv()

@@ -16,14 +16,12 @@ import (
 	"swarm/raftstore"
 )
 
-// What goes from nodes to registries, the images' names, and whether a registry takes a login.
-
-// progressSender keeps the first error of a stream that nobody reads any more. Nodes and layers
-// tell side by side.
+// progressSender sends progress to a client, and keeps the first error. Several nodes and layers
+// report at the same time.
 type progressSender struct {
 	send func(*swarmv1.ImageProgress) error
 
-	mu  sync.Mutex // guards what follows, and send
+	mu  sync.Mutex // guards err, and calls of send
 	err error
 }
 
@@ -35,15 +33,15 @@ func (p *progressSender) tell(m *swarmv1.ImageProgress) {
 	}
 }
 
-// failed is the error of the stream.
+// failed returns the first error of the stream.
 func (p *progressSender) failed() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.err
 }
 
-// PushImage has a node that holds all of an image send it to the registry of its name: this
-// manager's node if it can.
+// PushImage has a node that holds all of an image push it to the registry in its name. This
+// manager's node comes first.
 func (s *Server) PushImage(req *swarmv1.PushImageClusterRequest, stream swarmv1.Control_PushImageServer) error {
 	v := s.store.View()
 	parsed, err := spec.ParseImage(req.GetReference())
@@ -59,7 +57,7 @@ func (s *Server) PushImage(req *swarmv1.PushImageClusterRequest, stream swarmv1.
 	err = errdefs.ErrUnavailable.WithMessage("no ready node holds it")
 	for _, node := range holders {
 		err = s.push(stream.Context(), node, img.GetName()+"@"+img.GetDigest(), req.GetRegistryAuth(), progress.tell)
-		// Another node may hold what this one lacks, or be in reach.
+		// Another node may hold the part that this one lacks, or may be reachable.
 		if err == nil || !errdefs.IsNotFound(err) && !errdefs.IsUnavailable(err) || stream.Context().Err() != nil {
 			break
 		}
@@ -71,7 +69,7 @@ func (s *Server) PushImage(req *swarmv1.PushImageClusterRequest, stream swarmv1.
 	return progress.failed()
 }
 
-// holders are the ready nodes with a copy, this one first.
+// holders returns the ready nodes that hold a digest. This manager's node comes first.
 func (s *Server) holders(v *raftstore.View, digest string) []string {
 	var ids []string
 	for c := range v.ImageCopies.Prefix(digest + "/") {
@@ -86,6 +84,7 @@ func (s *Server) holders(v *raftstore.View, digest string) []string {
 	return ids
 }
 
+// push has one node push an image.
 func (s *Server) push(ctx context.Context, node, ref, auth string, progress func(*swarmv1.ImageProgress)) error {
 	if node == s.nodes.Self() && s.images != nil {
 		return s.images.Push(ctx, ref, auth, progress)
@@ -101,7 +100,8 @@ func (s *Server) push(ctx context.Context, node, ref, auth string, progress func
 	return follow(from, progress)
 }
 
-// TagImage gives an image a second name. A name that another image has moves to this one.
+// TagImage gives an image a second name. If another image has the name, the name moves to this
+// image.
 func (s *Server) TagImage(ctx context.Context, req *swarmv1.TagImageRequest) (*swarmv1.ImageInfo, error) {
 	target, err := spec.ParseImage(req.GetTarget())
 	if err != nil {
@@ -137,7 +137,8 @@ func (s *Server) TagImage(ctx context.Context, req *swarmv1.TagImageRequest) (*s
 	return s.GetImage(ctx, &swarmv1.GetRequest{Id: target.Name})
 }
 
-// anyImage also takes a digest that several names have: they all mean the same.
+// anyImage finds an image, also by a digest that several names have: it does not matter which of
+// them it returns.
 func anyImage(v *raftstore.View, ref string) (*swarmv1.Image, error) {
 	for img := range v.Images.All() {
 		if img.GetDigest() == ref {
@@ -147,7 +148,7 @@ func anyImage(v *raftstore.View, ref string) (*swarmv1.Image, error) {
 	return object.Images().Find(v, ref)
 }
 
-// Login asks a registry, from this manager's node, whether it takes the credentials.
+// Login asks a registry, from this manager's node, whether it accepts the credentials.
 func (s *Server) Login(ctx context.Context, req *swarmv1.LoginRequest) (*swarmv1.LoginResponse, error) {
 	if s.login == nil {
 		return nil, errdefs.ErrNotImplemented.WithMessage("this manager's node asks no registry: log in by another manager with -H")
