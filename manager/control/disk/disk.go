@@ -19,7 +19,7 @@ import (
 )
 
 const (
-	// usageTimeout is for one node, which adds up files; pruneTimeout for one that removes them.
+	// usageTimeout and pruneTimeout limit the call to one node.
 	usageTimeout = 30 * time.Second
 	pruneTimeout = 2 * time.Minute
 )
@@ -51,8 +51,8 @@ func New(deps Deps) *Server {
 	}
 }
 
-// Usage asks every node, or those that are named. One that does not answer is named with the
-// reason.
+// Usage returns what the nodes of the request have on their disks, or all nodes if it names none. A
+// node that does not answer is in the result with an error.
 func (s *Server) Usage(ctx context.Context, req *swarmv1.DisksUsageRequest) (*swarmv1.DisksUsageResponse, error) {
 	nodes, err := s.nodes.Select(s.store.View(), req.GetNodes())
 	if err != nil {
@@ -61,6 +61,7 @@ func (s *Server) Usage(ctx context.Context, req *swarmv1.DisksUsageRequest) (*sw
 	return &swarmv1.DisksUsageResponse{Nodes: s.usage(ctx, nodes)}, nil
 }
 
+// usage asks nodes what they have on their disks.
 func (s *Server) usage(ctx context.Context, nodes []*swarmv1.Node) []*swarmv1.NodeUsage {
 	out := make([]*swarmv1.NodeUsage, len(nodes))
 	s.nodes.Each(ctx, nodes, usageTimeout, func(ctx context.Context, i int, conn grpc.ClientConnInterface, err error) {
@@ -76,7 +77,8 @@ func (s *Server) usage(ctx context.Context, nodes []*swarmv1.Node) []*swarmv1.No
 	return out
 }
 
-// Prune removes what nothing uses: on every node, or on those that are named.
+// Prune removes what nothing uses from the nodes of the request, or from all nodes if it names
+// none. A node that does not answer is in the result with an error.
 func (s *Server) Prune(ctx context.Context, req *swarmv1.DisksPruneRequest) (*swarmv1.DisksPruneResponse, error) {
 	nodes, err := s.nodes.Select(s.store.View(), req.GetNodes())
 	if err != nil {
@@ -114,10 +116,10 @@ func (s *Server) Prune(ctx context.Context, req *swarmv1.DisksPruneRequest) (*sw
 	return out, nil
 }
 
-// untag makes the cluster forget the images that no service and no container uses, as far as the
-// filter goes.
+// untag deletes the rows of the images that no service and no container uses, as far as the filters
+// match. It returns their names.
 func (s *Server) untag(ctx context.Context, usage []*swarmv1.NodeUsage, req *swarmv1.DisksPruneRequest) ([]string, error) {
-	// Every holder must agree that the filter names an image: labels are what a node says of it.
+	// The labels of an image come from the nodes, so every node that holds it must match the filter.
 	used, passes := map[string]bool{}, map[string]bool{}
 	for _, u := range usage {
 		for _, h := range u.GetUsage().GetImages() {
@@ -149,9 +151,9 @@ func (s *Server) untag(ctx context.Context, usage []*swarmv1.NodeUsage, req *swa
 	return names, nil
 }
 
-// removable are the images of a node that no container, no service and no name of the cluster
-// keeps. On single nodes --all takes those with a name too, unless they were loaded: then this may
-// be the last copy.
+// removable returns the digests on a node that no container, no service and no name of the cluster
+// needs. If the request names nodes and all images, it also returns digests with a name, unless
+// they were loaded: the copy may be the last one.
 func removable(v *raftstore.View, u *swarmv1.NodeUsage, req *swarmv1.DisksPruneRequest) []string {
 	var out []string
 	for _, h := range u.GetUsage().GetImages() {
@@ -169,7 +171,8 @@ func removable(v *raftstore.View, u *swarmv1.NodeUsage, req *swarmv1.DisksPruneR
 	return out
 }
 
-// labelsPass judges Docker's label filters: key, key=value, and with != those that do not have it.
+// labelsPass reports whether labels match all filters, in Docker's syntax: KEY, KEY=VALUE, KEY!,
+// and KEY!=VALUE.
 func labelsPass(filters []string, have map[string]string) bool {
 	for _, f := range filters {
 		key, value, isEqual := strings.Cut(f, "=")

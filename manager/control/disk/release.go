@@ -14,19 +14,22 @@ import (
 	"swarm/raftstore"
 )
 
-// loadedCopies of a loaded image stay: no registry can give it again.
+// loadedCopies is how many copies of a loaded image remain, because no registry has it.
 const loadedCopies = 3
 
 const (
-	// releaseBurst and releaseEvery bound for how many images one node may ask, each of which is a
-	// write of the leader's. A node whose disk is full asks for all that it can spare.
+	// releaseBurst and releaseEvery limit how many images one node may release, because each is a
+	// write to the log. A node whose disk is full asks for all images that it does not need.
 	releaseBurst = 256
 	releaseEvery = 250 * time.Millisecond
 )
 
-// Release gives a node leave to remove images. What is granted stands in the replicated state
-// before the node hears of it, with the other copies as they were counted: of two nodes that ask at
-// once, the second is judged by what the first got.
+// Release permits the calling node to remove images, as many of the request as possible, or takes a
+// permission back. A permission is written to the replicated state before the node receives it, in
+// one group with the other copies as they were counted. If two nodes ask at the same time, the
+// second request therefore sees the permission of the first.
+//
+// It returns ErrResourceExhausted if the node asks too often.
 func (s *Server) Release(ctx context.Context, req *swarmv1.ReleaseRequest) (*swarmv1.ReleaseResponse, error) {
 	who, err := transport.FromContext(ctx)
 	if err != nil {
@@ -38,7 +41,7 @@ func (s *Server) Release(ctx context.Context, req *swarmv1.ReleaseRequest) (*swa
 	}
 	for _, digest := range req.GetDigests() {
 		if wait := s.releases.Take(node); wait > 0 {
-			if len(out.Granted) > 0 { // The node must hear of them, and asks again for the others.
+			if len(out.Granted) > 0 { // The node must receive these. It asks again for the others.
 				return out, nil
 			}
 			return nil, errdefs.ErrResourceExhausted.WithMessage(fmt.Sprintf("release images: node %s asks too often: try again in %s", node, wait.Round(time.Millisecond)))
@@ -58,8 +61,9 @@ func (s *Server) Release(ctx context.Context, req *swarmv1.ReleaseRequest) (*swa
 	return out, nil
 }
 
-// release judges whether a node may give up its copy, and makes the change that says so. The copies
-// that must stay are written as they are: the change fails if one of them goes at the same time.
+// release decides whether a node may remove its copy of a digest, and returns the changes that
+// permit it. They also write the copies that must remain, without changing them, so that the commit
+// fails if one of those is removed at the same time. With undo, they take a permission back.
 func release(v *raftstore.View, node, digest string, undo bool) (changes []*swarmv1.Change, granted bool) {
 	own := &swarmv1.ImageCopy{Digest: digest, NodeId: node}
 	row, recorded := v.ImageCopies.Get(raftstore.Key(own))
@@ -75,7 +79,8 @@ func release(v *raftstore.View, node, digest string, undo bool) (changes []*swar
 		return nil, false
 	}
 	need := copiesToStay(v, digest)
-	if !recorded { // Nobody counts on this copy, and a row of a digest that is needed is not made on a node's word.
+	// A copy without a row is not counted. A node alone cannot make a row for a digest that is needed.
+	if !recorded {
 		return nil, need == 0
 	}
 	own = row.CloneVT()
@@ -96,8 +101,8 @@ func release(v *raftstore.View, node, digest string, undo bool) (changes []*swar
 	return changes, true
 }
 
-// copiesToStay is how many other nodes must hold a digest: as many as are kept of a loaded image,
-// and one of an image that a service can still be rolled back to.
+// copiesToStay returns how many other nodes must hold a digest: loadedCopies if the image was
+// loaded, one if a service can still return to it, and otherwise none.
 func copiesToStay(v *raftstore.View, digest string) int {
 	if _, loaded := object.ImageNames(v, digest); loaded {
 		return loadedCopies
