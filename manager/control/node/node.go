@@ -42,7 +42,7 @@ func New(deps Deps) *Server {
 	return &Server{store: deps.Store, writer: deps.Writer, nodes: deps.Nodes, gossip: deps.Gossip}
 }
 
-// GetNode looks a node up; "self" is this manager's.
+// GetNode returns a node. "self" is this manager's node.
 func (s *Server) GetNode(_ context.Context, req *swarmv1.GetRequest) (*swarmv1.NodeInfo, error) {
 	v := s.store.View()
 	n, err := s.nodes.Find(v, req.GetId())
@@ -52,7 +52,7 @@ func (s *Server) GetNode(_ context.Context, req *swarmv1.GetRequest) (*swarmv1.N
 	return s.nodeInfo(v, n), nil
 }
 
-// ListNodes lists nodes by hostname.
+// ListNodes returns the nodes that the filter matches, ordered by hostname.
 func (s *Server) ListNodes(_ context.Context, req *swarmv1.ListRequest) (*swarmv1.ListNodesResponse, error) {
 	v, out := s.store.View(), &swarmv1.ListNodesResponse{}
 	for _, n := range object.Nodes().List(v, req.GetFilter()) {
@@ -73,8 +73,8 @@ func (s *Server) nodeInfo(v *raftstore.View, n *swarmv1.Node) *swarmv1.NodeInfo 
 	return info
 }
 
-// UpdateNode writes a node's spec and, when the request names one, its hostname. Promotion and
-// demotion are changes of its role: the managers follow.
+// UpdateNode writes the spec of a node, and its hostname if the request has one. A promotion or
+// demotion only changes the role: the leader then changes the voters of Raft.
 func (s *Server) UpdateNode(ctx context.Context, req *swarmv1.UpdateNodeRequest) (*swarmv1.NodeInfo, error) {
 	found, err := s.nodes.Find(s.store.View(), req.GetId())
 	if err != nil {
@@ -106,8 +106,8 @@ func (s *Server) UpdateNode(ctx context.Context, req *swarmv1.UpdateNodeRequest)
 	return s.GetNode(ctx, &swarmv1.GetRequest{Id: found.GetId()})
 }
 
-// checkNames refuses to give a node a name that another node has: neither could be told by it.
-// Hosts may join with one hostname.
+// checkNames refuses a name that another node has, because it would not tell the two apart. A node
+// may keep a hostname that it has joined with, even if another node has the same.
 func checkNames(v *raftstore.View, n *swarmv1.Node, name, hostname string) error {
 	for other := range v.Nodes.All() {
 		for _, wanted := range []string{name, hostname} {
@@ -131,8 +131,8 @@ func describe(v *raftstore.View, n *swarmv1.Node) []*swarmv1.Change {
 	return []*swarmv1.Change{raftstore.Update(st)}
 }
 
-// checkDemotion keeps the managers able to decide: one must stay, and of those that stay most must
-// be up.
+// checkDemotion refuses a demotion after which the managers could not decide: one manager must
+// remain, and of those that remain, a majority must be reachable.
 func (s *Server) checkDemotion(v *raftstore.View, n *swarmv1.Node, wanted *swarmv1.NodeSpec) error {
 	if n.GetSpec().GetRole() != swarmv1.NodeSpec_MANAGER || wanted.GetRole() == swarmv1.NodeSpec_MANAGER {
 		return nil
@@ -157,8 +157,8 @@ func (s *Server) checkDemotion(v *raftstore.View, n *swarmv1.Node, wanted *swarm
 	return nil
 }
 
-// RemoveNode takes a node out of the cluster. Its tasks are replaced elsewhere; a host that is
-// still there is told, and stops them.
+// RemoveNode removes a node from the cluster. The planner replaces its tasks elsewhere. If the host
+// still runs, it is told that it was removed, and stops its tasks.
 func (s *Server) RemoveNode(ctx context.Context, req *swarmv1.RemoveNodeRequest) (*swarmv1.RemoveResponse, error) {
 	found, err := s.nodes.Find(s.store.View(), req.GetId())
 	if err != nil {
@@ -184,12 +184,13 @@ func removal(v *raftstore.View, n *swarmv1.Node, force bool) ([]*swarmv1.Change,
 	}
 	var changes []*swarmv1.Change
 	if c := v.Cluster().CloneVT(); c != nil {
-		// The node knows the gossip keys.
+		// The removed node knows the gossip keys.
 		c.GossipKeys = gossipkeys.Replace(c.GossipKeys, pki.NewGossipKey(), time.Now())
 		changes = append(changes, raftstore.Update(c))
 	}
 	if ok {
-		// Without precondition: a heartbeat's conclusion in the same moment must not keep the row.
+		// Delete without a precondition: a change of the node's state at the same moment must not
+		// keep the row.
 		changes = append(changes, raftstore.DeleteKey(raftstore.TableNodeState, n.GetId()))
 	}
 	for c := range v.ImageCopies.All() {

@@ -17,14 +17,14 @@ type Gossip interface {
 	Alive(nodeID string) (alive, known bool)
 }
 
-// reachability is what this manager knows of another one as a member of Raft.
+// reachability returns what this manager knows of another manager as a member of Raft.
 func (s *Server) reachability(v *raftstore.View, id string) swarmv1.ManagerStatus_Reachability {
 	servers := s.store.Servers()
 	at := slices.IndexFunc(servers, func(m raftstore.Server) bool { return m.ID == id })
 	votes := at >= 0 && servers[at].Voter
 	switch {
 	case id == s.nodes.Self(), id == s.store.Leader():
-	case votes && s.store.IsLeader(): // Raft's own heartbeats tell
+	case votes && s.store.IsLeader(): // Raft's heartbeats decide.
 		if !servers[at].Reachable {
 			return swarmv1.ManagerStatus_UNREACHABLE
 		}
@@ -37,7 +37,8 @@ func (s *Server) reachability(v *raftstore.View, id string) swarmv1.ManagerStatu
 	return swarmv1.ManagerStatus_REACHABLE
 }
 
-// alive: gossip knows first. Where it knows nothing, the leader's verdict counts.
+// alive reports whether a node answers. If gossip does not know the node, its state in the store
+// decides, which the leader writes.
 func (s *Server) alive(v *raftstore.View, id string) bool {
 	if s.gossip != nil {
 		if alive, known := s.gossip.Alive(id); known {
@@ -48,7 +49,8 @@ func (s *Server) alive(v *raftstore.View, id string) bool {
 	return st.GetState() == swarmv1.NodeState_READY
 }
 
-// StaleNotice says since when this manager has had no leader, and which managers do not answer.
+// StaleNotice returns the text for users whose read could not be confirmed by the leader. It says
+// how long there has been no leader, and which managers do not answer.
 func (s *Server) StaleNotice() string {
 	view := s.store.View()
 	what := "the leader does not answer"
