@@ -28,8 +28,9 @@ type Server struct {
 // New makes a Server.
 func New(deps Deps) *Server { return &Server{store: deps.Store, writer: deps.Writer} }
 
-// GetCluster returns the cluster without its keys. Whoever may ask may also let nodes join, so the
-// tokens stay.
+// GetCluster returns the cluster without private keys. It has the join tokens, because everybody
+// who may call it may also add nodes. It returns ErrUnavailable if this manager does not have the
+// state yet.
 func (s *Server) GetCluster(_ context.Context, _ *swarmv1.GetRequest) (*swarmv1.Cluster, error) {
 	c := s.store.View().Cluster()
 	if c == nil {
@@ -38,7 +39,7 @@ func (s *Server) GetCluster(_ context.Context, _ *swarmv1.GetRequest) (*swarmv1.
 	return shownCluster(c), nil
 }
 
-// shownCluster is the cluster without private keys.
+// shownCluster returns a copy of the cluster without private keys.
 func shownCluster(c *swarmv1.Cluster) *swarmv1.Cluster {
 	c = c.CloneVT()
 	if c.GetRootCa() != nil {
@@ -53,8 +54,8 @@ func shownCluster(c *swarmv1.Cluster) *swarmv1.Cluster {
 	return c
 }
 
-// UpdateCluster writes the cluster's settings and rotates join tokens. Without a spec the settings
-// stay.
+// UpdateCluster writes the settings of the cluster, and rotates join tokens. Without a spec, the
+// settings stay.
 func (s *Server) UpdateCluster(ctx context.Context, req *swarmv1.UpdateClusterRequest) (*swarmv1.Cluster, error) {
 	var wanted *swarmv1.ClusterSpec
 	if req.GetSpec() != nil {

@@ -14,14 +14,15 @@ import (
 	"swarm/raftstore"
 )
 
-// ListCredentials lists the credentials of users, by name and, of one name, the oldest first.
+// ListCredentials returns the credentials of users that the filter matches, ordered by name. Of
+// those with one name, the oldest comes first.
 func (s *Server) ListCredentials(_ context.Context, req *swarmv1.ListRequest) (*swarmv1.ListCredentialsResponse, error) {
 	return &swarmv1.ListCredentialsResponse{Credentials: object.Credentials().List(s.store.View(), req.GetFilter())}, nil
 }
 
-// RemoveCredential revokes a credential by its id or a unique beginning of it, or all of a name.
-// Every manager refuses their holders from the moment that it hears of it, and closes their
-// connections.
+// RemoveCredential revokes the credential with an id, or a unique beginning of one, or all
+// credentials with a name. A manager that receives the change refuses their holders, and closes
+// their connections.
 func (s *Server) RemoveCredential(ctx context.Context, req *swarmv1.GetRequest) (*swarmv1.RemoveCredentialResponse, error) {
 	out := &swarmv1.RemoveCredentialResponse{}
 	_, err := s.writer.Write(ctx, 0, func(v *raftstore.View) ([]*swarmv1.Change, error) {
@@ -42,7 +43,8 @@ func (s *Server) RemoveCredential(ctx context.Context, req *swarmv1.GetRequest) 
 	return out, nil
 }
 
-// findCredentials looks credentials up as find does, but a name may stand for several.
+// findCredentials finds credentials by the rule of Kind.Find, except that a name may refer to
+// several.
 func findCredentials(v *raftstore.View, ref string) ([]*swarmv1.Credential, error) {
 	if ref == "" {
 		return nil, errdefs.ErrInvalidArgument.WithMessage("credential is not named: give its id, the beginning of its id, or its name")
@@ -71,8 +73,8 @@ func findCredentials(v *raftstore.View, ref string) ([]*swarmv1.Credential, erro
 	return nil, errdefs.ErrNotFound.WithMessage(fmt.Sprintf("credential %s not found: list them with `swarm credential ls`", ref))
 }
 
-// issuedBy are the credentials that others had created, directly or through further ones, without
-// those.
+// issuedBy returns the credentials that the holders of others created, directly or through further
+// credentials. The issuers are not among them.
 func issuedBy(v *raftstore.View, issuers []*swarmv1.Credential) []*swarmv1.Credential {
 	known := make(map[string]bool)
 	for _, c := range issuers {

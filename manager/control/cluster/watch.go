@@ -16,8 +16,8 @@ import (
 	"swarm/raftstore"
 )
 
-// watchable are the tables that users may see, by the names that events carry. Secrets and configs
-// are shown without data; claims, revisions' credentials and Raft's own rows are nobody's business.
+// watchable returns the tables that users may watch. They do not see claims and the rows of Raft
+// itself. Secrets and configs are shown without their data, and revisions without credentials.
 func watchable() []raftstore.TableID {
 	return []raftstore.TableID{
 		raftstore.TableNode, raftstore.TableNodeState, raftstore.TableService, raftstore.TableRevision, raftstore.TableTask,
@@ -26,9 +26,10 @@ func watchable() []raftstore.TableID {
 	}
 }
 
+// eventType returns the name of a table in events.
 func eventType(t raftstore.TableID) string { return strings.ReplaceAll(t.String(), " ", "_") }
 
-// watched are the tables that the caller names.
+// watched returns the tables that a request names, or all if it names none.
 func watched(types []string) ([]raftstore.TableID, error) {
 	all := watchable()
 	if len(types) == 0 {
@@ -51,8 +52,9 @@ func watched(types []string) ([]raftstore.TableID, error) {
 	return out, nil
 }
 
-// Watch tells of changes as they are committed. A client that lost its connection continues after
-// the last index that it was told of, for as long as this manager remembers.
+// Watch sends the changes that the filter matches, as they are committed. A client that lost its
+// connection continues after the last index that it received, as long as this manager remembers it.
+// If it does not, Watch returns ErrOutOfRange.
 func (s *Server) Watch(req *swarmv1.WatchRequest, stream swarmv1.Control_WatchServer) error {
 	tables, err := watched(req.GetTypes())
 	if err != nil {
@@ -68,7 +70,8 @@ func (s *Server) Watch(req *swarmv1.WatchRequest, stream swarmv1.Control_WatchSe
 		return err
 	}
 	defer w.Close()
-	if err := stream.SendHeader(nil); err != nil { // the client may act now, and will be told of it
+	// The header tells the client that it receives every change from now on.
+	if err := stream.SendHeader(nil); err != nil {
 		return err
 	}
 	for {
@@ -113,7 +116,7 @@ func tooOld(since uint64) error {
 	return errdefs.ErrOutOfRange.WithMessage(fmt.Sprintf("events after index %d are no longer known, or come too fast for this client: list and watch anew", since))
 }
 
-// rowOf is the row as it is now, or was last.
+// rowOf returns the row after a change, or the last one if it was deleted.
 func rowOf(c raftstore.RowChange) proto.Message {
 	if c.New != nil {
 		return c.New
@@ -135,7 +138,7 @@ func eventOf(v *raftstore.View, c raftstore.RowChange) *swarmv1.Event {
 	return e
 }
 
-// attributes are what a line of `swarm events` shows beside the id.
+// attributes returns what a line of `swarm events` shows besides the id.
 func attributes(v *raftstore.View, row proto.Message) map[string]string {
 	a := make(map[string]string)
 	switch o := row.(type) {
@@ -182,7 +185,7 @@ func attributes(v *raftstore.View, row proto.Message) map[string]string {
 	return a
 }
 
-// eventSubject is what filters see of a change.
+// eventSubject returns what filters see of a change.
 func eventSubject(v *raftstore.View, c raftstore.RowChange) crud.Subject {
 	switch o := rowOf(c).(type) {
 	case *swarmv1.Node:
@@ -222,13 +225,14 @@ func eventSubject(v *raftstore.View, c raftstore.RowChange) crud.Subject {
 	return crud.Subject{ID: c.Key}
 }
 
-// shown is a row as users may see it: without keys, tokens, credentials and secret data.
+// shown returns a row as users may see it: without keys, tokens, credentials and the data of
+// secrets.
 func shown(row proto.Message) *swarmv1.Object {
 	switch o := row.(type) {
 	case *swarmv1.Cluster:
 		o = shownCluster(o)
 		if o.GetRootCa() != nil {
-			o.RootCa.JoinTokens = nil // asked for by name, never spread
+			o.RootCa.JoinTokens = nil // Only GetCluster returns them.
 		}
 		row = o
 	case *swarmv1.Revision:
