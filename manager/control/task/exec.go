@@ -14,8 +14,8 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// Exec runs a command in a task, wherever it is: what the user and the task's node say is passed
-// on.
+// Exec runs a command in a task, on whichever node the task is. It passes on the messages of the
+// user and of the node.
 func (s *Server) Exec(stream swarmv1.Control_ExecServer) error {
 	first, err := stream.Recv()
 	if err != nil {
@@ -50,8 +50,9 @@ func (s *Server) Exec(stream swarmv1.Control_ExecServer) error {
 	return relay(stream, node)
 }
 
-// relay passes messages on until the node has said the last. The user's side is read by a goroutine
-// of its own, which ends with the stream: gRPC lets no handler interrupt it sooner.
+// relay passes messages on in both directions until the node's stream ends. A goroutine reads the
+// messages of the user. It ends with the stream, because gRPC does not let a handler interrupt it
+// before.
 func relay(user swarmv1.Control_ExecServer, node swarmv1.Worker_ExecClient) error {
 	go func() {
 		for {

@@ -18,44 +18,45 @@ import (
 )
 
 const (
-	// reopenFirst and reopenLimit bound the pause before a node is asked again: a daemon that
-	// restarts is back within seconds.
+	// reopenFirst and reopenLimit are the shortest and the longest pause before a node is asked
+	// again. A daemon that restarts answers within seconds.
 	reopenFirst = 250 * time.Millisecond
 	reopenLimit = 5 * time.Second
-	// startTries are the doublings of reopenFirst while a node knows nothing of a task.
+	// startTries is how often the pause doubles while a node does not know a task yet.
 	startTries = 2
 )
 
 var (
-	errFollowedGone   = errors.New("what was followed is gone")
-	errFollowedEnough = errors.New("what was followed has come")
+	errFollowedGone  = errors.New("the task or service does not exist any more")
+	errFollowedUntil = errors.New("the end of the requested time is reached")
 )
 
-// follow passes on what comes, and opens a stream for every task that appears on a node.
+// follow passes on new records, and opens a stream for every task that appears on a node.
 func (l *logs) follow(ctx context.Context) error {
 	if u := l.options.GetUntil(); u != nil {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithDeadlineCause(ctx, u.AsTime(), errFollowedEnough)
+		ctx, cancel = context.WithDeadlineCause(ctx, u.AsTime(), errFollowedUntil)
 		defer cancel()
 	}
 	outer := ctx
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		for {
-			if err := l.attendAll(ctx, g); !errors.Is(err, raftstore.ErrResync) {
+			if err := l.followAll(ctx, g); !errors.Is(err, raftstore.ErrResync) {
 				return err
 			}
 		}
 	})
 	err := g.Wait()
-	if errors.Is(err, errFollowedGone) || errors.Is(context.Cause(outer), errFollowedEnough) {
+	if errors.Is(err, errFollowedGone) || errors.Is(context.Cause(outer), errFollowedUntil) {
 		return nil
 	}
 	return err
 }
 
-// attendAll returns when what is followed is gone, or the watch fell behind.
-func (l *logs) attendAll(ctx context.Context, g *errgroup.Group) error {
+// followAll follows every task. It returns errFollowedGone when the task or the service does not
+// exist any more, and raftstore.ErrResync when its watch fell behind.
+func (l *logs) followAll(ctx context.Context, g *errgroup.Group) error {
 	v, w := l.server.store.Watch(raftstore.TableTask, raftstore.TableService)
 	defer w.Close()
 	for {
@@ -64,7 +65,7 @@ func (l *logs) attendAll(ctx context.Context, g *errgroup.Group) error {
 		if !asService && !asTask {
 			return errFollowedGone
 		}
-		l.attend(ctx, g, v)
+		l.followNew(ctx, g, v)
 		batch, err := w.Next(ctx)
 		if err != nil {
 			return err
@@ -73,23 +74,24 @@ func (l *logs) attendAll(ctx context.Context, g *errgroup.Group) error {
 	}
 }
 
-func (l *logs) attend(ctx context.Context, g *errgroup.Group, v *raftstore.View) {
+// followNew follows the tasks that are not followed yet.
+func (l *logs) followNew(ctx context.Context, g *errgroup.Group, v *raftstore.View) {
 	for node, tasks := range l.want.tasks(v) {
 		for _, id := range tasks {
-			attended, old := l.following[id]
-			if attended {
+			followed, old := l.following[id]
+			if followed {
 				continue
 			}
 			l.following[id] = true
-			g.Go(func() error { return l.attendTask(ctx, node, id, old) })
+			g.Go(func() error { return l.followTask(ctx, node, id, old) })
 		}
 	}
 }
 
-// attendTask passes on one task's records until the node says that there will be no more, or the
-// task is gone. A node that does not answer is asked again: its daemon restarts, or has yet to
-// start the task. old: the past was passed on.
-func (l *logs) attendTask(ctx context.Context, node, id string, old bool) error {
+// followTask passes on the records of one task until the node says that there are no more, or the
+// task does not exist any more. It asks again if the node does not answer, because its daemon may
+// restart, or has not started the task yet. old says that the past records were passed on before.
+func (l *logs) followTask(ctx context.Context, node, id string, old bool) error {
 	o := l.options.CloneVT()
 	if !old {
 		o.Tail = -1
@@ -100,7 +102,7 @@ func (l *logs) attendTask(ctx context.Context, node, id string, old bool) error 
 		if _, ok := v.Tasks.Get(id); !ok {
 			return nil
 		}
-		// What has ended may be read to its end, but nothing follows.
+		// The log of a task that has ended is read to its end. Nothing follows it.
 		ended := task.Terminal(v.Status(id).GetState())
 		o.Follow, o.After = !ended, l.places(id)
 		heard, err := l.read(ctx, node, id, o)
@@ -108,26 +110,27 @@ func (l *logs) attendTask(ctx context.Context, node, id string, old bool) error 
 		case err == nil || ctx.Err() != nil:
 			return ctx.Err()
 		case errdefs.IsNotFound(err) && ended:
-			return nil // it never ran, or is forgotten
+			return nil // The task never ran, or the node has deleted its log.
 		}
 		then := ": trying again"
 		final := errdefs.IsPermissionDenied(err) || errdefs.IsNotImplemented(err)
 		if final {
 			then = ": its part is missing"
 		}
-		if cerr := l.complain(v, node, err, then); cerr != nil || final {
+		if cerr := l.report(v, node, err, then); cerr != nil || final {
 			return cerr
 		}
 		if heard {
 			try = 0
 		}
 		if errdefs.IsNotFound(err) {
-			try = min(try, startTries) // it may start any moment
+			try = min(try, startTries) // The task may start at any moment.
 		}
 		if err := reopenPause(ctx, try); err != nil {
 			return err
 		}
-		if old && o.Tail == 0 { // what was written meanwhile is news, though none came before it
+		// The user wants only new records: those since the call began.
+		if old && o.Tail == 0 {
 			o.Tail = -1
 			if u := l.options.GetSince(); u == nil || u.AsTime().Before(began) {
 				o.Since = timestamppb.New(began)
@@ -136,7 +139,8 @@ func (l *logs) attendTask(ctx context.Context, node, id string, old bool) error 
 	}
 }
 
-// read passes on what one stream gives, to its end. heard: it gave something.
+// read passes on the records of one stream to its end. heard says that there was at least one
+// message.
 func (l *logs) read(ctx context.Context, node, id string, o *swarmv1.LogOptions) (heard bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -162,6 +166,8 @@ func (l *logs) read(ctx context.Context, node, id string, o *swarmv1.LogOptions)
 	}
 }
 
+// reopenPause waits before the next attempt: half of the pause, plus a random part of the other
+// half.
 func reopenPause(ctx context.Context, try int) error {
 	d := min(reopenFirst<<min(try, 10), reopenLimit)
 	return pause.For(ctx, d/2+rand.N(d/2+1))

@@ -17,28 +17,28 @@ import (
 )
 
 const (
-	// logPatience is how long a node may take for the next of its records while others wait for it;
-	// logPatienceDown that of one which is down already. A node that is too slow is told of, and
+	// recordTimeout is how long a node may take for its next record while the others wait for it.
+	// recordTimeoutDown is the same for a node that is down. A node that takes longer is reported and
 	// left out.
-	logPatience     = 10 * time.Second
-	logPatienceDown = time.Second
-	// openAtOnce bounds the streams that are opened at a time.
+	recordTimeout     = 10 * time.Second
+	recordTimeoutDown = time.Second
+	// openAtOnce is how many streams are opened at the same time.
 	openAtOnce = 32
 )
 
-// head is a stream of one task, and what was read of it and not passed on. Only within one are
-// records sure to be in order.
+// head is the stream of one task, with the records that were received and not passed on yet. Only
+// the records of one task are certain to be in order.
 type head struct {
 	node, task string
 	options    *swarmv1.LogOptions
-	patience   time.Duration
+	timeout    time.Duration
 	from       swarmv1.Worker_LogsClient
 	cancel     context.CancelFunc
 	records    []*swarmv1.LogRecord
 	err        error // io.EOF at the end
 }
 
-// past merges what the nodes have, oldest first.
+// past merges the records that the nodes have, the oldest first, and passes them on.
 func (l *logs) past(ctx context.Context, v *raftstore.View) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -46,12 +46,12 @@ func (l *logs) past(ctx context.Context, v *raftstore.View) error {
 	options.Follow = false
 	var heads []*head
 	for node, tasks := range l.want.tasks(v) {
-		patience := logPatience
+		timeout := recordTimeout
 		if st, _ := v.NodeStates.Get(node); st.GetState() == swarmv1.NodeState_DOWN {
-			patience = logPatienceDown
+			timeout = recordTimeoutDown
 		}
 		for _, id := range tasks {
-			heads = append(heads, &head{node: node, task: id, options: options, patience: patience})
+			heads = append(heads, &head{node: node, task: id, options: options, timeout: timeout})
 		}
 	}
 	var g errgroup.Group
@@ -62,11 +62,11 @@ func (l *logs) past(ctx context.Context, v *raftstore.View) error {
 			return nil
 		})
 	}
-	_ = g.Wait() // what went wrong stands in the heads
+	_ = g.Wait() // The errors are in the heads.
 	return l.merge(ctx, v, heads)
 }
 
-// fill makes sure that the head has a next record, or says why not.
+// fill makes sure that a head has a next record, or an error.
 func (l *logs) fill(ctx context.Context, h *head) {
 	if len(h.records) > 0 || h.err != nil {
 		return
@@ -74,7 +74,7 @@ func (l *logs) fill(ctx context.Context, h *head) {
 	if h.cancel == nil {
 		ctx, h.cancel = context.WithCancel(ctx)
 	}
-	tired := time.AfterFunc(h.patience, h.cancel)
+	timer := time.AfterFunc(h.timeout, h.cancel)
 	if h.from == nil {
 		h.from, h.err = l.open(ctx, h.node, []string{h.task}, h.options)
 	}
@@ -85,14 +85,15 @@ func (l *logs) fill(ctx context.Context, h *head) {
 		}
 		h.records = msg.GetRecords()
 	}
-	if !tired.Stop() && h.err != nil && !errors.Is(h.err, io.EOF) {
-		h.err = fmt.Errorf("no answer within %s: %w", h.patience, errdefs.ErrUnavailable)
+	if !timer.Stop() && h.err != nil && !errors.Is(h.err, io.EOF) {
+		h.err = fmt.Errorf("no answer within %s: %w", h.timeout, errdefs.ErrUnavailable)
 	}
 	if h.err != nil {
 		h.cancel()
 	}
 }
 
+// merge passes on the records of all heads, the oldest first, until none has more.
 func (l *logs) merge(ctx context.Context, v *raftstore.View, heads []*head) error {
 	const batch = 256
 	var out []*swarmv1.LogRecord
@@ -121,7 +122,8 @@ func (l *logs) merge(ctx context.Context, v *raftstore.View, heads []*head) erro
 	}
 }
 
-// passed notes how the past of a task ended. One that has ended, and was read, needs no following.
+// passed notes how the past of a task ended. A task that has ended, and whose records were read, is
+// not followed. A node that failed is reported.
 func (l *logs) passed(v *raftstore.View, h *head) error {
 	if errors.Is(h.err, io.EOF) || errdefs.IsNotFound(h.err) {
 		l.following[h.task] = task.Terminal(v.Status(h.task).GetState())
@@ -131,5 +133,5 @@ func (l *logs) passed(v *raftstore.View, h *head) error {
 	if l.options.GetFollow() {
 		then = ": its part comes when it answers"
 	}
-	return l.complain(v, h.node, h.err, then)
+	return l.report(v, h.node, h.err, then)
 }

@@ -21,10 +21,10 @@ import (
 
 var errNodeRemoved = errors.New("it was removed from the swarm")
 
-// Logs gathers what tasks wrote from the nodes that they ran on. What is there already is merged in
-// the order of time; with follow, what comes is passed on as it comes, of tasks that appear later
-// and nodes that return too. A node that cannot be asked is named once and does not keep the
-// others' records back.
+// Logs gathers the records of tasks from the nodes on which they ran. It merges the existing
+// records by time. With follow, it then passes on new records as they come, also of tasks that
+// start later, and of nodes that return. A node that does not answer is reported once, and does not
+// delay the records of the others.
 func (s *Server) Logs(req *swarmv1.LogsRequest, stream swarmv1.Control_LogsServer) error {
 	v := s.store.View()
 	want, err := logScope(v, req)
@@ -48,15 +48,16 @@ func (s *Server) Logs(req *swarmv1.LogsRequest, stream swarmv1.Control_LogsServe
 	return l.follow(stream.Context())
 }
 
-// scope is whose logs are wanted: one task's, or a service's.
+// scope is whose logs are wanted: those of one task or of one service, by id.
 type scope struct{ service, task string }
 
+// logScope finds the task or the service of a request.
 func logScope(v *raftstore.View, req *swarmv1.LogsRequest) (scope, error) {
 	if req.GetService() == "" {
 		t, err := object.Tasks().Find(v, req.GetTask())
 		return scope{task: t.GetId()}, err
 	}
-	found, err := crud.FindAny(req.GetService(), object.Services().In(v), object.Tasks().In(v)) // As in Docker: one argument for both.
+	found, err := crud.FindAny(req.GetService(), object.Services().In(v), object.Tasks().In(v)) // Docker has one argument for both.
 	if err != nil {
 		return scope{}, err
 	}
@@ -66,11 +67,12 @@ func logScope(v *raftstore.View, req *swarmv1.LogsRequest) (scope, error) {
 	return scope{service: found.GetId()}, nil
 }
 
+// has reports whether a task is in the scope and on a node.
 func (w scope) has(t *swarmv1.Task) bool {
 	return t.GetNodeId() != "" && (t.GetId() == w.task || w.service != "" && t.GetServiceId() == w.service)
 }
 
-// all lists the tasks, those that are nowhere yet among them.
+// all returns the tasks of the scope, including those that are on no node yet.
 func (w scope) all(v *raftstore.View) []*swarmv1.Task {
 	if w.service == "" {
 		t, _ := v.Tasks.Get(w.task)
@@ -79,7 +81,7 @@ func (w scope) all(v *raftstore.View) []*swarmv1.Task {
 	return slices.Collect(v.TasksOfService(w.service))
 }
 
-// tasks with a log, by the node that has it.
+// tasks returns the ids of the tasks with a log, by node.
 func (w scope) tasks(v *raftstore.View) map[string][]string {
 	out := make(map[string][]string)
 	for _, t := range w.all(v) {
@@ -90,13 +92,14 @@ func (w scope) tasks(v *raftstore.View) map[string][]string {
 	return out
 }
 
-// logless says whether the task's log driver keeps nothing.
+// logless reports whether the log driver of a task keeps no records.
 func logless(v *raftstore.View, t *swarmv1.Task) bool {
-	r, _ := v.Revision(t.GetServiceId(), t.GetRevision()) // gone with its tasks' history, perhaps
+	r, _ := v.Revision(t.GetServiceId(), t.GetRevision()) // The revision may be deleted with the history of its tasks.
 	return spec.LogDriver(t, r).GetName() == spec.LogNone
 }
 
-// kept refuses when nothing is kept and nothing will be, as long as the service stays as it is.
+// kept returns ErrFailedPrecondition if no records are kept, and none will be while the service
+// stays as it is.
 func (w scope) kept(v *raftstore.View) error {
 	tasks := w.all(v)
 	if slices.ContainsFunc(tasks, func(t *swarmv1.Task) bool { return !logless(v, t) }) {
@@ -118,36 +121,36 @@ func (w scope) kept(v *raftstore.View) error {
 	return errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf("nothing of service %s is kept: its log driver is none; choose another with `swarm service update --log-driver local %s`", name, name))
 }
 
-// source is one ordered sequence of records.
+// source is one ordered sequence of records: one output stream of a task.
 type source struct {
 	task   string
 	stream swarmv1.LogRecord_Stream
 }
 
-// place is that of the last record of a source that was passed on.
+// place is the place of the last record of a source that was passed on.
 type place struct {
 	offset uint64
 	time   time.Time
 }
 
-// logs is one call.
+// logs is one call of Logs.
 type logs struct {
 	server  *Server
 	want    scope
 	options *swarmv1.LogOptions
 	stream  swarmv1.Control_LogsServer
-	// following has task ids: attended, or wholly in the past; false: the past has looked at it. It
-	// is past's, then attendAll's alone.
+	// following has the ids of tasks that are followed, or of which everything was passed on. The
+	// value is false if only the past was read. First past owns the map, then followAll.
 	following map[string]bool
 
-	mu       sync.Mutex // guards the rest, and sending
+	mu       sync.Mutex // guards the rest, and calls of stream.Send
 	seen     map[source]place
-	detailed map[string]bool // task ids
-	away     map[string]bool // nodes that were complained of
+	detailed map[string]bool // tasks whose details were passed on
+	away     map[string]bool // nodes that were reported as missing
 }
 
-// pass sends what a node said, each record once: an overlap of past and present is cut by the
-// offset.
+// pass sends what a node sent, each record once. Records that the past has given already are
+// recognised by their offset.
 func (l *logs) pass(m *swarmv1.TaskLogsResponse) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -172,7 +175,7 @@ func (l *logs) pass(m *swarmv1.TaskLogsResponse) error {
 	return l.stream.Send(out)
 }
 
-// places of a task, for a node to go on behind them.
+// places returns where a node continues with the records of a task.
 func (l *logs) places(id string) (out []*swarmv1.LogPlace) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -184,6 +187,7 @@ func (l *logs) places(id string) (out []*swarmv1.LogPlace) {
 	return out
 }
 
+// open opens the stream of tasks on a node.
 func (l *logs) open(ctx context.Context, node string, tasks []string, o *swarmv1.LogOptions) (swarmv1.Worker_LogsClient, error) {
 	conn, err := l.server.nodes.Conn(node)
 	if err != nil {
@@ -192,8 +196,8 @@ func (l *logs) open(ctx context.Context, node string, tasks []string, o *swarmv1
 	return swarmv1.NewWorkerClient(conn).Logs(ctx, &swarmv1.TaskLogsRequest{TaskIds: tasks, Options: o})
 }
 
-// recv receives what a node says of one of its tasks. Whose records they are, the managers know
-// themselves.
+// recv receives records of one task from its node. It fills in the node, the service and the slot
+// from the manager's own state.
 func (l *logs) recv(from swarmv1.Worker_LogsClient, node, id string) (*swarmv1.TaskLogsResponse, error) {
 	msg, err := from.Recv()
 	if err != nil {
@@ -205,9 +209,9 @@ func (l *logs) recv(from swarmv1.Worker_LogsClient, node, id string) (*swarmv1.T
 	}), nil
 }
 
-// complain says whose logs are missing and why, once for each node until it is heard again. That a
-// node has none of a task is not worth a word.
-func (l *logs) complain(v *raftstore.View, node string, err error, then string) error {
+// report tells the user that the logs of a node are missing, and why. It does so once for a node,
+// until the node answers again. An ErrNotFound is not reported: the node has no log of the task.
+func (l *logs) report(v *raftstore.View, node string, err error, then string) error {
 	if errdefs.IsNotFound(err) || l.stream.Context().Err() != nil {
 		return l.stream.Context().Err()
 	}

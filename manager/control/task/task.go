@@ -33,7 +33,7 @@ func New(deps Deps) *Server {
 	return &Server{log: deps.Log, store: deps.Store, nodes: deps.Nodes}
 }
 
-// GetTask looks a task up.
+// GetTask returns a task.
 func (s *Server) GetTask(_ context.Context, req *swarmv1.GetRequest) (*swarmv1.TaskInfo, error) {
 	v := s.store.View()
 	t, err := object.Tasks().Find(v, req.GetId())
@@ -43,7 +43,8 @@ func (s *Server) GetTask(_ context.Context, req *swarmv1.GetRequest) (*swarmv1.T
 	return taskInfo(v, t), nil
 }
 
-// ListTasks lists tasks by service and slot, the newest of a slot first.
+// ListTasks returns the tasks that the filter matches, ordered by service and slot. The newest task
+// of a slot comes first.
 func (s *Server) ListTasks(_ context.Context, req *swarmv1.ListRequest) (*swarmv1.ListTasksResponse, error) {
 	v := s.store.View()
 	filter, err := object.ResolveFilter(v, req.GetFilter())
@@ -61,7 +62,7 @@ func (s *Server) ListTasks(_ context.Context, req *swarmv1.ListRequest) (*swarmv
 	return out, nil
 }
 
-// candidates narrows the scan by what has an index.
+// candidates yields the tasks that a filter may match, through an index if there is one.
 func candidates(v *raftstore.View, f *swarmv1.Filter) iter.Seq[*swarmv1.Task] {
 	switch {
 	case len(f.GetServiceIds()) == 1:
