@@ -71,7 +71,7 @@ func TestCurrent(t *testing.T) {
 			{"what is nowhere", "nope", false, 1, false},
 		} {
 			asked, b.cutOff = 0, c.cutOff
-			_, err := current{store: b}.ask(t.Context(), c.name, look)
+			_, err := current{store: b}.retry(t.Context(), c.name, look)
 			if found := err == nil; found != c.found || asked != c.asked {
 				t.Errorf("%s: asked %d times, %v; want %d, found %v", c.what, asked, err, c.asked, c.found)
 			}
