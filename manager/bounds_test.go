@@ -1,21 +1,15 @@
 package manager_test
 
 import (
-	"context"
-	"fmt"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/containerd/errdefs"
-	"google.golang.org/grpc"
 
 	"swarm/internal/ident"
-	"swarm/manager"
 	swarmv1 "swarm/proto/swarm/v1"
-	"swarm/raftstore"
 )
 
 func (w *worker) describe(d *swarmv1.NodeDescription) {
@@ -120,93 +114,7 @@ func TestManager_SessionsOfANodeArePaced(t *testing.T) {
 	})
 }
 
-// A network can be created although its subnet overlaps a route of a worker; the answer has a
-// warning. It cannot be created when the subnet overlaps a route of a manager.
-func TestControl_RoutesOfWorkersDoNotBlockNetworks(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t)
-		a := r.join("host-a")
-		routes := []string{"0.0.0.0/0", "10.0.0.0/8"}
-		for i := range 200 {
-			routes = append(routes, fmt.Sprintf("10.%d.0.0/16", i))
-		}
-		a.describe(&swarmv1.NodeDescription{Routed: routes})
-		synctest.Wait()
-		info, err := r.admin.CreateNetwork(t.Context(), &swarmv1.CreateNetworkRequest{Spec: &swarmv1.NetworkSpec{Name: "app"}})
-		if err != nil || len(info.GetWarnings()) == 0 || !strings.Contains(info.GetWarnings()[0], "host-a") {
-			t.Errorf("got %v, %v, want a network, and a warning that names host-a", info, err)
-		}
-		own, _ := r.store.View().NodeStates.Get(self)
-		own = own.CloneVT()
-		own.Description = &swarmv1.NodeDescription{Routed: []string{"10.0.0.0/8"}}
-		r.commit(raftstore.Update(own))
-		_, err = r.admin.CreateNetwork(t.Context(), &swarmv1.CreateNetworkRequest{Spec: &swarmv1.NetworkSpec{Name: "other"}})
-		refused(t, "a pool that a manager routes elsewhere", err, errdefs.IsResourceExhausted, "--subnet")
-	})
-}
-
-// A pull changes the row of a name to the digest that the manager has resolved, and never to one
-// that a node reports. A loaded image keeps its row, and without a digest no row is written.
-func TestControl_PullIsByTheManagersDigest(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var mu sync.Mutex
-		var moves []string
-		known := digests{"docker.io/library/pulled:1": testDigest, "docker.io/library/loaded:1": testDigest}
-		r := newRig(t, func(d *manager.Deps) {
-			d.Resolver = unreachable{known}
-			d.Conn = func(node string) (grpc.ClientConnInterface, error) {
-				c := &carrier{node: node, mu: &mu, moves: &moves}
-				return serve(t, nodeInfo(self), func(s grpc.ServiceRegistrar) { swarmv1.RegisterWorkerServer(s, c) }, func(context.Context, string) error { return nil }), nil
-			}
-		})
-		a := r.join("host-a")
-		old := "sha256:" + strings.Repeat("a", 64)
-		for i, row := range []*swarmv1.Image{
-			{Name: "docker.io/library/pulled:1", Size: 7}, {Name: "docker.io/library/loaded:1", Size: 7, Loaded: true},
-		} {
-			row.Id, row.Digest = strings.Repeat(string(rune('a'+i)), 25), old
-			r.commit(raftstore.Create(row))
-		}
-		for _, c := range []struct {
-			ref, asked, digest string
-			size               int64
-		}{
-			{"pulled:1", "docker.io/library/pulled:1@" + testDigest, testDigest, 0},
-			{"loaded:1", "docker.io/library/loaded:1@" + old, old, 7},
-			{"nowhere.example/app:1", "nowhere.example/app:1", "", 0},
-		} {
-			moves = nil
-			first, err := r.admin.PullImage(t.Context(), &swarmv1.PullImageClusterRequest{Reference: c.ref, Nodes: []string{a.id}})
-			last, err := drain(t, first, err)
-			if err != nil || last.GetImage().GetDigest() != c.digest || len(moves) != 1 || moves[0] != a.id+" pulls "+c.asked {
-				t.Errorf("%s: got %v, %v, moves %q; want digest %q, and the node asked for %s", c.ref, last, err, moves, c.digest, c.asked)
-			}
-			name, _, _ := strings.Cut(c.asked, "@")
-			row, ok := r.store.View().ImageByName(name)
-			if ok != (c.digest != "") || row.GetDigest() != c.digest || row.GetSize() != c.size {
-				t.Errorf("%s: the row is %v", c.ref, row)
-			}
-		}
-		for img := range r.store.View().Images.All() {
-			if strings.Contains(img.GetName(), "other") || img.GetDigest() == otherDigest {
-				t.Errorf("a node's answer became image %v", img)
-			}
-		}
-	})
-}
-
-// unreachable is a resolver that can only reach the registry of the images that it has.
-type unreachable struct{ digests }
-
-func (u unreachable) Resolve(ctx context.Context, ref, auth string) (string, error) {
-	if u.digests[ref] == "" {
-		return "", errdefs.ErrUnavailable.WithMessage("no route to the registry")
-	}
-	return u.digests.Resolve(ctx, ref, auth)
-}
-
-// A node that was removed opens one session after another. The rate limit comes before anything
-// that costs.
+// A node that was removed opens sessions without end: the pace comes before anything that costs.
 func TestManager_SessionsOfARemovedNodeArePaced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
@@ -226,42 +134,6 @@ func TestManager_SessionsOfARemovedNodeArePaced(t *testing.T) {
 		}
 		if told == 0 {
 			t.Errorf("%d calls are told that the node was removed, %d that they must wait", told, paced)
-		}
-	})
-}
-
-// A node may ask to remove a number of images at once and a few more each second. That does not
-// limit another node.
-func TestDisks_ReleasesOfANodeArePaced(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t)
-		var digests []string
-		for i := range 1000 {
-			digests = append(digests, fmt.Sprintf("sha256:%064x", i))
-		}
-		client := func(host string) swarmv1.DisksClient {
-			return swarmv1.NewDisksClient(r.dial(nodeInfo(r.addNode(host))))
-		}
-		greedy, modest := client("host-a"), client("host-b")
-		ask := func(c swarmv1.DisksClient, digests []string) (granted int, err error) {
-			answer, err := c.Release(t.Context(), &swarmv1.ReleaseRequest{Digests: digests})
-			return len(answer.GetGranted()), err
-		}
-		before := r.store.View().Index()
-		if n, err := ask(greedy, digests); n != 256 || err != nil {
-			t.Errorf("a node that asks for 1000 images at once gets leave for %d, %v; want 256", n, err)
-		}
-		_, err := ask(greedy, digests[256:])
-		refused(t, "a node that asks at once again", err, errdefs.IsResourceExhausted, "too often")
-		if writes := r.store.View().Index() - before; writes > 300 {
-			t.Errorf("a node that asks for 2000 images made %d writes", writes)
-		}
-		if n, err := ask(modest, digests[:10]); n != 10 || err != nil {
-			t.Errorf("another node gets leave for %d of 10, %v", n, err)
-		}
-		time.Sleep(10 * time.Second)
-		if n, err := ask(greedy, digests[256:]); n != 40 || err != nil {
-			t.Errorf("ten seconds later the node gets leave for %d more, %v; want 40", n, err)
 		}
 	})
 }

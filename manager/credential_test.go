@@ -104,26 +104,7 @@ func TestManager_RevokesCredentials(t *testing.T) {
 	})
 }
 
-func TestManager_FindsCredentials(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t)
-		id := r.credential(local, "jane", 0).Credential()
-		named := r.credential(local, id[:6], 0).Credential() // a name that looks like the beginning of an id
-		for ref, class := range map[string]func(error) bool{"": errdefs.IsInvalidArgument, id[:3]: errdefs.IsNotFound, "nobody": errdefs.IsNotFound} {
-			if _, err := r.admin.RemoveCredential(t.Context(), &swarmv1.GetRequest{Id: ref}); !class(err) {
-				t.Errorf("remove %q: got %v, want a refusal", ref, err)
-			}
-		}
-		for _, c := range []struct{ ref, want string }{{id[:6], named}, {id[:5], id}} {
-			out, err := r.admin.RemoveCredential(t.Context(), &swarmv1.GetRequest{Id: c.ref})
-			if err != nil || len(out.GetRemoved()) != 1 || out.GetRemoved()[0].GetId() != c.want {
-				t.Errorf("remove %s: got %v, %v, want %s", c.ref, out.GetRemoved(), err, c.want)
-			}
-		}
-	})
-}
-
-// The row of a credential that has expired is deleted, and that of another one stays.
+// The row of a credential that has ended goes; the one of another stays.
 func TestManager_ForgetsCredentialsThatEnded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
@@ -138,31 +119,6 @@ func TestManager_ForgetsCredentialsThatEnded(t *testing.T) {
 		synctest.Wait()
 		if got := r.credentials(); !slices.Equal(got, []string{"long"}) {
 			t.Errorf("credentials %v after an hour and a half, want long alone", got)
-		}
-	})
-}
-
-// A watch reports changes of credentials, as of all other objects.
-func TestManager_TellsOfCredentials(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t)
-		w, err := r.admin.Watch(t.Context(), &swarmv1.WatchRequest{Types: []string{"credential"}, Filter: &swarmv1.Filter{Names: []string{"jane"}}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := w.Header(); err != nil {
-			t.Fatal(err)
-		}
-		r.credential(local, "ann", 0)
-		id := r.credential(local, "jane", 0).Credential()
-		if _, err := r.admin.RemoveCredential(t.Context(), &swarmv1.GetRequest{Id: "jane"}); err != nil {
-			t.Fatal(err)
-		}
-		for _, want := range []swarmv1.Event_Action{swarmv1.Event_CREATE, swarmv1.Event_REMOVE} {
-			e, err := w.Recv()
-			if err != nil || e.GetAction() != want || e.GetId() != id || e.GetAttributes()["name"] != "jane" || e.GetAttributes()["issuer"] != "local uid 0" {
-				t.Errorf("got %v, %v, want %s of %s", e, err, want, id)
-			}
 		}
 	})
 }

@@ -30,6 +30,8 @@ import (
 	"swarm/internal/transport"
 	"swarm/manager/ca"
 	"swarm/manager/control"
+	"swarm/manager/control/digest"
+	"swarm/manager/control/image"
 	"swarm/manager/dispatch"
 	"swarm/manager/dispatch/liveness"
 	swarmv1 "swarm/proto/swarm/v1"
@@ -58,8 +60,8 @@ type Deps struct {
 	// Answers reports whether a node answers at an address and port, and proves there who it is.
 	// When it is nil, a node's word for its new address is enough.
 	Answers  func(ctx context.Context, nodeID, hostport string) error
-	Images   control.Images
-	Resolver control.Resolver
+	Images   image.Store
+	Resolver digest.Resolver
 	Login    func(ctx context.Context, registry, registryAuth string) error
 }
 
@@ -108,8 +110,7 @@ func (l gossipHealth) Alive(id string) (alive, known bool) {
 
 // Register adds all gRPC services of a manager, also that of the store.
 func (m *Manager) Register(r grpc.ServiceRegistrar) {
-	swarmv1.RegisterControlServer(control.Current(r, m.store, m.control.StaleNotice), m.control)
-	swarmv1.RegisterDisksServer(r, m.control.Disks())
+	m.control.Register(r)
 	swarmv1.RegisterCAServer(r, m.ca)
 	swarmv1.RegisterRaftServer(r, m.store.Service())
 	m.dispatch.Register(r)

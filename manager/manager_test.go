@@ -8,7 +8,6 @@ import (
 
 	"github.com/containerd/errdefs"
 
-	"swarm/internal/transport"
 	"swarm/manager/dispatch/liveness"
 	swarmv1 "swarm/proto/swarm/v1"
 )
@@ -281,63 +280,4 @@ func TestManager_LateReportsAreDropped(t *testing.T) {
 			t.Errorf("%d running after a failure, want a replacement", got)
 		}
 	})
-}
-
-func TestManager_Watch(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t)
-		r.join("host-a")
-		watch := func(req *swarmv1.WatchRequest) swarmv1.Control_WatchClient {
-			t.Helper()
-			w, err := r.admin.Watch(t.Context(), req)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if _, err := w.Header(); err != nil {
-				t.Fatal(err)
-			}
-			return w
-		}
-		next := func(w swarmv1.Control_WatchClient) *swarmv1.Event {
-			t.Helper()
-			e, err := w.Recv()
-			if err != nil {
-				t.Fatal(err)
-			}
-			return e
-		}
-		w := watch(&swarmv1.WatchRequest{Types: []string{"service"}, Objects: true})
-		r.create(serviceSpec("one", 0))
-		first := next(w)
-		if first.GetAction() != swarmv1.Event_CREATE || first.GetAttributes()["name"] != "one" || first.GetObject().GetService().GetName() != "one" {
-			t.Errorf("first event: %v", first)
-		}
-		r.create(serviceSpec("two", 0))
-		r.create(serviceSpec("three", 0))
-		resumed := watch(&swarmv1.WatchRequest{Types: []string{"service"}, Since: first.GetIndex(), Filter: &swarmv1.Filter{Names: []string{"three"}}})
-		if e := next(resumed); e.GetAttributes()["name"] != "three" {
-			t.Errorf("resumed with a filter: %v, want three", e)
-		}
-		if e := next(w); e.GetAttributes()["name"] != "two" {
-			t.Errorf("second event: %v, want two", e)
-		}
-		_, err := watch2(r, t, &swarmv1.WatchRequest{Since: 1 << 40})
-		if !errdefs.IsOutOfRange(err) {
-			t.Errorf("resume from the future: %v, want out of range", err)
-		}
-		_, err = watch2(r, t, &swarmv1.WatchRequest{Types: []string{"claim"}})
-		if !errdefs.IsInvalidArgument(err) {
-			t.Errorf("watch what users may not see: %v, want a refusal", err)
-		}
-	})
-}
-
-func watch2(r *rig, t *testing.T, req *swarmv1.WatchRequest) (*swarmv1.Event, error) {
-	t.Helper()
-	w, err := r.admin.Watch(t.Context(), req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	e, err := w.Recv()
-	return e, transport.FromStatus(err)
 }

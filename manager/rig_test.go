@@ -2,27 +2,22 @@ package manager_test
 
 import (
 	"context"
-	"crypto/x509"
 	"errors"
 	"log/slog"
-	"net"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/credentials/insecure"
 
 	"swarm/internal/broadcast"
-	"swarm/internal/grpctest"
 	"swarm/internal/ident"
 	"swarm/internal/pki"
 	"swarm/internal/transport"
 	"swarm/manager"
 	"swarm/manager/ca"
-	"swarm/manager/control"
+	"swarm/manager/control/controltest"
 	"swarm/manager/dispatch/liveness"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
@@ -63,17 +58,10 @@ func (g *gossip) say(id string, s liveness.GossipStatus) {
 	g.changed.Broadcast()
 }
 
-// resolver is a registry. It has the error for each reference that cannot be resolved.
-type resolver map[string]error
+// resolver is a registry.
+type resolver = controltest.Registry
 
-func (r resolver) Resolve(_ context.Context, ref, _ string) (string, error) {
-	if err, ok := r[ref]; ok && err != nil {
-		return "", err
-	}
-	return testDigest, nil
-}
-
-const testDigest = "sha256:1111111111111111111111111111111111111111111111111111111111111111"
+const testDigest = controltest.Digest
 
 func newRig(t *testing.T, edit ...func(*manager.Deps)) *rig {
 	t.Helper()
@@ -123,64 +111,16 @@ func (r *rig) bootstrap() {
 	}
 }
 
-// proven makes gRPC take who as the proved identity of every peer.
-type proven struct {
-	credentials.TransportCredentials
-	who transport.AuthInfo
-}
-
-func (p proven) ServerHandshake(c net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	return c, p.who, nil
-}
-func (p proven) Clone() credentials.TransportCredentials { return p }
-
-// translated returns the errors of a stream as errors of classes, as package transport does.
-type translated struct{ grpc.ClientStream }
-
-func (s translated) RecvMsg(m any) error { return transport.FromStatus(s.ClientStream.RecvMsg(m)) }
-
-// serve runs a gRPC server that takes all callers for the same one, and connects to it.
 func serve(t *testing.T, who transport.AuthInfo, register func(grpc.ServiceRegistrar), judge func(context.Context, string) error) *grpc.ClientConn {
 	t.Helper()
-	server := grpc.NewServer(
-		grpc.Creds(proven{insecure.NewCredentials(), who}),
-		grpc.UnaryInterceptor(func(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
-			if err := judge(ctx, info.FullMethod); err != nil {
-				return nil, transport.ToStatus(err)
-			}
-			resp, err := next(ctx, req)
-			return resp, transport.ToStatus(err)
-		}),
-		grpc.StreamInterceptor(func(srv any, s grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
-			if err := judge(s.Context(), info.FullMethod); err != nil {
-				return transport.ToStatus(err)
-			}
-			return transport.ToStatus(next(srv, s))
-		}),
-	)
-	register(server)
-	return grpctest.Serve(t, server,
-		grpc.WithStreamInterceptor(func(ctx context.Context, d *grpc.StreamDesc, cc *grpc.ClientConn, m string, next grpc.Streamer, o ...grpc.CallOption) (grpc.ClientStream, error) {
-			stream, err := next(ctx, d, cc, m, o...)
-			return translated{stream}, transport.FromStatus(err)
-		}),
-		grpc.WithUnaryInterceptor(func(ctx context.Context, m string, req, reply any, cc *grpc.ClientConn, next grpc.UnaryInvoker, o ...grpc.CallOption) error {
-			return transport.FromStatus(next(ctx, m, req, reply, cc, o...))
-		}))
+	return controltest.Serve(t, who, register, judge)
 }
 
 func (r *rig) dial(who transport.AuthInfo) *grpc.ClientConn {
 	return serve(r.t, who, func(s grpc.ServiceRegistrar) { r.mgr.Register(s) }, r.mgr.Authorise)
 }
 
-func nodeInfo(id string) transport.AuthInfo {
-	return transport.AuthInfo{Peer: pki.Peer{Kind: pki.KindNode, ID: id, NotAfter: time.Now().Add(time.Hour), Cert: certOf(id)}}
-}
-
-// certOf returns a certificate of a node whose key is the node's ID.
-func certOf(id string) *x509.Certificate {
-	return &x509.Certificate{RawSubjectPublicKeyInfo: []byte(id)}
-}
+func nodeInfo(id string) transport.AuthInfo { return controltest.NodeInfo(id) }
 
 // addNode writes the rows of a node that has joined.
 func (r *rig) addNode(host string) string {
@@ -421,11 +361,7 @@ func (r *rig) state(id string) swarmv1.NodeState_State {
 }
 
 func serviceSpec(name string, replicas uint64) *swarmv1.ServiceSpec {
-	return &swarmv1.ServiceSpec{
-		Name:         name,
-		TaskTemplate: &swarmv1.TaskSpec{ContainerSpec: &swarmv1.ContainerSpec{Image: "demo:1"}},
-		Mode:         &swarmv1.ServiceMode{Mode: &swarmv1.ServiceMode_Replicated{Replicated: &swarmv1.ReplicatedService{Replicas: replicas}}},
-	}
+	return controltest.ServiceSpec(name, replicas)
 }
 
 func (r *rig) create(spec *swarmv1.ServiceSpec) string {
@@ -446,5 +382,3 @@ func (r *rig) service(ref string) *swarmv1.ServiceInfo {
 	}
 	return info
 }
-
-var _ control.Resolver = resolver(nil)

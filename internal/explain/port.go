@@ -5,7 +5,7 @@ import (
 	"slices"
 	"strings"
 
-	"swarm/internal/spec"
+	"swarm/internal/publish"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -20,7 +20,7 @@ func PortWarnings(ports []*swarmv1.PortConfig, nodes []*swarmv1.NodeInfo) []stri
 		}
 	}
 	for _, p := range ports {
-		if p.GetPublishMode() == swarmv1.PortConfig_HOST {
+		if !publish.ByMesh(p) {
 			continue
 		}
 		ready, without := 0, 0
@@ -54,7 +54,7 @@ func PortWarnings(ports []*swarmv1.PortConfig, nodes []*swarmv1.NodeInfo) []stri
 // another address.
 func about(c *swarmv1.PortConflict, p *swarmv1.PortConfig) bool {
 	ip := ""
-	if a := spec.HostIP(p); a.IsValid() {
+	if a := publish.Address(p); a.IsValid() {
 		ip = a.String()
 	}
 	return c.GetPort() == p.GetPublishedPort() && c.GetProtocol() == protocol(p) && c.GetAddress() == ip

@@ -1,10 +1,9 @@
 package spec
 
 import (
-	"fmt"
 	"net/netip"
-	"strings"
 
+	"swarm/internal/publish"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -35,25 +34,15 @@ func checkPair(p, o *swarmv1.PortConfig) error {
 	if p.GetPublishedPort() != o.GetPublishedPort() || p.GetProtocol() != o.GetProtocol() {
 		return nil
 	}
-	name := fmt.Sprintf("%d/%s", p.GetPublishedPort(), strings.ToLower(p.GetProtocol().String()))
-	host, other := p.GetPublishMode() == swarmv1.PortConfig_HOST, o.GetPublishMode() == swarmv1.PortConfig_HOST
-	one, another := HostIP(p), HostIP(o)
+	name := publish.Name(p)
+	one, another := publish.Address(p), publish.Address(o)
 	switch {
-	case host != other:
+	case publish.ByMesh(p) != publish.ByMesh(o):
 		return invalid("port %s is published through the mesh and on the host: publish it in one mode", name)
 	case !one.IsValid() || !another.IsValid() || one == another:
 		return invalid("port %s is published twice: publish each port once", name)
 	}
 	return nil
-}
-
-// HostIP is the address that the port is limited to; not valid: it is on all.
-func HostIP(p *swarmv1.PortConfig) netip.Addr {
-	a, err := netip.ParseAddr(p.GetHostIp())
-	if err != nil || a.IsUnspecified() {
-		return netip.Addr{}
-	}
-	return a.Unmap()
 }
 
 func checkPort(p *swarmv1.PortConfig) error {

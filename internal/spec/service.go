@@ -6,6 +6,7 @@ import (
 
 	"google.golang.org/protobuf/types/known/durationpb"
 	"swarm/internal/ident"
+	"swarm/internal/publish"
 	"swarm/internal/template"
 	swarmv1 "swarm/proto/swarm/v1"
 )
@@ -114,7 +115,7 @@ func checkNetworkPorts(s *swarmv1.ServiceSpec) error {
 		return nil
 	}
 	for _, p := range s.GetEndpointSpec().GetPorts() {
-		own := p.GetPublishMode() == swarmv1.PortConfig_HOST && p.GetPublishedPort() == p.GetTargetPort()
+		own := !publish.ByMesh(p) && p.GetPublishedPort() == p.GetTargetPort()
 		switch {
 		case uses[0].GetTarget() == "none":
 			return invalid("port %s cannot be published on network none: leave it out, or use another network", portName(p))
@@ -130,7 +131,7 @@ func checkModePorts(s *swarmv1.ServiceSpec) error {
 		return nil
 	}
 	for _, p := range s.GetEndpointSpec().GetPorts() {
-		if p.GetPublishMode() != swarmv1.PortConfig_HOST {
+		if publish.ByMesh(p) {
 			return invalid("port %s is published through the mesh, which needs a virtual address, but the endpoint mode is dnsrr: use mode=host or endpoint mode vip", portName(p))
 		}
 	}

@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"swarm/internal/publish"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -34,7 +35,7 @@ func sameHostPorts(a, b []*swarmv1.PortConfig) bool {
 func hostPorts(ports []*swarmv1.PortConfig) []*swarmv1.PortConfig {
 	var out []*swarmv1.PortConfig
 	for _, p := range ports {
-		if p.GetPublishMode() == swarmv1.PortConfig_HOST {
+		if !publish.ByMesh(p) {
 			out = append(out, p)
 		}
 	}

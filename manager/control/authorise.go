@@ -9,6 +9,7 @@ import (
 
 	"swarm/internal/members"
 	"swarm/internal/transport"
+	"swarm/manager/control/crud"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
 )
@@ -28,7 +29,7 @@ const (
 	Serve  Verb = "serve"
 )
 
-// caller is a set of those who may call.
+// caller is a set of kinds of callers.
 type caller uint8
 
 const (
@@ -37,8 +38,8 @@ const (
 	manager                      // a member node with the role
 	user                         // a certificate of `swarm credential create`
 	local                        // this host's socket
-	expired                      // a member whose certificate has expired, beside the above
-	stranger                     // a certificate of a node that the replica does not know: the handler judges
+	expired                      // a member whose certificate has expired; added to the kinds above
+	stranger                     // a node that the replica does not know; the handler decides
 )
 
 // anyNode is every member.
@@ -51,16 +52,17 @@ type Rule struct {
 	who  caller
 }
 
-// Rules is the table of all RPCs of all services. A call that does not stand here is refused; a test walks the protocol.
+// Rules returns the table of all RPCs of all services, by full method name. A call that is not in
+// the table is refused. A test checks that every RPC of the protocol is in it.
 func Rules() map[string]Rule {
 	const people = user | local
 	return map[string]Rule{
 		"/swarm.v1.CA/Roots":            {Get, "root", anonymous | anyNode | people | expired | stranger},
-		"/swarm.v1.CA/Join":             {Create, "node", anonymous}, // the handler judges the proof of a token
+		"/swarm.v1.CA/Join":             {Create, "node", anonymous}, // the handler checks the proof of a token
 		"/swarm.v1.CA/Renew":            {Update, "certificate", anyNode | expired | stranger},
 		"/swarm.v1.CA/CreateCredential": {Create, "credential", people},
 
-		// A node that was removed must be told so, and only the handler knows for sure: a replica may lag.
+		// A removed node must be told so. Only the handler is certain, because a replica may lag.
 		"/swarm.v1.Dispatcher/Session": {Serve, "session", anyNode | stranger},
 		"/swarm.v1.Dispatcher/Holders": {List, "image copy", anyNode},
 		"/swarm.v1.Dispatcher/Settled": {Get, "session", anyNode},
@@ -88,7 +90,7 @@ func Rules() map[string]Rule {
 		"/swarm.v1.Daemon/Leave": {Delete, "node", local},
 		"/swarm.v1.Daemon/Info":  {Get, "host", people},
 
-		"/swarm.v1.Admission/Probe": {Get, "host", anonymous}, // the same
+		"/swarm.v1.Admission/Probe": {Get, "host", anonymous}, // the handler checks the proof of a token
 		"/swarm.v1.Doctor/Survey":   {Get, "host", local},
 		"/swarm.v1.Doctor/Probe":    {Get, "host", anyNode},
 
@@ -130,11 +132,13 @@ func Rules() map[string]Rule {
 	}
 }
 
-// Members tells whether a node belongs to the cluster now, and with which role. A node whose
-// certificate is for a key that newer ones have replaced does not, unless it has begun already.
+// Members reports whether a node is a member of the cluster now, and its role. A node with a
+// certificate for an old key is not a member, unless its call has begun before
+// (transport.AuthInfo.Running).
 type Members func(who transport.AuthInfo) (role swarmv1.NodeSpec_Role, member bool)
 
-// MembersOf reads the replica at every call, so that a demotion or a removal counts at once.
+// MembersOf returns Members that read the replica at every call, so that a demotion or a removal
+// takes effect at once.
 func MembersOf(store *raftstore.Store) Members {
 	return func(who transport.AuthInfo) (swarmv1.NodeSpec_Role, bool) {
 		n, ok := store.View().Nodes.Get(who.NodeID())
@@ -142,13 +146,14 @@ func MembersOf(store *raftstore.Store) Members {
 	}
 }
 
-// Credentials finds the row of a user's credential, nil when there is none. Its errors are transient.
+// Credentials returns the row of a user's credential, or nil if there is none. Its errors are
+// transient.
 type Credentials func(ctx context.Context, who transport.AuthInfo) (*swarmv1.Credential, error)
 
-// CredentialsOf reads the replica at every call, so that a removal counts at once. It catches up
-// with the leader, once a second at most, before it says that there is none: the credential may
-// have been created a moment ago. For a call that runs already it does not: the replica had the row
-// when the call began.
+// CredentialsOf returns Credentials that read the replica at every call, so that a removal takes
+// effect at once. Before it reports that there is no row, it catches up with the leader, at most
+// once a second, because the credential may be new. It does not catch up for a call that runs
+// already: the replica had the row when the call began.
 func CredentialsOf(store *raftstore.Store) Credentials {
 	fresh := raftstore.NewRefresher(store)
 	return func(ctx context.Context, who transport.AuthInfo) (*swarmv1.Credential, error) {
@@ -156,7 +161,7 @@ func CredentialsOf(store *raftstore.Store) Credentials {
 		if row, ok := store.View().Credentials.Get(id); ok || who.Running {
 			return row, nil
 		}
-		ctx, cancel := context.WithTimeout(ctx, catchUp)
+		ctx, cancel := context.WithTimeout(ctx, crud.CatchUpTimeout)
 		defer cancel()
 		view, err := fresh.View(ctx)
 		if err != nil {
@@ -167,7 +172,7 @@ func CredentialsOf(store *raftstore.Store) Credentials {
 	}
 }
 
-// Authoriser judges calls by the table.
+// Authoriser decides about calls and connections by the tables Rules and Protocols.
 type Authoriser struct {
 	rules       map[string]Rule
 	protocols   map[string]Rule
@@ -180,7 +185,8 @@ func NewAuthoriser(members Members, credentials Credentials) *Authoriser {
 	return &Authoriser{rules: Rules(), protocols: Protocols(), members: members, credentials: credentials}
 }
 
-// Authorise says whether the peer of the call may call the method.
+// Authorise returns nil if the caller in ctx may call the method, or else ErrPermissionDenied or
+// ErrUnauthenticated. Other errors are transient.
 func (a *Authoriser) Authorise(ctx context.Context, fullMethod string) error {
 	who, err := transport.FromContext(ctx)
 	if err != nil {
@@ -197,9 +203,8 @@ func (a *Authoriser) Authorise(ctx context.Context, fullMethod string) error {
 	return a.judgeCredential(ctx, who, now)
 }
 
-// judgeCredential refuses a user whose credential was removed. That the certificate has not ended
-// is known already; the row is asked as well, so that what `swarm credential ls` shows is what
-// holds.
+// judgeCredential refuses a user whose credential was removed or has expired. The certificate was
+// checked before. The row is checked too, so that `swarm credential ls` shows what is in force.
 func (a *Authoriser) judgeCredential(ctx context.Context, who transport.AuthInfo, now time.Time) error {
 	row, err := a.credentials(ctx, who)
 	switch {
@@ -215,6 +220,7 @@ func (a *Authoriser) judgeCredential(ctx context.Context, who transport.AuthInfo
 	return nil
 }
 
+// judge decides by one rule, without the credentials of users.
 func (a *Authoriser) judge(who transport.AuthInfo, rule Rule, now time.Time) error {
 	may := func(c caller) bool { return rule.who&c != 0 }
 	switch {
@@ -239,6 +245,7 @@ func (a *Authoriser) judge(who transport.AuthInfo, rule Rule, now time.Time) err
 	return denied(who, rule)
 }
 
+// denied returns the error for a caller that a rule does not name.
 func denied(who transport.AuthInfo, rule Rule) error {
 	return errdefs.ErrPermissionDenied.WithMessage(fmt.Sprintf("%s may not %s a %s", who, rule.Verb, rule.Kind))
 }

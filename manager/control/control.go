@@ -1,154 +1,114 @@
-// Package control is the users' API: it validates what is asked, resolves names, writes the desired state and reads it
-// back. Reads come from this manager's replica; writes go through the leader, each as one group with the versions that it
-// was made from. It also owns the authorisation table of all RPCs, those of other packages included.
+// Package control assembles the users' API from the packages of its nouns, and owns the
+// authorisation table of all RPCs, those of other packages included. The nouns validate what is
+// asked, resolve names, write the desired state and read it back. Reads come from this manager's
+// replica; writes go through the leader, each as one group with the versions that it was made from.
 //
-// It refuses to decide what follows from the desired state: tasks, placement and removal are the planner's. The daemon
-// registers Server for the gRPC service Control and asks Authoriser about every call. Goroutines: only those of Logs and
-// Exec, which end with the call.
+//	service, network, node, image, task, cluster   the RPCs of swarmv1.Control
+//	disk                                           the RPCs of swarmv1.Disks
+//	crud                                           find, list, create, update and remove, for all kinds
+//	object                                         what the kinds of objects are called and refer to
+//	address, digest, nodecall                      what several nouns need: virtual IPs, image digests,
+//	                                               calls to nodes
+//
+// The packages of the nouns do not import each other. Package control refuses to decide what
+// follows from the desired state: tasks, placement and removal are the planner's. The manager
+// registers a Server and asks an Authoriser about every call. Package control itself starts no
+// goroutine.
 package control
 
 import (
 	"context"
-	"fmt"
-	"io"
 	"log/slog"
-	"time"
 
-	"github.com/containerd/errdefs"
 	"google.golang.org/grpc"
 
-	"swarm/internal/pace"
-	"swarm/internal/transport"
+	"swarm/manager/control/cluster"
+	"swarm/manager/control/crud"
+	"swarm/manager/control/digest"
+	"swarm/manager/control/disk"
+	"swarm/manager/control/image"
+	"swarm/manager/control/network"
+	"swarm/manager/control/node"
+	"swarm/manager/control/nodecall"
+	"swarm/manager/control/service"
+	"swarm/manager/control/task"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
 )
 
-// Images is the image store of this manager's node.
-type Images interface {
-	// Load reads an OCI or Docker archive; name is for an archive without one.
-	Load(ctx context.Context, r io.Reader, size int64, name string, progress func(*swarmv1.ImageProgress)) ([]*swarmv1.Image, error)
-	Pull(ctx context.Context, reference, registryAuth string, progress func(*swarmv1.ImageProgress)) (*swarmv1.Image, error)
-	// Push sends a held image to its registry; reference has its digest. ErrNotFound: the node does not hold all of it.
-	Push(ctx context.Context, reference, registryAuth string, progress func(*swarmv1.ImageProgress)) error
-}
-
-// Resolver asks a registry for the digest of a reference: errdefs.ErrNotFound, ErrUnauthenticated or ErrPermissionDenied
-// when the registry answers so, anything else when it could not be asked.
-type Resolver interface {
-	Resolve(ctx context.Context, reference, registryAuth string) (digest string, err error)
-}
-
-// Gossip tells whether a manager answers, for `node ls`.
-type Gossip interface {
-	Alive(nodeID string) (alive, known bool)
-}
-
 // Config is who this manager is.
 type Config struct{ NodeID string }
 
-// Deps are what a Server needs. Images, Resolver, Login and Gossip may be nil: then what needs them is refused or unknown.
+// Deps are what a Server needs. Images, Resolver, Login and Gossip may be nil: then what needs them
+// is refused or unknown.
 type Deps struct {
-	Log      *slog.Logger
-	Store    *raftstore.Store
-	Conn     func(nodeID string) (grpc.ClientConnInterface, error)
-	Images   Images
-	Resolver Resolver
-	// Login asks a registry whether it takes the credentials: ErrUnauthenticated when it does not.
+	Log   *slog.Logger
+	Store *raftstore.Store
+	// Conn returns a connection to the services of a node. The Server does not close it.
+	Conn func(nodeID string) (grpc.ClientConnInterface, error)
+	// Images is the image store of this manager's node.
+	Images   image.Store
+	Resolver digest.Resolver
+	// Login asks a registry whether it accepts the credentials. It returns ErrUnauthenticated if
+	// not.
 	Login  func(ctx context.Context, registry, registryAuth string) error
-	Gossip Gossip
+	Gossip node.Gossip
 }
 
-// Server serves swarmv1.Control.
-type Server struct {
+// The servers of the nouns, under names that differ, so that Server can embed them all.
+type (
+	services = service.Server
+	networks = network.Server
+	nodes    = node.Server
+	images   = image.Server
+	tasks    = task.Server
+	clusters = cluster.Server
+)
+
+// unimplemented puts the methods of UnimplementedControlServer one level deeper than those of the
+// nouns, which therefore take precedence.
+type unimplemented struct {
 	swarmv1.UnimplementedControlServer
-	cfg   Config
-	deps  Deps
-	log   *slog.Logger
+}
+
+// Server serves swarmv1.Control, with the methods of the nouns, and swarmv1.Disks.
+type Server struct {
+	unimplemented
+	*services
+	*networks
+	*nodes
+	*images
+	*tasks
+	*clusters
+	disks *disk.Server
 	store *raftstore.Store
-	// cursors says which addresses this manager gave last.
-	cursors cursors
-	// releases limits each node's.
-	releases *pace.Each[string]
 }
 
 // New makes a Server.
 func New(cfg Config, deps Deps) *Server {
-	return &Server{
-		cfg: cfg, deps: deps, log: deps.Log, store: deps.Store,
-		releases: pace.New[string](pace.Budget{Burst: releaseBurst, Period: releaseEvery}),
+	writer := crud.NewWriter(deps.Log, deps.Store)
+	caller := nodecall.New(cfg.NodeID, deps.Store, deps.Conn)
+	digests := digest.NewFinder(deps.Log, deps.Store, deps.Resolver)
+	s := &Server{
+		store:    deps.Store,
+		networks: network.New(network.Deps{Store: deps.Store, Writer: writer, Nodes: caller}),
+		nodes:    node.New(node.Deps{Store: deps.Store, Writer: writer, Nodes: caller, Gossip: deps.Gossip}),
+		images: image.New(image.Deps{
+			Log: deps.Log, Store: deps.Store, Writer: writer, Nodes: caller, Digests: digests, Images: deps.Images, Login: deps.Login,
+		}),
+		tasks:    task.New(task.Deps{Log: deps.Log, Store: deps.Store, Nodes: caller}),
+		clusters: cluster.New(cluster.Deps{Store: deps.Store, Writer: writer}),
+		disks:    disk.New(disk.Deps{Log: deps.Log, Store: deps.Store, Writer: writer, Nodes: caller}),
 	}
+	s.services = service.New(service.Deps{
+		Log: deps.Log, Store: deps.Store, Writer: writer, Digests: digests, LastLogs: s.LastLogs, StaleNotice: s.StaleNotice,
+	})
+	return s
 }
 
-const (
-	// attempts of a write whose caller named no version, when others write the same row, or take what it has chosen.
-	// At each of them somebody got through: that many may write to the same network at the same time.
-	attempts = 512
-	// catchUp bounds how long a write waits to be seen by this manager's own replica.
-	catchUp = 5 * time.Second
-)
-
-// actor names the caller in the log of changes.
-func actor(ctx context.Context) string {
-	who, err := transport.FromContext(ctx)
-	if err != nil {
-		return "unknown"
-	}
-	return who.String()
-}
-
-// write commits what change makes of the newest view. It is made again when someone else was faster: where the caller
-// named no version (0), or where what it takes (a name, a port, an address) is no longer free. Then change says why not, or
-// takes another.
-func (s *Server) write(ctx context.Context, version uint64, change func(*raftstore.View) ([]*swarmv1.Change, error)) (uint64, error) {
-	var last error
-	for range attempts {
-		changes, err := change(s.store.View())
-		if s.outwaited(ctx, err) {
-			last = err
-			continue
-		}
-		if err != nil {
-			return 0, err
-		}
-		if len(changes) == 0 {
-			return s.store.View().Index(), nil
-		}
-		index, err := s.store.Commit(ctx, actor(ctx), changes...)
-		if err == nil {
-			return index, s.seen(ctx, index)
-		}
-		last = err
-		if stale := errdefs.IsAborted(err) || errdefs.IsConflict(err) || errdefs.IsNotFound(err); !errdefs.IsAlreadyExists(err) && (!stale || version != 0) {
-			return 0, err
-		}
-		if err := s.catchUp(ctx); err != nil {
-			return 0, err
-		}
-	}
-	return 0, fmt.Errorf("%w: others keep changing it, try again", last)
-}
-
-// seen waits until this replica holds the caller's write, so that its next read here shows it. A write that is committed
-// is no error when this replica is slow.
-func (s *Server) seen(ctx context.Context, index uint64) error {
-	wait, cancel := context.WithTimeout(ctx, catchUp)
-	defer cancel()
-	if _, err := s.store.WaitIndex(wait, index); err != nil {
-		s.log.Warn("replica lags behind a write", "index", index, "err", err)
-	}
-	return ctx.Err()
-}
-
-// catchUp brings this replica up to what the leader has committed.
-func (s *Server) catchUp(ctx context.Context) error {
-	_, err := s.store.Latest(ctx)
-	return err
-}
-
-// checkVersion refuses a write made from an older row than the newest.
-func checkVersion(kind, name string, want, have uint64) error {
-	if want == 0 || want == have {
-		return nil
-	}
-	return errdefs.ErrAborted.WithMessage(fmt.Sprintf("%s %s was changed meanwhile (version %d, yours is %d): look at it again and repeat", kind, name, have, want))
+// Register registers the services of the users' API. Their unary calls do not answer from an old
+// replica: see Current.
+func (s *Server) Register(r grpc.ServiceRegistrar) {
+	swarmv1.RegisterControlServer(Current(r, s.store, s.StaleNotice), s)
+	swarmv1.RegisterDisksServer(r, s.disks)
 }

@@ -2,7 +2,6 @@ package control
 
 import (
 	"context"
-	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -12,21 +11,23 @@ import (
 	"google.golang.org/grpc/metadata"
 
 	"swarm/internal/stale"
+	"swarm/manager/control/crud"
 	"swarm/raftstore"
 )
 
 // readWait is how long a read waits for the leader before it answers from this manager's view.
 const readWait = 3 * time.Second
 
-// Current registers services at r whose unary calls do not answer from an old replica.
+// Current returns a registrar that adds services to r. Their unary calls do not answer from an old
+// replica.
 //
-// A read (Get..., List..., Survey...) first waits until this manager's view holds everything that was
-// committed when the read came, by whichever manager. If the leader does not answer within readWait, the
-// answer comes from the view as it is, and its header has stale.Notice with the text of notice. A caller
-// that sends stale.Accept gets the view at once.
+// A read (Get..., List..., Survey...) first waits until this manager's view has everything that any
+// manager had committed when the read arrived. If the leader does not answer within readWait, the
+// read answers from the view as it is, and its header has stale.Notice with the text of notice. A
+// caller that sends stale.Accept gets the view at once.
 //
-// A write does not report that something is missing, or exists, before it has compared with the leader.
-// Streams are as they are.
+// A write compares with the leader before it reports that something does not exist, or exists
+// already. Streams are not changed.
 func Current(r grpc.ServiceRegistrar, store replica, notice func() string) grpc.ServiceRegistrar {
 	return current{ServiceRegistrar: r, store: store, notice: notice}
 }
@@ -44,12 +45,12 @@ type current struct {
 	notice func() string
 }
 
-// RegisterService puts read or ask around every unary method, within the interceptors of the server.
+// RegisterService wraps every unary method in read or retry, inside the interceptors of the server.
 func (n current) RegisterService(desc *grpc.ServiceDesc, impl any) {
 	d := *desc
 	d.Methods = slices.Clone(desc.Methods)
 	for i, m := range desc.Methods {
-		answer := n.ask
+		answer := n.retry
 		if isRead(m.MethodName) {
 			answer = n.read
 		}
@@ -70,14 +71,14 @@ func isRead(method string) bool {
 	return strings.HasPrefix(method, "Get") || strings.HasPrefix(method, "List") || strings.HasPrefix(method, "Survey")
 }
 
-// read answers from a view that is not older than the question.
+// read answers from a view that is not older than the request.
 func (n current) read(ctx context.Context, req any, handle grpc.UnaryHandler) (any, error) {
 	if md, _ := metadata.FromIncomingContext(ctx); len(md.Get(stale.Accept)) > 0 {
 		return handle(ctx, req)
 	}
 	wait := readWait
 	if alone := n.store.LeaderlessSince(); !alone.IsZero() && time.Since(alone) > readWait {
-		wait = 0 // the election that is under way has failed before
+		wait = 0 // The running election has failed before.
 	}
 	bounded, cancel := context.WithTimeout(ctx, wait)
 	_, err := n.store.Latest(bounded)
@@ -91,39 +92,18 @@ func (n current) read(ctx context.Context, req any, handle grpc.UnaryHandler) (a
 	return handle(ctx, req)
 }
 
-// ask repeats a call that failed with NotFound or AlreadyExists once the replica has caught up with the
-// leader, because the first answer may be old.
-func (n current) ask(ctx context.Context, req any, handle grpc.UnaryHandler) (any, error) {
+// retry repeats a call that failed with NotFound or AlreadyExists once the replica has caught up
+// with the leader, because the first answer may be stale.
+func (n current) retry(ctx context.Context, req any, handle grpc.UnaryHandler) (any, error) {
 	before := n.store.View().Index()
 	out, err := handle(ctx, req)
 	if !errdefs.IsNotFound(err) && !errdefs.IsAlreadyExists(err) {
 		return out, err
 	}
-	wait, cancel := context.WithTimeout(ctx, catchUp)
+	wait, cancel := context.WithTimeout(ctx, crud.CatchUpTimeout)
 	defer cancel()
 	if view, late := n.store.Latest(wait); late != nil || view.Index() <= before {
 		return out, err
 	}
 	return handle(ctx, req)
-}
-
-// StaleNotice says since when this manager has had no leader, and which managers do not answer.
-func (s *Server) StaleNotice() string {
-	view := s.store.View()
-	what := "the leader does not answer"
-	if alone := s.store.LeaderlessSince(); !alone.IsZero() {
-		what = fmt.Sprintf("there has been no leader for %s", time.Since(alone).Round(time.Second))
-	}
-	var missing []string
-	for _, m := range s.store.Servers() {
-		if m.ID != s.cfg.NodeID && !s.alive(view, m.ID) {
-			missing = append(missing, nodeName(view, m.ID))
-		}
-	}
-	text := fmt.Sprintf("manager %s cannot confirm this with the others: %s", nodeName(view, s.cfg.NodeID), what)
-	if len(missing) > 0 {
-		slices.Sort(missing)
-		text += "; managers that do not answer: " + strings.Join(missing, ", ")
-	}
-	return text
 }

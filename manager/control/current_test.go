@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/metadata"
 
 	"swarm/internal/stale"
+	"swarm/manager/control/object"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
 	"swarm/raftstore/raftstoretest"
@@ -55,7 +56,7 @@ func TestCurrent(t *testing.T) {
 		asked := 0
 		look := func(_ context.Context, req any) (any, error) {
 			asked++
-			return findService(b.View(), req.(string))
+			return object.Services().Find(b.View(), req.(string))
 		}
 		for _, c := range []struct {
 			what, name string
@@ -70,7 +71,7 @@ func TestCurrent(t *testing.T) {
 			{"what is nowhere", "nope", false, 1, false},
 		} {
 			asked, b.cutOff = 0, c.cutOff
-			_, err := current{store: b}.ask(t.Context(), c.name, look)
+			_, err := current{store: b}.retry(t.Context(), c.name, look)
 			if found := err == nil; found != c.found || asked != c.asked {
 				t.Errorf("%s: asked %d times, %v; want %d, found %v", c.what, asked, err, c.asked, c.found)
 			}

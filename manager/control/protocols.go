@@ -10,12 +10,13 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// Protocols is the table of the protocols that the cluster port of a manager speaks (ALPN), and of
-// who may have a connection for each. It stands before Rules, which judges the calls of gRPC: there
-// a stranger and nobody may call, so they may connect. What it says of Raft holds for nodes whose
-// certificate says that they are managers; the transport refuses others, and
-// raftstore.Store.CheckPeer tells former managers from those that the replica does not know yet.
-// Roots are read off the handshake: there is no connection to judge.
+// Protocols returns the table of the protocols (ALPN) that the cluster port of a manager speaks,
+// and of who may open a connection for each. It comes before Rules, which decides about gRPC calls.
+// Some gRPC calls are open to strangers and to callers without a certificate, so those may connect.
+//
+// The rule of Raft holds for nodes whose certificate says that they are managers. The transport
+// refuses others, and raftstore.Store.CheckPeer tells former managers from those that the replica
+// does not know yet. Roots are read from the handshake, without a connection.
 func Protocols() map[string]Rule {
 	return map[string]Rule{
 		transport.ProtoGRPC: {Serve, "call", anonymous | anyNode | user | expired | stranger},
@@ -24,9 +25,9 @@ func Protocols() map[string]Rule {
 	}
 }
 
-// Admit says whether a peer may have a connection for a protocol, and how far it is trusted. Users whose credential is not
-// known and nodes that are not known, by their current key, are strangers: they may connect, and are told why a call is
-// refused.
+// Admit returns how far a peer is trusted with a connection for a protocol, or an error if it may
+// not connect. Users whose credential is not known, and nodes that are not known by their current
+// key, are strangers: they may connect, and are told why their calls are refused.
 func (a *Authoriser) Admit(proto string, who transport.AuthInfo) (transport.Trust, error) {
 	rule, ok := a.protocols[proto]
 	if !ok {
@@ -38,7 +39,7 @@ func (a *Authoriser) Admit(proto string, who transport.AuthInfo) (transport.Trus
 	}
 	role, member := a.members(who)
 	switch {
-	case who.User() != "" && a.judgeCredential(context.Background(), who, now) == nil: // waits no longer than catchUp
+	case who.User() != "" && a.judgeCredential(context.Background(), who, now) == nil: // waits no longer than crud.CatchUpTimeout
 		return transport.Full, nil
 	case !member || who.NodeID() == "":
 		return transport.Stranger, nil

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"swarm/internal/publish"
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
@@ -198,16 +199,13 @@ func (d *Directory) Published() []string {
 	defer d.mu.Unlock()
 	var out []string
 	for id, s := range d.services {
-		if slices.ContainsFunc(s.routing.GetEndpoint().GetPorts(), Meshed) {
+		if slices.ContainsFunc(s.routing.GetEndpoint().GetPorts(), publish.ByMesh) {
 			out = append(out, id)
 		}
 	}
 	slices.Sort(out)
 	return out
 }
-
-// Meshed says whether the routing mesh publishes the port, and not only the host of the task.
-func Meshed(p *swarmv1.PortConfig) bool { return p.GetPublishMode() != swarmv1.PortConfig_HOST }
 
 // Self returns this node. It returns false if the managers have not sent its addresses yet, or if it
 // has no address on the ingress network.
@@ -239,7 +237,7 @@ func (d *Directory) Ingress() *swarmv1.Network {
 }
 
 // Meshed says whether the routing mesh publishes a port of the service.
-func (s Service) Meshed() bool { return slices.ContainsFunc(s.Endpoint.GetPorts(), Meshed) }
+func (s Service) Meshed() bool { return slices.ContainsFunc(s.Endpoint.GetPorts(), publish.ByMesh) }
 
 // Networks returns the ids of the networks on which the service has a name, an address or a task,
 // sorted.

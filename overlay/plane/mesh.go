@@ -7,9 +7,8 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
-	"strings"
 
-	"swarm/internal/spec"
+	"swarm/internal/publish"
 	"swarm/overlay/directory"
 	"swarm/overlay/mesh"
 	swarmv1 "swarm/proto/swarm/v1"
@@ -89,16 +88,16 @@ func (p *Plane) published(s directory.Service) []mesh.Published {
 	}
 	var out []mesh.Published
 	for _, port := range s.Endpoint.GetPorts() {
-		if !directory.Meshed(port) || port.GetPublishedPort() == 0 {
+		if !publish.ByMesh(port) || port.GetPublishedPort() == 0 {
 			continue
 		}
 		one := mesh.Published{
-			Port:   mesh.Port{Published: uint16(port.GetPublishedPort()), Protocol: strings.ToLower(port.GetProtocol().String())},
+			Port:   mesh.Port{Published: uint16(port.GetPublishedPort()), Protocol: publish.Protocol(port.GetProtocol())},
 			Target: uint16(port.GetTargetPort()), Number: uint16(port.GetMeshPort()),
 			Local:    port.GetPublishMode() == swarmv1.PortConfig_LOCAL,
 			Backends: backends, Standby: standby,
 		}
-		one.IP = spec.HostIP(port)
+		one.IP = publish.Address(port)
 		out = append(out, one)
 	}
 	return out

@@ -20,6 +20,14 @@ type RowChange struct {
 	Time     *timestamppb.Timestamp // when the leader proposed the change
 }
 
+// Row returns the row after the change, or the row before it if the change deleted it.
+func (c RowChange) Row() proto.Message {
+	if c.New != nil {
+		return c.New
+	}
+	return c.Old
+}
+
 // Create writes obj if no row with its key exists.
 func Create(obj proto.Message) *swarmv1.Change {
 	return &swarmv1.Change{Precondition: &swarmv1.Change_IfAbsent{IfAbsent: true}, Op: put(obj)}

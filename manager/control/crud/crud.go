@@ -1,0 +1,151 @@
+package crud
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"iter"
+	"slices"
+
+	"github.com/containerd/errdefs"
+
+	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/raftstore"
+)
+
+// Find returns the object that ref refers to: by its exact id, by its name, or by the beginning of
+// its id, of MinPrefix characters or more. It returns ErrNotFound if there is none,
+// ErrInvalidArgument if ref is empty or refers to several.
+func (k Kind[T]) Find(v *raftstore.View, ref string) (T, error) {
+	found, err := FindAny(ref, k.In(v))
+	if err != nil {
+		var none T
+		return none, err
+	}
+	return found.(T), nil
+}
+
+// Matching yields the objects that a filter matches, ordered by id. A nil filter matches all.
+func (k Kind[T]) Matching(v *raftstore.View, f *swarmv1.Filter) iter.Seq[T] {
+	return func(yield func(T) bool) {
+		for row := range k.Table(v).All() {
+			if Matches(f, k.Subject(v, row)) && !yield(row) {
+				return
+			}
+		}
+	}
+}
+
+// List returns the objects that a filter matches, in the order of Compare. A nil filter matches
+// all.
+func (k Kind[T]) List(v *raftstore.View, f *swarmv1.Filter) []T {
+	list := slices.Collect(k.Matching(v, f))
+	if k.Compare != nil {
+		slices.SortStableFunc(list, k.Compare)
+	}
+	return list
+}
+
+// ByName orders objects by their names.
+func ByName[T any](name func(T) string) func(a, b T) int {
+	return func(a, b T) int { return cmp.Compare(name(a), name(b)) }
+}
+
+// Create commits a new object with a name that is free, and returns the index of the commit. build
+// makes the row and the changes of other rows that belong to it, like its claims, from the newest
+// view. It may be called several times.
+func (k Kind[T]) Create(ctx context.Context, w *Writer, name string,
+	build func(v *raftstore.View) (T, []*swarmv1.Change, error),
+) (index uint64, err error) {
+	id := ""
+	index, err = w.Write(ctx, 0, func(v *raftstore.View) ([]*swarmv1.Change, error) {
+		if err := k.NameFree(v, name); err != nil {
+			return nil, err
+		}
+		row, others, err := build(v)
+		if err != nil {
+			return nil, err
+		}
+		id = row.GetId()
+		return append([]*swarmv1.Change{raftstore.Create(row)}, others...), nil
+	})
+	if err != nil {
+		return 0, fmt.Errorf("create %s %s: %w", k.Word, name, err)
+	}
+	w.log.Info(k.Word+" created", k.Word, id, "name", name, "actor", Actor(ctx))
+	return index, nil
+}
+
+// Update commits the change that edit makes to the newest copy of an object, and returns the index
+// of the commit. edit also returns the changes of other rows that belong to it; it may be called
+// several times. If edit does not change the copy, Update commits nothing.
+//
+// If version is not 0, it must be that of the stored object: if not, Update returns ErrAborted. It
+// returns ErrNotFound if the object does not exist any more, or is being removed.
+func (k Kind[T]) Update(ctx context.Context, w *Writer, found T, version uint64,
+	edit func(v *raftstore.View, row T) ([]*swarmv1.Change, error),
+) (index uint64, err error) {
+	name := k.Name(w.store.View(), found)
+	return w.Write(ctx, version, func(v *raftstore.View) ([]*swarmv1.Change, error) {
+		old, ok := k.Table(v).Get(found.GetId())
+		if !ok || k.marked(old) {
+			return nil, errdefs.ErrNotFound.WithMessage(fmt.Sprintf("%s %s was removed meanwhile", k.Word, found.GetId()))
+		}
+		if err := CheckVersion(k.Word, name, version, old.GetMeta().GetVersion()); err != nil {
+			return nil, err
+		}
+		row := old.CloneVT()
+		changes, err := edit(v, row)
+		if err != nil {
+			return nil, err
+		}
+		if row.EqualVT(old) {
+			return nil, nil
+		}
+		return append(changes, raftstore.Update(row)), nil
+	})
+}
+
+// Remove deletes an object and its claims, or marks it for removal if the kind has Mark. An object
+// that does not exist any more is no error. check, if not nil, refuses the removal, or returns the
+// changes of other rows that belong to it. It sees a view that is as new as the leader's.
+func (k Kind[T]) Remove(ctx context.Context, w *Writer, found T,
+	check func(v *raftstore.View, row T) ([]*swarmv1.Change, error),
+) error {
+	if check != nil {
+		if err := w.CatchUp(ctx); err != nil {
+			return err
+		}
+	}
+	name := k.Name(w.store.View(), found)
+	_, err := w.Write(ctx, 0, func(v *raftstore.View) ([]*swarmv1.Change, error) {
+		row, ok := k.Table(v).Get(found.GetId())
+		if !ok || k.marked(row) {
+			return nil, nil
+		}
+		return k.removal(v, row, check)
+	})
+	if errdefs.IsNotFound(err) {
+		err = nil
+	}
+	if err == nil {
+		w.log.Info(k.Word+" removed", k.Word, found.GetId(), "name", name, "actor", Actor(ctx))
+	}
+	return err
+}
+
+func (k Kind[T]) removal(v *raftstore.View, row T, check func(*raftstore.View, T) ([]*swarmv1.Change, error)) ([]*swarmv1.Change, error) {
+	var others []*swarmv1.Change
+	if check != nil {
+		var err error
+		if others, err = check(v, row); err != nil {
+			return nil, err
+		}
+	}
+	if k.Mark != nil {
+		row = row.CloneVT()
+		k.Mark(row)
+		return append([]*swarmv1.Change{raftstore.Update(row)}, others...), nil
+	}
+	return append(append([]*swarmv1.Change{raftstore.Delete(row)}, others...), k.claimsOf(v, row)...), nil
+}

@@ -1,0 +1,149 @@
+package crud
+
+import (
+	"fmt"
+	"iter"
+	"strings"
+
+	"github.com/containerd/errdefs"
+
+	"swarm/raftstore"
+)
+
+const (
+	// MaxCandidates is how many candidates the error for an ambiguous reference names.
+	MaxCandidates = 5
+	// MinPrefix is the least number of characters that are taken for the beginning of an id. Ids
+	// are random: with five tasks, one in seven single letters begins the id of a task. A shorter
+	// reference is a name, or a typing error.
+	MinPrefix = 4
+)
+
+// Lookup finds the objects of one kind in one view. Kind.In makes it.
+type Lookup struct {
+	word, listCommand string
+	// byID yields the objects with exactly this id, byName those with this name, and byPrefix those
+	// whose id begins with it.
+	byID, byName, byPrefix func(string) iter.Seq[Object]
+	// label is what a user calls the object, to tell candidates apart.
+	label func(Object) string
+}
+
+// In returns the Lookup of the kind in a view.
+func (k Kind[T]) In(v *raftstore.View) Lookup {
+	table := k.Table(v)
+	return Lookup{
+		word: k.Word, listCommand: k.ListCommand,
+		byID: func(id string) iter.Seq[Object] {
+			return func(yield func(Object) bool) {
+				if row, ok := table.Get(id); ok && !yield(row) || k.ByOtherID == nil {
+					return
+				}
+				yieldAll(k.ByOtherID(v, id), yield)
+			}
+		},
+		byName: func(name string) iter.Seq[Object] {
+			return func(yield func(Object) bool) { yieldAll(k.ByName(v, name), yield) }
+		},
+		byPrefix: func(prefix string) iter.Seq[Object] {
+			return func(yield func(Object) bool) {
+				if len(prefix) >= MinPrefix && !yieldAll(table.Prefix(prefix), yield) || k.ByOtherPrefix == nil {
+					return
+				}
+				yieldAll(k.ByOtherPrefix(v, prefix), yield)
+			}
+		},
+		label: func(o Object) string { return k.Name(v, o.(T)) },
+	}
+}
+
+// yieldAll yields the rows, and returns false when it was stopped.
+func yieldAll[T Object](rows iter.Seq[T], yield func(Object) bool) bool {
+	for row := range rows {
+		if !yield(row) {
+			return false
+		}
+	}
+	return true
+}
+
+// One yields the row if ok is true.
+func One[T any](row T, ok bool) iter.Seq[T] {
+	return func(yield func(T) bool) {
+		if ok {
+			yield(row)
+		}
+	}
+}
+
+// Where yields the rows that fit.
+func Where[T any](rows iter.Seq[T], fits func(T) bool) iter.Seq[T] {
+	return func(yield func(T) bool) {
+		for row := range rows {
+			if fits(row) && !yield(row) {
+				return
+			}
+		}
+	}
+}
+
+// FindAny returns the object of any of the kinds that ref refers to. It is the only rule by which a
+// reference becomes an object, whatever the command. An exact id comes first, then a name, then the
+// beginning of an id, of at least MinPrefix characters. Each step looks at all kinds before the
+// next step begins, so the name of a service is never taken for the beginning of a task's id.
+//
+// FindAny returns ErrNotFound if there is no such object. It returns ErrInvalidArgument if ref is
+// empty, or if more than one object matches; that error names the candidates.
+func FindAny(ref string, kinds ...Lookup) (Object, error) {
+	words := wordsOf(kinds)
+	if ref == "" {
+		return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("%s is not named: give its id, the beginning of its id, or its name", words))
+	}
+	for _, step := range []func(Lookup) func(string) iter.Seq[Object]{
+		func(l Lookup) func(string) iter.Seq[Object] { return l.byID },
+		func(l Lookup) func(string) iter.Seq[Object] { return l.byName },
+		func(l Lookup) func(string) iter.Seq[Object] { return l.byPrefix },
+	} {
+		var only Object
+		var candidates []string
+		for _, l := range kinds {
+			for row := range step(l)(ref) {
+				only, candidates = row, append(candidates, fmt.Sprintf("%s %s (%s)", l.word, row.GetId(), l.label(row)))
+				if len(candidates) > MaxCandidates {
+					break
+				}
+			}
+		}
+		switch len(candidates) {
+		case 0:
+			continue
+		case 1:
+			return only, nil
+		}
+		if len(candidates) > MaxCandidates {
+			candidates = append(candidates[:MaxCandidates], "others")
+		}
+		return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("%s %s is ambiguous: it may be any of %s: give the whole id", words, ref, strings.Join(candidates, ", ")))
+	}
+	return nil, notFound(ref, words, kinds)
+}
+
+func wordsOf(kinds []Lookup) string {
+	words := make([]string, 0, len(kinds))
+	for _, l := range kinds {
+		words = append(words, l.word)
+	}
+	return strings.Join(words, " or ")
+}
+
+func notFound(ref, words string, kinds []Lookup) error {
+	commands := make([]string, 0, len(kinds))
+	for _, l := range kinds {
+		commands = append(commands, "`"+l.listCommand+"`")
+	}
+	short := ""
+	if len(ref) < MinPrefix {
+		short = fmt.Sprintf(" (the beginning of an id needs %d characters or more)", MinPrefix)
+	}
+	return errdefs.ErrNotFound.WithMessage(fmt.Sprintf("%s %s not found%s: list them with %s", words, ref, short, strings.Join(commands, " and ")))
+}

@@ -1,0 +1,57 @@
+package network
+
+import (
+	"context"
+	"fmt"
+
+	"swarm/internal/ident"
+	"swarm/internal/spec"
+	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/raftstore"
+)
+
+// MakeIngress is a duty of the leader. It creates network ingress, which published ports use, as
+// soon as a node has reported the ranges that it routes. It also does so in a cluster that an
+// earlier build has created. It returns when ctx ends, or with an error.
+func (s *Server) MakeIngress(ctx context.Context) error {
+	view, w := s.store.Watch(raftstore.TableCluster, raftstore.TableNodeState)
+	defer w.Close()
+	for !ready(view) {
+		batch, err := w.Next(ctx)
+		if err != nil {
+			return err
+		}
+		view = batch.View
+	}
+	id, random := ident.NewID(), ulaBits()
+	_, err := s.writer.Write(ctx, 0, func(v *raftstore.View) ([]*swarmv1.Change, error) {
+		if _, ok := v.NetworkByName(spec.Ingress); ok {
+			return nil, nil
+		}
+		row, claims, err := newNetwork(v, id, &swarmv1.NetworkSpec{
+			Name: spec.Ingress, DriverConfig: &swarmv1.Driver{Name: "overlay"}, Ingress: true, Ipv6Enabled: true,
+		}, random)
+		if err != nil {
+			return nil, err
+		}
+		return append(claims, raftstore.Create(row)), nil
+	})
+	if err != nil {
+		return fmt.Errorf("create network %s: %w", spec.Ingress, err)
+	}
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// ready reports whether the cluster exists and one of its nodes is ready.
+func ready(v *raftstore.View) bool {
+	if v.Cluster() == nil {
+		return false
+	}
+	for st := range v.NodeStates.All() {
+		if st.GetState() == swarmv1.NodeState_READY {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,112 @@
+package network
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+
+	"github.com/containerd/errdefs"
+
+	"swarm/internal/ident"
+	"swarm/internal/spec"
+	"swarm/manager/control/crud"
+	"swarm/manager/control/nodecall"
+	"swarm/manager/control/object"
+	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/raftstore"
+)
+
+const (
+	// firstVNI and lastVNI are the range of VXLAN network identifiers, which have 24 bits. Other
+	// software on the same hosts has those below: Docker Swarm starts at 4096.
+	firstVNI, lastVNI = 1 << 16, 1<<24 - 1
+	// vniCursor is the key of the row that has the identifier which was allocated last.
+	vniCursor = "next/vni"
+)
+
+// Deps are what a Server needs.
+type Deps struct {
+	Store  *raftstore.Store
+	Writer *crud.Writer
+	Nodes  *nodecall.Caller
+}
+
+// Server serves the RPCs of networks.
+type Server struct {
+	store  *raftstore.Store
+	writer *crud.Writer
+	nodes  *nodecall.Caller
+}
+
+// New makes a Server.
+func New(deps Deps) *Server {
+	return &Server{store: deps.Store, writer: deps.Writer, nodes: deps.Nodes}
+}
+
+// CreateNetwork writes a network. It chooses the subnets that the spec leaves open from the
+// cluster's address pools. It returns warnings if a subnet overlaps another network, or a range
+// that nodes route elsewhere.
+func (s *Server) CreateNetwork(ctx context.Context, req *swarmv1.CreateNetworkRequest) (*swarmv1.NetworkInfo, error) {
+	wanted, err := spec.Network(req.GetSpec())
+	if err != nil {
+		return nil, err
+	}
+	if wanted.GetIngress() {
+		return nil, errdefs.ErrInvalidArgument.WithMessage("the cluster makes network ingress by itself: leave --ingress out")
+	}
+	if wanted.GetInternal() && wanted.GetHostAccess() {
+		return nil, errdefs.ErrInvalidArgument.WithMessage(
+			fmt.Sprintf("network %s is internal, and so its containers reach no node: leave --internal or --host-access out", wanted.GetName()))
+	}
+	if ident.Fold(wanted.GetName()) == spec.Ingress {
+		return nil, errdefs.ErrInvalidArgument.WithMessage("network ingress is the cluster's own: choose another name")
+	}
+	id, random := ident.NewID(), ulaBits()
+	_, err = object.Networks().Create(ctx, s.writer, wanted.GetName(), func(v *raftstore.View) (*swarmv1.Network, []*swarmv1.Change, error) {
+		return newNetwork(v, id, wanted, random)
+	})
+	if err != nil {
+		return nil, err
+	}
+	info, err := s.GetNetwork(ctx, &swarmv1.GetRequest{Id: id})
+	if err == nil {
+		info.Warnings = overlaps(s.store.View(), info.GetNetwork())
+	}
+	return info, err
+}
+
+// newNetwork makes the row of a network, and the changes that claim its VXLAN network identifier.
+// Two networks that are created at the same time take the same identifier: one of the two is made
+// again, and then sees the subnet of the other.
+func newNetwork(v *raftstore.View, id string, sp *swarmv1.NetworkSpec, random [5]byte) (*swarmv1.Network, []*swarmv1.Change, error) {
+	options, err := subnets(v, sp, random)
+	if err != nil {
+		return nil, nil, err
+	}
+	vni, claims, err := nextVNI(v, id)
+	if err != nil {
+		return nil, nil, err
+	}
+	return &swarmv1.Network{Id: id, Spec: sp, Vni: vni, Ipam: options}, claims, nil
+}
+
+// nextVNI returns the next free VXLAN network identifier, and the changes that claim it.
+func nextVNI(v *raftstore.View, network string) (uint32, []*swarmv1.Change, error) {
+	row, _ := v.Claims.Get(vniCursor)
+	last, _ := strconv.ParseUint(row.GetOwner(), 10, 32)
+	vni := uint32(last)
+	for range v.Networks.Len() + 1 { // Each network has one.
+		if vni++; vni < firstVNI || vni > lastVNI {
+			vni = firstVNI
+		}
+		key := object.VNIKey(vni)
+		if _, taken := v.Claims.Get(key); taken {
+			continue
+		}
+		return vni, []*swarmv1.Change{
+			raftstore.Create(&swarmv1.Claim{Key: key, Owner: network}),
+			raftstore.Put(&swarmv1.Claim{Key: vniCursor, Owner: strconv.FormatUint(uint64(vni), 10)}),
+		}, nil
+	}
+	return 0, nil, errdefs.ErrResourceExhausted.WithMessage("no VXLAN network identifier is left: remove networks that are not used with `swarm network prune`")
+}

@@ -1,0 +1,109 @@
+// Package nodecall lets the users' API call the services of the cluster's nodes: it finds the nodes
+// that a user names, connects to them, and asks many at once. A node that does not answer costs its
+// own part of the result alone, and is reported with the reason.
+//
+// It refuses to know what is asked. Its callers are the packages below manager/control. Goroutines:
+// those of Each, which end before it returns.
+package nodecall
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+
+	"swarm/internal/bounds"
+	"swarm/manager/control/object"
+	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/raftstore"
+)
+
+// maxParallel is how many nodes Each asks at once.
+const maxParallel = 32
+
+// Caller reaches the nodes of the cluster from one manager.
+type Caller struct {
+	self  string
+	store *raftstore.Store
+	conn  func(nodeID string) (grpc.ClientConnInterface, error)
+}
+
+// New makes a Caller. self is the id of this manager's node. conn returns a connection to a node;
+// the Caller does not close it.
+func New(self string, store *raftstore.Store, conn func(nodeID string) (grpc.ClientConnInterface, error)) *Caller {
+	return &Caller{self: self, store: store, conn: conn}
+}
+
+// Self returns the id of this manager's node.
+func (c *Caller) Self() string { return c.self }
+
+// Conn returns a connection to the services of a node.
+func (c *Caller) Conn(nodeID string) (grpc.ClientConnInterface, error) { return c.conn(nodeID) }
+
+// Find returns the node that ref refers to. "self" is this manager's node.
+func (c *Caller) Find(v *raftstore.View, ref string) (*swarmv1.Node, error) {
+	if ref == "self" {
+		ref = c.self
+	}
+	return object.Nodes().Find(v, ref)
+}
+
+// Select returns the nodes that refs refer to, or all nodes if there are no refs, ordered by name.
+func (c *Caller) Select(v *raftstore.View, refs []string) ([]*swarmv1.Node, error) {
+	var out []*swarmv1.Node
+	for _, ref := range refs {
+		n, err := c.Find(v, ref)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, n)
+	}
+	if len(refs) == 0 {
+		out = slices.Collect(v.Nodes.All())
+	}
+	slices.SortFunc(out, func(a, b *swarmv1.Node) int {
+		return cmp.Or(cmp.Compare(object.NodeName(v, a.GetId()), object.NodeName(v, b.GetId())), cmp.Compare(a.GetId(), b.GetId()))
+	})
+	return out, nil
+}
+
+// Each calls ask once for every node, up to maxParallel at the same time, and returns when all have
+// returned. i is the index of the node. ctx ends after timeout. If a node cannot be asked, because
+// it is not ready or cannot be reached, err says so and conn is nil.
+func (c *Caller) Each(ctx context.Context, nodes []*swarmv1.Node, timeout time.Duration,
+	ask func(ctx context.Context, i int, conn grpc.ClientConnInterface, err error),
+) {
+	var g errgroup.Group
+	g.SetLimit(maxParallel)
+	for i, n := range nodes {
+		g.Go(func() error {
+			ctx, cancel := context.WithTimeout(ctx, timeout)
+			defer cancel()
+			if st, _ := c.store.View().NodeStates.Get(n.GetId()); st.GetState() != swarmv1.NodeState_READY {
+				ask(ctx, i, nil, errdefs.ErrUnavailable.WithMessage("it is "+strings.ToLower(st.GetState().String())))
+				return nil
+			}
+			conn, err := c.conn(n.GetId())
+			if err != nil {
+				ask(ctx, i, nil, err)
+				return nil
+			}
+			ask(ctx, i, conn, nil)
+			return nil
+		})
+	}
+	_ = g.Wait() // ask reports the errors of its own node
+}
+
+// ErrorText returns the text of a node's error, cut to bounds.MaxText bytes. It is "" for nil.
+func ErrorText(err error) string {
+	if err == nil {
+		return ""
+	}
+	return bounds.Text(err.Error(), bounds.MaxText)
+}

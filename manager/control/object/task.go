@@ -1,0 +1,102 @@
+package object
+
+import (
+	"iter"
+	"strconv"
+	"strings"
+
+	"swarm/internal/task"
+	"swarm/manager/control/crud"
+	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/raftstore"
+)
+
+// Tasks describes tasks. The name of a task is that of its slot, so the newest task of the slot has
+// it.
+func Tasks() crud.Kind[*swarmv1.Task] {
+	return crud.Kind[*swarmv1.Task]{
+		Word: "task", ListCommand: "swarm task ls",
+		Table: func(v *raftstore.View) raftstore.Table[*swarmv1.Task] { return v.Tasks },
+		Name: func(v *raftstore.View, t *swarmv1.Task) string {
+			return TaskName(ServiceName(v, t.GetServiceId()), t)
+		},
+		ByName: func(v *raftstore.View, name string) iter.Seq[*swarmv1.Task] {
+			t := newest(TasksNamed(v, name))
+			return crud.One(t, t != nil)
+		},
+		Subject: func(v *raftstore.View, t *swarmv1.Task) crud.Subject {
+			return TaskSubject(v, t, ServiceName(v, t.GetServiceId()))
+		},
+	}
+}
+
+// TaskName returns what users call a task: service.slot, or service.node if the service is global.
+func TaskName(service string, t *swarmv1.Task) string {
+	if t.GetSlot() == 0 {
+		return service + "." + t.GetNodeId()
+	}
+	return service + "." + strconv.FormatUint(t.GetSlot(), 10)
+}
+
+// TaskSubject returns what filters see of a task of a service with this name.
+func TaskSubject(v *raftstore.View, t *swarmv1.Task, service string) crud.Subject {
+	rev, _ := v.Revision(t.GetServiceId(), t.GetRevision())
+	return crud.Subject{
+		ID: t.GetId(), Names: []string{TaskName(service, t)},
+		Labels:   []map[string]string{rev.GetSpec().GetTaskTemplate().GetContainerSpec().GetLabels()},
+		Services: []string{t.GetServiceId()}, Nodes: []string{t.GetNodeId()},
+		Desired: t.GetDesiredState(), IsTask: true,
+	}
+}
+
+// Ended reports whether a task has reached its last state.
+func Ended(v *raftstore.View, t *swarmv1.Task) bool {
+	return task.Terminal(v.Status(t.GetId()).GetState())
+}
+
+// TasksNamed yields the tasks, running and ended, that lists show with a name: "web.1", or
+// "web.NODE" if the service is global.
+func TasksNamed(v *raftstore.View, name string) iter.Seq[*swarmv1.Task] {
+	return func(yield func(*swarmv1.Task) bool) {
+		i := strings.LastIndexByte(name, '.')
+		if i <= 0 {
+			return
+		}
+		svc, ok := v.ServiceByName(name[:i])
+		if !ok {
+			return
+		}
+		for t := range v.TasksOfService(svc.GetId()) {
+			if strings.EqualFold(TaskName(svc.GetName(), t), name) && !yield(t) {
+				return
+			}
+		}
+	}
+}
+
+// newest returns the task that is to run, or else the one that was created last. It returns nil if
+// there is none.
+func newest(tasks iter.Seq[*swarmv1.Task]) *swarmv1.Task {
+	var best *swarmv1.Task
+	for t := range tasks {
+		live, bestLive := t.GetDesiredState() <= swarmv1.TaskState_RUNNING, best.GetDesiredState() <= swarmv1.TaskState_RUNNING
+		if best == nil || live && !bestLive || live == bestLive && t.GetMeta().GetCreatedAt().AsTime().After(best.GetMeta().GetCreatedAt().AsTime()) {
+			best = t
+		}
+	}
+	return best
+}
+
+// TaskInfo returns a task with its status and the names that users know. A task whose service is
+// gone has the name from its revision.
+func TaskInfo(v *raftstore.View, t *swarmv1.Task) *swarmv1.TaskInfo {
+	rev, _ := v.Revision(t.GetServiceId(), t.GetRevision())
+	name := rev.GetSpec().GetName()
+	if svc, ok := v.Services.Get(t.GetServiceId()); ok {
+		name = svc.GetName()
+	}
+	return &swarmv1.TaskInfo{
+		Task: t, Status: v.Status(t.GetId()), ServiceName: name, NodeName: NodeName(v, t.GetNodeId()),
+		Image: rev.GetSpec().GetTaskTemplate().GetContainerSpec().GetImage(),
+	}
+}

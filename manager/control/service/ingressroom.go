@@ -1,0 +1,30 @@
+package service
+
+import (
+	"fmt"
+	"slices"
+
+	"swarm/internal/publish"
+	"swarm/internal/spec"
+	"swarm/manager/control/address"
+	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/raftstore"
+)
+
+// ingressRoom returns a warning if the mesh publishes one of the ports, and network ingress has no
+// address left for some nodes.
+func ingressRoom(v *raftstore.View, ports []*swarmv1.PortConfig) []string {
+	n, ok := v.NetworkByName(spec.Ingress)
+	if !ok || !slices.ContainsFunc(ports, publish.ByMesh) {
+		return nil
+	}
+	for _, u := range address.Use(v, n) {
+		lacking := v.Nodes.Len() - len(address.OfNodes(v))
+		if u.GetUsed() >= u.GetTotal() && lacking > 0 {
+			return []string{fmt.Sprintf("network ingress is full, %d of %d addresses of %s are in use; nodes without one: %d: published ports do not answer there, nor lead there: "+
+				"remove nodes that are gone with `swarm node rm`; a cluster for more nodes begins with `swarm init --default-addr-pool-mask-length 20`",
+				u.GetUsed(), u.GetTotal(), u.GetSubnet(), lacking)}
+		}
+	}
+	return nil
+}

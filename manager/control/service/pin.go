@@ -1,0 +1,48 @@
+package service
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/containerd/errdefs"
+
+	"swarm/internal/spec"
+	"swarm/manager/control/digest"
+	swarmv1 "swarm/proto/swarm/v1"
+)
+
+// pin adds a digest to the image of a spec, so that all nodes run the same image. A digest that the
+// spec has stays. With noResolve, only the cluster's own images are asked. pin refuses an image
+// that its registry does not have. It returns a warning if the registry cannot be asked, because
+// the nodes may be able to fetch the image.
+func (s *Server) pin(ctx context.Context, sp *swarmv1.ServiceSpec, auth string, noResolve bool) ([]string, error) {
+	c := sp.GetTaskTemplate().GetContainerSpec()
+	img, err := spec.ParseImage(c.GetImage())
+	if err != nil {
+		return nil, err
+	}
+	if img.Digest != "" {
+		return nil, nil
+	}
+	if noResolve {
+		if row, ok := s.store.View().ImageByName(img.Name); ok {
+			img.Digest = row.GetDigest()
+			c.Image = img.String()
+		}
+		return nil, nil
+	}
+	pinned, warning, err := s.digests.Find(ctx, img, auth)
+	switch {
+	case errdefs.IsNotFound(err):
+		return nil, errdefs.ErrNotFound.WithMessage(fmt.Sprintf(
+			"unknown image %s: its registry does not have it: check the name, or load it with `docker save %s | swarm image load`", img.Familiar(), img.Familiar()))
+	case err != nil:
+		return nil, errdefs.ErrPermissionDenied.WithMessage(fmt.Sprintf(
+			"unknown image %s: its registry refuses to tell of it, so that it does not exist or needs a login: check the name, or run `swarm login %s` and create the service with --with-registry-auth", img.Familiar(), digest.Registry(img.Name)))
+	case warning != "":
+		return []string{warning}, nil
+	}
+	img.Digest = pinned
+	c.Image = img.String()
+	return nil, nil
+}

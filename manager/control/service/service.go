@@ -1,0 +1,277 @@
+package service
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+
+	"github.com/containerd/errdefs"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"swarm/internal/ident"
+	"swarm/internal/spec"
+	"swarm/manager/control/address"
+	"swarm/manager/control/crud"
+	"swarm/manager/control/digest"
+	"swarm/manager/control/object"
+	swarmv1 "swarm/proto/swarm/v1"
+	"swarm/raftstore"
+)
+
+// Deps are what a Server needs.
+type Deps struct {
+	Log     *slog.Logger
+	Store   *raftstore.Store
+	Writer  *crud.Writer
+	Digests *digest.Finder
+	// LastLogs returns the last lines of a task's log, or nothing if its node does not send them in
+	// time.
+	LastLogs func(ctx context.Context, taskID string) []*swarmv1.LogRecord
+	// StaleNotice says in one line why this manager's answers may be old.
+	StaleNotice func() string
+}
+
+// Server serves the RPCs of services.
+type Server struct {
+	log     *slog.Logger
+	store   *raftstore.Store
+	writer  *crud.Writer
+	digests *digest.Finder
+	// addresses allocates virtual IPs.
+	addresses   address.Allocator
+	lastLogs    func(ctx context.Context, taskID string) []*swarmv1.LogRecord
+	staleNotice func() string
+}
+
+// New makes a Server.
+func New(deps Deps) *Server {
+	return &Server{
+		log: deps.Log, store: deps.Store, writer: deps.Writer, digests: deps.Digests, lastLogs: deps.LastLogs, staleNotice: deps.StaleNotice,
+	}
+}
+
+// CreateService writes a service with its first revision, its endpoint, and the claims of its ports
+// and addresses, as one group.
+func (s *Server) CreateService(ctx context.Context, req *swarmv1.CreateServiceRequest) (*swarmv1.CreateServiceResponse, error) {
+	wanted, err := spec.Service(req.GetSpec())
+	if err != nil {
+		return nil, err
+	}
+	if err := object.Services().NameFree(s.store.View(), wanted.GetName()); errdefs.IsAlreadyExists(err) {
+		return nil, err // Refuse the name before a registry is asked.
+	}
+	warnings, err := s.pin(ctx, wanted, req.GetRegistryAuth(), req.GetNoResolveImage())
+	if err != nil {
+		return nil, err
+	}
+	id := ident.NewID()
+	index, err := object.Services().Create(ctx, s.writer, wanted.GetName(), func(v *raftstore.View) (*swarmv1.Service, []*swarmv1.Change, error) {
+		return s.newService(v, id, wanted.CloneVT(), crud.Actor(ctx))
+	})
+	if err != nil {
+		return nil, err
+	}
+	warnings = append(warnings, ingressRoom(s.store.View(), wanted.GetEndpointSpec().GetPorts())...)
+	if advice := spec.AdviseSingleWriter(wanted); advice != "" {
+		warnings = append(warnings, advice)
+	}
+	return &swarmv1.CreateServiceResponse{Id: id, Warnings: warnings, Index: index}, nil
+}
+
+// newService makes the row of a service, and the changes of the other rows that belong to it.
+func (s *Server) newService(v *raftstore.View, id string, complete *swarmv1.ServiceSpec, who string) (*swarmv1.Service, []*swarmv1.Change, error) {
+	if err := bind(v, complete); err != nil {
+		return nil, nil, err
+	}
+	ports, claims, err := claimPorts(v, id, nil, complete.GetEndpointSpec().GetPorts())
+	if err != nil {
+		return nil, nil, err
+	}
+	rev := spec.NextRevision(id, nil, 0, complete, who)
+	svc := &swarmv1.Service{Id: id, Name: complete.GetName(), Revision: rev.GetNumber()}
+	if isJob(complete) {
+		svc.JobStatus = &swarmv1.JobStatus{LastExecution: timestamppb.Now()}
+	}
+	vips, addresses, err := s.virtualIPs(v, id, nil, complete)
+	if err != nil {
+		return nil, nil, err
+	}
+	networks, err := joinNetworks(v, id, complete)
+	if err != nil {
+		return nil, nil, err
+	}
+	end := &swarmv1.Endpoint{ServiceId: id, Spec: complete.GetEndpointSpec(), Ports: ports, VirtualIps: vips}
+	return svc, append(slices.Concat(claims, addresses, networks), raftstore.Create(rev), raftstore.Create(end)), nil
+}
+
+func isJob(s *swarmv1.ServiceSpec) bool {
+	return s.GetMode().GetReplicatedJob() != nil || s.GetMode().GetGlobalJob() != nil
+}
+
+// UpdateService writes a new revision of a service, or returns to the previous one. A spec that
+// equals the current one writes nothing.
+func (s *Server) UpdateService(ctx context.Context, req *swarmv1.UpdateServiceRequest) (*swarmv1.UpdateServiceResponse, error) {
+	svc, err := object.Services().Find(s.store.View(), req.GetId())
+	if err != nil {
+		return nil, err
+	}
+	if req.GetRollback() {
+		return s.rollback(ctx, svc, req.GetVersion())
+	}
+	current, _ := s.store.View().Revision(svc.GetId(), svc.GetRevision())
+	wanted, warnings, err := s.nextSpec(ctx, svc, current.GetSpec(), req)
+	if err != nil {
+		return nil, err
+	}
+	var number uint64
+	index, err := object.Services().Update(ctx, s.writer, svc, req.GetVersion(), func(v *raftstore.View, row *swarmv1.Service) ([]*swarmv1.Change, error) {
+		complete := wanted.CloneVT()
+		if err := bind(v, complete); err != nil {
+			return nil, err
+		}
+		changes, err := s.revise(v, row, complete, crud.Actor(ctx))
+		number = row.GetRevision()
+		return changes, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("update service %s: %w", svc.GetName(), err)
+	}
+	warnings = append(warnings, ingressRoom(s.store.View(), wanted.GetEndpointSpec().GetPorts())...)
+	return &swarmv1.UpdateServiceResponse{Warnings: warnings, Index: index, Revision: number}, nil
+}
+
+// nextSpec returns the spec that an update writes, with its image pinned. The names in it are not
+// ids yet: those depend on the newest view.
+func (s *Server) nextSpec(ctx context.Context, svc *swarmv1.Service, old *swarmv1.ServiceSpec, req *swarmv1.UpdateServiceRequest) (*swarmv1.ServiceSpec, []string, error) {
+	wanted, err := spec.Service(req.GetSpec())
+	if err != nil {
+		return nil, nil, err
+	}
+	if wanted.GetName() != svc.GetName() {
+		return nil, nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("service %s cannot be renamed to %s: create a new service instead", svc.GetName(), wanted.GetName()))
+	}
+	if object.Mode(wanted) != object.Mode(old) {
+		return nil, nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("service %s is %s and cannot become %s: create a new service instead", svc.GetName(), object.Mode(old), object.Mode(wanted)))
+	}
+	// An update that does not change the image keeps its digest, so that scaling asks no registry.
+	had := old.GetTaskTemplate().GetContainerSpec().GetImage()
+	if parsed, err := spec.ParseImage(had); err == nil && parsed.Name == wanted.GetTaskTemplate().GetContainerSpec().GetImage() &&
+		parsed.Digest != "" && wanted.GetTaskTemplate().GetForceUpdate() == old.GetTaskTemplate().GetForceUpdate() && req.GetNoResolveImage() {
+		wanted.TaskTemplate.ContainerSpec.Image = had
+	}
+	keepPullOptions(old, wanted)
+	warnings, err := s.pin(ctx, wanted, req.GetRegistryAuth(), req.GetNoResolveImage())
+	return wanted, warnings, err
+}
+
+// keepPullOptions copies the credentials for the registry from the old spec if the next one has
+// none: clients are never shown them, so they cannot send them back. An image of another registry
+// does not get them.
+func keepPullOptions(old, next *swarmv1.ServiceSpec) {
+	to, from := next.GetTaskTemplate().GetContainerSpec(), old.GetTaskTemplate().GetContainerSpec()
+	if to == nil || to.PullOptions != nil || from.GetPullOptions() == nil {
+		return
+	}
+	was, err := spec.ParseImage(from.GetImage())
+	if is, ierr := spec.ParseImage(to.GetImage()); err == nil && ierr == nil && is.Registry() == was.Registry() {
+		to.PullOptions = from.PullOptions.CloneVT()
+	}
+}
+
+// revise makes next the current revision of a service, unless it is that already. It edits the row,
+// and returns the changes of the other rows.
+func (s *Server) revise(v *raftstore.View, row *swarmv1.Service, next *swarmv1.ServiceSpec, who string) ([]*swarmv1.Change, error) {
+	current, _ := v.Revision(row.GetId(), row.GetRevision())
+	if current.GetSpec().EqualVT(next) {
+		return nil, nil
+	}
+	rev := nextRevision(v, row.GetId(), current, next, who)
+	row.Revision, row.PreviousRevision, row.UpdateStatus = rev.GetNumber(), row.GetRevision(), nil
+	if isJob(next) && rev.GetTemplate() != current.GetTemplate() {
+		row.JobStatus = &swarmv1.JobStatus{JobIteration: row.GetJobStatus().GetJobIteration() + 1, LastExecution: timestamppb.Now()}
+	}
+	changes, err := s.updateEndpoint(v, row.GetId(), next)
+	return append(changes, raftstore.Create(rev)), err
+}
+
+// nextRevision makes the revision after current. Its template is that of the first revision which
+// makes the same tasks. An update that undoes another one therefore replaces only the tasks which
+// that one had replaced.
+func nextRevision(v *raftstore.View, id string, current *swarmv1.Revision, next *swarmv1.ServiceSpec, who string) *swarmv1.Revision {
+	var last, template uint64
+	for r := range v.Revisions.Prefix(id + "/") {
+		last = max(last, r.GetNumber())
+		if template == 0 && spec.SameTasks(r.GetSpec(), next) {
+			template = r.GetTemplate()
+		}
+	}
+	rev := spec.NextRevision(id, current, last, next, who)
+	if template != 0 {
+		rev.Template = template
+	}
+	return rev
+}
+
+// updateEndpoint returns the changes which make the endpoint of a service, and the claims of its
+// ports and addresses, fit the spec.
+func (s *Server) updateEndpoint(v *raftstore.View, id string, next *swarmv1.ServiceSpec) ([]*swarmv1.Change, error) {
+	old, ok := v.Endpoints.Get(id)
+	ports, changes, err := claimPorts(v, id, old.GetPorts(), next.GetEndpointSpec().GetPorts())
+	if err != nil {
+		return nil, err
+	}
+	vips, addresses, err := s.virtualIPs(v, id, old.GetVirtualIps(), next)
+	if err != nil {
+		return nil, err
+	}
+	networks, err := joinNetworks(v, id, next)
+	if err != nil {
+		return nil, err
+	}
+	changes = slices.Concat(changes, addresses, networks)
+	if !ok {
+		return append(changes, raftstore.Create(&swarmv1.Endpoint{ServiceId: id, Spec: next.GetEndpointSpec(), Ports: ports, VirtualIps: vips})), nil
+	}
+	row := old.CloneVT()
+	row.Spec, row.Ports, row.VirtualIps, row.Unmet = next.GetEndpointSpec(), ports, vips, ""
+	if row.EqualVT(old) {
+		return changes, nil
+	}
+	return append(changes, raftstore.Update(row)), nil
+}
+
+// rollback exchanges the current and the previous revision of a service.
+func (s *Server) rollback(ctx context.Context, svc *swarmv1.Service, version uint64) (*swarmv1.UpdateServiceResponse, error) {
+	var number uint64
+	index, err := object.Services().Update(ctx, s.writer, svc, version, func(v *raftstore.View, row *swarmv1.Service) ([]*swarmv1.Change, error) {
+		previous, ok := v.Revision(row.GetId(), row.GetPreviousRevision())
+		if !ok {
+			return nil, errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf("service %s has no previous revision to return to: it was never updated", row.GetName()))
+		}
+		number = previous.GetNumber()
+		row.Revision, row.PreviousRevision = number, row.GetRevision()
+		row.UpdateStatus = &swarmv1.UpdateStatus{
+			State: swarmv1.UpdateStatus_ROLLBACK_STARTED, StartedAt: timestamppb.Now(), StartedVersion: row.GetMeta().GetVersion(),
+			Message: "rollback asked for by " + crud.Actor(ctx),
+		}
+		return s.updateEndpoint(v, row.GetId(), previous.GetSpec())
+	})
+	if err != nil {
+		return nil, fmt.Errorf("roll back service %s: %w", svc.GetId(), err)
+	}
+	return &swarmv1.UpdateServiceResponse{Index: index, Revision: number}, nil
+}
+
+// RemoveService marks a service for removal. The planner stops its tasks, and then deletes its
+// rows. A service that does not exist any more, or is marked already, is no error.
+func (s *Server) RemoveService(ctx context.Context, req *swarmv1.GetRequest) (*swarmv1.RemoveResponse, error) {
+	svc, err := object.Services().Find(s.store.View(), req.GetId())
+	if err != nil {
+		return nil, err
+	}
+	if err := object.Services().Remove(ctx, s.writer, svc, nil); err != nil {
+		return nil, fmt.Errorf("remove service %s: %w", svc.GetName(), err)
+	}
+	return &swarmv1.RemoveResponse{}, nil
+}

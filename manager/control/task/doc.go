@@ -1,0 +1,7 @@
+// Package task serves the RPCs of tasks: list, inspect, logs and exec. The nodes have the logs and
+// run the commands; this package finds the nodes, merges what they send, and continues when one of
+// them restarts.
+//
+// It refuses to create and change tasks: the planner does. Package control is its only caller.
+// Goroutines: those of Logs and Exec, which end with the call.
+package task
