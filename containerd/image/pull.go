@@ -22,20 +22,20 @@ import (
 	"swarm/worker"
 )
 
-// resolveTimeout bounds the question which digest a tag has now.
+// resolveTimeout bounds the question which digest a tag names now.
 const resolveTimeout = 15 * time.Second
 
-// order is a pull that has been understood.
+// order is a parsed request for a pull.
 type order struct {
 	ref      spec.Image
 	auth     registry.Credentials
 	platform platforms.MatchComparer
 	wanted   string // the platform, for people
-	newest   bool   // the digest is what the tag names now, not what the caller gave
+	newest   bool   // the digest is the one that the tag names now, not one that the caller gave
 }
 
-// fetchKey is what two pulls have in common that share one fetch. Credentials belong to it: what is
-// refused to one caller may be given to the next.
+// fetchKey identifies the pulls that share one fetch. It includes the credentials, because a
+// registry may refuse to one caller what it gives to another.
 type fetchKey struct {
 	ref    spec.Image
 	wanted string
@@ -43,8 +43,11 @@ type fetchKey struct {
 }
 
 // Pull makes an image ready for containers: by its digest from this node, from other nodes or from
-// its registry, whichever has it first. A tag without digest is looked up in the registry, unless
-// it was loaded here; when the registry cannot tell, what this node has under that name serves.
+// its registry, whichever delivers it first. For a tag without a digest, Pull asks the registry for
+// the digest, unless the image was loaded on this node. If the registry does not answer, the image
+// that this node holds under the name is used. tell receives reports of progress and may be nil.
+//
+// For errors, see registry.PullError; ErrRuntimeAway: containerd does not answer.
 func (s *Store) Pull(ctx context.Context, req worker.PullRequest, tell func(*swarmv1.ImageProgress)) (*swarmv1.Image, error) {
 	o, err := s.order(req)
 	if err != nil {
@@ -60,7 +63,7 @@ func (s *Store) Pull(ctx context.Context, req worker.PullRequest, tell func(*swa
 	}
 	err = s.flights.do(ctx, fetchKey{o.ref, o.wanted, o.auth}, tell, func(ctx context.Context, tell func(*swarmv1.ImageProgress)) error {
 		if image, err := s.ready(ctx, o); image != nil || err != nil {
-			return err // another flight has just landed
+			return err // Another flight has just fetched it.
 		}
 		return s.fetch(namespaced(ctx), o, tell)
 	})
@@ -96,7 +99,7 @@ func (s *Store) order(req worker.PullRequest) (order, error) {
 	return o, err
 }
 
-// pin finds the digest of a tag.
+// pin returns the digest of a tag.
 func (s *Store) pin(ctx context.Context, o order) (string, error) {
 	held, err := s.find(ctx, o.ref.Name)
 	if err != nil && !errdefs.IsNotFound(err) {
@@ -118,7 +121,7 @@ func (s *Store) pin(ctx context.Context, o order) (string, error) {
 	return "", registry.PullError(o.ref, err, registry.PeersHaveNot)
 }
 
-// ready gives an image that needs no fetching; nil when it does.
+// ready returns an image that need not be fetched, or nil if it must be.
 func (s *Store) ready(ctx context.Context, o order) (*swarmv1.Image, error) {
 	c, err := s.catalog(ctx)
 	if err != nil {
@@ -137,7 +140,7 @@ func (s *Store) ready(ctx context.Context, o order) (*swarmv1.Image, error) {
 			return nil, fmt.Errorf("record it: %w", worker.Away(err))
 		}
 	}
-	// Somebody else may have removed it from containerd.
+	// Another client of containerd may have removed the record.
 	if _, err := s.client.ImageService().Get(namespaced(ctx), names[0]); errdefs.IsNotFound(err) {
 		s.note()
 		return nil, nil
@@ -147,9 +150,9 @@ func (s *Store) ready(ctx context.Context, o order) (*swarmv1.Image, error) {
 	return e.proto(o.ref.Name), nil
 }
 
-// lacks says whether a name is new for an image: the same digest by another tag or from another
-// repository. A tag that is recorded for another digest moves only to the newest, or two services
-// with two digests of one tag would take turns.
+// lacks reports whether a record must be written for an image: because the name is new, or because
+// the tag is recorded for another digest and the order is for the newest one. Other orders do not
+// move a tag, because two services with two digests of one tag would move it back and forth.
 func (c *catalog) lacks(names []string, o order) bool {
 	return slices.ContainsFunc(names, func(name string) bool {
 		digest, known := c.records[name]
@@ -157,7 +160,7 @@ func (c *catalog) lacks(names []string, o order) bool {
 	})
 }
 
-// room refuses what the disk has no room for.
+// room returns an error if the disk has no room for a number of bytes.
 func (s *Store) room(bytes int64) error {
 	if s.deps.Room == nil {
 		return nil
