@@ -177,7 +177,7 @@ func (s *Store) named(ctx context.Context, index ocispec.Descriptor, name string
 	var out []found
 	blobs := 0
 	for _, n := range order {
-		f, own, err := s.judge(ctx, n, byName[n])
+		f, own, err := s.checkImage(ctx, n, byName[n])
 		if err != nil {
 			return nil, err
 		}
@@ -203,8 +203,9 @@ func (s *Store) manifests(ctx context.Context, index ocispec.Descriptor) ([]ocis
 	return manifests, nil
 }
 
-// judge refuses an image without a complete platform. It also returns how many blobs the image has.
-func (s *Store) judge(ctx context.Context, name string, target ocispec.Descriptor) (found, int, error) {
+// checkImage refuses an image without a complete platform. It also returns how many blobs the image
+// has.
+func (s *Store) checkImage(ctx context.Context, name string, target ocispec.Descriptor) (found, int, error) {
 	ref, err := spec.ParseImage(name)
 	if err != nil {
 		return found{}, 0, err

@@ -25,8 +25,8 @@ import (
 // resolveTimeout bounds the question which digest a tag names now.
 const resolveTimeout = 15 * time.Second
 
-// order is a parsed request for a pull.
-type order struct {
+// pullRequest is a parsed request for a pull.
+type pullRequest struct {
 	ref      spec.Image
 	auth     registry.Credentials
 	platform platforms.MatchComparer
@@ -49,12 +49,12 @@ type fetchKey struct {
 //
 // For errors, see registry.PullError; ErrRuntimeAway: containerd does not answer.
 func (s *Store) Pull(ctx context.Context, req worker.PullRequest, tell func(*swarmv1.ImageProgress)) (*swarmv1.Image, error) {
-	o, err := s.order(req)
+	o, err := s.parseRequest(req)
 	if err != nil {
 		return nil, err
 	}
 	if o.newest = o.ref.Digest == ""; o.newest {
-		if o.ref.Digest, err = s.pin(ctx, o); err != nil {
+		if o.ref.Digest, err = s.resolveTag(ctx, o); err != nil {
 			return nil, err
 		}
 	}
@@ -77,21 +77,21 @@ func (s *Store) Pull(ctx context.Context, req worker.PullRequest, tell func(*swa
 	return image, err
 }
 
-func (s *Store) order(req worker.PullRequest) (order, error) {
+func (s *Store) parseRequest(req worker.PullRequest) (pullRequest, error) {
 	ref, err := spec.ParseImage(req.Ref)
 	if err != nil {
-		return order{}, err
+		return pullRequest{}, err
 	}
 	if ref.Digest != "" {
 		if _, err := validDigest(ref.Digest); err != nil {
-			return order{}, err
+			return pullRequest{}, err
 		}
 	}
-	o := order{ref: ref, platform: s.platform, wanted: cmp.Or(req.Platform, platforms.DefaultString())}
+	o := pullRequest{ref: ref, platform: s.platform, wanted: cmp.Or(req.Platform, platforms.DefaultString())}
 	if req.Platform != "" {
 		p, err := platforms.Parse(req.Platform)
 		if err != nil {
-			return order{}, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("platform %q is not one: write OS/ARCH[/VARIANT], for example linux/amd64", req.Platform))
+			return pullRequest{}, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("platform %q is not one: write OS/ARCH[/VARIANT], for example linux/amd64", req.Platform))
 		}
 		o.platform = platforms.Only(p)
 	}
@@ -99,8 +99,8 @@ func (s *Store) order(req worker.PullRequest) (order, error) {
 	return o, err
 }
 
-// pin returns the digest of a tag.
-func (s *Store) pin(ctx context.Context, o order) (string, error) {
+// resolveTag returns the digest of a tag.
+func (s *Store) resolveTag(ctx context.Context, o pullRequest) (string, error) {
 	held, err := s.find(ctx, o.ref.Name)
 	if err != nil && !errdefs.IsNotFound(err) {
 		return "", worker.Away(err)
@@ -122,7 +122,7 @@ func (s *Store) pin(ctx context.Context, o order) (string, error) {
 }
 
 // ready returns an image that need not be fetched, or nil if it must be.
-func (s *Store) ready(ctx context.Context, o order) (*swarmv1.Image, error) {
+func (s *Store) ready(ctx context.Context, o pullRequest) (*swarmv1.Image, error) {
 	c, err := s.catalog(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("look at what is held: %w", worker.Away(err))
@@ -142,7 +142,7 @@ func (s *Store) ready(ctx context.Context, o order) (*swarmv1.Image, error) {
 	}
 	// Another client of containerd may have removed the record.
 	if _, err := s.client.ImageService().Get(namespaced(ctx), names[0]); errdefs.IsNotFound(err) {
-		s.note()
+		s.invalidate()
 		return nil, nil
 	} else if err != nil {
 		return nil, fmt.Errorf("look at what is held: %w", worker.Away(err))
@@ -153,7 +153,7 @@ func (s *Store) ready(ctx context.Context, o order) (*swarmv1.Image, error) {
 // lacks reports whether a record must be written for an image: because the name is new, or because
 // the tag is recorded for another digest and the order is for the newest one. Other orders do not
 // move a tag, because two services with two digests of one tag would move it back and forth.
-func (c *catalog) lacks(names []string, o order) bool {
+func (c *catalog) lacks(names []string, o pullRequest) bool {
 	return slices.ContainsFunc(names, func(name string) bool {
 		digest, known := c.records[name]
 		return !known || o.newest && digest != o.ref.Digest
@@ -173,7 +173,7 @@ func (s *Store) room(bytes int64) error {
 
 // sources lists the sources of a pull: nodes in random order, so that many pulls spread over them,
 // and then the registry.
-func (s *Store) sources(ctx context.Context, o order) []transfer.Source {
+func (s *Store) sources(ctx context.Context, o pullRequest) []transfer.Source {
 	var out []transfer.Source
 	if s.peers != nil {
 		for _, id := range s.deps.Peers(ctx, o.ref.Digest) {
@@ -186,7 +186,7 @@ func (s *Store) sources(ctx context.Context, o order) []transfer.Source {
 
 // fetch downloads the missing blobs of an image, unpacks the image and records it. Blobs of a
 // failed attempt are kept for the next one.
-func (s *Store) fetch(ctx context.Context, o order, tell func(*swarmv1.ImageProgress)) (err error) {
+func (s *Store) fetch(ctx context.Context, o pullRequest, tell func(*swarmv1.ImageProgress)) (err error) {
 	sources := s.sources(ctx, o)
 	ctx, release, err := s.leased(ctx, o.ref.Digest)
 	if err != nil {

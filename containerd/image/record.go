@@ -68,7 +68,7 @@ func (s *Store) keep(ctx context.Context, ref spec.Image, target ocispec.Descrip
 			return fmt.Errorf("record image %s: %w", name, err)
 		}
 	}
-	s.note()
+	s.invalidate()
 	return nil
 }
 
@@ -136,7 +136,7 @@ func (s *Store) Remove(ctx context.Context, digest string) error {
 	if err := s.unused(ctx, records); err != nil {
 		return err
 	}
-	defer s.note()
+	defer s.invalidate()
 	for i, r := range records {
 		var opts []images.DeleteOpt
 		if i == len(records)-1 {

@@ -157,7 +157,7 @@ func (s *Store) Image(ctx context.Context, ref string) (client.Image, error) {
 	}
 	held, err := s.client.ImageService().Get(namespaced(ctx), e.records[0])
 	if errdefs.IsNotFound(err) {
-		s.note() // Another client of containerd removed it.
+		s.invalidate() // Another client of containerd removed it.
 	}
 	if err != nil {
 		return nil, fmt.Errorf("image %s: %w", ref, err)
@@ -165,8 +165,8 @@ func (s *Store) Image(ctx context.Context, ref string) (client.Image, error) {
 	return client.NewImage(s.client, held), nil
 }
 
-// note records that the image records have changed.
-func (s *Store) note() {
+// invalidate records that the image records have changed.
+func (s *Store) invalidate() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.held = nil

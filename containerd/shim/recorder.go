@@ -243,7 +243,7 @@ func (r *recorder) oomKilled(ctx context.Context, id string, w *watch) bool {
 func (r *recorder) Wait(ctx context.Context, req *taskapi.WaitRequest) (*taskapi.WaitResponse, error) {
 	resp, err := r.TTRPCTaskService.Wait(ctx, req)
 	if err == nil && req.ExecID == "" {
-		r.settle(ctx, req.ID)
+		r.awaitRecord(ctx, req.ID)
 	}
 	return resp, err
 }
@@ -251,7 +251,7 @@ func (r *recorder) Wait(ctx context.Context, req *taskapi.WaitRequest) (*taskapi
 func (r *recorder) State(ctx context.Context, req *taskapi.StateRequest) (*taskapi.StateResponse, error) {
 	resp, err := r.TTRPCTaskService.State(ctx, req)
 	if err == nil && req.ExecID == "" && resp.Status == tasktypes.Status_STOPPED {
-		r.settle(ctx, req.ID)
+		r.awaitRecord(ctx, req.ID)
 	}
 	return resp, err
 }
@@ -304,8 +304,8 @@ func (r *recorder) Start(ctx context.Context, req *taskapi.StartRequest) (*taska
 	return r.TTRPCTaskService.Start(context.WithoutCancel(ctx), req)
 }
 
-// settle waits until the record of a container that has ended is written, or ctx ends.
-func (r *recorder) settle(ctx context.Context, id string) {
+// awaitRecord waits until the record of a container that has ended is written, or ctx ends.
+func (r *recorder) awaitRecord(ctx context.Context, id string) {
 	if w := r.get(id); w != nil {
 		select {
 		case <-w.done:
@@ -352,7 +352,7 @@ func (p publisher) Publish(ctx context.Context, topic string, event events.Event
 		}
 	case *eventstypes.TaskExit:
 		if e.ID == e.ContainerID {
-			p.rec.settle(ctx, e.ContainerID)
+			p.rec.awaitRecord(ctx, e.ContainerID)
 		}
 	}
 	return p.Publisher.Publish(ctx, topic, event)

@@ -28,14 +28,15 @@ type slowSource struct{ *peer.Source }
 
 func (slowSource) String() string { return "slow" }
 
-// A slow node comes after the registry, in this pull and in those of the next minutes, and is not given up.
+// A slow node comes after the registry, in this pull and in those of the next minutes, and is not
+// given up.
 func TestEach_SlowNodesComeLast(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var slow, last Source = slowSource{peer.NewClient(nil).Source("slow")},
 			registry.New(registry.Config{}, registry.Deps{}).Source(spec.Image{Name: "localhost/app"}, registry.Credentials{})
 		pull := func() (order []string) {
 			d := NewDownload(Request{}, Deps{Sources: []Source{slow, last}, Log: slog.New(slog.DiscardHandler)})
-			err := d.each(t.Context(), func(src Source) error {
+			err := d.trySources(t.Context(), func(src Source) error {
 				order = append(order, src.String())
 				switch {
 				case src == last:
@@ -62,7 +63,8 @@ func TestEach_SlowNodesComeLast(t *testing.T) {
 	})
 }
 
-// FuzzManifest: what a registry or an archive calls a manifest or an index, and the configuration that it names.
+// FuzzManifest: what a registry or an archive calls a manifest or an index, and the configuration
+// that it names.
 func FuzzManifest(f *testing.F) {
 	config := []byte(`{"os":"linux","architecture":"amd64","config":{"Env":["A=1"]}}`)
 	dgst := digest.FromBytes(config).String()
