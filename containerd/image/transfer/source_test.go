@@ -23,7 +23,7 @@ import (
 	"github.com/containerd/errdefs"
 )
 
-// slowSource is a node that is too slow until it has been called so.
+// slowSource is a node that is too slow until it is deferred.
 type slowSource struct{ *peer.Source }
 
 func (slowSource) String() string { return "slow" }
@@ -63,8 +63,8 @@ func TestEach_SlowNodesComeLast(t *testing.T) {
 	})
 }
 
-// FuzzManifest: what a registry or an archive calls a manifest or an index, and the configuration
-// that it names.
+// FuzzManifest surveys what a registry or an archive may call a manifest or an index, with the
+// configuration that it names.
 func FuzzManifest(f *testing.F) {
 	config := []byte(`{"os":"linux","architecture":"amd64","config":{"Env":["A=1"]}}`)
 	dgst := digest.FromBytes(config).String()
