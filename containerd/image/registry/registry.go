@@ -12,7 +12,6 @@ package registry
 
 import (
 	"context"
-	"github.com/google/go-containerregistry/pkg/authn"
 	"io"
 	"log/slog"
 	"time"
@@ -20,6 +19,7 @@ import (
 	"github.com/containerd/containerd/v2/core/remotes"
 	"github.com/containerd/containerd/v2/core/remotes/docker"
 	"github.com/containerd/log"
+	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/sirupsen/logrus"
 
 	"swarm/internal/spec"

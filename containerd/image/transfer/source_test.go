@@ -6,21 +6,22 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"log/slog"
+	"testing"
+	"testing/synctest"
+	"time"
+
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/plugins/content/local"
+	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"log/slog"
+
 	"swarm/containerd/image/peer"
 	"swarm/containerd/image/registry"
 	"swarm/containerd/image/survey"
 	"swarm/containerd/image/watchdog"
 	"swarm/internal/spec"
-	"testing"
-	"testing/synctest"
-	"time"
-
-	"github.com/containerd/errdefs"
 )
 
 // slowSource is a node that is too slow until it is deferred.
