@@ -87,14 +87,14 @@ func (s *Store) read(ctx context.Context) (*catalog, error) {
 		if e == nil {
 			x, err := survey.Take(ctx, s.client.ContentStore(), r.Target)
 			if errdefs.IsInvalidArgument(err) {
-				s.log.Warn("image is not valid and not used", "image", r.Name, "err", err)
+				s.log.Warn("image is ignored, because it is not valid", "image", r.Name, "err", err)
 				continue
 			}
 			if err != nil {
 				return nil, fmt.Errorf("image %s: %w", r.Name, err)
 			}
 			if len(x.Platforms) == 0 {
-				s.log.Warn("image is not whole and not used", "image", r.Name, "missing", x.Missing)
+				s.log.Warn("image is ignored, because it is incomplete", "image", r.Name, "missing", x.Missing)
 				continue
 			}
 			e = &entry{digest: d, target: r.Target, Result: x}

@@ -57,7 +57,7 @@ func (s *Store) leased(ctx context.Context, digest string) (_ context.Context, r
 		}
 		over()
 		if derr != nil {
-			s.log.Warn("leases of a pull expire by themselves", "digest", digest, "err", derr)
+			s.log.Warn("leases of a pull were not deleted, and expire later", "digest", digest, "err", derr)
 		}
 	}, nil
 }

@@ -48,7 +48,7 @@ func (s *Store) Load(ctx context.Context, from io.Reader, name string, tell func
 	}
 	defer func() {
 		if err := done(context.WithoutCancel(ctx)); err != nil {
-			s.log.Warn("lease of a loaded image expires by itself", "err", err)
+			s.log.Warn("lease of a load was not deleted, and expires later", "err", err)
 		}
 	}()
 	var index ocispec.Descriptor

@@ -115,7 +115,7 @@ func (s *Store) resolveTag(ctx context.Context, o pullRequest) (string, error) {
 		return digest, nil
 	}
 	if held != nil && ctx.Err() == nil {
-		s.log.Info("image used as this node has it: its registry does not tell of it", "image", o.ref.Name, "digest", held.digest, "err", err)
+		s.log.Info("registry does not answer for a tag, using the image on this node", "image", o.ref.Name, "digest", held.digest, "err", err)
 		return held.digest, nil
 	}
 	return "", registry.PullError(o.ref, err, registry.PeersHaveNot)

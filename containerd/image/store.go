@@ -135,7 +135,7 @@ func (s *Store) List(ctx context.Context) ([]*swarmv1.Image, error) {
 func (s *Store) Holds(digest string) bool {
 	c, err := s.catalog(context.Background())
 	if err != nil {
-		s.log.Warn("held images are not known", "err", err)
+		s.log.Warn("list of images cannot be read", "err", err)
 		return false
 	}
 	return c.images[digest] != nil

@@ -72,7 +72,7 @@ func Run(ctx context.Context, cfg Config, beside ...func(context.Context)) error
 	}
 	mount.SetTempMountLocation(filepath.Join(cfg.Root, "tmpmounts"))
 	if _, err := mount.CleanupTempMounts(0); err != nil {
-		log.G(ctx).WithError(err).Warn("temporary mounts of an earlier run remain")
+		log.G(ctx).WithError(err).Warn("temporary mounts of an earlier run were not removed")
 	}
 
 	diff.RegisterProcessor(inflate.Processor)

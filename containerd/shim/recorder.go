@@ -80,7 +80,7 @@ func (r *recorder) Create(ctx context.Context, req *taskapi.CreateTaskRequest) (
 	if errors.Is(err, errGivenUp) {
 		// Without this, the shim would never end, unless it has other containers.
 		_, shut := r.Shutdown(ctx, &taskapi.ShutdownRequest{ID: req.ID})
-		log.G(ctx).WithField("id", req.ID).WithError(errors.Join(err, shut)).Info("container taken away")
+		log.G(ctx).WithField("id", req.ID).WithError(errors.Join(err, shut)).Info("container removed, because containerd abandoned its set-up")
 		return nil, errgrpc.ToGRPC(fmt.Errorf("container %s: %w", req.ID, errGivenUp))
 	}
 	return resp, err

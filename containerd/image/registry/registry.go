@@ -101,7 +101,7 @@ func (c *Client) secrets(ref spec.Image, given Credentials) func(string) (string
 		if err != nil {
 			// A public image needs no credentials. For others the registry reports that they are
 			// missing.
-			c.log.Warn("credentials of a registry not found", "registry", host, "err", err)
+			c.log.Warn("credentials of a registry cannot be read", "registry", host, "err", err)
 		}
 		user, secret := found.secret()
 		return user, secret, nil
