@@ -18,8 +18,8 @@ import (
 	"swarm/worker/engine"
 )
 
-// BenchmarkFifty makes and removes 50 containers: through the runtime, all at once as the worker does, and bare, four at
-// once, with nothing but containerd's client.
+// BenchmarkFifty makes and removes 50 containers: with the runtime, all at once as the worker does,
+// and for comparison with only containerd's client, four at a time.
 func BenchmarkFifty(b *testing.B) {
 	const many = 50
 	for _, way := range []struct {

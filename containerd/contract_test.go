@@ -16,7 +16,7 @@ import (
 	"swarm/worker/runtimetest"
 )
 
-// The tests share one containerd; each has a runtime, and so containers, of its own.
+// The tests share one containerd. Each test has its own runtime, and so its own containers.
 func TestRuntime_KeepsTheContract(t *testing.T) {
 	n := newNode(t)
 	runtimetest.Run(t, func(t *testing.T) runtimetest.System {
@@ -66,7 +66,8 @@ func TestRuntime_KeepsTheContract(t *testing.T) {
 	n.T = t
 }
 
-// readyRuntime starts containers until they listen to signals: the first process of a container is deaf before.
+// readyRuntime waits in Start until the container handles signals, because the kernel drops signals
+// to a first process that does not handle them yet.
 type readyRuntime struct {
 	*containerd.Runtime
 	n    *node

@@ -23,7 +23,7 @@ import (
 	"swarm/worker/engine"
 )
 
-// Every field of an image's configuration is honoured, or here is why not.
+// Each field of an image's configuration is honoured, or this test says why not.
 func TestRuntime_HonoursTheImagesConfiguration(t *testing.T) {
 	n := newNode(t)
 	const ref = "example.com/configured:1"
@@ -95,7 +95,7 @@ func TestRuntime_HonoursTheImagesConfiguration(t *testing.T) {
 	}
 }
 
-// Whoever made an image is not trusted with numbers either.
+// The author of an image is not trusted, so numbers out of range are moved into it.
 func TestRuntime_BoundsTheImagesHealthcheck(t *testing.T) {
 	n := newNode(t)
 	const ref = "example.com/eager:1"

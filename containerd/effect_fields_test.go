@@ -14,7 +14,8 @@ import (
 	"swarm/worker/engine"
 )
 
-// elsewhere are the fields without an effect that a container sees by this package's work alone: where each is shown.
+// elsewhere has the fields whose effect a container does not see through this package alone, and
+// where each is tested.
 func elsewhere() map[string]string {
 	return map[string]string{
 		"ContainerSpec.hostname":            "the worker fills its template in: row hostname has the outcome, TestWorker_ContainerGetsItsInputs the rest",
@@ -38,7 +39,7 @@ func elsewhere() map[string]string {
 	}
 }
 
-// A field that is added must have a row, or say here why it has none.
+// A new field must have a row in effects, or a reason here why it has none.
 func TestEffects_AreOfEveryField(t *testing.T) {
 	covered := map[string]bool{}
 	for _, e := range effects("/dir", 2) {
@@ -68,7 +69,7 @@ func TestEffects_AreOfEveryField(t *testing.T) {
 	}
 }
 
-// note collects the fields that are set in a message and below.
+// note collects the fields that are set in a message and in the messages below it.
 func note(to map[string]bool, m protoreflect.Message) {
 	m.Range(func(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
 		to[fieldName(f)] = true
@@ -85,7 +86,8 @@ func note(to map[string]bool, m protoreflect.Message) {
 	})
 }
 
-// walk lists the fields of a message and below it; what a reason covers is not gone into.
+// walk lists the fields of a message and of the messages below it. It does not enter fields with a
+// reason.
 func walk(d protoreflect.MessageDescriptor, reasons map[string]string, all map[string]bool) {
 	for i := range d.Fields().Len() {
 		f := d.Fields().Get(i)

@@ -14,7 +14,7 @@ import (
 	"swarm/worker/engine"
 )
 
-// effect is what a container sees of a part of its spec.
+// effect is what a container sees of one part of its spec.
 type effect struct {
 	name   string
 	script string
@@ -34,7 +34,7 @@ func resources(c *engine.Container) *swarmv1.ResourceRequirements {
 	return c.Revision.GetSpec().GetTaskTemplate().GetResources()
 }
 
-// either is a value by the version of cgroups.
+// either returns the value for the host's version of cgroups.
 func either(v1, v2 string) string {
 	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err == nil {
 		return v2
@@ -42,12 +42,13 @@ func either(v1, v2 string) string {
 	return v1
 }
 
-// swapLimit is how the kernel says a limit of memory and one of swap: the first version says their sum.
+// swapLimit returns how the kernel shows limits of memory and swap. The first version of cgroups
+// shows their sum.
 func swapLimit(memory, swap int64) string {
 	return either(fmt.Sprint(memory+swap), fmt.Sprint(swap))
 }
 
-// unconfined is what a process reads of itself without AppArmor's confinement.
+// unconfined is what a process reads about itself without AppArmor.
 func unconfined() string {
 	if _, err := os.Stat("/sys/kernel/security/apparmor"); err == nil {
 		return "unconfined"
@@ -55,7 +56,8 @@ func unconfined() string {
 	return "none"
 }
 
-// effects of all parts of the spec; dir is a folder of the host, seccomp what the kernel calls filtering.
+// effects has rows for all parts of the spec. dir is a folder of the host, and seccomp is the
+// kernel's number for filtering.
 func effects(dir string, seccomp int) []effect {
 	return slices.Concat(processEffects(), privilegeEffects(seccomp), mountEffects(dir), limitEffects())
 }

@@ -22,12 +22,13 @@ func limits(nano, memory, pids int64) *swarmv1.Resources {
 	return &swarmv1.Resources{NanoCpus: nano, MemoryBytes: memory, Pids: proto.Int64(pids)}
 }
 
-// cgroupFile reads a limit of the container's own cgroup, by its name in either version.
+// cgroupFile reads a limit of the container's own cgroup. It gets the name of the file in each
+// version of cgroups.
 func cgroupFile(controller, v1, v2 string) string {
 	return fmt.Sprintf(`if [ -f /sys/fs/cgroup/cgroup.controllers ]; then cat /sys/fs/cgroup/%s; else cat /sys/fs/cgroup/%s/%s; fi`, v2, controller, v1)
 }
 
-// seccompMode is what the kernel calls filtering, when runc was built with it.
+// seccompMode is the kernel's number for filtering, if runc was built with seccomp.
 func seccompMode(n *node) int {
 	out, err := exec.Command(n.Programs.Runc, "features").Output()
 	if err == nil && !strings.Contains(string(out), "SCMP_ACT_ALLOW") {
@@ -36,7 +37,8 @@ func seccompMode(n *node) int {
 	return 2
 }
 
-// Every field of the spec is read back from inside a real container. That it is every field, TestEffects_AreOfEveryField says.
+// Every field of the spec is read back from inside a real container. TestEffects_AreOfEveryField
+// checks that no field is missing.
 func TestRuntime_EffectsOfTheSpec(t *testing.T) {
 	n := newNode(t)
 	dir := t.TempDir()
@@ -65,7 +67,7 @@ func TestRuntime_EffectsOfTheSpec(t *testing.T) {
 	n.T = t
 }
 
-// fileSystemBelow mounts a file system, which others may follow, with one file in it.
+// fileSystemBelow mounts a file system with one file in it. Other mounts may follow.
 func fileSystemBelow(t *testing.T, dir string) {
 	t.Helper()
 	if err := os.Mkdir(dir, 0o755); err != nil {
@@ -87,8 +89,9 @@ func fileSystemBelow(t *testing.T, dir string) {
 	}
 }
 
-// In production the daemon has a low score, which protects it when memory runs out. Neither containers nor what is
-// run in them may inherit its score. This test raises the score, for which no privilege is needed.
+// In production the daemon has a low score, which protects it when memory runs out. Neither
+// containers nor what is run in them may inherit its score. This test raises the score, for which
+// no privilege is needed.
 func TestRuntime_OOMScoreIsNotTheDaemons(t *testing.T) {
 	n := newNode(t)
 	score := fmt.Sprintf("/proc/%d/oom_score_adj", n.Pid())

@@ -48,7 +48,7 @@ func (o *output) await(t *testing.T, what string) {
 	})
 }
 
-// A daemon that was killed leaves its execs running; the next one ends them, and nothing else.
+// A daemon that was killed leaves its execs running. The next daemon ends them, and nothing else.
 func TestRuntime_EndExecs(t *testing.T) {
 	n := newNode(t)
 	c := n.container("sleep 1000 & exec sleep 1000")
@@ -81,7 +81,8 @@ func TestRuntime_EndExecs(t *testing.T) {
 	}
 }
 
-// refusedWith is for a command that cannot be started, and is told in one clause.
+// refusedWith runs a command that cannot be started, and returns the refusal, which must be one
+// clause.
 func refusedWith(code int) func(error) bool {
 	return func(err error) bool {
 		var refused *engine.CommandError
@@ -139,7 +140,8 @@ func TestRuntime_Exec(t *testing.T) {
 	}
 }
 
-// An exec ends with its process, also when children hold its output open, and gives what there is.
+// An exec ends with its process, also when children hold its output open, and returns the output so
+// far.
 func TestRuntime_ExecDoesNotWaitForItsChildren(t *testing.T) {
 	n := newNode(t)
 	c := n.container("exec sleep 1000")
@@ -156,7 +158,8 @@ func TestRuntime_ExecDoesNotWaitForItsChildren(t *testing.T) {
 	}
 }
 
-// The end of ctx takes all that came of an exec, where that is asked for: a health check that took too long.
+// The end of ctx kills every process that an exec has started, if the caller asks for it, as for a
+// health check that took too long.
 func TestRuntime_ExecEndsWhole(t *testing.T) {
 	n := newNode(t)
 	c := n.container("sleep 1600 & exec sleep 1000")
@@ -194,7 +197,7 @@ func TestRuntime_ExecEndsWhole(t *testing.T) {
 	}
 }
 
-// hook calls then when text has been written.
+// hook calls then when text was written.
 type hook struct {
 	text string
 	then func()

@@ -63,7 +63,7 @@ func featuresOf(runc string, log *slog.Logger) (f features.Features) {
 		err = json.Unmarshal(out, &f)
 	}
 	if err != nil {
-		log.Warn("runc does not say what it can do", "runc", runc, "err", err)
+		log.Warn("runc does not report its features", "runc", runc, "err", err)
 		return features.Features{}
 	}
 	return f

@@ -24,7 +24,7 @@ import (
 	"swarm/worker/engine"
 )
 
-// load imports an image of a static busybox and more files.
+// load imports an image with a static busybox and further files.
 func (n *node) load(ref string, config imagev1.Config, files ...containerdtest.File) {
 	n.T.Helper()
 	program, err := exec.LookPath("busybox")
@@ -48,7 +48,7 @@ func (n *node) load(ref string, config imagev1.Config, files ...containerdtest.F
 	}
 }
 
-// What an image says and holds is a stranger's: it is refused in one short line, or does no harm.
+// The content of an image is not trusted: it is refused in one short line, or does no harm.
 func TestRuntime_HostileImages(t *testing.T) {
 	n := newNode(t)
 	entry := func(h tar.Header, body ...byte) containerdtest.File {
@@ -125,7 +125,7 @@ func TestRuntime_HostileImages(t *testing.T) {
 	}
 }
 
-// containerd unpacks layers; no entry of one may come to lie outside of the image.
+// containerd unpacks layers. No entry of a layer may end up outside of the image.
 func TestRuntime_HostileLayers(t *testing.T) {
 	n := newNode(t)
 	outside := t.TempDir()
@@ -169,7 +169,7 @@ func TestRuntime_HostileLayers(t *testing.T) {
 	}
 }
 
-// part is a mount of a part of the volume named shared.
+// part returns a mount of a part of the volume named shared.
 func part(c *engine.Container) {
 	c.Spec().Mounts = []*swarmv1.Mount{{
 		Type: swarmv1.Mount_VOLUME, Source: "shared", Target: "/part", VolumeOptions: &swarmv1.VolumeOptions{Subpath: "sub"},
@@ -180,7 +180,7 @@ func (n *node) data(volume string) string {
 	return filepath.Join(n.config().StateDir, "volumes", volume, "_data")
 }
 
-// staged lists what is mounted in, or left of, staging folders.
+// staged lists the mounts in staging folders, and what is left of these folders.
 func (n *node) staged() []string {
 	n.T.Helper()
 	text, err := os.ReadFile("/proc/self/mountinfo")
@@ -199,7 +199,8 @@ func (n *node) staged() []string {
 	return append(found, append(left, dots...)...)
 }
 
-// A part of a volume that containers make a link to the host stays a part of the volume.
+// A part of a volume stays a part of the volume even if a container replaces it by a link to the
+// host.
 func TestRuntime_PartsOfVolumesStayInThem(t *testing.T) {
 	n := newNode(t)
 	outside := t.TempDir()
@@ -242,7 +243,7 @@ func TestRuntime_PartsOfVolumesStayInThem(t *testing.T) {
 	}
 }
 
-// A bind source that lies in a volume is looked up as a part of the volume, whichever way it is written.
+// A bind source in a volume is looked up as a part of the volume, however its path is written.
 func TestRuntime_BindSourcesInVolumes(t *testing.T) {
 	n := newNode(t)
 	outside := t.TempDir()
@@ -299,12 +300,14 @@ func TestRuntime_BindSourcesInVolumes(t *testing.T) {
 	}
 }
 
-// A daemon that is killed between the set-up of a container and its staging folder's end leaves it to the next one.
+// A daemon that is killed after the set-up of a container leaves the staging folder to the next
+// daemon.
 func TestRuntime_RecoverRemovesStagingFolders(t *testing.T) {
 	n := newNode(t)
 	c := n.container("sleep 1000", part)
 	n.run(c)
-	// As a killed daemon leaves them: of a container that runs, of one that is on its way out, and half made.
+	// These are staging folders as a killed daemon leaves them: of a container that runs, one that
+	// is half removed, and one that is half made.
 	staged := filepath.Join(n.config().RunDir, "staged")
 	for _, dir := range []string{c.Task.GetId(), ".old-1/task9"} {
 		at := filepath.Join(staged, dir, "0")
@@ -334,7 +337,7 @@ func TestRuntime_RecoverRemovesStagingFolders(t *testing.T) {
 	}
 }
 
-// A task that is stopped while it copies an image's files leaves nothing of them.
+// A task that is stopped during the copy of an image's files leaves none of them.
 func TestRuntime_CopyEndsWithItsContext(t *testing.T) {
 	n := newNode(t)
 	ctx, cancel := context.WithCancel(n.Ctx)
@@ -351,7 +354,8 @@ func TestRuntime_CopyEndsWithItsContext(t *testing.T) {
 	}
 }
 
-// An image that is here but not unpacked, as one for another platform, is unpacked when a container needs it.
+// An image that this node holds but has not unpacked, such as one for another platform, is unpacked
+// when a container needs it.
 func TestRuntime_UnpackingEndsWhenTheDiskFills(t *testing.T) {
 	n := newNode(t)
 	const ref = "example.com/bomb:1"
@@ -370,7 +374,7 @@ func TestRuntime_UnpackingEndsWhenTheDiskFills(t *testing.T) {
 	if err := r.Prepare(n.Ctx, task); !errdefs.IsResourceExhausted(err) || !strings.Contains(err.Error(), full.Error()) {
 		t.Errorf("got %v, want %v", err, full)
 	}
-	// With room it is unpacked.
+	// With enough room it is unpacked.
 	if err := n.runtime.Prepare(n.Ctx, task); err != nil {
 		t.Error(err)
 	}
@@ -379,7 +383,7 @@ func TestRuntime_UnpackingEndsWhenTheDiskFills(t *testing.T) {
 	}
 }
 
-// An image declares volumes in volumes: each takes over what the next one has.
+// An image may declare volumes inside volumes. Each receives a copy of the next one.
 func TestRuntime_CopyOfVolumesEndsWhenTheDiskFills(t *testing.T) {
 	n := newNode(t)
 	const ref, size = "example.com/volumes:1", 32 << 20
@@ -397,7 +401,7 @@ func TestRuntime_CopyOfVolumesEndsWhenTheDiskFills(t *testing.T) {
 	if err := n.runtime.Prepare(n.Ctx, task); err != nil {
 		t.Fatal(err)
 	}
-	// They are counted as what the container has written.
+	// The copies count as written by the container.
 	if sizes, err := n.runtime.ContainerSizes(n.Ctx); err != nil || sizes[id] < 10*size {
 		t.Errorf("the container takes %d bytes, %v, want its ten volumes of %d", sizes[id], err, size)
 	}

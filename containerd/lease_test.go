@@ -14,7 +14,8 @@ import (
 	"swarm/worker/engine"
 )
 
-// The shims of another containerd know of no lease: a task that relies on one is refused, for good.
+// Shims of a containerd of the host do not know leases. A task that relies on a lease is refused
+// for good.
 func TestRuntime_ForeignShimsKeepNoLease(t *testing.T) {
 	r, err := containerd.New(containerd.Config{StateDir: t.TempDir(), RunDir: t.TempDir(), CgroupParent: "/swarm"}, containerd.Deps{Log: slog.New(slog.DiscardHandler)})
 	if err != nil {

@@ -38,7 +38,7 @@ func TestMain(m *testing.M) {
 	_ = os.Remove(initPath())
 }
 
-// node is one node's containerd with the runtime under test as its client.
+// node is a containerd of one node, with the runtime under test as its client.
 type node struct {
 	*containerdtest.Node
 	client  *client.Client
@@ -47,7 +47,7 @@ type node struct {
 	tasks   int
 }
 
-// newNode makes a test parallel: much of the time it waits for disks and processes.
+// newNode makes a test parallel, because the test mostly waits for disks and processes.
 func newNode(t testing.TB) *node {
 	t.Helper()
 	if t, ok := t.(*testing.T); ok {
@@ -64,7 +64,7 @@ func newNode(t testing.TB) *node {
 	return n
 }
 
-// newRuntime is what a daemon makes when it starts.
+// newRuntime returns a further runtime, as a daemon makes it when it starts.
 func (n *node) newRuntime() *containerd.Runtime {
 	n.T.Helper()
 	r, err := containerd.New(n.config(), containerd.Deps{Log: n.Log(), Client: n.client})
@@ -87,7 +87,7 @@ func (n *node) config() containerd.Config {
 	}
 }
 
-// clear removes the containers, for which containerd must run.
+// clear removes the containers. containerd must run.
 func (n *node) clear() {
 	ctx, cancel := context.WithTimeout(n.Ctx, patience)
 	defer cancel()
@@ -103,7 +103,7 @@ func (n *node) clear() {
 	}
 }
 
-// container is one that runs a shell script; edit may change all of it.
+// container returns a container that runs a shell script. edit may change every part of it.
 func (n *node) container(script string, edit ...func(*engine.Container)) engine.Container {
 	n.T.Helper()
 	n.tasks++
@@ -133,7 +133,7 @@ func (n *node) container(script string, edit ...func(*engine.Container)) engine.
 	return c
 }
 
-// run prepares and starts.
+// run prepares and starts a container.
 func (n *node) run(c engine.Container) engine.Started {
 	n.T.Helper()
 	if err := n.runtime.Prepare(n.Ctx, c); err != nil {
@@ -157,12 +157,12 @@ func (n *node) wait(id string) engine.Exit {
 	return e
 }
 
-// output runs a container to its end and gives what it wrote.
+// output runs a container to its end, and returns its output.
 func (n *node) output(c engine.Container) (stdout, stderr string, e engine.Exit) {
 	n.T.Helper()
 	n.run(c)
 	e = n.wait(c.Task.GetId())
-	// Delete waits for the shim to have copied all output.
+	// Delete waits until the shim has copied all output.
 	if err := n.runtime.Remove(n.Ctx, c.Task.GetId()); err != nil {
 		n.T.Fatal(err)
 	}
@@ -192,7 +192,7 @@ var buildInit = sync.OnceValues(func() (string, error) {
 	return path, nil
 })
 
-// initProgram is a small static program with nothing but the reaper in it.
+// initProgram returns the path of a small static program that contains only the reaper.
 func initProgram(t testing.TB) string {
 	t.Helper()
 	path, err := buildInit()
@@ -213,7 +213,7 @@ func (n *node) importImage() {
 	}
 }
 
-// busyboxImage is a Docker archive with the host's static busybox, a user and a volume.
+// busyboxImage returns a Docker archive with the host's static busybox, a user and a volume.
 var busyboxImage = sync.OnceValues(func() ([]byte, error) {
 	program, err := exec.LookPath("busybox")
 	if err != nil {

@@ -79,7 +79,7 @@ func (r *Runtime) prepare(ctx context.Context, c engine.Container) error {
 	err = r.equip(ctx, c, img, vols)
 	if err != nil && created {
 		if rerr := r.Remove(context.WithoutCancel(ctx), id); rerr != nil {
-			r.log.WarnContext(ctx, "what was made of a container remains", "task", id, "err", rerr)
+			r.log.WarnContext(ctx, "container that could not be prepared was not removed", "task", id, "err", rerr)
 		}
 	}
 	return err

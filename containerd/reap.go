@@ -39,7 +39,7 @@ func (r *Runtime) removeCgroup(ctx context.Context, id string) error {
 	}
 	for _, dir := range cgroupDirs(cgroupRoot, c.Labels[labelCgroup], id) {
 		if err := reap(ctx, dir); err != nil {
-			r.log.WarnContext(ctx, "cgroup remains", "task", id, "dir", dir, "err", err)
+			r.log.WarnContext(ctx, "cgroup was not removed", "task", id, "dir", dir, "err", err)
 		}
 	}
 	return nil

@@ -43,7 +43,7 @@ func TestCgroupDirs(t *testing.T) {
 	}
 }
 
-// Processes that nobody else ends are killed, in cgroups within the cgroup too.
+// Processes in a cgroup, and in cgroups below it, are killed.
 func TestReap(t *testing.T) {
 	parent := cgroupRoot
 	if _, err := os.Stat(filepath.Join(parent, "pids")); err == nil {

@@ -193,7 +193,7 @@ func TestRuntime_ExitThatNobodyRecorded(t *testing.T) {
 	id := c.Task.GetId()
 	n.run(c)
 	n.wait(id)
-	// What a reboot does: neither shim nor record is left.
+	// After a reboot there is neither a shim nor a record.
 	n.Kill()
 	for _, pid := range n.Shims() {
 		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
@@ -276,7 +276,7 @@ func TestRuntime_OutOfMemoryIsSaid(t *testing.T) {
 	}
 }
 
-// Shims end as their last container goes, while others are about to join them.
+// Shims end with their last container while other containers are about to join them.
 func TestRuntime_ChurnInSharedShims(t *testing.T) {
 	n := newNode(t)
 	var all []engine.Container
@@ -327,7 +327,7 @@ func TestRuntime_ImageRemovedMeanwhile(t *testing.T) {
 	}
 }
 
-// The lease ends a container that ignores signals while the daemon and containerd are dead.
+// The lease ends a container that ignores signals, also while the daemon and containerd are dead.
 func TestRuntime_LeaseEndsContainersByItself(t *testing.T) {
 	n := newNode(t)
 	held := lease.New(filepath.Join(t.TempDir(), "lease"), lease.Now)
@@ -367,8 +367,8 @@ func TestRuntime_LeaseEndsContainersByItself(t *testing.T) {
 	}
 }
 
-// A container that a runtime was killed over while it was set up may be dead before anybody has started it. That is no end
-// of the task: it is set up anew.
+// A container that was being set up when its runtime was killed may have died before it was
+// started. That is not the end of its task: the container is set up again.
 func TestRuntime_ContainerThatDiedBeforeItsStartIsSetUpAnew(t *testing.T) {
 	n := newNode(t)
 	c := n.container("echo runs; exit 6")
@@ -406,8 +406,8 @@ func TestRuntime_ContainerThatDiedBeforeItsStartIsSetUpAnew(t *testing.T) {
 	}
 }
 
-// The runtime goes on with a call of a daemon that is killed. While it does, the next daemon's call
-// is no failure of the task.
+// The runtime completes a call of a daemon that is killed. A call of the next daemon during that
+// time is not a failure of the task.
 func TestRuntime_StartWhileAnotherIsNotOver(t *testing.T) {
 	n := newNode(t)
 	c := n.container("exit 6")

@@ -96,13 +96,13 @@ func (r *Runtime) createOnce(ctx context.Context, req *tasks.CreateTaskRequest, 
 	for attempt := 1; attempt < shimAttempts; attempt++ {
 		switch {
 		case errors.Is(err, errShimEnded):
-			r.log.InfoContext(ctx, "another shim takes the container", "task", id, "err", err)
+			r.log.InfoContext(ctx, "shim ended, trying another one", "task", id, "err", err)
 			r.groups.Retire(id)
 		case errdefs.IsAlreadyExists(err):
 			if created, err := r.isCreated(ctx, id); created || err != nil {
 				return err
 			}
-			r.log.InfoContext(ctx, "the container was given up while it was set up, and is set up anew", "task", id)
+			r.log.InfoContext(ctx, "set-up of a container was abandoned, setting it up again", "task", id)
 			if err := r.groups.Leave(ctx, id); err != nil {
 				return err
 			}
@@ -182,7 +182,7 @@ func (r *Runtime) run(ctx context.Context, id string) (uint32, error) {
 		return 0, errors.Join(err, lerr)
 	}
 	if _, derr := r.client.TaskService().Delete(after, &tasks.DeleteTaskRequest{ContainerID: id}); derr != nil && !errdefs.IsNotFound(errgrpc.ToNative(derr)) {
-		r.log.WarnContext(ctx, "task that did not start remains", "task", id, "err", derr)
+		r.log.WarnContext(ctx, "task that did not start was not deleted", "task", id, "err", derr)
 	}
 	return 0, errors.Join(err, r.unmarkStarted(id))
 }

@@ -28,8 +28,8 @@ func (n *node) inside(id, script string) string {
 	return strings.TrimSuffix(out.String(), "\n")
 }
 
-// Limits are read back from inside a container that goes on running, up, down and away again, in any order: each row meets
-// what the one before it has left.
+// Limits are read back from inside a running container. They go up, down and away again, in any
+// order: each row starts from the limits of the row before it.
 func TestRuntime_UpdateOfARunningContainer(t *testing.T) {
 	n := newNode(t)
 	c := n.container("while :; do sleep 1; done")
@@ -70,7 +70,8 @@ func TestRuntime_UpdateOfARunningContainer(t *testing.T) {
 	}
 }
 
-// What a process before this one has set is known from the container's record: the kernel is not asked again.
+// The limits that an earlier process has set are read from the container's record. The kernel is
+// not asked again.
 func TestRuntime_UpdateAfterARestart(t *testing.T) {
 	n := newNode(t)
 	c := n.container("while :; do sleep 1; done", func(c *engine.Container) { resources(c).Limits = limits(0, 64<<20, 0) })

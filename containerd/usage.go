@@ -35,7 +35,7 @@ func (r *Runtime) ContainerSizes(ctx context.Context) (map[string]int64, error) 
 			return nil, fmt.Errorf("sizes of containers: %w", ctx.Err())
 		}
 		if err != nil {
-			r.log.DebugContext(ctx, "size of a container is not known in full", "task", c.ID, "err", err)
+			r.log.DebugContext(ctx, "size of a container is incomplete", "task", c.ID, "err", err)
 		}
 		sizes[c.ID] = size
 	}

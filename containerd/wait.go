@@ -58,7 +58,7 @@ func (r *Runtime) wait(ctx context.Context, id string) (engine.Exit, error) {
 			return r.lost(ctx, id)
 		}
 		// containerd restarts, or the shim has died. Soon containerd answers, or returns NotFound.
-		r.log.DebugContext(ctx, "waiting for a container again", "task", id, "err", err, "retry", rest)
+		r.log.DebugContext(ctx, "wait for a container failed, trying again", "task", id, "err", err, "retry", rest)
 		if err := pause.For(ctx, rest/2+rand.N(rest)); err != nil {
 			return engine.Exit{}, err
 		}
@@ -92,7 +92,7 @@ func (r *Runtime) recorded(id string) (exit.Record, bool) {
 	}
 	rec, err := r.exits.Read(layout.Namespace, id)
 	if err != nil && !errdefs.IsNotFound(err) {
-		r.log.Warn("exit record is not readable", "task", id, "err", err)
+		r.log.Warn("exit record cannot be read", "task", id, "err", err)
 	}
 	return rec, err == nil
 }

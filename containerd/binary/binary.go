@@ -1,14 +1,13 @@
 //go:build linux
 
-// Package binary owns <data>/bin: one folder for each build of swarm that is in
-// use on the host, with the program, the same under the shim's name, and runc.
+// Package binary owns <data>/bin, which has one folder for each build of swarm that is in use on
+// the host, with the program, the same program under the shim's name, and runc.
 //
-// The runtime process and the shims run from these copies and not from the
-// installed program, so that an upgrade replaces nothing under a running
-// container: a shim must match the containerd it was started by. A folder
-// appears whole or not at all. Folders on a file system mounted noexec are
-// refused. The daemon calls Install at start and Prune from time to time; two
-// daemons may, at once. No goroutines.
+// The runtime process and the shims run from these copies and not from the installed program, so
+// that an upgrade replaces no file of a running container: a shim must match the containerd that
+// started it. A folder appears complete or not at all. The package refuses folders on a file system
+// that is mounted noexec. The daemon calls Install when it starts and Prune from time to time;
+// several daemons may do so at the same time. The package runs no goroutine.
 package binary
 
 import (
@@ -26,14 +25,14 @@ import (
 	"swarm/containerd/shim"
 )
 
-// Names within a build's folder.
+// Names of the programs in a build's folder.
 const (
 	programName  = "swarm"
 	runcName     = "runc"
 	manifestName = "manifest.json"
 )
 
-// Set is the programs of one build.
+// Set has the paths of the programs of one build.
 type Set struct {
 	Build   string
 	Dir     string
@@ -42,18 +41,18 @@ type Set struct {
 	Runc    string // BinaryName of the runc options of every container
 }
 
-// Source is what a build is made of.
+// Source says from what a build is made.
 type Source struct {
 	// Program is the running program: os.Executable.
 	Program string
-	// Runc is the embedded runc; when nil, RuncPath is copied instead.
+	// Runc is the embedded runc. If it is nil, RuncPath is copied instead.
 	Runc     []byte
 	RuncPath string
 }
 
-// Install returns the programs of a build below dir, after making or repairing
-// them if need be. Errors: ErrInvalidArgument for a build that is no file name,
-// ErrFailedPrecondition for a folder that nothing can be started from.
+// Install returns the programs of a build below dir, and makes or repairs them if necessary.
+// ErrInvalidArgument: build is not a file name. ErrFailedPrecondition: no program can be started
+// from dir.
 func Install(dir, build string, src Source) (Set, error) {
 	if build == "" || build[0] == '.' || strings.ContainsRune(build, '/') {
 		return Set{}, fmt.Errorf("install build %q: no file name: %w", build, errdefs.ErrInvalidArgument)
@@ -83,10 +82,10 @@ func Install(dir, build string, src Source) (Set, error) {
 	return set, nil
 }
 
-// InstallSelf installs the running program, of the given version, and the runc it
-// carries, or the host's when it carries none.
+// InstallSelf installs the running program, of the given version, with the runc that it carries, or
+// with the host's if it carries none.
 func InstallSelf(dir, version string) (Set, error) {
-	const self = "/proc/self/exe" // Its path may lead to another file by now.
+	const self = "/proc/self/exe" // The path of the program may lead to another file after an upgrade.
 	build, err := BuildID(self, version)
 	if err != nil {
 		return Set{}, err
@@ -112,8 +111,8 @@ func setIn(dir, build string) Set {
 	}
 }
 
-// replace makes the build's folder aside and swaps it in. Processes that run
-// from a folder it replaces keep their files.
+// replace makes a new folder of the build beside the old one, and renames it into place. Processes
+// that run from the old folder keep their files.
 func replace(dir, build string, src Source) error {
 	tmp, err := os.MkdirTemp(dir, ".new-")
 	if err != nil {
@@ -142,8 +141,8 @@ func fill(dir string, src Source) error {
 	if err := m.add(dir, programName, program); err != nil {
 		return err
 	}
-	// A link, for the disk and for the pages that all of them share in memory;
-	// within one folder it has the name that a shim needs to see.
+	// A link saves disk space, and memory, because all processes share the pages. The link is in
+	// the same folder, because a shim must find its own name there.
 	if err := os.Link(filepath.Join(dir, programName), filepath.Join(dir, shim.Name)); err != nil {
 		if _, err := program.Seek(0, io.SeekStart); err != nil {
 			return err
@@ -165,7 +164,7 @@ func fill(dir string, src Source) error {
 	return m.write(dir)
 }
 
-// refuseNoexec says what to do about a folder from which nothing can be started.
+// refuseNoexec returns an error if no program can be started from a folder.
 func refuseNoexec(dir string) error {
 	var fs unix.Statfs_t
 	if err := unix.Statfs(dir, &fs); err != nil {
@@ -178,7 +177,7 @@ func refuseNoexec(dir string) error {
 		"choose another folder with --state-dir, or remount that file system with exec: %w", dir, errdefs.ErrFailedPrecondition)
 }
 
-// lockDir serialises those who change dir.
+// lockDir locks dir against other processes that change it.
 func lockDir(dir string) (unlock func(), err error) {
 	f, err := os.OpenFile(filepath.Join(dir, ".lock"), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
@@ -197,7 +196,7 @@ func lockDir(dir string) (unlock func(), err error) {
 	return func() { f.Close() }, nil
 }
 
-// removeLeftovers clears what an Install that was killed has left.
+// removeLeftovers removes what an Install that was killed has left.
 func removeLeftovers(dir string) error {
 	old, err := filepath.Glob(filepath.Join(dir, ".new-*"))
 	if err != nil {

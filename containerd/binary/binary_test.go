@@ -111,7 +111,8 @@ func TestInstall_ComparesDigestsOnceABoot(t *testing.T) {
 		t.Fatal(err)
 	}
 	mustInstall(t, dir, "b1", Source{Program: "/nonexistent"})
-	// Trusted for the rest of this boot: a change that hides its time is not seen.
+	// The folder is trusted for the rest of this boot, so a change that keeps its time is not
+	// noticed.
 	if err := keepTime(set.Runc, "cnur"); err != nil {
 		t.Fatal(err)
 	}

@@ -15,9 +15,9 @@ import (
 	"github.com/containerd/errdefs"
 )
 
-// BuildID names the build of a program: its version, and a digest of the id that
-// the Go linker gave it, which differs whenever the contents do. Two builds of
-// one dirty tree have equal versions and must not share a folder.
+// BuildID returns the name of a program's build: its version, and a digest of the id that the Go
+// linker gave it, which differs if the content does. Two builds of one uncommitted tree have the
+// same version, and must not share a folder.
 func BuildID(program, version string) (string, error) {
 	id, err := goBuildID(program)
 	if err != nil {
@@ -27,7 +27,7 @@ func BuildID(program, version string) (string, error) {
 	return fileName(version) + "-" + hex.EncodeToString(sum[:6]), nil
 }
 
-// goBuildID reads the linker's note, which costs a page and not the whole file.
+// goBuildID reads the linker's note, which is one page and not the whole file.
 func goBuildID(program string) (string, error) {
 	f, err := os.Open(program)
 	if err != nil {
@@ -59,7 +59,7 @@ func goBuildID(program string) (string, error) {
 	return string(bytes.TrimRight(note[header+name:header+name+size], "\x00")), nil
 }
 
-// fileName makes a version fit for a folder's name.
+// fileName turns a version into a file name.
 func fileName(version string) string {
 	name := strings.Map(func(r rune) rune {
 		if r < unicode.MaxASCII && (unicode.IsLetter(r) || unicode.IsDigit(r) || r == '.' || r == '-' || r == '_') {

@@ -13,7 +13,7 @@ import (
 	"swarm/containerd/shim"
 )
 
-// Running is a part of a node that runs from a build.
+// Running is a process of a node, and the build that it runs from.
 type Running struct{ Part, Build string }
 
 // Parts that run from the copies.
@@ -22,7 +22,7 @@ const (
 	PartShim    = "shim"
 )
 
-// Census tells which parts run from which of the builds below dir, in order and each once.
+// Census returns which parts run from which builds below dir, sorted and each once.
 func Census(dir string) ([]Running, error) {
 	var found []Running
 	err := eachProcess(dir, func(build, program string) {
@@ -42,9 +42,10 @@ func Census(dir string) ([]Running, error) {
 	return slices.Compact(found), nil
 }
 
-// eachProcess names build and program of every process that runs from a folder below dir.
+// eachProcess calls a function with the build and the program of each process that runs from a
+// folder below dir.
 func eachProcess(dir string, do func(build, program string)) error {
-	// The kernel gives the names of programs without symbolic links.
+	// The kernel resolves symbolic links in the paths of programs.
 	real, err := filepath.EvalSymlinks(dir)
 	if err != nil {
 		return err
@@ -56,7 +57,7 @@ func eachProcess(dir string, do func(build, program string)) error {
 	for _, link := range procs {
 		path, err := os.Readlink(link)
 		if err != nil {
-			continue // it ended, or is a kernel thread
+			continue // It has ended, or is a kernel thread.
 		}
 		for _, parent := range []string{real, dir} {
 			if rest, ok := strings.CutPrefix(path, parent+"/"); ok {

@@ -11,10 +11,10 @@ import (
 	"strings"
 )
 
-// Prune removes the builds below dir that nothing uses, and names them. A build
-// is used if it is one to keep, if a process runs from it, or if a container's
-// bundle below bundles (layout.Bundles) names its shim: containerd needs that
-// one to clean up should the shim be dead.
+// Prune removes the builds below dir that are not in use, and returns their names. A build is in
+// use if keep names it, if a process runs from it, or if a container's bundle below bundles
+// (layout.Bundles) names its shim: containerd needs that shim to clean up if the container's shim
+// is dead.
 func Prune(dir, bundles string, keep ...string) (removed []string, err error) {
 	unlock, err := lockDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -63,7 +63,7 @@ func buildsInUse(dir, bundles string) (map[string]bool, error) {
 	for _, file := range shims {
 		path, err := os.ReadFile(file)
 		if errors.Is(err, fs.ErrNotExist) {
-			continue // its container was deleted
+			continue // The container was deleted.
 		}
 		if err != nil {
 			return nil, err

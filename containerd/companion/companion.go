@@ -1,16 +1,16 @@
 //go:build linux
 
-// Package companion keeps one `swarm runtime` process running beside the daemon.
+// Package companion keeps one process `swarm runtime`, which serves containerd, running beside the
+// daemon.
 //
-// It owns the decision which process that is: it adopts the one that an earlier
-// daemon left if that runs the wanted build with the wanted settings, replaces
-// it otherwise, and starts it again with a growing pause when it dies. It never
-// stops it because the daemon stops, and never touches a container. Who serves
-// is what the lock in the containerd root says (package lock), so two daemons
-// cannot start two.
+// It owns the decision which process that is. It adopts the process that an earlier daemon has left
+// if that runs the wanted build with the wanted settings, and replaces it otherwise. When the
+// process dies, the package starts it again, after a pause that grows. The package does not stop
+// the process when the daemon stops, and never touches a container. The lock in the containerd root
+// folder (package lock) tells which process serves, so two daemons cannot start two.
 //
-// The daemon calls Run, and Ready before it talks to containerd. Run has one
-// goroutine besides its own, which watches the process.
+// The daemon calls Run, and Ready before it talks to containerd. Run has one goroutine besides its
+// own, which watches the process and ends before Run returns or starts the process again.
 package companion
 
 import (
@@ -41,24 +41,24 @@ import (
 )
 
 const (
-	// restartMin and restartMax bound the pause before a dead runtime process
-	// is started again; steady is how long it must have run to begin anew. One
-	// that has served is back within about a second, however often it died:
-	// until then no end of a container is seen.
+	// restartMin and restartMax bound the pause before a dead runtime process is started again. A
+	// process that has run for longer than steady resets the pause. After a process that has
+	// served, the pause is restartServed at most, because no exit of a container is seen until
+	// containerd is back.
 	restartMin    = 100 * time.Millisecond
 	restartMax    = 10 * time.Second
 	restartServed = 500 * time.Millisecond
 	steady        = 30 * time.Second
 
-	// stopGrace is how long a runtime process may take to stop. It has nothing
-	// to save that a kill would lose.
+	// stopGrace is how long a runtime process may take to stop before it is killed. A kill loses no
+	// data.
 	stopGrace = 5 * time.Second
 
-	// logLimit is the size, in bytes, at which a start sets the log aside.
+	// logLimit is the size in bytes from which the log is renamed when the process is started.
 	logLimit = 8 << 20
 )
 
-// Config is data.
+// Config says which process to run.
 type Config struct {
 	Layout   layout.Layout
 	Programs binary.Set // the build to run
@@ -70,18 +70,18 @@ type Deps struct {
 	Log *slog.Logger
 }
 
-// Companion is the keeper of one runtime process.
+// Companion keeps one runtime process running. Its methods are safe for concurrent use.
 type Companion struct {
 	cfg Config
 	log *slog.Logger
 
-	mu      sync.Mutex    // guards what follows
-	up      bool          // the right process serves
-	last    error         // why it does not, as far as known
+	mu      sync.Mutex    // guards the fields below
+	up      bool          // the wanted process serves
+	last    error         // why the process does not serve; nil if not known
 	changed chan struct{} // closed and replaced when up or last changes
 }
 
-// New returns a companion that has done nothing yet, or ErrInvalidArgument.
+// New returns a companion. It starts nothing. ErrInvalidArgument: a path in cfg is not valid.
 func New(cfg Config, deps Deps) (*Companion, error) {
 	if err := cfg.Layout.Validate(); err != nil {
 		return nil, fmt.Errorf("runtime: %w", err)
@@ -92,7 +92,8 @@ func New(cfg Config, deps Deps) (*Companion, error) {
 	return &Companion{cfg: cfg, log: deps.Log, changed: make(chan struct{})}, nil
 }
 
-// Run keeps the runtime process running until ctx is done, and leaves it running.
+// Run keeps the runtime process running until ctx ends, and leaves the process running then. It is
+// called once. It returns nil.
 func (c *Companion) Run(ctx context.Context) error {
 	rest := restartMin
 	for {
@@ -116,8 +117,8 @@ func (c *Companion) Run(ctx context.Context) error {
 	}
 }
 
-// Ready returns when the right process serves; Run must be running. When ctx ends
-// first, the error (ErrUnavailable) says why it does not, as far as known.
+// Ready waits until the wanted process serves. Run must be running. If ctx ends first, it returns
+// ErrUnavailable with the last known reason.
 func (c *Companion) Ready(ctx context.Context) error {
 	for {
 		c.mu.Lock()
@@ -135,9 +136,9 @@ func (c *Companion) Ready(ctx context.Context) error {
 	}
 }
 
-// Stop ends the runtime process that serves a containerd root (layout.Root) and
-// returns when it is gone. Containers go on. A companion that still runs will
-// start it again.
+// Stop ends the runtime process that serves a containerd root folder (layout.Root), and returns
+// when the process has ended. Containers go on running. A companion that still runs starts the
+// process again.
 func Stop(ctx context.Context, root string) error {
 	p, err := serving(root)
 	if err != nil || p == nil {
@@ -147,7 +148,7 @@ func Stop(ctx context.Context, root string) error {
 	return p.stop(ctx)
 }
 
-// serve has the right runtime process running and returns when it has died.
+// serve makes the wanted runtime process run, and returns when the process has died.
 func (c *Companion) serve(ctx context.Context) error {
 	p, err := c.adopt(ctx)
 	if err != nil {
@@ -177,8 +178,8 @@ func (c *Companion) serve(ctx context.Context) error {
 	return fmt.Errorf("runtime process %d ended, see %s: %w", p.pid, c.cfg.Layout.Log(), errdefs.ErrUnavailable)
 }
 
-// adopt returns the process that serves already, nil when there is none or when
-// there was a different one, which it has ended.
+// adopt returns the process that serves already. It returns nil if there is none, and if there was
+// another build, which it has stopped.
 func (c *Companion) adopt(ctx context.Context) (*process, error) {
 	p, err := serving(c.cfg.Layout.Root())
 	if err != nil || p == nil {
@@ -192,7 +193,7 @@ func (c *Companion) adopt(ctx context.Context) (*process, error) {
 	return nil, p.stop(ctx)
 }
 
-// serving returns the process that holds the root's lock, nil when none does.
+// serving returns the process that holds the lock of the root, or nil if there is none.
 func serving(root string) (*process, error) {
 	for {
 		pid, err := lock.Holder(layout.Lock(root))
@@ -201,12 +202,12 @@ func serving(root string) (*process, error) {
 		}
 		p, err := openProcess(pid)
 		if errors.Is(err, syscall.ESRCH) {
-			continue // it ended between the two questions
+			continue // The process ended between the two calls.
 		}
 		if err != nil {
 			return nil, err
 		}
-		// The number may have gone to another process meanwhile.
+		// The process id may have been reused.
 		again, err := lock.Holder(layout.Lock(root))
 		if err == nil && again == pid {
 			return p, nil
@@ -229,8 +230,8 @@ func (c *Companion) command() []string {
 	}.Args()...)
 }
 
-// start starts the process in a session of its own, so that no signal to the
-// daemon's terminal or group reaches it.
+// start starts the process in its own session, so that no signal to the daemon's terminal or
+// process group reaches it.
 func (c *Companion) start() (*process, error) {
 	out, err := openLog(c.cfg.Layout.Log())
 	if err != nil {
@@ -250,12 +251,12 @@ func (c *Companion) start() (*process, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("start runtime process: %w", err), cmd.Process.Kill(), cmd.Wait())
 	}
-	// From here on the process is watched and reaped through p, which treats a
-	// child and an adopted process alike.
+	// From here on p watches and reaps the process, in the same way for a child and an adopted
+	// process.
 	return p, cmd.Process.Release()
 }
 
-// ping returns nil once containerd answers.
+// ping waits until containerd answers.
 func (c *Companion) ping(ctx context.Context) error {
 	conn, err := grpc.NewClient("unix://"+c.cfg.Layout.Socket(),
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
@@ -277,7 +278,7 @@ func (c *Companion) ping(ctx context.Context) error {
 	return nil
 }
 
-// set notes whether the right process serves, and returns whether it did before.
+// set records whether the wanted process serves, and returns whether it did before.
 func (c *Companion) set(up bool, last error) (before bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -110,8 +110,8 @@ func (n *node) run(id, group string, args []string, opts ...oci.SpecOpts) contai
 	return task
 }
 
-// awaitReady waits until the `probe wait` in each container listens for its signal. The kernel drops
-// a signal to the first process of a PID namespace that the process does not handle yet.
+// awaitReady waits until the `probe wait` in each container listens for its signal. The kernel
+// drops a signal to the first process of a PID namespace that the process does not handle yet.
 func (n *node) awaitReady(tasks ...containerd.Task) {
 	n.T.Helper()
 	for _, task := range tasks {

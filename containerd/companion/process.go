@@ -15,16 +15,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// process is a running process that need not be a child: the kernel's handle on
-// it, which cannot come to mean another one as its number can.
+// process is a running process that need not be a child. Its handle is the kernel's pidfd, which
+// always means this process, while a process id may be reused.
 type process struct {
 	pid int
-	// handle is nil on kernels before 5.3, which have none; the process is then
-	// looked for in intervals.
+	// handle is nil on kernels before 5.3, which have no pidfd. The process is then polled.
 	handle *os.File
 }
 
-// lookInterval is how often a process is looked for without a handle.
+// lookInterval is how often a process without a handle is polled.
 const lookInterval = 250 * time.Millisecond
 
 func openProcess(pid int) (*process, error) {
@@ -49,7 +48,8 @@ func (p *process) close() {
 	}
 }
 
-// wait returns nil when the process has ended, and reaps it if it is a child.
+// wait returns nil when the process has ended, and reaps it if it is a child. Its error is that of
+// ctx, or of the handle.
 func (p *process) wait(ctx context.Context) error {
 	if p.handle == nil {
 		return p.look(ctx)
@@ -68,7 +68,7 @@ func (p *process) wait(ctx context.Context) error {
 	})
 	err = raw.Read(func(fd uintptr) bool { return readable(int(fd)) })
 	if !stop() {
-		<-cancelled // a later wait sets another deadline
+		<-cancelled // A later call of wait sets another deadline.
 	}
 	if err == nil {
 		p.reap()
@@ -80,7 +80,7 @@ func (p *process) wait(ctx context.Context) error {
 	return err
 }
 
-// readable is what a handle becomes when its process ends.
+// readable reports whether a handle is readable, which means that its process has ended.
 func readable(fd int) bool {
 	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
 	n, err := unix.Poll(fds, 0)
@@ -106,12 +106,12 @@ func (p *process) look(ctx context.Context) error {
 func (p *process) reap() {
 	for {
 		if _, err := unix.Wait4(p.pid, nil, unix.WNOHANG, nil); !errors.Is(err, unix.EINTR) {
-			return // reaped, or somebody else's child
+			return // The process is reaped, or is not a child of this one.
 		}
 	}
 }
 
-// stop ends the process, by force when it takes longer than stopGrace.
+// stop ends the process with SIGTERM, and with SIGKILL if it takes longer than stopGrace.
 func (p *process) stop(ctx context.Context) error {
 	for _, sig := range []unix.Signal{unix.SIGTERM, unix.SIGKILL} {
 		if err := p.signal(sig); err != nil && !errors.Is(err, unix.ESRCH) {
@@ -142,7 +142,7 @@ func (p *process) signal(sig unix.Signal) error {
 	return errors.Join(cerr, err)
 }
 
-// runs reports whether the process was started by this command line.
+// runs reports whether the process was started with the arguments args.
 func (p *process) runs(args []string) bool {
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", p.pid))
 	if err != nil {
@@ -151,7 +151,8 @@ func (p *process) runs(args []string) bool {
 	return slices.Equal(args, strings.Split(strings.TrimSuffix(string(data), "\x00"), "\x00"))
 }
 
-// openLog opens the runtime's log, after setting a large one aside.
+// openLog opens the runtime's log. It renames a log of more than logLimit bytes first. The log need
+// not survive a power cut, so the rename is not synced.
 func openLog(path string) (*os.File, error) {
 	info, err := os.Stat(path)
 	switch {
@@ -166,7 +167,7 @@ func openLog(path string) (*os.File, error) {
 	return os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 }
 
-// withoutSystemd drops what systemd told the daemon and nobody else.
+// withoutSystemd removes the variables by which systemd talks to the daemon alone.
 func withoutSystemd(env []string) []string {
 	return slices.DeleteFunc(slices.Clone(env), func(kv string) bool {
 		name, _, _ := strings.Cut(kv, "=")

@@ -16,13 +16,13 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 )
 
-// File is one of an image's layer. Its size is that of the body.
+// File is one file in the layer of an image. Its size is that of Body.
 type File struct {
 	tar.Header
 	Body []byte
 }
 
-// Archive is what `docker save` writes of an image for this machine, with one layer.
+// Archive returns the output of `docker save` for an image for this machine, with one layer.
 func Archive(ref string, config imagev1.Config, files ...File) ([]byte, error) {
 	packed, err := pack(files)
 	if err != nil {

@@ -14,8 +14,8 @@ import (
 	"swarm/containerd/shim"
 )
 
-// Become makes the test binary what swarm is, a shim, the reaper or containerd, when it was started
-// as one of these, and does not return then. TestMain calls it first.
+// Become makes the test binary behave as a shim, as the reaper or as containerd if it was started
+// as one of them, and does not return then. TestMain calls it first.
 func Become() {
 	switch {
 	case shim.Invoked(os.Args):
@@ -30,8 +30,8 @@ func Become() {
 		}
 		os.Exit(0)
 	}
-	// Under the race detector each program that the tests start would sleep for a second at its
-	// end.
+	// Under the race detector, each program that the tests start would sleep for a second before it
+	// ends.
 	_ = os.Setenv("GORACE", "atexit_sleep_ms=0")
 }
 

@@ -1,10 +1,11 @@
 //go:build linux
 
-// Package containerdtest runs a containerd of its own for each test: the runtime process with its
-// shims, in folders, a lock and a cgroup that no other test has. It owns what a test leaves of
-// these: when the test ends, no process, mount or cgroup is left of its node. Containers are for
-// the test to remove. Callers: tests below the folder containerd, whose TestMain calls Become. It
-// runs the companion's goroutine while the companion runs.
+// Package containerdtest runs a containerd for each test: the runtime process with its shims, in
+// folders, a lock and a cgroup that no other test uses.
+//
+// It owns their clean-up: when the test ends, no process, mount or cgroup of its node is left. The
+// test itself removes its containers. Tests below the folder containerd call it, and their TestMain
+// calls Become. It runs the companion's goroutine while the companion runs.
 package containerdtest
 
 import (
@@ -30,19 +31,19 @@ import (
 	"swarm/internal/eventually"
 )
 
-// patience is how long one step may take on a machine that is busy with other tests.
+// patience is how long one step may take on a busy machine.
 const patience = 30 * time.Second
 
 // Node is one node's containerd.
 type Node struct {
-	// T is the test that the node's failures are of: a subtest may take its place for a while.
+	// T is the test that fails if the node fails. A subtest may replace it temporarily.
 	T testing.TB
-	// Ctx names containerd's namespace.
+	// Ctx carries containerd's namespace.
 	Ctx      context.Context
 	Dir      string
 	Layout   layout.Layout
 	Programs binary.Set
-	// Cgroup is the parent of the containers'.
+	// Cgroup is the parent cgroup of the containers.
 	Cgroup string
 	// Stop ends the companion, and not containerd.
 	Stop func()
@@ -67,8 +68,8 @@ func New(t testing.TB) *Node {
 
 const folderPrefix = "swct"
 
-// Folder is a folder of the test's, with a path that leaves room for the sockets in it. Who is not
-// root has no use for one.
+// Folder returns a folder of the test with a path that is short enough for sockets. It skips the
+// test unless it runs as root.
 func Folder(t testing.TB) string {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -100,8 +101,8 @@ func (n *Node) Install(build string) binary.Set {
 	return set
 }
 
-// findRunc prefers the runc that `make build` made to the host's. A test's working folder is its
-// package's.
+// findRunc returns the runc that `make build` made, else the host's. The working folder of a test
+// is that of its package.
 func findRunc(t testing.TB) string {
 	t.Helper()
 	if runc.Embedded() != nil {
@@ -119,7 +120,7 @@ func findRunc(t testing.TB) string {
 	return path
 }
 
-// Log goes to the test's output.
+// Log returns a logger that writes to the test's output.
 func (n *Node) Log() *slog.Logger { return slog.New(slog.NewTextHandler(n.T.Output(), nil)) }
 
 // Start runs a companion, and returns when containerd answers.
@@ -146,7 +147,7 @@ func (n *Node) Start(logLevel string) {
 	}
 }
 
-// Pid is containerd's process; 0: there is none.
+// Pid returns the process id of containerd, or 0 if it does not run.
 func (n *Node) Pid() int {
 	n.T.Helper()
 	pid, err := lock.Holder(layout.Lock(n.Layout.Root()))
@@ -156,7 +157,7 @@ func (n *Node) Pid() int {
 	return pid
 }
 
-// Kill kills containerd, and returns when it is gone. Nobody starts it again.
+// Kill kills containerd, and returns when it has ended. It is not started again.
 func (n *Node) Kill() {
 	n.T.Helper()
 	n.Stop()
@@ -175,7 +176,7 @@ func (n *Node) Kill() {
 	})
 }
 
-// Shims are the processes that run from the node's shim.
+// Shims returns the processes that run from the node's shim.
 func (n *Node) Shims() []int {
 	links, _ := filepath.Glob("/proc/[0-9]*/exe") // the pattern is valid
 	var pids []int

@@ -15,35 +15,36 @@ import (
 )
 
 const (
-	// maxEntries bounds the entries of an archive. Whoever reads one remembers the name of each, in
-	// some hundred bytes. An image takes about four entries a layer.
+	// maxEntries is how many entries an archive may have. Readers keep the name of each in memory,
+	// in some hundred bytes. An image has about four entries for each layer.
 	maxEntries = 16 << 10
-	// maxEntryName bounds a name in an archive, in bytes: as in a tar header without extensions.
+	// maxEntryName is the longest name in an archive in bytes, as in a tar header without
+	// extensions.
 	maxEntryName = 256
 	// dockerList is the file of a Docker archive that lists its images.
 	dockerList = "manifest.json"
 )
 
-// Archive returns the files and links of an image's archive, a plain tar, as another tar. Its
-// readers keep the names of all entries and decode the archive's own documents, and a small
-// compressed archive can have very many. Therefore reading fails, before the reader has seen it, at
-// what is beyond the bounds: the number of entries, their names, and the sizes of the documents and
-// what is listed in them. Errors of from come back as they are.
+// Archive returns a tar with the files and links of the archive from, which is a plain tar. Readers
+// of image archives keep the names of all entries and decode the archive's own documents, and a
+// small compressed archive can have very many. Therefore a read of the returned tar fails when the
+// archive exceeds a limit, before the reader sees that part: the number of entries, the length of
+// names, the size of documents and of their lists. Errors of from are returned as they are.
 func Archive(from io.Reader) io.Reader {
 	a := &archive{from: tar.NewReader(from), body: bytes.NewReader(nil), piece: make([]byte, 32<<10)}
 	a.to = tar.NewWriter(&a.out)
 	return a
 }
 
-// archive writes a tar again, piece by piece, when it is read.
+// archive writes a tar again, piece by piece, as it is read.
 type archive struct {
 	from    *tar.Reader
 	to      *tar.Writer  // writes to out
-	out     bytes.Buffer // what Read gives next
-	body    io.Reader    // of the entry under way
+	out     bytes.Buffer // what Read returns next
+	body    io.Reader    // of the current entry
 	piece   []byte
 	entries int
-	err     error // after out
+	err     error // returned once out is empty
 }
 
 func (a *archive) Read(p []byte) (int, error) {
@@ -83,7 +84,8 @@ func (a *archive) step() error {
 	return a.entry(h)
 }
 
-// entry begins an entry. No reader of images looks at others than files and symbolic links.
+// entry begins an entry. It skips entries other than files and symbolic links, because no reader of
+// images uses them.
 func (a *archive) entry(h *tar.Header) error {
 	if h.Typeflag != tar.TypeReg && h.Typeflag != tar.TypeSymlink {
 		return nil
@@ -103,7 +105,7 @@ func (a *archive) entry(h *tar.Header) error {
 	return a.to.WriteHeader(clean)
 }
 
-// bounded returns the body of a file, a document of the archive's own once it has been checked.
+// bounded returns the body of a file. It checks the archive's own documents first.
 func (a *archive) bounded(name string, size int64) (io.Reader, error) {
 	switch name {
 	case dockerList, imagespec.ImageLayoutFile, imagespec.ImageIndexFile:
@@ -121,7 +123,7 @@ func (a *archive) bounded(name string, size int64) (io.Reader, error) {
 	return bytes.NewReader(data), checkList(data)
 }
 
-// checkList refuses a list of a Docker archive that names more than an index may list.
+// checkList refuses the list of a Docker archive if it has more names than an index may list.
 func checkList(data []byte) error {
 	if err := checkElements(dockerList, data); err != nil {
 		return err

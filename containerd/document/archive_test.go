@@ -135,7 +135,7 @@ func TestArchive_IsBounded(t *testing.T) {
 		}
 		wantLimit(t, what, err, c.says)
 	}
-	// What a list is decoded from is what was checked.
+	// The list that is decoded is the list that was checked.
 	if _, err := unpack(document.Archive(bytes.NewReader(pack(t, file("manifest.json", "[] trailing"))))); err == nil || document.Limit(err) != "" {
 		t.Errorf("more behind a list: got %v, want an error", err)
 	}

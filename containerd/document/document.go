@@ -1,13 +1,13 @@
 //go:build linux
 
 // Package document reads the JSON documents of images: indexes, manifests and configurations.
-// Layers are streamed, but a document is held in memory, and whoever made the image chose its size
-// and its contents. Therefore all of the node reads documents through this package, which refuses
-// those beyond its bounds before they are decoded. Archive does the same for the entries of an
-// archive.
+// Layers are streamed, but a document is held in memory, and the author of the image has chosen its
+// size and content. Therefore all code of the node reads documents through this package, which
+// refuses documents that exceed its limits before it decodes them. Archive does the same for the
+// entries of an archive.
 //
-// It owns the bounds of documents and archives. It keeps nothing, and runs no goroutine. Called by
-// package containerd and its image store.
+// The package owns the limits for documents and archives. It stores nothing and runs no goroutine.
+// Packages containerd, imagecache and image call it.
 package document
 
 import (
@@ -31,22 +31,25 @@ import (
 )
 
 const (
-	// MaxSize bounds one document, in bytes. Registries and containerd refuse larger manifests too.
+	// MaxSize is the largest size of a document in bytes. Registries and containerd refuse larger
+	// manifests too.
 	MaxSize = 4 << 20
-	// maxElements bounds the elements of all lists and objects of one document. Decoded, an empty
-	// descriptor of 3 bytes takes more than 100.
+	// maxElements is how many elements all lists and objects of a document may have together.
+	// Decoded, an empty descriptor of 3 bytes needs more than 100.
 	maxElements = 64 << 10
-	// maxLayers bounds the layers of one manifest, as Docker does: overlayfs takes no more.
+	// maxLayers is how many layers a manifest may have, as in Docker, because overlayfs supports no
+	// more.
 	maxLayers = 128
-	// maxManifests bounds what one index lists, and the names of images in one archive.
+	// maxManifests is how many manifests an index may list, and how many names of images an
+	// archive.
 	maxManifests = 1024
-	// maxType bounds a media type, in bytes, as RFC 6838 does.
+	// maxType is the longest media type in bytes, as in RFC 6838.
 	maxType = 255
-	// maxPlatform bounds all words of a platform together, in bytes.
+	// maxPlatform is the longest platform in bytes, all its fields together.
 	maxPlatform = 255
 )
 
-// limitError is the refusal of a document that is beyond a bound. It is an ErrInvalidArgument.
+// limitError says that a document exceeds a limit. It is an ErrInvalidArgument.
 type limitError struct{ text string }
 
 func (e *limitError) Error() string { return e.text }
@@ -54,7 +57,7 @@ func (e *limitError) Unwrap() error { return errdefs.ErrInvalidArgument }
 
 func beyond(format string, args ...any) error { return &limitError{fmt.Sprintf(format, args...)} }
 
-// Limit returns the words of the refusal in err when a document was beyond a bound, else "".
+// Limit returns the text for users if err says that a document exceeds a limit, else "".
 func Limit(err error) string {
 	var e *limitError
 	if errors.As(err, &e) {
@@ -63,7 +66,7 @@ func Limit(err error) string {
 	return ""
 }
 
-// CheckSize refuses the descriptor of a document that is too large to be fetched.
+// CheckSize returns ErrInvalidArgument if the descriptor says that a document exceeds MaxSize.
 func CheckSize(desc imagespec.Descriptor) error {
 	if desc.Size > MaxSize {
 		return beyond("%s has %d bytes, at most %d are allowed", describe(desc), desc.Size, MaxSize)
@@ -84,8 +87,8 @@ func describe(desc imagespec.Descriptor) string {
 	return what + " " + desc.Digest.String()
 }
 
-// Bounded returns a provider of the documents of another one. Its readers hold the whole document.
-// ErrInvalidArgument: the blob is beyond a bound, whatever its descriptor says.
+// Bounded returns a provider of the documents in another provider. Its readers hold the whole
+// document. ErrInvalidArgument: the blob exceeds a limit, whatever its descriptor says.
 func Bounded(from content.Provider) content.Provider { return bounded{from} }
 
 type bounded struct{ from content.Provider }
@@ -110,10 +113,10 @@ func (b bounded) ReaderAt(ctx context.Context, desc imagespec.Descriptor) (conte
 	return held{bytes.NewReader(data)}, nil
 }
 
-// checkElements refuses a document that would take very much memory once it is decoded.
+// checkElements refuses a document that would need very much memory when it is decoded.
 func checkElements(what string, data []byte) error {
-	// All but the first element of a list or an object follow a comma. Commas within texts count
-	// too: no image has so many.
+	// Each element of a list or an object except the first follows a comma. Commas in texts count
+	// too, but no real document has so many.
 	if n := bytes.Count(data, []byte(",")); n > maxElements {
 		return beyond("%s has %d elements, at most %d are allowed", what, n, maxElements)
 	}
@@ -125,14 +128,16 @@ type held struct{ *bytes.Reader }
 
 func (held) Close() error { return nil }
 
-// Read returns a document. ErrNotFound: it is not there.
+// Read returns a document. ErrNotFound: the provider does not have it. ErrInvalidArgument: it
+// exceeds a limit.
 func Read(ctx context.Context, from content.Provider, desc imagespec.Descriptor) ([]byte, error) {
-	desc.Data = nil // A copy of the blob in the descriptor would pass by the bounds.
+	desc.Data = nil // A copy of the blob in the descriptor would evade the limits.
 	return content.ReadBlob(ctx, Bounded(from), desc)
 }
 
-// Children returns what an index lists, or the configuration and layers of a manifest; nothing for
-// other descriptors.
+// Children returns the manifests that an index lists, or the configuration and the layers of a
+// manifest. It returns nothing for other descriptors. ErrInvalidArgument: the document exceeds a
+// limit.
 func Children(ctx context.Context, from content.Provider, desc imagespec.Descriptor) ([]imagespec.Descriptor, error) {
 	desc.Data = nil
 	children, err := images.Children(ctx, Bounded(from), desc)
@@ -153,8 +158,8 @@ func Children(ctx context.Context, from content.Provider, desc imagespec.Descrip
 	return children, nil
 }
 
-// checkWords refuses a type or a platform that is no name of one. They are kept with each image and
-// each of its blobs.
+// checkWords refuses a media type or a platform that is too long, because both are kept in memory
+// for each image and each of its blobs.
 func checkWords(in imagespec.Descriptor, mediaType string, p *imagespec.Platform) error {
 	if n := len(mediaType); n > maxType {
 		return beyond("%s has a media type of %d bytes, at most %d are allowed", describe(in), n, maxType)
@@ -169,20 +174,20 @@ func checkWords(in imagespec.Descriptor, mediaType string, p *imagespec.Platform
 	return nil
 }
 
-// Image is the configuration of an image, with what Docker adds to the fields of OCI.
+// Image is the configuration of an image, including the fields that Docker adds to those of OCI.
 type Image struct {
 	imagespec.Image
 	Extra Extra
 }
 
-// Extra is what Docker adds to an image's configuration.
+// Extra has the fields that Docker adds to the configuration of an image.
 type Extra struct {
 	Healthcheck *Healthcheck
-	// Shell is the program, with its first arguments, that runs what is written as one text.
+	// Shell is the program, with its first arguments, that runs commands written as one text.
 	Shell []string
 }
 
-// Healthcheck is a HEALTHCHECK as Docker writes it. Durations are in nanoseconds.
+// Healthcheck is a HEALTHCHECK of a Dockerfile. Durations are in nanoseconds.
 type Healthcheck struct {
 	Test                                          []string
 	Interval, Timeout, StartPeriod, StartInterval int64
@@ -190,7 +195,7 @@ type Healthcheck struct {
 }
 
 // Config returns a configuration. ErrInvalidArgument: its variables, arguments, labels, paths and
-// ports are beyond the bounds of a service's own words.
+// ports exceed the limits that hold for those of a service.
 func Config(ctx context.Context, from content.Provider, desc imagespec.Descriptor) (Image, error) {
 	var image Image
 	var docker struct {

@@ -132,7 +132,7 @@ func TestChildren_AreBounded(t *testing.T) {
 	}
 }
 
-// A descriptor may carry its blob itself, which would pass by the provider.
+// A descriptor may carry its blob itself, which would evade the provider and its limits.
 func TestRead_TakesNoBlobFromItsDescriptor(t *testing.T) {
 	data := []byte("{" + strings.Repeat(",", 70_000) + "}")
 	desc := imagespec.Descriptor{Digest: digest.FromBytes(data), Size: int64(len(data)), Data: data}

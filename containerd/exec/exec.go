@@ -160,7 +160,7 @@ func (r *Runner) cleanUp(ctx context.Context, p client.Process, kill bool) {
 		}
 		again := errdefs.IsUnavailable(err) || kill && errdefs.IsFailedPrecondition(err) // It may be about to start.
 		if !again || pause.For(ctx, rest) != nil {
-			r.log.WarnContext(ctx, "an exec that has ended is not cleaned up", "exec", p.ID(), "err", err)
+			r.log.WarnContext(ctx, "exec that has ended was not removed from its shim", "exec", p.ID(), "err", err)
 			return
 		}
 	}
@@ -221,7 +221,7 @@ func (r *Runner) endExec(ctx context.Context, e *execution, whole bool) error {
 
 func (r *Runner) killWhole(ctx context.Context, e *execution) {
 	if err := r.killTree(ctx, e.id, int(e.process.Pid())); err != nil {
-		r.log.WarnContext(ctx, "what an exec has started remains", "task", e.id, "err", err)
+		r.log.WarnContext(ctx, "processes that an exec has started still run", "task", e.id, "err", err)
 	}
 }
 

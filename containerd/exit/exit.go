@@ -1,12 +1,11 @@
-// Package exit owns the exit records of containers: one small file for each
-// container that has ended, written by its shim before anybody is told, so that
-// an exit while containerd or the daemon is down is not lost.
+// Package exit owns the exit records of containers: one small file for each container that has
+// ended. The container's shim writes the record before it reports the exit, so that an exit is not
+// lost while containerd or the daemon is down.
 //
-// Shims write records, the daemon reads them and removes each one once it has
-// taken note of it. A record stands at <dir>/<namespace>/<container>.json, is
-// replaced atomically, and lives as long as the transient folder it is in: it
-// survives every process, not a reboot, which no container survives either.
-// The package runs no goroutine.
+// Shims write records. The daemon reads them, and removes each record with its container. A record
+// is the file <dir>/<namespace>/<container>.json. It is replaced atomically. Its folder is
+// transient: a record survives every process but not a reboot, which ends the container too. The
+// package refuses names that would leave the folder, and runs no goroutine.
 package exit
 
 import (
@@ -33,15 +32,16 @@ type Record struct {
 	OOM bool `json:"oom,omitempty"`
 	// Fenced says that the shim killed the container because its lease had run out.
 	Fenced bool `json:"fenced,omitempty"`
-	// ShimLost says that the shim died first. The container was then killed by
-	// force, and Status is what that kill implies, not what was observed.
+	// ShimLost says that the shim died first. The container was then killed, and Status is that of
+	// the kill and not of the process.
 	ShimLost bool `json:"shim_lost,omitempty"`
 }
 
-// Dir is a folder of records, layout.Exits of a containerd state folder.
+// Dir is the path of a folder of records: layout.Exits of a containerd state folder.
 type Dir string
 
-// Write puts a record in place of any older one.
+// Write writes the record of a container and replaces an older one. ErrInvalidArgument: a name
+// would leave the folder.
 func (d Dir) Write(namespace, container string, r Record) error {
 	path, err := d.path(namespace, container)
 	if err != nil {
@@ -72,7 +72,7 @@ func (d Dir) Write(namespace, container string, r Record) error {
 	return nil
 }
 
-// Read returns a container's record, or ErrNotFound.
+// Read returns a container's record. ErrNotFound: there is none.
 func (d Dir) Read(namespace, container string) (Record, error) {
 	path, err := d.path(namespace, container)
 	if err != nil {
@@ -92,7 +92,7 @@ func (d Dir) Read(namespace, container string) (Record, error) {
 	return r, nil
 }
 
-// Remove forgets a container's record; it is no error if there is none.
+// Remove removes a container's record, if there is one.
 func (d Dir) Remove(namespace, container string) error {
 	path, err := d.path(namespace, container)
 	if err != nil {
@@ -104,7 +104,7 @@ func (d Dir) Remove(namespace, container string) error {
 	return nil
 }
 
-// List names the containers of a namespace that have a record.
+// List returns the containers of a namespace that have a record.
 func (d Dir) List(namespace string) ([]string, error) {
 	entries, err := os.ReadDir(filepath.Join(string(d), namespace))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -119,7 +119,7 @@ func (d Dir) List(namespace string) ([]string, error) {
 	return names, nil
 }
 
-// path refuses names that would leave the folder (ErrInvalidArgument).
+// path returns the path of a record. ErrInvalidArgument: a name would leave the folder.
 func (d Dir) path(namespace, container string) (string, error) {
 	for _, name := range []string{namespace, container} {
 		if name == "" || name[0] == '.' || strings.ContainsRune(name, '/') {

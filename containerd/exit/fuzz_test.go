@@ -6,7 +6,8 @@ import (
 	"testing"
 )
 
-// FuzzRead: exit records, which a shim writes that may be of another build, on a disk that may have failed.
+// FuzzRead: exit records, which a shim writes that may be of another build, on a disk that may have
+// failed.
 func FuzzRead(f *testing.F) {
 	f.Add([]byte(`{"status":1,"at":"2026-01-02T03:04:05Z"}`))
 	f.Add([]byte(`null`))

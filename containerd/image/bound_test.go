@@ -22,7 +22,7 @@ import (
 	"swarm/worker/engine"
 )
 
-// withLabel gives an image a configuration of some more bytes.
+// withLabel adds bytes to the configuration of an image.
 func withLabel(t *testing.T, img v1.Image, bytes int) v1.Image {
 	t.Helper()
 	cfg, err := img.ConfigFile()
@@ -66,7 +66,7 @@ func (zeros) Read(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// An archive and a layer are refused that ask their reader to hold 128 MiB.
+// Archives and layers that require their reader to hold 128 MiB are refused.
 func TestLoad_WindowsAreBounded(t *testing.T) {
 	n := newNode(t, image.Config{}, image.Deps{})
 	var hostile bytes.Buffer

@@ -18,7 +18,7 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// catalog is what containerd's records said when it was read. Immutable.
+// catalog is what containerd's image records said when they were read. It must not be changed.
 type catalog struct {
 	images  map[string]*entry      // by digest
 	names   map[string]*entry      // by tagged name
@@ -26,7 +26,7 @@ type catalog struct {
 	blobs   map[string]survey.Blob // by digest: everything that belongs to an image
 }
 
-// entry is a held image.
+// entry is an image that this node holds.
 type entry struct {
 	digest  string
 	target  ocispec.Descriptor
@@ -35,7 +35,7 @@ type entry struct {
 	survey.Result
 }
 
-// name is a tagged name if it has one.
+// name returns a tagged name if the image has one.
 func (e *entry) name() string {
 	name, _, _ := strings.Cut(e.records[0], "@")
 	return name
@@ -55,7 +55,7 @@ func compareImages(a, b *swarmv1.Image) int {
 	return cmp.Or(cmp.Compare(a.GetName(), b.GetName()), cmp.Compare(a.GetDigest(), b.GetDigest()))
 }
 
-// catalog gives the newest reading of the records, and reads them when they have changed.
+// catalog returns the current catalog. It reads the records if they have changed.
 func (s *Store) catalog(ctx context.Context) (*catalog, error) {
 	s.mu.Lock()
 	held, writes := s.held, s.writes
@@ -87,14 +87,14 @@ func (s *Store) read(ctx context.Context) (*catalog, error) {
 		if e == nil {
 			x, err := survey.Take(ctx, s.client.ContentStore(), r.Target)
 			if errdefs.IsInvalidArgument(err) {
-				s.log.Warn("image is not valid and not used", "image", r.Name, "err", err)
+				s.log.Warn("image is ignored, because it is not valid", "image", r.Name, "err", err)
 				continue
 			}
 			if err != nil {
 				return nil, fmt.Errorf("image %s: %w", r.Name, err)
 			}
 			if len(x.Platforms) == 0 {
-				s.log.Warn("image is not whole and not used", "image", r.Name, "missing", x.Missing)
+				s.log.Warn("image is ignored, because it is incomplete", "image", r.Name, "missing", x.Missing)
 				continue
 			}
 			e = &entry{digest: d, target: r.Target, Result: x}
@@ -118,7 +118,7 @@ func (s *Store) read(ctx context.Context) (*catalog, error) {
 	return c, nil
 }
 
-// find looks a reference up among the held images.
+// find looks for an image among those that this node holds. ErrNotFound: the node does not hold it.
 func (s *Store) find(ctx context.Context, ref string) (*entry, error) {
 	parsed, err := spec.ParseImage(ref)
 	if err != nil {
@@ -138,7 +138,7 @@ func (s *Store) find(ctx context.Context, ref string) (*entry, error) {
 	return e, nil
 }
 
-// validDigest refuses what is no digest.
+// validDigest parses a digest. ErrInvalidArgument: it is malformed.
 func validDigest(d string) (digest.Digest, error) {
 	parsed, err := digest.Parse(d)
 	if err != nil {

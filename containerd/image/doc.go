@@ -1,16 +1,21 @@
 //go:build linux
 
-// Package image is a node's store of images: it loads archives, fetches from other nodes and from
-// registries, unpacks, and serves what it holds to other nodes. It implements engine.ImageStore
-// over containerd's content and image stores.
+// Package image is a node's store of images. It loads archives, pulls from other nodes and from
+// registries, unpacks, and serves its blobs to other nodes. Store implements engine.ImageStore over
+// the content and image stores of containerd.
 //
 // It owns the image records of containerd's namespace swarm. An image has a record
-// REPOSITORY@DIGEST, and one for each tag that was pulled or loaded; a record is written when all
-// that it needs is here, so that a record means a whole image. Blobs on their way in are kept by a
-// lease. It refuses to change what a digest names, to serve blobs that are of no image, and to
-// authenticate peers: the transport has done that.
+// REPOSITORY@DIGEST, and a further record for each tag by which it was pulled or loaded. A record
+// is written when all blobs of at least one platform are in the store, so a record stands for a
+// complete image. A lease protects the blobs of a pull or load in progress.
 //
-// The worker calls Pull, Remove and List; control Load and Resolve; the daemon's blob listener
-// Handler. Its goroutines are one for each pull in progress, whatever the number of callers, and
-// that pull's parallel downloads; Close ends them.
+// Its subpackages do the transport: package registry talks to registries, package peer to other
+// nodes, and package transfer moves the blobs of one image. The package refuses to change the
+// content behind a digest, to serve blobs that belong to no image, and to authenticate other nodes,
+// which the transport has done.
+//
+// The worker calls Pull, Remove and List; the manager's control calls Load, Resolve, Push and
+// Login; the daemon's listener for other nodes calls Handler. The package runs one goroutine for
+// each pull in progress, however many callers share it, and the goroutines of package transfer.
+// Close ends them.
 package image

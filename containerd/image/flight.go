@@ -11,30 +11,30 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// flights lets callers who want the same thing share one fetch of it. The fetch ends when it is
-// done or when the last caller has left.
+// flights lets callers that want the same image share one fetch. The fetch ends when it is
+// complete, or when its last caller has left.
 type flights struct {
 	wg sync.WaitGroup
 
-	mu     sync.Mutex // guards what follows
+	mu     sync.Mutex // guards byKey and closed
 	byKey  map[fetchKey]*flight
 	closed bool
 }
 
-// flight is one fetch. The fields after done are set before it closes.
+// flight is one fetch. err is set before done is closed.
 type flight struct {
 	cancel context.CancelFunc
 	done   chan struct{}
 	err    error
 
-	mu        sync.Mutex // guards what follows; held while telling
+	mu        sync.Mutex // guards the fields below; held while listeners are called
 	callers   int
 	listeners map[int]func(*swarmv1.ImageProgress)
 	next      int
 }
 
-// do runs fetch, or joins one that runs under the same key. fetch's context carries no deadline of
-// any caller.
+// do runs fetch, or joins the fetch that runs under the same key. The context of fetch has no
+// deadline of any caller. progress may be nil.
 func (f *flights) do(ctx context.Context, key fetchKey, progress func(*swarmv1.ImageProgress), fetch func(context.Context, func(*swarmv1.ImageProgress)) error) error {
 	fl, leave, err := f.board(ctx, key, progress, fetch)
 	if err != nil {
@@ -83,7 +83,8 @@ func (f *flights) board(ctx context.Context, key fetchKey, progress func(*swarmv
 	return fl, func() { f.leave(key, fl, id) }, nil
 }
 
-// leave ends a flight without callers, so that nobody joins what is being given up.
+// leave removes a caller. It cancels a flight without callers and removes it at once, so that no
+// caller joins it.
 func (f *flights) leave(key fetchKey, fl *flight, id int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -110,7 +111,7 @@ func (fl *flight) tell(m *swarmv1.ImageProgress) {
 	}
 }
 
-// close gives up all flights and waits for their end.
+// close cancels all flights and waits for their end. Later calls of do fail.
 func (f *flights) close() {
 	f.mu.Lock()
 	f.closed = true

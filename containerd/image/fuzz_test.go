@@ -15,7 +15,7 @@ import (
 	"swarm/containerd/inflate"
 )
 
-// FuzzArchive: what a user loads, plain or compressed, up to its index.
+// FuzzArchive imports what a user may load, plain or compressed, up to its index.
 func FuzzArchive(f *testing.F) {
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)

@@ -28,7 +28,8 @@ import (
 
 func quietLog() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
-// outside is an address of this machine that is not localhost: registries there are not trusted as those are.
+// outside returns an address of this machine that is not localhost, because registries on localhost
+// are trusted.
 func outside(t *testing.T) string {
 	t.Helper()
 	addrs, err := net.InterfaceAddrs()
@@ -44,7 +45,7 @@ func outside(t *testing.T) string {
 	return ""
 }
 
-// serveAt gives host:port and, by TLS, the authority in PEM.
+// serveAt returns host:port and, with TLS, the certificate of the authority in PEM.
 func serveAt(t *testing.T, address string, h http.Handler, withTLS bool) (host string, authority []byte) {
 	t.Helper()
 	l, err := net.Listen("tcp", net.JoinHostPort(address, "0"))
@@ -69,7 +70,7 @@ func serveAt(t *testing.T, address string, h http.Handler, withTLS bool) (host s
 	return l.Addr().String(), authority
 }
 
-// certs writes a folder as in /etc/swarm/certs.d.
+// certs writes a folder like /etc/swarm/certs.d.
 func certs(t *testing.T, host, file string, content []byte) (root string) {
 	t.Helper()
 	root = t.TempDir()
@@ -91,7 +92,7 @@ func digestOf(t *testing.T, img v1.Image) string {
 	return d.String()
 }
 
-// seed puts an image into a registry that is asked by no address.
+// seed puts an image into a registry without a network address.
 func seed(t *testing.T, h http.Handler, name string, img v1.Image) (digest string) {
 	t.Helper()
 	host, _ := serveAt(t, "127.0.0.1", h, false)
@@ -189,7 +190,7 @@ func TestPull_MirrorsComeFirstAndTheirFailureCostsNothing(t *testing.T) {
 	}
 }
 
-// breaking ends the first answers with a blob in their middle, and notes where the next ones begin.
+// breaking cuts the first answers with a blob in the middle, and records where the next ones begin.
 type breaking struct {
 	next   http.Handler
 	digest string
@@ -223,7 +224,7 @@ func (b *breaking) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// limited sends some bytes and no more.
+// limited sends a number of bytes and then fails.
 type limited struct {
 	http.ResponseWriter
 	left int64

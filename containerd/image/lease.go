@@ -14,15 +14,17 @@ import (
 )
 
 const (
-	// labelPull marks the leases of a digest's pulls.
+	// labelPull is the label of a lease, whose value is the digest that is pulled.
 	labelPull = "io.swarm.pull"
-	// keepPartial is how long a failed pull's blobs wait for the next attempt.
+	// keepPartial is how long the blobs of a failed pull are kept for the next attempt.
 	keepPartial = 6 * time.Hour
 )
 
-// leased begins a pull of a digest: what it writes stays until release, which is told how the pull
-// ended, and whether it got as far as to lease what earlier attempts had got. Then their leases go;
-// those of pulls under way stay, whoever asked for them.
+// leased begins a pull of a digest under a new lease, which protects everything that is written
+// with the returned context. The caller calls release at the end of the pull, with its error, and
+// with whether the pull has put the blobs of earlier attempts under its own lease. If so, or if the
+// pull succeeded, release drops the leases of earlier attempts. The leases of other pulls in
+// progress stay.
 func (s *Store) leased(ctx context.Context, digest string) (_ context.Context, release func(err error, reached bool), _ error) {
 	id := "pull-" + rand.Text()
 	s.mu.Lock()
@@ -55,12 +57,12 @@ func (s *Store) leased(ctx context.Context, digest string) (_ context.Context, r
 		}
 		over()
 		if derr != nil {
-			s.log.Warn("leases of a pull expire by themselves", "digest", digest, "err", derr)
+			s.log.Warn("leases of a pull were not deleted, and expire later", "digest", digest, "err", derr)
 		}
 	}, nil
 }
 
-// dropLeases deletes the leases of a digest's earlier pulls but one.
+// dropLeases deletes the leases of earlier pulls of a digest, except for the lease keep.
 func (s *Store) dropLeases(ctx context.Context, digest, keep string) error {
 	all, err := s.client.LeasesService().List(ctx, fmt.Sprintf("labels.%q==%q", labelPull, digest))
 	for _, l := range all {

@@ -25,12 +25,14 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// Load reads an OCI or Docker archive, plain or compressed by gzip or zstd, and keeps its images;
-// it returns one for each name. The digest depends on the archive alone, not on what the node
-// holds. name replaces that of an archive with one image, and is needed when the archive has none.
+// Load reads an OCI or Docker archive, plain or compressed by gzip or zstd, and keeps its images.
+// It returns one image for each name in the archive. The digests depend only on the archive, not on
+// what the node holds. name replaces the name in an archive with one image; it is needed if the
+// archive has no name. tell may be nil.
 //
-// Errors leave it to the caller to say that it was loading. ErrInvalidArgument: not an archive, a
-// damaged one, or one without names. An error of reading archive comes back as it is.
+// The caller adds to errors that it was loading. ErrInvalidArgument: from is not an archive, is
+// damaged, exceeds a limit, or has no names. ErrResourceExhausted: the disk is full. An error of
+// reading from is wrapped.
 func (s *Store) Load(ctx context.Context, from io.Reader, name string, tell func(*swarmv1.ImageProgress)) ([]*swarmv1.Image, error) {
 	if name != "" {
 		parsed, err := spec.ParseImage(name)
@@ -46,11 +48,11 @@ func (s *Store) Load(ctx context.Context, from io.Reader, name string, tell func
 	}
 	defer func() {
 		if err := done(context.WithoutCancel(ctx)); err != nil {
-			s.log.Warn("lease of a loaded image expires by itself", "err", err)
+			s.log.Warn("lease of a load was not deleted, and expires later", "err", err)
 		}
 	}()
 	var index ocispec.Descriptor
-	// A compressed archive may be much larger than what was sent.
+	// A compressed archive may be much larger than the bytes that were sent.
 	err = s.whileRoom(ctx, func(ctx context.Context) (err error) {
 		index, err = s.ingest(ctx, from, progress.NewMeter("load", 0, tell))
 		return err
@@ -73,15 +75,15 @@ func (s *Store) Load(ctx context.Context, from io.Reader, name string, tell func
 	return out, nil
 }
 
-// anyNode is a content store to which every layer of an archive is new. Import would otherwise put
-// a compressed twin that the node happens to hold into the manifest, and the image would have
-// another digest on another node.
+// anyNode is a content store in which Import finds no layers. Otherwise Import would use a
+// compressed copy of a layer that the node happens to hold, and the image would have different
+// digests on different nodes.
 type anyNode struct{ content.Store }
 
 func (anyNode) Walk(context.Context, content.WalkFunc, ...string) error { return nil }
 
-// ReaderAt bounds documents, which Import reads into memory. Layers, of which it does not know the
-// type yet, it streams.
+// ReaderAt limits the size of documents, which Import reads into memory. Import streams layers,
+// whose media type it does not know yet.
 func (n anyNode) ReaderAt(ctx context.Context, desc ocispec.Descriptor) (content.ReaderAt, error) {
 	if desc.MediaType == "" {
 		return n.Store.ReaderAt(ctx, desc)
@@ -89,7 +91,7 @@ func (n anyNode) ReaderAt(ctx context.Context, desc ocispec.Descriptor) (content
 	return document.Bounded(n.Store).ReaderAt(ctx, desc)
 }
 
-// ingest stores the archive's blobs and gives its index.
+// ingest stores the blobs of the archive and returns its index.
 func (s *Store) ingest(ctx context.Context, from io.Reader, m *progress.Meter) (ocispec.Descriptor, error) {
 	source := &progress.Reader{From: from, Meter: m}
 	plain, err := inflate.Stream(source)
@@ -101,7 +103,7 @@ func (s *Store) ingest(ctx context.Context, from io.Reader, m *progress.Meter) (
 	if err != nil {
 		return ocispec.Descriptor{}, explainArchive(source, err)
 	}
-	if _, err := io.Copy(io.Discard, plain); err != nil { // the padding, so that the sender can finish
+	if _, err := io.Copy(io.Discard, plain); err != nil { // Read the padding, so that the sender can finish.
 		return ocispec.Descriptor{}, explainArchive(source, err)
 	}
 	m.Flush()
@@ -121,7 +123,7 @@ func explainArchive(r *progress.Reader, err error) error {
 	case disk.IsFull(err):
 		return errdefs.ErrResourceExhausted.WithMessage("the disk of this node filled meanwhile: make room, or run `swarm system prune`, and load it again")
 	case errdefs.IsCanceled(err), errdefs.IsDeadlineExceeded(err), errdefs.IsUnavailable(err), errdefs.IsUnknown(err), errdefs.IsResourceExhausted(err):
-		return fmt.Errorf("store blobs: %w", err) // containerd's
+		return fmt.Errorf("store blobs: %w", err) // It is an error of containerd.
 	case r.Meter.Count() == 0:
 		return invalid("the archive is empty: make one with `docker save -o FILE IMAGE`")
 	case errors.Is(err, io.ErrUnexpectedEOF):
@@ -132,18 +134,18 @@ func explainArchive(r *progress.Reader, err error) error {
 	return invalid("the archive is damaged (" + oneLine(err) + "): make it again with `docker save -o FILE IMAGE`")
 }
 
-// found is an image of an archive.
+// found is one image of an archive.
 type found struct {
 	ref    spec.Image
 	target ocispec.Descriptor
 	image  *swarmv1.Image
 }
 
-// maxBlobs bounds the blobs of all images of an archive, counted for each name: the node remembers
-// them.
+// maxBlobs is how many blobs all images of an archive may have, counted for each name, because the
+// node keeps them in memory.
 const maxBlobs = 32 << 10
 
-// named finds the images of an archive and what they are called.
+// named finds the images of an archive and their names.
 func (s *Store) named(ctx context.Context, index ocispec.Descriptor, name string) ([]found, error) {
 	manifests, err := s.manifests(ctx, index)
 	if err != nil {
@@ -166,7 +168,7 @@ func (s *Store) named(ctx context.Context, index ocispec.Descriptor, name string
 			byName[n] = bare(m)
 		case old.Digest == m.Digest:
 		case sameNames(manifests):
-			byName[n] = index // one image for several platforms
+			byName[n] = index // The manifests are one image for several platforms.
 		default:
 			return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf(
 				"the archive holds several images and %s can name only one: load them without --name, or one by one", n))
@@ -175,7 +177,7 @@ func (s *Store) named(ctx context.Context, index ocispec.Descriptor, name string
 	var out []found
 	blobs := 0
 	for _, n := range order {
-		f, own, err := s.judge(ctx, n, byName[n])
+		f, own, err := s.checkImage(ctx, n, byName[n])
 		if err != nil {
 			return nil, err
 		}
@@ -201,8 +203,9 @@ func (s *Store) manifests(ctx context.Context, index ocispec.Descriptor) ([]ocis
 	return manifests, nil
 }
 
-// judge refuses an image of which no platform is whole. It returns how many blobs the image has.
-func (s *Store) judge(ctx context.Context, name string, target ocispec.Descriptor) (found, int, error) {
+// checkImage refuses an image without a complete platform. It also returns how many blobs the image
+// has.
+func (s *Store) checkImage(ctx context.Context, name string, target ocispec.Descriptor) (found, int, error) {
 	ref, err := spec.ParseImage(name)
 	if err != nil {
 		return found{}, 0, err
@@ -222,7 +225,8 @@ func (s *Store) judge(ctx context.Context, name string, target ocispec.Descripto
 	return found{ref: ref, target: target, image: e.proto(ref.Name)}, len(x.Blobs), nil
 }
 
-// ownName is the name that an archive gives an image, or empty. A bare tag names none.
+// ownName returns the name that an archive gives an image, or "". A tag without a repository does
+// not count.
 func ownName(annotations map[string]string) string {
 	if n := annotations[images.AnnotationImageName]; n != "" {
 		return n
@@ -233,8 +237,8 @@ func ownName(annotations map[string]string) string {
 	return ""
 }
 
-// sameNames says whether no two manifests have different names, and no two are for one platform:
-// then they are one image.
+// sameNames reports whether all manifests have the same name and different platforms, and so are
+// one image.
 func sameNames(manifests []ocispec.Descriptor) bool {
 	seen := map[string]bool{}
 	for _, m := range manifests {
@@ -250,7 +254,7 @@ func sameNames(manifests []ocispec.Descriptor) bool {
 	return true
 }
 
-// bare is a descriptor without what an archive says about it.
+// bare returns a descriptor without the annotations of an archive.
 func bare(d ocispec.Descriptor) ocispec.Descriptor {
 	return ocispec.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size}
 }

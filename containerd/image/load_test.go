@@ -118,7 +118,8 @@ func TestLoad_DockerArchiveInEveryCompression(t *testing.T) {
 	}
 }
 
-// The layers of a Docker archive are plain tars. A node that has the same layers compressed must name the image alike.
+// The layers of a Docker archive are plain tars. A node that holds the same layers compressed must
+// give the image the same digest.
 func TestLoad_DigestDoesNotDependOnTheNode(t *testing.T) {
 	t.Parallel()
 	img := newImage(t, 2)

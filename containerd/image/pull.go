@@ -22,20 +22,20 @@ import (
 	"swarm/worker/engine"
 )
 
-// resolveTimeout bounds the question which digest a tag has now.
+// resolveTimeout bounds the question which digest a tag names now.
 const resolveTimeout = 15 * time.Second
 
-// order is a pull that has been understood.
-type order struct {
+// pullRequest is a parsed request for a pull.
+type pullRequest struct {
 	ref      spec.Image
 	auth     registry.Credentials
 	platform platforms.MatchComparer
 	wanted   string // the platform, for people
-	newest   bool   // the digest is what the tag names now, not what the caller gave
+	newest   bool   // the digest is the one that the tag names now, not one that the caller gave
 }
 
-// fetchKey is what two pulls have in common that share one fetch. Credentials belong to it: what is
-// refused to one caller may be given to the next.
+// fetchKey identifies the pulls that share one fetch. It includes the credentials, because a
+// registry may refuse to one caller what it gives to another.
 type fetchKey struct {
 	ref    spec.Image
 	wanted string
@@ -43,15 +43,18 @@ type fetchKey struct {
 }
 
 // Pull makes an image ready for containers: by its digest from this node, from other nodes or from
-// its registry, whichever has it first. A tag without digest is looked up in the registry, unless
-// it was loaded here; when the registry cannot tell, what this node has under that name serves.
+// its registry, whichever delivers it first. For a tag without a digest, Pull asks the registry for
+// the digest, unless the image was loaded on this node. If the registry does not answer, the image
+// that this node holds under the name is used. tell receives reports of progress and may be nil.
+//
+// For errors, see registry.PullError; ErrRuntimeAway: containerd does not answer.
 func (s *Store) Pull(ctx context.Context, req engine.PullRequest, tell func(*swarmv1.ImageProgress)) (*swarmv1.Image, error) {
-	o, err := s.order(req)
+	o, err := s.parseRequest(req)
 	if err != nil {
 		return nil, err
 	}
 	if o.newest = o.ref.Digest == ""; o.newest {
-		if o.ref.Digest, err = s.pin(ctx, o); err != nil {
+		if o.ref.Digest, err = s.resolveTag(ctx, o); err != nil {
 			return nil, err
 		}
 	}
@@ -60,7 +63,7 @@ func (s *Store) Pull(ctx context.Context, req engine.PullRequest, tell func(*swa
 	}
 	err = s.flights.do(ctx, fetchKey{o.ref, o.wanted, o.auth}, tell, func(ctx context.Context, tell func(*swarmv1.ImageProgress)) error {
 		if image, err := s.ready(ctx, o); image != nil || err != nil {
-			return err // another flight has just landed
+			return err // Another flight has just fetched it.
 		}
 		return s.fetch(namespaced(ctx), o, tell)
 	})
@@ -74,21 +77,21 @@ func (s *Store) Pull(ctx context.Context, req engine.PullRequest, tell func(*swa
 	return image, err
 }
 
-func (s *Store) order(req engine.PullRequest) (order, error) {
+func (s *Store) parseRequest(req engine.PullRequest) (pullRequest, error) {
 	ref, err := spec.ParseImage(req.Ref)
 	if err != nil {
-		return order{}, err
+		return pullRequest{}, err
 	}
 	if ref.Digest != "" {
 		if _, err := validDigest(ref.Digest); err != nil {
-			return order{}, err
+			return pullRequest{}, err
 		}
 	}
-	o := order{ref: ref, platform: s.platform, wanted: cmp.Or(req.Platform, platforms.DefaultString())}
+	o := pullRequest{ref: ref, platform: s.platform, wanted: cmp.Or(req.Platform, platforms.DefaultString())}
 	if req.Platform != "" {
 		p, err := platforms.Parse(req.Platform)
 		if err != nil {
-			return order{}, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("platform %q is not one: write OS/ARCH[/VARIANT], for example linux/amd64", req.Platform))
+			return pullRequest{}, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("platform %q is not one: write OS/ARCH[/VARIANT], for example linux/amd64", req.Platform))
 		}
 		o.platform = platforms.Only(p)
 	}
@@ -96,8 +99,8 @@ func (s *Store) order(req engine.PullRequest) (order, error) {
 	return o, err
 }
 
-// pin finds the digest of a tag.
-func (s *Store) pin(ctx context.Context, o order) (string, error) {
+// resolveTag returns the digest of a tag.
+func (s *Store) resolveTag(ctx context.Context, o pullRequest) (string, error) {
 	held, err := s.find(ctx, o.ref.Name)
 	if err != nil && !errdefs.IsNotFound(err) {
 		return "", engine.Away(err)
@@ -112,14 +115,14 @@ func (s *Store) pin(ctx context.Context, o order) (string, error) {
 		return digest, nil
 	}
 	if held != nil && ctx.Err() == nil {
-		s.log.Info("image used as this node has it: its registry does not tell of it", "image", o.ref.Name, "digest", held.digest, "err", err)
+		s.log.Info("registry does not answer for a tag, using the image on this node", "image", o.ref.Name, "digest", held.digest, "err", err)
 		return held.digest, nil
 	}
 	return "", registry.PullError(o.ref, err, registry.PeersHaveNot)
 }
 
-// ready gives an image that needs no fetching; nil when it does.
-func (s *Store) ready(ctx context.Context, o order) (*swarmv1.Image, error) {
+// ready returns an image that need not be fetched, or nil if it must be.
+func (s *Store) ready(ctx context.Context, o pullRequest) (*swarmv1.Image, error) {
 	c, err := s.catalog(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("look at what is held: %w", engine.Away(err))
@@ -137,9 +140,9 @@ func (s *Store) ready(ctx context.Context, o order) (*swarmv1.Image, error) {
 			return nil, fmt.Errorf("record it: %w", engine.Away(err))
 		}
 	}
-	// Somebody else may have removed it from containerd.
+	// Another client of containerd may have removed the record.
 	if _, err := s.client.ImageService().Get(namespaced(ctx), names[0]); errdefs.IsNotFound(err) {
-		s.note()
+		s.invalidate()
 		return nil, nil
 	} else if err != nil {
 		return nil, fmt.Errorf("look at what is held: %w", engine.Away(err))
@@ -147,17 +150,17 @@ func (s *Store) ready(ctx context.Context, o order) (*swarmv1.Image, error) {
 	return e.proto(o.ref.Name), nil
 }
 
-// lacks says whether a name is new for an image: the same digest by another tag or from another
-// repository. A tag that is recorded for another digest moves only to the newest, or two services
-// with two digests of one tag would take turns.
-func (c *catalog) lacks(names []string, o order) bool {
+// lacks reports whether a record must be written for an image: because the name is new, or because
+// the tag is recorded for another digest and the order is for the newest one. Other orders do not
+// move a tag, because two services with two digests of one tag would move it back and forth.
+func (c *catalog) lacks(names []string, o pullRequest) bool {
 	return slices.ContainsFunc(names, func(name string) bool {
 		digest, known := c.records[name]
 		return !known || o.newest && digest != o.ref.Digest
 	})
 }
 
-// room refuses what the disk has no room for.
+// room returns an error if the disk has no room for a number of bytes.
 func (s *Store) room(bytes int64) error {
 	if s.deps.Room == nil {
 		return nil
@@ -170,7 +173,7 @@ func (s *Store) room(bytes int64) error {
 
 // sources lists the sources of a pull: nodes in random order, so that many pulls spread over them,
 // and then the registry.
-func (s *Store) sources(ctx context.Context, o order) []transfer.Source {
+func (s *Store) sources(ctx context.Context, o pullRequest) []transfer.Source {
 	var out []transfer.Source
 	if s.peers != nil {
 		for _, id := range s.deps.Peers(ctx, o.ref.Digest) {
@@ -183,7 +186,7 @@ func (s *Store) sources(ctx context.Context, o order) []transfer.Source {
 
 // fetch downloads the missing blobs of an image, unpacks the image and records it. Blobs of a
 // failed attempt are kept for the next one.
-func (s *Store) fetch(ctx context.Context, o order, tell func(*swarmv1.ImageProgress)) (err error) {
+func (s *Store) fetch(ctx context.Context, o pullRequest, tell func(*swarmv1.ImageProgress)) (err error) {
 	sources := s.sources(ctx, o)
 	ctx, release, err := s.leased(ctx, o.ref.Digest)
 	if err != nil {

@@ -22,7 +22,7 @@ import (
 	"swarm/worker/engine"
 )
 
-// steps notes the last word on each layer.
+// steps records the last word about each layer.
 type steps struct {
 	mu   sync.Mutex // guards last
 	last map[string]string
@@ -148,7 +148,7 @@ func TestLogin(t *testing.T) {
 	}
 }
 
-// A pull that fails must not take away what another one, by better credentials, is getting.
+// A pull that fails must not remove the blobs of another pull with better credentials.
 func TestPull_TwoCallersWithTwoLogins(t *testing.T) {
 	t.Parallel()
 	img := newImage(t, 2)

@@ -20,11 +20,12 @@ import (
 	"swarm/internal/spec"
 )
 
-// labelLoaded marks the record of an image that came from an archive: no registry need have it.
+// labelLoaded marks the record of an image that was loaded from an archive. A registry need not
+// have such an image.
 const labelLoaded = "io.swarm.loaded"
 
-// recordsOf are containerd's names of an image: by digest, so that the image outlives a tag that
-// moves on, and by tag.
+// recordsOf returns the names of the records of an image: one by digest, so that the image outlives
+// a tag that moves to another image, and one by tag if ref has a tag.
 func recordsOf(ref spec.Image, d digest.Digest) ([]string, error) {
 	named, err := reference.ParseNormalizedNamed(ref.Name)
 	if err != nil {
@@ -37,18 +38,18 @@ func recordsOf(ref spec.Image, d digest.Digest) ([]string, error) {
 	return names, nil
 }
 
-// keep makes an image's blobs, which a lease holds, outlast the lease: it links them by labels,
-// unpacks the image if it is for this node, and records it. A platform other than the node's is
-// unpacked when a container asks for it.
+// keep makes the blobs of an image, which a lease protects, outlast the lease: it links them by
+// labels, unpacks the image if it is for this node, and records it. An image for another platform
+// is unpacked when a container needs it.
 func (s *Store) keep(ctx context.Context, ref spec.Image, target ocispec.Descriptor, loaded bool) error {
 	store := s.client.ContentStore()
-	if _, err := survey.Take(ctx, store, target); err != nil { // before others walk through it
+	if _, err := survey.Take(ctx, store, target); err != nil { // Refuse an image that is too large before it is walked.
 		return err
 	}
 	link := images.SetChildrenLabels(store, images.HandlerFunc(func(ctx context.Context, desc ocispec.Descriptor) ([]ocispec.Descriptor, error) {
 		children, err := document.Children(ctx, store, desc)
 		if errdefs.IsNotFound(err) {
-			return nil, images.ErrSkipDesc // of a platform that is not here
+			return nil, images.ErrSkipDesc // It belongs to a platform that is not here.
 		}
 		return children, err
 	}))
@@ -67,11 +68,12 @@ func (s *Store) keep(ctx context.Context, ref spec.Image, target ocispec.Descrip
 			return fmt.Errorf("record image %s: %w", name, err)
 		}
 	}
-	s.note()
+	s.invalidate()
 	return nil
 }
 
-// unpack makes the snapshots of the layers, which containers start from. Idempotent.
+// unpack makes the snapshots of the layers, from which containers start. A repeated call changes
+// nothing.
 func (s *Store) unpack(ctx context.Context, name string, target ocispec.Descriptor) error {
 	x, err := survey.Take(ctx, s.client.ContentStore(), target)
 	if err != nil {
@@ -89,13 +91,14 @@ func (s *Store) unpack(ctx context.Context, name string, target ocispec.Descript
 	})
 }
 
-// whileRoom runs do, and cancels it when the disk comes to its reserve: how much a compressed layer
-// unpacks to is known only afterwards. containerd removes the layer that it was about to unpack.
+// whileRoom runs do, and cancels its context when the disk has only its reserve left, because the
+// unpacked size of a layer is not known before. containerd then removes the incomplete layer.
 func (s *Store) whileRoom(ctx context.Context, do func(context.Context) error) error {
 	return disk.WhileRoom(ctx, s.room, do)
 }
 
-// record writes a record or moves it to another target. Once loaded, a digest stays loaded.
+// record writes a record, or moves it to another target. A digest that was loaded once stays marked
+// as loaded.
 func (s *Store) record(ctx context.Context, image images.Image, loaded bool) error {
 	store := s.client.ImageService()
 	old, err := store.Get(ctx, image.Name)
@@ -114,8 +117,9 @@ func (s *Store) record(ctx context.Context, image images.Image, loaded bool) err
 	return err
 }
 
-// Remove deletes an image: its records at once, and so its blobs and snapshots that nothing else
-// needs.
+// Remove deletes the records of the image with a digest. It returns when its blobs and snapshots
+// that nothing else needs are deleted too. ErrNotFound: this node does not hold the image.
+// ErrFailedPrecondition: a container uses it. ErrInvalidArgument: the digest is malformed.
 func (s *Store) Remove(ctx context.Context, digest string) error {
 	d, err := validDigest(digest)
 	if err != nil {
@@ -132,7 +136,7 @@ func (s *Store) Remove(ctx context.Context, digest string) error {
 	if err := s.unused(ctx, records); err != nil {
 		return err
 	}
-	defer s.note()
+	defer s.invalidate()
 	for i, r := range records {
 		var opts []images.DeleteOpt
 		if i == len(records)-1 {
@@ -148,7 +152,7 @@ func (s *Store) Remove(ctx context.Context, digest string) error {
 	return nil
 }
 
-// unused refuses images that a container was made from.
+// unused returns ErrFailedPrecondition if a container was made from one of the records.
 func (s *Store) unused(ctx context.Context, records []images.Image) error {
 	filters := make([]string, len(records))
 	for i, r := range records {

@@ -24,7 +24,7 @@ import (
 	"swarm/worker/engine"
 )
 
-// newRegistryHandler is a real registry; with users it wants a login.
+// newRegistryHandler returns a real registry. If it has users, it requires a login.
 func newRegistryHandler(t *testing.T, users map[string]string) http.Handler {
 	t.Helper()
 	h, err := registrytest.New(t.Context(), t.TempDir(), users)
@@ -34,7 +34,7 @@ func newRegistryHandler(t *testing.T, users map[string]string) http.Handler {
 	return h
 }
 
-// newRegistry gives the host:port of a registry; wrap may be nil.
+// newRegistry returns the host:port of a registry. wrap may be nil.
 func newRegistry(t *testing.T, wrap func(http.Handler) http.Handler) string {
 	t.Helper()
 	h := newRegistryHandler(t, nil)
@@ -46,7 +46,7 @@ func newRegistry(t *testing.T, wrap func(http.Handler) http.Handler) string {
 	return strings.TrimPrefix(s.URL, "http://")
 }
 
-// push gives the digest that the registry has then.
+// push pushes an image and returns its digest.
 func push(t *testing.T, ref string, what remote.Taggable, auth authn.Authenticator) string {
 	t.Helper()
 	tag, err := name.NewTag(ref)
@@ -206,7 +206,7 @@ func TestPull_NotFoundIsNotUnreachable(t *testing.T) {
 	}
 }
 
-// A tag that was loaded needs no registry, and one that was pulled survives it.
+// A loaded tag needs no registry, and a pulled tag can be used after its registry has gone.
 func TestPull_TagWithoutItsRegistry(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, image.Config{}, image.Deps{})

@@ -62,7 +62,7 @@ func (c *counter) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// from is the transport of one node.
+// from returns the transport of one node.
 func (l *links) from(t *testing.T, caller string) http.RoundTripper {
 	tr := &http.Transport{DialContext: func(ctx context.Context, _, hostport string) (net.Conn, error) {
 		id, _, _ := net.SplitHostPort(hostport)
@@ -133,7 +133,8 @@ func TestPull_LargeBlobSpreadsLikeATree(t *testing.T) {
 	}
 }
 
-// A node that others are sent on to may be gone, or lie. The one that sent them on serves them then, and is not blamed.
+// A node to which others are redirected may be gone, or send wrong content. The node that has
+// redirected them then serves them itself, and is not blamed.
 func TestPull_SentOnInVain(t *testing.T) {
 	t.Parallel()
 	for name, wrong := range map[string]http.HandlerFunc{
@@ -146,7 +147,7 @@ func TestPull_SentOnInVain(t *testing.T) {
 			first, ref := holder(t)
 			net := newLinks()
 			net.serve(t, "first", first.Handler())
-			// Two have got every large blob.
+			// Two nodes have got every large blob.
 			for _, id := range []string{"a", "b"} {
 				n := newNode(t, image.Config{}, image.Deps{Peers: only("first"), PeerTransport: net.from(t, id)})
 				if _, err := n.Pull(t.Context(), engine.PullRequest{Ref: ref}, nil); err != nil {
@@ -167,7 +168,7 @@ func TestPull_SentOnInVain(t *testing.T) {
 	}
 }
 
-// holder is a node with a large image, whose registry does not exist.
+// holder returns a node with a large image whose registry does not exist.
 func holder(t *testing.T) (n *node, ref string) {
 	t.Helper()
 	n = newNode(t, image.Config{}, image.Deps{})

@@ -43,7 +43,7 @@ func TestMain(m *testing.M) {
 	m.Run()
 }
 
-// node is one node's store over a containerd of its own.
+// node is the store of one node with its own containerd.
 type node struct {
 	*image.Store
 	client *client.Client
@@ -83,7 +83,7 @@ func newNode(t *testing.T, cfg image.Config, deps image.Deps) *node {
 	return &node{Store: s, client: c}
 }
 
-// newContainerd gives the socket of one that may not listen yet.
+// newContainerd starts a containerd and returns its socket, on which it may not listen yet.
 func newContainerd(t *testing.T) string {
 	t.Helper()
 	dir := containerdtest.Folder(t)
@@ -179,7 +179,7 @@ func (p peers) RoundTrip(req *http.Request) (*http.Response, error) {
 	return w.Result(), nil
 }
 
-// all says that every node has every image.
+// all is a Deps.Peers that returns every node for every image.
 func (p peers) all(context.Context, string) (ids []string) {
 	for id := range p {
 		ids = append(ids, id)
@@ -200,12 +200,12 @@ func (n *node) wantUnpacked(t *testing.T, ref string) {
 	}
 }
 
-// slowReader hands out little at a time, as a network does.
+// slowReader returns few bytes at a time, as a network does.
 type slowReader struct{ io.Reader }
 
 func (r slowReader) Read(p []byte) (int, error) { return r.Reader.Read(p[:min(len(p), 4096)]) }
 
-// emptySpec is what a container record needs.
+// emptySpec returns a spec that a container record needs.
 func emptySpec(t *testing.T) typeurl.Any {
 	t.Helper()
 	spec, err := typeurl.MarshalAny(&specs.Spec{})

@@ -121,7 +121,7 @@ func TestPull_EndsWithItsLastCaller(t *testing.T) {
 	}
 }
 
-// cutting ends the first answer with a large body in its middle, and notes the ranges that are asked for.
+// cutting cuts the first answer with a large body in the middle, and records the requested ranges.
 type cutting struct {
 	next http.Handler
 
@@ -219,7 +219,7 @@ func TestHandler(t *testing.T) {
 	}
 }
 
-// Of many nodes, most do not have an image and some do not answer.
+// Many nodes do not have an image, and some do not answer.
 func TestPull_FindsTheOneNodeThatHasIt(t *testing.T) {
 	t.Parallel()
 	first := newNode(t, image.Config{}, image.Deps{})

@@ -23,41 +23,40 @@ import (
 	"swarm/worker/engine"
 )
 
-// Config is data.
+// Config says how images are fetched and served.
 type Config struct {
-	// Address is containerd's socket, for when Deps has no client.
+	// Address is the path of containerd's socket, used if Deps has no client.
 	Address string
-	// Snapshotter; empty: overlayfs.
+	// Snapshotter is the name of containerd's snapshotter. Empty stands for overlayfs.
 	Snapshotter string
-	// Insecure names registries (HOST[:PORT], or networks of them as ADDRESS/BITS) that need no
-	// certificate that anybody vouches for, or no TLS at all. Those on localhost never do.
+	// Insecure names registries whose certificates are not verified, see registry.Config.
 	Insecure []string
-	// PeerBandwidth is how many bytes a second go to other nodes at most; 0: any number.
+	// PeerBandwidth is how many bytes a second are sent to other nodes at most, all together; 0:
+	// any number.
 	PeerBandwidth int64
-	// CertsDirs have folders of registries, laid out as containerd's (HOST/hosts.toml) or Docker's
-	// (HOST/ca.crt, client.cert, client.key). The first that has one of its own for a registry
-	// counts, then the first with _default.
+	// CertsDirs are folders with certificates and mirrors of registries, see registry.Config.
 	CertsDirs []string
 }
 
 // Deps are live objects. All but Log may be nil.
 type Deps struct {
 	Log *slog.Logger
-	// Client of containerd. Nil: New makes one, which connects when it is first used.
+	// Client is a client of containerd. If it is nil, New makes one, which connects when it is
+	// first used.
 	Client *client.Client
-	// Peers names the nodes that hold an image.
+	// Peers returns the ids of the nodes that may hold an image.
 	Peers func(ctx context.Context, digest string) []string
-	// PeerTransport carries http://NODE-ID/v2/...
+	// PeerTransport carries requests for http://NODE-ID/v2/...
 	PeerTransport http.RoundTripper
 	// Keychain finds credentials when a pull brings none. Nil: Docker's config.json and its
 	// helpers.
 	Keychain authn.Keychain
-	// Room refuses what the disk has no room for: so many bytes, or any number when it is 0. Nil:
-	// there always is.
+	// Room returns an error when the disk has no room for a number of bytes, or for any at all if
+	// bytes is 0. Nil: there is always room.
 	Room func(bytes int64) error
 }
 
-// Store implements engine.ImageStore.
+// Store implements engine.ImageStore. Its methods are safe for concurrent use.
 type Store struct {
 	cfg      Config
 	log      *slog.Logger
@@ -70,16 +69,16 @@ type Store struct {
 	platform platforms.MatchComparer
 	flights  flights
 
-	mu      sync.Mutex // guards what follows; never held while containerd is asked
-	held    *catalog   // nil: to be read
-	writes  uint64     // counts the records' changes, so that an old reading does not become held
+	mu      sync.Mutex // guards the fields below; never held during a call to containerd
+	held    *catalog   // nil: it must be read
+	writes  uint64     // counts changes of the records, so that an outdated catalog is not stored in held
 	changed chan struct{}
-	pulling map[string]bool // leases of pulls under way
+	pulling map[string]bool // leases of pulls in progress
 }
 
 var _ engine.ImageStore = (*Store)(nil)
 
-// New makes a store; containerd need not answer yet.
+// New returns a store. containerd need not answer yet.
 func New(cfg Config, deps Deps) (*Store, error) {
 	if cfg.Snapshotter == "" {
 		cfg.Snapshotter = "overlayfs"
@@ -114,10 +113,10 @@ func New(cfg Config, deps Deps) (*Store, error) {
 	return s, nil
 }
 
-// Close ends the pulls in progress and waits for them. A client from Deps stays open.
+// Close ends the pulls in progress and waits for them. It does not close a client from Deps.
 func (s *Store) Close() error { return s.close() }
 
-// List gives the images that are wholly here, one for each digest.
+// List returns the complete images, one for each digest, sorted by name.
 func (s *Store) List(ctx context.Context) ([]*swarmv1.Image, error) {
 	c, err := s.catalog(ctx)
 	if err != nil {
@@ -131,25 +130,26 @@ func (s *Store) List(ctx context.Context) ([]*swarmv1.Image, error) {
 	return out, nil
 }
 
-// Holds says whether an image is wholly here.
+// Holds reports whether this node holds the complete image with a digest. If containerd does not
+// answer, it returns false and writes to the log.
 func (s *Store) Holds(digest string) bool {
 	c, err := s.catalog(context.Background())
 	if err != nil {
-		s.log.Warn("held images are not known", "err", err)
+		s.log.Warn("list of images cannot be read", "err", err)
 		return false
 	}
 	return c.images[digest] != nil
 }
 
-// Changed is closed when what List gives next changes.
+// Changed returns a channel that is closed when the result of List changes.
 func (s *Store) Changed() <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.changed
 }
 
-// Image finds a held image by reference, by its digest when it has one. ErrNotFound: it is not
-// held.
+// Image returns an image that this node holds, found by its digest if ref has one, else by its
+// name. ErrNotFound: the node does not hold it.
 func (s *Store) Image(ctx context.Context, ref string) (client.Image, error) {
 	e, err := s.find(ctx, ref)
 	if err != nil {
@@ -157,7 +157,7 @@ func (s *Store) Image(ctx context.Context, ref string) (client.Image, error) {
 	}
 	held, err := s.client.ImageService().Get(namespaced(ctx), e.records[0])
 	if errdefs.IsNotFound(err) {
-		s.note() // somebody else removed it
+		s.invalidate() // Another client of containerd removed it.
 	}
 	if err != nil {
 		return nil, fmt.Errorf("image %s: %w", ref, err)
@@ -165,8 +165,8 @@ func (s *Store) Image(ctx context.Context, ref string) (client.Image, error) {
 	return client.NewImage(s.client, held), nil
 }
 
-// note says that the records have changed.
-func (s *Store) note() {
+// invalidate records that the image records have changed.
+func (s *Store) invalidate() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.held = nil

@@ -14,8 +14,8 @@ import (
 	"swarm/worker/engine"
 )
 
-// Holdings lists the images that are wholly here, with what they take: blobs, and the snapshots of
-// their layers.
+// Holdings lists the complete images, each with the bytes that it takes: its blobs, and the
+// snapshots of its layers. bytes is the sum, in which shared parts count once.
 func (s *Store) Holdings(ctx context.Context) (out []engine.Holding, bytes int64, err error) {
 	c, err := s.catalog(ctx)
 	if err != nil {
@@ -61,7 +61,7 @@ func (s *Store) Holdings(ctx context.Context) (out []engine.Holding, bytes int64
 	return out, bytes, nil
 }
 
-// users counts the containers made from each digest.
+// users counts the containers that were made from each digest.
 func (s *Store) users(ctx context.Context, c *catalog) (map[string]int, error) {
 	all, err := s.client.ContainerService().List(ctx)
 	if err != nil {
@@ -74,8 +74,8 @@ func (s *Store) users(ctx context.Context, c *catalog) (map[string]int, error) {
 	return users, nil
 }
 
-// parts are the sizes of an image's blobs and, if it is unpacked here, its snapshots; and its
-// labels.
+// parts returns the sizes in bytes of an image's blobs and, if it is unpacked here, of its
+// snapshots; and the labels in its configuration.
 func (s *Store) parts(ctx context.Context, e *entry) (map[string]int64, map[string]string, error) {
 	parts := map[string]int64{}
 	for d, b := range e.Blobs {
@@ -85,7 +85,7 @@ func (s *Store) parts(ctx context.Context, e *entry) (map[string]int64, map[stri
 		return parts, nil, nil
 	}
 	config, err := document.ConfigOf(ctx, s.client.ContentStore(), e.target, s.platform)
-	if errdefs.IsNotFound(err) { // removed meanwhile
+	if errdefs.IsNotFound(err) { // It was just removed.
 		return parts, nil, nil
 	}
 	if err != nil {

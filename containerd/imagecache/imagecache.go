@@ -47,8 +47,9 @@ type Image struct {
 	platform string // as asked for
 }
 
-// Cache remembers images by digest and platform. A digest names the same content forever, so an
-// entry never becomes stale. Its methods are safe for concurrent use.
+// Cache remembers images by digest and platform. A digest always names the same content, so an
+// entry is outdated only if the image's snapshot was removed: see Forget. Its methods are safe for
+// concurrent use.
 type Cache struct {
 	client      *client.Client
 	snapshotter string

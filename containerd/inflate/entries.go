@@ -11,12 +11,12 @@ import (
 	"github.com/containerd/errdefs"
 )
 
-// maxHeld bounds what containerd holds of the entries of a layer while it unpacks the layer, in
-// bytes: it remembers the path of each entry, and the whole header of each folder. A million files
-// and some hundred thousand folders are within it.
+// maxHeld is how many bytes containerd may need for the entries of a layer while it unpacks the
+// layer. It remembers the path of each entry, and the header of each folder. A million files and
+// some hundred thousand folders fit.
 const maxHeld = 256 << 20
 
-// heldOf is what it holds of an entry, roughly.
+// heldOf returns roughly how many bytes containerd needs for an entry.
 func heldOf(h *tar.Header) int {
 	held := 128 + len(h.Name)
 	if h.Typeflag != tar.TypeDir {
@@ -28,11 +28,11 @@ func heldOf(h *tar.Header) int {
 	return held + 384
 }
 
-// errEntries is the refusal of a layer with more. It is an ErrInvalidArgument.
+// errEntries says that a layer has too many entries. It is an ErrInvalidArgument.
 var errEntries = errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("the layer has too many entries: their headers take more than %d MiB", maxHeld>>20))
 
-// entries passes a layer, a tar, on as it is, and fails where its entries have become too many. A
-// second reader of tars looks at what has been read, so that both see the same entries.
+// entries passes a layer, a tar, on unchanged, and fails when it has too many entries. A second
+// reader of tars looks at the bytes that were read, so that both readers see the same entries.
 type entries struct {
 	from io.ReadCloser
 	look *io.PipeWriter
@@ -49,7 +49,7 @@ func boundEntries(from io.ReadCloser, most int) *entries {
 			look.CloseWithError(err)
 			return
 		}
-		_, _ = io.Copy(io.Discard, look) // A pipe fails only as its other end says.
+		_, _ = io.Copy(io.Discard, look) // It fails only with an error of the other end.
 	}()
 	return e
 }
@@ -68,7 +68,8 @@ func (e *entries) Close() error {
 	return e.from.Close()
 }
 
-// count refuses too many entries. What is wrong with a layer besides, whoever unpacks it finds.
+// count returns errEntries if there are too many entries. It ignores other errors in the layer,
+// which the unpacking finds.
 func count(from io.Reader, most int) error {
 	r := tar.NewReader(bufio.NewReaderSize(from, 32<<10))
 	held := 0

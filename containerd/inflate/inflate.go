@@ -1,13 +1,14 @@
 //go:build linux
 
-// Package inflate decompresses the layers and archives of images. Whoever compressed one by zstd
-// chose how much of the text the reader has to hold, the window: a layer of some kilobytes can ask
-// for 512 MiB, of which containerd's own reader allocates twice as much. This package refuses
-// windows of more than 32 MiB. It also refuses layers of very many entries, which containerd
-// remembers while it unpacks a layer: one folder, listed millions of times, compresses to little.
+// Package inflate decompresses the layers and archives of images. The author of a zstd stream
+// chooses its window, which is how much of the text a reader must hold: a layer of some kilobytes
+// can require 512 MiB, of which containerd's own reader allocates twice as much. This package
+// refuses windows of more than 32 MiB. It also refuses layers with very many entries, which
+// containerd remembers while it unpacks a layer: a single folder, listed millions of times,
+// compresses to little.
 //
-// It keeps nothing; a reader has a goroutine, and those of its library, until Close. The image
-// store calls Stream, and the embedded containerd gets Processor.
+// It stores nothing. A reader has one goroutine, and those of its library, until Close. Package
+// image calls Stream, and the embedded containerd uses Processor.
 package inflate
 
 import (
@@ -26,15 +27,15 @@ import (
 	imagespec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// maxWindow is as large as builders of images choose it: 8 MiB for most, up to 32 MiB by BuildKit
-// at its highest level.
+// maxWindow is the largest window in bytes. Builders of images choose 8 MiB at most levels, and
+// BuildKit 32 MiB at its highest.
 const maxWindow = 32 << 20
 
-// ErrWindow is the refusal of a larger one. It is an ErrInvalidArgument.
+// ErrWindow says that a stream has a larger window. It is an ErrInvalidArgument.
 var ErrWindow = errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("it is compressed by zstd with a window of more than %d MiB: compress it at level 19 or less, and without --long", maxWindow>>20))
 
-// Stream returns what was compressed by gzip or zstd, or what was not compressed as it is.
-// ErrWindow, also when it is read: the window is too large.
+// Stream returns the decompressed content of a gzip or zstd stream, and other content unchanged.
+// It, or a read of its result, returns ErrWindow if the window is too large.
 func Stream(from io.Reader) (io.ReadCloser, error) {
 	buf := bufio.NewReaderSize(from, 32<<10)
 	head, err := buf.Peek(10)
@@ -51,7 +52,7 @@ func Stream(from io.Reader) (io.ReadCloser, error) {
 	return reader{z}, nil
 }
 
-// reader reads zstd.
+// reader decompresses zstd.
 type reader struct{ z *zstd.Decoder }
 
 func (r reader) Read(p []byte) (int, error) {
@@ -67,8 +68,8 @@ func (r reader) Close() error {
 	return nil
 }
 
-// Processor is a diff.Handler, which takes the place of containerd's. What it makes of a layer has
-// a bounded number of entries.
+// Processor is a diff.Handler that takes the place of containerd's, and limits the entries of a
+// layer.
 func Processor(ctx context.Context, mediaType string) (diff.StreamProcessorInit, bool) {
 	how, err := images.DiffCompression(ctx, mediaType)
 	if err != nil {

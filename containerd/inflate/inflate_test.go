@@ -65,7 +65,7 @@ func TestStream(t *testing.T) {
 	}
 }
 
-// A small layer cannot have its reader hold very much.
+// A small layer cannot make its reader hold much memory.
 func TestProcessor_WindowIsBounded(t *testing.T) {
 	hostile := zstded(t, 128<<20, io.LimitReader(zeros{}, 150<<20))
 	for _, mediaType := range []string{imagespec.MediaTypeImageLayerZstd, "application/vnd.docker.image.rootfs.diff.tar.gzip", "application/vnd.docker.image.rootfs.diff.tar"} {

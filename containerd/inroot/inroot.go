@@ -1,18 +1,17 @@
 //go:build linux
 
-// Package inroot opens what lies in a file tree that somebody else writes: a container's root, an
-// image, the data of a volume. It is the one home of the rule that no path in such a tree is looked
-// up twice by its name, because the tree may change between two look-ups.
+// Package inroot opens files in a tree that other processes write to: a container's root, an image,
+// or the data of a volume. It enforces the rule that no path in such a tree is looked up twice by
+// its name, because the tree may change between the two look-ups.
 //
 // A look-up never leaves the tree: symbolic links are resolved as if the tree's root were the root
-// of the file system, and magic links of /proc are refused. A look-up opens nothing that could
-// block or act, such as a named pipe or a device: it yields a handle, and only a regular file or a
-// folder is opened from it. The kernel does this from 5.6 on; before, the library walks the path by
-// itself and checks each step.
+// of the file system, and magic links of /proc are refused. A look-up does not open files whose
+// opening could block or have an effect, such as named pipes and devices: it returns a handle, from
+// which only regular files and folders are opened. From Linux 5.6 on, the kernel does this; on
+// older kernels, the library walks the path itself and checks each step.
 //
-// Whole trees are removed and measured by package internal/tree.
-//
-// The runtime adapter, package containerd, calls it. It runs no goroutine.
+// Package internal/tree removes and measures whole trees. The runtime adapter calls this package,
+// which runs no goroutine.
 package inroot
 
 import (
@@ -30,8 +29,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Open returns a handle (O_PATH) of name below the folder root. A name that is not there is
-// fs.ErrNotExist.
+// Open returns a handle (O_PATH) of the file or folder name below the folder root. fs.ErrNotExist:
+// there is no such file.
 func Open(root, name string) (*os.File, error) {
 	top, err := openRoot(root)
 	if err != nil {
@@ -41,9 +40,9 @@ func Open(root, name string) (*os.File, error) {
 	return pathrs.OpenatInRoot(top, name)
 }
 
-// Resolve returns where name leads below the folder root, as a path from there that begins with a
-// slash. What is not there has no links. The answer holds as long as nobody writes below root: to
-// open something there, use Open.
+// Resolve returns the path to which name leads below the folder root, beginning with a slash that
+// stands for root. Parts of name that do not exist count as folders. The result is valid only while
+// no process writes below root: to open a file, use Open.
 func Resolve(root, name string) (string, error) {
 	at, err := securejoin.SecureJoin(root, name)
 	if err != nil {
@@ -53,8 +52,8 @@ func Resolve(root, name string) (string, error) {
 	return filepath.Join("/", below), err
 }
 
-// MkdirAll makes the folder name below the folder root, and the folders above it, with mode 0755
-// where they are missing. It returns the folder, open for reading.
+// MkdirAll makes the folder name below the folder root, and the folders above it, with mode 0755,
+// unless they exist. It returns the folder, open for reading.
 func MkdirAll(root, name string) (*os.File, error) {
 	top, err := openRoot(root)
 	if err != nil {
@@ -64,9 +63,9 @@ func MkdirAll(root, name string) (*os.File, error) {
 	return pathrs.MkdirAllHandle(top, name, 0o755)
 }
 
-// ReadFile reads the regular file name below the folder root. It is empty when there is no such
-// file. A file of more than limit bytes, and what is no regular file, is ErrInvalidArgument. Files
-// of the kernel, which have no size, are empty.
+// ReadFile reads the regular file name below the folder root. It returns nothing if there is no
+// such file. ErrInvalidArgument: the file is longer than limit bytes, or is not a regular file.
+// Files of the kernel, which have the size 0, are read as empty.
 func ReadFile(root, name string, limit int64) ([]byte, error) {
 	handle, err := Open(root, name)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
@@ -93,16 +92,15 @@ func ReadFile(root, name string, limit int64) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(f, info.Size()))
 }
 
-// Path is a path that leads to what an open file or handle is of, and nowhere else, as long as it
-// is open and in this process alone. Below a folder it leads on by name: only where nobody else
-// writes.
+// Path returns a path that leads to an open file or handle, and nowhere else. It is valid while the
+// file is open, and in this process only. A path below a folder is looked up by its name, so it is
+// safe only where no other process writes.
 func Path(f *os.File) string {
 	return filepath.Join("/proc/self/fd", strconv.Itoa(int(f.Fd())))
 }
 
-// Bind mounts what a file or handle is of, with all that is mounted below it, at target, which it
-// makes. What is mounted or unmounted below the original later is not seen at target, nor the other
-// way round.
+// Bind makes target, and mounts there the file or folder f, with everything that is mounted below
+// it. Later mounts below f do not appear at target, nor the other way round.
 func Bind(f *os.File, target string) error {
 	info, err := f.Stat()
 	if err != nil {
@@ -122,17 +120,19 @@ func Bind(f *os.File, target string) error {
 	return unix.Mount("", target, "", unix.MS_PRIVATE|unix.MS_REC, "")
 }
 
-// Unbind undoes Bind, also one that was cut short.
+// Unbind undoes Bind, also a call of Bind that was interrupted.
 func Unbind(target string) error {
-	// What is mounted below would otherwise be unmounted at the original too.
+	// Make the mount private first. Otherwise the mounts below it would be unmounted at the
+	// original too.
 	err := unix.Mount("", target, "", unix.MS_PRIVATE|unix.MS_REC, "")
 	if err == nil {
 		err = unix.Unmount(target, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
 	}
-	if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) { // EINVAL: nothing is mounted there
+	if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) { // EINVAL: nothing is mounted at target.
 		return fmt.Errorf("unmount %s: %w", target, err)
 	}
-	// Never with what is below: were it mounted still, that would be the original.
+	// Remove only the mount point itself. If it were still mounted, files below it would be those
+	// of the original.
 	if err := os.Remove(target); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}

@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// tree is a hostile root beside something that must not be reached.
+// tree is a hostile root beside a folder that must not be reached.
 func tree(t *testing.T) (root, outside string) {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -100,7 +100,8 @@ func TestReadFile_OfProc(t *testing.T) {
 	}
 }
 
-// swap exchanges a folder of the tree and a link to outside until the test ends.
+// swap exchanges a folder of the tree with a link to the outside, again and again, until the test
+// ends.
 func swap(t *testing.T, root, outside string) {
 	t.Helper()
 	sub, link := filepath.Join(root, "sub"), filepath.Join(root, "link")
@@ -152,7 +153,7 @@ func TestOpen_BesideSwaps(t *testing.T) {
 func TestBind(t *testing.T) {
 	root, outside := tree(t)
 	write(t, filepath.Join(root, "file"), "text")
-	// A mount below, in a group of mounts that tell each other what comes and goes.
+	// A mount below, in a peer group whose members see each other's mounts.
 	below := filepath.Join(root, "etc")
 	if err := errors.Join(unix.Mount("tmpfs", below, "tmpfs", 0, ""), unix.Mount("", below, "", unix.MS_SHARED, "")); err != nil {
 		t.Fatal(err)
@@ -186,7 +187,7 @@ func TestBind(t *testing.T) {
 	}
 }
 
-// Unbind finishes what was cut short, and never removes what is not its own.
+// Unbind completes an interrupted call, and never removes other files.
 func TestUnbind(t *testing.T) {
 	root, _ := tree(t)
 	if err := Unbind(filepath.Join(root, "absent")); err != nil {

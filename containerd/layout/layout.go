@@ -1,9 +1,9 @@
-// Package layout owns the names of every file and folder that the container
-// runtime of one node uses, so that the daemon, the runtime process and the
-// shims agree on them and two nodes on one machine share none of them.
+// Package layout owns the names of all files and folders that the container runtime of one node
+// uses, so that the daemon, the runtime process and the shims agree on them, and two nodes on one
+// machine share none of them.
 //
-// It does no I/O, refuses nothing but paths too long for unix sockets, runs no
-// goroutine, and is called by everybody below the folder containerd and by cmd.
+// It does no I/O. It refuses relative paths and paths that are too long for unix sockets. The
+// packages below the folder containerd call it, and cmd. It runs no goroutine.
 package layout
 
 import (
@@ -13,38 +13,38 @@ import (
 	"github.com/containerd/errdefs"
 )
 
-// Namespace is the containerd namespace of every object swarm makes.
+// Namespace is the containerd namespace of all objects that swarm makes.
 const Namespace = "swarm"
 
-// RuntimeName is the runtime a container must name. The runtime process finds
-// its shim of the same build through PATH.
+// RuntimeName is the runtime that each container must name. The runtime process finds the shim of
+// its own build through PATH.
 const RuntimeName = "io.containerd.runc.v2"
 
-// GroupAnnotation is the OCI annotation (not a container label) by which
-// containers share one shim: equal values, one shim.
+// GroupAnnotation is the OCI annotation (not a container label) with the name of a container's
+// group. Containers of one group share a shim.
 //
-// A group must not be used again once its last container is gone: that shim is
-// on its way out and may still accept one connection. Number the groups.
+// The name of a group must not be used again after its last container is deleted, because the shim
+// that ends may still accept a connection.
 const GroupAnnotation = "io.containerd.runc.v2.group"
 
-// LeaseAnnotation is the OCI annotation that names the lease file of a container: its shim kills
+// LeaseAnnotation is the OCI annotation with the path of a container's lease file. The shim kills
 // the container when the lease has run out.
 const LeaseAnnotation = "swarm.lease"
 
-// maxStateLen is what a unix socket address (107 bytes) leaves for State: the
-// socket's name is "/s/" and 64 hexadecimal digits.
+// maxStateLen is how long the path of State may be: a unix socket address has 107 bytes, and a
+// socket has the name "/s/" and 64 hexadecimal digits.
 const maxStateLen = 107 - 64 - len("/s/")
 
-// Layout is where one node keeps its runtime.
+// Layout says where one node keeps the files of its runtime.
 type Layout struct {
-	// Data survives a reboot; by default /var/lib/swarm.
+	// Data survives a reboot. The default is /var/lib/swarm.
 	Data string
-	// Run does not, and must be short; by default /run/swarm.
+	// Run does not survive a reboot, and must be short. The default is /run/swarm.
 	Run string
 }
 
-// Validate refuses relative paths, a shared folder, and a Run too long for the
-// shims' sockets (ErrInvalidArgument).
+// Validate returns ErrInvalidArgument if a path is relative, if both folders are the same, or if
+// Run is too long for the shims' sockets.
 func (l Layout) Validate() error {
 	for _, dir := range []string{l.Data, l.Run} {
 		if !filepath.IsAbs(dir) {
@@ -57,8 +57,8 @@ func (l Layout) Validate() error {
 	return ValidateState(l.State())
 }
 
-// ValidateState refuses a containerd state folder whose shim sockets would have
-// names longer than the kernel allows (ErrInvalidArgument).
+// ValidateState returns ErrInvalidArgument if the path of a containerd state folder is too long for
+// the shims' sockets.
 func ValidateState(state string) error {
 	if len(state) > maxStateLen {
 		return fmt.Errorf("folder %s is %d characters too long for the unix sockets in it (at most %d): choose a shorter run folder: %w",
@@ -67,44 +67,45 @@ func ValidateState(state string) error {
 	return nil
 }
 
-// Bin holds one folder of programs for each build that is in use.
+// Bin returns the folder that has a folder of programs for each build in use.
 func (l Layout) Bin() string { return filepath.Join(l.Data, "bin") }
 
-// Root is containerd's persistent folder: content, snapshots, metadata.
+// Root returns containerd's persistent folder: content, snapshots and metadata.
 func (l Layout) Root() string { return filepath.Join(l.Data, "containerd") }
 
-// State is containerd's transient folder: bundles, shim sockets, exit records.
-func (l Layout) State() string { return filepath.Join(l.Run, "ctd") } // short: it stands in the paths of sockets
+// State returns containerd's transient folder: bundles, shim sockets and exit records.
+func (l Layout) State() string { return filepath.Join(l.Run, "ctd") } // The name is short, because it is part of the paths of sockets.
 
-// Socket is containerd's gRPC address, a path.
+// Socket returns the path of containerd's gRPC socket.
 func (l Layout) Socket() string { return filepath.Join(l.Run, "containerd.sock") }
 
-// Resolver is where the runtime process is told which names containers may ask for: beside its
-// socket.
+// Resolver returns the path of the socket, beside containerd's, on which the runtime process is
+// told which names containers may resolve.
 func Resolver(socket string) string { return filepath.Join(filepath.Dir(socket), "resolver.sock") }
 
-// RuncRoot is the `Root` of the runc options of every container. Two nodes that
-// share one lose each other's containers.
+// RuncRoot returns the field Root of the runc options of every container. Two nodes that share it
+// lose each other's containers.
 func (l Layout) RuncRoot() string { return filepath.Join(l.Run, "runc") }
 
-// Log is the file the runtime process and its shims write to.
+// Log returns the path of the file to which the runtime process and its shims write their log.
 func (l Layout) Log() string { return filepath.Join(l.Data, "runtime.log") }
 
-// Exits is the folder of exit records of a containerd state folder.
+// Exits returns the folder of exit records in a containerd state folder.
 func Exits(state string) string { return filepath.Join(state, "exits") }
 
-// Lock is the file a runtime process of the given root holds for life.
+// Lock returns the path of the file that the runtime process of a containerd root folder locks.
 func Lock(root string) string { return filepath.Join(root, "runtime.lock") }
 
-// ShimSockets is the folder of shim sockets of a containerd state folder.
+// ShimSockets returns the folder of shim sockets in a containerd state folder.
 func ShimSockets(state string) string { return filepath.Join(state, "s") }
 
-// Bundles is the folder, by namespace and container, of a state folder's bundles.
+// Bundles returns the folder of bundles in a containerd state folder. A bundle is the folder
+// <namespace>/<container> in it.
 func Bundles(state string) string {
 	return filepath.Join(state, "io.containerd.runtime.v2.task")
 }
 
-// StateOfBundle is the inverse of Bundles/<namespace>/<container>.
+// StateOfBundle returns the containerd state folder of a bundle. It is the inverse of Bundles.
 func StateOfBundle(bundle string) string {
 	return filepath.Dir(filepath.Dir(filepath.Dir(filepath.Clean(bundle))))
 }

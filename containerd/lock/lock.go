@@ -1,13 +1,13 @@
 //go:build linux
 
-// Package lock says which process serves a node's containerd root, by a lock
-// that the kernel keeps: it goes with its holder, however that ends, and nothing
-// has to be cleaned up or guessed from a stale pid file.
+// Package lock tells which process serves the containerd root folder of a node, by a lock that the
+// kernel keeps. The lock ends with the process that holds it, however the process ends, so nothing
+// must be cleaned up, and no stale pid file can mislead.
 //
-// The runtime process acquires it for life, the daemon asks who holds it. The
-// locks are POSIX record locks, because those can be asked for their holder; a
-// process must not open the lock file of a lock it holds, which is why Acquire
-// is called once in a process. No goroutines.
+// The runtime process acquires the lock for its whole life. The daemon asks which process holds it.
+// The locks are POSIX record locks, because the kernel tells their holder. Such a lock is lost when
+// its process opens and closes the lock file again; therefore a process calls Acquire once, and
+// does not call Holder for a lock that it holds. The package runs no goroutine.
 package lock
 
 import (
@@ -24,7 +24,8 @@ import (
 // Lock is a held lock.
 type Lock struct{ f *os.File }
 
-// Acquire takes the lock at path, or returns ErrAlreadyExists naming the holder.
+// Acquire takes the lock at path. ErrAlreadyExists: another process holds the lock; the error names
+// it.
 func Acquire(path string) (*Lock, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
@@ -45,10 +46,10 @@ func Acquire(path string) (*Lock, error) {
 	return nil, fmt.Errorf("process %d already does: %w", holder, errdefs.ErrAlreadyExists)
 }
 
-// Release gives the lock up. Without it the process's end does.
+// Release gives up the lock. The end of the process does the same.
 func (l *Lock) Release() { l.f.Close() }
 
-// Holder returns the process that holds the lock at path, 0 when none does.
+// Holder returns the id of the process that holds the lock at path, or 0 if no process does.
 func Holder(path string) (int, error) {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if errors.Is(err, fs.ErrNotExist) {

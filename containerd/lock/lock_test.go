@@ -16,7 +16,7 @@ import (
 
 const holdEnv = "SWARM_TEST_HOLD"
 
-// TestMain is the other process: locks of one's own do not stand in one's way.
+// TestMain is the other process, because a process is not blocked by its own locks.
 func TestMain(m *testing.M) {
 	if path := os.Getenv(holdEnv); path != "" {
 		l, err := Acquire(path)

@@ -17,19 +17,21 @@ import (
 	"swarm/containerd/inroot"
 )
 
-// Accounts are the contents of an image's /etc/passwd and /etc/group; empty when it has none.
+// Accounts are the contents of an image's /etc/passwd and /etc/group. They are empty if the image
+// has none.
 type Accounts struct {
 	Passwd, Group []byte
 }
 
-// User resolves USER[:GROUP] and additional groups, by name or number, as Docker does: numbers need
-// no entry, and a user's supplementary groups count unless a group is given.
+// User resolves USER[:GROUP] and additional groups, by name or number, as Docker does: a number
+// needs no entry, and the user's supplementary groups count unless a group is given.
+// ErrInvalidArgument: there is no such user or group.
 func (a Accounts) User(name string, groups []string) (specs.User, error) {
 	found, err := user.GetExecUser(name, nil, bytes.NewReader(a.Passwd), bytes.NewReader(a.Group))
 	if errors.Is(err, user.ErrRange) {
 		return specs.User{}, fmt.Errorf("user %q: a number is out of range: %w: %w", name, err, errdefs.ErrInvalidArgument)
 	}
-	if err != nil { // Whose text has the name as it is, control characters and all.
+	if err != nil { // The text of err is not used, because it has the unquoted name with its control characters.
 		return specs.User{}, fmt.Errorf("user %q: the image does not have it, use a number: %w", name, errdefs.ErrInvalidArgument)
 	}
 	u := specs.User{UID: uint32(found.Uid), GID: uint32(found.Gid)}
@@ -51,10 +53,10 @@ func (a Accounts) User(name string, groups []string) (specs.User, error) {
 	return u, checkIDs(name, append(found.Sgids, found.Uid, found.Gid)...)
 }
 
-// maxGroups is the kernel's NGROUPS_MAX.
+// maxGroups is NGROUPS_MAX of the kernel.
 const maxGroups = 65536
 
-// checkIDs refuses numbers that the kernel has no user or group for. An image may list any.
+// checkIDs refuses numbers that the kernel does not support. An image may list any number.
 func checkIDs(name string, ids ...int) error {
 	for _, id := range ids {
 		if id < 0 || id > math.MaxInt32 {
@@ -64,7 +66,7 @@ func checkIDs(name string, ids ...int) error {
 	return nil
 }
 
-// UID resolves one user, by name or number; empty is root.
+// UID resolves a user, by name or number. An empty name is root.
 func (a Accounts) UID(name string) (int, error) {
 	if id, err := strconv.ParseUint(cmp.Or(name, "0"), 10, 31); err == nil {
 		return int(id), nil
@@ -76,7 +78,7 @@ func (a Accounts) UID(name string) (int, error) {
 	return found[0].Uid, checkIDs(name, found[0].Uid)
 }
 
-// GID resolves one group, by name or number; empty is root.
+// GID resolves a group, by name or number. An empty name is root.
 func (a Accounts) GID(name string) (int, error) {
 	if id, err := strconv.ParseUint(cmp.Or(name, "0"), 10, 31); err == nil {
 		return int(id), nil

@@ -14,15 +14,15 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// defaultCapabilities are Docker's.
+// defaultCapabilities are those of Docker.
 var defaultCapabilities = []string{
 	"CAP_AUDIT_WRITE", "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_MKNOD", "CAP_NET_BIND_SERVICE",
 	"CAP_NET_RAW", "CAP_SETFCAP", "CAP_SETGID", "CAP_SETPCAP", "CAP_SETUID", "CAP_SYS_CHROOT",
 }
 
-// capabilities follows Docker: ALL may be added or dropped, and what is named on the other side
-// stays. The kernel takes the permitted ones from users other than root when the program starts;
-// none are inheritable or ambient.
+// capabilities returns the capabilities as in Docker: ALL may be added or dropped, and a capability
+// that the other list names stays. When a user other than root starts the program, the kernel
+// removes the permitted capabilities. None are inheritable or ambient.
 func capabilities(c *swarmv1.ContainerSpec) (*specs.LinuxCapabilities, error) {
 	possible, err := cap.Current()
 	if err != nil {

@@ -6,10 +6,11 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// Change says to runc how a running container comes to the limits of r, which SetLimits wrote,
-// whatever it has now. To runc's update, what is not named stays as it is: so what is not limited
-// is said, too. In which order the kernel takes memory and swap is runc's matter. A limit below
-// what the container uses is refused, rather than have its processes killed.
+// Change returns the update for runc that gives a running container the limits of r, which
+// SetLimits has set, whatever limits the container has now. runc's update keeps fields that are not
+// set, so Change also sets fields without a limit. runc chooses the order in which the kernel gets
+// the limits of memory and swap. A limit below the current use is refused, so that no process of
+// the container is killed.
 func Change(r *specs.LinuxResources, host Host) *specs.LinuxResources {
 	quota, period, pids, check := int64(-1), uint64(cpuPeriod), int64(-1), true
 	memory, soft := int64(-1), int64(-1)
@@ -35,8 +36,8 @@ func Change(r *specs.LinuxResources, host Host) *specs.LinuxResources {
 	case m != nil && m.Reservation != nil:
 		out.Memory.Reservation = m.Reservation
 	case host.Cgroup2:
-		// There the reservation is memory.low, a protection: -1 would mean all memory, and runc
-		// leaves 0 out.
+		// On the unified hierarchy the reservation is memory.low, which is a protection: -1 would
+		// protect all memory, and runc skips 0.
 		soft = 0
 		out.Unified = map[string]string{"memory.low": "0"}
 	}

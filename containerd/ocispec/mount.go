@@ -17,11 +17,11 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// defaultShmSize is Docker's, in bytes.
+// defaultShmSize is that of Docker, in bytes.
 const defaultShmSize = 64 << 20
 
-// mounts puts the kernel's file systems first, then the user's, parents before children, then
-// single files.
+// mounts adds the file systems of the kernel first, then the user's mounts, parents before
+// children, then single files.
 func mounts(s *specs.Spec, in Input) error {
 	c := in.Container.Spec()
 	s.Mounts = kernelMounts(in)
@@ -58,11 +58,11 @@ func mounts(s *specs.Spec, in Input) error {
 	return nil
 }
 
-// maxTerminals bounds a container's pseudo-terminals: the kernel has 4,096 for all mounts of devpts
-// together.
+// maxTerminals is how many pseudo-terminals a container may have. The kernel has 4,096 for all
+// mounts of devpts together.
 const maxTerminals = 256
 
-// kernelMounts are Docker's, but for maxTerminals.
+// kernelMounts returns the mounts of Docker, with a limit of maxTerminals.
 func kernelMounts(in Input) []specs.Mount {
 	c := in.Container.Spec()
 	ro := "ro"
@@ -134,9 +134,9 @@ func bindMount(m *swarmv1.Mount, source string, host Host) (specs.Mount, error) 
 	return userBind(source, propagation, m.GetReadOnly(), m.GetBindOptions().GetNonRecursive(), host), nil
 }
 
-// userBind is a bind mount of a folder that may have other file systems mounted below it. A
-// read-only one is read-only with all of them, as in Docker. A host that cannot make them read-only
-// does not mount them.
+// userBind returns a bind mount of a folder, which may have other file systems mounted below it. As
+// in Docker, a read-only mount includes them. A host that cannot make them read-only does not mount
+// them.
 func userBind(source, propagation string, readOnly, alone bool, host Host) specs.Mount {
 	m := specs.Mount{Type: "bind", Source: source, Options: []string{"rbind", propagation, "rw"}}
 	if readOnly {

@@ -1,13 +1,14 @@
 //go:build linux
 
-// Package ocispec turns what a user says of a container into what runc is told: the whole of a
-// revision's container spec, merged with the image's configuration, with Docker's defaults wherever
-// the user is silent.
+// Package ocispec builds the OCI spec of a container, which tells runc what to run: the container
+// spec of a service's revision, merged with the image's configuration, and with Docker's defaults
+// for everything that the user has not set.
 //
-// It owns those defaults. It refuses, as ErrInvalidArgument, what cannot run: no command, a user
-// the image does not have, a capability or limit by an unknown name. It makes nothing on the host
-// and reads only devices and what Host says; folders, files and accounts are handed in. Only
-// ReadAccounts reads files. Called by package containerd. No goroutines.
+// It owns these defaults. It returns ErrInvalidArgument for a container that cannot run: without a
+// command, with a user that the image does not have, or with an unknown capability or limit. It
+// makes nothing on the host. The caller passes folders, files and accounts; the package itself
+// reads only devices, and accounts in ReadAccounts. Packages containerd, imagecache and exec call
+// it. It runs no goroutine.
 package ocispec
 
 import (
@@ -26,54 +27,60 @@ import (
 	"swarm/worker/engine"
 )
 
-// ociVersion is understood by runc 1.1 and everything later: nothing newer is used.
+// ociVersion is the version of the spec, which runc 1.1 and later understand. The package uses no
+// newer fields.
 const ociVersion = "1.0.2"
 
-// InitPath is where the reaper stands in a container that asks for one: on the tmpfs of /dev, so
-// that it leaves no file behind in the image's tree.
+// InitPath is the path of the reaper in a container that asks for an init process. It is on the
+// tmpfs of /dev, so that no file is left in the container's tree.
 const InitPath = "/dev/swarm-init"
 
-// Input is everything that a spec is made of.
+// Input is everything from which a spec is built.
 type Input struct {
 	Container engine.Container
 	// Image is the configuration of the container's image.
 	Image imagespec.ImageConfig
-	// Accounts are those of the image.
+	// Accounts are the accounts of the image.
 	Accounts Accounts
 	Host     Host
-	// Volumes are the host folders of the spec's mounts of type volume, by the mount's index, and
-	// those of mounts of type bind that are not of their own source.
+	// Volumes has the host folders of mounts of type volume, by the index of the mount, and those
+	// of mounts of type bind whose source was replaced.
 	Volumes map[int]string
-	// Anonymous are host folders for paths that the image declares as volumes and no mount covers.
+	// Anonymous has the host folders of the paths that the image declares as volumes and no mount
+	// covers.
 	Anonymous map[string]string
-	// Files are the host paths of Container.Files, in that order.
+	// Files has the host paths of Container.Files, in that order.
 	Files []string
-	// Cgroup is the container's cgroup, absolute from the root of every hierarchy.
+	// Cgroup is the path of the container's cgroup from the root of every hierarchy, or systemd's
+	// "slice:prefix:name".
 	Cgroup string
-	// Init is the host path of the reaper, a static program.
+	// Init is the host path of the reaper, a static program. It is empty if there is none.
 	Init string
-	// Annotations are passed on to the runtime.
+	// Annotations are copied into the spec.
 	Annotations map[string]string
 }
 
-// Host is what of the host decides what can be asked of it.
+// Host says which features the host has.
 type Host struct {
-	// Cgroup2: the unified hierarchy alone.
+	// Cgroup2 says that the host has only the unified cgroup hierarchy.
 	Cgroup2 bool
-	// SwapLimit: the kernel accounts swap to cgroups.
+	// SwapLimit says that the kernel accounts swap to cgroups.
 	SwapLimit bool
-	// Seccomp: runc can apply profiles.
+	// Seccomp says that runc can apply seccomp profiles.
 	Seccomp bool
-	// RecursiveReadOnly: runc and the kernel can make a mount read-only together with all that is
-	// mounted below it.
+	// RecursiveReadOnly says that runc and the kernel can make a mount read-only with all mounts
+	// below it.
 	RecursiveReadOnly bool
-	// AppArmor is the name of the default profile, loaded; empty: the host has no AppArmor.
+	// AppArmor is the name of the default profile, which is loaded. It is empty if the host has no
+	// AppArmor.
 	AppArmor string
-	// Throttling are folders of /sys that tell what other programs do, by the heat of processors.
+	// Throttling has folders of /sys that reveal the activity of other programs by the heat of
+	// processors. They are hidden from containers.
 	Throttling []string
 }
 
-// Build makes the spec. ErrInvalidArgument names what is wrong with the input.
+// Build returns the spec. ErrInvalidArgument: a part of the input, which the error names, is not
+// valid.
 func Build(in Input) (*specs.Spec, error) {
 	c := in.Container.Spec()
 	s := &specs.Spec{
@@ -87,7 +94,7 @@ func Build(in Input) (*specs.Spec, error) {
 			Sysctl:      sysctls(in),
 		},
 	}
-	// In this order: mounts look at the user, the seccomp profile at capabilities.
+	// The order matters: mounts need the user, and the seccomp profile needs the capabilities.
 	for _, part := range []func(*specs.Spec, Input) error{process, mounts, resources, devices, security} {
 		if err := part(s, in); err != nil {
 			return nil, err
@@ -112,8 +119,8 @@ func namespaces(in Input) []specs.LinuxNamespace {
 	return ns
 }
 
-// sysctls adds Docker's two: in a network namespace of its own a container may bind low ports and
-// send pings without privileges.
+// sysctls adds two sysctls, as Docker does: in its own network namespace, a container may bind low
+// ports and send pings without privileges.
 func sysctls(in Input) map[string]string {
 	set := maps.Clone(in.Container.Spec().GetSysctls())
 	if in.Container.Netns == "" {
@@ -167,15 +174,14 @@ func process(s *specs.Spec, in Input) error {
 		Rlimits:         limits,
 		NoNewPrivileges: c.GetPrivileges().GetNoNewPrivileges(),
 	}
-	// Without a score of its own a container inherits that of its shim, and with it the daemon's
-	// protection.
+	// Without its own score, a container inherits that of its shim, and so the daemon's protection.
 	score := int(c.GetOomScoreAdj())
 	s.Process.OOMScoreAdj = &score
 	return nil
 }
 
-// command follows Docker: a command of the service's own replaces the image's entrypoint and takes
-// its default arguments away too.
+// command returns the command, as in Docker: a command of the service replaces the entrypoint of
+// the image and removes its default arguments.
 func command(c *swarmv1.ContainerSpec, image imagespec.ImageConfig) ([]string, error) {
 	entry, args := c.GetCommand(), c.GetArgs()
 	if len(entry) == 0 {
@@ -191,7 +197,7 @@ func command(c *swarmv1.ContainerSpec, image imagespec.ImageConfig) ([]string, e
 	return all, nil
 }
 
-// WorkingDir is the first of the folders that is given, or the root.
+// WorkingDir returns the first folder that is not empty, or the root.
 func WorkingDir(dirs ...string) string {
 	for _, d := range dirs {
 		if d != "" {
@@ -201,7 +207,8 @@ func WorkingDir(dirs ...string) string {
 	return "/"
 }
 
-// Environment is the image's, changed by the user's: NAME=value sets, a bare NAME removes.
+// Environment returns the environment of the image with the changes of the service: NAME=value sets
+// a variable, and NAME removes it.
 func Environment(image, own []string, hostname string, tty bool) []string {
 	env := []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 	if hostname != "" {
@@ -213,8 +220,8 @@ func Environment(image, own []string, hostname string, tty bool) []string {
 	return MergeEnv(MergeEnv(env, image), own)
 }
 
-// MergeEnv changes an environment: NAME=value sets, a bare NAME removes. A variable keeps its place
-// when it is set again.
+// MergeEnv changes an environment: NAME=value sets a variable, and NAME removes it. A variable that
+// is set again keeps its place.
 func MergeEnv(env, changes []string) []string {
 	place := make(map[string]int, len(env)+len(changes))
 	for i, e := range env {

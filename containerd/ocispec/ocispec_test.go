@@ -268,7 +268,7 @@ func FuzzAccounts(f *testing.F) {
 	})
 }
 
-// Kernels with AppArmor or SELinux are not at hand everywhere: what runc is told is looked at instead.
+// Not every kernel has AppArmor or SELinux, so the test checks what runc is told.
 func TestBuild_ConfinementByTheKernelsModules(t *testing.T) {
 	for name, c := range map[string]struct {
 		spec              *swarmv1.ContainerSpec
@@ -297,7 +297,7 @@ func TestBuild_ConfinementByTheKernelsModules(t *testing.T) {
 	}
 }
 
-// Many variables take a time that grows with their number, not with its square.
+// The time for many variables grows with their number, not with its square.
 func TestMergeEnv_Many(t *testing.T) {
 	const many = 200_000
 	changes := make([]string, 0, 2*many)

@@ -17,9 +17,9 @@ import (
 )
 
 const (
-	// cpuPeriod is the kernel's default, in microseconds.
+	// cpuPeriod is the default of the kernel, in microseconds.
 	cpuPeriod = 100_000
-	// minQuota is the least the kernel takes, in microseconds.
+	// minQuota is the smallest quota that the kernel accepts, in microseconds.
 	minQuota = 1_000
 )
 
@@ -31,7 +31,7 @@ func resources(s *specs.Spec, in Input) error {
 	return nil
 }
 
-// SetLimits writes the limits that req asks for.
+// SetLimits sets the limits that req asks for in r.
 func SetLimits(r *specs.LinuxResources, req *swarmv1.ResourceRequirements, host Host) {
 	limits := req.GetLimits()
 	r.CPU, r.Pids, r.Memory = nil, nil, memory(req, host)
@@ -55,7 +55,7 @@ func memory(req *swarmv1.ResourceRequirements, host Host) *specs.LinuxMemory {
 	if soft := req.GetReservations().GetMemoryBytes(); soft > 0 {
 		m.Reservation = &soft
 	}
-	// The unified hierarchy has no such knob.
+	// The unified hierarchy has no swappiness.
 	if req != nil && req.MemorySwappiness != nil && *req.MemorySwappiness >= 0 && !host.Cgroup2 {
 		v := uint64(*req.MemorySwappiness)
 		m.Swappiness = &v
@@ -66,8 +66,8 @@ func memory(req *swarmv1.ResourceRequirements, host Host) *specs.LinuxMemory {
 	return &m
 }
 
-// swap is the limit of memory and swap together, in bytes; -1 is unlimited. Unset: as much swap as
-// memory, as Docker.
+// swap returns the limit of memory and swap together, in bytes; -1 is unlimited. As in Docker, a
+// container without a setting may use as much swap as memory.
 func swap(limit int64, asked *int64) *int64 {
 	total := 2 * limit
 	if asked != nil {

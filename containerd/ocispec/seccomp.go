@@ -13,7 +13,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// dockerProfile is Docker's format of seccomp profiles: the runtime's, with conditions.
+// dockerProfile is a seccomp profile in Docker's format: that of the OCI spec with conditions.
 type dockerProfile struct {
 	DefaultAction    specs.LinuxSeccompAction `json:"defaultAction"`
 	DefaultErrnoRet  *uint                    `json:"defaultErrnoRet"`
@@ -37,16 +37,17 @@ type dockerSyscall struct {
 	Excludes dockerCondition `json:"excludes"`
 }
 
-// dockerCondition limits a rule to, or keeps it from, containers with all of the capabilities,
-// hosts of one of the architectures (Go's names), kernels from a version on.
+// dockerCondition selects containers with all of the capabilities, hosts of one of the
+// architectures (in the names of Go), and kernels from a version on. A rule applies to them, or
+// does not.
 type dockerCondition struct {
 	Caps      []string `json:"caps"`
 	Arches    []string `json:"arches"`
 	MinKernel string   `json:"minKernel"`
 }
 
-// customSeccomp reads a profile in Docker's format or the runtime's for a container with these
-// capabilities.
+// customSeccomp reads a profile, in Docker's format or that of the OCI spec, for a container with
+// these capabilities.
 func customSeccomp(profile []byte, caps []string) (*specs.LinuxSeccomp, error) {
 	var p dockerProfile
 	if err := json.Unmarshal(profile, &p); err != nil {

@@ -14,7 +14,7 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// maskedPaths, with Host.Throttling, and readonlyPaths are Docker's.
+// maskedPaths, together with Host.Throttling, and readonlyPaths are those of Docker.
 var (
 	maskedPaths = []string{
 		"/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/sched_debug",
@@ -61,8 +61,8 @@ func apparmor(s *specs.Spec, in Input) error {
 	return nil
 }
 
-// seccompProfile refuses a profile that nobody could apply, but runs the default one's containers
-// without: as Docker.
+// seccompProfile returns the seccomp profile. As in Docker, a host without seccomp refuses a custom
+// profile, and runs containers with the default profile without it.
 func seccompProfile(s *specs.Spec, in Input) (*specs.LinuxSeccomp, error) {
 	o := in.Container.Spec().GetPrivileges().GetSeccomp()
 	switch o.GetMode() {

@@ -1,12 +1,12 @@
 //go:build linux
 
-// Package reaper is the first process of a container that asks for one: it starts the container's
-// command, passes every signal on to it, reaps the orphans that the kernel makes its children, and
-// ends as the command ends.
+// Package reaper is the first process of a container whose service asks for an init process. It
+// starts the container's command, forwards every signal to it, reaps the orphans that the kernel
+// makes its children, and ends with the command's exit code.
 //
-// It owns nothing but its own process, refuses nothing, and reads no file. cmd calls Main when the
-// program was started under the reaper's name, which is how a container starts it. One goroutine of
-// the Go runtime receives signals.
+// It owns only its own process, refuses nothing, and reads no file. cmd calls Main when the program
+// was started under the reaper's name, as a container does. The package starts no goroutine; the Go
+// runtime has one that receives signals.
 package reaper
 
 import (
@@ -24,7 +24,7 @@ import (
 // Name is the file name under which the program runs as a reaper.
 const Name = "swarm-init"
 
-// Codes of a command that could not be started, as of shells and Docker.
+// Exit codes for a command that could not be started, as in shells and Docker.
 const (
 	codeNotFound   = 127
 	codeNotStarted = 126
@@ -35,7 +35,9 @@ func Invoked(args []string) bool {
 	return len(args) > 0 && filepath.Base(args[0]) == Name
 }
 
-// Main runs `swarm-init [--] COMMAND [ARG...]` and returns the exit code.
+// Main runs `swarm-init [--] COMMAND [ARG...]` and returns the exit code: that of the command, 128
+// plus the number of the signal that ended it, 127 if it was not found, or 126 if it could not be
+// started.
 func Main(args []string) int {
 	command := args[1:]
 	if len(command) > 0 && command[0] == "--" {
@@ -61,13 +63,13 @@ func Main(args []string) int {
 			if code, ended := reap(child); ended {
 				return code
 			}
-		case unix.SIGURG: // the Go runtime's own
+		case unix.SIGURG: // The Go runtime uses it.
 		default:
-			// The command may have ended: then its SIGCHLD is next.
+			// The command may have ended. Then its SIGCHLD comes next.
 			_ = unix.Kill(child, sig.(syscall.Signal))
 		}
 	}
-	return 0 // unreachable: nobody closes signals
+	return 0 // Unreachable, because signals is never closed.
 }
 
 // start runs the command in the foreground of the terminal, if there is one.
@@ -88,7 +90,8 @@ func start(command []string) (pid int, err error) {
 	return pid, nil
 }
 
-// reap collects every child that has ended, and the command's exit code if it is among them.
+// reap collects all children that have ended. ended says that the command is among them, and code
+// is its exit code.
 func reap(command int) (code int, ended bool) {
 	for {
 		var status unix.WaitStatus

@@ -17,8 +17,8 @@ import (
 
 const defaultLogLevel = "warn"
 
-// Config says where a server keeps its things. Package layout has the names
-// that the rest of swarm expects.
+// Config says which folders and sockets a server uses. Package layout has the names that the rest
+// of swarm expects.
 type Config struct {
 	Root    string // persistent: content, snapshots, metadata
 	State   string // transient: bundles, shim sockets, exit records; at most 40 characters
@@ -28,7 +28,7 @@ type Config struct {
 	LogLevel string
 }
 
-// Args is the command line, after `swarm runtime`, that ParseArgs turns into c.
+// Args returns the command line, after `swarm runtime`, that ParseArgs turns into c.
 func (c Config) Args() []string {
 	return []string{
 		"--root", c.Root, "--state", c.State, "--address", c.Address,
@@ -36,7 +36,7 @@ func (c Config) Args() []string {
 	}
 }
 
-// ParseArgs reads the arguments of `swarm runtime`, or returns ErrInvalidArgument.
+// ParseArgs reads the arguments of `swarm runtime`. ErrInvalidArgument: they are not valid.
 func ParseArgs(args []string) (Config, error) {
 	var c Config
 	fs := flag.NewFlagSet("runtime", flag.ContinueOnError)

@@ -2,9 +2,9 @@
 
 package server
 
-// The plugins of containerd that swarm runs, and no other: no CRI, no metrics
-// listener, no tracing, no restart monitor (the worker restarts), no transfer
-// service (images are pulled by the client). Each registers itself on import.
+// These are the plugins of containerd that swarm runs. There is no CRI, metrics listener or
+// tracing, no restart monitor, because the worker restarts tasks, and no transfer service, because
+// the client pulls images. Each plugin registers itself when it is imported.
 import (
 	_ "github.com/containerd/containerd/api/events"
 	_ "github.com/containerd/containerd/api/types/runc/options"

@@ -1,17 +1,16 @@
 //go:build linux
 
-// Package server is the containerd that swarm carries: the server behind `swarm
-// runtime`, a process of its own that outlives the daemon.
+// Package server is the containerd that swarm carries: the server behind `swarm runtime`, a process
+// that outlives the daemon.
 //
-// It owns the containerd root and state folders of one node, and the lock that
-// says so. It refuses to share a root, and it touches no folder that another
-// containerd uses: no /run/containerd, no /etc/containerd, no /opt/containerd.
-// Containers and their shims are not its children in any way that matters: they
-// go on when it stops or is killed, and the next one finds them again.
+// It owns the containerd root and state folders of one node, and the lock on them. It refuses to
+// share a root folder, and uses no folder of another containerd, such as /run/containerd,
+// /etc/containerd and /opt/containerd. Containers and their shims go on when the server stops or is
+// killed, and the next server finds them again.
 //
-// cmd calls Run, once in a process: it sets the process's PATH and log level, and how
-// layers are decompressed.
-// The goroutines are containerd's.
+// cmd calls Run, once in a process, because Run sets the PATH, the log level and the decompression
+// of layers for the whole process. Run has a goroutine for each function that runs beside the
+// server; all others are those of containerd.
 package server
 
 import (
@@ -35,16 +34,15 @@ import (
 	"swarm/containerd/lock"
 )
 
-// shimLoadTimeout is how long a shim may take to answer a containerd that finds
-// it at start. A shim that answers later is deleted by force, and its containers
-// with it; containerd's own 5 s is too short for a host that is starting
-// everything at once.
+// shimLoadTimeout is how long a shim may take to answer a containerd that finds it at its start.
+// containerd kills a shim that takes longer, with its containers. Its default of 5 s is too short
+// for a host that starts many services at the same time.
 const shimLoadTimeout = "60s"
 
-// Run serves until ctx is done, then stops without touching any container. It
-// returns ErrInvalidArgument for paths it cannot use and ErrAlreadyExists when
-// another process serves the same root. What is to run beside it begins when the
-// root is ours, so that no two processes do the same, and is waited for.
+// Run serves until ctx ends, then stops without touching any container. The functions in beside run
+// at the same time, from the moment when this process holds the lock of the root folder, so that no
+// two processes run them; Run waits for them. ErrInvalidArgument: a path is not valid.
+// ErrAlreadyExists: another process serves the root folder.
 func Run(ctx context.Context, cfg Config, beside ...func(context.Context)) error {
 	if err := cfg.validate(); err != nil {
 		return err
@@ -68,13 +66,13 @@ func Run(ctx context.Context, cfg Config, beside ...func(context.Context)) error
 		others.Go(func() { run(ctx) })
 	}
 
-	// containerd and the shims it starts look for programs here; ours go first.
+	// containerd and its shims look for programs in PATH. The build's own programs come first.
 	if err := os.Setenv("PATH", withFirst(cfg.BinDir, os.Getenv("PATH"))); err != nil {
 		return fmt.Errorf("set PATH: %w", err)
 	}
 	mount.SetTempMountLocation(filepath.Join(cfg.Root, "tmpmounts"))
 	if _, err := mount.CleanupTempMounts(0); err != nil {
-		log.G(ctx).WithError(err).Warn("temporary mounts of an earlier run remain")
+		log.G(ctx).WithError(err).Warn("temporary mounts of an earlier run were not removed")
 	}
 
 	diff.RegisterProcessor(inflate.Processor)
@@ -111,7 +109,7 @@ func containerdConfig(cfg Config) *srvconfig.Config {
 		Version: 4,
 		Root:    cfg.Root,
 		State:   cfg.State,
-		// Without these containerd has no business starting.
+		// containerd must not start without these.
 		RequiredPlugins: []string{
 			"io.containerd.content.v1.content",
 			"io.containerd.metadata.v1.bolt",
@@ -136,7 +134,7 @@ func containerdConfig(cfg Config) *srvconfig.Config {
 	}
 }
 
-// withFirst puts dir at the front of a search path.
+// withFirst returns the search path with dir in front.
 func withFirst(dir, path string) string {
 	if path == "" {
 		path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

@@ -14,29 +14,29 @@ import (
 )
 
 const (
-	// fencePoll bounds how late a lease is noticed that ran out while the machine was suspended:
-	// timers stand still then, and the lease does not.
+	// fencePoll is the longest delay until a lease is noticed that ran out while the machine was
+	// suspended. During a suspension timers stop, and the lease does not.
 	fencePoll = time.Second
-	// fenceAgain is when a container that was killed and has not ended is killed again.
-	fenceAgain = 100 * time.Millisecond
+	// fenceRetry is the time after which a container that was killed and has not ended is killed
+	// again.
+	fenceRetry = 100 * time.Millisecond
 )
 
-// fence kills a container when its lease has run out: its node has been out of contact for so long
-// that another node may run a task of the same slot. It returns when the container has ended or is
-// deleted.
+// fence kills a container when its lease has run out, because another node may then run a task of
+// the same slot. It returns when the container has ended or is deleted.
 func (r *recorder) fence(ctx context.Context, id string, w *watch) {
 	for {
 		left := lease.Left(w.lease)
 		if left <= 0 {
 			w.mu.Lock()
-			news := !w.fenced
+			first := !w.fenced
 			w.fenced = true
 			w.mu.Unlock()
 			_, err := r.TTRPCTaskService.Kill(ctx, &taskapi.KillRequest{ID: id, Signal: uint32(unix.SIGKILL), All: true})
-			if news {
+			if first {
 				log.G(ctx).WithField("id", id).WithError(err).Warn("container killed: its lease has run out")
 			}
-			left = fenceAgain
+			left = fenceRetry
 		}
 		timer := time.NewTimer(min(left, fencePoll))
 		select {

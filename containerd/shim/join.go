@@ -22,13 +22,13 @@ import (
 	"swarm/internal/pause"
 )
 
-// Start starts a shim, unless the one of the container's group runs, which then serves this
+// Start starts a shim, unless the shim of the container's group runs already and then serves this
 // container too.
 //
-// containerd's own start gives that one a tenth of a second to take a connection, and on a busy
-// host takes it for dead: it removes its socket and starts a second shim in its place. Both work
-// until the runtime is started again. Then the containers of the first are asked for at the second,
-// which does not know them, and they are killed as leaked.
+// containerd's own code gives that shim a tenth of a second to accept a connection. On a busy host
+// it takes the shim for dead, removes its socket and starts a second shim in its place. Both work
+// until containerd is restarted. Then containerd asks the second shim for the containers of the
+// first, which the second does not know, and kills them as leaked.
 func (r reaper) Start(ctx context.Context, opts *bootapi.BootstrapParams) (*bootapi.BootstrapResult, error) {
 	address, err := groupAddress(ctx, opts)
 	if err != nil {
@@ -46,7 +46,8 @@ func (r reaper) Start(ctx context.Context, opts *bootapi.BootstrapParams) (*boot
 	return r.Shim.Start(ctx, opts)
 }
 
-// annotation reads an annotation of the container of a bundle; "" if it has none.
+// annotation returns an annotation of a bundle's container, or "" if the container does not have
+// it.
 func annotation(bundle, name string) (string, error) {
 	text, err := os.ReadFile(filepath.Join(bundle, "config.json"))
 	if err != nil {
@@ -61,8 +62,8 @@ func annotation(bundle, name string) (string, error) {
 	return spec.Annotations[name], nil
 }
 
-// groupAddress is where the shim of the group listens whose container's bundle is the working
-// folder; empty: the container has no group.
+// groupAddress returns the address of the shim of the container's group. The container is that of
+// the bundle in the working folder. The address is empty if the container has no group.
 func groupAddress(ctx context.Context, opts *bootapi.BootstrapParams) (string, error) {
 	group, err := annotation(".", layout.GroupAnnotation)
 	if err != nil || group == "" {
@@ -76,15 +77,16 @@ func groupAddress(ctx context.Context, opts *bootapi.BootstrapParams) (string, e
 }
 
 const (
-	// answerPatience bounds how long a shim that lives may take to accept a connection.
-	answerPatience = 30 * time.Second
-	// answerEvery is how often one whose queue of connections is full is asked again.
-	answerEvery = 20 * time.Millisecond
+	// answerTimeout is how long a live shim may take to accept a connection.
+	answerTimeout = 30 * time.Second
+	// answerRetry is the pause before a shim whose queue of connections is full is asked again.
+	answerRetry = 20 * time.Millisecond
 )
 
-// answers tells whether somebody listens on a socket. Only what says so for certain counts as a no.
+// answers reports whether a process listens on a socket. It returns false only for answers that
+// prove that there is none; others are errors.
 func answers(ctx context.Context, path string) (bool, error) {
-	ctx, cancel := context.WithTimeout(ctx, answerPatience)
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
 	for {
 		conn, err := (&net.Dialer{}).DialContext(ctx, "unix", path)
@@ -96,7 +98,7 @@ func answers(ctx context.Context, path string) (bool, error) {
 		case !errors.Is(err, syscall.EAGAIN):
 			return false, err
 		}
-		if pause.For(ctx, answerEvery) != nil {
+		if pause.For(ctx, answerRetry) != nil {
 			return false, err
 		}
 	}

@@ -17,7 +17,7 @@ import (
 	"swarm/containerd/layout"
 )
 
-// starts counts the shims that are started.
+// starts counts how many shims are started.
 type starts struct {
 	shim.Shim
 	n int
@@ -28,7 +28,8 @@ func (s *starts) Start(context.Context, *bootapi.BootstrapParams) (*bootapi.Boot
 	return &bootapi.BootstrapResult{Address: "new"}, nil
 }
 
-// A shim that is slow to take a connection, because its queue is full, is the group's all the same.
+// A shim that is slow to accept a connection, because its queue is full, is still the shim of the
+// group.
 func TestStart_JoinsTheGroupsShimHoweverBusy(t *testing.T) {
 	dir, err := os.MkdirTemp("", "sh") // Short: it stands in the path of a socket.
 	if err != nil {
@@ -78,7 +79,7 @@ func TestStart_JoinsTheGroupsShimHoweverBusy(t *testing.T) {
 	<-done
 }
 
-// listenQueueing listens with the shortest queue there is.
+// listenQueueing listens with the shortest possible queue.
 func listenQueueing(t *testing.T, path string) net.Listener {
 	t.Helper()
 	fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)

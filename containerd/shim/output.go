@@ -17,50 +17,53 @@ import (
 )
 
 const (
-	// heldBytes of a stream are kept in memory while its file takes no writes; whole lines beyond
-	// them are lost, and counted.
+	// heldBytes is how many bytes of a stream are kept in memory while its file accepts no writes.
+	// Complete lines beyond them are dropped and counted.
 	heldBytes = 256 << 10
-	// retryWrite is how often a file that took no writes is tried again.
+	// retryWrite is how often a write to a file that accepted none is tried again.
 	retryWrite = 200 * time.Millisecond
-	// lastWords is how long a container's deletion waits for its output to reach the file.
-	lastWords = 2 * time.Second
+	// drainTimeout is how long the deletion of a container waits until its output is in the file.
+	drainTimeout = 2 * time.Second
 )
 
 const (
-	// pipeBytes is how much a container may write while its output is not looked at.
+	// pipeBytes is the size of the pipe: how much a container may write between two reads.
 	pipeBytes = 256 << 10
-	// copyBytes is how much is read at once.
+	// copyBytes is how many bytes are read at once.
 	copyBytes = 16 << 10
-	// Output gathers in the pipe between two reads, because a shim that is woken for every line
-	// takes more time than the writer. The first line after a pause is read at once.
+	// minGather and maxGather bound the pause between two reads, in which output gathers in the
+	// pipe, because a shim that is woken for every line needs more processor time than the writer.
+	// The first line after a pause is read at once.
 	minGather, maxGather = 250 * time.Microsecond, 5 * time.Millisecond
 )
 
-// output copies one stream of a container into its file. containerd's shim ends a copy whose write
-// fails: with a full disk the container would hang in its next write, for good. The container
-// therefore writes into a pipe, and output copies from there into the file. While the file takes no
-// writes, a bounded amount stays in memory, so that the container never waits for a disk.
+// output copies one stream of a container into its file. containerd's shim stops copying when a
+// write fails, so that with a full disk the container would block in its next write forever. Here
+// the container writes into a pipe, and output copies from the pipe into the file. While the file
+// accepts no writes, a limited amount is kept in memory, so that the container never waits for a
+// disk.
 //
-// output reads and writes rather than splices, because splice locks the pipe while the file is
-// written, and the container waits: a writer of 100-byte lines got 0.59 of its speed with a bare
-// file by splice, and 0.8 to 0.9 by copies.
+// output reads and writes instead of using splice, because splice locks the pipe during the write
+// to the file, and the container waits. A writer of 100-byte lines reached 0.59 of its speed with a
+// plain file by splice, and 0.8 to 0.9 by copies.
 type output struct {
 	from   *reader
 	to     *os.File
 	stderr bool
-	keep   *os.File      // the pipe's own writer: no end of file before the container's
-	fifo   string        // its name; empty: it has none, and the container gets keep
+	keep   *os.File      // the writing end, which delays the end of file until the container has opened it
+	fifo   string        // the pipe's name; empty: it has none, and the container gets keep
 	done   chan struct{} // closed at the end of the stream
 
-	held     []byte // not written yet; what it continues is
-	skipping bool   // the last line that came is lost, and goes on
-	lost     int    // lines, since the file took no writes
+	held     []byte // bytes that are read and not yet written
+	skipping bool   // the current line is dropped up to its end
+	lost     int    // number of dropped lines since the last complete write
 }
 
-// divert has outputs carry the files that a request names. containerd's shim has a copy of its own
-// between a container and a named pipe. Where nothing else is asked for, the request is left
-// without names, and the container writes into the outputs' pipes themselves (see redirect): each
-// line is copied once less. Pipes that are asked for stay as they are.
+// divert makes outputs copy the files that a request names. If the request has no terminal and no
+// input, its names are removed, and the container writes directly into the pipes of the outputs
+// (see redirect), because containerd's shim would copy each line once more between the container
+// and a named pipe. Otherwise the names are replaced by named pipes. Pipes in the request stay as
+// they are.
 func divert(req *taskapi.CreateTaskRequest) (outputs []*output, err error) {
 	direct := !req.Terminal && req.Stdin == ""
 	for _, name := range []string{req.Stdout, req.Stderr} {
@@ -101,7 +104,7 @@ func openOutput(file, fifo string) (_ *output, err error) {
 			err = fmt.Errorf("output to %s: %w", file, err)
 		}
 	}()
-	// Nobody else writes to the file.
+	// No other process writes to the file.
 	if o.to, err = os.OpenFile(file, os.O_WRONLY, 0); err != nil {
 		return nil, err
 	}
@@ -111,13 +114,14 @@ func openOutput(file, fifo string) (_ *output, err error) {
 	if err := o.openPipe(); err != nil {
 		return nil, err
 	}
-	// The host may have too much in pipes already: then the pipe has its usual size.
+	// The kernel may refuse, because of its limit for all pipes. Then the pipe keeps its default
+	// size.
 	_, _ = unix.FcntlInt(o.keep.Fd(), unix.F_SETPIPE_SZ, pipeBytes)
 	return o, nil
 }
 
-// openPipe opens the pipe. Whoever writes to it waits while it is full, and the reader waits in
-// Go's poller.
+// openPipe opens the pipe. A writer blocks while the pipe is full, and the reader waits in Go's
+// poller.
 func (o *output) openPipe() (err error) {
 	if o.fifo == "" {
 		var ends [2]int
@@ -145,7 +149,8 @@ func (o *output) openPipe() (err error) {
 	return err
 }
 
-// begin lets go of the pipe's name and writer: the container has them open, or nobody ever will.
+// begin closes the writing end and removes the pipe's name, after the container has opened the pipe
+// or has failed to.
 func (o *output) begin() {
 	_ = o.keep.Close()
 	if o.fifo != "" {
@@ -153,7 +158,7 @@ func (o *output) begin() {
 	}
 }
 
-// close frees an output that does not run.
+// close closes an output that does not run.
 func (o *output) close() {
 	if o.from != nil {
 		_ = o.from.Close()
@@ -168,8 +173,8 @@ func (o *output) close() {
 	}
 }
 
-// end waits for the stream's end, and for room in its file, but not for long: another process may
-// hold the stream open.
+// end waits for the end of the stream and the last write, but only until the channel is closed,
+// because another process may hold the stream open.
 func (o *output) end(until <-chan struct{}) {
 	select {
 	case <-o.done:
@@ -179,7 +184,7 @@ func (o *output) end(until <-chan struct{}) {
 	}
 }
 
-// run carries the stream to its end.
+// run copies the stream until it ends.
 func (o *output) run() {
 	defer close(o.done)
 	defer func() { _ = errors.Join(o.to.Close(), o.from.Close()) }()
@@ -187,7 +192,7 @@ func (o *output) run() {
 	}
 }
 
-// carry copies the stream into the file until the stream ends, or until the file takes no more:
+// carry copies the stream into the file until the stream ends, or until the file accepts no more;
 // then it keeps the rest in held. It reports whether the stream has ended.
 func (o *output) carry() (ended bool) {
 	if err := o.from.SetReadDeadline(time.Time{}); err != nil {
@@ -196,7 +201,7 @@ func (o *output) carry() (ended bool) {
 	if err := o.from.wait(); err != nil {
 		return true
 	}
-	buf := make([]byte, copyBytes) // a stream that stays empty needs none
+	buf := make([]byte, copyBytes) // It is made here, because a stream that stays empty needs none.
 	wait, gathered := minGather, 0
 	for {
 		n, err := o.from.Read(buf)
@@ -207,15 +212,15 @@ func (o *output) carry() (ended bool) {
 			o.add(buf[written:n])
 			return false
 		}
-		if gathered += n; n < copyBytes { // the pipe is empty
+		if gathered += n; n < copyBytes { // The pipe is empty.
 			wait, gathered = gather(wait, gathered), 0
 			time.Sleep(wait)
 		}
 	}
 }
 
-// gather says how long output gathers next, given how much came in the time before. The pipe should
-// be neither full, which stops the writer, nor nearly empty.
+// gather returns the next pause between two reads, from the last one and the number of bytes that
+// arrived in it. The pipe should be neither full, which stops the writer, nor nearly empty.
 func gather(last time.Duration, bytes int) time.Duration {
 	switch {
 	case bytes > pipeBytes/2:
@@ -226,11 +231,11 @@ func gather(last time.Duration, bytes int) time.Duration {
 	return last
 }
 
-// hold reads the stream into memory until the file has taken all of it; true at the end of the
-// stream, or when whoever deletes the container waits no longer.
+// hold reads the stream into memory until the file has accepted everything. It returns true at the
+// end of the stream, or when the deletion of the container waits no longer.
 func (o *output) hold() (ended bool) {
 	buf := make([]byte, 32<<10)
-	next := time.Now().Add(retryWrite) // of a try to write
+	next := time.Now().Add(retryWrite) // when the next write is tried
 	for {
 		var deadline time.Time
 		if len(o.held) > 0 {
@@ -240,7 +245,7 @@ func (o *output) hold() (ended bool) {
 			return true
 		}
 		if ended {
-			<-time.After(time.Until(next)) // The interval of the poll: a disk tells nobody that it has room.
+			<-time.After(time.Until(next)) // There is no event for new room on a disk, so poll.
 		} else {
 			n, err := o.from.Read(buf)
 			o.add(buf[:n])
@@ -256,8 +261,8 @@ func (o *output) hold() (ended bool) {
 	}
 }
 
-// add holds what came. When that is too much, lines are lost until the next write, from the first
-// that does not fit.
+// add keeps bytes in memory. If they are too many, it drops lines until the next write, from the
+// first that does not fit.
 func (o *output) add(b []byte) {
 	if o.skipping {
 		i := bytes.IndexByte(b, '\n')
@@ -275,14 +280,14 @@ func (o *output) add(b []byte) {
 		return
 	}
 	end := bytes.LastIndexByte(o.held[:heldBytes], '\n') + 1
-	if end == 0 { // the beginning of a line longer than all that is held
+	if end == 0 { // A single line is longer than heldBytes.
 		end = heldBytes
 	}
 	o.lose(o.held[end:])
 	o.held = o.held[:end]
 }
 
-// lose counts the lines of b.
+// lose counts the lines of b, which are dropped.
 func (o *output) lose(b []byte) {
 	o.lost += bytes.Count(b, []byte{'\n'})
 	if o.skipping = len(b) > 0 && b[len(b)-1] != '\n'; o.skipping {
@@ -290,8 +295,8 @@ func (o *output) lose(b []byte) {
 	}
 }
 
-// flush writes what is held, and in place of what was lost how much that was. It reports whether
-// all is written.
+// flush writes the bytes in memory, and in place of dropped lines a line with their number. It
+// reports whether everything is written.
 func (o *output) flush() bool {
 	if o.lost > 0 {
 		if n := len(o.held); n > 0 && o.held[n-1] != '\n' {

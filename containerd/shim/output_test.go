@@ -89,7 +89,7 @@ func TestOutput_CarriesAll(t *testing.T) {
 	}
 }
 
-// smallDisk is a file system of its own with one file on it that fills it.
+// smallDisk mounts a file system with one file that fills it.
 func smallDisk(t *testing.T) (dir, filler string) {
 	t.Helper()
 	if os.Getuid() != 0 {
@@ -121,7 +121,7 @@ func fill(t *testing.T, filler string) {
 	}
 }
 
-// A full disk neither stops the writer nor garbles a line, and what is lost is counted.
+// A full disk neither stops the writer nor damages a line, and lost lines are counted.
 func TestOutput_DiskFull(t *testing.T) {
 	for _, lines := range []int{1000, 200_000} { // the first fits into what is held
 		t.Run(fmt.Sprint(lines), func(t *testing.T) {
@@ -192,7 +192,7 @@ func TestOutput_EndsWithoutRoom(t *testing.T) {
 	o.end(gone)
 }
 
-// Only what creates a container gets the pipes of its outputs.
+// Only a command that creates a container gets the pipes of its outputs.
 func TestRedirect(t *testing.T) {
 	r := newRecorder(t.Context())
 	dir := t.TempDir()

@@ -30,57 +30,57 @@ import (
 	"swarm/worker/lease"
 )
 
-// recorder is the task service with exit records. It waits for every container
-// itself rather than listen to events: those queue behind one another while
-// containerd does not answer, and a record must not.
+// recorder is the task service with exit records. It waits for each container itself and does not
+// rely on events, because events queue behind one another while containerd does not answer, and a
+// record must not be delayed.
 type recorder struct {
 	taskapi.TTRPCTaskService
-	ctx context.Context // the shim's life, not a call's
+	ctx context.Context // ends with the shim
 
-	mu       sync.Mutex // guards what follows
+	mu       sync.Mutex // guards the fields below
 	watches  map[string]*watch
-	creating map[string]chan struct{} // by container that is being set up: closed at its end
-	setups   int                      // calls that set a container up, or wait to
+	creating map[string]chan struct{} // by id of a container that is being set up; closed at its end
+	setups   int                      // number of calls that set a container up, or wait to
 }
 
-// watch is the wait for one container's exit.
+// watch is the wait for the exit of one container.
 type watch struct {
 	cancel context.CancelFunc
-	done   chan struct{} // closed when the record stands, or never will
+	done   chan struct{} // closed when the record is written, or never will be
 	output []*output
-	lease  string // file whose end ends the container; empty: none
+	lease  string // path of the lease file; empty: none
 
-	mu     sync.Mutex // guards the rest
+	mu     sync.Mutex // guards oom and fenced
 	oom    bool
-	fenced bool // killed because its lease had run out
+	fenced bool // the container was killed because its lease had run out
 }
 
 func newRecorder(ctx context.Context) *recorder {
 	return &recorder{ctx: ctx, watches: make(map[string]*watch), creating: make(map[string]chan struct{})}
 }
 
-// RegisterTTRPC makes the recorder, not the service inside it, what the shim serves.
+// RegisterTTRPC makes the shim serve the recorder instead of the service inside it.
 func (r *recorder) RegisterTTRPC(server *ttrpc.Server) error {
 	taskapi.RegisterTTRPCTaskService(server, r)
 	return nil
 }
 
-// errGivenUp: containerd gave a container up while it was set up.
+// errGivenUp says that containerd abandoned a container during its set-up.
 var errGivenUp = fmt.Errorf("given up while it was set up: %w", errdefs.ErrUnavailable)
 
-// Create sets a container up, and goes on to do so when the containerd that asked is killed
-// meanwhile: ttrpc then cancels the call, and a runc that is killed halfway leaves a container of
-// which nobody knows how far it got. The next containerd may ask for the same container again
-// before this call has ended, and waits for that.
+// Create sets a container up, also when the containerd that asked for it is killed in the meantime.
+// ttrpc would then cancel the call and kill runc halfway, which would leave a container in an
+// unknown state. The next containerd may ask for the same container before this call has ended, and
+// waits for it.
 func (r *recorder) Create(ctx context.Context, req *taskapi.CreateTaskRequest) (*taskapi.CreateTaskResponse, error) {
 	ctx = context.WithoutCancel(ctx)
 	end := r.begin(req.ID)
 	resp, err := r.createOnce(ctx, req)
 	end()
 	if errors.Is(err, errGivenUp) {
-		// Nobody else would ever end this shim, unless it has other containers.
+		// Without this, the shim would never end, unless it has other containers.
 		_, shut := r.Shutdown(ctx, &taskapi.ShutdownRequest{ID: req.ID})
-		log.G(ctx).WithField("id", req.ID).WithError(errors.Join(err, shut)).Info("container taken away")
+		log.G(ctx).WithField("id", req.ID).WithError(errors.Join(err, shut)).Info("container removed, because containerd abandoned its set-up")
 		return nil, errgrpc.ToGRPC(fmt.Errorf("container %s: %w", req.ID, errGivenUp))
 	}
 	return resp, err
@@ -115,10 +115,11 @@ func (r *recorder) createOnce(ctx context.Context, req *taskapi.CreateTaskReques
 	return resp, nil
 }
 
-// createOwned sets a container up, and takes it away again when its bundle is gone by then, or
-// another one's: containerd gave it up meanwhile, and nobody else would ever end it.
+// createOwned sets a container up. It removes the container again if its bundle is gone by then or
+// belongs to another container: containerd has abandoned it, and no other process would ever remove
+// it.
 func (r *recorder) createOwned(ctx context.Context, req *taskapi.CreateTaskRequest, w *watch) (resp *taskapi.CreateTaskResponse, err error) {
-	bundle, err := os.Open(req.Bundle) // Held open, so that no later folder has the same number.
+	bundle, err := os.Open(req.Bundle) // It stays open, so that no later folder gets the same inode.
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errGivenUp, err)
 	}
@@ -137,8 +138,8 @@ func (r *recorder) createOwned(ctx context.Context, req *taskapi.CreateTaskReque
 	return resp, nil
 }
 
-// begin waits until no other call sets up a container of this id, and keeps others waiting until
-// end is called.
+// begin waits until no other call sets up a container with this id, and makes later calls wait
+// until end is called.
 func (r *recorder) begin(id string) (end func()) {
 	mine := make(chan struct{})
 	r.mu.Lock()
@@ -163,7 +164,7 @@ func (r *recorder) begin(id string) (end func()) {
 	}
 }
 
-// isStill says whether a path leads to the folder that was opened there.
+// isStill returns an error unless path still leads to the folder that was opened there.
 func isStill(path string, opened *os.File) error {
 	now, err := os.Stat(path)
 	if err != nil {
@@ -176,7 +177,7 @@ func isStill(path string, opened *os.File) error {
 	return err
 }
 
-// create has the container's output carried by this shim's own outputs.
+// create sets the container up with its output copied by this package's outputs.
 func (r *recorder) create(ctx context.Context, req *taskapi.CreateTaskRequest, w *watch) (_ *taskapi.CreateTaskResponse, err error) {
 	if w.output, err = divert(req); err != nil {
 		return nil, err
@@ -193,11 +194,11 @@ func (r *recorder) create(ctx context.Context, req *taskapi.CreateTaskRequest, w
 	return resp, err
 }
 
-// record waits for a container's first process to end and writes down how.
+// record waits until the first process of a container has ended, and writes the exit record.
 func (r *recorder) record(ctx context.Context, dir exit.Dir, namespace, id string, w *watch) {
 	resp, err := r.TTRPCTaskService.Wait(ctx, &taskapi.WaitRequest{ID: id})
 	if err != nil {
-		return // deleted without having run
+		return // The container was deleted and never ran.
 	}
 	rec := exit.Record{
 		Status:   resp.ExitStatus,
@@ -212,9 +213,9 @@ func (r *recorder) record(ctx context.Context, dir exit.Dir, namespace, id strin
 	}
 }
 
-// oomKilled asks the container's cgroup, which still stands when its processes
-// have ended. With the systemd driver it may not: then an event that came in
-// time has to do.
+// oomKilled reports whether the kernel killed a process of the container for lack of memory. It
+// asks the cgroup, which exists until the container is deleted. With the systemd driver it may be
+// gone earlier; then an event that has arrived before counts.
 func (r *recorder) oomKilled(ctx context.Context, id string, w *watch) bool {
 	w.mu.Lock()
 	seen := w.oom
@@ -242,7 +243,7 @@ func (r *recorder) oomKilled(ctx context.Context, id string, w *watch) bool {
 func (r *recorder) Wait(ctx context.Context, req *taskapi.WaitRequest) (*taskapi.WaitResponse, error) {
 	resp, err := r.TTRPCTaskService.Wait(ctx, req)
 	if err == nil && req.ExecID == "" {
-		r.settle(ctx, req.ID)
+		r.awaitRecord(ctx, req.ID)
 	}
 	return resp, err
 }
@@ -250,13 +251,13 @@ func (r *recorder) Wait(ctx context.Context, req *taskapi.WaitRequest) (*taskapi
 func (r *recorder) State(ctx context.Context, req *taskapi.StateRequest) (*taskapi.StateResponse, error) {
 	resp, err := r.TTRPCTaskService.State(ctx, req)
 	if err == nil && req.ExecID == "" && resp.Status == tasktypes.Status_STOPPED {
-		r.settle(ctx, req.ID)
+		r.awaitRecord(ctx, req.ID)
 	}
 	return resp, err
 }
 
-// Delete returns when the container's record stands or never will, so that
-// whoever removes the record afterwards removes it for good.
+// Delete returns after the container's record is written, or never will be, so that a caller that
+// then removes the record removes it for good.
 func (r *recorder) Delete(ctx context.Context, req *taskapi.DeleteRequest) (*taskapi.DeleteResponse, error) {
 	if req.ExecID != "" {
 		return r.TTRPCTaskService.Delete(ctx, req)
@@ -273,17 +274,17 @@ func (r *recorder) Delete(ctx context.Context, req *taskapi.DeleteRequest) (*tas
 		w.cancel()
 		<-w.done
 		r.forget(req.ID, w)
-		patience, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWords)
+		drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
 		defer cancel()
 		for _, o := range w.output {
-			o.end(patience.Done())
+			o.end(drain.Done())
 		}
 	}
 	return resp, nil
 }
 
-// Shutdown leaves a shim that sets a container up alone. The service inside counts only containers
-// that are set up, and ends the shim when there is none.
+// Shutdown does nothing while the shim sets a container up. The service inside counts only
+// containers that are set up, and would end the shim when there is none.
 func (r *recorder) Shutdown(ctx context.Context, req *taskapi.ShutdownRequest) (*emptypb.Empty, error) {
 	r.mu.Lock()
 	busy := r.setups > 0
@@ -294,8 +295,8 @@ func (r *recorder) Shutdown(ctx context.Context, req *taskapi.ShutdownRequest) (
 	return r.TTRPCTaskService.Shutdown(ctx, req)
 }
 
-// Start starts a process, and goes on to do so when the containerd that asked is killed meanwhile:
-// see Create. It refuses a container whose lease has run out while it was set up.
+// Start starts a process, also when the containerd that asked for it is killed in the meantime, as
+// in Create. It refuses a container whose lease ran out during its set-up.
 func (r *recorder) Start(ctx context.Context, req *taskapi.StartRequest) (*taskapi.StartResponse, error) {
 	if w := r.get(req.ID); w != nil && w.lease != "" && req.ExecID == "" && lease.Left(w.lease) <= 0 {
 		return nil, errgrpc.ToGRPC(fmt.Errorf("start container %s: no manager has confirmed for the length of the lease that its node is in contact: %w", req.ID, errdefs.ErrAborted))
@@ -303,9 +304,8 @@ func (r *recorder) Start(ctx context.Context, req *taskapi.StartRequest) (*taska
 	return r.TTRPCTaskService.Start(context.WithoutCancel(ctx), req)
 }
 
-// settle returns when a container that has ended has its record, or when the
-// caller gives up.
-func (r *recorder) settle(ctx context.Context, id string) {
+// awaitRecord waits until the record of a container that has ended is written, or ctx ends.
+func (r *recorder) awaitRecord(ctx context.Context, id string) {
 	if w := r.get(id); w != nil {
 		select {
 		case <-w.done:
@@ -336,7 +336,7 @@ func (r *recorder) forget(id string, w *watch) {
 	}
 }
 
-// publisher forwards the shim's events, after the record of what they tell.
+// publisher forwards the shim's events, after the exit record of an exit is written.
 type publisher struct {
 	shim.Publisher
 	rec *recorder
@@ -352,7 +352,7 @@ func (p publisher) Publish(ctx context.Context, topic string, event events.Event
 		}
 	case *eventstypes.TaskExit:
 		if e.ID == e.ContainerID {
-			p.rec.settle(ctx, e.ContainerID)
+			p.rec.awaitRecord(ctx, e.ContainerID)
 		}
 	}
 	return p.Publisher.Publish(ctx, topic, event)

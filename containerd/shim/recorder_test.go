@@ -30,7 +30,7 @@ import (
 	"swarm/containerd/layout"
 )
 
-// fakeTasks is a task service of one container.
+// fakeTasks is a task service with one container.
 type fakeTasks struct {
 	taskapi.TTRPCTaskService
 	createErr error
@@ -111,14 +111,14 @@ func (f *fakeTasks) Stats(context.Context, *taskapi.StatsRequest) (*taskapi.Stat
 	return &taskapi.StatsResponse{Stats: a}, err
 }
 
-// deafPublisher is a containerd that never answers.
-type deafPublisher struct{}
+// silentPublisher is a containerd that never answers.
+type silentPublisher struct{}
 
-func (deafPublisher) Publish(ctx context.Context, _ string, _ events.Event) error {
+func (silentPublisher) Publish(ctx context.Context, _ string, _ events.Event) error {
 	<-ctx.Done()
 	return ctx.Err()
 }
-func (deafPublisher) Close() error { return nil }
+func (silentPublisher) Close() error { return nil }
 
 func setUp(t *testing.T, f *fakeTasks) (*recorder, context.Context, exit.Dir, *taskapi.CreateTaskRequest) {
 	t.Helper()
@@ -154,7 +154,7 @@ func TestRecorder_WhoeverLearnsOfAnExitFindsItsRecord(t *testing.T) {
 		"event": func(ctx context.Context, r *recorder) error {
 			ctx, cancel := context.WithTimeout(ctx, time.Second)
 			defer cancel()
-			err := publisher{deafPublisher{}, r}.Publish(ctx, "/tasks/exit", &eventstypes.TaskExit{ContainerID: "c1", ID: "c1"})
+			err := publisher{silentPublisher{}, r}.Publish(ctx, "/tasks/exit", &eventstypes.TaskExit{ContainerID: "c1", ID: "c1"})
 			if errors.Is(err, context.DeadlineExceeded) {
 				return nil // as deaf as it should be
 			}
@@ -218,7 +218,8 @@ func TestRecorder_CreationForgetsANamesake(t *testing.T) {
 	}
 }
 
-// containerd that gives up a container which is being set up removes its bundle, and forgets it.
+// A containerd that abandons a container during its set-up removes the bundle, and forgets the
+// container.
 func TestRecorder_TakesAwayWhatNobodyWaitsFor(t *testing.T) {
 	f := &fakeTasks{}
 	r, ctx, _, req := setUp(t, f)
@@ -238,8 +239,8 @@ func TestRecorder_TakesAwayWhatNobodyWaitsFor(t *testing.T) {
 	}
 }
 
-// ttrpc cancels the calls of a containerd that is killed. A runc that is killed with its call leaves a container of which
-// nobody knows how far it got.
+// ttrpc cancels the calls of a containerd that is killed. If runc were killed with its call, the
+// container would be left in an unknown state.
 func TestRecorder_CallsOutliveWhoeverMadeThem(t *testing.T) {
 	f := &fakeTasks{}
 	r, ctx, _, req := setUp(t, f)
@@ -258,9 +259,10 @@ func TestRecorder_CallsOutliveWhoeverMadeThem(t *testing.T) {
 	}
 }
 
-// A containerd that was killed while a container was set up is followed by one that gives it up and asks for it again, in a
-// bundle of the same name, while the first call goes on. The first container is taken away before the second is set up, and
-// the shim does not end meanwhile.
+// A containerd that was killed during the set-up of a container is followed by one that abandons
+// the container and asks for it again, in a bundle of the same name, while the first call still
+// runs. The first container is removed before the second is set up, and the shim does not end in
+// between.
 func TestRecorder_SetsAContainerUpOnceAtATime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeTasks{}
@@ -333,7 +335,7 @@ func TestRecorder_FindsOutWhetherMemoryRanOut(t *testing.T) {
 				if c.event {
 					ended, cancel := context.WithCancel(ctx)
 					cancel()
-					_ = publisher{deafPublisher{}, r}.Publish(ended, "/tasks/oom", &eventstypes.TaskOOM{ContainerID: "c1"})
+					_ = publisher{silentPublisher{}, r}.Publish(ended, "/tasks/oom", &eventstypes.TaskOOM{ContainerID: "c1"})
 				}
 				f.end(137)
 				synctest.Wait()

@@ -9,8 +9,8 @@ import (
 	runc "github.com/containerd/go-runc"
 )
 
-// monitor starts the runc of containerd's shim, and has a container that runc creates write into
-// our outputs.
+// monitor starts the runc of containerd's shim, and makes a container that runc creates write into
+// the outputs of this package.
 type monitor struct {
 	runc.ProcessMonitor
 	rec *recorder
@@ -26,8 +26,8 @@ func (m monitor) StartLocked(c *exec.Cmd) (chan runc.Exit, error) {
 	return m.ProcessMonitor.StartLocked(c)
 }
 
-// redirect gives a command that creates a container the pipes of its outputs. The container's id is
-// the last argument.
+// redirect gives the pipes of a container's outputs to a command that creates the container. The
+// last argument is the container's id.
 func (r *recorder) redirect(c *exec.Cmd) {
 	if !slices.Contains(c.Args, "create") {
 		return

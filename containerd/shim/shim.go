@@ -1,16 +1,16 @@
 //go:build linux
 
-// Package shim is swarm's shim mode: containerd's own runc shim, which also
-// keeps an exit record of every container.
+// Package shim is swarm's shim mode: containerd's own runc shim with exit records, leases, and a
+// copy of outputs that survives a full disk.
 //
-// It owns the shim's process from start to end, and the writing of exit records
-// (package exit) below the state folder that its containers' bundles are in.
-// Nobody outside the process, neither containerd nor its clients, is told of an
-// exit before its record stands, and a record is removed by nobody but the
-// daemon, save that creating a container removes a namesake's.
+// It owns the shim process from start to end, and the writing of exit records (package exit) below
+// the state folder of its containers' bundles. It reports an exit to containerd only after it has
+// written the record. Only the daemon removes records, except that the creation of a container
+// removes an older record with the same name.
 //
-// cmd calls Main when the program was started under the shim's name. It runs one
-// goroutine for each container, besides those of containerd's shim.
+// cmd calls Main when the program was started under the shim's name. The package runs, for each
+// container, one goroutine that waits for the exit, one for each output, and one for the lease of a
+// single-writer task. They end with the container. All others are those of containerd's shim.
 package shim
 
 import (
@@ -38,22 +38,21 @@ import (
 	"swarm/containerd/layout"
 )
 
-// Name is the file name under which the program runs as a shim. containerd
-// derives it from layout.RuntimeName.
+// Name is the file name under which the program runs as a shim. containerd derives it from
+// layout.RuntimeName.
 const Name = "containerd-shim-runc-v2"
 
-// Invoked reports whether the program was started as a shim. The second stage
-// of a shim re-executes os.Executable, so the name must be a file's, not a
-// symbolic link's.
+// Invoked reports whether the program was started as a shim. The second stage of a shim executes
+// os.Executable again, so a file must have this name, and not a symbolic link.
 func Invoked(args []string) bool {
 	return len(args) > 0 && filepath.Base(args[0]) == Name
 }
 
-// Main runs the shim until it is shut down; it parses the process's arguments,
-// and ends the process on error.
+// Main runs the shim until it is shut down. It parses the arguments of the process, and ends the
+// process on an error.
 func Main() {
-	// A shim initialises whatever is registered, and the program it shares with
-	// containerd has registered all of containerd.
+	// A shim initialises all registered plugins, and this program has registered those of
+	// containerd.
 	registry.Reset()
 	registry.Register(&plugin.Registration{
 		Type:     plugins.TTRPCPlugin,
@@ -85,14 +84,14 @@ func newTaskService(ic *plugin.InitContext) (any, error) {
 	return rec, nil
 }
 
-// removeSocketAtShutdown removes the socket that the shim was started on.
-// containerd's shim derives its name from the container it was started for, so
-// that the sockets of groups stay behind for ever.
+// removeSocketAtShutdown removes the socket that the shim was started on. containerd's shim derives
+// the socket's name from the container for which it was started, so that the sockets of groups
+// would never be removed.
 func removeSocketAtShutdown(sd shutdown.Service) {
-	const inherited = 3 // the listening socket, passed by the first stage
+	const inherited = 3 // the listening socket, which the first stage has passed on
 	addr, err := unix.Getsockname(inherited)
 	if err != nil {
-		return // started with -socket, which is removed by that name
+		return // The shim was started with -socket, and removes that socket by its name.
 	}
 	if a, ok := addr.(*unix.SockaddrUnix); ok && filepath.IsAbs(a.Name) {
 		sd.RegisterCallback(func(context.Context) error {
@@ -104,12 +103,12 @@ func removeSocketAtShutdown(sd shutdown.Service) {
 	}
 }
 
-// reaper is the shim's manager with two differences: cleaning up after a dead
-// shim leaves an exit record behind, and a busy shim is not taken for dead.
+// reaper is the shim's manager with two differences: the clean-up after a dead shim writes an exit
+// record, and a busy shim is not treated as dead.
 type reaper struct{ shim.Shim }
 
-// Stop kills what is left of a container whose shim is gone. It runs in a
-// process of its own, in the bundle of some container of the same namespace.
+// Stop kills what is left of a container whose shim has died. It runs in its own process, in the
+// bundle of some container of the same namespace.
 func (r reaper) Stop(ctx context.Context, id string) (shim.StopStatus, error) {
 	status, err := r.Shim.Stop(ctx, id)
 	if err != nil {
@@ -128,11 +127,11 @@ func recordLost(ctx context.Context, id string, status shim.StopStatus) error {
 	}
 	cwd, err := os.Getwd()
 	if err != nil {
-		return nil // the bundle is gone: an orderly deletion overtook us
+		return nil // The bundle is gone, because the container was deleted in the meantime.
 	}
 	bundle := filepath.Join(filepath.Dir(cwd), id)
 	if _, err := os.Stat(bundle); err != nil {
-		return nil // likewise
+		return nil // As above.
 	}
 	dir := exit.Dir(layout.Exits(layout.StateOfBundle(bundle)))
 	if _, err := dir.Read(namespace, id); !errdefs.IsNotFound(err) {

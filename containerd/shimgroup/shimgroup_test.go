@@ -10,7 +10,7 @@ import (
 	"testing/synctest"
 )
 
-// started adds a container that its shim has.
+// started adds a container that its shim has set up.
 func (g *Table) started(task, service string) string {
 	g.Assign(task, service)
 	name, _, _ := g.Join(context.Background(), task, service)

@@ -11,7 +11,7 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// A container that has the volume already may make links while an image's files are copied.
+// A container that uses the volume already may make links while an image's files are copied.
 func TestFilling_TakeFollowsNoLink(t *testing.T) {
 	dir := t.TempDir()
 	data, made, outside := filepath.Join(dir, "_data"), filepath.Join(dir, "copy"), filepath.Join(dir, "outside")

@@ -139,7 +139,7 @@ func (s *Store) Sizes(ctx context.Context) (map[string]int64, error) {
 			return nil, fmt.Errorf("sizes of volumes: %w", ctx.Err())
 		}
 		if err != nil {
-			s.log.DebugContext(ctx, "size of a volume is not known in full", "volume", e.Name(), "err", err)
+			s.log.DebugContext(ctx, "size of a volume is incomplete", "volume", e.Name(), "err", err)
 		}
 		sizes[e.Name()] = size
 	}

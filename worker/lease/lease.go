@@ -1,12 +1,13 @@
 //go:build linux
 
 // Package lease keeps the end of a node's lease: the time until which the node's single-writer
-// tasks may run although another node may be about to take them over.
+// tasks may run, although another node may be about to take them over.
 //
-// The daemon moves the end on whenever the managers confirm a heartbeat. The shims of single-writer
-// tasks read it, and kill their containers when it has come. The end is kept in a file, so that the
-// lease runs out by itself when the daemon dies, and as a time of CLOCK_BOOTTIME, which nobody sets
-// and which goes on while the machine is suspended. The file must not survive a reboot.
+// The daemon moves the end whenever the managers confirm a heartbeat. The shims of single-writer
+// tasks read the end, and kill their containers when it has come. The end is stored in a file, so
+// that the lease runs out by itself when the daemon dies. It is a time of CLOCK_BOOTTIME, which
+// cannot be set and which continues during a suspension of the machine. The file must not survive a
+// reboot, so a reboot must clear its folder.
 //
 // The package runs no goroutine. Its functions are safe for concurrent use by one daemon and many
 // shims.
@@ -25,7 +26,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Now is the time since the machine was booted.
+// Now returns the time since the machine was booted, including suspensions.
 func Now() time.Duration {
 	var ts unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
@@ -34,11 +35,12 @@ func Now() time.Duration {
 	return time.Duration(ts.Nano())
 }
 
-// Left is how much of the lease in a file is left. It is 0 when the lease has run out, and when the
-// file cannot be read: a container whose lease is not known must not run.
+// Left returns how much of the lease in a file is left. It is 0 if the lease has run out, and if
+// the file cannot be read, because a container whose lease is not known must not run.
 func Left(path string) time.Duration { return max(End(path)-Now(), 0) }
 
-// End is the time since boot at which the lease in a file runs out, 0 when the file cannot be read.
+// End returns the time since boot at which the lease in a file runs out, or 0 if the file cannot be
+// read.
 func End(path string) time.Duration {
 	text, err := os.ReadFile(path)
 	if err != nil {
@@ -51,7 +53,7 @@ func End(path string) time.Duration {
 	return time.Duration(end)
 }
 
-// Lease is the daemon's side of the file.
+// Lease is the daemon's side of the file. Its methods are safe for concurrent use.
 type Lease struct {
 	path string
 	now  func() time.Duration
@@ -60,24 +62,24 @@ type Lease struct {
 	end time.Duration
 }
 
-// New makes the lease of a file, which need not exist. What an earlier daemon was granted stays.
-// now is Now, but in tests.
+// New returns the lease in a file, which need not exist. It keeps the end that an earlier daemon
+// was granted. now is Now, except in tests.
 func New(path string, now func() time.Duration) *Lease {
 	return &Lease{path: path, now: now, end: End(path)}
 }
 
-// Path is the file's.
+// Path returns the path of the file.
 func (l *Lease) Path() string { return l.path }
 
-// Begin moves the end to a time since boot, also back: a session begins, and what was granted
-// before counts no longer.
+// Begin sets the end to a time since boot, also to an earlier one, because a new session begins and
+// the earlier grant is no longer valid.
 func (l *Lease) Begin(end time.Duration) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.setLocked(end)
 }
 
-// Renew moves the end to a time since boot. It never moves it back.
+// Renew sets the end to a time since boot. It ignores a time before the current end.
 func (l *Lease) Renew(end time.Duration) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -105,7 +107,7 @@ func (l *Lease) setLocked(end time.Duration) error {
 	return nil
 }
 
-// Left is how much of the lease is left, 0 when it has run out.
+// Left returns how much of the lease is left, or 0 if it has run out.
 func (l *Lease) Left() time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -115,8 +115,8 @@ type arrivals struct {
 // arrival is one blob of a pull in progress.
 type arrival struct {
 	survey.Blob
-	settled chan struct{} // closed when the blob is here, or when its pull has ended without it
-	here    bool
+	done chan struct{} // closed when the blob is here, or when its pull has ended without it
+	here bool
 }
 
 // Expect notes the blobs that a pull fetches. The pull calls landed for each blob that is complete,
@@ -128,7 +128,7 @@ func (s *Server) Expect(blobs []ocispec.Descriptor) (end func(), landed func(dig
 // Arrived returns a blob that is complete and belongs to a pull in progress.
 func (s *Server) Arrived(digest string) (survey.Blob, bool) { return s.arrivals.here(digest) }
 
-func (a *arrivals) begin(children []ocispec.Descriptor) (end func(), land func(digest string)) {
+func (a *arrivals) begin(children []ocispec.Descriptor) (end func(), landed func(digest string)) {
 	own := map[string]*arrival{}
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -138,7 +138,7 @@ func (a *arrivals) begin(children []ocispec.Descriptor) (end func(), land func(d
 	for _, c := range children {
 		d := c.Digest.String()
 		if a.byBlob[d] == nil { // Otherwise another pull fetches it.
-			own[d] = &arrival{Blob: survey.Blob{Size: c.Size, MediaType: c.MediaType}, settled: make(chan struct{})}
+			own[d] = &arrival{Blob: survey.Blob{Size: c.Size, MediaType: c.MediaType}, done: make(chan struct{})}
 			a.byBlob[d] = own[d]
 		}
 	}
@@ -148,19 +148,19 @@ func (a *arrivals) begin(children []ocispec.Descriptor) (end func(), land func(d
 		for d, x := range own {
 			delete(a.byBlob, d)
 			if !x.here {
-				close(x.settled)
+				close(x.done)
 			}
 		}
 	}
-	land = func(digest string) {
+	landed = func(digest string) {
 		a.mu.Lock()
 		defer a.mu.Unlock()
 		if x := own[digest]; x != nil && !x.here {
 			x.here = true
-			close(x.settled)
+			close(x.done)
 		}
 	}
-	return end, land
+	return end, landed
 }
 
 // coming returns a channel that is closed when a blob is here, or its pull has ended without it. It
@@ -169,7 +169,7 @@ func (a *arrivals) coming(digest string) <-chan struct{} {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if x := a.byBlob[digest]; x != nil {
-		return x.settled
+		return x.done
 	}
 	return nil
 }
@@ -184,16 +184,16 @@ func (a *arrivals) here(digest string) (survey.Blob, bool) {
 	return survey.Blob{}, false
 }
 
-// await returns when settled is closed, or after relayTimeout. During the wait it sends the caller
+// await returns when done is closed, or after relayTimeout. During the wait it sends the caller
 // a sign of life every relayBeat.
-func await(w http.ResponseWriter, r *http.Request, settled <-chan struct{}) {
+func await(w http.ResponseWriter, r *http.Request, done <-chan struct{}) {
 	ctx, cancel := context.WithTimeout(r.Context(), relayTimeout)
 	defer cancel()
 	beat := time.NewTicker(relayBeat)
 	defer beat.Stop()
 	for {
 		select {
-		case <-settled:
+		case <-done:
 			return
 		case <-ctx.Done():
 			return

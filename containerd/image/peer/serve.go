@@ -118,7 +118,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, digest string) {
 		http.NotFound(w, r)
 		return
 	case err != nil:
-		s.deps.Log.Warn("blob not served", "digest", digest, "err", err)
+		s.deps.Log.Warn("blob cannot be served to another node", "digest", digest, "err", err)
 		http.Error(w, "the node's store does not answer", http.StatusServiceUnavailable)
 		return
 	}

@@ -27,7 +27,7 @@ func (p pipes) Accept() (net.Conn, error) {
 func (p pipes) Close() error   { return nil }
 func (p pipes) Addr() net.Addr { return &net.UnixAddr{} }
 
-// A node that takes nothing is not served for ever; one that is slow gets all.
+// The transfer to a node that reads nothing ends. A slow node gets everything.
 func TestSend_EndsWhenNothingIsTaken(t *testing.T) {
 	blob := bytes.Repeat([]byte("layer"), 100<<10)
 	synctest.Test(t, func(t *testing.T) {
@@ -81,7 +81,7 @@ func TestSend_EndsWhenNothingIsTaken(t *testing.T) {
 		slow.Close()
 		<-ended
 
-		// One that takes a little now and then, as much as it likes of the time for a piece.
+		// This node reads a little now and then, within the deadline for each piece.
 		trickle := ask()
 		defer trickle.Close()
 		var taking sync.WaitGroup
@@ -102,7 +102,8 @@ func TestSend_EndsWhenNothingIsTaken(t *testing.T) {
 	})
 }
 
-// Transfers take memory: only so many go on at a time, and the next waits a little.
+// Transfers need memory, so only a limited number runs at the same time, and the next one waits a
+// little.
 func TestTransfer_AreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &Server{transfers: make(chan struct{}, 1)}

@@ -83,7 +83,7 @@ func PullError(ref spec.Image, err error, peers PeerState) error {
 	}
 	var status remoteerrors.ErrUnexpectedStatus
 	if errors.As(err, &status) { // It answers, so it may work again soon.
-		load = "see what ails it"
+		load = "check the registry"
 	}
 	return errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("no node has it, and registry %s %s: %s", registry, ailment(err), load))
 }

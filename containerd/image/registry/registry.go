@@ -12,7 +12,6 @@ package registry
 
 import (
 	"context"
-	"github.com/google/go-containerregistry/pkg/authn"
 	"io"
 	"log/slog"
 	"time"
@@ -20,6 +19,7 @@ import (
 	"github.com/containerd/containerd/v2/core/remotes"
 	"github.com/containerd/containerd/v2/core/remotes/docker"
 	"github.com/containerd/log"
+	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/sirupsen/logrus"
 
 	"swarm/internal/spec"
@@ -101,7 +101,7 @@ func (c *Client) secrets(ref spec.Image, given Credentials) func(string) (string
 		if err != nil {
 			// A public image needs no credentials. For others the registry reports that they are
 			// missing.
-			c.log.Warn("credentials of a registry not found", "registry", host, "err", err)
+			c.log.Warn("credentials of a registry cannot be read", "registry", host, "err", err)
 		}
 		user, secret := found.secret()
 		return user, secret, nil

@@ -31,7 +31,7 @@ func TestClass_OfAStall(t *testing.T) {
 	}
 }
 
-// FuzzCredentials: the header in which a user's credentials for a registry come.
+// FuzzCredentials parses the header with a user's credentials for a registry.
 func FuzzCredentials(f *testing.F) {
 	f.Add(base64.URLEncoding.EncodeToString([]byte(`{"username":"u","password":"p","auth":"YTpi"}`)))
 	f.Fuzz(func(t *testing.T, header string) {

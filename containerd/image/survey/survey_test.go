@@ -17,7 +17,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// A few small indexes that list each other many times are refused, instead of walked for years.
+// A few small indexes that list each other many times are refused, because a walk would take years.
 func TestTake_RefusesAnExplosion(t *testing.T) {
 	store, err := local.NewStore(t.TempDir())
 	if err != nil {
@@ -41,7 +41,7 @@ func TestTake_RefusesAnExplosion(t *testing.T) {
 	}
 }
 
-// An image takes a bounded part of what nodes and managers remember.
+// An image may use a limited part of the memory of nodes and managers.
 func TestTake_IsBounded(t *testing.T) {
 	store, err := local.NewStore(t.TempDir())
 	if err != nil {

@@ -25,7 +25,7 @@ func (d *Download) blob(ctx context.Context, desc ocispec.Descriptor) error {
 	if desc.Size < 0 || desc.Digest.Validate() != nil {
 		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("the manifest is damaged: blob %q of %d bytes", desc.Digest, desc.Size))
 	}
-	return d.each(ctx, func(src Source) error {
+	return d.trySources(ctx, func(src Source) error {
 		for {
 			resumed, err := d.from(ctx, src, desc)
 			var local *registry.LocalError
@@ -79,7 +79,7 @@ func (d *Download) copy(ctx context.Context, w content.Writer, src Source, desc 
 		defer body.Close()
 		meter.Add(offset)
 		read := &progress.Reader{From: io.LimitReader(body, desc.Size-offset), Meter: meter}
-		n, err := pour(w, read)
+		n, err := copyChunks(w, read)
 		offset += n
 		switch {
 		case read.Err != nil:
@@ -106,8 +106,8 @@ func (d *Download) copy(ctx context.Context, w content.Writer, src Source, desc 
 // chunk is how many bytes of a blob are written to containerd at once.
 const chunk = 1 << 20
 
-// pour copies in large pieces, because each piece costs a call to containerd.
-func pour(w io.Writer, r io.Reader) (written int64, err error) {
+// copyChunks copies in large pieces, because each piece costs a call to containerd.
+func copyChunks(w io.Writer, r io.Reader) (written int64, err error) {
 	buf := make([]byte, chunk)
 	for {
 		n, rerr := io.ReadFull(r, buf)

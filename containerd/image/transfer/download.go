@@ -105,7 +105,7 @@ func (d *Download) Run(ctx context.Context) (ocispec.Descriptor, error) {
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
-	manifest, err := d.choose(ctx, root, 0)
+	manifest, err := d.chooseManifest(ctx, root, 0)
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
@@ -113,7 +113,7 @@ func (d *Download) Run(ctx context.Context) (ocispec.Descriptor, error) {
 	if err != nil {
 		return ocispec.Descriptor{}, fmt.Errorf("manifest %s: %w: %w", manifest.Digest, err, errdefs.ErrInvalidArgument)
 	}
-	if err := d.fits(ctx, manifest, children); err != nil {
+	if err := d.checkPlatform(ctx, manifest, children); err != nil {
 		return ocispec.Descriptor{}, err
 	}
 	all := children
@@ -163,7 +163,7 @@ func (d *Download) root(ctx context.Context) (ocispec.Descriptor, error) {
 	data := d.askPeers(ctx, want)
 	if data == nil {
 		// All peers have been asked. Only deferred peers and the registry are left.
-		err := d.each(ctx, func(src Source) (err error) {
+		err := d.trySources(ctx, func(src Source) (err error) {
 			data, err = readRoot(ctx, src, want)
 			return err
 		})
@@ -193,7 +193,7 @@ func (d *Download) askPeers(ctx context.Context, want digest.Digest) (data []byt
 			if err != nil && ctx.Err() != nil {
 				return nil // The request was cancelled; it did not fail.
 			}
-			d.judge(src, err)
+			d.record(src, err)
 			d.mu.Lock()
 			defer d.mu.Unlock()
 			if err != nil {
@@ -261,9 +261,9 @@ func mediaTypeOf(data []byte) (string, error) {
 	return "", errdefs.ErrInvalidArgument.WithMessage("the digest names something that is not an image: give the digest of a manifest or index")
 }
 
-// choose finds the platform's manifest, through the indexes that lead to it. depth is how many
-// indexes led to desc. It is limited, because a registry could go on without end.
-func (d *Download) choose(ctx context.Context, desc ocispec.Descriptor, depth int) (ocispec.Descriptor, error) {
+// chooseManifest finds the platform's manifest, through the indexes that lead to it. depth is how
+// many indexes led to desc. It is limited, because a registry could go on without end.
+func (d *Download) chooseManifest(ctx context.Context, desc ocispec.Descriptor, depth int) (ocispec.Descriptor, error) {
 	if !images.IsIndexType(desc.MediaType) {
 		return desc, nil
 	}
@@ -287,7 +287,7 @@ func (d *Download) choose(ctx context.Context, desc ocispec.Descriptor, depth in
 		}
 	}
 	if len(fit) == 0 {
-		return ocispec.Descriptor{}, d.unfit(has)
+		return ocispec.Descriptor{}, d.wrongPlatform(has)
 	}
 	slices.SortStableFunc(fit, func(a, b ocispec.Descriptor) int {
 		switch {
@@ -303,7 +303,7 @@ func (d *Download) choose(ctx context.Context, desc ocispec.Descriptor, depth in
 	if err := d.document(ctx, fit[0]); err != nil {
 		return ocispec.Descriptor{}, err
 	}
-	return d.choose(ctx, fit[0], depth+1)
+	return d.chooseManifest(ctx, fit[0], depth+1)
 }
 
 // boolOrder puts false before true.
@@ -326,8 +326,8 @@ func (d *Download) document(ctx context.Context, desc ocispec.Descriptor) error 
 	return d.blob(ctx, desc)
 }
 
-// fits refuses a manifest whose configuration is for another platform.
-func (d *Download) fits(ctx context.Context, manifest ocispec.Descriptor, children []ocispec.Descriptor) error {
+// checkPlatform refuses a manifest whose configuration is for another platform.
+func (d *Download) checkPlatform(ctx context.Context, manifest ocispec.Descriptor, children []ocispec.Descriptor) error {
 	for _, c := range children {
 		if images.IsConfigType(c.MediaType) {
 			if err := d.document(ctx, c); err != nil {
@@ -340,12 +340,12 @@ func (d *Download) fits(ctx context.Context, manifest ocispec.Descriptor, childr
 		return fmt.Errorf("configuration of %s: %w: %w", manifest.Digest, err, errdefs.ErrInvalidArgument)
 	}
 	if !(survey.Result{Platforms: []ocispec.Platform{p}}).Serves(d.request.Platform) {
-		return d.unfit([]ocispec.Platform{p})
+		return d.wrongPlatform([]ocispec.Platform{p})
 	}
 	return nil
 }
 
-func (d *Download) unfit(has []ocispec.Platform) error {
+func (d *Download) wrongPlatform(has []ocispec.Platform) error {
 	return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("it is not for %s: it is for %s", d.request.PlatformName, survey.Describe(has)))
 }
 
@@ -375,16 +375,16 @@ func (d *Download) leased(ctx context.Context, desc ocispec.Descriptor) bool {
 	return errdefs.IsAlreadyExists(err)
 }
 
-// each tries the sources in their order until one succeeds. A peer that fails or sends wrong
+// trySources tries the sources in their order until one succeeds. A peer that fails or sends wrong
 // content is not asked again. A peer that was slow is asked once more, after all others. The error
 // is that of the last source, which is the registry or a slow peer.
-func (d *Download) each(ctx context.Context, try func(Source) error) error {
-	var verdict error
+func (d *Download) trySources(ctx context.Context, try func(Source) error) error {
+	var lastErr error
 	tried := map[Source]bool{}
 	for src := d.next(tried); src != nil; src = d.next(tried) {
 		tried[src] = true
 		err := try(src)
-		d.judge(src, err)
+		d.record(src, err)
 		var local *registry.LocalError
 		switch {
 		case err == nil, ctx.Err() != nil, errors.As(err, &local):
@@ -393,16 +393,16 @@ func (d *Download) each(ctx context.Context, try func(Source) error) error {
 			delete(tried, src)
 			continue
 		}
-		verdict = err
+		lastErr = err
 	}
-	if verdict == nil {
-		verdict = fmt.Errorf("all sources have failed: %w", errdefs.ErrUnavailable)
+	if lastErr == nil {
+		lastErr = fmt.Errorf("all sources have failed: %w", errdefs.ErrUnavailable)
 	}
-	return verdict
+	return lastErr
 }
 
 // next returns the source to be tried next, or nil if there is none.
-func (d *Download) next(tried map[Source]bool) (last Source) {
+func (d *Download) next(tried map[Source]bool) (fallback Source) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, src := range d.sources {
@@ -410,16 +410,16 @@ func (d *Download) next(tried map[Source]bool) (last Source) {
 		case tried[src] || d.dropped[src]:
 		case !isDeferred(src):
 			return src
-		case last == nil:
-			last = src
+		case fallback == nil:
+			fallback = src
 		}
 	}
-	return last
+	return fallback
 }
 
-// judge records how a source answered: whether peers have the image, and which sources are given
+// record notes how a source answered: whether peers have the image, and which sources are given
 // up.
-func (d *Download) judge(src Source, err error) {
+func (d *Download) record(src Source, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	missing := errdefs.IsNotFound(err)

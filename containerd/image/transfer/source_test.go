@@ -6,36 +6,38 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"log/slog"
+	"testing"
+	"testing/synctest"
+	"time"
+
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/plugins/content/local"
+	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"log/slog"
+
 	"swarm/containerd/image/peer"
 	"swarm/containerd/image/registry"
 	"swarm/containerd/image/survey"
 	"swarm/containerd/image/watchdog"
 	"swarm/internal/spec"
-	"testing"
-	"testing/synctest"
-	"time"
-
-	"github.com/containerd/errdefs"
 )
 
-// slowSource is a node that is too slow until it has been called so.
+// slowSource is a node that is too slow until it is deferred.
 type slowSource struct{ *peer.Source }
 
 func (slowSource) String() string { return "slow" }
 
-// A slow node comes after the registry, in this pull and in those of the next minutes, and is not given up.
+// A slow node comes after the registry, in this pull and in those of the next minutes, and is not
+// given up.
 func TestEach_SlowNodesComeLast(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var slow, last Source = slowSource{peer.NewClient(nil).Source("slow")},
 			registry.New(registry.Config{}, registry.Deps{}).Source(spec.Image{Name: "localhost/app"}, registry.Credentials{})
 		pull := func() (order []string) {
 			d := NewDownload(Request{}, Deps{Sources: []Source{slow, last}, Log: slog.New(slog.DiscardHandler)})
-			err := d.each(t.Context(), func(src Source) error {
+			err := d.trySources(t.Context(), func(src Source) error {
 				order = append(order, src.String())
 				switch {
 				case src == last:
@@ -62,7 +64,8 @@ func TestEach_SlowNodesComeLast(t *testing.T) {
 	})
 }
 
-// FuzzManifest: what a registry or an archive calls a manifest or an index, and the configuration that it names.
+// FuzzManifest surveys what a registry or an archive may call a manifest or an index, with the
+// configuration that it names.
 func FuzzManifest(f *testing.F) {
 	config := []byte(`{"os":"linux","architecture":"amd64","config":{"Env":["A=1"]}}`)
 	dgst := digest.FromBytes(config).String()

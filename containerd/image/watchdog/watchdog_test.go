@@ -13,7 +13,7 @@ import (
 	"github.com/containerd/errdefs"
 )
 
-// trickle delivers a piece every pause, and nothing after the last.
+// trickle delivers a piece after each pause, and nothing after the last piece.
 type trickle struct {
 	ctx    context.Context
 	pause  time.Duration
@@ -49,7 +49,7 @@ func TestBody_EndsWhatStallsAndNotWhatIsSlow(t *testing.T) {
 	})
 }
 
-// A source that delivers a byte before each deadline must not hold up a pull for ever.
+// A source that delivers a byte before each deadline must not hold up a pull without end.
 func TestBody_EndsWhatDrips(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, watch := Watch(t.Context(), Timeout)
@@ -62,7 +62,7 @@ func TestBody_EndsWhatDrips(t *testing.T) {
 	})
 }
 
-// A node that delivers just enough not to stall is left for another source.
+// A node that is just fast enough not to stall is replaced by another source.
 func TestBody_EndsWhatIsSlow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const rate = 256 << 10
