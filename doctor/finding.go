@@ -1,10 +1,10 @@
-// Package doctor says what on a host, or between it and the other nodes, would keep swarm from working, and what to do.
+// Package doctor says what would keep swarm from working on a host, or between the host and the other
+// nodes, and what to do about it.
 //
-// It owns the judgement, which is pure: Judge turns Observations into Findings, each with its remedy in one line. It also
-// looks at what needs no vendor's library: cgroups, disk, clock, name servers, ports. What netlink and nftables know is
-// observed below overlay and handed in, so that whoever judges need not know how it was found out. It changes nothing on
-// the host that it does not take back before it returns, and refuses to repair. Caller: cmd/swarm, for `swarm doctor`.
-// Goroutines: the one locked to a thread in which the overlay file system is tried; it ends before its caller goes on.
+// The package owns the judgement, which is pure: Judge turns Observations into Findings, each with a
+// remedy in one line. It looks at nothing itself and repairs nothing; package doctor/observe looks.
+// cmd/swarm calls it for `swarm doctor`, and package adapter/dataplane before a host joins
+// (JudgeJoin). It has no goroutines.
 package doctor
 
 // Level is how bad a finding is.

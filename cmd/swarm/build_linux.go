@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"slices"
 	"time"
 
 	swarmv1 "swarm/proto/swarm/v1"
@@ -10,12 +9,8 @@ import (
 	"swarm/worker/containerd/layout"
 )
 
-const (
-	// censusInterval is how often it is looked which builds run: shims of a former one end with their containers.
-	censusInterval = 30 * time.Second
-	// orphanPatience bounds the search for execs of a former daemon.
-	orphanPatience = 10 * time.Second
-)
+// orphanTimeout bounds the search for execs of a former daemon.
+const orphanTimeout = 10 * time.Second
 
 // running tells which part of this node runs from which build.
 func (h *host) running() []binary.Running {
@@ -38,27 +33,9 @@ func (h *host) builds() []*swarmv1.RunningBuild {
 	return out
 }
 
-// watchBuilds calls changed whenever other builds run than before.
-func (h *host) watchBuilds(ctx context.Context, changed func()) {
-	tick := time.NewTicker(censusInterval)
-	defer tick.Stop()
-	known := h.running()
-	for {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return
-		}
-		if now := h.running(); !slices.Equal(now, known) {
-			known = now
-			changed()
-		}
-	}
-}
-
 // endExecs ends what a daemon before this one has left running in containers for somebody who is gone.
 func (h *host) endExecs(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, orphanPatience)
+	ctx, cancel := context.WithTimeout(ctx, orphanTimeout)
 	defer cancel()
 	ended, err := h.execs.EndExecs(ctx)
 	if err != nil {

@@ -19,6 +19,8 @@ import (
 	"github.com/containerd/cgroups/v3"
 	"golang.org/x/sync/errgroup"
 
+	"swarm/adapter/dataplane"
+	"swarm/adapter/monitor"
 	"swarm/cli"
 	"swarm/install"
 	"swarm/internal/footprint"
@@ -69,7 +71,7 @@ func serveDaemon(ctx context.Context, o cli.DaemonOptions, s notify.Starter) err
 	if err != nil {
 		return err
 	}
-	shown, err := listenMetrics(ctx, o, log)
+	shown, err := monitor.Listen(ctx, o.MetricsAddr, o.MetricsAsked, log)
 	if err != nil {
 		return err
 	}
@@ -81,7 +83,7 @@ func serveDaemon(ctx context.Context, o cli.DaemonOptions, s notify.Starter) err
 		return err
 	}
 	defer h.close()
-	p := &parts{host: h, options: o, machine: machine, log: log, monitor: newMonitor(log)}
+	p := &parts{host: h, options: o, machine: machine, log: log, monitor: monitor.New(log, version, versionInfo().Build)}
 	return p.run(ctx, p.newNode(s), shown, s)
 }
 
@@ -93,7 +95,7 @@ func (p *parts) newNode(s notify.Starter) *node.Node {
 		CgroupDriver: o.CgroupDriver, CgroupVersion: cgroupVersion(),
 	}, node.Deps{
 		Log: p.log, Found: p.found, NewGossip: p.newGossip, NewWorker: p.newWorker, NewManager: p.newManager,
-		Clean: p.host.clean, Describe: p.host.describe, CheckWays: checkWays,
+		Clean: p.host.clean, Describe: p.host.describe, CheckWays: dataplane.CheckJoin,
 		Listening: func() {
 			if err := s.Tell(notify.Ready); err != nil {
 				p.log.Warn("the daemon's notify.Starter is gone", "err", err)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"net/netip"
 	"path/filepath"
 	"runtime"
 	"time"
@@ -14,12 +13,13 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
+	"swarm/adapter/dataplane"
+	"swarm/adapter/imagepeer"
 	"swarm/cli"
 	"swarm/install"
 	"swarm/internal/disk"
 	"swarm/internal/sysctl"
 	"swarm/overlay/bridge"
-	"swarm/overlay/fabric"
 	"swarm/overlay/hostnet"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/worker"
@@ -51,12 +51,12 @@ type host struct {
 	// execs ends those of a former daemon; nil with a simulated runtime.
 	execs  *containerd.Runtime
 	images worker.ImageStore
-	// peers is set while this host is a member.
-	peers *peers
+	// peers has the nodes of the cluster while this host is a member.
+	peers *imagepeer.Peers
 }
 
 func newHost(o cli.DaemonOptions, log *slog.Logger) (*host, error) {
-	h := &host{options: o, log: log, peers: &peers{}}
+	h := &host{options: o, log: log, peers: &imagepeer.Peers{}}
 	if o.Simulated {
 		images := simulated.NewImages()
 		h.images = images
@@ -120,7 +120,7 @@ func (h *host) newContainers() error {
 	}
 	h.runtime, h.execs = rt, rt
 	h.store, err = image.New(image.Config{Insecure: h.options.InsecureRegistries, CertsDirs: h.options.RegistryCertsDirs, PeerBandwidth: h.options.PeerBandwidth}, image.Deps{
-		Log: h.log, Client: h.client, Peers: h.peers.holders, PeerTransport: h.peers, Room: h.disk.Room,
+		Log: h.log, Client: h.client, Peers: h.peers.Holders, PeerTransport: h.peers, Room: h.disk.Room,
 	})
 	h.images = h.store
 	return err
@@ -200,28 +200,13 @@ func (h *host) clean(ctx context.Context) error {
 	if h.bridge == nil {
 		return err
 	}
-	return errors.Join(err, h.purgeNetworks(ctx))
-}
-
-// purgeNetworks removes what networks of tasks are made of.
-func (h *host) purgeNetworks(ctx context.Context) error {
-	networks, err := h.newFabric(netip.IPv6Loopback(), 0) // which sends nothing any more
-	if err == nil {
-		err = errors.Join(networks.Purge(ctx), networks.Close())
-	}
-	ports := newMesh(0, 0, h.log)
-	return errors.Join(err, ports.Purge(ctx), ports.Close(), h.bridge.Purge(ctx))
+	return errors.Join(err, dataplane.Purge(ctx, h.options.RunDir, h.bridge, h.log))
 }
 
 // resolver is where the name server is told what to answer: the runtime process, or this daemon beside a containerd of the
 // host's own.
 func (h *host) resolver() string {
 	return layout.Resolver(layout.Layout{Data: h.options.StateDir, Run: h.options.RunDir}.Socket())
-}
-
-// newFabric makes this host's part of the overlay networks.
-func (h *host) newFabric(underlay netip.Addr, port uint16) (*fabric.Fabric, error) {
-	return fabric.New(fabric.Config{PinDir: filepath.Join(h.options.RunDir, "networks"), Underlay: underlay, Port: port}, fabric.Deps{Log: h.log})
 }
 
 func (h *host) containerdAddress() string {

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"swarm/adapter/dataplane"
 	"swarm/cli"
 	"swarm/install"
 	"swarm/internal/sysctl"
@@ -131,7 +132,7 @@ func (i *installer) removeTraces(ctx context.Context) ([]string, error) {
 		return nil, err
 	}
 	defer h.bridge.Close()
-	if err := errors.Join(h.purgeNetworks(ctx), sysctl.Restore(raisedLimits(i.layout.Run))); err != nil {
+	if err := errors.Join(dataplane.Purge(ctx, i.layout.Run, h.bridge, h.log), sysctl.Restore(raisedLimits(i.layout.Run))); err != nil {
 		return nil, err
 	}
 	var removed []string

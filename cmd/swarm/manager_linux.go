@@ -9,7 +9,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync/atomic"
 	"time"
 
@@ -17,13 +16,13 @@ import (
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 
+	"swarm/adapter/dataplane"
+	"swarm/adapter/monitor"
 	"swarm/internal/durable"
 	"swarm/internal/seal"
 	"swarm/internal/transport"
 	"swarm/manager"
-	"swarm/manager/dispatch"
 	"swarm/node"
-	"swarm/overlay/gossip"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
 	"swarm/worker"
@@ -34,16 +33,15 @@ type managerMember struct {
 	*manager.Manager
 	base     node.Base
 	store    *raftstore.Store
-	gossip   *gossipMember
 	hostname string
-	monitor  *monitor
+	monitor  *monitor.Monitor
 	running  *atomic.Pointer[raftstore.Store]
 }
 
 // newManager opens this member's replica. rows found a cluster: they are kept in a file until they are committed, so that
 // a crash between the two loses nothing.
 func (p *parts) newManager(b node.Base, g node.Gossip, rows []*swarmv1.Change) (node.Manager, error) {
-	m := &managerMember{base: b, gossip: g.(*gossipMember), hostname: p.options.Hostname, monitor: p.monitor, running: &p.store}
+	m := &managerMember{base: b, hostname: p.options.Hostname, monitor: p.monitor, running: &p.store}
 	if len(rows) > 0 {
 		if err := m.keepFounding(rows); err != nil {
 			return nil, err
@@ -61,12 +59,12 @@ func (p *parts) newManager(b node.Base, g node.Gossip, rows []*swarmv1.Change) (
 	m.store, err = raftstore.Open(raftstore.Config{
 		NodeID: b.Membership.NodeID, ClusterID: b.Membership.ClusterID, Dir: b.Dir, Bootstrap: err == nil, Build: version, Sealer: ring,
 		Timeouts: raftTimeouts(p.options.RaftTimeout),
-	}, raftstore.Deps{Log: b.Log, Listener: b.Listener.Raft(), PeerOf: peerID, Dial: dialRaft, Conn: conn, Committed: func(took time.Duration) { p.monitor.commits.Observe(took) }})
+	}, raftstore.Deps{Log: b.Log, Listener: b.Listener.Raft(), PeerOf: peerID, Dial: dialRaft, Conn: conn, Committed: p.monitor.CommitTook})
 	if err != nil {
 		return nil, err
 	}
 	deps := manager.Deps{
-		Log: b.Log, Store: m.store, Gossip: hearsay{m.gossip}, Conn: conn, Images: imagesOf{p.host},
+		Log: b.Log, Store: m.store, Gossip: g.(*dataplane.Gossip), Conn: conn, Images: imagesOf{p.host},
 		Identity: b.Identity, Review: b.Review, Answers: b.Dialer.Answers,
 		RaftAnswers: func(ctx context.Context, nodeID string) error {
 			c, err := dialRaft(ctx, nodeID)
@@ -97,7 +95,7 @@ func raftTimeouts(silence time.Duration) raftstore.Timeouts {
 
 // Run blocks until ctx ends. The store goes last, and hands leadership over before.
 func (m *managerMember) Run(ctx context.Context) error {
-	defer m.monitor.Add(m.metrics(m.monitor.of))()
+	defer m.monitor.AddManager(m.Manager, m.store)()
 	m.running.Store(m.store)
 	defer m.running.Store(nil)
 	below, stop := context.WithCancel(context.WithoutCancel(ctx))
@@ -122,6 +120,12 @@ func (m *managerMember) Run(ctx context.Context) error {
 		return failure
 	}
 	return errors.Join(err, closeErr)
+}
+
+// Register adds the service for hosts that are about to join, which only managers serve.
+func (m *managerMember) Register(r grpc.ServiceRegistrar) {
+	m.Manager.Register(r)
+	swarmv1.RegisterAdmissionServer(r, dataplane.NewGatekeeper(m.hostname, m.base.Membership, m.Admits))
 }
 
 // Resolve finds a node as replicated.
@@ -183,32 +187,6 @@ func loadRing(file string) (*seal.Ring, error) {
 		return nil, err
 	}
 	return seal.ParseRing(data, nil)
-}
-
-// hearsay fits package gossip to what managers ask.
-type hearsay struct{ g *gossipMember }
-
-func (h hearsay) Status(nodeID string) dispatch.GossipStatus {
-	m, ok := h.g.Member(nodeID)
-	switch {
-	case !ok:
-		return dispatch.GossipUnknown
-	case m.Status == gossip.Failed:
-		if v, _ := h.g.witness.Verdict(); slices.Contains(v.Dead, nodeID) {
-			return dispatch.GossipDead
-		}
-		return dispatch.GossipFailed
-	case m.Status == gossip.Left:
-		return dispatch.GossipLeft
-	default:
-		return dispatch.GossipAlive
-	}
-}
-
-func (h hearsay) Changed() (members, verdicts <-chan struct{}) {
-	_, members = h.g.Gossip.Members()
-	_, verdicts = h.g.witness.Verdict()
-	return members, verdicts
 }
 
 // imagesOf fits the node's image store to the control API.

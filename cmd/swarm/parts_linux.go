@@ -2,27 +2,23 @@ package main
 
 import (
 	"context"
-	"crypto/ecdsa"
 	"errors"
 	"log/slog"
 	"net"
-	"net/http"
-	"net/netip"
 	"path/filepath"
-	"strconv"
 	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 
+	"swarm/adapter/dataplane"
+	"swarm/adapter/imagepeer"
+	"swarm/adapter/monitor"
 	"swarm/cli"
-	"swarm/internal/transport"
 	"swarm/manager/ca"
 	"swarm/node"
-	"swarm/overlay/gossip"
 	"swarm/overlay/probe"
-	"swarm/overlay/witness"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
 	"swarm/worker"
@@ -37,7 +33,7 @@ type parts struct {
 	options cli.DaemonOptions
 	machine string
 	log     *slog.Logger
-	monitor *monitor
+	monitor *monitor.Monitor
 	store   atomic.Pointer[raftstore.Store] // of the manager that runs; nil: none does
 }
 
@@ -61,105 +57,29 @@ func (p *parts) found(r node.FoundRequest) (node.Founded, error) {
 	return out, nil
 }
 
-// gossipMember fits package gossip to package node.
-type gossipMember struct {
-	*gossip.Gossip
-	self    string
-	witness *witness.Witness // of the deaths that gossip tells of
-}
-
-func (p *parts) newGossip(b node.Base) (node.Gossip, error) {
-	advertise, err := netip.ParseAddr(b.Membership.Addr)
-	if err != nil {
-		return nil, err
-	}
-	bind := netip.IPv4Unspecified()
-	if advertise.Is6() {
-		bind = netip.IPv6Unspecified()
-	}
-	role := "worker"
-	if b.Membership.Manager {
-		role = "manager"
-	}
-	var seeds []string
-	for _, m := range b.Membership.Managers {
-		if m.NodeID != b.Membership.NodeID {
-			seeds = append(seeds, net.JoinHostPort(m.Addr, strconv.Itoa(int(b.Membership.GossipPort))))
-		}
-	}
-	g, err := gossip.New(gossip.Config{
-		NodeID: b.Membership.NodeID, BindAddr: bind, AdvertiseAddr: advertise, Port: b.Membership.GossipPort,
-		Keys: b.Membership.GossipKeys,
-		Tags: map[string]string{gossip.TagRole: role, gossip.TagBuild: version},
-	}, gossip.Deps{
-		Log:      b.Log,
-		Key:      func() *ecdsa.PrivateKey { return b.Identity.Credential().Key },
-		Conflict: func(c gossip.Conflict) { b.Log.Error("two machines have one node id", "conflict", c.String()) },
-	})
-	if err != nil {
-		return nil, err
-	}
-	g.SetSeeds(seeds)
-	out := &gossipMember{Gossip: g, self: b.Membership.NodeID}
-	out.witness = witness.New(witness.Deps{Log: b.Log, Suspects: out.suspects, Knock: out.knock})
-	return out, nil
-}
-
-func (g *gossipMember) Run(ctx context.Context) error {
-	defer g.Close()
-	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return g.Gossip.Run(ctx) })
-	group.Go(func() error { return g.witness.Run(ctx) })
-	return group.Wait()
-}
-
-func (g *gossipMember) Members() []*swarmv1.Member {
-	members, _ := g.Gossip.Members()
-	var out []*swarmv1.Member
-	for _, m := range members {
-		out = append(out, &swarmv1.Member{NodeId: m.ID, Addr: m.Addr.String(), Status: string(m.Status)})
-	}
-	return out
-}
-
-// Resolve finds a node's cluster port by what the managers tell of it. What it gossips of itself
-// names no place: other nodes connect there.
-func (g *gossipMember) Resolve(nodeID string) (node.Peer, bool) {
-	p, ok := g.Peer(nodeID)
-	return node.Peer{NodeID: nodeID, Addr: p.Addr.String(), Port: p.Port}, ok && p.Addr.IsValid() && p.Port != 0
-}
-
-// alive lists the other nodes that answer.
-func (g *gossipMember) alive() []string {
-	members, _ := g.Gossip.Members()
-	var ids []string
-	for _, m := range members {
-		if m.Status == gossip.Alive && m.ID != g.self {
-			ids = append(ids, m.ID)
-		}
-	}
-	return ids
-}
+func (p *parts) newGossip(b node.Base) (node.Gossip, error) { return dataplane.NewGossip(b, version) }
 
 // workerMember fits package worker to package node.
 type workerMember struct {
 	*worker.Worker
 	host    *host
-	source  *peerSource
+	log     *slog.Logger
+	peers   imagepeer.Cluster
 	blobs   net.Listener
 	prober  *probe.Prober
-	gossip  *gossipMember
-	monitor *monitor
-	overlay *overlay      // nil with a simulated runtime
-	contact chan struct{} // closed at the first contact
+	gossip  *dataplane.Gossip
+	monitor *monitor.Monitor
+	plane   *dataplane.Plane // nil with a simulated runtime
+	contact chan struct{}    // closed at the first contact
 }
 
 func (p *parts) newWorker(b node.Base, g node.Gossip, hooks node.WorkerHooks) (node.Worker, error) {
-	m := &workerMember{host: p.host, contact: make(chan struct{}), blobs: b.Listener.Blob(), gossip: g.(*gossipMember), monitor: p.monitor}
-	m.source = &peerSource{
-		transport: b.Dialer.BlobTransport(), alive: m.gossip.alive, managers: hooks.Managers, dial: b.Dialer, log: b.Log,
+	m := &workerMember{host: p.host, log: p.log, contact: make(chan struct{}), blobs: b.Listener.Blob(), gossip: g.(*dataplane.Gossip), monitor: p.monitor}
+	dial := func(nodeID string) (grpc.ClientConnInterface, error) { return b.Dialer.DialGRPC(nodeID) }
+	m.peers = imagepeer.Cluster{
+		Transport: b.Dialer.BlobTransport(), Alive: m.gossip.Alive, Managers: hooks.Managers, Dial: dial, Log: b.Log,
 	}
-	m.prober = newProber(p.options.Hostname, m.gossip, b, m.self)
+	m.prober = dataplane.NewProber(p.options.Hostname, b, m.gossip, m.self)
 	store, err := logs.New(logs.Config{
 		Dir: filepath.Join(p.options.StateDir, "logs"), NodeID: b.Membership.NodeID,
 		RetainAge: p.options.LogsAge, RetainBytes: p.options.LogsSize,
@@ -178,20 +98,22 @@ func (p *parts) newWorker(b node.Base, g node.Gossip, hooks node.WorkerHooks) (n
 	)
 	describe := p.host.describe
 	if p.host.bridge != nil {
-		// The worker exists before anything can be published.
-		if m.overlay, err = p.newOverlay(b, m.gossip, func() { m.Redescribe() }); err != nil {
+		m.plane, err = dataplane.New(b, dataplane.Config{RunDir: p.options.RunDir, Resolver: p.host.resolver()}, dataplane.Deps{
+			Bridge: p.host.bridge, Gossip: m.gossip, RoundDone: p.monitor.RoundDone,
+			ConflictsChanged: func() { m.Redescribe() }, // m.Worker is set before anything is published
+		})
+		if err != nil {
 			return nil, err
 		}
-		network, held = overlayNetwork{m.overlay.Plane}, m.overlay.held
+		network, held, inForce = m.plane.Network(), m.plane.Inspect, m.plane.Programmed
 		told := topology
 		topology = func(changes []*swarmv1.AssignmentChange) {
 			told(changes)
-			m.overlay.directory.Apply(changes)
+			m.plane.Apply(changes)
 		}
-		inForce = m.overlay.Programmed
 		describe = func() *swarmv1.NodeDescription {
 			d := p.host.describe()
-			d.PortConflicts = m.overlay.portConflicts()
+			d.PortConflicts = m.plane.PortConflicts()
 			return d
 		}
 	}
@@ -206,7 +128,7 @@ func (p *parts) newWorker(b node.Base, g node.Gossip, hooks node.WorkerHooks) (n
 		Log: b.Log, Runtime: p.host.runtime, Images: p.host.images, Network: network, Executor: p.host.runtime,
 		Logs: store, Describe: describe, OnNode: hooks.OnNode, OnKeys: hooks.OnKeys, OnTopology: topology, InForce: inForce, Overlay: held,
 		Managers: func() []*swarmv1.Peer { return peerMessages(hooks.Managers()) },
-		Dial:     func(nodeID string) (grpc.ClientConnInterface, error) { return b.Dialer.DialGRPC(nodeID) },
+		Dial:     dial,
 		Renewed:  b.Identity.Changed,
 		OnContact: func(_ string, up bool) {
 			if up && !contacted {
@@ -227,51 +149,59 @@ func peerMessages(peers []node.Peer) []*swarmv1.Peer {
 	return out
 }
 
-// Run runs the tasks, and serves images to peers meanwhile.
+// Run runs the tasks, and serves images to the other nodes meanwhile.
 func (m *workerMember) Run(ctx context.Context) error {
-	defer m.monitor.Add(m.metrics(m.monitor.of))()
-	m.host.peers.current.Store(m.source)
-	defer m.host.peers.current.Store(nil)
+	defer m.monitor.AddWorker(m.measured())()
+	defer m.host.peers.Join(m.peers)()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		defer m.Close()
 		return m.Worker.Run(ctx)
 	})
 	g.Go(func() error {
-		m.host.watchBuilds(ctx, m.Redescribe)
+		node.WatchBuilds(ctx, m.host.builds, m.Redescribe)
 		return nil
 	})
-	if m.overlay != nil {
-		g.Go(func() error { return m.overlay.Run(ctx) })
+	if m.plane != nil {
+		g.Go(func() error { return m.plane.Run(ctx) })
 	}
 	if m.host.disk != nil {
-		g.Go(func() error { return watchDisk(ctx, m.host.disk, m.Redescribe) })
-	}
-	if m.host.store != nil {
-		server := &http.Server{
-			Handler: m.host.store.Handler(), ConnContext: withCaller, ErrorLog: slog.NewLogLogger(m.host.log.Handler(), slog.LevelDebug),
-			ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
-		}
 		g.Go(func() error {
-			stop := context.AfterFunc(ctx, func() { _ = server.Close() })
-			defer stop()
-			if err := server.Serve(m.blobs); ctx.Err() == nil {
-				return err
-			}
+			m.host.disk.Follow(ctx, m.Redescribe)
 			return nil
 		})
 	}
+	if m.host.store != nil {
+		g.Go(func() error {
+			return imagepeer.Serve(ctx, m.blobs, m.host.store.Handler(), image.WithCaller, m.log)
+		})
+	}
 	err := g.Wait()
-	if m.overlay != nil {
-		err = errors.Join(err, m.overlay.close())
+	if m.plane != nil {
+		err = errors.Join(err, m.plane.Close())
 	}
 	return err
 }
 
-// withCaller tells the image store which node asks.
-func withCaller(ctx context.Context, c net.Conn) context.Context {
-	info, _ := transport.PeerOf(c)
-	return image.WithCaller(ctx, info.NodeID())
+// measured returns the parts of this member that have metrics.
+func (m *workerMember) measured() monitor.Node {
+	n := monitor.Node{Worker: m, Gossip: m.gossip, Images: func(ctx context.Context) (int, error) {
+		images, err := m.host.images.List(ctx)
+		return len(images), err
+	}}
+	if m.plane != nil {
+		n.Plane = m.plane
+	}
+	return n
+}
+
+// self returns what this node has of networks, for the doctor. With a simulated runtime it is
+// nothing.
+func (m *workerMember) self(ctx context.Context) (*swarmv1.SurveyedSelf, error) {
+	if m.plane == nil {
+		return &swarmv1.SurveyedSelf{}, nil
+	}
+	return m.plane.Self(ctx)
 }
 
 func (m *workerMember) Register(r grpc.ServiceRegistrar) {

@@ -1,8 +1,11 @@
-package main
+//go:build linux
+
+package monitor
 
 import "swarm/internal/metrics"
 
-// families are all that this program shows besides its process and runtime; docs/metrics.md lists them.
+// families are all metrics of the daemon except those of its process and Go runtime.
+// docs/metrics.md lists them.
 type families struct {
 	all []*metrics.Family
 
@@ -18,7 +21,7 @@ type families struct {
 	sessions, badTokens, nodes, tasks, services                          *metrics.Family
 }
 
-// trafficFamilies is one direction.
+// trafficFamilies are the metrics of one direction of traffic.
 type trafficFamilies struct{ bytes, packets, dropped *metrics.Family }
 
 func newFamilies() *families {

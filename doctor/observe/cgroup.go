@@ -1,4 +1,6 @@
-package doctor
+//go:build linux
+
+package observe
 
 import (
 	"fmt"
@@ -7,6 +9,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"swarm/doctor"
 )
 
 const (
@@ -14,12 +18,12 @@ const (
 	mountInfo  = "/proc/self/mountinfo"
 )
 
-// ObserveCgroup finds the controllers and makes a group below each, which it removes again.
-func ObserveCgroup() Cgroup {
+// cgroup finds the controllers and tries to make a cgroup below each.
+func cgroup() doctor.Cgroup {
 	var fs unix.Statfs_t
 	if err := unix.Statfs(cgroupRoot, &fs); err == nil && fs.Type == unix.CGROUP2_SUPER_MAGIC {
-		c := Cgroup{Version: 2, Controllers: map[string]string{}}
-		text, _ := os.ReadFile(filepath.Join(cgroupRoot, "cgroup.controllers")) // Unreadable: none can be used.
+		c := doctor.Cgroup{Version: 2, Controllers: map[string]string{}}
+		text, _ := os.ReadFile(filepath.Join(cgroupRoot, "cgroup.controllers")) // without the file, no controller can be used
 		written := reason(tryGroup(cgroupRoot))
 		for _, name := range strings.Fields(string(text)) {
 			c.Controllers[name] = written
@@ -28,21 +32,22 @@ func ObserveCgroup() Cgroup {
 	}
 	text, err := os.ReadFile(mountInfo)
 	if err != nil {
-		return Cgroup{}
+		return doctor.Cgroup{}
 	}
 	mounts := v1Mounts(string(text))
 	if len(mounts) == 0 {
-		return Cgroup{}
+		return doctor.Cgroup{}
 	}
-	c := Cgroup{Version: 1, Controllers: map[string]string{}}
+	c := doctor.Cgroup{Version: 1, Controllers: map[string]string{}}
 	for name, path := range mounts {
 		c.Controllers[name] = reason(tryGroup(path))
 	}
 	return c
 }
 
-// v1Mounts finds where each controller of cgroup v1 is mounted. A line of mountinfo (proc(5)) has the mount point in its
-// fifth field, and after a lone "-" the type, the source and the super block's options, among which are the controllers.
+// v1Mounts finds where each controller of cgroup v1 is mounted. A line of mountinfo (proc(5)) has
+// the mount point in its fifth field, and after a single "-" the type, the source and the options of
+// the super block, which include the controllers.
 func v1Mounts(info string) map[string]string {
 	mounts := map[string]string{}
 	for line := range strings.Lines(info) {
@@ -64,6 +69,7 @@ func v1Mounts(info string) map[string]string {
 	return mounts
 }
 
+// tryGroup makes a cgroup below parent and removes it.
 func tryGroup(parent string) error {
 	dir := filepath.Join(parent, fmt.Sprintf("swarm-doctor-%d", os.Getpid()))
 	if err := os.Mkdir(dir, 0o755); err != nil {

@@ -1,4 +1,6 @@
-package doctor
+//go:build linux
+
+package observe
 
 import (
 	"context"
@@ -13,30 +15,31 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"swarm/doctor"
 	"swarm/internal/thread"
 )
 
-// ObserveSeccomp asks whether the kernel filters system calls.
-func ObserveSeccomp() Feature {
-	f := Feature{Name: "seccomp", For: "protection of the host by a profile of system calls"}
+// seccomp looks whether the kernel can filter system calls.
+func seccomp() doctor.Feature {
+	f := doctor.Feature{Name: "seccomp", For: "protection of the host by a profile of system calls"}
 	if _, err := os.Stat("/proc/sys/kernel/seccomp/actions_avail"); err != nil {
 		f.Reason = "the kernel is built without CONFIG_SECCOMP_FILTER"
 	}
 	return f
 }
 
-// ObserveClock asks the kernel whether something keeps its clock right.
-func ObserveClock() Clock {
+// clock asks the kernel whether its clock is synchronised.
+func clock() doctor.Clock {
 	var t unix.Timex
 	state, err := unix.Adjtimex(&t)
 	if err != nil {
-		return Clock{Problem: err.Error()}
+		return doctor.Clock{Problem: err.Error()}
 	}
-	return Clock{Synchronised: state != unix.TIME_ERROR, Error: time.Duration(t.Maxerror) * time.Microsecond}
+	return doctor.Clock{Synchronised: state != unix.TIME_ERROR, Error: time.Duration(t.Maxerror) * time.Microsecond}
 }
 
-// ObservePort tries to listen on a port, as the daemon will.
-func ObservePort(ctx context.Context, p Port) Port {
+// port tries to listen on a port, as the daemon will.
+func port(ctx context.Context, p doctor.Port) doctor.Port {
 	var listen net.ListenConfig
 	address := fmt.Sprintf(":%d", p.Number)
 	var err error
@@ -55,7 +58,7 @@ func ObservePort(ctx context.Context, p Port) Port {
 	return p
 }
 
-// reason is the last word of an error: what the kernel says, without the calls on the way.
+// reason returns the kernel's error text, without the names of the calls around it.
 func reason(err error) string {
 	var errno unix.Errno
 	switch {
@@ -68,12 +71,13 @@ func reason(err error) string {
 	}
 }
 
-// syncs is how often the disk's speed is measured: enough to see a hiccup, few enough for a slow disk.
+// syncs is the number of writes with which the disk is measured: enough to see a stall, and few
+// enough for a slow disk.
 const syncs = 32
 
-// ObserveDisk looks at the file system that holds the folder, or will.
-func ObserveDisk(path string) Disk {
-	d := Disk{Path: path, Looked: nearest(path)}
+// disk looks at the file system that holds the folder path, or that will hold it.
+func disk(path string) doctor.Disk {
+	d := doctor.Disk{Path: path, Looked: nearest(path)}
 	var fs unix.Statfs_t
 	if err := unix.Statfs(d.Looked, &fs); err != nil {
 		d.Problem = reason(err)
@@ -96,7 +100,7 @@ func ObserveDisk(path string) Disk {
 	return d
 }
 
-// nearest is the folder, or the one nearest above it that exists.
+// nearest returns the folder path, or the nearest folder above it that exists.
 func nearest(path string) string {
 	for {
 		if info, err := os.Stat(path); (err == nil && info.IsDir()) || path == filepath.Dir(path) {
@@ -106,7 +110,7 @@ func nearest(path string) string {
 	}
 }
 
-// syncTimes writes as a log does: a page at the end, then a flush.
+// syncTimes writes as a log does: it appends a page and syncs.
 func syncTimes(path string) (median, slowest time.Duration, err error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
@@ -129,7 +133,8 @@ func syncTimes(path string) (median, slowest time.Duration, err error) {
 	return took[syncs/2], took[syncs-1], nil
 }
 
-// tryOverlayFS mounts one in a mount namespace of its own, which ends with its thread and takes the mount along.
+// tryOverlayFS mounts an overlay file system below dir. It does so in a mount namespace of its own,
+// which ends with its thread and takes the mount along.
 func tryOverlayFS(dir string) error {
 	folders := map[string]string{}
 	for _, name := range []string{"lower", "upper", "work", "merged"} {
@@ -153,16 +158,16 @@ func tryOverlayFS(dir string) error {
 	})
 }
 
-// dnsPatience is how long a name server may take.
-const dnsPatience = 2 * time.Second
+// dnsTimeout bounds how long a name server may take.
+const dnsTimeout = 2 * time.Second
 
-// ObserveDNS asks each of the host's name servers for a name that RFC 6761 says cannot exist.
-func ObserveDNS(ctx context.Context, resolvConf string) DNS {
+// dns asks each name server of the host for a name that cannot exist (RFC 6761, section 6.4).
+func dns(ctx context.Context, resolvConf string) doctor.DNS {
 	text, err := os.ReadFile(resolvConf)
 	if err != nil {
-		return DNS{Problem: fmt.Sprintf("%s: %s", resolvConf, reason(err))}
+		return doctor.DNS{Problem: fmt.Sprintf("%s: %s", resolvConf, reason(err))}
 	}
-	var d DNS
+	var d doctor.DNS
 	for _, address := range nameServers(string(text)) {
 		d.Servers = append(d.Servers, askNameServer(ctx, address))
 	}
@@ -179,10 +184,10 @@ func nameServers(resolvConf string) []string {
 	return servers
 }
 
-func askNameServer(ctx context.Context, address string) NameServer {
-	ctx, cancel := context.WithTimeout(ctx, dnsPatience)
+func askNameServer(ctx context.Context, address string) doctor.NameServer {
+	ctx, cancel := context.WithTimeout(ctx, dnsTimeout)
 	defer cancel()
-	server := NameServer{Address: address}
+	server := doctor.NameServer{Address: address}
 	resolver := net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
 		var d net.Dialer
 		return d.DialContext(ctx, network, net.JoinHostPort(address, "53"))
@@ -190,15 +195,15 @@ func askNameServer(ctx context.Context, address string) NameServer {
 	start := time.Now()
 	_, err := resolver.LookupHost(ctx, "swarm-doctor.invalid.")
 	server.Took = time.Since(start)
-	var dns *net.DNSError
+	var dnsErr *net.DNSError
 	switch {
 	case err == nil:
 		server.Invented = true
-	case errors.As(err, &dns) && dns.IsNotFound:
+	case errors.As(err, &dnsErr) && dnsErr.IsNotFound:
 	case ctx.Err() != nil:
-		server.Problem = fmt.Sprintf("nothing came within %s", dnsPatience)
-	case errors.As(err, &dns):
-		server.Problem = dns.Err
+		server.Problem = fmt.Sprintf("nothing came within %s", dnsTimeout)
+	case errors.As(err, &dnsErr):
+		server.Problem = dnsErr.Err
 	default:
 		server.Problem = reason(err)
 	}

@@ -1,4 +1,6 @@
-package main
+//go:build linux
+
+package observe
 
 import (
 	"context"
@@ -6,7 +8,8 @@ import (
 	"fmt"
 	"net/netip"
 
-	"swarm/cli"
+	"google.golang.org/grpc"
+
 	"swarm/doctor"
 	"swarm/internal/spec"
 	"swarm/overlay/bridge"
@@ -15,9 +18,14 @@ import (
 	swarmv1 "swarm/proto/swarm/v1"
 )
 
-// bridgeDevice is the node's own network of containers.
-const bridgeDevice = "swarm0"
+// The names of this host's devices: those of the bridge network and of the network `ingress`. They
+// are the defaults of packages bridge and mesh.
+const (
+	bridgeDevice = "swarm0"
+	meshDevice   = "swmesh"
+)
 
+// firewall reads the rules of other programs.
 func firewall() doctor.Firewall {
 	f, err := survey.ReadFirewall(bridge.Accepts(bridgeDevice), mesh.Accepts(meshDevice))
 	out := doctor.Firewall{ForwardDrop: f.ForwardDrop, InputDrop: f.InputDrop, Legacy: f.Legacy, Problem: errorText(err)}
@@ -27,9 +35,9 @@ func firewall() doctor.Firewall {
 	return out
 }
 
-// networks compares what this host leads to with what is said of networks: by its daemon of those that it has, by a manager
-// of all.
-func networks(ctx context.Context, r cli.DoctorRequest, self *swarmv1.SurveyedSelf) doctor.Networks {
+// networks collects the ranges that this host routes, and the networks of the cluster: from its
+// daemon those that this host has, and from a manager all.
+func networks(ctx context.Context, r Request, self *swarmv1.SurveyedSelf) doctor.Networks {
 	out := doctor.Networks{Room: int(self.GetRoom())}
 	ranges, err := survey.Ranges()
 	own := doctor.Network{Name: "bridge", OnHost: bridgeDevice}
@@ -62,14 +70,15 @@ func networks(ctx context.Context, r cli.DoctorRequest, self *swarmv1.SurveyedSe
 	case r.Info.GetControlAvailable():
 		err = errors.Join(err, clusterNetworks(ctx, r.Conn, known, &out))
 	case r.Info.GetLocalNodeState() != "active":
-		out.Pools = prefixesIn([]string{spec.DefaultAddrPool}) // what `swarm init` takes
+		out.Pools = prefixesIn([]string{spec.DefaultAddrPool}) // the pool of `swarm init`
 	}
 	out.Problem = errorText(err)
 	return out
 }
 
-// clusterNetworks adds what a manager knows: networks that this host has no task on, and the pools.
-func clusterNetworks(ctx context.Context, conn cli.Conn, known map[string]bool, to *doctor.Networks) error {
+// clusterNetworks adds what a manager knows: the networks that this host does not have, which are
+// those not in known, and the address pools.
+func clusterNetworks(ctx context.Context, conn grpc.ClientConnInterface, known map[string]bool, to *doctor.Networks) error {
 	control := swarmv1.NewControlClient(conn)
 	cluster, err := control.GetCluster(ctx, &swarmv1.GetRequest{})
 	if err != nil {
@@ -92,7 +101,8 @@ func clusterNetworks(ctx context.Context, conn cli.Conn, known map[string]bool, 
 	return nil
 }
 
-// onHost is the device by which the host itself is on network ingress.
+// onHost returns the device by which the host itself is on a network. Only the network `ingress`
+// has one.
 func onHost(ingress bool) string {
 	if ingress {
 		return meshDevice
@@ -108,6 +118,7 @@ func subnets(n *swarmv1.Network) []string {
 	return out
 }
 
+// prefixesIn parses ranges. It omits those that it cannot parse.
 func prefixesIn(texts []string) []netip.Prefix {
 	var out []netip.Prefix
 	for _, text := range texts {

@@ -1,6 +1,6 @@
 //go:build linux
 
-package doctor
+package observe
 
 import (
 	"net"
@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"swarm/doctor"
 )
 
 func TestV1Mounts(t *testing.T) {
@@ -33,9 +35,9 @@ func TestNameServers(t *testing.T) {
 	}
 }
 
-func TestObserveDisk_LooksAtTheNearestFolderAndLeavesNothing(t *testing.T) {
+func TestDisk_LooksAtTheNearestFolderAndLeavesNothing(t *testing.T) {
 	dir := t.TempDir()
-	d := ObserveDisk(filepath.Join(dir, "not", "yet"))
+	d := disk(filepath.Join(dir, "not", "yet"))
 	if d.Looked != dir || d.Problem != "" || d.Total == 0 || d.SyncMedian <= 0 || d.SyncSlowest < d.SyncMedian {
 		t.Errorf("got %+v", d)
 	}
@@ -44,25 +46,25 @@ func TestObserveDisk_LooksAtTheNearestFolderAndLeavesNothing(t *testing.T) {
 	}
 }
 
-func TestObserveDisk_AFolderThatCannotBeWritten(t *testing.T) {
-	if d := ObserveDisk("/proc/swarm"); d.Problem == "" {
+func TestDisk_AFolderThatCannotBeWritten(t *testing.T) {
+	if d := disk("/proc/swarm"); d.Problem == "" {
 		t.Errorf("got %+v, want a problem", d)
 	}
 }
 
-func TestObservePort(t *testing.T) {
+func TestPort(t *testing.T) {
 	ln, err := net.Listen("tcp", ":0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	number := uint16(ln.Addr().(*net.TCPAddr).Port)
-	if p := ObservePort(t.Context(), Port{Network: "tcp", Number: number}); p.Taken != "address already in use" {
+	if p := port(t.Context(), doctor.Port{Network: "tcp", Number: number}); p.Taken != "address already in use" {
 		t.Errorf("got %+v while it is taken", p)
 	}
 	if err := ln.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if p := ObservePort(t.Context(), Port{Network: "tcp", Number: number}); p.Taken != "" {
+	if p := port(t.Context(), doctor.Port{Network: "tcp", Number: number}); p.Taken != "" {
 		t.Errorf("got %+v when it is free", p)
 	}
 }
