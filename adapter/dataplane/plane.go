@@ -21,6 +21,7 @@ import (
 	"swarm/overlay/bridge"
 	"swarm/overlay/directory"
 	"swarm/overlay/fabric"
+	"swarm/overlay/hostnet"
 	"swarm/overlay/mesh"
 	"swarm/overlay/nft"
 	"swarm/overlay/plane"
@@ -123,6 +124,40 @@ func Purge(ctx context.Context, runDir string, b *bridge.Bridge, log *slog.Logge
 	}
 	ports := newMesh(0, 0, log)
 	return errors.Join(err, ports.Purge(ctx), ports.Close(), b.Purge(ctx))
+}
+
+// NewBridge makes the node's bridge network, with its pins below the daemon's runtime folder.
+func NewBridge(runDir string, log *slog.Logger) (*bridge.Bridge, error) {
+	return bridge.New(bridge.Config{NetnsDir: filepath.Join(runDir, "netns")}, bridge.Deps{Log: log})
+}
+
+// PurgeHost is Purge on a host where no daemon runs.
+func PurgeHost(ctx context.Context, runDir string, log *slog.Logger) error {
+	b, err := NewBridge(runDir, log)
+	if err != nil {
+		return err
+	}
+	return errors.Join(Purge(ctx, runDir, b, log), b.Close())
+}
+
+// HostChanges lists for operators what the data plane changes outside the daemon's folders.
+func HostChanges() []string {
+	return []string{
+		"nftables tables swarm-bridge (families inet and bridge) and device swarm0, while tasks use the bridge network",
+		"nftables tables swarm-mesh and swarm-mesh-zones, device swmesh, routing rules and tables, while ports are published on all nodes",
+		"accept rules for these devices in others' chains that drop what is forwarded; net.ipv4.ip_forward and net.ipv6.conf.all.forwarding: as long",
+	}
+}
+
+// Routed lists the ranges that the host routes, without those of the cluster. Networks of the
+// cluster must not overlap them.
+func Routed() ([]string, error) {
+	ranges, err := hostnet.Routed(meshDevice)
+	out := make([]string, len(ranges))
+	for i, r := range ranges {
+		out[i] = r.String()
+	}
+	return out, err
 }
 
 // Run programs the kernel and the name server as the directory changes, until ctx ends.

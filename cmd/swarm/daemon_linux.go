@@ -2,29 +2,21 @@ package main
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
 	"net"
 	"os"
-	"path/filepath"
-	"strings"
 	"syscall"
-	"time"
 
-	"github.com/containerd/cgroups/v3"
 	"golang.org/x/sync/errgroup"
 
 	"swarm/adapter/dataplane"
 	"swarm/adapter/monitor"
 	"swarm/cli"
 	"swarm/install"
+	"swarm/install/process"
 	"swarm/internal/footprint"
-	"swarm/internal/ident"
 	"swarm/internal/logfile"
 	"swarm/internal/notify"
 	"swarm/node"
@@ -32,22 +24,22 @@ import (
 
 // runDaemon is the daemon of one host until ctx ends, through upgrades.
 func runDaemon(ctx context.Context, o cli.DaemonOptions) error {
-	ctx, stop := untilTold(ctx)
+	ctx, stop := process.Watch(ctx)
 	defer stop()
 	starter, err := notify.TakeStarter()
 	if err != nil {
 		return err
 	}
-	if err := serveDaemon(ctx, o, starter); err != nil || !errors.Is(context.Cause(ctx), errReplaced) {
+	if err := serveDaemon(ctx, o, starter); err != nil || !process.Replaced(ctx) {
 		return err
 	}
-	return become(starter)
+	return process.Become(starter)
 }
 
 // serveDaemon is the daemon of one host until ctx ends.
 func serveDaemon(ctx context.Context, o cli.DaemonOptions, s notify.Starter) error {
 	// A daemon outlives its terminal. Caught, not ignored: containers would inherit that.
-	ignoreHangups()
+	process.IgnoreHangups()
 	// Nor has it to do with the umask of whoever starts it: users of containers read files that it writes.
 	syscall.Umask(0o022)
 	o, err := complete(o)
@@ -67,7 +59,7 @@ func serveDaemon(ctx context.Context, o cli.DaemonOptions, s notify.Starter) err
 	if missing := cli.WithoutProfiles(versionInfo()); missing != "" {
 		log.Warn(missing)
 	}
-	machine, err := machineID(o)
+	machine, err := node.MachineID(o.MachineID, o.StateDir)
 	if err != nil {
 		return err
 	}
@@ -92,7 +84,7 @@ func (p *parts) newNode(s notify.Starter) *node.Node {
 	return node.New(node.Config{
 		StateDir: o.StateDir, RunDir: o.RunDir, Group: o.SocketGroup, Hostname: o.Hostname, MachineID: p.machine,
 		Version: versionInfo(), HostChanges: p.host.changes(), ContainerdAddress: p.host.containerdAddress(),
-		CgroupDriver: o.CgroupDriver, CgroupVersion: cgroupVersion(),
+		CgroupDriver: o.CgroupDriver, CgroupVersion: install.CgroupVersion(),
 	}, node.Deps{
 		Log: p.log, Found: p.found, NewGossip: p.newGossip, NewWorker: p.newWorker, NewManager: p.newManager,
 		Clean: p.host.clean, Describe: p.host.describe, CheckWays: dataplane.CheckJoin,
@@ -114,7 +106,7 @@ func (p *parts) run(told context.Context, n *node.Node, shown net.Listener, s no
 	g.Go(func() error {
 		select {
 		case <-told.Done():
-			depart(told, n, s, p.log)
+			process.Depart(told, n.Depart, s, p.log)
 			end(context.Cause(told))
 		case <-ctx.Done():
 		}
@@ -139,31 +131,7 @@ func (p *parts) run(told context.Context, n *node.Node, shown net.Listener, s no
 		}
 		return n.Run(ctx)
 	})
-	return p.await(ctx, g.Wait)
-}
-
-// endGrace is how long the parts of a daemon may take to end. What does not end then hangs in the kernel, in a file system
-// that does not answer, and ends with the process.
-const endGrace = 10 * time.Second
-
-// await returns what wait does, or, when ctx ended endGrace ago, nothing: the daemon ends without what still runs.
-func (p *parts) await(ctx context.Context, wait func() error) error {
-	ended := make(chan error, 1)
-	go func() { ended <- wait() }() // Left to itself where wait does not return: the process ends.
-	select {
-	case err := <-ended:
-		return err
-	case <-ctx.Done():
-	}
-	late := time.NewTimer(endGrace)
-	defer late.Stop()
-	select {
-	case err := <-ended:
-		return err
-	case <-late.C:
-		p.log.Error("the daemon ends without a part that does not end", "after", endGrace, "cause", context.Cause(ctx))
-		return nil
-	}
+	return process.Wait(ctx, g.Wait, p.log)
 }
 
 func newLog(o cli.DaemonOptions) (*slog.Logger, func(), error) {
@@ -196,45 +164,9 @@ func complete(o cli.DaemonOptions) (cli.DaemonOptions, error) {
 		}
 		o.Hostname = name
 	}
-	o.CgroupDriver, o.CgroupParent = cgroupOf(o, install.New(install.Config{}).Systemd(), cgroups.Mode() == cgroups.Unified)
+	o.CgroupDriver, o.CgroupParent = install.New(install.Config{}).Cgroup(o.CgroupDriver, o.CgroupParent)
 	if o.SocketGroup == "" {
 		o.SocketGroup = "swarm"
 	}
 	return o, nil
-}
-
-// machineID tells this machine from every other, as far as machines tell themselves apart. The state folder is part of it:
-// two daemons on one machine are two hosts.
-func machineID(o cli.DaemonOptions) (string, error) {
-	own := o.MachineID
-	for _, file := range []string{"/etc/machine-id", "/var/lib/dbus/machine-id"} {
-		if own != "" {
-			break
-		}
-		if text, err := os.ReadFile(file); err == nil {
-			own = strings.TrimSpace(string(text))
-		}
-	}
-	// systemd writes this word until the first boot is complete (machine-id(5)).
-	if own == "" || own == "uninitialized" {
-		kept, err := keptMachineID(filepath.Join(o.StateDir, "machine-id"))
-		if err != nil {
-			return "", err
-		}
-		own = kept
-	}
-	// Hashed: the machine's own id is not to be shown to others (machine-id(5)).
-	sum := sha256.Sum256([]byte(own + "\x00" + o.StateDir + "\x00swarm"))
-	return hex.EncodeToString(sum[:16]), nil
-}
-
-// keptMachineID is the id of a machine that has none of its own, as minimal systems have. It must outlive a reboot.
-func keptMachineID(file string) (string, error) {
-	if text, err := os.ReadFile(file); err == nil && len(text) > 0 {
-		return strings.TrimSpace(string(text)), nil
-	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return "", err
-	}
-	id := ident.NewID()
-	return id, os.WriteFile(file, []byte(id+"\n"), 0o600)
 }

@@ -5,13 +5,11 @@ import (
 	"errors"
 	"log/slog"
 	"path/filepath"
-	"runtime"
 	"time"
 
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/mount"
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 
 	"swarm/adapter/dataplane"
 	"swarm/adapter/imagepeer"
@@ -19,8 +17,8 @@ import (
 	"swarm/install"
 	"swarm/internal/disk"
 	"swarm/internal/sysctl"
+	"swarm/node"
 	"swarm/overlay/bridge"
-	"swarm/overlay/hostnet"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/worker"
 	"swarm/worker/containerd"
@@ -63,7 +61,7 @@ func newHost(o cli.DaemonOptions, log *slog.Logger) (*host, error) {
 		h.runtime = simulated.New(simulated.Config{}, images)
 		return h, nil
 	}
-	if err := sysctl.Raise(raisedLimits(o.RunDir)); err != nil {
+	if err := sysctl.Raise(sysctl.Record(o.RunDir)); err != nil {
 		log.Warn("the kernel's limits that all containers of this host share stay as they are: see swarm doctor", "err", err)
 	}
 	var err error
@@ -73,7 +71,7 @@ func newHost(o cli.DaemonOptions, log *slog.Logger) (*host, error) {
 	if err := h.newContainers(); err != nil {
 		return nil, err
 	}
-	b, err := bridge.New(bridge.Config{NetnsDir: filepath.Join(o.RunDir, "netns")}, bridge.Deps{Log: log})
+	b, err := dataplane.NewBridge(o.RunDir, log)
 	if err != nil {
 		return nil, err
 	}
@@ -81,15 +79,12 @@ func newHost(o cli.DaemonOptions, log *slog.Logger) (*host, error) {
 	return h, nil
 }
 
-// raisedLimits is the file in which package sysctl notes what it has raised.
-func raisedLimits(runDir string) string { return filepath.Join(runDir, "sysctls") }
-
 // newContainers plugs the runtime together: the embedded containerd, or the one that --containerd-address names.
 func (h *host) newContainers() error {
 	l := layout.Layout{Data: h.options.StateDir, Run: h.options.RunDir}
 	cfg := containerd.Config{
 		StateDir: h.options.StateDir, RunDir: h.options.RunDir,
-		CgroupParent: h.options.CgroupParent, SystemdCgroup: h.options.CgroupDriver == cli.CgroupSystemd,
+		CgroupParent: h.options.CgroupParent, SystemdCgroup: h.options.CgroupDriver == install.CgroupSystemd,
 	}
 	address := h.options.ContainerdAddress
 	set, err := binary.InstallSelf(l.Bin(), version)
@@ -225,66 +220,25 @@ func (h *host) changes() []string {
 	if h.bridge == nil {
 		return nil
 	}
-	changes := []string{
-		"nftables tables swarm-bridge (families inet and bridge) and device swarm0, while tasks use the bridge network",
-		"nftables tables swarm-mesh and swarm-mesh-zones, device swmesh, routing rules and tables, while ports are published on all nodes",
-		"accept rules for these devices in others' chains that drop what is forwarded; net.ipv4.ip_forward and net.ipv6.conf.all.forwarding: as long",
+	changes := append(dataplane.HostChanges(),
 		"limits of the kernel that containers share, until swarm is uninstalled: see swarm doctor",
-		"cgroup " + h.options.CgroupParent,
-	}
+		"cgroup "+h.options.CgroupParent)
 	return append(changes, install.New(install.Config{}).Units()...)
 }
 
-// describe says what this node is and has.
+// describe returns what this node is and has.
 func (h *host) describe() *swarmv1.NodeDescription {
-	var uname unix.Utsname
-	_ = unix.Uname(&uname) // Cannot fail with a valid pointer.
-	var memory unix.Sysinfo_t
-	_ = unix.Sysinfo(&memory) // As above.
-	var unavailable string
-	if h.disk != nil {
-		unavailable = h.disk.Full()
-	}
-	return &swarmv1.NodeDescription{
-		Unavailable: unavailable,
-		Routed:      h.routed(),
-		Hostname:    h.options.Hostname,
-		Platform:    &swarmv1.Platform{Os: runtime.GOOS, Architecture: machineName()},
-		Resources: &swarmv1.Resources{
-			NanoCpus: int64(runtime.NumCPU()) * 1e9, MemoryBytes: int64(memory.Totalram) * int64(memory.Unit),
-		},
-		Engine: &swarmv1.EngineDescription{
-			EngineVersion: version, KernelVersion: unix.ByteSliceToString(uname.Release[:]), Build: versionInfo().Build,
-			RuntimeVersion: "containerd " + versionInfo().Containerd, Builds: h.builds(),
-		},
-	}
-}
-
-// meshDevice carries the nodes' addresses on network ingress, which is the cluster's own range.
-const meshDevice = "swmesh"
-
-// routed lists the ranges that networks of the cluster must keep clear of. A host that cannot be asked has none: the
-// operator names subnets then.
-func (h *host) routed() []string {
-	ranges, err := hostnet.Routed(meshDevice)
+	routed, err := dataplane.Routed()
 	if err != nil {
+		// The operator names subnets then.
 		h.log.Warn("the host's routes cannot be read: subnets of new networks may overlap them", "err", err)
 	}
-	out := make([]string, len(ranges))
-	for i, r := range ranges {
-		out[i] = r.String()
+	d := node.Describe()
+	d.Hostname, d.Routed = h.options.Hostname, routed
+	d.Engine.EngineVersion, d.Engine.Build = version, versionInfo().Build
+	d.Engine.RuntimeVersion, d.Engine.Builds = "containerd "+versionInfo().Containerd, h.builds()
+	if h.disk != nil {
+		d.Unavailable = h.disk.Full()
 	}
-	return out
-}
-
-// machineName is the architecture in the words of Docker's API.
-func machineName() string {
-	switch runtime.GOARCH {
-	case "amd64":
-		return "x86_64"
-	case "arm64":
-		return "aarch64"
-	default:
-		return runtime.GOARCH
-	}
+	return d
 }

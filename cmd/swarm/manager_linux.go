@@ -5,23 +5,20 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net"
-	"os"
 	"path/filepath"
 	"sync/atomic"
 	"time"
 
-	"github.com/containerd/errdefs"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 
 	"swarm/adapter/dataplane"
 	"swarm/adapter/monitor"
-	"swarm/internal/durable"
 	"swarm/internal/seal"
 	"swarm/internal/transport"
 	"swarm/manager"
+	"swarm/manager/bootstrap"
 	"swarm/node"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/raftstore"
@@ -38,26 +35,26 @@ type managerMember struct {
 	running  *atomic.Pointer[raftstore.Store]
 }
 
-// newManager opens this member's replica. rows found a cluster: they are kept in a file until they are committed, so that
-// a crash between the two loses nothing.
+// newManager opens this member's replica. rows are the first rows of a new cluster, if this
+// node has made one.
 func (p *parts) newManager(b node.Base, g node.Gossip, rows []*swarmv1.Change) (node.Manager, error) {
 	m := &managerMember{base: b, hostname: p.options.Hostname, monitor: p.monitor, running: &p.store}
+	first := bootstrap.In(b.Dir)
 	if len(rows) > 0 {
-		if err := m.keepFounding(rows); err != nil {
+		if err := first.Save(rows); err != nil {
 			return nil, err
 		}
 	}
-	ring, err := loadRing(filepath.Join(b.Dir, "keys"))
+	ring, err := seal.LoadRing(filepath.Join(b.Dir, "keys"))
 	if err != nil {
 		return nil, err
 	}
-	_, err = os.Stat(m.foundingFile())
 	conn := func(nodeID string) (grpc.ClientConnInterface, error) { return b.Dialer.DialGRPC(nodeID) }
 	dialRaft := func(ctx context.Context, nodeID string) (net.Conn, error) {
 		return b.Dialer.DialALPN(ctx, nodeID, transport.ProtoRaft)
 	}
 	m.store, err = raftstore.Open(raftstore.Config{
-		NodeID: b.Membership.NodeID, ClusterID: b.Membership.ClusterID, Dir: b.Dir, Bootstrap: err == nil, Build: version, Sealer: ring,
+		NodeID: b.Membership.NodeID, ClusterID: b.Membership.ClusterID, Dir: b.Dir, Bootstrap: first.Pending(), Build: version, Sealer: ring,
 		Timeouts: raftTimeouts(p.options.RaftTimeout),
 	}, raftstore.Deps{Log: b.Log, Listener: b.Listener.Raft(), PeerOf: peerID, Dial: dialRaft, Conn: conn, Committed: p.monitor.CommitTook})
 	if err != nil {
@@ -111,7 +108,7 @@ func (m *managerMember) Run(ctx context.Context) error {
 			return nil
 		}
 	})
-	parts.Go(func() error { return m.commitFounding(ctx) })
+	parts.Go(func() error { return bootstrap.In(m.base.Dir).Commit(ctx, m.store) })
 	parts.Go(func() error { return m.Manager.Run(ctx) })
 	err := parts.Wait()
 	closeErr := m.store.Close()
@@ -142,51 +139,6 @@ func (m *managerMember) Standing() node.Standing {
 		s.Voter = s.Voter || server.ID == m.base.Membership.NodeID && server.Voter
 	}
 	return s
-}
-
-func (m *managerMember) foundingFile() string { return filepath.Join(m.base.Dir, "founding") }
-
-func (m *managerMember) keepFounding(rows []*swarmv1.Change) error {
-	data, err := (&swarmv1.Group{Changes: rows}).MarshalVT()
-	if err != nil {
-		return err
-	}
-	return durable.WriteFile(m.foundingFile(), data, 0o600)
-}
-
-// commitFounding writes the first rows of a new cluster, if that is still to be done.
-func (m *managerMember) commitFounding(ctx context.Context) error {
-	data, err := os.ReadFile(m.foundingFile())
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	} else if err != nil {
-		return err
-	}
-	var rows swarmv1.Group
-	if err := rows.UnmarshalVT(data); err != nil {
-		return fmt.Errorf("%s is damaged: %w", m.foundingFile(), err)
-	}
-	// Already there: the process died after the commit.
-	if _, err := m.store.Commit(ctx, "init", rows.Changes...); err != nil && !errdefs.IsAlreadyExists(err) {
-		if ctx.Err() != nil {
-			return nil
-		}
-		return fmt.Errorf("write the new cluster: %w", err)
-	}
-	return os.Remove(m.foundingFile())
-}
-
-// loadRing reads the keys of what lies on disk, or makes them.
-func loadRing(file string) (*seal.Ring, error) {
-	data, err := os.ReadFile(file)
-	if errors.Is(err, fs.ErrNotExist) {
-		ring := seal.NewRing(seal.NewKey())
-		// Durably: a log whose key is lost in a power failure can never be read again.
-		return ring, durable.WriteFile(file, ring.Encode(nil), 0o600)
-	} else if err != nil {
-		return nil, err
-	}
-	return seal.ParseRing(data, nil)
 }
 
 // imagesOf fits the node's image store to the control API.

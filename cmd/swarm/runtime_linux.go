@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"swarm/cli"
+	"swarm/install/process"
 	"swarm/internal/footprint"
 	"swarm/internal/pause"
 	"swarm/overlay/resolve"
@@ -32,7 +33,7 @@ func runAsAnother(args []string) bool {
 // runRuntime is the verb behind which containerd runs. The daemon starts it; it is not meant for people.
 func runRuntime(ctx context.Context, o cli.RuntimeOptions) error {
 	// Neither a reader of its log nor a terminal that goes away may end it.
-	ignoreHangups()
+	process.IgnoreHangups()
 	ctx, stop := context.WithCancel(ctx)
 	var kept sync.WaitGroup
 	kept.Go(func() { footprint.Keep(ctx, footprint.Free) })

@@ -58,7 +58,7 @@ var directions = []struct {
 	// A node's parts are given to it as functions: it knows none of them.
 	{"node", []string{"internal", "proto"}},
 	// It writes files and runs systemctl: what it installs is no concern of its.
-	{"install", []string{"internal", "proto"}},
+	{"install", []string{"install", "internal", "proto"}},
 	// Looking at a host needs the network's libraries. What they see is handed to package doctor,
 	// whose judgement stays pure.
 	{"doctor/observe", []string{"doctor", "overlay", "internal", "proto"}},

@@ -1,4 +1,4 @@
-package main
+package seal
 
 import (
 	"os"
@@ -8,14 +8,14 @@ import (
 
 func TestLoadRing_MakesKeysOnceAndKeepsThemPrivate(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "keys")
-	if _, err := loadRing(file); err != nil {
+	if _, err := LoadRing(file); err != nil {
 		t.Fatal(err)
 	}
 	first, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := loadRing(file); err != nil {
+	if _, err := LoadRing(file); err != nil {
 		t.Fatal(err)
 	}
 	again, _ := os.ReadFile(file)
