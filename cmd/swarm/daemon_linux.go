@@ -3,8 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
-	"log/slog"
 	"net"
 	"os"
 	"syscall"
@@ -12,6 +10,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"swarm/adapter/dataplane"
+	"swarm/adapter/member"
 	"swarm/adapter/monitor"
 	"swarm/cli"
 	"swarm/install"
@@ -51,7 +50,7 @@ func serveDaemon(ctx context.Context, o cli.DaemonOptions, s notify.Starter) err
 		return err
 	}
 	defer unlock()
-	log, closeLog, err := newLog(o)
+	log, closeLog, err := logfile.NewLogger(logfile.Options{Level: o.LogLevel, JSON: o.LogFormat == "json", File: o.LogFile})
 	if err != nil {
 		return err
 	}
@@ -86,7 +85,7 @@ func (p *parts) newNode(s notify.Starter) *node.Node {
 		Version: versionInfo(), HostChanges: p.host.changes(), ContainerdAddress: p.host.containerdAddress(),
 		CgroupDriver: o.CgroupDriver, CgroupVersion: install.CgroupVersion(),
 	}, node.Deps{
-		Log: p.log, Found: p.found, NewGossip: p.newGossip, NewWorker: p.newWorker, NewManager: p.newManager,
+		Log: p.log, Found: member.Bootstrap, NewGossip: p.newGossip, NewWorker: p.newWorker, NewManager: p.newManager,
 		Clean: p.host.clean, Describe: p.host.describe, CheckWays: dataplane.CheckJoin,
 		Listening: func() {
 			if err := s.Tell(notify.Ready); err != nil {
@@ -132,27 +131,6 @@ func (p *parts) run(told context.Context, n *node.Node, shown net.Listener, s no
 		return n.Run(ctx)
 	})
 	return process.Wait(ctx, g.Wait, p.log)
-}
-
-func newLog(o cli.DaemonOptions) (*slog.Logger, func(), error) {
-	var level slog.Level
-	if err := level.UnmarshalText([]byte(o.LogLevel)); err != nil {
-		return nil, nil, fmt.Errorf("log level %q: use debug, info, warn or error", o.LogLevel)
-	}
-	var out io.Writer = os.Stderr
-	closeLog := func() {}
-	if o.LogFile != "" {
-		f, err := logfile.Open(o.LogFile, logfile.Limit, int(os.Stdout.Fd()), int(os.Stderr.Fd()))
-		if err != nil {
-			return nil, nil, err
-		}
-		out, closeLog = f, func() { _ = f.Close() }
-	}
-	options := &slog.HandlerOptions{Level: level}
-	if o.LogFormat == "json" {
-		return slog.New(slog.NewJSONHandler(out, options)), closeLog, nil
-	}
-	return slog.New(slog.NewTextHandler(out, options)), closeLog, nil
 }
 
 // complete fills in what the command line left open.

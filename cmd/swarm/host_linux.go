@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"path/filepath"
 	"time"
@@ -13,6 +12,7 @@ import (
 
 	"swarm/adapter/dataplane"
 	"swarm/adapter/imagepeer"
+	"swarm/adapter/member"
 	"swarm/cli"
 	"swarm/install"
 	"swarm/internal/disk"
@@ -29,8 +29,8 @@ import (
 	"swarm/worker/simulated"
 )
 
-// leaveGrace is how long containers may take to stop when their node leaves its cluster.
-const leaveGrace = 10 * time.Second
+// orphanTimeout bounds the search for execs of a former daemon.
+const orphanTimeout = 10 * time.Second
 
 // host is what a daemon has whether it is a member or not: containers, images, the node's own network.
 type host struct {
@@ -81,7 +81,7 @@ func newHost(o cli.DaemonOptions, log *slog.Logger) (*host, error) {
 
 // newContainers plugs the runtime together: the embedded containerd, or the one that --containerd-address names.
 func (h *host) newContainers() error {
-	l := layout.Layout{Data: h.options.StateDir, Run: h.options.RunDir}
+	l := h.layout()
 	cfg := containerd.Config{
 		StateDir: h.options.StateDir, RunDir: h.options.RunDir,
 		CgroupParent: h.options.CgroupParent, SystemdCgroup: h.options.CgroupDriver == install.CgroupSystemd,
@@ -121,6 +121,10 @@ func (h *host) newContainers() error {
 	return err
 }
 
+func (h *host) layout() layout.Layout {
+	return layout.Layout{Data: h.options.StateDir, Run: h.options.RunDir}
+}
+
 // prune removes the programs of earlier builds. That it cannot is no reason not to run.
 func (h *host) prune(l layout.Layout, own binary.Set) {
 	removed, err := binary.Prune(l.Bin(), layout.Bundles(l.State()), own.Build)
@@ -140,7 +144,7 @@ func (h *host) run(ctx context.Context) error {
 		g.Go(func() error { return h.companion.Run(ctx) })
 	case h.client != nil:
 		g.Go(func() error {
-			answerNames(ctx, h.resolver())
+			dataplane.ServeNames(ctx, h.resolver(), h.log)
 			return nil
 		})
 	}
@@ -164,7 +168,15 @@ func (h *host) ready(ctx context.Context) error {
 		if err := h.execs.Recover(); err != nil {
 			h.log.Warn("what a former daemon has left in its folders remains", "err", err)
 		}
-		h.endExecs(ctx)
+		ctx, cancel := context.WithTimeout(ctx, orphanTimeout)
+		defer cancel()
+		ended, err := h.execs.EndExecs(ctx)
+		if err != nil {
+			h.log.Warn("execs of a former daemon may run still", "err", err)
+		}
+		if ended > 0 {
+			h.log.Info("execs of a former daemon were ended", "count", ended)
+		}
 	}
 	return nil
 }
@@ -180,28 +192,32 @@ func (h *host) close() {
 
 // clean removes every container and network of a former membership.
 func (h *host) clean(ctx context.Context) error {
-	found, err := h.runtime.List(ctx)
-	if err != nil {
-		return err
+	return member.Clean(ctx, h.runtime, func(ctx context.Context) error {
+		if h.bridge == nil {
+			return nil
+		}
+		return dataplane.Purge(ctx, h.options.RunDir, h.bridge, h.log)
+	})
+}
+
+func (h *host) countImages(ctx context.Context) (int, error) {
+	images, err := h.images.List(ctx)
+	return len(images), err
+}
+
+// imagesForControl returns the image store for the control API.
+func (h *host) imagesForControl() member.Images {
+	images := member.Images{Store: h.images, Hostname: h.options.Hostname}
+	if h.disk != nil {
+		images.Room = h.disk.Room
 	}
-	var g errgroup.Group
-	g.SetLimit(8)
-	for _, c := range found {
-		g.Go(func() error {
-			return errors.Join(h.runtime.Stop(ctx, c.TaskID, "", leaveGrace), h.runtime.Remove(ctx, c.TaskID))
-		})
-	}
-	err = g.Wait()
-	if h.bridge == nil {
-		return err
-	}
-	return errors.Join(err, dataplane.Purge(ctx, h.options.RunDir, h.bridge, h.log))
+	return images
 }
 
 // resolver is where the name server is told what to answer: the runtime process, or this daemon beside a containerd of the
 // host's own.
 func (h *host) resolver() string {
-	return layout.Resolver(layout.Layout{Data: h.options.StateDir, Run: h.options.RunDir}.Socket())
+	return layout.Resolver(h.layout().Socket())
 }
 
 func (h *host) containerdAddress() string {
@@ -211,7 +227,7 @@ func (h *host) containerdAddress() string {
 	case h.options.ContainerdAddress != "":
 		return h.options.ContainerdAddress
 	default:
-		return layout.Layout{Data: h.options.StateDir, Run: h.options.RunDir}.Socket()
+		return h.layout().Socket()
 	}
 }
 
@@ -241,4 +257,24 @@ func (h *host) describe() *swarmv1.NodeDescription {
 		d.Unavailable = h.disk.Full()
 	}
 	return d
+}
+
+// storage implements worker.Storage.
+type storage struct {
+	*image.Store
+	*containerd.Runtime
+}
+
+func (h *host) storage() worker.Storage {
+	if h.store == nil {
+		return nil
+	}
+	return storage{h.store, h.runtime.(*containerd.Runtime)}
+}
+
+func (h *host) space() worker.Space {
+	if h.disk == nil {
+		return nil
+	}
+	return h.disk
 }

@@ -5,13 +5,11 @@ import (
 	"log/slog"
 	"os"
 	"sync"
-	"time"
 
+	"swarm/adapter/dataplane"
 	"swarm/cli"
 	"swarm/install/process"
 	"swarm/internal/footprint"
-	"swarm/internal/pause"
-	"swarm/overlay/resolve"
 	"swarm/worker/containerd/layout"
 	"swarm/worker/containerd/reaper"
 	"swarm/worker/containerd/server"
@@ -40,20 +38,8 @@ func runRuntime(ctx context.Context, o cli.RuntimeOptions) error {
 	defer kept.Wait()
 	defer stop()
 	return server.Run(ctx, server.Config{Root: o.Root, State: o.State, Address: o.Address, BinDir: o.BinDir, LogLevel: o.LogLevel},
-		func(ctx context.Context) { answerNames(ctx, layout.Resolver(o.Address)) })
-}
-
-// answerNames answers what containers ask their name server. That it cannot is no reason to stop serving containers.
-func answerNames(ctx context.Context, socket string) {
-	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	for {
-		err := resolve.New(resolve.Config{Socket: socket}, resolve.Deps{Log: log}).Run(ctx)
-		if ctx.Err() != nil {
-			return
-		}
-		log.Error("names are not answered", "err", err, "retry", time.Second)
-		if pause.For(ctx, time.Second) != nil {
-			return
-		}
-	}
+		func(ctx context.Context) {
+			log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+			dataplane.ServeNames(ctx, layout.Resolver(o.Address), log)
+		})
 }
