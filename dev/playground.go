@@ -14,6 +14,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sync/errgroup"
 
+	"swarm/internal/durable"
 	"swarm/overlay/hostnet"
 )
 
@@ -125,7 +126,7 @@ func claimRoot(o Options) (string, error) {
 	if len(entries) > 0 {
 		return "", errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf("root folder %s is not empty: name another", o.Root))
 	}
-	if err := os.WriteFile(filepath.Join(o.Root, marker), []byte(o.Name+"\n"), 0o600); err != nil {
+	if err := durable.WriteFile(filepath.Join(o.Root, marker), []byte(o.Name+"\n"), 0o600); err != nil {
 		return "", err
 	}
 	// The mount table names real paths.

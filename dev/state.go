@@ -17,6 +17,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"swarm/internal/durable"
 	"swarm/overlay/vswitch"
 )
 
@@ -134,12 +135,11 @@ func (r *record) save() error {
 	if err != nil {
 		return err
 	}
-	// Renamed into place: a reader never sees half of it.
-	tmp := recordPath(r.Name) + ".new"
-	if err := os.WriteFile(tmp, append(b, '\n'), 0o600); err != nil {
+	// Another process may read the record at any time, and must not see half of it.
+	if err := durable.WriteFile(recordPath(r.Name), append(b, '\n'), 0o600); err != nil {
 		return fmt.Errorf("save playground %s: %w", r.Name, err)
 	}
-	return os.Rename(tmp, recordPath(r.Name))
+	return nil
 }
 
 // lock takes an exclusive lock on a folder, which it creates. It waits: a lock is

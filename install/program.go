@@ -46,7 +46,7 @@ func (h *Host) copyProgram(content string) (copied bool, err error) {
 		return false, err
 	}
 	// The record first: a copy that nobody knows of would stay for ever.
-	if err := os.WriteFile(h.path(h.recordFile()), []byte(program+"\n"), 0o600); err != nil {
+	if err := durable.WriteFile(h.path(h.recordFile()), []byte(program+"\n"), 0o600); err != nil {
 		return false, err
 	}
 	from, err := os.Open(content)

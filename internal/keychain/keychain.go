@@ -20,6 +20,8 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
+
+	"swarm/internal/durable"
 )
 
 // DockerHub is what Docker calls its own registry in the file.
@@ -225,17 +227,6 @@ func (f *File) write() (err error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
 	}
-	t, err := os.CreateTemp(filepath.Dir(path), "config.json.") // mode 0600
-	if err != nil {
-		return err
-	}
-	_, err = t.Write(append(data, '\n'))
-	keepOwner(path, t)
-	if err = errors.Join(err, t.Close()); err == nil {
-		err = os.Rename(t.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(t.Name()))
-	}
-	return nil
+	// With sudo, the file must stay the user's: as root's, the user's own logins would be gone.
+	return durable.WriteFileAsOwner(path, append(data, '\n'), 0o600)
 }

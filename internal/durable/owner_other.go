@@ -1,6 +1,6 @@
 //go:build !unix
 
-package keychain
+package durable
 
 import "os"
 
