@@ -11,37 +11,46 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"swarm/internal/disk"
 	swarmv1 "swarm/proto/swarm/v1"
 	"swarm/worker"
 )
 
 // Images gives the control API the image store of its node.
 type Images struct {
-	Store    worker.ImageStore
-	Hostname string
-	// Room returns an error if the disk has no room for so many bytes. It is nil with a simulated
-	// runtime.
-	Room func(bytes int64) error
+	store    worker.ImageStore
+	hostname string
+	room     func(bytes int64) error // nil with a simulated runtime
+}
+
+// NewImages returns the image store of the node hostname, whose disk d watches. d is nil with a
+// simulated runtime.
+func NewImages(store worker.ImageStore, hostname string, d *disk.Watch) Images {
+	i := Images{store: store, hostname: hostname}
+	if d != nil {
+		i.room = d.Room
+	}
+	return i
 }
 
 // Load stores the images of a tar archive. size is the size of the archive in bytes.
 func (i Images) Load(ctx context.Context, r io.Reader, size int64, name string, progress func(*swarmv1.ImageProgress)) ([]*swarmv1.Image, error) {
-	if i.Room != nil {
-		if err := i.Room(size); err != nil {
-			return nil, fmt.Errorf("node %s: %w", i.Hostname, err)
+	if i.room != nil {
+		if err := i.room(size); err != nil {
+			return nil, fmt.Errorf("node %s: %w", i.hostname, err)
 		}
 	}
-	return i.Store.Load(ctx, r, name, progress)
+	return i.store.Load(ctx, r, name, progress)
 }
 
 // Pull fetches an image from its registry.
 func (i Images) Pull(ctx context.Context, reference, auth string, progress func(*swarmv1.ImageProgress)) (*swarmv1.Image, error) {
-	return i.Store.Pull(ctx, worker.PullRequest{Ref: reference, Auth: auth}, progress)
+	return i.store.Pull(ctx, worker.PullRequest{Ref: reference, Auth: auth}, progress)
 }
 
 // Push sends an image to its registry.
 func (i Images) Push(ctx context.Context, reference, auth string, progress func(*swarmv1.ImageProgress)) error {
-	return i.Store.Push(ctx, worker.PushRequest{Ref: reference, Auth: auth}, progress)
+	return i.store.Push(ctx, worker.PushRequest{Ref: reference, Auth: auth}, progress)
 }
 
 const (

@@ -66,7 +66,7 @@ func TestBootstrap(t *testing.T) {
 
 // An archive for which the disk has no room is refused before a byte of it is read.
 func TestImages_LoadNeedsRoom(t *testing.T) {
-	i := Images{Store: simulated.NewImages(), Hostname: "node1", Room: func(bytes int64) error {
+	i := Images{store: simulated.NewImages(), hostname: "node1", room: func(bytes int64) error {
 		if bytes > 100 {
 			return errdefs.ErrResourceExhausted
 		}

@@ -33,8 +33,7 @@ type WorkerDeps struct {
 	Monitor *monitor.Monitor
 	// Prober returns the Doctor service. self reports what this node has of networks.
 	Prober func(self func(context.Context) (*swarmv1.SurveyedSelf, error)) *probe.Prober
-	// Images returns the number of images on this node.
-	Images func(ctx context.Context) (int, error)
+	Images worker.ImageStore
 	// Peers takes the nodes of Cluster as sources of images while the worker runs.
 	Peers   *imagepeer.Peers
 	Cluster imagepeer.Cluster
@@ -126,7 +125,10 @@ func (m *Worker) Run(ctx context.Context) error {
 
 // measured returns the parts of this member that have metrics.
 func (m *Worker) measured() monitor.Node {
-	n := monitor.Node{Worker: m, Gossip: m.deps.Gossip, Images: m.deps.Images}
+	n := monitor.Node{Worker: m, Gossip: m.deps.Gossip, Images: func(ctx context.Context) (int, error) {
+		images, err := m.deps.Images.List(ctx)
+		return len(images), err
+	}}
 	if m.Plane != nil {
 		n.Plane = m.Plane
 	}

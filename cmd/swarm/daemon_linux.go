@@ -21,7 +21,7 @@ import (
 	"swarm/node"
 )
 
-// runDaemon is the daemon of one host until ctx ends, through upgrades.
+// runDaemon runs the daemon of this host until ctx ends. After an upgrade, it becomes the new build.
 func runDaemon(ctx context.Context, o cli.DaemonOptions) error {
 	ctx, stop := process.Watch(ctx)
 	defer stop()
@@ -35,11 +35,11 @@ func runDaemon(ctx context.Context, o cli.DaemonOptions) error {
 	return process.Become(starter)
 }
 
-// serveDaemon is the daemon of one host until ctx ends.
+// serveDaemon runs the daemon of this host, as this build, until ctx ends.
 func serveDaemon(ctx context.Context, o cli.DaemonOptions, s notify.Starter) error {
-	// A daemon outlives its terminal. Caught, not ignored: containers would inherit that.
+	// A daemon outlives its terminal.
 	process.IgnoreHangups()
-	// Nor has it to do with the umask of whoever starts it: users of containers read files that it writes.
+	// The umask of the process that starts the daemon must not count: containers read its files.
 	syscall.Umask(0o022)
 	o, err := complete(o)
 	if err != nil {
@@ -62,12 +62,12 @@ func serveDaemon(ctx context.Context, o cli.DaemonOptions, s notify.Starter) err
 	if err != nil {
 		return err
 	}
-	shown, err := monitor.Listen(ctx, o.MetricsAddr, o.MetricsAsked, log)
+	metrics, err := monitor.Listen(ctx, o.MetricsAddr, o.MetricsAsked, log)
 	if err != nil {
 		return err
 	}
-	if shown != nil {
-		defer shown.Close()
+	if metrics != nil {
+		defer metrics.Close()
 	}
 	h, err := newHost(o, log)
 	if err != nil {
@@ -75,7 +75,7 @@ func serveDaemon(ctx context.Context, o cli.DaemonOptions, s notify.Starter) err
 	}
 	defer h.close()
 	p := &parts{host: h, options: o, machine: machine, log: log, monitor: monitor.New(log, version, versionInfo().Build)}
-	return p.run(ctx, p.newNode(s), shown, s)
+	return p.run(ctx, p.newNode(s), metrics, s)
 }
 
 func (p *parts) newNode(s notify.Starter) *node.Node {
@@ -95,18 +95,18 @@ func (p *parts) newNode(s notify.Starter) *node.Node {
 	})
 }
 
-// run runs the host and its node until they are told to end, and departs first where the host goes down. shown is where
-// metrics are asked for, nil: nowhere.
-func (p *parts) run(told context.Context, n *node.Node, shown net.Listener, s notify.Starter) error {
-	// What ends a daemon does not end it before its last words.
-	life, end := context.WithCancelCause(context.WithoutCancel(told))
+// run runs the host and its node until ended ends. If the host goes down, the node departs first.
+// metrics serves the metrics, and may be nil.
+func (p *parts) run(ended context.Context, n *node.Node, metrics net.Listener, s notify.Starter) error {
+	// The parts go on while the node departs.
+	life, end := context.WithCancelCause(context.WithoutCancel(ended))
 	defer end(nil)
 	g, ctx := errgroup.WithContext(life)
 	g.Go(func() error {
 		select {
-		case <-told.Done():
-			process.Depart(told, n.Depart, s, p.log)
-			end(context.Cause(told))
+		case <-ended.Done():
+			process.Depart(ended, n.Depart, s, p.log)
+			end(context.Cause(ended))
 		case <-ctx.Done():
 		}
 		return nil
@@ -121,8 +121,8 @@ func (p *parts) run(told context.Context, n *node.Node, shown net.Listener, s no
 		return nil
 	})
 	g.Go(func() error { return p.host.run(ctx) })
-	if shown != nil {
-		g.Go(func() error { return p.monitor.Serve(ctx, shown) })
+	if metrics != nil {
+		g.Go(func() error { return p.monitor.Serve(ctx, metrics) })
 	}
 	g.Go(func() error {
 		if err := p.host.ready(ctx); err != nil {
@@ -133,7 +133,7 @@ func (p *parts) run(told context.Context, n *node.Node, shown net.Listener, s no
 	return process.Wait(ctx, g.Wait, p.log)
 }
 
-// complete fills in what the command line left open.
+// complete fills in the options that the command line left empty.
 func complete(o cli.DaemonOptions) (cli.DaemonOptions, error) {
 	if o.Hostname == "" {
 		name, err := os.Hostname()

@@ -32,11 +32,12 @@ import (
 // orphanTimeout bounds the search for execs of a former daemon.
 const orphanTimeout = 10 * time.Second
 
-// host is what a daemon has whether it is a member or not: containers, images, the node's own network.
+// host is what a daemon has whether it is a member or not: containers, images, and the node's bridge
+// network. The fields that say so are nil with a simulated runtime.
 type host struct {
 	options   cli.DaemonOptions
 	log       *slog.Logger
-	companion *companion.Companion // nil with a containerd of the host's own, or a simulated runtime
+	companion *companion.Companion // nil also with a containerd of the host's own
 	client    *client.Client       // nil with a simulated runtime
 	bridge    *bridge.Bridge       // nil with a simulated runtime
 	store     *image.Store         // nil with a simulated runtime
@@ -46,8 +47,7 @@ type host struct {
 		worker.Runtime
 		worker.Executor
 	}
-	// execs ends those of a former daemon; nil with a simulated runtime.
-	execs  *containerd.Runtime
+	execs  *containerd.Runtime // nil with a simulated runtime
 	images worker.ImageStore
 	// peers has the nodes of the cluster while this host is a member.
 	peers *imagepeer.Peers
@@ -79,7 +79,8 @@ func newHost(o cli.DaemonOptions, log *slog.Logger) (*host, error) {
 	return h, nil
 }
 
-// newContainers plugs the runtime together: the embedded containerd, or the one that --containerd-address names.
+// newContainers builds the container runtime: the embedded containerd, or the client of the one that
+// --containerd-address names.
 func (h *host) newContainers() error {
 	l := h.layout()
 	cfg := containerd.Config{
@@ -125,7 +126,7 @@ func (h *host) layout() layout.Layout {
 	return layout.Layout{Data: h.options.StateDir, Run: h.options.RunDir}
 }
 
-// prune removes the programs of earlier builds. That it cannot is no reason not to run.
+// prune removes the programs of earlier builds. The daemon runs also if it cannot.
 func (h *host) prune(l layout.Layout, own binary.Set) {
 	removed, err := binary.Prune(l.Bin(), layout.Bundles(l.State()), own.Build)
 	if err != nil {
@@ -136,7 +137,7 @@ func (h *host) prune(l layout.Layout, own binary.Set) {
 	}
 }
 
-// run keeps the companion running and the firewall's rules in place.
+// run keeps the container runtime running and the rules of the bridge network in place.
 func (h *host) run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	switch {
@@ -157,7 +158,8 @@ func (h *host) run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// ready returns when containers can be run.
+// ready returns when containers can run, and ends the execs of a former daemon: their clients are
+// gone.
 func (h *host) ready(ctx context.Context) error {
 	if h.companion != nil {
 		if err := h.companion.Ready(ctx); err != nil {
@@ -200,22 +202,8 @@ func (h *host) clean(ctx context.Context) error {
 	})
 }
 
-func (h *host) countImages(ctx context.Context) (int, error) {
-	images, err := h.images.List(ctx)
-	return len(images), err
-}
-
-// imagesForControl returns the image store for the control API.
-func (h *host) imagesForControl() member.Images {
-	images := member.Images{Store: h.images, Hostname: h.options.Hostname}
-	if h.disk != nil {
-		images.Room = h.disk.Room
-	}
-	return images
-}
-
-// resolver is where the name server is told what to answer: the runtime process, or this daemon beside a containerd of the
-// host's own.
+// resolver returns the socket of the name server. The container runtime runs it, or this daemon if
+// the containerd is the host's own.
 func (h *host) resolver() string {
 	return layout.Resolver(h.layout().Socket())
 }
@@ -231,7 +219,7 @@ func (h *host) containerdAddress() string {
 	}
 }
 
-// changes lists what this daemon changes outside its folders.
+// changes lists for operators what this daemon changes outside its folders.
 func (h *host) changes() []string {
 	if h.bridge == nil {
 		return nil

@@ -18,8 +18,8 @@ import (
 	"swarm/raftstore"
 )
 
-// newManager opens this member's replica. rows are the first rows of a new cluster, if this
-// node has made one.
+// newManager opens this member's replica and builds its manager. rows are the first rows of a new
+// cluster, if this node has made one.
 func (p *parts) newManager(b node.Base, g node.Gossip, rows []*swarmv1.Change) (node.Manager, error) {
 	first := bootstrap.In(b.Dir)
 	if len(rows) > 0 {
@@ -43,7 +43,7 @@ func (p *parts) newManager(b node.Base, g node.Gossip, rows []*swarmv1.Change) (
 		return nil, err
 	}
 	deps := manager.Deps{
-		Log: b.Log, Store: store, Gossip: g.(*dataplane.Gossip), Conn: conn, Images: p.host.imagesForControl(),
+		Log: b.Log, Store: store, Gossip: g.(*dataplane.Gossip), Conn: conn, Images: member.NewImages(p.host.images, p.options.Hostname, p.host.disk),
 		Identity: b.Identity, Review: b.Review, Answers: b.Dialer.Answers,
 		RaftAnswers: func(ctx context.Context, nodeID string) error {
 			c, err := dialRaft(ctx, nodeID)

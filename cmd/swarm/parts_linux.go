@@ -23,23 +23,25 @@ import (
 	"swarm/worker/simulated"
 )
 
-// parts makes the parts of a member for package node.
+// parts builds the parts of a member for package node.
 type parts struct {
 	host    *host
 	options cli.DaemonOptions
 	machine string
 	log     *slog.Logger
 	monitor *monitor.Monitor
-	store   atomic.Pointer[raftstore.Store] // of the manager that runs; nil: none does
+	store   atomic.Pointer[raftstore.Store] // nil while no manager runs
 }
 
 func (p *parts) newGossip(b node.Base) (node.Gossip, error) { return dataplane.NewGossip(b, version) }
 
+// newWorker builds a member's worker. With a simulated runtime it has no data plane.
 func (p *parts) newWorker(b node.Base, g node.Gossip, hooks node.WorkerHooks) (node.Worker, error) {
 	dial := func(nodeID string) (grpc.ClientConnInterface, error) { return b.Dialer.DialGRPC(nodeID) }
 	gossip := g.(*dataplane.Gossip)
+	blobs := b.Listener.Blob()
 	deps := member.WorkerDeps{
-		Gossip: gossip, Monitor: p.monitor, Images: p.host.countImages, Builds: p.host.builds, Disk: p.host.disk, Peers: p.host.peers,
+		Gossip: gossip, Monitor: p.monitor, Images: p.host.images, Builds: p.host.builds, Disk: p.host.disk, Peers: p.host.peers,
 		Cluster: imagepeer.Cluster{
 			Transport: b.Dialer.BlobTransport(), Alive: gossip.Alive, Managers: hooks.Managers, Dial: dial, Log: b.Log,
 		},
@@ -49,7 +51,7 @@ func (p *parts) newWorker(b node.Base, g node.Gossip, hooks node.WorkerHooks) (n
 	}
 	if p.host.store != nil {
 		deps.ServeImages = func(ctx context.Context) error {
-			return imagepeer.Serve(ctx, b.Listener.Blob(), p.host.store.Handler(), image.WithCaller, p.log)
+			return imagepeer.Serve(ctx, blobs, p.host.store.Handler(), image.WithCaller, p.log)
 		}
 	}
 	m := member.NewWorker(deps)
@@ -66,8 +68,8 @@ func (p *parts) newWorker(b node.Base, g node.Gossip, hooks node.WorkerHooks) (n
 			b.Members.Apply(changes)
 			gossip.Apply(changes)
 		}
-		inForce func(context.Context) error
-		held    func(context.Context, string) (*swarmv1.NodeNetwork, error)
+		programmed func(context.Context) error
+		inspect    func(context.Context, string) (*swarmv1.NodeNetwork, error)
 	)
 	describe := p.host.describe
 	if p.host.bridge != nil {
@@ -78,10 +80,10 @@ func (p *parts) newWorker(b node.Base, g node.Gossip, hooks node.WorkerHooks) (n
 		if err != nil {
 			return nil, err
 		}
-		network, held, inForce = m.Plane.Network(), m.Plane.Inspect, m.Plane.Programmed
-		told := topology
+		network, inspect, programmed = m.Plane.Network(), m.Plane.Inspect, m.Plane.Programmed
+		withoutPlane := topology
 		topology = func(changes []*swarmv1.AssignmentChange) {
-			told(changes)
+			withoutPlane(changes)
 			m.Plane.Apply(changes)
 		}
 		describe = func() *swarmv1.NodeDescription {
@@ -98,7 +100,7 @@ func (p *parts) newWorker(b node.Base, g node.Gossip, hooks node.WorkerHooks) (n
 	}, worker.Deps{
 		Storage: p.host.storage(), Space: p.host.space(),
 		Log: b.Log, Runtime: p.host.runtime, Images: p.host.images, Network: network, Executor: p.host.runtime,
-		Logs: store, Describe: describe, OnNode: hooks.OnNode, OnKeys: hooks.OnKeys, OnTopology: topology, InForce: inForce, Overlay: held,
+		Logs: store, Describe: describe, OnNode: hooks.OnNode, OnKeys: hooks.OnKeys, OnTopology: topology, InForce: programmed, Overlay: inspect,
 		Managers:  func() []*swarmv1.Peer { return member.PeerMessages(hooks.Managers()) },
 		Dial:      dial,
 		Renewed:   b.Identity.Changed,

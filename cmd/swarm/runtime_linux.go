@@ -16,7 +16,8 @@ import (
 	"swarm/worker/containerd/shim"
 )
 
-// runAsAnother runs what the program is when it was started under another name: a shim, or a container's reaper.
+// runAsAnother runs the program as a shim or as a container's reaper if it was started under that
+// name. It returns false for any other name.
 func runAsAnother(args []string) bool {
 	if shim.Invoked(args) {
 		shim.Main()
@@ -28,9 +29,9 @@ func runAsAnother(args []string) bool {
 	return false
 }
 
-// runRuntime is the verb behind which containerd runs. The daemon starts it; it is not meant for people.
+// runRuntime runs the container runtime, which the daemon starts as a process of its own.
 func runRuntime(ctx context.Context, o cli.RuntimeOptions) error {
-	// Neither a reader of its log nor a terminal that goes away may end it.
+	// The runtime outlives the daemon, and with it the reader of its output.
 	process.IgnoreHangups()
 	ctx, stop := context.WithCancel(ctx)
 	var kept sync.WaitGroup
